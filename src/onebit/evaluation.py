@@ -1,0 +1,250 @@
+"""Accuracy in a stated test mode: which weights, and whose BatchNorm statistics."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from onebit.data import Split
+from onebit.errors import UsageError
+from onebit.layers import binary_layers
+from onebit.losses import LOSSES, Loss
+from onebit.tables import resolve
+
+BN_IMAGES = 10_000
+"""How many training images re-estimate the BatchNorm statistics."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """Counts of one evaluation, summed before they are divided.
+
+    weights: the test mode: latent, binary, sample, ensemble:N, packed, or real for a net without binary layers.
+    bn: "trained" or "reestimate": whose BatchNorm statistics were used.
+    loss: mean over samples.
+    """
+
+    weights: str
+    bn: str
+    correct: int
+    count: int
+    loss: float
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.count
+
+    @property
+    def error(self) -> float:
+        return 1 - self.correct / self.count
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "accuracy": self.accuracy, "error": self.error}
+
+    def __str__(self) -> str:
+        return (
+            f"{100 * self.accuracy:.2f} % ({self.correct:,} of {self.count:,}; {self.weights} weights, BatchNorm {self.bn})"
+        )
+
+
+def batch_bounds(count: int, batch_size: int) -> list[tuple[int, int]]:
+    """(start, stop) of every batch; all samples are used, and a last batch of one joins the batch before it.
+
+    BatchNorm cannot train on a single sample.
+    """
+    starts = list(range(0, count, batch_size))
+    if len(starts) > 1 and count - starts[-1] == 1:
+        starts.pop()
+    return list(zip(starts, [*starts[1:], count], strict=True))
+
+
+def is_trained_mode(model: nn.Module, weights: str) -> bool:
+    """Whether the BatchNorm statistics of training belong to the weights of this test mode."""
+    layers = [layer for _, layer in binary_layers(model)]
+    if not layers or weights == "real":
+        return True
+    random = any(layer.weight_quantizer is not None and layer.weight_quantizer.random for layer in layers)
+    # at the end of `fit` the statistics of a randomly trained net are re-estimated with the signs that ship
+    return weights == "binary" or (random and weights.startswith(("sample", "ensemble")))
+
+
+@contextmanager
+def fixed_weights(model: nn.Module, weights: str, *, generator: torch.Generator | None = None) -> Iterator[None]:
+    """Within the context every binary layer multiplies with the weights of one test mode.
+
+    Args:
+        weights: "latent", "binary", "sample" (one draw), or "real" (no binary layer).
+
+    Raises:
+        UsageError: unknown mode, or a quantizer that defines no random draw.
+    """
+    layers = list(binary_layers(model))
+    try:
+        for name, layer in layers:
+            if weights == "latent":
+                layer.fixed_weight = layer.weight.detach()
+            elif weights == "binary":
+                layer.fixed_weight = layer.binary_weight().dense()
+            elif weights == "sample":
+                quantizer = layer.weight_quantizer
+                draw = quantizer.sample(layer.weight, generator=generator) if quantizer is not None else None
+                if draw is None:
+                    raise UsageError(
+                        f"layer {name!r}: {type(quantizer).__name__} defines no random draw; use --weights binary"
+                    )
+                layer.fixed_weight = draw.dense()
+            elif weights != "real":
+                raise UsageError(f"weights must be latent, binary, sample or ensemble:N, got {weights!r}")
+        yield
+    finally:
+        for _, layer in layers:
+            layer.fixed_weight = None
+
+
+def _batch_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    kind = nn.modules.batchnorm._BatchNorm
+    return [m for m in model.modules() if isinstance(m, kind) and m.track_running_stats]
+
+
+@torch.no_grad()
+def reestimate_batch_norm_(
+    model: nn.Module, images: Tensor, *, batch_size: int = 1000, autocast: AbstractContextManager | None = None
+) -> None:
+    """Replace the BatchNorm statistics by the mean of the batch statistics of `images` with the present weights.
+
+    Args:
+        images: uint8 (N, C, H, W) on the device of the model.
+        autocast: precision context of the forward passes.
+    """
+    norms, momenta = _batch_norms(model), [norm.momentum for norm in _batch_norms(model)]
+    was_training = model.training
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # torch's way to ask for a plain mean over batches
+        norm.train()
+    with autocast or nullcontext():
+        for start, stop in batch_bounds(len(images), batch_size) if norms else []:
+            model(images[start:stop])
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.train(was_training)
+
+
+@contextmanager
+def kept_batch_norm(model: nn.Module) -> Iterator[None]:
+    """On leaving, BatchNorm statistics are what they were on entering."""
+    kept = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in _batch_norms(model)]
+    try:
+        yield
+    finally:
+        for norm, buffers in zip(_batch_norms(model), kept, strict=True):
+            for name, buffer in norm.named_buffers():
+                buffer.copy_(buffers[name])
+
+
+def bn_images(train: Split, device: torch.device) -> Tensor:
+    """The training images that re-estimate BatchNorm: BN_IMAGES of them, evenly spread over the split."""
+    chosen = np.linspace(0, len(train) - 1, min(BN_IMAGES, len(train))).astype(np.int64)
+    return torch.from_numpy(train.images[chosen]).to(device)
+
+
+@torch.no_grad()
+def predict_logits(model: nn.Module, images: Tensor, *, batch_size: int = 1000) -> Tensor:
+    """Logits (N, classes) in float32 in eval mode.
+
+    Args:
+        images: uint8 (N, C, H, W) on the device of the model.
+    """
+    was_training = model.training
+    model.eval()
+    parts = [model(images[start:stop]).float() for start, stop in batch_bounds(len(images), batch_size)]
+    model.train(was_training)
+    return torch.cat(parts)
+
+
+def model_device(model: nn.Module) -> torch.device:
+    """The device of the first parameter; the CPU for a net without any."""
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+def score_logits(logits: Tensor, labels: Tensor, *, loss: str | Loss, weights: str, bn: str) -> Score:
+    """Counts and mean loss of given logits."""
+    correct = int((logits.argmax(dim=1) == labels).sum())
+    return Score(weights, bn, correct, len(labels), float(resolve(LOSSES, loss, kind="loss")(logits, labels)))
+
+
+def parse_weights(weights: str) -> tuple[str, int]:
+    """("sample", N) for "ensemble:N", (weights, 1) for the other test modes.
+
+    Raises:
+        UsageError: not a test mode.
+    """
+    match = re.fullmatch(r"ensemble:(\d+)", weights)
+    if match and int(match[1]) > 0:
+        return "sample", int(match[1])
+    if weights not in ("latent", "binary", "sample", "real"):
+        raise UsageError(f"weights must be latent, binary, sample or ensemble:N, got {weights!r}")
+    return weights, 1
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    split: Split,
+    *,
+    weights: str = "binary",
+    train: Split | None = None,
+    bn: str = "auto",
+    loss: str | Loss = "cross_entropy",
+    seed: int = 0,
+    batch_size: int = 1000,
+) -> Score:
+    """Accuracy, error and loss on a split in a stated test mode, in float32.
+
+    Args:
+        weights: "latent", "binary", "sample" (one draw), "ensemble:N" (mean softmax of N draws); a net without binary
+            layers is evaluated as "real".
+        train: training split, needed where BatchNorm statistics are re-estimated.
+        bn: "trained", "reestimate", or "auto": re-estimate for modes that were not trained in, if `train` is given.
+        seed: of the draws.
+
+    Raises:
+        UsageError: unknown mode, empty split, a quantizer without a draw, or `reestimate` without `train`.
+
+    Example:
+        >>> evaluate(model, data.test, weights="binary").accuracy  # doctest: +SKIP
+        0.9783
+    """
+    if len(split) == 0:
+        raise UsageError("there are no images to evaluate: the split is empty")
+    if not any(True for _ in binary_layers(model)):
+        weights = "real"
+    if bn not in ("auto", "trained", "reestimate"):
+        raise UsageError(f"bn must be auto, trained or reestimate, got {bn!r}")
+    if bn == "reestimate" and train is None:
+        raise UsageError("bn 'reestimate' needs the training images: pass train=data.train")
+    mode, draws = parse_weights(weights)
+    if bn == "auto":
+        bn = "trained" if train is None or is_trained_mode(model, weights) else "reestimate"
+    device = model_device(model)
+    images, labels = torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).to(device)
+    generator = torch.Generator(device).manual_seed(seed)
+    mean = torch.zeros(())
+    for _ in range(draws):
+        with fixed_weights(model, mode, generator=generator), kept_batch_norm(model):
+            if bn == "reestimate" and train is not None:
+                reestimate_batch_norm_(model, bn_images(train, device), batch_size=batch_size)
+            logits = predict_logits(model, images, batch_size=batch_size)
+        if draws == 1:
+            return score_logits(logits, labels, loss=loss, weights=weights, bn=bn)
+        mean = mean + logits.double().softmax(dim=1) / draws
+    return score_logits(mean.log().float(), labels, loss=loss, weights=weights, bn=bn)

@@ -1,0 +1,98 @@
+"""Latent weights and ordinary torch optimizers: parameter groups, and the latent clip that travels with the optimizer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from onebit.errors import UsageError
+from onebit.layers import binary_layers, glorot_bound
+
+LR_SCALES = ("glorot", "glorot_squared")
+
+
+def latent_groups(
+    model: nn.Module,
+    *,
+    lr: float,
+    latent_clip: float | str | None = "value",
+    lr_scale: str | None = None,
+    weight_decay: float = 0.0,
+) -> list[dict[str, Any]]:
+    """Parameter groups for any torch optimizer: latent weights apart from all other parameters.
+
+    The Glorot learning-rate scale of the reference BinaryConnect code is a factor on the *update* of a latent weight:
+    1/sqrt(1.5/(fan_in + fan_out)), squared for SGD. As a factor on the group's learning rate it is kept by every
+    scheduler that multiplies.
+
+    Args:
+        model: a model with binary layers.
+        lr: learning rate of the other parameters, and of latents before the scale.
+        latent_clip: bound c of w ← clip(w, ±c) after each step; "value" takes each quantizer's own bound; None for no clip.
+        lr_scale: None, "glorot" (Adam-like optimizers) or "glorot_squared" (SGD).
+        weight_decay: for weights of real layers; latents, biases and BatchNorm get none.
+
+    Returns:
+        Groups with `params`, `lr`, `weight_decay` and, where they are clipped, `latent_clip`.
+
+    Raises:
+        UsageError: an unknown scale or a clip that is not positive.
+    """
+    if lr_scale is not None and lr_scale not in LR_SCALES:
+        raise UsageError(f"lr_scale must be one of {', '.join(LR_SCALES)} or none, got {lr_scale!r}")
+    if latent_clip not in (None, "value") and not (isinstance(latent_clip, (int, float)) and latent_clip > 0):
+        raise UsageError(f"latent_clip must be a positive number, 'value' or none, got {latent_clip!r}")
+    latents: dict[tuple[float, float | None], list[nn.Parameter]] = {}
+    seen: set[int] = set()
+    for _, layer in binary_layers(model):
+        if id(layer.weight) in seen:
+            continue
+        seen.add(id(layer.weight))
+        factor = 1.0
+        if lr_scale is not None:
+            factor = glorot_bound(layer.weight) ** (-2 if lr_scale == "glorot_squared" else -1)
+        clip = layer.weight_quantizer.latent_bound if latent_clip == "value" else latent_clip  # type: ignore[union-attr]
+        latents.setdefault((factor, clip), []).append(layer.weight)  # type: ignore[arg-type]
+    groups: list[dict[str, Any]] = []
+    for (factor, clip), parameters in latents.items():
+        group: dict[str, Any] = {"params": parameters, "lr": lr * factor, "weight_decay": 0.0}
+        if clip is not None:
+            group["latent_clip"] = float(clip)
+        groups.append(group)
+    others = [p for p in model.parameters() if id(p) not in seen]
+    for parameters, decay in (
+        ([p for p in others if p.dim() > 1], weight_decay),
+        ([p for p in others if p.dim() <= 1], 0.0),
+    ):
+        if parameters:
+            groups.append({"params": parameters, "lr": lr, "weight_decay": decay})
+    return groups
+
+
+@torch.no_grad()  # post hooks run with gradients enabled
+def _clip_after_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    for group in optimizer.param_groups:
+        clip = group.get("latent_clip")  # .get: a group added later need not have the key
+        if clip is not None:
+            for parameter in group["params"]:
+                parameter.clamp_(-clip, clip)
+
+
+def clip_latents_(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """After each `step()`, clamp the parameters of every group that has `latent_clip` to ±latent_clip.
+
+    Works with any torch optimizer. Idempotent. Copies and pickles of an optimizer lose hooks, which is why `fit` and the
+    loading of checkpoints call this again.
+
+    Returns:
+        `optimizer` itself.
+
+    Example:
+        >>> groups = latent_groups(model, lr=1e-3)  # doctest: +SKIP
+        >>> optimizer = clip_latents_(torch.optim.Adam(groups))  # doctest: +SKIP
+    """
+    if _clip_after_step not in optimizer._optimizer_step_post_hooks.values():
+        optimizer.register_step_post_hook(_clip_after_step)
+    return optimizer

@@ -1,0 +1,81 @@
+"""What every quantizer shares: the one sign of the package and the parts a quantizer is made of."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+def sign(x: Tensor) -> Tensor:
+    """+1 where x >= 0 (−0.0 too), −1 elsewhere, in the dtype of `x`.
+
+    `torch.sign` gives 0 at 0 and would make a ternary net. NaN gives +1: a forward pass does not look for NaN; packing,
+    inspection and the loss check of the training loop do. Two passes into one new tensor; `torch.where` with Python
+    scalars costs ten times as much.
+
+    Args:
+        x: real, any shape.
+    """
+    below = torch.empty_like(x)
+    torch.lt(x, 0, out=below)
+    return torch.sub(x.new_ones(()), below, alpha=2, out=below)
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    """The dtype that matrix products will use for `x`: autocast's where it is on, else that of `x`.
+
+    A quantizer returns its ±1 in this dtype. Left to autocast, the cast of a tensor that is no parameter costs two more
+    passes over the weights in each step.
+    """
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+class BinaryWeight(NamedTuple):
+    """What ships of a layer: `scale · signs + centre`, two values per output channel.
+
+    signs: ±1, the shape of the latent weight.
+    scale: (O,), positive, or None for 1.
+    centre: (O,), or None for 0.
+    """
+
+    signs: Tensor
+    scale: Tensor | None = None
+    centre: Tensor | None = None
+
+    def dense(self) -> Tensor:
+        """The real-valued weight `scale · signs + centre`, shape of `signs`."""
+        weight = self.signs
+        channels = (-1,) + (1,) * (weight.dim() - 1)
+        if self.scale is not None:
+            weight = weight * self.scale.view(channels)
+        if self.centre is not None:
+            weight = weight + self.centre.view(channels)
+        return weight
+
+
+class Quantizer(torch.nn.Module):
+    """Base of weight quantizers: `forward` (latent -> weight used), `decompose` (latent -> what ships).
+
+    In eval mode `forward` equals `decompose(latent).dense()`. `random` says that a forward pass in training draws, so
+    that BatchNorm statistics of training do not belong to the weights that ship.
+    """
+
+    random = False
+    latent_bound: float | None = None
+    """The bound ±b inside which latents are meant to stay, None if the method knows none."""
+
+    def decompose(self, latent: Tensor) -> BinaryWeight:
+        """Signs, scale and centre of what ships; for most methods sign(latent)."""
+        return BinaryWeight(sign(latent.detach()))
+
+    def sample(self, latent: Tensor, *, generator: torch.Generator | None = None) -> BinaryWeight | None:
+        """One random draw of the weights, or None where the method defines no draw."""
+        return None
+
+
+def scale_per_channel(value: float, latent: Tensor) -> Tensor | None:
+    """`value` repeated per output channel, None when it is 1 and need not be stored."""
+    return None if value == 1.0 else latent.new_full((latent.shape[0],), value)

@@ -1,0 +1,117 @@
+"""BinaryConnect (Courbariaux, Bengio, David 2015, arXiv:1511.00363): deterministic and stochastic."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from onebit.quantizers.base import BinaryWeight, Quantizer, autocast_dtype, scale_per_channel, sign
+
+
+class _SignIdentity(torch.autograd.Function):
+    """value·sign(w) with the gradient passed on unchanged."""
+
+    @staticmethod
+    def forward(latent: Tensor, value: float) -> Tensor:
+        signs = sign(latent).to(autocast_dtype(latent))
+        return signs if value == 1.0 else signs.mul_(value)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:  # torch.func needs the two-part form
+        ctx.dtype = inputs[0].dtype
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient.to(ctx.dtype), None
+
+
+class _DrawIdentity(torch.autograd.Function):
+    """One draw of ±value with the gradient passed on unchanged."""
+
+    @staticmethod
+    def forward(latent: Tensor, value: float, generator: torch.Generator | None) -> Tensor:
+        signs = draw_signs(latent, value=value, generator=generator).to(autocast_dtype(latent))
+        return signs if value == 1.0 else signs.mul_(value)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.dtype = inputs[0].dtype
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient.to(ctx.dtype), None, None
+
+
+def draw_signs(latent: Tensor, *, value: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+    """±1 at random: +1 with probability p = clip((w/value + 1)/2, 0, 1), rounded to steps of 1/256 (eq. 2 and 3).
+
+    One random byte r per weight: +1 where r <= 128·w/value + 127.5, so p = 0 and p = 1 are exact. The bytes are cut from
+    random 64-bit words, which is 45 times cheaper than `torch.bernoulli`.
+
+    Args:
+        latent: real, any shape.
+        value: the latent at which p reaches 1.
+        generator: source of the bytes; torch's default generator of the device when None.
+    """
+    count = latent.numel()
+    # the full range: random_() without a range never sets the top bit, which biases every eighth byte
+    words = torch.randint(
+        -(2**63), 2**63 - 1, ((count + 7) // 8,), dtype=torch.int64, device=latent.device, generator=generator
+    )
+    threshold = words.view(torch.uint8)[:count].view(latent.shape).to(latent.dtype)
+    threshold.add_(latent, alpha=-128.0 / value)
+    torch.gt(threshold, 127.5, out=threshold)
+    return torch.sub(latent.new_ones(()), threshold, alpha=2, out=threshold)
+
+
+class Sign(Quantizer):
+    """Deterministic BinaryConnect: value·sign(w), gradient passed on unchanged (eq. 1).
+
+    After each optimizer step the latents are clipped to ±value (`onebit.clip_latents_`).
+
+    Args:
+        value: the two values are ±value.
+    """
+
+    def __init__(self, value: float = 1.0) -> None:
+        super().__init__()
+        self.value = self.latent_bound = value
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """(O, …) latent -> (O, …) of ±value."""
+        return _SignIdentity.apply(latent, self.value)
+
+    def decompose(self, latent: Tensor) -> BinaryWeight:
+        latent = latent.detach()
+        return BinaryWeight(sign(latent), scale_per_channel(self.value, latent))
+
+    def sample(self, latent: Tensor, *, generator: torch.Generator | None = None) -> BinaryWeight:
+        latent = latent.detach()
+        signs = draw_signs(latent, value=self.value, generator=generator)
+        return BinaryWeight(signs, scale_per_channel(self.value, latent))
+
+    def extra_repr(self) -> str:
+        return f"value={self.value:g}"
+
+
+class Stochastic(Sign):
+    """Stochastic BinaryConnect: in training +value with p = clip((w/value + 1)/2, 0, 1), else −value (eq. 2).
+
+    The gradient is passed on unchanged. In eval mode value·sign(w), which is what ships.
+
+    Args:
+        value: the two values are ±value.
+        generator: source of the draws; torch's default generator when None.
+    """
+
+    random = True
+
+    def __init__(self, value: float = 1.0, *, generator: torch.Generator | None = None) -> None:
+        super().__init__(value)
+        self.generator = generator
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """(O, …) latent -> (O, …) of ±value: a draw in training, the sign in eval mode."""
+        if not self.training:
+            return super().forward(latent)
+        return _DrawIdentity.apply(latent, self.value, self.generator)

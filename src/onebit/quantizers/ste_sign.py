@@ -1,0 +1,57 @@
+"""Sign with the clipped straight-through gradient of BinaryNet (Hubara et al. 2016, arXiv:1602.02830)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from onebit.quantizers.base import Quantizer, autocast_dtype, sign
+
+
+def _just_above(bound: float) -> dict[torch.dtype, float]:
+    """The next representable number above `bound`, by dtype."""
+    infinity = torch.tensor(torch.inf)
+    dtypes = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+    return {d: float(torch.nextafter(torch.tensor(bound, dtype=d), infinity.to(d))) for d in dtypes}
+
+
+class _SignClipped(torch.autograd.Function):
+    """sign(x); the gradient passes where |x| <= clip_value, given as the numbers just above it."""
+
+    @staticmethod
+    def forward(x: Tensor, above: dict[torch.dtype, float]) -> Tensor:
+        return sign(x).to(autocast_dtype(x))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        x, ctx.above = inputs
+        ctx.save_for_backward(x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        # the kernel cuts at |x| >= its bound; a latent clipped to exactly clip_value must be able to come back
+        bound = ctx.above[x.dtype]
+        return torch.ops.aten.hardtanh_backward(gradient.to(x.dtype), x, -bound, bound), None
+
+
+class SteSign(Quantizer):
+    """sign(x) with gradient g·1{|x| <= clip_value}, for weights and for inputs (arXiv:1602.02830, eq. 4).
+
+    Args:
+        clip_value: where the surrogate gradient is cut.
+    """
+
+    latent_bound = 1.0
+
+    def __init__(self, clip_value: float = 1.0) -> None:
+        super().__init__()
+        self.clip_value = clip_value
+        self._above = _just_above(clip_value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape -> ±1 of the same shape."""
+        return _SignClipped.apply(x, self._above)
+
+    def extra_repr(self) -> str:
+        return f"clip_value={self.clip_value:g}"

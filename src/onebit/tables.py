@@ -1,0 +1,41 @@
+"""Look a name up in one of the literal tables, or take the object itself."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from onebit.errors import UnknownNameError
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of an error message: `; did you mean 'x'?`, or the list of known names when none is near.
+
+    Example:
+        >>> did_you_mean("sign_ste", ["ste_sign", "stochastic"])
+        "; did you mean 'ste_sign'?"
+    """
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; known: {', '.join(known)}" if known else ""
+
+
+def resolve(table: Mapping[str, Any], name: Any, *, kind: str) -> Any:
+    """The entry of `table` for a name; anything that is not a string is returned as it is.
+
+    Args:
+        table: the literal table to look in.
+        name: a name of the table, or the object itself.
+        kind: what the table holds, for the message: "weight quantizer".
+
+    Raises:
+        UnknownNameError: no such name; the message offers the nearest one.
+    """
+    if not isinstance(name, str):
+        return name
+    if name not in table:
+        raise UnknownNameError(f"unknown {kind} {name!r}{did_you_mean(name, table)}")
+    return table[name]

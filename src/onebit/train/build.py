@@ -1,0 +1,128 @@
+"""Recipe -> objects: model, optimizer, schedule, loss, augmentation."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from onebit.data import Augmentation, Dataset
+from onebit.errors import UsageError
+from onebit.evaluation import batch_bounds
+from onebit.losses import LOSSES, Loss, cross_entropy
+from onebit.models import create_model
+from onebit.optim import OPTIMIZERS, clip_latents_, latent_groups
+from onebit.recipe import ModelRecipe, Recipe
+from onebit.tables import resolve
+from onebit.train.schedules import make_schedule, schedule_factor
+
+
+@dataclass(frozen=True)
+class Training:
+    """Everything `fit` needs, built from a recipe."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    loss: Loss
+    augmentation: Augmentation | None
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device of a recipe; "auto" is a GPU where there is one.
+
+    Raises:
+        UsageError: not a device, or not on this machine.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise UsageError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from None
+    return found
+
+
+def build_model(recipe: ModelRecipe, data: Dataset | None = None) -> nn.Module:
+    """The model of a recipe; `data` gives the statistics of the coding "standardise"."""
+    options = dataclasses.asdict(recipe)
+    if recipe.coding == "standardise":
+        if data is None:
+            channels = 1  # the true statistics come with the weights that are loaded next
+            options |= {"mean": [0.0] * channels, "std": [1.0] * channels}
+        else:
+            mean, std = data.train.channel_statistics()
+            options |= {"mean": mean, "std": std}
+    return create_model(options.pop("name"), **options)
+
+
+def build_training(recipe: Recipe, data: Dataset) -> Training:
+    """Seed torch, then build the objects of a recipe for a data set, on the recipe's device.
+
+    Raises:
+        UsageError, UnknownNameError: names or settings that do not fit together.
+    """
+    images = data.train.images
+    torch.manual_seed(recipe.seed)
+    model = build_model(recipe.model, data)
+    wanted = getattr(model, "input_shape", images.shape[1:])
+    if tuple(wanted) != images.shape[1:]:
+        raise UsageError(f"the model takes images of shape {tuple(wanted)}, {data.name} has {images.shape[1:]}")
+    classes = recipe.model.widths[-1]
+    if classes != len(data.classes):
+        raise UsageError(f"the model has {classes} outputs, {data.name} has {len(data.classes)} classes")
+    model.to(resolve_device(recipe.device))
+    loss: Loss = resolve(LOSSES, recipe.loss, kind="loss")
+    if recipe.label_smoothing:
+        loss = functools.partial(cross_entropy, label_smoothing=recipe.label_smoothing)
+    optimizer = build_optimizer(recipe, model)
+    steps_per_epoch = len(batch_bounds(len(images), recipe.batch_size))
+    schedule = build_schedule(recipe, optimizer, steps_per_epoch=steps_per_epoch)
+    augmented = recipe.augmentation.crop_padding or recipe.augmentation.flip
+    augmentation = Augmentation(**dataclasses.asdict(recipe.augmentation)) if augmented else None
+    return Training(model, optimizer, schedule, loss, augmentation)
+
+
+def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of a recipe over `latent_groups`, with the latent clip."""
+    settings = recipe.optimizer
+    kind = resolve(OPTIMIZERS, settings.name, kind="optimizer")
+    groups = latent_groups(
+        model,
+        lr=settings.lr,
+        latent_clip=settings.latent_clip,
+        lr_scale=settings.lr_scale,
+        weight_decay=settings.weight_decay,
+    )
+    options: dict[str, object] = {"lr": settings.lr}
+    if settings.momentum:
+        if settings.name not in ("sgd", "rmsprop"):
+            raise UsageError(f"optimizer.momentum belongs to sgd and rmsprop, the optimizer is {settings.name!r}")
+        options["momentum"] = settings.momentum
+    if settings.name in ("adam", "adamw", "sgd"):
+        options["fused"] = True  # one pass over parameter and state instead of a dozen
+    return clip_latents_(kind(groups, **options))
+
+
+def build_schedule(
+    recipe: Recipe, optimizer: torch.optim.Optimizer, *, steps_per_epoch: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """The schedule of a recipe; its epochs become optimizer steps."""
+    settings = recipe.schedule
+    total_steps = max(1, round(recipe.epochs * steps_per_epoch))
+    epochs_of = settings.milestones
+    if settings.name == "step" and settings.step_size:
+        epochs_of = tuple(settings.step_size * i for i in range(1, int(recipe.epochs / settings.step_size) + 1))
+    factor = schedule_factor(
+        settings.name,
+        total_steps=total_steps,
+        warmup_steps=round(settings.warmup * steps_per_epoch),
+        final=settings.final_lr / recipe.optimizer.lr,
+        gamma=settings.gamma,
+        milestones=[round(epoch * steps_per_epoch) for epoch in epochs_of],
+    )
+    return make_schedule(optimizer, factor)

@@ -1,0 +1,72 @@
+"""What training reports: one `EpochLog` per epoch, a `History` of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class EpochLog:
+    """One line of metrics.jsonl. Errors and ratios are fractions 0–1, losses means over samples.
+
+    epoch: 1, 2, …; step: optimizer steps done so far.
+    train_*: over the batches of the epoch, in training mode with the weights of training.
+    validation_*: None without a validation split; `validation_weights` is the test mode, "binary" or "real".
+    lr: learning rate of the last parameter group after the epoch, that of latents before their scale.
+    seconds: training and validation of this epoch; images_per_second: training alone.
+    flip_ratio: share of binary weights that changed sign since the last epoch; saturation: share of latents at the bound.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    train_loss: float
+    train_error: float
+    validation_loss: float | None
+    validation_error: float | None
+    validation_weights: str
+    lr: float
+    seconds: float
+    images_per_second: float
+    flip_ratio: float
+    saturation: float
+
+    def __str__(self) -> str:
+        text = f"epoch {self.epoch}/{self.epochs}  loss {self.train_loss:.4f}  error {100 * self.train_error:.2f} %"
+        if self.validation_error is not None:
+            text += f"  validation {100 * self.validation_error:.2f} % ({self.validation_weights} weights)"
+        text += f"  lr {self.lr:.2e}  flips {100 * self.flip_ratio:.2f} %  saturated {100 * self.saturation:.1f} %"
+        return text + f"  {self.seconds:.1f} s"
+
+
+@dataclass
+class History:
+    """All epochs of a training, and the epoch that validation chose (the last one without a validation split)."""
+
+    rows: list[EpochLog] = field(default_factory=list)
+
+    @property
+    def best(self) -> EpochLog:
+        """The first epoch with the lowest validation error, or the last epoch where nothing was validated."""
+        validated = [row for row in self.rows if row.validation_error is not None]
+        return min(validated, key=lambda row: row.validation_error) if validated else self.rows[-1]  # type: ignore[arg-type, return-value]
+
+    @property
+    def seconds(self) -> float:
+        return sum(row.seconds for row in self.rows)
+
+    def __iter__(self) -> Iterator[EpochLog]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def to_jsonl(self) -> str:
+        return "".join(json.dumps(asdict(row)) + "\n" for row in self.rows)
+
+    @classmethod
+    def from_dicts(cls, rows: Iterable[dict[str, Any]]) -> History:
+        return cls([EpochLog(**row) for row in rows])

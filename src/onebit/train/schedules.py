@@ -1,0 +1,72 @@
+"""Learning-rate schedules: one factor per step, applied to every group by torch's LambdaLR.
+
+A factor multiplies each group's own learning rate, so a per-group scale (`latent_groups(lr_scale=...)`) is kept exactly;
+schedulers that write absolute rates (OneCycleLR, CyclicLR, cosine with eta_min) lose or bend it.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+
+from onebit.errors import UsageError
+from onebit.tables import did_you_mean
+
+SCHEDULES = ("constant", "cosine", "exponential", "linear", "milestones", "step")
+
+
+def schedule_factor(
+    name: str,
+    *,
+    total_steps: int,
+    warmup_steps: int = 0,
+    final: float = 0.0,
+    gamma: float = 0.1,
+    milestones: Sequence[int] = (),
+) -> Callable[[int], float]:
+    """step -> factor of the learning rate.
+
+    After a linear warm-up over `warmup_steps`, with p = progress in [0, 1] through the remaining steps:
+    constant 1; linear 1 − (1 − final)·p; cosine final + (1 − final)(1 + cos πp)/2; exponential final^p;
+    milestones and step gammaⁿ after n of the `milestones`.
+
+    Args:
+        total_steps, warmup_steps, milestones: in optimizer steps.
+        final: factor at the end.
+
+    Raises:
+        UsageError: unknown name, a warm-up longer than training, or an exponential schedule to zero.
+    """
+    if name not in SCHEDULES:
+        raise UsageError(f"unknown schedule {name!r}{did_you_mean(name, SCHEDULES)}")
+    if warmup_steps and warmup_steps >= total_steps:
+        raise UsageError(f"the warm-up takes {warmup_steps} steps, but training has only {total_steps}")
+    if name == "exponential" and not final > 0:
+        raise UsageError("an exponential schedule needs a final learning rate above 0")
+    marks = sorted(milestones)
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / (warmup_steps + 1)
+        p = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+        if name == "linear":
+            return 1 - (1 - final) * p
+        if name == "cosine":
+            return final + (1 - final) * (1 + math.cos(math.pi * p)) / 2
+        if name == "exponential":
+            return final**p
+        if name in ("step", "milestones"):
+            return gamma ** bisect.bisect_right(marks, step)
+        return 1.0
+
+    return factor
+
+
+def make_schedule(
+    optimizer: torch.optim.Optimizer, factor: Callable[[int], float]
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """A torch scheduler that multiplies each group's learning rate by `factor(step)`, stepped once per optimizer step."""
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
