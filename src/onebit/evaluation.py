@@ -49,16 +49,20 @@ class Score:
         return {**asdict(self), "accuracy": self.accuracy, "error": self.error}
 
     def __str__(self) -> str:
-        return (
-            f"{100 * self.accuracy:.2f} % ({self.correct:,} of {self.count:,}; {self.weights} weights, BatchNorm {self.bn})"
-        )
+        counts = f"{self.correct:,} of {self.count:,}"
+        return f"{100 * self.accuracy:.2f} % ({counts}; {self.weights} weights, BatchNorm {self.bn})"
 
 
 def batch_bounds(count: int, batch_size: int) -> list[tuple[int, int]]:
     """(start, stop) of every batch; all samples are used, and a last batch of one joins the batch before it.
 
     BatchNorm cannot train on a single sample.
+
+    Raises:
+        UsageError: a batch size below 1.
     """
+    if batch_size < 1:
+        raise UsageError(f"batch_size must be 1 or more, got {batch_size}")
     starts = list(range(0, count, batch_size))
     if len(starts) > 1 and count - starts[-1] == 1:
         starts.pop()
@@ -66,13 +70,11 @@ def batch_bounds(count: int, batch_size: int) -> list[tuple[int, int]]:
 
 
 def is_trained_mode(model: nn.Module, weights: str) -> bool:
-    """Whether the BatchNorm statistics of training belong to the weights of this test mode."""
-    layers = [layer for _, layer in binary_layers(model)]
-    if not layers or weights == "real":
-        return True
-    random = any(layer.weight_quantizer is not None and layer.weight_quantizer.random for layer in layers)
-    # at the end of `fit` the statistics of a randomly trained net are re-estimated with the signs that ship
-    return weights == "binary" or (random and weights.startswith(("sample", "ensemble")))
+    """Whether the BatchNorm statistics that `fit` leaves belong to the weights of this test mode.
+
+    They belong to the signs that ship: at its end `fit` re-estimates those of a net that was trained on random draws.
+    """
+    return weights == "binary" or not any(True for _ in binary_layers(model))
 
 
 @contextmanager
@@ -80,10 +82,10 @@ def fixed_weights(model: nn.Module, weights: str, *, generator: torch.Generator 
     """Within the context every binary layer multiplies with the weights of one test mode.
 
     Args:
-        weights: "latent", "binary", "sample" (one draw), or "real" (no binary layer).
+        weights: "latent", "binary", "sample" (one draw), or "real" for a net without binary layers.
 
     Raises:
-        UsageError: unknown mode, or a quantizer that defines no random draw.
+        UsageError: unknown mode, "real" for a net with binary layers, or a quantizer that defines no random draw.
     """
     layers = list(binary_layers(model))
     try:
@@ -100,7 +102,7 @@ def fixed_weights(model: nn.Module, weights: str, *, generator: torch.Generator 
                         f"layer {name!r}: {type(quantizer).__name__} defines no random draw; use --weights binary"
                     )
                 layer.fixed_weight = draw.dense()
-            elif weights != "real":
+            else:
                 raise UsageError(f"weights must be latent, binary, sample or ensemble:N, got {weights!r}")
         yield
     finally:
@@ -126,16 +128,18 @@ def reestimate_batch_norm_(
     norms, momenta = _batch_norms(model), [norm.momentum for norm in _batch_norms(model)]
     was_training = model.training
     model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # torch's way to ask for a plain mean over batches
-        norm.train()
-    with autocast or nullcontext():
-        for start, stop in batch_bounds(len(images), batch_size) if norms else []:
-            model(images[start:stop])
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    model.train(was_training)
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # torch's way to ask for a plain mean over batches
+            norm.train()
+        with autocast or nullcontext():
+            for start, stop in batch_bounds(len(images), batch_size) if norms else []:
+                model(images[start:stop])
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        model.train(was_training)
 
 
 @contextmanager
@@ -226,6 +230,7 @@ def evaluate(
     """
     if len(split) == 0:
         raise UsageError("there are no images to evaluate: the split is empty")
+    parse_weights(weights)
     if not any(True for _ in binary_layers(model)):
         weights = "real"
     if bn not in ("auto", "trained", "reestimate"):

@@ -20,8 +20,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     through.
 
     Raises:
-        OnebitError: for every OSError of the block or of the rename (a full disk, no such folder, no permission), or when
-            `path` is a folder or a device; the message names `path`.
+        OnebitError: for every OSError of the block or of the rename (a full disk, no such folder, no permission), or
+            when `path` is a folder or a device; the message names `path`.
 
     Example:
         >>> with atomic_path("curves.png") as temporary:
@@ -41,7 +41,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         _remove(temporary)
         reason = error.strerror or str(error)
         raise OnebitError(
-            f"cannot write {os.fspath(path)!r}: {reason}; what was there before is untouched, free some space or choose another path"
+            f"cannot write {os.fspath(path)!r}: {reason}; nothing was changed; mend that or choose another path"
         ) from error
     except BaseException:
         _remove(temporary)
@@ -50,7 +50,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         _fsync(target.parent, os.O_RDONLY)
 
 
-def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
+def write_atomic(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
     """Write `data` to `path`, all of it or not at all.
 
     Raises:

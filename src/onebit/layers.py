@@ -19,8 +19,8 @@ from onebit.errors import UsageError
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, BinaryWeight, Quantizer
 from onebit.tables import did_you_mean, resolve
 
-WeightQuantizer = str | Quantizer | None
-InputQuantizer = str | nn.Module | None
+WeightQuantizer = str | Quantizer | type[Quantizer] | None
+InputQuantizer = str | nn.Module | type[nn.Module] | None
 
 
 def glorot_bound(weight: Tensor) -> float:
@@ -51,15 +51,19 @@ def make_weight_quantizer(quantizer: WeightQuantizer, weight: Tensor, *, value: 
         value = glorot_bound(weight)
     if not (math.isfinite(value) and value > 0):
         raise UsageError(f"value must be a positive number or 'glorot', got {value!r}")
-    if not isinstance(quantizer, str):
-        return quantizer
+    if quantizer is None:
+        return None
     kind = resolve(WEIGHT_QUANTIZERS, quantizer, kind="weight quantizer")
+    if not isinstance(kind, type):
+        if value != 1.0:
+            raise UsageError(f"value={value:g} goes with the name of a quantizer; {kind!r} has its own")
+        return kind
     if value == 1.0:
         return kind()
     try:
         return kind(value=value)
     except TypeError as error:
-        raise UsageError(f"weight quantizer {quantizer!r} is ±1 only: leave value at 1, got {value!r}") from error
+        raise UsageError(f"weight quantizer {kind.__name__} is ±1 only: leave value at 1, got {value!r}") from error
 
 
 def make_input_quantizer(quantizer: InputQuantizer) -> nn.Module | None:
@@ -71,7 +75,7 @@ def make_input_quantizer(quantizer: InputQuantizer) -> nn.Module | None:
 class BinaryLayer(nn.Module):
     """What binary layers share. Mixed into a `torch.nn` layer that has a `weight` of shape (O, …)."""
 
-    weight: nn.Parameter
+    weight: Tensor
     weight_quantizer: Quantizer | None
     input_quantizer: nn.Module | None
     fixed_weight: Tensor | None
@@ -140,6 +144,22 @@ class BinaryLinear(BinaryLayer, nn.Linear):
         return F.linear(self.quantized_input(x), self.effective_weight(), self.bias)
 
 
+def linear(
+    in_features: int,
+    out_features: int,
+    *,
+    weight_quantizer: WeightQuantizer,
+    input_quantizer: InputQuantizer,
+    value: float | str = 1.0,
+) -> nn.Linear:
+    """A `BinaryLinear` without bias, or a plain `torch.nn.Linear` when nothing is quantized."""
+    if weight_quantizer is None and input_quantizer is None:
+        return nn.Linear(in_features, out_features, bias=False)
+    return BinaryLinear(
+        in_features, out_features, weight_quantizer=weight_quantizer, input_quantizer=input_quantizer, value=value
+    )
+
+
 class InputCoding(nn.Module):
     """First module of a model: uint8 pixels -> float32, so that the coding travels with the net.
 
@@ -170,7 +190,7 @@ class InputCoding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.coding == "integer":
-            return x.float().mul_(2).sub_(255)
+            return x.to(torch.float32, copy=True).mul_(2).sub_(255)
         return (x.float() - self.mean) / self.std
 
     def extra_repr(self) -> str:
@@ -198,7 +218,7 @@ def binarize_(
 
     Args:
         model: any module; `torch.nn.Linear` (not subclasses) are replaced.
-        weight_quantizer, input_quantizer: name or object; an object is copied for each layer.
+        weight_quantizer, input_quantizer: name or object; an object is copied for each layer, all but its generator.
         where: `where(name, module)` says which layers; all by default.
         value: the two values are ±value.
 
@@ -206,7 +226,7 @@ def binarize_(
         `model` itself.
 
     Raises:
-        UsageError: nothing to binarize, or `model` itself is the Linear layer.
+        UsageError: nothing to binarize, `model` itself is the Linear layer, or a layer is re-parametrised.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -220,20 +240,38 @@ def binarize_(
             name = f"{parent_name}.{child_name}" if parent_name else child_name
             if type(child) not in BINARY_TWINS or (where is not None and not where(name, child)):
                 continue
+            if not isinstance(child.weight, nn.Parameter):
+                raise UsageError(
+                    f"layer {name!r}: its weight is computed from other parameters (pruning, weight_norm); undo that first"
+                )
             if id(child) not in found:  # a layer that stands in two places stays one layer
                 found[id(child)] = BINARY_TWINS[type(child)](
                     child,
-                    copy.deepcopy(weight_quantizer),
-                    copy.deepcopy(input_quantizer) if found else None,
+                    _copied(weight_quantizer),
+                    _copied(input_quantizer) if found else None,
                     value,
                 )
             setattr(parent, child_name, found[id(child)])
+            if isinstance(parent, nn.TransformerEncoderLayer):
+                # its fused path of eval mode reads the weights of its layers itself, past the quantizers
+                parent.activation_relu_or_gelu = 0
     if not found:
         raise UsageError("nothing to binarize: no torch.nn.Linear layer was found or chosen by `where`")
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False  # only that fused path takes nested tensors
     return model
 
 
-def _binary_linear(layer: nn.Linear, weight: WeightQuantizer, inputs: InputQuantizer, value: float | str) -> BinaryLinear:
+def _copied(quantizer: Any) -> Any:
+    """A copy for one layer that shares the generator: copies of it would draw the same bytes in every layer."""
+    generator = getattr(quantizer, "generator", None)
+    return copy.deepcopy(quantizer, {id(generator): generator})
+
+
+def _binary_linear(
+    layer: nn.Linear, weight: WeightQuantizer, inputs: InputQuantizer, value: float | str
+) -> BinaryLinear:
     twin = BinaryLinear(
         layer.in_features,
         layer.out_features,

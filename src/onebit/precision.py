@@ -12,7 +12,7 @@ PRECISIONS = ("auto", "bf16", "fp32")
 
 
 def multiplies_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 matrices natively (a CPU without the instructions is slower than in float32)."""
+    """Whether the device multiplies bfloat16 matrices natively; a CPU without that is slower than in float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
@@ -22,7 +22,7 @@ def multiplies_bf16(device: torch.device) -> bool:
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """"bf16" or "fp32" for a stated precision; "auto" is bf16 where the device multiplies it natively.
+    """ "bf16" or "fp32" for a stated precision; "auto" is bf16 where the device multiplies it natively.
 
     ±1 weights and uint8 pixels are exact in bfloat16, so a binary net loses only the rounding of activations and
     gradients.

@@ -1,10 +1,11 @@
-"""Recipes: every setting of a training, read from YAML, JSON and flags. Imports no torch: wrong flags answer at once."""
+"""Recipes: every setting of a training, read from YAML, JSON and flags. No torch here: wrong flags answer at once."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -57,6 +58,10 @@ class ModelRecipe:
     coding: str = "integer"
 
     def __post_init__(self) -> None:
+        widths = len(self.widths) >= 2 and min(self.widths) >= 1
+        _need("model.widths", self.widths, widths, "two or more positive numbers")
+        value = self.value == "glorot" or (not isinstance(self.value, str) and _positive(self.value))
+        _need("model.value", self.value, value, "a positive number or glorot")
         _need("model.dropout", self.dropout, 0 <= self.dropout < 1, "in [0, 1)")
         _need("model.input_dropout", self.input_dropout, 0 <= self.input_dropout < 1, "in [0, 1)")
         _need("model.norm_eps", self.norm_eps, _positive(self.norm_eps), "positive")
@@ -87,7 +92,9 @@ class OptimizerRecipe:
 
     def __post_init__(self) -> None:
         _need("optimizer.lr", self.lr, _positive(self.lr), "positive")
-        _need("optimizer.weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or more")
+        _need("optimizer.weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "0 or more")
+        clip = self.latent_clip in (None, "value") or (not isinstance(self.latent_clip, str) and self.latent_clip > 0)
+        _need("optimizer.latent_clip", self.latent_clip, clip, "a positive number, value or null")
         _need("optimizer.momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
 
 
@@ -112,9 +119,10 @@ class ScheduleRecipe:
     milestones: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        _need("schedule.final_lr", self.final_lr, self.final_lr >= 0, "0 or more")
-        _need("schedule.warmup", self.warmup, self.warmup >= 0, "0 or more epochs")
+        _need("schedule.final_lr", self.final_lr, 0 <= self.final_lr < math.inf, "0 or more")
+        _need("schedule.warmup", self.warmup, 0 <= self.warmup < math.inf, "0 or more epochs")
         _need("schedule.gamma", self.gamma, _positive(self.gamma), "positive")
+        _need("schedule.milestones", self.milestones, all(map(_positive, self.milestones)), "positive (epochs)")
         if self.name == "step":
             _need("schedule.step_size", self.step_size, _positive(self.step_size or 0), "positive (epochs)")
 
@@ -145,7 +153,7 @@ class Recipe:
         reference: where the settings come from and what was published
         measured: what was measured with this file, with test mode, seeds and epochs
         dataset: see `onebit list datasets`
-        validation: training images held out to choose the best epoch; 0 for none
+        validation: training images held out to choose the best epoch; 0 for none, null for the data set's own number
         split_seed: chooses which images are held out
         model: the net
         optimizer: the optimizer
@@ -166,7 +174,7 @@ class Recipe:
     reference: str = ""
     measured: str = ""
     dataset: str = "mnist"
-    validation: int = 10000
+    validation: int | None = None
     split_seed: int = 0
     model: ModelRecipe = field(default_factory=ModelRecipe)
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
@@ -184,7 +192,7 @@ class Recipe:
     def __post_init__(self) -> None:
         _need("epochs", self.epochs, _positive(self.epochs), "positive")
         _need("batch_size", self.batch_size, self.batch_size >= 2, "2 or more (BatchNorm needs two images)")
-        _need("validation", self.validation, self.validation >= 0, "0 or more images")
+        _need("validation", self.validation, (self.validation or 0) >= 0, "0 or more images")
         _need("seed", self.seed, 0 <= self.seed < 2**63, "0 or more")
         _need("split_seed", self.split_seed, self.split_seed >= 0, "0 or more")
         _need("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "in [0, 1)")
@@ -232,10 +240,10 @@ def recipe_path(name: str) -> Path:
     if name in recipe_names():
         return RECIPE_FOLDER / f"{name}.yaml"
     path = Path(name)
-    if path.is_dir() and (path / "recipe.yaml").is_file():
+    if os.path.isfile(path / "recipe.yaml"):  # os.path: a name too long for a file is no error there
         return path / "recipe.yaml"
-    if path.suffix in (".yaml", ".yml", ".json") or path.exists():
-        if not path.is_file():
+    if path.suffix in (".yaml", ".yml", ".json") or os.path.exists(name):
+        if not os.path.isfile(name):
             raise UsageError(f"{name}: no such recipe file")
         return path
     raise UsageError(f"unknown recipe {name!r}{did_you_mean(name, recipe_names())}")
@@ -326,6 +334,7 @@ def build_recipe(settings: Mapping[str, Any], flags: Sequence[str] = ()) -> Reci
     try:
         namespace = parser.parse_object(dict(settings), defaults=True)
         namespace = parser.parse_args(_checked_flags(flags), namespace=namespace, defaults=False)
+        _refuse_nulls(namespace.as_dict(), Recipe)
         built = parser.instantiate(namespace)
     except argparse.ArgumentError as error:
         raise UsageError(_one_line(error)) from None
@@ -351,9 +360,25 @@ def _checked_flags(flags: Sequence[str]) -> list[str]:
     return checked
 
 
+def _refuse_nulls(settings: Mapping[str, Any], kind: type, prefix: str = "") -> None:
+    """null stands only where the type says so; jsonargparse takes it for any field."""
+    parts = _fields(kind)
+    for item in dataclasses.fields(kind):
+        value = settings[item.name]
+        if value is None and "None" not in str(item.type):
+            raise UsageError(f"{prefix}{item.name}: expected {item.type}, got null")
+        part = parts[item.name]
+        if part is not None:
+            _refuse_nulls(value, part, f"{prefix}{item.name}.")
+
+
 def _one_line(error: Exception) -> str:
     """A jsonargparse message, which spreads over lines, as `field: expected type, got value`."""
     text = " ".join(line.strip(" -") for line in str(error).splitlines())
     text = re.sub(r'Parser key "([\w.]+)":', r"\1:", text)
     text = re.sub(r"Expected an? <class '(\w+)'>\. Got value: ", r"expected \1, got ", text)
+    union = re.search(r"(.*)Does not validate against any of the Union subtypes Subtypes: (.*?) Errors: .*: (.*)", text)
+    if union:
+        kinds = " or ".join(re.findall(r"<class '(\w+)'>", union[2]))
+        text = f"{union[1]}expected {kinds}, got {union[3]}"
     return text.removeprefix("argument ")

@@ -34,7 +34,7 @@ def create_model(name: str | Callable[..., nn.Module], **options: Any) -> nn.Mod
     kind = resolve(MODELS, name, kind="model")
     try:
         return kind(**options)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise UsageError(f"model {name!r}: {error}") from error
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from onebit.errors import UsageError
-from onebit.layers import BinaryLinear, InputCoding, InputQuantizer, WeightQuantizer
+from onebit.layers import BinaryLinear, InputCoding, InputQuantizer, WeightQuantizer, linear
 
 
 class MLP(nn.Sequential):
@@ -23,7 +23,7 @@ class MLP(nn.Sequential):
         input_quantizer: name or object for every layer but the first; None keeps real activations.
         value: the two weight values are ±value, a number or "glorot".
         real_last: keep real weights in the last layer.
-        dropout, input_dropout: probability of zeroing a hidden unit, an input.
+        dropout, input_dropout: probability of zeroing a hidden unit (not with an input quantizer), an input.
         norm_eps, norm_momentum, norm_affine: BatchNorm's; momentum 0.15 means 15 % of the newest batch.
         init: "uniform" draws latents uniformly from ±value (binary layers), "default" is torch's.
         input_shape: (C, H, W); (1, s, s) with s² = widths[0] when None.
@@ -55,6 +55,8 @@ class MLP(nn.Sequential):
         super().__init__()
         if len(widths) < 2 or min(widths) < 1:
             raise UsageError(f"widths needs at least input and output, all positive, got {list(widths)}")
+        if dropout and input_quantizer is not None:
+            raise UsageError("dropout zeroes a unit before its sign, and sign(0) = +1: use it without input_quantizer")
         if init not in ("uniform", "default"):
             raise UsageError(f"init must be 'uniform' or 'default', got {init!r}")
         if input_shape is None:
@@ -72,14 +74,14 @@ class MLP(nn.Sequential):
             self.input_dropout = nn.Dropout(input_dropout)
         last = len(widths) - 1
         for i in range(1, last + 1):
-            layer = BinaryLinear(
+            layer = linear(
                 widths[i - 1],
                 widths[i],
                 weight_quantizer=None if real_last and i == last else weight_quantizer,
                 input_quantizer=None if i == 1 else input_quantizer,
                 value=value,
             )
-            if init == "uniform" and layer.weight_quantizer is not None:
+            if init == "uniform" and isinstance(layer, BinaryLinear) and layer.weight_quantizer is not None:
                 bound = layer.weight_quantizer.latent_bound or 1.0
                 nn.init.uniform_(layer.weight, -bound, bound)
             self.add_module(f"linear{i}", layer)

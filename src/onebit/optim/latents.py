@@ -1,4 +1,4 @@
-"""Latent weights and ordinary torch optimizers: parameter groups, and the latent clip that travels with the optimizer."""
+"""Latent weights and ordinary torch optimizers: parameter groups, and a latent clip that travels with the optimizer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def latent_groups(
     Args:
         model: a model with binary layers.
         lr: learning rate of the other parameters, and of latents before the scale.
-        latent_clip: bound c of w ← clip(w, ±c) after each step; "value" takes each quantizer's own bound; None for no clip.
+        latent_clip: bound c of w ← clip(w, ±c) after each step; "value" is each quantizer's own bound; None is no clip.
         lr_scale: None, "glorot" (Adam-like optimizers) or "glorot_squared" (SGD).
         weight_decay: for weights of real layers; latents, biases and BatchNorm get none.
 
@@ -83,8 +83,8 @@ def _clip_after_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -
 def clip_latents_(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """After each `step()`, clamp the parameters of every group that has `latent_clip` to ±latent_clip.
 
-    Works with any torch optimizer. Idempotent. Copies and pickles of an optimizer lose hooks, which is why `fit` and the
-    loading of checkpoints call this again.
+    Works with any torch optimizer. Idempotent. Copies and pickles of an optimizer lose hooks, which is why `fit` and
+    the loading of checkpoints call this again.
 
     Returns:
         `optimizer` itself.

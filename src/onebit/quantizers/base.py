@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from onebit.errors import UsageError
 
 
 def sign(x: Tensor) -> Tensor:
@@ -27,10 +30,11 @@ def autocast_dtype(x: Tensor) -> torch.dtype:
     """The dtype that matrix products will use for `x`: autocast's where it is on, else that of `x`.
 
     A quantizer returns its ±1 in this dtype. Left to autocast, the cast of a tensor that is no parameter costs two more
-    passes over the weights in each step.
+    passes over the weights in each step. Autocast leaves float64 as it is.
     """
     kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    cast = torch.is_autocast_enabled(kind) and x.dtype != torch.float64
+    return torch.get_autocast_dtype(kind) if cast else x.dtype
 
 
 class BinaryWeight(NamedTuple):
@@ -74,6 +78,12 @@ class Quantizer(torch.nn.Module):
     def sample(self, latent: Tensor, *, generator: torch.Generator | None = None) -> BinaryWeight | None:
         """One random draw of the weights, or None where the method defines no draw."""
         return None
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raises UsageError unless `value` is a positive number."""
+    if not (math.isfinite(value) and value > 0):
+        raise UsageError(f"{name} must be a positive number, got {value!r}")
 
 
 def scale_per_channel(value: float, latent: Tensor) -> Tensor | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from onebit.quantizers.base import BinaryWeight, Quantizer, autocast_dtype, scale_per_channel, sign
+from onebit.quantizers.base import BinaryWeight, Quantizer, autocast_dtype, check_positive, scale_per_channel, sign
 
 
 class _SignIdentity(torch.autograd.Function):
@@ -45,14 +45,15 @@ class _DrawIdentity(torch.autograd.Function):
 def draw_signs(latent: Tensor, *, value: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
     """±1 at random: +1 with probability p = clip((w/value + 1)/2, 0, 1), rounded to steps of 1/256 (eq. 2 and 3).
 
-    One random byte r per weight: +1 where r <= 128·w/value + 127.5, so p = 0 and p = 1 are exact. The bytes are cut from
-    random 64-bit words, which is 45 times cheaper than `torch.bernoulli`.
+    One random byte r per weight: +1 where r <= 128·w/value + 127.5, so p = 0 and p = 1 are exact. The bytes are cut
+    from random 64-bit words, which is 45 times cheaper than `torch.bernoulli`.
 
     Args:
         latent: real, any shape.
         value: the latent at which p reaches 1.
         generator: source of the bytes; torch's default generator of the device when None.
     """
+    latent = latent.detach()
     count = latent.numel()
     # the full range: random_() without a range never sets the top bit, which biases every eighth byte
     words = torch.randint(
@@ -75,6 +76,7 @@ class Sign(Quantizer):
 
     def __init__(self, value: float = 1.0) -> None:
         super().__init__()
+        check_positive("value", value)
         self.value = self.latent_bound = value
 
     def forward(self, latent: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from onebit.quantizers.base import Quantizer, autocast_dtype, sign
+from onebit.quantizers.base import Quantizer, autocast_dtype, check_positive, sign
 
 
 def _just_above(bound: float) -> dict[torch.dtype, float]:
@@ -46,6 +46,7 @@ class SteSign(Quantizer):
 
     def __init__(self, clip_value: float = 1.0) -> None:
         super().__init__()
+        check_positive("clip_value", clip_value)
         self.clip_value = clip_value
         self._above = _just_above(clip_value)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import threading
@@ -17,19 +18,23 @@ import torch
 from torch import Tensor, nn
 
 from onebit.errors import CheckpointError, FormatError
-from onebit.files import atomic_path
+from onebit.files import write_atomic
 from onebit.optim import clip_latents_
-from onebit.quantizers import Stochastic
-from onebit.train.history import EpochLog, History
+from onebit.train.history import History
 
 CHECKPOINT_FORMAT = 1
 PREFIXES = ("_orig_mod.", "module.", "model.")
+CODE_MARKS = ("Unsupported global", "Unsupported class", "unsupported class", "unrecognized function", "TorchScript")
+"""How `torch.load` words its refusal of a file that names functions or classes."""
 
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """Ctrl-C within the context is raised when the context ends, so that a write is never cut in half."""
     if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    if signal.getsignal(signal.SIGINT) is None:  # a handler that Python did not install cannot be put back
         yield
         return
     pending: list[tuple[Any, ...]] = []
@@ -44,8 +49,8 @@ def uninterrupted() -> Iterator[None]:
 
 def _generators(model: nn.Module) -> dict[str, torch.Generator]:
     """Generators that quantizers own, by module name."""
-    found = {name: m.generator for name, m in model.named_modules() if isinstance(m, Stochastic)}
-    return {name: generator for name, generator in found.items() if generator is not None}
+    found = {name: getattr(module, "generator", None) for name, module in model.named_modules()}
+    return {name: generator for name, generator in found.items() if isinstance(generator, torch.Generator)}
 
 
 def save_checkpoint(
@@ -57,7 +62,7 @@ def save_checkpoint(
     history: History,
     setting: dict[str, Any],
 ) -> None:
-    """Write all that a bit-identical continuation needs: weights, optimizer, schedule, every random stream, the rows so far.
+    """Write all that a bit-identical continuation needs: weights, optimizer, schedule, random streams, the rows so far.
 
     Args:
         setting: facts that must be the same on resume (seed, batch size, …); compared by `load_checkpoint`.
@@ -66,7 +71,7 @@ def save_checkpoint(
         "format": CHECKPOINT_FORMAT,
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "schedule": None if schedule is None else {"last_epoch": schedule.last_epoch},
+        "schedule": None if schedule is None else schedule.state_dict(),
         "rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "generators": {name: generator.get_state() for name, generator in _generators(model).items()},
@@ -74,8 +79,11 @@ def save_checkpoint(
         "setting": setting,
         "threads": torch.get_num_threads(),
     }
-    with uninterrupted(), atomic_path(path) as temporary:
-        torch.save(state, temporary)
+    # through memory: torch.save reports a full disk as a RuntimeError of its own
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    with uninterrupted():
+        write_atomic(path, buffer.getbuffer())
 
 
 def load_checkpoint(
@@ -98,29 +106,33 @@ def load_checkpoint(
     state = read_torch_file(path)
     if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
         raise FormatError(f"{path}: not a training checkpoint of this version of onebit")
-    for key, value in setting.items():
-        if state["setting"].get(key) != value:
-            raise CheckpointError(
-                f"{path}: was trained with {key} = {state['setting'].get(key)!r}, this run has {value!r}; "
-                "resume with the same recipe or choose another --out"
-            )
-    load_weights(model, state["model"], source=str(path))
     try:
+        setting = setting | {"generators": sorted(_generators(model))}
+        before = state["setting"] | {"generators": sorted(state["generators"])}
+        for key, value in setting.items():
+            if before.get(key) != value:
+                raise CheckpointError(
+                    f"{path}: was trained with {key} = {before.get(key)!r}, this run has {value!r}; "
+                    "resume with the same recipe or choose another --out"
+                )
+        history = History.from_dicts(state["rows"])
+        load_weights(model, state["model"], source=str(path))
         optimizer.load_state_dict(state["optimizer"])
-        history = History([EpochLog(**row) for row in state["rows"]])
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: does not fit this optimizer: {error}") from error
-    clip_latents_(optimizer)
-    if schedule is not None:
-        schedule.last_epoch = state["schedule"]["last_epoch"]
-    torch.set_rng_state(state["rng"])
-    if state["cuda_rng"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda_rng"])
-    for name, generator in _generators(model).items():
-        generator.set_state(state["generators"][name])
-    if state["threads"] != torch.get_num_threads():
+        clip_latents_(optimizer)
+        if schedule is not None:
+            schedule.load_state_dict(state["schedule"])
+        torch.set_rng_state(state["rng"])
+        if state["cuda_rng"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        for name, generator in _generators(model).items():
+            generator.set_state(state["generators"][name])
+        threads = int(state["threads"])
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        raise CheckpointError(f"{path}: does not fit this training ({reason})") from error
+    if threads != torch.get_num_threads():
         warnings.warn(
-            f"the run had {state['threads']} threads and goes on with {torch.get_num_threads()}: "
+            f"the run had {threads} threads and goes on with {torch.get_num_threads()}: "
             "the result will not be bit-identical",
             stacklevel=2,
         )
@@ -134,21 +146,27 @@ def read_torch_file(path: Path) -> Any:
         FormatError: unreadable, or the file holds Python objects that are not plain data.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about odd pickles, which are refused below
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise FormatError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise FormatError(f"{path}: is a folder, not a file") from None
     except Exception as error:  # torch raises whatever the damaged part of the file leads to
-        if "weights_only" in str(error) or "Unsupported" in str(error):
+        if any(mark in str(error) for mark in CODE_MARKS):
             raise FormatError(
                 f"{path}: holds Python objects that could run code on loading; save its state_dict and try again"
             ) from None
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise FormatError(f"{path}: damaged, or not a torch file ({first})") from None
+        reason = "unreadable pickle" if "weights_only" in str(error) else _first_line(error).partition(". ")[0]
+        raise FormatError(f"{path}: damaged, or not a torch file ({reason})") from None
 
 
-def strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def strip_prefixes(state: dict[str, Any]) -> dict[str, Any]:
     """Drop `model.`, `module.` and `_orig_mod.` in front of all keys, however often wrapped."""
     while state and any(all(key.startswith(prefix) for key in state) for prefix in PREFIXES):
         prefix = next(prefix for prefix in PREFIXES if all(key.startswith(prefix) for key in state))
@@ -165,7 +183,10 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str) -> 
         CheckpointError: missing, unexpected or differently shaped tensors.
     """
     own = model.state_dict()
-    state = strip_prefixes(state)
+    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
+        raise CheckpointError(f"{source}: belongs to another net: not a mapping of names to tensors")
+    names = strip_prefixes({key: key for key in own})  # a net may keep all its layers under `self.model`
+    state = {names.get(key, key): value for key, value in strip_prefixes(state).items()}
     dropped = [key for key in state if key not in own and "quantizer." in key]
     if dropped:
         warnings.warn(f"{source}: dropped {len(dropped)} quantizer parameters, first {dropped[0]!r}", stacklevel=2)
@@ -186,9 +207,11 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str) -> 
 
 def save_weights(path: Path, model: nn.Module, facts: dict[str, Any]) -> None:
     """Write the state_dict as safetensors, with `facts` as JSON under the metadata key "onebit"."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with uninterrupted(), atomic_path(path) as temporary:
-        safetensors.torch.save_file(tensors, temporary, metadata={"onebit": json.dumps(facts)})
+    # cloned, as safetensors refuses tensors that share memory: a layer that stands in two places
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    data = safetensors.torch.save(tensors, metadata={"onebit": json.dumps(facts)})
+    with uninterrupted():
+        write_atomic(path, data)
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -200,8 +223,10 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {}).get("onebit", "{}"))
+            if not isinstance(facts, dict):
+                raise TypeError("its facts are no mapping")
             return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118 (not a dict)
     except FileNotFoundError:
         raise FormatError(f"{path}: no such file") from None
-    except (safetensors.SafetensorError, KeyError, TypeError, AttributeError, ValueError, OSError) as error:
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError, RecursionError) as error:
         raise FormatError(f"{path}: damaged, or not a safetensors file ({error})") from None

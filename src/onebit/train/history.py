@@ -17,7 +17,8 @@ class EpochLog:
     validation_*: None without a validation split; `validation_weights` is the test mode, "binary" or "real".
     lr: learning rate of the last parameter group after the epoch, that of latents before their scale.
     seconds: training and validation of this epoch; images_per_second: training alone.
-    flip_ratio: share of binary weights that changed sign since the last epoch; saturation: share of latents at the bound.
+    flip_ratio: share of binary weights that changed sign since the last epoch.
+    saturation: share of latents at their bound.
     """
 
     epoch: int

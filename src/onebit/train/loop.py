@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onebit.data import Augmentation, Dataset
+from onebit.data import Augmentation, Dataset, augment_images
 from onebit.errors import TrainingError, UsageError
 from onebit.evaluation import (
     Score,
@@ -76,8 +77,8 @@ def fit(
         on_step: called with (steps done, total steps); on_epoch: called with each `EpochLog`.
 
     Raises:
-        UsageError: no training images, or epochs below one step.
-        TrainingError: a loss that is not a number; the last checkpoint is kept.
+        UsageError: no training images, epochs below one step, a batch size below 1, or a negative seed.
+        TrainingError: a loss or a weight that is not a number; the last checkpoint is kept.
         CheckpointError, FormatError: `resume` found a checkpoint of another run, or a damaged one.
 
     Example:
@@ -88,7 +89,9 @@ def fit(
     precision = resolve_precision(precision, device)
     loss_function: Loss = resolve(LOSSES, loss, kind="loss")
     batches = batch_bounds(len(data.train), batch_size)
-    total_steps = round(epochs * len(batches))
+    if seed < 0:
+        raise UsageError(f"seed must be 0 or more, got {seed}")
+    total_steps = round(epochs * len(batches)) if math.isfinite(epochs) else 0
     if total_steps < 1:
         raise UsageError(f"nothing to train: {len(data.train)} training images, {epochs} epochs")
     epoch_count = -(-total_steps // len(batches))
@@ -98,8 +101,20 @@ def fit(
 
     torch.manual_seed(seed)
     clip_latents_(optimizer)
+    optimizer.zero_grad(set_to_none=True)  # whatever ran before, an interrupted step too, leaves nothing behind
     history = History()
-    setting = {"seed": seed, "batch_size": batch_size, "total_steps": total_steps, "precision": precision}
+    setting = {
+        "seed": seed,
+        "batch_size": batch_size,
+        "total_steps": total_steps,
+        "precision": precision,
+        "training images": len(data.train),
+        "quantizers": sorted({repr(layer.weight_quantizer) for _, layer in binary_layers(model)}),
+        "loss": getattr(loss_function, "__name__", type(loss_function).__name__),
+        "optimizer": type(optimizer).__name__,
+        "schedule": type(schedule).__name__,
+        "augmentation": repr(augmentation),
+    }
     folder = None if folder is None else Path(folder)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -138,6 +153,7 @@ def fit(
                 on_step(step, total_steps)
             if (i + 1) % LOSS_CHECK_STEPS == 0 or i + 1 == len(epoch_batches):
                 _check_losses(losses[: i + 1], epoch, step - i - 1, folder)
+        _check_weights(model, epoch, step, folder)
         seen = epoch_batches[-1][1]
         sizes = torch.tensor([stop - start for start, stop in epoch_batches], device=device)
         train_loss, train_error = float((losses * sizes).sum()) / seen, 1 - int(correct) / seen
@@ -208,7 +224,7 @@ def _batch(
     """The images (uint8) and labels of one batch on the device of `images`."""
     x = images.index_select(0, chosen)
     if augmentation is not None:
-        x = torch.from_numpy(augmentation(x.cpu().numpy(), rng)).to(images.device)
+        x = torch.from_numpy(augment_images(x.cpu().numpy(), augmentation, rng=rng)).to(images.device)
     return x, labels.index_select(0, chosen)
 
 
@@ -216,11 +232,19 @@ def _check_losses(losses: Tensor, epoch: int, steps_before: int, folder: Path | 
     """Raise at the first loss that is not a number."""
     bad = torch.nonzero(~torch.isfinite(losses))
     if len(bad):
-        kept = "" if folder is None or not (folder / "last.ckpt").exists() else f"; {folder / 'last.ckpt'} is kept"
-        raise TrainingError(
-            f"the loss became {float(losses[bad[0]])} in epoch {epoch}, step {steps_before + int(bad[0]) + 1}: "
-            f"lower the learning rate or use --precision fp32{kept}"
-        )
+        raise _diverged(f"the loss became {float(losses[bad[0]])}", epoch, steps_before + int(bad[0]) + 1, folder)
+
+
+def _check_weights(model: nn.Module, epoch: int, step: int, folder: Path | None) -> None:
+    """Raise when a weight is not a number, before it is saved: the sign of NaN is +1, so the loss may not show it."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise _diverged(f"{name} holds values that are not finite numbers", epoch, step, folder)
+
+
+def _diverged(what: str, epoch: int, step: int, folder: Path | None) -> TrainingError:
+    kept = "" if folder is None or not (folder / "last.ckpt").exists() else f"; {folder / 'last.ckpt'} is kept"
+    return TrainingError(f"{what} in epoch {epoch}, step {step}: lower the learning rate or use --precision fp32{kept}")
 
 
 def _save_shipped(
@@ -238,6 +262,4 @@ def _save_shipped(
             device = model_device(model)
             with fixed_weights(model, "binary"):
                 reestimate_batch_norm_(model, bn_images(data.train, device), autocast=autocast(precision, device))
-        save_weights(
-            path, model, {**(facts or {}), "epoch": row.epoch, "validation_error": row.validation_error}
-        )
+        save_weights(path, model, {**(facts or {}), "epoch": row.epoch, "validation_error": row.validation_error})

@@ -1,7 +1,7 @@
 """Learning-rate schedules: one factor per step, applied to every group by torch's LambdaLR.
 
-A factor multiplies each group's own learning rate, so a per-group scale (`latent_groups(lr_scale=...)`) is kept exactly;
-schedulers that write absolute rates (OneCycleLR, CyclicLR, cosine with eta_min) lose or bend it.
+A factor multiplies each group's own learning rate, so a per-group scale (`latent_groups(lr_scale=...)`) is kept
+exactly; schedulers that write absolute rates (OneCycleLR, CyclicLR, cosine with eta_min) lose or bend it.
 """
 
 from __future__ import annotations
@@ -68,5 +68,5 @@ def schedule_factor(
 def make_schedule(
     optimizer: torch.optim.Optimizer, factor: Callable[[int], float]
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """A torch scheduler that multiplies each group's learning rate by `factor(step)`, stepped once per optimizer step."""
+    """A torch scheduler that multiplies each group's rate by `factor(step)`, stepped once per optimizer step."""
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

@@ -1,0 +1,39 @@
+# make demo   set up, train on real MNIST, prove, pack, classify        make test   set up and run the tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup demo test nightly lint types format clean
+
+setup: $(VENV)/installed
+
+# the package is installed in place, so only a change of what it depends on asks for a new installation
+$(VENV)/installed: pyproject.toml constraints.txt
+	@echo "setting up $(VENV) (a minute or two; torch is the large part)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "onebit needs Python 3.10 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup
+	@$(BIN)/python tools/demo.py
+
+test: setup
+	$(BIN)/python -m pytest
+
+nightly: setup
+	$(BIN)/python -m pytest -m nightly
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

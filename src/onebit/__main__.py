@@ -1,0 +1,54 @@
+"""`onebit VERB …`. `--help` is printed before anything is imported."""
+
+from __future__ import annotations
+
+import sys
+
+VERBS = {
+    "train": "train a recipe into a run folder, or go on with --resume",
+    "evaluate": "accuracy in a stated test mode: latent, binary, sample, ensemble:N, packed",
+    "inspect": "is it really binary? ranges, counts and histograms of any weight file",
+    "verify": "the whole proof, from latent weights to the packed net",
+    "pack": "fold and pack to one bit per weight, with a certificate",
+    "predict": "classify images with a packed net; needs no torch",
+    "export": "write a trained net for other software",
+    "report": "curves, histograms and a comparison of runs",
+    "bench": "speed, measured against torch in the same process",
+    "list": "recipes, models, quantizers, optimizers, losses, schedules, methods, datasets, exports",
+    "data": "fetch and check a data set",
+}
+
+
+def overview() -> str:
+    """The text of `onebit --help`."""
+    lines = [
+        "usage: onebit VERB …        onebit VERB --help for the options of a verb",
+        "",
+        "Binary neural networks: train them, prove they are binary, pack them to one bit per weight, run them anywhere.",
+        "",
+        *(f"  {verb:<10}{text}" for verb, text in VERBS.items()),
+        "",
+        "start here:  onebit train mnist-fast      onebit verify runs/mnist-fast",
+        "environment: ONEBIT_DATA (data folders), ONEBIT_CACHE, ONEBIT_THREADS",
+    ]
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command line; returns the exit status (0 done and true, 1 a claim does not hold, 2 wrong usage or input)."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0 if arguments else 2
+    if arguments[0] in ("-V", "--version"):
+        from onebit import __version__
+
+        print(f"onebit {__version__}")
+        return 0
+    from onebit.cli.main import run_verb
+
+    return run_verb(arguments[0], arguments[1:], VERBS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""Signs as bits: the packing that every file, kernel and export of onebit shares, and its reference arithmetic.
+
+A *word* holds 64 signs. Bit 1 means +1, bit 0 means -1, the first sign is the lowest bit (little-endian), and the tail
+bits of the last word are 0. A file holds the same bits in *rows* of bytes: ceil(count / 8) of them, so a short row
+costs no whole word.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from onebit.errors import FormatError, NotBinaryError, UsageError
+
+WORD_BITS = 64
+_BLOCK_VALUES = 1 << 16  # values of one block of xnor_dot: its temporaries stay in the second-level cache
+
+
+def sign(x: np.ndarray, *, dtype: Any = np.int8) -> np.ndarray:
+    """The one sign of onebit: +1 where x >= 0 (also -0.0), else -1.
+
+    Args:
+        x: real array of any shape.
+        dtype: dtype of the result.
+
+    Raises:
+        NotBinaryError: some values are NaN, which has no sign.
+
+    Example:
+        >>> sign(np.array([-0.5, -0.0, 2.0]))
+        array([-1,  1,  1], dtype=int8)
+    """
+    x = np.asarray(x)
+    if x.dtype.kind == "f" and (count := int(np.count_nonzero(np.isnan(x)))):
+        raise NotBinaryError(f"{count} of {x.size} values are NaN, which has no sign")
+    result = (x >= 0).astype(dtype)
+    return np.subtract(np.add(result, result, out=result), 1, out=result)
+
+
+def pack_signs(signs: np.ndarray, *, axis: int = -1) -> np.ndarray:
+    """Words of an array of ±1.
+
+    Args:
+        signs: exactly +1 and -1, any real dtype, any shape.
+        axis: the axis that is packed; it shrinks from count to ceil(count / 64).
+
+    Returns:
+        uint64 array.
+
+    Raises:
+        NotBinaryError: some values are neither +1 nor -1 (0 and NaN are refused too).
+
+    Example:
+        >>> pack_signs(np.array([1, -1, 1, 1]))
+        array([13], dtype=uint64)
+    """
+    signs = np.asarray(signs)
+    if signs.dtype.kind not in "iuf":
+        raise NotBinaryError(f"got values of dtype {signs.dtype}, expected real numbers that are exactly +1 or -1")
+    positive = signs == 1
+    others = signs.size - int(np.count_nonzero(positive)) - int(np.count_nonzero(signs == -1))
+    if others:
+        raise NotBinaryError(f"{others} of {signs.size} values are neither +1 nor -1; take their sign first")
+    positive = np.moveaxis(positive, axis, -1)
+    rows = np.packbits(positive, axis=-1, bitorder="little")
+    return np.moveaxis(bytes_to_words(rows, positive.shape[-1]), -1, axis)
+
+
+def unpack_signs(words: np.ndarray, count: int, *, axis: int = -1, dtype: Any = np.int8) -> np.ndarray:
+    """The ±1 array that `pack_signs` packed.
+
+    Args:
+        words: uint64 array.
+        count: number of signs along `axis`.
+        axis: the packed axis; it grows from ceil(count / 64) to count.
+        dtype: dtype of the result, of a signed kind.
+
+    Raises:
+        UsageError: the number of words does not belong to `count`.
+    """
+    rows = words_to_bytes(np.moveaxis(np.asarray(words), axis, -1), count)
+    signs = np.unpackbits(rows, axis=-1, count=count, bitorder="little").view(np.int8)
+    np.subtract(np.add(signs, signs, out=signs), 1, out=signs)
+    return np.moveaxis(signs.astype(dtype, copy=False), -1, axis)
+
+
+def words_to_bytes(words: np.ndarray, count: int) -> np.ndarray:
+    """File rows of words: (…, ceil(count / 64)) uint64 -> (…, ceil(count / 8)) uint8, contiguous.
+
+    Raises:
+        UsageError: not uint64, or the number of words does not belong to `count`.
+    """
+    words = np.asarray(words)
+    expected = word_count(count)
+    if words.dtype.kind != "u" or words.dtype.itemsize != 8 or words.ndim == 0 or words.shape[-1] != expected:
+        raise UsageError(
+            f"got {words.dtype} words of shape {words.shape}, expected uint64 and {expected} words for {count} signs"
+        )
+    rows = np.ascontiguousarray(words, dtype="<u8").view(np.uint8)  # "<u8" swaps bytes on a big-endian machine
+    return np.ascontiguousarray(rows[..., : byte_count(count)])
+
+
+def bytes_to_words(rows: np.ndarray, count: int) -> np.ndarray:
+    """Words of file rows: (…, ceil(count / 8)) uint8 -> (…, ceil(count / 64)) uint64; inverse of `words_to_bytes`.
+
+    Raises:
+        UsageError: not uint8, or the number of bytes does not belong to `count`.
+        FormatError: tail bits after the last sign are set.
+    """
+    rows = np.asarray(rows)
+    expected = byte_count(count)
+    if rows.dtype != np.uint8 or rows.ndim == 0 or rows.shape[-1] != expected:
+        raise UsageError(
+            f"got {rows.dtype} rows of shape {rows.shape}, expected uint8 and {expected} bytes for {count} signs"
+        )
+    padded = np.zeros((*rows.shape[:-1], word_count(count) * 8), np.uint8)
+    padded[..., :expected] = rows
+    words = padded.view("<u8").astype(np.uint64, copy=False)
+    check_tail(words, count)
+    return words
+
+
+def check_tail(words: np.ndarray, count: int) -> None:
+    """Refuse words with a set bit after the last sign: the xnor product would count it.
+
+    Raises:
+        FormatError: tail bits are set; the message says in how many rows.
+    """
+    used = count % WORD_BITS
+    if used and (rows := int(np.count_nonzero(words[..., -1] >> np.uint64(used)))):
+        raise FormatError(f"{rows} rows have bits set after their {count} signs, expected zeros")
+
+
+def word_count(count: int) -> int:
+    """Words that hold `count` signs."""
+    return -(-count // WORD_BITS)
+
+
+def byte_count(count: int) -> int:
+    """Bytes of a file row that holds `count` signs."""
+    return -(-count // 8)
+
+
+def xnor_dot(a: np.ndarray, b: np.ndarray, count: int) -> np.ndarray:
+    """Products of packed ±1 rows: out[n, o] = sum_k a[n, k] b[o, k] = count - 2 popcount(a[n] xor b[o]), exactly.
+
+    Args:
+        a: (N, W) uint64 words, tail bits 0.
+        b: (O, W) uint64 words, tail bits 0.
+        count: signs in a row, W = ceil(count / 64).
+
+    Returns:
+        (N, O) int32. Beside it only blocks of about 64 thousand values are allocated.
+
+    Raises:
+        UsageError: shapes or dtypes do not fit.
+
+    Example:
+        >>> xnor_dot(pack_signs(np.array([[1, -1, 1]])), pack_signs(np.array([[1, 1, 1], [-1, 1, -1]])), 3)
+        array([[ 1, -3]], dtype=int32)
+    """
+    expected = word_count(count)
+    for words in (a, b):
+        if words.dtype != np.uint64 or words.ndim != 2 or words.shape[1] != expected:
+            raise UsageError(
+                f"got words {a.dtype} {a.shape} and {b.dtype} {b.shape}, "
+                f"expected uint64 (N, {expected}) and (O, {expected}) for {count} signs"
+            )
+    out = np.empty((len(a), len(b)), np.int32)
+    columns = np.ascontiguousarray(b.T)  # (W, O): one word of every output lies together
+    step = max(1, _BLOCK_VALUES // max(1, len(b)))
+    for start in range(0, len(a), step):
+        block = a[start : start + step]
+        differing = np.zeros((len(block), len(b)), np.min_scalar_type(count))
+        for index, column in enumerate(columns):
+            differing += np.bitwise_count(block[:, index, None] ^ column)
+        np.subtract(count, differing.astype(np.int32) * 2, out=out[start : start + step])
+    return out

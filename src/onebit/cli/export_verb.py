@@ -1,0 +1,51 @@
+"""`onebit export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from onebit.cli.output import answer, answer_json, set_threads, size
+from onebit.cli.parsing import Parser, add_json, add_run
+from onebit.errors import UsageError
+from onebit.tables import did_you_mean
+
+TARGETS = ("torch",)
+
+
+def main(argv: list[str]) -> int:
+    parser = Parser("export", "Write a trained net for other software.")
+    add_run(parser)
+    parser.add_argument(
+        "--to", required=True, metavar="TARGET", help="torch: a plain ±1 checkpoint for torch.nn layers"
+    )
+    parser.add_argument("-o", "--output", required=True, metavar="PATH", help=".pth or .safetensors")
+    add_json(parser)
+    args = parser.parse(argv)
+    if args.to not in TARGETS:
+        raise UsageError(f"unknown export target {args.to!r}{did_you_mean(args.to, TARGETS)}")
+    if args.run.endswith(".1bit"):
+        raise UsageError(
+            "a packed net has its BatchNorm folded away: export to torch from the run folder or weight file"
+        )
+    from onebit.inspection import inspect_file
+    from onebit.plain import plain_twin, save_plain
+    from onebit.train.run import open_run, read_state
+
+    set_threads()
+    run = open_run(args.run, recipe=args.recipe)
+    output = Path(args.output)
+    save_plain(run.model, output)
+    # the check reads the file again, as its user will
+    plain_twin(run.recipe.model, read_state(output)[0], source=str(output))
+    verdict = inspect_file(output).verdict
+    result = {
+        "file": str(output),
+        "bytes": output.stat().st_size,
+        "checked": f"loads into the net of torch.nn layers; weights are {verdict}",
+        "verdict": verdict,
+    }
+    if args.json:
+        answer_json(result)
+    else:
+        answer(f"{output}: {size(result['bytes'])}; {result['checked']}")
+    return 0

@@ -1,0 +1,99 @@
+"""`onebit list`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from onebit.cli.output import answer, answer_json, table
+from onebit.cli.parsing import Parser, add_json
+from onebit.recipe import methods, read_settings, recipe_names, recipe_path
+
+
+def _first_lines(entries: Mapping[str, Any]) -> dict[str, str]:
+    """Name -> first line of the docstring."""
+    return {name: (inspect.getdoc(entry) or "").partition("\n")[0] for name, entry in entries.items()}
+
+
+def _recipes() -> dict[str, str]:
+    return {name: str(read_settings(recipe_path(name)).get("summary", "")) for name in recipe_names()}
+
+
+def _methods() -> dict[str, str]:
+    found = {}
+    for name, parts in methods().items():
+        model = parts["model"]
+        found[name] = f"weights {model['weight_quantizer'] or 'real'}, inputs {model['input_quantizer'] or 'real'}"
+    return found
+
+
+def _models() -> dict[str, str]:
+    from onebit.models import MODELS
+
+    return _first_lines(MODELS)
+
+
+def _quantizers() -> dict[str, str]:
+    from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
+
+    weights = {f"weights: {name}": text for name, text in _first_lines(WEIGHT_QUANTIZERS).items()}
+    return weights | {f"inputs: {name}": text for name, text in _first_lines(INPUT_QUANTIZERS).items()}
+
+
+def _optimizers() -> dict[str, str]:
+    from onebit.optim import OPTIMIZERS
+
+    return {name: f"torch.optim.{kind.__name__} with the latent clip" for name, kind in OPTIMIZERS.items()}
+
+
+def _losses() -> dict[str, str]:
+    from onebit.losses import LOSSES
+
+    return _first_lines(LOSSES)
+
+
+def _schedules() -> dict[str, str]:
+    from onebit.train.schedules import SCHEDULES
+
+    return dict.fromkeys(SCHEDULES, "")
+
+
+def _datasets() -> dict[str, str]:
+    from onebit.data import DATASETS
+
+    return {
+        name: f"{entry.title}; {entry.counts[0]:,} training, {entry.counts[1]:,} test images "
+        f"{'×'.join(map(str, entry.input_shape))}, {len(entry.classes)} classes; {entry.licence}"
+        for name, entry in DATASETS.items()
+    }
+
+
+def _exports() -> dict[str, str]:
+    return {"torch": "a plain ±1 checkpoint for torch.nn layers: .pth (state_dict) or .safetensors"}
+
+
+TABLES: dict[str, Callable[[], dict[str, str]]] = {
+    "recipes": _recipes,
+    "methods": _methods,
+    "models": _models,
+    "quantizers": _quantizers,
+    "optimizers": _optimizers,
+    "losses": _losses,
+    "schedules": _schedules,
+    "datasets": _datasets,
+    "exports": _exports,
+}
+
+
+def main(argv: list[str]) -> int:
+    parser = Parser("list", "What there is, one line each.")
+    parser.add_argument("what", choices=TABLES, metavar="|".join(TABLES))
+    add_json(parser)
+    args = parser.parse(argv)
+    rows = TABLES[args.what]()
+    if args.json:
+        answer_json({args.what: rows})
+    else:
+        answer(table([[name, text] for name, text in rows.items()]))
+    return 0

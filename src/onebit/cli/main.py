@@ -1,0 +1,45 @@
+"""Find the verb, run it, and turn every error a user can mend into one line and an exit status."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterable
+
+from onebit.errors import OnebitError, UnknownNameError
+from onebit.tables import did_you_mean
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells expect it."""
+
+
+def run_verb(verb: str, argv: list[str], verbs: Iterable[str]) -> int:
+    """Run `onebit VERB argv`; returns the exit status."""
+    try:
+        if verb not in verbs:
+            raise UnknownNameError(f"unknown verb {verb!r}{did_you_mean(verb, verbs)} (onebit --help)")
+        status = importlib.import_module(f"onebit.cli.{verb}_verb").main(argv)
+        sys.stdout.flush()
+        return status
+    except OnebitError as error:
+        return _say(str(error), error.exit_status)
+    except ModuleNotFoundError as error:
+        # a part of an extra is missing; a missing module of our own is a defect and keeps its traceback
+        if (error.name or "").partition(".")[0] == "onebit":
+            raise
+        return _say(f"`onebit {verb}` needs {error.name}: pip install 'onebit[train]'", 2)
+    except BrokenPipeError:
+        # the reader has gone, as in `onebit list recipes | head -1`: nothing is wrong
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _say(f"{where}{error.strerror or error}", 2)
+    except KeyboardInterrupt as error:
+        return _say(str(error) or "interrupted", INTERRUPTED)
+
+
+def _say(message: str, status: int) -> int:
+    print(f"onebit: {' '.join(message.split())}", file=sys.stderr)
+    return status

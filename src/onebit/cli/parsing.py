@@ -1,0 +1,79 @@
+"""An argparse parser whose errors are one line with a did-you-mean."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import NoReturn
+
+from onebit.errors import UsageError
+from onebit.tables import did_you_mean
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises UsageError instead of printing usage and leaving; knows no abbreviated options."""
+
+    def __init__(self, verb: str, description: str) -> None:
+        super().__init__(prog=f"onebit {verb}", description=description, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} ({self.prog} --help)")
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """All of `argv`, or a UsageError that names what is not understood."""
+        found, extra = self.parse_known_args(argv)
+        if extra:
+            flags = [flag for action in self._actions for flag in action.option_strings]
+            near = did_you_mean(extra[0].partition("=")[0], flags) if extra[0].startswith("-") else ""
+            self.error(f"unexpected {extra[0]!r}{near}")
+        return found
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print exactly one JSON object")
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", metavar="DIR", help="folder of data sets, before ONEBIT_DATA and the cache")
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="run folder, or weight file")
+    parser.add_argument(
+        "--recipe", metavar="NAME", help="recipe of a weight file that does not carry one and is in no run folder"
+    )
+
+
+def positive(text: str) -> int:
+    """argparse type: a whole number above 0."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {text}")
+    return value
+
+
+def option_value(argv: list[str], name: str, *, optional: bool = False) -> tuple[bool, str | None, list[str]]:
+    """Take `--name VALUE` or `--name=VALUE` out of `argv`: (was it there, its value, the rest).
+
+    Raises:
+        UsageError: the value is missing and not optional, or the option stands twice.
+    """
+    rest: list[str] = []
+    found, value = False, None
+    i = 0
+    while i < len(argv):
+        flag, equals, inline = argv[i].partition("=")
+        i += 1
+        if flag != f"--{name}":
+            rest.append(argv[i - 1])
+            continue
+        if found:
+            raise UsageError(f"--{name} stands twice")
+        found = True
+        if equals:
+            value = inline
+        elif i < len(argv) and not argv[i].startswith("-"):
+            value, i = argv[i], i + 1
+        elif not optional:
+            raise UsageError(f"--{name} needs a value")
+    return found, value, rest

@@ -1,0 +1,74 @@
+"""`onebit verify`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from onebit.cli.output import answer, answer_json, download_progress, set_threads
+from onebit.cli.parsing import Parser, add_data, add_json, add_run
+from onebit.errors import NotBinaryError, UsageError
+
+if TYPE_CHECKING:
+    from onebit.proof import Step
+
+
+def main(argv: list[str]) -> int:
+    parser = Parser(
+        "verify",
+        "The whole proof of a trained net: latent weights, binarized weights, their accuracy, the reload into plain torch "
+        "layers, the packed net. Of a .1bit file: its certificate, recomputed. Exit status 1 when a claim does not hold.",
+    )
+    add_run(parser)
+    parser.add_argument("--source", metavar="RUN", help="of a .1bit file: the run it was packed from")
+    add_data(parser)
+    add_json(parser)
+    args = parser.parse(argv)
+    if args.source and not args.run.endswith(".1bit"):
+        raise UsageError("--source belongs to a .1bit file")
+
+    try:
+        steps = _packed(args) if args.run.endswith(".1bit") else _run(args)
+    except NotBinaryError as error:
+        from onebit.proof import Step
+
+        steps = iter([Step("binary", False, str(error))])
+    done = []
+    for step in steps:
+        done.append(step)
+        if not args.json:
+            answer(f"{'ok  ' if step.ok else 'FAIL'}  {step.name}: {step.detail}")
+    ok = all(step.ok for step in done)
+    if args.json:
+        answer_json({"ok": ok, "steps": [dataclasses.asdict(step) for step in done]})
+    else:
+        answer(f"{sum(step.ok for step in done)} of {len(done)} claims hold")
+    return 0 if ok else 1
+
+
+def _run(args: Any) -> Iterator[Step]:
+    from onebit.proof import prove_run
+    from onebit.train.run import load_recipe_data, open_run
+
+    set_threads()
+    run = open_run(args.run, recipe=args.recipe)
+    with download_progress() as fetched:
+        data = load_recipe_data(run.recipe, directory=args.data, progress=fetched)
+    return prove_run(run, data)
+
+
+def _packed(args: Any) -> Iterator[Step]:
+    from onebit.data import load_dataset
+    from onebit.proof import prove_packed
+    from onebit.runtime import load
+    from onebit.train.run import open_run
+
+    set_threads()
+    net = load(args.run)
+    if net.certificate is None:
+        raise NotBinaryError(f"{args.run} carries no certificate; pack it again with onebit pack")
+    source = open_run(args.source, recipe=args.recipe) if args.source else None
+    with download_progress() as fetched:
+        data = load_dataset(net.certificate.dataset, directory=args.data, progress=fetched)
+    return prove_packed(net, data, source=source)

@@ -1,0 +1,208 @@
+"""The shape of every data set: uint8 images and labels in train, validation and test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from onebit.errors import DataError, UsageError
+
+Images = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+Progress = Callable[[str, int, int], None]
+"""Called during a download: file name, bytes so far, bytes in all (0 when the server does not say)."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Split:
+    """Images with their labels.
+
+    Args:
+        images: (N, C, H, W) uint8, 0..255.
+        labels: (N,) int64.
+
+    Raises:
+        DataError: another dtype, rank or count; `Dataset.from_arrays` converts what can be converted.
+    """
+
+    images: Images
+    labels: Labels
+
+    def __post_init__(self) -> None:
+        images, labels = self.images, self.labels
+        if images.dtype != np.uint8 or images.ndim != 4:
+            raise DataError(f"images: got {images.dtype} {images.shape}, expected uint8 (N, C, H, W), values 0..255")
+        if labels.dtype != np.int64 or labels.shape != images.shape[:1]:
+            raise DataError(f"labels: got {labels.dtype} {labels.shape}, expected int64 ({len(images)},): one an image")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: Any) -> Split:
+        """The images and labels at a slice, mask or array of indices."""
+        return Split(self.images[index], self.labels[index])
+
+    def channel_statistics(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of the pixels of each channel, in pixel units 0–255."""
+        counts = np.stack([np.bincount(self.images[:, c].ravel(), minlength=256) for c in range(self.images.shape[1])])
+        levels, total = np.arange(256), counts.sum(axis=1)
+        mean = counts @ levels / total
+        variance = counts @ np.square(levels) / total - np.square(mean)
+        return mean.tolist(), np.sqrt(variance).tolist()
+
+    def __repr__(self) -> str:
+        return f"Split({len(self)} images of {'×'.join(map(str, self.images.shape[1:]))})"
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set as training sees it.
+
+    Args:
+        name: its name in `DATASETS`, or the name of own data.
+        train: what the net learns from.
+        validation: what training may look at to choose; empty (`len(...) == 0`) when none was held out.
+        test: looked at once, at the end.
+        classes: the name of each label.
+        directory: where the files were read from; "" when there are none.
+        note: what must be said beside every number on this data; "" for the complete official set.
+
+    Raises:
+        DataError: the splits differ in image shape, or a label stands for no class.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    classes: tuple[str, ...]
+    directory: str = ""
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for part in ("train", "validation", "test"):
+            split: Split = getattr(self, part)
+            if split.images.shape[1:] != self.input_shape:
+                raise DataError(
+                    f"{part} images: got shape {split.images.shape[1:]}, expected {self.input_shape} as in train"
+                )
+            if len(split) and not 0 <= split.labels.min() <= split.labels.max() < len(self.classes):
+                raise DataError(
+                    f"{part} labels: got {split.labels.min()}..{split.labels.max()}, "
+                    f"expected 0..{len(self.classes) - 1} for {len(self.classes)} classes"
+                )
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one image, (C, H, W)."""
+        return self.train.images.shape[1:]
+
+    @classmethod
+    def from_arrays(
+        cls,
+        train: tuple[npt.ArrayLike, npt.ArrayLike],
+        test: tuple[npt.ArrayLike, npt.ArrayLike],
+        *,
+        validation: int = 0,
+        split_seed: int = 0,
+        classes: Sequence[str] | None = None,
+        name: str = "arrays",
+        note: str = "",
+    ) -> Dataset:
+        """A data set of own arrays.
+
+        Args:
+            train: images (N, C, H, W) or (N, H, W) uint8, and labels (N,) of any integer dtype.
+            test: the same for the test split.
+            validation: how many training images to hold out, see `hold_out`.
+            split_seed: the seed of that choice.
+            classes: the name of each label; by default "0", "1", … up to the largest label.
+            name: what the data set is called in logs and results.
+            note: what must be said beside every number on this data.
+
+        Raises:
+            DataError: an array of another dtype or shape, or a label outside the classes.
+            UsageError: `validation` leaves nothing to train on.
+
+        Example:
+            >>> images, labels = np.zeros((6, 8, 8), np.uint8), np.arange(6) % 2
+            >>> Dataset.from_arrays((images, labels), (images, labels), validation=2).train
+            Split(4 images of 1×8×8)
+        """
+        all_train, test_split = _as_split(*train), _as_split(*test)
+        if classes is None:
+            classes = [str(label) for label in range(int(all_train.labels.max(initial=0)) + 1)]
+        kept, held_out = hold_out(all_train, validation, seed=split_seed)
+        return cls(name, kept, held_out, test_split, tuple(classes), note=note)
+
+
+class LoadedFiles(NamedTuple):
+    """What the reader of a data set returns: everything it has, checked, not yet split for validation."""
+
+    train: Split
+    test: Split
+    directory: str
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DatasetEntry:
+    """A line of the table `DATASETS`.
+
+    Args:
+        name: its key in the table.
+        title: one line for `onebit list datasets`.
+        read: `read(directory=..., progress=...) -> LoadedFiles`: finds or fetches the files, reads and checks them.
+        classes: the name of each label.
+        input_shape: the shape of one image, (C, H, W).
+        counts: images to train on (validation included) and to test on.
+        validation: how many training images are held out unless the user says otherwise.
+        licence: who made it, under which terms.
+        note: see `Dataset.note`.
+    """
+
+    name: str
+    title: str
+    read: Callable[..., LoadedFiles]
+    classes: tuple[str, ...]
+    input_shape: tuple[int, int, int]
+    counts: tuple[int, int]
+    validation: int
+    licence: str
+    note: str = ""
+
+
+def hold_out(train: Split, count: int, *, seed: int) -> tuple[Split, Split]:
+    """Split `train` into what is trained on and what is validated on.
+
+    The first `count` entries of the seeded permutation `numpy.random.default_rng(seed).permutation(len(train))` are
+    held out. Inside each part the images keep the order they have in `train`.
+
+    Args:
+        train: all images that are not test images.
+        count: how many to hold out; 0 gives `train` itself and an empty split.
+        seed: the seed of the choice.
+
+    Raises:
+        UsageError: `count` is negative or leaves nothing to train on.
+    """
+    if not 0 <= count < max(len(train), 1):
+        raise UsageError(f"validation={count}: expected 0 to {len(train) - 1} of the {len(train)} training images")
+    if count == 0:
+        return train, train[:0]
+    held_out = np.zeros(len(train), bool)
+    held_out[np.random.default_rng(seed).permutation(len(train))[:count]] = True
+    return train[~held_out], train[held_out]
+
+
+def _as_split(images: npt.ArrayLike, labels: npt.ArrayLike) -> Split:
+    images, labels = np.asarray(images), np.asarray(labels)
+    if images.ndim == 3:
+        images = images[:, np.newaxis]
+    if np.issubdtype(labels.dtype, np.integer):
+        labels = labels.astype(np.int64, copy=False)
+    return Split(images, labels)

@@ -1,0 +1,104 @@
+"""Trained model -> packed net: trace, fold BatchNorm, sign and scales, one bit per weight.
+
+The model runs once on an example under `torch.fx`, layers stay whole (`trace`), and each operation of the traced graph
+has one function in the table `FOLDS` (`operations`). Per-channel operations are held back until something needs their
+value: a sign turns those that stand on integers into an integer threshold (`chain`), anything else turns them into one
+affine map (`folder`).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from onebit.errors import NotBinaryError, UsageError
+from onebit.fold.folder import Folded, Folder, SignSite, check_finite
+from onebit.fold.operations import FOLDS
+from onebit.fold.trace import trace
+from onebit.layers import BinaryLayer, binary_layers
+from onebit.packed import PackedNet
+from onebit.quantizers import BinaryWeight
+
+__all__ = ["FOLDS", "Folded", "SignSite", "eval_copy", "fold_model", "pack"]
+
+
+def pack(
+    model: nn.Module,
+    *,
+    input_shape: tuple[int, int, int] | None = None,
+    weights: str = "binary",
+    seed: int = 0,
+    classes: Sequence[str] | None = None,
+    name: str = "",
+) -> PackedNet:
+    """The packed net that computes what `model` computes in eval mode with the weights that ship.
+
+    Args:
+        model: takes uint8 images (N, C, H, W), returns logits (N, classes); float32. It is not changed.
+        input_shape: (C, H, W); may be left out when the model has the attribute `input_shape`.
+        weights: "binary" for what `decompose` gives, "sample" for one random draw.
+        seed: of the draw, which is the one that `onebit.evaluate` makes of it.
+        classes: a name per logit.
+        name: of the recipe or model, for people.
+
+    Raises:
+        UsageError: no input shape, an unknown test mode, or a quantizer that defines no random draw.
+        NotBinaryError: no binary layer, or parameters that are not finite; names the layer.
+        FoldError: an operation that cannot be packed; names it and the way out.
+
+    Example:
+        >>> net = nn.Sequential(InputCoding(), nn.Flatten(), BinaryLinear(4, 2))
+        >>> [type(node).__name__ for node in pack(net, input_shape=(1, 2, 2)).nodes]
+        ['Flatten', 'Dense']
+    """
+    net = fold_model(model, input_shape=input_shape, weights=weights, seed=seed).net
+    return replace(net, classes=None if classes is None else tuple(classes), name=name)
+
+
+def fold_model(
+    model: nn.Module, *, input_shape: tuple[int, int, int] | None = None, weights: str = "binary", seed: int = 0
+) -> Folded:
+    """The packed net of a model, and where its signs come from. Arguments and errors as `pack`."""
+    model = eval_copy(model)
+    shape = getattr(model, "input_shape", None) if input_shape is None else input_shape
+    if shape is None or len(shape) != 3:
+        raise UsageError(f"got input_shape {shape!r}, expected (C, H, W) of an image, as in input_shape=(1, 28, 28)")
+    channels, height, width = (int(size) for size in shape)
+    if not any(True for _ in binary_layers(model)):
+        raise NotBinaryError("the model has no binary layer; make its layers binary with onebit.binarize_ and train it")
+    folder = Folder(model, (channels, height, width), _shipped(model, weights, seed), FOLDS)
+    graph = trace(model, torch.zeros((2, channels, height, width), dtype=torch.uint8), is_leaf=folder.is_leaf)
+    return folder.fold(graph)
+
+
+def eval_copy(model: nn.Module) -> nn.Module:
+    """A copy on the CPU, in eval mode, without the fixed weights of a test mode; the inside of a compiled model."""
+    model = copy.deepcopy(getattr(model, "_orig_mod", model)).cpu().eval()
+    for module in model.modules():
+        if isinstance(module, BinaryLayer):
+            module.fixed_weight = None
+    return model
+
+
+def _shipped(model: nn.Module, weights: str, seed: int) -> dict[nn.Module, BinaryWeight]:
+    """The weights of one test mode, by layer."""
+    if weights not in ("binary", "sample"):
+        raise UsageError(f"got weights {weights!r}, expected 'binary' or 'sample'")
+    generator = torch.Generator().manual_seed(seed)
+    shipped: dict[nn.Module, BinaryWeight] = {}
+    for name, layer in binary_layers(model):
+        check_finite(name, "latent weights", layer.weight)
+        weight: BinaryWeight | None = None
+        if weights == "binary":
+            weight = layer.binary_weight()
+        elif layer.weight_quantizer is not None:
+            weight = layer.weight_quantizer.sample(layer.weight, generator=generator)
+        if weight is None:
+            kind = type(layer.weight_quantizer).__name__
+            raise UsageError(f"layer {name!r}: {kind} defines no random draw; use weights='binary'")
+        shipped[layer] = weight
+    return shipped

@@ -1,0 +1,197 @@
+"""Is it really binary? Counts and ranges of the weights in any torch, safetensors or packed file."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onebit.bits import unpack_signs
+from onebit.errors import FormatError
+from onebit.packed import costs, load
+from onebit.train.run import read_state, weight_file
+
+BINS = 21
+VERDICTS = ("binary", "clipped", "real")
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One weight tensor (two or more axes; axis 0 is the output channel).
+
+    verdict: "binary" (exactly two values per output channel), "clipped" (inside [−1, 1], not binary) or "real".
+    minus_one, plus_one: values that are exactly −1, +1; between: inside (−1, 1); outside: beyond ±1.
+    distance: mean distance of |w| to 1. bits: stored per weight when shipped, 1 or 32.
+    histogram: counts over 21 equal bins of [low, high].
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    verdict: str
+    low: float
+    high: float
+    minus_one: int
+    plus_one: int
+    between: int
+    outside: int
+    not_numbers: int
+    distance: float
+    bits: int
+    histogram: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a file holds. `verdict` is that of all layers, or "mixed"."""
+
+    file: str
+    kind: str
+    verdict: str
+    layers: tuple[LayerReport, ...]
+    total: dict[str, Any]
+    facts: dict[str, Any]
+    tensors: tuple[dict[str, Any], ...]
+    warnings: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def inspect_weight(name: str, weight: Tensor) -> LayerReport:
+    """Look at one weight tensor of shape (O, …)."""
+    values = weight.detach().to(torch.float32)
+    numbers = values[torch.isfinite(values)]
+    low, high = (float(numbers.min()), float(numbers.max())) if numbers.numel() else (math.nan, math.nan)
+    rows = values.flatten(1)
+    two_valued = bool(((rows == rows.amin(1, keepdim=True)) | (rows == rows.amax(1, keepdim=True))).all())
+    binary = numbers.numel() == values.numel() and two_valued and _two_values_each(rows)
+    clipped = numbers.numel() == values.numel() and -1 <= low and high <= 1
+    magnitude = numbers.abs()
+    histogram = torch.histc(numbers, BINS, low, high) if numbers.numel() else torch.zeros(BINS)
+    return LayerReport(
+        name=name,
+        shape=tuple(weight.shape),
+        dtype=str(weight.dtype).removeprefix("torch."),
+        verdict="binary" if binary else "clipped" if clipped else "real",
+        low=low,
+        high=high,
+        minus_one=int((numbers == -1).sum()),
+        plus_one=int((numbers == 1).sum()),
+        between=int((magnitude < 1).sum()),
+        outside=int((magnitude > 1).sum()),
+        not_numbers=values.numel() - numbers.numel(),
+        distance=float((magnitude - 1).abs().mean()) if numbers.numel() else math.nan,
+        bits=1 if binary else 32,
+        histogram=tuple(int(count) for count in histogram),
+    )
+
+
+def _two_values_each(rows: Tensor) -> bool:
+    """No more than two values are in use per row by construction; a constant layer other than ±c is not binary."""
+    low, high = rows.amin(1), rows.amax(1)
+    constant = low == high
+    if not bool(constant.any()):
+        return True
+    # a channel whose weights all have one sign is ±c like its neighbours, unless it is zero
+    return bool((low[constant] != 0).all())
+
+
+def inspect_state(state: dict[str, Tensor], *, file: str, kind: str, facts: dict[str, Any]) -> Inspection:
+    """Look at every weight tensor of a state_dict."""
+    layers = tuple(
+        inspect_weight(name, tensor)
+        for name, tensor in state.items()
+        if tensor.dim() >= 2 and tensor.is_floating_point() and name.endswith("weight")
+    )
+    if not layers:
+        raise FormatError(f"{file}: holds no weight tensors (two or more axes, named …weight)")
+    verdicts = {layer.verdict for layer in layers}
+    warnings = [f"{layer.name}: {layer.not_numbers} values are not numbers" for layer in layers if layer.not_numbers]
+    warnings += [
+        f"{layer.name}: all {layer.plus_one + layer.minus_one} weights have the same sign"
+        for layer in layers
+        if layer.verdict == "binary" and layer.low == layer.high
+    ]
+    zeros = {n: int((t == 0).sum()) for n, t in state.items() if any(n == layer.name for layer in layers)}
+    warnings += [
+        f"{layer.name}: {zeros[layer.name]} weights are exactly 0: a ternary net, not a binary one?"
+        for layer in layers
+        if zeros[layer.name] and layer.minus_one + layer.plus_one + zeros[layer.name] == math.prod(layer.shape)
+    ]
+    return Inspection(
+        file=file,
+        kind=kind,
+        verdict=verdicts.pop() if len(verdicts) == 1 else "mixed",
+        layers=layers,
+        total=_total(state, layers),
+        facts=facts,
+        tensors=tuple(
+            {"name": n, "shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")} for n, t in state.items()
+        ),
+        warnings=tuple(warnings),
+    )
+
+
+def _total(state: dict[str, Tensor], layers: tuple[LayerReport, ...]) -> dict[str, Any]:
+    weights = sum(math.prod(layer.shape) for layer in layers)
+    binary = sum(math.prod(layer.shape) for layer in layers if layer.bits == 1)
+    others = sum(t.numel() for t in state.values()) - weights
+    return {
+        "parameters": weights + others,
+        "weights": weights,
+        "binary_weights": binary,
+        "bytes_in_file": sum(t.numel() * t.element_size() for t in state.values()),
+        "bytes_at_1_bit": weights // 8 + 4 * others,
+        "bytes_at_32_bit": 4 * (weights + others),
+        "macs": sum(math.prod(layer.shape) for layer in layers if len(layer.shape) == 2),
+    }
+
+
+def inspect_file(path: str | Path) -> Inspection:
+    """Look into a run folder, a torch, safetensors or .1bit file.
+
+    Raises:
+        FormatError: unreadable, damaged, or without weights. UsageError: nothing there.
+    """
+    path = weight_file(Path(path))
+    if path.suffix == ".1bit":
+        return _inspect_packed(path)
+    state, facts = read_state(path)
+    kind = "safetensors" if path.suffix == ".safetensors" else "torch"
+    return inspect_state(state, file=str(path), kind=kind, facts=facts)
+
+
+def _inspect_packed(path: Path) -> Inspection:
+    net = load(path)
+    layers = []
+    for node in net.nodes:
+        signs = getattr(node, "signs", None)
+        if signs is None:
+            continue
+        unpacked = unpack_signs(signs, node.in_features)  # type: ignore[attr-defined]
+        layers.append(inspect_weight(node.output, torch.from_numpy(unpacked)))
+    rows = costs(net)
+    binary, real = sum(r.binary_weights for r in rows), sum(r.real_parameters for r in rows)
+    return Inspection(
+        file=str(path),
+        kind="packed",
+        verdict="binary" if not any(op.op == "real_dense" for op in rows) else "mixed",
+        layers=tuple(layers),
+        total={
+            "parameters": binary + real,
+            "weights": binary,
+            "binary_weights": binary,
+            "bytes_in_file": path.stat().st_size,
+            "bytes_at_1_bit": sum(r.bytes for r in rows),
+            "bytes_at_32_bit": 4 * (binary + real),
+            "macs": sum(r.macs for r in rows),
+        },
+        facts={"certificate": net.certificate.to_json() if net.certificate else None, "name": net.name},
+        tensors=tuple({"name": r.name, "shape": list(r.shape), "dtype": r.op} for r in rows),
+        warnings=() if net.certificate else ("the packed net carries no certificate",),
+    )

@@ -1,0 +1,123 @@
+"""The certificate of a packed net: what was compared with what, with counts. Nothing in it depends on the clock."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from onebit.errors import FormatError
+from onebit.packed.strict import check_fields, check_text, short
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerProof:
+    """How one layer was compared.
+
+    Args:
+        name: of the value in the packed net.
+        proof: "every integer" (each integer its sums can take was tried) or "float" (the values seen were compared).
+        integers: how many integers, or values, were compared.
+        mismatches: how many of them gave another result than the trained net.
+    """
+
+    name: str
+    proof: str
+    integers: int
+    mismatches: int
+
+    def __post_init__(self) -> None:
+        check_text("layer name", self.name)
+        if self.proof not in ("every integer", "float"):
+            raise FormatError(f"layer proof is {short(self.proof)}, expected 'every integer' or 'float'")
+        _check_count("layer integers", self.integers)
+        _check_count("layer mismatches", self.mismatches, most=self.integers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """Agreement of a packed net with the trained net it came from, on stated images.
+
+    Args:
+        onebit: version of onebit that packed and compared.
+        dataset: name of the data set.
+        split: of the data set: "test".
+        count: images compared.
+        weights: the test mode that was packed: "binary", or "sample" for one random draw.
+        seed: of that draw, else None.
+        correct: images the packed net classifies rightly; None without labels.
+        label_mismatches: images that the two nets label differently.
+        max_logit_difference: largest |difference| of two logits.
+        bit_exact: every logit is equal.
+        source: sha256 of the checkpoint, in hexadecimal, or None.
+        recipe: name of the recipe, or None.
+        layers: the proof of each layer.
+    """
+
+    onebit: str
+    dataset: str
+    split: str
+    count: int
+    weights: str
+    label_mismatches: int
+    max_logit_difference: float
+    bit_exact: bool
+    seed: int | None = None
+    correct: int | None = None
+    source: str | None = None
+    recipe: str | None = None
+    layers: tuple[LayerProof, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("onebit", "dataset", "split"):
+            check_text(f"certificate {name}", getattr(self, name))
+        if self.weights not in ("binary", "sample"):
+            raise FormatError(f"certificate weights is {short(self.weights)}, expected 'binary' or 'sample'")
+        if (self.seed is not None) != (self.weights == "sample"):
+            raise FormatError(f"certificate seed is {short(self.seed)}: 'sample' needs one, 'binary' has none")
+        if self.seed is not None:
+            _check_count("certificate seed", self.seed)
+        _check_count("certificate count", self.count)
+        _check_count("certificate label_mismatches", self.label_mismatches, most=self.count)
+        if self.correct is not None:
+            _check_count("certificate correct", self.correct, most=self.count)
+        difference = self.max_logit_difference
+        if type(difference) not in (int, float) or not math.isfinite(difference) or difference < 0:
+            raise FormatError(
+                f"certificate max_logit_difference is {short(difference)}, expected a number that is at least 0"
+            )
+        if type(self.bit_exact) is not bool:
+            raise FormatError(f"certificate bit_exact is {short(self.bit_exact)}, expected true or false")
+        if self.bit_exact and (difference or self.label_mismatches):
+            raise FormatError("certificate claims bit_exact beside a difference")
+        if self.source is not None and not (isinstance(self.source, str) and _SHA256.fullmatch(self.source)):
+            raise FormatError(f"certificate source is {short(self.source)}, expected 64 hexadecimal digits")
+        if self.recipe is not None:
+            check_text("certificate recipe", self.recipe)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; inverse of `from_json`."""
+        return {**dataclasses.asdict(self), "layers": [dataclasses.asdict(layer) for layer in self.layers]}
+
+    @staticmethod
+    def from_json(value: object) -> Certificate:
+        """The certificate in a JSON object.
+
+        Raises:
+            FormatError: unknown or missing fields, wrong types, or a contradiction.
+        """
+        fields = check_fields("certificate", value, [field.name for field in dataclasses.fields(Certificate)])
+        if not isinstance(fields["layers"], list):
+            raise FormatError("certificate layers is not a list")
+        names = [field.name for field in dataclasses.fields(LayerProof)]
+        layers = tuple(LayerProof(**check_fields("certificate layer", layer, names)) for layer in fields["layers"])
+        return Certificate(**{**fields, "layers": layers})
+
+
+def _check_count(what: str, number: object, *, most: int = 2**63 - 1) -> None:
+    if type(number) is not int or not 0 <= number <= most:
+        raise FormatError(f"{what} is {short(number)}, expected a count of at most {most}")

@@ -1,0 +1,203 @@
+"""PackedNet: a deployable net as plain arrays, between every training method and every target."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+
+from onebit.errors import FormatError
+from onebit.packed.certificate import Certificate
+from onebit.packed.nodes import OPS, Node, Value, check_finite
+from onebit.packed.strict import check_text, short
+
+INPUT = "input"  # the name of the coded image
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_MOST_VALUES = 2**31 - 1
+
+_OP_NAMES = {cls: op for op, cls in OPS.items()}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class InputSpec:
+    """What the net takes, and how a uint8 image becomes its first value.
+
+    Args:
+        shape: (C, H, W) of an image.
+        coding: "integer" is 2x - 255, an exact integer; "standardise" is (x - mean) / std in float32.
+        mean: (C,) float32 in pixel units 0..255, for "standardise" only.
+        std: (C,) float32 in pixel units, positive, for "standardise" only.
+    """
+
+    shape: tuple[int, int, int]
+    coding: str = "integer"
+    mean: np.ndarray | None = None
+    std: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.shape) != 3 or any(type(size) is not int or size < 1 for size in self.shape):
+            raise FormatError(f"input shape is {short(self.shape)}, expected three positive integers (C, H, W)")
+        if prod(self.shape) > _MOST_VALUES:
+            raise FormatError(f"input shape {self.shape} has more than {_MOST_VALUES} values")
+        if self.coding not in ("integer", "standardise"):
+            raise FormatError(f"input coding is {short(self.coding)}, expected 'integer' or 'standardise'")
+        for name, array in (("mean", self.mean), ("std", self.std)):
+            if self.coding == "integer":
+                if array is not None:
+                    raise FormatError(f"input {name} is given, but the coding 'integer' has none")
+            elif not isinstance(array, np.ndarray) or array.dtype != "float32" or array.shape != self.shape[:1]:
+                raise FormatError(
+                    f"input {name} is not a float32 array of shape {self.shape[:1]}, as 'standardise' needs"
+                )
+
+    @property
+    def value(self) -> Value:
+        """The coded image."""
+        return Value(self.shape, "integer", 255) if self.coding == "integer" else Value(self.shape, "real")
+
+    def check_values(self) -> None:
+        """Raises FormatError for a mean that is not finite or a std that is not positive."""
+        if self.mean is not None and self.std is not None:
+            check_finite("input mean", self.mean)
+            check_finite("input std", self.std)
+            if (self.std <= 0).any():
+                raise FormatError("input std is not positive everywhere")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PackedNet:
+    """A net of packed operations on named values, checked by `infer` when it is made.
+
+    Two nets are the same when `onebit.packed.dumps` gives the same bytes.
+
+    Args:
+        input: what the net takes; its coded image is the value "input".
+        nodes: the operations, each after those whose outputs it reads.
+        output: name of the value that is the answer (the logits).
+        classes: a name per output, or None.
+        certificate: what was proven of this net, or None.
+        name: of the recipe or model, for people.
+
+    Raises:
+        FormatError: the graph is not sound; see `infer`.
+    """
+
+    input: InputSpec
+    nodes: tuple[Node, ...]
+    output: str
+    classes: tuple[str, ...] | None = None
+    certificate: Certificate | None = None
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        check_text("name", self.name)
+        for text in self.classes or ():
+            check_text("class name", text)
+        answer = infer(self)[self.output]
+        if self.classes is not None and len(self.classes) != answer.shape[0]:
+            raise FormatError(f"got {len(self.classes)} class names for {answer.shape[0]} outputs")
+
+    def check_values(self) -> None:
+        """Refuse arrays whose contents no net can mean; shapes were checked when the net was made.
+
+        Raises:
+            FormatError: the node, the array and how many of its values.
+        """
+        self.input.check_values()
+        for node in self.nodes:
+            with _about(node):
+                node.check_values()
+
+
+def infer(net: PackedNet) -> dict[str, Value]:
+    """Shape and kind of every value of a net, by name.
+
+    Raises:
+        FormatError: a bad or duplicate name, a value used before it is made (or in a cycle), never made or never used,
+            a shape or kind that does not fit, or integer sums that may leave int32.
+    """
+    if not net.nodes:
+        raise FormatError("the net has no nodes")
+    check_name(net.output)
+    values = {INPUT: net.input.value}
+    used = {net.output}
+    for node in net.nodes:
+        with _about(node):
+            check_name(node.output)
+            if node.output in values:
+                raise FormatError("its output name is taken")
+            unknown = [name for name in node.inputs if name not in values]
+            if unknown:
+                raise FormatError(f"reads {short(unknown[0])}, which no node before it makes")
+            used.update(node.inputs)
+            values[node.output] = node.infer(*(values[name] for name in node.inputs))
+    if net.output not in values or net.output == INPUT:
+        raise FormatError(f"the output {short(net.output)} is made by no node")
+    if unused := [name for name in values if name not in used]:
+        raise FormatError(f"value {unused[0]!r} is never used")
+    return values
+
+
+@contextmanager
+def _about(node: Node) -> Iterator[None]:
+    """Put the node in front of the message of a FormatError."""
+    op = op_name(node)
+    try:
+        yield
+    except FormatError as error:
+        raise FormatError(f"node {short(node.output)} ({op}): {error}") from None
+
+
+class NodeCost(NamedTuple):
+    """What one node costs; sums over nodes are the costs of the net."""
+
+    name: str
+    op: str
+    shape: tuple[int, ...]
+    binary_weights: int
+    real_parameters: int
+    bytes: int
+    macs: int
+
+
+def costs(net: PackedNet) -> tuple[NodeCost, ...]:
+    """Weights, parameters, bytes in the file and multiply-accumulates for one image, per node.
+
+    `shape` is that of the node's output; header and graph of a file come on top of `bytes`.
+    """
+    values = infer(net)
+    return tuple(
+        NodeCost(
+            node.output,
+            op_name(node),
+            values[node.output].shape,
+            node.binary_weights,
+            node.real_parameters,
+            node.stored_bytes,
+            node.macs,
+        )
+        for node in net.nodes
+    )
+
+
+def op_name(node: Node) -> str:
+    """Its key in `OPS`.
+
+    Raises:
+        FormatError: not an operation of a packed net.
+    """
+    try:
+        return _OP_NAMES[type(node)]
+    except KeyError:
+        raise FormatError(f"{type(node).__name__} is no operation of a packed net; known: {', '.join(OPS)}") from None
+
+
+def check_name(name: object) -> None:
+    """Raises FormatError unless `name` can name a value: it becomes part of tensor names and of messages."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise FormatError(f"{short(name)} is no value name: letters, digits, '_', '-' and '.', at most 100")

@@ -1,0 +1,65 @@
+"""The plain torch form of a trained net: ordinary layers whose weights are two values per output channel."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from onebit.errors import NotBinaryError, UsageError
+from onebit.files import write_atomic
+from onebit.layers import binary_layers
+from onebit.recipe import ModelRecipe
+from onebit.train.build import build_model
+from onebit.train.checkpoint import load_weights
+
+
+def plain_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """The state_dict with every latent weight replaced by what ships of it, for a model of `torch.nn` layers.
+
+    Raises:
+        NotBinaryError: the model has no binary layer, or a latent weight is not a number.
+    """
+    weights = {}
+    for name, layer in binary_layers(model):
+        bad = int(torch.count_nonzero(torch.isnan(layer.weight)))
+        if bad:
+            raise NotBinaryError(f"layer {name!r}: {bad} latent weights are not numbers")
+        weights[f"{name}.weight" if name else "weight"] = layer.binary_weight().dense()
+    if not weights:
+        raise NotBinaryError("the net has no binary layer: all its weights are real")
+    state = {key: value for key, value in model.state_dict().items() if "quantizer." not in key}
+    return {key: weights.get(key, value).detach().clone().contiguous() for key, value in state.items()}
+
+
+def save_plain(model: nn.Module, path: str | Path) -> None:
+    """Write `plain_state_dict`: `.pth` or `.pt` as a torch file, `.safetensors` as safetensors.
+
+    Raises:
+        UsageError: another suffix. NotBinaryError: see `plain_state_dict`.
+    """
+    path = Path(path)
+    if path.suffix not in (".pth", ".pt", ".safetensors"):
+        raise UsageError(f"{path}: a torch export ends in .pth, .pt or .safetensors")
+    state = plain_state_dict(model)
+    if path.suffix == ".safetensors":
+        write_atomic(path, safetensors.torch.save(state))
+    else:
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_atomic(path, buffer.getbuffer())
+
+
+def plain_twin(recipe: ModelRecipe, state: dict[str, Tensor], *, source: str) -> nn.Module:
+    """The net of a recipe without weight quantizers, holding `state`, in eval mode.
+
+    Raises:
+        CheckpointError: `state` belongs to another net.
+    """
+    twin = build_model(dataclasses.replace(recipe, weight_quantizer=None, value=1.0))
+    load_weights(twin, state, source=source)
+    return twin.eval()

@@ -1,0 +1,179 @@
+"""The whole proof of a trained net, from its latent weights to the packed file."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from onebit.agreement import certify, prove, verify
+from onebit.data import Dataset, Split
+from onebit.errors import NotBinaryError
+from onebit.evaluation import evaluate, predict_logits
+from onebit.fold import pack
+from onebit.inspection import inspect_state
+from onebit.layers import binary_layers
+from onebit.packed import PackedNet
+from onebit.plain import plain_twin, save_plain
+from onebit.runtime import run as run_packed
+from onebit.train.run import Run, read_state
+
+
+@dataclass(frozen=True)
+class Step:
+    """One claim, whether it holds, and the counts behind it."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def pack_run(run: Run, data: Dataset, *, weights: str = "binary", seed: int = 0) -> PackedNet:
+    """Fold and pack a trained net, and certify it on the test split of its data.
+
+    Args:
+        weights: "binary", or "sample" for one random draw by `seed`.
+
+    Raises:
+        NotBinaryError: no binary layer, or weights that are not numbers. FoldError: an operation that cannot be folded.
+    """
+    sample = weights == "sample"
+    packed = pack(run.model, weights=weights, seed=seed, classes=data.classes, name=run.recipe.name)
+    return certify(
+        run.model,
+        packed,
+        data.test,
+        dataset=data.name,
+        split_name="test",
+        weights=weights,
+        seed=seed if sample else None,
+        source=run.sha256,
+        recipe=run.recipe.name,
+        layers=prove(run.model, packed, weights=weights, seed=seed),
+    )
+
+
+def prove_run(run: Run, data: Dataset) -> Iterator[Step]:
+    """Every claim about a trained net, checked on the test split, in float32, one after the other.
+
+    Latent weights in range, binarized exactly to two values, the accuracy of those, the binarized file, the same
+    predictions from plain layers that reload it, and the same predictions from the packed net.
+
+    Raises:
+        NotBinaryError: the net has no binary layer: there is nothing to prove.
+    """
+    if not any(True for _ in binary_layers(run.model)):
+        raise NotBinaryError(f"{run.source}: the net has no binary layer, all its weights are real")
+    return _steps(run, data)
+
+
+def _steps(run: Run, data: Dataset) -> Iterator[Step]:
+    model, test = run.model, data.test
+    yield _latents_in_range(model, clipped=run.recipe.optimizer.latent_clip is not None)
+    yield _binarized(model)
+    score = evaluate(model, test, weights="binary", loss=run.recipe.loss)
+    yield Step("binary accuracy", True, f"{score} on {data.name} test")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "binarized.pth"
+        save_plain(model, path)
+        state, facts = read_state(path)
+        found = inspect_state(state, file="binarized.pth", kind="torch", facts=facts)
+        binary = {f"{name}.weight" for name, _ in binary_layers(model)}
+        layers = [layer for layer in found.layers if layer.name in binary]
+        minus, plus = sum(layer.minus_one for layer in layers), sum(layer.plus_one for layer in layers)
+        yield Step(
+            "binarized weights",
+            all(layer.verdict == "binary" for layer in layers),
+            f"{len(layers)} of {len(binary)} layers hold two values per output channel "
+            f"({minus:,} at -1, {plus:,} at +1) in a plain state_dict",
+        )
+        twin = plain_twin(run.recipe.model, state, source=str(path))
+        yield _reloaded(model, twin, test)
+    packed = pack_run(run, data)
+    agreement = verify(model, packed, test.images)
+    exact = (
+        [layer for layer in packed.certificate.layers if layer.proof == "every integer"] if packed.certificate else []
+    )
+    proven = sum(layer.integers for layer in exact)
+    broken = sum(layer.mismatches for layer in packed.certificate.layers) if packed.certificate else 0
+    yield Step(
+        "packed",
+        agreement.ok and not broken,
+        f"{agreement}; largest logit difference {agreement.max_logit_difference:.3g}"
+        + (
+            f"; {len(exact)} layers proven at every reachable integer ({proven:,} cases, {broken} mismatches)"
+            if exact
+            else ""
+        ),
+    )
+
+
+def _latents_in_range(model: nn.Module, *, clipped: bool) -> Step:
+    low, high, outside, count, unbounded = 0.0, 0.0, 0, 0, 0
+    for _, layer in binary_layers(model):
+        latent = layer.weight.detach()
+        bound = layer.weight_quantizer.latent_bound if layer.weight_quantizer is not None else None
+        low, high = min(low, float(latent.min())), max(high, float(latent.max()))
+        count += latent.numel()
+        if bound is None:
+            unbounded += latent.numel()
+        else:
+            outside += int(torch.count_nonzero(~(latent.abs() <= bound)))
+    detail = f"{count:,} latent weights in [{low:.4g}, {high:.4g}], {outside:,} outside their bound"
+    return Step(
+        "latent weights", outside == 0 or not clipped, detail if clipped else detail + " (no latent clip was set)"
+    )
+
+
+def _binarized(model: nn.Module) -> Step:
+    wrong = count = 0
+    for _, layer in binary_layers(model):
+        signs = layer.binary_weight().signs
+        wrong += int(torch.count_nonzero(signs.abs() != 1)) + int(torch.count_nonzero(torch.isnan(layer.weight)))
+        count += signs.numel()
+    return Step("binarize", wrong == 0, f"{count - wrong:,} of {count:,} signs are exactly -1 or +1")
+
+
+def _reloaded(model: nn.Module, twin: nn.Module, test: Split) -> Step:
+    images = torch.from_numpy(test.images)
+    here, there = predict_logits(model, images).argmax(1), predict_logits(twin, images).argmax(1)
+    equal = int((here == there).sum())
+    return Step(
+        "reload",
+        equal == len(test),
+        f"{equal:,} of {len(test):,} predictions equal after reloading into plain torch.nn layers",
+    )
+
+
+def prove_packed(net: PackedNet, data: Dataset, *, source: Run | None = None) -> Iterator[Step]:
+    """Recompute the certificate of a packed net: its accuracy, and with its source the whole certificate.
+
+    Args:
+        data: the data set that the certificate names.
+        source: the trained net it was packed from.
+    """
+    certificate = net.certificate
+    if certificate is None:
+        yield Step("certificate", False, "the packed net carries none")
+        return
+    split: Split = getattr(data, certificate.split)
+    correct = int((run_packed(net, split.images).argmax(axis=1) == split.labels).sum())
+    yield Step(
+        "packed accuracy",
+        correct == certificate.correct and len(split) == certificate.count,
+        f"{correct:,} of {len(split):,} correct on {data.name} {certificate.split} with packed weights; "
+        f"certified: {certificate.correct} of {certificate.count}",
+    )
+    if source is not None:
+        same_file = source.sha256 == certificate.source
+        yield Step("source", same_file, f"{source.source} is {'' if same_file else 'not '}the certified checkpoint")
+        again = pack_run(source, data, weights=certificate.weights, seed=certificate.seed or 0).certificate
+        differing = [
+            name for name, value in certificate.to_json().items() if again is None or again.to_json()[name] != value
+        ]
+        equal = "recomputed, equal" if not differing else f"differs in {', '.join(differing)}"
+        yield Step("certificate", not differing, equal)

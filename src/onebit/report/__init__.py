@@ -1,0 +1,110 @@
+"""Reports: curves, weight histograms and a comparison of runs as PNG and one self-contained HTML page.
+
+Reads run folders without torch; matplotlib is imported by the first picture.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from onebit.errors import OnebitError
+from onebit.files import write_atomic
+from onebit.report.curves import (
+    Curve,
+    add_legend,
+    draw_error,
+    draw_loss,
+    draw_seconds,
+    draw_total_time,
+    plot_history,
+    title,
+)
+from onebit.report.drawing import picture
+from onebit.report.page import data_name, render_page
+from onebit.report.predictions import plot_predictions
+from onebit.report.runs import Group, group_runs, read_runs
+from onebit.report.weights import plot_run_weights, plot_weights
+
+__all__ = ["plot_history", "plot_predictions", "plot_weights", "write_report"]
+
+
+def write_report(runs: Sequence[Path], folder: Path) -> list[Path]:
+    """Compare run folders: pictures and one page that holds them all.
+
+    Runs whose recipes differ in nothing but the seed become one curve, mean ± standard deviation, and one row.
+
+    Args:
+        runs: run folders, finished or not; recipe.yaml, result.json and weight files may be missing.
+        folder: gets error.png, loss.png, time.png, weights-<run>.png and index.html; made if it is not there.
+
+    Returns:
+        The files written.
+
+    Raises:
+        DataError: no run given, a folder that is no run, or a run without an epoch; nothing is written then.
+        FormatError, UsageError: a damaged file of a run, named with its line where it has lines.
+        OnebitError: a file cannot be written.
+
+    Example:
+        >>> write_report([Path("runs/mnist-fast"), Path("runs/mnist-real")], Path("report"))  # doctest: +SKIP
+    """
+    read = read_runs(runs)
+    groups = group_runs(read)
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OnebitError(f"cannot make the folder {folder}: {error.strerror}; choose another one") from None
+    pictures = _write_curves(groups, folder)
+    taken: set[str] = set()
+    for run in read:
+        if run.weights is not None:
+            path = folder / f"weights-{_file_name(run.name, taken)}.png"
+            plot_run_weights(run, path)
+            pictures.append(("Weights", path, f"Weights of {run.name}, a panel per layer."))
+    page = folder / "index.html"
+    write_atomic(page, render_page(groups, pictures))
+    return [*(path for _, path, _ in pictures), page]
+
+
+def _write_curves(groups: Sequence[Group], folder: Path) -> list[tuple[str, Path, str]]:
+    """error.png, loss.png and time.png, as (heading, file, caption)."""
+    curves = [Curve(group.label, tuple(run.history for run in group.runs)) for group in groups]
+    data = data_name(groups)
+    losses = {group.settings.get("loss") for group in groups}
+    loss_name = str(losses.pop() or "").replace("_", " ") if len(losses) == 1 else ""
+    with picture(folder / "error.png", width=8, height=4.2) as figure:
+        axes = figure.subplots()
+        draw_error(axes, curves)
+        axes.set_title(title("error", curves, data=data))
+        add_legend(figure, curves)
+    with picture(folder / "loss.png", width=8, height=4.2) as figure:
+        axes = figure.subplots()
+        draw_loss(axes, curves, name=loss_name)
+        axes.set_title(title("loss", curves, data=data))
+        add_legend(figure, curves)
+    with picture(folder / "time.png", width=8, height=3.4) as figure:
+        each, total = figure.subplots(1, 2)
+        draw_seconds(each, curves)
+        draw_total_time(total, curves)
+        about = f"{curves[0].named} on {data}" if len(curves) == 1 else data
+        figure.suptitle(f"{about}: training time", fontsize=10, x=0.01, ha="left")
+        add_legend(figure, curves, splits=False)
+    logarithmic = "A logarithmic axis follows the validation; a training curve far below it leaves at the bottom."
+    return [
+        ("Error", folder / "error.png", f"Error per epoch. {logarithmic}"),
+        ("Loss", folder / "loss.png", f"Loss per epoch. {logarithmic}"),
+        ("Time", folder / "time.png", "Time per epoch, validation included, and its sum since the start."),
+    ]
+
+
+def _file_name(name: str, taken: set[str]) -> str:
+    """A run's name as part of a file name: safe everywhere, and not yet taken, capitals apart."""
+    base = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:80].strip("-.") or "run"
+    found, number = base, 2
+    while found.casefold() in taken:
+        found, number = f"{base}-{number}", number + 1
+    taken.add(found.casefold())
+    return found

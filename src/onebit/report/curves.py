@@ -1,0 +1,236 @@
+"""Error, loss and time per epoch: several runs in one picture, several seeds as mean and band."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onebit.errors import DataError
+from onebit.report.drawing import GREY, choose_scale, colour, label_epochs, picture
+from onebit.report.wording import printable, time_unit
+from onebit.train.history import EpochLog, History
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TRAINING = "training (mean over the epoch)"
+TRAINING_LINE: dict[str, Any] = {"linestyle": (0, (4, 2)), "alpha": 0.65}
+BEST_DOT: dict[str, Any] = {"marker": "o", "markersize": 7, "fillstyle": "none", "linestyle": "none"}
+LETTERS_BESIDE = 66
+"""Names of at most so many letters leave room for the line styles beside them."""
+MARKED_EPOCHS = 20
+"""Curves of at most so many epochs get a dot per epoch."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """What becomes one colour: the histories of the seeds of one recipe."""
+
+    label: str
+    histories: tuple[History, ...]
+
+    @property
+    def modes(self) -> list[str]:
+        """Test modes of the validation."""
+        return sorted({row.validation_weights for history in self.histories for row in history})
+
+    @property
+    def validated(self) -> bool:
+        return any(row.validation_error is not None for history in self.histories for row in history)
+
+    @property
+    def named(self) -> str:
+        seeds = f", {len(self.histories)} seeds" if len(self.histories) > 1 else ""
+        return printable(self.label) + seeds
+
+    @property
+    def named_with_mode(self) -> str:
+        return self.named + (f", {' and '.join(self.modes)} weights" if self.validated else "")
+
+
+Points = Sequence[tuple[int, float | None]]
+"""(epoch, value) of one training; None where there is no value."""
+
+
+def per_epoch(trainings: Iterable[Points]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(epochs, mean, sd) over the trainings that reached an epoch; sd is 0 where only one did.
+
+    Epochs without a value are left out; a value that is not finite makes a gap.
+    """
+    found: dict[int, list[float]] = {}
+    for points in trainings:
+        for epoch, value in points:
+            if value is not None:
+                found.setdefault(epoch, []).append(value if math.isfinite(value) else math.nan)
+    epochs = sorted(found)
+    mean = [np.mean(found[epoch]) for epoch in epochs]
+    sd = [np.std(found[epoch], ddof=1) if len(found[epoch]) > 1 else 0.0 for epoch in epochs]
+    return np.array(epochs, np.int64), np.array(mean, np.float64), np.array(sd, np.float64)
+
+
+def plot_history(history: History, path: str | os.PathLike[str], *, data: str = "") -> None:
+    """Draw error, loss and time per epoch of one training into one PNG.
+
+    Args:
+        history: what `fit` returned.
+        path: ends in .png.
+        data: name of the data set, for the title.
+
+    Raises:
+        DataError: a history without an epoch.
+        UsageError, OnebitError: as for every picture: not a .png, no matplotlib, a file that cannot be written.
+
+    Example:
+        >>> plot_history(history, "curves.png", data="mnist")  # doctest: +SKIP
+    """
+    if not history.rows:
+        raise DataError("the history has no epoch to draw: train at least one epoch first")
+    curves = [Curve("", (history,))]
+    with picture(path, width=11, height=3.2) as figure:
+        figure.suptitle(title("error and loss", curves, data=data), fontsize=11, x=0.01, ha="left")
+        error, loss, time = figure.subplots(1, 3)
+        draw_error(error, curves)
+        draw_loss(loss, curves)
+        draw_seconds(time, curves)
+        add_legend(figure, curves)
+
+
+def title(what: str, curves: Sequence[Curve], *, data: str) -> str:
+    """`mnist: training and validation error, validation with binary weights`; one recipe stands on a line above."""
+    validated = [curve for curve in curves if curve.validated]
+    modes = sorted({mode for curve in validated for mode in curve.modes})
+    text = f"training {what}"
+    if validated:
+        text = f"training and validation {what}, validation with {' and '.join(modes)} weights"
+    if len(curves) == 1 and curves[0].label:
+        about = curves[0].named + (f" on {printable(data)}" if data else "")
+        return f"{about}\n{text}"
+    return f"{printable(data)}: {text}" if data else text
+
+
+def draw_error(axes: Axes, curves: Sequence[Curve]) -> None:
+    """Training and validation error in percent, the best epoch of a single training marked."""
+    _draw_both(axes, curves, "train_error", "validation_error", scale=100)
+    axes.set_ylabel("error (%)")
+    best = _best(curves)
+    if best is not None:
+        axes.plot(best[0], 100 * best[1], color=colour(0, 1), **BEST_DOT)
+
+
+def draw_loss(axes: Axes, curves: Sequence[Curve], *, name: str = "") -> None:
+    """Training and validation loss; `name` is that of the loss function, "" when unknown or not the same for all."""
+    _draw_both(axes, curves, "train_loss", "validation_loss", scale=1)
+    axes.set_ylabel(f"loss ({name})" if name else "loss")
+
+
+def draw_seconds(axes: Axes, curves: Sequence[Curve]) -> None:
+    """Seconds of each epoch, training and validation together."""
+    for index, curve in enumerate(curves):
+        _line(axes, _points(curve, "seconds"), color=colour(index, len(curves)))
+    axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
+    axes.set_ylabel("time per epoch (s)")
+    _label_epochs(axes, curves)
+
+
+def draw_total_time(axes: Axes, curves: Sequence[Curve]) -> None:
+    """Time since the start, the sum over epochs."""
+    unit, seconds = time_unit(max(history.seconds for curve in curves for history in curve.histories))
+    for index, curve in enumerate(curves):
+        totals = [
+            list(zip([row.epoch for row in history], accumulate(row.seconds / seconds for row in history), strict=True))
+            for history in curve.histories
+        ]
+        _line(axes, totals, color=colour(index, len(curves)))
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel(f"time since the start ({unit})")
+    _label_epochs(axes, curves)
+
+
+def add_legend(figure: Figure, curves: Sequence[Curve], *, splits: bool = True) -> None:
+    """A legend below the picture, where it covers nothing: colours are recipes, line styles are splits."""
+    from matplotlib.lines import Line2D
+
+    single = len(curves) == 1
+    neutral = colour(0, 1) if single else GREY
+    names: list[Any] = []
+    if not single:
+        labels = [curve.named_with_mode if splits else curve.named for curve in curves]
+        names = [Line2D([], [], color=colour(i, len(curves)), label=label) for i, label in enumerate(labels)]
+    styles: list[Any] = []
+    if splits:
+        styles.append(Line2D([], [], color=neutral, **TRAINING_LINE, label=TRAINING))
+        if any(curve.validated for curve in curves):
+            styles.append(Line2D([], [], color=neutral, label="validation"))
+        best = _best(curves)
+        if best is not None:
+            dot = f"best validation: {100 * best[1]:.2f} % in epoch {best[0]}"
+            styles.append(Line2D([], [], color=neutral, **BEST_DOT, label=dot))
+    if any(len(curve.histories) > 1 for curve in curves):
+        styles.append(Line2D([], [], color=neutral, alpha=0.25, linewidth=6, label="± standard deviation over seeds"))
+    width, height = figure.get_size_inches()
+    letters = max((len(line.get_label()) for line in names), default=0)
+    if names and styles and letters <= LETTERS_BESIDE:
+        figure.legend(handles=names, loc="outside lower left")
+        figure.legend(handles=styles, loc="outside lower right")
+        rows = max(len(names), len(styles))
+    else:
+        columns = 1 if names else 3
+        rows = math.ceil(len(names + styles) / columns)
+        if rows:
+            figure.legend(handles=names + styles, loc="outside lower left", ncols=columns)
+    figure.set_size_inches(width, height + 0.2 * rows)
+
+
+def _draw_both(axes: Axes, curves: Sequence[Curve], training: str, validation: str, *, scale: float) -> None:
+    """Training dashed and pale, validation solid."""
+    trained: list[float] = []
+    validated: list[float] = []
+    for index, curve in enumerate(curves):
+        kind = {"color": colour(index, len(curves))}
+        trained += _line(axes, _points(curve, training, scale), **TRAINING_LINE, **kind)
+        validated += _line(axes, _points(curve, validation, scale), **kind)
+    # validation is what counts: a training error that falls far below it must not flatten it
+    lowest = min((value for value in validated if value > 0), default=0.0)
+    choose_scale(axes, [value for value in trained + validated if value >= lowest / 5])
+    _label_epochs(axes, curves)
+
+
+def _label_epochs(axes: Axes, curves: Sequence[Curve]) -> None:
+    epochs = [row.epoch for curve in curves for history in curve.histories for row in history]
+    label_epochs(axes, min(epochs), max(epochs))
+
+
+def _points(curve: Curve, field: str, scale: float = 1) -> list[Points]:
+    """`scale` times a field of the rows, a list for each training."""
+
+    def scaled(row: EpochLog) -> float | None:
+        value = getattr(row, field)
+        return None if value is None else scale * value
+
+    return [[(row.epoch, scaled(row)) for row in history] for history in curve.histories]
+
+
+def _line(axes: Axes, trainings: Sequence[Points], **kind: Any) -> list[float]:
+    """Draw the mean as a line and ±sd as a band; returns the finite means."""
+    epochs, mean, sd = per_epoch(trainings)
+    if len(epochs) <= MARKED_EPOCHS:
+        kind |= {"marker": "o", "markersize": 2.5}
+    axes.plot(epochs, mean, **kind)
+    if len(trainings) > 1:
+        axes.fill_between(epochs, mean - sd, mean + sd, color=kind["color"], alpha=0.18, linewidth=0)
+    return [float(number) for number in mean if math.isfinite(number)]
+
+
+def _best(curves: Sequence[Curve]) -> tuple[int, float] | None:
+    """(epoch, validation error) of the best epoch, for a picture of a single training that was validated."""
+    if len(curves) > 1 or len(curves[0].histories) > 1:
+        return None
+    best = curves[0].histories[0].best
+    return None if best.validation_error is None else (best.epoch, best.validation_error)

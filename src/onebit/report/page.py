@@ -1,0 +1,202 @@
+"""The page: one HTML file that needs nothing else, with the comparison, the pictures and the settings that differ."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+import onebit
+from onebit.report.runs import Group, TestScore, differing_settings
+from onebit.report.wording import MISSING, duration, number_range, percent, printable, setting
+
+# what a hostile name could smuggle in is neither run nor fetched
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+CSS = """
+:root { color-scheme: light dark; --ink: #1d2125; --soft: #5c6670; --line: #d8dde2; --back: #fff;
+  --raised: #f5f7f9; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e4e7ea; --soft: #9aa5b0; --line: #3a424a; --back: #16191d; --raised: #20252a; }
+}
+body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 68rem; color: var(--ink); background: var(--back);
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .25rem; }
+h2 { font-size: 1.15rem; margin: 2.5rem 0 .75rem; }
+p, figcaption, .note { color: var(--soft); max-width: 48rem; overflow-wrap: anywhere; }
+.note { font-size: .8rem; font-weight: 400; white-space: normal; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; vertical-align: top; padding: .45rem 1.3rem .45rem 0; border-bottom: 1px solid var(--line);
+  overflow-wrap: break-word; max-width: 22rem; }
+thead th { vertical-align: bottom; border-bottom: 2px solid var(--line); font-weight: 600; }
+tbody th { font-weight: 600; }
+td.number, th.number { text-align: right; }
+td.number { white-space: nowrap; }
+td.number .note { display: inline-block; max-width: 9rem; }
+table.compared { width: 100%; }
+figure { margin: 0 0 1.5rem; }
+img { display: block; max-width: 100%; height: auto; background: #fff; border: 1px solid var(--line);
+  border-radius: 6px; }
+figcaption { font-size: .85rem; margin-top: .4rem; }
+details { margin: .5rem 0; background: var(--raised); border-radius: 6px; padding: .5rem .9rem; }
+summary { cursor: pointer; font-weight: 600; }
+details table { margin: .5rem 0; }
+footer { margin-top: 3rem; font-size: .8rem; color: var(--soft); }
+"""
+
+
+def render_page(groups: Sequence[Group], pictures: Sequence[tuple[str, Path, str]]) -> bytes:
+    """The page as UTF-8.
+
+    Args:
+        groups: what is compared, a row each.
+        pictures: (heading, PNG file, caption) in the order of the page; equal headings in a row are printed once.
+    """
+    runs = sum(len(group.runs) for group in groups)
+    title = groups[0].label if len(groups) == 1 else f"Comparison of {len(groups)} trainings"
+    body = [
+        f"<h1>{escape(title)}</h1>",
+        f"<p>{runs} run{'s' if runs > 1 else ''} on {escape(data_name(groups))}</p>",
+        "<h2>Comparison</h2>",
+        _comparison(groups),
+        *_figures(pictures),
+        *_settings(groups),
+        f"<footer>Written by onebit {escape(onebit.__version__)}.</footer>",
+    ]
+    head = (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)} – onebit report</title>\n<style>{CSS}</style>\n</head>\n<body>\n"
+    )
+    return (head + "\n".join(body) + "\n</body>\n</html>\n").encode("utf-8", "replace")
+
+
+def data_name(groups: Sequence[Group]) -> str:
+    """The data sets of the groups; "" stands for runs that do not tell."""
+    return ", ".join(dict.fromkeys(printable(group.settings.get("dataset", "unnamed data")) for group in groups))
+
+
+def _comparison(groups: Sequence[Group]) -> str:
+    """A row per group; a column per test mode that any run was tested in."""
+    modes = list(dict.fromkeys(mode for group in groups for run in group.runs for mode in run.tests))
+    header = [_cell("recipe", head=True), _cell("method", head=True), _cell("seeds", head=True)]
+    header.append(_cell("epochs", head=True, number=True))
+    header.append(_cell("validation accuracy", "best epoch", head=True, number=True))
+    header += [_cell("test accuracy", f"{mode} weights", head=True, number=True) for mode in modes]
+    header += [_cell(name, head=True, number=True) for name in ("training time", "parameters")]
+    rows = [_row(group, modes) for group in groups]
+    several = any(len(group.runs) > 1 for group in groups)
+    notes = "Each test accuracy names its test mode: the weights that were evaluated."
+    if not modes:
+        notes = "No run has been tested yet: there is no result.json."
+    if several:
+        notes += " ± is the sample standard deviation over the seeds of a row."
+    return (
+        f'<div class="scroll"><table class="compared">\n<thead><tr>{"".join(header)}</tr></thead>\n'
+        f"<tbody>\n{''.join(rows)}</tbody></table></div>\n<p>{notes}</p>"
+    )
+
+
+def _row(group: Group, modes: Sequence[str]) -> str:
+    runs = group.runs
+    seeds = ", ".join(setting(run.settings["seed"]) for run in runs if "seed" in run.settings) or MISSING
+    done = number_range([run.history.rows[-1].epoch for run in runs])
+    planned = number_range([run.history.rows[-1].epochs for run in runs])
+    parameters = sorted({f"{run.parameters:,}" for run in runs if run.parameters is not None})
+    folders = ", ".join(run.name for run in runs if run.name != group.label)
+    cells = [
+        _cell(group.label, folders, head=True),
+        _cell(*_method(group)),
+        _cell(seeds) if len(runs) == 1 else _cell(f"{len(runs)}", seeds),
+        _cell(done if done == planned else f"{done} of {planned}", number=True),
+        _validation_cell(group),
+        *(_test_cell([run.tests[mode] for run in runs if mode in run.tests], len(runs)) for mode in modes),
+        _cell(duration([run.seconds for run in runs]), number=True),
+        _cell(", ".join(parameters) or MISSING, number=True),
+    ]
+    return f"<tr>{''.join(cells)}</tr>\n"
+
+
+def _method(group: Group) -> tuple[str, str]:
+    if not group.settings:
+        return MISSING, ""
+    weights, inputs = (printable(group.settings[f"model.{kind}_quantizer"] or "real") for kind in ("weight", "input"))
+    return f"{weights} weights", f"{inputs} inputs"
+
+
+def _validation_cell(group: Group) -> str:
+    best = [run.history.best for run in group.runs]
+    errors = [row.validation_error for row in best if row.validation_error is not None]
+    if not errors:
+        return _cell(MISSING, number=True)
+    modes = " and ".join(sorted({row.validation_weights for row in best}))
+    note = f"{modes} weights, epoch {number_range([row.epoch for row in best])}"
+    return _cell(percent([1 - error for error in errors]), note, number=True)
+
+
+def _test_cell(scores: Sequence[TestScore], runs: int) -> str:
+    if not scores:
+        return _cell(MISSING, number=True)
+    notes = []
+    if len(scores) == 1 and scores[0].correct is not None and scores[0].count is not None:
+        notes.append(f"{scores[0].correct:,} of {scores[0].count:,}")
+    if len(scores) < runs:
+        notes.append(f"{len(scores)} of {runs} runs")
+    if any(score.bn == "reestimate" for score in scores):
+        notes.append("BatchNorm re-estimated")
+    return _cell(percent([score.accuracy for score in scores]), "; ".join(notes), number=True)
+
+
+def _cell(text: str, note: str = "", *, head: bool = False, number: bool = False) -> str:
+    tag = "th" if head else "td"
+    kind = ' class="number"' if number else ""
+    small = f'<br><span class="note">{escape(printable(note))}</span>' if note else ""
+    return f"<{tag}{kind}>{escape(text)}{small}</{tag}>"
+
+
+def _figures(pictures: Sequence[tuple[str, Path, str]]) -> list[str]:
+    parts: list[str] = []
+    previous = ""
+    for heading, path, caption in pictures:
+        if heading != previous:
+            parts.append(f"<h2>{escape(heading)}</h2>")
+        previous = heading
+        data = base64.b64encode(path.read_bytes()).decode("ascii")
+        parts.append(
+            f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
+            f"<figcaption>{escape(caption)}</figcaption></figure>"
+        )
+    return parts
+
+
+def _settings(groups: Sequence[Group]) -> list[str]:
+    """The settings that differ side by side, then all settings of each group folded away."""
+    parts = []
+    differing = differing_settings(groups)
+    if len(groups) > 1:
+        parts.append("<h2>Settings that differ</h2>")
+        head = "".join(_cell(text, head=True) for text in ("setting", *(group.label for group in groups)))
+        rows = "".join(
+            f"<tr>{_cell(key, head=True)}{''.join(_cell(_shown(group, key)) for group in groups)}</tr>\n"
+            for key in differing
+        )
+        table = f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>'
+        parts.append(table if differing else "<p>None that the recipes tell.</p>")
+    known = [group for group in groups if group.settings]
+    if known:
+        parts.append("<h2>All settings</h2>")
+    for group in known:
+        rows = "".join(f"<tr>{_cell(key, head=True)}{_cell(_shown(group, key))}</tr>\n" for key in group.settings)
+        parts.append(
+            f"<details><summary>{escape(group.label)}</summary>"
+            f'<div class="scroll"><table><tbody>\n{rows}</tbody></table></div></details>'
+        )
+    return parts
+
+
+def _shown(group: Group, key: str) -> str:
+    if key == "seed" and len(group.runs) > 1:
+        return ", ".join(setting(run.settings["seed"]) for run in group.runs)
+    return setting(group.settings[key]) if key in group.settings else MISSING

@@ -1,0 +1,255 @@
+"""Run folders, read and checked without torch, and grouped: runs that differ in nothing but the seed are one group."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onebit.errors import DataError, FormatError
+from onebit.recipe import Recipe, merge, read_settings
+from onebit.report.wording import printable, setting
+from onebit.train.history import EpochLog, History
+
+DESCRIPTIVE = ("name", "summary", "reference", "measured")
+"""Fields of a recipe that tell about a training but do not change it."""
+WEIGHT_FILES = ("best.safetensors", "final.safetensors")
+LABEL_LENGTH = 60
+
+
+@dataclass(frozen=True)
+class TestScore:
+    """One test mode of a result.json; `bn` says whose BatchNorm statistics were used, where it is known."""
+
+    accuracy: float
+    correct: int | None
+    count: int | None
+    bn: str | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run folder holds.
+
+    name: the folder's name, unique in a report.
+    settings: every recipe field by its flag name ("optimizer.lr"); empty where there is no recipe.yaml.
+    tests: by test mode; empty while the run is not finished.
+    seconds: of the whole training, from result.json or the sum over epochs.
+    parameters: from result.json.
+    weights: best.safetensors, else final.safetensors, else None.
+    """
+
+    name: str
+    history: History
+    settings: dict[str, Any]
+    tests: dict[str, TestScore]
+    seconds: float
+    parameters: int | None
+    weights: Path | None
+
+    @property
+    def recipe(self) -> str:
+        return printable(self.settings.get("name", self.name), limit=LABEL_LENGTH)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of one recipe that differ at most in the seed; `label` is unique in a report."""
+
+    label: str
+    runs: tuple[Run, ...]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.runs[0].settings
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """Read run folders; one that is named twice is read once.
+
+    Raises:
+        DataError: no folder given, a folder that is no run, or a run without an epoch.
+        FormatError: a damaged file; for metrics.jsonl with the line.
+        UsageError: a recipe.yaml with an unknown field.
+    """
+    if not folders:
+        raise DataError("there is no run to report: pass at least one run folder, as `onebit train` writes it")
+    paths = list({path.resolve(): path for path in map(Path, folders)}.items())
+    names = _unique_names([resolved for resolved, _ in paths])
+    return [_read_run(path, name) for (_, path), name in zip(paths, names, strict=True)]
+
+
+def group_runs(runs: Sequence[Run]) -> list[Group]:
+    """Groups in the order of their first runs; a run without a recipe stands alone."""
+    members: dict[str, list[Run]] = {}
+    for run in runs:
+        same = {key: value for key, value in run.settings.items() if key != "seed" and key not in DESCRIPTIVE[1:]}
+        members.setdefault(repr(same) if same else run.name, []).append(run)
+    groups = [Group(found[0].recipe, tuple(found)) for found in members.values()]
+    labels = [group.label for group in groups]
+    return [group if labels.count(group.label) == 1 else _with_clear_label(group, groups) for group in groups]
+
+
+def differing_settings(groups: Sequence[Group]) -> dict[str, list[Any]]:
+    """Field -> its value in each group, for the fields that are not the same in all groups with a recipe."""
+    differing = {}
+    for key in _flat(dataclasses.asdict(Recipe())):
+        values = [group.settings.get(key) for group in groups]
+        known = {repr(group.settings[key]) for group in groups if group.settings}
+        if len(known) > 1 and key != "seed" and key not in DESCRIPTIVE:
+            differing[key] = values
+    return differing
+
+
+def _with_clear_label(group: Group, groups: Sequence[Group]) -> Group:
+    """The group with a label that also says how it differs from others of its recipe: by a few settings, or by name."""
+    differing = differing_settings([other for other in groups if other.label == group.label])
+    own = ", ".join(f"{key} {setting(group.settings[key])}" for key in differing) if group.settings else ""
+    if not own or len(differing) > 2 or len(own) > LABEL_LENGTH:
+        own = group.runs[0].name
+    return Group(f"{group.label}, {own}", group.runs)
+
+
+def _unique_names(folders: Sequence[Path]) -> list[str]:
+    """Names of different folders, with as many parents in front as tell them all apart."""
+    depth, names = 0, [""]
+    while len(set(names)) < len(folders) or depth == 0:
+        depth += 1
+        names = ["/".join(folder.parts[-depth:]) for folder in folders]
+    return [printable(name) for name in names]
+
+
+def _read_run(folder: Path, name: str) -> Run:
+    history = _read_metrics(folder)
+    settings: dict[str, Any] = {}
+    if (folder / "recipe.yaml").exists():
+        read = read_settings(folder / "recipe.yaml")
+        settings = _flat(merge(dataclasses.asdict(Recipe()), read))
+        for key, value in settings.items():
+            if not _is_plain(value):
+                raise FormatError(f"{folder / 'recipe.yaml'}: {key} must be a value or a list of values")
+    tests, seconds, parameters = _read_result(folder / "result.json")
+    weights = next((folder / file for file in WEIGHT_FILES if (folder / file).is_file()), None)
+    return Run(name, history, settings, tests, history.seconds if seconds is None else seconds, parameters, weights)
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and prefix == "":
+            found |= _flat(value, f"{key}.")
+        else:
+            found[prefix + key] = value
+    return found
+
+
+def _is_plain(value: Any) -> bool:
+    return all(item is None or isinstance(item, (str, int, float)) for item in _items(value))
+
+
+def _items(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, (list, tuple)) else [value]
+
+
+def _read_metrics(folder: Path) -> History:
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        found = "no metrics.jsonl in it" if folder.is_dir() else "not a folder" if folder.exists() else "no such folder"
+        raise DataError(f"{folder}: not a run folder ({found}); pass a folder that `onebit train` wrote")
+    rows: list[EpochLog] = []
+    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = _read_row(line)
+            if rows and row.epoch <= rows[-1].epoch:
+                raise ValueError(f"epoch {row.epoch} after epoch {rows[-1].epoch}")
+        except (ValueError, RecursionError) as error:
+            raise FormatError(f"{path}, line {number}: damaged ({printable(error)})") from None
+        rows.append(row)
+    if not rows:
+        raise DataError(f"{folder}: the run has no finished epoch yet; train at least one epoch first")
+    return History(rows)
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "float | None": (int, float, type(None)),
+    "str": (str,),
+}
+
+
+def _read_row(line: str) -> EpochLog:
+    """One line of metrics.jsonl; fields that this version does not know are left out.
+
+    Raises:
+        ValueError: not JSON, a field missing, of the wrong type or out of range.
+    """
+    values = json.loads(line)
+    if not isinstance(values, dict):
+        raise ValueError("expected a JSON object")
+    row: dict[str, Any] = {}
+    for field in dataclasses.fields(EpochLog):
+        if field.name not in values:
+            raise ValueError(f"{field.name} is missing")
+        value: Any = values[field.name]
+        if not any(isinstance(value, kind) for kind in _KINDS[str(field.type)]) or isinstance(value, bool):
+            raise ValueError(f"{field.name} must be {field.type}, got {printable(repr(value), limit=40)}")
+        if field.name.endswith("_error") and value is not None and not 0 <= value <= 1:
+            raise ValueError(f"{field.name} must be a fraction 0–1, got {value}")
+        if field.name in ("seconds", "epoch") and not 0 <= value < 1e12:
+            raise ValueError(f"{field.name} must be 0 or more, got {value}")
+        row[field.name] = value
+    row["validation_weights"] = printable(row["validation_weights"], limit=30)
+    return EpochLog(**row)
+
+
+def _read_result(path: Path) -> tuple[dict[str, TestScore], float | None, int | None]:
+    """(test mode -> score, seconds, parameters) of a result.json; nothing where there is none."""
+    if not path.exists():
+        return {}, None, None
+    try:
+        result = json.loads(_read_text(path))
+        if not isinstance(result, dict) or not isinstance(result.get("test", {}), dict):
+            raise ValueError("expected an object with an object 'test'")
+        tests = {}
+        for mode, score in result.get("test", {}).items():
+            if not isinstance(score, dict):
+                raise ValueError(f"test.{mode} must be an object")
+            accuracy = _number(score, "accuracy", needed=True)
+            if accuracy is None or not 0 <= accuracy <= 1:
+                raise ValueError(f"the accuracy of test.{mode} must be a fraction 0–1, got {accuracy}")
+            bn = score.get("bn")
+            tests[printable(mode, limit=30)] = TestScore(
+                accuracy, _count(score, "correct"), _count(score, "count"), bn if isinstance(bn, str) else None
+            )
+        return tests, _number(result, "seconds"), _count(result, "parameters")
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise FormatError(f"{path}: damaged ({printable(error)})") from None
+
+
+def _number(values: Mapping[str, Any], key: str, *, needed: bool = False) -> float | None:
+    value = values.get(key)
+    if value is None and not needed:
+        return None
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError(f"{key} must be a number, got {value!r}")
+    return float(value)
+
+
+def _count(values: Mapping[str, Any], key: str) -> int | None:
+    number = _number(values, key)
+    return None if number is None else int(number)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise FormatError(f"{path}: cannot be read ({reason})") from None

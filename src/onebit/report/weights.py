@@ -1,0 +1,255 @@
+"""Histograms of latent weights per layer, with the values they become and how many become which."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from onebit.bits import sign
+from onebit.errors import DataError, FormatError, UsageError
+from onebit.report.drawing import INK, NEGATIVE, POSITIVE, REAL, picture
+from onebit.report.runs import Run
+from onebit.report.wording import printable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+BINS = 100  # even, so that 0, where the sign changes, is the edge of a bin
+
+
+@dataclass(frozen=True)
+class LayerHistogram:
+    """Counts of the weights of one layer in BINS bins from −reach to +reach.
+
+    value: the two values are ±value; None when they are not the same for the whole layer, or for real weights.
+    positive: share of weights that become +value; None for real weights.
+    at_bound: share of latents at or beyond ±value; None without a value.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    counts: np.ndarray
+    reach: float
+    mean: float
+    sd: float
+    value: float | None
+    positive: float | None
+    at_bound: float | None
+
+
+def layer_histogram(
+    name: str, weight: np.ndarray, *, value: float | None = None, signs: np.ndarray | None = None
+) -> LayerHistogram:
+    """Count the weights of one layer.
+
+    Args:
+        weight: (O, …) latents, or real weights when `value` and `signs` are None.
+        value: the two values are ±value.
+        signs: what the latents become, ±1 in the shape of `weight`; sign(latent) when only `value` is given.
+
+    Raises:
+        DataError: no weights, or weights that are not finite.
+        UsageError: `value` is not a positive number.
+    """
+    if value is not None and not (math.isfinite(value) and value > 0):
+        raise UsageError(f"value must be a positive number, got {value!r}")
+    weight = np.asarray(weight, np.float32)
+    reach = float(np.abs(weight).max()) if weight.size else math.nan
+    if not math.isfinite(reach):
+        raise DataError(f"{name}: has no weights, or weights that are not finite numbers; there is nothing to draw")
+    reach = max(reach, value or 0.0) or 1.0
+    counts, _ = np.histogram(weight, bins=BINS, range=(-reach, reach))
+    if value is not None and signs is None:
+        signs = sign(weight)
+    return LayerHistogram(
+        name=printable(name, limit=40),
+        shape=weight.shape,
+        counts=counts,
+        reach=reach,
+        mean=float(weight.mean(dtype=np.float64)),
+        sd=float(weight.std(dtype=np.float64)),
+        value=value,
+        positive=None if signs is None else float(np.count_nonzero(signs > 0) / weight.size),
+        at_bound=None if value is None else float(np.count_nonzero(np.abs(weight) >= value) / weight.size),
+    )
+
+
+def plot_weights(
+    model_or_state: Any, path: str | os.PathLike[str], *, value: float | None = None, title: str = "latent weights"
+) -> None:
+    """Draw the histogram of the weights of each layer into one PNG.
+
+    Args:
+        model_or_state: a torch module, whose layers know what is binary; or a state_dict (name -> tensor or array), of
+            which every tensor with two or more axes and a name that ends in `weight` is drawn.
+        path: ends in .png.
+        value: for a state_dict: the two values are ±value; None draws its weights as real ones.
+        title: what the picture shows.
+
+    Raises:
+        DataError: no such weights, or some that are not finite.
+        UsageError: `value` is not a positive number.
+        UsageError, OnebitError: as for every picture: not a .png, no matplotlib, a file that cannot be written.
+
+    Example:
+        >>> plot_weights(model, "weights.png", title="mnist-fast: latent weights after epoch 3")  # doctest: +SKIP
+    """
+    if isinstance(model_or_state, Mapping):
+        layers = [
+            layer_histogram(name, array, value=value)
+            for name, array in ((name, _array(tensor)) for name, tensor in model_or_state.items())
+            if _is_weight(name, array.ndim)
+        ]
+    else:
+        layers = list(_model_layers(model_or_state))
+    draw_weights(layers, path, title=title)
+
+
+def plot_run_weights(run: Run, path: Path) -> None:
+    """Draw the weights of a run folder: `run.weights`, which must not be None, read without torch.
+
+    Raises:
+        FormatError: a damaged weight file.
+        DataError, OnebitError: as `plot_weights`.
+    """
+    assert run.weights is not None
+    facts, names, read = open_weights(run.weights)
+    quantizer, value = run.settings.get("model.weight_quantizer"), run.settings.get("model.value", 1.0)
+    last_is_real = bool(run.settings.get("model.real_last"))
+    layers = []
+    for name in names:
+        weight = read(name)
+        real = quantizer is None or (last_is_real and name == names[-1])
+        try:
+            layers.append(layer_histogram(name, weight, value=None if real else _value(value, weight)))
+        except DataError as error:
+            raise FormatError(f"{run.weights}: {error}") from None
+    binary = any(row.validation_weights == "binary" for row in run.history)
+    recipe = f" ({run.recipe})" if run.recipe != run.name else ""
+    title = f"{run.name}{recipe}: {'latent weights' if binary else 'weights'}"
+    if isinstance(facts.get("epoch"), int):
+        title += f" after epoch {facts['epoch']}"
+    if run.weights.stem == "best" and run.history.best.validation_error is not None:
+        title += ", the best on validation"
+    draw_weights(layers, path, title=title)
+
+
+def open_weights(path: Path) -> tuple[dict[str, Any], list[str], Callable[[str], np.ndarray]]:
+    """(facts, names of weights in natural order, reader of one of them) of a safetensors file.
+
+    Raises:
+        FormatError: damaged, at once or when a weight is read.
+    """
+    import safetensors
+
+    try:
+        file = safetensors.safe_open(path, framework="numpy")
+        facts = json.loads((file.metadata() or {}).get("onebit", "{}"))
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (safetensors.SafetensorError, ValueError, RecursionError, OSError) as error:
+        raise FormatError(f"{path}: damaged, or not a safetensors file ({printable(error)})") from None
+
+    def read(name: str) -> np.ndarray:
+        try:
+            return file.get_tensor(name)
+        except (safetensors.SafetensorError, TypeError, ValueError, OSError) as error:
+            raise FormatError(f"{path}: {printable(name)} cannot be read ({printable(error)})") from None
+
+    names = sorted((name for name, shape in shapes.items() if _is_weight(name, len(shape))), key=_natural)
+    return facts if isinstance(facts, dict) else {}, names, read
+
+
+def _value(value: Any, weight: np.ndarray) -> float:
+    if value == "glorot":
+        from onebit.layers import glorot_bound  # the formula stands there; it reads the shape alone
+
+        return glorot_bound(cast(Any, weight))
+    if not isinstance(value, (int, float)):
+        raise UsageError(f"model.value must be a positive number or glorot, got {printable(repr(value))}")
+    return value
+
+
+def _model_layers(model: Any) -> Iterator[LayerHistogram]:
+    from onebit.layers import binary_layers
+
+    binary = {f"{name}.weight" if name else "weight": layer for name, layer in binary_layers(model)}
+    for name, parameter in model.named_parameters():
+        if not _is_weight(name, parameter.dim()):
+            continue
+        if name not in binary:
+            yield layer_histogram(name, _array(parameter))
+            continue
+        signs, scale, centre = binary[name].binary_weight()
+        one_value = centre is None and (scale is None or bool((scale == scale[0]).all()))
+        value = (1.0 if scale is None else float(scale[0])) if one_value else None
+        yield layer_histogram(name, _array(parameter), value=value, signs=_array(signs))
+
+
+def _array(tensor: Any) -> np.ndarray:
+    """A tensor or array as numpy; without an import of torch."""
+    return tensor.detach().float().cpu().numpy() if hasattr(tensor, "detach") else np.asarray(tensor)
+
+
+def _is_weight(name: str, axes: int) -> bool:
+    """BatchNorm's scales are called weight too, but have one axis."""
+    return axes >= 2 and name.rpartition(".")[2] == "weight"
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sort key that puts `linear2` before `linear10`."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def draw_weights(layers: Sequence[LayerHistogram], path: str | os.PathLike[str], *, title: str) -> None:
+    """One panel per layer.
+
+    Raises:
+        DataError: no layers.
+    """
+    if not layers:
+        raise DataError(f"{printable(title)}: there are no weights with two or more axes to draw")
+    columns = min(math.ceil(math.sqrt(len(layers))), 6)
+    rows = math.ceil(len(layers) / columns)
+    with picture(path, width=max(3.7 * columns, 5.5), height=2.5 * rows + 0.6) as figure:
+        figure.suptitle(printable(title), fontsize=11, x=0.01, ha="left")
+        panels = figure.subplots(rows, columns, squeeze=False)
+        for axes in panels.flat[len(layers) :]:
+            axes.remove()
+        for axes, layer in zip(panels.flat, layers, strict=False):
+            _draw_layer(axes, layer)
+
+
+def _draw_layer(axes: Axes, layer: LayerHistogram) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    edges = np.linspace(-layer.reach, layer.reach, BINS + 1)
+    share = 100 * layer.counts / layer.counts.sum()
+    half = BINS // 2
+    if layer.positive is None:
+        axes.stairs(share, edges, fill=True, color=REAL)
+    else:
+        axes.stairs(share[:half], edges[: half + 1], fill=True, color=NEGATIVE)
+        axes.stairs(share[half:], edges[half:], fill=True, color=POSITIVE)
+    for value in () if layer.value is None else (-layer.value, layer.value):
+        axes.axvline(value, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+    axes.set_xlim(-1.06 * layer.reach, 1.06 * layer.reach)
+    axes.set_title(f"{layer.name}  ({' × '.join(map(str, layer.shape))})\n{_caption(layer)}", fontsize=8.5)
+    axes.set_xlabel("weight" if layer.positive is None else "latent weight")
+    axes.set_ylabel("share per bin (%)")
+
+
+def _caption(layer: LayerHistogram) -> str:
+    if layer.positive is None:
+        return f"mean {layer.mean:.4f}, sd {layer.sd:.4f}".replace("-", "−")
+    value = "value" if layer.value is None else f"{layer.value:.3g}"
+    text = f"−{value}: {100 * (1 - layer.positive):.2f} %   +{value}: {100 * layer.positive:.2f} %"
+    return text if layer.at_bound is None else f"{text}   at ±{value}: {100 * layer.at_bound:.1f} %"

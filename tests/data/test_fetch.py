@@ -1,0 +1,236 @@
+"""Where the files of a data set are looked for, and how they are downloaded."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny_mnist import Mirror, TinyMnist
+
+from onebit.data.fetch import OfficialFile, OfficialFiles, cache_dir, find_or_fetch
+from onebit.errors import DataError
+
+
+def official(tiny: TinyMnist, *mirrors: str) -> OfficialFiles:
+    return OfficialFiles(
+        "mnist",
+        ("mnist", "MNIST/raw"),
+        tuple(OfficialFile(file.names, file.gz_sha256) for file in tiny.files),
+        mirrors,
+    )
+
+
+def folder_found(tiny: TinyMnist, directory: Path | None = None, *mirrors: str) -> Path:
+    paths = find_or_fetch(official(tiny, *mirrors), directory=directory, progress=None)
+    assert [path.name for path in paths] == [f"{file.name}.gz" for file in tiny.files]
+    (folder,) = {path.parent for path in paths}
+    return folder
+
+
+def closed_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}/"
+
+
+@pytest.mark.parametrize("sub", ["", "mnist", "MNIST/raw"])
+def test_found_in_the_folder_or_a_sub_folder(tiny: TinyMnist, tmp_path: Path, sub: str) -> None:
+    tiny.write(tmp_path / "own" / sub)
+    assert folder_found(tiny, tmp_path / "own") == tmp_path / "own" / sub
+
+
+def test_order_is_directory_then_environment_then_cache(
+    tiny: TinyMnist, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, first, second = tmp_path / "own", tmp_path / "first", tmp_path / "second"
+    own.mkdir()
+    first.mkdir()
+    monkeypatch.setenv("ONEBIT_DATA", os.pathsep.join([str(first), str(second), ""]))
+    in_cache = tiny.write(tmp_path / "cache" / "mnist")
+    assert folder_found(tiny, own) == in_cache
+    in_second = tiny.write(second / "mnist")
+    assert folder_found(tiny, own) == in_second
+    in_first = tiny.write(first)
+    assert folder_found(tiny, own) == in_first
+    in_own = tiny.write(own)
+    assert folder_found(tiny, own) == in_own
+    assert folder_found(tiny) == in_first
+
+
+def test_an_incomplete_folder_is_passed_over(tiny: TinyMnist, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.write(tmp_path / "part", which=(0, 1, 2))
+    whole = tiny.write(tmp_path / "whole")
+    monkeypatch.setenv("ONEBIT_DATA", os.pathsep.join([str(tmp_path / "part"), str(whole)]))
+    assert folder_found(tiny) == whole
+
+
+def test_all_names_are_accepted_and_gz_is_preferred(tiny: TinyMnist, tmp_path: Path) -> None:
+    names = [
+        "train-images.idx3-ubyte",
+        "train-labels-idx1-ubyte",
+        "t10k-images.idx3-ubyte.gz",
+        "t10k-labels-idx1-ubyte",
+    ]
+    for name in names:
+        (tmp_path / name).touch()
+    paths = find_or_fetch(official(tiny), directory=tmp_path, progress=None)
+    assert [path.name for path in paths] == names
+    (tmp_path / "train-images-idx3-ubyte.gz").touch()
+    paths = find_or_fetch(official(tiny), directory=tmp_path, progress=None)
+    assert paths[0].name == "train-images-idx3-ubyte.gz"
+
+
+def test_a_wrong_directory_is_refused_at_once(tiny: TinyMnist, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"typo is not a folder; expected one with the files of 'mnist'"):
+        find_or_fetch(official(tiny), directory=tmp_path / "typo", progress=None)
+
+
+def test_not_found_and_offline_names_files_places_and_ways_out(
+    tiny: TinyMnist, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, other = tiny.write(tmp_path / "own" / "mnist", which=(0, 3)), tmp_path / "other"
+    monkeypatch.setenv("ONEBIT_DATA", str(other))
+    mirrors = closed_port(), closed_port()
+    start = time.perf_counter()
+    with pytest.raises(DataError) as caught:
+        find_or_fetch(official(tiny, *mirrors), directory=own.parent, progress=None)
+    assert time.perf_counter() - start < 3  # the first file decides; the other three are not tried
+    message = str(caught.value)
+    for file in tiny.files:
+        assert f"{file.name}.gz" in message
+    assert f"{own.parent} (2 of 4 files)" in message
+    assert f"{other} (0 of 4 files)" in message
+    assert f"{tmp_path / 'cache'} (0 of 4 files)" in message
+    for mirror in mirrors:
+        assert f"{mirror} (ConnectionError)" in message
+    assert "--data DIR or ONEBIT_DATA" in message
+    assert "'mnist-sample'" in message
+    assert "\n" not in message
+
+
+def test_a_slow_mirror_is_given_up(tiny: TinyMnist, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What pooch is asked to do: short limits, one try; and what becomes of its time-out."""
+    import pooch
+    import requests
+
+    asked = []
+
+    def time_out(url: str, known_hash: str, fname: str, path: Path, *, downloader: pooch.HTTPDownloader) -> str:
+        asked.append((url, downloader.kwargs["timeout"]))
+        raise requests.exceptions.ConnectTimeout("no answer")
+
+    monkeypatch.setattr(pooch, "retrieve", time_out)
+    with pytest.raises(DataError, match=r"http://one/ \(ConnectTimeout\), http://two/ \(ConnectTimeout\)"):
+        find_or_fetch(official(tiny, "http://one/", "http://two/"), directory=None, progress=None)
+    assert [url for url, _ in asked] == [f"http://{host}/train-images-idx3-ubyte.gz" for host in ("one", "two")]
+    assert all(connect <= 5 and read <= 30 for _, (connect, read) in asked)
+
+
+def test_without_pooch_the_message_says_what_to_install(tiny: TinyMnist, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    with pytest.raises(DataError, match=r"pip install 'onebit\[train\]'"):
+        find_or_fetch(official(tiny, "http://127.0.0.1/"), directory=None, progress=None)
+
+
+def test_download_into_the_cache_then_found_there(
+    tiny: TinyMnist, tmp_path: Path, serve: Callable[[Path], Mirror], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pooch
+
+    talk: list[object] = []
+    monkeypatch.setattr(pooch.get_logger(), "handle", talk.append)
+    mirror = serve(tiny.write(tmp_path / "mirror"))
+    told: list[tuple[str, int, int]] = []
+    paths = find_or_fetch(official(tiny, mirror.address), directory=None, progress=lambda *news: told.append(news))
+    assert {path.parent for path in paths} == {tmp_path / "cache" / "mnist"}
+    assert [path.read_bytes() for path in paths] == tiny.packed
+    for file, packed in zip(tiny.files, tiny.packed, strict=True):
+        sizes = [(done, total) for name, done, total in told if name == f"{file.name}.gz"]
+        assert sizes[-1] == (len(packed), len(packed))
+        assert all(0 < done <= total for done, total in sizes)
+    assert len(mirror.asked) == 4
+    assert folder_found(tiny, None, mirror.address) == tmp_path / "cache" / "mnist"
+    assert len(mirror.asked) == 4  # nothing is asked for twice
+    assert talk == []  # the library is silent
+
+
+def test_only_what_the_cache_lacks_is_downloaded(
+    tiny: TinyMnist, tmp_path: Path, serve: Callable[[Path], Mirror]
+) -> None:
+    mirror = serve(tiny.write(tmp_path / "mirror"))
+    cache = tiny.write(tmp_path / "cache" / "mnist", which=(0, 2))
+    unpacked = cache / tiny.files[3].name
+    unpacked.write_bytes(tiny.contents[3])
+    assert find_or_fetch(official(tiny, mirror.address), directory=None, progress=None)[3] == unpacked
+    assert mirror.asked == ["/train-labels-idx1-ubyte.gz"]
+
+
+def test_a_corrupted_download_is_refused_and_leaves_nothing(
+    tiny: TinyMnist, tmp_path: Path, serve: Callable[[Path], Mirror]
+) -> None:
+    folder = tiny.write(tmp_path / "mirror")
+    first = folder / "train-images-idx3-ubyte.gz"
+    first.write_bytes(first.read_bytes()[:-1] + b"!")
+    with pytest.raises(DataError) as caught:
+        find_or_fetch(official(tiny, serve(folder).address), directory=None, progress=None)
+    assert f"expected sha256:{tiny.files[0].gz_sha256} but got" in str(caught.value)
+    assert list((tmp_path / "cache" / "mnist").iterdir()) == []
+
+
+def test_the_next_mirror_is_tried(tiny: TinyMnist, tmp_path: Path, serve: Callable[[Path], Mirror]) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    corrupted = tmp_path / "corrupted"
+    corrupted.mkdir()
+    (corrupted / "train-images-idx3-ubyte.gz").write_bytes(b"not what it should be")
+    good = serve(tiny.write(tmp_path / "good"))
+    folder_found(tiny, None, serve(empty).address, serve(corrupted).address, good.address)
+    assert len(good.asked) == 4
+
+
+def test_a_mirror_without_the_file_is_named_with_its_status(
+    tiny: TinyMnist, tmp_path: Path, serve: Callable[[Path], Mirror]
+) -> None:
+    mirror = serve(tmp_path)
+    with pytest.raises(DataError) as caught:
+        find_or_fetch(official(tiny, mirror.address), directory=None, progress=None)
+    assert f"{mirror.address} (404 Client Error: File not found)" in str(caught.value)
+
+
+def test_a_cache_that_cannot_be_written_is_one_clear_line(
+    tiny: TinyMnist, tmp_path: Path, serve: Callable[[Path], Mirror], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ONEBIT_CACHE", str(tmp_path / "file"))
+    with pytest.raises(DataError, match=r"cannot write in the cache .*name another: ONEBIT_CACHE"):
+        find_or_fetch(official(tiny, serve(tmp_path).address), directory=None, progress=None)
+
+
+def test_a_full_disk_is_one_clear_line_and_leaves_nothing(
+    tiny: TinyMnist, tmp_path: Path, serve: Callable[[Path], Mirror], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(source: str, target: str) -> None:
+        raise OSError(28, "No space left on device", target)
+
+    monkeypatch.setattr("shutil.move", full)
+    mirror = serve(tiny.write(tmp_path / "mirror"))
+    with pytest.raises(DataError, match="No space left on device"):
+        find_or_fetch(official(tiny, mirror.address), directory=None, progress=None)
+    assert list((tmp_path / "cache" / "mnist").iterdir()) == []
+
+
+def test_cache_folder_is_the_one_of_pooch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pooch
+
+    monkeypatch.delenv("ONEBIT_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache_dir() == pooch.os_cache("onebit")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_dir() == pooch.os_cache("onebit") == tmp_path / "onebit"
+    monkeypatch.setenv("ONEBIT_CACHE", "~/elsewhere")
+    assert cache_dir() == Path.home() / "elsewhere"

@@ -1,0 +1,95 @@
+"""Splits, the validation split by seed, and data sets of own arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onebit.data import Dataset, Split, hold_out
+from onebit.errors import DataError, UsageError
+
+
+def numbered(count: int) -> Split:
+    """Images that carry their own number, so that a split can be read back."""
+    images = np.arange(count, dtype="<u4").view(np.uint8).reshape(count, 1, 2, 2)
+    return Split(images, np.arange(count, dtype=np.int64) % 10)
+
+
+def numbers(split: Split) -> np.ndarray:
+    return np.ascontiguousarray(split.images).reshape(len(split), 4).view("<u4").ravel()
+
+
+@given(st.integers(1, 200).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n - 1))), st.integers(0, 2**32))
+def test_hold_out_is_a_seeded_partition_in_order(sizes: tuple[int, int], seed: int) -> None:
+    total, count = sizes
+    train, validation = hold_out(numbered(total), count, seed=seed)
+    chosen = np.random.default_rng(seed).permutation(total)[:count]
+    np.testing.assert_array_equal(numbers(validation), np.sort(chosen))
+    np.testing.assert_array_equal(numbers(train), np.setdiff1d(np.arange(total), chosen))
+    np.testing.assert_array_equal(train.labels, numbers(train) % 10)
+    np.testing.assert_array_equal(validation.labels, numbers(validation) % 10)
+
+
+def test_hold_out_none_gives_everything_and_an_empty_split() -> None:
+    everything = numbered(30)
+    train, validation = hold_out(everything, 0, seed=0)
+    assert train is everything
+    assert len(validation) == 0
+    assert validation.images.shape == (0, 1, 2, 2)
+
+
+@pytest.mark.parametrize("count", [-1, 30, 31])
+def test_hold_out_must_leave_something_to_train_on(count: int) -> None:
+    with pytest.raises(UsageError, match=f"validation={count}: expected 0 to 29 of the 30 training images"):
+        hold_out(numbered(30), count, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "says"),
+    [
+        (np.zeros((2, 1, 4, 4), np.float32), np.zeros(2, np.int64), "got float32 (2, 1, 4, 4), expected uint8"),
+        (np.zeros((2, 16), np.uint8), np.zeros(2, np.int64), "got uint8 (2, 16), expected uint8 (N, C, H, W)"),
+        (np.zeros((2, 1, 4, 4), np.uint8), np.zeros(3, np.int64), "labels: got int64 (3,), expected int64 (2,)"),
+        (np.zeros((2, 1, 4, 4), np.uint8), np.zeros((2, 1), np.int64), "labels: got int64 (2, 1)"),
+        (np.zeros((2, 1, 4, 4), np.uint8), np.zeros(2), "labels: got float64 (2,)"),
+    ],
+)
+def test_split_refuses_other_arrays(images: np.ndarray, labels: np.ndarray, says: str) -> None:
+    with pytest.raises(DataError) as caught:
+        Split(images, labels)
+    assert says in str(caught.value)
+    with pytest.raises(DataError):
+        Dataset.from_arrays((images, labels), (images, labels))
+
+
+def test_from_arrays_converts_and_splits() -> None:
+    images = np.arange(6 * 16, dtype=np.uint8).reshape(6, 4, 4)
+    labels = np.array([0, 1, 2, 0, 1, 2], np.uint8)
+    data = Dataset.from_arrays((images, labels), (images[:3], [2, 1, 0]), validation=2, split_seed=3, name="mine")
+    assert data.name == "mine"
+    assert data.classes == ("0", "1", "2")
+    assert data.input_shape == (1, 4, 4)
+    assert (len(data.train), len(data.validation), len(data.test)) == (4, 2, 3)
+    assert data.train.labels.dtype == data.test.labels.dtype == np.int64
+    expected, _ = hold_out(Split(images[:, None], labels.astype(np.int64)), 2, seed=3)
+    np.testing.assert_array_equal(data.train.images, expected.images)
+    np.testing.assert_array_equal(data.test.images[:, 0], images[:3])
+
+
+def test_from_arrays_refuses_labels_without_a_class_and_images_of_two_sizes() -> None:
+    images, labels = np.zeros((3, 4, 4), np.uint8), np.array([0, 1, 2])
+    with pytest.raises(DataError, match=r"train labels: got 0\.\.2, expected 0\.\.1 for 2 classes"):
+        Dataset.from_arrays((images, labels), (images, labels), classes=["cat", "dog"])
+    with pytest.raises(DataError, match=r"test labels: got -1\.\.1, expected 0\.\.2 for 3 classes"):
+        Dataset.from_arrays((images, labels), (images, labels - 1))
+    with pytest.raises(DataError, match=r"test images: got shape \(1, 5, 5\), expected \(1, 4, 4\)"):
+        Dataset.from_arrays((images, labels), (np.zeros((3, 5, 5), np.uint8), labels))
+
+
+def test_a_split_is_indexed_and_shown_shortly() -> None:
+    split = numbered(12)
+    np.testing.assert_array_equal(numbers(split[[3, 1]]), [3, 1])
+    np.testing.assert_array_equal(numbers(split[split.labels == 1]), [1, 11])
+    assert repr(split[:5]) == "Split(5 images of 1×2×2)"

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from onebit.errors import FormatError
+from onebit.packed import Certificate, LayerProof
+
+
+def test_json_and_back(certificate: Certificate) -> None:
+    drawn = replace(certificate, weights="sample", seed=2**63 - 1, correct=None, source=None, recipe=None, layers=())
+    for one in (certificate, drawn):
+        assert Certificate.from_json(json.loads(json.dumps(one.to_json()))) == one
+
+
+def test_json_holds_exactly_the_specified_fields(certificate: Certificate) -> None:
+    value = certificate.to_json()
+    assert sorted(value) == [
+        "bit_exact", "correct", "count", "dataset", "label_mismatches", "layers", "max_logit_difference", "onebit",
+        "recipe", "seed", "source", "split", "weights",
+    ]  # fmt: skip
+    assert value["layers"] == [{"name": "fc0", "proof": "every integer", "integers": 399_841, "mismatches": 0}]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weights": "latent"}, "'latent', expected 'binary' or 'sample'"),
+        ({"weights": "sample"}, "'sample' needs one"),
+        ({"seed": 3}, "'binary' has none"),
+        ({"count": -1}, "count is -1"),
+        ({"count": 1.0}, "count is 1.0"),
+        ({"count": True}, "count is True"),
+        ({"correct": 10_001}, "expected a count of at most 10000"),
+        ({"label_mismatches": 10_001}, "expected a count of at most 10000"),
+        ({"max_logit_difference": float("nan")}, "max_logit_difference is nan"),
+        ({"max_logit_difference": float("inf")}, "max_logit_difference is inf"),
+        ({"max_logit_difference": -1e-9}, "at least 0"),
+        ({"bit_exact": 1}, "expected true or false"),
+        ({"bit_exact": True}, "claims bit_exact beside a difference"),
+        ({"bit_exact": True, "max_logit_difference": 0.0, "label_mismatches": 1}, "claims bit_exact"),
+        ({"source": "ABC"}, "64 hexadecimal digits"),
+        ({"source": "0" * 63 + "\n"}, "64 hexadecimal digits"),
+        ({"dataset": "\x1b[31m"}, "printable text"),
+        ({"onebit": None}, "printable text"),
+        ({"recipe": 5}, "printable text"),
+        ({"layers": {}}, "layers is not a list"),
+        ({"layers": ["fc0"]}, "expected an object"),
+        ({"layers": [{"name": "a", "proof": "every integer", "integers": 1}]}, "lacks the field 'mismatches'"),
+        ({"layers": [{"name": "a", "proof": "belief", "integers": 1, "mismatches": 0}]}, "proof is 'belief'"),
+        ({"layers": [{"name": "a", "proof": "float", "integers": 1, "mismatches": 2}]}, "at most 1"),
+        ({"dataset_": "x"}, "unknown field 'dataset_'; did you mean 'dataset'"),
+    ],
+)
+def test_what_cannot_be_true_is_refused(certificate: Certificate, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(FormatError, match=message) as info:
+        Certificate.from_json({**certificate.to_json(), **change})
+    assert "\n" not in str(info.value)
+
+
+def test_a_missing_field_is_named(certificate: Certificate) -> None:
+    value = certificate.to_json()
+    del value["split"]
+    with pytest.raises(FormatError, match="certificate lacks the field 'split'"):
+        Certificate.from_json(value)
+    with pytest.raises(FormatError, match="expected an object"):
+        Certificate.from_json([])
+
+
+def test_proofs_are_checked_when_made() -> None:
+    with pytest.raises(FormatError, match="layer mismatches is 3"):
+        LayerProof(name="fc", proof="float", integers=2, mismatches=3)

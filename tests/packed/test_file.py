@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import json
+import os
+import resource
+import runpy
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from onebit.bits import pack_signs, unpack_signs
+from onebit.errors import FormatError, OnebitError
+from onebit.packed import (
+    OPS,
+    Affine,
+    Certificate,
+    Dense,
+    Flatten,
+    Hardtanh,
+    InputSpec,
+    PackedNet,
+    RealDense,
+    Relu,
+    Sign,
+    costs,
+    dumps,
+    load,
+    loads,
+    save,
+)
+
+Maker = Callable[..., PackedNet]
+ROOT = Path(__file__).parents[2]
+
+
+def graph_of(data: bytes) -> dict[str, Any]:
+    start = 8 + int.from_bytes(data[:8], "little")
+    return json.loads(json.loads(data[8:start])["__metadata__"]["onebit"])
+
+
+@pytest.mark.parametrize("form", ["weight-only", "sign", "mixed"])
+@pytest.mark.parametrize("widths", [(1, 1), (3, 2), (64, 64, 2), (65, 63, 9, 10)])
+def test_a_net_comes_back_as_it_was(tmp_path: Path, packed_mlp: Maker, form: str, widths: tuple[int, ...]) -> None:
+    net = packed_mlp(widths, form=form)
+    save(net, tmp_path / "net.1bit")
+    back = load(tmp_path / "net.1bit")
+    assert (back.input.shape, back.input.coding, back.output, back.classes, back.name, back.certificate) == (
+        net.input.shape, net.input.coding, net.output, net.classes, net.name, None,
+    )  # fmt: skip
+    assert len(back.nodes) == len(net.nodes)
+    for mine, its in zip(net.nodes, back.nodes, strict=True):
+        assert type(mine) is type(its)
+        assert (mine.inputs, mine.output) == (its.inputs, its.output)
+        for name in mine.attributes:
+            assert getattr(mine, name) == getattr(its, name)
+        for name in mine.arrays:
+            a, b = getattr(mine, name), getattr(its, name)
+            assert (a is None) == (b is None)
+            if a is not None:
+                assert a.dtype == b.dtype
+                np.testing.assert_array_equal(a, b)
+    for name in ("mean", "std"):
+        np.testing.assert_array_equal(getattr(net.input, name), getattr(back.input, name))
+
+
+def test_every_operation_survives(packed_mlp: Maker) -> None:
+    nets = [packed_mlp((12, 70, 10), form=form) for form in ("weight-only", "sign", "mixed")]
+    a, b = Flatten(inputs=("input",), output="a"), Hardtanh(inputs=("a",), output="b")
+    chain = (a, b, Sign(inputs=("b",), output="c"))
+    nets.append(PackedNet(input=InputSpec(shape=(3, 2, 2)), nodes=chain, output="c"))  # a file without tensors
+    assert {type(node) for net in nets for node in net.nodes} == set(OPS.values())
+    for net in nets:
+        assert dumps(loads(dumps(net))) == dumps(net)
+
+
+def test_the_certificate_and_people_s_texts_come_back(packed_mlp: Maker, certificate: Certificate) -> None:
+    net = replace(packed_mlp((3, 2), certificate=certificate), classes=('quo"te', "猫"), name="näme \\ '")
+    back = loads(dumps(net))
+    assert (back.certificate, back.classes, back.name) == (certificate, net.classes, net.name)
+    assert loads(dumps(replace(net, classes=None))).classes is None
+
+
+def test_the_same_net_always_makes_the_same_bytes(tmp_path: Path, packed_mlp: Maker, certificate: Certificate) -> None:
+    contents = set()
+    for index in range(20):
+        save(packed_mlp(form="mixed", certificate=certificate), tmp_path / f"{index}.1bit")
+        contents.add((tmp_path / f"{index}.1bit").read_bytes())
+    assert len(contents) == 1
+
+
+def test_transposed_and_strided_arrays_are_stored_by_their_values() -> None:
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((6, 4)).astype(np.float32)
+    words = pack_signs(rng.choice([-1, 1], (130, 6)), axis=0)  # (3, 6): its transpose is not contiguous
+    nodes = (
+        Flatten(inputs=("input",), output="x"),
+        Dense(inputs=("x",), output="fc", signs=words.T, in_features=130),
+        Affine(inputs=("fc",), output="a", shift=np.arange(12, dtype=np.float32)[::2]),
+        RealDense(inputs=("a",), output="y", weight=weight.T),
+    )
+    net = PackedNet(input=InputSpec(shape=(1, 10, 13)), nodes=nodes, output="y")
+    _, dense, affine, last = loads(dumps(net)).nodes
+    np.testing.assert_array_equal(dense.signs, words.T)  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(affine.shift, [0, 2, 4, 6, 8, 10])  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(last.weight, weight.T)  # type: ignore[attr-defined]
+
+
+def test_what_no_net_can_mean_is_not_written(tmp_path: Path) -> None:
+    nodes = (Affine(inputs=("input",), output="a", shift=np.array([np.nan], np.float32)),)
+    with pytest.raises(FormatError, match=r"node 'a' .affine.: 1 of 1 values of shift are not finite"):
+        save(PackedNet(input=InputSpec(shape=(1, 2, 2)), nodes=nodes, output="a"), tmp_path / "net.1bit")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_net_with_more_tensors_than_a_reader_takes_is_not_written() -> None:
+    shift = np.ones(1, np.float32)
+    nodes = [Affine(inputs=("input",), output="0", shift=shift)]
+    nodes += [Affine(inputs=(str(index),), output=str(index + 1), shift=shift) for index in range(10_000)]
+    with pytest.raises(FormatError, match="has 10001 tensors, expected at most 10000"):
+        dumps(PackedNet(input=InputSpec(shape=(1, 1, 1)), nodes=tuple(nodes), output="10000"))
+
+
+@pytest.mark.parametrize("form", ["weight-only", "sign"])
+@pytest.mark.parametrize("widths", [(784, 2048, 2048, 2048, 10), (784, 128, 10), (64, 32, 10)])
+def test_the_file_is_as_small_as_promised(
+    packed_mlp: Maker, certificate: Certificate, form: str, widths: tuple[int, ...]
+) -> None:
+    layers = len(widths) - 1
+    certificate = replace(certificate, layers=certificate.layers * layers)
+    net = packed_mlp(widths, form=form, shape=(1, 1, widths[0]), certificate=certificate)
+    weights = sum(cost.binary_weights for cost in costs(net))
+    reals = sum(cost.real_parameters for cost in costs(net))
+    assert weights == sum(a * b for a, b in pairwise(widths))
+    hidden = 2 * sum(widths[1:]) if form == "weight-only" else sum(widths[1:-1]) + 2 * widths[-1]
+    assert reals == hidden
+    # a layer is counted strictly: only those with weights, though affine maps, thresholds and ReLUs cost bytes too
+    assert len(dumps(net)) <= 1.02 * (weights / 8 + 4 * reals) + 2000 + 150 * layers
+
+
+def test_any_safetensors_reader_opens_the_file(tmp_path: Path, packed_mlp: Maker) -> None:
+    net = packed_mlp((12, 70, 10), form="sign")
+    save(net, tmp_path / "net.1bit")
+    with safe_open(tmp_path / "net.1bit", framework="numpy") as file:
+        assert set(file.metadata()) == {"onebit"}
+        assert json.loads(file.metadata()["onebit"])["format"] == 1
+        rows = file.get_tensor("fc1.signs")
+    assert rows.dtype == np.uint8
+    assert rows.shape == (10, 9)
+    expected = unpack_signs(net.nodes[3].signs, 70)  # type: ignore[attr-defined]
+    bits = np.unpackbits(rows, axis=1, count=70, bitorder="little")
+    np.testing.assert_array_equal(bits.astype(int) * 2 - 1, expected)
+
+
+def test_full_disk_keeps_the_old_file(tmp_path: Path, packed_mlp: Maker) -> None:
+    path = tmp_path / "net.1bit"
+    save(packed_mlp((3, 2)), path)
+    old = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
+    try:
+        with pytest.raises(OnebitError, match=r"cannot write '.*net\.1bit'"):
+            save(packed_mlp((300, 300, 10)), path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == old
+    assert os.listdir(tmp_path) == ["net.1bit"]
+
+
+def test_files_that_cannot_be_read_are_one_clear_line(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    for path, message in [
+        (tmp_path / "gone.1bit", r"cannot read '.*gone\.1bit': No such file or directory"),
+        (tmp_path, "is not a regular file"),
+        (pipe, "is not a regular file"),
+    ]:
+        with pytest.raises(FormatError, match=message):
+            load(path)
+
+
+def test_the_specification_s_reader_reads_what_we_write(tmp_path: Path, packed_mlp: Maker) -> None:
+    text = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
+    (tmp_path / "reader.py").write_text(text.split("```python\n")[1].split("```")[0], encoding="utf-8")
+    for form in ("weight-only", "sign", "mixed"):
+        net = packed_mlp((12, 70, 10), form=form)
+        save(net, tmp_path / "net.1bit")
+        graph, tensors = runpy.run_path(str(tmp_path / "reader.py"))["read"](tmp_path / "net.1bit")
+        assert graph == graph_of(dumps(net))
+        for node in net.nodes:
+            for name, stored in node.arrays.items():
+                if (array := getattr(node, name)) is not None:
+                    expected = unpack_signs(array, node.in_features) if name == "signs" else array  # type: ignore[attr-defined]
+                    np.testing.assert_array_equal(tensors.pop(f"{node.output}.{name}"), expected, err_msg=stored.dtype)
+        assert set(tensors) == ({"input.mean", "input.std"} if form == "mixed" else set())
+    command = [sys.executable, str(tmp_path / "reader.py"), str(tmp_path / "net.1bit")]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    assert lines[1:3] == ["fc0.centre float32 (70,)", "fc0.scale float32 (70,)"]
+    assert "fc0.signs int8 (70, 12)" in lines
+
+
+def test_the_specification_names_every_operation_and_field() -> None:
+    text = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
+    for op, kind in OPS.items():
+        line = next(line for line in text.splitlines() if line.startswith(f"| `{op}` |"))
+        for name in (*kind.arrays, *kind.attributes):
+            assert f"`{name}`" in line, (op, name)
+    net = PackedNet(input=InputSpec(shape=(1, 1, 1)), nodes=(Relu(inputs=("input",), output="y"),), output="y")
+    for name in graph_of(dumps(net)):
+        assert f"| `{name}` |" in text

@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError, replace
+
+import numpy as np
+import pytest
+
+from onebit.bits import pack_signs
+from onebit.errors import FormatError
+from onebit.packed import (
+    OPS,
+    Affine,
+    Dense,
+    Flatten,
+    Hardtanh,
+    InputSpec,
+    Node,
+    PackedNet,
+    RealDense,
+    Relu,
+    Sign,
+    Threshold,
+    Value,
+    costs,
+    infer,
+)
+
+Maker = Callable[..., PackedNet]
+IMAGE = InputSpec(shape=(1, 2, 3))
+
+
+def zeros(*shape: int) -> np.ndarray:
+    return np.zeros(shape, np.float32)
+
+
+def flat() -> Flatten:
+    return Flatten(inputs=("input",), output="flat")
+
+
+def dense(source: str = "flat", output: str = "fc", *, inputs: int = 6, outputs: int = 4, **fields: object) -> Dense:
+    signs = pack_signs(np.ones((outputs, inputs)))
+    return Dense(inputs=(source,), output=output, signs=signs, in_features=inputs, **fields)  # type: ignore[arg-type]
+
+
+def threshold(source: str, channels: int = 4) -> Threshold:
+    direction = np.ones(channels, np.int8)
+    return Threshold(inputs=(source,), output="t", threshold=np.zeros(channels, np.int32), direction=direction)
+
+
+def net(*nodes: Node, output: str | None = None, spec: InputSpec = IMAGE) -> PackedNet:
+    return PackedNet(input=spec, nodes=nodes, output=output or nodes[-1].output)
+
+
+def test_kinds_shapes_and_bounds_follow_the_values(packed_mlp: Maker) -> None:
+    assert infer(packed_mlp((12, 70, 10), form="weight-only")) == {
+        "input": Value((1, 1, 12), "integer", 255),
+        "flat": Value((12,), "integer", 255),
+        "fc0": Value((70,), "integer", 12 * 255),
+        "affine0": Value((70,), "real"),
+        "relu0": Value((70,), "real"),
+        "fc1": Value((10,), "real"),
+        "affine1": Value((10,), "real"),
+    }
+    sign = infer(packed_mlp((12, 70, 10), form="sign"))
+    assert sign["threshold0"] == Value((70,), "sign", 1)
+    assert sign["fc1"] == Value((10,), "integer", 70)
+    mixed = infer(packed_mlp((12, 70, 10), form="mixed"))
+    assert mixed["input"] == Value((1, 1, 12), "real")
+    assert mixed["sign0"] == Value((70,), "sign", 1)
+    assert mixed["fc1"].kind == "real"
+
+
+def test_elementwise_operations_keep_integers_where_they_can() -> None:
+    values = infer(net(Relu(inputs=("input",), output="r"), Hardtanh(inputs=("r",), output="h")))
+    assert values["r"] == Value((1, 2, 3), "integer", 255)
+    assert values["h"] == Value((1, 2, 3), "integer", 1)  # 0 is possible: not a sign
+    scaled = infer(net(flat(), dense(scale=np.ones(4, np.float32)), Sign(inputs=("fc",), output="s")))
+    assert scaled["fc"].kind == "real"
+    assert scaled["s"].kind == "sign"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "output", "message"),
+    [
+        ([], "x", "no nodes"),
+        ([flat(), dense("flatt")], "fc", r"node 'fc' \(dense\): reads 'flatt', which no node before it makes"),
+        ([dense("b", "a", inputs=4), dense("a", "b", inputs=4)], "b", "node 'a' .* reads 'b'"),
+        ([flat(), dense("fc", "fc")], "fc", "reads 'fc'"),
+        ([flat(), dense(), dense(output="fc")], "fc", "output name is taken"),
+        ([Flatten(inputs=("input",), output="input")], "input", "output name is taken"),
+        ([flat(), dense()], "gone", "output 'gone' is made by no node"),
+        ([flat()], "input", "output 'input' is made by no node"),
+        ([flat(), dense(), dense("flat", "spare")], "fc", "value 'spare' is never used"),
+        ([flat(), dense(), dense("flat", "spare")], "flat", "value 'fc' is never used"),
+        ([Flatten(inputs=("input",), output="../x")], "../x", "no value name"),
+        ([Flatten(inputs=("input",), output="")], "", "no value name"),
+        ([Flatten(inputs=("input",), output="a" * 101)], "a" * 101, "no value name"),
+        ([flat(), dense(inputs=7)], "fc", r"got a value of shape \(6,\), expected \(7,\)"),
+        ([dense("input")], "fc", r"got a value of shape \(1, 2, 3\)"),
+        ([flat(), RealDense(inputs=("flat",), output="fc", weight=zeros(2, 5))], "fc", r"expected \(5,\)"),
+        ([flat(), Affine(inputs=("flat",), output="a", shift=zeros(5))], "a", "expected 5 channels"),
+        ([Affine(inputs=("input",), output="a", scale=zeros(6))], "a", "expected 6 channels"),
+        ([flat(), dense(), threshold("fc", 3)], "t", "expected 3 channels"),
+        ([flat(), dense(centre=zeros(4)), threshold("fc")], "t", "got real values, expected integers"),
+    ],
+)
+def test_unsound_graphs_are_refused(nodes: list[Node], output: str, message: str) -> None:
+    with pytest.raises(FormatError, match=message) as info:
+        net(*nodes, output=output)
+    assert "\n" not in str(info.value)
+
+
+def test_sums_beyond_int32_are_refused() -> None:
+    spec = InputSpec(shape=(1, 1, 2000))
+    first = dense("flat", "a", inputs=2000, outputs=2000)
+    pair, triple = (dense("a", "b", inputs=2000, outputs=outputs) for outputs in (2, 3))
+    assert infer(net(flat(), first, pair, dense("b", "c", inputs=2), spec=spec))["c"].bound == 2_040_000_000
+    with pytest.raises(FormatError, match=r"node 'c' .*sums reach 3060000000, more than int32 holds"):
+        net(flat(), first, triple, dense("b", "c", inputs=3), spec=spec)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: dense(scale=np.ones(4)), "scale is float64 .*expected a float32 array with 1 axes"),
+        (lambda: dense(scale=zeros(3)), r"scale has shape \(3,\), expected \(4,\)"),
+        (lambda: dense(centre=zeros(4, 1)), "centre is float32"),
+        (lambda: dense(centre=[0.0] * 4), "centre is list"),
+        (lambda: replace(dense(), in_features=65), "signs have 1 words a row, expected 2"),
+        (lambda: replace(dense(), in_features=0), "in_features is 0, expected a positive integer"),
+        (lambda: replace(dense(), in_features=True), "in_features is True"),
+        (lambda: replace(dense(), signs=np.ones((4, 1), np.int64)), "signs is int64"),
+        (lambda: replace(dense(), signs=np.ones((4, 1), ">u8")), "signs is >u8"),
+        (lambda: replace(dense(), signs=np.ones((0, 1), np.uint64)), "no empty axis"),
+        (lambda: replace(dense(), inputs=()), "got 0 inputs, expected 1"),
+        (lambda: Sign(inputs=("a", "b"), output="c"), "got 2 inputs, expected 1"),
+        (lambda: Affine(inputs=("a",), output="b"), "neither scale nor shift"),
+        (lambda: replace(threshold("a"), direction=np.ones(3, np.int8)), r"direction has shape \(3,\), expected"),
+        (lambda: replace(threshold("a"), threshold=np.ones(4, np.int64)), "threshold is int64"),
+        (lambda: replace(RealDense(inputs=("a",), output="b", weight=zeros(1, 1)), weight=None), "weight is NoneType"),
+    ],
+)
+def test_arrays_that_do_not_fit_their_node_are_refused(build: Callable[[], Node], message: str) -> None:
+    with pytest.raises(FormatError, match=message):
+        build()
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        (
+            dense(scale=np.array([1, np.nan, np.inf, 1], np.float32)),
+            "node 'fc' .dense.: 2 of 4 values of scale are not finite",
+        ),
+        (dense(centre=np.array([1, 1, 1, -np.inf], np.float32)), "1 of 4 values of centre"),
+        (replace(dense(), signs=np.full((4, 1), 64, np.uint64)), "4 rows have bits set after their 6 signs"),
+        (RealDense(inputs=("flat",), output="fc", weight=np.full((2, 6), np.nan, np.float32)), "12 of 12"),
+        (Affine(inputs=("flat",), output="fc", shift=np.full(6, np.inf, np.float32)), "6 of 6 values of shift"),
+        (
+            Threshold(
+                inputs=("flat",),
+                output="fc",
+                threshold=np.zeros(6, np.int32),
+                direction=np.array([1, -1, 0, 2, -128, 127], np.int8),
+            ),
+            "4 of 6 values of direction",
+        ),
+    ],
+)
+def test_contents_that_mean_nothing_are_refused(node: Node, message: str) -> None:
+    with pytest.raises(FormatError, match=message):
+        net(flat(), node).check_values()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"shape": (1, 28)}, "expected three positive integers"),
+        ({"shape": (1, 0, 28)}, "expected three positive integers"),
+        ({"shape": (1, 28.0, 28)}, "expected three positive integers"),
+        ({"shape": (1, 65536, 65536)}, "more than 2147483647 values"),
+        ({"coding": "zca"}, "coding is 'zca', expected 'integer' or 'standardise'"),
+        ({"mean": zeros(1)}, "'integer' has none"),
+        ({"coding": "standardise", "mean": zeros(1)}, "std is not a float32 array of shape"),
+        ({"coding": "standardise", "mean": zeros(2), "std": zeros(2)}, "mean is not a float32 array of shape"),
+    ],
+)
+def test_bad_inputs_are_refused(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(FormatError, match=message):
+        InputSpec(**{"shape": (1, 28, 28), **fields})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("mean", "std"), [(np.nan, 1), (0, 0), (0, -1), (0, np.inf)])
+def test_a_standardisation_that_means_nothing_is_refused(mean: float, std: float) -> None:
+    arrays = {"mean": np.array([mean], np.float32), "std": np.array([std], np.float32)}
+    spec = InputSpec(shape=(1, 2, 3), coding="standardise", **arrays)
+    with pytest.raises(FormatError, match=r"input (mean|std)"):
+        net(flat(), spec=spec).check_values()
+
+
+def test_names_shown_to_people_are_printable(packed_mlp: Maker) -> None:
+    good = packed_mlp((3, 2))
+    assert replace(good, name="déjà vu", classes=("a b", "猫")).classes == ("a b", "猫")
+    for bad in ({"name": "\x1b[2J"}, {"name": "a" * 201}, {"classes": ("a", "b\n")}, {"name": 3}):
+        with pytest.raises(FormatError, match="expected printable text"):
+            replace(good, **bad)
+    with pytest.raises(FormatError, match="got 3 class names for 2 outputs"):
+        replace(good, classes=("a", "b", "c"))
+
+
+def test_nets_are_frozen(packed_mlp: Maker) -> None:
+    with pytest.raises(FrozenInstanceError):
+        packed_mlp().output = "x"  # type: ignore[misc]
+
+
+def test_a_foreign_node_is_refused() -> None:
+    class Rot13(Sign):
+        pass
+
+    with pytest.raises(FormatError, match="Rot13 is no operation of a packed net; known: flatten, dense"):
+        net(Rot13(inputs=("input",), output="x"))
+
+
+def test_costs_count_what_a_file_holds(packed_mlp: Maker) -> None:
+    by_name = {cost.name: cost for cost in costs(packed_mlp((12, 70, 10), form="sign"))}
+    assert by_name["fc0"] == ("fc0", "dense", (70,), 840, 0, 70 * 2, 840)
+    assert by_name["threshold0"] == ("threshold0", "threshold", (70,), 0, 70, 70 * 5, 0)
+    assert by_name["fc1"] == ("fc1", "dense", (10,), 700, 0, 10 * 9, 700)
+    assert by_name["affine1"] == ("affine1", "affine", (10,), 0, 20, 80, 0)
+    mixed = {cost.name: cost for cost in costs(packed_mlp((12, 70, 10), form="mixed"))}
+    assert mixed["fc0"] == ("fc0", "dense", (70,), 840, 140, 70 * 2 + 140 * 4, 840)
+    assert mixed["fc1"] == ("fc1", "real_dense", (10,), 0, 700, 2800, 700)
+    assert mixed["bias1"].real_parameters == 10
+
+
+def test_every_operation_has_one_name() -> None:
+    assert len(set(OPS.values())) == len(OPS)
+    for kind in OPS.values():
+        assert issubclass(kind, Node)
+        assert "signs" not in kind.arrays or "in_features" in kind.attributes

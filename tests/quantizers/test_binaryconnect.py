@@ -1,0 +1,179 @@
+"""`sign`, `Sign` and `Stochastic`: the one sign of the package, and probabilities that are exact."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from onebit.errors import UsageError
+from onebit.quantizers import Sign, SteSign, Stochastic, draw_signs, sign
+from onebit.quantizers import binaryconnect as module
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def count_over_all_bytes(monkeypatch: pytest.MonkeyPatch, latents: Tensor, value: float) -> Tensor:
+    """For each latent, how many of the 256 possible bytes give +1."""
+    words = torch.arange(256, dtype=torch.int32).to(torch.uint8).view(torch.int64).repeat(len(latents))
+    monkeypatch.setattr(module.torch, "randint", lambda *args, **kwargs: words.clone())
+    drawn = draw_signs(latents[:, None].repeat(1, 256), value=value)
+    assert set(drawn.unique().tolist()) <= {-1.0, 1.0}
+    return (drawn > 0).sum(dim=1)
+
+
+# ---------------------------------------------------------------------------------------------------------------- sign
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64])
+def test_sign_has_two_values_and_keeps_the_dtype(dtype: torch.dtype) -> None:
+    x = torch.tensor([-3, -1, 0, 1, 3], dtype=dtype)
+    signs = sign(x)
+    assert signs.tolist() == [-1, -1, 1, 1, 1]
+    assert signs.dtype == dtype
+
+
+def test_sign_of_both_zeros_and_of_nan_is_plus_one() -> None:
+    assert sign(torch.tensor([0.0, -0.0, math.nan, -math.nan])).tolist() == [1, 1, 1, 1]
+
+
+def test_sign_of_the_smallest_negative_number_is_minus_one() -> None:
+    assert sign(torch.tensor([-1e-45, 1e-45])).tolist() == [-1, 1]  # subnormal
+
+
+def test_sign_takes_a_parameter_and_gives_plain_numbers() -> None:
+    weight = torch.nn.Parameter(torch.tensor([-0.5, 0.5]))
+    assert sign(weight).tolist() == [-1, 1]
+    assert not sign(weight).requires_grad
+    assert draw_signs(torch.nn.Parameter(torch.tensor([-1.0, 1.0]))).tolist() == [-1, 1]
+
+
+# --------------------------------------------------------------------------------------------------------- probability
+@pytest.mark.parametrize("value", [1.0, 0.25, 0.043301, 3.0])
+def test_the_probability_is_exact_to_one_in_256(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
+    relative = torch.linspace(-1.5, 1.5, 3001, dtype=torch.float64)
+    latents = (relative * value).float()
+    counts = count_over_all_bytes(monkeypatch, latents, value)
+    p = ((latents.double() / value + 1) / 2).clamp(0, 1)
+    assert float((counts / 256 - p).abs().max()) <= 0.5 / 256 + 1e-6
+    assert bool((counts.diff() >= 0).all())
+
+
+def test_steps_of_1_in_128_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    latents = torch.arange(-128, 129) / 128
+    assert count_over_all_bytes(monkeypatch, latents, 1.0).tolist() == list(range(257))
+
+
+@pytest.mark.parametrize("value", [1.0, 0.1, 1 / 3, math.sqrt(1.5 / (784 + 2048)), 7.3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_at_and_beyond_the_value_nothing_is_random(
+    monkeypatch: pytest.MonkeyPatch, value: float, dtype: torch.dtype
+) -> None:
+    bound = torch.tensor(value, dtype=dtype)
+    outside = torch.stack([bound, torch.nextafter(bound, bound * 2), bound * 1.5, bound * 100, bound * torch.inf])
+    assert count_over_all_bytes(monkeypatch, outside, value).tolist() == [256] * 5
+    assert count_over_all_bytes(monkeypatch, -outside, value).tolist() == [0] * 5
+
+
+@pytest.mark.parametrize("fans", [(10, 4), (2048, 784)])
+def test_the_glorot_value_sets_the_probability(monkeypatch: pytest.MonkeyPatch, fans: tuple[int, int]) -> None:
+    from onebit.layers import BinaryLinear
+
+    layer = BinaryLinear(fans[1], fans[0], weight_quantizer="stochastic", value="glorot")
+    value = math.sqrt(1.5 / sum(fans))
+    assert isinstance(layer.weight_quantizer, Stochastic)
+    assert layer.weight_quantizer.value == layer.weight_quantizer.latent_bound == pytest.approx(value, rel=1e-12)
+    latents = torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0]) * value
+    assert count_over_all_bytes(monkeypatch, latents, layer.weight_quantizer.value).tolist() == [0, 64, 128, 192, 256]
+
+
+@pytest.mark.parametrize("latent", [-0.75, -0.25, 0.0, 0.3, 0.9])
+def test_every_byte_position_of_a_word_is_unbiased(latent: float) -> None:
+    """`random_()` without a range never sets the top bit of a word: every eighth weight would be biased."""
+    draws = 40_000
+    signs = draw_signs(torch.full((draws, 8), latent), generator=seeded(3))
+    p = round(128 * latent + 128) / 256
+    z = ((signs > 0).double().sum(dim=0) - draws * p) / math.sqrt(draws * p * (1 - p))
+    assert float(z.abs().max()) < 5
+
+
+def test_draws_fit_their_probabilities_chi_square() -> None:
+    draws, latents = 20_000, torch.linspace(-0.98, 0.98, 99)
+    plus = (draw_signs(latents.repeat(draws, 1), generator=seeded(11)) > 0).double().sum(dim=0)
+    p = (128 * latents.double() + 128).round() / 256
+    chi_square = float(((plus - draws * p).square() / (draws * p * (1 - p))).sum())
+    assert 99 - 5 * math.sqrt(2 * 99) < chi_square < 99 + 5 * math.sqrt(2 * 99)
+
+
+def test_neighbouring_draws_are_independent() -> None:
+    draws = draw_signs(torch.zeros(20_000, 16), generator=seeded(5)).double()
+    correlation = draws.t() @ draws / len(draws)
+    assert float((correlation - torch.eye(16)).abs().max()) < 5 / math.sqrt(len(draws))
+
+
+def test_successive_forward_passes_draw_anew() -> None:
+    quantizer, latent = Stochastic(generator=seeded()), torch.zeros(50, 50)
+    agreement = float((quantizer(latent) == quantizer(latent)).double().mean())
+    assert 0.45 < agreement < 0.55
+
+
+# ------------------------------------------------------------------------------------------------------------- streams
+def test_a_generator_reproduces_the_draws_and_spares_the_global_stream() -> None:
+    latent = torch.zeros(9, 9)
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    first = [Stochastic(generator=seeded(4))(latent), Stochastic(generator=seeded(4))(latent)]
+    assert torch.equal(first[0], first[1])
+    assert not torch.equal(first[0], Stochastic(generator=seeded(5))(latent))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_evaluation_draws_nothing() -> None:
+    quantizer, latent = Stochastic().eval(), torch.linspace(-1, 1, 20)
+    before = torch.get_rng_state()
+    assert torch.equal(quantizer(latent), sign(latent))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("kind", [Sign, Stochastic])
+def test_a_sample_is_a_draw_with_the_scale_that_ships(kind: type[Sign]) -> None:
+    quantizer, latent = kind(0.5), torch.zeros(40, 50)
+    sample = quantizer.sample(latent, generator=seeded(2))
+    again = quantizer.sample(latent, generator=seeded(2))
+    assert torch.equal(sample.signs, again.signs)
+    assert 900 < int((sample.signs > 0).sum()) < 1100
+    assert set(sample.dense().unique().tolist()) == {-0.5, 0.5}
+    assert sample.scale is not None
+    assert sample.scale.tolist() == [0.5] * 40
+
+
+def test_ste_sign_defines_no_draw() -> None:
+    assert SteSign().sample(torch.zeros(2, 2)) is None
+
+
+# ---------------------------------------------------------------------------------------------------------- parameters
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
+@pytest.mark.parametrize("kind", [Sign, Stochastic, SteSign])
+def test_bounds_must_be_positive(kind: type, value: float) -> None:
+    with pytest.raises(UsageError, match="must be a positive number, got"):
+        kind(value)
+
+
+@pytest.mark.parametrize("clip_value", [0.5, 1.0, 1.3, 2.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_ste_sign_passes_the_gradient_up_to_and_including_its_clip_value(clip_value: float, dtype: torch.dtype) -> None:
+    bound = torch.tensor(clip_value, dtype=dtype)
+    x = torch.stack([bound, torch.nextafter(bound, bound * 2), -bound, -torch.nextafter(bound, bound * 2)])
+    x.requires_grad_()
+    SteSign(clip_value)(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [1, 0, 1, 0]
+
+
+def test_value_one_is_not_stored() -> None:
+    assert Sign().decompose(torch.ones(3, 2)).scale is None
+    scale = Sign(0.5).decompose(torch.ones(3, 2)).scale
+    assert scale is not None
+    assert scale.tolist() == [0.5, 0.5, 0.5]
