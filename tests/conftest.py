@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -23,6 +24,9 @@ from onebit.packed import (
     Sign,
     Threshold,
 )
+
+# before anything imports torch: the nets of the tests are tiny, and results do not depend on the number of cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 CERTIFICATE = Certificate(
     onebit="0.1.0",

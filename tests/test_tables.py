@@ -26,7 +26,7 @@ def test_a_near_name_is_offered() -> None:
 
 
 def test_far_names_are_all_listed_in_order() -> None:
-    with pytest.raises(UnknownNameError, match="unknown quantizer 'xyz'; known: ste_sign, stochastic$"):
+    with pytest.raises(UnknownNameError, match=r"unknown quantizer 'xyz'; known: ste_sign, stochastic$"):
         resolve(TABLE, "xyz", kind="quantizer")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -215,20 +215,16 @@ def _signs_seen(
     """For each site where torch has +1 on the images: bool (N, …)."""
     model = eval_copy(model)
     parts: dict[str, list[np.ndarray]] = {site.value: [] for site in sites}
-    calls: dict[str, int] = defaultdict(int)
+    wanted = {(model.get_submodule(site.module), site.call): site.value for site in sites}
+    calls: Counter[nn.Module] = Counter()
 
-    def record(path: str) -> None:
-        wanted = {site.call: site.value for site in sites if site.module == path}
+    def record(module: nn.Module, inputs: object, output: Tensor) -> None:
+        if (value := wanted.get((module, calls[module]))) is not None:
+            parts[value].append((output > 0).numpy())
+        calls[module] += 1
 
-        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
-            if (value := wanted.get(calls[path])) is not None:
-                parts[value].append((output > 0).numpy())
-            calls[path] += 1
-
-        model.get_submodule(path).register_forward_hook(hook)
-
-    for path in {site.module for site in sites}:
-        record(path)
+    for module in {module for module, _ in wanted}:
+        module.register_forward_hook(record)
     model.register_forward_pre_hook(lambda module, inputs: calls.clear())
     _torch_logits(model, images, weights, seed, batch_size)
     return {value: np.concatenate(arrays) for value, arrays in parts.items()}

@@ -66,7 +66,7 @@ def batch_bounds(count: int, batch_size: int) -> list[tuple[int, int]]:
     starts = list(range(0, count, batch_size))
     if len(starts) > 1 and count - starts[-1] == 1:
         starts.pop()
-    return list(zip(starts, [*starts[1:], count], strict=True))
+    return list(zip(starts, [*starts[1:], count], strict=False))  # without samples there is no batch
 
 
 def is_trained_mode(model: nn.Module, weights: str) -> bool:
@@ -230,6 +230,9 @@ def evaluate(
     """
     if len(split) == 0:
         raise UsageError("there are no images to evaluate: the split is empty")
+    wanted = getattr(model, "input_shape", split.images.shape[1:])
+    if tuple(wanted) != split.images.shape[1:]:
+        raise UsageError(f"the model takes images of shape {tuple(wanted)}, the data has {split.images.shape[1:]}")
     parse_weights(weights)
     if not any(True for _ in binary_layers(model)):
         weights = "real"

@@ -145,7 +145,8 @@ def summary(model: nn.Module, *, input_shape: tuple[int, ...] | None = None) -> 
             continue
         weight = getattr(module, "weight", None)
         weights = weight.numel() if isinstance(weight, Tensor) and weight.dim() > 1 else 0
-        positions = math.prod(output[1:]) if len(output) > 1 else 1
+        # a number of the output costs the weights of one output channel
+        macs = math.prod(output) * weights // len(weight) if weights else 0  # type: ignore[arg-type]
         total = sum(tensor.numel() for tensor in state)
         is_binary = name in binary
         rows.append(
@@ -155,8 +156,8 @@ def summary(model: nn.Module, *, input_shape: tuple[int, ...] | None = None) -> 
                 output_shape=output,
                 binary_weights=weights if is_binary else 0,
                 real_parameters=total - weights if is_binary else total,
-                binary_macs=weights * positions if is_binary else 0,
-                real_macs=0 if is_binary else weights * positions,
+                binary_macs=macs if is_binary else 0,
+                real_macs=0 if is_binary else macs,
             )
         )
     return Summary(tuple(rows))

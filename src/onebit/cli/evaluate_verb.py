@@ -103,9 +103,11 @@ def score_packed(net: Any, split: Split) -> dict[str, Any]:
 
 
 def _run(args: Any, weights: str) -> dict[str, Any]:
-    from onebit.evaluation import evaluate
+    from onebit.evaluation import evaluate, parse_weights
     from onebit.train.run import open_run
 
+    if weights != "packed":
+        parse_weights(weights)  # a wrong mode is told before anything is loaded
     set_threads()
     run = open_run(args.run, recipe=args.recipe)
     recipe = run.recipe

@@ -15,10 +15,10 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from onebit.errors import NotBinaryError, UsageError
+from onebit.errors import FoldError, NotBinaryError, UsageError
 from onebit.fold.folder import Folded, Folder, SignSite, check_finite
 from onebit.fold.operations import FOLDS
-from onebit.fold.trace import trace
+from onebit.fold.trace import first_line, trace
 from onebit.layers import BinaryLayer, binary_layers
 from onebit.packed import PackedNet
 from onebit.quantizers import BinaryWeight
@@ -65,9 +65,9 @@ def fold_model(
     """The packed net of a model, and where its signs come from. Arguments and errors as `pack`."""
     model = eval_copy(model)
     shape = getattr(model, "input_shape", None) if input_shape is None else input_shape
-    if shape is None or len(shape) != 3:
+    if not isinstance(shape, (tuple, list)) or len(shape) != 3 or not all(type(n) is int and n > 0 for n in shape):
         raise UsageError(f"got input_shape {shape!r}, expected (C, H, W) of an image, as in input_shape=(1, 28, 28)")
-    channels, height, width = (int(size) for size in shape)
+    channels, height, width = shape
     if not any(True for _ in binary_layers(model)):
         raise NotBinaryError("the model has no binary layer; make its layers binary with onebit.binarize_ and train it")
     folder = Folder(model, (channels, height, width), _shipped(model, weights, seed), FOLDS)
@@ -76,8 +76,17 @@ def fold_model(
 
 
 def eval_copy(model: nn.Module) -> nn.Module:
-    """A copy on the CPU, in eval mode, without the fixed weights of a test mode; the inside of a compiled model."""
-    model = copy.deepcopy(getattr(model, "_orig_mod", model)).cpu().eval()
+    """A copy on the CPU, in eval mode, without the fixed weights of a test mode; the inside of a compiled model.
+
+    Raises:
+        FoldError: the model cannot be copied.
+    """
+    try:
+        model = copy.deepcopy(getattr(model, "_orig_mod", model)).cpu().eval()
+    except Exception as error:
+        raise FoldError(
+            f"cannot copy the {type(model).__name__}: {first_line(error)}; keep no results of forward in it"
+        ) from error
     for module in model.modules():
         if isinstance(module, BinaryLayer):
             module.fixed_weight = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -23,7 +24,8 @@ class SignSite(NamedTuple):
     """Where a net takes signs.
 
     value: name in the packed net.
-    module, call: the torch module that gives the same signs, and in which of its calls.
+    module: path of the torch module that gives the same signs.
+    call: in which of its calls, which are counted over all places where the module stands.
     chain: what a threshold stands for; None where the packed net takes the sign of a real value.
     """
 
@@ -97,7 +99,7 @@ class Folder:
         self.reach: dict[str, range] = {}
         """The integers that each exact value can take."""
         self._signs: list[SignSite] = []
-        self._calls: Counter[str] = Counter()
+        self._calls: Counter[nn.Module] = Counter()
         self._written: dict[Pending, str] = {}
 
     def fold(self, graph: fx.Graph) -> Folded:
@@ -162,7 +164,7 @@ class Folder:
         Raises:
             FoldError: the value does not fit the node.
         """
-        output = base = name[-90:].lstrip(".-") or "value"
+        output = base = re.sub(r"[^A-Za-z0-9_.-]", "_", name[-90:]).lstrip(".-") or "value"
         count = 1
         while output in self.values or output == INPUT:
             count += 1
@@ -203,8 +205,8 @@ class Folder:
     def add_sign(self, value: str, call: Call, chain: Chain | None) -> None:
         """Note that the packed value `value` holds the signs that `call` makes."""
         self.reach[value] = range(-1, 2, 2)
-        self._signs.append(SignSite(value, call.name, self._calls[call.name], chain))
-        self._calls[call.name] += 1
+        self._signs.append(SignSite(value, call.name, self._calls[call.module], chain))
+        self._calls[call.module] += 1
 
 
 def check_finite(name: str, what: str, tensor: Tensor) -> Tensor:

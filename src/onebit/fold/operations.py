@@ -173,5 +173,6 @@ FOLDS: dict[Any, Operation] = {
     "reshape": _reshape,
     "view": _reshape,
     "contiguous": _same,
+    "float": _same,
 }
 """By layer class, function, or name of a tensor method."""

@@ -28,11 +28,15 @@ def trace(model: nn.Module, example: Tensor, *, is_leaf: Callable[[nn.Module], b
     except OnebitError:
         raise
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise FoldError(
-            f"cannot follow {type(model).__name__}.forward on images {tuple(example.shape)}: {lines[0]}; "
+            f"cannot follow {type(model).__name__}.forward on images {tuple(example.shape)}: {first_line(error)}; "
             "it may depend on shapes, but not on what tensors hold"
         ) from error
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, on one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def module_path(node: fx.Node) -> str:
@@ -117,7 +121,7 @@ class _Tracer(fx.Tracer):
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **options: Any) -> fx.Proxy:
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **options)
-        if kind != "output":
+        if kind not in ("output", "get_attr"):
             self.running = True
             try:
                 proxy.node.meta["value"] = self._run(proxy.node)
@@ -128,8 +132,11 @@ class _Tracer(fx.Tracer):
     def _run(self, node: fx.Node) -> Any:
         if node.op == "placeholder":
             return self.example
-        if node.op == "get_attr":
-            raise FoldError(f"the tensor {target_name(node)!r} is used outside of a layer, which cannot be packed")
+        for source in node.all_input_nodes:
+            if source.op == "get_attr":
+                raise FoldError(
+                    f"the tensor {target_name(source)!r} is used outside of a layer, which cannot be packed"
+                )
         module = self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
         reads_image = any(source.op == "placeholder" for source in node.all_input_nodes)
         if reads_image and not isinstance(module, InputCoding):

@@ -60,6 +60,30 @@ class BinaryWeight(NamedTuple):
         return weight
 
 
+class Prepared:
+    """The weight of the next forward pass, written together with a latent; it fits until the latent is written again.
+
+    Writes are seen as autograd sees them, by the version counter: one through `latent.data` goes unnoticed.
+    """
+
+    def __init__(self, latent: Tensor, weight: Tensor) -> None:
+        self.latent, self.weight = latent, weight
+        self.version, self.address = latent._version, latent.data_ptr()
+
+    def fits(self, latent: Tensor) -> bool:
+        """Whether `latent` is the one, unchanged, and `weight` has the dtype that this forward pass wants."""
+        return (
+            latent is self.latent
+            and latent._version == self.version
+            and latent.data_ptr() == self.address  # another storage keeps the version
+            and self.weight.dtype == autocast_dtype(latent)
+        )
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        # the copy of a model holds other Parameters: it begins with None
+        return type(None), ()
+
+
 class Quantizer(torch.nn.Module):
     """Base of weight quantizers: `forward` (latent -> weight used), `decompose` (latent -> what ships).
 
@@ -70,6 +94,16 @@ class Quantizer(torch.nn.Module):
     random = False
     latent_bound: float | None = None
     """The bound ±b inside which latents are meant to stay, None if the method knows none."""
+    prepared: Prepared | None = None
+    """Set by `onebit.optim.compile_update_` only."""
+
+    def take_prepared(self, latent: Tensor) -> Tensor | None:
+        """The weight that a compiled update wrote for this forward pass of training, if it fits; each serves once."""
+        prepared = self.prepared
+        if prepared is None or not self.training:
+            return None
+        self.prepared = None
+        return prepared.weight if prepared.fits(latent) else None
 
     def decompose(self, latent: Tensor) -> BinaryWeight:
         """Signs, scale and centre of what ships; for most methods sign(latent)."""

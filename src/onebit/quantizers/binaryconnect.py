@@ -8,13 +8,12 @@ from torch import Tensor
 from onebit.quantizers.base import BinaryWeight, Quantizer, autocast_dtype, check_positive, scale_per_channel, sign
 
 
-class _SignIdentity(torch.autograd.Function):
-    """value·sign(w) with the gradient passed on unchanged."""
+class _PassGradient(torch.autograd.Function):
+    """`weight`, made from `latent`, with the gradient passed on to `latent` unchanged."""
 
     @staticmethod
-    def forward(latent: Tensor, value: float) -> Tensor:
-        signs = sign(latent).to(autocast_dtype(latent))
-        return signs if value == 1.0 else signs.mul_(value)
+    def forward(latent: Tensor, weight: Tensor) -> Tensor:
+        return weight.view_as(weight)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:  # torch.func needs the two-part form
@@ -23,23 +22,6 @@ class _SignIdentity(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient.to(ctx.dtype), None
-
-
-class _DrawIdentity(torch.autograd.Function):
-    """One draw of ±value with the gradient passed on unchanged."""
-
-    @staticmethod
-    def forward(latent: Tensor, value: float, generator: torch.Generator | None) -> Tensor:
-        signs = draw_signs(latent, value=value, generator=generator).to(autocast_dtype(latent))
-        return signs if value == 1.0 else signs.mul_(value)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        ctx.dtype = inputs[0].dtype
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return gradient.to(ctx.dtype), None, None
 
 
 def draw_signs(latent: Tensor, *, value: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
@@ -55,10 +37,9 @@ def draw_signs(latent: Tensor, *, value: float = 1.0, generator: torch.Generator
     """
     latent = latent.detach()
     count = latent.numel()
-    # the full range: random_() without a range never sets the top bit, which biases every eighth byte
-    words = torch.randint(
-        -(2**63), 2**63 - 1, ((count + 7) // 8,), dtype=torch.int64, device=latent.device, generator=generator
-    )
+    words = torch.empty((count + 7) // 8, dtype=torch.int64, device=latent.device)
+    # from the lowest number: random_() without a range never sets the top bit, which biases every eighth byte
+    words.random_(-(2**63), None, generator=generator)
     threshold = words.view(torch.uint8)[:count].view(latent.shape).to(latent.dtype)
     threshold.add_(latent, alpha=-128.0 / value)
     torch.gt(threshold, 127.5, out=threshold)
@@ -81,7 +62,13 @@ class Sign(Quantizer):
 
     def forward(self, latent: Tensor) -> Tensor:
         """(O, …) latent -> (O, …) of ±value."""
-        return _SignIdentity.apply(latent, self.value)
+        weight = self.take_prepared(latent)
+        return _PassGradient.apply(latent, self._scaled(sign(latent.detach())) if weight is None else weight)
+
+    def _scaled(self, signs: Tensor) -> Tensor:
+        """±value from fresh ±1, in the dtype of the matrix product."""
+        signs = signs.to(autocast_dtype(signs))
+        return signs if self.value == 1.0 else signs.mul_(self.value)
 
     def decompose(self, latent: Tensor) -> BinaryWeight:
         latent = latent.detach()
@@ -116,4 +103,7 @@ class Stochastic(Sign):
         """(O, …) latent -> (O, …) of ±value: a draw in training, the sign in eval mode."""
         if not self.training:
             return super().forward(latent)
-        return _DrawIdentity.apply(latent, self.value, self.generator)
+        weight = self.take_prepared(latent)
+        if weight is None:
+            weight = self._scaled(draw_signs(latent.detach(), value=self.value, generator=self.generator))
+        return _PassGradient.apply(latent, weight)

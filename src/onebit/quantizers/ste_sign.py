@@ -16,23 +16,23 @@ def _just_above(bound: float) -> dict[torch.dtype, float]:
 
 
 class _SignClipped(torch.autograd.Function):
-    """sign(x); the gradient passes where |x| <= clip_value, given as the numbers just above it."""
+    """`signs` of x; the gradient passes to x where |x| <= clip_value, given as the numbers just above it."""
 
     @staticmethod
-    def forward(x: Tensor, above: dict[torch.dtype, float]) -> Tensor:
-        return sign(x).to(autocast_dtype(x))
+    def forward(x: Tensor, signs: Tensor, above: dict[torch.dtype, float]) -> Tensor:
+        return signs.view_as(signs)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
-        x, ctx.above = inputs
+        x, _, ctx.above = inputs
         ctx.save_for_backward(x)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
         (x,) = ctx.saved_tensors
         # the kernel cuts at |x| >= its bound; a latent clipped to exactly clip_value must be able to come back
         bound = ctx.above[x.dtype]
-        return torch.ops.aten.hardtanh_backward(gradient.to(x.dtype), x, -bound, bound), None
+        return torch.ops.aten.hardtanh_backward(gradient.to(x.dtype), x, -bound, bound), None, None
 
 
 class SteSign(Quantizer):
@@ -52,7 +52,10 @@ class SteSign(Quantizer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape -> ±1 of the same shape."""
-        return _SignClipped.apply(x, self._above)
+        signs = self.take_prepared(x)
+        if signs is None:
+            signs = sign(x.detach()).to(autocast_dtype(x))
+        return _SignClipped.apply(x, signs, self._above)
 
     def extra_repr(self) -> str:
         return f"clip_value={self.clip_value:g}"

@@ -85,7 +85,8 @@ def plot_history(history: History, path: str | os.PathLike[str], *, data: str = 
 
     Raises:
         DataError: a history without an epoch.
-        UsageError, OnebitError: as for every picture: not a .png, no matplotlib, a file that cannot be written.
+        UsageError: `path` is not a .png, or matplotlib is not installed.
+        OnebitError: the file cannot be written.
 
     Example:
         >>> plot_history(history, "curves.png", data="mnist")  # doctest: +SKIP

@@ -60,13 +60,13 @@ def picture(path: str | os.PathLike[str], *, width: float, height: float) -> Ite
     if not os.fspath(path).lower().endswith(".png"):
         raise UsageError(f"got {os.fspath(path)!r}, expected a file that ends in .png: pictures are written as PNG")
     try:
-        import matplotlib
+        from matplotlib import style
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
         raise UsageError("pictures need matplotlib: pip install 'onebit[train]'") from None
     # a user's own matplotlibrc must not change the pictures (usetex would even fail on names), nor ours theirs
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+    with style.context(["default", STYLE]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a box is shown instead
         figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
         FigureCanvasAgg(figure)

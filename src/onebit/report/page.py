@@ -27,14 +27,16 @@ p, figcaption, .note { color: var(--soft); max-width: 48rem; overflow-wrap: anyw
 .note { font-size: .8rem; font-weight: 400; white-space: normal; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; vertical-align: top; padding: .45rem 1.3rem .45rem 0; border-bottom: 1px solid var(--line);
+th, td { text-align: left; vertical-align: top; padding: .45rem 1rem .45rem 0; border-bottom: 1px solid var(--line);
   overflow-wrap: break-word; max-width: 22rem; }
 thead th { vertical-align: bottom; border-bottom: 2px solid var(--line); font-weight: 600; }
 tbody th { font-weight: 600; }
 td.number, th.number { text-align: right; }
 td.number { white-space: nowrap; }
-td.number .note { display: inline-block; max-width: 9rem; }
-table.compared { width: 100%; }
+td.number .note { display: inline-block; max-width: 10.5rem; }
+table.compared { width: 100%; font-size: .85rem; }
+table.compared th:first-child { min-width: 10rem; }
+table.compared td:nth-child(2), table.compared td:nth-child(2) .note { white-space: nowrap; }
 figure { margin: 0 0 1.5rem; }
 img { display: block; max-width: 100%; height: auto; background: #fff; border: 1px solid var(--line);
   border-radius: 6px; }
@@ -58,7 +60,7 @@ def render_page(groups: Sequence[Group], pictures: Sequence[tuple[str, Path, str
     body = [
         f"<h1>{escape(title)}</h1>",
         f"<p>{runs} run{'s' if runs > 1 else ''} on {escape(data_name(groups))}</p>",
-        "<h2>Comparison</h2>",
+        f"<h2>{'Result' if len(groups) == 1 else 'Comparison'}</h2>",
         _comparison(groups),
         *_figures(pictures),
         *_settings(groups),

@@ -44,8 +44,8 @@ def plot_predictions(
         data: name of the data set, for the title.
 
     Raises:
-        UsageError: arrays that do not fit together.
-        OnebitError: as for every picture: no matplotlib, a file that cannot be written.
+        UsageError: arrays that do not fit together, `path` is not a .png, or matplotlib is not installed.
+        OnebitError: the file cannot be written.
 
     Example:
         >>> plot_predictions(images, "digits.png", labels=labels, predicted=logits.argmax(axis=1),

@@ -96,8 +96,8 @@ def plot_weights(
 
     Raises:
         DataError: no such weights, or some that are not finite.
-        UsageError: `value` is not a positive number.
-        UsageError, OnebitError: as for every picture: not a .png, no matplotlib, a file that cannot be written.
+        UsageError: `value` is not a positive number, `path` not a .png, or matplotlib is not installed.
+        OnebitError: the file cannot be written.
 
     Example:
         >>> plot_weights(model, "weights.png", title="mnist-fast: latent weights after epoch 3")  # doctest: +SKIP
@@ -160,7 +160,8 @@ def open_weights(path: Path) -> tuple[dict[str, Any], list[str], Callable[[str],
     def read(name: str) -> np.ndarray:
         try:
             return file.get_tensor(name)
-        except (safetensors.SafetensorError, TypeError, ValueError, OSError) as error:
+        except (safetensors.SafetensorError, AttributeError, TypeError, ValueError, OSError) as error:
+            # safetensors raises AttributeError for a kind of number that numpy lacks
             raise FormatError(f"{path}: {printable(name)} cannot be read ({printable(error)})") from None
 
     names = sorted((name for name, shape in shapes.items() if _is_weight(name, len(shape))), key=_natural)
@@ -252,4 +253,4 @@ def _caption(layer: LayerHistogram) -> str:
         return f"mean {layer.mean:.4f}, sd {layer.sd:.4f}".replace("-", "−")
     value = "value" if layer.value is None else f"{layer.value:.3g}"
     text = f"−{value}: {100 * (1 - layer.positive):.2f} %   +{value}: {100 * layer.positive:.2f} %"
-    return text if layer.at_bound is None else f"{text}   at ±{value}: {100 * layer.at_bound:.1f} %"
+    return text if layer.at_bound is None else f"{text}   |w| ≥ {value}: {100 * layer.at_bound:.1f} %"

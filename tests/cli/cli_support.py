@@ -1,0 +1,44 @@
+"""What the tests of the command line share."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+SMALL = ["--model.widths", "[784,32,10]", "--threads", "1"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left: exit status, answer, talk."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        return json.loads(self.out)
+
+    @property
+    def line(self) -> str:
+        """The one line on stderr of a refused command."""
+        assert "Traceback" not in self.err
+        assert self.err.count("\n") == 1, self.err
+        return self.err.strip()
+
+
+def command(*arguments: object) -> list[str]:
+    """The command line of a process of its own."""
+    return [sys.executable, "-m", "onebit", *map(str, arguments)]
+
+
+def run_process(*arguments: object, **environment: str) -> Outcome:
+    done = subprocess.run(
+        command(*arguments), capture_output=True, text=True, env={**os.environ, **environment}, timeout=120
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr)

@@ -1,0 +1,48 @@
+"""A small finished run and the command line, as a user runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cli_support import SMALL, Outcome
+
+from onebit.__main__ import main
+
+
+@pytest.fixture
+def onebit(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Run one command in this process."""
+
+    def run(*arguments: object) -> Outcome:
+        capsys.readouterr()
+        status = main([str(argument) for argument in arguments])
+        return Outcome(status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of `digits-smoke` with 32 hidden units."""
+    folder = tmp_path_factory.mktemp("runs") / "smoke"
+    assert main(["train", "digits-smoke", *SMALL, "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def packed_file(run_folder: Path) -> Path:
+    """The run, packed."""
+    path = run_folder.parent / "net.1bit"
+    assert main(["pack", str(run_folder), "-o", str(path)]) == 0
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run without a single binary layer."""
+    folder = tmp_path_factory.mktemp("runs") / "real"
+    flags = ["--method", "real", "--epochs", "0.2", "--out", str(folder)]
+    assert main(["train", "digits-smoke", *SMALL, *flags]) == 0
+    return folder

@@ -1,0 +1,106 @@
+"""The command itself: help, exit statuses, and what is not imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cli_support import Outcome, command, run_process
+
+from onebit import __version__
+from onebit.__main__ import VERBS
+
+Onebit = Callable[..., Outcome]
+
+
+def loaded_modules(*arguments: object) -> set[str]:
+    """Top-level modules in memory after a command."""
+    script = (
+        "import sys; from onebit.__main__ import main; status = main(sys.argv[1:]);"
+        "print('\\n' + ' '.join({name.partition('.')[0] for name in sys.modules})); sys.exit(status)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True, check=True, timeout=60
+    )
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_help_names_every_verb_and_imports_nothing(onebit: Onebit) -> None:
+    done = onebit("--help")
+    assert done.status == 0
+    assert all(verb in done.out for verb in VERBS)
+    assert not loaded_modules("--help") & {"torch", "numpy", "yaml", "jsonargparse", "rich"}
+
+
+def test_no_verb_is_wrong_usage(onebit: Onebit) -> None:
+    assert onebit().status == 2
+
+
+def test_version(onebit: Onebit) -> None:
+    assert onebit("--version").out == f"onebit {__version__}\n"
+
+
+def test_unknown_verb(onebit: Onebit) -> None:
+    refused = onebit("trian")
+    assert refused.status == 2
+    assert "unknown verb 'trian'; did you mean 'train'?" in refused.line
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_every_verb_is_an_answer_without_torch(verb: str) -> None:
+    done = run_process(verb, "--help")
+    assert done.status == 0
+    assert done.out.startswith("usage: onebit ")
+    assert "torch" not in loaded_modules("list", "recipes")
+
+
+def test_train_help_shows_every_field(onebit: Onebit) -> None:
+    help_text = onebit("train", "--help").out
+    for flag in ("--epochs", "--optimizer.lr", "--model.widths", "--augmentation.crop_padding", "--resume", "--out"):
+        assert flag in help_text
+
+
+def test_wrong_flags_are_told_without_torch() -> None:
+    script = (
+        "import sys; from onebit.__main__ import main; assert main(['train', 'digits-smoke', '--epoch', '3']) == 2;"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    "verb", ["evaluate", "inspect", "verify", "pack", "predict", "export", "report", "list", "data"]
+)
+def test_unknown_options_are_one_line(onebit: Onebit, verb: str) -> None:
+    refused = onebit(verb, "x", "--jsn")
+    assert refused.status == 2
+    assert refused.line
+
+
+def test_predict_never_loads_torch(packed_file: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("L", (28, 28)).save(tmp_path / "blank.png")
+    loaded = loaded_modules("predict", packed_file, tmp_path / "blank.png")
+    assert "numpy" in loaded
+    assert not loaded & {"torch", "jsonargparse", "matplotlib", "rich", "yaml"}
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    writer = subprocess.Popen(command("train", "--help"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert writer.stdout is not None
+    assert writer.stderr is not None
+    writer.stdout.close()
+    errors = writer.stderr.read()
+    writer.stderr.close()
+    assert writer.wait(timeout=60) == 0
+    assert b"Traceback" not in errors
+
+
+def test_wrong_thread_count_in_the_environment(run_folder: Path) -> None:
+    refused = run_process("evaluate", run_folder, ONEBIT_THREADS="none")
+    assert refused.status == 2
+    assert "ONEBIT_THREADS must be 1 or more, got 'none'" in refused.line

@@ -1,0 +1,199 @@
+"""`onebit train`: the run folder, the answer, resuming, and refusals."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from cli_support import SMALL, Outcome, command
+from safetensors.torch import load_file
+
+from onebit.recipe import build_recipe, read_settings
+
+Onebit = Callable[..., Outcome]
+RUN_FILES = {
+    "recipe.yaml",
+    "metrics.jsonl",
+    "last.ckpt",
+    "best.safetensors",
+    "final.safetensors",
+    "result.json",
+    "log.txt",
+}
+
+
+def test_a_run_folder_holds_what_the_design_names(run_folder: Path) -> None:
+    assert {path.name for path in run_folder.iterdir()} == RUN_FILES
+    rows = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert {"train_loss", "validation_error", "seconds", "lr", "flip_ratio", "saturation"} <= rows[0].keys()
+    assert rows[0]["validation_weights"] == "binary"
+    result = json.loads((run_folder / "result.json").read_text())
+    assert result["test"].keys() == {"binary", "latent"}
+    binary = result["test"]["binary"]
+    assert binary["count"] == 2000
+    assert binary["accuracy"] == binary["correct"] / 2000
+    assert binary["accuracy"] > 0.7
+
+
+def test_json_is_one_object_with_the_promised_keys(onebit: Onebit, tmp_path: Path) -> None:
+    done = onebit("train", "digits-smoke", *SMALL, "--epochs", "0.1", "--out", tmp_path / "run", "--json")
+    assert done.status == 0
+    assert {"recipe", "dataset", "seed", "epochs", "test", "seconds", "parameters"} <= done.json.keys()
+    assert {"accuracy", "error", "loss", "correct", "count"} <= done.json["test"]["binary"].keys()
+
+
+def test_the_stored_recipe_repeats_the_run(onebit: Onebit, run_folder: Path, tmp_path: Path) -> None:
+    again = onebit("train", run_folder / "recipe.yaml", "--out", tmp_path / "again", "--json")
+    assert again.status == 0
+    first, second = (load_file(folder / "final.safetensors") for folder in (run_folder, tmp_path / "again"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_every_recipe_field_is_a_line_of_the_stored_recipe(run_folder: Path) -> None:
+    recipe = build_recipe(read_settings(run_folder / "recipe.yaml"))
+    assert recipe.model.widths == (784, 32, 10)
+    assert recipe.to_yaml() == (run_folder / "recipe.yaml").read_text()
+
+
+def test_print_config_is_a_recipe(onebit: Onebit, tmp_path: Path) -> None:
+    done = onebit("train", "mnist-binaryconnect", "--seed", "7", "--print-config")
+    path = tmp_path / "config.yaml"
+    path.write_text(done.out)
+    assert build_recipe(read_settings(path)).seed == 7
+
+
+def test_method_sets_quantizers(onebit: Onebit) -> None:
+    done = onebit("train", "--dataset", "toy", "--method", "bnn", "--model.widths", "[64,8,4]", "--print-config")
+    assert "input_quantizer: ste_sign" in done.out
+    assert "name: bnn" in done.out
+
+
+def test_ctrl_c_says_how_to_go_on_and_resuming_is_bit_identical(run_folder: Path, tmp_path: Path) -> None:
+    folder, slow = tmp_path / "run", ["--epochs", "6", "--batch_size", "20"]
+    arguments = ["train", "digits-smoke", *SMALL, *slow, "--out", folder]
+    process = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (folder / "last.ckpt").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert f"onebit train --resume {folder}" in err.splitlines()[-1]
+    assert subprocess.run(command("train", "--resume", folder), capture_output=True, timeout=120).returncode == 0
+
+    whole = tmp_path / "whole"
+    done = subprocess.run(command(*arguments[:-1], whole), capture_output=True, timeout=120)
+    assert done.returncode == 0
+    first, second = load_file(folder / "final.safetensors"), load_file(whole / "final.safetensors")
+    assert all(torch.equal(first[name], second[name]) for name in second)
+    rows = [
+        [{k: v for k, v in json.loads(line).items() if k not in ("seconds", "images_per_second")} for line in text]
+        for text in ((path / "metrics.jsonl").read_text().splitlines() for path in (folder, whole))
+    ]
+    assert rows[0] == rows[1]
+
+
+def test_resume_on_an_empty_folder_starts_afresh_and_says_so(onebit: Onebit, tmp_path: Path) -> None:
+    done = onebit("train", "digits-smoke", *SMALL, "--epochs", "0.1", "--out", tmp_path / "new", "--resume", "--json")
+    assert done.status == 0
+    assert "starting afresh" in done.err
+
+
+def test_a_used_folder_is_refused_without_resume(onebit: Onebit, run_folder: Path) -> None:
+    before = (run_folder / "result.json").read_bytes()
+    refused = onebit("train", "digits-smoke", *SMALL, "--out", run_folder)
+    assert refused.status == 2
+    assert "holds a run already" in refused.line
+    assert f"--resume {run_folder}" in refused.line
+    assert (run_folder / "result.json").read_bytes() == before
+
+
+def test_resume_of_another_recipe_is_refused(onebit: Onebit, run_folder: Path) -> None:
+    refused = onebit("train", "digits-smoke", *SMALL, "--epochs", "5", "--resume", run_folder)
+    assert refused.status == 2
+    assert "was trained with epochs = 2.0, now it is 5.0" in refused.line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["mnist-fas"], "unknown recipe 'mnist-fas'; did you mean 'mnist-fast'?"),
+        (["nowhere.yaml"], "nowhere.yaml: no such recipe file"),
+        (["digits-smoke", "--epoch", "3"], "unknown option --epoch; did you mean '--epochs'?"),
+        (["digits-smoke", "--optimizer.lrr", "3"], "did you mean '--optimizer.lr'?"),
+        (["digits-smoke", "--epochs", "many"], "epochs: expected float, got many"),
+        (["digits-smoke", "--epochs", "0"], "epochs must be positive"),
+        (["digits-smoke", "--batch_size", "1"], "batch_size must be 2 or more"),
+        (["digits-smoke", "--optimizer.lr", ".inf"], "optimizer.lr must be positive"),
+        (["digits-smoke", "--model.weight_quantizer", "sgn"], "unknown weight quantizer 'sgn'; did you mean 'sign'?"),
+        (["digits-smoke", "--model", "mpl"], "unknown model 'mpl'; did you mean 'mlp'?"),
+        (["digits-smoke", "--optimizer", "adamm"], "unknown optimizer 'adamm'; did you mean 'adam"),
+        (["digits-smoke", "--loss", "squared"], "unknown loss 'squared'; did you mean 'squared_hinge'?"),
+        (["digits-smoke", "--schedule", "cosin"], "unknown schedule 'cosin'; did you mean 'cosine'?"),
+        (["digits-smoke", "--dataset", "mnits"], "unknown data set 'mnits'; did you mean 'mnist'?"),
+        (["--method", "bayes", "--dataset", "toy"], "unknown method 'bayes'"),
+        (["digits-smoke", "--model.widths", "[100,10]"], "the model takes images of shape (1, 10, 10)"),
+        (["digits-smoke", "--model.widths", "[784,5]"], "the model has 5 outputs, mnist-sample has 10 classes"),
+        (["digits-smoke", "--device", "gpu"], "device 'gpu' cannot be used here"),
+        (["digits-smoke", "--precision", "fp8"], "precision must be one of auto, bf16, fp32"),
+        (["digits-smoke", "--out"], "--out needs a value"),
+        (["digits-smoke", "--validation", "8000"], "validation"),
+    ],
+)
+def test_wrong_settings_are_one_line(onebit: Onebit, tmp_path: Path, arguments: list[str], message: str) -> None:
+    out = [] if arguments[-1] == "--out" else ["--out", str(tmp_path / "run")]
+    refused = onebit("train", *arguments, *out)
+    assert refused.status == 2
+    assert refused.out == ""
+    assert message in refused.err.splitlines()[-1]
+    assert "Traceback" not in refused.err
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_wrong_recipe_files_are_one_line(onebit: Onebit, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    for text, message in {
+        "epochz: 3": "unknown field epochz; did you mean 'epochs'?",
+        "model: {width: [1]}": "unknown field model.width; did you mean 'widths'?",
+        "model: 3": "'model' must hold a mapping",
+        "- 3": "a recipe is a mapping of fields",
+        "a: [": "not valid YAML or JSON",
+        "!!python/object/apply:os.system ['true']": "not valid YAML or JSON",
+    }.items():
+        path.write_text(text)
+        assert message in onebit("train", path).line
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(onebit: Onebit, tmp_path: Path) -> None:
+    flags = [*SMALL, "--method", "real", "--epochs", "3", "--optimizer.lr", "1e37", "--precision", "fp32"]
+    flags += ["--schedule.name", "constant", "--schedule.warmup", "0"]
+    failed = onebit("train", "digits-smoke", *flags, "--out", tmp_path / "run")
+    assert failed.status == 2
+    last = failed.err.splitlines()[-1]
+    assert "the loss became" in last
+    assert "epoch 1, step" in last
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(run_folder: Path, tmp_path: Path) -> None:
+    """A file size limit stands in for the full disk: the checkpoint is the first file above it."""
+    folder = tmp_path / "run"
+    script = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000));"
+        "from onebit.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    )
+    arguments = [*command()[:1], "-c", script, "train", "digits-smoke", *SMALL, "--out", str(folder)]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "cannot write" in done.stderr.splitlines()[-1]
+    assert not list(folder.glob(".onebit-*"))
+    assert (folder / "recipe.yaml").exists()

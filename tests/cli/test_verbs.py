@@ -1,0 +1,343 @@
+"""The verbs after `train`, on a small finished run."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cli_support import Outcome
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from onebit.data import load_dataset
+from onebit.runtime import load, run
+
+Onebit = Callable[..., Outcome]
+
+
+def stored_result(folder: Path) -> dict:
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_evaluate_agrees_with_the_result_of_training(onebit: Onebit, run_folder: Path) -> None:
+    for mode in ("binary", "latent"):
+        done = onebit("evaluate", run_folder, "--weights", mode, "--json")
+        assert done.status == 0
+        assert {
+            "dataset",
+            "split",
+            "weights",
+            "correct",
+            "count",
+            "accuracy",
+            "error",
+            "loss",
+            "bn",
+        } <= done.json.keys()
+        assert done.json["correct"] == stored_result(run_folder)["test"][mode]["correct"]
+        assert done.json["weights"] == mode
+
+
+def test_evaluate_packed_equals_binary(onebit: Onebit, run_folder: Path, packed_file: Path) -> None:
+    binary = onebit("evaluate", run_folder, "--json").json
+    for source in ([run_folder, "--weights", "packed"], [packed_file]):
+        packed = onebit("evaluate", *source, "--json").json
+        assert packed["weights"] == "packed"
+        assert packed["correct"] == binary["correct"]
+        assert packed["loss"] == pytest.approx(binary["loss"], rel=1e-5)
+
+
+def test_evaluate_random_draws(onebit: Onebit, run_folder: Path) -> None:
+    one = [onebit("evaluate", run_folder, "--weights", "sample", "--seed", seed, "--json").json for seed in (0, 0, 1)]
+    assert one[0] == one[1]
+    assert one[0]["loss"] != one[2]["loss"]
+    assert one[0]["bn"] == "reestimate"
+    several = onebit("evaluate", run_folder, "--weights", "ensemble:3", "--json").json
+    assert several["weights"] == "ensemble:3"
+    assert several["correct"] > min(one[0]["correct"], one[2]["correct"])
+
+
+def test_evaluate_names_mode_data_and_counts_for_people(onebit: Onebit, run_folder: Path) -> None:
+    done = onebit("evaluate", run_folder, "--split", "validation")
+    assert "on mnist-sample validation with binary weights" in done.out
+    assert "of 1,000" in done.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--weights", "latnet"], "weights must be latent, binary, sample or ensemble:N"),
+        (["--weights", "ensemble:0"], "weights must be latent, binary, sample or ensemble:N"),
+        (["--split", "exam"], "invalid choice: 'exam'"),
+        (["--dataset", "toy"], "shape"),
+        (["--data", "no-such-folder", "--dataset", "mnist"], "no-such-folder"),
+    ],
+)
+def test_evaluate_refuses(onebit: Onebit, run_folder: Path, arguments: list[str], message: str) -> None:
+    refused = onebit("evaluate", run_folder, *arguments)
+    assert refused.status == 2
+    assert message in refused.line
+
+
+def test_inspect_of_latents_and_of_a_plain_export(onebit: Onebit, run_folder: Path, tmp_path: Path) -> None:
+    latent = onebit("inspect", run_folder, "--json").json
+    assert latent["verdict"] == "clipped"
+    assert latent["facts"]["recipe"]["name"] == "digits-smoke"
+    assert latent["facts"]["epoch"] in (1, 2)
+    for suffix in (".pth", ".safetensors"):
+        path = tmp_path / f"plain{suffix}"
+        exported = onebit("export", run_folder, "--to", "torch", "-o", path, "--json")
+        assert exported.status == 0
+        assert {"file", "bytes", "checked"} <= exported.json.keys()
+        plain = onebit("inspect", path, "--json").json
+        assert plain["verdict"] == "binary"
+        layer = plain["layers"][0]
+        assert layer["minus_one"] + layer["plus_one"] == 784 * 32
+        assert layer["between"] == layer["outside"] == 0
+        assert layer["distance"] == 0
+        assert sum(layer["histogram"]) == 784 * 32
+
+
+def test_inspect_real_packed_and_plot(onebit: Onebit, real_folder: Path, packed_file: Path, tmp_path: Path) -> None:
+    assert onebit("inspect", real_folder, "--json").json["verdict"] in ("real", "clipped")
+    packed = onebit("inspect", packed_file, "--json").json
+    assert packed["verdict"] == "binary"
+    assert packed["facts"]["certificate"]["label_mismatches"] == 0
+    picture = tmp_path / "weights.png"
+    assert onebit("inspect", real_folder, "--plot", picture).status == 0
+    with Image.open(picture) as image:
+        assert image.size[0] > 300
+
+
+def test_inspect_foreign_files(onebit: Onebit, tmp_path: Path) -> None:
+    signs = torch.ones(4, 6)
+    signs[:, ::2] = -1
+    half = torch.linspace(-2, 2, 24).view(4, 6)
+    wrapped = {"state_dict": {"module.model.fc.weight": signs, "module.model.out.weight": half}, "epoch": 7}
+    torch.save(wrapped, tmp_path / "foreign.pth")
+    found = onebit("inspect", tmp_path / "foreign.pth", "--json").json
+    assert found["verdict"] == "mixed"
+    assert [layer["name"] for layer in found["layers"]] == ["fc.weight", "out.weight"]
+    assert [layer["verdict"] for layer in found["layers"]] == ["binary", "real"]
+    assert found["facts"]["epoch"] == 7
+    save_file({"fc.weight": signs * torch.rand(4, 1).clamp(0.1)}, tmp_path / "scaled.safetensors")
+    assert onebit("inspect", tmp_path / "scaled.safetensors", "--json").json["verdict"] == "binary"
+    ternary = signs.clone()
+    ternary[0, 0] = 0
+    save_file({"fc.weight": ternary}, tmp_path / "ternary.safetensors")
+    found = onebit("inspect", tmp_path / "ternary.safetensors", "--json").json
+    assert found["verdict"] == "clipped"
+    assert "ternary" in found["warnings"][0]
+
+
+def test_verify_proves_every_claim(onebit: Onebit, run_folder: Path) -> None:
+    done = onebit("verify", run_folder, "--json")
+    assert done.status == 0
+    assert done.json["ok"] is True
+    names = [step["name"] for step in done.json["steps"]]
+    assert names == ["latent weights", "binarize", "binary accuracy", "binarized weights", "reload", "packed"]
+    assert "2,000 of 2,000 predictions equal" in done.json["steps"][4]["detail"]
+
+
+def test_verify_of_a_real_net_does_not_hold(onebit: Onebit, real_folder: Path) -> None:
+    done = onebit("verify", real_folder, "--json")
+    assert done.status == 1
+    assert done.json["ok"] is False
+
+
+def test_verify_finds_a_latent_outside_its_range(onebit: Onebit, run_folder: Path, tmp_path: Path) -> None:
+    state = load_file(run_folder / "best.safetensors")
+    state["linear1.weight"][3, 5] = 1.5
+    save_file(state, tmp_path / "best.safetensors")
+    (tmp_path / "recipe.yaml").write_text((run_folder / "recipe.yaml").read_text())
+    done = onebit("verify", tmp_path, "--json")
+    assert done.status == 1
+    assert done.json["steps"][0]["ok"] is False
+    assert "1 outside their bound" in done.json["steps"][0]["detail"]
+
+
+def test_verify_recomputes_a_certificate(onebit: Onebit, run_folder: Path, packed_file: Path, tmp_path: Path) -> None:
+    done = onebit("verify", packed_file, "--source", run_folder, "--json")
+    assert (done.status, len(done.json["steps"])) == (0, 3)
+    forged = tmp_path / "forged.1bit"
+    data = packed_file.read_bytes()
+    correct = str(json.loads(json.dumps(load(packed_file).certificate.correct))).encode()  # type: ignore[union-attr]
+    other = str(int(correct) - 1).encode()
+    assert len(other) == len(correct)
+    forged.write_bytes(data.replace(b'correct\\":' + correct, b'correct\\":' + other))
+    assert forged.read_bytes() != data
+    assert onebit("verify", forged).status == 1
+
+
+def test_pack_reports_size_and_certificate(onebit: Onebit, run_folder: Path, tmp_path: Path) -> None:
+    done = onebit("pack", run_folder, "-o", tmp_path / "net.1bit", "--json")
+    assert done.status == 0
+    assert {"file", "bytes", "weight_bits", "ratio_to_float32", "certificate"} <= done.json.keys()
+    assert done.json["weight_bits"] == 784 * 32 + 32 * 10
+    assert done.json["bytes"] == (tmp_path / "net.1bit").stat().st_size
+    certificate = done.json["certificate"]
+    assert (certificate["dataset"], certificate["split"], certificate["count"]) == ("mnist-sample", "test", 2000)
+    assert certificate["label_mismatches"] == 0
+
+
+def test_packing_twice_gives_the_same_bytes(
+    onebit: Onebit, run_folder: Path, packed_file: Path, tmp_path: Path
+) -> None:
+    assert onebit("pack", run_folder, "-o", tmp_path / "again.1bit").status == 0
+    assert (tmp_path / "again.1bit").read_bytes() == packed_file.read_bytes()
+
+
+def test_pack_of_one_random_draw(onebit: Onebit, run_folder: Path, tmp_path: Path) -> None:
+    done = onebit("pack", run_folder, "-o", tmp_path / "draw.1bit", "--weights", "sample", "--seed", 3, "--json")
+    assert done.status == 0
+    assert (done.json["certificate"]["weights"], done.json["certificate"]["seed"]) == ("sample", 3)
+    assert onebit("verify", tmp_path / "draw.1bit", "--source", run_folder).status == 0
+
+
+def test_pack_refuses_a_real_net(onebit: Onebit, real_folder: Path, tmp_path: Path) -> None:
+    refused = onebit("pack", real_folder, "-o", tmp_path / "net.1bit")
+    assert refused.status == 2
+    assert not (tmp_path / "net.1bit").exists()
+    assert "no binary layer" in refused.line
+
+
+def test_predict_equals_the_executor(onebit: Onebit, packed_file: Path, tmp_path: Path) -> None:
+    images = load_dataset("mnist-sample").test.images[:5]
+    files = []
+    for i, image in enumerate(images):
+        files.append(tmp_path / f"{i}.png")
+        Image.fromarray(image[0]).save(files[-1])
+    done = onebit("predict", packed_file, *files, "--json")
+    assert done.status == 0
+    assert [found["label"] for found in done.json["predictions"]] == run(load(packed_file), images).argmax(1).tolist()
+    assert {"file", "label", "name", "probability"} == done.json["predictions"][0].keys()
+    inverted = tmp_path / "paper.png"
+    Image.fromarray(255 - images[0, 0]).save(inverted)
+    assert (
+        onebit("predict", packed_file, inverted, "--invert", "--json").json["predictions"][0]["label"]
+        == (done.json["predictions"][0]["label"])
+    )
+
+
+def test_predict_resizes_and_says_so(onebit: Onebit, packed_file: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (56, 40)).save(tmp_path / "large.png")
+    done = onebit("predict", packed_file, tmp_path / "large.png")
+    assert done.status == 0
+    assert "resized from 56×40 to 28×28" in done.err
+
+
+def test_predict_refuses_what_is_no_image(onebit: Onebit, packed_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no image")
+    noise = np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:400])
+    for name in ("text.png", "cut.png", "none.png"):
+        refused = onebit("predict", packed_file, tmp_path / name)
+        assert refused.status == 2
+        assert name in refused.line
+
+
+def test_files_that_are_no_nets_are_refused(
+    onebit: Onebit, run_folder: Path, packed_file: Path, tmp_path: Path
+) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple:
+            return (Path.touch, (tmp_path / "ran",))
+
+    whole = (run_folder / "best.safetensors").read_bytes()
+    files = {
+        "cut.safetensors": whole[: len(whole) // 2],
+        "huge.safetensors": (2**62).to_bytes(8, "little") + whole[8:],
+        "evil.pth": pickle.dumps({"fc.weight": Evil()}),
+        "text.pth": b"no net",
+        "empty.pth": b"",
+        "cut.1bit": packed_file.read_bytes()[:-100],
+        "evil.1bit": pickle.dumps(Evil()),
+    }
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+        refused = onebit("inspect", tmp_path / name)
+        assert refused.status == 2, name
+        assert name in refused.line
+    assert not (tmp_path / "ran").exists()
+    torch.save({"model": torch.nn.Linear(2, 2)}, tmp_path / "object.pth")
+    assert "could run code" in onebit("inspect", tmp_path / "object.pth").line
+
+
+def test_weights_of_another_net_are_refused(onebit: Onebit, run_folder: Path, tmp_path: Path) -> None:
+    save_file({"fc.weight": torch.ones(3, 3)}, tmp_path / "other.safetensors")
+    assert "carries no recipe" in onebit("evaluate", tmp_path / "other.safetensors").line
+    refused = onebit("evaluate", tmp_path / "other.safetensors", "--recipe", "digits-smoke")
+    assert "belongs to another net" in refused.line
+    (tmp_path / "recipe.yaml").write_text((run_folder / "recipe.yaml").read_text().replace("- 32", "- 16"))
+    state = load_file(run_folder / "best.safetensors")
+    save_file(state, tmp_path / "best.safetensors")
+    refused = onebit("evaluate", tmp_path)
+    assert "has shape (32, 784), the model wants (16, 784)" in refused.line
+
+
+def test_missing_runs_are_refused(onebit: Onebit, tmp_path: Path) -> None:
+    for verb in (
+        ["evaluate"],
+        ["inspect"],
+        ["verify"],
+        ["pack", "-o", "x.1bit"],
+        ["export", "--to", "torch", "-o", "x.pth"],
+    ):
+        assert "no such run folder or file" in onebit(*verb, tmp_path / "nowhere").line
+        assert "holds no weights" in onebit(*verb, tmp_path).line
+
+
+def test_export_refusals(
+    onebit: Onebit, run_folder: Path, packed_file: Path, real_folder: Path, tmp_path: Path
+) -> None:
+    out = ["-o", tmp_path / "x.pth"]
+    assert "did you mean 'torch'?" in onebit("export", run_folder, "--to", "trch", *out).line
+    assert "ends in .pth" in onebit("export", run_folder, "--to", "torch", "-o", tmp_path / "x.bin").line
+    assert "folded away" in onebit("export", packed_file, "--to", "torch", *out).line
+    assert "no binary layer" in onebit("export", real_folder, "--to", "torch", *out).line
+
+
+def test_report_names_every_file(onebit: Onebit, run_folder: Path, real_folder: Path, tmp_path: Path) -> None:
+    done = onebit("report", run_folder, real_folder, "-o", tmp_path / "report", "--json")
+    assert done.status == 0
+    assert all(Path(file).stat().st_size > 1000 for file in done.json["files"])
+    assert (tmp_path / "report" / "index.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("what", "expected"),
+    [
+        ("recipes", "mnist-binaryconnect"),
+        ("methods", "binaryconnect-stochastic"),
+        ("models", "mlp"),
+        ("quantizers", "weights: stochastic"),
+        ("optimizers", "adamw"),
+        ("losses", "squared_hinge"),
+        ("schedules", "cosine"),
+        ("datasets", "mnist-sample"),
+        ("exports", "torch"),
+    ],
+)
+def test_list(onebit: Onebit, what: str, expected: str) -> None:
+    assert expected in onebit("list", what, "--json").json[what]
+    assert any(line.startswith(expected) for line in onebit("list", what).out.splitlines())
+
+
+def test_data_of_the_sample_and_a_damaged_file(onebit: Onebit, tmp_path: Path) -> None:
+    assert len(onebit("data", "mnist-sample", "--json").json["files"]) == 2
+    for name in (
+        "train-images-idx3-ubyte",
+        "train-labels-idx1-ubyte",
+        "t10k-images-idx3-ubyte",
+        "t10k-labels-idx1-ubyte",
+    ):
+        (tmp_path / name).write_bytes(np.zeros(100, np.uint8).tobytes())
+    refused = onebit("data", "mnist", "--data", tmp_path)
+    assert refused.status == 2
+    assert str(tmp_path) in refused.line

@@ -1,0 +1,211 @@
+"""What is folded into what, and that the packed net computes the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fold_nets import (
+    SHAPE,
+    assert_agrees,
+    images_of,
+    kinds,
+    make_mlp,
+    node_of,
+    torch_logits,
+)
+from torch import Tensor, nn
+
+from onebit.bits import unpack_signs
+from onebit.errors import UsageError
+from onebit.evaluation import fixed_weights, predict_logits
+from onebit.fold import pack
+from onebit.layers import BinaryLinear, InputCoding, binarize_, binary_layers
+from onebit.packed import Affine, Dense, Threshold, costs, dumps, load, save
+from onebit.quantizers import BinaryWeight, Quantizer
+from onebit.runtime import run
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, "Flatten Dense Affine Relu Dense Affine Relu Dense Affine"),
+        ({"dropout": 0.5, "input_dropout": 0.2}, "Flatten Dense Affine Relu Dense Affine Relu Dense Affine"),
+        ({"norm_affine": False}, "Flatten Dense Affine Relu Dense Affine Relu Dense Affine"),
+        ({"value": "glorot"}, "Flatten Dense Affine Relu Dense Affine Relu Dense Affine"),
+        ({"real_last": True}, "Flatten Dense Affine Relu Dense Affine Relu RealDense Affine"),
+        (
+            {"coding": "standardise", "mean": [33.3], "std": [77.7]},
+            "Flatten Dense Affine Relu Dense Affine Relu Dense Affine",
+        ),
+        ({"input_quantizer": "ste_sign", "norm_affine": False}, "Flatten Dense Threshold Dense Threshold Dense Affine"),
+        (
+            {"input_quantizer": "ste_sign", "real_last": True},
+            "Flatten Dense Threshold Dense Threshold RealDense Affine",
+        ),
+        ({"input_quantizer": "ste_sign", "value": "glorot"}, "Flatten Dense Threshold Dense Threshold Dense Affine"),
+        (
+            {"input_quantizer": "ste_sign", "coding": "standardise", "mean": [33.3], "std": [77.7]},
+            "Flatten Dense Affine Sign Dense Threshold Dense Affine",
+        ),
+    ],
+)
+def test_mlps_fold_and_agree(options: dict[str, Any], expected: str) -> None:
+    torch.manual_seed(3)
+    model = make_mlp(nasty=None, **options)
+    with torch.no_grad():  # BatchNorm as after some training
+        model.train()
+        for start in range(0, 200, 50):
+            model(torch.from_numpy(images_of()[start : start + 50]))
+        model.eval()
+    packed = pack(model, classes=[*"abcde"], name="some net")
+    assert " ".join(kinds(packed)) == expected
+    assert packed.classes == tuple("abcde")
+    assert packed.name == "some net"
+    assert_agrees(model, packed)
+    np.testing.assert_array_equal(run(packed, images_of()).argmax(1), torch_logits(model, images_of()).argmax(1))
+
+
+def test_names_are_those_of_the_modules() -> None:
+    packed = pack(make_mlp((12, 7, 3), input_quantizer="ste_sign"))
+    assert [node.output for node in packed.nodes] == [
+        "flatten",
+        "linear1",
+        "linear2.input_quantizer",
+        "linear2",
+        "norm2",
+    ]
+
+
+def test_names_of_modules_that_are_no_names_are_changed() -> None:
+    model = nn.Sequential(InputCoding(), nn.Flatten())
+    model.add_module("input", BinaryLinear(12, 6))
+    model.add_module("a layer, ünnamed " + "x" * 200, BinaryLinear(6, 6))
+    model.add_module("-", BinaryLinear(6, 2))
+    names = [node.output for node in pack(model, input_shape=SHAPE).nodes]
+    assert names == ["1", "input_2", "x" * 90, "value"]
+
+
+def test_colour_images_are_standardised_per_channel() -> None:
+    model = make_mlp(
+        (12, 9, 3), input_shape=(3, 2, 2), coding="standardise", mean=[10.0, 20.0, 30.5], std=[50.0, 60.0, 71.1]
+    )
+    packed = pack(model)
+    assert packed.input.mean is not None
+    np.testing.assert_array_equal(packed.input.mean, np.float32([10, 20, 30.5]))
+    assert_agrees(model, packed, images_of(shape=(3, 2, 2)))
+
+
+def test_the_last_norm_is_torchs_own_scale_and_shift() -> None:
+    model = make_mlp((12, 200), nasty=5)
+    last = node_of(pack(model), Affine)
+    norm = model.get_submodule("norm1")
+    with torch.no_grad():
+        np.testing.assert_array_equal(last.shift, norm(torch.zeros(1, 200))[0].numpy())
+    scale = norm.weight.detach().double() / (norm.running_var.double() + norm.eps).sqrt()
+    np.testing.assert_allclose(last.scale, scale.numpy(), rtol=3e-7)
+
+
+def test_biases_are_kept() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 30), nn.Hardtanh(), nn.Linear(30, 4))
+    model = nn.Sequential(InputCoding(), binarize_(net, where=lambda name, layer: name != "5")).eval()
+    packed = pack(model, input_shape=SHAPE)
+    assert kinds(packed) == ["Flatten", "Dense", "Affine", "Relu", "Dense", "Affine", "Hardtanh", "RealDense", "Affine"]
+    assert node_of(packed, Affine).scale is None
+    assert_agrees(model, packed)
+
+
+def test_a_clip_of_integers_stays_exact() -> None:
+    model = nn.Sequential(
+        InputCoding(),
+        nn.Flatten(),
+        BinaryLinear(12, 9),
+        nn.ReLU(),
+        BinaryLinear(9, 8),
+        nn.BatchNorm1d(8),
+        BinaryLinear(8, 3, input_quantizer="ste_sign"),
+    ).eval()
+    packed = pack(model, input_shape=SHAPE)
+    assert kinds(packed) == ["Flatten", "Dense", "Relu", "Dense", "Threshold", "Dense"]
+    assert node_of(packed, Threshold).direction.tolist() == [1] * 8
+    np.testing.assert_array_equal(run(packed, images_of()), torch_logits(model, images_of()))
+
+
+class Centred(Quantizer):
+    """mean + std·sign(w − mean) per output channel."""
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return self.decompose(latent).dense()
+
+    def decompose(self, latent: Tensor) -> BinaryWeight:
+        latent = latent.detach()
+        centre = latent.mean(dim=1)
+        signs = torch.sub(latent.new_ones(()), (latent < centre[:, None]).float(), alpha=2)
+        return BinaryWeight(signs, latent.std(dim=1), centre)
+
+
+def test_scale_and_centre_are_kept_in_the_node() -> None:
+    model = make_mlp(weight_quantizer=Centred(), init="default", nasty=None)
+    packed = pack(model)
+    assert node_of(packed, Dense).scale is not None
+    assert node_of(packed, Dense).centre is not None
+    assert_agrees(model, packed)
+    signed = make_mlp(weight_quantizer=Centred(), init="default", input_quantizer="ste_sign", nasty=None)
+    assert kinds(pack(signed)) == ["Flatten", "Dense", "Affine", "Sign", "Dense", "Affine", "Sign", "Dense", "Affine"]
+
+
+def test_a_packed_file_gives_the_same_logits_and_has_the_promised_size(tmp_path: Any) -> None:
+    for options in ({}, {"input_quantizer": "ste_sign"}, {"value": "glorot", "real_last": True}):
+        model = make_mlp((12, 300, 200, 5), **options)
+        packed = pack(model)
+        save(packed, tmp_path / "net.1bit")
+        np.testing.assert_array_equal(run(load(tmp_path / "net.1bit"), images_of()), run(packed, images_of()))
+        binary = sum(cost.binary_weights for cost in costs(packed))
+        real = sum(cost.real_parameters for cost in costs(packed))
+        assert binary == sum(layer.weight.numel() for _, layer in binary_layers(model))
+        assert len(dumps(packed)) <= 1.02 * (binary / 8 + 4 * real) + 2000 + 150 * 3
+
+
+def test_logits_do_not_depend_on_the_batch() -> None:
+    packed = pack(make_mlp())
+    whole = run(packed, images_of())
+    for size in (1, 3, 7, 64):
+        np.testing.assert_array_equal(run(packed, images_of(), batch_size=size), whole)
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = make_mlp(dropout=0.5, weight_quantizer="stochastic").train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    torch.manual_seed(7)
+    state = torch.get_rng_state()
+    first = dumps(pack(model))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(module.training for module in model.modules())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert dumps(pack(model)) == first
+
+
+def test_a_draw_is_that_of_evaluate_and_differs_from_the_signs() -> None:
+    model = make_mlp(weight_quantizer="stochastic", nasty=None)
+    packed = pack(model, weights="sample", seed=11)
+    with fixed_weights(model, "sample", generator=torch.Generator().manual_seed(11)):
+        drawn = [layer.fixed_weight.numpy() for _, layer in binary_layers(model) if layer.fixed_weight is not None]
+        logits = predict_logits(model, torch.from_numpy(images_of())).numpy()
+    assert np.abs(logits).max() > 1000
+    dense = [node for node in packed.nodes if isinstance(node, Dense)]
+    for node, weight in zip(dense, drawn, strict=True):
+        np.testing.assert_array_equal(unpack_signs(node.signs, node.in_features), weight)
+    np.testing.assert_allclose(run(packed, images_of()), logits, rtol=0, atol=0.01)
+    assert dumps(pack(model, weights="sample", seed=11)) == dumps(packed)
+    assert dumps(pack(model, weights="sample", seed=12)) != dumps(packed)
+    assert dumps(pack(model)) != dumps(packed)
+
+
+def test_draws_are_refused_where_none_is_defined() -> None:
+    with pytest.raises(UsageError, match=r"'linear1': SteSign defines no random draw; use weights='binary'"):
+        pack(make_mlp(weight_quantizer="ste_sign"), weights="sample")
+    with pytest.raises(UsageError, match=r"got weights 'latent', expected 'binary' or 'sample'"):
+        pack(make_mlp(), weights="latent")

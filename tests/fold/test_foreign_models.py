@@ -1,0 +1,142 @@
+"""Models that are not ours, in several spellings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from fold_nets import (
+    SHAPE,
+    assert_agrees,
+    images_of,
+    kinds,
+    make_mlp,
+    make_nasty,
+    torch_logits,
+)
+from torch import Tensor, nn
+
+from onebit.errors import FoldError
+from onebit.fold import pack
+from onebit.layers import BinaryLinear, InputCoding, binarize_
+from onebit.packed import Threshold, dumps
+from onebit.quantizers import SteSign
+from onebit.runtime import run
+
+
+class Foreign(nn.Module):
+    """A student's net: functional, with an argument that has a default and questions about shapes."""
+
+    def __init__(self, flatten: Callable[[Tensor], Tensor], activation: Callable[[Tensor], Tensor] = F.relu) -> None:
+        super().__init__()
+        self.flatten, self.activation = flatten, activation
+        self.fc1, self.bn1, self.fc2 = nn.Linear(12, 20), nn.BatchNorm1d(20), nn.Linear(20, 20, bias=False)
+        self.out = nn.Linear(20, 3)
+
+    def forward(self, x: Tensor, features: bool = False) -> Tensor:
+        assert x.dim() == 4
+        if x.shape[1] != 1 or len(x) < 1:
+            raise ValueError("one channel")
+        x = self.flatten(x)
+        x = self.activation(self.bn1(self.fc1(x)))
+        x = F.dropout(x, 0.5, self.training)
+        x = self.activation(self.fc2(x))
+        x = torch.relu(self.fc2(x))
+        return x if features else self.out(x)
+
+
+@pytest.mark.parametrize(
+    "flatten",
+    [
+        lambda x: x.view(-1, 12),
+        lambda x: x.view(x.size(0), -1),
+        lambda x: x.view(x.shape[0], x.size()[1] * x.size(2) * x.size(-1)),
+        lambda x: x.reshape(len(x), -1),
+        lambda x: x.flatten(1),
+        lambda x: torch.flatten(x, start_dim=1),
+        lambda x: torch.reshape(x, (x.shape[0], 12)).contiguous().float(),
+    ],
+)
+def test_foreign_models_in_every_spelling_of_flatten(flatten: Callable[[Tensor], Tensor]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(InputCoding(), binarize_(Foreign(flatten))).eval()
+    packed = pack(model, input_shape=SHAPE)
+    assert kinds(packed).count("Flatten") == 1
+    assert kinds(packed).count("Dense") == 4  # fc2 stands in it twice
+    assert packed.nodes[1].output == "1.fc1"
+    assert_agrees(model, packed)
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [F.relu, torch.relu, Tensor.relu, nn.ReLU(), nn.ReLU(inplace=True), F.hardtanh, nn.Hardtanh(), nn.Identity()],
+)
+def test_foreign_activations(activation: Callable[[Tensor], Tensor]) -> None:
+    torch.manual_seed(0)
+    if activation is Tensor.relu:
+        activation = lambda x: x.relu()  # noqa: E731
+    model = nn.Sequential(InputCoding(), binarize_(Foreign(lambda x: x.flatten(1), activation))).eval()
+    assert_agrees(model, pack(model, input_shape=SHAPE))
+
+
+def test_foreign_sign_nets_get_thresholds() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(12, 50, bias=False),
+        nn.BatchNorm1d(50),
+        nn.Linear(50, 40, bias=False),
+        nn.BatchNorm1d(40),
+    )
+    binarize_(net, input_quantizer="ste_sign")
+    model = make_nasty(nn.Sequential(InputCoding(), net, SteSign(), nn.Linear(40, 3)))
+    packed = pack(model, input_shape=SHAPE)
+    expected = ["Flatten", "Dense", "Threshold", "Dense", "Threshold", "RealDense", "Affine"]
+    assert kinds(packed) == expected
+    assert packed.nodes[4].output == "2"
+    assert_agrees(model, packed)
+
+
+def test_a_layer_shared_between_places_is_folded_at_each() -> None:
+    torch.manual_seed(0)
+    shared = BinaryLinear(16, 16, input_quantizer="ste_sign")
+    model = nn.Sequential(
+        InputCoding(), nn.Flatten(), BinaryLinear(12, 16), shared, shared, nn.BatchNorm1d(16), shared
+    ).eval()
+    packed = pack(model, input_shape=SHAPE)
+    assert [node.output for node in packed.nodes if isinstance(node, Threshold)] == [
+        f"3.input_quantizer{suffix}" for suffix in ("", "_2", "_3")
+    ]
+    np.testing.assert_array_equal(run(packed, images_of()), torch_logits(model, images_of()))
+
+
+def test_layers_of_torchs_own_subclasses_fold_and_overridden_forwards_do_not() -> None:
+    class Plain(nn.Linear):
+        pass
+
+    class Doubled(BinaryLinear):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    first = [InputCoding(), nn.Flatten(), BinaryLinear(12, 6)]
+    parametrized = torch.nn.utils.parametrizations.weight_norm(nn.Linear(6, 4))
+    model = nn.Sequential(*first, Plain(6, 6), parametrized).eval()
+    assert_agrees(model, pack(model, input_shape=SHAPE))
+    with pytest.raises(FoldError, match=r"cannot pack Doubled \('3'\): known layers are"):
+        pack(nn.Sequential(*first, Doubled(6, 3)), input_shape=SHAPE)
+
+
+def test_what_torch_compile_wrapped_is_packed() -> None:
+    class Compiled(nn.Module):  # torch.compile's wrapper, which takes seconds to import
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self._orig_mod = inner
+
+        def forward(self, x: Tensor) -> Tensor:
+            raise AssertionError
+
+    model = make_mlp()
+    assert dumps(pack(Compiled(model))) == dumps(pack(model))

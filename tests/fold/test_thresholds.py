@@ -1,0 +1,145 @@
+"""Integer thresholds: the same sign as the trained modules, on every integer that can occur."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from fold_nets import (
+    INT32,
+    SHAPE,
+    asked,
+    assert_agrees,
+    images_of,
+    kinds,
+    make_mlp,
+    make_nasty,
+    node_of,
+    reachable,
+    signs_of,
+    torch_logits,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from onebit.fold import pack
+from onebit.layers import BinaryLinear, InputCoding
+from onebit.packed import Threshold
+from onebit.runtime import run
+
+
+def test_signs_equal_torch_on_every_reachable_integer_of_nasty_nets() -> None:
+    for seed in range(4):
+        model = make_mlp(input_quantizer="ste_sign", nasty=seed)
+        packed = pack(model)
+        assert kinds(packed) == ["Flatten", "Dense", "Threshold", "Dense", "Threshold", "Dense", "Affine"]
+        for index, (inputs, most) in enumerate(((12, 255), (31, 1))):
+            node = node_of(packed, Threshold, index)
+            integers = reachable(inputs, most)
+            expected = asked(model.get_submodule(f"norm{index + 1}"), integers, len(node.threshold))
+            np.testing.assert_array_equal(signs_of(node, integers), expected)
+        assert_agrees(model, packed)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), inputs=st.integers(1, 70), outputs=st.integers(1, 9))
+def test_signs_equal_torch_for_drawn_parameters(data: st.DataObject, inputs: int, outputs: int) -> None:
+    def draw(**limits: Any) -> Tensor:
+        number = st.one_of(
+            st.integers(-inputs, inputs).map(float), st.floats(width=32, allow_subnormal=False, **limits)
+        )
+        return torch.tensor(data.draw(st.lists(number, min_size=outputs, max_size=outputs)))
+
+    middle = BinaryLinear(inputs, outputs, input_quantizer="ste_sign")
+    norm = nn.BatchNorm1d(outputs)
+    with torch.no_grad():
+        norm.running_mean.copy_(draw(min_value=-1e6, max_value=1e6))
+        norm.running_var.copy_(draw(min_value=0, max_value=2.0**40).abs())
+        norm.weight.copy_(draw(min_value=-1e3, max_value=1e3))
+        norm.bias.copy_(draw(min_value=-1e3, max_value=1e3))
+    last = BinaryLinear(outputs, 2, input_quantizer="ste_sign")
+    first = nn.Sequential(InputCoding(), nn.Flatten(), BinaryLinear(3, inputs))
+    model = nn.Sequential(first, middle, norm, nn.Dropout(0.3), last).eval()
+    packed = pack(model, input_shape=(3, 1, 1))
+    node = node_of(packed, Threshold, 1)
+    integers = reachable(inputs, 1)
+    np.testing.assert_array_equal(signs_of(node, integers), asked(norm, integers, outputs))
+    np.testing.assert_array_equal(run(packed, images_of(30, (3, 1, 1))), torch_logits(model, images_of(30, (3, 1, 1))))
+
+
+def test_the_algebraic_threshold_is_wrong_at_ties_and_ours_is_right() -> None:
+    inputs, channels = 300, 2000
+    rng = np.random.default_rng(0)
+    model = nn.Sequential(
+        InputCoding(),
+        nn.Flatten(),
+        BinaryLinear(inputs, inputs),
+        BinaryLinear(inputs, channels, input_quantizer="ste_sign"),
+        nn.BatchNorm1d(channels),
+        BinaryLinear(channels, 2, input_quantizer="ste_sign"),
+    ).eval()
+    norm = model[4]
+    with torch.no_grad():
+        norm.running_mean.copy_(torch.from_numpy(rng.integers(-70, 71, channels) * 2))  # sums of 300 signs are even
+        norm.running_var.copy_(torch.from_numpy(rng.random(channels) * 500 + 1))
+        norm.weight.copy_(torch.from_numpy(rng.random(channels) + 0.1))
+        norm.bias.zero_()
+    integers = reachable(inputs, 1)
+    expected = asked(norm, integers, channels)
+    by_algebra = np.where(integers[:, None] >= norm.running_mean.numpy(), 1, -1)  # beta = 0: the sign turns at the mean
+    wrong = int((by_algebra != expected).any(axis=0).sum())
+    assert wrong > channels // 10
+    node = node_of(pack(model, input_shape=(1, 1, inputs)), Threshold, 1)
+    np.testing.assert_array_equal(signs_of(node, integers), expected)
+
+
+def test_directions_and_constants() -> None:
+    model = make_mlp((12, 4, 2), input_quantizer="ste_sign", nasty=None)
+    norm = model.get_submodule("norm1")
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([1.0, -1.0, 0.0, 0.0]))
+        norm.bias.copy_(torch.tensor([0.0, 0.0, -0.5, 0.5]))
+        norm.running_mean.copy_(torch.tensor([9.0, 9.0, 9.0, 9.0]))
+    node = node_of(pack(model), Threshold)
+    assert node.direction[:2].tolist() == [1, -1]
+    assert set(node.threshold[:2]) <= {8, 10}
+    assert node.threshold[2:].tolist() == [INT32.max, INT32.min]
+    assert node.direction[2:].tolist() == [1, 1]
+
+
+def test_clips_and_two_norms_before_a_sign_are_one_threshold() -> None:
+    torch.manual_seed(0)
+    model = make_nasty(
+        nn.Sequential(
+            InputCoding(),
+            nn.Flatten(),
+            BinaryLinear(12, 33),
+            nn.BatchNorm1d(33),
+            nn.Hardtanh(),
+            nn.BatchNorm1d(33),
+            nn.Identity(),
+            BinaryLinear(33, 20, input_quantizer="ste_sign"),
+            nn.ReLU(),
+            BinaryLinear(20, 4, input_quantizer="ste_sign"),
+        )
+    )
+    packed = pack(model, input_shape=SHAPE)
+    assert kinds(packed) == ["Flatten", "Dense", "Threshold", "Dense", "Threshold", "Dense"]
+    integers = reachable(12, 255)
+    expected = asked(nn.Sequential(*model[3:6]), integers, 33)
+    np.testing.assert_array_equal(signs_of(packed.nodes[2], integers), expected)
+    assert (packed.nodes[4].threshold == INT32.min).all()  # relu(x) >= 0: always +1
+    np.testing.assert_array_equal(run(packed, images_of()), torch_logits(model, images_of()))
+
+
+def test_a_value_that_is_a_power_of_two_stays_in_the_chain() -> None:
+    model = make_mlp(input_quantizer="ste_sign", value=0.25)
+    packed = pack(model)
+    for index, (inputs, most) in enumerate(((12, 255), (31, 1))):
+        node = node_of(packed, Threshold, index)
+        integers = reachable(inputs, most)
+        norm = model.get_submodule(f"norm{index + 1}")
+        np.testing.assert_array_equal(signs_of(node, integers), asked(norm, integers / 4, len(node.threshold)))
+    assert_agrees(model, packed)

@@ -1,0 +1,236 @@
+"""Latent groups and the latent clip, with every optimizer that torch has."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+import pickle
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from onebit.errors import UsageError
+from onebit.layers import BinaryLinear, binarize_
+from onebit.optim import OPTIMIZERS, clip_latents_, latent_groups
+from onebit.quantizers import WEIGHT_QUANTIZERS
+
+EXCEPTIONS = {
+    "LBFGS": "takes one group of parameters only",
+    "SparseAdam": "takes sparse gradients only",
+}
+TORCH_OPTIMIZERS = sorted(
+    name
+    for name, kind in vars(torch.optim).items()
+    if inspect.isclass(kind) and issubclass(kind, torch.optim.Optimizer) and kind is not torch.optim.Optimizer
+)
+
+
+def net(value: float | str = 1.0) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        BinaryLinear(6, 8, True, weight_quantizer="sign", value=value), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)
+    )
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, *, steps: int = 1) -> None:
+    """Steps so long that latents hit their bound and real weights leave it."""
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(steps):
+        x = torch.randn(16, 6, generator=generator)
+        optimizer.zero_grad()
+        (model(x) * torch.arange(3.0)).sum().mul(100).backward()
+        optimizer.step()
+
+
+def largest(layer: nn.Module) -> float:
+    return float(layer.weight.detach().abs().max())
+
+
+# --------------------------------------------------------------------------------------------------------------- clip
+def test_the_exceptions_are_optimizers_of_torch() -> None:
+    assert set(EXCEPTIONS) < set(TORCH_OPTIMIZERS)
+    assert len(TORCH_OPTIMIZERS) > 10
+
+
+@pytest.mark.parametrize("name", [name for name in TORCH_OPTIMIZERS if name not in EXCEPTIONS])
+def test_every_optimizer_of_torch_clips_latents_and_nothing_else(name: str) -> None:
+    model = net()
+    with torch.no_grad():
+        model[3].weight.fill_(3.0)
+    groups = latent_groups(model, lr=2.0)
+    if name == "Muon":  # takes matrices only
+        groups = [{**g, "params": [p for p in g["params"] if p.dim() == 2]} for g in groups]
+        groups = [g for g in groups if g["params"]]
+    optimizer = clip_latents_(getattr(torch.optim, name)(groups))
+    with torch.no_grad():
+        model[0].weight.mul_(5)  # outside the bound, whatever the optimizer does
+    for _ in range(3):
+        step(model, optimizer)
+        assert largest(model[0]) <= 1
+    assert largest(model[3]) > 1
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_clip_is_what_holds_the_latents(name: str) -> None:
+    model = net()
+    optimizer = OPTIMIZERS[name](latent_groups(model, lr=0.5))
+    step(model, optimizer, steps=5)
+    assert largest(model[0]) > 1
+    clip_latents_(optimizer)
+    step(model, optimizer)
+    assert largest(model[0]) == 1
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_step_equals_the_optimizers_step_then_a_clamp(name: str) -> None:
+    ours, plain = net(), net()
+    clipped = clip_latents_(OPTIMIZERS[name](latent_groups(ours, lr=0.1)))
+    bare = OPTIMIZERS[name](latent_groups(plain, lr=0.1, latent_clip=None))
+    for _ in range(3):
+        step(ours, clipped)
+        step(plain, bare)
+        with torch.no_grad():
+            plain[0].weight.copy_(plain[0].weight.clip(-1, 1))
+    for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("clip", [0.25, "value", None])
+def test_the_bound_is_a_number_or_the_quantizers_own_or_none(clip: float | str | None) -> None:
+    model = net(value=0.5)
+    optimizer = clip_latents_(torch.optim.SGD(latent_groups(model, lr=1.0, latent_clip=clip)))
+    step(model, optimizer)
+    if clip is None:
+        assert largest(model[0]) > 1
+    else:
+        assert largest(model[0]) == (0.5 if clip == "value" else clip)
+
+
+def test_clip_latents_is_idempotent() -> None:
+    optimizer = torch.optim.SGD(latent_groups(net(), lr=1.0))
+    assert clip_latents_(optimizer) is optimizer
+    clip_latents_(clip_latents_(optimizer))
+    assert len(optimizer._optimizer_step_post_hooks) == 1
+
+
+def test_other_hooks_stay() -> None:
+    model, calls = net(), []
+    optimizer = torch.optim.SGD(latent_groups(model, lr=1.0))
+    optimizer.register_step_post_hook(lambda *_: calls.append(1))
+    step(model, clip_latents_(optimizer))
+    assert calls == [1]
+    assert largest(model[0]) == 1
+
+
+def test_the_clip_survives_a_state_dict_into_a_fresh_optimizer() -> None:
+    model = net()
+    first = clip_latents_(torch.optim.Adam(latent_groups(model, lr=0.5)))
+    step(model, first)
+    fresh = torch.optim.Adam(latent_groups(model, lr=0.1, latent_clip=None))
+    fresh.load_state_dict(first.state_dict())
+    step(model, clip_latents_(fresh), steps=4)
+    assert largest(model[0]) == 1
+    assert fresh.param_groups[0]["latent_clip"] == 1.0
+
+
+def pickled(pair: tuple[nn.Module, torch.optim.Optimizer]) -> tuple[nn.Module, torch.optim.Optimizer]:
+    return pickle.loads(pickle.dumps(pair))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickled])
+def test_a_copy_clips_again_after_clip_latents(copied: Callable) -> None:
+    model = net()
+    optimizer = clip_latents_(torch.optim.Adam(latent_groups(model, lr=0.5)))
+    twin, twin_optimizer = copied((model, optimizer))
+    clip_latents_(twin_optimizer)
+    step(twin, twin_optimizer, steps=4)
+    step(model, optimizer, steps=4)
+    assert largest(twin[0]) == 1
+    assert torch.equal(twin[0].weight, model[0].weight)
+
+
+def test_a_group_added_later_is_left_alone() -> None:
+    model, extra = net(), nn.Parameter(torch.full((2,), 7.0))
+    optimizer = clip_latents_(torch.optim.SGD(latent_groups(model, lr=1.0)))
+    optimizer.add_param_group({"params": [extra]})
+    step(model, optimizer)
+    assert extra.tolist() == [7.0, 7.0]
+
+
+# ------------------------------------------------------------------------------------------------------------- groups
+@pytest.mark.parametrize("name", WEIGHT_QUANTIZERS)
+def test_every_parameter_is_in_one_group(name: str) -> None:
+    model = binarize_(
+        nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4), nn.Linear(4, 2)),
+        weight_quantizer=name,
+        where=lambda name, layer: name != "3",
+    )
+    groups = latent_groups(model, lr=0.1, weight_decay=0.01)
+    held = [id(p) for group in groups for p in group["params"]]
+    assert sorted(held) == sorted(id(p) for p in model.parameters())
+    latents = {id(model[0].weight), id(model[2].weight)}
+    for group in groups:
+        ids = {id(p) for p in group["params"]}
+        assert ids <= latents or not ids & latents
+        assert ("latent_clip" in group) == bool(ids & latents)
+        assert group["weight_decay"] == (0.01 if ids == {id(model[3].weight)} else 0.0)
+
+
+@pytest.mark.parametrize(("scale", "power"), [(None, 0), ("glorot", 1), ("glorot_squared", 2)])
+def test_the_glorot_factor_is_the_reference_formula(scale: str | None, power: int) -> None:
+    model = nn.Sequential(BinaryLinear(784, 2048), BinaryLinear(2048, 2048), BinaryLinear(2048, 10), nn.BatchNorm1d(10))
+    groups = latent_groups(model, lr=0.003, lr_scale=scale)
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    for layer in model[:3]:
+        factor = (1 / math.sqrt(1.5 / (layer.in_features + layer.out_features))) ** power
+        assert rates[id(layer.weight)] == pytest.approx(0.003 * factor, rel=1e-12)
+    assert rates[id(model[3].weight)] == 0.003
+
+
+def test_the_scale_acts_on_the_update() -> None:
+    """One step of Adam moves every weight by its learning rate: the reference multiplies the update by the factor."""
+    model = net()
+    before = model[0].weight.detach().clone()
+    optimizer = clip_latents_(torch.optim.Adam(latent_groups(model, lr=1e-3, lr_scale="glorot")))
+    step(model, optimizer)
+    moved = (model[0].weight.detach() - before).abs()
+    assert float(moved[moved > 0].max()) == pytest.approx(1e-3 / math.sqrt(1.5 / 14), rel=1e-3)
+
+
+def test_layers_with_equal_settings_share_a_group() -> None:
+    model = nn.Sequential(BinaryLinear(4, 4), BinaryLinear(4, 4), BinaryLinear(4, 2))
+    assert [len(g["params"]) for g in latent_groups(model, lr=1.0)] == [3]
+    assert [len(g["params"]) for g in latent_groups(model, lr=1.0, lr_scale="glorot")] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr_scale": "xavier"}, "lr_scale must be one of glorot, glorot_squared or none, got 'xavier'"),
+        ({"latent_clip": 0.0}, "latent_clip must be a positive number"),
+        ({"latent_clip": -1}, "latent_clip must be a positive number"),
+        ({"latent_clip": math.nan}, "latent_clip must be a positive number"),
+        ({"latent_clip": "values"}, "latent_clip must be a positive number, 'value' or none, got 'values'"),
+    ],
+)
+def test_wrong_options_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        latent_groups(net(), lr=1.0, **options)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_state_dict_round_trip_continues_bit_equal(name: str) -> None:
+    first, second = net(), net()
+    one = clip_latents_(OPTIMIZERS[name](latent_groups(first, lr=0.01)))
+    step(first, one, steps=3)
+    second.load_state_dict(first.state_dict())
+    two = clip_latents_(OPTIMIZERS[name](latent_groups(second, lr=0.5)))
+    two.load_state_dict(copy.deepcopy(one.state_dict()))
+    step(first, one, steps=3)
+    step(second, two, steps=3)
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)

@@ -1,0 +1,325 @@
+"""Recipes: round trips, flags, and one clear line for whatever is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from onebit.data import DATASETS
+from onebit.errors import UsageError
+from onebit.recipe import (
+    Recipe,
+    build_recipe,
+    flag_names,
+    merge,
+    methods,
+    read_settings,
+    recipe_names,
+    recipe_path,
+)
+
+# every flag -> (what a user types, what arrives); none of them the default
+FLAGS: dict[str, tuple[str, Any]] = {
+    "name": ("mine", "mine"),
+    "summary": ("a: 'b' # c — ±é", "a: 'b' # c — ±é"),
+    "reference": ("null", "null"),
+    "measured": ("1.0", "1.0"),
+    "dataset": ("toy", "toy"),
+    "validation": ("256", 256),
+    "split_seed": ("3", 3),
+    "model.name": ("mlp", "mlp"),
+    "model.widths": ("[64, 32, 4]", (64, 32, 4)),
+    "model.weight_quantizer": ("null", None),
+    "model.input_quantizer": ("ste_sign", "ste_sign"),
+    "model.value": ("glorot", "glorot"),
+    "model.real_last": ("true", True),
+    "model.dropout": ("0.25", 0.25),
+    "model.input_dropout": ("0.5", 0.5),
+    "model.norm_eps": ("1e-4", 1e-4),
+    "model.norm_momentum": ("0.15", 0.15),
+    "model.norm_affine": ("false", False),
+    "model.init": ("default", "default"),
+    "model.coding": ("standardise", "standardise"),
+    "optimizer.name": ("sgd", "sgd"),
+    "optimizer.lr": ("1e-5", 1e-5),
+    "optimizer.lr_scale": ("glorot", "glorot"),
+    "optimizer.latent_clip": ("0.5", 0.5),
+    "optimizer.weight_decay": ("0.001", 0.001),
+    "optimizer.momentum": ("0.9", 0.9),
+    "optimizer.compile": ("true", True),
+    "schedule.name": ("milestones", "milestones"),
+    "schedule.final_lr": ("3e-6", 3e-6),
+    "schedule.warmup": ("0.5", 0.5),
+    "schedule.gamma": ("0.2", 0.2),
+    "schedule.step_size": ("2.5", 2.5),
+    "schedule.milestones": ("[1, 2.5]", (1.0, 2.5)),
+    "augmentation.crop_padding": ("2", 2),
+    "augmentation.flip": ("true", True),
+    "loss": ("hinge", "hinge"),
+    "label_smoothing": ("0.1", 0.1),
+    "epochs": ("1.5", 1.5),
+    "batch_size": ("64", 64),
+    "seed": ("9", 9),
+    "precision": ("fp32", "fp32"),
+    "threads": ("2", 2),
+    "device": ("cpu", "cpu"),
+}
+
+
+def value_of(recipe: Recipe, flag: str) -> Any:
+    found: Any = recipe
+    for part in flag.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def file_of(folder: Path, text: str, name: str = "recipe.yaml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def all_flags() -> list[str]:
+    pairs = [(flag, text) for flag, (text, _) in FLAGS.items() if flag != "label_smoothing"]
+    return [word for flag, text in pairs for word in (f"--{flag}", text)]
+
+
+# -------------------------------------------------------------------------------------------------------------- flags
+def test_every_field_is_a_flag_and_stands_in_this_file() -> None:
+    assert set(flag_names()) == set(FLAGS)
+
+
+@pytest.mark.parametrize("flag", flag_names())
+def test_a_flag_sets_its_field_and_nothing_else(flag: str) -> None:
+    text, expected = FLAGS[flag]
+    recipe, default = build_recipe({}, [f"--{flag}", text]), build_recipe({})
+    assert value_of(recipe, flag) == expected
+    assert type(value_of(recipe, flag)) is type(expected)
+    if flag != "model.name":  # there is one model yet
+        assert value_of(default, flag) != expected
+    others = [other for other in flag_names() if other != flag]
+    assert [value_of(recipe, other) for other in others] == [value_of(default, other) for other in others]
+
+
+@pytest.mark.parametrize(
+    ("flags", "field", "expected"),
+    [
+        (["--seed=4"], "seed", 4),
+        (["--optimizer", "sgd"], "optimizer.name", "sgd"),
+        (["--schedule=linear"], "schedule.name", "linear"),
+        (["--batch-size", "64"], "batch_size", 64),
+        (["--optimizer.lr-scale", "glorot"], "optimizer.lr_scale", "glorot"),
+        (["--optimizer.latent_clip", "null"], "optimizer.latent_clip", None),
+        (["--model.value", "0.5"], "model.value", 0.5),
+        (["--seed", "1", "--seed", "2"], "seed", 2),
+    ],
+)
+def test_flags_have_short_and_dashed_forms(flags: list[str], field: str, expected: Any) -> None:
+    assert value_of(build_recipe({}, flags), field) == expected
+
+
+def test_flags_lie_over_the_file_which_lies_over_the_defaults() -> None:
+    settings = {"epochs": 3, "optimizer": {"lr": 0.5, "name": "sgd"}}
+    recipe = build_recipe(settings, ["--optimizer.lr", "0.25"])
+    assert (recipe.epochs, recipe.optimizer.lr, recipe.optimizer.name, recipe.batch_size) == (3, 0.25, "sgd", 100)
+
+
+# --------------------------------------------------------------------------------------------------------- round trips
+def test_yaml_round_trip_of_a_recipe_made_by_flags(tmp_path: Path) -> None:
+    recipe = build_recipe({}, all_flags())
+    again = build_recipe(read_settings(file_of(tmp_path, recipe.to_yaml())))
+    assert again == recipe
+    assert again.to_yaml() == recipe.to_yaml()
+
+
+def test_json_round_trip(tmp_path: Path) -> None:
+    recipe = build_recipe({}, all_flags())
+    text = json.dumps(dataclasses.asdict(recipe))
+    assert build_recipe(read_settings(file_of(tmp_path, text, "recipe.json"))) == recipe
+
+
+def test_the_written_recipe_is_complete() -> None:
+    written = yaml.safe_load(build_recipe({}).to_yaml())
+
+    def names(settings: dict[str, Any], prefix: str = "") -> list[str]:
+        return [
+            name
+            for key, value in settings.items()
+            for name in (names(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key])
+        ]
+
+    assert names(written) == flag_names()
+
+
+@pytest.mark.parametrize("number", ["1e-3", "1.0e-3", "0.001", ".001", "1E-3"])
+def test_every_way_to_write_a_number_is_a_number(tmp_path: Path, number: str) -> None:
+    """YAML 1.1 takes 1e-3 for text."""
+    path = file_of(tmp_path, f"optimizer: {{lr: {number}}}")
+    assert build_recipe(read_settings(path)).optimizer.lr == 0.001
+
+
+def test_merge_is_deep_and_leaves_its_arguments_alone() -> None:
+    base, over = {"a": 1, "b": {"c": 2, "d": 3}}, {"b": {"c": 5}, "e": {"f": 6}}
+    assert merge(base, over) == {"a": 1, "b": {"c": 5, "d": 3}, "e": {"f": 6}}
+    assert base == {"a": 1, "b": {"c": 2, "d": 3}}
+    assert merge({"b": {"c": 1}}, {"b": None}) == {"b": None}
+
+
+# ----------------------------------------------------------------------------------------------------------- bad input
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sede: 3", "unknown field sede; did you mean 'seed'?"),
+        ("optimizer: {lrs: 1}", "unknown field optimizer.lrs; did you mean 'lr'?"),
+        ("model: {weight_quantiser: sign}", "unknown field model.weight_quantiser; did you mean 'weight_quantizer'?"),
+        ("1: 2", "unknown field 1; known: "),
+        ("optimizer: adam", "'optimizer' must hold a mapping of fields, got 'adam'"),
+        ("model: null", "'model' must hold a mapping of fields, got None"),
+        ("", "a recipe is a mapping of fields, got None"),
+        ("- seed", "a recipe is a mapping of fields, got ['seed']"),
+        ("seed: [1,\nb: }", "line 2: not valid YAML or JSON"),
+        ("seed:\n\t- 1", "line 2: not valid YAML or JSON"),
+        ("name: !!python/object/apply:os.getcwd []", "line 1: not valid YAML or JSON"),
+        ("seed: three", "seed: expected int, got three"),
+        ("seed: 1.5", "seed: expected int, got 1.5"),
+        ("seed: true", "seed: expected int, got True"),
+        ("seed: null", "seed: expected int, got null"),
+        ("name: null", "name: expected str, got null"),
+        ("name: 3", "name: expected str, got 3"),
+        ("epochs: null", "epochs: expected float, got null"),
+        ("epochs: .nan", "epochs must be positive, got nan"),
+        ("epochs: .inf", "epochs must be positive, got inf"),
+        ("epochs: 0", "epochs must be positive, got 0"),
+        ("batch_size: 1", "batch_size must be 2 or more"),
+        ("seed: -1", "seed must be 0 or more, got -1"),
+        ("validation: -1", "validation must be 0 or more"),
+        ("threads: 0", "threads must be 1 or more"),
+        ("label_smoothing: 1", "label_smoothing must be in [0, 1)"),
+        ("{label_smoothing: 0.1, loss: hinge}", "label_smoothing belongs to cross_entropy, the loss is 'hinge'"),
+        ("model: {widths: 784}", "model.widths: expected tuple, got 784"),
+        ("model: {widths: [784, ten]}", "model.widths: expected int, got ten"),
+        ("model: {widths: [784]}", "model.widths must be two or more positive numbers"),
+        ("model: {widths: [784, -3]}", "model.widths must be two or more positive numbers"),
+        ("model: {value: true}", "model.value: expected float or str, got True"),
+        ("model: {value: glorto}", "model.value must be a positive number or glorot, got 'glorto'"),
+        ("model: {value: 0}", "model.value must be a positive number or glorot"),
+        ("model: {dropout: 1}", "model.dropout must be in [0, 1)"),
+        ("model: {norm_eps: 0}", "model.norm_eps must be positive"),
+        ("model: {norm_momentum: 0}", "model.norm_momentum must be in (0, 1]"),
+        ("optimizer: {lr: 0}", "optimizer.lr must be positive"),
+        ("optimizer: {lr: .nan}", "optimizer.lr must be positive, got nan"),
+        ("optimizer: {weight_decay: .inf}", "optimizer.weight_decay must be 0 or more, got inf"),
+        ("optimizer: {momentum: 1}", "optimizer.momentum must be in [0, 1)"),
+        ("optimizer: {latent_clip: values}", "optimizer.latent_clip must be a positive number, value or null"),
+        ("optimizer: {latent_clip: -1}", "optimizer.latent_clip must be a positive number, value or null"),
+        ("schedule: {warmup: .inf}", "schedule.warmup must be 0 or more epochs, got inf"),
+        ("schedule: {final_lr: -1}", "schedule.final_lr must be 0 or more"),
+        ("schedule: {milestones: [.nan]}", "schedule.milestones must be positive (epochs)"),
+        ("schedule: {name: step}", "schedule.step_size must be positive (epochs), got None"),
+        ("schedule: {gamma: 0}", "schedule.gamma must be positive"),
+        ("augmentation: {crop_padding: -1}", "augmentation.crop_padding must be 0 or more"),
+        ("augmentation: {flip: maybe}", "augmentation.flip: expected bool, got maybe"),
+    ],
+)
+def test_a_bad_file_is_one_clear_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        build_recipe(read_settings(file_of(tmp_path, text)))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--sede", "3"], "unknown option --sede; did you mean '--seed'?"),
+        (["--optimiser.lr", "3"], "unknown option --optimiser.lr; did you mean '--optimizer.lr'?"),
+        (["--optimizer.lr"], "--optimizer.lr: expected one argument"),
+        (["--optimizer.lr", "fast"], "optimizer.lr: expected float, got fast"),
+        (["--optimizer.lr", "-1"], "optimizer.lr must be positive, got -1.0"),
+        (["--seed", "null"], "seed: expected int, got None"),
+        (["12"], "unrecognized arguments: 12"),
+        (["-s", "12"], "unrecognized arguments: -s 12"),
+        (["--", "12"], "unknown option --"),
+        (["--augmentation.flip"], "expected one argument"),
+        (["--model.widths", "64,10"], "model.widths: expected"),
+    ],
+)
+def test_a_bad_flag_is_one_clear_line(flags: list[str], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        build_recipe({}, flags)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("mnist-binaryconect", "unknown recipe 'mnist-binaryconect'; did you mean 'mnist-binaryconnect'?"),
+        ("folder/none.yaml", "folder/none.yaml: no such recipe file"),
+        ("methods", "unknown recipe 'methods'"),
+        ("", "unknown recipe ''"),
+        ("x" * 5000, "unknown recipe"),
+        ("a\0b", "unknown recipe"),
+    ],
+)
+def test_a_recipe_that_is_nowhere(name: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        recipe_path(name)
+    assert message in str(caught.value)
+
+
+def test_a_recipe_is_a_name_a_file_or_a_run_folder(tmp_path: Path) -> None:
+    path = file_of(tmp_path, "seed: 1")
+    assert recipe_path(str(path)) == recipe_path(str(tmp_path)) == path
+    assert recipe_path("mnist-real").name == "mnist-real.yaml"
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "latin.yaml").write_bytes(b"name: \xff\xfe")
+    for path in (tmp_path / "latin.yaml", tmp_path / "none.yaml", tmp_path):
+        with pytest.raises(UsageError, match="cannot be read") as caught:
+            read_settings(path)
+        assert "\n" not in str(caught.value)
+
+
+# ----------------------------------------------------------------------------------------------------------- what ships
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_shipped_recipe_names_itself_its_reference_and_its_data(name: str) -> None:
+    recipe = build_recipe(read_settings(recipe_path(name)))
+    assert recipe.name == name
+    assert len(recipe.summary) > 10
+    assert re.search(r"arXiv:\d{4}\.\d{5}|\bmnist-binaryconnect\b", recipe.reference), recipe.reference
+    assert recipe.measured
+    assert recipe.dataset in DATASETS
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_shipped_recipe_survives_its_round_trip(tmp_path: Path, name: str) -> None:
+    recipe = build_recipe(read_settings(recipe_path(name)))
+    assert build_recipe(read_settings(file_of(tmp_path, recipe.to_yaml()))) == recipe
+
+
+@pytest.mark.parametrize("method", methods())
+def test_every_method_is_part_of_a_recipe(method: str) -> None:
+    settings = methods()[method]
+    recipe = build_recipe(merge({"epochs": 2}, settings))
+    for part, fields in settings.items():
+        for field, value in fields.items() if isinstance(fields, dict) else [("", fields)]:
+            assert value_of(recipe, f"{part}.{field}".rstrip(".")) == value
+
+
+def test_recipes_answer_without_torch() -> None:
+    code = (
+        "import sys; from onebit.recipe import build_recipe, read_settings, recipe_path;"
+        "build_recipe(read_settings(recipe_path('mnist-real')), ['--seed', '3']);"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

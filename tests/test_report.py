@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from report_runs import RECIPE, check_picture, make_run, row
+
+from onebit.errors import DataError, FormatError, OnebitError, UsageError
+from onebit.recipe import ModelRecipe, OptimizerRecipe
+from onebit.report import write_report
+from onebit.report.curves import Curve, Points, per_epoch, title
+from onebit.report.runs import differing_settings, group_runs, read_runs
+from onebit.report.wording import duration, mean_sd, percent, printable
+from onebit.train.history import History
+
+HOSTILE = '<script>alert("1")</script> & $x^2$'
+
+
+def page_text(folder: Path) -> str:
+    """What a reader sees of the page, tags replaced by blanks."""
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    body = re.sub(r'src="data:[^"]*"', "", page.partition("<body>")[2])
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]*>", " ", body)))
+
+
+def test_a_report_writes_pictures_and_one_page(tmp_path: Path) -> None:
+    first = make_run(tmp_path / "runs" / "first", weights=True)
+    other = replace(RECIPE, name="real", model=replace(RECIPE.model, weight_quantizer=None))
+    second = make_run(tmp_path / "runs" / "second", recipe=other)
+    folder = tmp_path / "deep" / "report"
+    files = write_report([first, second], folder)
+    assert [file.name for file in files] == ["error.png", "loss.png", "time.png", "weights-first.png", "index.html"]
+    assert sorted(path.name for path in folder.iterdir()) == sorted(file.name for file in files)
+    for file in files[:3]:
+        width, height = check_picture(file)
+        assert width == 1200
+        assert 500 < height < 800
+    assert check_picture(files[3])[0] == 1110
+
+
+def test_the_page_holds_runs_pictures_and_settings_and_fetches_nothing(tmp_path: Path) -> None:
+    first = make_run(tmp_path / "first")
+    second = make_run(tmp_path / "second", recipe=replace(RECIPE, name="fast", optimizer=OptimizerRecipe(lr=0.25)))
+    files = write_report([first, second], tmp_path / "report")
+    page = files[-1].read_text(encoding="utf-8")
+    embedded = [base64.b64decode(data) for data in re.findall(r'src="data:image/png;base64,([^"]+)"', page)]
+    assert embedded == [file.read_bytes() for file in files[:-1]]
+    assert page.count(" src=") == len(embedded)
+    rest = re.sub(r'src="data:image/png;base64,[^"]+"', "", page)
+    assert not re.search(r"//| src|href|<script|<link|@import|url\(", rest)
+    assert "default-src 'none'; img-src" in page
+    assert "prefers-color-scheme: dark" in page
+    text = page_text(tmp_path / "report")
+    for expected in (
+        "tiny",
+        "first",
+        "fast",
+        "second",
+        "2 runs on mnist",
+        "12,345",
+        "7.5 s",
+        "sign weights real inputs",
+    ):
+        assert expected in text
+    settings = text.partition("Settings that differ")[2].partition("All settings")[0]
+    assert settings.split() == ["setting", "tiny", "fast", "optimizer.lr", "0.001", "0.25"]
+
+
+def test_seeds_become_one_row_with_mean_and_standard_deviation(tmp_path: Path) -> None:
+    accuracies = [0.975, 0.981, 0.984]
+    runs = [
+        make_run(tmp_path / f"seed{seed}", recipe=replace(RECIPE, seed=seed), accuracy=accuracy)
+        for seed, accuracy in enumerate(accuracies)
+    ]
+    groups = group_runs(read_runs(runs))
+    assert [group.label for group in groups] == ["tiny"]
+    assert len(groups[0].runs) == 3
+    write_report(runs, tmp_path / "report")
+    text = page_text(tmp_path / "report")
+    mean, sd = statistics.mean(accuracies), statistics.stdev(accuracies)
+    assert f"{100 * mean:.2f} ± {100 * sd:.2f} %" == "98.00 ± 0.46 %"
+    assert "98.00 ± 0.46 %" in text
+    assert "88.00 ± 0.46 % BatchNorm re-estimated" in text
+    assert "test accuracy binary weights" in text
+    assert "test accuracy latent weights" in text
+    assert "3 0, 1, 2" in text
+    assert "seed0, seed1, seed2" in text
+    assert "96.67 ± 0.00 % binary weights, epoch 3" in text
+
+
+def test_mean_and_sd_per_epoch() -> None:
+    trainings: list[Points] = [[(1, 4.0), (2, 1.0)], [(1, 2.0), (2, 3.0), (3, 5.0)], [(1, None), (3, None)]]
+    epochs, mean, sd = per_epoch(trainings)
+    assert epochs.tolist() == [1, 2, 3]
+    assert mean.tolist() == [3.0, 2.0, 5.0]
+    assert sd.tolist() == [pytest.approx(2**0.5), pytest.approx(2**0.5), 0.0]
+    assert np.isnan(per_epoch([[(1, float("inf"))]])[1]).all()
+
+
+def test_numbers_as_a_reader_sees_them() -> None:
+    assert mean_sd([1.0, 3.0]) == (2.0, pytest.approx(2**0.5))
+    assert mean_sd([5.0]) == (5.0, None)
+    assert percent([0.98714]) == "98.71 %"
+    assert percent([0.5, 0.7]) == "60.00 ± 14.14 %"
+    assert [duration([seconds]) for seconds in (4.24, 750, 36000)] == ["4.2 s", "12.5 min", "10.0 h"]
+    assert printable("a\nb\x00\u202ec\udc80") == "a?b??c?"
+    assert printable("x" * 9, limit=5) == "xxxx…"
+
+
+def test_runs_of_one_recipe_with_other_settings_are_told_apart(tmp_path: Path) -> None:
+    slow = replace(RECIPE, optimizer=OptimizerRecipe(lr=0.01), seed=4)
+    three = replace(RECIPE, batch_size=7, epochs=9, split_seed=3)
+    runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", recipe=slow)]
+    groups = group_runs(read_runs(runs))
+    assert [group.label for group in groups] == ["tiny, optimizer.lr 0.001", "tiny, optimizer.lr 0.01"]
+    assert differing_settings(groups) == {"optimizer.lr": [0.001, 0.01]}
+    groups = group_runs(read_runs([*runs, make_run(tmp_path / "c", recipe=three)]))
+    assert [group.label for group in groups] == ["tiny, a", "tiny, b", "tiny, c"]
+
+
+def test_folders_of_the_same_name_are_told_apart_and_named_twice_is_read_once(tmp_path: Path) -> None:
+    one, two = make_run(tmp_path / "one" / "run", weights=True), make_run(tmp_path / "two" / "run", weights=True)
+    assert [run.name for run in read_runs([one, two, one / ".." / "run"])] == ["one/run", "two/run"]
+    names = [file.name for file in write_report([one, two], tmp_path / "report")]
+    assert "weights-one-run.png" in names
+    assert "weights-two-run.png" in names
+
+
+def test_an_unfinished_run_without_recipe_and_validation_is_reported(tmp_path: Path) -> None:
+    rows = [row(1, epochs=250, validation_loss=None, validation_error=None, train_error=0.0, train_loss=float("nan"))]
+    run = make_run(tmp_path / "own", recipe=None, accuracy=None, rows=rows)
+    files = write_report([run], tmp_path / "report")
+    assert [file.name for file in files] == ["error.png", "loss.png", "time.png", "index.html"]
+    text = page_text(tmp_path / "report")
+    assert "1 of 250" in text
+    assert "No run has been tested yet" in text
+    assert "All settings" not in text
+    assert title("error", [Curve("own", (History(rows),))], data="") == "own\ntraining error"
+
+
+def test_the_title_names_data_and_test_mode() -> None:
+    binary, real = History([row(1)]), History([row(1, validation_weights="real")])
+    both = [Curve("a", (binary,)), Curve("b", (real, real))]
+    assert (
+        title("error", both, data="mnist")
+        == "mnist: training and validation error, validation with binary and real weights"
+    )
+    assert [curve.named_with_mode for curve in both] == ["a, binary weights", "b, 2 seeds, real weights"]
+    assert (
+        title("loss", both[:1], data="mnist")
+        == "a on mnist\ntraining and validation loss, validation with binary weights"
+    )
+
+
+def test_hostile_names_are_text(tmp_path: Path) -> None:
+    recipe = replace(
+        RECIPE,
+        name=HOSTILE,
+        dataset=HOSTILE,
+        loss="a_b$",
+        reference=HOSTILE,
+        model=ModelRecipe(weight_quantizer=HOSTILE),
+    )
+    rows = [row(1, validation_weights=HOSTILE)]
+    run = make_run(tmp_path / "<b>run $\\frac{$", recipe=recipe, rows=rows, accuracy=None, weights=True)
+    score = {"accuracy": 0.5, "correct": 1, "count": 2, "bn": HOSTILE}
+    (run / "result.json").write_text(json.dumps({"test": {HOSTILE: score, "\ud800": score}, "parameters": 1}))
+    files = write_report([run, make_run(tmp_path / "日本語\u202e")], tmp_path / "report")
+    assert files[3].name == "weights-b-run-frac.png"
+    for file in files[:-1]:
+        check_picture(file)
+    page = files[-1].read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert "<b>" not in page
+    assert "\u202e" not in page
+    assert "&lt;script&gt;" in page
+    assert "&lt;b&gt;run" in page
+    assert "日本語?" in page
+
+
+def break_line(run: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Replace the second line of metrics.jsonl."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    values = json.loads(lines[1])
+    changed = change(values)
+    lines[1] = changed if isinstance(changed, str) else json.dumps(values)
+    (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda values: '{"epoch": 2, "epo', "Unterminated string"),
+        (lambda values: "[" * 100_000, "damaged"),
+        (lambda values: "[1]", "expected a JSON object"),
+        (lambda values: values.pop("train_loss"), "train_loss is missing"),
+        (lambda values: values.update(train_error="low"), "train_error must be float, got 'low'"),
+        (lambda values: values.update(epoch=True), "epoch must be int, got True"),
+        (lambda values: values.update(train_error=None), "train_error must be float, got None"),
+        (lambda values: values.update(validation_error=97.5), "validation_error must be a fraction 0–1, got 97.5"),
+        (lambda values: values.update(train_error=float("nan")), "train_error must be a fraction 0–1, got nan"),
+        (lambda values: values.update(seconds=-1), "seconds must be 0 or more, got -1"),
+        (lambda values: values.update(epoch=1), "epoch 1 after epoch 1"),
+    ],
+)
+def test_a_damaged_line_is_named(tmp_path: Path, change: Callable[[dict[str, Any]], Any], reason: str) -> None:
+    run = make_run(tmp_path / "run")
+    break_line(run, change)
+    with pytest.raises(FormatError, match=r"metrics\.jsonl, line 2: damaged \(") as info:
+        write_report([run], tmp_path / "report")
+    assert reason in str(info.value)
+    assert "\n" not in str(info.value)
+    assert len(str(info.value)) < 500
+    assert not (tmp_path / "report").exists()
+
+
+def test_fields_of_a_later_version_and_blank_lines_are_left_out(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    break_line(run, lambda values: values.update(temperature=1.0))
+    with (run / "metrics.jsonl").open("a") as stream:
+        stream.write("\n\n")
+    assert read_runs([run])[0].history == History([row(1), row(2), row(3)])
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "damaged"),
+        ("[]", "expected an object"),
+        ('{"test": []}', "expected an object"),
+        ('{"test": {"binary": 0.9}}', "test.binary must be an object"),
+        ('{"test": {"binary": {}}}', "accuracy must be a number, got None"),
+        ('{"test": {"binary": {"accuracy": 98.7}}}', "must be a fraction 0–1, got 98.7"),
+        ('{"test": {"binary": {"accuracy": NaN}}}', "accuracy must be a number"),
+        ('{"seconds": "long"}', "seconds must be a number, got 'long'"),
+        ('{"parameters": 1e999}', "parameters must be a number"),
+    ],
+)
+def test_a_damaged_result_is_named(tmp_path: Path, text: str, reason: str) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "result.json").write_text(text)
+    with pytest.raises(FormatError, match=r"result\.json: damaged \(") as info:
+        read_runs([run])
+    assert reason in str(info.value)
+    assert "\n" not in str(info.value)
+
+
+def test_folders_that_are_no_run(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    cases = {"gone": "no such folder", "empty": r"no metrics\.jsonl in it", "file": "not a folder"}
+    for name, reason in cases.items():
+        with pytest.raises(DataError, match=rf"{name}: not a run folder \({reason}\); pass a folder") as info:
+            write_report([tmp_path / name], tmp_path / "report")
+        assert "\n" not in str(info.value)
+    with pytest.raises(DataError, match="no finished epoch yet"):
+        write_report([make_run(tmp_path / "new", rows=[])], tmp_path / "report")
+    with pytest.raises(DataError, match="pass at least one run folder"):
+        write_report([], tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+
+def test_damaged_recipes_and_weights_are_named(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", weights=True)
+    (run / "best.safetensors").write_bytes((run / "best.safetensors").read_bytes()[:-5])
+    with pytest.raises(FormatError, match=r"best\.safetensors: damaged, or not a safetensors file"):
+        write_report([run], tmp_path / "report")
+    (run / "recipe.yaml").write_text("model: {widht: 3}")
+    with pytest.raises(UsageError, match=r"recipe\.yaml: unknown field model\.widht"):
+        write_report([run], tmp_path / "report")
+    (run / "recipe.yaml").write_text("dataset: [[1], [2]]")
+    with pytest.raises(FormatError, match=r"recipe\.yaml: dataset must be a value or a list of values"):
+        write_report([run], tmp_path / "report")
+    (run / "metrics.jsonl").write_bytes(b"\xff\xfe")
+    with pytest.raises(FormatError, match=r"metrics\.jsonl: cannot be read \(not UTF-8 text\)"):
+        write_report([run], tmp_path / "report")
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OnebitError, match=r"cannot make the folder .*report: Not a directory") as info:
+        write_report([make_run(tmp_path / "run")], tmp_path / "file" / "report")
+    assert "\n" not in str(info.value)
+
+
+def test_a_report_needs_no_torch_and_its_import_no_matplotlib(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", weights=True)
+    code = (
+        "import sys; from pathlib import Path; from onebit.report import write_report\n"
+        "assert 'matplotlib' not in sys.modules\n"
+        f"write_report([Path({str(run)!r})], Path({str(tmp_path / 'report')!r}))\n"
+        "assert 'torch' not in sys.modules and 'matplotlib.pyplot' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    check_picture(tmp_path / "report" / "weights-run.png")

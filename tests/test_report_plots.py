@@ -1,0 +1,224 @@
+"""The pictures that users of the library draw themselves."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from report_runs import RECIPE, check_picture, make_run, row
+from safetensors.numpy import save_file
+
+from onebit.errors import DataError, FormatError, OnebitError, UsageError
+from onebit.layers import BinaryLinear
+from onebit.recipe import ModelRecipe
+from onebit.report import plot_history, plot_predictions, plot_weights, weights, write_report
+from onebit.report.drawing import NEGATIVE, POSITIVE, STYLE, WRONG, choose_scale, colour, label_epochs
+from onebit.report.weights import BINS, layer_histogram
+from onebit.train.history import History
+
+
+def count_pixels(path: Path, colour: str) -> int:
+    """Pixels of exactly this colour."""
+    wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    with Image.open(path) as image:
+        return int((np.asarray(image.convert("RGB")) == wanted).all(axis=2).sum())
+
+
+def test_a_history_becomes_one_picture(tmp_path: Path) -> None:
+    path = tmp_path / "curves.png"
+    plot_history(History([row(epoch) for epoch in (1, 2, 3)]), path, data="mnist")
+    assert check_picture(path) == (1650, 510)
+    with pytest.raises(DataError, match="the history has no epoch to draw"):
+        plot_history(History(), path)
+
+
+def test_the_same_picture_has_the_same_bytes_and_the_users_settings_stay(tmp_path: Path) -> None:
+    history = History([row(1), row(2, validation_loss=None, validation_error=None)])
+    plot_history(history, tmp_path / "a.png")
+    before = dict(matplotlib.rcParams)
+    with matplotlib.rc_context({"text.usetex": True, "axes.grid": False, "savefig.dpi": 30, "font.size": 30}):
+        plot_history(history, tmp_path / "b.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert dict(matplotlib.rcParams) == before
+    assert set(STYLE) <= set(before)
+
+
+@pytest.mark.parametrize("name", ["curves.pdf", "curves"])
+def test_only_png_is_written(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=r"expected a file that ends in \.png"):
+        plot_history(History([row(1)]), tmp_path / name)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_picture_that_cannot_be_written_is_named_and_the_old_one_stays(tmp_path: Path) -> None:
+    with pytest.raises(OnebitError, match=r"cannot write .*curves\.png.*No such file or directory") as info:
+        plot_history(History([row(1)]), tmp_path / "gone" / "curves.png")
+    assert "\n" not in str(info.value)
+    path = tmp_path / "weights.png"
+    path.write_bytes(b"old")
+    with pytest.raises(DataError):
+        plot_weights({}, path)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["weights.png"]
+
+
+def test_the_axis_is_logarithmic_where_values_span_a_decade() -> None:
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    assert not choose_scale(axes, [2.0, 3.0, 0.0])
+    assert axes.get_ylim()[0] == 0
+    assert not choose_scale(axes, [0.0])
+    assert axes.get_ylim()[1] > 0
+    assert choose_scale(axes, [0.0, 0.3, 4.0])
+    assert axes.get_yscale() == "log"
+    assert 0.2 < axes.get_ylim()[0] < 0.3
+    assert 4 < axes.get_ylim()[1] < 6
+    label_epochs(axes, 1, 250)
+    assert 0 < axes.get_xlim()[0] < 1
+    assert axes.get_xlim()[1] > 250
+    assert len({matplotlib.colors.to_hex(colour(i, 12)) for i in range(12)}) == 12
+
+
+def test_the_histogram_counts_every_weight_and_zero_is_plus_one() -> None:
+    weight = np.array([[-1.0, -0.5, -0.0, 0.0], [0.25, 1.0, 1.0, -1e-30]], np.float32)
+    found = layer_histogram("fc", weight, value=1.0)
+    assert found.counts.sum() == 8
+    assert found.counts[: BINS // 2].sum() == 3
+    assert found.positive == 5 / 8
+    assert found.at_bound == 3 / 8
+    assert found.reach == 1.0
+    assert found.shape == (2, 4)
+    real = layer_histogram("fc", weight * 3)
+    assert (real.value, real.positive, real.at_bound, real.reach) == (None, None, None, 3.0)
+    assert real.mean == pytest.approx(3 * 0.75 / 8)
+    assert real.sd == pytest.approx(np.std(weight * 3))
+    assert layer_histogram("fc", np.zeros((2, 2)), value=0.1).reach == 0.1
+    assert layer_histogram("fc", np.zeros((2, 2))).counts.sum() == 4
+
+
+@pytest.mark.parametrize("weight", [np.full((2, 2), np.nan), np.array([[np.inf]]), np.zeros((0, 4))])
+def test_weights_that_cannot_be_drawn_are_named(tmp_path: Path, weight: np.ndarray) -> None:
+    with pytest.raises(DataError, match=r"^fc\.weight: has no weights, or weights that are not finite"):
+        plot_weights({"fc.weight": weight}, tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
+def test_a_value_must_be_positive(tmp_path: Path, value: float) -> None:
+    with pytest.raises(UsageError, match="value must be a positive number"):
+        plot_weights({"fc.weight": np.ones((2, 2))}, tmp_path / "a.png", value=value)
+
+
+def capture_layers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The layers that the next picture draws."""
+    found: list[Any] = []
+    draw = weights.draw_weights
+
+    def keep(layers: list[Any], path: Path, *, title: str) -> None:
+        found.extend(layers)
+        draw(layers, path, title=title)
+
+    monkeypatch.setattr(weights, "draw_weights", keep)
+    return found
+
+
+def test_a_model_says_itself_what_is_binary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        BinaryLinear(8, 6, weight_quantizer="sign", value=0.5), torch.nn.BatchNorm1d(6), torch.nn.Linear(6, 4)
+    )
+    found = capture_layers(monkeypatch)
+    plot_weights(model, tmp_path / "model.png", title="my $net")
+    first, second = found
+    assert (first.name, first.value, second.name, second.value) == ("0.weight", 0.5, "2.weight", None)
+    assert first.positive == pytest.approx(float((model.state_dict()["0.weight"] >= 0).float().mean()))
+    check_picture(tmp_path / "model.png")
+    assert count_pixels(tmp_path / "model.png", POSITIVE) > 1000 < count_pixels(tmp_path / "model.png", NEGATIVE)
+    plot_weights(model.state_dict(), tmp_path / "state.png")
+    assert [layer.positive for layer in found[2:]] == [None, None]
+    assert count_pixels(tmp_path / "state.png", POSITIVE) == 0
+    plot_weights(BinaryLinear(8, 6), tmp_path / "lone.png")
+    assert found[-1].name == "weight"
+    assert found[-1].value == 1.0
+
+
+def test_the_recipe_of_a_run_says_what_is_binary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = replace(RECIPE, model=ModelRecipe(value="glorot", real_last=True))
+    run = make_run(tmp_path / "run", recipe=recipe)
+    rng = np.random.default_rng(0)
+    state = {f"linear{i}.weight": rng.uniform(-0.3, 0.3, (6, 4)).astype(np.float32) for i in (1, 2, 10)}
+    save_file(state, run / "final.safetensors")
+    found = capture_layers(monkeypatch)
+    files = write_report([run], tmp_path / "report")
+    assert files[3].name == "weights-run.png"
+    assert [layer.name for layer in found] == ["linear1.weight", "linear2.weight", "linear10.weight"]
+    bound = math.sqrt(1.5 / 10)
+    assert [layer.value for layer in found] == [pytest.approx(bound), pytest.approx(bound), None]
+
+
+def test_weights_of_a_kind_that_numpy_lacks_are_named(tmp_path: Path) -> None:
+    from safetensors.torch import save_file as save_tensors
+
+    run = make_run(tmp_path / "run")
+    save_tensors({"a.weight": torch.zeros(2, 2, dtype=torch.float8_e4m3fn)}, run / "best.safetensors")
+    with pytest.raises(FormatError, match=r"best\.safetensors: a\.weight cannot be read \(") as info:
+        write_report([run], tmp_path / "report")
+    assert "\n" not in str(info.value)
+
+
+def predictions(count: int = 12, channels: int = 1) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 10, count)
+    predicted = labels.copy()
+    predicted[1] = (predicted[1] + 1) % 10
+    return {
+        "images": rng.integers(0, 256, (count, channels, 28, 28)).astype(np.uint8),
+        "labels": labels,
+        "predicted": predicted,
+        "probabilities": rng.uniform(0.5, 1, count),
+        "classes": tuple("0123456789"),
+    }
+
+
+def test_classified_images_are_drawn_and_wrong_ones_marked(tmp_path: Path) -> None:
+    made = predictions()
+    plot_predictions(path=tmp_path / "wrong.png", data="mnist", **made)
+    assert check_picture(tmp_path / "wrong.png") == (1500, 463)
+    plot_predictions(path=tmp_path / "right.png", data="mnist", **(made | {"predicted": made["labels"]}))
+    assert count_pixels(tmp_path / "wrong.png", WRONG) > 500
+    assert count_pixels(tmp_path / "right.png", WRONG) == 0
+    long_names = ("a long $name", *map(str, range(9)))
+    plot_predictions(path=tmp_path / "rgb.png", **(predictions(2, 3) | {"classes": long_names}))
+    check_picture(tmp_path / "rgb.png")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"images": np.zeros((12, 28, 28), np.uint8)},
+            r"got images uint8 \(12, 28, 28\), expected uint8 \(N, C, H, W\)",
+        ),
+        ({"images": np.zeros((12, 1, 28, 28))}, "got images float64"),
+        ({"images": np.zeros((12, 2, 28, 28), np.uint8)}, "with C 1 or 3"),
+        ({"images": np.zeros((0, 1, 28, 28), np.uint8)}, "got 0 images, expected 1 to 200"),
+        ({"labels": np.zeros(3, np.int64)}, r"got labels of shape \(3,\), expected \(12,\)"),
+        ({"probabilities": np.zeros((12, 10))}, r"got probabilities of shape \(12, 10\)"),
+        ({"predicted": np.full(12, 10)}, "predicted must be class numbers from 0 to 9"),
+        ({"labels": np.full(12, 0.5)}, "labels must be class numbers"),
+        ({"probabilities": np.full(12, 97.0)}, "probabilities must lie between 0 and 1"),
+        ({"probabilities": np.full(12, np.nan)}, "probabilities must lie between 0 and 1"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        plot_predictions(path=tmp_path / "a.png", **(predictions() | change))
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,314 @@
+"""Stopped anywhere, a training goes on to the very bits of one that was never stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from toy_training import (
+    CASES,
+    DATA,
+    EPOCHS,
+    Case,
+    Stop,
+    build,
+    checkpoint_without_times,
+    everything,
+    flat,
+    rows_without_times,
+    stop_after_epoch,
+    stop_at_step,
+)
+
+from onebit.data import Augmentation
+from onebit.errors import CheckpointError
+from onebit.optim import latent_groups
+from onebit.train.loop import fit
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """`whole(name)`: everything an uninterrupted run of a case leaves behind."""
+    known: dict[str, dict[str, Any]] = {}
+
+    def of(name: str) -> dict[str, Any]:
+        if name not in known:
+            folder = tmp_path_factory.mktemp("whole")
+            build(CASES[name]).fit(DATA, folder)
+            known[name] = everything(folder)
+        return known[name]
+
+    return of
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_resume_after_each_epoch_is_bit_identical(tmp_path: Path, whole: Any, name: str) -> None:
+    for epoch in range(1, EPOCHS + 1):
+        torch.manual_seed(999)  # a new process has another random state
+        with pytest.raises(Stop):
+            build(CASES[name]).fit(DATA, tmp_path, resume=True, on_epoch=stop_after_epoch(epoch))
+    build(CASES[name]).fit(DATA, tmp_path, resume=True)
+    assert everything(tmp_path) == whole(name)
+
+
+@pytest.mark.parametrize(("name", "step"), [("sign", 1), ("stochastic", 5), ("own generator", 7), ("dropout", 11)])
+def test_an_epoch_cut_short_is_trained_again(tmp_path: Path, whole: Any, name: str, step: int) -> None:
+    with pytest.raises(Stop):
+        build(CASES[name]).fit(DATA, tmp_path, on_step=stop_at_step(step))
+    build(CASES[name]).fit(DATA, tmp_path, resume=True)
+    assert everything(tmp_path) == whole(name)
+
+
+def test_many_interruptions(tmp_path: Path, whole: Any) -> None:
+    for step in (2, 6, 7, 10):
+        with pytest.raises(Stop):
+            build(CASES["stochastic"]).fit(DATA, tmp_path, resume=True, on_step=stop_at_step(step))
+    build(CASES["stochastic"]).fit(DATA, tmp_path, resume=True)
+    assert everything(tmp_path) == whole("stochastic")
+
+
+def test_the_same_objects_may_go_on_in_the_same_process(tmp_path: Path, whole: Any) -> None:
+    """As in a notebook: an interrupt between backward and step leaves a gradient that must not count."""
+    toy = build(CASES["sign"])
+    with pytest.raises(Stop):
+        toy.fit(DATA, tmp_path, on_step=stop_at_step(6))
+    toy.model(torch.from_numpy(DATA.train.images[:8])).sum().backward()
+    toy.fit(DATA, tmp_path, resume=True)
+    assert everything(tmp_path) == whole("sign")
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path: Path, whole: Any) -> None:
+    build(CASES["stochastic"]).fit(DATA, tmp_path)
+    toy, seen = build(CASES["stochastic"]), []
+    history = toy.fit(DATA, tmp_path, resume=True, on_step=lambda *step: seen.append(step))
+    assert seen == []
+    assert len(history) == EPOCHS
+    assert everything(tmp_path) == whole("stochastic")
+    assert not toy.model.training
+
+
+def test_resume_on_an_empty_folder_starts_afresh(tmp_path: Path, whole: Any) -> None:
+    build(CASES["sign"]).fit(DATA, tmp_path, resume=True)
+    assert everything(tmp_path) == whole("sign")
+
+
+def test_without_resume_a_checkpoint_is_not_read(tmp_path: Path, whole: Any) -> None:
+    (tmp_path / "last.ckpt").write_bytes(b"whatever")
+    build(CASES["sign"]).fit(DATA, tmp_path)
+    assert everything(tmp_path) == whole("sign")
+
+
+def test_the_history_holds_the_epochs_of_both_parts(tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        build(CASES["sign"]).fit(DATA, tmp_path, on_epoch=stop_after_epoch(2))
+    resumed = build(CASES["sign"]).fit(DATA, tmp_path, resume=True)
+    straight = build(CASES["sign"]).fit(DATA)
+    assert rows_without_times(resumed.rows) == rows_without_times(straight.rows)
+
+
+def test_a_row_without_its_checkpoint_is_dropped(tmp_path: Path, whole: Any) -> None:
+    """The process may die between the two writes."""
+    with pytest.raises(Stop):
+        build(CASES["sign"]).fit(DATA, tmp_path, on_epoch=stop_after_epoch(1))
+    checkpoint = (tmp_path / "last.ckpt").read_bytes()
+    with pytest.raises(Stop):
+        build(CASES["sign"]).fit(DATA, tmp_path, resume=True, on_epoch=stop_after_epoch(2))
+    (tmp_path / "last.ckpt").write_bytes(checkpoint)
+    build(CASES["sign"]).fit(DATA, tmp_path, resume=True)
+    assert everything(tmp_path) == whole("sign")
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 12),
+        lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [2, 5, 9]),
+        lambda o: torch.optim.lr_scheduler.OneCycleLR(o, max_lr=0.1, total_steps=13),
+        lambda o: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(o, 3),
+        lambda o: torch.optim.lr_scheduler.SequentialLR(
+            o,
+            [torch.optim.lr_scheduler.ConstantLR(o, 0.5, 3), torch.optim.lr_scheduler.ExponentialLR(o, 0.9)],
+            milestones=[5],
+        ),
+    ],
+    ids=["cosine", "multistep", "one cycle", "warm restarts", "sequential"],
+)
+def test_the_schedulers_of_torch_go_on_too(tmp_path: Path, scheduler: Any) -> None:
+    runs = []
+    for stop in (None, 2):
+        folder = tmp_path / str(stop)
+        toy = build(dataclasses.replace(CASES["sign"], schedule=None))
+        toy.schedule = scheduler(toy.optimizer)
+        if stop is not None:
+            with pytest.raises(Stop):
+                toy.fit(DATA, folder, on_epoch=stop_after_epoch(stop))
+            toy = build(dataclasses.replace(CASES["sign"], schedule=None))
+            toy.schedule = scheduler(toy.optimizer)
+        toy.fit(DATA, folder, resume=True)
+        runs.append(everything(folder))
+    assert runs[0] == runs[1]
+
+
+# --------------------------------------------------------------------------------------------------------------- kills
+KILLS = {
+    "epoch": ("stochastic", "step", 7),  # the seventh step, in the middle of the second epoch
+    "checkpoint": ("own generator", "write", 6),  # the bytes of the second last.ckpt, not yet renamed
+    "best": ("sign", "write", 5),
+}
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path[:0] = [{tests!r}]
+from toy_training import CASES, DATA, build
+import onebit.files
+
+def train(folder, case, what, count):
+    done = 0
+    def die(kind):
+        nonlocal done
+        done += kind == what
+        if done == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+    onebit.files._fsync = lambda path, flags: die("write") if flags == os.O_RDWR else None
+    build(CASES[case]).fit(DATA, Path(folder), on_step=lambda *_: die("step"))
+
+build(CASES["sign"])  # imports what an optimizer needs, once for all children
+for name, (case, what, count) in {kills!r}.items():
+    child = os.fork()
+    if child == 0:
+        train(os.path.join({folder!r}, name), case, what, count)
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+"""
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of run folders, each left behind by a process that was killed."""
+    folder = tmp_path_factory.mktemp("killed")
+    code = KILLED.format(tests=str(Path(__file__).parent), kills=KILLS, folder=str(folder))
+    subprocess.run([sys.executable, "-c", code], check=True)
+    return folder
+
+
+@pytest.mark.parametrize("name", KILLS)
+def test_a_killed_process_is_continued(killed: Path, whole: Any, name: str) -> None:
+    folder, case = killed / name, KILLS[name][0]
+    assert {path.name for path in folder.iterdir() if path.name[0] != "."} == {
+        "metrics.jsonl", "last.ckpt", "best.safetensors",
+    }  # fmt: skip
+    assert [path.suffix for path in folder.glob(".onebit-*")] == {
+        "epoch": [], "checkpoint": [".ckpt"], "best": [".safetensors"],
+    }[name]  # fmt: skip
+    build(CASES[case]).fit(DATA, folder, resume=True)
+    assert everything(folder) == whole(case)
+
+
+# ------------------------------------------------------------------------------------------------------------ refusals
+@pytest.mark.parametrize(
+    ("case", "options", "message"),
+    [
+        (Case(), {"seed": 1}, "was trained with seed = 0, this run has 1"),
+        (Case(), {"batch_size": 16}, "was trained with batch_size = 32, this run has 16"),
+        (Case(), {"epochs": 4}, "was trained with total_steps = 12, this run has 16"),
+        (Case(precision="bf16"), {}, "was trained with precision = 'fp32', this run has 'bf16'"),
+        (Case(loss="hinge"), {}, "was trained with loss = 'squared_hinge', this run has 'hinge'"),
+        (Case(optimizer="sgd"), {}, "was trained with optimizer = 'Adam', this run has 'SGD'"),
+        (Case(schedule=None), {}, "was trained with schedule = 'LambdaLR', this run has 'NoneType'"),
+        (Case("ste_sign"), {}, "with quantizers = ['Sign(value=1)'], this run has ['SteSign(clip_value=1)']"),
+        (Case("stochastic", generator=True), {}, "was trained with quantizers"),
+        (Case(augmentation=Augmentation(flip=True)), {}, "was trained with augmentation = 'None'"),
+    ],
+)
+def test_other_settings_are_refused(tmp_path: Path, case: Case, options: dict[str, Any], message: str) -> None:
+    build(Case()).fit(DATA, tmp_path, epochs=EPOCHS)
+    before = everything(tmp_path)
+    with pytest.raises(CheckpointError) as caught:
+        build(case).fit(DATA, tmp_path, resume=True, **options)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert everything(tmp_path) == before
+
+
+def test_other_data_and_other_generators_are_refused(tmp_path: Path) -> None:
+    build(CASES["stochastic"]).fit(DATA, tmp_path)
+    with pytest.raises(CheckpointError, match="was trained with training images = 129, this run has 128"):
+        build(CASES["stochastic"]).fit(dataclasses.replace(DATA, train=DATA.train[:128]), tmp_path, resume=True)
+    with pytest.raises(CheckpointError, match=r"was trained with generators = \[\], this run has \['linear1"):
+        build(CASES["own generator"]).fit(DATA, tmp_path, resume=True)
+
+
+def test_another_net_is_refused(tmp_path: Path) -> None:
+    build(CASES["real"]).fit(DATA, tmp_path)
+    other = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    optimizer = torch.optim.Adam(latent_groups(other, lr=0.1))
+    toy = build(CASES["real"])
+    toy.model, toy.optimizer, toy.schedule = other, optimizer, build(CASES["real"]).schedule
+    with pytest.raises(CheckpointError, match="belongs to another net"):
+        toy.fit(DATA, tmp_path, resume=True)
+
+
+def test_another_thread_count_is_said(tmp_path: Path) -> None:
+    build(CASES["sign"]).fit(DATA, tmp_path)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        with pytest.warns(UserWarning, match=f"had {threads} threads and goes on with {threads + 1}") as caught:
+            build(CASES["sign"]).fit(DATA, tmp_path, resume=True)
+    finally:
+        torch.set_num_threads(threads)
+    assert len(caught) == 1
+
+
+# --------------------------------------------------------------------------------------------------------- determinism
+@pytest.mark.parametrize("name", ["sign", "stochastic", "own generator", "dropout", "augmentation", "sign bf16"])
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path: Path, whole: Any, name: str) -> None:
+    for folder in ("again", "other"):
+        torch.manual_seed(12345)
+        seed = 0 if folder == "again" else 1
+        build(CASES[name], seed=seed).fit(DATA, tmp_path / folder, seed=seed)
+    assert everything(tmp_path / "again") == whole(name)
+    assert (tmp_path / "other" / "final.safetensors").read_bytes() != whole(name)["final"]
+
+
+@pytest.mark.parametrize("name", ["sign", "stochastic", "dropout"])
+def test_the_seed_of_fit_alone_changes_the_run(name: str) -> None:
+    """The same initial weights, another order: the seed is used beyond the initialisation."""
+    states = []
+    for seed in (0, 1):
+        toy = build(CASES[name])
+        toy.fit(DATA, seed=seed)
+        states.append(flat(toy.model.state_dict()))
+    assert states[0] != states[1]
+
+
+def test_writing_files_and_calling_hooks_changes_nothing(tmp_path: Path) -> None:
+    quiet, loud = build(CASES["stochastic"]), build(CASES["stochastic"])
+    quiet.fit(DATA)
+    loud.fit(DATA, tmp_path, on_step=lambda *_: None, on_epoch=lambda _: None)
+    assert flat(quiet.model.state_dict()) == flat(loud.model.state_dict())
+
+
+def test_validation_does_not_change_the_training() -> None:
+    """Neither its draws nor its BatchNorm statistics reach the weights."""
+    for name in ("sign", "stochastic", "dropout"):
+        states = []
+        for data in (DATA, dataclasses.replace(DATA, validation=DATA.validation[:0])):
+            toy = build(CASES[name])
+            toy.fit(data)
+            states.append(flat(toy.model.state_dict()))
+        assert states[0] == states[1]
+
+
+def test_a_checkpoint_says_what_it_holds(tmp_path: Path) -> None:
+    fit_toy = build(CASES["own generator"])
+    fit_toy.fit(DATA, tmp_path)
+    keys = {key.split(".")[1] for key in checkpoint_without_times(tmp_path)}
+    assert keys >= {"format", "model", "optimizer", "schedule", "rng", "generators", "rows", "setting", "threads"}
+    assert fit.__doc__ is not None
