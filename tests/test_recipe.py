@@ -100,7 +100,7 @@ def test_every_field_is_a_flag_and_stands_in_this_file() -> None:
 @pytest.mark.parametrize("flag", flag_names())
 def test_a_flag_sets_its_field_and_nothing_else(flag: str) -> None:
     text, expected = FLAGS[flag]
-    recipe, default = build_recipe({}, [f"--{flag}", text]), build_recipe({})
+    recipe, default = build_recipe({}, [f"--{flag}", text]), Recipe()
     assert value_of(recipe, flag) == expected
     assert type(value_of(recipe, flag)) is type(expected)
     if flag != "model.name":  # there is one model yet
@@ -124,6 +124,10 @@ def test_a_flag_sets_its_field_and_nothing_else(flag: str) -> None:
 )
 def test_flags_have_short_and_dashed_forms(flags: list[str], field: str, expected: Any) -> None:
     assert value_of(build_recipe({}, flags), field) == expected
+
+
+def test_the_defaults_are_those_of_the_dataclass() -> None:
+    assert build_recipe({}) == Recipe()
 
 
 def test_flags_lie_over_the_file_which_lies_over_the_defaults() -> None:

@@ -73,11 +73,12 @@ def by_hand(net: PackedNet, image: np.ndarray) -> list[Fraction]:
         elif isinstance(node, RealDense):
             y = [f32(sum(Fraction(float(w)) * v for w, v in zip(row, x, strict=True))) for row in node.weight]
         elif isinstance(node, Affine):
-            y = [f32(v) for v in x]
+            y = x
             if node.scale is not None:
-                y = [f32(v * f32(a)) for v, a in zip(y, node.scale, strict=True)]
+                y = [v * f32(a) for v, a in zip(y, node.scale, strict=True)]
             if node.shift is not None:
-                y = [f32(v + f32(b)) for v, b in zip(y, node.shift, strict=True)]
+                y = [v + f32(b) for v, b in zip(y, node.shift, strict=True)]
+            y = [f32(v) for v in y]  # rounded once
         elif isinstance(node, Threshold):
             rules = zip(x, node.threshold.tolist(), node.direction.tolist(), strict=True)
             y = [Fraction(1 if (v >= t if d > 0 else v <= t) else -1) for v, t, d in rules]

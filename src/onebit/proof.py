@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from onebit.agreement import certify, prove, verify
+from onebit.agreement import certify, verify
 from onebit.data import Dataset, Split
 from onebit.errors import NotBinaryError
 from onebit.evaluation import evaluate, predict_logits
@@ -53,7 +53,6 @@ def pack_run(run: Run, data: Dataset, *, weights: str = "binary", seed: int = 0)
         seed=seed if sample else None,
         source=run.sha256,
         recipe=run.recipe.name,
-        layers=prove(run.model, packed, weights=weights, seed=seed),
     )
 
 

@@ -2,8 +2,8 @@
 
 * `sign` values are int8 and `integer` values int32, and their sums are exact, whatever computes them.
 * Sums of real values are accumulated in float64 and rounded to float32 once, so that they do not depend on the order a
-  matrix library adds in. Scales, centres, affine maps and the input coding are float32 operations, one rounding each,
-  in the order in which they are written in `onebit.packed.nodes`.
+  matrix library adds in. An affine map is rounded once, as a fused multiply-add is. Scales, centres and the input coding
+  are float32 operations, one rounding each, in the order in which they are written in `onebit.packed.nodes`.
 """
 
 from __future__ import annotations
@@ -157,12 +157,13 @@ def _real_dense(node: RealDense, x: Value) -> Step:
 
 def _affine(node: Affine, x: Value) -> Step:
     def step(v: np.ndarray) -> np.ndarray:
-        y = v.astype(np.float32)
+        # rounded once, as the fused multiply-add of torch's BatchNorm does: two roundings would differ in the last bit
+        y = v.astype(np.float64)
         if node.scale is not None:
             y *= _per_channel(node.scale, v.ndim)
         if node.shift is not None:
             y += _per_channel(node.shift, v.ndim)
-        return y
+        return y.astype(np.float32)
 
     return step
 

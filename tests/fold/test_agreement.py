@@ -142,13 +142,16 @@ def test_signs_of_rounded_sums_are_compared_on_images(options: dict[str, Any]) -
 
 
 def test_a_bias_is_exact_only_where_its_sums_are() -> None:
-    for bias, proof in ((0.5, "every integer"), (0.1, "float")):
+    for bias, proof in ((7.5, "every integer"), (7.1, "float")):
         model = nn.Sequential(
             InputCoding(), nn.Flatten(), BinaryLinear(12, 8, bias=True), BinaryLinear(8, 3, input_quantizer="ste_sign")
         )
         with torch.no_grad():
             model[2].get_parameter("bias").fill_(bias)
         packed = pack(model, input_shape=SHAPE)
+        assert (
+            threshold_of(packed, "3.input_quantizer").threshold.tolist() == [-6] * 8
+        )  # sums of 12 odd numbers are even
         found = prove(model, packed, images=images_of())[0]
         assert (found.proof, found.mismatches) == (proof, 0)
 
@@ -204,6 +207,9 @@ def test_certificate_of_shipped_weights(tmp_path: Any) -> None:
     assert (certificate.source, certificate.recipe) == ("ab" * 32, "a net")
     assert certificate.correct == evaluate(model, split, weights="binary").correct
     assert certificate.layers == prove(model, packed)
+    assert certify(model, packed, split, dataset="toy", seed=9).certificate == replace(
+        certificate, source=None, recipe=None
+    )
     save(certified, tmp_path / "net.1bit")
     assert load(tmp_path / "net.1bit").certificate == certificate
 

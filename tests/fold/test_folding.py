@@ -99,7 +99,7 @@ def test_colour_images_are_standardised_per_channel() -> None:
 
 
 def test_the_last_norm_is_torchs_own_scale_and_shift() -> None:
-    model = make_mlp((12, 200), nasty=5)
+    model = make_mlp((12, 200), nasty=5, norm_eps=0.1)
     last = node_of(pack(model), Affine)
     norm = model.get_submodule("norm1")
     with torch.no_grad():

@@ -35,6 +35,10 @@ class Foreign(nn.Module):
         self.flatten, self.activation = flatten, activation
         self.fc1, self.bn1, self.fc2 = nn.Linear(12, 20), nn.BatchNorm1d(20), nn.Linear(20, 20, bias=False)
         self.out = nn.Linear(20, 3)
+        with torch.no_grad():
+            for tensor in (self.bn1.weight, self.bn1.bias, self.bn1.running_mean, self.bn1.running_var):
+                assert tensor is not None
+                tensor.uniform_(0.5, 900)
 
     def forward(self, x: Tensor, features: bool = False) -> Tensor:
         assert x.dim() == 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import json
 import math
 import signal
@@ -38,7 +39,7 @@ from onebit.train.loop import fit
         Case("ste_sign", inputs="ste_sign"),
         Case(None),
         Case("sign", loss="cross_entropy", precision="bf16"),
-        Case("sign", loss="hinge", optimizer="sgd"),
+        Case("sign", loss="hinge", optimizer="sgd", lr=0.5),
     ],
     ids=str,
 )
@@ -162,7 +163,8 @@ def test_fractional_epochs(epochs: float, sizes: list[int]) -> None:
 
 def test_the_log_of_a_fraction_of_an_epoch_counts_what_was_shown() -> None:
     model = Recorder()
-    rows = fit(model, numbered(17, 6), torch.optim.SGD(model.parameters(), lr=0.0), epochs=1.5, batch_size=4).rows
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    rows = fit(model, numbered(17, 6), optimizer, epochs=1.5, batch_size=4, precision="fp32").rows
     assert [(row.epoch, row.epochs, row.step) for row in rows] == [(1, 2, 4), (2, 2, 6)]
     shown = torch.tensor([i for batch in model.batches[4:] for i in batch])
     x = torch.stack([shown % 256, shown // 256], 1).float()
@@ -258,7 +260,7 @@ def test_the_flip_ratio_of_an_epoch_is_since_the_epoch_before() -> None:
 
     read()
     history = toy.fit(DATA, on_epoch=read)
-    expected = [float((a != b).double().mean()) for a, b in zip(signs, signs[1:], strict=False)]
+    expected = [float((a != b).double().mean()) for a, b in itertools.pairwise(signs)]
     assert [row.flip_ratio for row in history] == pytest.approx(expected)
 
 
@@ -422,14 +424,14 @@ def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path, quantizer: 
         return found
 
     toy = build(Case(quantizer))
-    with pytest.raises(TrainingError, match=r"linear1\.weight holds values .* in epoch 2, step 8: .*last\.ckpt is kept"):
+    with pytest.raises(TrainingError, match=r"linear1\.weight holds .* in epoch 2, step 8: .*last\.ckpt is kept"):
         toy.fit(DATA, tmp_path, loss=loss)
     held = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert held["rows"][-1]["epoch"] == 1
     assert all(torch.isfinite(tensor).all() for tensor in held["model"].values())
 
 
-# ------------------------------------------------------------------------------------------------------ refusals, Ctrl-C
+# ----------------------------------------------------------------------------------------------------- refusals, Ctrl-C
 @pytest.mark.parametrize(
     ("options", "message"),
     [

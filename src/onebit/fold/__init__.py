@@ -19,7 +19,7 @@ from onebit.errors import FoldError, NotBinaryError, UsageError
 from onebit.fold.folder import Folded, Folder, SignSite, check_finite
 from onebit.fold.operations import FOLDS
 from onebit.fold.trace import first_line, trace
-from onebit.layers import BinaryLayer, binary_layers
+from onebit.layers import binary_layers
 from onebit.packed import PackedNet
 from onebit.quantizers import BinaryWeight
 
@@ -41,7 +41,7 @@ def pack(
         model: takes uint8 images (N, C, H, W), returns logits (N, classes); float32. It is not changed.
         input_shape: (C, H, W); may be left out when the model has the attribute `input_shape`.
         weights: "binary" for what `decompose` gives, "sample" for one random draw.
-        seed: of the draw, which is the one that `onebit.evaluate` makes of it.
+        seed: of the draw, which is the one that `onebit.evaluate` makes of it on the CPU.
         classes: a name per logit.
         name: of the recipe or model, for people.
 
@@ -51,7 +51,7 @@ def pack(
         FoldError: an operation that cannot be packed; names it and the way out.
 
     Example:
-        >>> net = nn.Sequential(InputCoding(), nn.Flatten(), BinaryLinear(4, 2))
+        >>> net = nn.Sequential(onebit.InputCoding(), nn.Flatten(), onebit.BinaryLinear(4, 2))
         >>> [type(node).__name__ for node in pack(net, input_shape=(1, 2, 2)).nodes]
         ['Flatten', 'Dense']
     """
@@ -76,21 +76,17 @@ def fold_model(
 
 
 def eval_copy(model: nn.Module) -> nn.Module:
-    """A copy on the CPU, in eval mode, without the fixed weights of a test mode; the inside of a compiled model.
+    """A copy on the CPU in eval mode; of a compiled model, of what was compiled.
 
     Raises:
         FoldError: the model cannot be copied.
     """
     try:
-        model = copy.deepcopy(getattr(model, "_orig_mod", model)).cpu().eval()
+        return copy.deepcopy(getattr(model, "_orig_mod", model)).cpu().eval()
     except Exception as error:
         raise FoldError(
             f"cannot copy the {type(model).__name__}: {first_line(error)}; keep no results of forward in it"
         ) from error
-    for module in model.modules():
-        if isinstance(module, BinaryLayer):
-            module.fixed_weight = None
-    return model
 
 
 def _shipped(model: nn.Module, weights: str, seed: int) -> dict[nn.Module, BinaryWeight]:

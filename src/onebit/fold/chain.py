@@ -55,7 +55,7 @@ class Chain:
     Args:
         quantizer: the module that takes the sign.
         channels: C.
-        reach: the integers that the value below the steps can take.
+        reach: the integers that the value below the steps can take, spread evenly around 0.
     """
 
     steps: tuple[Step, ...]
@@ -74,7 +74,7 @@ class Chain:
     @property
     def exact(self) -> bool:
         """Whether torch decides each integer as the modules do here, so that trying all of them proves something."""
-        bounded = max(abs(self.reach[0]), abs(self.reach[-1])) < EXACT_SUM and len(self.reach) <= MOST_INTEGERS
+        bounded = self.reach[-1] < EXACT_SUM and len(self.reach) <= MOST_INTEGERS
         return bounded and all(step.exact for step in self.steps)
 
     def settle(self) -> tuple[np.ndarray, np.ndarray]:

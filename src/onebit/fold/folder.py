@@ -15,7 +15,7 @@ from onebit.errors import FoldError, FormatError, NotBinaryError
 from onebit.fold.chain import Chain, Pending
 from onebit.fold.trace import module_path, target_name
 from onebit.layers import BinaryLayer, InputCoding
-from onebit.packed import Affine, InputSpec, Node, PackedNet, Relu, Value
+from onebit.packed import Affine, InputSpec, Node, PackedNet, Value
 from onebit.packed.net import INPUT
 from onebit.quantizers import BinaryWeight, Quantizer
 
@@ -97,7 +97,7 @@ class Folder:
         self.nodes: list[Node] = []
         self.values: dict[str, Value] = {}
         self.reach: dict[str, range] = {}
-        """The integers that each exact value can take."""
+        """The integers that each exact value can take (or more), spread evenly around 0."""
         self._signs: list[SignSite] = []
         self._calls: Counter[nn.Module] = Counter()
         self._written: dict[Pending, str] = {}
@@ -189,7 +189,7 @@ class Folder:
                 base = self.emit(step.clip, step.name, base)
                 bound = self.values[base].bound
                 if bound is not None:
-                    self.reach[base] = range(0 if step.clip is Relu else -bound, bound + 1)
+                    self.reach[base] = range(-bound, bound + 1)
                 continue
             if step.scale is not None:
                 scale = step.scale if scale is None else scale * step.scale

@@ -75,9 +75,8 @@ def _binary_dense(folder: Folder, name: str, source: str, weight: BinaryWeight) 
     base = folder.emit(Dense, name, source, signs=signs, in_features=inputs)
     if source in folder.reach:
         terms = folder.reach[source]
-        most = inputs * max(abs(terms[0]), abs(terms[-1]))
-        # terms spread evenly around 0 (odd numbers, ±1) keep their spacing: such sums have one parity
-        folder.reach[base] = range(-most, most + 1, terms.step if terms[0] == -terms[-1] else 1)
+        most = inputs * terms[-1]
+        folder.reach[base] = range(-most, most + 1, terms.step)  # sums of odd numbers have one parity
     return base, scale
 
 

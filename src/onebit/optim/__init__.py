@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from onebit.optim.compiled import compile_update_
 from onebit.optim.latents import clip_latents_, latent_groups
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
@@ -14,4 +15,4 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
 }
 
-__all__ = ["OPTIMIZERS", "clip_latents_", "latent_groups"]
+__all__ = ["OPTIMIZERS", "clip_latents_", "compile_update_", "latent_groups"]

@@ -77,11 +77,12 @@ def _clip_after_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -
         clip = group.get("latent_clip")  # .get: a group added later need not have the key
         if clip is not None:
             for parameter in group["params"]:
-                parameter.clamp_(-clip, clip)
+                if parameter.grad is not None:  # a parameter without a gradient has not moved
+                    parameter.clamp_(-clip, clip)
 
 
 def clip_latents_(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """After each `step()`, clamp the parameters of every group that has `latent_clip` to ±latent_clip.
+    """After each `step()`, clamp the parameters that it moved in every group that has `latent_clip` to ±latent_clip.
 
     Works with any torch optimizer. Idempotent. Copies and pickles of an optimizer lose hooks, which is why `fit` and
     the loading of checkpoints call this again.

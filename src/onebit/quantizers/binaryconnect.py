@@ -13,7 +13,7 @@ class _PassGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(latent: Tensor, weight: Tensor) -> Tensor:
-        return weight.view_as(weight)
+        return weight.detach()
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:  # torch.func needs the two-part form
@@ -37,9 +37,10 @@ def draw_signs(latent: Tensor, *, value: float = 1.0, generator: torch.Generator
     """
     latent = latent.detach()
     count = latent.numel()
-    words = torch.empty((count + 7) // 8, dtype=torch.int64, device=latent.device)
-    # from the lowest number: random_() without a range never sets the top bit, which biases every eighth byte
-    words.random_(-(2**63), None, generator=generator)
+    # the full range: random_() without a range never sets the top bit, which biases every eighth byte
+    words = torch.randint(
+        -(2**63), 2**63 - 1, ((count + 7) // 8,), dtype=torch.int64, device=latent.device, generator=generator
+    )
     threshold = words.view(torch.uint8)[:count].view(latent.shape).to(latent.dtype)
     threshold.add_(latent, alpha=-128.0 / value)
     torch.gt(threshold, 127.5, out=threshold)

@@ -7,6 +7,7 @@ import json
 import signal
 import threading
 import warnings
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,8 +25,8 @@ from onebit.train.history import History
 
 CHECKPOINT_FORMAT = 1
 PREFIXES = ("_orig_mod.", "module.", "model.")
-CODE_MARKS = ("Unsupported global", "Unsupported class", "unsupported class", "unrecognized function", "TorchScript")
-"""How `torch.load` words its refusal of a file that names functions or classes."""
+CODE_MARKS = ("unsupported global", "unsupported class", "unrecognized function", "torchscript")
+"""How `torch.load` words its refusal of a file that names functions or classes, in lower case."""
 
 
 @contextmanager
@@ -146,6 +147,7 @@ def read_torch_file(path: Path) -> Any:
         FormatError: unreadable, or the file holds Python objects that are not plain data.
     """
     try:
+        _check_sums(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd pickles, which are refused below
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -154,12 +156,24 @@ def read_torch_file(path: Path) -> Any:
     except IsADirectoryError:
         raise FormatError(f"{path}: is a folder, not a file") from None
     except Exception as error:  # torch raises whatever the damaged part of the file leads to
-        if any(mark in str(error) for mark in CODE_MARKS):
+        if any(mark in str(error).lower() for mark in CODE_MARKS):
             raise FormatError(
                 f"{path}: holds Python objects that could run code on loading; save its state_dict and try again"
             ) from None
         reason = "unreadable pickle" if "weights_only" in str(error) else _first_line(error).partition(". ")[0]
         raise FormatError(f"{path}: damaged, or not a torch file ({reason})") from None
+
+
+def _check_sums(path: Path) -> None:
+    """Compare the checksums of a torch file, a zip archive, which `torch.load` itself does not."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        # torch stores without compression; anything else may unpack to any size
+        stored = all(item.compress_type == zipfile.ZIP_STORED for item in archive.infolist())
+        broken = archive.testzip() if stored else None
+    if broken is not None:
+        raise zipfile.BadZipFile(f"wrong checksum of {broken}")
 
 
 def _first_line(error: Exception) -> str:

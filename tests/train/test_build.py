@@ -1,0 +1,210 @@
+"""Recipe -> objects: every field arrives, wrong combinations are refused, and what ships trains."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from onebit.data import DATASETS, Dataset, Split, load_dataset, make_toy
+from onebit.errors import UsageError
+from onebit.evaluation import evaluate
+from onebit.layers import binary_layers
+from onebit.losses import LOSSES
+from onebit.optim import OPTIMIZERS
+from onebit.recipe import Recipe, build_recipe, merge, methods, read_settings, recipe_names, recipe_path
+from onebit.train.build import build_model, build_training, resolve_device
+from onebit.train.loop import fit
+from onebit.train.schedules import SCHEDULES
+
+TOY: dict[str, Any] = {
+    "dataset": "toy",
+    "model": {"widths": [64, 16, 4]},
+    "epochs": 2,
+    "batch_size": 32,
+    "device": "cpu",
+}
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    train, test = make_toy(128, 64)
+    return Dataset("toy", train, test[:32], test[32:], tuple("abcd"))
+
+
+def recipe(**settings: Any) -> Recipe:
+    return build_recipe(merge(TOY, settings))
+
+
+# ------------------------------------------------------------------------------------------------------- fields arrive
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_is_built_and_takes_a_step(data: Dataset, name: str) -> None:
+    training = build_training(recipe(optimizer={"name": name, "lr": 0.01}, epochs=0.25), data)
+    assert type(training.optimizer) is OPTIMIZERS[name]
+    before = training.model.linear1.weight.clone()
+    fit(training.model, data, training.optimizer, epochs=0.25, batch_size=32, schedule=training.schedule)
+    assert not torch.equal(training.model.linear1.weight, before)
+
+
+def test_the_groups_are_those_of_the_recipe(data: Dataset) -> None:
+    settings = {"name": "sgd", "lr": 0.5, "lr_scale": "glorot", "latent_clip": 0.5}
+    settings |= {"weight_decay": 0.1, "momentum": 0.9}
+    built = build_training(recipe(optimizer=settings, model={"real_last": True}), data)
+    groups = built.optimizer.param_groups
+    scale = 1 / math.sqrt(1.5 / 80)
+    rates = [group["initial_lr"] for group in groups]
+    assert rates == pytest.approx([0.5 * scale, 0.5, 0.5])
+    assert [group.get("latent_clip") for group in groups] == [0.5, None, None]
+    assert [group["weight_decay"] for group in groups] == [0.0, 0.1, 0.0]
+    assert {group["momentum"] for group in groups} == {0.9}
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_every_loss_is_built(data: Dataset, name: str) -> None:
+    assert build_training(recipe(loss=name), data).loss is LOSSES[name]
+
+
+def test_label_smoothing_reaches_the_loss(data: Dataset) -> None:
+    logits, labels = torch.tensor([[2.0, 0.0, -1.0, 0.5]]), torch.tensor([0])
+    found = build_training(recipe(label_smoothing=0.2), data).loss(logits, labels)
+    assert float(found) == pytest.approx(float(nn.CrossEntropyLoss(label_smoothing=0.2)(logits, labels)))
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_schedule_is_built_in_steps_of_the_data(data: Dataset, name: str) -> None:
+    """128 images in batches of 32 are 4 steps an epoch, 40 in 10 epochs."""
+    schedule = {"name": name, "final_lr": 0.001, "warmup": 1.0, "milestones": [3, 5.5], "step_size": 2.5, "gamma": 0.1}
+    built = build_training(recipe(schedule=schedule, epochs=10, optimizer={"lr": 0.1}), data)
+    found = []
+    for _ in range(41):
+        found.append(built.optimizer.param_groups[-1]["lr"])
+        built.optimizer.step()
+        built.schedule.step()
+    assert found[:4] == pytest.approx([0.02, 0.04, 0.06, 0.08])
+    assert found[4] == pytest.approx(0.1)
+    falls = [step for step in range(5, 41) if found[step] < found[step - 1] * 0.5]
+    if name in ("constant", "milestones", "step"):
+        assert falls == {"constant": [], "milestones": [12, 22], "step": [10, 20, 30, 40]}[name]
+    else:
+        assert found[40] == pytest.approx(0.001)
+
+
+def test_augmentation_is_built_only_where_something_is_asked(data: Dataset) -> None:
+    assert build_training(recipe(), data).augmentation is None
+    built = build_training(recipe(augmentation={"crop_padding": 2, "flip": True}), data).augmentation
+    assert built is not None
+    assert (built.crop_padding, built.flip) == (2, True)
+
+
+def test_standardise_takes_the_statistics_of_the_training_images(data: Dataset) -> None:
+    model = build_training(recipe(model={"coding": "standardise"}), data).model
+    pixels = data.train.images.astype(float)
+    assert model.coding.mean.flatten().tolist() == pytest.approx([pixels.mean()])
+    assert model.coding.std.flatten().tolist() == pytest.approx([pixels.std()])
+    coded = model.coding(torch.from_numpy(data.train.images))
+    assert (float(coded.mean()), float(coded.std())) == pytest.approx((0, 1), abs=1e-3)
+
+
+def test_a_model_to_be_loaded_needs_no_data(data: Dataset) -> None:
+    settings = recipe(model={"coding": "standardise"})
+    trained = build_training(settings, data).model
+    empty = build_model(settings.model)
+    empty.load_state_dict(trained.state_dict())
+    images = torch.from_numpy(data.test.images)
+    assert torch.equal(empty.eval()(images), trained.eval()(images))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_seed_decides_the_initial_weights(data: Dataset, seed: int) -> None:
+    first, again, other = (build_training(recipe(seed=s), data).model.linear1.weight for s in (seed, seed, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+# ------------------------------------------------------------------------------------------------------------ refusals
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optimizer": {"name": "adan"}}, "unknown optimizer 'adan'; did you mean 'adam'?"),
+        ({"loss": "squared_hing"}, "unknown loss 'squared_hing'; did you mean 'squared_hinge'?"),
+        ({"schedule": {"name": "cosinus"}}, "unknown schedule 'cosinus'; did you mean 'cosine'?"),
+        ({"model": {"name": "mpl"}}, "unknown model 'mpl'; did you mean 'mlp'?"),
+        ({"model": {"weight_quantizer": "sine"}}, "unknown weight quantizer 'sine'; did you mean 'sign'?"),
+        ({"model": {"input_quantizer": "sign"}}, "unknown input quantizer 'sign'; did you mean 'ste_sign'?"),
+        ({"model": {"init": "unif"}}, "init must be 'uniform' or 'default', got 'unif'"),
+        ({"model": {"coding": "int"}}, "unknown input coding 'int'"),
+        ({"model": {"widths": [784, 10]}}, "the model takes images of shape (1, 28, 28), toy has (1, 8, 8)"),
+        ({"model": {"widths": [64, 16, 10]}}, "the model has 10 outputs, toy has 4 classes"),
+        ({"optimizer": {"lr_scale": "glorto"}}, "lr_scale must be one of glorot, glorot_squared or none"),
+        ({"optimizer": {"momentum": 0.9}}, "optimizer.momentum belongs to sgd and rmsprop, the optimizer is 'adam'"),
+        ({"schedule": {"name": "exponential"}}, "needs a final learning rate above 0"),
+        ({"schedule": {"warmup": 2.0}}, "the warm-up takes 8 steps, but training has only 8"),
+        ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
+        ({"device": "gpu"}, "device 'gpu' cannot be used here"),
+        ({"model": {"weight_quantizer": "ste_sign", "value": 0.5}}, "is ±1 only: leave value at 1"),
+    ],
+)
+def test_settings_that_do_not_fit_are_one_clear_line(data: Dataset, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        build_training(recipe(**settings), data)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_device_of_auto_is_one_that_works() -> None:
+    assert torch.zeros(1, device=resolve_device("auto")).sum() == 0
+    assert resolve_device("cpu") == torch.device("cpu")
+
+
+# ---------------------------------------------------------------------------------------------------------- what ships
+def shrunken(name: str) -> tuple[Recipe, Dataset]:
+    """A shipped recipe with hidden layers of 8 units and two steps on random images of its data's shape."""
+    shipped = build_recipe(read_settings(recipe_path(name)))
+    entry = DATASETS[shipped.dataset]
+    rng = np.random.default_rng(0)
+
+    def draw(count: int) -> Split:
+        images = rng.integers(0, 256, (count, *entry.input_shape), dtype=np.uint8)
+        return Split(images, np.arange(count, dtype=np.int64) % len(entry.classes))
+
+    widths = (shipped.model.widths[0], *(8 for _ in shipped.model.widths[1:-1]), shipped.model.widths[-1])
+    small = dataclasses.replace(
+        shipped,
+        model=dataclasses.replace(shipped.model, widths=widths),
+        schedule=dataclasses.replace(shipped.schedule, warmup=0.0),
+        epochs=1,
+        batch_size=32,
+        device="cpu",
+    )
+    return small, Dataset(entry.name, draw(64), draw(8), draw(8), entry.classes)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_shipped_recipe_trains_two_steps(name: str) -> None:
+    small, tiny = shrunken(name)
+    built = build_training(small, tiny)
+    before = {key: value.clone() for key, value in built.model.state_dict().items()}
+    history = fit(
+        built.model, tiny, built.optimizer, epochs=small.epochs, loss=built.loss, schedule=built.schedule,
+        batch_size=small.batch_size, seed=small.seed, precision=small.precision, augmentation=built.augmentation,
+    )  # fmt: skip
+    assert history.rows[-1].step == 2
+    weights = [key for key, value in before.items() if value.dim() == 2]
+    assert weights
+    assert all(not torch.equal(built.model.state_dict()[key], before[key]) for key in weights)
+    assert evaluate(built.model, tiny.test).weights == ("binary" if small.model.weight_quantizer else "real")
+    for _, layer in binary_layers(built.model):
+        assert set(layer.binary_weight().signs.unique().tolist()) == {-1.0, 1.0}
+
+
+@pytest.mark.parametrize("method", methods())
+def test_every_method_trains_the_toy_data(method: str) -> None:
+    toy = load_dataset("toy")
+    built = build_training(recipe(**merge({"epochs": 4}, methods()[method])), toy)
+    fit(built.model, toy, built.optimizer, epochs=4, loss=built.loss, schedule=built.schedule, batch_size=32)
+    assert evaluate(built.model, toy.test).accuracy > 0.8

@@ -1,0 +1,329 @@
+"""Files of a training: what they hold, what is refused, and that none of them can run code."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import struct
+import threading
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+from toy_training import CASES, DATA, build, flat
+
+from onebit.errors import CheckpointError, FormatError, OnebitError
+from onebit.layers import BinaryLinear, binarize_
+from onebit.train.checkpoint import (
+    load_weights,
+    read_torch_file,
+    read_weights,
+    save_weights,
+    strip_prefixes,
+    uninterrupted,
+)
+
+
+class Evil:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Callable, tuple]:
+        return os.system, (f"touch {self.mark}",)
+
+
+def torch_bytes(value: Any, tmp_path: Path) -> bytes:
+    torch.save(value, tmp_path / "scratch.pt")
+    return (tmp_path / "scratch.pt").read_bytes()
+
+
+def one_line(error: OnebitError, path: Path) -> str:
+    text = str(error)
+    assert "\n" not in text
+    assert text.startswith(f"{path}: ")
+    assert "weights_only" not in text  # torch's own advice is to run the code
+    return text
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A good checkpoint of the case "sign"."""
+    folder = tmp_path_factory.mktemp("good")
+    build(CASES["sign"]).fit(DATA, folder)
+    return folder / "last.ckpt"
+
+
+# ---------------------------------------------------------------------------------------------------- hostile, damaged
+@pytest.mark.parametrize("form", ["zip", "legacy", "pickle 0", "pickle 2", "pickle 5", "in a checkpoint"])
+def test_a_malicious_pickle_is_refused_and_does_not_run(tmp_path: Path, form: str) -> None:
+    path, mark = tmp_path / "last.ckpt", tmp_path / "it-ran"
+    evil = Evil(mark)
+    if form == "zip":
+        torch.save(evil, path)
+    elif form == "legacy":
+        torch.save({"format": 1, "x": evil}, path, _use_new_zipfile_serialization=False)
+    elif form == "in a checkpoint":
+        build(CASES["sign"]).fit(DATA, tmp_path, epochs=0.25)
+        state = torch.load(path, weights_only=True)
+        torch.save(state | {"rows": [evil]}, path)
+    else:
+        path.write_bytes(pickle.dumps(evil, protocol=int(form[-1])))
+    with pytest.raises(FormatError) as caught:
+        build(CASES["sign"]).fit(DATA, tmp_path, epochs=0.25, resume=True)
+    text = one_line(caught.value, path)
+    assert "could run code" in text or form in ("pickle 0", "pickle 5")  # which torch cannot read at all
+    assert not mark.exists()
+    pickle.loads(pickle.dumps(evil))  # it does work
+    assert mark.exists()
+
+
+def damaged(kind: str, tmp_path: Path) -> bytes:
+    good = torch_bytes({"format": 1, "model": {"weight": torch.arange(1000.0)}}, tmp_path)
+    return {
+        "empty": b"",
+        "text": b"epoch 1 loss 0.3\n" * 20,
+        "json": json.dumps({"format": 1}).encode(),
+        "random": bytes((i * 97 + 31) % 256 for i in range(3000)),
+        "pickle start": b"\x80\x02}q\x00(X",
+        "half": good[: len(good) // 2],
+        "tail cut": good[:-30],
+        "zip of nothing": b"PK\x05\x06" + bytes(18),
+        "safetensors": safetensors.torch.save({"weight": torch.zeros(3)}),
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["empty", "text", "json", "random", "pickle start", "half", "tail cut", "zip of nothing", "safetensors"],
+)
+def test_a_damaged_checkpoint_is_said_to_be_damaged(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(damaged(kind, tmp_path))
+    with pytest.raises(FormatError) as caught:
+        build(CASES["sign"]).fit(DATA, tmp_path, resume=True)
+    assert "damaged, or not a torch file" in one_line(caught.value, path)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7, 0.9])
+def test_a_flipped_bit_of_a_checkpoint_is_noticed(tmp_path: Path, share: float) -> None:
+    """In the weights too: `torch.load` does not look at the checksums in the file."""
+    build(CASES["sign"]).fit(DATA, tmp_path, epochs=0.25)
+    path = tmp_path / "last.ckpt"
+    held = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        entry = max(archive.infolist(), key=lambda item: item.file_size)
+        start, size = held.index(archive.read(entry)), entry.file_size
+    held[start + int(share * size)] ^= 1
+    path.write_bytes(bytes(held))
+    with pytest.raises(FormatError, match="damaged, or not a torch file") as caught:
+        build(CASES["sign"]).fit(DATA, tmp_path, epochs=0.25, resume=True)
+    one_line(caught.value, path)
+
+
+@pytest.mark.parametrize("change", [{"format": 2}, {"format": None}])
+def test_another_format_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    build(CASES["sign"]).fit(DATA, tmp_path)
+    path = tmp_path / "last.ckpt"
+    torch.save(torch.load(path, weights_only=True) | change, path)
+    with pytest.raises(FormatError, match="not a training checkpoint of this version") as caught:
+        build(CASES["sign"]).fit(DATA, tmp_path, resume=True)
+    one_line(caught.value, path)
+
+
+@pytest.mark.parametrize("value", [{"weight": torch.zeros(2)}, [1, 2], torch.zeros(3), 7, None])
+def test_a_torch_file_of_something_else_is_refused(tmp_path: Path, value: Any) -> None:
+    torch.save(value, tmp_path / "last.ckpt")
+    with pytest.raises(FormatError, match="not a training checkpoint"):
+        build(CASES["sign"]).fit(DATA, tmp_path, resume=True)
+
+
+WRONG = [
+    (key, value)
+    for key in ("model", "optimizer", "schedule", "rng", "generators", "rows", "setting", "threads")
+    for value in ("missing", 3, "text", [1], {"a": 1})
+    if (key, value) != ("threads", 3)
+]
+
+
+@pytest.mark.parametrize(("key", "value"), WRONG, ids=str)
+def test_a_wrong_part_of_a_checkpoint_is_one_clear_line(
+    checkpoint: Path, tmp_path: Path, key: str, value: Any
+) -> None:
+    state = torch.load(checkpoint, weights_only=True)
+    state[key] = value
+    if value == "missing":
+        del state[key]
+    path = tmp_path / "last.ckpt"
+    torch.save(state, path)
+    with pytest.raises(CheckpointError) as caught:
+        build(CASES["sign"]).fit(DATA, tmp_path, resume=True)
+    one_line(caught.value, path)
+
+
+def test_files_that_are_no_files(tmp_path: Path) -> None:
+    for read in (read_torch_file, read_weights):
+        with pytest.raises(FormatError, match="no such file"):
+            read(tmp_path / "none")
+        with pytest.raises(FormatError) as caught:
+            read(tmp_path)
+        one_line(caught.value, tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------------------- weights
+def test_weights_and_facts_come_back(tmp_path: Path) -> None:
+    model = build(CASES["sign"]).model
+    save_weights(tmp_path / "w.safetensors", model, {"epoch": 3, "error": 0.25, "recipe": {"a": [1, None]}})
+    state, facts = read_weights(tmp_path / "w.safetensors")
+    assert facts == {"epoch": 3, "error": 0.25, "recipe": {"a": [1, None]}}
+    assert flat(state) == flat(dict(sorted(model.state_dict().items())))
+
+
+def test_the_same_weights_are_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save_weights(tmp_path / name, build(CASES["sign"]).model, {"epoch": 1})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_layer_in_two_places_can_be_saved(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(3, 3)
+    model = binarize_(nn.Sequential(layer, nn.ReLU(), layer))
+    save_weights(tmp_path / "w", model, {})
+    state, _ = read_weights(tmp_path / "w")
+    assert flat(state) == flat(dict(sorted(model.state_dict().items())))
+
+
+def test_a_file_of_another_program_has_no_facts(tmp_path: Path) -> None:
+    safetensors.torch.save_file({"weight": torch.ones(2)}, tmp_path / "w", metadata={"format": "pt"})
+    state, facts = read_weights(tmp_path / "w")
+    assert facts == {}
+    assert state["weight"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"short",
+        struct.pack("<Q", 2**60) + b"{}",
+        struct.pack("<Q", 2) + b"[]",
+        safetensors.torch.save({"w": torch.zeros(100)})[:-10],
+        safetensors.torch.save({"w": torch.zeros(2)}, metadata={"onebit": "{"}),
+        safetensors.torch.save({"w": torch.zeros(2)}, metadata={"onebit": "[1]"}),
+        safetensors.torch.save({"w": torch.zeros(2)}, metadata={"onebit": "[" * 100_000}),
+        pickle.dumps([1]),
+    ],
+    ids=["empty", "short", "huge header", "list", "truncated", "bad facts", "list of facts", "deep facts", "pickle"],
+)
+def test_a_damaged_weight_file_is_one_clear_line(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "best.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(FormatError) as caught:
+        read_weights(path)
+    assert "damaged, or not a safetensors file" in one_line(caught.value, path)
+
+
+# ----------------------------------------------------------------------------------------------------- foreign weights
+def net() -> nn.Sequential:
+    return nn.Sequential(BinaryLinear(3, 2), nn.BatchNorm1d(2))
+
+
+class Wrapped(nn.Module):
+    """Keeps everything under `self.model`, as many do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = net()
+
+
+@pytest.mark.parametrize("prefix", ["", "model.", "module.", "_orig_mod.", "module._orig_mod.", "model.model."])
+@pytest.mark.parametrize("kind", [net, Wrapped])
+def test_prefixes_of_wrappers_do_not_matter(prefix: str, kind: Callable[[], nn.Module]) -> None:
+    source, target = net(), kind()
+    with torch.no_grad():
+        source[0].weight.fill_(0.5)
+    load_weights(target, {prefix + key: value for key, value in source.state_dict().items()}, source="x")
+    assert all(torch.equal(a, b) for a, b in zip(target.parameters(), source.parameters(), strict=True))
+
+
+def test_prefixes_are_dropped_only_when_all_keys_have_them() -> None:
+    assert strip_prefixes({"model.a": 1, "model.b": 2}) == {"a": 1, "b": 2}
+    assert strip_prefixes({"model.a": 1, "other.b": 2}) == {"model.a": 1, "other.b": 2}
+    assert strip_prefixes({}) == {}
+    assert strip_prefixes({"model.": 1}) == {"": 1}
+
+
+def test_parameters_of_quantizers_are_dropped_with_one_notice() -> None:
+    state = net().state_dict() | {"0.weight_quantizer.a": torch.ones(2), "0.input_quantizer.b": torch.ones(1)}
+    with pytest.warns(UserWarning, match="dropped 2 quantizer parameters") as caught:
+        load_weights(net(), state, source="x")
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"0.weight": None}, "x: belongs to another net: '0.weight' is missing"),
+        ({"0.weight": torch.zeros(2, 4)}, "'0.weight' has shape (2, 4), the model wants (2, 3)"),
+        ({"2.weight": torch.zeros(2)}, "'2.weight' is not in the model"),
+        ({"0.weight": 3}, "not a mapping of names to tensors"),
+        ({5: torch.zeros(2)}, "not a mapping of names to tensors"),
+    ],
+)
+def test_weights_of_another_net_are_refused_and_nothing_is_loaded(change: dict[Any, Any], message: str) -> None:
+    model = net()
+    before = flat(model.state_dict())
+    state = {key: value + 1 for key, value in model.state_dict().items()} | change
+    state = {key: value for key, value in state.items() if value is not None}
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(model, state, source="x")
+    assert message in str(caught.value)
+    assert flat(model.state_dict()) == before
+
+
+# -------------------------------------------------------------------------------------------------------------- Ctrl-C
+def test_ctrl_c_waits_for_the_end_of_the_block() -> None:
+    done = False
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        with uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            done = True
+        pytest.fail("the interrupt was lost")
+    assert done
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_error_in_the_block_comes_first_and_the_handler_is_put_back() -> None:
+    with pytest.raises(ZeroDivisionError), uninterrupted():
+        _ = 1 / 0
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_own_handlers_are_called_after_the_block() -> None:
+    calls: list[str] = []
+    before = signal.signal(signal.SIGINT, lambda *_: calls.append("handler"))
+    try:
+        with uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+            calls.append("block")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert calls == ["block", "handler"]
+
+
+def test_other_threads_may_save_too(tmp_path: Path) -> None:
+    """Python allows signal handlers in the main thread only."""
+    thread = threading.Thread(target=save_weights, args=(tmp_path / "w", net(), {}))
+    thread.start()
+    thread.join()
+    assert read_weights(tmp_path / "w")[1] == {}

@@ -1,0 +1,58 @@
+"""Rows of a training and the epoch that validation chose."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from onebit.train.history import EpochLog, History
+
+ROW = EpochLog(
+    epoch=1,
+    epochs=3,
+    step=10,
+    train_loss=0.5,
+    train_error=0.125,
+    validation_loss=0.25,
+    validation_error=0.0625,
+    validation_weights="binary",
+    lr=1e-3,
+    seconds=2.0,
+    images_per_second=640.0,
+    flip_ratio=0.03,
+    saturation=0.5,
+)
+
+
+def rows(*errors: float | None) -> History:
+    return History([dataclasses.replace(ROW, epoch=i, validation_error=e) for i, e in enumerate(errors, 1)])
+
+
+def test_the_best_epoch_is_the_first_with_the_lowest_validation_error() -> None:
+    assert rows(0.3, 0.1, 0.2, 0.1).best.epoch == 2
+    assert rows(0.3, 0.0).best.epoch == 2
+
+
+def test_the_last_epoch_where_nothing_was_validated() -> None:
+    assert rows(None, None).best.epoch == 2
+
+
+def test_a_line_per_epoch_that_reads_back() -> None:
+    history = rows(0.5, None)
+    lines = history.to_jsonl().splitlines()
+    assert len(lines) == len(history) == 2
+    assert json.loads(lines[1])["validation_error"] is None
+    assert History.from_dicts(map(json.loads, lines)) == history
+    assert History().to_jsonl() == ""
+
+
+def test_seconds_are_summed() -> None:
+    assert rows(0.1, 0.2, 0.3).seconds == 6.0
+
+
+def test_a_row_reads_well() -> None:
+    assert str(ROW) == (
+        "epoch 1/3  loss 0.5000  error 12.50 %  validation 6.25 % (binary weights)  "
+        "lr 1.00e-03  flips 3.00 %  saturated 50.0 %  2.0 s"
+    )
+    assert "validation" not in str(rows(None).rows[0])

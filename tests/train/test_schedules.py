@@ -1,0 +1,122 @@
+"""Schedules against closed forms and against torch's own schedulers."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.optim import lr_scheduler
+
+from onebit.errors import UsageError
+from onebit.layers import BinaryLinear, glorot_bound
+from onebit.optim import latent_groups
+from onebit.train.schedules import SCHEDULES, make_schedule, schedule_factor
+
+TOTAL = 40
+FINAL = 0.02
+MARKS = (10, 25, 25)
+
+# name -> the factor after a share p of training, or after so many steps
+CLOSED: dict[str, Callable[[int, float], float]] = {
+    "constant": lambda step, p: 1.0,
+    "linear": lambda step, p: 1 + (FINAL - 1) * p,
+    "cosine": lambda step, p: FINAL + (1 - FINAL) * (1 + math.cos(math.pi * p)) / 2,
+    "exponential": lambda step, p: math.exp(p * math.log(FINAL)),
+    "milestones": lambda step, p: 0.3 ** sum(step >= mark for mark in MARKS),
+    "step": lambda step, p: 0.3 ** sum(step >= mark for mark in MARKS),
+}
+OF_TORCH: dict[str, Callable[[Any], lr_scheduler.LRScheduler]] = {
+    "constant": lambda o: lr_scheduler.ConstantLR(o, 1.0, TOTAL),
+    "linear": lambda o: lr_scheduler.LinearLR(o, 1.0, FINAL, TOTAL),
+    "cosine": lambda o: lr_scheduler.CosineAnnealingLR(o, TOTAL, eta_min=FINAL),
+    "exponential": lambda o: lr_scheduler.ExponentialLR(o, FINAL ** (1 / TOTAL)),
+    "milestones": lambda o: lr_scheduler.MultiStepLR(o, list(MARKS), 0.3),
+}
+
+
+def factor(name: str, **options: Any) -> Callable[[int], float]:
+    return schedule_factor(
+        name, **({"total_steps": TOTAL, "final": FINAL, "gamma": 0.3, "milestones": MARKS} | options)
+    )
+
+
+def rates(schedule: Callable[[Any], lr_scheduler.LRScheduler], steps: int = TOTAL, lr: float = 1.0) -> list[float]:
+    """The learning rate of each step."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
+    scheduler, found = schedule(optimizer), []
+    for _ in range(steps):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+def test_every_schedule_has_its_closed_form_here() -> None:
+    assert set(CLOSED) == set(SCHEDULES)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("warmup", [0, 1, 8])
+def test_each_schedule_is_its_closed_form_after_a_linear_warm_up(name: str, warmup: int) -> None:
+    found = factor(name, warmup_steps=warmup)
+    for step in range(TOTAL + 3):
+        p = min(1, (step - warmup) / (TOTAL - warmup))
+        expected = (step + 1) / (warmup + 1) if step < warmup else CLOSED[name](step, p)
+        assert found(step) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", OF_TORCH)
+def test_each_schedule_equals_that_of_torch(name: str) -> None:
+    ours = rates(lambda o: make_schedule(o, factor(name)))
+    assert ours == pytest.approx(rates(OF_TORCH[name]), rel=1e-9)
+    assert len(set(ours)) > 1 or name == "constant"
+
+
+def test_even_steps_equal_those_of_torch() -> None:
+    ours = rates(lambda o: make_schedule(o, factor("step", milestones=range(7, TOTAL, 7))))
+    assert ours == pytest.approx(rates(lambda o: lr_scheduler.StepLR(o, 7, 0.3)))
+
+
+@pytest.mark.parametrize("warmup", [1, 5, 12])
+def test_the_warm_up_equals_that_of_torch(warmup: int) -> None:
+    ours = rates(lambda o: make_schedule(o, factor("constant", warmup_steps=warmup)))
+    assert ours == pytest.approx(rates(lambda o: lr_scheduler.LinearLR(o, 1 / (warmup + 1), 1.0, warmup)))
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_schedule_keeps_the_glorot_factor(name: str) -> None:
+    model = torch.nn.Sequential(BinaryLinear(6, 4), BinaryLinear(4, 2), torch.nn.BatchNorm1d(2))
+    optimizer = torch.optim.Adam(latent_groups(model, lr=0.1, lr_scale="glorot"))
+    schedule = make_schedule(optimizer, factor(name, warmup_steps=4))
+    for _ in range(TOTAL):
+        first, second, other = (group["lr"] for group in optimizer.param_groups)
+        assert first / other == pytest.approx(1 / glorot_bound(model[0].weight), rel=1e-12)
+        assert second / other == pytest.approx(1 / glorot_bound(model[1].weight), rel=1e-12)
+        optimizer.step()
+        schedule.step()
+
+
+def test_the_reference_rate_falls_from_the_first_to_the_last() -> None:
+    """The authors' MNIST settings: 1e-3 → 3e-6, exponentially."""
+    found = rates(lambda o: make_schedule(o, factor("exponential", total_steps=250, final=3e-3)), 251, lr=1e-3)
+    assert (found[0], found[250]) == pytest.approx((1e-3, 3e-6))
+    ratios = [b / a for a, b in itertools.pairwise(found)]
+    assert ratios == pytest.approx([3e-3 ** (1 / 250)] * 250)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("cosin", {}, "unknown schedule 'cosin'; did you mean 'cosine'?"),
+        ("cosine", {"warmup_steps": 40}, "the warm-up takes 40 steps, but training has only 40"),
+        ("exponential", {"final": 0.0}, "an exponential schedule needs a final learning rate above 0"),
+    ],
+)
+def test_wrong_schedules_are_refused(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        factor(name, **options)
+    assert message in str(caught.value)
