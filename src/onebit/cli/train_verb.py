@@ -69,8 +69,10 @@ def _recipe(argv: list[str], method: str | None, resumed: str | None) -> Recipe:
 
 
 def _train(recipe: Recipe, folder: Path, *, data_folder: str | None, resume: bool, as_json: bool) -> int:
+    from onebit.memory import keep_freed_memory
     from onebit.train.run import load_recipe_data, start_folder, train_run
 
+    keep_freed_memory()
     with download_progress() as fetched:
         data = load_recipe_data(recipe, directory=data_folder, progress=fetched)
     set_threads()

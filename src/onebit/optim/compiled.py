@@ -1,4 +1,4 @@
-"""The update of latent weights in one compiled pass: Adam, the latent clip and the binary weight of the next forward pass.
+"""The update of latent weights in one compiled pass: Adam, the latent clip and the next binary weights.
 
 A pass over 10 million weights costs 1 to 3 % of a training step of a dense net. Eager code makes one for Adam, one for
 the clip and two (`sign`) to six (`stochastic`) for the binary weight; here each weight is loaded and stored once.
@@ -7,6 +7,8 @@ the clip and two (`sign`) to six (`stochastic`) for the binary weight; here each
 from __future__ import annotations
 
 import math
+import types
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,7 +22,7 @@ from onebit.quantizers import Quantizer, Sign, SteSign, Stochastic, sign
 from onebit.quantizers.base import Prepared
 
 QUANTIZERS: dict[type[Quantizer], bool] = {Sign: False, SteSign: False, Stochastic: True}
-"""Quantizers whose training weight can be written ahead -> whether it is drawn. All others quantize in their forward."""
+"""Quantizers whose training weight can be written ahead -> whether it is drawn. Others quantize in their forward."""
 
 RESOLUTION = 2.0**23
 """Steps of the draw per unit of probability, halved: p is exact to 1/2**24."""
@@ -109,9 +111,13 @@ def _seed(quantizer: Quantizer, latent: Tensor) -> Tensor | None:
 
 
 def compile_update_(
-    optimizer: torch.optim.Optimizer, model: nn.Module, *, precision: str = "auto", backend: str = "inductor"
+    optimizer: torch.optim.Optimizer,
+    model: nn.Module,
+    *,
+    precision: str = "auto",
+    backend: str | Callable[..., Any] = "inductor",
 ) -> torch.optim.Optimizer:
-    """Let `optimizer.step()` update the latents of `model` in one compiled pass that also writes the next binary weights.
+    """Let `optimizer.step()` update latents in one compiled pass that also writes the next binary weights.
 
     The same arithmetic as torch's Adam, up to rounding. Gradients of these latents are None after a step. Drawn weights
     come from torch's generator through a hash, so they are other draws than those of eager training. Schedules,
@@ -124,6 +130,7 @@ def compile_update_(
 
     Args:
         optimizer: `torch.optim.Adam` or `AdamW`.
+        model: whose binary layers hold the latents.
         precision: that of training; weights are written in the dtype of its matrix products.
         backend: of `torch.compile`.
 
@@ -154,40 +161,40 @@ def compile_update_(
 
     bf16 = resolve_precision(precision, owned[0][0].device) == "bf16"
     weights = {p: torch.empty_like(p, dtype=torch.bfloat16 if bf16 else None, requires_grad=False) for p, _ in owned}
-    update = torch.compile(_update, backend=backend, dynamic=False)
+    # torch.compile keeps at most 8 variants of a code object and then stops compiling: each net gets its own
+    own = types.FunctionType(_update.__code__.replace(), _update.__globals__)
+    update = torch.compile(own, backend=backend, dynamic=False)
 
     @torch.no_grad()
     def update_latents(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if len(args) > 1 or kwargs or getattr(optimizer, "found_inf", None) is not None:
-            return  # the gradients come from a closure, or are scaled: the eager step knows what to do
-        todo = [
-            (p, group) for group in optimizer.param_groups for p in group["params"] if p in weights and p.grad is not None
+            return  # gradients that a closure will make, or scaled ones: the eager step knows what to do
+        groups = {p: group for group in optimizer.param_groups for p in group["params"] if p in weights}
+        latents = [p for p in groups if p.grad is not None]
+        states = [_state(optimizer, p) for p in latents]
+        numbers = [
+            _numbers(groups[p], float(state["step"]) + 1, quantizers[p])
+            for p, state in zip(latents, states, strict=True)
         ]
-        if not todo:
+        if not latents:
             return
-        states = [_state(optimizer, latent) for latent, _ in todo]
-        latents = [latent for latent, _ in todo]
-        steps = [float(state["step"]) + 1 for state in states]
-        rows = [
-            _numbers(group, step, quantizers[latent]) for (latent, group), step in zip(todo, steps, strict=True)
-        ]
         try:
             update(
                 latents,
-                [latent.grad for latent in latents],
+                [p.grad for p in latents],
                 [state["exp_avg"] for state in states],
                 [state["exp_avg_sq"] for state in states],
-                [weights[latent] for latent in latents],
-                torch.tensor(rows, dtype=torch.float32).to(latents[0].device),
-                [_seed(quantizers[latent], latent) for latent in latents],
+                [weights[p] for p in latents],
+                torch.tensor(numbers, dtype=torch.float32).to(latents[0].device),
+                [_seed(quantizers[p], p) for p in latents],
             )
         except BackendCompilerFailed as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UsageError(f"torch.compile does not work here ({reason}): install g++, or leave compile off") from error
-        for latent, state in zip(latents, states, strict=True):
+            reason = (str(error.inner_exception).strip().splitlines() or ["no reason given"])[0]
+            raise UsageError(f"torch.compile fails here ({reason}): install g++, or leave compile off") from error
+        for p, state in zip(latents, states, strict=True):
             state["step"] += 1
-            latent.grad = None  # the optimizer's own step and the clip pass over parameters without a gradient
-            quantizers[latent].prepared = Prepared(latent, weights[latent])
+            p.grad = None  # the optimizer's own step and the clip pass over parameters without a gradient
+            quantizers[p].prepared = Prepared(p, weights[p])
 
     def forget_draws(optimizer: torch.optim.Optimizer) -> None:
         # a resumed run cannot know the draw that is already written, so the run that goes on draws anew as well

@@ -99,6 +99,8 @@ class Quantizer(torch.nn.Module):
 
     def take_prepared(self, latent: Tensor) -> Tensor | None:
         """The weight that a compiled update wrote for this forward pass of training, if it fits; each serves once."""
+        if torch.compiler.is_compiling():  # a compiled model fuses its own quantizer
+            return None
         prepared = self.prepared
         if prepared is None or not self.training:
             return None

@@ -14,7 +14,7 @@ from onebit.errors import UsageError
 from onebit.evaluation import batch_bounds
 from onebit.losses import LOSSES, Loss, cross_entropy
 from onebit.models import create_model
-from onebit.optim import OPTIMIZERS, clip_latents_, latent_groups
+from onebit.optim import OPTIMIZERS, clip_latents_, compile_update_, latent_groups
 from onebit.recipe import ModelRecipe, Recipe
 from onebit.tables import resolve
 from onebit.train.schedules import make_schedule, schedule_factor
@@ -105,7 +105,8 @@ def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
         options["momentum"] = settings.momentum
     if settings.name in ("adam", "adamw", "sgd"):
         options["fused"] = True  # one pass over parameter and state instead of a dozen
-    return clip_latents_(kind(groups, **options))
+    optimizer = clip_latents_(kind(groups, **options))
+    return compile_update_(optimizer, model, precision=recipe.precision) if settings.compile else optimizer
 
 
 def build_schedule(

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from onebit.data import Dataset, Progress, load_dataset
 from onebit.errors import CheckpointError, FormatError, UsageError
-from onebit.evaluation import Score, evaluate
+from onebit.evaluation import evaluate
 from onebit.files import write_atomic
 from onebit.layers import binary_layers
 from onebit.precision import resolve_precision
 from onebit.recipe import Recipe, build_recipe, check_keys, read_settings, recipe_path
 from onebit.train.build import Training, build_model, build_training, resolve_device
-from onebit.train.checkpoint import load_weights, read_torch_file, read_weights, save_weights, strip_prefixes
-from onebit.train.history import EpochLog
+from onebit.train.checkpoint import load_weights, read_torch_file, read_weights, strip_prefixes
+from onebit.train.history import EpochLog, History
 from onebit.train.loop import fit
 
 RUN_FILES = ("metrics.jsonl", "last.ckpt", "final.safetensors", "result.json")
@@ -68,6 +68,27 @@ def start_folder(folder: Path, recipe: Recipe, *, resume: bool) -> bool:
     return (folder / "last.ckpt").exists()
 
 
+def fit_recipe(recipe: Recipe, training: Training, data: Dataset, **files_and_talk: Any) -> History:
+    """`fit` with the settings of a recipe and what `build_training` made of it.
+
+    Args:
+        files_and_talk: `folder`, `resume`, `facts`, `on_step`, `on_epoch` of `fit`.
+    """
+    return fit(
+        training.model,
+        data,
+        training.optimizer,
+        epochs=recipe.epochs,
+        loss=training.loss,
+        schedule=training.schedule,
+        batch_size=recipe.batch_size,
+        seed=recipe.seed,
+        precision=recipe.precision,
+        augmentation=training.augmentation,
+        **files_and_talk,
+    )
+
+
 def train_run(
     recipe: Recipe,
     data: Dataset,
@@ -85,17 +106,10 @@ def train_run(
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     training = build_training(recipe, data)
-    history = fit(
-        training.model,
+    history = fit_recipe(
+        recipe,
+        training,
         data,
-        training.optimizer,
-        epochs=recipe.epochs,
-        loss=training.loss,
-        schedule=training.schedule,
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
-        precision=recipe.precision,
-        augmentation=training.augmentation,
         folder=folder,
         resume=resume,
         facts={"recipe": asdict(recipe)},
@@ -237,17 +251,3 @@ def open_run(path: str | Path, *, recipe: str | None = None) -> Run:
     load_weights(model, state, source=str(source))
     return Run(built, model.eval(), source, facts)
 
-
-__all__ = [
-    "Run",
-    "Score",
-    "Training",
-    "load_recipe_data",
-    "open_run",
-    "read_state",
-    "save_weights",
-    "start_folder",
-    "test_modes",
-    "train_run",
-    "weight_file",
-]

@@ -1,0 +1,25 @@
+"""How the C library treats freed memory."""
+
+from __future__ import annotations
+
+import ctypes
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
+LARGEST_KEPT = (1 << 30, 1 << 25)  # bytes; glibc before 2.35 takes no more than 32 MiB
+
+
+def keep_freed_memory() -> bool:
+    """Let malloc keep freed memory for the next training step instead of giving it back to the system.
+
+    A step frees and allocates tens of megabytes. Given back, each page is faulted in and zeroed again, in each step: up
+    to a third of the step of a large dense net, depending on how the heap happens to lie. For the whole process, which
+    is why a program calls this and a library function does not.
+
+    Returns:
+        Whether malloc could be told so: glibc only.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # macOS and musl have no mallopt, Windows no CDLL(None)
+        return False
+    return any(mallopt(M_MMAP_THRESHOLD, size) for size in LARGEST_KEPT) and bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1))

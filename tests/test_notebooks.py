@@ -1,0 +1,76 @@
+"""The notebooks run from top to bottom, with the interpreter that runs the tests and with small settings."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from ipykernel.kernelspec import get_kernel_dict
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+NOTEBOOK = FOLDER / "01-binaryconnect.ipynb"
+SMALL = {"DATASET": '"mnist-sample"', "WIDTH": "32", "EPOCHS": "1"}
+KERNEL = "running-interpreter"
+
+
+def tagged(notebook: Any, tag: str) -> Any:
+    [cell] = [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
+    return cell
+
+
+def with_settings(source: str, settings: dict[str, str]) -> str:
+    """The parameter cell with other values; every setting must be there."""
+    for name, value in settings.items():
+        source, count = re.subn(rf"^{name} = [^#\n]*", f"{name} = {value}", source, flags=re.MULTILINE)
+        assert count == 1, f"the parameter cell sets {name} {count} times"
+    return source
+
+
+@pytest.fixture
+def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name of a kernel that is this interpreter, whatever kernels this user or machine has installed."""
+    spec = tmp_path / "jupyter" / "kernels" / KERNEL
+    spec.mkdir(parents=True)
+    (spec / "kernel.json").write_text(json.dumps(get_kernel_dict()))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    for variable in ("JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "IPYTHONDIR", "TMPDIR"):
+        (tmp_path / variable).mkdir()
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    return KERNEL
+
+
+def printed(notebook: Any) -> str:
+    return "".join(
+        output.text for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs if "text" in output
+    )
+
+
+def test_the_notebook_runs(tmp_path: Path, kernel: str) -> None:
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    cell = tagged(notebook, "parameters")
+    cell.source = with_settings(cell.source, SMALL)
+    resources = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=120, kernel_name=kernel, resources=resources).execute()
+    text = printed(notebook)
+    assert "epoch 1/1" in text
+    assert re.search(r"of 2,000; ensemble:8 weights, BatchNorm reestimate", text)
+    assert "2,000 of 2,000 equal" in text
+    [right] = re.findall(r"(\d+) of 2000 right; torch loaded: False", text)
+    assert 1200 < int(right) <= 2000
+    pictures = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs if "image/png" in o.get("data", {})]
+    assert len(pictures) == 4
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.name)
+def test_notebooks_are_committed_without_outputs(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert (cell.outputs, cell.execution_count) == ([], None), f"clear the outputs of {path.name}"
+            assert len(cell.source.splitlines()) <= 16
