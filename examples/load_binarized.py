@@ -1,7 +1,7 @@
 """A ±1 checkpoint in plain torch, without onebit: python examples/load_binarized.py plain.pth
 
-`onebit export runs/mnist-fast --to torch -o plain.pth` writes such a checkpoint: a state_dict whose weight matrices hold
-nothing but -1 and +1. Layers of torch.nn load it as it is.
+`onebit export runs/mnist-fast --to torch -o plain.pth` writes such a checkpoint: a state_dict whose weight matrices
+hold nothing but -1 and +1. Layers of torch.nn load it as it is.
 """
 
 import sys

@@ -18,6 +18,7 @@ WITHOUT_TORCH = [
     "errors",
     "tables",
     "files",
+    "memory",
     "recipe",
     "bits",
     "packed",
@@ -42,6 +43,7 @@ WITH_TORCH = [
     "inspection",
     "proof",
     "report",
+    "benchmarks",
     "cli",
     "__main__",
 ]

@@ -2,7 +2,8 @@
 
 Trains one recipe with stochastic and with deterministic weights, from several seeds, and looks at the nets of the last
 epoch in every test mode. Writes the pictures and `numbers.txt`, the table that it prints. The same machine and the same
-arguments give the same numbers; precision is float32, because not every machine multiplies bf16.
+arguments give the same numbers; precision is float32, because not every machine multiplies bf16. Further arguments are
+flags of the recipe, as `onebit train` takes them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from onebit.data import Dataset, Split
@@ -211,11 +213,11 @@ def draw_paths(path: Path, trained: Trained) -> tuple[float, float]:
     """Some latents during the first steps; returns (mean |change|, share of flips) of a weight and step."""
     paths = trained.paths
     flips = (paths[1:] >= 0) != (paths[:-1] >= 0)
-    wanted = (0, 1, 1, 3, 5)
-    chosen: list[int] = []
-    for count in wanted:
-        candidates = [i for i in np.flatnonzero(flips.sum(axis=0) == count) if i not in chosen]
-        chosen += candidates[:1]
+    clipped = np.abs(paths).max(axis=0) == 1
+    chosen: list[int] = []  # the first weights with so many flips; the one without reaches the clip
+    for count in (0, 1, 1, 3, 5):
+        candidates = np.flatnonzero((flips.sum(axis=0) == count) & (clipped | (count > 0)))
+        chosen += [int(i) for i in candidates if i not in chosen][:1]
     with picture(path, width=9, height=3.4) as figure:
         axes = figure.subplots()
         axes.axhspan(0, 1.05, color=POSITIVE, alpha=0.07, linewidth=0)
@@ -241,7 +243,7 @@ def draw_latents(path: Path, nets: dict[str, Trained]) -> None:
     edges = np.linspace(-1, 1, HISTOGRAM_BINS + 1)
     half = HISTOGRAM_BINS // 2
     with picture(path, width=9, height=4.6) as figure:
-        panels = figure.subplots(len(nets), len(moments), sharex=True, sharey="row", squeeze=False)
+        panels = figure.subplots(len(nets), len(moments), sharex=True, sharey=True, squeeze=False)
         for row, (method, trained) in zip(panels, nets.items(), strict=True):
             for axes, epoch in zip(row, moments, strict=True):
                 latent = trained.latents[epoch].numpy()
@@ -249,8 +251,8 @@ def draw_latents(path: Path, nets: dict[str, Trained]) -> None:
                 share = 100 * counts / latent.size
                 axes.stairs(share[:half], edges[: half + 1], fill=True, color=NEGATIVE)
                 axes.stairs(share[half:], edges[half:], fill=True, color=POSITIVE)
-                against = 100 * float((0.5 - np.abs(latent) / 2).mean())
-                axes.set_title(f"{method}, {names[epoch]}\na draw differs from the sign in {against:.1f} %", fontsize=8.5)
+                against = f"{100 * float((0.5 - np.abs(latent) / 2).mean()):.1f} %"
+                axes.set_title(f"{method}, {names[epoch]}\na draw differs from the sign in {against}", fontsize=8.5)
             row[0].set_ylabel("share per bin (%)")
         for axes in panels[-1]:
             axes.set_xlabel("latent weight")
@@ -313,7 +315,7 @@ def mean_sd(values: Sequence[float]) -> str:
 
 def rows_of(method: str, nets: Sequence[Accuracies]) -> list[tuple[str, ...]]:
     """Lines of the table: method, test mode, BatchNorm, accuracy over seeds, spread over draws."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for (mode, bn), values in nets[0].single.items():
         means = [float(np.mean(net.single[mode, bn])) for net in nets]
         over_draws = ""
@@ -339,10 +341,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3, help="trainings per method (%(default)s)")
     parser.add_argument("--draws", type=int, default=32, help="random draws per net (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("docs/tutorial"), help="folder (%(default)s)")
-    arguments = parser.parse_args(argv)
+    arguments, more_flags = parser.parse_known_args(argv)
     arguments.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    settings = read_settings(recipe_path(arguments.recipe))
+    # each data set holds out its own number of images; the recipe's 10,000 are more than mnist-sample has
+    settings = {**read_settings(recipe_path(arguments.recipe)), "validation": None}
     first: dict[str, Trained] = {}
     histories: dict[str, list[History]] = {method: [] for method in METHODS}
     found: dict[str, list[Accuracies]] = {method: [] for method in METHODS}
@@ -350,7 +353,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for method, quantizer in METHODS.items():
         for seed in range(arguments.seeds):
             flags = ["--dataset", arguments.dataset, "--model.weight_quantizer", quantizer, "--seed", str(seed)]
-            flags += ["--epochs", str(arguments.epochs), *FLAGS]
+            flags += ["--epochs", str(arguments.epochs), *FLAGS, *more_flags]
             recipe = build_recipe(settings, flags)
             data = load_recipe_data(recipe)
             trained = train(recipe, data)
@@ -366,11 +369,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     draw_latents(out / "latents.png", first)
     draw_training(out / "training.png", histories, data=arguments.dataset)
     draw_freezing(out / "freezing.png", found, data=arguments.dataset)
+    Image.fromarray(data.test.images[0, 0]).save(out / "digit.png")
     again, kept, count = scaled_weights(first["deterministic"].raw, data, 0.1)
 
-    widths = "–".join(map(str, recipe.model.widths))
+    widths, all_flags = "–".join(map(str, recipe.model.widths)), " ".join([*FLAGS, *more_flags])
     lines = [
-        f"recipe {recipe.name}, {widths}, {' '.join(FLAGS)}, {arguments.dataset}, {recipe.epochs:g} epochs",
+        f"recipe {recipe.name}: {widths}, {arguments.dataset}, {recipe.epochs:g} epochs, {all_flags}",
         f"seeds 0–{arguments.seeds - 1}, {arguments.draws} draws per net; nets of the last epoch on the test split",
         "accuracy in %: mean ± standard deviation over seeds; over draws: their standard deviation, mean over seeds",
         "",
@@ -382,7 +386,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ),
         "",
         *(f"weights that a draw sets against their sign, {m}: {mean_sd(values)} %" for m, values in against.items()),
-        f"share of +1 in {DRAWS_PER_VALUE:,} draws: at most {100 * difference:.2f} percentage points off the hard sigmoid",
+        f"share of +1 in {DRAWS_PER_VALUE:,} draws: at most {100 * difference:.2f} points off the hard sigmoid",
         f"deterministic, seed 0, first {PATH_STEPS} steps: a latent moves by {moved:.4f} a step, "
         f"{1000 * flipped:.1f} of 1,000 steps flip its sign",
         f"deterministic, seed 0, all binary weights times 0.1: {again:,} of {count:,} predictions stay with BatchNorm "

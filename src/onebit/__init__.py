@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from onebit.layers import BinaryLinear as BinaryLinear
     from onebit.layers import InputCoding as InputCoding
     from onebit.layers import binarize_ as binarize_
+    from onebit.metrics import summary as summary
     from onebit.models import create_model as create_model
     from onebit.optim import clip_latents_ as clip_latents_
     from onebit.optim import latent_groups as latent_groups
     from onebit.packed import load as load
     from onebit.packed import save as save
     from onebit.quantizers import sign as sign
-    from onebit.metrics import summary as summary
     from onebit.train.loop import fit as fit
 
 _HOME = {

@@ -24,7 +24,7 @@ def overview() -> str:
     lines = [
         "usage: onebit VERB …        onebit VERB --help for the options of a verb",
         "",
-        "Binary neural networks: train them, prove they are binary, pack them to one bit per weight, run them anywhere.",
+        "Binary neural networks: train them, prove they are binary, pack them to one bit per weight, run them.",
         "",
         *(f"  {verb:<10}{text}" for verb, text in VERBS.items()),
         "",
@@ -35,7 +35,7 @@ def overview() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command line; returns the exit status (0 done and true, 1 a claim does not hold, 2 wrong usage or input)."""
+    """Run one command line; returns the exit status: 0 done and true, 1 a claim does not hold, 2 wrong usage or input."""
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(overview())

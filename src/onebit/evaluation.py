@@ -255,4 +255,5 @@ def evaluate(
         if draws == 1:
             return score_logits(logits, labels, loss=loss, weights=weights, bn=bn)
         mean = mean + logits.double().softmax(dim=1) / draws
-    return score_logits(mean.log().float(), labels, loss=loss, weights=weights, bn=bn)
+    # a mean of probabilities has no margins: its loss is the cross-entropy, whatever the training loss
+    return score_logits(mean.log().float(), labels, loss="cross_entropy", weights=weights, bn=bn)

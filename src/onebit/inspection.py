@@ -70,7 +70,7 @@ def inspect_weight(name: str, weight: Tensor) -> LayerReport:
     rows = values.flatten(1)
     two_valued = bool(((rows == rows.amin(1, keepdim=True)) | (rows == rows.amax(1, keepdim=True))).all())
     binary = numbers.numel() == values.numel() and two_valued and _two_values_each(rows)
-    clipped = numbers.numel() == values.numel() and -1 <= low and high <= 1
+    clipped = numbers.numel() == values.numel() and low >= -1 and high <= 1
     magnitude = numbers.abs()
     histogram = torch.histc(numbers, BINS, low, high) if numbers.numel() else torch.zeros(BINS)
     return LayerReport(

@@ -241,9 +241,8 @@ def binarize_(
             if type(child) not in BINARY_TWINS or (where is not None and not where(name, child)):
                 continue
             if not isinstance(child.weight, nn.Parameter):
-                raise UsageError(
-                    f"layer {name!r}: its weight is computed from other parameters (pruning, weight_norm); undo that first"
-                )
+                reason = "its weight is computed from other parameters (pruning, weight_norm); undo that first"
+                raise UsageError(f"layer {name!r}: {reason}")
             if id(child) not in found:  # a layer that stands in two places stays one layer
                 found[id(child)] = BINARY_TWINS[type(child)](
                     child,

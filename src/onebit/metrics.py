@@ -108,7 +108,7 @@ class Summary:
 def summary(model: nn.Module, *, input_shape: tuple[int, ...] | None = None) -> Summary:
     """Weights, bytes and MACs of every layer that has parameters, from one forward pass of two blank images.
 
-    Binary MACs are those whose weight is one bit, whatever the input; BatchNorm counts its four vectors as it is stored.
+    Binary MACs are those whose weight is one bit, whatever the input; BatchNorm counts its four vectors as stored.
 
     Args:
         input_shape: (C, H, W) of uint8 images; the model's own `input_shape` by default.

@@ -2,8 +2,8 @@
 
 * `sign` values are int8 and `integer` values int32, and their sums are exact, whatever computes them.
 * Sums of real values are accumulated in float64 and rounded to float32 once, so that they do not depend on the order a
-  matrix library adds in. An affine map is rounded once, as a fused multiply-add is. Scales, centres and the input coding
-  are float32 operations, one rounding each, in the order in which they are written in `onebit.packed.nodes`.
+  matrix library adds in. An affine map is rounded once, as a fused multiply-add is. Scales, centres and the input
+  coding are float32 operations, one rounding each, in the order in which `onebit.packed.nodes` writes them.
 """
 
 from __future__ import annotations

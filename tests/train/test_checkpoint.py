@@ -155,9 +155,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("key", "value"), WRONG, ids=str)
-def test_a_wrong_part_of_a_checkpoint_is_one_clear_line(
-    checkpoint: Path, tmp_path: Path, key: str, value: Any
-) -> None:
+def test_a_wrong_part_of_a_checkpoint_is_one_clear_line(checkpoint: Path, tmp_path: Path, key: str, value: Any) -> None:
     state = torch.load(checkpoint, weights_only=True)
     state[key] = value
     if value == "missing":

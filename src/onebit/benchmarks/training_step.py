@@ -110,7 +110,7 @@ def check(net: nn.Module, optimizer: torch.optim.Optimizer, step: Callable[[], N
     used: dict[nn.Module, Tensor] = {}
 
     def look(quantizer: nn.Module, inputs: tuple[Tensor], weight: Tensor) -> None:
-        used[quantizer] = weight.detach().float()
+        used[quantizer] = weight.detach().float().clone()  # a compiled update writes over it
 
     rates = [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:

@@ -41,8 +41,8 @@ def main(argv: list[str]) -> int:
     else:
         bn = "" if result["bn"] == "trained" else ", BatchNorm re-estimated"
         answer(
-            f"accuracy {percent(result['accuracy'])} ({result['correct']:,} of {result['count']:,}) on {result['dataset']} "
-            f"{result['split']} with {result['weights']} weights{bn}; loss {result['loss']:.4f}"
+            f"accuracy {percent(result['accuracy'])} ({result['correct']:,} of {result['count']:,}) on "
+            f"{result['dataset']} {result['split']} with {result['weights']} weights{bn}; loss {result['loss']:.4f}"
         )
     return 0
 

@@ -38,14 +38,15 @@ def main(argv: list[str]) -> int:
     # the check reads the file again, as its user will
     plain_twin(run.recipe.model, read_state(output)[0], source=str(output))
     verdict = inspect_file(output).verdict
+    count = output.stat().st_size
     result = {
         "file": str(output),
-        "bytes": output.stat().st_size,
+        "bytes": count,
         "checked": f"loads into the net of torch.nn layers; weights are {verdict}",
         "verdict": verdict,
     }
     if args.json:
         answer_json(result)
     else:
-        answer(f"{output}: {size(result['bytes'])}; {result['checked']}")
+        answer(f"{output}: {size(count)}; {result['checked']}")
     return 0

@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
         answer(f"{args.output}: {size(count)}, {bits:,} weights at one bit, {ratio:.1f} times smaller than float32")
         answer(
             f"certified on {certificate.count:,} {certificate.dataset} {certificate.split} images: "
-            f"{certificate.correct:,} correct with packed weights, {certificate.label_mismatches:,} labels differ from torch, "
-            f"largest logit difference {certificate.max_logit_difference:.3g}"
+            f"{certificate.correct:,} correct with packed weights, {certificate.label_mismatches:,} labels differ from "
+            f"torch, largest logit difference {certificate.max_logit_difference:.3g}"
         )
     return 0 if certificate.label_mismatches == 0 else 1

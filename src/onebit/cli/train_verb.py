@@ -107,7 +107,8 @@ def _train(recipe: Recipe, folder: Path, *, data_folder: str | None, resume: boo
                 log.write("interrupted\n")
             raise KeyboardInterrupt(f"interrupted; go on with: onebit train --resume {folder}") from None
         lines = [
-            f"test accuracy {percent(score['accuracy'])} ({score['correct']:,} of {score['count']:,}) with {mode} weights"
+            f"test accuracy {percent(score['accuracy'])} "
+            f"({score['correct']:,} of {score['count']:,}) with {mode} weights"
             + ("" if score["bn"] == "trained" else ", BatchNorm re-estimated")
             for mode, score in result["test"].items()
         ]

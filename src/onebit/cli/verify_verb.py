@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 def main(argv: list[str]) -> int:
     parser = Parser(
         "verify",
-        "The whole proof of a trained net: latent weights, binarized weights, their accuracy, the reload into plain torch "
-        "layers, the packed net. Of a .1bit file: its certificate, recomputed. Exit status 1 when a claim does not hold.",
+        "The whole proof of a trained net: latent weights, binarized weights, their accuracy, the reload into plain "
+        "torch layers, the packed net. Of a .1bit file: its certificate, recomputed. "
+        "Exit status 1 when a claim does not hold.",
     )
     add_run(parser)
     parser.add_argument("--source", metavar="RUN", help="of a .1bit file: the run it was packed from")

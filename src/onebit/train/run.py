@@ -250,4 +250,3 @@ def open_run(path: str | Path, *, recipe: str | None = None) -> Run:
     model = build_model(built.model)
     load_weights(model, state, source=str(source))
     return Run(built, model.eval(), source, facts)
-
