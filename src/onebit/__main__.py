@@ -35,7 +35,7 @@ def overview() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command line; returns the exit status: 0 done and true, 1 a claim does not hold, 2 wrong usage or input."""
+    """Run one command line. Exit status: 0 done and true, 1 a claim does not hold, 2 wrong usage or input."""
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(overview())

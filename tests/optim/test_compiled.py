@@ -9,6 +9,7 @@ import copy
 import io
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,12 +17,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from onebit.data import Dataset, make_toy
 from onebit.errors import UsageError
 from onebit.layers import BinaryLinear, binary_layers
+from onebit.models import create_model
 from onebit.optim import clip_latents_, compile_update_, latent_groups
 from onebit.quantizers import WEIGHT_QUANTIZERS, Quantizer, Sign, SteSign, Stochastic, sign
 from onebit.recipe import ModelRecipe, OptimizerRecipe, Recipe
 from onebit.train.build import build_optimizer
+from onebit.train.history import EpochLog
+from onebit.train.loop import fit
 
 # torch.compile uses what torch itself has deprecated
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -371,6 +376,31 @@ def assert_resumes(name: str, *, backend: str) -> None:
 @pytest.mark.parametrize("name", ["sign", "ste_sign", "stochastic"])
 def test_a_resumed_run_agrees_bit_for_bit(name: str) -> None:
     assert_resumes(name, backend="eager")
+
+
+@pytest.mark.parametrize("name", ["sign", "stochastic"])
+def test_fit_goes_on_bit_for_bit_from_its_checkpoint(name: str, tmp_path: Path) -> None:
+    images, held_out = make_toy(160, 32)
+    data = Dataset("toy", images[:128], images[128:], held_out, tuple("abcd"))
+
+    def run(folder: str, *, stop_after: int | None = None) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        model = create_model("mlp", widths=(64, 24, 4), weight_quantizer=name, dropout=0.1)
+
+        def on_epoch(row: EpochLog) -> None:
+            if row.epoch == stop_after:
+                raise KeyboardInterrupt
+
+        options: dict[str, Any] = {"epochs": 3, "batch_size": 32, "precision": "fp32", "resume": True}
+        fit(model, data, compiled(model), folder=tmp_path / folder, on_epoch=on_epoch, **options)
+        return model.state_dict()
+
+    whole = run("whole")
+    with pytest.raises(KeyboardInterrupt):
+        run("stopped", stop_after=2)
+    resumed = run("stopped")
+    for key, tensor in whole.items():
+        assert torch.equal(tensor, resumed[key]), key
 
 
 @pytest.mark.nightly

@@ -39,6 +39,8 @@ def main(argv: list[str]) -> int:
     if args.json:
         answer_json(result)
     else:
+        if result["note"]:
+            say(f"note: {result['note']}")
         bn = "" if result["bn"] == "trained" else ", BatchNorm re-estimated"
         answer(
             f"accuracy {percent(result['accuracy'])} ({result['correct']:,} of {result['count']:,}) on "
@@ -61,10 +63,7 @@ def choose_split(data: Dataset, name: str) -> Split:
 
 def _load(name: str, args: Any, **options: Any) -> Dataset:
     with download_progress() as fetched:
-        data = load_dataset(name, directory=args.data, progress=fetched, **options)
-    if data.note:
-        say(f"note: {data.note}")
-    return data
+        return load_dataset(name, directory=args.data, progress=fetched, **options)
 
 
 def _packed_file(args: Any) -> dict[str, Any]:
@@ -76,7 +75,12 @@ def _packed_file(args: Any) -> dict[str, Any]:
     if name is None:
         raise UsageError(f"{args.run} carries no certificate that names its data; name it with --dataset")
     data = _load(name, args)
-    return {"dataset": data.name, "split": args.split, **score_packed(net, choose_split(data, args.split))}
+    return {**_named(data, args.split), **score_packed(net, choose_split(data, args.split))}
+
+
+def _named(data: Dataset, split: str) -> dict[str, str]:
+    """What was evaluated on, and what must be said beside the numbers."""
+    return {"dataset": data.name, "split": split, "note": data.note}
 
 
 def score_packed(net: Any, split: Split) -> dict[str, Any]:
@@ -117,7 +121,7 @@ def _run(args: Any, weights: str) -> dict[str, Any]:
         **({} if args.dataset else {"validation": recipe.validation, "split_seed": recipe.split_seed}),
     )
     split = choose_split(data, args.split)
-    named = {"dataset": data.name, "split": args.split}
+    named = _named(data, args.split)
     if weights == "packed":
         from onebit.fold import pack
 

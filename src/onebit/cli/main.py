@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Iterable
+from typing import Any
 
 from onebit.errors import OnebitError, UnknownNameError
 from onebit.tables import did_you_mean
@@ -16,6 +18,12 @@ INTERRUPTED = 130
 
 def run_verb(verb: str, argv: list[str], verbs: Iterable[str]) -> int:
     """Run `onebit VERB argv`; returns the exit status."""
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning  # type: ignore[assignment]  # takes the same five arguments
+        return _run_verb(verb, argv, verbs)
+
+
+def _run_verb(verb: str, argv: list[str], verbs: Iterable[str]) -> int:
     try:
         if verb not in verbs:
             raise UnknownNameError(f"unknown verb {verb!r}{did_you_mean(verb, verbs)} (onebit --help)")
@@ -38,6 +46,11 @@ def run_verb(verb: str, argv: list[str], verbs: Iterable[str]) -> int:
         return _say(f"{where}{error.strerror or error}", 2)
     except KeyboardInterrupt as error:
         return _say(str(error) or "interrupted", INTERRUPTED)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
+    """A warning as one line, without the source line that raised it."""
+    _say(f"note: {message}", 0)
 
 
 def _say(message: str, status: int) -> int:
