@@ -7,6 +7,7 @@ from __future__ import annotations
 
 BENCHMARKS: dict[str, str] = {
     "mnist-time": "onebit.benchmarks.mnist_time",
+    "startup": "onebit.benchmarks.startup",
     "training-step": "onebit.benchmarks.training_step",
 }
 """Name -> module, imported when it is run: the names cost nothing."""

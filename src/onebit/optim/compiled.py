@@ -203,5 +203,5 @@ def compile_update_(
                 quantizer.prepared = None
 
     optimizer.register_step_pre_hook(update_latents)
-    pass
+    optimizer.register_state_dict_pre_hook(forget_draws)
     return clip_latents_(optimizer)

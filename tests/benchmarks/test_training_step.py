@@ -1,0 +1,118 @@
+"""The benchmark of the training step: it runs, counts every variant, and refuses a net that is not binary."""
+
+from __future__ import annotations
+
+import math
+import platform
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from onebit.benchmarks import training_step
+from onebit.benchmarks.training_step import EAGER, FLOOR, check, describe, measure
+from onebit.errors import NotBinaryError, UsageError
+from onebit.layers import BinaryLinear
+from onebit.optim import clip_latents_, latent_groups
+from onebit.quantizers import Quantizer, Sign
+
+
+@pytest.fixture(autouse=True)
+def _own_malloc_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other tests of this process keep theirs."""
+    monkeypatch.setattr(training_step, "keep_freed_memory", lambda: True)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+
+
+def test_every_variant_is_measured_in_turn_against_the_floor() -> None:
+    seen: list[tuple[int, int]] = []
+    result = measure(rounds=2, steps=1, batch=8, widths=(12, 16, 4), on_round=lambda *done: seen.append(done))
+    assert seen == [(1, 2), (2, 2)]
+    rows = result["rows"]
+    assert [row["variant"] for row in rows if row["precision"] == "fp32"] == [variant.name for variant in EAGER]
+    for row in rows:
+        assert all(
+            value > 0 and math.isfinite(value) for key, value in row.items() if key not in ("variant", "precision")
+        )
+    assert rows[0]["variant"] == FLOOR
+    assert rows[0]["ratio"] == rows[0]["same_precision_ratio"] == 1
+    text = describe(result)
+    assert all(variant.name in text for variant in EAGER)
+    assert torch.__version__ in text
+    assert "batch 8; 2 rounds of 1 steps" in text
+
+
+def _trained(quantizer: Quantizer, *, clip: bool = True) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(BinaryLinear(12, 16, weight_quantizer=quantizer))
+    groups = latent_groups(net, lr=1e-3, latent_clip=1.0 if clip else None)
+    optimizer = clip_latents_(torch.optim.Adam(groups))
+
+    def step() -> None:
+        net(torch.randn(4, 12)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    check(net, optimizer, step)
+
+
+class Clamped(Quantizer):
+    """Not binary."""
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return latent.clamp(-1, 1)
+
+
+class Stale(Sign):
+    """The signs of the first latent for ever."""
+
+    first: Tensor | None = None
+
+    def forward(self, latent: Tensor) -> Tensor:
+        if self.first is None:
+            self.first = super().forward(latent).detach()
+        return latent + (self.first - latent).detach()
+
+
+def test_the_check_takes_only_binary_weights_that_follow_their_clipped_latents() -> None:
+    _trained(Sign())
+    with pytest.raises(NotBinaryError, match="not what they should be"):
+        _trained(Clamped())
+    with pytest.raises(NotBinaryError, match="not what they should be"):
+        _trained(Stale())
+    with pytest.raises(NotBinaryError, match="not its clip 1"):
+        _trained(Sign(), clip=False)
+
+
+def test_numbers_out_of_range_are_told() -> None:
+    with pytest.raises(UsageError, match="1 or more"):
+        measure(rounds=0)
+    with pytest.raises(UsageError, match="batch 2 or more"):
+        measure(batch=1)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_freed_memory_is_kept_by_glibc() -> None:
+    # in a process of its own: the setting cannot be taken back
+    code = """
+import resource
+from onebit.memory import keep_freed_memory
+import numpy as np
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(8):
+        np.ones(6_000_000, dtype=np.float32)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+given_back = faults()
+assert keep_freed_memory()
+np.ones(6_000_000, dtype=np.float32)
+print(given_back, faults())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    given_back, kept = map(int, done.stdout.split())
+    assert kept < 1_000
+    assert kept < given_back
