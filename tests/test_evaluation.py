@@ -110,7 +110,7 @@ def test_what_is_no_test_mode_is_refused_for_every_net(
     splits: tuple[Split, Split], text: str, quantizer: str | None
 ) -> None:
     with pytest.raises(UsageError, match="weights must be latent, binary, sample or ensemble:N, got"):
-        evaluate(net(quantizer), splits[1], weights=text)
+        evaluate(net(quantizer), splits[1], weights=text, bn="trained")
 
 
 def test_a_net_with_binary_layers_is_never_called_real(splits: tuple[Split, Split]) -> None:
@@ -126,7 +126,7 @@ def test_latent_and_binary_equal_a_plain_net_with_those_weights(
     model, test = net(), splits[1]
     twin = with_weights(model, sign if mode == "binary" else torch.clone)
     logits = twin(torch.from_numpy(test.images)).detach()
-    score = evaluate(model, test, weights=mode, loss=loss, batch_size=32)
+    score = evaluate(model, test, weights=mode, loss=loss, batch_size=32, bn="trained")
     assert (score.weights, score.bn, score.count) == (mode, "trained", 90)
     assert score.correct == score_by_hand(logits, test)[0]
     assert score.loss == pytest.approx(float(LOSSES[loss](logits, torch.from_numpy(test.labels))), rel=1e-5)
@@ -149,11 +149,11 @@ def test_a_sample_is_one_draw_from_the_seed(splits: tuple[Split, Split], quantiz
     weights = iter([draw.dense() for draw in draws])
     twin = with_weights(model, lambda w: next(weights))
     correct, loss = score_by_hand(twin(torch.from_numpy(test.images)).detach(), test)
-    score = evaluate(model, test, weights="sample", seed=5)
+    score = evaluate(model, test, weights="sample", seed=5, bn="trained")
     assert score.correct == correct
     assert score.loss == pytest.approx(loss, rel=1e-5)
-    assert evaluate(model, test, weights="sample", seed=5) == score
-    assert evaluate(model, test, weights="sample", seed=6).loss != score.loss
+    assert evaluate(model, test, weights="sample", seed=5, bn="trained") == score
+    assert evaluate(model, test, weights="sample", seed=6, bn="trained").loss != score.loss
 
 
 def test_an_ensemble_is_the_mean_softmax_of_its_draws(splits: tuple[Split, Split]) -> None:
@@ -164,7 +164,7 @@ def test_an_ensemble_is_the_mean_softmax_of_its_draws(splits: tuple[Split, Split
         with fixed_weights(model, "sample", generator=generator):
             mean += predict_logits(model, torch.from_numpy(test.images)).softmax(1) / 5
     labels = torch.from_numpy(test.labels)
-    score = evaluate(model, test, weights="ensemble:5", seed=2)
+    score = evaluate(model, test, weights="ensemble:5", seed=2, bn="trained")
     assert score.weights == "ensemble:5"
     assert score.correct == int((mean.argmax(1) == labels).sum())
     assert score.loss == pytest.approx(float(F.nll_loss(mean.log(), labels)), rel=1e-4)
@@ -172,7 +172,7 @@ def test_an_ensemble_is_the_mean_softmax_of_its_draws(splits: tuple[Split, Split
 
 def test_one_draw_is_the_smallest_ensemble(splits: tuple[Split, Split]) -> None:
     model = net("stochastic")
-    one, sample = (evaluate(model, splits[1], weights=mode, seed=3) for mode in ("ensemble:1", "sample"))
+    one, sample = (evaluate(model, splits[1], weights=mode, seed=3, bn="trained") for mode in ("ensemble:1", "sample"))
     assert (one.correct, one.loss) == (sample.correct, sample.loss)
 
 
@@ -185,7 +185,7 @@ def test_a_real_net_is_evaluated_as_real(splits: tuple[Split, Split]) -> None:
 
 def test_a_quantizer_without_a_draw_refuses_sample_and_names_the_layer(splits: tuple[Split, Split]) -> None:
     with pytest.raises(UsageError, match="layer 'linear1': SteSign defines no random draw"):
-        evaluate(net("ste_sign"), splits[1], weights="sample")
+        evaluate(net("ste_sign"), splits[1], weights="sample", bn="trained")
 
 
 @pytest.mark.parametrize("mode", ["latent", "binary", "sample", "ensemble:2"])

@@ -74,7 +74,8 @@ def is_trained_mode(model: nn.Module, weights: str) -> bool:
 
     They belong to the signs that ship: at its end `fit` re-estimates those of a net that was trained on random draws.
     """
-    return weights == "binary" or not any(True for _ in binary_layers(model))
+    # "real" of a net with binary layers is refused by fixed_weights
+    return weights in ("binary", "real") or not any(True for _ in binary_layers(model))
 
 
 @contextmanager
@@ -218,7 +219,7 @@ def evaluate(
         weights: "latent", "binary", "sample" (one draw), "ensemble:N" (mean softmax of N draws); a net without binary
             layers is evaluated as "real".
         train: training split, needed where BatchNorm statistics are re-estimated.
-        bn: "trained", "reestimate", or "auto": re-estimate for modes that were not trained in, if `train` is given.
+        bn: "trained", "reestimate", or "auto": re-estimate for modes that were not trained in.
         seed: of the draws.
 
     Raises:
@@ -238,11 +239,14 @@ def evaluate(
         weights = "real"
     if bn not in ("auto", "trained", "reestimate"):
         raise UsageError(f"bn must be auto, trained or reestimate, got {bn!r}")
-    if bn == "reestimate" and train is None:
-        raise UsageError("bn 'reestimate' needs the training images: pass train=data.train")
     mode, draws = parse_weights(weights)
     if bn == "auto":
-        bn = "trained" if train is None or is_trained_mode(model, weights) else "reestimate"
+        bn = "trained" if is_trained_mode(model, weights) else "reestimate"
+    if bn == "reestimate" and train is None:
+        raise UsageError(
+            f"BatchNorm of {weights} weights is re-estimated, which needs the training images: "
+            "pass train=data.train, or bn='trained' for the statistics as they are"
+        )
     device = model_device(model)
     images, labels = torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).to(device)
     generator = torch.Generator(device).manual_seed(seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from torch import nn
 from onebit.agreement import certify, verify
 from onebit.data import Dataset, Split
 from onebit.errors import NotBinaryError
-from onebit.evaluation import evaluate, predict_logits
+from onebit.evaluation import bn_images, evaluate, fixed_weights, predict_logits, reestimate_batch_norm_
 from onebit.fold import pack
 from onebit.inspection import inspect_state
 from onebit.layers import binary_layers
@@ -42,9 +43,10 @@ def pack_run(run: Run, data: Dataset, *, weights: str = "binary", seed: int = 0)
         NotBinaryError: no binary layer, or weights that are not numbers. FoldError: an operation that cannot be folded.
     """
     sample = weights == "sample"
-    packed = pack(run.model, weights=weights, seed=seed, classes=data.classes, name=run.recipe.name)
+    model = _with_statistics_of_draw(run.model, data, seed=seed) if sample else run.model
+    packed = pack(model, weights=weights, seed=seed, classes=data.classes, name=run.recipe.name)
     return certify(
-        run.model,
+        model,
         packed,
         data.test,
         dataset=data.name,
@@ -54,6 +56,14 @@ def pack_run(run: Run, data: Dataset, *, weights: str = "binary", seed: int = 0)
         source=run.sha256,
         recipe=run.recipe.name,
     )
+
+
+def _with_statistics_of_draw(model: nn.Module, data: Dataset, *, seed: int) -> nn.Module:
+    """A copy whose BatchNorm statistics belong to one random draw: those of the signs would cost it its accuracy."""
+    model = copy.deepcopy(model)
+    with fixed_weights(model, "sample", generator=torch.Generator().manual_seed(seed)):
+        reestimate_batch_norm_(model, bn_images(data.train, torch.device("cpu")))
+    return model
 
 
 def prove_run(run: Run, data: Dataset) -> Iterator[Step]:

@@ -197,6 +197,9 @@ def test_pack_of_one_random_draw(onebit: Onebit, run_folder: Path, tmp_path: Pat
     assert done.status == 0
     assert (done.json["certificate"]["weights"], done.json["certificate"]["seed"]) == ("sample", 3)
     assert onebit("verify", tmp_path / "draw.1bit", "--source", run_folder).status == 0
+    # the draw that ships has its own BatchNorm statistics, as the same draw has in evaluation
+    drawn = onebit("evaluate", run_folder, "--weights", "sample", "--seed", 3, "--json").json
+    assert done.json["certificate"]["correct"] == drawn["correct"]
 
 
 def test_pack_refuses_a_real_net(onebit: Onebit, real_folder: Path, tmp_path: Path) -> None:

@@ -51,7 +51,14 @@ def main(argv: list[str]) -> int:
     for key, value in found.facts.items():
         if key == "recipe" and isinstance(value, dict):
             answer(f"recipe: {value.get('name')}")
-        elif isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        elif key == "certificate" and isinstance(value, dict):
+            answer(
+                f"certificate: {value['correct']} of {value['count']} {value['dataset']} {value['split']} images correct, "
+                f"{value['label_mismatches']} labels differ from torch; {value['weights']} weights of {value['recipe']}"
+            )
+        elif isinstance(value, float):
+            answer(f"{key}: {value:.4g}")
+        elif isinstance(value, (str, int)):
             answer(f"{key}: {value}")
     for warning in found.warnings:
         say(f"warning: {warning}")

@@ -63,7 +63,7 @@ def _packed(args: Any) -> Iterator[Step]:
     from onebit.data import load_dataset
     from onebit.proof import prove_packed
     from onebit.runtime import load
-    from onebit.train.run import open_run
+    from onebit.train.run import load_recipe_data, open_run
 
     set_threads()
     net = load(args.run)
@@ -71,5 +71,8 @@ def _packed(args: Any) -> Iterator[Step]:
         raise NotBinaryError(f"{args.run} carries no certificate; pack it again with onebit pack")
     source = open_run(args.source, recipe=args.recipe) if args.source else None
     with download_progress() as fetched:
-        data = load_dataset(net.certificate.dataset, directory=args.data, progress=fetched)
+        if source is None:
+            data = load_dataset(net.certificate.dataset, directory=args.data, progress=fetched)
+        else:
+            data = load_recipe_data(source.recipe, directory=args.data, progress=fetched)
     return prove_packed(net, data, source=source)
