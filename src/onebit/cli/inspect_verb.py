@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
             answer(f"recipe: {value.get('name')}")
         elif key == "certificate" and isinstance(value, dict):
             answer(
-                f"certificate: {value['correct']} of {value['count']} {value['dataset']} {value['split']} images right, "
+                f"certificate: {value['correct']} of {value['count']} {value['dataset']} {value['split']} right, "
                 f"{value['label_mismatches']} labels differ from torch; {value['weights']} weights of {value['recipe']}"
             )
         elif isinstance(value, float):

@@ -126,7 +126,7 @@ def compile_update_(
     else (other parameters, `step(closure)`, quantizers not in QUANTIZERS) runs as before. Copies and pickles of the
     optimizer are eager again.
 
-    The first step compiles, for 5 to 20 seconds.
+    The first step compiles, for 5 to 25 seconds; torch keeps the result on disk, which makes it 1 to 5 the next time.
 
     Args:
         optimizer: `torch.optim.Adam` or `AdamW`.
