@@ -338,3 +338,12 @@ def test_a_score_says_what_was_counted() -> None:
 def test_the_device_of_a_model_without_parameters_is_the_cpu() -> None:
     assert model_device(nn.ReLU()) == CPU
     assert model_device(BinaryLinear(2, 2, device="meta")) == torch.device("meta")
+
+
+def test_progress_counts_the_images_of_all_draws(splits: tuple[Split, Split]) -> None:
+    train, test = splits
+    seen: list[tuple[int, int]] = []
+    evaluate(net(), test, weights="ensemble:2", train=train, batch_size=32, on_images=lambda *n: seen.append(n))
+    assert seen[-1] == (2 * len(test), 2 * len(test))
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert {total for _, total in seen} == {2 * len(test)}

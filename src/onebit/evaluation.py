@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,6 +17,8 @@ from onebit.errors import UsageError
 from onebit.layers import binary_layers
 from onebit.losses import LOSSES, Loss
 from onebit.tables import resolve
+
+OnImages = Callable[[int, int], None]
 
 BN_IMAGES = 10_000
 """How many training images re-estimate the BatchNorm statistics."""
@@ -162,15 +164,22 @@ def bn_images(train: Split, device: torch.device) -> Tensor:
 
 
 @torch.no_grad()
-def predict_logits(model: nn.Module, images: Tensor, *, batch_size: int = 1000) -> Tensor:
+def predict_logits(
+    model: nn.Module, images: Tensor, *, batch_size: int = 1000, on_images: OnImages | None = None
+) -> Tensor:
     """Logits (N, classes) in float32 in eval mode.
 
     Args:
         images: uint8 (N, C, H, W) on the device of the model.
+        on_images: called with (images done, images).
     """
     was_training = model.training
     model.eval()
-    parts = [model(images[start:stop]).float() for start, stop in batch_bounds(len(images), batch_size)]
+    parts = []
+    for start, stop in batch_bounds(len(images), batch_size):
+        parts.append(model(images[start:stop]).float())
+        if on_images is not None:
+            on_images(stop, len(images))
     model.train(was_training)
     return torch.cat(parts)
 
@@ -212,6 +221,7 @@ def evaluate(
     loss: str | Loss = "cross_entropy",
     seed: int = 0,
     batch_size: int = 1000,
+    on_images: OnImages | None = None,
 ) -> Score:
     """Accuracy, error and loss on a split in a stated test mode, in float32.
 
@@ -221,6 +231,7 @@ def evaluate(
         train: training split, needed where BatchNorm statistics are re-estimated.
         bn: "trained", "reestimate", or "auto": re-estimate for modes that were not trained in.
         seed: of the draws.
+        on_images: called with (images done, images), over all draws.
 
     Raises:
         UsageError: unknown mode, empty split, a quantizer without a draw, or `reestimate` without `train`.
@@ -251,11 +262,16 @@ def evaluate(
     images, labels = torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).to(device)
     generator = torch.Generator(device).manual_seed(seed)
     mean = torch.zeros(())
-    for _ in range(draws):
+    for draw in range(draws):
+
+        def done(count: int, _: int, before: int = draw * len(split)) -> None:
+            if on_images is not None:
+                on_images(before + count, draws * len(split))
+
         with fixed_weights(model, mode, generator=generator), kept_batch_norm(model):
             if bn == "reestimate" and train is not None:
                 reestimate_batch_norm_(model, bn_images(train, device), batch_size=batch_size)
-            logits = predict_logits(model, images, batch_size=batch_size)
+            logits = predict_logits(model, images, batch_size=batch_size, on_images=done)
         if draws == 1:
             return score_logits(logits, labels, loss=loss, weights=weights, bn=bn)
         mean = mean + logits.double().softmax(dim=1) / draws

@@ -40,13 +40,20 @@ Step = Callable[[np.ndarray], np.ndarray]
 _FLOAT32_EXACT = 2**24  # float32 holds every integer up to here, so sums of integers below it are exact in any order
 
 
-def run(net: PackedNet, images: np.ndarray, *, batch_size: int = 1000) -> np.ndarray:
+def run(
+    net: PackedNet,
+    images: np.ndarray,
+    *,
+    batch_size: int = 1000,
+    on_images: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
     """Logits of images; `argmax(axis=1)` of them are the labels.
 
     Args:
         net: a packed net, see `load`.
         images: (N, C, H, W) uint8 as the net's input says; also (N, H, W) when C is 1.
         batch_size: images computed at once; bounds the memory, not the result.
+        on_images: called with (images done, images).
 
     Returns:
         (N, classes) float32.
@@ -75,6 +82,8 @@ def run(net: PackedNet, images: np.ndarray, *, batch_size: int = 1000) -> np.nda
                     if last_use[name] == index and name != net.output:
                         batch.pop(name, None)
             logits[start : start + batch_size] = batch[net.output]
+            if on_images is not None:
+                on_images(min(start + batch_size, len(images)), len(images))
     if not np.isfinite(logits).all():
         raise FormatError(
             f"the net {net.name!r} makes logits that are not finite: its real parameters overflow float32"

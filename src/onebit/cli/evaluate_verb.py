@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from onebit.cli.output import answer, answer_json, download_progress, percent, say, set_threads
+from onebit.cli.output import answer, answer_json, download_progress, percent, progress, say, set_threads
 from onebit.cli.parsing import Parser, add_data, add_json, add_run
 from onebit.data import Dataset, Split, load_dataset
 from onebit.errors import UsageError
@@ -89,7 +89,8 @@ def score_packed(net: Any, split: Split) -> dict[str, Any]:
 
     from onebit.runtime import run
 
-    logits = run(net, split.images).astype(np.float64)
+    with progress("evaluating", "images") as bar:
+        logits = run(net, split.images, on_images=bar.update).astype(np.float64)
     correct = int((logits.argmax(axis=1) == split.labels).sum())
     peak = logits.max(axis=1, keepdims=True)
     log_sum = np.log(np.exp(logits - peak).sum(axis=1)) + peak[:, 0]
@@ -126,5 +127,15 @@ def _run(args: Any, weights: str) -> dict[str, Any]:
         from onebit.fold import pack
 
         return {**named, **score_packed(pack(run.model, classes=data.classes), split)}
-    score = evaluate(run.model, split, weights=weights, train=data.train, bn=args.bn, loss=recipe.loss, seed=args.seed)
+    with progress("evaluating", "images") as bar:
+        score = evaluate(
+            run.model,
+            split,
+            weights=weights,
+            train=data.train,
+            bn=args.bn,
+            loss=recipe.loss,
+            seed=args.seed,
+            on_images=bar.update,
+        )
     return {**named, **score.as_dict()}
