@@ -64,7 +64,7 @@ class Inspection:
 
 def inspect_weight(name: str, weight: Tensor) -> LayerReport:
     """Look at one weight tensor of shape (O, …)."""
-    values = weight.detach().to(torch.float32)
+    values = weight.detach().to(torch.float64 if weight.dtype == torch.float64 else torch.float32)
     numbers = values[torch.isfinite(values)]
     low, high = (float(numbers.min()), float(numbers.max())) if numbers.numel() else (math.nan, math.nan)
     rows = values.flatten(1)
@@ -72,7 +72,7 @@ def inspect_weight(name: str, weight: Tensor) -> LayerReport:
     binary = numbers.numel() == values.numel() and two_valued and _two_values_each(rows)
     clipped = numbers.numel() == values.numel() and low >= -1 and high <= 1
     magnitude = numbers.abs()
-    histogram = torch.histc(numbers, BINS, low, high) if numbers.numel() else torch.zeros(BINS)
+    histogram = torch.histc(numbers, BINS, low, high) if math.isfinite(high - low) else torch.zeros(BINS)
     return LayerReport(
         name=name,
         shape=tuple(weight.shape),

@@ -85,7 +85,8 @@ def _steps(run: Run, data: Dataset) -> Iterator[Step]:
     yield _latents_in_range(model, clipped=run.recipe.optimizer.latent_clip is not None)
     yield _binarized(model)
     score = evaluate(model, test, weights="binary", loss=run.recipe.loss)
-    yield Step("binary accuracy", True, f"{score} on {data.name} test")
+    chance = len(test) / len(data.classes)
+    yield Step("binary accuracy", score.correct > chance, f"{score} on {data.name} test, chance is {chance:,.0f}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "binarized.pth"
         save_plain(model, path)

@@ -23,6 +23,11 @@ NAMED_PARTS = ("model", "optimizer", "schedule")
 """Parts that `--model NAME` picks by name while `--model.widths ...` sets an option."""
 
 
+DESCRIPTIVE = ("name", "summary", "reference", "measured")
+"""Fields that tell about a training but do not change it."""
+SILENT = (*DESCRIPTIVE, "threads")
+
+
 @dataclass(frozen=True)
 class ModelRecipe:
     """The net.
@@ -140,7 +145,7 @@ class AugmentationRecipe:
     flip: bool = False
 
     def __post_init__(self) -> None:
-        _need("augmentation.crop_padding", self.crop_padding, self.crop_padding >= 0, "0 or more pixels")
+        _need("augmentation.crop_padding", self.crop_padding, 0 <= self.crop_padding <= 64, "from 0 to 64 pixels")
 
 
 @dataclass(frozen=True)
@@ -190,16 +195,21 @@ class Recipe:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        _need("epochs", self.epochs, _positive(self.epochs), "positive")
+        _need("epochs", self.epochs, 0 < self.epochs <= 1e6, "positive, at most a million")
         _need("batch_size", self.batch_size, self.batch_size >= 2, "2 or more (BatchNorm needs two images)")
         _need("validation", self.validation, (self.validation or 0) >= 0, "0 or more images")
         _need("seed", self.seed, 0 <= self.seed < 2**63, "0 or more")
         _need("split_seed", self.split_seed, self.split_seed >= 0, "0 or more")
         _need("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "in [0, 1)")
         if self.threads is not None:
-            _need("threads", self.threads, self.threads >= 1, "1 or more")
+            _need("threads", self.threads, 1 <= self.threads <= 4096, "from 1 to 4096")
         if self.label_smoothing and self.loss != "cross_entropy":
             raise UsageError(f"label_smoothing belongs to cross_entropy, the loss is {self.loss!r}")
+
+    def changed_from(self, other: Recipe) -> list[tuple[str, Any, Any]]:
+        """(flag name, value there, value here) of every setting that differs and can change what is trained."""
+        here, there = (flatten(dataclasses.asdict(recipe)) for recipe in (self, other))
+        return [(name, there[name], here[name]) for name in here if name not in SILENT and here[name] != there[name]]
 
     def to_yaml(self) -> str:
         """The complete recipe; `onebit train FILE` repeats it."""
@@ -299,6 +309,14 @@ def flag_names(kind: type = Recipe, prefix: str = "") -> list[str]:
     for name, part in _fields(kind).items():
         names += [prefix + name] if part is None else flag_names(part, f"{prefix}{name}.")
     return names
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by flag name: `{"optimizer": {"lr": 1}}` -> `{"optimizer.lr": 1}`."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value})
+    return flat
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -103,4 +103,4 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
 def test_wrong_thread_count_in_the_environment(run_folder: Path) -> None:
     refused = run_process("evaluate", run_folder, ONEBIT_THREADS="none")
     assert refused.status == 2
-    assert "ONEBIT_THREADS must be 1 or more, got 'none'" in refused.line
+    assert "ONEBIT_THREADS must be from 1 to 4096, got 'none'" in refused.line

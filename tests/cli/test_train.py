@@ -121,6 +121,28 @@ def test_resume_of_another_recipe_is_refused(onebit: Onebit, run_folder: Path) -
     refused = onebit("train", "digits-smoke", *SMALL, "--epochs", "5", "--resume", run_folder)
     assert refused.status == 2
     assert "was trained with epochs = 2.0, now it is 5.0" in refused.line
+    refused = onebit("train", "--method", "bnn", "--resume", run_folder)
+    assert "was trained with model.weight_quantizer = 'sign', now it is 'ste_sign'" in refused.line
+
+
+def test_resume_names_a_run_that_is_there(onebit: Onebit, run_folder: Path, tmp_path: Path) -> None:
+    assert "no run there" in onebit("train", "--resume", tmp_path / "typo").line
+    assert "onebit train digits-smoke --resume" in onebit("train", "--resume", "digits-smoke").line
+    assert "no such checkpoint" in onebit("train", "--resume", run_folder / "nope.ckpt").line
+    refused = onebit("train", "--resume", run_folder, "--out", tmp_path / "other")
+    assert "leave one of them out" in refused.line
+    assert not (tmp_path / "other").exists()
+    assert onebit("train", "--resume", run_folder / "last.ckpt").status == 0
+
+
+def test_a_changed_recipe_does_not_carry_what_was_measured_with_another(onebit: Onebit, run_folder: Path) -> None:
+    assert "measured: ''" in (run_folder / "recipe.yaml").read_text()
+    assert "test accuracy" in onebit("train", "digits-smoke", "--seed", "3", "--print-config").out
+    assert onebit("train", "digits-smoke", "--epochs", "3", "--print-config", "--json").json["measured"] == ""
+
+
+def test_the_split_is_a_line_of_the_stored_recipe(run_folder: Path) -> None:
+    assert "validation: 1000\n" in (run_folder / "recipe.yaml").read_text()
 
 
 @pytest.mark.parametrize(
@@ -132,6 +154,8 @@ def test_resume_of_another_recipe_is_refused(onebit: Onebit, run_folder: Path) -
         (["digits-smoke", "--optimizer.lrr", "3"], "did you mean '--optimizer.lr'?"),
         (["digits-smoke", "--epochs", "many"], "epochs: expected float, got many"),
         (["digits-smoke", "--epochs", "0"], "epochs must be positive"),
+        (["digits-smoke", "--epochs", "1e308"], "epochs must be positive, at most a million"),
+        (["digits-smoke", "--threads", "100000000000"], "threads must be from 1 to 4096"),
         (["digits-smoke", "--batch_size", "1"], "batch_size must be 2 or more"),
         (["digits-smoke", "--optimizer.lr", ".inf"], "optimizer.lr must be positive"),
         (["digits-smoke", "--model.weight_quantizer", "sgn"], "unknown weight quantizer 'sgn'; did you mean 'sign'?"),

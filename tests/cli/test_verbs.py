@@ -234,6 +234,58 @@ def test_predict_resizes_and_says_so(onebit: Onebit, packed_file: Path, tmp_path
     assert "resized from 56×40 to 28×28" in done.err
 
 
+def test_predict_sees_what_a_person_sees(onebit: Onebit, packed_file: Path, tmp_path: Path) -> None:
+    """The same digit as 16-bit grey, as transparency, with a palette, and turned by EXIF."""
+    grey = load_dataset("mnist-sample").test.images[0, 0]
+    image = Image.fromarray(grey)
+    image.save(tmp_path / "grey.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    white = np.full((28, 28), 255, np.uint8)
+    Image.fromarray(np.dstack([white, white, white, grey])).save(tmp_path / "alpha.png")
+    image.convert("P").save(tmp_path / "palette.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be shown turned by 90 degrees clockwise
+    image.rotate(90).save(tmp_path / "turned.png", exif=turned)
+    names = ["grey", "deep", "alpha", "palette", "turned"]
+    done = onebit("predict", packed_file, *(tmp_path / f"{name}.png" for name in names), "--json")
+    probabilities = [found["probability"] for found in done.json["predictions"]]
+    assert probabilities == pytest.approx([probabilities[0]] * len(names))
+    Image.fromarray(np.zeros((28, 28), np.float32)).save(tmp_path / "float.tiff")
+    assert "unknown range" in onebit("predict", packed_file, tmp_path / "float.tiff").line
+
+
+def test_pack_and_export_never_overwrite_a_training(onebit: Onebit, run_folder: Path, tmp_path: Path) -> None:
+    for name in ("best.safetensors", "final.safetensors"):
+        before = (run_folder / name).read_bytes()
+        assert "would overwrite" in onebit("export", run_folder, "--to", "torch", "-o", run_folder / name).line
+        assert (run_folder / name).read_bytes() == before
+    assert "ends in .1bit" in onebit("pack", run_folder, "-o", run_folder / "best.safetensors").line
+
+
+def test_verify_of_weights_that_are_no_numbers_does_not_hold(onebit: Onebit, run_folder: Path, tmp_path: Path) -> None:
+    state = load_file(run_folder / "best.safetensors")
+    state["linear1.weight"][0, 0] = float("nan")
+    save_file(state, tmp_path / "best.safetensors")
+    (tmp_path / "recipe.yaml").write_text((run_folder / "recipe.yaml").read_text())
+    done = onebit("verify", tmp_path, "--json")
+    assert done.status == 1
+    assert done.json["ok"] is False
+
+
+def test_inspect_of_odd_tensors(onebit: Onebit, tmp_path: Path) -> None:
+    path = tmp_path / "odd.safetensors"
+    huge = torch.tensor([[1e300, 2, 3]], dtype=torch.float64)
+    for weight in (torch.full((2, 3), torch.nan), torch.tensor([[torch.inf, 1.0]]), huge):
+        save_file({"fc.weight": weight}, path)
+        assert onebit("inspect", path, "--json").json["verdict"] == "real"
+    save_file({"fc.weight": torch.zeros(5, 0)}, path)
+    assert "sparse, quantized or empty" in onebit("inspect", path).line
+    torch.save({"fc.weight": torch.eye(3).to_sparse()}, tmp_path / "sparse.pth")
+    assert "sparse" in onebit("inspect", tmp_path / "sparse.pth").line
+    torch.save({3: torch.eye(3)}, tmp_path / "number.pth")
+    assert "no tensors by name" in onebit("inspect", tmp_path / "number.pth").line
+
+
 def test_predict_refuses_what_is_no_image(onebit: Onebit, packed_file: Path, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no image")
     noise = np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)

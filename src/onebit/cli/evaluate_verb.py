@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from onebit.cli.output import answer, answer_json, download_progress, percent, progress, say, set_threads
-from onebit.cli.parsing import Parser, add_data, add_json, add_run
+from onebit.cli.parsing import Parser, add_data, add_json, add_run, seed
 from onebit.data import Dataset, Split, load_dataset
 from onebit.errors import UsageError
 
@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
         "(auto: re-estimated in modes that were not trained in)",
     )
     parser.add_argument("--dataset", metavar="NAME", help="another data set than the recipe's")
-    parser.add_argument("--seed", type=int, default=0, help="of random draws (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of random draws (default: 0)")
     add_data(parser)
     add_json(parser)
     args = parser.parse(argv)
@@ -35,6 +35,10 @@ def main(argv: list[str]) -> int:
     weights = args.weights or ("packed" if packed else "binary")
     if packed and weights != "packed":
         raise UsageError(f"{args.run} is a packed net: its only test mode is packed, got {weights!r}")
+    if weights == "packed" and args.bn != "auto":
+        raise UsageError("--bn does not apply to packed weights: their BatchNorm is folded away")
+    if packed and args.split != "test":
+        raise UsageError("a packed net does not know the split of its training: evaluate the run, or --split test")
     result = _packed_file(args) if packed else _run(args, weights)
     if args.json:
         answer_json(result)
@@ -44,7 +48,8 @@ def main(argv: list[str]) -> int:
         bn = "" if result["bn"] == "trained" else ", BatchNorm re-estimated"
         answer(
             f"accuracy {percent(result['accuracy'])} ({result['correct']:,} of {result['count']:,}) on "
-            f"{result['dataset']} {result['split']} with {result['weights']} weights{bn}; loss {result['loss']:.4f}"
+            f"{result['dataset']} {result['split']} with {result['weights']} weights{bn}; "
+            f"{result['loss_name']} {result['loss']:.4f}"
         )
     return 0
 
@@ -104,6 +109,7 @@ def score_packed(net: Any, split: Split) -> dict[str, Any]:
         "accuracy": correct / count,
         "error": 1 - correct / count,
         "loss": loss,
+        "loss_name": "cross_entropy",
     }
 
 
@@ -138,4 +144,6 @@ def _run(args: Any, weights: str) -> dict[str, Any]:
             seed=args.seed,
             on_images=bar.update,
         )
-    return {**named, **score.as_dict()}
+    # the mean of several draws is a probability, which has a cross-entropy but no margins
+    loss_name = "cross_entropy" if weights.startswith("ensemble") else recipe.loss
+    return {**named, **score.as_dict(), "loss_name": loss_name}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from onebit.cli.output import answer, answer_json, set_threads, size
-from onebit.cli.parsing import Parser, add_json, add_run
+from onebit.cli.parsing import Parser, add_json, add_run, output_path
 from onebit.errors import UsageError
 from onebit.tables import did_you_mean
 
@@ -27,13 +25,13 @@ def main(argv: list[str]) -> int:
         raise UsageError(
             "a packed net has its BatchNorm folded away: export to torch from the run folder or weight file"
         )
+    output = output_path(args.output, suffixes=(".pth", ".pt", ".safetensors"), run=args.run)
     from onebit.inspection import inspect_file
     from onebit.plain import plain_twin, save_plain
     from onebit.train.run import open_run, read_state
 
     set_threads()
     run = open_run(args.run, recipe=args.recipe)
-    output = Path(args.output)
     save_plain(run.model, output)
     # the check reads the file again, as its user will
     plain_twin(run.recipe.model, read_state(output)[0], source=str(output))

@@ -37,6 +37,8 @@ def _run_verb(verb: str, argv: list[str], verbs: Iterable[str]) -> int:
         if (error.name or "").partition(".")[0] == "onebit":
             raise
         return _say(f"`onebit {verb}` needs {error.name}: pip install 'onebit[train]'", 2)
+    except MemoryError:
+        return _say("out of memory: choose a smaller net, batch or padding", 2)
     except BrokenPipeError:
         # the reader has gone, as in `onebit list recipes | head -1`: nothing is wrong
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

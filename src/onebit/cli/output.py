@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -26,8 +27,16 @@ def answer(text: str) -> None:
 
 
 def answer_json(value: dict[str, Any]) -> None:
-    """The answer as one JSON object on stdout."""
-    print(json.dumps(value, indent=2, allow_nan=False, default=str), flush=True)
+    """The answer as one JSON object on stdout; JSON has no number that is not finite, so those become null."""
+    print(json.dumps(_finite(value), indent=2, allow_nan=False, default=str), flush=True)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def percent(fraction: float) -> str:
@@ -154,8 +163,8 @@ def set_threads() -> None:
     text = os.environ.get("ONEBIT_THREADS")
     if not text:
         return
-    if not text.isdigit() or int(text) < 1:
-        raise UsageError(f"ONEBIT_THREADS must be 1 or more, got {text!r}")
+    if not text.isdecimal() or not 1 <= int(text) <= 4096:
+        raise UsageError(f"ONEBIT_THREADS must be from 1 to 4096, got {text!r}")
     import torch
 
     torch.set_num_threads(int(text))

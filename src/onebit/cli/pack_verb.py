@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 from onebit.cli.output import answer, answer_json, download_progress, set_threads, size
-from onebit.cli.parsing import Parser, add_data, add_json, add_run
+from onebit.cli.parsing import Parser, add_data, add_json, add_run, output_path, seed
 
 
 def main(argv: list[str]) -> int:
@@ -19,10 +18,11 @@ def main(argv: list[str]) -> int:
         default="binary",
         help="what ships, or one random draw (default: binary)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the draw (default: 0)")
     add_data(parser)
     add_json(parser)
     args = parser.parse(argv)
+    output = output_path(args.output, suffixes=(".1bit",), run=args.run)
     from onebit.packed import costs, save
     from onebit.proof import pack_run
     from onebit.train.run import load_recipe_data, open_run
@@ -32,12 +32,12 @@ def main(argv: list[str]) -> int:
     with download_progress() as fetched:
         data = load_recipe_data(run.recipe, directory=args.data, progress=fetched)
     packed = pack_run(run, data, weights=args.weights, seed=args.seed)
-    save(packed, args.output)
+    save(packed, output)
     assert packed.certificate is not None
     certificate = packed.certificate
     rows = costs(packed)
     bits, reals = sum(row.binary_weights for row in rows), sum(row.real_parameters for row in rows)
-    count = Path(args.output).stat().st_size
+    count = output.stat().st_size
     ratio = 4 * (bits + reals) / count
     result = {
         "file": args.output,

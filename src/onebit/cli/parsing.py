@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from onebit.errors import UsageError
@@ -44,12 +45,27 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def positive(text: str) -> int:
-    """argparse type: a whole number above 0."""
+def seed(text: str) -> int:
+    """argparse type: a seed of random draws."""
     value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, got {text}")
+    if not 0 <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 2^63 - 1, got {text}")
     return value
+
+
+def output_path(text: str, *, suffixes: Sequence[str], run: str) -> Path:
+    """Where a verb may write: a file of a known kind that is neither its own source nor part of a run.
+
+    Raises:
+        UsageError: another suffix, or a file that holds a training.
+    """
+    path = Path(text)
+    if path.suffix not in suffixes:
+        raise UsageError(f"{text}: the output ends in {' or '.join(suffixes)}")
+    part_of_run = path.name in ("best.safetensors", "final.safetensors") and (path.parent / "recipe.yaml").exists()
+    if path.resolve() == Path(run).resolve() or part_of_run:
+        raise UsageError(f"{text}: holds the trained weights, which this would overwrite; choose another --output")
+    return path
 
 
 def option_value(argv: list[str], name: str, *, optional: bool = False) -> tuple[bool, str | None, list[str]]:

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
 
 from onebit.cli.output import answer, answer_json, download_progress, percent, progress, set_threads
 from onebit.cli.parsing import option_value
-from onebit.recipe import Recipe, build_recipe, make_parser, merge, methods, read_settings, recipe_path
+from onebit.errors import UsageError
+from onebit.recipe import (
+    Recipe,
+    build_recipe,
+    make_parser,
+    merge,
+    methods,
+    read_settings,
+    recipe_names,
+    recipe_path,
+)
 from onebit.tables import resolve
+from onebit.train.history import refuse_used
 
 USAGE = """usage: onebit train [RECIPE|FILE] [--FIELD VALUE ...] [--out DIR] [--resume [RUN]]
 
@@ -43,15 +55,30 @@ def main(argv: list[str]) -> int:
     _, method, rest = option_value(rest, "method")
     recipe = _recipe(rest, method, resumed)
     if print_config:
-        answer(recipe.to_yaml().rstrip())
+        if as_json:
+            answer_json(dataclasses.asdict(recipe))
+        else:
+            answer(recipe.to_yaml().rstrip())
         return 0
+    if out and resumed and Path(out).resolve() != _folder_of(resumed).resolve():
+        raise UsageError(f"--resume {resumed} goes on in that folder, --out {out} names another: leave one of them out")
     folder = Path(out or (_folder_of(resumed) if resumed else None) or Path("runs") / recipe.name)
+    refuse_used(folder, resume=resume)
     return _train(recipe, folder, data_folder=data_folder, resume=resume, as_json=as_json)
 
 
 def _folder_of(resumed: str) -> Path:
+    """The run folder that `--resume RUN` means: the folder itself, or that of its last.ckpt.
+
+    Raises:
+        UsageError: another checkpoint.
+    """
     path = Path(resumed)
-    return path.parent if path.suffix == ".ckpt" else path
+    if path.suffix != ".ckpt":
+        return path
+    if path.name != "last.ckpt" or not path.is_file():
+        raise UsageError(f"--resume {resumed}: no such checkpoint; name a run folder or its last.ckpt")
+    return path.parent
 
 
 def _recipe(argv: list[str], method: str | None, resumed: str | None) -> Recipe:
@@ -60,12 +87,21 @@ def _recipe(argv: list[str], method: str | None, resumed: str | None) -> Recipe:
     flags = argv
     if argv and not argv[0].startswith("-"):
         settings, flags = read_settings(recipe_path(argv[0])), argv[1:]
-    elif resumed is not None and (_folder_of(resumed) / "recipe.yaml").is_file():
-        settings = read_settings(_folder_of(resumed) / "recipe.yaml")
+    elif resumed is not None:
+        stored = _folder_of(resumed) / "recipe.yaml"
+        if not stored.is_file():
+            first = f"; the recipe comes first: onebit train {resumed} --resume" if resumed in recipe_names() else ""
+            raise UsageError(f"--resume {resumed}: no run there (it has no recipe.yaml){first}")
+        settings = read_settings(stored)
+    chosen = build_recipe(settings)
     if method is not None:
         settings = merge(settings, resolve(methods(), method, kind="method"))
         settings.setdefault("name", method)
-    return build_recipe(settings, flags)
+    recipe = build_recipe(settings, flags)
+    if any(name != "seed" for name, _, _ in recipe.changed_from(chosen)):
+        # what was measured with the recipe as it stands says nothing about this training
+        recipe = dataclasses.replace(recipe, measured="")
+    return recipe
 
 
 def _train(recipe: Recipe, folder: Path, *, data_folder: str | None, resume: bool, as_json: bool) -> int:
@@ -75,6 +111,7 @@ def _train(recipe: Recipe, folder: Path, *, data_folder: str | None, resume: boo
     keep_freed_memory()
     with download_progress() as fetched:
         data = load_recipe_data(recipe, directory=data_folder, progress=fetched)
+    recipe = dataclasses.replace(recipe, validation=len(data.validation))  # null becomes the number it stands for
     set_threads()
     going_on = start_folder(folder, recipe, resume=resume)
     with progress(recipe.name, "steps") as bar, (folder / "log.txt").open("a", encoding="utf-8") as log:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from onebit.cli.output import answer, answer_json, download_progress, set_threads
 from onebit.cli.parsing import Parser, add_data, add_json, add_run
-from onebit.errors import NotBinaryError, UsageError
+from onebit.errors import FoldError, NotBinaryError, UsageError
 
 if TYPE_CHECKING:
     from onebit.proof import Step
@@ -29,14 +29,8 @@ def main(argv: list[str]) -> int:
     if args.source and not args.run.endswith(".1bit"):
         raise UsageError("--source belongs to a .1bit file")
 
-    try:
-        steps = _packed(args) if args.run.endswith(".1bit") else _run(args)
-    except NotBinaryError as error:
-        from onebit.proof import Step
-
-        steps = iter([Step("binary", False, str(error))])
     done = []
-    for step in steps:
+    for step in _steps(args):
         done.append(step)
         if not args.json:
             answer(f"{'ok  ' if step.ok else 'FAIL'}  {step.name}: {step.detail}")
@@ -46,6 +40,16 @@ def main(argv: list[str]) -> int:
     else:
         answer(f"{sum(step.ok for step in done)} of {len(done)} claims hold")
     return 0 if ok else 1
+
+
+def _steps(args: Any) -> Iterator[Step]:
+    """The claims, and one that fails where the weights make it impossible to go on."""
+    try:
+        yield from _packed(args) if args.run.endswith(".1bit") else _run(args)
+    except (FoldError, NotBinaryError) as error:
+        from onebit.proof import Step
+
+        yield Step("binary", False, str(error))
 
 
 def _run(args: Any) -> Iterator[Step]:

@@ -75,6 +75,8 @@ class Certificate:
     def __post_init__(self) -> None:
         for name in ("onebit", "dataset", "split"):
             check_text(f"certificate {name}", getattr(self, name))
+        if self.split not in ("train", "validation", "test"):
+            raise FormatError(f"certificate split is {short(self.split)}, expected 'train', 'validation' or 'test'")
         if self.weights not in ("binary", "sample"):
             raise FormatError(f"certificate weights is {short(self.weights)}, expected 'binary' or 'sample'")
         if (self.seed is not None) != (self.weights == "sample"):

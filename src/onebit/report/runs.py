@@ -11,13 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from onebit.errors import DataError, FormatError
-from onebit.recipe import Recipe, merge, read_settings
+from onebit.recipe import DESCRIPTIVE, Recipe, merge, read_settings
 from onebit.report.wording import printable, setting
-from onebit.train.history import EpochLog, History
+from onebit.train.history import WEIGHT_FILES, EpochLog, History
 
-DESCRIPTIVE = ("name", "summary", "reference", "measured")
-"""Fields of a recipe that tell about a training but do not change it."""
-WEIGHT_FILES = ("best.safetensors", "final.safetensors")
 LABEL_LENGTH = 60
 
 

@@ -5,7 +5,26 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
+
+from onebit.errors import UsageError
+
+WEIGHT_FILES = ("best.safetensors", "final.safetensors")
+"""Of a run folder, in the order of preference: the reported model is the one that validation chose."""
+RUN_FILES = ("metrics.jsonl", "last.ckpt", *WEIGHT_FILES, "result.json")
+
+
+def refuse_used(folder: Path, *, resume: bool) -> bool:
+    """Whether the folder holds a run.
+
+    Raises:
+        UsageError: it does, and `resume` was not asked for.
+    """
+    used = any((folder / name).exists() for name in RUN_FILES)
+    if used and not resume:
+        raise UsageError(f"{folder} holds a run already: go on with --resume {folder}, or choose another --out")
+    return used
 
 
 @dataclass(frozen=True)

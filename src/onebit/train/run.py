@@ -21,12 +21,8 @@ from onebit.precision import resolve_precision
 from onebit.recipe import Recipe, build_recipe, check_keys, read_settings, recipe_path
 from onebit.train.build import Training, build_model, build_training, resolve_device
 from onebit.train.checkpoint import load_weights, read_torch_file, read_weights, strip_prefixes
-from onebit.train.history import EpochLog, History
+from onebit.train.history import WEIGHT_FILES, EpochLog, History, refuse_used
 from onebit.train.loop import fit
-
-RUN_FILES = ("metrics.jsonl", "last.ckpt", "final.safetensors", "result.json")
-WEIGHT_FILES = ("best.safetensors", "final.safetensors")
-"""In the order of preference: the reported model is the one that validation chose."""
 
 
 def load_recipe_data(
@@ -52,17 +48,15 @@ def start_folder(folder: Path, recipe: Recipe, *, resume: bool) -> bool:
         UsageError: the folder holds a run and `resume` was not asked for.
         CheckpointError: it holds a run of another recipe.
     """
-    used = [name for name in RUN_FILES if (folder / name).exists()]
-    if used and not resume:
-        raise UsageError(f"{folder} holds a run already: go on with --resume {folder}, or choose another --out")
-    if used and (folder / "recipe.yaml").exists():
+    if refuse_used(folder, resume=resume) and (folder / "recipe.yaml").exists():
         before = build_recipe(read_settings(folder / "recipe.yaml"))
-        for key, value in asdict(recipe).items():
-            if key not in ("threads", "measured", "summary", "reference") and asdict(before)[key] != value:
-                raise CheckpointError(
-                    f"{folder}: was trained with {key} = {asdict(before)[key]!r}, now it is {value!r}; "
-                    "resume with the same recipe or choose another --out"
-                )
+        changed = recipe.changed_from(before)
+        if changed:
+            name, was, now = changed[0]
+            raise CheckpointError(
+                f"{folder}: was trained with {name} = {was!r}, now it is {now!r}; "
+                "resume with the same recipe or choose another --out"
+            )
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "recipe.yaml", recipe.to_yaml().encode())
     return (folder / "last.ckpt").exists()
@@ -213,8 +207,11 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 facts |= _checkpoint_facts(held)
                 held = inner
         state = {k: v for k, v in held.items() if isinstance(v, Tensor)} if isinstance(held, dict) else {}
-    if not state:
+    if not state or not all(isinstance(name, str) for name in state):
         raise FormatError(f"{path}: holds no tensors by name")
+    odd = next((n for n, t in state.items() if t.layout != torch.strided or t.is_quantized or 0 in t.shape), None)
+    if odd is not None:
+        raise FormatError(f"{path}: tensor {odd!r} is sparse, quantized or empty; weights are plain dense tensors")
     return strip_prefixes(state), facts
 
 
