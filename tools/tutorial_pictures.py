@@ -35,8 +35,7 @@ from onebit.report.curves import Curve, add_legend, draw_error, per_epoch
 from onebit.report.drawing import COLOURS, GREY, INK, NEGATIVE, POSITIVE, colour, label_epochs, picture
 from onebit.train.build import build_training
 from onebit.train.history import EpochLog, History
-from onebit.train.loop import fit
-from onebit.train.run import load_recipe_data
+from onebit.train.run import fit_recipe, load_recipe_data
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,19 +95,7 @@ def train(recipe: Recipe, data: Dataset) -> Trained:
         if row.epoch == row.epochs:  # `fit` has not re-estimated BatchNorm yet
             raw.append(copy.deepcopy(model))
 
-    history = fit(
-        model,
-        data,
-        training.optimizer,
-        epochs=recipe.epochs,
-        loss=training.loss,
-        schedule=training.schedule,
-        batch_size=recipe.batch_size,
-        seed=recipe.seed,
-        precision=recipe.precision,
-        on_step=on_step,
-        on_epoch=on_epoch,
-    )
+    history = fit_recipe(recipe, training, data, on_step=on_step, on_epoch=on_epoch)
     return Trained(model, raw[0], history, latents, np.array(paths))
 
 

@@ -303,12 +303,9 @@ def _fields(kind: type) -> dict[str, type | None]:
     return found
 
 
-def flag_names(kind: type = Recipe, prefix: str = "") -> list[str]:
+def flag_names() -> list[str]:
     """`seed`, `optimizer.lr`, …: every field that is a flag."""
-    names = []
-    for name, part in _fields(kind).items():
-        names += [prefix + name] if part is None else flag_names(part, f"{prefix}{name}.")
-    return names
+    return list(flatten(dataclasses.asdict(Recipe())))
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from onebit.errors import DataError, FormatError
-from onebit.recipe import DESCRIPTIVE, Recipe, merge, read_settings
+from onebit.recipe import DESCRIPTIVE, Recipe, flatten, merge, read_settings
 from onebit.report.wording import printable, setting
 from onebit.train.history import WEIGHT_FILES, EpochLog, History
 
@@ -94,7 +94,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
 def differing_settings(groups: Sequence[Group]) -> dict[str, list[Any]]:
     """Field -> its value in each group, for the fields that are not the same in all groups with a recipe."""
     differing = {}
-    for key in _flat(dataclasses.asdict(Recipe())):
+    for key in flatten(dataclasses.asdict(Recipe())):
         values = [group.settings.get(key) for group in groups]
         known = {repr(group.settings[key]) for group in groups if group.settings}
         if len(known) > 1 and key != "seed" and key not in DESCRIPTIVE:
@@ -125,23 +125,13 @@ def _read_run(folder: Path, name: str) -> Run:
     settings: dict[str, Any] = {}
     if (folder / "recipe.yaml").exists():
         read = read_settings(folder / "recipe.yaml")
-        settings = _flat(merge(dataclasses.asdict(Recipe()), read))
+        settings = flatten(merge(dataclasses.asdict(Recipe()), read))
         for key, value in settings.items():
             if not _is_plain(value):
                 raise FormatError(f"{folder / 'recipe.yaml'}: {key} must be a value or a list of values")
     tests, seconds, parameters = _read_result(folder / "result.json")
     weights = next((folder / file for file in WEIGHT_FILES if (folder / file).is_file()), None)
     return Run(name, history, settings, tests, history.seconds if seconds is None else seconds, parameters, weights)
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and prefix == "":
-            found |= _flat(value, f"{key}.")
-        else:
-            found[prefix + key] = value
-    return found
 
 
 def _is_plain(value: Any) -> bool:
