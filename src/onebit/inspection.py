@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from onebit.bits import unpack_signs
 from onebit.errors import FormatError
 from onebit.packed import costs, load
-from onebit.train.run import read_state, weight_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BINS = 21
 VERDICTS = ("binary", "clipped", "real")
@@ -62,49 +63,50 @@ class Inspection:
         return asdict(self)
 
 
-def inspect_weight(name: str, weight: Tensor) -> LayerReport:
-    """Look at one weight tensor of shape (O, …)."""
-    values = weight.detach().to(torch.float64 if weight.dtype == torch.float64 else torch.float32)
-    numbers = values[torch.isfinite(values)]
-    low, high = (float(numbers.min()), float(numbers.max())) if numbers.numel() else (math.nan, math.nan)
-    rows = values.flatten(1)
-    two_valued = bool(((rows == rows.amin(1, keepdim=True)) | (rows == rows.amax(1, keepdim=True))).all())
-    binary = numbers.numel() == values.numel() and two_valued and _two_values_each(rows)
-    clipped = numbers.numel() == values.numel() and low >= -1 and high <= 1
-    magnitude = numbers.abs()
-    histogram = torch.histc(numbers, BINS, low, high) if math.isfinite(high - low) else torch.zeros(BINS)
+def inspect_weight(name: str, weight: np.ndarray, *, dtype: str) -> LayerReport:
+    """Look at one weight of shape (O, …).
+
+    Args:
+        weight: its values, in float32 or float64.
+        dtype: the type it is stored in.
+    """
+    numbers = weight[np.isfinite(weight)]
+    whole = numbers.size == weight.size
+    low, high = (float(numbers.min()), float(numbers.max())) if numbers.size else (math.nan, math.nan)
+    binary = whole and _two_values_each(weight.reshape(len(weight), -1))
+    clipped = whole and low >= -1 and high <= 1
+    magnitude = np.abs(numbers)
+    histogram = np.zeros(BINS, np.int64)
+    if math.isfinite(high - low):
+        histogram = np.histogram(numbers, BINS, (low, high))[0]
     return LayerReport(
         name=name,
-        shape=tuple(weight.shape),
-        dtype=str(weight.dtype).removeprefix("torch."),
+        shape=weight.shape,
+        dtype=dtype,
         verdict="binary" if binary else "clipped" if clipped else "real",
         low=low,
         high=high,
-        minus_one=int((numbers == -1).sum()),
-        plus_one=int((numbers == 1).sum()),
-        between=int((magnitude < 1).sum()),
-        outside=int((magnitude > 1).sum()),
-        not_numbers=values.numel() - numbers.numel(),
-        distance=float((magnitude - 1).abs().mean()) if numbers.numel() else math.nan,
+        minus_one=int(np.count_nonzero(numbers == -1)),
+        plus_one=int(np.count_nonzero(numbers == 1)),
+        between=int(np.count_nonzero(magnitude < 1)),
+        outside=int(np.count_nonzero(magnitude > 1)),
+        not_numbers=weight.size - numbers.size,
+        distance=float(np.abs(magnitude - 1).mean(dtype=np.float64)) if numbers.size else math.nan,
         bits=1 if binary else 32,
-        histogram=tuple(int(count) for count in histogram),
+        histogram=tuple(histogram.tolist()),
     )
 
 
-def _two_values_each(rows: Tensor) -> bool:
-    """No more than two values are in use per row by construction; a constant layer other than ±c is not binary."""
-    low, high = rows.amin(1), rows.amax(1)
-    constant = low == high
-    if not bool(constant.any()):
-        return True
-    # a channel whose weights all have one sign is ±c like its neighbours, unless it is zero
-    return bool((low[constant] != 0).all())
+def _two_values_each(rows: np.ndarray) -> bool:
+    """Whether each row holds no more than two values; a row of one value is ±c like its neighbours, unless it is 0."""
+    low, high = rows.min(axis=1, keepdims=True), rows.max(axis=1, keepdims=True)
+    return bool(((rows == low) | (rows == high)).all() and (low[low == high] != 0).all())
 
 
 def inspect_state(state: dict[str, Tensor], *, file: str, kind: str, facts: dict[str, Any]) -> Inspection:
     """Look at every weight tensor of a state_dict."""
     layers = tuple(
-        inspect_weight(name, tensor)
+        inspect_weight(name, _values(tensor), dtype=str(tensor.dtype).removeprefix("torch."))
         for name, tensor in state.items()
         if tensor.dim() >= 2 and tensor.is_floating_point() and name.endswith("weight")
     )
@@ -137,6 +139,11 @@ def inspect_state(state: dict[str, Tensor], *, file: str, kind: str, facts: dict
     )
 
 
+def _values(tensor: Tensor) -> np.ndarray:
+    """The values of a weight; numpy has no bfloat16, and float16 sums overflow."""
+    return (tensor if str(tensor.dtype) == "torch.float64" else tensor.float()).detach().numpy()
+
+
 def _total(state: dict[str, Tensor], layers: tuple[LayerReport, ...]) -> dict[str, Any]:
     weights = sum(math.prod(layer.shape) for layer in layers)
     binary = sum(math.prod(layer.shape) for layer in layers if layer.bits == 1)
@@ -158,9 +165,12 @@ def inspect_file(path: str | Path) -> Inspection:
     Raises:
         FormatError: unreadable, damaged, or without weights. UsageError: nothing there.
     """
-    path = weight_file(Path(path))
+    path = Path(path)
     if path.suffix == ".1bit":
         return _inspect_packed(path)
+    from onebit.train.run import read_state, weight_file  # torch: a packed file is looked into without it
+
+    path = weight_file(path)
     state, facts = read_state(path)
     kind = "safetensors" if path.suffix == ".safetensors" else "torch"
     return inspect_state(state, file=str(path), kind=kind, facts=facts)
@@ -173,8 +183,8 @@ def _inspect_packed(path: Path) -> Inspection:
         signs = getattr(node, "signs", None)
         if signs is None:
             continue
-        unpacked = unpack_signs(signs, node.in_features)  # type: ignore[attr-defined]
-        layers.append(inspect_weight(node.output, torch.from_numpy(unpacked)))
+        unpacked = unpack_signs(signs, node.in_features, dtype=np.float32)  # type: ignore[attr-defined]
+        layers.append(inspect_weight(node.output, unpacked, dtype="bit"))
     rows = costs(net)
     binary, real = sum(r.binary_weights for r in rows), sum(r.real_parameters for r in rows)
     return Inspection(

@@ -89,6 +89,11 @@ def test_predict_never_loads_torch(packed_file: Path, tmp_path: Path) -> None:
     assert not loaded & {"torch", "jsonargparse", "matplotlib", "rich", "yaml"}
 
 
+def test_a_packed_file_is_looked_into_and_evaluated_without_torch(packed_file: Path) -> None:
+    assert "torch" not in loaded_modules("inspect", packed_file)
+    assert "torch" not in loaded_modules("evaluate", packed_file)
+
+
 def test_a_reader_that_leaves_early_is_no_error() -> None:
     writer = subprocess.Popen(command("train", "--help"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert writer.stdout is not None
