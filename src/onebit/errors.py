@@ -43,3 +43,8 @@ class FoldError(OnebitError):
 
 class TrainingError(OnebitError):
     """Training cannot go on, as after a loss that is not a number."""
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, on one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

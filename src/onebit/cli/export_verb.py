@@ -7,7 +7,8 @@ from onebit.cli.parsing import Parser, add_json, add_run, output_path
 from onebit.errors import UsageError
 from onebit.tables import did_you_mean
 
-TARGETS = ("torch",)
+EXPORTS = {"torch": "a plain ±1 checkpoint for torch.nn layers: .pth (state_dict) or .safetensors"}
+"""Target -> what it writes."""
 
 
 def main(argv: list[str]) -> int:
@@ -19,8 +20,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("-o", "--output", required=True, metavar="PATH", help=".pth or .safetensors")
     add_json(parser)
     args = parser.parse(argv)
-    if args.to not in TARGETS:
-        raise UsageError(f"unknown export target {args.to!r}{did_you_mean(args.to, TARGETS)}")
+    if args.to not in EXPORTS:
+        raise UsageError(f"unknown export target {args.to!r}{did_you_mean(args.to, EXPORTS)}")
     if args.run.endswith(".1bit"):
         raise UsageError(
             "a packed net has its BatchNorm folded away: export to torch from the run folder or weight file"

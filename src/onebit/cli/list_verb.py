@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from onebit.cli.export_verb import EXPORTS
 from onebit.cli.output import answer, answer_json, table
 from onebit.cli.parsing import Parser, add_json
 from onebit.recipe import methods, read_settings, recipe_names, recipe_path
@@ -70,7 +71,7 @@ def _datasets() -> dict[str, str]:
 
 
 def _exports() -> dict[str, str]:
-    return {"torch": "a plain ±1 checkpoint for torch.nn layers: .pth (state_dict) or .safetensors"}
+    return EXPORTS
 
 
 TABLES: dict[str, Callable[[], dict[str, str]]] = {

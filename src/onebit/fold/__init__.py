@@ -15,10 +15,10 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from onebit.errors import FoldError, NotBinaryError, UsageError
+from onebit.errors import FoldError, NotBinaryError, UsageError, first_line
 from onebit.fold.folder import Folded, Folder, SignSite, check_finite
 from onebit.fold.operations import FOLDS
-from onebit.fold.trace import first_line, trace
+from onebit.fold.trace import trace
 from onebit.layers import binary_layers
 from onebit.packed import PackedNet
 from onebit.quantizers import BinaryWeight

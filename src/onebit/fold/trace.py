@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from onebit.errors import FoldError, OnebitError
+from onebit.errors import FoldError, OnebitError, first_line
 from onebit.layers import InputCoding
 
 
@@ -32,11 +32,6 @@ def trace(model: nn.Module, example: Tensor, *, is_leaf: Callable[[nn.Module], b
             f"cannot follow {type(model).__name__}.forward on images {tuple(example.shape)}: {first_line(error)}; "
             "it may depend on shapes, but not on what tensors hold"
         ) from error
-
-
-def first_line(error: Exception) -> str:
-    """What an exception says, on one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def module_path(node: fx.Node) -> str:

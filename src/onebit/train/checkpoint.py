@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from onebit.errors import CheckpointError, FormatError
+from onebit.errors import CheckpointError, FormatError, first_line
 from onebit.files import write_atomic
 from onebit.optim import clip_latents_
 from onebit.train.history import History
@@ -129,7 +129,7 @@ def load_checkpoint(
             generator.set_state(state["generators"][name])
         threads = int(state["threads"])
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        reason = f"{type(error).__name__}: {_first_line(error)}"
+        reason = f"{type(error).__name__}: {first_line(error)}"
         raise CheckpointError(f"{path}: does not fit this training ({reason})") from error
     if threads != torch.get_num_threads():
         warnings.warn(
@@ -160,7 +160,7 @@ def read_torch_file(path: Path) -> Any:
             raise FormatError(
                 f"{path}: holds Python objects that could run code on loading; save its state_dict and try again"
             ) from None
-        reason = "unreadable pickle" if "weights_only" in str(error) else _first_line(error).partition(". ")[0]
+        reason = "unreadable pickle" if "weights_only" in str(error) else first_line(error).partition(". ")[0]
         raise FormatError(f"{path}: damaged, or not a torch file ({reason})") from None
 
 
@@ -174,10 +174,6 @@ def _check_sums(path: Path) -> None:
         broken = archive.testzip() if stored else None
     if broken is not None:
         raise zipfile.BadZipFile(f"wrong checksum of {broken}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def strip_prefixes(state: dict[str, Any]) -> dict[str, Any]:

@@ -195,8 +195,7 @@ def fit(
             on_epoch(row)
 
     if random_weights:
-        with fixed_weights(model, "binary"):
-            reestimate_batch_norm_(model, bn_images(data.train, device), autocast=autocast(precision, device))
+        _statistics_of_signs_(model, data, precision)
     if folder is not None:
         save_weights(folder / "final.safetensors", model, {**(facts or {}), "epoch": history.rows[-1].epoch})
     model.eval()
@@ -247,6 +246,13 @@ def _diverged(what: str, epoch: int, step: int, folder: Path | None) -> Training
     return TrainingError(f"{what} in epoch {epoch}, step {step}: lower the learning rate or use --precision fp32{kept}")
 
 
+def _statistics_of_signs_(model: nn.Module, data: Dataset, precision: str) -> None:
+    """Give BatchNorm the statistics of the signs that ship: those of training belong to random draws."""
+    device = model_device(model)
+    with fixed_weights(model, "binary"):
+        reestimate_batch_norm_(model, bn_images(data.train, device), autocast=autocast(precision, device))
+
+
 def _save_shipped(
     path: Path,
     model: nn.Module,
@@ -259,7 +265,5 @@ def _save_shipped(
     """Write the weights of an epoch with the BatchNorm statistics of the signs that ship."""
     with kept_batch_norm(model):
         if reestimate:
-            device = model_device(model)
-            with fixed_weights(model, "binary"):
-                reestimate_batch_norm_(model, bn_images(data.train, device), autocast=autocast(precision, device))
+            _statistics_of_signs_(model, data, precision)
         save_weights(path, model, {**(facts or {}), "epoch": row.epoch, "validation_error": row.validation_error})
