@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
-from onebit.layers import BinaryLayer, binary_layers
+from onebit.layers import BinaryLayer, InputCoding, binary_layers
 
 
 def binary_signs(model: nn.Module) -> dict[str, Tensor]:
@@ -38,9 +37,36 @@ def saturation(model: nn.Module) -> float:
     return saturated / count if count else 0.0
 
 
+def layer_size(layer: nn.Module) -> tuple[int, int]:
+    """(binary weights, real numbers) that a packed net keeps of one layer, its children left out.
+
+    Of BatchNorm remain two numbers per channel, scale and shift, learnt or not; its running statistics fold into them.
+    """
+    if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+        return 0, 2 * layer.num_features
+    parameters = sum(p.numel() for p in layer.parameters(recurse=False))
+    if isinstance(layer, BinaryLayer) and layer.weight_quantizer is not None:
+        return layer.weight.numel(), parameters - layer.weight.numel()
+    return 0, parameters
+
+
+def model_size(model: nn.Module) -> tuple[int, int]:
+    """(binary weights, real numbers) that a packed net keeps of a model; see `layer_size`. Needs no forward pass."""
+    sizes = [layer_size(layer) for layer in model.modules()]
+    return sum(binary for binary, _ in sizes), sum(real for _, real in sizes)
+
+
+def packed_bytes(binary: int, real: int) -> int:
+    """Bytes at one bit per binary weight and four per real number."""
+    return -(-binary // 8) + 4 * real
+
+
 @dataclass(frozen=True)
 class LayerSummary:
-    """One layer with weights: `bits` per weight when shipped; MACs for one image."""
+    """One layer with parameters; sizes as `layer_size` counts them, MACs (multiply-accumulates) for one image.
+
+    Binary MACs are those whose weight is one bit, whatever the input. `output_shape` is (C, H, W) or (C,).
+    """
 
     name: str
     kind: str
@@ -53,11 +79,24 @@ class LayerSummary:
     @property
     def bytes_packed(self) -> int:
         """Bytes at one bit per binary weight and four per real parameter."""
-        return -(-self.binary_weights // 8) + 4 * self.real_parameters
+        return packed_bytes(self.binary_weights, self.real_parameters)
 
     @property
     def bytes_float32(self) -> int:
+        """Bytes at four per number."""
         return 4 * (self.binary_weights + self.real_parameters)
+
+
+COLUMNS = {
+    "binary": "binary_weights",
+    "real": "real_parameters",
+    "bytes packed": "bytes_packed",
+    "bytes float32": "bytes_float32",
+    "binary MACs": "binary_macs",
+    "real MACs": "real_macs",
+}
+"""Heading in the printed summary -> field."""
+LONGEST_NAME = 32
 
 
 @dataclass(frozen=True)
@@ -71,28 +110,17 @@ class Summary:
         return sum(getattr(layer, field) for layer in self.layers)
 
     def __str__(self) -> str:
-        head = [
-            "layer",
-            "kind",
-            "output",
-            "binary weights",
-            "real params",
-            "bytes packed",
-            "bytes float32",
-            "binary MACs",
-            "real MACs",
-        ]
-        fields = ("binary_weights", "real_parameters", "bytes_packed", "bytes_float32", "binary_macs", "real_macs")
+        head = ["layer", "kind", "output", *COLUMNS]
         rows = [
             [
-                layer.name,
+                _shortened(layer.name),
                 layer.kind,
                 "×".join(map(str, layer.output_shape)),
-                *(f"{getattr(layer, f):,}" for f in fields),
+                *(f"{getattr(layer, field):,}" for field in COLUMNS.values()),
             ]
             for layer in self.layers
         ]
-        rows.append(["total", "", "", *(f"{self.total(f):,}" for f in fields)])
+        rows.append(["total", "", "", *(f"{self.total(field):,}" for field in COLUMNS.values())])
         widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
         lines = [
             "  ".join(
@@ -104,60 +132,70 @@ class Summary:
         return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
 
 
+def _shortened(name: str) -> str:
+    """A name that fits a column: the end says most."""
+    return name if len(name) <= LONGEST_NAME else "…" + name[1 - LONGEST_NAME :]
+
+
 @torch.no_grad()
 def summary(model: nn.Module, *, input_shape: tuple[int, ...] | None = None) -> Summary:
-    """Weights, bytes and MACs of every layer that has parameters, from one forward pass of two blank images.
+    """Sizes and MACs of every layer that has parameters, from one forward pass of two blank images.
 
-    Binary MACs are those whose weight is one bit, whatever the input; BatchNorm counts its four vectors as stored.
+    A layer that is called more than once counts its MACs each time and its weights once; one that is never called has
+    no output. A multiplication with the zeros of a border counts as one.
 
     Args:
-        input_shape: (C, H, W) of uint8 images; the model's own `input_shape` by default.
+        input_shape: (C, H, W); the model's own `input_shape` by default. The images are uint8 for a model that begins
+            with an `InputCoding`, float32 for others.
 
     Raises:
-        UsageError: neither is known.
+        UsageError: the shape is not known.
     """
     shape = input_shape or getattr(model, "input_shape", None)
     if shape is None:
         raise UsageError("summary of a foreign model needs input_shape=(C, H, W)")
-    outputs: dict[str, tuple[int, ...]] = {}
-    hooks = [
-        module.register_forward_hook(lambda m, i, out, name=name: outputs.__setitem__(name, tuple(out.shape[1:])))
-        for name, module in model.named_modules()
-        if not any(True for _ in module.children()) or isinstance(module, BinaryLayer)
-    ]
-    was_training = model.training
+    names = {layer: name for name, layer in model.named_modules() if sum(layer_size(layer))}
+    outputs: dict[nn.Module, tuple[int, ...]] = {}
+    macs = dict.fromkeys(names, 0)
+
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor | tuple[Tensor, ...]) -> None:
+        output = output[0] if isinstance(output, tuple) else output
+        outputs[layer] = tuple(output.shape[1:])
+        macs[layer] += _macs(layer, inputs, output)
+
+    hooks = [layer.register_forward_hook(note) for layer in names]
+    was_training = {layer: layer.training for layer in model.modules()}
+    coded = any(isinstance(layer, InputCoding) for layer in model.modules())
     try:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        model.eval()(torch.zeros(2, *shape, dtype=torch.uint8, device=device))
+        model.eval()(torch.zeros(2, *shape, dtype=torch.uint8 if coded else torch.float32, device=device))
     finally:
-        model.train(was_training)
         for hook in hooks:
             hook.remove()
-    binary = {name for name, _ in binary_layers(model)}
+        for layer, training in was_training.items():
+            layer.training = training
     rows = []
-    for name, output in outputs.items():
-        module = model.get_submodule(name)
-        state = [
-            *module.parameters(recurse=False),
-            *(b for b in module.buffers(recurse=False) if b.is_floating_point()),
-        ]
-        if not state:
-            continue
-        weight = getattr(module, "weight", None)
-        weights = weight.numel() if isinstance(weight, Tensor) and weight.dim() > 1 else 0
-        # a number of the output costs the weights of one output channel
-        macs = math.prod(output) * weights // len(weight) if weights else 0  # type: ignore[arg-type]
-        total = sum(tensor.numel() for tensor in state)
-        is_binary = name in binary
+    for layer, name in names.items():
+        binary, real = layer_size(layer)
         rows.append(
             LayerSummary(
                 name=name,
-                kind=type(module).__name__,
-                output_shape=output,
-                binary_weights=weights if is_binary else 0,
-                real_parameters=total - weights if is_binary else total,
-                binary_macs=macs if is_binary else 0,
-                real_macs=0 if is_binary else macs,
+                kind=type(layer).__name__,
+                output_shape=outputs.get(layer, ()),
+                binary_weights=binary,
+                real_parameters=real,
+                binary_macs=macs[layer] if binary else 0,
+                real_macs=0 if binary else macs[layer],
             )
         )
     return Summary(tuple(rows))
+
+
+def _macs(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> int:
+    """Multiply-accumulates of one call, for one image."""
+    weight = getattr(layer, "weight", None)
+    if not isinstance(weight, Tensor) or weight.dim() < 2:
+        return 0
+    # a number of the output costs the weights of one output channel; transposed, one of the input those of its channel
+    transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
+    return (inputs[0] if transposed else output)[0].numel() * weight[0].numel()

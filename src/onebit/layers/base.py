@@ -1,0 +1,127 @@
+"""What binary layers are made of: quantizers by name, and the mixin that turns a `torch.nn` layer binary."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from onebit.errors import UsageError
+from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, BinaryWeight, Quantizer
+from onebit.tables import resolve
+
+WeightQuantizer = str | Quantizer | type[Quantizer] | None
+InputQuantizer = str | nn.Module | type[nn.Module] | None
+
+
+def glorot_bound(weight: Tensor) -> float:
+    """sqrt(1.5/(fan_in + fan_out)), the coefficient of the reference BinaryConnect code.
+
+    Args:
+        weight: (O, I, …); a convolution's fans are kernel area × channels.
+    """
+    area = math.prod(weight.shape[2:])
+    return math.sqrt(1.5 / (area * (weight.shape[0] + weight.shape[1])))
+
+
+def make_weight_quantizer(quantizer: WeightQuantizer, weight: Tensor, *, value: float | str = 1.0) -> Quantizer | None:
+    """The quantizer of one layer from a name, a class, or an object (taken as it is).
+
+    Args:
+        quantizer: name in WEIGHT_QUANTIZERS, object, or None for real weights.
+        weight: the latent, whose fans give `value="glorot"`.
+        value: the two values are ±value; "glorot" is `glorot_bound(weight)`.
+
+    Raises:
+        UnknownNameError: no such quantizer.
+        UsageError: the quantizer has no `value`, or `value` is not a positive number.
+    """
+    if isinstance(value, str):
+        if value != "glorot":
+            raise UsageError(f"value must be a positive number or 'glorot', got {value!r}")
+        value = glorot_bound(weight)
+    if not (math.isfinite(value) and value > 0):
+        raise UsageError(f"value must be a positive number or 'glorot', got {value!r}")
+    if quantizer is None:
+        return None
+    kind = resolve(WEIGHT_QUANTIZERS, quantizer, kind="weight quantizer")
+    if not isinstance(kind, type):
+        if value != 1.0:
+            raise UsageError(f"value={value:g} goes with the name of a quantizer; {kind!r} has its own")
+        return kind
+    if value == 1.0:
+        return kind()
+    try:
+        return kind(value=value)
+    except TypeError as error:
+        raise UsageError(f"weight quantizer {kind.__name__} is ±1 only: leave value at 1, got {value!r}") from error
+
+
+def make_input_quantizer(quantizer: InputQuantizer) -> nn.Module | None:
+    """The input quantizer of one layer from a name or an object; None leaves inputs real."""
+    found = resolve(INPUT_QUANTIZERS, quantizer, kind="input quantizer")
+    return found() if isinstance(found, type) else found
+
+
+class BinaryLayer(nn.Module):
+    """What binary layers share. Mixed into a `torch.nn` layer that has a `weight` of shape (O, …)."""
+
+    weight: Tensor
+    weight_quantizer: Quantizer | None
+    input_quantizer: nn.Module | None
+    fixed_weight: Tensor | None
+
+    def _add_quantizers(self, weight: WeightQuantizer, inputs: InputQuantizer, value: float | str) -> None:
+        self.weight_quantizer = make_weight_quantizer(weight, self.outputs_first(self.weight), value=value)
+        self.input_quantizer = make_input_quantizer(inputs)
+        # the weight of a stated test mode (onebit.evaluation), never part of the state_dict
+        self.fixed_weight = None
+
+    def outputs_first(self, weight: Tensor) -> Tensor:
+        """The weight with output channels first, as quantizers count them; the layer's own layout for most layers."""
+        return weight
+
+    def own_layout(self, weight: Tensor) -> Tensor:
+        """The inverse of `outputs_first`."""
+        return weight
+
+    def binary_weight(self) -> BinaryWeight:
+        """What ships of this layer: (signs, scale, centre) with weight = scale·signs + centre, output channels first.
+
+        Raises:
+            UsageError: the layer has real weights.
+        """
+        if self.weight_quantizer is None:
+            raise UsageError("this layer has real weights (weight_quantizer=None): it has no binary weight")
+        return self.weight_quantizer.decompose(self.outputs_first(self.weight))
+
+    def sample_weight(self, *, generator: torch.Generator | None = None) -> BinaryWeight | None:
+        """One random draw of what `binary_weight` gives, or None where the method defines no draw."""
+        if self.weight_quantizer is None:
+            return None
+        return self.weight_quantizer.sample(self.outputs_first(self.weight), generator=generator)
+
+    def dense(self, binary: BinaryWeight) -> Tensor:
+        """The weight tensor that `binary` stands for, in the shape of the latent."""
+        return self.own_layout(binary.dense())
+
+    def effective_weight(self) -> Tensor:
+        """The weight that this forward pass multiplies with, shape of the latent."""
+        if self.fixed_weight is not None:
+            return self.fixed_weight
+        if self.weight_quantizer is None:
+            return self.weight
+        return self.own_layout(self.weight_quantizer(self.outputs_first(self.weight)))
+
+    def quantized_input(self, x: Tensor) -> Tensor:
+        """The input after the input quantizer, if there is one."""
+        return x if self.input_quantizer is None else self.input_quantizer(x)
+
+
+def binary_layers(model: nn.Module) -> Iterator[tuple[str, BinaryLayer]]:
+    """(name, layer) of every layer with binary weights, in the order of `named_modules`."""
+    for name, module in model.named_modules():
+        if isinstance(module, BinaryLayer) and module.weight_quantizer is not None:
+            yield name, module

@@ -1,0 +1,125 @@
+"""Turn the layers of any torch model binary, in place."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from onebit.errors import UsageError
+from onebit.layers.base import BinaryLayer, InputQuantizer, WeightQuantizer
+from onebit.layers.binary import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear
+
+
+def binarize_(
+    model: nn.Module,
+    *,
+    weight_quantizer: WeightQuantizer = "ste_sign",
+    input_quantizer: InputQuantizer = None,
+    where: Callable[[str, nn.Module], bool] | None = None,
+    value: float | str = 1.0,
+) -> nn.Module:
+    """Turn the dense and convolutional layers of any torch model binary, in place; weights, names and keys stay.
+
+    The first binarized layer keeps real inputs whatever `input_quantizer` says: pixels are not ±1.
+
+    Args:
+        model: any module; `torch.nn.Linear`, `Conv2d` and `ConvTranspose2d` (not subclasses) are replaced.
+        weight_quantizer, input_quantizer: name or object; an object is copied for each layer, all but its generator.
+        where: `where(name, module)` says which layers; all by default.
+        value: the two values are ±value.
+
+    Returns:
+        `model` itself.
+
+    Raises:
+        UsageError: nothing to binarize, `model` itself is such a layer, or a layer is re-parametrised.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> _ = binarize_(net, weight_quantizer="sign", where=lambda name, layer: name != "2")
+    """
+    if type(model) in BINARY_TWINS:
+        raise UsageError("binarize_ replaces layers inside a model; wrap a lone layer: nn.Sequential(layer)")
+    found: dict[int, BinaryLayer] = {}
+    for parent_name, parent in list(model.named_modules()):
+        for child_name, child in list(parent.named_children()):
+            name = f"{parent_name}.{child_name}" if parent_name else child_name
+            if type(child) not in BINARY_TWINS or (where is not None and not where(name, child)):
+                continue
+            if not isinstance(child.weight, nn.Parameter):
+                reason = "its weight is computed from other parameters (pruning, weight_norm); undo that first"
+                raise UsageError(f"layer {name!r}: {reason}")
+            if id(child) not in found:  # a layer that stands in two places stays one layer
+                inputs = _copied(input_quantizer) if found else None
+                found[id(child)] = _binary_twin(child, _copied(weight_quantizer), inputs, value)
+            setattr(parent, child_name, found[id(child)])
+            if isinstance(parent, nn.TransformerEncoderLayer):
+                # its fused path of eval mode reads the weights of its layers itself, past the quantizers
+                parent.activation_relu_or_gelu = 0
+    if not found:
+        raise UsageError(
+            "nothing to binarize: no torch.nn.Linear, Conv2d or ConvTranspose2d layer was found or chosen by `where`"
+        )
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False  # only that fused path takes nested tensors
+    return model
+
+
+def _copied(quantizer: Any) -> Any:
+    """A copy for one layer that shares the generator: copies of it would draw the same bytes in every layer."""
+    generator = getattr(quantizer, "generator", None)
+    return copy.deepcopy(quantizer, {id(generator): generator})
+
+
+def _binary_linear(layer: nn.Linear, **quantizers: Any) -> BinaryLinear:
+    return BinaryLinear(layer.in_features, layer.out_features, layer.bias is not None, **quantizers)
+
+
+def _binary_conv(layer: nn.Conv2d, **quantizers: Any) -> BinaryConv2d:
+    return BinaryConv2d(
+        layer.in_channels,
+        layer.out_channels,
+        layer.kernel_size,  # type: ignore[arg-type]
+        layer.stride,  # type: ignore[arg-type]
+        layer.padding,  # type: ignore[arg-type]
+        layer.dilation,  # type: ignore[arg-type]
+        layer.groups,
+        layer.bias is not None,
+        layer.padding_mode,
+        **quantizers,
+    )
+
+
+def _binary_conv_transpose(layer: nn.ConvTranspose2d, **quantizers: Any) -> BinaryConvTranspose2d:
+    return BinaryConvTranspose2d(
+        layer.in_channels,
+        layer.out_channels,
+        layer.kernel_size,  # type: ignore[arg-type]
+        layer.stride,  # type: ignore[arg-type]
+        layer.padding,  # type: ignore[arg-type]
+        layer.output_padding,  # type: ignore[arg-type]
+        layer.groups,
+        layer.bias is not None,
+        layer.dilation,  # type: ignore[arg-type]
+        **quantizers,
+    )
+
+
+BINARY_TWINS: dict[type[nn.Module], Callable[..., BinaryLayer]] = {
+    nn.Linear: _binary_linear,
+    nn.Conv2d: _binary_conv,
+    nn.ConvTranspose2d: _binary_conv_transpose,
+}
+"""Layer class -> a function that builds its binary twin, which takes over weight and bias."""
+
+
+def _binary_twin(layer: nn.Module, weight: WeightQuantizer, inputs: InputQuantizer, value: float | str) -> BinaryLayer:
+    # on "meta": no memory and no random numbers; the parameters are taken over
+    twin = BINARY_TWINS[type(layer)](layer, weight_quantizer=None, device="meta")
+    twin.weight, twin.bias = layer.weight, layer.bias  # type: ignore[assignment]
+    twin._add_quantizers(weight, inputs, value)
+    return twin.train(layer.training)

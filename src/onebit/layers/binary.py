@@ -1,0 +1,195 @@
+"""The binary twins of `torch.nn.Linear`, `Conv2d` and `ConvTranspose2d`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from onebit.errors import UsageError
+from onebit.layers.base import BinaryLayer, InputQuantizer, WeightQuantizer
+
+
+class BinaryLinear(BinaryLayer, nn.Linear):
+    """Dense layer y = q_in(x) · q_w(W)ᵀ + b with latent weight W.
+
+    Args:
+        in_features, out_features: as in `torch.nn.Linear`.
+        bias: off by default: BatchNorm usually follows.
+        weight_quantizer: name or object; None keeps real weights.
+        input_quantizer: name or object; None keeps real inputs.
+        value: the two values are ±value; "glorot" for sqrt(1.5/(fan_in + fan_out)).
+
+    Shapes:
+        x: (N, I) -> (N, O); weight (O, I).
+
+    Example:
+        >>> BinaryLinear(784, 512, weight_quantizer="sign")(torch.zeros(2, 784)).shape
+        torch.Size([2, 512])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = False,
+        *,
+        weight_quantizer: WeightQuantizer = "sign",
+        input_quantizer: InputQuantizer = None,
+        value: float | str = 1.0,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
+        self._add_quantizers(weight_quantizer, input_quantizer, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.quantized_input(x), self.effective_weight(), self.bias)
+
+
+def check_padding_value(value: float) -> None:
+    """Raises UsageError unless `value` is 0, 1 or -1."""
+    if value not in (0.0, 1.0, -1.0):
+        raise UsageError(f"padding_value must be 0, 1 or -1, got {value!r}")
+
+
+class BinaryConv2d(BinaryLayer, nn.Conv2d):
+    """Convolution y = q_in(x) ∗ q_w(W) + b with latent weight W.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode: as `torch.nn.Conv2d`.
+        bias: off by default: BatchNorm usually follows.
+        padding_value: what the border is filled with after the input quantizer. 0 is a third value beside ±1, exact and
+            torch's habit; 1 or -1 keeps a ±1 input binary (with padding_mode="zeros" only).
+        weight_quantizer: name or object; None keeps real weights.
+        input_quantizer: name or object; None keeps real inputs.
+        value: the two values are ±value; "glorot" for sqrt(1.5/(fan_in + fan_out)).
+
+    Shapes:
+        x: (N, I, H, W) -> (N, O, H', W'); weight (O, I/groups, kH, kW).
+
+    Raises:
+        UsageError: another padding_value, or one that goes with no padding of zeros.
+
+    Example:
+        >>> BinaryConv2d(3, 16, 3, padding=1)(torch.zeros(2, 3, 8, 8)).shape
+        torch.Size([2, 16, 8, 8])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: str | int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = False,
+        padding_mode: str = "zeros",
+        *,
+        padding_value: float = 0.0,
+        weight_quantizer: WeightQuantizer = "sign",
+        input_quantizer: InputQuantizer = None,
+        value: float | str = 1.0,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,  # type: ignore[arg-type]
+            device=device,
+            dtype=dtype,
+        )
+        check_padding_value(padding_value)
+        if padding_value and padding_mode != "zeros":
+            raise UsageError(f"padding_value={padding_value:g} goes with padding_mode='zeros', got {padding_mode!r}")
+        self.padding_value = padding_value
+        self._add_quantizers(weight_quantizer, input_quantizer, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, weight = self.quantized_input(x), self.effective_weight()
+        if not self.padding_value:
+            return self._conv_forward(x, weight, self.bias)
+        # torch pads left, right, top, bottom; the field that its other padding modes use is in that order
+        x = F.pad(x, self._reversed_padding_repeated_twice, value=self.padding_value)
+        return F.conv2d(x, weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + (f", padding_value={self.padding_value:g}" if self.padding_value else "")
+
+
+class BinaryConvTranspose2d(BinaryLayer, nn.ConvTranspose2d):
+    """Transposed convolution with latent weight W, the gradient of a convolution with respect to its input.
+
+    What lies beyond the border takes no part, which is zero padding; there is no ±1 form.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, dilation: as
+            `torch.nn.ConvTranspose2d`.
+        bias: off by default: BatchNorm usually follows.
+        weight_quantizer, input_quantizer, value: as `BinaryConv2d`.
+
+    Shapes:
+        x: (N, I, H, W) -> (N, O, H', W'); weight (I, O/groups, kH, kW), `binary_weight().signs` (O, I/groups, kH, kW).
+
+    Example:
+        >>> BinaryConvTranspose2d(16, 8, 2, stride=2)(torch.zeros(2, 16, 4, 4)).shape
+        torch.Size([2, 8, 8, 8])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        output_padding: int | tuple[int, int] = 0,
+        groups: int = 1,
+        bias: bool = False,
+        dilation: int | tuple[int, int] = 1,
+        *,
+        weight_quantizer: WeightQuantizer = "sign",
+        input_quantizer: InputQuantizer = None,
+        value: float | str = 1.0,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            output_padding,
+            groups,
+            bias,
+            dilation,
+            device=device,
+            dtype=dtype,
+        )
+        self._add_quantizers(weight_quantizer, input_quantizer, value)
+
+    def outputs_first(self, weight: Tensor) -> Tensor:
+        # (I, O/g, …) -> (g, I/g, O/g, …) -> (g, O/g, I/g, …) -> (O, I/g, …)
+        return weight.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
+
+    def own_layout(self, weight: Tensor) -> Tensor:
+        return weight.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        x, weight = self.quantized_input(x), self.effective_weight()
+        own: Any = self  # torch annotates these fields as tuples of any length, or strings
+        extra = own.output_padding
+        if output_size is not None:  # the output padding that leads to this size
+            extra = own._output_padding(x, output_size, own.stride, own.padding, own.kernel_size, 2, own.dilation)
+        return F.conv_transpose2d(x, weight, self.bias, own.stride, own.padding, extra, self.groups, own.dilation)

@@ -1,0 +1,48 @@
+"""The first module of a model: how pixels become numbers."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from onebit.errors import UsageError
+from onebit.tables import did_you_mean
+
+
+class InputCoding(nn.Module):
+    """First module of a model: uint8 pixels -> float32, so that the coding travels with the net.
+
+    Args:
+        coding: "integer" is 2x − 255, odd integers that stay exact up to the first threshold (BatchNorm absorbs the
+            scale); "standardise" is (x − mean)/std.
+        mean, std: per channel in pixel units 0–255; for "standardise" only.
+
+    Shapes:
+        x: uint8 (N, C, H, W) -> float32 (N, C, H, W).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, coding: str = "integer", *, mean: list[float] | None = None, std: list[float] | None = None
+    ) -> None:
+        super().__init__()
+        if coding not in ("integer", "standardise"):
+            raise UsageError(f"unknown input coding {coding!r}{did_you_mean(coding, ['integer', 'standardise'])}")
+        self.coding: Literal["integer", "standardise"] = cast(Any, coding)
+        if coding == "standardise":
+            if mean is None or std is None or len(mean) != len(std) or min(std) <= 0:
+                raise UsageError(f"coding 'standardise' needs mean and positive std per channel, got {mean} and {std}")
+            self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))
+            self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.coding == "integer":
+            return x.to(torch.float32, copy=True).mul_(2).sub_(255)
+        return (x.float() - self.mean) / self.std
+
+    def extra_repr(self) -> str:
+        return repr(self.coding)

@@ -1,0 +1,157 @@
+"""What the models are built from: layers that are binary or plain by one setting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from onebit.errors import UsageError
+from onebit.layers import BinaryConv2d, BinaryLayer, BinaryLinear, InputQuantizer, WeightQuantizer
+
+LARGE = 64
+"""Images with more pixels than this on their shorter side count as large (ImageNet), others as small (CIFAR)."""
+
+
+def is_large(input_shape: Sequence[int]) -> bool:
+    """Whether images (C, H, W) are of ImageNet's kind rather than CIFAR's."""
+    return min(input_shape[1:]) > LARGE
+
+
+def choose_stem(stem: str | None, input_shape: Sequence[int]) -> str:
+    """The stem of a net that has one for each kind of image; None chooses by the size of the image.
+
+    Raises:
+        UsageError: neither "cifar" nor "imagenet".
+    """
+    if stem is None:
+        return "imagenet" if is_large(input_shape) else "cifar"
+    if stem not in ("cifar", "imagenet"):
+        raise UsageError(f"stem must be 'cifar' or 'imagenet', got {stem!r}")
+    return stem
+
+
+def checked_shape(input_shape: Sequence[int]) -> tuple[int, int, int]:
+    """(C, H, W) as a tuple.
+
+    Raises:
+        UsageError: not three positive numbers.
+    """
+    shape = tuple(input_shape)
+    if len(shape) != 3 or min(shape) < 1:
+        raise UsageError(f"input_shape must be (channels, height, width), three positive numbers, got {shape}")
+    return shape
+
+
+def widened(channels: int, width: float) -> int:
+    """`channels` times `width`, rounded, at least 1.
+
+    Raises:
+        UsageError: a width that is not positive.
+    """
+    if not width > 0:
+        raise UsageError(f"width must be positive, got {width!r}")
+    return max(1, round(width * channels))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """How the layers of one model are made; the same settings for all of them, but the first and the last.
+
+    Args:
+        weight_quantizer: name or object; None keeps real weights.
+        input_quantizer: name or object for every layer but the first; None keeps real activations.
+        value: the two weight values are ±value, a number or "glorot".
+        padding_value: what binary convolutions are padded with: 0, 1 or -1.
+        norm_eps, norm_momentum, norm_affine: BatchNorm's; momentum 0.15 means 15 % of the newest batch.
+        init: "uniform" draws latents uniformly from ±value (binary layers), "default" is torch's.
+    """
+
+    weight_quantizer: WeightQuantizer = "sign"
+    input_quantizer: InputQuantizer = None
+    value: float | str = 1.0
+    padding_value: float = 0.0
+    norm_eps: float = 1e-5
+    norm_momentum: float = 0.1
+    norm_affine: bool = True
+    init: str = "default"
+
+    def __post_init__(self) -> None:
+        if self.init not in ("uniform", "default"):
+            raise UsageError(f"init must be 'uniform' or 'default', got {self.init!r}")
+
+    def conv(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        first: bool = False,
+        real: bool = False,
+        bias: bool = False,
+        **options: Any,
+    ) -> nn.Conv2d:
+        """A convolution, plain where nothing is quantized.
+
+        Args:
+            first: the layer takes pixels, which no input quantizer touches.
+            real: the layer keeps real weights and real inputs.
+            options: `stride`, `padding`, `groups`, … of `torch.nn.Conv2d`.
+        """
+        weight, activation = self._quantizers(first=first, real=real)
+        if weight is None and activation is None:
+            return nn.Conv2d(inputs, outputs, kernel, bias=bias, **options)
+        layer = BinaryConv2d(
+            inputs,
+            outputs,
+            kernel,
+            bias=bias,
+            **options,
+            # only ±1 inputs stay binary by it: pixels and real activations are padded with zero
+            padding_value=0.0 if activation is None else self.padding_value,
+            weight_quantizer=weight,
+            input_quantizer=activation,
+            value=self.value,
+        )
+        return self._initialised(layer)
+
+    def linear(
+        self, inputs: int, outputs: int, *, first: bool = False, real: bool = False, bias: bool = False
+    ) -> nn.Linear:
+        """A dense layer, plain where nothing is quantized; arguments as `conv`."""
+        weight, activation = self._quantizers(first=first, real=real)
+        if weight is None and activation is None:
+            return nn.Linear(inputs, outputs, bias)
+        layer = BinaryLinear(
+            inputs, outputs, bias, weight_quantizer=weight, input_quantizer=activation, value=self.value
+        )
+        return self._initialised(layer)
+
+    def norm2d(self, channels: int) -> nn.BatchNorm2d:
+        """BatchNorm of images."""
+        return nn.BatchNorm2d(channels, eps=self.norm_eps, momentum=self.norm_momentum, affine=self.norm_affine)
+
+    def norm1d(self, channels: int) -> nn.BatchNorm1d:
+        """BatchNorm of vectors."""
+        return nn.BatchNorm1d(channels, eps=self.norm_eps, momentum=self.norm_momentum, affine=self.norm_affine)
+
+    def activation(self, *, before_real: bool = False) -> nn.Module:
+        """ReLU, or nothing where the sign of the next layer takes its place.
+
+        Args:
+            before_real: the next layer keeps real inputs whatever the settings say, and so takes no sign.
+        """
+        return nn.ReLU() if before_real or self.input_quantizer is None else nn.Identity()
+
+    def _quantizers(self, *, first: bool, real: bool) -> tuple[WeightQuantizer, InputQuantizer]:
+        if real:
+            return None, None
+        return self.weight_quantizer, None if first else self.input_quantizer
+
+    def _initialised(self, layer: Any) -> Any:
+        if self.init == "uniform" and isinstance(layer, BinaryLayer) and layer.weight_quantizer is not None:
+            bound = layer.weight_quantizer.latent_bound or 1.0
+            nn.init.uniform_(layer.weight, -bound, bound)
+        return layer

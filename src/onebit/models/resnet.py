@@ -1,0 +1,215 @@
+"""Residual nets: those of He et al. 2016 (arXiv:1512.03385) for CIFAR, ResNet-18, and its Bi-Real form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from onebit.errors import UsageError
+from onebit.layers import InputCoding
+from onebit.models.parts import Parts, checked_shape, choose_stem, widened
+
+
+class PaddedShortcut(nn.Module):
+    """x at every stride-th pixel with new channels of zeros, half before and half after its own: no parameters.
+
+    Option A of He et al. 2016, section 4.2.
+
+    Shapes:
+        x: (N, C, H, W) -> (N, C + new_channels, ⌈H/stride⌉, ⌈W/stride⌉).
+    """
+
+    def __init__(self, stride: int, new_channels: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.new_channels = new_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = self.new_channels // 2
+        x = x[:, :, :: self.stride, :: self.stride]
+        return F.pad(x, (0, 0, 0, 0, before, self.new_channels - before))
+
+
+def padded(parts: Parts, inputs: int, outputs: int, stride: int) -> nn.Module:
+    """The shortcut without parameters (option A)."""
+    return PaddedShortcut(stride, outputs - inputs)
+
+
+def projected(parts: Parts, inputs: int, outputs: int, stride: int) -> nn.Module:
+    """A strided 1×1 convolution and BatchNorm (option B); binary like the other convolutions."""
+    return nn.Sequential(parts.conv(inputs, outputs, 1, stride=stride), parts.norm2d(outputs))
+
+
+def averaged(parts: Parts, inputs: int, outputs: int, stride: int) -> nn.Module:
+    """Average pooling, a 1×1 convolution with real weights and inputs, and BatchNorm, as in Bi-Real net."""
+    # rounding up keeps the size of the strided convolution beside it
+    pool = nn.AvgPool2d(stride, ceil_mode=True)
+    return nn.Sequential(pool, parts.conv(inputs, outputs, 1, real=True), parts.norm2d(outputs))
+
+
+SHORTCUTS = {"padded": padded, "projected": projected, "averaged": averaged}
+"""Name -> what a shortcut does where the shape changes."""
+
+
+class Block(nn.Module):
+    """Two 3×3 convolutions beside a shortcut.
+
+    With real activations y = relu(bn(conv(relu(bn(conv(x))))) + shortcut(x)). With an input quantizer no ReLU: every
+    convolution takes the sign of what it is given, and the sum stays real.
+
+    Args:
+        parts: how layers are made.
+        inputs, outputs: channels.
+        stride: of the first convolution and the shortcut.
+        shortcut: a name of `SHORTCUTS`, used where the shape changes.
+        around_each: a shortcut around each convolution instead of one around both (Bi-Real).
+    """
+
+    def __init__(
+        self, parts: Parts, inputs: int, outputs: int, stride: int, *, shortcut: str, around_each: bool
+    ) -> None:
+        super().__init__()
+        self.conv1 = parts.conv(inputs, outputs, 3, stride=stride, padding=1)
+        self.bn1 = parts.norm2d(outputs)
+        self.relu1 = parts.activation()
+        self.conv2 = parts.conv(outputs, outputs, 3, padding=1)
+        self.bn2 = parts.norm2d(outputs)
+        self.relu2 = parts.activation()
+        same = stride == 1 and inputs == outputs
+        self.downsample = nn.Identity() if same else SHORTCUTS[shortcut](parts, inputs, outputs, stride)
+        self.around_each = around_each
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = self.downsample(x)
+        y = self.bn1(self.conv1(x))
+        if self.around_each:
+            y = shortcut = self.relu1(y + shortcut)
+        else:
+            y = self.relu1(y)
+        return self.relu2(self.bn2(self.conv2(y)) + shortcut)
+
+
+class ResNet(nn.Module):
+    """A stem, stages of `Block`s, global average pooling and one dense layer.
+
+    Each stage but the first halves the image. With `weight_quantizer=None` and `input_quantizer=None` it is the
+    full-precision twin, with the same state_dict keys, which are those that torchvision uses.
+
+    Args:
+        blocks: number of blocks of each stage; channels: of each stage, before `width`.
+        input_shape: (C, H, W); classes: number of logits.
+        width: factor on the channels.
+        stem: "cifar" is a 3×3 convolution, "imagenet" a 7×7 one of stride 2 and max pooling.
+        shortcut, around_each: see `Block`.
+        real_first, real_last: keep real weights in the first convolution; real weights and inputs in the dense layer.
+        last_norm: BatchNorm of the logits, which ±1 weights of the dense layer need to find their scale.
+        coding, mean, std: see `InputCoding`.
+        settings: see `Parts`.
+
+    Shapes:
+        x: uint8 (N, C, H, W) -> (N, classes).
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[int],
+        channels: Sequence[int],
+        *,
+        input_shape: Sequence[int],
+        classes: int,
+        stem: str,
+        shortcut: str,
+        width: float = 1.0,
+        around_each: bool = False,
+        real_first: bool = False,
+        real_last: bool = False,
+        last_norm: bool = False,
+        coding: str = "integer",
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__()
+        parts = Parts(**settings)
+        self.input_shape = checked_shape(input_shape)
+        channels = [widened(base, width) for base in channels]
+        inputs = channels[0]
+        self.coding = InputCoding(coding, mean=mean, std=std)
+        first = partial(parts.conv, self.input_shape[0], inputs, first=True, real=real_first)
+        self.conv1 = first(3, padding=1) if stem == "cifar" else first(7, stride=2, padding=3)
+        self.bn1 = parts.norm2d(inputs)
+        self.relu = parts.activation()
+        self.maxpool = nn.Identity() if stem == "cifar" else nn.MaxPool2d(3, stride=2, padding=1)
+        self.stages = [f"layer{stage}" for stage in range(1, len(blocks) + 1)]
+        for name, count, outputs in zip(self.stages, blocks, channels, strict=True):
+            stage = []
+            for i in range(count):
+                stride = 2 if name != "layer1" and i == 0 else 1
+                stage.append(Block(parts, inputs, outputs, stride, shortcut=shortcut, around_each=around_each))
+                inputs = outputs
+            self.add_module(name, nn.Sequential(*stage))
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten()
+        self.fc = parts.linear(inputs, classes, real=real_last, bias=True)
+        self.last_norm = parts.norm1d(classes) if last_norm else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(self.coding(x)))))
+        for stage in self.stages:
+            x = self.get_submodule(stage)(x)
+        return self.last_norm(self.fc(self.flatten(self.pool(x))))
+
+
+def cifar_resnet(
+    depth: int = 20, *, input_shape: Sequence[int] = (3, 32, 32), classes: int = 10, **options: Any
+) -> ResNet:
+    """The CIFAR ResNet of depth 6n + 2: three stages of n blocks with 16, 32 and 64 channels.
+
+    Depth 20 has 269,722 parameters.
+
+    Args:
+        depth: 20, 32, 44, 56, 110 or another 6n + 2.
+        options: see `ResNet`.
+
+    Raises:
+        UsageError: another depth.
+    """
+    if depth < 8 or (depth - 2) % 6:
+        raise UsageError(f"depth must be 6n + 2 (20, 32, 44, 56, 110), got {depth}")
+    blocks = [(depth - 2) // 6] * 3
+    return ResNet(
+        blocks, (16, 32, 64), input_shape=input_shape, classes=classes, stem="cifar", shortcut="padded", **options
+    )
+
+
+def resnet18(
+    *,
+    input_shape: Sequence[int] = (3, 224, 224),
+    classes: int = 1000,
+    stem: str | None = None,
+    bireal: bool = False,
+    **options: Any,
+) -> ResNet:
+    """ResNet-18: four stages of two blocks with 64 to 512 channels; 11,689,512 parameters on ImageNet.
+
+    Args:
+        stem: "cifar" or "imagenet"; None chooses by the size of the image.
+        bireal: Bi-Real net (arXiv:1808.00278), the form for ±1 activations: a shortcut around each convolution, with
+            average pooling and a real 1×1 convolution where the image is halved. The paper keeps the first and the last
+            layer real: `real_first` and `real_last`.
+        options: see `ResNet`.
+    """
+    return ResNet(
+        (2, 2, 2, 2),
+        (64, 128, 256, 512),
+        input_shape=input_shape,
+        classes=classes,
+        stem=choose_stem(stem, checked_shape(input_shape)),
+        shortcut="averaged" if bireal else "projected",
+        around_each=bireal,
+        **options,
+    )

@@ -1,0 +1,181 @@
+"""Chains of layers: built one after the other while the shape of what they pass on is followed."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from onebit.errors import UsageError
+from onebit.layers import InputCoding
+from onebit.models.parts import Parts, checked_shape, widened
+
+Window = tuple[int, int, int]
+"""Kernel, stride and padding, in pixels."""
+HALVE: Window = (2, 2, 0)
+
+
+class ConvNet(nn.Sequential):
+    """A chain of layers: uint8 images (N, C, H, W) -> logits (N, classes); built by a `Stack`.
+
+    Args:
+        layers: by name, the coding first.
+        input_shape: (C, H, W).
+    """
+
+    def __init__(self, layers: OrderedDict[str, nn.Module], input_shape: tuple[int, int, int]) -> None:
+        super().__init__(layers)
+        self.input_shape = input_shape
+
+
+class Stack:
+    """Builds a chain: coding -> (convolution -> max pooling -> BatchNorm -> ReLU)* -> (dense -> BatchNorm -> ReLU)* ->
+    logits.
+
+    Pooling stands on the convolution's output, so that BatchNorm and the next sign meet, as in BNN's nets
+    (arXiv:1602.02830). With an input quantizer that sign takes the place of the ReLU. Layers are numbered by the
+    weights: `conv1`, `pool1`, `norm1`, `relu1`, `conv2`, …, `linear7`.
+
+    Args:
+        name: of the model, for messages.
+        input_shape: (C, H, W); classes: number of logits.
+        width: factor on channels and on hidden dense units.
+        dropout: probability of zeroing a unit where the net drops out (not with an input quantizer).
+        last_norm: BatchNorm of the logits, which ±1 weights of the last layer need to find their scale; else a bias.
+        real_first, real_last: keep real weights in the first layer; real weights and inputs in the last.
+        coding, mean, std: see `InputCoding`.
+        settings: see `Parts`.
+
+    Raises:
+        UsageError: dropout before a sign, or from any step an image too small for it, with the shape after each layer.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        input_shape: Sequence[int],
+        classes: int,
+        width: float = 1.0,
+        dropout: float = 0.0,
+        last_norm: bool = True,
+        real_first: bool = False,
+        real_last: bool = False,
+        coding: str = "integer",
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        **settings: Any,
+    ) -> None:
+        self.parts = Parts(**settings)
+        if dropout and self.parts.input_quantizer is not None:
+            raise UsageError("dropout zeroes a unit before its sign, and sign(0) = +1: use it without input_quantizer")
+        self.name, self.classes, self.width, self.dropout = name, classes, width, dropout
+        self.last_norm, self.real_first, self.real_last = last_norm, real_first, real_last
+        self.input_shape = self.shape = checked_shape(input_shape)
+        self.layers: OrderedDict[str, nn.Module] = OrderedDict(coding=InputCoding(coding, mean=mean, std=std))
+        self._count = 0
+        self._trail: list[str] = []
+        self._inactive = False  # a BatchNorm stands last, its activation depends on what comes next
+
+    def conv(
+        self, channels: int, kernel: int, *, stride: int = 1, padding: int = 0, pool: Window | None = None
+    ) -> None:
+        """Convolution to `channels` × width, max pooling if asked for, BatchNorm, and an activation."""
+        channels = widened(channels, self.width)
+        self._add_conv(channels, (kernel, stride, padding), real=self.real_first and self._count == 0)
+        if pool:
+            self._slide("pool", channels, pool)
+            self._add("pool", nn.MaxPool2d(*pool))
+        self._add("norm", self.parts.norm2d(channels))
+        self._inactive = True
+
+    def average(self, window: Window) -> None:
+        """Average pooling of what the last activation gives."""
+        self._activate()
+        self._slide("pool", self.shape[0], window)
+        self._add("pool", nn.AvgPool2d(*window))
+
+    def drop(self) -> None:
+        """Dropout, where it is asked for."""
+        self._activate()
+        if self.dropout:
+            self._add("dropout", nn.Dropout(self.dropout))
+
+    def head(self, *hidden: int) -> OrderedDict[str, nn.Module]:
+        """Flattened images through dense layers of `hidden` × width units, with dropout after each, to the logits.
+
+        Returns:
+            All layers by name.
+        """
+        self._activate(before_real=self.real_last and not hidden)
+        self.layers["flatten"] = nn.Flatten()
+        units = self.shape[0] * self.shape[1] * self.shape[2]
+        for i, wanted in enumerate(hidden, start=1):
+            inputs, units = units, widened(wanted, self.width)
+            self._add_linear(inputs, units, real=self.real_first and self._count == 0)
+            self._add("norm", self.parts.norm1d(units))
+            self._inactive = True
+            self._activate(before_real=self.real_last and i == len(hidden))
+            self.drop()
+        self._add_linear(units, self.classes, real=self._last_is_real(), bias=not self.last_norm)
+        return self._finished()
+
+    def average_head(self) -> OrderedDict[str, nn.Module]:
+        """Logits as the averages of the images that a 1×1 convolution makes, one for each class.
+
+        Returns:
+            All layers by name.
+        """
+        self._activate(before_real=self.real_last)
+        self._add_conv(self.classes, (1, 1, 0), real=self._last_is_real(), bias=not self.last_norm)
+        self._add("pool", nn.AdaptiveAvgPool2d(1))
+        self.layers["flatten"] = nn.Flatten()
+        return self._finished()
+
+    def _last_is_real(self) -> bool:
+        return self.real_last or (self.real_first and self._count == 0)
+
+    def _finished(self) -> OrderedDict[str, nn.Module]:
+        if self.last_norm:
+            self._add("norm", self.parts.norm1d(self.classes))
+        return self.layers
+
+    def _add(self, kind: str, layer: nn.Module) -> None:
+        self.layers[f"{kind}{self._count}"] = layer
+
+    def _add_conv(self, channels: int, window: Window, **options: bool) -> None:
+        self._activate()
+        self._count += 1
+        inputs, (kernel, stride, padding) = self.shape[0], window
+        self._slide("conv", channels, window)
+        layer = self.parts.conv(
+            inputs, channels, kernel, first=self._count == 1, stride=stride, padding=padding, **options
+        )
+        self._add("conv", layer)
+
+    def _add_linear(self, inputs: int, outputs: int, **options: bool) -> None:
+        self._count += 1
+        self._add("linear", self.parts.linear(inputs, outputs, first=self._count == 1, **options))
+
+    def _activate(self, *, before_real: bool = False) -> None:
+        if self._inactive and isinstance(activation := self.parts.activation(before_real=before_real), nn.ReLU):
+            self._add("relu", activation)
+        self._inactive = False
+
+    def _slide(self, kind: str, channels: int, window: Window) -> None:
+        """Follow the shape through a convolution or a pooling."""
+        kernel, stride, padding = window
+        _, height, width = self.shape
+        layer, need = f"{kind}{self._count}", kernel - 2 * padding
+        if min(height, width) < need:
+            steps = ", ".join([*self._trail, f"{layer} needs at least {need}×{need}"])
+            raise UsageError(f"{self.name} on {_written(self.input_shape)}: {steps}")
+        height, width = ((size + 2 * padding - kernel) // stride + 1 for size in (height, width))
+        self.shape = (channels, height, width)
+        self._trail.append(f"{layer} {_written(self.shape)}")
+
+
+def _written(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape))

@@ -1,0 +1,189 @@
+"""What docs/format.md says, computed one number after the other in exact fractions, and rounded where it says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from onebit.bits import unpack_signs
+from onebit.packed import (
+    AdaptiveAveragePool,
+    Add,
+    Affine,
+    AveragePool,
+    Concat,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Flatten,
+    Hardtanh,
+    MaxPool,
+    Node,
+    PackedNet,
+    Pad,
+    RealConv,
+    RealConvTranspose,
+    RealDense,
+    Relu,
+    Sign,
+    Slice,
+    Threshold,
+    Value,
+    infer,
+)
+
+ONE = Fraction(1)
+
+
+def f32(x: Fraction | float) -> Fraction:
+    """Rounded to float32 once, from the exact value."""
+    if not isinstance(x, Fraction):
+        x = Fraction(float(x))
+    near = np.float32(float(x))
+    candidates = [near, np.nextafter(near, np.float32(np.inf)), np.nextafter(near, np.float32(-np.inf))]
+    return Fraction(float(min(candidates, key=lambda c: (abs(Fraction(float(c)) - x), int(c.view(np.uint32)) & 1))))
+
+
+def by_hand(net: PackedNet, image: np.ndarray) -> list[Fraction]:
+    """The answer of a net to one image (C, H, W)."""
+    values = {"input": _coded(net, image)}
+    known = infer(net)
+    for node in net.nodes:
+        inputs = [values[name] for name in node.inputs]
+        values[node.output] = _made(node, known[node.output], *inputs)
+        assert values[node.output].shape == known[node.output].shape
+    return values[net.output].reshape(-1).tolist()
+
+
+def _coded(net: PackedNet, image: np.ndarray) -> np.ndarray:
+    pixels = _each(lambda x: Fraction(int(x)), image)
+    if net.input.mean is None or net.input.std is None:
+        return 2 * pixels - 255
+    mean, std = (_each(f32, array)[:, None, None] for array in (net.input.mean, net.input.std))
+    return _each(f32, _each(f32, pixels - mean) / std)
+
+
+def _each(function: Any, array: np.ndarray) -> np.ndarray:
+    result = np.empty(array.shape, object)
+    for index in np.ndindex(array.shape):
+        result[index] = function(array[index])
+    return result
+
+
+def _made(node: Node, made: Value, x: np.ndarray, *others: np.ndarray) -> np.ndarray:
+    if isinstance(node, (Dense, RealDense, Conv, RealConv, ConvTranspose, RealConvTranspose)):
+        return _products(node, made, x)
+    if isinstance(node, (MaxPool, AveragePool)):
+        return _pooled(node, made, x)
+    if isinstance(node, AdaptiveAveragePool):
+        y = np.empty(made.shape, object)
+        for c, i, j in np.ndindex(made.shape):
+            (h, w), (hs, ws) = node.size, x.shape[1:]
+            part = x[c, i * hs // h : -(-(i + 1) * hs // h), j * ws // w : -(-(j + 1) * ws // w)]
+            y[c, i, j] = f32(f32(part.sum()) / part.size)
+        return y
+    if isinstance(node, Affine):
+        parameters = (ONE if a is None else _per_channel(a, x) for a in (node.scale, node.shift))
+        scale, shift = parameters
+        return _each(f32, scale * x + (0 * ONE if node.shift is None else shift))
+    if isinstance(node, Threshold):
+        at, up = _per_channel(node.threshold, x), node.direction.reshape(-1, *[1] * (x.ndim - 1)) > 0
+        return np.where(np.where(up, x >= at, x <= at), ONE, -ONE)
+    if isinstance(node, Sign):
+        return np.where(x >= 0, ONE, -ONE)
+    if isinstance(node, Relu):
+        return np.where(x > 0, x, 0 * ONE)
+    if isinstance(node, Hardtanh):
+        return _each(lambda v: min(max(v, -ONE), ONE), x)
+    if isinstance(node, Add):
+        return x + others[0] if made.exact else _each(f32, _each(f32, x) + _each(f32, others[0]))
+    if isinstance(node, Concat):
+        return np.concatenate([x, *others])
+    if isinstance(node, Slice):
+        first, second, third = (slice(*axis) for axis in zip(node.start, node.stop, node.step, strict=True))
+        return x[first, second, third]
+    if isinstance(node, Pad):
+        return _bordered(x, node.channels, node.padding, node.value)
+    assert isinstance(node, Flatten)
+    return x.reshape(-1)
+
+
+def _per_channel(array: np.ndarray, x: np.ndarray) -> np.ndarray:
+    return _each(lambda a: Fraction(float(a)), array).reshape(-1, *[1] * (x.ndim - 1))
+
+
+def _bordered(x: np.ndarray, channels: tuple[int, int], padding: tuple[int, int, int, int], value: Any) -> np.ndarray:
+    return np.pad(x, (channels, padding[:2], padding[2:]), constant_values=Fraction(value))
+
+
+def _windows(node: Any, place: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
+    """(a, b, row, column): each tap of the window at a place."""
+    for a, b in np.ndindex(*node.kernel):
+        row = place[0] * node.stride[0] + a * node.dilation[0]
+        yield a, b, row, place[1] * node.stride[1] + b * node.dilation[1]
+
+
+def _pooled(node: MaxPool | AveragePool, made: Value, x: np.ndarray) -> np.ndarray:
+    y = np.empty(made.shape, object)
+    top, _, left, _ = node.padding
+    exact = all(v.denominator == 1 for v in x.reshape(-1))
+    for c, i, j in np.ndindex(made.shape):
+        seen = []
+        for _, _, row, column in _windows(node, (i, j)):
+            inside = 0 <= row - top < x.shape[1] and 0 <= column - left < x.shape[2]
+            seen.append(x[c, row - top, column - left] if inside else None)
+        pixels = [v for v in seen if v is not None]
+        if isinstance(node, MaxPool):
+            y[c, i, j] = max(pixels)
+            continue
+        total = Fraction(0)
+        for v in pixels:
+            total = total + v if exact else f32(total + v)
+        y[c, i, j] = total if node.sums else f32(f32(total) / (len(seen) if node.count_padding else len(pixels)))
+    return y
+
+
+def _products(node: Any, made: Value, x: np.ndarray) -> np.ndarray:
+    """For each output the numbers of x that meet its row of weights, in order, then the sums."""
+    one_bit = isinstance(node, (Dense, Conv, ConvTranspose))
+    rows = unpack_signs(node.signs, node.in_features) if one_bit else node.weight
+    rows = _each(lambda w: Fraction(float(w)), rows)
+    scale, centre = (node.scale, node.centre) if one_bit else (None, None)
+    y = np.empty(made.shape, object)
+    for index in np.ndindex(made.shape):
+        output = index[0]
+        met = _met(node, x, index)
+        total = sum((w * v for w, v in zip(rows[output], met, strict=True)), Fraction(0))
+        if made.kind == "real":
+            total = f32(total)
+        if scale is not None:
+            total = f32(total * f32(scale[output]))
+        if centre is not None:
+            total = f32(total + f32(f32(sum(met, Fraction(0))) * f32(centre[output])))
+        y[index] = total
+    return y
+
+
+def _met(node: Any, x: np.ndarray, index: tuple[int, ...]) -> list[Fraction]:
+    if isinstance(node, (Dense, RealDense)):
+        return list(x)
+    output, i, j = index
+    outputs = len(node.signs) if isinstance(node, (Conv, ConvTranspose)) else len(node.weight)
+    size = x.shape[0] // node.groups
+    group = output // (outputs // node.groups)
+    channels = range(group * size, (group + 1) * size)
+    if isinstance(node, (Conv, RealConv)):
+        padded = _bordered(x, (0, 0), node.padding, node.padding_value)
+        return [padded[c, row, column] for _, _, row, column in _windows(node, (i, j)) for c in channels]
+    met = []
+    top, _, left, _ = node.padding
+    for a, b in np.ndindex(*node.kernel):
+        # the pixel whose tap (a, b) lies here, if there is one
+        row, down = divmod(i + top - a * node.dilation[0], node.stride[0])
+        column, across = divmod(j + left - b * node.dilation[1], node.stride[1])
+        hit = not down and not across and 0 <= row < x.shape[1] and 0 <= column < x.shape[2]
+        met += [x[c, row, column] if hit else Fraction(0) for c in channels]
+    return met

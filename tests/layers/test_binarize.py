@@ -1,0 +1,240 @@
+"""`binarize_` on models of other people."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+from onebit.errors import UnknownNameError, UsageError
+from onebit.layers import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear, binarize_, binary_layers
+from onebit.optim import clip_latents_, latent_groups
+from onebit.quantizers import WEIGHT_QUANTIZERS, Sign, Stochastic, sign
+
+
+def numbers(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, 6)
+        self.second = nn.Linear(6, 6, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.relu(self.first(x)))
+
+
+class Net(nn.Module):
+    """Nested, with a BatchNorm and one layer that stands in two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(4, 6)
+        self.block = Block()
+        self.again = self.block.first
+        self.norm = nn.BatchNorm1d(6)
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.again(self.block(self.stem(x)))))
+
+
+def test_binarize_keeps_names_weights_and_keys() -> None:
+    torch.manual_seed(0)
+    net = Net()
+    before, parameters = copy.deepcopy(net.state_dict()), {name: id(p) for name, p in net.named_parameters()}
+    assert binarize_(net, weight_quantizer="sign") is net
+    assert {name for name, _ in binary_layers(net)} == {"stem", "block.first", "block.second", "head"}
+    after = net.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[key], before[key]) for key in before)
+    assert {name: id(p) for name, p in net.named_parameters()} == parameters  # an optimizer made before still holds
+    twin = Net()
+    twin.load_state_dict(after)
+
+
+def test_a_shared_layer_stays_one_layer() -> None:
+    net = binarize_(Net(), weight_quantizer="sign")
+    assert net.again is net.block.first
+    assert isinstance(net.again, BinaryLinear)
+
+
+def test_where_chooses_by_name_and_module() -> None:
+    net = binarize_(Net(), where=lambda name, layer: name.startswith("block.") and layer.bias is None)
+    assert [name for name, _ in binary_layers(net)] == ["block.second"]
+    assert type(net.stem) is nn.Linear
+
+
+def test_the_first_binarized_layer_keeps_real_inputs() -> None:
+    net = binarize_(Net(), input_quantizer="ste_sign")
+    assert [layer.input_quantizer is not None for _, layer in binary_layers(net)] == [False, True, True, True]
+
+
+def test_each_layer_gets_its_own_copy_of_a_quantizer_object() -> None:
+    net = binarize_(Net(), weight_quantizer=Sign(0.5))
+    quantizers = [layer.weight_quantizer for _, layer in binary_layers(net)]
+    assert len({id(quantizer) for quantizer in quantizers}) == 4
+    assert all(isinstance(q, Sign) and q.value == 0.5 for q in quantizers)
+
+
+def test_layers_with_one_generator_draw_different_bytes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    net = nn.Sequential(nn.Linear(16, 16, bias=False), nn.Linear(16, 16, bias=False))
+    nn.init.zeros_(net[0].weight)
+    nn.init.zeros_(net[1].weight)
+    binarize_(net, weight_quantizer=Stochastic(generator=generator))
+    first, second = (layer.effective_weight() for _, layer in binary_layers(net))
+    assert not torch.equal(first, second)
+    generator.manual_seed(0)
+    assert torch.equal(net[0].effective_weight(), first)  # and it is the generator that was passed
+
+
+def test_binarize_keeps_the_training_flag() -> None:
+    net = Net().eval()
+    net.head.train()
+    binarize_(net)
+    assert [net.stem.training, net.block.first.training, net.head.training] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Sequential(nn.ReLU()), "nothing to binarize"),
+        (nn.Linear(2, 2), "wrap a lone layer"),
+        (nn.Sequential(BinaryLinear(2, 2)), "nothing to binarize"),
+    ],
+    ids=["no linear", "lone linear", "binary already"],
+)
+def test_nothing_to_binarize_is_an_error(model: nn.Module, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        binarize_(model)
+
+
+def test_a_filter_that_chooses_nothing_is_an_error_and_changes_nothing() -> None:
+    net = Net()
+    with pytest.raises(UsageError, match="nothing to binarize"):
+        binarize_(net, where=lambda name, layer: False)
+    assert type(net.stem) is nn.Linear
+
+
+def test_a_layer_whose_weight_is_computed_is_refused() -> None:
+    net = nn.Sequential(nn.Linear(4, 4))
+    prune.random_unstructured(net[0], "weight", amount=0.5)
+    with pytest.raises(UsageError, match="layer '0': its weight is computed from other parameters"):
+        binarize_(net)
+
+
+def test_tied_weights_stay_tied_and_are_optimized_once() -> None:
+    net = nn.Sequential(nn.Linear(5, 5, bias=False), nn.ReLU(), nn.Linear(5, 5, bias=False))
+    net[2].weight = net[0].weight
+    binarize_(net, weight_quantizer="sign")
+    assert net[2].weight is net[0].weight
+    assert [len(group["params"]) for group in latent_groups(net, lr=0.1)] == [1]
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors is in prototype stage:UserWarning")
+def test_the_fused_path_of_a_transformer_does_not_pass_the_quantizers_by() -> None:
+    """In eval mode without gradients torch's encoder layer reads `linear1.weight` itself, the latent one."""
+    torch.manual_seed(0)
+    net = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True), 2)
+    binarize_(net, weight_quantizer="sign")
+    x, padded = numbers(3, 5, 8), torch.tensor([[False] * 5, [False] * 4 + [True], [False] * 5])
+    with torch.no_grad():
+        for mask in (None, padded):
+            expected = net.train()(x, src_key_padding_mask=mask)
+            torch.testing.assert_close(net.eval()(x, src_key_padding_mask=mask), expected)
+
+
+@pytest.mark.parametrize("name", WEIGHT_QUANTIZERS)
+def test_a_foreign_model_learns_in_its_own_loop_and_stays_in_the_clip(name: str) -> None:
+    torch.manual_seed(0)
+    net = binarize_(
+        nn.Sequential(nn.Linear(8, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 2)),
+        weight_quantizer=name,
+        where=lambda name, layer: name != "3",
+    )
+    optimizer = clip_latents_(torch.optim.Adam(latent_groups(net, lr=0.05)))
+    x = numbers(400, 8)
+    y = (x @ sign(numbers(8, seed=1)) > 0).long()
+    for _ in range(60):
+        optimizer.zero_grad()
+        F.cross_entropy(net(x), y).backward()
+        optimizer.step()
+    assert float(net[0].weight.detach().abs().max()) <= 1
+    assert float((net.eval()(x).argmax(1) == y).double().mean()) > 0.9
+
+
+def test_a_binary_model_can_be_copied_and_moved() -> None:
+    net = binarize_(Net(), weight_quantizer="sign").eval()
+    twin = copy.deepcopy(net).double()
+    x = numbers(3, 4)
+    torch.testing.assert_close(twin(x.double()).float(), net(x), atol=1e-4, rtol=1e-4)
+
+
+def test_unknown_quantizers_are_refused_before_anything_is_replaced() -> None:
+    net = Net()
+    with pytest.raises(UnknownNameError, match="did you mean 'stochastic'"):
+        binarize_(net, weight_quantizer="stochastik")
+    assert type(net.stem) is nn.Linear
+
+
+# ----------------------------------------------------------------------------------------------- convolutional models
+class ConvBlock(nn.Module):
+    """A residual block, an encoder and a decoder: every kind of layer that is replaced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, stride=2, padding="valid", bias=True)
+        self.norm = nn.BatchNorm2d(4)
+        self.depthwise = nn.Conv2d(4, 4, 3, padding=1, groups=4, dilation=1, bias=False, padding_mode="reflect")
+        self.up = nn.ConvTranspose2d(4, 2, 2, stride=2, groups=2, output_padding=1)
+        self.head = nn.Linear(2, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.stem(x)))
+        return self.head(self.up(x + self.depthwise(x)).mean((2, 3)))
+
+
+def test_a_convolutional_model_becomes_binary_layer_by_layer() -> None:
+    torch.manual_seed(0)
+    net, x = ConvBlock().eval(), numbers(2, 3, 9, 9)
+    state = copy.deepcopy(net.state_dict())
+    assert binarize_(net, weight_quantizer="sign") is net
+    kinds = {name: type(layer) for name, layer in binary_layers(net)}
+    assert kinds == {
+        "stem": BinaryConv2d,
+        "depthwise": BinaryConv2d,
+        "up": BinaryConvTranspose2d,
+        "head": BinaryLinear,
+    }
+    after = net.state_dict()
+    assert list(after) == list(state)
+    assert all(torch.equal(after[key], state[key]) for key in state)
+    twin = ConvBlock().eval()
+    twin.load_state_dict({key: sign(v) if v.dim() > 1 else v for key, v in state.items()})
+    torch.testing.assert_close(net(x), twin(x))
+
+
+def test_the_first_convolution_keeps_real_inputs() -> None:
+    net = binarize_(ConvBlock(), input_quantizer="ste_sign")
+    assert [layer.input_quantizer is not None for _, layer in binary_layers(net)] == [False, True, True, True]
+    assert net(numbers(2, 3, 9, 9)).shape == (2, 5)
+
+
+def test_only_convolutions_can_be_chosen() -> None:
+    net = binarize_(ConvBlock(), where=lambda name, layer: isinstance(layer, nn.Conv2d))
+    assert [name for name, _ in binary_layers(net)] == ["stem", "depthwise"]
+    assert type(net.up) is nn.ConvTranspose2d
+
+
+def test_the_value_of_each_convolution_follows_its_own_fans() -> None:
+    net = binarize_(ConvBlock(), weight_quantizer="sign", value="glorot")
+    bounds = [layer.weight_quantizer.latent_bound for _, layer in binary_layers(net)]  # type: ignore[union-attr]
+    fans = [9 * (4 + 3), 9 * (4 + 1), 4 * (2 + 2), 5 + 2]
+    assert bounds == pytest.approx([(1.5 / fan) ** 0.5 for fan in fans])

@@ -1,0 +1,115 @@
+"""`BinaryLinear`, and what all binary layers share."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from onebit.errors import UsageError
+from onebit.layers import BinaryLinear, binary_layers, glorot_bound
+from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, Sign, SteSign, sign
+
+
+def numbers(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("weight", [*WEIGHT_QUANTIZERS, None])
+@pytest.mark.parametrize("inputs", [*INPUT_QUANTIZERS, None])
+@pytest.mark.parametrize("bias", [True, False])
+def test_forward_is_a_product_with_the_weight_that_ships(weight: str | None, inputs: str | None, bias: bool) -> None:
+    layer = BinaryLinear(7, 5, bias, weight_quantizer=weight, input_quantizer=inputs).eval()
+    x = numbers(3, 7)
+    shipped = layer.weight if weight is None else layer.binary_weight().dense()
+    expected = F.linear(x if inputs is None else sign(x), shipped, layer.bias)
+    assert torch.equal(layer(x), expected)
+
+
+def test_the_fixed_weight_of_a_test_mode_takes_the_place_of_the_quantizer() -> None:
+    layer = BinaryLinear(3, 2)
+    layer.fixed_weight = torch.full((2, 3), 0.25)
+    assert layer(torch.ones(1, 3)).tolist() == [[0.75, 0.75]]
+    assert list(layer.state_dict()) == ["weight"]
+
+
+@pytest.mark.parametrize("shape", [(64, 32), (8, 4, 3, 3)])
+def test_glorot_bound_is_the_formula_of_the_reference_code(shape: tuple[int, ...]) -> None:
+    fan_out, fan_in = shape[0] * math.prod(shape[2:]), math.prod(shape[1:])
+    assert glorot_bound(torch.empty(shape)) == pytest.approx(math.sqrt(1.5 / (fan_in + fan_out)), rel=1e-12)
+
+
+@pytest.mark.parametrize("value", [0.5, "glorot"])
+@pytest.mark.parametrize("name", ["sign", "stochastic"])
+def test_value_sets_the_two_values_and_the_bound(name: str, value: float | str) -> None:
+    layer = BinaryLinear(9, 4, weight_quantizer=name, value=value).eval()
+    number = math.sqrt(1.5 / 13) if value == "glorot" else 0.5
+    weight = layer.effective_weight()
+    assert torch.equal(weight.abs(), torch.full((4, 9), number))
+    assert layer.weight_quantizer is not None
+    assert layer.weight_quantizer.latent_bound == pytest.approx(number)
+
+
+@pytest.mark.parametrize("quantizer", ["sign", Sign, Sign()], ids=["name", "class", "object"])
+def test_a_name_a_class_or_an_object_names_a_quantizer(quantizer: str | Sign | type[Sign]) -> None:
+    layer = BinaryLinear(3, 2, weight_quantizer=quantizer)
+    assert type(layer.weight_quantizer) is Sign
+    assert torch.equal(layer(torch.eye(3)).t(), sign(layer.weight))
+
+
+@pytest.mark.parametrize("quantizer", ["ste_sign", SteSign, SteSign()], ids=["name", "class", "object"])
+def test_the_same_holds_for_inputs(quantizer: str | SteSign | type[SteSign]) -> None:
+    assert type(BinaryLinear(3, 2, input_quantizer=quantizer).input_quantizer) is SteSign
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weight_quantizer": "sgn"}, "unknown weight quantizer 'sgn'; did you mean 'sign'?"),
+        ({"input_quantizer": "stesign"}, "unknown input quantizer 'stesign'; did you mean 'ste_sign'?"),
+        ({"input_quantizer": "stochastic"}, "unknown input quantizer 'stochastic'"),
+        ({"value": "glorto"}, "value must be a positive number or 'glorot', got 'glorto'"),
+        ({"value": 0.0}, "value must be a positive number or 'glorot', got 0.0"),
+        ({"value": math.nan}, "value must be a positive number"),
+        ({"weight_quantizer": "ste_sign", "value": 0.5}, "SteSign is ±1 only: leave value at 1, got 0.5"),
+        ({"weight_quantizer": Sign(), "value": 0.5}, "value=0.5 goes with the name of a quantizer; Sign"),
+    ],
+)
+def test_wrong_options_are_one_clear_line(options: dict, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        BinaryLinear(3, 2, **options)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_layer_with_real_weights_has_no_binary_weight() -> None:
+    layer = BinaryLinear(3, 2, weight_quantizer=None)
+    with pytest.raises(UsageError, match="has real weights"):
+        layer.binary_weight()
+    assert list(binary_layers(nn.Sequential(layer))) == []
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_state_dict_is_that_of_the_plain_twin(bias: bool) -> None:
+    binary, plain = BinaryLinear(4, 3, bias), nn.Linear(4, 3, bias)
+    assert list(binary.state_dict()) == list(plain.state_dict())
+    binary.load_state_dict(plain.state_dict())
+    back = nn.Linear(4, 3, bias)
+    back.load_state_dict(binary.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(back.parameters(), plain.parameters(), strict=True))
+
+
+def test_gradients_reach_latent_bias_and_input() -> None:
+    layer, x = BinaryLinear(4, 3, True, weight_quantizer="sign", input_quantizer="ste_sign"), numbers(2, 4) / 4
+    x.requires_grad_()
+    out = layer(x)
+    incoming = numbers(*out.shape, seed=1)
+    out.backward(incoming)
+    assert layer.weight.grad is not None
+    assert x.grad is not None
+    torch.testing.assert_close(layer.weight.grad, incoming.t() @ sign(x))
+    torch.testing.assert_close(x.grad, incoming @ sign(layer.weight) * (x.detach().abs() <= 1))
+    torch.testing.assert_close(layer.bias.grad, incoming.sum(0))

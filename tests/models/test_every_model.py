@@ -1,0 +1,238 @@
+"""What every model of the table promises; a new line of the table needs a small form in `small_models`, no more."""
+
+from __future__ import annotations
+
+import operator
+import re
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small_models import FORMS, images, quantizes_inputs, weight_layers
+from torch import Tensor, fx, nn
+
+from onebit.errors import UnknownNameError, UsageError
+from onebit.layers import BinaryLayer, InputCoding, binary_layers
+from onebit.metrics import summary
+from onebit.models import MLP, MODELS, create_model
+from onebit.recipe import ModelRecipe
+from onebit.train.build import build_model
+
+KINDS = {
+    "binary weights": {"weight_quantizer": "sign", "input_quantizer": None},
+    "binary weights and inputs": {"weight_quantizer": "ste_sign", "input_quantizer": "ste_sign"},
+    "real": {"weight_quantizer": None, "input_quantizer": None},
+}
+PLAIN = (nn.Conv2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d, nn.AvgPool2d)
+PLAIN += (nn.AdaptiveAvgPool2d, nn.Flatten, nn.Dropout, nn.Identity, InputCoding)
+each_form = pytest.mark.parametrize("form", FORMS)
+each_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def build(form: str, kind: str = "binary weights", **options: Any) -> nn.Module:
+    name, small = FORMS[form]
+    torch.manual_seed(0)
+    return create_model(name, **small, **KINDS[kind], **options)
+
+
+def settled(form: str, kind: str = "binary weights", **options: Any) -> nn.Module:
+    """A model in eval mode whose BatchNorms have seen images: before, deep binary nets overflow."""
+    model = build(form, kind, norm_momentum=1.0, **options)
+    model(images(model))
+    return model.eval()
+
+
+def test_every_model_has_a_small_form() -> None:
+    assert {name for name, _ in FORMS.values()} == MODELS.keys()
+
+
+@each_form
+@each_kind
+def test_uint8_images_in_logits_out_and_every_parameter_learns(form: str, kind: str) -> None:
+    model = build(form, kind, classes=10)
+    assert isinstance(next(m for m in model.modules() if not any(m.children())), InputCoding)
+    logits = model(images(model))
+    assert logits.shape == (6, 10)
+    assert logits.dtype == torch.float32
+    F.cross_entropy(logits, torch.arange(6)).backward()
+    still = [
+        n for n, p in model.named_parameters() if p.grad is None or not bool(p.grad.isfinite().all() & p.grad.any())
+    ]
+    assert still == []
+
+
+@each_form
+def test_the_number_of_classes_is_a_setting(form: str) -> None:
+    model = settled(form, classes=100)
+    assert model(images(model, 2)).shape == (2, 100)
+
+
+@each_form
+def test_the_full_precision_twin_is_plain_torch_with_the_same_keys(form: str) -> None:
+    twin = build(form, "real")
+    assert not any(isinstance(layer, BinaryLayer) for layer in twin.modules())
+    shapes = {key: value.shape for key, value in twin.state_dict().items()}
+    for kind in KINDS:
+        model = build(form, kind)
+        assert {key: value.shape for key, value in model.state_dict().items()} == shapes
+        assert list(model.state_dict()) == list(shapes)
+    # with the signs as its weights the twin computes what the binary net does
+    model = settled(form)
+    assert {name for name, _ in binary_layers(model)} == {
+        name for name, layer in model.named_modules() if layer in weight_layers(model) and not is_real(form, name)
+    }
+    state = model.state_dict()
+    for name, layer in binary_layers(model):
+        state[f"{name}.weight"] = layer.effective_weight().detach()
+        assert bool((state[f"{name}.weight"].abs() == 1).all())
+    twin.load_state_dict(state)
+    x = images(model)
+    assert torch.equal(twin.eval()(x), model(x))
+
+
+def is_real(form: str, name: str) -> bool:
+    """The shortcuts of Bi-Real net are real."""
+    return "bireal" in form and "downsample" in name
+
+
+@each_form
+def test_every_input_but_the_first_is_a_sign_of_numbers_of_both_signs(form: str) -> None:
+    """A ReLU before a sign would leave +1 alone."""
+    model = build(form, "binary weights and inputs")
+    seen: dict[str, Tensor] = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, BinaryLayer):
+            layer.register_forward_hook(lambda layer, inputs, _, name=name: seen.__setitem__(name, inputs[0].detach()))
+    model(images(model))
+    first, *others = weight_layers(model)
+    assert not quantizes_inputs(first)
+    names = {layer: name for name, layer in model.named_modules()}
+    assert all(quantizes_inputs(layer) for layer in others if not is_real(form, names[layer]))
+    assert all(float(seen[names[layer]].min()) < 0 for layer in others if quantizes_inputs(layer))
+
+
+@each_form
+def test_the_first_and_the_last_layer_can_stay_real(form: str) -> None:
+    model = settled(form, "binary weights and inputs", real_first=True, real_last=True)
+    first, *middle, last = weight_layers(model)
+    assert type(first) in (nn.Conv2d, nn.Linear)
+    assert type(last) in (nn.Conv2d, nn.Linear)
+    assert any(isinstance(layer, BinaryLayer) for layer in middle)
+    assert model(images(model, 2)).isfinite().all()
+
+
+@each_form
+def test_the_same_seed_gives_the_same_model(form: str) -> None:
+    first, second = build(form).state_dict(), build(form).state_dict()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    torch.manual_seed(1)
+    name, small = FORMS[form]
+    other = create_model(name, **small, **KINDS["binary weights"]).state_dict()
+    assert not all(torch.equal(first[key], other[key]) for key in first)
+
+
+@each_form
+@pytest.mark.parametrize("kind", ["binary weights and inputs", "real"])
+def test_torch_fx_sees_nothing_but_plain_operations(form: str, kind: str) -> None:
+    class Tracer(fx.Tracer):
+        def is_leaf_module(self, m: nn.Module, name: str) -> bool:
+            return isinstance(m, (BinaryLayer, InputCoding)) or super().is_leaf_module(m, name)
+
+    model = settled(form, kind)
+    graph = Tracer().trace(model)
+    modules = [model.get_submodule(str(node.target)) for node in graph.nodes if node.op == "call_module"]
+    assert {type(layer) for layer in modules if not isinstance(layer, PLAIN)} == set()
+    functions = {node.target for node in graph.nodes if node.op == "call_function"}
+    assert functions <= {operator.add, operator.getitem, F.pad}
+    assert {node.op for node in graph.nodes} <= {"placeholder", "call_module", "call_function", "output"}
+    x = images(model, 2)
+    assert torch.equal(fx.GraphModule(model, graph)(x), model(x))
+
+
+@each_form
+def test_the_summary_counts_every_parameter(form: str) -> None:
+    model = build(form)
+    table = summary(model)
+    total = table.total("binary_weights") + table.total("real_parameters")
+    assert total == sum(p.numel() for p in model.parameters())
+    assert all(layer.output_shape for layer in table.layers)
+    assert table.total("binary_weights") == sum(layer.weight.numel() for _, layer in binary_layers(model))
+
+
+@each_form
+def test_standardised_pixels_and_the_settings_of_the_parts_arrive(form: str) -> None:
+    channels = FORMS[form][1]["input_shape"][0]
+    model = build(
+        form,
+        "binary weights and inputs",
+        coding="standardise",
+        mean=[120.0] * channels,
+        std=[60.0] * channels,
+        norm_eps=1e-4,
+        norm_momentum=0.2,
+        norm_affine=False,
+        padding_value=1,
+        init="uniform",
+    )
+    assert "coding.mean" in model.state_dict()
+    norms = [m for m in model.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))]
+    assert {(norm.eps, norm.momentum, norm.affine) for norm in norms} == {(1e-4, 0.2, False)}
+    first, *convs = [layer for layer in weight_layers(model) if isinstance(layer, nn.Conv2d)] or [None]
+    # pixels are no ±1: their border stays zero
+    assert getattr(first, "padding_value", 0) == 0
+    assert {layer.padding_value for layer in convs if quantizes_inputs(layer)} <= {1}
+    latents = [layer.weight for _, layer in binary_layers(model)]
+    assert all(0.5 < float(latent.detach().abs().max()) <= 1 for latent in latents if latent.numel() > 50)
+    assert model.eval()(images(model, 2)).isfinite().all()
+
+
+@each_form
+def test_a_recipe_builds_it(form: str) -> None:
+    name, small = FORMS[form]
+    options = {key: value for key, value in small.items() if key != "input_shape"}
+    recipe = ModelRecipe(name=name, **KINDS["binary weights and inputs"], coding="standardise", **options)
+    model = build_model(recipe, input_shape=small["input_shape"], classes=7).eval()
+    assert model(images(model, 2)).shape == (2, 7)
+
+
+@each_form
+def test_an_image_of_one_pixel_is_taken_or_refused_in_one_line(form: str) -> None:
+    name, small = FORMS[form]
+    try:
+        model = create_model(name, **small | {"input_shape": (3, 1, 1)}, **KINDS["real"])
+    except UsageError as error:
+        refusal = str(error)
+    else:
+        assert name in ("mlp", "nin") or name.startswith("resnet")
+        assert model.eval()(images(model)).isfinite().all()
+        return
+    assert re.fullmatch(rf"{name} on 3×1×1: (\w+ \d+×\d+×\d+, )*\w+ needs at least (\d+)×\2", refusal)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"bireall": True}, "model '{}' takes no option 'bireall'"),
+        (
+            {"input_shape": (32, 32)},
+            "input_shape must be (channels, height, width), three positive numbers, got (32, 32)",
+        ),
+        ({"input_shape": (3, 0, 32)}, "three positive numbers, got (3, 0, 32)"),
+        ({"weight_quantizer": "stochastik"}, "did you mean 'stochastic'?"),
+        ({"init": "unifrom"}, "init must be 'uniform' or 'default', got 'unifrom'"),
+        ({"coding": "intger"}, "did you mean 'integer'?"),
+    ],
+)
+def test_wrong_options_are_one_clear_line(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught, torch.device("meta"):
+        create_model(name, **{"weight_quantizer": "sign", "input_shape": (3, 32, 32), "classes": 10} | options)
+    assert message.format(name) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_model_is_refused_and_a_class_is_taken() -> None:
+    with pytest.raises(UnknownNameError, match="unknown model 'mpl'; did you mean 'mlp'"):
+        create_model("mpl")
+    assert isinstance(create_model(MLP, widths=(4, 2)), MLP)

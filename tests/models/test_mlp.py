@@ -1,0 +1,112 @@
+"""The MLP's own settings, and the same net written in torch.nn alone."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import pytest
+import torch
+from small_models import images
+from torch import nn
+
+from onebit.errors import UsageError
+from onebit.layers import BinaryLinear, binary_layers
+from onebit.models import MLP, create_model
+from onebit.quantizers import WEIGHT_QUANTIZERS
+
+
+def plain_mlp() -> nn.Module:
+    layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
+    for i, (inputs, outputs) in enumerate([(64, 24), (24, 16), (16, 4)], 1):
+        layers[f"linear{i}"] = nn.Linear(inputs, outputs, bias=False)
+        layers[f"norm{i}"] = nn.BatchNorm1d(outputs)
+        if i < 3:
+            layers[f"relu{i}"] = nn.ReLU()
+    return nn.Sequential(layers)
+
+
+@pytest.mark.parametrize("quantizer", [*WEIGHT_QUANTIZERS, None])
+@pytest.mark.parametrize("inputs", ["ste_sign", None])
+def test_its_state_loads_into_the_net_written_in_torch_alone_and_back(
+    quantizer: str | None, inputs: str | None
+) -> None:
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"weight_quantizer": quantizer, "input_quantizer": inputs}
+    model, twin = MLP((64, 24, 16, 4), **options), plain_mlp()
+    assert list(model.state_dict()) == list(twin.state_dict())
+    twin.load_state_dict(model.state_dict())
+    back = MLP((64, 24, 16, 4), **options)
+    back.load_state_dict(twin.state_dict())
+    x = images(model)
+    assert torch.equal(back.eval()(x), model.eval()(x))
+
+
+def test_the_real_model_computes_what_the_plain_twin_does() -> None:
+    model, twin = MLP((64, 24, 16, 4), weight_quantizer=None).eval(), plain_mlp().eval()
+    twin.load_state_dict(model.state_dict())
+    x = images(model)
+    assert torch.equal(model(x), twin(2 * x.float() - 255))
+
+
+@pytest.mark.parametrize("value", [1.0, 0.25, "glorot"])
+def test_uniform_latents_fill_the_range_of_the_clip(value: float | str) -> None:
+    torch.manual_seed(0)
+    layer: Any = MLP((64, 400, 4), value=value).linear1
+    relative = layer.weight.detach() / layer.weight_quantizer.latent_bound
+    assert float(relative.abs().max()) <= 1
+    assert float(relative.abs().max()) > 0.99
+    assert float(relative.square().mean()) == pytest.approx(1 / 3, rel=0.03)
+
+
+def test_default_latents_are_those_of_torch() -> None:
+    torch.manual_seed(0)
+    layer: Any = MLP((64, 24, 4), init="default").linear1
+    torch.manual_seed(0)
+    assert torch.equal(layer.weight, nn.Linear(64, 24, bias=False).weight)
+
+
+def test_real_last_keeps_real_weights_and_inputs_in_the_last_layer_only() -> None:
+    model: Any = MLP((64, 24, 4), real_last=True, input_quantizer="ste_sign")
+    assert [name for name, _ in binary_layers(model)] == ["linear1"]
+    assert type(model.linear2) is nn.Linear
+    assert isinstance(model.linear1, BinaryLinear)
+    # no sign follows, so that a ReLU stands there as in the full-precision twin
+    assert isinstance(model.relu1, nn.ReLU)
+
+
+def test_batch_norm_settings_arrive() -> None:
+    model: Any = MLP((64, 24, 4), norm_eps=1e-4, norm_momentum=0.15, norm_affine=False)
+    for norm in (model.norm1, model.norm2):
+        assert (norm.eps, norm.momentum, norm.affine) == (1e-4, 0.15, False)
+
+
+def test_dropout_stands_after_the_activation_and_on_the_input() -> None:
+    names = [name for name, _ in MLP((64, 24, 4), dropout=0.5, input_dropout=0.2).named_children()]
+    assert names == [
+        "coding", "input_dropout", "flatten", "linear1", "norm1", "relu1", "dropout1", "linear2", "norm2",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("width", "shape"), [(784, (1, 28, 28)), (64, (1, 8, 8)), (12, (1, 1, 12))])
+def test_the_input_shape_follows_from_the_first_width(width: int, shape: tuple[int, int, int]) -> None:
+    assert MLP((width, 2)).input_shape == shape
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"widths": (64,)}, "widths needs at least input and output"),
+        ({"widths": (64, 0, 4)}, "all positive"),
+        ({"widths": (64, 4), "input_shape": (1, 28, 28)}, "the first width is 64, but an input of shape (1, 28, 28)"),
+        ({"widths": (64, 4), "classes": 10}, "the last width is 4, but there are 10 classes"),
+        ({"dropout": 1.5}, "model 'mlp': dropout probability has to be between 0 and 1"),
+        ({"dropout": 0.1, "input_quantizer": "ste_sign"}, "dropout zeroes a unit before its sign"),
+        ({"stem": "cifar"}, "model 'mlp' takes no option 'stem'"),
+    ],
+)
+def test_wrong_options_are_one_clear_line(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        create_model("mlp", **options)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
