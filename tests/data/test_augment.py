@@ -1,46 +1,107 @@
-"""Random crop and mirror: every output is a window of the padded image, by the stated law, from the rng alone."""
+"""Random crop, mirror and cutout: every output is what the definition makes of one image, from the rng alone."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from onebit.data import Augmentation, augment_images
+from onebit.data import Augmentation, TrainingImages, augment_images
+from onebit.data.augment import LARGEST_LOG_RATIO
+from onebit.data.resizing import resized_crops
 from onebit.errors import UsageError
 
 
-def one_by_one(images: np.ndarray, padding: int, flip: bool, rng: np.random.Generator) -> np.ndarray:
+def one_by_one(images: np.ndarray, augmentation: Augmentation, rng: np.random.Generator) -> np.ndarray:
     """The documented meaning, an image at a time, with the documented order of draws."""
     count, _, height, width = images.shape
-    top, left = np.zeros(count, int), np.zeros(count, int)
+    padding, side = augmentation.crop_padding, augmentation.cutout
+    crops, (top, left), coins = np.zeros((count, 4)), np.zeros((2, count), int), np.zeros(count, bool)
+    if augmentation.min_area:
+        low, high = [augmentation.min_area, -LARGEST_LOG_RATIO, 0, 0], [1, LARGEST_LOG_RATIO, 1, 1]
+        crops = np.stack([[rng.uniform(a, b) for a, b in zip(low, high, strict=True)] for _ in range(count)] or [low])
     if padding:
         top, left = rng.integers(0, 2 * padding + 1, (2, count))
-    coins = np.asarray(rng.random(count) < 0.5 if flip else np.zeros(count, bool))
+    if augmentation.flip:
+        coins = rng.random(count) < 0.5
+    rows, columns = (rng.integers(0, size, count) if side else np.zeros(count, int) for size in (height, width))
     result = np.zeros_like(images)
-    for n, c, y, x in np.ndindex(images.shape):
-        column = width - 1 - x if coins[n] else x
-        from_y, from_x = y + top[n] - padding, column + left[n] - padding
-        if 0 <= from_y < height and 0 <= from_x < width:
-            result[n, c, y, x] = images[n, c, from_y, from_x]
+    mode = {"zero": "constant", "reflect": "reflect"}[augmentation.padding_mode]
+    for n, image in enumerate(images):
+        if augmentation.min_area:
+            image = resized_crops(image.transpose(1, 2, 0)[None], crops[n : n + 1])[0].transpose(2, 0, 1)
+        padded = np.pad(image, ((0, 0), (padding, padding), (padding, padding)), mode)  # type: ignore[call-overload]
+        window = padded[:, top[n] : top[n] + height, left[n] : left[n] + width]
+        result[n] = window[..., ::-1] if coins[n] else window
+        for y, x in np.ndindex(height, width):
+            if side and 0 <= y - rows[n] + side // 2 < side and 0 <= x - columns[n] + side // 2 < side:
+                result[n, :, y, x] = 0
     return result
 
 
-@given(
-    shape=st.tuples(st.integers(0, 5), st.integers(1, 3), st.integers(1, 6), st.integers(1, 6)),
-    padding=st.integers(0, 3),
+AUGMENTATIONS = st.builds(
+    Augmentation,
+    crop_padding=st.integers(0, 3),
     flip=st.booleans(),
-    seed=st.integers(0, 2**32),
-)
+    padding_mode=st.sampled_from(["zero", "reflect"]),
+    cutout=st.integers(0, 5),
+) | st.builds(Augmentation, flip=st.booleans(), cutout=st.integers(0, 3), min_area=st.floats(0.05, 1))
+SHAPES = st.tuples(st.integers(0, 5), st.sampled_from([1, 3]), st.integers(1, 6), st.integers(1, 6))
+
+
+@settings(deadline=None)
+@given(shape=SHAPES, augmentation=AUGMENTATIONS, seed=st.integers(0, 2**32))
 def test_equals_the_loop_over_single_images(
-    shape: tuple[int, int, int, int], padding: int, flip: bool, seed: int
+    shape: tuple[int, int, int, int], augmentation: Augmentation, seed: int
 ) -> None:
+    assume(augmentation.padding_mode == "zero" or augmentation.crop_padding < min(shape[2:]))
     images = np.random.default_rng(seed + 1).integers(1, 256, shape).astype(np.uint8)
     before = images.copy()
-    got = augment_images(images, Augmentation(padding, flip), rng=np.random.default_rng(seed))
+    got = augment_images(images, augmentation, rng=np.random.default_rng(seed))
     assert got.dtype == np.uint8
-    np.testing.assert_array_equal(got, one_by_one(images, padding, flip, np.random.default_rng(seed)))
+    np.testing.assert_array_equal(got, one_by_one(images, augmentation, np.random.default_rng(seed)))
+    np.testing.assert_array_equal(images, before)
+
+
+@settings(deadline=None)
+@given(
+    shape=SHAPES,
+    augmentation=AUGMENTATIONS,
+    seed=st.integers(0, 2**32),
+    sizes=st.lists(st.integers(0, 9), min_size=1, max_size=3),
+    channels_last=st.booleans(),
+    nhwc=st.booleans(),
+    part=st.builds(slice, st.integers(-3, 3), st.integers(0, 9) | st.none()),
+)
+def test_batches_of_a_training_set_are_the_same(
+    shape: tuple[int, int, int, int],
+    augmentation: Augmentation,
+    seed: int,
+    sizes: list[int],
+    channels_last: bool,
+    nhwc: bool,
+    part: slice,
+) -> None:
+    assume(augmentation.padding_mode == "zero" or augmentation.crop_padding < min(shape[2:]))
+    choice = np.random.default_rng(seed + 1)
+    images = choice.integers(1, 256, shape).astype(np.uint8)
+    before = images.copy()
+    if nhwc:
+        images = np.ascontiguousarray(images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    training = TrainingImages(images, augmentation, channels_last=channels_last)
+    rng, same = np.random.default_rng(seed), np.random.default_rng(seed)
+    made = []
+    for size in sizes:  # working memory is used again by larger and smaller batches
+        indices = choice.integers(0, shape[0], size if shape[0] else 0)
+        got = training.batch(indices, rng, part=part)
+        whole = augment_images(images[indices], augmentation, rng=same)
+        assert (got.transpose(0, 2, 3, 1) if channels_last else got).flags.c_contiguous
+        made.append((got, whole[part]))
+    for got, expected in made:  # no batch lies in the memory of another
+        np.testing.assert_array_equal(got, expected)
     np.testing.assert_array_equal(images, before)
 
 
@@ -80,6 +141,52 @@ def test_nothing_asked_gives_the_images_and_draws_nothing() -> None:
     assert rng.bit_generator.state == state
 
 
-def test_negative_padding_is_refused() -> None:
-    with pytest.raises(UsageError, match="crop_padding=-1: expected 0 or more pixels"):
-        Augmentation(crop_padding=-1)
+def test_draws_and_values_are_those_of_earlier_versions() -> None:
+    images = np.arange(4 * 3 * 5 * 5, dtype=np.uint8).reshape(4, 3, 5, 5)
+    rng = np.random.default_rng(7)
+    top, left = rng.integers(0, 5, (2, 4))
+    coins = rng.random(4) < 0.5
+    got = augment_images(images, Augmentation(2, True), rng=np.random.default_rng(7))
+    for n in range(4):
+        window = np.pad(images[n], ((0, 0), (2, 2), (2, 2)))[:, top[n] : top[n] + 5, left[n] : left[n] + 5]
+        np.testing.assert_array_equal(got[n], window[..., ::-1] if coins[n] else window)
+
+
+def test_the_cut_square_is_where_it_was_drawn_and_ends_at_the_border() -> None:
+    white = np.full((4000, 3, 8, 8), 255, np.uint8)
+    cut = augment_images(white, Augmentation(cutout=4), rng=np.random.default_rng(0))[:, 0] == 0
+    areas, counts = np.unique(cut.sum(axis=(1, 2)), return_counts=True)
+    # sides of 4 but for centres 0, 1 and 7, where it is 2, 3 and 3: the products of two of these
+    assert areas.tolist() == [4, 6, 8, 9, 12, 16]
+    assert counts[areas == 16] / 4000 == pytest.approx((5 / 8) ** 2, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"crop_padding": -1}, "crop_padding=-1: expected 0 or more pixels"),
+        ({"cutout": -2}, "cutout=-2: expected 0 or more pixels"),
+        ({"padding_mode": "edge"}, "padding_mode='edge': expected zero or reflect"),
+        ({"min_area": 0}, "min_area=0: expected more than 0 and at most 1"),
+        ({"min_area": 1.5}, "min_area=1.5: expected more than 0"),
+        ({"min_area": 0.5, "crop_padding": 1}, "two ways to crop"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(options: dict[str, object], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        replace(Augmentation(), **options)  # type: ignore[arg-type]
+
+
+def test_images_too_small_to_be_reflected_are_refused() -> None:
+    images, augmentation = np.zeros((2, 1, 4, 9), np.uint8), Augmentation(4, padding_mode="reflect")
+    with pytest.raises(UsageError, match="expected at most 3 for images of 4×9 pixels"):
+        augment_images(images, augmentation, rng=np.random.default_rng(0))
+    with pytest.raises(UsageError, match="expected at most 3"):
+        TrainingImages(images, augmentation, channels_last=False)
+
+
+def test_an_index_that_is_no_image_is_refused() -> None:
+    training = TrainingImages(np.zeros((4, 1, 4, 4), np.uint8), Augmentation(1), channels_last=True)
+    for wrong in ([0, 4], [-1, 2]):
+        with pytest.raises(IndexError, match="expected 0 to 3"):
+            training.batch(np.array(wrong), np.random.default_rng(0))

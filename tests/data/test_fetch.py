@@ -22,6 +22,7 @@ def official(tiny: TinyMnist, *mirrors: str) -> OfficialFiles:
         ("mnist", "MNIST/raw"),
         tuple(OfficialFile(file.names, file.gz_sha256) for file in tiny.files),
         mirrors,
+        substitute=", or use the shipped 'mnist-sample'",
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -86,6 +88,30 @@ def test_from_arrays_refuses_labels_without_a_class_and_images_of_two_sizes() ->
         Dataset.from_arrays((images, labels), (images, labels - 1))
     with pytest.raises(DataError, match=r"test images: got shape \(1, 5, 5\), expected \(1, 4, 4\)"):
         Dataset.from_arrays((images, labels), (np.zeros((3, 5, 5), np.uint8), labels))
+
+
+def test_arrays_with_channels_last_are_refused_with_the_way_out() -> None:
+    images, labels = np.zeros((5, 8, 9, 3), np.uint8), np.arange(5) % 2
+    with pytest.raises(DataError, match=r"looks like \(N, H, W, C\); .* pass images.transpose\(0, 3, 1, 2\)"):
+        Dataset.from_arrays((images, labels), (images, labels))
+    turned = images.transpose(0, 3, 1, 2)
+    assert Dataset.from_arrays((turned, labels), (turned, labels)).input_shape == (3, 8, 9)
+
+
+@pytest.mark.parametrize("shape", [(7, 3, 6, 5), (40, 1, 3, 3), (3, 2, 300, 400)])
+def test_channel_statistics_are_exact_and_need_little_memory(shape: tuple[int, ...]) -> None:
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    for values in (images, np.ascontiguousarray(images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)):
+        split = Split(values, np.zeros(shape[0], np.int64))
+        mean, deviation = split.channel_statistics()
+        exact = images.astype(np.float64)
+        assert mean == pytest.approx(exact.mean(axis=(0, 2, 3)), rel=1e-13)
+        assert deviation == pytest.approx(exact.std(axis=(0, 2, 3)), rel=1e-12)
+    large = Split(np.zeros((20_000, 3, 32, 32), np.uint8), np.zeros(20_000, np.int64))
+    tracemalloc.start()
+    assert large.channel_statistics() == ([0, 0, 0], [0, 0, 0])
+    assert tracemalloc.get_traced_memory()[1] < large.images.nbytes / 2
+    tracemalloc.stop()
 
 
 def test_a_split_is_indexed_and_shown_shortly() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from onebit.data.augment import Augmentation, augment_images
+from onebit.data.batches import TrainingImages
 from onebit.data.datasets import DATASETS, FetchedFiles, fetch_dataset, load_dataset
 from onebit.data.fetch import OfficialFile, OfficialFiles, cache_dir, find_or_fetch
-from onebit.data.splits import Dataset, DatasetEntry, Images, Labels, LoadedFiles, Progress, Split, hold_out
+from onebit.data.images import Images, StreamedImages, prefetched, read_batches
+from onebit.data.splits import Dataset, DatasetEntry, Labels, LoadedFiles, Progress, Split, hold_out
 from onebit.data.toy import make_toy
 
 __all__ = [
@@ -21,6 +23,8 @@ __all__ = [
     "OfficialFiles",
     "Progress",
     "Split",
+    "StreamedImages",
+    "TrainingImages",
     "augment_images",
     "cache_dir",
     "fetch_dataset",
@@ -28,4 +32,6 @@ __all__ = [
     "hold_out",
     "load_dataset",
     "make_toy",
+    "prefetched",
+    "read_batches",
 ]

@@ -1,14 +1,21 @@
-"""Random crops and mirrored images, a whole batch at a time, in uint8."""
+"""Random crops, mirrored images and cutout, a whole batch at a time, in uint8."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
+import numpy.typing as npt
 
-from onebit.data.splits import Images
+from onebit.data.images import Images
+from onebit.data.resizing import resized_crops
 from onebit.errors import UsageError
+
+PADDING_MODES = ("zero", "reflect")
+LARGEST_LOG_RATIO = math.log(4 / 3)
+"""Of width and height of a random resized crop."""
 
 
 @dataclass(frozen=True)
@@ -16,45 +23,190 @@ class Augmentation:
     """What is done to a training batch.
 
     Args:
-        crop_padding: pixels of value 0 put on every side before an image-sized window is cut out at random; 0 = none.
+        crop_padding: pixels put on every side before an image-sized window is cut out at random; 0 = none.
         flip: mirror each image left to right with probability 1/2.
+        padding_mode: what the padding holds: "zero", or "reflect" (the image mirrored at its edge pixels).
+        cutout: side of a square of value 0 at a random centre in the image, cut off at its border; 0 = none.
+        min_area: cut out a random part of at least this share of the area, 3:4 to 4:3, and resize it to the whole; None
+            = none. Made image by image, and of streamed files from the undiminished image.
 
     Raises:
-        UsageError: `crop_padding` is negative.
+        UsageError: a size below 0, a share outside (0, 1], an unknown padding, or both kinds of crops.
+
+    Source: cutout: DeVries and Taylor 2017 (arXiv:1708.04552); min_area: Szegedy et al. 2015 (arXiv:1409.4842).
     """
 
     crop_padding: int = 0
     flip: bool = False
+    padding_mode: str = "zero"
+    cutout: int = 0
+    min_area: float | None = None
 
     def __post_init__(self) -> None:
-        if self.crop_padding < 0:
-            raise UsageError(f"crop_padding={self.crop_padding}: expected 0 or more pixels")
+        for name in ("crop_padding", "cutout"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name}={getattr(self, name)}: expected 0 or more pixels")
+        if self.padding_mode not in PADDING_MODES:
+            raise UsageError(f"padding_mode={self.padding_mode!r}: expected {' or '.join(PADDING_MODES)}")
+        if self.min_area is not None:
+            if not 0 < self.min_area <= 1:
+                raise UsageError(f"min_area={self.min_area}: expected more than 0 and at most 1")
+            if self.crop_padding:
+                raise UsageError("min_area and crop_padding are two ways to crop: choose one")
+
+
+class Draws(NamedTuple):
+    """What chance says about the N images of a batch; zeros where the augmentation does not ask.
+
+    crops: (N, 4), see `resizing.crop_box`. top, left: (N,) corner of the window in the padded image. mirrored: (N,)
+    bool. cut_row, cut_column: (N,) centre of the square.
+    """
+
+    crops: npt.NDArray[np.float64]
+    top: npt.NDArray[np.int64]
+    left: npt.NDArray[np.int64]
+    mirrored: npt.NDArray[np.bool_]
+    cut_row: npt.NDArray[np.int64]
+    cut_column: npt.NDArray[np.int64]
+
+    def of(self, part: slice) -> Draws:
+        """The draws of some of the images."""
+        return Draws._make(array[part] for array in self)
+
+
+def draw(augmentation: Augmentation, count: int, *, size: tuple[int, int], rng: np.random.Generator) -> Draws:
+    """Draw for a batch, in this order: crops, rows of the windows, their columns, coins, cut rows, cut columns.
+
+    Args:
+        count: images in the batch.
+        size: height and width of an image.
+        rng: drawn from only for what the augmentation asks.
+    """
+    crops, padding = np.zeros((count, 4)), augmentation.crop_padding
+    top, left, cut_row, cut_column = np.zeros((4, count), np.int64)
+    mirrored = np.zeros(count, np.bool_)
+    if augmentation.min_area is not None:
+        low = [augmentation.min_area, -LARGEST_LOG_RATIO, 0, 0]
+        crops = rng.uniform(low, [1, LARGEST_LOG_RATIO, 1, 1], (count, 4))
+    if padding:
+        top, left = rng.integers(0, 2 * padding + 1, (2, count))
+    if augmentation.flip:
+        mirrored = rng.random(count) < 0.5
+    if augmentation.cutout:
+        cut_row, cut_column = (rng.integers(0, side, count) for side in size)
+    return Draws(crops, top, left, mirrored, cut_row, cut_column)
+
+
+def check_augmentation(augmentation: Augmentation, size: tuple[int, int]) -> None:
+    """Refuse to reflect images of this height and width farther than they reach.
+
+    Raises:
+        UsageError: they are too small.
+    """
+    if augmentation.padding_mode == "reflect" and augmentation.crop_padding >= min(size):
+        raise UsageError(
+            f"crop_padding={augmentation.crop_padding} with padding_mode reflect: expected at most {min(size) - 1} "
+            f"for images of {size[0]}×{size[1]} pixels"
+        )
+
+
+def shuffles(augmentation: Augmentation) -> bool:
+    """Whether `change_pixels` makes a new array, rather than change what it is given."""
+    return bool(augmentation.crop_padding or augmentation.flip)
+
+
+def padded_buffer(augmentation: Augmentation, shape: tuple[int, ...]) -> Images:
+    """Memory for `change_pixels`: for images of `shape`, (N, P, H, W, K), with their padding, which is 0."""
+    count, planes, height, width, values = shape
+    both = 2 * augmentation.crop_padding
+    return np.zeros((count, planes, height + both, width + both, values), np.uint8)
+
+
+def change_pixels(
+    pixels: Images, augmentation: Augmentation, draws: Draws, order: npt.NDArray, buffer: Images
+) -> Images:
+    """Crop, mirror and cut a batch as it was drawn.
+
+    One code for both layouts: (N, C, H, W) is P = C planes of K = 1 value a pixel, (N, H, W, C) is one plane of C.
+
+    Args:
+        pixels: (N, P, H, W, K), sorted by `order`.
+        draws: of the batch, in its own order.
+        order: `plain_first(draws)`: images that are not mirrored stand before those that are, so that each of the two
+            is copied in one piece.
+        buffer: `padded_buffer` for N or more images; written to, its border only if it is reflected.
+
+    Returns:
+        (N, P, H, W, K) in the order of the batch: `pixels`, if it is the same and nothing but cutout is asked.
+    """
+    count, planes, height, width, values = pixels.shape
+    padding, mirrored = augmentation.crop_padding, draws.mirrored
+    if shuffles(augmentation):
+        padded = buffer[:count]
+        inner = padded[:, :, padding : padding + height, padding : padding + width]
+        plain = count - int(mirrored.sum())
+        inner[:plain] = pixels[:plain]
+        for value in range(values):  # three copies with a stride are faster than one of three bytes each
+            inner[plain:, ..., value] = pixels[plain:, ..., ::-1, value]
+        if padding and augmentation.padding_mode == "reflect":
+            _reflect(padded, padding)
+        # every window is a view; a row of it, a run of W·K bytes, is one element here: the chosen ones are copied row
+        # by row
+        steps = padded.strides
+        windows = np.ndarray(
+            (count, 2 * padding + 1, 2 * padding + 1, planes, height),
+            np.dtype(f"V{width * values}"),
+            padded,
+            strides=(steps[0], steps[2], steps[3], steps[1], steps[2]),
+        )
+        position = np.empty(count, np.intp)
+        position[order] = np.arange(count)
+        # the same window, told in columns of the image before it was mirrored
+        left = np.where(mirrored, 2 * padding - draws.left, draws.left)
+        pixels = windows[position, draws.top, left].view(np.uint8).reshape(pixels.shape)
+    if augmentation.cutout:
+        corners = np.stack([draws.cut_row, draws.cut_column]) - augmentation.cutout // 2
+        edges = np.maximum(np.concatenate([corners, corners + augmentation.cutout]), 0).tolist()
+        # slices of single images: every way to mask the whole batch at once took more than twice as long
+        for image, top, left_edge, bottom, right in zip(pixels, *edges, strict=True):
+            image[:, top:bottom, left_edge:right] = 0
+    return pixels
+
+
+def plain_first(draws: Draws) -> npt.NDArray[np.intp]:
+    """The order in which `change_pixels` takes images: those that are not mirrored, then those that are."""
+    return np.argsort(draws.mirrored, kind="stable")
+
+
+def _reflect(padded: Images, padding: int) -> None:
+    """Fill the border of (N, P, H, W, K) with what lies inside, mirrored at the edge pixels."""
+    low, high = slice(padding - 1, None, -1), slice(-padding, None)
+    inside_low, inside_high = slice(padding + 1, 2 * padding + 1), slice(-2 * padding - 1, -padding - 1)
+    padded[:, :, :, low] = padded[:, :, :, inside_low]
+    padded[:, :, :, high] = padded[:, :, :, inside_high][:, :, :, ::-1]
+    padded[:, :, low] = padded[:, :, inside_low]
+    padded[:, :, high] = padded[:, :, inside_high][:, :, ::-1]
 
 
 def augment_images(images: Images, augmentation: Augmentation, *, rng: np.random.Generator) -> Images:
-    """The batch, randomly cropped and mirrored; `images` itself is left as it is, and returned when nothing is asked.
+    """The batch, randomly changed; `images` itself is left as it is, and returned when nothing is asked.
 
-    Every image gets its own window and its own coin. The padding has pixel value 0, the background of MNIST.
+    Every image gets its own draws. `TrainingImages` makes the same batches of a whole training set, faster.
 
     Args:
         images: (N, C, H, W) uint8.
         augmentation: what to do.
-        rng: drawn from in this order: the rows of the windows (N), their columns (N), the coins (N).
+        rng: drawn from as `draw` says.
 
     Returns:
         (N, C, H, W) uint8.
     """
-    count, _, height, width = images.shape
-    padding = augmentation.crop_padding
-    if padding:
-        padded = np.pad(images, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
-        # a view of every window, (N, C, 2p+1, 2p+1, H, W): one indexing copies the chosen ones in runs of a whole row
-        windows = sliding_window_view(padded, (height, width), axis=(2, 3))
-        top, left = rng.integers(0, 2 * padding + 1, (2, count))
-        images = windows[np.arange(count), :, top, left]
-    if augmentation.flip:
-        mirrored = np.flatnonzero(rng.random(count) < 0.5)
-        if not padding:
-            images = images.copy()
-        images[mirrored] = images[mirrored][..., ::-1]
-    return images
+    check_augmentation(augmentation, images.shape[2:])
+    if augmentation == Augmentation():
+        return images
+    draws = draw(augmentation, len(images), size=images.shape[2:], rng=rng)
+    if augmentation.min_area is not None:
+        images = resized_crops(images.transpose(0, 2, 3, 1), draws.crops).transpose(0, 3, 1, 2)
+    order = plain_first(draws)
+    pixels = images[order][..., np.newaxis]
+    return change_pixels(pixels, augmentation, draws, order, padded_buffer(augmentation, pixels.shape))[..., 0]

@@ -5,13 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from onebit.data.cifar import CIFAR10, CIFAR100
+from onebit.data.folder import FOLDER, IMAGENET
 from onebit.data.mnist import MNIST
 from onebit.data.mnist_sample import MNIST_SAMPLE
-from onebit.data.splits import Dataset, DatasetEntry, Progress, hold_out
+from onebit.data.resizing import check_input_size, resize_images
+from onebit.data.splits import MOST_VALIDATION, Dataset, DatasetEntry, LoadedFiles, Progress, Split, hold_out
 from onebit.data.toy import TOY
 from onebit.tables import resolve
 
 DATASETS: dict[str, DatasetEntry] = {
+    "cifar10": CIFAR10,
+    "cifar100": CIFAR100,
+    "folder": FOLDER,
+    "imagenet": IMAGENET,
     "mnist": MNIST,
     "mnist-sample": MNIST_SAMPLE,
     "toy": TOY,
@@ -19,10 +26,11 @@ DATASETS: dict[str, DatasetEntry] = {
 
 
 class FetchedFiles(NamedTuple):
-    """Where the checked files of a data set are."""
+    """Where the checked files of a data set are, and what must be said beside every number on them."""
 
     directory: str
     files: tuple[str, ...]
+    note: str = ""
 
 
 def load_dataset(
@@ -32,21 +40,29 @@ def load_dataset(
     split_seed: int = 0,
     directory: str | Path | None = None,
     progress: Progress | None = None,
+    input_size: int | None = None,
+    workers: int | None = None,
+    skip_broken: bool = False,
 ) -> Dataset:
     """Load a data set as uint8 arrays, downloading it when it is nowhere on this machine.
 
     Args:
         name: a name of `DATASETS`, or an entry like those.
-        validation: training images to hold out; None takes the data set's own number (`mnist` 10,000), 0 holds out
-            none: `data.train` then has all and `data.validation` is an empty `Split`.
+        validation: training images to hold out; None takes the data set's own number (`mnist` 10,000) or its own
+            validation images, 0 holds out none: `data.train` then has all and `data.validation` is an empty `Split`.
         split_seed: which ones are held out, see `hold_out`. The test split never depends on it.
-        directory: a folder to look in before `ONEBIT_DATA`, the cache and the mirrors.
-        progress: told about downloads.
+        directory: a folder to look in before `ONEBIT_DATA`, the cache and the mirrors; of the data set "folder" the
+            folder itself.
+        progress: told about downloads, and about images that are decoded.
+        input_size: side in pixels that every image is resized to; None leaves them as they are. A folder of images of
+            several sizes needs it; of `imagenet` it is 224.
+        workers: processes that decode image files; 0 for this one, None for one a CPU.
+        skip_broken: leave out image files that do not decode, and say so in the note.
 
     Raises:
         UnknownNameError: no such data set.
         DataError: files are missing and unreachable, or damaged.
-        UsageError: `validation` leaves nothing to train on.
+        UsageError: `validation` leaves nothing to train on, or an `input_size` that no image can have.
 
     Example:
         >>> data = load_dataset("toy")
@@ -54,29 +70,66 @@ def load_dataset(
         (Split(1792 images of 1×8×8), Split(256 images of 1×8×8), Split(512 images of 1×8×8))
     """
     entry: DatasetEntry = resolve(DATASETS, name, kind="data set")
-    loaded = entry.read(directory=directory, progress=progress)
-    count = entry.validation if validation is None else validation
-    train, held_out = hold_out(loaded.train, count, seed=split_seed)
-    return Dataset(entry.name, train, held_out, loaded.test, entry.classes, loaded.directory, entry.note)
+    loaded = _read(entry, directory, progress, input_size, workers, skip_broken)
+    if validation is None and loaded.validation is not None:
+        train, held_out = loaded.train, loaded.validation
+    else:
+        count = entry.validation if validation is None else validation
+        if count is None:
+            count = min(len(loaded.train) // 10, MOST_VALIDATION)
+        train, held_out = hold_out(loaded.train, count, seed=split_seed)
+    note = "; ".join(filter(None, (entry.note, loaded.note)))
+    return Dataset(entry.name, train, held_out, loaded.test, entry.classes or loaded.classes, loaded.directory, note)
 
 
 def fetch_dataset(
-    name: str | DatasetEntry, *, directory: str | Path | None = None, progress: Progress | None = None
+    name: str | DatasetEntry,
+    *,
+    directory: str | Path | None = None,
+    progress: Progress | None = None,
+    input_size: int | None = None,
+    workers: int | None = None,
+    skip_broken: bool = False,
 ) -> FetchedFiles:
-    """Find or download the files of a data set and check every byte of them.
+    """Find or download the files of a data set and check every byte of them; decode those of a folder into the cache.
 
     Args:
         name: a name of `DATASETS`, or an entry like those.
-        directory: a folder to look in first.
-        progress: told about downloads.
+        directory, progress, input_size, workers, skip_broken: as in `load_dataset`.
 
     Returns:
-        The folder and the files in it; ("", ()) for data that is generated.
+        The folder, and the files in it (of a folder of images the file in the cache); ("", ()) for data that is
+        generated.
 
     Raises:
         UnknownNameError: no such data set.
         DataError: files are missing and unreachable, or damaged.
     """
     entry: DatasetEntry = resolve(DATASETS, name, kind="data set")
+    loaded = _read(entry, directory, progress, input_size, workers, skip_broken)
+    return FetchedFiles(loaded.directory, loaded.files, loaded.note)
+
+
+def _read(
+    entry: DatasetEntry,
+    directory: str | Path | None,
+    progress: Progress | None,
+    input_size: int | None,
+    workers: int | None,
+    skip_broken: bool,
+) -> LoadedFiles:
+    """What the reader of the data set returns, in the size that is asked for."""
+    check_input_size(input_size)
+    if entry.folder:
+        return entry.read(
+            directory=directory,
+            progress=progress,
+            input_size=input_size or entry.input_size,
+            workers=workers,
+            skip_broken=skip_broken,
+        )
     loaded = entry.read(directory=directory, progress=progress)
-    return FetchedFiles(loaded.directory, loaded.files)
+    if input_size is None:
+        return loaded
+    train, test = (Split(resize_images(part.images, input_size), part.labels) for part in (loaded.train, loaded.test))
+    return loaded._replace(train=train, test=test)

@@ -91,6 +91,7 @@ def read_mnist(
         ("mnist", "MNIST/raw"),  # the second is where torchvision puts them
         tuple(OfficialFile(file.names, file.gz_sha256) for file in files),
         tuple(mirrors),
+        substitute=", or use the shipped 'mnist-sample'",
     )
     paths = find_or_fetch(official, directory=directory, progress=progress)
     remedy = "delete it and fetch it again: onebit data mnist"

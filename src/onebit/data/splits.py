@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -9,12 +10,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from onebit.data.images import StreamedImages
 from onebit.errors import DataError, UsageError
 
-Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 Progress = Callable[[str, int, int], None]
-"""Called during a download: file name, bytes so far, bytes in all (0 when the server does not say)."""
+"""Called during a download, or while images are decoded: name, bytes so far, bytes in all (0 when not known)."""
+
+STATISTICS_IMAGES = 10_000
+"""How many streamed images stand for all of them in the statistics of a channel."""
+_STATISTICS_PIXELS = 1 << 22
+"""Counted at a time: `bincount` makes 8 bytes of each."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -22,14 +28,14 @@ class Split:
     """Images with their labels.
 
     Args:
-        images: (N, C, H, W) uint8, 0..255.
+        images: (N, C, H, W) uint8, 0..255; `StreamedImages` where they are too many for memory.
         labels: (N,) int64.
 
     Raises:
         DataError: another dtype, rank or count; `Dataset.from_arrays` converts what can be converted.
     """
 
-    images: Images
+    images: Any  # Images, or StreamedImages, which are indexed alike
     labels: Labels
 
     def __post_init__(self) -> None:
@@ -43,12 +49,24 @@ class Split:
         return len(self.labels)
 
     def __getitem__(self, index: Any) -> Split:
-        """The images and labels at a slice, mask or array of indices."""
-        return Split(self.images[index], self.labels[index])
+        """The images and labels at a slice, mask or array of indices; streamed images stay unread."""
+        streamed = isinstance(self.images, StreamedImages)
+        return Split(self.images.subset(index) if streamed else self.images[index], self.labels[index])
 
     def channel_statistics(self) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation of the pixels of each channel, in pixel units 0–255."""
-        counts = np.stack([np.bincount(self.images[:, c].ravel(), minlength=256) for c in range(self.images.shape[1])])
+        """Mean and standard deviation of the pixels of each channel, in pixel units 0–255.
+
+        Exact for images in memory; of streamed images `STATISTICS_IMAGES` are read, drawn with a fixed seed.
+        """
+        images, chosen = self.images, np.arange(len(self))
+        if isinstance(images, StreamedImages) and len(images) > STATISTICS_IMAGES:
+            chosen = np.sort(np.random.default_rng(0).choice(len(images), STATISTICS_IMAGES, replace=False))
+        step = max(1, _STATISTICS_PIXELS // max(math.prod(images.shape[1:]), 1))
+        counts = np.zeros((images.shape[1], 256), np.int64)
+        for start in range(0, len(chosen), step):
+            part = images[chosen[start : start + step]]
+            for channel in range(len(counts)):
+                counts[channel] += np.bincount(part[:, channel].ravel(), minlength=256)
         levels, total = np.arange(256), counts.sum(axis=1)
         mean = counts @ levels / total
         variance = counts @ np.square(levels) / total - np.square(mean)
@@ -141,12 +159,21 @@ class Dataset:
 
 
 class LoadedFiles(NamedTuple):
-    """What the reader of a data set returns: everything it has, checked, not yet split for validation."""
+    """What the reader of a data set returns: everything it has, checked.
+
+    train: also what will be held out for validation, unless `validation` is there.
+    note: what must be said beside every number on these files, see `Dataset.note`.
+    classes: the name of each label, where the table of data sets cannot know it.
+    validation: a validation split that the files themselves make.
+    """
 
     train: Split
     test: Split
     directory: str
     files: tuple[str, ...]
+    note: str = ""
+    classes: tuple[str, ...] = ()
+    validation: Split | None = None
 
 
 @dataclass(frozen=True)
@@ -156,24 +183,33 @@ class DatasetEntry:
     Args:
         name: its key in the table.
         title: one line for `onebit list datasets`.
-        read: `read(directory=..., progress=...) -> LoadedFiles`: finds or fetches the files, reads and checks them.
-        classes: the name of each label.
-        input_shape: the shape of one image, (C, H, W).
-        counts: images to train on (validation included) and to test on.
-        validation: how many training images are held out unless the user says otherwise.
+        read: `read(directory=..., progress=...) -> LoadedFiles`: finds or fetches the files, reads and checks them; of
+            a folder it also takes `input_size`, `workers` and `skip_broken`.
+        classes: the name of each label; None where only the files know them.
+        input_shape: the shape of one image, (C, H, W); None where only the files know it.
+        counts: images to train on (validation included) and to test on; None where only the files know them.
+        validation: how many training images are held out unless the user says otherwise; None for a tenth of them, but
+            at most `MOST_VALIDATION`.
         licence: who made it, under which terms.
         note: see `Dataset.note`.
+        folder: whether it is made of image files of any size.
+        input_size: side that the images of such a folder get unless the user says otherwise.
     """
 
     name: str
     title: str
     read: Callable[..., LoadedFiles]
-    classes: tuple[str, ...]
-    input_shape: tuple[int, int, int]
-    counts: tuple[int, int]
-    validation: int
+    classes: tuple[str, ...] | None
+    input_shape: tuple[int, int, int] | None
+    counts: tuple[int, int] | None
+    validation: int | None
     licence: str
     note: str = ""
+    folder: bool = False
+    input_size: int | None = None
+
+
+MOST_VALIDATION = 10_000
 
 
 def hold_out(train: Split, count: int, *, seed: int) -> tuple[Split, Split]:
@@ -201,6 +237,11 @@ def hold_out(train: Split, count: int, *, seed: int) -> tuple[Split, Split]:
 
 def _as_split(images: npt.ArrayLike, labels: npt.ArrayLike) -> Split:
     images, labels = np.asarray(images), np.asarray(labels)
+    if images.ndim == 4 and images.shape[3] in (1, 3, 4) and images.shape[1] not in (1, 3, 4):
+        raise DataError(
+            f"images: got shape {images.shape}, which looks like (N, H, W, C); expected (N, C, H, W): "
+            "pass images.transpose(0, 3, 1, 2)"
+        )
     if images.ndim == 3:
         images = images[:, np.newaxis]
     if np.issubdtype(labels.dtype, np.integer):

@@ -1,0 +1,96 @@
+"""Images that lie in memory, as one array, and images that do not: a thing that is indexed like one."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+Images = npt.NDArray[np.uint8]
+
+_T = TypeVar("_T")
+
+
+class PixelSource(Protocol):
+    """Where streamed images come from.
+
+    shape: (H, W, C) of every image.
+    count: how many there are.
+    """
+
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+
+    @property
+    def count(self) -> int: ...
+
+    def read(self, rows: npt.NDArray[np.int64], *, crops: npt.NDArray[np.float64] | None = None) -> Images:
+        """The images `rows`, (len(rows), H, W, C); with `crops` a random part of each, see `resizing.crop_box`."""
+
+
+class StreamedImages:
+    """Images that are read when they are indexed: too many to be held in memory as one array.
+
+    It has the shape, dtype and length of a uint8 array (N, C, H, W). A slice, a mask or an array of indices reads those
+    images into an ndarray in NHWC memory; `subset` chooses some without reading any.
+
+    Args:
+        source: reads them.
+        rows: which images of the source these are, (N,); all of them by default.
+
+    Example:
+        >>> streamed = load_dataset("imagenet", directory=folder).test.images  # doctest: +SKIP
+        >>> streamed[:2].shape  # doctest: +SKIP
+        (2, 3, 224, 224)
+    """
+
+    dtype = np.dtype(np.uint8)
+    ndim = 4
+
+    def __init__(self, source: PixelSource, rows: npt.ArrayLike | None = None) -> None:
+        self.source = source
+        self.rows = np.arange(source.count) if rows is None else np.asarray(rows, np.int64)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        height, width, channels = self.source.shape
+        return len(self.rows), channels, height, width
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Images:
+        rows = self.rows[index]
+        pixels = self.source.read(np.atleast_1d(rows)).transpose(0, 3, 1, 2)
+        return pixels if rows.ndim else pixels[0]
+
+    def subset(self, index: Any) -> StreamedImages:
+        """The images at a slice, mask or array of indices, still unread."""
+        return StreamedImages(self.source, self.rows[index])
+
+    def __repr__(self) -> str:
+        return f"StreamedImages({len(self)} images of {'×'.join(map(str, self.shape[1:]))})"
+
+
+def prefetched(items: Iterable[_T], *, ahead: int = 2) -> Iterator[_T]:
+    """The items, each made in a thread while those before it are used; at most `ahead` wait."""
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(1, "onebit prefetch") as thread:
+        waiting = deque(thread.submit(next, iterator, end) for _ in range(ahead))
+        try:
+            while (item := waiting.popleft().result()) is not end:
+                waiting.append(thread.submit(next, iterator, end))
+                yield item  # type: ignore[misc]
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def read_batches(images: Images | StreamedImages, bounds: Sequence[tuple[int, int]]) -> Iterator[Images]:
+    """`images[start:stop]` for each of `bounds`; of streamed images the next ones are read meanwhile."""
+    batches = (images[start:stop] for start, stop in bounds)
+    return prefetched(batches) if isinstance(images, StreamedImages) else batches

@@ -1,0 +1,86 @@
+"""Images of another size: all of an array, and random parts of images. Pillow's bilinear filter with antialiasing."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from onebit.data.images import Images
+from onebit.errors import UsageError
+
+LARGEST_SIDE = 4096
+
+
+def check_input_size(input_size: int | None) -> None:
+    """Refuse a side that no image can have.
+
+    Raises:
+        UsageError: below 1 or above `LARGEST_SIDE`.
+    """
+    if input_size is not None and not 1 <= input_size <= LARGEST_SIDE:
+        raise UsageError(f"input_size must be from 1 to {LARGEST_SIDE}, got {input_size}")
+
+
+def resize_images(images: Images, size: int) -> Images:
+    """All images resized to `size`×`size`: what Pillow makes of each channel of each image.
+
+    Args:
+        images: (N, C, H, W) uint8.
+        size: side in pixels.
+
+    Returns:
+        (N, C, size, size) uint8; `images` itself when it has that size.
+    """
+    count, channels, height, width = images.shape
+    if (height, width) == (size, size):
+        return images
+    from PIL import Image
+
+    resized = np.empty((count, channels, size, size), np.uint8)
+    planes = np.ascontiguousarray(images).reshape(-1, height, width)
+    for plane, out in zip(planes, resized.reshape(-1, size, size), strict=True):
+        out[...] = np.asarray(Image.fromarray(plane).resize((size, size), Image.Resampling.BILINEAR))
+    return resized
+
+
+def crop_box(width: int, height: int, draw: npt.NDArray[np.float64]) -> tuple[float, float, float, float]:
+    """The part of an image that a random resized crop takes.
+
+    Args:
+        draw: share of the area, logarithm of width / height, and the place: top and left in [0, 1].
+
+    Returns:
+        left, top, right, bottom in pixels; a side that would be longer than the image is cut to it.
+
+    Source: Szegedy et al. 2015 (arXiv:1409.4842), section 6.
+    """
+    share, log_ratio, top, left = draw
+    crop_width = min(math.sqrt(share * width * height * math.exp(log_ratio)), width)
+    crop_height = min(math.sqrt(share * width * height / math.exp(log_ratio)), height)
+    x, y = left * (width - crop_width), top * (height - crop_height)
+    return x, y, min(x + crop_width, width), min(y + crop_height, height)
+
+
+def resized_crops(pixels: Images, crops: npt.NDArray[np.float64]) -> Images:
+    """A random part of each image, resized to the whole size, an image at a time.
+
+    Args:
+        pixels: (N, H, W, C), C 1 or 3.
+        crops: (N, 4), see `crop_box`.
+
+    Raises:
+        UsageError: images with another number of channels.
+    """
+    from PIL import Image
+
+    _, height, width, channels = pixels.shape
+    if channels not in (1, 3):
+        raise UsageError(f"min_area takes images of 1 or 3 channels, got {channels}")
+    result = np.empty_like(pixels)
+    for image, draw, out in zip(pixels, crops, result, strict=True):
+        picture = Image.fromarray(image[..., 0] if channels == 1 else image)
+        box = crop_box(width, height, draw)
+        out[...] = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR, box)).reshape(out.shape)
+    return result

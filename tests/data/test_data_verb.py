@@ -1,0 +1,47 @@
+"""`onebit data`: folders are decoded into the cache, and what is wrong with one is one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tiny_folder import break_image, imagenet_folder
+
+from onebit.__main__ import main
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    status = main(["data", *map(str, arguments)])
+    return status, *capsys.readouterr()
+
+
+def test_a_folder_is_prepared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = imagenet_folder(tmp_path / "pictures")
+    options = ("folder", "--data", root, "--input-size", 16, "--workers", 0)
+    status, out, _ = run(capsys, *options, "--json")
+    assert status == 0
+    answered = json.loads(out)
+    assert answered["dir"] == str(root)
+    assert answered["note"] == "tested on the images of val/"
+    assert all(Path(file).is_file() for file in answered["files"])
+    status, out, _ = run(capsys, *options)
+    assert out.splitlines()[0] == f"folder: complete in {root}"
+    assert out.splitlines()[-1] == "tested on the images of val/"
+
+
+def test_what_is_wrong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = imagenet_folder(tmp_path / "pictures")
+    broken = break_image(root / "train" / "n02" / "n02_3.JPEG")
+    options = ("folder", "--data", root, "-j", 0)
+    status, out, err = run(capsys, *options, "--input-size", 16)
+    assert (status, out) == (2, "")
+    assert len(err.strip().splitlines()[-1:]) == 1
+    assert f"{broken}: does not decode as an image" in err.splitlines()[-1]
+    assert "--skip-broken" in err.splitlines()[-1]
+    status, out, _ = run(capsys, *options, "--input-size", 16, "--skip-broken")
+    assert status == 0
+    assert "images left out because they do not decode: 1 (n02/n02_3.JPEG)" in out
+    status, _, err = run(capsys, *options, "--skip-broken")
+    assert status == 2
+    assert "--input-size N" in err

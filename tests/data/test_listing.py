@@ -1,0 +1,95 @@
+"""Which images a folder holds, and what is trained and tested on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from onebit.data.listing import Listing, list_folder
+from onebit.errors import DataError
+
+
+def touch(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    return root
+
+
+def names(listing: Listing, part: str) -> list[tuple[str, int]]:
+    return [(Path(f.path).relative_to(listing.root).as_posix(), f.label) for f in getattr(listing, part)]
+
+
+def test_train_and_val_as_in_imagenet(tmp_path: Path) -> None:
+    touch(
+        tmp_path,
+        *(
+            "train/b/2.JPEG",
+            "train/b/1.JPEG",
+            "train/a/x.JPEG",
+            "train/c/deep/er/1.png",
+            "val/b/v.JPEG",
+            "val/c/v.JPEG",
+        ),
+        *("train/a/.hidden.png", "train/a/notes.txt", "train/.cache/x.png", "train/readme.md", "test/0001.JPEG"),
+    )
+    listing = list_folder(tmp_path)
+    assert listing.classes == ("a", "b", "c")
+    assert names(listing, "train") == [
+        ("train/a/x.JPEG", 0),
+        ("train/b/1.JPEG", 1),
+        ("train/b/2.JPEG", 1),
+        ("train/c/deep/er/1.png", 2),
+    ]
+    assert names(listing, "test") == [("val/b/v.JPEG", 1), ("val/c/v.JPEG", 2)]  # labels are those of train
+    assert listing.validation == ()
+    assert listing.note == "tested on the images of val/"
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_with_test_images_the_others_validate(tmp_path: Path, name: str) -> None:
+    touch(tmp_path, "train/a/1.png", "train/b/1.png", f"{name}/a/1.png", "test/a/1.png", "test/b/1.png")
+    listing = list_folder(tmp_path)
+    assert names(listing, "validation") == [(f"{name}/a/1.png", 0)]
+    assert names(listing, "test") == [("test/a/1.png", 0), ("test/b/1.png", 1)]
+    assert listing.note == ""
+
+
+@pytest.mark.parametrize("top", ["", "train/"])
+def test_without_test_images_a_part_of_each_class_is_taken(tmp_path: Path, top: str) -> None:
+    touch(
+        tmp_path, *(f"{top}cat/{i}.jpg" for i in range(10)), *(f"{top}dog/{i}.jpg" for i in range(2)), f"{top}eel/1.jpg"
+    )
+    listing = list_folder(tmp_path)
+    assert [len([1 for f in listing.train if f.label == label]) for label in range(3)] == [8, 1, 1]
+    assert [len([1 for f in listing.test if f.label == label]) for label in range(3)] == [2, 1, 0]
+    assert not set(listing.train) & set(listing.test)
+    assert listing == list_folder(tmp_path)
+    assert "20 % of the images of each class, drawn with seed 0, are the test images" in listing.note
+
+
+def test_a_class_that_is_called_train(tmp_path: Path) -> None:
+    touch(tmp_path, "train/1.png", "train/2.png", "plane/1.png", "plane/2.png")
+    assert list_folder(tmp_path).classes == ("plane", "train")
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ((), "no images in class sub-folders; expected train/CLASS/IMAGE or CLASS/IMAGE"),
+        (("1.png", "2.png"), "no images in class sub-folders"),
+        (("a/1.png", "b/notes.txt"), "b: the class folder is empty; expected images (.bmp "),
+        (("train/a/1.png", "train/b/.keep"), "train/b: the class folder is empty"),
+        (("train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/x"), "val/b: the class folder is empty"),
+        (("a/1.png", "a/2.png"), "got the single class 'a', expected sub-folders of two or more classes"),
+        (("train/a/1.png", "train/b/1.png", "val/c/1.png"), "val/c: is a class that"),
+        (("a/1.png", "b/1.png"), "got one image a class, expected more"),
+    ],
+)
+def test_what_is_no_data_set_is_refused(tmp_path: Path, files: tuple[str, ...], says: str) -> None:
+    with pytest.raises(DataError) as caught:
+        list_folder(touch(tmp_path, *files))
+    assert says in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)

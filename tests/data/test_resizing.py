@@ -1,0 +1,88 @@
+"""Resized arrays are what Pillow makes of each image; random parts lie inside and have the drawn area and shape."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from onebit.data import load_dataset
+from onebit.data.resizing import crop_box, resize_images, resized_crops
+from onebit.errors import UsageError
+
+
+def by_pillow(image: np.ndarray, size: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+
+
+@settings(deadline=None)
+@given(
+    shape=st.tuples(st.integers(0, 4), st.integers(1, 4), st.integers(1, 20), st.integers(1, 20)),
+    size=st.integers(1, 30),
+    seed=st.integers(0, 2**32),
+)
+def test_each_channel_is_what_pillow_makes_of_it(shape: tuple[int, int, int, int], size: int, seed: int) -> None:
+    images = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    got = resize_images(images, size)
+    assert got.shape == (*shape[:2], size, size)
+    assert got.dtype == np.uint8
+    for image, resized in zip(images.reshape(-1, *shape[2:]), got.reshape(-1, size, size), strict=True):
+        np.testing.assert_array_equal(resized, by_pillow(image, size))
+
+
+def test_colours_and_nhwc_memory() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (11, 9, 7, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(
+        resize_images(images.transpose(0, 3, 1, 2), 5)[4].transpose(1, 2, 0), by_pillow(images[4], 5)
+    )
+
+
+def test_a_data_set_in_another_size() -> None:
+    plain, larger = load_dataset("toy"), load_dataset("toy", input_size=11)
+    assert larger.input_shape == (1, 11, 11)
+    np.testing.assert_array_equal(larger.validation.labels, plain.validation.labels)
+    np.testing.assert_array_equal(larger.test.images[3, 0], by_pillow(plain.test.images[3, 0], 11))
+    assert load_dataset("toy", input_size=8).test.images.tobytes() == plain.test.images.tobytes()
+    for size in (0, -1, 5000):
+        with pytest.raises(UsageError, match=f"input_size must be from 1 to 4096, got {size}"):
+            load_dataset("toy", input_size=size)
+
+
+@settings(deadline=None)
+@given(
+    width=st.integers(1, 500),
+    height=st.integers(1, 500),
+    share=st.floats(0.01, 1),
+    log_ratio=st.floats(-0.29, 0.29),
+    top=st.floats(0, 1),
+    left=st.floats(0, 1),
+)
+def test_a_crop_lies_inside_and_is_what_was_drawn(
+    width: int, height: int, share: float, log_ratio: float, top: float, left: float
+) -> None:
+    x0, y0, x1, y1 = crop_box(width, height, np.array([share, log_ratio, top, left]))
+    assert 0 <= x0 < x1 <= width
+    assert 0 <= y0 < y1 <= height
+    if x1 - x0 < width * (1 - 1e-9) and y1 - y0 < height * (1 - 1e-9):
+        assert (x1 - x0) * (y1 - y0) == pytest.approx(share * width * height)
+        assert math.log((x1 - x0) / (y1 - y0)) == pytest.approx(log_ratio, abs=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_crops_of_arrays(channels: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 20, 24, channels), dtype=np.uint8)
+    whole = np.tile([1.0, math.log(24 / 20), 0, 0], (5, 1))
+    np.testing.assert_array_equal(resized_crops(pixels, whole), pixels)
+    quarter = np.tile([0.25, math.log(24 / 20), 1, 0], (5, 1))  # the lower left quarter
+    got = resized_crops(pixels, quarter)
+    cut = Image.fromarray(pixels[2, ..., 0]).resize((24, 20), Image.Resampling.BILINEAR, (0, 10, 12, 20))
+    np.testing.assert_array_equal(got[2, ..., 0], np.asarray(cut))
+
+
+def test_other_channels_are_refused() -> None:
+    with pytest.raises(UsageError, match="min_area takes images of 1 or 3 channels, got 2"):
+        resized_crops(np.zeros((1, 4, 4, 2), np.uint8), np.ones((1, 4)))

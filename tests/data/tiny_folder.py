@@ -1,0 +1,46 @@
+"""Small folders of generated images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def picture(seed: int, height: int = 12, width: int = 16) -> np.ndarray:
+    """(H, W, 3) of smooth colours: a JPEG of it is nearly the same."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def write(path: Path, pixels: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def write_class(
+    folder: Path, count: int, *, seed: int = 0, suffix: str = ".png", height: int = 12, width: int = 16
+) -> None:
+    """`count` images in a class folder, named by their number."""
+    for i in range(count):
+        write(folder / f"{i:03}{suffix}", picture(seed + i, height, width))
+
+
+def imagenet_folder(root: Path, *, train: int = 5, val: int = 3, suffix: str = ".JPEG") -> Path:
+    """`train/CLASS/*` and `val/CLASS/*` of three classes, images of several sizes."""
+    for label, name in enumerate(("n01", "n02", "n03")):
+        for part, count in (("train", train), ("val", val)):
+            for i in range(count):
+                seed = 1000 * label + i + 500 * (part == "val")
+                write(root / part / name / f"{name}_{i}{suffix}", picture(seed, 40 + i, 52 - 3 * i))
+    return root
+
+
+def break_image(path: Path) -> Path:
+    """Cut an image file off in its middle."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    return path
