@@ -9,26 +9,36 @@ from typing import Any
 
 import numpy as np
 import pytest
+from by_hand import by_hand
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from packed_nets import IMAGE_NETS, Builder
 
-from onebit.bits import pack_signs, unpack_signs
+from onebit.bits import pack_signs
 from onebit.errors import FormatError, NotBinaryError, UsageError
 from onebit.packed import (
     OPS,
     Affine,
+    AveragePool,
+    Conv,
+    ConvTranspose,
     Dense,
     Flatten,
     Hardtanh,
     InputSpec,
+    MaxPool,
     Node,
     PackedNet,
-    RealDense,
+    RealConv,
+    RealConvTranspose,
     Relu,
     Sign,
     Threshold,
     infer,
     save,
 )
-from onebit.runtime import EXECUTORS, load, run, softmax
+from onebit.runtime import EXECUTORS, batches, load, run, softmax
+from onebit.runtime.executors import DTYPES
 
 Maker = Callable[..., PackedNet]
 INT32 = np.iinfo(np.int32)
@@ -36,63 +46,6 @@ INT32 = np.iinfo(np.int32)
 
 def random_images(net: PackedNet, count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, *net.input.shape), dtype=np.uint8)
-
-
-def f32(x: Fraction | float) -> Fraction:
-    """Rounded to float32 once, from the exact value."""
-    if not isinstance(x, Fraction):
-        x = Fraction(float(x))
-    near = np.float32(float(x))
-    candidates = [near, np.nextafter(near, np.float32(np.inf)), np.nextafter(near, np.float32(-np.inf))]
-    return Fraction(float(min(candidates, key=lambda c: (abs(Fraction(float(c)) - x), int(c.view(np.uint32)) & 1))))
-
-
-def by_hand(net: PackedNet, image: np.ndarray) -> list[Fraction]:
-    """What the specification says, one number after the other in exact fractions, float32 rounding where it says so."""
-    values: dict[str, list[Fraction]] = {}
-    pixels = [Fraction(int(x)) for x in image.reshape(-1)]
-    if net.input.mean is not None and net.input.std is not None:
-        per_channel = image[0].size
-        mean, std = (np.repeat(array, per_channel) for array in (net.input.mean, net.input.std))
-        values["input"] = [f32(f32(x - f32(m)) / f32(s)) for x, m, s in zip(pixels, mean, std, strict=True)]
-    else:
-        values["input"] = [2 * x - 255 for x in pixels]
-    for node in net.nodes:
-        x = values[node.inputs[0]]
-        if isinstance(node, Dense):
-            y = []
-            for row, signs in enumerate(unpack_signs(node.signs, node.in_features)):
-                total = sum((int(s) * v for s, v in zip(signs, x, strict=True)), Fraction(0))
-                if infer(net)[node.output].kind == "real":
-                    total = f32(total)
-                if node.scale is not None:
-                    total = f32(total * f32(node.scale[row]))
-                if node.centre is not None:
-                    total = f32(total + f32(f32(sum(x)) * f32(node.centre[row])))
-                y.append(total)
-        elif isinstance(node, RealDense):
-            y = [f32(sum(Fraction(float(w)) * v for w, v in zip(row, x, strict=True))) for row in node.weight]
-        elif isinstance(node, Affine):
-            y = x
-            if node.scale is not None:
-                y = [v * f32(a) for v, a in zip(y, node.scale, strict=True)]
-            if node.shift is not None:
-                y = [v + f32(b) for v, b in zip(y, node.shift, strict=True)]
-            y = [f32(v) for v in y]  # rounded once
-        elif isinstance(node, Threshold):
-            rules = zip(x, node.threshold.tolist(), node.direction.tolist(), strict=True)
-            y = [Fraction(1 if (v >= t if d > 0 else v <= t) else -1) for v, t, d in rules]
-        elif isinstance(node, Sign):
-            y = [Fraction(1 if v >= 0 else -1) for v in x]
-        elif isinstance(node, Relu):
-            y = [max(v, Fraction(0)) for v in x]
-        elif isinstance(node, Hardtanh):
-            y = [min(max(v, Fraction(-1)), Fraction(1)) for v in x]
-        else:
-            assert isinstance(node, Flatten)
-            y = x
-        values[node.output] = y
-    return values[net.output]
 
 
 @pytest.mark.parametrize("form", ["weight-only", "sign", "mixed"])
@@ -113,6 +66,146 @@ def test_colour_images_are_flattened_and_standardised_by_channel(packed_mlp: Mak
         net = packed_mlp((3 * 4 * 5, 9, 3), form=form, shape=(3, 4, 5))
         images = random_images(net, 3)
         assert [[Fraction(float(x)) for x in row] for row in run(net, images)] == [by_hand(net, i) for i in images]
+
+
+@pytest.mark.parametrize("form", IMAGE_NETS)
+def test_nets_of_images_compute_what_the_specification_says(form: str) -> None:
+    for seed in range(2):
+        net = IMAGE_NETS[form](seed)
+        images = random_images(net, 1, seed)
+        logits = run(net, images)
+        assert [[Fraction(float(x)) for x in row] for row in logits] == [by_hand(net, image) for image in images]
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), form=st.sampled_from(["sign", "integer", "real"]), transposed=st.booleans())
+def test_drawn_convolutions_compute_what_the_specification_says(
+    data: st.DataObject, form: str, transposed: bool
+) -> None:
+    def draw(low: int, high: int, count: int = 2) -> tuple[int, ...]:
+        return tuple(data.draw(st.tuples(*[st.integers(low, high)] * count)))
+
+    groups, inside, outside = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 2)), data.draw(st.integers(1, 2))
+    b = Builder((groups * inside, *draw(1, 5)), seed=data.draw(st.integers(0, 99)))
+    kernel = draw(1, 3)
+    fields: dict[str, Any] = {"kernel": kernel, "stride": draw(1, 3), "dilation": draw(1, 2), "groups": groups}
+    fields["padding"] = draw(0, 2, 4)
+    outputs, terms = groups * outside, inside * kernel[0] * kernel[1]
+    weights = b.signs(outputs, terms, scale=data.draw(st.booleans()), centre=data.draw(st.booleans()))
+    real = form == "real"
+    if real:
+        weights = {"weight": b.real(outputs, terms)}
+    if form == "sign":
+        b.add(Sign)
+    try:
+        if transposed:
+            b.add(RealConvTranspose if real else ConvTranspose, extra=draw(0, 1), **weights, **fields)
+        else:
+            b.add(RealConv if real else Conv, padding_value=data.draw(st.integers(-1, 1)), **weights, **fields)
+    except FormatError:
+        assume(False)
+    net = b.net()
+    images = random_images(net, 2)
+    found = [[Fraction(float(x)) for x in logits.reshape(-1)] for logits in run(net, images)]
+    assert found == [by_hand(net, image) for image in images]
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), form=st.sampled_from(["sign", "integer", "real"]), average=st.booleans())
+def test_drawn_pools_compute_what_the_specification_says(data: st.DataObject, form: str, average: bool) -> None:
+    def draw(low: int, high: int, count: int = 2) -> tuple[int, ...]:
+        return tuple(data.draw(st.tuples(*[st.integers(low, high)] * count)))
+
+    b = Builder((2, *draw(1, 6)), seed=data.draw(st.integers(0, 99)))
+    if form != "integer":
+        b.add(Sign) if form == "sign" else b.affine(2)
+    fields: dict[str, Any] = {"kernel": draw(1, 3), "stride": draw(1, 3), "dilation": draw(1, 2)}
+    fields["padding"] = draw(0, 2, 4)
+    if average:
+        fields |= {"count_padding": data.draw(st.integers(0, 1)), "sums": data.draw(st.integers(0, 1))}
+    try:
+        b.add(AveragePool if average else MaxPool, **fields)
+    except FormatError:
+        assume(False)
+    net = b.net()
+    image = random_images(net, 1)
+    assert [Fraction(float(v)) for v in run(net, image).reshape(-1)] == by_hand(net, image[0])
+
+
+@pytest.mark.parametrize("form", IMAGE_NETS)
+def test_every_value_has_the_shape_and_dtype_of_its_kind(form: str) -> None:
+    net = IMAGE_NETS[form](0)
+    known = infer(net)
+    images = random_images(net, 5)
+    parts = []
+    for part, values in batches(net, images, list(known), batch_size=2):
+        parts.append(part)
+        for name, array in values.items():
+            assert array.shape == (len(part), *known[name].shape)
+            assert array.dtype == DTYPES[known[name].kind], name
+            if (bound := known[name].bound) is not None:
+                assert np.abs(array.astype(np.int64)).max() <= bound
+    assert [len(part) for part in parts] == [2, 2, 1]
+    np.testing.assert_array_equal(np.concatenate(parts), images)
+    with pytest.raises(UsageError, match=r"the net 'random' has no value 'n99'"):
+        next(batches(net, images, ["n1", "n99"]))
+
+
+@pytest.mark.parametrize("form", IMAGE_NETS)
+@pytest.mark.parametrize("block", [1, 50, 333, 2000])
+def test_blocks_of_windows_and_batches_do_not_change_the_result(
+    form: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = IMAGE_NETS[form](1)
+    images = random_images(net, 7)
+    expected = run(net, images)
+    monkeypatch.setattr("onebit.runtime.products._BLOCK_VALUES", block)
+    np.testing.assert_array_equal(run(net, images, batch_size=3), expected)
+    monkeypatch.setattr("onebit.runtime.running._BATCH_VALUES", 1)  # one image at a time
+    np.testing.assert_array_equal(run(net, images), expected)
+
+
+def test_convolutions_that_float32_cannot_hold_are_exact() -> None:
+    ones = pack_signs(np.ones((1, 511 * 9)))
+    b = Builder((3, 3, 3))
+    b.add(Conv, signs=pack_signs(np.ones((511, 27))), in_features=27, kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.add(Conv, signs=ones, in_features=511 * 9, kernel=(3, 3))
+    image = np.full((1, 3, 3, 3), 255, np.uint8)
+    image[0, 0, 1, 1] = 254
+    total = int(next(batches(b.net(), image, [b.last]))[1][b.last].item())
+    assert total == 511 * (3 * 255 * 49 - 9 * 2)  # 49 pairs of taps, 9 of which meet the darker pixel
+    assert int(np.float32(total)) != total
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3, 7])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+def test_a_transposed_convolution_may_cut_off_every_pixel(cut: int, stride: int) -> None:
+    """Only the extra rows are left, which no kernel reaches."""
+    b = Builder((1, 2, 3))
+    b.add(ConvTranspose, **b.signs(2, 2), kernel=(2, 1), stride=(stride, 1), padding=(cut, 0, 0, 0), extra=(9, 0))
+    net = b.net()
+    image = random_images(net, 1)
+    assert [Fraction(float(v)) for v in run(net, image).reshape(-1)] == by_hand(net, image[0])
+
+
+def test_images_may_be_read_when_they_are_needed() -> None:
+    class Streamed:
+        """Has the shape and dtype of an array, and reads what is indexed."""
+
+        def __init__(self, images: np.ndarray) -> None:
+            self.shape, self.dtype, self._images = images.shape, images.dtype, images
+            self.most = 0
+
+        def __getitem__(self, index: slice) -> np.ndarray:
+            part = self._images[index]
+            self.most = max(self.most, len(part))
+            return part
+
+    net = IMAGE_NETS["sign"](0)
+    images = random_images(net, 9)
+    streamed: Any = Streamed(images)
+    np.testing.assert_array_equal(run(net, streamed, batch_size=4), run(net, images))
+    assert streamed.most == 4
 
 
 def test_maps_are_affine_by_channel() -> None:

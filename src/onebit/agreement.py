@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -52,11 +54,12 @@ class Agreement:
 def verify(
     model: nn.Module,
     packed: PackedNet,
-    images: np.ndarray,
+    images: Any,
     *,
     weights: str = "binary",
     seed: int | None = None,
-    batch_size: int = 1000,
+    batch_size: int | None = None,
+    on_images: Callable[[int, int], None] | None = None,
 ) -> Agreement:
     """Compare the labels and logits of a model with those of a packed net.
 
@@ -66,6 +69,8 @@ def verify(
         images: uint8 (N, C, H, W).
         weights: what was packed: "binary" or "sample".
         seed: of the draw that was packed.
+        batch_size: images at a time; as many as fit when None.
+        on_images: called with (images done, images).
 
     Raises:
         UsageError: images of another shape or none, or a test mode that was not packed.
@@ -75,17 +80,17 @@ def verify(
         >>> print(verify(model, packed, data.test.images))  # doctest: +SKIP
         10,000 of 10,000 equal (logits differ by at most 1.9e-06)
     """
-    return _compare(model, packed, images, weights, seed, batch_size)[0]
+    return _tally(model, packed, images, weights, seed, batch_size, on_images=on_images).agreement
 
 
 def prove(
     model: nn.Module,
     packed: PackedNet,
     *,
-    images: np.ndarray | None = None,
+    images: Any | None = None,
     weights: str = "binary",
     seed: int | None = None,
-    batch_size: int = 1000,
+    batch_size: int | None = None,
 ) -> tuple[LayerProof, ...]:
     """Compare each place where a packed net takes signs with the trained modules.
 
@@ -100,31 +105,9 @@ def prove(
         FoldError, NotBinaryError: as `onebit.pack`.
     """
     seed = _seed_of(weights, seed)
-    folded = fold_model(model, input_shape=packed.input.shape, weights=weights, seed=seed or 0)
-    if _outline(folded.net) != _outline(packed):
-        raise UsageError("the packed net has other operations than this model makes; pack it from this model")
-    nodes = {node.output: node for node in packed.nodes}
-    proofs: dict[str, LayerProof] = {}
-    on_images: list[SignSite] = []
-    for site in folded.signs:
-        node = nodes[site.value]
-        if site.chain is None or not site.chain.exact:
-            on_images.append(site)
-            proofs[site.value] = LayerProof(name=site.value, proof="float", integers=0, mismatches=0)
-        else:
-            assert isinstance(node, Threshold)
-            proofs[site.value] = LayerProof(
-                name=site.value,
-                proof="every integer",
-                integers=len(site.chain.reach) * site.chain.channels,
-                mismatches=site.chain.mismatches(node.threshold, node.direction),
-            )
-    if images is not None and on_images:
-        seen = _signs_seen(model, on_images, images, weights, seed, batch_size)
-        for site in on_images:
-            ours = runtime.run(_part(packed, site.value), images, batch_size=batch_size)
-            mismatches = int(np.count_nonzero((ours > 0) != seen[site.value]))
-            proofs[site.value] = replace(proofs[site.value], integers=ours.size, mismatches=mismatches)
+    proofs, sites = _proofs(model, packed, weights, seed)
+    if images is not None and sites:
+        proofs |= _tally(model, packed, images, weights, seed, batch_size, sites=sites).proofs
     return tuple(proofs.values())
 
 
@@ -140,7 +123,8 @@ def certify(
     source: str | None = None,
     recipe: str | None = None,
     layers: Sequence[LayerProof] | None = None,
-    batch_size: int = 1000,
+    batch_size: int | None = None,
+    on_images: Callable[[int, int], None] | None = None,
 ) -> PackedNet:
     """The packed net with a certificate: what agrees with the trained net, counted now.
 
@@ -151,13 +135,19 @@ def certify(
         source: sha256 of the checkpoint, in hexadecimal.
         recipe: its name.
         layers: proofs from `prove`; made here when None.
+        batch_size, on_images: as `verify`.
 
     Raises:
         UsageError, FoldError, NotBinaryError: as `verify` and `prove`.
     """
-    agreement, logits = _compare(model, packed, split.images, weights, seed, batch_size)
+    sites: Sequence[SignSite] = ()
+    proofs: dict[str, LayerProof] = {}
     if layers is None:
-        layers = prove(model, packed, images=split.images, weights=weights, seed=seed, batch_size=batch_size)
+        proofs, sites = _proofs(model, packed, weights, _seed_of(weights, seed))
+    tally = _tally(
+        model, packed, split.images, weights, seed, batch_size, sites=sites, labels=split.labels, on_images=on_images
+    )
+    agreement = tally.agreement
     certificate = Certificate(
         onebit=onebit.__version__,
         dataset=dataset,
@@ -168,30 +158,105 @@ def certify(
         max_logit_difference=agreement.max_logit_difference,
         bit_exact=agreement.bit_exact,
         seed=_seed_of(weights, seed),
-        correct=int(np.count_nonzero(logits.argmax(axis=1) == split.labels)),
+        correct=tally.correct,
         source=source,
         recipe=recipe,
-        layers=tuple(layers),
+        layers=tuple(layers if layers is not None else (proofs | tally.proofs).values()),
     )
     return replace(packed, certificate=certificate)
 
 
-def _compare(
-    model: nn.Module, packed: PackedNet, images: np.ndarray, weights: str, seed: int | None, batch_size: int
-) -> tuple[Agreement, np.ndarray]:
-    """The agreement, and the logits of the packed net."""
+def _proofs(
+    model: nn.Module, packed: PackedNet, weights: str, seed: int | None
+) -> tuple[dict[str, LayerProof], list[SignSite]]:
+    """What is proven of each sign without images, by name, and the signs that can only be compared on images."""
+    folded = fold_model(model, input_shape=packed.input.shape, weights=weights, seed=seed or 0)
+    if _outline(folded.net) != _outline(packed):
+        raise UsageError("the packed net has other operations than this model makes; pack it from this model")
+    nodes = {node.output: node for node in packed.nodes}
+    proofs: dict[str, LayerProof] = {}
+    for site in folded.signs:
+        node = nodes[site.value]
+        integers, mismatches = 0, 0
+        exact = site.chain is not None and site.chain.exact
+        if site.chain is not None and exact:
+            assert isinstance(node, Threshold)
+            integers = len(site.chain.reach) * site.chain.channels
+            mismatches = site.chain.mismatches(node.threshold, node.direction)
+        proofs[site.value] = LayerProof(
+            name=site.value, proof="every integer" if exact else "float", integers=integers, mismatches=mismatches
+        )
+    return proofs, [site for site in folded.signs if proofs[site.value].proof == "float"]
+
+
+class _Tally(NamedTuple):
+    """What was counted over images: of logits, of labels that are right, and of signs."""
+
+    agreement: Agreement
+    correct: int
+    proofs: dict[str, LayerProof]
+
+
+def _tally(
+    model: nn.Module,
+    packed: PackedNet,
+    images: Any,
+    weights: str,
+    seed: int | None,
+    batch_size: int | None,
+    *,
+    sites: Sequence[SignSite] = (),
+    labels: np.ndarray | None = None,
+    on_images: Callable[[int, int], None] | None = None,
+) -> _Tally:
+    """Run both nets over images, batch by batch, and count where they differ; no more than a batch is kept.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        sites: signs that are compared too.
+        labels: (N,).
+    """
     seed = _seed_of(weights, seed)
     if len(images) == 0:
         raise UsageError("got no images, expected some to compare the two nets on")
-    ours = runtime.run(packed, images, batch_size=batch_size)  # checks the images
-    theirs = _torch_logits(eval_copy(model), images, weights, seed, batch_size)
-    if theirs.shape != ours.shape:
-        raise UsageError(f"the model makes logits {theirs.shape}, the packed net {ours.shape}: it is of another model")
-    if not np.isfinite(theirs).all():
-        raise FoldError("the model's own logits are not finite on these images; there is nothing to agree with")
-    difference = np.abs(ours.astype(np.float64) - theirs)
-    mismatches = int(np.count_nonzero(ours.argmax(axis=1) != theirs.argmax(axis=1)))
-    return Agreement(len(ours), mismatches, float(difference.max()), bool((ours == theirs).all())), ours
+    count = label_mismatches = correct = 0
+    difference, bit_exact = 0.0, True
+    compared, mismatches = Counter[str](), Counter[str]()
+    model = eval_copy(model)
+    names = {packed.output, *(site.seen for site in sites)}
+    generator = torch.Generator().manual_seed(seed or 0)
+    with (
+        fixed_weights(model, weights, generator=generator),
+        torch.autocast("cpu", enabled=False),
+        _signs_of(model, sites) as theirs_seen,
+    ):
+        for batch, values in runtime.batches(packed, images, names, batch_size=batch_size):
+            ours = values[packed.output]
+            runtime.check_logits(packed, ours)
+            theirs = predict_logits(model, batch, batch_size=len(batch)).numpy()
+            if theirs.shape != ours.shape:
+                got, expected = (f"(N, {', '.join(map(str, logits.shape[1:]))})" for logits in (theirs, ours))
+                raise UsageError(f"the model makes logits {got}, the packed net {expected}: it is of another model")
+            if not np.isfinite(theirs).all():
+                raise FoldError("the model's own logits are not finite on these images; there is nothing to agree with")
+            labelled = ours.argmax(axis=1)
+            label_mismatches += int(np.count_nonzero(labelled != theirs.argmax(axis=1)))
+            difference = max(difference, float(np.abs(ours.astype(np.float64) - theirs).max()))
+            bit_exact = bit_exact and bool((ours == theirs).all())
+            if labels is not None:
+                correct += int(np.count_nonzero(labelled == labels[count : count + len(ours)]))
+            for site in sites:
+                signs = values[site.seen]
+                compared[site.value] += signs.size
+                mismatches[site.value] += int(np.count_nonzero((signs > 0) != theirs_seen[site.value]))
+            count += len(ours)
+            if on_images is not None:
+                on_images(count, len(images))
+    proofs = {
+        name: LayerProof(name=name, proof="float", integers=compared[name], mismatches=mismatches[name])
+        for name in compared
+    }
+    return _Tally(Agreement(count, label_mismatches, difference, bit_exact), correct, proofs)
 
 
 def _seed_of(weights: str, seed: int | None) -> int | None:
@@ -201,45 +266,31 @@ def _seed_of(weights: str, seed: int | None) -> int | None:
     return seed if weights == "sample" else None
 
 
-def _torch_logits(model: nn.Module, images: np.ndarray, weights: str, seed: int | None, batch_size: int) -> np.ndarray:
-    """Logits of an `eval_copy` with the weights that ship, float32."""
-    generator = torch.Generator().manual_seed(seed or 0)
-    batch = torch.from_numpy(np.ascontiguousarray(images))
-    with fixed_weights(model, weights, generator=generator), torch.autocast("cpu", enabled=False):
-        return predict_logits(model, batch[:, None] if batch.ndim == 3 else batch, batch_size=batch_size).numpy()
-
-
-def _signs_seen(
-    model: nn.Module, sites: Sequence[SignSite], images: np.ndarray, weights: str, seed: int | None, batch_size: int
-) -> dict[str, np.ndarray]:
-    """For each site where torch has +1 on the images: bool (N, …)."""
-    model = eval_copy(model)
-    parts: dict[str, list[np.ndarray]] = {site.value: [] for site in sites}
+@contextmanager
+def _signs_of(model: nn.Module, sites: Sequence[SignSite]) -> Iterator[dict[str, np.ndarray]]:
+    """For each site where torch had +1 in the last batch, bool (N, …): filled while the model runs."""
+    seen: dict[str, np.ndarray] = {}
     wanted = {(model.get_submodule(site.module), site.call): site.value for site in sites}
     calls: Counter[nn.Module] = Counter()
 
     def record(module: nn.Module, inputs: object, output: Tensor) -> None:
         if (value := wanted.get((module, calls[module]))) is not None:
-            parts[value].append((output > 0).numpy())
+            seen[value] = (output > 0).numpy()
         calls[module] += 1
 
-    for module in {module for module, _ in wanted}:
-        module.register_forward_hook(record)
-    model.register_forward_pre_hook(lambda module, inputs: calls.clear())
-    _torch_logits(model, images, weights, seed, batch_size)
-    return {value: np.concatenate(arrays) for value, arrays in parts.items()}
+    hooks = [module.register_forward_hook(record) for module in {module for module, _ in wanted}]
+    hooks.append(model.register_forward_pre_hook(lambda module, inputs: calls.clear()))
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _outline(net: PackedNet) -> tuple[object, ...]:
     """What two nets share when they come from the same model: operations, shapes and kinds, not what arrays hold."""
-    return net.input.coding, [(op_name(node), node.inputs, node.output) for node in net.nodes], infer(net), net.output
-
-
-def _part(net: PackedNet, value: str) -> PackedNet:
-    """The packed net that ends with an inner value."""
-    wanted, nodes = {value}, []
-    for node in reversed(net.nodes):
-        if node.output in wanted:
-            wanted.update(node.inputs)
-            nodes.append(node)
-    return replace(net, nodes=tuple(reversed(nodes)), output=value, classes=None, certificate=None)
+    nodes = [
+        (op_name(node), node.inputs, node.output, [getattr(node, name) for name in node.attributes])
+        for node in net.nodes
+    ]
+    return net.input.coding, nodes, infer(net), net.output

@@ -22,7 +22,7 @@ def make_nasty(model: nn.Module, seed: int = 0) -> nn.Module:
     """BatchNorms where folding goes wrong: integer means without shift; negative, zero, tiny and huge factors."""
     rng = np.random.default_rng(seed)
     with torch.no_grad():
-        for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm1d)):
+        for norm in (m for m in model.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))):
             size = norm.num_features
             means = np.where(rng.random(size) < 0.7, rng.integers(-9, 10, size), rng.normal(0, 1e4, size))
             norm.running_mean.copy_(torch.from_numpy(means))

@@ -85,15 +85,15 @@ def test_every_reachable_integer_is_proven() -> None:
     model = make_mlp(input_quantizer="ste_sign")
     packed = pack(model)
     assert prove(model, packed) == (
-        LayerProof(name="linear2.input_quantizer", proof="every integer", integers=31 * (12 * 255 + 1), mismatches=0),
-        LayerProof(name="linear3.input_quantizer", proof="every integer", integers=40 * 32, mismatches=0),
+        LayerProof(name="linear2.sign", proof="every integer", integers=31 * (12 * 255 + 1), mismatches=0),
+        LayerProof(name="linear3.sign", proof="every integer", integers=40 * 32, mismatches=0),
     )
 
 
 def test_a_threshold_that_is_off_by_one_step_is_one_mismatch() -> None:
     model = make_mlp(input_quantizer="ste_sign", nasty=None)  # untrained BatchNorm: every channel turns at 0
     packed = pack(model)
-    for name, index in (("linear2.input_quantizer", 0), ("linear3.input_quantizer", 1)):
+    for name, index in (("linear2.sign", 0), ("linear3.sign", 1)):
         node = threshold_of(packed, name)
         threshold = node.threshold.copy()
         threshold[2] += 2
@@ -110,7 +110,7 @@ def test_a_proof_in_several_blocks_finds_a_mismatch_in_each(monkeypatch: pytest.
     packed = pack(model)
     assert prove(model, packed)[0].mismatches == 0
     never = np.full(31, np.iinfo(np.int32).max, np.int32)
-    node = threshold_of(packed, "linear2.input_quantizer")
+    node = threshold_of(packed, "linear2.sign")
     integers = np.arange(-12 * 255, 12 * 255 + 1, 2)[:, None]
     up, down = integers >= node.threshold, integers <= node.threshold
     plus = int(np.where(node.direction > 0, up, down).sum())
@@ -134,7 +134,7 @@ def test_signs_of_rounded_sums_are_compared_on_images(options: dict[str, Any]) -
     without = prove(model, packed)[0]
     assert (without.proof, without.integers) == ("float", 0)
     proof = prove(model, packed, images=images_of())[0]
-    assert proof == LayerProof(name="linear2.input_quantizer", proof="float", integers=200 * 31, mismatches=0)
+    assert proof == LayerProof(name="linear2.sign", proof="float", integers=200 * 31, mismatches=0)
     first = packed.nodes[1]
     assert isinstance(first, Dense)
     spoilt = with_node(packed, first.output, signs=np.roll(first.signs, 1, axis=0))
@@ -149,9 +149,7 @@ def test_a_bias_is_exact_only_where_its_sums_are() -> None:
         with torch.no_grad():
             model[2].get_parameter("bias").fill_(bias)
         packed = pack(model, input_shape=SHAPE)
-        assert (
-            threshold_of(packed, "3.input_quantizer").threshold.tolist() == [-6] * 8
-        )  # sums of 12 odd numbers are even
+        assert threshold_of(packed, "3.sign").threshold.tolist() == [-6] * 8  # sums of 12 odd numbers are even
         found = prove(model, packed, images=images_of())[0]
         assert (found.proof, found.mismatches) == (proof, 0)
 
@@ -169,10 +167,10 @@ def test_a_shared_sign_is_compared_call_by_call() -> None:
             norm.get_parameter("bias").fill_(0.37)
     packed = pack(model, input_shape=SHAPE)
     proofs = {proof.name: proof for proof in prove(model, packed, images=images_of(), batch_size=64)}
-    assert list(proofs) == ["3.input_quantizer", "5.input_quantizer", "3.input_quantizer_2"]
+    assert list(proofs) == ["3.sign", "5.sign", "3.sign_2"]
     assert [proof.proof for proof in proofs.values()] == ["float", "every integer", "float"]
     assert [proof.mismatches for proof in proofs.values()] == [0, 0, 0]
-    assert proofs["3.input_quantizer_2"].integers == 200 * 16
+    assert proofs["3.sign_2"].integers == 200 * 16
 
 
 def test_one_sign_object_in_all_layers_is_compared_layer_by_layer() -> None:
@@ -181,7 +179,7 @@ def test_one_sign_object_in_all_layers_is_compared_layer_by_layer() -> None:
         model.get_submodule("norm1").bias.fill_(0.37)
         model.get_submodule("norm2").bias.fill_(0.37)
     proofs = prove(model, pack(model), images=images_of())
-    assert [proof.name for proof in proofs] == ["linear2.input_quantizer", "linear3.input_quantizer"]
+    assert [proof.name for proof in proofs] == ["linear2.sign", "linear3.sign"]
     assert [(proof.integers, proof.mismatches) for proof in proofs] == [(200 * 31, 0), (200 * 40, 0)]
 
 
@@ -190,7 +188,7 @@ def test_a_net_of_another_model_is_refused() -> None:
     for other in (make_mlp((12, 31, 41, 5)), make_mlp(real_last=True), make_mlp(input_quantizer="ste_sign")):
         with pytest.raises(UsageError, match="other operations than this model makes; pack it from this model"):
             prove(other, packed)
-    with pytest.raises(UsageError, match=r"the model makes logits \(200, 4\), the packed net \(200, 5\)"):
+    with pytest.raises(UsageError, match=r"the model makes logits \(N, 4\), the packed net \(N, 5\)"):
         verify(make_mlp((12, 31, 4)), packed, images_of())
 
 
@@ -239,3 +237,35 @@ def test_usage_errors() -> None:
         model.get_submodule("norm3").bias[0] = torch.nan
     with pytest.raises(FoldError, match="own logits are not finite"):
         verify(model, packed, images_of())
+
+
+def test_images_are_read_batch_by_batch_and_counted_once() -> None:
+    class Streamed:
+        """Has the shape and dtype of an array, and reads what is indexed."""
+
+        def __init__(self, images: np.ndarray) -> None:
+            self.shape, self.dtype, self.ndim, self._images, self.read = images.shape, images.dtype, 4, images, 0
+            self.most = 0
+
+        def __len__(self) -> int:
+            return len(self._images)
+
+        def __getitem__(self, index: slice) -> np.ndarray:
+            self.read += len(self._images[index])
+            self.most = max(self.most, len(self._images[index]))
+            return self._images[index]
+
+    model = make_mlp(input_quantizer="ste_sign", value="glorot", nasty=None)
+    packed, split = pack(model), split_of()
+    expected = certify(model, packed, split, dataset="toy").certificate
+    streamed = Streamed(split.images)
+    done: list[tuple[int, int]] = []
+    found = certify(
+        model, packed, Split(streamed, split.labels), dataset="toy", batch_size=7, on_images=lambda *n: done.append(n)
+    ).certificate
+    assert (streamed.most, streamed.read) == (7, 120)
+    assert done == [(min(n, 120), 120) for n in range(7, 127, 7)]
+    assert expected is not None
+    assert found is not None
+    assert [layer.integers for layer in found.layers] == [120 * 31, 120 * 40]
+    assert replace(found, max_logit_difference=0.0) == replace(expected, max_logit_difference=0.0)

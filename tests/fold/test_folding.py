@@ -43,7 +43,7 @@ from onebit.runtime import run
         ({"input_quantizer": "ste_sign", "norm_affine": False}, "Flatten Dense Threshold Dense Threshold Dense Affine"),
         (
             {"input_quantizer": "ste_sign", "real_last": True},
-            "Flatten Dense Threshold Dense Threshold RealDense Affine",
+            "Flatten Dense Threshold Dense Affine Relu RealDense Affine",
         ),
         ({"input_quantizer": "ste_sign", "value": "glorot"}, "Flatten Dense Threshold Dense Threshold Dense Affine"),
         (
@@ -73,7 +73,7 @@ def test_names_are_those_of_the_modules() -> None:
     assert [node.output for node in packed.nodes] == [
         "flatten",
         "linear1",
-        "linear2.input_quantizer",
+        "linear2.sign",
         "linear2",
         "norm2",
     ]

@@ -112,7 +112,7 @@ def test_a_layer_shared_between_places_is_folded_at_each() -> None:
     ).eval()
     packed = pack(model, input_shape=SHAPE)
     assert [node.output for node in packed.nodes if isinstance(node, Threshold)] == [
-        f"3.input_quantizer{suffix}" for suffix in ("", "_2", "_3")
+        f"3.sign{suffix}" for suffix in ("", "_2", "_3")
     ]
     np.testing.assert_array_equal(run(packed, images_of()), torch_logits(model, images_of()))
 

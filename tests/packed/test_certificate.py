@@ -22,7 +22,7 @@ def test_json_holds_exactly_the_specified_fields(certificate: Certificate) -> No
         "bit_exact", "correct", "count", "dataset", "label_mismatches", "layers", "max_logit_difference", "onebit",
         "recipe", "seed", "source", "split", "weights",
     ]  # fmt: skip
-    assert value["layers"] == [{"name": "fc0", "proof": "every integer", "integers": 399_841, "mismatches": 0}]
+    assert value["layers"] == [["fc0", "every integer", 399_841, 0]]
 
 
 @pytest.mark.parametrize(
@@ -48,10 +48,11 @@ def test_json_holds_exactly_the_specified_fields(certificate: Certificate) -> No
         ({"onebit": None}, "printable text"),
         ({"recipe": 5}, "printable text"),
         ({"layers": {}}, "layers is not a list"),
-        ({"layers": ["fc0"]}, "expected an object"),
-        ({"layers": [{"name": "a", "proof": "every integer", "integers": 1}]}, "lacks the field 'mismatches'"),
-        ({"layers": [{"name": "a", "proof": "belief", "integers": 1, "mismatches": 0}]}, "proof is 'belief'"),
-        ({"layers": [{"name": "a", "proof": "float", "integers": 1, "mismatches": 2}]}, "at most 1"),
+        ({"layers": ["fc0"]}, "layer is 'fc0', expected a list of name, proof, integers, mismatches"),
+        ({"layers": [["a", "every integer", 1]]}, "expected a list of name, proof, integers, mismatches"),
+        ({"layers": [["a", "belief", 1, 0]]}, "proof is 'belief'"),
+        ({"layers": [["a", "float", 1, 2]]}, "at most 1"),
+        ({"layers": [["a", "float", "1", 0]]}, "layer integers is '1'"),
         ({"dataset_": "x"}, "unknown field 'dataset_'; did you mean 'dataset'"),
     ],
 )

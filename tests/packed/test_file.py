@@ -15,28 +15,35 @@ from typing import Any
 
 import numpy as np
 import pytest
+from packed_nets import IMAGE_NETS, Builder
 from safetensors import safe_open
 
 from onebit.bits import pack_signs, unpack_signs
 from onebit.errors import FormatError, OnebitError
 from onebit.packed import (
     OPS,
+    Add,
     Affine,
     Certificate,
+    Conv,
     Dense,
     Flatten,
     Hardtanh,
     InputSpec,
     PackedNet,
+    Pad,
     RealDense,
     Relu,
     Sign,
+    Slice,
     costs,
     dumps,
     load,
     loads,
     save,
 )
+from onebit.packed.file import TENSORS
+from onebit.packed.lines import to_lines
 
 Maker = Callable[..., PackedNet]
 ROOT = Path(__file__).parents[2]
@@ -47,12 +54,7 @@ def graph_of(data: bytes) -> dict[str, Any]:
     return json.loads(json.loads(data[8:start])["__metadata__"]["onebit"])
 
 
-@pytest.mark.parametrize("form", ["weight-only", "sign", "mixed"])
-@pytest.mark.parametrize("widths", [(1, 1), (3, 2), (64, 64, 2), (65, 63, 9, 10)])
-def test_a_net_comes_back_as_it_was(tmp_path: Path, packed_mlp: Maker, form: str, widths: tuple[int, ...]) -> None:
-    net = packed_mlp(widths, form=form)
-    save(net, tmp_path / "net.1bit")
-    back = load(tmp_path / "net.1bit")
+def assert_same(net: PackedNet, back: PackedNet) -> None:
     assert (back.input.shape, back.input.coding, back.output, back.classes, back.name, back.certificate) == (
         net.input.shape, net.input.coding, net.output, net.classes, net.name, None,
     )  # fmt: skip
@@ -72,14 +74,58 @@ def test_a_net_comes_back_as_it_was(tmp_path: Path, packed_mlp: Maker, form: str
         np.testing.assert_array_equal(getattr(net.input, name), getattr(back.input, name))
 
 
+@pytest.mark.parametrize("form", ["weight-only", "sign", "mixed"])
+@pytest.mark.parametrize("widths", [(1, 1), (3, 2), (64, 64, 2), (65, 63, 9, 10)])
+def test_a_net_comes_back_as_it_was(tmp_path: Path, packed_mlp: Maker, form: str, widths: tuple[int, ...]) -> None:
+    net = packed_mlp(widths, form=form)
+    save(net, tmp_path / "net.1bit")
+    assert_same(net, load(tmp_path / "net.1bit"))
+
+
+@pytest.mark.parametrize("form", IMAGE_NETS)
+def test_a_net_of_images_comes_back_as_it_was(form: str) -> None:
+    for seed in range(3):
+        net = IMAGE_NETS[form](seed)
+        assert_same(net, loads(dumps(net)))
+
+
 def test_every_operation_survives(packed_mlp: Maker) -> None:
     nets = [packed_mlp((12, 70, 10), form=form) for form in ("weight-only", "sign", "mixed")]
+    nets += [make() for make in IMAGE_NETS.values()]
     a, b = Flatten(inputs=("input",), output="a"), Hardtanh(inputs=("a",), output="b")
     chain = (a, b, Sign(inputs=("b",), output="c"))
     nets.append(PackedNet(input=InputSpec(shape=(3, 2, 2)), nodes=chain, output="c"))  # a file without tensors
     assert {type(node) for net in nets for node in net.nodes} == set(OPS.values())
     for net in nets:
         assert dumps(loads(dumps(net))) == dumps(net)
+
+
+def test_a_node_is_one_line_that_people_can_read() -> None:
+    b = Builder((3, 8, 8))
+    b.add(Conv, **b.signs(4, 27), kernel=(3, 3), padding=(1, 1, 1, 1))
+    x = b.affine(4)
+    b.add(Conv, **b.signs(4, 6, scale=True), kernel=(1, 3), stride=(1, 2), padding=(0, 0, 1, 0), groups=2)
+    b.add(Pad, x, value=-1, padding=(0, 0, 0, 2))
+    b.add(Slice, stop=(4, 8, 8), step=(1, 1, 2))
+    b.add(Add, x, x)
+    lines = to_lines(b.nodes)
+    assert lines == [
+        "conv n0 signs=4,27 kernel=3 padding=1",
+        "affine n1 scale=4 shift=4",
+        "conv n2 signs=4,6 scale=4 kernel=1,3 stride=1,2 padding=0,0,1,0 groups=2",
+        "pad n3 inputs=n1 padding=0,0,0,2 value=-1",
+        "slice n4 stop=4,8,8 step=1,1,2",
+        "add n5 inputs=n1,n1",
+    ]
+
+
+def test_the_tensors_of_the_table_are_those_of_the_operations() -> None:
+    dtypes = {"uint64": "U8", "float32": "F32", "int32": "I32", "int8": "I8"}
+    fields = {name: dtypes[stored.dtype] for kind in OPS.values() for name, stored in kind.arrays.items()}
+    assert {**fields, "input.mean": "F32", "input.std": "F32"} == TENSORS
+    for kind in OPS.values():  # a file tells them apart by their names alone
+        assert not {"inputs", "in_features", *TENSORS} & set(kind.attributes)
+        assert {name: dtypes[stored.dtype] for name, stored in kind.arrays.items()}.items() <= fields.items()
 
 
 def test_the_certificate_and_people_s_texts_come_back(packed_mlp: Maker, certificate: Certificate) -> None:
@@ -121,12 +167,11 @@ def test_what_no_net_can_mean_is_not_written(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_net_with_more_tensors_than_a_reader_takes_is_not_written() -> None:
-    shift = np.ones(1, np.float32)
-    nodes = [Affine(inputs=("input",), output="0", shift=shift)]
-    nodes += [Affine(inputs=(str(index),), output=str(index + 1), shift=shift) for index in range(10_000)]
-    with pytest.raises(FormatError, match="has 10001 tensors, expected at most 10000"):
-        dumps(PackedNet(input=InputSpec(shape=(1, 1, 1)), nodes=tuple(nodes), output="10000"))
+def test_a_net_with_more_nodes_than_a_reader_takes_is_not_made() -> None:
+    nodes = [Relu(inputs=("input",), output="0")]
+    nodes += [Relu(inputs=(str(index),), output=str(index + 1)) for index in range(10_000)]
+    with pytest.raises(FormatError, match="the net has 10001 nodes, expected 1 to 10000"):
+        PackedNet(input=InputSpec(shape=(1, 1, 1)), nodes=tuple(nodes), output="10000")
 
 
 @pytest.mark.parametrize("form", ["weight-only", "sign"])
@@ -152,11 +197,12 @@ def test_any_safetensors_reader_opens_the_file(tmp_path: Path, packed_mlp: Maker
     with safe_open(tmp_path / "net.1bit", framework="numpy") as file:
         assert set(file.metadata()) == {"onebit"}
         assert json.loads(file.metadata()["onebit"])["format"] == 1
-        rows = file.get_tensor("fc1.signs")
-    assert rows.dtype == np.uint8
-    assert rows.shape == (10, 9)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert {name: array.shape for name, array in tensors.items()} == {
+        "signs": (70 * 2 + 10 * 9,), "threshold": (70,), "direction": (70,), "scale": (10,), "shift": (10,),
+    }  # fmt: skip
     expected = unpack_signs(net.nodes[3].signs, 70)  # type: ignore[attr-defined]
-    bits = np.unpackbits(rows, axis=1, count=70, bitorder="little")
+    bits = np.unpackbits(tensors["signs"][140:].reshape(10, 9), axis=1, count=70, bitorder="little")
     np.testing.assert_array_equal(bits.astype(int) * 2 - 1, expected)
 
 
@@ -191,8 +237,8 @@ def test_files_that_cannot_be_read_are_one_clear_line(tmp_path: Path) -> None:
 def test_the_specification_s_reader_reads_what_we_write(tmp_path: Path, packed_mlp: Maker) -> None:
     text = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
     (tmp_path / "reader.py").write_text(text.split("```python\n")[1].split("```")[0], encoding="utf-8")
-    for form in ("weight-only", "sign", "mixed"):
-        net = packed_mlp((12, 70, 10), form=form)
+    nets = [packed_mlp((12, 70, 10), form=form) for form in ("mixed", "weight-only", "sign")]
+    for net in [*(make() for make in IMAGE_NETS.values()), *nets]:
         save(net, tmp_path / "net.1bit")
         graph, tensors = runpy.run_path(str(tmp_path / "reader.py"))["read"](tmp_path / "net.1bit")
         assert graph == graph_of(dumps(net))
@@ -201,10 +247,10 @@ def test_the_specification_s_reader_reads_what_we_write(tmp_path: Path, packed_m
                 if (array := getattr(node, name)) is not None:
                     expected = unpack_signs(array, node.in_features) if name == "signs" else array  # type: ignore[attr-defined]
                     np.testing.assert_array_equal(tensors.pop(f"{node.output}.{name}"), expected, err_msg=stored.dtype)
-        assert set(tensors) == ({"input.mean", "input.std"} if form == "mixed" else set())
+        assert set(tensors) == ({"input.mean", "input.std"} if net.input.coding == "standardise" else set())
     command = [sys.executable, str(tmp_path / "reader.py"), str(tmp_path / "net.1bit")]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
-    assert lines[1:3] == ["fc0.centre float32 (70,)", "fc0.scale float32 (70,)"]
+    assert lines[1] == "affine1.shift float32 (10,)"
     assert "fc0.signs int8 (70, 12)" in lines
 
 

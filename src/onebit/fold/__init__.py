@@ -1,9 +1,10 @@
 """Trained model -> packed net: trace, fold BatchNorm, sign and scales, one bit per weight.
 
 The model runs once on an example under `torch.fx`, layers stay whole (`trace`), and each operation of the traced graph
-has one function in the table `FOLDS` (`operations`). Per-channel operations are held back until something needs their
-value: a sign turns those that stand on integers into an integer threshold (`chain`), anything else turns them into one
-affine map (`folder`).
+has one function in the table `FOLDS` (`operations`; those with weights in `products`, those on images in `images`).
+Per-channel operations are held back until something needs their value: a sign turns those that stand on integers into
+an integer threshold (`chain`, `reach`), anything else turns them into one affine map (`folder`). So are pools between
+BatchNorm and a sign, because the sign of a largest value is the largest sign.
 """
 
 from __future__ import annotations
@@ -97,11 +98,7 @@ def _shipped(model: nn.Module, weights: str, seed: int) -> dict[nn.Module, Binar
     shipped: dict[nn.Module, BinaryWeight] = {}
     for name, layer in binary_layers(model):
         check_finite(name, "latent weights", layer.weight)
-        weight: BinaryWeight | None = None
-        if weights == "binary":
-            weight = layer.binary_weight()
-        elif layer.weight_quantizer is not None:
-            weight = layer.weight_quantizer.sample(layer.weight, generator=generator)
+        weight = layer.binary_weight() if weights == "binary" else layer.sample_weight(generator=generator)
         if weight is None:
             kind = type(layer.weight_quantizer).__name__
             raise UsageError(f"layer {name!r}: {kind} defines no random draw; use weights='binary'")

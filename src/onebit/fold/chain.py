@@ -1,16 +1,16 @@
-"""Per-channel operations that are held back, and the integer threshold of those that end in a sign."""
+"""Operations that are held back, and the integer threshold of those that end in a sign."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onebit.packed import Hardtanh, Relu
+from onebit.packed import Flatten, MaxPool, Node
 
 EXACT_SUM = 2**24  # float32 holds every integer below it, so torch's sums are exact in whatever order it adds
 MOST_INTEGERS = 2**22  # per channel, above which a layer is compared on images instead
@@ -20,13 +20,13 @@ _INT32 = np.iinfo(np.int32)
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """A per-channel operation.
+    """An operation that is held back: affine per channel, or a packed operation as it stands.
 
     Args:
         name: of the value it makes.
-        apply: what torch computes: (n, C) -> (n, C).
+        apply: what torch computes, number by number: (n, C) -> (n, C).
         scale, shift: (C,) float64, None for 1 and 0, of an affine step.
-        clip: the packed operation of a step that is not affine.
+        kind, fields: the packed operation of a step that is not affine.
         exact: what torch gives depends on the integer below the steps alone, not on the order of a sum.
     """
 
@@ -34,8 +34,14 @@ class Step:
     apply: Callable[[Tensor], Tensor]
     scale: np.ndarray | None = None
     shift: np.ndarray | None = None
-    clip: type[Relu] | type[Hardtanh] | None = None
+    kind: type[Node] | None = None
+    fields: dict[str, Any] | None = None
     exact: bool = True
+
+    @property
+    def moves(self) -> bool:
+        """Whether it picks and moves numbers, each of which keeps its sign: sign after it is sign before it."""
+        return self.kind in (Flatten, MaxPool)
 
 
 class Pending(NamedTuple):
@@ -45,7 +51,13 @@ class Pending(NamedTuple):
     steps: tuple[Step, ...] = ()
 
     def then(self, step: Step) -> Pending:
+        """This value after one more step."""
         return Pending(self.base, (*self.steps, step))
+
+    @property
+    def moved(self) -> bool:
+        """Whether a step moves numbers, so that a channel of the base is no channel of this value any more."""
+        return any(step.moves for step in self.steps)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -9,13 +10,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from onebit.errors import FoldError, FormatError, NotBinaryError
-from onebit.fold.chain import Chain, Pending
+from onebit.fold.chain import Chain, Pending, Step
+from onebit.fold.reach import reach_of
 from onebit.fold.trace import module_path, target_name
 from onebit.layers import BinaryLayer, InputCoding
-from onebit.packed import Affine, InputSpec, Node, PackedNet, Value
+from onebit.packed import Affine, AveragePool, InputSpec, Node, PackedNet, Sign, Threshold, Value
 from onebit.packed.net import INPUT
 from onebit.quantizers import BinaryWeight, Quantizer
 
@@ -23,13 +26,15 @@ from onebit.quantizers import BinaryWeight, Quantizer
 class SignSite(NamedTuple):
     """Where a net takes signs.
 
-    value: name in the packed net.
+    value: name of the threshold or sign in the packed net.
+    seen: name of the packed value that holds the signs as torch has them; behind pools that torch has before its sign.
     module: path of the torch module that gives the same signs.
     call: in which of its calls, which are counted over all places where the module stands.
     chain: what a threshold stands for; None where the packed net takes the sign of a real value.
     """
 
     value: str
+    seen: str
     module: str
     call: int
     chain: Chain | None
@@ -48,11 +53,13 @@ class Call(NamedTuple):
     name: of the value it makes; for a layer, where it stands.
     module: the layer, None for a function or method.
     node: of the traced graph, None for the input quantizer of a layer.
+    path: where the layer stands, if that is not its name.
     """
 
     name: str
     module: Any = None
     node: fx.Node | None = None
+    path: str = ""
 
     def argument(self, position: int, keyword: str, default: Any) -> Any:
         """The attribute of a layer, or the argument of a function."""
@@ -61,10 +68,17 @@ class Call(NamedTuple):
         arguments = self.node.args
         return arguments[position] if len(arguments) > position else self.node.kwargs.get(keyword, default)
 
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The shapes of what it reads first and of what it makes, for the example, with the batch axis."""
+        assert self.node is not None
+        before, after = self.node.all_input_nodes[0].meta["value"], self.node.meta["value"]
+        return tuple(before.shape), tuple(after.shape)
+
     def refusal(self, reason: str) -> FoldError:
         """The error that names this operation."""
         what = target_name(self.node) if self.node is not None and self.module is None else type(self.module).__name__
-        return FoldError(f"cannot pack {what} ({self.name!r}): {reason}")
+        return FoldError(f"cannot pack {what} ({self.path or self.name!r}): {reason}")
 
 
 Operation = Callable[..., Pending]
@@ -101,6 +115,7 @@ class Folder:
         self._signs: list[SignSite] = []
         self._calls: Counter[nn.Module] = Counter()
         self._written: dict[Pending, str] = {}
+        self._signed: dict[Pending, str] = {}
 
     def fold(self, graph: fx.Graph) -> Folded:
         """The packed net of a graph made by `trace`."""
@@ -143,9 +158,7 @@ class Folder:
         if node is not None:
             if not node.users:
                 raise call.refusal("its result is never used; remove it from forward")
-            said = node.kwargs.get("inplace") or any(value is True for value in node.args)  # F.relu(x, True)
-            in_place = getattr(module, "inplace", False) if module is not None else said
-            if in_place and len(node.all_input_nodes[0].users) > 1:
+            if _in_place(node, module) and len(node.all_input_nodes[0].users) > 1:
                 raise call.refusal("it changes in place what is also read elsewhere; use inplace=False")
         return self.table[kinds[0]](self, call, *inputs)
 
@@ -158,11 +171,11 @@ class Folder:
         cls = type(module)
         return [kind for kind in cls.__mro__ if kind in self.table and getattr(kind, "forward", None) is cls.forward]
 
-    def emit(self, kind: type[Node], name: str, source: str, **fields: Any) -> str:
-        """Append a node that reads the value `source`; returns the name of its value, `name` if that is free.
+    def emit(self, kind: type[Node], name: str, *sources: str, **fields: Any) -> str:
+        """Append a node that reads the values `sources`; returns the name of its value, `name` if that is free.
 
         Raises:
-            FoldError: the value does not fit the node.
+            FoldError: the values do not fit the node.
         """
         output = base = re.sub(r"[^A-Za-z0-9_.-]", "_", name[-90:]).lstrip(".-") or "value"
         count = 1
@@ -170,43 +183,90 @@ class Folder:
             count += 1
             output = f"{base}_{count}"
         try:
-            node = kind(inputs=(source,), output=output, **fields)
-            self.values[output] = node.infer(self.values[source])
+            node = kind(inputs=sources, output=output, **fields)
+            value = node.infer(*(self.values[source] for source in sources))
         except FormatError as error:
             raise FoldError(f"cannot pack {name!r}: {error}") from None
+        self.values[output] = value
+        if value.exact:
+            self.reach[output] = reach_of(
+                node, value, *(self.reach[source] for source in sources if source in self.reach)
+            )
         self.nodes.append(node)
         return output
 
     def write(self, x: Pending) -> str:
-        """Name of the packed value of `x`: emits its steps, neighbouring affine ones composed in float64."""
-        if x in self._written:
-            return self._written[x]
-        base = x.base
+        """Name of the packed value of `x`: emits the steps that are not yet, neighbouring affine ones as one.
+
+        What was written before is read again, be it `x` itself or a value below some of its steps.
+        """
+        first = next((n for n in range(len(x.steps), 0, -1) if Pending(x.base, x.steps[:n]) in self._written), 0)
+        base = self._written.get(Pending(x.base, x.steps[:first]), x.base)
         scale: np.ndarray | None = None
         shift: np.ndarray | None = None
-        for index, step in enumerate(x.steps):
-            if step.clip is not None:
-                base = self.emit(step.clip, step.name, base)
-                bound = self.values[base].bound
-                if bound is not None:
-                    self.reach[base] = range(-bound, bound + 1)
+        for index in range(first, len(x.steps)):
+            step, done = x.steps[index], x.steps[: index + 1]
+            if step.kind is not None:
+                base = self._written[Pending(x.base, done)] = self.emit(
+                    step.kind, step.name, base, **(step.fields or {})
+                )
                 continue
             if step.scale is not None:
                 scale = step.scale if scale is None else scale * step.scale
                 shift = None if shift is None else shift * step.scale
             if step.shift is not None:
                 shift = step.shift if shift is None else shift + step.shift
-            if index + 1 == len(x.steps) or x.steps[index + 1].clip is not None:
+            if index + 1 == len(x.steps) or x.steps[index + 1].kind is not None:
                 fields = {"scale": _rounded(step.name, scale), "shift": _rounded(step.name, shift)}
-                base, scale, shift = self.emit(Affine, step.name, base, **fields), None, None
-        self._written[x] = base
+                base = self._written[Pending(x.base, done)] = self.emit(Affine, step.name, base, **fields)
+                scale, shift = None, None
         return base
 
-    def add_sign(self, value: str, call: Call, chain: Chain | None) -> None:
-        """Note that the packed value `value` holds the signs that `call` makes."""
-        self.reach[value] = range(-1, 2, 2)
-        self._signs.append(SignSite(value, call.name, self._calls[call.module], chain))
+    def then(self, x: Pending, step: Step) -> Pending:
+        """`x` after one more step, held back."""
+        if step.kind is None and x.moved:  # its channels are no longer those of the base
+            x = Pending(self.write(x))
+        return x.then(step)
+
+    def moved(self, call: Call, x: Pending, kind: type[Node], **fields: Any) -> Pending:
+        """`x` after an operation that moves numbers: held back where a sign may follow that has to see the integers."""
+        if x.steps and self.values[x.base].exact:
+            return x.then(Step(call.name, lambda numbers: numbers, kind=kind, fields=fields))
+        return Pending(self.emit(kind, call.name, self.write(x), **fields))
+
+    def signed(self, call: Call, x: Pending) -> Pending:
+        """The signs of `x`: a threshold below the operations that only move numbers, or the sign of a real value."""
+        calls = self._calls[call.module]
         self._calls[call.module] += 1
+        if x not in self._signed:
+            if not self.values[x.base].exact:
+                made = seen = self.emit(Sign, call.name, self.write(x))
+                chain = None
+            else:
+                base, first = x.base, x.steps[0] if x.steps else None
+                if first is not None and first.kind is AveragePool:
+                    base = self.emit(AveragePool, first.name, base, **{**(first.fields or {}), "sums": 1})
+                chain = Chain(x.steps, call.module, self.values[base].shape[0], self.reach[base])
+                threshold, direction = chain.settle()
+                made = seen = self.emit(Threshold, call.name, base, threshold=threshold, direction=direction)
+                for step in x.steps:
+                    if step.moves and step.kind is not None:
+                        seen = self.emit(step.kind, step.name, seen, **(step.fields or {}))
+            self._signed[x] = seen
+            self._signs.append(SignSite(made, seen, call.path or call.name, calls, chain))
+        return Pending(self._signed[x])
+
+
+_IN_PLACE: tuple[Any, ...] = (operator.iadd, "add_", "relu_", torch.relu_)
+_IN_PLACE_LAST: tuple[Any, ...] = (F.relu, F.hardtanh, F.dropout)  # their last argument says so: F.relu(x, True)
+
+
+def _in_place(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether an operation writes its result over what it reads."""
+    if module is not None:
+        return bool(getattr(module, "inplace", False))
+    said = node.target in _IN_PLACE_LAST and any(value is True for value in node.args[-1:])
+    return node.target in _IN_PLACE or said or node.kwargs.get("inplace") is True
 
 
 def check_finite(name: str, what: str, tensor: Tensor) -> Tensor:

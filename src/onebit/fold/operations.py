@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import prod
+import operator
 from typing import Any
 
 import numpy as np
@@ -11,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onebit.bits import pack_signs
-from onebit.errors import NotBinaryError
-from onebit.fold.chain import Chain, Pending, Step, sums_are_exact
+from onebit.fold.chain import Pending, Step
 from onebit.fold.folder import Call, Folder, Operation, check_finite
-from onebit.layers import BinaryLinear, InputCoding
-from onebit.packed import Dense, Flatten, Hardtanh, InputSpec, RealDense, Relu, Sign, Threshold
+from onebit.fold.images import adaptive_average_pool, add, average_pool, concat, max_pool, mean, pad, reshape, select
+from onebit.fold.products import conv, conv_transpose, linear
+from onebit.layers import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear, InputCoding
+from onebit.packed import Hardtanh, InputSpec, Relu
 from onebit.packed.net import INPUT
-from onebit.quantizers import BinaryWeight, SteSign
+from onebit.quantizers import SteSign
 
 
 def _input_coding(folder: Folder, call: Call, x: Pending) -> Pending:
@@ -38,87 +37,40 @@ def _input_coding(folder: Folder, call: Call, x: Pending) -> Pending:
     return x
 
 
-def _linear(folder: Folder, call: Call, x: Pending) -> Pending:
-    layer = call.module
-    if getattr(layer, "input_quantizer", None) is not None:
-        x = folder.apply(Call(f"{call.name}.input_quantizer", layer.input_quantizer), x)
-    source = folder.write(x)
-    scale: Tensor | None = None
-    if layer in folder.shipped:
-        base, scale = _binary_dense(folder, call.name, source, folder.shipped[layer])
-    else:
-        weight = check_finite(call.name, "weights", layer.weight)
-        base = folder.emit(RealDense, call.name, source, weight=weight.numpy())
-    y, bound = Pending(base), folder.values[base].bound
-    if scale is not None:
-        exact = bound is not None and sums_are_exact(bound, scale, None)
-        y = y.then(Step(call.name, lambda sums: sums * scale, scale=scale.double().numpy(), exact=exact))
-    if layer.bias is not None:
-        bias = check_finite(call.name, "biases", layer.bias)
-        exact = bound is not None and sums_are_exact(bound, scale, bias)
-        y = y.then(Step(call.name, lambda sums: sums + bias, shift=bias.double().numpy(), exact=exact))
-    return y
-
-
-def _binary_dense(folder: Folder, name: str, source: str, weight: BinaryWeight) -> tuple[str, Tensor | None]:
-    """The product with one-bit weights, and the scale that is left to apply."""
-    try:
-        signs = pack_signs(weight.signs.detach().numpy())
-    except NotBinaryError as error:
-        raise NotBinaryError(f"layer {name!r}: {error}") from None
-    inputs = weight.signs.shape[1]
-    scale = None if weight.scale is None else check_finite(name, "scales", weight.scale)
-    if weight.centre is not None:  # both values need the sum of the inputs: nothing is left for later
-        centre = check_finite(name, "centres", weight.centre).numpy()
-        factor = None if scale is None else scale.numpy()
-        return folder.emit(Dense, name, source, signs=signs, in_features=inputs, scale=factor, centre=centre), None
-    base = folder.emit(Dense, name, source, signs=signs, in_features=inputs)
-    if source in folder.reach:
-        terms = folder.reach[source]
-        most = inputs * terms[-1]
-        folder.reach[base] = range(-most, most + 1, terms.step)  # sums of odd numbers have one parity
-    return base, scale
-
-
 def _batch_norm(folder: Folder, call: Call, x: Pending) -> Pending:
-    norm: nn.BatchNorm1d = call.module
+    norm: nn.BatchNorm1d | nn.BatchNorm2d = call.module
     if norm.running_mean is None or norm.running_var is None:
         raise call.refusal("with track_running_stats=False an answer depends on the other images of the batch")
     for what, tensor in (*norm.named_parameters(), *norm.named_buffers()):
         if tensor.is_floating_point():
             check_finite(call.name, f"BatchNorm {what} values", tensor)
+
     # torch turns it into scale·x + shift; its own two numbers differ from the formula's in their last digits, so ask it
+    def apply(x: Tensor) -> Tensor:
+        return norm(x) if isinstance(norm, nn.BatchNorm1d) else norm(x[:, :, None, None])[:, :, 0, 0]
+
     zeros = torch.zeros(1, norm.num_features)
     with torch.no_grad():
         scale = F.batch_norm(zeros + 1, zeros[0], norm.running_var, norm.weight, None, eps=norm.eps)[0]
-        shift = norm(zeros)[0]
+        shift = apply(zeros)[0]
     for tensor in (scale, shift):
         check_finite(call.name, "folded BatchNorm values", tensor)
-    return x.then(Step(call.name, norm, scale=scale.double().numpy(), shift=shift.double().numpy()))
+    return folder.then(x, Step(call.name, apply, scale=scale.double().numpy(), shift=shift.double().numpy()))
 
 
 def _sign(folder: Folder, call: Call, x: Pending) -> Pending:
-    value = folder.values[x.base]
-    if not value.exact:
-        made = folder.emit(Sign, call.name, folder.write(x))
-        folder.add_sign(made, call, None)
-        return Pending(made)
-    chain = Chain(x.steps, call.module, value.shape[0], folder.reach[x.base])
-    threshold, direction = chain.settle()
-    made = folder.emit(Threshold, call.name, x.base, threshold=threshold, direction=direction)
-    folder.add_sign(made, call, chain)
-    return Pending(made)
+    return folder.signed(call, x)
 
 
 def _relu(folder: Folder, call: Call, x: Pending) -> Pending:
-    return x.then(Step(call.name, torch.relu, clip=Relu))
+    return x.then(Step(call.name, torch.relu, kind=Relu))
 
 
 def _hardtanh(folder: Folder, call: Call, x: Pending) -> Pending:
     low, high = call.argument(1, "min_val", -1.0), call.argument(2, "max_val", 1.0)
     if (low, high) != (-1, 1):
         raise call.refusal(f"got the bounds {low} and {high}, expected -1 and 1")
-    return x.then(Step(call.name, F.hardtanh, clip=Hardtanh))
+    return x.then(Step(call.name, F.hardtanh, kind=Hardtanh))
 
 
 def _dropout(folder: Folder, call: Call, x: Pending) -> Pending:
@@ -131,46 +83,54 @@ def _same(folder: Folder, call: Call, x: Pending) -> Pending:
     return x
 
 
-def _reshape(folder: Folder, call: Call, x: Pending) -> Pending:
-    # recognised by its effect, because the many spellings of flatten have different arguments
-    assert call.node is not None
-    before, after = call.node.all_input_nodes[0].meta["value"].shape, call.node.meta["value"].shape
-    if after == before:
-        return x
-    if after != (before[0], prod(before[1:])):
-        raise call.refusal(f"it makes {_shape(after)} of {_shape(before)}, expected (N, {prod(before[1:])})")
-    source = folder.write(x)
-    made = folder.emit(Flatten, call.name, source)
-    if source in folder.reach:
-        folder.reach[made] = folder.reach[source]
-    return Pending(made)
-
-
-def _shape(size: Sequence[int]) -> str:
-    return f"(N, {', '.join(str(axis) for axis in size[1:])})"
-
-
 FOLDS: dict[Any, Operation] = {
     InputCoding: _input_coding,
-    BinaryLinear: _linear,
-    nn.Linear: _linear,
+    BinaryLinear: linear,
+    BinaryConv2d: conv,
+    BinaryConvTranspose2d: conv_transpose,
+    nn.Linear: linear,
+    nn.Conv2d: conv,
+    nn.ConvTranspose2d: conv_transpose,
     nn.BatchNorm1d: _batch_norm,
+    nn.BatchNorm2d: _batch_norm,
     SteSign: _sign,
     nn.ReLU: _relu,
     nn.Hardtanh: _hardtanh,
+    nn.MaxPool2d: max_pool,
+    nn.AvgPool2d: average_pool,
+    nn.AdaptiveAvgPool2d: adaptive_average_pool,
+    nn.ZeroPad2d: pad,
+    nn.ConstantPad2d: pad,
     nn.Dropout: _dropout,
+    nn.Dropout2d: _dropout,
     nn.Identity: _same,
-    nn.Flatten: _reshape,
+    nn.Flatten: reshape,
     F.relu: _relu,
     torch.relu: _relu,
     "relu": _relu,
     F.hardtanh: _hardtanh,
+    F.max_pool2d: max_pool,
+    F.avg_pool2d: average_pool,
+    F.adaptive_avg_pool2d: adaptive_average_pool,
+    torch.mean: mean,
+    "mean": mean,
     F.dropout: _dropout,
-    torch.flatten: _reshape,
-    torch.reshape: _reshape,
-    "flatten": _reshape,
-    "reshape": _reshape,
-    "view": _reshape,
+    F.dropout2d: _dropout,
+    operator.add: add,
+    operator.iadd: add,
+    torch.add: add,
+    "add": add,
+    "add_": add,
+    torch.cat: concat,
+    F.pad: pad,
+    operator.getitem: select,
+    torch.flatten: reshape,
+    torch.reshape: reshape,
+    torch.squeeze: reshape,
+    "flatten": reshape,
+    "reshape": reshape,
+    "squeeze": reshape,
+    "view": reshape,
     "contiguous": _same,
     "float": _same,
 }

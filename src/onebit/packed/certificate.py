@@ -102,8 +102,8 @@ class Certificate:
             check_text("certificate recipe", self.recipe)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object; inverse of `from_json`."""
-        return {**dataclasses.asdict(self), "layers": [dataclasses.asdict(layer) for layer in self.layers]}
+        """A JSON object; inverse of `from_json`. A layer is a list of its four fields: a deep net has many of them."""
+        return {**dataclasses.asdict(self), "layers": [list(dataclasses.astuple(layer)) for layer in self.layers]}
 
     @staticmethod
     def from_json(value: object) -> Certificate:
@@ -116,8 +116,12 @@ class Certificate:
         if not isinstance(fields["layers"], list):
             raise FormatError("certificate layers is not a list")
         names = [field.name for field in dataclasses.fields(LayerProof)]
-        layers = tuple(LayerProof(**check_fields("certificate layer", layer, names)) for layer in fields["layers"])
-        return Certificate(**{**fields, "layers": layers})
+        layers = []
+        for layer in fields["layers"]:
+            if not isinstance(layer, list) or len(layer) != len(names):
+                raise FormatError(f"certificate layer is {short(layer)}, expected a list of {', '.join(names)}")
+            layers.append(LayerProof(**dict(zip(names, layer, strict=True))))
+        return Certificate(**{**fields, "layers": tuple(layers)})
 
 
 def _check_count(what: str, number: object, *, most: int = 2**63 - 1) -> None:

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any, BinaryIO
@@ -20,16 +21,27 @@ from onebit.bits import byte_count, bytes_to_words, word_count, words_to_bytes
 from onebit.errors import FormatError
 from onebit.files import write_atomic
 from onebit.packed.certificate import Certificate
-from onebit.packed.net import INPUT, InputSpec, PackedNet, op_name
-from onebit.packed.nodes import OPS, Node
+from onebit.packed.lines import arrays_of, from_line, to_lines
+from onebit.packed.net import INPUT, MOST_NODES, InputSpec, PackedNet
+from onebit.packed.nodes import Node
 from onebit.packed.strict import check_fields, parse_json, short
-from onebit.tables import did_you_mean
 
 FORMAT = 1
 KEY = "onebit"  # exactly one key: safetensors writes several in random order
 MOST_HEADER_BYTES = 4_000_000  # 20 times what a net of a thousand layers needs; parsed JSON takes 40 times its text
-MOST_TENSORS = 10_000
-MOST_AXES = 4
+
+TENSORS: dict[str, str] = {
+    "signs": "U8",
+    "scale": "F32",
+    "centre": "F32",
+    "weight": "F32",
+    "shift": "F32",
+    "threshold": "I32",
+    "direction": "I8",
+    f"{INPUT}.mean": "F32",
+    f"{INPUT}.std": "F32",
+}
+"""Every tensor that a file can have: the arrays of one field, of all nodes one after the other."""
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "U8": np.dtype(np.uint8),
@@ -78,29 +90,25 @@ def dumps(net: PackedNet) -> bytes:
     from safetensors.numpy import save as save_tensors
 
     net.check_values()
-    tensors: dict[str, np.ndarray] = {}
+    parts: dict[str, list[np.ndarray]] = {}
     for name in ("mean", "std"):
         if (array := getattr(net.input, name)) is not None:
-            tensors[f"{INPUT}.{name}"] = np.ascontiguousarray(array)
-    nodes = []
+            parts[f"{INPUT}.{name}"] = [array]
     for node in net.nodes:
-        attributes = {name: getattr(node, name) for name in node.attributes}
-        nodes.append({"op": op_name(node), "inputs": list(node.inputs), "output": node.output, **attributes})
-        for name in node.arrays:
-            if (array := getattr(node, name)) is not None:
-                if name == "signs":
-                    array = words_to_bytes(array, attributes["in_features"])
-                # safetensors would store the raw memory of a transposed array under its logical shape
-                tensors[f"{node.output}.{name}"] = np.ascontiguousarray(array)
+        for name, array in arrays_of(node):
+            rows = words_to_bytes(array, node.in_features) if name == "signs" else array  # type: ignore[attr-defined]
+            parts.setdefault(name, []).append(rows.reshape(-1))
     graph = {
         "format": FORMAT,
         "name": net.name,
         "input": {"shape": list(net.input.shape), "coding": net.input.coding},
-        "nodes": nodes,
+        "nodes": to_lines(net.nodes),
         "output": net.output,
         "classes": None if net.classes is None else list(net.classes),
         "certificate": None if net.certificate is None else net.certificate.to_json(),
     }
+    # safetensors would store the raw memory of a strided array under its logical shape; these are contiguous
+    tensors = {name: np.concatenate(arrays) for name, arrays in parts.items()}
     data = save_tensors(tensors, metadata={KEY: json.dumps(graph, separators=(",", ":"), allow_nan=False)})
     _read_header(io.BytesIO(data), len(data))  # its limits hold for what we write too
     return data
@@ -121,7 +129,7 @@ def _read(stream: BinaryIO, size: int) -> PackedNet:
 
     header, tensors, graph_text = _read_header(stream, size)
     graph = parse_json("the graph", graph_text)
-    shapes = {name: np.broadcast_to(np.zeros((), dtype), shape) for name, (dtype, shape) in tensors.items()}
+    shapes = {name: np.broadcast_to(np.zeros((), dtype), count) for name, (dtype, count) in tensors.items()}
     _build(graph, shapes, _shape_of_words)  # the whole graph, with arrays of the right shape that take no memory
 
     data = header + stream.read()
@@ -136,8 +144,8 @@ def _read(stream: BinaryIO, size: int) -> PackedNet:
     return net
 
 
-def _read_header(stream: BinaryIO, size: int) -> tuple[bytes, dict[str, tuple[np.dtype[Any], tuple[int, ...]]], str]:
-    """The first bytes of a file up to the arrays, dtype and shape of each tensor, and the text of the graph."""
+def _read_header(stream: BinaryIO, size: int) -> tuple[bytes, dict[str, tuple[np.dtype[Any], int]], str]:
+    """The first bytes of a file up to the arrays, dtype and length of each tensor, and the text of the graph."""
     prefix = stream.read(8)
     length = int.from_bytes(prefix, "little")
     if len(prefix) < 8 or not 2 <= length <= min(MOST_HEADER_BYTES, size - 8):
@@ -154,26 +162,26 @@ def _read_header(stream: BinaryIO, size: int) -> tuple[bytes, dict[str, tuple[np
     if not isinstance(metadata, dict) or not isinstance(metadata.get(KEY), str):
         raise FormatError(f"is no packed net: the safetensors metadata has no text {KEY!r}; `onebit pack` makes one")
     check_fields("the metadata", metadata, (KEY,))
-    if len(header) > MOST_TENSORS:
-        raise FormatError(f"has {len(header)} tensors, expected at most {MOST_TENSORS}")
     tensors = {name: _tensor(name, entry, size - 8 - length) for name, entry in header.items()}
     return prefix + text, tensors, metadata[KEY]
 
 
-def _tensor(name: str, entry: object, size: int) -> tuple[np.dtype[Any], tuple[int, ...]]:
-    """dtype and shape of a header entry that lies inside the `size` bytes after the header."""
+def _tensor(name: str, entry: object, size: int) -> tuple[np.dtype[Any], int]:
+    """dtype and length of a header entry that lies inside the `size` bytes after the header."""
     what = f"tensor {short(name)}"
+    if name not in TENSORS:
+        raise FormatError(f"{what} belongs to no packed net; known: {', '.join(TENSORS)}")
     fields = check_fields(what, entry, ("dtype", "shape", "data_offsets"))
     dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in _DTYPES:
-        raise FormatError(f"{what} has dtype {short(dtype)}, expected one of {', '.join(_DTYPES)}")
-    if not _are_sizes(shape) or not 1 <= len(shape) <= MOST_AXES or 0 in shape:
-        raise FormatError(f"{what} has shape {short(shape)}, expected 1 to {MOST_AXES} positive integers")
+    if dtype != TENSORS[name]:
+        raise FormatError(f"{what} has dtype {short(dtype)}, expected {TENSORS[name]}")
+    if not _are_sizes(shape) or len(shape) != 1 or 0 in shape:
+        raise FormatError(f"{what} has shape {short(shape)}, expected one positive integer")
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[1] > size:
         raise FormatError(f"{what} has offsets {short(offsets)}, expected two inside the {size} bytes of data")
-    if offsets[1] - offsets[0] != prod(shape) * _DTYPES[dtype].itemsize:
+    if offsets[1] - offsets[0] != shape[0] * _DTYPES[dtype].itemsize:
         raise FormatError(f"{what} has {offsets[1] - offsets[0]} bytes, which its shape {short(shape)} does not need")
-    return _DTYPES[dtype], tuple(shape)
+    return _DTYPES[dtype], shape[0]
 
 
 def _are_sizes(values: object) -> bool:
@@ -188,58 +196,47 @@ def _shape_of_words(rows: np.ndarray, count: int) -> np.ndarray:
 def _build(
     graph: object, tensors: Mapping[str, np.ndarray], to_words: Callable[[np.ndarray, int], np.ndarray]
 ) -> PackedNet:
-    """The net of a graph and its tensors; each tensor must be used."""
+    """The net of a graph and its tensors; each tensor must be used up."""
     version = graph.get("format") if isinstance(graph, dict) else None
     if type(version) is not int or version < 1:
         raise FormatError(f"the graph has format {short(version)}, expected {FORMAT}")
     if version > FORMAT:
         raise FormatError(f"is of format {version}, newer than the {FORMAT} this onebit reads; upgrade onebit")
     fields = check_fields("the graph", graph, _FIELDS)
-    left = dict(tensors)
     spec = check_fields("input", fields["input"], ("shape", "coding"))
     if not _are_sizes(spec["shape"]):
         raise FormatError(f"input shape is {short(spec['shape'])}, expected three positive integers (C, H, W)")
-    moments = {name: left.pop(f"{INPUT}.{name}", None) for name in ("mean", "std")}
-    entries = _list("nodes", fields["nodes"])
-    classes = None if fields["classes"] is None else tuple(_list("classes", fields["classes"]))
-    certificate = None if fields["certificate"] is None else Certificate.from_json(fields["certificate"])
+    moments = {name: tensors.get(f"{INPUT}.{name}") for name in ("mean", "std")}
+    used = Counter({f"{INPUT}.{name}": len(array) for name, array in moments.items() if array is not None})
+
+    def take(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        stored = (shape[0], byte_count(shape[1])) if name == "signs" else shape
+        start, stop = used[name], used[name] + prod(stored)
+        if name not in tensors or stop > len(tensors[name]):
+            have = len(tensors[name]) - start if name in tensors else 0
+            raise FormatError(f"{name} of shape {short(shape)} are not in the file, which holds {have} more of them")
+        used[name] = stop
+        array = tensors[name][start:stop].reshape(stored)
+        return to_words(array, shape[1]) if name == "signs" else array
+
+    lines = _list("nodes", fields["nodes"])
+    if len(lines) > MOST_NODES:
+        raise FormatError(f"has {len(lines)} nodes, expected at most {MOST_NODES}")
+    nodes: list[Node] = []
+    for line in lines:
+        nodes.append(from_line(line, nodes[-1].output if nodes else INPUT, take))
     net = PackedNet(
         input=InputSpec(shape=tuple(spec["shape"]), coding=spec["coding"], **moments),
-        nodes=tuple(_build_node(index, entry, left, to_words) for index, entry in enumerate(entries)),
+        nodes=tuple(nodes),
         output=fields["output"],
-        classes=classes,
-        certificate=certificate,
+        classes=None if fields["classes"] is None else tuple(_list("classes", fields["classes"])),
+        certificate=None if fields["certificate"] is None else Certificate.from_json(fields["certificate"]),
         name=fields["name"],
     )
-    if left:
-        raise FormatError(f"tensor {short(min(left))} belongs to no node")
+    for name, array in tensors.items():
+        if used[name] != len(array):
+            raise FormatError(f"tensor {name!r} has {len(array)} values, and the nodes use {used[name]}")
     return net
-
-
-def _build_node(
-    index: int, entry: object, left: dict[str, np.ndarray], to_words: Callable[[np.ndarray, int], np.ndarray]
-) -> Node:
-    """One node of the graph; its tensors are taken out of `left`."""
-    op = entry.get("op") if isinstance(entry, dict) else None
-    if not isinstance(op, str) or op not in OPS:
-        hint = did_you_mean(op[:100], OPS) if isinstance(op, str) else ""
-        raise FormatError(f"node {index} has the unknown op {short(op)}{hint}")
-    kind = OPS[op]
-    fields = check_fields(f"node {index} ({op})", entry, ("op", "inputs", "output", *kind.attributes))
-    inputs, output = _list(f"inputs of node {index}", fields["inputs"]), fields["output"]
-    if not isinstance(output, str) or not all(isinstance(name, str) for name in inputs):
-        raise FormatError(f"node {index} ({op}) has inputs or an output that is no text")
-    attributes = {name: fields[name] for name in kind.attributes}
-    arrays = {name: left.pop(f"{output}.{name}", None) for name in kind.arrays}
-    try:
-        if (rows := arrays.get("signs")) is not None:
-            count = attributes["in_features"]
-            if type(count) is not int or rows.dtype != np.uint8 or rows.shape[1:] != (byte_count(count),):
-                raise FormatError(f"signs are {rows.dtype} {rows.shape}, expected uint8 rows for {short(count)} signs")
-            arrays["signs"] = to_words(rows, count)
-        return kind(inputs=tuple(inputs), output=output, **attributes, **arrays)
-    except FormatError as error:
-        raise FormatError(f"node {short(output)} ({op}): {error}") from None
 
 
 def _list(what: str, value: object) -> list[Any]:

@@ -6,19 +6,18 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import prod
 from typing import NamedTuple
 
 import numpy as np
 
 from onebit.errors import FormatError
 from onebit.packed.certificate import Certificate
-from onebit.packed.nodes import OPS, Node, Value, check_finite
+from onebit.packed.nodes import OPS, Node, Value, check_finite, check_size
 from onebit.packed.strict import check_text, short
 
 INPUT = "input"  # the name of the coded image
+MOST_NODES = 10_000
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
-_MOST_VALUES = 2**31 - 1
 
 _OP_NAMES = {cls: op for op, cls in OPS.items()}
 
@@ -42,8 +41,7 @@ class InputSpec:
     def __post_init__(self) -> None:
         if len(self.shape) != 3 or any(type(size) is not int or size < 1 for size in self.shape):
             raise FormatError(f"input shape is {short(self.shape)}, expected three positive integers (C, H, W)")
-        if prod(self.shape) > _MOST_VALUES:
-            raise FormatError(f"input shape {self.shape} has more than {_MOST_VALUES} values")
+        check_size("input", self.shape)
         if self.coding not in ("integer", "standardise"):
             raise FormatError(f"input coding is {short(self.coding)}, expected 'integer' or 'standardise'")
         for name, array in (("mean", self.mean), ("std", self.std)):
@@ -119,10 +117,10 @@ def infer(net: PackedNet) -> dict[str, Value]:
 
     Raises:
         FormatError: a bad or duplicate name, a value used before it is made (or in a cycle), never made or never used,
-            a shape or kind that does not fit, or integer sums that may leave int32.
+            a shape or kind that does not fit, a value beyond all memory, or integer sums that may leave int32.
     """
-    if not net.nodes:
-        raise FormatError("the net has no nodes")
+    if not 1 <= len(net.nodes) <= MOST_NODES:
+        raise FormatError(f"the net has {len(net.nodes) or 'no'} nodes, expected 1 to {MOST_NODES}")
     check_name(net.output)
     values = {INPUT: net.input.value}
     used = {net.output}
@@ -135,7 +133,9 @@ def infer(net: PackedNet) -> dict[str, Value]:
             if unknown:
                 raise FormatError(f"reads {short(unknown[0])}, which no node before it makes")
             used.update(node.inputs)
-            values[node.output] = node.infer(*(values[name] for name in node.inputs))
+            made = node.infer(*(values[name] for name in node.inputs))
+            check_size("its value", made.shape)
+            values[node.output] = made
     if net.output not in values or net.output == INPUT:
         raise FormatError(f"the output {short(net.output)} is made by no node")
     if unused := [name for name in values if name not in used]:
@@ -179,7 +179,7 @@ def costs(net: PackedNet) -> tuple[NodeCost, ...]:
             node.binary_weights,
             node.real_parameters,
             node.stored_bytes,
-            node.macs,
+            node.macs(values[node.inputs[0]], values[node.output]),
         )
         for node in net.nodes
     )

@@ -1,0 +1,90 @@
+"""The operations of a packed net: one frozen dataclass each, all of them listed in `OPS`.
+
+Every value flowing through a net is known before it runs: its shape without the batch, and its kind.
+
+=========  ================================================================================
+kind       values
+=========  ================================================================================
+`sign`     exactly ±1
+`integer`  int32, at most `bound` in magnitude
+`real`     float32
+=========  ================================================================================
+
+A new operation is a dataclass here, a line in `OPS` and a function in `onebit.runtime`.
+"""
+
+from __future__ import annotations
+
+from onebit.packed.nodes.arrange import Concat, Flatten, Pad, Slice
+from onebit.packed.nodes.base import MOST_SIZE, Node, Numbers, Stored, Value, check_finite, check_size
+from onebit.packed.nodes.conv import (
+    Conv,
+    Convolution,
+    ConvTranspose,
+    Grouped,
+    Kernel,
+    RealConv,
+    RealConvTranspose,
+    Transposed,
+)
+from onebit.packed.nodes.dense import Dense, OneBitWeights, RealDense, RealWeights
+from onebit.packed.nodes.pointwise import Add, Affine, Hardtanh, Relu, Sign, Threshold
+from onebit.packed.nodes.pool import AdaptiveAveragePool, AveragePool, MaxPool
+
+OPS: dict[str, type[Node]] = {
+    "flatten": Flatten,
+    "dense": Dense,
+    "real_dense": RealDense,
+    "conv": Conv,
+    "real_conv": RealConv,
+    "conv_transpose": ConvTranspose,
+    "real_conv_transpose": RealConvTranspose,
+    "max_pool": MaxPool,
+    "average_pool": AveragePool,
+    "adaptive_average_pool": AdaptiveAveragePool,
+    "affine": Affine,
+    "threshold": Threshold,
+    "sign": Sign,
+    "relu": Relu,
+    "hardtanh": Hardtanh,
+    "add": Add,
+    "concat": Concat,
+    "slice": Slice,
+    "pad": Pad,
+}
+
+__all__ = [
+    "MOST_SIZE",
+    "OPS",
+    "AdaptiveAveragePool",
+    "Add",
+    "Affine",
+    "AveragePool",
+    "Concat",
+    "Conv",
+    "ConvTranspose",
+    "Convolution",
+    "Dense",
+    "Flatten",
+    "Grouped",
+    "Hardtanh",
+    "Kernel",
+    "MaxPool",
+    "Node",
+    "Numbers",
+    "OneBitWeights",
+    "Pad",
+    "RealConv",
+    "RealConvTranspose",
+    "RealDense",
+    "RealWeights",
+    "Relu",
+    "Sign",
+    "Slice",
+    "Stored",
+    "Threshold",
+    "Transposed",
+    "Value",
+    "check_finite",
+    "check_size",
+]

@@ -1,0 +1,87 @@
+"""Operations that move values about and change none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import ClassVar
+
+from onebit.errors import FormatError
+from onebit.packed.nodes.base import Node, Numbers, Value, merged, require_image, same_kind
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Flatten(Node):
+    """(C, H, W) -> (C·H·W,), the last axis fastest."""
+
+    def infer(self, *inputs: Value) -> Value:
+        (x,) = inputs
+        return same_kind(x, (prod(x.shape),))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Concat(Node):
+    """Two or more values one after the other along the channels."""
+
+    arity: ClassVar[int | None] = None
+
+    def infer(self, *inputs: Value) -> Value:
+        if len({x.shape[1:] for x in inputs}) > 1:
+            raise FormatError(f"got values of shapes {', '.join(str(x.shape) for x in inputs)}, expected equal images")
+        return merged(inputs, (sum(x.shape[0] for x in inputs), *inputs[0].shape[1:]))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Slice(Node):
+    """x[start:stop:step] of an image, in each of (C, H, W): a crop, or a strided shortcut.
+
+    Args:
+        start: first index of each axis.
+        stop: the index that each axis ends before.
+        step: distance of two indices of each axis.
+    """
+
+    start: tuple[int, int, int] = (0, 0, 0)
+    stop: tuple[int, int, int]
+    step: tuple[int, int, int] = (1, 1, 1)
+
+    attributes: ClassVar[dict[str, Numbers]] = {
+        "start": Numbers(3, least=0, default=0),
+        "stop": Numbers(3),
+        "step": Numbers(3, default=1),
+    }
+
+    def infer(self, *inputs: Value) -> Value:
+        (x,) = inputs
+        axes = list(zip(require_image(x), self.start, self.stop, self.step, strict=True))
+        if any(not start < stop <= size for size, start, stop, _ in axes):
+            raise FormatError(f"got a value of shape {x.shape}, expected one that {self.start} to {self.stop} lie in")
+        return same_kind(x, [len(range(start, stop, step)) for _, start, stop, step in axes])
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Pad(Node):
+    """An image with a border of one value.
+
+    Args:
+        channels: (before, after), further channels.
+        padding: (top, bottom, left, right).
+        value: 0, 1 or -1.
+    """
+
+    channels: tuple[int, int] = (0, 0)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    value: int = 0
+
+    attributes: ClassVar[dict[str, Numbers]] = {
+        "channels": Numbers(2, least=0, default=0),
+        "padding": Numbers(4, least=0, default=0),
+        "value": Numbers(1, least=-1, most=1, default=0),
+    }
+
+    def infer(self, *inputs: Value) -> Value:
+        (x,) = inputs
+        channels, height, width = require_image(x)
+        top, bottom, left, right = self.padding
+        border = Value((), "sign" if self.value else "integer", 1)
+        return merged((x, border), (channels + sum(self.channels), height + top + bottom, width + left + right))

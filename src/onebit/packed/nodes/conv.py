@@ -1,0 +1,171 @@
+"""Convolutions and transposed convolutions, with one-bit or real weights.
+
+A row of weights belongs to one output channel and holds its kernel in the order (kH, kW, I/groups), input channels
+fastest: the channels of one pixel meet neighbouring weights, as a kernel that makes no im2col wants them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import ClassVar
+
+from onebit.errors import FormatError
+from onebit.packed.nodes.base import Node, Numbers, Value, check_size, require_image
+from onebit.packed.nodes.dense import OneBitWeights, RealWeights, Weights
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Kernel(Node):
+    """What moves a kernel over an image.
+
+    Args:
+        kernel: (kH, kW).
+        stride: (sH, sW).
+        padding: (top, bottom, left, right).
+        dilation: (dH, dW), the distance of two taps of a kernel.
+    """
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+
+    attributes: ClassVar[dict[str, Numbers]] = {
+        "kernel": Numbers(2),
+        "stride": Numbers(2, default=1),
+        "padding": Numbers(4, least=0, default=0),
+        "dilation": Numbers(2, default=1),
+    }
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Height and width that the taps of a kernel span: dilation · (kernel − 1) + 1."""
+        (height, width), (down, right) = self.kernel, self.dilation
+        return down * (height - 1) + 1, right * (width - 1) + 1
+
+    def places(self, x: Value) -> tuple[int, int]:
+        """(H', W'), the places that the kernel takes on the padded image.
+
+        Raises:
+            FormatError: `x` is no image, the kernel does not fit, or the padded image is beyond all memory.
+        """
+        channels, height, width = require_image(x)
+        top, bottom, left, right = self.padding
+        height, width = height + top + bottom, width + left + right
+        check_size("the padded image", (channels, height, width))
+        if height < self.extent[0] or width < self.extent[1]:
+            raise FormatError(f"a kernel that spans {self.extent} does not fit into an image of ({height}, {width})")
+        return (height - self.extent[0]) // self.stride[0] + 1, (width - self.extent[1]) // self.stride[1] + 1
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Grouped(Kernel, Weights):
+    """What convolutions share: input and output channels fall into `groups`, and each sees its own group only.
+
+    Args:
+        groups: 1 lets every output channel see all input channels.
+    """
+
+    groups: int = 1
+
+    attributes: ClassVar[dict[str, Numbers]] = {**Kernel.attributes, "groups": Numbers(1, default=1)}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.terms % prod(self.kernel):
+            raise FormatError(f"rows have {self.terms} weights, no multiple of the kernel's {prod(self.kernel)}")
+        if self.outputs % self.groups:
+            raise FormatError(f"{self.outputs} output channels do not fall into {self.groups} groups")
+
+    @property
+    def group_channels(self) -> int:
+        """Input channels of a group."""
+        return self.terms // prod(self.kernel)
+
+    def _check_channels(self, x: Value) -> None:
+        if require_image(x)[0] != self.group_channels * self.groups:
+            raise FormatError(f"got a value of shape {x.shape}, expected {self.group_channels * self.groups} channels")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Convolution(Grouped):
+    """(I, H, W) -> (O, H', W').
+
+    Args:
+        padding_value: what the image is padded with: 0, which is a third value beside ±1, or 1 or -1.
+    """
+
+    padding_value: int = 0
+
+    attributes: ClassVar[dict[str, Numbers]] = {
+        **Grouped.attributes,
+        "padding_value": Numbers(1, least=-1, most=1, default=0),
+    }
+
+    def infer(self, *inputs: Value) -> Value:
+        (x,) = inputs
+        self._check_channels(x)
+        return self.products(x, (self.outputs, *self.places(x)), padding_value=self.padding_value)
+
+    def macs(self, x: Value, y: Value) -> int:
+        return self.terms * prod(y.shape)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Transposed(Grouped):
+    """(I, H, W) -> (O, H', W'): each pixel adds its kernel, `stride` apart, and `padding` is cut off the result.
+
+    Args:
+        extra: (rows, columns) at the bottom and the right beside it, which a stride leaves undecided.
+    """
+
+    extra: tuple[int, int] = (0, 0)
+
+    attributes: ClassVar[dict[str, Numbers]] = {**Grouped.attributes, "extra": Numbers(2, least=0, default=0)}
+
+    def infer(self, *inputs: Value) -> Value:
+        (x,) = inputs
+        self._check_channels(x)
+        height, width = self.whole(x)
+        top, bottom, left, right = self.padding
+        shape = (self.outputs, height - top - bottom, width - left - right)
+        if min(shape) < 1:
+            raise FormatError(f"a padding of {self.padding} leaves nothing of an image of ({height}, {width})")
+        return self.products(x, shape)
+
+    def whole(self, x: Value) -> tuple[int, int]:
+        """(H', W') before the padding is cut off.
+
+        Raises:
+            FormatError: it is beyond all memory.
+        """
+        channels, height, width = require_image(x)
+        height = (height - 1) * self.stride[0] + self.extent[0] + self.extra[0]
+        width = (width - 1) * self.stride[1] + self.extent[1] + self.extra[1]
+        # an executor may spread the image over the result and surround it with a border of the kernel's extent
+        check_size("the result", (max(channels, self.outputs), height + self.extent[0], width + self.extent[1]))
+        return height, width
+
+    def macs(self, x: Value, y: Value) -> int:
+        return self.outputs * self.terms * prod(x.shape[1:])
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Conv(Convolution, OneBitWeights):
+    """Convolution with one-bit weights."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RealConv(Convolution, RealWeights):
+    """Convolution with real weights."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ConvTranspose(Transposed, OneBitWeights):
+    """Transposed convolution with one-bit weights."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RealConvTranspose(Transposed, RealWeights):
+    """Transposed convolution with real weights."""

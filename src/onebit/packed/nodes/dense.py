@@ -1,0 +1,147 @@
+"""Products with rows of weights, one bit or real: what dense layers and convolutions share, and the dense ones."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from onebit.bits import byte_count, check_tail, word_count
+from onebit.errors import FormatError
+from onebit.packed.nodes.base import Node, Stored, Value, integer
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Weights(Node):
+    """Base of nodes with a row of weights per output."""
+
+    @property
+    @abstractmethod
+    def outputs(self) -> int:
+        """Rows of weights."""
+
+    @property
+    @abstractmethod
+    def terms(self) -> int:
+        """Weights in a row: products in a sum."""
+
+    @abstractmethod
+    def products(self, x: Value, shape: tuple[int, ...], *, padding_value: int = 0) -> Value:
+        """The value of shape `shape` that holds products of a row with values of `x`, or of a padding.
+
+        Raises:
+            FormatError: sums of integers may leave int32.
+        """
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class OneBitWeights(Weights):
+    """Base of nodes with a row of one-bit weights per output: y = scale · (signs · x) + centre · sum(x).
+
+    Without scale and centre the sums of integers stay integers; otherwise y is real.
+
+    Args:
+        signs: (O, ceil(in_features / 64)) uint64 words, see `onebit.bits.pack_signs`.
+        in_features: signs in a row.
+        scale: (O,) float32 or None for 1.
+        centre: (O,) float32 or None for 0.
+    """
+
+    signs: np.ndarray
+    in_features: int
+    scale: np.ndarray | None = None
+    centre: np.ndarray | None = None
+
+    arrays: ClassVar[dict[str, Stored]] = {
+        "signs": Stored("uint64", 2),
+        "scale": Stored("float32", 1, optional=True),
+        "centre": Stored("float32", 1, optional=True),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if type(self.in_features) is not int or self.in_features < 1:
+            raise FormatError(f"in_features is {self.in_features!r}, expected a positive integer")
+        words = self.signs.shape[1]
+        if words != word_count(self.in_features):
+            raise FormatError(f"signs have {words} words a row, expected {word_count(self.in_features)}")
+        for name in ("scale", "centre"):
+            array = getattr(self, name)
+            if array is not None and array.shape != (self.outputs,):
+                raise FormatError(f"{name} has shape {array.shape}, expected ({self.outputs},)")
+
+    @property
+    def outputs(self) -> int:
+        return len(self.signs)
+
+    @property
+    def terms(self) -> int:
+        return self.in_features
+
+    def products(self, x: Value, shape: tuple[int, ...], *, padding_value: int = 0) -> Value:
+        if x.bound is None:
+            return Value(shape, "real")
+        sums = integer(shape, self.in_features * max(x.bound, abs(padding_value)))
+        return sums if self.scale is None and self.centre is None else Value(shape, "real")
+
+    def check_values(self) -> None:
+        super().check_values()
+        check_tail(self.signs, self.in_features)
+
+    @property
+    def binary_weights(self) -> int:
+        return self.outputs * self.in_features
+
+    @property
+    def stored_bytes(self) -> int:
+        return self.outputs * byte_count(self.in_features) + super().stored_bytes
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RealWeights(Weights):
+    """Base of nodes with a row of real weights per output, as first and last layers often keep: y = weight · x.
+
+    Args:
+        weight: (O, in_features) float32.
+    """
+
+    weight: np.ndarray
+
+    arrays: ClassVar[dict[str, Stored]] = {"weight": Stored("float32", 2)}
+
+    @property
+    def outputs(self) -> int:
+        return len(self.weight)
+
+    @property
+    def terms(self) -> int:
+        return self.weight.shape[1]
+
+    def products(self, x: Value, shape: tuple[int, ...], *, padding_value: int = 0) -> Value:
+        return Value(shape, "real")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _DenseLayer(Weights):
+    """(terms,) -> (O,)."""
+
+    def infer(self, *inputs: Value) -> Value:
+        (x,) = inputs
+        if x.shape != (self.terms,):
+            raise FormatError(f"got a value of shape {x.shape}, expected ({self.terms},)")
+        return self.products(x, (self.outputs,))
+
+    def macs(self, x: Value, y: Value) -> int:
+        return self.outputs * self.terms
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Dense(_DenseLayer, OneBitWeights):
+    """Dense layer with one-bit weights: (in_features,) -> (O,)."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RealDense(_DenseLayer, RealWeights):
+    """Dense layer with real weights: (in_features,) -> (O,)."""

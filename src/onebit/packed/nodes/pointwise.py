@@ -1,0 +1,118 @@
+"""Operations on each number by itself; parameters belong to a channel, the first axis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from onebit.errors import FormatError
+from onebit.packed.nodes.base import Node, Stored, Value, integer, require_channels
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Affine(Node):
+    """y = scale · x + shift, per channel: a folded BatchNorm, or a bias.
+
+    Args:
+        scale: (C,) float32 or None for 1.
+        shift: (C,) float32 or None for 0.
+    """
+
+    scale: np.ndarray | None = None
+    shift: np.ndarray | None = None
+
+    arrays: ClassVar[dict[str, Stored]] = {
+        "scale": Stored("float32", 1, optional=True),
+        "shift": Stored("float32", 1, optional=True),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.scale is None and self.shift is None:
+            raise FormatError("has neither scale nor shift, expected at least one")
+
+    def infer(self, *inputs: Value) -> Value:
+        (x,) = inputs
+        for array in (self.scale, self.shift):
+            if array is not None:
+                require_channels(x, len(array))
+        return Value(x.shape, "real")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Threshold(Node):
+    """A folded BatchNorm + sign of integers, per channel.
+
+    direction +1: +1 where x >= threshold, else -1; direction -1: +1 where x <= threshold, else -1.
+    A threshold at an end of int32 makes a constant: sums never reach that far.
+
+    Args:
+        threshold: (C,) int32.
+        direction: (C,) int8, +1 or -1.
+    """
+
+    threshold: np.ndarray
+    direction: np.ndarray
+
+    arrays: ClassVar[dict[str, Stored]] = {"threshold": Stored("int32", 1), "direction": Stored("int8", 1)}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.direction.shape != self.threshold.shape:
+            raise FormatError(f"direction has shape {self.direction.shape}, expected {self.threshold.shape}")
+
+    def infer(self, *inputs: Value) -> Value:
+        (x,) = inputs
+        if not x.exact:
+            raise FormatError(f"got {x.kind} values, expected integers; real values are binarized by `sign`")
+        require_channels(x, len(self.threshold))
+        return Value(x.shape, "sign", 1)
+
+    def check_values(self) -> None:
+        if count := int(np.count_nonzero(np.abs(self.direction) != 1)):
+            raise FormatError(f"{count} of {self.direction.size} values of direction are neither +1 nor -1")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Sign(Node):
+    """+1 where x >= 0 (also -0.0), else -1."""
+
+    def infer(self, *inputs: Value) -> Value:
+        (x,) = inputs
+        return Value(x.shape, "sign", 1)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Relu(Node):
+    """max(x, 0)."""
+
+    def infer(self, *inputs: Value) -> Value:
+        (x,) = inputs
+        return Value(x.shape, "integer" if x.exact else "real", x.bound)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Hardtanh(Node):
+    """min(max(x, -1), 1)."""
+
+    def infer(self, *inputs: Value) -> Value:
+        (x,) = inputs
+        # an integer may become 0, which is no sign
+        return Value(x.shape, "integer", 1) if x.exact else Value(x.shape, "real")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Add(Node):
+    """The sum of two values of one shape, as behind the shortcut of a residual net."""
+
+    arity: ClassVar[int | None] = 2
+
+    def infer(self, *inputs: Value) -> Value:
+        a, b = inputs
+        if a.shape != b.shape:
+            raise FormatError(f"got values of shapes {a.shape} and {b.shape}, expected two of one shape")
+        if a.bound is None or b.bound is None:
+            return Value(a.shape, "real")
+        return integer(a.shape, a.bound + b.bound)

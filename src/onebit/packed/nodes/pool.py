@@ -1,0 +1,80 @@
+"""Pooling: the largest value or the average of each window of an image, channel by channel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import ClassVar
+
+from onebit.errors import FormatError
+from onebit.packed.nodes.base import Node, Numbers, Value, integer, require_image, same_kind
+from onebit.packed.nodes.conv import Kernel
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Pool(Kernel):
+    """(C, H, W) -> (C, H', W'), with a window that everywhere meets the image."""
+
+    def places(self, x: Value) -> tuple[int, int]:
+        for size, span, step, before, after in zip(
+            require_image(x)[1:], self.extent, self.dilation, self.padding[::2], self.padding[1::2], strict=True
+        ):
+            # some tap lies inside when the window reaches over the border and the image is no narrower than the gaps
+            if max(before, after) >= span or (max(before, after) and size < step):
+                raise FormatError(f"with a padding of {self.padding} some windows see nothing of an image {x.shape}")
+        return super().places(x)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MaxPool(Pool):
+    """The largest value in each window; padding never is."""
+
+    def infer(self, *inputs: Value) -> Value:
+        (x,) = inputs
+        return same_kind(x, (x.shape[0], *self.places(x)))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AveragePool(Pool):
+    """The sum of each window divided by the number of its pixels.
+
+    Args:
+        count_padding: 1 counts the padding, which is zero, 0 does not.
+        sums: 1 does not divide, so that sums of integers stay integers.
+    """
+
+    count_padding: int = 0
+    sums: int = 0
+
+    attributes: ClassVar[dict[str, Numbers]] = {
+        **Pool.attributes,
+        "count_padding": Numbers(1, least=0, most=1, default=0),
+        "sums": Numbers(1, least=0, most=1, default=0),
+    }
+
+    def infer(self, *inputs: Value) -> Value:
+        (x,) = inputs
+        shape = (x.shape[0], *self.places(x))
+        if x.bound is None or not self.sums:
+            return Value(shape, "real")
+        return integer(shape, prod(self.kernel) * x.bound)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AdaptiveAveragePool(Node):
+    """Averages of H' × W' windows that cover the image: window i of n reaches from floor(i·H/n) to ceil((i + 1)·H/n).
+
+    Args:
+        size: (H', W'); (1, 1) averages the whole image.
+    """
+
+    size: tuple[int, int]
+
+    attributes: ClassVar[dict[str, Numbers]] = {"size": Numbers(2)}
+
+    def infer(self, *inputs: Value) -> Value:
+        (x,) = inputs
+        channels, height, width = require_image(x)
+        if self.size[0] > height or self.size[1] > width:
+            raise FormatError(f"got an image of ({height}, {width}), expected at least {self.size}")
+        return Value((channels, *self.size), "real")

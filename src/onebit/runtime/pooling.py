@@ -1,0 +1,84 @@
+"""Executors of pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from onebit.packed import AdaptiveAveragePool, AveragePool, MaxPool, Value
+
+Step = Callable[[np.ndarray], np.ndarray]
+
+
+def max_pool(node: MaxPool, x: Value) -> Step:
+    places = node.places(x)
+
+    def step(v: np.ndarray) -> np.ndarray:
+        lowest = -np.inf if v.dtype.kind == "f" else np.iinfo(v.dtype).min
+        return _over_windows(node, _padded(v, node.padding, lowest), places, np.maximum)
+
+    return step
+
+
+def average_pool(node: AveragePool, x: Value) -> Step:
+    places = node.places(x)
+    inside = np.ones((1, 1, *x.shape[1:]), np.int64)
+    divisor = _over_windows(node, _padded(inside, node.padding, node.count_padding), places, np.add).astype(np.float32)
+    result = np.int32 if node.infer(x).exact else np.float32
+
+    def step(v: np.ndarray) -> np.ndarray:
+        v = _padded(v, node.padding, 0)
+        if x.exact:
+            sums = _over_windows(node, v.astype(np.int64), places, np.add).astype(result)
+        else:
+            sums = _row_by_row(node, v, places)
+        return sums if node.sums else sums.astype(np.float32) / divisor
+
+    return step
+
+
+def adaptive_average_pool(node: AdaptiveAveragePool, x: Value) -> Step:
+    rows, columns = (
+        [(i * size // n, -(-(i + 1) * size // n)) for i in range(n)]
+        for n, size in zip(node.size, x.shape[1:], strict=True)
+    )
+    heights, widths = (np.array([stop - start for start, stop in axis]) for axis in (rows, columns))
+    divisor = np.outer(heights, widths).astype(np.float32)
+
+    def step(v: np.ndarray) -> np.ndarray:
+        v = v.astype(np.int64 if x.exact else np.float64)
+        sums = np.stack([v[:, :, start:stop].sum(axis=2) for start, stop in rows], axis=2)
+        sums = np.stack([sums[..., start:stop].sum(axis=3) for start, stop in columns], axis=3)
+        return sums.astype(np.float32) / divisor
+
+    return step
+
+
+def _padded(v: np.ndarray, padding: tuple[int, int, int, int], value: float) -> np.ndarray:
+    top, bottom, left, right = padding
+    if not any(padding):
+        return v
+    return np.pad(v, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=value)
+
+
+def _over_windows(node: MaxPool | AveragePool, v: np.ndarray, places: tuple[int, int], combine: np.ufunc) -> np.ndarray:
+    """`combine` over the pixels of each window: (N, C, H, W) -> (N, C, H', W'), first down and then across."""
+    for axis, taps, step, stride, count in zip((2, 3), node.kernel, node.dilation, node.stride, places, strict=True):
+        v = np.moveaxis(v, axis, 0)
+        length = (count - 1) * stride + 1
+        made = v[:length:stride]
+        for tap in range(1, taps):
+            made = combine(made, v[tap * step : tap * step + length : stride])
+        v = np.moveaxis(made, 0, axis)
+    return v
+
+
+def _row_by_row(node: AveragePool, v: np.ndarray, places: tuple[int, int]) -> np.ndarray:
+    """Sums of the pixels of each window in float32, in the order in which torch adds them."""
+    (down, across), (height, width) = node.stride, places
+    sums = np.zeros((*v.shape[:2], height, width), np.float32)
+    for i, j in np.ndindex(*node.kernel):
+        top, left = i * node.dilation[0], j * node.dilation[1]
+        sums += v[:, :, top : top + (height - 1) * down + 1 : down, left : left + (width - 1) * across + 1 : across]
+    return sums

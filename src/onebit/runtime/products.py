@@ -1,0 +1,162 @@
+"""Executors of dense layers and convolutions: products of rows of weights with what a batch holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from onebit.bits import pack_signs, unpack_signs, xnor_dot
+from onebit.packed import (
+    Conv,
+    ConvTranspose,
+    Dense,
+    OneBitWeights,
+    RealConv,
+    RealConvTranspose,
+    RealDense,
+    Value,
+)
+
+Step = Callable[[np.ndarray], np.ndarray]
+AnyNode = Dense | RealDense | Conv | RealConv | ConvTranspose | RealConvTranspose
+
+_FLOAT32_EXACT = 2**24  # float32 holds every integer up to here, so sums of integers below it are exact in any order
+_BLOCK_VALUES = 1 << 18  # of windows that are unrolled at once: they stay in the second-level cache
+
+
+def dense(node: Dense | RealDense, x: Value) -> Step:
+    """(N, K) -> (N, O)."""
+    finish = _finish(node, x)
+    if x.kind == "sign" and isinstance(node, Dense) and node.centre is None:
+        signs, count = node.signs, node.in_features
+        return lambda v: finish(xnor_dot(pack_signs(v), signs, count)[:, None, :, None])[:, 0, :, 0]
+    weight = _weight(node, x)[0].T
+    return lambda v: finish((v.astype(weight.dtype) @ weight)[:, None, :, None])[:, 0, :, 0]
+
+
+def conv(node: Conv | RealConv, x: Value) -> Step:
+    """(N, I, H, W) -> (N, O, H', W')."""
+    weight = _weight(node, x, groups=node.groups, padding_value=node.padding_value)
+    channels, height, width = x.shape
+    top, bottom, left, right = node.padding
+    canvas = _Canvas(
+        shape=(channels, height + top + bottom, width + left + right),
+        border=node.padding_value,
+        source=(slice(None),),
+        target=(slice(None), slice(None), slice(top, top + height), slice(left, left + width)),
+    )
+    return _correlation(node, x, weight, canvas, node.stride)
+
+
+def conv_transpose(node: ConvTranspose | RealConvTranspose, x: Value) -> Step:
+    """(N, I, H, W) -> (N, O, H', W'): the correlation of the spread image with the turned kernel."""
+    weight = _weight(node, x, groups=node.groups)
+    turned = weight.reshape(*weight.shape[:2], *node.kernel, -1)[:, :, ::-1, ::-1]
+    source, target, sizes = [slice(None)] * 2, [slice(None)] * 2, []
+    for size, made, span, stride, cut in zip(
+        x.shape[1:], node.infer(x).shape[1:], node.extent, node.stride, node.padding[::2], strict=True
+    ):
+        length, place = made + span - 1, span - 1 - cut  # of the canvas, and of the first pixel in it
+        first = -(min(place, 0) // stride)
+        last = max(first, min(size, (length - 1 - place) // stride + 1))
+        source.append(slice(first, last))
+        target.append(slice(place + first * stride, max(0, place + (last - 1) * stride + 1), stride))
+        sizes.append(length)
+    canvas = _Canvas((x.shape[0], *sizes), 0, tuple(source), tuple(target))
+    return _correlation(node, x, np.ascontiguousarray(turned).reshape(weight.shape), canvas, (1, 1))
+
+
+def _weight(node: AnyNode, x: Value, *, groups: int = 1, padding_value: int = 0) -> np.ndarray:
+    """(groups, rows, K): float32 where it holds every sum of the integers, float64 where not, and for sums of reals.
+
+    With a centre each group has one more row, of ones, which makes sum(x).
+    """
+    if not isinstance(node, OneBitWeights):
+        return node.weight.astype(np.float64).reshape(groups, -1, node.terms)
+    exact = x.bound is not None and node.terms * max(x.bound, abs(padding_value)) <= _FLOAT32_EXACT
+    dtype = np.float32 if exact else np.float64
+    weight = unpack_signs(node.signs, node.terms, dtype=dtype).reshape(groups, -1, node.terms)
+    if node.centre is None:
+        return weight
+    return np.concatenate([weight, np.ones((groups, 1, node.terms), dtype)], axis=1)
+
+
+def _finish(node: AnyNode, x: Value, *, groups: int = 1) -> Step:
+    """What is done with sums: (N, groups, rows, P) -> (N, groups, O / groups, P)."""
+    plain: type[np.generic] = np.float32
+    scale = centre = None
+    if isinstance(node, OneBitWeights):
+        plain = np.int32 if x.exact else np.float32
+        scale, centre = (None if array is None else array.reshape(groups, -1, 1) for array in (node.scale, node.centre))
+
+    def step(sums: np.ndarray) -> np.ndarray:
+        if scale is None and centre is None:
+            return sums.astype(plain, copy=False)
+        y = (sums if centre is None else sums[:, :, :-1]).astype(np.float32)
+        if scale is not None:
+            y *= scale
+        if centre is not None:
+            y += sums[:, :, -1:].astype(np.float32) * centre
+        return y
+
+    return step
+
+
+@dataclass(frozen=True)
+class _Canvas:
+    """Where the image lies in what a kernel slides over.
+
+    Args:
+        shape: (C, H, W) of the canvas.
+        border: what it holds beside the image.
+        source, target: (images, channels, rows, columns) that are taken, and where in the canvas they lie.
+    """
+
+    shape: tuple[int, ...]
+    border: int
+    source: tuple[slice, ...]
+    target: tuple[slice, ...]
+
+
+def _correlation(
+    node: Conv | RealConv | ConvTranspose | RealConvTranspose,
+    x: Value,
+    weight: np.ndarray,
+    canvas: _Canvas,
+    stride: tuple[int, int],
+) -> Step:
+    """Each row of weights times each window of the canvas, block by block of unrolled windows."""
+    made = node.infer(x)
+    outputs, height, width = made.shape
+    groups, _, terms = weight.shape
+    finish = _finish(node, x, groups=groups)
+    unrolled = groups * terms  # values of the windows of all groups at one place
+    across = min(width, max(1, _BLOCK_VALUES // unrolled))
+    down = min(height, max(1, _BLOCK_VALUES // (unrolled * width)))
+    together = max(1, _BLOCK_VALUES // (unrolled * width * height))
+
+    def step(v: np.ndarray) -> np.ndarray:
+        y = np.empty((len(v), outputs, height, width), np.int32 if made.exact else np.float32)
+        surface = np.full((min(together, len(v)), *canvas.shape), canvas.border, weight.dtype)
+        image = surface[canvas.target]
+        grouped = surface.reshape(len(surface), groups, -1, *canvas.shape[1:])
+        windows = np.lib.stride_tricks.sliding_window_view(grouped, node.extent, axis=(3, 4))
+        windows = windows[:, :, :, :: stride[0], :: stride[1], :: node.dilation[0], :: node.dilation[1]]
+        windows = windows.transpose(0, 1, 5, 6, 2, 3, 4)  # in a window the order of a row: (kH, kW, I / groups)
+        unrolled_windows = np.empty(len(surface) * unrolled * down * across, weight.dtype)
+        for first in range(0, len(v), together):
+            count = len(v[first : first + together])
+            image[:count] = v[first : first + together][canvas.source]
+            for top in range(0, height, down):
+                for left in range(0, width, across):
+                    part = windows[:count, ..., top : min(top + down, height), left : min(left + across, width)]
+                    columns = unrolled_windows[: part.size].reshape(part.shape)
+                    np.copyto(columns, part)
+                    sums = finish(weight @ columns.reshape(count, groups, terms, -1))
+                    place = y[first : first + count, :, top : top + part.shape[-2], left : left + part.shape[-1]]
+                    place[...] = sums.reshape(place.shape)
+        return y
+
+    return step

@@ -1,0 +1,127 @@
+"""From images to logits, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from onebit.errors import FormatError, UsageError
+from onebit.packed import InputSpec, PackedNet, infer
+from onebit.packed.net import INPUT
+from onebit.runtime.executors import EXECUTORS, per_channel
+
+_BATCH_VALUES = 1 << 22  # of the largest value of a net in one batch
+
+
+def run(
+    net: PackedNet,
+    images: np.ndarray,
+    *,
+    batch_size: int | None = None,
+    on_images: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Logits of images; `argmax(axis=1)` of them are the labels.
+
+    Args:
+        net: a packed net, see `load`.
+        images: (N, C, H, W) uint8 as the net's input says; also (N, H, W) when C is 1.
+        batch_size: images computed at once, which bounds the memory, not the result; as many as fit when None.
+        on_images: called with (images done, images).
+
+    Returns:
+        (N, classes) float32.
+
+    Raises:
+        UsageError: images of another shape or dtype.
+        FormatError: the net's real parameters make a logit that is not finite.
+        NotBinaryError: or a NaN whose sign would be taken.
+
+    Example:
+        >>> labels = run(load("mnist.1bit"), images).argmax(axis=1)
+    """
+    logits = np.empty((_check_images(net.input, images), *infer(net)[net.output].shape), np.float32)
+    done = 0
+    for part, values in batches(net, images, (net.output,), batch_size=batch_size):
+        logits[done : done + len(part)] = values[net.output]
+        done += len(part)
+        if on_images is not None:
+            on_images(done, len(logits))
+    check_logits(net, logits)
+    return logits
+
+
+def check_logits(net: PackedNet, logits: np.ndarray) -> None:
+    """Raises FormatError when some logits of a net are NaN or infinite."""
+    if not np.isfinite(logits).all():
+        raise FormatError(
+            f"the net {net.name!r} makes logits that are not finite: its real parameters overflow float32"
+        )
+
+
+def batches(
+    net: PackedNet, images: np.ndarray, names: Collection[str], *, batch_size: int | None = None
+) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """Values inside a net, batch by batch: the images (n, C, H, W), and the value (n, …) of each name.
+
+    Args:
+        net, images, batch_size: as `run`.
+        names: of values of the net.
+
+    Raises:
+        UsageError: as `run`, or a name that the net does not have.
+        NotBinaryError: as `run`.
+    """
+    count = _check_images(net.input, images)
+    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
+        raise UsageError(f"got batch_size {batch_size!r}, expected a positive integer")
+    known = infer(net)
+    if unknown := set(names) - set(known):
+        raise UsageError(f"the net {net.name!r} has no value {min(unknown)!r}")
+    most = max(1, _BATCH_VALUES // max(prod(value.shape) for value in known.values()))
+    size = most if batch_size is None else min(batch_size, most)
+    steps = [EXECUTORS[type(node)](node, *(known[name] for name in node.inputs)) for node in net.nodes]
+    last_use = {name: index for index, node in enumerate(net.nodes) for name in node.inputs}
+    for start in range(0, count, size):
+        batch = np.asarray(images[start : start + size])
+        batch = batch.reshape(len(batch), *net.input.shape)
+        values = {INPUT: _code(net.input, batch)}
+        for index, (node, step) in enumerate(zip(net.nodes, steps, strict=True)):
+            with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found at the end, once
+                values[node.output] = step(*(values[name] for name in node.inputs))
+            for name in node.inputs:
+                if last_use[name] == index and name not in names:
+                    values.pop(name, None)
+        yield batch, {name: values[name] for name in names}
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities exp(l) / sum(exp(l)) over the last axis: (…, classes) -> float32 of the same shape."""
+    logits = np.asarray(logits, np.float64)
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return (powers / powers.sum(axis=-1, keepdims=True)).astype(np.float32)
+
+
+def _check_images(spec: InputSpec, images: Any) -> int:
+    """The number of images."""
+    channels, height, width = spec.shape
+    # numpy arrays, tensors without loading torch, and what reads its images when they are asked for
+    if hasattr(images, "shape") and hasattr(images, "__getitem__"):
+        shape = tuple(images.shape)
+        dtype = np.asarray(images[:0]).dtype if shape else np.asarray(images).dtype
+        if dtype == np.uint8 and (shape[1:] == spec.shape or (channels == 1 and shape[1:] == spec.shape[1:])):
+            return shape[0]
+        got = f"{dtype} {shape}"
+    else:
+        got = type(images).__name__
+    also = f" or (N, {height}, {width})" if channels == 1 else ""
+    raise UsageError(f"got images {got}, expected uint8 (N, {channels}, {height}, {width}){also}")
+
+
+def _code(spec: InputSpec, images: np.ndarray) -> np.ndarray:
+    """The value "input" of a batch: int32 or float32, (N, C, H, W)."""
+    if spec.mean is None or spec.std is None:
+        return images.astype(np.int32) * 2 - 255
+    return (images.astype(np.float32) - per_channel(spec.mean, 4)) / per_channel(spec.std, 4)

@@ -1,0 +1,240 @@
+"""Layers and functions on images, in several spellings: what they become, and that the packed net computes the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from fold_nets import assert_agrees, images_of, kinds, make_nasty, node_of, torch_logits
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from onebit.agreement import verify
+from onebit.errors import FoldError, UsageError
+from onebit.fold import pack
+from onebit.layers import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear, InputCoding
+from onebit.packed import AdaptiveAveragePool, AveragePool, Conv, ConvTranspose, MaxPool, Pad, Slice, dumps, loads
+from onebit.runtime import run
+
+SHAPE = (3, 9, 8)
+
+
+class Net(nn.Module):
+    """A coded image through a binary convolution into `body`, flattened into a binary dense layer."""
+
+    def __init__(self, body: Callable[[Tensor], Tensor], *, coding: str = "integer", **parts: nn.Module) -> None:
+        super().__init__()
+        moments = {"mean": [100.0, 120.0, 99.5], "std": [60.0, 50.0, 77.7]} if coding == "standardise" else {}
+        torch.manual_seed(0)
+        self.coding, self.conv, self.body = InputCoding(coding, **moments), BinaryConv2d(3, 6, 3), body  # type: ignore[arg-type]
+        for name, part in parts.items():
+            setattr(self, name, part)
+        with torch.no_grad():
+            features = self.middle(torch.zeros(1, *SHAPE, dtype=torch.uint8)).shape[1]
+        self.fc = BinaryLinear(features, 4)
+
+    def middle(self, x: Tensor) -> Tensor:
+        return self.body(self.conv(self.coding(x))).flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.middle(x))
+
+
+def check(body: Callable[[Tensor], Any], expected: str, *, coding: str = "standardise") -> Any:
+    model = Net(body, coding=coding).eval()
+    packed = pack(model, input_shape=SHAPE)
+    assert " ".join(kinds(packed)) == f"Conv {expected} Dense".replace("  ", " ")
+    assert_agrees(model, packed, images_of(20, SHAPE))
+    assert dumps(loads(dumps(packed))) == dumps(packed)
+    return packed
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (nn.MaxPool2d(2), "MaxPool Flatten"),
+        (nn.MaxPool2d(3, 2, 1), "MaxPool Flatten"),
+        (nn.MaxPool2d(3, 2, ceil_mode=True), "MaxPool Flatten"),
+        (nn.MaxPool2d((2, 3), (3, 1), (1, 0), dilation=(1, 2)), "MaxPool Flatten"),
+        (lambda x: F.max_pool2d(x, 2), "MaxPool Flatten"),
+        (lambda x: F.max_pool2d(x, kernel_size=(3, 2), stride=2, padding=1), "MaxPool Flatten"),
+        (nn.AvgPool2d(2), "AveragePool Flatten"),
+        (nn.AvgPool2d(3, 2, 1), "AveragePool Flatten"),
+        (nn.AvgPool2d(3, 2, 1, count_include_pad=False), "AveragePool Flatten"),
+        (nn.AvgPool2d(4, 4, ceil_mode=True), "AveragePool Flatten"),
+        (nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False), "AveragePool Flatten"),
+        (lambda x: F.avg_pool2d(x, x.size()[3]), "AveragePool Flatten"),
+        (nn.AdaptiveAvgPool2d(1), "AdaptiveAveragePool Flatten"),
+        (nn.AdaptiveAvgPool2d((3, None)), "AdaptiveAveragePool Flatten"),
+        (lambda x: F.adaptive_avg_pool2d(x, (5, 4)), "AdaptiveAveragePool Flatten"),
+        (lambda x: x.mean((2, 3)), "AdaptiveAveragePool Flatten"),
+        (lambda x: x.mean([-1, -2], keepdim=True), "AdaptiveAveragePool Flatten"),
+        (lambda x: torch.mean(x, dim=(2, 3)), "AdaptiveAveragePool Flatten"),
+        (lambda x: F.adaptive_avg_pool2d(x, 1).squeeze(3).squeeze(-1), "AdaptiveAveragePool Flatten"),
+        (lambda x: x + F.relu(x), "Relu Add Flatten"),
+        (lambda x: torch.add(x, x), "Add Flatten"),
+        (lambda x: x.add(F.hardtanh(x)), "Hardtanh Add Flatten"),
+        (lambda x: torch.cat([x, F.relu(x), x], 1), "Relu Concat Flatten"),
+        (lambda x: torch.cat((F.max_pool2d(x, 2), F.avg_pool2d(x, 2)), dim=-3), "MaxPool AveragePool Concat Flatten"),
+        (lambda x: torch.cat([x], 1), "Flatten"),
+        (lambda x: x[:, :, ::2, ::2], "Slice Flatten"),
+        (lambda x: x[..., 1:-1, 2:6:3], "Slice Flatten"),
+        (lambda x: x[:, 2:5], "Slice Flatten"),
+        (lambda x: x[:], "Flatten"),
+        (lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 1), "constant", 0), "Slice Pad Flatten"),
+        (lambda x: F.pad(x, (1, 2)), "Pad Flatten"),
+        (lambda x: F.pad(x, (-1, 1, 2, -2), value=1.0), "Slice Pad Flatten"),
+        (lambda x: F.pad(x, (-1, -2, 0, 0, -1, 0)), "Slice Flatten"),
+        (nn.ZeroPad2d((1, 0, 2, 1)), "Pad Flatten"),
+        (nn.ConstantPad2d(1, -1.0), "Pad Flatten"),
+        (nn.Dropout2d(0.3), "Flatten"),
+        (nn.Hardtanh(), "Hardtanh Flatten"),
+    ],
+)
+@pytest.mark.parametrize("coding", ["integer", "standardise"])
+def test_operations_on_images_in_every_spelling(body: Callable[[Tensor], Tensor], expected: str, coding: str) -> None:
+    check(body, expected, coding=coding)
+
+
+def test_ways_round_a_pool_are_those_of_torch() -> None:
+    """`ceil_mode` is padding at the end, and a floor leaves none."""
+    assert node_of(check(nn.MaxPool2d(3, 2, ceil_mode=True), "MaxPool Flatten"), MaxPool).padding == (0, 0, 0, 1)
+    assert node_of(check(nn.MaxPool2d(4, 4, 1), "MaxPool Flatten"), MaxPool).padding == (1, 1, 1, 1)
+    counted = node_of(check(nn.AvgPool2d(3, 2, 1), "AveragePool Flatten"), AveragePool)
+    assert (counted.padding, counted.count_padding) == ((1, 1, 1, 1), 1)
+    plain = node_of(check(nn.AvgPool2d(4, 4, ceil_mode=True), "AveragePool Flatten"), AveragePool)
+    assert (plain.padding, plain.count_padding) == ((0, 1, 0, 2), 0)
+    whole = node_of(check(nn.AdaptiveAvgPool2d((3, None)), "AdaptiveAveragePool Flatten"), AdaptiveAveragePool)
+    assert whole.size == (3, 6)
+    moved = check(lambda x: F.pad(x, (-1, 1, 2, -2), value=1.0), "Slice Pad Flatten")
+    assert (node_of(moved, Slice).start, node_of(moved, Slice).stop) == ((0, 0, 1), (6, 5, 6))
+    assert (node_of(moved, Pad).padding, node_of(moved, Pad).value) == ((2, 0, 0, 1), 1)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+@settings(max_examples=25, deadline=None)
+@given(data=st.data(), kind=st.sampled_from(["binary", "real"]), transposed=st.booleans())
+def test_drawn_convolutions_agree(data: st.DataObject, kind: str, transposed: bool) -> None:
+    def pair(low: int, high: int) -> tuple[int, int]:
+        return data.draw(st.tuples(st.integers(low, high), st.integers(low, high)))
+
+    groups, inside = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3))
+    kernel, stride, dilation = pair(1, 4), pair(1, 3), pair(1, 2)
+    padding: Any = pair(0, 2)
+    torch.manual_seed(0)
+    options: dict[str, Any] = {
+        "stride": stride,
+        "dilation": dilation,
+        "groups": groups,
+        "bias": data.draw(st.booleans()),
+    }
+    options |= {"input_quantizer": data.draw(st.sampled_from([None, "ste_sign"]))}
+    options["value"] = data.draw(st.sampled_from([1.0, 0.25, "glorot"]))
+    if kind == "real":
+        options |= {"weight_quantizer": None, "value": 1.0}
+    sizes = (6, groups * inside)
+    inputs = nn.Conv2d(3, 6, 1) if 6 % groups == 0 else nn.Conv2d(3, groups * 2, 1)
+    if transposed:
+        extra = tuple(data.draw(st.integers(0, max(a, b) - 1)) for a, b in zip(stride, dilation, strict=True))
+        layer: nn.Module = BinaryConvTranspose2d(
+            inputs.out_channels, sizes[1], kernel, padding=padding, output_padding=extra, **options
+        )
+    else:
+        if stride == (1, 1) and data.draw(st.booleans()):
+            padding = data.draw(st.sampled_from(["same", "valid"]))
+        value = data.draw(st.sampled_from([0.0, 1.0, -1.0]))
+        layer = BinaryConv2d(inputs.out_channels, sizes[1], kernel, padding=padding, padding_value=value, **options)
+    model = nn.Sequential(InputCoding(), BinaryConv2d(3, inputs.out_channels, 1), nn.Hardtanh(), layer).eval()
+    try:
+        shape = model(torch.zeros(1, 3, 5, 4, dtype=torch.uint8)).shape
+    except RuntimeError:
+        assume(False)
+    assume(min(shape) > 0)
+    packed = pack(model, input_shape=(3, 5, 4))
+    names = {True: ("ConvTranspose", "RealConvTranspose"), False: ("Conv", "RealConv")}[transposed]
+    assert names[kind == "real"] in kinds(packed)
+    assert_agrees(model, packed, images_of(6, (3, 5, 4)))
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+def test_uneven_same_padding_is_torchs() -> None:
+    model = nn.Sequential(InputCoding(), BinaryConv2d(3, 4, (2, 3), padding="same"), nn.Flatten(), BinaryLinear(288, 2))
+    packed = pack(model.eval(), input_shape=SHAPE)
+    assert node_of(packed, Conv).padding == (0, 1, 1, 1)
+    np.testing.assert_array_equal(run(packed, images_of(9, SHAPE)), torch_logits(model, images_of(9, SHAPE)))
+
+
+def test_a_transposed_convolution_called_with_a_size() -> None:
+    class Up(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up = BinaryConvTranspose2d(3, 2, 3, stride=2, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.up(x, output_size=[18, 15])
+
+    model = nn.Sequential(InputCoding(), Up()).eval()
+    packed = pack(model, input_shape=SHAPE)
+    assert node_of(packed, ConvTranspose).extra == (1, 0)
+    np.testing.assert_array_equal(run(packed, images_of(3, SHAPE)), torch_logits(model, images_of(3, SHAPE)))
+
+
+def test_a_norm_after_a_scaled_convolution_is_one_map_by_channel() -> None:
+    torch.manual_seed(0)
+    model = make_nasty(
+        nn.Sequential(InputCoding(), BinaryConv2d(3, 5, 3, value=0.3, bias=True), nn.BatchNorm2d(5), nn.ReLU())
+    )
+    packed = pack(model, input_shape=SHAPE)
+    assert kinds(packed) == ["Conv", "Affine", "Relu"]
+    assert node_of(packed, Conv).scale is None
+    assert_agrees(model, packed, images_of(20, SHAPE))
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (nn.Conv2d(6, 6, 3, padding=1, padding_mode="reflect"), r"cannot pack Conv2d .*got padding_mode 'reflect'"),
+        (lambda x: F.avg_pool2d(x, 3, divisor_override=2), "use divisor_override=None"),
+        (nn.AvgPool2d(3, 3, 1, ceil_mode=True), "use ceil_mode=False"),
+        (lambda x: x.mean(1), r"got dim=1 of \(N, 6, 7, 6\), expected the mean over height and width"),
+        (lambda x: x.mean((1, 2, 3), keepdim=True), "expected the mean over height and width"),
+        (lambda x: x + 1, "cannot pack add .*expected the sum of two values of the net; put a constant into a bias"),
+        (lambda x: torch.add(x, x, alpha=2), "expected the sum of two values"),
+        (lambda x: x + x.mean((2, 3), keepdim=True), r"got values of shapes \(6, 7, 6\) and \(6, 1, 1\)"),
+        (lambda x: torch.cat([x, x], 2), r"got dim=2, expected the channels: dim=1"),
+        (
+            lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"),
+            "got mode 'reflect' and value 0, expected an image padded with",
+        ),
+        (lambda x: F.pad(x, (1, 1), value=0.5), "value 0.5, expected an image padded with the constant 0, 1 or -1"),
+        (lambda x: x[:, 0], "cannot pack getitem .*expected slices of an image, as in x"),
+        (lambda x: x[:1], "expected slices of an image"),
+        (lambda x: x[:, None], "expected slices of an image"),
+        (lambda x: torch.chunk(x, 2, 1)[0], "cannot pack chunk"),
+        (lambda x: F.interpolate(x, scale_factor=2), "cannot pack interpolate"),
+        (nn.AdaptiveAvgPool2d((9, 9)), r"got an image of \(7, 6\), expected at least \(9, 9\)"),
+        (nn.InstanceNorm2d(6), "cannot pack InstanceNorm2d .*known layers are InputCoding, .*Conv2d"),
+        (nn.PixelShuffle(1), "cannot pack PixelShuffle"),
+    ],
+)
+def test_what_cannot_be_packed_is_named(body: Callable[[Tensor], Tensor], message: str) -> None:
+    with pytest.raises(FoldError, match=message) as caught:
+        pack(Net(body).eval(), input_shape=SHAPE)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_draw_of_a_convolution_is_that_of_evaluate() -> None:
+    torch.manual_seed(0)
+    layers = [BinaryConvTranspose2d(3, 5, 2, stride=2, weight_quantizer="stochastic"), nn.BatchNorm2d(5), nn.ReLU()]
+    model = nn.Sequential(InputCoding(), *layers, BinaryConv2d(5, 2, 3, weight_quantizer="stochastic")).eval()
+    packed = pack(model, input_shape=SHAPE, weights="sample", seed=3)
+    assert verify(model, packed, images_of(9, SHAPE), weights="sample", seed=3).max_logit_difference < 1
+    assert verify(model, packed, images_of(9, SHAPE), weights="sample", seed=4).max_logit_difference > 100
+    with pytest.raises(UsageError, match="defines no random draw"):
+        pack(nn.Sequential(InputCoding(), BinaryConv2d(3, 2, 3, weight_quantizer="ste_sign")), input_shape=SHAPE,
+             weights="sample")  # fmt: skip

@@ -1,0 +1,229 @@
+"""Values that are read twice: written once, whether they are added, signed or both."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from fold_nets import assert_agrees, images_of, kinds, make_nasty, torch_logits
+from torch import Tensor, nn
+
+from onebit.agreement import prove, verify
+from onebit.errors import FoldError
+from onebit.fold import pack
+from onebit.layers import BinaryConv2d, InputCoding, binarize_
+from onebit.packed import Affine, Threshold
+from onebit.runtime import run
+
+SHAPE = (3, 8, 8)
+
+
+class LambdaLayer(nn.Module):
+    """Calls a function, as shortcuts without parameters are often written."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+class BasicBlock(nn.Module):
+    """Somebody's CIFAR block: in place, functional, with an empty Sequential where nothing is to be done."""
+
+    def __init__(self, in_planes: int, planes: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_planes, planes, kernel_size=3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, kernel_size=3, stride=1, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.shortcut: nn.Module = nn.Sequential()
+        if stride != 1 or in_planes != planes:
+            quarter = planes // 4
+            self.shortcut = LambdaLayer(
+                lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, quarter, quarter), "constant", 0)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        out += self.shortcut(x)
+        return F.relu(out)
+
+
+class ForeignResNet(nn.Module):
+    """Three stages of two blocks, averaged by `avg_pool2d`, flattened by `view`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, kernel_size=3, stride=1, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.layer1 = nn.Sequential(BasicBlock(8, 8), BasicBlock(8, 8))
+        self.layer2 = nn.Sequential(BasicBlock(8, 16, 2), BasicBlock(16, 16))
+        self.layer3 = nn.Sequential(BasicBlock(16, 32, 2), BasicBlock(32, 32))
+        self.linear = nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.layer3(self.layer2(self.layer1(out)))
+        out = F.avg_pool2d(out, out.size()[3])
+        out = out.view(out.size(0), -1)
+        return self.linear(out)
+
+
+def trained(model: nn.Module) -> nn.Module:
+    """With BatchNorm as after some training."""
+    with torch.no_grad():
+        for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+            norm.weight.normal_()
+            norm.bias.normal_()
+        model.train()
+        for seed in range(3):
+            model(torch.from_numpy(images_of(50, SHAPE, seed)))
+    return model.eval()
+
+
+def test_somebody_s_residual_net_binarized() -> None:
+    torch.manual_seed(0)
+    model = trained(nn.Sequential(InputCoding(), binarize_(ForeignResNet())))
+    packed = pack(model, input_shape=SHAPE)
+    assert Counter(kinds(packed)) == {
+        "Conv": 13, "Affine": 14, "Relu": 13, "Add": 6, "Slice": 2, "Pad": 2,
+        "AveragePool": 1, "Flatten": 1, "Dense": 1,
+    }  # fmt: skip
+    assert verify(model, packed, images_of(100, SHAPE)).ok
+    assert_agrees(model, packed, images_of(100, SHAPE))
+
+
+def test_somebody_s_residual_net_with_signs() -> None:
+    torch.manual_seed(0)
+    model = trained(nn.Sequential(InputCoding(), binarize_(ForeignResNet(), input_quantizer="ste_sign")))
+    packed = pack(model, input_shape=SHAPE)
+    agreement = verify(model, packed, images_of(100, SHAPE))
+    assert agreement.ok
+    proofs = prove(model, packed, images=images_of(100, SHAPE))
+    assert len(proofs) == 13
+    assert sum(proof.mismatches for proof in proofs) == 0
+    # the signs inside a block stand on integers, those between blocks on real sums; after a ReLU all of them are +1
+    assert [proof.proof for proof in proofs] == ["every integer", *["every integer", "float"] * 6]
+
+
+class Body(nn.Module):
+    """A coded image into a convolution and BatchNorm, whose value `body` uses in several places."""
+
+    def __init__(self, body: Callable[[nn.Module, Tensor], Tensor], *, quantizer: str | None = "ste_sign") -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.coding, self.first, self.bn = InputCoding(), BinaryConv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.a = BinaryConv2d(6, 6, 3, padding=1, input_quantizer=quantizer)
+        self.b = BinaryConv2d(6, 6, 1, input_quantizer=quantizer)
+        self.bn_a, self.bn_b, self.body = nn.BatchNorm2d(6), nn.BatchNorm2d(6), body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(self, self.bn(self.first(self.coding(x)))).mean((2, 3))
+
+
+def both(m: Any, x: Tensor) -> Tensor:
+    return m.bn_a(m.a(x)) + x
+
+
+def relu_first(m: Any, x: Tensor) -> Tensor:
+    return m.bn_a(m.a(F.relu(x))) + x
+
+
+def added_first(m: Any, x: Tensor) -> Tensor:
+    y = x + x
+    return m.a(x) + y
+
+
+def signed_twice(m: Any, x: Tensor) -> Tensor:
+    return m.a(x) + m.b(x) + x
+
+
+def bireal(m: Any, x: Tensor) -> Tensor:
+    x = m.bn_a(m.a(x)) + x
+    return m.bn_b(m.b(x)) + x
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (both, "Conv Threshold Conv Affine Affine Add AdaptiveAveragePool Flatten"),
+        (relu_first, "Conv Threshold Conv Affine Affine Add AdaptiveAveragePool Flatten"),
+        (added_first, "Conv Affine Add Threshold Conv Add AdaptiveAveragePool Flatten"),
+        (signed_twice, "Conv Threshold Conv Conv Add Affine Add AdaptiveAveragePool Flatten"),
+        (bireal, "Conv Threshold Conv Affine Affine Add Sign Conv Affine Add AdaptiveAveragePool Flatten"),
+    ],
+)
+def test_a_value_that_is_added_and_signed(body: Callable[[nn.Module, Tensor], Tensor], expected: str) -> None:
+    model = make_nasty(Body(body))
+    packed = pack(model, input_shape=SHAPE)
+    assert " ".join(kinds(packed)) == expected
+    # what torch averages it adds in an order of its own; up to there every float is equal
+    inner = pack(model := nn.Sequential(*[NoMean(model)]).eval(), input_shape=SHAPE)
+    images = images_of(30, SHAPE)
+    np.testing.assert_array_equal(run(inner, images), torch_logits(model, images))
+    for proof in prove(model, inner, images=images):
+        assert proof.mismatches == 0
+        assert proof.integers > 1000
+
+
+class NoMean(nn.Module):
+    """A `Body` without its average."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        m: Any = self.model
+        return m.body(m, m.bn(m.first(m.coding(x))))
+
+
+@pytest.mark.parametrize("quantizer", [None, "ste_sign"])
+def test_a_normed_value_is_written_once_whoever_reads_it_first(quantizer: str | None) -> None:
+    for body in (both, relu_first, bireal, lambda m, x: F.relu(x) + m.a(x), lambda m, x: x + m.a(F.relu(x)) + x):
+        model = make_nasty(Body(body, quantizer=quantizer), seed=2)
+        packed = pack(model, input_shape=SHAPE)
+        of_first = [node for node in packed.nodes if isinstance(node, Affine) and node.inputs == ("first",)]
+        assert len(of_first) == 1
+        assert_agrees(model, packed, images_of(20, SHAPE))
+
+
+def test_two_signs_of_one_value_are_one_threshold_and_counted_call_by_call() -> None:
+    model = make_nasty(Body(signed_twice))
+    packed = pack(model, input_shape=SHAPE)
+    assert [node.output for node in packed.nodes if isinstance(node, Threshold)] == ["a.sign"]
+    proofs = prove(model, packed, images=images_of(20, SHAPE))
+    assert [(proof.name, proof.proof, proof.mismatches) for proof in proofs] == [("a.sign", "every integer", 0)]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda m, x: x + F.relu(x, inplace=True),
+        lambda m, x: m.a(x) + x.add_(m.b(x)),
+        lambda m, x: F.relu(x, True) + x,
+    ],
+)
+def test_what_is_changed_in_place_while_others_read_it_is_refused(body: Any) -> None:
+    with pytest.raises(FoldError, match="it changes in place what is also read elsewhere; use inplace=False"):
+        pack(Body(body).eval(), input_shape=SHAPE)
+
+
+def test_sums_in_place_of_values_that_nobody_else_reads() -> None:
+    def body(m: Any, x: Tensor) -> Tensor:
+        y = m.a(x)
+        y += m.b(x)
+        return y.add_(x)
+
+    model = make_nasty(Body(body))
+    packed = pack(model, input_shape=SHAPE)
+    assert kinds(packed).count("Add") == 2
+    assert_agrees(model, packed, images_of(20, SHAPE))

@@ -1,0 +1,180 @@
+"""Shapes, kinds and bounds of the operations on images, and what they refuse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onebit.bits import pack_signs
+from onebit.errors import FormatError
+from onebit.packed import (
+    AdaptiveAveragePool,
+    Add,
+    AveragePool,
+    Concat,
+    Conv,
+    ConvTranspose,
+    InputSpec,
+    MaxPool,
+    Node,
+    PackedNet,
+    Pad,
+    RealConv,
+    RealConvTranspose,
+    Relu,
+    Slice,
+    Value,
+    costs,
+)
+
+SIGNS = Value((4, 6, 5), "sign", 1)
+PIXELS = Value((4, 6, 5), "integer", 255)
+REALS = Value((4, 6, 5), "real")
+
+
+def make(kind: type[Node], *, outputs: int = 6, terms: int = 36, **fields: Any) -> Node:
+    """A node that reads "x", with weights where it has some."""
+    if kind in (Conv, ConvTranspose):
+        fields = {"signs": pack_signs(np.ones((outputs, terms))), "in_features": terms, "kernel": (3, 3), **fields}
+    elif kind in (RealConv, RealConvTranspose):
+        fields = {"weight": np.ones((outputs, terms), np.float32), "kernel": (3, 3), **fields}
+    inputs = ("x", "y") if kind in (Add, Concat) else ("x",)
+    return kind(inputs=inputs, output="z", **fields)
+
+
+@pytest.mark.parametrize(
+    ("node", "x", "expected"),
+    [
+        (make(Conv), SIGNS, Value((6, 4, 3), "integer", 36)),
+        (make(Conv, padding=(1, 0, 2, 0), stride=(2, 3)), PIXELS, Value((6, 3, 2), "integer", 36 * 255)),
+        (make(Conv, dilation=(2, 1), groups=2, terms=18), SIGNS, Value((6, 2, 3), "integer", 18)),
+        (make(Conv, padding=(1, 1, 1, 1), padding_value=1), SIGNS, Value((6, 6, 5), "integer", 36)),
+        (make(Conv), REALS, Value((6, 4, 3), "real")),
+        (make(Conv, scale=np.ones(6, np.float32)), SIGNS, Value((6, 4, 3), "real")),
+        (make(RealConv), PIXELS, Value((6, 4, 3), "real")),
+        (make(ConvTranspose, stride=(2, 2), padding=(1, 1, 0, 0), extra=(1, 0)), SIGNS,
+         Value((6, 12, 11), "integer", 36)),
+        (make(RealConvTranspose, dilation=(1, 3)), REALS, Value((6, 8, 11), "real")),
+        (make(MaxPool, kernel=(2, 2), stride=(2, 2)), SIGNS, Value((4, 3, 2), "sign", 1)),
+        (make(MaxPool, kernel=(3, 3), stride=(2, 2), padding=(1, 1, 1, 1)), PIXELS, Value((4, 3, 3), "integer", 255)),
+        (make(AveragePool, kernel=(6, 5)), PIXELS, Value((4, 1, 1), "real")),
+        (make(AveragePool, kernel=(2, 3), sums=1), SIGNS, Value((4, 5, 3), "integer", 6)),
+        (make(AveragePool, kernel=(2, 3), sums=1), REALS, Value((4, 5, 3), "real")),
+        (make(AdaptiveAveragePool, size=(4, 2)), SIGNS, Value((4, 4, 2), "real")),
+        (make(Slice, stop=(4, 6, 5), step=(1, 2, 2)), SIGNS, Value((4, 3, 3), "sign", 1)),
+        (make(Slice, start=(1, 2, 3), stop=(3, 6, 4)), PIXELS, Value((2, 4, 1), "integer", 255)),
+        (make(Pad, channels=(1, 2), padding=(0, 1, 2, 3)), SIGNS, Value((7, 7, 10), "integer", 1)),
+        (make(Pad, channels=(1, 2), value=-1), SIGNS, Value((7, 6, 5), "sign", 1)),
+        (make(Pad, value=1), REALS, REALS),
+    ],
+)  # fmt: skip
+def test_shapes_kinds_and_bounds(node: Node, x: Value, expected: Value) -> None:
+    assert node.infer(x) == expected
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "added", "joined"),
+    [
+        (SIGNS, SIGNS, ("integer", 2), ("sign", 1)),
+        (SIGNS, PIXELS, ("integer", 256), ("integer", 255)),
+        (PIXELS, REALS, ("real", None), ("real", None)),
+    ],
+)
+def test_two_values_make_what_holds_both(x: Value, y: Value, added: Any, joined: Any) -> None:
+    for pair in ((x, y), (y, x)):
+        assert make(Add).infer(*pair) == Value((4, 6, 5), *added)
+        assert make(Concat).infer(*pair) == Value((8, 6, 5), *joined)
+
+
+@pytest.mark.parametrize(
+    ("node", "x", "message"),
+    [
+        (make(Conv), Value((3, 6, 5), "sign", 1), r"got a value of shape \(3, 6, 5\), expected 4 channels"),
+        (make(Conv, groups=3, terms=9), SIGNS, "expected 3 channels"),
+        (make(Conv), Value((4,), "sign", 1), r"got a value of shape \(4,\), expected an image"),
+        (
+            make(Conv),
+            Value((4, 2, 9), "sign", 1),
+            r"a kernel that spans \(3, 3\) does not fit into an image of \(2, 9\)",
+        ),
+        (make(Conv, dilation=(1, 3)), SIGNS, r"a kernel that spans \(3, 7\) does not fit into an image of \(6, 5\)"),
+        (make(Conv, padding=(0, 2**20, 0, 2**20)), SIGNS, "the padded image has shape .* more than 134217728 values"),
+        (make(Conv), Value((4, 6, 5), "integer", 2**27), "sums reach 4831838208, more than int32 holds"),
+        (make(ConvTranspose, stride=(2**20, 2**20)), SIGNS, "the result has shape .* more than 134217728 values"),
+        (make(ConvTranspose, padding=(4, 4, 0, 0)), SIGNS, r"a padding of \(4, 4, 0, 0\) leaves nothing of an image"),
+        (make(MaxPool, kernel=(2, 2), padding=(2, 0, 0, 0)), SIGNS, "some windows see nothing of an image"),
+        (make(AveragePool, kernel=(2, 2), padding=(0, 0, 0, 2)), SIGNS, "some windows see nothing"),
+        (make(MaxPool, kernel=(2, 2), dilation=(7, 1), padding=(6, 0, 0, 0)), SIGNS, "some windows see nothing"),
+        (make(AveragePool, kernel=(6, 5), sums=1), Value((4, 6, 5), "integer", 2**27), "sums reach"),
+        (make(AdaptiveAveragePool, size=(7, 1)), SIGNS, r"got an image of \(6, 5\), expected at least \(7, 1\)"),
+        (make(Slice, stop=(4, 6, 6)), SIGNS, r"got a value of shape \(4, 6, 5\), expected one that"),
+        (make(Slice, start=(2, 0, 0), stop=(2, 6, 5)), SIGNS, "expected one that"),
+        (make(Pad), Value((4,), "sign", 1), "expected an image"),
+    ],
+)
+def test_values_that_do_not_fit_are_refused(node: Node, x: Value, message: str) -> None:
+    with pytest.raises(FormatError, match=message):
+        node.infer(x)
+
+
+def test_two_values_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(
+        FormatError, match=r"got values of shapes \(4, 6, 5\) and \(1, 6, 5\), expected two of one shape"
+    ):
+        make(Add).infer(SIGNS, Value((1, 6, 5), "sign", 1))
+    with pytest.raises(FormatError, match=r"shapes \(4, 6, 5\), \(4, 6, 4\), expected equal images"):
+        make(Concat).infer(SIGNS, Value((4, 6, 4), "sign", 1))
+    with pytest.raises(FormatError, match="sums reach 2147483647, more than int32 holds"):
+        make(Add).infer(Value((1,), "integer", 2**30), Value((1,), "integer", 2**30 - 1))
+    with pytest.raises(FormatError, match="got 1 inputs, expected two or more"):
+        Concat(inputs=("x",), output="z")
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "message"),
+    [
+        (Conv, {"kernel": (3,)}, r"kernel is \(3,\), expected 2 integers"),
+        (Conv, {"kernel": 3}, "kernel is 3, expected 2 integers"),
+        (Conv, {"kernel": [3, 3]}, r"kernel is \[3, 3\], expected 2 integers"),
+        (Conv, {"kernel": (0, 3)}, r"kernel is \(0, 3\), expected integers from 1 to 1048576"),
+        (Conv, {"stride": (1, 2**20 + 1)}, "expected integers from 1 to"),
+        (Conv, {"stride": (1, True)}, "expected integers from 1 to"),
+        (Conv, {"padding": (1, 1, 1, -1)}, "expected integers from 0 to"),
+        (Conv, {"padding_value": 2}, "padding_value is 2, expected integers from -1 to 1"),
+        (Conv, {"groups": 4}, "6 output channels do not fall into 4 groups"),
+        (Conv, {"kernel": (5, 1)}, "rows have 36 weights, no multiple of the kernel's 5"),
+        (RealConv, {"kernel": (5, 5)}, "rows have 36 weights, no multiple of the kernel's 25"),
+        (RealConv, {"weight": np.ones((6, 4, 3, 3), np.float32)}, "weight is float32 .* with 2 axes"),
+        (AveragePool, {"kernel": (1, 1), "sums": 2}, "sums is 2"),
+        (Slice, {"stop": (1, 0, 1)}, "stop is"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(kind: type[Node], fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(FormatError, match=message):
+        make(kind, **fields)
+
+
+def test_a_value_beyond_all_memory_is_refused() -> None:
+    """Few bytes of a file may not ask for many of memory."""
+    wide = make(Conv, outputs=64, terms=1, kernel=(1, 1), padding=(0, 2**11, 0, 2**11))
+    spec = InputSpec(shape=(1, 1, 1))
+    nodes = (Relu(inputs=("input",), output="x"), wide)
+    with pytest.raises(FormatError, match=r"node 'z' \(conv\): its value has shape \(64, 2049, 2049\), more than"):
+        PackedNet(input=spec, nodes=nodes, output="z")
+
+
+def test_costs_count_each_place_of_a_kernel() -> None:
+    for node, macs in [
+        (make(Conv), 36 * 6 * 4 * 3),
+        (make(RealConv, stride=(2, 2)), 36 * 6 * 2 * 2),
+        (make(ConvTranspose, stride=(2, 2)), 36 * 6 * 6 * 5),  # a kernel for each pixel of the input
+        (make(MaxPool, kernel=(2, 2)), 0),
+    ]:
+        net = PackedNet(input=InputSpec(shape=(4, 6, 5)), nodes=(Relu(inputs=("input",), output="x"), node), output="z")
+        cost = costs(net)[1]
+        assert cost.macs == macs
+        weights = 216 if macs else 0
+        assert (cost.binary_weights, cost.real_parameters) == ((0, weights) if cost.op == "real_conv" else (weights, 0))
+        assert cost.bytes == (0 if not macs else 864 if cost.op == "real_conv" else 6 * 5)

@@ -1,0 +1,133 @@
+"""Packed nets of images with random contents, made without torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from onebit.bits import pack_signs
+from onebit.packed import (
+    AdaptiveAveragePool,
+    Add,
+    Affine,
+    AveragePool,
+    Concat,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Flatten,
+    Hardtanh,
+    InputSpec,
+    MaxPool,
+    Node,
+    PackedNet,
+    Pad,
+    RealConv,
+    RealConvTranspose,
+    RealDense,
+    Relu,
+    Sign,
+    Slice,
+    Threshold,
+)
+
+
+class Builder:
+    """Appends nodes with random arrays; each reads the one before it unless it is told."""
+
+    def __init__(self, shape: tuple[int, int, int], *, seed: int = 0, coding: str = "integer") -> None:
+        self.rng = np.random.default_rng(seed)
+        channels = shape[0]
+        self.input = InputSpec(shape=shape)
+        if coding == "standardise":
+            moments = {"mean": self.real(channels) * 9 + np.float32(120), "std": np.full(channels, 60, np.float32)}
+            self.input = InputSpec(shape=shape, coding=coding, **moments)
+        self.nodes: list[Node] = []
+        self.values = {"input": self.input.value}
+        self.last = "input"
+
+    def real(self, *size: int) -> np.ndarray:
+        return self.rng.standard_normal(size).astype(np.float32)
+
+    def add(self, kind: type[Node], *inputs: str, **fields: Any) -> str:
+        name = f"n{len(self.nodes)}"
+        self.nodes.append(kind(inputs=inputs or (self.last,), output=name, **fields))
+        self.values[name] = self.nodes[-1].infer(*(self.values[source] for source in self.nodes[-1].inputs))
+        self.last = name
+        return name
+
+    def signs(self, outputs: int, terms: int, *, scale: bool = False, centre: bool = False) -> dict[str, Any]:
+        fields: dict[str, Any] = {"signs": pack_signs(self.rng.choice([-1, 1], (outputs, terms))), "in_features": terms}
+        fields["scale"] = np.abs(self.real(outputs)) + np.float32(0.1) if scale else None
+        fields["centre"] = self.real(outputs) if centre else None
+        return fields
+
+    def threshold(self, channels: int, *, most: int = 20) -> str:
+        at = self.rng.integers(-most, most, channels).astype(np.int32)
+        return self.add(Threshold, threshold=at, direction=self.rng.choice(np.array([-1, 1], np.int8), channels))
+
+    def affine(self, channels: int) -> str:
+        return self.add(Affine, scale=self.real(channels), shift=self.real(channels))
+
+    def net(self) -> PackedNet:
+        return PackedNet(input=self.input, nodes=tuple(self.nodes), output=self.last, name="random")
+
+    def dense(self, outputs: int) -> None:
+        """A dense layer of one-bit weights."""
+        self.add(Dense, **self.signs(outputs, self.values[self.last].shape[0]))
+
+
+def sign_net(seed: int = 0) -> PackedNet:
+    """Convolutions, pools of integers, zero and ±1 padding, integers added and joined; no reals before the last map."""
+    b = Builder((3, 9, 8), seed=seed)
+    b.add(Conv, **b.signs(6, 27), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.add(MaxPool, kernel=(2, 2), stride=(2, 2), padding=(1, 0, 0, 0))
+    signs = b.threshold(6, most=300)
+    b.add(Conv, **b.signs(6, 9), kernel=(1, 3), dilation=(1, 2), padding=(0, 0, 2, 2), groups=2, padding_value=-1)
+    b.add(AveragePool, kernel=(2, 2), padding=(0, 1, 1, 1), sums=1)
+    crop = b.add(Slice, start=(0, 0, 1), stop=(6, 5, 5))
+    sums = b.add(Add, signs, crop)
+    b.threshold(6, most=4)
+    b.add(Conv, **b.signs(4, 6 * 4), kernel=(2, 2), padding=(1, 0, 0, 1), stride=(2, 1))
+    bordered = b.add(Pad, channels=(1, 0), padding=(1, 0, 0, 0), value=-1)
+    shortcut = b.add(Slice, sums, stop=(6, 5, 4), step=(2, 1, 1))
+    b.add(Pad, shortcut, padding=(0, 1, 0, 1))
+    one = b.add(Flatten)
+    two = b.add(Flatten, bordered)
+    b.add(Concat, one, two, one)
+    b.add(Relu)
+    b.dense(5)
+    b.affine(5)
+    return b.net()
+
+
+def real_net(seed: int = 0) -> PackedNet:
+    """Scales, centres, real weights, transposed convolutions, averages and a residual sum."""
+    b = Builder((2, 7, 6), seed=seed, coding="standardise")
+    b.add(RealConv, weight=b.real(4, 2 * 9), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.affine(4)
+    x = b.add(Relu)
+    b.add(Conv, **b.signs(4, 9, scale=True, centre=True), kernel=(3, 3), padding=(1, 1, 1, 1), groups=4)
+    y = b.affine(4)
+    x = b.add(Add, y, x)
+    b.add(ConvTranspose, **b.signs(6, 2 * 4, scale=True), kernel=(2, 2), stride=(2, 2), groups=2, extra=(1, 0))
+    b.add(Hardtanh)
+    b.add(AveragePool, kernel=(3, 2), stride=(2, 2), padding=(1, 1, 1, 0), count_padding=1)
+    b.add(Sign)
+    b.add(ConvTranspose, **b.signs(3, 6 * 2, centre=True), kernel=(2, 1), padding=(1, 0, 0, 0), dilation=(2, 1))
+    b.add(RealConvTranspose, weight=b.real(2, 3 * 4), kernel=(2, 2), stride=(3, 1), padding=(1, 1, 0, 1))
+    b.add(Slice, start=(0, 1, 0), stop=(2, 9, 5), step=(1, 2, 2))
+    b.add(AdaptiveAveragePool, size=(3, 2))
+    y = b.add(Flatten)
+    b.add(MaxPool, x, kernel=(2, 2), stride=(2, 3), padding=(1, 0, 1, 1))
+    b.add(AveragePool, kernel=(2, 2), stride=(2, 1), padding=(0, 0, 1, 0))
+    b.add(Pad, padding=(0, 1, 0, 0), value=-1)
+    x = b.add(Flatten)
+    b.add(Concat, x, y)
+    b.add(RealDense, weight=b.real(3, b.values[b.last].shape[0]))
+    b.add(Affine, shift=b.real(3))
+    return b.net()
+
+
+IMAGE_NETS = {"sign": sign_net, "real": real_net}
