@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onebit.data import Split
+from onebit.data import Images, Split, StreamedImages, read_batches
 from onebit.errors import UsageError
 from onebit.layers import binary_layers
 from onebit.losses import LOSSES, Loss
@@ -55,8 +56,8 @@ class Score:
         return f"{100 * self.accuracy:.2f} % ({counts}; {self.weights} weights, BatchNorm {self.bn})"
 
 
-def batch_bounds(count: int, batch_size: int) -> list[tuple[int, int]]:
-    """(start, stop) of every batch; all samples are used, and a last batch of one joins the batch before it.
+def batch_bounds(count: int, batch_size: int, *, least: int = 2) -> list[tuple[int, int]]:
+    """(start, stop) of every batch; all samples are used, and a last batch below `least` joins the batch before it.
 
     BatchNorm cannot train on a single sample.
 
@@ -66,7 +67,7 @@ def batch_bounds(count: int, batch_size: int) -> list[tuple[int, int]]:
     if batch_size < 1:
         raise UsageError(f"batch_size must be 1 or more, got {batch_size}")
     starts = list(range(0, count, batch_size))
-    if len(starts) > 1 and count - starts[-1] == 1:
+    if len(starts) > 1 and count - starts[-1] < least:
         starts.pop()
     return list(zip(starts, [*starts[1:], count], strict=False))  # without samples there is no batch
 
@@ -96,15 +97,15 @@ def fixed_weights(model: nn.Module, weights: str, *, generator: torch.Generator 
             if weights == "latent":
                 layer.fixed_weight = layer.weight.detach()
             elif weights == "binary":
-                layer.fixed_weight = layer.binary_weight().dense()
+                layer.fixed_weight = layer.dense(layer.binary_weight())
             elif weights == "sample":
-                quantizer = layer.weight_quantizer
-                draw = quantizer.sample(layer.weight, generator=generator) if quantizer is not None else None
+                draw = layer.sample_weight(generator=generator)
                 if draw is None:
                     raise UsageError(
-                        f"layer {name!r}: {type(quantizer).__name__} defines no random draw; use --weights binary"
+                        f"layer {name!r}: {type(layer.weight_quantizer).__name__} defines no random draw; "
+                        "use --weights binary"
                     )
-                layer.fixed_weight = draw.dense()
+                layer.fixed_weight = layer.dense(draw)
             else:
                 raise UsageError(f"weights must be latent, binary, sample or ensemble:N, got {weights!r}")
         yield
@@ -120,12 +121,17 @@ def _batch_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
 
 @torch.no_grad()
 def reestimate_batch_norm_(
-    model: nn.Module, images: Tensor, *, batch_size: int = 1000, autocast: AbstractContextManager | None = None
+    model: nn.Module,
+    images: Images | StreamedImages | Tensor,
+    *,
+    batch_size: int | None = None,
+    autocast: AbstractContextManager | None = None,
 ) -> None:
     """Replace the BatchNorm statistics by the mean of the batch statistics of `images` with the present weights.
 
     Args:
-        images: uint8 (N, C, H, W) on the device of the model.
+        images: uint8 (N, C, H, W).
+        batch_size: images at a time; `fitting_batch` when None.
         autocast: precision context of the forward passes.
     """
     norms, momenta = _batch_norms(model), [norm.momentum for norm in _batch_norms(model)]
@@ -137,8 +143,8 @@ def reestimate_batch_norm_(
             norm.momentum = None  # torch's way to ask for a plain mean over batches
             norm.train()
         with autocast or nullcontext():
-            for start, stop in batch_bounds(len(images), batch_size) if norms else []:
-                model(images[start:stop])
+            for batch in image_batches(model, images, batch_size) if norms else []:
+                model(batch)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
@@ -157,29 +163,54 @@ def kept_batch_norm(model: nn.Module) -> Iterator[None]:
                 buffer.copy_(buffers[name])
 
 
-def bn_images(train: Split, device: torch.device) -> Tensor:
+def bn_images(train: Split) -> Images | StreamedImages:
     """The training images that re-estimate BatchNorm: BN_IMAGES of them, evenly spread over the split."""
-    chosen = np.linspace(0, len(train) - 1, min(BN_IMAGES, len(train))).astype(np.int64)
-    return torch.from_numpy(train.images[chosen]).to(device)
+    return train[np.linspace(0, len(train) - 1, min(BN_IMAGES, len(train))).astype(np.int64)].images
+
+
+def fitting_batch(shape: Sequence[int]) -> int:
+    """How many images (C, H, W) a net is given at a time when nothing is learnt: 1,000 of 3×32×32, 20 of 3×224×224."""
+    return min(1000, max(1, 1000 * 3 * 32 * 32 // math.prod(shape)))
+
+
+def image_batches(
+    model: nn.Module, images: Images | StreamedImages | Tensor, batch_size: int | None = None
+) -> Iterator[Tensor]:
+    """uint8 batches on the device of the model; `fitting_batch` images each when no size is given."""
+    device = model_device(model)
+    size = fitting_batch(images.shape[1:]) if batch_size is None else batch_size
+    bounds = batch_bounds(len(images), size)
+    if isinstance(images, Tensor):
+        yield from (images[start:stop].to(device) for start, stop in bounds)
+    else:
+        for batch in read_batches(images, bounds):
+            yield torch.from_numpy(np.ascontiguousarray(batch)).to(device)
 
 
 @torch.no_grad()
 def predict_logits(
-    model: nn.Module, images: Tensor, *, batch_size: int = 1000, on_images: OnImages | None = None
+    model: nn.Module,
+    images: Images | StreamedImages | Tensor,
+    *,
+    batch_size: int | None = None,
+    on_images: OnImages | None = None,
 ) -> Tensor:
     """Logits (N, classes) in float32 in eval mode.
 
     Args:
-        images: uint8 (N, C, H, W) on the device of the model.
+        images: uint8 (N, C, H, W).
+        batch_size: images at a time; `fitting_batch` when None.
         on_images: called with (images done, images).
     """
     was_training = model.training
     model.eval()
-    parts = []
-    for start, stop in batch_bounds(len(images), batch_size):
-        parts.append(model(images[start:stop]).float())
+    parts: list[Tensor] = []
+    done = 0
+    for batch in image_batches(model, images, batch_size):
+        parts.append(model(batch).float())
+        done += len(batch)
         if on_images is not None:
-            on_images(stop, len(images))
+            on_images(done, len(images))
     model.train(was_training)
     return torch.cat(parts)
 
@@ -220,7 +251,7 @@ def evaluate(
     bn: str = "auto",
     loss: str | Loss = "cross_entropy",
     seed: int = 0,
-    batch_size: int = 1000,
+    batch_size: int | None = None,
     on_images: OnImages | None = None,
 ) -> Score:
     """Accuracy, error and loss on a split in a stated test mode, in float32.
@@ -259,7 +290,7 @@ def evaluate(
             "pass train=data.train, or bn='trained' for the statistics as they are"
         )
     device = model_device(model)
-    images, labels = torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).to(device)
+    labels = torch.from_numpy(split.labels).to(device)
     generator = torch.Generator(device).manual_seed(seed)
     mean = torch.zeros(())
     for draw in range(draws):
@@ -270,8 +301,8 @@ def evaluate(
 
         with fixed_weights(model, mode, generator=generator), kept_batch_norm(model):
             if bn == "reestimate" and train is not None:
-                reestimate_batch_norm_(model, bn_images(train, device), batch_size=batch_size)
-            logits = predict_logits(model, images, batch_size=batch_size, on_images=done)
+                reestimate_batch_norm_(model, bn_images(train), batch_size=batch_size)
+            logits = predict_logits(model, split.images, batch_size=batch_size, on_images=done)
         if draws == 1:
             return score_logits(logits, labels, loss=loss, weights=weights, bn=bn)
         mean = mean + logits.double().softmax(dim=1) / draws

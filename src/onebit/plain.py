@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from onebit.errors import NotBinaryError, UsageError
 from onebit.files import write_atomic
 from onebit.layers import binary_layers
-from onebit.recipe import ModelRecipe
 from onebit.train.build import build_model
-from onebit.train.checkpoint import load_weights
+from onebit.train.run import Run
+from onebit.train.weights import load_weights
 
 
 def plain_state_dict(model: nn.Module) -> dict[str, Tensor]:
@@ -29,7 +29,7 @@ def plain_state_dict(model: nn.Module) -> dict[str, Tensor]:
         bad = int(torch.count_nonzero(torch.isnan(layer.weight)))
         if bad:
             raise NotBinaryError(f"layer {name!r}: {bad} latent weights are not numbers")
-        weights[f"{name}.weight" if name else "weight"] = layer.binary_weight().dense()
+        weights[f"{name}.weight" if name else "weight"] = layer.dense(layer.binary_weight())
     if not weights:
         raise NotBinaryError("the net has no binary layer: all its weights are real")
     state = {key: value for key, value in model.state_dict().items() if "quantizer." not in key}
@@ -54,12 +54,13 @@ def save_plain(model: nn.Module, path: str | Path) -> None:
         write_atomic(path, buffer.getbuffer())
 
 
-def plain_twin(recipe: ModelRecipe, state: dict[str, Tensor], *, source: str) -> nn.Module:
-    """The net of a recipe without weight quantizers, holding `state`, in eval mode.
+def plain_twin(run: Run, state: dict[str, Tensor], *, source: str) -> nn.Module:
+    """The net of a run without weight quantizers, holding `state`, in eval mode.
 
     Raises:
         CheckpointError: `state` belongs to another net.
     """
-    twin = build_model(dataclasses.replace(recipe, weight_quantizer=None, value=1.0))
+    recipe = dataclasses.replace(run.recipe.model, weight_quantizer=None, value=1.0)
+    twin = build_model(recipe, input_shape=run.input_shape, classes=run.classes)
     load_weights(twin, state, source=source)
     return twin.eval()

@@ -1,14 +1,16 @@
-"""Which number format the matrix products of training use."""
+"""Which number format the matrix products of training use, and how images lie in memory."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
 
 import torch
+from torch import Tensor, nn
 
 from onebit.errors import UsageError
 
 PRECISIONS = ("auto", "bf16", "fp32")
+MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
 
 
 def multiplies_bf16(device: torch.device) -> bool:
@@ -40,3 +42,31 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     """The context in which a forward pass of the resolved precision runs."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def resolve_memory_format(memory_format: str, model: nn.Module) -> torch.memory_format:
+    """torch's memory format for a stated one; "auto" is channels_last for a net with convolutions.
+
+    Convolutions are 1.2 to 2 times faster on images whose channels lie together.
+
+    Raises:
+        UsageError: an unknown memory format.
+    """
+    if memory_format not in MEMORY_FORMATS:
+        raise UsageError(f"memory_format must be one of {', '.join(MEMORY_FORMATS)}, got {memory_format!r}")
+    if memory_format == "auto":
+        convolves = any(parameter.dim() == 4 for parameter in model.parameters())
+        memory_format = "channels_last" if convolves else "contiguous"
+    return torch.channels_last if memory_format == "channels_last" else torch.contiguous_format
+
+
+def lay_out_state_(optimizer: torch.optim.Optimizer) -> None:
+    """Let the state of an optimizer lie in memory as its parameters do.
+
+    torch's fused optimizers go through memory from its start to its end and take this for granted. After
+    `model.to(memory_format=…)`, or with a state saved in another format, they mix up the elements without a word.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)

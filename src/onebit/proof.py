@@ -21,7 +21,8 @@ from onebit.layers import binary_layers
 from onebit.packed import PackedNet
 from onebit.plain import plain_twin, save_plain
 from onebit.runtime import run as run_packed
-from onebit.train.run import Run, read_state
+from onebit.train.run import Run
+from onebit.train.weights import read_state
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def _with_statistics_of_draw(model: nn.Module, data: Dataset, *, seed: int) -> n
     """A copy whose BatchNorm statistics belong to one random draw: those of the signs would cost it its accuracy."""
     model = copy.deepcopy(model)
     with fixed_weights(model, "sample", generator=torch.Generator().manual_seed(seed)):
-        reestimate_batch_norm_(model, bn_images(data.train, torch.device("cpu")))
+        reestimate_batch_norm_(model, bn_images(data.train))
     return model
 
 
@@ -101,7 +102,7 @@ def _steps(run: Run, data: Dataset) -> Iterator[Step]:
             f"{len(layers)} of {len(binary)} layers hold two values per output channel "
             f"({minus:,} at -1, {plus:,} at +1) in a plain state_dict",
         )
-        twin = plain_twin(run.recipe.model, state, source=str(path))
+        twin = plain_twin(run, state, source=str(path))
         yield _reloaded(model, twin, test)
     packed = pack_run(run, data)
     agreement = verify(model, packed, test.images)
@@ -149,8 +150,7 @@ def _binarized(model: nn.Module) -> Step:
 
 
 def _reloaded(model: nn.Module, twin: nn.Module, test: Split) -> Step:
-    images = torch.from_numpy(test.images)
-    here, there = predict_logits(model, images).argmax(1), predict_logits(twin, images).argmax(1)
+    here, there = (predict_logits(net, test.images).argmax(1) for net in (model, twin))
     equal = int((here == there).sum())
     return Step(
         "reload",

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from onebit.data import Dataset, make_toy
 from onebit.errors import UsageError
-from onebit.layers import BinaryLinear, binary_layers
+from onebit.layers import BinaryConv2d, BinaryLinear, binary_layers
 from onebit.models import create_model
 from onebit.optim import clip_latents_, compile_update_, latent_groups
+from onebit.precision import lay_out_state_
 from onebit.quantizers import WEIGHT_QUANTIZERS, Quantizer, Sign, SteSign, Stochastic, sign
 from onebit.recipe import ModelRecipe, OptimizerRecipe, Recipe
 from onebit.train.build import build_optimizer
@@ -130,6 +131,51 @@ def test_compiled_draws_are_those_of_the_same_function_run_eagerly() -> None:
         assert b.prepared is not None
         # a rounding of the latent moves a draw once in millions
         assert int((a.prepared.weight != b.prepared.weight).sum()) == 0
+
+
+@pytest.mark.parametrize("quantizer", WEIGHT_QUANTIZERS)
+def test_convolutions_keep_the_memory_format_that_they_get_later(quantizer: str) -> None:
+    def conv_net() -> nn.Sequential:
+        torch.manual_seed(0)
+        layers = [BinaryConv2d(i, o, 3, weight_quantizer=quantizer) for i, o in ((3, 8), (8, 5))]
+        return nn.Sequential(layers[0], nn.BatchNorm2d(8), layers[1], nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    def train_images(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        generator = torch.Generator().manual_seed(1)
+        for step in range(6):
+            if step == 2:
+                model.to(memory_format=torch.channels_last)
+                lay_out_state_(optimizer)
+            x = torch.randn(8, 3, 6, 6, generator=generator)
+            F.cross_entropy(model(x), x[:, 0, 0, :5].argmax(dim=1)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    eager, fast = conv_net(), conv_net()
+    train_images(eager, clip_latents_(adam(eager)))
+    train_images(fast, compiled(fast))
+    for latent, other, layer in zip(latents(fast), latents(eager), quantizers(fast), strict=True):
+        assert layer.prepared is not None
+        weight = layer.prepared.weight
+        assert weight.stride() == latent.stride()
+        assert weight.is_contiguous(memory_format=torch.channels_last)
+        assert bool((weight.abs() == 1).all())
+        if quantizer in DETERMINISTIC:
+            assert torch.equal(weight, sign(latent))
+            torch.testing.assert_close(latent, other, rtol=0, atol=1e-6)
+
+
+def test_a_latent_with_gaps_in_memory_is_updated_too() -> None:
+    dense, gaps = BinaryLinear(6, 4), BinaryLinear(6, 4)
+    gaps.weight = nn.Parameter(dense.weight.detach().repeat_interleave(2, dim=1)[:, ::2])
+    for layer in (dense, gaps):
+        optimizer = compiled(layer)
+        for step in range(3):
+            layer(torch.full((2, 6), 1.0 + step)).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert not gaps.weight.is_contiguous()
+    torch.testing.assert_close(gaps.weight, dense.weight, rtol=0, atol=1e-6)
 
 
 def test_the_clip_holds_and_is_reached() -> None:

@@ -130,6 +130,18 @@ def test_a_generator_reproduces_the_draws_and_spares_the_global_stream() -> None
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_draws_lie_in_memory_as_their_latents_do() -> None:
+    latent = torch.rand(4, 6, 3, 3) * 2 - 1
+    last = latent.to(memory_format=torch.channels_last)
+    torch.manual_seed(5)
+    weight = Stochastic()(last)
+    torch.manual_seed(5)
+    assert torch.equal(weight.permute(0, 2, 3, 1), draw_signs(last.permute(0, 2, 3, 1)))
+    assert weight.stride() == last.stride()
+    torch.manual_seed(5)
+    assert torch.equal(Stochastic()(latent), draw_signs(latent, generator=torch.Generator().manual_seed(5)))
+
+
 def test_evaluation_draws_nothing() -> None:
     quantizer, latent = Stochastic().eval(), torch.linspace(-1, 1, 20)
     before = torch.get_rng_state()

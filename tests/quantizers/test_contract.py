@@ -191,3 +191,17 @@ def test_functional_gradients_work(case: tuple[str, str]) -> None:
     latent = grid()
     gradient = torch.func.grad(lambda w: make(*case)(w).sum())(latent)
     assert torch.equal(gradient, GRADIENTS[case](latent))
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_the_gradient_of_a_product_in_bf16_reaches_the_latent_in_float32(
+    case: tuple[str, str], create_graph: bool
+) -> None:
+    latent = grid().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        used = make(*case)(latent)
+    incoming = torch.arange(-8, 10, dtype=torch.bfloat16).view(2, 9)
+    (gradient,) = torch.autograd.grad(used, latent, incoming, create_graph=create_graph)
+    assert used.dtype == torch.bfloat16
+    assert torch.equal(gradient, GRADIENTS[case](latent) * incoming.float())
+    assert torch.equal(incoming, torch.arange(-8, 10, dtype=torch.bfloat16).view(2, 9))  # not written over

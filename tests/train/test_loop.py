@@ -24,9 +24,9 @@ from onebit.evaluation import evaluate
 from onebit.layers import binarize_, binary_layers
 from onebit.losses import cross_entropy
 from onebit.optim import clip_latents_, latent_groups
-from onebit.train.checkpoint import load_weights, read_weights
 from onebit.train.history import EpochLog
 from onebit.train.loop import fit
+from onebit.train.weights import load_weights, read_weights
 
 
 # ------------------------------------------------------------------------------------------------------------ learning
@@ -129,7 +129,7 @@ def recorded(count: int, **options: Any) -> list[list[int]]:
     torch.manual_seed(0)
     model = Recorder()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
-    fit(model, numbered(count), optimizer, **({"batch_size": 4, "epochs": 1} | options))
+    fit(model, numbered(count), optimizer, **({"batch_size": min(4, count), "epochs": 1} | options))
     return model.batches
 
 
@@ -204,7 +204,14 @@ def test_augmentation_changes_training_images_only() -> None:
             return self.linear(x.flatten(1).float())
 
     model = Look()
-    fit(model, data, torch.optim.SGD(model.parameters(), lr=0.0), epochs=1, augmentation=Augmentation(flip=True))
+    fit(
+        model,
+        data,
+        torch.optim.SGD(model.parameters(), lr=0.0),
+        epochs=1,
+        batch_size=20,
+        augmentation=Augmentation(flip=True),
+    )
     bar, mirrored = str([[255, 0, 0, 0]] * 4), str([[0, 0, 0, 255]] * 4)
     assert seen == {True: {bar, mirrored}, False: {bar}}
     assert (images[:, :, :, 0] == 255).all()
@@ -334,7 +341,7 @@ def test_the_best_weights_are_those_of_the_best_epoch_and_reach_its_error_again(
 def test_of_equal_epochs_the_first_is_kept(tmp_path: Path) -> None:
     model = Recorder()
     data = numbered(16, 8)
-    history = fit(model, data, torch.optim.SGD(model.parameters(), lr=0.0), epochs=3, folder=tmp_path)
+    history = fit(model, data, torch.optim.SGD(model.parameters(), lr=0.0), epochs=3, batch_size=8, folder=tmp_path)
     assert len({row.validation_error for row in history}) == 1
     assert history.best.epoch == 1
     assert read_weights(tmp_path / "best.safetensors")[1]["epoch"] == 1

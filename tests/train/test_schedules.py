@@ -28,6 +28,7 @@ CLOSED: dict[str, Callable[[int, float], float]] = {
     "exponential": lambda step, p: math.exp(p * math.log(FINAL)),
     "milestones": lambda step, p: 0.3 ** sum(step >= mark for mark in MARKS),
     "step": lambda step, p: 0.3 ** sum(step >= mark for mark in MARKS),
+    "one_cycle": lambda step, p: FINAL + (1 - FINAL) * (1 + math.cos(math.pi * p)) / 2,
 }
 OF_TORCH: dict[str, Callable[[Any], lr_scheduler.LRScheduler]] = {
     "constant": lambda o: lr_scheduler.ConstantLR(o, 1.0, TOTAL),
@@ -61,11 +62,16 @@ def test_every_schedule_has_its_closed_form_here() -> None:
 
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("warmup", [0, 1, 8])
-def test_each_schedule_is_its_closed_form_after_a_linear_warm_up(name: str, warmup: int) -> None:
+def test_each_schedule_is_its_closed_form_after_its_warm_up(name: str, warmup: int) -> None:
     found = factor(name, warmup_steps=warmup)
+    if name == "one_cycle" and not warmup:
+        warmup = 12  # 30 %
     for step in range(TOTAL + 3):
         p = min(1, (step - warmup) / (TOTAL - warmup))
-        expected = (step + 1) / (warmup + 1) if step < warmup else CLOSED[name](step, p)
+        rise = (step + 1) / (warmup + 1)
+        if name == "one_cycle":
+            rise = 1 / 25 + 24 / 25 * (1 - math.cos(math.pi * step / max(1, warmup))) / 2
+        expected = rise if step < warmup else CLOSED[name](step, p)
         assert found(step) == pytest.approx(expected, rel=1e-12)
 
 

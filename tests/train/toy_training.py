@@ -17,8 +17,9 @@ from onebit.models import MLP
 from onebit.optim import OPTIMIZERS, clip_latents_, latent_groups
 from onebit.quantizers import Stochastic
 from onebit.train.history import EpochLog, History
-from onebit.train.loop import fit
+from onebit.train.loop import DEFAULT_STEP, fit
 from onebit.train.schedules import make_schedule, schedule_factor
+from onebit.train.step import StepSettings
 
 EPOCHS = 3
 BATCH_SIZE = 32
@@ -47,6 +48,8 @@ class Case:
     augmentation: Augmentation | None = None
     precision: str = "fp32"
     loss: str | Loss = "squared_hinge"
+    step: StepSettings = DEFAULT_STEP
+    ema: float = 0.0
 
 
 @dataclasses.dataclass
@@ -66,6 +69,8 @@ class Toy:
             "schedule": self.schedule,
             "precision": self.case.precision,
             "augmentation": self.case.augmentation,
+            "step_settings": self.case.step,
+            "ema": self.case.ema,
             "folder": folder,
         }
         return fit(self.model, data, self.optimizer, **(settings | options))
@@ -160,6 +165,8 @@ CASES = {
     "stochastic dropout": Case("stochastic", dropout=0.3, augmentation=Augmentation(crop_padding=1)),
     "augmentation": Case("sign", augmentation=Augmentation(crop_padding=1, flip=True)),
     "sgd momentum": Case("sign", optimizer="sgd", schedule="linear"),
+    "parts": Case("stochastic", step=StepSettings(accumulate=3, clip_grad_norm=0.5, clip_grad_value=0.1)),
+    "average": Case("sign", ema=0.9),
     "nadam": Case("sign", optimizer="nadam", schedule=None),
 }
 DATA = toy_data()

@@ -19,7 +19,7 @@ from onebit.layers import binary_layers
 from onebit.optim.latents import clip_latents_
 from onebit.precision import resolve_precision
 from onebit.quantizers import Quantizer, Sign, SteSign, Stochastic, sign
-from onebit.quantizers.base import Prepared
+from onebit.quantizers.base import Prepared, memory_order
 
 QUANTIZERS: dict[type[Quantizer], bool] = {Sign: False, SteSign: False, Stochastic: True}
 """Quantizers whose training weight can be written ahead -> whether it is drawn. Others quantize in their forward."""
@@ -93,13 +93,30 @@ def _numbers(group: dict[str, Any], step: float, quantizer: Quantizer) -> list[f
 
 
 def _state(optimizer: torch.optim.Optimizer, latent: Tensor) -> dict[str, Tensor]:
-    """Adam's state of a latent, made as Adam makes it before the first step."""
+    """Adam's state of a latent, made as Adam makes it before the first step, in the latent's memory format."""
     state = optimizer.state[latent]
     if not state:
         state["step"] = torch.zeros((), dtype=torch.float32, device=latent.device)
         state["exp_avg"] = torch.zeros_like(latent, requires_grad=False)
         state["exp_avg_sq"] = torch.zeros_like(latent, requires_grad=False)
+    for name in ("exp_avg", "exp_avg_sq"):
+        state[name] = _laid_out(state[name], latent)
     return state
+
+
+def _laid_out(x: Tensor, latent: Tensor) -> Tensor:
+    """`x` itself, or a copy of it that lies in memory as `latent` does."""
+    return x if x.stride() == latent.stride() else torch.empty_like(latent, dtype=x.dtype).copy_(x)
+
+
+def _flat(latent: Tensor) -> Callable[[Tensor], Tensor]:
+    """The (n,) view, in the order of memory, of what lies in memory as `latent` does.
+
+    One compiled loop then serves every memory format, and draws need no detour. A latent with gaps keeps its shape.
+    """
+    order = memory_order(latent)
+    dense = latent.permute(order).is_contiguous()
+    return lambda x: x.permute(order).view(-1) if dense else x
 
 
 def _seed(quantizer: Quantizer, latent: Tensor) -> Tensor | None:
@@ -160,16 +177,24 @@ def compile_update_(
     from torch._dynamo.exc import BackendCompilerFailed  # a second of imports that only this function uses
 
     bf16 = resolve_precision(precision, owned[0][0].device) == "bf16"
-    weights = {p: torch.empty_like(p, dtype=torch.bfloat16 if bf16 else None, requires_grad=False) for p, _ in owned}
+    known = {p for p, _ in owned}
+    weights: dict[Tensor, Tensor] = {}
+
+    def weight_of(latent: Tensor) -> Tensor:
+        # made here and not before: what trains the model may give it another memory format first
+        if latent not in weights or weights[latent].stride() != latent.stride():
+            weights[latent] = torch.empty_like(latent, dtype=torch.bfloat16 if bf16 else None, requires_grad=False)
+        return weights[latent]
+
     # torch.compile keeps at most 8 variants of a code object and then stops compiling: each net gets its own
-    own = types.FunctionType(_update.__code__.replace(), _update.__globals__)
-    update = torch.compile(own, backend=backend, dynamic=False)
+    function = types.FunctionType(_update.__code__.replace(), _update.__globals__)
+    update = torch.compile(function, backend=backend, dynamic=False)
 
     @torch.no_grad()
     def update_latents(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if len(args) > 1 or kwargs or getattr(optimizer, "found_inf", None) is not None:
             return  # gradients that a closure will make, or scaled ones: the eager step knows what to do
-        groups = {p: group for group in optimizer.param_groups for p in group["params"] if p in weights}
+        groups = {p: group for group in optimizer.param_groups for p in group["params"] if p in known}
         latents = [p for p in groups if p.grad is not None]
         states = [_state(optimizer, p) for p in latents]
         numbers = [
@@ -178,13 +203,14 @@ def compile_update_(
         ]
         if not latents:
             return
+        rows = []
+        for p, state in zip(latents, states, strict=True):
+            flat = _flat(p)
+            own = (p, _laid_out(p.grad, p), state["exp_avg"], state["exp_avg_sq"], weight_of(p))
+            rows.append([flat(x) for x in own])
         try:
             update(
-                latents,
-                [p.grad for p in latents],
-                [state["exp_avg"] for state in states],
-                [state["exp_avg_sq"] for state in states],
-                [weights[p] for p in latents],
+                *map(list, zip(*rows, strict=True)),
                 torch.tensor(numbers, dtype=torch.float32).to(latents[0].device),
                 [_seed(quantizers[p], p) for p in latents],
             )

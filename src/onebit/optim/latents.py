@@ -20,6 +20,8 @@ def latent_groups(
     latent_clip: float | str | None = "value",
     lr_scale: str | None = None,
     weight_decay: float = 0.0,
+    decay_latents: bool = False,
+    decay_norm: bool = False,
 ) -> list[dict[str, Any]]:
     """Parameter groups for any torch optimizer: latent weights apart from all other parameters.
 
@@ -33,6 +35,7 @@ def latent_groups(
         latent_clip: bound c of w ← clip(w, ±c) after each step; "value" is each quantizer's own bound; None is no clip.
         lr_scale: None, "glorot" (Adam-like optimizers) or "glorot_squared" (SGD).
         weight_decay: for weights of real layers; latents, biases and BatchNorm get none.
+        decay_latents, decay_norm: weight decay for latents, for biases and BatchNorm all the same.
 
     Returns:
         Groups with `params`, `lr`, `weight_decay` and, where they are clipped, `latent_clip`.
@@ -52,19 +55,23 @@ def latent_groups(
         seen.add(id(layer.weight))
         factor = 1.0
         if lr_scale is not None:
-            factor = glorot_bound(layer.weight) ** (-2 if lr_scale == "glorot_squared" else -1)
+            factor = glorot_bound(layer.outputs_first(layer.weight)) ** (-2 if lr_scale == "glorot_squared" else -1)
         clip = layer.weight_quantizer.latent_bound if latent_clip == "value" else latent_clip  # type: ignore[union-attr]
         latents.setdefault((factor, clip), []).append(layer.weight)  # type: ignore[arg-type]
     groups: list[dict[str, Any]] = []
     for (factor, clip), parameters in latents.items():
-        group: dict[str, Any] = {"params": parameters, "lr": lr * factor, "weight_decay": 0.0}
+        group: dict[str, Any] = {
+            "params": parameters,
+            "lr": lr * factor,
+            "weight_decay": weight_decay if decay_latents else 0.0,
+        }
         if clip is not None:
             group["latent_clip"] = float(clip)
         groups.append(group)
     others = [p for p in model.parameters() if id(p) not in seen]
     for parameters, decay in (
         ([p for p in others if p.dim() > 1], weight_decay),
-        ([p for p in others if p.dim() <= 1], 0.0),
+        ([p for p in others if p.dim() <= 1], weight_decay if decay_norm else 0.0),
     ):
         if parameters:
             groups.append({"params": parameters, "lr": lr, "weight_decay": decay})

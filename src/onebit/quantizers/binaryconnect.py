@@ -5,11 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from onebit.quantizers.base import BinaryWeight, Quantizer, autocast_dtype, check_positive, scale_per_channel, sign
+from onebit.quantizers.base import (
+    BinaryWeight,
+    Quantizer,
+    Surrogate,
+    autocast_dtype,
+    check_positive,
+    memory_order,
+    scale_per_channel,
+    sign,
+)
 
 
-class _PassGradient(torch.autograd.Function):
-    """`weight`, made from `latent`, with the gradient passed on to `latent` unchanged."""
+class _PassGradient(Surrogate):
+    """`weight`, made from `latent`, with the gradient passed on to `latent` unchanged; autograd casts it."""
 
     @staticmethod
     def forward(latent: Tensor, weight: Tensor) -> Tensor:
@@ -17,11 +26,11 @@ class _PassGradient(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:  # torch.func needs the two-part form
-        ctx.dtype = inputs[0].dtype
+        pass
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient.to(ctx.dtype), None
+        return gradient, None
 
 
 def draw_signs(latent: Tensor, *, value: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
@@ -106,5 +115,7 @@ class Stochastic(Sign):
             return super().forward(latent)
         weight = self.take_prepared(latent)
         if weight is None:
-            weight = self._scaled(draw_signs(latent.detach(), value=self.value, generator=self.generator))
+            order = memory_order(latent)
+            draw = draw_signs(latent.detach().permute(order), value=self.value, generator=self.generator)
+            weight = self._scaled(draw).permute([order.index(i) for i in range(latent.dim())])
         return _PassGradient.apply(latent, weight)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from onebit.quantizers.base import Quantizer, autocast_dtype, check_positive, sign
+from onebit.quantizers.base import Quantizer, Surrogate, autocast_dtype, check_positive, sign
 
 
 def _just_above(bound: float) -> dict[torch.dtype, float]:
     """The next representable number above `bound`, by dtype."""
-    infinity = torch.tensor(torch.inf)
+    number, infinity = torch.tensor([bound, torch.inf], dtype=torch.float64, device="cpu")
     dtypes = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-    return {d: float(torch.nextafter(torch.tensor(bound, dtype=d), infinity.to(d))) for d in dtypes}
+    return {d: float(torch.nextafter(number.to(d), infinity.to(d))) for d in dtypes}
 
 
-class _SignClipped(torch.autograd.Function):
+class _SignClipped(Surrogate):
     """`signs` of x; the gradient passes to x where |x| <= clip_value, given as the numbers just above it."""
 
     @staticmethod
@@ -32,7 +32,12 @@ class _SignClipped(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         # the kernel cuts at |x| >= its bound; a latent clipped to exactly clip_value must be able to come back
         bound = ctx.above[x.dtype]
-        return torch.ops.aten.hardtanh_backward(gradient.to(x.dtype), x, -bound, bound), None, None
+        cast = gradient.to(x.dtype)
+        if cast is gradient or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return torch.ops.aten.hardtanh_backward(cast, x, -bound, bound), None, None
+        # over the fresh cast: of a large dense layer, one more tensor would be the peak of the step's memory
+        cut = torch.ops.aten.hardtanh_backward.grad_input(cast, x, -bound, bound, grad_input=cast)
+        return cut, None, None
 
 
 class SteSign(Quantizer):

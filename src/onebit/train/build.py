@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -18,6 +20,8 @@ from onebit.optim import OPTIMIZERS, clip_latents_, compile_update_, latent_grou
 from onebit.recipe import ModelRecipe, Recipe
 from onebit.tables import resolve
 from onebit.train.schedules import make_schedule, schedule_factor
+from onebit.train.step import StepSettings
+from onebit.train.weights import load_weights, read_state, weight_file
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Training:
     schedule: torch.optim.lr_scheduler.LRScheduler
     loss: Loss
     augmentation: Augmentation | None
+    step_settings: StepSettings
 
 
 def resolve_device(device: str) -> torch.device:
@@ -47,44 +52,64 @@ def resolve_device(device: str) -> torch.device:
     return found
 
 
-def build_model(recipe: ModelRecipe, data: Dataset | None = None) -> nn.Module:
-    """The model of a recipe; `data` gives the statistics of the coding "standardise"."""
-    options = dataclasses.asdict(recipe)
+def build_model(
+    recipe: ModelRecipe,
+    *,
+    input_shape: Sequence[int],
+    classes: int,
+    statistics: tuple[list[float], list[float]] | None = None,
+) -> nn.Module:
+    """The model of a recipe.
+
+    Args:
+        input_shape: (C, H, W) of an image; classes: number of logits.
+        statistics: mean and standard deviation per channel for the coding "standardise"; without them the buffers hold
+            0 and 1, to be overwritten by the weights that are loaded next.
+    """
+    options = recipe.options() | {"input_shape": tuple(input_shape), "classes": classes}
     if recipe.coding == "standardise":
-        if data is None:
-            channels = 1  # the true statistics come with the weights that are loaded next
-            options |= {"mean": [0.0] * channels, "std": [1.0] * channels}
-        else:
-            mean, std = data.train.channel_statistics()
-            options |= {"mean": mean, "std": std}
+        mean, std = statistics or ([0.0] * input_shape[0], [1.0] * input_shape[0])
+        options |= {"mean": mean, "std": std}
     return create_model(options.pop("name"), **options)
 
 
-def build_training(recipe: Recipe, data: Dataset) -> Training:
-    """Seed torch, then build the objects of a recipe for a data set, on the recipe's device.
+def build_training(
+    recipe: Recipe, data: Dataset, *, device: torch.device | None = None, processes: int = 1
+) -> Training:
+    """Seed torch, then build the objects of a recipe for a data set.
+
+    Args:
+        device: where the model goes; the recipe's own device when None.
+        processes: how many train together; see `fit`, whose batches the schedule counts.
 
     Raises:
         UsageError, UnknownNameError: names or settings that do not fit together.
+        FormatError, CheckpointError: `init_from` is damaged or holds another net.
     """
     images = data.train.images
     torch.manual_seed(recipe.seed)
-    model = build_model(recipe.model, data)
-    wanted = getattr(model, "input_shape", images.shape[1:])
-    if tuple(wanted) != images.shape[1:]:
-        raise UsageError(f"the model takes images of shape {tuple(wanted)}, {data.name} has {images.shape[1:]}")
-    classes = recipe.model.widths[-1]
-    if classes != len(data.classes):
-        raise UsageError(f"the model has {classes} outputs, {data.name} has {len(data.classes)} classes")
-    model.to(resolve_device(recipe.device))
+    model = build_model(
+        recipe.model,
+        input_shape=data.input_shape,
+        classes=len(data.classes),
+        statistics=data.train.channel_statistics() if recipe.model.coding == "standardise" else None,
+    )
+    if recipe.init_from is not None:
+        source = weight_file(Path(recipe.init_from))
+        load_weights(model, read_state(source)[0], source=str(source), start=True)
+    model.to(device or resolve_device(recipe.device))
     loss: Loss = resolve(LOSSES, recipe.loss, kind="loss")
     if recipe.label_smoothing:
         loss = functools.partial(cross_entropy, label_smoothing=recipe.label_smoothing)
     optimizer = build_optimizer(recipe, model)
-    steps_per_epoch = len(batch_bounds(len(images), recipe.batch_size))
+    steps_per_epoch = len(batch_bounds(len(images), recipe.batch_size, least=2 * processes))
     schedule = build_schedule(recipe, optimizer, steps_per_epoch=steps_per_epoch)
-    augmented = recipe.augmentation.crop_padding or recipe.augmentation.flip
-    augmentation = Augmentation(**dataclasses.asdict(recipe.augmentation)) if augmented else None
-    return Training(model, optimizer, schedule, loss, augmentation)
+    augmentation = Augmentation(**dataclasses.asdict(recipe.augmentation))
+    step_settings = StepSettings(
+        recipe.optimizer.accumulate, recipe.optimizer.clip_grad_norm, recipe.optimizer.clip_grad_value
+    )
+    changes = augmentation if augmentation != Augmentation() else None
+    return Training(model, optimizer, schedule, loss, changes, step_settings)
 
 
 def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
@@ -97,12 +122,18 @@ def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
         latent_clip=settings.latent_clip,
         lr_scale=settings.lr_scale,
         weight_decay=settings.weight_decay,
+        decay_latents=settings.decay_latents,
+        decay_norm=settings.decay_norm,
     )
     options: dict[str, object] = {"lr": settings.lr}
     if settings.momentum:
         if settings.name not in ("sgd", "rmsprop"):
             raise UsageError(f"optimizer.momentum belongs to sgd and rmsprop, the optimizer is {settings.name!r}")
         options["momentum"] = settings.momentum
+    if settings.nesterov:
+        if settings.name != "sgd" or not settings.momentum:
+            raise UsageError("optimizer.nesterov needs optimizer.name sgd and a momentum")
+        options["nesterov"] = True
     if settings.name in ("adam", "adamw", "sgd"):
         options["fused"] = True  # one pass over parameter and state instead of a dozen
     optimizer = clip_latents_(kind(groups, **options))

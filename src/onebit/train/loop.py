@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onebit.data import Augmentation, Dataset, augment_images
+from onebit.data import Augmentation, Dataset, TrainingImages
 from onebit.errors import TrainingError, UsageError
 from onebit.evaluation import (
     Score,
@@ -25,18 +26,24 @@ from onebit.evaluation import (
     reestimate_batch_norm_,
     score_logits,
 )
-from onebit.files import write_atomic
 from onebit.layers import binary_layers
 from onebit.losses import LOSSES, Loss
 from onebit.metrics import binary_signs, flip_ratio, saturation
 from onebit.optim import clip_latents_
-from onebit.precision import autocast, resolve_precision
+from onebit.precision import autocast, lay_out_state_, resolve_memory_format, resolve_precision
 from onebit.tables import resolve
-from onebit.train.checkpoint import load_checkpoint, save_checkpoint, save_weights
+from onebit.train.average import WeightAverage
+from onebit.train.files import RunFiles
 from onebit.train.history import EpochLog, History
+from onebit.train.ranks import ALONE, Ranks
+from onebit.train.step import StepSettings, optimizer_step
+from onebit.train.sync_norm import SyncedNorms
 
+DEFAULT_STEP = StepSettings()
 LOSS_CHECK_STEPS = 50
 """Reading a loss waits for the device, so losses are checked in groups."""
+RANK_SEEDS = 1_000_003
+"""Distance of the seeds of two ranks; torch's generator takes 32 bits of a seed, and seeds 0, 1, … are other runs."""
 
 
 def fit(
@@ -50,10 +57,16 @@ def fit(
     batch_size: int = 100,
     seed: int = 0,
     precision: str = "auto",
+    memory_format: str = "auto",
     augmentation: Augmentation | None = None,
+    step_settings: StepSettings = DEFAULT_STEP,
+    ema: float = 0.0,
+    compile: bool = False,
+    sync_norm: bool = False,
     folder: str | Path | None = None,
     resume: bool = False,
     facts: dict[str, Any] | None = None,
+    ranks: Ranks = ALONE,
     on_step: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[EpochLog], None] | None = None,
 ) -> History:
@@ -69,15 +82,23 @@ def fit(
         epochs: passes over the training split; 0.5 trains on half of it.
         loss: name or function (logits, labels) -> scalar.
         schedule: a torch scheduler, stepped once per optimizer step.
+        batch_size: images per optimizer step, over all ranks.
         precision: "auto", "bf16" or "fp32".
+        memory_format: "channels_last", "contiguous", or "auto": channels_last for a net with convolutions.
         augmentation: applied to whole batches of uint8 images.
+        step_settings: accumulation and gradient clipping.
+        ema: share of the old value in a moving average of the weights, which is then validated and saved; 0 for none.
+        compile: run the model through torch.compile.
+        sync_norm: BatchNorm takes its statistics in training over all ranks, not over each alone.
         folder: where metrics.jsonl, last.ckpt, best.safetensors and final.safetensors go; None writes nothing.
         resume: go on from `folder/last.ckpt` if it is there.
         facts: written into the weight files beside epoch and validation result.
+        ranks: which process of several this is, see `onebit.train.ranks`.
         on_step: called with (steps done, total steps); on_epoch: called with each `EpochLog`.
 
     Raises:
-        UsageError: no training images, epochs below one step, a batch size below 1, or a negative seed.
+        UsageError: no training images, epochs below one step, a batch size below 1 or above their number, or a negative
+            seed or ema.
         TrainingError: a loss or a weight that is not a number; the last checkpoint is kept.
         CheckpointError, FormatError: `resume` found a checkpoint of another run, or a damaged one.
 
@@ -87,23 +108,36 @@ def fit(
     """
     device = model_device(model)
     precision = resolve_precision(precision, device)
+    layout = resolve_memory_format(memory_format, model)
+    model.to(memory_format=layout)  # type: ignore[call-overload]
     loss_function: Loss = resolve(LOSSES, loss, kind="loss")
-    batches = batch_bounds(len(data.train), batch_size)
     if seed < 0:
         raise UsageError(f"seed must be 0 or more, got {seed}")
+    if not 0 <= ema < 1:
+        raise UsageError(f"ema must be in [0, 1), got {ema}")
+    if batch_size > len(data.train) > 0:
+        raise UsageError(f"batch_size is {batch_size}, more than the {len(data.train):,} training images")
+    if ranks.world > 1 and batch_size < 2 * ranks.world:
+        raise UsageError(
+            f"batch_size is {batch_size} over all processes: {ranks.world} of them need two images each, "
+            f"so {2 * ranks.world} or more"
+        )
+    batches = batch_bounds(len(data.train), batch_size, least=2 * ranks.world)
     total_steps = round(epochs * len(batches)) if math.isfinite(epochs) else 0
     if total_steps < 1:
         raise UsageError(f"nothing to train: {len(data.train)} training images, {epochs} epochs")
     epoch_count = -(-total_steps // len(batches))
-    images = torch.from_numpy(data.train.images).to(device)
-    labels = torch.from_numpy(data.train.labels).to(device)
+    images = TrainingImages(data.train.images, augmentation, channels_last=layout == torch.channels_last)
+    labels = torch.from_numpy(data.train.labels)
     random_weights = any(layer.weight_quantizer.random for _, layer in binary_layers(model))  # type: ignore[union-attr]
 
-    torch.manual_seed(seed)
+    torch.manual_seed(seed + RANK_SEEDS * ranks.rank)  # dropout and draws differ from rank to rank
     clip_latents_(optimizer)
     optimizer.zero_grad(set_to_none=True)  # whatever ran before, an interrupted step too, leaves nothing behind
-    history = History()
+    ranks.same_(list(model.state_dict().values()))
+    average = WeightAverage(model, ema) if ema else None
     setting = {
+        "processes": f"{ranks.world} with sync_norm" if sync_norm and ranks.world > 1 else ranks.world,
         "seed": seed,
         "batch_size": batch_size,
         "total_steps": total_steps,
@@ -114,135 +148,166 @@ def fit(
         "optimizer": type(optimizer).__name__,
         "schedule": type(schedule).__name__,
         "augmentation": repr(augmentation),
+        "step": repr(step_settings),
+        "ema": ema,
     }
-    folder = None if folder is None else Path(folder)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        if resume and (folder / "last.ckpt").exists():
-            history = load_checkpoint(
-                folder / "last.ckpt", model=model, optimizer=optimizer, schedule=schedule, setting=setting
-            )
-        # rows of an epoch whose checkpoint was never written are dropped: that epoch is trained again
-        write_atomic(folder / "metrics.jsonl", history.to_jsonl().encode())
+    held = {
+        "model": model,
+        "optimizer": optimizer,
+        "schedule": schedule,
+        "average": average,
+        "setting": setting,
+        "ranks": ranks,
+    }
+    files = RunFiles(folder, facts=facts, ranks=ranks, held=held)
+    history = files.resume() if resume else History()
+    lay_out_state_(optimizer)
+    # rows of an epoch whose checkpoint was never written are dropped: that epoch is trained again
+    files.write_rows(history)
 
+    forward: nn.Module = torch.compile(model) if compile else model  # type: ignore[assignment]
+    forward = ranks.wrap(SyncedNorms(forward) if sync_norm and ranks.world > 1 else forward)
     step = history.rows[-1].step if history.rows else 0
-    signs = binary_signs(model)
+    with _shipped(average):
+        signs = binary_signs(model)
     for epoch in range(len(history) + 1, epoch_count + 1):
         started = time.perf_counter()
         rng = np.random.default_rng([seed, epoch])
-        order = torch.from_numpy(rng.permutation(len(data.train)))
+        order = rng.permutation(len(data.train))
         epoch_batches = batches[: total_steps - step]
         losses = torch.zeros(len(epoch_batches), device=device)
         correct = torch.zeros((), dtype=torch.int64, device=device)
+        checked = 0
         model.train()
-        for i, (start, stop) in enumerate(epoch_batches):
-            chosen = order[start:stop]
-            x, y = _batch(images, labels, chosen.to(device), augmentation, rng)
-            with autocast(precision, device):
-                logits = model(x)
-            batch_loss = loss_function(logits.float(), y)
-            batch_loss.backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        chosen = [(order[start:stop], ranks.part(stop - start)) for start, stop in epoch_batches]
+        for i, pixels in enumerate(images.batches(chosen, rng)):
+            indices, part = chosen[i]
+            x, y = torch.from_numpy(pixels).to(device), labels[torch.from_numpy(indices[part])].to(device)
+            losses[i], right = optimizer_step(
+                forward,
+                optimizer,
+                x,
+                y,
+                loss=loss_function,
+                precision=precision,
+                settings=step_settings,
+                count=len(indices),
+                ranks=ranks,
+            )
+            correct += right
             if schedule is not None:
                 schedule.step()
-            losses[i] = batch_loss.detach()
-            correct += (logits.detach().argmax(dim=1) == y).sum()
+            if average is not None:
+                average.update()
             step += 1
             if on_step is not None:
                 on_step(step, total_steps)
-            if (i + 1) % LOSS_CHECK_STEPS == 0 or i + 1 == len(epoch_batches):
-                _check_losses(losses[: i + 1], epoch, step - i - 1, folder)
-        _check_weights(model, epoch, step, folder)
+            if i + 1 - checked == LOSS_CHECK_STEPS or i + 1 == len(epoch_batches):
+                ranks.sum_(losses[checked : i + 1])
+                _check_losses(losses[checked : i + 1], epoch, step - (i + 1 - checked), files)
+                checked = i + 1
+        # each rank has BatchNorm statistics of its own images, and a moving average of those: the first rank's count
+        ranks.same_([*model.buffers(), *(average.state.values() if average is not None else ())])
+        _check_weights(model, epoch, step, files)
         seen = epoch_batches[-1][1]
         sizes = torch.tensor([stop - start for start, stop in epoch_batches], device=device)
-        train_loss, train_error = float((losses * sizes).sum()) / seen, 1 - int(correct) / seen
+        train_loss, train_error = float((losses * sizes).sum()) / seen, 1 - int(ranks.sum_(correct)) / seen
         trained = time.perf_counter() - started
 
-        score = None
-        if len(data.validation):
-            score = validate(model, data, loss=loss_function, precision=precision, reestimate=random_weights)
-        signs, previous = binary_signs(model), signs
-        row = EpochLog(
-            epoch=epoch,
-            epochs=epoch_count,
-            step=step,
-            train_loss=train_loss,
-            train_error=train_error,
-            validation_loss=None if score is None else score.loss,
-            validation_error=None if score is None else score.error,
-            validation_weights="binary" if signs else "real",
-            lr=float(optimizer.param_groups[-1]["lr"]),
-            seconds=time.perf_counter() - started,
-            images_per_second=seen / trained,
-            flip_ratio=flip_ratio(previous, signs),
-            saturation=saturation(model),
-        )
-        history.rows.append(row)
-        if folder is not None:
-            if score is not None and history.best is row:
-                _save_shipped(folder / "best.safetensors", model, data, row, facts, precision, random_weights)
-            save_checkpoint(
-                folder / "last.ckpt",
-                model=model,
-                optimizer=optimizer,
-                schedule=schedule,
-                history=history,
-                setting=setting,
+        with _shipped(average):
+            score = None
+            if len(data.validation):
+                score = validate(
+                    model, data, loss=loss_function, precision=precision, reestimate=random_weights, ranks=ranks
+                )
+            signs, previous = binary_signs(model), signs
+            row = EpochLog(
+                epoch=epoch,
+                epochs=epoch_count,
+                step=step,
+                train_loss=train_loss,
+                train_error=train_error,
+                validation_loss=None if score is None else score.loss,
+                validation_error=None if score is None else score.error,
+                validation_weights="binary" if signs else "real",
+                lr=float(optimizer.param_groups[-1]["lr"]),
+                seconds=time.perf_counter() - started,
+                images_per_second=seen / trained,
+                flip_ratio=flip_ratio(previous, signs),
+                saturation=saturation(model),
             )
-            write_atomic(folder / "metrics.jsonl", history.to_jsonl().encode())
+            history.rows.append(row)
+            if score is not None and history.best is row:
+                with kept_batch_norm(model):
+                    if random_weights:
+                        _statistics_of_signs_(model, data, precision)
+                    files.write_weights("best", model, epoch=row.epoch, validation_error=row.validation_error)
+        files.write_epoch(history)
         if on_epoch is not None:
             on_epoch(row)
 
+    if average is not None:
+        average.copy_to_model()
     if random_weights:
         _statistics_of_signs_(model, data, precision)
-    if folder is not None:
-        save_weights(folder / "final.safetensors", model, {**(facts or {}), "epoch": history.rows[-1].epoch})
+    files.write_weights("final", model, epoch=history.rows[-1].epoch)
+    ranks.wait()  # until the files are there
     model.eval()
     return history
 
 
-def validate(model: nn.Module, data: Dataset, *, loss: Loss, precision: str, reestimate: bool) -> Score:
+def validate(
+    model: nn.Module, data: Dataset, *, loss: Loss, precision: str, reestimate: bool, ranks: Ranks = ALONE
+) -> Score:
     """Score on the validation split with the weights that ship, in the precision of training.
 
-    BatchNorm statistics are left as training had them.
+    BatchNorm statistics are left as training had them. Each rank looks at its share; the counts are summed.
     """
     device = model_device(model)
     weights = "binary" if any(True for _ in binary_layers(model)) else "real"
-    labels = torch.from_numpy(data.validation.labels).to(device)
+    bn = "reestimate" if reestimate else "trained"
+    mine = data.validation[ranks.part(len(data.validation))]
     with fixed_weights(model, weights), kept_batch_norm(model), autocast(precision, device):
         if reestimate:
-            reestimate_batch_norm_(model, bn_images(data.train, device))
-        logits = predict_logits(model, torch.from_numpy(data.validation.images).to(device))
-    return score_logits(logits, labels, loss=loss, weights=weights, bn="reestimate" if reestimate else "trained")
+            reestimate_batch_norm_(model, bn_images(data.train))
+        score = None
+        if len(mine):
+            logits = predict_logits(model, mine.images)
+            score = score_logits(logits, torch.from_numpy(mine.labels).to(device), loss=loss, weights=weights, bn=bn)
+    return whole_score(ranks.gather(score))
 
 
-def _batch(
-    images: Tensor, labels: Tensor, chosen: Tensor, augmentation: Augmentation | None, rng: np.random.Generator
-) -> tuple[Tensor, Tensor]:
-    """The images (uint8) and labels of one batch on the device of `images`."""
-    x = images.index_select(0, chosen)
-    if augmentation is not None:
-        x = torch.from_numpy(augment_images(x.cpu().numpy(), augmentation, rng=rng)).to(images.device)
-    return x, labels.index_select(0, chosen)
+def whole_score(parts: Sequence[Score | None]) -> Score:
+    """The score of a split from those of its parts; None stands for a part without images."""
+    found = [part for part in parts if part is not None]
+    if len(found) == 1:
+        return found[0]
+    count = sum(part.count for part in found)
+    loss = sum(part.loss * part.count for part in found) / count
+    return Score(found[0].weights, found[0].bn, sum(part.correct for part in found), count, loss)
 
 
-def _check_losses(losses: Tensor, epoch: int, steps_before: int, folder: Path | None) -> None:
+def _shipped(average: WeightAverage | None) -> AbstractContextManager[None]:
+    """The context in which the model holds the weights that are validated and saved."""
+    return nullcontext() if average is None else average.applied()
+
+
+def _check_losses(losses: Tensor, epoch: int, steps_before: int, files: RunFiles) -> None:
     """Raise at the first loss that is not a number."""
     bad = torch.nonzero(~torch.isfinite(losses))
     if len(bad):
-        raise _diverged(f"the loss became {float(losses[bad[0]])}", epoch, steps_before + int(bad[0]) + 1, folder)
+        raise _diverged(f"the loss became {float(losses[bad[0]])}", epoch, steps_before + int(bad[0]) + 1, files)
 
 
-def _check_weights(model: nn.Module, epoch: int, step: int, folder: Path | None) -> None:
+def _check_weights(model: nn.Module, epoch: int, step: int, files: RunFiles) -> None:
     """Raise when a weight is not a number, before it is saved: the sign of NaN is +1, so the loss may not show it."""
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise _diverged(f"{name} holds values that are not finite numbers", epoch, step, folder)
+            raise _diverged(f"{name} holds values that are not finite numbers", epoch, step, files)
 
 
-def _diverged(what: str, epoch: int, step: int, folder: Path | None) -> TrainingError:
-    kept = "" if folder is None or not (folder / "last.ckpt").exists() else f"; {folder / 'last.ckpt'} is kept"
+def _diverged(what: str, epoch: int, step: int, files: RunFiles) -> TrainingError:
+    kept = "" if files.kept is None else f"; {files.kept} is kept"
     return TrainingError(f"{what} in epoch {epoch}, step {step}: lower the learning rate or use --precision fp32{kept}")
 
 
@@ -250,20 +315,4 @@ def _statistics_of_signs_(model: nn.Module, data: Dataset, precision: str) -> No
     """Give BatchNorm the statistics of the signs that ship: those of training belong to random draws."""
     device = model_device(model)
     with fixed_weights(model, "binary"):
-        reestimate_batch_norm_(model, bn_images(data.train, device), autocast=autocast(precision, device))
-
-
-def _save_shipped(
-    path: Path,
-    model: nn.Module,
-    data: Dataset,
-    row: EpochLog,
-    facts: dict[str, Any] | None,
-    precision: str,
-    reestimate: bool,
-) -> None:
-    """Write the weights of an epoch with the BatchNorm statistics of the signs that ship."""
-    with kept_batch_norm(model):
-        if reestimate:
-            _statistics_of_signs_(model, data, precision)
-        save_weights(path, model, {**(facts or {}), "epoch": row.epoch, "validation_error": row.validation_error})
+        reestimate_batch_norm_(model, bn_images(data.train), autocast=autocast(precision, device))

@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from onebit.data import Dataset, Progress, load_dataset
-from onebit.errors import CheckpointError, FormatError, UsageError
+from onebit.data import DATASETS, Dataset, Progress, load_dataset
+from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation import evaluate
 from onebit.files import write_atomic
 from onebit.layers import binary_layers
 from onebit.precision import resolve_precision
 from onebit.recipe import Recipe, build_recipe, check_keys, read_settings, recipe_path
 from onebit.train.build import Training, build_model, build_training, resolve_device
-from onebit.train.checkpoint import load_weights, read_torch_file, read_weights, strip_prefixes
-from onebit.train.history import WEIGHT_FILES, EpochLog, History, refuse_used
-from onebit.train.loop import fit
+from onebit.train.history import EpochLog, History, refuse_used
+from onebit.train.loop import fit, whole_score
+from onebit.train.ranks import ALONE, Ranks, rank_device
+from onebit.train.weights import load_weights, read_state, read_weights, weight_file
 
 
 def load_recipe_data(
@@ -33,6 +34,9 @@ def load_recipe_data(
         recipe.dataset,
         validation=recipe.validation,
         split_seed=recipe.split_seed,
+        input_size=recipe.input_size,
+        workers=recipe.workers,
+        skip_broken=recipe.skip_broken,
         directory=directory,
         progress=progress,
     )
@@ -48,25 +52,35 @@ def start_folder(folder: Path, recipe: Recipe, *, resume: bool) -> bool:
         UsageError: the folder holds a run and `resume` was not asked for.
         CheckpointError: it holds a run of another recipe.
     """
-    if refuse_used(folder, resume=resume) and (folder / "recipe.yaml").exists():
-        before = build_recipe(read_settings(folder / "recipe.yaml"))
-        changed = recipe.changed_from(before)
-        if changed:
-            name, was, now = changed[0]
-            raise CheckpointError(
-                f"{folder}: was trained with {name} = {was!r}, now it is {now!r}; "
-                "resume with the same recipe or choose another --out"
-            )
+    if refuse_used(folder, resume=resume):
+        refuse_other_recipe(folder, recipe)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "recipe.yaml", recipe.to_yaml().encode())
     return (folder / "last.ckpt").exists()
+
+
+def refuse_other_recipe(folder: Path, recipe: Recipe) -> None:
+    """Keep a training out of the run folder of another one.
+
+    Raises:
+        CheckpointError: its recipe.yaml says something else.
+    """
+    if not (folder / "recipe.yaml").exists():
+        return
+    changed = recipe.changed_from(build_recipe(read_settings(folder / "recipe.yaml")))
+    if changed:
+        name, was, now = changed[0]
+        raise CheckpointError(
+            f"{folder}: was trained with {name} = {was!r}, now it is {now!r}; "
+            "resume with the same recipe or choose another --out"
+        )
 
 
 def fit_recipe(recipe: Recipe, training: Training, data: Dataset, **files_and_talk: Any) -> History:
     """`fit` with the settings of a recipe and what `build_training` made of it.
 
     Args:
-        files_and_talk: `folder`, `resume`, `facts`, `on_step`, `on_epoch` of `fit`.
+        files_and_talk: `folder`, `resume`, `facts`, `ranks`, `on_step`, `on_epoch` of `fit`.
     """
     return fit(
         training.model,
@@ -78,7 +92,12 @@ def fit_recipe(recipe: Recipe, training: Training, data: Dataset, **files_and_ta
         batch_size=recipe.batch_size,
         seed=recipe.seed,
         precision=recipe.precision,
+        memory_format=recipe.memory_format,
         augmentation=training.augmentation,
+        step_settings=training.step_settings,
+        ema=recipe.ema,
+        compile=recipe.compile,
+        sync_norm=recipe.sync_norm,
         **files_and_talk,
     )
 
@@ -89,34 +108,47 @@ def train_run(
     folder: Path,
     *,
     resume: bool = False,
+    ranks: Ranks = ALONE,
     on_step: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[EpochLog], None] | None = None,
 ) -> dict[str, Any]:
     """Train a recipe into a folder made by `start_folder`, evaluate the chosen weights, write result.json.
+
+    Args:
+        ranks: which process of several this is; all of them call this, each evaluates its share of the test split.
 
     Returns:
         What stands in result.json; `test` maps each test mode to its counts on the test split.
     """
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
-    training = build_training(recipe, data)
+    device = rank_device(resolve_device(recipe.device), ranks)
+    training = build_training(recipe, data, device=device, processes=ranks.world)
     history = fit_recipe(
         recipe,
         training,
         data,
         folder=folder,
         resume=resume,
-        facts={"recipe": asdict(recipe)},
+        facts={"recipe": asdict(recipe), "input_shape": data.input_shape, "classes": data.classes},
+        ranks=ranks,
         on_step=on_step,
         on_epoch=on_epoch,
     )
     model = training.model
-    if (folder / "best.safetensors").exists():
-        load_weights(model, read_weights(folder / "best.safetensors")[0], source=str(folder / "best.safetensors"))
+    ranks.first(lambda: _load_best(model, folder))
+    ranks.same_(list(model.state_dict().values()))
+    share = data.test[ranks.part(len(data.test))]
     scores = [
-        evaluate(model, data.test, weights=mode, train=data.train, loss=training.loss) for mode in test_modes(model)
+        whole_score(
+            ranks.gather(
+                evaluate(model, share, weights=mode, train=data.train, loss=training.loss)
+                if len(share) or ranks.world == 1
+                else None
+            )
+        )
+        for mode in test_modes(model)
     ]
-    device = resolve_device(recipe.device)
     result = {
         "recipe": recipe.name,
         "dataset": recipe.dataset,
@@ -132,12 +164,22 @@ def train_run(
         "binary_weights": sum(layer.weight.numel() for _, layer in binary_layers(model)),
         "precision": resolve_precision(recipe.precision, device),
         "threads": torch.get_num_threads(),
+        "processes": ranks.world,
+        "batch_per_process": -(-recipe.batch_size // ranks.world),
         "device": str(device),
         "torch": torch.__version__,
         "folder": str(folder),
     }
-    write_atomic(folder / "result.json", (json.dumps(result, indent=2) + "\n").encode())
+    if ranks.writes:
+        write_atomic(folder / "result.json", (json.dumps(result, indent=2) + "\n").encode())
     return result
+
+
+def _load_best(model: nn.Module, folder: Path) -> None:
+    """Load the weights that validation chose, where it did."""
+    best = folder / "best.safetensors"
+    if best.exists():
+        load_weights(model, read_weights(best)[0], source=str(best))
 
 
 def test_modes(model: nn.Module) -> list[str]:
@@ -153,11 +195,14 @@ def test_modes(model: nn.Module) -> list[str]:
 class Run:
     """A trained net opened from a run folder or a weight file.
 
-    source: the weight file; sha256: of its bytes; facts: what was stored beside the weights (epoch, validation error).
+    input_shape: (C, H, W) of its images; classes: number of its logits. source: the weight file; sha256: of its bytes;
+    facts: what was stored beside the weights (epoch, validation error).
     """
 
     recipe: Recipe
     model: nn.Module
+    input_shape: tuple[int, ...]
+    classes: int
     source: Path
     facts: dict[str, Any]
 
@@ -166,67 +211,12 @@ class Run:
         return hashlib.sha256(self.source.read_bytes()).hexdigest()
 
 
-def weight_file(path: Path) -> Path:
-    """The weight file of a run folder, or the file itself.
-
-    Raises:
-        UsageError: nothing there, or a folder without weights.
-    """
-    if not path.exists():
-        raise UsageError(f"{path}: no such run folder or file")
-    if path.is_file():
-        return path
-    for name in (*WEIGHT_FILES, "last.ckpt"):
-        if (path / name).is_file():
-            return path / name
-    raise UsageError(f"{path}: holds no weights ({', '.join(WEIGHT_FILES)}); is it a run folder?")
-
-
-def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(state_dict, facts) of any weight file: safetensors, a plain torch file, or a training checkpoint.
-
-    A torch file may hold the state_dict itself or under "state_dict", "model_state_dict" or "model"; wrapper prefixes
-    are dropped. Facts are what stands beside it: epoch, accuracy, recipe.
-
-    Raises:
-        FormatError: unreadable, damaged, or without tensors.
-    """
-    with path.open("rb") as file:
-        is_zip_or_pickle = file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-    if not is_zip_or_pickle:
-        state, facts = read_weights(path)
-    else:
-        held = read_torch_file(path)
-        facts = {}
-        if isinstance(held, dict):
-            inner = next(
-                (held[k] for k in ("state_dict", "model_state_dict", "model") if isinstance(held.get(k), dict)), None
-            )
-            if inner is not None:
-                facts = {k: v for k, v in held.items() if isinstance(v, (str, int, float, bool))}
-                facts |= _checkpoint_facts(held)
-                held = inner
-        state = {k: v for k, v in held.items() if isinstance(v, Tensor)} if isinstance(held, dict) else {}
-    if not state or not all(isinstance(name, str) for name in state):
-        raise FormatError(f"{path}: holds no tensors by name")
-    odd = next((n for n, t in state.items() if t.layout != torch.strided or t.is_quantized or 0 in t.shape), None)
-    if odd is not None:
-        raise FormatError(f"{path}: tensor {odd!r} is sparse, quantized or empty; weights are plain dense tensors")
-    return strip_prefixes(state), facts
-
-
-def _checkpoint_facts(held: dict[str, Any]) -> dict[str, Any]:
-    rows = held.get("rows")
-    if not isinstance(rows, list) or not rows or not isinstance(rows[-1], dict):
-        return {}
-    return {"epoch": rows[-1].get("epoch"), "validation_error": rows[-1].get("validation_error")}
-
-
-def open_run(path: str | Path, *, recipe: str | None = None) -> Run:
+def open_run(path: str | Path, *, recipe: str | None = None, fallback: Recipe | None = None) -> Run:
     """A trained net from a run folder or a weight file, on the CPU in eval mode.
 
     Args:
         recipe: name or file, for a weight file that neither carries its recipe nor lies in a run folder.
+        fallback: the recipe of such a file where no `recipe` is named.
 
     Raises:
         UsageError: nothing there, or no recipe to be found.
@@ -241,9 +231,27 @@ def open_run(path: str | Path, *, recipe: str | None = None) -> Run:
         check_keys(settings, Recipe, source=str(source))
     elif (source.parent / "recipe.yaml").is_file():
         settings = read_settings(source.parent / "recipe.yaml")
+    elif fallback is not None:
+        settings = asdict(fallback)
     else:
         raise UsageError(f"{source}: the net is not known: it carries no recipe; name one with --recipe")
     built = build_recipe(settings)
-    model = build_model(built.model)
+    input_shape, classes = _shape_and_classes(facts, built, source)
+    model = build_model(built.model, input_shape=input_shape, classes=classes)
     load_weights(model, state, source=str(source))
-    return Run(built, model.eval(), source, facts)
+    return Run(built, model.eval(), input_shape, classes, source, facts)
+
+
+def _shape_and_classes(facts: dict[str, Any], recipe: Recipe, source: Path) -> tuple[tuple[int, ...], int]:
+    """What the net takes and how many logits it makes: stored beside the weights, or known of the data set.
+
+    Raises:
+        UsageError: neither.
+    """
+    shape, classes = facts.get("input_shape"), facts.get("classes")
+    if isinstance(shape, list) and isinstance(classes, list) and all(type(size) is int for size in shape):
+        return tuple(shape), len(classes)
+    entry = DATASETS.get(recipe.dataset)
+    if entry is None or entry.input_shape is None or entry.classes is None:
+        raise UsageError(f"{source}: does not say what images it takes, nor is that known of {recipe.dataset!r}")
+    return entry.input_shape, len(entry.classes)

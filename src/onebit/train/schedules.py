@@ -15,7 +15,9 @@ import torch
 from onebit.errors import UsageError
 from onebit.tables import did_you_mean
 
-SCHEDULES = ("constant", "cosine", "exponential", "linear", "milestones", "step")
+SCHEDULES = ("constant", "cosine", "exponential", "linear", "milestones", "one_cycle", "step")
+ONE_CYCLE_START = 1 / 25
+"""Factor at which one_cycle begins."""
 
 
 def schedule_factor(
@@ -31,7 +33,8 @@ def schedule_factor(
 
     After a linear warm-up over `warmup_steps`, with p = progress in [0, 1] through the remaining steps:
     constant 1; linear 1 − (1 − final)·p; cosine final + (1 − final)(1 + cos πp)/2; exponential final^p;
-    milestones and step gammaⁿ after n of the `milestones`.
+    milestones and step gammaⁿ after n of the `milestones`. one_cycle (Smith, Topin 2017, arXiv:1708.07120) rises by
+    half a cosine from 1/25 to 1 over the warm-up, 30 % of all steps when none is given, and falls as cosine.
 
     Args:
         total_steps, warmup_steps, milestones: in optimizer steps.
@@ -47,14 +50,18 @@ def schedule_factor(
     if name == "exponential" and not final > 0:
         raise UsageError("an exponential schedule needs a final learning rate above 0")
     marks = sorted(milestones)
+    if name == "one_cycle" and not warmup_steps:
+        warmup_steps = round(0.3 * total_steps)
 
     def factor(step: int) -> float:
+        if step < warmup_steps and name == "one_cycle":
+            return ONE_CYCLE_START + (1 - ONE_CYCLE_START) * (1 - math.cos(math.pi * step / warmup_steps)) / 2
         if step < warmup_steps:
             return (step + 1) / (warmup_steps + 1)
         p = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
         if name == "linear":
             return 1 - (1 - final) * p
-        if name == "cosine":
+        if name in ("cosine", "one_cycle"):
             return final + (1 - final) * (1 + math.cos(math.pi * p)) / 2
         if name == "exponential":
             return final**p

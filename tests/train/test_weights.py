@@ -1,4 +1,4 @@
-"""Files of a training: what they hold, what is refused, and that none of them can run code."""
+"""Weight files and checkpoints: what they hold, what is refused, and that none of them can run code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from toy_training import CASES, DATA, build, flat
 
 from onebit.errors import CheckpointError, FormatError, OnebitError
 from onebit.layers import BinaryLinear, binarize_
-from onebit.train.checkpoint import (
+from onebit.train.weights import (
     load_weights,
     read_torch_file,
     read_weights,
@@ -129,7 +129,7 @@ def test_a_flipped_bit_of_a_checkpoint_is_noticed(tmp_path: Path, share: float) 
     one_line(caught.value, path)
 
 
-@pytest.mark.parametrize("change", [{"format": 2}, {"format": None}])
+@pytest.mark.parametrize("change", [{"format": 1}, {"format": None}])
 def test_another_format_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     build(CASES["sign"]).fit(DATA, tmp_path)
     path = tmp_path / "last.ckpt"

@@ -1,0 +1,64 @@
+"""Exponential moving average of a net's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightAverage:
+    """a ← decay·a + (1 − decay)·w for every parameter and BatchNorm statistic, after each optimizer step.
+
+    Latent weights are averaged before their sign is taken, so the averaged net is as binary as the trained one.
+
+    Args:
+        model: whose weights are followed.
+        decay: share of the old average, in (0, 1).
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self._tensors = dict(model.state_dict(keep_vars=True))
+        self.state = {name: tensor.detach().clone() for name, tensor in self._tensors.items()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the present weights."""
+        real = [name for name, tensor in self._tensors.items() if tensor.is_floating_point()]
+        weights = [self._tensors[name].detach() for name in real]
+        torch._foreach_lerp_([self.state[name] for name in real], weights, 1 - self.decay)
+        for name, tensor in self._tensors.items():
+            if not tensor.is_floating_point():
+                self.state[name].copy_(tensor)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within the context the model holds the average."""
+        kept = {name: tensor.detach().clone() for name, tensor in self._tensors.items()}
+        self.copy_to_model()
+        try:
+            yield
+        finally:
+            self._write(kept)
+
+    @torch.no_grad()
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from a stored `state`.
+
+        Raises:
+            KeyError, RuntimeError: it belongs to another net.
+        """
+        for name, tensor in self.state.items():
+            tensor.copy_(state[name])
+
+    def copy_to_model(self) -> None:
+        """Leave the average in the model."""
+        self._write(self.state)
+
+    @torch.no_grad()
+    def _write(self, state: dict[str, Tensor]) -> None:
+        for name, tensor in self._tensors.items():
+            tensor.copy_(state[name])

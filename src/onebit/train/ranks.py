@@ -1,0 +1,217 @@
+"""Several processes that train one net: torch's DistributedDataParallel under torchrun, or one process alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from onebit.errors import OnebitError, UsageError, first_line
+
+Found = TypeVar("Found")
+LOST_SIGNS = ("gloo", "nccl", "tcpstore", "connection closed", "connection reset", "broken pipe")
+"""How torch words that another process has gone, in lower case; gloo raises a plain RuntimeError."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which process of how many this is. Rank 0 writes the files and talks.
+
+    All ranks call the same methods in the same order.
+
+    rank: 0 to world − 1; world: how many processes; local_rank: among those of this machine, which picks the GPU;
+    store: what the processes share before and after they compute together, None when alone.
+    """
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    store: dist.Store | None = dataclasses.field(default=None, repr=False, compare=False)
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes files."""
+        return self.rank == 0
+
+    def part(self, count: int) -> slice:
+        """The share of this rank in a batch of `count`; shares differ by one image at most."""
+        return slice(count * self.rank // self.world, count * (self.rank + 1) // self.world)
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model whose backward pass averages gradients over all ranks; the model itself when alone."""
+        if self.world == 1:
+            return model
+        device = next(model.parameters()).device
+        return nn.parallel.DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+
+    def gradients(self, wrapped: nn.Module, *, averaged: bool) -> AbstractContextManager[None]:
+        """The context of a forward and backward pass; gradients wait for a later pass unless `averaged`."""
+        if averaged or not isinstance(wrapped, nn.parallel.DistributedDataParallel):
+            return nullcontext()
+        return wrapped.no_sync()
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """`tensor`, summed over all ranks in place."""
+        if self.world > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def same_(self, tensors: Sequence[Tensor]) -> None:
+        """Overwrite `tensors` with those of rank 0."""
+        if self.world > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
+
+    def gather(self, value: Any) -> list[Any]:
+        """The value of every rank, by rank."""
+        if self.world == 1:
+            return [value]
+        values: list[Any] = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
+
+    def wait(self) -> None:
+        """Go on when all ranks have come here."""
+        self.sum_(torch.zeros(()))
+
+    def first(self, action: Callable[[], Found]) -> Found:
+        """What `action` returns on rank 0, which alone calls it.
+
+        Raises:
+            OnebitError: that of rank 0, on every rank.
+        """
+        if self.world == 1:
+            return action()
+        held: list[Any] = [None, None]
+        if self.rank == 0:
+            held[0], held[1] = _attempt(action)
+        dist.broadcast_object_list(held, src=0)
+        if held[1] is not None:
+            raise held[1]
+        return held[0]
+
+    def in_turns(self, action: Callable[[], Found]) -> Found:
+        """What `action` returns: called on rank 0, then on the first rank of each other machine, then on the rest.
+
+        What one rank downloads into a cache, the next ones find there. It may take hours.
+
+        Raises:
+            OnebitError: the first that any rank met, on every rank.
+        """
+        if self.world == 1:
+            return action()
+        turn = 0 if self.rank == 0 else 1 if self.local_rank == 0 else 2
+        found, error = None, None
+        for now in range(3):
+            if now == turn:
+                found, error = _attempt(action)
+            self._wait_long()
+            for failed in self.gather(error):
+                if failed is not None:
+                    raise failed
+        return found  # type: ignore[return-value]  # each rank has had its turn
+
+    def is_first_to(self, what: str) -> bool:
+        """Whether no other rank has asked this question; a rank whose way to the others is cut may ask, too."""
+        if self.store is None:
+            return True
+        try:
+            return self.store.add(what, 1) == 1
+        except RuntimeError:  # the process that keeps the store has gone
+            return True
+
+    def _wait_long(self) -> None:
+        """`wait` without the time limit of a collective, and open to Ctrl-C."""
+        assert self.store is not None
+        ticket = self.store.add("waiting", 1)
+        all_here = -(-ticket // self.world) * self.world
+        while self.store.add("waiting", 0) < all_here:
+            time.sleep(0.02)
+
+
+ALONE = Ranks()
+
+
+def _attempt(action: Callable[[], Found]) -> tuple[Found | None, OnebitError | None]:
+    try:
+        return action(), None
+    except OnebitError as error:
+        return None, error
+
+
+def launched_ranks() -> Ranks:
+    """The rank that torchrun gave this process, from its environment; ALONE without torchrun.
+
+    Raises:
+        UsageError: a variable of torchrun that is no number.
+    """
+    if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ:
+        return ALONE
+    try:
+        return Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", "0")))
+    except ValueError:
+        raise UsageError("RANK, WORLD_SIZE and LOCAL_RANK must be numbers, as torchrun sets them") from None
+
+
+def join(ranks: Ranks) -> Ranks:
+    """Connect the processes: gloo between CPUs and for what is said, nccl between GPUs.
+
+    Returns:
+        The same ranks, connected; themselves when alone.
+
+    Raises:
+        UsageError: they do not find each other.
+    """
+    if ranks.world == 1:
+        return ranks
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+    try:
+        store, rank, world = next(dist.rendezvous("env://"))
+        # torchrun keeps one store over all its restarts: what stopped processes left in it is not for us
+        store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world)
+    except (RuntimeError, ValueError) as error:
+        reason = first_line(error)
+        raise UsageError(f"{ranks.world} processes cannot be connected ({reason}): start them with torchrun") from None
+    return dataclasses.replace(ranks, store=store)
+
+
+def leave(ranks: Ranks) -> None:
+    """Disconnect, when all is done."""
+    if ranks.world > 1:
+        dist.destroy_process_group()
+
+
+def rank_device(device: torch.device, ranks: Ranks) -> torch.device:
+    """The device of this process: on a machine with several GPUs its own one.
+
+    Args:
+        device: that of the recipe; "cuda" stands for whichever is free.
+
+    Raises:
+        UsageError: one GPU for all processes, or fewer GPUs than processes.
+    """
+    if ranks.world == 1 or device.type != "cuda":
+        return device
+    if device.index is not None:
+        raise UsageError(f"device {device} is one GPU, and {ranks.world} processes each take their own: --device cuda")
+    count = torch.cuda.device_count()
+    if ranks.local_rank >= count:
+        raise UsageError(f"a GPU for each process: this machine has {count}, so at most --nproc-per-node {count}")
+    own = torch.device("cuda", ranks.local_rank)
+    torch.cuda.set_device(own)
+    return own
+
+
+def is_lost(error: RuntimeError) -> bool:
+    """Whether torch raised `error` because another process has gone."""
+    text = str(error).lower()
+    return isinstance(error, dist.DistError) or any(sign in text for sign in LOST_SIGNS)

@@ -1,0 +1,89 @@
+"""One optimizer step: forward, backward, update."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from onebit.errors import UsageError
+from onebit.losses import Loss
+from onebit.precision import autocast
+from onebit.train.ranks import ALONE, Ranks
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """How the gradient of a batch is formed and used.
+
+    Args:
+        accumulate: parts that a batch is computed in, one after the other: the memory of one part, the gradient of all
+            (BatchNorm sees one part at a time).
+        clip_grad_norm: largest norm of all gradients together; None for no limit.
+        clip_grad_value: largest magnitude of one gradient; None for no limit.
+
+    Raises:
+        UsageError: a number that is not positive.
+    """
+
+    accumulate: int = 1
+    clip_grad_norm: float | None = None
+    clip_grad_value: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("accumulate", "clip_grad_norm", "clip_grad_value"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"{name} must be positive, got {value!r}")
+
+
+def optimizer_step(
+    forward: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    x: Tensor,
+    y: Tensor,
+    *,
+    loss: Loss,
+    precision: str,
+    settings: StepSettings,
+    count: int | None = None,
+    ranks: Ranks = ALONE,
+) -> tuple[Tensor, Tensor]:
+    """Train on one batch.
+
+    Args:
+        forward: the model, possibly compiled or wrapped for several processes.
+        x, y: this rank's images (uint8, N×C×H×W) and labels.
+        count: images of the batch over all ranks; N when None.
+
+    Returns:
+        (this rank's share of the mean loss, number of its right answers), both on the device.
+    """
+    count = len(y) if count is None else count
+    # as many on every rank, as they wait for each other; BatchNorm cannot train on a single image
+    parts = min(settings.accumulate, count // ranks.world // 2) or 1
+    total = torch.zeros((), device=y.device)
+    correct = torch.zeros((), dtype=torch.int64, device=y.device)
+    split = zip(x.tensor_split(parts), y.tensor_split(parts), strict=True)
+    for part, (images, labels) in enumerate(split, start=1):
+        share = len(labels) / count
+        with ranks.gradients(forward, averaged=part == parts):
+            with autocast(precision, y.device):
+                logits = forward(images)
+            part_loss = loss(logits.float(), labels)
+            # torch averages over ranks, but the shares of all ranks sum to one: their sum is wanted
+            (part_loss if share == 1 else part_loss * (share * ranks.world)).backward()
+        total += part_loss.detach() * share
+        correct += (logits.detach().argmax(dim=1) == labels).sum()
+    if settings.clip_grad_norm is not None:
+        nn.utils.clip_grad_norm_(_parameters(optimizer), settings.clip_grad_norm)
+    if settings.clip_grad_value is not None:
+        nn.utils.clip_grad_value_(_parameters(optimizer), settings.clip_grad_value)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return total, correct
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

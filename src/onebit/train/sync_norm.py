@@ -1,0 +1,108 @@
+"""BatchNorm whose statistics in training are those of the images of all processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class SyncedNorms(nn.Module):
+    """A model called with synchronised BatchNorm.
+
+    The model keeps its own modules: called by itself, as in validation, its BatchNorm is the ordinary one.
+
+    Args:
+        model: takes and returns what it did before.
+
+    Example:
+        >>> forward = ranks.wrap(SyncedNorms(model))  # doctest: +SKIP
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and not isinstance(m, nn.SyncBatchNorm)]
+        self._norms = [(norm, _synced_forward(norm)) for norm in norms]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for norm, synced in self._norms:
+            norm.forward = synced  # type: ignore[assignment, method-assign]
+        try:
+            return self.model(x)
+        finally:
+            for norm, _ in self._norms:
+                del norm.forward
+
+
+def _synced_forward(norm: _BatchNorm) -> Callable[[Tensor], Tensor]:
+    """The synchronised `forward` of one BatchNorm layer: torch's own on a GPU, which it is written for."""
+    on_gpu = nn.SyncBatchNorm.convert_sync_batchnorm(norm)  # shares parameters and statistics with `norm`
+
+    @torch.compiler.disable
+    def forward(x: Tensor) -> Tensor:
+        if not norm.training:
+            return type(norm).forward(norm, x)
+        if x.is_cuda:
+            return on_gpu.train()(x)
+        return _normalise(norm, x)
+
+    return forward
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """y = Σ x over ranks, the same on each; each x gets the sum of the gradients that the ranks have for y."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _normalise(norm: _BatchNorm, x: Tensor) -> Tensor:
+    """(x − mean)/√(variance + eps)·weight + bias per channel, with mean and variance over the images of all ranks.
+
+    The variance is summed from the differences to the mean, so that a mean far from zero costs no digits.
+
+    Args:
+        x: (N, C, …); N may differ from rank to rank.
+    """
+    norm._check_input_dim(x)
+    axes = [0, *range(2, x.dim())]
+    channels = (1, -1) + (1,) * (x.dim() - 2)
+    real = x.float()
+    here = real.new_full((1,), x.numel() // x.shape[1])
+    sums = _SumOverRanks.apply(torch.cat([real.sum(axes), here]))
+    mean, count = sums[:-1] / sums[-1], sums[-1]
+    centred = real - mean.view(channels)
+    variance = _SumOverRanks.apply(centred.square().sum(axes)) / count
+    _follow(norm, mean.detach(), variance.detach() * (count / (count - 1)))
+    y = centred * (variance + norm.eps).rsqrt().view(channels)
+    if norm.weight is not None:
+        y = y * norm.weight.view(channels)
+    if norm.bias is not None:
+        y = y + norm.bias.view(channels)
+    return y.to(x.dtype)
+
+
+@torch.no_grad()
+def _follow(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
+    """Move the running statistics towards those of the batch, as torch's BatchNorm does."""
+    if not norm.track_running_stats or norm.running_mean is None or norm.running_var is None:
+        return
+    assert norm.num_batches_tracked is not None
+    norm.num_batches_tracked.add_(1)
+    newest = 1 / int(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+    norm.running_mean.lerp_(mean, newest)
+    norm.running_var.lerp_(variance, newest)

@@ -1,0 +1,238 @@
+"""Weight files: written as safetensors, read from any format without running code from the file."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import warnings
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from onebit.errors import CheckpointError, FormatError, UsageError, first_line
+from onebit.files import write_atomic
+from onebit.layers import binary_layers
+from onebit.train.history import WEIGHT_FILES
+
+PREFIXES = ("_orig_mod.", "module.", "model.")
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+CODE_MARKS = ("unsupported global", "unsupported class", "unrecognized function", "torchscript")
+"""How `torch.load` words its refusal of a file that names functions or classes, in lower case."""
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """What Ctrl-C and SIGTERM raise is raised when the context ends, so that a write is never cut in half."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # others raise nothing, or were not installed by Python and cannot be put back
+    handlers = {number: found for number in SIGNALS if callable(found := signal.getsignal(number))}
+    pending: list[tuple[Any, ...]] = []
+    for number in handlers:
+        signal.signal(number, lambda *args: pending.append(args))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if pending:
+        handlers[pending[0][0]](*pending[0])
+
+
+def weight_file(path: Path) -> Path:
+    """The weight file of a run folder, or the file itself.
+
+    Raises:
+        UsageError: nothing there, or a folder without weights.
+    """
+    if not path.exists():
+        raise UsageError(f"{path}: no such run folder or file")
+    if path.is_file():
+        return path
+    for name in (*WEIGHT_FILES, "last.ckpt"):
+        if (path / name).is_file():
+            return path / name
+    raise UsageError(f"{path}: holds no weights ({', '.join(WEIGHT_FILES)}); is it a run folder?")
+
+
+def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(state_dict, facts) of any weight file: safetensors, a plain torch file, or a training checkpoint.
+
+    A torch file may hold the state_dict itself or under "state_dict", "model_state_dict" or "model"; wrapper prefixes
+    are dropped. Facts are what stands beside it: epoch, accuracy, recipe.
+
+    Raises:
+        FormatError: unreadable, damaged, or without tensors.
+    """
+    with path.open("rb") as file:
+        is_zip_or_pickle = file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+    if not is_zip_or_pickle:
+        state, facts = read_weights(path)
+    else:
+        held = read_torch_file(path)
+        facts = {}
+        if isinstance(held, dict):
+            inner = next(
+                (held[k] for k in ("state_dict", "model_state_dict", "model") if isinstance(held.get(k), dict)), None
+            )
+            if inner is not None:
+                facts = {k: v for k, v in held.items() if isinstance(v, (str, int, float, bool))}
+                facts |= _checkpoint_facts(held)
+                held = inner
+        state = {k: v for k, v in held.items() if isinstance(v, Tensor)} if isinstance(held, dict) else {}
+    if not state or not all(isinstance(name, str) for name in state):
+        raise FormatError(f"{path}: holds no tensors by name")
+    odd = next((n for n, t in state.items() if t.layout != torch.strided or t.is_quantized or 0 in t.shape), None)
+    if odd is not None:
+        raise FormatError(f"{path}: tensor {odd!r} is sparse, quantized or empty; weights are plain dense tensors")
+    return strip_prefixes(state), facts
+
+
+def _checkpoint_facts(held: dict[str, Any]) -> dict[str, Any]:
+    rows = held.get("rows")
+    if not isinstance(rows, list) or not rows or not isinstance(rows[-1], dict):
+        return {}
+    return {"epoch": rows[-1].get("epoch"), "validation_error": rows[-1].get("validation_error")}
+
+
+def read_torch_file(path: Path) -> Any:
+    """What a `.pth`/`.pt`/`.ckpt` file holds, loaded without running code from it.
+
+    Raises:
+        FormatError: unreadable, or the file holds Python objects that are not plain data.
+    """
+    try:
+        _check_sums(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about odd pickles, which are refused below
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise FormatError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise FormatError(f"{path}: is a folder, not a file") from None
+    except Exception as error:  # torch raises whatever the damaged part of the file leads to
+        if any(mark in str(error).lower() for mark in CODE_MARKS):
+            raise FormatError(
+                f"{path}: holds Python objects that could run code on loading; save its state_dict and try again"
+            ) from None
+        reason = "unreadable pickle" if "weights_only" in str(error) else first_line(error).partition(". ")[0]
+        raise FormatError(f"{path}: damaged, or not a torch file ({reason})") from None
+
+
+def _check_sums(path: Path) -> None:
+    """Compare the checksums of a torch file, a zip archive, which `torch.load` itself does not."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        # torch stores without compression; anything else may unpack to any size
+        stored = all(item.compress_type == zipfile.ZIP_STORED for item in archive.infolist())
+        broken = archive.testzip() if stored else None
+    if broken is not None:
+        raise zipfile.BadZipFile(f"wrong checksum of {broken}")
+
+
+def strip_prefixes(state: dict[str, Any]) -> dict[str, Any]:
+    """Drop `model.`, `module.` and `_orig_mod.` in front of all keys, however often wrapped."""
+    while state and any(all(key.startswith(prefix) for key in state) for prefix in PREFIXES):
+        prefix = next(prefix for prefix in PREFIXES if all(key.startswith(prefix) for key in state))
+        state = {key[len(prefix) :]: value for key, value in state.items()}
+    return state
+
+
+def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str, start: bool = False) -> None:
+    """Load a state_dict into `model`, with a one-line error when it belongs to another net.
+
+    Learnable quantizer parameters are dropped with one notice when the model has no such quantizer.
+
+    Args:
+        start: the weights are where a training starts: BatchNorm, biases and codings that `state` lacks keep their
+            initial values, with one notice.
+
+    Raises:
+        CheckpointError: missing, unexpected or differently shaped tensors.
+    """
+    own = model.state_dict()
+    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
+        raise CheckpointError(f"{source}: belongs to another net: not a mapping of names to tensors")
+    names = strip_prefixes({key: key for key in own})  # a net may keep all its layers under `self.model`
+    state = {names.get(key, key): value for key, value in strip_prefixes(state).items()}
+    dropped = [key for key in state if key not in own and "quantizer." in key]
+    if dropped:
+        warnings.warn(f"{source}: dropped {len(dropped)} quantizer parameters, first {dropped[0]!r}", stacklevel=2)
+        state = {key: value for key, value in state.items() if key not in dropped}
+    kept = [key for key in own if start and key not in state and key not in _matrices(model)]
+    state = state | {key: own[key] for key in kept}
+    for key in own:
+        if key not in state:
+            raise CheckpointError(f"{source}: belongs to another net: {key!r} is missing")
+        if state[key].shape != own[key].shape:
+            raise CheckpointError(
+                f"{source}: belongs to another net: {key!r} has shape {tuple(state[key].shape)}, "
+                f"the model wants {tuple(own[key].shape)}"
+            )
+    extra = [key for key in state if key not in own]
+    if extra:
+        raise CheckpointError(f"{source}: belongs to another net: {extra[0]!r} is not in the model")
+    if kept:
+        notice = f"lacks {len(kept)} tensors, which keep their initial values; first {kept[0]!r}"
+        warnings.warn(f"{source}: {notice}", stacklevel=2)
+    model.load_state_dict(state)
+
+
+def _matrices(model: nn.Module) -> set[str]:
+    """Names of the weights of layers: what a net cannot be started without."""
+    return {name for name, parameter in model.named_parameters() if parameter.dim() > 1}
+
+
+def in_order(names: Iterable[str], order: Sequence[str]) -> list[str]:
+    """`names` as they stand in `order`, those that do not at the end.
+
+    Raises:
+        TypeError: `order` is no list of names.
+    """
+    places = {name: place for place, name in enumerate(order)}
+    return sorted(names, key=lambda name: places.get(name, len(places)))
+
+
+def save_weights(path: Path, model: nn.Module, facts: dict[str, Any]) -> None:
+    """Write the state_dict as safetensors, with `facts` as JSON under the metadata key "onebit".
+
+    A file sorts its tensors: in which order the net has them stands beside the facts as "order", and which are latent
+    weights as "latents". One key, because safetensors writes several in an order that changes from run to run.
+    """
+    # cloned, as safetensors refuses tensors that share memory: a layer that stands in two places
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    latents = [f"{name}.weight" for name, _ in binary_layers(model)]
+    told = json.dumps({**facts, "order": list(tensors), "latents": latents})
+    data = safetensors.torch.save(tensors, metadata={"onebit": told})
+    with uninterrupted():
+        write_atomic(path, data)
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(state_dict, facts) of a safetensors file; `facts` is empty for a file that onebit did not write.
+
+    Raises:
+        FormatError: unreadable or damaged.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            facts = json.loads((file.metadata() or {}).get("onebit", "{}"))
+            if not isinstance(facts, dict):
+                raise TypeError("its facts are no mapping")
+            names = in_order(file.keys(), facts.pop("order", []))
+            facts.pop("latents", None)
+            return {name: file.get_tensor(name) for name in names}, facts
+    except FileNotFoundError:
+        raise FormatError(f"{path}: no such file") from None
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError, RecursionError) as error:
+        raise FormatError(f"{path}: damaged, or not a safetensors file ({error})") from None

@@ -1,0 +1,215 @@
+"""Trainings that `test_ranks.py` runs in each of two processes, and alone to compare."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from toy_training import CASES, Case, Stop, build, stop_after_epoch, toy_data
+
+from onebit.data import Dataset
+from onebit.errors import DataError, OnebitError
+from onebit.layers import binarize_
+from onebit.losses import cross_entropy
+from onebit.optim import clip_latents_, latent_groups
+from onebit.train.history import History
+from onebit.train.loop import fit
+from onebit.train.ranks import ALONE, Ranks, join, launched_ranks, leave
+from onebit.train.step import StepSettings
+from onebit.train.sync_norm import SyncedNorms
+
+DATA = toy_data(130, 41)  # four batches of 31 and one of 6: uneven shares
+EVEN = toy_data(128, 40)
+BATCH, EPOCHS = 31, 2
+
+
+def convolutional() -> nn.Module:
+    """Binary convolutions of real activations: no sign, which a last bit would flip."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(),
+        nn.Conv2d(6, 8, 3, stride=2, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        # no bias before BatchNorm: its gradient is rounding alone, which Adam would make steps of
+        nn.Flatten(), nn.Linear(32, 4, bias=False), nn.BatchNorm1d(4, affine=False),
+    )  # fmt: skip
+    return binarize_(nn.Sequential(Pixels(), net), weight_quantizer="sign")
+
+
+def without_norms() -> nn.Module:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.LayerNorm(16), nn.ReLU(), nn.Linear(16, 4))
+    return binarize_(nn.Sequential(Pixels(), net), weight_quantizer="sign")
+
+
+class Pixels(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.float() / 128 - 1
+
+
+def train(model: nn.Module, ranks: Ranks, **options: Any) -> History:
+    optimizer = clip_latents_(torch.optim.Adam(latent_groups(model, lr=0.01)))
+    settings: dict[str, Any] = {"epochs": EPOCHS, "batch_size": BATCH, "precision": "fp32", "sync_norm": True}
+    return fit(model, DATA, optimizer, ranks=ranks, **(settings | options))
+
+
+def mlp(ranks: Ranks, data: Dataset = DATA, **options: Any) -> History:
+    settings = {"batch_size": BATCH, "epochs": EPOCHS}
+    return build(Case(schedule=None, lr=0.01)).fit(data, ranks=ranks, **(settings | options))
+
+
+CURVES: dict[str, Any] = {
+    "mlp": lambda ranks: mlp(ranks, sync_norm=True),
+    "convolutions": lambda ranks: train(convolutional(), ranks),
+    "average": lambda ranks: train(convolutional(), ranks, memory_format="contiguous", ema=0.8),
+    "no norms": lambda ranks: train(without_norms(), ranks, sync_norm=False),
+    "accumulate": lambda ranks: train(without_norms(), ranks, step_settings=StepSettings(3, clip_grad_norm=0.3)),
+}
+"""Trainings that give the same curve in any number of processes."""
+
+
+def shares(ranks: Ranks, parts: int) -> History:
+    """Each process normalises its own share, as one process does with so many parts of a batch."""
+    return mlp(ranks, EVEN, batch_size=32, step_settings=StepSettings(accumulate=parts))
+
+
+def breaking(ranks: Ranks, folder: Path) -> History:
+    """The loss of the last rank is no number in its sixth step."""
+    calls = 0
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        nonlocal calls
+        calls += logits.requires_grad
+        found = cross_entropy(logits, labels)
+        return found * float("nan") if calls == 7 and ranks.rank == ranks.world - 1 else found
+
+    return mlp(ranks, loss=loss, folder=folder)
+
+
+RESUMED = {name: CASES[name] for name in ("stochastic dropout", "own generator")}
+
+
+def interrupted(case: Case, ranks: Ranks, folder: Path) -> None:
+    """A training that was stopped after its first epoch and went on, and one that was not."""
+    build(case).fit(DATA, folder / "whole", epochs=EPOCHS, ranks=ranks)
+    with contextlib.suppress(Stop):
+        build(case).fit(DATA, folder / "parts", epochs=EPOCHS, ranks=ranks, on_epoch=stop_after_epoch(1))
+    torch.manual_seed(99)  # a new process has another random state
+    build(case).fit(DATA, folder / "parts", epochs=EPOCHS, ranks=ranks, resume=True)
+
+
+NORMS = {
+    "vectors": (nn.BatchNorm1d(5), (7, 5)),
+    "images": (nn.BatchNorm2d(5), (7, 5, 3, 4)),
+    "plain mean": (nn.BatchNorm2d(5, momentum=None), (7, 5, 3, 4)),
+    "no affine": (nn.BatchNorm1d(5, affine=False), (7, 5, 6)),
+    "no statistics": (nn.BatchNorm3d(5, track_running_stats=False), (7, 5, 2, 2, 2)),
+}
+
+
+def norm_case(name: str) -> tuple[nn.Module, Tensor, Tensor]:
+    """(layer, inputs far from zero, gradients of the outputs)."""
+    norm, shape = NORMS[name]
+    generator = torch.Generator().manual_seed(1)
+    for parameter in norm.parameters():
+        nn.init.uniform_(parameter, generator=generator)
+    return norm, 3 * torch.randn(shape, generator=generator) + 50, torch.randn(shape, generator=generator)
+
+
+def normalise(name: str, ranks: Ranks) -> dict[str, Tensor]:
+    """Two steps of a synchronised layer on shares of 3 and 4 images."""
+    norm, x, gradient = norm_case(name)
+    part, forward = ranks.part(len(x)), SyncedNorms(nn.Sequential(norm))
+    for _ in range(2):
+        norm.zero_grad()
+        own = x[part].clone().requires_grad_()
+        y = forward(own)
+        y.backward(gradient[part])
+    assert own.grad is not None
+    found = {f"grad.{key}": ranks.sum_(value.grad) for key, value in norm.named_parameters()}  # type: ignore[arg-type]
+    found |= {f"buffer.{key}": value for key, value in norm.named_buffers()}
+    y, dx = (torch.cat(ranks.gather(value)) for value in (y.detach(), own.grad))
+    return found | {"y": y, "dx": dx, "eval": norm.eval()(x).detach()}
+
+
+def talk(ranks: Ranks, folder: Path) -> dict[str, Any]:
+    """What the methods of `Ranks` return and raise."""
+
+    def note() -> int:
+        with (folder / "order").open("a") as file:
+            file.write(f"{ranks.rank} ")
+        return ranks.rank
+
+    def fail() -> int:
+        raise DataError(f"rank {ranks.rank} has no data")
+
+    def message(action: Any) -> str:
+        try:
+            return str(action())
+        except OnebitError as error:
+            return f"{type(error).__name__}: {error}"
+
+    return {
+        "turns": ranks.in_turns(note),
+        "turns again": ranks.in_turns(note),
+        "first": ranks.first(note),
+        "sum": ranks.sum_(torch.tensor([1, ranks.rank])).tolist(),
+        "gather": ranks.gather(("a", ranks.rank)),
+        "failed everywhere": message(lambda: ranks.in_turns(fail)),
+        "failed on 1": message(lambda: ranks.in_turns(fail if ranks.rank == 1 else note)),
+        "first failed": message(lambda: ranks.first(fail)),
+        "one of all": sum(ranks.gather(ranks.is_first_to("speak"))),
+        "batch": message(lambda: mlp(ranks, batch_size=3)),
+        "elsewhere": message(lambda: mlp(ranks, folder=own_disk(ranks, folder), resume=True)),
+    }
+
+
+def own_disk(ranks: Ranks, folder: Path) -> Path:
+    """A run folder on the disk of the machine alone; only the second process finds a checkpoint in it."""
+    own = folder / f"disk-{ranks.rank}"
+    own.mkdir()
+    if not ranks.writes:
+        (own / "last.ckpt").write_bytes(b"")
+    return own
+
+
+def all_in_ranks(folder: str) -> None:
+    """Everything, in one launch."""
+    torch.set_num_threads(1)
+    ranks, root = join(launched_ranks()), Path(folder)
+    told: dict[str, Any] = talk(ranks, root)
+    for name, curve in CURVES.items():
+        told[name] = rows_of(curve(ranks))
+    # shares of 15 and 16 images: alone they would be cut into 7 and 8 parts, which would wait for each other
+    told["parts"] = rows_of(mlp(ranks, sync_norm=True, step_settings=StepSettings(accumulate=8)))
+    told["shares"] = [rows_of(shares(ranks, parts)) for parts in (1, 2)]
+    try:
+        breaking(ranks, root / "breaking")
+    except OnebitError as error:
+        told["breaking"] = str(error)
+    toy = build(Case())
+    fit(toy.model, DATA, toy.optimizer, epochs=1, ema=0.8, ranks=ranks, folder=root / "two")
+    told["weights"] = {name: tensor.tolist() for name, tensor in toy.model.state_dict().items()}
+    told["seed"] = torch.initial_seed()
+    for name, case in RESUMED.items():
+        interrupted(case, ranks, root / name)
+    for name in NORMS:
+        found = normalise(name, ranks)
+        if ranks.writes:
+            save_file({key: value.contiguous() for key, value in found.items()}, root / f"{name}.norm")
+    (root / f"told-{ranks.rank}").write_text(json.dumps(told))
+    leave(ranks)
+
+
+def rows_of(history: History) -> list[dict[str, Any]]:
+    return [dataclasses.asdict(row) for row in history.rows]
+
+
+def alone(name: str) -> list[dict[str, Any]]:
+    """The rows of a curve in one process."""
+    return rows_of(CURVES[name](ALONE))

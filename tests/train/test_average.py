@@ -1,0 +1,76 @@
+"""The moving average of weights: its formula, and that nothing but the average ships."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from toy_training import CASES, DATA, build
+
+from onebit.errors import UsageError
+from onebit.evaluation import evaluate
+from onebit.train.average import WeightAverage
+from onebit.train.loop import fit
+from onebit.train.weights import read_weights
+
+
+def test_the_average_is_its_formula() -> None:
+    model = build(CASES["sign"]).model
+    average = WeightAverage(model, 0.9)
+    expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    generator = torch.Generator().manual_seed(0)
+    for step in range(5):
+        for tensor in model.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.randn(tensor.shape, generator=generator))
+            else:
+                tensor.fill_(step)
+        average.update()
+        for name, tensor in model.state_dict().items():
+            real = tensor.is_floating_point()
+            expected[name] = 0.9 * expected[name] + 0.1 * tensor if real else tensor.clone()
+    assert average.state.keys() == expected.keys()
+    for name, tensor in average.state.items():
+        assert torch.allclose(tensor, expected[name], atol=1e-6), name
+
+
+def test_within_the_context_the_model_holds_the_average_and_afterwards_its_own_weights() -> None:
+    model = build(CASES["sign"]).model
+    average = WeightAverage(model, 0.5)
+    own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for tensor in average.state.values():
+        tensor.fill_(3)
+    within: list[bool] = []
+
+    def look_and_fail() -> None:
+        within.extend(bool((tensor == 3).all()) for tensor in model.state_dict().values())
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), average.applied():
+        look_and_fail()
+    assert all(within)
+    assert all(torch.equal(tensor, own[name]) for name, tensor in model.state_dict().items())
+
+
+def test_the_average_is_what_is_validated_saved_and_left(tmp_path: Path) -> None:
+    toy = build(CASES["sign"])
+    history = toy.fit(DATA, tmp_path, ema=0.8, epochs=1)
+    held = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    final, _ = read_weights(tmp_path / "final.safetensors")
+    assert final.keys() == held["average"].keys()
+    moved = 0
+    for name, tensor in final.items():
+        assert torch.equal(tensor, held["average"][name])
+        assert torch.equal(tensor, toy.model.state_dict()[name])
+        moved += not torch.equal(tensor, held["model"][name])
+    assert moved > 5  # training itself goes on from the weights
+    score = evaluate(toy.model, DATA.validation, loss="squared_hinge")
+    assert score.error == pytest.approx(history.rows[-1].validation_error)
+
+
+@pytest.mark.parametrize("ema", [-0.1, 1.0])
+def test_a_share_outside_of_zero_to_one_is_refused(ema: float) -> None:
+    toy = build(CASES["sign"])
+    with pytest.raises(UsageError, match=r"ema must be in \[0, 1\)"):
+        fit(toy.model, DATA, toy.optimizer, epochs=1, ema=ema)

@@ -1,0 +1,115 @@
+"""One optimizer step: the gradient of a batch however it is computed, and its limits."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from onebit.errors import UsageError
+from onebit.layers import BinaryLinear
+from onebit.losses import cross_entropy, squared_hinge
+from onebit.train.step import StepSettings, optimizer_step
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), BinaryLinear(6, 8, bias=True), nn.ReLU(), nn.Linear(8, 3))
+
+
+def batch(count: int = 10) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(count, 1, 2, 3, generator=generator), torch.randint(3, (count,), generator=generator)
+
+
+class Keeper(torch.optim.SGD):
+    """Keeps the gradients that a step is made with."""
+
+    def step(self, closure=None):  # type: ignore[no-untyped-def]
+        self.seen = [p.grad.clone() for group in self.param_groups for p in group["params"]]
+        return super().step(closure)
+
+
+def gradients(settings: StepSettings, *, count: int = 10, loss=cross_entropy) -> tuple[list[Tensor], Tensor, Tensor]:  # type: ignore[no-untyped-def]
+    model = net()
+    optimizer = Keeper(model.parameters(), lr=0.1)
+    x, y = batch(count)
+    found, correct = optimizer_step(model, optimizer, x, y, loss=loss, precision="fp32", settings=settings)
+    assert all(p.grad is None for p in model.parameters())
+    return optimizer.seen, found, correct
+
+
+def of_torch(count: int = 10, loss=cross_entropy) -> tuple[list[Tensor], Tensor, Tensor]:  # type: ignore[no-untyped-def]
+    model = net()
+    x, y = batch(count)
+    logits = model(x)
+    found = loss(logits, y)
+    found.backward()
+    return [p.grad for p in model.parameters()], found.detach(), (logits.argmax(1) == y).sum()  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, squared_hinge])
+@pytest.mark.parametrize("parts", [1, 2, 3, 4, 5, 99])
+@pytest.mark.parametrize("count", [10, 7])
+def test_parts_add_up_to_the_gradient_of_the_whole_batch(parts: int, count: int, loss) -> None:  # type: ignore[no-untyped-def]
+    found = gradients(StepSettings(accumulate=parts), count=count, loss=loss)
+    expected = of_torch(count, loss)
+    for ours, theirs in zip(found[0], expected[0], strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-6)
+    assert float(found[1]) == pytest.approx(float(expected[1]), rel=1e-5)
+    assert int(found[2]) == int(expected[2])
+
+
+def test_no_part_is_a_single_image() -> None:
+    sizes: list[int] = []
+    model = net()
+    model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    x, y = batch(7)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer_step(model, optimizer, x, y, loss=cross_entropy, precision="fp32", settings=StepSettings(accumulate=7))
+    assert sorted(sizes) == [2, 2, 3]
+
+
+@pytest.mark.parametrize("limit", [1e-3, 0.1, 1e3])
+def test_the_norm_of_all_gradients_is_limited(limit: float) -> None:
+    whole = of_torch()[0]
+    norm = math.sqrt(sum(float(g.square().sum()) for g in whole))
+    found = gradients(StepSettings(clip_grad_norm=limit))[0]
+    for ours, theirs in zip(found, whole, strict=True):
+        assert torch.allclose(ours, theirs * min(1.0, limit / norm), atol=1e-6)
+
+
+def test_the_value_of_each_gradient_is_limited() -> None:
+    found = gradients(StepSettings(clip_grad_value=0.01, accumulate=2))[0]
+    for ours, theirs in zip(found, of_torch()[0], strict=True):
+        assert torch.allclose(ours, theirs.clamp(-0.01, 0.01), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["accumulate", "clip_grad_norm", "clip_grad_value"])
+def test_limits_are_positive(name: str) -> None:
+    with pytest.raises(UsageError, match=f"{name} must be positive, got 0"):
+        StepSettings(**{name: 0})
+
+
+def test_a_share_of_a_batch_counts_as_its_share() -> None:
+    """Two processes with 6 and 4 of 10 images: their losses add up to that of the batch."""
+    x, y = batch()
+    model = net()
+    whole = of_torch()
+    total = torch.zeros(())
+    sums: list[Tensor] = []
+    for part in (slice(0, 6), slice(6, 10)):
+        replica = copy.deepcopy(model)
+        optimizer = Keeper(replica.parameters(), lr=0.1)
+        found, _ = optimizer_step(
+            replica, optimizer, x[part], y[part],
+            loss=cross_entropy, precision="fp32", settings=StepSettings(), count=10,
+        )  # fmt: skip
+        total += found
+        sums = [a + b for a, b in zip(sums, optimizer.seen, strict=True)] if sums else optimizer.seen
+    assert float(total) == pytest.approx(float(whole[1]), rel=1e-5)
+    for ours, theirs in zip(sums, whole[0], strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-6)
