@@ -1,76 +1,87 @@
-"""Recipes: every setting of a training, read from YAML, JSON and flags. No torch here: wrong flags answer at once."""
+"""Every setting of a training, as dataclasses that check themselves."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import math
-import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from onebit.errors import UsageError
-from onebit.tables import did_you_mean
-
-RECIPE_FOLDER = Path(__file__).parent / "recipes"
-METHODS_FILE = RECIPE_FOLDER / "methods.yaml"
-NAMED_PARTS = ("model", "optimizer", "schedule")
-"""Parts that `--model NAME` picks by name while `--model.widths ...` sets an option."""
-
 
 DESCRIPTIVE = ("name", "summary", "reference", "measured")
 """Fields that tell about a training but do not change it."""
-SILENT = (*DESCRIPTIVE, "threads")
+SILENT = (*DESCRIPTIVE, "threads", "workers")
 
 
 @dataclass(frozen=True)
 class ModelRecipe:
-    """The net.
+    """The net. An option that is null takes the model's own default; one that the model does not know is refused.
 
     Args:
         name: model, see `onebit list models`
-        widths: units per layer, input and classes included
         weight_quantizer: see `onebit list quantizers`; null for real weights
         input_quantizer: binarizes the inputs of every layer but the first; null for real activations
         value: the two weight values are ±value; a number or glorot
+        real_first: keep real weights in the first layer
         real_last: keep real weights in the last layer
-        dropout: probability of zeroing a hidden unit
-        input_dropout: probability of zeroing an input
         norm_eps: BatchNorm's epsilon
         norm_momentum: BatchNorm's share of the newest batch
         norm_affine: BatchNorm with learnable scale and shift
         init: uniform (latents uniform in ±value) or default (torch's)
         coding: input coding, integer (2x − 255) or standardise
+        width: factor on the channels of a convolutional net
+        widths: units per layer of an mlp, input and classes included
+        last_norm: BatchNorm of the logits
+        padding_value: what ±1 inputs of a convolution are padded with, 0, 1 or -1
+        stem: first layers of a resnet18 or alexnet, cifar or imagenet
+        bireal: a shortcut around each convolution (resnet18)
+        dropout: probability of zeroing a hidden unit
+        input_dropout: probability of zeroing an input
     """
 
     name: str = "mlp"
-    widths: tuple[int, ...] = (784, 512, 512, 10)
     weight_quantizer: str | None = "sign"
     input_quantizer: str | None = None
     value: float | str = 1.0
+    real_first: bool = False
     real_last: bool = False
-    dropout: float = 0.0
-    input_dropout: float = 0.0
     norm_eps: float = 1e-5
     norm_momentum: float = 0.1
     norm_affine: bool = True
     init: str = "uniform"
     coding: str = "integer"
+    width: float | None = None
+    widths: tuple[int, ...] | None = None
+    last_norm: bool | None = None
+    padding_value: float | None = None
+    stem: str | None = None
+    bireal: bool | None = None
+    dropout: float | None = None
+    input_dropout: float | None = None
 
     def __post_init__(self) -> None:
-        widths = len(self.widths) >= 2 and min(self.widths) >= 1
-        _need("model.widths", self.widths, widths, "two or more positive numbers")
+        if self.widths is not None:
+            widths = len(self.widths) >= 2 and min(self.widths) >= 1
+            _need("model.widths", self.widths, widths, "two or more positive numbers")
         value = self.value == "glorot" or (not isinstance(self.value, str) and _positive(self.value))
         _need("model.value", self.value, value, "a positive number or glorot")
-        _need("model.dropout", self.dropout, 0 <= self.dropout < 1, "in [0, 1)")
-        _need("model.input_dropout", self.input_dropout, 0 <= self.input_dropout < 1, "in [0, 1)")
+        for name in ("dropout", "input_dropout"):
+            _need(f"model.{name}", getattr(self, name), 0 <= (getattr(self, name) or 0) < 1, "in [0, 1)")
+        _need("model.width", self.width, self.width is None or 0 < self.width <= 64, "positive, at most 64")
+        _need("model.padding_value", self.padding_value, self.padding_value in (None, -1, 0, 1), "0, 1 or -1")
+        _need("model.stem", self.stem, self.stem in (None, "cifar", "imagenet"), "cifar or imagenet")
         _need("model.norm_eps", self.norm_eps, _positive(self.norm_eps), "positive")
         _need("model.norm_momentum", self.norm_momentum, 0 < self.norm_momentum <= 1, "in (0, 1]")
+
+    def options(self) -> dict[str, Any]:
+        """The arguments of the model, without those that are left to its own defaults."""
+        settings = dataclasses.asdict(self)
+        kept = ("weight_quantizer", "input_quantizer")  # null says something there
+        return {name: value for name, value in settings.items() if name in kept or value is not None}
 
 
 @dataclass(frozen=True)
@@ -83,7 +94,13 @@ class OptimizerRecipe:
         lr_scale: glorot multiplies the latents' rate by 1/sqrt(1.5/(fan_in + fan_out)), glorot_squared by its square
         latent_clip: latents are clipped to ±this after each step; value takes the quantizer's own bound; null for never
         weight_decay: of real weights; latents, biases and BatchNorm get none
+        decay_latents: weight decay of latents too
+        decay_norm: weight decay of biases and BatchNorm too
         momentum: of SGD
+        nesterov: Nesterov momentum of SGD
+        accumulate: parts that a batch is computed in, one after the other, to save memory
+        clip_grad_norm: largest norm of all gradients together
+        clip_grad_value: largest magnitude of one gradient
         compile: compile the update with torch.compile (slow to start, faster in long runs)
     """
 
@@ -92,7 +109,13 @@ class OptimizerRecipe:
     lr_scale: str | None = None
     latent_clip: float | str | None = "value"
     weight_decay: float = 0.0
+    decay_latents: bool = False
+    decay_norm: bool = False
     momentum: float = 0.0
+    nesterov: bool = False
+    accumulate: int = 1
+    clip_grad_norm: float | None = None
+    clip_grad_value: float | None = None
     compile: bool = False
 
     def __post_init__(self) -> None:
@@ -101,6 +124,10 @@ class OptimizerRecipe:
         clip = self.latent_clip in (None, "value") or (not isinstance(self.latent_clip, str) and self.latent_clip > 0)
         _need("optimizer.latent_clip", self.latent_clip, clip, "a positive number, value or null")
         _need("optimizer.momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
+        _need("optimizer.accumulate", self.accumulate, self.accumulate >= 1, "1 or more")
+        for name in ("clip_grad_norm", "clip_grad_value"):
+            limit = getattr(self, name)
+            _need(f"optimizer.{name}", limit, limit is None or _positive(limit), "positive")
 
 
 @dataclass(frozen=True)
@@ -108,9 +135,9 @@ class ScheduleRecipe:
     """The learning-rate schedule.
 
     Args:
-        name: constant, linear, cosine, exponential, step or milestones
-        final_lr: learning rate at the end of linear, cosine and exponential
-        warmup: epochs of linear warm-up
+        name: constant, linear, cosine, one_cycle, exponential, step or milestones
+        final_lr: learning rate at the end of linear, cosine, one_cycle and exponential
+        warmup: epochs of linear warm-up; of one_cycle the epochs of its rise, 30 % of training when 0
         gamma: factor at each step or milestone
         step_size: epochs between steps
         milestones: epochs at which the rate falls
@@ -137,15 +164,27 @@ class AugmentationRecipe:
     """Random changes to training images, whole batches at a time.
 
     Args:
-        crop_padding: pad by so many zero pixels on each side and crop back at random
+        crop_padding: pad by so many pixels on each side and crop back at random
         flip: mirror left-right with probability one half
+        padding_mode: what is padded with, zero or reflect
+        cutout: side of a square that is blackened at a random place
+        min_area: cut out a random part of at least this share of the area and resize it (ImageNet)
     """
 
     crop_padding: int = 0
     flip: bool = False
+    padding_mode: str = "zero"
+    cutout: int = 0
+    min_area: float | None = None
 
     def __post_init__(self) -> None:
         _need("augmentation.crop_padding", self.crop_padding, 0 <= self.crop_padding <= 64, "from 0 to 64 pixels")
+        _need(
+            "augmentation.padding_mode", self.padding_mode, self.padding_mode in ("zero", "reflect"), "zero or reflect"
+        )
+        _need("augmentation.cutout", self.cutout, 0 <= self.cutout <= 4096, "from 0 to 4096 pixels")
+        area = self.min_area is None or 0 < self.min_area <= 1
+        _need("augmentation.min_area", self.min_area, area, "in (0, 1]")
 
 
 @dataclass(frozen=True)
@@ -158,19 +197,27 @@ class Recipe:
         reference: where the settings come from and what was published
         measured: what was measured with this file, with test mode, seeds and epochs
         dataset: see `onebit list datasets`
+        input_size: side that images are resized to; null leaves them as they are
         validation: training images held out to choose the best epoch; 0 for none, null for the data set's own number
         split_seed: chooses which images are held out
         model: the net
         optimizer: the optimizer
         schedule: the learning-rate schedule
         augmentation: random changes to training images
+        init_from: run folder or weight file of the same net to start from, binary or full-precision
         loss: cross_entropy, hinge or squared_hinge
         label_smoothing: of cross_entropy
         epochs: passes over the training images; may be a fraction
-        batch_size: images per optimizer step
+        batch_size: images per optimizer step, over all processes
+        ema: share of the old value in a moving average of the weights, which is then what ships; 0 for none
         seed: of initial weights, order, augmentation and draws
         precision: auto, bf16 or fp32
+        memory_format: auto (channels_last for convolutional nets), channels_last or contiguous
+        compile: run the model through torch.compile
+        sync_norm: BatchNorm statistics over all processes, not of each alone
         threads: CPU threads; null for all
+        workers: processes that decode images of a folder; null for as many as there are cores
+        skip_broken: leave out images of a folder that do not decode
         device: cpu, cuda, or auto
     """
 
@@ -179,30 +226,41 @@ class Recipe:
     reference: str = ""
     measured: str = ""
     dataset: str = "mnist"
+    input_size: int | None = None
     validation: int | None = None
     split_seed: int = 0
     model: ModelRecipe = field(default_factory=ModelRecipe)
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
     augmentation: AugmentationRecipe = field(default_factory=AugmentationRecipe)
+    init_from: str | None = None
     loss: str = "cross_entropy"
     label_smoothing: float = 0.0
     epochs: float = 10
     batch_size: int = 100
+    ema: float = 0.0
     seed: int = 0
     precision: str = "auto"
+    memory_format: str = "auto"
+    compile: bool = False
+    sync_norm: bool = False
     threads: int | None = None
+    workers: int | None = None
+    skip_broken: bool = False
     device: str = "auto"
 
     def __post_init__(self) -> None:
         _need("epochs", self.epochs, 0 < self.epochs <= 1e6, "positive, at most a million")
         _need("batch_size", self.batch_size, self.batch_size >= 2, "2 or more (BatchNorm needs two images)")
         _need("validation", self.validation, (self.validation or 0) >= 0, "0 or more images")
+        _need("input_size", self.input_size, self.input_size is None or 1 <= self.input_size <= 4096, "from 1 to 4096")
+        _need("ema", self.ema, 0 <= self.ema < 1, "in [0, 1)")
         _need("seed", self.seed, 0 <= self.seed < 2**63, "0 or more")
         _need("split_seed", self.split_seed, self.split_seed >= 0, "0 or more")
         _need("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "in [0, 1)")
-        if self.threads is not None:
-            _need("threads", self.threads, 1 <= self.threads <= 4096, "from 1 to 4096")
+        for name in ("threads", "workers"):
+            count = getattr(self, name)
+            _need(name, count, count is None or 1 <= count <= 4096, "from 1 to 4096")
         if self.label_smoothing and self.loss != "cross_entropy":
             raise UsageError(f"label_smoothing belongs to cross_entropy, the loss is {self.loss!r}")
 
@@ -231,169 +289,9 @@ def _plain(value: Any) -> Any:
     return list(map(_plain, value)) if isinstance(value, (tuple, list)) else value
 
 
-def recipe_names() -> list[str]:
-    """Names of the recipes that ship."""
-    return sorted(path.stem for path in RECIPE_FOLDER.glob("*.yaml") if path != METHODS_FILE)
-
-
-def methods() -> dict[str, dict[str, Any]]:
-    """Method name -> the part of a recipe that it sets."""
-    return yaml.safe_load(METHODS_FILE.read_text(encoding="utf-8"))
-
-
-def recipe_path(name: str) -> Path:
-    """The file of a recipe: a name that ships, or a path to a YAML or JSON file.
-
-    Raises:
-        UsageError: neither.
-    """
-    if name in recipe_names():
-        return RECIPE_FOLDER / f"{name}.yaml"
-    path = Path(name)
-    if os.path.isfile(path / "recipe.yaml"):  # os.path: a name too long for a file is no error there
-        return path / "recipe.yaml"
-    if path.suffix in (".yaml", ".yml", ".json") or os.path.exists(name):
-        if not os.path.isfile(name):
-            raise UsageError(f"{name}: no such recipe file")
-        return path
-    raise UsageError(f"unknown recipe {name!r}{did_you_mean(name, recipe_names())}")
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """The keys and values of a recipe file (JSON is YAML too), every key checked against the dataclasses.
-
-    Raises:
-        UsageError: unreadable, not a mapping, or an unknown field.
-    """
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read ({error})") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise UsageError(f"{path}{where}: not valid YAML or JSON") from None
-    check_keys(settings, Recipe, source=str(path))
-    return settings
-
-
-def check_keys(settings: Any, kind: type, *, source: str, prefix: str = "") -> None:
-    """Walk nested settings against a tree of dataclasses.
-
-    Raises:
-        UsageError: a part that must be a mapping is not, or a key that no field has.
-    """
-    if not isinstance(settings, Mapping):
-        where = f"{prefix[:-1]!r} must hold" if prefix else "a recipe is"
-        raise UsageError(f"{source}: {where} a mapping of fields, got {settings!r}")
-    parts = _fields(kind)
-    for key, value in settings.items():
-        if key not in parts:
-            raise UsageError(f"{source}: unknown field {prefix}{key!s}{did_you_mean(str(key), parts)}")
-        if parts[key] is not None:
-            check_keys(value, parts[key], source=source, prefix=f"{prefix}{key}.")  # type: ignore[arg-type]
-
-
-def _fields(kind: type) -> dict[str, type | None]:
-    """Field name -> its dataclass, or None for a plain value."""
-    found: dict[str, type | None] = {}
-    for item in dataclasses.fields(kind):
-        factory = item.default_factory
-        found[item.name] = factory if isinstance(factory, type) and dataclasses.is_dataclass(factory) else None
-    return found
-
-
-def flag_names() -> list[str]:
-    """`seed`, `optimizer.lr`, …: every field that is a flag."""
-    return list(flatten(dataclasses.asdict(Recipe())))
-
-
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings by flag name: `{"optimizer": {"lr": 1}}` -> `{"optimizer.lr": 1}`."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value})
     return flat
-
-
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings `over` laid on `base`."""
-    merged = dict(base)
-    for key, value in over.items():
-        nested = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = merge(merged[key], value) if nested else value
-    return merged
-
-
-def make_parser(prog: str = "onebit train") -> Any:
-    """The jsonargparse parser of all recipe fields."""
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(prog=prog, exit_on_error=False, allow_abbrev=False, add_help=False)
-    parser.add_class_arguments(Recipe, as_group=False)
-    return parser
-
-
-def build_recipe(settings: Mapping[str, Any], flags: Sequence[str] = ()) -> Recipe:
-    """A recipe from checked settings with flags laid over them.
-
-    Args:
-        settings: nested fields, as `read_settings` returns them.
-        flags: `["--optimizer.lr", "0.01", "--model", "mlp"]`.
-
-    Raises:
-        UsageError: an unknown flag, a value of the wrong type, or one out of range.
-    """
-    check_keys(settings, Recipe, source="recipe")
-    parser = make_parser()
-    try:
-        namespace = parser.parse_object(dict(settings), defaults=True)
-        namespace = parser.parse_args(_checked_flags(flags), namespace=namespace, defaults=False)
-        _refuse_nulls(namespace.as_dict(), Recipe)
-        built = parser.instantiate(namespace)
-    except argparse.ArgumentError as error:
-        raise UsageError(_one_line(error)) from None
-    return Recipe(**{item.name: built[item.name] for item in dataclasses.fields(Recipe)})
-
-
-def _checked_flags(flags: Sequence[str]) -> list[str]:
-    """Flags with `--model NAME` spelled `--model.name NAME`, each known.
-
-    Raises:
-        UsageError: an unknown flag.
-    """
-    known = flag_names()
-    checked = []
-    for flag in flags:
-        if flag.startswith("--"):
-            name, equals, value = flag[2:].partition("=")
-            name = f"{name}.name" if name in NAMED_PARTS else name.replace("-", "_")
-            if name not in known:
-                raise UsageError(f"unknown option --{name}{did_you_mean(f'--{name}', [f'--{flag}' for flag in known])}")
-            flag = f"--{name}{equals}{value}"
-        checked.append(flag)
-    return checked
-
-
-def _refuse_nulls(settings: Mapping[str, Any], kind: type, prefix: str = "") -> None:
-    """null stands only where the type says so; jsonargparse takes it for any field."""
-    parts = _fields(kind)
-    for item in dataclasses.fields(kind):
-        value = settings[item.name]
-        if value is None and "None" not in str(item.type):
-            raise UsageError(f"{prefix}{item.name}: expected {item.type}, got null")
-        part = parts[item.name]
-        if part is not None:
-            _refuse_nulls(value, part, f"{prefix}{item.name}.")
-
-
-def _one_line(error: Exception) -> str:
-    """A jsonargparse message, which spreads over lines, as `field: expected type, got value`."""
-    text = " ".join(line.strip(" -") for line in str(error).splitlines())
-    text = re.sub(r'Parser key "([\w.]+)":', r"\1:", text)
-    text = re.sub(r"Expected an? <class '(\w+)'>\. Got value: ", r"expected \1, got ", text)
-    union = re.search(r"(.*)Does not validate against any of the Union subtypes Subtypes: (.*?) Errors: .*: (.*)", text)
-    if union:
-        kinds = " or ".join(re.findall(r"<class '(\w+)'>", union[2]))
-        text = f"{union[1]}expected {kinds}, got {union[3]}"
-    return text.removeprefix("argument ")

@@ -1,0 +1,53 @@
+"""Recipes: every setting of a training, read from YAML, JSON and flags. No torch here: wrong flags answer at once."""
+
+from __future__ import annotations
+
+from onebit.recipe.defaults import default_settings
+from onebit.recipe.reading import (
+    DEFAULTS_FILE,
+    METHODS_FILE,
+    RECIPE_FOLDER,
+    build_recipe,
+    check_keys,
+    flag_names,
+    make_parser,
+    merge,
+    methods,
+    read_settings,
+    recipe_names,
+    recipe_path,
+    take_alias,
+)
+from onebit.recipe.settings import (
+    DESCRIPTIVE,
+    AugmentationRecipe,
+    ModelRecipe,
+    OptimizerRecipe,
+    Recipe,
+    ScheduleRecipe,
+    flatten,
+)
+
+__all__ = [
+    "DEFAULTS_FILE",
+    "DESCRIPTIVE",
+    "METHODS_FILE",
+    "RECIPE_FOLDER",
+    "AugmentationRecipe",
+    "ModelRecipe",
+    "OptimizerRecipe",
+    "Recipe",
+    "ScheduleRecipe",
+    "build_recipe",
+    "check_keys",
+    "default_settings",
+    "flag_names",
+    "flatten",
+    "make_parser",
+    "merge",
+    "methods",
+    "read_settings",
+    "recipe_names",
+    "recipe_path",
+    "take_alias",
+]

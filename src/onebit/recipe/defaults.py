@@ -1,0 +1,38 @@
+"""What a training starts from when no recipe is named: rules by model, data set, quantizers and optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import yaml
+
+from onebit.recipe.reading import DEFAULTS_FILE, merge
+from onebit.recipe.settings import Recipe
+
+
+def default_settings(recipe: Recipe, *, given: Sequence[str] = ()) -> dict[str, Any]:
+    """The settings of every rule of defaults.yaml that fits, the later laid over the earlier.
+
+    Args:
+        recipe: what was asked for; its model, quantizers and data set choose the rules.
+        given: flag names of what was asked for; the optimizer chooses only where it was.
+
+    Example:
+        >>> default_settings(Recipe(dataset="cifar10"))["augmentation"]
+        {'crop_padding': 4, 'flip': True}
+    """
+    facts = {
+        "model": recipe.model.name,
+        "dataset": recipe.dataset,
+        "weights": "real" if recipe.model.weight_quantizer is None else "binary",
+        "inputs": "real" if recipe.model.input_quantizer is None else "binary",
+        "optimizer": recipe.optimizer.name if "optimizer.name" in given else "any",
+    }
+    settings: dict[str, Any] = {}
+    for rule in yaml.safe_load(DEFAULTS_FILE.read_text(encoding="utf-8")):
+        when = rule["when"].items()
+        if all(any(fnmatchcase(facts[fact], pattern) for pattern in patterns) for fact, patterns in when):
+            settings = merge(settings, rule["set"])
+    return settings

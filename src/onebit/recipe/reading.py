@@ -1,0 +1,226 @@
+"""Recipes read from YAML, JSON and flags."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from onebit.errors import UsageError
+from onebit.recipe.aliases import spelled_out
+from onebit.recipe.settings import Recipe, flatten
+from onebit.tables import did_you_mean
+
+RECIPE_FOLDER = Path(__file__).parent.parent / "recipes"
+METHODS_FILE = RECIPE_FOLDER / "methods.yaml"
+DEFAULTS_FILE = RECIPE_FOLDER / "defaults.yaml"
+NAMED_PARTS = ("model", "optimizer", "schedule")
+"""Parts that `--model NAME` picks by name while `--model.widths ...` sets an option."""
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that ship."""
+    return sorted(path.stem for path in RECIPE_FOLDER.glob("*.yaml") if path not in (METHODS_FILE, DEFAULTS_FILE))
+
+
+def methods() -> dict[str, dict[str, Any]]:
+    """Method name -> the part of a recipe that it sets."""
+    return yaml.safe_load(METHODS_FILE.read_text(encoding="utf-8"))
+
+
+def recipe_path(name: str) -> Path:
+    """The file of a recipe: a name that ships, or a path to a YAML or JSON file.
+
+    Raises:
+        UsageError: neither.
+    """
+    if name in recipe_names():
+        return RECIPE_FOLDER / f"{name}.yaml"
+    path = Path(name)
+    if os.path.isfile(path / "recipe.yaml"):  # os.path: a name too long for a file is no error there
+        return path / "recipe.yaml"
+    if path.suffix in (".yaml", ".yml", ".json") or os.path.exists(name):
+        if not os.path.isfile(name):
+            raise UsageError(f"{name}: no such recipe file")
+        return path
+    raise UsageError(f"unknown recipe {name!r}{did_you_mean(name, recipe_names())}")
+
+
+def read_settings(path: Path, *, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The keys and values of a recipe file (JSON is YAML too), every key checked against the dataclasses.
+
+    A file with `extends: NAME` holds what differs from another recipe; what was measured with that one is left out.
+
+    Args:
+        extending: the files that led here by their `extends`.
+
+    Raises:
+        UsageError: unreadable, not a mapping, an unknown field, or recipes that extend each other in a circle.
+    """
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UsageError(f"{path}{where}: not valid YAML or JSON") from None
+    base = settings.pop("extends", None) if isinstance(settings, dict) else None
+    check_keys(settings, Recipe, source=str(path))
+    if base is None:
+        return settings
+    if path in extending:
+        raise UsageError(f"{path}: extends itself, by way of {extending[-1]}")
+    inherited = read_settings(recipe_path(str(base)), extending=(*extending, path))
+    return merge(inherited | {"measured": ""}, settings)
+
+
+def check_keys(settings: Any, kind: type, *, source: str, prefix: str = "") -> None:
+    """Walk nested settings against a tree of dataclasses.
+
+    Raises:
+        UsageError: a part that must be a mapping is not, or a key that no field has.
+    """
+    if not isinstance(settings, Mapping):
+        where = f"{prefix[:-1]!r} must hold" if prefix else "a recipe is"
+        raise UsageError(f"{source}: {where} a mapping of fields, got {settings!r}")
+    parts = _fields(kind)
+    for key, value in settings.items():
+        if key not in parts:
+            raise UsageError(f"{source}: unknown field {prefix}{key!s}{did_you_mean(str(key), parts)}")
+        if parts[key] is not None:
+            check_keys(value, parts[key], source=source, prefix=f"{prefix}{key}.")  # type: ignore[arg-type]
+
+
+def _fields(kind: type) -> dict[str, type | None]:
+    """Field name -> its dataclass, or None for a plain value."""
+    found: dict[str, type | None] = {}
+    for item in dataclasses.fields(kind):
+        factory = item.default_factory
+        found[item.name] = factory if isinstance(factory, type) and dataclasses.is_dataclass(factory) else None
+    return found
+
+
+def flag_names() -> list[str]:
+    """`seed`, `optimizer.lr`, …: every field that is a flag."""
+    return list(flatten(dataclasses.asdict(Recipe())))
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings `over` laid on `base`."""
+    merged = dict(base)
+    for key, value in over.items():
+        nested = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if nested else value
+    return merged
+
+
+@functools.cache
+def make_parser() -> Any:
+    """The jsonargparse parser of all recipe fields."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(prog="onebit train", exit_on_error=False, allow_abbrev=False, add_help=False)
+    parser.add_class_arguments(Recipe, as_group=False)
+    return parser
+
+
+def build_recipe(settings: Mapping[str, Any], flags: Sequence[str] = ()) -> Recipe:
+    """A recipe from checked settings with flags laid over them.
+
+    Args:
+        settings: nested fields, as `read_settings` returns them.
+        flags: `["--optimizer.lr", "0.01", "--model", "mlp"]`.
+
+    Raises:
+        UsageError: an unknown flag, a value of the wrong type, or one out of range.
+    """
+    check_keys(settings, Recipe, source="recipe")
+    meant, flags = take_alias(flags)
+    settings = merge({**settings, "model": spelled_out(settings.get("model", {}))}, meant)
+    parser = make_parser()
+    try:
+        namespace = parser.parse_object(settings, defaults=True)
+        namespace = parser.parse_args(flags, namespace=namespace, defaults=False)
+        _refuse_nulls(namespace.as_dict(), Recipe)
+        built = parser.instantiate(namespace)
+    except argparse.ArgumentError as error:
+        raise UsageError(_one_line(error)) from None
+    return Recipe(**{item.name: built[item.name] for item in dataclasses.fields(Recipe)})
+
+
+def take_alias(flags: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """What a model alias among the flags stands for, and the flags with the model's own name in its place.
+
+    Example:
+        >>> take_alias(["--model", "vgg_cifar10", "--epochs", "3"])[1]
+        ['--model.name=vgg_small', '--epochs', '3']
+    """
+    flags = _checked_flags(flags)
+    meant: dict[str, Any] = {}
+    kept: list[str] = []
+    i = 0
+    while i < len(flags):
+        flag, equals, value = flags[i].partition("=")
+        i += 1
+        if flag == "--model.name" and (equals or i < len(flags)):
+            if not equals:
+                value, i = flags[i], i + 1
+            model = spelled_out({"name": value})
+            meant, value = merge(meant, {"model": model}), model["name"]
+            kept.append(f"--model.name={value}")
+        else:
+            kept.append(flags[i - 1])
+    return meant, kept
+
+
+def _checked_flags(flags: Sequence[str]) -> list[str]:
+    """Flags with `--model NAME` spelled `--model.name NAME`, each known.
+
+    Raises:
+        UsageError: an unknown flag.
+    """
+    known = flag_names()
+    checked = []
+    for flag in flags:
+        if flag.startswith("--"):
+            name, equals, value = flag[2:].partition("=")
+            name = f"{name}.name" if name in NAMED_PARTS else name.replace("-", "_")
+            if name not in known:
+                raise UsageError(f"unknown option --{name}{did_you_mean(f'--{name}', [f'--{flag}' for flag in known])}")
+            flag = f"--{name}{equals}{value}"
+        checked.append(flag)
+    return checked
+
+
+def _refuse_nulls(settings: Mapping[str, Any], kind: type, prefix: str = "") -> None:
+    """null stands only where the type says so; jsonargparse takes it for any field."""
+    parts = _fields(kind)
+    for item in dataclasses.fields(kind):
+        value = settings[item.name]
+        if value is None and "None" not in str(item.type):
+            raise UsageError(f"{prefix}{item.name}: expected {item.type}, got null")
+        part = parts[item.name]
+        if part is not None:
+            _refuse_nulls(value, part, f"{prefix}{item.name}.")
+
+
+def _one_line(error: Exception) -> str:
+    """A jsonargparse message, which spreads over lines, as `field: expected type, got value`."""
+    text = " ".join(line.strip(" -") for line in str(error).splitlines())
+    text = re.sub(r'Parser key "([\w.]+)":', r"\1:", text)
+    text = re.sub(r"Expected an? <class '(\w+)'>\. Got value: ", r"expected \1, got ", text)
+    union = re.search(r"(.*)Does not validate .* Errors: (.*) Given value type: .* Given value: (.*)", text)
+    if union:
+        # null is one of the kinds of most unions, and never what was meant by something else
+        kinds = [kind for kind in re.findall(r"xpected (?:an? <class ')?(\w+)", union[2]) if kind != "NoneType"]
+        inner = re.search(r"expected \w+, got (\S+)", union[2])
+        text = f"{union[1]}expected {' or '.join(kinds)}, got {inner[1] if inner else union[3]}"
+    return text.removeprefix("argument ")
