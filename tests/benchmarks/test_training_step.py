@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from onebit.benchmarks import training_step
 from onebit.benchmarks.training_step import EAGER, FLOOR, check, describe, measure
-from onebit.errors import NotBinaryError, UsageError
-from onebit.layers import BinaryLinear
+from onebit.benchmarks.variants import Setting, build, chosen, is_plain, settings_of
+from onebit.errors import NotBinaryError, UnknownNameError, UsageError
+from onebit.layers import BinaryConv2d, BinaryLinear
 from onebit.optim import clip_latents_, latent_groups
 from onebit.quantizers import Quantizer, Sign
 
@@ -34,7 +35,9 @@ def test_every_variant_is_measured_in_turn_against_the_floor() -> None:
     assert [row["variant"] for row in rows if row["precision"] == "fp32"] == [variant.name for variant in EAGER]
     for row in rows:
         assert all(
-            value > 0 and math.isfinite(value) for key, value in row.items() if key not in ("variant", "precision")
+            value > 0 and math.isfinite(value)
+            for key, value in row.items()
+            if key not in ("variant", "precision", "memory_format")
         )
     assert rows[0]["variant"] == FLOOR
     assert rows[0]["ratio"] == rows[0]["same_precision_ratio"] == 1
@@ -42,6 +45,46 @@ def test_every_variant_is_measured_in_turn_against_the_floor() -> None:
     assert all(variant.name in text for variant in EAGER)
     assert torch.__version__ in text
     assert "batch 8; 2 rounds of 1 steps" in text
+
+
+@pytest.mark.parametrize("model", ["resnet20", "vgg_small"])
+def test_convolutional_nets_are_measured_in_each_memory_format(model: str) -> None:
+    result = measure(model=model, width=1 / 8, batch=8, rounds=1, variants=["sign", "bnn"])
+    rows = result["rows"]
+    assert (rows[0]["variant"], rows[0]["precision"], rows[0]["memory_format"]) == (FLOOR, "fp32", "contiguous")
+    for i, setting in enumerate(settings_of(model)):
+        for row, name in zip(rows[3 * i : 3 * i + 3], (FLOOR, "sign", "bnn"), strict=True):
+            assert (row["variant"], row["precision"], row["memory_format"]) == (
+                name,
+                setting.precision,
+                setting.memory_format,
+            )
+        assert rows[3 * i]["same_precision_ratio"] == 1
+    text = describe(result)
+    assert f"training step of {model}, width 0.125, batch 8; 1 rounds of 1 steps" in text
+    assert "NCHW" in text
+
+
+def test_the_twin_of_a_convolutional_net_is_torchs_own() -> None:
+    setting = Setting("fp32", "channels_last")
+    runs = [build(variant, setting, model="resnet20", width=1 / 16, batch=2) for variant in chosen(["bnn"])]
+    plain, binary = (run.net for run in runs)
+    assert is_plain(plain)
+    assert not is_plain(binary)
+    assert [type(layer) for layer in plain.modules() if isinstance(layer, nn.Conv2d)] == [nn.Conv2d] * 19
+    assert [type(layer) for layer in binary.modules() if isinstance(layer, nn.Conv2d)] == [BinaryConv2d] * 19
+    assert {name: p.shape for name, p in plain.named_parameters()} == {n: p.shape for n, p in binary.named_parameters()}
+    for run in runs:
+        assert run.x.dtype == torch.uint8
+        assert run.x.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_variants_are_chosen_by_name() -> None:
+    names = [variant.name for variant in chosen(["sign", "bnn"], compile=True)]
+    assert names == [FLOOR, "sign", "bnn", "sign, compiled", "bnn, compiled"]
+    assert [variant.name for variant in chosen(None)] == [variant.name for variant in EAGER]
+    with pytest.raises(UnknownNameError, match="did you mean 'sign'"):
+        chosen(["sing"])
 
 
 def _trained(quantizer: Quantizer, *, clip: bool = True) -> None:
@@ -86,10 +129,17 @@ def test_the_check_takes_only_binary_weights_that_follow_their_clipped_latents()
         _trained(Sign(), clip=False)
 
 
+def test_the_check_leaves_the_weights_as_they_were() -> None:
+    run = build(chosen(["sign"])[1], Setting("fp32"), model="mlp", batch=4, widths=(6, 5, 3))
+    before = {name: tensor.clone() for name, tensor in run.net.state_dict().items()}
+    check(run.net, run.optimizer, run.step)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in run.net.state_dict().items())
+
+
 def test_numbers_out_of_range_are_told() -> None:
     with pytest.raises(UsageError, match="1 or more"):
         measure(rounds=0)
-    with pytest.raises(UsageError, match="batch 2 or more"):
+    with pytest.raises(UsageError, match="a batch of 2 or more, got 1"):
         measure(batch=1)
 
 

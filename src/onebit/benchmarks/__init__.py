@@ -6,8 +6,10 @@ Each has `add_options(parser)`, `measure(**options) -> dict` (JSON-ready) and `d
 from __future__ import annotations
 
 BENCHMARKS: dict[str, str] = {
+    "augmentation": "onebit.benchmarks.augmentation",
     "mnist-time": "onebit.benchmarks.mnist_time",
     "startup": "onebit.benchmarks.startup",
+    "training-memory": "onebit.benchmarks.training_memory",
     "training-step": "onebit.benchmarks.training_step",
 }
 """Name -> module, imported when it is run: the names cost nothing."""

@@ -130,7 +130,7 @@ class Row:
 
 def settings(recipe: Recipe) -> str:
     """The recipe in one line."""
-    text = f"{'-'.join(map(str, recipe.model.widths))}, {recipe.epochs:g} epochs of {recipe.batch_size}"
+    text = f"{'-'.join(map(str, recipe.model.widths or ()))}, {recipe.epochs:g} epochs of {recipe.batch_size}"
     text += f", lr {recipe.optimizer.lr:g}"
     if recipe.augmentation.crop_padding:
         text += f", crop {recipe.augmentation.crop_padding}"
