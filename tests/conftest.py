@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from rank_agents import Agents, warm_agents
 
 from onebit.bits import pack_signs
 from onebit.packed import (
@@ -112,3 +113,10 @@ def packed_mlp() -> Callable[..., PackedNet]:
 def certificate() -> Certificate:
     """A certificate with every field set but the seed."""
     return CERTIFICATE
+
+
+@pytest.fixture(scope="session")
+def agents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agents]:
+    """What starts trainings of several processes; the first use waits for its imports."""
+    with warm_agents(tmp_path_factory.mktemp("agents")) as warm:
+        yield warm

@@ -18,7 +18,7 @@ from report_runs import RECIPE, check_picture, make_run, row
 
 from onebit.errors import DataError, FormatError, OnebitError, UsageError
 from onebit.recipe import ModelRecipe, OptimizerRecipe
-from onebit.report import write_report
+from onebit.report import compare_runs, write_report
 from onebit.report.curves import Curve, Points, per_epoch, title
 from onebit.report.runs import differing_settings, group_runs, read_runs
 from onebit.report.wording import duration, mean_sd, percent, printable
@@ -99,6 +99,35 @@ def test_seeds_become_one_row_with_mean_and_standard_deviation(tmp_path: Path) -
     assert "96.67 ± 0.00 % binary weights, epoch 3" in text
 
 
+def test_a_folder_of_seeds_stands_for_its_runs_and_the_first_weights_are_drawn(tmp_path: Path) -> None:
+    for seed in (0, 2, 10):
+        make_run(tmp_path / "all" / f"seed-{seed}", recipe=replace(RECIPE, seed=seed), accuracy=0.9, weights=True)
+    other = make_run(tmp_path / "other", recipe=replace(RECIPE, name="real"), accuracy=0.8)
+    runs = read_runs([tmp_path / "all", other])
+    assert [run.name for run in runs] == ["seed-0", "seed-2", "seed-10", "other"]
+    names = [file.name for file in write_report([tmp_path / "all", other], tmp_path / "report")]
+    assert [name for name in names if name.startswith("weights")] == ["weights-seed-0.png"]
+    assert "Weights of seed-0, the first of 3 seeds" in page_text(tmp_path / "report")
+
+
+def test_the_comparison_as_numbers(tmp_path: Path) -> None:
+    accuracies = [0.7, 0.8, 0.9]
+    for seed, accuracy in enumerate(accuracies):
+        make_run(tmp_path / "all" / f"seed-{seed}", recipe=replace(RECIPE, seed=seed), accuracy=accuracy)
+    unfinished = make_run(tmp_path / "unfinished", recipe=replace(RECIPE, name="real"), accuracy=None)
+    rows = compare_runs([tmp_path / "all", unfinished])
+    assert [(row["label"], row["seeds"]) for row in rows] == [("tiny", [0, 1, 2]), ("real", [0])]
+    binary = rows[0]["test"]["binary"]
+    assert binary["n"] == 3
+    assert binary["accuracies"] == accuracies
+    assert binary["accuracy"] == pytest.approx(statistics.mean(accuracies))
+    assert binary["sd"] == pytest.approx(statistics.stdev(accuracies))
+    assert rows[0]["test"].keys() == {"binary", "latent"}
+    assert rows[1]["test"] == {}
+    assert rows[1]["validation"]["sd"] is None
+    assert rows[1]["validation"]["accuracy"] == pytest.approx(1 - 0.1 / 3)
+
+
 def test_mean_and_sd_per_epoch() -> None:
     trainings: list[Points] = [[(1, 4.0), (2, 1.0)], [(1, 2.0), (2, 3.0), (3, 5.0)], [(1, None), (3, None)]]
     epochs, mean, sd = per_epoch(trainings)
@@ -130,7 +159,8 @@ def test_runs_of_one_recipe_with_other_settings_are_told_apart(tmp_path: Path) -
 
 
 def test_folders_of_the_same_name_are_told_apart_and_named_twice_is_read_once(tmp_path: Path) -> None:
-    one, two = make_run(tmp_path / "one" / "run", weights=True), make_run(tmp_path / "two" / "run", weights=True)
+    one = make_run(tmp_path / "one" / "run", weights=True)
+    two = make_run(tmp_path / "two" / "run", weights=True, recipe=replace(RECIPE, batch_size=7))
     assert [run.name for run in read_runs([one, two, one / ".." / "run"])] == ["one/run", "two/run"]
     names = [file.name for file in write_report([one, two], tmp_path / "report")]
     assert "weights-one-run.png" in names

@@ -17,12 +17,14 @@ from report_runs import RECIPE, check_picture, make_run, row
 from safetensors.numpy import save_file
 
 from onebit.errors import DataError, FormatError, OnebitError, UsageError
-from onebit.layers import BinaryLinear
+from onebit.layers import BinaryConv2d, BinaryLinear
 from onebit.recipe import ModelRecipe
 from onebit.report import plot_history, plot_predictions, plot_weights, weights, write_report
 from onebit.report.drawing import NEGATIVE, POSITIVE, STYLE, WRONG, choose_scale, colour, label_epochs
-from onebit.report.weights import BINS, layer_histogram
+from onebit.report.runs import read_runs
+from onebit.report.weights import BINS, layer_histogram, plot_run_weights
 from onebit.train.history import History
+from onebit.train.weights import save_weights
 
 
 def count_pixels(path: Path, colour: str) -> int:
@@ -128,6 +130,39 @@ def capture_layers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(weights, "draw_weights", keep)
     return found
+
+
+def test_a_state_dict_of_exact_values_is_drawn_as_binary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    signs = np.where(np.arange(24).reshape(4, 6) % 3 == 0, -1, 1).astype(np.float32)
+    found = capture_layers(monkeypatch)
+    state = {"a.weight": signs, "b.weight": 0.25 * signs, "c.weight": signs * np.array([[1], [1], [1], [2]])}
+    plot_weights(state | {"d.weight": 0 * signs}, tmp_path / "a.png")
+    assert [layer.value for layer in found] == [1.0, 0.25, None, None]
+    assert [layer.positive for layer in found] == [16 / 24, 16 / 24, None, None]
+    assert not any(layer.is_latent for layer in found)
+
+
+def test_a_weight_file_says_in_which_order_and_what_is_latent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = torch.nn.Sequential()
+    model.add_module("z", torch.nn.Conv2d(3, 4, 3))
+    model.add_module("m", BinaryConv2d(4, 4, 3, weight_quantizer="sign"))
+    model.add_module("a", torch.nn.Linear(4, 2))
+    run = make_run(tmp_path / "run")
+    save_weights(run / "best.safetensors", model, {})
+    found = capture_layers(monkeypatch)
+    plot_run_weights(read_runs([run])[0], tmp_path / "a.png")
+    assert [(layer.name, layer.value) for layer in found] == [("z.weight", None), ("m.weight", 1.0), ("a.weight", None)]
+
+
+def test_an_older_weight_file_is_drawn_by_its_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ModelRecipe(name="resnet20", real_first=True, real_last=True)
+    run = make_run(tmp_path / "run", recipe=replace(RECIPE, model=model))
+    names = {"conv1.weight": (4, 3, 3, 3), "layer1.weight": (4, 4, 3, 3), "fc.weight": (2, 4)}
+    arrays = {name: np.full(shape, 0.5, np.float32) for name, shape in names.items()}
+    save_file(arrays, run / "final.safetensors")
+    found = capture_layers(monkeypatch)
+    plot_run_weights(read_runs([run])[0], tmp_path / "a.png")
+    assert {layer.name: layer.value for layer in found} == dict.fromkeys(names) | {"layer1.weight": 1.0}
 
 
 def test_a_model_says_itself_what_is_binary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

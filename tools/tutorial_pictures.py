@@ -114,7 +114,7 @@ def measure(trained: Trained, data: Dataset, *, draws: int) -> Accuracies:
     Equal to `onebit evaluate` on the last epoch, whose draw number 1 and first N draws these are.
     """
     images, labels = torch.from_numpy(data.test.images), torch.from_numpy(data.test.labels)
-    known = bn_images(data.train, torch.device("cpu"))
+    known = bn_images(data.train)
     found = Accuracies()
 
     def accuracy(scores: Tensor) -> float:
@@ -146,7 +146,7 @@ def scaled_weights(model: nn.Module, data: Dataset, factor: float) -> tuple[int,
     """(predictions that stay when every binary weight is multiplied by `factor` and BatchNorm re-estimated, those that
     stay when BatchNorm keeps its statistics, all)."""
     images = torch.from_numpy(data.test.images)
-    known = bn_images(data.train, torch.device("cpu"))
+    known = bn_images(data.train)
     with fixed_weights(model, "binary"), kept_batch_norm(model):
         reestimate_batch_norm_(model, known)
         before = predict_logits(model, images).argmax(dim=1)
@@ -359,7 +359,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Image.fromarray(data.test.images[0, 0]).save(out / "digit.png")
     again, kept, count = scaled_weights(first["deterministic"].raw, data, 0.1)
 
-    widths, all_flags = "–".join(map(str, recipe.model.widths)), " ".join([*FLAGS, *more_flags])
+    widths, all_flags = "–".join(map(str, recipe.model.widths or ())), " ".join([*FLAGS, *more_flags])
     lines = [
         f"recipe {recipe.name}: {widths}, {arguments.dataset}, {recipe.epochs:g} epochs, {all_flags}",
         f"seeds 0–{arguments.seeds - 1}, {arguments.draws} draws per net; nets of the last epoch on the test split",

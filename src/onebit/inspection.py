@@ -155,7 +155,10 @@ def _total(state: dict[str, Tensor], layers: tuple[LayerReport, ...]) -> dict[st
         "bytes_in_file": sum(t.numel() * t.element_size() for t in state.values()),
         "bytes_at_1_bit": weights // 8 + 4 * others,
         "bytes_at_32_bit": 4 * (weights + others),
-        "macs": sum(math.prod(layer.shape) for layer in layers if len(layer.shape) == 2),
+        # of a convolution they depend on the size of the image, which a weight file does not tell
+        "macs": None
+        if any(len(layer.shape) > 2 for layer in layers)
+        else sum(math.prod(layer.shape) for layer in layers),
     }
 
 
@@ -168,7 +171,7 @@ def inspect_file(path: str | Path) -> Inspection:
     path = Path(path)
     if path.suffix == ".1bit":
         return _inspect_packed(path)
-    from onebit.train.run import read_state, weight_file  # torch: a packed file is looked into without it
+    from onebit.train.weights import read_state, weight_file  # torch: a packed file is looked into without it
 
     path = weight_file(path)
     state, facts = read_state(path)
@@ -190,7 +193,7 @@ def _inspect_packed(path: Path) -> Inspection:
     return Inspection(
         file=str(path),
         kind="packed",
-        verdict="binary" if not any(op.op == "real_dense" for op in rows) else "mixed",
+        verdict="binary" if not any(row.op.startswith("real_") for row in rows) else "mixed",
         layers=tuple(layers),
         total={
             "parameters": binary + real,
@@ -201,7 +204,7 @@ def _inspect_packed(path: Path) -> Inspection:
             "bytes_at_32_bit": 4 * (binary + real),
             "macs": sum(r.macs for r in rows),
         },
-        facts={"certificate": net.certificate.to_json() if net.certificate else None, "name": net.name},
+        facts={"certificate": asdict(net.certificate) if net.certificate else None, "name": net.name},
         tensors=tuple({"name": r.name, "shape": list(r.shape), "dtype": r.op} for r in rows),
         warnings=() if net.certificate else ("the packed net carries no certificate",),
     )

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 SMALL = ["--model.widths", "[784,32,10]", "--threads", "1"]
@@ -42,3 +43,19 @@ def run_process(*arguments: object, **environment: str) -> Outcome:
         command(*arguments), capture_output=True, text=True, env={**os.environ, **environment}, timeout=120
     )
     return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def stuck(folder: str) -> int:
+    """A rank that waits in C for what never comes, as for a GPU whose partner has gone."""
+    import torch
+
+    from onebit.cli import processes
+
+    processes.GRACE = 0.2
+
+    def verb(ranks: Any) -> int:
+        Path(folder, f"stuck-{ranks.rank}").touch()
+        torch.distributed.recv(torch.zeros(1), src=1 - ranks.rank)  # each from the other
+        return 0
+
+    return processes.together(verb)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from cli_support import Outcome, command, run_process
 
 from onebit import __version__
 from onebit.__main__ import VERBS
+from onebit.recipe import flag_names
 
 Onebit = Callable[..., Outcome]
 
@@ -57,10 +59,19 @@ def test_help_of_every_verb_is_an_answer_without_torch(verb: str) -> None:
     assert "torch" not in loaded_modules("list", "recipes")
 
 
-def test_train_help_shows_every_field(onebit: Onebit) -> None:
-    help_text = onebit("train", "--help").out
-    for flag in ("--epochs", "--optimizer.lr", "--model.widths", "--augmentation.crop_padding", "--resume", "--out"):
-        assert flag in help_text
+def test_train_help_shows_every_field_with_default_and_meaning(onebit: Onebit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    lines = onebit("train", "--help").out.splitlines()
+    assert max(map(len, lines[lines.index("the net:") :])) <= 100
+    for name in flag_names():
+        flag = f"--{name}" if name == "name" else f"--{name.removesuffix('.name')}"
+        [line] = [line for line in lines if re.match(rf"  {re.escape(flag)} \S", line)]
+        assert re.match(r"  --\S+ \S+ +\w", line) or len(line) < 38, line
+    text = "\n".join(lines)
+    assert "--optimizer.lr 0.001 " in text
+    assert "docs/coming-from.md" in text
+    for option in ("--method", "--out", "--resume", "--seeds", "--data", "--print-config", "--json"):
+        assert f"\n  {option}" in text
 
 
 def test_wrong_flags_are_told_without_torch() -> None:
@@ -78,6 +89,21 @@ def test_unknown_options_are_one_line(onebit: Onebit, verb: str) -> None:
     refused = onebit(verb, "x", "--jsn")
     assert refused.status == 2
     assert refused.line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["list", "recpies"], "invalid choice: 'recpies'; did you mean 'recipes'?"),
+        (["evaluate", "x", "--split", "tset"], "--split: invalid choice: 'tset'; did you mean 'test'?"),
+        (["evaluate", "x", "--bn", "re-estimate"], "did you mean 'reestimate'?"),
+        (["pack", "x", "-o", "x.1bit", "--weights", "binry"], "did you mean 'binary'?"),
+    ],
+)
+def test_a_wrong_choice_offers_the_nearest(onebit: Onebit, arguments: list[str], message: str) -> None:
+    refused = onebit(*arguments)
+    assert refused.status == 2
+    assert message in refused.line
 
 
 def test_predict_never_loads_torch(packed_file: Path, tmp_path: Path) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import TYPE_CHECKING, Any
 
 from onebit.cli.output import answer, answer_json, download_progress, percent, progress, say, set_threads
-from onebit.cli.parsing import Parser, add_data, add_json, add_run, seed
+from onebit.cli.parsing import Parser, add_data, add_json, add_run, one_of, seed
 from onebit.data import Dataset, Split, load_dataset
 from onebit.errors import UsageError
+
+if TYPE_CHECKING:
+    from onebit.train.run import Run
 
 
 def main(argv: list[str]) -> int:
@@ -18,11 +22,10 @@ def main(argv: list[str]) -> int:
         metavar="MODE",
         help="latent, binary, sample, ensemble:N or packed (default: binary; packed for a .1bit file)",
     )
-    parser.add_argument("--split", choices=("test", "validation", "train"), default="test")
+    parser.add_argument("--split", **one_of("test", "validation", "train"), help="images (default: test)")
     parser.add_argument(
         "--bn",
-        choices=("auto", "trained", "reestimate"),
-        default="auto",
+        **one_of("auto", "trained", "reestimate"),
         help="BatchNorm statistics: of training, or re-estimated on training images with these weights "
         "(auto: re-estimated in modes that were not trained in)",
     )
@@ -39,19 +42,23 @@ def main(argv: list[str]) -> int:
         raise UsageError("--bn does not apply to packed weights: their BatchNorm is folded away")
     if packed and args.split != "test":
         raise UsageError("a packed net does not know the split of its training: evaluate the run, or --split test")
-    result = _packed_file(args) if packed else _run(args, weights)
-    if args.json:
-        answer_json(result)
-    else:
-        if result["note"]:
-            say(f"note: {result['note']}")
-        bn = "" if result["bn"] == "trained" else ", BatchNorm re-estimated"
-        answer(
-            f"accuracy {percent(result['accuracy'])} ({result['correct']:,} of {result['count']:,}) on "
-            f"{result['dataset']} {result['split']} with {result['weights']} weights{bn}; "
-            f"{result['loss_name']} {result['loss']:.4f}"
-        )
+    show(_packed_file(args) if packed else _run(args, weights), as_json=args.json)
     return 0
+
+
+def show(result: dict[str, Any], *, as_json: bool) -> None:
+    """Answer what `evaluate_run` found."""
+    if as_json:
+        answer_json(result)
+        return
+    if result["note"]:
+        say(f"note: {result['note']}")
+    bn = "" if result["bn"] == "trained" else ", BatchNorm re-estimated"
+    answer(
+        f"accuracy {percent(result['accuracy'])} ({result['correct']:,} of {result['count']:,}) on "
+        f"{result['dataset']} {result['split']} with {result['weights']} weights{bn}; "
+        f"{result['loss_name']} {result['loss']:.4f}"
+    )
 
 
 def choose_split(data: Dataset, name: str) -> Split:
@@ -66,11 +73,6 @@ def choose_split(data: Dataset, name: str) -> Split:
     return split
 
 
-def _load(name: str, args: Any, **options: Any) -> Dataset:
-    with download_progress() as fetched:
-        return load_dataset(name, directory=args.data, progress=fetched, **options)
-
-
 def _packed_file(args: Any) -> dict[str, Any]:
     """Evaluate a .1bit file without torch."""
     from onebit.runtime import load
@@ -79,7 +81,8 @@ def _packed_file(args: Any) -> dict[str, Any]:
     name = args.dataset or (net.certificate.dataset if net.certificate else None)
     if name is None:
         raise UsageError(f"{args.run} carries no certificate that names its data; name it with --dataset")
-    data = _load(name, args)
+    with download_progress() as fetched:
+        data = load_dataset(name, directory=args.data, progress=fetched)
     return {**_named(data, args.split), **score_packed(net, choose_split(data, args.split))}
 
 
@@ -114,34 +117,64 @@ def score_packed(net: Any, split: Split) -> dict[str, Any]:
 
 
 def _run(args: Any, weights: str) -> dict[str, Any]:
-    from onebit.evaluation import evaluate, parse_weights
+    from onebit.evaluation import parse_weights
     from onebit.train.run import open_run
 
     if weights != "packed":
         parse_weights(weights)  # a wrong mode is told before anything is loaded
     set_threads()
     run = open_run(args.run, recipe=args.recipe)
-    recipe = run.recipe
-    data = _load(
-        args.dataset or recipe.dataset,
-        args,
-        **({} if args.dataset else {"validation": recipe.validation, "split_seed": recipe.split_seed}),
+    return evaluate_run(
+        run,
+        weights=weights,
+        split=args.split,
+        bn=args.bn,
+        dataset=args.dataset,
+        data_folder=args.data,
+        draw_seed=args.seed,
     )
-    split = choose_split(data, args.split)
-    named = _named(data, args.split)
+
+
+def evaluate_run(
+    run: Run,
+    *,
+    weights: str,
+    split: str = "test",
+    bn: str = "auto",
+    dataset: str | None = None,
+    data_folder: str | None = None,
+    draw_seed: int = 0,
+) -> dict[str, Any]:
+    """Counts, accuracy and loss of a trained net, with progress.
+
+    Args:
+        weights: the test mode, "packed" included. split, bn: see `onebit.evaluate`.
+        dataset: another one than the recipe's.
+        data_folder: folder of data sets. draw_seed: of random draws.
+    """
+    from onebit.evaluation import evaluate
+    from onebit.train.run import load_recipe_data
+
+    recipe = run.recipe
+    if dataset is not None:
+        recipe = dataclasses.replace(recipe, dataset=dataset, validation=None)
+    with download_progress() as fetched:
+        data = load_recipe_data(recipe, directory=data_folder, progress=fetched)
+    images = choose_split(data, split)
+    named = _named(data, split)
     if weights == "packed":
         from onebit.fold import pack
 
-        return {**named, **score_packed(pack(run.model, classes=data.classes), split)}
+        return {**named, **score_packed(pack(run.model, classes=data.classes), images)}
     with progress("evaluating", "images") as bar:
         score = evaluate(
             run.model,
-            split,
+            images,
             weights=weights,
             train=data.train,
-            bn=args.bn,
+            bn=bn,
             loss=recipe.loss,
-            seed=args.seed,
+            seed=draw_seed,
             on_images=bar.update,
         )
     # the mean of several draws is a probability, which has a cross-entropy but no margins

@@ -29,13 +29,14 @@ def main(argv: list[str]) -> int:
     output = output_path(args.output, suffixes=(".pth", ".pt", ".safetensors"), run=args.run)
     from onebit.inspection import inspect_file
     from onebit.plain import plain_twin, save_plain
-    from onebit.train.run import open_run, read_state
+    from onebit.train.run import open_run
+    from onebit.train.weights import read_state
 
     set_threads()
     run = open_run(args.run, recipe=args.recipe)
     save_plain(run.model, output)
     # the check reads the file again, as its user will
-    plain_twin(run.recipe.model, read_state(output)[0], source=str(output))
+    plain_twin(run, read_state(output)[0], source=str(output))
     verdict = inspect_file(output).verdict
     count = output.stat().st_size
     result = {

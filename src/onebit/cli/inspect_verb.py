@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from onebit.cli.output import answer, answer_json, say, size, table
 from onebit.cli.parsing import Parser, add_json
+from onebit.errors import OnebitError
+
+if TYPE_CHECKING:
+    from onebit.inspection import Inspection
+    from onebit.train.run import Run
 
 
 def main(argv: list[str]) -> int:
@@ -14,14 +20,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--plot", metavar="FILE.png", help="draw the histograms of all layers")
     add_json(parser)
     args = parser.parse(argv)
-    from onebit.inspection import Inspection, inspect_file
+    from onebit.inspection import inspect_file
 
-    found: Inspection = inspect_file(args.run)
+    found = inspect_file(args.run)
+    run = None if found.kind == "packed" else _known_net(args.run, found)
+    if run is not None:
+        found.total["macs"] = _macs(run)
     if args.plot:
-        from onebit.report import plot_weights
-        from onebit.train.run import read_state, weight_file
-
-        plot_weights(read_state(weight_file(Path(args.run)))[0], Path(args.plot))
+        _plot(args.run, args.plot, found, run)
         say(f"wrote {args.plot}")
     if args.json:
         answer_json(found.as_dict())
@@ -46,7 +52,8 @@ def main(argv: list[str]) -> int:
     answer(
         f"{total['parameters']:,} parameters, {total['binary_weights']:,} of {total['weights']:,} weights binary; "
         f"{size(total['bytes_in_file'])} of tensors here, {size(total['bytes_at_32_bit'])} at 32 bits, "
-        f"{size(total['bytes_at_1_bit'])} with weights at 1 bit; {total['macs']:,} multiply-adds an image"
+        f"{size(total['bytes_at_1_bit'])} with weights at 1 bit"
+        + (f"; {total['macs']:,} multiply-adds an image" if total["macs"] is not None else "")
     )
     for key, value in found.facts.items():
         if key == "recipe" and isinstance(value, dict):
@@ -63,3 +70,34 @@ def main(argv: list[str]) -> int:
     for warning in found.warnings:
         say(f"warning: {warning}")
     return 0
+
+
+def _known_net(path: str, found: Inspection) -> Run | None:
+    """The net of a file that carries its recipe; None for any other, which is looked into all the same."""
+    from onebit.train.run import open_run
+
+    try:
+        return open_run(path) if "recipe" in found.facts else None
+    except OnebitError:
+        return None
+
+
+def _macs(run: Run) -> int:
+    from onebit.metrics import summary
+
+    whole = summary(run.model)
+    return whole.total("binary_macs") + whole.total("real_macs")
+
+
+def _plot(path: str, picture: str, found: Inspection, run: Run | None) -> None:
+    """Draw the weights: of a known net with the signs that its latents become, of any other file as they are."""
+    from onebit.report import plot_weights
+    from onebit.train.weights import read_state, weight_file
+
+    if run is None:
+        title = f"{Path(found.file).name}: {found.verdict} weights"
+        plot_weights(read_state(weight_file(Path(path)))[0], Path(picture), title=title)
+        return
+    kind = "weights" if run.recipe.model.weight_quantizer is None else "latent weights"
+    epoch = f" after epoch {found.facts['epoch']}" if "epoch" in found.facts else ""
+    plot_weights(run.model, Path(picture), title=f"{run.recipe.name}: {kind}{epoch}")

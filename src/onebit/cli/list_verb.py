@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from onebit.cli.export_verb import EXPORTS
-from onebit.cli.output import answer, answer_json, table
-from onebit.cli.parsing import Parser, add_json
+from onebit.cli.output import answer, answer_json, size, table
+from onebit.cli.parsing import Parser, add_json, one_of
 from onebit.recipe import methods, read_settings, recipe_names, recipe_path
 
 
@@ -30,9 +30,26 @@ def _methods() -> dict[str, str]:
 
 
 def _models() -> dict[str, str]:
-    from onebit.models import MODELS
+    import torch
 
-    return _first_lines(MODELS)
+    from onebit.metrics import model_size, packed_bytes
+    from onebit.models import MODELS, create_model
+    from onebit.recipe.aliases import MODEL_ALIASES
+
+    rows = {}
+    for name in MODELS:
+        with torch.device("meta"):  # shapes alone: no memory and no random numbers
+            model: Any = create_model(name, weight_quantizer="sign")
+        binary, real = model_size(model)
+        images = "×".join(map(str, model.input_shape))
+        rows[name] = (
+            f"{binary + real:,} parameters for {images} images, {size(4 * (binary + real))} at 32 bits, "
+            f"{size(packed_bytes(binary, real))} at 1 bit"
+        )
+    for alias, settings in MODEL_ALIASES.items():
+        options = ", ".join(f"{key} {value or 'real'}" for key, value in settings.items() if key != "name")
+        rows.setdefault(alias, f"{settings['name']} with {options}")
+    return rows
 
 
 def _quantizers() -> dict[str, str]:
@@ -63,11 +80,16 @@ def _schedules() -> dict[str, str]:
 def _datasets() -> dict[str, str]:
     from onebit.data import DATASETS
 
-    return {
-        name: f"{entry.title}; {entry.counts[0]:,} training, {entry.counts[1]:,} test images "
-        f"{'×'.join(map(str, entry.input_shape))}, {len(entry.classes)} classes; {entry.licence}"
-        for name, entry in DATASETS.items()
-    }
+    found = {}
+    for name, entry in DATASETS.items():
+        size = ""
+        if entry.counts and entry.input_shape and entry.classes:  # a folder is known only when it is read
+            size = (
+                f"{entry.counts[0]:,} training, {entry.counts[1]:,} test images "
+                f"{'×'.join(map(str, entry.input_shape))}, {len(entry.classes)} classes; "
+            )
+        found[name] = f"{entry.title}; {size}{entry.licence}"
+    return found
 
 
 def _exports() -> dict[str, str]:
@@ -89,7 +111,7 @@ TABLES: dict[str, Callable[[], dict[str, str]]] = {
 
 def main(argv: list[str]) -> int:
     parser = Parser("list", "What there is, one line each.")
-    parser.add_argument("what", choices=TABLES, metavar="|".join(TABLES))
+    parser.add_argument("what", **one_of(*TABLES))
     add_json(parser)
     args = parser.parse(argv)
     rows = TABLES[args.what]()

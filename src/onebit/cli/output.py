@@ -65,16 +65,25 @@ def table(rows: list[list[str]], *, right: tuple[int, ...] = ()) -> str:
 
 
 class Progress:
-    """Progress of something countable: `update(done, total)`. A rich bar on a terminal, otherwise silent."""
+    """Progress of something countable: `update(done, total)`. A rich bar on a terminal, otherwise silent.
 
-    def __init__(self, label: str, unit: str) -> None:
-        self.label, self.unit = label, unit
+    Args:
+        label: what progresses; unit: what is counted.
+        every: a line after so many, too; None for none.
+    """
+
+    def __init__(self, label: str, unit: str, *, every: int | None = None) -> None:
+        self.label, self.unit, self.every = label, unit, every
+        self._started = time.monotonic()
+        self._first: int | None = None
         self._bar: Bar = None
         self._task: Any = None
         self._shown = 0.0
 
     def update(self, done: int, total: int) -> None:
         """Show that `done` of `total` are done; cheap enough to call at every step."""
+        if self.every and (done % self.every == 0 or done == total):
+            self.print(f"{self.unit} {done:,} of {total:,}  {self._rate(done)}".rstrip())
         if not sys.stderr.isatty():
             return
         now = time.monotonic()
@@ -112,8 +121,6 @@ class Progress:
             console=Console(stderr=True),
             transient=True,
         )
-        self._started = time.monotonic()
-        self._first: int | None = None
         self._task = self._bar.add_task(self.label, total=total, rate="")
         self._bar.start()
 
@@ -125,9 +132,9 @@ class Progress:
 
 
 @contextmanager
-def progress(label: str, unit: str) -> Iterator[Progress]:
+def progress(label: str, unit: str, *, every: int | None = None) -> Iterator[Progress]:
     """A `Progress` that is closed at the end, also after an error."""
-    bar = Progress(label, unit)
+    bar = Progress(label, unit, every=every)
     try:
         yield bar
     finally:

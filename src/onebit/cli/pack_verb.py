@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from onebit.cli.output import answer, answer_json, download_progress, set_threads, size
-from onebit.cli.parsing import Parser, add_data, add_json, add_run, output_path, seed
+from onebit.cli.parsing import Parser, add_data, add_json, add_run, one_of, output_path, seed
 
 
 def main(argv: list[str]) -> int:
@@ -14,8 +14,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("-o", "--output", required=True, metavar="NET.1bit")
     parser.add_argument(
         "--weights",
-        choices=("binary", "sample"),
-        default="binary",
+        **one_of("binary", "sample"),
         help="what ships, or one random draw (default: binary)",
     )
     parser.add_argument("--seed", type=seed, default=0, help="of the draw (default: 0)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from onebit.errors import UsageError
 from onebit.tables import did_you_mean
@@ -43,6 +43,17 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recipe", metavar="NAME", help="recipe of a weight file that does not carry one and is in no run folder"
     )
+
+
+def one_of(*names: str) -> dict[str, Any]:
+    """Settings of `add_argument` for a choice among names, the first of them the default."""
+
+    def choose(text: str) -> str:
+        if text not in names:
+            raise argparse.ArgumentTypeError(f"invalid choice: {text!r}{did_you_mean(text, names)}")
+        return text
+
+    return {"type": choose, "metavar": "|".join(names), "default": names[0]}
 
 
 def seed(text: str) -> int:

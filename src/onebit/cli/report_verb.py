@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from onebit.cli.output import answer, answer_json
+from onebit.cli.output import answer, answer_json, table
 from onebit.cli.parsing import Parser, add_json
 
 
@@ -13,16 +14,41 @@ def main(argv: list[str]) -> int:
         "report",
         "Curves of error, loss and time, weight histograms, and a comparison of runs, as pictures and one page.",
     )
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="run folders")
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="run folders, or folders of --seeds")
     parser.add_argument("-o", "--output", required=True, metavar="DIR")
     add_json(parser)
     args = parser.parse(argv)
-    from onebit.report import write_report
+    from onebit.report import compare_runs, write_report
 
-    files = write_report([Path(run) for run in args.runs], Path(args.output))
+    runs = [Path(run) for run in args.runs]
+    files = write_report(runs, Path(args.output))
+    rows = compare_runs(runs)
     if args.json:
-        answer_json({"files": [str(file) for file in files]})
+        answer_json({"files": [str(file) for file in files], "rows": rows})
     else:
+        answer(_comparison(rows))
         for file in files:
             answer(str(file))
     return 0
+
+
+def _comparison(rows: list[dict[str, Any]]) -> str:
+    """The comparison for a terminal: a row for each recipe, a column for each test mode."""
+    from onebit.report.wording import MISSING, duration, number_range, percent
+
+    modes = list(dict.fromkeys(mode for row in rows for mode in row["test"]))
+    head = ["recipe", "runs", "epochs", "validation accuracy", *(f"test accuracy, {mode}" for mode in modes), "time"]
+    lines = [
+        [
+            row["label"],
+            str(len(row["runs"])),
+            number_range(row["epochs"]),
+            *(
+                percent(found["accuracies"]) if found else MISSING
+                for found in (row["validation"], *(row["test"].get(mode) for mode in modes))
+            ),
+            duration([row["seconds"]]),
+        ]
+        for row in rows
+    ]
+    return table([head, *lines], right=tuple(range(1, len(head))))

@@ -4,48 +4,43 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import time
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from onebit.cli.output import answer, answer_json, download_progress, percent, progress, set_threads
+from onebit.cli.asked import asked_recipe, check_names, run_folder
+from onebit.cli.classic import Classic, translate
+from onebit.cli.output import answer, answer_json, download_progress, progress, say, set_threads
 from onebit.cli.parsing import option_value
-from onebit.errors import UsageError
-from onebit.recipe import (
-    Recipe,
-    build_recipe,
-    make_parser,
-    merge,
-    methods,
-    read_settings,
-    recipe_names,
-    recipe_path,
+from onebit.cli.seeds import (
+    outcome_lines,
+    parse_seeds,
+    refuse_used_folder,
+    summary_lines,
+    train_seeds,
 )
-from onebit.tables import resolve
-from onebit.train.history import refuse_used
+from onebit.cli.train_help import train_help
+from onebit.errors import OnebitError, TrainingError, UsageError
+from onebit.recipe import Recipe
 
-USAGE = """usage: onebit train [RECIPE|FILE] [--FIELD VALUE ...] [--out DIR] [--resume [RUN]]
-
-Train a recipe into a run folder. Without a recipe a base recipe is filled in.
-
-  RECIPE|FILE       a recipe that ships (onebit list recipes), or a YAML or JSON file
-  --method NAME     set quantizers and optimizer of a method (onebit list methods)
-  --out DIR         run folder (default: runs/NAME)
-  --resume [RUN]    go on from the last checkpoint, bit-identically; of RUN, or of the run folder
-  --data DIR        folder of data sets, before ONEBIT_DATA and the cache
-  --print-config    print the complete recipe and leave
-  --json            print exactly one JSON object: recipe, dataset, seed, epochs, test, seconds, parameters, ...
-
-Every field of the recipe is a flag:
-"""
+if TYPE_CHECKING:
+    from onebit.data import Dataset
+    from onebit.train.ranks import Ranks
 
 
 def main(argv: list[str]) -> int:
+    if "WORLD_SIZE" not in os.environ:
+        return _main(argv)
+    from onebit.cli.processes import together
+
+    return together(lambda ranks: _main(argv, ranks))
+
+
+def _main(argv: list[str], ranks: Ranks | None = None) -> int:
+    """The verb in one process, alone or under torchrun."""
     if "-h" in argv or "--help" in argv:
-        parser = make_parser()
-        parser.usage = "SUPPRESSED"
-        text = parser.format_help()
-        answer(USAGE + text[text.index("\n\n") + 2 :] if "\n\n" in text else USAGE + text)
+        answer(train_help())
         return 0
     as_json, rest = "--json" in argv, [a for a in argv if a != "--json"]
     print_config, rest = "--print-config" in rest, [a for a in rest if a != "--print-config"]
@@ -53,115 +48,186 @@ def main(argv: list[str]) -> int:
     _, out, rest = option_value(rest, "out")
     _, data_folder, rest = option_value(rest, "data")
     _, method, rest = option_value(rest, "method")
-    recipe = _recipe(rest, method, resumed)
+    _, seeds_text, rest = option_value(rest, "seeds")
+    classic = translate(rest)
+    recipe = asked_recipe(classic, method, resumed)
     if print_config:
         if as_json:
             answer_json(dataclasses.asdict(recipe))
         else:
             answer(recipe.to_yaml().rstrip())
         return 0
-    if out and resumed and Path(out).resolve() != _folder_of(resumed).resolve():
-        raise UsageError(f"--resume {resumed} goes on in that folder, --out {out} names another: leave one of them out")
-    folder = Path(out or (_folder_of(resumed) if resumed else None) or Path("runs") / recipe.name)
-    refuse_used(folder, resume=resume)
-    return _train(recipe, folder, data_folder=data_folder, resume=resume, as_json=as_json)
-
-
-def _folder_of(resumed: str) -> Path:
-    """The run folder that `--resume RUN` means: the folder itself, or that of its last.ckpt.
-
-    Raises:
-        UsageError: another checkpoint.
-    """
-    path = Path(resumed)
-    if path.suffix != ".ckpt":
-        return path
-    if path.name != "last.ckpt" or not path.is_file():
-        raise UsageError(f"--resume {resumed}: no such checkpoint; name a run folder or its last.ckpt")
-    return path.parent
-
-
-def _recipe(argv: list[str], method: str | None, resumed: str | None) -> Recipe:
-    """Recipe file, then the method, then the flags."""
-    settings: dict[str, Any] = {}
-    flags = argv
-    if argv and not argv[0].startswith("-"):
-        settings, flags = read_settings(recipe_path(argv[0])), argv[1:]
-    elif resumed is not None:
-        stored = _folder_of(resumed) / "recipe.yaml"
-        if not stored.is_file():
-            first = f"; the recipe comes first: onebit train {resumed} --resume" if resumed in recipe_names() else ""
-            raise UsageError(f"--resume {resumed}: no run there (it has no recipe.yaml){first}")
-        settings = read_settings(stored)
-    chosen = build_recipe(settings)
-    if method is not None:
-        settings = merge(settings, resolve(methods(), method, kind="method"))
-        settings.setdefault("name", method)
-    recipe = build_recipe(settings, flags)
-    if any(name != "seed" for name, _, _ in recipe.changed_from(chosen)):
-        # what was measured with the recipe as it stands says nothing about this training
-        recipe = dataclasses.replace(recipe, measured="")
-    return recipe
-
-
-def _train(recipe: Recipe, folder: Path, *, data_folder: str | None, resume: bool, as_json: bool) -> int:
-    from onebit.memory import keep_freed_memory
-    from onebit.train.run import load_recipe_data, start_folder, train_run
-
-    keep_freed_memory()
-    with download_progress() as fetched:
-        data = load_recipe_data(recipe, directory=data_folder, progress=fetched)
-    recipe = dataclasses.replace(recipe, validation=len(data.validation))  # null becomes the number it stands for
-    set_threads()
-    going_on = start_folder(folder, recipe, resume=resume)
-    with progress(recipe.name, "steps") as bar, (folder / "log.txt").open("a", encoding="utf-8") as log:
-
-        def note(text: str) -> None:
-            bar.print(text)
-            log.write(text + "\n")
-            log.flush()
-
-        if resume and not going_on:
-            note(f"{folder} holds no checkpoint yet: starting afresh")
-        note(f"{recipe.name}: {recipe.summary or 'no summary'}; {data.name} from {data.directory or 'memory'}")
-        note(
-            f"{len(data.train):,} training, {len(data.validation):,} validation, {len(data.test):,} test images"
-            + (f" ({data.note})" if data.note else "")
-        )
-        note(_precision_line(recipe))
-        started = time.perf_counter()
-        try:
-            result = train_run(
-                recipe,
-                data,
-                folder,
-                resume=resume,
-                on_step=bar.update,
-                on_epoch=lambda row: note(str(row)),
-            )
-        except KeyboardInterrupt:
-            with contextlib.suppress(OSError):
-                log.write("interrupted\n")
-            raise KeyboardInterrupt(f"interrupted; go on with: onebit train --resume {folder}") from None
-        lines = [
-            f"test accuracy {percent(score['accuracy'])} "
-            f"({score['correct']:,} of {score['count']:,}) with {mode} weights"
-            + ("" if score["bn"] == "trained" else ", BatchNorm re-estimated")
-            for mode, score in result["test"].items()
-        ]
-        for line in lines:
-            log.write(line + "\n")
+    if ranks is None or ranks.writes:
+        for text in classic.notes_on(recipe):
+            say(f"note: {text}")
+    if classic.evaluate is not None:
+        return _evaluate(classic, recipe, data_folder=data_folder, as_json=as_json)
+    seeds = None if seeds_text is None else parse_seeds(seeds_text)
+    if seeds and any(word.partition("=")[0] == "--seed" for word in classic.rest):
+        raise UsageError(f"--seeds {seeds_text} and --seed: leave one of them out")
+    if classic.start_epoch and not resume:
+        raise UsageError(f"--start-epoch {classic.start_epoch}: a training goes on from a checkpoint: add --resume RUN")
+    folder = run_folder(recipe, out=out, resumed=resumed, named=classic.run_folder(recipe))
+    refuse_used_folder(folder, seeds, resume=resume)
+    result = _train_all(
+        recipe, folder, seeds=seeds, classic=classic, data_folder=data_folder, resume=resume, ranks=ranks
+    )
     if as_json:
         answer_json(result)
     else:
-        for line in lines:
+        for line in outcome_lines(result) if seeds is None else summary_lines(result):
             answer(line)
-        chosen = f"epoch {result['chosen_epoch']}, chosen by {result['chosen_by']}"
-        answer(f"{chosen}; seed {recipe.seed}; {time.perf_counter() - started:.1f} s; run folder {folder}")
     return 0
 
 
-def _precision_line(recipe: Recipe) -> str:
+def _train_all(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    seeds: Sequence[int] | None,
+    classic: Classic,
+    data_folder: str | None,
+    resume: bool,
+    ranks: Ranks | None,
+) -> dict[str, Any]:
+    """One training into `folder`, or one for each seed into folders in it: what result.json or seeds.json says."""
+    from onebit.train.ranks import ALONE
+
+    ranks = ranks or ALONE
+    recipe, data = _load(recipe, data_folder=data_folder, ranks=ranks)
+    if classic.classes not in (None, len(data.classes)):
+        raise UsageError(
+            f"--model_config: num_classes is {classic.classes}, {data.name} has {len(data.classes)} classes"
+        )
+
+    def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
+        return _train(recipe, data, folder, resume=resume, classic=classic, ranks=ranks)
+
+    if seeds is None:
+        return train(recipe, folder)
+    return train_seeds(recipe, seeds, folder, train=train, resume=resume, writes=ranks.writes)
+
+
+def _evaluate(classic: Classic, recipe: Recipe, *, data_folder: str | None, as_json: bool) -> int:
+    """`-e FILE`: the accuracy of what ships on the test split; the recipe is for a file that does not carry one."""
+    from onebit.cli.evaluate_verb import evaluate_run, show
+    from onebit.cli.evaluate_verb import main as evaluate_verb
+
+    assert classic.evaluate is not None
+    if classic.evaluate.endswith(".1bit"):
+        where = ["--data", data_folder] if data_folder else []
+        return evaluate_verb([classic.evaluate, *where, *(["--json"] if as_json else [])])
+    from onebit.train.run import open_run
+
+    set_threads()
+    run = open_run(classic.evaluate, fallback=recipe)
+    if classic.model is not None and run.recipe.model.name != recipe.model.name:
+        raise UsageError(f"{classic.evaluate} holds a {run.recipe.model.name}, --model says {recipe.model.name}")
+    show(evaluate_run(run, weights="binary", data_folder=data_folder), as_json=as_json)
+    return 0
+
+
+def _load(recipe: Recipe, *, data_folder: str | None, ranks: Ranks) -> tuple[Recipe, Dataset]:
+    """The data of a recipe, and the recipe with the size of its validation split in place of null."""
+    from onebit.memory import keep_freed_memory
+    from onebit.train.run import load_recipe_data
+
+    keep_freed_memory()
+    check_names(recipe)
+    with download_progress() as fetched:
+        told = fetched if ranks.writes else None
+        data = ranks.in_turns(lambda: load_recipe_data(recipe, directory=data_folder, progress=told))
+    set_threads()
+    return dataclasses.replace(recipe, validation=len(data.validation)), data
+
+
+def _train(
+    recipe: Recipe, data: Dataset, folder: Path, *, resume: bool, classic: Classic, ranks: Ranks
+) -> dict[str, Any]:
+    """Train into a run folder, talking; a recipe that is refused before its first step leaves nothing there."""
+    from onebit.cli.processes import resumable
+    from onebit.train.run import start_folder, train_run
+
+    talks = ranks.writes
+    new_paths = [
+        path for path in (folder / "recipe.yaml", folder / "log.txt", folder, *folder.parents) if not path.exists()
+    ]
+    began = False
+    going_on = ranks.first(lambda: start_folder(folder, recipe, resume=resume))
+    ranks.first(lambda: _check_start(folder, classic.start_epoch))
+    log_file = folder / "log.txt" if talks else Path(os.devnull)
+    try:
+        with (
+            progress(recipe.name, "steps", every=classic.print_freq) as bar,
+            log_file.open("a", encoding="utf-8") as log,
+        ):
+
+            def note(text: str) -> None:
+                if not talks:
+                    return
+                bar.print(text)
+                log.write(text + "\n")
+                log.flush()
+
+            def step(done: int, total: int) -> None:
+                nonlocal began
+                began = True
+                if talks:
+                    bar.update(done, total)
+
+            if resume and not going_on:
+                note(f"{folder} holds no checkpoint yet: starting afresh")
+            about = f": {recipe.summary}" if recipe.summary else ""
+            note(f"{recipe.name}{about}; {data.name} from {data.directory or 'memory'}")
+            note(
+                f"{len(data.train):,} training, {len(data.validation):,} validation, {len(data.test):,} test images"
+                + (f" ({data.note})" if data.note else "")
+            )
+            note(_precision_line(recipe, processes=ranks.world))
+            try:
+                with resumable(folder, ranks):
+                    result = train_run(
+                        recipe,
+                        data,
+                        folder,
+                        resume=resume,
+                        ranks=ranks,
+                        on_step=step,
+                        on_epoch=lambda row: note(str(row)),
+                    )
+            except (KeyboardInterrupt, TrainingError) as stop:
+                with contextlib.suppress(OSError):
+                    log.write(f"{stop}\n")
+                raise
+            for line in outcome_lines(result):
+                log.write(line + "\n")
+            return result
+    except OnebitError:
+        if talks and not began:
+            _remove(new_paths)
+        raise
+
+
+def _check_start(folder: Path, epoch: int | None) -> None:
+    """Refuse a --start-epoch that is not the number of epochs in the checkpoint."""
+    if epoch is None:
+        return
+    from onebit.train.weights import read_state
+
+    checkpoint = folder / "last.ckpt"
+    done = read_state(checkpoint)[1].get("epoch") if checkpoint.exists() else 0
+    if done != epoch:
+        raise UsageError(f"--start-epoch {epoch}: {folder} has a checkpoint of epoch {done}; leave the flag out")
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    """Remove files, and folders that are empty then."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.rmdir() if path.is_dir() else path.unlink()
+
+
+def _precision_line(recipe: Recipe, *, processes: int) -> str:
     import torch
 
     from onebit.precision import resolve_precision
@@ -171,4 +237,5 @@ def _precision_line(recipe: Recipe) -> str:
     precision = resolve_precision(recipe.precision, device)
     why = " (the device multiplies it natively; ±1 weights are exact in it)" if precision == "bf16" else ""
     threads = recipe.threads or torch.get_num_threads()
-    return f"{precision} products{why if recipe.precision == 'auto' else ''} on {device}, {threads} threads"
+    where = f"{device}, {threads} threads" if processes == 1 else f"{processes} processes ({device}, {threads} threads)"
+    return f"{precision} products{why if recipe.precision == 'auto' else ''} on {where}"

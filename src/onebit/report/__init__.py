@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from onebit.errors import OnebitError
 from onebit.files import write_atomic
@@ -26,17 +27,55 @@ from onebit.report.page import data_name, render_page
 from onebit.report.predictions import plot_predictions
 from onebit.report.runs import Group, group_runs, read_runs
 from onebit.report.weights import plot_run_weights, plot_weights
+from onebit.report.wording import mean_sd, over_runs
 
-__all__ = ["plot_history", "plot_predictions", "plot_weights", "write_report"]
+__all__ = ["compare_runs", "plot_history", "plot_predictions", "plot_weights", "write_report"]
+
+
+def compare_runs(runs: Sequence[Path]) -> list[dict[str, Any]]:
+    """The comparison of a report as numbers: one row for runs whose recipes differ in nothing but the seed.
+
+    Args:
+        runs: as `write_report` takes them.
+
+    Returns:
+        For each row label, folders, seeds, epochs done, mean seconds; `validation` of the best epochs (None without a
+        validation split) and `test` by test mode: n, mean accuracy, its sample standard deviation (None for one run).
+
+    Raises:
+        DataError, FormatError, UsageError: as `write_report`.
+    """
+    rows = []
+    for group in group_runs(read_runs(runs)):
+        modes = dict.fromkeys(mode for run in group.runs for mode in run.tests)
+        best = [run.history.best.validation_error for run in group.runs]
+        validation = [1 - error for error in best if error is not None]
+        rows.append(
+            {
+                "label": group.label,
+                "runs": [run.name for run in group.runs],
+                "seeds": [run.settings.get("seed") for run in group.runs],
+                "epochs": [run.history.rows[-1].epoch for run in group.runs],
+                "seconds": mean_sd([run.seconds for run in group.runs])[0],
+                "validation": over_runs(validation) if validation else None,
+                "test": {
+                    mode: over_runs([run.tests[mode].accuracy for run in group.runs if mode in run.tests])
+                    for mode in modes
+                },
+            }
+        )
+    return rows
 
 
 def write_report(runs: Sequence[Path], folder: Path) -> list[Path]:
     """Compare run folders: pictures and one page that holds them all.
 
-    Runs whose recipes differ in nothing but the seed become one curve, mean ± standard deviation, and one row.
+    Runs whose recipes differ in nothing but the seed become one curve, mean ± standard deviation, and one row; the
+    weights of the first of them are drawn.
 
     Args:
-        runs: run folders, finished or not; recipe.yaml, result.json and weight files may be missing.
+        runs: run folders, finished or not, or folders of `--seeds`; recipe.yaml, result.json and weight files may be
+            missing.
         folder: gets error.png, loss.png, time.png, weights-<run>.png and index.html; made if it is not there.
 
     Returns:
@@ -50,8 +89,7 @@ def write_report(runs: Sequence[Path], folder: Path) -> list[Path]:
     Example:
         >>> write_report([Path("runs/mnist-fast"), Path("runs/mnist-real")], Path("report"))  # doctest: +SKIP
     """
-    read = read_runs(runs)
-    groups = group_runs(read)
+    groups = group_runs(read_runs(runs))
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,11 +97,12 @@ def write_report(runs: Sequence[Path], folder: Path) -> list[Path]:
         raise OnebitError(f"cannot make the folder {folder}: {error.strerror}; choose another one") from None
     pictures = _write_curves(groups, folder)
     taken: set[str] = set()
-    for run in read:
+    for run, of in [(group.runs[0], len(group.runs)) for group in groups]:
         if run.weights is not None:
             path = folder / f"weights-{_file_name(run.name, taken)}.png"
             plot_run_weights(run, path)
-            pictures.append(("Weights", path, f"Weights of {run.name}, a panel per layer."))
+            first = f", the first of {of} seeds" if of > 1 else ""
+            pictures.append(("Weights", path, f"Weights of {run.name}{first}, a panel per layer."))
     page = folder / "index.html"
     write_atomic(page, render_page(groups, pictures))
     return [*(path for _, path, _ in pictures), page]

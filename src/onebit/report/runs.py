@@ -66,7 +66,7 @@ class Group:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """Read run folders; one that is named twice is read once.
+    """Read run folders; one that is named twice is read once, one that holds `seed-N` folders stands for those.
 
     Raises:
         DataError: no folder given, a folder that is no run, or a run without an epoch.
@@ -75,9 +75,17 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     """
     if not folders:
         raise DataError("there is no run to report: pass at least one run folder, as `onebit train` writes it")
-    paths = list({path.resolve(): path for path in map(Path, folders)}.items())
+    paths = list({path.resolve(): path for folder in folders for path in _with_seeds(Path(folder))}.items())
     names = _unique_names([resolved for resolved, _ in paths])
     return [_read_run(path, name) for (_, path), name in zip(paths, names, strict=True)]
+
+
+def _with_seeds(folder: Path) -> list[Path]:
+    """The runs of several seeds that `onebit train --seeds` left in a folder, by seed; else the folder itself."""
+    found = {path.parent for path in folder.glob("seed-*/metrics.jsonl")}
+    if (folder / "metrics.jsonl").exists() or not found:
+        return [folder]
+    return sorted(found, key=lambda path: (len(path.name), path.name))
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:

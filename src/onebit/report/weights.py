@@ -44,6 +44,11 @@ class LayerHistogram:
     positive: float | None
     at_bound: float | None
 
+    @property
+    def is_latent(self) -> bool:
+        """Whether the weights become two values that they are not yet."""
+        return self.positive is not None and self.at_bound != 1
+
 
 def layer_histogram(
     name: str, weight: np.ndarray, *, value: float | None = None, signs: np.ndarray | None = None
@@ -91,7 +96,8 @@ def plot_weights(
         model_or_state: a torch module, whose layers know what is binary; or a state_dict (name -> tensor or array), of
             which every tensor with two or more axes and a name that ends in `weight` is drawn.
         path: ends in .png.
-        value: for a state_dict: the two values are ±value; None draws its weights as real ones.
+        value: for a state_dict: the two values are ±value; when None they are ±c where a whole layer is, and the
+            weights of other layers are drawn as real ones.
         title: what the picture shows.
 
     Raises:
@@ -104,7 +110,7 @@ def plot_weights(
     """
     if isinstance(model_or_state, Mapping):
         layers = [
-            layer_histogram(name, array, value=value)
+            layer_histogram(name, array, value=_exact_value(array) if value is None else value)
             for name, array in ((name, _array(tensor)) for name, tensor in model_or_state.items())
             if _is_weight(name, array.ndim)
         ]
@@ -121,18 +127,17 @@ def plot_run_weights(run: Run, path: Path) -> None:
         DataError, OnebitError: as `plot_weights`.
     """
     assert run.weights is not None
-    facts, names, read = open_weights(run.weights)
-    quantizer, value = run.settings.get("model.weight_quantizer"), run.settings.get("model.value", 1.0)
-    last_is_real = bool(run.settings.get("model.real_last"))
+    facts, names, binary, read = open_weights(run.weights)
+    value = run.settings.get("model.value", 1.0)
+    if binary is None:
+        binary = _binary_names(run, names, {name: read(name).ndim for name in names})
     layers = []
     for name in names:
         weight = read(name)
-        real = quantizer is None or (last_is_real and name == names[-1])
         try:
-            layers.append(layer_histogram(name, weight, value=None if real else _value(value, weight)))
+            layers.append(layer_histogram(name, weight, value=_value(value, weight) if name in binary else None))
         except DataError as error:
             raise FormatError(f"{run.weights}: {error}") from None
-    binary = any(row.validation_weights == "binary" for row in run.history)
     recipe = f" ({run.recipe})" if run.recipe != run.name else ""
     title = f"{run.name}{recipe}: {'latent weights' if binary else 'weights'}"
     if isinstance(facts.get("epoch"), int):
@@ -142,8 +147,20 @@ def plot_run_weights(run: Run, path: Path) -> None:
     draw_weights(layers, path, title=title)
 
 
-def open_weights(path: Path) -> tuple[dict[str, Any], list[str], Callable[[str], np.ndarray]]:
-    """(facts, names of weights in natural order, reader of one of them) of a safetensors file.
+def _binary_names(run: Run, names: Sequence[str], axes: Mapping[str, int]) -> set[str]:
+    """Which weights of an old file are latent, from the recipe: all, but for real ends."""
+    if run.settings.get("model.weight_quantizer") is None:
+        return set()
+    dense = [name for name in names if axes[name] == 2]
+    real = {names[0]} if run.settings.get("model.real_first") else set()
+    real |= set(dense[-1:]) if run.settings.get("model.real_last") else set()
+    return set(names) - real
+
+
+def open_weights(path: Path) -> tuple[dict[str, Any], list[str], set[str] | None, Callable[[str], np.ndarray]]:
+    """(facts, names of weights in the order of the net, those that are latent, reader of one) of a safetensors file.
+
+    Without an order in the file they are sorted; which are latent is None where it does not say.
 
     Raises:
         FormatError: damaged, at once or when a weight is read.
@@ -152,10 +169,13 @@ def open_weights(path: Path) -> tuple[dict[str, Any], list[str], Callable[[str],
 
     try:
         file = safetensors.safe_open(path, framework="numpy")
-        facts = json.loads((file.metadata() or {}).get("onebit", "{}"))
+        found = json.loads((file.metadata() or {}).get("onebit", "{}"))
+        facts: dict[str, Any] = found if isinstance(found, dict) else {}
+        order, latents = facts.pop("order", None), facts.pop("latents", None)
         shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (safetensors.SafetensorError, ValueError, RecursionError, OSError) as error:
         raise FormatError(f"{path}: damaged, or not a safetensors file ({printable(error)})") from None
+    places = {name: place for place, name in enumerate(order)} if _is_names(order) else {}
 
     def read(name: str) -> np.ndarray:
         try:
@@ -164,8 +184,13 @@ def open_weights(path: Path) -> tuple[dict[str, Any], list[str], Callable[[str],
             # safetensors raises AttributeError for a kind of number that numpy lacks
             raise FormatError(f"{path}: {printable(name)} cannot be read ({printable(error)})") from None
 
-    names = sorted((name for name, shape in shapes.items() if _is_weight(name, len(shape))), key=_natural)
-    return facts if isinstance(facts, dict) else {}, names, read
+    names = [name for name, shape in shapes.items() if _is_weight(name, len(shape))]
+    names.sort(key=lambda name: (places.get(name, len(places)), _natural(name)))
+    return facts, names, set(latents) if _is_names(latents) else None, read
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def _value(value: Any, weight: np.ndarray) -> float:
@@ -176,6 +201,13 @@ def _value(value: Any, weight: np.ndarray) -> float:
     if not isinstance(value, (int, float)):
         raise UsageError(f"model.value must be a positive number or glorot, got {printable(repr(value))}")
     return value
+
+
+def _exact_value(weight: np.ndarray) -> float | None:
+    """c where every weight is exactly +c or −c."""
+    magnitude = np.abs(weight)
+    constant = magnitude.size > 0 and math.isfinite(magnitude.flat[0]) and magnitude.flat[0] > 0
+    return float(magnitude.flat[0]) if constant and bool((magnitude == magnitude.flat[0]).all()) else None
 
 
 def _model_layers(model: Any) -> Iterator[LayerHistogram]:
@@ -244,7 +276,7 @@ def _draw_layer(axes: Axes, layer: LayerHistogram) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
     axes.set_xlim(-1.06 * layer.reach, 1.06 * layer.reach)
     axes.set_title(f"{layer.name}  ({' × '.join(map(str, layer.shape))})\n{_caption(layer)}", fontsize=8.5)
-    axes.set_xlabel("weight" if layer.positive is None else "latent weight")
+    axes.set_xlabel("latent weight" if layer.is_latent else "weight")
     axes.set_ylabel("share per bin (%)")
 
 
@@ -253,4 +285,8 @@ def _caption(layer: LayerHistogram) -> str:
         return f"mean {layer.mean:.4f}, sd {layer.sd:.4f}".replace("-", "−")
     value = "value" if layer.value is None else f"{layer.value:.3g}"
     text = f"−{value}: {100 * (1 - layer.positive):.2f} %   +{value}: {100 * layer.positive:.2f} %"
-    return text if layer.at_bound is None else f"{text}   |w| ≥ {value}: {100 * layer.at_bound:.1f} %"
+    return (
+        text
+        if layer.at_bound is None or not layer.is_latent
+        else f"{text}   |w| ≥ {value}: {100 * layer.at_bound:.1f} %"
+    )

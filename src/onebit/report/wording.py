@@ -27,6 +27,12 @@ def mean_sd(values: Sequence[float]) -> tuple[float, float | None]:
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
+def over_runs(accuracies: Sequence[float]) -> dict[str, Any]:
+    """What several runs reached, as JSON tells it: mean accuracy and error, sd (None for one run), n, and each."""
+    mean, sd = mean_sd(accuracies)
+    return {"accuracy": mean, "error": 1 - mean, "sd": sd, "n": len(accuracies), "accuracies": list(accuracies)}
+
+
 def percent(values: Sequence[float], *, digits: int = 2) -> str:
     """Fractions as `98.70 %`, several as `98.70 ± 0.05 %`: mean and standard deviation."""
     mean, sd = mean_sd(values)

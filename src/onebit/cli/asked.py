@@ -1,0 +1,124 @@
+"""What a command line of `onebit train` asks for: the recipe and the run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from onebit.cli.classic import Classic
+from onebit.errors import UsageError
+from onebit.recipe import (
+    Recipe,
+    build_recipe,
+    default_settings,
+    merge,
+    methods,
+    read_settings,
+    recipe_names,
+    recipe_path,
+    take_alias,
+)
+from onebit.tables import resolve
+
+
+def asked_recipe(classic: Classic, method: str | None, resumed: str | None) -> Recipe:
+    """Recipe file or defaults, then the method, then the flags."""
+    argv = list(classic.rest)
+    source: Path | None = None
+    if argv and not argv[0].startswith("-"):
+        source = recipe_path(argv.pop(0))
+    elif resumed is not None:
+        source = stored_recipe(resumed)
+    settings: dict[str, Any] = {} if source is None else read_settings(source)
+    chosen = None if source is None else build_recipe(settings)
+    meant, flags = take_alias([*classic.flags, *argv])
+    asked = merge(meant, {} if method is None else resolve(methods(), method, kind="method"))
+    if chosen is None:
+        given = [flag.partition("=")[0].removeprefix("--") for flag in flags]
+        what = build_recipe(asked, flags)
+        settings = default_settings(what, given=given) | {"name": _name(what, classic.model, method)}
+    recipe = classic.with_momentum(build_recipe(merge(settings, asked), flags))
+    if chosen is not None and any(name != "seed" for name, _, _ in recipe.changed_from(chosen)):
+        # what was measured with the recipe as it stands says nothing about this training
+        recipe = dataclasses.replace(recipe, measured="")
+    return recipe
+
+
+def _name(recipe: Recipe, model: str | None, method: str | None) -> str:
+    """What a training without a recipe is called: data set, model and method, as they were asked for."""
+    return "-".join(filter(None, (Path(recipe.dataset).name, model or recipe.model.name, method)))
+
+
+def stored_recipe(resumed: str) -> Path:
+    """The recipe in a run folder, or in that of the first of several seeds.
+
+    Raises:
+        UsageError: none there.
+    """
+    folder = folder_of(resumed)
+    stored = next(
+        (path for path in (folder / "recipe.yaml", *sorted(folder.glob("seed-*/recipe.yaml"))) if path.is_file()), None
+    )
+    if stored is None:
+        first = f"; the recipe comes first: onebit train {resumed} --resume" if resumed in recipe_names() else ""
+        raise UsageError(f"--resume {resumed}: no run there (it has no recipe.yaml){first}")
+    return stored
+
+
+def folder_of(resumed: str) -> Path:
+    """The run folder that `--resume RUN` means: the folder itself, or that of its last.ckpt.
+
+    Raises:
+        UsageError: another file.
+    """
+    path = Path(resumed)
+    if path.name == "last.ckpt" and path.is_file():
+        return path.parent
+    if path.is_file():
+        raise UsageError(
+            f"--resume {resumed}: a training goes on from a run folder or its last.ckpt; "
+            f"to start from the weights of a file: --init_from {resumed}"
+        )
+    if path.suffix == ".ckpt":
+        raise UsageError(f"--resume {resumed}: no such checkpoint; name a run folder or its last.ckpt")
+    return path
+
+
+def run_folder(recipe: Recipe, *, out: str | None, resumed: str | None, named: Path | None) -> Path:
+    """The one folder that --out, --resume and the classic --results_dir and --save name, else runs/NAME.
+
+    Raises:
+        UsageError: they name different ones.
+    """
+    wanted = {"--out": Path(out) if out else None, "--resume": folder_of(resumed) if resumed else None}
+    wanted["--results_dir and --save"] = named
+    given = {flag: folder for flag, folder in wanted.items() if folder is not None}
+    if len({folder.resolve() for folder in given.values()}) > 1:
+        told = ", ".join(f"{flag} names {folder}" for flag, folder in given.items())
+        raise UsageError(f"{told}: leave one of them out")
+    return next(iter(given.values()), Path("runs") / recipe.name)
+
+
+def check_names(recipe: Recipe) -> None:
+    """Refuse unknown names before a data set is fetched for them.
+
+    Raises:
+        UnknownNameError: the first of them.
+    """
+    from onebit.losses import LOSSES
+    from onebit.models import MODELS
+    from onebit.optim import OPTIMIZERS
+    from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
+    from onebit.recipe.aliases import MODEL_ALIASES
+    from onebit.train.schedules import SCHEDULES
+
+    for table, name, kind in (
+        ({**MODEL_ALIASES, **MODELS}, recipe.model.name, "model"),
+        (WEIGHT_QUANTIZERS, recipe.model.weight_quantizer, "weight quantizer"),
+        (INPUT_QUANTIZERS, recipe.model.input_quantizer, "input quantizer"),
+        (OPTIMIZERS, recipe.optimizer.name, "optimizer"),
+        (dict.fromkeys(SCHEDULES), recipe.schedule.name, "schedule"),
+        (LOSSES, recipe.loss, "loss"),
+    ):
+        resolve(table, name, kind=kind)

@@ -1,0 +1,75 @@
+"""The text of `onebit train --help`: every field of a recipe on its line, with its default and what it means."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import re
+import shutil
+import textwrap
+from typing import Any
+
+from onebit.recipe import Recipe
+
+USAGE = """usage: onebit train [RECIPE|FILE] [--FIELD VALUE ...] [--out DIR] [--resume [RUN]]
+
+Train a recipe into a run folder. Without a recipe: --model, --dataset and --method, with defaults that suit them.
+
+  onebit train mnist-fast
+  onebit train cifar10-resnet20-binaryconnect --epochs 40 --seeds 0-2 --out runs/try
+  onebit train --model resnet_binary --dataset cifar10 --epochs 100
+
+  RECIPE|FILE       a recipe that ships (onebit list recipes), or a YAML or JSON file
+  --method NAME     set the quantizers of a method (onebit list methods)
+  --out DIR         run folder (default: runs/NAME)
+  --resume [RUN]    go on from the last checkpoint, bit-identically; of RUN, or of the run folder
+  --seeds 0-4       train once for each seed into DIR/seed-N, and report mean and standard deviation; also 0,3,7
+  --data DIR        folder of data sets, before ONEBIT_DATA and the cache
+  --print-config    print the complete recipe and leave
+  --json            print exactly one JSON object: recipe, dataset, seed, epochs, test, seconds, parameters, ...
+
+Classic flags (-a -b -e -j -p --lr --wd --save --gpus --type ...) are understood too: docs/coming-from.md.
+
+Every field of a recipe is a flag; each stands here with its default:
+"""
+INDENT = 37
+
+
+def train_help() -> str:
+    """The whole text, as wide as the terminal."""
+    return USAGE + "\n".join(_section(Recipe, "")).rstrip()
+
+
+def _section(kind: type, prefix: str) -> list[str]:
+    """The lines of the fields of a dataclass, those of its parts after its own."""
+    described = _descriptions(kind)
+    lines: list[str] = []
+    parts: list[str] = []
+    for item in dataclasses.fields(kind):
+        if isinstance(item.default_factory, type) and dataclasses.is_dataclass(item.default_factory):
+            parts += ["", f"{described[item.name]}:", *_section(item.default_factory, f"{item.name}.")]
+        else:
+            # a part is chosen by its name: --model NAME
+            flag = f"--{prefix}{item.name}".removesuffix(".name")
+            lines.append(_line(f"{flag} {_shown(item)}", described[item.name]))
+    return [*lines, *parts]
+
+
+def _shown(item: dataclasses.Field[Any]) -> str:
+    return item.default if isinstance(item.default, str) and item.default else json.dumps(item.default)
+
+
+def _line(flag: str, text: str) -> str:
+    width = min(shutil.get_terminal_size((120, 24)).columns, 140)
+    gap = "\n" + " " * INDENT if len(flag) + 4 > INDENT else " " * (INDENT - 2 - len(flag))
+    wrapped = textwrap.wrap(text, max(width - INDENT, 30))
+    return f"  {flag}{gap}" + ("\n" + " " * INDENT).join(wrapped)
+
+
+def _descriptions(kind: type) -> dict[str, str]:
+    """Field -> what its dataclass says of it under `Args:`."""
+    text = (inspect.getdoc(kind) or "").partition("Args:\n")[2]
+    return {
+        name: " ".join(said.split()) for name, said in re.findall(r"^    (\w+): ((?:.|\n {5,})+)", text, re.MULTILINE)
+    }

@@ -1,0 +1,213 @@
+"""The flags of BinaryNet.pytorch, as its users type them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from cli_support import Outcome
+
+from onebit.cli.classic import CLASSIC, OTHER_NAMES, SHORT, translate
+from onebit.errors import UsageError
+
+Onebit = Callable[..., Outcome]
+EVERY = """
+    --results_dir {results} --save try --dataset toy -a resnet_binary --input_size 8
+    --model_config {{'depth':20,'width':0.25,'num_classes':4}} --type torch.FloatTensor --gpus 0 -j 1 --epochs 1
+    --start-epoch 0 -b 256 --optimizer SGD --lr 0.05 --momentum 0.8 --weight-decay 1e-4 -p 3
+"""
+
+
+def config(onebit: Onebit, *arguments: object) -> dict:
+    done = onebit("train", *arguments, "--print-config", "--json")
+    assert done.status == 0, done.err
+    return done.json
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("results")
+
+
+def test_every_classic_flag_trains_resumes_and_evaluates(onebit: Onebit, results: Path) -> None:
+    words = EVERY.format(results=results).split()
+    assert {word for word in words if word.startswith("-")} | {"--resume", "-e"} == {
+        *(f"--{name}" for name in ("results_dir", "save", "dataset", "input_size", "model_config", "type", "gpus")),
+        *(f"--{name}" for name in ("epochs", "start-epoch", "optimizer", "lr", "momentum", "weight-decay", "resume")),
+        *("-a", "-j", "-b", "-p", "-e"),
+    }
+    done = onebit("train", *words, "--json")
+    assert done.status == 0, done.err
+    assert done.json["folder"] == str(results / "try")
+    steps = re.findall(r"steps (\d+) of 7", done.err)
+    assert steps == ["3", "6", "7"]
+    recipe = config(onebit, results / "try" / "recipe.yaml")
+    assert (recipe["model"]["name"], recipe["model"]["width"]) == ("resnet20", 0.25)
+    assert recipe["model"]["weight_quantizer"] == recipe["model"]["input_quantizer"] == "ste_sign"
+    settings = {key: recipe["optimizer"][key] for key in ("name", "lr", "momentum", "weight_decay")}
+    assert settings == {"name": "sgd", "lr": 0.05, "momentum": 0.8, "weight_decay": 1e-4}
+    assert (recipe["device"], recipe["precision"], recipe["workers"]) == ("cpu", "fp32", 1)
+    assert (recipe["batch_size"], recipe["epochs"], recipe["input_size"]) == (256, 1, 8)
+
+    again = onebit("train", "--resume", results / "try", "--start-epoch", "1", "--json")
+    assert again.status == 0
+    evaluated = onebit("train", *words[:-2], "-e", results / "try" / "best.safetensors", "--json")
+    assert (
+        evaluated.json["correct"] == done.json["test"]["binary"]["correct"] == again.json["test"]["binary"]["correct"]
+    )
+    assert (evaluated.json["split"], evaluated.json["weights"]) == ("test", "binary")
+
+
+@pytest.mark.parametrize(
+    ("classic", "ours"),
+    [
+        (["--learning_rate", "0.5"], ["--optimizer.lr", "0.5"]),
+        (["--learning-rate=0.5"], ["--optimizer.lr", "0.5"]),
+        (["--wd", "0.1"], ["--optimizer.weight_decay", "0.1"]),
+        (["--weight_decay", "0.1"], ["--optimizer.weight_decay", "0.1"]),
+        (["--batch_size", "7"], ["-b7"]),
+        (["--model", "resnet"], ["-a", "resnet"]),
+        (["--workers", "0"], ["-j", "1"]),
+        (["--input-size", "32"], ["--input_size", "32"]),
+        (["--model-config", "{'width': 2}"], ["--model.width", "2"]),
+        (["--model_config", "{'input_size': 224, 'stem': None}"], ["--input_size", "224"]),
+        (["--model_config", ""], []),
+        (["--type", "half"], ["--precision", "bf16", "--device", "auto"]),
+        (["--type", "torch.cuda.FloatTensor"], ["--device", "cuda", "--precision", "fp32"]),
+        (["--gpus", "3"], ["--device", "cuda:3"]),
+        (["--gpus", "3", "--type", "torch.FloatTensor"], ["--device", "cpu", "--precision", "fp32"]),
+        (["--optimizer", "Adam", "--momentum", "0.9"], ["--optimizer", "adam"]),
+        (["--optimizer", "SGD", "--momentum", "0"], ["--optimizer", "sgd", "--momentum", "0.0"]),
+        (["--start-epoch", "0"], []),
+        (["--print_freq", "10"], []),
+    ],
+)
+def test_classic_flags_mean_ours(onebit: Onebit, classic: list[str], ours: list[str]) -> None:
+    base = ["--dataset", "cifar10"]
+    assert config(onebit, *base, *classic) == config(onebit, *base, *ours)
+
+
+def test_classic_flags_lie_over_a_recipe_too(onebit: Onebit) -> None:
+    recipe = config(onebit, "digits-smoke", "-b", "500", "--lr", "0.5", "--seed", "4")
+    assert (recipe["batch_size"], recipe["optimizer"]["lr"], recipe["seed"], recipe["epochs"]) == (500, 0.5, 4, 2)
+
+
+def test_a_packed_net_is_evaluated_too(onebit: Onebit, packed_file: Path) -> None:
+    assert onebit("train", "-e", packed_file, "--json").json == onebit("evaluate", packed_file, "--json").json
+
+
+def test_depth_is_counted_as_there(onebit: Onebit) -> None:
+    def net(*arguments: str) -> tuple[str, float | None]:
+        model = config(onebit, *arguments)["model"]
+        return model["name"], model["width"]
+
+    cifar = ["--dataset", "cifar10", "--model_config"]
+    assert net("-a", "resnet_binary", *cifar, "{'depth': 18}") == ("resnet14", 5.0)
+    assert net("-a", "resnet_binary", *cifar, "{}") == ("resnet14", 5.0)
+    assert net("-a", "resnet", *cifar, "{'depth': 56}") == ("resnet56", None)
+    assert net("-a", "resnet_binary", "--dataset", "imagenet", "--model_config", "{'depth': 18}") == ("resnet18", None)
+
+
+def test_the_run_folder_is_results_dir_and_save(onebit: Onebit) -> None:
+    recipe = translate(["-b", "4"])
+    assert recipe.folder is None
+    both = translate(["--results_dir", "a", "--save", "b"])
+    assert (both.folder, both.named) == (Path("a/b"), True)
+    assert translate(["--save", "b"]).folder == Path("results/b")
+    alone = translate(["--results_dir", "a"])
+    assert (alone.folder, alone.named) == (Path("a"), False)
+
+
+def test_what_is_not_classic_is_left_alone_in_its_order() -> None:
+    words = ["mnist-fast", "--seed", "3", "--optimizer.lr", "0.1", "-x", "--nope", "--name=-b"]
+    assert list(translate(words).rest) == words
+
+
+def test_the_table_names_every_flag_once() -> None:
+    assert set(SHORT.values()) <= set(CLASSIC)
+    assert set(OTHER_NAMES.values()) <= set(CLASSIC)
+    assert len(CLASSIC) == 19
+
+
+def test_what_is_understood_in_another_way_is_said(onebit: Onebit, tmp_path: Path) -> None:
+    flags = ["--optimizer", "Adam", "--momentum", "0.9", "--type", "torch.HalfTensor", "--epochs", "0.1"]
+    done = onebit("train", "--dataset", "toy", *flags, "--out", tmp_path / "run")
+    assert done.status == 0
+    assert "note: --momentum is not used: adam has none" in done.err
+    assert "note: --type torch.HalfTensor: trained in bf16" in done.err
+
+
+def test_a_bare_state_dict_is_evaluated_as_the_flags_say(onebit: Onebit, results: Path, tmp_path: Path) -> None:
+    plain = tmp_path / "plain.pth"
+    assert onebit("export", results / "try", "--to", "torch", "-o", plain).status == 0
+    flags = ["--dataset", "toy", "-a", "resnet_binary", "--model_config", "{'depth':20,'width':0.25}"]
+    done = onebit("train", *flags, "-e", plain, "--json")
+    run = onebit("evaluate", results / "try", "--json")
+    assert done.json["correct"] == run.json["correct"]
+    other = onebit("train", "--dataset", "toy", "-a", "resnet_binary", "-e", results / "try")
+    assert "holds a resnet20, --model says resnet14" in other.line
+    assert "no such run folder or file" in onebit("train", "-e", tmp_path / "none.pth").line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-b"], "-b needs a value"),
+        (["-b", "many"], "batch_size: expected int, got many"),
+        (["--lr", "fast"], "optimizer.lr: expected float, got fast"),
+        (["--lr", "-1"], "optimizer.lr must be positive, got -1.0"),
+        (["-p", "0"], "--print_freq must be 1 or more, got 0"),
+        (["-p", "often"], "--print_freq: expected int, got often"),
+        (["--momentum", "nan"], "--momentum must be 0 or more, got nan"),
+        (["--momentum", "1", "--optimizer", "SGD"], "optimizer.momentum must be in [0, 1)"),
+        (["--start-epoch", "3"], "--start-epoch 3: a training goes on from a checkpoint: add --resume RUN"),
+        (["--start-epoch", "-1"], "--start_epoch must be 0 or more, got -1"),
+        (["--optimizer", "Adamm"], "unknown optimizer 'adamm'; did you mean 'adam"),
+        (["--model", "resnet_bin"], "unknown model 'resnet_bin'; did you mean 'resnet_binary'?"),
+        (["--type", "torch.cuda.FlaotTensor"], "unknown tensor type 'torch.cuda.FlaotTensor'; did you mean"),
+        (["--gpus", "0,1"], "torchrun --nproc-per-node 2 -m onebit train"),
+        (["--gpus", "all"], "--gpus must be the number of a GPU, got 'all'"),
+        (["--model_config", "{'depht': 18}"], "unknown key 'depht'; did you mean 'depth'?"),
+        (["--model_config", "depth=18"], "--model_config must be a Python dictionary such as"),
+        (["--model_config", "[18]"], "--model_config must be a Python dictionary such as"),
+        (["--model_config", "{" * 5000], "--model_config must be a Python dictionary such as"),
+        (["--model_config", "__import__('os')"], "--model_config must be a Python dictionary such as"),
+        (["--model_config", "{'depth': 18}"], "depth belongs to --model resnet and resnet_binary"),
+        (["--model_config", "{'depth': '18'}"], "depth must be a whole number, got '18'"),
+        (["-a", "resnet", "--dataset", "cifar10", "--model_config", "{'depth': 26}"], "unknown model 'resnet26'"),
+        (["--model_config", "{'num_classes': 7}"], "num_classes is 7, toy has 4 classes"),
+        (["--model_config", "{'width': 'wide'}"], "model.width: expected float, got wide"),
+        (["--save", "b"], "--out names TMP/run, --results_dir and --save names results/b: leave one of them out"),
+    ],
+)
+def test_bad_values_are_one_line_and_leave_nothing(
+    onebit: Onebit, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    dataset = [] if "--dataset" in arguments else ["--dataset", "toy"]
+    refused = onebit("train", *dataset, "--out", tmp_path / "run", *arguments)
+    assert refused.status == 2
+    assert refused.out == ""
+    assert message.replace("TMP", str(tmp_path)) in refused.err.splitlines()[-1]
+    assert "Traceback" not in refused.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_start_epoch_must_be_that_of_the_checkpoint(onebit: Onebit, results: Path) -> None:
+    refused = onebit("train", "--resume", results / "try", "--start-epoch", "5")
+    assert refused.status == 2
+    assert "has a checkpoint of epoch 1; leave the flag out" in refused.line
+
+
+def test_resume_of_a_weight_file_names_the_way_out(onebit: Onebit, results: Path, tmp_path: Path) -> None:
+    foreign = tmp_path / "model_best.pth.tar"
+    torch.save({"state_dict": {"fc.weight": torch.ones(2, 2)}, "epoch": 3}, foreign)
+    assert f"to start from the weights of a file: --init_from {foreign}" in onebit("train", "--resume", foreign).line
+    assert "--init_from" in onebit("train", "--resume", results / "try" / "best.safetensors").line
+
+
+def test_a_translation_keeps_python_errors_to_itself() -> None:
+    with pytest.raises(UsageError, match="needs a value"):
+        translate(["--model_config"])

@@ -1,0 +1,116 @@
+"""The verbs on a convolutional net, before and after it is made ±1."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from cli_support import Outcome
+from PIL import Image
+
+from onebit.__main__ import main
+
+Onebit = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="module")
+def conv_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished BinaryConnect ResNet-20 with real ends, a quarter as wide, on 8×8 images."""
+    folder = tmp_path_factory.mktemp("conv") / "resnet"
+    flags = ["--model", "resnet20", "--method", "binaryconnect", "--model.width", "0.25", "--model.real_first", "true"]
+    flags += ["--epochs", "2", "--batch_size", "256", "--optimizer.lr", "0.02", "--model.last_norm", "false"]
+    flags += ["--model.real_last", "true", "--threads", "1"]
+    assert main(["train", "--dataset", "toy", *flags, "--out", str(folder)]) == 0
+    return folder
+
+
+def test_inspect_before_and_after_lists_the_layers_in_the_order_of_the_net(
+    onebit: Onebit, conv_folder: Path, tmp_path: Path
+) -> None:
+    before = onebit("inspect", conv_folder, "--plot", tmp_path / "before.png", "--json").json
+    names = [layer["name"] for layer in before["layers"]]
+    assert names[:2] == ["conv1.weight", "layer1.0.conv1.weight"]
+    assert names[-1] == "fc.weight"
+    assert len(names) == 20
+    assert before["verdict"] in ("clipped", "mixed")
+    # one number of the output of a 3×3 convolution costs nine of each input channel
+    assert before["total"]["macs"] > sum(8 * 8 * layer["shape"][0] * 9 for layer in before["layers"][:7])
+
+    plain = tmp_path / "plain.pth"
+    assert onebit("export", conv_folder, "--to", "torch", "-o", plain).status == 0
+    after = onebit("inspect", plain, "--plot", tmp_path / "after.png", "--json").json
+    assert [layer["name"] for layer in after["layers"]] == names
+    assert after["verdict"] == "mixed"
+    verdicts = {layer["name"]: layer["verdict"] for layer in after["layers"]}
+    assert {name for name, verdict in verdicts.items() if verdict != "binary"} == {"conv1.weight", "fc.weight"}
+    assert after["total"]["macs"] is None
+    assert "multiply-adds" not in onebit("inspect", plain).out
+    assert "multiply-adds" in onebit("inspect", conv_folder).out
+    for picture in ("before.png", "after.png"):
+        with Image.open(tmp_path / picture) as image:
+            assert image.size[0] > 2000
+            assert image.size[1] > 1000
+
+
+def test_evaluate_in_each_mode_and_of_the_plain_export(onebit: Onebit, conv_folder: Path, tmp_path: Path) -> None:
+    stored = json.loads((conv_folder / "result.json").read_text())["test"]
+    for mode in ("binary", "latent"):
+        assert onebit("evaluate", conv_folder, "--weights", mode, "--json").json["correct"] == stored[mode]["correct"]
+    plain = tmp_path / "plain.safetensors"
+    assert onebit("export", conv_folder, "--to", "torch", "-o", plain).status == 0
+    again = onebit("evaluate", plain, "--recipe", conv_folder / "recipe.yaml", "--json").json
+    assert again["correct"] == stored["binary"]["correct"]
+
+
+def test_verify_prints_every_step(onebit: Onebit, conv_folder: Path) -> None:
+    done = onebit("verify", conv_folder)
+    assert done.status == 0, done.out
+    assert [line.partition(":")[0].split(maxsplit=1) for line in done.out.splitlines()[:-1]] == [
+        ["ok", name]
+        for name in ("latent weights", "binarize", "binary accuracy", "binarized weights", "reload", "packed")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "lenet"], "lenet on 1×8×8: conv1 6×8×8, pool1 6×4×4, conv2 needs at least 5×5"),
+        (["--model", "resnet20", "--model.widths", "[64,4]"], "model 'resnet20' takes no option 'widths'"),
+        (["--model", "resnet20", "--model.stem", "cifar"], "model 'resnet20' takes no option 'stem'"),
+        (["--model", "resnet20", "--batch_size", "5000"], "batch_size is 5000, more than the 1,792 training images"),
+        (["--model", "resnet20", "--validation", "5000"], "validation=5000"),
+        (["--model", "resnt20"], "unknown model 'resnt20'; did you mean 'resnet20'?"),
+        (["--model", "vgg_cifar10_binray"], "unknown model 'vgg_cifar10_binray'; did you mean 'vgg_cifar10_binary'?"),
+        (["--model", "vgg_small", "--init_from", "nowhere"], "nowhere: no such run folder or file"),
+    ],
+)
+def test_what_does_not_fit_is_one_line_and_leaves_no_folder(
+    onebit: Onebit, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    refused = onebit("train", "--dataset", "toy", *arguments, "--out", tmp_path / "new" / "run")
+    assert refused.status == 2
+    assert message in refused.err.splitlines()[-1]
+    assert "Traceback" not in refused.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refused_recipe_takes_nothing_away(onebit: Onebit, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    refused = onebit("train", "--dataset", "toy", "--batch_size", "5000", "--out", tmp_path)
+    assert refused.status == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_net_is_refused_images_of_another_size(onebit: Onebit, conv_folder: Path) -> None:
+    refused = onebit("evaluate", conv_folder, "--dataset", "mnist-sample")
+    assert "the model takes images of shape (1, 8, 8), the data has (1, 28, 28)" in refused.line
+
+
+def test_weights_of_a_plain_net_are_named_as_such(onebit: Onebit, tmp_path: Path) -> None:
+    torch.save({"conv.weight": torch.ones(4, 2, 3, 3)}, tmp_path / "net.pth")
+    done = onebit("inspect", tmp_path / "net.pth", "--plot", tmp_path / "net.png")
+    assert done.status == 0
+    assert "all 72 weights have the same sign" in done.err

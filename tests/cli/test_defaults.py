@@ -1,0 +1,97 @@
+"""What `onebit train` does without a recipe: any model, data set and method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from cli_support import Outcome
+
+from onebit.models import MODELS
+from onebit.optim import OPTIMIZERS
+from onebit.recipe import DEFAULTS_FILE, Recipe, build_recipe, default_settings, methods
+
+Onebit = Callable[..., Outcome]
+
+
+def config(onebit: Onebit, *arguments: str) -> dict:
+    done = onebit("train", *arguments, "--print-config", "--json")
+    assert done.status == 0, done.err
+    return done.json
+
+
+def test_every_rule_is_part_of_a_recipe() -> None:
+    rules = yaml.safe_load(DEFAULTS_FILE.read_text())
+    assert len(rules) > 5
+    for rule in rules:
+        assert rule.keys() == {"when", "set"}
+        assert rule["when"].keys() <= {"model", "dataset", "weights", "inputs", "optimizer"}
+        build_recipe(rule["set"])
+
+
+@pytest.mark.parametrize("model", [name for name in MODELS if name != "mlp"])
+def test_every_convolutional_model_has_its_defaults(model: str) -> None:
+    settings = default_settings(build_recipe({"model": {"name": model, "weight_quantizer": None}}))
+    assert settings["model"]["coding"] == "standardise"
+    assert settings["optimizer"]["name"] == "sgd"
+
+
+@pytest.mark.parametrize("method", methods())
+@pytest.mark.parametrize("model", ["mlp", "resnet20"])
+def test_every_method_goes_with_every_kind_of_model(onebit: Onebit, model: str, method: str) -> None:
+    recipe = config(onebit, "--dataset", "cifar10", "--model", model, "--method", method)
+    assert recipe["name"] == f"cifar10-{model}-{method}"
+    for part, fields in methods()[method].items():
+        assert {name: recipe[part][name] for name in fields} == fields
+    binary = recipe["model"]["weight_quantizer"] is not None
+    assert recipe["model"]["last_norm"] == (True if model == "resnet20" and binary else None)
+    assert recipe["augmentation"]["flip"]
+
+
+def test_the_optimizer_that_is_asked_for_brings_its_own_rate(onebit: Onebit) -> None:
+    def optimizer(*arguments: str) -> tuple[str, float, float]:
+        found = config(onebit, "--dataset", "cifar10", "--model", "resnet20", *arguments)["optimizer"]
+        return found["name"], found["lr"], found["momentum"]
+
+    assert optimizer() == ("adam", 0.01, 0)
+    assert optimizer("--method", "bnn") == ("adam", 0.005, 0)
+    assert optimizer("--method", "real") == ("sgd", 0.1, 0.9)
+    assert optimizer("--method", "real", "--optimizer", "adam") == ("adam", 0.001, 0)
+    assert optimizer("--optimizer", "sgd") == ("sgd", 0.1, 0.9)
+    assert optimizer("--optimizer", "adamw") == ("adamw", 0.01, 0)
+    assert optimizer("--optimizer.lr", "0.5") == ("adam", 0.5, 0)
+
+
+def test_flags_lie_over_the_method_over_the_alias_over_the_defaults(onebit: Onebit) -> None:
+    recipe = config(onebit, "--dataset", "cifar10", "--model", "resnet_binary", "--method", "binaryconnect")
+    assert (recipe["model"]["weight_quantizer"], recipe["model"]["input_quantizer"]) == ("sign", None)
+    assert recipe["model"]["width"] == 5
+    narrow = config(onebit, "--dataset", "cifar10", "--model", "resnet_binary", "--model.width", "1", "--epochs", "3")
+    assert (narrow["model"]["width"], narrow["epochs"]) == (1, 3)
+
+
+def test_a_method_over_a_recipe_keeps_its_rates(onebit: Onebit) -> None:
+    plain = config(onebit, "cifar10-resnet20-binaryconnect")
+    bnn = config(onebit, "cifar10-resnet20-binaryconnect", "--method", "bnn")
+    assert bnn["model"]["input_quantizer"] == "ste_sign"
+    assert bnn["optimizer"] == plain["optimizer"]
+    assert (bnn["loss"], bnn["name"]) == (plain["loss"], plain["name"])
+
+
+def test_a_recipe_takes_no_defaults(onebit: Onebit) -> None:
+    assert config(onebit, "mnist-fast", "--dataset", "cifar10")["augmentation"] == {
+        **config(onebit, "mnist-fast")["augmentation"]
+    }
+
+
+def test_a_data_set_without_rules_takes_those_of_the_model() -> None:
+    assert default_settings(Recipe(dataset="elsewhere")) == default_settings(Recipe())
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_trains_a_step(onebit: Onebit, tmp_path: Path, name: str) -> None:
+    flags = ["--model", "vgg_small", "--model.width", "0.02", "--method", "real", "--optimizer", name, "--threads", "1"]
+    done = onebit("train", "--dataset", "toy", *flags, "--epochs", "0.08", "--out", tmp_path / "run")
+    assert done.status == 0, done.err

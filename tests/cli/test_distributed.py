@@ -1,0 +1,191 @@
+"""`torchrun … -m onebit train`: the curve of one process, one voice, and what remains when a process is stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cli_support import Outcome
+from rank_agents import Agents, Ended
+from safetensors.torch import load_file
+
+TOY = ["--dataset", "toy", "--model.widths", "[64,16,4]", "--precision", "fp32", "--threads", "1", "--lr", "0.02"]
+SYNCED = [*TOY, "--batch_size", "512", "--epochs", "3", "--sync_norm", "true"]
+RANDOM = [*TOY, "--batch_size", "256", "--epochs", "8"]
+RANDOM += ["--model.weight_quantizer", "stochastic", "--model.dropout", "0.1"]
+TIMES = ("seconds", "images_per_second")
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
+
+
+def numbers(row: dict[str, Any]) -> dict[str, float]:
+    return {key: value for key, value in row.items() if not isinstance(value, str)}
+
+
+def test_torchrun_gives_the_curve_of_one_process(onebit: Callable[..., Outcome], tmp_path: Path) -> None:
+    """The command as it stands in docs/scaling.md."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "onebit"]
+    done = subprocess.run(
+        [*torchrun, "train", *SYNCED, "--json", "--out", str(tmp_path / "two")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    two = json.loads(done.stdout)
+    one = onebit("train", *SYNCED, "--json", "--out", tmp_path / "one").json
+    for ours, theirs in zip(rows(tmp_path / "two"), rows(tmp_path / "one"), strict=True):
+        assert numbers(ours) == pytest.approx(numbers(theirs), rel=1e-4, abs=1e-6)
+    assert two["test"]["binary"]["count"] == 512
+    for mode, score in one["test"].items():
+        assert numbers(two["test"][mode]) == pytest.approx(numbers(score), rel=1e-4)
+    assert (one["processes"], one["batch_per_process"]) == (1, 512)
+    assert (two["processes"], two["batch_per_process"]) == (2, 256)
+    assert {path.name for path in (tmp_path / "two").iterdir()} == {path.name for path in (tmp_path / "one").iterdir()}
+    # both processes talk through the first one
+    for text in (done.stderr, (tmp_path / "two" / "log.txt").read_text()):
+        assert [text.count(f"epoch {epoch}/3") for epoch in (1, 2, 3)] == [1, 1, 1]
+        assert text.count("fp32 products on 2 processes (cpu, 1 threads)") == 1
+
+
+# --------------------------------------------------------------------------------------------------------- stopped
+@dataclass(frozen=True)
+class Stopped:
+    """A training that was stopped by Ctrl-C, went on, lost a process, went on, lost the other one, and ended."""
+
+    folder: Path
+    whole: Path
+    ends: dict[str, Ended]
+    epochs: dict[str, int]
+    processes: list[int]
+
+
+@pytest.fixture(scope="module")
+def stopped(agents: Agents, tmp_path_factory: pytest.TempPathFactory) -> Stopped:
+    folder, whole = (tmp_path_factory.mktemp("stopped") / name for name in ("run", "whole"))
+    ends, epochs, processes = {}, {}, []
+    for name in ("ctrl-c", "rank 1", "rank 0", "end"):
+        before = written(folder)
+        arguments = [*RANDOM, "--out", folder] if name == "ctrl-c" else ["--resume", folder]
+        launch = agents.onebit("train", *arguments)
+        if name != "end":
+            launch.wait_for(lambda before=before: written(folder) != before)  # an epoch has been added
+            processes += [launch.rank(0), launch.rank(1)]
+            if name == "ctrl-c":
+                os.kill(launch.pid, signal.SIGINT)  # torchrun passes it on
+            else:
+                os.kill(launch.rank(int(name[-1])), signal.SIGKILL)
+        ends[name] = launch.end()
+        epochs[name] = len(torch.load(folder / "last.ckpt", weights_only=True)["rows"])
+    ends["whole"] = agents.onebit("train", *RANDOM, "--out", whole).end()
+    return Stopped(folder, whole, ends, epochs, processes)
+
+
+def written(folder: Path) -> int:
+    """Which file the last checkpoint is; each is a new one."""
+    path = folder / "last.ckpt"
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+@pytest.mark.parametrize("name", ["ctrl-c", "rank 1", "rank 0"])
+def test_whatever_stops_a_process_stops_all_with_one_line(stopped: Stopped, name: str) -> None:
+    ended = stopped.ends[name]
+    assert ended.status != 0
+    assert ended.out == ""
+    (line,) = ended.lines
+    assert line.endswith(f"; go on with: torchrun … -m onebit train --resume {stopped.folder}")
+    reasons = {"ctrl-c": ["interrupted"], "rank 1": ["another process of this training stopped", "told to stop"]}
+    assert any(reason in line for reason in reasons.get(name, reasons["rank 1"]))
+    assert not [pid for pid in stopped.processes if alive(pid)]
+
+
+def test_a_process_that_cannot_run_python_ends_too(agents: Agents, tmp_path: Path) -> None:
+    launch = agents.launch("cli_support:stuck", tmp_path)
+    launch.wait_for(lambda: all((tmp_path / f"stuck-{rank}").exists() for rank in (0, 1)))
+    time.sleep(0.2)
+    os.kill(launch.pid, signal.SIGTERM)
+    ended = launch.end()
+    assert ended.status != 0
+    (line,) = ended.lines
+    assert line.startswith("onebit: told to stop")
+    assert line.endswith("go on from the last checkpoint with --resume")
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_stopped_processes_go_on_to_the_very_bits(stopped: Stopped) -> None:
+    assert [ended.status for name, ended in stopped.ends.items() if name in ("end", "whole")] == [0, 0]
+    assert list(stopped.epochs.values()) == sorted(set(stopped.epochs.values()))  # each went on where one had stopped
+    assert stopped.epochs["ctrl-c"] < stopped.epochs["end"] == 8
+    assert rows(stopped.folder) == rows(stopped.whole)
+    for name in ("best.safetensors", "final.safetensors"):
+        found, expected = load_file(stopped.folder / name), load_file(stopped.whole / name)
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[key], value) for key, value in expected.items())
+    assert not list(stopped.folder.glob(".onebit-*"))
+    log = (stopped.folder / "log.txt").read_text()
+    assert log.count("interrupted; go on with") == 1
+    assert log.count("epoch 8/8") == 1
+
+
+# -------------------------------------------------------------------------------------------------------- refusals
+def test_another_number_of_processes_is_refused(stopped: Stopped, onebit: Callable[..., Outcome]) -> None:
+    refused = onebit("train", "--resume", stopped.folder)
+    assert refused.status == 2
+    assert "was trained with processes = 2, this run has 1" in refused.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([*TOY, "--batch_size", "3"], "batch_size is 3 over all processes: 2 of them need two images each"),
+        ([*TOY, "--batch_size", "5000"], "batch_size is 5000, more than the 1,792 training images"),
+        (["--epochz", "3"], "unknown option --epochz"),
+        (["--dataset", "mnits"], "unknown data set 'mnits'"),
+        ([*TOY, "--init_from", "nowhere"], "nowhere: no such run folder or file"),
+    ],
+)
+def test_wrong_settings_are_said_once(agents: Agents, tmp_path: Path, arguments: list[str], message: str) -> None:
+    ended = agents.onebit("train", *arguments, "--out", tmp_path / "run").end()
+    assert ended.status != 0
+    (line,) = ended.lines
+    assert message in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_torchrun_processes_do_not_meet(
+    onebit: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused = onebit("train", *TOY)
+    assert refused.status == 2
+    assert "2 processes cannot be connected" in refused.line
+    assert refused.line.endswith("start them with torchrun")
+
+
+def test_what_is_printed_is_printed_once(agents: Agents) -> None:
+    ended = agents.onebit("train", *TOY, "--print-config", "--json").end()
+    assert ended.status == 0
+    assert json.loads(ended.out)["dataset"] == "toy"
+    assert ended.err == ""

@@ -1,0 +1,120 @@
+"""`onebit train --seeds`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cli_support import SMALL, Outcome
+
+from onebit.cli.seeds import parse_seeds, train_seeds
+from onebit.errors import UsageError
+from onebit.recipe import Recipe
+
+Onebit = Callable[..., Outcome]
+QUICK = ["digits-smoke", *SMALL, "--epochs", "0.5"]
+
+
+@pytest.fixture(scope="module")
+def seeds_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("seeds") / "all"
+
+
+def test_each_seed_has_a_folder_and_the_summary_says_what_they_reached(onebit: Onebit, seeds_folder: Path) -> None:
+    done = onebit("train", *QUICK, "--seeds", "0,3", "--out", seeds_folder, "--json")
+    assert done.status == 0
+    assert sorted(path.name for path in seeds_folder.iterdir()) == ["seed-0", "seed-3", "seeds.json"]
+    assert done.json == json.loads((seeds_folder / "seeds.json").read_text())
+    runs = [json.loads((seeds_folder / f"seed-{seed}" / "result.json").read_text()) for seed in (0, 3)]
+    assert done.json["runs"] == runs
+    assert [run["seed"] for run in runs] == done.json["seeds"] == [0, 3]
+    binary = done.json["test"]["binary"]
+    accuracies = [run["test"]["binary"]["accuracy"] for run in runs]
+    assert accuracies[0] != accuracies[1]
+    assert binary["n"] == 2
+    assert binary["accuracies"] == accuracies
+    assert binary["accuracy"] == pytest.approx(statistics.mean(accuracies))
+    assert binary["sd"] == pytest.approx(statistics.stdev(accuracies))
+    assert done.json["test"].keys() == {"binary", "latent"}
+    alone = onebit("train", *QUICK, "--seed", "3", "--out", seeds_folder.parent / "alone", "--json")
+    assert alone.json["test"] == runs[1]["test"]
+
+
+def test_resuming_leaves_out_what_is_done(onebit: Onebit, seeds_folder: Path) -> None:
+    kept = (seeds_folder / "seed-0" / "last.ckpt").stat().st_mtime_ns
+    shutil.rmtree(seeds_folder / "seed-3")
+    done = onebit("train", "--seeds", "0,3-4", "--resume", seeds_folder)
+    assert done.status == 0
+    assert "seed 0 (1 of 3, was trained before)" in done.err
+    assert (seeds_folder / "seed-0" / "last.ckpt").stat().st_mtime_ns == kept
+    accuracies = [
+        run["test"]["binary"]["accuracy"] for run in json.loads((seeds_folder / "seeds.json").read_text())["runs"]
+    ]
+    mean, sd = statistics.mean(accuracies), statistics.stdev(accuracies)
+    each = ", ".join(f"{100 * accuracy:.2f}" for accuracy in accuracies)
+    expected = f"test accuracy {100 * mean:.2f} ± {100 * sd:.2f} % with binary weights (n = 3: {each})"
+    assert expected in done.out.splitlines()
+
+
+def test_report_compares_the_seeds_with_another_run(
+    onebit: Onebit, seeds_folder: Path, real_folder: Path, tmp_path: Path
+) -> None:
+    done = onebit("report", seeds_folder, real_folder, "-o", tmp_path / "report")
+    assert done.status == 0
+    head, smoke, real = done.out.splitlines()[:3]
+    summary = json.loads((seeds_folder / "seeds.json").read_text())["test"]["binary"]
+    assert "test accuracy, binary" in head
+    assert smoke.startswith("digits-smoke")
+    assert f"{100 * summary['accuracy']:.2f} ± {100 * summary['sd']:.2f} %" in smoke
+    assert real.startswith("digits-smoke")
+    rows = onebit("report", seeds_folder, "-o", tmp_path / "report", "--json").json["rows"]
+    assert rows[0]["test"]["binary"]["accuracies"] == summary["accuracies"]
+
+
+def test_folders_that_are_used_or_of_another_recipe_are_refused(onebit: Onebit, seeds_folder: Path) -> None:
+    assert (
+        "seed-0 holds a run already: add --resume"
+        in onebit("train", *QUICK, "--seeds", "0", "--out", seeds_folder).line
+    )
+    changed = onebit("train", "--seeds", "0", "--resume", seeds_folder, "--optimizer.lr", "0.5")
+    assert "was trained with optimizer.lr = 0.03, now it is 0.5" in changed.line
+    assert "holds the runs of several seeds" in onebit("train", "--resume", seeds_folder).line
+    (seeds_folder / "seed-3" / "result.json").write_text("{")
+    assert "result.json: damaged" in onebit("train", "--seeds", "3", "--resume", seeds_folder).err.splitlines()[-1]
+
+
+def test_ctrl_c_says_how_all_seeds_go_on(tmp_path: Path) -> None:
+    def interrupted(recipe: Recipe, folder: Path) -> dict:
+        raise KeyboardInterrupt(f"of seed {recipe.seed}")
+
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        train_seeds(Recipe(), [3, 5], tmp_path, train=interrupted, resume=False, writes=True)
+    assert f"onebit train --seeds 3,5 --resume {tmp_path}" in str(stopped.value)
+
+
+def test_a_refused_recipe_leaves_no_folder(onebit: Onebit, tmp_path: Path) -> None:
+    refused = onebit("train", "digits-smoke", "--batch_size", "8000", "--seeds", "0-2", "--out", tmp_path / "a" / "b")
+    assert refused.status == 2
+    assert "batch_size is 8000" in refused.err.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_seeds_and_one_seed_do_not_go_together(onebit: Onebit) -> None:
+    assert "leave one of them out" in onebit("train", "digits-smoke", "--seeds", "0-2", "--seed", "1").line
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("0-4", [0, 1, 2, 3, 4]), ("0,3,7", [0, 3, 7]), ("5", [5]), ("7, 0-1", [7, 0, 1])]
+)
+def test_seeds_are_read(text: str, seeds: list[int]) -> None:
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "a", "3-1", "0-", "-1", "0,,1", "0-0,0", "0-99999999", "1.5", "9" * 40])
+def test_other_seeds_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--seeds"):
+        parse_seeds(text)
