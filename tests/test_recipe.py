@@ -142,6 +142,9 @@ def test_a_flag_sets_its_field_and_nothing_else(flag: str) -> None:
         (["--optimizer.lr-scale", "glorot"], "optimizer.lr_scale", "glorot"),
         (["--optimizer.latent_clip", "null"], "optimizer.latent_clip", None),
         (["--model.value", "0.5"], "model.value", 0.5),
+        (["--augmentation.flip"], "augmentation.flip", True),
+        (["--model.last-norm", "--seed", "4"], "model.last_norm", True),
+        (["--augmentation.flip", "false"], "augmentation.flip", False),
         (["--seed", "1", "--seed", "2"], "seed", 2),
     ],
 )
@@ -275,7 +278,7 @@ def test_a_bad_file_is_one_clear_line(tmp_path: Path, text: str, message: str) -
         (["12"], "unrecognized arguments: 12"),
         (["-s", "12"], "unrecognized arguments: -s 12"),
         (["--", "12"], "unknown option --"),
-        (["--augmentation.flip"], "expected one argument"),
+        (["--augmentation.flip", "maybe"], "augmentation.flip: expected"),
         (["--model.widths", "64,10"], "model.widths: expected"),
     ],
 )

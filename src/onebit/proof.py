@@ -11,14 +11,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from onebit.agreement import certify, verify
+from onebit.agreement import Agreement, certify
 from onebit.data import Dataset, Split
 from onebit.errors import NotBinaryError
 from onebit.evaluation import bn_images, evaluate, fixed_weights, predict_logits, reestimate_batch_norm_
 from onebit.fold import pack
 from onebit.inspection import inspect_state
 from onebit.layers import binary_layers
-from onebit.packed import PackedNet
+from onebit.packed import Certificate, PackedNet
 from onebit.plain import plain_twin, save_plain
 from onebit.runtime import run as run_packed
 from onebit.train.run import Run
@@ -105,22 +105,26 @@ def _steps(run: Run, data: Dataset) -> Iterator[Step]:
         twin = plain_twin(run, state, source=str(path))
         yield _reloaded(model, twin, test)
     packed = pack_run(run, data)
-    agreement = verify(model, packed, test.images)
-    exact = (
-        [layer for layer in packed.certificate.layers if layer.proof == "every integer"] if packed.certificate else []
+    yield _packed(packed.certificate)
+
+
+def _packed(certificate: Certificate | None) -> Step:
+    """What packing compared a moment ago: the labels, and the signs of every layer."""
+    assert certificate is not None
+    agreement = Agreement(
+        certificate.count, certificate.label_mismatches, certificate.max_logit_difference, certificate.bit_exact
     )
-    proven = sum(layer.integers for layer in exact)
-    broken = sum(layer.mismatches for layer in packed.certificate.layers) if packed.certificate else 0
-    yield Step(
-        "packed",
-        agreement.ok and not broken,
-        f"{agreement}"
-        + (
-            f"; {len(exact)} layers proven at every reachable integer ({proven:,} cases, {broken} mismatches)"
-            if exact
-            else ""
-        ),
-    )
+    detail = str(agreement)
+    proven = [layer for layer in certificate.layers if layer.proof == "every integer"]
+    broken = sum(layer.mismatches for layer in proven)
+    if proven:
+        cases = sum(layer.integers for layer in proven)
+        detail += f"; {len(proven)} layers proven at every reachable integer ({cases:,} cases, {broken} mismatches)"
+    compared = [layer for layer in certificate.layers if layer.proof != "every integer"]
+    if compared:
+        signs, differing = (sum(getattr(layer, name) for layer in compared) for name in ("integers", "mismatches"))
+        detail += f"; {len(compared)} layers compared on the images ({differing:,} of {signs:,} signs differ)"
+    return Step("packed", agreement.ok and not broken, detail)
 
 
 def _latents_in_range(model: nn.Module, *, clipped: bool) -> Step:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from cli_support import Outcome
@@ -95,6 +96,27 @@ def test_what_does_not_fit_is_one_line_and_leaves_no_folder(
     assert message in refused.err.splitlines()[-1]
     assert "Traceback" not in refused.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_broken_image_is_named_and_left_out_only_when_asked(
+    onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONEBIT_CACHE", str(tmp_path / "cache"))
+    for kind in ("cat", "dog"):
+        (tmp_path / "images" / kind).mkdir(parents=True)
+        for i in range(8):
+            pixels = np.random.default_rng(i).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / kind / f"{i}.png")
+    broken = tmp_path / "images" / "cat" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    flags = ["--dataset", "folder", "--data", tmp_path / "images", "--model", "lenet", "--input_size", "28", "-j", "1"]
+    flags += ["--epochs", "1", "-b", "4", "--validation", "2", "--out", tmp_path / "run"]
+    refused = onebit("train", *flags)
+    assert refused.status == 2
+    assert str(broken) in refused.err.splitlines()[-1]
+    assert "--skip-broken" in refused.err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+    assert onebit("train", *flags, "--skip-broken").status == 0
 
 
 def test_a_refused_recipe_takes_nothing_away(onebit: Onebit, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ Train a recipe into a run folder. Without a recipe: --model, --dataset and --met
 
 Classic flags (-a -b -e -j -p --lr --wd --save --gpus --type ...) are understood too: docs/coming-from.md.
 
-Every field of a recipe is a flag; each stands here with its default:
+Every field of a recipe is a flag; each stands here with its default. Of true and false, true need not be said:
 """
 INDENT = 37
 

@@ -8,6 +8,7 @@ import functools
 import os
 import re
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -182,22 +183,33 @@ def take_alias(flags: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _checked_flags(flags: Sequence[str]) -> list[str]:
-    """Flags with `--model NAME` spelled `--model.name NAME`, each known.
+    """Flags with `--model NAME` spelled `--model.name NAME`, each known; a switch without a value is true.
 
     Raises:
         UsageError: an unknown flag.
     """
     known = flag_names()
     checked = []
-    for flag in flags:
+    for flag, following in zip_longest(flags, flags[1:], fillvalue="--"):
         if flag.startswith("--"):
             name, equals, value = flag[2:].partition("=")
             name = f"{name}.name" if name in NAMED_PARTS else name.replace("-", "_")
             if name not in known:
                 raise UsageError(f"unknown option --{name}{did_you_mean(f'--{name}', [f'--{flag}' for flag in known])}")
+            if not equals and following.startswith("--") and _is_switch(name):
+                equals, value = "=", "true"
             flag = f"--{name}{equals}{value}"
         checked.append(flag)
     return checked
+
+
+def _is_switch(name: str) -> bool:
+    """Whether a field is true or false."""
+    kind: type = Recipe
+    *parts, last = name.split(".")
+    for part in parts:
+        kind = _fields(kind)[part]  # type: ignore[assignment]  # a part of a known name
+    return next(str(item.type) for item in dataclasses.fields(kind) if item.name == last).startswith("bool")
 
 
 def _refuse_nulls(settings: Mapping[str, Any], kind: type, prefix: str = "") -> None:
