@@ -40,6 +40,8 @@ FLAGS: dict[str, tuple[str, Any]] = {
     "model.widths": ("[64, 32, 4]", (64, 32, 4)),
     "model.weight_quantizer": ("null", None),
     "model.input_quantizer": ("ste_sign", "ste_sign"),
+    "model.weight_options": ('{"clip_value": 2}', {"clip_value": 2}),
+    "model.input_options": ('{"clip_value": 3}', {"clip_value": 3}),
     "model.value": ("glorot", "glorot"),
     "model.real_first": ("true", True),
     "model.real_last": ("true", True),

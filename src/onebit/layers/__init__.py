@@ -14,6 +14,7 @@ from onebit.layers.base import (
     glorot_bound,
     make_input_quantizer,
     make_weight_quantizer,
+    with_options,
 )
 from onebit.layers.binarize import BINARY_TWINS, binarize_
 from onebit.layers.binary import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear
@@ -33,4 +34,5 @@ __all__ = [
     "glorot_bound",
     "make_input_quantizer",
     "make_weight_quantizer",
+    "with_options",
 ]

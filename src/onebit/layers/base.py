@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, BinaryWeight, Quantizer
-from onebit.tables import resolve
+from onebit.tables import did_you_mean, resolve
 
-WeightQuantizer = str | Quantizer | type[Quantizer] | None
-InputQuantizer = str | nn.Module | type[nn.Module] | None
+WeightQuantizer = str | Quantizer | Callable[..., Quantizer] | None
+InputQuantizer = str | nn.Module | Callable[..., nn.Module] | None
 
 
 def glorot_bound(weight: Tensor) -> float:
@@ -30,7 +33,7 @@ def make_weight_quantizer(quantizer: WeightQuantizer, weight: Tensor, *, value: 
     """The quantizer of one layer from a name, a class, or an object (taken as it is).
 
     Args:
-        quantizer: name in WEIGHT_QUANTIZERS, object, or None for real weights.
+        quantizer: name in WEIGHT_QUANTIZERS, class or `functools.partial` of one, object, or None for real weights.
         weight: the latent, whose fans give `value="glorot"`.
         value: the two values are ±value; "glorot" is `glorot_bound(weight)`.
 
@@ -47,22 +50,46 @@ def make_weight_quantizer(quantizer: WeightQuantizer, weight: Tensor, *, value: 
     if quantizer is None:
         return None
     kind = resolve(WEIGHT_QUANTIZERS, quantizer, kind="weight quantizer")
-    if not isinstance(kind, type):
+    if isinstance(kind, nn.Module):
         if value != 1.0:
             raise UsageError(f"value={value:g} goes with the name of a quantizer; {kind!r} has its own")
-        return kind
+        return kind  # type: ignore[return-value]  # what is no quantizer fails in its first use
     if value == 1.0:
         return kind()
     try:
         return kind(value=value)
     except TypeError as error:
-        raise UsageError(f"weight quantizer {kind.__name__} is ±1 only: leave value at 1, got {value!r}") from error
+        name = getattr(kind, "__name__", repr(kind))
+        raise UsageError(f"weight quantizer {name} is ±1 only: leave value at 1, got {value!r}") from error
+
+
+def with_options(table: Mapping[str, Any], quantizer: Any, options: Mapping[str, Any] | None, *, kind: str) -> Any:
+    """`quantizer`, or what makes one with `options`: arguments of a quantizer that is given by its name.
+
+    Args:
+        table: WEIGHT_QUANTIZERS or INPUT_QUANTIZERS; kind: what it holds, for messages.
+
+    Raises:
+        UnknownNameError: no such quantizer.
+        UsageError: options of none, or of an object, or that this one does not take.
+    """
+    if not options:
+        return quantizer
+    made = resolve(table, quantizer, kind=kind)
+    if not isinstance(made, type):
+        raise UsageError(f"options of a {kind} go with its name, got {quantizer!r} and {dict(options)}")
+    known = [name for name in inspect.signature(made).parameters if name != "generator"]
+    for name in options:
+        if name not in known:
+            takes = f"takes {', '.join(known)}" if known else "takes no options"
+            raise UsageError(f"{kind} {quantizer!r} {takes}, got {name!r}{did_you_mean(name, known)}")
+    return partial(made, **options)
 
 
 def make_input_quantizer(quantizer: InputQuantizer) -> nn.Module | None:
     """The input quantizer of one layer from a name or an object; None leaves inputs real."""
     found = resolve(INPUT_QUANTIZERS, quantizer, kind="input quantizer")
-    return found() if isinstance(found, type) else found
+    return found if found is None or isinstance(found, nn.Module) else found()
 
 
 class BinaryLayer(nn.Module):
@@ -74,8 +101,14 @@ class BinaryLayer(nn.Module):
     fixed_weight: Tensor | None
 
     def _add_quantizers(self, weight: WeightQuantizer, inputs: InputQuantizer, value: float | str) -> None:
-        self.weight_quantizer = make_weight_quantizer(weight, self.outputs_first(self.weight), value=value)
+        latent = self.outputs_first(self.weight)
+        self.weight_quantizer = make_weight_quantizer(weight, latent, value=value)
+        if self.weight_quantizer is not None:
+            self.weight_quantizer.bind(latent)
         self.input_quantizer = make_input_quantizer(inputs)
+        bind_inputs = getattr(self.input_quantizer, "bind_inputs", None)
+        if bind_inputs is not None:
+            bind_inputs(getattr(self, "in_channels", None) or self.in_features)
         # the weight of a stated test mode (onebit.evaluation), never part of the state_dict
         self.fixed_weight = None
 

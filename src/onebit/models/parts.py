@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from onebit.errors import UsageError
-from onebit.layers import BinaryConv2d, BinaryLayer, BinaryLinear, InputQuantizer, WeightQuantizer
+from onebit.layers import BinaryConv2d, BinaryLayer, BinaryLinear, InputQuantizer, WeightQuantizer, with_options
+from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 
 LARGE = 64
 """Images with more pixels than this on their shorter side count as large (ImageNet), others as small (CIFAR)."""
@@ -63,6 +64,7 @@ class Parts:
     Args:
         weight_quantizer: name or object; None keeps real weights.
         input_quantizer: name or object for every layer but the first; None keeps real activations.
+        weight_options, input_options: arguments of the quantizers that are given by name.
         value: the two weight values are ±value, a number or "glorot".
         padding_value: what binary convolutions are padded with: 0, 1 or -1.
         norm_eps, norm_momentum, norm_affine: BatchNorm's; momentum 0.15 means 15 % of the newest batch.
@@ -71,6 +73,8 @@ class Parts:
 
     weight_quantizer: WeightQuantizer = "sign"
     input_quantizer: InputQuantizer = None
+    weight_options: Mapping[str, Any] | None = None
+    input_options: Mapping[str, Any] | None = None
     value: float | str = 1.0
     padding_value: float = 0.0
     norm_eps: float = 1e-5
@@ -148,7 +152,10 @@ class Parts:
     def _quantizers(self, *, first: bool, real: bool) -> tuple[WeightQuantizer, InputQuantizer]:
         if real:
             return None, None
-        return self.weight_quantizer, None if first else self.input_quantizer
+        weight = with_options(WEIGHT_QUANTIZERS, self.weight_quantizer, self.weight_options, kind="weight quantizer")
+        if first:
+            return weight, None
+        return weight, with_options(INPUT_QUANTIZERS, self.input_quantizer, self.input_options, kind="input quantizer")
 
     def _initialised(self, layer: Any) -> Any:
         if self.init == "uniform" and isinstance(layer, BinaryLayer) and layer.weight_quantizer is not None:

@@ -5,7 +5,7 @@ The same name may mean different things for weights and for inputs, hence two ta
 
 from __future__ import annotations
 
-from onebit.quantizers.base import BinaryWeight, Quantizer, sign
+from onebit.quantizers.base import BinaryWeight, Quantizer, scheduled, sign
 from onebit.quantizers.binaryconnect import Sign, Stochastic, draw_signs
 from onebit.quantizers.ste_sign import SteSign
 
@@ -27,5 +27,6 @@ __all__ = [
     "SteSign",
     "Stochastic",
     "draw_signs",
+    "scheduled",
     "sign",
 ]

@@ -131,6 +131,12 @@ class Quantizer(torch.nn.Module):
         self.prepared = None
         return prepared.weight if prepared.fits(latent) else None
 
+    def bind(self, latent: Tensor) -> None:
+        """Called once, by the layer that holds `latent` (O, …): make the parameters that depend on its shape."""
+
+    def set_progress(self, progress: float) -> None:
+        """Called before each step of training with the share of it that is done, in [0, 1): follow a schedule."""
+
     def decompose(self, latent: Tensor) -> BinaryWeight:
         """Signs, scale and centre of what ships; for most methods sign(latent)."""
         return BinaryWeight(sign(latent.detach()))
@@ -138,6 +144,15 @@ class Quantizer(torch.nn.Module):
     def sample(self, latent: Tensor, *, generator: torch.Generator | None = None) -> BinaryWeight | None:
         """One random draw of the weights, or None where the method defines no draw."""
         return None
+
+
+def scheduled(model: torch.nn.Module) -> list[Any]:
+    """The quantizers of a model that follow the progress of training: those with a `set_progress` of their own."""
+    return [
+        module
+        for module in model.modules()
+        if getattr(type(module), "set_progress", Quantizer.set_progress) is not Quantizer.set_progress
+    ]
 
 
 def check_positive(name: str, value: float) -> None:

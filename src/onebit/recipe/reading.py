@@ -25,6 +25,9 @@ DEFAULTS_FILE = RECIPE_FOLDER / "defaults.yaml"
 NAMED_PARTS = ("model", "optimizer", "schedule")
 """Parts that `--model NAME` picks by name while `--model.widths ...` sets an option."""
 
+OPTION_FIELDS = ("model.weight_options", "model.input_options")
+"""Fields that hold arguments by name: `--model.weight_options.temperature 1e-10`."""
+
 
 def recipe_names() -> list[str]:
     """Names of the recipes that ship."""
@@ -194,7 +197,7 @@ def _checked_flags(flags: Sequence[str]) -> list[str]:
         if flag.startswith("--"):
             name, equals, value = flag[2:].partition("=")
             name = f"{name}.name" if name in NAMED_PARTS else name.replace("-", "_")
-            if name not in known:
+            if name not in known and name.rpartition(".")[0] not in OPTION_FIELDS:
                 raise UsageError(f"unknown option --{name}{did_you_mean(f'--{name}', [f'--{flag}' for flag in known])}")
             if not equals and following.startswith("--") and _is_switch(name):
                 equals, value = "=", "true"
@@ -207,6 +210,8 @@ def _is_switch(name: str) -> bool:
     """Whether a field is true or false."""
     kind: type = Recipe
     *parts, last = name.split(".")
+    if ".".join(parts) in OPTION_FIELDS:
+        return False
     for part in parts:
         kind = _fields(kind)[part]  # type: ignore[assignment]  # a part of a known name
     return next(str(item.type) for item in dataclasses.fields(kind) if item.name == last).startswith("bool")

@@ -25,6 +25,8 @@ class ModelRecipe:
         name: model, see `onebit list models`
         weight_quantizer: see `onebit list quantizers`; null for real weights
         input_quantizer: binarizes the inputs of every layer but the first; null for real activations
+        weight_options: arguments of the weight quantizer, such as {temperature: 1e-10}
+        input_options: arguments of the input quantizer
         value: the two weight values are ±value; a number or glorot
         real_first: keep real weights in the first layer
         real_last: keep real weights in the last layer
@@ -46,6 +48,8 @@ class ModelRecipe:
     name: str = "mlp"
     weight_quantizer: str | None = "sign"
     input_quantizer: str | None = None
+    weight_options: dict[str, Any] | None = None
+    input_options: dict[str, Any] | None = None
     value: float | str = 1.0
     real_first: bool = False
     real_last: bool = False

@@ -31,6 +31,7 @@ from onebit.losses import LOSSES, Loss
 from onebit.metrics import binary_signs, flip_ratio, saturation
 from onebit.optim import clip_latents_
 from onebit.precision import autocast, lay_out_state_, resolve_memory_format, resolve_precision
+from onebit.quantizers import scheduled
 from onebit.tables import resolve
 from onebit.train.average import WeightAverage
 from onebit.train.files import RunFiles
@@ -168,6 +169,7 @@ def fit(
     forward: nn.Module = torch.compile(model) if compile else model  # type: ignore[assignment]
     forward = ranks.wrap(SyncedNorms(forward) if sync_norm and ranks.world > 1 else forward)
     step = history.rows[-1].step if history.rows else 0
+    following = scheduled(model)
     with _shipped(average):
         signs = binary_signs(model)
     for epoch in range(len(history) + 1, epoch_count + 1):
@@ -182,6 +184,8 @@ def fit(
         chosen = [(order[start:stop], ranks.part(stop - start)) for start, stop in epoch_batches]
         for i, pixels in enumerate(images.batches(chosen, rng)):
             indices, part = chosen[i]
+            for quantizer in following:
+                quantizer.set_progress(step / total_steps)
             x, y = torch.from_numpy(pixels).to(device), labels[torch.from_numpy(indices[part])].to(device)
             losses[i], right = optimizer_step(
                 forward,
