@@ -19,6 +19,7 @@ WITHOUT_TORCH = [
     "tables",
     "files",
     "memory",
+    "pictures",
     "recipe",
     "bits",
     "packed",
@@ -26,6 +27,7 @@ WITHOUT_TORCH = [
     "runtime",
     "export",
     "data",
+    "calibration",
 ]
 WITH_TORCH = [
     "quantizers",

@@ -14,7 +14,7 @@ from torch import nn
 from onebit.agreement import Agreement, certify
 from onebit.data import Dataset, Split
 from onebit.errors import NotBinaryError
-from onebit.evaluation import bn_images, evaluate, fixed_weights, predict_logits, reestimate_batch_norm_
+from onebit.evaluation import OnImages, bn_images, evaluate, fixed_weights, predict_logits, reestimate_batch_norm_
 from onebit.fold import pack
 from onebit.inspection import inspect_state
 from onebit.layers import binary_layers
@@ -34,11 +34,14 @@ class Step:
     detail: str
 
 
-def pack_run(run: Run, data: Dataset, *, weights: str = "binary", seed: int = 0) -> PackedNet:
+def pack_run(
+    run: Run, data: Dataset, *, weights: str = "binary", seed: int = 0, on_images: OnImages | None = None
+) -> PackedNet:
     """Fold and pack a trained net, and certify it on the test split of its data.
 
     Args:
         weights: "binary", or "sample" for one random draw by `seed`.
+        on_images: called with (images done, images) of the comparison.
 
     Raises:
         NotBinaryError: no binary layer, or weights that are not numbers. FoldError: an operation that cannot be folded.
@@ -56,6 +59,7 @@ def pack_run(run: Run, data: Dataset, *, weights: str = "binary", seed: int = 0)
         seed=seed if sample else None,
         source=run.sha256,
         recipe=run.recipe.name,
+        on_images=on_images,
     )
 
 
@@ -67,25 +71,28 @@ def _with_statistics_of_draw(model: nn.Module, data: Dataset, *, seed: int) -> n
     return model
 
 
-def prove_run(run: Run, data: Dataset) -> Iterator[Step]:
+def prove_run(run: Run, data: Dataset, *, on_images: OnImages | None = None) -> Iterator[Step]:
     """Every claim about a trained net, checked on the test split, in float32, one after the other.
 
     Latent weights in range, binarized exactly to two values, the accuracy of those, the binarized file, the same
     predictions from plain layers that reload it, and the same predictions from the packed net.
+
+    Args:
+        on_images: called with (images done, images) of each claim that looks at many.
 
     Raises:
         NotBinaryError: the net has no binary layer: there is nothing to prove.
     """
     if not any(True for _ in binary_layers(run.model)):
         raise NotBinaryError(f"{run.source}: the net has no binary layer, all its weights are real")
-    return _steps(run, data)
+    return _steps(run, data, on_images)
 
 
-def _steps(run: Run, data: Dataset) -> Iterator[Step]:
+def _steps(run: Run, data: Dataset, on_images: OnImages | None) -> Iterator[Step]:
     model, test = run.model, data.test
     yield _latents_in_range(model, clipped=run.recipe.optimizer.latent_clip is not None)
     yield _binarized(model)
-    score = evaluate(model, test, weights="binary", loss=run.recipe.loss)
+    score = evaluate(model, test, weights="binary", loss=run.recipe.loss, on_images=on_images)
     chance = len(test) / len(data.classes)
     yield Step("binary accuracy", score.correct > chance, f"{score} on {data.name} test, chance is {chance:,.0f}")
     with tempfile.TemporaryDirectory() as folder:
@@ -103,8 +110,8 @@ def _steps(run: Run, data: Dataset) -> Iterator[Step]:
             f"({minus:,} at -1, {plus:,} at +1) in a plain state_dict",
         )
         twin = plain_twin(run, state, source=str(path))
-        yield _reloaded(model, twin, test)
-    packed = pack_run(run, data)
+        yield _reloaded(model, twin, test, on_images)
+    packed = pack_run(run, data, on_images=on_images)
     yield _packed(packed.certificate)
 
 
@@ -153,8 +160,8 @@ def _binarized(model: nn.Module) -> Step:
     return Step("binarize", wrong == 0, f"{count - wrong:,} of {count:,} signs are exactly -1 or +1")
 
 
-def _reloaded(model: nn.Module, twin: nn.Module, test: Split) -> Step:
-    here, there = (predict_logits(net, test.images).argmax(1) for net in (model, twin))
+def _reloaded(model: nn.Module, twin: nn.Module, test: Split, on_images: OnImages | None) -> Step:
+    here, there = (predict_logits(net, test.images, on_images=on_images).argmax(1) for net in (model, twin))
     equal = int((here == there).sum())
     return Step(
         "reload",
@@ -163,19 +170,22 @@ def _reloaded(model: nn.Module, twin: nn.Module, test: Split) -> Step:
     )
 
 
-def prove_packed(net: PackedNet, data: Dataset, *, source: Run | None = None) -> Iterator[Step]:
+def prove_packed(
+    net: PackedNet, data: Dataset, *, source: Run | None = None, on_images: OnImages | None = None
+) -> Iterator[Step]:
     """Recompute the certificate of a packed net: its accuracy, and with its source the whole certificate.
 
     Args:
         data: the data set that the certificate names.
         source: the trained net it was packed from.
+        on_images: called with (images done, images) of each claim.
     """
     certificate = net.certificate
     if certificate is None:
         yield Step("certificate", False, "the packed net carries none")
         return
     split: Split = getattr(data, certificate.split)
-    correct = int((run_packed(net, split.images).argmax(axis=1) == split.labels).sum())
+    correct = int((run_packed(net, split.images, on_images=on_images).argmax(axis=1) == split.labels).sum())
     yield Step(
         "packed accuracy",
         correct == certificate.correct and len(split) == certificate.count,
@@ -185,7 +195,9 @@ def prove_packed(net: PackedNet, data: Dataset, *, source: Run | None = None) ->
     if source is not None:
         same_file = source.sha256 == certificate.source
         yield Step("source", same_file, f"{source.source} is {'' if same_file else 'not '}the certified checkpoint")
-        again = pack_run(source, data, weights=certificate.weights, seed=certificate.seed or 0).certificate
+        again = pack_run(
+            source, data, weights=certificate.weights, seed=certificate.seed or 0, on_images=on_images
+        ).certificate
         differing = [
             name for name, value in certificate.to_json().items() if again is None or again.to_json()[name] != value
         ]

@@ -14,6 +14,7 @@ from cli_support import SMALL, Outcome
 from onebit.cli.seeds import parse_seeds, train_seeds
 from onebit.errors import UsageError
 from onebit.recipe import Recipe
+from onebit.train.ranks import ALONE
 
 Onebit = Callable[..., Outcome]
 QUICK = ["digits-smoke", *SMALL, "--epochs", "0.5"]
@@ -92,7 +93,7 @@ def test_ctrl_c_says_how_all_seeds_go_on(tmp_path: Path) -> None:
         raise KeyboardInterrupt(f"of seed {recipe.seed}")
 
     with pytest.raises(KeyboardInterrupt) as stopped:
-        train_seeds(Recipe(), [3, 5], tmp_path, train=interrupted, resume=False, writes=True)
+        train_seeds(Recipe(), [3, 5], tmp_path, train=interrupted, resume=False, ranks=ALONE)
     assert f"onebit train --seeds 3,5 --resume {tmp_path}" in str(stopped.value)
 
 

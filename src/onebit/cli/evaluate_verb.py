@@ -11,6 +11,7 @@ from onebit.data import Dataset, Split, load_dataset
 from onebit.errors import UsageError
 
 if TYPE_CHECKING:
+    from onebit.packed import PackedNet
     from onebit.train.run import Run
 
 
@@ -20,7 +21,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--weights",
         metavar="MODE",
-        help="latent, binary, sample, ensemble:N or packed (default: binary; packed for a .1bit file)",
+        help="latent, binary, mean, sample, ensemble:N or packed (default: binary; packed for a .1bit file)",
     )
     parser.add_argument("--split", **one_of("test", "validation", "train"), help="images (default: test)")
     parser.add_argument(
@@ -57,7 +58,8 @@ def show(result: dict[str, Any], *, as_json: bool) -> None:
     answer(
         f"accuracy {percent(result['accuracy'])} ({result['correct']:,} of {result['count']:,}) on "
         f"{result['dataset']} {result['split']} with {result['weights']} weights{bn}; "
-        f"{result['loss_name']} {result['loss']:.4f}"
+        f"{result['loss_name']} {result['loss']:.4f}, entropy {result['entropy']:.4f} nats, "
+        f"calibration error {percent(result['ece'])}"
     )
 
 
@@ -82,8 +84,14 @@ def _packed_file(args: Any) -> dict[str, Any]:
     if name is None:
         raise UsageError(f"{args.run} carries no certificate that names its data; name it with --dataset")
     with download_progress() as fetched:
-        data = load_dataset(name, directory=args.data, progress=fetched)
+        data = load_dataset(name, input_size=square_side(net), directory=args.data, progress=fetched)
     return {**_named(data, args.split), **score_packed(net, choose_split(data, args.split))}
+
+
+def square_side(net: PackedNet) -> int | None:
+    """The side of the square images that a net takes, to which a data set is resized; None for others."""
+    _, height, width = net.input.shape
+    return height if height == width else None
 
 
 def _named(data: Dataset, split: str) -> dict[str, str]:
@@ -92,9 +100,10 @@ def _named(data: Dataset, split: str) -> dict[str, str]:
 
 
 def score_packed(net: Any, split: Split) -> dict[str, Any]:
-    """Counts and cross-entropy of a packed net on a split, by the executor of `onebit.runtime`."""
+    """Counts, cross-entropy and calibration of a packed net on a split, by the executor of `onebit.runtime`."""
     import numpy as np
 
+    from onebit.calibration import calibration_error, confidence_gaps
     from onebit.runtime import run
 
     with progress("evaluating", "images") as bar:
@@ -104,6 +113,7 @@ def score_packed(net: Any, split: Split) -> dict[str, Any]:
     log_sum = np.log(np.exp(logits - peak).sum(axis=1)) + peak[:, 0]
     loss = float((log_sum - logits[np.arange(len(split)), split.labels]).mean())
     count = len(split)
+    entropy, gaps = confidence_gaps(logits, split.labels)
     return {
         "weights": "packed",
         "bn": "trained",
@@ -112,6 +122,8 @@ def score_packed(net: Any, split: Split) -> dict[str, Any]:
         "accuracy": correct / count,
         "error": 1 - correct / count,
         "loss": loss,
+        "entropy": entropy,
+        "ece": calibration_error(gaps, count),
         "loss_name": "cross_entropy",
     }
 

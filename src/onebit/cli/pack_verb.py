@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from onebit.cli.output import answer, answer_json, download_progress, set_threads, size
+from onebit.cli.output import answer, answer_json, download_progress, progress, set_threads, size
 from onebit.cli.parsing import Parser, add_data, add_json, add_run, one_of, output_path, seed
 
 
@@ -30,7 +30,8 @@ def main(argv: list[str]) -> int:
     run = open_run(args.run, recipe=args.recipe)
     with download_progress() as fetched:
         data = load_recipe_data(run.recipe, directory=args.data, progress=fetched)
-    packed = pack_run(run, data, weights=args.weights, seed=args.seed)
+    with progress("comparing", "images") as bar:
+        packed = pack_run(run, data, weights=args.weights, seed=args.seed, on_images=bar.update)
     save(packed, output)
     assert packed.certificate is not None
     certificate = packed.certificate

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from onebit.cli.output import answer, answer_json, say
 from onebit.cli.parsing import Parser, add_json
 from onebit.errors import UsageError
 from onebit.packed import PackedNet
+from onebit.pictures import opened, picture
 from onebit.runtime import load, run, softmax
 
 
@@ -46,12 +46,12 @@ def main(argv: list[str]) -> int:
 
 
 def read_image(path: Path, net: PackedNet, *, invert: bool = False) -> Any:
-    """An image file as uint8 (C, H, W) in the shape the net takes, resized where it must be.
+    """An image file as uint8 (C, H, W) in the shape the net takes: where it has another, its centre, resized.
 
     Raises:
-        UsageError: not there, not an image, or a net whose channels no image has.
+        UsageError: not there, or a net whose channels no image has. DataError: not an image.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
     channels, height, width = net.input.shape
     modes = {1: "L", 3: "RGB"}
@@ -59,38 +59,10 @@ def read_image(path: Path, net: PackedNet, *, invert: bool = False) -> Any:
         raise UsageError(f"the net takes {channels} channels; predict reads images with 1 or 3")
     if not path.is_file():  # a pipe would wait for ever
         raise UsageError(f"{str(path)!r}: no such image file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                pixels = _eight_bits(ImageOps.exif_transpose(image), path).convert(modes[channels])
-    except (UnidentifiedImageError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        why = "too large to be an image for this net" if "bomb" in str(error) else "not an image that Pillow can read"
-        raise UsageError(f"{path}: {why}") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read as an image ({error})") from None
+    with opened(str(path)) as image:
+        pixels = picture(image, modes[channels])
     if pixels.size != (width, height):
         say(f"{path}: resized from {pixels.width}×{pixels.height} to {width}×{height}")
-        pixels = pixels.resize((width, height), Image.Resampling.BILINEAR)
+        pixels = ImageOps.fit(pixels, (width, height), Image.Resampling.BILINEAR)
     array = np.asarray(pixels, dtype=np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
     return 255 - array if invert else array
-
-
-def _eight_bits(image: Any, path: Path) -> Any:
-    """The image in a mode that converts to grey or RGB without losing what a person sees.
-
-    Transparency is laid on black, the background of MNIST; 16-bit grey is scaled to 8 bits, not clipped.
-
-    Raises:
-        UsageError: pixels without a known range.
-    """
-    from PIL import Image
-
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
-    if image.mode in ("F", "I"):
-        raise UsageError(f"{path}: its pixels are {image.mode!r}, numbers of unknown range; save it with 8 bits")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
-    return image

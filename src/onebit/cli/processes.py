@@ -67,16 +67,17 @@ def resumable(folder: Path, ranks: Ranks) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(f"{str(stop) or 'interrupted'}; {_way_on(folder, ranks)}") from None
+        raise KeyboardInterrupt(f"{str(stop) or 'interrupted'}; {way_on(folder, ranks)}") from None
     except RuntimeError as error:
         if ranks.world == 1 or not is_lost(error):
             raise
-        raise TrainingError(f"another process of this training stopped; {_way_on(folder, ranks)}") from None
+        raise TrainingError(f"another process of this training stopped; {way_on(folder, ranks)}") from None
 
 
-def _way_on(folder: Path, ranks: Ranks) -> str:
+def way_on(folder: Path, ranks: Ranks, *, options: str = "") -> str:
+    """The command that goes on with an interrupted training."""
     start = "onebit" if ranks.world == 1 else "torchrun … -m onebit"
-    return f"go on with: {start} train --resume {folder}"
+    return f"go on with: {start} train {options}--resume {folder}"
 
 
 def _ignore_signals() -> None:

@@ -7,13 +7,17 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onebit.cli.output import percent, say
+from onebit.cli.processes import way_on
 from onebit.errors import FormatError, UsageError
 from onebit.files import write_atomic
 from onebit.recipe import Recipe
 from onebit.train.history import RUN_FILES, refuse_used
+
+if TYPE_CHECKING:
+    from onebit.train.ranks import Ranks
 
 MOST_SEEDS = 1000
 SUMMARY_FILE = "seeds.json"
@@ -74,14 +78,14 @@ def train_seeds(
     *,
     train: Callable[[Recipe, Path], dict[str, Any]],
     resume: bool,
-    writes: bool,
+    ranks: Ranks,
 ) -> dict[str, Any]:
     """Train the recipe once for each seed into `folder/seed-N`; seeds.json is written anew after each.
 
     Args:
         train: trains one recipe into one folder and returns its result.json.
         resume: leave out the seeds that have a result.
-        writes: whether this process writes and talks.
+        ranks: which process of several this is; one writes and talks.
 
     Returns:
         What stands in seeds.json.
@@ -94,7 +98,7 @@ def train_seeds(
     for i, seed in enumerate(seeds, start=1):
         run = seed_folder(folder, seed)
         done = run / "result.json"
-        if resume and done.exists():
+        if resume and ranks.first(done.exists):
             result = _stored(done, replace(recipe, seed=seed))
             told = "was trained before"
         else:
@@ -102,13 +106,11 @@ def train_seeds(
                 result = train(replace(recipe, seed=seed), run)
             except KeyboardInterrupt:
                 listed = ",".join(map(str, seeds))
-                raise KeyboardInterrupt(
-                    f"interrupted; go on with: onebit train --seeds {listed} --resume {folder}"
-                ) from None
+                raise KeyboardInterrupt(f"interrupted; {way_on(folder, ranks, options=f'--seeds {listed} ')}") from None
             told = f"{result['seconds']:.1f} s"
         results.append(result)
         summary = summarise(recipe, results, folder)
-        if writes:
+        if ranks.writes:
             say(f"seed {seed} ({i} of {len(seeds)}, {told}): {'; '.join(outcome_lines(result)[:-1])}")
             write_atomic(folder / SUMMARY_FILE, (json.dumps(summary, indent=2) + "\n").encode())
     return summary

@@ -105,7 +105,7 @@ def _train_all(
 
     if seeds is None:
         return train(recipe, folder)
-    return train_seeds(recipe, seeds, folder, train=train, resume=resume, writes=ranks.writes)
+    return train_seeds(recipe, seeds, folder, train=train, resume=resume, ranks=ranks)
 
 
 def _evaluate(classic: Classic, recipe: Recipe, *, data_folder: str | None, as_json: bool) -> int:

@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.output import answer, answer_json, download_progress, set_threads
+from onebit.cli.output import answer, answer_json, download_progress, progress, set_threads
 from onebit.cli.parsing import Parser, add_data, add_json, add_run
 from onebit.errors import FoldError, NotBinaryError, UsageError
 
 if TYPE_CHECKING:
+    from onebit.evaluation import OnImages
     from onebit.proof import Step
 
 
@@ -30,10 +31,12 @@ def main(argv: list[str]) -> int:
         raise UsageError("--source belongs to a .1bit file")
 
     done = []
-    for step in _steps(args):
-        done.append(step)
-        if not args.json:
-            answer(f"{'ok  ' if step.ok else 'FAIL'}  {step.name}: {step.detail}")
+    with progress("verifying", "images") as bar:
+        for step in _steps(args, bar.update):
+            done.append(step)
+            bar.close()  # the next claim opens it again
+            if not args.json:
+                answer(f"{'ok  ' if step.ok else 'FAIL'}  {step.name}: {step.detail}")
     ok = all(step.ok for step in done)
     if args.json:
         answer_json({"ok": ok, "steps": [dataclasses.asdict(step) for step in done]})
@@ -42,17 +45,17 @@ def main(argv: list[str]) -> int:
     return 0 if ok else 1
 
 
-def _steps(args: Any) -> Iterator[Step]:
+def _steps(args: Any, on_images: OnImages) -> Iterator[Step]:
     """The claims, and one that fails where the weights make it impossible to go on."""
     try:
-        yield from _packed(args) if args.run.endswith(".1bit") else _run(args)
+        yield from (_packed if args.run.endswith(".1bit") else _run)(args, on_images)
     except (FoldError, NotBinaryError) as error:
         from onebit.proof import Step
 
         yield Step("binary", False, str(error))
 
 
-def _run(args: Any) -> Iterator[Step]:
+def _run(args: Any, on_images: OnImages) -> Iterator[Step]:
     from onebit.proof import prove_run
     from onebit.train.run import load_recipe_data, open_run
 
@@ -60,10 +63,11 @@ def _run(args: Any) -> Iterator[Step]:
     run = open_run(args.run, recipe=args.recipe)
     with download_progress() as fetched:
         data = load_recipe_data(run.recipe, directory=args.data, progress=fetched)
-    return prove_run(run, data)
+    return prove_run(run, data, on_images=on_images)
 
 
-def _packed(args: Any) -> Iterator[Step]:
+def _packed(args: Any, on_images: OnImages) -> Iterator[Step]:
+    from onebit.cli.evaluate_verb import square_side
     from onebit.data import load_dataset
     from onebit.proof import prove_packed
     from onebit.runtime import load
@@ -76,7 +80,9 @@ def _packed(args: Any) -> Iterator[Step]:
     source = open_run(args.source, recipe=args.recipe) if args.source else None
     with download_progress() as fetched:
         if source is None:
-            data = load_dataset(net.certificate.dataset, directory=args.data, progress=fetched)
+            data = load_dataset(
+                net.certificate.dataset, input_size=square_side(net), directory=args.data, progress=fetched
+            )
         else:
             data = load_recipe_data(source.recipe, directory=args.data, progress=fetched)
-    return prove_packed(net, data, source=source)
+    return prove_packed(net, data, source=source, on_images=on_images)

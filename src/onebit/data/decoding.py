@@ -14,11 +14,9 @@ import struct
 import subprocess
 import sys
 import threading
-import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -26,7 +24,8 @@ import numpy.typing as npt
 
 from onebit.data.images import Images
 from onebit.data.resizing import crop_box
-from onebit.errors import DataError, first_line
+from onebit.errors import DataError
+from onebit.pictures import opened, picture
 
 _REPLY = struct.Struct("<?I")
 """Whether the image decoded, and how many bytes follow: its pixels, or what is wrong with it."""
@@ -40,7 +39,7 @@ def image_size(path: str) -> tuple[int, int]:
     Raises:
         DataError: not an image that Pillow knows.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         turned = image.getexif().get(_ORIENTATION, 1) >= 5
         return (image.width, image.height) if turned else (image.height, image.width)
 
@@ -65,49 +64,15 @@ def decode_image(path: str, size: tuple[int, int], *, crop: npt.ArrayLike | None
     from PIL import Image, ImageOps
 
     height, width = size
-    with _opened(path) as image:
+    with opened(path) as image:
         image.draft(image.mode, (2 * width, 2 * height))  # a large JPEG is decoded at a half, quarter or eighth
-        picture = _eight_bits(ImageOps.exif_transpose(image)).convert("RGB")
+        seen = picture(image, "RGB")
         if crop is None:
-            picture = ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR)
+            seen = ImageOps.fit(seen, (width, height), Image.Resampling.BILINEAR)
         else:
-            box = crop_box(picture.width, picture.height, np.asarray(crop, np.float64))
-            picture = picture.resize((width, height), Image.Resampling.BILINEAR, box)
-        return np.array(picture)
-
-
-@contextmanager
-def _opened(path: str) -> Iterator[Any]:
-    """The opened image; whatever goes wrong with it in the context is a DataError that names it."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large images and odd EXIF data: what cannot be read is an error
-            with Image.open(path) as image:
-                yield image
-    except UnidentifiedImageError:
-        raise DataError(f"{path}: is not an image that Pillow can read") from None
-    except Exception as error:  # a damaged file makes the decoders of Pillow raise almost anything
-        raise DataError(f"{path}: does not decode as an image: {first_line(error)}") from None
-
-
-def _eight_bits(image: Any) -> Any:
-    """The image in a mode that converts to RGB without losing what a person sees.
-
-    Raises:
-        ValueError: pixels without a known range.
-    """
-    from PIL import Image
-
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
-    if image.mode in ("F", "I"):
-        raise ValueError(f"its pixels are {image.mode!r}, numbers of unknown range")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
-    return image
+            box = crop_box(seen.width, seen.height, np.asarray(crop, np.float64))
+            seen = seen.resize((width, height), Image.Resampling.BILINEAR, box)
+        return np.array(seen)
 
 
 def default_workers() -> int:
