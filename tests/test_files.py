@@ -3,6 +3,8 @@ from __future__ import annotations
 import os
 import resource
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from onebit.errors import OnebitError
-from onebit.files import atomic_path, write_atomic
+from onebit.files import atomic_path, remove_leftovers, write_atomic
 
 
 @contextmanager
@@ -111,3 +113,14 @@ def test_folders_and_devices_are_never_replaced(tmp_path: Path) -> None:
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(OnebitError, match=r"cannot write '.*gone.a\.bin': No such file or directory"):
         write_atomic(tmp_path / "gone" / "a.bin", b"")
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    script = (
+        "import os, sys; from onebit.files import atomic_path\nwith atomic_path(sys.argv[1]): os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", script, tmp_path / "net.bin"], check=False)
+    (tmp_path / "other.bin").write_bytes(b"")
+    assert len(names(tmp_path)) == 2
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == ["other.bin"]

@@ -11,6 +11,10 @@ from pathlib import Path
 from onebit.errors import OnebitError
 
 
+PREFIX = ".onebit-"
+"""Of temporary files."""
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside `path`; what was written there replaces `path` when the block ends without an error.
@@ -30,7 +34,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
         raise OnebitError(f"cannot write {os.fspath(path)!r}: it is not a regular file; choose another path")
-    temporary = target.with_name(f".onebit-{secrets.token_hex(8)}{target.suffix}")
+    temporary = target.with_name(f"{PREFIX}{secrets.token_hex(8)}{target.suffix}")
     try:
         # not tempfile: its files are readable by their owner alone, and would stay so after the rename
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -58,6 +62,12 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | memoryview) -> None
     """
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
         stream.write(data)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that a killed process left in a folder to which nobody writes now."""
+    for path in folder.glob(f"{PREFIX}*"):
+        _remove(path)
 
 
 def _fsync(path: Path, flags: int) -> None:

@@ -14,16 +14,19 @@ from torch import nn
 
 from onebit.data import DATASETS, Dataset, Progress, load_dataset
 from onebit.errors import CheckpointError, UsageError
-from onebit.evaluation import evaluate
-from onebit.files import write_atomic
+from onebit.evaluation import evaluate, whole_score
+from onebit.files import remove_leftovers, write_atomic
 from onebit.layers import binary_layers
 from onebit.precision import resolve_precision
 from onebit.recipe import Recipe, build_recipe, check_keys, read_settings, recipe_path
 from onebit.train.build import Training, build_model, build_training, resolve_device
 from onebit.train.history import EpochLog, History, refuse_used
-from onebit.train.loop import fit, whole_score
+from onebit.train.loop import fit
 from onebit.train.ranks import ALONE, Ranks, rank_device
 from onebit.train.weights import load_weights, read_state, read_weights, weight_file
+
+ENSEMBLE = 10
+"""Draws of the ensemble that the training of a Bayesian net reports."""
 
 
 def load_recipe_data(
@@ -55,6 +58,7 @@ def start_folder(folder: Path, recipe: Recipe, *, resume: bool) -> bool:
     if refuse_used(folder, resume=resume):
         refuse_other_recipe(folder, recipe)
     folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
     write_atomic(folder / "recipe.yaml", recipe.to_yaml().encode())
     return (folder / "last.ckpt").exists()
 
@@ -183,11 +187,17 @@ def _load_best(model: nn.Module, folder: Path) -> None:
 
 
 def test_modes(model: nn.Module) -> list[str]:
-    """The test modes in which a finished training is reported: what ships first."""
-    layers = [layer for _, layer in binary_layers(model)]
-    if not layers:
+    """The test modes in which a finished training is reported: what ships first.
+
+    A Bayesian net, whose latents are the parameters of a distribution, is reported with its most probable weights (the
+    signs that ship), their mean, and an ensemble of ENSEMBLE draws.
+    """
+    quantizers = [layer.weight_quantizer for _, layer in binary_layers(model)]
+    if not quantizers:
         return ["real"]
-    random = any(layer.weight_quantizer is not None and layer.weight_quantizer.random for layer in layers)
+    if all(hasattr(quantizer, "mean") for quantizer in quantizers):
+        return ["binary", "mean", f"ensemble:{ENSEMBLE}"]
+    random = any(quantizer is not None and quantizer.random for quantizer in quantizers)
     return ["binary", "latent", *(["sample"] if random else [])]
 
 
