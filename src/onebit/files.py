@@ -10,7 +10,6 @@ from pathlib import Path
 
 from onebit.errors import OnebitError
 
-
 PREFIX = ".onebit-"
 """Of temporary files."""
 
