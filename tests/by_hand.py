@@ -24,6 +24,7 @@ from onebit.packed import (
     Node,
     PackedNet,
     Pad,
+    Prelu,
     RealConv,
     RealConvTranspose,
     RealDense,
@@ -93,9 +94,12 @@ def _made(node: Node, made: Value, x: np.ndarray, *others: np.ndarray) -> np.nda
         at, up = _per_channel(node.threshold, x), node.direction.reshape(-1, *[1] * (x.ndim - 1)) > 0
         return np.where(np.where(up, x >= at, x <= at), ONE, -ONE)
     if isinstance(node, Sign):
-        return np.where(x >= 0, ONE, -ONE)
+        return np.where(x >= (0 * ONE if node.shift is None else _per_channel(node.shift, x)), ONE, -ONE)
     if isinstance(node, Relu):
         return np.where(x > 0, x, 0 * ONE)
+    if isinstance(node, Prelu):
+        x = _each(f32, x)
+        return np.where(x > 0, x, _each(f32, x * _per_channel(node.slope, x)))
     if isinstance(node, Hardtanh):
         return _each(lambda v: min(max(v, -ONE), ONE), x)
     if isinstance(node, Add):

@@ -23,6 +23,7 @@ from onebit.packed import (
     Node,
     PackedNet,
     Pad,
+    Prelu,
     RealConv,
     RealConvTranspose,
     RealDense,
@@ -113,8 +114,9 @@ def real_net(seed: int = 0) -> PackedNet:
     x = b.add(Add, y, x)
     b.add(ConvTranspose, **b.signs(6, 2 * 4, scale=True), kernel=(2, 2), stride=(2, 2), groups=2, extra=(1, 0))
     b.add(Hardtanh)
+    b.add(Prelu, slope=b.real(6))
     b.add(AveragePool, kernel=(3, 2), stride=(2, 2), padding=(1, 1, 1, 0), count_padding=1)
-    b.add(Sign)
+    b.add(Sign, shift=b.real(6))
     b.add(ConvTranspose, **b.signs(3, 6 * 2, centre=True), kernel=(2, 1), padding=(1, 0, 0, 0), dilation=(2, 1))
     b.add(RealConvTranspose, weight=b.real(2, 3 * 4), kernel=(2, 2), stride=(3, 1), padding=(1, 1, 0, 1))
     b.add(Slice, start=(0, 1, 0), stop=(2, 9, 5), step=(1, 2, 2))

@@ -11,18 +11,20 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.distributions import Categorical
+from torchmetrics.functional.classification import multiclass_calibration_error
 
 from onebit.data import Split, make_toy
 from onebit.errors import UsageError
 from onebit.evaluation import (
     BN_IMAGES,
-    Score,
     batch_bounds,
     bn_images,
     evaluate,
     fixed_weights,
     is_trained_mode,
     kept_batch_norm,
+    mode_logits,
     model_device,
     parse_weights,
     predict_logits,
@@ -31,7 +33,8 @@ from onebit.evaluation import (
 from onebit.layers import BinaryLinear, binary_layers
 from onebit.losses import LOSSES
 from onebit.models import MLP
-from onebit.quantizers import sign
+from onebit.quantizers import Stochastic, sign
+from onebit.scores import Score, whole_score
 
 CPU = torch.device("cpu")
 
@@ -109,7 +112,7 @@ def test_test_modes_are_parsed(text: str, expected: tuple[str, int]) -> None:
 def test_what_is_no_test_mode_is_refused_for_every_net(
     splits: tuple[Split, Split], text: str, quantizer: str | None
 ) -> None:
-    with pytest.raises(UsageError, match="weights must be latent, binary, sample or ensemble:N, got"):
+    with pytest.raises(UsageError, match="weights must be latent, binary, mean, sample or ensemble:N, got"):
         evaluate(net(quantizer), splits[1], weights=text, bn="trained")
 
 
@@ -139,6 +142,48 @@ def test_the_two_modes_differ_here() -> None:
     with fixed_weights(model, "latent"):
         latent = model(x)
     assert not torch.allclose(latent, model(x))
+
+
+class Bayesian(Stochastic):
+    """A quantizer whose latents are the parameters of a distribution with the mean tanh(latent)."""
+
+    def mean(self, latent: Tensor) -> Tensor:
+        return latent.tanh()
+
+
+def test_the_mean_mode_equals_a_plain_net_with_the_mean_weights(splits: tuple[Split, Split]) -> None:
+    model, test = net(Bayesian), splits[1]  # type: ignore[arg-type]
+    logits = with_weights(model, torch.tanh)(torch.from_numpy(test.images)).detach()
+    score = evaluate(model, test, weights="mean", bn="trained")
+    assert (score.weights, (score.correct, score.loss)) == ("mean", pytest.approx(score_by_hand(logits, test)))
+    assert evaluate(model, test, weights="mean", train=splits[0]).bn == "reestimate"
+
+
+def test_a_quantizer_without_a_mean_is_refused(splits: tuple[Split, Split]) -> None:
+    with pytest.raises(UsageError, match=r"layer 'linear1': Sign has no mean weights.* use --weights binary"):
+        evaluate(net(), splits[1], weights="mean", bn="trained")
+
+
+@pytest.mark.parametrize("mode", ["latent", "binary", "sample", "ensemble:4"])
+def test_entropy_and_calibration_of_every_mode_equal_plain_references(splits: tuple[Split, Split], mode: str) -> None:
+    model, test = net("stochastic"), splits[1]
+    score = evaluate(model, test, weights=mode, bn="trained", seed=3)
+    probabilities = mode_logits(model, test.images, weights=mode, bn="trained", seed=3).double().softmax(1)
+    entropy = Categorical(probabilities).entropy().mean()
+    ece = multiclass_calibration_error(probabilities, torch.from_numpy(test.labels), num_classes=4, n_bins=15)
+    assert score.entropy == pytest.approx(float(entropy), rel=1e-6)
+    assert score.ece == pytest.approx(float(ece), abs=1e-6)
+
+
+def test_the_scores_of_parts_are_the_score_of_the_whole(splits: tuple[Split, Split]) -> None:
+    model, test = net(), splits[1]
+    parts = [evaluate(model, test[part]) for part in (slice(0, 20), slice(20, 21), slice(21, 90))]
+    whole = evaluate(model, test)
+    joined = whole_score([*parts, None])
+    assert (joined.correct, joined.count) == (whole.correct, whole.count)
+    for name in ("loss", "entropy", "ece"):
+        assert getattr(joined, name) == pytest.approx(getattr(whole, name), rel=1e-5)
+    assert joined.ece != pytest.approx(sum(part.ece * part.count for part in parts) / 90)  # no mean of the parts
 
 
 @pytest.mark.parametrize("quantizer", ["sign", "stochastic"])
@@ -322,7 +367,7 @@ def test_logits_do_not_depend_on_the_batch_size(splits: tuple[Split, Split], bat
 
 
 def test_a_score_says_what_was_counted() -> None:
-    score = Score("binary", "trained", 9_783, 10_000, 0.1)
+    score = Score("binary", "trained", 9_783, 10_000, 0.1, 0.25, (30.0, -70.0))
     assert str(score) == "97.83 % (9,783 of 10,000; binary weights, BatchNorm trained)"
     assert score.as_dict() == {
         "weights": "binary",
@@ -330,8 +375,10 @@ def test_a_score_says_what_was_counted() -> None:
         "correct": 9_783,
         "count": 10_000,
         "loss": 0.1,
+        "entropy": 0.25,
         "accuracy": 0.9783,
         "error": pytest.approx(0.0217),
+        "ece": 0.01,
     }
 
 

@@ -10,7 +10,11 @@ import torch
 from sklearn.metrics import hinge_loss, log_loss
 from torch import Tensor
 
-from onebit.losses import LOSSES, cross_entropy, hinge, squared_hinge
+from onebit.data import VOID
+from onebit.losses import LOSSES, cross_entropy, hinge, per_sample, squared_hinge
+
+MEANS = [name for name in LOSSES if name != "iou"]
+"""Losses that are a mean of what each sample costs."""
 
 
 def example(count: int = 12, classes: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -33,13 +37,13 @@ def by_loops(name: str, logits: Tensor, labels: Tensor) -> float:
     return total / terms
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", MEANS)
 def test_each_loss_is_its_formula(name: str) -> None:
     logits, labels = example()
     assert float(LOSSES[name](logits, labels)) == pytest.approx(by_loops(name, logits, labels), rel=1e-12)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", MEANS)
 def test_each_loss_is_a_mean_over_samples(name: str) -> None:
     logits, labels = example()
     whole, first, rest = (LOSSES[name](logits[part], labels[part]) for part in (slice(None), slice(3), slice(3, None)))
@@ -88,3 +92,26 @@ def test_label_smoothing_mixes_in_the_uniform_target() -> None:
     uniform = -logits.log_softmax(1).mean()
     expected = 0.9 * cross_entropy(logits, labels) + 0.1 * uniform
     assert float(cross_entropy(logits, labels, label_smoothing=0.1)) == pytest.approx(float(expected))
+
+
+def test_iou_is_one_minus_the_mean_soft_jaccard_index() -> None:
+    logits, labels = torch.randn(7, 3), torch.tensor([0, 1, 1, 0, 2, 1, 0])
+    p, t = logits.softmax(1), torch.eye(3)[labels]
+    expected = 1 - sum(float((p * t)[:, k].sum() / (p + t - p * t)[:, k].sum()) for k in range(3)) / 3
+    assert float(LOSSES["iou"](logits, labels)) == pytest.approx(expected, rel=1e-5)
+    perfect = 100 * t - 50
+    assert float(LOSSES["iou"](perfect, labels)) == pytest.approx(0, abs=1e-6)
+    assert torch.autograd.gradcheck(LOSSES["iou"], (logits.double().requires_grad_(), labels))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_loss_of_masks_is_that_of_their_pixels(name: str) -> None:
+    logits, masks = torch.randn(2, 3, 4, 4), torch.randint(0, 3, (2, 8, 6), dtype=torch.uint8)
+    masks[0, 3, 2] = VOID
+    centre = masks[:, 2:6, 1:5]
+    known = centre != VOID
+    rows = logits.permute(0, 2, 3, 1)[known]
+    assert torch.equal(LOSSES[name](logits, masks), LOSSES[name](rows, centre[known].long()))
+    found, labels = per_sample(logits, masks)
+    assert torch.equal(found, rows)
+    assert labels.dtype == torch.int64

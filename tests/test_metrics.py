@@ -13,10 +13,10 @@ from sklearn.metrics import accuracy_score
 from torch import nn
 
 from onebit.errors import UsageError
-from onebit.evaluation import score_logits
 from onebit.layers import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear, binary_layers
 from onebit.metrics import binary_signs, flip_ratio, model_size, packed_bytes, saturation, summary
 from onebit.models import MLP, create_model
+from onebit.scores import score_logits
 
 
 def net(**options: object) -> nn.Module:

@@ -66,6 +66,19 @@ def test_the_notebook_runs(tmp_path: Path, kernel: str) -> None:
     assert len(pictures) == 5
 
 
+def test_the_trainer_runs_in_a_notebook(tmp_path: Path, kernel: str) -> None:
+    notebook = nbformat.read(FOLDER / "02-trainer.ipynb", as_version=4)
+    cell = tagged(notebook, "parameters")
+    cell.source = with_settings(cell.source, {"WIDTH": "32", "EPOCHS": "2"})
+    NotebookClient(notebook, timeout=120, kernel_name=kernel, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    text = "".join(output.get("text", "") for output in outputs(notebook))
+    assert "epoch 2/2" in text
+    assert len(re.findall(r"of 2,000; .* weights, .*; entropy [\d.]+ nats, calibration error [\d.]+ %", text)) == 3
+    shown = [output.get("data", {}) for output in outputs(notebook)]
+    assert sum("image/png" in data for data in shown) == 1
+    assert "2,000 of 2,000 equal" in text
+
+
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.name)
 def test_notebooks_are_committed_without_outputs(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)

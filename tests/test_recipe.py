@@ -36,6 +36,7 @@ FLAGS: dict[str, tuple[str, Any]] = {
     "validation": ("256", 256),
     "split_seed": ("3", 3),
     "input_size": ("40", 40),
+    "permutation": ("7", 7),
     "model.name": ("mlp", "mlp"),
     "model.widths": ("[64, 32, 4]", (64, 32, 4)),
     "model.weight_quantizer": ("null", None),
@@ -55,6 +56,7 @@ FLAGS: dict[str, tuple[str, Any]] = {
     "model.norm_eps": ("1e-4", 1e-4),
     "model.norm_momentum": ("0.15", 0.15),
     "model.norm_affine": ("false", False),
+    "model.activation": ("rprelu", "rprelu"),
     "model.init": ("default", "default"),
     "model.coding": ("standardise", "standardise"),
     "optimizer.name": ("sgd", "sgd"),
@@ -66,9 +68,21 @@ FLAGS: dict[str, tuple[str, Any]] = {
     "optimizer.decay_norm": ("true", True),
     "optimizer.momentum": ("0.9", 0.9),
     "optimizer.nesterov": ("true", True),
+    "optimizer.real_lr": ("0.002", 0.002),
+    "optimizer.gamma": ("1e-3", 1e-3),
+    "optimizer.threshold": ("1e-6", 1e-6),
+    "optimizer.decay_epochs": ("2.5", 2.5),
+    "optimizer.gamma_decay": ("0.5", 0.5),
+    "optimizer.threshold_decay": ("0.5", 0.5),
+    "optimizer.latent_init": ("5.0", 5.0),
+    "optimizer.data_scale": ("10.0", 10.0),
+    "optimizer.samples": ("3", 3),
+    "optimizer.prox_growth": ("1e-4", 1e-4),
+    "optimizer.prox_freeze": ("0.75", 0.75),
     "optimizer.accumulate": ("4", 4),
     "optimizer.clip_grad_norm": ("2.5", 2.5),
     "optimizer.clip_grad_value": ("0.1", 0.1),
+    "optimizer.prior": ("true", True),
     "optimizer.compile": ("true", True),
     "schedule.name": ("milestones", "milestones"),
     "schedule.final_lr": ("3e-6", 3e-6),
@@ -81,11 +95,26 @@ FLAGS: dict[str, tuple[str, Any]] = {
     "augmentation.padding_mode": ("reflect", "reflect"),
     "augmentation.cutout": ("16", 16),
     "augmentation.min_area": ("0.25", 0.25),
+    "model.padding": ("valid", "valid"),
+    "augmentation.repeats": ("3", 3),
+    "augmentation.crop_size": ("96", 96),
+    "augmentation.flip_vertical": ("true", True),
+    "augmentation.rotate": ("true", True),
+    "augmentation.elastic": ("4.0", 4.0),
+    "augmentation.elastic_smoothness": ("6.0", 6.0),
+    "first_stage": ("2.5", 2.5),
+    "teacher": ("runs/real", "runs/real"),
+    "teacher_weight": ("0.5", 0.5),
+    "teacher_temperature": ("4.0", 4.0),
+    "continual.tasks": ("5", 5),
+    "continual.prior": ("false", False),
+    "continual.against": ('["ste"]', ("ste",)),
     "init_from": ("runs/real", "runs/real"),
     "loss": ("hinge", "hinge"),
     "label_smoothing": ("0.1", 0.1),
     "epochs": ("1.5", 1.5),
     "batch_size": ("64", 64),
+    "draws": ("20", 20),
     "ema": ("0.999", 0.999),
     "seed": ("9", 9),
     "precision": ("fp32", "fp32"),
@@ -198,6 +227,15 @@ def test_every_way_to_write_a_number_is_a_number(tmp_path: Path, number: str) ->
     assert build_recipe(read_settings(path)).optimizer.lr == 0.001
 
 
+def test_changes_are_told_also_where_one_recipe_has_options_and_the_other_none() -> None:
+    with_options = build_recipe({"model": {"weight_options": {"clip_value": 2}}, "seed": 1})
+    assert with_options.changed_from(build_recipe({"threads": 2})) == [
+        ("model.weight_options.clip_value", None, 2),
+        ("seed", 0, 1),
+    ]
+    assert build_recipe({}).changed_from(with_options)[-1] == ("model.weight_options.clip_value", 2, None)
+
+
 def test_merge_is_deep_and_leaves_its_arguments_alone() -> None:
     base, over = {"a": 1, "b": {"c": 2, "d": 3}}, {"b": {"c": 5}, "e": {"f": 6}}
     assert merge(base, over) == {"a": 1, "b": {"c": 5, "d": 3}, "e": {"f": 6}}
@@ -257,7 +295,7 @@ def test_merge_is_deep_and_leaves_its_arguments_alone() -> None:
         ("schedule: {milestones: [.nan]}", "schedule.milestones must be positive (epochs)"),
         ("schedule: {name: step}", "schedule.step_size must be positive (epochs), got None"),
         ("schedule: {gamma: 0}", "schedule.gamma must be positive"),
-        ("augmentation: {crop_padding: -1}", "augmentation.crop_padding must be from 0 to 64 pixels"),
+        ("augmentation: {crop_padding: -1}", "augmentation.crop_padding must be from 0 to 256 pixels"),
         ("augmentation: {flip: maybe}", "augmentation.flip: expected bool, got maybe"),
     ],
 )

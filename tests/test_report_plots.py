@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from dataclasses import replace
@@ -19,11 +20,11 @@ from safetensors.numpy import save_file
 from onebit.errors import DataError, FormatError, OnebitError, UsageError
 from onebit.layers import BinaryConv2d, BinaryLinear
 from onebit.recipe import ModelRecipe
-from onebit.report import plot_history, plot_predictions, plot_weights, weights, write_report
+from onebit.report import plot_health, plot_history, plot_predictions, plot_weights, weights, write_report
 from onebit.report.drawing import NEGATIVE, POSITIVE, STYLE, WRONG, choose_scale, colour, label_epochs
 from onebit.report.runs import read_runs
 from onebit.report.weights import BINS, layer_histogram, plot_run_weights
-from onebit.train.history import History
+from onebit.train.history import EpochLog, History
 from onebit.train.weights import save_weights
 
 
@@ -257,3 +258,52 @@ def test_arrays_that_do_not_fit_are_named(tmp_path: Path, change: dict[str, Any]
     with pytest.raises(UsageError, match=message):
         plot_predictions(path=tmp_path / "a.png", **(predictions() | change))
     assert os.listdir(tmp_path) == []
+
+
+# -------------------------------------------------------------------------------------------------------------- health
+def healthy(epoch: int, layers: int = 2) -> EpochLog:
+    return row(epoch, layers={f"linear{i}": {"flip_ratio": 0.1 / epoch, "zero_gradients": 0.0} for i in range(layers)})
+
+
+@pytest.mark.parametrize(("epochs", "layers"), [(1, 1), (3, 2), (40, 60)])
+def test_health_is_drawn_per_layer_and_epoch(tmp_path: Path, epochs: int, layers: int) -> None:
+    history = History([healthy(epoch, layers) for epoch in range(1, epochs + 1)])
+    plot_health(history, tmp_path / "health.png", name="run $x$")
+    check_picture(tmp_path / "health.png")
+
+
+def test_a_layer_that_comes_and_goes_leaves_a_gap(tmp_path: Path) -> None:
+    plot_health(History([row(1), healthy(2), healthy(3, 1)]), tmp_path / "health.png")
+    check_picture(tmp_path / "health.png")
+
+
+def test_without_health_there_is_nothing_to_draw(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no health of a layer"):
+        plot_health(History([row(1)]), tmp_path / "health.png")
+
+
+def test_a_report_shows_the_health_of_runs_that_have_it(tmp_path: Path) -> None:
+    make_run(tmp_path / "new", rows=[healthy(1), healthy(2)])
+    make_run(tmp_path / "old")
+    files = write_report([tmp_path / "new", tmp_path / "old"], tmp_path / "report")
+    assert [file.name for file in files if file.name.startswith("health")] == ["health-new.png"]
+    assert "Health of each layer of new" in (tmp_path / "report" / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "layers", ["x", {"linear1": 0.5}, {"linear1": {"flip_ratio": "0.5"}}, {"linear1": {"flip_ratio": 2}}]
+)
+def test_damaged_health_is_told_with_its_line(tmp_path: Path, layers: Any) -> None:
+    run = make_run(tmp_path / "run", rows=[row(1), row(2, layers=layers)])
+    with pytest.raises(FormatError, match=r"metrics\.jsonl, line 2: damaged \("):
+        write_report([run], tmp_path / "report")
+
+
+def test_rows_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    old = [
+        json.dumps({k: v for k, v in json.loads(line).items() if k not in ("layers", "validation_mean_iou")})
+        for line in (run / "metrics.jsonl").read_text().splitlines()
+    ]
+    (run / "metrics.jsonl").write_text("\n".join(old) + "\n")
+    assert len(write_report([run], tmp_path / "report")) == 4

@@ -28,11 +28,13 @@ if TYPE_CHECKING:
     from onebit.packed import save as save
     from onebit.quantizers import sign as sign
     from onebit.train.loop import fit as fit
+    from onebit.trainer import Trainer as Trainer
 
 _HOME = {
     "BinaryLinear": "onebit.layers",
     "Dataset": "onebit.data",
     "InputCoding": "onebit.layers",
+    "Trainer": "onebit.trainer",
     "binarize_": "onebit.layers",
     "certify": "onebit.agreement",
     "clip_latents_": "onebit.optim",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import onebit
 from onebit import runtime
-from onebit.data import Split
+from onebit.data import VOID, Split
 from onebit.errors import FoldError, UsageError
 from onebit.evaluation import fixed_weights, predict_logits
 from onebit.fold import SignSite, eval_copy, fold_model
@@ -26,8 +26,8 @@ from onebit.packed.net import op_name
 class Agreement:
     """Counts of two executions of one net: torch in float32 with the weights that ship, and the packed net.
 
-    count: images compared.
-    label_mismatches: images that the two label differently.
+    count: images compared, or of a net that gives masks their pixels.
+    label_mismatches: those that the two label differently.
     max_logit_difference: largest |difference| of two logits.
     bit_exact: every logit is equal.
     """
@@ -214,12 +214,12 @@ def _tally(
     Args:
         images: uint8 (N, C, H, W).
         sites: signs that are compared too.
-        labels: (N,).
+        labels: (N,), or masks (N, H, W), whose `VOID` pixels are not compared.
     """
     seed = _seed_of(weights, seed)
     if len(images) == 0:
         raise UsageError("got no images, expected some to compare the two nets on")
-    count = label_mismatches = correct = 0
+    done = count = label_mismatches = correct = 0
     difference, bit_exact = 0.0, True
     compared, mismatches = Counter[str](), Counter[str]()
     model = eval_copy(model)
@@ -240,18 +240,21 @@ def _tally(
             if not np.isfinite(theirs).all():
                 raise FoldError("the model's own logits are not finite on these images; there is nothing to agree with")
             labelled = ours.argmax(axis=1)
-            label_mismatches += int(np.count_nonzero(labelled != theirs.argmax(axis=1)))
+            truth = labelled if labels is None else labels[done : done + len(ours)]
+            known = np.ones(len(ours), np.bool_) if truth.ndim == 1 else truth != VOID
+            label_mismatches += int(np.count_nonzero((labelled != theirs.argmax(axis=1))[known]))
             difference = max(difference, float(np.abs(ours.astype(np.float64) - theirs).max()))
             bit_exact = bit_exact and bool((ours == theirs).all())
             if labels is not None:
-                correct += int(np.count_nonzero(labelled == labels[count : count + len(ours)]))
+                correct += int(np.count_nonzero((labelled == truth)[known]))
             for site in sites:
                 signs = values[site.seen]
                 compared[site.value] += signs.size
                 mismatches[site.value] += int(np.count_nonzero((signs > 0) != theirs_seen[site.value]))
-            count += len(ours)
+            done += len(ours)
+            count += int(np.count_nonzero(known))
             if on_images is not None:
-                on_images(count, len(images))
+                on_images(done, len(images))
     proofs = {
         name: LayerProof(name=name, proof="float", integers=compared[name], mismatches=mismatches[name])
         for name in compared
@@ -275,7 +278,8 @@ def _signs_of(model: nn.Module, sites: Sequence[SignSite]) -> Iterator[dict[str,
 
     def record(module: nn.Module, inputs: object, output: Tensor) -> None:
         if (value := wanted.get((module, calls[module]))) is not None:
-            seen[value] = (output > 0).numpy()
+            stated = module.binary_input()  # type: ignore[operator]
+            seen[value] = stated.upper(output).numpy()
         calls[module] += 1
 
     hooks = [module.register_forward_hook(record) for module in {module for module, _ in wanted}]

@@ -6,54 +6,27 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onebit.data import Images, Split, StreamedImages, read_batches
+from onebit.data import (
+    Images,
+    Split,
+    StreamedImages,
+    fitted,
+    read_batches,
+)
 from onebit.errors import UsageError
 from onebit.layers import binary_layers
-from onebit.losses import LOSSES, Loss
-from onebit.tables import resolve
+from onebit.losses import Loss
+from onebit.scores import Score, score_logits
 
 OnImages = Callable[[int, int], None]
 
 BN_IMAGES = 10_000
 """How many training images re-estimate the BatchNorm statistics."""
-
-
-@dataclass(frozen=True)
-class Score:
-    """Counts of one evaluation, summed before they are divided.
-
-    weights: the test mode: latent, binary, sample, ensemble:N, packed, or real for a net without binary layers.
-    bn: "trained" or "reestimate": whose BatchNorm statistics were used.
-    loss: mean over samples.
-    """
-
-    weights: str
-    bn: str
-    correct: int
-    count: int
-    loss: float
-
-    @property
-    def accuracy(self) -> float:
-        return self.correct / self.count
-
-    @property
-    def error(self) -> float:
-        return 1 - self.correct / self.count
-
-    def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "accuracy": self.accuracy, "error": self.error}
-
-    def __str__(self) -> str:
-        counts = f"{self.correct:,} of {self.count:,}"
-        return f"{100 * self.accuracy:.2f} % ({counts}; {self.weights} weights, BatchNorm {self.bn})"
 
 
 def batch_bounds(count: int, batch_size: int, *, least: int = 2) -> list[tuple[int, int]]:
@@ -86,10 +59,12 @@ def fixed_weights(model: nn.Module, weights: str, *, generator: torch.Generator 
     """Within the context every binary layer multiplies with the weights of one test mode.
 
     Args:
-        weights: "latent", "binary", "sample" (one draw), or "real" for a net without binary layers.
+        weights: "latent", "binary", "mean" (of the distribution that a Bayesian net has learnt), "sample" (one draw),
+            or "real" for a net without binary layers.
 
     Raises:
-        UsageError: unknown mode, "real" for a net with binary layers, or a quantizer that defines no random draw.
+        UsageError: unknown mode, "real" for a net with binary layers, or a quantizer that defines no random draw or no
+            mean.
     """
     layers = list(binary_layers(model))
     try:
@@ -98,6 +73,14 @@ def fixed_weights(model: nn.Module, weights: str, *, generator: torch.Generator 
                 layer.fixed_weight = layer.weight.detach()
             elif weights == "binary":
                 layer.fixed_weight = layer.dense(layer.binary_weight())
+            elif weights == "mean":
+                mean = getattr(layer.weight_quantizer, "mean", None)
+                if mean is None:
+                    raise UsageError(
+                        f"layer {name!r}: {type(layer.weight_quantizer).__name__} has no mean weights, which are those "
+                        "of a Bayesian net; use --weights binary"
+                    )
+                layer.fixed_weight = layer.own_layout(mean(layer.outputs_first(layer.weight.detach())))
             elif weights == "sample":
                 draw = layer.sample_weight(generator=generator)
                 if draw is None:
@@ -107,7 +90,7 @@ def fixed_weights(model: nn.Module, weights: str, *, generator: torch.Generator 
                     )
                 layer.fixed_weight = layer.dense(draw)
             else:
-                raise UsageError(f"weights must be latent, binary, sample or ensemble:N, got {weights!r}")
+                raise _no_mode(weights)
         yield
     finally:
         for _, layer in layers:
@@ -136,6 +119,8 @@ def reestimate_batch_norm_(
     """
     norms, momenta = _batch_norms(model), [norm.momentum for norm in _batch_norms(model)]
     was_training = model.training
+    if isinstance(images, np.ndarray):
+        images = in_tiles(model, Split(images, np.zeros((len(images), *images.shape[2:]), np.uint8))).images
     model.eval()
     try:
         for norm in norms:
@@ -221,10 +206,10 @@ def model_device(model: nn.Module) -> torch.device:
     return torch.device("cpu") if parameter is None else parameter.device
 
 
-def score_logits(logits: Tensor, labels: Tensor, *, loss: str | Loss, weights: str, bn: str) -> Score:
-    """Counts and mean loss of given logits."""
-    correct = int((logits.argmax(dim=1) == labels).sum())
-    return Score(weights, bn, correct, len(labels), float(resolve(LOSSES, loss, kind="loss")(logits, labels)))
+def in_tiles(model: nn.Module, split: Split) -> Split:
+    """A split of images with masks in tiles that the model takes, see `onebit.data.fitted`; any other split itself."""
+    taken, made = (getattr(model, name, None) for name in ("input_shape", "output_shape"))
+    return split if split.labels.ndim == 1 or taken is None or made is None else fitted(split, taken, made)
 
 
 def parse_weights(weights: str) -> tuple[str, int]:
@@ -236,9 +221,77 @@ def parse_weights(weights: str) -> tuple[str, int]:
     match = re.fullmatch(r"ensemble:(\d+)", weights)
     if match and int(match[1]) > 0:
         return "sample", int(match[1])
-    if weights not in ("latent", "binary", "sample", "real"):
-        raise UsageError(f"weights must be latent, binary, sample or ensemble:N, got {weights!r}")
+    if weights not in ("latent", "binary", "mean", "sample", "real"):
+        raise _no_mode(weights)
     return weights, 1
+
+
+def _no_mode(weights: str) -> UsageError:
+    return UsageError(f"weights must be latent, binary, mean, sample or ensemble:N, got {weights!r}")
+
+
+def stated_mode(model: nn.Module, weights: str, bn: str = "auto") -> tuple[str, str]:
+    """The test mode and whose BatchNorm statistics go with it: a net without binary layers is evaluated as "real".
+
+    Args:
+        bn: "auto" is "reestimate" for modes that were not trained in.
+
+    Raises:
+        UsageError: not a test mode, or another `bn`.
+    """
+    parse_weights(weights)
+    if not any(True for _ in binary_layers(model)):
+        weights = "real"
+    if bn not in ("auto", "trained", "reestimate"):
+        raise UsageError(f"bn must be auto, trained or reestimate, got {bn!r}")
+    if bn == "auto":
+        bn = "trained" if is_trained_mode(model, weights) else "reestimate"
+    return weights, bn
+
+
+@torch.no_grad()
+def mode_logits(
+    model: nn.Module,
+    images: Images | StreamedImages | Tensor,
+    *,
+    weights: str = "binary",
+    train: Split | None = None,
+    bn: str = "auto",
+    seed: int = 0,
+    batch_size: int | None = None,
+    on_images: OnImages | None = None,
+) -> Tensor:
+    """Logits (N, classes) in a stated test mode; those of an ensemble are the logarithms of its mean probabilities.
+
+    Args:
+        images: uint8 (N, C, H, W). The rest as `evaluate`, which see.
+
+    Raises:
+        UsageError: unknown mode, a quantizer without a draw or a mean, or `reestimate` without `train`.
+    """
+    weights, bn = stated_mode(model, weights, bn)
+    mode, draws = parse_weights(weights)
+    if bn == "reestimate" and train is None:
+        raise UsageError(
+            f"BatchNorm of {weights} weights is re-estimated, which needs the training images: "
+            "pass train=data.train, or bn='trained' for the statistics as they are"
+        )
+    generator = torch.Generator(model_device(model)).manual_seed(seed)
+    mean = torch.zeros(())
+    for draw in range(draws):
+
+        def done(count: int, _: int, before: int = draw * len(images)) -> None:
+            if on_images is not None:
+                on_images(before + count, draws * len(images))
+
+        with fixed_weights(model, mode, generator=generator), kept_batch_norm(model):
+            if bn == "reestimate" and train is not None:
+                reestimate_batch_norm_(model, bn_images(train), batch_size=batch_size)
+            logits = predict_logits(model, images, batch_size=batch_size, on_images=done)
+        if draws == 1:
+            return logits
+        mean = mean + logits.double().softmax(dim=1) / draws
+    return mean.log().float()
 
 
 @torch.no_grad()
@@ -254,18 +307,18 @@ def evaluate(
     batch_size: int | None = None,
     on_images: OnImages | None = None,
 ) -> Score:
-    """Accuracy, error and loss on a split in a stated test mode, in float32.
+    """Accuracy, error, loss, predictive entropy and calibration on a split in a stated test mode, in float32.
 
     Args:
-        weights: "latent", "binary", "sample" (one draw), "ensemble:N" (mean softmax of N draws); a net without binary
-            layers is evaluated as "real".
+        weights: "latent", "binary", "mean" (of the distribution that a Bayesian net has learnt), "sample" (one draw),
+            "ensemble:N" (mean softmax of N draws); a net without binary layers is evaluated as "real".
         train: training split, needed where BatchNorm statistics are re-estimated.
         bn: "trained", "reestimate", or "auto": re-estimate for modes that were not trained in.
         seed: of the draws.
         on_images: called with (images done, images), over all draws.
 
     Raises:
-        UsageError: unknown mode, empty split, a quantizer without a draw, or `reestimate` without `train`.
+        UsageError: unknown mode, empty split, a quantizer without a draw or a mean, or `reestimate` without `train`.
 
     Example:
         >>> evaluate(model, data.test, weights="binary").accuracy  # doctest: +SKIP
@@ -273,38 +326,21 @@ def evaluate(
     """
     if len(split) == 0:
         raise UsageError("there are no images to evaluate: the split is empty")
+    split = in_tiles(model, split)
     wanted = getattr(model, "input_shape", split.images.shape[1:])
     if tuple(wanted) != split.images.shape[1:]:
         raise UsageError(f"the model takes images of shape {tuple(wanted)}, the data has {split.images.shape[1:]}")
-    parse_weights(weights)
-    if not any(True for _ in binary_layers(model)):
-        weights = "real"
-    if bn not in ("auto", "trained", "reestimate"):
-        raise UsageError(f"bn must be auto, trained or reestimate, got {bn!r}")
-    mode, draws = parse_weights(weights)
-    if bn == "auto":
-        bn = "trained" if is_trained_mode(model, weights) else "reestimate"
-    if bn == "reestimate" and train is None:
-        raise UsageError(
-            f"BatchNorm of {weights} weights is re-estimated, which needs the training images: "
-            "pass train=data.train, or bn='trained' for the statistics as they are"
-        )
-    device = model_device(model)
-    labels = torch.from_numpy(split.labels).to(device)
-    generator = torch.Generator(device).manual_seed(seed)
-    mean = torch.zeros(())
-    for draw in range(draws):
-
-        def done(count: int, _: int, before: int = draw * len(split)) -> None:
-            if on_images is not None:
-                on_images(before + count, draws * len(split))
-
-        with fixed_weights(model, mode, generator=generator), kept_batch_norm(model):
-            if bn == "reestimate" and train is not None:
-                reestimate_batch_norm_(model, bn_images(train), batch_size=batch_size)
-            logits = predict_logits(model, split.images, batch_size=batch_size, on_images=done)
-        if draws == 1:
-            return score_logits(logits, labels, loss=loss, weights=weights, bn=bn)
-        mean = mean + logits.double().softmax(dim=1) / draws
+    weights, bn = stated_mode(model, weights, bn)
+    logits = mode_logits(
+        model,
+        split.images,
+        weights=weights,
+        train=train,
+        bn=bn,
+        seed=seed,
+        batch_size=batch_size,
+        on_images=on_images,
+    )
     # a mean of probabilities has no margins: its loss is the cross-entropy, whatever the training loss
-    return score_logits(mean.log().float(), labels, loss="cross_entropy", weights=weights, bn=bn)
+    loss = "cross_entropy" if parse_weights(weights)[1] > 1 else loss
+    return score_logits(logits, torch.from_numpy(split.labels).to(logits.device), loss=loss, weights=weights, bn=bn)

@@ -1,4 +1,4 @@
-"""Losses of the BinaryConnect and BNN papers: logits (N, classes), integer labels (N,) -> scalar mean."""
+"""Losses: logits (N, classes), integer labels (N,) -> scalar mean; of masks over all pixels, see `per_sample`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from onebit.data import VOID
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def _margins(logits: Tensor, labels: Tensor) -> Tensor:
-    """max(0, 1 − t·y) with t = ±1 one-hot, shape of `logits`."""
+    """max(0, 1 − t·y) with t = ±1 one-hot, (M, classes)."""
+    logits, labels = per_sample(logits, labels)
     targets = torch.full_like(logits, -1.0).scatter_(1, labels.unsqueeze(1), 1.0)
     return F.relu(1 - targets * logits)
 
@@ -45,11 +48,69 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.
         labels: (N,) integers.
         label_smoothing: share of the target spread evenly over the classes.
     """
-    return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    return F.cross_entropy(*per_sample(logits, labels), label_smoothing=label_smoothing)
+
+
+def iou(logits: Tensor, labels: Tensor) -> Tensor:
+    """1 − mean over classes of the soft Jaccard index Σp·t / Σ(p + t − p·t), p = softmax(logits), t one-hot.
+
+    The sums are over all samples, which are pixels mostly: a rare class weighs as much as a frequent one.
+
+    Args:
+        logits: (N, classes).
+        labels: (N,) integers.
+
+    Source: Rahman and Wang 2016 (doi:10.1007/978-3-319-50835-1_22), section 3, there for one class.
+    """
+    logits, labels = per_sample(logits, labels)
+    probabilities = logits.softmax(dim=1)
+    targets = F.one_hot(labels, logits.shape[1]).to(probabilities.dtype)
+    both = (probabilities * targets).sum(dim=0)
+    either = probabilities.sum(dim=0) + targets.sum(dim=0) - both
+    return 1 - (both / either).mean()
+
+
+def distillation(logits: Tensor, taught: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """T²·mean over samples of KL(q ‖ p), q = softmax(taught/T), p = softmax(logits/T); ReActNet's loss at T = 1.
+
+    T² keeps the size of the gradient (Hinton, Vinyals and Dean, arXiv:1503.02531, section 2).
+
+    Args:
+        logits: (N, classes), or (N, classes, H, W) of masks; those of the net that learns.
+        taught: those of its teacher, the same shape.
+        temperature: T.
+
+    Source: the distributional loss of ReActNet, arXiv:2003.03488.
+    """
+    log_p, log_q = ((x / temperature).log_softmax(dim=1) for x in (logits, taught))
+    return temperature**2 * (log_q.exp() * (log_q - log_p)).sum(dim=1).mean()
+
+
+def per_sample(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits and labels as every loss takes them: of masks each pixel is a sample.
+
+    Args:
+        logits: (N, classes), or (N, classes, h, w).
+        labels: (N,), or masks (N, H, W): their centre is what the logits are of, and `VOID` pixels are left out.
+
+    Returns:
+        (M, classes) and (M,) int64.
+    """
+    if labels.dim() == 1:
+        return logits, labels
+    height, width = logits.shape[2:]
+    top, left = (labels.shape[1] - height) // 2, (labels.shape[2] - width) // 2
+    labels = labels[:, top : top + height, left : left + width].flatten()
+    logits = logits.movedim(1, -1).flatten(0, -2)
+    known = labels != VOID
+    if not bool(known.all()):
+        logits, labels = logits[known], labels[known]
+    return logits, labels.long()
 
 
 LOSSES: dict[str, Loss] = {
     "cross_entropy": cross_entropy,
     "hinge": hinge,
+    "iou": iou,
     "squared_hinge": squared_hinge,
 }

@@ -21,6 +21,9 @@ from onebit.train.weights import load_weights
 def plain_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The state_dict with every latent weight replaced by what ships of it, for a model of `torch.nn` layers.
 
+    Learnable parameters of input quantizers stay, as `LAYER.input_quantizer.…`: signs of inputs are no weights, and the
+    model that loads this has to take them.
+
     Raises:
         NotBinaryError: the model has no binary layer, or a latent weight is not a number.
     """
@@ -32,7 +35,7 @@ def plain_state_dict(model: nn.Module) -> dict[str, Tensor]:
         weights[f"{name}.weight" if name else "weight"] = layer.dense(layer.binary_weight())
     if not weights:
         raise NotBinaryError("the net has no binary layer: all its weights are real")
-    state = {key: value for key, value in model.state_dict().items() if "quantizer." not in key}
+    state = {key: value for key, value in model.state_dict().items() if "weight_quantizer." not in key}
     return {key: weights.get(key, value).detach().clone().contiguous() for key, value in state.items()}
 
 
@@ -55,12 +58,12 @@ def save_plain(model: nn.Module, path: str | Path) -> None:
 
 
 def plain_twin(run: Run, state: dict[str, Tensor], *, source: str) -> nn.Module:
-    """The net of a run without weight quantizers, holding `state`, in eval mode.
+    """The net of a run with its input quantizers but without weight quantizers, holding `state`, in eval mode.
 
     Raises:
         CheckpointError: `state` belongs to another net.
     """
-    recipe = dataclasses.replace(run.recipe.model, weight_quantizer=None, value=1.0)
+    recipe = dataclasses.replace(run.recipe.model, weight_quantizer=None, weight_options=None, value=1.0)
     twin = build_model(recipe, input_shape=run.input_shape, classes=run.classes)
     load_weights(twin, state, source=source)
     return twin.eval()

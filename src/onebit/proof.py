@@ -12,9 +12,17 @@ import torch
 from torch import nn
 
 from onebit.agreement import Agreement, certify
-from onebit.data import Dataset, Split
+from onebit.data import Dataset, Split, by_pixel, fitted_to
 from onebit.errors import NotBinaryError
-from onebit.evaluation import OnImages, bn_images, evaluate, fixed_weights, predict_logits, reestimate_batch_norm_
+from onebit.evaluation import (
+    OnImages,
+    bn_images,
+    evaluate,
+    fixed_weights,
+    in_tiles,
+    predict_logits,
+    reestimate_batch_norm_,
+)
 from onebit.fold import pack
 from onebit.inspection import inspect_state
 from onebit.layers import binary_layers
@@ -52,7 +60,7 @@ def pack_run(
     return certify(
         model,
         packed,
-        data.test,
+        in_tiles(model, data.test),
         dataset=data.name,
         split_name="test",
         weights=weights,
@@ -89,11 +97,11 @@ def prove_run(run: Run, data: Dataset, *, on_images: OnImages | None = None) -> 
 
 
 def _steps(run: Run, data: Dataset, on_images: OnImages | None) -> Iterator[Step]:
-    model, test = run.model, data.test
+    model, test = run.model, in_tiles(run.model, data.test)
     yield _latents_in_range(model, clipped=run.recipe.optimizer.latent_clip is not None)
     yield _binarized(model)
     score = evaluate(model, test, weights="binary", loss=run.recipe.loss, on_images=on_images)
-    chance = len(test) / len(data.classes)
+    chance = score.count / len(data.classes)
     yield Step("binary accuracy", score.correct > chance, f"{score} on {data.name} test, chance is {chance:,.0f}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "binarized.pth"
@@ -162,11 +170,11 @@ def _binarized(model: nn.Module) -> Step:
 
 def _reloaded(model: nn.Module, twin: nn.Module, test: Split, on_images: OnImages | None) -> Step:
     here, there = (predict_logits(net, test.images, on_images=on_images).argmax(1) for net in (model, twin))
-    equal = int((here == there).sum())
+    equal, count = int((here == there).sum()), here.numel()
     return Step(
         "reload",
-        equal == len(test),
-        f"{equal:,} of {len(test):,} predictions equal after reloading into plain torch.nn layers",
+        equal == count,
+        f"{equal:,} of {count:,} predictions equal after reloading into plain torch.nn layers",
     )
 
 
@@ -184,12 +192,13 @@ def prove_packed(
     if certificate is None:
         yield Step("certificate", False, "the packed net carries none")
         return
-    split: Split = getattr(data, certificate.split)
-    correct = int((run_packed(net, split.images, on_images=on_images).argmax(axis=1) == split.labels).sum())
+    split = fitted_to(net, getattr(data, certificate.split))
+    logits, labels = by_pixel(run_packed(net, split.images, on_images=on_images), split.labels)
+    correct, count = int((logits.argmax(axis=1) == labels).sum()), len(labels)
     yield Step(
         "packed accuracy",
-        correct == certificate.correct and len(split) == certificate.count,
-        f"{correct:,} of {len(split):,} correct on {data.name} {certificate.split} with packed weights; "
+        correct == certificate.correct and count == certificate.count,
+        f"{correct:,} of {count:,} correct on {data.name} {certificate.split} with packed weights; "
         f"certified: {certificate.correct} of {certificate.count}",
     )
     if source is not None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from onebit.benchmarks import training_step
 from onebit.benchmarks.training_step import EAGER, FLOOR, check, describe, measure
-from onebit.benchmarks.variants import Setting, build, chosen, is_plain, settings_of
+from onebit.benchmarks.variants import METHODS, Setting, build, chosen, is_plain, settings_of
 from onebit.errors import NotBinaryError, UnknownNameError, UsageError
 from onebit.layers import BinaryConv2d, BinaryLinear
 from onebit.optim import clip_latents_, latent_groups
@@ -117,6 +117,14 @@ class Stale(Sign):
         if self.first is None:
             self.first = super().forward(latent).detach()
         return latent + (self.first - latent).detach()
+
+
+@pytest.mark.parametrize("model", ["mlp", "resnet20"])
+def test_every_method_is_measured_where_it_is_asked_for(model: str) -> None:
+    names = [variant.name for variant in METHODS] if model == "mlp" else ["bop", "bayesbinn"]
+    settings = {"widths": (12, 16, 4)} if model == "mlp" else {"width": 1 / 16}
+    rows = measure(model=model, rounds=1, steps=1, batch=8, variants=names, **settings)["rows"]
+    assert [row["variant"] for row in rows if row is not rows[0]][: len(names)] == names
 
 
 def test_the_check_takes_only_binary_weights_that_follow_their_clipped_latents() -> None:

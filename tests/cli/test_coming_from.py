@@ -13,11 +13,12 @@ from cli_support import Outcome
 
 from onebit.cli.classic import CLASSIC, OTHER_NAMES, SHORT, translate
 from onebit.recipe import flag_names, take_alias
+from onebit.recipe.json_config import KEYS
 
 Onebit = Callable[..., Outcome]
 TEXT = (Path(__file__).parents[2] / "docs" / "coming-from.md").read_text(encoding="utf-8")
-BINARYNET, CONNECT, BAYES = re.split(r"^## ", TEXT, flags=re.MULTILINE)[1:]
-VERB_OPTIONS = {"out", "resume", "seeds", "data", "method", "print-config", "weights", "validation"}
+BINARYNET, CONNECT, BAYES, JSON = re.split(r"^## ", TEXT, flags=re.MULTILINE)[1:]
+VERB_OPTIONS = {"out", "resume", "seeds", "data", "method", "print-config", "weights", "validation", "task"}
 
 
 def rows(section: str) -> list[list[str]]:
@@ -38,13 +39,21 @@ def test_every_classic_flag_has_its_row() -> None:
     assert names == set(CLASSIC) | set(OTHER_NAMES)
 
 
-@pytest.mark.parametrize("section", [BINARYNET, CONNECT, BAYES], ids=["binarynet", "binaryconnect", "bayesbinn"])
+@pytest.mark.parametrize(
+    "section", [BINARYNET, CONNECT, BAYES, JSON], ids=["binarynet", "binaryconnect", "bayesbinn", "json"]
+)
 def test_every_flag_that_is_called_ours_is_there(section: str) -> None:
     known = {*flag_names(), *VERB_OPTIONS, "model", "optimizer", "schedule", "model.FIELD", "to"}
     for cells in rows(section):
         for flag in said_flags(cells[1]):
             name = flag.lstrip("-")
+            name = name.removesuffix(".temperature")  # an argument of a quantizer
             assert name in known or name.replace("-", "_") in CLASSIC or flag in (*SHORT, "-o"), (flag, cells)
+
+
+def test_every_key_of_the_json_format_has_its_row() -> None:
+    found = [key for cells in rows(JSON) for key in re.findall(r"`(\w+)`", cells[0])]
+    assert sorted(found) == sorted(KEYS)
 
 
 def commands() -> list[list[str]]:

@@ -27,7 +27,7 @@ def test_every_rule_is_part_of_a_recipe() -> None:
     assert len(rules) > 5
     for rule in rules:
         assert rule.keys() == {"when", "set"}
-        assert rule["when"].keys() <= {"model", "dataset", "weights", "inputs", "optimizer"}
+        assert rule["when"].keys() <= {"model", "dataset", "method", "weights", "inputs", "optimizer"}
         build_recipe(rule["set"])
 
 
@@ -35,7 +35,10 @@ def test_every_rule_is_part_of_a_recipe() -> None:
 def test_every_convolutional_model_has_its_defaults(model: str) -> None:
     settings = default_settings(build_recipe({"model": {"name": model, "weight_quantizer": None}}))
     assert settings["model"]["coding"] == "standardise"
-    assert settings["optimizer"]["name"] == "sgd"
+    if model == "unet":  # crops, and Adam
+        assert settings["augmentation"]["crop_size"] == 128
+    else:
+        assert settings["optimizer"]["name"] == "sgd"
 
 
 @pytest.mark.parametrize("method", methods())
@@ -44,9 +47,13 @@ def test_every_method_goes_with_every_kind_of_model(onebit: Onebit, model: str, 
     recipe = config(onebit, "--dataset", "cifar10", "--model", model, "--method", method)
     assert recipe["name"] == f"cifar10-{model}-{method}"
     for part, fields in methods()[method].items():
-        assert {name: recipe[part][name] for name in fields} == fields
-    binary = recipe["model"]["weight_quantizer"] is not None
-    assert recipe["model"]["last_norm"] == (True if model == "resnet20" and binary else None)
+        if isinstance(fields, dict):
+            assert {name: recipe[part][name] for name in fields} == fields
+        else:
+            assert recipe[part] == fields
+    binary, real_last = recipe["model"]["weight_quantizer"] is not None, recipe["model"]["real_last"]
+    # ±1 weights of the last layer need BatchNorm, real ones have a bias
+    assert recipe["model"]["last_norm"] == (not real_last if model == "resnet20" and binary else None)
     assert recipe["augmentation"]["flip"]
 
 
@@ -62,6 +69,23 @@ def test_the_optimizer_that_is_asked_for_brings_its_own_rate(onebit: Onebit) -> 
     assert optimizer("--optimizer", "sgd") == ("sgd", 0.1, 0.9)
     assert optimizer("--optimizer", "adamw") == ("adamw", 0.01, 0)
     assert optimizer("--optimizer.lr", "0.5") == ("adam", 0.5, 0)
+
+
+def test_an_optimizer_that_is_asked_for_replaces_that_of_the_method(onebit: Onebit) -> None:
+    def optimizer(*arguments: str) -> tuple[str, float, float]:
+        found = config(onebit, "--dataset", "cifar10", "--model", "resnet20", "--method", "irnet", *arguments)
+        return tuple(found["optimizer"][name] for name in ("name", "lr", "momentum"))  # type: ignore[return-value]
+
+    assert optimizer() == optimizer("--optimizer", "sgd") == ("sgd", 0.1, 0.9)
+    assert optimizer("--optimizer", "adam") == ("adam", 0.005, 0)
+
+
+def test_the_papers_of_binary_activations_keep_the_ends_real(onebit: Onebit) -> None:
+    model = config(onebit, "--dataset", "cifar10", "--model", "resnet20", "--method", "adabin")["model"]
+    assert (model["real_first"], model["real_last"], model["bireal"], model["last_norm"]) == (True, True, True, False)
+    model = config(onebit, "--dataset", "cifar10", "--model", "vgg_small", "--method", "xnor")["model"]
+    assert (model["real_first"], model["real_last"], model["bireal"], model["last_norm"]) == (True, True, None, None)
+    assert not config(onebit, "--model", "mlp", "--method", "adabin")["model"]["real_last"]
 
 
 def test_flags_lie_over_the_method_over_the_alias_over_the_defaults(onebit: Onebit) -> None:
@@ -92,6 +116,7 @@ def test_a_data_set_without_rules_takes_those_of_the_model() -> None:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_trains_a_step(onebit: Onebit, tmp_path: Path, name: str) -> None:
-    flags = ["--model", "vgg_small", "--model.width", "0.02", "--method", "real", "--optimizer", name, "--threads", "1"]
+    method = name if name in methods() else "real"  # some optimizers make a method of their own
+    flags = ["--model", "vgg_small", "--model.width", "0.02", "--method", method, "--optimizer", name, "--threads", "1"]
     done = onebit("train", "--dataset", "toy", *flags, "--epochs", "0.08", "--out", tmp_path / "run")
     assert done.status == 0, done.err

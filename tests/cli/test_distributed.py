@@ -19,6 +19,8 @@ from cli_support import Outcome
 from rank_agents import Agents, Ended
 from safetensors.torch import load_file
 
+from onebit.recipe import flatten
+
 TOY = ["--dataset", "toy", "--model.widths", "[64,16,4]", "--precision", "fp32", "--threads", "1", "--lr", "0.02"]
 SYNCED = [*TOY, "--batch_size", "512", "--epochs", "3", "--sync_norm", "true"]
 RANDOM = [*TOY, "--batch_size", "256", "--epochs", "8"]
@@ -32,7 +34,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def numbers(row: dict[str, Any]) -> dict[str, float]:
-    return {key: value for key, value in row.items() if not isinstance(value, str)}
+    return {key: value for key, value in flatten(row).items() if isinstance(value, (int, float))}
 
 
 def test_torchrun_gives_the_curve_of_one_process(onebit: Callable[..., Outcome], tmp_path: Path) -> None:

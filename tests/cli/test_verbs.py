@@ -71,8 +71,9 @@ def test_evaluate_names_mode_data_and_counts_for_people(onebit: Onebit, run_fold
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--weights", "latnet"], "weights must be latent, binary, sample or ensemble:N"),
-        (["--weights", "ensemble:0"], "weights must be latent, binary, sample or ensemble:N"),
+        (["--weights", "latnet"], "weights must be latent, binary, mean, sample or ensemble:N"),
+        (["--weights", "mean"], "layer 'linear1': Sign has no mean weights, which are those of a Bayesian net"),
+        (["--weights", "ensemble:0"], "weights must be latent, binary, mean, sample or ensemble:N"),
         (["--split", "exam"], "invalid choice: 'exam'"),
         (["--dataset", "toy"], "shape"),
         (["--data", "no-such-folder", "--dataset", "mnist"], "no-such-folder"),

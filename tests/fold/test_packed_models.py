@@ -22,11 +22,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "lenet": {"input_shape": (1, 28, 28), "width": 0.5},
     "vgg11": {"input_shape": (3, 32, 32), "width": 0.125},
     "vgg16": {"input_shape": (3, 32, 32), "width": 0.0625},
+    "unet": {"input_shape": (1, 16, 16), "width": 0.0625},
     "resnet110": {"input_shape": (3, 8, 8), "width": 0.125},
 }
 """Options of a small form, beside those that all others share."""
 OTHERS: dict[str, Any] = {"input_shape": (3, 16, 16), "width": 0.125}
-RESIDUAL = {name for name in MODELS if name.startswith("resnet")}
+RESIDUAL = {name for name in MODELS if name.startswith("resnet")} | {"unet"}  # sums or joins of real values
 AVERAGED = {"nin"}  # averages real values before a sign: equal floats, but none to be proven beforehand
 
 FORMS: dict[str, dict[str, Any]] = {

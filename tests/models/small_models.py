@@ -15,6 +15,8 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "mlp": ("mlp", {"input_shape": (1, 8, 8)}),
     "lenet": ("lenet", {"input_shape": (1, 28, 28)}),
     "lenet on 32 pixels": ("lenet", {"input_shape": (3, 32, 32)}),
+    "lrnet_small": ("lrnet_small", CIFAR),
+    "lrnet_big": ("lrnet_big", CIFAR),
     "nin": ("nin", CIFAR),
     "vgg_small": ("vgg_small", CIFAR),
     "vgg11": ("vgg11", CIFAR | {"input_shape": (3, 32, 32)}),
@@ -29,6 +31,9 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet18 bireal on odd images": ("resnet18", {"input_shape": (1, 67, 13), "width": 1 / 8, "bireal": True}),
     "resnet20 with BatchNorm of the logits": ("resnet20", CIFAR | {"width": 0.5, "last_norm": True}),
     "vgg_small with a bias": ("vgg_small", CIFAR | {"last_norm": False}),
+    "unet": ("unet", {"input_shape": (1, 16, 16), "width": 1 / 16}),
+    "unet with valid padding": ("unet", {"input_shape": (3, 4, 4), "width": 1 / 32, "padding": "valid"}),
+    "unet with BatchNorm of the logits": ("unet", {"input_shape": (1, 9, 16), "width": 1 / 16, "last_norm": True}),
     "nin with a bias": ("nin", CIFAR | {"last_norm": False}),
 }
 """What it is -> (name in MODELS, options that make it small)."""
@@ -42,7 +47,7 @@ def images(model: nn.Module, count: int = 6, *, seed: int = 0) -> Tensor:
 
 def weight_layers(model: nn.Module) -> list[nn.Module]:
     """Convolutions and dense layers, binary or not, in order."""
-    return [layer for layer in model.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
+    return [layer for layer in model.modules() if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))]
 
 
 def quantizes_inputs(layer: nn.Module) -> bool:

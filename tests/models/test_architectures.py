@@ -57,6 +57,14 @@ def test_the_number_of_parameters_is_the_published_one(name: str, options: dict[
     assert parameters(on_meta(name, **options)) == published
 
 
+def test_the_lr_nets_follow_their_formulas() -> None:
+    small = 25 * (1 * 32 + 32 * 64) + 7 * 7 * 64 * 512 + 512 * 10 + 2 * (32 + 64 + 512 + 10)
+    assert parameters(on_meta("lrnet_small")) == small
+    convolutions = 9 * (3 * 128 + 128 * 128 + 128 * 256 + 256 * 256 + 256 * 512 + 512 * 512)
+    big = convolutions + 4 * 4 * 512 * 1024 + 1024 * 10 + 2 * (2 * 128 + 2 * 256 + 2 * 512 + 1024 + 10)
+    assert parameters(on_meta("lrnet_big")) == big
+
+
 def test_vgg_small_follows_its_formula() -> None:
     channels = [3, 128, 128, 256, 256, 512, 512]
     convs = sum(9 * a * b for a, b in itertools.pairwise(channels))

@@ -22,12 +22,13 @@ from onebit.errors import UsageError
 from onebit.layers import BinaryConv2d, BinaryLinear, binary_layers
 from onebit.models import create_model
 from onebit.optim import clip_latents_, compile_update_, latent_groups
+from onebit.optim.compiled import QUANTIZERS
 from onebit.precision import lay_out_state_
 from onebit.quantizers import WEIGHT_QUANTIZERS, Quantizer, Sign, SteSign, Stochastic, sign
 from onebit.recipe import ModelRecipe, OptimizerRecipe, Recipe
-from onebit.train.build import build_optimizer
 from onebit.train.history import EpochLog
 from onebit.train.loop import fit
+from onebit.train.optimizers import build_optimizer
 
 # torch.compile uses what torch itself has deprecated
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -133,7 +134,7 @@ def test_compiled_draws_are_those_of_the_same_function_run_eagerly() -> None:
         assert int((a.prepared.weight != b.prepared.weight).sum()) == 0
 
 
-@pytest.mark.parametrize("quantizer", WEIGHT_QUANTIZERS)
+@pytest.mark.parametrize("quantizer", [name for name, kind in WEIGHT_QUANTIZERS.items() if kind in QUANTIZERS])
 def test_convolutions_keep_the_memory_format_that_they_get_later(quantizer: str) -> None:
     def conv_net() -> nn.Sequential:
         torch.manual_seed(0)
@@ -603,8 +604,10 @@ def test_a_machine_without_a_compiler_is_told_in_one_line() -> None:
 def test_a_recipe_compiles_only_when_it_says_so() -> None:
     for flag in (False, True):
         recipe = Recipe(model=ModelRecipe(widths=(4, 4, 2)), optimizer=OptimizerRecipe(compile=flag), precision="fp32")
-        optimizer = build_optimizer(recipe, net())
+        optimizer = build_optimizer(recipe, net(), images=64, steps_per_epoch=4)
         names = [hook.__qualname__ for hook in optimizer._optimizer_step_pre_hooks.values()]
         assert names == (["compile_update_.<locals>.update_latents"] if flag else [])
     with pytest.raises(UsageError, match="leave compile off"):
-        build_optimizer(Recipe(optimizer=OptimizerRecipe(name="sgd", compile=True)), net())
+        build_optimizer(
+            Recipe(optimizer=OptimizerRecipe(name="sgd", compile=True)), net(), images=64, steps_per_epoch=4
+        )

@@ -14,7 +14,7 @@ from torch import nn
 
 from onebit.data import DATASETS, Dataset, Split, load_dataset, make_toy
 from onebit.errors import CheckpointError, UsageError
-from onebit.evaluation import evaluate, predict_logits
+from onebit.evaluation import evaluate, in_tiles, predict_logits
 from onebit.layers import binary_layers
 from onebit.losses import LOSSES
 from onebit.optim import OPTIMIZERS
@@ -57,7 +57,9 @@ def recipe(**settings: Any) -> Recipe:
 # ------------------------------------------------------------------------------------------------------- fields arrive
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_is_built_and_takes_a_step(data: Dataset, name: str) -> None:
-    training = build_training(recipe(optimizer={"name": name, "lr": 0.01}, epochs=0.25), data)
+    model = {"weight_quantizer": "concrete_sign" if name == "bayesbinn" else "sign"}
+    optimizer = {"name": name, "lr": 0.01, "gamma": 1.0, "threshold": 0.0}
+    training = build_training(recipe(optimizer=optimizer, model=model, epochs=0.25), data)
     assert type(training.optimizer) is OPTIMIZERS[name]
     before = training.model.linear1.weight.clone()
     fit(training.model, data, training.optimizer, epochs=0.25, batch_size=32, schedule=training.schedule)
@@ -151,13 +153,13 @@ def test_the_seed_decides_the_initial_weights(data: Dataset, seed: int) -> None:
         ({"schedule": {"name": "cosinus"}}, "unknown schedule 'cosinus'; did you mean 'cosine'?"),
         ({"model": {"name": "mpl"}}, "unknown model 'mpl'; did you mean 'mlp'?"),
         ({"model": {"weight_quantizer": "sine"}}, "unknown weight quantizer 'sine'; did you mean 'sign'?"),
-        ({"model": {"input_quantizer": "sign"}}, "unknown input quantizer 'sign'; did you mean 'ste_sign'?"),
+        ({"model": {"input_quantizer": "ste_sig"}}, "unknown input quantizer 'ste_sig'; did you mean 'ste_sign'?"),
         ({"model": {"init": "unif"}}, "init must be 'uniform' or 'default', got 'unif'"),
         ({"model": {"coding": "int"}}, "unknown input coding 'int'"),
         ({"model": {"widths": [784, 10]}}, "the first width is 784, but an input of shape (1, 8, 8) has 64 values"),
         ({"model": {"widths": [64, 16, 10]}}, "the last width is 10, but there are 4 classes"),
         ({"optimizer": {"lr_scale": "glorto"}}, "lr_scale must be one of glorot, glorot_squared or none"),
-        ({"optimizer": {"momentum": 0.9}}, "optimizer.momentum belongs to sgd and rmsprop, the optimizer is 'adam'"),
+        ({"optimizer": {"momentum": 0.9}}, "momentum belongs to sgd, rmsprop and bayesbinn, the optimizer is 'adam'"),
         ({"schedule": {"name": "exponential"}}, "needs a final learning rate above 0"),
         ({"schedule": {"warmup": 2.0}}, "the warm-up takes 8 steps, but training has only 8"),
         ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
@@ -178,10 +180,32 @@ def test_the_device_of_auto_is_one_that_works() -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------- what ships
+def with_masks(shipped: Recipe, classes: tuple[str, ...]) -> tuple[Recipe, Dataset]:
+    """A shipped recipe for segmentation with thin layers and two steps on the smallest images that its net takes."""
+    side, window = (100, 188) if shipped.model.padding == "valid" else (16, 16)
+    rng = np.random.default_rng(0)
+
+    def draw(count: int) -> Split:
+        images = rng.integers(0, 256, (count, 1, side, side), dtype=np.uint8)
+        return Split(images, rng.integers(0, len(classes), (count, side, side), dtype=np.uint8))
+
+    small = dataclasses.replace(
+        shipped,
+        model=dataclasses.replace(shipped.model, width=1 / 32),
+        augmentation=dataclasses.replace(shipped.augmentation, repeats=1, crop_size=window),
+        epochs=1,
+        batch_size=4,
+        device="cpu",
+    )
+    return small, Dataset(shipped.dataset, draw(8), draw(2), draw(2), classes)
+
+
 def shrunken(name: str) -> tuple[Recipe, Dataset]:
     """A shipped recipe with thin layers and two steps on random images of its data's shape."""
     shipped = build_recipe(read_settings(recipe_path(name)))
     entry = DATASETS[shipped.dataset]
+    if shipped.model.name == "unet":
+        return with_masks(shipped, entry.classes or ("0", "255"))
     rng = np.random.default_rng(0)
     # a folder says what it holds when it is read; 64 pixels are the least that the nets of ImageNet take
     shape, classes = entry.input_shape or (3, 64, 64), entry.classes or tuple(map(str, range(20)))
@@ -227,15 +251,16 @@ def test_a_shipped_recipe_trains_two_steps(name: str) -> None:
 def goes_to_a_plain_twin_and_back(small: Recipe, data: Dataset, trained: nn.Module) -> None:
     """The ±1 weights in ordinary layers, and those loaded as latent weights, make the predictions of the net."""
     shape: dict[str, Any] = {"input_shape": data.input_shape, "classes": len(data.classes)}
-    plain = dataclasses.replace(small.model, weight_quantizer=None, value=1.0)
+    plain = dataclasses.replace(small.model, weight_quantizer=None, weight_options=None, value=1.0)
     twin, back = (build_model(model, **shape).eval() for model in (plain, small.model))
     load_weights(twin, plain_state_dict(trained), source="twin")
     assert not any(True for _ in binary_layers(twin))
     load_weights(back, twin.state_dict(), source="back")
     trained.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # sums in one order
-    logits = predict_logits(trained, data.test.images)
-    assert torch.equal(predict_logits(back, data.test.images), logits)
-    assert torch.equal(predict_logits(twin, data.test.images), logits)
+    images = in_tiles(trained, data.test).images
+    logits = predict_logits(trained, images)
+    assert torch.equal(predict_logits(back, images), logits)
+    assert torch.equal(predict_logits(twin, images), logits)
 
 
 @pytest.mark.parametrize("method", methods())

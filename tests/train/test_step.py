@@ -88,7 +88,7 @@ def test_the_value_of_each_gradient_is_limited() -> None:
         assert torch.allclose(ours, theirs.clamp(-0.01, 0.01), atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["accumulate", "clip_grad_norm", "clip_grad_value"])
+@pytest.mark.parametrize("name", ["accumulate", "clip_grad_norm", "clip_grad_value", "samples"])
 def test_limits_are_positive(name: str) -> None:
     with pytest.raises(UsageError, match=f"{name} must be positive, got 0"):
         StepSettings(**{name: 0})
@@ -113,3 +113,33 @@ def test_a_share_of_a_batch_counts_as_its_share() -> None:
     assert float(total) == pytest.approx(float(whole[1]), rel=1e-5)
     for ours, theirs in zip(sums, whole[0], strict=True):
         assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_samples_of_the_weights_are_averaged() -> None:
+    """Three draws of the same batch are three passes whose gradients, losses and answers are averaged."""
+    seen: list[Tensor] = []
+
+    class Draw(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x)
+            return super().forward(x) * (1 + 0.5 * len(seen))
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), Draw(6, 3))
+    optimizer = Keeper(model.parameters(), lr=0.1)
+    x, y = batch()
+    twin = copy.deepcopy(model)
+    settings = StepSettings(samples=3, accumulate=2)
+    found, correct = optimizer_step(model, optimizer, x, y, loss=cross_entropy, precision="fp32", settings=settings)
+    assert [len(images) for images in seen] == [5] * 6
+    assert torch.equal(seen[0], seen[2])
+    seen.clear()
+    losses = [
+        cross_entropy(twin(part), labels) for _ in range(3) for part, labels in zip(x.split(5), y.split(5), strict=True)
+    ]
+    mean = sum(losses) / 6
+    mean.backward()
+    assert float(found) == pytest.approx(float(mean.detach()), rel=1e-5)
+    for ours, theirs in zip(optimizer.seen, twin.parameters(), strict=True):
+        assert torch.allclose(ours, theirs.grad, atol=1e-6)
+    assert float(correct) == pytest.approx(float((twin(x).argmax(1) == y).sum()))

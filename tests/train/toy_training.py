@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from onebit.data import Augmentation, Dataset, Split, make_toy
 from onebit.losses import Loss
 from onebit.models import MLP
-from onebit.optim import OPTIMIZERS, clip_latents_, latent_groups
+from onebit.optim import OPTIMIZERS, clip_latents_, latent_groups, prox_latents_
 from onebit.quantizers import Stochastic
 from onebit.train.history import EpochLog, History
 from onebit.train.loop import DEFAULT_STEP, fit
@@ -22,6 +22,11 @@ from onebit.train.schedules import make_schedule, schedule_factor
 from onebit.train.step import StepSettings
 
 EPOCHS = 3
+OPTIONS: dict[str, dict[str, Any]] = {
+    "sgd": {"momentum": 0.9},
+    "bop": {"gamma": 0.1, "threshold": 1e-5},
+    "bayesbinn": {"count": 129, "lr": 1e-3, "momentum": 0.9},
+}
 BATCH_SIZE = 32
 TIMES = ("seconds", "images_per_second")
 
@@ -89,8 +94,10 @@ def build(case: Case, *, seed: int = 0, total_steps: int = EPOCHS * 4) -> Toy:
         init="default" if quantizer is None else "uniform",
     )
     groups = latent_groups(model, lr=case.lr, latent_clip=None if quantizer is None else "value")
-    options = {"momentum": 0.9} if case.optimizer == "sgd" else {}
+    options = OPTIONS.get(case.optimizer, {})
     optimizer = clip_latents_(OPTIMIZERS[case.optimizer](groups, **options))
+    if case.quantizer == "prox":
+        prox_latents_(optimizer, growth=1.0, freeze=8)
     schedule = None
     if case.schedule is not None:
         schedule = make_schedule(optimizer, schedule_factor(case.schedule, total_steps=total_steps, final=0.01))
@@ -167,6 +174,9 @@ CASES = {
     "sgd momentum": Case("sign", optimizer="sgd", schedule="linear"),
     "parts": Case("stochastic", step=StepSettings(accumulate=3, clip_grad_norm=0.5, clip_grad_value=0.1)),
     "average": Case("sign", ema=0.9),
+    "bop": Case("sign", optimizer="bop"),
+    "bayesbinn": Case("concrete_sign", optimizer="bayesbinn", step=StepSettings(samples=2)),
+    "prox": Case("prox"),
     "nadam": Case("sign", optimizer="nadam", schedule=None),
 }
 DATA = toy_data()

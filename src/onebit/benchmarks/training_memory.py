@@ -28,6 +28,7 @@ from onebit.benchmarks.variants import (
     COMPILED,
     EAGER,
     FLOOR,
+    METHODS,
     Setting,
     add_net_options,
     batch_size,
@@ -96,7 +97,7 @@ def train_here(
     Returns:
         bytes by which resident memory rose, and bytes that tensors took.
     """
-    found = next(v for v in (*EAGER, *COMPILED) if v.name == variant)
+    found = next(v for v in (*EAGER, *METHODS, *COMPILED) if v.name == variant)
     torch.set_num_threads(threads)
     if not default_malloc:
         keep_freed_memory()

@@ -14,24 +14,28 @@ from torch import Tensor, nn
 from onebit.errors import NotBinaryError, UsageError
 from onebit.layers import binary_layers
 from onebit.models import create_model
-from onebit.optim import clip_latents_, compile_update_, latent_groups
+from onebit.optim import BayesBiNN, Bop, clip_latents_, compile_update_, latent_groups, prox_latents_
 from onebit.precision import autocast, multiplies_bf16, resolve_memory_format
+from onebit.quantizers import BinaryWeight, Quantizer
 from onebit.tables import resolve
 
 WIDTHS = (784, 2048, 2048, 2048, 10)
 IMAGES, CLASSES = (3, 32, 32), 10
 FLOOR = "plain torch"
 CPU = torch.device("cpu")
+CERTAIN = 10.0
+"""|λ| from which every draw of BayesBiNN has the sign of λ."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A net to train; `weights` and `inputs` are quantizers, None for real."""
+    """A net to train; `weights` and `inputs` are quantizers, None for real; `optimizer` one of `OPTIMIZERS`."""
 
     name: str
     weights: str | None = None
     inputs: str | None = None
     compiled: bool = False
+    optimizer: str = "adam"
 
 
 EAGER = (
@@ -41,6 +45,13 @@ EAGER = (
     Variant("ste_sign", "ste_sign"),
     Variant("bnn", "ste_sign", "ste_sign"),
 )
+METHODS = (
+    *(Variant(name, name) for name in ("xnor", "magnitude_aware", "swish_sign", "irnet", "recu", "adabin")),
+    Variant("bop", "sign", optimizer="bop"),
+    Variant("bayesbinn", "concrete_sign", optimizer="bayesbinn"),
+    Variant("proxquant", "prox"),
+)
+"""Those that are measured where they are asked for by name."""
 COMPILED = tuple(Variant(f"{v.name}, compiled", v.weights, v.inputs, True) for v in EAGER[1:])
 
 
@@ -78,7 +89,11 @@ def add_net_options(parser: argparse.ArgumentParser) -> None:
     """The flags that say which nets are compared."""
     parser.add_argument("--model", default="mlp", help="mlp (784–3×2048–10), resnet20, vgg_small, … on 32×32 images")
     parser.add_argument("--width", type=float, default=1.0, help="factor on channels and hidden units (1)")
-    parser.add_argument("--variants", type=lambda text: text.split(","), help="which of sign,stochastic,ste_sign,bnn")
+    parser.add_argument(
+        "--variants",
+        type=lambda text: text.split(","),
+        help=f"which of {','.join(v.name for v in (*EAGER[1:], *METHODS))} (the first four)",
+    )
     parser.add_argument("--batch", type=int, help="images per step (100 for the mlp, 125 for other nets)")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (1)")
     parser.add_argument(
@@ -87,13 +102,14 @@ def add_net_options(parser: argparse.ArgumentParser) -> None:
 
 
 def chosen(names: Sequence[str] | None, *, compile: bool = False) -> list[Variant]:
-    """The floor, the variants of these names (all for None), and those with compiled updates if asked for.
+    """The floor, the variants of these names (those of EAGER for None), and the compiled ones of them if asked for.
 
     Raises:
         UnknownNameError: no such variant.
     """
-    table = {variant.name: variant for variant in EAGER[1:]}
-    found = [resolve(table, name, kind="variant") for name in (table if names is None else names)]
+    table = {variant.name: variant for variant in (*EAGER[1:], *METHODS)}
+    names = [variant.name for variant in EAGER[1:]] if names is None else names
+    found = [resolve(table, name, kind="variant") for name in names]
     return [EAGER[0], *found, *(c for c in COMPILED if compile and any(c.name.startswith(f"{v.name},") for v in found))]
 
 
@@ -176,7 +192,16 @@ def build(
         assert is_plain(net)
         optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True)
     else:
-        optimizer = clip_latents_(torch.optim.Adam(latent_groups(net, lr=1e-3), fused=True))
+        groups = latent_groups(net, lr=1e-3)
+        if variant.optimizer == "bop":
+            optimizer = Bop(groups)
+        elif variant.optimizer == "bayesbinn":
+            optimizer = BayesBiNN(groups, count=60_000, lr=1e-4)
+        else:
+            optimizer = torch.optim.Adam(groups, fused=True)
+        if variant.weights == "prox":
+            prox_latents_(optimizer, growth=1e-6)
+        clip_latents_(optimizer)
         if variant.compiled:
             compile_update_(optimizer, net, precision=setting.precision)
     return Run(variant, setting, net.train(), optimizer, x, y)
@@ -188,10 +213,11 @@ def check(net: nn.Module, optimizer: torch.optim.Optimizer, step: Callable[[], N
     Raises:
         NotBinaryError: a weight of a forward pass is not ±1 or not that of its latent, or a latent is beyond its clip.
     """
-    used: dict[nn.Module, Tensor] = {}
+    used: dict[nn.Module, tuple[Tensor, BinaryWeight]] = {}
 
-    def look(quantizer: nn.Module, inputs: tuple[Tensor], weight: Tensor) -> None:
-        used[quantizer] = weight.detach().float().clone()  # a compiled update writes over it
+    def look(quantizer: Quantizer, inputs: tuple[Tensor], weight: Tensor) -> None:
+        # a compiled update writes over the weight, the step changes parameters of the quantizer
+        used[quantizer] = weight.detach().float().clone(), quantizer.decompose(inputs[0])
 
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     rates = [group["lr"] for group in optimizer.param_groups]
@@ -210,11 +236,21 @@ def check(net: nn.Module, optimizer: torch.optim.Optimizer, step: Callable[[], N
     for (name, layer), latent in zip(layers, latents, strict=True):
         quantizer = layer.weight_quantizer
         assert quantizer is not None
-        weight, signs = used[quantizer], quantizer.decompose(latent).signs
-        certain = (latent.abs() == 1) if quantizer.random else torch.ones_like(latent, dtype=torch.bool)
-        wrong = int(((weight.abs() != 1) | ((weight != signs) & certain)).sum())
+        weight, shipped = used[quantizer]
+        if quantizer.relaxed:
+            wrong = 0
+        elif quantizer.random:
+            certain = latent.abs() >= (quantizer.latent_bound or CERTAIN)
+            wrong = int(((weight.abs() != 1) | ((weight != shipped.signs) & certain)).sum())
+        else:
+            expected = shipped.dense()
+            wrong = int(((weight - expected).abs() > 0.01 * expected.abs()).sum())  # bf16 rounds to 1/256
         if wrong:
-            raise NotBinaryError(f"layer {name}: {wrong:,} weights of a training step are not what they should be, ±1")
-        largest = float(latent.abs().max())
-        if largest != 1:
-            raise NotBinaryError(f"layer {name}: the largest latent after a long step is {largest}, not its clip 1")
+            raise NotBinaryError(
+                f"layer {name}: {wrong:,} weights of a training step are not what they should be, those of its signs"
+            )
+        bound, largest = quantizer.latent_bound, float(latent.abs().max())
+        if bound is not None and largest != bound:
+            raise NotBinaryError(
+                f"layer {name}: the largest latent after a long step is {largest}, not its clip {bound:g}"
+            )

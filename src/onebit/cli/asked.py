@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from onebit.cli.classic import Classic
 from onebit.errors import UsageError
@@ -13,36 +13,67 @@ from onebit.recipe import (
     build_recipe,
     default_settings,
     merge,
-    methods,
+    method_settings,
+    read_config,
     read_settings,
     recipe_names,
     recipe_path,
     take_alias,
+    translate_config,
 )
 from onebit.tables import resolve
 
+TASKS = {"permuted-mnist": "mnist-permuted"}
+"""Task -> the recipe that says how it is learnt."""
 
-def asked_recipe(classic: Classic, method: str | None, resumed: str | None) -> Recipe:
-    """Recipe file or defaults, then the method, then the flags."""
+
+@dataclass(frozen=True)
+class Asked:
+    """The recipe of a command line, and what was understood in another way than it was said."""
+
+    recipe: Recipe
+    notes: tuple[str, ...] = ()
+
+
+def asked_recipe(classic: Classic, method: str | None, resumed: str | None, *, task: str | None = None) -> Asked:
+    """Recipe file, JSON configuration or defaults, then the method, then the flags.
+
+    Args:
+        task: a name of `TASKS`; without a file its own recipe is trained.
+
+    Raises:
+        UsageError, UnknownNameError: what is asked for cannot be understood.
+    """
     argv = list(classic.rest)
     source: Path | None = None
     if argv and not argv[0].startswith("-"):
         source = recipe_path(argv.pop(0))
     elif resumed is not None:
         source = stored_recipe(resumed)
-    settings: dict[str, Any] = {} if source is None else read_settings(source)
-    chosen = None if source is None else build_recipe(settings)
+    learnt = None if task is None else recipe_path(resolve(TASKS, task, kind="task"))
     meant, flags = take_alias([*classic.flags, *argv])
-    asked = merge(meant, {} if method is None else resolve(methods(), method, kind="method"))
+    given = [flag.partition("=")[0].removeprefix("--") for flag in flags]
+    optimizer = build_recipe(meant, flags).optimizer.name if "optimizer.name" in given else None
+    config = None if source is None else read_config(source)
+    notes: tuple[str, ...] = ()
+    if config is not None:
+        translation = translate_config(config, source=str(source), method=method, task=task or "image")
+        settings = merge(method_settings(translation.method, optimizer=optimizer), translation.settings)
+        asked, notes = meant, translation.notes
+    else:
+        settings = {} if source is None and learnt is None else read_settings(source or learnt)  # type: ignore[arg-type]
+        asked = merge(meant, {} if method is None else method_settings(method, optimizer=optimizer))
+    if source is not None and learnt is not None:
+        settings = merge(settings, {"continual": read_settings(learnt)["continual"]})
+    chosen = None if source is None and learnt is None else build_recipe(settings)
     if chosen is None:
-        given = [flag.partition("=")[0].removeprefix("--") for flag in flags]
         what = build_recipe(asked, flags)
-        settings = default_settings(what, given=given) | {"name": _name(what, classic.model, method)}
+        settings = default_settings(what, method=method, given=given) | {"name": _name(what, classic.model, method)}
     recipe = classic.with_momentum(build_recipe(merge(settings, asked), flags))
     if chosen is not None and any(name != "seed" for name, _, _ in recipe.changed_from(chosen)):
         # what was measured with the recipe as it stands says nothing about this training
         recipe = dataclasses.replace(recipe, measured="")
-    return recipe
+    return Asked(recipe, notes)
 
 
 def _name(recipe: Recipe, model: str | None, method: str | None) -> str:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from onebit.cli.output import answer, answer_json, download_progress, percent, progress, say, set_threads
 from onebit.cli.parsing import Parser, add_data, add_json, add_run, one_of, seed
-from onebit.data import Dataset, Split, load_dataset
+from onebit.data import Dataset, Split, by_pixel, confusion_matrix, fitted_to, load_dataset, mask_facts
 from onebit.errors import UsageError
+from onebit.packed import infer
 
 if TYPE_CHECKING:
     from onebit.packed import PackedNet
@@ -55,9 +56,10 @@ def show(result: dict[str, Any], *, as_json: bool) -> None:
     if result["note"]:
         say(f"note: {result['note']}")
     bn = "" if result["bn"] == "trained" else ", BatchNorm re-estimated"
+    masks = f", mean IoU {result['mean_iou']:.4f}, Dice {result['dice']:.4f}" if "mean_iou" in result else ""
     answer(
         f"accuracy {percent(result['accuracy'])} ({result['correct']:,} of {result['count']:,}) on "
-        f"{result['dataset']} {result['split']} with {result['weights']} weights{bn}; "
+        f"{result['dataset']} {result['split']} with {result['weights']} weights{bn}{masks}; "
         f"{result['loss_name']} {result['loss']:.4f}, entropy {result['entropy']:.4f} nats, "
         f"calibration error {percent(result['ece'])}"
     )
@@ -89,9 +91,12 @@ def _packed_file(args: Any) -> dict[str, Any]:
 
 
 def square_side(net: PackedNet) -> int | None:
-    """The side of the square images that a net takes, to which a data set is resized; None for others."""
+    """The side of the square images that a net takes, to which a data set is resized; None for others.
+
+    A net that gives masks takes images of any size, in tiles.
+    """
     _, height, width = net.input.shape
-    return height if height == width else None
+    return height if height == width and len(infer(net)[net.output].shape) == 1 else None
 
 
 def _named(data: Dataset, split: str) -> dict[str, str]:
@@ -106,14 +111,18 @@ def score_packed(net: Any, split: Split) -> dict[str, Any]:
     from onebit.calibration import calibration_error, confidence_gaps
     from onebit.runtime import run
 
+    split = fitted_to(net, split)
     with progress("evaluating", "images") as bar:
         logits = run(net, split.images, on_images=bar.update).astype(np.float64)
-    correct = int((logits.argmax(axis=1) == split.labels).sum())
+    logits, labels = by_pixel(logits, split.labels)
+    predicted = logits.argmax(axis=1)
+    correct = int((predicted == labels).sum())
     peak = logits.max(axis=1, keepdims=True)
     log_sum = np.log(np.exp(logits - peak).sum(axis=1)) + peak[:, 0]
-    loss = float((log_sum - logits[np.arange(len(split)), split.labels]).mean())
-    count = len(split)
-    entropy, gaps = confidence_gaps(logits, split.labels)
+    count = len(labels)
+    loss = float((log_sum - logits[np.arange(count), labels]).mean())
+    entropy, gaps = confidence_gaps(logits, labels)
+    masked = split.labels.ndim > 1
     return {
         "weights": "packed",
         "bn": "trained",
@@ -124,6 +133,7 @@ def score_packed(net: Any, split: Split) -> dict[str, Any]:
         "loss": loss,
         "entropy": entropy,
         "ece": calibration_error(gaps, count),
+        **(mask_facts(confusion_matrix(labels, predicted, classes=logits.shape[1])) if masked else {}),
         "loss_name": "cross_entropy",
     }
 

@@ -60,9 +60,14 @@ def _quantizers() -> dict[str, str]:
 
 
 def _optimizers() -> dict[str, str]:
-    from onebit.optim import OPTIMIZERS
+    from onebit.optim import OPTIMIZERS, CompanionOptimizer
 
-    return {name: f"torch.optim.{kind.__name__} with the latent clip" for name, kind in OPTIMIZERS.items()}
+    own = {name: kind for name, kind in OPTIMIZERS.items() if issubclass(kind, CompanionOptimizer)}
+    return {
+        name: f"torch.optim.{kind.__name__} with the latent clip"
+        for name, kind in OPTIMIZERS.items()
+        if name not in own
+    } | _first_lines(own)
 
 
 def _losses() -> dict[str, str]:

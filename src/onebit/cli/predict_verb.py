@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from onebit.cli.images import as_array, read_picture
 from onebit.cli.output import answer, answer_json, say
 from onebit.cli.parsing import Parser, add_json
 from onebit.errors import UsageError
-from onebit.packed import PackedNet
-from onebit.pictures import opened, picture
+from onebit.packed import PackedNet, infer
 from onebit.runtime import load, run, softmax
 
 
@@ -22,9 +22,18 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--invert", action="store_true", help="for dark strokes on white paper: MNIST is white on black"
     )
+    parser.add_argument(
+        "--masks", metavar="DIR", help="of a net for segmentation: write the mask of each image there, and a picture"
+    )
     add_json(parser)
     args = parser.parse(argv)
     net = load(args.net)
+    if len(infer(net)[net.output].shape) == 3:
+        from onebit.cli.masks import write_masks
+
+        return write_masks(net, args)
+    if args.masks:
+        raise UsageError(f"{args.net} gives one label an image, not masks: leave --masks out")
     images = np.stack([read_image(Path(file), net, invert=args.invert) for file in args.images])
     probabilities = softmax(run(net, images))
     labels = probabilities.argmax(axis=1)
@@ -53,16 +62,10 @@ def read_image(path: Path, net: PackedNet, *, invert: bool = False) -> Any:
     """
     from PIL import Image, ImageOps
 
-    channels, height, width = net.input.shape
-    modes = {1: "L", 3: "RGB"}
-    if channels not in modes:
-        raise UsageError(f"the net takes {channels} channels; predict reads images with 1 or 3")
-    if not path.is_file():  # a pipe would wait for ever
-        raise UsageError(f"{str(path)!r}: no such image file")
-    with opened(str(path)) as image:
-        pixels = picture(image, modes[channels])
+    _, height, width = net.input.shape
+    pixels = read_picture(path, net)
     if pixels.size != (width, height):
         say(f"{path}: resized from {pixels.width}×{pixels.height} to {width}×{height}")
         pixels = ImageOps.fit(pixels, (width, height), Image.Resampling.BILINEAR)
-    array = np.asarray(pixels, dtype=np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
+    array = as_array(pixels)
     return 255 - array if invert else array

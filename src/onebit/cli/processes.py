@@ -65,13 +65,14 @@ def resumable(folder: Path, ranks: Ranks) -> Iterator[None]:
     from onebit.train.ranks import is_lost
 
     try:
-        yield
-    except KeyboardInterrupt as stop:
+        try:
+            yield
+        except RuntimeError as error:
+            if ranks.world == 1 or not is_lost(error):
+                raise
+            raise TrainingError(f"another process of this training stopped; {way_on(folder, ranks)}") from None
+    except KeyboardInterrupt as stop:  # torchrun may send a signal while the loss of a process is told
         raise KeyboardInterrupt(f"{str(stop) or 'interrupted'}; {way_on(folder, ranks)}") from None
-    except RuntimeError as error:
-        if ranks.world == 1 or not is_lost(error):
-            raise
-        raise TrainingError(f"another process of this training stopped; {way_on(folder, ranks)}") from None
 
 
 def way_on(folder: Path, ranks: Ranks, *, options: str = "") -> str:

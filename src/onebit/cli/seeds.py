@@ -160,6 +160,7 @@ def outcome_lines(result: Mapping[str, Any]) -> list[str]:
         f"test accuracy {percent(score['accuracy'])} "
         f"({score['correct']:,} of {score['count']:,}) with {mode} weights"
         + ("" if score["bn"] == "trained" else ", BatchNorm re-estimated")
+        + (f"; mean IoU {score['mean_iou']:.4f}, Dice {score['dice']:.4f}" if "mean_iou" in score else "")
         for mode, score in result["test"].items()
     ]
     chosen = f"epoch {result['chosen_epoch']}, chosen by {result['chosen_by']}"

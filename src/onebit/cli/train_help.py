@@ -25,6 +25,8 @@ Train a recipe into a run folder. Without a recipe: --model, --dataset and --met
   --out DIR         run folder (default: runs/NAME)
   --resume [RUN]    go on from the last checkpoint, bit-identically; of RUN, or of the run folder
   --seeds 0-4       train once for each seed into DIR/seed-N, and report mean and standard deviation; also 0,3,7
+  --wandb           log to Weights & Biases too (WANDB_MODE=offline: into the run folder)
+  --tensorboard     log to RUN/tensorboard too
   --data DIR        folder of data sets, before ONEBIT_DATA and the cache
   --print-config    print the complete recipe and leave
   --json            print exactly one JSON object: recipe, dataset, seed, epochs, test, seconds, parameters, ...

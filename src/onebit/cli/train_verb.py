@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onebit.cli.asked import asked_recipe, check_names, run_folder
 from onebit.cli.classic import Classic, translate
+from onebit.cli.continual import learn_tasks, task_lines
 from onebit.cli.output import answer, answer_json, download_progress, progress, say, set_threads
 from onebit.cli.parsing import option_value
 from onebit.cli.seeds import (
@@ -23,6 +25,11 @@ from onebit.cli.seeds import (
 from onebit.cli.train_help import train_help
 from onebit.errors import OnebitError, TrainingError, UsageError
 from onebit.recipe import Recipe
+from onebit.train.history import STAGE_FOLDER
+
+TRACKER_FLAGS = ("tensorboard", "wandb")
+WANDB_WORD = "wandb_on"
+"""Second word of `onebit train config.json wandb_on`, as the repository of these files has it."""
 
 if TYPE_CHECKING:
     from onebit.data import Dataset
@@ -48,9 +55,15 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
     _, out, rest = option_value(rest, "out")
     _, data_folder, rest = option_value(rest, "data")
     _, method, rest = option_value(rest, "method")
+    _, task, rest = option_value(rest, "task")
     _, seeds_text, rest = option_value(rest, "seeds")
+    trackers = [name for name in TRACKER_FLAGS if f"--{name}" in rest]
+    rest = [a for a in rest if a not in [f"--{name}" for name in trackers]]
+    if len(rest) > 1 and rest[1] == WANDB_WORD and not rest[0].startswith("-"):
+        trackers, rest = [*dict.fromkeys([*trackers, "wandb"])], [rest[0], *rest[2:]]
     classic = translate(rest)
-    recipe = asked_recipe(classic, method, resumed)
+    asked = asked_recipe(classic, method, resumed, task=task)
+    recipe = asked.recipe
     if print_config:
         if as_json:
             answer_json(dataclasses.asdict(recipe))
@@ -58,7 +71,7 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
             answer(recipe.to_yaml().rstrip())
         return 0
     if ranks is None or ranks.writes:
-        for text in classic.notes_on(recipe):
+        for text in [*asked.notes, *classic.notes_on(recipe)]:
             say(f"note: {text}")
     if classic.evaluate is not None:
         return _evaluate(classic, recipe, data_folder=data_folder, as_json=as_json)
@@ -70,12 +83,20 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
     folder = run_folder(recipe, out=out, resumed=resumed, named=classic.run_folder(recipe))
     refuse_used_folder(folder, seeds, resume=resume)
     result = _train_all(
-        recipe, folder, seeds=seeds, classic=classic, data_folder=data_folder, resume=resume, ranks=ranks
+        recipe,
+        folder,
+        seeds=seeds,
+        classic=classic,
+        data_folder=data_folder,
+        resume=resume,
+        trackers=trackers,
+        ranks=ranks,
     )
     if as_json:
         answer_json(result)
     else:
-        for line in outcome_lines(result) if seeds is None else summary_lines(result):
+        reached = task_lines if recipe.continual.tasks else outcome_lines
+        for line in reached(result) if seeds is None else summary_lines(result):
             answer(line)
     return 0
 
@@ -88,6 +109,7 @@ def _train_all(
     classic: Classic,
     data_folder: str | None,
     resume: bool,
+    trackers: Sequence[str],
     ranks: Ranks | None,
 ) -> dict[str, Any]:
     """One training into `folder`, or one for each seed into folders in it: what result.json or seeds.json says."""
@@ -101,7 +123,9 @@ def _train_all(
         )
 
     def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
-        return _train(recipe, data, folder, resume=resume, classic=classic, ranks=ranks)
+        if recipe.continual.tasks:
+            return learn_tasks(recipe, data, folder, resume=resume, trackers=trackers, ranks=ranks)
+        return _train(recipe, data, folder, resume=resume, classic=classic, trackers=trackers, ranks=ranks)
 
     if seeds is None:
         return train(recipe, folder)
@@ -142,16 +166,23 @@ def _load(recipe: Recipe, *, data_folder: str | None, ranks: Ranks) -> tuple[Rec
 
 
 def _train(
-    recipe: Recipe, data: Dataset, folder: Path, *, resume: bool, classic: Classic, ranks: Ranks
+    recipe: Recipe,
+    data: Dataset,
+    folder: Path,
+    *,
+    resume: bool,
+    classic: Classic,
+    trackers: Sequence[str],
+    ranks: Ranks,
 ) -> dict[str, Any]:
     """Train into a run folder, talking; a recipe that is refused before its first step leaves nothing there."""
     from onebit.cli.processes import resumable
     from onebit.train.run import start_folder, train_run
 
     talks = ranks.writes
-    new_paths = [
-        path for path in (folder / "recipe.yaml", folder / "log.txt", folder, *folder.parents) if not path.exists()
-    ]
+    stage = folder / STAGE_FOLDER
+    made = (stage / "recipe.yaml", stage, folder / "recipe.yaml", folder / "log.txt", folder, *folder.parents)
+    new_paths = [path for path in made if not path.exists()]
     began = False
     going_on = ranks.first(lambda: start_folder(folder, recipe, resume=resume))
     ranks.first(lambda: _check_start(folder, classic.start_epoch))
@@ -184,14 +215,18 @@ def _train(
                 + (f" ({data.note})" if data.note else "")
             )
             note(_precision_line(recipe, processes=ranks.world))
+            if recipe.first_stage:
+                note(f"in two stages: first {recipe.first_stage:g} epochs with real weights, into {stage}")
             try:
-                with resumable(folder, ranks):
+                with resumable(folder, ranks), warnings.catch_warnings():
+                    warnings.showwarning = lambda message, *where: note(f"note: {message}")
                     result = train_run(
                         recipe,
                         data,
                         folder,
                         resume=resume,
                         ranks=ranks,
+                        trackers=trackers,
                         on_step=step,
                         on_epoch=lambda row: note(str(row)),
                     )

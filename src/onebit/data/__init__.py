@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from onebit.data.augment import Augmentation, augment_images
-from onebit.data.batches import TrainingImages
+from onebit.data.batches import TrainingImages, TrainingSamples
 from onebit.data.datasets import DATASETS, FetchedFiles, fetch_dataset, load_dataset
 from onebit.data.fetch import OfficialFile, OfficialFiles, cache_dir, find_or_fetch
 from onebit.data.images import Images, StreamedImages, prefetched, read_batches
+from onebit.data.masks import VOID, Masks, PixelScore, by_pixel, confusion_matrix, mask_facts, pixel_score
+from onebit.data.permuted import permute_pixels
+from onebit.data.segmentation import mask_classes, read_mask
 from onebit.data.splits import Dataset, DatasetEntry, Labels, LoadedFiles, Progress, Split, hold_out
+from onebit.data.tiles import Tiling, fitted, fitted_to
 from onebit.data.toy import make_toy
 
 __all__ = [
     "DATASETS",
+    "VOID",
     "Augmentation",
     "Dataset",
     "DatasetEntry",
@@ -19,19 +24,32 @@ __all__ = [
     "Images",
     "Labels",
     "LoadedFiles",
+    "Masks",
     "OfficialFile",
     "OfficialFiles",
+    "PixelScore",
     "Progress",
     "Split",
     "StreamedImages",
+    "Tiling",
     "TrainingImages",
+    "TrainingSamples",
     "augment_images",
+    "by_pixel",
     "cache_dir",
+    "confusion_matrix",
     "fetch_dataset",
     "find_or_fetch",
+    "fitted",
+    "fitted_to",
     "hold_out",
     "load_dataset",
     "make_toy",
+    "mask_classes",
+    "mask_facts",
+    "permute_pixels",
+    "pixel_score",
     "prefetched",
     "read_batches",
+    "read_mask",
 ]

@@ -29,11 +29,18 @@ class Augmentation:
         cutout: side of a square of value 0 at a random centre in the image, cut off at its border; 0 = none.
         min_area: cut out a random part of at least this share of the area, 3:4 to 4:3, and resize it to the whole; None
             = none. Made image by image, and of streamed files from the undiminished image.
+        repeats: how often an epoch takes each image, changed anew each time.
+        crop_size: side of the window, in place of that of the image. This and what follows is for images with masks.
+        flip_vertical: mirror upside down with probability 1/2.
+        rotate: by a random multiple of 90 degrees.
+        elastic: standard deviation in pixels of a random displacement of each pixel; 0 = none.
+        elastic_smoothness: standard deviation in pixels of the Gaussian that smooths this field.
 
     Raises:
         UsageError: a size below 0, a share outside (0, 1], an unknown padding, or both kinds of crops.
 
-    Source: cutout: DeVries and Taylor 2017 (arXiv:1708.04552); min_area: Szegedy et al. 2015 (arXiv:1409.4842).
+    Source: cutout: DeVries and Taylor 2017 (arXiv:1708.04552); min_area: Szegedy et al. 2015 (arXiv:1409.4842);
+        elastic: Simard, Steinkraus, Platt 2003 (ICDAR), section 2; there the field is scaled by α, here by what it is.
     """
 
     crop_padding: int = 0
@@ -41,11 +48,21 @@ class Augmentation:
     padding_mode: str = "zero"
     cutout: int = 0
     min_area: float | None = None
+    repeats: int = 1
+    crop_size: int | None = None
+    flip_vertical: bool = False
+    rotate: bool = False
+    elastic: float = 0.0
+    elastic_smoothness: float = 8.0
 
     def __post_init__(self) -> None:
-        for name in ("crop_padding", "cutout"):
+        for name in ("crop_padding", "cutout", "elastic"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name}={getattr(self, name)}: expected 0 or more pixels")
+        for name in ("repeats", "crop_size", "elastic_smoothness"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"{name}={value}: expected more than 0")
         if self.padding_mode not in PADDING_MODES:
             raise UsageError(f"padding_mode={self.padding_mode!r}: expected {' or '.join(PADDING_MODES)}")
         if self.min_area is not None:

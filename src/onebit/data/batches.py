@@ -17,7 +17,10 @@ from onebit.data.augment import (
     shuffles,
 )
 from onebit.data.images import Images, StreamedImages, prefetched
+from onebit.data.mask_augment import MaskedImages
 from onebit.data.resizing import resized_crops
+from onebit.data.splits import Split
+from onebit.errors import UsageError
 
 
 class TrainingImages:
@@ -115,3 +118,57 @@ class TrainingImages:
             self._chosen = np.empty((len(rows), *self._shape), np.uint8)
         # "clip" lets numpy write there directly; the indices are checked
         return np.take(self._pixels, rows, axis=0, out=self._chosen[: len(rows)], mode="clip")
+
+
+def _check_unmasked(asked: Augmentation) -> None:
+    """Refuse what is done to images with masks only.
+
+    Raises:
+        UsageError: something that this augmentation asks.
+    """
+    for name, default in {"crop_size": None, "flip_vertical": False, "rotate": False, "elastic": 0.0}.items():
+        if getattr(asked, name) != default:
+            raise UsageError(f"augmentation.{name} belongs to images with masks, these have a label each: leave it out")
+
+
+class TrainingSamples:
+    """The samples of a training split, images with labels or with masks, from which batches are made.
+
+    Args:
+        split: the split.
+        augmentation: what is done to every batch; None for nothing.
+        channels_last: see `TrainingImages`.
+
+    Raises:
+        UsageError: an augmentation that these samples do not take.
+    """
+
+    def __init__(self, split: Split, augmentation: Augmentation | None, *, channels_last: bool) -> None:
+        asked = augmentation or Augmentation()
+        self.labels = split.labels
+        self.repeats = asked.repeats
+        self.count = len(split) * asked.repeats
+        self._masked: MaskedImages | None = None
+        self._images: TrainingImages | None = None
+        if split.labels.ndim > 1:
+            images = split.images[:] if isinstance(split.images, StreamedImages) else split.images
+            self._masked = MaskedImages(images, split.labels, asked, channels_last=channels_last)
+        else:
+            _check_unmasked(asked)
+            self._images = TrainingImages(split.images, asked, channels_last=channels_last)
+
+    def order(self, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+        """Which sample stands where in an epoch: each of them `repeats` times, in random order."""
+        return rng.permutation(self.count) % len(self.labels)
+
+    def batches(
+        self, chosen: Iterable[tuple[npt.NDArray[np.int64], slice]], rng: np.random.Generator
+    ) -> Iterator[tuple[Images, npt.NDArray]]:
+        """Images and labels of each of `chosen`, indices and part. `rng` belongs to this iterator until it ends."""
+        if self._masked is not None:
+            yield from self._masked.batches(chosen, rng)
+            return
+        assert self._images is not None
+        chosen = list(chosen)
+        for (indices, part), images in zip(chosen, self._images.batches(chosen, rng), strict=True):
+            yield images, self.labels[indices[part]]

@@ -9,7 +9,8 @@ from onebit.data.cifar import CIFAR10, CIFAR100
 from onebit.data.folder import FOLDER, IMAGENET
 from onebit.data.mnist import MNIST
 from onebit.data.mnist_sample import MNIST_SAMPLE
-from onebit.data.resizing import check_input_size, resize_images
+from onebit.data.resizing import check_input_size, resize_images, resize_masks
+from onebit.data.segmentation import MEMBRANE, SEGMENTATION
 from onebit.data.splits import MOST_VALIDATION, Dataset, DatasetEntry, LoadedFiles, Progress, Split, hold_out
 from onebit.data.toy import TOY
 from onebit.tables import resolve
@@ -19,8 +20,10 @@ DATASETS: dict[str, DatasetEntry] = {
     "cifar100": CIFAR100,
     "folder": FOLDER,
     "imagenet": IMAGENET,
+    "membrane": MEMBRANE,
     "mnist": MNIST,
     "mnist-sample": MNIST_SAMPLE,
+    "segmentation": SEGMENTATION,
     "toy": TOY,
 }
 
@@ -131,5 +134,11 @@ def _read(
     loaded = entry.read(directory=directory, progress=progress)
     if input_size is None:
         return loaded
-    train, test = (Split(resize_images(part.images, input_size), part.labels) for part in (loaded.train, loaded.test))
+    train, test = (_resized(part, input_size) for part in (loaded.train, loaded.test))
     return loaded._replace(train=train, test=test)
+
+
+def _resized(split: Split, size: int) -> Split:
+    """All images and their masks resized to `size`×`size`."""
+    masked = split.labels.ndim > 1
+    return Split(resize_images(split.images, size), resize_masks(split.labels, size) if masked else split.labels)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onebit.data.images import Images
+from onebit.data.masks import Masks
 from onebit.errors import UsageError
 
 LARGEST_SIDE = 4096
@@ -43,6 +44,12 @@ def resize_images(images: Images, size: int) -> Images:
     for plane, out in zip(planes, resized.reshape(-1, size, size), strict=True):
         out[...] = np.asarray(Image.fromarray(plane).resize((size, size), Image.Resampling.BILINEAR))
     return resized
+
+
+def resize_masks(masks: Masks, size: int) -> Masks:
+    """All masks (N, H, W) resized to `size`×`size`: of each new pixel the class at its centre."""
+    rows, columns = (((np.arange(size) + 0.5) * side / size).astype(np.int64) for side in masks.shape[1:])
+    return masks[:, rows[:, None], columns]
 
 
 def crop_box(width: int, height: int, draw: npt.NDArray[np.float64]) -> tuple[float, float, float, float]:

@@ -11,9 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from onebit.data.images import StreamedImages
+from onebit.data.masks import VOID
 from onebit.errors import DataError, UsageError
 
 Labels = npt.NDArray[np.int64]
+"""(N,); of images with masks `Masks`, (N, H, W) uint8."""
 Progress = Callable[[str, int, int], None]
 """Called during a download, or while images are decoded: name, bytes so far, bytes in all (0 when not known)."""
 
@@ -25,24 +27,28 @@ _STATISTICS_PIXELS = 1 << 22
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Split:
-    """Images with their labels.
+    """Images with their labels, or with a mask each.
 
     Args:
         images: (N, C, H, W) uint8, 0..255; `StreamedImages` where they are too many for memory.
-        labels: (N,) int64.
+        labels: (N,) int64; or uint8 (N, H, W), the class of each pixel of (the centre of) an image, `VOID` for none.
 
     Raises:
         DataError: another dtype, rank or count; `Dataset.from_arrays` converts what can be converted.
     """
 
     images: Any  # Images, or StreamedImages, which are indexed alike
-    labels: Labels
+    labels: Any  # Labels, or Masks
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
         if images.dtype != np.uint8 or images.ndim != 4:
             raise DataError(f"images: got {images.dtype} {images.shape}, expected uint8 (N, C, H, W), values 0..255")
-        if labels.dtype != np.int64 or labels.shape != images.shape[:1]:
+        if labels.dtype == np.uint8 and labels.ndim == 3:
+            height, width = images.shape[2:]
+            if len(labels) != len(images) or labels.shape[1] > height or labels.shape[2] > width:
+                raise DataError(f"masks: got uint8 {labels.shape}, expected ({len(images)}, {height}, {width})")
+        elif labels.dtype != np.int64 or labels.shape != images.shape[:1]:
             raise DataError(f"labels: got {labels.dtype} {labels.shape}, expected int64 ({len(images)},): one an image")
 
     def __len__(self) -> int:
@@ -108,9 +114,10 @@ class Dataset:
                 raise DataError(
                     f"{part} images: got shape {split.images.shape[1:]}, expected {self.input_shape} as in train"
                 )
-            if len(split) and not 0 <= split.labels.min() <= split.labels.max() < len(self.classes):
+            low, high = _label_range(split.labels)
+            if len(split) and not 0 <= low <= high < len(self.classes):
                 raise DataError(
-                    f"{part} labels: got {split.labels.min()}..{split.labels.max()}, "
+                    f"{part} labels: got {low}..{high}, "
                     f"expected 0..{len(self.classes) - 1} for {len(self.classes)} classes"
                 )
 
@@ -134,7 +141,7 @@ class Dataset:
         """A data set of own arrays.
 
         Args:
-            train: images (N, C, H, W) or (N, H, W) uint8, and labels (N,) of any integer dtype.
+            train: images (N, C, H, W) or (N, H, W) uint8, and labels (N,) of any integer dtype, or masks (N, H, W).
             test: the same for the test split.
             validation: how many training images to hold out, see `hold_out`.
             split_seed: the seed of that choice.
@@ -153,7 +160,7 @@ class Dataset:
         """
         all_train, test_split = _as_split(*train), _as_split(*test)
         if classes is None:
-            classes = [str(label) for label in range(int(all_train.labels.max(initial=0)) + 1)]
+            classes = [str(label) for label in range(_label_range(all_train.labels)[1] + 1)]
         kept, held_out = hold_out(all_train, validation, seed=split_seed)
         return cls(name, kept, held_out, test_split, tuple(classes), note=note)
 
@@ -212,6 +219,13 @@ class DatasetEntry:
 MOST_VALIDATION = 10_000
 
 
+def _label_range(labels: Any) -> tuple[int, int]:
+    """The lowest and the highest class; `VOID` pixels are of none."""
+    if labels.ndim > 1:
+        labels = np.flatnonzero(np.bincount(labels.ravel(), minlength=VOID + 1)[:VOID])
+    return (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
+
+
 def hold_out(train: Split, count: int, *, seed: int) -> tuple[Split, Split]:
     """Split `train` into what is trained on and what is validated on.
 
@@ -245,5 +259,7 @@ def _as_split(images: npt.ArrayLike, labels: npt.ArrayLike) -> Split:
     if images.ndim == 3:
         images = images[:, np.newaxis]
     if np.issubdtype(labels.dtype, np.integer):
-        labels = labels.astype(np.int64, copy=False)
+        if labels.ndim == 3 and not 0 <= labels.min(initial=0) <= labels.max(initial=0) <= VOID:
+            raise DataError(f"masks: got {labels.min()}..{labels.max()}, expected class numbers, or {VOID} for none")
+        labels = labels.astype(np.uint8 if labels.ndim == 3 else np.int64, copy=False)
     return Split(images, labels)

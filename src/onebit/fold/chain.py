@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from onebit.packed import Flatten, MaxPool, Node
+from onebit.quantizers import Quantizer
 
 EXACT_SUM = 2**24  # float32 holds every integer below it, so torch's sums are exact in whatever order it adds
 MOST_INTEGERS = 2**22  # per channel, above which a layer is compared on images instead
@@ -43,6 +44,22 @@ class Step:
         """Whether it picks and moves numbers, each of which keeps its sign: sign after it is sign before it."""
         return self.kind in (Flatten, MaxPool)
 
+    @property
+    def grows(self) -> bool:
+        """Whether it is a positive factor: the largest number before it is the largest after it."""
+        return self.kind is None and self.shift is None and self.scale is not None and bool((self.scale > 0).all())
+
+    def for_each_pixel(self, pixels: int) -> Step:
+        """This step behind a flattening, where each channel has become so many."""
+
+        def apply(x: Tensor) -> Tensor:
+            images = x.unflatten(1, (-1, pixels)).movedim(1, 2)
+            return self.apply(images.flatten(0, 1)).unflatten(0, (-1, pixels)).movedim(1, 2).flatten(1)
+
+        scale, shift = (None if a is None else np.repeat(a, pixels) for a in (self.scale, self.shift))
+        fields = {name: np.repeat(array, pixels) for name, array in (self.fields or {}).items()}
+        return replace(self, apply=apply, scale=scale, shift=shift, fields=fields)
+
 
 class Pending(NamedTuple):
     """A value during folding: a packed value, and the steps held back above it."""
@@ -71,17 +88,19 @@ class Chain:
     """
 
     steps: tuple[Step, ...]
-    quantizer: nn.Module
+    quantizer: Quantizer
     channels: int
     reach: range
 
     @torch.no_grad()
     def positive(self, integers: Tensor) -> Tensor:
-        """Where the trained modules give +1: (n, C) float32 -> (n, C) bool."""
+        """Where the trained modules give the upper value, +1 for most: (n, C) float32 -> (n, C) bool."""
         x = integers
         for step in self.steps:
             x = step.apply(x)
-        return self.quantizer(x) > 0
+        stated = self.quantizer.binary_input()
+        assert stated is not None
+        return stated.upper(self.quantizer(x))
 
     @property
     def exact(self) -> bool:

@@ -6,6 +6,7 @@ import operator
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,9 +19,9 @@ from onebit.fold.chain import Chain, Pending, Step
 from onebit.fold.reach import reach_of
 from onebit.fold.trace import module_path, target_name
 from onebit.layers import BinaryLayer, InputCoding
-from onebit.packed import Affine, AveragePool, InputSpec, Node, PackedNet, Sign, Threshold, Value
+from onebit.packed import Affine, AveragePool, Flatten, InputSpec, MaxPool, Node, PackedNet, Sign, Threshold, Value
 from onebit.packed.net import INPUT
-from onebit.quantizers import BinaryWeight, Quantizer
+from onebit.quantizers import BinaryInput, BinaryWeight, Quantizer
 
 
 class SignSite(NamedTuple):
@@ -115,7 +116,7 @@ class Folder:
         self._signs: list[SignSite] = []
         self._calls: Counter[nn.Module] = Counter()
         self._written: dict[Pending, str] = {}
-        self._signed: dict[Pending, str] = {}
+        self._signed: dict[tuple[Pending, nn.Module | None], str] = {}
 
     def fold(self, graph: fx.Graph) -> Folded:
         """The packed net of a graph made by `trace`."""
@@ -169,6 +170,8 @@ class Folder:
     def _kinds(self, module: nn.Module) -> list[type]:
         """The classes of a module in the table. One that overrides `forward` is another operation."""
         cls = type(module)
+        if isinstance(module, Quantizer):
+            return [] if module.binary_input() is None else [Quantizer]
         return [kind for kind in cls.__mro__ if kind in self.table and getattr(kind, "forward", None) is cls.forward]
 
     def emit(self, kind: type[Node], name: str, *sources: str, **fields: Any) -> str:
@@ -234,13 +237,19 @@ class Folder:
             return x.then(Step(call.name, lambda numbers: numbers, kind=kind, fields=fields))
         return Pending(self.emit(kind, call.name, self.write(x), **fields))
 
-    def signed(self, call: Call, x: Pending) -> Pending:
+    def signed(self, call: Call, x: Pending, stated: BinaryInput) -> Pending:
         """The signs of `x`: a threshold below the operations that only move numbers, or the sign of a real value."""
         calls = self._calls[call.module]
         self._calls[call.module] += 1
-        if x not in self._signed:
+        shift = stated.shift
+        asked = x, None if shift is None else call.module
+        if asked not in self._signed:
+            if shift is not None and shift.dim() and any(step.kind is Flatten for step in x.steps):
+                x = self._flat_first(x)
             if not self.values[x.base].exact:
-                made = seen = self.emit(Sign, call.name, self.write(x))
+                source = self.write(x)
+                level = None if shift is None else shift.expand(self.values[source].shape[0]).contiguous().numpy()
+                made = seen = self.emit(Sign, call.name, source, shift=level)
                 chain = None
             else:
                 base, first = x.base, x.steps[0] if x.steps else None
@@ -252,9 +261,19 @@ class Folder:
                 for step in x.steps:
                     if step.moves and step.kind is not None:
                         seen = self.emit(step.kind, step.name, seen, **(step.fields or {}))
-            self._signed[x] = seen
+            self._signed[asked] = seen
             self._signs.append(SignSite(made, seen, call.path or call.name, calls, chain))
-        return Pending(self._signed[x])
+        return Pending(self._signed[asked])
+
+    def _flat_first(self, x: Pending) -> Pending:
+        """`x` with its flattening below its other steps, so that a channel of it is one of the base; else written."""
+        shape, kinds = self.values[x.base].shape, [step.kind for step in x.steps]
+        if not self.values[x.base].exact or any(issubclass(kind, (MaxPool, AveragePool)) for kind in kinds if kind):
+            return Pending(self.write(x))
+        at = kinds.index(Flatten)
+        base = self.emit(Flatten, x.steps[at].name, x.base)
+        before = (step.for_each_pixel(prod(shape[1:])) for step in x.steps[:at])
+        return Pending(base, (*before, *x.steps[at + 1 :]))
 
 
 _IN_PLACE: tuple[Any, ...] = (operator.iadd, "add_", "relu_", torch.relu_)

@@ -28,18 +28,25 @@ def max_pool(folder: Folder, call: Call, x: Pending) -> Pending:
     if call.argument(6, "return_indices", False):
         raise call.refusal("it returns indices too; use return_indices=False")
     fields = _window(call, dilation=_pair(call.argument(4, "dilation", 1)))
+    if x.steps and folder.values[x.base].exact and all(step.grows for step in x.steps):
+        return Pending(folder.emit(MaxPool, call.name, x.base, **fields), x.steps)  # scales stay above integers
     return folder.moved(call, x, MaxPool, **fields)
 
 
 def average_pool(folder: Folder, call: Call, x: Pending) -> Pending:
     if call.argument(6, "divisor_override", None) is not None:
         raise call.refusal("it divides by another number than that of its pixels; use divisor_override=None")
+    before = call.shapes[0][1:]
     fields, stated = _window(call), _pair(call.argument(3, "padding", 0))
     if any(stated) and call.argument(5, "count_include_pad", True):
         if fields["padding"][1::2] != stated:
             raise call.refusal("its last windows count less padding than others; use ceil_mode=False")
         fields["count_padding"] = 1
     del fields["dilation"]
+    if fields["kernel"] == (1, 1) and not any(fields["padding"]):
+        return _picked(
+            folder, call, x, [range(0, size, by) for size, by in zip(before, (1, *fields["stride"]), strict=True)]
+        )
     whole = not any(fields["padding"])
     if whole and not x.steps and folder.values[x.base].exact:  # a sign may follow, which sees the sums of integers
         pixels = prod(fields["kernel"])
@@ -125,8 +132,11 @@ def select(folder: Folder, call: Call, x: Pending) -> Pending:
     if len(before) != 4 or not all(isinstance(part, slice) for part in parts) or after[0] != before[0]:
         raise call.refusal("expected slices of an image, as in x[:, :, ::2, ::2]")
     ranges = [range(*part.indices(size)) for part, size in zip(parts[1:], before[1:], strict=True)]
-    if after == before:
-        return x
+    return x if after == before else _picked(folder, call, x, ranges)
+
+
+def _picked(folder: Folder, call: Call, x: Pending, ranges: Sequence[range]) -> Pending:
+    """The pixels of an image at (channels, rows, columns)."""
     return Pending(
         folder.emit(
             Slice,

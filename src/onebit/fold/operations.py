@@ -14,10 +14,10 @@ from onebit.fold.chain import Pending, Step
 from onebit.fold.folder import Call, Folder, Operation, check_finite
 from onebit.fold.images import adaptive_average_pool, add, average_pool, concat, max_pool, mean, pad, reshape, select
 from onebit.fold.products import conv, conv_transpose, linear
-from onebit.layers import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear, InputCoding
-from onebit.packed import Hardtanh, InputSpec, Relu
+from onebit.layers import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear, InputCoding, RPReLU
+from onebit.packed import Hardtanh, InputSpec, Prelu, Relu
 from onebit.packed.net import INPUT
-from onebit.quantizers import SteSign
+from onebit.quantizers import BinaryInput, Quantizer, sign
 
 
 def _input_coding(folder: Folder, call: Call, x: Pending) -> Pending:
@@ -59,11 +59,70 @@ def _batch_norm(folder: Folder, call: Call, x: Pending) -> Pending:
 
 
 def _sign(folder: Folder, call: Call, x: Pending) -> Pending:
-    return folder.signed(call, x)
+    stated = _stated(call)
+    signs = folder.signed(call, x, stated)
+    if stated.scale is None and stated.centre is None:
+        return signs
+    (channels, *_) = folder.values[signs.base].shape
+    scale, centre = (
+        torch.full((), number) if tensor is None else tensor
+        for tensor, number in ((stated.scale, 1.0), (stated.centre, 0.0))
+    )
+    factor, shift = (tensor.double().expand(channels).numpy() for tensor in (scale, centre))
+    return signs.then(Step(f"{call.name}.values", lambda x: x * scale + centre, scale=factor, shift=shift))
+
+
+def _stated(call: Call) -> BinaryInput:
+    """What an input quantizer says of itself, after a look whether it is so."""
+    quantizer: Quantizer = call.module
+    stated = quantizer.binary_input()
+    assert stated is not None
+    for what, tensor in zip(("shifts", "scales", "centres"), stated, strict=True):
+        if tensor is not None:
+            check_finite(call.path or call.name, what, tensor)
+    shift, scale, centre = (torch.zeros(1) if tensor is None else tensor for tensor in stated)
+    x = shift + torch.tensor([-3.0, -1.0, -0.25, -1e-6, -0.0, 0.0, 1e-6, 0.25, 1.0, 3.0])[:, None]
+    expected = sign(x - shift) * (1 if stated.scale is None else scale) + centre
+    with torch.no_grad():
+        same = torch.allclose(quantizer(x), expected)
+    if not same:
+        raise call.refusal("it computes something else than its binary_input() states")
+    return stated
 
 
 def _relu(folder: Folder, call: Call, x: Pending) -> Pending:
     return x.then(Step(call.name, torch.relu, kind=Relu))
+
+
+def _prelu(folder: Folder, call: Call, x: Pending) -> Pending:
+    slope = check_finite(call.name, "slopes", call.module.weight)
+    assert call.node is not None
+    return _bent(folder, call, x, slope.expand(call.shapes[1][1]))
+
+
+def _rprelu(folder: Folder, call: Call, x: Pending) -> Pending:
+    layer: RPReLU = call.module
+    before, slope, after = (
+        check_finite(call.name, what, parameter)
+        for what, parameter in (
+            ("shifts", layer.shift_in), ("slopes", layer.slope), ("shifts", layer.shift_out),
+        )
+    )  # fmt: skip
+    x = folder.then(x, _shifted(f"{call.name}.in", -before))
+    return folder.then(_bent(folder, call, x, slope), _shifted(f"{call.name}.out", after))
+
+
+def _bent(folder: Folder, call: Call, x: Pending, slope: Tensor) -> Pending:
+    """`x` where it is positive, else slope · x."""
+    if x.moved:
+        x = Pending(folder.write(x))
+    y = x.then(Step(call.name, lambda x: F.prelu(x, slope), kind=Prelu, fields={"slope": slope.contiguous().numpy()}))
+    # with a negative slope it rises on both sides: no threshold of integers stands for it
+    return y if bool((slope >= 0).all()) else Pending(folder.write(y))
+
+
+def _shifted(name: str, shift: Tensor) -> Step:
+    return Step(name, lambda x: x + shift, shift=shift.double().numpy())
 
 
 def _hardtanh(folder: Folder, call: Call, x: Pending) -> Pending:
@@ -93,8 +152,10 @@ FOLDS: dict[Any, Operation] = {
     nn.ConvTranspose2d: conv_transpose,
     nn.BatchNorm1d: _batch_norm,
     nn.BatchNorm2d: _batch_norm,
-    SteSign: _sign,
+    Quantizer: _sign,
     nn.ReLU: _relu,
+    nn.PReLU: _prelu,
+    RPReLU: _rprelu,
     nn.Hardtanh: _hardtanh,
     nn.MaxPool2d: max_pool,
     nn.AvgPool2d: average_pool,

@@ -19,6 +19,7 @@ from onebit.layers.base import (
 from onebit.layers.binarize import BINARY_TWINS, binarize_
 from onebit.layers.binary import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear
 from onebit.layers.coding import InputCoding
+from onebit.layers.rprelu import RPReLU
 
 __all__ = [
     "BINARY_TWINS",
@@ -28,6 +29,7 @@ __all__ = [
     "BinaryLinear",
     "InputCoding",
     "InputQuantizer",
+    "RPReLU",
     "WeightQuantizer",
     "binarize_",
     "binary_layers",

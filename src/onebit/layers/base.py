@@ -109,6 +109,8 @@ class BinaryLayer(nn.Module):
         bind_inputs = getattr(self.input_quantizer, "bind_inputs", None)
         if bind_inputs is not None:
             bind_inputs(getattr(self, "in_channels", None) or self.in_features)
+        if self.input_quantizer is not None:
+            self.input_quantizer.to(self.weight.device)
         # the weight of a stated test mode (onebit.evaluation), never part of the state_dict
         self.fixed_weight = None
 

@@ -11,10 +11,12 @@ from torch import nn
 
 from onebit.errors import UsageError
 from onebit.models.alexnet import alexnet
+from onebit.models.lrnet import lrnet_big, lrnet_small
 from onebit.models.mlp import MLP
 from onebit.models.resnet import ResNet, cifar_resnet, resnet18
 from onebit.models.small import lenet, nin
 from onebit.models.stack import ConvNet
+from onebit.models.unet import UNet
 from onebit.models.vgg import vgg, vgg_small
 from onebit.recipe.aliases import spelled_out
 from onebit.tables import resolve
@@ -22,6 +24,8 @@ from onebit.tables import resolve
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "mlp": MLP,
     "lenet": lenet,
+    "lrnet_small": lrnet_small,
+    "lrnet_big": lrnet_big,
     "nin": nin,
     "vgg_small": vgg_small,
     "vgg11": partial(vgg, 11),
@@ -29,6 +33,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "alexnet": alexnet,
     **{f"resnet{depth}": partial(cifar_resnet, depth) for depth in (14, 20, 32, 44, 56, 110)},
     "resnet18": resnet18,
+    "unet": UNet,
 }
 
 
@@ -59,4 +64,4 @@ def create_model(name: str | Callable[..., nn.Module], **options: Any) -> nn.Mod
         raise UsageError(f"model {name!r}{' ' if unknown else ': '}{reason}") from error
 
 
-__all__ = ["MLP", "MODELS", "ConvNet", "ResNet", "create_model"]
+__all__ = ["MLP", "MODELS", "ConvNet", "ResNet", "UNet", "create_model"]

@@ -9,7 +9,16 @@ from typing import Any
 from torch import nn
 
 from onebit.errors import UsageError
-from onebit.layers import BinaryConv2d, BinaryLayer, BinaryLinear, InputQuantizer, WeightQuantizer, with_options
+from onebit.layers import (
+    BinaryConv2d,
+    BinaryConvTranspose2d,
+    BinaryLayer,
+    BinaryLinear,
+    InputQuantizer,
+    RPReLU,
+    WeightQuantizer,
+    with_options,
+)
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 
 LARGE = 64
@@ -68,6 +77,8 @@ class Parts:
         value: the two weight values are ±value, a number or "glorot".
         padding_value: what binary convolutions are padded with: 0, 1 or -1.
         norm_eps, norm_momentum, norm_affine: BatchNorm's; momentum 0.15 means 15 % of the newest batch.
+        activation: "relu", which the sign of a layer takes the place of; or "rprelu", ReActNet's, which stands before a
+            sign too.
         init: "uniform" draws latents uniformly from ±value (binary layers), "default" is torch's.
     """
 
@@ -80,11 +91,14 @@ class Parts:
     norm_eps: float = 1e-5
     norm_momentum: float = 0.1
     norm_affine: bool = True
+    activation: str = "relu"
     init: str = "default"
 
     def __post_init__(self) -> None:
         if self.init not in ("uniform", "default"):
             raise UsageError(f"init must be 'uniform' or 'default', got {self.init!r}")
+        if self.activation not in ("relu", "rprelu"):
+            raise UsageError(f"activation must be 'relu' or 'rprelu', got {self.activation!r}")
 
     def conv(
         self,
@@ -121,6 +135,22 @@ class Parts:
         )
         return self._initialised(layer)
 
+    def conv_transpose(self, inputs: int, outputs: int, kernel: int, **options: Any) -> nn.ConvTranspose2d:
+        """A transposed convolution without a bias, plain where nothing is quantized; `options` of torch's."""
+        weight, activation = self._quantizers(first=False, real=False)
+        if weight is None and activation is None:
+            return nn.ConvTranspose2d(inputs, outputs, kernel, bias=False, **options)
+        layer = BinaryConvTranspose2d(
+            inputs,
+            outputs,
+            kernel,
+            **options,
+            weight_quantizer=weight,
+            input_quantizer=activation,
+            value=self.value,
+        )
+        return self._initialised(layer)
+
     def linear(
         self, inputs: int, outputs: int, *, first: bool = False, real: bool = False, bias: bool = False
     ) -> nn.Linear:
@@ -141,12 +171,14 @@ class Parts:
         """BatchNorm of vectors."""
         return nn.BatchNorm1d(channels, eps=self.norm_eps, momentum=self.norm_momentum, affine=self.norm_affine)
 
-    def activation(self, *, before_real: bool = False) -> nn.Module:
-        """ReLU, or nothing where the sign of the next layer takes its place.
+    def active(self, channels: int, *, before_real: bool = False) -> nn.Module:
+        """The activation of so many channels; no ReLU where the sign of the next layer takes its place.
 
         Args:
             before_real: the next layer keeps real inputs whatever the settings say, and so takes no sign.
         """
+        if self.activation == "rprelu":
+            return RPReLU(channels)
         return nn.ReLU() if before_real or self.input_quantizer is None else nn.Identity()
 
     def _quantizers(self, *, first: bool, real: bool) -> tuple[WeightQuantizer, InputQuantizer]:

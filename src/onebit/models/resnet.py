@@ -30,7 +30,7 @@ class PaddedShortcut(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         before = self.new_channels // 2
-        x = x[:, :, :: self.stride, :: self.stride]
+        x = F.avg_pool2d(x, 1, self.stride)  # of one pixel: a strided slice whose gradient is cheaper
         return F.pad(x, (0, 0, 0, 0, before, self.new_channels - before))
 
 
@@ -59,7 +59,8 @@ class Block(nn.Module):
     """Two 3×3 convolutions beside a shortcut.
 
     With real activations y = relu(bn(conv(relu(bn(conv(x))))) + shortcut(x)). With an input quantizer no ReLU: every
-    convolution takes the sign of what it is given, and the sum stays real.
+    convolution takes the sign of what it is given, and the sum stays real. An RPReLU stands in either case, as in
+    ReActNet.
 
     Args:
         parts: how layers are made.
@@ -75,10 +76,10 @@ class Block(nn.Module):
         super().__init__()
         self.conv1 = parts.conv(inputs, outputs, 3, stride=stride, padding=1)
         self.bn1 = parts.norm2d(outputs)
-        self.relu1 = parts.activation()
+        self.relu1 = parts.active(outputs)
         self.conv2 = parts.conv(outputs, outputs, 3, padding=1)
         self.bn2 = parts.norm2d(outputs)
-        self.relu2 = parts.activation()
+        self.relu2 = parts.active(outputs)
         same = stride == 1 and inputs == outputs
         self.downsample = nn.Identity() if same else SHORTCUTS[shortcut](parts, inputs, outputs, stride)
         self.around_each = around_each
@@ -142,7 +143,7 @@ class ResNet(nn.Module):
         first = partial(parts.conv, self.input_shape[0], inputs, first=True, real=real_first)
         self.conv1 = first(3, padding=1) if stem == "cifar" else first(7, stride=2, padding=3)
         self.bn1 = parts.norm2d(inputs)
-        self.relu = parts.activation()
+        self.relu = parts.active(inputs)
         self.maxpool = nn.Identity() if stem == "cifar" else nn.MaxPool2d(3, stride=2, padding=1)
         self.stages = [f"layer{stage}" for stage in range(1, len(blocks) + 1)]
         for name, count, outputs in zip(self.stages, blocks, channels, strict=True):
@@ -152,7 +153,9 @@ class ResNet(nn.Module):
                 stage.append(Block(parts, inputs, outputs, stride, shortcut=shortcut, around_each=around_each))
                 inputs = outputs
             self.add_module(name, nn.Sequential(*stage))
-        self.pool = nn.AdaptiveAvgPool2d(1)
+        halvings = len(blocks) - 1 + (0 if stem == "cifar" else 2)
+        height, width = (-(-size // (1 << halvings)) for size in self.input_shape[1:])
+        self.pool = nn.AvgPool2d((height, width))  # all of the image; cheaper than an adaptive pool that finds out
         self.flatten = nn.Flatten()
         self.fc = parts.linear(inputs, classes, real=real_last, bias=True)
         self.last_norm = parts.norm1d(classes) if last_norm else nn.Identity()
@@ -165,7 +168,12 @@ class ResNet(nn.Module):
 
 
 def cifar_resnet(
-    depth: int = 20, *, input_shape: Sequence[int] = (3, 32, 32), classes: int = 10, **options: Any
+    depth: int = 20,
+    *,
+    input_shape: Sequence[int] = (3, 32, 32),
+    classes: int = 10,
+    bireal: bool = False,
+    **options: Any,
 ) -> ResNet:
     """The CIFAR ResNet of depth 6n + 2: three stages of n blocks with 16, 32 and 64 channels.
 
@@ -173,6 +181,7 @@ def cifar_resnet(
 
     Args:
         depth: 20, 32, 44, 56, 110 or another 6n + 2.
+        bireal: a shortcut around each convolution, as Bi-Real net (arXiv:1808.00278) has for ±1 activations.
         options: see `ResNet`.
 
     Raises:
@@ -182,7 +191,14 @@ def cifar_resnet(
         raise UsageError(f"depth must be 6n + 2 (20, 32, 44, 56, 110), got {depth}")
     blocks = [(depth - 2) // 6] * 3
     return ResNet(
-        blocks, (16, 32, 64), input_shape=input_shape, classes=classes, stem="cifar", shortcut="padded", **options
+        blocks,
+        (16, 32, 64),
+        input_shape=input_shape,
+        classes=classes,
+        stem="cifar",
+        shortcut="padded",
+        around_each=bireal,
+        **options,
     )
 
 

@@ -35,8 +35,8 @@ class Stack:
     logits.
 
     Pooling stands on the convolution's output, so that BatchNorm and the next sign meet, as in BNN's nets
-    (arXiv:1602.02830). With an input quantizer that sign takes the place of the ReLU. Layers are numbered by the
-    weights: `conv1`, `pool1`, `norm1`, `relu1`, `conv2`, …, `linear7`.
+    (arXiv:1602.02830). With an input quantizer that sign takes the place of the ReLU, but not of an RPReLU. Layers are
+    numbered by the weights: `conv1`, `pool1`, `norm1`, `relu1`, `conv2`, …, `linear7`.
 
     Args:
         name: of the model, for messages.
@@ -78,6 +78,7 @@ class Stack:
         self._count = 0
         self._trail: list[str] = []
         self._inactive = False  # a BatchNorm stands last, its activation depends on what comes next
+        self._channels = 0  # of that BatchNorm
 
     def conv(
         self, channels: int, kernel: int, *, stride: int = 1, padding: int = 0, pool: Window | None = None
@@ -89,7 +90,7 @@ class Stack:
             self._slide("pool", channels, pool)
             self._add("pool", nn.MaxPool2d(*pool))
         self._add("norm", self.parts.norm2d(channels))
-        self._inactive = True
+        self._inactive, self._channels = True, channels
 
     def average(self, window: Window) -> None:
         """Average pooling of what the last activation gives."""
@@ -116,7 +117,7 @@ class Stack:
             inputs, units = units, widened(wanted, self.width)
             self._add_linear(inputs, units, real=self.real_first and self._count == 0)
             self._add("norm", self.parts.norm1d(units))
-            self._inactive = True
+            self._inactive, self._channels = True, units
             self._activate(before_real=self.real_last and i == len(hidden))
             self.drop()
         self._add_linear(units, self.classes, real=self._last_is_real(), bias=not self.last_norm)
@@ -160,8 +161,10 @@ class Stack:
         self._add("linear", self.parts.linear(inputs, outputs, first=self._count == 1, **options))
 
     def _activate(self, *, before_real: bool = False) -> None:
-        if self._inactive and isinstance(activation := self.parts.activation(before_real=before_real), nn.ReLU):
-            self._add("relu", activation)
+        if self._inactive:
+            layer = self.parts.active(self._channels, before_real=before_real)
+            if not isinstance(layer, nn.Identity):
+                self._add(type(layer).__name__.lower(), layer)
         self._inactive = False
 
     def _slide(self, kind: str, channels: int, window: Window) -> None:

@@ -12,7 +12,7 @@ STAGES = {11: (1, 1, 2, 2, 2), 16: (2, 2, 3, 3, 3)}
 """Depth -> number of convolutions of each stage: configurations A and D of the paper."""
 
 
-def _add_stages(stack: Stack, counts: Sequence[int], channels: Sequence[int]) -> None:
+def add_stages(stack: Stack, counts: Sequence[int], channels: Sequence[int]) -> None:
     """Stages of 3×3 convolutions, with max pooling after each."""
     for count, outputs in zip(counts, channels, strict=True):
         for i in range(count):
@@ -29,7 +29,7 @@ def vgg_small(*, input_shape: Sequence[int] = (3, 32, 32), classes: int = 10, **
         options: see `Stack`.
     """
     stack = Stack("vgg_small", input_shape=input_shape, classes=classes, **options)
-    _add_stages(stack, (2, 2, 2), (128, 256, 512))
+    add_stages(stack, (2, 2, 2), (128, 256, 512))
     return ConvNet(stack.head(1024, 1024), stack.input_shape)
 
 
@@ -44,6 +44,6 @@ def vgg(depth: int, *, input_shape: Sequence[int] = (3, 224, 224), classes: int 
         options: see `Stack`.
     """
     stack = Stack(f"vgg{depth}", input_shape=input_shape, classes=classes, **options)
-    _add_stages(stack, STAGES[depth], (64, 128, 256, 512, 512))
+    add_stages(stack, STAGES[depth], (64, 128, 256, 512, 512))
     hidden = 4096 if is_large(checked_shape(input_shape)) else 512
     return ConvNet(stack.head(hidden, hidden), stack.input_shape)

@@ -1,11 +1,15 @@
-"""Optimizers: any of torch's with the latent clip, by name."""
+"""Optimizers by name: any of torch's with the latent clip, and those that move binary weights by rules of their own."""
 
 from __future__ import annotations
 
 import torch
 
+from onebit.optim.bayesbinn import BayesBiNN
+from onebit.optim.bop import Bop
+from onebit.optim.companion import CompanionOptimizer
 from onebit.optim.compiled import compile_update_
-from onebit.optim.latents import clip_latents_, latent_groups
+from onebit.optim.latents import clip_latents_, latent_groups, prox_latents_
+from onebit.optim.prox import prox_
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -13,6 +17,18 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "nadam": torch.optim.NAdam,
     "rmsprop": torch.optim.RMSprop,
     "sgd": torch.optim.SGD,
+    "bop": Bop,
+    "bayesbinn": BayesBiNN,
 }
 
-__all__ = ["OPTIMIZERS", "clip_latents_", "compile_update_", "latent_groups"]
+__all__ = [
+    "OPTIMIZERS",
+    "BayesBiNN",
+    "Bop",
+    "CompanionOptimizer",
+    "clip_latents_",
+    "compile_update_",
+    "latent_groups",
+    "prox_",
+    "prox_latents_",
+]

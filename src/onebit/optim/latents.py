@@ -1,7 +1,8 @@
-"""Latent weights and ordinary torch optimizers: parameter groups, and a latent clip that travels with the optimizer."""
+"""Latent weights and ordinary torch optimizers: groups, and a clip and a prox that travel with the optimizer."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from onebit.errors import UsageError
 from onebit.layers import binary_layers, glorot_bound
+from onebit.optim.prox import next_strength, prox_
 
 LR_SCALES = ("glorot", "glorot_squared")
 
@@ -38,7 +40,8 @@ def latent_groups(
         decay_latents, decay_norm: weight decay for latents, for biases and BatchNorm all the same.
 
     Returns:
-        Groups with `params`, `lr`, `weight_decay` and, where they are clipped, `latent_clip`.
+        Groups with `params`, `lr`, `weight_decay`; those of latents with `latent`, and with `latent_clip` where they
+        are clipped.
 
     Raises:
         UsageError: an unknown scale or a clip that is not positive.
@@ -64,6 +67,7 @@ def latent_groups(
             "params": parameters,
             "lr": lr * factor,
             "weight_decay": weight_decay if decay_latents else 0.0,
+            "latent": True,
         }
         if clip is not None:
             group["latent_clip"] = float(clip)
@@ -79,20 +83,25 @@ def latent_groups(
 
 
 @torch.no_grad()  # post hooks run with gradients enabled
-def _clip_after_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+def _finish_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    """The prox, then the clip, of the parameters that moved: those with a gradient."""
     for group in optimizer.param_groups:
+        strength = next_strength(group) if "prox_growth" in group else 0.0
         clip = group.get("latent_clip")  # .get: a group added later need not have the key
-        if clip is not None:
-            for parameter in group["params"]:
-                if parameter.grad is not None:  # a parameter without a gradient has not moved
-                    parameter.clamp_(-clip, clip)
+        for parameter in group["params"]:
+            if parameter.grad is None:
+                continue
+            if strength:
+                prox_(parameter, strength)
+            if clip is not None:
+                parameter.clamp_(-clip, clip)
 
 
 def clip_latents_(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """After each `step()`, clamp the parameters that it moved in every group that has `latent_clip` to ±latent_clip.
 
     Works with any torch optimizer. Idempotent. Copies and pickles of an optimizer lose hooks, which is why `fit` and
-    the loading of checkpoints call this again.
+    the loading of checkpoints call this again; the prox of `prox_latents_` comes back with it.
 
     Returns:
         `optimizer` itself.
@@ -101,6 +110,37 @@ def clip_latents_(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         >>> groups = latent_groups(model, lr=1e-3)  # doctest: +SKIP
         >>> optimizer = clip_latents_(torch.optim.Adam(groups))  # doctest: +SKIP
     """
-    if _clip_after_step not in optimizer._optimizer_step_post_hooks.values():
-        optimizer.register_step_post_hook(_clip_after_step)
+    if _finish_step not in optimizer._optimizer_step_post_hooks.values():
+        optimizer.register_step_post_hook(_finish_step)
     return optimizer
+
+
+def prox_latents_(
+    optimizer: torch.optim.Optimizer, *, growth: float, freeze: float = math.inf
+) -> torch.optim.Optimizer:
+    """After each `step()`, apply the prox of strength lr·λ_t to the latents that it moved, before any clip.
+
+    λ_t = growth·t after t steps; the authors' code lets it grow by epochs (1e-4 each in its ResNet-20 script). Works
+    with any torch optimizer and its schedules; idempotent: the settings and t are in the groups of latents, and so in
+    the state_dict. Weights go with the quantizer `prox`.
+
+    Args:
+        optimizer: over `latent_groups`.
+        growth: of λ per step.
+        freeze: after so many steps each latent is set to its sign after every step.
+
+    Returns:
+        `optimizer` itself.
+
+    Raises:
+        UsageError: growth that is not positive, or no group of latents.
+    """
+    if not 0 < growth < math.inf:
+        raise UsageError(f"the prox needs a positive growth, got {growth!r}")
+    groups = [group for group in optimizer.param_groups if group.get("latent")]
+    if not groups:
+        raise UsageError("the prox draws binary weights to ±1, and there are none: use `latent_groups` of a binary net")
+    for group in groups:
+        group |= {"prox_growth": growth, "prox_freeze": freeze}
+        group.setdefault("prox_step", 0)
+    return clip_latents_(optimizer)

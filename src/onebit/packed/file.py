@@ -36,6 +36,7 @@ TENSORS: dict[str, str] = {
     "centre": "F32",
     "weight": "F32",
     "shift": "F32",
+    "slope": "F32",
     "threshold": "I32",
     "direction": "I8",
     f"{INPUT}.mean": "F32",

@@ -84,6 +84,43 @@ class BinaryWeight(NamedTuple):
         return weight
 
 
+class BinaryInput(NamedTuple):
+    """What an input quantizer computes in eval mode: `scale · sign(x − shift) + centre` of x (N, C, …).
+
+    Each is a number for all channels, shape (), or one per channel, (C,).
+
+    shift: None for 0.
+    scale: positive, or None for 1.
+    centre: None for 0.
+    """
+
+    shift: Tensor | None = None
+    scale: Tensor | None = None
+    centre: Tensor | None = None
+
+    def upper(self, output: Tensor) -> Tensor:
+        """Where what the quantizer gave is the upper of its two values: bool, shape of `output` (N, C, …)."""
+        return output > (0 if self.centre is None else per_channel(self.centre, output))
+
+
+def per_channel(parameter: Tensor, x: Tensor) -> Tensor:
+    """A parameter of shape () or (C,), shaped to meet axis 1 of x (N, C, …)."""
+    return parameter if parameter.dim() == 0 else parameter.view(-1, *[1] * (x.dim() - 2))
+
+
+def mark_signs_(latent: Tensor) -> None:
+    """Note that `latent` holds ±1 and nothing else, until it is written again: its signs need no pass over it."""
+    latent.held_signs = latent._version, latent.data_ptr()  # type: ignore[attr-defined]
+
+
+def holds_signs(latent: Tensor) -> bool:
+    """Whether `latent` is as `mark_signs_` found it; a write through `latent.data` goes unnoticed."""
+    if torch.compiler.is_compiling():
+        return False
+    held = getattr(latent, "held_signs", None)
+    return held is not None and held == (latent._version, latent.data_ptr())
+
+
 class Prepared:
     """The weight of the next forward pass, written together with a latent; it fits until the latent is written again.
 
@@ -112,10 +149,12 @@ class Quantizer(torch.nn.Module):
     """Base of weight quantizers: `forward` (latent -> weight used), `decompose` (latent -> what ships).
 
     In eval mode `forward` equals `decompose(latent).dense()`. `random` says that a forward pass in training draws, so
-    that BatchNorm statistics of training do not belong to the weights that ship.
+    that BatchNorm statistics of training do not belong to the weights that ship; `relaxed` says the same of a forward
+    pass in training whose weights are not two-valued.
     """
 
     random = False
+    relaxed = False
     latent_bound: float | None = None
     """The bound ±b inside which latents are meant to stay, None if the method knows none."""
     prepared: Prepared | None = None
@@ -140,6 +179,10 @@ class Quantizer(torch.nn.Module):
     def decompose(self, latent: Tensor) -> BinaryWeight:
         """Signs, scale and centre of what ships; for most methods sign(latent)."""
         return BinaryWeight(sign(latent.detach()))
+
+    def binary_input(self) -> BinaryInput | None:
+        """What the forward pass computes of inputs in eval mode; None for what is no input quantizer."""
+        return None
 
     def sample(self, latent: Tensor, *, generator: torch.Generator | None = None) -> BinaryWeight | None:
         """One random draw of the weights, or None where the method defines no draw."""

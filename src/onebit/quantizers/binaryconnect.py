@@ -11,13 +11,14 @@ from onebit.quantizers.base import (
     Surrogate,
     autocast_dtype,
     check_positive,
+    holds_signs,
     memory_order,
     scale_per_channel,
     sign,
 )
 
 
-class _PassGradient(Surrogate):
+class PassGradient(Surrogate):
     """`weight`, made from `latent`, with the gradient passed on to `latent` unchanged; autograd casts it."""
 
     @staticmethod
@@ -73,7 +74,9 @@ class Sign(Quantizer):
     def forward(self, latent: Tensor) -> Tensor:
         """(O, …) latent -> (O, …) of ±value."""
         weight = self.take_prepared(latent)
-        return _PassGradient.apply(latent, self._scaled(sign(latent.detach())) if weight is None else weight)
+        if weight is None and self.value == 1.0 and holds_signs(latent):
+            weight = latent.detach().to(autocast_dtype(latent))
+        return PassGradient.apply(latent, self._scaled(sign(latent.detach())) if weight is None else weight)
 
     def _scaled(self, signs: Tensor) -> Tensor:
         """±value from fresh ±1, in the dtype of the matrix product."""
@@ -118,4 +121,4 @@ class Stochastic(Sign):
             order = memory_order(latent)
             draw = draw_signs(latent.detach().permute(order), value=self.value, generator=self.generator)
             weight = self._scaled(draw).permute([order.index(i) for i in range(latent.dim())])
-        return _PassGradient.apply(latent, weight)
+        return PassGradient.apply(latent, weight)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from onebit.quantizers.base import Quantizer, Surrogate, autocast_dtype, check_positive, sign
+from onebit.quantizers.base import BinaryInput, Quantizer, Surrogate, autocast_dtype, check_positive, sign
 
 
 def _just_above(bound: float) -> dict[torch.dtype, float]:
@@ -61,6 +61,9 @@ class SteSign(Quantizer):
         if signs is None:
             signs = sign(x.detach()).to(autocast_dtype(x))
         return _SignClipped.apply(x, signs, self._above)
+
+    def binary_input(self) -> BinaryInput:
+        return BinaryInput()
 
     def extra_repr(self) -> str:
         return f"clip_value={self.clip_value:g}"

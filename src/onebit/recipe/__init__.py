@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onebit.recipe.defaults import default_settings
+from onebit.recipe.json_config import Translation, read_config, translate_config
 from onebit.recipe.reading import (
     DEFAULTS_FILE,
     METHODS_FILE,
@@ -12,6 +13,7 @@ from onebit.recipe.reading import (
     flag_names,
     make_parser,
     merge,
+    method_settings,
     methods,
     read_settings,
     recipe_names,
@@ -21,6 +23,7 @@ from onebit.recipe.reading import (
 from onebit.recipe.settings import (
     DESCRIPTIVE,
     AugmentationRecipe,
+    ContinualRecipe,
     ModelRecipe,
     OptimizerRecipe,
     Recipe,
@@ -34,10 +37,12 @@ __all__ = [
     "METHODS_FILE",
     "RECIPE_FOLDER",
     "AugmentationRecipe",
+    "ContinualRecipe",
     "ModelRecipe",
     "OptimizerRecipe",
     "Recipe",
     "ScheduleRecipe",
+    "Translation",
     "build_recipe",
     "check_keys",
     "default_settings",
@@ -45,9 +50,12 @@ __all__ = [
     "flatten",
     "make_parser",
     "merge",
+    "method_settings",
     "methods",
+    "read_config",
     "read_settings",
     "recipe_names",
     "recipe_path",
     "take_alias",
+    "translate_config",
 ]

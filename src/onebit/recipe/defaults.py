@@ -1,4 +1,4 @@
-"""What a training starts from when no recipe is named: rules by model, data set, quantizers and optimizer."""
+"""What a training starts from when no recipe is named: rules by model, data set, method, quantizers and optimizer."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from onebit.recipe.reading import DEFAULTS_FILE, merge
 from onebit.recipe.settings import Recipe
 
 
-def default_settings(recipe: Recipe, *, given: Sequence[str] = ()) -> dict[str, Any]:
+def default_settings(recipe: Recipe, *, method: str | None = None, given: Sequence[str] = ()) -> dict[str, Any]:
     """The settings of every rule of defaults.yaml that fits, the later laid over the earlier.
 
     Args:
         recipe: what was asked for; its model, quantizers and data set choose the rules.
+        method: the method that was asked for.
         given: flag names of what was asked for; the optimizer chooses only where it was.
 
     Example:
@@ -26,6 +27,7 @@ def default_settings(recipe: Recipe, *, given: Sequence[str] = ()) -> dict[str, 
     facts = {
         "model": recipe.model.name,
         "dataset": recipe.dataset,
+        "method": method or "any",
         "weights": "real" if recipe.model.weight_quantizer is None else "binary",
         "inputs": "real" if recipe.model.input_quantizer is None else "binary",
         "optimizer": recipe.optimizer.name if "optimizer.name" in given else "any",

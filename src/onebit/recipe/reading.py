@@ -17,13 +17,17 @@ import yaml
 from onebit.errors import UsageError
 from onebit.recipe.aliases import spelled_out
 from onebit.recipe.settings import Recipe, flatten
-from onebit.tables import did_you_mean
+from onebit.tables import did_you_mean, resolve
 
 RECIPE_FOLDER = Path(__file__).parent.parent / "recipes"
 METHODS_FILE = RECIPE_FOLDER / "methods.yaml"
 DEFAULTS_FILE = RECIPE_FOLDER / "defaults.yaml"
 NAMED_PARTS = ("model", "optimizer", "schedule")
 """Parts that `--model NAME` picks by name while `--model.widths ...` sets an option."""
+
+NO_OPTIONS: dict[str, Any] = {"weight_options": None, "input_options": None}
+ANY_OPTIMIZER = ("latent_clip", "lr_scale")
+"""What a method says of its latents, whichever optimizer moves them."""
 
 OPTION_FIELDS = ("model.weight_options", "model.input_options")
 """Fields that hold arguments by name: `--model.weight_options.temperature 1e-10`."""
@@ -35,8 +39,26 @@ def recipe_names() -> list[str]:
 
 
 def methods() -> dict[str, dict[str, Any]]:
-    """Method name -> the part of a recipe that it sets."""
-    return yaml.safe_load(METHODS_FILE.read_text(encoding="utf-8"))
+    """Method name -> the part of a recipe that it sets; arguments of the quantizers of another method are dropped."""
+    rows: dict[str, dict[str, Any]] = yaml.safe_load(METHODS_FILE.read_text(encoding="utf-8"))
+    return {name: merge({"model": NO_OPTIONS}, row) for name, row in rows.items()}
+
+
+def method_settings(name: str, *, optimizer: str | None = None) -> dict[str, Any]:
+    """The part of a recipe that a method sets.
+
+    Args:
+        name: of the method.
+        optimizer: the optimizer that was asked for; where it is not that of the method, it brings its own settings.
+
+    Raises:
+        UnknownNameError: no such method.
+    """
+    row: dict[str, Any] = resolve(methods(), name, kind="method")
+    own = row["optimizer"]
+    if optimizer is None or own.get("name") in (None, optimizer):
+        return row
+    return {**row, "optimizer": {key: own[key] for key in ANY_OPTIMIZER if key in own}}
 
 
 def recipe_path(name: str) -> Path:

@@ -33,6 +33,7 @@ class ModelRecipe:
         norm_eps: BatchNorm's epsilon
         norm_momentum: BatchNorm's share of the newest batch
         norm_affine: BatchNorm with learnable scale and shift
+        activation: relu, or rprelu (ReActNet's), which stays before a sign
         init: uniform (latents uniform in ±value) or default (torch's)
         coding: input coding, integer (2x − 255) or standardise
         width: factor on the channels of a convolutional net
@@ -40,7 +41,8 @@ class ModelRecipe:
         last_norm: BatchNorm of the logits
         padding_value: what ±1 inputs of a convolution are padded with, 0, 1 or -1
         stem: first layers of a resnet18 or alexnet, cifar or imagenet
-        bireal: a shortcut around each convolution (resnet18)
+        padding: of the convolutions of a unet, same, or valid as in the paper
+        bireal: a shortcut around each convolution of a resnet
         dropout: probability of zeroing a hidden unit
         input_dropout: probability of zeroing an input
     """
@@ -56,6 +58,7 @@ class ModelRecipe:
     norm_eps: float = 1e-5
     norm_momentum: float = 0.1
     norm_affine: bool = True
+    activation: str = "relu"
     init: str = "uniform"
     coding: str = "integer"
     width: float | None = None
@@ -63,6 +66,7 @@ class ModelRecipe:
     last_norm: bool | None = None
     padding_value: float | None = None
     stem: str | None = None
+    padding: str | None = None
     bireal: bool | None = None
     dropout: float | None = None
     input_dropout: float | None = None
@@ -77,6 +81,8 @@ class ModelRecipe:
             _need(f"model.{name}", getattr(self, name), 0 <= (getattr(self, name) or 0) < 1, "in [0, 1)")
         _need("model.width", self.width, self.width is None or 0 < self.width <= 64, "positive, at most 64")
         _need("model.padding_value", self.padding_value, self.padding_value in (None, -1, 0, 1), "0, 1 or -1")
+        _need("model.activation", self.activation, self.activation in ("relu", "rprelu"), "relu or rprelu")
+        _need("model.padding", self.padding, self.padding in (None, "same", "valid"), "same or valid")
         _need("model.stem", self.stem, self.stem in (None, "cifar", "imagenet"), "cifar or imagenet")
         _need("model.norm_eps", self.norm_eps, _positive(self.norm_eps), "positive")
         _need("model.norm_momentum", self.norm_momentum, 0 < self.norm_momentum <= 1, "in (0, 1]")
@@ -94,14 +100,26 @@ class OptimizerRecipe:
 
     Args:
         name: see `onebit list optimizers`
-        lr: learning rate
+        lr: learning rate; of bop that of real parameters
+        real_lr: learning rate of real parameters beside binary weights; null takes lr
         lr_scale: glorot multiplies the latents' rate by 1/sqrt(1.5/(fan_in + fan_out)), glorot_squared by its square
         latent_clip: latents are clipped to ±this after each step; value takes the quantizer's own bound; null for never
         weight_decay: of real weights; latents, biases and BatchNorm get none
         decay_latents: weight decay of latents too
         decay_norm: weight decay of biases and BatchNorm too
-        momentum: of SGD
+        momentum: of sgd, rmsprop and bayesbinn
         nesterov: Nesterov momentum of SGD
+        gamma: of bop, share of the newest gradient in the running mean
+        threshold: of bop, a weight flips where its running mean is above this against it
+        decay_epochs: of bop, epochs between decays; null lets gamma follow the schedule, and the threshold stay
+        gamma_decay: of bop, factor on gamma at each decay
+        threshold_decay: of bop, factor on the threshold at each decay
+        latent_init: of bayesbinn, latents begin as plus or minus this
+        data_scale: of bayesbinn, factor on the number of training images; more than 1 for augmented ones
+        prior: of bayesbinn, the weights that training starts from (init_from) are the prior, too; else it is 0
+        samples: draws of the weights that each batch is computed with, whose gradients are averaged
+        prox_growth: of ProxQuant, growth per epoch of the strength (times lr) that draws latents to ±1; null for none
+        prox_freeze: of ProxQuant, share of training after which latents stay at ±1; null for never
         accumulate: parts that a batch is computed in, one after the other, to save memory
         clip_grad_norm: largest norm of all gradients together
         clip_grad_value: largest magnitude of one gradient
@@ -110,6 +128,7 @@ class OptimizerRecipe:
 
     name: str = "adam"
     lr: float = 1e-3
+    real_lr: float | None = None
     lr_scale: str | None = None
     latent_clip: float | str | None = "value"
     weight_decay: float = 0.0
@@ -117,6 +136,17 @@ class OptimizerRecipe:
     decay_norm: bool = False
     momentum: float = 0.0
     nesterov: bool = False
+    gamma: float = 1e-4
+    threshold: float = 1e-8
+    decay_epochs: float | None = None
+    gamma_decay: float = 0.1
+    threshold_decay: float = 1.0
+    latent_init: float = 10.0
+    data_scale: float = 1.0
+    prior: bool = False
+    samples: int = 1
+    prox_growth: float | None = None
+    prox_freeze: float | None = None
     accumulate: int = 1
     clip_grad_norm: float | None = None
     clip_grad_value: float | None = None
@@ -128,8 +158,15 @@ class OptimizerRecipe:
         clip = self.latent_clip in (None, "value") or (not isinstance(self.latent_clip, str) and self.latent_clip > 0)
         _need("optimizer.latent_clip", self.latent_clip, clip, "a positive number, value or null")
         _need("optimizer.momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
-        _need("optimizer.accumulate", self.accumulate, self.accumulate >= 1, "1 or more")
-        for name in ("clip_grad_norm", "clip_grad_value"):
+        for name in ("accumulate", "samples"):
+            _need(f"optimizer.{name}", getattr(self, name), getattr(self, name) >= 1, "1 or more")
+        _need("optimizer.gamma", self.gamma, 0 < self.gamma <= 1, "in (0, 1]")
+        _need("optimizer.threshold", self.threshold, 0 <= self.threshold < math.inf, "0 or more")
+        for name in ("gamma_decay", "threshold_decay", "latent_init", "data_scale"):
+            _need(f"optimizer.{name}", getattr(self, name), _positive(getattr(self, name)), "positive")
+        freeze = self.prox_freeze is None or 0 <= self.prox_freeze <= 1
+        _need("optimizer.prox_freeze", self.prox_freeze, freeze, "in [0, 1]")
+        for name in ("clip_grad_norm", "clip_grad_value", "real_lr", "decay_epochs", "prox_growth"):
             limit = getattr(self, name)
             _need(f"optimizer.{name}", limit, limit is None or _positive(limit), "positive")
 
@@ -173,6 +210,12 @@ class AugmentationRecipe:
         padding_mode: what is padded with, zero or reflect
         cutout: side of a square that is blackened at a random place
         min_area: cut out a random part of at least this share of the area and resize it (ImageNet)
+        repeats: how often an epoch takes each image, changed anew each time
+        crop_size: side of the window that is cut out of an image with a mask; null for the whole image
+        flip_vertical: mirror images with masks upside down with probability one half
+        rotate: turn images with masks by a random multiple of 90 degrees
+        elastic: deform images with masks, by so many pixels (standard deviation)
+        elastic_smoothness: standard deviation in pixels of the Gaussian that smooths the deformation
     """
 
     crop_padding: int = 0
@@ -180,15 +223,46 @@ class AugmentationRecipe:
     padding_mode: str = "zero"
     cutout: int = 0
     min_area: float | None = None
+    repeats: int = 1
+    crop_size: int | None = None
+    flip_vertical: bool = False
+    rotate: bool = False
+    elastic: float = 0.0
+    elastic_smoothness: float = 8.0
 
     def __post_init__(self) -> None:
-        _need("augmentation.crop_padding", self.crop_padding, 0 <= self.crop_padding <= 64, "from 0 to 64 pixels")
+        _need("augmentation.crop_padding", self.crop_padding, 0 <= self.crop_padding <= 256, "from 0 to 256 pixels")
+        _need("augmentation.repeats", self.repeats, 1 <= self.repeats <= 10_000, "from 1 to 10000")
+        size = self.crop_size is None or 1 <= self.crop_size <= 4096
+        _need("augmentation.crop_size", self.crop_size, size, "from 1 to 4096 pixels")
+        _need("augmentation.elastic", self.elastic, 0 <= self.elastic <= 1000, "from 0 to 1000 pixels")
+        _need(
+            "augmentation.elastic_smoothness", self.elastic_smoothness, _positive(self.elastic_smoothness), "positive"
+        )
         _need(
             "augmentation.padding_mode", self.padding_mode, self.padding_mode in ("zero", "reflect"), "zero or reflect"
         )
         _need("augmentation.cutout", self.cutout, 0 <= self.cutout <= 4096, "from 0 to 4096 pixels")
         area = self.min_area is None or 0 < self.min_area <= 1
         _need("augmentation.min_area", self.min_area, area, "in (0, 1]")
+
+
+@dataclass(frozen=True)
+class ContinualRecipe:
+    """Several tasks learnt one after the other by the same net: the data set with its pixels permuted anew for each.
+
+    Args:
+        tasks: how many; 0 trains on the data set as it is
+        prior: BayesBiNN takes the posterior of the previous task as its prior
+        against: methods that learn the same tasks beside that of the recipe, with everything that they do not set
+    """
+
+    tasks: int = 0
+    prior: bool = True
+    against: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _need("continual.tasks", self.tasks, self.tasks == 0 or 2 <= self.tasks < 1000, "0, or from 2 to 999")
 
 
 @dataclass(frozen=True)
@@ -202,17 +276,24 @@ class Recipe:
         measured: what was measured with this file, with test mode, seeds and epochs
         dataset: see `onebit list datasets`
         input_size: side that images are resized to; null leaves them as they are
+        permutation: seed of a permutation of the pixels, the same for all images; null leaves them as they are
         validation: training images held out to choose the best epoch; 0 for none, null for the data set's own number
         split_seed: chooses which images are held out
         model: the net
         optimizer: the optimizer
         schedule: the learning-rate schedule
         augmentation: random changes to training images
+        continual: several tasks one after the other
         init_from: run folder or weight file of the same net to start from, binary or full-precision
-        loss: cross_entropy, hinge or squared_hinge
+        first_stage: epochs trained before with real weights into OUT/stage1, from which this training then starts
+        teacher: run folder or weight file of a trained net whose predictions are learnt
+        teacher_weight: share of the teacher in the loss, the labels have the rest
+        teacher_temperature: softens the predictions of both
+        loss: cross_entropy, hinge, squared_hinge or iou
         label_smoothing: of cross_entropy
-        epochs: passes over the training images; may be a fraction
+        epochs: passes over the training images, of each task; may be a fraction
         batch_size: images per optimizer step, over all processes
+        draws: of the weights of a Bayesian net, in the ensemble that its test images are evaluated with; 0 for none
         ema: share of the old value in a moving average of the weights, which is then what ships; 0 for none
         seed: of initial weights, order, augmentation and draws
         precision: auto, bf16 or fp32
@@ -231,17 +312,24 @@ class Recipe:
     measured: str = ""
     dataset: str = "mnist"
     input_size: int | None = None
+    permutation: int | None = None
     validation: int | None = None
     split_seed: int = 0
     model: ModelRecipe = field(default_factory=ModelRecipe)
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
     augmentation: AugmentationRecipe = field(default_factory=AugmentationRecipe)
+    continual: ContinualRecipe = field(default_factory=ContinualRecipe)
     init_from: str | None = None
+    first_stage: float = 0.0
+    teacher: str | None = None
+    teacher_weight: float = 1.0
+    teacher_temperature: float = 1.0
     loss: str = "cross_entropy"
     label_smoothing: float = 0.0
     epochs: float = 10
     batch_size: int = 100
+    draws: int = 10
     ema: float = 0.0
     seed: int = 0
     precision: str = "auto"
@@ -258,6 +346,11 @@ class Recipe:
         _need("batch_size", self.batch_size, self.batch_size >= 2, "2 or more (BatchNorm needs two images)")
         _need("validation", self.validation, (self.validation or 0) >= 0, "0 or more images")
         _need("input_size", self.input_size, self.input_size is None or 1 <= self.input_size <= 4096, "from 1 to 4096")
+        _need("permutation", self.permutation, (self.permutation or 0) >= 0, "0 or more")
+        _need("draws", self.draws, 0 <= self.draws <= 10_000, "from 0 to 10000")
+        _need("first_stage", self.first_stage, 0 <= self.first_stage <= 1e6, "0 or more epochs, at most a million")
+        _need("teacher_weight", self.teacher_weight, 0 < self.teacher_weight <= 1, "in (0, 1]")
+        _need("teacher_temperature", self.teacher_temperature, _positive(self.teacher_temperature), "positive")
         _need("ema", self.ema, 0 <= self.ema < 1, "in [0, 1)")
         _need("seed", self.seed, 0 <= self.seed < 2**63, "0 or more")
         _need("split_seed", self.split_seed, self.split_seed >= 0, "0 or more")
@@ -271,7 +364,10 @@ class Recipe:
     def changed_from(self, other: Recipe) -> list[tuple[str, Any, Any]]:
         """(flag name, value there, value here) of every setting that differs and can change what is trained."""
         here, there = (flatten(dataclasses.asdict(recipe)) for recipe in (self, other))
-        return [(name, there[name], here[name]) for name in here if name not in SILENT and here[name] != there[name]]
+        names = [name for name in {**here, **there} if name not in SILENT]
+        # options of a quantizer stand in one of them only
+        both = [(name, there.get(name), here.get(name)) for name in names]
+        return [(name, was, now) for name, was, now in both if was != now]
 
     def to_yaml(self) -> str:
         """The complete recipe; `onebit train FILE` repeats it."""

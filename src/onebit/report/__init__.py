@@ -23,13 +23,16 @@ from onebit.report.curves import (
     title,
 )
 from onebit.report.drawing import picture
+from onebit.report.health import has_health, plot_health
 from onebit.report.page import data_name, render_page
 from onebit.report.predictions import plot_predictions
 from onebit.report.runs import Group, group_runs, read_runs
 from onebit.report.weights import plot_run_weights, plot_weights
 from onebit.report.wording import mean_sd, over_runs
 
-__all__ = ["compare_runs", "plot_history", "plot_predictions", "plot_weights", "write_report"]
+HEALTH_SCALE = "Shares per layer and epoch, on a logarithmic scale that begins at 0.01 %."
+
+__all__ = ["compare_runs", "plot_health", "plot_history", "plot_predictions", "plot_weights", "write_report"]
 
 
 def compare_runs(runs: Sequence[Path]) -> list[dict[str, Any]]:
@@ -76,7 +79,8 @@ def write_report(runs: Sequence[Path], folder: Path) -> list[Path]:
     Args:
         runs: run folders, finished or not, or folders of `--seeds`; recipe.yaml, result.json and weight files may be
             missing.
-        folder: gets error.png, loss.png, time.png, weights-<run>.png and index.html; made if it is not there.
+        folder: gets error.png, loss.png, time.png, weights-<run>.png, health-<run>.png and index.html; made if it is
+            not there.
 
     Returns:
         The files written.
@@ -97,12 +101,19 @@ def write_report(runs: Sequence[Path], folder: Path) -> list[Path]:
         raise OnebitError(f"cannot make the folder {folder}: {error.strerror}; choose another one") from None
     pictures = _write_curves(groups, folder)
     taken: set[str] = set()
+    healths = []
     for run, of in [(group.runs[0], len(group.runs)) for group in groups]:
+        first = f", the first of {of} seeds" if of > 1 else ""
+        file_name = _file_name(run.name, taken)
+        if has_health(run.history):
+            path = folder / f"health-{file_name}.png"
+            plot_health(run.history, path, name=run.name)
+            healths.append(("Training health", path, f"Health of each layer of {run.name}{first}. {HEALTH_SCALE}"))
         if run.weights is not None:
-            path = folder / f"weights-{_file_name(run.name, taken)}.png"
+            path = folder / f"weights-{file_name}.png"
             plot_run_weights(run, path)
-            first = f", the first of {of} seeds" if of > 1 else ""
             pictures.append(("Weights", path, f"Weights of {run.name}{first}, a panel per layer."))
+    pictures += healths
     page = folder / "index.html"
     write_atomic(page, render_page(groups, pictures))
     return [*(path for _, path, _ in pictures), page]

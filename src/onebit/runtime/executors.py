@@ -21,6 +21,7 @@ from onebit.packed import (
     MaxPool,
     Node,
     Pad,
+    Prelu,
     RealConv,
     RealConvTranspose,
     RealDense,
@@ -68,7 +69,16 @@ def _threshold(node: Threshold, x: Value) -> Step:
 
 
 def _sign(node: Sign, x: Value) -> Step:
-    return sign
+    shift = node.shift
+    return sign if shift is None else lambda v: sign(v - per_channel(shift, v.ndim))
+
+
+def _prelu(node: Prelu, x: Value) -> Step:
+    def step(v: np.ndarray) -> np.ndarray:
+        y = v.astype(np.float32)
+        return np.where(y > 0, y, y * per_channel(node.slope, v.ndim))
+
+    return step
 
 
 def _relu(node: Relu, x: Value) -> Step:
@@ -121,6 +131,7 @@ EXECUTORS: dict[type[Node], Callable[..., Step]] = {
     Threshold: _threshold,
     Sign: _sign,
     Relu: _relu,
+    Prelu: _prelu,
     Hardtanh: _hardtanh,
     Add: _add,
     Concat: _concat,

@@ -16,10 +16,9 @@ from onebit.errors import UsageError
 from onebit.evaluation import batch_bounds
 from onebit.losses import LOSSES, Loss, cross_entropy
 from onebit.models import create_model
-from onebit.optim import OPTIMIZERS, clip_latents_, compile_update_, latent_groups
 from onebit.recipe import ModelRecipe, Recipe
 from onebit.tables import resolve
-from onebit.train.schedules import make_schedule, schedule_factor
+from onebit.train.optimizers import build_optimizer, build_schedule
 from onebit.train.step import StepSettings
 from onebit.train.weights import load_weights, read_state, weight_file
 
@@ -74,11 +73,17 @@ def build_model(
 
 
 def build_training(
-    recipe: Recipe, data: Dataset, *, device: torch.device | None = None, processes: int = 1
+    recipe: Recipe,
+    data: Dataset,
+    *,
+    model: nn.Module | None = None,
+    device: torch.device | None = None,
+    processes: int = 1,
 ) -> Training:
     """Seed torch, then build the objects of a recipe for a data set.
 
     Args:
+        model: trained on instead of the one that the recipe describes.
         device: where the model goes; the recipe's own device when None.
         processes: how many train together; see `fit`, whose batches the schedule counts.
 
@@ -88,73 +93,44 @@ def build_training(
     """
     images = data.train.images
     torch.manual_seed(recipe.seed)
-    model = build_model(
-        recipe.model,
-        input_shape=data.input_shape,
-        classes=len(data.classes),
-        statistics=data.train.channel_statistics() if recipe.model.coding == "standardise" else None,
-    )
+    if model is None:
+        model = build_model(
+            recipe.model,
+            input_shape=data.input_shape,
+            classes=len(data.classes),
+            statistics=data.train.channel_statistics() if recipe.model.coding == "standardise" else None,
+        )
     if recipe.init_from is not None:
         source = weight_file(Path(recipe.init_from))
         load_weights(model, read_state(source)[0], source=str(source), start=True)
+    _check_masks(recipe, model, data)
     model.to(device or resolve_device(recipe.device))
     loss: Loss = resolve(LOSSES, recipe.loss, kind="loss")
     if recipe.label_smoothing:
         loss = functools.partial(cross_entropy, label_smoothing=recipe.label_smoothing)
-    optimizer = build_optimizer(recipe, model)
-    steps_per_epoch = len(batch_bounds(len(images), recipe.batch_size, least=2 * processes))
+    count = len(images) * recipe.augmentation.repeats
+    steps_per_epoch = len(batch_bounds(count, recipe.batch_size, least=2 * processes))
+    optimizer = build_optimizer(recipe, model, images=len(images), steps_per_epoch=steps_per_epoch)
     schedule = build_schedule(recipe, optimizer, steps_per_epoch=steps_per_epoch)
     augmentation = Augmentation(**dataclasses.asdict(recipe.augmentation))
     step_settings = StepSettings(
-        recipe.optimizer.accumulate, recipe.optimizer.clip_grad_norm, recipe.optimizer.clip_grad_value
+        recipe.optimizer.accumulate,
+        recipe.optimizer.clip_grad_norm,
+        recipe.optimizer.clip_grad_value,
+        recipe.optimizer.samples,
     )
     changes = augmentation if augmentation != Augmentation() else None
     return Training(model, optimizer, schedule, loss, changes, step_settings)
 
 
-def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of a recipe over `latent_groups`, with the latent clip."""
-    settings = recipe.optimizer
-    kind = resolve(OPTIMIZERS, settings.name, kind="optimizer")
-    groups = latent_groups(
-        model,
-        lr=settings.lr,
-        latent_clip=settings.latent_clip,
-        lr_scale=settings.lr_scale,
-        weight_decay=settings.weight_decay,
-        decay_latents=settings.decay_latents,
-        decay_norm=settings.decay_norm,
-    )
-    options: dict[str, object] = {"lr": settings.lr}
-    if settings.momentum:
-        if settings.name not in ("sgd", "rmsprop"):
-            raise UsageError(f"optimizer.momentum belongs to sgd and rmsprop, the optimizer is {settings.name!r}")
-        options["momentum"] = settings.momentum
-    if settings.nesterov:
-        if settings.name != "sgd" or not settings.momentum:
-            raise UsageError("optimizer.nesterov needs optimizer.name sgd and a momentum")
-        options["nesterov"] = True
-    if settings.name in ("adam", "adamw", "sgd"):
-        options["fused"] = True  # one pass over parameter and state instead of a dozen
-    optimizer = clip_latents_(kind(groups, **options))
-    return compile_update_(optimizer, model, precision=recipe.precision) if settings.compile else optimizer
-
-
-def build_schedule(
-    recipe: Recipe, optimizer: torch.optim.Optimizer, *, steps_per_epoch: int
-) -> torch.optim.lr_scheduler.LRScheduler:
-    """The schedule of a recipe; its epochs become optimizer steps."""
-    settings = recipe.schedule
-    total_steps = max(1, round(recipe.epochs * steps_per_epoch))
-    epochs_of = settings.milestones
-    if settings.name == "step" and settings.step_size:
-        epochs_of = tuple(settings.step_size * i for i in range(1, int(recipe.epochs / settings.step_size) + 1))
-    factor = schedule_factor(
-        settings.name,
-        total_steps=total_steps,
-        warmup_steps=round(settings.warmup * steps_per_epoch),
-        final=settings.final_lr / recipe.optimizer.lr,
-        gamma=settings.gamma,
-        milestones=[round(epoch * steps_per_epoch) for epoch in epochs_of],
-    )
-    return make_schedule(optimizer, factor)
+def _check_masks(recipe: Recipe, model: nn.Module, data: Dataset) -> None:
+    """Refuse masks for a net that gives one label an image, labels for one that gives masks, and windows of no fit."""
+    masked, name = data.train.labels.ndim > 1, recipe.model.name
+    if masked and not hasattr(model, "output_shape"):
+        raise UsageError(f"model {name!r} gives a label to an image, {data.name} has masks: use --model unet")
+    if not masked and hasattr(model, "output_shape"):
+        raise UsageError(f"model {name!r} gives a class to each pixel, {data.name} has no masks: use another model")
+    check_size = getattr(model, "check_size", None)
+    if check_size is not None:
+        side = recipe.augmentation.crop_size
+        check_size(*(data.input_shape[1:] if side is None else (side, side)))

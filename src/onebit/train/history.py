@@ -12,7 +12,9 @@ from onebit.errors import UsageError
 
 WEIGHT_FILES = ("best.safetensors", "final.safetensors")
 """Of a run folder, in the order of preference: the reported model is the one that validation chose."""
-RUN_FILES = ("metrics.jsonl", "last.ckpt", *WEIGHT_FILES, "result.json")
+STAGE_FOLDER = "stage1"
+"""Of a run in two stages: the run folder of the first one, in its own."""
+RUN_FILES = ("metrics.jsonl", "last.ckpt", *WEIGHT_FILES, "result.json", STAGE_FOLDER)
 
 
 def refuse_used(folder: Path, *, resume: bool) -> bool:
@@ -38,6 +40,7 @@ class EpochLog:
     seconds: training and validation of this epoch; images_per_second: training alone.
     flip_ratio: share of binary weights that changed sign since the last epoch.
     saturation: share of latents at their bound.
+    layers: the health of each layer, see `onebit.train.health.LayerHealth`; empty in runs of earlier versions.
     """
 
     epoch: int
@@ -53,11 +56,15 @@ class EpochLog:
     images_per_second: float
     flip_ratio: float
     saturation: float
+    layers: dict[str, dict[str, float]] = field(default_factory=dict)
+    validation_mean_iou: float | None = None
 
     def __str__(self) -> str:
         text = f"epoch {self.epoch}/{self.epochs}  loss {self.train_loss:.4f}  error {100 * self.train_error:.2f} %"
         if self.validation_error is not None:
             text += f"  validation {100 * self.validation_error:.2f} % ({self.validation_weights} weights)"
+        if self.validation_mean_iou is not None:
+            text += f"  mean IoU {self.validation_mean_iou:.4f}"
         text += f"  lr {self.lr:.2e}  flips {100 * self.flip_ratio:.2f} %  saturated {100 * self.saturation:.1f} %"
         return text + f"  {self.seconds:.1f} s"
 
@@ -70,7 +77,10 @@ class History:
 
     @property
     def best(self) -> EpochLog:
-        """The first epoch with the lowest validation error, or the last epoch where nothing was validated."""
+        """The first epoch with the lowest validation error, of masks the highest mean IoU; the last one if none has."""
+        masked = [row for row in self.rows if row.validation_mean_iou is not None]
+        if masked:
+            return max(masked, key=lambda row: row.validation_mean_iou)  # type: ignore[arg-type, return-value]
         validated = [row for row in self.rows if row.validation_error is not None]
         return min(validated, key=lambda row: row.validation_error) if validated else self.rows[-1]  # type: ignore[arg-type, return-value]
 

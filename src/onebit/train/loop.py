@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onebit.data import Augmentation, Dataset, TrainingImages
+from onebit.data import Augmentation, Dataset, TrainingSamples
 from onebit.errors import TrainingError, UsageError
 from onebit.evaluation import (
-    Score,
     batch_bounds,
     bn_images,
     fixed_weights,
+    in_tiles,
     kept_batch_norm,
     model_device,
     predict_logits,
     reestimate_batch_norm_,
-    score_logits,
 )
 from onebit.layers import binary_layers
 from onebit.losses import LOSSES, Loss
@@ -32,9 +32,12 @@ from onebit.metrics import binary_signs, flip_ratio, saturation
 from onebit.optim import clip_latents_
 from onebit.precision import autocast, lay_out_state_, resolve_memory_format, resolve_precision
 from onebit.quantizers import scheduled
+from onebit.scores import Score, score_logits, whole_score
 from onebit.tables import resolve
 from onebit.train.average import WeightAverage
+from onebit.train.distillation import Teacher, ready_teacher
 from onebit.train.files import RunFiles
+from onebit.train.health import HealthWatch, gradient_health, layer_health
 from onebit.train.history import EpochLog, History
 from onebit.train.ranks import ALONE, Ranks
 from onebit.train.step import StepSettings, optimizer_step
@@ -62,6 +65,7 @@ def fit(
     augmentation: Augmentation | None = None,
     step_settings: StepSettings = DEFAULT_STEP,
     ema: float = 0.0,
+    teacher: nn.Module | Teacher | None = None,
     compile: bool = False,
     sync_norm: bool = False,
     folder: str | Path | None = None,
@@ -89,6 +93,7 @@ def fit(
         augmentation: applied to whole batches of uint8 images.
         step_settings: accumulation and gradient clipping.
         ema: share of the old value in a moving average of the weights, which is then validated and saved; 0 for none.
+        teacher: a trained net to learn from, see `onebit.train.distillation`; its weights are not changed.
         compile: run the model through torch.compile.
         sync_norm: BatchNorm takes its statistics in training over all ranks, not over each alone.
         folder: where metrics.jsonl, last.ckpt, best.safetensors and final.safetensors go; None writes nothing.
@@ -98,8 +103,8 @@ def fit(
         on_step: called with (steps done, total steps); on_epoch: called with each `EpochLog`.
 
     Raises:
-        UsageError: no training images, epochs below one step, a batch size below 1 or above their number, or a negative
-            seed or ema.
+        UsageError: no training images, epochs below one step, a batch size below 1 or above their number, a negative
+            seed or ema, or a teacher of other images or classes.
         TrainingError: a loss or a weight that is not a number; the last checkpoint is kept.
         CheckpointError, FormatError: `resume` found a checkpoint of another run, or a damaged one.
 
@@ -116,22 +121,23 @@ def fit(
         raise UsageError(f"seed must be 0 or more, got {seed}")
     if not 0 <= ema < 1:
         raise UsageError(f"ema must be in [0, 1), got {ema}")
-    if batch_size > len(data.train) > 0:
-        raise UsageError(f"batch_size is {batch_size}, more than the {len(data.train):,} training images")
     if ranks.world > 1 and batch_size < 2 * ranks.world:
         raise UsageError(
             f"batch_size is {batch_size} over all processes: {ranks.world} of them need two images each, "
             f"so {2 * ranks.world} or more"
         )
-    batches = batch_bounds(len(data.train), batch_size, least=2 * ranks.world)
+    samples = TrainingSamples(data.train, augmentation, channels_last=layout == torch.channels_last)
+    if batch_size > samples.count > 0:
+        raise UsageError(f"batch_size is {batch_size}, more than the {samples.count:,} training images")
+    batches = batch_bounds(samples.count, batch_size, least=2 * ranks.world)
     total_steps = round(epochs * len(batches)) if math.isfinite(epochs) else 0
     if total_steps < 1:
         raise UsageError(f"nothing to train: {len(data.train)} training images, {epochs} epochs")
     epoch_count = -(-total_steps // len(batches))
-    images = TrainingImages(data.train.images, augmentation, channels_last=layout == torch.channels_last)
-    labels = torch.from_numpy(data.train.labels)
-    random_weights = any(layer.weight_quantizer.random for _, layer in binary_layers(model))  # type: ignore[union-attr]
+    quantizers: list[Any] = [layer.weight_quantizer for _, layer in binary_layers(model)]
+    random_weights = any(quantizer.random or quantizer.relaxed for quantizer in quantizers)
 
+    taught = None if teacher is None else ready_teacher(teacher, model, data, device=device, layout=layout)
     torch.manual_seed(seed + RANK_SEEDS * ranks.rank)  # dropout and draws differ from rank to rank
     clip_latents_(optimizer)
     optimizer.zero_grad(set_to_none=True)  # whatever ran before, an interrupted step too, leaves nothing behind
@@ -151,6 +157,7 @@ def fit(
         "augmentation": repr(augmentation),
         "step": repr(step_settings),
         "ema": ema,
+        "teacher": None if taught is None else taught.digest,
     }
     held = {
         "model": model,
@@ -169,24 +176,24 @@ def fit(
     forward: nn.Module = torch.compile(model) if compile else model  # type: ignore[assignment]
     forward = ranks.wrap(SyncedNorms(forward) if sync_norm and ranks.world > 1 else forward)
     step = history.rows[-1].step if history.rows else 0
-    following = scheduled(model)
+    following, watch = scheduled(model), HealthWatch(model, optimizer)
     with _shipped(average):
         signs = binary_signs(model)
     for epoch in range(len(history) + 1, epoch_count + 1):
         started = time.perf_counter()
         rng = np.random.default_rng([seed, epoch])
-        order = rng.permutation(len(data.train))
+        order = samples.order(rng)
         epoch_batches = batches[: total_steps - step]
         losses = torch.zeros(len(epoch_batches), device=device)
-        correct = torch.zeros((), dtype=torch.int64, device=device)
+        correct = torch.zeros((), dtype=torch.float64, device=device)
         checked = 0
         model.train()
         chosen = [(order[start:stop], ranks.part(stop - start)) for start, stop in epoch_batches]
-        for i, pixels in enumerate(images.batches(chosen, rng)):
-            indices, part = chosen[i]
+        for i, (pixels, labels) in enumerate(samples.batches(chosen, rng)):
+            indices = chosen[i][0]
             for quantizer in following:
                 quantizer.set_progress(step / total_steps)
-            x, y = torch.from_numpy(pixels).to(device), labels[torch.from_numpy(indices[part])].to(device)
+            x, y = torch.from_numpy(pixels).to(device), torch.from_numpy(labels).to(device)
             losses[i], right = optimizer_step(
                 forward,
                 optimizer,
@@ -197,6 +204,7 @@ def fit(
                 settings=step_settings,
                 count=len(indices),
                 ranks=ranks,
+                teacher=taught,
             )
             correct += right
             if schedule is not None:
@@ -215,8 +223,10 @@ def fit(
         _check_weights(model, epoch, step, files)
         seen = epoch_batches[-1][1]
         sizes = torch.tensor([stop - start for start, stop in epoch_batches], device=device)
-        train_loss, train_error = float((losses * sizes).sum()) / seen, 1 - int(ranks.sum_(correct)) / seen
+        train_loss, train_error = float((losses * sizes).sum()) / seen, 1 - float(ranks.sum_(correct)) / seen
         trained = time.perf_counter() - started
+        # of the first rank's images, on all ranks, so that all have the same history
+        gradients = ranks.first(lambda: gradient_health(model, x, y, precision=precision))  # noqa: B023
 
         with _shipped(average):
             score = None
@@ -233,12 +243,14 @@ def fit(
                 train_error=train_error,
                 validation_loss=None if score is None else score.loss,
                 validation_error=None if score is None else score.error,
+                validation_mean_iou=None if score is None else score.mean_iou,
                 validation_weights="binary" if signs else "real",
                 lr=float(optimizer.param_groups[-1]["lr"]),
                 seconds=time.perf_counter() - started,
                 images_per_second=seen / trained,
                 flip_ratio=flip_ratio(previous, signs),
                 saturation=saturation(model),
+                layers=layer_health(model, previous, signs, gradients),
             )
             history.rows.append(row)
             if score is not None and history.best is row:
@@ -247,6 +259,9 @@ def fit(
                         _statistics_of_signs_(model, data, precision)
                     files.write_weights("best", model, epoch=row.epoch, validation_error=row.validation_error)
         files.write_epoch(history)
+        if ranks.writes:
+            for text in watch.read(row.layers, epoch=epoch, steps=len(sizes), early=2 * step <= total_steps):
+                warnings.warn(text, stacklevel=2)
         if on_epoch is not None:
             on_epoch(row)
 
@@ -270,7 +285,7 @@ def validate(
     device = model_device(model)
     weights = "binary" if any(True for _ in binary_layers(model)) else "real"
     bn = "reestimate" if reestimate else "trained"
-    mine = data.validation[ranks.part(len(data.validation))]
+    mine = in_tiles(model, data.validation[ranks.part(len(data.validation))])
     with fixed_weights(model, weights), kept_batch_norm(model), autocast(precision, device):
         if reestimate:
             reestimate_batch_norm_(model, bn_images(data.train))
@@ -279,16 +294,6 @@ def validate(
             logits = predict_logits(model, mine.images)
             score = score_logits(logits, torch.from_numpy(mine.labels).to(device), loss=loss, weights=weights, bn=bn)
     return whole_score(ranks.gather(score))
-
-
-def whole_score(parts: Sequence[Score | None]) -> Score:
-    """The score of a split from those of its parts; None stands for a part without images."""
-    found = [part for part in parts if part is not None]
-    if len(found) == 1:
-        return found[0]
-    count = sum(part.count for part in found)
-    loss = sum(part.loss * part.count for part in found) / count
-    return Score(found[0].weights, found[0].bn, sum(part.correct for part in found), count, loss)
 
 
 def _shipped(average: WeightAverage | None) -> AbstractContextManager[None]:

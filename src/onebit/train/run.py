@@ -4,36 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from onebit.data import DATASETS, Dataset, Progress, load_dataset
+from onebit.data import DATASETS, Dataset, Progress, load_dataset, permute_pixels
 from onebit.errors import CheckpointError, UsageError
-from onebit.evaluation import evaluate, whole_score
+from onebit.evaluation import evaluate
 from onebit.files import remove_leftovers, write_atomic
 from onebit.layers import binary_layers
 from onebit.precision import resolve_precision
 from onebit.recipe import Recipe, build_recipe, check_keys, read_settings, recipe_path
+from onebit.scores import whole_score
 from onebit.train.build import Training, build_model, build_training, resolve_device
-from onebit.train.history import EpochLog, History, refuse_used
+from onebit.train.distillation import Teacher, refuse_teacher
+from onebit.train.history import STAGE_FOLDER, EpochLog, History, refuse_used
 from onebit.train.loop import fit
 from onebit.train.ranks import ALONE, Ranks, rank_device
+from onebit.train.trackers import open_trackers
 from onebit.train.weights import load_weights, read_state, read_weights, weight_file
-
-ENSEMBLE = 10
-"""Draws of the ensemble that the training of a Bayesian net reports."""
 
 
 def load_recipe_data(
     recipe: Recipe, *, directory: str | Path | None = None, progress: Progress | None = None
 ) -> Dataset:
     """The data of a recipe, split as it says."""
-    return load_dataset(
+    data = load_dataset(
         recipe.dataset,
         validation=recipe.validation,
         split_seed=recipe.split_seed,
@@ -43,6 +43,7 @@ def load_recipe_data(
         directory=directory,
         progress=progress,
     )
+    return data if recipe.permutation is None else permute_pixels(data, recipe.permutation)
 
 
 def start_folder(folder: Path, recipe: Recipe, *, resume: bool) -> bool:
@@ -60,7 +61,7 @@ def start_folder(folder: Path, recipe: Recipe, *, resume: bool) -> bool:
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
     write_atomic(folder / "recipe.yaml", recipe.to_yaml().encode())
-    return (folder / "last.ckpt").exists()
+    return any((part / "last.ckpt").exists() for part in (folder, folder / STAGE_FOLDER))
 
 
 def refuse_other_recipe(folder: Path, recipe: Recipe) -> None:
@@ -100,25 +101,93 @@ def fit_recipe(recipe: Recipe, training: Training, data: Dataset, **files_and_ta
         augmentation=training.augmentation,
         step_settings=training.step_settings,
         ema=recipe.ema,
+        teacher=_teacher(recipe, data),
         compile=recipe.compile,
         sync_norm=recipe.sync_norm,
         **files_and_talk,
     )
 
 
-def train_run(
+def _teacher(recipe: Recipe, data: Dataset) -> Teacher | None:
+    """The teacher that a recipe names.
+
+    Raises:
+        UsageError: no trained net there, or one of other images or classes. FormatError, CheckpointError: damaged.
+    """
+    if recipe.teacher is None:
+        return None
+    run = open_run(recipe.teacher)
+    refuse_teacher(run.input_shape, run.classes, data, name=recipe.teacher)
+    return Teacher(run.model, recipe.teacher_weight, recipe.teacher_temperature)
+
+
+def first_stage(recipe: Recipe) -> Recipe:
+    """The recipe of the first of two stages: the same training with real weights; activations are as binary as ever.
+
+    Activations first, then weights: Martinez et al. 2020, "Training binary neural networks with real-to-binary
+    convolutions", arXiv:2003.11535, and ReActNet, arXiv:2003.03488.
+
+    Raises:
+        UsageError: there is no second stage with binary weights, or the optimizer moves such weights only.
+    """
+    if recipe.model.weight_quantizer is None:
+        raise UsageError("first_stage trains real weights before binary ones: leave it out, all weights are real")
+    if recipe.optimizer.name in ("bop", "bayesbinn"):
+        raise UsageError(
+            f"first_stage trains real weights, which {recipe.optimizer.name} cannot: leave it out, or train them with "
+            "another recipe and name its run with --init_from"
+        )
+    real = replace(recipe.model, weight_quantizer=None, weight_options=None, value=1.0, init="default")
+    optimizer = replace(recipe.optimizer, latent_clip=None, lr_scale=None, compile=False)
+    return replace(
+        recipe,
+        name=f"{recipe.name}-stage1",
+        summary=f"first stage of {recipe.name}: real weights",
+        measured="",
+        model=real,
+        optimizer=optimizer,
+        epochs=recipe.first_stage,
+        first_stage=0.0,
+    )
+
+
+def train_run(recipe: Recipe, data: Dataset, folder: Path, *, resume: bool = False, **talk: Any) -> dict[str, Any]:
+    """Train a recipe into a folder made by `start_folder`, in one stage or two.
+
+    A first stage is a run of its own in `folder/stage1`; what it reached is where the second one starts.
+
+    Args:
+        talk: `ranks`, `trackers`, `on_step`, `on_epoch` of `train_stage`, for both stages.
+
+    Returns:
+        What stands in result.json; `test` maps each test mode to its counts on the test split.
+    """
+    if recipe.first_stage:
+        ranks, stage, before = talk.get("ranks", ALONE), folder / STAGE_FOLDER, first_stage(recipe)
+        ranks.first(lambda: start_folder(stage, before, resume=resume))
+        if not ranks.first((stage / "result.json").exists):
+            train_stage(before, data, stage, resume=resume, **talk)
+        return train_stage(recipe, data, folder, resume=resume, start=stage, **talk)
+    return train_stage(recipe, data, folder, resume=resume, **talk)
+
+
+def train_stage(
     recipe: Recipe,
     data: Dataset,
     folder: Path,
     *,
     resume: bool = False,
+    start: Path | None = None,
     ranks: Ranks = ALONE,
+    trackers: Sequence[str] = (),
     on_step: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[EpochLog], None] | None = None,
 ) -> dict[str, Any]:
     """Train a recipe into a folder made by `start_folder`, evaluate the chosen weights, write result.json.
 
     Args:
+        start: the run to start from instead of the recipe's `init_from`.
+        trackers: names in `onebit.train.trackers.TRACKERS`, which are told of every epoch as well.
         ranks: which process of several this is; all of them call this, each evaluates its share of the test split.
 
     Returns:
@@ -127,18 +196,32 @@ def train_run(
     if recipe.threads is not None:
         torch.set_num_threads(recipe.threads)
     device = rank_device(resolve_device(recipe.device), ranks)
-    training = build_training(recipe, data, device=device, processes=ranks.world)
-    history = fit_recipe(
-        recipe,
-        training,
-        data,
-        folder=folder,
-        resume=resume,
-        facts={"recipe": asdict(recipe), "input_shape": data.input_shape, "classes": data.classes},
-        ranks=ranks,
-        on_step=on_step,
-        on_epoch=on_epoch,
-    )
+    origin = recipe if start is None else replace(recipe, init_from=str(start))
+    training = build_training(origin, data, device=device, processes=ranks.world)
+    tracked = open_trackers(trackers, recipe, folder, ranks=ranks)
+
+    def epoch_done(row: EpochLog) -> None:
+        for tracker in tracked:
+            tracker.epoch(row)
+        if on_epoch is not None:
+            on_epoch(row)
+
+    try:
+        history = fit_recipe(
+            recipe,
+            training,
+            data,
+            folder=folder,
+            resume=resume,
+            facts={"recipe": asdict(recipe), "input_shape": data.input_shape, "classes": data.classes},
+            ranks=ranks,
+            on_step=on_step,
+            on_epoch=epoch_done,
+        )
+    except BaseException:  # Ctrl-C too
+        for tracker in tracked:
+            tracker.stop()
+        raise
     model = training.model
     ranks.first(lambda: _load_best(model, folder))
     ranks.same_(list(model.state_dict().values()))
@@ -151,7 +234,7 @@ def train_run(
                 else None
             )
         )
-        for mode in test_modes(model)
+        for mode in test_modes(model, draws=recipe.draws)
     ]
     result = {
         "recipe": recipe.name,
@@ -160,8 +243,13 @@ def train_run(
         "seed": recipe.seed,
         "epochs": recipe.epochs,
         "chosen_epoch": history.best.epoch,
-        "chosen_by": "validation error" if len(data.validation) else "last epoch",
+        "chosen_by": _chosen_by(history),
         "validation_error": history.best.validation_error,
+        **(
+            {}
+            if history.best.validation_mean_iou is None
+            else {"validation_mean_iou": history.best.validation_mean_iou}
+        ),
         "test": {score.weights: score.as_dict() for score in scores},
         "seconds": history.seconds,
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -176,7 +264,16 @@ def train_run(
     }
     if ranks.writes:
         write_atomic(folder / "result.json", (json.dumps(result, indent=2) + "\n").encode())
+    for tracker in tracked:
+        tracker.end(result)
     return result
+
+
+def _chosen_by(history: History) -> str:
+    """What chose the reported epoch."""
+    if history.best.validation_mean_iou is not None:
+        return "validation mean IoU"
+    return "validation error" if history.best.validation_error is not None else "last epoch"
 
 
 def _load_best(model: nn.Module, folder: Path) -> None:
@@ -186,17 +283,17 @@ def _load_best(model: nn.Module, folder: Path) -> None:
         load_weights(model, read_weights(best)[0], source=str(best))
 
 
-def test_modes(model: nn.Module) -> list[str]:
+def test_modes(model: nn.Module, *, draws: int) -> list[str]:
     """The test modes in which a finished training is reported: what ships first.
 
     A Bayesian net, whose latents are the parameters of a distribution, is reported with its most probable weights (the
-    signs that ship), their mean, and an ensemble of ENSEMBLE draws.
+    signs that ship), their mean, and an ensemble of so many `draws`.
     """
     quantizers = [layer.weight_quantizer for _, layer in binary_layers(model)]
     if not quantizers:
         return ["real"]
     if all(hasattr(quantizer, "mean") for quantizer in quantizers):
-        return ["binary", "mean", f"ensemble:{ENSEMBLE}"]
+        return ["binary", "mean", *([f"ensemble:{draws}"] if draws else [])]
     random = any(quantizer is not None and quantizer.random for quantizer in quantizers)
     return ["binary", "latent", *(["sample"] if random else [])]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -72,8 +73,50 @@ def schedule_factor(
     return factor
 
 
+def step_factor(decay: float, every: int) -> Callable[[int], float]:
+    """step -> decay**n after n times `every` steps."""
+    return lambda step: decay ** (step // every)
+
+
+class _ThresholdSchedule(torch.optim.lr_scheduler.LambdaLR):
+    """LambdaLR that also multiplies each group's own `threshold`."""
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        factors: list[Callable[[int], float]],
+        threshold: Callable[[int], float],
+    ) -> None:
+        self._threshold = threshold
+        for group in optimizer.param_groups:
+            if "threshold" in group:
+                group.setdefault("initial_threshold", group["threshold"])
+        super().__init__(optimizer, factors)
+
+    def step(self, epoch: int | None = None) -> None:
+        super().step(epoch)
+        for group in self.optimizer.param_groups:
+            if "threshold" in group:
+                group["threshold"] = group["initial_threshold"] * self._threshold(self.last_epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: value for name, value in super().state_dict().items() if name != "_threshold"}
+
+
 def make_schedule(
-    optimizer: torch.optim.Optimizer, factor: Callable[[int], float]
+    optimizer: torch.optim.Optimizer,
+    factor: Callable[[int], float],
+    *,
+    latents: Callable[[int], float] | None = None,
+    threshold: Callable[[int], float] | None = None,
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """A torch scheduler that multiplies each group's rate by `factor(step)`, stepped once per optimizer step."""
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    """A torch scheduler that multiplies each group's rate by `factor(step)`, stepped once per optimizer step.
+
+    Args:
+        latents: the factor of groups of latents; `factor` when None.
+        threshold: the factor of the thresholds of Bop; 1 when None.
+    """
+    own = [latents if latents is not None and group.get("latent") else factor for group in optimizer.param_groups]
+    if threshold is not None:
+        return _ThresholdSchedule(optimizer, own, threshold)
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, own)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
-from onebit.losses import Loss
+from onebit.losses import Loss, per_sample
 from onebit.precision import autocast
+from onebit.train.distillation import Teacher
 from onebit.train.ranks import ALONE, Ranks
 
 
@@ -20,6 +21,7 @@ class StepSettings:
     Args:
         accumulate: parts that a batch is computed in, one after the other: the memory of one part, the gradient of all
             (BatchNorm sees one part at a time).
+        samples: passes over the batch whose loss and gradient are averaged, each with draws of its own (Monte Carlo).
         clip_grad_norm: largest norm of all gradients together; None for no limit.
         clip_grad_value: largest magnitude of one gradient; None for no limit.
 
@@ -30,9 +32,10 @@ class StepSettings:
     accumulate: int = 1
     clip_grad_norm: float | None = None
     clip_grad_value: float | None = None
+    samples: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("accumulate", "clip_grad_norm", "clip_grad_value"):
+        for name in ("accumulate", "clip_grad_norm", "clip_grad_value", "samples"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"{name} must be positive, got {value!r}")
@@ -49,33 +52,40 @@ def optimizer_step(
     settings: StepSettings,
     count: int | None = None,
     ranks: Ranks = ALONE,
+    teacher: Teacher | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Train on one batch.
 
     Args:
         forward: the model, possibly compiled or wrapped for several processes.
-        x, y: this rank's images (uint8, N×C×H×W) and labels.
+        x, y: this rank's images (uint8, N×C×H×W) and labels, or masks.
         count: images of the batch over all ranks; N when None.
+        teacher: whose predictions take part in the loss.
 
     Returns:
-        (this rank's share of the mean loss, number of its right answers), both on the device.
+        (this rank's share of the mean loss, number of its right answers), both on the device, means over samples. Of an
+        image with a mask the share of right pixels counts.
     """
     count = len(y) if count is None else count
     # as many on every rank, as they wait for each other; BatchNorm cannot train on a single image
     parts = min(settings.accumulate, count // ranks.world // 2) or 1
     total = torch.zeros((), device=y.device)
-    correct = torch.zeros((), dtype=torch.int64, device=y.device)
-    split = zip(x.tensor_split(parts), y.tensor_split(parts), strict=True)
-    for part, (images, labels) in enumerate(split, start=1):
-        share = len(labels) / count
-        with ranks.gradients(forward, averaged=part == parts):
+    correct = torch.zeros((), dtype=torch.float64, device=y.device)
+    passes = list(zip(x.tensor_split(parts), y.tensor_split(parts), strict=True)) * settings.samples
+    for done, (images, labels) in enumerate(passes, start=1):
+        share = len(labels) / count / settings.samples
+        with ranks.gradients(forward, averaged=done == len(passes)):
             with autocast(precision, y.device):
                 logits = forward(images)
-            part_loss = loss(logits.float(), labels)
+            if teacher is None:
+                part_loss = loss(logits.float(), labels)
+            else:
+                part_loss = teacher.loss(loss, logits.float(), labels, images=images, precision=precision)
             # torch averages over ranks, but the shares of all ranks sum to one: their sum is wanted
             (part_loss if share == 1 else part_loss * (share * ranks.world)).backward()
         total += part_loss.detach() * share
-        correct += (logits.detach().argmax(dim=1) == labels).sum()
+        found, truth = per_sample(logits.detach(), labels)
+        correct += (found.argmax(dim=1) == truth).sum() * (len(labels) / max(1, len(truth)) / settings.samples)
     if settings.clip_grad_norm is not None:
         nn.utils.clip_grad_norm_(_parameters(optimizer), settings.clip_grad_norm)
     if settings.clip_grad_value is not None:

@@ -28,7 +28,7 @@ from onebit.packed.nodes.conv import (
     Transposed,
 )
 from onebit.packed.nodes.dense import Dense, OneBitWeights, RealDense, RealWeights
-from onebit.packed.nodes.pointwise import Add, Affine, Hardtanh, Relu, Sign, Threshold
+from onebit.packed.nodes.pointwise import Add, Affine, Hardtanh, Prelu, Relu, Sign, Threshold
 from onebit.packed.nodes.pool import AdaptiveAveragePool, AveragePool, MaxPool
 
 OPS: dict[str, type[Node]] = {
@@ -46,6 +46,7 @@ OPS: dict[str, type[Node]] = {
     "threshold": Threshold,
     "sign": Sign,
     "relu": Relu,
+    "prelu": Prelu,
     "hardtanh": Hardtanh,
     "add": Add,
     "concat": Concat,
@@ -74,6 +75,7 @@ __all__ = [
     "Numbers",
     "OneBitWeights",
     "Pad",
+    "Prelu",
     "RealConv",
     "RealConvTranspose",
     "RealDense",

@@ -77,10 +77,20 @@ class Threshold(Node):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Sign(Node):
-    """+1 where x >= 0 (also -0.0), else -1."""
+    """+1 where x >= shift, per channel, else -1; -0.0 is 0.
+
+    Args:
+        shift: (C,) float32 or None for 0.
+    """
+
+    shift: np.ndarray | None = None
+
+    arrays: ClassVar[dict[str, Stored]] = {"shift": Stored("float32", 1, optional=True)}
 
     def infer(self, *inputs: Value) -> Value:
         (x,) = inputs
+        if self.shift is not None:
+            require_channels(x, len(self.shift))
         return Value(x.shape, "sign", 1)
 
 
@@ -91,6 +101,24 @@ class Relu(Node):
     def infer(self, *inputs: Value) -> Value:
         (x,) = inputs
         return Value(x.shape, "integer" if x.exact else "real", x.bound)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Prelu(Node):
+    """x where x > 0, else slope · x, per channel.
+
+    Args:
+        slope: (C,) float32, of either sign.
+    """
+
+    slope: np.ndarray
+
+    arrays: ClassVar[dict[str, Stored]] = {"slope": Stored("float32", 1)}
+
+    def infer(self, *inputs: Value) -> Value:
+        (x,) = inputs
+        require_channels(x, len(self.slope))
+        return Value(x.shape, "real")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

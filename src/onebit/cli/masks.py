@@ -1,0 +1,111 @@
+"""`onebit predict` of a net that gives a class to each pixel. Loads no torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onebit.cli.images import as_array, read_picture
+from onebit.cli.output import answer, answer_json, percent
+from onebit.data import VOID, Masks, Tiling, confusion_matrix, mask_classes, pixel_score, read_mask
+from onebit.errors import UsageError
+from onebit.packed import PackedNet, infer
+from onebit.runtime import run
+
+GAP = 6
+"""White pixels between two parts of a picture."""
+COLOURS = np.array(
+    [
+        (0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0),
+        (204, 121, 167), (153, 153, 153),
+    ],
+    np.uint8,
+)  # fmt: skip
+"""Of the classes of a mask with more than two of them, again from the start where they do not suffice."""
+
+
+def write_masks(net: PackedNet, args: Any) -> int:
+    """Write the masks of `args.images` into `args.masks`, and answer what they hold.
+
+    A mask is NAME.png, 0 and 255 for two classes, else the class numbers; NAME-beside.png shows image, true mask where
+    `../label/NAME.*` has one, and predicted mask.
+
+    Raises:
+        UsageError: no folder for the masks, images of one name, or one that is not there. DataError: not an image.
+    """
+    if not args.masks:
+        raise UsageError(f"{args.net} gives a class to each pixel: name a folder for the masks with --masks DIR")
+    files = [Path(file) for file in args.images]
+    twice = [stem for stem, count in Counter(file.stem for file in files).items() if count > 1]
+    if twice:
+        raise UsageError(f"several images are named {twice[0]!r}, and their masks would be: predict them one by one")
+    folder = Path(args.masks)
+    folder.mkdir(parents=True, exist_ok=True)
+    predictions = [_predict(net, file, folder, invert=args.invert) for file in files]
+    if args.json:
+        answer_json({"net": args.net, "predictions": predictions})
+        return 0
+    for found in predictions:
+        shares = ", ".join(f"{name} {percent(share)}" for name, share in found["shares"].items())
+        right = f"; {percent(found['accuracy'])} right, mean IoU {found['mean_iou']:.4f}" if "accuracy" in found else ""
+        answer(f"{found['file']}: {shares}{right}; {found['mask']}")
+    return 0
+
+
+def predict_mask(net: PackedNet, image: np.ndarray) -> Masks:
+    """The class of each pixel of an image of any size: (C, H, W) uint8 -> (H, W)."""
+    taken, made = net.input.shape, infer(net)[net.output].shape
+    tiling = Tiling((image.shape[1], image.shape[2]), taken[1:], (made[1], made[2]))
+    return tiling.join(run(net, tiling.cut(image[np.newaxis])))[0].argmax(axis=0).astype(np.uint8)
+
+
+def _predict(net: PackedNet, file: Path, folder: Path, *, invert: bool) -> dict[str, Any]:
+    """Predict one image and write its mask and picture: what there is to tell."""
+    image = as_array(read_picture(file, net))
+    seen = 255 - image if invert else image
+    mask = predict_mask(net, seen)
+    count = infer(net)[net.output].shape[0]
+    names = net.classes or tuple(map(str, range(count)))
+    told: dict[str, Any] = {"file": str(file), "mask": str(folder / f"{file.stem}.png")}
+    told["shares"] = {name: float(np.mean(mask == number)) for number, name in enumerate(names)}
+    _save(mask * np.uint8(255) if count == 2 else mask, folder / f"{file.stem}.png")
+    truth = _truth(file, mask.shape, names)
+    if truth is not None:
+        score = pixel_score(confusion_matrix(truth, mask, classes=count))
+        told |= {"accuracy": score.accuracy, "mean_iou": score.mean_iou, "dice": score.mean_dice}
+    parts = [np.broadcast_to(image.transpose(1, 2, 0), (*mask.shape, 3))]
+    parts += [_painted(shown, count) for shown in (truth, mask) if shown is not None]
+    gap = np.full((len(mask), GAP, 3), 255, np.uint8)
+    told["picture"] = str(folder / f"{file.stem}-beside.png")
+    _save(np.hstack([parts[0], *(piece for part in parts[1:] for piece in (gap, part))]), Path(told["picture"]))
+    return told
+
+
+def _truth(file: Path, size: tuple[int, ...], names: tuple[str, ...]) -> Masks | None:
+    """The true mask of an image that lies in a folder of images and masks."""
+    root = file.resolve().parent.parent
+    found = sorted((root / "label").glob(f"{file.stem}.*")) if file.resolve().parent.name == "image" else []
+    if not found:
+        return None
+    known, values = mask_classes(root, names if len(names) == 2 else None)
+    return read_mask(found[0], size, values) if len(known) == len(names) else None
+
+
+def _painted(mask: Masks, count: int) -> np.ndarray:
+    """Classes as colours, two of them as black and white: (H, W) -> (H, W, 3); `VOID` is grey, or white."""
+    colours = np.array([(0, 0, 0), (255, 255, 255)], np.uint8) if count == 2 else COLOURS
+    painted = colours[mask % len(colours)]
+    painted[mask == VOID] = 128 if count == 2 else 255
+    return painted
+
+
+def _save(pixels: np.ndarray, path: Path) -> None:
+    from PIL import Image
+
+    from onebit.files import atomic_path
+
+    with atomic_path(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG")

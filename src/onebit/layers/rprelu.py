@@ -1,0 +1,32 @@
+"""ReActNet's activation."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class RPReLU(nn.Module):
+    """x − γ + ζ where x > γ, else β(x − γ) + ζ, per channel (ReActNet, arXiv:2003.03488, eq. 5).
+
+    All three are learnable: γ is `shift_in` and ζ is `shift_out`, which begin at 0; β is `slope`, which begins at 0.25
+    as that of `torch.nn.PReLU`.
+
+    Shapes:
+        x: (N, C, …) -> the same.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.shift_in = nn.Parameter(torch.zeros(channels))
+        self.slope = nn.Parameter(torch.full((channels,), 0.25))
+        self.shift_out = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (-1, *[1] * (x.dim() - 2))
+        before, slope, after = (p.to(x.dtype) for p in (self.shift_in, self.slope, self.shift_out))
+        return F.prelu(x - before.view(shape), slope) + after.view(shape)
+
+    def extra_repr(self) -> str:
+        return str(len(self.slope))

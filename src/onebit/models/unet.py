@@ -1,0 +1,191 @@
+"""The U-Net of Ronneberger, Fischer, Brox 2015 (arXiv:1505.04597): a class for each pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from onebit.errors import UsageError
+from onebit.layers import InputCoding
+from onebit.models.parts import Parts, checked_shape, widened
+
+BASE = 64
+"""Channels of the first level before `width`; each level below has twice as many."""
+PADDINGS = {"valid": 0, "same": 1}
+"""Name -> zeros around the image of a 3×3 convolution."""
+
+
+class CentreCrop(nn.Module):
+    """The image without `margin` pixels on each side: (N, C, H, W) -> (N, C, H − 2·margin, W − 2·margin)."""
+
+    def __init__(self, margin: int) -> None:
+        super().__init__()
+        self.margin = margin
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, self.margin : -self.margin, self.margin : -self.margin] if self.margin else x
+
+    def extra_repr(self) -> str:
+        return str(self.margin)
+
+
+class DoubleConv(nn.Module):
+    """Two 3×3 convolutions, each with BatchNorm, and ReLU where the activations are real.
+
+    Shapes:
+        x: (N, inputs, H, W) -> (N, outputs, H − 4, W − 4) with valid padding, else (N, outputs, H, W).
+    """
+
+    def __init__(self, parts: Parts, inputs: int, outputs: int, padding: int, **first: bool) -> None:
+        super().__init__()
+        self.conv1 = parts.conv(inputs, outputs, 3, padding=padding, **first)
+        self.bn1 = parts.norm2d(outputs)
+        self.relu1 = parts.active(outputs)
+        self.conv2 = parts.conv(outputs, outputs, 3, padding=padding)
+        self.bn2 = parts.norm2d(outputs)
+        self.relu2 = parts.active(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu1(self.bn1(self.conv1(x)))
+        return self.relu2(self.bn2(self.conv2(x)))
+
+
+class Up(nn.Module):
+    """A 2×2 transposed convolution of stride 2, the crop of what came down beside it, and a `DoubleConv` of both.
+
+    Shapes:
+        x: (N, 2·outputs, H, W), skip: (N, outputs, 2·H + 2·margin, …) -> (N, outputs, 2·H − 4, …) or (…, 2·H, …).
+    """
+
+    def __init__(self, parts: Parts, outputs: int, padding: int, *, margin: int) -> None:
+        super().__init__()
+        self.up = parts.conv_transpose(2 * outputs, outputs, 2, stride=2)
+        self.bn = parts.norm2d(outputs)
+        self.relu = parts.active(outputs)
+        self.crop = CentreCrop(margin)
+        self.convs = DoubleConv(parts, 2 * outputs, outputs, padding)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        x = self.relu(self.bn(self.up(x)))
+        return self.convs(torch.cat([self.crop(skip), x], dim=1))
+
+
+class UNet(nn.Module):
+    """Down through levels of two 3×3 convolutions and max pooling, up again by transposed ones beside what came down.
+
+    With the depth of the paper it has 23 layers with weights: 18 3×3 convolutions, 4 transposed ones and a 1×1
+    convolution; BatchNorm follows each, which the paper does not have. With `weight_quantizer=None` and
+    `input_quantizer=None` it is the full-precision twin, with the same state_dict keys.
+
+    Args:
+        input_shape: (C, H, W) of an image whose pixels are to be classified. The attribute of that name is what the net
+            takes for it: the next sides that go through its pools evenly, multiples of 16; with "valid" padding those
+            of 188 + 16·k whose prediction covers the image, 572 for 388.
+        classes: number of logits of a pixel.
+        padding: "same", or "valid" for that of the paper: 572×572 pixels give the classes of the inner 388×388.
+        width: factor on the channels, which are 64 to 1024.
+        depth: how often the image is halved.
+        real_first, real_last: keep real weights in the first convolution; real weights and inputs in the last one.
+        last_norm: BatchNorm of the logits, which ±1 weights of the last convolution need to find their scale.
+        coding, mean, std: see `InputCoding`.
+        settings: see `Parts`.
+
+    Shapes:
+        x: uint8 (N, C, H, W) -> (N, classes, H, W), or (N, classes, H − 184, W − 184) with "valid" padding.
+
+    Raises:
+        UsageError: an unknown padding or a depth below 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        input_shape: Sequence[int] = (1, 512, 512),
+        classes: int = 2,
+        padding: str = "same",
+        width: float = 1.0,
+        depth: int = 4,
+        real_first: bool = False,
+        real_last: bool = False,
+        last_norm: bool = False,
+        coding: str = "integer",
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__()
+        if padding not in PADDINGS:
+            raise UsageError(f"padding must be 'same' or 'valid', got {padding!r}")
+        if depth < 1:
+            raise UsageError(f"depth must be 1 or more, got {depth}")
+        parts, border = Parts(**settings), PADDINGS[padding]
+        image = checked_shape(input_shape)
+        self.padding, self.depth = padding, depth
+        lost = lost_pixels(padding, depth)
+        self.input_shape = (image[0], *(next_side(side + lost, padding, depth) for side in image[1:]))
+        self.output_shape = (classes, *(side - lost for side in self.input_shape[1:]))
+        first = widened(BASE, width)
+        channels = [first * 2**level for level in range(depth + 1)]
+        self.coding = InputCoding(coding, mean=mean, std=std)
+        self.down = nn.ModuleList(
+            DoubleConv(
+                parts,
+                image[0] if level == 0 else channels[level - 1],
+                outputs,
+                border,
+                **({"first": True, "real": real_first} if level == 0 else {}),
+            )
+            for level, outputs in enumerate(channels)
+        )
+        self.pool = nn.MaxPool2d(2)
+        self.up = nn.ModuleList(
+            Up(parts, channels[level], border, margin=lost_pixels(padding, depth - level - 1))
+            for level in range(depth - 1, -1, -1)
+        )
+        self.conv = parts.conv(channels[0], classes, 1, real=real_last, bias=True)
+        self.last_norm = parts.norm2d(classes) if last_norm else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.coding(x)
+        skips = []
+        for level, convs in enumerate(self.down):
+            x = convs(x if level == 0 else self.pool(x))
+            skips.append(x)
+        for up, skip in zip(self.up, reversed(skips[:-1]), strict=True):
+            x = up(x, skip)
+        return self.last_norm(self.conv(x))
+
+    def check_size(self, height: int, width: int) -> None:
+        """Refuse images that do not go through the pools evenly.
+
+        Raises:
+            UsageError: such sides, with the next larger ones.
+        """
+        fitting = tuple(next_side(side, self.padding, self.depth) for side in (height, width))
+        if fitting != (height, width):
+            raise UsageError(
+                f"a unet with {self.padding} padding takes no images of {height}×{width} pixels; "
+                f"the next larger ones are {fitting[0]}×{fitting[1]}"
+            )
+
+
+def lost_pixels(padding: str, depth: int) -> int:
+    """By how many pixels a U-Net predicts less than it sees, in each direction: 184 with valid padding and depth 4.
+
+    Four on the way down, four on the way up, and between them twice what the levels below lose.
+    """
+    lost = 0 if padding == "same" else 4
+    for _ in range(depth if lost else 0):
+        lost = 2 * lost + 8
+    return lost
+
+
+def next_side(side: int, padding: str, depth: int) -> int:
+    """The first side from `side` on that a U-Net halves evenly at each level, and predicts some pixels of."""
+    step = 2**depth
+    lost = lost_pixels(padding, depth)
+    smallest = lost + min(4, step) if lost else step
+    return smallest + max(0, -(-(side - smallest) // step)) * step

@@ -1,0 +1,90 @@
+"""BayesBiNN, training of binary nets by the Bayesian learning rule (Meng, Bachmann, Khan 2020, arXiv:2002.10778)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onebit.errors import UsageError
+from onebit.optim.companion import Companion, CompanionOptimizer
+from onebit.quantizers.chunks import in_chunks
+
+
+class BayesBiNN(CompanionOptimizer):
+    """BayesBiNN: the latents are λ, natural parameters of independent Bernoulli weights, p(+1) = sigmoid(2λ).
+
+    ḡ = N·g + (λ − λ0), m ← β·m + (1 − β)·ḡ, λ ← λ − lr·m/(1 − βᵗ) (algorithm 1, and the authors' code for β), where g
+    is the gradient of the mean loss with respect to λ, as the quantizer `concrete_sign` returns it. Several Monte Carlo
+    samples are several backward passes whose gradients are averaged (`StepSettings.samples`).
+
+    Args:
+        groups: of `latent_groups`.
+        count: N, the number of training images; more for augmented ones.
+        lr: of λ, in place of that in the groups of latents; None leaves it.
+        momentum: β.
+        init: every λ begins as ±init at random; None leaves latents as they are.
+        companion: makes the optimizer of real parameters from their groups; Adam when None.
+        generator: source of the first signs; torch's default generator when None.
+
+    Raises:
+        UsageError: numbers out of range, no latents, or weight decay of latents.
+
+    Example:
+        >>> optimizer = BayesBiNN(latent_groups(model, lr=1e-4), count=60_000)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        groups: Iterable[dict[str, Any]],
+        *,
+        count: float,
+        lr: float | None = None,
+        momentum: float = 0.0,
+        init: float | None = 10.0,
+        companion: Companion | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        for name, value in {"count": count, "lr": lr, "init": init}.items():
+            if value is not None and not 0 < value < math.inf:
+                raise UsageError(f"{name} must be positive, got {value!r}")
+        if not 0 <= momentum < 1:
+            raise UsageError(f"momentum must be in [0, 1), got {momentum!r}")
+        own = {"count": count, "momentum": momentum} | ({} if lr is None else {"lr": lr})
+        super().__init__(groups, own, companion)
+        if init is not None:
+            with torch.no_grad():
+                for latent in self.latents():
+                    latent.copy_(torch.randint(2, latent.shape, device=latent.device, generator=generator))
+                    latent.mul_(2 * init).sub_(init)
+
+    @torch.no_grad()
+    def set_prior_(self) -> None:
+        """Make the posterior of now the prior of what follows: λ0 ← λ. It is 0 before, and part of the state."""
+        for latent in self.latents():
+            self.state[latent]["prior"] = latent.detach().clone()
+
+    def move_(self, latent: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        state, rate = self.state[latent], float(group["lr"])
+        count, momentum = float(group["count"]), float(group["momentum"])
+        tensors = [latent, gradient]
+        if momentum:
+            if "momentum" not in state:
+                state["momentum"] = torch.zeros_like(latent, memory_format=torch.preserve_format)
+                state["step"] = 0
+            state["step"] += 1
+            tensors.append(state["momentum"])
+            rate /= 1 - momentum ** state["step"]
+        prior = state.get("prior")
+        tensors += [] if prior is None else [prior]
+        for x, g, *kept in in_chunks(*tensors):
+            # x itself for a prior of 0; alpha, as no pass then needs a tensor of its own
+            pull = x if prior is None else x - kept[-1]
+            if momentum:
+                m = kept[0].mul_(momentum).add_(g, alpha=(1 - momentum) * count).add_(pull, alpha=1 - momentum)
+                x.sub_(m, alpha=rate)
+            else:
+                x.sub_(pull, alpha=rate).sub_(g, alpha=rate * count)

@@ -1,0 +1,71 @@
+"""The binary optimizer Bop (Helwegen et al. 2019, arXiv:1906.02107)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onebit.errors import UsageError
+from onebit.optim.companion import Companion, CompanionOptimizer
+from onebit.quantizers.base import mark_signs_, sign
+from onebit.quantizers.chunks import in_chunks
+
+LEAST = 1e-38
+HUGE = 3e38
+"""LEAST · HUGE > 2: a mean that is above LEAST takes a weight to its other value whatever else."""
+
+
+class Bop(CompanionOptimizer):
+    """Bop: weights are ±1 and flip where the running mean of their gradient is steadily against them.
+
+    m ← m + γ·(g − m), then w ← −w where m·w > τ (algorithm 1). Every latent is set to its sign here, and stays ±1.
+
+    Args:
+        groups: of `latent_groups`; in those of latents `lr` becomes γ, which every scheduler can then move, and
+            `threshold` τ. A latent clip is dropped: there is nothing to clip.
+        gamma: γ, the share of the newest gradient in the mean.
+        threshold: τ, at least 0.
+        companion: makes the optimizer of real parameters from their groups; Adam when None.
+
+    Raises:
+        UsageError: γ not in (0, 1], τ below 0, no latents, or weight decay of latents.
+
+    Example:
+        >>> optimizer = Bop(latent_groups(model, lr=1e-3), gamma=1e-4, threshold=1e-8)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        groups: Iterable[dict[str, Any]],
+        *,
+        gamma: float = 1e-4,
+        threshold: float = 1e-8,
+        companion: Companion | None = None,
+    ) -> None:
+        if not 0 < gamma <= 1:
+            raise UsageError(f"gamma must be in (0, 1], got {gamma!r}")
+        if not 0 <= threshold < math.inf:
+            raise UsageError(f"threshold must be 0 or more, got {threshold!r}")
+        super().__init__(groups, {"lr": gamma, "threshold": threshold}, companion)
+        for group in self.param_groups:
+            if group.get("latent"):
+                group.pop("latent_clip", None)
+        with torch.no_grad():
+            for latent in self.latents():
+                latent.copy_(sign(latent))
+                mark_signs_(latent)
+
+    def move_(self, latent: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[latent]
+        if not state:
+            state["mean"] = torch.zeros_like(latent, memory_format=torch.preserve_format)
+        least = max(float(group["threshold"]), LEAST)
+        for w, g, m in in_chunks(latent, gradient, state["mean"]):
+            m.lerp_(g, float(group["lr"]))
+            # 0 where |m| <= τ; a mean that agrees with its weight is on the far side of it and changes nothing
+            w.sub_(torch.nn.functional.hardshrink(m, least), alpha=HUGE).clamp_(-1, 1)
+        mark_signs_(latent)

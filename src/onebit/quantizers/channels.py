@@ -1,0 +1,99 @@
+"""Statistics of a latent per output channel, and the gradient through standardisation."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from onebit.quantizers.base import memory_order
+
+
+def _order(like: Tensor) -> tuple[int, ...]:
+    order = memory_order(like)
+    return order if order[0] == 0 else tuple(range(like.dim()))
+
+
+def rows(x: Tensor, like: Tensor) -> Tensor:
+    """(O, n), a row per output channel, its elements in the order in which `like` (O, …) lies in memory.
+
+    A view where `x` lies in memory as `like` does, contiguous or channels_last.
+    """
+    return x.permute(_order(like)).reshape(x.shape[0], math.prod(x.shape[1:]))
+
+
+def from_rows(x: Tensor, like: Tensor) -> Tensor:
+    """The inverse of `rows`: (O, n) as a view of the shape of `like`."""
+    order = _order(like)
+    return x.view([like.shape[i] for i in order]).permute([order.index(i) for i in range(like.dim())])
+
+
+def smallest_scale(dtype: torch.dtype) -> float:
+    """What takes the place of a scale below it: 0 would leave a channel with one value instead of two."""
+    return max(1e-12, 16 * torch.finfo(dtype).tiny)  # 1e-3 in float16, so that its inverse is finite
+
+
+def mean_magnitude(latents: Tensor) -> Tensor:
+    """mean|w| of each row of (O, n), (O, 1); `smallest_scale` where it is less, as in a channel of zeros."""
+    return latents.abs().mean(1, keepdim=True).clamp_(min=smallest_scale(latents.dtype))
+
+
+class Standardised(NamedTuple):
+    """Latents as rows (O, n), and what standardises them.
+
+    unit: (w − mean)/√(var + eps), (O, n), with the variance of the population, Σ(w − mean)²/n.
+    mean: (O, 1); inverse: 1/√(var + eps), (O, 1).
+    """
+
+    latents: Tensor
+    unit: Tensor
+    mean: Tensor
+    inverse: Tensor
+
+    @property
+    def unbiased(self) -> float:
+        """√((n − 1)/n), the factor from `unit` to what the deviation of a sample standardises; 0 for n = 1."""
+        return math.sqrt(1 - 1 / max(self.unit.shape[1], 1))
+
+    @property
+    def flat(self) -> Tensor:
+        """Where the latents of a row are equal, so that `unit` is 0 but for rounding: bool, (O, 1)."""
+        return _flat(self.inverse)
+
+    def signs(self) -> Tensor:
+        """sign(w − mean), (O, n)."""
+        if torch.compiler.is_compiling():
+            return 1 - 2 * (self.latents < self.mean).to(self.latents.dtype)
+        below = torch.empty_like(self.latents)
+        torch.lt(self.latents, self.mean, out=below)
+        return torch.sub(below.new_ones(()), below, alpha=2, out=below)
+
+
+def _flat(inverse: Tensor) -> Tensor:
+    return inverse > 0.5 / smallest_scale(inverse.dtype)
+
+
+def standardised(latents: Tensor, *, eps: float = 0.0) -> Standardised:
+    """Each row of (O, n) standardised, without gradient. A row with an infinite latent gives what is not finite.
+
+    Args:
+        eps: added to the variance; at least `smallest_scale` squared.
+    """
+    latents = latents.detach()
+    # a layer norm without parameters: one pass, where mean and deviation by themselves take four
+    eps = max(eps, smallest_scale(latents.dtype) ** 2)
+    return Standardised(latents, *torch.native_layer_norm(latents, latents.shape[1:], None, None, eps))
+
+
+def through_standardisation(gradient: Tensor, latents: Tensor, mean: Tensor, inverse: Tensor) -> Tensor:
+    """inverse·(g − mean g − unit·mean(g·unit)), the gradient to the latents from that to `unit`, all (O, n).
+
+    In a row of equal latents `inverse` counts as 1: the true gradient there is infinite.
+    """
+    inverse = inverse.masked_fill(_flat(inverse), 1)
+    needed = [True, False, False]
+    return torch.ops.aten.native_layer_norm_backward(
+        gradient, latents, latents.shape[1:], mean, inverse, None, None, needed
+    )[0]

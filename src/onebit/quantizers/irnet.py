@@ -1,0 +1,108 @@
+"""IR-Net (Qin et al. 2020, arXiv:1909.10788): the error decay estimator, and Libra parameter binarization."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from onebit.quantizers.base import (
+    BinaryInput,
+    BinaryWeight,
+    Quantizer,
+    Surrogate,
+    autocast_dtype,
+    check_positive,
+)
+from onebit.quantizers.channels import Standardised, from_rows, rows, standardised, through_standardisation
+from onebit.quantizers.surrogates import bell, ede, ede_height, signed
+
+
+class EdeSign(Quantizer):
+    """sign(x) with the error decay estimator g·k·t·(1 − tanh²(t·x)), k = max(1/t, 1) (IR-Net, arXiv:1909.10788).
+
+    t grows geometrically with the progress p of training, t = t_start·(t_end/t_start)^p: first nearly the identity, in
+    the end nearly the derivative of the sign. The published code for ResNet-20 with binary inputs starts at 1e-3.
+
+    Args:
+        t_start, t_end: t at the beginning and at the end of training.
+    """
+
+    t: Tensor
+
+    def __init__(self, t_start: float = 0.1, t_end: float = 10.0) -> None:
+        super().__init__()
+        check_positive("t_start", t_start)
+        check_positive("t_end", t_end)
+        self.t_start, self.t_end = t_start, t_end
+        # a tensor: a compiled model would be compiled anew for each number
+        self.register_buffer("t", torch.tensor(t_start), persistent=False)
+
+    def set_progress(self, progress: float) -> None:
+        self.t.fill_(self.t_start * (self.t_end / self.t_start) ** progress)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape -> ±1 of the same shape."""
+        return signed(x, ede, self.t)
+
+    def binary_input(self) -> BinaryInput | None:
+        return BinaryInput()
+
+    def extra_repr(self) -> str:
+        return f"t_start={self.t_start:g}, t_end={self.t_end:g}"
+
+
+class _Libra(Surrogate):
+    """`weight` = power·sign(ŵ); the gradient through the sign and the standardisation."""
+
+    @staticmethod
+    def forward(latent: Tensor, weight: Tensor, parts: Standardised, power: Tensor, t: Tensor) -> Tensor:
+        return weight.detach()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        latent, _, parts, power, ctx.t = inputs
+        ctx.unbiased = parts.unbiased
+        ctx.save_for_backward(latent, *parts[1:], power)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+        latent, unit, mean, inverse, power = ctx.saved_tensors
+        to_unit = bell(rows(gradient, latent), unit, ctx.t * ctx.unbiased)
+        through = through_standardisation(to_unit, rows(latent, latent), mean, inverse)
+        factor = power * (ede_height(ctx.t) * ctx.unbiased)
+        return from_rows(through.mul_(factor), latent), None, None, None, None
+
+
+class IRNet(EdeSign):
+    """2^s·sign(ŵ), ŵ = (w − mean)/std per output channel, s = round(log2 mean|ŵ|) (Libra-PB, arXiv:1909.10788).
+
+    Gradient: 2^s·g·k·t·(1 − tanh²(t·ŵ)) to ŵ (see `EdeSign`), then through mean and unbiased std; none through s. In a
+    channel of equal latents ŵ is 0, 2^s is 1, and the gradient that of std = 1.
+
+    Args:
+        t_start, t_end: t at the beginning and at the end of training.
+
+    Shapes:
+        latent: (O, …) with at least two dimensions.
+    """
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """(O, …) latent -> (O, …) of ±2^s."""
+        parts, power = _libra(latent)
+        weight = parts.signs().to(autocast_dtype(latent))
+        weight = from_rows(weight.mul_(power.to(weight.dtype)), latent)
+        return _Libra.apply(latent, weight, parts, power, self.t)
+
+    def decompose(self, latent: Tensor) -> BinaryWeight:
+        parts, power = _libra(latent)
+        return BinaryWeight(from_rows(parts.signs(), latent), power.flatten())
+
+    def binary_input(self) -> None:
+        return None
+
+
+def _libra(latent: Tensor) -> tuple[Standardised, Tensor]:
+    """The latent standardised, and 2^s, (O, 1)."""
+    parts = standardised(rows(latent, latent))
+    mean = parts.unit.abs().mean(1, keepdim=True).mul_(parts.unbiased)
+    return parts, mean.masked_fill_(parts.flat, 1).log2_().round_().exp2_()

@@ -1,0 +1,29 @@
+"""The magnitude-aware sign of Bi-Real net (Liu et al. 2018, arXiv:1808.00278)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from onebit.quantizers.base import BinaryWeight, Quantizer, autocast_dtype, sign
+from onebit.quantizers.channels import mean_magnitude, rows
+from onebit.quantizers.surrogates import clipped, signed
+
+
+class MagnitudeAware(Quantizer):
+    """α·sign(w), α = mean|w| per output channel, with gradient α·g·1{|w| <= 1} (Bi-Real net, arXiv:1808.00278).
+
+    No gradient runs through α, as in the authors' code. Latents beyond ±1 get none and come back by weight decay alone;
+    no latent is clipped. In a channel of zeros α is 1e-12 (1e-3 in float16).
+
+    Shapes:
+        latent: (O, …) with at least two dimensions.
+    """
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """(O, …) latent -> (O, …) of ±α."""
+        scale = mean_magnitude(rows(latent.detach(), latent)).view(-1, *[1] * (latent.dim() - 1))
+        return signed(latent, clipped) * scale.to(autocast_dtype(latent))
+
+    def decompose(self, latent: Tensor) -> BinaryWeight:
+        latent = latent.detach()
+        return BinaryWeight(sign(latent), mean_magnitude(rows(latent, latent)).flatten())

@@ -1,0 +1,24 @@
+"""The weight of ProxQuant: real in training, on its way to ±1 (Bai, Wang, Liberty 2018, arXiv:1810.00861)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from onebit.quantizers.base import Quantizer, autocast_dtype, sign
+from onebit.quantizers.binaryconnect import PassGradient
+
+
+class Prox(Quantizer):
+    """ProxQuant: the latent itself in training, drawn to ±1 by `onebit.optim.prox_latents_`; in eval mode its sign.
+
+    The gradient is passed on unchanged in both.
+    """
+
+    latent_bound = 1.0
+    relaxed = True
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """(O, …) latent -> itself in training, its signs in eval mode."""
+        if self.training:
+            return latent
+        return PassGradient.apply(latent, sign(latent.detach()).to(autocast_dtype(latent)))

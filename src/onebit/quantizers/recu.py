@@ -1,0 +1,116 @@
+"""ReCU (Xu et al. 2021, arXiv:2103.12369): standardised latents whose outliers are clamped, and a learnt scale."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from onebit.errors import UsageError
+from onebit.quantizers.base import BinaryWeight, Quantizer, Surrogate, autocast_dtype, sign
+from onebit.quantizers.channels import (
+    Standardised,
+    from_rows,
+    rows,
+    smallest_scale,
+    standardised,
+    through_standardisation,
+)
+
+SHARPNESS = 2 * math.sqrt(2)
+"""Of w1 in units of the standardised latent."""
+EPSILON = 1e-5
+"""Added to the variance by the authors' code."""
+
+
+class _Clamped(Surrogate):
+    """`signs` of w1; the gradient to w1 where |unit| <= bound, then through the standardisation."""
+
+    @staticmethod
+    def forward(latent: Tensor, signs: Tensor, parts: Standardised, bound: Tensor) -> Tensor:
+        return signs.detach()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        latent, _, parts, ctx.bound = inputs
+        ctx.factor = SHARPNESS * parts.unbiased
+        ctx.save_for_backward(latent, *parts[1:])
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        latent, unit, mean, inverse = ctx.saved_tensors
+        inside = (unit.abs() <= ctx.bound) * rows(gradient, latent).to(unit.dtype)
+        through = through_standardisation(inside, rows(latent, latent), mean, inverse)
+        return from_rows(through.mul_(ctx.factor), latent), None, None, None
+
+
+class ReCU(Quantizer):
+    """scale·sign(w1), w1 = 2√2(w − mean)/√(var + 1e-5) per output channel, scale learnt (arXiv:2103.12369).
+
+    Gradient: scale·g·1{|w1| <= Q}, then through mean and unbiased variance; to the scale Σ g·sign(w1) over its channel.
+    Q = −mean|w1|·ln(2 − 2τ), the mean over the layer, is the τ quantile of w1 if it follows a Laplace distribution: the
+    paper clamps w1 to ±Q before its sign, and as in the authors' code the gradient stops at the clamp. τ = A·e^p + B
+    grows with the progress p from `tau_start` to `tau_end`.
+
+    The scale begins uniform in [0, 1), one per output channel, when a layer binds the quantizer to its latent. Should
+    it become negative, what ships has the opposite signs and a positive scale; 0 counts as 1e-12.
+
+    Args:
+        tau_start, tau_end: quantile at the beginning and at the end of training, between 0.5 and 1.
+
+    Shapes:
+        latent: (O, …) with at least two dimensions; scale (O,).
+
+    Raises:
+        UsageError: a quantile that is not between 0.5 and 1.
+    """
+
+    tau: Tensor
+    scale: nn.Parameter | None
+
+    def __init__(self, tau_start: float = 0.85, tau_end: float = 0.99) -> None:
+        super().__init__()
+        for name, tau in (("tau_start", tau_start), ("tau_end", tau_end)):
+            if not 0.5 < tau < 1:
+                raise UsageError(f"{name} must lie between 0.5 and 1, got {tau!r}")
+        self.tau_start, self.tau_end = tau_start, tau_end
+        # a tensor: a compiled model would be compiled anew for each number
+        self.register_buffer("tau", torch.tensor(tau_start), persistent=False)
+        self.register_parameter("scale", None)
+
+    def bind(self, latent: Tensor) -> None:
+        self.scale = nn.Parameter(torch.rand(latent.shape[0], dtype=latent.dtype, device=latent.device))
+
+    def set_progress(self, progress: float) -> None:
+        share = math.expm1(progress) / math.expm1(1)
+        self.tau.fill_(self.tau_start + (self.tau_end - self.tau_start) * share)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """(O, …) latent -> (O, …) of ±scale."""
+        parts = _parts(latent)
+        # 2√2·√((n − 1)/n) cancels between |w1| and Q
+        bound = parts.unit.abs().mean() * -torch.log(2 - 2 * self.tau)
+        signs = from_rows(parts.signs().to(autocast_dtype(latent)), latent)
+        scales = self._scales(latent).view(-1, *[1] * (latent.dim() - 1))
+        return _Clamped.apply(latent, signs, parts, bound) * scales.to(signs.dtype)
+
+    def _scales(self, latent: Tensor) -> Tensor:
+        """(O,), never 0."""
+        if self.scale is None:
+            raise UsageError("recu has one scale per output channel: call bind(latent) first, as a layer does")
+        # added, so that a scale of 0 keeps its gradient
+        return self.scale + (self.scale == 0).to(self.scale.dtype) * smallest_scale(latent.dtype)
+
+    def decompose(self, latent: Tensor) -> BinaryWeight:
+        scales = self._scales(latent).detach()
+        signs = from_rows(_parts(latent).signs(), latent)
+        return BinaryWeight(signs * sign(scales).view(-1, *[1] * (latent.dim() - 1)), scales.abs())
+
+    def extra_repr(self) -> str:
+        return f"tau_start={self.tau_start:g}, tau_end={self.tau_end:g}"
+
+
+def _parts(latent: Tensor) -> Standardised:
+    share = 1 - 1 / max(math.prod(latent.shape[1:]), 1)  # of the unbiased variance that the population's is
+    return standardised(rows(latent, latent), eps=EPSILON * share)

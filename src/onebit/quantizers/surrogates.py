@@ -1,0 +1,96 @@
+"""Surrogate gradients of the sign: what backward uses in place of its derivative, for weights and for inputs.
+
+`signed(x, surrogate, *parameters)` is sign(x) whose backward pass is `surrogate(gradient, x, *parameters)`, one of
+
+| surrogate | factor on the gradient | source |
+|---|---|---|
+| `clipped` | 1 where |x| <= 1, else 0 | BinaryNet, arXiv:1602.02830, eq. 4 |
+| `approx` | 2 − 2|x| where |x| <= 1, else 0 | Bi-Real net, arXiv:1808.00278 |
+| `swish` | d/dx [2σ(βx)(1 + βx(1 − σ(βx))) − 1] | SignSwish, arXiv:1812.11800 |
+| `ede` | k·t·(1 − tanh²(t·x)), k = max(1/t, 1) | IR-Net, arXiv:1909.10788 |
+
+Every factor is finite everywhere, and 0 at ±∞.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onebit.quantizers.base import Surrogate, autocast_dtype, sign
+
+
+def clipped(gradient: Tensor, x: Tensor) -> Tensor:
+    """gradient · 1{|x| <= 1}; `SteSign` has it with any other bound."""
+    # the kernel cuts at |x| >= its bound; a latent clipped to exactly 1 must be able to come back
+    above = 1 + torch.finfo(x.dtype).eps
+    return torch.ops.aten.hardtanh_backward(gradient.to(x.dtype), x, -above, above)
+
+
+def approx(gradient: Tensor, x: Tensor) -> Tensor:
+    """gradient · (2 − 2|x|) where |x| <= 1, else 0: the triangle under Bi-Real net's quadratic approximation."""
+    return x.abs().clamp(max=1).mul_(-2).add_(2) * gradient
+
+
+def swish(gradient: Tensor, x: Tensor, beta: float = 5.0) -> Tensor:
+    """gradient · β(2 − z·tanh(z/2))/(1 + cosh z) with z = βx, which is negative from |z| = 2.4 on.
+
+    With s = σ(z) the factor is 4β·s(1 − s)·(1 + z/2 − z·s).
+    """
+    # beyond 100, s(1 − s) is 0 in every dtype; unbounded, 0·∞ would be NaN
+    z = (x * beta).clamp(-100, 100)
+    s = z.sigmoid()
+    bell = torch.ops.aten.sigmoid_backward(gradient.to(x.dtype), s)
+    return torch.addcmul(bell, bell, torch.sub(0.5, s) * z).mul_(4 * beta)
+
+
+def ede(gradient: Tensor, x: Tensor, t: Tensor | float) -> Tensor:
+    """gradient · k·t·(1 − tanh²(t·x)), k = max(1/t, 1), that is k·t = max(1, t).
+
+    Args:
+        t: steepness > 0; a 0-dimensional tensor can follow a schedule without a compiled model being compiled anew.
+    """
+    return bell(gradient, x, t).mul_(ede_height(t))
+
+
+def bell(gradient: Tensor, x: Tensor, t: Tensor | float) -> Tensor:
+    """gradient · s(1 − s) with s = σ(2t·x), which is (1 − tanh²(t·x))/4: torch's sigmoid is five times as fast."""
+    return torch.ops.aten.sigmoid_backward(gradient.to(x.dtype), (x * (2 * t)).sigmoid_())
+
+
+def ede_height(t: Tensor | float) -> Tensor | float:
+    """4·k·t = 4·max(1, t): `ede` is this times `bell`."""
+    return 4 * (t.clamp(min=1) if isinstance(t, Tensor) else max(t, 1.0))
+
+
+class _Signed(Surrogate):
+    """`signs` of x; the gradient to x is `surrogate(gradient, x, *parameters)`."""
+
+    @staticmethod
+    def forward(x: Tensor, signs: Tensor, surrogate: Callable[..., Tensor], *parameters: Any) -> Tensor:
+        return signs.detach()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:  # torch.func needs the two-part form
+        x, _, ctx.surrogate, *ctx.parameters = inputs
+        ctx.save_for_backward(x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (x,) = ctx.saved_tensors
+        cut = ctx.surrogate(gradient, x, *ctx.parameters).to(x.dtype)
+        return cut, None, None, *(None for _ in ctx.parameters)
+
+
+def signed(x: Tensor, surrogate: Callable[..., Tensor], *parameters: Any) -> Tensor:
+    """sign(x) as ±1 in the dtype of the matrix product, with the gradient of a surrogate.
+
+    Args:
+        x: real, any shape; the gradient has its dtype.
+        surrogate: `clipped`, `approx`, `swish` or `ede`, or any function (gradient, x, *parameters) -> gradient to x.
+        parameters: its further arguments, which get no gradient.
+    """
+    return _Signed.apply(x, sign(x.detach()).to(autocast_dtype(x)), surrogate, *parameters)

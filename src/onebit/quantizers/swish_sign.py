@@ -1,0 +1,34 @@
+"""Sign with the SignSwish gradient of BNN+ (Darabi et al. 2018, arXiv:1812.11800)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from onebit.quantizers.base import BinaryInput, Quantizer, check_positive
+from onebit.quantizers.surrogates import signed, swish
+
+
+class SwishSign(Quantizer):
+    """sign(x) with the derivative of SignSwish, β(2 − z·tanh(z/2))/(1 + cosh z), z = βx (BNN+, arXiv:1812.11800).
+
+    SignSwish is 2σ(z)(1 + z(1 − σ(z))) − 1, a smooth sign; its derivative is β at 0 and slightly negative from
+    |z| = 2.4 on. For weights and for inputs. The regularisers that the paper adds to the loss are no part of it.
+
+    Args:
+        beta: steepness.
+    """
+
+    def __init__(self, beta: float = 5.0) -> None:
+        super().__init__()
+        check_positive("beta", beta)
+        self.beta = beta
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape -> ±1 of the same shape."""
+        return signed(x, swish, self.beta)
+
+    def binary_input(self) -> BinaryInput:
+        return BinaryInput()
+
+    def extra_repr(self) -> str:
+        return f"beta={self.beta:g}"

@@ -1,0 +1,59 @@
+"""The scaled sign of XNOR-Net (Rastegari et al. 2016, arXiv:1603.05279)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from onebit.quantizers.base import BinaryWeight, Quantizer, Surrogate, autocast_dtype, sign
+from onebit.quantizers.channels import from_rows, mean_magnitude, rows
+from onebit.quantizers.surrogates import clipped
+
+
+class _Scaled(Surrogate):
+    """`weight` = α·sign(w); gradient α·g·1{|w| <= 1} + sign(w)·mean(g·sign(w)), the mean over a channel."""
+
+    @staticmethod
+    def forward(latent: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+        return weight.detach()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        latent, weight, scale = ctx.saved_tensors
+        # weight/rounded is sign(w) exactly, without two passes over the latent
+        rounded = scale.to(weight.dtype).to(latent.dtype)
+        gradient, weight = (rows(x, latent).to(latent.dtype) for x in (gradient, weight))
+        mean = torch.linalg.vecdot(gradient, weight)[:, None] / (rounded * max(weight.shape[1], 1))
+        through = clipped(gradient, rows(latent, latent)).mul_(scale).addcmul_(weight, mean / rounded)
+        return from_rows(through, latent), None, None
+
+
+class Xnor(Quantizer):
+    """α·sign(w), α = mean|w| per output channel, with the gradient of the whole product (XNOR-Net, arXiv:1603.05279).
+
+    Gradient: α·g·1{|w| <= 1} + sign(w)·Σ_j(g_j·sign(w_j))/n over the n latents of a channel: the straight-through
+    gradient of the sign, and that of α. The paper prints g·(1/n + α·1{|w| <= 1}) instead, which leaves out that α
+    belongs to all latents of its channel. Latents are clipped to ±1 after each step, as in the authors' code; that code
+    also subtracts their mean over input channels before each step, which is not done here. In a channel of zeros α is
+    1e-12 (1e-3 in float16).
+
+    Shapes:
+        latent: (O, …) with at least two dimensions.
+    """
+
+    latent_bound = 1.0
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """(O, …) latent -> (O, …) of ±α."""
+        latents = rows(latent.detach(), latent)
+        scale = mean_magnitude(latents)
+        weight = sign(latents).to(autocast_dtype(latent))
+        return _Scaled.apply(latent, from_rows(weight.mul_(scale.to(weight.dtype)), latent), scale)
+
+    def decompose(self, latent: Tensor) -> BinaryWeight:
+        latent = latent.detach()
+        return BinaryWeight(sign(latent), mean_magnitude(rows(latent, latent)).flatten())

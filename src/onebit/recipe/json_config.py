@@ -1,0 +1,232 @@
+"""JSON files in the keys of the reproduction of BayesBiNN (Garg, Singhal 2021), translated into a recipe.
+
+    {"dataset": "mnist", "input_shape": 784, "output_shape": 10, "epochs": 500, "model_architecture": …, …}
+
+The keys say what they say in that repository's `train_bayesbinn.py`, `train_ste.py` and `test_cl.py`; what they leave
+open (momentum 0 of the optimizer, λ0 = ±10, N × 10 with augmented images) is as in the code of the BayesBiNN authors.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onebit.errors import UsageError
+from onebit.tables import did_you_mean
+
+IMAGES = {
+    "mnist": (60_000, 1, 28 * 28, 10),
+    "cifar10": (50_000, 3, 3 * 32**2, 10),
+    "cifar100": (50_000, 3, 3 * 32**2, 100),
+}
+"""Data set -> training images, channels, values of an image, classes."""
+
+ARCHITECTURES = {
+    "BinaryConnect": "mlp",
+    "VGGBinaryConnect": "vgg_small",
+    "LRNetSmall": "lrnet_small",
+    "LRNetBig": "lrnet_big",
+}
+HIDDEN = {"image": (2048, 2048, 2048), "permuted-mnist": (100, 100)}
+"""Hidden units of `BinaryConnect` in an ordinary training and in a continual one."""
+
+CRITERIA = {"crossentropy": "cross_entropy", "squarehinge": "squared_hinge"}
+SCHEDULES = {"cosine": "cosine", "expo": "exponential", "exponential": "exponential", "constant": "constant"}
+EPS = {"mlp": 1e-4}
+"""BatchNorm's epsilon where the file says none; torch's own for the other nets."""
+EVALUATED = "evaluate_steps"
+AUGMENTED_SCALE = 10.0
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of the format.
+
+    kind: what its value is; holds: what it must fulfil, `expected` in words; needed: a file without it is refused.
+    """
+
+    kind: type
+    holds: Callable[[Any], bool]
+    expected: str
+    needed: bool = False
+
+
+def _one(names: Mapping[str, Any]) -> dict[str, Any]:
+    return {"kind": str, "holds": lambda value: True, "expected": " or ".join(names)}
+
+
+_COUNT: dict[str, Any] = {"kind": int, "holds": lambda value: value >= 1, "expected": "a whole number, 1 or more"}
+_SHARE: dict[str, Any] = {"kind": float, "holds": lambda value: 0 <= value < 1, "expected": "a number in [0, 1)"}
+_POSITIVE: dict[str, Any] = {"kind": float, "holds": lambda value: value > 0, "expected": "a positive number"}
+_SWITCH: dict[str, Any] = {"kind": bool, "holds": lambda value: True, "expected": "true or false"}
+
+KEYS: dict[str, Key] = {
+    "dataset": Key(**_one(IMAGES), needed=True),
+    "model_architecture": Key(**_one(ARCHITECTURES), needed=True),
+    "epochs": Key(**_COUNT, needed=True),
+    "batch_size": Key(**_COUNT, needed=True),
+    "lr_init": Key(**_POSITIVE, needed=True),
+    "lr_final": Key(float, lambda value: value >= 0, "a number, 0 or more"),
+    "lr_scheduler": Key(**_one(SCHEDULES)),
+    "criterion": Key(**_one(CRITERIA)),
+    "input_shape": Key(**_COUNT),
+    "output_shape": Key(**_COUNT),
+    "data_augmentation": Key(**_SWITCH),
+    "validation_split": Key(**_SHARE),
+    "drop_prob": Key(**_SHARE),
+    "batch_affine": Key(**_SWITCH),
+    "momentum": Key(float, lambda value: 0 < value <= 1, "a number in (0, 1]"),
+    "eps": Key(**_POSITIVE),
+    "mc_steps": Key(**_COUNT),
+    "temperature": Key(**_POSITIVE),
+    EVALUATED: Key(int, lambda value: value >= 0, "a whole number, 0 or more"),
+    "grad_clip_value": Key(**_POSITIVE),
+    "weight_clip_value": Key(**_POSITIVE),
+}
+METHOD_KEYS = {"bayesbinn": ("mc_steps", "temperature"), "ste": ("weight_clip_value",)}
+"""Method -> the keys it follows from."""
+
+
+@dataclass(frozen=True)
+class Translation:
+    """What a file says: settings of a recipe, the method, and notes on what is not used."""
+
+    settings: dict[str, Any]
+    method: str
+    notes: tuple[str, ...]
+
+
+def read_config(path: Path) -> dict[str, Any] | None:
+    """The keys of a JSON file of this format; None where the file is none, but a recipe.
+
+    Raises:
+        UsageError: not JSON.
+    """
+    if path.suffix != ".json":
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read ({error})") from None
+    except ValueError as error:
+        raise UsageError(f"{path}, line {getattr(error, 'lineno', 1)}: not valid JSON") from None
+    own = KEYS.keys() - {"dataset", "epochs", "batch_size"}  # a recipe has these three, too
+    return found if isinstance(found, dict) and own & found.keys() else None
+
+
+def translate_config(
+    config: Mapping[str, Any], *, source: str, method: str | None = None, task: str = "image"
+) -> Translation:
+    """What the keys of a file say as settings of a recipe.
+
+    The dropout of `drop_prob` is that of inputs and hidden units of `BinaryConnect`; the convolutional nets have none
+    there. `momentum` is that of BatchNorm. `validation_split` is a share of the training images.
+
+    Args:
+        config: keys and values of the file.
+        source: its name, for messages.
+        method: the method that was asked for; None follows from the keys.
+        task: "image", or "permuted-mnist" for a continual training, whose net is smaller.
+
+    Raises:
+        UsageError: an unknown or missing key, a value of another kind, a shape that the data set does not have, or keys
+            from which no method follows.
+    """
+    said = _checked(config, source)
+    method = method or _method(said, source)
+    model = ARCHITECTURES[said["model_architecture"]]
+    images, channels, values, classes = IMAGES[said["dataset"]]
+    for key, actual in (("input_shape", values if model == "mlp" else channels), ("output_shape", classes)):
+        if said.get(key, actual) != actual:
+            what = f"{said['model_architecture']} on {said['dataset']}"
+            raise UsageError(f"{source}: {key} of {what} is {actual}, got {said[key]}")
+    augmented = said.get("data_augmentation", False)
+    settings: dict[str, Any] = {
+        "name": Path(source).stem,
+        "dataset": said["dataset"],
+        "validation": math.floor(said.get("validation_split", 0) * images),
+        "epochs": said["epochs"],
+        "batch_size": said["batch_size"],
+        "loss": CRITERIA[said.get("criterion", "crossentropy")],
+        "model": {
+            "name": model,
+            "coding": "standardise",
+            "norm_affine": said.get("batch_affine", False),
+            "norm_momentum": said.get("momentum", 0.15 if model == "mlp" else 0.2),
+            "norm_eps": said.get("eps", EPS.get(model, 1e-5)),
+        },
+        "optimizer": {"lr": said["lr_init"]},
+        "schedule": {
+            "name": SCHEDULES[said.get("lr_scheduler", "cosine")],
+            "final_lr": said.get("lr_final", 1e-16),
+        },
+        # digits have no mirror image
+        "augmentation": {"crop_padding": 4 * augmented, "flip": augmented and channels == 3},
+    }
+    notes = []
+    dropped = said.get("drop_prob", 0.0)
+    if model == "mlp":
+        settings["model"] |= {"widths": [values, *HIDDEN[task], classes], "dropout": dropped, "input_dropout": dropped}
+    elif dropped:
+        notes.append(f"drop_prob {dropped} is not used: {said['model_architecture']} has no dropout")
+    if "grad_clip_value" in said:
+        settings["optimizer"]["clip_grad_value"] = said["grad_clip_value"]
+    if method == "bayesbinn":
+        settings["model"]["weight_options"] = {"temperature": said.get("temperature", 1e-10)}
+        settings["optimizer"] |= {
+            "samples": said.get("mc_steps", 1),
+            "data_scale": AUGMENTED_SCALE if augmented else 1.0,
+        }
+        settings["draws"] = said.get(EVALUATED, 0)
+    if "weight_clip_value" in said and method not in ("bayesbinn", "real"):
+        settings["optimizer"]["latent_clip"] = said["weight_clip_value"]
+    used = {"bayesbinn": {"mc_steps", "temperature", EVALUATED}, "real": set()}.get(method, {"weight_clip_value"})
+    other = [key for key in ("mc_steps", "temperature", EVALUATED, "weight_clip_value") if key in said.keys() - used]
+    notes += [f"{key} is not used by --method {method}" for key in other]
+    return Translation(settings, method, tuple(notes))
+
+
+def _method(said: Mapping[str, Any], source: str) -> str:
+    """The method that follows from the keys."""
+    found = {method: key for method, keys in METHOD_KEYS.items() for key in keys if key in said}
+    if len(found) == 1:
+        return next(iter(found))
+    ways = ", ".join(f"{' or '.join(keys)} for {method}" for method, keys in METHOD_KEYS.items())
+    got = " and ".join(found.values()) or "none of them"
+    raise UsageError(f"{source}: the method follows from {ways}; got {got}: say --method NAME")
+
+
+def _checked(config: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The keys with every value checked, and names in the spelling of the tables."""
+    for key in config:
+        if key not in KEYS:
+            raise UsageError(f"{source}: unknown key {key}{did_you_mean(key, KEYS)}")
+    for key, rule in KEYS.items():
+        if rule.needed and key not in config:
+            raise UsageError(f"{source}: the key {key} is missing ({rule.expected})")
+    said = {}
+    for key, value in config.items():
+        rule = KEYS[key]
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        whole = number and value == int(value) if rule.kind is int else number
+        if not (whole if rule.kind in (int, float) else isinstance(value, rule.kind)) or not rule.holds(value):
+            raise UsageError(f"{source}: {key} must be {rule.expected}, got {value!r}")
+        said[key] = rule.kind(value)
+    for key, table in (("criterion", CRITERIA), ("lr_scheduler", SCHEDULES), ("dataset", IMAGES)):
+        if key in said:
+            said[key] = _spelled(said[key], table, key, source)
+    said["model_architecture"] = _spelled(said["model_architecture"], ARCHITECTURES, "model_architecture", source)
+    return said
+
+
+def _spelled(name: str, table: Mapping[str, Any], key: str, source: str) -> str:
+    """The name as the table has it; upper and lower case, dashes and underscores are the same."""
+    plain = {known.lower(): known for known in table}
+    found = plain.get(name.lower().replace("-", "").replace("_", ""))
+    if found is None:
+        raise UsageError(f"{source}: {key} {name!r} is not known{did_you_mean(name, table)}")
+    return found

@@ -1,0 +1,105 @@
+"""Learning from a teacher: a trained net whose predictions are the targets."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from onebit.data import Dataset
+from onebit.errors import UsageError
+from onebit.losses import Loss, distillation
+from onebit.precision import autocast
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A net to learn from: loss = (1 − weight)·loss(labels) + weight·distillation(teacher).
+
+    With weight 1 and temperature 1 the distributional loss of ReActNet (arXiv:2003.03488); temperature and weight are
+    those of Hinton, Vinyals and Dean (arXiv:1503.02531).
+
+    Args:
+        model: takes the same images and gives the same classes as the net that is trained; in eval mode from here on.
+        weight: share of the teacher in the loss; 1 leaves the labels out.
+        temperature: both predictions are softened by it.
+
+    Raises:
+        UsageError: a weight outside (0, 1], or a temperature that is not positive.
+    """
+
+    model: nn.Module
+    weight: float = 1.0
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight <= 1:
+            raise UsageError(f"the teacher's weight must be in (0, 1], got {self.weight!r}")
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise UsageError(f"the teacher's temperature must be positive, got {self.temperature!r}")
+
+    def loss(self, own: Loss, logits: Tensor, labels: Tensor, *, images: Tensor, precision: str) -> Tensor:
+        """The loss of logits (N, classes) that were computed from `images`.
+
+        Args:
+            own: the loss against the labels.
+        """
+        with torch.no_grad(), autocast(precision, images.device):
+            taught = self.model(images)
+        learnt = distillation(logits, taught.float(), temperature=self.temperature)
+        return learnt if self.weight == 1 else (1 - self.weight) * own(logits, labels) + self.weight * learnt
+
+    @property
+    def digest(self) -> str:
+        """What a resumed training must find the same: the settings, and a hash of the weights."""
+        total = hashlib.sha256()
+        for name, tensor in self.model.state_dict().items():
+            total.update(name.encode())
+            total.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return f"weight {self.weight:g}, temperature {self.temperature:g}, sha256 {total.hexdigest()}"
+
+
+def ready_teacher(
+    teacher: nn.Module | Teacher, model: nn.Module, data: Dataset, *, device: torch.device, layout: torch.memory_format
+) -> Teacher:
+    """The teacher of a training, on its device and in eval mode.
+
+    Raises:
+        UsageError: it takes other images or gives other classes than the net that is trained.
+    """
+    teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
+    refuse_teacher(getattr(teacher.model, "input_shape", None), None, data)
+    teacher.model.to(device=device, memory_format=layout).eval()  # type: ignore[call-overload]
+    shape = getattr(model, "input_shape", data.input_shape)
+    images = torch.zeros(2, *shape, dtype=torch.uint8, device=device)
+    was_training = model.training
+    with torch.no_grad():
+        given, wanted = teacher.model(images).shape[1:], model.eval()(images).shape[1:]
+    model.train(was_training)
+    if given != wanted:
+        raise UsageError(
+            f"the teacher gives predictions of shape {tuple(given)}, the net {tuple(wanted)}: use a teacher of "
+            f"{len(data.classes)} classes, trained on {data.name}"
+        )
+    return teacher
+
+
+def refuse_teacher(input_shape: tuple[int, ...] | None, classes: int | None, data: Dataset, *, name: str = "") -> None:
+    """Keep a teacher from data that it cannot judge; None stands for what is not known of it.
+
+    Raises:
+        UsageError: it takes other images, or knows other classes.
+    """
+    who = f"teacher {name}" if name else "the teacher"
+    if input_shape is not None and tuple(input_shape) != tuple(data.input_shape):
+        raise UsageError(
+            f"{who} takes images of shape {tuple(input_shape)}, {data.name} has {tuple(data.input_shape)}: "
+            "use one that was trained on the same images"
+        )
+    if classes is not None and classes != len(data.classes):
+        raise UsageError(
+            f"{who} knows {classes} classes, {data.name} has {len(data.classes)}: use one trained on the same data"
+        )

@@ -1,0 +1,156 @@
+"""Trackers of experiments beside the files of a run: TensorBoard, and Weights & Biases."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+from onebit.errors import UsageError, first_line
+from onebit.files import write_atomic
+from onebit.recipe import Recipe
+from onebit.tables import resolve
+from onebit.train.history import EpochLog
+from onebit.train.ranks import ALONE, Ranks
+
+COUNTS = ("epoch", "epochs")
+OFFLINE = ("offline", "disabled", "dryrun")
+"""Values of WANDB_MODE that need no login."""
+
+
+class Tracker(Protocol):
+    """What a training tells of itself."""
+
+    def epoch(self, row: EpochLog) -> None:
+        """An epoch is done."""
+
+    def end(self, result: Mapping[str, Any]) -> None:
+        """The training is done; `result` is what stands in result.json."""
+
+    def stop(self) -> None:
+        """The training was stopped; what it told is kept, and a resumed one goes on."""
+
+
+def numbers(row: EpochLog) -> dict[str, float]:
+    """Everything that an epoch measured, by name: `train_loss`, …, `layers/linear1/flip_ratio`."""
+    found = {k: v for k, v in asdict(row).items() if isinstance(v, (int, float)) and k not in COUNTS}
+    for layer, measured in row.layers.items():
+        found |= {f"layers/{layer}/{name}": value for name, value in measured.items()}
+    return found
+
+
+def outcome(result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """(name, value) of what was reached: `test/binary/accuracy`, …"""
+    for mode, score in result["test"].items():
+        yield from ((f"test/{mode}/{name}", score[name]) for name in ("accuracy", "loss", "entropy", "ece"))
+
+
+class TensorBoard:
+    """Event files in `folder/tensorboard`, which a resumed run continues; shown by `tensorboard --logdir RUNS`.
+
+    Args:
+        recipe: of the run; folder: its run folder.
+
+    Raises:
+        UsageError: tensorboard is not installed.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise _missing("tensorboard") from None
+        self._open, self._folder, self._recipe = SummaryWriter, folder / "tensorboard", recipe
+        self._writer: Any = None
+
+    def epoch(self, row: EpochLog) -> None:
+        for name, value in numbers(row).items():
+            self._at(row.epoch).add_scalar(name, value, row.epoch)
+        self._writer.flush()
+
+    def end(self, result: Mapping[str, Any]) -> None:
+        epoch = result["chosen_epoch"]
+        for name, value in outcome(result):
+            self._at(epoch + 1).add_scalar(name, value, epoch)
+        self.stop()
+
+    def stop(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def _at(self, epoch: int) -> Any:
+        """The writer; what an interrupted run wrote of this epoch and later ones, it takes back when it opens."""
+        if self._writer is None:
+            self._writer = self._open(str(self._folder), purge_step=epoch if epoch > 1 else None)
+            self._writer.add_text("recipe", f"```\n{self._recipe.to_yaml()}```")
+        return self._writer
+
+
+class WeightsAndBiases:
+    """A run of the project `onebit` (or WANDB_PROJECT), which a resumed training continues.
+
+    Its id stands in `folder/wandb-id`, its files lie in `folder/wandb`; WANDB_MODE=offline writes nothing else.
+
+    Args:
+        recipe: of the run; folder: its run folder.
+
+    Raises:
+        UsageError: wandb is not installed, or nobody is logged in.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
+        try:
+            import wandb
+        except ImportError:
+            raise _missing("wandb") from None
+        known = folder / "wandb-id"
+        name = known.read_text(encoding="utf-8").strip() if known.exists() else secrets.token_hex(4)
+        way_out = "run `wandb login`, or set WANDB_MODE=offline and `wandb sync` the run folder later"
+        mode: Any = os.environ.get("WANDB_MODE")
+        try:
+            if mode not in OFFLINE and not wandb.login(prompt=False):
+                raise UsageError(f"--wandb: nobody is logged in to Weights & Biases: {way_out}")
+            self._run = wandb.init(
+                project=os.environ.get("WANDB_PROJECT", "onebit"),
+                name=recipe.name,
+                mode=mode,  # wandb itself reads it once per process
+                id=name,
+                resume="allow" if known.exists() else None,
+                dir=str(folder),
+                config=asdict(recipe),
+                settings=wandb.Settings(console="off", silent=True),
+            )
+        except wandb.Error as error:
+            raise UsageError(f"--wandb: {first_line(error).rstrip('.')}: {way_out}") from None
+        write_atomic(known, f"{name}\n".encode())
+
+    def epoch(self, row: EpochLog) -> None:
+        self._run.log(numbers(row), step=row.epoch)
+
+    def end(self, result: Mapping[str, Any]) -> None:
+        self._run.summary.update(dict(outcome(result)))
+        self._run.finish()
+
+    def stop(self) -> None:
+        self._run.finish(exit_code=1)
+
+
+TRACKERS: dict[str, Any] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
+
+
+def open_trackers(names: Sequence[str], recipe: Recipe, folder: Path, *, ranks: Ranks = ALONE) -> list[Tracker]:
+    """The named trackers of a run; on the rank that writes, none on others.
+
+    Raises:
+        UnknownNameError, UsageError: no such tracker, or one that cannot be used here.
+    """
+    opened: list[Tracker] = []
+    ranks.first(lambda: opened.extend(resolve(TRACKERS, name, kind="tracker")(recipe, folder) for name in names))
+    return opened
+
+
+def _missing(package: str) -> UsageError:
+    return UsageError(f"--{package} needs {package}, which is not installed: pip install 'onebit[log]'")

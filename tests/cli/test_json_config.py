@@ -1,0 +1,169 @@
+"""`onebit train config.json`: the keys of BayesBiNN's reproduction, what follows from them, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_support import Outcome
+
+from onebit.recipe import build_recipe, read_config, read_settings, recipe_path
+from onebit.recipe.json_config import ARCHITECTURES, KEYS, translate_config
+
+Onebit = Callable[..., Outcome]
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+CONFIGS = sorted(EXAMPLES.glob("*.json"))
+MNIST = json.loads((EXAMPLES / "mnist_bayesbinn.json").read_text())
+CIFAR = json.loads((EXAMPLES / "cifar10_ste.json").read_text())
+
+
+@pytest.fixture
+def config(onebit: Onebit, tmp_path: Path) -> Callable[..., Outcome]:
+    """`onebit train` with a file of these keys; None takes a key away."""
+
+    def run(base: dict[str, Any], changed: dict[str, Any], *flags: object) -> Outcome:
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps({key: value for key, value in {**base, **changed}.items() if value is not None}))
+        return onebit("train", path, *flags, "--print-config", "--json")
+
+    return run
+
+
+def test_every_key_of_the_format_is_known() -> None:
+    named = "dataset input_shape output_shape data_augmentation epochs criterion validation_split lr_scheduler "
+    named += "batch_size lr_init lr_final drop_prob batch_affine model_architecture mc_steps temperature "
+    named += "evaluate_steps momentum grad_clip_value weight_clip_value eps"
+    assert KEYS.keys() == set(named.split())
+
+
+def test_the_bayesbinn_file_is_the_recipe(onebit: Onebit) -> None:
+    recipe = build_recipe(onebit("train", EXAMPLES / "mnist_bayesbinn.json", "--print-config", "--json").json)
+    published = build_recipe(read_settings(recipe_path("mnist-bayesbinn")))
+    assert {name: here for name, _, here in recipe.changed_from(published)} == {
+        "draws": 0,
+        "optimizer.real_lr": 1e-3,  # of the method: that net has no real parameters
+    }
+
+
+@pytest.mark.parametrize("data", ["cifar10", "cifar100"])
+def test_the_ste_file_is_the_recipe(config: Callable[..., Outcome], data: str) -> None:
+    classes = {"dataset": data, "output_shape": 10 if data == "cifar10" else 100}
+    recipe = build_recipe(config(CIFAR, classes).json)
+    assert recipe.changed_from(build_recipe(read_settings(recipe_path(f"{data}-ste")))) == []
+
+
+def test_augmented_images_count_ten_times(config: Callable[..., Outcome]) -> None:
+    bayes = {"weight_clip_value": None, "grad_clip_value": None, "mc_steps": 3, "temperature": 1e-9, "lr_init": 3e-4}
+    recipe = build_recipe(config(CIFAR, bayes | {"evaluate_steps": 20}).json)
+    assert (recipe.optimizer.data_scale, recipe.optimizer.samples, recipe.draws) == (10, 3, 20)
+    assert recipe.model.weight_options == {"temperature": 1e-9}
+    published = build_recipe(read_settings(recipe_path("cifar10-bayesbinn")))
+    differs = {name for name, _, _ in recipe.changed_from(published)}
+    assert differs == {"draws", "optimizer.samples", "model.weight_options.temperature", "optimizer.real_lr"}
+
+
+def test_every_architecture_trains(config: Callable[..., Outcome]) -> None:
+    for architecture, model in ARCHITECTURES.items():
+        values = 3 * 32**2 if model == "mlp" else 3
+        recipe = config(CIFAR, {"model_architecture": architecture, "input_shape": values}).json
+        assert recipe["model"]["name"] == model
+        assert recipe["model"]["widths"] == ([3072, 2048, 2048, 2048, 10] if model == "mlp" else None)
+
+
+def test_the_method_that_is_asked_for_wins(config: Callable[..., Outcome]) -> None:
+    real = config(MNIST, {}, "--method", "real")
+    assert real.json["model"]["weight_quantizer"] is None
+    ste = config(MNIST, {"mc_steps": None, "temperature": None, "evaluate_steps": None}, "--method", "ste").json
+    assert (ste["optimizer"]["name"], ste["optimizer"]["lr"]) == ("adam", 1e-4)
+    assert config(MNIST, {"weight_clip_value": 1}, "--method", "bayesbinn").json["optimizer"]["latent_clip"] is None
+
+
+def test_flags_lie_over_the_file(config: Callable[..., Outcome]) -> None:
+    recipe = config(MNIST, {"drop_prob": None}, "--epochs", "3", "--optimizer.samples", "2").json
+    assert (recipe["epochs"], recipe["optimizer"]["samples"], recipe["model"]["dropout"]) == (3, 2, 0)
+
+
+def test_a_continual_run_takes_the_smaller_net_and_the_tasks(onebit: Onebit) -> None:
+    asked = ("train", EXAMPLES / "mnist_continual.json", "--task", "permuted-mnist", "--print-config", "--json")
+    recipe = build_recipe(onebit(*asked).json)
+    published = build_recipe(read_settings(recipe_path("mnist-permuted")))
+    zero = {"model.dropout": 0.0, "model.input_dropout": 0.0, "optimizer.real_lr": 1e-3}
+    assert {name: here for name, _, here in recipe.changed_from(published)} == zero
+
+
+def test_what_is_not_used_is_said() -> None:
+    notes = translate_config(CIFAR | {"drop_prob": 0.2}, source="c.json").notes
+    assert notes == ("drop_prob 0.2 is not used: VGGBinaryConnect has no dropout",)
+    notes = translate_config(MNIST, source="c.json", method="real").notes
+    assert notes == tuple(
+        f"{key} is not used by --method real" for key in ("mc_steps", "temperature", "evaluate_steps")
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"lr_inti": 1}, "unknown key lr_inti; did you mean 'lr_init'?"),
+        ({"lr_init": None}, "the key lr_init is missing (a positive number)"),
+        ({"temperature": 0}, "temperature must be a positive number, got 0"),
+        ({"mc_steps": 1.5}, "mc_steps must be a whole number, 1 or more, got 1.5"),
+        ({"mc_steps": True}, "mc_steps must be a whole number, 1 or more, got True"),
+        ({"batch_affine": 0}, "batch_affine must be true or false, got 0"),
+        ({"validation_split": 1}, "validation_split must be a number in [0, 1), got 1"),
+        ({"dataset": "mnits"}, "dataset 'mnits' is not known; did you mean 'mnist'?"),
+        ({"model_architecture": "BinaryConect"}, "did you mean 'BinaryConnect'?"),
+        ({"criterion": "mse"}, "criterion 'mse' is not known"),
+        ({"lr_scheduler": "cosin"}, "lr_scheduler 'cosin' is not known; did you mean 'cosine'?"),
+        ({"input_shape": 3}, "input_shape of BinaryConnect on mnist is 784, got 3"),
+        ({"output_shape": 100}, "output_shape of BinaryConnect on mnist is 10, got 100"),
+        ({"weight_clip_value": 1}, "got temperature and weight_clip_value: say --method NAME"),
+        ({"mc_steps": None, "temperature": None}, "got none of them: say --method NAME"),
+        ({"epochs": "many"}, "epochs must be a whole number, 1 or more, got 'many'"),
+    ],
+)
+def test_a_bad_file_is_one_clear_line(config: Callable[..., Outcome], changed: dict[str, Any], message: str) -> None:
+    done = config(MNIST, changed)
+    assert done.status == 2
+    assert message in done.line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["wandb_off"], "unrecognized arguments: wandb_off"),
+        (["--method", "bayesbin"], "unknown method 'bayesbin'; did you mean 'bayesbinn'?"),
+        (["--task", "permuted"], "unknown task 'permuted'; did you mean 'permuted-mnist'?"),
+    ],
+)
+def test_a_bad_word_beside_the_file_is_one_clear_line(onebit: Onebit, arguments: list[str], message: str) -> None:
+    done = onebit("train", EXAMPLES / "mnist_bayesbinn.json", *arguments, "--print-config")
+    assert done.status == 2
+    assert message in done.line
+
+
+def test_wandb_on_is_the_second_word(onebit: Onebit) -> None:
+    done = onebit("train", EXAMPLES / "mnist_bayesbinn.json", "wandb_on", "--print-config", "--json")
+    assert done.json["name"] == "mnist_bayesbinn"
+
+
+def test_a_recipe_in_json_stays_a_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.json"
+    path.write_text('{"dataset": "toy", "epochs": 3, "batch_size": 64}')
+    assert read_config(path) is None
+    path.write_text('{"lr_init": 1,')
+    with pytest.raises(Exception, match="line 1: not valid JSON"):
+        read_config(path)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_examples_train_as_they_stand(onebit: Onebit, path: Path, tmp_path: Path) -> None:
+    """A step of each, on made-up images and with small nets."""
+    net = ["--model.width", "0.02"] if "cifar" in path.stem else ["--model.widths", "[64,16,4]"]
+    task = ["--task", "permuted-mnist", "--continual.tasks", "2", "--draws", "2"] if "continual" in path.stem else []
+    small = ["--dataset", "toy", "--validation", "64", "--epochs", "0.1", "--threads", "1", "--out", tmp_path / "run"]
+    done = onebit("train", path, *net, *task, *small, "--json")
+    assert done.status == 0, done.err
+    assert done.json["test"]["binary"]["count"] == (1024 if task else 512)

@@ -1,0 +1,90 @@
+"""Teachers, two stages, trackers and what evaluation tells of confidence, on the command line."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cli_support import SMALL, Outcome
+
+Onebit = Callable[..., Outcome]
+SHORT = ["--epochs", "0.2", "--method", "bnn"]
+
+
+def train(onebit: Onebit, folder: Path, *flags: object) -> Outcome:
+    return onebit("train", "digits-smoke", *SMALL, *SHORT, "--out", folder, "--json", *flags)
+
+
+def test_a_run_names_its_teacher_and_goes_on_with_it(onebit: Onebit, tmp_path: Path, real_folder: Path) -> None:
+    taught = train(onebit, tmp_path / "run", "--teacher", real_folder, "--teacher_weight", "0.5").json
+    alone = train(onebit, tmp_path / "alone").json
+    recipe = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    assert (recipe["teacher"], recipe["teacher_weight"]) == (str(real_folder), 0.5)
+    assert taught["test"]["binary"]["loss"] != alone["test"]["binary"]["loss"]
+    assert onebit("train", "--resume", tmp_path / "run").status == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--teacher", "nowhere"], "nowhere: no such run folder or file"),
+        (["--teacher_weight", "0"], "teacher_weight must be in (0, 1], got 0"),
+        (["--first_stage", "-1"], "first_stage must be 0 or more epochs"),
+        (["--first_stage", "1", "--method", "real"], "leave it out, all weights are real"),
+    ],
+)
+def test_what_cannot_be_learnt_from_is_one_line(onebit: Onebit, tmp_path: Path, flags: list[str], message: str) -> None:
+    method = [] if "--method" in flags else ["--method", "bnn"]
+    done = onebit("train", "digits-smoke", *SMALL, *method, *flags, "--out", tmp_path / "run")
+    assert done.status == 2
+    assert message in done.err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_of_other_classes_is_one_line(onebit: Onebit, tmp_path: Path, real_folder: Path) -> None:
+    done = onebit("train", "--model", "mlp", "--dataset", "toy", "--teacher", real_folder, "--out", tmp_path / "run")
+    assert done.status == 2
+    (line,) = [line for line in done.err.splitlines() if line.startswith("onebit: ")]
+    assert "takes images of shape (1, 28, 28), toy has (1, 8, 8)" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_stages_are_one_command(onebit: Onebit, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    done = train(onebit, folder, "--first_stage", "0.2", "--tensorboard")
+    assert f"in two stages: first 0.2 epochs with real weights, into {folder / 'stage1'}" in done.err
+    assert json.loads((folder / "stage1" / "result.json").read_text())["test"].keys() == {"real"}
+    assert done.json["test"].keys() == {"binary", "latent"}
+    assert list(folder.glob("tensorboard/events*"))
+    assert onebit("train", "--resume", folder).status == 0
+
+
+def test_a_warning_of_training_is_a_line_of_talk_and_of_the_log(onebit: Onebit, tmp_path: Path) -> None:
+    flags = ["--optimizer.latent_clip", "null", "--optimizer.lr", "1"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        done = train(onebit, tmp_path / "run", *flags)
+    (line,) = [line for line in done.err.splitlines() if "latents lie beyond" in line]
+    assert line.startswith("note: epoch 1, layers linear1, linear2: latents lie beyond ±1 and ")
+    assert line in (tmp_path / "run" / "log.txt").read_text().splitlines()
+
+
+def test_evaluation_tells_entropy_and_calibration(onebit: Onebit, run_folder: Path, packed_file: Path) -> None:
+    found: dict[str, Any] = {}
+    for mode in ("binary", "packed", "latent", "ensemble:2"):
+        found[mode] = onebit("evaluate", run_folder, "--weights", mode, "--json").json
+        assert 0 < found[mode]["entropy"] < math.log(10)
+        assert 0 < found[mode]["ece"] < 1
+        assert "gaps" not in found[mode]
+    for key in ("entropy", "ece"):
+        assert found["packed"][key] == pytest.approx(found["binary"][key], rel=1e-3)
+    said = onebit("evaluate", packed_file)
+    assert f"entropy {found['packed']['entropy']:.4f} nats, calibration error " in said.out
+    result = json.loads((run_folder / "result.json").read_text())
+    assert result["test"]["binary"]["ece"] == pytest.approx(found["binary"]["ece"])

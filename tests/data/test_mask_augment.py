@@ -1,0 +1,132 @@
+"""Images and masks are changed together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_masks import blobs
+
+from onebit.data import Augmentation, Split, TrainingSamples
+from onebit.data.mask_augment import MaskedImages, _gaussian
+from onebit.errors import UsageError
+
+MASKS = np.array([blobs(i, 40) for i in range(6)], np.uint8)
+IMAGES = np.repeat(MASKS[:, np.newaxis] * np.uint8(250), 3, axis=1)
+IMAGES[:, 1] = np.random.default_rng(0).integers(0, 256, MASKS.shape)
+ALL = {"flip": True, "flip_vertical": True, "rotate": True}
+INDICES = np.array([4, 0, 5, 1, 1])
+
+
+def batch(seed: int = 0, *, part: slice = slice(None), channels_last: bool = True, **asked: Any) -> Any:
+    samples = MaskedImages(IMAGES, MASKS, Augmentation(**asked), channels_last=channels_last)
+    return samples.batch(INDICES, np.random.default_rng(seed), part=part)
+
+
+def test_nothing_asked_changes_nothing() -> None:
+    images, masks = batch()
+    assert np.array_equal(images, IMAGES[INDICES])
+    assert np.array_equal(masks, MASKS[INDICES])
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+@pytest.mark.parametrize("asked", [ALL, {"crop_size": 16, **ALL}, {"crop_size": 44, "crop_padding": 6, **ALL}])
+def test_a_mask_moves_with_its_image(asked: dict[str, Any], channels_last: bool) -> None:
+    reflect = {"padding_mode": "reflect"} if "crop_padding" in asked else {}
+    images, masks = batch(channels_last=channels_last, **asked, **reflect)
+    side = asked.get("crop_size", 40)
+    assert images.shape == (5, 3, side, side)
+    assert images.transpose(0, 2, 3, 1).flags.c_contiguous == channels_last
+    assert np.array_equal(images[:, 0], masks * 250)
+    assert not np.array_equal(images[3], images[4])  # the same image twice, each with its own draws
+
+
+def test_every_turn_and_flip_is_drawn() -> None:
+    samples = MaskedImages(IMAGES, MASKS, Augmentation(**ALL), channels_last=True)
+    seen = samples.batch(np.full(200, 2), np.random.default_rng(0))[0][:, 1]
+    whole = IMAGES[2, 1]
+    for turned in range(4):
+        for flipped in (whole, whole[:, ::-1]):
+            assert any(np.array_equal(np.rot90(flipped, turned), image) for image in seen)
+    upright = MaskedImages(IMAGES, MASKS, Augmentation(flip=True), channels_last=True)
+    seen = upright.batch(np.full(50, 2), np.random.default_rng(0))[0][:, 1]
+    assert {np.array_equal(image, whole) or np.array_equal(image, whole[:, ::-1]) for image in seen} == {True}
+
+
+def test_a_window_beyond_the_border_sees_the_image_mirrored() -> None:
+    images, masks = batch(crop_size=60, crop_padding=10, padding_mode="reflect")
+    assert np.array_equal(masks[0], np.pad(MASKS[4], 10, mode="reflect"))
+    assert np.array_equal(images[0, 1], np.pad(IMAGES[4, 1], 10, mode="reflect"))
+
+
+def test_an_elastic_deformation_bends_image_and_mask_alike() -> None:
+    images, masks = batch(elastic=3.0, elastic_smoothness=6.0)
+    assert set(np.unique(masks)) == {0, 1}
+    assert not np.array_equal(masks, MASKS[INDICES])
+    # bilinear against nearest: they differ where the image has values between, at the edges of the discs
+    sharp = (images[:, 0] == 0) | (images[:, 0] == 250)
+    assert sharp.mean() > 0.7
+    assert np.array_equal(images[:, 0][sharp] > 0, masks[sharp] > 0)
+    still, moved = MASKS[INDICES].mean(), masks.mean()
+    assert abs(still - moved) < 0.1
+
+
+def test_the_displacement_is_as_large_and_as_smooth_as_asked() -> None:
+    samples = MaskedImages(IMAGES, MASKS, Augmentation(elastic=2.5, elastic_smoothness=8.0), channels_last=True)
+    moved = samples.draw(600, np.random.default_rng(0)).displacement
+    assert moved is not None
+    assert moved.std(axis=(0, 1)) == pytest.approx(2.5, rel=0.15)
+    assert np.abs(np.diff(moved, axis=2)).mean() < 0.3
+    assert np.square(_gaussian(40, 8.0)).sum(axis=1) == pytest.approx(1, rel=1e-5)
+
+
+def test_the_same_seed_gives_the_same_batch_and_a_part_is_a_part_of_it() -> None:
+    asked = {"crop_size": 24, "elastic": 2.0, **ALL}
+    images, masks = batch(3, **asked)
+    again = batch(3, **asked)
+    assert np.array_equal(images, again[0])
+    assert np.array_equal(masks, again[1])
+    part = batch(3, part=slice(2, 5), **asked)
+    assert np.array_equal(images[2:5], part[0])
+    assert np.array_equal(masks[2:5], part[1])
+    assert not np.array_equal(images, batch(4, **asked)[0])
+
+
+def test_an_epoch_takes_each_image_as_often_as_asked() -> None:
+    samples = TrainingSamples(Split(IMAGES, MASKS), Augmentation(repeats=3), channels_last=False)
+    order = samples.order(np.random.default_rng(0))
+    assert np.bincount(order).tolist() == [3] * 6
+    labelled = TrainingSamples(Split(IMAGES, np.arange(6)), None, channels_last=False)
+    rng = np.random.default_rng(0)
+    assert np.array_equal(labelled.order(np.random.default_rng(0)), rng.permutation(6))
+    [(images, labels)] = labelled.batches([(np.array([3, 1, 0]), slice(1, 3))], rng)
+    assert np.array_equal(images, IMAGES[[1, 0]])
+    assert labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"cutout": 4}, "cutout=4 does not go with masks"),
+        ({"min_area": 0.5}, "min_area=0.5 does not go with masks"),
+        ({"crop_padding": 4}, "is mirrored: set padding_mode reflect"),
+        ({"crop_size": 41}, "a window of 41×41 and a border of 0 do not fit images of 40×40 pixels"),
+        ({"crop_padding": 40, "padding_mode": "reflect"}, "a crop_padding up to 39"),
+        ({"elastic": -1.0}, "elastic=-1.0: expected 0 or more"),
+        ({"repeats": 0}, "repeats=0: expected more than 0"),
+    ],
+)
+def test_what_does_not_fit_is_refused(asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        batch(**asked)
+    assert message in str(caught.value)
+
+
+def test_what_is_for_masks_is_refused_without_them() -> None:
+    for asked in ({"crop_size": 8}, {"flip_vertical": True}, {"rotate": True}, {"elastic": 1.0}):
+        with pytest.raises(UsageError, match=f"augmentation.{next(iter(asked))} belongs to images with masks"):
+            TrainingSamples(Split(IMAGES, np.arange(6)), Augmentation(**asked), channels_last=False)
+    flat = IMAGES[:, :, :20]
+    with pytest.raises(UsageError, match="turns squares, got 20×40"):
+        MaskedImages(flat, MASKS[:, :20], Augmentation(rotate=True), channels_last=False)

@@ -1,0 +1,136 @@
+"""Folders of images and masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_masks import blobs, masked_folder, write
+
+from onebit.data import VOID, Dataset, Split, load_dataset
+from onebit.errors import DataError
+
+
+def test_images_and_masks_are_split_by_seed_and_the_note_says_so(tmp_path: Path) -> None:
+    masked_folder(tmp_path, 30)
+    data = load_dataset("segmentation", directory=tmp_path, validation=4)
+    assert (len(data.train), len(data.validation), len(data.test)) == (20, 4, 6)
+    assert data.input_shape == (1, 32, 32)
+    assert data.train.labels.shape == (20, 32, 32)
+    assert data.train.labels.dtype == data.train.images.dtype == np.uint8
+    assert data.classes == ("0", "255")
+    assert data.note == "6 of its 30 images, drawn with seed 0, are the test images"
+    other = load_dataset("segmentation", directory=tmp_path, validation=4, split_seed=1)
+    assert np.array_equal(other.test.images, data.test.images)
+    assert not np.array_equal(other.validation.images, data.validation.images)
+    # each image has kept its own mask: number N holds the discs of seed N, and 2 stands before 10
+    whole = load_dataset("segmentation", directory=tmp_path, validation=0)
+    drawn = np.random.default_rng(0).permutation(30)[:6]
+    expected = [blobs(i) for i in range(30) if i not in drawn]
+    assert np.array_equal(whole.train.labels, np.array(expected, np.uint8))
+    assert np.array_equal(whole.test.labels, np.array([blobs(i) for i in sorted(drawn)], np.uint8))
+
+
+def test_membrane_is_found_in_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    masked_folder(tmp_path / "membrane", 5)
+    monkeypatch.setenv("ONEBIT_DATA", str(tmp_path))
+    data = load_dataset("membrane", validation=1)
+    assert data.classes == ("membrane", "cell")
+    assert (len(data.train), len(data.validation), len(data.test)) == (3, 1, 1)
+    monkeypatch.delenv("ONEBIT_DATA")
+    with pytest.raises(
+        DataError, match=r"data set 'membrane' not found: needs image/\*\.png and label/\*\.png; looked"
+    ):
+        load_dataset("membrane")
+
+
+def test_a_file_of_classes_gives_their_names_and_255_is_none(tmp_path: Path) -> None:
+    masked_folder(tmp_path, 4)
+    (tmp_path / "classes.txt").write_text("sky\n\ntree\nroad\n", encoding="utf-8")
+    for i in range(4):
+        mask = np.full((32, 32), i % 3, np.uint8)
+        mask[0] = 255
+        write(tmp_path / "label" / f"{i}.png", mask)
+    data = load_dataset("segmentation", directory=tmp_path, validation=0)
+    assert data.classes == ("sky", "tree", "road")
+    found = np.concatenate([data.train.labels, data.test.labels])
+    assert set(np.unique(found)) == {0, 1, 2, VOID}
+    assert (found[:, 0] == VOID).all()
+
+
+def test_colours_stay_and_palette_masks_hold_their_numbers(tmp_path: Path) -> None:
+    masked_folder(tmp_path, 3)
+    write(tmp_path / "image" / "1.png", np.dstack([blobs(1) * np.uint8(200)] * 3))
+    (tmp_path / "classes.txt").write_text("a\nb\n", encoding="utf-8")
+    for i in range(3):
+        mask = Image.fromarray(blobs(i).astype(np.uint8), "P")
+        mask.putpalette([0, 0, 0, 200, 30, 30])
+        mask.save(tmp_path / "label" / f"{i}.png")
+    data = load_dataset("segmentation", directory=tmp_path, validation=0)
+    assert data.input_shape == (3, 32, 32)
+    assert set(np.unique(data.train.labels)) == {0, 1}
+
+
+def test_another_size_resizes_images_and_masks(tmp_path: Path) -> None:
+    data = load_dataset("segmentation", directory=masked_folder(tmp_path, 5), input_size=16, validation=1)
+    assert data.train.images.shape == (3, 1, 16, 16)
+    assert data.train.labels.shape == (3, 16, 16)
+    assert set(np.unique(data.train.labels)) == {0, 1}
+
+
+def refused(root: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        load_dataset("segmentation", directory=root)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_masks_that_do_not_fit_are_named_in_one_line(tmp_path: Path) -> None:
+    mask = masked_folder(tmp_path, 5) / "label" / "3.png"
+    write(mask, np.zeros((16, 20), np.uint8))
+    assert refused(tmp_path) == f"{mask}: the mask is 20×16 pixels, its image is 32×32; expected one size"
+    strange = blobs(3).astype(np.uint8) * 255
+    strange[0, :2], strange[1, 0] = 7, 128
+    write(mask, strange)
+    assert refused(tmp_path) == (
+        f"{mask}: the mask holds the values 7, 128 (3 pixels), expected 0 and 255; other classes are named in "
+        "classes.txt beside label/, a line each"
+    )
+    (tmp_path / "classes.txt").write_text("\n".join("abcdefgh"), encoding="utf-8")
+    for i in range(5):
+        write(tmp_path / "label" / f"{i}.png", np.full((32, 32), 4 + i, np.uint8))
+    assert "4.png: the mask holds the values 8 (1,024 pixels), expected 0 to 7, or 255 for none" in refused(tmp_path)
+    write(tmp_path / "label" / "0.png", np.zeros((32, 32, 3), np.uint8))
+    assert "0.png: the mask has pixels 'RGB', expected one number of 8 bits" in refused(tmp_path)
+    (tmp_path / "classes.txt").write_text("a\na\n", encoding="utf-8")
+    assert "classes.txt: got 2 names, expected 2 to 254, a line each and no two alike" in refused(tmp_path)
+
+
+def test_folders_that_do_not_fit_are_named_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="name it with --data DIR"):
+        load_dataset("segmentation")
+    assert "not found: needs image/*.png and label/*.png; looked in" in refused(tmp_path)
+    masked_folder(tmp_path, 3)
+    lone = write(tmp_path / "image" / "9.png", np.zeros((32, 32), np.uint8))
+    assert refused(tmp_path).startswith(f"{lone}: has no partner in {tmp_path / 'label'}, where a file named 9.png")
+    write(tmp_path / "label" / "9.png", np.zeros((32, 32), np.uint8))
+    write(lone, np.zeros((30, 32), np.uint8))
+    assert refused(tmp_path) == f"{lone}: is 32×30 pixels, 0.png is 32×32; expected one size: cut or resize them"
+    lone.write_bytes(b"no image")
+    assert refused(tmp_path) == f"{lone}: is not an image that Pillow can read"
+
+
+def test_a_split_takes_masks_of_its_images_only() -> None:
+    images = np.zeros((2, 1, 8, 8), np.uint8)
+    assert len(Split(images, np.zeros((2, 8, 8), np.uint8))[1:]) == 1
+    assert len(Split(images, np.zeros((2, 4, 4), np.uint8))) == 2  # of their centre
+    for wrong in (np.zeros((3, 8, 8), np.uint8), np.zeros((2, 9, 8), np.uint8)):
+        with pytest.raises(DataError, match=r"masks: got uint8 .*, expected \(2, 8, 8\)"):
+            Split(images, wrong)
+    masks = np.full((2, 8, 8), VOID)
+    masks[0, 0, 0] = 2
+    assert Dataset.from_arrays((images, masks), (images, masks)).classes == ("0", "1", "2")
+    with pytest.raises(DataError, match=r"train labels: got 2\.\.2, expected 0\.\.1 for 2 classes"):
+        Dataset.from_arrays((images, masks), (images, masks), classes=("a", "b"))

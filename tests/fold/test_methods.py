@@ -1,0 +1,289 @@
+"""Every method of methods.yaml on small forms of the nets: packs, is saved and loaded, and agrees with torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from fold_nets import images_of, kinds, node_of, torch_logits
+from torch import Tensor, nn
+
+from onebit.agreement import certify
+from onebit.data import Split
+from onebit.errors import FoldError, NotBinaryError
+from onebit.fold import pack
+from onebit.layers import BinaryConv2d, BinaryLinear, InputCoding, RPReLU
+from onebit.packed import Affine, Certificate, PackedNet, Prelu, Sign, Threshold, dumps, loads
+from onebit.plain import plain_state_dict
+from onebit.quantizers import BinaryInput, InputAdaBin, Quantizer, RSign, SteSign
+from onebit.recipe import ModelRecipe, build_recipe, merge, methods
+from onebit.recipe.defaults import default_settings
+from onebit.runtime import run
+from onebit.train.build import build_model
+
+SHAPE = (3, 8, 8)
+NETS: dict[str, dict[str, Any]] = {
+    "mlp": {"widths": [192, 24, 20, 5]},
+    "vgg_small": {"width": 1 / 16},
+    "resnet14": {"width": 0.25},
+    "resnet18": {"width": 1 / 16},
+}
+METHODS = {name: row for name, row in methods().items() if row["model"]["weight_quantizer"] is not None}
+CASES = [  # real inputs are no matter of a Bi-Real net
+    (net, method)
+    for net in NETS
+    for method, row in METHODS.items()
+    if net != "resnet18" or row["model"]["input_quantizer"] is not None
+]
+
+
+def recipe_of(net: str, method: str) -> ModelRecipe:
+    asked = build_recipe(merge({"model": {"name": net}}, METHODS[method]))
+    settings = merge(default_settings(asked, method=method), {"model": {"name": net, **NETS[net]}})
+    return build_recipe(merge(settings, METHODS[method])).model
+
+
+def randomise(model: nn.Module) -> nn.Module:
+    """BatchNorm statistics of random images under random gains, and learnable parameters that are not as they begin."""
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+                module.momentum = 1.0
+                if module.affine:
+                    module.weight.normal_(0.5, 1)  # some turn the sign around
+                    module.bias.normal_()
+            elif isinstance(module, RPReLU):
+                module.shift_in.normal_()
+                module.shift_out.normal_()
+                module.slope.uniform_(0, 0.5)
+            elif isinstance(module, Quantizer):
+                for parameter in module.parameters():
+                    parameter.normal_(0.2, 0.5)
+        model.train()(torch.from_numpy(images_of(24, SHAPE)))
+    return model.eval()
+
+
+def agreed(model: nn.Module, packed: PackedNet, images: np.ndarray) -> Certificate:
+    """Labels are equal, logits up to rounding, and so is every sign that integers decide."""
+    split = Split(images, np.arange(len(images)) % 4)
+    certificate = certify(model, packed, split, dataset="toy").certificate
+    assert certificate is not None
+    assert certificate.label_mismatches == 0
+    logits = torch_logits(model, images)
+    assert certificate.max_logit_difference <= 2e-5 * max(1, float(np.abs(logits).max()))
+    for proof in certificate.layers:
+        assert proof.integers > 0
+        assert proof.mismatches <= (0 if proof.proof == "every integer" else proof.integers / 1000), proof
+    assert certificate.correct == int((logits.argmax(axis=1) == split.labels).sum())
+    return certificate
+
+
+@pytest.mark.parametrize(("net", "method"), CASES)
+def test_every_method_packs_and_agrees_on_every_net(net: str, method: str) -> None:
+    torch.manual_seed(0)
+    recipe = recipe_of(net, method)
+    statistics = ([120.0] * 3, [60.0] * 3) if recipe.coding == "standardise" else None
+    model = randomise(build_model(recipe, input_shape=SHAPE, classes=5, statistics=statistics))
+    certificate = agreed(model, loads(dumps(pack(model, name=method))), images_of(30, SHAPE, seed=2))
+    assert bool(certificate.layers) == (recipe.input_quantizer is not None)
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in plain_state_dict(model).values())
+
+
+# ------------------------------------------------------------------------------------------------------- single signs
+def net_of(*body: nn.Module, inputs: Any, weight: Any = "sign", flat: bool = True) -> nn.Module:
+    """Coded pixels through a convolution, BatchNorm and `body` into a dense layer with an input quantizer."""
+    torch.manual_seed(0)
+    width = 6 * 4 * 4 if flat else 6
+    body += (nn.Flatten(),) if flat else ()
+    last = BinaryLinear(width, 4, weight_quantizer=weight, input_quantizer=inputs)
+    first = BinaryConv2d(3, 6, 3, stride=2, padding=1, weight_quantizer=weight)
+    return randomise(nn.Sequential(InputCoding(), first, nn.BatchNorm2d(6), *body, last, nn.BatchNorm1d(4)))
+
+
+def packed_of(model: nn.Module) -> PackedNet:
+    return loads(dumps(pack(model, input_shape=SHAPE)))
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_a_shift_joins_the_threshold_of_integers(flat: bool) -> None:
+    body = () if flat else (nn.MaxPool2d(4), nn.Flatten())
+    model = net_of(*body, inputs="rsign", flat=flat)
+    packed = packed_of(model)
+    expected = ["Conv", "Flatten", "Threshold"] if flat else ["Conv", "Threshold", "MaxPool", "Flatten"]
+    if not flat:  # a shift per number behind a pool and a flattening has no channel below them
+        expected = ["Conv", "Affine", "MaxPool", "Flatten", "Sign"]
+    assert kinds(packed) == [*expected, "Dense", "Affine"]
+    certificate = agreed(model, packed, images_of(40, SHAPE))
+    assert certificate.bit_exact
+    proofs = certificate.layers
+    assert [proof.proof for proof in proofs] == ["every integer" if flat else "float"]
+    if flat:
+        assert node_of(packed, Threshold).threshold.shape == (96,)
+        assert proofs[0].integers >= 96 * 27 * 255
+
+
+def test_pixels_are_shifted_by_channel_behind_a_pool() -> None:
+    torch.manual_seed(0)
+    first, second = BinaryConv2d(3, 6, 3, padding=1), BinaryConv2d(6, 4, 3, input_quantizer="rsign")
+    layers = (first, nn.BatchNorm2d(6), RPReLU(6), nn.MaxPool2d(2), second, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model = randomise(nn.Sequential(InputCoding(), *layers))
+    packed = packed_of(model)
+    assert kinds(packed)[:4] == ["Conv", "Threshold", "MaxPool", "Conv"]
+    agreed(model, packed, images_of(40, SHAPE))
+
+
+@pytest.mark.parametrize("slope", [0.3, -0.3])
+@pytest.mark.parametrize("kind", ["rprelu", "prelu", "prelu of one slope"])
+def test_a_bent_value_is_a_threshold_where_it_rises(kind: str, slope: float) -> None:
+    layer: Any = RPReLU(6) if kind == "rprelu" else nn.PReLU(6 if kind == "prelu" else 1)
+    model = net_of(layer, inputs="rsign" if kind == "rprelu" else "ste_sign")
+    with torch.no_grad():
+        (layer.slope if kind == "rprelu" else layer.weight).fill_(slope)
+        if slope < 0:  # BatchNorm and what is behind it rise and fall with the integer below
+            model[1].weight.neg_()
+    packed = packed_of(model)
+    assert any(isinstance(node, Prelu) for node in packed.nodes) == (slope < 0)
+    assert any(isinstance(node, Sign) for node in packed.nodes) == (slope < 0)
+    agreed(model, packed, images_of(40, SHAPE))
+
+
+def test_a_bent_value_of_a_real_net_is_kept() -> None:
+    model = net_of(RPReLU(6), inputs=None)
+    packed = packed_of(model)
+    assert kinds(packed) == ["Conv", "Affine", "Prelu", "Affine", "Flatten", "Dense", "Affine"]
+    agreed(model, packed, images_of(40, SHAPE))
+
+
+class Shared(nn.Module):
+    """One value under two shifts, and added besides: as at the beginning of a stage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.coding, self.first, self.norm = InputCoding(), BinaryConv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.a = BinaryConv2d(6, 6, 3, padding=1, input_quantizer="rsign")
+        self.b = BinaryConv2d(6, 6, 1, input_quantizer="rsign")
+        self.act, self.last = RPReLU(6), BinaryConv2d(6, 4, 3, input_quantizer="rsign")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.first(self.coding(x)))
+        y = self.act(self.a(x) + self.b(x) + x)
+        return self.last(y).mean((2, 3))
+
+
+def test_two_shifts_of_one_value_are_two_signs() -> None:
+    torch.manual_seed(0)
+    model = randomise(Shared())
+    packed = packed_of(model)
+    assert [node.output for node in packed.nodes if isinstance(node, Threshold)] == ["a.sign", "b.sign"]
+    (sign,) = (node for node in packed.nodes if isinstance(node, Sign))
+    np.testing.assert_array_equal(sign.shift, model.last.input_quantizer.shift.detach().numpy())
+    agreed(model, packed, images_of(40, SHAPE))
+
+
+def test_the_two_values_of_adabin_are_an_affine_map_of_signs() -> None:
+    model = net_of(inputs="adabin")
+    quantizer: Any = model[-2].input_quantizer
+    packed = packed_of(model)
+    assert kinds(packed) == ["Conv", "Threshold", "Flatten", "Affine", "Dense", "Affine"]
+    node = node_of(packed, Affine)
+    assert set(node.scale) == {np.float32(abs(quantizer.distance.item()))}
+    assert set(node.shift) == {np.float32(quantizer.centre.item())}
+    agreed(model, packed, images_of(40, SHAPE))
+
+
+def test_a_scale_stays_above_the_integers_of_a_pool() -> None:
+    model = net_of(nn.Identity(), inputs="ste_sign", weight="irnet")
+    pooled = nn.Sequential(*model[:2], nn.MaxPool2d(2, padding=1), *model[2:4], nn.Flatten()).eval()
+    last = BinaryLinear(6 * 3 * 3, 4, weight_quantizer="irnet", input_quantizer="ste_sign")
+    pooled.append(last)
+    packed = packed_of(pooled)
+    assert kinds(packed) == ["Conv", "MaxPool", "Threshold", "Flatten", "Dense", "Affine"]
+    assert [proof.proof for proof in agreed(pooled, packed, images_of(40, SHAPE)).layers] == ["every integer"]
+
+
+def test_an_average_of_single_pixels_picks_them() -> None:
+    class Picked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.coding, self.conv = InputCoding(), BinaryConv2d(3, 6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.avg_pool2d(self.conv(self.coding(x)), 1, (2, 3)).flatten(1)
+
+    model = Picked().eval()
+    packed = packed_of(model)
+    assert kinds(packed) == ["Conv", "Slice", "Flatten"]
+    np.testing.assert_array_equal(run(packed, images_of(5, SHAPE)), torch_logits(model, images_of(5, SHAPE)))
+
+
+# ------------------------------------------------------------------------------------------------------------ refusals
+class Dishonest(SteSign):
+    """Says that it is a sign."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x - 1)
+
+
+class Unstated(Quantizer):
+    """Says nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class Doubled(SteSign):
+    """Somebody's own quantizer, of two other values."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x) + 1
+
+    def binary_input(self) -> BinaryInput:
+        return BinaryInput(scale=torch.tensor(2.0), centre=torch.tensor(1.0))
+
+
+def test_a_quantizer_of_one_s_own_packs_by_what_it_states() -> None:
+    model = net_of(inputs=Doubled())
+    agreed(model, packed_of(model), images_of(40, SHAPE))
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "message"),
+    [
+        (Dishonest(), r"cannot pack Dishonest \('4.input_quantizer'\): it computes something else than its binary_inp"),
+        (Unstated(), r"cannot pack Unstated \('4.input_quantizer'\): known layers are "),
+    ],
+)
+def test_what_an_input_quantizer_does_not_say_is_refused(quantizer: Quantizer, message: str) -> None:
+    with pytest.raises(FoldError, match=message):
+        pack(net_of(inputs=quantizer), input_shape=SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m[3].slope, r"layer '3': 1 of 6 slopes are not finite"),
+        (lambda m: m[3].shift_in, r"layer '3': 1 of 6 shifts are not finite"),
+        (lambda m: m[5].input_quantizer.shift, r"layer '5.input_quantizer': 1 of 96 shifts are not finite"),
+    ],
+)
+def test_learnt_numbers_that_are_none_are_refused(change: Callable[[Any], Tensor], message: str) -> None:
+    model = net_of(RPReLU(6), inputs="rsign")
+    with torch.no_grad():
+        change(model)[0] = float("nan")
+    with pytest.raises(NotBinaryError, match=message):
+        pack(model, input_shape=SHAPE)
+
+
+def test_a_plain_state_keeps_what_inputs_are_compared_with() -> None:
+    model = net_of(inputs="rsign", weight="recu")
+    state = plain_state_dict(model)
+    assert [key for key in state if "quantizer" in key] == ["4.input_quantizer.shift"]
+    assert isinstance(model[4].input_quantizer, RSign)
+    assert torch.equal(state["4.weight"], model[4].effective_weight())
+    adabin = plain_state_dict(net_of(inputs=InputAdaBin(), weight="adabin"))
+    assert len(adabin["1.weight"][0].unique()) == 2
+    assert {"4.input_quantizer.centre", "4.input_quantizer.distance"} < set(adabin)

@@ -1,0 +1,64 @@
+"""The U-Net: sizes, layers, and what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from onebit.errors import UsageError
+from onebit.layers import BinaryConv2d, BinaryConvTranspose2d
+from onebit.models import create_model
+from onebit.models.unet import CentreCrop
+
+
+def test_it_is_the_net_of_the_paper() -> None:
+    with torch.device("meta"):
+        model = create_model("unet", padding="valid", input_shape=(1, 388, 388), weight_quantizer="sign")
+        logits = model.eval()(torch.zeros(1, 1, 572, 572, dtype=torch.uint8))
+    assert logits.shape == (1, 2, 388, 388)
+    assert (model.input_shape, model.output_shape) == ((1, 572, 572), (2, 388, 388))
+    assert [crop.margin for crop in model.modules() if isinstance(crop, CentreCrop)] == [4, 16, 40, 88]
+    convs = [layer for layer in model.modules() if isinstance(layer, (BinaryConv2d, BinaryConvTranspose2d))]
+    assert len(convs) == 23
+    assert sum(isinstance(layer, BinaryConvTranspose2d) for layer in convs) == 4
+    assert [layer.out_channels for layer in convs if layer.kernel_size == (3, 3)][:10:2] == [64, 128, 256, 512, 1024]
+
+
+@pytest.mark.parametrize(("padding", "side", "taken", "made"), [
+    ("same", 1, 16, 16), ("same", 512, 512, 512), ("same", 513, 528, 528),
+    ("valid", 1, 188, 4), ("valid", 4, 188, 4), ("valid", 512, 700, 516),
+])  # fmt: skip
+def test_it_takes_the_next_sides_that_cover_the_image(padding: str, side: int, taken: int, made: int) -> None:
+    with torch.device("meta"):
+        model = create_model("unet", padding=padding, input_shape=(3, side, 64), classes=5, width=1 / 64)
+    assert model.input_shape[:2] == (3, taken)
+    assert model.output_shape[:2] == (5, made)
+    with torch.device("meta"):
+        assert model.eval()(torch.zeros(1, *model.input_shape, dtype=torch.uint8)).shape[1:] == model.output_shape
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_a_shallow_one_has_the_sizes_it_says(padding: str, depth: int) -> None:
+    for side in (1, 50):
+        model = create_model("unet", padding=padding, depth=depth, input_shape=(1, side, side), width=1 / 64).eval()
+        assert model(torch.zeros(1, *model.input_shape, dtype=torch.uint8)).shape[1:] == model.output_shape
+
+
+def test_a_crop_takes_the_centre() -> None:
+    x = torch.arange(36.0).view(1, 1, 6, 6)
+    assert torch.equal(CentreCrop(2)(x), x[:, :, 2:4, 2:4])
+    assert CentreCrop(0)(x) is x
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(UsageError, match="padding must be 'same' or 'valid', got 'full'"):
+        create_model("unet", padding="full")
+    with pytest.raises(UsageError, match="depth must be 1 or more, got 0"):
+        create_model("unet", depth=0)
+    with torch.device("meta"):
+        valid: nn.Module = create_model("unet", padding="valid")
+    valid.check_size(572, 188)
+    with pytest.raises(UsageError, match=r"takes no images of 570×512 pixels; the next larger ones are 572×524"):
+        valid.check_size(570, 512)

@@ -1,0 +1,162 @@
+"""BayesBiNN, with its quantizer, against a straightforward re-derivation from the paper and the authors' code."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+from own_rule import bayesbinn, net, train
+from torch import Tensor, nn
+
+from onebit.errors import UsageError
+from onebit.layers import BinaryLinear
+from onebit.optim import BayesBiNN, latent_groups
+from onebit.quantizers import ConcreteSign
+from onebit.quantizers.bayesbinn import _uniform
+
+COUNT = 1000
+RATE = 1e-5
+
+
+def loss_of(weight: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(nn.functional.linear(x, weight), y)
+
+
+def data(step: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    x = torch.randn(32, 12, dtype=dtype, generator=generator)
+    return x, torch.randint(5, (32,), generator=generator)
+
+
+def rederived(latent: Tensor, *, steps: int, temperature: float, momentum: float, samples: int, prior: Any) -> Tensor:
+    """The authors' loop, written anew, with tanh²λ of the current λ."""
+    mean = torch.zeros_like(latent)
+    for step in range(1, steps + 1):
+        total = torch.zeros_like(latent)
+        generator = torch.Generator().manual_seed(step)
+        for _ in range(samples):
+            u = _uniform(latent, generator)
+            weight = torch.tanh((latent + 0.5 * torch.log(u / (1 - u))) / temperature).requires_grad_()
+            x, y = data(step, latent.dtype)
+            (gradient,) = torch.autograd.grad(loss_of(weight, x, y), weight)
+            weight = weight.detach()
+            total += (1 - weight**2 + 1e-10) / temperature / (1 - torch.tanh(latent) ** 2 + 1e-10) * gradient
+        natural = COUNT * total / samples + latent - prior
+        mean = momentum * mean + (1 - momentum) * natural
+        latent = latent - RATE * mean / (1 - momentum**step)
+    return latent
+
+
+def ours(latent: Tensor, *, steps: int, temperature: float, momentum: float, samples: int, prior: Any) -> Tensor:
+    quantizer = ConcreteSign(temperature, generator=torch.Generator())
+    layer = BinaryLinear(12, 5, weight_quantizer=quantizer, dtype=latent.dtype)
+    optimizer = BayesBiNN(latent_groups(layer, lr=RATE), count=COUNT, momentum=momentum, init=None)
+    with torch.no_grad():
+        if isinstance(prior, Tensor):
+            layer.weight.copy_(prior)
+            optimizer.set_prior_()
+        layer.weight.copy_(latent)
+    for step in range(1, steps + 1):
+        quantizer.generator.manual_seed(step)
+        optimizer.zero_grad()
+        for _ in range(samples):
+            x, y = data(step, latent.dtype)
+            (nn.functional.cross_entropy(layer(x), y) / samples).backward()
+        optimizer.step()
+    return layer.weight.detach()
+
+
+def small(dtype: torch.dtype, bound: float = 2.0) -> Tensor:
+    return (torch.rand(5, 12, dtype=dtype, generator=torch.Generator().manual_seed(0)) * 2 - 1) * bound
+
+
+@pytest.mark.parametrize("prior", [0.0, small(torch.float64, 1.0)], ids=["no prior", "prior"])
+@pytest.mark.parametrize(("momentum", "samples"), [(0.0, 1), (0.9, 1), (0.0, 3), (0.99, 2)])
+@pytest.mark.parametrize("temperature", [1.0, 1e-2])
+def test_twenty_steps_in_float64(temperature: float, momentum: float, samples: int, prior: Any) -> None:
+    settings = {"steps": 20, "temperature": temperature, "momentum": momentum, "samples": samples, "prior": prior}
+    begin = small(torch.float64)
+    found, expected = ours(begin, **settings), rederived(begin, **settings)
+    assert torch.allclose(found, expected, rtol=1e-9, atol=1e-12)
+    assert float((found - begin).abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize(("momentum", "samples"), [(0.0, 1), (0.9, 2)])
+def test_twenty_steps_in_float32_at_the_temperature_of_the_paper(momentum: float, samples: int) -> None:
+    settings = {"steps": 20, "temperature": 1e-10, "momentum": momentum, "samples": samples, "prior": 0.0}
+    begin = small(torch.float32, 3.0)
+    begin[0] = 10.0
+    begin[1, ::2] = -10.0
+    found, expected = ours(begin, **settings), rederived(begin, **settings)
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-6)
+    assert float((found - begin).abs().max()) > 100  # 1/(1 − tanh²(10) + 1e-10) is 1e10 in float32
+
+
+def test_latents_begin_at_plus_and_minus_ten() -> None:
+    model = net("concrete_sign")
+    bayesbinn(model)
+    values, counts = torch.cat([model[0].weight.flatten(), model[4].weight.flatten()]).unique(return_counts=True)
+    assert values.tolist() == [-10, 10]
+    assert 0.4 < float(counts[0] / counts.sum()) < 0.6
+    again = net("concrete_sign")
+    bayesbinn(again, init=3.0, generator=torch.Generator().manual_seed(5))
+    assert again[4].weight.unique().tolist() == [-3, 3]
+
+
+def test_latents_may_be_left_as_they_are() -> None:
+    model = net("concrete_sign")
+    before = model[4].weight.detach().clone()
+    bayesbinn(model, init=None)
+    assert torch.equal(model[4].weight, before)
+
+
+def test_without_data_latents_go_to_the_prior() -> None:
+    layer = BinaryLinear(3, 2, weight_quantizer="concrete_sign")
+    optimizer = BayesBiNN(latent_groups(layer, lr=0.5), count=10)
+    optimizer.set_prior_()
+    prior = layer.weight.detach().clone()
+    with torch.no_grad():
+        layer.weight.zero_()
+    for _ in range(60):
+        layer.weight.grad = torch.zeros_like(layer.weight)
+        optimizer.step()
+    assert torch.allclose(layer.weight, prior)
+
+
+def test_the_prior_is_part_of_the_state() -> None:
+    model = net("concrete_sign")
+    optimizer = bayesbinn(model)
+    train(model, optimizer, steps=2)
+    optimizer.set_prior_()
+    train(model, optimizer, steps=2, seed=2)
+    twin = copy.deepcopy(model)
+    other = bayesbinn(twin, init=None)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    train(model, optimizer, steps=3, seed=3)
+    train(twin, other, steps=3, seed=3)
+    assert torch.equal(model[4].weight, twin[4].weight)
+    assert torch.equal(optimizer.state[model[0].weight]["prior"], other.state[twin[0].weight]["prior"])
+
+
+def test_without_momentum_there_is_no_state() -> None:
+    model = net("concrete_sign")
+    optimizer = bayesbinn(model, momentum=0.0)
+    train(model, optimizer, steps=2)
+    assert model[0].weight not in optimizer.state or not optimizer.state[model[0].weight]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"count": 0}, "count must be positive, got 0"),
+        ({"lr": -1.0}, "lr must be positive"),
+        ({"init": math.inf}, "init must be positive, got inf"),
+        ({"momentum": 1.0}, r"momentum must be in \[0, 1\), got 1.0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        bayesbinn(net("concrete_sign"), **options)

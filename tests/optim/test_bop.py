@@ -1,0 +1,164 @@
+"""Bop against its definition, flip by flip."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from own_rule import batches, bop, net, train
+from torch import nn
+
+from onebit.errors import UsageError
+from onebit.layers import BinaryLinear
+from onebit.optim import Bop, latent_groups
+from onebit.quantizers import Sign
+from onebit.train.schedules import make_schedule, step_factor
+
+
+def one_latent(weights: list[float], **options: float) -> tuple[nn.Parameter, Bop]:
+    layer = BinaryLinear(len(weights), 1, weight_quantizer="sign")
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([weights]))
+    return layer.weight, Bop(latent_groups(layer, lr=1.0), **options)
+
+
+def move(latent: nn.Parameter, optimizer: Bop, gradient: list[float]) -> list[float]:
+    latent.grad = torch.tensor([gradient])
+    optimizer.step()
+    return latent.detach().flatten().tolist()
+
+
+def test_twenty_steps_flip_the_weights_that_the_definition_flips() -> None:
+    model = net()
+    optimizer = bop(model, gamma=0.05, threshold=1e-4)
+    latents = [model[0].weight, model[4].weight]
+    means = [[0.0] * p.numel() for p in latents]
+    flips = 0
+    for _, (x, y) in zip(range(20), batches(), strict=False):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        before = [p.detach().flatten().tolist() for p in latents]
+        optimizer.step()
+        for p, weights, mean in zip(latents, before, means, strict=True):
+            found = p.detach().flatten().tolist()
+            for i, (w, g) in enumerate(zip(weights, p.grad.flatten().tolist(), strict=True)):
+                mean[i] = (1 - 0.05) * mean[i] + 0.05 * g
+                expected = -w if mean[i] * w > 1e-4 else w
+                assert found[i] == expected
+                flips += expected != w
+    assert flips > 100
+
+
+def test_latents_begin_as_signs_and_zero_is_plus_one() -> None:
+    latent, _ = one_latent([0.3, -2.0, 0.0, -0.0, -1e-30])
+    assert latent.detach().tolist() == [[1, -1, 1, 1, -1]]
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.25, 1e-8])
+def test_a_weight_flips_above_the_threshold_and_not_at_it(threshold: float) -> None:
+    t = float(torch.tensor(threshold))  # as float32 holds it
+    above = math.nextafter(t, 1) if threshold == 0.25 else (t * 1.0001 if t else 1e-30)
+    latent, optimizer = one_latent([1, 1, -1, -1, 1, -1], gamma=1.0, threshold=t)
+    above = float(torch.nextafter(torch.tensor(t), torch.tensor(1.0))) if t else above
+    assert move(latent, optimizer, [t, above, -t, -above, -above, above]) == [1, -1, -1, 1, 1, -1]
+
+
+@pytest.mark.parametrize("size", [1e-37, 1.0, 1e38])
+def test_weights_stay_exactly_one_whatever_the_mean(size: float) -> None:
+    latent, optimizer = one_latent([1, 1, -1, -1], gamma=1.0, threshold=0.0)
+    assert move(latent, optimizer, [size, -size, size, -size]) == [-1, 1, -1, 1]
+
+
+def test_the_mean_decays_by_gamma() -> None:
+    latent, optimizer = one_latent([1], gamma=0.5, threshold=0.3)
+    assert move(latent, optimizer, [0.5]) == [1]  # mean 0.25
+    assert move(latent, optimizer, [0.5]) == [-1]  # 0.375
+    assert move(latent, optimizer, [0.5]) == [-1]  # with the weight
+    assert float(optimizer.state[latent]["mean"]) == pytest.approx(0.4375)
+
+
+def test_the_sign_of_what_bop_wrote_needs_no_pass_but_any_other_write_does() -> None:
+    latent, optimizer = one_latent([1, -1], gamma=1.0, threshold=0.0)
+    quantizer = Sign()
+    assert quantizer(latent).data_ptr() == latent.data_ptr()
+    move(latent, optimizer, [1.0, 1.0])
+    assert quantizer(latent).tolist() == [[-1, -1]]
+    assert quantizer(latent).data_ptr() == latent.data_ptr()
+    with torch.no_grad():
+        latent.mul_(-0.5)
+    assert quantizer(latent).tolist() == [[1, 1]]
+    assert Sign(0.25)(latent).tolist() == [[0.25, 0.25]]
+    latent.data = torch.tensor([[-0.3, 0.3]])
+    assert quantizer(latent).tolist() == [[-1, 1]]
+
+
+def test_a_value_other_than_one_leaves_the_latent_alone() -> None:
+    latent, _ = one_latent([1, -1])
+    assert Sign(0.5)(latent).tolist() == [[0.5, -0.5]]
+    assert latent.tolist() == [[1, -1]]
+
+
+def test_gamma_and_the_threshold_follow_schedules_of_their_own() -> None:
+    optimizer = bop(net(), gamma=0.1, threshold=1e-3)
+    schedule = make_schedule(
+        optimizer, lambda step: 0.5**step, latents=step_factor(0.1, 2), threshold=step_factor(10, 3)
+    )
+    found = []
+    for _ in range(7):
+        found.append((optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["threshold"]))
+        optimizer.step()
+        schedule.step()
+    assert [gamma for gamma, _ in found] == pytest.approx([0.1, 0.1, 1e-2, 1e-2, 1e-3, 1e-3, 1e-4])
+    assert [threshold for _, threshold in found] == pytest.approx([1e-3] * 3 + [1e-2] * 3 + [0.1])
+    assert optimizer.param_groups[1]["lr"] == pytest.approx(0.01 * 0.5**7)
+
+
+def test_a_schedule_of_the_threshold_is_saved_and_goes_on() -> None:
+    def start() -> tuple[Bop, torch.optim.lr_scheduler.LRScheduler]:
+        optimizer = bop(net(), threshold=1e-3)
+        return optimizer, make_schedule(optimizer, lambda step: 1.0, threshold=step_factor(10, 3))
+
+    optimizer, schedule = start()
+    for _ in range(4):
+        optimizer.step()
+        schedule.step()
+    other, following = start()
+    other.load_state_dict(optimizer.state_dict())
+    following.load_state_dict(schedule.state_dict())
+    assert other.param_groups[0]["threshold"] == pytest.approx(1e-2)
+    for _ in range(2):
+        other.step()
+        following.step()
+    assert other.param_groups[0]["threshold"] == pytest.approx(0.1)
+    assert all(not callable(value) for value in schedule.state_dict().values())
+
+
+def test_the_schedule_acts_on_the_flips() -> None:
+    model = net()
+    optimizer = bop(model, threshold=0.0)
+    optimizer.param_groups[0]["threshold"] = 1e9
+    before = model[0].weight.detach().clone()
+    train(model, optimizer, steps=3)
+    assert torch.equal(model[0].weight, before)
+    optimizer.param_groups[0]["threshold"] = 0.0
+    train(model, optimizer, steps=1)
+    assert not torch.equal(model[0].weight, before)
+
+
+def test_a_latent_clip_is_dropped() -> None:
+    assert all("latent_clip" not in group for group in bop(net()).param_groups)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gamma": 0.0}, r"gamma must be in \(0, 1\], got 0.0"),
+        ({"gamma": 1.5}, r"gamma must be in \(0, 1\], got 1.5"),
+        ({"threshold": -1e-9}, "threshold must be 0 or more"),
+        ({"threshold": math.nan}, "threshold must be 0 or more, got nan"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        bop(net(), **options)

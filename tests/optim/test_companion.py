@@ -1,0 +1,185 @@
+"""What optimizers with a rule of their own for latents share: they are ordinary torch optimizers."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from own_rule import OPTIMIZERS, net, parameters, same, train
+from torch import Tensor, nn
+
+from onebit.errors import UsageError
+from onebit.optim import clip_latents_, latent_groups
+from onebit.precision import lay_out_state_
+
+
+@pytest.fixture(params=OPTIMIZERS)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def pair(name: str, **options: Any) -> tuple[nn.Sequential, Any]:
+    quantizer, make = OPTIMIZERS[name]
+    model = net(quantizer)
+    return model, make(model, **options)
+
+
+def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
+
+
+def test_real_parameters_move_as_adam_moves_them(name: str) -> None:
+    model, optimizer = pair(name)
+    twin = copy.deepcopy(model)
+    adam = torch.optim.Adam([p for group in latent_groups(twin, lr=0.01)[1:] for p in group["params"]], lr=0.01)
+    own = [p for group in optimizer.param_groups if not group.get("latent") for p in group["params"]]
+    assert len(own) == 7
+    for step in range(3):
+        train(model, optimizer, steps=1, seed=step)
+        for mine, theirs in zip(own, adam.param_groups[0]["params"], strict=True):
+            theirs.grad = mine.grad.clone()
+        adam.step()
+        for mine, theirs in zip(own, adam.param_groups[0]["params"], strict=True):
+            assert torch.allclose(mine, theirs, atol=1e-7)
+
+
+def test_another_companion_may_be_given(name: str) -> None:
+    model, optimizer = pair(name, companion=lambda groups: torch.optim.SGD(groups, lr=0.5))
+    before = model[7].weight.detach().clone()
+    train(model, optimizer, steps=1)
+    assert torch.allclose(model[7].weight, before - 0.01 * model[7].weight.grad)  # the groups bring their own rate
+
+
+def test_a_net_without_real_parameters(name: str) -> None:
+    quantizer, make = OPTIMIZERS[name]
+    torch.manual_seed(0)
+    model = nn.Sequential(*list(net(quantizer).children())[:1], nn.Flatten())
+    optimizer = make(model)
+    assert optimizer.companion is None
+    model(torch.randn(4, 2, 5, 5)).square().sum().backward()
+    optimizer.step()
+    assert same(copy.deepcopy(model), model)
+
+
+@pytest.mark.parametrize("through", [copy.deepcopy, through_a_file])
+def test_a_state_dict_goes_on_to_the_same_bits(name: str, through: Callable) -> None:
+    model, optimizer = pair(name)
+    train(model, optimizer, steps=3)
+    twin, fresh = pair(name)
+    twin.load_state_dict(through(model.state_dict()))
+    fresh.load_state_dict(through(optimizer.state_dict()))
+    before = parameters(model)
+    train(model, optimizer, steps=4, seed=2)
+    train(twin, fresh, steps=4, seed=2)
+    assert same(model, twin)
+    assert not all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))], ids=["copy", "pickle"]
+)
+def test_a_copy_goes_on_to_the_same_bits(name: str, copied: Callable) -> None:
+    model, optimizer = pair(name)
+    train(model, optimizer, steps=3)
+    twin, twin_optimizer = copied((model, optimizer))
+    train(twin, twin_optimizer, steps=3, seed=2)
+    assert not same(model, twin)
+    train(model, optimizer, steps=3, seed=2)
+    assert same(model, twin)
+
+
+def test_schedulers_move_the_rates_of_both(name: str) -> None:
+    model, optimizer = pair(name)
+    first = [group["lr"] for group in optimizer.param_groups]
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, [lambda step, g=group: 0.5**step if g.get("latent") else 0.0 for group in optimizer.param_groups]
+    )
+    before = model[7].weight.detach().clone()
+    train(model, optimizer, steps=1)
+    schedule.step()
+    assert torch.equal(model[7].weight, before)  # a companion that has its own groups would have moved it
+    rates = [
+        0.5 * rate if group.get("latent") else 0 for rate, group in zip(first, optimizer.param_groups, strict=True)
+    ]
+    assert [group["lr"] for group in optimizer.param_groups] == rates
+    assert optimizer.companion.param_groups[0] is optimizer.param_groups[1]
+
+
+def test_hooks_clips_and_closures_work_as_in_torch(name: str) -> None:
+    model, optimizer = pair(name)
+    optimizer.param_groups[0]["latent_clip"] = 0.5
+    clip_latents_(optimizer)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = model(torch.randn(16, 2, 5, 5)).square().mean()
+        loss.backward()
+        return loss
+
+    assert float(optimizer.step(closure).detach()) > 0
+    assert float(model[0].weight.detach().abs().max()) == 0.5
+
+
+def test_latents_without_a_gradient_stay(name: str) -> None:
+    model, optimizer = pair(name)
+    train(model, optimizer, steps=1)
+    before = parameters(model)
+    model.zero_grad()
+    optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_state_lies_in_memory_as_latents_do(name: str) -> None:
+    model, optimizer = pair(name)
+    last, last_optimizer = pair(name)
+    train(last.to(memory_format=torch.channels_last), last_optimizer, steps=3)
+    state = last_optimizer.state[last[0].weight]
+    tensors = [value for value in state.values() if isinstance(value, Tensor)]
+    assert tensors
+    assert all(tensor.stride() == last[0].weight.stride() for tensor in tensors)
+    train(model, optimizer, steps=3)
+    model.to(memory_format=torch.channels_last)
+    lay_out_state_(optimizer)  # as `fit` does after it has laid out the model
+    for key, value in optimizer.state[model[0].weight].items():
+        if isinstance(value, Tensor):
+            assert value.stride() == model[0].weight.stride(), key
+
+
+def test_the_memory_format_changes_no_bit_of_an_update(name: str) -> None:
+    """The same gradients, whether they lie in memory as the latent or not."""
+    model, optimizer = pair(name)
+    twins = [copy.deepcopy((model, optimizer)) for _ in range(3)]
+    gradients = [torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(i)) for i in range(4)]
+    found = []
+    for (twin, own), (latent_format, format) in zip(
+        twins, [(torch.contiguous_format,) * 2, (torch.channels_last,) * 2, (torch.channels_last, None)], strict=True
+    ):
+        twin.to(memory_format=latent_format)
+        for gradient in gradients:
+            own.zero_grad()
+            twin[0].weight.grad = gradient.clone() if format is None else gradient.contiguous(memory_format=format)
+            own.step()
+        found.append(twin[0].weight.detach())
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("problem", ["real", "decay"])
+def test_what_it_cannot_do_is_refused(name: str, problem: str) -> None:
+    make = OPTIMIZERS[name][1]
+    if problem == "real":
+        with pytest.raises(UsageError, match="moves binary weights, and there are none"):
+            make(nn.Sequential(nn.Linear(3, 3)))
+        return
+    kind = type(pair(name)[1])
+    groups = latent_groups(net(), lr=0.1, weight_decay=0.1, decay_latents=True)
+    with pytest.raises(UsageError, match=r"knows no weight decay of latents, got 0\.1"):
+        kind(groups, **({"count": 10} if name == "bayesbinn" else {}))

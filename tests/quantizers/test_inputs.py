@@ -1,0 +1,199 @@
+"""What every input quantizer of the table promises: values, gradients to inputs and parameters, compiled, bf16."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from onebit.layers import BinaryConv2d, BinaryLinear, binarize_
+from onebit.quantizers import INPUT_QUANTIZERS, Quantizer, SteSign, scheduled, sign
+
+CHANNELS = 3
+INFINITY = float("inf")
+GRID = torch.tensor([0.0, -0.0, 1e-30, 0.25, 0.5, 1 - 2**-24, 1.0, 1 + 2**-23, 1.7, 1e30, INFINITY])
+
+
+def triangle(z: Tensor) -> Tensor:
+    return torch.where(z.abs() <= 1, 2 - 2 * z.abs(), 0)
+
+
+def swish_slope(x: Tensor, beta: float = 5.0) -> Tensor:
+    """The derivative of 2σ(βx)(1 + βx(1 − σ(βx))) − 1, written out by the product rule."""
+    z = (beta * x).clamp(-700, 700)
+    s = torch.sigmoid(z)
+    ds = s * (1 - s)
+    return 2 * beta * (ds * (1 + z * (1 - s)) + s * ((1 - s) - z * ds))
+
+
+# name -> the documented factor on the gradient, of z = x, of z = x − shift, or of z = (x − centre)/distance
+FACTORS: dict[str, Callable[[Tensor], Tensor]] = {
+    "ste_sign": lambda z: (z.abs() <= 1).to(z.dtype),
+    "approx_sign": triangle,
+    "swish_sign": swish_slope,
+    "irnet": lambda z: 1 - torch.tanh(0.1 * z) ** 2,
+    "rsign": triangle,
+    "adabin": triangle,
+}
+
+
+def make(name: str) -> Quantizer:
+    """A quantizer with parameters that are not where they begin; powers of two, so that no sum is rounded."""
+    quantizer = INPUT_QUANTIZERS[name]()
+    if hasattr(quantizer, "bind_inputs"):
+        quantizer.bind_inputs(CHANNELS)
+    values = {"shift": torch.tensor([-0.5, 0.0, 2.0]), "centre": torch.tensor(0.25), "distance": torch.tensor(-2.0)}
+    with torch.no_grad():
+        for key, parameter in quantizer.named_parameters():
+            parameter.copy_(values[key])
+    return quantizer
+
+
+def inside(name: str, quantizer: Quantizer, x: Tensor) -> Tensor:
+    """z of a formula for x (N, C, …)."""
+    if name == "rsign":
+        return x - quantizer.shift.detach().to(x.dtype).view(-1, *[1] * (x.dim() - 2))
+    if name == "adabin":
+        return (x - quantizer.centre.detach()) / quantizer.distance.detach().abs()
+    return x
+
+
+def grid(dtype: torch.dtype = torch.float32) -> Tensor:
+    """(2, C, 11, 2): around 0 and around each place where a parameter moves it to."""
+    row = torch.stack([GRID, -GRID], dim=1).to(dtype)
+    return torch.stack([row, row + 0.25, row * 2 + 0.25, row - 0.5, row + 2, row * 3]).view(2, CHANNELS, *row.shape)
+
+
+def incoming(x: Tensor) -> Tensor:
+    return torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x.dtype)
+
+
+@pytest.fixture(params=list(INPUT_QUANTIZERS))
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def test_the_gradient_of_every_input_quantizer_is_stated_here() -> None:
+    assert set(FACTORS) == set(INPUT_QUANTIZERS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_eval_forward_is_what_the_quantizer_states(name: str, dtype: torch.dtype) -> None:
+    quantizer, x = make(name).eval(), grid(dtype)
+    stated = quantizer.binary_input()
+    assert stated is not None
+    shift, scale, centre = (torch.tensor(n) if t is None else t for t, n in zip(stated, (0.0, 1.0, 0.0), strict=True))
+    if shift.dim():
+        shift = shift.view(-1, 1, 1)
+    y = quantizer(x)
+    assert torch.equal(y, sign(x - shift) * scale + centre)
+    assert torch.equal(stated.upper(y), x - shift >= 0)
+    assert bool((scale > 0).all())
+
+
+def test_the_gradient_to_the_input_is_the_documented_one(name: str) -> None:
+    quantizer, x = make(name), grid(torch.float64).requires_grad_()
+    g = incoming(x)
+    quantizer(x).backward(g)
+    factor = FACTORS[name](inside(name, quantizer, x.detach()))
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, g * factor, rtol=1e-6, atol=1e-12)
+
+
+def test_the_gradients_to_learnable_parameters_are_the_documented_ones() -> None:
+    for dtype in (torch.float64, torch.float32):
+        x = grid(dtype)
+        g = incoming(x)
+        rsign = make("rsign").to(dtype)
+        rsign(x).backward(g)
+        expected = -(g * triangle(inside("rsign", rsign, x))).sum((0, 2, 3))
+        torch.testing.assert_close(rsign.shift.grad, expected)
+        adabin = make("adabin").to(dtype)
+        adabin(x).backward(g)
+        z = inside("adabin", adabin, x)
+        bounded = z.clamp(-1, 1)  # z·p(z) is 0 outside
+        torch.testing.assert_close(adabin.centre.grad, (g * (1 - triangle(z))).sum())
+        to_distance = (g * (sign(z) - bounded * triangle(bounded))).sum()
+        torch.testing.assert_close(adabin.distance.grad, -to_distance)  # the parameter is negative
+
+
+def test_nothing_is_learnt_of_a_shift_far_from_its_inputs() -> None:
+    quantizer = make("rsign")
+    quantizer(torch.full((2, CHANNELS), 7.0)).sum().backward()
+    assert torch.equal(quantizer.shift.grad, torch.zeros(CHANNELS))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler causes some itself
+def test_compiled_equals_eager(name: str) -> None:
+    torch._dynamo.reset()
+    quantizer, x = make(name), grid().requires_grad_()
+    wanted = [x, *quantizer.parameters()]
+    results = []
+    for run in (quantizer, torch.compile(quantizer, fullgraph=True, backend="aot_eager")):
+        y = run(x)
+        results.append([y.detach(), *torch.autograd.grad(y, wanted, incoming(y))])
+    for eager, compiled in zip(*results, strict=True):
+        assert torch.equal(eager, compiled)
+
+
+def test_under_autocast_values_are_the_same_and_gradients_float32(name: str) -> None:
+    quantizer, x = make(name), grid().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = quantizer(x)
+    assert y.dtype == torch.bfloat16
+    assert torch.equal(y.float(), quantizer(x))  # c ± d are short numbers
+    g = incoming(x).bfloat16()
+    y.backward(g)
+    assert x.grad is not None
+    assert x.grad.dtype == torch.float32
+    factor = FACTORS[name](inside(name, quantizer, x.detach().double()))
+    torch.testing.assert_close(x.grad.double(), g.double() * factor, rtol=1e-4, atol=1e-4)
+    for parameter in quantizer.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_inputs_of_half_precision(name: str, dtype: torch.dtype) -> None:
+    quantizer, x = make(name), grid().to(dtype).requires_grad_()
+    y = quantizer(x)
+    y.sum().backward()
+    assert x.grad is not None
+    assert x.grad.dtype == dtype
+    assert bool(torch.isfinite(x.grad).all())
+    assert len(y.unique()) == 2
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (2, 3), (2, 3, 4), (2, 3, 4, 5)])
+def test_any_image(name: str, shape: tuple[int, ...]) -> None:
+    assert make(name)(torch.randn(shape, generator=torch.Generator().manual_seed(0))).shape == shape
+
+
+def test_a_layer_binds_its_quantizer_to_its_channels() -> None:
+    conv, linear = BinaryConv2d(5, 4, 3, input_quantizer="rsign"), BinaryLinear(7, 2, input_quantizer="rsign")
+    assert list(conv.state_dict()) == ["weight", "input_quantizer.shift"]
+    assert [layer.input_quantizer.shift.shape for layer in (conv, linear)] == [(5,), (7,)]
+    conv(torch.randn(2, 5, 6, 6)).sum().backward()
+    assert conv.input_quantizer.shift.grad.shape == (5,)
+    twin = copy.deepcopy(conv)
+    assert torch.equal(twin(torch.ones(1, 5, 3, 3)), conv(torch.ones(1, 5, 3, 3)))
+    foreign = binarize_(torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Linear(6, 2)), input_quantizer="rsign")
+    assert [key for key in foreign.state_dict() if "shift" in key] == ["1.input_quantizer.shift"]
+
+
+def test_quantizers_of_inputs_that_follow_the_progress_of_training() -> None:
+    layer = BinaryLinear(4, 2, input_quantizer="irnet")
+    (following,) = scheduled(layer)
+    x = torch.full((1, 4), 0.5, requires_grad=True)
+    for progress, t in ((0.0, 0.1), (0.5, 1.0)):
+        following.set_progress(progress)
+        (gradient,) = torch.autograd.grad(following(x).sum(), x)
+        torch.testing.assert_close(gradient, torch.full((1, 4), 1 - torch.tanh(torch.tensor(0.5 * t)).item() ** 2))
+
+
+def test_what_is_no_input_quantizer_states_nothing() -> None:
+    assert Quantizer().binary_input() is None
+    assert SteSign().binary_input() == (None, None, None)

@@ -1,0 +1,231 @@
+"""What single weight quantizers promise beyond the contract: arguments, schedules, scales, checkpoints, packing."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import onebit
+from onebit.errors import UsageError
+from onebit.layers import BinaryConv2d, BinaryLinear, binary_layers
+from onebit.quantizers import WEIGHT_QUANTIZERS, AdaBin, EdeSign, IRNet, MagnitudeAware, ReCU, SwishSign, Xnor
+from onebit.quantizers.surrogates import approx, clipped, ede, signed, swish
+from onebit.train.weights import load_weights
+
+NEW = ["xnor", "magnitude_aware", "swish_sign", "irnet", "recu", "adabin"]
+
+
+def seeded(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def small_net(weight_quantizer: str | None) -> Any:
+    return onebit.create_model("mlp", widths=(16, 12, 3), input_shape=(1, 4, 4), weight_quantizer=weight_quantizer)
+
+
+# ----------------------------------------------------------------------------------------------------------- arguments
+@pytest.mark.parametrize(
+    ("kind", "options", "said"),
+    [
+        (SwishSign, {"beta": 0.0}, "beta must be a positive number, got 0.0"),
+        (IRNet, {"t_start": -1.0}, "t_start must be a positive number, got -1.0"),
+        (EdeSign, {"t_end": math.inf}, "t_end must be a positive number, got inf"),
+        (AdaBin, {"t_end": 0.0}, "t_end must be a positive number, got 0.0"),
+        (ReCU, {"tau_start": 0.5}, "tau_start must lie between 0.5 and 1, got 0.5"),
+        (ReCU, {"tau_end": 1.0}, "tau_end must lie between 0.5 and 1, got 1.0"),
+        (ReCU, {"tau_end": math.nan}, "tau_end must lie between 0.5 and 1, got nan"),
+    ],
+)
+def test_wrong_arguments_are_refused(kind: type, options: dict[str, float], said: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        kind(**options)
+    assert str(raised.value) == said
+
+
+def test_a_scale_that_no_layer_has_made_is_asked_for() -> None:
+    with pytest.raises(UsageError, match=r"bind\(latent\) first"):
+        ReCU()(torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_bounds_are_those_of_the_authors(name: str) -> None:
+    assert WEIGHT_QUANTIZERS[name]().latent_bound == (1.0 if name == "xnor" else None)
+
+
+# ----------------------------------------------------------------------------------------------------------- schedules
+@pytest.mark.parametrize("kind", [IRNet, EdeSign, AdaBin])
+def test_t_grows_geometrically(kind: type[EdeSign]) -> None:
+    quantizer = kind()
+    found = []
+    for progress in (0.0, 0.25, 0.5, 0.75, 1 - 1e-9):
+        quantizer.set_progress(progress)
+        found.append(quantizer.t.item())
+    assert found == pytest.approx([0.1, 0.1 * 10**0.5, 1.0, 10**0.5, 10.0])
+    late = kind(t_start=1e-3, t_end=2.0)
+    assert late.t.item() == pytest.approx(1e-3)
+
+
+def test_tau_grows_exponentially() -> None:
+    quantizer = ReCU()
+    found = []
+    for progress in (0.0, 0.5, 1 - 1e-9):
+        quantizer.set_progress(progress)
+        found.append(quantizer.tau.item())
+    slope = 0.14 / (math.e - 1)
+    assert found == pytest.approx([0.85, slope * math.exp(0.5) + 0.85 - slope, 0.99])
+
+
+@pytest.mark.parametrize(("progress", "share"), [(0.0, 0.30), (0.999999, 0.02)])
+def test_recu_clamps_both_tails_of_laplacian_latents_at_the_quantile(progress: float, share: float) -> None:
+    count = 200
+    quantiles = (torch.arange(count) + 0.5) / count
+    latents = torch.distributions.Laplace(0.3, 0.1).icdf(quantiles).repeat(count, 1).requires_grad_()
+    quantizer = ReCU()
+    quantizer.bind(latents)
+    torch.nn.init.ones_(quantizer.scale)  # type: ignore[arg-type]
+    quantizer.set_progress(progress)
+    # row i sends a gradient to latent i alone: nothing comes back where the clamp stops it
+    (gradient,) = torch.autograd.grad(quantizer(latents), latents, torch.eye(count))
+    assert float((gradient.diagonal() == 0).float().mean()) == pytest.approx(share, abs=0.025)
+
+
+# -------------------------------------------------------------------------------------------------------------- values
+def test_irnet_scales_are_powers_of_two() -> None:
+    latent = torch.stack([torch.linspace(-1, 1, 64), torch.cat([torch.zeros(63), torch.ones(1)])])
+    scale = IRNet().decompose(latent).scale
+    assert scale is not None
+    assert scale.tolist() == [1.0, 0.25]  # mean|ŵ| = 0.87 and 0.25
+
+
+def test_the_gradient_of_xnor_is_that_of_the_product_not_the_shorter_one_of_the_paper() -> None:
+    latent = torch.tensor([[0.5, -0.25, 2.0, 0.25]], requires_grad=True)
+    incoming = torch.tensor([[1.0, 2.0, 4.0, -1.0]])
+    Xnor()(latent).backward(incoming)
+    alpha, shared = 0.75, (1 - 2 + 4 - 1) / 4
+    assert latent.grad is not None
+    expected = [alpha + shared, 2 * alpha - shared, shared, -alpha + shared]
+    assert latent.grad[0].tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["xnor", "magnitude_aware"])
+def test_a_channel_of_zeros_keeps_two_values(name: str) -> None:
+    signs, scale, centre = WEIGHT_QUANTIZERS[name]().decompose(torch.zeros(2, 3))
+    assert scale is not None
+    assert scale.tolist() == pytest.approx([1e-12, 1e-12])
+    assert centre is None
+    assert signs.tolist() == [[1.0] * 3] * 2
+
+
+def test_a_negative_learnt_scale_ships_as_opposite_signs() -> None:
+    layer = BinaryConv2d(2, 3, 3, weight_quantizer="recu").eval()
+    quantizer: Any = layer.weight_quantizer
+    assert dict(layer.named_parameters())["weight_quantizer.scale"] is quantizer.scale
+    before = layer.binary_weight()
+    with torch.no_grad():
+        quantizer.scale.copy_(torch.tensor([0.5, -0.5, 0.0]))
+    after = layer.binary_weight()
+    assert after.scale is not None
+    assert after.scale.tolist() == pytest.approx([0.5, 0.5, 1e-12])
+    assert torch.equal(after.signs, before.signs * torch.tensor([1.0, -1.0, 1.0]).view(3, 1, 1, 1))
+    assert torch.equal(layer.effective_weight(), layer.dense(after))
+    (layer.effective_weight() * seeded(3, 2, 3, 3)).sum().backward()
+    assert float(quantizer.scale.grad[2]) != 0  # a scale of 0 can leave it
+
+
+def test_a_learnt_scale_starts_uniform_and_from_the_seed() -> None:
+    scales = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        quantizer = ReCU()
+        quantizer.bind(torch.zeros(1000, 2))
+        assert quantizer.scale is not None
+        scales.append(quantizer.scale.detach())
+    assert torch.equal(*scales)
+    assert 0 <= float(scales[0].min()) < 0.05
+    assert 0.95 < float(scales[0].max()) < 1
+
+
+def test_magnitude_aware_sends_no_gradient_through_its_scale() -> None:
+    latent = torch.tensor([[3.0, 0.5]], requires_grad=True)
+    MagnitudeAware()(latent).sum().backward()
+    assert latent.grad is not None
+    assert latent.grad.tolist() == [[0.0, 1.75]]
+
+
+# -------------------------------------------------------------------------------------------- checkpoints, packed nets
+def test_a_full_precision_twin_drops_learnt_scales_with_one_notice() -> None:
+    model, twin = small_net("recu"), small_net(None)
+    state = model.state_dict()
+    count = len(list(binary_layers(model)))
+    assert sum("weight_quantizer.scale" in key for key in state) == count
+    with pytest.warns(UserWarning, match=f"dropped {count} quantizer parameters") as notices:
+        load_weights(twin, state, source="net.ckpt")
+    assert len(notices) == 1
+    assert all(torch.equal(value, state[key]) for key, value in twin.state_dict().items())
+    same = small_net("recu")
+    load_weights(same, state, source="net.ckpt")
+    assert all(torch.equal(value, state[key]) for key, value in same.state_dict().items())
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_a_packed_net_agrees(name: str) -> None:
+    torch.manual_seed(0)
+    model = small_net(name)
+    images = torch.randint(0, 256, (64, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    model(images)  # BatchNorm statistics
+    with torch.no_grad():
+        for _, layer in binary_layers(model):
+            for parameter in layer.weight_quantizer.parameters():
+                parameter.sub_(0.5)
+            layer.weight[1] = 0.25  # a channel of equal latents
+    assert onebit.verify(model.eval(), onebit.pack(model), images.numpy()).ok
+
+
+# ---------------------------------------------------------------------------------------------------------- surrogates
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    ("surrogate", "parameters", "at_zero", "at_one"),
+    [
+        (clipped, (), 1.0, 1.0),
+        (approx, (), 2.0, 0.0),
+        (swish, (), 5.0, -0.195),
+        (swish, (2.0,), 2.0, 0.201),
+        (ede, (0.1,), 1.0, 0.990),
+        (ede, (torch.tensor(10.0),), 10.0, 0.0),
+    ],
+)
+def test_a_surrogate_is_finite_and_vanishes_at_infinity(
+    surrogate: Any, parameters: tuple[Any, ...], at_zero: float, at_one: float, dtype: torch.dtype
+) -> None:
+    largest = torch.finfo(dtype).max
+    x = torch.tensor([0.0, -0.0, 1.0, -1.0, largest, -largest, math.inf, -math.inf], dtype=dtype, requires_grad=True)
+    out = signed(x, surrogate, *parameters)
+    assert out.tolist() == [1, 1, 1, -1, 1, -1, 1, -1]
+    out.sum().backward()
+    assert x.grad is not None
+    assert x.grad.dtype == dtype
+    assert x.grad.double()[:4].tolist() == pytest.approx([at_zero] * 2 + [at_one] * 2, abs=0.04)
+    assert float(x.grad[4:].abs().max()) < 1e-30
+    vectorised = torch.autograd.functional.jacobian(lambda z: signed(z, surrogate, *parameters), x, vectorize=True)
+    assert torch.equal(vectorised.diagonal(), x.grad)
+
+
+def test_a_layer_of_each_learns() -> None:
+    torch.manual_seed(0)
+    for name in NEW:
+        layer = BinaryLinear(16, 4, weight_quantizer=name)
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.05)
+        x, target = seeded(64, 16), seeded(64, 16) @ seeded(16, 4).sign()
+        losses = []
+        for step in range(20):
+            layer.weight_quantizer.set_progress(step / 20)  # type: ignore[union-attr]
+            loss = (layer(x) - target).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert max(losses[15:]) < losses[0], name

@@ -1,0 +1,52 @@
+"""docs/quantizers.md names every quantizer, and its picture can be drawn again from the code."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from onebit.cli import list_verb
+from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "quantizers.md"
+
+
+def named(section: str) -> list[str]:
+    """The first cells of the table in a section of the page."""
+    [text] = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+
+
+def test_every_quantizer_is_documented() -> None:
+    assert named("Weights") == list(WEIGHT_QUANTIZERS)
+    assert named("Inputs") == list(INPUT_QUANTIZERS)
+
+
+def test_the_picture_is_drawn_by_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    importlib.import_module("quantizer_pictures").main(["--out", str(tmp_path / "new.png")])
+    new, kept = (
+        np.asarray(Image.open(path).convert("L"), dtype=float)
+        for path in (
+            tmp_path / "new.png",
+            ROOT / "docs" / "images" / "quantizers.png",
+        )
+    )
+    assert new.shape == kept.shape
+    # fonts and lines are drawn a little differently on other machines; a curve that moved covers more
+    assert float((np.abs(new - kept) > 64).mean()) < 0.01
+
+
+def test_the_list_of_quantizers_has_a_line_with_the_source_of_each(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list_verb.main(["quantizers"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for table, names in (("weights", WEIGHT_QUANTIZERS), ("inputs", INPUT_QUANTIZERS)):
+        for name in names:
+            [line] = [line for line in lines if line.startswith(f"{table}: {name} ")]
+            assert len(line.split(None, 2)[2]) > 20

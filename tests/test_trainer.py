@@ -1,0 +1,146 @@
+"""`Trainer`: the same training as the command line's, evaluated, asked for predictions, and drawn."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import onebit
+from onebit.cli.asked import asked_recipe
+from onebit.cli.classic import translate
+from onebit.data import Dataset, make_toy
+from onebit.errors import UnknownNameError, UsageError
+from onebit.evaluation import evaluate
+from onebit.layers import InputCoding, binary_layers
+from onebit.models import MLP
+from onebit.train.run import open_run
+from onebit.trainer import Picture
+
+SMALL: dict[str, Any] = {"options": {"widths": (64, 16, 4)}, "batch_size": 32, "device": "cpu", "precision": "fp32"}
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    train, test = make_toy(160, 60)
+    return Dataset("toy", train, test[:20], test[20:], tuple("abcd"))
+
+
+@pytest.mark.parametrize("method", ["binaryconnect", "bnn", "bop", "bayesbinn", "real"])
+def test_three_lines_train_and_evaluate(data: Dataset, method: str) -> None:
+    trainer = onebit.Trainer("mlp", method, epochs=4, **SMALL)
+    history = trainer.fit(data)
+    assert len(history) == 4
+    assert trainer.history is history
+    score = trainer.evaluate()
+    assert score.weights == ("real" if method == "real" else "binary")
+    assert score == evaluate(trainer.model, data.test, loss=trainer.recipe.loss)
+    assert trainer.evaluate("train").count == 160
+
+
+@pytest.mark.parametrize("method", ["real", "binaryconnect", "xnor", "bayesbinn"])
+@pytest.mark.parametrize(("model", "dataset"), [("mlp", "mnist"), ("resnet20", "cifar10")])
+def test_the_recipe_is_that_of_the_command_line(method: str, model: str, dataset: str) -> None:
+    flags = ["--model", model, "--dataset", dataset, "--epochs", "7", "--optimizer.lr", "0.25"]
+    theirs = asked_recipe(translate(flags), method, None).recipe
+    trainer = onebit.Trainer(model, method, epochs=7, optimizer={"lr": 0.25})
+    assert dataclasses.replace(trainer._recipe(dataset), name="") == dataclasses.replace(theirs, name="")
+
+
+def test_each_fit_of_a_named_model_gives_the_same_again(data: Dataset) -> None:
+    trainer = onebit.Trainer("mlp", "binaryconnect-stochastic", epochs=1, **SMALL)
+    weights = []
+    for _ in range(2):
+        trainer.fit(data)
+        weights.append(torch.cat([p.detach().flatten() for p in trainer.model.parameters()]))
+    assert torch.equal(*weights)
+
+
+def test_a_module_becomes_binary_and_is_trained_on(data: Dataset) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        InputCoding(),
+        nn.Flatten(),
+        nn.Linear(64, 16),
+        nn.BatchNorm1d(16),
+        nn.ReLU(),
+        nn.Linear(16, 4),
+        nn.BatchNorm1d(4),
+    )
+    trainer = onebit.Trainer(net, "ste", epochs=4, batch_size=32, device="cpu")
+    first = trainer.fit(data).rows[-1].train_loss
+    assert trainer.model is net
+    assert [type(layer.weight_quantizer).__name__ for _, layer in binary_layers(net)] == ["Sign", "Sign"]
+    assert trainer.fit(data, epochs=6).rows[-1].train_loss < first
+    assert trainer.evaluate().accuracy > 0.6
+
+
+def test_the_layers_of_a_binary_module_stay_as_they_are(data: Dataset) -> None:
+    net = MLP((64, 16, 4), weight_quantizer="stochastic")
+    onebit.Trainer(net, "binaryconnect", epochs=1, batch_size=32, device="cpu").fit(data)
+    assert {type(layer.weight_quantizer).__name__ for _, layer in binary_layers(net)} == {"Stochastic"}
+
+
+def test_predictions_are_probabilities_of_a_stated_mode(data: Dataset) -> None:
+    trainer = onebit.Trainer("mlp", "bayesbinn", epochs=2, **SMALL)
+    trainer.fit(data)
+    for mode in ("binary", "mean", "ensemble:3"):
+        found = trainer.predict(data.test.images, weights=mode)
+        assert found.shape == (40, 4)
+        np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
+        right = int((found.argmax(axis=1) == data.test.labels).sum())
+        assert right == trainer.evaluate(weights=mode).correct
+
+
+def test_a_run_folder_is_one_of_the_command_line(data: Dataset, tmp_path: Path) -> None:
+    trainer = onebit.Trainer("mlp", epochs=1, **SMALL)
+    trainer.fit(data, folder=tmp_path)
+    run = open_run(tmp_path)
+    assert run.recipe == trainer.recipe
+    assert evaluate(run.model, data.test, loss=run.recipe.loss) == trainer.evaluate()
+    with pytest.raises(UsageError, match="holds a run already"):
+        trainer.fit(data, folder=tmp_path)
+    assert trainer.fit(data, folder=tmp_path, resume=True).rows == trainer.history.rows
+
+
+def test_the_history_draws_itself(data: Dataset, tmp_path: Path) -> None:
+    trainer, seen = onebit.Trainer("mlp", epochs=2, **SMALL), []
+    picture = trainer.fit(data, on_epoch=seen.append).plot()
+    assert seen == trainer.history.rows
+    assert isinstance(picture, Picture)
+    assert picture._repr_png_().startswith(b"\x89PNG")
+    picture.save(tmp_path / "history.png")
+    assert (tmp_path / "history.png").read_bytes() == picture.png
+    assert len(repr(picture)) < 40
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: onebit.Trainer("mlp", "bayesbin"), "unknown method 'bayesbin'; did you mean 'bayesbinn'"),
+        (lambda: onebit.Trainer("mlp", epoch=3), "unknown field epoch; did you mean 'epochs'"),
+        (lambda: onebit.Trainer("mlp", optimizer={"rate": 1}), "unknown field optimizer.rate"),
+        (
+            lambda: onebit.Trainer(nn.Flatten(), options={"widths": (1, 2)}),
+            "options belong to a model that is given by",
+        ),
+        (lambda: onebit.Trainer("mlp").evaluate(), "nothing is trained yet: call fit"),
+        (lambda: onebit.Trainer("mpl").fit(Dataset("toy", *make_toy(8, 8), make_toy(8, 8)[0], tuple("abcd"))), "'mlp'"),
+    ],
+)
+def test_what_does_not_exist_is_refused(make: Any, message: str) -> None:
+    with pytest.raises((UsageError, UnknownNameError)) as caught:
+        make()
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_module_that_takes_no_pixels_is_told_how_to_begin(data: Dataset) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.BatchNorm1d(4))
+    with pytest.raises(UsageError, match=r"does not take the uint8 images 1×8×8 of toy .* begin it with onebit.Input"):
+        onebit.Trainer(net, "ste", epochs=1, batch_size=32, device="cpu").fit(data)

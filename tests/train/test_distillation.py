@@ -1,0 +1,145 @@
+"""Learning from a teacher: the loss, what `fit` makes of it, resuming, and teachers that do not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from toy_training import CASES, DATA, Case, Stop, build, everything, flat, stop_after_epoch, toy_data
+
+from onebit.errors import CheckpointError, UsageError
+from onebit.evaluation import evaluate, predict_logits
+from onebit.losses import cross_entropy, distillation
+from onebit.models import create_model
+from onebit.train.distillation import Teacher
+from onebit.train.step import StepSettings
+
+
+@pytest.fixture(scope="module")
+def teacher() -> nn.Module:
+    """A full-precision net that knows the toy patterns."""
+    toy = build(Case(None, loss="cross_entropy"))
+    toy.fit(DATA)
+    return toy.model
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+@pytest.mark.parametrize("shape", [(6, 5), (2, 3, 4, 4)])
+def test_the_loss_is_the_divergence_from_the_teacher(shape: tuple[int, ...], temperature: float) -> None:
+    torch.manual_seed(0)
+    logits, taught = torch.randn(2, *shape, dtype=torch.float64)
+    p, q = ((x / temperature).movedim(1, -1).flatten(0, -2).log_softmax(1) for x in (logits, taught))
+    expected = temperature**2 * F.kl_div(p, q, log_target=True, reduction="batchmean")
+    found = distillation(logits, taught, temperature=temperature)
+    torch.testing.assert_close(found, expected)
+    assert float(distillation(taught, taught)) == pytest.approx(0, abs=1e-12)
+
+
+def test_alone_it_has_the_gradient_of_cross_entropy_with_soft_labels() -> None:
+    """ReActNet writes the loss without the entropy of the teacher, which is a constant."""
+    torch.manual_seed(0)
+    logits, taught = torch.randn(6, 5, requires_grad=True), torch.randn(6, 5)
+    (ours,) = torch.autograd.grad(distillation(logits, taught), logits)
+    (soft,) = torch.autograd.grad(F.cross_entropy(logits, taught.softmax(1)), logits)
+    torch.testing.assert_close(ours, soft)
+
+
+def test_weight_shares_the_loss_with_the_labels(teacher: nn.Module) -> None:
+    images, labels = torch.from_numpy(DATA.train.images[:8]), torch.from_numpy(DATA.train.labels[:8])
+    logits, taught = torch.randn(8, 4), teacher(images).detach()
+    asked = Teacher(teacher, weight=0.3, temperature=2.0)
+    found = asked.loss(cross_entropy, logits, labels, images=images, precision="fp32")
+    expected = 0.7 * cross_entropy(logits, labels) + 0.3 * distillation(logits, taught, temperature=2.0)
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_net_learns_from_the_teacher_alone(teacher: nn.Module) -> None:
+    """The labels are left out: they may be wrong."""
+    wrong = toy_data()
+    wrong.train.labels[:] = 0
+    before = flat(teacher.state_dict())
+    toy = build(CASES["sign"])
+    toy.fit(wrong, teacher=teacher, epochs=8)
+    assert evaluate(toy.model, DATA.test).accuracy > 0.7  # of four classes
+    assert flat(teacher.state_dict()) == before
+    assert not teacher.training
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_the_teacher_sees_the_augmented_batch_and_its_parts_in_the_precision_of_training(teacher: nn.Module) -> None:
+    seen: dict[str, list[Tensor]] = {"teacher": [], "student": []}
+    toy = build(CASES["augmentation"])
+    hooks = [
+        teacher.register_forward_pre_hook(lambda m, x: seen["teacher"].append(x[0].clone())),
+        toy.model.register_forward_pre_hook(lambda m, x: seen["student"].append(x[0].clone()) if m.training else None),
+        teacher.register_forward_hook(lambda m, x, y: seen.setdefault("dtype", []).append(y)),
+    ]
+    toy.fit(DATA, teacher=teacher, epochs=1, precision="bf16", step_settings=StepSettings(accumulate=2))
+    for hook in hooks:
+        hook.remove()
+    taught = seen["teacher"][1:]  # the first are two blank images
+    assert len(taught) == 8
+    for ours, theirs in zip(taught, seen["student"], strict=False):
+        assert torch.equal(ours, theirs)
+    assert not any(y.requires_grad for y in seen["dtype"])
+    assert {y.dtype for y in seen["dtype"][1:]} == {torch.bfloat16}
+
+
+def test_it_goes_on_bit_identically_and_with_no_other_teacher(tmp_path: Path, teacher: nn.Module) -> None:
+    asked = Teacher(teacher, weight=0.5, temperature=3.0)
+    build(CASES["stochastic dropout"]).fit(DATA, tmp_path / "whole", teacher=asked)
+    with pytest.raises(Stop):
+        build(CASES["stochastic dropout"]).fit(DATA, tmp_path / "parts", teacher=asked, on_epoch=stop_after_epoch(1))
+    for other in (None, teacher, Teacher(build(Case(None)).model, weight=0.5, temperature=3.0)):
+        with pytest.raises(CheckpointError, match="was trained with teacher = "):
+            build(CASES["stochastic dropout"]).fit(DATA, tmp_path / "parts", teacher=other, resume=True)
+    build(CASES["stochastic dropout"]).fit(DATA, tmp_path / "parts", teacher=asked, resume=True)
+    assert everything(tmp_path / "parts") == everything(tmp_path / "whole")
+
+
+def test_a_checkpoint_of_earlier_versions_had_no_teacher(tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        build(CASES["sign"]).fit(DATA, tmp_path, on_epoch=stop_after_epoch(1))
+    held = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    del held["setting"]["teacher"]
+    torch.save(held, tmp_path / "last.ckpt")
+    assert len(build(CASES["sign"]).fit(DATA, tmp_path, resume=True)) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"widths": (64, 8, 7)},
+            r"teacher gives predictions of shape \(7,\), the net \(4,\): use a teacher of 4 classes",
+        ),
+        ({"widths": (9, 8, 4), "input_shape": (1, 3, 3)}, r"the teacher takes images of shape \(1, 3, 3\), toy has"),
+    ],
+)
+def test_a_teacher_that_does_not_fit_is_refused(options: dict[str, Any], message: str) -> None:
+    model = create_model("mlp", weight_quantizer=None, **options)
+    with pytest.raises(UsageError, match=message) as caught:
+        build(CASES["sign"]).fit(DATA, teacher=model)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"weight": 0}, "weight must be"), ({"temperature": 0}, "temperature")]
+)
+def test_settings_out_of_range_are_refused(teacher: nn.Module, options: dict[str, float], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Teacher(teacher, **options)
+
+
+def test_a_teacher_leaves_the_random_streams_alone(teacher: nn.Module) -> None:
+    """With no say, the teacher changes nothing: the same draws, order and augmentation."""
+    without = build(CASES["stochastic dropout"])
+    without.fit(DATA, loss="cross_entropy")
+    beside = build(CASES["stochastic dropout"])
+    beside.fit(DATA, loss="cross_entropy", teacher=Teacher(teacher, weight=1e-30))
+    images = DATA.test.images
+    torch.testing.assert_close(predict_logits(beside.model, images), predict_logits(without.model, images))

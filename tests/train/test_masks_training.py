@@ -1,0 +1,173 @@
+"""Training, evaluation and prediction of masks, from the command line to the packed net."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from toy_training import flat
+
+from onebit.__main__ import main
+from onebit.data import VOID, Dataset, Split
+from onebit.errors import UsageError
+from onebit.evaluation import evaluate, in_tiles
+from onebit.recipe import build_recipe
+from onebit.scores import Score, whole_score
+from onebit.train.build import build_training
+from onebit.train.run import fit_recipe
+
+SETTINGS: dict[str, Any] = {
+    "dataset": "segmentation",
+    "model": {"name": "unet", "width": 1 / 16, "weight_quantizer": "sign", "last_norm": True, "norm_momentum": 0.5},
+    "optimizer": {"lr": 0.01},
+    "augmentation": {"repeats": 2, "crop_size": 32, "flip": True, "elastic": 1.0, "rotate": True},
+    "epochs": 3,
+    "batch_size": 4,
+    "threads": 1,
+    "precision": "fp32",
+}
+
+
+def discs(count: int, side: int, seed: int) -> Split:
+    """Bright discs on a dark ground, of which the masks are."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:side, :side]
+    centre, radius = rng.uniform(0, side, (2, count, 3, 1, 1)), rng.uniform(4, 9, (count, 3, 1, 1))
+    masks = ((rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 < radius**2).any(axis=1)
+    pixels = 90 + 80 * masks + rng.integers(-30, 31, masks.shape)
+    return Split(pixels[:, np.newaxis].astype(np.uint8), masks.astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return Dataset("discs", discs(8, 48, 0), discs(2, 48, 1), discs(3, 48, 2), ("ground", "disc"))
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def trained(data: Dataset, **changes: Any) -> tuple[Any, Any]:
+    recipe = build_recipe({**SETTINGS, **changes})
+    training = build_training(recipe, data)
+    return training.model, fit_recipe(recipe, training, data)
+
+
+def test_a_net_learns_masks_and_is_chosen_by_mean_iou(data: Dataset) -> None:
+    model, history = trained(data, epochs=8)
+    losses = [row.train_loss for row in history]
+    assert losses[-1] < 0.7 * losses[0]
+    score = evaluate(model, data.test)
+    constant = np.bincount(data.test.labels.ravel(), minlength=2).max() / data.test.labels.size / 2
+    assert score.mean_iou is not None
+    assert score.mean_iou > constant + 0.2
+    assert score.count == data.test.labels.size
+    assert score.as_dict()["dice"] > score.mean_iou
+    assert history.best.validation_mean_iou == max(row.validation_mean_iou for row in history)
+    assert sum(row.step for row in history.rows[:1]) == 4  # 8 images, each twice, four at a time
+
+
+def test_a_stopped_training_goes_on_to_the_same_bits(data: Dataset, tmp_path: Path) -> None:
+    whole, _ = trained(data)
+    recipe = build_recipe(SETTINGS)
+
+    def stop(row: Any) -> None:
+        if row.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_recipe(recipe, build_training(recipe, data), data, folder=tmp_path, on_epoch=stop)
+    again = build_training(recipe, data)
+    fit_recipe(recipe, again, data, folder=tmp_path, resume=True)
+    assert flat(again.model.state_dict()) == flat(whole.state_dict())
+
+
+def test_valid_padding_trains_on_the_centre_and_evaluates_in_tiles() -> None:
+    data = Dataset("discs", discs(2, 100, 0), discs(1, 100, 1), discs(2, 100, 2), ("ground", "disc"))
+    model = {**SETTINGS["model"], "width": 1 / 64, "padding": "valid"}
+    border = {"crop_size": 188, "crop_padding": 92, "padding_mode": "reflect"}
+    net, _ = trained(data, model=model, augmentation=border, epochs=1, batch_size=2)
+    score = evaluate(net, Split(data.test.images[:1, :, :8, :8], data.test.labels[:1, :8, :8]), weights="latent",
+                     train=data.validation)  # fmt: skip
+    assert score.count == 64
+    tiles = in_tiles(net, data.test)
+    assert tiles.images.shape[1:] == net.input_shape
+    assert (tiles.labels != VOID).sum() == data.test.labels.size
+
+
+def test_scores_of_parts_add_up() -> None:
+    parts = [Score("binary", "trained", 3, 4, 0.5, 0.1, (0.0,), ((2, 1), (0, 1))), None]
+    parts.append(Score("binary", "trained", 1, 4, 1.0, 0.3, (0.0,), ((1, 0), (3, 0))))
+    whole = whole_score(parts)
+    assert whole.confusion == ((3, 1), (3, 1))
+    assert (whole.correct, whole.count, whole.loss) == (4, 8, 0.75)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"name": "lenet"}}, "model 'lenet' gives a label to an image, discs has masks: use --model unet"),
+        ({"augmentation": {"crop_size": 40}}, "takes no images of 40×40 pixels; the next larger ones are 48×48"),
+    ],
+)
+def test_nets_and_windows_that_do_not_fit_masks_are_refused(
+    data: Dataset, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        trained(data, **changes)
+    assert message in str(caught.value)
+
+
+def test_labels_are_refused_by_a_net_for_masks(data: Dataset) -> None:
+    labelled = Split(data.train.images, np.zeros(8, np.int64))
+    with pytest.raises(UsageError, match="gives a class to each pixel, toy has no masks: use another model"):
+        trained(Dataset("toy", labelled, labelled, labelled, ("a", "b")))
+
+
+def test_from_training_to_masks_on_disk(data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "data"
+    for i, (image, mask) in enumerate(zip(data.train.images, data.train.labels, strict=True)):
+        for part, array in (("image", image[0]), ("label", mask * np.uint8(255))):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(folder / part / f"{i}.png")
+    (tmp_path / "r.json").write_text(json.dumps({**SETTINGS, "name": "r", "epochs": 2, "validation": 2}))
+    run, net = str(tmp_path / "run"), str(tmp_path / "net.1bit")
+    assert main(["train", str(tmp_path / "r.json"), "--data", str(folder), "--out", run, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["chosen_by"] == "validation mean IoU"
+    assert 0 < result["test"]["binary"]["mean_iou"] < 1
+    assert main(["pack", run, "-o", net, "--data", str(folder)]) == 0
+    assert main(["verify", run, "--data", str(folder)]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", net, "--data", str(folder), "--json"]) == 0
+    packed = json.loads(capsys.readouterr().out)
+    assert packed["confusion"] == result["test"]["binary"]["confusion"]
+    wide = Image.new("L", (70, 50), 90)  # of another size than the net takes
+    wide.save(tmp_path / "wide.png")
+    masks = tmp_path / "masks"
+    code = "import sys; from onebit.__main__ import main; sys.exit(main(sys.argv[1:]) or 'torch' in sys.modules)"
+    images = [str(folder / "image" / "3.png"), str(tmp_path / "wide.png")]
+    asked = ["predict", net, *images, "--masks", str(masks), "--json"]
+    done = subprocess.run([sys.executable, "-c", code, *asked], check=True, capture_output=True, text=True)
+    first, second = json.loads(done.stdout)["predictions"]
+    assert set(first["shares"]) == {"0", "255"}
+    shown = {path.name: pixels(path) for path in masks.iterdir()}
+    mask = shown["3.png"]
+    assert mask.shape == (48, 48)
+    assert set(np.unique(mask)) <= {0, 255}
+    assert first["accuracy"] == pytest.approx((mask == data.train.labels[3] * 255).mean())
+    assert shown["3-beside.png"].shape == (48, 3 * 48 + 2 * 6, 3)
+    assert "accuracy" not in second
+    assert shown["wide.png"].shape == (50, 70)
+    assert shown["wide-beside.png"].shape == (50, 2 * 70 + 6, 3)
+    assert main(["predict", net, str(tmp_path / "wide.png")]) == 2
+    assert "name a folder for the masks with --masks DIR" in capsys.readouterr().err
+    assert main(["predict", net, str(folder / "image" / "3.png"), str(folder / "label" / "3.png"), "--masks", "m"]) == 2
+    assert "several images are named '3'" in capsys.readouterr().err

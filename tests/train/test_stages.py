@@ -1,0 +1,238 @@
+"""Two stages, real weights before binary ones, and the trackers that are told of both."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rank_agents import wait_for
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from toy_training import Stop, checkpoint_without_times, metrics_without_times, stop_after_epoch, toy_data
+
+from onebit.data import Dataset
+from onebit.errors import UnknownNameError, UsageError
+from onebit.recipe import Recipe, build_recipe, merge
+from onebit.train.history import STAGE_FOLDER
+from onebit.train.run import first_stage, open_run, start_folder, train_run
+from onebit.train.trackers import numbers, open_trackers
+from onebit.train.weights import read_weights
+
+TOY: dict[str, Any] = {
+    "dataset": "toy",
+    "model": {"widths": [64, 16, 4], "weight_quantizer": "sign", "input_quantizer": "ste_sign", "value": 0.5},
+    "optimizer": {"lr": 0.02, "lr_scale": "glorot"},
+    "first_stage": 2,
+    "epochs": 3,
+    "batch_size": 32,
+    "device": "cpu",
+    "precision": "fp32",
+}
+DATA: Dataset = toy_data()
+
+
+def recipe(**settings: Any) -> Recipe:
+    return build_recipe(merge(TOY, settings))
+
+
+def train(folder: Path, asked: Recipe | None = None, *, resume: bool = False, **talk: Any) -> dict[str, Any]:
+    asked = asked or recipe()
+    start_folder(folder, asked, resume=resume)
+    return train_run(asked, DATA, folder, resume=resume, **talk)
+
+
+def weights_of(path: Path) -> dict[str, bytes]:
+    return {name: tensor.numpy().tobytes() for name, tensor in read_weights(path)[0].items()}
+
+
+# -------------------------------------------------------------------------------------------------------------- stages
+def test_the_second_stage_starts_where_the_first_one_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onebit.train.run as run
+
+    starts = []
+    fit = run.fit_recipe
+    monkeypatch.setattr(
+        run,
+        "fit_recipe",
+        lambda asked, training, *rest, **talk: (
+            starts.append({k: v.clone() for k, v in training.model.state_dict().items()}),
+            fit(asked, training, *rest, **talk),
+        )[1],
+    )
+    result = train(tmp_path / "run")
+    stage = tmp_path / "run" / STAGE_FOLDER
+    assert {name: tensor.numpy().tobytes() for name, tensor in starts[1].items()} == weights_of(
+        stage / "best.safetensors"
+    )
+    assert json.loads((stage / "result.json").read_text())["test"].keys() == {"real"}
+    assert len(metrics_without_times(stage)), len(metrics_without_times(tmp_path / "run")) == (2, 3)
+    assert result["test"].keys() == {"binary", "latent"}
+    assert result["test"]["binary"]["accuracy"] > 0.6
+
+
+def test_the_first_stage_is_the_same_net_with_real_weights() -> None:
+    stage = first_stage(recipe())
+    assert (stage.model.weight_quantizer, stage.model.input_quantizer) == (None, "ste_sign")
+    assert (stage.epochs, stage.first_stage) == (2, 0)
+    changed = {name for name, _, _ in stage.changed_from(recipe())}
+    assert changed == {
+        "model.weight_quantizer",
+        "model.value",
+        "model.init",
+        "optimizer.latent_clip",
+        "optimizer.lr_scale",
+        "first_stage",
+        "epochs",
+    }
+
+
+def test_the_recipe_of_the_run_repeats_both_stages(tmp_path: Path) -> None:
+    train(tmp_path / "run")
+    run = open_run(tmp_path / "run")
+    assert (run.recipe.first_stage, run.recipe.init_from) == (2, None)
+    assert run.recipe == recipe()
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 4])
+def test_it_goes_on_from_either_stage_bit_identically(tmp_path: Path, epoch: int) -> None:
+    train(tmp_path / "whole")
+    seen = 0
+
+    def stop(row: object) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == epoch:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(tmp_path / "parts", on_epoch=stop)
+    with pytest.raises(UsageError, match="holds a run already"):
+        train(tmp_path / "parts")
+    train(tmp_path / "parts", resume=True)
+    for part in ("", STAGE_FOLDER):
+        whole, parts = tmp_path / "whole" / part, tmp_path / "parts" / part
+        assert metrics_without_times(parts) == metrics_without_times(whole)
+        assert checkpoint_without_times(parts) == checkpoint_without_times(whole)
+        assert weights_of(parts / "best.safetensors") == weights_of(whole / "best.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optimizer": {"name": "bop", "lr_scale": None}}, "real weights, which bop cannot"),
+        ({"model": {"weight_quantizer": None}}, "leave it out, all weights are real"),
+    ],
+)
+def test_stages_that_make_no_sense_are_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        train(tmp_path, recipe(**settings))
+
+
+# ------------------------------------------------------------------------------------------------------------ trackers
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_tensorboard_is_told_what_the_files_are(tmp_path: Path) -> None:
+    result = train(tmp_path, recipe(first_stage=0), trackers=["tensorboard"])
+    found, rows = scalars(tmp_path), metrics_without_times(tmp_path)
+    assert found["validation_error"] == [(row["epoch"], pytest.approx(row["validation_error"])) for row in rows]
+    assert found["layers/linear2/input_saturation"][-1] == (
+        3,
+        pytest.approx(rows[-1]["layers"]["linear2"]["input_saturation"]),
+    )
+    assert found["test/binary/ece"] == [(result["chosen_epoch"], pytest.approx(result["test"]["binary"]["ece"]))]
+
+
+def test_a_resumed_run_goes_on_in_the_same_log(tmp_path: Path) -> None:
+    asked = recipe(first_stage=0)
+    train(tmp_path / "whole", asked, trackers=["tensorboard"])
+    with pytest.raises(Stop):
+        train(tmp_path / "parts", asked, trackers=["tensorboard"], on_epoch=stop_after_epoch(2))
+    train(tmp_path / "parts", asked, resume=True, trackers=["tensorboard"])
+    whole, parts = scalars(tmp_path / "whole"), scalars(tmp_path / "parts")
+    assert parts["train_loss"] == whole["train_loss"]
+    assert parts.keys() == whole.keys()
+
+
+def test_both_stages_are_tracked(tmp_path: Path) -> None:
+    train(tmp_path, trackers=["tensorboard"])
+    assert len(scalars(tmp_path / STAGE_FOLDER)["train_loss"]) == 2
+    assert len(scalars(tmp_path)["train_loss"]) == 3
+
+
+def test_numbers_are_those_of_the_row(tmp_path: Path) -> None:
+    train(tmp_path, recipe(first_stage=0))
+    row = open_rows(tmp_path)[0]
+    told = numbers(row)
+    assert told["train_loss"] == row.train_loss
+    assert {"lr", "flip_ratio", "layers/linear1/flip_ratio"} <= told.keys()
+    assert not {"epoch", "epochs", "layers", "validation_weights"} & told.keys()
+    assert all(isinstance(value, (int, float)) for value in told.values())
+
+
+def open_rows(folder: Path) -> list[Any]:
+    from onebit.train.history import History
+
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return History.from_dicts(json.loads(line) for line in lines).rows
+
+
+@pytest.mark.parametrize(("name", "package"), [("tensorboard", "tensorboard"), ("wandb", "wandb")])
+def test_a_missing_package_is_one_line_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, package: str
+) -> None:
+    for module in [package, "torch.utils.tensorboard"]:
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UsageError) as caught:
+        open_trackers([name], recipe(), tmp_path)
+    assert str(caught.value) == f"--{name} needs {package}, which is not installed: pip install 'onebit[log]'"
+
+
+def test_an_unknown_tracker_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="unknown tracker 'tensorbord'; did you mean 'tensorboard'"):
+        open_trackers(["tensorbord"], recipe(), tmp_path)
+
+
+@pytest.fixture
+def no_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is logged in to W&B, whoever runs the tests, and nothing is written outside of `tmp_path`."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT", "WANDB_IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    for name in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "wandb-home"))
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+
+
+@pytest.mark.usefixtures("no_login")
+def test_wandb_without_login_says_how_to_go_offline(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        open_trackers(["wandb"], recipe(), tmp_path)
+    assert str(caught.value) == (
+        "--wandb: nobody is logged in to Weights & Biases: run `wandb login`, "
+        "or set WANDB_MODE=offline and `wandb sync` the run folder later"
+    )
+    assert not (tmp_path / "wandb-id").exists()
+
+
+@pytest.mark.usefixtures("no_login")
+def test_wandb_offline_logs_into_the_run_folder_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    asked = dataclasses.replace(recipe(first_stage=0), name="tracked")
+    folder = tmp_path / "run"
+    with pytest.raises(Stop):
+        train(folder, asked, trackers=["wandb"], on_epoch=stop_after_epoch(2))
+    name = (folder / "wandb-id").read_text().strip()
+    train(folder, asked, resume=True, trackers=["wandb"])
+    logs = sorted(folder.glob("wandb/offline-run-*/run-*.wandb"))
+    assert [path.stem for path in logs] == [f"run-{name}"] * 2
+    assert (folder / "wandb-id").read_text().strip() == name
+    for path in logs:
+        wait_for(lambda path=path: b"layers/linear2/flip_ratio" in path.read_bytes())  # its service writes on its own
+    wait_for(lambda: b"test/binary/accuracy" in logs[-1].read_bytes())
