@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test nightly lint types format clean
+.PHONY: setup demo test nightly results-methods lint types format clean
 
 setup: $(VENV)/installed
 
@@ -23,6 +23,10 @@ test: setup
 
 nightly: setup
 	$(BIN)/python -m pytest -m nightly
+
+# hours of training; what was trained before is not trained again
+results-methods: setup
+	$(BIN)/python tools/results_methods.py
 
 lint: setup
 	$(BIN)/ruff check .

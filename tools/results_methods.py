@@ -1,0 +1,144 @@
+"""`make results-methods`: every training method on one protocol, and the tables of docs/methods.md made of it.
+
+Each row is one `onebit train` command, which stands in the document; what was trained before is not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onebit.recipe import methods, read_settings
+from onebit.report.wording import percent
+
+DOCUMENT = Path("docs/methods.md")
+RUNS = Path("runs/methods")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One net, data set and length of training for many methods.
+
+    flags: of every `onebit train`. methods: None for all.
+    """
+
+    model: str
+    seeds: str
+    flags: tuple[str, ...]
+    methods: tuple[str, ...] | None = None
+
+    def command(self, method: str, folder: Path) -> list[str]:
+        """The words after `onebit`, which train into a folder."""
+        flags = ["--model", self.model, "--method", method, *self.flags, "--seeds", self.seeds, "--threads", "1"]
+        return ["train", *flags, "--out", str(folder)]
+
+
+PROTOCOLS = {
+    "mlp": Protocol(
+        model="mlp",
+        seeds="0-2",
+        flags=("--dataset", "mnist", "--model.widths", "[784,512,512,10]", "--epochs", "20"),
+    ),
+    "resnet20": Protocol(
+        model="resnet20",
+        seeds="0",
+        flags=("--dataset", "cifar10", "--epochs", "10", "--batch_size", "125", "--precision", "bf16"),
+        methods=("real", "binaryconnect", "ste", "xnor", "irnet", "bop", "bayesbinn", "proxquant"),
+    ),
+}
+
+
+def train(protocol: Protocol, method: str, folder: Path) -> None:
+    """Train one method with all seeds, going on with what was begun."""
+    command = protocol.command(method, folder)
+    print(f"\n$ onebit {' '.join(command)}", flush=True)
+    resume = ["--resume"] if folder.exists() else []
+    done = subprocess.run([sys.executable, "-m", "onebit", *command, *resume])
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+def row(protocol: Protocol, folder: Path) -> dict[str, Any] | None:
+    """What one method reached; None where it was not trained to the end."""
+    try:
+        summary = json.loads((folder / "seeds.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    if len(summary["seeds"]) < len(_seeds(protocol.seeds)):
+        return None
+    logs = [
+        [json.loads(line) for line in (folder / f"seed-{seed}" / "metrics.jsonl").read_text("utf-8").splitlines()]
+        for seed in summary["seeds"]
+    ]
+    model = read_settings(folder / f"seed-{summary['seeds'][0]}" / "recipe.yaml")["model"]
+    return {
+        "test": summary["test"],
+        "flips_first": statistics.mean(log[0]["flip_ratio"] for log in logs),
+        "flips_last": statistics.mean(log[-1]["flip_ratio"] for log in logs),
+        "seconds": statistics.median(line["seconds"] for log in logs for line in log),
+        "bits": f"{'32' if model['weight_quantizer'] is None else '1'} / "
+        f"{'32' if model['input_quantizer'] is None else '1'}",
+    }
+
+
+def _seeds(text: str) -> range:
+    first, _, last = text.partition("-")
+    return range(int(first), int(last or first) + 1)
+
+
+def table(protocol: Protocol, folders: dict[str, Path]) -> str:
+    """The rows as Markdown; methods that were not trained say so."""
+    modes = ("binary", "latent", "mean", "sample", "ensemble:10")
+    found = {name: row(protocol, folder) for name, folder in folders.items()}
+    shown = [mode for mode in modes if any(entry and mode in entry["test"] for entry in found.values())]
+    head = ["method", "bits of weights / inputs", "test accuracy, binary (real: real)", *shown[1:]]
+    head += ["flips, first → last epoch", "s an epoch"]
+    lines = [head, ["---"] * len(head)]
+    for name, entry in found.items():
+        if entry is None:
+            lines.append([f"`{name}`", "", "not yet trained", *[""] * (len(head) - 3)])
+            continue
+        test = {mode: percent(score["accuracies"]) for mode, score in entry["test"].items()}
+        flips = f"{100 * entry['flips_first']:.2f} → {100 * entry['flips_last']:.3f} %" if name != "real" else ""
+        ships = f"**{test['binary']}**" if "binary" in test else test["real"]
+        others = [test.get(mode, "") for mode in shown[1:]]
+        lines.append([f"`{name}`", entry["bits"], ships, *others, flips, f"{entry['seconds']:.1f}"])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def write(protocols: dict[str, Protocol], runs: Path) -> None:
+    """Put the tables between their markers in the document."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    for name, protocol in protocols.items():
+        before, start, rest = text.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition("<!-- end -->")
+        if not (start and end):
+            sys.exit(f"{DOCUMENT}: expected <!-- {name} --> and <!-- end -->, each on a line")
+        folders = {method: runs / name / method for method in protocol.methods or methods()}
+        text = before + start + table(protocol, folders) + "\n" + end + after
+    DOCUMENT.write_text(text, encoding="utf-8")
+    print(f"wrote {DOCUMENT}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--protocol", choices=sorted(PROTOCOLS), help="only this one")
+    parser.add_argument("--methods", nargs="+", help="only these")
+    parser.add_argument("--runs", type=Path, default=RUNS, help=f"folder of the run folders (default: {RUNS})")
+    parser.add_argument("--table", action="store_true", help="write the document from what was trained, train nothing")
+    args = parser.parse_args()
+    chosen = {name: PROTOCOLS[name] for name in PROTOCOLS if args.protocol in (None, name)}
+    for name, protocol in chosen.items() if not args.table else ():
+        for method in args.methods or protocol.methods or methods():
+            train(protocol, method, args.runs / name / method)
+    write(chosen, args.runs)
+
+
+if __name__ == "__main__":
+    main()
