@@ -115,3 +115,13 @@ def test_the_loss_of_masks_is_that_of_their_pixels(name: str) -> None:
     found, labels = per_sample(logits, masks)
     assert torch.equal(found, rows)
     assert labels.dtype == torch.int64
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_masks_of_void_pixels_alone_cost_nothing_and_teach_nothing(name: str) -> None:
+    logits = torch.randn(2, 3, 4, 4, requires_grad=True)
+    loss = LOSSES[name](logits, torch.full((2, 4, 4), VOID, dtype=torch.uint8))
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()

@@ -108,6 +108,21 @@ def test_a_run_folder_is_one_of_the_command_line(data: Dataset, tmp_path: Path) 
     assert trainer.fit(data, folder=tmp_path, resume=True).rows == trainer.history.rows
 
 
+def test_data_by_name_is_read_as_the_settings_say(data: Dataset) -> None:
+    trainer = onebit.Trainer("mlp", epochs=0.1, validation=48, **SMALL)
+    trainer.fit("toy")
+    assert trainer.recipe.validation == 48
+    assert trainer.evaluate("validation").count == 48
+    with pytest.raises(UsageError, match="validation is for data that is given by its name, got toy as a Dataset"):
+        trainer.fit(data)
+
+
+@pytest.mark.parametrize("settings", [{"first_stage": 1}, {"continual": {"tasks": 2}}])
+def test_several_trainings_are_no_trainer(settings: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=f"{next(iter(settings))} makes several trainings of one: use onebit train"):
+        onebit.Trainer("mlp", **SMALL, **settings)
+
+
 def test_the_history_draws_itself(data: Dataset, tmp_path: Path) -> None:
     trainer, seen = onebit.Trainer("mlp", epochs=2, **SMALL), []
     picture = trainer.fit(data, on_epoch=seen.append).plot()

@@ -21,6 +21,9 @@ from onebit.fold import SignSite, eval_copy, fold_model
 from onebit.packed import Certificate, LayerProof, PackedNet, Threshold, infer
 from onebit.packed.net import op_name
 
+TIED = 1e-5
+"""Of the largest logit: two logits that are no further apart are equal up to rounding."""
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -30,12 +33,15 @@ class Agreement:
     label_mismatches: those that the two label differently.
     max_logit_difference: largest |difference| of two logits.
     bit_exact: every logit is equal.
+    tied: of the mismatches, pixels of masks whose two labels neither net's logits tell apart: they differ by no more
+        than `TIED` times the largest logit. Among millions of pixels rounding decides one now and then.
     """
 
     count: int
     label_mismatches: int
     max_logit_difference: float
     bit_exact: bool
+    tied: int = 0
 
     @property
     def equal_labels(self) -> int:
@@ -43,12 +49,13 @@ class Agreement:
 
     @property
     def ok(self) -> bool:
-        """Whether all labels are equal."""
-        return self.label_mismatches == 0
+        """Whether all labels are equal, but those of tied pixels."""
+        return self.label_mismatches == self.tied
 
     def __str__(self) -> str:
         detail = "bit for bit" if self.bit_exact else f"logits differ by at most {self.max_logit_difference:.2g}"
-        return f"{self.equal_labels:,} of {self.count:,} equal ({detail})"
+        tied = f"; {self.tied:,} tied pixels in which rounding decides" if self.tied else ""
+        return f"{self.equal_labels:,} of {self.count:,} equal ({detail}){tied}"
 
 
 def verify(
@@ -159,6 +166,7 @@ def certify(
         bit_exact=agreement.bit_exact,
         seed=_seed_of(weights, seed),
         correct=tally.correct,
+        tied=agreement.tied,
         source=source,
         recipe=recipe,
         layers=tuple(layers if layers is not None else (proofs | tally.proofs).values()),
@@ -219,7 +227,7 @@ def _tally(
     seed = _seed_of(weights, seed)
     if len(images) == 0:
         raise UsageError("got no images, expected some to compare the two nets on")
-    done = count = label_mismatches = correct = 0
+    done = count = label_mismatches = correct = tied = 0
     difference, bit_exact = 0.0, True
     compared, mismatches = Counter[str](), Counter[str]()
     model = eval_copy(model)
@@ -242,7 +250,12 @@ def _tally(
             labelled = ours.argmax(axis=1)
             truth = labelled if labels is None else labels[done : done + len(ours)]
             known = np.ones(len(ours), np.bool_) if truth.ndim == 1 else truth != VOID
-            label_mismatches += int(np.count_nonzero((labelled != theirs.argmax(axis=1))[known]))
+            expected = theirs.argmax(axis=1)
+            differs = (labelled != expected) & known
+            label_mismatches += int(np.count_nonzero(differs))
+            if theirs.ndim > 2:
+                apart = np.maximum(_lead(theirs, labelled), _lead(ours, expected))
+                tied += int(np.count_nonzero(apart[differs] <= TIED * np.abs(theirs).max()))
             difference = max(difference, float(np.abs(ours.astype(np.float64) - theirs).max()))
             bit_exact = bit_exact and bool((ours == theirs).all())
             if labels is not None:
@@ -259,7 +272,12 @@ def _tally(
         name: LayerProof(name=name, proof="float", integers=compared[name], mismatches=mismatches[name])
         for name in compared
     }
-    return _Tally(Agreement(count, label_mismatches, difference, bit_exact), correct, proofs)
+    return _Tally(Agreement(count, label_mismatches, difference, bit_exact, tied), correct, proofs)
+
+
+def _lead(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """By how much the largest logit of (N, K, h, w) exceeds that of a label, (N, h, w)."""
+    return logits.max(axis=1) - np.take_along_axis(logits, labels[:, np.newaxis], axis=1)[:, 0]
 
 
 def _seed_of(weights: str, seed: int | None) -> int | None:

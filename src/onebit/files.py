@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -67,6 +67,13 @@ def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files that a killed process left in a folder to which nobody writes now."""
     for path in folder.glob(f"{PREFIX}*"):
         _remove(path)
+
+
+def remove_made(paths: Sequence[Path]) -> None:
+    """Remove files, and folders that are empty then; what cannot be removed stays."""
+    for path in paths:
+        with suppress(OSError):
+            path.rmdir() if path.is_dir() else path.unlink()
 
 
 def _fsync(path: Path, flags: int) -> None:

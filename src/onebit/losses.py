@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -13,13 +14,24 @@ from onebit.data import VOID
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
+def _of_known(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The loss of the samples that `per_sample` gives; 0 where there are none, as in crops of `VOID` pixels alone."""
+
+    @functools.wraps(loss)
+    def of_known(logits: Tensor, labels: Tensor, **options: float) -> Tensor:
+        logits, labels = per_sample(logits, labels)
+        return loss(logits, labels, **options) if len(labels) else logits.sum()
+
+    return of_known
+
+
 def _margins(logits: Tensor, labels: Tensor) -> Tensor:
     """max(0, 1 − t·y) with t = ±1 one-hot, (M, classes)."""
-    logits, labels = per_sample(logits, labels)
     targets = torch.full_like(logits, -1.0).scatter_(1, labels.unsqueeze(1), 1.0)
     return F.relu(1 - targets * logits)
 
 
+@_of_known
 def squared_hinge(logits: Tensor, labels: Tensor) -> Tensor:
     """mean(max(0, 1 − t·y)²) over samples and classes, t = ±1 one-hot (BinaryConnect, arXiv:1511.00363, section 3.1).
 
@@ -30,6 +42,7 @@ def squared_hinge(logits: Tensor, labels: Tensor) -> Tensor:
     return _margins(logits, labels).square().mean()
 
 
+@_of_known
 def hinge(logits: Tensor, labels: Tensor) -> Tensor:
     """mean(max(0, 1 − t·y)) over samples and classes, t = ±1 one-hot.
 
@@ -40,6 +53,7 @@ def hinge(logits: Tensor, labels: Tensor) -> Tensor:
     return _margins(logits, labels).mean()
 
 
+@_of_known
 def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
     """Mean negative log-likelihood of softmax(logits).
 
@@ -48,9 +62,10 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.
         labels: (N,) integers.
         label_smoothing: share of the target spread evenly over the classes.
     """
-    return F.cross_entropy(*per_sample(logits, labels), label_smoothing=label_smoothing)
+    return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
 
 
+@_of_known
 def iou(logits: Tensor, labels: Tensor) -> Tensor:
     """1 − mean over classes of the soft Jaccard index Σp·t / Σ(p + t − p·t), p = softmax(logits), t one-hot.
 
@@ -62,7 +77,6 @@ def iou(logits: Tensor, labels: Tensor) -> Tensor:
 
     Source: Rahman and Wang 2016 (doi:10.1007/978-3-319-50835-1_22), section 3, there for one class.
     """
-    logits, labels = per_sample(logits, labels)
     probabilities = logits.softmax(dim=1)
     targets = F.one_hot(labels, logits.shape[1]).to(probabilities.dtype)
     both = (probabilities * targets).sum(dim=0)

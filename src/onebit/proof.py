@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -127,7 +127,11 @@ def _packed(certificate: Certificate | None) -> Step:
     """What packing compared a moment ago: the labels, and the signs of every layer."""
     assert certificate is not None
     agreement = Agreement(
-        certificate.count, certificate.label_mismatches, certificate.max_logit_difference, certificate.bit_exact
+        certificate.count,
+        certificate.label_mismatches,
+        certificate.max_logit_difference,
+        certificate.bit_exact,
+        certificate.tied,
     )
     detail = str(agreement)
     proven = [layer for layer in certificate.layers if layer.proof == "every integer"]
@@ -171,10 +175,11 @@ def _binarized(model: nn.Module) -> Step:
 def _reloaded(model: nn.Module, twin: nn.Module, test: Split, on_images: OnImages | None) -> Step:
     here, there = (predict_logits(net, test.images, on_images=on_images).argmax(1) for net in (model, twin))
     equal, count = int((here == there).sum()), here.numel()
+    what = "predictions" if here.dim() == 1 else "pixels"
     return Step(
         "reload",
         equal == count,
-        f"{equal:,} of {count:,} predictions equal after reloading into plain torch.nn layers",
+        f"{equal:,} of {count:,} {what} equal after reloading into plain torch.nn layers",
     )
 
 
@@ -207,8 +212,7 @@ def prove_packed(
         again = pack_run(
             source, data, weights=certificate.weights, seed=certificate.seed or 0, on_images=on_images
         ).certificate
-        differing = [
-            name for name, value in certificate.to_json().items() if again is None or again.to_json()[name] != value
-        ]
+        assert again is not None
+        differing = [name for name, value in asdict(certificate).items() if asdict(again)[name] != value]
         equal = "recomputed, equal" if not differing else f"differs in {', '.join(differing)}"
         yield Step("certificate", not differing, equal)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from onebit.data import Dataset, Split, load_dataset
+from onebit.data import Dataset, Split
 from onebit.errors import UsageError, first_line
 from onebit.evaluation import evaluate, mode_logits
 from onebit.layers import binarize_, binary_layers, with_options
@@ -22,7 +22,12 @@ from onebit.report import plot_history
 from onebit.scores import Score
 from onebit.train.build import build_training, resolve_device
 from onebit.train.history import EpochLog, History
-from onebit.train.run import fit_recipe, start_folder
+from onebit.train.run import fit_recipe, load_recipe_data, start_folder
+
+OF_FILES = ("validation", "split_seed", "input_size", "permutation", "workers", "skip_broken")
+"""Settings that say how a data set is read."""
+OF_SEVERAL = ("first_stage", "continual")
+"""Settings of several trainings one after the other."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,8 @@ class Trainer:
     ) -> None:
         if options and not isinstance(model, str):
             raise UsageError(f"options belong to a model that is given by its name, got {options} with a module")
+        if several := next((name for name in OF_SEVERAL if name in settings), None):
+            raise UsageError(f"{several} makes several trainings of one: use onebit train, a Trainer does a single one")
         self.method = method
         self._settings = merge(settings, {"model": {**(options or {}), "name": _name(model)}})
         self._given: nn.Module | None = model if isinstance(model, nn.Module) else None
@@ -128,8 +135,13 @@ class Trainer:
         Raises:
             UsageError, DataError, TrainingError, CheckpointError: as `onebit.fit` and `onebit train`.
         """
-        data = load_dataset(data) if isinstance(data, str) else data
-        self.recipe = recipe = self._recipe(data.name, {} if epochs is None else {"epochs": epochs})
+        name = data if isinstance(data, str) else data.name
+        recipe = self._recipe(name, {} if epochs is None else {"epochs": epochs})
+        if isinstance(data, str):
+            data = load_recipe_data(recipe)
+        elif of_files := next((name for name in OF_FILES if name in self._settings), None):
+            raise UsageError(f"{of_files} is for data that is given by its name, got {data.name} as a Dataset")
+        self.recipe = recipe = replace(recipe, validation=len(data.validation))
         given = None if self._given is None else _made_binary(self._given, recipe, data)
         training = build_training(recipe, data, model=given)
         files: dict[str, Any] = {"folder": folder, "resume": resume}

@@ -9,6 +9,8 @@ import pytest
 import yaml
 from cli_support import Outcome
 
+from onebit.cli.asked import asked_recipe
+from onebit.cli.classic import translate
 from onebit.models import MODELS
 from onebit.optim import OPTIMIZERS
 from onebit.recipe import DEFAULTS_FILE, Recipe, build_recipe, default_settings, methods
@@ -120,3 +122,22 @@ def test_every_optimizer_trains_a_step(onebit: Onebit, tmp_path: Path, name: str
     flags = ["--model", "vgg_small", "--model.width", "0.02", "--method", method, "--optimizer", name, "--threads", "1"]
     done = onebit("train", "--dataset", "toy", *flags, "--epochs", "0.08", "--out", tmp_path / "run")
     assert done.status == 0, done.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "notes"),
+    [
+        (["--optimizer.gamma", "0.5"], ("--optimizer.gamma is not used: it belongs to bop, the optimizer is adam",)),
+        (["--optimizer=bop", "--optimizer.gamma=0.5"], ()),
+    ],
+)
+def test_a_setting_of_another_optimizer_is_noted(flags: list[str], notes: tuple[str, ...]) -> None:
+    assert asked_recipe(translate(flags), None, None).notes == notes
+
+
+def test_a_flag_is_read_over_its_recipe(tmp_path: Path) -> None:
+    """Alone, the schedule would have no milestones."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text("schedule: {milestones: [1]}")
+    flags = [str(path), "--schedule", "milestones", "--optimizer", "sgd"]
+    assert asked_recipe(translate(flags), None, None).recipe.schedule.milestones == (1,)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from cli_support import Outcome
 
+from onebit.errors import UsageError
 from onebit.recipe import build_recipe, read_config, read_settings, recipe_path
 from onebit.recipe.json_config import ARCHITECTURES, KEYS, translate_config
 
@@ -122,6 +123,7 @@ def test_what_is_not_used_is_said() -> None:
         ({"weight_clip_value": 1}, "got temperature and weight_clip_value: say --method NAME"),
         ({"mc_steps": None, "temperature": None}, "got none of them: say --method NAME"),
         ({"epochs": "many"}, "epochs must be a whole number, 1 or more, got 'many'"),
+        ({"epochs": 10**400}, "epochs must be a whole number, 1 or more, got 1000"),
     ],
 )
 def test_a_bad_file_is_one_clear_line(config: Callable[..., Outcome], changed: dict[str, Any], message: str) -> None:
@@ -153,9 +155,10 @@ def test_a_recipe_in_json_stays_a_recipe(tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"
     path.write_text('{"dataset": "toy", "epochs": 3, "batch_size": 64}')
     assert read_config(path) is None
-    path.write_text('{"lr_init": 1,')
-    with pytest.raises(Exception, match="line 1: not valid JSON"):
-        read_config(path)
+    for text in ('{"lr_init": 1,', "[" * 200_000):
+        path.write_text(text)
+        with pytest.raises(UsageError, match="line 1: not valid JSON"):
+            read_config(path)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -44,6 +44,17 @@ def test_a_table_and_a_picture_and_no_second_run_in_the_same_folder(onebit: Oneb
     assert f"{100 * own['accuracy']:.2f}" == row[3].split()[1]
 
 
+def test_several_seeds_of_several_tasks(onebit: Onebit, tmp_path: Path) -> None:
+    folder = tmp_path / "all"
+    flags = ["mnist-permuted", *SHORT, "--continual.against", "[]"]
+    done = onebit("train", *flags, "--seeds", "0-1", "--out", folder)
+    assert done.status == 0, done.err
+    assert "with binary weights (n = 2: " in done.out
+    assert done.out.endswith(f"tables and pictures in {folder}/seed-N\n")
+    plain = onebit("train", "digits-smoke", "--out", folder / "seed-0")
+    assert "holds a run already" in plain.line
+
+
 def test_a_task_without_a_file_is_its_recipe(onebit: Onebit) -> None:
     task = onebit("train", "--task", "permuted-mnist", "--print-config")
     assert task.out == onebit("train", "mnist-permuted", "--print-config").out
@@ -60,6 +71,9 @@ def test_a_recipe_becomes_a_continual_one(onebit: Onebit) -> None:
     [
         (["--continual.tasks", "1"], "continual.tasks must be 0, or from 2 to 999, got 1"),
         (["--continual.against", '["stee"]'], "unknown method 'stee'; did you mean 'ste'?"),
+        (["--first_stage", "1"], "first_stage does not go with several tasks: leave it out"),
+        (["--permutation", "3"], "permutation does not go with several tasks: leave it out"),
+        (["--teacher", "nowhere"], "nowhere: no such run folder or file"),
         (["--permutation", "-1"], "permutation must be 0 or more, got -1"),
         (["--draws", "-1"], "draws must be from 0 to 10000, got -1"),
     ],

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from tiny_masks import blobs, masked_folder, write
 
-from onebit.data import VOID, Dataset, Split, load_dataset
+from onebit.data import VOID, Dataset, Split, load_dataset, mask_classes, read_mask
 from onebit.errors import DataError
 
 
@@ -71,6 +71,17 @@ def test_colours_stay_and_palette_masks_hold_their_numbers(tmp_path: Path) -> No
     data = load_dataset("segmentation", directory=tmp_path, validation=0)
     assert data.input_shape == (3, 32, 32)
     assert set(np.unique(data.train.labels)) == {0, 1}
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_masks_of_one_bit_hold_the_first_class_and_the_second(tmp_path: Path, named: bool) -> None:
+    mask = write(masked_folder(tmp_path, 1) / "label" / "0.png", blobs(0))
+    if named:
+        (tmp_path / "classes.txt").write_text("ground\ndisc\n", encoding="utf-8")
+    with Image.open(mask) as image:
+        assert image.mode == "1"
+    _, values = mask_classes(tmp_path, None)
+    np.testing.assert_array_equal(read_mask(mask, (32, 32), values), blobs(0))
 
 
 def test_another_size_resizes_images_and_masks(tmp_path: Path) -> None:

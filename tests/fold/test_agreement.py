@@ -14,12 +14,12 @@ from torch import nn
 import onebit
 from onebit import runtime
 from onebit.agreement import Agreement, certify, prove, verify
-from onebit.data import Split
+from onebit.data import VOID, Split
 from onebit.errors import FoldError, UsageError
 from onebit.evaluation import evaluate
 from onebit.fold import pack
-from onebit.layers import BinaryLinear, InputCoding
-from onebit.packed import Dense, LayerProof, PackedNet, Threshold, load, save
+from onebit.layers import BinaryConv2d, BinaryLinear, InputCoding
+from onebit.packed import Affine, Certificate, Dense, LayerProof, PackedNet, Threshold, load, save
 from onebit.quantizers import SteSign
 
 
@@ -269,3 +269,38 @@ def test_images_are_read_batch_by_batch_and_counted_once() -> None:
     assert found is not None
     assert [layer.integers for layer in found.layers] == [120 * 31, 120 * 40]
     assert replace(found, max_logit_difference=0.0) == replace(expected, max_logit_difference=0.0)
+
+
+@pytest.mark.parametrize(("moved", "tied"), [(1e-6, 32), (0.5, 0)])
+def test_a_pixel_that_rounding_decides_breaks_no_claim_and_is_counted(moved: float, tied: int) -> None:
+    """Both classes have the same logits in torch; the packed net has the second one higher, by more or less."""
+    model = nn.Sequential(InputCoding(), BinaryConv2d(1, 2, 1, bias=True)).eval()
+    with torch.no_grad():
+        model[1].weight.fill_(1)
+        model[1].bias.fill_(1)
+    packed = pack(model, input_shape=(1, 4, 4))
+    affine = next(node for node in packed.nodes if isinstance(node, Affine))
+    other = with_node(packed, affine.output, shift=np.array([1, 1 + moved], np.float32))
+    images = np.full((2, 1, 4, 4), 128, np.uint8)  # +1, coded
+    agreement = verify(model, other, images)
+    assert (agreement.label_mismatches, agreement.tied, agreement.ok) == (32, tied, tied > 0)
+    assert ("32 tied pixels in which rounding decides" in str(agreement)) == agreement.ok
+    masks = np.zeros((2, 4, 4), np.uint8)
+    masks[0, 0] = VOID
+    certificate = certify(model, other, Split(images, masks), dataset="toy").certificate
+    assert certificate is not None
+    assert (certificate.count, certificate.label_mismatches, certificate.tied) == (28, 28, 28 if tied else 0)
+    assert Certificate.from_json(certificate.to_json()) == certificate
+    assert ("tied" in certificate.to_json()) == bool(tied)
+
+
+def test_a_tied_image_is_a_mismatch() -> None:
+    model = nn.Sequential(InputCoding(), nn.Flatten(), BinaryLinear(4, 2, bias=True)).eval()
+    with torch.no_grad():
+        model[2].weight.fill_(1)
+        model[2].bias.fill_(1)
+    packed = pack(model, input_shape=(1, 2, 2))
+    affine = next(node for node in packed.nodes if isinstance(node, Affine))
+    other = with_node(packed, affine.output, shift=np.array([1, 1 + 1e-6], np.float32))
+    agreement = verify(model, other, np.array([127, 128, 127, 128], np.uint8).reshape(1, 1, 2, 2))
+    assert (agreement.label_mismatches, agreement.tied, agreement.ok) == (1, 0, False)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from onebit.layers import BinaryConv2d, BinaryLinear, binarize_
-from onebit.quantizers import INPUT_QUANTIZERS, Quantizer, SteSign, scheduled, sign
+from onebit.quantizers import INPUT_QUANTIZERS, InputAdaBin, Quantizer, SteSign, scheduled, sign
 
 CHANNELS = 3
 INFINITY = float("inf")
@@ -197,3 +197,14 @@ def test_quantizers_of_inputs_that_follow_the_progress_of_training() -> None:
 def test_what_is_no_input_quantizer_states_nothing() -> None:
     assert Quantizer().binary_input() is None
     assert SteSign().binary_input() == (None, None, None)
+
+
+def test_a_distance_of_zero_has_finite_gradients() -> None:
+    quantizer = InputAdaBin()
+    x = torch.tensor([[0.0, 1.0, -1.0]], requires_grad=True)
+    with torch.no_grad():
+        quantizer.distance.zero_()
+    quantizer(x).sum().backward()
+    for tensor in (x, quantizer.centre, quantizer.distance):
+        assert tensor.grad is not None
+        assert torch.isfinite(tensor.grad).all()

@@ -144,6 +144,8 @@ def test_from_training_to_masks_on_disk(data: Dataset, tmp_path: Path, capsys: p
     assert result["chosen_by"] == "validation mean IoU"
     assert 0 < result["test"]["binary"]["mean_iou"] < 1
     assert main(["pack", run, "-o", net, "--data", str(folder)]) == 0
+    counted = result["test"]["binary"]["count"]
+    assert f"certified on {counted:,} segmentation test pixels: " in capsys.readouterr().out
     assert main(["verify", run, "--data", str(folder)]) == 0
     capsys.readouterr()
     assert main(["evaluate", net, "--data", str(folder), "--json"]) == 0

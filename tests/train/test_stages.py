@@ -73,6 +73,11 @@ def test_the_second_stage_starts_where_the_first_one_ends(tmp_path: Path, monkey
     assert result["test"]["binary"]["accuracy"] > 0.6
 
 
+def test_a_method_that_draws_latents_to_signs_starts_from_real_ones(tmp_path: Path) -> None:
+    prox = recipe(model={"weight_quantizer": "prox", "value": 1.0}, optimizer={"prox_growth": 1.0, "prox_freeze": 0.5})
+    assert train(tmp_path, prox)["test"].keys() >= {"binary"}
+
+
 def test_the_first_stage_is_the_same_net_with_real_weights() -> None:
     stage = first_stage(recipe())
     assert (stage.model.weight_quantizer, stage.model.input_quantizer) == (None, "ste_sign")
@@ -158,6 +163,13 @@ def test_a_resumed_run_goes_on_in_the_same_log(tmp_path: Path) -> None:
     whole, parts = scalars(tmp_path / "whole"), scalars(tmp_path / "parts")
     assert parts["train_loss"] == whole["train_loss"]
     assert parts.keys() == whole.keys()
+
+
+def test_a_finished_run_that_is_told_of_again_keeps_its_epochs(tmp_path: Path) -> None:
+    result = train(tmp_path, recipe(first_stage=0), trackers=["tensorboard"])
+    (again,) = open_trackers(["tensorboard"], recipe(), tmp_path)
+    again.end(result | {"chosen_epoch": 1})
+    assert [step for step, _ in scalars(tmp_path)["train_loss"]] == [1, 2, 3]
 
 
 def test_both_stages_are_tracked(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from onebit.cli.classic import Classic
@@ -25,6 +27,11 @@ from onebit.tables import resolve
 
 TASKS = {"permuted-mnist": "mnist-permuted"}
 """Task -> the recipe that says how it is learnt."""
+OPTIMIZER_FIELDS = {
+    **dict.fromkeys(("gamma", "threshold", "decay_epochs", "gamma_decay", "threshold_decay"), "bop"),
+    **dict.fromkeys(("latent_init", "data_scale"), "bayesbinn"),
+}
+"""Field of an optimizer -> the only one that has it."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ def asked_recipe(classic: Classic, method: str | None, resumed: str | None, *, t
     learnt = None if task is None else recipe_path(resolve(TASKS, task, kind="task"))
     meant, flags = take_alias([*classic.flags, *argv])
     given = [flag.partition("=")[0].removeprefix("--") for flag in flags]
-    optimizer = build_recipe(meant, flags).optimizer.name if "optimizer.name" in given else None
+    optimizer = _said(flags, "optimizer.name")
     config = None if source is None else read_config(source)
     notes: tuple[str, ...] = ()
     if config is not None:
@@ -73,7 +80,23 @@ def asked_recipe(classic: Classic, method: str | None, resumed: str | None, *, t
     if chosen is not None and any(name != "seed" for name, _, _ in recipe.changed_from(chosen)):
         # what was measured with the recipe as it stands says nothing about this training
         recipe = dataclasses.replace(recipe, measured="")
-    return Asked(recipe, notes)
+    own = {name: recipe.optimizer.name for name in OPTIMIZER_FIELDS if f"optimizer.{name}" in given}
+    unused = [
+        f"--optimizer.{name} is not used: it belongs to {OPTIMIZER_FIELDS[name]}, the optimizer is {used}"
+        for name, used in own.items()
+        if used != OPTIMIZER_FIELDS[name]
+    ]
+    return Asked(recipe, (*notes, *unused))
+
+
+def _said(flags: Sequence[str], name: str) -> str | None:
+    """The last value of a flag, None where it is not given."""
+    value = None
+    for flag, following in zip_longest(flags, flags[1:]):
+        found, equals, attached = flag.partition("=")
+        if found == f"--{name}":
+            value = attached if equals else following
+    return value
 
 
 def _name(recipe: Recipe, model: str | None, method: str | None) -> str:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onebit.cli.output import percent, progress
-from onebit.errors import UsageError
-from onebit.files import write_atomic
+from onebit.cli.processes import resumable
+from onebit.errors import OnebitError, UsageError
+from onebit.files import remove_made, write_atomic
 from onebit.recipe import Recipe
+from onebit.train.history import TABLE_FILE
 
 if TYPE_CHECKING:
     from onebit.data import Dataset
@@ -17,13 +19,15 @@ if TYPE_CHECKING:
     from onebit.train.ranks import Ranks
 
 PICTURE = "continual.png"
-USED = ("continual.json", "recipe.yaml")
+USED = (TABLE_FILE, "recipe.yaml")
 
 
 def learn_tasks(
     recipe: Recipe, data: Dataset, folder: Path, *, resume: bool, trackers: Sequence[str], ranks: Ranks
 ) -> dict[str, Any]:
     """Learn all tasks into a folder, talking; a table and a picture are there after each task.
+
+    A training that is refused before its first step leaves nothing there.
 
     Raises:
         UsageError: the folder holds a training and `resume` was not asked for, or there are several processes.
@@ -37,7 +41,10 @@ def learn_tasks(
     if not resume and any((folder / name).exists() for name in USED):
         raise UsageError(f"{folder} holds a run already: go on with --resume {folder}, or choose another --out")
     refuse_other_recipe(folder, recipe)
-    arms(recipe)  # an unknown method is refused before anything is written
+    first = folder / next(iter(arms(recipe))) / "task-1"  # an unknown method is refused before anything is written
+    made = (first / "recipe.yaml", first, first.parent, *(folder / name for name in (*USED, "log.txt")), folder)
+    new_paths = [path for path in (*made, *folder.parents) if not path.exists()]
+    began = False
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "recipe.yaml", recipe.to_yaml().encode())
     with progress(recipe.name, "steps") as bar, (folder / "log.txt").open("a", encoding="utf-8") as log:
@@ -47,22 +54,33 @@ def learn_tasks(
             log.write(text + "\n")
             log.flush()
 
+        def step(done: int, total: int) -> None:
+            nonlocal began
+            began = True
+            bar.update(done, total)
+
         def learnt(method: str, task: int, cells: Sequence[Cell]) -> None:
             for weights, bn in dict.fromkeys((cell.weights, cell.bn) for cell in cells):
                 row = [cell.accuracy for cell in cells if (cell.weights, cell.bn) == (weights, bn)]
                 note(_row(method, task, weights, bn, row))
 
         note(f"{recipe.name}: {recipe.continual.tasks} tasks of {data.name} from {data.directory or 'memory'}")
-        result = train_continual(
-            recipe,
-            data,
-            folder,
-            resume=resume,
-            trackers=trackers,
-            on_step=bar.update,
-            on_epoch=lambda row: note(str(row)),
-            on_task=learnt,
-        )
+        try:
+            with resumable(folder, ranks):
+                result = train_continual(
+                    recipe,
+                    data,
+                    folder,
+                    resume=resume,
+                    trackers=trackers,
+                    on_step=step,
+                    on_epoch=lambda row: note(str(row)),
+                    on_task=learnt,
+                )
+        except OnebitError:
+            if not began:
+                remove_made(new_paths)
+            raise
     plot_tasks(result, folder / PICTURE)
     return result
 

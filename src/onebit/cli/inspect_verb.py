@@ -59,9 +59,11 @@ def main(argv: list[str]) -> int:
         if key == "recipe" and isinstance(value, dict):
             answer(f"recipe: {value.get('name')}")
         elif key == "certificate" and isinstance(value, dict):
+            tied = f" ({value['tied']} of them where logits are tied)" if value["tied"] else ""
             answer(
                 f"certificate: {value['correct']} of {value['count']} {value['dataset']} {value['split']} right, "
-                f"{value['label_mismatches']} labels differ from torch; {value['weights']} weights of {value['recipe']}"
+                f"{value['label_mismatches']} labels differ from torch{tied}; "
+                f"{value['weights']} weights of {value['recipe']}"
             )
         elif isinstance(value, float):
             answer(f"{key}: {value:.4g}")

@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
     add_json(parser)
     args = parser.parse(argv)
     output = output_path(args.output, suffixes=(".1bit",), run=args.run)
-    from onebit.packed import costs, save
+    from onebit.packed import costs, infer, save
     from onebit.proof import pack_run
     from onebit.train.run import load_recipe_data, open_run
 
@@ -51,9 +51,11 @@ def main(argv: list[str]) -> int:
         answer_json(result)
     else:
         answer(f"{args.output}: {size(count)}, {bits:,} weights at one bit, {ratio:.1f} times smaller than float32")
+        counted = "pixels" if len(infer(packed)[packed.output].shape) == 3 else "images"
+        tied = f" ({certificate.tied:,} of them where logits are tied)" if certificate.tied else ""
         answer(
-            f"certified on {certificate.count:,} {certificate.dataset} {certificate.split} images: "
+            f"certified on {certificate.count:,} {certificate.dataset} {certificate.split} {counted}: "
             f"{certificate.correct:,} correct with packed weights, {certificate.label_mismatches:,} labels differ from "
-            f"torch, largest logit difference {certificate.max_logit_difference:.3g}"
+            f"torch{tied}, largest logit difference {certificate.max_logit_difference:.3g}"
         )
-    return 0 if certificate.label_mismatches == 0 else 1
+    return 0 if certificate.label_mismatches == certificate.tied else 1

@@ -163,7 +163,10 @@ def outcome_lines(result: Mapping[str, Any]) -> list[str]:
         + (f"; mean IoU {score['mean_iou']:.4f}, Dice {score['dice']:.4f}" if "mean_iou" in score else "")
         for mode, score in result["test"].items()
     ]
-    chosen = f"epoch {result['chosen_epoch']}, chosen by {result['chosen_by']}"
+    if "tasks" in result:
+        chosen = f"all {result['tasks']} tasks after the last one"
+    else:
+        chosen = f"epoch {result['chosen_epoch']}, chosen by {result['chosen_by']}"
     return [*lines, f"{chosen}; seed {result['seed']}; {result['seconds']:.1f} s; run folder {result['folder']}"]
 
 
@@ -175,8 +178,7 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
     for mode, score in summary["test"].items():
         each = ", ".join(f"{100 * accuracy:.2f}" for accuracy in score["accuracies"])
         lines.append(f"test accuracy {spread(score['accuracies'])} with {mode} weights (n = {score['n']}: {each})")
-    listed = ", ".join(map(str, summary["seeds"]))
-    return [
-        *lines,
-        f"seeds {listed}; {summary['seconds']:.1f} s; onebit report {summary['folder']} -o DIR compares them",
-    ]
+    listed, folder = ", ".join(map(str, summary["seeds"])), summary["folder"]
+    tasks = any("tasks" in run for run in summary["runs"])
+    more = f"tables and pictures in {folder}/seed-N" if tasks else f"onebit report {folder} -o DIR compares them"
+    return [*lines, f"seeds {listed}; {summary['seconds']:.1f} s; {more}"]

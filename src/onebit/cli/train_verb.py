@@ -24,6 +24,7 @@ from onebit.cli.seeds import (
 )
 from onebit.cli.train_help import train_help
 from onebit.errors import OnebitError, TrainingError, UsageError
+from onebit.files import remove_made
 from onebit.recipe import Recipe
 from onebit.train.history import STAGE_FOLDER
 
@@ -239,7 +240,7 @@ def _train(
             return result
     except OnebitError:
         if talks and not began:
-            _remove(new_paths)
+            remove_made(new_paths)
         raise
 
 
@@ -253,13 +254,6 @@ def _check_start(folder: Path, epoch: int | None) -> None:
     done = read_state(checkpoint)[1].get("epoch") if checkpoint.exists() else 0
     if done != epoch:
         raise UsageError(f"--start-epoch {epoch}: {folder} has a checkpoint of epoch {done}; leave the flag out")
-
-
-def _remove(paths: Sequence[Path]) -> None:
-    """Remove files, and folders that are empty then."""
-    for path in paths:
-        with contextlib.suppress(OSError):
-            path.rmdir() if path.is_dir() else path.unlink()
 
 
 def _precision_line(recipe: Recipe, *, processes: int) -> str:

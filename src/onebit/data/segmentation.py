@@ -137,7 +137,9 @@ def read_mask(path: Path, size: tuple[int, ...], values: dict[int, int]) -> Mask
     """
     with opened(str(path)) as image:
         mode = image.mode
-        mask = np.array(image.convert("L") if mode == "1" else image)
+        mask = np.array(image)
+    if mode == "1":  # one bit a pixel: the first class and the second
+        mask = mask * np.uint8(next(value for value, number in values.items() if number == 1))
     if mode not in ("1", "L", "P"):
         raise DataError(f"{path}: the mask has pixels {mode!r}, expected one number of 8 bits a pixel, the class")
     if mask.shape != size:

@@ -50,7 +50,8 @@ class Certificate:
         weights: the test mode that was packed: "binary", or "sample" for one random draw.
         seed: of that draw, else None.
         correct: images the packed net classifies rightly; None without labels.
-        label_mismatches: images that the two nets label differently.
+        label_mismatches: images that the two nets label differently; of masks pixels, as `count` and `correct`.
+        tied: of these, pixels whose two labels both nets hold to be equally likely, up to rounding.
         max_logit_difference: largest |difference| of two logits.
         bit_exact: every logit is equal.
         source: sha256 of the checkpoint, in hexadecimal, or None.
@@ -71,6 +72,7 @@ class Certificate:
     source: str | None = None
     recipe: str | None = None
     layers: tuple[LayerProof, ...] = ()
+    tied: int = 0
 
     def __post_init__(self) -> None:
         for name in ("onebit", "dataset", "split"):
@@ -85,6 +87,7 @@ class Certificate:
             _check_count("certificate seed", self.seed)
         _check_count("certificate count", self.count)
         _check_count("certificate label_mismatches", self.label_mismatches, most=self.count)
+        _check_count("certificate tied", self.tied, most=self.label_mismatches)
         if self.correct is not None:
             _check_count("certificate correct", self.correct, most=self.count)
         difference = self.max_logit_difference
@@ -103,7 +106,10 @@ class Certificate:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; inverse of `from_json`. A layer is a list of its four fields: a deep net has many of them."""
-        return {**dataclasses.asdict(self), "layers": [list(dataclasses.astuple(layer)) for layer in self.layers]}
+        fields = dataclasses.asdict(self)
+        if not self.tied:  # files without it are older than masks
+            del fields["tied"]
+        return {**fields, "layers": [list(dataclasses.astuple(layer)) for layer in self.layers]}
 
     @staticmethod
     def from_json(value: object) -> Certificate:
@@ -112,7 +118,8 @@ class Certificate:
         Raises:
             FormatError: unknown or missing fields, wrong types, or a contradiction.
         """
-        fields = check_fields("certificate", value, [field.name for field in dataclasses.fields(Certificate)])
+        whole = {"tied": 0, **value} if isinstance(value, dict) else value
+        fields = check_fields("certificate", whole, [field.name for field in dataclasses.fields(Certificate)])
         if not isinstance(fields["layers"], list):
             raise FormatError("certificate layers is not a list")
         names = [field.name for field in dataclasses.fields(LayerProof)]

@@ -63,7 +63,8 @@ class _Distant(Surrogate):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         x, centre, distance = ctx.saved_tensors
         gradient = gradient.to(x.dtype)
-        z = ((x - centre) / distance).clamp(-1, 1)  # unbounded, z·p(z) would be NaN at infinity
+        least = torch.finfo(distance.dtype).tiny  # 0/0 would be NaN
+        z = ((x - centre) / distance.clamp(min=least)).clamp(-1, 1)  # unbounded, z·p(z) would be NaN at infinity
         through = 2 * (1 - z.abs()) * gradient
         to_centre = (gradient - through).sum(dtype=centre.dtype)
         to_distance = (sign(z) * gradient - z * through).sum(dtype=distance.dtype)

@@ -40,6 +40,8 @@ EPS = {"mlp": 1e-4}
 """BatchNorm's epsilon where the file says none; torch's own for the other nets."""
 EVALUATED = "evaluate_steps"
 AUGMENTED_SCALE = 10.0
+LIMIT = 1e300
+"""No number of a file is as large; a larger whole number has no float."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def read_config(path: Path) -> dict[str, Any] | None:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read ({error})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}, line {getattr(error, 'lineno', 1)}: not valid JSON") from None
     own = KEYS.keys() - {"dataset", "epochs", "batch_size"}  # a recipe has these three, too
     return found if isinstance(found, dict) and own & found.keys() else None
@@ -211,7 +213,7 @@ def _checked(config: Mapping[str, Any], source: str) -> dict[str, Any]:
     said = {}
     for key, value in config.items():
         rule = KEYS[key]
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LIMIT
         whole = number and value == int(value) if rule.kind is int else number
         if not (whole if rule.kind in (int, float) else isinstance(value, rule.kind)) or not rule.holds(value):
             raise UsageError(f"{source}: {key} must be {rule.expected}, got {value!r}")

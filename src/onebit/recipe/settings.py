@@ -195,7 +195,8 @@ class ScheduleRecipe:
         _need("schedule.final_lr", self.final_lr, 0 <= self.final_lr < math.inf, "0 or more")
         _need("schedule.warmup", self.warmup, 0 <= self.warmup < math.inf, "0 or more epochs")
         _need("schedule.gamma", self.gamma, _positive(self.gamma), "positive")
-        _need("schedule.milestones", self.milestones, all(map(_positive, self.milestones)), "positive (epochs)")
+        marks = all(map(_positive, self.milestones)) and (len(self.milestones) > 0 or self.name != "milestones")
+        _need("schedule.milestones", self.milestones, marks, "positive (epochs), one or more")
         if self.name == "step":
             _need("schedule.step_size", self.step_size, _positive(self.step_size or 0), "positive (epochs)")
 

@@ -19,15 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from onebit.data import Dataset, permute_pixels
-from onebit.errors import CheckpointError
+from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation import evaluate
 from onebit.files import write_atomic
 from onebit.layers import binary_layers
 from onebit.recipe import ContinualRecipe, Recipe, build_recipe, flatten, merge, method_settings, methods
-from onebit.train.history import EpochLog
+from onebit.train.history import TABLE_FILE, EpochLog
 from onebit.train.run import open_run, start_folder, train_stage
 
-TABLE_FILE = "continual.json"
 PERMUTATIONS = 1_000
 """Most tasks of one seed: the permutations of another seed are others."""
 METHOD_FIELDS = ("model.weight_quantizer", "model.input_quantizer", "optimizer.name")
@@ -77,8 +76,11 @@ def arms(recipe: Recipe) -> dict[str, Recipe]:
     """Method -> the recipe with which it learns all tasks: that of `recipe` itself first, then those it is set against.
 
     Raises:
-        UnknownNameError: no such method.
+        UnknownNameError: no such method. UsageError: a setting that several tasks would not use.
     """
+    if recipe.first_stage or recipe.permutation is not None:
+        name = "first_stage" if recipe.first_stage else "permutation"
+        raise UsageError(f"{name} does not go with several tasks: leave it out, or set continual.tasks to 0")
     settings = asdict(recipe)
     own = flatten(settings)
     fitting = {}

@@ -14,7 +14,9 @@ WEIGHT_FILES = ("best.safetensors", "final.safetensors")
 """Of a run folder, in the order of preference: the reported model is the one that validation chose."""
 STAGE_FOLDER = "stage1"
 """Of a run in two stages: the run folder of the first one, in its own."""
-RUN_FILES = ("metrics.jsonl", "last.ckpt", *WEIGHT_FILES, "result.json", STAGE_FOLDER)
+TABLE_FILE = "continual.json"
+"""Of a folder of several tasks: what was reached on each."""
+RUN_FILES = ("metrics.jsonl", "last.ckpt", *WEIGHT_FILES, "result.json", STAGE_FOLDER, TABLE_FILE)
 
 
 def refuse_used(folder: Path, *, resume: bool) -> bool:

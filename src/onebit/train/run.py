@@ -112,9 +112,12 @@ def _teacher(recipe: Recipe, data: Dataset) -> Teacher | None:
     """The teacher that a recipe names.
 
     Raises:
-        UsageError: no trained net there, or one of other images or classes. FormatError, CheckpointError: damaged.
+        UsageError: no trained net there, one of other images or classes, or settings of a teacher without one.
+        FormatError, CheckpointError: damaged.
     """
     if recipe.teacher is None:
+        if (recipe.teacher_weight, recipe.teacher_temperature) != (1, 1):
+            raise UsageError("teacher_weight and teacher_temperature belong to a teacher: name its run with --teacher")
         return None
     run = open_run(recipe.teacher)
     refuse_teacher(run.input_shape, run.classes, data, name=recipe.teacher)
@@ -138,7 +141,7 @@ def first_stage(recipe: Recipe) -> Recipe:
             "another recipe and name its run with --init_from"
         )
     real = replace(recipe.model, weight_quantizer=None, weight_options=None, value=1.0, init="default")
-    optimizer = replace(recipe.optimizer, latent_clip=None, lr_scale=None, compile=False)
+    optimizer = replace(recipe.optimizer, latent_clip=None, lr_scale=None, prox_growth=None, compile=False)
     return replace(
         recipe,
         name=f"{recipe.name}-stage1",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
@@ -72,9 +73,9 @@ class TensorBoard:
         self._writer.flush()
 
     def end(self, result: Mapping[str, Any]) -> None:
-        epoch = result["chosen_epoch"]
+        after = math.ceil(result["epochs"]) + 1  # a run that was finished before keeps all that it wrote
         for name, value in outcome(result):
-            self._at(epoch + 1).add_scalar(name, value, epoch)
+            self._at(after).add_scalar(name, value, result["chosen_epoch"])
         self.stop()
 
     def stop(self) -> None:
