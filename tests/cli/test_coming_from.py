@@ -12,6 +12,7 @@ import torch
 from cli_support import Outcome
 
 from onebit.cli.classic import CLASSIC, OTHER_NAMES, SHORT, translate
+from onebit.cli.train_verb import TRACKER_FLAGS
 from onebit.recipe import flag_names, take_alias
 from onebit.recipe.json_config import KEYS
 
@@ -43,7 +44,7 @@ def test_every_classic_flag_has_its_row() -> None:
     "section", [BINARYNET, CONNECT, BAYES, JSON], ids=["binarynet", "binaryconnect", "bayesbinn", "json"]
 )
 def test_every_flag_that_is_called_ours_is_there(section: str) -> None:
-    known = {*flag_names(), *VERB_OPTIONS, "model", "optimizer", "schedule", "model.FIELD", "to"}
+    known = {*flag_names(), *VERB_OPTIONS, *TRACKER_FLAGS, "model", "optimizer", "schedule", "model.FIELD", "to"}
     for cells in rows(section):
         for flag in said_flags(cells[1]):
             name = flag.lstrip("-")
