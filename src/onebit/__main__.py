@@ -6,7 +6,7 @@ import sys
 
 VERBS = {
     "train": "train a recipe into a run folder, or go on with --resume",
-    "evaluate": "accuracy in a stated test mode: latent, binary, sample, ensemble:N, packed",
+    "evaluate": "accuracy in a stated test mode: latent, binary, mean, sample, ensemble:N, packed",
     "inspect": "is it really binary? ranges, counts and histograms of any weight file",
     "verify": "the whole proof, from latent weights to the packed net",
     "pack": "fold and pack to one bit per weight, with a certificate",

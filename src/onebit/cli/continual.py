@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.output import percent, progress
-from onebit.cli.processes import resumable
-from onebit.errors import OnebitError, UsageError
-from onebit.files import remove_made, write_atomic
+from onebit.cli.output import percent
+from onebit.cli.talk import talking
+from onebit.errors import UsageError
+from onebit.files import write_atomic
 from onebit.recipe import Recipe
 from onebit.train.history import TABLE_FILE
 
@@ -44,43 +44,26 @@ def learn_tasks(
     first = folder / next(iter(arms(recipe))) / "task-1"  # an unknown method is refused before anything is written
     made = (first / "recipe.yaml", first, first.parent, *(folder / name for name in (*USED, "log.txt")), folder)
     new_paths = [path for path in (*made, *folder.parents) if not path.exists()]
-    began = False
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "recipe.yaml", recipe.to_yaml().encode())
-    with progress(recipe.name, "steps") as bar, (folder / "log.txt").open("a", encoding="utf-8") as log:
-
-        def note(text: str) -> None:
-            bar.print(text)
-            log.write(text + "\n")
-            log.flush()
-
-        def step(done: int, total: int) -> None:
-            nonlocal began
-            began = True
-            bar.update(done, total)
+    with talking(recipe.name, folder, ranks, new_paths=new_paths) as talk:
 
         def learnt(method: str, task: int, cells: Sequence[Cell]) -> None:
             for weights, bn in dict.fromkeys((cell.weights, cell.bn) for cell in cells):
                 row = [cell.accuracy for cell in cells if (cell.weights, cell.bn) == (weights, bn)]
-                note(_row(method, task, weights, bn, row))
+                talk.note(_row(method, task, weights, bn, row))
 
-        note(f"{recipe.name}: {recipe.continual.tasks} tasks of {data.name} from {data.directory or 'memory'}")
-        try:
-            with resumable(folder, ranks):
-                result = train_continual(
-                    recipe,
-                    data,
-                    folder,
-                    resume=resume,
-                    trackers=trackers,
-                    on_step=step,
-                    on_epoch=lambda row: note(str(row)),
-                    on_task=learnt,
-                )
-        except OnebitError:
-            if not began:
-                remove_made(new_paths)
-            raise
+        talk.note(f"{recipe.name}: {recipe.continual.tasks} tasks of {data.name} from {data.directory or 'memory'}")
+        result = train_continual(
+            recipe,
+            data,
+            folder,
+            resume=resume,
+            trackers=trackers,
+            on_step=talk.step,
+            on_epoch=lambda row: talk.note(str(row)),
+            on_task=learnt,
+        )
     plot_tasks(result, folder / PICTURE)
     return result
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from onebit.cli.asked import asked_recipe, check_names, run_folder
 from onebit.cli.classic import Classic, translate
 from onebit.cli.continual import learn_tasks, task_lines
-from onebit.cli.output import answer, answer_json, download_progress, progress, say, set_threads
+from onebit.cli.output import answer, answer_json, download_progress, say, set_threads
 from onebit.cli.parsing import option_value
 from onebit.cli.seeds import (
     outcome_lines,
@@ -23,8 +21,7 @@ from onebit.cli.seeds import (
     train_seeds,
 )
 from onebit.cli.train_help import train_help
-from onebit.errors import OnebitError, TrainingError, UsageError
-from onebit.files import remove_made
+from onebit.errors import UsageError
 from onebit.recipe import Recipe
 from onebit.train.history import STAGE_FOLDER
 
@@ -177,71 +174,39 @@ def _train(
     ranks: Ranks,
 ) -> dict[str, Any]:
     """Train into a run folder, talking; a recipe that is refused before its first step leaves nothing there."""
-    from onebit.cli.processes import resumable
+    from onebit.cli.talk import talking
     from onebit.train.run import start_folder, train_run
 
-    talks = ranks.writes
     stage = folder / STAGE_FOLDER
     made = (stage / "recipe.yaml", stage, folder / "recipe.yaml", folder / "log.txt", folder, *folder.parents)
     new_paths = [path for path in made if not path.exists()]
-    began = False
     going_on = ranks.first(lambda: start_folder(folder, recipe, resume=resume))
     ranks.first(lambda: _check_start(folder, classic.start_epoch))
-    log_file = folder / "log.txt" if talks else Path(os.devnull)
-    try:
-        with (
-            progress(recipe.name, "steps", every=classic.print_freq) as bar,
-            log_file.open("a", encoding="utf-8") as log,
-        ):
-
-            def note(text: str) -> None:
-                if not talks:
-                    return
-                bar.print(text)
-                log.write(text + "\n")
-                log.flush()
-
-            def step(done: int, total: int) -> None:
-                nonlocal began
-                began = True
-                if talks:
-                    bar.update(done, total)
-
-            if resume and not going_on:
-                note(f"{folder} holds no checkpoint yet: starting afresh")
-            about = f": {recipe.summary}" if recipe.summary else ""
-            note(f"{recipe.name}{about}; {data.name} from {data.directory or 'memory'}")
-            note(
-                f"{len(data.train):,} training, {len(data.validation):,} validation, {len(data.test):,} test images"
-                + (f" ({data.note})" if data.note else "")
-            )
-            note(_precision_line(recipe, processes=ranks.world))
-            if recipe.first_stage:
-                note(f"in two stages: first {recipe.first_stage:g} epochs with real weights, into {stage}")
-            try:
-                with resumable(folder, ranks), warnings.catch_warnings():
-                    warnings.showwarning = lambda message, *where: note(f"note: {message}")
-                    result = train_run(
-                        recipe,
-                        data,
-                        folder,
-                        resume=resume,
-                        ranks=ranks,
-                        trackers=trackers,
-                        on_step=step,
-                        on_epoch=lambda row: note(str(row)),
-                    )
-            except (KeyboardInterrupt, TrainingError) as stop:
-                with contextlib.suppress(OSError):
-                    log.write(f"{stop}\n")
-                raise
-            for line in outcome_lines(result):
-                log.write(line + "\n")
-            return result
-    except OnebitError:
-        if talks and not began:
-            remove_made(new_paths)
-        raise
+    with talking(recipe.name, folder, ranks, new_paths=new_paths, every=classic.print_freq) as talk:
+        if resume and not going_on:
+            talk.note(f"{folder} holds no checkpoint yet: starting afresh")
+        about = f": {recipe.summary}" if recipe.summary else ""
+        talk.note(f"{recipe.name}{about}; {data.name} from {data.directory or 'memory'}")
+        talk.note(
+            f"{len(data.train):,} training, {len(data.validation):,} validation, {len(data.test):,} test images"
+            + (f" ({data.note})" if data.note else "")
+        )
+        talk.note(_precision_line(recipe, processes=ranks.world))
+        if recipe.first_stage:
+            talk.note(f"in two stages: first {recipe.first_stage:g} epochs with real weights, into {stage}")
+        result = train_run(
+            recipe,
+            data,
+            folder,
+            resume=resume,
+            ranks=ranks,
+            trackers=trackers,
+            on_step=talk.step,
+            on_epoch=lambda row: talk.note(str(row)),
+        )
+        for line in outcome_lines(result):
+            talk.write(line)
+        return result
 
 
 def _check_start(folder: Path, epoch: int | None) -> None:

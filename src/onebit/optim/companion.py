@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from onebit.errors import UsageError
 Companion = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 
 
-class CompanionOptimizer(torch.optim.Optimizer):
+class CompanionOptimizer(torch.optim.Optimizer, ABC):
     """Base of optimizers that move latents by a rule of their own and leave other parameters to a companion.
 
     The groups and the state of both are in this one optimizer, so that schedules, clipping, checkpoints and hooks see
@@ -77,9 +78,9 @@ class CompanionOptimizer(torch.optim.Optimizer):
                         self.move_(latent, latent.grad, group)
         return loss
 
+    @abstractmethod
     def move_(self, latent: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         """The own rule: move one latent in place; what it keeps lies in `self.state[latent]`."""
-        raise NotImplementedError
 
     def latents(self) -> list[Tensor]:
         """The parameters that follow the own rule."""

@@ -1,0 +1,78 @@
+"""What a training says while it runs: a bar, lines above it, and the same lines in log.txt."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from onebit.cli.output import Progress, progress
+from onebit.cli.processes import resumable
+from onebit.errors import OnebitError, TrainingError
+from onebit.files import remove_made
+
+if TYPE_CHECKING:
+    from onebit.train.ranks import Ranks
+
+
+@dataclass
+class Talk:
+    """The voice of a training; `aloud` is False for the processes of torchrun that leave it to another one."""
+
+    bar: Progress
+    log: TextIO
+    aloud: bool
+    began: bool = False
+
+    def note(self, text: str) -> None:
+        """A line above the bar, and in the log."""
+        if self.aloud:
+            self.bar.print(text)
+            self.write(text)
+
+    def write(self, text: str) -> None:
+        """A line in the log alone."""
+        self.log.write(text + "\n")
+        self.log.flush()
+
+    def step(self, done: int, total: int) -> None:
+        """So many steps are done."""
+        self.began = True
+        if self.aloud:
+            self.bar.update(done, total)
+
+
+@contextmanager
+def talking(
+    name: str, folder: Path, ranks: Ranks, *, new_paths: Sequence[Path], every: int | None = None
+) -> Iterator[Talk]:
+    """Within the context a training talks; warnings become notes, and what stops it says how to go on.
+
+    Args:
+        name: of the training; folder: where log.txt goes.
+        new_paths: what was not there before: removed again when the training is refused before its first step.
+        every: a line after so many steps, too.
+    """
+    talk = None
+    try:
+        with (
+            progress(name, "steps", every=every) as bar,
+            (folder / "log.txt" if ranks.writes else Path(os.devnull)).open("a", encoding="utf-8") as log,
+        ):
+            talk = Talk(bar, log, aloud=ranks.writes)
+            try:
+                with resumable(folder, ranks), warnings.catch_warnings():
+                    warnings.showwarning = lambda message, *where: talk.note(f"note: {message}")
+                    yield talk
+            except (KeyboardInterrupt, TrainingError) as stop:
+                with suppress(OSError):
+                    talk.write(str(stop))
+                raise
+    except OnebitError:
+        if ranks.writes and not (talk and talk.began):
+            remove_made(new_paths)
+        raise
