@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 VERBS = {
@@ -51,4 +52,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    if "WORLD_SIZE" in os.environ:  # under torchrun, torch's threads abort a process now and then as Python shuts down
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
