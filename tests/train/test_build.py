@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from toy_training import TOY
 
-from onebit.data import DATASETS, Dataset, Split, load_dataset, make_toy
+from onebit.data import DATASETS, Dataset, Split, load_dataset
 from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation import evaluate, in_tiles, predict_logits
 from onebit.layers import binary_layers
@@ -34,20 +35,6 @@ from onebit.train.loop import fit
 from onebit.train.run import fit_recipe
 from onebit.train.schedules import SCHEDULES
 from onebit.train.weights import load_weights, save_weights
-
-TOY: dict[str, Any] = {
-    "dataset": "toy",
-    "model": {"widths": [64, 16, 4]},
-    "epochs": 2,
-    "batch_size": 32,
-    "device": "cpu",
-}
-
-
-@pytest.fixture(scope="module")
-def data() -> Dataset:
-    train, test = make_toy(128, 64)
-    return Dataset("toy", train, test[:32], test[32:], tuple("abcd"))
 
 
 def recipe(**settings: Any) -> Recipe:

@@ -8,27 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from toy_training import TOY
 
-from onebit.data import Dataset, make_toy
+from onebit.data import Dataset
 from onebit.errors import UsageError
 from onebit.optim import BayesBiNN, Bop
 from onebit.recipe import Recipe, build_recipe, merge, methods
 from onebit.train.build import build_training
 from onebit.train.run import fit_recipe
-
-TOY: dict[str, Any] = {
-    "dataset": "toy",
-    "model": {"widths": [64, 16, 4]},
-    "epochs": 2,
-    "batch_size": 32,
-    "device": "cpu",
-}
-
-
-@pytest.fixture(scope="module")
-def data() -> Dataset:
-    train, test = make_toy(128, 64)
-    return Dataset("toy", train, test[:32], test[32:], tuple("abcd"))
 
 
 def recipe(method: str | None = None, **settings: Any) -> Recipe:

@@ -28,6 +28,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "bayesbinn": {"count": 129, "lr": 1e-3, "momentum": 0.9},
 }
 BATCH_SIZE = 32
+TOY: dict[str, Any] = {
+    "dataset": "toy",
+    "model": {"widths": [64, 16, 4]},
+    "epochs": 2,
+    "batch_size": 32,
+    "device": "cpu",
+}
+"""Settings of a recipe that trains as quickly, on the data of the fixture `data`."""
 TIMES = ("seconds", "images_per_second")
 
 
