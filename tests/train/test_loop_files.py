@@ -1,0 +1,152 @@
+"""`fit`: what it logs, and what it writes."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from numbered_images import Recorder, numbered
+from toy_training import CASES, DATA, EPOCHS, Case, build, flat, toy_data
+
+from onebit.evaluation import evaluate
+from onebit.layers import binary_layers
+from onebit.train.history import EpochLog
+from onebit.train.loop import fit
+from onebit.train.weights import load_weights, read_weights
+
+
+# ------------------------------------------------------------------------------------------------------ what is logged
+def test_the_log_holds_what_was_measured(tmp_path: Path) -> None:
+    toy, rows = build(Case("sign")), []
+    history = toy.fit(DATA, tmp_path, on_epoch=rows.append)
+    assert rows == history.rows
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [dataclasses.asdict(row) for row in rows]
+    assert set(lines[0]) == {
+        "epoch", "epochs", "step", "train_loss", "train_error", "validation_loss", "validation_error",
+        "validation_weights", "lr", "seconds", "flip_ratio", "saturation", "images_per_second", "layers",
+        "validation_mean_iou",
+    }  # fmt: skip
+    assert [row.epoch for row in rows] == [1, 2, 3]
+    for row in rows:
+        assert 0 < row.flip_ratio < 1
+        assert 0 <= row.saturation < 1
+        assert row.seconds > 0
+        assert row.images_per_second > 129 / row.seconds  # training alone is shorter
+
+
+def test_the_flip_ratio_of_an_epoch_is_since_the_epoch_before() -> None:
+    toy, signs = build(Case("sign", lr=0.05)), []
+
+    def read(*_: object) -> None:
+        signs.append(torch.cat([(layer.weight.detach() >= 0).flatten() for _, layer in binary_layers(toy.model)]))
+
+    read()
+    history = toy.fit(DATA, on_epoch=read)
+    expected = [float((a != b).double().mean()) for a, b in itertools.pairwise(signs)]
+    assert [row.flip_ratio for row in history] == pytest.approx(expected)
+
+
+def test_without_a_validation_split_nothing_is_chosen(tmp_path: Path) -> None:
+    history = build(Case("sign")).fit(toy_data(validation=0), tmp_path)
+    assert all(row.validation_error is None and row.validation_loss is None for row in history)
+    assert history.best is history.rows[-1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["final.safetensors", "last.ckpt", "metrics.jsonl"]
+
+
+@pytest.mark.parametrize(("quantizer", "mode"), [("sign", "binary"), ("stochastic", "binary"), (None, "real")])
+def test_validation_is_the_evaluation_of_the_weights_that_ship(quantizer: str | None, mode: str) -> None:
+    toy = build(Case(quantizer))
+    scores = []
+
+    def check(row: EpochLog) -> None:
+        score = evaluate(
+            toy.model,
+            DATA.validation,
+            weights="binary",
+            loss="squared_hinge",
+            train=DATA.train,
+            bn="reestimate" if quantizer == "stochastic" else "trained",
+        )
+        scores.append((score.loss, score.error, score.weights))
+        toy.model.train()
+
+    history = toy.fit(DATA, on_epoch=check)
+    assert [(row.validation_loss, row.validation_error, row.validation_weights) for row in history] == scores
+    assert {row.validation_weights for row in history} == {mode}
+
+
+@pytest.mark.parametrize("name", ["sign", "stochastic"])
+def test_validation_leaves_batch_norm_as_training_had_it(name: str) -> None:
+    states = []
+    for data in (DATA, dataclasses.replace(DATA, validation=DATA.validation[:0])):
+        toy, after = build(CASES[name]), []
+        toy.fit(data, on_epoch=lambda row, toy=toy, after=after: after.append(flat(toy.model.state_dict())))
+        states.append(after)
+    assert states[0] == states[1]
+
+
+def test_after_random_training_batch_norm_belongs_to_the_signs() -> None:
+    toy, trained = build(Case("stochastic")), {}
+    toy.fit(DATA, on_epoch=lambda row: trained.update(flat(toy.model.state_dict())))
+    assert flat(toy.model.state_dict()) != trained
+    stored = evaluate(toy.model, DATA.test, bn="trained")
+    again = evaluate(toy.model, DATA.test, bn="reestimate", train=DATA.train)
+    assert (stored.correct, stored.loss) == (again.correct, again.loss)
+
+
+def test_progress_is_told_step_by_step() -> None:
+    told = []
+    build(Case("sign")).fit(DATA, on_step=lambda *step: told.append(step))
+    assert told == [(step, 12) for step in range(1, 13)]
+
+
+def test_a_net_without_binary_layers_neither_flips_nor_saturates() -> None:
+    history = build(CASES["real"]).fit(DATA)
+    assert all(row.flip_ratio == row.saturation == 0 for row in history)
+
+
+# ----------------------------------------------------------------------------------------------------- what is written
+@pytest.mark.parametrize("name", ["sign", "stochastic", "own generator", "real", "sign activations"])
+def test_the_best_weights_are_those_of_the_best_epoch_and_reach_its_error_again(tmp_path: Path, name: str) -> None:
+    case = dataclasses.replace(CASES[name], lr=0.2, schedule=None)  # so high that the last epoch is not the best
+    history = build(case).fit(DATA, tmp_path, epochs=6, facts={"recipe": {"name": "toy"}})
+    errors = [row.validation_error for row in history]
+    assert history.best.epoch == errors.index(min(errors)) + 1 != 6
+    state, facts = read_weights(tmp_path / "best.safetensors")
+    assert facts == {
+        "recipe": {"name": "toy"},
+        "epoch": history.best.epoch,
+        "validation_error": history.best.validation_error,
+    }
+    fresh = build(case, seed=5).model
+    load_weights(fresh, state, source="best")
+    score = evaluate(fresh, DATA.validation, loss="squared_hinge" if case.loss == "squared_hinge" else "cross_entropy")
+    assert (score.error, score.loss) == (history.best.validation_error, history.best.validation_loss)
+
+
+def test_of_equal_epochs_the_first_is_kept(tmp_path: Path) -> None:
+    model = Recorder()
+    data = numbered(16, 8)
+    history = fit(model, data, torch.optim.SGD(model.parameters(), lr=0.0), epochs=3, batch_size=8, folder=tmp_path)
+    assert len({row.validation_error for row in history}) == 1
+    assert history.best.epoch == 1
+    assert read_weights(tmp_path / "best.safetensors")[1]["epoch"] == 1
+
+
+def test_the_final_weights_are_those_of_the_model(tmp_path: Path) -> None:
+    toy = build(Case("stochastic"))
+    toy.fit(DATA, tmp_path, facts={"a": 1})
+    state, facts = read_weights(tmp_path / "final.safetensors")
+    assert facts == {"a": 1, "epoch": EPOCHS}
+    assert flat(state) == flat(dict(sorted(toy.model.state_dict().items())))
+
+
+def test_no_folder_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    build(Case("sign")).fit(DATA)
+    assert list(tmp_path.iterdir()) == []

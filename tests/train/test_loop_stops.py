@@ -1,0 +1,155 @@
+"""`fit`: trainings that diverge, are refused, or are stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from toy_training import DATA, Case, Stop, build, stop_at_step, toy_data
+
+import onebit.files
+from onebit.errors import OnebitError, TrainingError, UsageError
+from onebit.losses import cross_entropy
+
+
+# ---------------------------------------------------------------------------------------------------------- divergence
+def loss_that_breaks(at: int, value: float) -> Any:
+    """cross-entropy until call `at` in training, then `value`."""
+    calls = 0
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        nonlocal calls
+        calls += logits.requires_grad
+        found = cross_entropy(logits, labels)
+        return found * 0 + value if calls == at and logits.requires_grad else found
+
+    return loss
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(("at", "epoch"), [(1, 1), (4, 1), (5, 2), (11, 3)])
+def test_a_loss_that_is_no_number_stops_at_its_epoch_and_step(
+    tmp_path: Path, value: float, at: int, epoch: int
+) -> None:
+    toy, kept = build(Case("sign")), [b""]
+    with pytest.raises(TrainingError) as caught:
+        toy.fit(
+            DATA,
+            tmp_path,
+            loss=loss_that_breaks(at, value),
+            on_epoch=lambda row: kept.append((tmp_path / "last.ckpt").read_bytes()),
+        )
+    text = str(caught.value)
+    assert f"the loss became {value} in epoch {epoch}, step {at}: lower the learning rate" in text
+    assert "\n" not in text
+    assert len(kept) == epoch
+    if epoch > 1:
+        assert text.endswith(f"; {tmp_path / 'last.ckpt'} is kept")
+        assert (tmp_path / "last.ckpt").read_bytes() == kept[-1]
+    else:
+        assert not (tmp_path / "last.ckpt").exists()
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == epoch - 1
+
+
+def test_a_long_epoch_is_stopped_before_its_end() -> None:
+    steps = []
+    with pytest.raises(TrainingError, match=r"epoch 1, step 7:"):
+        build(Case("sign", schedule=None)).fit(
+            toy_data(400, 8), batch_size=2, loss=loss_that_breaks(7, math.nan), on_step=lambda *s: steps.append(s)
+        )
+    assert len(steps) == 50
+
+
+def test_the_first_of_several_bad_steps_is_named() -> None:
+    toy = build(Case("sign", schedule=None))
+    with torch.no_grad():
+        toy.model.norm1.weight.fill_(math.nan)
+    with pytest.raises(TrainingError, match=r"the loss became nan in epoch 1, step 1:"):
+        toy.fit(DATA)
+
+
+@pytest.mark.parametrize("quantizer", ["sign", None])
+def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path, quantizer: str | None) -> None:
+    """The sign of NaN is +1: a binary net may go on with a finite loss. Here only the gradient breaks, in epoch 2."""
+    calls = 0
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        nonlocal calls
+        calls += logits.requires_grad
+        found = cross_entropy(logits, labels)
+        if calls == 8 and logits.requires_grad:
+            found = found + (logits - logits.detach()).abs().sum().sqrt()  # 0, with a gradient of 0/0
+        return found
+
+    toy = build(Case(quantizer))
+    with pytest.raises(TrainingError, match=r"linear1\.weight holds .* in epoch 2, step 8: .*last\.ckpt is kept"):
+        toy.fit(DATA, tmp_path, loss=loss)
+    held = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert held["rows"][-1]["epoch"] == 1
+    assert all(torch.isfinite(tensor).all() for tensor in held["model"].values())
+
+
+# ----------------------------------------------------------------------------------------------------- refusals, Ctrl-C
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "nothing to train: 129 training images, 0 epochs"),
+        ({"epochs": 0.01}, "nothing to train: 129 training images, 0.01 epochs"),
+        ({"epochs": -1}, "nothing to train"),
+        ({"epochs": math.nan}, "nothing to train"),
+        ({"epochs": math.inf}, "nothing to train"),
+        ({"batch_size": 0}, "batch_size must be 1 or more, got 0"),
+        ({"seed": -1}, "seed must be 0 or more, got -1"),
+        ({"precision": "fp8"}, "precision must be one of"),
+        ({"loss": "hing"}, "did you mean 'hinge'?"),
+    ],
+)
+def test_wrong_options_are_one_clear_line(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        build(Case("sign")).fit(DATA, tmp_path, **options)
+    assert message in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_images_no_training() -> None:
+    with pytest.raises(UsageError, match="nothing to train: 0 training images"):
+        build(Case("sign")).fit(dataclasses.replace(DATA, train=DATA.train[:0]))
+
+
+def test_a_disk_that_is_full_is_one_clear_line_and_the_old_checkpoint_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Stop):
+        build(Case("sign")).fit(DATA, tmp_path, on_step=stop_at_step(5))
+    before = (tmp_path / "last.ckpt").read_bytes()
+
+    def full(path: Path, flags: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(onebit.files, "_fsync", full)
+    with pytest.raises(OnebitError, match="No space left on device") as caught:
+        build(Case("sign")).fit(DATA, tmp_path, resume=True)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "last.ckpt").read_bytes() == before
+
+
+def test_ctrl_c_during_a_write_ends_the_run_after_the_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writes = []
+
+    def interrupted(path: Path, flags: int) -> None:
+        writes.append(path.suffix)
+        if writes.count(".ckpt") == 2 and path.suffix == ".ckpt":
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(onebit.files, "_fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        build(Case("sign")).fit(DATA, tmp_path)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["rows"][-1]["epoch"] == 2
+    assert not list(tmp_path.glob(".onebit-*"))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
