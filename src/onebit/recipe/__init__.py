@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from onebit.recipe.defaults import default_settings
 from onebit.recipe.json_config import Translation, read_config, translate_config
+from onebit.recipe.optimizer import OptimizerRecipe, ScheduleRecipe
 from onebit.recipe.reading import (
     DEFAULTS_FILE,
     METHODS_FILE,
@@ -25,9 +26,7 @@ from onebit.recipe.settings import (
     AugmentationRecipe,
     ContinualRecipe,
     ModelRecipe,
-    OptimizerRecipe,
     Recipe,
-    ScheduleRecipe,
     flatten,
 )
 

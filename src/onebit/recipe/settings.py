@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +10,8 @@ from typing import Any
 import yaml
 
 from onebit.errors import UsageError
+from onebit.recipe.checks import need, positive
+from onebit.recipe.optimizer import OptimizerRecipe, ScheduleRecipe
 
 DESCRIPTIVE = ("name", "summary", "reference", "measured")
 """Fields that tell about a training but do not change it."""
@@ -74,131 +75,24 @@ class ModelRecipe:
     def __post_init__(self) -> None:
         if self.widths is not None:
             widths = len(self.widths) >= 2 and min(self.widths) >= 1
-            _need("model.widths", self.widths, widths, "two or more positive numbers")
-        value = self.value == "glorot" or (not isinstance(self.value, str) and _positive(self.value))
-        _need("model.value", self.value, value, "a positive number or glorot")
+            need("model.widths", self.widths, widths, "two or more positive numbers")
+        value = self.value == "glorot" or (not isinstance(self.value, str) and positive(self.value))
+        need("model.value", self.value, value, "a positive number or glorot")
         for name in ("dropout", "input_dropout"):
-            _need(f"model.{name}", getattr(self, name), 0 <= (getattr(self, name) or 0) < 1, "in [0, 1)")
-        _need("model.width", self.width, self.width is None or 0 < self.width <= 64, "positive, at most 64")
-        _need("model.padding_value", self.padding_value, self.padding_value in (None, -1, 0, 1), "0, 1 or -1")
-        _need("model.activation", self.activation, self.activation in ("relu", "rprelu"), "relu or rprelu")
-        _need("model.padding", self.padding, self.padding in (None, "same", "valid"), "same or valid")
-        _need("model.stem", self.stem, self.stem in (None, "cifar", "imagenet"), "cifar or imagenet")
-        _need("model.norm_eps", self.norm_eps, _positive(self.norm_eps), "positive")
-        _need("model.norm_momentum", self.norm_momentum, 0 < self.norm_momentum <= 1, "in (0, 1]")
+            need(f"model.{name}", getattr(self, name), 0 <= (getattr(self, name) or 0) < 1, "in [0, 1)")
+        need("model.width", self.width, self.width is None or 0 < self.width <= 64, "positive, at most 64")
+        need("model.padding_value", self.padding_value, self.padding_value in (None, -1, 0, 1), "0, 1 or -1")
+        need("model.activation", self.activation, self.activation in ("relu", "rprelu"), "relu or rprelu")
+        need("model.padding", self.padding, self.padding in (None, "same", "valid"), "same or valid")
+        need("model.stem", self.stem, self.stem in (None, "cifar", "imagenet"), "cifar or imagenet")
+        need("model.norm_eps", self.norm_eps, positive(self.norm_eps), "positive")
+        need("model.norm_momentum", self.norm_momentum, 0 < self.norm_momentum <= 1, "in (0, 1]")
 
     def options(self) -> dict[str, Any]:
         """The arguments of the model, without those that are left to its own defaults."""
         settings = dataclasses.asdict(self)
         kept = ("weight_quantizer", "input_quantizer")  # null says something there
         return {name: value for name, value in settings.items() if name in kept or value is not None}
-
-
-@dataclass(frozen=True)
-class OptimizerRecipe:
-    """The optimizer.
-
-    Args:
-        name: see `onebit list optimizers`
-        lr: learning rate; of bop that of real parameters
-        real_lr: learning rate of real parameters beside binary weights; null takes lr
-        lr_scale: glorot multiplies the latents' rate by 1/sqrt(1.5/(fan_in + fan_out)), glorot_squared by its square
-        latent_clip: latents are clipped to ±this after each step; value takes the quantizer's own bound; null for never
-        weight_decay: of real weights; latents, biases and BatchNorm get none
-        decay_latents: weight decay of latents too
-        decay_norm: weight decay of biases and BatchNorm too
-        momentum: of sgd, rmsprop and bayesbinn
-        nesterov: Nesterov momentum of SGD
-        gamma: of bop, share of the newest gradient in the running mean
-        threshold: of bop, a weight flips where its running mean is above this against it
-        decay_epochs: of bop, epochs between decays; null lets gamma follow the schedule, and the threshold stay
-        gamma_decay: of bop, factor on gamma at each decay
-        threshold_decay: of bop, factor on the threshold at each decay
-        latent_init: of bayesbinn, latents begin as plus or minus this
-        data_scale: of bayesbinn, factor on the number of training images; more than 1 for augmented ones
-        prior: of bayesbinn, the weights that training starts from (init_from) are the prior, too; else it is 0
-        samples: draws of the weights that each batch is computed with, whose gradients are averaged
-        prox_growth: of ProxQuant, growth per epoch of the strength (times lr) that draws latents to ±1; null for none
-        prox_freeze: of ProxQuant, share of training after which latents stay at ±1; null for never
-        accumulate: parts that a batch is computed in, one after the other, to save memory
-        clip_grad_norm: largest norm of all gradients together
-        clip_grad_value: largest magnitude of one gradient
-        compile: compile the update with torch.compile (slow to start, faster in long runs)
-    """
-
-    name: str = "adam"
-    lr: float = 1e-3
-    real_lr: float | None = None
-    lr_scale: str | None = None
-    latent_clip: float | str | None = "value"
-    weight_decay: float = 0.0
-    decay_latents: bool = False
-    decay_norm: bool = False
-    momentum: float = 0.0
-    nesterov: bool = False
-    gamma: float = 1e-4
-    threshold: float = 1e-8
-    decay_epochs: float | None = None
-    gamma_decay: float = 0.1
-    threshold_decay: float = 1.0
-    latent_init: float = 10.0
-    data_scale: float = 1.0
-    prior: bool = False
-    samples: int = 1
-    prox_growth: float | None = None
-    prox_freeze: float | None = None
-    accumulate: int = 1
-    clip_grad_norm: float | None = None
-    clip_grad_value: float | None = None
-    compile: bool = False
-
-    def __post_init__(self) -> None:
-        _need("optimizer.lr", self.lr, _positive(self.lr), "positive")
-        _need("optimizer.weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "0 or more")
-        clip = self.latent_clip in (None, "value") or (not isinstance(self.latent_clip, str) and self.latent_clip > 0)
-        _need("optimizer.latent_clip", self.latent_clip, clip, "a positive number, value or null")
-        _need("optimizer.momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
-        for name in ("accumulate", "samples"):
-            _need(f"optimizer.{name}", getattr(self, name), getattr(self, name) >= 1, "1 or more")
-        _need("optimizer.gamma", self.gamma, 0 < self.gamma <= 1, "in (0, 1]")
-        _need("optimizer.threshold", self.threshold, 0 <= self.threshold < math.inf, "0 or more")
-        for name in ("gamma_decay", "threshold_decay", "latent_init", "data_scale"):
-            _need(f"optimizer.{name}", getattr(self, name), _positive(getattr(self, name)), "positive")
-        freeze = self.prox_freeze is None or 0 <= self.prox_freeze <= 1
-        _need("optimizer.prox_freeze", self.prox_freeze, freeze, "in [0, 1]")
-        for name in ("clip_grad_norm", "clip_grad_value", "real_lr", "decay_epochs", "prox_growth"):
-            limit = getattr(self, name)
-            _need(f"optimizer.{name}", limit, limit is None or _positive(limit), "positive")
-
-
-@dataclass(frozen=True)
-class ScheduleRecipe:
-    """The learning-rate schedule.
-
-    Args:
-        name: constant, linear, cosine, one_cycle, exponential, step or milestones
-        final_lr: learning rate at the end of linear, cosine, one_cycle and exponential
-        warmup: epochs of linear warm-up; of one_cycle the epochs of its rise, 30 % of training when 0
-        gamma: factor at each step or milestone
-        step_size: epochs between steps
-        milestones: epochs at which the rate falls
-    """
-
-    name: str = "cosine"
-    final_lr: float = 0.0
-    warmup: float = 0.0
-    gamma: float = 0.1
-    step_size: float | None = None
-    milestones: tuple[float, ...] = ()
-
-    def __post_init__(self) -> None:
-        _need("schedule.final_lr", self.final_lr, 0 <= self.final_lr < math.inf, "0 or more")
-        _need("schedule.warmup", self.warmup, 0 <= self.warmup < math.inf, "0 or more epochs")
-        _need("schedule.gamma", self.gamma, _positive(self.gamma), "positive")
-        marks = all(map(_positive, self.milestones)) and (len(self.milestones) > 0 or self.name != "milestones")
-        _need("schedule.milestones", self.milestones, marks, "positive (epochs), one or more")
-        if self.name == "step":
-            _need("schedule.step_size", self.step_size, _positive(self.step_size or 0), "positive (epochs)")
 
 
 @dataclass(frozen=True)
@@ -232,20 +126,18 @@ class AugmentationRecipe:
     elastic_smoothness: float = 8.0
 
     def __post_init__(self) -> None:
-        _need("augmentation.crop_padding", self.crop_padding, 0 <= self.crop_padding <= 256, "from 0 to 256 pixels")
-        _need("augmentation.repeats", self.repeats, 1 <= self.repeats <= 10_000, "from 1 to 10000")
+        need("augmentation.crop_padding", self.crop_padding, 0 <= self.crop_padding <= 256, "from 0 to 256 pixels")
+        need("augmentation.repeats", self.repeats, 1 <= self.repeats <= 10_000, "from 1 to 10000")
         size = self.crop_size is None or 1 <= self.crop_size <= 4096
-        _need("augmentation.crop_size", self.crop_size, size, "from 1 to 4096 pixels")
-        _need("augmentation.elastic", self.elastic, 0 <= self.elastic <= 1000, "from 0 to 1000 pixels")
-        _need(
-            "augmentation.elastic_smoothness", self.elastic_smoothness, _positive(self.elastic_smoothness), "positive"
-        )
-        _need(
+        need("augmentation.crop_size", self.crop_size, size, "from 1 to 4096 pixels")
+        need("augmentation.elastic", self.elastic, 0 <= self.elastic <= 1000, "from 0 to 1000 pixels")
+        need("augmentation.elastic_smoothness", self.elastic_smoothness, positive(self.elastic_smoothness), "positive")
+        need(
             "augmentation.padding_mode", self.padding_mode, self.padding_mode in ("zero", "reflect"), "zero or reflect"
         )
-        _need("augmentation.cutout", self.cutout, 0 <= self.cutout <= 4096, "from 0 to 4096 pixels")
+        need("augmentation.cutout", self.cutout, 0 <= self.cutout <= 4096, "from 0 to 4096 pixels")
         area = self.min_area is None or 0 < self.min_area <= 1
-        _need("augmentation.min_area", self.min_area, area, "in (0, 1]")
+        need("augmentation.min_area", self.min_area, area, "in (0, 1]")
 
 
 @dataclass(frozen=True)
@@ -263,7 +155,7 @@ class ContinualRecipe:
     against: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _need("continual.tasks", self.tasks, self.tasks == 0 or 2 <= self.tasks < 1000, "0, or from 2 to 999")
+        need("continual.tasks", self.tasks, self.tasks == 0 or 2 <= self.tasks < 1000, "0, or from 2 to 999")
 
 
 @dataclass(frozen=True)
@@ -343,22 +235,22 @@ class Recipe:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        _need("epochs", self.epochs, 0 < self.epochs <= 1e6, "positive, at most a million")
-        _need("batch_size", self.batch_size, self.batch_size >= 2, "2 or more (BatchNorm needs two images)")
-        _need("validation", self.validation, (self.validation or 0) >= 0, "0 or more images")
-        _need("input_size", self.input_size, self.input_size is None or 1 <= self.input_size <= 4096, "from 1 to 4096")
-        _need("permutation", self.permutation, (self.permutation or 0) >= 0, "0 or more")
-        _need("draws", self.draws, 0 <= self.draws <= 10_000, "from 0 to 10000")
-        _need("first_stage", self.first_stage, 0 <= self.first_stage <= 1e6, "0 or more epochs, at most a million")
-        _need("teacher_weight", self.teacher_weight, 0 < self.teacher_weight <= 1, "in (0, 1]")
-        _need("teacher_temperature", self.teacher_temperature, _positive(self.teacher_temperature), "positive")
-        _need("ema", self.ema, 0 <= self.ema < 1, "in [0, 1)")
-        _need("seed", self.seed, 0 <= self.seed < 2**63, "0 or more")
-        _need("split_seed", self.split_seed, self.split_seed >= 0, "0 or more")
-        _need("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "in [0, 1)")
+        need("epochs", self.epochs, 0 < self.epochs <= 1e6, "positive, at most a million")
+        need("batch_size", self.batch_size, self.batch_size >= 2, "2 or more (BatchNorm needs two images)")
+        need("validation", self.validation, (self.validation or 0) >= 0, "0 or more images")
+        need("input_size", self.input_size, self.input_size is None or 1 <= self.input_size <= 4096, "from 1 to 4096")
+        need("permutation", self.permutation, (self.permutation or 0) >= 0, "0 or more")
+        need("draws", self.draws, 0 <= self.draws <= 10_000, "from 0 to 10000")
+        need("first_stage", self.first_stage, 0 <= self.first_stage <= 1e6, "0 or more epochs, at most a million")
+        need("teacher_weight", self.teacher_weight, 0 < self.teacher_weight <= 1, "in (0, 1]")
+        need("teacher_temperature", self.teacher_temperature, positive(self.teacher_temperature), "positive")
+        need("ema", self.ema, 0 <= self.ema < 1, "in [0, 1)")
+        need("seed", self.seed, 0 <= self.seed < 2**63, "0 or more")
+        need("split_seed", self.split_seed, self.split_seed >= 0, "0 or more")
+        need("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "in [0, 1)")
         for name in ("threads", "workers"):
             count = getattr(self, name)
-            _need(name, count, count is None or 1 <= count <= 4096, "from 1 to 4096")
+            need(name, count, count is None or 1 <= count <= 4096, "from 1 to 4096")
         if self.label_smoothing and self.loss != "cross_entropy":
             raise UsageError(f"label_smoothing belongs to cross_entropy, the loss is {self.loss!r}")
 
@@ -373,15 +265,6 @@ class Recipe:
     def to_yaml(self) -> str:
         """The complete recipe; `onebit train FILE` repeats it."""
         return yaml.safe_dump(_plain(dataclasses.asdict(self)), sort_keys=False, allow_unicode=True)
-
-
-def _positive(value: float) -> bool:
-    return math.isfinite(value) and value > 0
-
-
-def _need(name: str, value: Any, holds: bool, expected: str) -> None:
-    if not holds:
-        raise UsageError(f"{name} must be {expected}, got {value!r}")
 
 
 def _plain(value: Any) -> Any:

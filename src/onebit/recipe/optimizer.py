@@ -1,0 +1,115 @@
+"""The settings of the optimizer and of its learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from onebit.recipe.checks import need, positive
+
+
+@dataclass(frozen=True)
+class OptimizerRecipe:
+    """The optimizer.
+
+    Args:
+        name: see `onebit list optimizers`
+        lr: learning rate; of bop that of real parameters
+        real_lr: learning rate of real parameters beside binary weights; null takes lr
+        lr_scale: glorot multiplies the latents' rate by 1/sqrt(1.5/(fan_in + fan_out)), glorot_squared by its square
+        latent_clip: latents are clipped to ±this after each step; value takes the quantizer's own bound; null for never
+        weight_decay: of real weights; latents, biases and BatchNorm get none
+        decay_latents: weight decay of latents too
+        decay_norm: weight decay of biases and BatchNorm too
+        momentum: of sgd, rmsprop and bayesbinn
+        nesterov: Nesterov momentum of SGD
+        gamma: of bop, share of the newest gradient in the running mean
+        threshold: of bop, a weight flips where its running mean is above this against it
+        decay_epochs: of bop, epochs between decays; null lets gamma follow the schedule, and the threshold stay
+        gamma_decay: of bop, factor on gamma at each decay
+        threshold_decay: of bop, factor on the threshold at each decay
+        latent_init: of bayesbinn, latents begin as plus or minus this
+        data_scale: of bayesbinn, factor on the number of training images; more than 1 for augmented ones
+        prior: of bayesbinn, the weights that training starts from (init_from) are the prior, too; else it is 0
+        samples: draws of the weights that each batch is computed with, whose gradients are averaged
+        prox_growth: of ProxQuant, growth per epoch of the strength (times lr) that draws latents to ±1; null for none
+        prox_freeze: of ProxQuant, share of training after which latents stay at ±1; null for never
+        accumulate: parts that a batch is computed in, one after the other, to save memory
+        clip_grad_norm: largest norm of all gradients together
+        clip_grad_value: largest magnitude of one gradient
+        compile: compile the update with torch.compile (slow to start, faster in long runs)
+    """
+
+    name: str = "adam"
+    lr: float = 1e-3
+    real_lr: float | None = None
+    lr_scale: str | None = None
+    latent_clip: float | str | None = "value"
+    weight_decay: float = 0.0
+    decay_latents: bool = False
+    decay_norm: bool = False
+    momentum: float = 0.0
+    nesterov: bool = False
+    gamma: float = 1e-4
+    threshold: float = 1e-8
+    decay_epochs: float | None = None
+    gamma_decay: float = 0.1
+    threshold_decay: float = 1.0
+    latent_init: float = 10.0
+    data_scale: float = 1.0
+    prior: bool = False
+    samples: int = 1
+    prox_growth: float | None = None
+    prox_freeze: float | None = None
+    accumulate: int = 1
+    clip_grad_norm: float | None = None
+    clip_grad_value: float | None = None
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        need("optimizer.lr", self.lr, positive(self.lr), "positive")
+        need("optimizer.weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "0 or more")
+        clip = self.latent_clip in (None, "value") or (not isinstance(self.latent_clip, str) and self.latent_clip > 0)
+        need("optimizer.latent_clip", self.latent_clip, clip, "a positive number, value or null")
+        need("optimizer.momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
+        for name in ("accumulate", "samples"):
+            need(f"optimizer.{name}", getattr(self, name), getattr(self, name) >= 1, "1 or more")
+        need("optimizer.gamma", self.gamma, 0 < self.gamma <= 1, "in (0, 1]")
+        need("optimizer.threshold", self.threshold, 0 <= self.threshold < math.inf, "0 or more")
+        for name in ("gamma_decay", "threshold_decay", "latent_init", "data_scale"):
+            need(f"optimizer.{name}", getattr(self, name), positive(getattr(self, name)), "positive")
+        freeze = self.prox_freeze is None or 0 <= self.prox_freeze <= 1
+        need("optimizer.prox_freeze", self.prox_freeze, freeze, "in [0, 1]")
+        for name in ("clip_grad_norm", "clip_grad_value", "real_lr", "decay_epochs", "prox_growth"):
+            limit = getattr(self, name)
+            need(f"optimizer.{name}", limit, limit is None or positive(limit), "positive")
+
+
+@dataclass(frozen=True)
+class ScheduleRecipe:
+    """The learning-rate schedule.
+
+    Args:
+        name: constant, linear, cosine, one_cycle, exponential, step or milestones
+        final_lr: learning rate at the end of linear, cosine, one_cycle and exponential
+        warmup: epochs of linear warm-up; of one_cycle the epochs of its rise, 30 % of training when 0
+        gamma: factor at each step or milestone
+        step_size: epochs between steps
+        milestones: epochs at which the rate falls
+    """
+
+    name: str = "cosine"
+    final_lr: float = 0.0
+    warmup: float = 0.0
+    gamma: float = 0.1
+    step_size: float | None = None
+    milestones: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        need("schedule.final_lr", self.final_lr, 0 <= self.final_lr < math.inf, "0 or more")
+        need("schedule.warmup", self.warmup, 0 <= self.warmup < math.inf, "0 or more epochs")
+        need("schedule.gamma", self.gamma, positive(self.gamma), "positive")
+        marks = all(map(positive, self.milestones)) and (len(self.milestones) > 0 or self.name != "milestones")
+        need("schedule.milestones", self.milestones, marks, "positive (epochs), one or more")
+        if self.name == "step":
+            need("schedule.step_size", self.step_size, positive(self.step_size or 0), "positive (epochs)")
