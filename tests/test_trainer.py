@@ -123,6 +123,13 @@ def test_several_trainings_are_no_trainer(settings: dict[str, Any]) -> None:
         onebit.Trainer("mlp", **SMALL, **settings)
 
 
+def test_settings_that_would_not_be_used_are_refused(data: Dataset) -> None:
+    with pytest.raises(UsageError, match=r"^optimizer\.gamma belongs to optimizer bop, but optimizer\.name is 'adam'"):
+        onebit.Trainer("mlp", optimizer={"gamma": 0.5}, **SMALL).fit(data)
+    with pytest.raises(UsageError, match=r'ask a Trainer for evaluate\(weights="ensemble:10"\)'):
+        onebit.Trainer("mlp", method="bayesbinn", draws=5, **SMALL)
+
+
 def test_the_history_draws_itself(data: Dataset, tmp_path: Path) -> None:
     trainer, seen = onebit.Trainer("mlp", epochs=2, **SMALL), []
     picture = trainer.fit(data, on_epoch=seen.append).plot()

@@ -17,7 +17,7 @@ from onebit.errors import UsageError, first_line
 from onebit.evaluation import evaluate, mode_logits
 from onebit.layers import binarize_, binary_layers, with_options
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
-from onebit.recipe import Recipe, build_recipe, default_settings, flatten, merge, method_settings
+from onebit.recipe import Recipe, build_recipe, default_settings, flatten, merge, method_settings, refuse_unused
 from onebit.report import plot_history
 from onebit.scores import Score
 from onebit.train.build import build_training, resolve_device
@@ -94,6 +94,10 @@ class Trainer:
             raise UsageError(f"options belong to a model that is given by its name, got {options} with a module")
         if several := next((name for name in OF_SEVERAL if name in settings), None):
             raise UsageError(f"{several} makes several trainings of one: use onebit train, a Trainer does a single one")
+        if "draws" in settings:
+            raise UsageError(
+                'draws is for the result of onebit train: ask a Trainer for evaluate(weights="ensemble:10")'
+            )
         self.method = method
         self._settings = merge(settings, {"model": {**(options or {}), "name": _name(model)}})
         self._given: nn.Module | None = model if isinstance(model, nn.Module) else None
@@ -137,6 +141,8 @@ class Trainer:
         """
         name = data if isinstance(data, str) else data.name
         recipe = self._recipe(name, {} if epochs is None else {"epochs": epochs})
+        if self._given is None:  # of a module its own quantizers count
+            refuse_unused(recipe, flatten(self._settings))
         if isinstance(data, str):
             data = load_recipe_data(recipe)
         elif of_files := next((name for name in OF_FILES if name in self._settings), None):

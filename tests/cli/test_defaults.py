@@ -124,17 +124,6 @@ def test_every_optimizer_trains_a_step(onebit: Onebit, tmp_path: Path, name: str
     assert done.status == 0, done.err
 
 
-@pytest.mark.parametrize(
-    ("flags", "notes"),
-    [
-        (["--optimizer.gamma", "0.5"], ("--optimizer.gamma is not used: it belongs to bop, the optimizer is adam",)),
-        (["--optimizer=bop", "--optimizer.gamma=0.5"], ()),
-    ],
-)
-def test_a_setting_of_another_optimizer_is_noted(flags: list[str], notes: tuple[str, ...]) -> None:
-    assert asked_recipe(translate(flags), None, None).notes == notes
-
-
 def test_a_flag_is_read_over_its_recipe(tmp_path: Path) -> None:
     """Alone, the schedule would have no milestones."""
     path = tmp_path / "recipe.yaml"

@@ -13,6 +13,7 @@ from onebit.errors import UsageError
 from onebit.recipe import (
     Recipe,
     build_recipe,
+    changed_settings,
     default_settings,
     merge,
     method_settings,
@@ -20,18 +21,15 @@ from onebit.recipe import (
     read_settings,
     recipe_names,
     recipe_path,
+    refuse_unused,
     take_alias,
     translate_config,
+    unused_settings,
 )
 from onebit.tables import resolve
 
 TASKS = {"permuted-mnist": "mnist-permuted"}
 """Task -> the recipe that says how it is learnt."""
-OPTIMIZER_FIELDS = {
-    **dict.fromkeys(("gamma", "threshold", "decay_epochs", "gamma_decay", "threshold_decay"), "bop"),
-    **dict.fromkeys(("latent_init", "data_scale"), "bayesbinn"),
-}
-"""Field of an optimizer -> the only one that has it."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ def asked_recipe(classic: Classic, method: str | None, resumed: str | None, *, t
         task: a name of `TASKS`; without a file its own recipe is trained.
 
     Raises:
-        UsageError, UnknownNameError: what is asked for cannot be understood.
+        UsageError, UnknownNameError: what is asked for cannot be understood, or would not be used.
     """
     argv = list(classic.rest)
     source: Path | None = None
@@ -80,13 +78,12 @@ def asked_recipe(classic: Classic, method: str | None, resumed: str | None, *, t
     if chosen is not None and any(name != "seed" for name, _, _ in recipe.changed_from(chosen)):
         # what was measured with the recipe as it stands says nothing about this training
         recipe = dataclasses.replace(recipe, measured="")
-    own = {name: recipe.optimizer.name for name in OPTIMIZER_FIELDS if f"optimizer.{name}" in given}
-    unused = [
-        f"--optimizer.{name} is not used: it belongs to {OPTIMIZER_FIELDS[name]}, the optimizer is {used}"
-        for name, used in own.items()
-        if used != OPTIMIZER_FIELDS[name]
-    ]
-    return Asked(recipe, (*notes, *unused))
+    refuse_unused(recipe, given)
+    if chosen is not None:
+        # a file is complete, and other settings may have been laid over it: what it says in vain is told
+        kept = [name for name in changed_settings(chosen) if name not in given]
+        notes = (*notes, *unused_settings(recipe, kept))
+    return Asked(recipe, notes)
 
 
 def _said(flags: Sequence[str], name: str) -> str | None:

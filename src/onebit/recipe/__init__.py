@@ -29,6 +29,7 @@ from onebit.recipe.settings import (
     Recipe,
     flatten,
 )
+from onebit.recipe.unused import changed_settings, refuse_unused, unused_settings
 
 __all__ = [
     "DEFAULTS_FILE",
@@ -43,6 +44,7 @@ __all__ = [
     "ScheduleRecipe",
     "Translation",
     "build_recipe",
+    "changed_settings",
     "check_keys",
     "default_settings",
     "flag_names",
@@ -55,6 +57,8 @@ __all__ = [
     "read_settings",
     "recipe_names",
     "recipe_path",
+    "refuse_unused",
     "take_alias",
     "translate_config",
+    "unused_settings",
 ]

@@ -1,0 +1,113 @@
+"""Settings that a training would not use: flags are refused, those of a file are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cli_support import Outcome
+
+from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
+from onebit.recipe import (
+    build_recipe,
+    changed_settings,
+    flag_names,
+    method_settings,
+    methods,
+    read_settings,
+    recipe_names,
+    recipe_path,
+    unused_settings,
+)
+from onebit.recipe.unused import BAYESIAN, OWNERS, RANDOM
+
+Onebit = Callable[..., Outcome]
+SIGN = "but model.weight_quantizer is 'sign': leave it out"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--draws 5", f"draws belongs to the ensemble of a Bayesian net (--method bayesbinn), {SIGN}"),
+        ("--method real --draws 10", "draws belongs to the ensemble of a Bayesian net"),
+        ("--method binaryconnect-stochastic --draws 5", "draws belongs to the ensemble of a Bayesian net"),
+        ("--optimizer.gamma 0.5", "optimizer.gamma belongs to optimizer bop, but optimizer.name is 'adam': leave"),
+        ("--optimizer.threshold=0", "optimizer.threshold belongs to optimizer bop"),
+        ("--method bop --optimizer.gamma_decay 0.5", "optimizer.gamma_decay belongs to decay_epochs, but optimizer."),
+        ("--method bop --optimizer.data_scale 2", "data_scale belongs to optimizer bayesbinn, but optimizer.name is"),
+        ("--method bop --optimizer.latent_clip 2", "latent_clip belongs to an optimizer that clips latents, but"),
+        ("--optimizer.latent_init 3", "optimizer.latent_init belongs to optimizer bayesbinn"),
+        ("--method bayesbinn --init_from x --optimizer.latent_init 3", "belongs to a training from new weights, but"),
+        ("--optimizer.samples 4", f"optimizer.samples belongs to random weights or dropout, {SIGN}"),
+        ("--optimizer.prox_freeze 0.5", "optimizer.prox_freeze belongs to prox_growth, but optimizer.prox_growth is"),
+        ("--method real --optimizer.lr_scale glorot", "optimizer.lr_scale belongs to binary weights, but model."),
+        ("--optimizer.decay_norm", "optimizer.decay_norm belongs to weight_decay, but optimizer.weight_decay is 0.0"),
+        ("--schedule.step_size 3", "schedule.step_size belongs to schedule step, but schedule.name is 'cosine'"),
+        ("--augmentation.padding-mode reflect", "belongs to crop_padding, but augmentation.crop_padding is 0"),
+        ("--continual.against [ste]", "continual.against belongs to several tasks, but continual.tasks is 0"),
+    ],
+)  # fmt: skip
+def test_a_flag_that_would_not_be_used_is_refused_and_leaves_nothing(
+    onebit: Onebit, tmp_path: Path, flags: str, message: str
+) -> None:
+    done = onebit("train", "--dataset", "toy", *flags.split(), "--out", tmp_path / "run")
+    assert done.status == 2
+    assert message in done.line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--method bayesbinn --draws 5 --optimizer.samples 4 --optimizer.data_scale 2 --optimizer.latent_init 3",
+        "--method bop --optimizer.gamma 0.5 --optimizer.decay_epochs 3 --optimizer.gamma_decay 0.5",
+        "--method proxquant --optimizer.prox_freeze 0.5",
+        "--method binaryconnect-stochastic --optimizer.samples 4",
+        "--model.dropout 0.5 --optimizer.samples 4",
+        "--optimizer sgd --optimizer.momentum 0.9 --optimizer.nesterov",
+        "--schedule step --schedule.step_size 3 --schedule.gamma 0.5",
+        "--dataset cifar10 --augmentation.padding_mode reflect",  # which is cropped by default
+        # what is switched off asks for nothing
+        "--draws 0 --optimizer.samples 1",
+        "--method real --optimizer.latent_clip null --optimizer.decay_latents false",
+        # used by what the recipe is set against
+        "mnist-permuted --method ste --draws 5 --continual.against [bayesbinn]",
+    ],
+)
+def test_a_flag_that_is_used_is_not(onebit: Onebit, flags: str) -> None:
+    done = onebit("train", *flags.split(), "--print-config")
+    assert done.status == 0, done.err
+
+
+def test_a_file_with_a_setting_that_would_not_be_used_trains_and_says_so(onebit: Onebit, tmp_path: Path) -> None:
+    """The recipe.yaml of a run is complete, and a method may have been laid over what its recipe says."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text("{dataset: toy, epochs: 0.1, optimizer: {gamma: 0.5, threshold: 1.0e-8}, model: {widths: [64, 4]}}")
+    done = onebit("train", path, "--threads", "1", "--out", tmp_path / "run")
+    assert done.status == 0, done.err
+    notes = [line for line in done.err.splitlines() if "belongs to" in line]
+    assert notes == ["note: optimizer.gamma belongs to optimizer bop, but optimizer.name is 'adam'"]
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_shipped_recipe_says_nothing_in_vain(name: str) -> None:
+    recipe = build_recipe(read_settings(recipe_path(name)))
+    assert unused_settings(recipe, changed_settings(recipe)) == []
+
+
+@pytest.mark.parametrize("name", methods())
+def test_a_method_says_nothing_in_vain(name: str) -> None:
+    recipe = build_recipe(method_settings(name))
+    assert unused_settings(recipe, changed_settings(recipe)) == []
+
+
+def test_every_setting_and_deciding_field_is_one_of_a_recipe() -> None:
+    assert OWNERS.keys() <= set(flag_names())
+    assert {owner.field for owners in OWNERS.values() for owner in owners} <= set(flag_names())
+
+
+def test_the_quantizers_are_called_what_they_are() -> None:
+    assert {name for name, kind in WEIGHT_QUANTIZERS.items() if hasattr(kind, "mean")} == set(BAYESIAN)
+    assert {name for name, kind in WEIGHT_QUANTIZERS.items() if kind.random} == set(RANDOM)
+    assert not any(getattr(kind, "random", False) for kind in INPUT_QUANTIZERS.values())
