@@ -10,14 +10,15 @@ import numpy as np
 from torch import Tensor
 
 from onebit.calibration import calibration_error, confidence_gaps
-from onebit.data import confusion_matrix, mask_facts, pixel_score
+from onebit.data import VOID, confusion_matrix, mask_facts, pixel_score
+from onebit.errors import DataError
 from onebit.losses import LOSSES, Loss, per_sample
 from onebit.tables import resolve
 
 
 @dataclass(frozen=True)
 class Score:
-    """Counts of one evaluation, summed before they are divided.
+    """Counts of one evaluation, summed before they are divided; a part of a split may have none.
 
     weights: the test mode: latent, binary, mean, sample, ensemble:N, packed, or real for a net without binary layers.
     bn: "trained" or "reestimate": whose BatchNorm statistics were used.
@@ -38,16 +39,16 @@ class Score:
 
     @property
     def accuracy(self) -> float:
-        return self.correct / self.count
+        return self.correct / _some(self.count)
 
     @property
     def error(self) -> float:
-        return 1 - self.correct / self.count
+        return 1 - self.accuracy
 
     @property
     def ece(self) -> float:
         """Expected calibration error, a fraction; see `calibration_error`."""
-        return calibration_error(self.gaps, self.count)
+        return calibration_error(self.gaps, _some(self.count))
 
     @property
     def mean_iou(self) -> float | None:
@@ -79,11 +80,15 @@ def score_logits(logits: Tensor, labels: Tensor, *, loss: str | Loss, weights: s
 
 
 def whole_score(parts: Sequence[Score | None]) -> Score:
-    """The score of a split from those of its parts; None stands for a part without images."""
+    """The score of a split from those of its parts; None stands for a part without images.
+
+    Raises:
+        DataError: nothing was counted in any of them.
+    """
     found = [part for part in parts if part is not None]
+    count = _some(sum(part.count for part in found))
     if len(found) == 1:
         return found[0]
-    count = sum(part.count for part in found)
     loss, entropy = (sum(getattr(part, name) * part.count for part in found) / count for name in ("loss", "entropy"))
     gaps = tuple(map(sum, zip(*(part.gaps for part in found), strict=True)))
     confusion = None
@@ -91,3 +96,14 @@ def whole_score(parts: Sequence[Score | None]) -> Score:
         confusion = tuple(map(tuple, np.sum(np.array([part.confusion for part in found]), axis=0).tolist()))
     correct = sum(part.correct for part in found)
     return Score(found[0].weights, found[0].bn, correct, count, loss, entropy, gaps, confusion)
+
+
+def _some(count: int) -> int:
+    """A number of samples that is to be divided by.
+
+    Raises:
+        DataError: none.
+    """
+    if not count:
+        raise DataError(f"there is nothing to count: every pixel of the masks is void ({VOID})")
+    return count

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 from sklearn.metrics import f1_score, jaccard_score
 
-from onebit.data import VOID, Split, Tiling, by_pixel, confusion_matrix, fitted, mask_facts, pixel_score
+from onebit.data import VOID, Split, Tiling, by_pixel, confusion_matrix, fitted, is_counted, mask_facts, pixel_score
 from onebit.data.tiles import mirrored
 
 
@@ -35,7 +35,13 @@ def test_void_pixels_and_classes_that_do_not_occur_do_not_count() -> None:
     score = pixel_score(counts)
     assert np.isnan(score.iou[2])
     assert score.mean_iou == 0.5
+    assert score.mean_dice == pytest.approx((2 / 3 + 2 / 3) / 2)
+    facts = mask_facts(counts)
+    assert facts["class_iou"] == [0.5, 0.5, None]  # which JSON has a word for
+    assert facts["class_dice"] == [*score.dice[:2], None]
+    assert (facts["mean_iou"], facts["dice"]) == (score.mean_iou, score.mean_dice)
     assert np.isnan(pixel_score(np.zeros((2, 2))).mean_iou)
+    assert [is_counted(np.array(labels)) for labels in ([3], [], [[VOID, 0]], [[VOID, VOID]])] == [1, 0, 1, 0]
 
 
 def test_samples_are_pixels() -> None:

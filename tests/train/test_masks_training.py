@@ -14,8 +14,8 @@ from PIL import Image
 from toy_training import flat
 
 from onebit.__main__ import main
-from onebit.data import VOID, Dataset, Split
-from onebit.errors import UsageError
+from onebit.data import VOID, Dataset, Split, load_dataset
+from onebit.errors import DataError, UsageError
 from onebit.evaluation import evaluate, in_tiles
 from onebit.recipe import build_recipe
 from onebit.scores import Score, whole_score
@@ -47,6 +47,11 @@ def discs(count: int, side: int, seed: int) -> Split:
 @pytest.fixture(scope="module")
 def data() -> Dataset:
     return Dataset("discs", discs(8, 48, 0), discs(2, 48, 1), discs(3, 48, 2), ("ground", "disc"))
+
+
+def save(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -108,6 +113,49 @@ def test_scores_of_parts_add_up() -> None:
     whole = whole_score(parts)
     assert whole.confusion == ((3, 1), (3, 1))
     assert (whole.correct, whole.count, whole.loss) == (4, 8, 0.75)
+
+
+def test_a_part_of_void_pixels_alone_counts_nothing_and_a_whole_of_them_is_refused(data: Dataset) -> None:
+    model = build_training(build_recipe(SETTINGS), data).model
+    void = Split(data.test.images[:1], np.full_like(data.test.labels[:1], VOID))
+    some, none = evaluate(model, data.test), evaluate(model, void)
+    assert (none.count, none.loss, none.entropy) == (0, 0, 0)
+    assert whole_score([some, none]) == whole_score([some])
+    for wanted in (lambda: whole_score([none, None]), lambda: whole_score([none, none]), lambda: none.accuracy,
+                   lambda: none.error, lambda: none.ece, none.as_dict, lambda: str(none)):  # fmt: skip
+        with pytest.raises(DataError, match=r"there is nothing to count: every pixel of the masks is void \(255\)"):
+            wanted()
+
+
+def test_test_images_of_void_pixels_alone_are_one_clear_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Five images, of which one is the test image; of three classes no mask holds the last."""
+    root, split = tmp_path / "data", discs(5, 16, 0)
+    for i, (image, mask) in enumerate(zip(split.images, split.labels, strict=True)):
+        save(root / "image" / f"{i}.png", image[0])
+        save(root / "label" / f"{i}.png", mask)
+    (root / "classes.txt").write_text("ground\ndisc\nnever\n", encoding="utf-8")
+    small = ["--model", "unet", "--model.width", "0.02", "--epochs", "1", "--augmentation.crop_size", "16"]
+    command = ["train", "--dataset", "segmentation", "--data", str(root), *small, "--threads", "1"]
+    assert main([*command, "--out", str(tmp_path / "run")]) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text(), parse_constant=pytest.fail)  # NaN is no JSON
+    told = result["test"]["binary"]
+    for each, mean in (("class_iou", "mean_iou"), ("class_dice", "dice")):
+        assert told[mean] == pytest.approx(np.mean([value for value in told[each] if value is not None]))
+    test = load_dataset("segmentation", directory=root, validation=0).test
+    number = next(i for i in range(5) if np.array_equal(split.images[i], test.images[0]))
+    save(root / "label" / f"{number}.png", np.full((16, 16), VOID, np.uint8))
+    capsys.readouterr()
+    for asked in (
+        [*command, "--out", str(tmp_path / "other")],
+        ["evaluate", str(tmp_path / "run"), "--data", str(root)],
+    ):
+        assert main(asked) == 2
+        assert capsys.readouterr().err.splitlines() == [
+            "onebit: test masks: every pixel of all 1 is void (255), expected some of a class"
+        ]
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(

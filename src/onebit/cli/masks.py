@@ -10,7 +10,7 @@ import numpy as np
 
 from onebit.cli.images import as_array, read_picture
 from onebit.cli.output import answer, answer_json, percent
-from onebit.data import VOID, Masks, Tiling, confusion_matrix, mask_classes, pixel_score, read_mask
+from onebit.data import VOID, Masks, Tiling, confusion_matrix, is_counted, mask_classes, pixel_score, read_mask
 from onebit.errors import UsageError
 from onebit.packed import PackedNet, infer
 from onebit.runtime import run
@@ -73,7 +73,7 @@ def _predict(net: PackedNet, file: Path, folder: Path, *, invert: bool) -> dict[
     told["shares"] = {name: float(np.mean(mask == number)) for number, name in enumerate(names)}
     _save(mask * np.uint8(255) if count == 2 else mask, folder / f"{file.stem}.png")
     truth = _truth(file, mask.shape, names)
-    if truth is not None:
+    if truth is not None and is_counted(truth):
         score = pixel_score(confusion_matrix(truth, mask, classes=count))
         told |= {"accuracy": score.accuracy, "mean_iou": score.mean_iou, "dice": score.mean_dice}
     parts = [np.broadcast_to(image.transpose(1, 2, 0), (*mask.shape, 3))]

@@ -7,7 +7,7 @@ from onebit.data.batches import TrainingImages, TrainingSamples
 from onebit.data.datasets import DATASETS, FetchedFiles, fetch_dataset, load_dataset
 from onebit.data.fetch import OfficialFile, OfficialFiles, cache_dir, find_or_fetch
 from onebit.data.images import Images, StreamedImages, prefetched, read_batches
-from onebit.data.masks import VOID, Masks, PixelScore, by_pixel, confusion_matrix, mask_facts, pixel_score
+from onebit.data.masks import VOID, Masks, PixelScore, by_pixel, confusion_matrix, is_counted, mask_facts, pixel_score
 from onebit.data.permuted import permute_pixels
 from onebit.data.segmentation import mask_classes, read_mask
 from onebit.data.splits import Dataset, DatasetEntry, Labels, LoadedFiles, Progress, Split, hold_out
@@ -43,6 +43,7 @@ __all__ = [
     "fitted",
     "fitted_to",
     "hold_out",
+    "is_counted",
     "load_dataset",
     "make_toy",
     "mask_classes",

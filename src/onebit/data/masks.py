@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,6 +40,11 @@ def confusion_matrix(truth: npt.ArrayLike, predicted: npt.ArrayLike, *, classes:
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
 
+def is_counted(labels: npt.NDArray) -> bool:
+    """Whether there is anything to count: labels, or a pixel of a mask that is not `VOID`."""
+    return bool((labels != VOID).any()) if labels.ndim > 1 else len(labels) > 0
+
+
 def by_pixel(logits: npt.NDArray, labels: npt.NDArray) -> tuple[npt.NDArray, npt.NDArray]:
     """Logits and labels with a row a sample: of masks each pixel is one, but those that are `VOID`.
 
@@ -56,13 +62,13 @@ def by_pixel(logits: npt.NDArray, labels: npt.NDArray) -> tuple[npt.NDArray, npt
 
 
 def mask_facts(confusion: npt.ArrayLike) -> dict[str, Any]:
-    """What a result says of predicted masks beside its accuracy."""
+    """What a result says of predicted masks beside its accuracy; None for a class that never occurs."""
     score = pixel_score(confusion)
     return {
         "mean_iou": score.mean_iou,
         "dice": score.mean_dice,
-        "class_iou": list(score.iou),
-        "class_dice": list(score.dice),
+        "class_iou": [None if math.isnan(value) else value for value in score.iou],  # JSON has no NaN
+        "class_dice": [None if math.isnan(value) else value for value in score.dice],
         "confusion": np.asarray(confusion).tolist(),
     }
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onebit.data.images import StreamedImages
-from onebit.data.masks import VOID
+from onebit.data.masks import VOID, is_counted
 from onebit.errors import DataError, UsageError
 
 Labels = npt.NDArray[np.int64]
@@ -96,7 +96,7 @@ class Dataset:
         note: what must be said beside every number on this data; "" for the complete official set.
 
     Raises:
-        DataError: the splits differ in image shape, or a label stands for no class.
+        DataError: the splits differ in image shape, a label stands for no class, or all pixels of a split are `VOID`.
     """
 
     name: str
@@ -113,6 +113,10 @@ class Dataset:
             if split.images.shape[1:] != self.input_shape:
                 raise DataError(
                     f"{part} images: got shape {split.images.shape[1:]}, expected {self.input_shape} as in train"
+                )
+            if len(split) and not is_counted(split.labels):
+                raise DataError(
+                    f"{part} masks: every pixel of all {len(split)} is void ({VOID}), expected some of a class"
                 )
             low, high = _label_range(split.labels)
             if len(split) and not 0 <= low <= high < len(self.classes):
