@@ -28,6 +28,13 @@ def opened(path: str) -> Iterator[Any]:
         raise DataError(f"{path}: does not decode as an image: {first_line(error)}") from None
 
 
+def upright(image: Any) -> Any:
+    """An opened image turned as its EXIF orientation says, as every viewer shows it; its pixels stay what they are."""
+    from PIL import ImageOps
+
+    return ImageOps.exif_transpose(image)
+
+
 def picture(image: Any, mode: str) -> Any:
     """An opened image as a person sees it: its EXIF orientation obeyed, transparency laid on black, 16 bits made 8.
 
@@ -37,9 +44,9 @@ def picture(image: Any, mode: str) -> Any:
     Raises:
         ValueError: pixels without a known range.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    image = ImageOps.exif_transpose(image)
+    image = upright(image)
     if image.mode.startswith("I;16"):  # Pillow's own conversion would clip
         image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
     if image.mode in ("F", "I"):

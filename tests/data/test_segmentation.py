@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from tiny_masks import blobs, masked_folder, write
 
 from onebit.data import VOID, Dataset, Split, load_dataset, mask_classes, read_mask
@@ -89,6 +89,63 @@ def test_another_size_resizes_images_and_masks(tmp_path: Path) -> None:
     assert data.train.images.shape == (3, 1, 16, 16)
     assert data.train.labels.shape == (3, 16, 16)
     assert set(np.unique(data.train.labels)) == {0, 1}
+
+
+def turned(path: Path, orientation: int) -> None:
+    """Give the file an EXIF orientation; its pixels stay as they are."""
+    with Image.open(path) as image:
+        image.load()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(path, exif=exif)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_image_and_mask_are_turned_each_by_its_own_tag(tmp_path: Path, orientation: int) -> None:
+    """Number 0 as JPEG with a tag and an upright mask, 1 with a tag on both, 2 upright with a tag on the mask alone."""
+    inside = np.zeros((8, 16), bool)
+    inside[:3, :5] = True
+    back = {6: 8, 8: 6}.get(orientation, orientation)  # all but quarter turns undo themselves
+    with Image.fromarray(inside.astype(np.uint8) * 255) as upright:
+        exif = Image.Exif()
+        exif[0x0112] = back
+        upright.info["exif"] = exif.tobytes()
+        stored = np.asarray(ImageOps.exif_transpose(upright))
+    shown = inside.astype(np.uint8) * 255
+    for i, (image, mask) in enumerate(((stored, shown), (stored, stored), (shown, stored))):
+        (tmp_path / "image").mkdir(exist_ok=True)
+        Image.fromarray(image).save(tmp_path / "image" / f"{i}.jpg", quality=100)
+        write(tmp_path / "label" / f"{i}.png", mask)
+    for path in ("image/0.jpg", "image/1.jpg", "label/1.png", "label/2.png"):
+        turned(tmp_path / path, orientation)
+    data = load_dataset("segmentation", directory=tmp_path, validation=0)
+    for split in (data.train, data.test):
+        for pixels, truth in zip(split.images[:, 0], split.labels, strict=True):
+            assert np.array_equal(truth, inside)
+            assert np.array_equal(pixels > 127, inside)
+
+
+def test_a_palette_mask_is_turned_with_its_numbers(tmp_path: Path) -> None:
+    numbers = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    mask = Image.fromarray(numbers, "P")
+    mask.putpalette(range(18))
+    mask.save(tmp_path / "mask.png")
+    turned(tmp_path / "mask.png", 6)
+    with Image.open(tmp_path / "mask.png") as image:
+        assert image.mode == "P"
+    found = read_mask(tmp_path / "mask.png", (3, 2), {number: number for number in range(6)})
+    assert np.array_equal(found, np.rot90(numbers, -1))
+
+
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+def test_masks_that_are_void_all_over_are_refused(part: str) -> None:
+    some, none = (Split(np.zeros((2, 1, 4, 4), np.uint8), np.full((2, 4, 4), value, np.uint8)) for value in (0, VOID))
+    parts = dict.fromkeys(("train", "validation", "test"), some)
+    with pytest.raises(
+        DataError, match=rf"^{part} masks: every pixel of all 2 is void \(255\), expected some of a class$"
+    ):
+        Dataset("d", **{**parts, part: none}, classes=("a",))
+    assert len(Dataset("d", **{**parts, part: none[:0]}, classes=("a",)).test) in (0, 2)
 
 
 def refused(root: Path) -> str:

@@ -14,7 +14,7 @@ from onebit.data.listing import SUFFIXES
 from onebit.data.masks import VOID, Masks
 from onebit.data.splits import DatasetEntry, LoadedFiles, Progress, Split, hold_out
 from onebit.errors import DataError
-from onebit.pictures import opened, picture
+from onebit.pictures import opened, picture, upright
 
 TEST_SHARE = 0.2
 """Of the images: a folder has no test images of its own."""
@@ -33,7 +33,7 @@ def read_masked_folder(
 
     Images stay as they are, grey or RGB, and have one size. Masks are grey or palette images. With a file
     `classes.txt`, a name a line, a mask holds the numbers 0, 1, … of the lines, and 255 where a pixel belongs to none;
-    without it there are two classes, 0 and 255.
+    without it there are two classes, 0 and 255. Images and masks are turned by the EXIF orientation of their own file.
 
     Args:
         name: "segmentation", or the name of a folder that is also looked for in `ONEBIT_DATA`.
@@ -137,7 +137,7 @@ def read_mask(path: Path, size: tuple[int, ...], values: dict[int, int]) -> Mask
     """
     with opened(str(path)) as image:
         mode = image.mode
-        mask = np.array(image)
+        mask = np.array(upright(image))  # as its image is turned, each by its own tag
     if mode == "1":  # one bit a pixel: the first class and the second
         mask = mask * np.uint8(next(value for value, number in values.items() if number == 1))
     if mode not in ("1", "L", "P"):
