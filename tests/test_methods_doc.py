@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import runpy
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from onebit.benchmarks import training_step
 from onebit.recipe import methods
 
 ROOT = Path(__file__).parents[1]
@@ -30,9 +33,10 @@ def finished_run(folder: Path, accuracies: list[float]) -> None:
     for seed in seeds:
         run = folder / f"seed-{seed}"
         run.mkdir(parents=True)
-        rows = [{"flip_ratio": ratio, "seconds": 2.0} for ratio in (0.25, 0.01)]
+        rows = [{"flip_ratio": ratio} for ratio in (0.25, 0.01)]
         (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        (run / "recipe.yaml").write_text("model: {weight_quantizer: sign, input_quantizer: null}")
+        model = "model: {weight_quantizer: sign, input_quantizer: null, activation: relu}"
+        (run / "recipe.yaml").write_text(f"{model}\noptimizer: {{name: bop}}\n")
     (folder / "seeds.json").write_text(json.dumps({"seeds": seeds, "test": modes}))
 
 
@@ -40,10 +44,28 @@ def finished_run(folder: Path, accuracies: list[float]) -> None:
 def test_a_row_holds_what_was_measured_once_all_seeds_are_done(tmp_path: Path, accuracies: list[float]) -> None:
     protocol: Any = TOOL["PROTOCOLS"]["mlp"]
     finished_run(tmp_path / "bop", accuracies)
-    head, _, *rows = TOOL["table"](protocol, {"bop": tmp_path / "bop", "ste": tmp_path / "ste"}).splitlines()
+    folders = {"bop": tmp_path / "bop", "ste": tmp_path / "ste"}
+    head, _, *rows = TOOL["table"](protocol, folders, {"bop": 1.0625}).splitlines()
     assert "not yet trained" in rows[1]
     if len(accuracies) < 3:
         assert "not yet trained" in rows[0]
     else:
-        assert rows[0] == "| `bop` | 1 / 32 | **97.00 ± 1.00 %** | 50.00 ± 0.00 % | 25.00 → 1.000 % | 2.0 |"
+        assert rows[0] == "| `bop` | 1 / 32 | **97.00 ± 1.00 %** | 50.00 ± 0.00 % | 25.00 → 1.000 % | 1.06 |"
         assert head.count("|") == rows[0].count("|") == rows[1].count("|")
+
+
+def test_the_steps_of_the_nets_that_were_trained_are_timed_against_plain_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_step, "keep_freed_memory", lambda: True)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    finished_run(tmp_path / "bop", [0.9])
+    protocol = dataclasses.replace(
+        TOOL["PROTOCOLS"]["mlp"], seeds="0", step={"widths": (6, 8, 4), "batch": 4, "rounds": 1, "steps": 1}
+    )
+    file = tmp_path / "steps.json"
+    assert TOOL["step_ratios"](file, "fp32") == {}
+    TOOL["time_steps"](protocol, {"bop": tmp_path / "bop"}, file)
+    ratios = TOOL["step_ratios"](file, "fp32")
+    assert set(ratios) == {training_step.FLOOR, "bop"}
+    assert ratios[training_step.FLOOR] == 1 != ratios["bop"] > 0

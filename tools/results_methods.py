@@ -1,6 +1,7 @@
 """`make results-methods`: every training method on one protocol, and the tables of docs/methods.md made of it.
 
-Each row is one `onebit train` command, which stands in the document; what was trained before is not trained again.
+Each row is one `onebit train` command, which stands in the document; what was trained before is not trained again. Then
+the training steps of all methods are timed in turn against plain torch, as `onebit bench training-step` does.
 """
 
 from __future__ import annotations
@@ -14,24 +15,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from onebit.benchmarks.training_step import measure
+from onebit.benchmarks.variants import Variant
 from onebit.recipe import methods, read_settings
 from onebit.report.wording import percent
 
 DOCUMENT = Path("docs/methods.md")
 RUNS = Path("runs/methods")
+STEPS_FILE = "steps.json"
 
 
 @dataclass(frozen=True)
 class Protocol:
     """One net, data set and length of training for many methods.
 
-    flags: of every `onebit train`. methods: None for all.
+    flags: of every `onebit train`. step: the net whose training step is timed, and how often, for `measure`. methods:
+    None for all.
     """
 
     model: str
     seeds: str
     flags: tuple[str, ...]
+    step: dict[str, Any]
     methods: tuple[str, ...] | None = None
+
+    def folders(self, runs: Path) -> dict[str, Path]:
+        """Method -> its run folder."""
+        return {method: runs / method for method in self.methods or methods()}
 
     def command(self, method: str, folder: Path) -> list[str]:
         """The words after `onebit`, which train into a folder."""
@@ -44,11 +54,18 @@ PROTOCOLS = {
         model="mlp",
         seeds="0-2",
         flags=("--dataset", "mnist", "--model.widths", "[784,512,512,10]", "--epochs", "20"),
+        step={"widths": (784, 512, 512, 10), "batch": 100, "rounds": 31, "steps": 5},
     ),
     "resnet20": Protocol(
         model="resnet20",
         seeds="0",
-        flags=("--dataset", "cifar10", "--epochs", "10", "--batch_size", "125", "--precision", "bf16"),
+        # as the papers compare 1-bit weights: real inputs, real first and last layer, the blocks of He et al.
+        flags=(
+            *("--dataset", "cifar10", "--epochs", "10", "--batch_size", "125", "--precision", "bf16"),
+            *("--model.real_first", "true", "--model.real_last", "true", "--model.last_norm", "null"),
+            *("--model.bireal", "false", "--model.input_quantizer", "null"),
+        ),
+        step={"model": "resnet20", "batch": 125, "rounds": 11},
         methods=("real", "binaryconnect", "ste", "xnor", "irnet", "bop", "bayesbinn", "proxquant"),
     ),
 }
@@ -81,10 +98,31 @@ def row(protocol: Protocol, folder: Path) -> dict[str, Any] | None:
         "test": summary["test"],
         "flips_first": statistics.mean(log[0]["flip_ratio"] for log in logs),
         "flips_last": statistics.mean(log[-1]["flip_ratio"] for log in logs),
-        "seconds": statistics.median(line["seconds"] for log in logs for line in log),
         "bits": f"{'32' if model['weight_quantizer'] is None else '1'} / "
         f"{'32' if model['input_quantizer'] is None else '1'}",
     }
+
+
+def time_steps(protocol: Protocol, folders: dict[str, Path], file: Path) -> None:
+    """Write the ratio of each method's training step to that of plain torch in the same precision."""
+    variants = []
+    for method, folder in folders.items():
+        settings = read_settings(folder / f"seed-{_seeds(protocol.seeds)[0]}" / "recipe.yaml")
+        model, optimizer = settings["model"], settings["optimizer"]["name"]
+        if model["weight_quantizer"] is not None:
+            weights, inputs = model["weight_quantizer"], model["input_quantizer"]
+            variants.append(Variant(method, weights, inputs, optimizer=optimizer, activation=model["activation"]))
+    result = measure(variants=variants, **protocol.step)
+    file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def step_ratios(file: Path, precision: str) -> dict[str, float]:
+    """Method -> the ratio that `time_steps` wrote; empty before."""
+    if not file.exists():
+        return {}
+    rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    own = [row for row in rows if row["precision"] == precision and row["memory_format"] == rows[-1]["memory_format"]]
+    return {row["variant"]: row["same_precision_ratio"] for row in own}
 
 
 def _seeds(text: str) -> range:
@@ -92,13 +130,17 @@ def _seeds(text: str) -> range:
     return range(int(first), int(last or first) + 1)
 
 
-def table(protocol: Protocol, folders: dict[str, Path]) -> str:
-    """The rows as Markdown; methods that were not trained say so."""
+def table(protocol: Protocol, folders: dict[str, Path], steps: dict[str, float]) -> str:
+    """The rows as Markdown; methods that were not trained say so.
+
+    Args:
+        steps: see `step_ratios`.
+    """
     modes = ("binary", "latent", "mean", "sample", "ensemble:10")
     found = {name: row(protocol, folder) for name, folder in folders.items()}
     shown = [mode for mode in modes if any(entry and mode in entry["test"] for entry in found.values())]
     head = ["method", "bits of weights / inputs", "test accuracy, binary (real: real)", *shown[1:]]
-    head += ["flips, first → last epoch", "s an epoch"]
+    head += ["flips, first → last epoch", "step, to plain torch"]
     lines = [head, ["---"] * len(head)]
     for name, entry in found.items():
         if entry is None:
@@ -108,7 +150,8 @@ def table(protocol: Protocol, folders: dict[str, Path]) -> str:
         flips = f"{100 * entry['flips_first']:.2f} → {100 * entry['flips_last']:.3f} %" if name != "real" else ""
         ships = f"**{test['binary']}**" if "binary" in test else test["real"]
         others = [test.get(mode, "") for mode in shown[1:]]
-        lines.append([f"`{name}`", entry["bits"], ships, *others, flips, f"{entry['seconds']:.1f}"])
+        ratio = f"{steps[name]:.2f}" if name in steps else "1" if name == "real" else ""
+        lines.append([f"`{name}`", entry["bits"], ships, *others, flips, ratio])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
@@ -120,8 +163,8 @@ def write(protocols: dict[str, Protocol], runs: Path) -> None:
         _, end, after = rest.partition("<!-- end -->")
         if not (start and end):
             sys.exit(f"{DOCUMENT}: expected <!-- {name} --> and <!-- end -->, each on a line")
-        folders = {method: runs / name / method for method in protocol.methods or methods()}
-        text = before + start + table(protocol, folders) + "\n" + end + after
+        steps = step_ratios(runs / name / STEPS_FILE, "bf16" if "bf16" in protocol.flags else "fp32")
+        text = before + start + table(protocol, protocol.folders(runs / name), steps) + "\n" + end + after
     DOCUMENT.write_text(text, encoding="utf-8")
     print(f"wrote {DOCUMENT}")
 
@@ -135,8 +178,12 @@ def main() -> None:
     args = parser.parse_args()
     chosen = {name: PROTOCOLS[name] for name in PROTOCOLS if args.protocol in (None, name)}
     for name, protocol in chosen.items() if not args.table else ():
-        for method in args.methods or protocol.methods or methods():
-            train(protocol, method, args.runs / name / method)
+        folders = protocol.folders(args.runs / name)
+        for method in args.methods or folders:
+            if row(protocol, folders[method]) is None:
+                train(protocol, method, folders[method])
+        trained = {method: folder for method, folder in folders.items() if row(protocol, folder) is not None}
+        time_steps(protocol, trained, args.runs / name / STEPS_FILE)
     write(chosen, args.runs)
 
 

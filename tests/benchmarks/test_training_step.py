@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from onebit.benchmarks import training_step
 from onebit.benchmarks.training_step import EAGER, FLOOR, check, describe, measure
-from onebit.benchmarks.variants import METHODS, Setting, build, chosen, is_plain, settings_of
+from onebit.benchmarks.variants import METHODS, Setting, Variant, build, chosen, is_plain, settings_of
 from onebit.errors import NotBinaryError, UnknownNameError, UsageError
-from onebit.layers import BinaryConv2d, BinaryLinear
+from onebit.layers import BinaryConv2d, BinaryLinear, RPReLU
 from onebit.optim import clip_latents_, latent_groups
 from onebit.quantizers import Quantizer, Sign
 
@@ -125,6 +125,16 @@ def test_every_method_is_measured_where_it_is_asked_for(model: str) -> None:
     settings = {"widths": (12, 16, 4)} if model == "mlp" else {"width": 1 / 16}
     rows = measure(model=model, rounds=1, steps=1, batch=8, variants=names, **settings)["rows"]
     assert [row["variant"] for row in rows if row is not rows[0]][: len(names)] == names
+
+
+def test_a_variant_of_ones_own_is_measured_as_it_says() -> None:
+    react = Variant("react", "magnitude_aware", "rsign", activation="rprelu")
+    recu = Variant("recu", "recu", "approx_sign", optimizer="sgd")
+    rows = measure(rounds=1, steps=1, batch=8, variants=[react, recu], widths=(12, 16, 4))["rows"]
+    assert [row["variant"] for row in rows][:3] == [FLOOR, "react", "recu"]
+    run = build(react, Setting("fp32"), model="mlp", batch=2, widths=(12, 16, 4))
+    assert any(isinstance(module, RPReLU) for module in run.net.modules())
+    assert isinstance(build(recu, Setting("fp32"), model="resnet20", batch=2, width=1 / 16).optimizer, torch.optim.SGD)
 
 
 def test_the_check_takes_only_binary_weights_that_follow_their_clipped_latents() -> None:

@@ -24,6 +24,7 @@ from onebit.benchmarks.variants import (
     EAGER,
     FLOOR,
     Run,
+    Variant,
     add_net_options,
     batch_size,
     build,
@@ -75,7 +76,7 @@ def measure(
     *,
     model: str = "mlp",
     width: float = 1.0,
-    variants: Sequence[str] | None = None,
+    variants: Sequence[str | Variant] | None = None,
     rounds: int = 15,
     steps: int | None = None,
     batch: int | None = None,
@@ -89,7 +90,7 @@ def measure(
 
     Args:
         model, width: see `onebit.benchmarks.variants.build`.
-        variants: names of the binary variants; all for None.
+        variants: the binary variants or their names; those of EAGER for None.
         widths: of the mlp, in place of `width`.
         on_round: called with (rounds done, rounds).
 

@@ -29,13 +29,17 @@ CERTAIN = 10.0
 
 @dataclass(frozen=True)
 class Variant:
-    """A net to train; `weights` and `inputs` are quantizers, None for real; `optimizer` one of `OPTIMIZERS`."""
+    """A net to train; `weights` and `inputs` are quantizers, None for real.
+
+    optimizer: "adam", "sgd", "bop" or "bayesbinn". activation: of `create_model`.
+    """
 
     name: str
     weights: str | None = None
     inputs: str | None = None
     compiled: bool = False
     optimizer: str = "adam"
+    activation: str = "relu"
 
 
 EAGER = (
@@ -101,15 +105,18 @@ def add_net_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def chosen(names: Sequence[str] | None, *, compile: bool = False) -> list[Variant]:
+def chosen(names: Sequence[str | Variant] | None, *, compile: bool = False) -> list[Variant]:
     """The floor, the variants of these names (those of EAGER for None), and the compiled ones of them if asked for.
+
+    Args:
+        names: a variant of one's own stands for itself.
 
     Raises:
         UnknownNameError: no such variant.
     """
     table = {variant.name: variant for variant in (*EAGER[1:], *METHODS)}
-    names = [variant.name for variant in EAGER[1:]] if names is None else names
-    found = [resolve(table, name, kind="variant") for name in names]
+    names = EAGER[1:] if names is None else names
+    found = [name if isinstance(name, Variant) else resolve(table, name, kind="variant") for name in names]
     return [EAGER[0], *found, *(c for c in COMPILED if compile and any(c.name.startswith(f"{v.name},") for v in found))]
 
 
@@ -147,7 +154,13 @@ def plain_net(widths: Sequence[int]) -> nn.Sequential:
 def _mlp(variant: Variant, widths: Sequence[int]) -> nn.Module:
     if variant.weights is None:
         return plain_net(widths)
-    model = create_model("mlp", widths=widths, weight_quantizer=variant.weights, input_quantizer=variant.inputs)
+    model = create_model(
+        "mlp",
+        widths=widths,
+        weight_quantizer=variant.weights,
+        input_quantizer=variant.inputs,
+        activation=variant.activation,
+    )
     return nn.Sequential(*list(model.children())[2:])  # coding and flattening of images are not in the floor either
 
 
@@ -182,6 +195,7 @@ def build(
             last_norm=True,
             weight_quantizer=variant.weights,
             input_quantizer=variant.inputs,
+            activation=variant.activation,
         )
         layout = resolve_memory_format(setting.memory_format, net)
         net.to(memory_format=layout)  # type: ignore[call-overload]
@@ -197,6 +211,8 @@ def build(
             optimizer = Bop(groups)
         elif variant.optimizer == "bayesbinn":
             optimizer = BayesBiNN(groups, count=60_000, lr=1e-4)
+        elif variant.optimizer == "sgd":
+            optimizer = torch.optim.SGD(groups, momentum=0.9, fused=True)
         else:
             optimizer = torch.optim.Adam(groups, fused=True)
         if variant.weights == "prox":
