@@ -124,6 +124,16 @@ def test_the_first_and_the_last_layer_can_stay_real(form: str) -> None:
 
 
 @each_form
+def test_a_real_last_layer_takes_what_has_passed_a_relu(form: str) -> None:
+    """Else it and the BatchNorm before it would be one linear map. A resnet averages its sums, which stay real."""
+    model = settled(form, "binary weights and inputs", real_last=True)
+    seen: list[Tensor] = []
+    weight_layers(model)[-1].register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].detach()))
+    model(images(model, 2))
+    assert (float(seen[0].min()) >= 0) != ("resnet" in form)
+
+
+@each_form
 def test_the_same_seed_gives_the_same_model(form: str) -> None:
     first, second = build(form).state_dict(), build(form).state_dict()
     assert all(torch.equal(first[key], second[key]) for key in first)

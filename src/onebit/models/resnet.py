@@ -107,6 +107,7 @@ class ResNet(nn.Module):
         stem: "cifar" is a 3×3 convolution, "imagenet" a 7×7 one of stride 2 and max pooling.
         shortcut, around_each: see `Block`.
         real_first, real_last: keep real weights in the first convolution; real weights and inputs in the dense layer.
+            That takes the averages of the last sum as it is, with an input quantizer without a ReLU, as in Bi-Real net.
         last_norm: BatchNorm of the logits, which ±1 weights of the dense layer need to find their scale.
         coding, mean, std: see `InputCoding`.
         settings: see `Parts`.

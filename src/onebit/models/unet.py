@@ -35,18 +35,24 @@ class CentreCrop(nn.Module):
 class DoubleConv(nn.Module):
     """Two 3×3 convolutions, each with BatchNorm, and ReLU where the activations are real.
 
+    Args:
+        before_real: what comes next takes real inputs whatever the settings say.
+        first: `first` and `real` of the first convolution, see `Parts.conv`.
+
     Shapes:
         x: (N, inputs, H, W) -> (N, outputs, H − 4, W − 4) with valid padding, else (N, outputs, H, W).
     """
 
-    def __init__(self, parts: Parts, inputs: int, outputs: int, padding: int, **first: bool) -> None:
+    def __init__(
+        self, parts: Parts, inputs: int, outputs: int, padding: int, *, before_real: bool = False, **first: bool
+    ) -> None:
         super().__init__()
         self.conv1 = parts.conv(inputs, outputs, 3, padding=padding, **first)
         self.bn1 = parts.norm2d(outputs)
         self.relu1 = parts.active(outputs)
         self.conv2 = parts.conv(outputs, outputs, 3, padding=padding)
         self.bn2 = parts.norm2d(outputs)
-        self.relu2 = parts.active(outputs)
+        self.relu2 = parts.active(outputs, before_real=before_real)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu1(self.bn1(self.conv1(x)))
@@ -60,13 +66,13 @@ class Up(nn.Module):
         x: (N, 2·outputs, H, W), skip: (N, outputs, 2·H + 2·margin, …) -> (N, outputs, 2·H − 4, …) or (…, 2·H, …).
     """
 
-    def __init__(self, parts: Parts, outputs: int, padding: int, *, margin: int) -> None:
+    def __init__(self, parts: Parts, outputs: int, padding: int, *, margin: int, before_real: bool = False) -> None:
         super().__init__()
         self.up = parts.conv_transpose(2 * outputs, outputs, 2, stride=2)
         self.bn = parts.norm2d(outputs)
         self.relu = parts.active(outputs)
         self.crop = CentreCrop(margin)
-        self.convs = DoubleConv(parts, 2 * outputs, outputs, padding)
+        self.convs = DoubleConv(parts, 2 * outputs, outputs, padding, before_real=before_real)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         x = self.relu(self.bn(self.up(x)))
@@ -142,7 +148,13 @@ class UNet(nn.Module):
         )
         self.pool = nn.MaxPool2d(2)
         self.up = nn.ModuleList(
-            Up(parts, channels[level], border, margin=lost_pixels(padding, depth - level - 1))
+            Up(
+                parts,
+                channels[level],
+                border,
+                margin=lost_pixels(padding, depth - level - 1),
+                before_real=real_last and level == 0,
+            )
             for level in range(depth - 1, -1, -1)
         )
         self.conv = parts.conv(channels[0], classes, 1, real=real_last, bias=True)
