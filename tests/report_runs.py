@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from onebit.recipe import ModelRecipe, Recipe
+from onebit.train.cells import Cell
 from onebit.train.history import EpochLog, History
 
 RECIPE = Recipe(name="tiny", model=ModelRecipe(widths=(4, 6, 10)), epochs=3)
@@ -61,6 +66,33 @@ def make_run(
         state["norm1.weight"] = np.ones(6, np.float32)
         save_file(state, folder / "best.safetensors", metadata={"onebit": '{"epoch": 3}'})
     return folder
+
+
+def task_cells(learnt: Mapping[str, Sequence[Sequence[float]]], *, bn: str = "trained") -> list[Cell]:
+    """The cells of methods with these accuracies on the tasks seen, after each task, on 100 images each."""
+    return [
+        Cell(method, task, seen, "binary", bn, round(100 * accuracy), 100, 0.5)
+        for method, rows in learnt.items()
+        for task, row in enumerate(rows, start=1)
+        for seen, accuracy in enumerate(row, start=1)
+    ]
+
+
+def write_tasks(folder: Path, cells: Sequence[Cell], *, tasks: int, recipe: Recipe | None = None) -> Path:
+    """A folder of several tasks as `onebit train` writes it, without the runs in it."""
+    folder.mkdir(parents=True)
+    values = {"tasks": tasks, "cells": [asdict(cell) for cell in cells], "seconds": 12.5, "parameters": 2176}
+    (folder / "continual.json").write_text(json.dumps(values))
+    if recipe is not None:
+        (folder / "recipe.yaml").write_text(recipe.to_yaml())
+    return folder
+
+
+def page_text(folder: Path) -> str:
+    """What a reader sees of the page, tags replaced by blanks."""
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    body = re.sub(r'src="data:[^"]*"', "", page.partition("<body>")[2])
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]*>", " ", body)))
 
 
 def check_picture(path: Path) -> tuple[int, int]:

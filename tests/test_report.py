@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import json
 import re
 import statistics
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from report_runs import RECIPE, check_picture, make_run, row
+from report_runs import RECIPE, check_picture, make_run, page_text, row
 
 from onebit.errors import DataError, FormatError, OnebitError, UsageError
 from onebit.recipe import ModelRecipe, OptimizerRecipe
@@ -25,13 +24,6 @@ from onebit.report.wording import duration, mean_sd, percent, printable
 from onebit.train.history import History
 
 HOSTILE = '<script>alert("1")</script> & $x^2$'
-
-
-def page_text(folder: Path) -> str:
-    """What a reader sees of the page, tags replaced by blanks."""
-    page = (folder / "index.html").read_text(encoding="utf-8")
-    body = re.sub(r'src="data:[^"]*"', "", page.partition("<body>")[2])
-    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]*>", " ", body)))
 
 
 def test_a_report_writes_pictures_and_one_page(tmp_path: Path) -> None:
@@ -156,6 +148,17 @@ def test_runs_of_one_recipe_with_other_settings_are_told_apart(tmp_path: Path) -
     assert differing_settings(groups) == {"optimizer.lr": [0.001, 0.01]}
     groups = group_runs(read_runs([*runs, make_run(tmp_path / "c", recipe=three)]))
     assert [group.label for group in groups] == ["tiny, a", "tiny, b", "tiny, c"]
+
+
+def test_options_of_a_quantizer_are_settings_that_may_be_missing(tmp_path: Path) -> None:
+    options = ModelRecipe(weight_quantizer="concrete_sign", weight_options={"temperature": 0.5})
+    runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", recipe=replace(RECIPE, model=options))]
+    differing = differing_settings(group_runs(read_runs(runs)))
+    assert differing["model.weight_options.temperature"] == [None, 0.5]
+    assert "model.weight_options" not in differing
+    for each in ([runs[1]], runs, runs[::-1]):
+        write_report(each, tmp_path / "report")
+        assert "model.weight_options.temperature" in page_text(tmp_path / "report")
 
 
 def test_folders_of_the_same_name_are_told_apart_and_named_twice_is_read_once(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from cli_support import Outcome
 
+from onebit.cli.talk import Talk
+
 Onebit = Callable[..., Outcome]
 TASKS = ["--dataset", "toy", "--model.widths", "[64,16,4]", "--continual.tasks", "2", "--draws", "2"]
 SHORT = [*TASKS, "--epochs", "0.1", "--threads", "1"]
@@ -29,7 +31,13 @@ def test_a_table_and_a_picture_and_no_second_run_in_the_same_folder(onebit: Oneb
     kinds += [(method, "binary", bn) for method in ("bayesbinn", "ste") for bn in ("the latest", "each")]
     assert table == [(method, task, int(task), mode, bn) for method, mode, bn in kinds for task in "12"]
     assert (folder / "continual.png").read_bytes().startswith(b"\x89PNG")
-    assert "bayesbinn after task 2" in (folder / "log.txt").read_text()
+    lines = done.out.splitlines()
+    assert (folder / "log.txt").read_text().splitlines()[-len(lines) :] == lines
+    assert not any(ROW.fullmatch(line) for line in done.err.splitlines())  # the table is said once
+    learnt = [line for line in done.err.splitlines() if " learnt, " in line]
+    assert [line.partition(",")[0] for line in learnt] == [
+        f"{method}: task {task} of 2 learnt" for method in ("bayesbinn", "ste") for task in "12"
+    ]
 
     refused = onebit("train", "mnist-permuted", *SHORT, "--out", folder)
     assert refused.status == 2
@@ -38,6 +46,7 @@ def test_a_table_and_a_picture_and_no_second_run_in_the_same_folder(onebit: Oneb
     assert "was trained with optimizer.lr = 0.001, now it is 0.5" in other.line
     again = onebit("train", "mnist-permuted", *SHORT, "--out", folder, "--resume")
     assert again.out == done.out
+    assert "after task" not in again.err
 
     own = onebit("evaluate", folder / "ste" / "task-2", "--json").json
     row = next(r for r in found if r and (r[1], r[2], r[5]) == ("ste", "2", "the latest"))
@@ -50,9 +59,73 @@ def test_several_seeds_of_several_tasks(onebit: Onebit, tmp_path: Path) -> None:
     done = onebit("train", *flags, "--seeds", "0-1", "--out", folder)
     assert done.status == 0, done.err
     assert "with binary weights (n = 2: " in done.out
-    assert done.out.endswith(f"tables and pictures in {folder}/seed-N\n")
+    assert done.out.endswith(f"onebit report {folder} -o DIR compares them\n")
     plain = onebit("train", "digits-smoke", "--out", folder / "seed-0")
     assert "holds a run already" in plain.line
+
+    report = onebit("report", folder, "-o", tmp_path / "report")
+    assert report.status == 0, report.err
+    heading, *rows = report.out.splitlines()[:-2]
+    assert heading.startswith("mnist-permuted: test accuracy on task 1, 2, ... after each task")
+    assert heading.endswith("seeds 0, 1")
+    assert len(rows) == 6
+    assert all(" ± " in row for row in rows)
+    assert (tmp_path / "report" / "tasks-mnist-permuted.png").exists()
+    as_json = onebit("report", folder, "-o", tmp_path / "report", "--json").json
+    assert as_json["rows"] == []
+    assert [len(row["seen"]) for row in as_json["tasks"][0]["table"]] == [1, 2] * 3
+
+
+def interrupt(onebit: Onebit, monkeypatch: pytest.MonkeyPatch, *arguments: object, step: int) -> None:
+    """Run a training that is stopped by Ctrl-C after so many steps."""
+
+    def stop(self: Talk, done: int, total: int) -> None:
+        if done == step:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Talk, "step", stop)
+        assert "go on with: onebit train --resume" in onebit("train", *arguments).err.splitlines()[-1]
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("step", [1, 30], ids=["first epoch", "second epoch"])
+def test_one_task_does_not_overwrite_several_that_were_interrupted_in_the_first(
+    onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    folder = tmp_path / "all" / "seed-0"
+    two = ["--epochs", "2", "--optimizer.lr", "0.05"]
+    interrupt(onebit, monkeypatch, "mnist-permuted", *SHORT, *two, "--out", folder, step=step)
+    assert not (folder / "continual.json").exists()
+    assert (folder / "bayesbinn" / "task-1" / "last.ckpt").exists() == (step > 20)
+    before = contents(folder)
+    for recipe in ("digits-smoke", "mnist-permuted"):
+        refused = onebit("train", recipe, "--out", folder)
+        assert refused.status == 2
+        assert f"{folder} holds a run already: go on with --resume {folder}, or choose another --out" in refused.line
+    assert "was trained with" in onebit("train", "digits-smoke", "--out", folder, "--resume").err.splitlines()[-1]
+    assert "holds a run already" in onebit("train", "digits-smoke", "--seeds", "0-1", "--out", folder.parent).line
+    report = onebit("report", folder, "-o", tmp_path / "report")
+    assert f"{folder}: no task is learnt to its end yet" in report.line
+    assert not (tmp_path / "report").exists()
+    assert contents(folder) == before
+
+
+def test_several_tasks_do_not_overwrite_one(
+    onebit: Onebit, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = tmp_path / "begun"
+    interrupt(onebit, monkeypatch, "digits-smoke", "--threads", "1", "--out", begun, step=1)
+    for folder in (run_folder, begun):
+        before = contents(folder)
+        refused = onebit("train", "mnist-permuted", *SHORT, "--out", folder)
+        assert (refused.status, "holds a run already" in refused.line) == (2, True)
+        resumed = onebit("train", "mnist-permuted", *SHORT, "--out", folder, "--resume")
+        assert (resumed.status, "was trained with" in resumed.line) == (2, True)
+        assert contents(folder) == before
 
 
 def test_a_task_without_a_file_is_its_recipe(onebit: Onebit) -> None:

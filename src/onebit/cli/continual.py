@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,21 +11,21 @@ from onebit.cli.talk import talking
 from onebit.errors import UsageError
 from onebit.files import write_atomic
 from onebit.recipe import Recipe
-from onebit.train.history import TABLE_FILE
+from onebit.train.history import TABLE_FILE, holds_run, in_use
 
 if TYPE_CHECKING:
     from onebit.data import Dataset
-    from onebit.train.continual import Cell
+    from onebit.report.tasks import Row
+    from onebit.train.cells import Cell
     from onebit.train.ranks import Ranks
 
 PICTURE = "continual.png"
-USED = (TABLE_FILE, "recipe.yaml")
 
 
 def learn_tasks(
     recipe: Recipe, data: Dataset, folder: Path, *, resume: bool, trackers: Sequence[str], ranks: Ranks
 ) -> dict[str, Any]:
-    """Learn all tasks into a folder, talking; a table and a picture are there after each task.
+    """Learn all tasks into a folder, talking; a table is there after each task, a picture at the end.
 
     A training that is refused before its first step leaves nothing there.
 
@@ -33,25 +33,27 @@ def learn_tasks(
         UsageError: the folder holds a training and `resume` was not asked for, or there are several processes.
     """
     from onebit.report.continual import plot_tasks
+    from onebit.report.tasks import task_rows
     from onebit.train.continual import arms, train_continual
     from onebit.train.run import refuse_other_recipe
 
     if ranks.world > 1:
         raise UsageError("several tasks are learnt by one process: leave torchrun out")
-    if not resume and any((folder / name).exists() for name in USED):
-        raise UsageError(f"{folder} holds a run already: go on with --resume {folder}, or choose another --out")
+    if not resume and (holds_run(folder) or (folder / "recipe.yaml").exists()):
+        raise in_use(folder)
     refuse_other_recipe(folder, recipe)
     first = folder / next(iter(arms(recipe))) / "task-1"  # an unknown method is refused before anything is written
-    made = (first / "recipe.yaml", first, first.parent, *(folder / name for name in (*USED, "log.txt")), folder)
-    new_paths = [path for path in (*made, *folder.parents) if not path.exists()]
+    files = [folder / name for name in (TABLE_FILE, "recipe.yaml", "log.txt")]
+    made = (first / "recipe.yaml", first, first.parent, *files, folder, *folder.parents)
+    new_paths = [path for path in made if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "recipe.yaml", recipe.to_yaml().encode())
     with talking(recipe.name, folder, ranks, new_paths=new_paths) as talk:
 
         def learnt(method: str, task: int, cells: Sequence[Cell]) -> None:
-            for weights, bn in dict.fromkeys((cell.weights, cell.bn) for cell in cells):
-                row = [cell.accuracy for cell in cells if (cell.weights, cell.bn) == (weights, bn)]
-                talk.note(_row(method, task, weights, bn, row))
+            row = task_rows([cells])[0]  # the whole table comes at the end
+            reached = f"mean test accuracy {percent(row.means[0])} on the tasks so far ({row.weights} weights)"
+            talk.note(f"{method}: task {task} of {recipe.continual.tasks} learnt, {reached}")
 
         talk.note(f"{recipe.name}: {recipe.continual.tasks} tasks of {data.name} from {data.directory or 'memory'}")
         result = train_continual(
@@ -64,28 +66,28 @@ def learn_tasks(
             on_epoch=lambda row: talk.note(str(row)),
             on_task=learnt,
         )
-    plot_tasks(result, folder / PICTURE)
+        for line in task_lines(result):
+            talk.write(line)
+    title = f"{result['recipe']}, {result['dataset']}, {result['epochs']:g} epochs a task, seed {result['seed']}"
+    plot_tasks(_rows(result), folder / PICTURE, tasks=result["tasks"], title=title)
     return result
 
 
 def task_lines(result: Mapping[str, Any]) -> list[str]:
     """The accuracy on every task after every task, for people."""
-    cells = result["cells"]
-    lines = [f"test accuracy on task 1, 2, ... after each task, each under its own permutation; seed {result['seed']}"]
-    for method, weights, bn in dict.fromkeys((cell["method"], cell["weights"], cell["bn"]) for cell in cells):
-        for task in range(1, result["tasks"] + 1):
-            row = [
-                cell["correct"] / cell["count"]
-                for cell in cells
-                if (cell["method"], cell["weights"], cell["bn"], cell["task"]) == (method, weights, bn, task)
-            ]
-            lines.append(_row(method, task, weights, bn, row))
-    return [*lines, f"{result['seconds']:.1f} s; table and picture in {result['folder']}"]
+    end = f"{result['seconds']:.1f} s; table and picture in {result['folder']}"
+    return [table_heading([result["seed"]]), *map(str, _rows(result)), end]
 
 
-def _row(method: str, task: int, weights: str, bn: str, accuracies: Sequence[float]) -> str:
-    """One line of the table: the accuracy on each task seen so far, and their mean."""
-    each = " ".join(f"{100 * accuracy:6.2f}" for accuracy in accuracies)
-    norm = "BatchNorm of the latest task" if bn == "trained" else "BatchNorm of each task"
-    mean = percent(sum(accuracies) / len(accuracies))
-    return f"{method} after task {task}: {each}  mean {mean} ({weights} weights, {norm})"
+def table_heading(seeds: Iterable[object]) -> str:
+    """What stands above the table."""
+    each = [str(seed) for seed in seeds]
+    told = f"seed{'s' if len(each) > 1 else ''} {', '.join(each)}"
+    return f"test accuracy on task 1, 2, ... after each task, each under its own permutation; {told}"
+
+
+def _rows(result: Mapping[str, Any]) -> list[Row]:
+    from onebit.report.tasks import task_rows
+    from onebit.train.cells import Cell
+
+    return task_rows([[Cell(**cell) for cell in result["cells"]]])

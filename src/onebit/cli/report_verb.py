@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from onebit.cli.continual import table_heading
 from onebit.cli.output import answer, answer_json, table
 from onebit.cli.parsing import Parser, add_json
 
@@ -12,23 +13,38 @@ from onebit.cli.parsing import Parser, add_json
 def main(argv: list[str]) -> int:
     parser = Parser(
         "report",
-        "Curves of error, loss and time, weight histograms, and a comparison of runs, as pictures and one page.",
+        "Curves of error, loss and time, of mean IoU, and of accuracy on several tasks; weight histograms, and a "
+        "comparison of runs, as pictures and one page.",
     )
-    parser.add_argument("runs", metavar="RUN", nargs="+", help="run folders, or folders of --seeds")
+    parser.add_argument(
+        "runs", metavar="RUN", nargs="+", help="run folders, folders of several tasks, or folders of --seeds"
+    )
     parser.add_argument("-o", "--output", required=True, metavar="DIR")
     add_json(parser)
     args = parser.parse(argv)
-    from onebit.report import compare_runs, write_report
+    from onebit.report import compare_runs, compare_tasks, read_groups, write_report
+    from onebit.report.masks import mask_rows
+    from onebit.report.tasks import group_rows
 
     runs = [Path(run) for run in args.runs]
     files = write_report(runs, Path(args.output))
     rows = compare_runs(runs)
     if args.json:
-        answer_json({"files": [str(file) for file in files], "rows": rows})
-    else:
+        tasks = compare_tasks(runs)
+        answer_json({"files": [str(file) for file in files], "rows": rows} | ({"tasks": tasks} if tasks else {}))
+        return 0
+    groups, learnt = read_groups(runs)
+    if rows:
         answer(_comparison(rows))
-        for file in files:
-            answer(str(file))
+    if masks := mask_rows(groups):
+        head = ["recipe", "images", "weights", "mean IoU", "Dice"]
+        answer(table([head, *([row.label, row.split, row.weights, *row.cells] for row in masks)], right=(3, 4)))
+    for group in learnt:
+        answer(f"{group.label}: {table_heading(run.settings.get('seed', '?') for run in group.runs)}")
+        for row in group_rows(group):
+            answer(str(row))
+    for file in files:
+        answer(str(file))
     return 0
 
 

@@ -14,7 +14,7 @@ from onebit.cli.processes import way_on
 from onebit.errors import FormatError, UsageError
 from onebit.files import write_atomic
 from onebit.recipe import Recipe
-from onebit.train.history import RUN_FILES, refuse_used
+from onebit.train.history import holds_run, refuse_used
 
 if TYPE_CHECKING:
     from onebit.train.ranks import Ranks
@@ -66,7 +66,7 @@ def refuse_used_folder(folder: Path, seeds: Sequence[int] | None, *, resume: boo
         refuse_used(folder, resume=resume)
         return
     runs = [seed_folder(folder, seed) for seed in seeds]
-    used = next((run for run in runs if any((run / name).exists() for name in RUN_FILES)), None)
+    used = next((run for run in runs if holds_run(run)), None)
     if used is not None and not resume:
         raise UsageError(f"{used} holds a run already: add --resume, or choose another --out")
 
@@ -179,6 +179,4 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
         each = ", ".join(f"{100 * accuracy:.2f}" for accuracy in score["accuracies"])
         lines.append(f"test accuracy {spread(score['accuracies'])} with {mode} weights (n = {score['n']}: {each})")
     listed, folder = ", ".join(map(str, summary["seeds"])), summary["folder"]
-    tasks = any("tasks" in run for run in summary["runs"])
-    more = f"tables and pictures in {folder}/seed-N" if tasks else f"onebit report {folder} -o DIR compares them"
-    return [*lines, f"seeds {listed}; {summary['seconds']:.1f} s; {more}"]
+    return [*lines, f"seeds {listed}; {summary['seconds']:.1f} s; onebit report {folder} -o DIR compares them"]

@@ -46,6 +46,11 @@ class Curve:
         return any(row.validation_error is not None for history in self.histories for row in history)
 
     @property
+    def masked(self) -> bool:
+        """Whether masks were validated."""
+        return any(row.validation_mean_iou is not None for history in self.histories for row in history)
+
+    @property
     def named(self) -> str:
         seeds = f", {len(self.histories)} seeds" if len(self.histories) > 1 else ""
         return printable(self.label) + seeds
@@ -76,7 +81,7 @@ def per_epoch(trainings: Iterable[Points]) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def plot_history(history: History, path: str | os.PathLike[str], *, data: str = "") -> None:
-    """Draw error, loss and time per epoch of one training into one PNG.
+    """Draw error, loss and time per epoch of one training into one PNG, of masks the mean IoU as well.
 
     Args:
         history: what `fit` returned.
@@ -94,22 +99,27 @@ def plot_history(history: History, path: str | os.PathLike[str], *, data: str = 
     if not history.rows:
         raise DataError("the history has no epoch to draw: train at least one epoch first")
     curves = [Curve("", (history,))]
-    with picture(path, width=11, height=3.2) as figure:
+    masked = curves[0].masked
+    with picture(path, width=14.5 if masked else 11, height=3.2) as figure:
         figure.suptitle(title("error and loss", curves, data=data), fontsize=11, x=0.01, ha="left")
-        error, loss, time = figure.subplots(1, 3)
+        error, loss, time, *more = figure.subplots(1, 4 if masked else 3)
         draw_error(error, curves)
         draw_loss(loss, curves)
         draw_seconds(time, curves)
+        for axes in more:
+            draw_mean_iou(axes, curves)
         add_legend(figure, curves)
 
 
-def title(what: str, curves: Sequence[Curve], *, data: str) -> str:
+def title(what: str, curves: Sequence[Curve], *, data: str, training: bool = True) -> str:
     """`mnist: training and validation error, validation with binary weights`; one recipe stands on a line above."""
     validated = [curve for curve in curves if curve.validated]
-    modes = sorted({mode for curve in validated for mode in curve.modes})
+    modes = " and ".join(sorted({mode for curve in validated for mode in curve.modes}))
     text = f"training {what}"
-    if validated:
-        text = f"training and validation {what}, validation with {' and '.join(modes)} weights"
+    if not training:
+        text = f"validation {what} with {modes} weights"
+    elif validated:
+        text = f"training and validation {what}, validation with {modes} weights"
     if len(curves) == 1 and curves[0].label:
         about = curves[0].named + (f" on {printable(data)}" if data else "")
         return f"{about}\n{text}"
@@ -120,9 +130,22 @@ def draw_error(axes: Axes, curves: Sequence[Curve]) -> None:
     """Training and validation error in percent, the best epoch of a single training marked."""
     _draw_both(axes, curves, "train_error", "validation_error", scale=100)
     axes.set_ylabel("error (%)")
-    best = _best(curves)
+    best = _best_row(curves)
     if best is not None:
-        axes.plot(best[0], 100 * best[1], color=colour(0, 1), **BEST_DOT)
+        axes.plot(best.epoch, 100 * (best.validation_error or 0), color=colour(0, 1), **BEST_DOT)
+
+
+def draw_mean_iou(axes: Axes, curves: Sequence[Curve]) -> None:
+    """Mean IoU of the validation masks, the best epoch of a single training marked."""
+    for index, curve in enumerate(curves):
+        _line(axes, _points(curve, "validation_mean_iou"), color=colour(index, len(curves)))
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, 0), min(high, 1))
+    axes.set_ylabel("validation mean IoU")
+    _label_epochs(axes, curves)
+    best = _best_row(curves)
+    if best is not None and best.validation_mean_iou is not None:
+        axes.plot(best.epoch, best.validation_mean_iou, color=colour(0, 1), **BEST_DOT)
 
 
 def draw_loss(axes: Axes, curves: Sequence[Curve], *, name: str = "") -> None:
@@ -154,8 +177,12 @@ def draw_total_time(axes: Axes, curves: Sequence[Curve]) -> None:
     _label_epochs(axes, curves)
 
 
-def add_legend(figure: Figure, curves: Sequence[Curve], *, splits: bool = True) -> None:
-    """A legend below the picture, where it covers nothing: colours are recipes, line styles are splits."""
+def add_legend(figure: Figure, curves: Sequence[Curve], *, splits: bool = True, training: bool = True) -> None:
+    """A legend below the picture, where it covers nothing: colours are recipes, line styles are splits.
+
+    Args:
+        splits: whether they are drawn; training: whether the training is, beside the validation.
+    """
     from matplotlib.lines import Line2D
 
     single = len(curves) == 1
@@ -166,13 +193,13 @@ def add_legend(figure: Figure, curves: Sequence[Curve], *, splits: bool = True) 
         names = [Line2D([], [], color=colour(i, len(curves)), label=label) for i, label in enumerate(labels)]
     styles: list[Any] = []
     if splits:
-        styles.append(Line2D([], [], color=neutral, **TRAINING_LINE, label=TRAINING))
-        if any(curve.validated for curve in curves):
+        if training:
+            styles.append(Line2D([], [], color=neutral, **TRAINING_LINE, label=TRAINING))
+        if training and any(curve.validated for curve in curves):
             styles.append(Line2D([], [], color=neutral, label="validation"))
-        best = _best(curves)
+        best = _best_row(curves)
         if best is not None:
-            dot = f"best validation: {100 * best[1]:.2f} % in epoch {best[0]}"
-            styles.append(Line2D([], [], color=neutral, **BEST_DOT, label=dot))
+            styles.append(Line2D([], [], color=neutral, **BEST_DOT, label=_best_label(best)))
     if any(len(curve.histories) > 1 for curve in curves):
         styles.append(Line2D([], [], color=neutral, alpha=0.25, linewidth=6, label="± standard deviation over seeds"))
     width, height = figure.get_size_inches()
@@ -229,9 +256,15 @@ def _line(axes: Axes, trainings: Sequence[Points], **kind: Any) -> list[float]:
     return [float(number) for number in mean if math.isfinite(number)]
 
 
-def _best(curves: Sequence[Curve]) -> tuple[int, float] | None:
-    """(epoch, validation error) of the best epoch, for a picture of a single training that was validated."""
+def _best_row(curves: Sequence[Curve]) -> EpochLog | None:
+    """The best epoch, for a picture of a single training that was validated."""
     if len(curves) > 1 or len(curves[0].histories) > 1:
         return None
     best = curves[0].histories[0].best
-    return None if best.validation_error is None else (best.epoch, best.validation_error)
+    return None if best.validation_error is None else best
+
+
+def _best_label(best: EpochLog) -> str:
+    if best.validation_mean_iou is not None:
+        return f"best validation: mean IoU {best.validation_mean_iou:.4f} in epoch {best.epoch}"
+    return f"best validation: {100 * (best.validation_error or 0):.2f} % in epoch {best.epoch}"

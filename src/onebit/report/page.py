@@ -6,9 +6,12 @@ import base64
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import onebit
-from onebit.report.runs import Group, TestScore, differing_settings
+from onebit.report.masks import mask_rows
+from onebit.report.runs import Group, Run, TestScore, differing_settings
+from onebit.report.tasks import NORMS, Row, TaskRun, group_rows
 from onebit.report.wording import MISSING, duration, number_range, percent, printable, setting
 
 # what a hostile name could smuggle in is neither run nor fetched
@@ -48,22 +51,27 @@ footer { margin-top: 3rem; font-size: .8rem; color: var(--soft); }
 """
 
 
-def render_page(groups: Sequence[Group], pictures: Sequence[tuple[str, Path, str]]) -> bytes:
+def render_page(
+    groups: Sequence[Group[Run]], learnt: Sequence[Group[TaskRun]], pictures: Sequence[tuple[str, Path, str]]
+) -> bytes:
     """The page as UTF-8.
 
     Args:
         groups: what is compared, a row each.
+        learnt: trainings of several tasks, a table each.
         pictures: (heading, PNG file, caption) in the order of the page; equal headings in a row are printed once.
     """
-    runs = sum(len(group.runs) for group in groups)
-    title = groups[0].label if len(groups) == 1 else f"Comparison of {len(groups)} trainings"
+    trainings: list[Group[Any]] = [*groups, *learnt]
+    runs = sum(len(group.runs) for group in trainings)
+    title = trainings[0].label if len(trainings) == 1 else f"Comparison of {len(trainings)} trainings"
     body = [
         f"<h1>{escape(title)}</h1>",
-        f"<p>{runs} run{'s' if runs > 1 else ''} on {escape(data_name(groups))}</p>",
-        f"<h2>{'Result' if len(groups) == 1 else 'Comparison'}</h2>",
-        _comparison(groups),
+        f"<p>{runs} run{'s' if runs > 1 else ''} on {escape(data_name(trainings))}</p>",
+        *([f"<h2>{'Result' if len(groups) == 1 else 'Comparison'}</h2>", _comparison(groups)] if groups else []),
+        *_masks(groups),
+        *(part for group in learnt for part in _tasks(group)),
         *_figures(pictures),
-        *_settings(groups),
+        *_settings(trainings),
         f"<footer>Written by onebit {escape(onebit.__version__)}.</footer>",
     ]
     head = (
@@ -75,12 +83,12 @@ def render_page(groups: Sequence[Group], pictures: Sequence[tuple[str, Path, str
     return (head + "\n".join(body) + "\n</body>\n</html>\n").encode("utf-8", "replace")
 
 
-def data_name(groups: Sequence[Group]) -> str:
+def data_name(groups: Sequence[Group[Any]]) -> str:
     """The data sets of the groups; "" stands for runs that do not tell."""
     return ", ".join(dict.fromkeys(printable(group.settings.get("dataset", "unnamed data")) for group in groups))
 
 
-def _comparison(groups: Sequence[Group]) -> str:
+def _comparison(groups: Sequence[Group[Run]]) -> str:
     """A row per group; a column per test mode that any run was tested in."""
     modes = list(dict.fromkeys(mode for group in groups for run in group.runs for mode in run.tests))
     header = [_cell("recipe", head=True), _cell("method", head=True), _cell("seeds", head=True)]
@@ -101,7 +109,7 @@ def _comparison(groups: Sequence[Group]) -> str:
     )
 
 
-def _row(group: Group, modes: Sequence[str]) -> str:
+def _row(group: Group[Run], modes: Sequence[str]) -> str:
     runs = group.runs
     seeds = ", ".join(setting(run.settings["seed"]) for run in runs if "seed" in run.settings) or MISSING
     done = number_range([run.history.rows[-1].epoch for run in runs])
@@ -121,14 +129,14 @@ def _row(group: Group, modes: Sequence[str]) -> str:
     return f"<tr>{''.join(cells)}</tr>\n"
 
 
-def _method(group: Group) -> tuple[str, str]:
+def _method(group: Group[Run]) -> tuple[str, str]:
     if not group.settings:
         return MISSING, ""
     weights, inputs = (printable(group.settings[f"model.{kind}_quantizer"] or "real") for kind in ("weight", "input"))
     return f"{weights} weights", f"{inputs} inputs"
 
 
-def _validation_cell(group: Group) -> str:
+def _validation_cell(group: Group[Run]) -> str:
     best = [run.history.best for run in group.runs]
     errors = [row.validation_error for row in best if row.validation_error is not None]
     if not errors:
@@ -151,9 +159,66 @@ def _test_cell(scores: Sequence[TestScore], runs: int) -> str:
     return _cell(percent([score.accuracy for score in scores]), "; ".join(notes), number=True)
 
 
-def _cell(text: str, note: str = "", *, head: bool = False, number: bool = False) -> str:
+def _masks(groups: Sequence[Group[Run]]) -> list[str]:
+    """Mean IoU and Dice: a row for the validation of each group, and for each test mode."""
+    found = mask_rows(groups)
+    if not found:
+        return []
+    header = [_cell(text, head=True) for text in ("recipe", "images", "weights")]
+    header += [_cell(text, head=True, number=True) for text in ("mean IoU", "Dice")]
+    rows = [
+        [
+            _cell(row.label, head=True),
+            _cell(row.split),
+            _cell(row.weights, row.note),
+            *(_cell(text, number=True) for text in row.cells),
+        ]
+        for row in found
+    ]
+    lines = "".join(f"<tr>{''.join(cells)}</tr>\n" for cells in rows)
+    return [
+        "<h2>Masks</h2>",
+        f'<div class="scroll"><table>\n<thead><tr>{"".join(header)}</tr></thead>\n'
+        f"<tbody>\n{lines}</tbody></table></div>",
+        "<p>Means over the classes; pixels are counted over all images first. The epoch with the highest mean IoU on "
+        "the validation images is the one that is tested.</p>",
+    ]
+
+
+def _tasks(group: Group[TaskRun]) -> list[str]:
+    """The accuracy on every task after every task."""
+    tasks = max(run.table.tasks for run in group.runs)
+    header = [_cell(text, head=True) for text in ("method", "weights")] + [_cell("after task", head=True, number=True)]
+    header += [_cell(f"task {seen}", head=True, number=True) for seen in range(1, tasks + 1)]
+    header.append(_cell("mean", head=True, number=True))
+    blocks: dict[tuple[str, str, str], list[Row]] = {}
+    for row in group_rows(group):
+        blocks.setdefault((row.method, row.weights, row.bn), []).append(row)
+    bodies = []
+    for (method, weights, bn), rows in blocks.items():
+        lines = []
+        for row in rows:
+            first = [_cell(method, head=True, rows=len(rows)), _cell(weights, NORMS[bn], rows=len(rows))]
+            cells = [*(first if row is rows[0] else []), _cell(str(row.task), number=True)]
+            cells += [_cell(percent(accuracies), number=True) for accuracies in row.accuracies]
+            cells += [_cell("", number=True)] * (tasks - row.task)
+            lines.append(f"<tr>{''.join(cells)}{_cell(percent(row.means), number=True)}</tr>\n")
+        bodies.append(f"<tbody>\n{''.join(lines)}</tbody>")
+    seeds = [setting(run.settings["seed"]) for run in group.runs if "seed" in run.settings]
+    done = ", ".join(f"{run.name} ({duration([run.table.seconds])})" for run in group.runs)
+    notes = "Test accuracy on each task, under its own permutation, after each task; the mean is over the tasks so far."
+    if len(group.runs) > 1:
+        notes += " ± is the sample standard deviation over the seeds."
+    return [
+        f"<h2>Continual learning: {escape(group.label)}</h2>",
+        f'<div class="scroll"><table>\n<thead><tr>{"".join(header)}</tr></thead>\n{"".join(bodies)}</table></div>',
+        f"<p>{notes} Seed {escape(', '.join(seeds) or MISSING)}; {escape(done)}.</p>",
+    ]
+
+
+def _cell(text: str, note: str = "", *, head: bool = False, number: bool = False, rows: int = 1) -> str:
     tag = "th" if head else "td"
-    kind = ' class="number"' if number else ""
+    kind = (' class="number"' if number else "") + (f' rowspan="{rows}"' if rows > 1 else "")
     small = f'<br><span class="note">{escape(printable(note))}</span>' if note else ""
     return f"<{tag}{kind}>{escape(text)}{small}</{tag}>"
 
@@ -173,7 +238,7 @@ def _figures(pictures: Sequence[tuple[str, Path, str]]) -> list[str]:
     return parts
 
 
-def _settings(groups: Sequence[Group]) -> list[str]:
+def _settings(groups: Sequence[Group[Any]]) -> list[str]:
     """The settings that differ side by side, then all settings of each group folded away."""
     parts = []
     differing = differing_settings(groups)
@@ -198,7 +263,7 @@ def _settings(groups: Sequence[Group]) -> list[str]:
     return parts
 
 
-def _shown(group: Group, key: str) -> str:
+def _shown(group: Group[Any], key: str) -> str:
     if key == "seed" and len(group.runs) > 1:
         return ", ".join(setting(run.settings["seed"]) for run in group.runs)
     return setting(group.settings[key]) if key in group.settings else MISSING

@@ -8,12 +8,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from onebit.errors import DataError, FormatError
 from onebit.recipe import DESCRIPTIVE, Recipe, flatten, merge, read_settings
 from onebit.report.wording import printable, setting
-from onebit.train.history import WEIGHT_FILES, EpochLog, History
+from onebit.train.history import TABLE_FILE, WEIGHT_FILES, EpochLog, History, task_folders
 
 LABEL_LENGTH = 60
 ADDED_FIELDS = ("layers", "validation_mean_iou")
@@ -22,12 +22,17 @@ ADDED_FIELDS = ("layers", "validation_mean_iou")
 
 @dataclass(frozen=True)
 class TestScore:
-    """One test mode of a result.json; `bn` says whose BatchNorm statistics were used, where it is known."""
+    """One test mode of a result.json; `bn` says whose BatchNorm statistics were used, where it is known.
+
+    mean_iou, dice: of masks, means over classes.
+    """
 
     accuracy: float
     correct: int | None
     count: int | None
     bn: str | None
+    mean_iou: float | None = None
+    dice: float | None = None
 
 
 @dataclass(frozen=True)
@@ -50,98 +55,132 @@ class Run:
     parameters: int | None
     weights: Path | None
 
+
+class Named(Protocol):
+    """What can be grouped by its recipe: one training, of one task or of several."""
+
     @property
-    def recipe(self) -> str:
-        return printable(self.settings.get("name", self.name), limit=LABEL_LENGTH)
+    def name(self) -> str: ...
+    @property
+    def settings(self) -> dict[str, Any]: ...
+
+
+T = TypeVar("T", bound=Named)
+
+
+def recipe_label(run: Named) -> str:
+    """The name of a run's recipe, else that of the run."""
+    return printable(run.settings.get("name", run.name), limit=LABEL_LENGTH)
 
 
 @dataclass(frozen=True)
-class Group:
-    """Runs of one recipe that differ at most in the seed; `label` is unique in a report."""
+class Group(Generic[T]):
+    """Trainings of one recipe that differ at most in the seed; `label` is unique among those of a report."""
 
     label: str
-    runs: tuple[Run, ...]
+    runs: tuple[T, ...]
 
     @property
     def settings(self) -> dict[str, Any]:
         return self.runs[0].settings
 
 
+def find_folders(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """(run folders, folders of several tasks); one that is named twice is found once.
+
+    A folder that holds `seed-N` folders stands for those. What is no run counts as a run folder, to be refused as such.
+    """
+    paths = {path.resolve(): path for folder in folders for path in _with_seeds(Path(folder))}.values()
+    several = [path for path in paths if (path / TABLE_FILE).exists() or task_folders(path)]
+    return [path for path in paths if path not in several], several
+
+
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """Read run folders; one that is named twice is read once, one that holds `seed-N` folders stands for those.
+    """Read run folders; which stand for others, and those named twice, see `find_folders`.
 
     Raises:
-        DataError: no folder given, a folder that is no run, or a run without an epoch.
+        DataError: a folder that is no run, or a run without an epoch.
         FormatError: a damaged file; for metrics.jsonl with the line.
         UsageError: a recipe.yaml with an unknown field.
     """
-    if not folders:
-        raise DataError("there is no run to report: pass at least one run folder, as `onebit train` writes it")
-    paths = list({path.resolve(): path for folder in folders for path in _with_seeds(Path(folder))}.items())
-    names = _unique_names([resolved for resolved, _ in paths])
-    return [_read_run(path, name) for (_, path), name in zip(paths, names, strict=True)]
+    single, several = find_folders(folders)
+    paths = [*single, *several]
+    return [_read_run(path, name) for path, name in zip(paths, unique_names(paths), strict=True)]
 
 
 def _with_seeds(folder: Path) -> list[Path]:
     """The runs of several seeds that `onebit train --seeds` left in a folder, by seed; else the folder itself."""
-    found = {path.parent for path in folder.glob("seed-*/metrics.jsonl")}
-    if (folder / "metrics.jsonl").exists() or not found:
+    kinds = ("metrics.jsonl", TABLE_FILE)
+    found = {path.parent for kind in kinds for path in folder.glob(f"seed-*/{kind}")}
+    if any((folder / kind).exists() for kind in kinds) or not found:
         return [folder]
     return sorted(found, key=lambda path: (len(path.name), path.name))
 
 
-def group_runs(runs: Sequence[Run]) -> list[Group]:
+def group_runs(runs: Sequence[T]) -> list[Group[T]]:
     """Groups in the order of their first runs; a run without a recipe stands alone."""
-    members: dict[str, list[Run]] = {}
+    members: dict[str, list[T]] = {}
     for run in runs:
         same = {key: value for key, value in run.settings.items() if key != "seed" and key not in DESCRIPTIVE[1:]}
         members.setdefault(repr(same) if same else run.name, []).append(run)
-    groups = [Group(found[0].recipe, tuple(found)) for found in members.values()]
+    groups = [Group(recipe_label(found[0]), tuple(found)) for found in members.values()]
     labels = [group.label for group in groups]
     return [group if labels.count(group.label) == 1 else _with_clear_label(group, groups) for group in groups]
 
 
-def differing_settings(groups: Sequence[Group]) -> dict[str, list[Any]]:
-    """Field -> its value in each group, for the fields that are not the same in all groups with a recipe."""
+def differing_settings(groups: Sequence[Group[Any]]) -> dict[str, list[Any]]:
+    """Field -> its value in each group, for the fields that are not the same in all groups with a recipe.
+
+    An option of a quantizer is a field where it is set, and None elsewhere.
+    """
     differing = {}
-    for key in flatten(dataclasses.asdict(Recipe())):
+    for key in dict.fromkeys(key for group in groups for key in group.settings):
         values = [group.settings.get(key) for group in groups]
-        known = {repr(group.settings[key]) for group in groups if group.settings}
+        known = {repr(group.settings.get(key)) for group in groups if group.settings}
         if len(known) > 1 and key != "seed" and key not in DESCRIPTIVE:
             differing[key] = values
     return differing
 
 
-def _with_clear_label(group: Group, groups: Sequence[Group]) -> Group:
+def _with_clear_label(group: Group[T], groups: Sequence[Group[T]]) -> Group[T]:
     """The group with a label that also says how it differs from others of its recipe: by a few settings, or by name."""
     differing = differing_settings([other for other in groups if other.label == group.label])
-    own = ", ".join(f"{key} {setting(group.settings[key])}" for key in differing) if group.settings else ""
+    own = ", ".join(f"{key} {setting(group.settings.get(key))}" for key in differing) if group.settings else ""
     if not own or len(differing) > 2 or len(own) > LABEL_LENGTH:
         own = group.runs[0].name
     return Group(f"{group.label}, {own}", group.runs)
 
 
-def _unique_names(folders: Sequence[Path]) -> list[str]:
+def unique_names(folders: Sequence[Path]) -> list[str]:
     """Names of different folders, with as many parents in front as tell them all apart."""
-    depth, names = 0, [""]
-    while len(set(names)) < len(folders) or depth == 0:
+    depth, names = 0, list[str]()
+    while len(set(names)) < len(folders):
         depth += 1
-        names = ["/".join(folder.parts[-depth:]) for folder in folders]
+        names = ["/".join(folder.resolve().parts[-depth:]) for folder in folders]
     return [printable(name) for name in names]
 
 
 def _read_run(folder: Path, name: str) -> Run:
     history = _read_metrics(folder)
-    settings: dict[str, Any] = {}
-    if (folder / "recipe.yaml").exists():
-        read = read_settings(folder / "recipe.yaml")
-        settings = flatten(merge(dataclasses.asdict(Recipe()), read))
-        for key, value in settings.items():
-            if not _is_plain(value):
-                raise FormatError(f"{folder / 'recipe.yaml'}: {key} must be a value or a list of values")
+    settings = flat_settings(folder)
     tests, seconds, parameters = _read_result(folder / "result.json")
     weights = next((folder / file for file in WEIGHT_FILES if (folder / file).is_file()), None)
     return Run(name, history, settings, tests, history.seconds if seconds is None else seconds, parameters, weights)
+
+
+def flat_settings(folder: Path) -> dict[str, Any]:
+    """Every recipe field by its flag name, from the folder's recipe.yaml; empty without one.
+
+    Raises:
+        FormatError, UsageError: damaged, or an unknown field.
+    """
+    if not (folder / "recipe.yaml").exists():
+        return {}
+    settings = flatten(merge(dataclasses.asdict(Recipe()), read_settings(folder / "recipe.yaml")))
+    for key, value in settings.items():
+        if not _is_plain(value):
+            raise FormatError(f"{folder / 'recipe.yaml'}: {key} must be a value or a list of values")
+    return settings
 
 
 def _is_plain(value: Any) -> bool:
@@ -202,7 +241,7 @@ def _read_row(line: str) -> EpochLog:
             continue
         if not any(isinstance(value, kind) for kind in _KINDS[str(field.type)]) or isinstance(value, bool):
             raise ValueError(f"{field.name} must be {field.type}, got {printable(repr(value), limit=40)}")
-        if field.name.endswith("_error") and value is not None and not 0 <= value <= 1:
+        if field.name.endswith(("_error", "_iou")) and value is not None and not 0 <= value <= 1:
             raise ValueError(f"{field.name} must be a fraction 0–1, got {value}")
         if field.name in ("seconds", "epoch") and not 0 <= value < 1e12:
             raise ValueError(f"{field.name} must be 0 or more, got {value}")
@@ -240,11 +279,14 @@ def _read_result(path: Path) -> tuple[dict[str, TestScore], float | None, int | 
             if not isinstance(score, dict):
                 raise ValueError(f"test.{mode} must be an object")
             accuracy = _number(score, "accuracy", needed=True)
-            if accuracy is None or not 0 <= accuracy <= 1:
-                raise ValueError(f"the accuracy of test.{mode} must be a fraction 0–1, got {accuracy}")
-            bn = score.get("bn")
+            mean_iou, dice = _number(score, "mean_iou"), _number(score, "dice")
+            for name, share in {"accuracy": accuracy, "mean_iou": mean_iou, "dice": dice}.items():
+                if share is not None and not 0 <= share <= 1:
+                    raise ValueError(f"the {name} of test.{mode} must be a fraction 0–1, got {share}")
+            assert accuracy is not None
+            bn = score.get("bn") if isinstance(score.get("bn"), str) else None
             tests[printable(mode, limit=30)] = TestScore(
-                accuracy, _count(score, "correct"), _count(score, "count"), bn if isinstance(bn, str) else None
+                accuracy, _count(score, "correct"), _count(score, "count"), bn, mean_iou, dice
             )
         return tests, _number(result, "seconds"), _count(result, "parameters")
     except (ValueError, OverflowError, RecursionError) as error:

@@ -16,7 +16,7 @@ import numpy as np
 from onebit.bits import sign
 from onebit.errors import DataError, FormatError, UsageError
 from onebit.report.drawing import INK, NEGATIVE, POSITIVE, REAL, picture
-from onebit.report.runs import Run
+from onebit.report.runs import Run, recipe_label
 from onebit.report.wording import printable
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def plot_run_weights(run: Run, path: Path) -> None:
             layers.append(layer_histogram(name, weight, value=_value(value, weight) if name in binary else None))
         except DataError as error:
             raise FormatError(f"{run.weights}: {error}") from None
-    recipe = f" ({run.recipe})" if run.recipe != run.name else ""
+    recipe = f" ({recipe_label(run)})" if recipe_label(run) != run.name else ""
     title = f"{run.name}{recipe}: {'latent weights' if binary else 'weights'}"
     if isinstance(facts.get("epoch"), int):
         title += f" after epoch {facts['epoch']}"

@@ -33,6 +33,18 @@ def over_runs(accuracies: Sequence[float]) -> dict[str, Any]:
     return {"accuracy": mean, "error": 1 - mean, "sd": sd, "n": len(accuracies), "accuracies": list(accuracies)}
 
 
+def share(values: Sequence[float]) -> str:
+    """An index from 0 to 1 as `0.7999`, several as `0.7999 ± 0.0012`: mean and standard deviation."""
+    mean, sd = mean_sd(values)
+    return f"{mean:.4f}" + ("" if sd is None else f" ± {sd:.4f}")
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """What several runs reached in an index, as JSON tells it: mean, sd (None for one run), n, and each."""
+    mean, sd = mean_sd(values)
+    return {"mean": mean, "sd": sd, "n": len(values), "values": list(values)}
+
+
 def percent(values: Sequence[float], *, digits: int = 2) -> str:
     """Fractions as `98.70 %`, several as `98.70 ± 0.05 %`: mean and standard deviation."""
     mean, sd = mean_sd(values)

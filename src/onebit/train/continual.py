@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,33 +24,13 @@ from onebit.evaluation import evaluate
 from onebit.files import write_atomic
 from onebit.layers import binary_layers
 from onebit.recipe import ContinualRecipe, Recipe, build_recipe, flatten, merge, method_settings, methods
+from onebit.train.cells import Cell, read_table
 from onebit.train.history import TABLE_FILE, EpochLog
 from onebit.train.run import open_run, start_folder, train_stage
 
 PERMUTATIONS = 1_000
 """Most tasks of one seed: the permutations of another seed are others."""
 METHOD_FIELDS = ("model.weight_quantizer", "model.input_quantizer", "optimizer.name")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """How many test images of the task `seen` are right after the task `task`, both counted from 1.
-
-    weights: the test mode; bn: whose BatchNorm statistics, see above. loss: mean over the images.
-    """
-
-    method: str
-    task: int
-    seen: int
-    weights: str
-    bn: str
-    correct: int
-    count: int
-    loss: float
-
-    @property
-    def accuracy(self) -> float:
-        return self.correct / self.count
 
 
 def task_recipe(recipe: Recipe, task: int) -> Recipe:
@@ -111,25 +91,24 @@ def train_continual(
         data: the data set as it is.
         resume: go on after the tasks whose cells stand in continual.json, within a task from its last checkpoint.
         trackers, on_step, on_epoch: of `train_stage`, for each task.
-        on_task: called with the method, the task and its cells.
+        on_task: called with the method, the task and its cells; not for the tasks whose cells stood there.
 
     Returns:
         What stands in continual.json: `cells`, and `test`, what the recipe's own method reached in the end over all
         tasks, for each test mode.
 
     Raises:
-        CheckpointError: the folder holds another training.
+        CheckpointError: the folder holds another training. FormatError: its continual.json is damaged.
         UsageError: as `fit` and `build_training`.
     """
     table = folder / TABLE_FILE
-    cells = [Cell(**cell) for cell in json.loads(table.read_text(encoding="utf-8"))["cells"]] if table.exists() else []
+    cells = list(read_table(table).cells) if table.exists() else []
     learning = arms(recipe)
     known = set(learning)
     if stray := {cell.method for cell in cells} - known:
         raise CheckpointError(
             f"{table}: holds {min(stray)}, the recipe trains {', '.join(known)}; choose another --out"
         )
-    result: dict[str, Any] = {}
     for method, own in learning.items():
         for task in range(1, recipe.continual.tasks + 1):
             part = folder / method / f"task-{task}"
@@ -149,12 +128,12 @@ def train_continual(
                         on_step=on_step,
                         on_epoch=on_epoch,
                     )
-                cells += test_seen(own, data, part, method=method, task=task)
-            result = _result(recipe, data, folder, cells)
-            write_atomic(table, (json.dumps(result, indent=1) + "\n").encode())
-            if on_task is not None:
-                on_task(method, task, [cell for cell in cells if (cell.method, cell.task) == (method, task)])
-    return result
+                tested = test_seen(own, data, part, method=method, task=task)
+                cells += tested
+                write_atomic(table, (json.dumps(_result(recipe, data, folder, cells), indent=1) + "\n").encode())
+                if on_task is not None:
+                    on_task(method, task, tested)
+    return _result(recipe, data, folder, cells)
 
 
 def test_seen(recipe: Recipe, data: Dataset, part: Path, *, method: str, task: int) -> list[Cell]:

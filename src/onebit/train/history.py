@@ -19,16 +19,33 @@ TABLE_FILE = "continual.json"
 RUN_FILES = ("metrics.jsonl", "last.ckpt", *WEIGHT_FILES, "result.json", STAGE_FOLDER, TABLE_FILE)
 
 
+def task_folders(folder: Path) -> list[Path]:
+    """The run folders of the tasks that a folder of several tasks holds, finished or not; none of another folder."""
+    if not (folder / "recipe.yaml").exists():
+        return []
+    return sorted(path.parent for path in folder.glob("*/task-*/recipe.yaml"))
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether another training would overwrite something there."""
+    return any((folder / name).exists() for name in RUN_FILES) or bool(task_folders(folder))
+
+
 def refuse_used(folder: Path, *, resume: bool) -> bool:
     """Whether the folder holds a run.
 
     Raises:
         UsageError: it does, and `resume` was not asked for.
     """
-    used = any((folder / name).exists() for name in RUN_FILES)
+    used = holds_run(folder)
     if used and not resume:
-        raise UsageError(f"{folder} holds a run already: go on with --resume {folder}, or choose another --out")
+        raise in_use(folder)
     return used
+
+
+def in_use(folder: Path) -> UsageError:
+    """What to say of a folder that holds a run."""
+    return UsageError(f"{folder} holds a run already: go on with --resume {folder}, or choose another --out")
 
 
 @dataclass(frozen=True)

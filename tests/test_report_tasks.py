@@ -1,0 +1,148 @@
+"""Reports of continual learning: the accuracy on every task after every task."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from report_runs import RECIPE, check_picture, make_run, page_text, task_cells, write_tasks
+
+from onebit.errors import DataError, FormatError
+from onebit.recipe import ContinualRecipe
+from onebit.report import compare_runs, compare_tasks, write_report
+from onebit.report.continual import plot_tasks
+from onebit.report.runs import find_folders
+from onebit.report.tasks import Row, task_rows
+
+TASKS = replace(RECIPE, name="tasks", continual=ContinualRecipe(tasks=3))
+LEARNT = {"bayesbinn": [[0.9], [0.8, 0.7]], "ste": [[0.95], [0.4, 0.9], [0.3, 0.5, 0.91]]}
+
+
+def tasks_run(folder: Path, *, seed: int = 0, lower: float = 0.0) -> Path:
+    """A folder of three tasks, of which `bayesbinn` has learnt two."""
+    learnt = {method: [[a - lower for a in row] for row in rows] for method, rows in LEARNT.items()}
+    cells = [*task_cells(learnt), *task_cells({"ste": [[0.97], [0.6, 0.9]]}, bn="reestimate")]
+    return write_tasks(folder, cells, tasks=3, recipe=replace(TASKS, seed=seed))
+
+
+def test_a_row_for_each_method_task_and_norm() -> None:
+    rows = task_rows([[*task_cells(LEARNT), *task_cells({"ste": [[0.97]]}, bn="reestimate")]])
+    assert [(row.method, row.bn, row.task) for row in rows] == [
+        ("bayesbinn", "trained", 1),
+        ("bayesbinn", "trained", 2),
+        ("ste", "trained", 1),
+        ("ste", "trained", 2),
+        ("ste", "trained", 3),
+        ("ste", "reestimate", 1),
+    ]
+    assert rows[1] == Row("bayesbinn", "binary", "trained", 2, ((0.8,), (0.7,)))
+    assert rows[1].means == (0.75,)
+    assert (
+        str(rows[1])
+        == "bayesbinn after task 2:  80.00  70.00  mean 75.00 % (binary weights, BatchNorm of the latest task)"
+    )
+
+
+def test_several_seeds_become_mean_and_standard_deviation() -> None:
+    longer, shorter = task_cells({"ste": [[0.9], [0.5, 0.7]]}), task_cells({"ste": [[0.7]]})
+    first, second = task_rows([longer, shorter])
+    assert first.accuracies == ((0.9, 0.7),)
+    assert second.accuracies == ((0.5,), (0.7,))
+    assert str(first).startswith("ste after task 1:  80.00 ± 14.14  mean 80.00 ± 14.14 % (binary weights")
+
+
+def test_a_report_holds_a_table_and_a_picture(tmp_path: Path) -> None:
+    files = write_report([tasks_run(tmp_path / "run")], tmp_path / "report")
+    assert [file.name for file in files] == ["tasks-tasks.png", "index.html"]
+    assert check_picture(files[0])[0] == 1110
+    text = page_text(tmp_path / "report")
+    for expected in (
+        "tasks 1 run on mnist Continual learning: tasks method weights after task task 1 task 2 task 3 mean",
+        "bayesbinn binary BatchNorm of the latest task 1 90.00 % 90.00 % 2 80.00 % 70.00 % 75.00 %",
+        "3 30.00 % 50.00 % 91.00 % 57.00 %",
+        "ste binary BatchNorm of each task 1 97.00 % 97.00 % 2 60.00 % 90.00 % 75.00 %",
+        "Seed 0; run (12.5 s).",
+        "continual.tasks 3",
+    ):
+        assert expected in text
+    assert "No run has been tested yet" not in text
+
+
+def test_seeds_are_one_table_and_other_recipes_and_runs_stand_beside_it(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        tasks_run(tmp_path / "all" / f"seed-{seed}", seed=seed, lower=0.1 * seed)
+    without = write_tasks(
+        tmp_path / "without",
+        task_cells({"bayesbinn": [[0.5]]}),
+        tasks=3,
+        recipe=replace(TASKS, name="without", continual=ContinualRecipe(tasks=3, prior=False)),
+    )
+    runs = [tmp_path / "all", without, make_run(tmp_path / "one")]
+    files = write_report(runs, tmp_path / "report")
+    names = [file.name for file in files]
+    assert names == ["error.png", "loss.png", "time.png", "tasks-tasks.png", "tasks-without.png", "index.html"]
+    text = page_text(tmp_path / "report")
+    assert "Comparison of 3 trainings 4 runs on mnist" in text
+    assert "85.00 ± 7.07 %" in text
+    assert "± is the sample standard deviation over the seeds. Seed 0, 1; seed-0 (12.5 s), seed-1 (12.5 s)." in text
+    settings = text.partition("Settings that differ")[2].partition("All settings")[0]
+    assert "continual.prior true true false" in settings
+    assert [row["label"] for row in compare_runs(runs)] == ["tiny"]
+    both, other = compare_tasks(runs)
+    assert (both["label"], both["seeds"], both["tasks"], other["label"]) == ("tasks", [0, 1], 3, "without")
+    assert both["table"][1]["mean"]["accuracies"] == pytest.approx([0.75, 0.65])
+    assert [seen["n"] for seen in both["table"][1]["seen"]] == [2, 2]
+
+
+def test_a_folder_named_twice_is_found_once(tmp_path: Path) -> None:
+    run, one = tasks_run(tmp_path / "run"), make_run(tmp_path / "one")
+    assert find_folders([one / ".." / "run", one, run]) == ([one], [run])
+
+
+def test_what_cannot_be_reported_is_named_and_nothing_is_written(tmp_path: Path) -> None:
+    run = tasks_run(tmp_path / "run")
+    (run / "continual.json").write_text("{")
+    with pytest.raises(FormatError, match=r"run.continual\.json: damaged \("):
+        write_report([make_run(tmp_path / "one"), run], tmp_path / "report")
+    (run / "continual.json").unlink()
+    make_run(run / "bayesbinn" / "task-1")
+    with pytest.raises(DataError, match=r"no task is learnt to its end yet; go on .* or report .*bayesbinn.task-1$"):
+        write_report([run], tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+    assert len(write_report([run / "bayesbinn" / "task-1"], tmp_path / "report")) == 4
+
+
+def test_hostile_names_are_text(tmp_path: Path) -> None:
+    cells = task_cells({"<script>$\\frac{$\n": [[0.5]]})
+    files = write_report([write_tasks(tmp_path / "<b>", cells, tasks=999)], tmp_path / "report")
+    check_picture(files[0])
+    page = files[1].read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+
+
+@pytest.mark.parametrize(("tasks", "seeds"), [(2, 1), (8, 3), (30, 1)])
+def test_pictures_of_few_and_of_many_tasks(tmp_path: Path, tasks: int, seeds: int) -> None:
+    tables = [
+        task_cells(
+            {"ste": [[0.9 - 0.1 * seed - 0.01 * (task - seen) for seen in range(task)] for task in range(1, tasks)]}
+        )
+        for seed in range(seeds)
+    ]
+    plot_tasks(task_rows(tables), tmp_path / "tasks.png", tasks=tasks, title="a $title$")
+    check_picture(tmp_path / "tasks.png")
+
+
+def test_no_torch_is_loaded(tmp_path: Path) -> None:
+    run = tasks_run(tmp_path / "run")
+    code = (
+        "import sys; from onebit.__main__ import main\n"
+        f"assert main(['report', {str(run)!r}, '-o', {str(tmp_path / 'report')!r}]) == 0\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count(" after task ") == 7
