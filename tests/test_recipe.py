@@ -120,6 +120,7 @@ FLAGS: dict[str, tuple[str, Any]] = {
     "precision": ("fp32", "fp32"),
     "memory_format": ("channels_last", "channels_last"),
     "compile": ("true", True),
+    "recompute_inputs": ("true", True),
     "sync_norm": ("true", True),
     "workers": ("3", 3),
     "skip_broken": ("true", True),

@@ -282,3 +282,10 @@ def test_what_a_start_lacks_keeps_its_initial_value_but_for_weights(data: Datase
         build_training(recipe(init_from=str(tmp_path / "less.pth")), data)
     with pytest.raises(UsageError, match="no such run folder or file"):
         build_training(recipe(init_from=str(tmp_path / "none")), data)
+
+
+def test_binary_inputs_are_recomputed_where_that_is_asked_for(data: Dataset) -> None:
+    model = {**TOY["model"], "input_quantizer": "ste_sign"}
+    for asked in (False, True):
+        built = build_training(build_recipe({**TOY, "model": model, "recompute_inputs": asked}), data).model
+        assert {layer.recompute_inputs for _, layer in binary_layers(built)} == {asked}

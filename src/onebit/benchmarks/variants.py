@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onebit.errors import NotBinaryError, UsageError
-from onebit.layers import binary_layers
+from onebit.layers import binary_layers, recompute_inputs_
 from onebit.models import create_model
 from onebit.optim import BayesBiNN, Bop, clip_latents_, compile_update_, latent_groups, prox_latents_
 from onebit.precision import autocast, multiplies_bf16, resolve_memory_format
@@ -31,7 +31,7 @@ CERTAIN = 10.0
 class Variant:
     """A net to train; `weights` and `inputs` are quantizers, None for real.
 
-    optimizer: "adam", "sgd", "bop" or "bayesbinn". activation: of `create_model`.
+    optimizer: "adam", "sgd", "bop" or "bayesbinn". activation: of `create_model`. recompute: see `recompute_inputs_`.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Variant:
     compiled: bool = False
     optimizer: str = "adam"
     activation: str = "relu"
+    recompute: bool = False
 
 
 EAGER = (
@@ -54,6 +55,7 @@ METHODS = (
     Variant("bop", "sign", optimizer="bop"),
     Variant("bayesbinn", "concrete_sign", optimizer="bayesbinn"),
     Variant("proxquant", "prox"),
+    Variant("bnn-recompute", "ste_sign", "ste_sign", recompute=True),
 )
 """Those that are measured where they are asked for by name."""
 COMPILED = tuple(Variant(f"{v.name}, compiled", v.weights, v.inputs, True) for v in EAGER[1:])
@@ -217,6 +219,7 @@ def build(
             optimizer = torch.optim.Adam(groups, fused=True)
         if variant.weights == "prox":
             prox_latents_(optimizer, growth=1e-6)
+        recompute_inputs_(net, variant.recompute)
         clip_latents_(optimizer)
         if variant.compiled:
             compile_update_(optimizer, net, precision=setting.precision)

@@ -14,6 +14,7 @@ from onebit.layers.base import (
     glorot_bound,
     make_input_quantizer,
     make_weight_quantizer,
+    recompute_inputs_,
     with_options,
 )
 from onebit.layers.binarize import BINARY_TWINS, binarize_
@@ -36,5 +37,6 @@ __all__ = [
     "glorot_bound",
     "make_input_quantizer",
     "make_weight_quantizer",
+    "recompute_inputs_",
     "with_options",
 ]

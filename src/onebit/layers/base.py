@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -99,6 +100,8 @@ class BinaryLayer(nn.Module):
     weight_quantizer: Quantizer | None
     input_quantizer: nn.Module | None
     fixed_weight: Tensor | None
+    recompute_inputs = False
+    """See `recompute_inputs_`."""
 
     def _add_quantizers(self, weight: WeightQuantizer, inputs: InputQuantizer, value: float | str) -> None:
         latent = self.outputs_first(self.weight)
@@ -153,6 +156,50 @@ class BinaryLayer(nn.Module):
     def quantized_input(self, x: Tensor) -> Tensor:
         """The input after the input quantizer, if there is one."""
         return x if self.input_quantizer is None else self.input_quantizer(x)
+
+    def saved_as_real(self, x: Tensor, quantized: Tensor) -> AbstractContextManager[object]:
+        """Where the product of `quantized` is computed: with `recompute_inputs` autograd saves `x` in its place.
+
+        Args:
+            x, quantized: argument and result of `quantized_input`.
+        """
+        quantizer = self.input_quantizer
+        traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+        repeatable = isinstance(quantizer, Quantizer) and not quantizer.random
+        wanted = self.recompute_inputs and x.requires_grad and torch.is_grad_enabled()
+        if not (wanted and repeatable) or traced:
+            return nullcontext()
+        real = x.detach()
+        # the hooks live as long as what is saved: they must not hold `quantized`
+        place, shape, dtype = quantized.data_ptr(), quantized.shape, quantized.dtype
+
+        def pack(saved: Tensor) -> Tensor:
+            return real if (saved.data_ptr(), saved.shape) == (place, shape) else saved
+
+        def unpack(saved: Tensor) -> Tensor:
+            if saved is not real:
+                return saved
+            with torch.no_grad():
+                return self.quantized_input(real).to(dtype)
+
+        return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
+
+
+def recompute_inputs_(model: nn.Module, recompute: bool = True) -> nn.Module:
+    """Let binary layers quantize their inputs anew in the backward pass instead of keeping the ±1 for it.
+
+    The surrogate gradient keeps the real inputs in any case. With the ±1 beside them a net of binary activations takes
+    up to half as much memory again as its real twin; without, as much, for one more pass over the inputs of each
+    layer. Gradients are the same bits. A compiled model decides for itself; random quantizers and modules that are no
+    `Quantizer` are left out.
+
+    Returns:
+        The same model.
+    """
+    for module in model.modules():
+        if isinstance(module, BinaryLayer):
+            module.recompute_inputs = recompute
+    return model
 
 
 def binary_layers(model: nn.Module) -> Iterator[tuple[str, BinaryLayer]]:

@@ -45,7 +45,9 @@ class BinaryLinear(BinaryLayer, nn.Linear):
         self._add_quantizers(weight_quantizer, input_quantizer, value)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(self.quantized_input(x), self.effective_weight(), self.bias)
+        inputs, weight = self.quantized_input(x), self.effective_weight()
+        with self.saved_as_real(x, inputs):
+            return F.linear(inputs, weight, self.bias)
 
 
 def check_padding_value(value: float) -> None:
@@ -115,13 +117,20 @@ class BinaryConv2d(BinaryLayer, nn.Conv2d):
         self.padding_value = padding_value
         self._add_quantizers(weight_quantizer, input_quantizer, value)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x, weight = self.quantized_input(x), self.effective_weight()
+    def quantized_input(self, x: Tensor) -> Tensor:
+        """The input after the input quantizer, if there is one, and a border of `padding_value`, if that is not 0."""
+        x = super().quantized_input(x)
         if not self.padding_value:
-            return self._conv_forward(x, weight, self.bias)
+            return x
         # torch pads left, right, top, bottom; the field that its other padding modes use is in that order
-        x = F.pad(x, self._reversed_padding_repeated_twice, value=self.padding_value)
-        return F.conv2d(x, weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        return F.pad(x, self._reversed_padding_repeated_twice, value=self.padding_value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inputs, weight = self.quantized_input(x), self.effective_weight()
+        with self.saved_as_real(x, inputs):
+            if not self.padding_value:
+                return self._conv_forward(inputs, weight, self.bias)
+            return F.conv2d(inputs, weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
     def extra_repr(self) -> str:
         return super().extra_repr() + (f", padding_value={self.padding_value:g}" if self.padding_value else "")
@@ -187,9 +196,12 @@ class BinaryConvTranspose2d(BinaryLayer, nn.ConvTranspose2d):
         return weight.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        x, weight = self.quantized_input(x), self.effective_weight()
+        inputs, weight = self.quantized_input(x), self.effective_weight()
         own: Any = self  # torch annotates these fields as tuples of any length, or strings
         extra = own.output_padding
         if output_size is not None:  # the output padding that leads to this size
-            extra = own._output_padding(x, output_size, own.stride, own.padding, own.kernel_size, 2, own.dilation)
-        return F.conv_transpose2d(x, weight, self.bias, own.stride, own.padding, extra, self.groups, own.dilation)
+            extra = own._output_padding(inputs, output_size, own.stride, own.padding, own.kernel_size, 2, own.dilation)
+        with self.saved_as_real(x, inputs):
+            return F.conv_transpose2d(
+                inputs, weight, self.bias, own.stride, own.padding, extra, self.groups, own.dilation
+            )

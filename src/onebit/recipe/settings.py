@@ -15,7 +15,7 @@ from onebit.recipe.optimizer import OptimizerRecipe, ScheduleRecipe
 
 DESCRIPTIVE = ("name", "summary", "reference", "measured")
 """Fields that tell about a training but do not change it."""
-SILENT = (*DESCRIPTIVE, "threads", "workers")
+SILENT = (*DESCRIPTIVE, "recompute_inputs", "threads", "workers")
 
 
 @dataclass(frozen=True)
@@ -192,6 +192,7 @@ class Recipe:
         precision: auto, bf16 or fp32
         memory_format: auto (channels_last for convolutional nets), channels_last or contiguous
         compile: run the model through torch.compile
+        recompute_inputs: make binary inputs anew in the backward pass; less memory, slower steps, the same gradients
         sync_norm: BatchNorm statistics over all processes, not of each alone
         threads: CPU threads; null for all
         workers: processes that decode images of a folder; null for as many as there are cores
@@ -228,6 +229,7 @@ class Recipe:
     precision: str = "auto"
     memory_format: str = "auto"
     compile: bool = False
+    recompute_inputs: bool = False
     sync_norm: bool = False
     threads: int | None = None
     workers: int | None = None

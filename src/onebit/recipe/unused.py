@@ -76,6 +76,9 @@ OWNERS: dict[str, tuple[Owner, ...]] = {
     "augmentation.elastic_smoothness": (
         Owner("elastic", lambda recipe: recipe.augmentation.elastic > 0, "augmentation.elastic"),
     ),
+    "recompute_inputs": (
+        Owner("binary inputs", lambda recipe: recipe.model.input_quantizer is not None, "model.input_quantizer"),
+    ),
     "continual.against": (
         Owner("several tasks", lambda recipe: recipe.continual.tasks > 0, "continual.tasks"),
     ),

@@ -14,6 +14,7 @@ from torch import nn
 from onebit.data import Augmentation, Dataset
 from onebit.errors import UsageError
 from onebit.evaluation import batch_bounds
+from onebit.layers import recompute_inputs_
 from onebit.losses import LOSSES, Loss, cross_entropy
 from onebit.models import create_model
 from onebit.recipe import ModelRecipe, Recipe
@@ -104,6 +105,7 @@ def build_training(
         source = weight_file(Path(recipe.init_from))
         load_weights(model, read_state(source)[0], source=str(source), start=True)
     _check_masks(recipe, model, data)
+    recompute_inputs_(model, recipe.recompute_inputs)
     model.to(device or resolve_device(recipe.device))
     loss: Loss = resolve(LOSSES, recipe.loss, kind="loss")
     if recipe.label_smoothing:

@@ -1,0 +1,98 @@
+"""`recompute_inputs_`: autograd keeps the real inputs of a layer, no signs, and gradients are the same."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from onebit.layers import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear, recompute_inputs_
+from onebit.quantizers import INPUT_QUANTIZERS, Quantizer, sign
+
+LAYERS: list[tuple[Any, tuple[int, ...], dict[str, Any]]] = [
+    (BinaryLinear, (6, 4), {"bias": True}),
+    (BinaryConv2d, (4, 6, 3), {"padding": 1, "groups": 2}),
+    (BinaryConv2d, (4, 6, 3), {"padding": 1, "padding_value": -1.0, "stride": 2}),
+    (BinaryConv2d, (4, 6, 3), {"padding": 1, "padding_mode": "reflect"}),
+    (BinaryConvTranspose2d, (4, 6, 2), {"stride": 2}),
+]
+
+
+class Coin(Quantizer):
+    """±1 at random: another one each time."""
+
+    random = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sign(torch.randn_like(x)) + 0 * x
+
+
+def inputs(layer: nn.Module) -> Tensor:
+    shape = (5, 6) if isinstance(layer, BinaryLinear) else (5, 4, 7, 7)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1)).requires_grad_()
+
+
+def gradients(layer: nn.Module, *, bf16: bool = False) -> list[Tensor]:
+    x = inputs(layer)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        y = layer(x)
+    loss = (y.float() * torch.linspace(-1, 1, y.numel()).view_as(y)).sum()
+    return list(torch.autograd.grad(loss, [x, *layer.parameters()]))
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("quantizer", INPUT_QUANTIZERS)
+@pytest.mark.parametrize(("kind", "sizes", "options"), LAYERS)
+def test_gradients_are_those_of_saved_signs(
+    kind: Any, sizes: tuple[int, ...], options: dict[str, Any], quantizer: str, bf16: bool
+) -> None:
+    torch.manual_seed(0)
+    layer = kind(*sizes, input_quantizer=quantizer, **options)
+    found = gradients(layer, bf16=bf16)
+    again = gradients(recompute_inputs_(layer), bf16=bf16)
+    assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
+
+
+@pytest.mark.parametrize("recompute", [True, False])
+@pytest.mark.parametrize(("kind", "sizes", "options"), LAYERS)
+def test_the_signs_are_freed_after_the_product(
+    kind: Any, sizes: tuple[int, ...], options: dict[str, Any], recompute: bool
+) -> None:
+    layer = recompute_inputs_(kind(*sizes, input_quantizer="ste_sign", **options), recompute)
+    made: list[StorageWeakRef] = []
+    quantized = layer.quantized_input
+
+    def watched(x: Tensor) -> Tensor:
+        made.append(StorageWeakRef((result := quantized(x)).untyped_storage()))
+        return result
+
+    layer.quantized_input = watched
+    y = layer(inputs(layer))
+    assert [ref.expired() for ref in made] == [recompute]
+    y.sum().backward()
+
+
+def test_inputs_that_need_no_gradient_and_random_ones_are_saved_as_they_are() -> None:
+    layer = recompute_inputs_(BinaryLinear(6, 4, input_quantizer="ste_sign"))
+    x = inputs(layer)
+    for kept, given in ((True, x), (False, x.detach())):
+        assert isinstance(layer.saved_as_real(given, given), nullcontext) != kept
+    with torch.no_grad():
+        assert isinstance(layer.saved_as_real(x, x), nullcontext)
+    for quantizer in (Coin(), nn.Hardtanh(), None):
+        other = recompute_inputs_(BinaryLinear(6, 4, input_quantizer=quantizer))
+        assert isinstance(other.saved_as_real(x, x), nullcontext)
+
+
+def test_inputs_that_are_written_to_before_the_backward_pass_are_told() -> None:
+    layer = recompute_inputs_(BinaryLinear(6, 4, input_quantizer="ste_sign"))
+    x = inputs(layer)
+    real = x * 1
+    y = layer(real)
+    real.neg_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
