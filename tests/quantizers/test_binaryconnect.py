@@ -43,6 +43,14 @@ def test_sign_of_the_smallest_negative_number_is_minus_one() -> None:
     assert sign(torch.tensor([-1e-45, 1e-45])).tolist() == [-1, 1]  # subnormal
 
 
+def test_sign_of_every_bfloat16() -> None:
+    numbers = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
+    for x in (numbers, numbers[::3], numbers.view(4, 64, 16, 16).to(memory_format=torch.channels_last)):
+        found = sign(x)
+        assert found.dtype == torch.bfloat16
+        assert torch.equal(found.float(), 1 - 2 * (x < 0).float())
+
+
 def test_sign_takes_a_parameter_and_gives_plain_numbers() -> None:
     weight = torch.nn.Parameter(torch.tensor([-0.5, 0.5]))
     assert sign(weight).tolist() == [-1, 1]
