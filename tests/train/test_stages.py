@@ -74,7 +74,7 @@ def test_the_second_stage_starts_where_the_first_one_ends(tmp_path: Path, monkey
 
 
 def test_a_method_that_draws_latents_to_signs_starts_from_real_ones(tmp_path: Path) -> None:
-    prox = recipe(model={"weight_quantizer": "prox", "value": 1.0}, optimizer={"prox_growth": 1.0, "prox_freeze": 0.5})
+    prox = recipe(model={"weight_quantizer": "prox", "value": 1.0}, optimizer={"prox_pull": 1.0, "prox_freeze": 0.5})
     assert train(tmp_path, prox)["test"].keys() >= {"binary"}
 
 
@@ -231,6 +231,16 @@ def test_wandb_without_login_says_how_to_go_offline(tmp_path: Path) -> None:
         "or set WANDB_MODE=offline and `wandb sync` the run folder later"
     )
     assert not (tmp_path / "wandb-id").exists()
+
+
+@pytest.mark.usefixtures("no_login")
+def test_a_variable_that_wandb_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "quatsch")
+    with pytest.raises(UsageError) as caught:
+        open_trackers(["wandb"], recipe(), tmp_path)
+    assert str(caught.value).startswith("--wandb: WANDB_MODE: Input should be 'online', 'offline'")
+    assert str(caught.value).endswith("got 'quatsch'")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("no_login")

@@ -56,7 +56,7 @@ OWNERS: dict[str, tuple[Owner, ...]] = {
     ),
     "optimizer.samples": (Owner("random weights or dropout", _samples_differ, "model.weight_quantizer"),),
     "optimizer.prox_freeze": (
-        Owner("prox_growth", lambda recipe: recipe.optimizer.prox_growth is not None, "optimizer.prox_growth"),
+        Owner("prox_pull", lambda recipe: recipe.optimizer.prox_pull is not None, "optimizer.prox_pull"),
     ),
     "optimizer.real_lr": (_BINARY,),
     "optimizer.lr_scale": (_BINARY,),
