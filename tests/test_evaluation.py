@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from onebit.data import Split, make_toy
+from onebit.data import Split, StreamedImages, make_toy
+from onebit.data.folder import MappedPixels
 from onebit.errors import UsageError
 from onebit.evaluation import (
     BN_IMAGES,
@@ -302,8 +304,9 @@ def test_modes_that_the_statistics_do_not_belong_to_re_estimate_them(
 def test_re_estimated_statistics_are_the_mean_over_batches_of_batch_statistics(splits: tuple[Split, Split]) -> None:
     model = net()
     images = torch.from_numpy(splits[0].images[:70])
+    mixed = images[np.random.default_rng(0).permutation(70)]
     by_hand = []
-    for batch in (images[:32], images[32:64], images[64:]):
+    for batch in (mixed[:32], mixed[32:64], mixed[64:]):
         first = (2.0 * batch.flatten(1).double() - 255) @ sign(model.linear1.weight).double().t()
         normal = (first - first.mean(0)) / torch.sqrt(first.var(0, unbiased=False) + model.norm1.eps)
         normal = normal * model.norm1.weight.double() + model.norm1.bias.double()
@@ -314,6 +317,29 @@ def test_re_estimated_statistics_are_the_mean_over_batches_of_batch_statistics(s
     found = [model.norm1.running_mean, model.norm1.running_var, model.norm2.running_mean, model.norm2.running_var]
     for ours, expected in zip(found, mean, strict=True):
         torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["array", "streamed", "tensor"])
+def test_re_estimation_sees_the_variance_between_classes_that_lie_one_after_the_other(
+    kind: str, tmp_path: Path
+) -> None:
+    # as in a folder: each of the four batches would be of a single class, whose images are almost alike
+    brightness = np.repeat([40, 90, 160, 220], 50)[:, None, None, None]
+    pixels = (brightness + np.random.default_rng(0).integers(-5, 6, (200, 1, 8, 8))).astype(np.uint8)
+    np.save(tmp_path / "pixels.npy", pixels.transpose(0, 2, 3, 1))
+    images = {
+        "array": pixels,
+        "streamed": StreamedImages(MappedPixels(str(tmp_path / "pixels.npy"))),
+        "tensor": torch.from_numpy(pixels),
+    }[kind]
+    model, again = net(), net()
+    with torch.no_grad():
+        sums = (2.0 * torch.from_numpy(pixels).flatten(1).double() - 255) @ sign(model.linear1.weight).double().t()
+    reestimate_batch_norm_(model, images, batch_size=50)
+    ratio = model.norm1.running_var.double() / sums.var(0)
+    assert float(ratio.min()) > 0.8, "the variance within a class is a hundredth of it"
+    reestimate_batch_norm_(again, images, batch_size=50)
+    assert same(state(model), state(again))
 
 
 def test_re_estimation_restores_momentum_and_mode_after_an_error() -> None:

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -112,6 +113,9 @@ def reestimate_batch_norm_(
 ) -> None:
     """Replace the BatchNorm statistics by the mean of the batch statistics of `images` with the present weights.
 
+    Images are often sorted by class, and a batch of one class lacks the variance between classes: each batch is drawn
+    from all of `images`, always the same ones.
+
     Args:
         images: uint8 (N, C, H, W).
         batch_size: images at a time; `fitting_batch` when None.
@@ -128,7 +132,7 @@ def reestimate_batch_norm_(
             norm.momentum = None  # torch's way to ask for a plain mean over batches
             norm.train()
         with autocast or nullcontext():
-            for batch in image_batches(model, images, batch_size) if norms else []:
+            for batch in image_batches(model, images, batch_size, mixed=True) if norms else []:
                 model(batch)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
@@ -159,16 +163,28 @@ def fitting_batch(shape: Sequence[int]) -> int:
 
 
 def image_batches(
-    model: nn.Module, images: Images | StreamedImages | Tensor, batch_size: int | None = None
+    model: nn.Module,
+    images: Images | StreamedImages | Tensor,
+    batch_size: int | None = None,
+    *,
+    mixed: bool = False,
 ) -> Iterator[Tensor]:
-    """uint8 batches on the device of the model; `fitting_batch` images each when no size is given."""
+    """uint8 batches on the device of the model; `fitting_batch` images each when no size is given.
+
+    Args:
+        mixed: each batch is drawn from all images, with a fixed seed, instead of those that follow each other.
+    """
     device = model_device(model)
     size = fitting_batch(images.shape[1:]) if batch_size is None else batch_size
     bounds = batch_bounds(len(images), size)
+    indices: list[Any] = [slice(start, stop) for start, stop in bounds]
+    if mixed:
+        order = np.random.default_rng(0).permutation(len(images))
+        indices = [np.sort(order[index]) for index in indices]  # sorted: a file is read from front to back
     if isinstance(images, Tensor):
-        yield from (images[start:stop].to(device) for start, stop in bounds)
+        yield from (images[index].to(device) for index in indices)
     else:
-        for batch in read_batches(images, bounds):
+        for batch in read_batches(images, indices):
             yield torch.from_numpy(np.ascontiguousarray(batch)).to(device)
 
 

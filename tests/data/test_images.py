@@ -111,9 +111,9 @@ def test_training_batches_of_streamed_images_are_the_same(
 
 
 def test_batches_to_evaluate() -> None:
-    bounds = [(0, 12), (12, 24), (24, 30)]
+    indices = [slice(0, 12), slice(12, 24), np.arange(24, 30)]
     for images in (ARRAY, StreamedImages(Source())):
-        parts = list(read_batches(images, bounds))
+        parts = list(read_batches(images, indices))
         assert [len(part) for part in parts] == [12, 12, 6]
         np.testing.assert_array_equal(np.concatenate(parts), ARRAY)
 

@@ -90,7 +90,7 @@ def prefetched(items: Iterable[_T], *, ahead: int = 2) -> Iterator[_T]:
                 future.cancel()
 
 
-def read_batches(images: Images | StreamedImages, bounds: Sequence[tuple[int, int]]) -> Iterator[Images]:
-    """`images[start:stop]` for each of `bounds`; of streamed images the next ones are read meanwhile."""
-    batches = (images[start:stop] for start, stop in bounds)
+def read_batches(images: Images | StreamedImages, indices: Sequence[Any]) -> Iterator[Images]:
+    """`images[index]` for each slice or array in `indices`; of streamed images the next ones are read meanwhile."""
+    batches = (images[index] for index in indices)
     return prefetched(batches) if isinstance(images, StreamedImages) else batches
