@@ -70,7 +70,7 @@ def test_every_classic_flag_trains_resumes_and_evaluates(onebit: Onebit, results
         (["--weight_decay", "0.1"], ["--optimizer.weight_decay", "0.1"]),
         (["--batch_size", "7"], ["-b7"]),
         (["--model", "resnet"], ["-a", "resnet"]),
-        (["--workers", "0"], ["-j", "1"]),
+        (["--workers=2"], ["-j", "2"]),
         (["--input-size", "32"], ["--input_size", "32"]),
         (["--model-config", "{'width': 2}"], ["--model.width", "2"]),
         (["--model_config", "{'input_size': 224, 'stem': None}"], ["--input_size", "224"]),
@@ -88,6 +88,10 @@ def test_every_classic_flag_trains_resumes_and_evaluates(onebit: Onebit, results
 def test_classic_flags_mean_ours(onebit: Onebit, classic: list[str], ours: list[str]) -> None:
     base = ["--dataset", "cifar10"]
     assert config(onebit, *base, *classic) == config(onebit, *base, *ours)
+
+
+def test_no_workers_means_none(onebit: Onebit) -> None:
+    assert config(onebit, "--dataset", "folder", "--input_size", "32", "-j", "0")["workers"] == 0
 
 
 def test_classic_flags_lie_over_a_recipe_too(onebit: Onebit) -> None:

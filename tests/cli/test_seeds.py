@@ -88,6 +88,14 @@ def test_folders_that_are_used_or_of_another_recipe_are_refused(onebit: Onebit, 
     assert "result.json: damaged" in onebit("train", "--seeds", "3", "--resume", seeds_folder).err.splitlines()[-1]
 
 
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+def test_seeds_do_not_go_into_a_single_run(onebit: Onebit, run_folder: Path, resume: list[str]) -> None:
+    refused = onebit("train", *QUICK, "--seeds", "0-1", "--out", run_folder, *resume)
+    assert refused.status == 2
+    assert "holds a single run: leave --seeds out" in refused.line
+    assert not list(run_folder.glob("seed-*"))
+
+
 def test_ctrl_c_says_how_all_seeds_go_on(tmp_path: Path) -> None:
     def interrupted(recipe: Recipe, folder: Path) -> dict:
         raise KeyboardInterrupt(f"of seed {recipe.seed}")

@@ -151,7 +151,7 @@ def test_download_into_the_cache_then_found_there(
     assert {path.parent for path in paths} == {tmp_path / "cache" / "mnist"}
     assert [path.read_bytes() for path in paths] == tiny.packed
     for file, packed in zip(tiny.files, tiny.packed, strict=True):
-        sizes = [(done, total) for name, done, total in told if name == f"{file.name}.gz"]
+        sizes = [(done, total) for name, done, total in told if name == f"fetching {file.name}.gz"]
         assert sizes[-1] == (len(packed), len(packed))
         assert all(0 < done <= total for done, total in sizes)
     assert len(mirror.asked) == 4

@@ -57,7 +57,7 @@ def test_decoded_once_and_again_when_a_file_changes(tmp_path: Path, monkeypatch:
     told: list[tuple[str, int, int]] = []
     first = read(directory=root, input_size=16, progress=lambda *news: told.append(news))
     total = sum(path.stat().st_size for path in root.rglob("*.JPEG"))
-    assert told[-1] == ("images of pictures", total, total)
+    assert told[-1] == ("decoding images of pictures", total, total)
     assert [done for _, done, _ in told] == sorted({done for _, done, _ in told})
     with monkeypatch.context() as patched:
         patched.setattr(folder, "Decoders", None)

@@ -84,6 +84,10 @@ def test_a_class_that_is_called_train(tmp_path: Path) -> None:
         (("train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/x"), "val/b: the class folder is empty"),
         (("a/1.png", "a/2.png"), "got the single class 'a', expected sub-folders of two or more classes"),
         (("train/a/1.png", "train/b/1.png", "val/c/1.png"), "val/c: is a class that"),
+        (
+            ("train/a/1.png", "train/b/1.png", "val/a/1.png", "validation/a/1.png", "test/a/1.png"),
+            "got val/ and validation/, expected one of them",
+        ),
         (("a/1.png", "b/1.png"), "got one image a class, expected more"),
     ],
 )

@@ -36,7 +36,7 @@ CLASSIC = {
     "evaluate": "onebit evaluate FILE",
 }
 """Classic flag -> what it means here. Dashes and underscores are the same."""
-SAME = ("dataset", "model", "input_size", "epochs", "batch_size", "optimizer")
+SAME = ("dataset", "model", "input_size", "epochs", "batch_size", "optimizer", "workers")
 """Classic flags that are fields of a recipe under the same name."""
 SHORT = {"-a": "model", "-b": "batch_size", "-e": "evaluate", "-j": "workers", "-p": "print_freq"}
 OTHER_NAMES = {"learning_rate": "lr", "wd": "weight_decay"}
@@ -128,9 +128,6 @@ def translate(argv: Sequence[str]) -> Classic:
         flags += ["--optimizer.lr", said["lr"]]
     if "weight_decay" in said:
         flags += ["--optimizer.weight_decay", said["weight_decay"]]
-    if "workers" in said:
-        # 0 was the training process itself
-        flags += ["--workers", "1" if said["workers"] == "0" else said["workers"]]
     flags += _device(said, notes)
     folder = None
     if "results_dir" in said or said.get("save"):

@@ -74,14 +74,15 @@ class Progress:
 
     def __init__(self, label: str, unit: str, *, every: int | None = None) -> None:
         self.label, self.unit, self.every = label, unit, every
-        self._started = time.monotonic()
-        self._first: int | None = None
+        self._first: tuple[int, float] | None = None  # what was done at the first update, and when that was
         self._bar: Bar = None
         self._task: Any = None
         self._shown = 0.0
 
     def update(self, done: int, total: int) -> None:
         """Show that `done` of `total` are done; cheap enough to call at every step."""
+        if self._first is None:
+            self._first = done, time.monotonic()
         if self.every and (done % self.every == 0 or done == total):
             self.print(f"{self.unit} {done:,} of {total:,}  {self._rate(done)}".rstrip())
         if not sys.stderr.isatty():
@@ -125,10 +126,10 @@ class Progress:
         self._bar.start()
 
     def _rate(self, done: int) -> str:
-        if self._first is None:
-            self._first = done
-        seconds = time.monotonic() - self._started
-        return f"{(done - self._first) / seconds:,.0f} {self.unit}/s" if seconds > 0.2 else ""
+        assert self._first is not None
+        before, since = self._first
+        seconds = time.monotonic() - since
+        return f"{(done - before) / seconds:,.0f} {self.unit}/s" if seconds > 0.2 else ""
 
 
 @contextmanager
@@ -143,13 +144,13 @@ def progress(label: str, unit: str, *, every: int | None = None) -> Iterator[Pro
 
 @contextmanager
 def download_progress() -> Iterator[Any]:
-    """The callback that data loading takes: `(file name, bytes done, bytes in all)`."""
+    """The callback that data loading takes, see `onebit.data.Progress`."""
     bars: dict[str, Progress] = {}
 
     def update(name: str, done: int, total: int) -> None:
         if name not in bars:
             bars[name] = Progress(name, "B")
-            bars[name].print(f"fetching {name}")
+            bars[name].print(name)
         bars[name].update(done, total)
         if done == total:
             bars[name].close()

@@ -55,7 +55,8 @@ def refuse_used_folder(folder: Path, seeds: Sequence[int] | None, *, resume: boo
         seeds: of which run folders are asked for; None asks for the folder itself.
 
     Raises:
-        UsageError: a run is there and `resume` was not asked for, or the runs of several seeds where one is asked for.
+        UsageError: a run is there and `resume` was not asked for, the runs of several seeds where one is asked for, or
+            a single run where several seeds are.
     """
     if seeds is None:
         found = sorted(path.parent.name for path in folder.glob("seed-*/recipe.yaml"))
@@ -65,6 +66,8 @@ def refuse_used_folder(folder: Path, seeds: Sequence[int] | None, *, resume: boo
             )
         refuse_used(folder, resume=resume)
         return
+    if holds_run(folder):
+        raise UsageError(f"{folder} holds a single run: leave --seeds out, or choose another --out")
     runs = [seed_folder(folder, seed) for seed in seeds]
     used = next((run for run in runs if holds_run(run)), None)
     if used is not None and not resume:

@@ -228,7 +228,7 @@ class _PoochProgress:
     def update(self, count: int) -> None:
         # pooch counts whole chunks, so the last one may reach beyond the end
         self.done = min(self.done + count, self.total) if self.total else self.done + count
-        self.progress(self.name, self.done, self.total)
+        self.progress(f"fetching {self.name}", self.done, self.total)
 
     def reset(self) -> None:
         pass  # pooch then adds the total once more, which `update` cuts off at the end

@@ -261,7 +261,7 @@ def _decode_all(
                     broken[i] = str(error)
                 done += file.size
                 if progress is not None:
-                    progress(f"images of {listing.root.name}", done, total)
+                    progress(f"decoding images of {listing.root.name}", done, total)
             out.write(pixels.data)
     return _Checked(size, broken)
 

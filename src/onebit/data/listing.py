@@ -13,6 +13,8 @@ import numpy as np
 from onebit.errors import DataError
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+VALIDATION = ("val", "valid", "validation")
+"""Names that the folder of validation images may have."""
 TEST_SHARE = 0.2
 """Of the images of each class, where a folder has no test images of its own."""
 
@@ -52,7 +54,8 @@ def list_folder(root: Path) -> Listing:
     is the test set, always the same one.
 
     Raises:
-        DataError: no images, a class without any, fewer than two classes, or a class that is not trained on.
+        DataError: no images, a class without any, fewer than two classes, a class that is not trained on, or several
+            folders of validation images.
     """
     train_folder = root / "train"
     parted = train_folder.is_dir() and bool(_sub_folders(train_folder))
@@ -62,7 +65,10 @@ def list_folder(root: Path) -> Listing:
         raise DataError(f"{root}: got the single class {classes[0]!r}, expected sub-folders of two or more classes")
     parts: dict[str, tuple[ImageFile, ...]] = {}
     if parted:
-        for name in ("val", "valid", "validation", "test"):
+        held = [name for name in VALIDATION if (root / name).is_dir() and _sub_folders(root / name)]
+        if len(held) > 1:
+            raise DataError(f"{root}: got {' and '.join(f'{name}/' for name in held)}, expected one of them")
+        for name in (*VALIDATION, "test"):
             if (root / name).is_dir() and _sub_folders(root / name):  # ImageNet's own test images have no classes
                 found = _list_classes(root / name)
                 strange = [other for other in found if other not in train]

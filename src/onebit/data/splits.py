@@ -17,7 +17,8 @@ from onebit.errors import DataError, UsageError
 Labels = npt.NDArray[np.int64]
 """(N,); of images with masks `Masks`, (N, H, W) uint8."""
 Progress = Callable[[str, int, int], None]
-"""Called during a download, or while images are decoded: name, bytes so far, bytes in all (0 when not known)."""
+"""Called during a download, or while images are decoded: what is done (such as "fetching FILE"), bytes so far, bytes in
+all (0 when not known)."""
 
 STATISTICS_IMAGES = 10_000
 """How many streamed images stand for all of them in the statistics of a channel."""

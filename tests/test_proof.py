@@ -1,0 +1,36 @@
+"""Claims about a trained net that are hard to bring about from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from onebit.data import Dataset
+from onebit.evaluation import predict_logits
+from onebit.models import MLP
+from onebit.proof import prove_run
+from onebit.recipe import Recipe
+from onebit.train.run import Run
+
+
+def test_accuracy_must_be_more_than_that_of_one_answer_to_every_image() -> None:
+    torch.manual_seed(0)
+    model = MLP((16, 8, 2)).eval()
+    images = np.random.default_rng(0).integers(0, 256, (16, 1, 4, 4), dtype=np.uint8)
+    unequal = np.repeat([0, 1], [10, 6])
+    model.norm2.bias.data[0] = 1e6  # the answer is class 0
+    for right, labels in ((False, unequal), (True, np.zeros(16, np.int64))):
+        if right:
+            model.norm2.bias.data[0] = 0
+            model.norm2.bias.data -= predict_logits(model, torch.from_numpy(images)).median(0).values
+            labels = predict_logits(model, torch.from_numpy(images)).argmax(1).numpy()
+            assert 0 < labels.sum() < 16
+        data = Dataset.from_arrays((images, labels), (images, labels), classes=("cat", "dog"))
+        run = Run(Recipe(name="net"), model, (1, 4, 4), 2, Path("net"), {})
+        step = next(step for step in prove_run(run, data) if step.name == "binary accuracy")
+        assert step.ok is right
+        if not right:
+            assert "(10 of 16; " in step.detail
+            assert step.detail.endswith("on arrays test, expected more than 10, the largest class")
