@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,17 @@ from torch import nn
 import onebit
 from onebit.cli.asked import asked_recipe
 from onebit.cli.classic import translate
-from onebit.data import Dataset, make_toy
+from onebit.data import Dataset, Split, make_toy
 from onebit.errors import UnknownNameError, UsageError
 from onebit.evaluation import evaluate
-from onebit.layers import InputCoding, binary_layers
+from onebit.layers import BinaryLinear, InputCoding, binary_layers
 from onebit.models import MLP
+from onebit.quantizers import Sign
 from onebit.train.run import open_run
 from onebit.trainer import Picture
 
+OWN: dict[str, Any] = {"batch_size": 32, "device": "cpu", "precision": "fp32"}
+"""Settings for a module."""
 SMALL: dict[str, Any] = {"options": {"widths": (64, 16, 4)}, "batch_size": 32, "device": "cpu", "precision": "fp32"}
 
 
@@ -80,10 +84,91 @@ def test_a_module_becomes_binary_and_is_trained_on(data: Dataset) -> None:
     assert trainer.evaluate().accuracy > 0.6
 
 
+def dense(activation: nn.Module | None = None) -> nn.Sequential:
+    """A module with real weights, 64-16-4."""
+    torch.manual_seed(3)
+    hidden = [nn.Linear(64, 16), nn.BatchNorm1d(16), activation or nn.Identity()]
+    return nn.Sequential(InputCoding(), nn.Flatten(), *hidden, nn.Linear(16, 4), nn.BatchNorm1d(4))
+
+
 def test_the_layers_of_a_binary_module_stay_as_they_are(data: Dataset) -> None:
-    net = MLP((64, 16, 4), weight_quantizer="stochastic")
-    onebit.Trainer(net, "binaryconnect", epochs=1, batch_size=32, device="cpu").fit(data)
+    net = MLP((64, 16, 4), weight_quantizer="stochastic", init="default")
+    onebit.Trainer(net, "binaryconnect-stochastic", epochs=1, optimizer={"lr": 1e-9}, **OWN).fit(data)
     assert {type(layer.weight_quantizer).__name__ for _, layer in binary_layers(net)} == {"Stochastic"}
+    assert float(net.linear1.weight.detach().abs().max()) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("method", "init", "largest"),
+    [
+        ("binaryconnect-stochastic", None, 1.0),
+        ("binaryconnect", None, 1.0),
+        ("binaryconnect", "default", 0.125),
+        ("xnor", None, 0.125),
+    ],
+)
+def test_the_latents_of_a_module_begin_as_the_method_says(
+    data: Dataset, method: str, init: str | None, largest: float
+) -> None:
+    first = []
+    for _ in range(2):
+        net = dense()
+        options = {} if init is None else {"init": init}
+        trainer = onebit.Trainer(net, method, epochs=1, optimizer={"lr": 1e-9}, options=options, **OWN)
+        trainer.fit(data)
+        first.append(net[2].weight.detach())
+        assert (trainer.recipe.model.init == "uniform") == (largest == 1)
+    assert 0.9 * largest < float(first[0].abs().max()) <= largest
+    assert torch.equal(*first)
+
+
+def test_binary_inputs_after_a_relu_are_told(data: Dataset) -> None:
+    with pytest.warns(UserWarning, match=r"^layer 5: all inputs have one sign, .*: leave out the ReLU") as caught:
+        onebit.Trainer(dense(nn.ReLU()), "bnn", epochs=1, **OWN).fit(data)
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        onebit.Trainer(dense(nn.ReLU()), "binaryconnect", epochs=1, **OWN).fit(data)
+        onebit.Trainer(dense(), "bnn", epochs=1, **OWN).fit(data)
+
+
+STE, BOTH = {"weight_quantizer": "ste_sign"}, {"weight_quantizer": "ste_sign", "input_quantizer": "ste_sign"}
+
+
+@pytest.mark.parametrize(
+    ("quantizers", "method", "message"),
+    [
+        (
+            STE,
+            "irnet",
+            "weight quantizer 'ste_sign', method 'irnet' has 'irnet': name the method of the module, or say",
+        ),
+        (STE, "real", "weight quantizer 'ste_sign', method 'real' has None"),
+        (STE, "bnn", "input quantizer none, method 'bnn' has 'ste_sign'"),
+        (BOTH, "binaryconnect", "weight quantizer 'ste_sign', method 'binaryconnect' has 'sign'"),
+        ({**BOTH, "weight_quantizer": "sign"}, "ste", "input quantizer 'ste_sign', method 'ste' has None"),
+    ],
+)
+def test_a_binary_module_of_another_method_is_refused(quantizers: dict[str, str], method: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        onebit.Trainer(MLP((64, 16, 4), **quantizers), method)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_binary_module_of_the_method_is_trained(data: Dataset) -> None:
+    onebit.Trainer(MLP((64, 16, 4), **BOTH), "bnn", epochs=1, **OWN).fit(data)
+    said = onebit.Trainer(MLP((64, 16, 4), **STE), "bnn", epochs=1, options={"input_quantizer": None}, **OWN)
+    said.fit(data)
+    assert said.recipe.model.input_quantizer is None
+
+
+def test_quantizers_of_no_table_go_with_any_method(data: Dataset) -> None:
+    class Own(Sign):
+        """A quantizer of somebody else."""
+
+    net = nn.Sequential(InputCoding(), nn.Flatten(), BinaryLinear(64, 4, weight_quantizer=Own()), nn.BatchNorm1d(4))
+    onebit.Trainer(net, "ste", epochs=1, **OWN).fit(data)
 
 
 def test_predictions_are_probabilities_of_a_stated_mode(data: Dataset) -> None:
@@ -95,6 +180,43 @@ def test_predictions_are_probabilities_of_a_stated_mode(data: Dataset) -> None:
         np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
         right = int((found.argmax(axis=1) == data.test.labels).sum())
         assert right == trainer.evaluate(weights=mode).correct
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda t, x: t.predict(x / 255.0), "got float64 (40, 1, 8, 8), expected uint8 (N, 1, 8, 8), values 0..255"),
+        (lambda t, x: t.predict(x[0]), "got uint8 (1, 8, 8), expected uint8 (N, 1, 8, 8)"),
+        (lambda t, x: t.predict(x[..., :7]), "got uint8 (40, 1, 8, 7), expected uint8 (N, 1, 8, 8)"),
+        (lambda t, x: t.predict(x[:0], weights="latnet"), "weights must be latent, binary, mean, sample or ensemble:N"),
+        (lambda t, x: t.evaluate("tset"), "unknown split 'tset'; did you mean 'test'?"),
+        (lambda t, x: t.evaluate(x), "split must be a Split or one of test, validation, train, got ndarray"),
+        (
+            lambda t, x: t.evaluate(Split(x[..., :6, :6], np.zeros(40, np.int64))),
+            "got uint8 (40, 1, 6, 6), expected uint8 (N, 1, 8, 8)",
+        ),
+    ],
+)
+def test_what_a_trained_module_is_asked_for_is_checked(
+    data: Dataset, trained: onebit.Trainer, ask: Any, message: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        ask(trained, data.test.images)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_images_have_no_predictions(data: Dataset, trained: onebit.Trainer) -> None:
+    found = trained.predict(data.test.images[:0], weights="ensemble:2")
+    assert (found.shape, found.dtype) == ((0, 4), np.dtype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def trained(data: Dataset) -> onebit.Trainer:
+    """A Trainer of a module that has been fitted."""
+    trainer = onebit.Trainer(dense(), "binaryconnect", epochs=1, **OWN)
+    trainer.fit(data)
+    return trainer
 
 
 def test_a_run_folder_is_one_of_the_command_line(data: Dataset, tmp_path: Path) -> None:
@@ -126,6 +248,16 @@ def test_several_trainings_are_no_trainer(settings: dict[str, Any]) -> None:
 def test_settings_that_would_not_be_used_are_refused(data: Dataset) -> None:
     with pytest.raises(UsageError, match=r"^optimizer\.gamma belongs to optimizer bop, but optimizer\.name is 'adam'"):
         onebit.Trainer("mlp", optimizer={"gamma": 0.5}, **SMALL).fit(data)
+    with pytest.raises(UsageError, match=r"^optimizer\.gamma belongs to optimizer bop, but optimizer\.name is 'adam'"):
+        onebit.Trainer(dense(), optimizer={"gamma": 0.5}, **OWN).fit(data)
+    with pytest.raises(
+        UsageError, match=r"^options: dropout belongs to a model that is given by its name; of a module w.*, init$"
+    ):
+        onebit.Trainer(dense(), options={"dropout": 0.5})
+    with pytest.raises(
+        UsageError, match=r"^options: init belongs to .* with binary layers: weight_quantizer, input_quantizer$"
+    ):
+        onebit.Trainer(MLP((64, 16, 4)), options={"init": "uniform"})
     with pytest.raises(UsageError, match=r'ask a Trainer for evaluate\(weights="ensemble:10"\)'):
         onebit.Trainer("mlp", method="bayesbinn", draws=5, **SMALL)
 
@@ -149,7 +281,7 @@ def test_the_history_draws_itself(data: Dataset, tmp_path: Path) -> None:
         (lambda: onebit.Trainer("mlp", optimizer={"rate": 1}), "unknown field optimizer.rate"),
         (
             lambda: onebit.Trainer(nn.Flatten(), options={"widths": (1, 2)}),
-            "options belong to a model that is given by",
+            "options: widths belongs to a model that is given by its name; of a module without binary layers: weight_q",
         ),
         (lambda: onebit.Trainer("mlp").evaluate(), "nothing is trained yet: call fit"),
         (lambda: onebit.Trainer("mpl").fit(Dataset("toy", *make_toy(8, 8), make_toy(8, 8)[0], tuple("abcd"))), "'mlp'"),

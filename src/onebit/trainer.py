@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,20 +15,30 @@ from torch import nn
 
 from onebit.data import Dataset, Split
 from onebit.errors import UsageError, first_line
-from onebit.evaluation import evaluate, mode_logits
+from onebit.evaluation import evaluate, fitting_batch, mode_logits, parse_weights
 from onebit.layers import binarize_, binary_layers, with_options
+from onebit.models.parts import init_latents_
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 from onebit.recipe import Recipe, build_recipe, default_settings, flatten, merge, method_settings, refuse_unused
 from onebit.report import plot_history
 from onebit.scores import Score
+from onebit.tables import did_you_mean
 from onebit.train.build import build_training, resolve_device
 from onebit.train.history import EpochLog, History
+from onebit.train.one_sign import one_sign_warning
 from onebit.train.run import fit_recipe, load_recipe_data, start_folder
 
 OF_FILES = ("validation", "split_seed", "input_size", "permutation", "workers", "skip_broken")
 """Settings that say how a data set is read."""
 OF_SEVERAL = ("first_stage", "continual")
 """Settings of several trainings one after the other."""
+OF_BINARY = ("weight_quantizer", "input_quantizer")
+"""Options of a model that say what a module with binary layers has."""
+OF_QUANTIZERS = (*OF_BINARY, "weight_options", "input_options", "value", "init")
+"""Those that say how a module is made binary."""
+SPLITS = ("test", "validation", "train")
+LOOK_IMAGES = 100
+"""How many training images a module is looked at with before it is trained."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +79,16 @@ class Trainer:
     Args:
         model: name of a model (`onebit list models`), built anew by each `fit`, which therefore gives the same result
             again; or a module, which is trained on in place. A module takes uint8 images (N, C, H, W), see
-            `onebit.InputCoding`; one without binary layers is made binary by the quantizers of the method.
+            `onebit.InputCoding`. One without binary layers is made binary by the quantizers of the method, and its
+            latents begin as those of a model do; options={"init": "default"} keeps the weights that it has. One with
+            binary layers stays as it is.
         method: see `onebit list methods`.
-        options: of a model that is given by name, such as {"widths": (784, 256, 10)}.
+        options: of the model, such as {"widths": (784, 256, 10)}; of a module those of its quantizers.
         settings: fields of a recipe: epochs=5, batch_size=100, optimizer={"lr": 0.01}, seed=1, …
 
     Raises:
-        UnknownNameError, UsageError: names or settings that do not exist or do not fit.
+        UnknownNameError, UsageError: names or settings that do not exist or do not fit, such as a module whose binary
+            layers have other quantizers than the method.
 
     Example:
         >>> trainer = onebit.Trainer("mlp", method="bayesbinn", epochs=5)  # doctest: +SKIP
@@ -90,8 +104,6 @@ class Trainer:
         options: dict[str, Any] | None = None,
         **settings: Any,
     ) -> None:
-        if options and not isinstance(model, str):
-            raise UsageError(f"options belong to a model that is given by its name, got {options} with a module")
         if several := next((name for name in OF_SEVERAL if name in settings), None):
             raise UsageError(f"{several} makes several trainings of one: use onebit train, a Trainer does a single one")
         if "draws" in settings:
@@ -105,6 +117,8 @@ class Trainer:
         self._model: nn.Module | None = None
         self.recipe = self._recipe("mnist")
         """What is trained; the data set completes it."""
+        if self._given is not None:
+            _refuse_unfit(self._given, self.recipe, method, options or {})
         self.history = TrainerHistory()
 
     @property
@@ -138,11 +152,12 @@ class Trainer:
 
         Raises:
             UsageError, DataError, TrainingError, CheckpointError: as `onebit.fit` and `onebit train`.
+
+        A layer of a module whose binary inputs are all alike, as after a ReLU, is told in a warning.
         """
         name = data if isinstance(data, str) else data.name
         recipe = self._recipe(name, {} if epochs is None else {"epochs": epochs})
-        if self._given is None:  # of a module its own quantizers count
-            refuse_unused(recipe, flatten(self._settings))
+        refuse_unused(recipe, flatten(self._settings))
         if isinstance(data, str):
             data = load_recipe_data(recipe)
         elif of_files := next((name for name in OF_FILES if name in self._settings), None):
@@ -150,6 +165,9 @@ class Trainer:
         self.recipe = recipe = replace(recipe, validation=len(data.validation))
         given = None if self._given is None else _made_binary(self._given, recipe, data)
         training = build_training(recipe, data, model=given)
+        told = None if given is None or len(data.train) < 2 else one_sign_warning(given, _look(data))
+        if told:
+            warnings.warn(told, stacklevel=2)
         files: dict[str, Any] = {"folder": folder, "resume": resume}
         if folder is not None and given is None:
             start_folder(Path(folder), recipe, resume=resume)
@@ -164,18 +182,46 @@ class Trainer:
 
         Args:
             split: images with labels, or "test", "validation" or "train" of the data that it was trained on.
+
+        Raises:
+            UsageError: no such split, other images than those of the training, or an unknown test mode.
         """
         model, data = self.model, self._data
         assert data is not None
+        if isinstance(split, str) and split not in SPLITS:
+            raise UsageError(f"unknown split {split!r}{did_you_mean(split, SPLITS)}")
         chosen: Split = getattr(data, split) if isinstance(split, str) else split
+        if not isinstance(chosen, Split):
+            raise UsageError(f"split must be a Split or one of {', '.join(SPLITS)}, got {type(chosen).__name__}")
+        self._check_images(chosen.images)
         return evaluate(model, chosen, weights=weights, train=data.train, loss=self.recipe.loss, seed=seed)
 
     def predict(self, images: np.ndarray, *, weights: str = "binary", seed: int = 0) -> np.ndarray:
-        """Probabilities (N, classes) of uint8 images (N, C, H, W) in a stated test mode."""
+        """Probabilities (N, classes) of uint8 images (N, C, H, W) in a stated test mode, of none an empty array.
+
+        Raises:
+            UsageError: images of another dtype or shape than those of the training, or an unknown test mode.
+        """
         model, data = self.model, self._data
         assert data is not None
-        logits = mode_logits(model, np.asarray(images), weights=weights, train=data.train, seed=seed)
+        images = np.asarray(images)
+        self._check_images(images)
+        parse_weights(weights)
+        if not len(images):
+            return np.zeros((0, *getattr(model, "output_shape", (len(data.classes),))), np.float32)
+        logits = mode_logits(model, images, weights=weights, train=data.train, seed=seed)
         return logits.softmax(dim=1).cpu().numpy()
+
+    def _check_images(self, images: Any) -> None:
+        """Refuse what is not uint8 (N, C, H, W), C × H × W as in the training; a U-Net takes other sizes, too."""
+        assert self._data is not None
+        shape = self._data.input_shape
+        sides = images.shape[2:] if hasattr(self._model, "output_shape") else shape[1:]
+        if images.dtype != np.uint8 or len(images.shape) != 4 or images.shape[1:] != (shape[0], *sides):
+            raise UsageError(
+                f"images: got {images.dtype} {images.shape}, expected uint8 (N, {', '.join(map(str, shape))}), "
+                "values 0..255"
+            )
 
     def _recipe(self, dataset: str, changes: dict[str, Any] | None = None) -> Recipe:
         """The method and the settings over the defaults that suit model and data, as the command line has them."""
@@ -191,14 +237,57 @@ def _name(model: str | nn.Module) -> str:
     return model if isinstance(model, str) else type(model).__name__
 
 
+def _refuse_unfit(model: nn.Module, recipe: Recipe, method: str, options: dict[str, Any]) -> None:
+    """Refuse a module and options that the recipe would not be true of.
+
+    Quantizers that are in no table stand for no method and are left alone.
+
+    Args:
+        options: what was asked for.
+
+    Raises:
+        UsageError: binary layers with other quantizers than the recipe's, or options that say nothing of a module.
+    """
+    layers = [layer for _, layer in binary_layers(model)]
+    usable, kind = (OF_BINARY, "with binary layers") if layers else (OF_QUANTIZERS, "without binary layers")
+    for name in options:
+        if name not in usable:
+            known = ", ".join(usable)
+            raise UsageError(
+                f"options: {name} belongs to a model that is given by its name; of a module {kind}: {known}"
+            )
+    for kind, table, wanted, several in (
+        ("weight", WEIGHT_QUANTIZERS, recipe.model.weight_quantizer, bool(layers)),
+        # a single layer may be one that takes pixels
+        ("input", INPUT_QUANTIZERS, recipe.model.input_quantizer, len(layers) > 1),
+    ):
+        names: dict[Any, str] = {own: name for name, own in table.items()}
+        quantizers = [getattr(layer, f"{kind}_quantizer") for layer in layers]
+        found = [names.get(type(quantizer), wanted) for quantizer in quantizers if quantizer is not None]
+        other = next((name for name in found if name != wanted), None)
+        if other is not None or (several and wanted is not None and not found):
+            shown = repr(other) if other else "none"
+            raise UsageError(
+                f"the layers of the module are binary with {kind} quantizer {shown}, method {method!r} has {wanted!r}: "
+                f"name the method of the module, or say options={{'{kind}_quantizer': {other!r}}}"
+            )
+
+
+def _look(data: Dataset) -> Any:
+    """A few training images from all over the split."""
+    count = min(LOOK_IMAGES, max(2, fitting_batch(data.input_shape)), len(data.train))
+    return data.train[np.linspace(0, len(data.train) - 1, count).astype(np.int64)].images
+
+
 def _made_binary(model: nn.Module, recipe: Recipe, data: Dataset) -> nn.Module:
-    """A module of somebody else, binary in place.
+    """A module of somebody else, binary in place, with latents that begin as the recipe says.
 
     Raises:
         UsageError: it does not take the images of the data.
     """
     settings = recipe.model
     if settings.weight_quantizer is not None and not any(True for _ in binary_layers(model)):
+        torch.manual_seed(recipe.seed)
         binarize_(
             model,
             weight_quantizer=with_options(
@@ -207,7 +296,10 @@ def _made_binary(model: nn.Module, recipe: Recipe, data: Dataset) -> nn.Module:
             input_quantizer=with_options(
                 INPUT_QUANTIZERS, settings.input_quantizer, settings.input_options, kind="input quantizer"
             ),
+            value=settings.value,
         )
+        for _, layer in binary_layers(model):
+            init_latents_(layer, settings.init)
     model.to(resolve_device(recipe.device))
     training = {module: module.training for module in model.modules()}
     try:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from cli_support import Outcome
 
+from onebit.cli import train_verb
 from onebit.errors import UsageError
 from onebit.recipe import build_recipe, read_config, read_settings, recipe_path
 from onebit.recipe.json_config import ARCHITECTURES, KEYS, translate_config
@@ -146,9 +147,28 @@ def test_a_bad_word_beside_the_file_is_one_clear_line(onebit: Onebit, arguments:
     assert message in done.line
 
 
-def test_wandb_on_is_the_second_word(onebit: Onebit) -> None:
-    done = onebit("train", EXAMPLES / "mnist_bayesbinn.json", "wandb_on", "--print-config", "--json")
-    assert done.json["name"] == "mnist_bayesbinn"
+@pytest.mark.parametrize(
+    "words",
+    [["wandb_on"], ["--epochs", "3", "wandb_on"], ["--out", "X", "wandb_on", "--seed=3"], ["--resume", "wandb_on"]],
+)
+def test_wandb_on_is_a_word_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(train_verb, "_train_all", lambda recipe, folder, **found: asked.update(found, folder=folder))
+    monkeypatch.setattr(train_verb, "answer_json", lambda result: None)
+    assert train_verb.main([str(EXAMPLES / "mnist_bayesbinn.json"), *words, "--json"]) == 0
+    assert asked["trackers"] == ["wandb"]
+
+
+def test_wandb_on_after_a_flag_is_its_value(onebit: Onebit) -> None:
+    done = onebit("train", EXAMPLES / "mnist_bayesbinn.json", "--name", "wandb_on", "--print_config", "--json")
+    assert done.json["name"] == "wandb_on"
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(b"\xef\xbb\xbf" + (EXAMPLES / "mnist_bayesbinn.json").read_bytes())
+    assert read_config(path) == read_config(EXAMPLES / "mnist_bayesbinn.json")
 
 
 def test_a_recipe_in_json_stays_a_recipe(tmp_path: Path) -> None:

@@ -60,6 +60,11 @@ def test_evaluate_random_draws(onebit: Onebit, run_folder: Path) -> None:
     several = onebit("evaluate", run_folder, "--weights", "ensemble:3", "--json").json
     assert several["weights"] == "ensemble:3"
     assert several["correct"] > min(one[0]["correct"], one[2]["correct"])
+    # digits-smoke is of binaryconnect, whose training never drew
+    told = "draws from latents that were trained without draws: they are no probabilities of the signs"
+    assert several["note"].endswith(f"; ensemble:3 {told}")
+    assert told not in onebit("evaluate", run_folder, "--json").json["note"]
+    assert f"sample {told}\n" in onebit("evaluate", run_folder, "--weights", "sample").err
 
 
 def test_evaluate_names_mode_data_and_counts_for_people(onebit: Onebit, run_folder: Path) -> None:

@@ -53,6 +53,14 @@ def net(*nodes: Node, output: str | None = None, spec: InputSpec = IMAGE) -> Pac
     return PackedNet(input=spec, nodes=nodes, output=output or nodes[-1].output)
 
 
+def test_a_net_prints_itself_on_one_line_without_its_arrays(packed_mlp: Maker) -> None:
+    assert repr(packed_mlp((12, 70, 65, 10), form="sign", shape=(3, 2, 2))) == (
+        "PackedNet('random sign', 3×2×2 integer -> 10: 1 flatten, 3 dense, 2 threshold, 1 affine; "
+        "6,040 binary weights, 1,570 bytes)"
+    )
+    assert len(repr(replace(packed_mlp(), name="x" * 200))) < 250
+
+
 def test_kinds_shapes_and_bounds_follow_the_values(packed_mlp: Maker) -> None:
     assert infer(packed_mlp((12, 70, 10), form="weight-only")) == {
         "input": Value((1, 1, 12), "integer", 255),

@@ -65,6 +65,17 @@ def show(result: dict[str, Any], *, as_json: bool) -> None:
     )
 
 
+def _note_on_draws(run: Run, weights: str) -> str:
+    """What must be said of draws from latents that were trained for their signs alone; "" of any other test mode."""
+    from onebit.evaluation import parse_weights
+    from onebit.layers import binary_layers
+
+    quantizers = [layer.weight_quantizer for _, layer in binary_layers(run.model)]
+    if parse_weights(weights)[0] != "sample" or all(q is not None and q.random for q in quantizers):
+        return ""
+    return f"{weights} draws from latents that were trained without draws: they are no probabilities of the signs"
+
+
 def choose_split(data: Dataset, name: str) -> Split:
     """A split by name.
 
@@ -199,6 +210,7 @@ def evaluate_run(
             seed=draw_seed,
             on_images=bar.update,
         )
+    named["note"] = "; ".join(filter(None, [data.note, _note_on_draws(run, weights)]))
     # the mean of several draws is a probability, which has a cross-entropy but no margins
     loss_name = "cross_entropy" if weights.startswith("ensemble") else recipe.loss
     return {**named, **score.as_dict(), "loss_name": loss_name}

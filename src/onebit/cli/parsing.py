@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -77,6 +79,34 @@ def output_path(text: str, *, suffixes: Sequence[str], run: str) -> Path:
     if path.resolve() == Path(run).resolve() or part_of_run:
         raise UsageError(f"{text}: holds the trained weights, which this would overwrite; choose another --output")
     return path
+
+
+def own_spelling(word: str, own: Sequence[str]) -> str:
+    """A word of the command line, a flag of the verb itself as `own` spells it: dashes and underscores are the same."""
+    flag, equals, value = word.partition("=")
+    name = next((name for name in own if flag == f"--{name.replace('-', '_')}"), None)
+    return word if name is None else f"--{name}{equals}{value}"
+
+
+def refuse_unknown_flags(words: Sequence[str], *, fields: Sequence[str], own: Sequence[str]) -> None:
+    """Refuse a flag that is no field of a recipe, with the nearest one; of the verb's own flags the nearest, too.
+
+    Args:
+        fields: names of the flags that are fields; own: names of the verb's own flags.
+
+    Raises:
+        UsageError: the first of them.
+    """
+    for word in words:
+        flag = word.partition("=")[0]
+        name = flag.removeprefix("--").replace("-", "_")
+        # of a part its name is meant, and a field of options holds whatever its quantizer takes
+        if not flag.startswith("--") or {name, f"{name}.name", name.rpartition(".")[0]} & set(fields):
+            continue
+        flags = [[f"--{known}" for known in names] for names in (fields, own)]
+        near = [repr(found) for known in flags for found in get_close_matches(flag, known, n=1, cutoff=0.8)]
+        offered = f"; did you mean {' or '.join(near)}?" if near else did_you_mean(flag, chain(*flags))
+        raise UsageError(f"unknown option {flag}{offered}")
 
 
 def option_value(argv: list[str], name: str, *, optional: bool = False) -> tuple[bool, str | None, list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from onebit.cli.asked import asked_recipe, check_names, run_folder
 from onebit.cli.classic import Classic, translate
 from onebit.cli.continual import learn_tasks, task_lines
 from onebit.cli.output import answer, answer_json, download_progress, say, set_threads
-from onebit.cli.parsing import option_value
+from onebit.cli.parsing import option_value, own_spelling, refuse_unknown_flags
 from onebit.cli.seeds import (
     outcome_lines,
     parse_seeds,
@@ -22,12 +23,15 @@ from onebit.cli.seeds import (
 )
 from onebit.cli.train_help import train_help
 from onebit.errors import UsageError
-from onebit.recipe import Recipe
+from onebit.recipe import Recipe, flag_names
 from onebit.train.history import STAGE_FOLDER
 
 TRACKER_FLAGS = ("tensorboard", "wandb")
+SWITCHES = (*TRACKER_FLAGS, "json", "print-config", "help")
+OWN_FLAGS = (*SWITCHES, "resume", "out", "data", "method", "task", "seeds")
+"""Flags of the verb itself, beside the fields of a recipe. Dashes and underscores are the same."""
 WANDB_WORD = "wandb_on"
-"""Second word of `onebit train config.json wandb_on`, as the repository of these files has it."""
+"""Word of `onebit train config.json wandb_on`, as the repository of these files has it."""
 
 if TYPE_CHECKING:
     from onebit.data import Dataset
@@ -44,9 +48,11 @@ def main(argv: list[str]) -> int:
 
 def _main(argv: list[str], ranks: Ranks | None = None) -> int:
     """The verb in one process, alone or under torchrun."""
+    argv = [own_spelling(word, OWN_FLAGS) for word in argv]
     if "-h" in argv or "--help" in argv:
         answer(train_help())
         return 0
+    wandb_word, argv = _take_wandb_word(argv)
     as_json, rest = "--json" in argv, [a for a in argv if a != "--json"]
     print_config, rest = "--print-config" in rest, [a for a in rest if a != "--print-config"]
     resume, resumed, rest = option_value(rest, "resume", optional=True)
@@ -55,11 +61,10 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
     _, method, rest = option_value(rest, "method")
     _, task, rest = option_value(rest, "task")
     _, seeds_text, rest = option_value(rest, "seeds")
-    trackers = [name for name in TRACKER_FLAGS if f"--{name}" in rest]
+    trackers = [name for name in TRACKER_FLAGS if f"--{name}" in rest or (wandb_word and name == "wandb")]
     rest = [a for a in rest if a not in [f"--{name}" for name in trackers]]
-    if len(rest) > 1 and rest[1] == WANDB_WORD and not rest[0].startswith("-"):
-        trackers, rest = [*dict.fromkeys([*trackers, "wandb"])], [rest[0], *rest[2:]]
     classic = translate(rest)
+    refuse_unknown_flags(classic.rest, fields=flag_names(), own=OWN_FLAGS)
     asked = asked_recipe(classic, method, resumed, task=task)
     recipe = asked.recipe
     if print_config:
@@ -99,6 +104,17 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
     return 0
 
 
+def _take_wandb_word(argv: list[str]) -> tuple[bool, list[str]]:
+    """Take WANDB_WORD out of a command line: (was it there, the rest). It stands anywhere but first or as a value."""
+    alone = [f"--{name}" for name in (*SWITCHES, "resume")]  # flags that ask for no value
+    rest = argv[:1]
+    for before, word in pairwise(argv):
+        is_value = before.startswith("-") and "=" not in before and before not in alone
+        if word != WANDB_WORD or is_value:
+            rest.append(word)
+    return len(rest) < len(argv), rest
+
+
 def _train_all(
     recipe: Recipe,
     folder: Path,
@@ -114,7 +130,7 @@ def _train_all(
     from onebit.train.ranks import ALONE
 
     ranks = ranks or ALONE
-    recipe, data = _load(recipe, data_folder=data_folder, ranks=ranks)
+    recipe, data = _load(recipe, folder, data_folder=data_folder, ranks=ranks)
     if classic.classes not in (None, len(data.classes)):
         raise UsageError(
             f"--model_config: num_classes is {classic.classes}, {data.name} has {len(data.classes)} classes"
@@ -149,16 +165,21 @@ def _evaluate(classic: Classic, recipe: Recipe, *, data_folder: str | None, as_j
     return 0
 
 
-def _load(recipe: Recipe, *, data_folder: str | None, ranks: Ranks) -> tuple[Recipe, Dataset]:
-    """The data of a recipe, and the recipe with the size of its validation split in place of null."""
+def _load(recipe: Recipe, folder: Path, *, data_folder: str | None, ranks: Ranks) -> tuple[Recipe, Dataset]:
+    """The data of a recipe, and the recipe with the size of its validation split in place of null.
+
+    Args:
+        folder: if it holds a training that goes on, it may remember where the data lay.
+    """
     from onebit.memory import keep_freed_memory
-    from onebit.train.run import load_recipe_data
+    from onebit.train.run_data import load_from_place, place_of_training
 
     keep_freed_memory()
     check_names(recipe)
     with download_progress() as fetched:
         told = fetched if ranks.writes else None
-        data = ranks.in_turns(lambda: load_recipe_data(recipe, directory=data_folder, progress=told))
+        place = place_of_training(folder)
+        data = ranks.in_turns(lambda: load_from_place(recipe, place, directory=data_folder, progress=told))
     set_threads()
     return dataclasses.replace(recipe, validation=len(data.validation)), data
 

@@ -66,6 +66,13 @@ def widened(channels: int, width: float) -> int:
     return max(1, round(width * channels))
 
 
+def init_latents_(layer: nn.Module, init: str) -> None:
+    """Begin the latents of a layer with binary weights as `Parts.init` says; any other layer stays as it is."""
+    if init == "uniform" and isinstance(layer, BinaryLayer) and layer.weight_quantizer is not None:
+        bound = layer.weight_quantizer.latent_bound or 1.0
+        nn.init.uniform_(layer.weight, -bound, bound)
+
+
 @dataclass(frozen=True)
 class Parts:
     """How the layers of one model are made; the same settings for all of them, but the first and the last.
@@ -190,7 +197,5 @@ class Parts:
         return weight, with_options(INPUT_QUANTIZERS, self.input_quantizer, self.input_options, kind="input quantizer")
 
     def _initialised(self, layer: Any) -> Any:
-        if self.init == "uniform" and isinstance(layer, BinaryLayer) and layer.weight_quantizer is not None:
-            bound = layer.weight_quantizer.latent_bound or 1.0
-            nn.init.uniform_(layer.weight, -bound, bound)
+        init_latents_(layer, self.init)
         return layer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,7 +68,7 @@ class InputSpec:
                 raise FormatError("input std is not positive everywhere")
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class PackedNet:
     """A net of packed operations on named values, checked by `infer` when it is made.
 
@@ -99,6 +100,17 @@ class PackedNet:
         answer = infer(self)[self.output]
         if self.classes is not None and len(self.classes) != answer.shape[0]:
             raise FormatError(f"got {len(self.classes)} class names for {answer.shape[0]} outputs")
+
+    def __repr__(self) -> str:
+        """One line without the arrays: what it takes and gives, nodes by operation, binary weights, bytes of arrays."""
+        shape, found = "×".join(map(str, self.input.shape)), costs(self)
+        nodes = ", ".join(f"{count} {op}" for op, count in Counter(node.op for node in found).items())
+        bits, size = sum(node.binary_weights for node in found), sum(node.bytes for node in found)
+        given = "×".join(map(str, infer(self)[self.output].shape))
+        return (
+            f"PackedNet({short(self.name)}, {shape} {self.input.coding} -> {given}: {nodes}; "
+            f"{bits:,} binary weights, {size:,} bytes)"
+        )
 
     def check_values(self) -> None:
         """Refuse arrays whose contents no net can mean; shapes were checked when the net was made.

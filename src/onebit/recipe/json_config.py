@@ -111,7 +111,7 @@ def read_config(path: Path) -> dict[str, Any] | None:
     if path.suffix != ".json":
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read ({error})") from None
     except (ValueError, RecursionError) as error:

@@ -49,7 +49,7 @@ def schedule_factor(
     if warmup_steps and warmup_steps >= total_steps:
         raise UsageError(f"the warm-up takes {warmup_steps} steps, but training has only {total_steps}")
     if name == "exponential" and not final > 0:
-        raise UsageError("an exponential schedule needs a final learning rate above 0")
+        raise UsageError("an exponential schedule needs a final learning rate above 0: set schedule.final_lr")
     marks = sorted(milestones)
     if name == "one_cycle" and not warmup_steps:
         warmup_steps = round(0.3 * total_steps)

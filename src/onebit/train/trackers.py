@@ -99,7 +99,7 @@ class WeightsAndBiases:
         recipe: of the run; folder: its run folder.
 
     Raises:
-        UsageError: wandb is not installed, or nobody is logged in.
+        UsageError: wandb is not installed, nobody is logged in, or a WANDB_… variable has an unknown value.
     """
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
@@ -126,6 +126,8 @@ class WeightsAndBiases:
             )
         except wandb.Error as error:
             raise UsageError(f"--wandb: {first_line(error).rstrip('.')}: {way_out}") from None
+        except ValueError as error:  # wandb reads its variables itself, by pydantic
+            raise UsageError(f"--wandb: {_refused_setting(error)}") from None
         write_atomic(known, f"{name}\n".encode())
 
     def epoch(self, row: EpochLog) -> None:
@@ -151,6 +153,15 @@ def open_trackers(names: Sequence[str], recipe: Recipe, folder: Path, *, ranks: 
     opened: list[Tracker] = []
     ranks.first(lambda: opened.extend(resolve(TRACKERS, name, kind="tracker")(recipe, folder) for name in names))
     return opened
+
+
+def _refused_setting(error: ValueError) -> str:
+    """What wandb refuses to be set to, on one line: pydantic's own message spreads over several."""
+    refused: list[Any] = getattr(error, "errors", list)()
+    if not refused:
+        return first_line(error)
+    name = "_".join(map(str, refused[0]["loc"]))
+    return f"WANDB_{name.upper()}: {refused[0]['msg']}, got {refused[0]['input']!r}"
 
 
 def _missing(package: str) -> UsageError:
