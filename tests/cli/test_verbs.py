@@ -80,7 +80,7 @@ def test_evaluate_names_mode_data_and_counts_for_people(onebit: Onebit, run_fold
         (["--weights", "mean"], "layer 'linear1': Sign has no mean weights, which are those of a Bayesian net"),
         (["--weights", "ensemble:0"], "weights must be latent, binary, mean, sample or ensemble:N"),
         (["--split", "exam"], "invalid choice: 'exam'"),
-        (["--dataset", "toy"], "shape"),
+        (["--dataset", "toy"], "was trained on the classes 0, 1, 2, 3, 4, 5, … (10 in all); toy has a, b, c, d"),
         (["--data", "no-such-folder", "--dataset", "mnist"], "no-such-folder"),
     ],
 )

@@ -16,7 +16,7 @@ from tiny_folder import imagenet_folder
 from tiny_masks import masked_folder
 from tiny_mnist import REAL_MNIST, TinyMnist, needs_real_mnist
 
-from onebit.data import DATASETS, DatasetEntry, FetchedFiles, fetch_dataset, load_dataset
+from onebit.data import DATASETS, DatasetEntry, FetchedFiles, fetch_dataset, load_dataset, make_toy
 from onebit.data.cifar import read_cifar
 from onebit.data.mnist import read_mnist
 from onebit.errors import DataError, UnknownNameError, UsageError
@@ -34,6 +34,12 @@ def at_hand(name: str, folder: Path) -> tuple[DatasetEntry, Path | None]:
         read = functools.partial(read_cifar, tiny.files, tiny.classes)
         tiny.write(folder)
         return replace(entry, read=read, counts=(sum(counts[:-1]), counts[-1]), validation=10), folder
+    if name == "arrays":
+        train, test = make_toy(40, 20)
+        parts = {"train_images": train.images, "train_labels": train.labels}
+        np.savez(folder / "own.npz", **parts, test_images=test.images, test_labels=test.labels)
+        known = {"classes": tuple("0123"), "input_shape": (1, 8, 8), "counts": (40, 20), "validation": 4}
+        return replace(entry, **known), folder / "own.npz"
     if name in ("membrane", "segmentation"):
         masked_folder(folder / name, 30)
         known = {"input_shape": (1, 32, 32), "counts": (24, 6), "validation": 4}
@@ -89,7 +95,7 @@ def test_fetch_names_files_that_exist(name: str, tmp_path: Path) -> None:
     entry, directory = at_hand(name, tmp_path)
     fetched = fetch_dataset(entry, directory=directory, **options(entry))
     assert all(Path(file).is_file() for file in fetched.files)
-    assert entry.folder or all(Path(fetched.directory) in Path(file).parents for file in fetched.files)
+    assert entry.folder or all(Path(fetched.directory) in (Path(file), *Path(file).parents) for file in fetched.files)
     assert bool(fetched.files) == (name != "toy")
 
 

@@ -97,3 +97,16 @@ def test_what_is_no_data_set_is_refused(tmp_path: Path, files: tuple[str, ...], 
     assert says in str(caught.value)
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_digest_is_that_of_a_copy_and_of_no_other_folder(tmp_path: Path) -> None:
+    files = ("train/a/1.png", "train/b/1.png", "test/a/1.png")
+
+    def digest(name: str, *files: str) -> str:
+        return list_folder(touch(tmp_path / name, *files)).digest
+
+    same = digest("one", *files)
+    assert digest("two", *files) == same
+    (tmp_path / "two" / "train/a/1.png").write_bytes(b"12")
+    others = [digest("two"), digest("three", *files, "train/b/2.png"), digest("four", "train/a/2.png", *files[1:])]
+    assert len({same, *others}) == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,3 +120,33 @@ def test_a_split_is_indexed_and_shown_shortly() -> None:
     np.testing.assert_array_equal(numbers(split[[3, 1]]), [3, 1])
     np.testing.assert_array_equal(numbers(split[split.labels == 1]), [1, 11])
     assert repr(split[:5]) == "Split(5 images of 1×2×2)"
+
+
+def test_what_is_no_pair_of_images_and_labels_is_refused() -> None:
+    images, labels = np.zeros((2, 8, 8), np.uint8), np.arange(2)
+    for train, test, says in (
+        (images, labels, r"train: got an array \(2, 8, 8\), expected a pair \(images, labels\)"),
+        ((images, labels), labels, r"test: got an array \(2,\), expected a pair"),
+        ((images, labels), (images,), "test: got tuple, expected a pair"),
+        (None, (images, labels), "train: got NoneType"),
+    ):
+        with pytest.raises(DataError, match=says):
+            Dataset.from_arrays(train, test)  # type: ignore[arg-type]
+
+
+def test_the_digest_tells_other_images_labels_and_classes() -> None:
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (20, 8, 8), dtype=np.uint8), np.arange(20) % 2
+
+    def digest(images: np.ndarray = images, labels: np.ndarray = labels, **options: Any) -> str:
+        return Dataset.from_arrays((images, labels), (images[:4], labels[:4]), **options).digest
+
+    assert digest() == digest(images.copy(), labels.astype(np.int32), name="other", note="seen")
+    others = [
+        digest(images[::-1]),
+        digest(labels=1 - labels),
+        digest(classes=("a", "b")),
+        digest(validation=2),
+        digest(validation=2, split_seed=1),
+    ]
+    assert len({digest(), *others}) == 6

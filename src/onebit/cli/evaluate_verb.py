@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from onebit.cli.output import answer, answer_json, download_progress, percent, progress, say, set_threads
 from onebit.cli.parsing import Parser, add_data, add_json, add_run, one_of, seed
-from onebit.data import Dataset, Split, by_pixel, confusion_matrix, fitted_to, load_dataset, mask_facts
+from onebit.data import (
+    Dataset,
+    Split,
+    by_pixel,
+    confusion_matrix,
+    fitted_to,
+    load_dataset,
+    mask_facts,
+    refuse_other_classes,
+)
 from onebit.errors import UsageError
 from onebit.packed import infer
 
@@ -53,6 +61,7 @@ def show(result: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         answer_json(result)
         return
+    say(f"{result['dataset']} from {result['directory'] or 'memory'}")
     if result["note"]:
         say(f"note: {result['note']}")
     bn = "" if result["bn"] == "trained" else ", BatchNorm re-estimated"
@@ -98,6 +107,7 @@ def _packed_file(args: Any) -> dict[str, Any]:
         raise UsageError(f"{args.run} carries no certificate that names its data; name it with --dataset")
     with download_progress() as fetched:
         data = load_dataset(name, input_size=square_side(net), directory=args.data, progress=fetched)
+    refuse_other_classes(data, net.classes, source=args.run)
     return {**_named(data, args.split), **score_packed(net, choose_split(data, args.split))}
 
 
@@ -112,7 +122,7 @@ def square_side(net: PackedNet) -> int | None:
 
 def _named(data: Dataset, split: str) -> dict[str, str]:
     """What was evaluated on, and what must be said beside the numbers."""
-    return {"dataset": data.name, "split": split, "note": data.note}
+    return {"dataset": data.name, "directory": data.directory, "split": split, "note": data.note}
 
 
 def score_packed(net: Any, split: Split) -> dict[str, Any]:
@@ -186,13 +196,11 @@ def evaluate_run(
         data_folder: folder of data sets. draw_seed: of random draws.
     """
     from onebit.evaluation import evaluate
-    from onebit.train.run import load_recipe_data
+    from onebit.train.run_data import load_run_data
 
     recipe = run.recipe
-    if dataset is not None:
-        recipe = dataclasses.replace(recipe, dataset=dataset, validation=None)
     with download_progress() as fetched:
-        data = load_recipe_data(recipe, directory=data_folder, progress=fetched)
+        data = load_run_data(run, dataset=dataset, directory=data_folder, progress=fetched)
     images = choose_split(data, split)
     named = _named(data, split)
     if weights == "packed":

@@ -24,12 +24,13 @@ def main(argv: list[str]) -> int:
     output = output_path(args.output, suffixes=(".1bit",), run=args.run)
     from onebit.packed import costs, infer, save
     from onebit.proof import pack_run
-    from onebit.train.run import load_recipe_data, open_run
+    from onebit.train.run import open_run
+    from onebit.train.run_data import load_run_data
 
     set_threads()
     run = open_run(args.run, recipe=args.recipe)
     with download_progress() as fetched:
-        data = load_recipe_data(run.recipe, directory=args.data, progress=fetched)
+        data = load_run_data(run, directory=args.data, progress=fetched)
     with progress("comparing", "images") as bar:
         packed = pack_run(run, data, weights=args.weights, seed=args.seed, on_images=bar.update)
     save(packed, output)

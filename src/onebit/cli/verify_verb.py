@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.output import answer, answer_json, download_progress, progress, set_threads
+from onebit.cli.output import answer, answer_json, download_progress, progress, say, set_threads
 from onebit.cli.parsing import Parser, add_data, add_json, add_run
 from onebit.errors import FoldError, NotBinaryError, UsageError
 
 if TYPE_CHECKING:
+    from onebit.data import Dataset
     from onebit.evaluation import OnImages
     from onebit.proof import Step
 
@@ -31,47 +32,57 @@ def main(argv: list[str]) -> int:
         raise UsageError("--source belongs to a .1bit file")
 
     done = []
+    found: dict[str, str] = {}
+
+    def told(data: Dataset) -> None:
+        found.update(dataset=data.name, directory=data.directory)
+        if not args.json:
+            say(f"{data.name} from {data.directory or 'memory'}")
+
     with progress("verifying", "images") as bar:
-        for step in _steps(args, bar.update):
+        for step in _steps(args, bar.update, told):
             done.append(step)
             bar.close()  # the next claim opens it again
             if not args.json:
                 answer(f"{'ok  ' if step.ok else 'FAIL'}  {step.name}: {step.detail}")
     ok = all(step.ok for step in done)
     if args.json:
-        answer_json({"ok": ok, "steps": [dataclasses.asdict(step) for step in done]})
+        answer_json({"ok": ok, **found, "steps": [dataclasses.asdict(step) for step in done]})
     else:
         answer(f"{sum(step.ok for step in done)} of {len(done)} claims hold")
     return 0 if ok else 1
 
 
-def _steps(args: Any, on_images: OnImages) -> Iterator[Step]:
-    """The claims, and one that fails where the weights make it impossible to go on."""
+def _steps(args: Any, on_images: OnImages, told: Callable[[Dataset], None]) -> Iterator[Step]:
+    """The claims, and one that fails where the weights make it impossible to go on; `told` hears of the data."""
     try:
-        yield from (_packed if args.run.endswith(".1bit") else _run)(args, on_images)
+        yield from (_packed if args.run.endswith(".1bit") else _run)(args, on_images, told)
     except (FoldError, NotBinaryError) as error:
         from onebit.proof import Step
 
         yield Step("binary", False, str(error))
 
 
-def _run(args: Any, on_images: OnImages) -> Iterator[Step]:
+def _run(args: Any, on_images: OnImages, told: Callable[[Dataset], None]) -> Iterator[Step]:
     from onebit.proof import prove_run
-    from onebit.train.run import load_recipe_data, open_run
+    from onebit.train.run import open_run
+    from onebit.train.run_data import load_run_data
 
     set_threads()
     run = open_run(args.run, recipe=args.recipe)
     with download_progress() as fetched:
-        data = load_recipe_data(run.recipe, directory=args.data, progress=fetched)
+        data = load_run_data(run, directory=args.data, progress=fetched)
+    told(data)
     return prove_run(run, data, on_images=on_images)
 
 
-def _packed(args: Any, on_images: OnImages) -> Iterator[Step]:
+def _packed(args: Any, on_images: OnImages, told: Callable[[Dataset], None]) -> Iterator[Step]:
     from onebit.cli.evaluate_verb import square_side
-    from onebit.data import load_dataset
+    from onebit.data import load_dataset, refuse_other_classes
     from onebit.proof import prove_packed
     from onebit.runtime import load
-    from onebit.train.run import load_recipe_data, open_run
+    from onebit.train.run import open_run
+    from onebit.train.run_data import load_run_data
 
     set_threads()
     net = load(args.run)
@@ -84,5 +95,7 @@ def _packed(args: Any, on_images: OnImages) -> Iterator[Step]:
                 net.certificate.dataset, input_size=square_side(net), directory=args.data, progress=fetched
             )
         else:
-            data = load_recipe_data(source.recipe, directory=args.data, progress=fetched)
+            data = load_run_data(source, directory=args.data, progress=fetched)
+    refuse_other_classes(data, net.classes, source=args.run)
+    told(data)
     return prove_packed(net, data, source=source, on_images=on_images)

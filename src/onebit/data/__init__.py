@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from onebit.data.augment import Augmentation, augment_images
 from onebit.data.batches import TrainingImages, TrainingSamples
+from onebit.data.classes import classes_in_short, refuse_other_classes
 from onebit.data.datasets import DATASETS, FetchedFiles, fetch_dataset, load_dataset
 from onebit.data.fetch import OfficialFile, OfficialFiles, cache_dir, find_or_fetch
 from onebit.data.images import Images, StreamedImages, prefetched, read_batches
@@ -37,6 +38,7 @@ __all__ = [
     "augment_images",
     "by_pixel",
     "cache_dir",
+    "classes_in_short",
     "confusion_matrix",
     "fetch_dataset",
     "find_or_fetch",
@@ -53,4 +55,5 @@ __all__ = [
     "prefetched",
     "read_batches",
     "read_mask",
+    "refuse_other_classes",
 ]

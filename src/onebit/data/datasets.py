@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from onebit.data.arrays import ARRAYS, is_array_file
 from onebit.data.cifar import CIFAR10, CIFAR100
 from onebit.data.folder import FOLDER, IMAGENET
 from onebit.data.mnist import MNIST
@@ -16,6 +18,7 @@ from onebit.data.toy import TOY
 from onebit.tables import resolve
 
 DATASETS: dict[str, DatasetEntry] = {
+    "arrays": ARRAYS,
     "cifar10": CIFAR10,
     "cifar100": CIFAR100,
     "folder": FOLDER,
@@ -50,12 +53,13 @@ def load_dataset(
     """Load a data set as uint8 arrays, downloading it when it is nowhere on this machine.
 
     Args:
-        name: a name of `DATASETS`, or an entry like those.
+        name: a name of `DATASETS`, or an entry like those; of a file of arrays any other name, too.
         validation: training images to hold out; None takes the data set's own number (`mnist` 10,000) or its own
-            validation images, 0 holds out none: `data.train` then has all and `data.validation` is an empty `Split`.
+            validation images, as does the number of those; 0 holds out none: `data.train` then has all and
+            `data.validation` is an empty `Split`.
         split_seed: which ones are held out, see `hold_out`. The test split never depends on it.
         directory: a folder to look in before `ONEBIT_DATA`, the cache and the mirrors; of the data set "folder" the
-            folder itself.
+            folder itself, of "arrays" the file.
         progress: told about downloads, and about images that are decoded.
         input_size: side in pixels that every image is resized to; None leaves them as they are. A folder of images of
             several sizes needs it; of `imagenet` it is 224.
@@ -72,9 +76,9 @@ def load_dataset(
         >>> data.train, data.validation, data.test
         (Split(1792 images of 1×8×8), Split(256 images of 1×8×8), Split(512 images of 1×8×8))
     """
-    entry: DatasetEntry = resolve(DATASETS, name, kind="data set")
+    entry = _entry(name, directory)
     loaded = _read(entry, directory, progress, input_size, workers, skip_broken)
-    if validation is None and loaded.validation is not None:
+    if loaded.validation is not None and validation in (None, len(loaded.validation)):
         train, held_out = loaded.train, loaded.validation
     else:
         count = entry.validation if validation is None else validation
@@ -82,7 +86,16 @@ def load_dataset(
             count = min(len(loaded.train) // 10, MOST_VALIDATION)
         train, held_out = hold_out(loaded.train, count, seed=split_seed)
     note = "; ".join(filter(None, (entry.note, loaded.note)))
-    return Dataset(entry.name, train, held_out, loaded.test, entry.classes or loaded.classes, loaded.directory, note)
+    return Dataset(
+        entry.name,
+        train,
+        held_out,
+        loaded.test,
+        entry.classes or loaded.classes,
+        loaded.directory,
+        note,
+        loaded.identity,
+    )
 
 
 def fetch_dataset(
@@ -108,9 +121,17 @@ def fetch_dataset(
         UnknownNameError: no such data set.
         DataError: files are missing and unreachable, or damaged.
     """
-    entry: DatasetEntry = resolve(DATASETS, name, kind="data set")
+    entry = _entry(name, directory)
     loaded = _read(entry, directory, progress, input_size, workers, skip_broken)
     return FetchedFiles(loaded.directory, loaded.files, loaded.note)
+
+
+def _entry(name: str | DatasetEntry, directory: str | Path | None) -> DatasetEntry:
+    """The entry of a name; own arrays may have any name that the table does not have."""
+    if isinstance(name, str) and name not in DATASETS and is_array_file(directory):
+        return replace(ARRAYS, name=name)
+    entry: DatasetEntry = resolve(DATASETS, name, kind="data set")
+    return entry
 
 
 def _read(
@@ -135,7 +156,8 @@ def _read(
     if input_size is None:
         return loaded
     train, test = (_resized(part, input_size) for part in (loaded.train, loaded.test))
-    return loaded._replace(train=train, test=test)
+    validation = None if loaded.validation is None else _resized(loaded.validation, input_size)
+    return loaded._replace(train=train, validation=validation, test=test)
 
 
 def _resized(split: Split, size: int) -> Split:

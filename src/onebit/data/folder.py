@@ -184,6 +184,7 @@ def _load(listing: Listing, images: Images | StreamedImages, checked: _Checked, 
         note="; ".join(notes),
         classes=listing.classes,
         validation=validation if len(validation) else None,
+        identity=listing.digest,
     )
 
 

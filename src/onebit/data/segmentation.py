@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,7 +63,9 @@ def read_masked_folder(
     train, test = hold_out(Split(pixels, truth), count, seed=SPLIT_SEED)
     note = f"{len(test)} of its {len(stems)} images, drawn with seed {SPLIT_SEED}, are the test images"
     files = tuple(str(path) for stem in stems for path in (images[stem], masks[stem]))
-    return LoadedFiles(train, test, str(root), files, note=note, classes=names)
+    sizes = [(os.path.relpath(path, root), os.stat(path).st_size) for path in files]
+    identity = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
+    return LoadedFiles(train, test, str(root), files, note=note, classes=names, identity=identity)
 
 
 def _find_root(name: str, directory: str | Path | None) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +24,8 @@ all (0 when not known)."""
 
 STATISTICS_IMAGES = 10_000
 """How many streamed images stand for all of them in the statistics of a channel."""
+DIGEST_IMAGES = 1000
+"""How many images of an array stand for all of them in its digest."""
 _STATISTICS_PIXELS = 1 << 22
 """Counted at a time: `bincount` makes 8 bytes of each."""
 
@@ -95,6 +99,7 @@ class Dataset:
         classes: the name of each label.
         directory: where the files were read from; "" when there are none.
         note: what must be said beside every number on this data; "" for the complete official set.
+        identity: a digest that tells these images from others; "" where name and labels do.
 
     Raises:
         DataError: the splits differ in image shape, a label stands for no class, or all pixels of a split are `VOID`.
@@ -107,6 +112,7 @@ class Dataset:
     classes: tuple[str, ...]
     directory: str = ""
     note: str = ""
+    identity: str = ""
 
     def __post_init__(self) -> None:
         for part in ("train", "validation", "test"):
@@ -130,6 +136,14 @@ class Dataset:
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one image, (C, H, W)."""
         return self.train.images.shape[1:]
+
+    @property
+    def digest(self) -> str:
+        """Of what is learnt from and validated on: equal for the same data, wherever they lie."""
+        found = hashlib.sha256(json.dumps([self.identity, self.input_shape, self.classes]).encode())
+        for split in (self.train, self.validation):
+            found.update(split.labels.tobytes())
+        return found.hexdigest()[:16]
 
     @classmethod
     def from_arrays(
@@ -155,7 +169,7 @@ class Dataset:
             note: what must be said beside every number on this data.
 
         Raises:
-            DataError: an array of another dtype or shape, or a label outside the classes.
+            DataError: no pair of images and labels, an array of another dtype or shape, or a label outside the classes.
             UsageError: `validation` leaves nothing to train on.
 
         Example:
@@ -163,11 +177,12 @@ class Dataset:
             >>> Dataset.from_arrays((images, labels), (images, labels), validation=2).train
             Split(4 images of 1×8×8)
         """
-        all_train, test_split = _as_split(*train), _as_split(*test)
+        all_train, test_split = as_split(*_pair("train", train)), as_split(*_pair("test", test))
         if classes is None:
-            classes = [str(label) for label in range(_label_range(all_train.labels)[1] + 1)]
+            classes = numbered_classes(all_train.labels)
         kept, held_out = hold_out(all_train, validation, seed=split_seed)
-        return cls(name, kept, held_out, test_split, tuple(classes), note=note)
+        identity = arrays_digest(all_train.images, test_split.images)
+        return cls(name, kept, held_out, test_split, tuple(classes), note=note, identity=identity)
 
 
 class LoadedFiles(NamedTuple):
@@ -177,6 +192,7 @@ class LoadedFiles(NamedTuple):
     note: what must be said beside every number on these files, see `Dataset.note`.
     classes: the name of each label, where the table of data sets cannot know it.
     validation: a validation split that the files themselves make.
+    identity: see `Dataset.identity`.
     """
 
     train: Split
@@ -186,6 +202,7 @@ class LoadedFiles(NamedTuple):
     note: str = ""
     classes: tuple[str, ...] = ()
     validation: Split | None = None
+    identity: str = ""
 
 
 @dataclass(frozen=True)
@@ -254,7 +271,37 @@ def hold_out(train: Split, count: int, *, seed: int) -> tuple[Split, Split]:
     return train[~held_out], train[held_out]
 
 
-def _as_split(images: npt.ArrayLike, labels: npt.ArrayLike) -> Split:
+def numbered_classes(labels: Any) -> tuple[str, ...]:
+    """ "0", "1", … up to the largest label."""
+    return tuple(str(label) for label in range(_label_range(labels)[1] + 1))
+
+
+def arrays_digest(*parts: Any) -> str:
+    """A digest of up to `DIGEST_IMAGES` images of each array, spread over it."""
+    found = hashlib.sha256()
+    for images in parts:
+        chosen = np.linspace(0, len(images) - 1, min(len(images), DIGEST_IMAGES)).astype(np.int64)
+        found.update(images[chosen].tobytes())
+    return found.hexdigest()
+
+
+def _pair(part: str, given: Any) -> tuple[npt.ArrayLike, npt.ArrayLike]:
+    """The images and labels of a split; an array is no pair, even of two images."""
+    if isinstance(given, (tuple, list)) and len(given) == 2:
+        return given[0], given[1]
+    got = f"an array {given.shape}" if isinstance(given, np.ndarray) else type(given).__name__
+    raise DataError(
+        f"{part}: got {got}, expected a pair (images, labels): "
+        "Dataset.from_arrays((train_images, train_labels), (test_images, test_labels))"
+    )
+
+
+def as_split(images: npt.ArrayLike, labels: npt.ArrayLike) -> Split:
+    """A split of arrays as `Dataset.from_arrays` takes them.
+
+    Raises:
+        DataError: see there.
+    """
     images, labels = np.asarray(images), np.asarray(labels)
     if images.ndim == 4 and images.shape[3] in (1, 3, 4) and images.shape[1] not in (1, 3, 4):
         raise DataError(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from onebit.data import classes_in_short
 from onebit.errors import CheckpointError, FormatError, first_line
 from onebit.evaluation import model_device
 from onebit.files import write_atomic
@@ -69,6 +70,22 @@ def save_checkpoint(
         write_atomic(path, buffer.getbuffer())
 
 
+def _refuse_other_data(path: Path, key: str, before: Any, now: Any) -> None:
+    """What to say of other data: their classes or digest would not help anybody.
+
+    Raises:
+        CheckpointError: the key is one of those.
+    """
+    if key == "classes":
+        there, here = classes_in_short(before, now)
+        what = f"on the classes {there}, this data has {here}"
+    elif key == "data":
+        what = "on other images or labels than these"
+    else:
+        return
+    raise CheckpointError(f"{path}: was trained {what}; resume with the same data or choose another --out")
+
+
 def load_checkpoint(
     path: Path,
     *,
@@ -95,7 +112,9 @@ def load_checkpoint(
         setting = setting | {"generators": sorted(_generators(model))}
         before = state["setting"] | {"generators": sorted(state["generators"])}
         for key, value in setting.items():
-            if before.get(key) != value:
+            # an earlier version did not write every key
+            if before.get(key, value) != value:
+                _refuse_other_data(path, key, before[key], value)
                 same = "as many processes under torchrun" if key == "processes" else "the same recipe"
                 raise CheckpointError(
                     f"{path}: was trained with {key} = {before.get(key)!r}, this run has {value!r}; "

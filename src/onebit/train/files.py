@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from onebit.data import DATASETS, Dataset
 from onebit.errors import UsageError
 from onebit.files import write_atomic
 from onebit.train.checkpoint import load_checkpoint, save_checkpoint
 from onebit.train.history import History
 from onebit.train.ranks import Ranks
 from onebit.train.weights import save_weights
+
+PLACE_FILE = "data.json"
+"""Of a run folder: where the data lay, if only `--data` finds them. It is no part of a weight file or a packed net."""
+
+
+def remembered_place(folder: Path) -> Path | None:
+    """Where the data of a run lay; None if it does not say so."""
+    try:
+        return Path(json.loads((folder / PLACE_FILE).read_text(encoding="utf-8"))["directory"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 class RunFiles:
@@ -52,6 +65,12 @@ class RunFiles:
                 "train into a folder that all machines see"
             )
         return History() if seen[0] is None else load_checkpoint(seen[0], **self.held)
+
+    def write_place(self, data: Dataset) -> None:
+        """Write data.json, for data that are the user's own."""
+        own = data.name not in DATASETS or DATASETS[data.name].classes is None
+        if self.folder is not None and self.ranks.writes and own and data.directory:
+            write_atomic(self.folder / PLACE_FILE, (json.dumps({"directory": data.directory}) + "\n").encode())
 
     def write_rows(self, history: History) -> None:
         """Write metrics.jsonl."""

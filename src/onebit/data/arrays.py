@@ -1,0 +1,108 @@
+"""Own arrays in a file of numpy's, FILE.npz, as a data set."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onebit.data.splits import DatasetEntry, LoadedFiles, Progress, Split, arrays_digest, as_split, numbered_classes
+from onebit.errors import DataError
+
+NEEDED = ("train_images", "train_labels", "test_images", "test_labels")
+VALIDATION = ("validation_images", "validation_labels")
+CLASSES = "classes"
+KEYS = (*NEEDED, *VALIDATION, CLASSES)
+_DAMAGED = (OSError, ValueError, EOFError, KeyError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error)
+
+
+def is_array_file(path: str | Path | None) -> bool:
+    """Whether `--data` names a file of arrays, by its name."""
+    return path is not None and Path(path).suffix == ".npz"
+
+
+def read_arrays(*, directory: str | Path | None = None, progress: Progress | None = None) -> LoadedFiles:
+    """The arrays of a file that `numpy.savez` wrote; nothing in it is unpickled.
+
+    `train_images`, `train_labels`, `test_images` and `test_labels` as `Dataset.from_arrays` takes them; if they like
+    `validation_images`, `validation_labels`, and `classes`, the names of the labels.
+
+    Args:
+        directory: the file.
+        progress: changes nothing, as nothing is fetched.
+
+    Raises:
+        DataError: no such file, one that is damaged, or other arrays than these.
+    """
+    if directory is None:
+        raise DataError("data set 'arrays' is a file of your own arrays: name it with --data FILE.npz")
+    path = Path(directory).expanduser()
+    if not is_array_file(path) or not path.is_file():
+        raise DataError(f"{path}: no such file of arrays; expected FILE.npz, as numpy.savez writes it")
+    arrays = _read(path)
+    missing = [key for key in NEEDED if key not in arrays]
+    missing += [key for key in VALIDATION if key not in arrays and arrays.keys() & set(VALIDATION)]
+    strange = [key for key in arrays if key not in KEYS]
+    if missing or strange:
+        wrong = f"has no {missing[0]}" if missing else f"got {strange[0]!r}"
+        raise DataError(
+            f"{path}: {wrong}; expected {', '.join(NEEDED)}, if you like {', '.join(VALIDATION)} and {CLASSES}"
+        )
+    train, test = _split(path, arrays, "train"), _split(path, arrays, "test")
+    validation = _split(path, arrays, "validation") if VALIDATION[0] in arrays else None
+    return LoadedFiles(
+        train,
+        test,
+        str(path.resolve()),
+        (str(path.resolve()),),
+        classes=_classes(path, arrays, train),
+        validation=validation,
+        identity=arrays_digest(train.images, test.images),
+    )
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """Every array of the file.
+
+    Raises:
+        DataError: damaged, no file of arrays, or one that holds Python objects.
+    """
+    try:
+        # opened here: numpy would leave a damaged file open
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+            return {key: found[key] for key in found.files}
+    except _DAMAGED as error:
+        what = "holds Python objects" if "allow_pickle" in str(error) else f"cannot be read ({error})"
+        raise DataError(f"{path}: {what}; expected arrays of numbers, as numpy.savez writes them") from None
+
+
+def _split(path: Path, arrays: Mapping[str, Any], part: str) -> Split:
+    try:
+        return as_split(arrays[f"{part}_images"], arrays[f"{part}_labels"])
+    except DataError as error:
+        raise DataError(f"{path}: {part}_{error}") from None
+
+
+def _classes(path: Path, arrays: Mapping[str, Any], train: Split) -> tuple[str, ...]:
+    names = arrays.get(CLASSES)
+    if names is None:
+        return numbered_classes(train.labels)
+    if names.ndim != 1 or names.dtype.kind != "U":
+        raise DataError(f"{path}: {CLASSES}: got {names.dtype} {names.shape}, expected a list of names")
+    return tuple(names.tolist())
+
+
+ARRAYS = DatasetEntry(
+    name="arrays",
+    title="a file of your own arrays (--data FILE.npz), as numpy.savez writes it",
+    read=read_arrays,
+    classes=None,
+    input_shape=None,
+    counts=None,
+    validation=None,
+    licence="yours",
+)

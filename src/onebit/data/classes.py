@@ -1,0 +1,50 @@
+"""The class names of a net and those of a data set: labels of other classes are no truth for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onebit.data.splits import Dataset
+from onebit.errors import UsageError
+
+SHOWN = 6
+"""Names of a list that an error shows."""
+LONGEST = 30
+"""Characters of a name that it shows."""
+
+
+def refuse_other_classes(data: Dataset, classes: Sequence[str] | None, *, source: str) -> None:
+    """Keep a net from data whose labels mean something else.
+
+    Args:
+        classes: those of the net; None where they are not known.
+        source: the net, for the message.
+
+    Raises:
+        UsageError: other names, or the same ones in another order.
+    """
+    if classes is None or list(classes) == list(data.classes):
+        return
+    there, here = classes_in_short(classes, data.classes)
+    where = f" from {data.directory}" if data.directory else ""
+    raise UsageError(f"{source}: was trained on the classes {there}; {data.name}{where} has {here}")
+
+
+def classes_in_short(one: Sequence[str], other: Sequence[str]) -> tuple[str, str]:
+    """Two lists of class names that differ, each as a short text that shows where.
+
+    Example:
+        >>> classes_in_short(["cat", "dog"], ["boat", "cat"])
+        ('cat, dog', 'boat, cat')
+    """
+    pairs = zip(one, other, strict=False)
+    first = next((i for i, (here, there) in enumerate(pairs) if here != there), min(len(one), len(other)))
+    start = 0 if first < SHOWN else first
+    return _part(one, start), _part(other, start)
+
+
+def _part(names: Sequence[str], start: int) -> str:
+    shown = [name if len(name) <= LONGEST else f"{name[:LONGEST]}…" for name in names[start : start + SHOWN]]
+    whole = len(shown) == len(names)
+    left, right = ("…, " if start else ""), ("" if start + len(shown) == len(names) else ", …")
+    return f"{left}{', '.join(shown)}{right}" + ("" if whole else f" ({len(names):,} in all)")

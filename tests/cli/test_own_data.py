@@ -1,0 +1,177 @@
+"""Data of one's own, as folders and as arrays: a run remembers where they lay, and other data are refused."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_support import Outcome
+from PIL import Image
+
+from onebit import Dataset, Trainer
+from onebit.data import make_toy
+
+Onebit = Callable[..., Outcome]
+NET = ["--model.widths", "[192,8,2]", "--epochs", "1", "--batch_size", "4", "--precision", "fp32", "--threads", "1"]
+FOLDER = ["--dataset", "folder", "--input_size", "8", "--workers", "0", *NET]
+
+
+def photos(root: Path, *classes: str, count: int = 10, side: int = 8) -> Path:
+    """`count` pictures a class, the classes unlike."""
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = np.clip(60 + 120 * label + rng.normal(0, 20, (side, side, 3)), 0, 255)
+            Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module", autouse=True)
+def closed_off(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ONEBIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with pictures of cats and dogs, a run on them, and its packed net."""
+    from onebit.__main__ import main
+
+    folder = tmp_path_factory.mktemp("own")
+    photos(folder / "pets", "cat", "dog")
+    assert main(["train", *FOLDER, "--data", str(folder / "pets"), "--out", str(folder / "run")]) == 0
+    assert main(["pack", str(folder / "run"), "-o", str(folder / "net.1bit")]) == 0
+    return folder
+
+
+def test_a_run_remembers_its_folder(onebit: Onebit, trained: Path) -> None:
+    done = onebit("evaluate", trained / "run")
+    assert done.status == 0
+    assert f"folder from {trained / 'pets'}\n" in done.err
+    found = onebit("evaluate", trained / "run", "--json").json
+    assert (found["directory"], found["count"]) == (str(trained / "pets"), 4)
+    proof = onebit("verify", trained / "run")
+    assert f"folder from {trained / 'pets'}\n" in proof.err
+    proof = onebit("verify", trained / "net.1bit", "--source", trained / "run", "--json")
+    assert proof.json["directory"] == str(trained / "pets")
+    assert onebit("train", "--resume", trained / "run").status == 0
+    # what is given away does not say where the pictures lie
+    for path in ("net.1bit", "run/best.safetensors", "run/final.safetensors", "run/recipe.yaml"):
+        assert b"pets" not in (trained / path).read_bytes()
+
+
+def test_a_folder_that_has_gone_is_named(onebit: Onebit, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "run", tmp_path / "run")
+    (tmp_path / "run" / "data.json").write_text('{"directory": "/gone/pets"}')
+    refused = onebit("evaluate", tmp_path / "run")
+    assert refused.status == 2
+    assert "name it with --data DIR; it was trained on /gone/pets, which is not there any more" in refused.line
+    assert onebit("evaluate", tmp_path / "run", "--data", trained / "pets").status == 0
+    (tmp_path / "run" / "data.json").write_text("[")
+    assert "name it with --data DIR" in onebit("evaluate", tmp_path / "run").line
+
+
+def test_other_classes_are_refused(onebit: Onebit, trained: Path, tmp_path: Path) -> None:
+    other = photos(tmp_path / "vehicles", "aeroplane", "boat")
+    told = f"was trained on the classes cat, dog; folder from {other} has aeroplane, boat"
+    net, run = trained / "net.1bit", trained / "run"
+    for command in (
+        ["evaluate", run],
+        ["evaluate", run, "--weights", "packed"],
+        ["evaluate", net],
+        ["verify", run],
+        ["verify", net],
+        ["pack", run, "-o", tmp_path / "net.1bit"],
+    ):
+        refused = onebit(*command, "--data", other)
+        assert refused.status == 2, command
+        assert told in refused.err.splitlines()[-1], command
+    assert not (tmp_path / "net.1bit").exists()
+    refused = onebit("train", "--resume", run, "--data", other)
+    assert refused.status == 2
+    assert "was trained on the classes cat, dog, this data has aeroplane, boat" in refused.err.splitlines()[-1]
+
+
+def test_a_training_does_not_go_on_with_other_pictures(onebit: Onebit, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "pets", tmp_path / "copy")
+    assert onebit("train", "--resume", trained / "run", "--data", tmp_path / "copy").status == 0
+    for path in (trained / "pets").rglob("*.png"):
+        noise = np.random.default_rng(1).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / "copy" / path.parent.name / path.name)
+    before = (trained / "run" / "last.ckpt").read_bytes()
+    refused = onebit("train", "--resume", trained / "run", "--data", tmp_path / "copy")
+    assert refused.status == 2
+    assert "was trained on other images or labels than these; resume with the same data" in refused.err
+    assert (trained / "run" / "last.ckpt").read_bytes() == before
+
+
+def test_a_folder_with_its_own_validation_images_is_read_the_same_way_again(onebit: Onebit, tmp_path: Path) -> None:
+    for part, count in (("train", 8), ("val", 3), ("test", 4)):
+        photos(tmp_path / "parted" / part, "cat", "dog", count=count)
+    run = tmp_path / "run"
+    assert onebit("train", *FOLDER, "--data", tmp_path / "parted", "--out", run).status == 0
+    assert onebit("evaluate", run, "--split", "train", "--json").json["count"] == 16
+    assert onebit("evaluate", run, "--split", "validation", "--json").json["count"] == 6
+    assert onebit("train", "--resume", run).status == 0
+
+
+@pytest.mark.parametrize("name", ["arrays", "mine"])
+def test_every_verb_reads_a_run_of_own_arrays(onebit: Onebit, tmp_path: Path, name: str) -> None:
+    train, test = make_toy(80, 40)
+    data = Dataset.from_arrays((train.images, train.labels), (test.images, test.labels), validation=20, name=name)
+    run, file = tmp_path / "run", tmp_path / "own.npz"
+    trainer = Trainer("mlp", options={"widths": (64, 8, 4)}, epochs=1, batch_size=20, precision="fp32")
+    trainer.fit(data, folder=run)
+    unknown = onebit("evaluate", run)
+    assert unknown.status == 2
+    assert "--data FILE.npz" in unknown.line
+    np.savez(
+        file,
+        train_images=train.images,
+        train_labels=train.labels,
+        test_images=test.images,
+        test_labels=test.labels,
+    )
+    found = onebit("evaluate", run, "--data", file, "--split", "validation", "--json").json
+    assert (found["dataset"], found["count"]) == (name, 20)
+    assert onebit("pack", run, "--data", file, "-o", tmp_path / "net.1bit").status == 0
+    assert onebit("verify", tmp_path / "net.1bit", "--data", file).status == 0
+    assert onebit("evaluate", tmp_path / "net.1bit", "--data", file, "--json").json["dataset"] == name
+
+
+def test_a_training_on_a_file_of_arrays(onebit: Onebit, tmp_path: Path) -> None:
+    train, test = make_toy(80, 40)
+    file = tmp_path / "own.npz"
+    parts = {"train_images": train.images, "train_labels": train.labels}
+    np.savez(file, **parts, test_images=test.images, test_labels=test.labels)
+    flags = [*NET, "--model.widths", "[64,8,4]", "--dataset", "arrays"]
+    assert onebit("train", *flags, "--data", file, "--out", tmp_path / "run").status == 0
+    assert onebit("evaluate", tmp_path / "run", "--json").json["directory"] == str(file)
+    refused = onebit("train", *flags, "--out", tmp_path / "none")
+    assert "name it with --data FILE.npz" in refused.line
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--init_from", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["--teacher", "nowhere"], "nowhere"),
+        (["--device", "cuda:77"], "device 'cuda:77' cannot be used here"),
+    ],
+)
+def test_what_is_missing_is_told_before_data_are_read(
+    onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], message: str
+) -> None:
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("the data were read")
+
+    monkeypatch.setattr("onebit.train.run.load_dataset", read)
+    refused = onebit("train", "digits-smoke", *flags, "--out", tmp_path / "run")
+    assert refused.status == 2
+    assert message in refused.line

@@ -1,0 +1,97 @@
+"""Files of own arrays as a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onebit.data import Dataset, load_dataset, make_toy
+from onebit.errors import DataError, UnknownNameError
+
+
+def arrays(**changes: Any) -> dict[str, Any]:
+    """What a file holds; None leaves a key out."""
+    train, test = make_toy(40, 20)
+    held = {"train_images": train.images, "train_labels": train.labels}
+    held |= {"test_images": test.images, "test_labels": test.labels, **changes}
+    return {key: value for key, value in held.items() if value is not None}
+
+
+def write(path: Path, **changes: Any) -> Path:
+    np.savez(path, **arrays(**changes))
+    return path
+
+
+def test_a_file_is_the_data_set_of_its_arrays(tmp_path: Path) -> None:
+    held = arrays()
+    path = write(tmp_path / "own.npz")
+    found = load_dataset("arrays", directory=path, validation=10, split_seed=3)
+    pairs = [(held[f"{part}_images"], held[f"{part}_labels"]) for part in ("train", "test")]
+    expected = Dataset.from_arrays(*pairs, validation=10, split_seed=3)
+    for part in ("train", "validation", "test"):
+        ours, theirs = getattr(found, part), getattr(expected, part)
+        np.testing.assert_array_equal(ours.images, theirs.images)
+        np.testing.assert_array_equal(ours.labels, theirs.labels)
+    assert found.classes == expected.classes == ("0", "1", "2", "3")
+    assert found.digest == expected.digest
+    assert (found.name, found.directory) == ("arrays", str(path.resolve()))
+    assert load_dataset("mine", directory=path).name == "mine"
+    with pytest.raises(UnknownNameError, match="unknown data set 'mine'"):
+        load_dataset("mine", directory=tmp_path)
+
+
+def test_own_validation_images_and_names(tmp_path: Path) -> None:
+    own = make_toy(7, 3)[0]
+    names = np.array(["cat", "dog", "boat", "car"])
+    held = {"validation_images": own.images, "validation_labels": own.labels.astype(np.uint8), "classes": names}
+    path = write(tmp_path / "own.npz", **held)
+    for validation in (None, 7):  # a run stores the number
+        data = load_dataset("arrays", directory=path, validation=validation, input_size=4)
+        np.testing.assert_array_equal(data.validation.labels, own.labels)
+        assert [part.images.shape[1:] for part in (data.train, data.validation, data.test)] == 3 * [(1, 4, 4)]
+        assert data.classes == ("cat", "dog", "boat", "car")
+    assert len(load_dataset("arrays", directory=path, validation=0).validation) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"test_labels": None}, "has no test_labels; expected train_images, train_labels, test_images, test_labels"),
+        ({"validation_images": np.zeros((2, 1, 8, 8), np.uint8)}, "has no validation_labels"),
+        ({"x": np.zeros(3)}, "got 'x'; expected train_images"),
+        ({"train_images": np.zeros((40, 1, 8, 8))}, "train_images: got float64 (40, 1, 8, 8), expected uint8"),
+        ({"test_labels": np.zeros(20)}, "test_labels: got float64 (20,), expected int64 (20,)"),
+        ({"test_labels": np.zeros(19, int)}, "test_labels: got int64 (19,), expected int64 (20,)"),
+        ({"test_labels": np.full(20, 4)}, "test labels: got 4..4, expected 0..3"),
+        ({"train_labels": np.array([None] * 40)}, "holds Python objects"),
+        ({"classes": np.arange(4)}, "classes: got int64 (4,), expected a list of names"),
+    ],
+)
+def test_other_arrays_are_refused(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+    path = write(tmp_path / "own.npz", **changes)
+    with pytest.raises(DataError) as caught:
+        load_dataset("arrays", directory=path)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    whole = write(tmp_path / "own.npz").read_bytes()
+    for name, content in {
+        "cut.npz": whole[:-900],
+        "empty.npz": b"",
+        "text.npz": b"PK, not a zip file",
+        "bent.npz": whole[:200] + bytes(300) + whole[500:],
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=f"{name}: (cannot be read|holds Python objects)"):
+            load_dataset("arrays", directory=tmp_path / name)
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    np.save(tmp_path / "one.npz.npy", np.zeros(3))
+    (tmp_path / "one.npz.npy").rename(tmp_path / "one.npz")
+    for path in (tmp_path / "one.npy", tmp_path / "none.npz", tmp_path / "one.npz", tmp_path, None):
+        with pytest.raises(DataError, match=r"FILE\.npz|one\.npz: cannot be read"):
+            load_dataset("arrays", directory=path)
