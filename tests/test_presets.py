@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
+import torch
 
 import onebit
 from onebit.data import Dataset, load_dataset
@@ -63,6 +64,23 @@ def test_every_method_trains_and_packs_every_kind_of_net(method: str, net: str, 
     if net != "mlp" and method not in WEIGHT_ONLY | {"bnn"}:  # their papers keep the ends real
         layers = [m for m in training.model.modules() if type(m).__name__ in ("Conv2d", "Linear")]
         assert len(layers) == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*no weight changed its sign")  # ProxQuant's are soon drawn to ±1
+@pytest.mark.parametrize("method", methods())
+def test_every_method_learns_within_a_few_steps(method: str) -> None:
+    """With the settings of its preset, as far as 80 steps get."""
+    data = load_dataset("toy")
+    data = Dataset("toy", data.train[:256], data.train[:0], data.test[:32], data.classes)
+    recipe = recipe_of(method, "mlp", epochs=10)
+    training = build_training(recipe, data)
+    before = [parameter.detach().clone() for parameter in training.model.parameters()]
+    rows = fit_recipe(recipe, training, data).rows
+    if method == "real":
+        assert not any(map(torch.equal, before, training.model.parameters()))
+    else:
+        assert max(row.flip_ratio or 0 for row in rows) > 0.001
+    assert rows[-1].train_error < 0.7 * rows[0].train_error
 
 
 def test_a_method_drops_the_options_of_another() -> None:

@@ -29,7 +29,7 @@ def test_every_rule_is_part_of_a_recipe() -> None:
     assert len(rules) > 5
     for rule in rules:
         assert rule.keys() == {"when", "set"}
-        assert rule["when"].keys() <= {"model", "dataset", "method", "weights", "inputs", "optimizer"}
+        assert rule["when"].keys() <= {"model", "dataset", "method", "weights", "inputs", "last", "optimizer"}
         build_recipe(rule["set"])
 
 
@@ -98,12 +98,36 @@ def test_flags_lie_over_the_method_over_the_alias_over_the_defaults(onebit: Oneb
     assert (narrow["model"]["width"], narrow["epochs"]) == (1, 3)
 
 
-def test_a_method_over_a_recipe_keeps_its_rates(onebit: Onebit) -> None:
+def test_a_method_takes_the_place_of_that_of_a_recipe_below_alias_and_flags(onebit: Onebit) -> None:
     plain = config(onebit, "cifar10-resnet20-binaryconnect")
     bnn = config(onebit, "cifar10-resnet20-binaryconnect", "--method", "bnn")
     assert bnn["model"]["input_quantizer"] == "ste_sign"
-    assert bnn["optimizer"] == plain["optimizer"]
-    assert (bnn["loss"], bnn["name"]) == (plain["loss"], plain["name"])
+    assert bnn["optimizer"] == {**plain["optimizer"], "lr": 0.005}
+    assert (bnn["schedule"], bnn["epochs"], bnn["batch_size"]) == (
+        plain["schedule"],
+        plain["epochs"],
+        plain["batch_size"],
+    )
+    assert bnn["name"] == "cifar10-resnet20-binaryconnect-with-bnn"
+    mine = config(onebit, "cifar10-resnet20-binaryconnect", "--method", "bnn", "--optimizer.lr", "0.5", "--name", "a")
+    assert (mine["optimizer"]["lr"], mine["name"]) == (0.5, "a")
+    wide = config(onebit, "cifar10-resnet18-real", "--model", "resnet_binary", "--method", "ste")["model"]
+    assert (wide["name"], wide["width"], wide["weight_quantizer"], wide["input_quantizer"]) == (
+        "resnet14",
+        5,
+        "sign",
+        None,
+    )
+
+
+@pytest.mark.parametrize("source", [["mnist-ste"], ["membrane-unet-ste-short"], ["--model", "unet"]])
+def test_bayesbinn_clips_no_gradients_and_refuses_to(onebit: Onebit, source: list[str]) -> None:
+    optimizer = config(onebit, *source, "--method", "bayesbinn")["optimizer"]
+    assert (optimizer["name"], optimizer["clip_grad_value"], optimizer["data_scale"]) == ("bayesbinn", None, 1)
+    for name in ("clip_grad_value", "clip_grad_norm"):
+        refused = onebit("train", *source, "--method", "bayesbinn", f"--optimizer.{name}", "1", "--print-config")
+        assert refused.status == 2
+        assert f"optimizer.{name} 1 would leave nothing of the gradients of bayesbinn" in refused.line
 
 
 def test_a_recipe_takes_no_defaults(onebit: Onebit) -> None:

@@ -92,8 +92,15 @@ def test_a_continual_run_takes_the_smaller_net_and_the_tasks(onebit: Onebit) -> 
     asked = ("train", EXAMPLES / "mnist_continual.json", "--task", "permuted-mnist", "--print-config", "--json")
     recipe = build_recipe(onebit(*asked).json)
     published = build_recipe(read_settings(recipe_path("mnist-permuted")))
-    zero = {"model.dropout": 0.0, "model.input_dropout": 0.0, "optimizer.real_lr": 1e-3}
+    zero = {"model.dropout": 0.0, "model.input_dropout": 0.0, "optimizer.real_lr": 1e-3, "continual.own": "bayesbinn"}
     assert {name: here for name, _, here in recipe.changed_from(published)} == zero
+
+
+def test_bayesbinn_does_not_clip_gradients_as_its_reproduction_does_not(config: Callable[..., Outcome]) -> None:
+    assert config(MNIST, {"grad_clip_value": 1}).json["optimizer"]["clip_grad_value"] is None
+    notes = translate_config(MNIST | {"grad_clip_value": 1}, source="c.json").notes
+    assert notes == ("grad_clip_value is not used by --method bayesbinn",)
+    assert config(CIFAR, {"grad_clip_value": 2}).json["optimizer"]["clip_grad_value"] == 2
 
 
 def test_what_is_not_used_is_said() -> None:

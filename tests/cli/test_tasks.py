@@ -135,8 +135,21 @@ def test_a_task_without_a_file_is_its_recipe(onebit: Onebit) -> None:
 
 def test_a_recipe_becomes_a_continual_one(onebit: Onebit) -> None:
     recipe = onebit("train", "mnist-ste", "--task", "permuted-mnist", "--print-config", "--json").json
-    assert recipe["continual"] == {"tasks": 5, "prior": True, "against": ["ste"]}
-    assert (recipe["name"], recipe["measured"]) == ("mnist-ste", "not yet trained")
+    assert recipe["continual"] == {"tasks": 5, "prior": True, "against": [], "own": None}  # STE is its own method
+    assert (recipe["name"], recipe["measured"]) == ("mnist-ste", "")
+
+
+def test_the_method_that_was_asked_for_names_its_arm(onebit: Onebit, tmp_path: Path) -> None:
+    """With this optimizer its settings come near those of STE."""
+    own = ["--task", "permuted-mnist", "--method", "binaryconnect", "--optimizer", "adam"]
+    small = ["--dataset", "toy", "--model.widths", "[64,16,4]", "--continual.tasks", "2", "--epochs", "0.1"]
+    flags = ["--continual.against", '["ste"]', "--threads", "1", "--out", tmp_path / "run"]
+    done = onebit("train", *own, *small, *flags)
+    assert done.status == 0, done.err
+    assert [path.name for path in sorted(tmp_path.glob("run/*/")) if path.is_dir()] == ["binaryconnect", "ste"]
+    assert onebit("train", "--resume", tmp_path / "run").out == done.out
+    alone = onebit("train", "--task", "permuted-mnist", "--method", "ste", "--print-config", "--json").json
+    assert (alone["continual"]["own"], alone["continual"]["against"]) == ("ste", [])
 
 
 @pytest.mark.parametrize(
@@ -144,6 +157,13 @@ def test_a_recipe_becomes_a_continual_one(onebit: Onebit) -> None:
     [
         (["--continual.tasks", "1"], "continual.tasks must be 0, or from 2 to 999, got 1"),
         (["--continual.against", '["stee"]'], "unknown method 'stee'; did you mean 'ste'?"),
+        (["--continual.own", "../a"], "unknown method '../a'"),
+        (
+            ["--continual.against", '["bayesbinn"]'],
+            "continual.against: bayesbinn learns the tasks already: name it once",
+        ),
+        (["--continual.against", '["bop","bop"]'], "continual.against: bop learns the tasks already: name it once"),
+        (["--continual.against", '["bop","react"]', "--model.dropout", "0.5"], "dropout zeroes a unit before its sign"),
         (["--first_stage", "1"], "first_stage does not go with several tasks: leave it out"),
         (["--permutation", "3"], "permutation does not go with several tasks: leave it out"),
         (["--teacher", "nowhere"], "nowhere: no such run folder or file"),

@@ -34,7 +34,7 @@ def test_a_run_names_its_teacher_and_goes_on_with_it(onebit: Onebit, tmp_path: P
     ("flags", "message"),
     [
         (["--teacher", "nowhere"], "nowhere: no such run folder or file"),
-        (["--teacher_weight", "0.5"], "teacher_weight and teacher_temperature belong to a teacher"),
+        (["--teacher_weight", "0.5"], "teacher_weight belongs to a teacher, but teacher is None: leave it out"),
         (["--teacher_weight", "0"], "teacher_weight must be in (0, 1], got 0"),
         (["--first_stage", "-1"], "first_stage must be 0 or more epochs"),
         (["--first_stage", "1", "--method", "real"], "leave it out, all weights are real"),

@@ -45,6 +45,9 @@ SIGN = "but model.weight_quantizer is 'sign': leave it out"
         ("--optimizer.decay_norm", "optimizer.decay_norm belongs to weight_decay, but optimizer.weight_decay is 0.0"),
         ("--schedule.step_size 3", "schedule.step_size belongs to schedule step, but schedule.name is 'cosine'"),
         ("--augmentation.padding-mode reflect", "belongs to crop_padding, but augmentation.crop_padding is 0"),
+        ("--teacher_weight 0.5", "teacher_weight belongs to a teacher, but teacher is None: leave it out"),
+        ("--teacher_temperature 2", "teacher_temperature belongs to a teacher, but teacher is None"),
+        ("--continual.own ste", "continual.own belongs to several tasks, but continual.tasks is 0"),
         ("--continual.against [ste]", "continual.against belongs to several tasks, but continual.tasks is 0"),
     ],
 )  # fmt: skip
@@ -71,6 +74,7 @@ def test_a_flag_that_would_not_be_used_is_refused_and_leaves_nothing(
         # what is switched off asks for nothing
         "--draws 0 --optimizer.samples 1",
         "--method real --optimizer.latent_clip null --optimizer.decay_latents false",
+        "--teacher x --teacher_weight 0.5",
         # used by what the recipe is set against
         "mnist-permuted --method ste --draws 5 --continual.against [bayesbinn]",
     ],
@@ -88,6 +92,23 @@ def test_a_file_with_a_setting_that_would_not_be_used_trains_and_says_so(onebit:
     assert done.status == 0, done.err
     notes = [line for line in done.err.splitlines() if "belongs to" in line]
     assert notes == ["note: optimizer.gamma belongs to optimizer bop, but optimizer.name is 'adam'"]
+
+
+def test_what_a_method_over_a_recipe_took_the_place_of_is_not_told(onebit: Onebit, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("{dataset: toy, epochs: 0.1, model: {weight_quantizer: concrete_sign, widths: [64, 4]}, "
+                    "optimizer: {name: bayesbinn, latent_clip: null, data_scale: 5}}")  # fmt: skip
+    done = onebit("train", path, "--method", "ste", "--threads", "1", "--out", tmp_path / "run")
+    assert done.status == 0, done.err
+    assert "belongs to" not in done.err
+
+
+def test_a_flag_that_no_method_of_several_keeps_is_refused(onebit: Onebit) -> None:
+    """A method that learns the same tasks brings settings of its own."""
+    flags = ["mnist-permuted", "--method", "ste", "--continual.against", '["bayesbinn"]']
+    refused = onebit("train", *flags, "--optimizer.data_scale", "5", "--print-config")
+    assert refused.status == 2
+    assert "optimizer.data_scale belongs to optimizer bayesbinn, but optimizer.name is 'adam'" in refused.line
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from onebit.data import Dataset, load_dataset, permute_pixels
-from onebit.errors import CheckpointError, UnknownNameError
+from onebit.errors import CheckpointError, UnknownNameError, UsageError
 from onebit.evaluation import evaluate
 from onebit.recipe import Recipe, build_recipe, read_settings, recipe_path
 from onebit.train import continual
@@ -134,8 +134,27 @@ def test_the_arms_share_all_that_the_methods_do_not_set() -> None:
         "optimizer.clip_grad_value",
     }
     assert (both["ste"].optimizer.name, both["ste"].optimizer.lr, both["ste"].epochs) == ("adam", 0.01, 100)
+    assert list(arms(replace(own, continual=replace(own.continual, own="bop")))) == ["bop", "ste"]
     with pytest.raises(UnknownNameError, match="unknown method 'sten'"):
         arms(replace(own, continual=replace(own.continual, against=("sten",))))
+
+
+def test_every_method_learns_the_tasks_of_every_other(toy: Dataset, tmp_path: Path) -> None:
+    own = recipe(continual={"tasks": 2, "against": ["binaryconnect", "irnet", "bop"]}, epochs=0.5)
+    result = train_continual(own, toy, tmp_path)
+    assert list(dict.fromkeys(cell["method"] for cell in result["cells"])) == [
+        "bayesbinn",
+        "binaryconnect",
+        "irnet",
+        "bop",
+    ]
+
+
+def test_a_method_that_cannot_be_trained_is_told_before_the_first_task(toy: Dataset, tmp_path: Path) -> None:
+    model = {**asdict(recipe())["model"], "dropout": 0.5}
+    with pytest.raises(UsageError, match="dropout zeroes a unit before its sign"):
+        train_continual(recipe(model=model, continual={"tasks": 2, "against": ["bnn"]}), toy, tmp_path)
+    assert not any(tmp_path.iterdir())
 
 
 def test_every_seed_has_its_own_permutations() -> None:

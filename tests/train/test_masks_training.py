@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,19 @@ def trained(data: Dataset, **changes: Any) -> tuple[Any, Any]:
     recipe = build_recipe({**SETTINGS, **changes})
     training = build_training(recipe, data)
     return training.model, fit_recipe(recipe, training, data)
+
+
+def test_bayesbinn_counts_the_pixels_over_which_its_loss_is_a_mean(data: Dataset) -> None:
+    bayes = {
+        "model": {**SETTINGS["model"], "weight_quantizer": "concrete_sign"},
+        "optimizer": {"name": "bayesbinn", "lr": 0.01, "latent_clip": None},
+    }
+    labels = data.train.labels.copy()
+    labels[0, :2] = VOID
+    some = replace(data, train=Split(data.train.images, labels))
+    for known, count in ((data, 8 * 48**2), (some, 8 * 48**2 - 2 * 48)):
+        optimizer = build_training(build_recipe({**SETTINGS, **bayes}), known).optimizer
+        assert optimizer.param_groups[0]["count"] == count
 
 
 def test_a_net_learns_masks_and_is_chosen_by_mean_iou(data: Dataset) -> None:

@@ -121,6 +121,8 @@ def test_the_method_trains(data: Dataset, method: str) -> None:
          "weight_quantizer concrete_sign is trained by optimizer bayesbinn only, got adam: use --method bayesbinn"),
         ("bayesbinn", {"model": {"weight_options": {"temperature": 0}}}, "temperature must be a positive number"),
         ("bayesbinn", {"optimizer": {"lr_scale": "glorot"}}, "optimizer.lr_scale does not go with bayesbinn"),
+        ("bayesbinn", {"optimizer": {"clip_grad_norm": 0.5}},
+         "optimizer.clip_grad_norm 0.5 would leave nothing of the gradients of bayesbinn"),
         ("bop", {"model": {"weight_quantizer": "xnor"}},
          "optimizer bop trains weight_quantizer sign or ste_sign, got xnor: use --method bop"),
         ("bop", {"model": {"weight_quantizer": None}}, "Bop moves binary weights, and there are none"),

@@ -16,18 +16,22 @@ from onebit.recipe import (
     changed_settings,
     default_settings,
     merge,
+    method_of,
     method_settings,
     read_config,
     read_settings,
     recipe_names,
     recipe_path,
+    refuse_clipping,
     refuse_unused,
     take_alias,
     translate_config,
     unused_settings,
+    with_method,
 )
 from onebit.tables import resolve
 
+QUANTIZERS = ("weight_quantizer", "input_quantizer")
 TASKS = {"permuted-mnist": "mnist-permuted"}
 """Task -> the recipe that says how it is learnt."""
 
@@ -41,7 +45,7 @@ class Asked:
 
 
 def asked_recipe(classic: Classic, method: str | None, resumed: str | None, *, task: str | None = None) -> Asked:
-    """Recipe file, JSON configuration or defaults, then the method, then the flags.
+    """Recipe file, JSON configuration or defaults, then the method in place of that of the recipe, then the flags.
 
     Args:
         task: a name of `TASKS`; without a file its own recipe is trained.
@@ -64,24 +68,36 @@ def asked_recipe(classic: Classic, method: str | None, resumed: str | None, *, t
     if config is not None:
         translation = translate_config(config, source=str(source), method=method, task=task or "image")
         settings = merge(method_settings(translation.method, optimizer=optimizer), translation.settings)
-        asked, notes = meant, translation.notes
+        method, notes = translation.method, translation.notes
     else:
         settings = {} if source is None and learnt is None else read_settings(source or learnt)  # type: ignore[arg-type]
-        asked = merge(meant, {} if method is None else method_settings(method, optimizer=optimizer))
     if source is not None and learnt is not None:
-        settings = merge(settings, {"continual": read_settings(learnt)["continual"]})
+        settings = merge(settings, {"continual": read_settings(learnt)["continual"], "measured": ""})
     chosen = None if source is None and learnt is None else build_recipe(settings)
     if chosen is None:
-        what = build_recipe(asked, flags)
+        meant = merge(meant, {} if method is None else method_settings(method, optimizer=optimizer))
+        what = build_recipe(meant, flags)
         settings = default_settings(what, method=method, given=given) | {"name": _name(what, classic.model, method)}
-    recipe = classic.with_momentum(build_recipe(merge(settings, asked), flags))
+    elif method is not None and config is None:
+        settings = with_method(chosen, method, flags=flags, optimizer=optimizer)
+        # the method that was asked for counts, not the one that the alias of a model stands for
+        meant = merge(meant, {"model": {key: settings["model"][key] for key in QUANTIZERS}})
+    if chosen is not None and (method is not None or learnt is not None):
+        # the file may set its tasks against the very method that learns them now
+        others = [name for name in chosen.continual.against if name != (method or method_of(chosen))]
+        settings = merge(settings, {"continual": {"against": others}})
+    recipe = classic.with_momentum(build_recipe(merge(settings, meant), flags))
+    if method is not None and recipe.continual.tasks and "continual.own" not in given:
+        recipe = dataclasses.replace(recipe, continual=dataclasses.replace(recipe.continual, own=method))
     if chosen is not None and any(name != "seed" for name, _, _ in recipe.changed_from(chosen)):
         # what was measured with the recipe as it stands says nothing about this training
         recipe = dataclasses.replace(recipe, measured="")
+    refuse_clipping(recipe)
     refuse_unused(recipe, given)
     if chosen is not None:
         # a file is complete, and other settings may have been laid over it: what it says in vain is told
-        kept = [name for name in changed_settings(chosen) if name not in given]
+        said = set(changed_settings(chosen)) - set(given)
+        kept = [name for name in changed_settings(recipe) if name in said]
         notes = (*notes, *unused_settings(recipe, kept))
     return Asked(recipe, notes)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from onebit.recipe.defaults import default_settings
 from onebit.recipe.json_config import Translation, read_config, translate_config
+from onebit.recipe.laying import METHOD_FIELDS, method_of, with_method
 from onebit.recipe.optimizer import OptimizerRecipe, ScheduleRecipe
 from onebit.recipe.reading import (
     DEFAULTS_FILE,
@@ -29,12 +30,13 @@ from onebit.recipe.settings import (
     Recipe,
     flatten,
 )
-from onebit.recipe.unused import changed_settings, refuse_unused, unused_settings
+from onebit.recipe.unused import changed_settings, refuse_clipping, refuse_unused, unused_settings
 
 __all__ = [
     "DEFAULTS_FILE",
     "DESCRIPTIVE",
     "METHODS_FILE",
+    "METHOD_FIELDS",
     "RECIPE_FOLDER",
     "AugmentationRecipe",
     "ContinualRecipe",
@@ -51,14 +53,17 @@ __all__ = [
     "flatten",
     "make_parser",
     "merge",
+    "method_of",
     "method_settings",
     "methods",
     "read_config",
     "read_settings",
     "recipe_names",
     "recipe_path",
+    "refuse_clipping",
     "refuse_unused",
     "take_alias",
     "translate_config",
     "unused_settings",
+    "with_method",
 ]

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-import yaml
-
-from onebit.recipe.reading import DEFAULTS_FILE, merge
+from onebit.recipe.reading import DEFAULTS_FILE, merge, read_shipped
 from onebit.recipe.settings import Recipe
 
 
@@ -30,10 +28,11 @@ def default_settings(recipe: Recipe, *, method: str | None = None, given: Sequen
         "method": method or "any",
         "weights": "real" if recipe.model.weight_quantizer is None else "binary",
         "inputs": "real" if recipe.model.input_quantizer is None else "binary",
+        "last": "real" if recipe.model.weight_quantizer is None or recipe.model.real_last else "binary",
         "optimizer": recipe.optimizer.name if "optimizer.name" in given else "any",
     }
     settings: dict[str, Any] = {}
-    for rule in yaml.safe_load(DEFAULTS_FILE.read_text(encoding="utf-8")):
+    for rule in read_shipped(DEFAULTS_FILE):
         when = rule["when"].items()
         if all(any(fnmatchcase(facts[fact], pattern) for pattern in patterns) for fact, patterns in when):
             settings = merge(settings, rule["set"])

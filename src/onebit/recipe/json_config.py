@@ -92,6 +92,12 @@ KEYS: dict[str, Key] = {
 METHOD_KEYS = {"bayesbinn": ("mc_steps", "temperature"), "ste": ("weight_clip_value",)}
 """Method -> the keys it follows from."""
 
+OF_METHODS = ("mc_steps", "temperature", EVALUATED, "weight_clip_value", "grad_clip_value")
+"""Keys that not every method uses."""
+# train_bayesbinn.py does not look at grad_clip_value; only its STE clips gradients
+USED = {"bayesbinn": {"mc_steps", "temperature", EVALUATED}, "real": {"grad_clip_value"}}
+"""Method -> those that it uses; any other clips."""
+
 
 @dataclass(frozen=True)
 class Translation:
@@ -175,7 +181,7 @@ def translate_config(
         settings["model"] |= {"widths": [values, *HIDDEN[task], classes], "dropout": dropped, "input_dropout": dropped}
     elif dropped:
         notes.append(f"drop_prob {dropped} is not used: {said['model_architecture']} has no dropout")
-    if "grad_clip_value" in said:
+    if "grad_clip_value" in said and method != "bayesbinn":
         settings["optimizer"]["clip_grad_value"] = said["grad_clip_value"]
     if method == "bayesbinn":
         settings["model"]["weight_options"] = {"temperature": said.get("temperature", 1e-10)}
@@ -186,8 +192,8 @@ def translate_config(
         settings["draws"] = said.get(EVALUATED, 0)
     if "weight_clip_value" in said and method not in ("bayesbinn", "real"):
         settings["optimizer"]["latent_clip"] = said["weight_clip_value"]
-    used = {"bayesbinn": {"mc_steps", "temperature", EVALUATED}, "real": set()}.get(method, {"weight_clip_value"})
-    other = [key for key in ("mc_steps", "temperature", EVALUATED, "weight_clip_value") if key in said.keys() - used]
+    used = USED.get(method, {"weight_clip_value", "grad_clip_value"})
+    other = [key for key in OF_METHODS if key in said.keys() - used]
     notes += [f"{key} is not used by --method {method}" for key in other]
     return Translation(settings, method, tuple(notes))
 

@@ -29,7 +29,7 @@ class OptimizerRecipe:
         gamma_decay: of bop, factor on gamma at each decay
         threshold_decay: of bop, factor on the threshold at each decay
         latent_init: of bayesbinn, latents begin as plus or minus this
-        data_scale: of bayesbinn, factor on the number of training images; more than 1 for augmented ones
+        data_scale: of bayesbinn, factor on the number of training images (with masks: pixels); above 1 where augmented
         prior: of bayesbinn, the weights that training starts from (init_from) are the prior, too; else it is 0
         samples: draws of the weights that each batch is computed with, whose gradients are averaged
         prox_pull: of ProxQuant, distance by which latents are drawn to ±1 in all, growing step by step; null for none

@@ -40,8 +40,14 @@ def recipe_names() -> list[str]:
 
 def methods() -> dict[str, dict[str, Any]]:
     """Method name -> the part of a recipe that it sets; arguments of the quantizers of another method are dropped."""
-    rows: dict[str, dict[str, Any]] = yaml.safe_load(METHODS_FILE.read_text(encoding="utf-8"))
+    rows = read_shipped(METHODS_FILE)
     return {name: merge({"model": NO_OPTIONS}, row) for name, row in rows.items()}
+
+
+@functools.cache
+def read_shipped(path: Path) -> Any:
+    """The content of a YAML file that ships, read once; not to be changed."""
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def method_settings(name: str, *, optimizer: str | None = None) -> dict[str, Any]:

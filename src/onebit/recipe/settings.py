@@ -147,12 +147,14 @@ class ContinualRecipe:
     Args:
         tasks: how many; 0 trains on the data set as it is
         prior: BayesBiNN takes the posterior of the previous task as its prior
-        against: methods that learn the same tasks beside that of the recipe, with everything that they do not set
+        against: methods that learn the same tasks beside that of the recipe, as if each were laid over it
+        own: name of the recipe's own method among them; null for the method that its settings are of
     """
 
     tasks: int = 0
     prior: bool = True
     against: tuple[str, ...] = ()
+    own: str | None = None
 
     def __post_init__(self) -> None:
         need("continual.tasks", self.tasks, self.tasks == 0 or 2 <= self.tasks < 1000, "0, or from 2 to 999")

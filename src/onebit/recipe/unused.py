@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from onebit.errors import UsageError
-from onebit.recipe.reading import build_recipe, merge, method_settings
+from onebit.recipe.laying import with_method
+from onebit.recipe.reading import build_recipe
 from onebit.recipe.settings import Recipe, flatten
 
 BAYESIAN = ("concrete_sign",)
@@ -41,6 +42,8 @@ def _samples_differ(recipe: Recipe) -> bool:
 _BOP, _BAYESBINN = _optimizer("bop"), _optimizer("bayesbinn")
 _BINARY = Owner("binary weights", lambda recipe: recipe.model.weight_quantizer is not None, "model.weight_quantizer")
 _DECAYS = Owner("decay_epochs", lambda recipe: recipe.optimizer.decay_epochs is not None, "optimizer.decay_epochs")
+_TASKS = Owner("several tasks", lambda recipe: recipe.continual.tasks > 0, "continual.tasks")
+_TEACHER = Owner("a teacher", lambda recipe: recipe.teacher is not None, "teacher")
 _WEIGHT_DECAY = Owner("weight_decay", lambda recipe: recipe.optimizer.weight_decay > 0, "optimizer.weight_decay")
 
 OWNERS: dict[str, tuple[Owner, ...]] = {
@@ -79,9 +82,10 @@ OWNERS: dict[str, tuple[Owner, ...]] = {
     "recompute_inputs": (
         Owner("binary inputs", lambda recipe: recipe.model.input_quantizer is not None, "model.input_quantizer"),
     ),
-    "continual.against": (
-        Owner("several tasks", lambda recipe: recipe.continual.tasks > 0, "continual.tasks"),
-    ),
+    "continual.against": (_TASKS,),
+    "continual.own": (_TASKS,),
+    "teacher_weight": (_TEACHER,),
+    "teacher_temperature": (_TEACHER,),
     "draws": (
         Owner(
             "the ensemble of a Bayesian net (--method bayesbinn)",
@@ -111,9 +115,9 @@ def unused_settings(recipe: Recipe, names: Iterable[str]) -> list[str]:
     learners = _learners(recipe)
     told = []
     for name in named:
-        lacking = [[owner for owner in OWNERS[name] if not owner.stands_in(learner)] for learner in learners]
-        if all(lacking):
-            owner = lacking[0][0]
+        lacking = [owner for owner in OWNERS[name] if not owner.stands_in(recipe)]
+        if lacking and not any(_uses(learner, name, values[name]) for learner in learners):
+            owner = lacking[0]
             told.append(f"{name} belongs to {owner.name}, but {owner.field} is {values[owner.field]!r}")
     return told
 
@@ -128,6 +132,21 @@ def refuse_unused(recipe: Recipe, names: Iterable[str]) -> None:
         raise UsageError(f"{told}: leave it out")
 
 
+def refuse_clipping(recipe: Recipe) -> None:
+    """Refuse clipped gradients with BayesBiNN, whose gradients are as large as its N and more: no weight would flip.
+
+    Raises:
+        UsageError: the setting that clips them.
+    """
+    for name in ("clip_grad_value", "clip_grad_norm"):
+        limit = getattr(recipe.optimizer, name)
+        if recipe.optimizer.name == "bayesbinn" and limit is not None:
+            raise UsageError(
+                f"optimizer.{name} {limit:g} would leave nothing of the gradients of bayesbinn, which are as large as "
+                "its number of images and more: leave it out, or set it to null"
+            )
+
+
 def changed_settings(recipe: Recipe) -> list[str]:
     """The flag names of all settings that are not what a recipe has by default."""
     return [name for name, _, _ in recipe.changed_from(Recipe())]
@@ -137,8 +156,13 @@ def _is_off(value: Any) -> bool:
     return value is None or value is False
 
 
+def _uses(recipe: Recipe, name: str, value: Any) -> bool:
+    """Whether a training uses the value of a setting."""
+    held = flatten(dataclasses.asdict(recipe))[name]
+    return held == value and all(owner.stands_in(recipe) for owner in OWNERS[name])
+
+
 def _learners(recipe: Recipe) -> list[Recipe]:
-    """The recipe, and those of the methods that learn the same tasks."""
+    """Those of the methods that learn the same tasks."""
     against = recipe.continual.against if recipe.continual.tasks else ()
-    settings = dataclasses.asdict(recipe)
-    return [recipe, *(build_recipe(merge(settings, method_settings(name))) for name in against)]
+    return [build_recipe(with_method(recipe, name)) for name in against]

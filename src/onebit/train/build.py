@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
-from onebit.data import Augmentation, Dataset
+from onebit.data import VOID, Augmentation, Dataset
 from onebit.errors import UsageError
 from onebit.evaluation import batch_bounds
 from onebit.layers import recompute_inputs_
@@ -112,7 +113,9 @@ def build_training(
         loss = functools.partial(cross_entropy, label_smoothing=recipe.label_smoothing)
     count = len(images) * recipe.augmentation.repeats
     steps_per_epoch = len(batch_bounds(count, recipe.batch_size, least=2 * processes))
-    optimizer = build_optimizer(recipe, model, images=len(images), steps_per_epoch=steps_per_epoch)
+    labels = data.train.labels  # a mask has one for each pixel, over which the loss is a mean
+    labelled = len(labels) if labels.ndim == 1 else int(np.count_nonzero(labels != VOID))
+    optimizer = build_optimizer(recipe, model, count=labelled, steps_per_epoch=steps_per_epoch)
     schedule = build_schedule(recipe, optimizer, steps_per_epoch=steps_per_epoch)
     augmentation = Augmentation(**dataclasses.asdict(recipe.augmentation))
     step_settings = StepSettings(

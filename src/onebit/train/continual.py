@@ -23,14 +23,14 @@ from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation import evaluate
 from onebit.files import write_atomic
 from onebit.layers import binary_layers
-from onebit.recipe import ContinualRecipe, Recipe, build_recipe, flatten, merge, method_settings, methods
+from onebit.recipe import ContinualRecipe, Recipe, build_recipe, method_of, method_settings, with_method
+from onebit.train.build import build_training
 from onebit.train.cells import Cell, read_table
 from onebit.train.history import TABLE_FILE, EpochLog
 from onebit.train.run import open_run, start_folder, train_stage
 
 PERMUTATIONS = 1_000
 """Most tasks of one seed: the permutations of another seed are others."""
-METHOD_FIELDS = ("model.weight_quantizer", "model.input_quantizer", "optimizer.name")
 
 
 def task_recipe(recipe: Recipe, task: int) -> Recipe:
@@ -56,21 +56,20 @@ def arms(recipe: Recipe) -> dict[str, Recipe]:
     """Method -> the recipe with which it learns all tasks: that of `recipe` itself first, then those it is set against.
 
     Raises:
-        UnknownNameError: no such method. UsageError: a setting that several tasks would not use.
+        UnknownNameError: no such method. UsageError: one that learns the tasks twice, or a setting that several tasks
+            would not use.
     """
     if recipe.first_stage or recipe.permutation is not None:
         name = "first_stage" if recipe.first_stage else "permutation"
         raise UsageError(f"{name} does not go with several tasks: leave it out, or set continual.tasks to 0")
-    settings = asdict(recipe)
-    own = flatten(settings)
-    fitting = {}
-    for name, row in methods().items():
-        said = {field: value for field, value in flatten(row).items() if field in METHOD_FIELDS}
-        if said.items() <= own.items():
-            fitting[name] = len(said)
-    found = {max(fitting, key=lambda name: fitting[name], default=recipe.model.weight_quantizer or "real"): recipe}
+    named = recipe.continual.own
+    if named is not None:
+        method_settings(named)
+    found = {named or method_of(recipe) or recipe.model.weight_quantizer or "real": recipe}
     for name in recipe.continual.against:
-        found.setdefault(name, build_recipe(merge(settings, method_settings(name))))
+        if name in found:
+            raise UsageError(f"continual.against: {name} learns the tasks already: name it once")
+        found[name] = build_recipe(with_method(recipe, name))
     return found
 
 
@@ -109,6 +108,8 @@ def train_continual(
         raise CheckpointError(
             f"{table}: holds {min(stray)}, the recipe trains {', '.join(known)}; choose another --out"
         )
+    for own in learning.values():
+        build_training(task_recipe(own, 1), data)  # what cannot be trained is told before hours of the first method
     for method, own in learning.items():
         for task in range(1, recipe.continual.tasks + 1):
             part = folder / method / f"task-{task}"

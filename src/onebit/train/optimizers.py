@@ -11,16 +11,16 @@ from onebit.errors import UsageError
 from onebit.layers import binary_layers
 from onebit.optim import OPTIMIZERS, BayesBiNN, Bop, clip_latents_, compile_update_, latent_groups, prox_latents_
 from onebit.quantizers import WEIGHT_QUANTIZERS, ConcreteSign, Prox, Sign, SteSign
-from onebit.recipe import Recipe
+from onebit.recipe import Recipe, refuse_clipping
 from onebit.tables import resolve
 from onebit.train.schedules import make_schedule, schedule_factor, step_factor
 
 
-def build_optimizer(recipe: Recipe, model: nn.Module, *, images: int, steps_per_epoch: int) -> torch.optim.Optimizer:
+def build_optimizer(recipe: Recipe, model: nn.Module, *, count: int, steps_per_epoch: int) -> torch.optim.Optimizer:
     """The optimizer of a recipe over `latent_groups`, with latent clip, prox or compiled update.
 
     Args:
-        images: of the training split, the N of BayesBiNN.
+        count: labels of the training split, of images or of pixels: the N of BayesBiNN.
 
     Raises:
         UsageError: settings that do not go together.
@@ -59,7 +59,7 @@ def build_optimizer(recipe: Recipe, model: nn.Module, *, images: int, steps_per_
     elif kind is BayesBiNN:
         optimizer = BayesBiNN(
             groups,
-            count=images * settings.data_scale,
+            count=count * settings.data_scale,
             lr=settings.lr,
             momentum=settings.momentum,
             # the λ of another training are where this one starts
@@ -90,8 +90,9 @@ def check_pair(recipe: Recipe, model: nn.Module) -> None:
     """Refuse a weight quantizer and an optimizer that do not make a method together.
 
     Raises:
-        UsageError: which of them goes with what.
+        UsageError: which of them goes with what, or clipped gradients that no method of theirs learns from.
     """
+    refuse_clipping(recipe)
     name = recipe.optimizer.name
     kinds = {type(layer.weight_quantizer) for _, layer in binary_layers(model)}
     names = {kind: known for known, kind in WEIGHT_QUANTIZERS.items()}

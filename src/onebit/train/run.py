@@ -112,12 +112,10 @@ def _teacher(recipe: Recipe, data: Dataset) -> Teacher | None:
     """The teacher that a recipe names.
 
     Raises:
-        UsageError: no trained net there, one of other images or classes, or settings of a teacher without one.
+        UsageError: no trained net there, or one of other images or classes.
         FormatError, CheckpointError: damaged.
     """
     if recipe.teacher is None:
-        if (recipe.teacher_weight, recipe.teacher_temperature) != (1, 1):
-            raise UsageError("teacher_weight and teacher_temperature belong to a teacher: name its run with --teacher")
         return None
     run = open_run(recipe.teacher)
     refuse_teacher(run.input_shape, run.classes, data, name=recipe.teacher)
