@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import runpy
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from onebit.benchmarks import training_step
-from onebit.recipe import methods
+from onebit.recipe import methods, read_settings, recipe_path
 
 ROOT = Path(__file__).parents[1]
 TOOL = runpy.run_path(str(ROOT / "tools" / "results_methods.py"))
@@ -69,3 +70,27 @@ def test_the_steps_of_the_nets_that_were_trained_are_timed_against_plain_torch(
     ratios = TOOL["step_ratios"](file, "fp32")
     assert set(ratios) == {training_step.FLOOR, "bop"}
     assert ratios[training_step.FLOOR] == 1 != ratios["bop"] > 0
+
+
+def test_recipes_that_were_not_trained_stand_in_the_results_as_such() -> None:
+    tool = runpy.run_path(str(ROOT / "tools" / "untrained_recipes.py"))
+    results = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert results.endswith(tool["table"]()), "run tools/untrained_recipes.py"
+
+
+def test_accuracies_in_the_results_are_those_in_the_recipes() -> None:
+    results = (ROOT / "docs" / "results.md").read_text(encoding="utf-8").partition("## Not yet trained")[0]
+    name, checked = "", 0
+    for line in results.splitlines():
+        if not line.startswith("| "):
+            name = ""
+            continue
+        command, _, *rest = (cell.strip() for cell in line.split("|")[1:-1])
+        if asked := re.match(r"`onebit train ([\w-]+)`$", command):
+            name = asked[1]
+        if name and rest and (found := re.search(r"\d+\.\d\d %", rest[0])):
+            measured = read_settings(recipe_path(name))["measured"]
+            error = f"{100 - float(found[0][:-2]):.2f} %"
+            assert found[0] in measured or error in measured, (name, found[0])
+            checked += 1
+    assert checked > 6
