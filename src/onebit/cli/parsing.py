@@ -37,7 +37,11 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", metavar="DIR", help="folder of data sets, before ONEBIT_DATA and the cache")
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        help="folder of data sets or of your own images, or FILE.npz of your own arrays; before ONEBIT_DATA",
+    )
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:

@@ -28,7 +28,7 @@ Train a recipe into a run folder. Without a recipe: --model, --dataset and --met
   --seeds 0-4       train once for each seed into DIR/seed-N, and report mean and standard deviation; also 0,3,7
   --wandb           log to Weights & Biases too (WANDB_MODE=offline: into the run folder)
   --tensorboard     log to RUN/tensorboard too
-  --data DIR        folder of data sets, before ONEBIT_DATA and the cache
+  --data DIR        folder of data sets or of your own images, or FILE.npz
   --print-config    print the complete recipe and leave
   --json            print exactly one JSON object: recipe, dataset, seed, epochs, test, seconds, parameters, ...
 
