@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,3 +61,19 @@ def stuck(folder: str) -> int:
         return 0
 
     return processes.together(verb)
+
+
+def starting(folder: str, lost: str) -> int:
+    """Of two ranks one, `lost`, never comes to where they meet: it is killed."""
+    from onebit.cli import processes
+
+    processes.GRACE = 0.2
+    waiting = Path(folder, "waiting")
+    if os.environ["RANK"] != lost:
+        waiting.touch()
+        return processes.together(lambda ranks: 0)
+    while not waiting.exists():
+        time.sleep(0.01)
+    time.sleep(0.3)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 0

@@ -127,6 +127,14 @@ def test_a_process_that_cannot_run_python_ends_too(agents: Agents, tmp_path: Pat
     assert line.endswith("go on from the last checkpoint with --resume")
 
 
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_process_that_is_lost_at_the_start_is_told(agents: Agents, tmp_path: Path, lost: int) -> None:
+    ended = agents.launch("cli_support:starting", tmp_path, lost).end()
+    assert ended.status != 0
+    (line,) = ended.lines
+    assert line.startswith("onebit: told to stop, as another process ended")
+
+
 def alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)

@@ -156,6 +156,7 @@ def test_the_split_is_a_line_of_the_stored_recipe(run_folder: Path) -> None:
         (["digits-smoke", "--epochs", "0"], "epochs must be positive"),
         (["digits-smoke", "--epochs", "1e308"], "epochs must be positive, at most a million"),
         (["digits-smoke", "--threads", "100000000000"], "threads must be from 1 to 4096"),
+        (["digits-smoke", "--workers", "-1"], "workers must be from 0 to 4096"),
         (["digits-smoke", "--batch_size", "1"], "batch_size must be 2 or more"),
         (["digits-smoke", "--optimizer.lr", ".inf"], "optimizer.lr must be positive"),
         (["digits-smoke", "--model.weight_quantizer", "sgn"], "unknown weight quantizer 'sgn'; did you mean 'sign'?"),

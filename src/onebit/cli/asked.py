@@ -168,17 +168,19 @@ def run_folder(recipe: Recipe, *, out: str | None, resumed: str | None, named: P
 
 
 def check_names(recipe: Recipe) -> None:
-    """Refuse unknown names before a data set is fetched for them.
+    """Refuse unknown names, and a net or a device that is not there, before a data set is fetched for them.
 
     Raises:
-        UnknownNameError: the first of them.
+        UnknownNameError, UsageError: the first of them.
     """
     from onebit.losses import LOSSES
     from onebit.models import MODELS
     from onebit.optim import OPTIMIZERS
     from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
     from onebit.recipe.aliases import MODEL_ALIASES
+    from onebit.train.build import resolve_device
     from onebit.train.schedules import SCHEDULES
+    from onebit.train.weights import weight_file
 
     for table, name, kind in (
         ({**MODEL_ALIASES, **MODELS}, recipe.model.name, "model"),
@@ -189,3 +191,6 @@ def check_names(recipe: Recipe) -> None:
         (LOSSES, recipe.loss, "loss"),
     ):
         resolve(table, name, kind=kind)
+    for path in filter(None, (recipe.init_from, recipe.teacher)):
+        weight_file(Path(path))
+    resolve_device(recipe.device)

@@ -31,32 +31,40 @@ def together(verb: Callable[[Ranks], int]) -> int:
 
     Rank 0 answers and talks. An error is raised by the rank that meets it first; the others leave without a word.
     """
-    from onebit.train.ranks import is_lost, join, launched_ranks, leave
+    # before torch is imported, which takes seconds: torchrun stops all processes when one of them ends
+    signals = None if os.environ.get("WORLD_SIZE") == "1" or "RANK" not in os.environ else Signals()
+    from onebit.train.ranks import ALONE, is_lost, join, launched_ranks, leave, meet
 
-    ranks = join(launched_ranks())
-    if ranks.world == 1:
-        return verb(ranks)
+    if signals is None:
+        return verb(ALONE)
+    speaker = ALONE  # who stands alone speaks
     with ExitStack() as quiet:
-        if not ranks.writes:
-            quiet.enter_context(redirect_stdout(quiet.enter_context(open(os.devnull, "w", encoding="utf-8"))))
-            warnings.simplefilter("ignore")  # each would be said by rank 0 as well
-        _stop_on_signals(ranks)
         try:
+            ranks = launched_ranks()
+            if not ranks.writes:
+                quiet.enter_context(redirect_stdout(quiet.enter_context(open(os.devnull, "w", encoding="utf-8"))))
+                warnings.simplefilter("ignore")  # each would be said by rank 0 as well
+            speaker = ranks = meet(ranks)
+            signals.obey(ranks)
+            ranks = join(ranks)
             status = verb(ranks)
             leave(ranks)
             return status
         except (OnebitError, OSError, MemoryError, KeyboardInterrupt) as error:
-            if ranks.is_first_to("speak"):
+            if speaker.is_first_to("speak"):
                 raise
             return INTERRUPTED if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_status", 2)
         except RuntimeError as error:
             if not is_lost(error):
                 raise
-            if ranks.is_first_to("speak"):
+            if speaker.is_first_to("speak"):
                 raise TrainingError("another process of this training stopped") from None
             return TrainingError.exit_status
         finally:
-            _ignore_signals()  # torchrun may send one to a process that is leaving
+            if speaker is ALONE:
+                signals.withdraw()
+            else:
+                _ignore_signals()  # torchrun may send one to a process that is leaving
 
 
 @contextmanager
@@ -86,29 +94,55 @@ def _ignore_signals() -> None:
         signal.signal(each, signal.SIG_IGN)
 
 
-def _stop_on_signals(ranks: Ranks) -> None:
-    """Ctrl-C and SIGTERM raise KeyboardInterrupt, once.
+class Signals:
+    """Ctrl-C and SIGTERM raise KeyboardInterrupt, once: from `obey` on, which raises the one that came before.
 
-    Python code cannot run while the GPU is waited for, and a GPU waits forever for a process that has gone. So a
-    thread hears the signal too, and ends the process when Python code has not done it in time.
+    Until then the process does not know whether another one speaks.
+
+    Python code cannot run while the GPU, or another process, is waited for, and a GPU waits forever for a process that
+    has gone. So a thread hears the signal too, and ends the process when Python code has not done it in time.
     """
 
-    def stop(number: int, frame: Any) -> None:
+    def __init__(self) -> None:
+        self.ranks: Ranks | None = None
+        self.came: int | None = None
+        self._heard, self._ear = socket.socketpair()
+        self._ear.setblocking(False)
+        signal.set_wakeup_fd(self._ear.fileno(), warn_on_full_buffer=False)
+        self._before = {each: signal.signal(each, self._stop) for each in SIGNALS}
+        self._watching = threading.Thread(target=self._watch, daemon=True)
+        self._watching.start()
+
+    def obey(self, ranks: Ranks) -> None:
+        """From now on a signal stops this process; `ranks` know who speaks."""
+        self.ranks = ranks
+        if self.came is not None:
+            self._raise(self.came)
+
+    def withdraw(self) -> None:
+        """Signals do again what they did before."""
+        signal.set_wakeup_fd(-1)
+        for each, handler in self._before.items():
+            signal.signal(each, handler)
+        self._ear.close()
+        self._watching.join()
+        self._heard.close()
+
+    def _stop(self, number: int, frame: Any) -> None:
+        self.came = number
+        if self.ranks is not None:
+            self._raise(number)
+
+    def _raise(self, number: int) -> None:
         _ignore_signals()  # the way out is not interrupted again
         raise KeyboardInterrupt("interrupted" if number == signal.SIGINT else TOLD_TO_STOP)
 
-    heard, ear = socket.socketpair()
-    ear.setblocking(False)
-    signal.set_wakeup_fd(ear.fileno(), warn_on_full_buffer=False)
-    for each in SIGNALS:
-        signal.signal(each, stop)
-
-    def watch(_ear: socket.socket) -> None:
-        while heard.recv(1)[0] not in SIGNALS:
+    def _watch(self) -> None:
+        while (heard := self._heard.recv(1)) and heard[0] not in SIGNALS:
             pass
+        if not heard:  # withdrawn
+            return
         time.sleep(GRACE)
-        if ranks.is_first_to("speak"):
+        if self.ranks is None or self.ranks.is_first_to("speak"):
             say(f"onebit: {TOLD_TO_STOP}; go on from the last checkpoint with --resume")
         os._exit(INTERRUPTED)
-
-    threading.Thread(target=watch, args=(ear,), daemon=True).start()

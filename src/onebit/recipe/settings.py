@@ -254,7 +254,8 @@ class Recipe:
         need("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "in [0, 1)")
         for name in ("threads", "workers"):
             count = getattr(self, name)
-            need(name, count, count is None or 1 <= count <= 4096, "from 1 to 4096")
+            least = 0 if name == "workers" else 1
+            need(name, count, count is None or least <= count <= 4096, f"from {least} to 4096")
         if self.label_smoothing and self.loss != "cross_entropy":
             raise UsageError(f"label_smoothing belongs to cross_entropy, the loss is {self.loss!r}")
 

@@ -161,6 +161,21 @@ def launched_ranks() -> Ranks:
         raise UsageError("RANK, WORLD_SIZE and LOCAL_RANK must be numbers, as torchrun sets them") from None
 
 
+def meet(ranks: Ranks) -> Ranks:
+    """Find what the processes share: the same ranks with their store, whether the others are there yet or not.
+
+    Raises:
+        UsageError: there is none.
+    """
+    try:
+        store, _, _ = next(dist.rendezvous("env://"))
+    except (RuntimeError, ValueError) as error:
+        raise _unconnected(ranks, error) from None
+    # torchrun keeps one store over all its restarts: what stopped processes left in it is not for us
+    store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+    return dataclasses.replace(ranks, store=store)
+
+
 def join(ranks: Ranks) -> Ranks:
     """Connect the processes: gloo between CPUs and for what is said, nccl between GPUs.
 
@@ -173,15 +188,19 @@ def join(ranks: Ranks) -> Ranks:
     if ranks.world == 1:
         return ranks
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+    met = meet(ranks) if ranks.store is None else ranks
+    # a connection of its own: the other one is asked who speaks while this one waits for a process that never comes
+    own = getattr(met.store, "clone", lambda: met.store)()  # torch 2.6 has no clone
     try:
-        store, rank, world = next(dist.rendezvous("env://"))
-        # torchrun keeps one store over all its restarts: what stopped processes left in it is not for us
-        store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world)
+        dist.init_process_group(backend, store=own, rank=met.rank, world_size=met.world)
     except (RuntimeError, ValueError) as error:
-        reason = first_line(error)
-        raise UsageError(f"{ranks.world} processes cannot be connected ({reason}): start them with torchrun") from None
-    return dataclasses.replace(ranks, store=store)
+        raise _unconnected(ranks, error) from None
+    return met
+
+
+def _unconnected(ranks: Ranks, error: Exception) -> UsageError:
+    reason = first_line(error)
+    return UsageError(f"{ranks.world} processes cannot be connected ({reason}): start them with torchrun")
 
 
 def leave(ranks: Ranks) -> None:
