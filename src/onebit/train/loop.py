@@ -149,7 +149,9 @@ def fit(
         "batch_size": batch_size,
         "total_steps": total_steps,
         "precision": precision,
+        "classes": list(data.classes),
         "training images": len(data.train),
+        "data": data.digest,
         "quantizers": sorted({repr(layer.weight_quantizer) for _, layer in binary_layers(model)}),
         "loss": getattr(loss_function, "__name__", type(loss_function).__name__),
         "optimizer": type(optimizer).__name__,
@@ -172,6 +174,7 @@ def fit(
     lay_out_state_(optimizer)
     # rows of an epoch whose checkpoint was never written are dropped: that epoch is trained again
     files.write_rows(history)
+    files.write_place(data)
 
     forward: nn.Module = torch.compile(model) if compile else model  # type: ignore[assignment]
     forward = ranks.wrap(SyncedNorms(forward) if sync_norm and ranks.world > 1 else forward)
