@@ -14,7 +14,7 @@ from torch import nn
 
 from onebit.errors import UsageError
 from onebit.layers import BinaryLinear, binarize_
-from onebit.optim import OPTIMIZERS, CompanionOptimizer, clip_latents_, latent_groups
+from onebit.optim import OPTIMIZERS, Bop, CompanionOptimizer, clip_latents_, latent_groups, latent_rate
 from onebit.quantizers import WEIGHT_QUANTIZERS
 
 EXCEPTIONS = {
@@ -79,7 +79,7 @@ def test_every_optimizer_of_torch_clips_latents_and_nothing_else(name: str) -> N
 def test_the_clip_is_what_holds_the_latents(name: str) -> None:
     model = net()
     optimizer = OPTIMIZERS[name](latent_groups(model, lr=0.5))
-    step(model, optimizer, steps=5)
+    step(model, optimizer, steps=2)  # more of them may overflow
     assert largest(model[0]) > 1
     clip_latents_(optimizer)
     step(model, optimizer)
@@ -238,3 +238,17 @@ def test_state_dict_round_trip_continues_bit_equal(name: str) -> None:
     step(second, two, steps=3)
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("scale", [None, "glorot"])
+def test_the_rate_of_latents_is_told_before_its_scale(scale: str | None) -> None:
+    model = nn.Sequential(BinaryLinear(4, 4), BinaryLinear(4, 2, weight_quantizer="ste_sign"), nn.BatchNorm1d(2))
+    groups = latent_groups(model, lr=0.5, lr_scale=scale)
+    groups[-1]["lr"] = 0.125
+    assert latent_rate(torch.optim.SGD(groups)) == pytest.approx(0.5)
+
+
+def test_without_a_rate_of_latents_that_of_the_others_is_told() -> None:
+    model = nn.Sequential(BinaryLinear(4, 4), nn.BatchNorm1d(4))
+    assert latent_rate(Bop(latent_groups(model, lr=0.25), gamma=0.5)) == 0.25
+    assert latent_rate(torch.optim.SGD(model.parameters(), lr=0.5)) == 0.5

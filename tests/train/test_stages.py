@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from toy_training import Stop, checkpoint_without_times, metrics_without_times, 
 
 from onebit.data import Dataset
 from onebit.errors import UnknownNameError, UsageError
-from onebit.recipe import Recipe, build_recipe, merge
+from onebit.recipe import Recipe, build_recipe, merge, methods
+from onebit.train.build import build_training
 from onebit.train.history import STAGE_FOLDER
 from onebit.train.run import first_stage, open_run, start_folder, train_run
+from onebit.train.run import test_modes as reported_modes
 from onebit.train.trackers import numbers, open_trackers
 from onebit.train.weights import read_weights
 
@@ -71,6 +74,9 @@ def test_the_second_stage_starts_where_the_first_one_ends(tmp_path: Path, monkey
     assert len(metrics_without_times(stage)), len(metrics_without_times(tmp_path / "run")) == (2, 3)
     assert result["test"].keys() == {"binary", "latent"}
     assert result["test"]["binary"]["accuracy"] > 0.6
+    logs = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (stage, tmp_path / "run")]
+    epochs = [json.loads(line) for log in logs for line in log]
+    assert result["seconds"] == pytest.approx(sum(row["seconds"] for row in epochs))
 
 
 def test_a_method_that_draws_latents_to_signs_starts_from_real_ones(tmp_path: Path) -> None:
@@ -235,12 +241,14 @@ def test_wandb_without_login_says_how_to_go_offline(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_login")
 def test_a_variable_that_wandb_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process of its own: wandb reads its variables once."""
     monkeypatch.setenv("WANDB_MODE", "quatsch")
-    with pytest.raises(UsageError) as caught:
-        open_trackers(["wandb"], recipe(), tmp_path)
-    assert str(caught.value).startswith("--wandb: WANDB_MODE: Input should be 'online', 'offline'")
-    assert str(caught.value).endswith("got 'quatsch'")
-    assert list(tmp_path.iterdir()) == []
+    flags = ["--dataset", "toy", "--model", "mlp", "--epochs", "1", "--out", str(tmp_path / "run"), "--wandb"]
+    done = subprocess.run([sys.executable, "-m", "onebit", "train", *flags], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "--wandb: WANDB_MODE: Input should be 'online', 'offline'" in done.stderr
+    assert done.stderr.rstrip().endswith("got 'quatsch'")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.usefixtures("no_login")
@@ -258,3 +266,9 @@ def test_wandb_offline_logs_into_the_run_folder_and_goes_on(tmp_path: Path, monk
     for path in logs:
         wait_for(lambda path=path: b"layers/linear2/flip_ratio" in path.read_bytes())  # its service writes on its own
     wait_for(lambda: b"test/binary/accuracy" in logs[-1].read_bytes())
+
+
+def test_latents_that_are_signs_are_no_test_mode_of_their_own() -> None:
+    for method, modes in (("bop", ["binary"]), ("binaryconnect", ["binary", "latent"])):
+        asked = recipe(**merge(methods()[method], {"first_stage": 0.0}))
+        assert reported_modes(build_training(asked, DATA).model, draws=10) == modes

@@ -8,7 +8,7 @@ from onebit.optim.bayesbinn import BayesBiNN
 from onebit.optim.bop import Bop
 from onebit.optim.companion import CompanionOptimizer
 from onebit.optim.compiled import compile_update_
-from onebit.optim.latents import clip_latents_, latent_groups, prox_latents_
+from onebit.optim.latents import clip_latents_, latent_groups, latent_rate, prox_latents_
 from onebit.optim.prox import prox_
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
@@ -29,6 +29,7 @@ __all__ = [
     "clip_latents_",
     "compile_update_",
     "latent_groups",
+    "latent_rate",
     "prox_",
     "prox_latents_",
 ]

@@ -40,8 +40,8 @@ def latent_groups(
         decay_latents, decay_norm: weight decay for latents, for biases and BatchNorm all the same.
 
     Returns:
-        Groups with `params`, `lr`, `weight_decay`; those of latents with `latent`, and with `latent_clip` where they
-        are clipped.
+        Groups with `params`, `lr`, `weight_decay`; those of latents with `latent`, `lr_factor` (which their `lr`
+        contains) and `latent_clip` where they are clipped.
 
     Raises:
         UsageError: an unknown scale or a clip that is not positive.
@@ -68,6 +68,7 @@ def latent_groups(
             "lr": lr * factor,
             "weight_decay": weight_decay if decay_latents else 0.0,
             "latent": True,
+            "lr_factor": factor,
         }
         if clip is not None:
             group["latent_clip"] = float(clip)
@@ -80,6 +81,14 @@ def latent_groups(
         if parameters:
             groups.append({"params": parameters, "lr": lr, "weight_decay": decay})
     return groups
+
+
+def latent_rate(optimizer: torch.optim.Optimizer) -> float:
+    """Learning rate of latents before their scale; of the last group where latents have none (Bop, real nets)."""
+    for group in optimizer.param_groups:
+        if group.get("latent") and "threshold" not in group:  # Bop
+            return float(group["lr"]) / float(group.get("lr_factor", 1.0))
+    return float(optimizer.param_groups[-1]["lr"])
 
 
 @torch.no_grad()  # post hooks run with gradients enabled

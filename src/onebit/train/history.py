@@ -55,7 +55,7 @@ class EpochLog:
     epoch: 1, 2, …; step: optimizer steps done so far.
     train_*: over the batches of the epoch, in training mode with the weights of training.
     validation_*: None without a validation split; `validation_weights` is the test mode, "binary" or "real".
-    lr: learning rate of the last parameter group after the epoch, that of latents before their scale.
+    lr: learning rate of latents before their scale after the epoch; of the real parameters where latents have none.
     seconds: training and validation of this epoch; images_per_second: training alone.
     flip_ratio: share of binary weights that changed sign since the last epoch.
     saturation: share of latents at their bound.

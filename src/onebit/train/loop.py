@@ -29,7 +29,7 @@ from onebit.evaluation import (
 from onebit.layers import binary_layers
 from onebit.losses import LOSSES, Loss
 from onebit.metrics import binary_signs, flip_ratio, saturation
-from onebit.optim import clip_latents_
+from onebit.optim import clip_latents_, latent_rate
 from onebit.precision import autocast, lay_out_state_, resolve_memory_format, resolve_precision
 from onebit.quantizers import scheduled
 from onebit.scores import Score, score_logits, whole_score
@@ -248,7 +248,7 @@ def fit(
                 validation_error=None if score is None else score.error,
                 validation_mean_iou=None if score is None else score.mean_iou,
                 validation_weights="binary" if signs else "real",
-                lr=float(optimizer.param_groups[-1]["lr"]),
+                lr=latent_rate(optimizer),
                 seconds=time.perf_counter() - started,
                 images_per_second=seen / trained,
                 flip_ratio=flip_ratio(previous, signs),

@@ -16,7 +16,7 @@ from onebit.data import DATASETS, Dataset, Progress, load_dataset, permute_pixel
 from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation import evaluate
 from onebit.files import remove_leftovers, write_atomic
-from onebit.layers import binary_layers
+from onebit.layers import BinaryLayer, binary_layers
 from onebit.precision import resolve_precision
 from onebit.recipe import Recipe, build_recipe, check_keys, read_settings, recipe_path
 from onebit.scores import whole_score
@@ -252,7 +252,7 @@ def train_stage(
             else {"validation_mean_iou": history.best.validation_mean_iou}
         ),
         "test": {score.weights: score.as_dict() for score in scores},
-        "seconds": history.seconds,
+        "seconds": history.seconds + (0 if start is None else read_seconds(start)),
         "parameters": sum(p.numel() for p in model.parameters()),
         "binary_weights": sum(layer.weight.numel() for _, layer in binary_layers(model)),
         "precision": resolve_precision(recipe.precision, device),
@@ -268,6 +268,11 @@ def train_stage(
     for tracker in tracked:
         tracker.end(result)
     return result
+
+
+def read_seconds(folder: Path) -> float:
+    """The seconds of a finished run."""
+    return float(json.loads((folder / "result.json").read_text(encoding="utf-8"))["seconds"])
 
 
 def _chosen_by(history: History) -> str:
@@ -287,8 +292,9 @@ def _load_best(model: nn.Module, folder: Path) -> None:
 def test_modes(model: nn.Module, *, draws: int) -> list[str]:
     """The test modes in which a finished training is reported: what ships first.
 
-    A Bayesian net, whose latents are the parameters of a distribution, is reported with its most probable weights (the
-    signs that ship), their mean, and an ensemble of so many `draws`.
+    Latents that are ±1 themselves, as those of Bop, are no mode of their own. A Bayesian net, whose latents are the
+    parameters of a distribution, is reported with its most probable weights (the signs that ship), their mean, and an
+    ensemble of so many `draws`.
     """
     quantizers = [layer.weight_quantizer for _, layer in binary_layers(model)]
     if not quantizers:
@@ -296,7 +302,14 @@ def test_modes(model: nn.Module, *, draws: int) -> list[str]:
     if all(hasattr(quantizer, "mean") for quantizer in quantizers):
         return ["binary", "mean", *([f"ensemble:{draws}"] if draws else [])]
     random = any(quantizer is not None and quantizer.random for quantizer in quantizers)
+    if not random and all(_is_its_sign(layer) for _, layer in binary_layers(model)):
+        return ["binary"]
     return ["binary", "latent", *(["sample"] if random else [])]
+
+
+def _is_its_sign(layer: BinaryLayer) -> bool:
+    """Whether the latent weight of a layer holds the signs that ship of it."""
+    return torch.equal(layer.outputs_first(layer.weight), layer.binary_weight().signs)
 
 
 @dataclass(frozen=True)
