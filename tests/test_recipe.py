@@ -76,7 +76,7 @@ FLAGS: dict[str, tuple[str, Any]] = {
     "optimizer.latent_init": ("5.0", 5.0),
     "optimizer.data_scale": ("10.0", 10.0),
     "optimizer.samples": ("3", 3),
-    "optimizer.prox_pull": ("4", 4.0),
+    "optimizer.prox_strength": ("4", 4.0),
     "optimizer.prox_freeze": ("0.75", 0.75),
     "optimizer.accumulate": ("4", 4),
     "optimizer.clip_grad_norm": ("2.5", 2.5),

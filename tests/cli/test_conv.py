@@ -126,8 +126,11 @@ def test_a_refused_recipe_takes_nothing_away(onebit: Onebit, tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_a_net_is_refused_images_of_another_size(onebit: Onebit, conv_folder: Path) -> None:
-    refused = onebit("evaluate", conv_folder, "--dataset", "mnist-sample")
+def test_a_net_is_refused_images_of_another_size(onebit: Onebit, conv_folder: Path, tmp_path: Path) -> None:
+    images, labels = np.zeros((4, 1, 28, 28), np.uint8), np.arange(4)
+    arrays = {"train_images": images, "train_labels": labels, "test_images": images, "test_labels": labels}
+    np.savez(tmp_path / "large.npz", **arrays, classes=list("abcd"))
+    refused = onebit("evaluate", conv_folder, "--dataset", "arrays", "--data", tmp_path / "large.npz")
     assert "the model takes images of shape (1, 8, 8), the data has (1, 28, 28)" in refused.line
 
 

@@ -40,7 +40,7 @@ SIGN = "but model.weight_quantizer is 'sign': leave it out"
         ("--optimizer.latent_init 3", "optimizer.latent_init belongs to optimizer bayesbinn"),
         ("--method bayesbinn --init_from x --optimizer.latent_init 3", "belongs to a training from new weights, but"),
         ("--optimizer.samples 4", f"optimizer.samples belongs to random weights or dropout, {SIGN}"),
-        ("--optimizer.prox_freeze 0.5", "optimizer.prox_freeze belongs to prox_pull, but optimizer.prox_pull is"),
+        ("--optimizer.prox_freeze 0.5", "optimizer.prox_freeze belongs to prox_strength, but optimizer."),
         ("--method real --optimizer.lr_scale glorot", "optimizer.lr_scale belongs to binary weights, but model."),
         ("--optimizer.decay_norm", "optimizer.decay_norm belongs to weight_decay, but optimizer.weight_decay is 0.0"),
         ("--schedule.step_size 3", "schedule.step_size belongs to schedule step, but schedule.name is 'cosine'"),

@@ -78,15 +78,15 @@ def test_bayesbinn_goes_on_from_the_latents_of_another_training(data: Dataset, t
 
 
 def test_the_prox_takes_its_settings_in_steps(data: Dataset) -> None:
-    """The pull, lr·growth·t summed over the steps before the freeze, is the same for every length."""
+    """The strength is that of the last step before the freeze, however long the training."""
     for epochs, steps in ((2, 8), (20, 80)):
         for freeze, last in ((0.75, 0.75 * steps), (None, math.inf)):
-            own = {"prox_pull": 6.0, "prox_freeze": freeze, "lr": 0.01}
+            own = {"prox_strength": 6.0, "prox_freeze": freeze, "lr": 0.01}
             asked = recipe("proxquant", optimizer=own, epochs=epochs)
             group = build_training(asked, data).optimizer.param_groups[0]
             assert group["prox_freeze"] == last
             before = min(last, steps)
-            assert 0.01 * group["prox_growth"] * before**2 / 2 == pytest.approx(6.0)
+            assert group["prox_growth"] * before == pytest.approx(6.0)
 
 
 def test_real_parameters_may_have_a_rate_of_their_own(data: Dataset) -> None:
@@ -101,7 +101,7 @@ def test_the_method_trains(data: Dataset, method: str) -> None:
     fast = {
         "bop": {"gamma": 0.1, "threshold": 1e-6, "lr": 0.01},
         "bayesbinn": {"lr": 1e-2, "data_scale": 10.0},
-        "proxquant": {"prox_pull": 1.0},
+        "proxquant": {"prox_strength": 1.0},
     }
     settings = recipe(method, optimizer=fast[method], epochs=10)
     built = build_training(settings, data)
@@ -129,10 +129,10 @@ def test_the_method_trains(data: Dataset, method: str) -> None:
         ("bop", {"optimizer": {"momentum": 0.9}}, "optimizer.momentum belongs to sgd, rmsprop and bayesbinn"),
         ("bop", {"optimizer": {"compile": True}}, "a compiled update needs adam or adamw, got Bop"),
         ("bayesbinn", {"optimizer": {"compile": True}}, "a compiled update needs adam or adamw, got BayesBiNN"),
-        ("proxquant", {"optimizer": {"prox_pull": None}}, "weight_quantizer prox stays real without"),
+        ("proxquant", {"optimizer": {"prox_strength": None}}, "weight_quantizer prox stays real without"),
         ("proxquant", {"model": {"weight_quantizer": "sign"}}, "goes with weight_quantizer prox, got sign"),
         ("proxquant", {"optimizer": {"compile": True}}, "nothing to compile"),
-        ("real", {"optimizer": {"prox_pull": 1.0}}, "goes with weight_quantizer prox, got real weights"),
+        ("real", {"optimizer": {"prox_strength": 1.0}}, "goes with weight_quantizer prox, got real weights"),
     ],
 )  # fmt: skip
 def test_what_makes_no_method_is_refused_in_one_line(
@@ -152,7 +152,7 @@ def test_what_makes_no_method_is_refused_in_one_line(
         ({"samples": 0}, "optimizer.samples must be 1 or more, got 0"),
         ({"data_scale": 0.0}, "optimizer.data_scale must be positive"),
         ({"decay_epochs": 0.0}, "optimizer.decay_epochs must be positive"),
-        ({"prox_pull": -1.0}, "optimizer.prox_pull must be positive"),
+        ({"prox_strength": -1.0}, "optimizer.prox_strength must be positive"),
         ({"prox_freeze": 1.5}, "optimizer.prox_freeze must be in [0, 1], got 1.5"),
         ({"latent_init": math.nan}, "optimizer.latent_init must be positive"),
     ],

@@ -80,7 +80,9 @@ def test_the_second_stage_starts_where_the_first_one_ends(tmp_path: Path, monkey
 
 
 def test_a_method_that_draws_latents_to_signs_starts_from_real_ones(tmp_path: Path) -> None:
-    prox = recipe(model={"weight_quantizer": "prox", "value": 1.0}, optimizer={"prox_pull": 1.0, "prox_freeze": 0.5})
+    prox = recipe(
+        model={"weight_quantizer": "prox", "value": 1.0}, optimizer={"prox_strength": 1.0, "prox_freeze": 0.5}
+    )
     assert train(tmp_path, prox)["test"].keys() >= {"binary"}
 
 

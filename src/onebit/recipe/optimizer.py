@@ -32,7 +32,7 @@ class OptimizerRecipe:
         data_scale: of bayesbinn, factor on the number of training images (with masks: pixels); above 1 where augmented
         prior: of bayesbinn, the weights that training starts from (init_from) are the prior, too; else it is 0
         samples: draws of the weights that each batch is computed with, whose gradients are averaged
-        prox_pull: of ProxQuant, distance by which latents are drawn to ±1 in all, growing step by step; null for none
+        prox_strength: of ProxQuant, times lr what draws latents to ±1 in the last step before the freeze; null for none
         prox_freeze: of ProxQuant, share of training after which latents stay at ±1; null for never
         accumulate: parts that a batch is computed in, one after the other, to save memory
         clip_grad_norm: largest norm of all gradients together
@@ -59,7 +59,7 @@ class OptimizerRecipe:
     data_scale: float = 1.0
     prior: bool = False
     samples: int = 1
-    prox_pull: float | None = None
+    prox_strength: float | None = None
     prox_freeze: float | None = None
     accumulate: int = 1
     clip_grad_norm: float | None = None
@@ -80,7 +80,7 @@ class OptimizerRecipe:
             need(f"optimizer.{name}", getattr(self, name), positive(getattr(self, name)), "positive")
         freeze = self.prox_freeze is None or 0 <= self.prox_freeze <= 1
         need("optimizer.prox_freeze", self.prox_freeze, freeze, "in [0, 1]")
-        for name in ("clip_grad_norm", "clip_grad_value", "real_lr", "decay_epochs", "prox_pull"):
+        for name in ("clip_grad_norm", "clip_grad_value", "real_lr", "decay_epochs", "prox_strength"):
             limit = getattr(self, name)
             need(f"optimizer.{name}", limit, limit is None or positive(limit), "positive")
 

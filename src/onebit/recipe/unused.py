@@ -59,7 +59,7 @@ OWNERS: dict[str, tuple[Owner, ...]] = {
     ),
     "optimizer.samples": (Owner("random weights or dropout", _samples_differ, "model.weight_quantizer"),),
     "optimizer.prox_freeze": (
-        Owner("prox_pull", lambda recipe: recipe.optimizer.prox_pull is not None, "optimizer.prox_pull"),
+        Owner("prox_strength", lambda recipe: recipe.optimizer.prox_strength is not None, "optimizer.prox_strength"),
     ),
     "optimizer.real_lr": (_BINARY,),
     "optimizer.lr_scale": (_BINARY,),

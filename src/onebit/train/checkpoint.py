@@ -112,9 +112,9 @@ def load_checkpoint(
         setting = setting | {"generators": sorted(_generators(model))}
         before = state["setting"] | {"generators": sorted(state["generators"])}
         for key, value in setting.items():
-            # an earlier version did not write every key
-            if before.get(key, value) != value:
-                _refuse_other_data(path, key, before[key], value)
+            # earlier versions did not tell the data
+            if before.get(key, value if key in ("classes", "data") else None) != value:
+                _refuse_other_data(path, key, before.get(key), value)
                 same = "as many processes under torchrun" if key == "processes" else "the same recipe"
                 raise CheckpointError(
                     f"{path}: was trained with {key} = {before.get(key)!r}, this run has {value!r}; "

@@ -76,11 +76,10 @@ def build_optimizer(recipe: Recipe, model: nn.Module, *, count: int, steps_per_e
         if settings.name in ("adam", "adamw", "sgd"):
             options["fused"] = True  # one pass over parameter and state instead of a dozen
         optimizer = kind(groups, **options)
-    if settings.prox_pull is not None:
+    if settings.prox_strength is not None:
         steps = round(recipe.epochs * steps_per_epoch)
         freeze = math.inf if settings.prox_freeze is None else round(settings.prox_freeze * steps)
-        # lr·growth·t, summed over the steps before the freeze, is the pull: it does not depend on their number
-        growth = 2 * settings.prox_pull / (settings.lr * max(1, min(steps, freeze)) ** 2)
+        growth = settings.prox_strength / max(1, min(steps, freeze))
         prox_latents_(optimizer, growth=growth, freeze=freeze)
     clip_latents_(optimizer)
     return compile_update_(optimizer, model, precision=recipe.precision) if settings.compile else optimizer
@@ -107,11 +106,11 @@ def check_pair(recipe: Recipe, model: nn.Module) -> None:
         )
     if name == "bop" and kinds - {Sign, SteSign}:
         raise UsageError(f"optimizer bop trains weight_quantizer sign or ste_sign, got {got}: use --method bop")
-    if Prox in kinds and recipe.optimizer.prox_pull is None:
-        raise UsageError("weight_quantizer prox stays real without optimizer.prox_pull: use --method proxquant")
-    if recipe.optimizer.prox_pull is not None and kinds != {Prox}:
+    if Prox in kinds and recipe.optimizer.prox_strength is None:
+        raise UsageError("weight_quantizer prox stays real without optimizer.prox_strength: use --method proxquant")
+    if recipe.optimizer.prox_strength is not None and kinds != {Prox}:
         raise UsageError(
-            f"optimizer.prox_pull goes with weight_quantizer prox, got {got or 'real weights'}: "
+            f"optimizer.prox_strength goes with weight_quantizer prox, got {got or 'real weights'}: "
             "use --method proxquant, or set it to null"
         )
 

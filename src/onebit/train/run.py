@@ -139,7 +139,7 @@ def first_stage(recipe: Recipe) -> Recipe:
             "another recipe and name its run with --init_from"
         )
     real = replace(recipe.model, weight_quantizer=None, weight_options=None, value=1.0, init="default")
-    optimizer = replace(recipe.optimizer, latent_clip=None, lr_scale=None, prox_pull=None, compile=False)
+    optimizer = replace(recipe.optimizer, latent_clip=None, lr_scale=None, prox_strength=None, compile=False)
     return replace(
         recipe,
         name=f"{recipe.name}-stage1",
