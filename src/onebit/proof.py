@@ -107,7 +107,10 @@ def _steps(run: Run, data: Dataset, on_images: OnImages | None) -> Iterator[Step
     better, least = score.correct > largest, f"more than {largest:,}, the largest class"
     if score.mean_iou is not None:  # of most masks a class has nearly all pixels
         same = largest / int(counts.sum()) / int(np.count_nonzero(counts))
-        better, least = bool(score.mean_iou > same), f"a mean IoU above {same:.4f}, that of the largest class everywhere"
+        better, least = (
+            bool(score.mean_iou > same),
+            f"a mean IoU above {same:.4f}, that of the largest class everywhere",
+        )
     yield Step("binary accuracy", better, f"{score} on {data.name} test, expected {least}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "binarized.pth"
