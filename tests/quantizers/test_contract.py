@@ -310,7 +310,9 @@ def compiled_equals_eager(name: str, backend: str) -> None:
     for progress in (0.2, 0.8):
         quantizer.set_progress(progress)
         found, expected = gradients(compiled, latent, incoming), gradients(quantizer, latent, incoming)
-        assert torch.equal(found[0], expected[0])
+        # the sums in a scale may run in another order, which of two values a weight takes may not change
+        uppers = [weight == weight.amax(1, keepdim=True) for weight in (found[0], expected[0])]
+        assert torch.equal(*uppers)
         agree(found, expected, 1e-6)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 1
 
