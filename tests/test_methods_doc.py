@@ -53,6 +53,9 @@ def test_a_row_holds_what_was_measured_once_all_seeds_are_done(tmp_path: Path, a
     else:
         assert rows[0] == "| `bop` | 1 / 32 | **97.00 ± 1.00 %** | 50.00 ± 0.00 % | 25.00 → 1.000 % | 1.06 |"
         assert head.count("|") == rows[0].count("|") == rows[1].count("|")
+        gone = {"bop": tmp_path / "gone", "ste": tmp_path / "ste"}
+        again = TOOL["table"](protocol, gone, {}, "\n".join([head, _, *rows]))
+        assert again.splitlines() == [head, _, *rows]
 
 
 def test_the_steps_of_the_nets_that_were_trained_are_timed_against_plain_torch(

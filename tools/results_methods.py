@@ -130,26 +130,35 @@ def _seeds(text: str) -> range:
     return range(int(first), int(last or first) + 1)
 
 
-def table(protocol: Protocol, folders: dict[str, Path], steps: dict[str, float]) -> str:
+def table(protocol: Protocol, folders: dict[str, Path], steps: dict[str, float], before: str = "") -> str:
     """The rows as Markdown; methods that were not trained say so.
 
     Args:
         steps: see `step_ratios`.
+        before: the table until now, whose rows stand for methods that have no run here.
     """
-    modes = ("binary", "latent", "mean", "sample", "ensemble:10")
+    modes = ("latent", "mean", "sample", "ensemble:10")
     found = {name: row(protocol, folder) for name, folder in folders.items()}
-    shown = [mode for mode in modes if any(entry and mode in entry["test"] for entry in found.values())]
-    head = ["method", "bits of weights / inputs", "test accuracy, binary (real: real)", *shown[1:]]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in before.splitlines()]
+    present = rows[0] if rows else []
+    shown = [
+        mode for mode in modes if mode in present or any(entry and mode in entry["test"] for entry in found.values())
+    ]
+    head = ["method", "bits of weights / inputs", "test accuracy, binary (real: real)", *shown]
     head += ["flips, first → last epoch", "step, to plain torch"]
     lines = [head, ["---"] * len(head)]
+    kept = {cells[0]: cells for cells in rows[2:] if rows[0] == head}
     for name, entry in found.items():
+        if entry is None and f"`{name}`" in kept:
+            lines.append(kept[f"`{name}`"])
+            continue
         if entry is None:
             lines.append([f"`{name}`", "", "not yet trained", *[""] * (len(head) - 3)])
             continue
         test = {mode: percent(score["accuracies"]) for mode, score in entry["test"].items()}
         flips = f"{100 * entry['flips_first']:.2f} → {100 * entry['flips_last']:.3f} %" if name != "real" else ""
         ships = f"**{test['binary']}**" if "binary" in test else test["real"]
-        others = [test.get(mode, "") for mode in shown[1:]]
+        others = [test.get(mode, "") for mode in shown]
         ratio = f"{steps[name]:.2f}" if name in steps else "1" if name == "real" else ""
         lines.append([f"`{name}`", entry["bits"], ships, *others, flips, ratio])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
@@ -160,11 +169,11 @@ def write(protocols: dict[str, Protocol], runs: Path) -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
     for name, protocol in protocols.items():
         before, start, rest = text.partition(f"<!-- {name} -->\n")
-        _, end, after = rest.partition("<!-- end -->")
+        present, end, after = rest.partition("<!-- end -->")
         if not (start and end):
             sys.exit(f"{DOCUMENT}: expected <!-- {name} --> and <!-- end -->, each on a line")
         steps = step_ratios(runs / name / STEPS_FILE, "bf16" if "bf16" in protocol.flags else "fp32")
-        text = before + start + table(protocol, protocol.folders(runs / name), steps) + "\n" + end + after
+        text = before + start + table(protocol, protocol.folders(runs / name), steps, present) + "\n" + end + after
     DOCUMENT.write_text(text, encoding="utf-8")
     print(f"wrote {DOCUMENT}")
 
