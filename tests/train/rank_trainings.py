@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from toy_training import CASES, Case, Stop, build, stop_after_epoch, toy_data
+from toy_training import CASES, Case, Stop, build, loss_that_breaks, stop_after_epoch, toy_data
 
 from onebit.data import Dataset
 from onebit.errors import DataError, OnebitError
@@ -80,14 +81,7 @@ def shares(ranks: Ranks, parts: int) -> History:
 
 def breaking(ranks: Ranks, folder: Path) -> History:
     """The loss of the last rank is no number in its sixth step."""
-    calls = 0
-
-    def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        nonlocal calls
-        calls += logits.requires_grad
-        found = cross_entropy(logits, labels)
-        return found * float("nan") if calls == 7 and ranks.rank == ranks.world - 1 else found
-
+    loss = loss_that_breaks(7, math.nan) if ranks.rank == ranks.world - 1 else cross_entropy
     return mlp(ranks, loss=loss, folder=folder)
 
 

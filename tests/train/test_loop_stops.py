@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from toy_training import DATA, Case, Stop, build, stop_at_step, toy_data
+from toy_training import DATA, Case, Stop, build, loss_that_breaks, stop_at_step, toy_data
 
 import onebit.files
 from onebit.errors import OnebitError, TrainingError, UsageError
@@ -19,19 +19,6 @@ from onebit.losses import cross_entropy
 
 
 # ---------------------------------------------------------------------------------------------------------- divergence
-def loss_that_breaks(at: int, value: float) -> Any:
-    """cross-entropy until call `at` in training, then `value`."""
-    calls = 0
-
-    def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        nonlocal calls
-        calls += logits.requires_grad
-        found = cross_entropy(logits, labels)
-        return found * 0 + value if calls == at and logits.requires_grad else found
-
-    return loss
-
-
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize(("at", "epoch"), [(1, 1), (4, 1), (5, 2), (11, 3)])
 def test_a_loss_that_is_no_number_stops_at_its_epoch_and_step(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from onebit.data import Augmentation, Dataset, Split, make_toy
-from onebit.losses import Loss
+from onebit.losses import Loss, cross_entropy
 from onebit.models import MLP
 from onebit.optim import OPTIMIZERS, clip_latents_, latent_groups, prox_latents_
 from onebit.quantizers import Stochastic
@@ -188,3 +188,16 @@ CASES = {
     "nadam": Case("sign", optimizer="nadam", schedule=None),
 }
 DATA = toy_data()
+
+
+def loss_that_breaks(at: int, value: float) -> Any:
+    """cross-entropy until call `at` in training, then `value`."""
+    calls = 0
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        nonlocal calls
+        calls += logits.requires_grad
+        found = cross_entropy(logits, labels)
+        return found * 0 + value if calls == at and logits.requires_grad else found
+
+    return loss
