@@ -87,6 +87,11 @@ class TrainingImages:
             return pixels[:, 0].transpose(0, 3, 1, 2)
         return pixels[..., 0]
 
+    @property
+    def pixels(self) -> Images | None:
+        """All images, (count, P, H, W, K), see `change_pixels`; None where a batch is read or resized anew."""
+        return None if self.augmentation.min_area is not None else self._pixels
+
     def batches(
         self,
         chosen: Iterable[tuple[npt.NDArray[np.int64], slice]],
@@ -149,13 +154,14 @@ class TrainingSamples:
         self.repeats = asked.repeats
         self.count = len(split) * asked.repeats
         self._masked: MaskedImages | None = None
-        self._images: TrainingImages | None = None
+        self.images: TrainingImages | None = None
+        """None of images with masks."""
         if split.labels.ndim > 1:
             images = split.images[:] if isinstance(split.images, StreamedImages) else split.images
             self._masked = MaskedImages(images, split.labels, asked, channels_last=channels_last)
         else:
             _check_unmasked(asked)
-            self._images = TrainingImages(split.images, asked, channels_last=channels_last)
+            self.images = TrainingImages(split.images, asked, channels_last=channels_last)
 
     def order(self, rng: np.random.Generator) -> npt.NDArray[np.int64]:
         """Which sample stands where in an epoch: each of them `repeats` times, in random order."""
@@ -168,7 +174,7 @@ class TrainingSamples:
         if self._masked is not None:
             yield from self._masked.batches(chosen, rng)
             return
-        assert self._images is not None
+        assert self.images is not None
         chosen = list(chosen)
-        for (indices, part), images in zip(chosen, self._images.batches(chosen, rng), strict=True):
+        for (indices, part), images in zip(chosen, self.images.batches(chosen, rng), strict=True):
             yield images, self.labels[indices[part]]

@@ -35,6 +35,7 @@ from onebit.quantizers import scheduled
 from onebit.scores import Score, score_logits, whole_score
 from onebit.tables import resolve
 from onebit.train.average import WeightAverage
+from onebit.train.device_batches import DeviceBatches
 from onebit.train.distillation import Teacher, ready_teacher
 from onebit.train.files import RunFiles
 from onebit.train.health import HealthWatch, gradient_health, layer_health
@@ -130,6 +131,7 @@ def fit(
     if batch_size > samples.count > 0:
         raise UsageError(f"batch_size is {batch_size}, more than the {samples.count:,} training images")
     batches = batch_bounds(samples.count, batch_size, least=2 * ranks.world)
+    on_device = DeviceBatches(samples, device)
     total_steps = round(epochs * len(batches)) if math.isfinite(epochs) else 0
     if total_steps < 1:
         raise UsageError(f"nothing to train: {len(data.train)} training images, {epochs} epochs")
@@ -192,11 +194,10 @@ def fit(
         checked = 0
         model.train()
         chosen = [(order[start:stop], ranks.part(stop - start)) for start, stop in epoch_batches]
-        for i, (pixels, labels) in enumerate(samples.batches(chosen, rng)):
+        for i, (x, y) in enumerate(on_device.batches(chosen, rng)):
             indices = chosen[i][0]
             for quantizer in following:
                 quantizer.set_progress(step / total_steps)
-            x, y = torch.from_numpy(pixels).to(device), torch.from_numpy(labels).to(device)
             losses[i], right = optimizer_step(
                 forward,
                 optimizer,

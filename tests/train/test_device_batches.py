@@ -1,0 +1,83 @@
+"""Batches made on a device are those that numpy makes, pixel for pixel."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from toy_training import TOY, toy_data
+
+import onebit
+from onebit.data import Augmentation, Split, TrainingSamples
+from onebit.train import device_batches
+from onebit.train.device_batches import DeviceBatches
+
+CPU = torch.device("cpu")
+
+
+@settings(deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 6), st.sampled_from([1, 3]), st.integers(1, 6), st.integers(1, 6)),
+    augmentation=st.builds(
+        Augmentation,
+        crop_padding=st.integers(0, 3),
+        flip=st.booleans(),
+        padding_mode=st.sampled_from(["zero", "reflect"]),
+        cutout=st.integers(0, 5),
+        repeats=st.integers(1, 2),
+    ),
+    seed=st.integers(0, 2**32),
+    channels_last=st.booleans(),
+    part=st.builds(slice, st.integers(0, 2), st.integers(3, 9) | st.none()),
+)
+def test_held_images_make_the_same_batches(
+    shape: tuple[int, int, int, int], augmentation: Augmentation, seed: int, channels_last: bool, part: slice
+) -> None:
+    assume(augmentation.padding_mode == "zero" or augmentation.crop_padding < min(shape[2:]))
+    choice = np.random.default_rng(seed + 1)
+    split = Split(choice.integers(1, 256, shape).astype(np.uint8), np.arange(shape[0]))
+    samples = TrainingSamples(split, augmentation, channels_last=channels_last)
+    chosen = [(choice.integers(0, shape[0], size), part) for size in (4, 1, 7)]
+    rng, same = np.random.default_rng(seed), np.random.default_rng(seed)
+    made = list(DeviceBatches(samples, CPU, hold=True).batches(chosen, rng))
+    expected = list(samples.batches(chosen, same))
+    assert len(made) == len(expected) == 3
+    for (images, labels), (pixels, numbers) in zip(made, expected, strict=True):
+        np.testing.assert_array_equal(images, pixels)
+        np.testing.assert_array_equal(labels, numbers)
+        assert images.dtype == torch.uint8
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        assert images.is_contiguous(memory_format=layout)
+    assert rng.random() == same.random()
+
+
+def test_what_is_not_held_is_sent() -> None:
+    """To a device without memory, which stands for one that is not this CPU."""
+    split = Split(np.zeros((6, 3, 8, 8), np.uint8), np.arange(6))
+    samples = TrainingSamples(split, Augmentation(min_area=0.5), channels_last=True)
+    chosen = [(np.arange(4), slice(0, 4)), (np.arange(6), slice(1, 3))]
+    made = list(DeviceBatches(samples, torch.device("meta"), hold=True).batches(chosen, np.random.default_rng(0)))
+    assert [tuple(images.shape) for images, _ in made] == [(4, 3, 8, 8), (2, 3, 8, 8)]
+    assert all(images.is_meta and labels.is_meta for images, labels in made)
+
+
+def test_training_on_held_images_is_the_same_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = toy_data()
+
+    def weights() -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        model = onebit.create_model("mlp", widths=TOY["model"]["widths"])
+        optimizer = onebit.clip_latents_(torch.optim.Adam(onebit.latent_groups(model, lr=1e-3)))
+        augmentation = Augmentation(crop_padding=1, flip=True, cutout=2)
+        onebit.fit(model, data, optimizer, epochs=1.5, batch_size=TOY["batch_size"], augmentation=augmentation)
+        return model.state_dict()
+
+    sent = weights()
+    asked = []
+    monkeypatch.setattr(device_batches, "_fits", lambda size, device: asked.append(size) or True)
+    held = weights()
+    assert asked == [data.train.images.nbytes]
+    for name, tensor in sent.items():
+        assert torch.equal(tensor, held[name]), name
