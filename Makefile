@@ -7,8 +7,8 @@ BIN := $(VENV)/bin
 
 setup: $(VENV)/installed
 
-# the package is installed in place, so only a change of what it depends on asks for a new installation
-$(VENV)/installed: pyproject.toml constraints.txt
+# the package is installed in place: only a change of what it depends on, or of its C code, asks for a new installation
+$(VENV)/installed: pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/onebit/native/csrc/*)
 	@echo "setting up $(VENV) (a minute or two; torch is the large part)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "onebit needs Python 3.10 or newer")'
 	$(PYTHON) -m venv $(VENV)

@@ -54,7 +54,7 @@ def by_hand(net: PackedNet, image: np.ndarray) -> list[Fraction]:
     known = infer(net)
     for node in net.nodes:
         inputs = [values[name] for name in node.inputs]
-        values[node.output] = _made(node, known[node.output], *inputs)
+        values[node.output] = _made(node, known, *inputs)
         assert values[node.output].shape == known[node.output].shape
     return values[net.output].reshape(-1).tolist()
 
@@ -74,9 +74,10 @@ def _each(function: Any, array: np.ndarray) -> np.ndarray:
     return result
 
 
-def _made(node: Node, made: Value, x: np.ndarray, *others: np.ndarray) -> np.ndarray:
+def _made(node: Node, known: dict[str, Value], x: np.ndarray, *others: np.ndarray) -> np.ndarray:
+    made = known[node.output]
     if isinstance(node, (Dense, RealDense, Conv, RealConv, ConvTranspose, RealConvTranspose)):
-        return _products(node, made, x)
+        return _products(node, made, x, bound=known[node.inputs[0]].bound)
     if isinstance(node, (MaxPool, AveragePool)):
         return _pooled(node, made, x)
     if isinstance(node, AdaptiveAveragePool):
@@ -150,11 +151,26 @@ def _pooled(node: MaxPool | AveragePool, made: Value, x: np.ndarray) -> np.ndarr
     return y
 
 
-def _products(node: Any, made: Value, x: np.ndarray) -> np.ndarray:
+def _on_grid(values: np.ndarray, least: Fraction) -> np.ndarray:
+    """Multiples of 2^-e, with e = 24 - p (at most 126) where the largest magnitude lies in [2^(p-1), 2^p)."""
+    largest, p = max([least, *(abs(v) for v in values.reshape(-1))]), -(10**6)
+    if largest:
+        p = largest.numerator.bit_length() - largest.denominator.bit_length()
+        p += largest >= Fraction(2) ** p  # now 2^(p-1) <= largest < 2^p
+    step = Fraction(2) ** -min(126, 24 - p)
+    return _each(lambda v: round(v / step) * step, values)  # Python rounds ties to even
+
+
+def _products(node: Any, made: Value, x: np.ndarray, *, bound: int | None) -> np.ndarray:
     """For each output the numbers of x that meet its row of weights, in order, then the sums."""
     one_bit = isinstance(node, (Dense, Conv, ConvTranspose))
     rows = unpack_signs(node.signs, node.in_features) if one_bit else node.weight
     rows = _each(lambda w: Fraction(float(w)), rows)
+    padding = Fraction(abs(getattr(node, "padding_value", 0)))
+    if bound is None or (bound > 2**24 and not one_bit):
+        x = _on_grid(_each(f32, x), padding)
+    if not one_bit:
+        rows = np.stack([_on_grid(row, Fraction(0)) for row in rows])
     scale, centre = (node.scale, node.centre) if one_bit else (None, None)
     y = np.empty(made.shape, object)
     for index in np.ndindex(made.shape):

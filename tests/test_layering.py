@@ -22,6 +22,7 @@ WITHOUT_TORCH = [
     "pictures",
     "recipe",
     "bits",
+    "grid",
     "packed",
     "native",
     "runtime",

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from packed_nets import IMAGE_NETS, Builder
 
 from onebit.bits import pack_signs
 from onebit.errors import FormatError, NotBinaryError, UsageError
+from onebit.native import instruction_sets
 from onebit.packed import (
     OPS,
     Affine,
@@ -41,7 +42,21 @@ from onebit.runtime import EXECUTORS, batches, load, run, softmax
 from onebit.runtime.executors import DTYPES
 
 Maker = Callable[..., PackedNet]
+EXECUTORS_HERE = ["reference", *instruction_sets()]
 INT32 = np.iinfo(np.int32)
+
+
+@pytest.fixture(scope="module", params=EXECUTORS_HERE, autouse=True)
+def executor(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every test of this file runs with numpy and with each instruction set of this processor."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("ONEBIT_ISA", raising=False)
+        patch.delenv("ONEBIT_NATIVE", raising=False)
+        if request.param == "reference":
+            patch.setenv("ONEBIT_NATIVE", "0")
+        else:
+            patch.setenv("ONEBIT_ISA", request.param)
+        yield request.param
 
 
 def random_images(net: PackedNet, count: int, seed: int = 0) -> np.ndarray:

@@ -1,10 +1,11 @@
 """Run a packed net with numpy alone: the reference executor, which defines what a packed net computes.
 
 * `sign` values are int8 and `integer` values int32, and their sums are exact, whatever computes them.
-* Sums of real values are accumulated in float64 and rounded to float32 once, so that they do not depend on the order a
-  matrix library adds in. An affine map is rounded once, as a fused multiply-add is. Averages are sums, rounded, and
-  then divided. Scales, centres, residual sums and the input coding are float32 operations, one rounding each, in the
-  order in which `onebit.packed.nodes` writes them.
+* Real values that meet weights are rounded to a grid of integers first, see `onebit.grid`: their sums are exact
+  too, and no order that anything adds in changes a bit.
+* An affine map is computed in float64 and rounded once. Averages are sums, rounded, and then divided. Scales, centres,
+  residual sums and the input coding are float32 operations, one rounding each, in the order in which
+  `onebit.packed.nodes` writes them.
 """
 
 from onebit.packed import load

@@ -47,12 +47,21 @@ def adaptive_average_pool(node: AdaptiveAveragePool, x: Value) -> Step:
     divisor = np.outer(heights, widths).astype(np.float32)
 
     def step(v: np.ndarray) -> np.ndarray:
-        v = v.astype(np.int64 if x.exact else np.float64)
-        sums = np.stack([v[:, :, start:stop].sum(axis=2) for start, stop in rows], axis=2)
-        sums = np.stack([sums[..., start:stop].sum(axis=3) for start, stop in columns], axis=3)
+        sums = v.astype(np.int64 if x.exact else np.float64)
+        for axis, windows in ((2, rows), (3, columns)):
+            sums = np.stack([_in_order(sums, axis, *window) for window in windows], axis=axis)
         return sums.astype(np.float32) / divisor
 
     return step
+
+
+def _in_order(v: np.ndarray, axis: int, start: int, stop: int) -> np.ndarray:
+    """v[start] + v[start + 1] + … + v[stop - 1] along an axis, added in this order."""
+    v = np.moveaxis(v, axis, 0)
+    total = v[start].copy()
+    for part in v[start + 1 : stop]:
+        total += part
+    return total
 
 
 def _padded(v: np.ndarray, padding: tuple[int, int, int, int], value: float) -> np.ndarray:

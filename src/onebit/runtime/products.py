@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onebit.bits import pack_signs, unpack_signs, xnor_dot
+from onebit.grid import GRID_BITS, exact_products, on_grid
 from onebit.packed import (
     Conv,
     ConvTranspose,
@@ -31,9 +32,16 @@ def dense(node: Dense | RealDense, x: Value) -> Step:
     finish = _finish(node, x)
     if x.kind == "sign" and isinstance(node, Dense) and node.centre is None:
         signs, count = node.signs, node.in_features
-        return lambda v: finish(xnor_dot(pack_signs(v), signs, count)[:, None, :, None])[:, 0, :, 0]
-    weight = _weight(node, x)[0].T
-    return lambda v: finish((v.astype(weight.dtype) @ weight)[:, None, :, None])[:, 0, :, 0]
+        return lambda v: finish(xnor_dot(pack_signs(v), signs, count)[:, None, :, None], None)[:, 0, :, 0]
+    weight = _weight(node, x)
+    prepare = _prepare(node, x)
+
+    def step(v: np.ndarray) -> np.ndarray:
+        v, units = prepare(v)
+        sums = _sums(node, weight[0], v.astype(weight.dtype, copy=False).T)
+        return finish(sums.T[:, None, :, None], units)[:, 0, :, 0]
+
+    return step
 
 
 def conv(node: Conv | RealConv, x: Value) -> Step:
@@ -69,12 +77,12 @@ def conv_transpose(node: ConvTranspose | RealConvTranspose, x: Value) -> Step:
 
 
 def _weight(node: AnyNode, x: Value, *, groups: int = 1, padding_value: int = 0) -> np.ndarray:
-    """(groups, rows, K): float32 where it holds every sum of the integers, float64 where not, and for sums of reals.
+    """(groups, rows, K) of integers: float32 where it holds every sum of the integers, float64 where not.
 
-    With a centre each group has one more row, of ones, which makes sum(x).
+    With a centre each group has one more row, of ones, which makes sum(x). Real weights are those on their grid.
     """
     if not isinstance(node, OneBitWeights):
-        return node.weight.astype(np.float64).reshape(groups, -1, node.terms)
+        return on_grid(node.weight)[0].reshape(groups, -1, node.terms)
     exact = x.bound is not None and node.terms * max(x.bound, abs(padding_value)) <= _FLOAT32_EXACT
     dtype = np.float32 if exact else np.float64
     weight = unpack_signs(node.signs, node.terms, dtype=dtype).reshape(groups, -1, node.terms)
@@ -83,22 +91,43 @@ def _weight(node: AnyNode, x: Value, *, groups: int = 1, padding_value: int = 0)
     return np.concatenate([weight, np.ones((groups, 1, node.terms), dtype)], axis=1)
 
 
-def _finish(node: AnyNode, x: Value, *, groups: int = 1) -> Step:
-    """What is done with sums: (N, groups, rows, P) -> (N, groups, O / groups, P)."""
-    plain: type[np.generic] = np.float32
-    scale = centre = None
-    if isinstance(node, OneBitWeights):
-        plain = np.int32 if x.exact else np.float32
-        scale, centre = (None if array is None else array.reshape(groups, -1, 1) for array in (node.scale, node.centre))
+def _prepare(node: AnyNode, x: Value) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]:
+    """Values as integers, and of each image the real value of 1: real ones on their grid, and integers as they are.
 
-    def step(sums: np.ndarray) -> np.ndarray:
-        if scale is None and centre is None:
-            return sums.astype(plain, copy=False)
-        y = (sums if centre is None else sums[:, :, :-1]).astype(np.float32)
+    Only integers beyond the grid that meet real weights are real values, too.
+    """
+    if x.bound is not None and (isinstance(node, OneBitWeights) or x.bound <= 2**GRID_BITS):
+        return lambda v: (v, None)
+    least = abs(getattr(node, "padding_value", 0))
+    return lambda v: on_grid(v.astype(np.float32), least=least)
+
+
+def _sums(node: AnyNode, weight: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """weight @ columns, exactly."""
+    return weight @ columns if isinstance(node, OneBitWeights) else exact_products(weight, columns)
+
+
+def _finish(node: AnyNode, x: Value, *, groups: int = 1) -> Callable[[np.ndarray, np.ndarray | None], np.ndarray]:
+    """What is done with sums: (N, groups, rows, P), and what 1 is worth in each image -> (N, groups, O / groups, P)."""
+    scale = centre = weight_units = None
+    if isinstance(node, OneBitWeights):
+        scale, centre = (None if array is None else array.reshape(groups, -1, 1) for array in (node.scale, node.centre))
+    else:
+        weight_units = on_grid(node.weight)[1].reshape(groups, -1, 1)
+
+    def step(sums: np.ndarray, units: np.ndarray | None) -> np.ndarray:
+        if units is None and scale is None and centre is None and weight_units is None:
+            return sums.astype(np.int32, copy=False)
+        sums = sums.astype(np.float32)
+        if units is not None:
+            sums *= units[:, None, None, None]
+        y = sums if centre is None else sums[:, :, :-1]
+        if weight_units is not None:
+            y *= weight_units
         if scale is not None:
-            y *= scale
+            y = y * scale
         if centre is not None:
-            y += sums[:, :, -1:].astype(np.float32) * centre
+            y = y + sums[:, :, -1:] * centre
         return y
 
     return step
@@ -131,7 +160,7 @@ def _correlation(
     made = node.infer(x)
     outputs, height, width = made.shape
     groups, _, terms = weight.shape
-    finish = _finish(node, x, groups=groups)
+    prepare, finish = _prepare(node, x), _finish(node, x, groups=groups)
     unrolled = groups * terms  # values of the windows of all groups at one place
     across = min(width, max(1, _BLOCK_VALUES // unrolled))
     down = min(height, max(1, _BLOCK_VALUES // (unrolled * width)))
@@ -139,6 +168,7 @@ def _correlation(
 
     def step(v: np.ndarray) -> np.ndarray:
         y = np.empty((len(v), outputs, height, width), np.int32 if made.exact else np.float32)
+        v, units = prepare(v)
         surface = np.full((min(together, len(v)), *canvas.shape), canvas.border, weight.dtype)
         image = surface[canvas.target]
         grouped = surface.reshape(len(surface), groups, -1, *canvas.shape[1:])
@@ -148,13 +178,17 @@ def _correlation(
         unrolled_windows = np.empty(len(surface) * unrolled * down * across, weight.dtype)
         for first in range(0, len(v), together):
             count = len(v[first : first + together])
+            worth = None if units is None else units[first : first + count]
+            if canvas.border and worth is not None:
+                border = np.rint(canvas.border / worth.reshape(-1, 1, 1, 1))
+                surface[:count] = np.where(np.isfinite(border), border, 0)
             image[:count] = v[first : first + together][canvas.source]
             for top in range(0, height, down):
                 for left in range(0, width, across):
                     part = windows[:count, ..., top : min(top + down, height), left : min(left + across, width)]
                     columns = unrolled_windows[: part.size].reshape(part.shape)
                     np.copyto(columns, part)
-                    sums = finish(weight @ columns.reshape(count, groups, terms, -1))
+                    sums = finish(_sums(node, weight, columns.reshape(count, groups, terms, -1)), worth)
                     place = y[first : first + count, :, top : top + part.shape[-2], left : left + part.shape[-1]]
                     place[...] = sums.reshape(place.shape)
         return y

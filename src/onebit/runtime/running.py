@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+import os
+import warnings
+from collections.abc import Callable, Collection, Iterator, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from functools import cache
 from math import prod
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from onebit.errors import FormatError, UsageError
+from onebit.native import NativePlan, NotPlanned, instruction_set, instruction_sets, make_plan
 from onebit.packed import InputSpec, PackedNet, infer
 from onebit.packed.net import INPUT
 from onebit.runtime.executors import EXECUTORS, per_channel
 
 _BATCH_VALUES = 1 << 22  # of the largest value of a net in one batch
+_NATIVE_BATCH = 4096
+_PLANS: MutableMapping[PackedNet, dict[str, NativePlan | None]] = WeakKeyDictionary()
 
 
 def run(
@@ -21,21 +30,26 @@ def run(
     images: np.ndarray,
     *,
     batch_size: int | None = None,
+    threads: int | None = None,
+    executor: str | None = None,
     on_images: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """Logits of images; `argmax(axis=1)` of them are the labels.
+    """Logits of images; `argmax(axis=1)` of them are the labels. Every way to compute them gives the same bits.
 
     Args:
         net: a packed net, see `load`.
         images: (N, C, H, W) uint8 as the net's input says; also (N, H, W) when C is 1.
-        batch_size: images computed at once, which bounds the memory, not the result; as many as fit when None.
+        batch_size: images taken at once, which bounds the memory, not the result; as many as fit when None.
+        threads: of the native executor, which share the images; ONEBIT_THREADS or one per core when None.
+        executor: "native", the compiled library, or "reference", numpy; None takes the first where it is installed.
+            Environment: ONEBIT_NATIVE=0 for the second, ONEBIT_ISA for one instruction set of this processor.
         on_images: called with (images done, images).
 
     Returns:
         (N, classes) float32.
 
     Raises:
-        UsageError: images of another shape or dtype.
+        UsageError: images of another shape or dtype, an unknown executor, or no library for "native".
         FormatError: the net's real parameters make a logit that is not finite.
         NotBinaryError: or a NaN whose sign would be taken.
 
@@ -43,14 +57,97 @@ def run(
         >>> labels = run(load("mnist.1bit"), images).argmax(axis=1)
     """
     logits = np.empty((_check_images(net.input, images), *infer(net)[net.output].shape), np.float32)
+    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
+        raise UsageError(f"got batch_size {batch_size!r}, expected a positive integer")
+    plan = native_plan(net, executor)
+    parts: Iterator[np.ndarray]
+    if plan is None:
+        parts = (values[net.output] for _, values in batches(net, images, (net.output,), batch_size=batch_size))
+    else:
+        parts = _native_parts(net, plan, images, batch_size or _NATIVE_BATCH, thread_count(threads))
     done = 0
-    for part, values in batches(net, images, (net.output,), batch_size=batch_size):
-        logits[done : done + len(part)] = values[net.output]
+    for part in parts:
+        logits[done : done + len(part)] = part
         done += len(part)
         if on_images is not None:
             on_images(done, len(logits))
     check_logits(net, logits)
     return logits
+
+
+def native_plan(net: PackedNet, executor: str | None = None) -> NativePlan | None:
+    """How the library runs a net, made once; None where the reference executor does.
+
+    Raises:
+        UsageError: see `run`.
+    """
+    if executor not in (None, "native", "reference"):
+        raise UsageError(f"unknown executor {executor!r}; known: native, reference")
+    isa = None if executor == "reference" else instruction_set()
+    if isa is None:
+        if executor == "native":
+            raise UsageError("the native library is not installed, or ONEBIT_NATIVE=0 is set; use executor 'reference'")
+        if executor is None and not instruction_sets():
+            _notice()
+        return None
+    plans = _PLANS.setdefault(net, {})
+    if isa.name not in plans:
+        try:
+            plans[isa.name] = make_plan(net, isa)
+        except NotPlanned as error:
+            if executor == "native":
+                raise UsageError(f"the native library does not run this net: {error}") from None
+            plans[isa.name] = None
+    return plans[isa.name]
+
+
+def thread_count(threads: int | None = None) -> int:
+    """`threads`, or ONEBIT_THREADS, or one per core that this process may use.
+
+    Raises:
+        UsageError: it is no positive integer.
+    """
+    asked = os.environ.get("ONEBIT_THREADS") if threads is None else threads
+    if not asked and threads is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        count = int(asked or 0)
+    except ValueError:
+        count = 0
+    if count < 1:
+        raise UsageError(f"threads or ONEBIT_THREADS is {asked!r}, expected a positive integer")
+    return count
+
+
+@cache
+def _notice() -> None:
+    warnings.warn(
+        "the native library is not installed: packed nets run in numpy, slowly; install onebit where a C compiler is",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+
+
+def _native_parts(
+    net: PackedNet, plan: NativePlan, images: np.ndarray, batch_size: int, threads: int
+) -> Iterator[np.ndarray]:
+    """The logits of `batch_size` images after the other, each batch shared by threads."""
+
+    def batch(part: np.ndarray) -> np.ndarray:
+        logits, nan = plan.run(part)
+        if nan:  # the reference says which values they are
+            for _ in batches(net, part, (net.output,)):
+                pass
+        return logits
+
+    with ThreadPoolExecutor(threads) if threads > 1 else nullcontext() as pool:
+        for start in range(0, images.shape[0], batch_size):
+            part = np.asarray(images[start : start + batch_size])
+            part = np.ascontiguousarray(part.reshape(len(part), *net.input.shape))
+            if pool is None or len(part) == 1:
+                yield batch(part)
+            else:
+                yield from pool.map(batch, np.array_split(part, min(threads, len(part))))
 
 
 def check_logits(net: PackedNet, logits: np.ndarray) -> None:

@@ -1,0 +1,177 @@
+/* Kernels for x86-64 with AVX2: a panel is one register of 8 outputs. */
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+#define LANES 8
+#define LUT_INPUTS 3
+#define LUT_GROUPS 10
+#define TABLE 8
+#define TILE_ROWS 2
+#define TILE_PANELS 4
+
+#include "engine.h"
+
+#define ALWAYS static inline __attribute__((always_inline))
+
+/* Bits set in each byte. */
+ALWAYS __m256i byte_ones(__m256i x) {
+    const __m256i counts = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1,
+                                            2, 2, 3, 2, 3, 3, 4);
+    const __m256i nibble = _mm256_set1_epi8(15);
+    __m256i low = _mm256_shuffle_epi8(counts, _mm256_and_si256(x, nibble));
+    __m256i high = _mm256_shuffle_epi8(counts, _mm256_and_si256(_mm256_srli_epi16(x, 4), nibble));
+    return _mm256_add_epi8(low, high);
+}
+
+/* The four bytes of each lane, added. */
+ALWAYS __m256i lane_sums(__m256i bytes) {
+    return _mm256_madd_epi16(_mm256_maddubs_epi16(bytes, _mm256_set1_epi8(1)), _mm256_set1_epi16(1));
+}
+
+ALWAYS void xnor_fixed(const int R, const int P, const uint32_t *const *a, const segment_t *segments, int count,
+                       const uint32_t *b, int64_t panel, int32_t *sums) {
+    __m256i differing[2][4];
+#pragma GCC unroll 4
+    for (int m = 0; m < R; m++)
+#pragma GCC unroll 4
+        for (int p = 0; p < P; p++) differing[m][p] = _mm256_setzero_si256();
+    for (int k = 0; k < count; k++) {
+        const uint32_t *w = b + segments[k].b * LANES;
+        for (int n = 0; n < segments[k].words;) {
+            /* 15 words add up to 120 in a byte, which maddubs takes as signed or unsigned */
+            int end = segments[k].words - n < 15 ? segments[k].words : n + 15;
+            __m256i bytes[2][4];
+#pragma GCC unroll 4
+            for (int m = 0; m < R; m++)
+#pragma GCC unroll 4
+                for (int p = 0; p < P; p++) bytes[m][p] = _mm256_setzero_si256();
+            for (; n < end; n++, w += LANES)
+#pragma GCC unroll 4
+                for (int m = 0; m < R; m++) {
+                    __m256i x = _mm256_set1_epi32((int)a[m][segments[k].a + n]);
+#pragma GCC unroll 4
+                    for (int p = 0; p < P; p++) {
+                        __m256i weights = _mm256_loadu_si256((const __m256i *)(w + p * panel));
+                        bytes[m][p] = _mm256_add_epi8(bytes[m][p], byte_ones(_mm256_xor_si256(x, weights)));
+                    }
+                }
+#pragma GCC unroll 4
+            for (int m = 0; m < R; m++)
+#pragma GCC unroll 4
+                for (int p = 0; p < P; p++)
+                    differing[m][p] = _mm256_add_epi32(differing[m][p], lane_sums(bytes[m][p]));
+        }
+    }
+#pragma GCC unroll 4
+    for (int m = 0; m < R; m++)
+#pragma GCC unroll 4
+        for (int p = 0; p < P; p++) _mm256_storeu_si256((__m256i *)(sums + (m * P + p) * LANES), differing[m][p]);
+}
+
+#define CASE(R, P)                                            \
+    case 8 * R + P:                                           \
+        xnor_fixed(R, P, a, segments, count, b, panel, sums); \
+        break;
+
+/* sums[m][panel][lane]: bits in which row m and that row of weights differ. */
+static void xnor_tile(int rows, int panels, const uint32_t *const *a, const segment_t *segments, int count,
+                      const uint32_t *b, int64_t panel, int32_t *sums) {
+    switch (8 * rows + panels) {
+        CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4)
+        CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(2, 4)
+    }
+}
+#undef CASE
+
+/* Adds 8 sums to 8 wide ones. */
+ALWAYS void widen(int64_t *wide, __m256i sum) {
+    __m256i low = _mm256_cvtepi32_epi64(_mm256_castsi256_si128(sum));
+    __m256i high = _mm256_cvtepi32_epi64(_mm256_extracti128_si256(sum, 1));
+    __m256i *to = (__m256i *)wide;
+    _mm256_storeu_si256(to, _mm256_add_epi64(_mm256_loadu_si256(to), low));
+    _mm256_storeu_si256(to + 1, _mm256_add_epi64(_mm256_loadu_si256(to + 1), high));
+}
+
+ALWAYS void lut_fixed(const int R, const int P, const int32_t *const *tables, const segment_t *segments, int count,
+                      const uint32_t *b, int64_t panel, int most, int64_t *wide, int64_t wide_stride, int32_t *sums) {
+    __m256i sum[2][4];
+    int words = 0;
+#pragma GCC unroll 4
+    for (int m = 0; m < R; m++)
+#pragma GCC unroll 4
+        for (int p = 0; p < P; p++) sum[m][p] = _mm256_setzero_si256();
+    for (int k = 0; k < count; k++) {
+        const int32_t *table[2];
+        const uint32_t *w = b + segments[k].b * LANES;
+#pragma GCC unroll 4
+        for (int m = 0; m < R; m++) table[m] = tables[m] + segments[k].a;
+        for (int left = segments[k].groups; left > 0; left -= LUT_GROUPS, w += LANES) {
+            if (words++ == most) {
+#pragma GCC unroll 4
+                for (int m = 0; m < R; m++)
+#pragma GCC unroll 4
+                    for (int p = 0; p < P; p++) {
+                        widen(wide + m * wide_stride + p * LANES, sum[m][p]);
+                        sum[m][p] = _mm256_setzero_si256();
+                    }
+                words = 1;
+            }
+            __m256i index[4]; /* the lowest 3 bits of each lane choose */
+#pragma GCC unroll 4
+            for (int p = 0; p < P; p++) index[p] = _mm256_loadu_si256((const __m256i *)(w + p * panel));
+            int groups = left < LUT_GROUPS ? left : LUT_GROUPS;
+#pragma GCC unroll 1
+            for (int g = 0; g < groups; g++) {
+#pragma GCC unroll 4
+                for (int m = 0; m < R; m++) {
+                    __m256i entries = _mm256_loadu_si256((const __m256i *)table[m]);
+                    table[m] += TABLE;
+#pragma GCC unroll 4
+                    for (int p = 0; p < P; p++)
+                        sum[m][p] = _mm256_add_epi32(sum[m][p], _mm256_permutevar8x32_epi32(entries, index[p]));
+                }
+#pragma GCC unroll 4
+                for (int p = 0; p < P; p++) index[p] = _mm256_srli_epi32(index[p], 3);
+            }
+        }
+    }
+#pragma GCC unroll 4
+    for (int m = 0; m < R; m++)
+#pragma GCC unroll 4
+        for (int p = 0; p < P; p++)
+            if (wide)
+                widen(wide + m * wide_stride + p * LANES, sum[m][p]);
+            else
+                _mm256_storeu_si256((__m256i *)(sums + (m * P + p) * LANES), sum[m][p]);
+}
+
+#define CASE(R, P)                                                                         \
+    case 8 * R + P:                                                                        \
+        lut_fixed(R, P, tables, segments, count, b, panel, most, wide, wide_stride, sums); \
+        break;
+
+/* Sums of table entries. With `wide`, added to wide[m][panel][lane], after at most `most` words each time. */
+static void lut_tile(int rows, int panels, const int32_t *const *tables, const segment_t *segments, int count,
+                     const uint32_t *b, int64_t panel, int most, int64_t *wide, int64_t wide_stride, int32_t *sums) {
+    switch (8 * rows + panels) {
+        CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4)
+        CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(2, 4)
+    }
+}
+#undef CASE
+
+/* tables[group][index]: the sum of 3 channels, each added where its bit of the index is 1, else taken away. */
+static void lut_tables(const int32_t *x, int channels, int32_t *tables) {
+    const __m256i turn[3] = {_mm256_setr_epi32(-1, 1, -1, 1, -1, 1, -1, 1), _mm256_setr_epi32(-1, -1, 1, 1, -1, -1, 1, 1),
+                             _mm256_setr_epi32(-1, -1, -1, -1, 1, 1, 1, 1)};
+    for (int c = 0; c < channels; c += LUT_INPUTS, tables += TABLE) {
+        int left = channels - c;
+        __m256i sum = _mm256_setzero_si256();
+        for (int k = 0; k < LUT_INPUTS && k < left; k++)
+            sum = _mm256_add_epi32(sum, _mm256_sign_epi32(_mm256_set1_epi32(x[c + k]), turn[k]));
+        _mm256_storeu_si256((__m256i *)tables, sum);
+    }
+}
+
+const ob_isa ob_avx2 = {"avx2", LANES, LUT_INPUTS, LUT_GROUPS, TILE_ROWS, DENSE_WORDS, run_plan};

@@ -1,0 +1,26 @@
+/* Which instruction sets there are, and which of them this processor has. */
+#include "onebit.h"
+
+extern const ob_isa ob_portable;
+#if defined(OB_X86)
+extern const ob_isa ob_avx2;
+extern const ob_isa ob_avx512;
+#endif
+
+int ob_size(int which) {
+    const size_t sizes[] = {sizeof(ob_step), sizeof(ob_plan), sizeof(ob_isa)};
+    return which >= 0 && which < 3 ? (int)sizes[which] : 0;
+}
+
+const ob_isa *ob_instruction_set(int index) {
+    const ob_isa *found[4] = {&ob_portable, NULL, NULL, NULL};
+    int count = 1;
+#if defined(OB_X86)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found[count++] = &ob_avx2;
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vpopcntdq"))
+        found[count++] = &ob_avx512;
+#endif
+    return index >= 0 && index < count ? found[index] : NULL;
+}

@@ -1,0 +1,77 @@
+/* Kernels in plain C11, for every processor. */
+#include <stdint.h>
+#include <string.h>
+
+#define LANES 16
+#define LUT_INPUTS 4
+#define LUT_GROUPS 8
+#define TABLE 16
+#define TILE_ROWS 4
+#define TILE_PANELS 2
+
+#include "engine.h"
+
+static inline uint32_t ones(uint32_t x) {
+#if defined(__POPCNT__) || defined(__ARM_NEON)
+    return (uint32_t)__builtin_popcount(x);
+#else
+    x -= x >> 1 & 0x55555555u;
+    x = (x & 0x33333333u) + (x >> 2 & 0x33333333u);
+    return ((x + (x >> 4)) & 0x0f0f0f0fu) * 0x01010101u >> 24;
+#endif
+}
+
+/* sums[m][panel][lane]: bits in which row m and that row of weights differ. */
+static void xnor_tile(int rows, int panels, const uint32_t *const *a, const segment_t *segments, int count,
+                      const uint32_t *b, int64_t panel, int32_t *sums) {
+    for (int m = 0; m < rows; m++)
+        for (int p = 0; p < panels; p++, sums += LANES) {
+            uint32_t differing[LANES] = {0};
+            for (int k = 0; k < count; k++) {
+                const uint32_t *x = a[m] + segments[k].a, *w = b + p * panel + segments[k].b * LANES;
+                for (int n = 0; n < segments[k].words; n++, w += LANES)
+                    for (int l = 0; l < LANES; l++) differing[l] += ones(x[n] ^ w[l]);
+            }
+            for (int l = 0; l < LANES; l++) sums[l] = (int32_t)differing[l];
+        }
+}
+
+/* Sums of table entries. With `wide`, added to wide[m][panel][lane], after at most `most` words each time. */
+static void lut_tile(int rows, int panels, const int32_t *const *tables, const segment_t *segments, int count,
+                     const uint32_t *b, int64_t panel, int most, int64_t *wide, int64_t wide_stride, int32_t *sums) {
+    for (int m = 0; m < rows; m++)
+        for (int p = 0; p < panels; p++) {
+            int32_t sum[LANES] = {0};
+            int words = 0;
+            for (int k = 0; k < count; k++) {
+                const int32_t *table = tables[m] + segments[k].a;
+                const uint32_t *w = b + p * panel + segments[k].b * LANES;
+                for (int left = segments[k].groups; left > 0; left -= LUT_GROUPS, w += LANES) {
+                    if (words++ == most) {
+                        for (int l = 0; l < LANES; l++) wide[m * wide_stride + p * LANES + l] += sum[l], sum[l] = 0;
+                        words = 1;
+                    }
+                    for (int g = 0; g < left && g < LUT_GROUPS; g++, table += TABLE)
+                        for (int l = 0; l < LANES; l++) sum[l] += table[w[l] >> 4 * g & 15];
+                }
+            }
+            for (int l = 0; l < LANES; l++)
+                if (wide)
+                    wide[m * wide_stride + p * LANES + l] += sum[l];
+                else
+                    sums[(m * panels + p) * LANES + l] = sum[l];
+        }
+}
+
+/* tables[group][index]: the sum of 4 channels, each added where its bit of the index is 1, else taken away. */
+static void lut_tables(const int32_t *x, int channels, int32_t *tables) {
+    for (int c = 0; c < channels; c += LUT_INPUTS, tables += TABLE) {
+        int32_t sum = 0, twice[LUT_INPUTS] = {0};
+        for (int k = 0; k < LUT_INPUTS && c + k < channels; k++) sum -= x[c + k], twice[k] = 2 * x[c + k];
+        tables[0] = sum;
+        for (int k = 0; k < LUT_INPUTS; k++)
+            for (int index = 0; index < 1 << k; index++) tables[(1 << k) + index] = tables[index] + twice[k];
+    }
+}
+
+const ob_isa ob_portable = {"portable", LANES, LUT_INPUTS, LUT_GROUPS, TILE_ROWS, DENSE_WORDS, run_plan};

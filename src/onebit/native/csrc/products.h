@@ -1,0 +1,311 @@
+/* Products with rows of weights. The instruction set's file defines, before it includes this one:
+ *
+ * LANES         outputs in a panel: a panel holds one unit of each of them, then the next unit of each, …
+ * LUT_INPUTS    how many inputs a lookup takes at once, LUT_GROUPS how many lookups a word of weights holds
+ * TABLE         entries of the table of such a group: 2^LUT_INPUTS
+ * TILE_ROWS, TILE_PANELS   of the largest tile of each kind of product; at most LINE outputs, a multiple of 32
+ * xnor_tile, lut_tile      sums of a tile, see there
+ * lut_tables               the tables of the channels of a pixel
+ *
+ * A row is what one output pixel sees: `segments` of units, each beginning at the row's own place.
+ */
+
+/* One tap, or several that lie one behind the other: `words` units of weights from `b` on. A lookup takes `groups` tables. */
+typedef struct {
+    int64_t a, b;
+    int32_t words, groups;
+} segment_t;
+
+#define WIDE_WORDS 4 /* so many words of inputs on a grid, 128 at most, add up to an int32: 128 * (2^24 - 1) < 2^31 */
+#define DENSE_WORDS 16 /* tables of a block of a dense layer: 4 rows of them stay in the first-level cache */
+
+static void xnor_tile(int rows, int panels, const uint32_t *const *a, const segment_t *segments, int count,
+                      const uint32_t *b, int64_t panel, int32_t *sums);
+static void lut_tile(int rows, int panels, const int32_t *const *tables, const segment_t *segments, int count,
+                     const uint32_t *b, int64_t panel, int most, int64_t *wide, int64_t wide_stride, int32_t *sums);
+static void lut_tables(const int32_t *x, int channels, int32_t *tables);
+
+/* The segments of output row `i`, run `run`: taps inside the image. Returns their number; `terms`: weights they hold. */
+static int gather(const ob_step *s, int i, const int32_t *run, int64_t row_units, int64_t pixel_units, int tall,
+                  segment_t *segments, int64_t *terms) {
+    int count = 0;
+    *terms = 0;
+    for (int a = 0; a < s->taps_down; a++) {
+        int row = s->rows[i * s->taps_down + a];
+        if (row < 0) continue;
+        for (int b = 0; b < s->taps_across; b++) {
+            int column = s->columns[run[0] * s->taps_across + b];
+            if (column < 0) continue;
+            segment_t next = {(int64_t)(tall ? row % tall : row) * row_units + (int64_t)column * pixel_units,
+                              (int64_t)(a * s->taps_across + b) * s->tap_words, s->tap_words, 0};
+            segment_t *last = segments + count - 1;
+            *terms += s->tap_channels;
+            /* neighbours in the image that are neighbours in the weights: one longer segment, of xnor products */
+            if (!tall && count && last->a + last->words == next.a && last->b + last->words == next.b)
+                last->words += next.words;
+            else
+                segments[count++] = next;
+        }
+    }
+    return count;
+}
+
+/* What the taps outside the image add to the sum of output `o`, where they see a padding of `value`. */
+static int64_t outside(const ob_step *s, int i, const int32_t *run, int o, int64_t value) {
+    int64_t sum = 0;
+    for (int a = 0; a < s->taps_down; a++)
+        for (int b = 0; b < s->taps_across; b++)
+            if (s->rows[i * s->taps_down + a] < 0 || s->columns[run[0] * s->taps_across + b] < 0)
+                sum += s->tap_sums[(int64_t)(a * s->taps_across + b) * s->groups * s->outputs + o];
+    return sum * value;
+}
+
+/* A place where output pixels see the same taps: pixels of one run, of one image after the other. */
+typedef struct {
+    const ob_step *s;
+    uint32_t *arena;
+    int i;
+    const int32_t *run;
+} place_t;
+
+static uint32_t *out_pixel(const place_t *at, int64_t row) {
+    const ob_step *s = at->s;
+    int64_t n = row / at->run[2], t = row % at->run[2];
+    int64_t pixel = (int64_t)at->i * s->out_width + at->run[0] + t * at->run[1];
+    return at->arena + s->out + n * s->out_size + pixel * s->out_pixel;
+}
+
+/* What 1 is worth in an image: its unit behind the values, if they lie on a grid. */
+static float unit_of(const place_t *at, int64_t row) {
+    const ob_step *s = at->s;
+    float unit = 1;
+    if (s->real) memcpy(&unit, at->arena + s->in + row / at->run[2] * s->in_size + s->in_size - 1, 4);
+    return unit;
+}
+
+/* The padding value as an integer of the image's grid. */
+static int64_t padding_of(const ob_step *s, float unit) {
+    if (!s->real) return s->number;
+    if (unit != unit || unit > 2) return 0; /* half a unit or less */
+    return (int64_t)(unit > 1 ? 0 : s->number / unit);
+}
+
+/* sum(x) over what an output pixel sees, its padding included, as a real value. */
+static float total_of(const place_t *at, int64_t row, int group, int64_t padding, float unit) {
+    const ob_step *s = at->s;
+    const uint32_t *in = at->arena + s->in + row / at->run[2] * s->in_size;
+    int64_t total = 0;
+    for (int a = 0; a < s->taps_down; a++)
+        for (int b = 0; b < s->taps_across; b++) {
+            int64_t i = s->rows[at->i * s->taps_down + a], j = s->columns[at->run[0] * s->taps_across + b];
+            if (i < 0 || j < 0) {
+                total += padding * s->tap_channels;
+                continue;
+            }
+            j += row % at->run[2] * at->run[3];
+            const uint32_t *x = in + (i * s->in_width + j) * s->in_pixel;
+            for (int c = group * s->tap_channels; c < (group + 1) * s->tap_channels; c++)
+                total += s->step == OB_STEP_XNOR ? (int64_t)(x[c / 32] >> (c % 32) & 1) * 2 - 1 : (int32_t)x[c];
+        }
+    return s->real ? (float)total * unit : (float)total;
+}
+
+/* Finishes the sums of outputs `first` to `first + count` of a group, which lie in `sums`, or `wide` if that is not NULL. */
+static int finish_sums(const place_t *at, int64_t row, int group, int first, int count, const int32_t *sums,
+                       const int64_t *wide) {
+    const ob_step *s = at->s;
+    line_t x;
+    int offset = group * s->outputs + first;
+    float unit = unit_of(at, row);
+    int64_t padding = s->number ? padding_of(s, unit) : 0;
+    int64_t missing[LINE];
+    if (padding)
+        for (int k = 0; k < count; k++) missing[k] = outside(s, at->i, at->run, offset + k, padding);
+    if (s->real || s->weight_units) {
+        for (int k = 0; k < count; k++) {
+            int64_t sum = (wide ? wide[k] : sums[k]) + (padding ? missing[k] : 0);
+            x.f[k] = (float)sum;
+        }
+        if (s->real)
+            for (int k = 0; k < count; k++) x.f[k] *= unit;
+        if (s->weight_units)
+            for (int k = 0; k < count; k++) x.f[k] *= s->weight_units[offset + k];
+    } else
+        for (int k = 0; k < count; k++)
+            x.i[k] = (int32_t)((wide ? wide[k] : sums[k]) + (padding ? missing[k] : 0));
+    float total = s->centre ? total_of(at, row, group, padding, unit) : 0;
+    return finish_line(s, &x, offset, count, total, out_pixel(at, row));
+}
+
+static int step_xnor(const ob_step *s, int64_t count, uint32_t *arena) {
+    segment_t *segments = (segment_t *)(arena + s->scratch);
+    int64_t row_units = (int64_t)s->in_width * s->in_pixel;
+    int padded = (s->outputs + LANES - 1) / LANES, bad = 0;
+    int32_t sums[TILE_ROWS * LINE];
+    for (int i = 0; i < s->out_height; i++)
+        for (int r = 0; r < s->run_count; r++) {
+            place_t at = {s, arena, i, s->runs + 4 * r};
+            int64_t terms, rows = count * at.run[2];
+            int found = gather(s, i, at.run, row_units, s->in_pixel, 0, segments, &terms);
+            for (int group = 0; group < s->groups; group++)
+                for (int p = 0; p < padded; p += TILE_PANELS) {
+                    int panels = padded - p < TILE_PANELS ? padded - p : TILE_PANELS;
+                    int first = p * LANES, width = panels * LANES;
+                    int part = s->outputs - first < width ? s->outputs - first : width;
+                    const uint32_t *b = (const uint32_t *)s->weights + ((int64_t)group * padded + p) * s->panel;
+                    for (int64_t row = 0; row < rows;) {
+                        int many = rows - row < TILE_ROWS ? (rows - row < 2 ? 1 : 2) : TILE_ROWS;
+                        const uint32_t *a[TILE_ROWS];
+                        for (int m = 0; m < many; m++) {
+                            int64_t n = (row + m) / at.run[2], t = (row + m) % at.run[2];
+                            a[m] = arena + s->in + n * s->in_size + t * at.run[3] * s->in_pixel +
+                                   (int64_t)group * s->tap_words;
+                        }
+                        xnor_tile(many, panels, a, segments, found, b, s->panel, sums);
+                        for (int m = 0; m < many; m++, row++) {
+                            int32_t *x = sums + (int64_t)m * width;
+                            for (int k = 0; k < part; k++) x[k] = (int32_t)terms - 2 * x[k];
+                            bad |= finish_sums(&at, row, group, first, part, x, NULL);
+                        }
+                    }
+                }
+        }
+    return bad;
+}
+
+/* Sums of all outputs of a group for some rows, tile by tile. */
+static int lut_outputs(const place_t *at, int64_t row, int many, int group, const int32_t *const *tables,
+                       const segment_t *segments, int found, int64_t *wide, int begins, int ends) {
+    const ob_step *s = at->s;
+    int padded = (s->outputs + LANES - 1) / LANES, bad = 0, most = s->real ? WIDE_WORDS : INT32_MAX;
+    int64_t stride = (int64_t)padded * LANES, words = 0;
+    int32_t sums[TILE_ROWS * LINE];
+    for (int k = 0; k < found; k++) words += segments[k].words;
+    int narrow = begins && ends && words <= most;
+    if (!narrow && begins) memset(wide, 0, (size_t)(many * stride) * sizeof *wide);
+    for (int p = 0; p < padded; p += TILE_PANELS) {
+        int panels = padded - p < TILE_PANELS ? padded - p : TILE_PANELS;
+        int first = p * LANES, width = panels * LANES;
+        int part = s->outputs - first < width ? s->outputs - first : width;
+        const uint32_t *b = (const uint32_t *)s->weights + ((int64_t)group * padded + p) * s->panel;
+        lut_tile(many, panels, tables, segments, found, b, s->panel, most, narrow ? NULL : wide + first, stride, sums);
+        if (ends)
+            for (int m = 0; m < many; m++)
+                bad |= finish_sums(at, row + m, group, first, part, sums + (int64_t)m * width,
+                                   narrow ? NULL : wide + m * stride + first);
+    }
+    return bad;
+}
+
+/* A dense layer, or a convolution of one pixel to one pixel: tables of a block of inputs for some images at once. */
+static int lut_dense(const ob_step *s, int64_t count, uint32_t *arena) {
+    int64_t stride = (int64_t)(s->outputs + LANES - 1) / LANES * LANES;
+    int64_t *wide = (int64_t *)(arena + s->scratch);
+    int32_t *room = (int32_t *)(wide + TILE_ROWS * stride);
+    int block_units = DENSE_WORDS * LUT_GROUPS * TABLE, inputs = DENSE_WORDS * LUT_GROUPS * LUT_INPUTS, bad = 0;
+    static const int32_t one[4] = {0, 1, 1, 0};
+    place_t at = {s, arena, 0, one};
+    for (int group = 0; group < s->groups; group++)
+        for (int64_t row = 0; row < count;) {
+            int many = count - row < TILE_ROWS ? (count - row < 2 ? 1 : 2) : TILE_ROWS;
+            const int32_t *tables[TILE_ROWS];
+            for (int m = 0; m < many; m++) tables[m] = room + (int64_t)m * block_units;
+            for (int from = 0; from < s->tap_channels; from += inputs) {
+                int part = s->tap_channels - from < inputs ? s->tap_channels - from : inputs;
+                int groups = (part + LUT_INPUTS - 1) / LUT_INPUTS;
+                segment_t segment = {0, from / inputs * DENSE_WORDS, (groups + LUT_GROUPS - 1) / LUT_GROUPS, groups};
+                for (int m = 0; m < many; m++) {
+                    const int32_t *x = (const int32_t *)arena + s->in + (row + m) * s->in_size;
+                    lut_tables(x + (int64_t)group * s->tap_channels + from, part, (int32_t *)tables[m]);
+                }
+                bad |= lut_outputs(&at, row, many, group, tables, &segment, 1, wide, from == 0,
+                                   from + part == s->tap_channels);
+            }
+            row += many;
+        }
+    return bad;
+}
+
+/* A convolution: tables of the input rows that an output row sees, each made once. */
+static int lut_conv(const ob_step *s, int64_t count, uint32_t *arena) {
+    int64_t stride = (int64_t)(s->outputs + LANES - 1) / LANES * LANES;
+    int groups = (s->tap_channels + LUT_INPUTS - 1) / LUT_INPUTS, bad = 0;
+    int64_t pixel_units = (int64_t)s->groups * groups * TABLE, row_units = s->in_width * pixel_units;
+    int64_t *wide = (int64_t *)(arena + s->scratch);
+    segment_t *segments = (segment_t *)(wide + TILE_ROWS * stride);
+    int32_t *room = (int32_t *)(segments + (int64_t)s->taps_down * s->taps_across);
+    for (int64_t n = 0; n < count; n++) {
+        const int32_t *in = (const int32_t *)arena + s->in + n * s->in_size;
+        int made = -1; /* the last input row whose tables are there */
+        for (int i = 0; i < s->out_height; i++) {
+            for (int a = 0; a < s->taps_down; a++) {
+                int row = s->rows[i * s->taps_down + a];
+                if (row <= made) continue;
+                if (row - made > s->tall) made = row - s->tall;
+                while (made < row) {
+                    made++;
+                    const int32_t *x = in + (int64_t)made * s->in_width * s->in_pixel;
+                    int32_t *tables = room + made % s->tall * row_units;
+                    for (int j = 0; j < s->in_width; j++, x += s->in_pixel)
+                        for (int group = 0; group < s->groups; group++, tables += groups * TABLE)
+                            lut_tables(x + (int64_t)group * s->tap_channels, s->tap_channels, tables);
+                }
+            }
+            for (int r = 0; r < s->run_count; r++) {
+                place_t at = {s, arena, i, s->runs + 4 * r};
+                int64_t terms;
+                int found = gather(s, i, at.run, row_units, pixel_units, s->tall, segments, &terms);
+                for (int k = 0; k < found; k++) segments[k].groups = groups;
+                for (int group = 0; group < s->groups; group++)
+                    for (int t = 0; t < at.run[2];) {
+                        int left = at.run[2] - t, many = left < TILE_ROWS ? (left < 2 ? 1 : 2) : TILE_ROWS;
+                        const int32_t *tables[TILE_ROWS];
+                        for (int m = 0; m < many; m++)
+                            tables[m] = room + (int64_t)(t + m) * at.run[3] * pixel_units + (int64_t)group * groups * TABLE;
+                        bad |= lut_outputs(&at, n * at.run[2] + t, many, group, tables, segments, found, wide, 1, 1);
+                        t += many;
+                    }
+            }
+        }
+    }
+    return bad;
+}
+
+/* Real weights: panels of 16 float64 integers; 32 products of two of 24 bits add up in a double exactly. */
+#define REAL_LANES 16
+#define EXACT_TERMS 32
+static int step_real(const ob_step *s, int64_t count, uint32_t *arena) {
+    segment_t *segments = (segment_t *)(arena + s->scratch);
+    int64_t row_units = (int64_t)s->in_width * s->in_pixel;
+    int padded = (s->outputs + REAL_LANES - 1) / REAL_LANES, bad = 0;
+    for (int i = 0; i < s->out_height; i++)
+        for (int r = 0; r < s->run_count; r++) {
+            place_t at = {s, arena, i, s->runs + 4 * r};
+            int64_t terms, rows = count * at.run[2];
+            int found = gather(s, i, at.run, row_units, s->in_pixel, 1 << 30, segments, &terms);
+            for (int group = 0; group < s->groups; group++)
+                for (int p = 0; p < padded; p++) {
+                    int first = p * REAL_LANES;
+                    int part = s->outputs - first < REAL_LANES ? s->outputs - first : REAL_LANES;
+                    const double *b = (const double *)s->weights + ((int64_t)group * padded + p) * s->panel;
+                    for (int64_t row = 0; row < rows; row++) {
+                        int64_t n = row / at.run[2], t = row % at.run[2], wide[REAL_LANES] = {0};
+                        const int32_t *x = (const int32_t *)arena + s->in + n * s->in_size +
+                                           t * at.run[3] * s->in_pixel + (int64_t)group * s->tap_channels;
+                        for (int k = 0; k < found; k++)
+                            for (int from = 0; from < s->tap_channels; from += EXACT_TERMS) {
+                                int to = s->tap_channels - from < EXACT_TERMS ? s->tap_channels : from + EXACT_TERMS;
+                                double sums[REAL_LANES] = {0};
+                                for (int c = from; c < to; c++) {
+                                    double value = x[segments[k].a + c];
+                                    const double *w = b + (segments[k].b + c) * REAL_LANES;
+                                    for (int l = 0; l < REAL_LANES; l++) sums[l] += value * w[l];
+                                }
+                                for (int l = 0; l < REAL_LANES; l++) wide[l] += (int64_t)sums[l];
+                            }
+                        bad |= finish_sums(&at, row, group, first, part, NULL, wide);
+                    }
+                }
+        }
+    return bad;
+}
