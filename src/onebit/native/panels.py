@@ -16,7 +16,7 @@ def xnor_panels(bits: np.ndarray, lanes: int) -> tuple[np.ndarray, int]:
 
 
 def lut_panels(bits: np.ndarray, lanes: int, *, inputs: int, groups: int) -> tuple[np.ndarray, int]:
-    """(G, O, T, I) bool -> uint32 (G, panels, T · words, lanes), and the words of a tap, `groups` · `inputs` channels each.
+    """(G, O, T, I) bool -> uint32 (G, panels, T · words, lanes), and the words of a tap.
 
     The first of a lookup's inputs is the lowest bit of its index.
     """

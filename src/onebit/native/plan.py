@@ -60,6 +60,8 @@ _ALIGNED = 16  # units: a line of the cache
 _BATCH_UNITS = 1 << 18  # of the largest value of a batch: it stays in the second-level cache
 _MOST_BATCH = 128
 _SEGMENT_UNITS = 6
+_LINE, _LINE_PIXELS = 128, 4  # LINE of csrc/lines.h, and the most pixels of a tile
+_BLOCK = 16  # channels that lines work on at once, whether the last of them are there or not
 
 
 class NotPlanned(Exception):
@@ -163,7 +165,7 @@ class _Planner:
         """Appends a step that makes a value; where it ends in lines, more of them can follow."""
         out = self.buffer(0)
         slot = Slot(shape, kind, out)
-        out.units = shape[1] * shape[2] * slot.pixel + (name == "grid")
+        out.units = shape[1] * shape[2] * slot.pixel + 2 * (name == "grid")
         for source in sources:
             source.buffer.last = len(self.steps)
         first = sources[0] if sources else slot
@@ -265,7 +267,7 @@ class _Planner:
         step = slot.step
         if (
             step is not None
-            and step.name in ("lines", "xnor", "lut", "real")
+            and step.name in ("lines", "add", "add_int", "xnor", "lut", "real")
             and not step.bits
             and self.uses[name] == 1
             and step is self.steps[-1]
@@ -371,7 +373,7 @@ class _Planner:
                 name = "real"
                 fields["weights"] = real_panels(rows.reshape(groups, outputs, -1))
                 fields["tap_words"] = channels
-                fields["weight_units"] = on_grid(node.weight)[1]
+                fields["weight_units"] = np.pad(on_grid(node.weight)[1], (0, _BLOCK - 1))
         fields["panel"] = prod(fields["weights"].shape[2:])
         kind = INTEGER if name != "real" and not fields.get("real") else REAL
         answer = self.emit(name, (slot,), made, kind, **fields)
@@ -576,6 +578,9 @@ def _fill_step(step: _Step, made: library.Step, scratch: int, kept: list[Any]) -
         setattr(made, "in_" if name == "in" else name, buffer.place)
         setattr(made, f"{name}_size", buffer.units)
     made.out, made.out_size = step.out.place, step.out.units
+    plain = not step.bits and all(p is None and q is None for _, p, q in step.lines)
+    if plain and step.name in ("lines", "add", "add_int"):  # the same is done with every number: one long line
+        step.fields.update(channels=step.out.units, out_height=1, out_width=1)
     pixels = step.fields["out_height"] * step.fields["out_width"]
     made.out_pixel = step.out.units // pixels
     for name, value in step.fields.items():
@@ -587,11 +592,26 @@ def _fill_step(step: _Step, made: library.Step, scratch: int, kept: list[Any]) -
             setattr(made, name, (ctypes.c_int32 * 3)(*value))
         elif value is not None:
             setattr(made, name, value)
+    repeats = 1
+    if step.name == "lut" and _can_share_a_line(step):
+        repeats, made.together = _LINE // step.fields["outputs"], 1
     lines = (library.Line * max(1, len(step.lines)))()
     for line, (code, p, q) in zip(lines, step.lines, strict=False):
-        line.code, line.p, line.q = _LINES.index(code) + 1, _pointer(p, kept), _pointer(q, kept)
+        line.code, line.p, line.q = _LINES.index(code) + 1, _parameters(p, repeats, kept), _parameters(q, repeats, kept)
     kept.append(lines)
     made.lines, made.line_count, made.bits = ctypes.addressof(lines), len(step.lines), step.bits
+
+
+def _can_share_a_line(step: _Step) -> bool:
+    """Whether the outputs of four pixels and more go into one line."""
+    outputs, fields = step.fields["outputs"], step.fields
+    plain = fields["groups"] == 1 and not fields["number"] and not fields.get("centre") and not step.bits
+    return plain and bool(outputs % _BLOCK == 0) and bool(outputs * _LINE_PIXELS <= _LINE)
+
+
+def _parameters(array: np.ndarray | None, repeats: int, kept: list[Any]) -> int | None:
+    """Where a parameter for each channel lies, with room for a whole last block."""
+    return None if array is None else _pointer(np.pad(np.tile(array, repeats), (0, _BLOCK - 1)), kept)
 
 
 def _pointer(array: np.ndarray | None, kept: list[Any]) -> int | None:

@@ -7,8 +7,10 @@
 #define LUT_INPUTS 3
 #define LUT_GROUPS 10
 #define TABLE 8
-#define TILE_ROWS 2
+#define TILE_ROWS 4
 #define TILE_PANELS 4
+#define XNOR_ROWS 2
+#define LUT_ROWS(panels) ((panels) < 3 ? 4 : 2)
 
 #include "engine.h"
 
@@ -95,19 +97,20 @@ ALWAYS void widen(int64_t *wide, __m256i sum) {
 
 ALWAYS void lut_fixed(const int R, const int P, const int32_t *const *tables, const segment_t *segments, int count,
                       const uint32_t *b, int64_t panel, int most, int64_t *wide, int64_t wide_stride, int32_t *sums) {
-    __m256i sum[2][4];
-    int words = 0;
+    __m256i sum[4][4];
+    int done = 0;
 #pragma GCC unroll 4
     for (int m = 0; m < R; m++)
 #pragma GCC unroll 4
         for (int p = 0; p < P; p++) sum[m][p] = _mm256_setzero_si256();
     for (int k = 0; k < count; k++) {
-        const int32_t *table[2];
+        const int32_t *table[4];
         const uint32_t *w = b + segments[k].b * LANES;
 #pragma GCC unroll 4
         for (int m = 0; m < R; m++) table[m] = tables[m] + segments[k].a;
         for (int left = segments[k].groups; left > 0; left -= LUT_GROUPS, w += LANES) {
-            if (words++ == most) {
+            int groups = left < LUT_GROUPS ? left : LUT_GROUPS;
+            if ((done += groups) > most) {
 #pragma GCC unroll 4
                 for (int m = 0; m < R; m++)
 #pragma GCC unroll 4
@@ -115,12 +118,11 @@ ALWAYS void lut_fixed(const int R, const int P, const int32_t *const *tables, co
                         widen(wide + m * wide_stride + p * LANES, sum[m][p]);
                         sum[m][p] = _mm256_setzero_si256();
                     }
-                words = 1;
+                done = groups;
             }
             __m256i index[4]; /* the lowest 3 bits of each lane choose */
 #pragma GCC unroll 4
             for (int p = 0; p < P; p++) index[p] = _mm256_loadu_si256((const __m256i *)(w + p * panel));
-            int groups = left < LUT_GROUPS ? left : LUT_GROUPS;
 #pragma GCC unroll 1
             for (int g = 0; g < groups; g++) {
 #pragma GCC unroll 4
@@ -151,12 +153,13 @@ ALWAYS void lut_fixed(const int R, const int P, const int32_t *const *tables, co
         lut_fixed(R, P, tables, segments, count, b, panel, most, wide, wide_stride, sums); \
         break;
 
-/* Sums of table entries. With `wide`, added to wide[m][panel][lane], after at most `most` words each time. */
+/* Sums of table entries. With `wide`, added to wide[m][panel][lane], after at most `most` lookups each time. */
 static void lut_tile(int rows, int panels, const int32_t *const *tables, const segment_t *segments, int count,
                      const uint32_t *b, int64_t panel, int most, int64_t *wide, int64_t wide_stride, int32_t *sums) {
     switch (8 * rows + panels) {
         CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4)
         CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(2, 4)
+        CASE(4, 1) CASE(4, 2)
     }
 }
 #undef CASE

@@ -7,8 +7,10 @@
 #define LUT_INPUTS 4
 #define LUT_GROUPS 8
 #define TABLE 16
-#define TILE_ROWS 4
+#define TILE_ROWS 8
 #define TILE_PANELS 4
+#define XNOR_ROWS 4
+#define LUT_ROWS(panels) ((panels) < 2 ? 8 : 4)
 
 #include "engine.h"
 
@@ -69,50 +71,72 @@ ALWAYS void widen(int64_t *wide, __m512i sum) {
     _mm512_storeu_si512(wide + 8, _mm512_add_epi64(_mm512_loadu_si512(wide + 8), high));
 }
 
+/* One table of each row, chosen from by the 4 bits of each lane of each panel from `shift` on. */
+ALWAYS void lookup(const int R, const int P, const int shift, const int32_t *const *table, const __m512i *index,
+                   __m512i (*sum)[4]) {
+    __m512i chosen[4];
+#pragma GCC unroll 4
+    for (int p = 0; p < P; p++) chosen[p] = shift ? _mm512_srli_epi32(index[p], shift) : index[p];
+#pragma GCC unroll 8
+    for (int m = 0; m < R; m++) {
+        __m512i entries = _mm512_loadu_si512(table[m] + shift / 4 * TABLE);
+#pragma GCC unroll 4
+        for (int p = 0; p < P; p++)
+            sum[m][p] = _mm512_add_epi32(sum[m][p], _mm512_permutexvar_epi32(chosen[p], entries));
+    }
+}
+
 ALWAYS void lut_fixed(const int R, const int P, const int32_t *const *tables, const segment_t *segments, int count,
                       const uint32_t *b, int64_t panel, int most, int64_t *wide, int64_t wide_stride, int32_t *sums) {
-    __m512i sum[4][4];
-    int words = 0;
-#pragma GCC unroll 4
+    __m512i sum[8][4];
+    int done = 0;
+#pragma GCC unroll 8
     for (int m = 0; m < R; m++)
 #pragma GCC unroll 4
         for (int p = 0; p < P; p++) sum[m][p] = _mm512_setzero_si512();
     for (int k = 0; k < count; k++) {
-        const int32_t *table[4];
+        const int32_t *table[8];
         const uint32_t *w = b + segments[k].b * LANES;
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int m = 0; m < R; m++) table[m] = tables[m] + segments[k].a;
         for (int left = segments[k].groups; left > 0; left -= LUT_GROUPS, w += LANES) {
-            if (words++ == most) {
-#pragma GCC unroll 4
+            int groups = left < LUT_GROUPS ? left : LUT_GROUPS;
+            if ((done += groups) > most) {
+#pragma GCC unroll 8
                 for (int m = 0; m < R; m++)
 #pragma GCC unroll 4
                     for (int p = 0; p < P; p++) {
                         widen(wide + m * wide_stride + p * LANES, sum[m][p]);
                         sum[m][p] = _mm512_setzero_si512();
                     }
-                words = 1;
+                done = groups;
             }
             __m512i index[4]; /* the lowest 4 bits of each lane choose */
 #pragma GCC unroll 4
             for (int p = 0; p < P; p++) index[p] = _mm512_loadu_si512(w + p * panel);
-            int groups = left < LUT_GROUPS ? left : LUT_GROUPS;
-#pragma GCC unroll 1
-            for (int g = 0; g < groups; g++) {
+            int g = 0;
+            if (P <= 2) /* with more panels the registers run out */
+                for (; g + 4 <= groups; g += 4) {
+                    lookup(R, P, 0, table, index, sum);
+                    lookup(R, P, 4, table, index, sum);
+                    lookup(R, P, 8, table, index, sum);
+                    lookup(R, P, 12, table, index, sum);
+#pragma GCC unroll 8
+                    for (int m = 0; m < R; m++) table[m] += 4 * TABLE;
 #pragma GCC unroll 4
-                for (int m = 0; m < R; m++) {
-                    __m512i entries = _mm512_loadu_si512(table[m]);
-                    table[m] += TABLE;
-#pragma GCC unroll 4
-                    for (int p = 0; p < P; p++)
-                        sum[m][p] = _mm512_add_epi32(sum[m][p], _mm512_permutexvar_epi32(index[p], entries));
+                    for (int p = 0; p < P; p++) index[p] = _mm512_srli_epi32(index[p], 16);
                 }
+#pragma GCC unroll 1
+            for (; g < groups; g++) {
+                lookup(R, P, 0, table, index, sum);
+#pragma GCC unroll 8
+                for (int m = 0; m < R; m++) table[m] += TABLE;
 #pragma GCC unroll 4
                 for (int p = 0; p < P; p++) index[p] = _mm512_srli_epi32(index[p], 4);
             }
         }
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int m = 0; m < R; m++)
 #pragma GCC unroll 4
         for (int p = 0; p < P; p++)
@@ -127,31 +151,59 @@ ALWAYS void lut_fixed(const int R, const int P, const int32_t *const *tables, co
         lut_fixed(R, P, tables, segments, count, b, panel, most, wide, wide_stride, sums);       \
         break;
 
-/* Sums of table entries. With `wide`, added to wide[m][panel][lane], after at most `most` words each time. */
+/* Sums of table entries. With `wide`, added to wide[m][panel][lane], after at most `most` lookups each time. */
 static void lut_tile(int rows, int panels, const int32_t *const *tables, const segment_t *segments, int count,
                      const uint32_t *b, int64_t panel, int most, int64_t *wide, int64_t wide_stride, int32_t *sums) {
     switch (8 * rows + panels) {
         CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4)
         CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(2, 4)
         CASE(4, 1) CASE(4, 2) CASE(4, 3) CASE(4, 4)
+        CASE(8, 1)
     }
 }
 #undef CASE
 
-/* tables[group][index]: the sum of 4 channels, each added where its bit of the index is 1, else taken away. */
-static void lut_tables(const int32_t *x, int channels, int32_t *tables) {
-    for (int c = 0; c < channels; c += LUT_INPUTS, tables += TABLE) {
-        int left = channels - c;
-        __m512i sum = _mm512_setzero_si512();
-#pragma GCC unroll 4
-        for (int k = 0; k < LUT_INPUTS; k++) {
-            static const __mmask16 chosen[4] = {0xaaaa, 0xcccc, 0xf0f0, 0xff00};
-            if (k >= left) break;
-            __m512i value = _mm512_set1_epi32(x[c + k]);
-            sum = _mm512_mask_sub_epi32(_mm512_add_epi32(sum, value), (__mmask16)~chosen[k], sum, value);
-        }
-        _mm512_storeu_si512(tables, sum);
+/* The table of 4 channels at most: each added where its bit of the index is 1, else taken away. */
+ALWAYS __m512i table_of(const int32_t *x, int channels) {
+    static const __mmask16 chosen[4] = {0xaaaa, 0xcccc, 0xf0f0, 0xff00};
+    __m512i sum = _mm512_setzero_si512();
+    for (int k = 0; k < channels; k++) {
+        __m512i value = _mm512_set1_epi32(x[k]);
+        sum = _mm512_mask_sub_epi32(_mm512_add_epi32(sum, value), (__mmask16)~chosen[k], sum, value);
     }
+    return sum;
+}
+
+/* tables[group][index] of groups of 4 channels. */
+static void lut_tables(const int32_t *x, int channels, int32_t *tables) {
+    int c = 0;
+    /* four groups at once: of each pair (a, b) the four sums -a-b, a-b, b-a, a+b, then each of them with each of the
+     * next pair's */
+    const __m512i low = _mm512_setr_epi32(0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3);
+    const __m512i high = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+    const __m512i zero = _mm512_setzero_si512();
+    for (; c + 16 <= channels; c += 16, tables += 4 * TABLE) {
+        __m512i v = _mm512_loadu_si512(x + c);
+        __m512i swapped = _mm512_shuffle_epi32(v, _MM_PERM_CDAB);
+        __m512i plus = _mm512_add_epi32(v, swapped);  /* a+b, a+b, c+d, c+d */
+        __m512i minus = _mm512_sub_epi32(v, swapped); /* a-b, b-a, c-d, d-c */
+        __m512i mixed = _mm512_mask_blend_epi32(0xaaaa, minus, plus); /* a-b, a+b, c-d, c+d */
+        __m512i negated = _mm512_sub_epi32(zero, mixed);
+        /* -(a+b), a-b, -(a-b), a+b: the lower pair; the same of c and d */
+        __m512i first = _mm512_mask_blend_epi32(0xaaaa, _mm512_shuffle_epi32(negated, 0x01),
+                                                _mm512_shuffle_epi32(mixed, 0x40));
+        __m512i second = _mm512_mask_blend_epi32(0xaaaa, _mm512_shuffle_epi32(negated, 0x23),
+                                                 _mm512_shuffle_epi32(mixed, 0xc8));
+#pragma GCC unroll 4
+        for (int g = 0; g < 4; g++) {
+            __m512i begin = _mm512_set1_epi32(4 * g);
+            __m512i a = _mm512_permutexvar_epi32(_mm512_add_epi32(low, begin), first);
+            __m512i b = _mm512_permutexvar_epi32(_mm512_add_epi32(high, begin), second);
+            _mm512_storeu_si512(tables + g * TABLE, _mm512_add_epi32(a, b));
+        }
+    }
+    for (; c < channels; c += LUT_INPUTS, tables += TABLE)
+        _mm512_storeu_si512(tables, table_of(x + c, channels - c < LUT_INPUTS ? channels - c : LUT_INPUTS));
 }
 
 const ob_isa ob_avx512 = {"avx512", LANES, LUT_INPUTS, LUT_GROUPS, TILE_ROWS, DENSE_WORDS, run_plan};

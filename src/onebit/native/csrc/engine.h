@@ -26,6 +26,8 @@ static void code_images(const ob_plan *plan, const uint8_t *images, int64_t coun
 static int run_step(const ob_step *s, int64_t count, uint32_t *arena) {
     switch (s->step) {
     case OB_STEP_LINES:
+    case OB_STEP_ADD:
+    case OB_STEP_ADD_INT:
         return step_lines(s, count, arena);
     case OB_STEP_XNOR:
         return step_xnor(s, count, arena);
@@ -38,10 +40,6 @@ static int run_step(const ob_step *s, int64_t count, uint32_t *arena) {
         return 0;
     case OB_STEP_EXPAND:
         step_expand(s, count, arena);
-        return 0;
-    case OB_STEP_ADD:
-    case OB_STEP_ADD_INT:
-        step_add(s, count, arena);
         return 0;
     case OB_STEP_FILL:
         step_fill(s, count, arena);

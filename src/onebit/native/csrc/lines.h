@@ -4,74 +4,70 @@
 typedef union {
     int32_t i[LINE];
     float f[LINE];
+    int64_t aligned[LINE / 2];
 } line_t;
 
-static int run_line(const ob_line *line, line_t *x, int first, int count, float total) {
-    const float *p = line->p ? (const float *)line->p + first : NULL;
-    const float *q = line->q ? (const float *)line->q + first : NULL;
-    int k, bad = 0;
+/* Blocks of 16 channels, the last one whole too: lines and their parameters have room for it. */
+#define BLOCKS(body)                           \
+    for (int from = 0; from < count; from += 16) \
+        for (int k = from; k < from + 16; k++) { \
+            body;                              \
+        }
+
+static inline int run_line(const ob_line *line, line_t *restrict x, int first, int count, float total) {
+    const float *restrict p = line->p ? (const float *)line->p + first : NULL;
+    const float *restrict q = line->q ? (const float *)line->q + first : NULL;
+    int bad = 0;
     switch (line->code) {
     case OB_LINE_REAL:
-        for (k = 0; k < count; k++) x->f[k] = (float)x->i[k];
+        BLOCKS(x->f[k] = (float)x->i[k])
         break;
     case OB_LINE_SCALE:
-        for (k = 0; k < count; k++) x->f[k] *= p[k];
+        BLOCKS(x->f[k] *= p[k])
         break;
     case OB_LINE_CENTRE:
-        for (k = 0; k < count; k++) {
-            float product = total * p[k];
-            x->f[k] += product;
-        }
+        BLOCKS(x->f[k] += total * p[k])
         break;
     case OB_LINE_AFFINE:
-    case OB_LINE_AFFINE_INT: {
-        int whole = line->code == OB_LINE_AFFINE_INT;
-        if (whole)
-            for (k = 0; k < count; k++) x->f[k] = (float)((double)x->i[k] * (p ? p[k] : 1.0) + (q ? q[k] : 0.0));
-        else if (p && q)
-            for (k = 0; k < count; k++) x->f[k] = (float)((double)x->f[k] * p[k] + q[k]);
+        if (p && q)
+            BLOCKS(x->f[k] = (float)((double)x->f[k] * p[k] + q[k]))
+        else if (p)
+            BLOCKS(x->f[k] = (float)((double)x->f[k] * p[k]))
         else
-            for (k = 0; k < count; k++) x->f[k] = (float)((double)x->f[k] * (p ? p[k] : 1.0) + (q ? q[k] : 0.0));
+            BLOCKS(x->f[k] = (float)((double)x->f[k] + q[k]))
         break;
-    }
-    case OB_LINE_RELU:
-        for (k = 0; k < count; k++) x->f[k] = x->f[k] < 0 ? 0 : x->f[k]; /* NaN stays */
+    case OB_LINE_AFFINE_INT:
+        if (p && q)
+            BLOCKS(x->f[k] = (float)((double)x->i[k] * p[k] + q[k]))
+        else if (p)
+            BLOCKS(x->f[k] = (float)((double)x->i[k] * p[k]))
+        else
+            BLOCKS(x->f[k] = (float)((double)x->i[k] + q[k]))
+        break;
+    case OB_LINE_RELU: /* NaN stays */
+        BLOCKS(x->f[k] = x->f[k] < 0 ? 0 : x->f[k])
         break;
     case OB_LINE_RELU_INT:
-        for (k = 0; k < count; k++) x->i[k] = x->i[k] < 0 ? 0 : x->i[k];
+        BLOCKS(x->i[k] = x->i[k] < 0 ? 0 : x->i[k])
         break;
     case OB_LINE_PRELU:
-        for (k = 0; k < count; k++) {
-            float bent = x->f[k] * p[k];
-            x->f[k] = x->f[k] > 0 ? x->f[k] : bent;
-        }
+        BLOCKS(x->f[k] = x->f[k] > 0 ? x->f[k] : x->f[k] * p[k])
         break;
     case OB_LINE_HARDTANH:
-        for (k = 0; k < count; k++) {
-            float low = x->f[k] < -1 ? -1 : x->f[k];
-            x->f[k] = low > 1 ? 1 : low;
-        }
+        BLOCKS(x->f[k] = x->f[k] < -1 ? -1 : x->f[k] > 1 ? 1 : x->f[k])
         break;
     case OB_LINE_HARDTANH_INT:
-        for (k = 0; k < count; k++) {
-            int32_t low = x->i[k] < -1 ? -1 : x->i[k];
-            x->i[k] = low > 1 ? 1 : low;
-        }
+        BLOCKS(x->i[k] = x->i[k] < -1 ? -1 : x->i[k] > 1 ? 1 : x->i[k])
         break;
     case OB_LINE_THRESHOLD: {
         const int32_t *threshold = (const int32_t *)line->p + first, *direction = (const int32_t *)line->q + first;
-        for (k = 0; k < count; k++) {
-            int32_t up = x->i[k] >= threshold[k], down = x->i[k] <= threshold[k];
-            x->i[k] = direction[k] > 0 ? up : down;
-        }
+        BLOCKS(x->i[k] = direction[k] > 0 ? x->i[k] >= threshold[k] : x->i[k] <= threshold[k])
         break;
     }
     case OB_LINE_SIGN:
-        for (k = 0; k < count; k++) {
-            float difference = x->f[k] - (p ? p[k] : 0);
-            bad |= difference != difference;
-            x->i[k] = difference >= 0;
-        }
+        if (p) BLOCKS(x->f[k] -= p[k])
+        for (int k = 0; k < count; k++) bad |= x->f[k] != x->f[k];
+        BLOCKS(x->i[k] = x->f[k] >= 0)
         break;
     }
     return bad;
@@ -90,22 +86,37 @@ static int finish_line(const ob_step *s, line_t *x, int first, int count, float 
     if (s->bits)
         for (int k = 0; k < count; k += 32)
             pixel[(first + k) / 32] = bits_of(x->i + k, count - k < 32 ? count - k : 32);
-    else
+    else if (count % 16 == 0) { /* stores of a known size are no call */
+        uint32_t *out = pixel + first;
+        BLOCKS(out[k] = (uint32_t)x->i[k])
+    } else
         memcpy(pixel + first, x->i, (size_t)count * 4);
     return bad;
 }
 
+/* A part of a line: of one value, or of the sum of two. */
+static inline void read_line(const ob_step *s, line_t *x, const uint32_t *a, const uint32_t *b, int count) {
+    const float *f = (const float *)a, *g = (const float *)b;
+    if (s->step == OB_STEP_ADD)
+        for (int k = 0; k < count; k++) x->f[k] = f[k] + g[k];
+    else if (s->step == OB_STEP_ADD_INT)
+        for (int k = 0; k < count; k++) x->i[k] = (int32_t)(a[k] + b[k]);
+    else
+        memcpy(x->i, a, (size_t)count * 4);
+}
+
+/* Lines on every pixel, of one value or of the sum of two. */
 static int step_lines(const ob_step *s, int64_t count, uint32_t *arena) {
     line_t x;
     int bad = 0;
     for (int64_t n = 0; n < count; n++) {
-        const uint32_t *in = arena + s->in + n * s->in_size;
+        const uint32_t *in = arena + s->in + n * s->in_size, *in2 = arena + s->in2 + n * s->in2_size;
         uint32_t *out = arena + s->out + n * s->out_size;
         int64_t pixels = (int64_t)s->out_height * s->out_width;
-        for (int64_t at = 0; at < pixels; at++, in += s->in_pixel, out += s->out_pixel)
+        for (int64_t at = 0; at < pixels; at++, in += s->in_pixel, in2 += s->in_pixel, out += s->out_pixel)
             for (int first = 0; first < s->channels; first += LINE) {
                 int part = s->channels - first < LINE ? s->channels - first : LINE;
-                memcpy(x.i, in + first, (size_t)part * 4);
+                read_line(s, &x, in + first, in2 + first, part);
                 bad |= finish_line(s, &x, first, part, 0, out);
             }
     }

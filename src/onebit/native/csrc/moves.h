@@ -18,16 +18,19 @@ static void step_grid(const ob_step *s, int64_t count, uint32_t *arena) {
         if (largest >= 0x7f800000u) { /* infinite, or NaN */
             memset(out, 0, (size_t)size * 4);
             unit.bits = 0x7fc00000u;
+            out[size + 1] = 0;
         } else {
             int e = 24 + 126 - (int)(largest >> 23);
             if (e > 126) e = 126;
             power.bits = (uint32_t)(e + 127) << 23;
-            unit.bits = (uint32_t)(127 - e) << 23;
             const float *x = (const float *)in;
             int32_t *z = (int32_t *)out;
             /* adding and taking away 2^24 + 2^23 would round the last bit of 24: in double there is room */
             const double magic = 6755399441055744.0; /* 1.5 * 2^52: the sum has no bits behind the point */
             for (int64_t k = 0; k < size; k++) z[k] = (int32_t)(((double)(x[k] * power.value) + magic) - magic);
+            unit.bits = largest;
+            out[size + 1] = (uint32_t)(unit.value * power.value) + 1; /* no integer is beyond it */
+            unit.bits = (uint32_t)(127 - e) << 23;
         }
         out[size] = unit.bits;
     }
@@ -40,17 +43,6 @@ static void step_expand(const ob_step *s, int64_t count, uint32_t *arena) {
         int64_t pixels = (int64_t)s->out_height * s->out_width;
         for (int64_t at = 0; at < pixels; at++, in += s->in_pixel, out += s->out_pixel)
             for (int k = 0; k < s->channels; k++) out[k] = (int32_t)(in[k / 32] >> (k % 32) & 1) * 2 - 1;
-    }
-}
-
-static void step_add(const ob_step *s, int64_t count, uint32_t *arena) {
-    for (int64_t n = 0; n < count; n++) {
-        const uint32_t *a = arena + s->in + n * s->in_size, *b = arena + s->in2 + n * s->in2_size;
-        uint32_t *out = arena + s->out + n * s->out_size;
-        if (s->step == OB_STEP_ADD_INT)
-            for (int64_t k = 0; k < s->out_size; k++) out[k] = a[k] + b[k];
-        else
-            for (int64_t k = 0; k < s->out_size; k++) ((float *)out)[k] = ((const float *)a)[k] + ((const float *)b)[k];
     }
 }
 

@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* What is done with a line of channels, one code after the other; p and q are arrays of channels. */
+/* What is done with a line of channels, one code after the other; p and q are arrays of channels and 15 numbers more. */
 enum {
     OB_LINE_REAL = 1,     /* int32 -> float32 */
     OB_LINE_SCALE,        /* x * p */
@@ -37,9 +37,9 @@ enum {
     OB_STEP_XNOR,       /* bits x bits -> sums, then `lines` */
     OB_STEP_LUT,        /* int32 x bits -> sums, then `lines` */
     OB_STEP_REAL,       /* int32 on a grid x real weights on theirs -> sums, then `lines` */
-    OB_STEP_GRID,       /* float32 -> int32 on a grid; the unit of the image behind them */
+    OB_STEP_GRID,       /* float32 -> int32 on a grid; behind them the unit of the image and their largest magnitude */
     OB_STEP_EXPAND,     /* bits -> int32 of +1 and -1 */
-    OB_STEP_ADD,        /* float32 + float32 */
+    OB_STEP_ADD,        /* float32 + float32, then `lines` */
     OB_STEP_ADD_INT,
     OB_STEP_FILL,       /* `number` everywhere */
     OB_STEP_COPY,       /* a box of units, with strides on both sides */
@@ -77,6 +77,7 @@ typedef struct {
     int32_t tap_words;    /* units of a tap in a row of weights */
     int32_t real;         /* whether the input lies on a grid */
     int32_t centre;       /* whether the lines want sum(x) */
+    int32_t together;     /* whether pixels of few outputs are finished at once: parameters are repeated for them */
     const int64_t *tap_sums; /* [taps][outputs of all groups]: sums of the weights of a tap; NULL without padding value */
     const float *weight_units; /* of real weights */
 

@@ -8,6 +8,8 @@
 #define TABLE 16
 #define TILE_ROWS 4
 #define TILE_PANELS 2
+#define XNOR_ROWS 4
+#define LUT_ROWS(panels) 4
 
 #include "engine.h"
 
@@ -36,22 +38,23 @@ static void xnor_tile(int rows, int panels, const uint32_t *const *a, const segm
         }
 }
 
-/* Sums of table entries. With `wide`, added to wide[m][panel][lane], after at most `most` words each time. */
+/* Sums of table entries. With `wide`, added to wide[m][panel][lane], after at most `most` lookups each time. */
 static void lut_tile(int rows, int panels, const int32_t *const *tables, const segment_t *segments, int count,
                      const uint32_t *b, int64_t panel, int most, int64_t *wide, int64_t wide_stride, int32_t *sums) {
     for (int m = 0; m < rows; m++)
         for (int p = 0; p < panels; p++) {
             int32_t sum[LANES] = {0};
-            int words = 0;
+            int done = 0;
             for (int k = 0; k < count; k++) {
                 const int32_t *table = tables[m] + segments[k].a;
                 const uint32_t *w = b + p * panel + segments[k].b * LANES;
                 for (int left = segments[k].groups; left > 0; left -= LUT_GROUPS, w += LANES) {
-                    if (words++ == most) {
+                    int groups = left < LUT_GROUPS ? left : LUT_GROUPS;
+                    if ((done += groups) > most) {
                         for (int l = 0; l < LANES; l++) wide[m * wide_stride + p * LANES + l] += sum[l], sum[l] = 0;
-                        words = 1;
+                        done = groups;
                     }
-                    for (int g = 0; g < left && g < LUT_GROUPS; g++, table += TABLE)
+                    for (int g = 0; g < groups; g++, table += TABLE)
                         for (int l = 0; l < LANES; l++) sum[l] += table[w[l] >> 4 * g & 15];
                 }
             }

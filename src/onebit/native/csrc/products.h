@@ -3,7 +3,8 @@
  * LANES         outputs in a panel: a panel holds one unit of each of them, then the next unit of each, …
  * LUT_INPUTS    how many inputs a lookup takes at once, LUT_GROUPS how many lookups a word of weights holds
  * TABLE         entries of the table of such a group: 2^LUT_INPUTS
- * TILE_ROWS, TILE_PANELS   of the largest tile of each kind of product; at most LINE outputs, a multiple of 32
+ * TILE_ROWS, TILE_PANELS   the most of a tile; the panels are at most LINE outputs, a multiple of 32
+ * XNOR_ROWS, LUT_ROWS(panels)   rows of a tile of each kind of product; a tile has so many, or 2, or 1
  * xnor_tile, lut_tile      sums of a tile, see there
  * lut_tables               the tables of the channels of a pixel
  *
@@ -16,7 +17,6 @@ typedef struct {
     int32_t words, groups;
 } segment_t;
 
-#define WIDE_WORDS 4 /* so many words of inputs on a grid, 128 at most, add up to an int32: 128 * (2^24 - 1) < 2^31 */
 #define DENSE_WORDS 16 /* tables of a block of a dense layer: 4 rows of them stay in the first-level cache */
 
 static void xnor_tile(int rows, int panels, const uint32_t *const *a, const segment_t *segments, int count,
@@ -75,12 +75,23 @@ static uint32_t *out_pixel(const place_t *at, int64_t row) {
     return at->arena + s->out + n * s->out_size + pixel * s->out_pixel;
 }
 
-/* What 1 is worth in an image: its unit behind the values, if they lie on a grid. */
+/* What 1 is worth in an image: a number behind the values, if they lie on a grid. */
 static float unit_of(const place_t *at, int64_t row) {
     const ob_step *s = at->s;
     float unit = 1;
-    if (s->real) memcpy(&unit, at->arena + s->in + row / at->run[2] * s->in_size + s->in_size - 1, 4);
+    if (s->real) memcpy(&unit, at->arena + s->in + row / at->run[2] * s->in_size + s->in_size - 2, 4);
     return unit;
+}
+
+/* How many lookups add up to an int32 for sure: of integers as they are all of a row, which the plan has checked. */
+static int safe_lookups(const ob_step *s, const uint32_t *arena, int64_t image, int64_t images) {
+    uint32_t largest = 0;
+    if (!s->real) return INT32_MAX;
+    for (int64_t n = image; n < image + images; n++) {
+        uint32_t of_image = arena[s->in + (n + 1) * s->in_size - 1];
+        largest = of_image > largest ? of_image : largest;
+    }
+    return largest ? (int)(INT32_MAX / ((int64_t)LUT_INPUTS * largest)) : INT32_MAX;
 }
 
 /* The padding value as an integer of the image's grid. */
@@ -110,7 +121,32 @@ static float total_of(const place_t *at, int64_t row, int group, int64_t padding
     return s->real ? (float)total * unit : (float)total;
 }
 
-/* Finishes the sums of outputs `first` to `first + count` of a group, which lie in `sums`, or `wide` if that is not NULL. */
+/* An integer of less than 2^51 in magnitude, rounded once: processors turn int64 into a double slowly, or one by one. */
+static inline float float_of(int64_t x) {
+    uint64_t bits = (uint64_t)x + 0x4338000000000000u; /* 1.5 * 2^52, whose last bits count ones */
+    double sum;
+    memcpy(&sum, &bits, 8);
+    return (float)(sum - 6755399441055744.0);
+}
+
+/* Sums as the lines take them, from place `at` on: integers, or real values on the scale of `unit`. They lie in `wide`
+ * if that is not NULL. */
+static inline void read_sums(const ob_step *s, line_t *x, int at, int count, const int32_t *sums, const int64_t *wide,
+                             float unit) {
+    int32_t *whole = x->i + at;
+    float *real = x->f + at;
+    if (!s->real)
+        if (wide)
+            for (int k = 0; k < count; k++) whole[k] = (int32_t)wide[k];
+        else
+            BLOCKS(whole[k] = sums[k])
+    else if (wide)
+        for (int k = 0; k < count; k++) real[k] = float_of(wide[k]) * unit;
+    else
+        BLOCKS(real[k] = (float)sums[k] * unit)
+}
+
+/* Finishes the sums of outputs `first` to `first + count` of a group. */
 static int finish_sums(const place_t *at, int64_t row, int group, int first, int count, const int32_t *sums,
                        const int64_t *wide) {
     const ob_step *s = at->s;
@@ -118,30 +154,42 @@ static int finish_sums(const place_t *at, int64_t row, int group, int first, int
     int offset = group * s->outputs + first;
     float unit = unit_of(at, row);
     int64_t padding = s->number ? padding_of(s, unit) : 0;
-    int64_t missing[LINE];
-    if (padding)
-        for (int k = 0; k < count; k++) missing[k] = outside(s, at->i, at->run, offset + k, padding);
-    if (s->real || s->weight_units) {
+    if (padding || s->weight_units) {
         for (int k = 0; k < count; k++) {
-            int64_t sum = (wide ? wide[k] : sums[k]) + (padding ? missing[k] : 0);
-            x.f[k] = (float)sum;
+            int64_t sum = wide ? wide[k] : sums[k];
+            if (padding) sum += outside(s, at->i, at->run, offset + k, padding);
+            if (!s->real && !s->weight_units) {
+                x.i[k] = (int32_t)sum;
+                continue;
+            }
+            x.f[k] = (float)sum * unit;
+            if (s->weight_units) x.f[k] *= s->weight_units[offset + k];
         }
-        if (s->real)
-            for (int k = 0; k < count; k++) x.f[k] *= unit;
-        if (s->weight_units)
-            for (int k = 0; k < count; k++) x.f[k] *= s->weight_units[offset + k];
     } else
-        for (int k = 0; k < count; k++)
-            x.i[k] = (int32_t)((wide ? wide[k] : sums[k]) + (padding ? missing[k] : 0));
+        read_sums(s, &x, 0, count, sums, wide, unit);
     float total = s->centre ? total_of(at, row, group, padding, unit) : 0;
     return finish_line(s, &x, offset, count, total, out_pixel(at, row));
 }
+
+/* Finishes all outputs of neighbouring pixels as one line; their parameters stand there as often as fit into a line. */
+static int finish_together(const place_t *at, int64_t row, int many, const int32_t *sums, int64_t sums_stride,
+                           const int64_t *wide, int64_t wide_stride) {
+    const ob_step *s = at->s;
+    line_t x;
+    float unit = unit_of(at, row);
+    for (int m = 0; m < many; m++)
+        read_sums(s, &x, m * s->outputs, s->outputs, sums + m * sums_stride, wide ? wide + m * wide_stride : NULL, unit);
+    return finish_line(s, &x, 0, many * s->outputs, 0, out_pixel(at, row));
+}
+
+/* Rows of the next tile. */
+static inline int tile_rows(int64_t left, int most) { return left >= most ? most : left >= 4 && most > 4 ? 4 : left >= 2 ? 2 : 1; }
 
 static int step_xnor(const ob_step *s, int64_t count, uint32_t *arena) {
     segment_t *segments = (segment_t *)(arena + s->scratch);
     int64_t row_units = (int64_t)s->in_width * s->in_pixel;
     int padded = (s->outputs + LANES - 1) / LANES, bad = 0;
-    int32_t sums[TILE_ROWS * LINE];
+    int32_t sums[XNOR_ROWS * LINE];
     for (int i = 0; i < s->out_height; i++)
         for (int r = 0; r < s->run_count; r++) {
             place_t at = {s, arena, i, s->runs + 4 * r};
@@ -154,8 +202,8 @@ static int step_xnor(const ob_step *s, int64_t count, uint32_t *arena) {
                     int part = s->outputs - first < width ? s->outputs - first : width;
                     const uint32_t *b = (const uint32_t *)s->weights + ((int64_t)group * padded + p) * s->panel;
                     for (int64_t row = 0; row < rows;) {
-                        int many = rows - row < TILE_ROWS ? (rows - row < 2 ? 1 : 2) : TILE_ROWS;
-                        const uint32_t *a[TILE_ROWS];
+                        int many = tile_rows(rows - row, XNOR_ROWS);
+                        const uint32_t *a[XNOR_ROWS];
                         for (int m = 0; m < many; m++) {
                             int64_t n = (row + m) / at.run[2], t = (row + m) % at.run[2];
                             a[m] = arena + s->in + n * s->in_size + t * at.run[3] * s->in_pixel +
@@ -175,13 +223,13 @@ static int step_xnor(const ob_step *s, int64_t count, uint32_t *arena) {
 
 /* Sums of all outputs of a group for some rows, tile by tile. */
 static int lut_outputs(const place_t *at, int64_t row, int many, int group, const int32_t *const *tables,
-                       const segment_t *segments, int found, int64_t *wide, int begins, int ends) {
+                       const segment_t *segments, int found, int most, int64_t *wide, int begins, int ends) {
     const ob_step *s = at->s;
-    int padded = (s->outputs + LANES - 1) / LANES, bad = 0, most = s->real ? WIDE_WORDS : INT32_MAX;
-    int64_t stride = (int64_t)padded * LANES, words = 0;
+    int padded = (s->outputs + LANES - 1) / LANES, bad = 0;
+    int64_t stride = (int64_t)padded * LANES, groups = 0;
     int32_t sums[TILE_ROWS * LINE];
-    for (int k = 0; k < found; k++) words += segments[k].words;
-    int narrow = begins && ends && words <= most;
+    for (int k = 0; k < found; k++) groups += segments[k].groups;
+    int narrow = begins && ends && groups <= most;
     if (!narrow && begins) memset(wide, 0, (size_t)(many * stride) * sizeof *wide);
     for (int p = 0; p < padded; p += TILE_PANELS) {
         int panels = padded - p < TILE_PANELS ? padded - p : TILE_PANELS;
@@ -189,7 +237,9 @@ static int lut_outputs(const place_t *at, int64_t row, int many, int group, cons
         int part = s->outputs - first < width ? s->outputs - first : width;
         const uint32_t *b = (const uint32_t *)s->weights + ((int64_t)group * padded + p) * s->panel;
         lut_tile(many, panels, tables, segments, found, b, s->panel, most, narrow ? NULL : wide + first, stride, sums);
-        if (ends)
+        if (ends && s->together && at->run[1] == 1)
+            bad |= finish_together(at, row, many, sums, width, narrow ? NULL : wide, stride);
+        else if (ends)
             for (int m = 0; m < many; m++)
                 bad |= finish_sums(at, row + m, group, first, part, sums + (int64_t)m * width,
                                    narrow ? NULL : wide + m * stride + first);
@@ -203,11 +253,12 @@ static int lut_dense(const ob_step *s, int64_t count, uint32_t *arena) {
     int64_t *wide = (int64_t *)(arena + s->scratch);
     int32_t *room = (int32_t *)(wide + TILE_ROWS * stride);
     int block_units = DENSE_WORDS * LUT_GROUPS * TABLE, inputs = DENSE_WORDS * LUT_GROUPS * LUT_INPUTS, bad = 0;
+    int rows = LUT_ROWS(stride / LANES);
     static const int32_t one[4] = {0, 1, 1, 0};
     place_t at = {s, arena, 0, one};
     for (int group = 0; group < s->groups; group++)
         for (int64_t row = 0; row < count;) {
-            int many = count - row < TILE_ROWS ? (count - row < 2 ? 1 : 2) : TILE_ROWS;
+            int many = tile_rows(count - row, rows), most = safe_lookups(s, arena, row, many);
             const int32_t *tables[TILE_ROWS];
             for (int m = 0; m < many; m++) tables[m] = room + (int64_t)m * block_units;
             for (int from = 0; from < s->tap_channels; from += inputs) {
@@ -218,7 +269,7 @@ static int lut_dense(const ob_step *s, int64_t count, uint32_t *arena) {
                     const int32_t *x = (const int32_t *)arena + s->in + (row + m) * s->in_size;
                     lut_tables(x + (int64_t)group * s->tap_channels + from, part, (int32_t *)tables[m]);
                 }
-                bad |= lut_outputs(&at, row, many, group, tables, &segment, 1, wide, from == 0,
+                bad |= lut_outputs(&at, row, many, group, tables, &segment, 1, most, wide, from == 0,
                                    from + part == s->tap_channels);
             }
             row += many;
@@ -229,13 +280,14 @@ static int lut_dense(const ob_step *s, int64_t count, uint32_t *arena) {
 /* A convolution: tables of the input rows that an output row sees, each made once. */
 static int lut_conv(const ob_step *s, int64_t count, uint32_t *arena) {
     int64_t stride = (int64_t)(s->outputs + LANES - 1) / LANES * LANES;
-    int groups = (s->tap_channels + LUT_INPUTS - 1) / LUT_INPUTS, bad = 0;
+    int groups = (s->tap_channels + LUT_INPUTS - 1) / LUT_INPUTS, rows = LUT_ROWS(stride / LANES), bad = 0;
     int64_t pixel_units = (int64_t)s->groups * groups * TABLE, row_units = s->in_width * pixel_units;
     int64_t *wide = (int64_t *)(arena + s->scratch);
     segment_t *segments = (segment_t *)(wide + TILE_ROWS * stride);
     int32_t *room = (int32_t *)(segments + (int64_t)s->taps_down * s->taps_across);
     for (int64_t n = 0; n < count; n++) {
         const int32_t *in = (const int32_t *)arena + s->in + n * s->in_size;
+        int most = safe_lookups(s, arena, n, 1);
         int made = -1; /* the last input row whose tables are there */
         for (int i = 0; i < s->out_height; i++) {
             for (int a = 0; a < s->taps_down; a++) {
@@ -258,11 +310,11 @@ static int lut_conv(const ob_step *s, int64_t count, uint32_t *arena) {
                 for (int k = 0; k < found; k++) segments[k].groups = groups;
                 for (int group = 0; group < s->groups; group++)
                     for (int t = 0; t < at.run[2];) {
-                        int left = at.run[2] - t, many = left < TILE_ROWS ? (left < 2 ? 1 : 2) : TILE_ROWS;
+                        int many = tile_rows(at.run[2] - t, rows);
                         const int32_t *tables[TILE_ROWS];
                         for (int m = 0; m < many; m++)
                             tables[m] = room + (int64_t)(t + m) * at.run[3] * pixel_units + (int64_t)group * groups * TABLE;
-                        bad |= lut_outputs(&at, n * at.run[2] + t, many, group, tables, segments, found, wide, 1, 1);
+                        bad |= lut_outputs(&at, n * at.run[2] + t, many, group, tables, segments, found, most, wide, 1, 1);
                         t += many;
                     }
             }
