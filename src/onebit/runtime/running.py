@@ -22,7 +22,7 @@ from onebit.runtime.executors import EXECUTORS, per_channel
 
 _BATCH_VALUES = 1 << 22  # of the largest value of a net in one batch
 _NATIVE_BATCH = 4096
-_PLANS: MutableMapping[PackedNet, dict[str, NativePlan | None]] = WeakKeyDictionary()
+_PLANS: MutableMapping[PackedNet, dict[str, NativePlan | NotPlanned]] = WeakKeyDictionary()
 
 
 def run(
@@ -95,10 +95,13 @@ def native_plan(net: PackedNet, executor: str | None = None) -> NativePlan | Non
         try:
             plans[isa.name] = make_plan(net, isa)
         except NotPlanned as error:
-            if executor == "native":
-                raise UsageError(f"the native library does not run this net: {error}") from None
-            plans[isa.name] = None
-    return plans[isa.name]
+            plans[isa.name] = error
+    plan = plans[isa.name]
+    if isinstance(plan, NativePlan):
+        return plan
+    if executor == "native":
+        raise UsageError(f"the native library does not run this net: {plan}; use executor 'reference'")
+    return None
 
 
 def thread_count(threads: int | None = None) -> int:

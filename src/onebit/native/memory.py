@@ -1,0 +1,137 @@
+"""Where the values of a plan lie in its arena, and the structures of the library that say so."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onebit.native import library
+from onebit.native.steps import Buffer, Slot, Step, Steps
+from onebit.packed import PackedNet, infer
+
+# the names of OB_LINE_* and OB_STEP_* of csrc/onebit.h, in their order
+_LINES = (
+    *("real", "scale", "centre", "affine", "affine_int", "relu", "relu_int"),
+    *("prelu", "hardtanh", "hardtanh_int", "threshold", "sign"),
+)
+_STEPS = (
+    *("lines", "xnor", "lut", "real", "grid", "expand", "add", "add_int", "fill", "copy"),
+    *("max", "max_int", "max_bits", "sum", "sum_int", "average"),
+)
+_ALIGNED = 16  # units: a line of the cache
+_BATCH_UNITS = 1 << 18  # of the largest value of a batch: it stays in the second-level cache
+_MOST_BATCH = 128
+_LINE, _LINE_PIXELS = 128, 4  # LINE of csrc/lines.h, and the most pixels of a tile
+_BLOCK = 16  # channels that lines work on at once, whether the last of them are there or not
+
+
+@dataclass(frozen=True, eq=False)
+class NativePlan:
+    """What `run` of the library takes; `kept` holds the memory that it points to."""
+
+    plan: library.Plan
+    isa: library.InstructionSet
+    shape: tuple[int, ...]
+    kept: tuple[Any, ...]
+
+    def run(self, images: np.ndarray) -> tuple[np.ndarray, bool]:
+        """Logits (N, …) float32 of images (N, C, H, W) uint8, contiguous; and whether the sign of a NaN was taken."""
+        arena = np.empty(self.plan.arena_units + _ALIGNED, np.uint32)
+        start = arena.ctypes.data + -arena.ctypes.data % 64
+        output = np.empty((len(images), *self.shape), np.float32)
+        nan = self.isa.run(ctypes.byref(self.plan), images.ctypes.data, len(images), start, output.ctypes.data)
+        return output, bool(nan)
+
+
+def lay_out(net: PackedNet, steps: Steps, image: Slot, answer: Slot, isa: library.InstructionSet) -> NativePlan:
+    """The plan of steps that make the answer of the coded image: gives every buffer its place.
+
+    Args:
+        image, answer: values of `steps`.
+    """
+    largest = max(buffer.units for buffer in steps.buffers)
+    batch = max(1, min(_MOST_BATCH, _BATCH_UNITS // largest))
+    end = place(steps.buffers, batch)
+    arena = end + max((step.scratch for step in steps.list), default=0)
+    kept: list[Any] = []
+    made = (library.Step * len(steps.list))()
+    for step, filled in zip(steps.list, made, strict=True):
+        _fill_step(step, filled, end, kept)
+    plan = library.Plan()
+    plan.steps, plan.step_count = ctypes.addressof(made), len(made)
+    plan.channels, plan.height, plan.width = net.input.shape
+    for name in ("mean", "std"):
+        setattr(plan, name, _pointer(getattr(net.input, name), kept))
+    plan.input, plan.output = image.buffer.place, answer.buffer.place
+    plan.output_size, plan.arena_units, plan.batch = answer.buffer.units, arena, batch
+    return NativePlan(plan, isa, infer(net)[net.output].shape, (made, *kept))
+
+
+def place(buffers: list[Buffer], batch: int) -> int:
+    """Gives each buffer a place in the arena that no other has at the same time; returns the end of them."""
+    placed: list[tuple[int, int, Buffer]] = []
+    end = 0
+    for buffer in sorted(buffers, key=lambda buffer: -buffer.units):
+        size = -(-buffer.units * batch // _ALIGNED) * _ALIGNED
+        place = 0
+        for start, stop, other in sorted(placed, key=lambda entry: entry[0]):
+            if other.first <= buffer.last and buffer.first <= other.last and start < place + size and place < stop:
+                place = stop
+        buffer.place = place
+        placed.append((place, place + size, buffer))
+        end = max(end, place + size)
+    return end
+
+
+def _fill_step(step: Step, made: library.Step, scratch: int, kept: list[Any]) -> None:
+    made.step, made.scratch = _STEPS.index(step.name) + 1, scratch
+    for name, buffer in zip(("in", "in2"), step.inputs, strict=False):
+        setattr(made, "in_" if name == "in" else name, buffer.place)
+        setattr(made, f"{name}_size", buffer.units)
+    made.out, made.out_size = step.out.place, step.out.units
+    plain = not step.bits and all(p is None and q is None for _, p, q in step.lines)
+    if plain and step.name in ("lines", "add", "add_int"):  # the same is done with every number: one long line
+        step.fields.update(channels=step.out.units, out_height=1, out_width=1)
+    pixels = step.fields["out_height"] * step.fields["out_width"]
+    made.out_pixel = step.out.units // pixels
+    for name, value in step.fields.items():
+        if isinstance(value, np.ndarray):
+            if name == "runs":
+                made.run_count = len(value)
+            setattr(made, name, _pointer(value, kept))
+        elif isinstance(value, tuple):
+            setattr(made, name, (ctypes.c_int32 * 3)(*value))
+        elif value is not None:
+            setattr(made, name, value)
+    repeats = 1
+    if step.name == "lut" and _can_share_a_line(step):
+        repeats, made.together = _LINE // step.fields["outputs"], 1
+    lines = (library.Line * max(1, len(step.lines)))()
+    for line, (code, p, q) in zip(lines, step.lines, strict=False):
+        line.code, line.p, line.q = _LINES.index(code) + 1, _parameters(p, repeats, kept), _parameters(q, repeats, kept)
+    kept.append(lines)
+    made.lines, made.line_count, made.bits = ctypes.addressof(lines), len(step.lines), step.bits
+
+
+def _can_share_a_line(step: Step) -> bool:
+    """Whether the outputs of four pixels and more go into one line."""
+    outputs, fields = step.fields["outputs"], step.fields
+    plain = fields["groups"] == 1 and not fields["number"] and not fields.get("centre") and not step.bits
+    return plain and bool(outputs % _BLOCK == 0) and bool(outputs * _LINE_PIXELS <= _LINE)
+
+
+def _parameters(array: np.ndarray | None, repeats: int, kept: list[Any]) -> int | None:
+    """Where a parameter for each channel lies, with room for a whole last block."""
+    return None if array is None else _pointer(np.pad(np.tile(array, repeats), (0, _BLOCK - 1)), kept)
+
+
+def _pointer(array: np.ndarray | None, kept: list[Any]) -> int | None:
+    """Where an array lies, which is kept in memory."""
+    if array is None:
+        return None
+    array = np.ascontiguousarray(array)
+    kept.append(array)
+    return array.ctypes.data

@@ -1,0 +1,206 @@
+"""Plans of packed nets: the library's answers are those of the reference, bit for bit, on every instruction set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from packed_nets import IMAGE_NETS, Builder
+
+from onebit.errors import NotBinaryError, UnknownNameError, UsageError
+from onebit.native import NotPlanned, instruction_sets, make_plan
+from onebit.native.memory import place
+from onebit.native.steps import Buffer
+from onebit.packed import (
+    Add,
+    Affine,
+    AveragePool,
+    Conv,
+    Dense,
+    Flatten,
+    Hardtanh,
+    PackedNet,
+    Prelu,
+    RealConv,
+    Relu,
+    Sign,
+)
+from onebit.runtime import run
+
+ISAS = list(instruction_sets())
+pytestmark = pytest.mark.skipif(not ISAS, reason="the native library is not installed")
+
+
+def images_of(net: PackedNet, count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, *net.input.shape), dtype=np.uint8)
+
+
+def assert_same(net: PackedNet, count: int = 5) -> None:
+    """All instruction sets of this machine, and batches of every size."""
+    images = images_of(net, count)
+    expected = run(net, images, executor="reference")
+    for name in ISAS:
+        plan = make_plan(net, instruction_sets()[name])
+        for batch in (plan.plan.batch, 1, 3):
+            plan.plan.batch = min(batch, plan.plan.batch)
+            found, nan = plan.run(images)
+            assert not nan
+            np.testing.assert_array_equal(found, expected, err_msg=f"{name}, batches of {batch}")
+
+
+def test_the_portable_kernels_are_always_there() -> None:
+    assert ISAS[0] == "portable"
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    form=st.sampled_from(["sign", "integer", "real"]),
+    inputs=st.integers(1, 700),
+    outputs=st.integers(1, 150),
+    count=st.integers(1, 11),
+    seed=st.integers(0, 99),
+    scaled=st.booleans(),
+    centred=st.booleans(),
+)
+def test_dense_layers_of_every_size(
+    form: str, inputs: int, outputs: int, count: int, seed: int, scaled: bool, centred: bool
+) -> None:
+    b = Builder((1, 1, inputs), seed=seed)
+    b.add(Flatten)
+    if form == "real":
+        b.affine(inputs)
+    if form == "sign":
+        b.threshold(inputs, most=200)
+    b.add(Dense, **b.signs(outputs, inputs, scale=scaled, centre=centred))
+    assert_same(b.net(), count)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    form=st.sampled_from(["sign", "integer", "real", "weights"]),
+    channels=st.integers(1, 70),
+    outputs=st.sampled_from([1, 5, 16, 32, 48, 70]),
+    size=st.tuples(st.integers(3, 9), st.integers(3, 11)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    value=st.integers(-1, 1),
+    seed=st.integers(0, 99),
+)
+def test_convolutions_of_every_size(
+    form: str,
+    channels: int,
+    outputs: int,
+    size: tuple[int, int],
+    stride: tuple[int, int],
+    value: int,
+    seed: int,
+) -> None:
+    """Wider than those that are computed by hand: several words, panels and tiles, and all that may follow."""
+    b = Builder((channels, *size), seed=seed)
+    if form in ("real", "weights"):
+        b.affine(channels)
+    if form == "sign":
+        b.threshold(channels, most=200)
+    fields: dict[str, Any] = {"kernel": (3, 3), "padding": (1, 1, 1, 1), "stride": stride, "padding_value": value}
+    if form == "weights":
+        b.add(RealConv, weight=b.real(outputs, 9 * channels), **fields)
+    else:
+        b.add(Conv, **b.signs(outputs, 9 * channels), **fields)
+    last = b.affine(outputs)
+    b.add(Relu)
+    b.add(Add, b.last, last)
+    b.add(Prelu, slope=b.real(outputs))
+    b.add(Hardtanh)
+    b.add(Sign, shift=b.real(outputs) / 4)
+    b.add(Flatten)
+    b.add(Dense, **b.signs(3, b.values[b.last].shape[0]))
+    assert_same(b.net(), 3)
+
+
+def test_sums_that_need_more_than_an_int32() -> None:
+    """All inputs at the end of the grid, all weights alike: 1,000 of them reach 2³⁴."""
+    b = Builder((1, 1, 1000))
+    b.add(Flatten)
+    b.add(Affine, shift=np.full(1000, 16777215 - 255, np.float32))
+    fields = {"signs": np.full((40, 16), 2**64 - 1, np.uint64), "in_features": 1000}
+    fields["signs"][:, -1] >>= np.uint64(24)
+    b.add(Dense, **fields)
+    net = b.net()
+    images = np.full((9, 1, 1, 1000), 255, np.uint8)
+    expected = np.full((9, 40), np.float32(16777215 * 1000))
+    for name in ("reference", *ISAS):
+        found = run(net, images, executor="reference") if name == "reference" else None
+        if found is None:
+            found, _ = make_plan(net, instruction_sets()[name]).run(images)
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("form", IMAGE_NETS)
+def test_threads_and_batches_do_not_change_a_bit(form: str) -> None:
+    net = IMAGE_NETS[form](3)
+    images = images_of(net, 23)
+    expected = run(net, images, executor="reference")
+    for threads in (1, 2, 5):
+        for batch in (None, 4, 100):
+            found = run(net, images, executor="native", threads=threads, batch_size=batch)
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_the_sign_of_nan_is_refused_as_the_reference_does() -> None:
+    b = Builder((1, 1, 8))
+    b.add(Flatten)
+    b.add(Affine, scale=np.full(8, 3e38, np.float32), shift=None)
+    b.add(Dense, **b.signs(4, 8))  # of values that are not finite
+    b.add(Sign)
+    b.add(Dense, **b.signs(2, 4))
+    net = b.net()
+    for executor in ("reference", "native"):
+        with pytest.raises(NotBinaryError, match="NaN, which has no sign"):
+            run(net, images_of(net, 2), executor=executor)
+
+
+def test_what_the_library_cannot_compute_is_left_to_the_reference() -> None:
+    b = Builder((1, 8, 8))
+    for _ in range(3):
+        channels = b.values[b.last].shape[0]
+        b.add(Conv, **b.signs(400, channels), kernel=(1, 1))
+    b.add(AveragePool, kernel=(8, 8))
+    b.add(Flatten)
+    net = b.net()
+    with pytest.raises(NotPlanned, match="beyond int32"):
+        make_plan(net, instruction_sets()[ISAS[0]])
+    images = images_of(net, 1)
+    np.testing.assert_array_equal(run(net, images), run(net, images, executor="reference"))
+    with pytest.raises(UsageError, match="does not run this net"):
+        run(net, images, executor="native")
+
+
+def test_the_environment_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = IMAGE_NETS["sign"](0)
+    images = images_of(net, 2)
+    monkeypatch.setenv("ONEBIT_ISA", "avx51")
+    with pytest.raises(UnknownNameError, match="unknown instruction set of this machine 'avx51'"):
+        run(net, images)
+    monkeypatch.delenv("ONEBIT_ISA")
+    monkeypatch.setenv("ONEBIT_THREADS", "many")
+    with pytest.raises(UsageError, match="ONEBIT_THREADS is 'many', expected a positive integer"):
+        run(net, images)
+    monkeypatch.setenv("ONEBIT_NATIVE", "0")
+    with pytest.raises(UsageError, match="not installed, or ONEBIT_NATIVE=0 is set"):
+        run(net, images, executor="native")
+    with pytest.raises(UsageError, match="unknown executor 'fast'; known: native, reference"):
+        run(net, images, executor="fast")
+
+
+@given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 9), st.integers(0, 4)), min_size=1, max_size=12))
+def test_buffers_that_live_at_the_same_time_do_not_overlap(drawn: list[tuple[int, int, int]]) -> None:
+    buffers = [Buffer(units, first, first + length) for units, first, length in drawn]
+    end = place(buffers, 3)
+    for n, a in enumerate(buffers):
+        assert a.place >= 0
+        assert a.place + 3 * a.units <= end
+        for b in buffers[:n]:
+            if a.first <= b.last and b.first <= a.last:
+                assert a.place + 3 * a.units <= b.place or b.place + 3 * b.units <= a.place
