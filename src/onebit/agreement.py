@@ -241,6 +241,7 @@ def _tally(
         for batch, values in runtime.batches(packed, images, names, batch_size=batch_size):
             ours = values[packed.output]
             runtime.check_logits(packed, ours)
+            _check_native(packed, batch, ours)
             theirs = predict_logits(model, batch, batch_size=len(batch)).numpy()
             if theirs.shape != ours.shape:
                 got, expected = (f"(N, {', '.join(map(str, logits.shape[1:]))})" for logits in (theirs, ours))
@@ -273,6 +274,19 @@ def _tally(
         for name in compared
     }
     return _Tally(Agreement(count, label_mismatches, difference, bit_exact, tied), correct, proofs)
+
+
+def _check_native(packed: PackedNet, images: np.ndarray, logits: np.ndarray) -> None:
+    """Raises FoldError where the native library does not give the reference executor's logits, bit for bit."""
+    plan = runtime.native_plan(packed)
+    if plan is None:
+        return
+    different = (runtime.run(packed, images, executor="native") != logits).reshape(len(logits), -1).any(axis=1).sum()
+    if different:
+        raise FoldError(
+            f"the native library ({plan.isa.name}) computes other logits than numpy for {different} of {len(images)} "
+            "images: that is an error of onebit; ONEBIT_NATIVE=0 does without the library"
+        )
 
 
 def _lead(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -27,8 +27,9 @@ from onebit.evaluation import (
 from onebit.fold import pack
 from onebit.inspection import inspect_state
 from onebit.layers import binary_layers
-from onebit.packed import Certificate, PackedNet
+from onebit.packed import PackedNet
 from onebit.plain import plain_twin, save_plain
+from onebit.runtime import native_plan
 from onebit.runtime import run as run_packed
 from onebit.train.run import Run
 from onebit.train.weights import read_state
@@ -129,11 +130,12 @@ def _steps(run: Run, data: Dataset, on_images: OnImages | None) -> Iterator[Step
         twin = plain_twin(run, state, source=str(path))
         yield _reloaded(model, twin, test, on_images)
     packed = pack_run(run, data, on_images=on_images)
-    yield _packed(packed.certificate)
+    yield _packed(packed)
 
 
-def _packed(certificate: Certificate | None) -> Step:
-    """What packing compared a moment ago: the labels, and the signs of every layer."""
+def _packed(packed: PackedNet) -> Step:
+    """What packing compared a moment ago: the labels, and the signs of every layer; and every bit of native logits."""
+    certificate = packed.certificate
     assert certificate is not None
     agreement = Agreement(
         certificate.count,
@@ -152,6 +154,8 @@ def _packed(certificate: Certificate | None) -> Step:
     if compared:
         signs, differing = (sum(getattr(layer, name) for layer in compared) for name in ("integers", "mismatches"))
         detail += f"; {len(compared)} layers compared on the images ({differing:,} of {signs:,} signs differ)"
+    if (plan := native_plan(packed)) is not None:
+        detail += f"; native kernels ({plan.isa.name}) and numpy equal bit for bit"
     return Step("packed", agreement.ok and not broken, detail)
 
 

@@ -119,6 +119,30 @@ def test_convolutions_of_every_size(
     assert_same(b.net(), 3)
 
 
+@pytest.mark.parametrize("groups", [1, 2, 3])
+@pytest.mark.parametrize("outputs", [8, 17, 32, 40, 70])
+@pytest.mark.parametrize("form", ["sign", "integer", "real", "weights"])
+def test_signs_right_behind_a_convolution(form: str, outputs: int, groups: int) -> None:
+    """They are written as words, of which no two tiles, panels or groups may write the same."""
+    b = Builder((groups * 3, 5, 6), seed=outputs)
+    if form in ("real", "weights"):
+        b.affine(groups * 3)
+    if form == "sign":
+        b.threshold(groups * 3, most=200)
+    fields: dict[str, Any] = {"kernel": (2, 2), "groups": groups}
+    if form == "weights":
+        b.add(RealConv, weight=b.real(outputs * groups, 12), **fields)
+    else:
+        b.add(Conv, **b.signs(outputs * groups, 12), **fields)
+    if form in ("real", "weights"):
+        b.add(Sign)
+    else:
+        b.threshold(outputs * groups)
+    b.add(Flatten)
+    b.add(Dense, **b.signs(3, b.values[b.last].shape[0]))
+    assert_same(b.net(), 3)
+
+
 def test_sums_that_need_more_than_an_int32() -> None:
     """All inputs at the end of the grid, all weights alike: 1,000 of them reach 2³⁴."""
     b = Builder((1, 1, 1000))

@@ -112,6 +112,10 @@ class _Planner:
         if self.value(name).kind == BITS:
             self.slots[name] = self.steps.as_kind(self.value(name), INTEGER)
         slot = self.open_lines(name)
+        assert slot.step is not None
+        outputs = slot.step.fields.get("outputs", 32)
+        if isinstance(node, (Threshold, Sign)) and slot.step.fields.get("groups", 1) > 1 and outputs % 32:
+            slot = self.steps.emit("lines", (slot,), slot.shape, slot.kind)  # words of two groups would meet
         whole_numbers = slot.kind == INTEGER
         if isinstance(node, Threshold):
             self.steps.signed(slot, "threshold", node.threshold, node.direction.astype(np.int32))

@@ -1,4 +1,4 @@
-"""Run a packed net with numpy alone: the reference executor, which defines what a packed net computes.
+"""Run a packed net: with the native library, or with numpy, the reference that defines what a packed net computes.
 
 * `sign` values are int8 and `integer` values int32, and their sums are exact, whatever computes them.
 * Real values that meet weights are rounded to a grid of integers first, see `onebit.grid`: their sums are exact
@@ -10,6 +10,6 @@
 
 from onebit.packed import load
 from onebit.runtime.executors import EXECUTORS
-from onebit.runtime.running import batches, check_logits, run, softmax
+from onebit.runtime.running import batches, check_logits, native_plan, run, softmax
 
-__all__ = ["EXECUTORS", "batches", "check_logits", "load", "run", "softmax"]
+__all__ = ["EXECUTORS", "batches", "check_logits", "load", "native_plan", "run", "softmax"]

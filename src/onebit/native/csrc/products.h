@@ -325,7 +325,24 @@ static int lut_conv(const ob_step *s, int64_t count, uint32_t *arena) {
 
 /* Real weights: panels of 16 float64 integers; 32 products of two of 24 bits add up in a double exactly. */
 #define REAL_LANES 16
+#define REAL_PANELS 2 /* together a multiple of 32 outputs, as bits are written */
 #define EXACT_TERMS 32
+
+static void real_sums(const ob_step *s, const int32_t *x, const segment_t *segments, int found, const double *b,
+                      int64_t *wide) {
+    for (int k = 0; k < found; k++)
+        for (int from = 0; from < s->tap_channels; from += EXACT_TERMS) {
+            int to = s->tap_channels - from < EXACT_TERMS ? s->tap_channels : from + EXACT_TERMS;
+            double sums[REAL_LANES] = {0};
+            for (int c = from; c < to; c++) {
+                double value = x[segments[k].a + c];
+                const double *w = b + (segments[k].b + c) * REAL_LANES;
+                for (int l = 0; l < REAL_LANES; l++) sums[l] += value * w[l];
+            }
+            for (int l = 0; l < REAL_LANES; l++) wide[l] += (int64_t)sums[l];
+        }
+}
+
 static int step_real(const ob_step *s, int64_t count, uint32_t *arena) {
     segment_t *segments = (segment_t *)(arena + s->scratch);
     int64_t row_units = (int64_t)s->in_width * s->in_pixel;
@@ -336,25 +353,16 @@ static int step_real(const ob_step *s, int64_t count, uint32_t *arena) {
             int64_t terms, rows = count * at.run[2];
             int found = gather(s, i, at.run, row_units, s->in_pixel, 1 << 30, segments, &terms);
             for (int group = 0; group < s->groups; group++)
-                for (int p = 0; p < padded; p++) {
-                    int first = p * REAL_LANES;
-                    int part = s->outputs - first < REAL_LANES ? s->outputs - first : REAL_LANES;
+                for (int p = 0; p < padded; p += REAL_PANELS) {
+                    int first = p * REAL_LANES, panels = padded - p < REAL_PANELS ? padded - p : REAL_PANELS;
+                    int part = s->outputs - first < panels * REAL_LANES ? s->outputs - first : panels * REAL_LANES;
                     const double *b = (const double *)s->weights + ((int64_t)group * padded + p) * s->panel;
                     for (int64_t row = 0; row < rows; row++) {
-                        int64_t n = row / at.run[2], t = row % at.run[2], wide[REAL_LANES] = {0};
+                        int64_t n = row / at.run[2], t = row % at.run[2], wide[REAL_PANELS * REAL_LANES] = {0};
                         const int32_t *x = (const int32_t *)arena + s->in + n * s->in_size +
                                            t * at.run[3] * s->in_pixel + (int64_t)group * s->tap_channels;
-                        for (int k = 0; k < found; k++)
-                            for (int from = 0; from < s->tap_channels; from += EXACT_TERMS) {
-                                int to = s->tap_channels - from < EXACT_TERMS ? s->tap_channels : from + EXACT_TERMS;
-                                double sums[REAL_LANES] = {0};
-                                for (int c = from; c < to; c++) {
-                                    double value = x[segments[k].a + c];
-                                    const double *w = b + (segments[k].b + c) * REAL_LANES;
-                                    for (int l = 0; l < REAL_LANES; l++) sums[l] += value * w[l];
-                                }
-                                for (int l = 0; l < REAL_LANES; l++) wide[l] += (int64_t)sums[l];
-                            }
+                        for (int q = 0; q < panels; q++)
+                            real_sums(s, x, segments, found, b + q * s->panel, wide + q * REAL_LANES);
                         bad |= finish_sums(&at, row, group, first, part, NULL, wide);
                     }
                 }
