@@ -56,6 +56,8 @@ def test_a_row_holds_what_was_measured_once_all_seeds_are_done(tmp_path: Path, a
         gone = {"bop": tmp_path / "gone", "ste": tmp_path / "ste"}
         again = TOOL["table"](protocol, gone, {}, "\n".join([head, _, *rows]))
         assert again.splitlines() == [head, _, *rows]
+        narrow = "| method | flips, first → last epoch |\n| --- | --- |\n| `bop` | 25.00 → 1.000 % |"
+        assert TOOL["table"](protocol, gone, {}, narrow).splitlines()[2] == "| `bop` |  |  | 25.00 → 1.000 % |  |"
 
 
 def test_the_steps_of_the_nets_that_were_trained_are_timed_against_plain_torch(

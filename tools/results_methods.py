@@ -147,10 +147,10 @@ def table(protocol: Protocol, folders: dict[str, Path], steps: dict[str, float],
     head = ["method", "bits of weights / inputs", "test accuracy, binary (real: real)", *shown]
     head += ["flips, first → last epoch", "step, to plain torch"]
     lines = [head, ["---"] * len(head)]
-    kept = {cells[0]: cells for cells in rows[2:] if rows[0] == head}
+    kept = {cells[0]: dict(zip(rows[0], cells, strict=True)) for cells in rows[2:]}
     for name, entry in found.items():
         if entry is None and f"`{name}`" in kept:
-            lines.append(kept[f"`{name}`"])
+            lines.append([kept[f"`{name}`"].get(column, "") for column in head])
             continue
         if entry is None:
             lines.append([f"`{name}`", "", "not yet trained", *[""] * (len(head) - 3)])
