@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
+import sysconfig
 from pathlib import Path
+
+import numpy as np
+import pytest
+from packed_nets import IMAGE_NETS
+from PIL import Image
+
+from onebit.packed import save
+from onebit.runtime import run
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 
@@ -21,3 +33,32 @@ def test_every_package_and_data_file_lies_in_src() -> None:
     package = PYPROJECT.parent / "src" / "onebit"
     names = {path.relative_to(package).as_posix() for path in package.rglob("*") if path.is_file()}
     assert {"py.typed", "recipes/methods.yaml", "data/MNIST_SAMPLE_LICENSE.md", "benchmarks/__init__.py"} <= names
+
+
+@pytest.mark.nightly
+def test_a_wheel_installs_and_predicts_without_torch(tmp_path: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", "--no-deps", "-w", str(tmp_path), str(PYPROJECT.parent)], check=True)
+    (wheel,) = tmp_path.glob("onebit-*-py3-none-*.whl")
+    place = tmp_path / "installed"
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(place), str(wheel)], check=True)
+    assert [path.name for path in (place / "onebit" / "native").glob("*.[ch]")] == []
+    net = IMAGE_NETS["sign"](0)
+    save(net, tmp_path / "net.1bit")
+    _, height, width = net.input.shape
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    # without site, so that the editable installation of the tests is not found
+    code = (
+        "import sys; sys.path[:0] = sys.argv[1:3]; import onebit; from onebit.__main__ import main\n"
+        "from onebit.native import instruction_sets\n"
+        "assert onebit.__file__.startswith(sys.argv[1]) and instruction_sets()\n"
+        "status = main(['predict', *sys.argv[3:], '--json']); assert 'torch' not in sys.modules; sys.exit(status)"
+    )
+    command = [sys.executable, "-S", "-c", code, str(place), sysconfig.get_path("purelib")]
+    done = subprocess.run(
+        [*command, str(tmp_path / "net.1bit"), str(tmp_path / "image.png")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    expected = run(net, pixels.transpose(2, 0, 1)[np.newaxis])[0]
+    assert json.loads(done.stdout)["predictions"][0]["label"] == expected.argmax()
