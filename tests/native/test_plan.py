@@ -201,6 +201,17 @@ def test_what_the_library_cannot_compute_is_left_to_the_reference() -> None:
         run(net, images, executor="native")
 
 
+def test_a_kernel_of_a_million_taps_takes_no_memory() -> None:
+    """A file of 130 kB, whose table of taps would take 4 terabytes."""
+    b = Builder((1, 1, 1))
+    side = 2**20
+    b.add(Conv, **b.signs(1, side), kernel=(side, 1), padding=(side - 1, side - 1, 0, 0))
+    b.add(AveragePool, kernel=(1, 1))
+    b.add(Flatten)
+    with pytest.raises(NotPlanned, match="too many taps"):
+        make_plan(b.net(), instruction_sets()[ISAS[0]])
+
+
 def test_the_environment_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
     net = IMAGE_NETS["sign"](0)
     images = images_of(net, 2)

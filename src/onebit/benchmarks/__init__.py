@@ -8,6 +8,7 @@ from __future__ import annotations
 BENCHMARKS: dict[str, str] = {
     "augmentation": "onebit.benchmarks.augmentation",
     "mnist-time": "onebit.benchmarks.mnist_time",
+    "nets": "onebit.benchmarks.nets",
     "startup": "onebit.benchmarks.startup",
     "training-memory": "onebit.benchmarks.training_memory",
     "training-step": "onebit.benchmarks.training_step",

@@ -43,10 +43,13 @@ from onebit.packed import (
     infer,
 )
 from onebit.packed.net import INPUT
+from onebit.packed.nodes import Kernel
 
 _FLOAT32_EXACT = 2**24
 _INT32_MOST = 2**31 - 1
 _SEGMENT_UNITS = 6
+_MOST_TAPS = 2**22  # of an axis, over all places of a window: strange nets are left to the reference
+_MOST_SCRATCH = 2**28  # units of 4 bytes
 
 
 class NotPlanned(Exception):
@@ -160,8 +163,9 @@ class _Planner:
     def conv(self, node: Conv | RealConv | ConvTranspose | RealConvTranspose) -> Slot:
         slot = self.value(node.inputs[0])
         made: Any = self.known[node.output].shape
+        axes = _axes_of(node, slot.shape[1:], made[1:])
         rows = _rows(node).reshape(node.groups, -1, prod(node.kernel), node.group_channels)
-        return self.product(node, slot, rows, axes_of(node, slot.shape[1:], made[1:]), made)
+        return self.product(node, slot, rows, axes, made)
 
     def product(
         self, node: Any, slot: Slot, rows: np.ndarray, axes: tuple[Axis, Axis], made: tuple[int, int, int]
@@ -208,6 +212,8 @@ class _Planner:
                 fields["weights"] = real_panels(rows.reshape(groups, outputs, -1))
                 fields["tap_words"] = channels
                 fields["weight_units"] = on_grid(node.weight)[1]
+        if scratch > _MOST_SCRATCH:
+            raise NotPlanned("tables of a layer beyond a gigabyte")
         fields["panel"] = prod(fields["weights"].shape[2:])
         kind = INTEGER if name != "real" and not fields.get("real") else REAL
         answer = self.steps.emit(name, (slot,), made, kind, **fields)
@@ -291,7 +297,7 @@ class _Planner:
 
     def windows(self, name: str, slot: Slot, node: MaxPool | AveragePool, kind: str, **fields: Any) -> Slot:
         made: Any = self.known[node.output].shape
-        rows, columns = axes_of(node, slot.shape[1:], made[1:])
+        rows, columns = _axes_of(node, slot.shape[1:], made[1:])
         return self.steps.emit(
             name,
             (slot,),
@@ -317,7 +323,7 @@ class _Planner:
         slot = self.steps.as_kind(slot, REAL if x.bound is None else INTEGER)
         divisor = None
         if not node.sums:
-            rows, columns = (axis.taps for axis in axes_of(node, x.shape[1:], made.shape[1:]))
+            rows, columns = (axis.taps for axis in _axes_of(node, x.shape[1:], made.shape[1:]))
             if node.count_padding:
                 divisor = np.full(made.shape[1:], prod(node.kernel), np.float32)
             else:
@@ -368,3 +374,10 @@ def _rows(node: Any) -> np.ndarray:
     if isinstance(node, OneBitWeights):
         return unpack_signs(node.signs, node.in_features) > 0
     return on_grid(node.weight)[0]
+
+
+def _axes_of(node: Kernel, sizes: tuple[int, ...], made: tuple[int, ...]) -> tuple[Axis, Axis]:
+    """`axes_of`, where it fits into memory."""
+    if max(places * taps for places, taps in zip(made, node.kernel, strict=True)) > _MOST_TAPS:
+        raise NotPlanned("a kernel of too many taps at too many places")
+    return axes_of(node, sizes, made)
