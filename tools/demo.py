@@ -78,6 +78,26 @@ def classify(files: list[str]) -> list[dict[str, object]]:
     return predictions
 
 
+def show_speed(dataset: str) -> None:
+    """The packed net against the float32 net of the same weights, taking turns on one thread."""
+    import torch
+
+    from onebit.benchmarks.nets import time_net
+    from onebit.native import instruction_set
+    from onebit.train.run import open_run
+
+    best = instruction_set()
+    if best is None:
+        print("\nthe native library is not installed: the packed net runs in numpy here, and has no speed to show")
+        return
+    torch.set_num_threads(1)
+    model = open_run(FOLDER).model
+    print(f"\nthe packed net on one thread ({best.name}), against the float32 net in torch:", flush=True)
+    for row in time_net(dataset, model.eval(), (1, 256), rounds=5, seconds=0.01):
+        if row["variant"] == best.name:
+            print(f"  {row['batch']:>3} images: {row['us']:7.1f} µs, {row['torch_speedup']:.1f} times as fast")
+
+
 def main() -> None:
     started = time.perf_counter()
     dataset = choose_data()
@@ -89,6 +109,7 @@ def main() -> None:
     onebit("pack", str(FOLDER), "-o", str(NET))
     test = load_dataset(dataset).test
     predictions = classify(write_digits(test))
+    show_speed(dataset)
     onebit("report", str(FOLDER), "-o", str(FOLDER / "report"))
 
     from onebit.report import plot_predictions

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from onebit.benchmarks.training_step import machine
 from onebit.benchmarks.twins import FLOOR, NETS, Call, build, float_nets, float_twin, make_images
@@ -139,33 +140,55 @@ def measure(
     kept = not default_malloc and keep_freed_memory()
     torch.set_num_threads(threads)
     rows = []
-    with ThreadPoolExecutor(threads) as pool:
-        for name, net in chosen.items():
-            model = build(net, width=width)
-            packed, twin = pack(model), float_twin(model)
-            sizes = {
-                "packed_bytes": len(dumps(packed)),
-                "float_bytes": sum(4 * t.numel() for t in twin.state_dict().values() if t.is_floating_point()),
-            }
-            plans = {isa: make_plan(packed, found) for isa, found in instruction_sets().items()}
-            for batch in batches or net.batches:
-                images = make_images(model, batch)
-                timed = [_Timed(variant, None, call) for variant, call in float_nets(twin, images)]
-                for isa, plan in plans.items():
-                    timed.append(_Timed(isa, isa, _native_call(plan, images, pool, threads)))
-                check(f"{name}, batch {batch}", packed, images, timed)
-                for done in range(rounds):
-                    for one in timed:
-                        one.time(seconds)
-                    if on_round is not None:
-                        on_round(done + 1, rounds)
-                rows += [{"net": name, "batch": batch, **row, **sizes} for row in _rows(timed)]
+    for name, net in chosen.items():
+        model = build(net, width=width)
+        rows += time_net(
+            name, model, batches or net.batches, rounds=rounds, seconds=seconds, threads=threads, on_round=on_round
+        )
     return {
         "benchmark": "nets",
         "machine": {**machine(threads), "freed_memory_kept": kept},
         "settings": {"rounds": rounds, "seconds": seconds, "width": width},
         "rows": rows,
     }
+
+
+def time_net(
+    name: str,
+    model: nn.Module,
+    batches: Sequence[int],
+    *,
+    rounds: int,
+    seconds: float,
+    threads: int = 1,
+    on_round: Callable[[int, int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """The rows of `measure` for a model in eval mode; torch runs in the threads it was set to.
+
+    Raises:
+        OnebitError: see `check`.
+    """
+    packed, twin = pack(model), float_twin(model)
+    sizes = {
+        "packed_bytes": len(dumps(packed)),
+        "float_bytes": sum(4 * t.numel() for t in twin.state_dict().values() if t.is_floating_point()),
+    }
+    plans = {isa: make_plan(packed, found) for isa, found in instruction_sets().items()}
+    rows = []
+    with ThreadPoolExecutor(threads) as pool:
+        for batch in batches:
+            images = make_images(model, batch)
+            timed = [_Timed(variant, None, call) for variant, call in float_nets(twin, images)]
+            for isa, plan in plans.items():
+                timed.append(_Timed(isa, isa, _native_call(plan, images, pool, threads)))
+            check(f"{name}, batch {batch}", packed, images, timed)
+            for done in range(rounds):
+                for one in timed:
+                    one.time(seconds)
+                if on_round is not None:
+                    on_round(done + 1, rounds)
+            rows += [{"net": name, "batch": batch, **row, **sizes} for row in _rows(timed)]
+    return rows
 
 
 def _rows(timed: Sequence[_Timed]) -> list[dict[str, Any]]:
