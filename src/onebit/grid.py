@@ -27,15 +27,18 @@ def on_grid(values: np.ndarray, *, least: float = 0.0) -> tuple[np.ndarray, np.n
         least: a magnitude that the grid has to hold as well.
 
     Returns:
-        (N, …) float64 of integers, and (N,) float32 of 2⁻ᵉ: NaN where some value is not finite.
+        (N, …) float32 of integers, and (N,) float32 of 2⁻ᵉ: NaN, with integers 0, where some value is not finite.
     """
-    rows = np.abs(values).reshape(len(values), -1)
-    largest = np.maximum(rows.max(axis=1, initial=0), np.float32(least))
+    rows = values.reshape(len(values), -1)
+    largest = np.maximum(rows.max(axis=1, initial=least), -rows.min(axis=1, initial=-least))
     finite = np.isfinite(largest)
     exponent = np.minimum(_MOST, GRID_BITS - np.frexp(np.where(finite, largest, 1))[1])
-    scaled = np.ldexp(values, exponent.reshape(-1, *[1] * (values.ndim - 1)))
-    units = np.where(finite, np.ldexp(np.float32(1), -exponent), np.float32(np.nan))
-    return np.where(np.isfinite(scaled), np.rint(scaled), 0).astype(np.float64), units
+    power = np.where(finite, np.ldexp(np.float32(1), exponent), np.float32(0))
+    with np.errstate(invalid="ignore"):  # 0 times infinity
+        scaled = values * power.reshape(-1, *[1] * (values.ndim - 1))
+    np.rint(scaled, out=scaled)
+    scaled[~finite] = 0
+    return scaled, np.where(finite, np.ldexp(np.float32(1), -exponent), np.float32(np.nan))
 
 
 def exact_products(weight: np.ndarray, columns: np.ndarray) -> np.ndarray:

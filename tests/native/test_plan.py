@@ -41,6 +41,7 @@ def images_of(net: PackedNet, count: int, seed: int = 0) -> np.ndarray:
 def assert_same(net: PackedNet, count: int = 5) -> None:
     """All instruction sets of this machine, and batches of every size."""
     images = images_of(net, count)
+    images >>= np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1) % 7  # each image has a grid of its own
     expected = run(net, images, executor="reference")
     for name in ISAS:
         plan = make_plan(net, instruction_sets()[name])
@@ -76,6 +77,16 @@ def test_dense_layers_of_every_size(
         b.threshold(inputs, most=200)
     b.add(Dense, **b.signs(outputs, inputs, scale=scaled, centre=centred))
     assert_same(b.net(), count)
+
+
+@pytest.mark.parametrize("outputs", [16, 32, 48])
+def test_images_of_few_outputs_are_finished_at_once(outputs: int) -> None:
+    b = Builder((1, 1, 40))
+    b.add(Flatten)
+    b.add(Affine, scale=np.full(40, 0.37, np.float32), shift=np.full(40, 94.35, np.float32))  # 0 at a pixel of 0
+    b.add(Dense, **b.signs(outputs, 40))
+    b.affine(outputs)
+    assert_same(b.net(), 11)
 
 
 @settings(max_examples=40, deadline=None)

@@ -373,7 +373,7 @@ def _rows(node: Any) -> np.ndarray:
     """(O, K): signs as bool, real weights on their grids as float64."""
     if isinstance(node, OneBitWeights):
         return unpack_signs(node.signs, node.in_features) > 0
-    return on_grid(node.weight)[0]
+    return on_grid(node.weight)[0].astype(np.float64)
 
 
 def _axes_of(node: Kernel, sizes: tuple[int, ...], made: tuple[int, ...]) -> tuple[Axis, Axis]:

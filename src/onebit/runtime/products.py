@@ -82,7 +82,7 @@ def _weight(node: AnyNode, x: Value, *, groups: int = 1, padding_value: int = 0)
     With a centre each group has one more row, of ones, which makes sum(x). Real weights are those on their grid.
     """
     if not isinstance(node, OneBitWeights):
-        return on_grid(node.weight)[0].reshape(groups, -1, node.terms)
+        return on_grid(node.weight)[0].astype(np.float64).reshape(groups, -1, node.terms)
     exact = x.bound is not None and node.terms * max(x.bound, abs(padding_value)) <= _FLOAT32_EXACT
     dtype = np.float32 if exact else np.float64
     weight = unpack_signs(node.signs, node.terms, dtype=dtype).reshape(groups, -1, node.terms)

@@ -171,14 +171,14 @@ static int finish_sums(const place_t *at, int64_t row, int group, int first, int
     return finish_line(s, &x, offset, count, total, out_pixel(at, row));
 }
 
-/* Finishes all outputs of neighbouring pixels as one line; their parameters stand there as often as fit into a line. */
+/* Finishes all outputs of neighbouring pixels, or of images of one pixel, as one line; their parameters stand there as often as fit into a line. */
 static int finish_together(const place_t *at, int64_t row, int many, const int32_t *sums, int64_t sums_stride,
                            const int64_t *wide, int64_t wide_stride) {
     const ob_step *s = at->s;
     line_t x;
-    float unit = unit_of(at, row);
     for (int m = 0; m < many; m++)
-        read_sums(s, &x, m * s->outputs, s->outputs, sums + m * sums_stride, wide ? wide + m * wide_stride : NULL, unit);
+        read_sums(s, &x, m * s->outputs, s->outputs, sums + m * sums_stride, wide ? wide + m * wide_stride : NULL,
+                  unit_of(at, row + m));
     return finish_line(s, &x, 0, many * s->outputs, 0, out_pixel(at, row));
 }
 
