@@ -14,6 +14,7 @@ GRID_BITS = 24
 _MOST = 126
 """The largest e: 2ᵉ and 2⁻ᵉ are ordinary numbers of float32."""
 EXACT_TERMS = 32
+MOST_EXACT_TERMS = 2**15
 
 
 def on_grid(values: np.ndarray, *, least: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -42,9 +43,15 @@ def on_grid(values: np.ndarray, *, least: float = 0.0) -> tuple[np.ndarray, np.n
 
 
 def exact_products(weight: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """weight @ columns of integers on grids, as int64: (…, R, K) and (…, K, P) float64 -> (…, R, P)."""
-    sums = np.zeros(1, np.int64)
-    for start in range(0, weight.shape[-1], EXACT_TERMS):
+    """weight @ columns of integers on grids: (…, R, K) and (…, K, P) float64 -> (…, R, P).
+
+    Exact, in int64, up to 32,768 terms, which is where 2⁶³ may be reached. Beyond, exact sums of 32 terms are added one
+    after the other in float64.
+    """
+    terms = weight.shape[-1]
+    dtype = np.int64 if terms <= MOST_EXACT_TERMS else np.float64
+    sums = np.zeros(1, dtype)
+    for start in range(0, terms, EXACT_TERMS):
         part = slice(start, start + EXACT_TERMS)
-        sums = sums + (weight[..., part] @ columns[..., part, :]).astype(np.int64)
+        sums = sums + (weight[..., part] @ columns[..., part, :]).astype(dtype)
     return sums

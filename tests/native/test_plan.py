@@ -25,6 +25,7 @@ from onebit.packed import (
     PackedNet,
     Prelu,
     RealConv,
+    RealDense,
     Relu,
     Sign,
 )
@@ -210,6 +211,19 @@ def test_what_the_library_cannot_compute_is_left_to_the_reference() -> None:
     np.testing.assert_array_equal(run(net, images), run(net, images, executor="reference"))
     with pytest.raises(UsageError, match="does not run this net"):
         run(net, images, executor="native")
+
+
+def test_more_real_products_than_an_int64_holds() -> None:
+    """All of them as large as the grid: 2⁴⁸ · 70,000 is beyond 2⁶³, and the reference is right about it."""
+    b = Builder((1, 1, 70_000))
+    b.add(Flatten)
+    b.add(Affine, shift=np.full(70_000, 2.0**24 - 256, np.float32))
+    b.add(RealDense, weight=np.full((2, 70_000), 2.0**24 - 1, np.float32))
+    net = b.net()
+    with pytest.raises(NotPlanned, match="more real products"):
+        make_plan(net, instruction_sets()[ISAS[0]])
+    answer = run(net, np.full((1, 1, 1, 70_000), 255, np.uint8))
+    assert answer.tolist() == [[np.float32((2.0**24 - 1) ** 2 * 70_000)] * 2]
 
 
 def test_a_kernel_of_a_million_taps_takes_no_memory() -> None:

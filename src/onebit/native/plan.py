@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from onebit.bits import unpack_signs
-from onebit.grid import GRID_BITS, on_grid
+from onebit.grid import GRID_BITS, MOST_EXACT_TERMS, on_grid
 from onebit.native import library
 from onebit.native.memory import NativePlan, lay_out
 from onebit.native.panels import lut_panels, real_panels, xnor_panels
@@ -209,6 +209,8 @@ class _Planner:
                     scratch += fields["tall"] * slot.shape[2] * groups * -(-channels // isa.lut_inputs) * table
             else:
                 name = "real"
+                if node.terms > MOST_EXACT_TERMS:
+                    raise NotPlanned("sums of more real products than an int64 holds")
                 fields["weights"] = real_panels(rows.reshape(groups, outputs, -1))
                 fields["tap_words"] = channels
                 fields["weight_units"] = on_grid(node.weight)[1]

@@ -56,10 +56,11 @@ def run(
     Example:
         >>> labels = run(load("mnist.1bit"), images).argmax(axis=1)
     """
-    logits = np.empty((_check_images(net.input, images), *infer(net)[net.output].shape), np.float32)
+    count = _check_images(net.input, images)
     if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
         raise UsageError(f"got batch_size {batch_size!r}, expected a positive integer")
     plan = native_plan(net, executor)
+    logits = np.empty((count, *(infer(net)[net.output].shape if plan is None else plan.shape)), np.float32)
     parts: Iterator[np.ndarray]
     if plan is None:
         parts = (values[net.output] for _, values in batches(net, images, (net.output,), batch_size=batch_size))
