@@ -95,58 +95,14 @@ ALWAYS void widen(int64_t *wide, __m256i sum) {
     _mm256_storeu_si256(to + 1, _mm256_add_epi64(_mm256_loadu_si256(to + 1), high));
 }
 
-ALWAYS void lut_fixed(const int R, const int P, const int32_t *const *tables, const segment_t *segments, int count,
-                      const uint32_t *b, int64_t panel, int most, int64_t *wide, int64_t wide_stride, int32_t *sums) {
-    __m256i sum[4][4];
-    int done = 0;
-#pragma GCC unroll 4
-    for (int m = 0; m < R; m++)
-#pragma GCC unroll 4
-        for (int p = 0; p < P; p++) sum[m][p] = _mm256_setzero_si256();
-    for (int k = 0; k < count; k++) {
-        const int32_t *table[4];
-        const uint32_t *w = b + segments[k].b * LANES;
-#pragma GCC unroll 4
-        for (int m = 0; m < R; m++) table[m] = tables[m] + segments[k].a;
-        for (int left = segments[k].groups; left > 0; left -= LUT_GROUPS, w += LANES) {
-            int groups = left < LUT_GROUPS ? left : LUT_GROUPS;
-            if ((done += groups) > most) {
-#pragma GCC unroll 4
-                for (int m = 0; m < R; m++)
-#pragma GCC unroll 4
-                    for (int p = 0; p < P; p++) {
-                        widen(wide + m * wide_stride + p * LANES, sum[m][p]);
-                        sum[m][p] = _mm256_setzero_si256();
-                    }
-                done = groups;
-            }
-            __m256i index[4]; /* the lowest 3 bits of each lane choose */
-#pragma GCC unroll 4
-            for (int p = 0; p < P; p++) index[p] = _mm256_loadu_si256((const __m256i *)(w + p * panel));
-#pragma GCC unroll 1
-            for (int g = 0; g < groups; g++) {
-#pragma GCC unroll 4
-                for (int m = 0; m < R; m++) {
-                    __m256i entries = _mm256_loadu_si256((const __m256i *)table[m]);
-                    table[m] += TABLE;
-#pragma GCC unroll 4
-                    for (int p = 0; p < P; p++)
-                        sum[m][p] = _mm256_add_epi32(sum[m][p], _mm256_permutevar8x32_epi32(entries, index[p]));
-                }
-#pragma GCC unroll 4
-                for (int p = 0; p < P; p++) index[p] = _mm256_srli_epi32(index[p], 3);
-            }
-        }
-    }
-#pragma GCC unroll 4
-    for (int m = 0; m < R; m++)
-#pragma GCC unroll 4
-        for (int p = 0; p < P; p++)
-            if (wide)
-                widen(wide + m * wide_stride + p * LANES, sum[m][p]);
-            else
-                _mm256_storeu_si256((__m256i *)(sums + (m * P + p) * LANES), sum[m][p]);
-}
+typedef __m256i vec;
+#define vec_zero() _mm256_setzero_si256()
+#define vec_load(from) _mm256_loadu_si256((const __m256i *)(from))
+#define vec_store(to, x) _mm256_storeu_si256((__m256i *)(to), x)
+#define vec_add(x, y) _mm256_add_epi32(x, y)
+#define vec_shift(x, bits) _mm256_srli_epi32(x, bits)
+#define vec_choose(table, index) _mm256_permutevar8x32_epi32(table, index)
+#include "lookups.h"
 
 #define CASE(R, P)                                                                         \
     case 8 * R + P:                                                                        \

@@ -71,80 +71,14 @@ ALWAYS void widen(int64_t *wide, __m512i sum) {
     _mm512_storeu_si512(wide + 8, _mm512_add_epi64(_mm512_loadu_si512(wide + 8), high));
 }
 
-/* One table of each row, chosen from by the 4 bits of each lane of each panel from `shift` on. */
-ALWAYS void lookup(const int R, const int P, const int shift, const int32_t *const *table, const __m512i *index,
-                   __m512i (*sum)[4]) {
-    __m512i chosen[4];
-#pragma GCC unroll 4
-    for (int p = 0; p < P; p++) chosen[p] = shift ? _mm512_srli_epi32(index[p], shift) : index[p];
-#pragma GCC unroll 8
-    for (int m = 0; m < R; m++) {
-        __m512i entries = _mm512_loadu_si512(table[m] + shift / 4 * TABLE);
-#pragma GCC unroll 4
-        for (int p = 0; p < P; p++)
-            sum[m][p] = _mm512_add_epi32(sum[m][p], _mm512_permutexvar_epi32(chosen[p], entries));
-    }
-}
-
-ALWAYS void lut_fixed(const int R, const int P, const int32_t *const *tables, const segment_t *segments, int count,
-                      const uint32_t *b, int64_t panel, int most, int64_t *wide, int64_t wide_stride, int32_t *sums) {
-    __m512i sum[8][4];
-    int done = 0;
-#pragma GCC unroll 8
-    for (int m = 0; m < R; m++)
-#pragma GCC unroll 4
-        for (int p = 0; p < P; p++) sum[m][p] = _mm512_setzero_si512();
-    for (int k = 0; k < count; k++) {
-        const int32_t *table[8];
-        const uint32_t *w = b + segments[k].b * LANES;
-#pragma GCC unroll 8
-        for (int m = 0; m < R; m++) table[m] = tables[m] + segments[k].a;
-        for (int left = segments[k].groups; left > 0; left -= LUT_GROUPS, w += LANES) {
-            int groups = left < LUT_GROUPS ? left : LUT_GROUPS;
-            if ((done += groups) > most) {
-#pragma GCC unroll 8
-                for (int m = 0; m < R; m++)
-#pragma GCC unroll 4
-                    for (int p = 0; p < P; p++) {
-                        widen(wide + m * wide_stride + p * LANES, sum[m][p]);
-                        sum[m][p] = _mm512_setzero_si512();
-                    }
-                done = groups;
-            }
-            __m512i index[4]; /* the lowest 4 bits of each lane choose */
-#pragma GCC unroll 4
-            for (int p = 0; p < P; p++) index[p] = _mm512_loadu_si512(w + p * panel);
-            int g = 0;
-            if (P <= 2) /* with more panels the registers run out */
-                for (; g + 4 <= groups; g += 4) {
-                    lookup(R, P, 0, table, index, sum);
-                    lookup(R, P, 4, table, index, sum);
-                    lookup(R, P, 8, table, index, sum);
-                    lookup(R, P, 12, table, index, sum);
-#pragma GCC unroll 8
-                    for (int m = 0; m < R; m++) table[m] += 4 * TABLE;
-#pragma GCC unroll 4
-                    for (int p = 0; p < P; p++) index[p] = _mm512_srli_epi32(index[p], 16);
-                }
-#pragma GCC unroll 1
-            for (; g < groups; g++) {
-                lookup(R, P, 0, table, index, sum);
-#pragma GCC unroll 8
-                for (int m = 0; m < R; m++) table[m] += TABLE;
-#pragma GCC unroll 4
-                for (int p = 0; p < P; p++) index[p] = _mm512_srli_epi32(index[p], 4);
-            }
-        }
-    }
-#pragma GCC unroll 8
-    for (int m = 0; m < R; m++)
-#pragma GCC unroll 4
-        for (int p = 0; p < P; p++)
-            if (wide)
-                widen(wide + m * wide_stride + p * LANES, sum[m][p]);
-            else
-                _mm512_storeu_si512(sums + (m * P + p) * LANES, sum[m][p]);
-}
+typedef __m512i vec;
+#define vec_zero() _mm512_setzero_si512()
+#define vec_load(from) _mm512_loadu_si512(from)
+#define vec_store(to, x) _mm512_storeu_si512(to, x)
+#define vec_add(x, y) _mm512_add_epi32(x, y)
+#define vec_shift(x, bits) _mm512_srli_epi32(x, bits)
+#define vec_choose(table, index) _mm512_permutexvar_epi32(index, table)
+#include "lookups.h"
 
 #define CASE(R, P)                                                                               \
     case 8 * R + P:                                                                              \

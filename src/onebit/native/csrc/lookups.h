@@ -1,0 +1,78 @@
+/* Sums of table entries of a tile, where one instruction chooses for all lanes of a panel. The instruction set's file
+ * defines vec, a register of LANES int32, and: vec_zero, vec_load, vec_store, vec_add; vec_shift, to the right; vec_choose,
+ * the entry of a table that the lowest LUT_INPUTS bits of each lane name; widen, which adds a register to LANES int64.
+ */
+/* One table of each row, chosen from by the lowest bits of each lane of each panel from `shift` on. */
+ALWAYS void lookup(const int R, const int P, const int shift, const int32_t *const *table, const vec *index,
+                   vec (*sum)[4]) {
+    vec chosen[4];
+#pragma GCC unroll 4
+    for (int p = 0; p < P; p++) chosen[p] = shift ? vec_shift(index[p], shift) : index[p];
+#pragma GCC unroll 8
+    for (int m = 0; m < R; m++) {
+        vec entries = vec_load(table[m] + shift / LUT_INPUTS * TABLE);
+#pragma GCC unroll 4
+        for (int p = 0; p < P; p++)
+            sum[m][p] = vec_add(sum[m][p], vec_choose(entries, chosen[p]));
+    }
+}
+
+ALWAYS void lut_fixed(const int R, const int P, const int32_t *const *tables, const segment_t *segments, int count,
+                      const uint32_t *b, int64_t panel, int most, int64_t *wide, int64_t wide_stride, int32_t *sums) {
+    vec sum[8][4];
+    int done = 0;
+#pragma GCC unroll 8
+    for (int m = 0; m < R; m++)
+#pragma GCC unroll 4
+        for (int p = 0; p < P; p++) sum[m][p] = vec_zero();
+    for (int k = 0; k < count; k++) {
+        const int32_t *table[8];
+        const uint32_t *w = b + segments[k].b * LANES;
+#pragma GCC unroll 8
+        for (int m = 0; m < R; m++) table[m] = tables[m] + segments[k].a;
+        for (int left = segments[k].groups; left > 0; left -= LUT_GROUPS, w += LANES) {
+            int groups = left < LUT_GROUPS ? left : LUT_GROUPS;
+            if ((done += groups) > most) {
+#pragma GCC unroll 8
+                for (int m = 0; m < R; m++)
+#pragma GCC unroll 4
+                    for (int p = 0; p < P; p++) {
+                        widen(wide + m * wide_stride + p * LANES, sum[m][p]);
+                        sum[m][p] = vec_zero();
+                    }
+                done = groups;
+            }
+            vec index[4]; /* the lowest bits of each lane choose */
+#pragma GCC unroll 4
+            for (int p = 0; p < P; p++) index[p] = vec_load(w + p * panel);
+            int g = 0;
+            if (P <= 2) /* with more panels the registers run out */
+                for (; g + 4 <= groups; g += 4) {
+                    lookup(R, P, 0, table, index, sum);
+                    lookup(R, P, LUT_INPUTS, table, index, sum);
+                    lookup(R, P, 2 * LUT_INPUTS, table, index, sum);
+                    lookup(R, P, 3 * LUT_INPUTS, table, index, sum);
+#pragma GCC unroll 8
+                    for (int m = 0; m < R; m++) table[m] += 4 * TABLE;
+#pragma GCC unroll 4
+                    for (int p = 0; p < P; p++) index[p] = vec_shift(index[p], 4 * LUT_INPUTS);
+                }
+#pragma GCC unroll 1
+            for (; g < groups; g++) {
+                lookup(R, P, 0, table, index, sum);
+#pragma GCC unroll 8
+                for (int m = 0; m < R; m++) table[m] += TABLE;
+#pragma GCC unroll 4
+                for (int p = 0; p < P; p++) index[p] = vec_shift(index[p], LUT_INPUTS);
+            }
+        }
+    }
+#pragma GCC unroll 8
+    for (int m = 0; m < R; m++)
+#pragma GCC unroll 4
+        for (int p = 0; p < P; p++)
+            if (wide)
+                widen(wide + m * wide_stride + p * LANES, sum[m][p]);
+            else
+                vec_store(sums + (m * P + p) * LANES, sum[m][p]);
+}
