@@ -94,8 +94,12 @@ class _Planner:
             return slot.kinds["ordered"]
         return slot
 
-    def open_lines(self, name: str) -> Slot:
-        """A value whose step can go on with lines, as nothing else reads it; or the start of a step of lines."""
+    def open_lines(self, name: str, *, signs: bool) -> Slot:
+        """A value whose step can go on with lines, as nothing else reads it; or the start of a step of lines.
+
+        Args:
+            signs: whether the next line makes words, which two groups of a product must not share.
+        """
         slot = self.value(name)
         step = slot.step
         if (
@@ -105,6 +109,7 @@ class _Planner:
             and self.uses[name] == 1
             and step is self.steps.list[-1]
             and not slot.kinds
+            and not (signs and step.fields.get("groups", 1) > 1 and step.fields["outputs"] % 32)
         ):
             return slot
         return self.steps.emit("lines", (slot,), slot.shape, slot.kind)
@@ -114,11 +119,7 @@ class _Planner:
         x = self.known[name]
         if self.value(name).kind == BITS:
             self.slots[name] = self.steps.as_kind(self.value(name), INTEGER)
-        slot = self.open_lines(name)
-        assert slot.step is not None
-        outputs = slot.step.fields.get("outputs", 32)
-        if isinstance(node, (Threshold, Sign)) and slot.step.fields.get("groups", 1) > 1 and outputs % 32:
-            slot = self.steps.emit("lines", (slot,), slot.shape, slot.kind)  # words of two groups would meet
+        slot = self.open_lines(name, signs=isinstance(node, (Threshold, Sign)))
         whole_numbers = slot.kind == INTEGER
         if isinstance(node, Threshold):
             self.steps.signed(slot, "threshold", node.threshold, node.direction.astype(np.int32))
@@ -243,7 +244,6 @@ class _Planner:
         key = f"grid {padded}"
         if key not in slot.kinds:
             slot.kinds[key] = self.steps.emit("grid", (slot,), slot.shape, INTEGER, number=int(padded))
-        slot.buffer.last = max(slot.buffer.last, slot.kinds[key].buffer.first)
         return slot.kinds[key]
 
     # what moves values about

@@ -85,20 +85,17 @@ class Steps:
         return slot
 
     def as_kind(self, slot: Slot, kind: str) -> Slot:
-        """The same value, written in another kind."""
+        """The same value as integers or as real numbers; integers and real ones are binarized by the net only."""
         if slot.kind == kind:
             return slot
         if kind not in slot.kinds:
             if slot.kind == BITS:
                 made = self.emit("expand", (slot,), slot.shape, INTEGER)
                 made = made if kind == INTEGER else self.as_kind(made, kind)
-            elif kind == REAL:
+            else:
+                assert kind == REAL
                 made = self.emit("lines", (slot,), slot.shape, REAL)
                 self.then(made, "real")
-            else:
-                assert kind == BITS, "real values are binarized by the net only"
-                made = self.emit("lines", (self.as_kind(slot, REAL),), slot.shape, REAL)
-                self.signed(made, "sign")
             made.flat = slot.flat
             slot.kinds[kind] = made
         return slot.kinds[kind]

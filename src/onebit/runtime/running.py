@@ -144,6 +144,7 @@ def _native_parts(
                 pass
         return logits
 
+    threads = min(threads, images.shape[0])  # one image, as it comes in use, waits for no thread to start
     with ThreadPoolExecutor(threads) if threads > 1 else nullcontext() as pool:
         for start in range(0, images.shape[0], batch_size):
             part = np.asarray(images[start : start + batch_size])

@@ -4,7 +4,6 @@
 typedef union {
     int32_t i[LINE];
     float f[LINE];
-    int64_t aligned[LINE / 2];
 } line_t;
 
 /* Blocks of 16 channels, the last one whole too: lines and their parameters have room for it. */

@@ -11,7 +11,7 @@
  * A row is what one output pixel sees: `segments` of units, each beginning at the row's own place.
  */
 
-/* One tap, or several that lie one behind the other: `words` units of weights from `b` on. A lookup takes `groups` tables. */
+/* One tap, or several that lie one behind the other: `words` units of weights from `b` on, or `groups` lookups. */
 typedef struct {
     int64_t a, b;
     int32_t words, groups;
@@ -38,10 +38,10 @@ static int gather(const ob_step *s, int i, const int32_t *run, int64_t row_units
             if (column < 0) continue;
             segment_t next = {(int64_t)(tall ? row % tall : row) * row_units + (int64_t)column * pixel_units,
                               (int64_t)(a * s->taps_across + b) * s->tap_words, s->tap_words, 0};
-            segment_t *last = segments + count - 1;
+            segment_t *last = count ? segments + count - 1 : NULL;
             *terms += s->tap_channels;
             /* neighbours in the image that are neighbours in the weights: one longer segment, of xnor products */
-            if (!tall && count && last->a + last->words == next.a && last->b + last->words == next.b)
+            if (!tall && last && last->a + last->words == next.a && last->b + last->words == next.b)
                 last->words += next.words;
             else
                 segments[count++] = next;
@@ -171,7 +171,8 @@ static int finish_sums(const place_t *at, int64_t row, int group, int first, int
     return finish_line(s, &x, offset, count, total, out_pixel(at, row));
 }
 
-/* Finishes all outputs of neighbouring pixels, or of images of one pixel, as one line; their parameters stand there as often as fit into a line. */
+/* Finishes all outputs of neighbouring pixels, or of images of one pixel, as one line; their parameters are repeated as
+ * often as they fit into a line. */
 static int finish_together(const place_t *at, int64_t row, int many, const int32_t *sums, int64_t sums_stride,
                            const int64_t *wide, int64_t wide_stride) {
     const ob_step *s = at->s;
