@@ -268,8 +268,7 @@ class _Planner:
         target: Slot | None = None
         before = 0
         for part in parts:
-            stride = (1, shape[2] * shape[0], shape[0])
-            target = self.steps.copy(part, shape, (0, 0, 0), part.shape, (1, 1, 1), stride, to=before, into=target)
+            target = self.steps.copy(part, shape, (0, 0, 0), part.shape, (1, 1, 1), to=before, into=target)
             before += part.shape[0]
         assert target is not None
         return target
@@ -277,8 +276,7 @@ class _Planner:
     def slice(self, node: Slice) -> Slot:
         made = self.known[node.output]
         shape: Any = made.shape
-        stride = (1, shape[2] * shape[0], shape[0])
-        return self.steps.copy(self.plain(node.inputs[0], made), shape, node.start, shape, node.step, stride)
+        return self.steps.copy(self.plain(node.inputs[0], made), shape, node.start, shape, node.step)
 
     def pad(self, node: Pad) -> Slot:
         made = self.known[node.output]
@@ -286,9 +284,8 @@ class _Planner:
         slot = self.plain(node.inputs[0], made)
         number = node.value if made.exact else int(np.float32(node.value).view(np.int32))
         target = self.steps.emit("fill", (), shape, slot.kind, number=number)
-        stride = (1, shape[2] * shape[0], shape[0])
-        to = node.padding[0] * stride[1] + node.padding[2] * stride[2] + node.channels[0]
-        return self.steps.copy(slot, shape, (0, 0, 0), slot.shape, (1, 1, 1), stride, to=to, into=target)
+        to = (node.padding[0] * shape[2] + node.padding[2]) * shape[0] + node.channels[0]
+        return self.steps.copy(slot, shape, (0, 0, 0), slot.shape, (1, 1, 1), to=to, into=target)
 
     def add(self, node: Add) -> Slot:
         made = self.known[node.output]

@@ -119,7 +119,8 @@ class Steps:
         line = (channels * height * width, 1, 1)
         if channels == 1 or height * width == 1:
             return Slot(line, slot.kind, slot.buffer)
-        return self.copy(slot, line, (0, 0, 0), (channels, height, width), (1, 1, 1), (height * width, width, 1))
+        order = (height * width, width, 1)
+        return self.copy(slot, line, (0, 0, 0), slot.shape, (1, 1, 1), to_stride=order)
 
     def copy(
         self,
@@ -128,22 +129,27 @@ class Steps:
         start: tuple[int, ...],
         box: tuple[int, ...],
         step: tuple[int, ...],
-        to_stride: tuple[int, ...],
         *,
         to: int = 0,
+        to_stride: tuple[int, ...] | None = None,
         into: Slot | None = None,
     ) -> Slot:
-        """Copies x[start::step], `box` of them in each of (C, H, W), to `to`, `to_stride` apart."""
+        """Copies x[start::step], `box` of them in each of (C, H, W), to unit `to` of a value of a shape.
+
+        Args:
+            to_stride: how far apart they lie there; as pixels of that shape do when None.
+            into: a value that is there, of which this is a part.
+        """
         stride = (1, slot.shape[2] * slot.pixel, slot.pixel)
         fields = {
             "box": box,
             "from_stride": tuple(a * b for a, b in zip(step, stride, strict=True)),
-            "to_stride": to_stride,
+            "to_stride": to_stride or (1, shape[2] * shape[0], shape[0]),
             "from_": sum(a * b for a, b in zip(start, stride, strict=True)),
             "to": to,
         }
         made = self.emit("copy", (slot,), shape, slot.kind, **fields)
-        if into is not None:  # another part of a value that is there
+        if into is not None:
             assert made.step is not None
             self.buffers.remove(made.buffer)
             made.step.out = into.buffer
