@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,11 +40,59 @@ class NativePlan:
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, bool]:
         """Logits (N, …) float32 of images (N, C, H, W) uint8, contiguous; and whether the sign of a NaN was taken."""
-        arena = np.empty(self.plan.arena_units + _ALIGNED, np.uint32)
-        start = arena.ctypes.data + -arena.ctypes.data % 64
+        arena = self._arena()
         output = np.empty((len(images), *self.shape), np.float32)
-        nan = self.isa.run(ctypes.byref(self.plan), images.ctypes.data, len(images), start, output.ctypes.data)
+        nan = self.isa.run(
+            ctypes.byref(self.plan), images.ctypes.data, len(images), arena.ctypes.data, output.ctypes.data
+        )
         return output, bool(nan)
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The names of its steps, in their order."""
+        return tuple(_STEPS[step.step - 1] for step in self.kept[0])
+
+    @property
+    def products(self) -> tuple[int, ...]:
+        """Which of its steps multiply with weights."""
+        return tuple(index for index, step in enumerate(self.kept[0]) if step.weights)
+
+    def alone(self, images: np.ndarray, steps: range) -> Callable[[], np.ndarray]:
+        """A call that runs some of the steps alone, to time them.
+
+        The steps before them run once, here, and leave in memory what these read. No step may write over what one
+        before it reads: that lies where it did only while a later step needs it.
+
+        Args:
+            images: as `run` takes them. More than the batch of the plan are done part by part, but all parts compute
+                with the numbers of the first images.
+
+        Returns:
+            The call; it returns what the last step made, (images of a part, units) int32, a view that the next call
+            writes over. Integers and the bits of float32 look alike there; pixels lie in NHWC order.
+        """
+        arena, count = self._arena(), min(len(images), self.plan.batch)
+        memory, last = arena.ctypes.data, self.kept[0][steps[-1]]
+        before, part = (library.Plan.from_buffer_copy(self.plan) for _ in range(2))
+        before.step_count, part.step_count = steps.start, len(steps)
+        part.steps += steps.start * ctypes.sizeof(library.Step)
+        before.output_size = part.output_size = 0  # nothing is copied out,
+        part.channels = part.height = part.width = 0  # and no image coded: where both lie does not matter
+        self.isa.run(ctypes.byref(before), images.ctypes.data, count, memory, memory)
+        arguments = (ctypes.byref(part), memory, len(images), memory, memory)
+        made = arena[last.out : last.out + count * last.out_size].view(np.int32).reshape(count, -1)
+
+        def call() -> np.ndarray:
+            self.isa.run(*arguments)
+            return made
+
+        return call
+
+    def _arena(self) -> np.ndarray:
+        """Memory for its values, from the beginning of a line of the cache on."""
+        memory = np.empty(self.plan.arena_units + _ALIGNED, np.uint32)
+        start = -memory.ctypes.data % 64 // 4
+        return memory[start : start + self.plan.arena_units]
 
 
 def lay_out(net: PackedNet, steps: Steps, image: Slot, answer: Slot, isa: library.InstructionSet) -> NativePlan:
