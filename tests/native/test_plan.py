@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_nets import images_of
 from packed_nets import IMAGE_NETS, Builder
 
 from onebit.errors import NotBinaryError, UnknownNameError, UsageError
@@ -33,10 +34,6 @@ from onebit.runtime import run
 
 ISAS = list(instruction_sets())
 pytestmark = pytest.mark.skipif(not ISAS, reason="the native library is not installed")
-
-
-def images_of(net: PackedNet, count: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (count, *net.input.shape), dtype=np.uint8)
 
 
 def assert_same(net: PackedNet, count: int = 5) -> None:

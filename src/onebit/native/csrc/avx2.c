@@ -31,61 +31,6 @@ ALWAYS __m256i lane_sums(__m256i bytes) {
     return _mm256_madd_epi16(_mm256_maddubs_epi16(bytes, _mm256_set1_epi8(1)), _mm256_set1_epi16(1));
 }
 
-ALWAYS void xnor_fixed(const int R, const int P, const uint32_t *const *a, const segment_t *segments, int count,
-                       const uint32_t *b, int64_t panel, int32_t *sums) {
-    __m256i differing[2][4];
-#pragma GCC unroll 4
-    for (int m = 0; m < R; m++)
-#pragma GCC unroll 4
-        for (int p = 0; p < P; p++) differing[m][p] = _mm256_setzero_si256();
-    for (int k = 0; k < count; k++) {
-        const uint32_t *w = b + segments[k].b * LANES;
-        for (int n = 0; n < segments[k].words;) {
-            /* 15 words add up to 120 in a byte, which maddubs takes as signed or unsigned */
-            int end = segments[k].words - n < 15 ? segments[k].words : n + 15;
-            __m256i bytes[2][4];
-#pragma GCC unroll 4
-            for (int m = 0; m < R; m++)
-#pragma GCC unroll 4
-                for (int p = 0; p < P; p++) bytes[m][p] = _mm256_setzero_si256();
-            for (; n < end; n++, w += LANES)
-#pragma GCC unroll 4
-                for (int m = 0; m < R; m++) {
-                    __m256i x = _mm256_set1_epi32((int)a[m][segments[k].a + n]);
-#pragma GCC unroll 4
-                    for (int p = 0; p < P; p++) {
-                        __m256i weights = _mm256_loadu_si256((const __m256i *)(w + p * panel));
-                        bytes[m][p] = _mm256_add_epi8(bytes[m][p], byte_ones(_mm256_xor_si256(x, weights)));
-                    }
-                }
-#pragma GCC unroll 4
-            for (int m = 0; m < R; m++)
-#pragma GCC unroll 4
-                for (int p = 0; p < P; p++)
-                    differing[m][p] = _mm256_add_epi32(differing[m][p], lane_sums(bytes[m][p]));
-        }
-    }
-#pragma GCC unroll 4
-    for (int m = 0; m < R; m++)
-#pragma GCC unroll 4
-        for (int p = 0; p < P; p++) _mm256_storeu_si256((__m256i *)(sums + (m * P + p) * LANES), differing[m][p]);
-}
-
-#define CASE(R, P)                                            \
-    case 8 * R + P:                                           \
-        xnor_fixed(R, P, a, segments, count, b, panel, sums); \
-        break;
-
-/* sums[m][panel][lane]: bits in which row m and that row of weights differ. */
-static void xnor_tile(int rows, int panels, const uint32_t *const *a, const segment_t *segments, int count,
-                      const uint32_t *b, int64_t panel, int32_t *sums) {
-    switch (8 * rows + panels) {
-        CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4)
-        CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(2, 4)
-    }
-}
-#undef CASE
-
 /* Adds 8 sums to 8 wide ones. */
 ALWAYS void widen(int64_t *wide, __m256i sum) {
     __m256i low = _mm256_cvtepi32_epi64(_mm256_castsi256_si128(sum));
@@ -102,6 +47,29 @@ typedef __m256i vec;
 #define vec_add(x, y) _mm256_add_epi32(x, y)
 #define vec_shift(x, bits) _mm256_srli_epi32(x, bits)
 #define vec_choose(table, index) _mm256_permutevar8x32_epi32(table, index)
+#define vec_broadcast(word) _mm256_set1_epi32((int)(word))
+#define vec_xor(x, y) _mm256_xor_si256(x, y)
+#define vec_ones(x) byte_ones(x)
+#define vec_add_ones(x, y) _mm256_add_epi8(x, y)
+#define vec_lane_sums(x) lane_sums(x)
+#define COUNTED 31 /* words of 8 bits a byte: 248, and the next would not be sure to fit */
+#include "xnor.h"
+
+#define CASE(R, P)                                            \
+    case 8 * R + P:                                           \
+        xnor_fixed(R, P, a, segments, count, b, panel, sums); \
+        break;
+
+/* sums[m][panel][lane]: bits in which row m and that row of weights differ. */
+static void xnor_tile(int rows, int panels, const uint32_t *const *a, const segment_t *segments, int count,
+                      const uint32_t *b, int64_t panel, int32_t *sums) {
+    switch (8 * rows + panels) {
+        CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4)
+        CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(2, 4)
+    }
+}
+#undef CASE
+
 #include "lookups.h"
 
 #define CASE(R, P)                                                                         \

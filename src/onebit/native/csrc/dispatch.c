@@ -4,7 +4,10 @@
 extern const ob_isa ob_portable;
 #if defined(OB_X86)
 extern const ob_isa ob_avx2;
+extern const ob_isa ob_avx512bw;
 extern const ob_isa ob_avx512;
+#elif defined(OB_ARM64)
+extern const ob_isa ob_neon;
 #endif
 
 int ob_size(int which) {
@@ -13,14 +16,18 @@ int ob_size(int which) {
 }
 
 const ob_isa *ob_instruction_set(int index) {
-    const ob_isa *found[4] = {&ob_portable, NULL, NULL, NULL};
+    const ob_isa *found[4] = {&ob_portable};
     int count = 1;
 #if defined(OB_X86)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found[count++] = &ob_avx2;
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vpopcntdq"))
-        found[count++] = &ob_avx512;
+        __builtin_cpu_supports("avx512vl")) {
+        found[count++] = &ob_avx512bw;
+        if (__builtin_cpu_supports("avx512vpopcntdq")) found[count++] = &ob_avx512;
+    }
+#elif defined(OB_ARM64) /* every AArch64 processor has NEON */
+    found[count++] = &ob_neon;
 #endif
     return index >= 0 && index < count ? found[index] : NULL;
 }

@@ -1,0 +1,138 @@
+/* Kernels for x86-64 with AVX-512: a panel is one register of 16 outputs. Bits are counted by VPOPCNTDQ where the file is
+ * compiled for it, else byte by byte. */
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+#define LANES 16
+#define LUT_INPUTS 4
+#define LUT_GROUPS 8
+#define TABLE 16
+#define TILE_ROWS 8
+#define TILE_PANELS 4
+#define XNOR_ROWS 4
+#define LUT_ROWS(panels) ((panels) < 2 ? 8 : 4)
+
+#include "engine.h"
+
+#define ALWAYS static inline __attribute__((always_inline))
+
+/* Adds 16 sums to 16 wide ones. */
+ALWAYS void widen(int64_t *wide, __m512i sum) {
+    __m512i low = _mm512_cvtepi32_epi64(_mm512_castsi512_si256(sum));
+    __m512i high = _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(sum, 1));
+    _mm512_storeu_si512(wide, _mm512_add_epi64(_mm512_loadu_si512(wide), low));
+    _mm512_storeu_si512(wide + 8, _mm512_add_epi64(_mm512_loadu_si512(wide + 8), high));
+}
+
+typedef __m512i vec;
+#define vec_zero() _mm512_setzero_si512()
+#define vec_load(from) _mm512_loadu_si512(from)
+#define vec_store(to, x) _mm512_storeu_si512(to, x)
+#define vec_add(x, y) _mm512_add_epi32(x, y)
+#define vec_shift(x, bits) _mm512_srli_epi32(x, bits)
+#define vec_choose(table, index) _mm512_permutexvar_epi32(index, table)
+#define vec_broadcast(word) _mm512_set1_epi32((int)(word))
+#define vec_xor(x, y) _mm512_xor_si512(x, y)
+#ifdef __AVX512VPOPCNTDQ__
+#define vec_ones(x) _mm512_popcnt_epi32(x)
+#define vec_add_ones(x, y) _mm512_add_epi32(x, y)
+#else
+#define vec_ones(x) byte_ones(x)
+#define vec_add_ones(x, y) _mm512_add_epi8(x, y)
+#define vec_lane_sums(x) lane_sums(x)
+#define COUNTED 31 /* words of 8 bits a byte: 248, and the next would not be sure to fit */
+
+/* Bits set in each byte. */
+ALWAYS __m512i byte_ones(__m512i x) {
+    const __m512i counts = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
+    const __m512i nibble = _mm512_set1_epi8(15);
+    __m512i low = _mm512_shuffle_epi8(counts, _mm512_and_si512(x, nibble));
+    __m512i high = _mm512_shuffle_epi8(counts, _mm512_and_si512(_mm512_srli_epi16(x, 4), nibble));
+    return _mm512_add_epi8(low, high);
+}
+
+/* The four bytes of each lane, added. */
+ALWAYS __m512i lane_sums(__m512i bytes) {
+    return _mm512_madd_epi16(_mm512_maddubs_epi16(bytes, _mm512_set1_epi8(1)), _mm512_set1_epi16(1));
+}
+#endif
+#include "xnor.h"
+
+#define CASE(R, P)                                             \
+    case 8 * R + P:                                            \
+        xnor_fixed(R, P, a, segments, count, b, panel, sums);  \
+        break;
+
+/* sums[m][panel][lane]: bits in which row m and that row of weights differ. */
+static void xnor_tile(int rows, int panels, const uint32_t *const *a, const segment_t *segments, int count,
+                      const uint32_t *b, int64_t panel, int32_t *sums) {
+    switch (8 * rows + panels) {
+        CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4)
+        CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(2, 4)
+        CASE(4, 1) CASE(4, 2) CASE(4, 3) CASE(4, 4)
+    }
+}
+#undef CASE
+
+#include "lookups.h"
+
+#define CASE(R, P)                                                                               \
+    case 8 * R + P:                                                                              \
+        lut_fixed(R, P, tables, segments, count, b, panel, most, wide, wide_stride, sums);       \
+        break;
+
+/* Sums of table entries. With `wide`, added to wide[m][panel][lane], after at most `most` lookups each time. */
+static void lut_tile(int rows, int panels, const int32_t *const *tables, const segment_t *segments, int count,
+                     const uint32_t *b, int64_t panel, int most, int64_t *wide, int64_t wide_stride, int32_t *sums) {
+    switch (8 * rows + panels) {
+        CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4)
+        CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(2, 4)
+        CASE(4, 1) CASE(4, 2) CASE(4, 3) CASE(4, 4)
+        CASE(8, 1)
+    }
+}
+#undef CASE
+
+/* The table of 4 channels at most: each added where its bit of the index is 1, else taken away. */
+ALWAYS __m512i table_of(const int32_t *x, int channels) {
+    static const __mmask16 chosen[4] = {0xaaaa, 0xcccc, 0xf0f0, 0xff00};
+    __m512i sum = _mm512_setzero_si512();
+    for (int k = 0; k < channels; k++) {
+        __m512i value = _mm512_set1_epi32(x[k]);
+        sum = _mm512_mask_sub_epi32(_mm512_add_epi32(sum, value), (__mmask16)~chosen[k], sum, value);
+    }
+    return sum;
+}
+
+/* tables[group][index] of groups of 4 channels. */
+static void lut_tables(const int32_t *x, int channels, int32_t *tables) {
+    int c = 0;
+    /* four groups at once: of each pair (a, b) the four sums -a-b, a-b, b-a, a+b, then each of them with each of the
+     * next pair's */
+    const __m512i low = _mm512_setr_epi32(0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3);
+    const __m512i high = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+    const __m512i zero = _mm512_setzero_si512();
+    for (; c + 16 <= channels; c += 16, tables += 4 * TABLE) {
+        __m512i v = _mm512_loadu_si512(x + c);
+        __m512i swapped = _mm512_shuffle_epi32(v, _MM_PERM_CDAB);
+        __m512i plus = _mm512_add_epi32(v, swapped);  /* a+b, a+b, c+d, c+d */
+        __m512i minus = _mm512_sub_epi32(v, swapped); /* a-b, b-a, c-d, d-c */
+        __m512i mixed = _mm512_mask_blend_epi32(0xaaaa, minus, plus); /* a-b, a+b, c-d, c+d */
+        __m512i negated = _mm512_sub_epi32(zero, mixed);
+        /* -(a+b), a-b, -(a-b), a+b: the lower pair; the same of c and d */
+        __m512i first = _mm512_mask_blend_epi32(0xaaaa, _mm512_shuffle_epi32(negated, 0x01),
+                                                _mm512_shuffle_epi32(mixed, 0x40));
+        __m512i second = _mm512_mask_blend_epi32(0xaaaa, _mm512_shuffle_epi32(negated, 0x23),
+                                                 _mm512_shuffle_epi32(mixed, 0xc8));
+#pragma GCC unroll 4
+        for (int g = 0; g < 4; g++) {
+            __m512i begin = _mm512_set1_epi32(4 * g);
+            __m512i a = _mm512_permutexvar_epi32(_mm512_add_epi32(low, begin), first);
+            __m512i b = _mm512_permutexvar_epi32(_mm512_add_epi32(high, begin), second);
+            _mm512_storeu_si512(tables + g * TABLE, _mm512_add_epi32(a, b));
+        }
+    }
+    for (; c < channels; c += LUT_INPUTS, tables += TABLE)
+        _mm512_storeu_si512(tables, table_of(x + c, channels - c < LUT_INPUTS ? channels - c : LUT_INPUTS));
+}

@@ -1,0 +1,28 @@
+"""Compiles the C library as its tests want it: with sanitizers, or for another processor."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import onebit
+
+SOURCES = Path(onebit.__file__).parent / "native" / "csrc"
+FLAGS = ["-std=c11", "-ffp-contract=off", "-fno-math-errno"]
+PROCESSORS = {"x86_64": "x86", "AMD64": "x86", "aarch64": "arm64", "arm64": "arm64"}
+"""What instruction_sets.txt calls a machine."""
+
+
+def compiled(command: list[str], machine: str, folder: Path) -> list[str]:
+    """Object files of the library: of the portable kernels, and those of each instruction set of a machine."""
+    processor = PROCESSORS.get(machine, "other")
+    options: dict[str, list[str]] = {"dispatch": [f"-DOB_{processor.upper()}"], "portable": []}
+    for line in (SOURCES / "instruction_sets.txt").read_text(encoding="utf-8").splitlines():
+        kind, *rest = line.split()
+        if kind == processor:
+            options[rest[0]] = rest[1:]
+    objects = []
+    for name, flags in options.items():
+        objects.append(str(folder / f"{name}.o"))
+        subprocess.run([*command, *FLAGS, *flags, "-c", str(SOURCES / f"{name}.c"), "-o", objects[-1]], check=True)
+    return objects

@@ -1,0 +1,45 @@
+/* Runs a plan that another processor wrote, see test_emulated.py. Without a file: says what each instruction set is. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "onebit.h"
+
+static char *memory;
+
+/* Where a pointer leads: it was written as an offset, 0 for NULL. */
+static const void *at(const void *offset) { return offset ? memory + (size_t)offset : NULL; }
+
+static void *aligned(size_t size) { return aligned_alloc(64, (size + 63) / 64 * 64); }
+
+int main(int count, char **arguments) {
+    const ob_isa *isa;
+    if (count == 1) {
+        for (int n = 0; (isa = ob_instruction_set(n)); n++)
+            printf("%s %d %d %d %d %d\n", isa->name, isa->lanes, isa->lut_inputs, isa->lut_groups, isa->tile_rows,
+                   isa->dense_words);
+        return 0;
+    }
+    if (count != 4) return 2;
+    FILE *file = fopen(arguments[2], "rb");
+    int64_t head[4]; /* bytes, where the plan, where the images are, and how many */
+    if (!(isa = ob_instruction_set(atoi(arguments[1]))) || !file || fread(head, sizeof head, 1, file) != 1) return 3;
+    memory = aligned((size_t)head[0]);
+    if (fread(memory, 1, (size_t)head[0], file) != (size_t)head[0]) return 4;
+    ob_plan *plan = (ob_plan *)(memory + head[1]);
+    plan->steps = at(plan->steps), plan->mean = at(plan->mean), plan->std = at(plan->std);
+    for (int64_t k = 0; k < plan->step_count; k++) {
+        ob_step *s = (ob_step *)&plan->steps[k];
+        s->rows = at(s->rows), s->columns = at(s->columns), s->runs = at(s->runs), s->weights = at(s->weights);
+        s->tap_sums = at(s->tap_sums), s->weight_units = at(s->weight_units), s->divisor = at(s->divisor);
+        s->lines = at(s->lines);
+        for (int n = 0; n < s->line_count; n++) {
+            ob_line *line = (ob_line *)&s->lines[n];
+            line->p = at(line->p), line->q = at(line->q);
+        }
+    }
+    size_t size = (size_t)(head[3] * plan->output_size) * 4;
+    float *output = aligned(size);
+    isa->run(plan, (uint8_t *)memory + head[2], head[3], aligned((size_t)plan->arena_units * 4), output);
+    FILE *answer = fopen(arguments[3], "wb");
+    return !answer || fwrite(output, 1, size, answer) != size || fclose(answer) ? 5 : 0;
+}

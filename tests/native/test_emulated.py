@@ -1,0 +1,85 @@
+"""The kernels of AArch64 under qemu: the same bits as numpy on this machine."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from compiling import FLAGS, SOURCES, compiled
+from kernel_nets import images_of, kernel_nets
+
+from onebit.native import InstructionSet, NativePlan, make_plan
+from onebit.native.library import Line, Plan, Step
+from onebit.runtime import run
+
+COMPILER, EMULATOR = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
+pytestmark = pytest.mark.skipif(
+    COMPILER is None or EMULATOR is None, reason="no aarch64-linux-gnu-gcc or no qemu-aarch64: NEON is not tested"
+)
+POINTERS = {
+    structure: [name for name, kind in structure._fields_ if kind is ctypes.c_void_p]
+    for structure in (Line, Plan, Step)
+}
+
+
+class Blob:
+    """A plan and images as one piece of memory, whose pointers are offsets into it."""
+
+    def __init__(self, plan: NativePlan, images: np.ndarray) -> None:
+        self.data = bytearray(64)  # no offset is 0, which stands for NULL
+        self.places = {}
+        for kept in plan.kept:
+            is_array = isinstance(kept, np.ndarray)
+            address = kept.ctypes.data if is_array else ctypes.addressof(kept)
+            self.places[address] = self.put(kept.tobytes() if is_array else bytes(kept))
+        for kept in plan.kept:
+            if not isinstance(kept, np.ndarray):
+                self.relocate(self.places[ctypes.addressof(kept)], kept._type_, len(kept))
+        self.plan = self.put(bytes(plan.plan))
+        self.relocate(self.plan, Plan, 1)
+        self.images = self.put(images.tobytes())
+        self.head = np.array([len(self.data), self.plan, self.images, len(images)], np.int64)
+
+    def put(self, data: bytes) -> int:
+        place = len(self.data)
+        self.data += data + bytes(-len(data) % 64)
+        return place
+
+    def relocate(self, place: int, structure: type, count: int) -> None:
+        for entry in (structure * count).from_buffer(self.data, place):
+            for name in POINTERS[structure]:
+                if address := getattr(entry, name):
+                    setattr(entry, name, self.places[address])
+
+
+def instruction_sets(program: Path) -> list[InstructionSet]:
+    said = subprocess.run([str(EMULATOR), str(program)], text=True, capture_output=True, check=True).stdout
+    return [
+        InstructionSet(name, *(int(number) for number in numbers), run=lambda *_: 0)
+        for name, *numbers in map(str.split, said.splitlines())
+    ]
+
+
+def test_every_net_has_the_bits_of_the_reference(tmp_path: Path) -> None:
+    assert COMPILER is not None
+    program = tmp_path / "emulated"
+    objects = compiled([COMPILER, "-O2"], "aarch64", tmp_path)
+    source = Path(__file__).with_name("emulated.c")
+    command = [COMPILER, *FLAGS, "-O2", "-static", f"-I{SOURCES}", str(source), *objects, "-o", str(program)]
+    subprocess.run(command, check=True)
+    isas = instruction_sets(program)
+    assert [isa.name for isa in isas] == ["portable", "neon"]
+    for number, net in enumerate(kernel_nets()):
+        images = images_of(net, 5)
+        expected = run(net, images, executor="reference")
+        for index, isa in enumerate(isas):
+            blob = Blob(make_plan(net, isa), images)
+            files = tmp_path / "blob", tmp_path / "answer"
+            files[0].write_bytes(blob.head.tobytes() + blob.data)
+            subprocess.run([str(EMULATOR), str(program), str(index), *map(str, files)], check=True)
+            found = np.frombuffer(files[1].read_bytes(), np.float32).reshape(expected.shape)
+            np.testing.assert_array_equal(found, expected, err_msg=f"{isa.name}, net {number}")
