@@ -85,24 +85,50 @@ class InstructionSet(NamedTuple):
 
 
 @cache
+def _load() -> ctypes.CDLL | None:
+    """The library; None where it is not installed.
+
+    Raises:
+        UsageError: it is of another version of onebit, or does not load.
+    """
+    folder = files("onebit.native")
+    path = next((str(file) for suffix in _SUFFIXES if (file := folder / f"kernels{suffix}").is_file()), None)
+    if path is None:
+        return None
+    try:
+        library = ctypes.CDLL(path)
+        sizes = [library.ob_size(which) for which in range(3)]
+        library.ob_instruction_set.restype = ctypes.POINTER(_Isa)
+        library.ob_chain.argtypes, library.ob_chain.restype = [ctypes.c_uint64] * 2, ctypes.c_uint64
+    except (OSError, AttributeError) as error:
+        raise UsageError(f"{path} does not load: {error}; install onebit again, or set ONEBIT_NATIVE=0") from None
+    if sizes != [ctypes.sizeof(structure) for structure in (Step, Plan, _Isa)]:
+        raise UsageError(f"{path} belongs to another version of onebit: install it again, or set ONEBIT_NATIVE=0")
+    return library
+
+
+def chain(x: int, steps: int) -> int:
+    """x · 6364136223846793005 + 1442695040888963407 modulo 2⁶⁴, `steps` times, each after the other: a clock.
+
+    Raises:
+        UsageError: the library is not installed, or not this version's.
+    """
+    library = _load()
+    if library is None:
+        raise UsageError("the native library is not installed; install onebit where a C compiler is")
+    return int(library.ob_chain(x, steps))
+
+
+@cache
 def instruction_sets() -> Mapping[str, InstructionSet]:
     """Those of this processor by name, the best last; none where the library is not installed.
 
     Raises:
         UsageError: the library is of another version of onebit, or does not load.
     """
-    folder = files("onebit.native")
-    path = next((str(file) for suffix in _SUFFIXES if (file := folder / f"kernels{suffix}").is_file()), None)
-    if path is None:
+    library = _load()
+    if library is None:
         return {}
-    try:
-        library = ctypes.CDLL(path)
-        sizes = [library.ob_size(which) for which in range(3)]
-        library.ob_instruction_set.restype = ctypes.POINTER(_Isa)
-    except (OSError, AttributeError) as error:
-        raise UsageError(f"{path} does not load: {error}; install onebit again, or set ONEBIT_NATIVE=0") from None
-    if sizes != [ctypes.sizeof(structure) for structure in (Step, Plan, _Isa)]:
-        raise UsageError(f"{path} belongs to another version of onebit: install it again, or set ONEBIT_NATIVE=0")
     found: dict[str, InstructionSet] = {}
     while isa := library.ob_instruction_set(len(found)):
         entry = isa.contents

@@ -31,3 +31,9 @@ const ob_isa *ob_instruction_set(int index) {
 #endif
     return index >= 0 && index < count ? found[index] : NULL;
 }
+
+uint64_t ob_chain(uint64_t x, uint64_t steps) {
+    /* numbers of 64 bits: some processors add small ones while they rename registers, in no time */
+    for (; steps; steps--) x = x * 6364136223846793005u + 1442695040888963407u;
+    return x;
+}

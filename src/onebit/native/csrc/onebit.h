@@ -121,5 +121,7 @@ typedef struct {
 OB_PUBLIC int ob_size(int which);
 /* The instruction sets that were compiled in and that this processor has, the best last; NULL after them. */
 OB_PUBLIC const ob_isa *ob_instruction_set(int index);
+/* A multiplication and an addition, `steps` times, each of which waits for the one before: to measure the clock by. */
+OB_PUBLIC uint64_t ob_chain(uint64_t x, uint64_t steps);
 
 #endif
