@@ -12,11 +12,8 @@ labels of the batch with those of plain torch.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,38 +21,14 @@ import torch
 from torch import nn
 
 from onebit.benchmarks.training_step import machine
+from onebit.benchmarks.turns import Reference, Timed, speedups, take_turns
 from onebit.benchmarks.twins import FLOOR, NETS, Call, build, float_nets, float_twin, make_images
 from onebit.errors import OnebitError, UsageError
 from onebit.fold import pack
 from onebit.memory import keep_freed_memory
 from onebit.native import NativePlan, instruction_sets, make_plan
 from onebit.packed import PackedNet, dumps
-from onebit.runtime import run
 from onebit.tables import resolve
-
-CHECKED = 4
-"""Images of a batch that the reference executor runs too: it is slow."""
-
-
-@dataclass
-class _Timed:
-    """A way to compute the logits of a batch, and its seconds per call of each round."""
-
-    variant: str
-    isa: str | None
-    call: Call
-    label_mismatches: int = 0
-    seconds: list[float] = field(default_factory=list)
-
-    def time(self, least: float) -> None:
-        calls, started = 0, time.perf_counter()
-        while True:
-            self.call()
-            calls += 1
-            spent = time.perf_counter() - started
-            if spent >= least:
-                self.seconds.append(spent / calls)
-                return
 
 
 def _native_call(plan: NativePlan, images: np.ndarray, pool: ThreadPoolExecutor, threads: int) -> Call:
@@ -66,30 +39,25 @@ def _native_call(plan: NativePlan, images: np.ndarray, pool: ThreadPoolExecutor,
     return lambda: np.concatenate([logits for logits, _ in pool.map(plan.run, parts)])
 
 
-def check(name: str, packed: PackedNet, images: np.ndarray, timed: Sequence[_Timed]) -> None:
-    """Count the labels that are not those of plain torch, the first of `timed`, and compare logits with the reference.
+def check(name: str, packed: PackedNet, images: np.ndarray, timed: Sequence[Timed]) -> list[int]:
+    """Compare native logits with the reference, and count the labels that are not plain torch's, the first of `timed`.
 
     Raises:
         OnebitError: native logits that are not those of the reference executor, bit for bit; or labels that differ in
             more than one image and 5 % of the batch, which rounding does not explain.
     """
-    some = np.unique(np.linspace(0, len(images) - 1, CHECKED).astype(np.int64))
-    expected = run(packed, images[some], executor="reference")
+    reference = Reference(packed, images)
     floor = timed[0].call().argmax(axis=1)
+    mismatches = []
     for one in timed:
         logits = one.call()
         if one.isa is not None:
-            wrong = (logits[some].view(np.int32) != expected.view(np.int32)).any(axis=1)
-            if wrong.any():
-                raise OnebitError(
-                    f"{name}, {one.variant}: the logits of {wrong.sum()} of {len(some)} images are not those of the "
-                    "reference executor"
-                )
-        one.label_mismatches = int(np.count_nonzero(logits.argmax(axis=1) != floor))
-        if one.label_mismatches > max(1, len(images) // 20):
-            raise OnebitError(
-                f"{name}, {one.variant}: {one.label_mismatches} of {len(images)} labels are not those of plain torch"
-            )
+            reference.check(f"{name}, {one.variant}", logits)
+        wrong = int(np.count_nonzero(logits.argmax(axis=1) != floor))
+        if wrong > max(1, len(images) // 20):
+            raise OnebitError(f"{name}, {one.variant}: {wrong} of {len(images)} labels are not those of plain torch")
+        mismatches.append(wrong)
+    return mismatches
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -178,42 +146,31 @@ def time_net(
     with ThreadPoolExecutor(threads) as pool:
         for batch in batches:
             images = make_images(model, batch)
-            timed = [_Timed(variant, None, call) for variant, call in float_nets(twin, images)]
+            timed = [Timed(variant, None, call) for variant, call in float_nets(twin, images)]
             for isa, plan in plans.items():
-                timed.append(_Timed(isa, isa, _native_call(plan, images, pool, threads)))
-            check(f"{name}, batch {batch}", packed, images, timed)
-            for done in range(rounds):
-                for one in timed:
-                    one.time(seconds)
-                if on_round is not None:
-                    on_round(done + 1, rounds)
-            rows += [{"net": name, "batch": batch, **row, **sizes} for row in _rows(timed)]
+                timed.append(Timed(isa, isa, _native_call(plan, images, pool, threads)))
+            mismatches = check(f"{name}, batch {batch}", packed, images, timed)
+            take_turns(timed, rounds=rounds, seconds=seconds, on_round=on_round)
+            rows += [{"net": name, "batch": batch, **row, **sizes} for row in _rows(timed, mismatches)]
     return rows
 
 
-def _rows(timed: Sequence[_Timed]) -> list[dict[str, Any]]:
+def _rows(timed: Sequence[Timed], mismatches: Sequence[int]) -> list[dict[str, Any]]:
     floor = timed[0]
-    best = min((one for one in timed if one.isa is None), key=lambda one: statistics.median(one.seconds))
+    best = min((one for one in timed if one.isa is None), key=lambda one: one.median)
     return [
         {
             "variant": one.variant,
             "instruction_set": one.isa,
-            "us": 1e6 * statistics.median(one.seconds),
+            "us": 1e6 * one.median,
             "fastest_us": 1e6 * min(one.seconds),
-            **_speedups(one, floor, "torch"),
-            **_speedups(one, best, "best"),
+            **speedups(one, floor, "torch"),
+            **speedups(one, best, "best"),
             "best": one is best,
-            "label_mismatches": one.label_mismatches,
+            "label_mismatches": wrong,
         }
-        for one in timed
+        for one, wrong in zip(timed, mismatches, strict=True)
     ]
-
-
-def _speedups(of: _Timed, to: _Timed, name: str) -> dict[str, float]:
-    return {
-        f"{name}_speedup": statistics.median(b / a for a, b in zip(of.seconds, to.seconds, strict=True)),
-        f"{name}_fastest_speedup": min(to.seconds) / min(of.seconds),
-    }
 
 
 def describe(result: dict[str, Any]) -> str:

@@ -125,7 +125,7 @@ def float_nets(twin: nn.Module, images: np.ndarray) -> Iterator[tuple[str, Call]
         for name, net in ((FLOOR, twin), ("folded", fused), ("frozen", fused)):
             laid_out: Any = copy.deepcopy(net).to(memory_format=layout)  # type: ignore[call-overload]
             if name == "frozen":
-                laid_out = _frozen(laid_out, x)
+                laid_out = frozen(laid_out, x)
             if laid_out is not None:
                 variant = name if layout == torch.contiguous_format else f"{name}, channels_last"
                 yield variant, _torch_call(laid_out, x)
@@ -150,16 +150,17 @@ def folded(twin: nn.Module) -> fx.GraphModule:
     return net
 
 
-def _frozen(net: nn.Module, x: Tensor) -> Any:
+def frozen(net: nn.Module, x: Tensor) -> Any:
+    """The net with its weights laid out for oneDNN; None where torch does not freeze it."""
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch.jit is deprecated, but nothing else prepacks weights without a compiler
         try:
-            frozen = torch.jit.optimize_for_inference(torch.jit.trace(net, x))
+            made = torch.jit.optimize_for_inference(torch.jit.trace(net, x))
             for _ in range(3):  # its first calls are slow
-                frozen(x)
+                made(x)
         except (RuntimeError, AttributeError):
             return None
-        return frozen
+        return made
 
 
 def _torch_call(net: Callable[[Tensor], Tensor], x: Tensor) -> Call:
