@@ -27,6 +27,7 @@ class Step(ctypes.Structure):
 
     _fields_ = (
         *((name, _Int) for name in ("step", "groups")),
+        *((name, _Long) for name in ("least", "most")),
         *((name, _Long) for name in ("in_", "in2", "out", "in_size", "in2_size", "out_size", "scratch")),
         *((name, _Int) for name in ("in_height", "in_width", "in_pixel", "out_height", "out_width", "out_pixel")),
         *((name, _Int) for name in ("channels", "tall")),
@@ -51,9 +52,9 @@ class Plan(ctypes.Structure):
     _fields_ = (
         ("steps", _Pointer),
         ("step_count", _Long),
-        *((name, _Int) for name in ("channels", "height", "width", "reserved")),
+        *((name, _Int) for name in ("channels", "height", "width", "byte_pixel")),
         *((name, _Pointer) for name in ("mean", "std")),
-        *((name, _Long) for name in ("input", "output", "output_size", "arena_units", "batch")),
+        *((name, _Long) for name in ("input", "output", "output_size", "bytes", "bytes_size", "arena_units", "batch")),
     )
 
 
@@ -62,7 +63,7 @@ class _Isa(ctypes.Structure):
 
     _fields_ = (
         ("name", ctypes.c_char_p),
-        *((name, _Int) for name in ("lanes", "lut_inputs", "lut_groups", "tile_rows", "dense_words")),
+        *((name, _Int) for name in ("lanes", "lut_inputs", "lut_groups", "tile_rows", "dense_words", "bytes")),
         ("run", ctypes.CFUNCTYPE(_Long, ctypes.POINTER(Plan), _Pointer, _Long, _Pointer, _Pointer)),
     )
 
@@ -71,7 +72,7 @@ class InstructionSet(NamedTuple):
     """What packed nets can be run with.
 
     lanes: outputs in a panel of weights. lut_inputs, lut_groups: inputs of a lookup, lookups in a word.
-    tile_rows, dense_words: of the scratch memory, see csrc/products.h.
+    tile_rows, dense_words: of the scratch memory, see csrc/products.h. bytes: see csrc/onebit.h.
     run: (plan, images, count, arena, output) -> 1 if the sign of a NaN was taken; it holds no lock of Python.
     """
 
@@ -81,6 +82,7 @@ class InstructionSet(NamedTuple):
     lut_groups: int
     tile_rows: int
     dense_words: int
+    bytes: int
     run: Callable[..., int]
 
 
@@ -139,6 +141,7 @@ def instruction_sets() -> Mapping[str, InstructionSet]:
             entry.lut_groups,
             entry.tile_rows,
             entry.dense_words,
+            entry.bytes,
             entry.run,
         )
     return found

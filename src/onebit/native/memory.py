@@ -19,12 +19,13 @@ _LINES = (
     *("prelu", "hardtanh", "hardtanh_int", "threshold", "sign"),
 )
 _STEPS = (
-    *("lines", "xnor", "lut", "real", "grid", "expand", "add", "add_int", "fill", "copy"),
+    *("lines", "xnor", "bytes", "lut", "real", "grid", "expand", "add", "add_int", "fill", "copy"),
     *("max", "max_int", "max_bits", "sum", "sum_int", "average"),
 )
 _ALIGNED = 16  # units: a line of the cache
 _BATCH_UNITS = 1 << 18  # of the largest value of a batch: it stays in the second-level cache
 _MOST_BATCH = 128
+_ALL = 1 << 62  # images
 _LINE, _LINE_PIXELS = 128, 4  # LINE of csrc/lines.h, and the most pixels of a tile
 _BLOCK = 16  # channels that lines work on at once, whether the last of them are there or not
 
@@ -95,26 +96,41 @@ class NativePlan:
         return memory[start : start + self.plan.arena_units]
 
 
-def lay_out(net: PackedNet, steps: Steps, image: Slot, answer: Slot, isa: library.InstructionSet) -> NativePlan:
+def lay_out(
+    net: PackedNet, steps: Steps, image: Slot, as_bytes: Slot | None, answer: Slot, isa: library.InstructionSet
+) -> NativePlan:
     """The plan of steps that make the answer of the coded image: gives every buffer its place.
 
     Args:
-        image, answer: values of `steps`.
+        image, as_bytes, answer: values of `steps`.
     """
+    if image.buffer.last < 0:  # all that read it read its bytes
+        image.buffer.units = 0
     largest = max(buffer.units for buffer in steps.buffers)
     batch = max(1, min(_MOST_BATCH, _BATCH_UNITS // largest))
     end = place(steps.buffers, batch)
     arena = end + max((step.scratch for step in steps.list), default=0)
     kept: list[Any] = []
-    made = (library.Step * len(steps.list))()
-    for step, filled in zip(steps.list, made, strict=True):
+    ways = [way for step in steps.list for way in (step, step.instead) if way is not None]
+    made = (library.Step * len(ways))()
+    for step, filled in zip(ways, made, strict=True):
         _fill_step(step, filled, end, kept)
+    for step, filled, instead in zip(ways, made, made[1:], strict=False):
+        if step.instead is not None:
+            filled.most = instead.least - 1
+            instead.lines, instead.line_count, instead.bits = filled.lines, filled.line_count, filled.bits
     plan = library.Plan()
     plan.steps, plan.step_count = ctypes.addressof(made), len(made)
     plan.channels, plan.height, plan.width = net.input.shape
     for name in ("mean", "std"):
         setattr(plan, name, _pointer(getattr(net.input, name), kept))
-    plan.input, plan.output = image.buffer.place, answer.buffer.place
+    plan.input = image.buffer.place if image.buffer.units else -1
+    plan.bytes = -1
+    if as_bytes is not None:
+        plan.bytes, plan.bytes_size = as_bytes.buffer.place, as_bytes.buffer.units
+        line = as_bytes.shape[1:] == (1, 1)  # of all pixels
+        plan.byte_pixel = image.shape[0] if line else 4 * as_bytes.pixel
+    plan.output = answer.buffer.place
     plan.output_size, plan.arena_units, plan.batch = answer.buffer.units, arena, batch
     return NativePlan(plan, isa, infer(net)[net.output].shape, (made, *kept))
 
@@ -137,6 +153,7 @@ def place(buffers: list[Buffer], batch: int) -> int:
 
 def _fill_step(step: Step, made: library.Step, scratch: int, kept: list[Any]) -> None:
     made.step, made.scratch = _STEPS.index(step.name) + 1, scratch
+    made.least, made.most = step.least, _ALL
     for name, buffer in zip(("in", "in2"), step.inputs, strict=False):
         setattr(made, "in_" if name == "in" else name, buffer.place)
         setattr(made, f"{name}_size", buffer.units)

@@ -7,6 +7,8 @@ import numpy as np
 WORD = 32
 """Signs or channels in a word of the library."""
 REAL_LANES = 16
+_MOST_CONSTANT = 64
+"""Two products with 255 add up in 16 bits, as some processors do it."""
 
 
 def xnor_panels(bits: np.ndarray, lanes: int) -> tuple[np.ndarray, int]:
@@ -22,6 +24,24 @@ def lut_panels(bits: np.ndarray, lanes: int, *, inputs: int, groups: int) -> tup
     """
     words = -(-bits.shape[-1] // (inputs * groups))
     return _panels(_words(bits, words, inputs * groups), lanes), words
+
+
+def byte_panels(bits: np.ndarray, lanes: int) -> tuple[np.ndarray, int]:
+    """(G, O, T, I) bool -> uint32 (G, panels, T · words, lanes), four int8 each, and the words of a tap.
+
+    They meet uint8 images x as they are, of which 2x − 255 is wanted: Σ w(2x − 255) = Σ 2w·x + 255·(−Σ w). So weights
+    are ±2, and behind the inputs of a tap lie bytes of 255 whose weights add up to −Σ w.
+    """
+    rest = bits.shape[-1] - 2 * bits.sum(axis=-1)
+    constants = max(1, -(-int(np.abs(rest).max(initial=0)) // _MOST_CONSTANT))
+    words = -(-(bits.shape[-1] + constants) // 4)
+    weights = np.zeros((*bits.shape[:-1], 4 * words), np.int8)
+    weights[..., : bits.shape[-1]] = np.where(bits, 2, -2)
+    for k in range(bits.shape[-1], 4 * words):
+        weights[..., k] = rest.clip(-_MOST_CONSTANT, _MOST_CONSTANT)
+        rest = rest - weights[..., k]
+    rows = weights.view("<u4").astype(np.uint32, copy=False)
+    return _panels(rows.reshape(*bits.shape[:2], -1), lanes), words
 
 
 def real_panels(weight: np.ndarray) -> np.ndarray:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from onebit.bits import unpack_signs
-from onebit.grid import GRID_BITS, MOST_EXACT_TERMS, on_grid
+from onebit.grid import GRID_BITS, on_grid
 from onebit.native import library
 from onebit.native.memory import NativePlan, lay_out
-from onebit.native.panels import lut_panels, real_panels, xnor_panels
-from onebit.native.steps import BITS, INTEGER, REAL, Slot, Steps
+from onebit.native.products import NotPlanned, Product, of_bytes, of_lookups, of_real_weights, of_signs
+from onebit.native.steps import BITS, BYTES, INTEGER, REAL, Slot, Steps
 from onebit.native.taps import POINT, Axis, axes_of, whole
 from onebit.packed import (
     AdaptiveAveragePool,
@@ -47,13 +47,7 @@ from onebit.packed.nodes import Kernel
 
 _FLOAT32_EXACT = 2**24
 _INT32_MOST = 2**31 - 1
-_SEGMENT_UNITS = 6
 _MOST_TAPS = 2**22  # of an axis, over all places of a window: strange nets are left to the reference
-_MOST_SCRATCH = 2**28  # units of 4 bytes
-
-
-class NotPlanned(Exception):
-    """A net that the library does not run; the reference executor does."""
 
 
 def make_plan(net: PackedNet, isa: library.InstructionSet) -> NativePlan:
@@ -73,15 +67,22 @@ class _Planner:
         self.steps = Steps()
         channels, height, width = net.input.shape
         kind = INTEGER if net.input.value.exact else REAL
-        self.slots = {INPUT: Slot((channels, height, width), kind, self.steps.buffer(channels * height * width))}
-        self.slots[INPUT].buffer.first = -1
+        self.image = self.at_first((channels, height, width), kind)
+        self.as_bytes: Slot | None = None
+        self.slots = {INPUT: self.image}
 
     def plan(self) -> NativePlan:
         for node in self.net.nodes:
             self.slots[node.output] = _MAKERS[type(node)](self, node)
         answer = self.steps.image_order(self.steps.as_kind(self.slots[self.net.output], REAL))
         answer.buffer.last = len(self.steps.list)
-        return lay_out(self.net, self.steps, self.slots[INPUT], answer, self.isa)
+        return lay_out(self.net, self.steps, self.image, self.as_bytes, answer, self.isa)
+
+    def at_first(self, shape: tuple[int, int, int], kind: str) -> Slot:
+        """A value that is there before the first step."""
+        slot = Slot(shape, kind, self.steps.buffer(prod(shape)))
+        slot.buffer.first = slot.buffer.last = -1
+        return slot
 
     def value(self, name: str, *, flat: bool = False) -> Slot:
         """The value of a name; a flattened one in the order of its numbers, unless `flat` ones are wanted too."""
@@ -186,42 +187,29 @@ class _Planner:
             "taps_across": axes[1].taps.shape[1],
             "runs": axes[1].runs,
         }
+        dense = all(axis is POINT for axis in axes)
         if padding:
             signs = rows.astype(np.int64) * 2 - 1 if one_bit else rows.astype(np.int64)
             fields["tap_sums"] = np.ascontiguousarray(signs.sum(axis=-1).reshape(groups * outputs, taps).T)
-        stride = -(-outputs // self.isa.lanes) * self.isa.lanes
-        scratch = taps * _SEGMENT_UNITS
+        as_bytes: tuple[Slot, Product] | None = None
         if one_bit and slot.kind == BITS and (groups == 1 or channels % 32 == 0):
-            name = "xnor"
-            fields["weights"], fields["tap_words"] = xnor_panels(rows, self.isa.lanes)
+            product = of_signs(rows, self.isa)
         else:
+            as_bytes = None if dense and self.isa.bytes == _INT32_MOST else self.bytes_of(node, slot, rows)
             slot = self.integers(node, slot, x)
             fields["real"] = slot.step is not None and slot.step.name == "grid"
-            if one_bit:
-                name, isa = "lut", self.isa
-                options = {"inputs": isa.lut_inputs, "groups": isa.lut_groups}
-                fields["weights"], fields["tap_words"] = lut_panels(rows, isa.lanes, **options)
-                scratch += isa.tile_rows * stride * 2
-                table = 2**isa.lut_inputs
-                if axes[0].taps.size == axes[1].taps.size == 1 and axes[0].taps == axes[1].taps == 0:
-                    scratch += isa.tile_rows * isa.dense_words * isa.lut_groups * table
-                else:
-                    fields["tall"] = axes[0].reach
-                    scratch += fields["tall"] * slot.shape[2] * groups * -(-channels // isa.lut_inputs) * table
+            if not one_bit:
+                product = of_real_weights(node, rows)
+            elif as_bytes is None or dense:
+                product = of_lookups(rows, axes, slot.shape[2], self.isa)
             else:
-                name = "real"
-                if node.terms > MOST_EXACT_TERMS:
-                    raise NotPlanned("sums of more real products than an int64 holds")
-                fields["weights"] = real_panels(rows.reshape(groups, outputs, -1))
-                fields["tap_words"] = channels
-                fields["weight_units"] = on_grid(node.weight)[1]
-        if scratch > _MOST_SCRATCH:
-            raise NotPlanned("tables of a layer beyond a gigabyte")
-        fields["panel"] = prod(fields["weights"].shape[2:])
-        kind = INTEGER if name != "real" and not fields.get("real") else REAL
-        answer = self.steps.emit(name, (slot,), made, kind, **fields)
+                slot, product = as_bytes
+        kind = INTEGER if one_bit and not fields.get("real") else REAL
+        answer = self.steps.emit(product.name, (slot,), made, kind, **fields, **product.fields)
         assert answer.step is not None
-        answer.step.scratch = scratch
+        answer.step.scratch = product.scratch_of(taps)
+        if dense and as_bytes is not None:
+            self.steps.instead(answer.step, self.isa.bytes, as_bytes[0], as_bytes[1].name, **as_bytes[1].fields)
         if one_bit and (node.scale is not None or node.centre is not None):
             if kind == INTEGER:
                 self.steps.then(answer, "real")
@@ -231,6 +219,17 @@ class _Planner:
                 answer.step.fields["centre"] = 1
                 self.steps.then(answer, "centre", node.centre)
         return answer
+
+    def bytes_of(self, node: Any, slot: Slot, rows: np.ndarray) -> tuple[Slot, Product] | None:
+        """The image as bytes and their product with one-bit weights, if `slot` is the image and that can be had."""
+        plain = isinstance(node, OneBitWeights) and node.centre is None and len(rows) == 1
+        if not (self.isa.bytes and plain and slot.buffer is self.image.buffer and slot.kind == INTEGER):
+            return None
+        product = of_bytes(rows, self.isa)
+        shape = (product.tap_words, *slot.shape[1:])
+        if self.as_bytes is None:
+            self.as_bytes = self.at_first(shape, BYTES)
+        return (self.as_bytes, product) if self.as_bytes.shape == shape else None
 
     def integers(self, node: Any, slot: Slot, x: Value) -> Slot:
         """What products with one-bit or real weights take: integers as they are, or real values on their grid."""

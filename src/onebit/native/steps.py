@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-BITS, INTEGER, REAL = "bits", "integer", "real"
-"""How a value is written: 32 signs in a word, int32, or float32."""
+BITS, INTEGER, REAL, BYTES = "bits", "integer", "real", "bytes"
+"""How a value is written: 32 signs in a word, int32, float32, or four uint8 in a word."""
 
 
 @dataclass(eq=False)
@@ -23,7 +23,10 @@ class Buffer:
 
 @dataclass(eq=False)
 class Slot:
-    """How a value lies in memory: NHWC, of a kind, in a buffer. `flat`: its shape is (C·H·W,), flattened later."""
+    """How a value lies in memory: NHWC, of a kind, in a buffer. `flat`: its shape is (C·H·W,), flattened later.
+
+    The channels of bytes are words.
+    """
 
     shape: tuple[int, int, int]
     kind: str
@@ -40,7 +43,10 @@ class Slot:
 
 @dataclass(eq=False)
 class Step:
-    """A step before its buffers have a place."""
+    """A step before its buffers have a place.
+
+    instead: makes the same of batches of `least` images and more; its lines and its output are those of this step.
+    """
 
     name: str
     inputs: tuple[Buffer, ...]
@@ -49,6 +55,8 @@ class Step:
     lines: list[tuple[str, np.ndarray | None, np.ndarray | None]] = field(default_factory=list)
     scratch: int = 0
     bits: bool = False
+    least: int = 0
+    instead: Step | None = None
 
 
 class Steps:
@@ -72,9 +80,7 @@ class Steps:
             source.buffer.last = len(self.list)
         first = sources[0] if sources else slot
         fields = {
-            "in_height": first.shape[1],
-            "in_width": first.shape[2],
-            "in_pixel": first.pixel,
+            **_image_fields(first),
             "out_height": shape[1],
             "out_width": shape[2],
             "channels": shape[0],
@@ -83,6 +89,12 @@ class Steps:
         slot.step = Step(name, tuple(source.buffer for source in sources), out, fields)
         self.list.append(slot.step)
         return slot
+
+    def instead(self, step: Step, least: int, source: Slot, name: str, **fields: Any) -> None:
+        """Another way to do the last step, for batches of `least` images and more."""
+        source.buffer.last = len(self.list) - 1
+        fields = {**step.fields, **_image_fields(source), **fields}
+        step.instead = Step(name, (source.buffer,), step.out, fields, least=least)
 
     def as_kind(self, slot: Slot, kind: str) -> Slot:
         """The same value as integers or as real numbers; integers and real ones are binarized by the net only."""
@@ -156,3 +168,7 @@ class Steps:
             into.buffer.last = len(self.list) - 1
             return into
         return made
+
+
+def _image_fields(source: Slot) -> dict[str, int]:
+    return {"in_height": source.shape[1], "in_width": source.shape[2], "in_pixel": source.pixel}

@@ -9,8 +9,19 @@
 #define TABLE 8
 #define TILE_ROWS 4
 #define TILE_PANELS 4
-#define XNOR_ROWS 2
+#define WORD_ROWS 2
 #define LUT_ROWS(panels) ((panels) < 3 ? 4 : 2)
+#define BYTES INT32_MAX
+
+/* The lowest bits of 32 flags. */
+static inline uint32_t word_of(const int32_t *flags) {
+    uint32_t word = 0;
+    for (int k = 0; k < 32; k += 8) {
+        __m256i highest = _mm256_slli_epi32(_mm256_loadu_si256((const __m256i *)(flags + k)), 31);
+        word |= (uint32_t)_mm256_movemask_ps(_mm256_castsi256_ps(highest)) << k;
+    }
+    return word;
+}
 
 #include "engine.h"
 
@@ -53,22 +64,31 @@ typedef __m256i vec;
 #define vec_add_ones(x, y) _mm256_add_epi8(x, y)
 #define vec_lane_sums(x) lane_sums(x)
 #define COUNTED 31 /* words of 8 bits a byte: 248, and the next would not be sure to fit */
-#include "xnor.h"
+#define vec_dot(sum, x, w) \
+    _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1)))
+#include "words.h"
 
-#define CASE(R, P)                                            \
-    case 8 * R + P:                                           \
-        xnor_fixed(R, P, a, segments, count, b, panel, sums); \
+#define CASE(R, P)                                                          \
+    case 8 * R + P:                                                         \
+        words_fixed(bytes, R, P, a, segments, count, b, panel, sums);       \
         break;
 
-/* sums[m][panel][lane]: bits in which row m and that row of weights differ. */
-static void xnor_tile(int rows, int panels, const uint32_t *const *a, const segment_t *segments, int count,
-                      const uint32_t *b, int64_t panel, int32_t *sums) {
+ALWAYS void words_of(const int bytes, int rows, int panels, const uint32_t *const *a, const segment_t *segments,
+                     int count, const uint32_t *b, int64_t panel, int32_t *sums) {
     switch (8 * rows + panels) {
         CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4)
         CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(2, 4)
     }
 }
 #undef CASE
+
+static void words_tile(int bytes, int rows, int panels, const uint32_t *const *a, const segment_t *segments, int count,
+                       const uint32_t *b, int64_t panel, int32_t *sums) {
+    if (bytes)
+        words_of(1, rows, panels, a, segments, count, b, panel, sums);
+    else
+        words_of(0, rows, panels, a, segments, count, b, panel, sums);
+}
 
 #include "lookups.h"
 
@@ -77,7 +97,6 @@ static void xnor_tile(int rows, int panels, const uint32_t *const *a, const segm
         lut_fixed(R, P, tables, segments, count, b, panel, most, wide, wide_stride, sums); \
         break;
 
-/* Sums of table entries. With `wide`, added to wide[m][panel][lane], after at most `most` lookups each time. */
 static void lut_tile(int rows, int panels, const int32_t *const *tables, const segment_t *segments, int count,
                      const uint32_t *b, int64_t panel, int most, int64_t *wide, int64_t wide_stride, int32_t *sums) {
     switch (8 * rows + panels) {
@@ -101,4 +120,4 @@ static void lut_tables(const int32_t *x, int channels, int32_t *tables) {
     }
 }
 
-const ob_isa ob_avx2 = {"avx2", LANES, LUT_INPUTS, LUT_GROUPS, TILE_ROWS, DENSE_WORDS, run_plan};
+const ob_isa ob_avx2 = {"avx2", LANES, LUT_INPUTS, LUT_GROUPS, TILE_ROWS, DENSE_WORDS, BYTES, run_plan};

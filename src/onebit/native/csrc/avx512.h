@@ -1,5 +1,5 @@
-/* Kernels for x86-64 with AVX-512: a panel is one register of 16 outputs. Bits are counted by VPOPCNTDQ where the file is
- * compiled for it, else byte by byte. */
+/* Kernels for x86-64 with AVX-512: a panel is one register of 16 outputs. Bits are counted by VPOPCNTDQ, and products of
+ * bytes added up by VNNI, where a file is compiled for it. */
 #include <immintrin.h>
 #include <stdint.h>
 #include <string.h>
@@ -10,8 +10,20 @@
 #define TABLE 16
 #define TILE_ROWS 8
 #define TILE_PANELS 4
-#define XNOR_ROWS 4
+#define WORD_ROWS 4
 #define LUT_ROWS(panels) ((panels) < 2 ? 8 : 4)
+#ifdef __AVX512VNNI__
+#define BYTES 12
+#else
+#define BYTES INT32_MAX
+#endif
+
+/* The lowest bits of 32 flags. */
+static inline uint32_t word_of(const int32_t *flags) {
+    const __m512i one = _mm512_set1_epi32(1);
+    uint32_t low = _mm512_test_epi32_mask(_mm512_loadu_si512(flags), one);
+    return low | (uint32_t)_mm512_test_epi32_mask(_mm512_loadu_si512(flags + 16), one) << 16;
+}
 
 #include "engine.h"
 
@@ -57,16 +69,21 @@ ALWAYS __m512i lane_sums(__m512i bytes) {
     return _mm512_madd_epi16(_mm512_maddubs_epi16(bytes, _mm512_set1_epi8(1)), _mm512_set1_epi16(1));
 }
 #endif
-#include "xnor.h"
+#ifdef __AVX512VNNI__
+#define vec_dot(sum, x, w) _mm512_dpbusd_epi32(sum, x, w)
+#else
+#define vec_dot(sum, x, w) \
+    _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_maddubs_epi16(x, w), _mm512_set1_epi16(1)))
+#endif
+#include "words.h"
 
-#define CASE(R, P)                                             \
-    case 8 * R + P:                                            \
-        xnor_fixed(R, P, a, segments, count, b, panel, sums);  \
+#define CASE(R, P)                                                          \
+    case 8 * R + P:                                                         \
+        words_fixed(bytes, R, P, a, segments, count, b, panel, sums);       \
         break;
 
-/* sums[m][panel][lane]: bits in which row m and that row of weights differ. */
-static void xnor_tile(int rows, int panels, const uint32_t *const *a, const segment_t *segments, int count,
-                      const uint32_t *b, int64_t panel, int32_t *sums) {
+ALWAYS void words_of(const int bytes, int rows, int panels, const uint32_t *const *a, const segment_t *segments,
+                     int count, const uint32_t *b, int64_t panel, int32_t *sums) {
     switch (8 * rows + panels) {
         CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4)
         CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(2, 4)
@@ -75,6 +92,14 @@ static void xnor_tile(int rows, int panels, const uint32_t *const *a, const segm
 }
 #undef CASE
 
+static void words_tile(int bytes, int rows, int panels, const uint32_t *const *a, const segment_t *segments, int count,
+                       const uint32_t *b, int64_t panel, int32_t *sums) {
+    if (bytes)
+        words_of(1, rows, panels, a, segments, count, b, panel, sums);
+    else
+        words_of(0, rows, panels, a, segments, count, b, panel, sums);
+}
+
 #include "lookups.h"
 
 #define CASE(R, P)                                                                               \
@@ -82,7 +107,6 @@ static void xnor_tile(int rows, int panels, const uint32_t *const *a, const segm
         lut_fixed(R, P, tables, segments, count, b, panel, most, wide, wide_stride, sums);       \
         break;
 
-/* Sums of table entries. With `wide`, added to wide[m][panel][lane], after at most `most` lookups each time. */
 static void lut_tile(int rows, int panels, const int32_t *const *tables, const segment_t *segments, int count,
                      const uint32_t *b, int64_t panel, int most, int64_t *wide, int64_t wide_stride, int32_t *sums) {
     switch (8 * rows + panels) {

@@ -5,6 +5,7 @@ extern const ob_isa ob_portable;
 #if defined(OB_X86)
 extern const ob_isa ob_avx2;
 extern const ob_isa ob_avx512bw;
+extern const ob_isa ob_avx512vnni;
 extern const ob_isa ob_avx512;
 #elif defined(OB_ARM64)
 extern const ob_isa ob_neon;
@@ -16,7 +17,7 @@ int ob_size(int which) {
 }
 
 const ob_isa *ob_instruction_set(int index) {
-    const ob_isa *found[4] = {&ob_portable};
+    const ob_isa *found[6] = {&ob_portable};
     int count = 1;
 #if defined(OB_X86)
     __builtin_cpu_init();
@@ -24,7 +25,10 @@ const ob_isa *ob_instruction_set(int index) {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl")) {
         found[count++] = &ob_avx512bw;
-        if (__builtin_cpu_supports("avx512vpopcntdq")) found[count++] = &ob_avx512;
+        if (__builtin_cpu_supports("avx512vnni")) {
+            found[count++] = &ob_avx512vnni;
+            if (__builtin_cpu_supports("avx512vpopcntdq")) found[count++] = &ob_avx512;
+        }
     }
 #elif defined(OB_ARM64) /* every AArch64 processor has NEON */
     found[count++] = &ob_neon;

@@ -6,10 +6,16 @@
 #include "moves.h"
 #include "products.h"
 
-/* uint8 (C, H, W) -> NHWC: 2x - 255, or (x - mean) / std. */
+/* uint8 (C, H, W) -> NHWC: 2x - 255, or (x - mean) / std; and as bytes. */
 static void code_images(const ob_plan *plan, const uint8_t *images, int64_t count, uint32_t *arena) {
     int64_t pixels = (int64_t)plan->height * plan->width, size = pixels * plan->channels;
-    for (int64_t n = 0; n < count; n++)
+    for (int64_t n = 0; n < count && plan->bytes >= 0; n++) {
+        uint8_t *out = (uint8_t *)(arena + plan->bytes + n * plan->bytes_size);
+        memset(out, 255, (size_t)plan->bytes_size * 4);
+        for (int c = 0; c < plan->channels; c++)
+            for (int64_t k = 0; k < pixels; k++) out[k * plan->byte_pixel + c] = images[n * size + c * pixels + k];
+    }
+    for (int64_t n = 0; n < count && plan->input >= 0; n++)
         for (int c = 0; c < plan->channels; c++) {
             const uint8_t *x = images + n * size + c * pixels;
             uint32_t *out = arena + plan->input + n * size + c;
@@ -24,13 +30,15 @@ static void code_images(const ob_plan *plan, const uint8_t *images, int64_t coun
 }
 
 static int run_step(const ob_step *s, int64_t count, uint32_t *arena) {
+    if (count < s->least || count > s->most) return 0;
     switch (s->step) {
     case OB_STEP_LINES:
     case OB_STEP_ADD:
     case OB_STEP_ADD_INT:
         return step_lines(s, count, arena);
     case OB_STEP_XNOR:
-        return step_xnor(s, count, arena);
+    case OB_STEP_BYTES:
+        return step_words(s, count, arena);
     case OB_STEP_LUT:
         return s->tall ? lut_conv(s, count, arena) : lut_dense(s, count, arena);
     case OB_STEP_REAL:

@@ -1,4 +1,5 @@
-/* What is done with the channels of one pixel, or a part of them: see OB_LINE_*. */
+/* What is done with the channels of one pixel, or a part of them: see OB_LINE_*. The instruction set's file defines word_of:
+ * the lowest bits of 32 flags. */
 #define LINE 128 /* channels of a part at most; parts begin at multiples of 32 */
 
 typedef union {
@@ -72,19 +73,13 @@ static inline int run_line(const ob_line *line, line_t *restrict x, int first, i
     return bad;
 }
 
-static inline uint32_t bits_of(const int32_t *flags, int count) {
-    uint32_t word = 0;
-    for (int k = 0; k < count; k++) word |= (uint32_t)flags[k] << k;
-    return word;
-}
-
 /* Runs the lines of a step on channels `first` to `first + count` and writes them at `pixel`; 1 if it met the sign of NaN. */
 static int finish_line(const ob_step *s, line_t *x, int first, int count, float total, uint32_t *pixel) {
     int bad = 0;
     for (int n = 0; n < s->line_count; n++) bad |= run_line(&s->lines[n], x, first, count, total);
     if (s->bits)
-        for (int k = 0; k < count; k += 32)
-            pixel[(first + k) / 32] = bits_of(x->i + k, count - k < 32 ? count - k : 32);
+        for (int k = 0; k < count; k += 32) /* tail bits are 0 */
+            pixel[(first + k) / 32] = word_of(x->i + k) & (count - k < 32 ? (1u << (count - k)) - 1 : ~0u);
     else if (count % 16 == 0) { /* stores of a known size are no call */
         uint32_t *out = pixel + first;
         BLOCKS(out[k] = (uint32_t)x->i[k])

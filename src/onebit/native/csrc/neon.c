@@ -9,8 +9,18 @@
 #define TABLE 16
 #define TILE_ROWS 2
 #define TILE_PANELS 2
-#define XNOR_ROWS 4
+#define WORD_ROWS 4
 #define LUT_ROWS(panels) 2
+#define BYTES 0 /* lookups do what they would */
+
+/* The lowest bits of 32 flags. */
+static inline uint32_t word_of(const int32_t *flags) {
+    static const uint32_t places[4] = {1, 2, 4, 8};
+    uint32_t word = 0;
+    for (int k = 0; k < 32; k += 4)
+        word |= vaddvq_u32(vmulq_u32(vreinterpretq_u32_s32(vld1q_s32(flags + k)), vld1q_u32(places))) << k;
+    return word;
+}
 
 #include "engine.h"
 
@@ -68,19 +78,19 @@ ALWAYS vec vec_lane_sums(vec x) {
 
 #define vec_zero() vec_broadcast(0)
 #define COUNTED 31 /* words of 8 bits a byte: 248, and the next would not be sure to fit */
-#include "xnor.h"
+#include "words.h"
 
-/* sums[m][panel][lane]: bits in which row m and that row of weights differ. */
-static void xnor_tile(int rows, int panels, const uint32_t *const *a, const segment_t *segments, int count,
-                      const uint32_t *b, int64_t panel, int32_t *sums) {
+static void words_tile(int bytes, int rows, int panels, const uint32_t *const *a, const segment_t *segments, int count,
+                       const uint32_t *b, int64_t panel, int32_t *sums) {
+    (void)bytes;
     for (int p = 0; p < panels; p++, b += panel) {
-        int32_t of_panel[XNOR_ROWS * LANES];
+        int32_t of_panel[WORD_ROWS * LANES];
         if (rows == 1)
-            xnor_fixed(1, 1, a, segments, count, b, panel, of_panel);
+            words_fixed(0, 1, 1, a, segments, count, b, panel, of_panel);
         else if (rows == 2)
-            xnor_fixed(2, 1, a, segments, count, b, panel, of_panel);
+            words_fixed(0, 2, 1, a, segments, count, b, panel, of_panel);
         else
-            xnor_fixed(4, 1, a, segments, count, b, panel, of_panel);
+            words_fixed(0, 4, 1, a, segments, count, b, panel, of_panel);
         for (int m = 0; m < rows; m++)
             memcpy(sums + (m * panels + p) * LANES, of_panel + m * LANES, LANES * sizeof *sums);
     }
@@ -205,4 +215,4 @@ static void lut_tables(const int32_t *x, int channels, int32_t *tables) {
     }
 }
 
-const ob_isa ob_neon = {"neon", LANES, LUT_INPUTS, LUT_GROUPS, TILE_ROWS, DENSE_WORDS, run_plan};
+const ob_isa ob_neon = {"neon", LANES, LUT_INPUTS, LUT_GROUPS, TILE_ROWS, DENSE_WORDS, BYTES, run_plan};

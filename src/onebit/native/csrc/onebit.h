@@ -35,6 +35,7 @@ typedef struct {
 enum {
     OB_STEP_LINES = 1,  /* `lines` on every pixel */
     OB_STEP_XNOR,       /* bits x bits -> sums, then `lines` */
+    OB_STEP_BYTES,      /* uint8 x int8, 4 of them a unit -> sums, then `lines` */
     OB_STEP_LUT,        /* int32 x bits -> sums, then `lines` */
     OB_STEP_REAL,       /* int32 on a grid x real weights on theirs -> sums, then `lines` */
     OB_STEP_GRID,       /* float32 -> int32 on a grid; behind them the unit of the image and their largest magnitude */
@@ -53,6 +54,7 @@ enum {
 
 typedef struct {
     int32_t step, groups;
+    int64_t least, most;                /* of images in a batch: with others the step is left out */
     int64_t in, in2, out;               /* where the values of all images begin in the arena */
     int64_t in_size, in2_size, out_size; /* units of an image */
     int64_t scratch;                     /* further room in the arena */
@@ -95,9 +97,10 @@ typedef struct {
     const ob_step *steps;
     int64_t step_count;
     int32_t channels, height, width; /* of the image */
-    int32_t reserved;
+    int32_t byte_pixel;              /* bytes of a pixel of `bytes` */
     const float *mean, *std;         /* NULL for the coding 2x - 255 */
-    int64_t input, output, output_size; /* where they lie, as in ob_step */
+    int64_t input, output, output_size; /* where they lie, as in ob_step; input is -1 if no step wants it */
+    int64_t bytes, bytes_size;       /* the image as it is, uint8 in NHWC order, each pixel filled up with 255; or -1 */
     int64_t arena_units, batch;      /* the arena has arena_units * 4 bytes, for `batch` images */
 } ob_plan;
 
@@ -108,6 +111,8 @@ typedef struct {
     int32_t lut_groups; /* lookups in a word */
     int32_t tile_rows;   /* of the largest tile */
     int32_t dense_words; /* words of a block of a dense layer's rows */
+    int32_t bytes; /* images from which on a dense layer is faster with bytes than by lookups, INT32_MAX for none;
+                      convolutions always are; 0: there is no step of bytes */
     int64_t (*run)(const ob_plan *plan, const uint8_t *images, int64_t count, uint32_t *arena, float *output);
 } ob_isa;
 

@@ -8,8 +8,15 @@
 #define TABLE 16
 #define TILE_ROWS 4
 #define TILE_PANELS 2
-#define XNOR_ROWS 4
+#define WORD_ROWS 4
 #define LUT_ROWS(panels) 4
+#define BYTES 0 /* lookups do what they would */
+
+static inline uint32_t word_of(const int32_t *flags) {
+    uint32_t word = 0;
+    for (int k = 0; k < 32; k++) word |= (uint32_t)(flags[k] & 1) << k;
+    return word;
+}
 
 #include "engine.h"
 
@@ -23,9 +30,9 @@ static inline uint32_t ones(uint32_t x) {
 #endif
 }
 
-/* sums[m][panel][lane]: bits in which row m and that row of weights differ. */
-static void xnor_tile(int rows, int panels, const uint32_t *const *a, const segment_t *segments, int count,
-                      const uint32_t *b, int64_t panel, int32_t *sums) {
+static void words_tile(int bytes, int rows, int panels, const uint32_t *const *a, const segment_t *segments, int count,
+                       const uint32_t *b, int64_t panel, int32_t *sums) {
+    (void)bytes;
     for (int m = 0; m < rows; m++)
         for (int p = 0; p < panels; p++, sums += LANES) {
             uint32_t differing[LANES] = {0};
@@ -38,7 +45,6 @@ static void xnor_tile(int rows, int panels, const uint32_t *const *a, const segm
         }
 }
 
-/* Sums of table entries. With `wide`, added to wide[m][panel][lane], after at most `most` lookups each time. */
 static void lut_tile(int rows, int panels, const int32_t *const *tables, const segment_t *segments, int count,
                      const uint32_t *b, int64_t panel, int most, int64_t *wide, int64_t wide_stride, int32_t *sums) {
     for (int m = 0; m < rows; m++)
@@ -77,4 +83,4 @@ static void lut_tables(const int32_t *x, int channels, int32_t *tables) {
     }
 }
 
-const ob_isa ob_portable = {"portable", LANES, LUT_INPUTS, LUT_GROUPS, TILE_ROWS, DENSE_WORDS, run_plan};
+const ob_isa ob_portable = {"portable", LANES, LUT_INPUTS, LUT_GROUPS, TILE_ROWS, DENSE_WORDS, BYTES, run_plan};

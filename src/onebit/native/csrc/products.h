@@ -4,8 +4,9 @@
  * LUT_INPUTS    how many inputs a lookup takes at once, LUT_GROUPS how many lookups a word of weights holds
  * TABLE         entries of the table of such a group: 2^LUT_INPUTS
  * TILE_ROWS, TILE_PANELS   the most of a tile; the panels are at most LINE outputs, a multiple of 32
- * XNOR_ROWS, LUT_ROWS(panels)   rows of a tile of each kind of product; a tile has so many, or 2, or 1
- * xnor_tile, lut_tile      sums of a tile, see there
+ * WORD_ROWS, LUT_ROWS(panels)   rows of a tile of each kind of product; a tile has so many, or 2, or 1
+ * BYTES         see ob_isa
+ * words_tile, lut_tile     sums of a tile, see there
  * lut_tables               the tables of the channels of a pixel
  *
  * A row is what one output pixel sees: `segments` of units, each beginning at the row's own place.
@@ -19,8 +20,10 @@ typedef struct {
 
 #define DENSE_WORDS 16 /* tables of a block of a dense layer: 4 rows of them stay in the first-level cache */
 
-static void xnor_tile(int rows, int panels, const uint32_t *const *a, const segment_t *segments, int count,
-                      const uint32_t *b, int64_t panel, int32_t *sums);
+/* sums[m][panel][lane]: bits in which row m and that row of weights differ, or with `bytes` the sums of products. */
+static void words_tile(int bytes, int rows, int panels, const uint32_t *const *a, const segment_t *segments, int count,
+                       const uint32_t *b, int64_t panel, int32_t *sums);
+/* Sums of table entries. With `wide`, added to wide[m][panel][lane], after at most `most` lookups each time. */
 static void lut_tile(int rows, int panels, const int32_t *const *tables, const segment_t *segments, int count,
                      const uint32_t *b, int64_t panel, int most, int64_t *wide, int64_t wide_stride, int32_t *sums);
 static void lut_tables(const int32_t *x, int channels, int32_t *tables);
@@ -66,20 +69,32 @@ typedef struct {
     uint32_t *arena;
     int i;
     const int32_t *run;
+    int64_t terms; /* weights that meet a value there */
 } place_t;
 
-static uint32_t *out_pixel(const place_t *at, int64_t row) {
+/* One of these pixels: pixel t of the run, of image n. */
+typedef struct {
+    int64_t n;
+    int32_t t;
+} spot_t;
+
+static inline spot_t next_spot(const place_t *at, spot_t spot) {
+    spot_t next = {spot.n, spot.t + 1};
+    if (next.t == at->run[2]) next.n++, next.t = 0;
+    return next;
+}
+
+static uint32_t *out_pixel(const place_t *at, spot_t spot) {
     const ob_step *s = at->s;
-    int64_t n = row / at->run[2], t = row % at->run[2];
-    int64_t pixel = (int64_t)at->i * s->out_width + at->run[0] + t * at->run[1];
-    return at->arena + s->out + n * s->out_size + pixel * s->out_pixel;
+    int64_t pixel = (int64_t)at->i * s->out_width + at->run[0] + spot.t * at->run[1];
+    return at->arena + s->out + spot.n * s->out_size + pixel * s->out_pixel;
 }
 
 /* What 1 is worth in an image: a number behind the values, if they lie on a grid. */
-static float unit_of(const place_t *at, int64_t row) {
+static float unit_of(const place_t *at, spot_t spot) {
     const ob_step *s = at->s;
     float unit = 1;
-    if (s->real) memcpy(&unit, at->arena + s->in + row / at->run[2] * s->in_size + s->in_size - 2, 4);
+    if (s->real) memcpy(&unit, at->arena + s->in + (spot.n + 1) * s->in_size - 2, 4);
     return unit;
 }
 
@@ -102,9 +117,9 @@ static int64_t padding_of(const ob_step *s, float unit) {
 }
 
 /* sum(x) over what an output pixel sees, its padding included, as a real value. */
-static float total_of(const place_t *at, int64_t row, int group, int64_t padding, float unit) {
+static float total_of(const place_t *at, spot_t spot, int group, int64_t padding, float unit) {
     const ob_step *s = at->s;
-    const uint32_t *in = at->arena + s->in + row / at->run[2] * s->in_size;
+    const uint32_t *in = at->arena + s->in + spot.n * s->in_size;
     int64_t total = 0;
     for (int a = 0; a < s->taps_down; a++)
         for (int b = 0; b < s->taps_across; b++) {
@@ -113,7 +128,7 @@ static float total_of(const place_t *at, int64_t row, int group, int64_t padding
                 total += padding * s->tap_channels;
                 continue;
             }
-            j += row % at->run[2] * at->run[3];
+            j += spot.t * at->run[3];
             const uint32_t *x = in + (i * s->in_width + j) * s->in_pixel;
             for (int c = group * s->tap_channels; c < (group + 1) * s->tap_channels; c++)
                 total += s->step == OB_STEP_XNOR ? (int64_t)(x[c / 32] >> (c % 32) & 1) * 2 - 1 : (int32_t)x[c];
@@ -129,13 +144,17 @@ static inline float float_of(int64_t x) {
     return (float)(sum - 6755399441055744.0);
 }
 
-/* Sums as the lines take them, from place `at` on: integers, or real values on the scale of `unit`. They lie in `wide`
- * if that is not NULL. */
-static inline void read_sums(const ob_step *s, line_t *x, int at, int count, const int32_t *sums, const int64_t *wide,
+/* Sums as the lines take them, from place `k` of the line on: integers, or real values on the scale of `unit`. They lie in
+ * `wide` if that is not NULL. */
+static inline void read_sums(const place_t *at, line_t *x, int place, int count, const int32_t *sums, const int64_t *wide,
                              float unit) {
-    int32_t *whole = x->i + at;
-    float *real = x->f + at;
-    if (!s->real)
+    const ob_step *s = at->s;
+    int32_t *whole = x->i + place;
+    uint32_t terms = (uint32_t)at->terms; /* a last block goes on where there are no sums */
+    float *real = x->f + place;
+    if (s->step == OB_STEP_XNOR) /* of the terms, so many signs differ */
+        BLOCKS(whole[k] = (int32_t)(terms - 2 * (uint32_t)sums[k]))
+    else if (!s->real)
         if (wide)
             for (int k = 0; k < count; k++) whole[k] = (int32_t)wide[k];
         else
@@ -147,16 +166,16 @@ static inline void read_sums(const ob_step *s, line_t *x, int at, int count, con
 }
 
 /* Finishes the sums of outputs `first` to `first + count` of a group. */
-static int finish_sums(const place_t *at, int64_t row, int group, int first, int count, const int32_t *sums,
+static int finish_sums(const place_t *at, spot_t spot, int group, int first, int count, const int32_t *sums,
                        const int64_t *wide) {
     const ob_step *s = at->s;
     line_t x;
     int offset = group * s->outputs + first;
-    float unit = unit_of(at, row);
+    float unit = unit_of(at, spot);
     int64_t padding = s->number ? padding_of(s, unit) : 0;
     if (padding || s->weight_units) {
         for (int k = 0; k < count; k++) {
-            int64_t sum = wide ? wide[k] : sums[k];
+            int64_t sum = wide ? wide[k] : s->step == OB_STEP_XNOR ? at->terms - 2 * sums[k] : sums[k];
             if (padding) sum += outside(s, at->i, at->run, offset + k, padding);
             if (!s->real && !s->weight_units) {
                 x.i[k] = (int32_t)sum;
@@ -166,56 +185,54 @@ static int finish_sums(const place_t *at, int64_t row, int group, int first, int
             if (s->weight_units) x.f[k] *= s->weight_units[offset + k];
         }
     } else
-        read_sums(s, &x, 0, count, sums, wide, unit);
-    float total = s->centre ? total_of(at, row, group, padding, unit) : 0;
-    return finish_line(s, &x, offset, count, total, out_pixel(at, row));
+        read_sums(at, &x, 0, count, sums, wide, unit);
+    float total = s->centre ? total_of(at, spot, group, padding, unit) : 0;
+    return finish_line(s, &x, offset, count, total, out_pixel(at, spot));
 }
 
 /* Finishes all outputs of neighbouring pixels, or of images of one pixel, as one line; their parameters are repeated as
  * often as they fit into a line. */
-static int finish_together(const place_t *at, int64_t row, int many, const int32_t *sums, int64_t sums_stride,
+static int finish_together(const place_t *at, spot_t spot, int many, const int32_t *sums, int64_t sums_stride,
                            const int64_t *wide, int64_t wide_stride) {
     const ob_step *s = at->s;
     line_t x;
-    for (int m = 0; m < many; m++)
-        read_sums(s, &x, m * s->outputs, s->outputs, sums + m * sums_stride, wide ? wide + m * wide_stride : NULL,
-                  unit_of(at, row + m));
-    return finish_line(s, &x, 0, many * s->outputs, 0, out_pixel(at, row));
+    uint32_t *out = out_pixel(at, spot);
+    for (int m = 0; m < many; m++, spot = next_spot(at, spot))
+        read_sums(at, &x, m * s->outputs, s->outputs, sums + m * sums_stride, wide ? wide + m * wide_stride : NULL,
+                  unit_of(at, spot));
+    return finish_line(s, &x, 0, many * s->outputs, 0, out);
 }
 
 /* Rows of the next tile. */
 static inline int tile_rows(int64_t left, int most) { return left >= most ? most : left >= 4 && most > 4 ? 4 : left >= 2 ? 2 : 1; }
 
-static int step_xnor(const ob_step *s, int64_t count, uint32_t *arena) {
+/* Products of words: of 32 bits each, or of four bytes. */
+static int step_words(const ob_step *s, int64_t count, uint32_t *arena) {
     segment_t *segments = (segment_t *)(arena + s->scratch);
     int64_t row_units = (int64_t)s->in_width * s->in_pixel;
-    int padded = (s->outputs + LANES - 1) / LANES, bad = 0;
-    int32_t sums[XNOR_ROWS * LINE];
+    int padded = (s->outputs + LANES - 1) / LANES, bytes = s->step == OB_STEP_BYTES, bad = 0;
+    int32_t sums[WORD_ROWS * LINE];
     for (int i = 0; i < s->out_height; i++)
         for (int r = 0; r < s->run_count; r++) {
-            place_t at = {s, arena, i, s->runs + 4 * r};
-            int64_t terms, rows = count * at.run[2];
-            int found = gather(s, i, at.run, row_units, s->in_pixel, 0, segments, &terms);
+            place_t at = {s, arena, i, s->runs + 4 * r, 0};
+            int found = gather(s, i, at.run, row_units, s->in_pixel, 0, segments, &at.terms);
             for (int group = 0; group < s->groups; group++)
                 for (int p = 0; p < padded; p += TILE_PANELS) {
                     int panels = padded - p < TILE_PANELS ? padded - p : TILE_PANELS;
                     int first = p * LANES, width = panels * LANES;
                     int part = s->outputs - first < width ? s->outputs - first : width;
                     const uint32_t *b = (const uint32_t *)s->weights + ((int64_t)group * padded + p) * s->panel;
-                    for (int64_t row = 0; row < rows;) {
-                        int many = tile_rows(rows - row, XNOR_ROWS);
-                        const uint32_t *a[XNOR_ROWS];
-                        for (int m = 0; m < many; m++) {
-                            int64_t n = (row + m) / at.run[2], t = (row + m) % at.run[2];
-                            a[m] = arena + s->in + n * s->in_size + t * at.run[3] * s->in_pixel +
+                    spot_t spot = {0, 0}, ahead = spot;
+                    for (int64_t left = count * at.run[2]; left > 0;) {
+                        int many = tile_rows(left, WORD_ROWS);
+                        const uint32_t *a[WORD_ROWS];
+                        for (int m = 0; m < many; m++, ahead = next_spot(&at, ahead))
+                            a[m] = arena + s->in + ahead.n * s->in_size + ahead.t * at.run[3] * s->in_pixel +
                                    (int64_t)group * s->tap_words;
-                        }
-                        xnor_tile(many, panels, a, segments, found, b, s->panel, sums);
-                        for (int m = 0; m < many; m++, row++) {
-                            int32_t *x = sums + (int64_t)m * width;
-                            for (int k = 0; k < part; k++) x[k] = (int32_t)terms - 2 * x[k];
-                            bad |= finish_sums(&at, row, group, first, part, x, NULL);
-                        }
+                        words_tile(bytes, many, panels, a, segments, found, b, s->panel, sums);
+                        for (int m = 0; m < many; m++, spot = next_spot(&at, spot))
+                            bad |= finish_sums(&at, spot, group, first, part, sums + m * width, NULL);
+                        left -= many;
                     }
                 }
         }
@@ -223,7 +240,7 @@ static int step_xnor(const ob_step *s, int64_t count, uint32_t *arena) {
 }
 
 /* Sums of all outputs of a group for some rows, tile by tile. */
-static int lut_outputs(const place_t *at, int64_t row, int many, int group, const int32_t *const *tables,
+static int lut_outputs(const place_t *at, spot_t spot, int many, int group, const int32_t *const *tables,
                        const segment_t *segments, int found, int most, int64_t *wide, int begins, int ends) {
     const ob_step *s = at->s;
     int padded = (s->outputs + LANES - 1) / LANES, bad = 0;
@@ -239,11 +256,13 @@ static int lut_outputs(const place_t *at, int64_t row, int many, int group, cons
         const uint32_t *b = (const uint32_t *)s->weights + ((int64_t)group * padded + p) * s->panel;
         lut_tile(many, panels, tables, segments, found, b, s->panel, most, narrow ? NULL : wide + first, stride, sums);
         if (ends && s->together && at->run[1] == 1)
-            bad |= finish_together(at, row, many, sums, width, narrow ? NULL : wide, stride);
-        else if (ends)
-            for (int m = 0; m < many; m++)
-                bad |= finish_sums(at, row + m, group, first, part, sums + (int64_t)m * width,
+            bad |= finish_together(at, spot, many, sums, width, narrow ? NULL : wide, stride);
+        else if (ends) {
+            spot_t of_row = spot;
+            for (int m = 0; m < many; m++, of_row = next_spot(at, of_row))
+                bad |= finish_sums(at, of_row, group, first, part, sums + m * width,
                                    narrow ? NULL : wide + m * stride + first);
+        }
     }
     return bad;
 }
@@ -256,7 +275,7 @@ static int lut_dense(const ob_step *s, int64_t count, uint32_t *arena) {
     int block_units = DENSE_WORDS * LUT_GROUPS * TABLE, inputs = DENSE_WORDS * LUT_GROUPS * LUT_INPUTS, bad = 0;
     int rows = LUT_ROWS(stride / LANES);
     static const int32_t one[4] = {0, 1, 1, 0};
-    place_t at = {s, arena, 0, one};
+    place_t at = {s, arena, 0, one, 0};
     for (int group = 0; group < s->groups; group++)
         for (int64_t row = 0; row < count;) {
             int many = tile_rows(count - row, rows), most = safe_lookups(s, arena, row, many);
@@ -270,7 +289,8 @@ static int lut_dense(const ob_step *s, int64_t count, uint32_t *arena) {
                     const int32_t *x = (const int32_t *)arena + s->in + (row + m) * s->in_size;
                     lut_tables(x + (int64_t)group * s->tap_channels + from, part, (int32_t *)tables[m]);
                 }
-                bad |= lut_outputs(&at, row, many, group, tables, &segment, 1, most, wide, from == 0,
+                spot_t spot = {row, 0};
+                bad |= lut_outputs(&at, spot, many, group, tables, &segment, 1, most, wide, from == 0,
                                    from + part == s->tap_channels);
             }
             row += many;
@@ -305,9 +325,8 @@ static int lut_conv(const ob_step *s, int64_t count, uint32_t *arena) {
                 }
             }
             for (int r = 0; r < s->run_count; r++) {
-                place_t at = {s, arena, i, s->runs + 4 * r};
-                int64_t terms;
-                int found = gather(s, i, at.run, row_units, pixel_units, s->tall, segments, &terms);
+                place_t at = {s, arena, i, s->runs + 4 * r, 0};
+                int found = gather(s, i, at.run, row_units, pixel_units, s->tall, segments, &at.terms);
                 for (int k = 0; k < found; k++) segments[k].groups = groups;
                 for (int group = 0; group < s->groups; group++)
                     for (int t = 0; t < at.run[2];) {
@@ -315,7 +334,8 @@ static int lut_conv(const ob_step *s, int64_t count, uint32_t *arena) {
                         const int32_t *tables[TILE_ROWS];
                         for (int m = 0; m < many; m++)
                             tables[m] = room + (int64_t)(t + m) * at.run[3] * pixel_units + (int64_t)group * groups * TABLE;
-                        bad |= lut_outputs(&at, n * at.run[2] + t, many, group, tables, segments, found, most, wide, 1, 1);
+                        spot_t spot = {n, t};
+                        bad |= lut_outputs(&at, spot, many, group, tables, segments, found, most, wide, 1, 1);
                         t += many;
                     }
             }
@@ -350,21 +370,20 @@ static int step_real(const ob_step *s, int64_t count, uint32_t *arena) {
     int padded = (s->outputs + REAL_LANES - 1) / REAL_LANES, bad = 0;
     for (int i = 0; i < s->out_height; i++)
         for (int r = 0; r < s->run_count; r++) {
-            place_t at = {s, arena, i, s->runs + 4 * r};
-            int64_t terms, rows = count * at.run[2];
-            int found = gather(s, i, at.run, row_units, s->in_pixel, 1 << 30, segments, &terms);
+            place_t at = {s, arena, i, s->runs + 4 * r, 0};
+            int found = gather(s, i, at.run, row_units, s->in_pixel, 1 << 30, segments, &at.terms);
             for (int group = 0; group < s->groups; group++)
                 for (int p = 0; p < padded; p += REAL_PANELS) {
                     int first = p * REAL_LANES, panels = padded - p < REAL_PANELS ? padded - p : REAL_PANELS;
                     int part = s->outputs - first < panels * REAL_LANES ? s->outputs - first : panels * REAL_LANES;
                     const double *b = (const double *)s->weights + ((int64_t)group * padded + p) * s->panel;
-                    for (int64_t row = 0; row < rows; row++) {
-                        int64_t n = row / at.run[2], t = row % at.run[2], wide[REAL_PANELS * REAL_LANES] = {0};
-                        const int32_t *x = (const int32_t *)arena + s->in + n * s->in_size +
-                                           t * at.run[3] * s->in_pixel + (int64_t)group * s->tap_channels;
+                    for (spot_t spot = {0, 0}; spot.n < count; spot = next_spot(&at, spot)) {
+                        int64_t wide[REAL_PANELS * REAL_LANES] = {0};
+                        const int32_t *x = (const int32_t *)arena + s->in + spot.n * s->in_size +
+                                           spot.t * at.run[3] * s->in_pixel + (int64_t)group * s->tap_channels;
                         for (int q = 0; q < panels; q++)
                             real_sums(s, x, segments, found, b + q * s->panel, wide + q * REAL_LANES);
-                        bad |= finish_sums(&at, row, group, first, part, NULL, wide);
+                        bad |= finish_sums(&at, spot, group, first, part, NULL, wide);
                     }
                 }
         }

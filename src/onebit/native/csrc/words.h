@@ -1,0 +1,63 @@
+/* Sums over words of 32 bits, of a tile: bits in which rows and weights differ, or products of four bytes. The instruction
+ * set's file defines, besides what lookups.h names: vec_broadcast, a word in every lane; vec_xor; vec_ones, bits set in
+ * each lane, or in each byte: then COUNTED is how many words can be added up there, and vec_lane_sums adds the four bytes of
+ * each lane; vec_add_ones, which adds what vec_ones made. And vec_dot, which adds to each lane the products of four
+ * unsigned bytes with four signed ones, if BYTES says that there is one.
+ */
+#ifndef COUNTED
+#define COUNTED INT32_MAX /* of int32 lanes */
+#define vec_lane_sums(x) x
+#endif
+#if !BYTES
+#define vec_dot(sum, x, w) sum
+#endif
+
+/* Accumulators stay in registers only where every loop over them is unrolled. */
+#define TILE(body)                    \
+    _Pragma("GCC unroll 4")           \
+    for (int m = 0; m < R; m++)       \
+        _Pragma("GCC unroll 4")       \
+        for (int p = 0; p < P; p++) { \
+            body;                     \
+        }
+
+ALWAYS void words_fixed(const int bytes, const int R, const int P, const uint32_t *const *a, const segment_t *segments,
+                        int count, const uint32_t *b, int64_t panel, int32_t *sums) {
+    const int flushed = !bytes && COUNTED != INT32_MAX; /* whether `sum` has to be emptied in between */
+    vec sum[4][4];
+    int room = COUNTED;
+    TILE(sum[m][p] = vec_zero())
+    if (flushed) TILE(vec_store(sums + (m * P + p) * LANES, vec_zero()))
+    for (int k = 0; k < count; k++) {
+        const uint32_t *w = b + segments[k].b * LANES;
+        for (int n = 0; n < segments[k].words;) {
+            int end = segments[k].words;
+            if (flushed) {
+                if (end - n > room) end = n + room;
+                room -= end - n;
+            }
+            for (; n < end; n++, w += LANES) {
+                vec weights[4];
+#pragma GCC unroll 4
+                for (int p = 0; p < P; p++) weights[p] = vec_load(w + p * panel);
+#pragma GCC unroll 4
+                for (int m = 0; m < R; m++) {
+                    vec x = vec_broadcast(a[m][segments[k].a + n]);
+#pragma GCC unroll 4
+                    for (int p = 0; p < P; p++)
+                        sum[m][p] = bytes ? vec_dot(sum[m][p], x, weights[p])
+                                          : vec_add_ones(sum[m][p], vec_ones(vec_xor(x, weights[p])));
+                }
+            }
+            if (flushed && !room) {
+                TILE(int32_t *to = sums + (m * P + p) * LANES;
+                     vec_store(to, vec_add(vec_load(to), vec_lane_sums(sum[m][p]))); sum[m][p] = vec_zero())
+                room = COUNTED;
+            }
+        }
+    }
+    if (flushed)
+        TILE(int32_t *to = sums + (m * P + p) * LANES; vec_store(to, vec_add(vec_load(to), vec_lane_sums(sum[m][p]))))
+    else
+        TILE(vec_store(sums + (m * P + p) * LANES, sum[m][p]))
+}
