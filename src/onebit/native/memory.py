@@ -53,10 +53,10 @@ class NativePlan:
         """The names of its steps, in their order."""
         return tuple(_STEPS[step.step - 1] for step in self.kept[0])
 
-    @property
-    def products(self) -> tuple[int, ...]:
-        """Which of its steps multiply with weights."""
-        return tuple(index for index, step in enumerate(self.kept[0]) if step.weights)
+    def products(self, count: int) -> tuple[int, ...]:
+        """Which of its steps multiply with weights, when so many images are done in one go."""
+        steps = enumerate(self.kept[0])
+        return tuple(index for index, step in steps if step.weights and step.least <= count <= step.most)
 
     def alone(self, images: np.ndarray, steps: range) -> Callable[[], np.ndarray]:
         """A call that runs some of the steps alone, to time them.
@@ -78,7 +78,7 @@ class NativePlan:
         before.step_count, part.step_count = steps.start, len(steps)
         part.steps += steps.start * ctypes.sizeof(library.Step)
         before.output_size = part.output_size = 0  # nothing is copied out,
-        part.channels = part.height = part.width = 0  # and no image coded: where both lie does not matter
+        part.input = part.bytes = -1  # and no image coded: where both lie does not matter
         self.isa.run(ctypes.byref(before), images.ctypes.data, count, memory, memory)
         arguments = (ctypes.byref(part), memory, len(images), memory, memory)
         made = arena[last.out : last.out + count * last.out_size].view(np.int32).reshape(count, -1)
