@@ -7,6 +7,7 @@ from __future__ import annotations
 
 BENCHMARKS: dict[str, str] = {
     "augmentation": "onebit.benchmarks.augmentation",
+    "kernels": "onebit.benchmarks.kernels",
     "mnist-time": "onebit.benchmarks.mnist_time",
     "nets": "onebit.benchmarks.nets",
     "startup": "onebit.benchmarks.startup",

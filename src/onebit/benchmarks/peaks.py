@@ -1,0 +1,87 @@
+"""The clock of the processor, and how many multiply-accumulates a cycle its instructions allow."""
+
+from __future__ import annotations
+
+import platform
+import time
+from contextlib import suppress
+
+from onebit.native.library import chain
+
+_CHAIN_STEPS = 1 << 16
+_CHAIN_CYCLES = {"x86_64": 4, "AMD64": 4}  # imul 3, add 1, of every processor below; of others it is not known
+
+_FAMILIES: dict[tuple[str, int], dict[str, tuple[int, ...]]] = {
+    ("GenuineIntel", 6): {
+        "skylake": (
+            *(60, 63, 69, 70),  # Haswell: what is said below is the same for it
+            *(61, 71, 79, 86),  # Broadwell
+            *(78, 85, 94, 142, 158, 165, 166),  # 85: Skylake-X, Cascade Lake, Cooper Lake
+        ),
+        "ice lake": (
+            *(106, 108, 125, 126, 140, 141, 167),
+            *(143, 207, 173, 174),  # Sapphire Rapids, Emerald Rapids, Granite Rapids
+        ),
+    },
+    ("AuthenticAMD", 23): {"zen 2": tuple(range(0x30, 0x100))},
+    ("AuthenticAMD", 25): {"zen 3, zen 4": tuple(range(0x100))},
+    ("AuthenticAMD", 26): {"zen 5": tuple(range(0x100))},
+}
+"""Vendor and family -> microarchitecture -> models, as /proc/cpuinfo has them."""
+
+_INTEL = {
+    ("avx2", "lut"): 24.0,  # a vpermd chooses 8 sums of 3, one a cycle
+    ("avx2", "bytes"): 32,  # vpmaddubsw and vpmaddwd for 32 products, two instructions a cycle
+    **dict.fromkeys([("avx512bw", "xnor"), ("avx512vnni", "xnor")], 256.0),  # two vpshufb for 512 products, one a cycle
+    **dict.fromkeys([(isa, "lut") for isa in ("avx512bw", "avx512vnni", "avx512")], 64.0),  # 16 sums of 4, one a cycle
+    ("avx512bw", "bytes"): 64,
+    **dict.fromkeys([("avx512vnni", "bytes"), ("avx512", "bytes")], 128.0),  # 64 a vpdpbusd, of servers two a cycle
+}
+LIMITS: dict[str, dict[tuple[str, str], float]] = {
+    "skylake": {**_INTEL, ("avx2", "xnor"): 128},  # two vpshufb for 256 products, one a cycle
+    "ice lake": {**_INTEL, ("avx2", "xnor"): 256, ("avx512", "xnor"): 512},  # two vpshufb a cycle; a vpopcntd has 512
+    "zen 2": {("avx2", "xnor"): 256},
+    "zen 3, zen 4": {("avx2", "xnor"): 256},
+    "zen 5": {  # measured: two vpermd and two vpdpbusd a cycle, and xor, count and sum together 1.33 times
+        ("avx2", "xnor"): 256,
+        ("avx2", "lut"): 48,
+        **dict.fromkeys([(isa, "lut") for isa in ("avx512bw", "avx512vnni", "avx512")], 128.0),
+        **dict.fromkeys([("avx512vnni", "bytes"), ("avx512", "bytes")], 128.0),
+        ("avx512", "xnor"): 683,
+    },
+}
+"""Microarchitecture -> (instruction set, step of a plan) -> multiply-accumulates a cycle.
+
+Of the one instruction that a kernel has to use for each of its products, were it issued as often as the processor can:
+no kernel that uses it is faster. What else it has to do keeps most from getting near: on Intel, the xor and the sum
+share two ports with the counts of 512 bits.
+"""
+
+
+def microarchitecture(cpuinfo: str = "/proc/cpuinfo") -> str | None:
+    """A name in LIMITS; None where it is not known."""
+    with suppress(OSError, KeyError, ValueError), open(cpuinfo, encoding="utf-8") as file:
+        first = file.read().partition("\n\n")[0]
+        facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+        families = _FAMILIES[facts["vendor_id"], int(facts["cpu family"])]
+        model = int(facts["model"])
+        return next((name for name, models in families.items() if model in models), None)
+    return None
+
+
+def limit(name: str | None, isa: str, step: str) -> float | None:
+    """Multiply-accumulates a cycle; None where they are not known."""
+    return LIMITS.get(name or "", {}).get((isa, step))
+
+
+def clock() -> float | None:
+    """Cycles a second, now; None where it is not known how many a step of the chain takes."""
+    cycles = _CHAIN_CYCLES.get(platform.machine())
+    if cycles is None:
+        return None
+    best = float("inf")
+    for _ in range(3):  # another process may have had the core meanwhile
+        started = time.perf_counter()
+        chain(1, _CHAIN_STEPS)
+        best = min(best, time.perf_counter() - started)
+    return cycles * _CHAIN_STEPS / best
