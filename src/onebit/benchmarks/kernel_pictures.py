@@ -24,9 +24,11 @@ def open_picture(path: str | os.PathLike[str], layers: int, *, scaling: bool) ->
 
 
 def draw(figure: Figure, result: dict[str, Any]) -> None:
-    """Fill the figure with the result of the benchmark."""
-    kinds = list(dict.fromkeys(row["kind"] for row in result["rows"]))
-    rows = [[row for row in result["rows"] if row["kind"] == kind] for kind in kinds]
+    """Fill the figure with the result of the benchmark, of its last instruction set: the best."""
+    isa = result["rows"][-1]["instruction_set"]
+    drawn = [row for row in result["rows"] if row["instruction_set"] == isa]
+    kinds = list(dict.fromkeys(row["kind"] for row in drawn))
+    rows = [[row for row in drawn if row["kind"] == kind] for kind in kinds]
     if result["machine"]["threads"] == 1:
         figure.suptitle(f"one thread of {result['machine']['cpu']}")
     if result["settings"]["scaling"]:
@@ -36,9 +38,8 @@ def draw(figure: Figure, result: dict[str, Any]) -> None:
         grid[0, 0].set_ylabel("times as fast as the fastest in float32")
         _legend(figure, grid[0, 0])
         return
-    best = [_best(of) for of in rows]
-    grid = figure.subplots(len(kinds), squeeze=False, sharex=True, height_ratios=[1 + len(of) for of in best])
-    for axes, of in zip(grid[:, 0], best, strict=True):
+    grid = figure.subplots(len(kinds), squeeze=False, sharex=True, height_ratios=[1 + len(of) for of in rows])
+    for axes, of in zip(grid[:, 0], rows, strict=True):
         _draw_bars(axes, of)
     grid[-1, 0].set_xlabel("times as fast")
     _legend(figure, grid[0, 0])
@@ -47,16 +48,6 @@ def draw(figure: Figure, result: dict[str, Any]) -> None:
 def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-
-
-def _best(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each layer and batch the instruction set that is fastest."""
-    found: dict[tuple[str, int], dict[str, Any]] = {}
-    for row in rows:
-        key = row["layer"], row["batch"]
-        if key not in found or row["us"] < found[key]["us"]:
-            found[key] = row
-    return list(found.values())
 
 
 def _draw_bars(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
@@ -75,7 +66,7 @@ def _draw_bars(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
-    axes.set_title(f"{KINDS[rows[0]['kind']]}, {', '.join(sorted({row['instruction_set'] for row in rows}))}")
+    axes.set_title(f"{KINDS[rows[0]['kind']]}, {rows[0]['instruction_set']}")
     _ratio_axis(axes, "x")
     axes.axvline(1, color=GREY, linewidth=0.8)
 

@@ -13,11 +13,7 @@ _CHAIN_CYCLES = {"x86_64": 4, "AMD64": 4}  # imul 3, add 1, of every processor b
 
 _FAMILIES: dict[tuple[str, int], dict[str, tuple[int, ...]]] = {
     ("GenuineIntel", 6): {
-        "skylake": (
-            *(60, 63, 69, 70),  # Haswell: what is said below is the same for it
-            *(61, 71, 79, 86),  # Broadwell
-            *(78, 85, 94, 142, 158, 165, 166),  # 85: Skylake-X, Cascade Lake, Cooper Lake
-        ),
+        "skylake": (78, 85, 94, 142, 158, 165, 166),  # 85: Skylake-X, Cascade Lake, Cooper Lake
         "ice lake": (
             *(106, 108, 125, 126, 140, 141, 167),
             *(143, 207, 173, 174),  # Sapphire Rapids, Emerald Rapids, Granite Rapids
