@@ -30,7 +30,7 @@ class Step(ctypes.Structure):
         *((name, _Long) for name in ("least", "most")),
         *((name, _Long) for name in ("in_", "in2", "out", "in_size", "in2_size", "out_size", "scratch")),
         *((name, _Int) for name in ("in_height", "in_width", "in_pixel", "out_height", "out_width", "out_pixel")),
-        *((name, _Int) for name in ("channels", "tall")),
+        *((name, _Int) for name in ("channels", "tall", "left", "table_width")),
         *((name, _Pointer) for name in ("rows", "columns")),
         *((name, _Int) for name in ("taps_down", "taps_across")),
         ("runs", _Pointer),

@@ -177,7 +177,9 @@ def _fill_step(step: Step, made: library.Step, scratch: int, kept: list[Any]) ->
         repeats, made.together = _LINE // step.fields["outputs"], 1
     lines = (library.Line * max(1, len(step.lines)))()
     for line, (code, p, q) in zip(lines, step.lines, strict=False):
-        line.code, line.p, line.q = _LINES.index(code) + 1, _parameters(p, repeats, kept), _parameters(q, repeats, kept)
+        dtype = np.float64 if code in ("affine", "affine_int") else None
+        line.code = _LINES.index(code) + 1
+        line.p, line.q = (_parameters(array, repeats, dtype, kept) for array in (p, q))
     kept.append(lines)
     made.lines, made.line_count, made.bits = ctypes.addressof(lines), len(step.lines), step.bits
 
@@ -189,9 +191,11 @@ def _can_share_a_line(step: Step) -> bool:
     return plain and bool(outputs % _BLOCK == 0) and bool(outputs * _LINE_PIXELS <= _LINE)
 
 
-def _parameters(array: np.ndarray | None, repeats: int, kept: list[Any]) -> int | None:
+def _parameters(array: np.ndarray | None, repeats: int, dtype: Any, kept: list[Any]) -> int | None:
     """Where a parameter for each channel lies, with room for a whole last block."""
-    return None if array is None else _pointer(np.pad(np.tile(array, repeats), (0, _BLOCK - 1)), kept)
+    if array is None:
+        return None
+    return _pointer(np.pad(np.tile(array, repeats), (0, _BLOCK - 1)).astype(dtype or array.dtype), kept)
 
 
 def _pointer(array: np.ndarray | None, kept: list[Any]) -> int | None:

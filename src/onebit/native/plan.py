@@ -201,11 +201,11 @@ class _Planner:
             if not one_bit:
                 product = of_real_weights(node, rows)
             elif as_bytes is None or dense:
-                product = of_lookups(rows, axes, slot.shape[2], self.isa)
+                product = of_lookups(node, rows, axes, slot.shape[2], self.isa)
             else:
                 slot, product = as_bytes
         kind = INTEGER if one_bit and not fields.get("real") else REAL
-        answer = self.steps.emit(product.name, (slot,), made, kind, **fields, **product.fields)
+        answer = self.steps.emit(product.name, (slot,), made, kind, **{**fields, **product.fields})
         assert answer.step is not None
         answer.step.scratch = product.scratch_of(taps)
         if dense and as_bytes is not None:

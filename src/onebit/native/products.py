@@ -11,10 +11,12 @@ import numpy as np
 from onebit.grid import MOST_EXACT_TERMS, on_grid
 from onebit.native.library import InstructionSet
 from onebit.native.panels import byte_panels, lut_panels, real_panels, xnor_panels
-from onebit.native.taps import Axis
+from onebit.native.taps import Axis, padded_columns
+from onebit.packed import Conv
 
 _SEGMENT_UNITS = 6
 _MOST_SCRATCH = 2**28  # units of 4 bytes
+_MOST_WIDENED = 2  # rows of tables, by their borders
 
 
 class NotPlanned(Exception):
@@ -23,13 +25,19 @@ class NotPlanned(Exception):
 
 @dataclass(frozen=True)
 class Product:
-    """A kernel: the name of its step, fields of it, and units of scratch memory besides that of its segments."""
+    """A kernel: the name of its step, fields of it, and units of scratch memory besides that of its segments.
+
+    columns: of rows that are filled up with tables of nothing, in place of those of the image.
+    """
 
     name: str
     weights: np.ndarray
     tap_words: int
     scratch: int = 0
     tall: int = 0
+    left: int = 0
+    table_width: int = 0
+    columns: Axis | None = None
     weight_units: np.ndarray | None = None
 
     @property
@@ -39,7 +47,10 @@ class Product:
             "panel": prod(self.weights.shape[2:]),
             "tap_words": self.tap_words,
             "tall": self.tall,
+            "left": self.left,
+            "table_width": self.table_width,
             "weight_units": self.weight_units,
+            **({} if self.columns is None else {"columns": self.columns.taps, "runs": self.columns.runs}),
         }
 
     def scratch_of(self, taps: int) -> int:
@@ -48,7 +59,7 @@ class Product:
         Raises:
             NotPlanned: a gigabyte and more.
         """
-        if (scratch := taps * _SEGMENT_UNITS + self.scratch) > _MOST_SCRATCH:
+        if (scratch := -(-taps // 8) * 8 * _SEGMENT_UNITS + self.scratch) > _MOST_SCRATCH:
             raise NotPlanned("tables of a layer beyond a gigabyte")
         return scratch
 
@@ -63,18 +74,23 @@ def of_bytes(rows: np.ndarray, isa: InstructionSet) -> Product:
     return Product("bytes", *byte_panels(rows, isa.lanes))
 
 
-def of_lookups(rows: np.ndarray, axes: tuple[Axis, Axis], width: int, isa: InstructionSet) -> Product:
+def of_lookups(node: Any, rows: np.ndarray, axes: tuple[Axis, Axis], width: int, isa: InstructionSet) -> Product:
     """±1 × int32. width: pixels in a row of the image."""
     weights, words = lut_panels(rows, isa.lanes, inputs=isa.lut_inputs, groups=isa.lut_groups)
     groups, outputs, _, channels = rows.shape
     stride, table = -(-outputs // isa.lanes) * isa.lanes, 2**isa.lut_inputs
-    tall = 0
     if all(axis.taps.size == 1 and axis.taps == 0 for axis in axes):
         tables = isa.tile_rows * isa.dense_words * isa.lut_groups * table
-    else:
-        tall = axes[0].reach
-        tables = tall * width * groups * -(-channels // isa.lut_inputs) * table
-    return Product("lut", weights, words, isa.tile_rows * stride * 2 + tables, tall)
+        return Product("lut", weights, words, isa.tile_rows * stride * 2 + tables)
+    columns, left, table_width = axes[1], 0, width
+    if isinstance(node, Conv) and not node.padding_value and node.centre is None:
+        padded = padded_columns(node, width, len(columns.taps))
+        if padded[2] <= _MOST_WIDENED * width:
+            columns, left, table_width = padded
+    tall = axes[0].reach
+    tables = tall * table_width * groups * -(-channels // isa.lut_inputs) * table
+    scratch = isa.tile_rows * stride * 2 + tables
+    return Product("lut", weights, words, scratch, tall, left, table_width, columns)
 
 
 def of_real_weights(node: Any, rows: np.ndarray) -> Product:

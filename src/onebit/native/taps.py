@@ -72,3 +72,14 @@ def axes_of(node: Kernel, sizes: tuple[int, ...], made: tuple[int, ...]) -> tupl
         taps_of = place.astype(np.int32)
         axes.append(Axis(taps_of, stride, 1) if transposed else Axis(taps_of, 1, stride))
     return axes[0], axes[1]
+
+
+def padded_columns(node: Kernel, width: int, made: int) -> tuple[Axis, int, int]:
+    """Columns of a convolution whose rows are filled up with zeros; how many before them, and the width with all.
+
+    No output column is then unlike the others.
+    """
+    outputs, taps = np.arange(made)[:, None], np.arange(node.kernel[1])[None]
+    axis = Axis((outputs * node.stride[1] + taps * node.dilation[1]).astype(np.int32), 1, node.stride[1])
+    left = node.padding[2]
+    return axis, left, max(left + width, int(axis.taps.max()) + 1)

@@ -14,9 +14,20 @@ typedef union {
             body;                              \
         }
 
+/* In double, and rounded once. */
+#define AFFINE(value)                                               \
+    if (line->p && line->q)                                         \
+        BLOCKS(x->f[k] = (float)((double)(value) * slope[k] + shift[k])) \
+    else if (line->p)                                               \
+        BLOCKS(x->f[k] = (float)((double)(value) * slope[k]))       \
+    else                                                            \
+        BLOCKS(x->f[k] = (float)((double)(value) + shift[k]))
+
 static inline int run_line(const ob_line *line, line_t *restrict x, int first, int count, float total) {
     const float *restrict p = line->p ? (const float *)line->p + first : NULL;
     const float *restrict q = line->q ? (const float *)line->q + first : NULL;
+    const double *restrict slope = line->p ? (const double *)line->p + first : NULL;
+    const double *restrict shift = line->q ? (const double *)line->q + first : NULL;
     int bad = 0;
     switch (line->code) {
     case OB_LINE_REAL:
@@ -29,20 +40,10 @@ static inline int run_line(const ob_line *line, line_t *restrict x, int first, i
         BLOCKS(x->f[k] += total * p[k])
         break;
     case OB_LINE_AFFINE:
-        if (p && q)
-            BLOCKS(x->f[k] = (float)((double)x->f[k] * p[k] + q[k]))
-        else if (p)
-            BLOCKS(x->f[k] = (float)((double)x->f[k] * p[k]))
-        else
-            BLOCKS(x->f[k] = (float)((double)x->f[k] + q[k]))
+        AFFINE(x->f[k])
         break;
     case OB_LINE_AFFINE_INT:
-        if (p && q)
-            BLOCKS(x->f[k] = (float)((double)x->i[k] * p[k] + q[k]))
-        else if (p)
-            BLOCKS(x->f[k] = (float)((double)x->i[k] * p[k]))
-        else
-            BLOCKS(x->f[k] = (float)((double)x->i[k] + q[k]))
+        AFFINE(x->i[k])
         break;
     case OB_LINE_RELU: /* NaN stays */
         BLOCKS(x->f[k] = x->f[k] < 0 ? 0 : x->f[k])

@@ -15,7 +15,7 @@ enum {
     OB_LINE_REAL = 1,     /* int32 -> float32 */
     OB_LINE_SCALE,        /* x * p */
     OB_LINE_CENTRE,       /* x + total * p */
-    OB_LINE_AFFINE,       /* x * p + q in double, of float32 */
+    OB_LINE_AFFINE,       /* x * p + q in double, p and q too, of float32 */
     OB_LINE_AFFINE_INT,   /* the same, of int32 */
     OB_LINE_RELU,         /* max(x, 0), of float32 */
     OB_LINE_RELU_INT,
@@ -63,6 +63,7 @@ typedef struct {
     int32_t in_height, in_width, in_pixel;    /* pixel: units of a pixel */
     int32_t out_height, out_width, out_pixel;
     int32_t channels, tall;                   /* channels of a line; rows of tables that are kept */
+    int32_t left, table_width;                /* tables of nothing before a row, where it is padded with 0; with those behind */
 
     /* windows: the input row (column) under tap k of output row (column) o is rows[o * taps + k], or -1 */
     const int32_t *rows, *columns;

@@ -36,11 +36,12 @@ static int gather(const ob_step *s, int i, const int32_t *run, int64_t row_units
     for (int a = 0; a < s->taps_down; a++) {
         int row = s->rows[i * s->taps_down + a];
         if (row < 0) continue;
+        int64_t begin = (int64_t)(tall ? row % tall : row) * row_units;
         for (int b = 0; b < s->taps_across; b++) {
             int column = s->columns[run[0] * s->taps_across + b];
             if (column < 0) continue;
-            segment_t next = {(int64_t)(tall ? row % tall : row) * row_units + (int64_t)column * pixel_units,
-                              (int64_t)(a * s->taps_across + b) * s->tap_words, s->tap_words, 0};
+            segment_t next = {begin + (int64_t)column * pixel_units, (int64_t)(a * s->taps_across + b) * s->tap_words,
+                              s->tap_words, 0};
             segment_t *last = count ? segments + count - 1 : NULL;
             *terms += s->tap_channels;
             /* neighbours in the image that are neighbours in the weights: one longer segment, of xnor products */
@@ -197,9 +198,12 @@ static int finish_together(const place_t *at, spot_t spot, int many, const int32
     const ob_step *s = at->s;
     line_t x;
     uint32_t *out = out_pixel(at, spot);
-    for (int m = 0; m < many; m++, spot = next_spot(at, spot))
-        read_sums(at, &x, m * s->outputs, s->outputs, sums + m * sums_stride, wide ? wide + m * wide_stride : NULL,
-                  unit_of(at, spot));
+    if (at->run[2] > 1 && !wide && sums_stride == s->outputs) /* of one image, and without gaps */
+        read_sums(at, &x, 0, many * s->outputs, sums, NULL, unit_of(at, spot));
+    else
+        for (int m = 0; m < many; m++, spot = next_spot(at, spot))
+            read_sums(at, &x, m * s->outputs, s->outputs, sums + m * sums_stride, wide ? wide + m * wide_stride : NULL,
+                      unit_of(at, spot));
     return finish_line(s, &x, 0, many * s->outputs, 0, out);
 }
 
@@ -302,10 +306,16 @@ static int lut_dense(const ob_step *s, int64_t count, uint32_t *arena) {
 static int lut_conv(const ob_step *s, int64_t count, uint32_t *arena) {
     int64_t stride = (int64_t)(s->outputs + LANES - 1) / LANES * LANES;
     int groups = (s->tap_channels + LUT_INPUTS - 1) / LUT_INPUTS, rows = LUT_ROWS(stride / LANES), bad = 0;
-    int64_t pixel_units = (int64_t)s->groups * groups * TABLE, row_units = s->in_width * pixel_units;
+    int64_t pixel_units = (int64_t)s->groups * groups * TABLE, row_units = s->table_width * pixel_units;
     int64_t *wide = (int64_t *)(arena + s->scratch);
     segment_t *segments = (segment_t *)(wide + TILE_ROWS * stride);
-    int32_t *room = (int32_t *)(segments + (int64_t)s->taps_down * s->taps_across);
+    /* 8 segments are 3 lines of the cache: a table that begins in the midst of one would be read in two pieces */
+    int32_t *room = (int32_t *)(segments + ((int64_t)s->taps_down * s->taps_across + 7) / 8 * 8);
+    int64_t right = s->left + s->in_width;
+    for (int row = 0; row < s->tall; row++) {
+        memset(room + row * row_units, 0, (size_t)(s->left * pixel_units) * 4);
+        memset(room + row * row_units + right * pixel_units, 0, (size_t)((s->table_width - right) * pixel_units) * 4);
+    }
     for (int64_t n = 0; n < count; n++) {
         const int32_t *in = (const int32_t *)arena + s->in + n * s->in_size;
         int most = safe_lookups(s, arena, n, 1);
@@ -318,7 +328,7 @@ static int lut_conv(const ob_step *s, int64_t count, uint32_t *arena) {
                 while (made < row) {
                     made++;
                     const int32_t *x = in + (int64_t)made * s->in_width * s->in_pixel;
-                    int32_t *tables = room + made % s->tall * row_units;
+                    int32_t *tables = room + made % s->tall * row_units + s->left * pixel_units;
                     for (int j = 0; j < s->in_width; j++, x += s->in_pixel)
                         for (int group = 0; group < s->groups; group++, tables += groups * TABLE)
                             lut_tables(x + (int64_t)group * s->tap_channels, s->tap_channels, tables);
