@@ -31,6 +31,7 @@ WITHOUT_TORCH = [
     "calibration",
 ]
 WITH_TORCH = [
+    "packed_module",
     "quantizers",
     "layers",
     "losses",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from onebit.optim import latent_groups as latent_groups
     from onebit.packed import load as load
     from onebit.packed import save as save
+    from onebit.packed_module import PackedModule as PackedModule
     from onebit.quantizers import sign as sign
     from onebit.train.loop import fit as fit
     from onebit.trainer import Trainer as Trainer
@@ -34,6 +35,7 @@ _HOME = {
     "BinaryLinear": "onebit.layers",
     "Dataset": "onebit.data",
     "InputCoding": "onebit.layers",
+    "PackedModule": "onebit.packed_module",
     "Trainer": "onebit.trainer",
     "binarize_": "onebit.layers",
     "certify": "onebit.agreement",
