@@ -54,6 +54,19 @@ def test_the_portable_kernels_are_always_there() -> None:
     assert ISAS[0] == "portable"
 
 
+@pytest.mark.parametrize("channels", [1, 16, 48, 128, 130])
+def test_lines_of_every_width_have_their_own_parameters(channels: int) -> None:
+    """Sums of two values, with lines behind them; pixels of some widths are finished together."""
+    b = Builder((channels, 5, 3))
+    b.affine(channels)
+    first = b.add(Relu)
+    second = b.add(Affine, "input", scale=b.real(channels), shift=b.real(channels))
+    b.add(Add, first, second)
+    b.affine(channels)
+    b.add(Prelu, slope=b.real(channels))
+    assert_same(b.net())
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     form=st.sampled_from(["sign", "integer", "real"]),

@@ -118,7 +118,8 @@ def lay_out(
     for step, filled, instead in zip(ways, made, made[1:], strict=False):
         if step.instead is not None:
             filled.most = instead.least - 1
-            instead.lines, instead.line_count, instead.bits = filled.lines, filled.line_count, filled.bits
+            for name in ("lines", "line_count", "bits", "together"):
+                setattr(instead, name, getattr(filled, name))
     plan = library.Plan()
     plan.steps, plan.step_count = ctypes.addressof(made), len(made)
     plan.channels, plan.height, plan.width = net.input.shape
@@ -158,8 +159,8 @@ def _fill_step(step: Step, made: library.Step, scratch: int, kept: list[Any]) ->
         setattr(made, "in_" if name == "in" else name, buffer.place)
         setattr(made, f"{name}_size", buffer.units)
     made.out, made.out_size = step.out.place, step.out.units
-    plain = not step.bits and all(p is None and q is None for _, p, q in step.lines)
-    if plain and step.name in ("lines", "add", "add_int"):  # the same is done with every number: one long line
+    repeats = _pixels_of_a_line(step)
+    if repeats and step.name in ("lines", "add", "add_int"):  # one long line
         step.fields.update(channels=step.out.units, out_height=1, out_width=1)
     pixels = step.fields["out_height"] * step.fields["out_width"]
     made.out_pixel = step.out.units // pixels
@@ -172,23 +173,28 @@ def _fill_step(step: Step, made: library.Step, scratch: int, kept: list[Any]) ->
             setattr(made, name, (ctypes.c_int32 * 3)(*value))
         elif value is not None:
             setattr(made, name, value)
-    repeats = 1
-    if step.name == "lut" and _can_share_a_line(step):
-        repeats, made.together = _LINE // step.fields["outputs"], 1
+    made.together = int(repeats > 0)
     lines = (library.Line * max(1, len(step.lines)))()
     for line, (code, p, q) in zip(lines, step.lines, strict=False):
         dtype = np.float64 if code in ("affine", "affine_int") else None
         line.code = _LINES.index(code) + 1
-        line.p, line.q = (_parameters(array, repeats, dtype, kept) for array in (p, q))
+        line.p, line.q = (_parameters(array, max(1, repeats), dtype, kept) for array in (p, q))
     kept.append(lines)
     made.lines, made.line_count, made.bits = ctypes.addressof(lines), len(step.lines), step.bits
 
 
-def _can_share_a_line(step: Step) -> bool:
-    """Whether the outputs of four pixels and more go into one line."""
-    outputs, fields = step.fields["outputs"], step.fields
-    plain = fields["groups"] == 1 and not fields["number"] and not fields.get("centre") and not step.bits
-    return plain and bool(outputs % _BLOCK == 0) and bool(outputs * _LINE_PIXELS <= _LINE)
+def _pixels_of_a_line(step: Step) -> int:
+    """How many neighbouring pixels can be finished as one line, their parameters repeated; 0 where they can't."""
+    fields = step.fields
+    if step.name in ("lines", "add", "add_int"):
+        alike = all(p is None and q is None for _, p, q in step.lines)
+        channels = 1 if alike else fields["channels"]
+        return 0 if step.bits or _LINE % channels else _LINE // channels
+    plain = step.name in ("xnor", "bytes", "lut") and fields["groups"] == 1
+    if not plain or fields["number"] or fields.get("centre") or step.bits or fields["outputs"] % _BLOCK:
+        return 0
+    pixels = _LINE // fields["outputs"]
+    return pixels if pixels >= _LINE_PIXELS else 0
 
 
 def _parameters(array: np.ndarray | None, repeats: int, dtype: Any, kept: list[Any]) -> int | None:

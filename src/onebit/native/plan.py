@@ -105,7 +105,7 @@ class _Planner:
         step = slot.step
         if (
             step is not None
-            and step.name in ("lines", "add", "add_int", "xnor", "lut", "real")
+            and step.name in ("lines", "add", "add_int", "xnor", "bytes", "lut", "real")
             and not step.bits
             and self.uses[name] == 1
             and step is self.steps.list[-1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
@@ -25,33 +25,18 @@ class NotPlanned(Exception):
 
 @dataclass(frozen=True)
 class Product:
-    """A kernel: the name of its step, fields of it, and units of scratch memory besides that of its segments.
-
-    columns: of rows that are filled up with tables of nothing, in place of those of the image.
-    """
+    """A kernel: the name of its step, units of scratch memory besides that of its segments, and further fields."""
 
     name: str
     weights: np.ndarray
     tap_words: int
     scratch: int = 0
-    tall: int = 0
-    left: int = 0
-    table_width: int = 0
-    columns: Axis | None = None
-    weight_units: np.ndarray | None = None
+    more: dict[str, Any] = field(default_factory=dict)
 
     @property
     def fields(self) -> dict[str, Any]:
-        return {
-            "weights": self.weights,
-            "panel": prod(self.weights.shape[2:]),
-            "tap_words": self.tap_words,
-            "tall": self.tall,
-            "left": self.left,
-            "table_width": self.table_width,
-            "weight_units": self.weight_units,
-            **({} if self.columns is None else {"columns": self.columns.taps, "runs": self.columns.runs}),
-        }
+        panel = prod(self.weights.shape[2:])
+        return {"weights": self.weights, "tap_words": self.tap_words, "panel": panel, **self.more}
 
     def scratch_of(self, taps: int) -> int:
         """Units of scratch memory.
@@ -76,21 +61,24 @@ def of_bytes(rows: np.ndarray, isa: InstructionSet) -> Product:
 
 def of_lookups(node: Any, rows: np.ndarray, axes: tuple[Axis, Axis], width: int, isa: InstructionSet) -> Product:
     """±1 × int32. width: pixels in a row of the image."""
-    weights, words = lut_panels(rows, isa.lanes, inputs=isa.lut_inputs, groups=isa.lut_groups)
     groups, outputs, _, channels = rows.shape
-    stride, table = -(-outputs // isa.lanes) * isa.lanes, 2**isa.lut_inputs
+    lookups, table = -(-channels // isa.lut_inputs), 2**isa.lut_inputs
+    wide = isa.tile_rows * -(-outputs // isa.lanes) * isa.lanes * 2
     if all(axis.taps.size == 1 and axis.taps == 0 for axis in axes):
         tables = isa.tile_rows * isa.dense_words * isa.lut_groups * table
-        return Product("lut", weights, words, isa.tile_rows * stride * 2 + tables)
-    columns, left, table_width = axes[1], 0, width
+        return Product("lut", *_lut_panels(rows, isa), wide + tables)
+    more = {"tall": axes[0].reach, "table_width": width, "tap_lookups": lookups}
     if isinstance(node, Conv) and not node.padding_value and node.centre is None:
-        padded = padded_columns(node, width, len(columns.taps))
-        if padded[2] <= _MOST_WIDENED * width:
-            columns, left, table_width = padded
-    tall = axes[0].reach
-    tables = tall * table_width * groups * -(-channels // isa.lut_inputs) * table
-    scratch = isa.tile_rows * stride * 2 + tables
-    return Product("lut", weights, words, scratch, tall, left, table_width, columns)
+        columns, left, table_width = padded_columns(node, width, len(axes[1].taps))
+        if table_width <= _MOST_WIDENED * width:
+            if groups == 1 and node.dilation[1] == 1:  # the tables of neighbours are neighbours: one tap of a row
+                rows = np.pad(rows, ((0, 0), (0, 0), (0, 0), (0, lookups * isa.lut_inputs - channels)))
+                rows = rows.reshape(1, outputs, node.kernel[0], -1)
+                more |= {"taps_across": 1, "tap_lookups": lookups * node.kernel[1]}
+                columns = Axis(columns.taps[:, :1], 1, columns.advance)
+            more |= {"left": left, "table_width": table_width, "columns": columns.taps, "runs": columns.runs}
+    tables = more["tall"] * more["table_width"] * groups * lookups * table
+    return Product("lut", *_lut_panels(rows, isa), wide + tables, more)
 
 
 def of_real_weights(node: Any, rows: np.ndarray) -> Product:
@@ -102,4 +90,8 @@ def of_real_weights(node: Any, rows: np.ndarray) -> Product:
     if node.terms > MOST_EXACT_TERMS:
         raise NotPlanned("sums of more real products than an int64 holds")
     panels = real_panels(rows.reshape(*rows.shape[:2], -1))
-    return Product("real", panels, rows.shape[-1], weight_units=on_grid(node.weight)[1])
+    return Product("real", panels, rows.shape[-1], more={"weight_units": on_grid(node.weight)[1]})
+
+
+def _lut_panels(rows: np.ndarray, isa: InstructionSet) -> tuple[np.ndarray, int]:
+    return lut_panels(rows, isa.lanes, inputs=isa.lut_inputs, groups=isa.lut_groups)

@@ -1,4 +1,5 @@
 /* The steps of a plan, one after the other; compiled once for each instruction set. */
+#include <math.h>
 #include <string.h>
 
 #include "onebit.h"

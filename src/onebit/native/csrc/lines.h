@@ -112,7 +112,10 @@ static int step_lines(const ob_step *s, int64_t count, uint32_t *arena) {
             for (int first = 0; first < s->channels; first += LINE) {
                 int part = s->channels - first < LINE ? s->channels - first : LINE;
                 read_line(s, &x, in + first, in2 + first, part);
-                bad |= finish_line(s, &x, first, part, 0, out);
+                if (s->together)
+                    bad |= finish_line(s, &x, 0, part, 0, out + first);
+                else
+                    bad |= finish_line(s, &x, first, part, 0, out);
             }
     }
     return bad;

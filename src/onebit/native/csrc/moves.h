@@ -25,9 +25,13 @@ static void step_grid(const ob_step *s, int64_t count, uint32_t *arena) {
             power.bits = (uint32_t)(e + 127) << 23;
             const float *x = (const float *)in;
             int32_t *z = (int32_t *)out;
+#if defined(__SSE4_1__) || defined(__ARM_NEON)
+            for (int64_t k = 0; k < size; k++) z[k] = (int32_t)rintf(x[k] * power.value);
+#else /* no instruction rounds to a whole number */
             /* adding and taking away 2^24 + 2^23 would round the last bit of 24: in double there is room */
             const double magic = 6755399441055744.0; /* 1.5 * 2^52: the sum has no bits behind the point */
             for (int64_t k = 0; k < size; k++) z[k] = (int32_t)(((double)(x[k] * power.value) + magic) - magic);
+#endif
             unit.bits = largest;
             out[size + 1] = (uint32_t)(unit.value * power.value) + 1; /* no integer is beyond it */
             unit.bits = (uint32_t)(127 - e) << 23;

@@ -234,8 +234,12 @@ static int step_words(const ob_step *s, int64_t count, uint32_t *arena) {
                             a[m] = arena + s->in + ahead.n * s->in_size + ahead.t * at.run[3] * s->in_pixel +
                                    (int64_t)group * s->tap_words;
                         words_tile(bytes, many, panels, a, segments, found, b, s->panel, sums);
-                        for (int m = 0; m < many; m++, spot = next_spot(&at, spot))
-                            bad |= finish_sums(&at, spot, group, first, part, sums + m * width, NULL);
+                        if (s->together && at.run[1] == 1 && spot.t + many <= at.run[2])
+                            bad |= finish_together(&at, spot, many, sums, width, NULL, 0);
+                        else
+                            for (int m = 0; m < many; m++, spot = next_spot(&at, spot))
+                                bad |= finish_sums(&at, spot, group, first, part, sums + m * width, NULL);
+                        spot = ahead;
                         left -= many;
                     }
                 }
@@ -337,7 +341,7 @@ static int lut_conv(const ob_step *s, int64_t count, uint32_t *arena) {
             for (int r = 0; r < s->run_count; r++) {
                 place_t at = {s, arena, i, s->runs + 4 * r, 0};
                 int found = gather(s, i, at.run, row_units, pixel_units, s->tall, segments, &at.terms);
-                for (int k = 0; k < found; k++) segments[k].groups = groups;
+                for (int k = 0; k < found; k++) segments[k].groups = s->tap_lookups;
                 for (int group = 0; group < s->groups; group++)
                     for (int t = 0; t < at.run[2];) {
                         int many = tile_rows(at.run[2] - t, rows);
