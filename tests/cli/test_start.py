@@ -135,3 +135,13 @@ def test_wrong_thread_count_in_the_environment(run_folder: Path) -> None:
     refused = run_process("evaluate", run_folder, ONEBIT_THREADS="none")
     assert refused.status == 2
     assert "ONEBIT_THREADS must be from 1 to 4096, got 'none'" in refused.line
+
+
+def test_threads_of_the_command_line_go_before_the_environment(run_folder: Path, packed_file: Path) -> None:
+    for verb, file in (("evaluate", run_folder), ("evaluate", packed_file), ("verify", packed_file)):
+        done = run_process(verb, file, "--threads", "2", "--json", ONEBIT_THREADS="none")
+        assert done.status == 0, done.line
+    for wrong in ("0", "none", "5000"):
+        refused = run_process("evaluate", packed_file, "--threads", wrong)
+        assert refused.status == 2
+        assert f"must be from 1 to 4096, got '{wrong}'" in refused.line

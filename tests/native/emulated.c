@@ -39,7 +39,7 @@ int main(int count, char **arguments) {
     }
     size_t size = (size_t)(head[3] * plan->output_size) * 4;
     float *output = aligned(size);
-    isa->run(plan, (uint8_t *)memory + head[2], head[3], aligned((size_t)plan->arena_units * 4), output);
+    isa->run(plan, (uint8_t *)memory + head[2], head[3], aligned((size_t)plan->arena_units * 4), output, 0, 1, NULL);
     FILE *answer = fopen(arguments[3], "wb");
     return !answer || fwrite(output, 1, size, answer) != size || fclose(answer) ? 5 : 0;
 }

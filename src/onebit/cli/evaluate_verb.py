@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from onebit.cli.output import answer, answer_json, download_progress, percent, progress, say, set_threads
-from onebit.cli.parsing import Parser, add_data, add_json, add_run, one_of, seed
+from onebit.cli.parsing import Parser, add_data, add_json, add_run, add_threads, one_of, seed
 from onebit.data import (
     Dataset,
     Split,
@@ -42,6 +42,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--dataset", metavar="NAME", help="another data set than the recipe's")
     parser.add_argument("--seed", type=seed, default=0, help="of random draws (default: 0)")
     add_data(parser)
+    add_threads(parser)
     add_json(parser)
     args = parser.parse(argv)
     packed = args.run.endswith(".1bit")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from onebit.cli.parsing import MOST_THREADS
 from onebit.errors import UsageError
 
 Bar = Any
@@ -171,8 +172,8 @@ def set_threads() -> None:
     text = os.environ.get("ONEBIT_THREADS")
     if not text:
         return
-    if not text.isdecimal() or not 1 <= int(text) <= 4096:
-        raise UsageError(f"ONEBIT_THREADS must be from 1 to 4096, got {text!r}")
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_THREADS:
+        raise UsageError(f"ONEBIT_THREADS must be from 1 to {MOST_THREADS}, got {text!r}")
     import torch
 
     torch.set_num_threads(int(text))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from onebit.cli.output import answer, answer_json, download_progress, progress, set_threads, size
-from onebit.cli.parsing import Parser, add_data, add_json, add_run, one_of, output_path, seed
+from onebit.cli.parsing import Parser, add_data, add_json, add_run, add_threads, one_of, output_path, seed
 
 
 def main(argv: list[str]) -> int:
@@ -19,6 +19,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--seed", type=seed, default=0, help="of the draw (default: 0)")
     add_data(parser)
+    add_threads(parser)
     add_json(parser)
     args = parser.parse(argv)
     output = output_path(args.output, suffixes=(".1bit",), run=args.run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from difflib import get_close_matches
 from itertools import chain
@@ -11,6 +12,8 @@ from typing import Any, NoReturn
 
 from onebit.errors import UsageError
 from onebit.tables import did_you_mean
+
+MOST_THREADS = 4096
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,11 +32,24 @@ class Parser(argparse.ArgumentParser):
             flags = [flag for action in self._actions for flag in action.option_strings]
             near = did_you_mean(extra[0].partition("=")[0], flags) if extra[0].startswith("-") else ""
             self.error(f"unexpected {extra[0]!r}{near}")
+        if getattr(found, "threads", None):  # for all that computes in this process
+            os.environ["ONEBIT_THREADS"] = str(found.threads)
         return found
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print exactly one JSON object")
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    def threads(text: str) -> int:
+        if not text.isdecimal() or not 1 <= int(text) <= MOST_THREADS:
+            raise argparse.ArgumentTypeError(f"must be from 1 to {MOST_THREADS}, got {text!r}")
+        return int(text)
+
+    parser.add_argument(
+        "--threads", type=threads, metavar="N", help="that compute; before ONEBIT_THREADS (default: one per core)"
+    )
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:

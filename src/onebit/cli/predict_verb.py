@@ -9,7 +9,7 @@ import numpy as np
 
 from onebit.cli.images import as_array, read_picture
 from onebit.cli.output import answer, answer_json, say
-from onebit.cli.parsing import Parser, add_json
+from onebit.cli.parsing import Parser, add_json, add_threads
 from onebit.errors import UsageError
 from onebit.packed import PackedNet, infer
 from onebit.runtime import load, run, softmax
@@ -25,6 +25,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--masks", metavar="DIR", help="of a net for segmentation: write the mask of each image there, and a picture"
     )
+    add_threads(parser)
     add_json(parser)
     args = parser.parse(argv)
     net = load(args.net)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from onebit.cli.output import answer, answer_json, download_progress, progress, say, set_threads
-from onebit.cli.parsing import Parser, add_data, add_json, add_run
+from onebit.cli.parsing import Parser, add_data, add_json, add_run, add_threads
 from onebit.errors import FoldError, NotBinaryError, UsageError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def main(argv: list[str]) -> int:
     add_run(parser)
     parser.add_argument("--source", metavar="RUN", help="of a .1bit file: the run it was packed from")
     add_data(parser)
+    add_threads(parser)
     add_json(parser)
     args = parser.parse(argv)
     if args.source and not args.run.endswith(".1bit"):

@@ -66,8 +66,18 @@ class Plan(ctypes.Structure):
         ("step_count", _Long),
         *((name, _Int) for name in ("channels", "height", "width", "byte_pixel")),
         *((name, _Pointer) for name in ("mean", "std")),
-        *((name, _Long) for name in ("input", "output", "output_size", "bytes", "bytes_size", "arena_units", "batch")),
+        *((name, _Long) for name in ("input", "output", "output_size", "bytes", "bytes_size")),
+        *((name, _Long) for name in ("arena_units", "batch", "scratch_units")),
     )
+
+
+class Meeting(ctypes.Structure):
+    """`ob_meeting` of csrc/onebit.h."""
+
+    _fields_ = tuple((name, _Int) for name in ("arrived", "round", "over"))
+
+
+_RUN = ctypes.CFUNCTYPE(_Long, ctypes.POINTER(Plan), _Pointer, _Long, _Pointer, _Pointer, _Int, _Int, _Pointer)
 
 
 class _Isa(ctypes.Structure):
@@ -76,7 +86,7 @@ class _Isa(ctypes.Structure):
     _fields_ = (
         ("name", ctypes.c_char_p),
         *((name, _Int) for name in ("lanes", "lut_inputs", "lut_groups", "tile_rows", "dense_words", "bytes")),
-        ("run", ctypes.CFUNCTYPE(_Long, ctypes.POINTER(Plan), _Pointer, _Long, _Pointer, _Pointer)),
+        ("run", _RUN),
     )
 
 
@@ -85,7 +95,8 @@ class InstructionSet(NamedTuple):
 
     lanes: outputs in a panel of weights. lut_inputs, lut_groups: inputs of a lookup, lookups in a word.
     tile_rows, dense_words: of the scratch memory, see csrc/products.h. bytes: see csrc/onebit.h.
-    run: (plan, images, count, arena, output) -> 1 if the sign of a NaN was taken; it holds no lock of Python.
+    run: (plan, images, count, arena, output, part, parts, meeting) -> 1 if the sign of a NaN was taken; it holds no
+        lock of Python.
     """
 
     name: str
@@ -111,12 +122,12 @@ def _load() -> ctypes.CDLL | None:
         return None
     try:
         library = ctypes.CDLL(path)
-        sizes = [library.ob_size(which) for which in range(3)]
+        sizes = [library.ob_size(which) for which in range(4)]
         library.ob_instruction_set.restype = ctypes.POINTER(_Isa)
         library.ob_chain.argtypes, library.ob_chain.restype = [ctypes.c_uint64] * 2, ctypes.c_uint64
     except (OSError, AttributeError) as error:
         raise UsageError(f"{path} does not load: {error}; install onebit again, or set ONEBIT_NATIVE=0") from None
-    if sizes != [ctypes.sizeof(structure) for structure in (Step, Plan, _Isa)]:
+    if sizes != [ctypes.sizeof(structure) for structure in (Step, Plan, _Isa, Meeting)]:
         raise UsageError(f"{path} belongs to another version of onebit: install it again, or set ONEBIT_NATIVE=0")
     return library
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from onebit.native import library
 from onebit.native.steps import Buffer, Slot, Step, Steps
+from onebit.native.team import run_together
 from onebit.packed import PackedNet, infer
 
 # the names of OB_LINE_* and OB_STEP_* of csrc/onebit.h, in their order
@@ -32,21 +34,35 @@ _BLOCK = 16  # channels that lines work on at once, whether the last of them are
 
 @dataclass(frozen=True, eq=False)
 class NativePlan:
-    """What `run` of the library takes; `kept` holds the memory that it points to."""
+    """What `run` of the library takes.
+
+    kept: the memory that it points to. work: operations on a register of weights that an image takes, about.
+    spare: arenas for the next calls.
+    """
 
     plan: library.Plan
     isa: library.InstructionSet
     shape: tuple[int, ...]
     kept: tuple[Any, ...]
+    work: int
+    spare: list[np.ndarray] = field(default_factory=list)
 
-    def run(self, images: np.ndarray) -> tuple[np.ndarray, bool]:
-        """Logits (N, …) float32 of images (N, C, H, W) uint8, contiguous; and whether the sign of a NaN was taken."""
-        arena = self._arena()
+    def run(self, images: np.ndarray, *, parts: int = 1) -> tuple[np.ndarray, bool]:
+        """Logits (N, …) float32 of images (N, C, H, W) uint8, contiguous; and whether the sign of a NaN was taken.
+
+        Args:
+            parts: threads that share each step.
+        """
+        arena = self._arena(parts)
         output = np.empty((len(images), *self.shape), np.float32)
-        nan = self.isa.run(
-            ctypes.byref(self.plan), images.ctypes.data, len(images), arena.ctypes.data, output.ctypes.data
-        )
-        return output, bool(nan)
+
+        def run(part: int, parts: int, meeting: int | None) -> int:
+            where = images.ctypes.data, len(images), arena.ctypes.data, output.ctypes.data
+            return self.isa.run(ctypes.byref(self.plan), *where, part, parts, meeting)
+
+        nan = bool(run(0, 1, None)) if parts == 1 else run_together(run, parts)
+        self.spare.append(arena)
+        return output, nan
 
     @property
     def steps(self) -> tuple[str, ...]:
@@ -79,8 +95,8 @@ class NativePlan:
         part.steps += steps.start * ctypes.sizeof(library.Step)
         before.output_size = part.output_size = 0  # nothing is copied out,
         part.input = part.bytes = -1  # and no image coded: where both lie does not matter
-        self.isa.run(ctypes.byref(before), images.ctypes.data, count, memory, memory)
-        arguments = (ctypes.byref(part), memory, len(images), memory, memory)
+        self.isa.run(ctypes.byref(before), images.ctypes.data, count, memory, memory, 0, 1, None)
+        arguments = (ctypes.byref(part), memory, len(images), memory, memory, 0, 1, None)
         made = arena[last.out : last.out + count * last.out_size].view(np.int32).reshape(count, -1)
 
         def call() -> np.ndarray:
@@ -89,11 +105,15 @@ class NativePlan:
 
         return call
 
-    def _arena(self) -> np.ndarray:
+    def _arena(self, parts: int = 1) -> np.ndarray:
         """Memory for its values, from the beginning of a line of the cache on."""
-        memory = np.empty(self.plan.arena_units + _ALIGNED, np.uint32)
+        units = self.plan.arena_units + (parts - 1) * self.plan.scratch_units
+        with suppress(IndexError):
+            if len(spare := self.spare.pop()) >= units:
+                return spare
+        memory = np.empty(units + _ALIGNED, np.uint32)
         start = -memory.ctypes.data % 64 // 4
-        return memory[start : start + self.plan.arena_units]
+        return memory[start : start + units]
 
 
 def lay_out(
@@ -109,7 +129,8 @@ def lay_out(
     largest = max(buffer.units for buffer in steps.buffers)
     batch = max(1, min(_MOST_BATCH, _BATCH_UNITS // largest))
     end = place(steps.buffers, batch)
-    arena = end + max((step.scratch for step in steps.list), default=0)
+    scratch = max((step.scratch for step in steps.list), default=0)
+    scratch += -scratch % _ALIGNED
     kept: list[Any] = []
     ways = [way for step in steps.list for way in (step, step.instead) if way is not None]
     made = (library.Step * len(ways))()
@@ -132,8 +153,18 @@ def lay_out(
         line = as_bytes.shape[1:] == (1, 1)  # of all pixels
         plan.byte_pixel = image.shape[0] if line else 4 * as_bytes.pixel
     plan.output = answer.buffer.place
-    plan.output_size, plan.arena_units, plan.batch = answer.buffer.units, arena, batch
-    return NativePlan(plan, isa, infer(net)[net.output].shape, (made, *kept))
+    plan.output_size, plan.batch = answer.buffer.units, batch
+    plan.arena_units, plan.scratch_units = end + scratch, scratch
+    work = sum(_work(step, isa) for step in steps.list)
+    return NativePlan(plan, isa, infer(net)[net.output].shape, (made, *kept), work)
+
+
+def _work(step: Step, isa: library.InstructionSet) -> int:
+    if "weights" not in step.fields:
+        return 0
+    pixels = step.fields["out_height"] * step.fields["out_width"]
+    lookups = isa.lut_groups if step.name == "lut" else 1
+    return int(pixels * step.fields["weights"].size // isa.lanes * lookups)
 
 
 def place(buffers: list[Buffer], batch: int) -> int:

@@ -22,6 +22,7 @@ from onebit.runtime.executors import EXECUTORS, per_channel
 
 _BATCH_VALUES = 1 << 22  # of the largest value of a net in one batch
 _NATIVE_BATCH = 4096
+_SHARED_WORK = 1 << 20  # of an image whose steps are worth sharing, a millisecond and more: a thread wakes in a tenth
 _PLANS: MutableMapping[PackedNet, dict[str, NativePlan | NotPlanned]] = WeakKeyDictionary()
 
 
@@ -40,7 +41,8 @@ def run(
         net: a packed net, see `load`.
         images: (N, C, H, W) uint8 as the net's input says; also (N, H, W) when C is 1.
         batch_size: images taken at once, which bounds the memory, not the result; as many as fit when None.
-        threads: of the native executor, which share the images; ONEBIT_THREADS or one per core when None.
+        threads: of the native executor, which share the images, or the work on one; ONEBIT_THREADS or one per core
+            when None.
         executor: "native", the compiled library, or "reference", numpy; None takes the first where it is installed.
             Environment: ONEBIT_NATIVE=0 for the second, ONEBIT_ISA for one instruction set of this processor.
         on_images: called with (images done, images).
@@ -135,22 +137,23 @@ def _notice() -> None:
 def _native_parts(
     net: PackedNet, plan: NativePlan, images: np.ndarray, batch_size: int, threads: int
 ) -> Iterator[np.ndarray]:
-    """The logits of `batch_size` images after the other, each batch shared by threads."""
+    """The logits of `batch_size` images after the other, each batch shared by threads, or the steps of a few images."""
 
-    def batch(part: np.ndarray) -> np.ndarray:
-        logits, nan = plan.run(part)
+    def batch(part: np.ndarray, parts: int = 1) -> np.ndarray:
+        logits, nan = plan.run(part, parts=parts)
         if nan:  # the reference says which values they are
             for _ in batches(net, part, (net.output,)):
                 pass
         return logits
 
-    threads = min(threads, images.shape[0])  # one image, as it comes in use, waits for no thread to start
-    with ThreadPoolExecutor(threads) if threads > 1 else nullcontext() as pool:
+    shared = images.shape[0] < threads and plan.work >= _SHARED_WORK
+    workers = 1 if shared else min(threads, images.shape[0])  # a small image waits for no thread to start
+    with ThreadPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
         for start in range(0, images.shape[0], batch_size):
             part = np.asarray(images[start : start + batch_size])
             part = np.ascontiguousarray(part.reshape(len(part), *net.input.shape))
             if pool is None or len(part) == 1:
-                yield batch(part)
+                yield batch(part, threads if shared else 1)
             else:
                 yield from pool.map(batch, np.array_split(part, min(threads, len(part))))
 

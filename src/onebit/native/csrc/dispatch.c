@@ -12,8 +12,8 @@ extern const ob_isa ob_neon;
 #endif
 
 int ob_size(int which) {
-    const size_t sizes[] = {sizeof(ob_step), sizeof(ob_plan), sizeof(ob_isa)};
-    return which >= 0 && which < 3 ? (int)sizes[which] : 0;
+    const size_t sizes[] = {sizeof(ob_step), sizeof(ob_plan), sizeof(ob_isa), sizeof(ob_meeting)};
+    return which >= 0 && which < 4 ? (int)sizes[which] : 0;
 }
 
 const ob_isa *ob_instruction_set(int index) {

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "onebit.h"
+#include "share.h"
 #include "lines.h"
 #include "moves.h"
 #include "products.h"
@@ -30,50 +31,57 @@ static void code_images(const ob_plan *plan, const uint8_t *images, int64_t coun
         }
 }
 
-static int run_step(const ob_step *s, int64_t count, uint32_t *arena) {
+static int run_step(const ob_step *s, const share_t *share, int64_t count, uint32_t *arena) {
     if (count < s->least || count > s->most) return 0;
     switch (s->step) {
     case OB_STEP_LINES:
     case OB_STEP_ADD:
     case OB_STEP_ADD_INT:
-        return step_lines(s, count, arena);
+        return step_lines(s, share, count, arena);
     case OB_STEP_XNOR:
     case OB_STEP_BYTES:
-        return step_words(s, count, arena);
+        return step_words(s, share, count, arena);
     case OB_STEP_LUT:
-        return s->tall ? lut_conv(s, count, arena) : lut_dense(s, count, arena);
+        return s->tall ? lut_conv(s, share, count, arena) : lut_dense(s, share, count, arena);
     case OB_STEP_REAL:
-        return step_real(s, count, arena);
+        return step_real(s, share, count, arena);
     case OB_STEP_GRID:
-        step_grid(s, count, arena);
+        step_grid(s, share, count, arena);
         return 0;
     case OB_STEP_EXPAND:
-        step_expand(s, count, arena);
+        step_expand(s, share, count, arena);
         return 0;
     case OB_STEP_FILL:
-        step_fill(s, count, arena);
+        step_fill(s, share, count, arena);
         return 0;
     case OB_STEP_COPY:
-        step_copy(s, count, arena);
+        step_copy(s, share, count, arena);
         return 0;
     case OB_STEP_AVERAGE:
-        step_average(s, count, arena);
+        step_average(s, share, count, arena);
         return 0;
     default:
-        step_window(s, count, arena);
+        step_window(s, share, count, arena);
         return 0;
     }
 }
 
 /* Logits of images, batch by batch; returns 1 if the sign of a NaN was taken, else 0. */
-static int64_t run_plan(const ob_plan *plan, const uint8_t *images, int64_t count, uint32_t *arena, float *output) {
+static int64_t run_plan(const ob_plan *plan, const uint8_t *images, int64_t count, uint32_t *arena, float *output,
+                        int32_t part, int32_t parts, ob_meeting *meeting) {
+    const share_t share = {part, parts, part * plan->scratch_units};
     int64_t pixels = (int64_t)plan->channels * plan->height * plan->width;
     int bad = 0;
     for (int64_t done = 0; done < count; done += plan->batch) {
-        int64_t part = count - done < plan->batch ? count - done : plan->batch;
-        code_images(plan, images + done * pixels, part, arena);
-        for (int64_t k = 0; k < plan->step_count; k++) bad |= run_step(&plan->steps[k], part, arena);
-        memcpy(output + done * plan->output_size, arena + plan->output, (size_t)(part * plan->output_size) * 4);
+        int64_t batch = count - done < plan->batch ? count - done : plan->batch;
+        if (part == 0) code_images(plan, images + done * pixels, batch, arena);
+        if (!meet(meeting, &share)) return 0;
+        for (int64_t k = 0; k < plan->step_count; k++) {
+            bad |= run_step(&plan->steps[k], &share, batch, arena);
+            if (!meet(meeting, &share)) return 0;
+        }
+        if (part == 0)
+            memcpy(output + done * plan->output_size, arena + plan->output, (size_t)(batch * plan->output_size) * 4);
     }
     return bad;
 }

@@ -25,7 +25,6 @@ typedef union {
 
 static inline int run_line(const ob_line *line, line_t *restrict x, int first, int count, float total) {
     const float *restrict p = line->p ? (const float *)line->p + first : NULL;
-    const float *restrict q = line->q ? (const float *)line->q + first : NULL;
     const double *restrict slope = line->p ? (const double *)line->p + first : NULL;
     const double *restrict shift = line->q ? (const double *)line->q + first : NULL;
     int bad = 0;
@@ -101,21 +100,24 @@ static inline void read_line(const ob_step *s, line_t *x, const uint32_t *a, con
 }
 
 /* Lines on every pixel, of one value or of the sum of two. */
-static int step_lines(const ob_step *s, int64_t count, uint32_t *arena) {
+static int step_lines(const ob_step *s, const share_t *share, int64_t count, uint32_t *arena) {
     line_t x;
-    int bad = 0;
+    int64_t pixels = (int64_t)s->out_height * s->out_width;
+    int lines = (s->channels + LINE - 1) / LINE, bad = 0;
+    /* parts of the pixels, or of the one that there is */
+    const span_t all = {0, pixels == 1 ? 1 : lines}, mine = span_of(share, pixels == 1 ? lines : pixels);
+    const span_t of_pixels = pixels == 1 ? all : mine, of_lines = pixels == 1 ? mine : all;
     for (int64_t n = 0; n < count; n++) {
         const uint32_t *in = arena + s->in + n * s->in_size, *in2 = arena + s->in2 + n * s->in2_size;
         uint32_t *out = arena + s->out + n * s->out_size;
-        int64_t pixels = (int64_t)s->out_height * s->out_width;
-        for (int64_t at = 0; at < pixels; at++, in += s->in_pixel, in2 += s->in_pixel, out += s->out_pixel)
-            for (int first = 0; first < s->channels; first += LINE) {
-                int part = s->channels - first < LINE ? s->channels - first : LINE;
-                read_line(s, &x, in + first, in2 + first, part);
+        for (int64_t at = of_pixels.begin; at < of_pixels.end; at++)
+            for (int line = of_lines.begin; line < of_lines.end; line++) {
+                int first = line * LINE, part = s->channels - first < LINE ? s->channels - first : LINE;
+                read_line(s, &x, in + at * s->in_pixel + first, in2 + at * s->in_pixel + first, part);
                 if (s->together)
-                    bad |= finish_line(s, &x, 0, part, 0, out + first);
+                    bad |= finish_line(s, &x, 0, part, 0, out + at * s->out_pixel + first);
                 else
-                    bad |= finish_line(s, &x, first, part, 0, out);
+                    bad |= finish_line(s, &x, first, part, 0, out + at * s->out_pixel);
             }
     }
     return bad;

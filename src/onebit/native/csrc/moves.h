@@ -1,7 +1,7 @@
 /* Steps that move values, change how they are written, or look at windows of them. */
 
 /* Real values to integers on a grid of 2^-e: e = min(126, 24 - p), the largest magnitude lying in [2^(p-1), 2^p). */
-static void step_grid(const ob_step *s, int64_t count, uint32_t *arena) {
+static void step_grid(const ob_step *s, const share_t *share, int64_t count, uint32_t *arena) {
     for (int64_t n = 0; n < count; n++) {
         const uint32_t *in = arena + s->in + n * s->in_size;
         uint32_t *out = arena + s->out + n * s->out_size;
@@ -11,14 +11,15 @@ static void step_grid(const ob_step *s, int64_t count, uint32_t *arena) {
             uint32_t magnitude = in[k] & 0x7fffffffu;
             largest = magnitude > largest ? magnitude : largest;
         }
+        span_t mine = span_of(share, size); /* the largest of all is found by every part */
         union {
             uint32_t bits;
             float value;
         } power, unit;
         if (largest >= 0x7f800000u) { /* infinite, or NaN */
-            memset(out, 0, (size_t)size * 4);
+            memset(out + mine.begin, 0, (size_t)(mine.end - mine.begin) * 4);
             unit.bits = 0x7fc00000u;
-            out[size + 1] = 0;
+            power.value = 0;
         } else {
             int e = 24 + 126 - (int)(largest >> 23);
             if (e > 126) e = 126;
@@ -26,42 +27,45 @@ static void step_grid(const ob_step *s, int64_t count, uint32_t *arena) {
             const float *x = (const float *)in;
             int32_t *z = (int32_t *)out;
 #if defined(__SSE4_1__) || defined(__ARM_NEON)
-            for (int64_t k = 0; k < size; k++) z[k] = (int32_t)rintf(x[k] * power.value);
+            for (int64_t k = mine.begin; k < mine.end; k++) z[k] = (int32_t)rintf(x[k] * power.value);
 #else /* no instruction rounds to a whole number */
             /* adding and taking away 2^24 + 2^23 would round the last bit of 24: in double there is room */
             const double magic = 6755399441055744.0; /* 1.5 * 2^52: the sum has no bits behind the point */
-            for (int64_t k = 0; k < size; k++) z[k] = (int32_t)(((double)(x[k] * power.value) + magic) - magic);
+            for (int64_t k = mine.begin; k < mine.end; k++) z[k] = (int32_t)(((double)(x[k] * power.value) + magic) - magic);
 #endif
             unit.bits = largest;
-            out[size + 1] = (uint32_t)(unit.value * power.value) + 1; /* no integer is beyond it */
+            power.bits = (uint32_t)(unit.value * power.value) + 1; /* no integer is beyond it */
             unit.bits = (uint32_t)(127 - e) << 23;
         }
-        out[size] = unit.bits;
+        if (share->part == 0) out[size] = unit.bits, out[size + 1] = power.bits;
     }
 }
 
-static void step_expand(const ob_step *s, int64_t count, uint32_t *arena) {
+static void step_expand(const ob_step *s, const share_t *share, int64_t count, uint32_t *arena) {
     for (int64_t n = 0; n < count; n++) {
         const uint32_t *in = arena + s->in + n * s->in_size;
         int32_t *out = (int32_t *)(arena + s->out + n * s->out_size);
-        int64_t pixels = (int64_t)s->out_height * s->out_width;
-        for (int64_t at = 0; at < pixels; at++, in += s->in_pixel, out += s->out_pixel)
-            for (int k = 0; k < s->channels; k++) out[k] = (int32_t)(in[k / 32] >> (k % 32) & 1) * 2 - 1;
+        span_t mine = span_of(share, (int64_t)s->out_height * s->out_width);
+        for (int64_t at = mine.begin; at < mine.end; at++)
+            for (int k = 0; k < s->channels; k++)
+                out[at * s->out_pixel + k] = (int32_t)(in[at * s->in_pixel + k / 32] >> (k % 32) & 1) * 2 - 1;
     }
 }
 
-static void step_fill(const ob_step *s, int64_t count, uint32_t *arena) {
+static void step_fill(const ob_step *s, const share_t *share, int64_t count, uint32_t *arena) {
     for (int64_t n = 0; n < count; n++) {
         uint32_t *out = arena + s->out + n * s->out_size;
-        for (int64_t k = 0; k < s->out_size; k++) out[k] = (uint32_t)s->number;
+        span_t mine = span_of(share, s->out_size);
+        for (int64_t k = mine.begin; k < mine.end; k++) out[k] = (uint32_t)s->number;
     }
 }
 
-static void step_copy(const ob_step *s, int64_t count, uint32_t *arena) {
+static void step_copy(const ob_step *s, const share_t *share, int64_t count, uint32_t *arena) {
+    span_t mine = span_of(share, s->box[1]);
     for (int64_t n = 0; n < count; n++) {
         const uint32_t *in = arena + s->in + n * s->in_size + s->from;
         uint32_t *out = arena + s->out + n * s->out_size + s->to;
-        for (int64_t i = 0; i < s->box[1]; i++)
+        for (int64_t i = mine.begin; i < mine.end; i++)
             for (int64_t j = 0; j < s->box[2]; j++) {
                 const uint32_t *a = in + i * s->from_stride[1] + j * s->from_stride[2];
                 uint32_t *b = out + i * s->to_stride[1] + j * s->to_stride[2];
@@ -74,10 +78,11 @@ static void step_copy(const ob_step *s, int64_t count, uint32_t *arena) {
 }
 
 /* Windows of an image, pixel by pixel: the taps inside it are combined channel by channel. */
-static void step_window(const ob_step *s, int64_t count, uint32_t *arena) {
+static void step_window(const ob_step *s, const share_t *share, int64_t count, uint32_t *arena) {
     int units = s->step == OB_STEP_MAX_BITS ? s->in_pixel : s->channels;
+    span_t mine = span_of(share, s->out_height);
     for (int64_t n = 0; n < count; n++)
-        for (int i = 0; i < s->out_height; i++)
+        for (int i = mine.begin; i < mine.end; i++)
             for (int j = 0; j < s->out_width; j++) {
                 const uint32_t *in = arena + s->in + n * s->in_size;
                 int64_t place = (int64_t)i * s->out_width + j;
@@ -125,9 +130,10 @@ static void step_window(const ob_step *s, int64_t count, uint32_t *arena) {
 }
 
 /* Window (i, j) reaches from rows[2i], columns[2j] to rows[2i + 1], columns[2j + 1]. */
-static void step_average(const ob_step *s, int64_t count, uint32_t *arena) {
+static void step_average(const ob_step *s, const share_t *share, int64_t count, uint32_t *arena) {
+    span_t mine = span_of(share, s->out_height);
     for (int64_t n = 0; n < count; n++)
-        for (int i = 0; i < s->out_height; i++)
+        for (int i = mine.begin; i < mine.end; i++)
             for (int j = 0; j < s->out_width; j++) {
                 const uint32_t *in = arena + s->in + n * s->in_size;
                 int64_t place = (int64_t)i * s->out_width + j;

@@ -105,7 +105,14 @@ typedef struct {
     int64_t input, output, output_size; /* where they lie, as in ob_step; input is -1 if no step wants it */
     int64_t bytes, bytes_size;       /* the image as it is, uint8 in NHWC order, each pixel filled up with 255; or -1 */
     int64_t arena_units, batch;      /* the arena has arena_units * 4 bytes, for `batch` images */
+    int64_t scratch_units;           /* of these, what a thread needs for itself */
 } ob_plan;
+
+/* Where the threads that share a plan's steps wait for each other; all 0 before they begin. */
+typedef struct {
+    int32_t arrived, round;
+    int32_t over; /* set where one of them will never come */
+} ob_meeting;
 
 typedef struct {
     const char *name;
@@ -116,7 +123,10 @@ typedef struct {
     int32_t dense_words; /* words of a block of a dense layer's rows */
     int32_t bytes; /* images from which on a dense layer is faster with bytes than by lookups, INT32_MAX for none;
                       convolutions always are; 0: there is no step of bytes */
-    int64_t (*run)(const ob_plan *plan, const uint8_t *images, int64_t count, uint32_t *arena, float *output);
+    /* One of `parts` threads that run the same images in the same arena, which is longer by scratch_units for each
+     * further one. `meeting` is NULL for one. */
+    int64_t (*run)(const ob_plan *plan, const uint8_t *images, int64_t count, uint32_t *arena, float *output, int32_t part,
+                   int32_t parts, ob_meeting *meeting);
 } ob_isa;
 
 #if defined(_WIN32)

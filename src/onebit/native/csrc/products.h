@@ -207,22 +207,38 @@ static int finish_together(const place_t *at, spot_t spot, int many, const int32
     return finish_line(s, &x, 0, many * s->outputs, 0, out);
 }
 
+/* Parts of the rows of an image, or of the tiles of `lanes` outputs where it has one. */
+typedef struct {
+    span_t rows, outputs;
+} work_t;
+
+static inline work_t work_of(const ob_step *s, const share_t *share, int lanes) {
+    int tiles = (s->outputs + lanes - 1) / lanes;
+    work_t work = {{0, s->out_height}, {0, tiles}};
+    if (s->out_height > 1)
+        work.rows = span_of(share, s->out_height);
+    else
+        work.outputs = span_of(share, tiles);
+    return work;
+}
+
 /* Rows of the next tile. */
 static inline int tile_rows(int64_t left, int most) { return left >= most ? most : left >= 4 && most > 4 ? 4 : left >= 2 ? 2 : 1; }
 
 /* Products of words: of 32 bits each, or of four bytes. */
-static int step_words(const ob_step *s, int64_t count, uint32_t *arena) {
-    segment_t *segments = (segment_t *)(arena + s->scratch);
+static int step_words(const ob_step *s, const share_t *share, int64_t count, uint32_t *arena) {
+    segment_t *segments = (segment_t *)(arena + s->scratch + share->scratch);
     int64_t row_units = (int64_t)s->in_width * s->in_pixel;
     int padded = (s->outputs + LANES - 1) / LANES, bytes = s->step == OB_STEP_BYTES, bad = 0;
+    work_t work = work_of(s, share, TILE_PANELS * LANES);
     int32_t sums[WORD_ROWS * LINE];
-    for (int i = 0; i < s->out_height; i++)
+    for (int i = work.rows.begin; i < work.rows.end; i++)
         for (int r = 0; r < s->run_count; r++) {
             place_t at = {s, arena, i, s->runs + 4 * r, 0};
             int found = gather(s, i, at.run, row_units, s->in_pixel, 0, segments, &at.terms);
             for (int group = 0; group < s->groups; group++)
-                for (int p = 0; p < padded; p += TILE_PANELS) {
-                    int panels = padded - p < TILE_PANELS ? padded - p : TILE_PANELS;
+                for (int tile = work.outputs.begin; tile < work.outputs.end; tile++) {
+                    int p = tile * TILE_PANELS, panels = padded - p < TILE_PANELS ? padded - p : TILE_PANELS;
                     int first = p * LANES, width = panels * LANES;
                     int part = s->outputs - first < width ? s->outputs - first : width;
                     const uint32_t *b = (const uint32_t *)s->weights + ((int64_t)group * padded + p) * s->panel;
@@ -248,7 +264,7 @@ static int step_words(const ob_step *s, int64_t count, uint32_t *arena) {
 }
 
 /* Sums of all outputs of a group for some rows, tile by tile. */
-static int lut_outputs(const place_t *at, spot_t spot, int many, int group, const int32_t *const *tables,
+static int lut_outputs(const place_t *at, span_t tiles, spot_t spot, int many, int group, const int32_t *const *tables,
                        const segment_t *segments, int found, int most, int64_t *wide, int begins, int ends) {
     const ob_step *s = at->s;
     int padded = (s->outputs + LANES - 1) / LANES, bad = 0;
@@ -257,8 +273,8 @@ static int lut_outputs(const place_t *at, spot_t spot, int many, int group, cons
     for (int k = 0; k < found; k++) groups += segments[k].groups;
     int narrow = begins && ends && groups <= most;
     if (!narrow && begins) memset(wide, 0, (size_t)(many * stride) * sizeof *wide);
-    for (int p = 0; p < padded; p += TILE_PANELS) {
-        int panels = padded - p < TILE_PANELS ? padded - p : TILE_PANELS;
+    for (int tile = tiles.begin; tile < tiles.end; tile++) {
+        int p = tile * TILE_PANELS, panels = padded - p < TILE_PANELS ? padded - p : TILE_PANELS;
         int first = p * LANES, width = panels * LANES;
         int part = s->outputs - first < width ? s->outputs - first : width;
         const uint32_t *b = (const uint32_t *)s->weights + ((int64_t)group * padded + p) * s->panel;
@@ -276,13 +292,15 @@ static int lut_outputs(const place_t *at, spot_t spot, int many, int group, cons
 }
 
 /* A dense layer, or a convolution of one pixel to one pixel: tables of a block of inputs for some images at once. */
-static int lut_dense(const ob_step *s, int64_t count, uint32_t *arena) {
+static int lut_dense(const ob_step *s, const share_t *share, int64_t count, uint32_t *arena) {
     int64_t stride = (int64_t)(s->outputs + LANES - 1) / LANES * LANES;
-    int64_t *wide = (int64_t *)(arena + s->scratch);
+    int64_t *wide = (int64_t *)(arena + s->scratch + share->scratch);
     int32_t *room = (int32_t *)(wide + TILE_ROWS * stride);
     int block_units = DENSE_WORDS * LUT_GROUPS * TABLE, inputs = DENSE_WORDS * LUT_GROUPS * LUT_INPUTS, bad = 0;
     int rows = LUT_ROWS(stride / LANES);
     static const int32_t one[4] = {0, 1, 1, 0};
+    work_t work = work_of(s, share, TILE_PANELS * LANES);
+    if (work.outputs.begin == work.outputs.end) return 0;
     place_t at = {s, arena, 0, one, 0};
     for (int group = 0; group < s->groups; group++)
         for (int64_t row = 0; row < count;) {
@@ -298,7 +316,7 @@ static int lut_dense(const ob_step *s, int64_t count, uint32_t *arena) {
                     lut_tables(x + (int64_t)group * s->tap_channels + from, part, (int32_t *)tables[m]);
                 }
                 spot_t spot = {row, 0};
-                bad |= lut_outputs(&at, spot, many, group, tables, &segment, 1, most, wide, from == 0,
+                bad |= lut_outputs(&at, work.outputs, spot, many, group, tables, &segment, 1, most, wide, from == 0,
                                    from + part == s->tap_channels);
             }
             row += many;
@@ -307,15 +325,16 @@ static int lut_dense(const ob_step *s, int64_t count, uint32_t *arena) {
 }
 
 /* A convolution: tables of the input rows that an output row sees, each made once. */
-static int lut_conv(const ob_step *s, int64_t count, uint32_t *arena) {
+static int lut_conv(const ob_step *s, const share_t *share, int64_t count, uint32_t *arena) {
     int64_t stride = (int64_t)(s->outputs + LANES - 1) / LANES * LANES;
     int groups = (s->tap_channels + LUT_INPUTS - 1) / LUT_INPUTS, rows = LUT_ROWS(stride / LANES), bad = 0;
     int64_t pixel_units = (int64_t)s->groups * groups * TABLE, row_units = s->table_width * pixel_units;
-    int64_t *wide = (int64_t *)(arena + s->scratch);
+    int64_t *wide = (int64_t *)(arena + s->scratch + share->scratch);
     segment_t *segments = (segment_t *)(wide + TILE_ROWS * stride);
     /* 8 segments are 3 lines of the cache: a table that begins in the midst of one would be read in two pieces */
     int32_t *room = (int32_t *)(segments + ((int64_t)s->taps_down * s->taps_across + 7) / 8 * 8);
     int64_t right = s->left + s->in_width;
+    work_t work = work_of(s, share, TILE_PANELS * LANES);
     for (int row = 0; row < s->tall; row++) {
         memset(room + row * row_units, 0, (size_t)(s->left * pixel_units) * 4);
         memset(room + row * row_units + right * pixel_units, 0, (size_t)((s->table_width - right) * pixel_units) * 4);
@@ -324,7 +343,7 @@ static int lut_conv(const ob_step *s, int64_t count, uint32_t *arena) {
         const int32_t *in = (const int32_t *)arena + s->in + n * s->in_size;
         int most = safe_lookups(s, arena, n, 1);
         int made = -1; /* the last input row whose tables are there */
-        for (int i = 0; i < s->out_height; i++) {
+        for (int i = work.rows.begin; i < work.rows.end; i++) {
             for (int a = 0; a < s->taps_down; a++) {
                 int row = s->rows[i * s->taps_down + a];
                 if (row <= made) continue;
@@ -349,7 +368,7 @@ static int lut_conv(const ob_step *s, int64_t count, uint32_t *arena) {
                         for (int m = 0; m < many; m++)
                             tables[m] = room + (int64_t)(t + m) * at.run[3] * pixel_units + (int64_t)group * groups * TABLE;
                         spot_t spot = {n, t};
-                        bad |= lut_outputs(&at, spot, many, group, tables, segments, found, most, wide, 1, 1);
+                        bad |= lut_outputs(&at, work.outputs, spot, many, group, tables, segments, found, most, wide, 1, 1);
                         t += many;
                     }
             }
@@ -378,17 +397,18 @@ static void real_sums(const ob_step *s, const int32_t *x, const segment_t *segme
         }
 }
 
-static int step_real(const ob_step *s, int64_t count, uint32_t *arena) {
-    segment_t *segments = (segment_t *)(arena + s->scratch);
+static int step_real(const ob_step *s, const share_t *share, int64_t count, uint32_t *arena) {
+    segment_t *segments = (segment_t *)(arena + s->scratch + share->scratch);
     int64_t row_units = (int64_t)s->in_width * s->in_pixel;
     int padded = (s->outputs + REAL_LANES - 1) / REAL_LANES, bad = 0;
-    for (int i = 0; i < s->out_height; i++)
+    work_t work = work_of(s, share, REAL_PANELS * REAL_LANES);
+    for (int i = work.rows.begin; i < work.rows.end; i++)
         for (int r = 0; r < s->run_count; r++) {
             place_t at = {s, arena, i, s->runs + 4 * r, 0};
             int found = gather(s, i, at.run, row_units, s->in_pixel, 1 << 30, segments, &at.terms);
             for (int group = 0; group < s->groups; group++)
-                for (int p = 0; p < padded; p += REAL_PANELS) {
-                    int first = p * REAL_LANES, panels = padded - p < REAL_PANELS ? padded - p : REAL_PANELS;
+                for (int tile = work.outputs.begin; tile < work.outputs.end; tile++) {
+                    int p = tile * REAL_PANELS, first = p * REAL_LANES, panels = padded - p < REAL_PANELS ? padded - p : REAL_PANELS;
                     int part = s->outputs - first < panels * REAL_LANES ? s->outputs - first : panels * REAL_LANES;
                     const double *b = (const double *)s->weights + ((int64_t)group * padded + p) * s->panel;
                     for (spot_t spot = {0, 0}; spot.n < count; spot = next_spot(&at, spot)) {
