@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from kernel_nets import images_of
 from packed_nets import IMAGE_NETS, Builder
 
+from onebit.bits import pack_signs
 from onebit.errors import NotBinaryError, UnknownNameError, UsageError
 from onebit.native import NotPlanned, instruction_sets, make_plan
 from onebit.native.memory import place
@@ -52,6 +53,21 @@ def assert_same(net: PackedNet, count: int = 5) -> None:
 
 def test_the_portable_kernels_are_always_there() -> None:
     assert ISAS[0] == "portable"
+
+
+@pytest.mark.parametrize("inputs", [991, 992, 993, 3967, 3968, 3969, 8000])
+def test_more_signs_than_are_counted_at_once(inputs: int) -> None:
+    """Counts that lie in bytes are added up before they overflow: rows in which all bits differ, or none."""
+    b = Builder((1, 1, inputs))
+    b.add(Flatten)
+    b.threshold(inputs, most=300)
+    signs = np.repeat(np.array([[1], [-1]], np.int8), inputs, axis=1)
+    b.add(Dense, signs=pack_signs(np.tile(signs, (9, 1))), in_features=inputs)
+    net = b.net()
+    assert_same(net)
+    images = np.stack([np.full((1, 1, inputs), value, np.uint8) for value in (0, 255)])
+    for isa in instruction_sets().values():
+        np.testing.assert_array_equal(make_plan(net, isa).run(images)[0], run(net, images, executor="reference"))
 
 
 @pytest.mark.parametrize("channels", [1, 16, 48, 128, 130])

@@ -53,6 +53,7 @@ typedef __m512i vec;
 #define vec_ones(x) byte_ones(x)
 #define vec_add_ones(x, y) _mm512_add_epi8(x, y)
 #define vec_lane_sums(x) lane_sums(x)
+#define vec_three(x, y, z, table) _mm512_ternarylogic_epi32(x, y, z, table)
 #define COUNTED 31 /* words of 8 bits a byte: 248, and the next would not be sure to fit */
 
 /* Bits set in each byte. */
@@ -92,13 +93,29 @@ ALWAYS void words_of(const int bytes, int rows, int panels, const uint32_t *cons
 }
 #undef CASE
 
+#define COUNT(R, P)                                             \
+    case P:                                                     \
+        counted_fixed(R, P, a, segments, count, b, panel, sums); \
+        break;
+
 static void words_tile(int bytes, int rows, int panels, const uint32_t *const *a, const segment_t *segments, int count,
                        const uint32_t *b, int64_t panel, int32_t *sums) {
     if (bytes)
         words_of(1, rows, panels, a, segments, count, b, panel, sums);
+#ifdef __AVX512VPOPCNTDQ__
     else
         words_of(0, rows, panels, a, segments, count, b, panel, sums);
+#else
+    else
+        for (int m = 0; m < rows; m += 2, a += 2, sums += 2 * panels * LANES) {
+            if (rows == 1)
+                switch (panels) { COUNT(1, 1) COUNT(1, 2) COUNT(1, 3) COUNT(1, 4) }
+            else
+                switch (panels) { COUNT(2, 1) COUNT(2, 2) COUNT(2, 3) COUNT(2, 4) }
+        }
+#endif
 }
+#undef COUNT
 
 #include "lookups.h"
 

@@ -61,3 +61,57 @@ ALWAYS void words_fixed(const int bytes, const int R, const int P, const uint32_
     else
         TILE(vec_store(sums + (m * P + p) * LANES, sum[m][p]))
 }
+
+/* With vec_three, any function of three operands, the bits of four words are added up by carry-save adders (Harley and Seal)
+ * before they are counted: one word in four is left to count. */
+#ifdef vec_three
+#define SUM_OF_THREE 0x96   /* a ^ b ^ c */
+#define CARRY_OF_THREE 0xe8 /* at least two of them */
+
+typedef struct {
+    vec ones, twos, fours; /* bits that stand for so many; of fours, how many in each byte */
+} counts_t;
+
+/* Adds up to four words in which row and weights differ. */
+ALWAYS void add_words(const int words, counts_t *sum, const uint32_t *a, const uint32_t *w) {
+    vec x[4];
+#pragma GCC unroll 4
+    for (int n = 0; n < 4; n++) x[n] = n < words ? vec_xor(vec_broadcast(a[n]), vec_load(w + n * LANES)) : vec_zero();
+    vec first = vec_three(sum->ones, x[0], x[1], CARRY_OF_THREE);
+    sum->ones = vec_three(sum->ones, x[0], x[1], SUM_OF_THREE);
+    vec second = vec_three(sum->ones, x[2], x[3], CARRY_OF_THREE);
+    sum->ones = vec_three(sum->ones, x[2], x[3], SUM_OF_THREE);
+    vec four = vec_three(sum->twos, first, second, CARRY_OF_THREE);
+    sum->twos = vec_three(sum->twos, first, second, SUM_OF_THREE);
+    sum->fours = vec_add_ones(sum->fours, vec_ones(four));
+}
+
+ALWAYS void counted_fixed(const int R, const int P, const uint32_t *const *a, const segment_t *segments, int count,
+                          const uint32_t *b, int64_t panel, int32_t *sums) {
+    counts_t sum[2][4];
+    int room = COUNTED;
+    TILE(sum[m][p].ones = sum[m][p].twos = sum[m][p].fours = vec_zero();
+         vec_store(sums + (m * P + p) * LANES, vec_zero()))
+    for (int k = 0; k < count; k++) {
+        const uint32_t *w = b + segments[k].b * LANES;
+        int64_t n = segments[k].a;
+        for (int left = segments[k].words; left > 0;) {
+            int whole = left / 4 < room ? left / 4 : room;
+            room -= whole, left -= 4 * whole;
+            for (; whole; whole--, n += 4, w += 4 * LANES) TILE(add_words(4, &sum[m][p], a[m] + n, w + p * panel))
+            if (left > 0 && left < 4 && room) {
+                TILE(add_words(left, &sum[m][p], a[m] + n, w + p * panel))
+                room--, left = 0;
+            }
+            if (!room) {
+                TILE(int32_t *to = sums + (m * P + p) * LANES;
+                     vec_store(to, vec_add(vec_load(to), vec_lane_sums(sum[m][p].fours))); sum[m][p].fours = vec_zero())
+                room = COUNTED;
+            }
+        }
+    }
+    TILE(int32_t *to = sums + (m * P + p) * LANES; vec fours = vec_add(vec_load(to), vec_lane_sums(sum[m][p].fours));
+         vec twos = vec_add(vec_add(fours, fours), vec_lane_sums(vec_ones(sum[m][p].twos)));
+         vec_store(to, vec_add(vec_add(twos, twos), vec_lane_sums(vec_ones(sum[m][p].ones)))))
+}
+#endif
