@@ -60,7 +60,7 @@ def test_more_signs_than_are_counted_at_once(inputs: int) -> None:
     """Counts that lie in bytes are added up before they overflow: rows in which all bits differ, or none."""
     b = Builder((1, 1, inputs))
     b.add(Flatten)
-    b.threshold(inputs, most=300)
+    b.add(Sign)
     signs = np.repeat(np.array([[1], [-1]], np.int8), inputs, axis=1)
     b.add(Dense, signs=pack_signs(np.tile(signs, (9, 1))), in_features=inputs)
     net = b.net()
