@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import onebit
@@ -21,8 +23,12 @@ def compiled(command: list[str], machine: str, folder: Path) -> list[str]:
         kind, *rest = line.split()
         if kind == processor:
             options[rest[0]] = rest[1:]
-    objects = []
-    for name, flags in options.items():
-        objects.append(str(folder / f"{name}.o"))
-        subprocess.run([*command, *FLAGS, *flags, "-c", str(SOURCES / f"{name}.c"), "-o", objects[-1]], check=True)
-    return objects
+
+    def compile_one(name: str) -> str:
+        made = str(folder / f"{name}.o")
+        source = str(SOURCES / f"{name}.c")
+        subprocess.run([*command, *FLAGS, *options[name], "-c", source, "-o", made], check=True)
+        return made
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(compile_one, options))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from packed_nets import IMAGE_NETS, Builder
 
-from onebit.packed import Conv, Dense, Flatten, PackedNet, RealConv, Relu, Sign
+from onebit.packed import Conv, Dense, Flatten, PackedNet, RealConv, Relu, Sign, Threshold
+
+_INT32 = np.iinfo(np.int32)
 
 
 def _wide(channels: int, outputs: int, form: str, value: int) -> PackedNet:
@@ -36,11 +40,35 @@ def _long(inputs: int, outputs: int) -> PackedNet:
     return b.net()
 
 
+def _threshold_net(kind: str) -> PackedNet:
+    """One product, and thresholds at the ends of int32 and at sums that it makes, in both directions."""
+    b = Builder((5, 4, 6) if kind == "xnor" else (3, 4, 6))
+    if kind == "xnor":
+        b.threshold(5, most=200)
+    if kind == "lookups":
+        b.add(Flatten)
+        b.add(Dense, **b.signs(70, 72))
+    else:
+        channels = b.values[b.last].shape[0]
+        b.add(Conv, **b.signs(70, 9 * channels), kernel=(3, 3), padding=(1, 1, 1, 1))
+    most = {"xnor": 45, "bytes": 27 * 255, "lookups": 72 * 255}[kind]
+    ends = np.array([_INT32.min, _INT32.min + 1, -most, -1, 0, 1, most, _INT32.max - 1, _INT32.max], np.int32)
+    at = b.rng.integers(-most // 4, most // 4, 70).astype(np.int32)
+    at[: 2 * len(ends)] = np.tile(ends, 2)
+    b.add(Threshold, threshold=at, direction=np.repeat(np.array([1, -1, 1], np.int8), [9, 9, 52]))
+    return b.net()
+
+
+THRESHOLD_NETS = {kind: partial(_threshold_net, kind) for kind in ("xnor", "bytes", "lookups")}
+"""Each ends in a threshold, by the kernel before it where the instruction set has that."""
+
+
 def kernel_nets() -> list[PackedNet]:
     nets = [make(seed) for make in IMAGE_NETS.values() for seed in range(2)]
     for form in ("sign", "integer", "real"):
         for channels, outputs in ((1, 1), (3, 16), (33, 37), (64, 130)):
             nets += [_wide(channels, outputs, form, value) for value in (0, 1)]
+    nets += [make() for make in THRESHOLD_NETS.values()]
     return [*nets, _long(2100, 1100)]
 
 

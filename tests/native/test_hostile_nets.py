@@ -1,0 +1,132 @@
+"""Nets that damage made, numbers at the ends of int32 and float32, and images that fit no net."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+from agreeing import assert_agrees, reference
+from hostile_files import changed_nets
+from kernel_nets import THRESHOLD_NETS, images_of
+from packed_nets import IMAGE_NETS, Builder
+
+from onebit.bits import pack_signs
+from onebit.errors import UsageError
+from onebit.native import InstructionSet, NativePlan, instruction_sets, make_plan
+from onebit.packed import Dense, Flatten, PackedNet, Threshold
+from onebit.runtime import run
+
+ISAS = list(instruction_sets().values())
+pytestmark = pytest.mark.skipif(not ISAS, reason="the native library is not installed")
+each_isa = pytest.mark.parametrize("isa", ISAS, ids=lambda isa: isa.name)
+INT32 = np.iinfo(np.int32)
+
+
+def test_changed_nets_agree_or_are_refused_alike() -> None:
+    """Other bytes, other paddings and strides, infinite, NaN and denormal parameters."""
+    outcomes: Counter[str] = Counter()
+    for net in changed_nets(25):
+        images = images_of(net, 4)
+        expected = reference(net, images)
+        kind = "finite" if expected is not None and np.isfinite(expected).all() else "infinite or NaN"
+        outcomes["sign of NaN" if expected is None else kind] += 1
+        for isa in ISAS:
+            outcomes["planned" if assert_agrees(net, images, expected, isa) else "left"] += 1
+    assert min(outcomes[name] for name in ("finite", "infinite or NaN", "sign of NaN")) > 5, outcomes
+    assert outcomes["planned"] > 100 * outcomes["left"], outcomes
+
+
+@each_isa
+@pytest.mark.parametrize("form", THRESHOLD_NETS)
+def test_thresholds_at_the_ends_of_int32_and_beside_sums(isa: InstructionSet, form: str) -> None:
+    """Σ w·x in numpy's int64 and each threshold beside it, as the format says; the net is one product and its signs."""
+    net = THRESHOLD_NETS[form]()
+    images = images_of(net, 5)
+    sums, signs = _sums_before(net, images), net.nodes[-1]
+    assert isinstance(signs, Threshold)
+    shape = (-1, *[1] * (sums.ndim - 2))
+    limit, up = signs.threshold.astype(np.int64).reshape(shape), signs.direction.reshape(shape) > 0
+    expected = np.where(np.where(up, sums >= limit, sums <= limit), 1, -1)
+    assert set(np.unique(expected)) == {-1, 1}
+    plan = make_plan(net, isa)
+    assert {"xnor": "xnor", "bytes": "bytes" if isa.bytes else "lut", "lookups": "lut"}[form] in plan.steps
+    np.testing.assert_array_equal(plan.run(images)[0], expected)
+
+
+def _sums_before(net: PackedNet, images: np.ndarray) -> np.ndarray:
+    """What the reference gives the last threshold, as int64."""
+    cut = PackedNet(input=net.input, nodes=net.nodes[:-1], output=net.nodes[-1].inputs[0])
+    answer = reference(cut, images)
+    assert answer is not None
+    assert np.abs(answer).max() < 2**24, "these sums are exact in float32"
+    return answer.astype(np.int64)
+
+
+@each_isa
+def test_thresholds_beside_sums_at_the_end_of_int32(isa: InstructionSet) -> None:
+    """2,900 · 2,903 · 255 is 0.03 % below 2³¹; black and white images reach it on both sides."""
+    inputs, hidden = 2903, 2900
+    total = 255 * inputs * hidden
+    ends = [INT32.min, -total - 1, -total, -total + 1, 0, total - 1, total, total + 1, INT32.max]
+    at = np.array(ends * 2, np.int32)
+    direction = np.repeat(np.array([1, -1], np.int8), len(ends))
+    b = Builder((1, 1, inputs))
+    b.add(Flatten)
+    for outputs, terms in ((hidden, inputs), (len(at), hidden)):
+        b.add(Dense, signs=pack_signs(np.ones((outputs, terms), np.int8)), in_features=terms)
+    b.add(Threshold, threshold=at, direction=direction)
+    images = np.stack([np.zeros((1, 1, inputs), np.uint8), np.full((1, 1, inputs), 255, np.uint8)])
+    sums = np.array([[-total], [total]])
+    expected = np.where(np.where(direction > 0, sums >= at, sums <= at), 1, -1)
+    np.testing.assert_array_equal(make_plan(b.net(), isa).run(images)[0], expected)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((2, 3, 9, 8), np.int8),
+        np.zeros((2, 3, 9, 8), np.float32),
+        np.zeros((2, 3, 9, 8), bool),
+        np.zeros((2, 3, 8, 9), np.uint8),
+        np.zeros((2, 9, 8, 3), np.uint8),
+        np.zeros((2, 3, 9, 7), np.uint8),
+        np.zeros((2, 216), np.uint8),
+        np.zeros((3, 9, 8), np.uint8),
+        np.zeros((2, 1, 3, 9, 8), np.uint8),
+        np.zeros((), np.uint8),
+        np.zeros((2, 3, 9, 8), "V1"),
+        np.zeros((2, 3, 9, 8), object),
+        [[[[0] * 8] * 9] * 3],
+        b"\0" * 216,
+        None,
+    ],
+    ids=lambda images: f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__,
+)
+def test_other_images_never_reach_the_library(monkeypatch: pytest.MonkeyPatch, images: Any) -> None:
+    net = IMAGE_NETS["sign"]()
+    assert net.input.shape == (3, 9, 8)
+
+    def reached(*_: Any, **__: Any) -> None:
+        raise AssertionError("the library was called")
+
+    monkeypatch.setattr(NativePlan, "run", reached)
+    with pytest.raises(UsageError, match=r"expected uint8 \(N, 3, 9, 8\)"):
+        run(net, images, executor="native")
+    with pytest.raises(AssertionError, match="the library was called"):
+        run(net, images_of(net, 2), executor="native")
+
+
+def test_images_of_every_layout_are_the_same_images() -> None:
+    net = IMAGE_NETS["sign"]()
+    images = images_of(net, 6)
+    expected = run(net, images, executor="reference")
+    large = np.zeros((6, 9, 16, 3), np.uint8)
+    large[:, :, ::2] = images.transpose(0, 2, 3, 1)
+    frozen = images.copy()
+    frozen.flags.writeable = False
+    unaligned = np.frombuffer(b"\0" + images.tobytes(), np.uint8, offset=1).reshape(images.shape)
+    layouts = [np.asfortranarray(images), large[:, :, ::2].transpose(0, 3, 1, 2), frozen, unaligned]
+    for other in [*layouts, images[::-1].copy()[::-1]]:
+        np.testing.assert_array_equal(run(net, other, executor="native"), expected)
