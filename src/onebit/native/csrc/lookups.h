@@ -44,7 +44,11 @@ ALWAYS void lut_fixed(const int R, const int P, const int32_t *const *tables, co
             }
             vec index[4]; /* the lowest bits of each lane choose */
 #pragma GCC unroll 4
-            for (int p = 0; p < P; p++) index[p] = vec_load(w + p * panel);
+            for (int p = 0; p < P; p++) {
+                index[p] = vec_load(w + p * panel);
+                /* of a single row each weight is met once: that of the next tile is on its way meanwhile */
+                if (R == 1) __builtin_prefetch(w + (P + p) * panel);
+            }
             int g = 0;
             if (P <= 2) /* with more panels the registers run out */
                 for (; g + 4 <= groups; g += 4) {
