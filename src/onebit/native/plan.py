@@ -123,7 +123,8 @@ class _Planner:
         slot = self.open_lines(name, signs=isinstance(node, (Threshold, Sign)))
         whole_numbers = slot.kind == INTEGER
         if isinstance(node, Threshold):
-            self.steps.signed(slot, "threshold", node.threshold, node.direction.astype(np.int32))
+            flip = np.where(node.direction > 0, 0, -1).astype(np.int32)  # x <= t where -1 - x >= -1 - t
+            self.steps.signed(slot, "threshold", node.threshold ^ flip, flip)
         elif isinstance(node, Affine):
             self.steps.then(slot, "affine_int" if whole_numbers else "affine", node.scale, node.shift)
         elif isinstance(node, Relu):

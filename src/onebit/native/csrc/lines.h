@@ -60,8 +60,8 @@ static inline int run_line(const ob_line *line, line_t *restrict x, int first, i
         BLOCKS(x->i[k] = x->i[k] < -1 ? -1 : x->i[k] > 1 ? 1 : x->i[k])
         break;
     case OB_LINE_THRESHOLD: {
-        const int32_t *threshold = (const int32_t *)line->p + first, *direction = (const int32_t *)line->q + first;
-        BLOCKS(x->i[k] = direction[k] > 0 ? x->i[k] >= threshold[k] : x->i[k] <= threshold[k])
+        const int32_t *restrict least = (const int32_t *)line->p + first, *restrict flip = (const int32_t *)line->q + first;
+        BLOCKS(x->i[k] = (x->i[k] ^ flip[k]) >= least[k])
         break;
     }
     case OB_LINE_SIGN:

@@ -22,7 +22,7 @@ enum {
     OB_LINE_PRELU,        /* x > 0 ? x : x * p */
     OB_LINE_HARDTANH,     /* min(max(x, -1), 1), of float32 */
     OB_LINE_HARDTANH_INT,
-    OB_LINE_THRESHOLD,    /* int32 -> 1 where q > 0 ? x >= p : x <= p, else 0; the last of its lines, as is the next */
+    OB_LINE_THRESHOLD,    /* int32 -> 1 where (x ^ q) >= p, else 0; the last of its lines, as is the next */
     OB_LINE_SIGN          /* float32 -> 1 where x - p >= 0, else 0 */
 };
 
