@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from onebit.layers import RPReLU
 from onebit.models import create_model
 from onebit.packed import PackedNet, Threshold
-from onebit.quantizers import SteSign
+from onebit.quantizers import Quantizer, SteSign
 from onebit.runtime import run
 
 SHAPE = (1, 3, 4)
@@ -30,6 +31,26 @@ def make_nasty(model: nn.Module, seed: int = 0) -> nn.Module:
             if norm.affine:
                 norm.weight.copy_(torch.from_numpy(rng.choice([-1.0, 1.0, 0.0, 1e-30, -3e4], size) * rng.random(size)))
                 norm.bias.copy_(torch.from_numpy(np.where(rng.random(size) < 0.6, 0.0, rng.normal(0, 1, size))))
+    return model.eval()
+
+
+def randomise(model: nn.Module, images: np.ndarray) -> nn.Module:
+    """BatchNorm statistics of these images under random gains, and learnable parameters that are not as they begin."""
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+                module.momentum = 1.0
+                if module.affine:
+                    module.weight.normal_(0.5, 1)  # some turn the sign around
+                    module.bias.normal_()
+            elif isinstance(module, RPReLU):
+                module.shift_in.normal_()
+                module.shift_out.normal_()
+                module.slope.uniform_(0, 0.5)
+            elif isinstance(module, Quantizer):
+                for parameter in module.parameters():
+                    parameter.normal_(0.2, 0.5)
+        model.train()(torch.from_numpy(images))
     return model.eval()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fold_nets import images_of, kinds, node_of, torch_logits
+from fold_nets import images_of, kinds, node_of, randomise, torch_logits
 from torch import Tensor, nn
 
 from onebit.agreement import certify
@@ -47,26 +47,6 @@ def recipe_of(net: str, method: str) -> ModelRecipe:
     return build_recipe(merge(settings, METHODS[method])).model
 
 
-def randomise(model: nn.Module) -> nn.Module:
-    """BatchNorm statistics of random images under random gains, and learnable parameters that are not as they begin."""
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-                module.momentum = 1.0
-                if module.affine:
-                    module.weight.normal_(0.5, 1)  # some turn the sign around
-                    module.bias.normal_()
-            elif isinstance(module, RPReLU):
-                module.shift_in.normal_()
-                module.shift_out.normal_()
-                module.slope.uniform_(0, 0.5)
-            elif isinstance(module, Quantizer):
-                for parameter in module.parameters():
-                    parameter.normal_(0.2, 0.5)
-        model.train()(torch.from_numpy(images_of(24, SHAPE)))
-    return model.eval()
-
-
 def agreed(model: nn.Module, packed: PackedNet, images: np.ndarray) -> Certificate:
     """Labels are equal, logits up to rounding, and so is every sign that integers decide."""
     split = Split(images, np.arange(len(images)) % 4)
@@ -87,7 +67,7 @@ def test_every_method_packs_and_agrees_on_every_net(net: str, method: str) -> No
     torch.manual_seed(0)
     recipe = recipe_of(net, method)
     statistics = ([120.0] * 3, [60.0] * 3) if recipe.coding == "standardise" else None
-    model = randomise(build_model(recipe, input_shape=SHAPE, classes=5, statistics=statistics))
+    model = randomise(build_model(recipe, input_shape=SHAPE, classes=5, statistics=statistics), images_of(24, SHAPE))
     certificate = agreed(model, loads(dumps(pack(model, name=method))), images_of(30, SHAPE, seed=2))
     assert bool(certificate.layers) == (recipe.input_quantizer is not None)
     assert all(bool(torch.isfinite(tensor).all()) for tensor in plain_state_dict(model).values())
@@ -101,7 +81,9 @@ def net_of(*body: nn.Module, inputs: Any, weight: Any = "sign", flat: bool = Tru
     body += (nn.Flatten(),) if flat else ()
     last = BinaryLinear(width, 4, weight_quantizer=weight, input_quantizer=inputs)
     first = BinaryConv2d(3, 6, 3, stride=2, padding=1, weight_quantizer=weight)
-    return randomise(nn.Sequential(InputCoding(), first, nn.BatchNorm2d(6), *body, last, nn.BatchNorm1d(4)))
+    return randomise(
+        nn.Sequential(InputCoding(), first, nn.BatchNorm2d(6), *body, last, nn.BatchNorm1d(4)), images_of(24, SHAPE)
+    )
 
 
 def packed_of(model: nn.Module) -> PackedNet:
@@ -130,7 +112,7 @@ def test_pixels_are_shifted_by_channel_behind_a_pool() -> None:
     torch.manual_seed(0)
     first, second = BinaryConv2d(3, 6, 3, padding=1), BinaryConv2d(6, 4, 3, input_quantizer="rsign")
     layers = (first, nn.BatchNorm2d(6), RPReLU(6), nn.MaxPool2d(2), second, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    model = randomise(nn.Sequential(InputCoding(), *layers))
+    model = randomise(nn.Sequential(InputCoding(), *layers), images_of(24, SHAPE))
     packed = packed_of(model)
     assert kinds(packed)[:4] == ["Conv", "Threshold", "MaxPool", "Conv"]
     agreed(model, packed, images_of(40, SHAPE))
@@ -176,7 +158,7 @@ class Shared(nn.Module):
 
 def test_two_shifts_of_one_value_are_two_signs() -> None:
     torch.manual_seed(0)
-    model = randomise(Shared())
+    model = randomise(Shared(), images_of(24, SHAPE))
     packed = packed_of(model)
     assert [node.output for node in packed.nodes if isinstance(node, Threshold)] == ["a.sign", "b.sign"]
     (sign,) = (node for node in packed.nodes if isinstance(node, Sign))

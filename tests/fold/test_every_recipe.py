@@ -1,0 +1,99 @@
+"""The net of every recipe packs, is certified, and runs in the library as in numpy on every instruction set."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fold_nets import images_of, randomise
+
+from onebit.agreement import certify
+from onebit.data import DATASETS, Split
+from onebit.errors import NotBinaryError
+from onebit.fold import pack
+from onebit.native import instruction_sets, make_plan
+from onebit.packed import dumps, infer, loads
+from onebit.recipe import ModelRecipe, Recipe, build_recipe, read_settings, recipe_names, recipe_path
+from onebit.runtime import run
+from onebit.train.build import build_model
+
+CLASSES = {"cifar100": 100, "imagenet": 1000, "membrane": 2}
+"""Of a data set; 10 of the others."""
+SMALL_SHAPES = {"imagenet": (3, 65, 70), "membrane": (1, 16, 16)}
+NARROW = {"vgg_small": 1 / 16, "alexnet": 1 / 16, "resnet18": 1 / 8, "resnet20": 0.5, "unet": 1 / 16}
+HIDDEN = 70  # units of a layer of an mlp in place of 512 or 2,048
+
+Net = tuple[ModelRecipe, tuple[int, int, int], int]
+"""A model, the shape of its images, and its classes."""
+
+
+def whole(recipe: Recipe) -> Net:
+    """All channels; images of 512×512 as pieces of 32×32, which the same layers take."""
+    shape = (1, 32, 32) if recipe.dataset == "membrane" else DATASETS[recipe.dataset].input_shape
+    assert shape is not None
+    return recipe.model, shape, CLASSES.get(recipe.dataset, 10)
+
+
+def small(recipe: Recipe) -> Net:
+    """The same layers over fewer channels and pixels."""
+    model, shape, classes = whole(recipe)
+    if model.widths is not None:
+        model = replace(model, widths=(model.widths[0], *[HIDDEN] * (len(model.widths) - 2), model.widths[-1]))
+    else:
+        model = replace(model, width=NARROW[model.name])
+    return model, SMALL_SHAPES.get(recipe.dataset, shape), min(classes, 100)
+
+
+def distinct(nets: dict[str, Net]) -> dict[str, Net]:
+    """Those of other models or images than all before them."""
+    first = {repr(net): name for name, net in reversed(nets.items())}
+    return {name: nets[name] for name in sorted(first.values())}
+
+
+RECIPES = {name: build_recipe(read_settings(recipe_path(name))) for name in recipe_names()}
+BINARY = {name: recipe for name, recipe in RECIPES.items() if recipe.model.weight_quantizer is not None}
+SMALL = distinct({name: small(recipe) for name, recipe in BINARY.items()})
+WHOLE = distinct({name: whole(recipe) for name, recipe in BINARY.items()})
+
+
+def assert_runs(net: Net, count: int) -> None:
+    model_recipe, shape, classes = net
+    torch.manual_seed(0)
+    statistics = ([120.0] * shape[0], [60.0] * shape[0]) if model_recipe.coding == "standardise" else None
+    model = build_model(model_recipe, input_shape=shape, classes=classes, statistics=statistics)
+    taken: Any = model.input_shape  # more pixels than the data set's where a net pads none
+    packed = loads(dumps(pack(randomise(model, images_of(2 * count, taken)))))
+    images = images_of(count, taken, seed=2)
+    pixels = infer(packed)[packed.output].shape[1:]
+    split = Split(images, np.zeros((count, *pixels), np.uint8 if pixels else np.int64))
+    certificate = certify(model, packed, split, dataset="toy").certificate
+    assert certificate is not None
+    assert certificate.label_mismatches == 0
+    assert bool(certificate.layers) == (model_recipe.input_quantizer is not None)
+    expected = run(packed, images, executor="reference")
+    for isa in instruction_sets().values():
+        found, nan = make_plan(packed, isa).run(images)
+        assert not nan
+        np.testing.assert_array_equal(found, expected, err_msg=isa.name)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_recipe_packs_and_runs_natively(name: str) -> None:
+    assert_runs(SMALL[name], 4)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", WHOLE)
+def test_every_recipe_at_its_size_packs_and_runs_natively(name: str) -> None:
+    assert_runs(WHOLE[name], 1)
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES.keys() - BINARY.keys()))
+def test_real_baselines_are_refused(name: str) -> None:
+    assert "real" in name
+    model_recipe, shape, classes = small(RECIPES[name])
+    with pytest.raises(NotBinaryError, match="the model has no binary layer"):
+        pack(build_model(model_recipe, input_shape=shape, classes=classes))
