@@ -62,3 +62,8 @@ def test_a_wheel_installs_and_predicts_without_torch(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     expected = run(net, pixels.transpose(2, 0, 1)[np.newaxis])[0]
     assert json.loads(done.stdout)["predictions"][0]["label"] == expected.argmax()
+    code = "import runpy, sys; sys.path[:0] = sys.argv[1:3]; runpy.run_path(sys.argv[3], run_name='__main__')"
+    check = [*command[:3], code, *command[4:], str(PYPROJECT.parent / "tools" / "wheel_check.py")]
+    done = subprocess.run(check, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "give the bits of numpy" in done.stdout
