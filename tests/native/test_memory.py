@@ -1,0 +1,60 @@
+"""What a net takes while it runs: its weights in panels, the values that live at the same time, and nothing besides."""
+
+from __future__ import annotations
+
+import tracemalloc
+from functools import cache
+
+import numpy as np
+import pytest
+from kernel_nets import images_of
+
+from onebit.benchmarks.twins import NETS, Net, build
+from onebit.fold import pack
+from onebit.native import NativePlan, instruction_sets, make_plan
+from onebit.packed import OneBitWeights, PackedNet, infer
+
+ISAS = list(instruction_sets())
+pytestmark = pytest.mark.skipif(not ISAS, reason="the native library is not installed")
+TIMED = {**NETS, "resnet20-signs": Net("resnet20", "ste_sign", "ste_sign", (1,))}
+VALUES = {"mlp": 2, "resnet20": 4, "vgg_small": 1.26}
+"""How many of a net's largest value lie in the arena at once: in a residual block the shortcut and a grid besides."""
+each_plan = pytest.mark.parametrize(("name", "isa"), [(name, isa) for name in TIMED for isa in ISAS])
+
+
+@cache
+def packed_of(name: str) -> PackedNet:
+    return pack(build(TIMED[name]))
+
+
+def weight_bytes(plan: NativePlan) -> int:
+    arrays = {array.ctypes.data: array.nbytes for array in plan.kept if isinstance(array, np.ndarray)}
+    return sum(arrays[step.weights] for step in plan.kept[0] if step.weights)
+
+
+@each_plan
+def test_weights_take_at_most_twice_their_bits_and_the_first_layer_as_bytes(name: str, isa: str) -> None:
+    net = packed_of(name)
+    layers = [node for node in net.nodes if isinstance(node, OneBitWeights)]
+    bits = sum(layer.binary_weights for layer in layers)
+    assert weight_bytes(make_plan(net, instruction_sets()[isa])) <= 2 * bits / 8 + layers[0].binary_weights
+
+
+@each_plan
+def test_the_arena_is_what_lives_at_the_same_time(name: str, isa: str) -> None:
+    net = packed_of(name)
+    plan = make_plan(net, instruction_sets()[isa]).plan
+    largest = max(4 * int(np.prod(value.shape)) for value in infer(net).values())
+    assert 4 * (plan.arena_units - plan.scratch_units) <= plan.batch * VALUES[TIMED[name].model] * (largest + 8) + 1024
+    assert 4 * plan.scratch_units <= 200_000
+
+
+@each_plan
+def test_nothing_but_the_arena_and_the_answer_is_allocated(name: str, isa: str) -> None:
+    plan = make_plan(packed_of(name), instruction_sets()[isa])
+    images = images_of(packed_of(name), 3)
+    tracemalloc.start()
+    plan.run(images)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak <= 4 * plan.plan.arena_units + 10_000
