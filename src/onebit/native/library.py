@@ -85,7 +85,10 @@ class _Isa(ctypes.Structure):
 
     _fields_ = (
         ("name", ctypes.c_char_p),
-        *((name, _Int) for name in ("lanes", "lut_inputs", "lut_groups", "tile_rows", "dense_words", "bytes")),
+        *(
+            (name, _Int)
+            for name in ("lanes", "lut_inputs", "lut_groups", "tile_rows", "tile_outputs", "dense_words", "bytes")
+        ),
         ("run", _RUN),
     )
 
@@ -94,7 +97,7 @@ class InstructionSet(NamedTuple):
     """What packed nets can be run with.
 
     lanes: outputs in a panel of weights. lut_inputs, lut_groups: inputs of a lookup, lookups in a word.
-    tile_rows, dense_words: of the scratch memory, see csrc/products.h. bytes: see csrc/onebit.h.
+    tile_rows, tile_outputs, dense_words: see csrc/products.h. bytes: see csrc/onebit.h.
     run: (plan, images, count, arena, output, part, parts, meeting) -> 1 if the sign of a NaN was taken; it holds no
         lock of Python.
     """
@@ -104,6 +107,7 @@ class InstructionSet(NamedTuple):
     lut_inputs: int
     lut_groups: int
     tile_rows: int
+    tile_outputs: int
     dense_words: int
     bytes: int
     run: Callable[..., int]
@@ -163,6 +167,7 @@ def instruction_sets() -> Mapping[str, InstructionSet]:
             entry.lut_inputs,
             entry.lut_groups,
             entry.tile_rows,
+            entry.tile_outputs,
             entry.dense_words,
             entry.bytes,
             entry.run,

@@ -28,7 +28,8 @@ _ALIGNED = 16  # units: a line of the cache
 _BATCH_UNITS = 1 << 18  # of the largest value of a batch: it stays in the second-level cache
 _MOST_BATCH = 128
 _ALL = 1 << 62  # images
-_LINE, _LINE_PIXELS = 128, 4  # LINE of csrc/lines.h, and the most pixels of a tile
+_LINE, _LINE_PIXELS = 256, 4  # LINE of csrc/lines.h, and the most pixels of a tile
+_WORD = 32  # signs
 _BLOCK = 16  # channels that lines work on at once, whether the last of them are there or not
 
 
@@ -135,7 +136,7 @@ def lay_out(
     ways = [way for step in steps.list for way in (step, step.instead) if way is not None]
     made = (library.Step * len(ways))()
     for step, filled in zip(ways, made, strict=True):
-        _fill_step(step, filled, end, kept)
+        _fill_step(step, filled, end, isa, kept)
     for step, filled, instead in zip(ways, made, made[1:], strict=False):
         if step.instead is not None:
             filled.most = instead.least - 1
@@ -183,14 +184,14 @@ def place(buffers: list[Buffer], batch: int) -> int:
     return end
 
 
-def _fill_step(step: Step, made: library.Step, scratch: int, kept: list[Any]) -> None:
+def _fill_step(step: Step, made: library.Step, scratch: int, isa: library.InstructionSet, kept: list[Any]) -> None:
     made.step, made.scratch = _STEPS.index(step.name) + 1, scratch
     made.least, made.most = step.least, _ALL
     for name, buffer in zip(("in", "in2"), step.inputs, strict=False):
         setattr(made, "in_" if name == "in" else name, buffer.place)
         setattr(made, f"{name}_size", buffer.units)
     made.out, made.out_size = step.out.place, step.out.units
-    repeats = _pixels_of_a_line(step)
+    repeats = _pixels_of_a_line(step, isa)
     if repeats and step.name in ("lines", "add", "add_int"):  # one long line
         step.fields.update(channels=step.out.units, out_height=1, out_width=1)
     pixels = step.fields["out_height"] * step.fields["out_width"]
@@ -214,17 +215,18 @@ def _fill_step(step: Step, made: library.Step, scratch: int, kept: list[Any]) ->
     made.lines, made.line_count, made.bits = ctypes.addressof(lines), len(step.lines), step.bits
 
 
-def _pixels_of_a_line(step: Step) -> int:
+def _pixels_of_a_line(step: Step, isa: library.InstructionSet) -> int:
     """How many neighbouring pixels can be finished as one line, their parameters repeated; 0 where they can't."""
     fields = step.fields
     if step.name in ("lines", "add", "add_int"):
         alike = all(p is None and q is None for _, p, q in step.lines)
         channels = 1 if alike else fields["channels"]
         return 0 if step.bits or _LINE % channels else _LINE // channels
+    outputs = fields.get("outputs", 0)
     plain = step.name in ("xnor", "bytes", "lut") and fields["groups"] == 1
-    if not plain or fields["number"] or fields.get("centre") or step.bits or fields["outputs"] % _BLOCK:
+    if not plain or fields["number"] or fields.get("centre") or outputs % (_WORD if step.bits else _BLOCK):
         return 0
-    pixels = _LINE // fields["outputs"]
+    pixels = _LINE // outputs if outputs <= isa.tile_outputs else 0
     return pixels if pixels >= _LINE_PIXELS else 0
 
 

@@ -1,6 +1,6 @@
 /* What is done with the channels of one pixel, or a part of them: see OB_LINE_*. The instruction set's file defines word_of:
  * the lowest bits of 32 flags. */
-#define LINE 128 /* channels of a part at most; parts begin at multiples of 32 */
+#define LINE 256 /* channels of a part at most; parts begin at multiples of 32 */
 
 typedef union {
     int32_t i[LINE];

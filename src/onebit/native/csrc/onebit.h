@@ -119,7 +119,7 @@ typedef struct {
     int32_t lanes;      /* outputs in a panel */
     int32_t lut_inputs; /* inputs that a lookup takes */
     int32_t lut_groups; /* lookups in a word */
-    int32_t tile_rows;   /* of the largest tile */
+    int32_t tile_rows, tile_outputs; /* the most of a tile */
     int32_t dense_words; /* words of a block of a dense layer's rows */
     int32_t bytes; /* images from which on a dense layer is faster with bytes than by lookups, INT32_MAX for none;
                       convolutions always are; 0: there is no step of bytes */

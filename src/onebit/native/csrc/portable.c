@@ -83,4 +83,4 @@ static void lut_tables(const int32_t *x, int channels, int32_t *tables) {
     }
 }
 
-const ob_isa ob_portable = {"portable", LANES, LUT_INPUTS, LUT_GROUPS, TILE_ROWS, DENSE_WORDS, BYTES, run_plan};
+const ob_isa ob_portable = {"portable", LANES, LUT_INPUTS, LUT_GROUPS, TILE_ROWS, TILE_OUTPUTS, DENSE_WORDS, BYTES, run_plan};

@@ -3,7 +3,7 @@
  * LANES         outputs in a panel: a panel holds one unit of each of them, then the next unit of each, …
  * LUT_INPUTS    how many inputs a lookup takes at once, LUT_GROUPS how many lookups a word of weights holds
  * TABLE         entries of the table of such a group: 2^LUT_INPUTS
- * TILE_ROWS, TILE_PANELS   the most of a tile; the panels are at most LINE outputs, a multiple of 32
+ * TILE_ROWS, TILE_PANELS   the most of a tile; the panels are a multiple of 32 outputs
  * WORD_ROWS, LUT_ROWS(panels)   rows of a tile of each kind of product; a tile has so many, or 2, or 1
  * BYTES         see ob_isa
  * words_tile, lut_tile     sums of a tile, see there
@@ -18,6 +18,7 @@ typedef struct {
     int32_t words, groups;
 } segment_t;
 
+#define TILE_OUTPUTS (TILE_PANELS * LANES)
 #define DENSE_WORDS 16 /* tables of a block of a dense layer: 4 rows of them stay in the first-level cache */
 
 /* sums[m][panel][lane]: bits in which row m and that row of weights differ, or with `bytes` the sums of products. */
@@ -230,8 +231,8 @@ static int step_words(const ob_step *s, const share_t *share, int64_t count, uin
     segment_t *segments = (segment_t *)(arena + s->scratch + share->scratch);
     int64_t row_units = (int64_t)s->in_width * s->in_pixel;
     int padded = (s->outputs + LANES - 1) / LANES, bytes = s->step == OB_STEP_BYTES, bad = 0;
-    work_t work = work_of(s, share, TILE_PANELS * LANES);
-    int32_t sums[WORD_ROWS * LINE];
+    work_t work = work_of(s, share, TILE_OUTPUTS);
+    int32_t sums[WORD_ROWS * TILE_OUTPUTS];
     for (int i = work.rows.begin; i < work.rows.end; i++)
         for (int r = 0; r < s->run_count; r++) {
             place_t at = {s, arena, i, s->runs + 4 * r, 0};
@@ -269,7 +270,7 @@ static int lut_outputs(const place_t *at, span_t tiles, spot_t spot, int many, i
     const ob_step *s = at->s;
     int padded = (s->outputs + LANES - 1) / LANES, bad = 0;
     int64_t stride = (int64_t)padded * LANES, groups = 0;
-    int32_t sums[TILE_ROWS * LINE];
+    int32_t sums[TILE_ROWS * TILE_OUTPUTS];
     for (int k = 0; k < found; k++) groups += segments[k].groups;
     int narrow = begins && ends && groups <= most;
     if (!narrow && begins) memset(wide, 0, (size_t)(many * stride) * sizeof *wide);
@@ -299,7 +300,7 @@ static int lut_dense(const ob_step *s, const share_t *share, int64_t count, uint
     int block_units = DENSE_WORDS * LUT_GROUPS * TABLE, inputs = DENSE_WORDS * LUT_GROUPS * LUT_INPUTS, bad = 0;
     int rows = LUT_ROWS(stride / LANES);
     static const int32_t one[4] = {0, 1, 1, 0};
-    work_t work = work_of(s, share, TILE_PANELS * LANES);
+    work_t work = work_of(s, share, TILE_OUTPUTS);
     if (work.outputs.begin == work.outputs.end) return 0;
     place_t at = {s, arena, 0, one, 0};
     for (int group = 0; group < s->groups; group++)
@@ -334,7 +335,7 @@ static int lut_conv(const ob_step *s, const share_t *share, int64_t count, uint3
     /* 8 segments are 3 lines of the cache: a table that begins in the midst of one would be read in two pieces */
     int32_t *room = (int32_t *)(segments + ((int64_t)s->taps_down * s->taps_across + 7) / 8 * 8);
     int64_t right = s->left + s->in_width;
-    work_t work = work_of(s, share, TILE_PANELS * LANES);
+    work_t work = work_of(s, share, TILE_OUTPUTS);
     for (int row = 0; row < s->tall; row++) {
         memset(room + row * row_units, 0, (size_t)(s->left * pixel_units) * 4);
         memset(room + row * row_units + right * pixel_units, 0, (size_t)((s->table_width - right) * pixel_units) * 4);
