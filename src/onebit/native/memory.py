@@ -170,9 +170,17 @@ def _work(step: Step, isa: library.InstructionSet) -> int:
 
 def place(buffers: list[Buffer], batch: int) -> int:
     """Gives each buffer a place in the arena that no other has at the same time; returns the end of them."""
+    largest_first = sorted(buffers, key=lambda buffer: -buffer.units)
+    earliest_first = sorted(buffers, key=lambda buffer: buffer.first)
+    # neither order is always the tighter one
+    tighter = min((largest_first, earliest_first), key=lambda order: _place_in_order(order, batch))
+    return _place_in_order(tighter, batch)
+
+
+def _place_in_order(buffers: list[Buffer], batch: int) -> int:
     placed: list[tuple[int, int, Buffer]] = []
     end = 0
-    for buffer in sorted(buffers, key=lambda buffer: -buffer.units):
+    for buffer in buffers:
         size = -(-buffer.units * batch // _ALIGNED) * _ALIGNED
         place = 0
         for start, stop, other in sorted(placed, key=lambda entry: entry[0]):
