@@ -19,18 +19,20 @@ def reference(net: PackedNet, images: np.ndarray) -> np.ndarray | None:
     return np.concatenate(answer).astype(np.float32)
 
 
-def assert_agrees(net: PackedNet, images: np.ndarray, expected: np.ndarray | None, isa: InstructionSet) -> bool:
+def assert_agrees(
+    net: PackedNet, images: np.ndarray, expected: np.ndarray | None, isa: InstructionSet, *, parts: int = 1
+) -> bool:
     """Fails unless the library gives the same bits, or refuses alike; False where it leaves the net to the reference.
 
     Args:
-        expected: what `reference` says.
+        expected: what `reference` says. parts: threads that share each step.
     """
     try:
         plan = make_plan(net, isa)
     except NotPlanned:
         return False
     plan.plan.batch = min(plan.plan.batch, 3)
-    found, nan = plan.run(images)
+    found, nan = plan.run(images, parts=parts)
     assert nan == (expected is None), isa.name
     if expected is not None:
         np.testing.assert_array_equal(_bits(found), _bits(expected), err_msg=isa.name)

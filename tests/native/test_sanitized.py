@@ -36,6 +36,7 @@ for net in kernel_nets():
     images = images_of(net, 5)
     expected = reference(net, images)
     planned += sum(assert_agrees(net, images, expected, isa) for isa in isas.values())
+    assert_agrees(net, images, expected, isas[list(isas)[-1]], parts=3)
 left = 0
 for net in changed_nets(30, seed=1):
     images = images_of(net, 4)

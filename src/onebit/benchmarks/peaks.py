@@ -28,7 +28,8 @@ _FAMILIES: dict[tuple[str, int], dict[str, tuple[int, ...]]] = {
 _INTEL = {
     ("avx2", "lut"): 24.0,  # a vpermd chooses 8 sums of 3, one a cycle
     ("avx2", "bytes"): 32,  # vpmaddubsw and vpmaddwd for 32 products, two instructions a cycle
-    **dict.fromkeys([("avx512bw", "xnor"), ("avx512vnni", "xnor")], 256.0),  # two vpshufb for 512 products, one a cycle
+    # 4 xor, 6 ternary functions and 7 to count what is left, for 2,048 products, two instructions a cycle
+    **dict.fromkeys([("avx512bw", "xnor"), ("avx512vnni", "xnor")], 2048 * 2 / 17),
     **dict.fromkeys([(isa, "lut") for isa in ("avx512bw", "avx512vnni", "avx512")], 64.0),  # 16 sums of 4, one a cycle
     ("avx512bw", "bytes"): 64,
     **dict.fromkeys([("avx512vnni", "bytes"), ("avx512", "bytes")], 128.0),  # 64 a vpdpbusd, of servers two a cycle
@@ -48,9 +49,9 @@ LIMITS: dict[str, dict[tuple[str, str], float]] = {
 }
 """Microarchitecture -> (instruction set, step of a plan) -> multiply-accumulates a cycle.
 
-Of the one instruction that a kernel has to use for each of its products, were it issued as often as the processor can:
-no kernel that uses it is faster. What else it has to do keeps most from getting near: on Intel, the xor and the sum
-share two ports with the counts of 512 bits.
+Of the one instruction that a kernel has to use for each of its products, or of all of its instructions where they are
+alike, were they issued as often as the processor can: no such kernel is faster. What else it has to do keeps most from
+getting near: on Intel, the xor and the sum share two ports with the counts of 512 bits.
 """
 
 
