@@ -28,15 +28,17 @@ from onebit.fold import pack
 from onebit.memory import keep_freed_memory
 from onebit.native import NativePlan, instruction_sets, make_plan
 from onebit.packed import PackedNet, dumps
+from onebit.runtime.running import parts_of_steps
 from onebit.tables import resolve
 
 
 def _native_call(plan: NativePlan, images: np.ndarray, pool: ThreadPoolExecutor, threads: int) -> Call:
-    """As `onebit.runtime.run` shares images between threads, but with the plan of a stated instruction set."""
-    parts = np.array_split(images, min(threads, len(images)))
-    if len(parts) == 1:
-        return lambda: plan.run(images)[0]
-    return lambda: np.concatenate([logits for logits, _ in pool.map(plan.run, parts)])
+    """As `onebit.runtime.run` shares images or steps between threads, but with the plan of a stated instruction set."""
+    shared = np.array_split(images, min(threads, len(images)))
+    parts = parts_of_steps(plan, len(images), threads)
+    if len(shared) == 1 or parts > 1:
+        return lambda: plan.run(images, parts=parts)[0]
+    return lambda: np.concatenate([logits for logits, _ in pool.map(plan.run, shared)])
 
 
 def check(name: str, packed: PackedNet, images: np.ndarray, timed: Sequence[Timed]) -> list[int]:

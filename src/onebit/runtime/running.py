@@ -125,6 +125,11 @@ def thread_count(threads: int | None = None) -> int:
     return count
 
 
+def parts_of_steps(plan: NativePlan, count: int, threads: int) -> int:
+    """How many threads share each step: all where there are fewer images than threads, and the images large; else 1."""
+    return threads if count < threads and plan.work >= _SHARED_WORK else 1
+
+
 @cache
 def _notice() -> None:
     warnings.warn(
@@ -146,14 +151,14 @@ def _native_parts(
                 pass
         return logits
 
-    shared = images.shape[0] < threads and plan.work >= _SHARED_WORK
-    workers = 1 if shared else min(threads, images.shape[0])  # a small image waits for no thread to start
+    parts = parts_of_steps(plan, images.shape[0], threads)
+    workers = 1 if parts > 1 else min(threads, images.shape[0])  # a small image waits for no thread to start
     with ThreadPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
         for start in range(0, images.shape[0], batch_size):
             part = np.asarray(images[start : start + batch_size])
             part = np.ascontiguousarray(part.reshape(len(part), *net.input.shape))
             if pool is None or len(part) == 1:
-                yield batch(part, threads if shared else 1)
+                yield batch(part, parts)
             else:
                 yield from pool.map(batch, np.array_split(part, min(threads, len(part))))
 
