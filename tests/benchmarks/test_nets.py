@@ -85,8 +85,8 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_wrong_kernel_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     right: Callable[..., tuple[np.ndarray, bool]] = NativePlan.run
 
-    def wrong(plan: NativePlan, images: np.ndarray) -> tuple[np.ndarray, bool]:
-        logits, nan = right(plan, images)
+    def wrong(plan: NativePlan, images: np.ndarray, *, parts: int = 1) -> tuple[np.ndarray, bool]:
+        logits, nan = right(plan, images, parts=parts)
         logits[-1, 3] = np.nextafter(logits[-1, 3], np.inf)  # of the last image alone, by the least there is
         return logits, nan
 
