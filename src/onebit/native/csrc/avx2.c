@@ -67,45 +67,7 @@ typedef __m256i vec;
 #define vec_dot(sum, x, w) \
     _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1)))
 #include "words.h"
-
-#define CASE(R, P)                                                          \
-    case 8 * R + P:                                                         \
-        words_fixed(bytes, R, P, a, segments, count, b, panel, sums);       \
-        break;
-
-ALWAYS void words_of(const int bytes, int rows, int panels, const uint32_t *const *a, const segment_t *segments,
-                     int count, const uint32_t *b, int64_t panel, int32_t *sums) {
-    switch (8 * rows + panels) {
-        CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4)
-        CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(2, 4)
-    }
-}
-#undef CASE
-
-static void words_tile(int bytes, int rows, int panels, const uint32_t *const *a, const segment_t *segments, int count,
-                       const uint32_t *b, int64_t panel, int32_t *sums) {
-    if (bytes)
-        words_of(1, rows, panels, a, segments, count, b, panel, sums);
-    else
-        words_of(0, rows, panels, a, segments, count, b, panel, sums);
-}
-
 #include "lookups.h"
-
-#define CASE(R, P)                                                                         \
-    case 8 * R + P:                                                                        \
-        lut_fixed(R, P, tables, segments, count, b, panel, most, wide, wide_stride, sums); \
-        break;
-
-static void lut_tile(int rows, int panels, const int32_t *const *tables, const segment_t *segments, int count,
-                     const uint32_t *b, int64_t panel, int most, int64_t *wide, int64_t wide_stride, int32_t *sums) {
-    switch (8 * rows + panels) {
-        CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4)
-        CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(2, 4)
-        CASE(4, 1) CASE(4, 2)
-    }
-}
-#undef CASE
 
 /* tables[group][index]: the sum of 3 channels, each added where its bit of the index is 1, else taken away. */
 static void lut_tables(const int32_t *x, int channels, int32_t *tables) {

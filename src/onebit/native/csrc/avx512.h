@@ -77,63 +77,7 @@ ALWAYS __m512i lane_sums(__m512i bytes) {
     _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_maddubs_epi16(x, w), _mm512_set1_epi16(1)))
 #endif
 #include "words.h"
-
-#define CASE(R, P)                                                          \
-    case 8 * R + P:                                                         \
-        words_fixed(bytes, R, P, a, segments, count, b, panel, sums);       \
-        break;
-
-ALWAYS void words_of(const int bytes, int rows, int panels, const uint32_t *const *a, const segment_t *segments,
-                     int count, const uint32_t *b, int64_t panel, int32_t *sums) {
-    switch (8 * rows + panels) {
-        CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4)
-        CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(2, 4)
-        CASE(4, 1) CASE(4, 2) CASE(4, 3) CASE(4, 4)
-    }
-}
-#undef CASE
-
-#define COUNT(R, P)                                             \
-    case P:                                                     \
-        counted_fixed(R, P, a, segments, count, b, panel, sums); \
-        break;
-
-static void words_tile(int bytes, int rows, int panels, const uint32_t *const *a, const segment_t *segments, int count,
-                       const uint32_t *b, int64_t panel, int32_t *sums) {
-    if (bytes)
-        words_of(1, rows, panels, a, segments, count, b, panel, sums);
-#ifdef __AVX512VPOPCNTDQ__
-    else
-        words_of(0, rows, panels, a, segments, count, b, panel, sums);
-#else
-    else
-        for (int m = 0; m < rows; m += 2, a += 2, sums += 2 * panels * LANES) {
-            if (rows == 1)
-                switch (panels) { COUNT(1, 1) COUNT(1, 2) COUNT(1, 3) COUNT(1, 4) }
-            else
-                switch (panels) { COUNT(2, 1) COUNT(2, 2) COUNT(2, 3) COUNT(2, 4) }
-        }
-#endif
-}
-#undef COUNT
-
 #include "lookups.h"
-
-#define CASE(R, P)                                                                               \
-    case 8 * R + P:                                                                              \
-        lut_fixed(R, P, tables, segments, count, b, panel, most, wide, wide_stride, sums);       \
-        break;
-
-static void lut_tile(int rows, int panels, const int32_t *const *tables, const segment_t *segments, int count,
-                     const uint32_t *b, int64_t panel, int most, int64_t *wide, int64_t wide_stride, int32_t *sums) {
-    switch (8 * rows + panels) {
-        CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4)
-        CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(2, 4)
-        CASE(4, 1) CASE(4, 2) CASE(4, 3) CASE(4, 4)
-        CASE(8, 1)
-    }
-}
-#undef CASE
 
 /* The table of 4 channels at most: each added where its bit of the index is 1, else taken away. */
 ALWAYS __m512i table_of(const int32_t *x, int channels) {

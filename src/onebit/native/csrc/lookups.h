@@ -80,3 +80,20 @@ ALWAYS void lut_fixed(const int R, const int P, const int32_t *const *tables, co
             else
                 vec_store(sums + (m * P + p) * LANES, sum[m][p]);
 }
+
+#define CASE(R, P)                                                                             \
+    case 8 * R + P:                                                                            \
+        if (R <= LUT_ROWS(P))                                                                  \
+            lut_fixed(R, P, tables, segments, count, b, panel, most, wide, wide_stride, sums); \
+        break;
+
+static void lut_tile(int rows, int panels, const int32_t *const *tables, const segment_t *segments, int count,
+                     const uint32_t *b, int64_t panel, int most, int64_t *wide, int64_t wide_stride, int32_t *sums) {
+    switch (8 * rows + panels) {
+        CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4)
+        CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(2, 4)
+        CASE(4, 1) CASE(4, 2) CASE(4, 3) CASE(4, 4)
+        CASE(8, 1)
+    }
+}
+#undef CASE

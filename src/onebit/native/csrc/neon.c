@@ -9,7 +9,7 @@
 #define TABLE 16
 #define TILE_ROWS 2
 #define TILE_PANELS 2
-#define WORD_ROWS 4
+#define WORD_ROWS 2
 #define LUT_ROWS(panels) 2
 #define BYTES 0 /* lookups do what they would */
 
@@ -79,22 +79,6 @@ ALWAYS vec vec_lane_sums(vec x) {
 #define vec_zero() vec_broadcast(0)
 #define COUNTED 31 /* words of 8 bits a byte: 248, and the next would not be sure to fit */
 #include "words.h"
-
-static void words_tile(int bytes, int rows, int panels, const uint32_t *const *a, const segment_t *segments, int count,
-                       const uint32_t *b, int64_t panel, int32_t *sums) {
-    (void)bytes;
-    for (int p = 0; p < panels; p++, b += panel) {
-        int32_t of_panel[WORD_ROWS * LANES];
-        if (rows == 1)
-            words_fixed(0, 1, 1, a, segments, count, b, panel, of_panel);
-        else if (rows == 2)
-            words_fixed(0, 2, 1, a, segments, count, b, panel, of_panel);
-        else
-            words_fixed(0, 4, 1, a, segments, count, b, panel, of_panel);
-        for (int m = 0; m < rows; m++)
-            memcpy(sums + (m * panels + p) * LANES, of_panel + m * LANES, LANES * sizeof *sums);
-    }
-}
 
 /* Lookups byte by byte: a table is four of 16 bytes, from the lowest bytes of its entries to the highest, and one
  * instruction looks up a byte for each of 16 outputs. Bytes add up in 16 bits, the highest with their sign.

@@ -154,17 +154,16 @@ static inline void read_sums(const place_t *at, line_t *x, int place, int count,
     int32_t *whole = x->i + place;
     uint32_t terms = (uint32_t)at->terms; /* a last block goes on where there are no sums */
     float *real = x->f + place;
-    if (s->step == OB_STEP_XNOR) /* of the terms, so many signs differ */
-        BLOCKS(whole[k] = (int32_t)(terms - 2 * (uint32_t)sums[k]))
-    else if (!s->real)
-        if (wide)
-            for (int k = 0; k < count; k++) whole[k] = (int32_t)wide[k];
-        else
-            BLOCKS(whole[k] = sums[k])
-    else if (wide)
+    if (wide && s->real)
         for (int k = 0; k < count; k++) real[k] = float_of(wide[k]) * unit;
-    else
+    else if (wide)
+        for (int k = 0; k < count; k++) whole[k] = (int32_t)wide[k];
+    else if (s->step == OB_STEP_XNOR) /* of the terms, so many signs differ */
+        BLOCKS(whole[k] = (int32_t)(terms - 2 * (uint32_t)sums[k]))
+    else if (s->real)
         BLOCKS(real[k] = (float)sums[k] * unit)
+    else
+        BLOCKS(whole[k] = sums[k])
 }
 
 /* Finishes the sums of outputs `first` to `first + count` of a group. */

@@ -115,3 +115,48 @@ ALWAYS void counted_fixed(const int R, const int P, const uint32_t *const *a, co
          vec_store(to, vec_add(vec_add(twos, twos), vec_lane_sums(vec_ones(sum[m][p].ones)))))
 }
 #endif
+
+/* Chooses the piece of code that is made for a tile. */
+#define CASE(R, P)                                                     \
+    case 8 * R + P:                                                    \
+        if (R <= WORD_ROWS && P <= TILE_PANELS)                        \
+            words_fixed(bytes, R, P, a, segments, count, b, panel, sums); \
+        break;
+
+ALWAYS void words_of(const int bytes, int rows, int panels, const uint32_t *const *a, const segment_t *segments,
+                     int count, const uint32_t *b, int64_t panel, int32_t *sums) {
+    switch (8 * rows + panels) {
+        CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4)
+        CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(2, 4)
+        CASE(4, 1) CASE(4, 2) CASE(4, 3) CASE(4, 4)
+    }
+}
+#undef CASE
+
+#ifdef vec_three
+#define CASE(R, P)                                               \
+    case 8 * R + P:                                              \
+        counted_fixed(R, P, a, segments, count, b, panel, sums); \
+        break;
+
+static void count_words(int rows, int panels, const uint32_t *const *a, const segment_t *segments, int count,
+                        const uint32_t *b, int64_t panel, int32_t *sums) {
+    for (int m = 0; m < rows; m += 2, a += 2, sums += 2 * panels * LANES) {
+        switch (8 * (rows == 1 ? 1 : 2) + panels) { /* rows: 1, 2 or 4 */
+            CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4)
+            CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(2, 4)
+        }
+    }
+}
+#undef CASE
+#else
+#define count_words(...) words_of(0, __VA_ARGS__)
+#endif
+
+static void words_tile(int bytes, int rows, int panels, const uint32_t *const *a, const segment_t *segments, int count,
+                       const uint32_t *b, int64_t panel, int32_t *sums) {
+    if (BYTES && bytes)
+        words_of(1, rows, panels, a, segments, count, b, panel, sums);
+    else
+        count_words(rows, panels, a, segments, count, b, panel, sums);
+}
