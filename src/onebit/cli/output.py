@@ -7,11 +7,12 @@ import math
 import os
 import sys
 import time
+from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from onebit.cli.parsing import MOST_THREADS
+from onebit.cli.parsing import thread_number
 from onebit.errors import UsageError
 
 Bar = Any
@@ -172,8 +173,10 @@ def set_threads() -> None:
     text = os.environ.get("ONEBIT_THREADS")
     if not text:
         return
-    if not text.isdecimal() or not 1 <= int(text) <= MOST_THREADS:
-        raise UsageError(f"ONEBIT_THREADS must be from 1 to {MOST_THREADS}, got {text!r}")
+    try:
+        threads = thread_number(text)
+    except ArgumentTypeError as error:
+        raise UsageError(f"ONEBIT_THREADS {error}") from None
     import torch
 
-    torch.set_num_threads(int(text))
+    torch.set_num_threads(threads)

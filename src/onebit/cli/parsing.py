@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from onebit.errors import UsageError
 from onebit.tables import did_you_mean
 
-MOST_THREADS = 4096
+_MOST_THREADS = 4096
 
 
 class Parser(argparse.ArgumentParser):
@@ -32,8 +32,6 @@ class Parser(argparse.ArgumentParser):
             flags = [flag for action in self._actions for flag in action.option_strings]
             near = did_you_mean(extra[0].partition("=")[0], flags) if extra[0].startswith("-") else ""
             self.error(f"unexpected {extra[0]!r}{near}")
-        if getattr(found, "threads", None):  # for all that computes in this process
-            os.environ["ONEBIT_THREADS"] = str(found.threads)
         return found
 
 
@@ -41,14 +39,27 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print exactly one JSON object")
 
 
-def add_threads(parser: argparse.ArgumentParser) -> None:
-    def threads(text: str) -> int:
-        if not text.isdecimal() or not 1 <= int(text) <= MOST_THREADS:
-            raise argparse.ArgumentTypeError(f"must be from 1 to {MOST_THREADS}, got {text!r}")
-        return int(text)
+def thread_number(text: str) -> int:
+    """argparse type: a number of threads."""
+    if not text.isdecimal() or not 1 <= int(text) <= _MOST_THREADS:
+        raise argparse.ArgumentTypeError(f"must be from 1 to {_MOST_THREADS}, got {text!r}")
+    return int(text)
 
+
+class _SetThreads(argparse.Action):
+    """For all that computes in this process."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        os.environ["ONEBIT_THREADS"] = str(values)
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--threads", type=threads, metavar="N", help="that compute; before ONEBIT_THREADS (default: one per core)"
+        "--threads",
+        type=thread_number,
+        action=_SetThreads,
+        metavar="N",
+        help="that compute; before ONEBIT_THREADS (default: one per core)",
     )
 
 

@@ -37,19 +37,8 @@ class Step(ctypes.Structure):
         *((name, _Int) for name in ("run_count", "number")),
         ("weights", _Pointer),
         ("panel", _Long),
-        *(
-            (name, _Int)
-            for name in (
-                "outputs",
-                "tap_channels",
-                "tap_words",
-                "tap_lookups",
-                "real",
-                "centre",
-                "together",
-                "reserved",
-            )
-        ),
+        *((name, _Int) for name in ("outputs", "tap_channels", "tap_words", "tap_lookups")),
+        *((name, _Int) for name in ("real", "centre", "together")),
         *((name, _Pointer) for name in ("tap_sums", "weight_units", "lines")),
         *((name, _Int) for name in ("line_count", "bits")),
         ("divisor", _Pointer),

@@ -82,7 +82,6 @@ typedef struct {
     int32_t real;         /* whether the input lies on a grid */
     int32_t centre;       /* whether the lines want sum(x) */
     int32_t together;     /* whether pixels of few channels are finished at once: parameters are repeated for them */
-    int32_t reserved;
     const int64_t *tap_sums; /* [taps][outputs of all groups]: sums of the weights of a tap; NULL without padding value */
     const float *weight_units; /* of real weights */
 
