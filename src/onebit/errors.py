@@ -6,11 +6,18 @@ reaches the top is a defect of onebit and keeps its traceback.
 
 from __future__ import annotations
 
+LONGEST_PART = 300
+"""Characters of one part of a message, as between two semicolons."""
+LONGEST_MESSAGE = 1_000
+
 
 class OnebitError(Exception):
-    """Base of every error that a user can cause and mend."""
+    """Base of every error that a user can cause and mend. Its text is one line, see `one_line`."""
 
     exit_status = 2
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class UsageError(OnebitError):
@@ -43,6 +50,22 @@ class FoldError(OnebitError):
 
 class TrainingError(OnebitError):
     """Training cannot go on, as after a loss that is not a number."""
+
+
+def one_line(text: str) -> str:
+    """A message as one line that a terminal can show, whatever a file or a user put into it.
+
+    Of a part that is too long the middle is left out, as the way out is at its end; what does not print is escaped.
+    """
+    text = " ".join(line.strip() for line in text.splitlines())
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return _cut("; ".join(_cut(part, LONGEST_PART) for part in text.split("; ")), LONGEST_MESSAGE)
+
+
+def _cut(text: str, longest: int) -> str:
+    head = longest * 2 // 3
+    return text if len(text) <= longest else f"{text[:head]} … {text[head + 3 - longest :]}"
 
 
 def first_line(error: Exception) -> str:

@@ -1,17 +1,85 @@
-"""Files that are never half written: a temporary file in the same folder, fsync, then one rename."""
+"""Files that are never half written: a temporary file in the same folder, fsync, then one rename.
+
+And files that are what they should be: opening a pipe for reading would wait for its writer, for ever.
+"""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import secrets
+import socket
+import stat
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO, TextIO
 
 from onebit.errors import OnebitError
 
 PREFIX = ".onebit-"
-"""Of temporary files."""
+"""Of temporary files; then follow `_machine`, the number of the process, and what makes the name unique."""
+ABANDONED = 24 * 3600.0
+"""Seconds after which a temporary file is left over, where nobody can say whether its process still runs."""
+_FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a regular file for reading; never waits, as `open` does for the writer of a pipe.
+
+    Raises:
+        OSError: it cannot be opened, or is a pipe, a device or a folder.
+    """
+    return os.fdopen(_regular(path, os.O_RDONLY), "rb")
+
+
+def read_regular(path: str | os.PathLike[str], *, largest: int) -> bytes:
+    """The bytes of a regular file.
+
+    Raises:
+        OSError: it cannot be read, is a pipe, a device or a folder, or has more than `largest` bytes.
+    """
+    with open_regular(path) as stream:
+        content = stream.read(largest + 1)
+    if len(content) > largest:
+        raise OSError(errno.EFBIG, f"larger than the {largest:,} bytes that such a file may have", os.fspath(path))
+    return content
+
+
+def append_text(path: str | os.PathLike[str]) -> TextIO:
+    """Open a regular file to append lines to it, made if it is not there; a link is refused, not followed.
+
+    Raises:
+        OnebitError: it is a link, a pipe, a device or a folder, or cannot be opened.
+    """
+    try:
+        descriptor = _regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _NO_FOLLOW)
+    except OSError as error:
+        linked = os.path.islink(path)
+        reason = "it is a link, which is not followed" if linked else error.strerror or str(error)
+        raise OnebitError(f"cannot write {os.fspath(path)!r}: {reason}; remove it") from None
+    return os.fdopen(descriptor, "a", encoding="utf-8")
+
+
+def open_locked(path: str | os.PathLike[str]) -> int:
+    """The descriptor of a regular file, to be locked: open for reading and writing, made if it is not there.
+
+    Raises:
+        OSError: it is a link, a pipe, a device or a folder, or cannot be opened.
+    """
+    return _regular(path, os.O_RDWR | os.O_CREAT | _NO_FOLLOW)
+
+
+def _regular(path: str | os.PathLike[str], flags: int) -> int:
+    descriptor = os.open(path, flags | _FLAGS, 0o666)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "is a folder" if folder else "is not a regular file", os.fspath(path))
 
 
 @contextmanager
@@ -33,7 +101,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
         raise OnebitError(f"cannot write {os.fspath(path)!r}: it is not a regular file; choose another path")
-    temporary = target.with_name(f"{PREFIX}{secrets.token_hex(8)}{target.suffix}")
+    temporary = target.with_name(f"{PREFIX}{_machine()}-{os.getpid()}-{secrets.token_hex(4)}{target.suffix}")
     try:
         # not tempfile: its files are readable by their owner alone, and would stay so after the rename
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -64,9 +132,32 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | memoryview) -> None
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files that a killed process left in a folder to which nobody writes now."""
+    """Remove the temporary files that killed processes left in a folder; those of a running one stay."""
     for path in folder.glob(f"{PREFIX}*"):
-        _remove(path)
+        with suppress(OSError):
+            if _is_left_over(path):
+                path.unlink()
+
+
+def _machine() -> str:
+    """A short name of this machine: the number of a process says nothing on another one that sees the same folder."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _is_left_over(path: Path) -> bool:
+    machine, _, rest = path.name.removeprefix(PREFIX).partition("-")
+    number = rest.partition("-")[0]
+    # os.name: on Windows, os.kill ends the process that it asks for
+    if machine == _machine() and number.isdecimal() and os.name == "posix":
+        try:
+            os.kill(int(number), 0)
+        except ProcessLookupError:
+            return True
+        except OverflowError:
+            pass
+        else:
+            return False
+    return time.time() - path.stat().st_mtime > ABANDONED
 
 
 def remove_made(paths: Sequence[Path]) -> None:

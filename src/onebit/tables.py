@@ -8,6 +8,9 @@ from typing import Any
 
 from onebit.errors import UnknownNameError
 
+LONGEST_NAME = 100
+"""Characters of a name that others are compared with; the time grows with their square."""
+
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of an error message: `; did you mean 'x'?`, or the list of known names when none is near.
@@ -17,7 +20,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         "; did you mean 'ste_sign'?"
     """
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name[:LONGEST_NAME], known, n=1, cutoff=0.5)
     if near:
         return f"; did you mean {near[0]!r}?"
     return f"; known: {', '.join(known)}" if known else ""

@@ -26,6 +26,7 @@ from onebit.tables import did_you_mean
 from onebit.train.build import build_training, resolve_device
 from onebit.train.history import EpochLog, History
 from onebit.train.one_sign import one_sign_warning
+from onebit.train.lock import lock_folder
 from onebit.train.run import fit_recipe, load_recipe_data, start_folder
 
 OF_FILES = ("validation", "split_seed", "input_size", "permutation", "workers", "skip_broken")
@@ -169,11 +170,12 @@ class Trainer:
         if told:
             warnings.warn(told, stacklevel=2)
         files: dict[str, Any] = {"folder": folder, "resume": resume}
-        if folder is not None and given is None:
-            start_folder(Path(folder), recipe, resume=resume)
-            files["facts"] = {"recipe": asdict(recipe), "input_shape": data.input_shape, "classes": data.classes}
-        self._data, self._model = data, training.model
-        history = fit_recipe(recipe, training, data, on_epoch=on_epoch, **files)
+        with lock_folder(folder):
+            if folder is not None and given is None:
+                start_folder(Path(folder), recipe, resume=resume)
+                files["facts"] = {"recipe": asdict(recipe), "input_shape": data.input_shape, "classes": data.classes}
+            self._data, self._model = data, training.model
+            history = fit_recipe(recipe, training, data, on_epoch=on_epoch, **files)
         self.history = TrainerHistory(history.rows, data.name)
         return self.history
 

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
-from onebit.errors import OnebitError, UnknownNameError
+from onebit.errors import OnebitError, UnknownNameError, one_line
 from onebit.tables import did_you_mean
 
 INTERRUPTED = 130
@@ -56,5 +56,5 @@ def _show_warning(message: Warning | str, category: type[Warning], *where: Any) 
 
 
 def _say(message: str, status: int) -> int:
-    print(f"onebit: {' '.join(message.split())}", file=sys.stderr)
+    print(f"onebit: {one_line(message)}", file=sys.stderr)
     return status

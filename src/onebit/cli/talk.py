@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 from onebit.cli.output import Progress, progress
 from onebit.cli.processes import resumable
 from onebit.errors import OnebitError, TrainingError
-from onebit.files import remove_made
+from onebit.files import append_text, remove_made
 
 if TYPE_CHECKING:
     from onebit.train.ranks import Ranks
@@ -61,7 +61,7 @@ def talking(
     try:
         with (
             progress(name, "steps", every=every) as bar,
-            (folder / "log.txt" if ranks.writes else Path(os.devnull)).open("a", encoding="utf-8") as log,
+            append_text(folder / "log.txt") if ranks.writes else open(os.devnull, "a", encoding="utf-8") as log,
         ):
             talk = Talk(bar, log, aloud=ranks.writes)
             try:

@@ -25,6 +25,7 @@ from onebit.cli.train_help import train_help
 from onebit.errors import UsageError
 from onebit.recipe import Recipe, flag_names
 from onebit.train.history import STAGE_FOLDER
+from onebit.train.lock import lock_folder
 
 TRACKER_FLAGS = ("tensorboard", "wandb")
 SWITCHES = (*TRACKER_FLAGS, "json", "print-config", "help")
@@ -85,16 +86,17 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
         raise UsageError(f"--start-epoch {classic.start_epoch}: a training goes on from a checkpoint: add --resume RUN")
     folder = run_folder(recipe, out=out, resumed=resumed, named=classic.run_folder(recipe))
     refuse_used_folder(folder, seeds, resume=resume)
-    result = _train_all(
-        recipe,
-        folder,
-        seeds=seeds,
-        classic=classic,
-        data_folder=data_folder,
-        resume=resume,
-        trackers=trackers,
-        ranks=ranks,
-    )
+    with lock_folder(folder, ranks):  # before the data are loaded: who comes second learns of it at once
+        result = _train_all(
+            recipe,
+            folder,
+            seeds=seeds,
+            classic=classic,
+            data_folder=data_folder,
+            resume=resume,
+            trackers=trackers,
+            ranks=ranks,
+        )
     if as_json:
         answer_json(result)
     else:
@@ -139,7 +141,8 @@ def _train_all(
     def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
         if recipe.continual.tasks:
             return learn_tasks(recipe, data, folder, resume=resume, trackers=trackers, ranks=ranks)
-        return _train(recipe, data, folder, resume=resume, classic=classic, trackers=trackers, ranks=ranks)
+        with lock_folder(folder, ranks):  # that of one seed is another one than that of all
+            return _train(recipe, data, folder, resume=resume, classic=classic, trackers=trackers, ranks=ranks)
 
     if seeds is None:
         return train(recipe, folder)

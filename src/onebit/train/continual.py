@@ -27,6 +27,7 @@ from onebit.recipe import ContinualRecipe, Recipe, build_recipe, method_of, meth
 from onebit.train.build import build_training
 from onebit.train.cells import Cell, read_table
 from onebit.train.history import TABLE_FILE, EpochLog
+from onebit.train.lock import lock_folder
 from onebit.train.run import open_run, start_folder, train_stage
 
 PERMUTATIONS = 1_000
@@ -115,20 +116,21 @@ def train_continual(
             part = folder / method / f"task-{task}"
             if not any((cell.method, cell.task) == (method, task) for cell in cells):
                 told = task_recipe(own, task)
-                start_folder(part, told, resume=resume)
-                if not (part / "result.json").exists():
-                    permuted = permute_pixels(data, told.permutation or 0)
-                    before = part.parent / f"task-{task - 1}" if task > 1 else None
-                    train_stage(
-                        told,
-                        permuted,
-                        part,
-                        resume=resume,
-                        start=before,
-                        trackers=trackers,
-                        on_step=on_step,
-                        on_epoch=on_epoch,
-                    )
+                with lock_folder(part):
+                    start_folder(part, told, resume=resume)
+                    if not (part / "result.json").exists():
+                        permuted = permute_pixels(data, told.permutation or 0)
+                        before = part.parent / f"task-{task - 1}" if task > 1 else None
+                        train_stage(
+                            told,
+                            permuted,
+                            part,
+                            resume=resume,
+                            start=before,
+                            trackers=trackers,
+                            on_step=on_step,
+                            on_epoch=on_epoch,
+                        )
                 tested = test_seen(own, data, part, method=method, task=task)
                 cells += tested
                 write_atomic(table, (json.dumps(_result(recipe, data, folder, cells), indent=1) + "\n").encode())

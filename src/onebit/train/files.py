@@ -32,7 +32,7 @@ class RunFiles:
     """metrics.jsonl, last.ckpt, best.safetensors and final.safetensors of one training; nothing without a folder.
 
     Args:
-        folder: made if it is not there; None writes nothing.
+        folder: where they go; None writes nothing.
         facts: written into the weight files.
         ranks: the one that writes does; all of them call the same methods.
         held: what a checkpoint holds, the keyword arguments of `save_checkpoint` and `load_checkpoint`.
@@ -43,8 +43,6 @@ class RunFiles:
     ) -> None:
         self.folder = None if folder is None else Path(folder)
         self.facts, self.ranks, self.held = facts or {}, ranks, held
-        if self.folder is not None and ranks.writes:
-            self.folder.mkdir(parents=True, exist_ok=True)
 
     @property
     def kept(self) -> Path | None:

@@ -40,6 +40,7 @@ from onebit.train.distillation import Teacher, ready_teacher
 from onebit.train.files import RunFiles
 from onebit.train.health import HealthWatch, gradient_health, layer_health
 from onebit.train.history import EpochLog, History
+from onebit.train.lock import locks_folder
 from onebit.train.ranks import ALONE, Ranks
 from onebit.train.step import StepSettings, optimizer_step
 from onebit.train.sync_norm import SyncedNorms
@@ -51,6 +52,7 @@ RANK_SEEDS = 1_000_003
 """Distance of the seeds of two ranks; torch's generator takes 32 bits of a seed, and seeds 0, 1, … are other runs."""
 
 
+@locks_folder
 def fit(
     model: nn.Module,
     data: Dataset,
@@ -105,7 +107,7 @@ def fit(
 
     Raises:
         UsageError: no training images, epochs below one step, a batch size below 1 or above their number, a negative
-            seed or ema, or a teacher of other images or classes.
+            seed or ema, a teacher of other images or classes, or another training that writes into `folder` now.
         TrainingError: a loss or a weight that is not a number; the last checkpoint is kept.
         CheckpointError, FormatError: `resume` found a checkpoint of another run, or a damaged one.
 

@@ -15,7 +15,7 @@ from torch import nn
 from onebit.data import DATASETS, Dataset, Progress, load_dataset, permute_pixels
 from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation import evaluate
-from onebit.files import remove_leftovers, write_atomic
+from onebit.files import write_atomic
 from onebit.layers import BinaryLayer, binary_layers
 from onebit.precision import resolve_precision
 from onebit.recipe import Recipe, build_recipe, check_keys, read_settings, recipe_path
@@ -23,6 +23,7 @@ from onebit.scores import whole_score
 from onebit.train.build import Training, build_model, build_training, resolve_device
 from onebit.train.distillation import Teacher, refuse_teacher
 from onebit.train.history import STAGE_FOLDER, EpochLog, History, refuse_used
+from onebit.train.lock import lock_folder
 from onebit.train.loop import fit
 from onebit.train.ranks import ALONE, Ranks, rank_device
 from onebit.train.trackers import open_trackers
@@ -59,7 +60,6 @@ def start_folder(folder: Path, recipe: Recipe, *, resume: bool) -> bool:
     if refuse_used(folder, resume=resume):
         refuse_other_recipe(folder, recipe)
     folder.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(folder)
     write_atomic(folder / "recipe.yaml", recipe.to_yaml().encode())
     return any((part / "last.ckpt").exists() for part in (folder, folder / STAGE_FOLDER))
 
@@ -165,9 +165,10 @@ def train_run(recipe: Recipe, data: Dataset, folder: Path, *, resume: bool = Fal
     """
     if recipe.first_stage:
         ranks, stage, before = talk.get("ranks", ALONE), folder / STAGE_FOLDER, first_stage(recipe)
-        ranks.first(lambda: start_folder(stage, before, resume=resume))
-        if not ranks.first((stage / "result.json").exists):
-            train_stage(before, data, stage, resume=resume, **talk)
+        with lock_folder(stage, ranks):
+            ranks.first(lambda: start_folder(stage, before, resume=resume))
+            if not ranks.first((stage / "result.json").exists):
+                train_stage(before, data, stage, resume=resume, **talk)
         return train_stage(recipe, data, folder, resume=resume, start=stage, **talk)
     return train_stage(recipe, data, folder, resume=resume, **talk)
 
