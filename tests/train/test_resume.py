@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,7 @@ from toy_training import (
 
 from onebit.data import Augmentation
 from onebit.errors import CheckpointError
+from onebit.losses import cross_entropy
 from onebit.optim import latent_groups
 from onebit.train.loop import fit
 
@@ -234,6 +236,72 @@ def test_other_settings_are_refused(tmp_path: Path, case: Case, options: dict[st
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert everything(tmp_path) == before
+
+
+SMOOTHED = [functools.partial(cross_entropy, label_smoothing=share) for share in (0.0, 0.1)]
+LOSSES = [nn.CrossEntropyLoss(label_smoothing=share) for share in (0.0, 0.1)]
+LAMBDAS = [
+    lambda logits, labels: nn.functional.cross_entropy(logits, labels, label_smoothing=0.0),
+    lambda logits, labels: nn.functional.cross_entropy(logits, labels, label_smoothing=0.1),
+]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "message"),
+    [
+        (Case(), Case(lr=0.5), "with initial_lr = 0.02, this run has 0.5"),
+        (Case(schedule=None), Case(schedule=None, lr=0.5), "with lr = 0.02, this run has 0.5"),
+        (Case(loss=SMOOTHED[0]), Case(loss=SMOOTHED[1]), "with label_smoothing = 0.0, this run has 0.1"),
+        (Case(loss=LOSSES[0]), Case(loss=LOSSES[1]), "with label_smoothing = 0.0, this run has 0.1"),
+        (Case(loss=LAMBDAS[0]), Case(loss=LAMBDAS[1]), "with numbers = [0.0], this run has [0.1]"),
+        (Case(), Case(schedule="linear"), "with name = 'cosine', this run has 'linear'"),
+    ],
+)
+def test_other_options_of_the_same_objects_are_refused(tmp_path: Path, before: Case, now: Case, message: str) -> None:
+    with pytest.raises(Stop):
+        build(before).fit(DATA, tmp_path, on_epoch=stop_after_epoch(1))
+    with pytest.raises(CheckpointError) as caught:
+        build(now).fit(DATA, tmp_path, resume=True)
+    assert message in str(caught.value)
+    build(before).fit(DATA, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"betas": (0.5, 0.999)}, "betas = [0.9, 0.999], this run has [0.5, 0.999]"),
+        ({"weight_decay": 0.1}, "weight_decay = 0.0, this run has 0.1"),
+        ({"latent_clip": 2.0}, "latent_clip = 1.0, this run has 2.0"),
+    ],
+)
+def test_other_options_of_an_optimizer_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(Stop):
+        build(CASES["sign"]).fit(DATA, tmp_path, on_epoch=stop_after_epoch(1))
+    toy = build(CASES["sign"])
+    toy.optimizer.param_groups[0] |= options
+    with pytest.raises(CheckpointError) as caught:
+        toy.fit(DATA, tmp_path, resume=True)
+    assert message in str(caught.value)
+
+
+def test_a_rate_that_training_moves_is_no_other_one(tmp_path: Path, whole: Any) -> None:
+    """Interrupted between two epochs, the same objects are further than their checkpoint."""
+    for name in ("prox", "bop", "bayesbinn"):
+        toy, folder = build(CASES[name]), tmp_path / name
+        with pytest.raises(Stop):
+            toy.fit(DATA, folder, on_step=stop_at_step(7))
+        toy.fit(DATA, folder, resume=True)
+        assert everything(folder) == whole(name)
+
+
+def test_a_checkpoint_without_settings_goes_on(tmp_path: Path) -> None:
+    """As earlier versions wrote it."""
+    with pytest.raises(Stop):
+        build(CASES["sign"]).fit(DATA, tmp_path, on_epoch=stop_after_epoch(2))
+    held = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    del held["setting"]["settings"]
+    torch.save(held, tmp_path / "last.ckpt")
+    assert len(build(CASES["sign"]).fit(DATA, tmp_path, resume=True)) == EPOCHS
 
 
 def test_other_data_and_other_generators_are_refused(tmp_path: Path) -> None:

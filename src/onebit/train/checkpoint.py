@@ -16,6 +16,7 @@ from onebit.evaluation import model_device
 from onebit.files import write_atomic
 from onebit.optim import clip_latents_
 from onebit.train.average import WeightAverage
+from onebit.train.described import Settings, first_change, settings_of_states
 from onebit.train.history import History
 from onebit.train.ranks import ALONE, Ranks
 from onebit.train.weights import load_weights, read_torch_file, uninterrupted
@@ -43,7 +44,8 @@ def save_checkpoint(
     """Write all that a bit-identical continuation needs: weights, optimizer, schedule, random streams, the rows so far.
 
     Args:
-        setting: facts that must be the same on resume (seed, batch size, …); compared by `load_checkpoint`.
+        setting: facts that must be the same on resume (seed, batch size, …), and under "settings" those that
+            `training_settings` finds; compared by `load_checkpoint`.
         ranks: all of them call this, one writes.
     """
     cuda = torch.cuda.get_rng_state(model_device(model)) if model_device(model).type == "cuda" else None
@@ -86,6 +88,24 @@ def _refuse_other_data(path: Path, key: str, before: Any, now: Any) -> None:
     raise CheckpointError(f"{path}: was trained {what}; resume with the same data or choose another --out")
 
 
+def _checked_settings(path: Path, state: dict[str, Any], now: Settings) -> Settings:
+    """The settings that the training began with; those of now for a checkpoint of an earlier version, without any.
+
+    Raises:
+        CheckpointError: it is not to go on with them.
+    """
+    began: Settings = state["setting"].get("settings", now)
+    last = settings_of_states(state["optimizer"]["param_groups"], state["schedule"])
+    changed = first_change(began, last, now)
+    if changed:
+        name, was, value = changed
+        raise CheckpointError(
+            f"{path}: was trained with {name} = {was!r}, this run has {value!r}; "
+            "resume with the same settings or choose another folder"
+        )
+    return began
+
+
 def load_checkpoint(
     path: Path,
     *,
@@ -98,6 +118,9 @@ def load_checkpoint(
 ) -> History:
     """Restore what `save_checkpoint` wrote into freshly built objects, in place.
 
+    Args:
+        setting: as of `save_checkpoint`; its "settings" become those that the training began with.
+
     Returns:
         The epochs done so far.
 
@@ -109,9 +132,11 @@ def load_checkpoint(
     if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
         raise FormatError(f"{path}: not a training checkpoint of this version of onebit")
     try:
-        setting = setting | {"generators": sorted(_generators(model))}
+        compared = {**setting, "generators": sorted(_generators(model))}
+        del compared["settings"]
         before = state["setting"] | {"generators": sorted(state["generators"])}
-        for key, value in setting.items():
+        setting["settings"] = _checked_settings(path, state, setting["settings"])
+        for key, value in compared.items():
             # earlier versions did not tell the data
             if before.get(key, value if key in ("classes", "data") else None) != value:
                 _refuse_other_data(path, key, before.get(key), value)

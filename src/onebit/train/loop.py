@@ -35,6 +35,7 @@ from onebit.quantizers import scheduled
 from onebit.scores import Score, score_logits, whole_score
 from onebit.tables import resolve
 from onebit.train.average import WeightAverage
+from onebit.train.described import training_settings
 from onebit.train.device_batches import DeviceBatches
 from onebit.train.distillation import Teacher, ready_teacher
 from onebit.train.files import RunFiles
@@ -164,6 +165,7 @@ def fit(
         "step": repr(step_settings),
         "ema": ema,
         "teacher": None if taught is None else taught.digest,
+        "settings": training_settings(optimizer, schedule, loss_function),
     }
     held = {
         "model": model,
