@@ -25,8 +25,8 @@ from onebit.scores import Score
 from onebit.tables import did_you_mean
 from onebit.train.build import build_training, resolve_device
 from onebit.train.history import EpochLog, History
-from onebit.train.one_sign import one_sign_warning
 from onebit.train.lock import lock_folder
+from onebit.train.one_sign import one_sign_warning
 from onebit.train.run import fit_recipe, load_recipe_data, start_folder
 
 OF_FILES = ("validation", "split_seed", "input_size", "permutation", "workers", "skip_broken")

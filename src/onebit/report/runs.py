@@ -16,8 +16,6 @@ from onebit.report.wording import printable, setting
 from onebit.train.history import TABLE_FILE, WEIGHT_FILES, EpochLog, History, task_folders
 
 LABEL_LENGTH = 60
-ADDED_FIELDS = ("layers", "validation_mean_iou")
-"""Of metrics.jsonl: what runs of earlier versions do not have."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +199,7 @@ def _read_metrics(folder: Path) -> History:
         if not line.strip():
             continue
         try:
-            row = _read_row(line)
+            row = _printable(EpochLog.from_dict(json.loads(line)))
             if rows and row.epoch <= rows[-1].epoch:
                 raise ValueError(f"epoch {row.epoch} after epoch {rows[-1].epoch}")
         except (ValueError, RecursionError) as error:
@@ -212,58 +210,10 @@ def _read_metrics(folder: Path) -> History:
     return History(rows)
 
 
-_KINDS: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "float": (int, float),
-    "float | None": (int, float, type(None)),
-    "str": (str,),
-}
-
-
-def _read_row(line: str) -> EpochLog:
-    """One line of metrics.jsonl; fields that this version does not know are left out.
-
-    Raises:
-        ValueError: not JSON, a field missing, of the wrong type or out of range.
-    """
-    values = json.loads(line)
-    if not isinstance(values, dict):
-        raise ValueError("expected a JSON object")
-    row: dict[str, Any] = {}
-    for field in dataclasses.fields(EpochLog):
-        if field.name in ADDED_FIELDS and field.name not in values:
-            continue
-        if field.name not in values:
-            raise ValueError(f"{field.name} is missing")
-        value: Any = values[field.name]
-        if field.name == "layers":
-            row[field.name] = _layer_health(value)
-            continue
-        if not any(isinstance(value, kind) for kind in _KINDS[str(field.type)]) or isinstance(value, bool):
-            raise ValueError(f"{field.name} must be {field.type}, got {printable(repr(value), limit=40)}")
-        if field.name.endswith(("_error", "_iou")) and value is not None and not 0 <= value <= 1:
-            raise ValueError(f"{field.name} must be a fraction 0–1, got {value}")
-        if field.name in ("seconds", "epoch") and not 0 <= value < 1e12:
-            raise ValueError(f"{field.name} must be 0 or more, got {value}")
-        row[field.name] = value
-    row["validation_weights"] = printable(row["validation_weights"], limit=30)
-    return EpochLog(**row)
-
-
-def _layer_health(layers: Any) -> dict[str, dict[str, float]]:
-    """The health of each layer; its names made printable.
-
-    Raises:
-        ValueError: not shares by layer and measure.
-    """
-    if not isinstance(layers, dict) or not all(isinstance(measured, dict) for measured in layers.values()):
-        raise ValueError("layers must be an object of objects")
-    for name, measured in layers.items():
-        for measure in measured:
-            share = _number(measured, measure, needed=True)
-            if share is None or not 0 <= share <= 1:
-                raise ValueError(f"{measure} of layer {printable(name, limit=40)} must be a fraction 0–1, got {share}")
-    return {printable(name, limit=60): dict(measured) for name, measured in layers.items()}
+def _printable(row: EpochLog) -> EpochLog:
+    """The row with names that a page can show."""
+    layers = {printable(name, limit=60): dict(measured) for name, measured in row.layers.items()}
+    return dataclasses.replace(row, validation_weights=printable(row.validation_weights, limit=30), layers=layers)
 
 
 def _read_result(path: Path) -> tuple[dict[str, TestScore], float | None, int | None]:

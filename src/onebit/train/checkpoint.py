@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import reprlib
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ from onebit.train.average import WeightAverage
 from onebit.train.described import Settings, first_change, settings_of_states
 from onebit.train.history import History
 from onebit.train.ranks import ALONE, Ranks
+from onebit.train.restored import PLAIN, alike, checked_optimizer
 from onebit.train.weights import load_weights, read_torch_file, uninterrupted
 
 CHECKPOINT_FORMAT = 2
@@ -88,22 +90,12 @@ def _refuse_other_data(path: Path, key: str, before: Any, now: Any) -> None:
     raise CheckpointError(f"{path}: was trained {what}; resume with the same data or choose another --out")
 
 
-def _checked_settings(path: Path, state: dict[str, Any], now: Settings) -> Settings:
-    """The settings that the training began with; those of now for a checkpoint of an earlier version, without any.
-
-    Raises:
-        CheckpointError: it is not to go on with them.
-    """
-    began: Settings = state["setting"].get("settings", now)
-    last = settings_of_states(state["optimizer"]["param_groups"], state["schedule"])
-    changed = first_change(began, last, now)
-    if changed:
-        name, was, value = changed
-        raise CheckpointError(
-            f"{path}: was trained with {name} = {was!r}, this run has {value!r}; "
-            "resume with the same settings or choose another folder"
-        )
-    return began
+def _refuse_other_setting(path: Path, name: str, before: Any, now: Any) -> NoReturn:
+    same = "as many processes under torchrun" if name == "processes" else "the same recipe"
+    was = repr(before) if isinstance(before, PLAIN) else reprlib.repr(before)  # which is short, whatever a file nests
+    raise CheckpointError(
+        f"{path}: was trained with {name} = {was}, this run has {now!r}; resume with {same} or choose another --out"
+    )
 
 
 def load_checkpoint(
@@ -129,28 +121,31 @@ def load_checkpoint(
         CheckpointError: a checkpoint of another net, optimizer or setting.
     """
     state = ranks.first(lambda: read_torch_file(path))  # the others may not even see the file
-    if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
+    version = state.get("format") if isinstance(state, dict) else None
+    if type(version) is not int or version != CHECKPOINT_FORMAT:
         raise FormatError(f"{path}: not a training checkpoint of this version of onebit")
     try:
         compared = {**setting, "generators": sorted(_generators(model))}
         del compared["settings"]
         before = state["setting"] | {"generators": sorted(state["generators"])}
-        setting["settings"] = _checked_settings(path, state, setting["settings"])
         for key, value in compared.items():
             # earlier versions did not tell the data
             if before.get(key, value if key in ("classes", "data") else None) != value:
                 _refuse_other_data(path, key, before.get(key), value)
-                same = "as many processes under torchrun" if key == "processes" else "the same recipe"
-                raise CheckpointError(
-                    f"{path}: was trained with {key} = {before.get(key)!r}, this run has {value!r}; "
-                    f"resume with {same} or choose another --out"
-                )
+                _refuse_other_setting(path, key, before.get(key), value)
         history = History.from_dicts(state["rows"])
         load_weights(model, state["model"], source=str(path))
-        optimizer.load_state_dict(state["optimizer"])
+        moved = checked_optimizer(state["optimizer"], optimizer)
+        scheduled = None if schedule is None else alike(state["schedule"], schedule.state_dict(), "schedule")
+        began: Settings = before.get("settings", setting["settings"])
+        last = settings_of_states(moved["param_groups"], scheduled)
+        if changed := first_change(began, last, setting["settings"]):
+            _refuse_other_setting(path, *changed)
+        setting["settings"] = began
+        optimizer.load_state_dict(moved)
         clip_latents_(optimizer)
-        if schedule is not None:
-            schedule.load_state_dict(state["schedule"])
+        if schedule is not None and scheduled is not None:
+            schedule.load_state_dict(scheduled)
         if average is not None:
             average.load_state(state["average"])
         cpu, cuda = state["rng"][ranks.rank]
@@ -160,7 +155,7 @@ def load_checkpoint(
         for name, generator in _generators(model).items():
             generator.set_state(state["generators"][name][ranks.rank])
         threads = int(state["threads"])
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise CheckpointError(f"{path}: does not fit this training ({reason})") from error
     if threads != torch.get_num_threads():

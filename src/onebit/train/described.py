@@ -1,4 +1,4 @@
-"""What optimizer, schedule and loss are set to, as plain values: a checkpoint holds them, a resumed training compares."""
+"""Settings of optimizer, schedule and loss as plain values, kept in a checkpoint and compared on resume."""
 
 from __future__ import annotations
 
@@ -83,5 +83,7 @@ def _flat(value: Any, name: str = "") -> Settings:
         return {name: list(value)} if len(value) <= MOST_VALUES else {}
     if isinstance(value, Mapping) and not all(isinstance(key, str) for key in value):
         return {name: repr(sorted(value.items()))} if all(isinstance(key, (int, float)) for key in value) else {}
-    items = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    if isinstance(value, (list, tuple)):
+        value = dict(enumerate(value))
+    items = value.items() if isinstance(value, Mapping) else ()
     return {key: leaf for part, item in items for key, leaf in _flat(item, f"{name}.{part}".lstrip(".")).items()}

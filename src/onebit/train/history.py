@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import reprlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +18,14 @@ STAGE_FOLDER = "stage1"
 """Of a run in two stages: the run folder of the first one, in its own."""
 TABLE_FILE = "continual.json"
 """Of a folder of several tasks: what was reached on each."""
+ADDED_FIELDS = ("layers", "validation_mean_iou")
+"""Of metrics.jsonl: what runs of earlier versions do not have."""
+_KINDS: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "float | None": (int, float, type(None)),
+    "str": (str,),
+}
 RUN_FILES = ("metrics.jsonl", "last.ckpt", *WEIGHT_FILES, "result.json", STAGE_FOLDER, TABLE_FILE)
 
 
@@ -78,6 +88,36 @@ class EpochLog:
     layers: dict[str, dict[str, float]] = field(default_factory=dict)
     validation_mean_iou: float | None = None
 
+    @classmethod
+    def from_dict(cls, values: Any) -> EpochLog:
+        """The epoch that a file describes; fields that this version does not know are left out.
+
+        Raises:
+            ValueError: not a mapping, a field missing, of the wrong type or out of range.
+        """
+        if not isinstance(values, dict):
+            raise ValueError("expected a JSON object")
+        row: dict[str, Any] = {}
+        for known in dataclasses.fields(cls):
+            if known.name in ADDED_FIELDS and known.name not in values:
+                continue
+            if known.name not in values:
+                raise ValueError(f"{known.name} is missing")
+            value: Any = values[known.name]
+            fits = known.name == "layers" or type(value) in _KINDS[str(known.type)]
+            if known.name == "layers":
+                _check_layers(value)
+            elif not fits:
+                raise ValueError(f"{known.name} must be {known.type}, got {reprlib.repr(value)}")
+            elif known.name.endswith(("_error", "_iou")) and value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{known.name} must be a fraction 0–1, got {value}")
+            elif known.name in ("seconds", "epoch") and not 0 <= value < 1e12:
+                raise ValueError(f"{known.name} must be 0 or more, got {value}")
+            elif isinstance(value, int) and abs(value) >= 2**63:
+                raise ValueError(f"{known.name} is too large")
+            row[known.name] = value
+        return cls(**row)
+
     def __str__(self) -> str:
         text = f"epoch {self.epoch}/{self.epochs}  loss {self.train_loss:.4f}  error {100 * self.train_error:.2f} %"
         if self.validation_error is not None:
@@ -117,5 +157,25 @@ class History:
         return "".join(json.dumps(asdict(row)) + "\n" for row in self.rows)
 
     @classmethod
-    def from_dicts(cls, rows: Iterable[dict[str, Any]]) -> History:
-        return cls([EpochLog(**row) for row in rows])
+    def from_dicts(cls, rows: Iterable[Any]) -> History:
+        """The epochs in a checkpoint.
+
+        Raises:
+            ValueError: a row is not one, or not the one that comes next.
+        """
+        found = [EpochLog.from_dict(row) for row in rows]
+        for epoch, row in enumerate(found, start=1):
+            if row.epoch != epoch:
+                raise ValueError(f"epoch {row.epoch} where epoch {epoch} is expected")
+        return cls(found)
+
+
+def _check_layers(layers: Any) -> None:
+    """Raises ValueError: not shares by layer and measure."""
+    if not isinstance(layers, dict) or not all(isinstance(measured, dict) for measured in layers.values()):
+        raise ValueError("layers must be an object of objects")
+    for name, measured in layers.items():
+        for measure, share in measured.items():
+            if type(share) not in (int, float) or not 0 <= share <= 1:
+                found = reprlib.repr(share)
+                raise ValueError(f"{measure} of layer {reprlib.repr(name)} must be a fraction 0–1, got {found}")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from onebit.data import Augmentation, Dataset, TrainingSamples
-from onebit.errors import TrainingError, UsageError
+from onebit.errors import CheckpointError, TrainingError, UsageError
 from onebit.evaluation import (
     batch_bounds,
     bn_images,
@@ -184,7 +184,9 @@ def fit(
 
     forward: nn.Module = torch.compile(model) if compile else model  # type: ignore[assignment]
     forward = ranks.wrap(SyncedNorms(forward) if sync_norm and ranks.world > 1 else forward)
-    step = history.rows[-1].step if history.rows else 0
+    step = min(len(history) * len(batches), total_steps)
+    if history.rows and history.rows[-1].step != step:
+        raise CheckpointError(f"{files.kept}: holds {history.rows[-1].step} steps, this run has made {step} by then")
     following, watch = scheduled(model), HealthWatch(model, optimizer)
     with _shipped(average):
         signs = binary_signs(model)
