@@ -6,7 +6,7 @@ reaches the top is a defect of onebit and keeps its traceback.
 
 from __future__ import annotations
 
-LONGEST_PART = 300
+LONGEST_PART = 400
 """Characters of one part of a message, as between two semicolons."""
 LONGEST_MESSAGE = 1_000
 

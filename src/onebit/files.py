@@ -43,10 +43,10 @@ def read_regular(path: str | os.PathLike[str], *, largest: int) -> bytes:
         OSError: it cannot be read, is a pipe, a device or a folder, or has more than `largest` bytes.
     """
     with open_regular(path) as stream:
-        content = stream.read(largest + 1)
-    if len(content) > largest:
-        raise OSError(errno.EFBIG, f"larger than the {largest:,} bytes that such a file may have", os.fspath(path))
-    return content
+        size = os.fstat(stream.fileno()).st_size
+        if size > largest:
+            raise OSError(errno.EFBIG, f"got {size:,} bytes, expected at most {largest:,}", os.fspath(path))
+        return stream.read(largest)
 
 
 def append_text(path: str | os.PathLike[str]) -> TextIO:
@@ -79,7 +79,9 @@ def _regular(path: str | os.PathLike[str], flags: int) -> int:
         return descriptor
     folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
     os.close(descriptor)
-    raise OSError(errno.EINVAL, "is a folder" if folder else "is not a regular file", os.fspath(path))
+    if folder:
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    raise OSError(errno.EINVAL, "is not a regular file", os.fspath(path))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from onebit.errors import DataError, first_line
+from onebit.files import open_regular
 
 
 @contextmanager
@@ -20,7 +21,7 @@ def opened(path: str) -> Iterator[Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large images and odd EXIF data: what cannot be read is an error
-            with Image.open(path) as image:
+            with open_regular(path) as file, Image.open(file) as image:
                 yield image
     except UnidentifiedImageError:
         raise DataError(f"{path}: is not an image that Pillow can read") from None

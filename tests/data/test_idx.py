@@ -137,10 +137,10 @@ def test_a_missing_file_and_a_folder_are_one_clear_line(tmp_path: Path) -> None:
 
 
 def test_a_file_that_may_not_be_read_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Path, mode: str) -> None:
-        raise PermissionError(13, "Permission denied", str(self))
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
 
     path = file(tmp_path, CONTENT)
-    monkeypatch.setattr(Path, "open", refuse)  # file modes do not stop the administrator, who may run the tests
+    monkeypatch.setattr("onebit.data.idx.open_regular", refuse)  # file modes do not stop the administrator, who may run the tests
     with pytest.raises(DataError, match=r"cannot read .*images: Permission denied"):
         read(path)

@@ -86,7 +86,7 @@ def test_no_call_is_ever_made(tmp_path: Path, protocol: int, name: str) -> None:
         (b"\x80\x02}K\x01a.", "APPEND of a dict"),
         (b"\x80\x02}(U\x01xu.", "shorter|argument"),
         (b"\x80\x02h\x07.", "7"),
-        (b"\x80\x02e.", "empty|max"),
+        (b"\x80\x02e.", "APPENDS without a mark"),
         (b"\x80\x02\x87.", "TUPLE3 of 0 values"),
         (b"\x80\x02].", "got a list, expected a dictionary"),
         (b"\x80\x02}K\x01K\x02s.", "got a dict, expected a dictionary of names"),

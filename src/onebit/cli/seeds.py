@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from onebit.cli.output import percent, say
 from onebit.cli.processes import way_on
 from onebit.errors import FormatError, UsageError
-from onebit.files import write_atomic
+from onebit.files import read_regular, write_atomic
 from onebit.recipe import Recipe
-from onebit.train.history import holds_run, refuse_used
+from onebit.train.history import MOST_RESULT, holds_run, refuse_used
 
 if TYPE_CHECKING:
     from onebit.train.ranks import Ranks
@@ -129,9 +129,9 @@ def _stored(path: Path, recipe: Recipe) -> dict[str, Any]:
 
     refuse_other_recipe(path.parent, recipe)
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = json.loads(read_regular(path, largest=MOST_RESULT))
         outcome_lines(result)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise FormatError(f"{path}: damaged ({type(error).__name__}); remove it to evaluate the run again") from None
     return result
 

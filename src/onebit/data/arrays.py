@@ -12,6 +12,7 @@ import numpy as np
 
 from onebit.data.splits import DatasetEntry, LoadedFiles, Progress, Split, arrays_digest, as_split, numbered_classes
 from onebit.errors import DataError
+from onebit.files import open_regular
 
 NEEDED = ("train_images", "train_labels", "test_images", "test_labels")
 VALIDATION = ("validation_images", "validation_labels")
@@ -73,7 +74,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     """
     try:
         # opened here: numpy would leave a damaged file open
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+        with open_regular(path) as file, np.load(file, allow_pickle=False) as found:
             return {key: found[key] for key in found.files}
     except _DAMAGED as error:
         what = "holds Python objects" if "allow_pickle" in str(error) else f"cannot be read ({error})"

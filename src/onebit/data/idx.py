@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onebit.errors import DataError
+from onebit.files import open_regular
 
 _READ = 1 << 15  # compressed bytes at a time: larger pieces are slower, each one is mapped and unmapped by malloc
 _UNPACK = 1 << 22  # most bytes unpacked at a time, whatever the file claims
@@ -75,7 +76,7 @@ def _read(path: Path, shape: tuple[int, ...], sha256: str) -> npt.NDArray[np.uin
 
 
 def _raw(path: Path, size: int) -> Iterator[bytes]:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while chunk := file.read(size):
             yield chunk
 

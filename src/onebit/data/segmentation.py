@@ -17,6 +17,7 @@ from onebit.data.listing import SUFFIXES
 from onebit.data.masks import VOID, Masks
 from onebit.data.splits import DatasetEntry, LoadedFiles, Progress, Split, hold_out
 from onebit.errors import DataError
+from onebit.files import read_regular
 from onebit.pictures import opened, picture, upright
 
 TEST_SHARE = 0.2
@@ -104,7 +105,7 @@ def mask_classes(root: Path, names: Sequence[str] | None) -> tuple[tuple[str, ..
     if not path.is_file():
         return tuple(names or ("0", "255")), {0: 0, 255: 1}
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line.strip() for line in read_regular(path, largest=1_000_000).decode().splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from None
     if not 2 <= len(set(lines)) == len(lines) < VOID:

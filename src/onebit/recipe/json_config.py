@@ -8,7 +8,6 @@ open (momentum 0 of the optimizer, λ0 = ±10, N × 10 with augmented images) is
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from onebit.errors import UsageError
+from onebit.recipe.bounded import read_json
 from onebit.tables import did_you_mean
 
 IMAGES = {
@@ -116,12 +116,7 @@ def read_config(path: Path) -> dict[str, Any] | None:
     """
     if path.suffix != ".json":
         return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read ({error})") from None
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path}, line {getattr(error, 'lineno', 1)}: not valid JSON") from None
+    found = read_json(path)
     own = KEYS.keys() - {"dataset", "epochs", "batch_size"}  # a recipe has these three, too
     return found if isinstance(found, dict) and own & found.keys() else None
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import yaml
 
-from onebit.errors import UsageError
+from onebit.errors import UsageError, first_line
 from onebit.recipe.aliases import spelled_out
+from onebit.recipe.bounded import check_nested, read_yaml
 from onebit.recipe.settings import Recipe, flatten
 from onebit.tables import did_you_mean, resolve
 
@@ -96,14 +97,7 @@ def read_settings(path: Path, *, extending: tuple[Path, ...] = ()) -> dict[str, 
     Raises:
         UsageError: unreadable, not a mapping, an unknown field, or recipes that extend each other in a circle.
     """
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read ({error})") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise UsageError(f"{path}{where}: not valid YAML or JSON") from None
+    settings = read_yaml(path)
     base = settings.pop("extends", None) if isinstance(settings, dict) else None
     check_keys(settings, Recipe, source=str(path))
     if base is None:
@@ -124,10 +118,14 @@ def check_keys(settings: Any, kind: type, *, source: str, prefix: str = "") -> N
         where = f"{prefix[:-1]!r} must hold" if prefix else "a recipe is"
         raise UsageError(f"{source}: {where} a mapping of fields, got {settings!r}")
     parts = _fields(kind)
+    texts = [item.name for item in dataclasses.fields(kind) if str(item.type) == "str"]
     for key, value in settings.items():
         if key not in parts:
             raise UsageError(f"{source}: unknown field {prefix}{key!s}{did_you_mean(str(key), parts)}")
-        if parts[key] is not None:
+        if parts[key] is None:
+            if key not in texts:
+                check_nested(value)
+        else:
             check_keys(value, parts[key], source=source, prefix=f"{prefix}{key}.")  # type: ignore[arg-type]
 
 
@@ -185,6 +183,8 @@ def build_recipe(settings: Mapping[str, Any], flags: Sequence[str] = ()) -> Reci
         built = parser.instantiate(namespace)
     except argparse.ArgumentError as error:
         raise UsageError(_one_line(error)) from None
+    except (RecursionError, OverflowError) as error:
+        raise UsageError(f"a recipe cannot be made of these values ({first_line(error)})") from None
     return Recipe(**{item.name: built[item.name] for item in dataclasses.fields(Recipe)})
 
 

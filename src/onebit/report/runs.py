@@ -11,9 +11,18 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from onebit.errors import DataError, FormatError
+from onebit.files import read_regular
 from onebit.recipe import DESCRIPTIVE, Recipe, flatten, merge, read_settings
 from onebit.report.wording import printable, setting
-from onebit.train.history import TABLE_FILE, WEIGHT_FILES, EpochLog, History, task_folders
+from onebit.train.history import (
+    MOST_METRICS,
+    MOST_RESULT,
+    TABLE_FILE,
+    WEIGHT_FILES,
+    EpochLog,
+    History,
+    task_folders,
+)
 
 LABEL_LENGTH = 60
 
@@ -195,7 +204,7 @@ def _read_metrics(folder: Path) -> History:
         found = "no metrics.jsonl in it" if folder.is_dir() else "not a folder" if folder.exists() else "no such folder"
         raise DataError(f"{folder}: not a run folder ({found}); pass a folder that `onebit train` wrote")
     rows: list[EpochLog] = []
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+    for number, line in enumerate(_read_text(path, largest=MOST_METRICS).split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -221,7 +230,7 @@ def _read_result(path: Path) -> tuple[dict[str, TestScore], float | None, int | 
     if not path.exists():
         return {}, None, None
     try:
-        result = json.loads(_read_text(path))
+        result = json.loads(_read_text(path, largest=MOST_RESULT))
         if not isinstance(result, dict) or not isinstance(result.get("test", {}), dict):
             raise ValueError("expected an object with an object 'test'")
         tests = {}
@@ -257,9 +266,9 @@ def _count(values: Mapping[str, Any], key: str) -> int | None:
     return None if number is None else int(number)
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: Path, *, largest: int) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_regular(path, largest=largest).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise FormatError(f"{path}: cannot be read ({reason})") from None

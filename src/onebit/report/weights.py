@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -18,6 +17,7 @@ from onebit.errors import DataError, FormatError, UsageError
 from onebit.report.drawing import INK, NEGATIVE, POSITIVE, REAL, picture
 from onebit.report.runs import Run, recipe_label
 from onebit.report.wording import printable
+from onebit.train.safe_file import open_safetensors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -168,12 +168,10 @@ def open_weights(path: Path) -> tuple[dict[str, Any], list[str], set[str] | None
     import safetensors
 
     try:
-        file = safetensors.safe_open(path, framework="numpy")
-        found = json.loads((file.metadata() or {}).get("onebit", "{}"))
-        facts: dict[str, Any] = found if isinstance(found, dict) else {}
+        file, facts = open_safetensors(path, "numpy")
         order, latents = facts.pop("order", None), facts.pop("latents", None)
         shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (safetensors.SafetensorError, ValueError, RecursionError, OSError) as error:
+    except (safetensors.SafetensorError, TypeError, ValueError, RecursionError, OSError) as error:
         raise FormatError(f"{path}: damaged, or not a safetensors file ({printable(error)})") from None
     places = {name: place for place, name in enumerate(order)} if _is_names(order) else {}
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from onebit.errors import FormatError, first_line
+from onebit.files import read_regular
+from onebit.train.history import MOST_RESULT
 
 MOST_TASKS = 999
 
@@ -57,7 +59,7 @@ def read_table(path: Path) -> TaskTable:
         FormatError: it cannot be read, or is damaged.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_regular(path, largest=MOST_RESULT))
         if not isinstance(values, dict) or not isinstance(values.get("cells"), list) or not values["cells"]:
             raise ValueError("expected an object with a list 'cells'")
         cells = tuple(_read_cell(cell) for cell in values["cells"])

@@ -10,9 +10,9 @@ from torch import nn
 
 from onebit.data import DATASETS, Dataset
 from onebit.errors import UsageError
-from onebit.files import write_atomic
+from onebit.files import read_regular, write_atomic
 from onebit.train.checkpoint import load_checkpoint, save_checkpoint
-from onebit.train.history import History
+from onebit.train.history import MOST_RESULT, History
 from onebit.train.ranks import Ranks
 from onebit.train.weights import save_weights
 
@@ -23,8 +23,8 @@ PLACE_FILE = "data.json"
 def remembered_place(folder: Path) -> Path | None:
     """Where the data of a run lay; None if it does not say so."""
     try:
-        return Path(json.loads((folder / PLACE_FILE).read_text(encoding="utf-8"))["directory"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return Path(json.loads(read_regular(folder / PLACE_FILE, largest=MOST_RESULT))["directory"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -26,6 +26,10 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "float | None": (int, float, type(None)),
     "str": (str,),
 }
+MOST_RESULT = 16_000_000
+"""Bytes of a result.json, continual.json or seeds.json."""
+MOST_METRICS = 256_000_000
+"""Bytes of a metrics.jsonl."""
 RUN_FILES = ("metrics.jsonl", "last.ckpt", *WEIGHT_FILES, "result.json", STAGE_FOLDER, TABLE_FILE)
 
 

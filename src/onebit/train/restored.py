@@ -18,14 +18,13 @@ KNOWN = ("torch.", "onebit.")
 
 
 def refuse_odd(name: str, tensor: Tensor) -> None:
-    """Refuse a tensor that is not a plain one: sparse, quantized, empty, complex, without memory or larger than it.
+    """Refuse a tensor that is not a plain one: sparse, quantized, empty, without memory or larger than it.
 
     Raises:
         ValueError: it is.
     """
-    plain = tensor.layout == torch.strided and not tensor.is_quantized and 0 not in tensor.shape
-    if not plain or tensor.is_complex():
-        raise ValueError(f"tensor {name!r} is sparse, quantized, complex or empty; weights are plain dense tensors")
+    if tensor.layout != torch.strided or tensor.is_quantized or 0 in tensor.shape:
+        raise ValueError(f"tensor {name!r} is sparse, quantized or empty; weights are plain dense tensors")
     if tensor.is_meta:
         raise ValueError(f"tensor {name!r} has no values, only a shape")
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
@@ -65,14 +64,18 @@ def checked_optimizer(found: Any, optimizer: torch.optim.Optimizer) -> dict[str,
 
 
 def alike(found: Any, expected: Any, name: str) -> Any:
-    """`found`, if it is of the same kind as `expected`; keys that are not expected are left out, missing ones added.
+    """`found`, if it is of the same kind as `expected`; keys that are not expected are left out.
+
+    Switches may be missing: versions of torch differ in them.
 
     Raises:
         ValueError: it is not.
     """
     if isinstance(expected, dict) and isinstance(found, Mapping):
         if all(isinstance(key, str) for key in expected):
-            return {key: alike(found.get(key, value), value, f"{name}.{key}") for key, value in expected.items()}
+            switches = {key: value for key, value in expected.items() if value is None or isinstance(value, bool)}
+            found = {**switches, **found}
+            return {key: alike(found.get(key, "missing"), value, f"{name}.{key}") for key, value in expected.items()}
         if all(_is_number(part) for item in found.items() for part in item):  # a Counter, as of milestones
             return found
     elif isinstance(expected, (list, tuple)) and type(found) is type(expected) and len(found) == len(expected):

@@ -13,16 +13,17 @@ import torch
 from torch import nn
 
 from onebit.data import DATASETS, Dataset, Progress, load_dataset, permute_pixels
-from onebit.errors import CheckpointError, UsageError
+from onebit.errors import CheckpointError, FormatError, UsageError, first_line
 from onebit.evaluation import evaluate
-from onebit.files import write_atomic
+from onebit.files import read_regular, write_atomic
 from onebit.layers import BinaryLayer, binary_layers
 from onebit.precision import resolve_precision
 from onebit.recipe import Recipe, build_recipe, check_keys, read_settings, recipe_path
+from onebit.recipe.bounded import checked_tree
 from onebit.scores import whole_score
 from onebit.train.build import Training, build_model, build_training, resolve_device
 from onebit.train.distillation import Teacher, refuse_teacher
-from onebit.train.history import STAGE_FOLDER, EpochLog, History, refuse_used
+from onebit.train.history import MOST_RESULT, STAGE_FOLDER, EpochLog, History, refuse_used
 from onebit.train.lock import lock_folder
 from onebit.train.loop import fit
 from onebit.train.ranks import ALONE, Ranks, rank_device
@@ -272,8 +273,15 @@ def train_stage(
 
 
 def read_seconds(folder: Path) -> float:
-    """The seconds of a finished run."""
-    return float(json.loads((folder / "result.json").read_text(encoding="utf-8"))["seconds"])
+    """The seconds of a finished run.
+
+    Raises:
+        FormatError: its result.json is not there, or damaged.
+    """
+    try:
+        return float(json.loads(read_regular(folder / "result.json", largest=MOST_RESULT))["seconds"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise FormatError(f"{folder / 'result.json'}: damaged ({first_line(error)})") from None
 
 
 def _chosen_by(history: History) -> str:
@@ -350,7 +358,7 @@ def open_run(path: str | Path, *, recipe: str | None = None, fallback: Recipe | 
         settings = read_settings(recipe_path(recipe))
     elif isinstance(facts.get("recipe"), dict):
         settings = facts["recipe"]
-        check_keys(settings, Recipe, source=str(source))
+        check_keys(checked_tree(settings, where=f"{source}: "), Recipe, source=str(source))
     elif (source.parent / "recipe.yaml").is_file():
         settings = read_settings(source.parent / "recipe.yaml")
     elif fallback is not None:

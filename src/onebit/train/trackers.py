@@ -108,7 +108,7 @@ class WeightsAndBiases:
         except ImportError:
             raise _missing("wandb") from None
         known = folder / "wandb-id"
-        name = known.read_text(encoding="utf-8").strip() if known.exists() else secrets.token_hex(4)
+        name = known.read_text(encoding="utf-8").strip() if known.is_file() else secrets.token_hex(4)
         way_out = "run `wandb login`, or set WANDB_MODE=offline and `wandb sync` the run folder later"
         mode: Any = os.environ.get("WANDB_MODE")
         try:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import pickletools
 import signal
 import threading
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors
 import safetensors.torch
@@ -18,12 +22,18 @@ import torch
 from torch import Tensor, nn
 
 from onebit.errors import CheckpointError, FormatError, UsageError, first_line
-from onebit.files import write_atomic
+from onebit.files import open_regular, write_atomic
 from onebit.layers import binary_layers
 from onebit.train.history import WEIGHT_FILES
+from onebit.train.restored import refuse_odd
+from onebit.train.safe_file import open_safetensors
 
 PREFIXES = ("_orig_mod.", "module.", "model.")
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+PICKLES = 5
+"""Of a torch file in the oldest format: a number, a version, facts about the machine, the objects, names of tensors."""
+MOST_INSTRUCTIONS = 2_000_000
+"""Of the pickles in a torch file: a training of 5,000 epochs has half as many."""
 CODE_MARKS = ("unsupported global", "unsupported class", "unrecognized function", "torchscript")
 """How `torch.load` words its refusal of a file that names functions or classes, in lower case."""
 
@@ -73,8 +83,12 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         FormatError: unreadable, damaged, or without tensors.
     """
-    with path.open("rb") as file:
-        is_zip_or_pickle = file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+    try:
+        with open_regular(path) as file:
+            start = file.read(2)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    is_zip_or_pickle = start in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
     if not is_zip_or_pickle:
         state, facts = read_weights(path)
     else:
@@ -91,9 +105,11 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         state = {k: v for k, v in held.items() if isinstance(v, Tensor)} if isinstance(held, dict) else {}
     if not state or not all(isinstance(name, str) for name in state):
         raise FormatError(f"{path}: holds no tensors by name")
-    odd = next((n for n, t in state.items() if t.layout != torch.strided or t.is_quantized or 0 in t.shape), None)
-    if odd is not None:
-        raise FormatError(f"{path}: tensor {odd!r} is sparse, quantized or empty; weights are plain dense tensors")
+    try:
+        for name, tensor in state.items():
+            refuse_odd(name, tensor)
+    except ValueError as error:
+        raise FormatError(f"{path}: {error}") from None
     return strip_prefixes(state), facts
 
 
@@ -111,14 +127,14 @@ def read_torch_file(path: Path) -> Any:
         FormatError: unreadable, or the file holds Python objects that are not plain data.
     """
     try:
-        _check_sums(path)
+        open_regular(path).close()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd pickles, which are refused below
+            _check_torch_file(path)
             return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise FormatError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise FormatError(f"{path}: is a folder, not a file") from None
     except Exception as error:  # torch raises whatever the damaged part of the file leads to
         if any(mark in str(error).lower() for mark in CODE_MARKS):
             raise FormatError(
@@ -128,16 +144,42 @@ def read_torch_file(path: Path) -> Any:
         raise FormatError(f"{path}: damaged, or not a torch file ({reason})") from None
 
 
-def _check_sums(path: Path) -> None:
-    """Compare the checksums of a torch file, a zip archive, which `torch.load` itself does not."""
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        # torch stores without compression; anything else may unpack to any size
-        stored = all(item.compress_type == zipfile.ZIP_STORED for item in archive.infolist())
-        broken = archive.testzip() if stored else None
-    if broken is not None:
-        raise zipfile.BadZipFile(f"wrong checksum of {broken}")
+def _unreadable(path: Path, error: OSError) -> FormatError:
+    if isinstance(error, FileNotFoundError):
+        return FormatError(f"{path}: no such file")
+    return FormatError(f"{path}: cannot be read ({error.strerror or error})")
+
+
+def _check_torch_file(path: Path) -> None:
+    """Check what `torch.load` itself does not: sizes and checksums of a zip archive, and how long its pickles run.
+
+    Raises:
+        ValueError, OSError, zipfile.BadZipFile, …: it is not to be loaded.
+    """
+    with open_regular(path) as file:
+        if not zipfile.is_zipfile(file):
+            file.seek(0)
+            _check_pickles(file)  # the oldest format: some pickles, then the values of the tensors
+            return
+        with zipfile.ZipFile(file) as archive:
+            items = archive.infolist()
+            # torch stores without compression; anything else may unpack to any size
+            if sum(item.file_size for item in items) > os.fstat(file.fileno()).st_size:
+                raise ValueError("holds compressed or overlapping parts")
+            if broken := archive.testzip():
+                raise zipfile.BadZipFile(f"wrong checksum of {broken}")
+            for item in items:
+                if item.filename.lower().endswith(".pkl"):
+                    _check_pickles(io.BytesIO(archive.read(item)))
+
+
+def _check_pickles(stream: BinaryIO) -> None:
+    """Refuse pickles of too many instructions, each of which may take a little memory; reading stops at the limit."""
+    instructions = chain.from_iterable(pickletools.genops(stream) for _ in range(PICKLES))
+    with suppress(ValueError, LookupError):  # what follows is no pickle, or a damaged one, which torch refuses
+        for count, _ in enumerate(instructions):
+            if count == MOST_INSTRUCTIONS:
+                raise FormatError(f"a pickle of more than {MOST_INSTRUCTIONS:,} instructions")
 
 
 def strip_prefixes(state: dict[str, Any]) -> dict[str, Any]:
@@ -174,6 +216,8 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str, sta
     for key in own:
         if key not in state:
             raise CheckpointError(f"{source}: belongs to another net: {key!r} is missing")
+        if state[key].is_meta:  # torch would keep the own values, with a warning
+            raise CheckpointError(f"{source}: tensor {key!r} has no values, only a shape")
         if state[key].shape != own[key].shape:
             raise CheckpointError(
                 f"{source}: belongs to another net: {key!r} has shape {tuple(state[key].shape)}, "
@@ -225,14 +269,14 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         FormatError: unreadable or damaged.
     """
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {}).get("onebit", "{}"))
-            if not isinstance(facts, dict):
-                raise TypeError("its facts are no mapping")
+        open_regular(path).close()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    try:
+        opened, facts = open_safetensors(path, "pt")
+        with opened as file:
             names = in_order(file.keys(), facts.pop("order", []))
             facts.pop("latents", None)
             return {name: file.get_tensor(name) for name in names}, facts
-    except FileNotFoundError:
-        raise FormatError(f"{path}: no such file") from None
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError, RecursionError) as error:
         raise FormatError(f"{path}: damaged, or not a safetensors file ({error})") from None
