@@ -1,4 +1,4 @@
-"""`.1bit` files as damage and forgery leave them, and nets whose numbers lie at the ends of what their arrays hold."""
+"""Files as damage and forgery leave them, and nets whose numbers lie at the ends of what their arrays hold."""
 
 from __future__ import annotations
 
@@ -46,10 +46,16 @@ def sound(data: bytes) -> PackedNet | None:
         return None
 
 
+def header_end(good: bytes) -> int:
+    """Where the header of a safetensors file ends; 0 in files of other formats."""
+    end = 8 + int.from_bytes(good[:8], "little")
+    return end if end < len(good) else 0
+
+
 def damaged(good: bytes, rng: random.Random, *, header_only: bool) -> bytes:
     """The bytes with one to five changes."""
     data = bytearray(good)
-    start = 8 + int.from_bytes(good[:8], "little")
+    start = header_end(good)
     for _ in range(rng.choice([1, 1, 2, 5])):
         where = rng.randrange(start if header_only else len(data))
         action = rng.randrange(4)
@@ -67,7 +73,7 @@ def damaged(good: bytes, rng: random.Random, *, header_only: bool) -> bytes:
 def mutated(good: bytes, rng: random.Random) -> bytes:
     """The bytes with one to three of them at random, half of the files in the arrays alone."""
     data = bytearray(good)
-    first = rng.choice([0, 8 + int.from_bytes(good[:8], "little")])
+    first = rng.choice([0, header_end(good)])
     for _ in range(rng.choice([1, 2, 3])):
         data[rng.randrange(first, len(data))] = rng.randrange(256)
     return bytes(data)
@@ -127,3 +133,19 @@ def changed_nets(count: int, seed: int = 0) -> Iterator[PackedNet]:
                     found += 1
         for n in range(count):
             yield extreme(make(n), numbers)
+
+
+_VALUES = (
+    *(b"null", b"true", b"-1", b"0", b"1e999", b"NaN", b'""', b"[]", b"{}", b"2001-99-99"),
+    *(b"!!python/name:os", b"&a", b"*a", b"\\u0000", b"\xff", b"9" * 400, b"[" * 200, b'"' + b"x" * 3000 + b'"'),
+)
+
+
+def forged_values(good: bytes, rng: random.Random) -> bytes:
+    """The bytes with one value of a text format in place of another one; of other formats some bytes."""
+    places = [i for i, byte in enumerate(good) if byte in b":,[" and i + 1 < len(good)]
+    if not places:
+        return mutated(good, rng)
+    start = rng.choice(places) + 1
+    end = next((i for i in range(start, len(good)) if good[i] in b",]}\n"), len(good))
+    return good[:start] + b" " + rng.choice(_VALUES) + good[end:]

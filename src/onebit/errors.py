@@ -6,8 +6,8 @@ reaches the top is a defect of onebit and keeps its traceback.
 
 from __future__ import annotations
 
-LONGEST_PART = 400
-"""Characters of one part of a message, as between two semicolons."""
+LONGEST_WORD, LONGEST_PART = 200, 400
+"""Characters without a space, and of one part of a message, as between two semicolons."""
 LONGEST_MESSAGE = 1_000
 
 
@@ -60,6 +60,7 @@ def one_line(text: str) -> str:
     text = " ".join(line.strip() for line in text.splitlines())
     if not text.isprintable():
         text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    text = " ".join(_cut(word, LONGEST_WORD) for word in text.split(" "))
     return _cut("; ".join(_cut(part, LONGEST_PART) for part in text.split("; ")), LONGEST_MESSAGE)
 
 

@@ -228,14 +228,18 @@ def in_tiles(model: nn.Module, split: Split) -> Split:
     return split if split.labels.ndim == 1 or taken is None or made is None else fitted(split, taken, made)
 
 
+MOST_DRAWS = 1_000_000
+"""Of an ensemble."""
+
+
 def parse_weights(weights: str) -> tuple[str, int]:
     """("sample", N) for "ensemble:N", (weights, 1) for the other test modes.
 
     Raises:
         UsageError: not a test mode.
     """
-    match = re.fullmatch(r"ensemble:(\d+)", weights)
-    if match and int(match[1]) > 0:
+    match = re.fullmatch(r"ensemble:(\d{1,7})", weights)
+    if match and 0 < int(match[1]) <= MOST_DRAWS:
         return "sample", int(match[1])
     if weights not in ("latent", "binary", "mean", "sample", "real"):
         raise _no_mode(weights)
@@ -243,7 +247,8 @@ def parse_weights(weights: str) -> tuple[str, int]:
 
 
 def _no_mode(weights: str) -> UsageError:
-    return UsageError(f"weights must be latent, binary, mean, sample or ensemble:N, got {weights!r}")
+    modes = f"latent, binary, mean, sample or ensemble:N with N up to {MOST_DRAWS:,}"
+    return UsageError(f"weights must be {modes}, got {weights!r}")
 
 
 def stated_mode(model: nn.Module, weights: str, bn: str = "auto") -> tuple[str, str]:

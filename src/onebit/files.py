@@ -58,8 +58,11 @@ def append_text(path: str | os.PathLike[str]) -> TextIO:
     try:
         descriptor = _regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _NO_FOLLOW)
     except OSError as error:
-        linked = os.path.islink(path)
-        reason = "it is a link, which is not followed" if linked else error.strerror or str(error)
+        reason = error.strerror or str(error)
+        if os.path.islink(path):
+            reason = "it is a link, which is not followed"
+        elif error.errno == errno.ENXIO:  # a pipe that nobody reads
+            reason = "is not a regular file"
         raise OnebitError(f"cannot write {os.fspath(path)!r}: {reason}; remove it") from None
     return os.fdopen(descriptor, "a", encoding="utf-8")
 

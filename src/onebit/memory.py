@@ -1,11 +1,21 @@
-"""How the C library treats freed memory."""
+"""How much memory there is, and how the C library treats freed memory."""
 
 from __future__ import annotations
 
 import ctypes
+import math
+import os
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 LARGEST_KEPT = (1 << 30, 1 << 25)  # bytes; glibc before 2.35 takes no more than 32 MiB
+
+
+def total_memory() -> float:
+    """Bytes of memory of this machine; infinite where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return math.inf
 
 
 def keep_freed_memory() -> bool:

@@ -141,6 +141,8 @@ def test_a_file_that_may_not_be_read_is_one_clear_line(tmp_path: Path, monkeypat
         raise PermissionError(13, "Permission denied", str(path))
 
     path = file(tmp_path, CONTENT)
-    monkeypatch.setattr("onebit.data.idx.open_regular", refuse)  # file modes do not stop the administrator, who may run the tests
+    monkeypatch.setattr(
+        "onebit.data.idx.open_regular", refuse
+    )  # file modes do not stop the administrator, who may run the tests
     with pytest.raises(DataError, match=r"cannot read .*images: Permission denied"):
         read(path)

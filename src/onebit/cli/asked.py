@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -29,7 +30,7 @@ from onebit.recipe import (
     unused_settings,
     with_method,
 )
-from onebit.tables import resolve
+from onebit.tables import LONGEST_NAME, resolve
 
 QUANTIZERS = ("weight_quantizer", "input_quantizer")
 TASKS = {"permuted-mnist": "mnist-permuted"}
@@ -114,7 +115,8 @@ def _said(flags: Sequence[str], name: str) -> str | None:
 
 def _name(recipe: Recipe, model: str | None, method: str | None) -> str:
     """What a training without a recipe is called: data set, model and method, as they were asked for."""
-    return "-".join(filter(None, (Path(recipe.dataset).name, model or recipe.model.name, method)))
+    name = "-".join(filter(None, (Path(recipe.dataset).name, model or recipe.model.name, method)))
+    return name[:LONGEST_NAME]
 
 
 def stored_recipe(resumed: str) -> Path:
@@ -161,7 +163,7 @@ def run_folder(recipe: Recipe, *, out: str | None, resumed: str | None, named: P
     wanted = {"--out": Path(out) if out else None, "--resume": folder_of(resumed) if resumed else None}
     wanted["--results_dir and --save"] = named
     given = {flag: folder for flag, folder in wanted.items() if folder is not None}
-    if len({folder.resolve() for folder in given.values()}) > 1:
+    if len({os.path.realpath(folder) for folder in given.values()}) > 1:
         told = ", ".join(f"{flag} names {folder}" for flag, folder in given.items())
         raise UsageError(f"{told}: leave one of them out")
     return next(iter(given.values()), Path("runs") / recipe.name)

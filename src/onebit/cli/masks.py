@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -86,8 +87,9 @@ def _predict(net: PackedNet, file: Path, folder: Path, *, invert: bool) -> dict[
 
 def _truth(file: Path, size: tuple[int, ...], names: tuple[str, ...]) -> Masks | None:
     """The true mask of an image that lies in a folder of images and masks."""
-    root = file.resolve().parent.parent
-    found = sorted((root / "label").glob(f"{file.stem}.*")) if file.resolve().parent.name == "image" else []
+    place = Path(os.path.realpath(file)).parent
+    root = place.parent
+    found = sorted((root / "label").glob(f"{file.stem}.*")) if place.name == "image" else []
     if not found:
         return None
     known, values = mask_classes(root, names if len(names) == 2 else None)

@@ -107,7 +107,7 @@ def output_path(text: str, *, suffixes: Sequence[str], run: str) -> Path:
     if path.suffix not in suffixes:
         raise UsageError(f"{text}: the output ends in {' or '.join(suffixes)}")
     part_of_run = path.name in ("best.safetensors", "final.safetensors") and (path.parent / "recipe.yaml").exists()
-    if path.resolve() == Path(run).resolve() or part_of_run:
+    if os.path.realpath(path) == os.path.realpath(run) or part_of_run:
         raise UsageError(f"{text}: holds the trained weights, which this would overwrite; choose another --output")
     return path
 

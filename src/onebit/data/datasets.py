@@ -15,6 +15,7 @@ from onebit.data.resizing import check_input_size, resize_images, resize_masks
 from onebit.data.segmentation import MEMBRANE, SEGMENTATION
 from onebit.data.splits import MOST_VALIDATION, Dataset, DatasetEntry, LoadedFiles, Progress, Split, hold_out
 from onebit.data.toy import TOY
+from onebit.errors import UsageError
 from onebit.tables import resolve
 
 DATASETS: dict[str, DatasetEntry] = {
@@ -69,7 +70,8 @@ def load_dataset(
     Raises:
         UnknownNameError: no such data set.
         DataError: files are missing and unreachable, or damaged.
-        UsageError: `validation` leaves nothing to train on, or an `input_size` that no image can have.
+        UsageError: `validation` leaves nothing to train on, an `input_size` that no image can have, or a `directory`
+            for a data set that is part of onebit.
 
     Example:
         >>> data = load_dataset("toy")
@@ -131,6 +133,8 @@ def _entry(name: str | DatasetEntry, directory: str | Path | None) -> DatasetEnt
     if isinstance(name, str) and name not in DATASETS and is_array_file(directory):
         return replace(ARRAYS, name=name)
     entry: DatasetEntry = resolve(DATASETS, name, kind="data set")
+    if directory is not None and not entry.stored:
+        raise UsageError(f"data set {entry.name!r} is part of onebit, not in a folder: leave out --data {directory}")
     return entry
 
 

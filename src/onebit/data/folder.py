@@ -26,7 +26,7 @@ from onebit.data.listing import ImageFile, Listing, list_folder
 from onebit.data.resizing import resized_crops
 from onebit.data.splits import DatasetEntry, Labels, LoadedFiles, Progress, Split
 from onebit.errors import DataError, UsageError
-from onebit.files import atomic_path, write_atomic
+from onebit.files import atomic_path, remove_leftovers, write_atomic
 
 MAPPED_ABOVE = 1 << 30
 """Bytes of decoded images; more are read from the cached file batch by batch."""
@@ -279,7 +279,8 @@ def _cache_path(listing: Listing, input_size: int | None) -> Path:
 
 
 def _remove_old(cached: Path) -> None:
-    """Remove what was kept of the same folder as it was before."""
+    """Remove what was kept of the same folder as it was before, and what a killed process left half written."""
+    remove_leftovers(cached.parent)
     same = cached.stem.rpartition("-")[0]
     for path in cached.parent.glob(f"{glob.escape(same)}-*"):
         if path.stem != cached.stem:

@@ -51,4 +51,5 @@ MNIST_SAMPLE = DatasetEntry(
     validation=1_000,
     licence="LeCun, Cortes, Burges; CC BY-SA 3.0",
     note="a sample of MNIST: 8,000 training and 2,000 test digits",
+    stored=False,
 )

@@ -223,6 +223,7 @@ class DatasetEntry:
         note: see `Dataset.note`.
         folder: whether it is made of image files of any size.
         input_size: side that the images of such a folder get unless the user says otherwise.
+        stored: whether it is made of files that a folder can be named for; else it is part of onebit.
     """
 
     name: str
@@ -236,6 +237,7 @@ class DatasetEntry:
     note: str = ""
     folder: bool = False
     input_size: int | None = None
+    stored: bool = True
 
 
 MOST_VALIDATION = 10_000

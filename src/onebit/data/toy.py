@@ -56,4 +56,5 @@ TOY = DatasetEntry(
     validation=256,
     licence="made by onebit; no rights claimed",
     note="made-up data",
+    stored=False,
 )

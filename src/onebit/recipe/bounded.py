@@ -24,6 +24,7 @@ LONGEST_TEXT = 2_000
 """Characters of one value; what was measured with a recipe takes 400."""
 LONGEST_NUMBER = 40
 """Characters of a number, in any notation; one of thousands of digits is slow to read and fits nowhere."""
+_FIRST = frozenset("0123456789+-.")
 _NUMERIC = frozenset("0123456789+-._:eExXaAbBcCdDfF")
 
 
@@ -85,8 +86,8 @@ def check_yaml(text: str, *, where: str = "") -> None:
         if getattr(event, "tag", None) is not None:
             raise UsageError(f"{place}: tags (!) are not read: write a plain value")
         if isinstance(event, yaml.ScalarEvent):
-            number = event.implicit[0] and len(event.value) > LONGEST_NUMBER and _NUMERIC.issuperset(event.value)
-            if number or len(event.value) > LONGEST_TEXT:
+            numeric = event.implicit[0] and event.value[:1] in _FIRST and _NUMERIC.issuperset(event.value)
+            if len(event.value) > (LONGEST_NUMBER if numeric else LONGEST_TEXT):
                 raise UsageError(f"{place}: a value of {len(event.value):,} characters, too long for a recipe")
 
 

@@ -15,6 +15,8 @@ from onebit.recipe.optimizer import OptimizerRecipe, ScheduleRecipe
 
 DESCRIPTIVE = ("name", "summary", "reference", "measured")
 """Fields that tell about a training but do not change it."""
+MOST_LAYERS = 1_000
+LONGEST_NAME = 200
 SILENT = (*DESCRIPTIVE, "recompute_inputs", "threads", "workers")
 
 
@@ -74,8 +76,8 @@ class ModelRecipe:
 
     def __post_init__(self) -> None:
         if self.widths is not None:
-            widths = len(self.widths) >= 2 and min(self.widths) >= 1
-            need("model.widths", self.widths, widths, "two or more positive numbers")
+            widths = 2 <= len(self.widths) <= MOST_LAYERS and min(self.widths) >= 1 and max(self.widths) <= 10**7
+            need("model.widths", self.widths, widths, f"from 2 to {MOST_LAYERS} numbers from 1 to 10 million")
         value = self.value == "glorot" or (not isinstance(self.value, str) and positive(self.value))
         need("model.value", self.value, value, "a positive number or glorot")
         for name in ("dropout", "input_dropout"):
@@ -239,6 +241,9 @@ class Recipe:
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        plain = self.name.isprintable() and len(self.name.strip()) >= 1 and len(self.name) <= LONGEST_NAME
+        folder = not set(self.name) & set("/\\") and self.name not in (".", "..")  # runs/NAME
+        need("name", self.name, plain and folder, f"1 to {LONGEST_NAME} characters that print, without / and \\")
         need("epochs", self.epochs, 0 < self.epochs <= 1e6, "positive, at most a million")
         need("batch_size", self.batch_size, self.batch_size >= 2, "2 or more (BatchNorm needs two images)")
         need("validation", self.validation, (self.validation or 0) >= 0, "0 or more images")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from onebit.errors import DataError, OnebitError
-from onebit.files import write_atomic
+from onebit.files import remove_leftovers, write_atomic
 from onebit.report.continual import plot_tasks
 from onebit.report.curves import (
     Curve,
@@ -147,6 +147,7 @@ def write_report(runs: Sequence[Path], folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OnebitError(f"cannot make the folder {folder}: {error.strerror}; choose another one") from None
+    remove_leftovers(folder)
     pictures = _write_curves(groups, folder) if groups else []
     taken: set[str] = set()
     healths = []

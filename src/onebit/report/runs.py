@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +98,7 @@ def find_folders(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 
     A folder that holds `seed-N` folders stands for those. What is no run counts as a run folder, to be refused as such.
     """
-    paths = {path.resolve(): path for folder in folders for path in _with_seeds(Path(folder))}.values()
+    paths = {os.path.realpath(path): path for folder in folders for path in _with_seeds(Path(folder))}.values()
     several = [path for path in paths if (path / TABLE_FILE).exists() or task_folders(path)]
     return [path for path in paths if path not in several], several
 
@@ -163,7 +164,7 @@ def unique_names(folders: Sequence[Path]) -> list[str]:
     depth, names = 0, list[str]()
     while len(set(names)) < len(folders):
         depth += 1
-        names = ["/".join(folder.resolve().parts[-depth:]) for folder in folders]
+        names = ["/".join(Path(os.path.realpath(folder)).parts[-depth:]) for folder in folders]
     return [printable(name) for name in names]
 
 

@@ -7,16 +7,18 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from onebit.data import VOID, Augmentation, Dataset
-from onebit.errors import UsageError
+from onebit.errors import UsageError, first_line
 from onebit.evaluation import batch_bounds
 from onebit.layers import recompute_inputs_
 from onebit.losses import LOSSES, Loss, cross_entropy
+from onebit.memory import total_memory
 from onebit.models import create_model
 from onebit.recipe import ModelRecipe, Recipe
 from onebit.tables import resolve
@@ -66,12 +68,37 @@ def build_model(
         input_shape: (C, H, W) of an image; classes: number of logits.
         statistics: mean and standard deviation per channel for the coding "standardise"; without them the buffers hold
             0 and 1, to be overwritten by the weights that are loaded next.
+
+    Raises:
+        UnknownNameError, UsageError: no such model, options that it refuses, or more weights than fit into memory.
     """
     options = recipe.options() | {"input_shape": tuple(input_shape), "classes": classes}
     if recipe.coding == "standardise":
         mean, std = statistics or ([0.0] * input_shape[0], [1.0] * input_shape[0])
         options |= {"mean": mean, "std": std}
-    return create_model(options.pop("name"), **options)
+    name = options.pop("name")
+    _refuse_too_large(name, options)
+    return create_model(name, **options)
+
+
+def _refuse_too_large(name: str, options: dict[str, Any]) -> None:
+    """Refuse a net whose weights do not fit into the memory of this machine, before any of it is taken.
+
+    Raises:
+        UsageError: they do not.
+    """
+    try:
+        with torch.device("meta"):  # shapes without values
+            count = sum(parameter.numel() for parameter in create_model(name, **options).parameters())
+    except (RuntimeError, OverflowError) as error:  # more than 64 bits can count
+        raise UsageError(
+            f"model {name!r}: too large for any memory ({first_line(error)}); choose a smaller net"
+        ) from None
+    if 4 * count > (memory := total_memory()):
+        raise UsageError(
+            f"model {name!r} has {count:,} parameters, {4 * count / 1e9:,.0f} GB, and this machine has "
+            f"{memory / 1e9:,.0f} GB of memory; choose a smaller net"
+        )
 
 
 def build_training(
