@@ -508,3 +508,9 @@ def test_every_message_is_one_line_of_bounded_length() -> None:
     assert str(error).isprintable()
     assert str(error).endswith("; choose another")
     assert len(str(UsageError("a; " * 10**5))) <= LONGEST_MESSAGE
+
+
+@pytest.mark.parametrize("values", [(-1e38, 3.4e38), (0.0, 1e-45), (3e38, 3e38)])
+def test_weights_at_the_ends_of_float32_are_inspected(place: Path, values: tuple[float, float]) -> None:
+    torch.save({"weight": torch.tensor([values, values])}, place / "x.pth")
+    assert inspect_file(place / "x.pth").layers[0].high == pytest.approx(values[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,8 +78,10 @@ def inspect_weight(name: str, weight: np.ndarray, *, dtype: str) -> LayerReport:
     clipped = whole and low >= -1 and high <= 1
     magnitude = np.abs(numbers)
     histogram = np.zeros(BINS, np.int64)
-    if math.isfinite(high - low):
-        histogram = np.histogram(numbers, BINS, (low, high))[0]
+    # ValueError, IndexError: a range that these numbers cannot divide
+    with suppress(ValueError, IndexError), np.errstate(all="ignore"):
+        if math.isfinite(high - low):
+            histogram = np.histogram(numbers, BINS, (low, high))[0]
     return LayerReport(
         name=name,
         shape=weight.shape,
