@@ -53,7 +53,7 @@ def test_the_recipe_is_that_of_the_command_line(method: str, model: str, dataset
     flags = ["--model", model, "--dataset", dataset, "--epochs", "7", "--optimizer.lr", "0.25"]
     theirs = asked_recipe(translate(flags), method, None).recipe
     trainer = onebit.Trainer(model, method, epochs=7, optimizer={"lr": 0.25})
-    assert dataclasses.replace(trainer._recipe(dataset), name="") == dataclasses.replace(theirs, name="")
+    assert dataclasses.replace(trainer._recipe(dataset), name="same") == dataclasses.replace(theirs, name="same")
 
 
 def test_each_fit_of_a_named_model_gives_the_same_again(data: Dataset) -> None:

@@ -77,7 +77,12 @@ class ModelRecipe:
     def __post_init__(self) -> None:
         if self.widths is not None:
             widths = 2 <= len(self.widths) <= MOST_LAYERS and min(self.widths) >= 1 and max(self.widths) <= 10**7
-            need("model.widths", self.widths, widths, f"from 2 to {MOST_LAYERS} numbers from 1 to 10 million")
+            need(
+                "model.widths",
+                self.widths,
+                widths,
+                f"two or more positive numbers, at most {MOST_LAYERS:,} of at most 10 million",
+            )
         value = self.value == "glorot" or (not isinstance(self.value, str) and positive(self.value))
         need("model.value", self.value, value, "a positive number or glorot")
         for name in ("dropout", "input_dropout"):
