@@ -304,6 +304,17 @@ def resume_forged(run: Path, place: Path, count: int) -> None:
     assert "refused" in seen
 
 
+def test_a_single_number_in_place_of_those_of_a_layer_is_refused(run: Path, place: Path) -> None:
+    """torch reads beyond its end, and crashes."""
+    state = torch.load(run / "last.ckpt", weights_only=True)
+    state["rows"] = state["rows"][:1]
+    for values in state["optimizer"]["state"].values():
+        values["exp_avg_sq"] = torch.zeros(())
+    torch.save(state, place / "last.ckpt")
+    with pytest.raises(OnebitError, match="exp_avg_sq is a single number"):
+        train_run(build_recipe(TOY), DATA, place, resume=True)
+
+
 def test_states_of_another_kind_are_resumed_or_refused(run: Path, place: Path) -> None:
     resume_forged(run, place, 100)
 

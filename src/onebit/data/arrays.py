@@ -18,7 +18,10 @@ NEEDED = ("train_images", "train_labels", "test_images", "test_labels")
 VALIDATION = ("validation_images", "validation_labels")
 CLASSES = "classes"
 KEYS = (*NEEDED, *VALIDATION, CLASSES)
-_DAMAGED = (OSError, ValueError, EOFError, KeyError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error)
+_DAMAGED = (
+    *(OSError, ValueError, EOFError, KeyError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error),
+    *(RuntimeError, MemoryError, OverflowError, SyntaxError),  # encrypted, of an unknown method, larger than memory
+)
 
 
 def is_array_file(path: str | Path | None) -> bool:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 PLAIN = (bool, int, float, str, type(None))
+SINGLE = ("step", "mu_product", "eta", "mu")
+"""What the optimizers of torch keep as a single number of a parameter."""
 KNOWN = ("torch.", "onebit.")
 """Modules of optimizers whose parameters all have states of the same kind."""
 
@@ -55,8 +57,9 @@ def checked_optimizer(found: Any, optimizer: torch.optim.Optimizer) -> dict[str,
             values = states[place]
             if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
                 raise ValueError(f"the state of parameter {place} is {reprlib.repr(values)}")
-            kinds = {name: _kind(name, value, parameter) for name, value in values.items()}
-            if known and first.setdefault(bool(group.get("latent")), kinds) != kinds:
+            kinds = {name: _kind(name, value, parameter, known=known) for name, value in values.items()}
+            like = first.setdefault(bool(group.get("latent")), kinds)
+            if known and (like.keys() != kinds.keys() or any(not _agree(like[name], kinds[name]) for name in like)):
                 raise ValueError(f"the state of parameter {place} is of another kind than that of others")
     if any(type(place) is not int or not 0 <= place < sum(len(own["params"]) for own in fresh) for place in states):
         raise ValueError("the optimizer has the state of a parameter that it does not move")
@@ -100,7 +103,11 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and (value != value or abs(value) < 2**63)
 
 
-def _kind(name: str, value: Any, parameter: Tensor) -> Any:
+def _agree(one: Any, other: Any) -> bool:
+    return one is None or other is None or one == other
+
+
+def _kind(name: str, value: Any, parameter: Tensor, *, known: bool) -> Any:
     """What must be the same for all parameters of an optimizer.
 
     Raises:
@@ -111,5 +118,9 @@ def _kind(name: str, value: Any, parameter: Tensor) -> Any:
     if name == "step" and not (float(value) >= 0):
         raise ValueError(f"step is {reprlib.repr(value)}, expected 0 or more")
     if isinstance(value, Tensor):
-        return (value.is_floating_point(), value.shape == parameter.shape or value.numel() == 1)
+        if not value.dim() and not parameter.dim():
+            return None  # of a parameter that is a single number, both look alike
+        if known and not value.dim() and name not in SINGLE:  # torch would read beyond its end
+            raise ValueError(f"{name} is a single number, expected one for each value of its parameter")
+        return (value.is_floating_point(), value.shape == parameter.shape, value.dim() == 0)
     return "number" if _is_number(value) else type(value).__name__
