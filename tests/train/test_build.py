@@ -149,6 +149,10 @@ def test_the_seed_decides_the_initial_weights(data: Dataset, seed: int) -> None:
         ({"optimizer": {"momentum": 0.9}}, "momentum belongs to sgd, rmsprop and bayesbinn, the optimizer is 'adam'"),
         ({"schedule": {"name": "exponential"}}, "needs a final learning rate above 0"),
         ({"schedule": {"warmup": 2.0}}, "the warm-up takes 8 steps, but training has only 8"),
+        (
+            {"model": {"real_first": True, "real_last": True, "widths": [64, 16, 4]}},
+            "weight_quantizer is sign, but 'mlp' has no binary layer: leave out model.real_first or model.real_last",
+        ),
         ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
         ({"device": "gpu"}, "device 'gpu' cannot be used here"),
         ({"model": {"weight_quantizer": "ste_sign", "value": 0.5}}, "is ±1 only: leave value at 1"),
@@ -159,6 +163,13 @@ def test_settings_that_do_not_fit_are_one_clear_line(data: Dataset, settings: di
         build_training(recipe(**settings), data)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_plain_module_in_place_of_a_binary_net_is_refused(data: Dataset) -> None:
+    plain = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4))
+    with pytest.raises(UsageError, match="has no binary layer: binarize it, or set that to null"):
+        build_training(recipe(), data, model=plain)
+    assert build_training(recipe(model={"weight_quantizer": None}), data, model=plain).model is plain
 
 
 def test_the_device_of_auto_is_one_that_works() -> None:

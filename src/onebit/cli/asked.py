@@ -74,6 +74,9 @@ def asked_recipe(classic: Classic, method: str | None, resumed: str | None, *, t
     if source is not None and learnt is not None:
         settings = merge(settings, {"continual": read_settings(learnt)["continual"], "measured": ""})
     chosen = None if source is None and learnt is None else build_recipe(settings)
+    if chosen is not None:
+        # the quantizers of a file that names none are those of a recipe, whichever net --model puts in its place
+        settings = merge({"model": {name: getattr(chosen.model, name) for name in QUANTIZERS}}, settings)
     if chosen is None:
         meant = merge(meant, {} if method is None else method_settings(method, optimizer=optimizer))
         what = build_recipe(meant, flags)
@@ -92,6 +95,9 @@ def asked_recipe(classic: Classic, method: str | None, resumed: str | None, *, t
     if chosen is not None and any(name != "seed" for name, _, _ in recipe.changed_from(chosen)):
         # what was measured with the recipe as it stands says nothing about this training
         recipe = dataclasses.replace(recipe, measured="")
+    binary = method is not None and method_settings(method)["model"]["weight_quantizer"] is not None
+    if binary and recipe.model.weight_quantizer is None:
+        raise UsageError(f"--method {method} has binary weights, but model.weight_quantizer is null: leave one out")
     refuse_clipping(recipe)
     refuse_unused(recipe, given)
     if chosen is not None:

@@ -176,7 +176,8 @@ def build_recipe(settings: Mapping[str, Any], flags: Sequence[str] = ()) -> Reci
     """
     check_keys(settings, Recipe, source="recipe")
     meant, flags = take_alias(flags)
-    settings = merge({**settings, "model": spelled_out(settings.get("model", {}))}, meant)
+    model = merge(spelled_out(settings.get("model", {})), meant.get("model", {}))
+    settings = {**settings, "model": spelled_out(model)}
     parser = make_parser()
     try:
         namespace = parser.parse_object(settings, defaults=True)
@@ -189,11 +190,14 @@ def build_recipe(settings: Mapping[str, Any], flags: Sequence[str] = ()) -> Reci
 
 
 def take_alias(flags: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """What a model alias among the flags stands for, and the flags with the model's own name in its place.
+    """The settings that `--model NAME` stands for, and the flags without it: an alias is taken once, however often
+    they pass through here.
+
+    A name that is also one of our own (`alexnet`) chooses the net alone; `spelled_out` adds what nobody set.
 
     Example:
-        >>> take_alias(["--model", "vgg_cifar10", "--epochs", "3"])[1]
-        ['--model.name=vgg_small', '--epochs', '3']
+        >>> take_alias(["--model", "vgg_cifar10", "--epochs", "3"])
+        ({'model': {'name': 'vgg_small', 'weight_quantizer': None, 'input_quantizer': None}}, ['--epochs', '3'])
     """
     flags = _checked_flags(flags)
     meant: dict[str, Any] = {}
@@ -206,8 +210,7 @@ def take_alias(flags: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
             if not equals:
                 value, i = flags[i], i + 1
             model = spelled_out({"name": value})
-            meant, value = merge(meant, {"model": model}), model["name"]
-            kept.append(f"--model.name={value}")
+            meant = merge(meant, {"model": {"name": value} if model["name"] == value else model})
         else:
             kept.append(flags[i - 1])
     return meant, kept

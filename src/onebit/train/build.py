@@ -15,7 +15,7 @@ from torch import nn
 from onebit.data import VOID, Augmentation, Dataset
 from onebit.errors import UsageError
 from onebit.evaluation import batch_bounds
-from onebit.layers import recompute_inputs_
+from onebit.layers import binary_layers, recompute_inputs_
 from onebit.losses import LOSSES, Loss, cross_entropy
 from onebit.models import create_model
 from onebit.recipe import ModelRecipe, Recipe
@@ -105,6 +105,7 @@ def build_training(
     if recipe.init_from is not None:
         source = weight_file(Path(recipe.init_from))
         load_weights(model, read_state(source)[0], source=str(source), start=True)
+    _check_binary(recipe.model, model)
     _check_masks(recipe, model, data)
     recompute_inputs_(model, recipe.recompute_inputs)
     model.to(device or resolve_device(recipe.device))
@@ -126,6 +127,15 @@ def build_training(
     )
     changes = augmentation if augmentation != Augmentation() else None
     return Training(model, optimizer, schedule, loss, changes, step_settings)
+
+
+def _check_binary(recipe: ModelRecipe, model: nn.Module) -> None:
+    """Refuse a net without a binary layer where binary weights were asked for: its accuracy says nothing of them."""
+    if recipe.weight_quantizer is None or any(binary_layers(model)):
+        return
+    ends = [end for end in ("real_first", "real_last") if getattr(recipe, end)]
+    way = f"leave out {' or '.join(f'model.{end}' for end in ends)}" if ends else "binarize it, or set that to null"
+    raise UsageError(f"weight_quantizer is {recipe.weight_quantizer}, but {recipe.name!r} has no binary layer: {way}")
 
 
 def _check_masks(recipe: Recipe, model: nn.Module, data: Dataset) -> None:
