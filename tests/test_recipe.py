@@ -54,6 +54,7 @@ FLAGS: dict[str, tuple[str, Any]] = {
     "model.input_dropout": ("0.5", 0.5),
     "model.norm_eps": ("1e-4", 1e-4),
     "model.norm_momentum": ("0.15", 0.15),
+    "model.dense_norm_momentum": ("0.15", 0.15),
     "model.norm_affine": ("false", False),
     "model.activation": ("rprelu", "rprelu"),
     "model.init": ("default", "default"),
@@ -371,6 +372,15 @@ def test_a_shipped_recipe_names_itself_its_reference_and_its_data(name: str) -> 
     assert re.search(r"arXiv:\d{4}\.\d{5}|\bmnist-binaryconnect\b", recipe.reference), recipe.reference
     assert recipe.measured
     assert recipe.dataset in DATASETS
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_shipped_recipe_says_which_layers_of_a_binary_net_are_real(name: str) -> None:
+    recipe = build_recipe(read_settings(recipe_path(name)))
+    said = re.search(r"real (first and last|first|last) layer", recipe.summary)
+    binary = recipe.model.weight_quantizer is not None
+    ends = [end for end in ("first", "last") if binary and getattr(recipe.model, f"real_{end}")]
+    assert (said[1] if said else "") == " and ".join(ends)
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -165,6 +165,17 @@ def test_settings_that_do_not_fit_are_one_clear_line(data: Dataset, settings: di
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["cifar10-bayesbinn", "cifar100-bayesbinn", "cifar10-ste", "cifar100-ste"])
+def test_the_vgg_of_bayesbinn_has_the_norms_of_its_authors(name: str) -> None:
+    """As in their models/models.py: momentum 0.2 behind convolutions, that of torch behind dense layers."""
+    with torch.device("meta"):
+        settings = build_recipe(read_settings(recipe_path(name))).model
+        model = build_model(settings, input_shape=(3, 32, 32), classes=10)
+    norms = [layer for layer in model.modules() if isinstance(layer, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d))]
+    assert [norm.momentum for norm in norms] == [0.2] * 6 + [0.1] * 3
+    assert {(norm.eps, norm.affine) for norm in norms} == {(1e-5, False)}
+
+
 def test_a_plain_module_in_place_of_a_binary_net_is_refused(data: Dataset) -> None:
     plain = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4))
     with pytest.raises(UsageError, match="has no binary layer: binarize it, or set that to null"):

@@ -84,6 +84,7 @@ class Parts:
         value: the two weight values are ±value, a number or "glorot".
         padding_value: what binary convolutions are padded with: 0, 1 or -1.
         norm_eps, norm_momentum, norm_affine: BatchNorm's; momentum 0.15 means 15 % of the newest batch.
+        dense_norm_momentum: that of BatchNorm after dense layers; None takes `norm_momentum`.
         activation: "relu", which the sign of a layer takes the place of; or "rprelu", ReActNet's, which stands before a
             sign too.
         init: "uniform" draws latents uniformly from ±value (binary layers), "default" is torch's.
@@ -97,6 +98,7 @@ class Parts:
     padding_value: float = 0.0
     norm_eps: float = 1e-5
     norm_momentum: float = 0.1
+    dense_norm_momentum: float | None = None
     norm_affine: bool = True
     activation: str = "relu"
     init: str = "default"
@@ -176,7 +178,8 @@ class Parts:
 
     def norm1d(self, channels: int) -> nn.BatchNorm1d:
         """BatchNorm of vectors."""
-        return nn.BatchNorm1d(channels, eps=self.norm_eps, momentum=self.norm_momentum, affine=self.norm_affine)
+        momentum = self.norm_momentum if self.dense_norm_momentum is None else self.dense_norm_momentum
+        return nn.BatchNorm1d(channels, eps=self.norm_eps, momentum=momentum, affine=self.norm_affine)
 
     def active(self, channels: int, *, before_real: bool = False) -> nn.Module:
         """The activation of so many channels; no ReLU where the sign of the next layer takes its place.

@@ -165,6 +165,8 @@ def translate_config(
             "coding": "standardise",
             "norm_affine": said.get("batch_affine", False),
             "norm_momentum": said.get("momentum", 0.15 if model == "mlp" else 0.2),
+            # BatchNorm after the dense layers of a convolutional net is torch's there
+            "dense_norm_momentum": None if model == "mlp" else 0.1,
             "norm_eps": said.get("eps", EPS.get(model, 1e-5)),
         },
         "optimizer": {"lr": said["lr_init"]},

@@ -33,6 +33,7 @@ class ModelRecipe:
         real_last: keep real weights in the last layer
         norm_eps: BatchNorm's epsilon
         norm_momentum: BatchNorm's share of the newest batch
+        dense_norm_momentum: that of BatchNorm after dense layers; null for norm_momentum
         norm_affine: BatchNorm with learnable scale and shift
         activation: relu, or rprelu (ReActNet's), which stays before a sign
         init: uniform (latents uniform in ±value) or default (torch's)
@@ -58,6 +59,7 @@ class ModelRecipe:
     real_last: bool = False
     norm_eps: float = 1e-5
     norm_momentum: float = 0.1
+    dense_norm_momentum: float | None = None
     norm_affine: bool = True
     activation: str = "relu"
     init: str = "uniform"
@@ -86,7 +88,9 @@ class ModelRecipe:
         need("model.padding", self.padding, self.padding in (None, "same", "valid"), "same or valid")
         need("model.stem", self.stem, self.stem in (None, "cifar", "imagenet"), "cifar or imagenet")
         need("model.norm_eps", self.norm_eps, positive(self.norm_eps), "positive")
-        need("model.norm_momentum", self.norm_momentum, 0 < self.norm_momentum <= 1, "in (0, 1]")
+        for name in ("norm_momentum", "dense_norm_momentum"):
+            share = getattr(self, name)
+            need(f"model.{name}", share, share is None or 0 < share <= 1, "in (0, 1]")
 
     def options(self) -> dict[str, Any]:
         """The arguments of the model, without those that are left to its own defaults."""
