@@ -10,8 +10,9 @@ import pytest
 import torch
 from cli_support import Outcome
 
-from onebit.cli.classic import CLASSIC, OTHER_NAMES, SHORT, translate
+from onebit.cli.classic import CLASSIC, OTHER_NAMES, SHORT, TAKES_MOMENTUM, translate
 from onebit.errors import UsageError
+from onebit.optim import OPTIMIZERS, takes
 
 Onebit = Callable[..., Outcome]
 EVERY = """
@@ -80,6 +81,7 @@ def test_every_classic_flag_trains_resumes_and_evaluates(onebit: Onebit, results
         (["--gpus", "3"], ["--device", "cuda:3"]),
         (["--gpus", "3", "--type", "torch.FloatTensor"], ["--device", "cpu", "--precision", "fp32"]),
         (["--optimizer", "Adam", "--momentum", "0.9"], ["--optimizer", "adam"]),
+        (["--optimizer", "ASGD", "--lr", "0.1"], ["--optimizer", "asgd", "--optimizer.lr", "0.1"]),
         (["--optimizer", "SGD", "--momentum", "0"], ["--optimizer", "sgd", "--momentum", "0.0"]),
         (["--start-epoch", "0"], []),
         (["--print_freq", "10"], []),
@@ -128,6 +130,11 @@ def test_the_run_folder_is_results_dir_and_save(onebit: Onebit) -> None:
 def test_what_is_not_classic_is_left_alone_in_its_order() -> None:
     words = ["mnist-fast", "--seed", "3", "--optimizer.lr", "0.1", "-x", "--nope", "--name=-b"]
     assert list(translate(words).rest) == words
+
+
+def test_momentum_is_that_of_torch_optimizers_that_have_one() -> None:
+    of_torch = {name: kind for name, kind in OPTIMIZERS.items() if name != "bayesbinn"}
+    assert set(TAKES_MOMENTUM) == {name for name, kind in of_torch.items() if takes(kind, "momentum")}
 
 
 def test_the_table_names_every_flag_once() -> None:

@@ -146,7 +146,8 @@ def test_the_seed_decides_the_initial_weights(data: Dataset, seed: int) -> None:
         ({"model": {"widths": [784, 10]}}, "the first width is 784, but an input of shape (1, 8, 8) has 64 values"),
         ({"model": {"widths": [64, 16, 10]}}, "the last width is 10, but there are 4 classes"),
         ({"optimizer": {"lr_scale": "glorto"}}, "lr_scale must be one of glorot, glorot_squared or none"),
-        ({"optimizer": {"momentum": 0.9}}, "momentum belongs to sgd, rmsprop and bayesbinn, the optimizer is 'adam'"),
+        ({"optimizer": {"momentum": 0.9}}, "momentum belongs to rmsprop, sgd and bayesbinn, the optimizer is 'adam'"),
+        ({"optimizer": {"name": "rprop", "weight_decay": 0.1}}, "weight_decay belongs to adafactor, adadelta"),
         ({"schedule": {"name": "exponential"}}, "needs a final learning rate above 0"),
         ({"schedule": {"warmup": 2.0}}, "the warm-up takes 8 steps, but training has only 8"),
         (

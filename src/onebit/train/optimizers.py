@@ -9,7 +9,7 @@ from torch import nn
 
 from onebit.errors import UsageError
 from onebit.layers import binary_layers
-from onebit.optim import OPTIMIZERS, BayesBiNN, Bop, clip_latents_, compile_update_, latent_groups, prox_latents_
+from onebit.optim import OPTIMIZERS, BayesBiNN, Bop, clip_latents_, compile_update_, latent_groups, prox_latents_, takes
 from onebit.quantizers import WEIGHT_QUANTIZERS, ConcreteSign, Prox, Sign, SteSign
 from onebit.recipe import Recipe, refuse_clipping
 from onebit.tables import resolve
@@ -28,10 +28,12 @@ def build_optimizer(recipe: Recipe, model: nn.Module, *, count: int, steps_per_e
     settings = recipe.optimizer
     kind = resolve(OPTIMIZERS, settings.name, kind="optimizer")
     check_pair(recipe, model)
-    if settings.momentum and settings.name not in ("sgd", "rmsprop", "bayesbinn"):
-        raise UsageError(
-            f"optimizer.momentum belongs to sgd, rmsprop and bayesbinn, the optimizer is {settings.name!r}"
-        )
+    for option, value in (("momentum", settings.momentum), ("weight_decay", settings.weight_decay)):
+        # rules of our own hand real parameters to an optimizer that decays them
+        if value and not takes(kind, option) and not (option == "weight_decay" and kind in (Bop, BayesBiNN)):
+            *owners, last = [name for name, other in OPTIMIZERS.items() if takes(other, option)]
+            owned = f"belongs to {', '.join(owners)} and {last}"
+            raise UsageError(f"optimizer.{option} {owned}, the optimizer is {settings.name!r}")
     if settings.nesterov and (settings.name != "sgd" or not settings.momentum):
         raise UsageError("optimizer.nesterov needs optimizer.name sgd and a momentum")
     own = kind in (Bop, BayesBiNN)
