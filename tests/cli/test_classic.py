@@ -6,9 +6,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from cli_support import Outcome
+from PIL import Image
 
 from onebit.cli.classic import CLASSIC, OTHER_NAMES, SHORT, TAKES_MOMENTUM, translate
 from onebit.errors import UsageError
@@ -90,6 +92,45 @@ def test_every_classic_flag_trains_resumes_and_evaluates(onebit: Onebit, results
 def test_classic_flags_mean_ours(onebit: Onebit, classic: list[str], ours: list[str]) -> None:
     base = ["--dataset", "cifar10"]
     assert config(onebit, *base, *classic) == config(onebit, *base, *ours)
+
+
+def test_a_data_set_is_named_by_its_path_too(onebit: Onebit, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for i in range(12):
+            image = np.full((8, 8, 3), 10 * i + 100 * (name == "b"), np.uint8)
+            Image.fromarray(image).save(tmp_path / "pictures" / name / f"{i}.png")
+    flags = ["-a", "vgg", "--model.width", "0.02", "-b", "4", "--input_size", "8", "--epochs", "1", "-j", "0"]
+    flags += ["--validation", "4", "--threads", "1"]
+    done = onebit("train", "--dataset", tmp_path / "pictures", *flags, "--out", tmp_path / "run", "--json")
+    assert done.status == 0, done.err
+    assert done.json["dataset"] == "folder"
+    assert sum(part["count"] for part in done.json["test"].values()) > 0
+    resumed = onebit("train", "--resume", tmp_path / "run", "--json")
+    assert resumed.json["test"] == done.json["test"]
+    both = onebit("train", "--dataset", tmp_path / "pictures", "--data", tmp_path)
+    assert f"--data {tmp_path} and --dataset {tmp_path / 'pictures'}: leave one of them out" in both.line
+    (tmp_path / "cells" / "image").mkdir(parents=True)
+    (tmp_path / "cells" / "label").mkdir()
+    assert config(onebit, "--dataset", tmp_path / "cells", "--model", "unet")["dataset"] == "segmentation"
+    assert config(onebit, "--dataset", "mine.npz")["dataset"] == "arrays"
+
+
+def test_an_empty_resume_is_none(onebit: Onebit, tmp_path: Path) -> None:
+    short = ["--dataset", "toy", "--epochs", "0.1", "--threads", "1", "--out", tmp_path / "run"]
+    done = onebit("train", *short, "--resume", "")
+    assert done.status == 0
+    assert "starting afresh" not in done.err
+    assert "holds a run already" in onebit("train", *short, "--resume=").line
+
+
+def test_one_gpu_on_a_machine_without_is_one_line(onebit: Onebit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    refused = onebit("train", "--dataset", "toy", "--gpus", "99")
+    assert refused.status == 2
+    assert "'cuda:99' cannot be used here: torch finds no GPU; train on the CPU with --device cpu, or leave out" in (
+        refused.line
+    )
 
 
 def test_no_workers_means_none(onebit: Onebit) -> None:
@@ -179,8 +220,15 @@ def test_a_bare_state_dict_is_evaluated_as_the_flags_say(onebit: Onebit, results
         (["--optimizer", "Adamm"], "unknown optimizer 'adamm'; did you mean 'adam"),
         (["--model", "resnet_bin"], "unknown model 'resnet_bin'; did you mean 'resnet_binary'?"),
         (["--type", "torch.cuda.FlaotTensor"], "unknown tensor type 'torch.cuda.FlaotTensor'; did you mean"),
-        (["--gpus", "0,1"], "torchrun --nproc-per-node 2 -m onebit train"),
-        (["--gpus", "all"], "--gpus must be the number of a GPU, got 'all'"),
+        (
+            ["-b", "64", "--gpus", "0,1", "--save", "my run"],
+            "type: CUDA_VISIBLE_DEVICES=0,1 torchrun --nproc-per-node 2 -m onebit train --dataset toy --out TMP/run "
+            "-b 64 --save 'my run'",
+        ),
+        (["--gpus=0,2"], "type: CUDA_VISIBLE_DEVICES=0,2 torchrun --nproc-per-node 2 -m onebit train --dataset toy"),
+        (["--gpus", "all"], "--gpus must be the number of a GPU, or several such as 0,1, got 'all'"),
+        (["--gpus", "0,"], "--gpus must be the number of a GPU, or several such as 0,1, got '0,'"),
+        (["--dataset", "gone/images"], "gone/images is not a folder; expected one with images in class sub-folders"),
         (["--model_config", "{'depht': 18}"], "unknown key 'depht'; did you mean 'depth'?"),
         (["--model_config", "depth=18"], "--model_config must be a Python dictionary such as"),
         (["--model_config", "[18]"], "--model_config must be a Python dictionary such as"),

@@ -97,6 +97,14 @@ def test_a_continual_run_takes_the_smaller_net_and_the_tasks(onebit: Onebit) -> 
     assert {name: here for name, _, here in recipe.changed_from(published)} == zero
 
 
+def test_a_continual_file_without_its_task_is_not_trained_as_a_plain_net(onebit: Onebit) -> None:
+    refused = onebit("train", EXAMPLES / "mnist_continual.json", "--print-config")
+    assert refused.status == 2
+    assert "temperature 0.01 is that of a continual training (test_cl.py): add --task permuted-mnist" in refused.line
+    plain = onebit("train", EXAMPLES / "mnist_continual.json", "--task", "image", "--print-config", "--json").json
+    assert (plain["continual"]["tasks"], plain["model"]["widths"]) == (0, [784, 2048, 2048, 2048, 10])
+
+
 def test_bayesbinn_does_not_clip_gradients_as_its_reproduction_does_not(config: Callable[..., Outcome]) -> None:
     assert config(MNIST, {"grad_clip_value": 1}).json["optimizer"]["clip_grad_value"] is None
     notes = translate_config(MNIST | {"grad_clip_value": 1}, source="c.json").notes

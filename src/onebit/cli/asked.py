@@ -32,8 +32,8 @@ from onebit.recipe import (
 from onebit.tables import resolve
 
 QUANTIZERS = ("weight_quantizer", "input_quantizer")
-TASKS = {"permuted-mnist": "mnist-permuted"}
-"""Task -> the recipe that says how it is learnt."""
+TASKS = {"permuted-mnist": "mnist-permuted", "image": None}
+"""Task -> the recipe that says how it is learned; None for the images as they are."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,15 @@ def asked_recipe(classic: Classic, method: str | None, resumed: str | None, *, t
         source = recipe_path(argv.pop(0))
     elif resumed is not None:
         source = stored_recipe(resumed)
-    learnt = None if task is None else recipe_path(resolve(TASKS, task, kind="task"))
+    recipe_of_task = None if task is None else resolve(TASKS, task, kind="task")
+    learnt = None if recipe_of_task is None else recipe_path(recipe_of_task)
     meant, flags = take_alias([*classic.flags, *argv])
     given = [flag.partition("=")[0].removeprefix("--") for flag in flags]
     optimizer = _said(flags, "optimizer.name")
     config = None if source is None else read_config(source)
     notes: tuple[str, ...] = ()
     if config is not None:
-        translation = translate_config(config, source=str(source), method=method, task=task or "image")
+        translation = translate_config(config, source=str(source), method=method, task=task)
         settings = merge(method_settings(translation.method, optimizer=optimizer), translation.settings)
         method, notes = translation.method, translation.notes
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from ast import literal_eval as read_literal
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,6 +72,7 @@ class Classic:
         start_epoch: number of epochs that a resumed training must have done.
         print_freq: steps between two lines of progress.
         evaluate: file to evaluate instead of a training.
+        data: where the data set lies that `--dataset` names by its path.
         notes: what was understood in another way than it was said, whatever the recipe.
     """
 
@@ -84,6 +86,7 @@ class Classic:
     start_epoch: int | None = None
     print_freq: int | None = None
     evaluate: str | None = None
+    data: str | None = None
     notes: tuple[str, ...] = ()
 
     def with_momentum(self, recipe: Recipe) -> Recipe:
@@ -104,8 +107,11 @@ class Classic:
         return self.folder if self.named or self.folder is None else self.folder / recipe.name
 
 
-def translate(argv: Sequence[str]) -> Classic:
+def translate(argv: Sequence[str], *, typed: Sequence[str] = ()) -> Classic:
     """Take the classic flags out of a command line.
+
+    Args:
+        typed: all words after `onebit train`, for a message that says what to type instead.
 
     Raises:
         UsageError: a value is missing or cannot be understood.
@@ -115,6 +121,7 @@ def translate(argv: Sequence[str]) -> Classic:
     notes: list[str] = []
     config, classes = _model_config(said)
     said |= {name: str(config.pop(name)) for name in ("dataset", "input_size") if name in config}
+    data = _data_path(said)
     if "optimizer" in said:
         said["optimizer"] = said["optimizer"].lower()  # torch's own names are capitalised: SGD, Adam
     for name in SAME:
@@ -128,7 +135,7 @@ def translate(argv: Sequence[str]) -> Classic:
         flags += ["--optimizer.lr", said["lr"]]
     if "weight_decay" in said:
         flags += ["--optimizer.weight_decay", said["weight_decay"]]
-    flags += _device(said, notes)
+    flags += _device(said, notes, typed)
     folder = None
     if "results_dir" in said or said.get("save"):
         folder = Path(said.get("results_dir", "results")) / said.get("save", "")
@@ -144,6 +151,7 @@ def translate(argv: Sequence[str]) -> Classic:
         start_epoch=_number(said, "start_epoch", int),
         print_freq=_number(said, "print_freq", int, least=1),
         evaluate=said.get("evaluate"),
+        data=data,
         notes=tuple(notes),
     )
 
@@ -221,22 +229,44 @@ def _resnet(said: dict[str, str], depth: int) -> list[str]:
     return ["--model.name", f"resnet{6 * ((depth - 2) // 6) + 2}"]
 
 
-def _device(said: dict[str, str], notes: list[str]) -> list[str]:
+def _data_path(said: dict[str, str]) -> str | None:
+    """The path that stands in place of the name of a data set, which becomes the name of what lies there."""
+    path = Path(said.get("dataset", ""))
+    is_path = len(path.parts) > 1 or path.is_absolute() or path.suffix == ".npz"
+    if not is_path:
+        return None
+    masks = (path / "image").is_dir() and (path / "label").is_dir()
+    said["dataset"] = "arrays" if path.suffix == ".npz" else "segmentation" if masks else "folder"
+    return str(path)
+
+
+def _device(said: dict[str, str], notes: list[str], typed: Sequence[str]) -> list[str]:
     """The device and precision that --type and --gpus stand for."""
     device, precision = resolve(TYPES, said["type"], kind="tensor type") if "type" in said else ("auto", None)
     if "type" in said and "half" in said["type"].lower():
         notes.append(f"--type {said['type']}: trained in bf16, whose range is that of float32")
     if "gpus" in said and device != "cpu":
-        gpus = said["gpus"].split(",")
+        gpus = [gpu.strip() for gpu in said["gpus"].split(",")]
+        if not all(gpu.isdecimal() for gpu in gpus):
+            raise UsageError(f"--gpus must be the number of a GPU, or several such as 0,1, got {said['gpus']!r}")
         if len(gpus) > 1:
-            raise UsageError(
-                f"--gpus {said['gpus']}: several GPUs are several processes: "
-                f"torchrun --nproc-per-node {len(gpus)} -m onebit train ... without --gpus"
-            )
-        if not gpus[0].isdecimal():
-            raise UsageError(f"--gpus must be the number of a GPU, got {said['gpus']!r}")
+            launcher = f"CUDA_VISIBLE_DEVICES={','.join(gpus)} torchrun --nproc-per-node {len(gpus)} -m onebit train"
+            command = f"{launcher} {shlex.join(_without_gpus(typed))}".rstrip()
+            raise UsageError(f"--gpus {said['gpus']}: one process for each GPU; type: {command}")
         device = f"cuda:{gpus[0]}"
     return [
         *(["--device", device] if device != "auto" or "type" in said else []),
         *(["--precision", precision] if precision else []),
     ]
+
+
+def _without_gpus(typed: Sequence[str]) -> list[str]:
+    """A command line without `--gpus`."""
+    kept: list[str] = []
+    words = iter(typed)
+    for word in words:
+        if word == "--gpus":
+            next(words, None)
+        elif not word.startswith("--gpus="):
+            kept.append(word)
+    return kept

@@ -22,7 +22,7 @@ Train a recipe into a run folder. Without a recipe: --model, --dataset and --met
 
   RECIPE|FILE       a recipe that ships (onebit list recipes), or a YAML or JSON file
   --method NAME     set the quantizers of a method (onebit list methods)
-  --task NAME       permuted-mnist: learn several tasks one after the other (docs/continual.md)
+  --task NAME       permuted-mnist: learn several tasks one after the other (docs/continual.md); image: none
   --out DIR         run folder (default: runs/NAME)
   --resume [RUN]    go on from the last checkpoint, bit-identically; of RUN, or of the run folder
   --seeds 0-4       train once for each seed into DIR/seed-N, and report mean and standard deviation; also 0,3,7

@@ -14,6 +14,7 @@ from onebit.cli.classic import Classic, translate
 from onebit.cli.continual import learn_tasks, task_lines
 from onebit.cli.output import answer, answer_json, download_progress, say, set_threads
 from onebit.cli.parsing import option_value, own_spelling, refuse_unknown_flags
+from onebit.cli.scripts import refuse_script
 from onebit.cli.seeds import (
     outcome_lines,
     parse_seeds,
@@ -48,6 +49,9 @@ def main(argv: list[str]) -> int:
 
 def _main(argv: list[str], ranks: Ranks | None = None) -> int:
     """The verb in one process, alone or under torchrun."""
+    if argv:
+        refuse_script(argv[0], argv[1:])
+    typed = argv
     argv = [own_spelling(word, OWN_FLAGS) for word in argv]
     if "-h" in argv or "--help" in argv:
         answer(train_help())
@@ -56,6 +60,8 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
     as_json, rest = "--json" in argv, [a for a in argv if a != "--json"]
     print_config, rest = "--print-config" in rest, [a for a in rest if a != "--print-config"]
     resume, resumed, rest = option_value(rest, "resume", optional=True)
+    resume = resume and resumed != ""  # as a script has it: --resume '' is none
+    resumed = resumed or None
     _, out, rest = option_value(rest, "out")
     _, data_folder, rest = option_value(rest, "data")
     _, method, rest = option_value(rest, "method")
@@ -63,7 +69,10 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
     _, seeds_text, rest = option_value(rest, "seeds")
     trackers = [name for name in TRACKER_FLAGS if f"--{name}" in rest or (wandb_word and name == "wandb")]
     rest = [a for a in rest if a not in [f"--{name}" for name in trackers]]
-    classic = translate(rest)
+    classic = translate(rest, typed=typed)
+    if data_folder and classic.data:
+        raise UsageError(f"--data {data_folder} and --dataset {classic.data}: leave one of them out")
+    data_folder = data_folder or classic.data
     refuse_unknown_flags(classic.rest, fields=flag_names(), own=OWN_FLAGS)
     asked = asked_recipe(classic, method, resumed, task=task)
     recipe = asked.recipe

@@ -49,7 +49,10 @@ def resolve_device(device: str) -> torch.device:
         found = torch.device(device)
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError, ImportError) as error:
-        raise UsageError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0]
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            reason = "torch finds no GPU; train on the CPU with --device cpu, or leave out --device and --gpus"
+        raise UsageError(f"device {device!r} cannot be used here: {reason}") from None
     return found
 
 
