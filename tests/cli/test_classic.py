@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ from cli_support import Outcome
 from PIL import Image
 
 from onebit.cli.classic import CLASSIC, OTHER_NAMES, SHORT, TAKES_MOMENTUM, translate
+from onebit.cli.results_table import write_results
 from onebit.errors import UsageError
 from onebit.optim import OPTIMIZERS, takes
 
@@ -45,8 +48,19 @@ def test_every_classic_flag_trains_resumes_and_evaluates(onebit: Onebit, results
     done = onebit("train", *words, "--json")
     assert done.status == 0, done.err
     assert done.json["folder"] == str(results / "try")
-    steps = re.findall(r"steps (\d+) of 7", done.err)
-    assert steps == ["3", "6", "7"]
+    number = r"[\d.e+-]+ \([\d.e+-]+\)"
+    line = rf"Epoch: \[1\]\[(\d)/7\]  Time {number}  Loss {number}  Prec@1 {number}  Prec@5 {number}\n"
+    assert re.findall(line, done.err) == re.findall(line, (results / "try" / "log.txt").read_text()) == ["3", "6", "7"]
+    with (results / "try" / "results.csv").open() as table:
+        (row,) = csv.DictReader(table)
+    epoch = json.loads((results / "try" / "metrics.jsonl").read_text())
+    assert list(row) == [
+        "epoch",
+        *(f"{part}_{what}" for what in ("loss", "error1", "error5") for part in ("train", "val")),
+    ]
+    assert (row["epoch"], float(row["val_loss"])) == ("1", epoch["validation_loss"])
+    assert float(row["train_error1"]) == 100 * epoch["train_error"] > float(row["train_error5"]) == 0
+    assert float(row["val_error1"]) == 100 * epoch["validation_error"] > float(row["val_error5"]) == 0
     recipe = config(onebit, results / "try" / "recipe.yaml")
     assert (recipe["model"]["name"], recipe["model"]["width"]) == ("resnet20", 0.25)
     assert recipe["model"]["weight_quantizer"] == recipe["model"]["input_quantizer"] == "ste_sign"
@@ -114,6 +128,20 @@ def test_a_data_set_is_named_by_its_path_too(onebit: Onebit, tmp_path: Path) -> 
     (tmp_path / "cells" / "label").mkdir()
     assert config(onebit, "--dataset", tmp_path / "cells", "--model", "unet")["dataset"] == "segmentation"
     assert config(onebit, "--dataset", "mine.npz")["dataset"] == "arrays"
+
+
+def test_only_a_classic_command_writes_their_table(onebit: Onebit, tmp_path: Path) -> None:
+    short = ["--dataset", "toy", "--threads", "1"]
+    assert onebit("train", *short, "--epochs", "0.1", "--out", tmp_path / "ours").status == 0
+    assert not (tmp_path / "ours" / "results.csv").exists()
+    folder = tmp_path / "theirs"
+    assert onebit("train", *short, "--epochs", "2", "--results_dir", tmp_path, "--save", "theirs").status == 0
+    before = (folder / "results.csv").read_text()
+    assert len(before.splitlines()) == 3
+    (folder / "results.csv").write_text("")
+    rows = (folder / "metrics.jsonl").read_text()
+    write_results(folder)
+    assert ((folder / "results.csv").read_text(), (folder / "metrics.jsonl").read_text()) == (before, rows)
 
 
 def test_an_empty_resume_is_none(onebit: Onebit, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ CLASSIC = {
     "lr": "--optimizer.lr",
     "momentum": "--optimizer.momentum",
     "weight_decay": "--optimizer.weight_decay",
-    "print_freq": "a line of progress every so many steps",
+    "print_freq": "a line with loss and precision every so many steps",
     "resume": "--resume",
     "evaluate": "onebit evaluate FILE",
 }
@@ -72,6 +72,7 @@ class Classic:
         start_epoch: number of epochs that a resumed training must have done.
         print_freq: steps between two lines of progress.
         evaluate: file to evaluate instead of a training.
+        spoken: whether a flag was said as that repository has it: the run then has its table, too.
         data: where the data set lies that `--dataset` names by its path.
         notes: what was understood in another way than it was said, whatever the recipe.
     """
@@ -87,6 +88,7 @@ class Classic:
     print_freq: int | None = None
     evaluate: str | None = None
     data: str | None = None
+    spoken: bool = False
     notes: tuple[str, ...] = ()
 
     def with_momentum(self, recipe: Recipe) -> Recipe:
@@ -121,6 +123,7 @@ def translate(argv: Sequence[str], *, typed: Sequence[str] = ()) -> Classic:
     notes: list[str] = []
     config, classes = _model_config(said)
     said |= {name: str(config.pop(name)) for name in ("dataset", "input_size") if name in config}
+    spoken = bool(said.keys() - set(SAME)) or any(word[:2] in SHORT for word in argv)
     data = _data_path(said)
     if "optimizer" in said:
         said["optimizer"] = said["optimizer"].lower()  # torch's own names are capitalised: SGD, Adam
@@ -152,6 +155,7 @@ def translate(argv: Sequence[str], *, typed: Sequence[str] = ()) -> Classic:
         print_freq=_number(said, "print_freq", int, least=1),
         evaluate=said.get("evaluate"),
         data=data,
+        spoken=spoken,
         notes=tuple(notes),
     )
 

@@ -71,11 +71,10 @@ class Progress:
 
     Args:
         label: what progresses; unit: what is counted.
-        every: a line after so many, too; None for none.
     """
 
-    def __init__(self, label: str, unit: str, *, every: int | None = None) -> None:
-        self.label, self.unit, self.every = label, unit, every
+    def __init__(self, label: str, unit: str) -> None:
+        self.label, self.unit = label, unit
         self._first: tuple[int, float] | None = None  # what was done at the first update, and when that was
         self._bar: Bar = None
         self._task: Any = None
@@ -85,8 +84,6 @@ class Progress:
         """Show that `done` of `total` are done; cheap enough to call at every step."""
         if self._first is None:
             self._first = done, time.monotonic()
-        if self.every and (done % self.every == 0 or done == total):
-            self.print(f"{self.unit} {done:,} of {total:,}  {self._rate(done)}".rstrip())
         if not sys.stderr.isatty():
             return
         now = time.monotonic()
@@ -135,9 +132,9 @@ class Progress:
 
 
 @contextmanager
-def progress(label: str, unit: str, *, every: int | None = None) -> Iterator[Progress]:
+def progress(label: str, unit: str) -> Iterator[Progress]:
     """A `Progress` that is closed at the end, also after an error."""
-    bar = Progress(label, unit, every=every)
+    bar = Progress(label, unit)
     try:
         yield bar
     finally:

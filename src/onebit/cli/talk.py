@@ -47,20 +47,17 @@ class Talk:
 
 
 @contextmanager
-def talking(
-    name: str, folder: Path, ranks: Ranks, *, new_paths: Sequence[Path], every: int | None = None
-) -> Iterator[Talk]:
+def talking(name: str, folder: Path, ranks: Ranks, *, new_paths: Sequence[Path]) -> Iterator[Talk]:
     """Within the context a training talks; warnings become notes, and what stops it says how to go on.
 
     Args:
         name: of the training; folder: where log.txt goes.
         new_paths: what was not there before: removed again when the training is refused before its first step.
-        every: a line after so many steps, too.
     """
     talk = None
     try:
         with (
-            progress(name, "steps", every=every) as bar,
+            progress(name, "steps") as bar,
             (folder / "log.txt" if ranks.writes else Path(os.devnull)).open("a", encoding="utf-8") as log,
         ):
             talk = Talk(bar, log, aloud=ranks.writes)

@@ -36,6 +36,7 @@ WANDB_WORD = "wandb_on"
 
 if TYPE_CHECKING:
     from onebit.data import Dataset
+    from onebit.train.history import EpochLog
     from onebit.train.ranks import Ranks
 
 
@@ -204,7 +205,9 @@ def _train(
     ranks: Ranks,
 ) -> dict[str, Any]:
     """Train into a run folder, talking; a recipe that is refused before its first step leaves nothing there."""
+    from onebit.cli.results_table import RESULTS_TABLE, write_results
     from onebit.cli.talk import talking
+    from onebit.train.batch_log import BatchWatch
     from onebit.train.run import start_folder, train_run
 
     stage = folder / STAGE_FOLDER
@@ -212,7 +215,9 @@ def _train(
     new_paths = [path for path in made if not path.exists()]
     going_on = ranks.first(lambda: start_folder(folder, recipe, resume=resume))
     ranks.first(lambda: _check_start(folder, classic.start_epoch))
-    with talking(recipe.name, folder, ranks, new_paths=new_paths, every=classic.print_freq) as talk:
+    table = folder / RESULTS_TABLE
+    classic_run = classic.spoken or table.exists()
+    with talking(recipe.name, folder, ranks, new_paths=new_paths) as talk:
         if resume and not going_on:
             talk.note(f"{folder} holds no checkpoint yet: starting afresh")
         about = f": {recipe.summary}" if recipe.summary else ""
@@ -224,6 +229,12 @@ def _train(
         talk.note(_precision_line(recipe, processes=ranks.world))
         if recipe.first_stage:
             talk.note(f"in two stages: first {recipe.first_stage:g} epochs with real weights, into {stage}")
+
+        def epoch_done(row: EpochLog) -> None:
+            talk.note(str(row))
+            if classic_run and ranks.writes:
+                write_results(folder)
+
         result = train_run(
             recipe,
             data,
@@ -232,7 +243,8 @@ def _train(
             ranks=ranks,
             trackers=trackers,
             on_step=talk.step,
-            on_epoch=lambda row: talk.note(str(row)),
+            on_epoch=epoch_done,
+            batch_watch=BatchWatch(classic.print_freq, lambda row: talk.note(str(row))) if classic_run else None,
         )
         for line in outcome_lines(result):
             talk.write(line)

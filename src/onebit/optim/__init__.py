@@ -29,8 +29,9 @@ def _of_torch() -> dict[str, type[torch.optim.Optimizer]]:
 
     LBFGS (which needs a closure), SparseAdam (sparse gradients) and Muon (matrices) have none.
     """
-    kinds = [kind for kind in vars(torch.optim).values() if inspect.isclass(kind) and takes(kind, "foreach")]
-    return {kind.__name__.lower(): kind for kind in kinds if issubclass(kind, torch.optim.Optimizer)}
+    classes = [kind for kind in vars(torch.optim).values() if inspect.isclass(kind)]
+    kinds = [kind for kind in classes if issubclass(kind, torch.optim.Optimizer)]
+    return {kind.__name__.lower(): kind for kind in kinds if takes(kind, "foreach")}
 
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {

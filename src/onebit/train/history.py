@@ -59,6 +59,7 @@ class EpochLog:
     seconds: training and validation of this epoch; images_per_second: training alone.
     flip_ratio: share of binary weights that changed sign since the last epoch.
     saturation: share of latents at their bound.
+    train_error5, validation_error5: share whose class is not among the five largest logits; None where not counted.
     layers: the health of each layer, see `onebit.train.health.LayerHealth`; empty in runs of earlier versions.
     """
 
@@ -77,6 +78,8 @@ class EpochLog:
     saturation: float
     layers: dict[str, dict[str, float]] = field(default_factory=dict)
     validation_mean_iou: float | None = None
+    train_error5: float | None = None
+    validation_error5: float | None = None
 
     def __str__(self) -> str:
         text = f"epoch {self.epoch}/{self.epochs}  loss {self.train_loss:.4f}  error {100 * self.train_error:.2f} %"

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from onebit.quantizers import scheduled
 from onebit.scores import Score, score_logits, whole_score
 from onebit.tables import resolve
 from onebit.train.average import WeightAverage
+from onebit.train.batch_log import BatchWatch, top5_correct
 from onebit.train.device_batches import DeviceBatches
 from onebit.train.distillation import Teacher, ready_teacher
 from onebit.train.files import RunFiles
@@ -75,6 +77,7 @@ def fit(
     ranks: Ranks = ALONE,
     on_step: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[EpochLog], None] | None = None,
+    batch_watch: BatchWatch | None = None,
 ) -> History:
     """Train a model; afterwards it holds the weights of the last epoch, in eval mode.
 
@@ -102,6 +105,7 @@ def fit(
         facts: written into the weight files beside epoch and validation result.
         ranks: which process of several this is, see `onebit.train.ranks`.
         on_step: called with (steps done, total steps); on_epoch: called with each `EpochLog`.
+        batch_watch: follows the batches of each epoch; with it top-5 errors are counted, too.
 
     Raises:
         UsageError: no training images, epochs below one step, a batch size below 1 or above their number, a negative
@@ -190,7 +194,10 @@ def fit(
         order = samples.order(rng)
         epoch_batches = batches[: total_steps - step]
         losses = torch.zeros(len(epoch_batches), device=device)
-        correct = torch.zeros((), dtype=torch.float64, device=device)
+        top5 = batch_watch is not None
+        correct = torch.zeros(2 if top5 else (), dtype=torch.float64, device=device)
+        if batch_watch is not None:
+            batch_watch.begin()
         checked = 0
         model.train()
         chosen = [(order[start:stop], ranks.part(stop - start)) for start, stop in epoch_batches]
@@ -209,8 +216,12 @@ def fit(
                 count=len(indices),
                 ranks=ranks,
                 teacher=taught,
+                top5=top5,
             )
             correct += right
+            if batch_watch is not None:
+                watched = (epoch, i + 1, len(epoch_batches))
+                batch_watch.add(*watched, loss=losses[i], correct=right, count=len(indices), ranks=ranks)
             if schedule is not None:
                 schedule.step()
             if average is not None:
@@ -227,7 +238,8 @@ def fit(
         _check_weights(model, epoch, step, files)
         seen = epoch_batches[-1][1]
         sizes = torch.tensor([stop - start for start, stop in epoch_batches], device=device)
-        train_loss, train_error = float((losses * sizes).sum()) / seen, 1 - float(ranks.sum_(correct)) / seen
+        train_loss = float((losses * sizes).sum()) / seen
+        train_error, *others = (1 - right / seen for right in ranks.sum_(correct).reshape(-1).tolist())
         trained = time.perf_counter() - started
         # of the first rank's images, on all ranks, so that all have the same history
         gradients = ranks.first(lambda: gradient_health(model, x, y, precision=precision))  # noqa: B023
@@ -236,7 +248,13 @@ def fit(
             score = None
             if len(data.validation):
                 score = validate(
-                    model, data, loss=loss_function, precision=precision, reestimate=random_weights, ranks=ranks
+                    model,
+                    data,
+                    loss=loss_function,
+                    precision=precision,
+                    reestimate=random_weights,
+                    ranks=ranks,
+                    top5=top5,
                 )
             signs, previous = binary_signs(model), signs
             row = EpochLog(
@@ -248,6 +266,8 @@ def fit(
                 validation_loss=None if score is None else score.loss,
                 validation_error=None if score is None else score.error,
                 validation_mean_iou=None if score is None else score.mean_iou,
+                train_error5=others[0] if top5 else None,
+                validation_error5=None if score is None else score.error5,
                 validation_weights="binary" if signs else "real",
                 lr=latent_rate(optimizer),
                 seconds=time.perf_counter() - started,
@@ -280,7 +300,14 @@ def fit(
 
 
 def validate(
-    model: nn.Module, data: Dataset, *, loss: Loss, precision: str, reestimate: bool, ranks: Ranks = ALONE
+    model: nn.Module,
+    data: Dataset,
+    *,
+    loss: Loss,
+    precision: str,
+    reestimate: bool,
+    ranks: Ranks = ALONE,
+    top5: bool = False,
 ) -> Score:
     """Score on the validation split with the weights that ship, in the precision of training.
 
@@ -296,7 +323,10 @@ def validate(
         score = None
         if len(mine):
             logits = predict_logits(model, mine.images)
-            score = score_logits(logits, torch.from_numpy(mine.labels).to(device), loss=loss, weights=weights, bn=bn)
+            labels = torch.from_numpy(mine.labels).to(device)
+            score = score_logits(logits, labels, loss=loss, weights=weights, bn=bn)
+            if top5:
+                score = replace(score, top5=int(top5_correct(logits, labels)))
     return whole_score(ranks.gather(score))
 
 

@@ -20,6 +20,7 @@ from onebit.layers import BinaryLayer, binary_layers
 from onebit.precision import resolve_precision
 from onebit.recipe import Recipe, build_recipe, check_keys, read_settings, recipe_path
 from onebit.scores import whole_score
+from onebit.train.batch_log import BatchWatch
 from onebit.train.build import Training, build_model, build_training, resolve_device
 from onebit.train.distillation import Teacher, refuse_teacher
 from onebit.train.history import STAGE_FOLDER, EpochLog, History, refuse_used
@@ -158,7 +159,7 @@ def train_run(recipe: Recipe, data: Dataset, folder: Path, *, resume: bool = Fal
     A first stage is a run of its own in `folder/stage1`; what it reached is where the second one starts.
 
     Args:
-        talk: `ranks`, `trackers`, `on_step`, `on_epoch` of `train_stage`, for both stages.
+        talk: `ranks`, `trackers`, `on_step`, `on_epoch`, `batch_watch` of `train_stage`, for both stages.
 
     Returns:
         What stands in result.json; `test` maps each test mode to its counts on the test split.
@@ -183,6 +184,7 @@ def train_stage(
     trackers: Sequence[str] = (),
     on_step: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[EpochLog], None] | None = None,
+    batch_watch: BatchWatch | None = None,
 ) -> dict[str, Any]:
     """Train a recipe into a folder made by `start_folder`, evaluate the chosen weights, write result.json.
 
@@ -218,6 +220,7 @@ def train_stage(
             ranks=ranks,
             on_step=on_step,
             on_epoch=epoch_done,
+            batch_watch=batch_watch,
         )
     except BaseException:  # Ctrl-C too
         for tracker in tracked:
