@@ -183,7 +183,11 @@ def test_depth_is_counted_as_there(onebit: Onebit) -> None:
     assert net("-a", "resnet_binary", *cifar, "{'depth': 18}") == ("resnet14", 5.0)
     assert net("-a", "resnet_binary", *cifar, "{}") == ("resnet14", 5.0)
     assert net("-a", "resnet", *cifar, "{'depth': 56}") == ("resnet56", None)
-    assert net("-a", "resnet_binary", "--dataset", "imagenet", "--model_config", "{'depth': 18}") == ("resnet18", None)
+    imagenet = ["-a", "resnet_binary", "--dataset", "imagenet"]
+    for depth in (18, 34, 50):
+        assert net(*imagenet, "--model_config", f"{{'depth': {depth}}}") == (f"resnet{depth}", None)
+    assert net(*imagenet) == ("resnet50", None)
+    assert "unknown model 'resnet152'" in onebit("train", *imagenet, "--model_config", "{'depth': 152}").line
 
 
 def test_the_run_folder_is_results_dir_and_save(onebit: Onebit) -> None:

@@ -56,6 +56,9 @@ TAKES_MOMENTUM = ("sgd", "rmsprop")
 CIFAR_RESNETS = ("resnet", "resnet_binary")
 """Names whose `depth` is counted as that repository does: (depth − 2) / 6 blocks a stage, rounded down."""
 
+IMAGENET_DEPTH = 50
+"""Of these names on ImageNet, where no depth is said."""
+
 
 @dataclass(frozen=True)
 class Classic:
@@ -130,6 +133,8 @@ def translate(argv: Sequence[str], *, typed: Sequence[str] = ()) -> Classic:
     for name in SAME:
         if name in said:
             flags += [f"--{name}", said[name]]
+    if said.get("model") in CIFAR_RESNETS and said.get("dataset") == "imagenet":
+        config.setdefault("depth", IMAGENET_DEPTH)
     if "depth" in config:
         flags += _resnet(said, config.pop("depth"))
     for name, value in config.items():

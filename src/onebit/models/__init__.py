@@ -13,7 +13,7 @@ from onebit.errors import UsageError
 from onebit.models.alexnet import alexnet
 from onebit.models.lrnet import lrnet_big, lrnet_small
 from onebit.models.mlp import MLP
-from onebit.models.resnet import ResNet, cifar_resnet, resnet18
+from onebit.models.resnet import IMAGENET_DEPTHS, ResNet, cifar_resnet, imagenet_resnet
 from onebit.models.small import lenet, nin
 from onebit.models.stack import ConvNet
 from onebit.models.unet import UNet
@@ -32,7 +32,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "vgg16": partial(vgg, 16),
     "alexnet": alexnet,
     **{f"resnet{depth}": partial(cifar_resnet, depth) for depth in (14, 20, 32, 44, 56, 110)},
-    "resnet18": resnet18,
+    **{f"resnet{depth}": partial(imagenet_resnet, depth) for depth in IMAGENET_DEPTHS},
     "unet": UNet,
 }
 

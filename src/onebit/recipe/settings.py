@@ -42,9 +42,9 @@ class ModelRecipe:
         widths: units per layer of an mlp, input and classes included
         last_norm: BatchNorm of the logits
         padding_value: what ±1 inputs of a convolution are padded with, 0, 1 or -1
-        stem: first layers of a resnet18 or alexnet, cifar or imagenet
+        stem: first layers of an alexnet or a resnet18, 34 or 50, cifar or imagenet
         padding: of the convolutions of a unet, same, or valid as in the paper
-        bireal: a shortcut around each convolution of a resnet
+        bireal: a shortcut around each convolution of a resnet without bottlenecks
         dropout: probability of zeroing a hidden unit
         input_dropout: probability of zeroing an input
     """
