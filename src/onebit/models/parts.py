@@ -202,3 +202,13 @@ class Parts:
     def _initialised(self, layer: Any) -> Any:
         init_latents_(layer, self.init)
         return layer
+
+
+def refuse_dropped_signs(dropout: float, parts: Parts) -> None:
+    """Refuse dropout where signs follow.
+
+    Raises:
+        UsageError: zeroes would become +1.
+    """
+    if dropout and parts.input_quantizer is not None:
+        raise UsageError("dropout zeroes a unit before its sign, and sign(0) = +1: use it without input_quantizer")

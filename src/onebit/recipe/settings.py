@@ -45,7 +45,7 @@ class ModelRecipe:
         stem: first layers of an alexnet or a resnet18, 34 or 50, cifar or imagenet
         padding: of the convolutions of a unet, same, or valid as in the paper
         bireal: a shortcut around each convolution of a resnet without bottlenecks
-        dropout: probability of zeroing a hidden unit
+        dropout: probability of zeroing a hidden unit; of a unet a channel
         input_dropout: probability of zeroing an input
     """
 
