@@ -23,8 +23,8 @@ from onebit.train.build import build_model
 Onebit = Callable[..., Outcome]
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "coming-from.md").read_text(encoding="utf-8")
-BINARYNET, CONNECT, BAYES, JSON = re.split(r"^## ", TEXT, flags=re.MULTILINE)[1:]
-SECTIONS = {"binarynet": BINARYNET, "binaryconnect": CONNECT, "bayesbinn": BAYES, "json": JSON}
+BINARYNET, CONNECT, BAYES, RESNET, JSON = re.split(r"^## ", TEXT, flags=re.MULTILINE)[1:]
+SECTIONS = {"binarynet": BINARYNET, "binaryconnect": CONNECT, "bayesbinn": BAYES, "resnet": RESNET, "json": JSON}
 BINARY_WEIGHTS = {
     "--model resnet_binary --save resnet18_binary --dataset cifar10": 4_267_760,
     "--model resnet_binary --dataset cifar10 --epochs 100": 4_267_760,
@@ -47,6 +47,9 @@ BINARY_WEIGHTS = {
     "mnist-ste": 10_014_720,
     "mnist-bayesbinn --method real --optimizer adam": 0,
     "mnist-permuted": 89_400,
+    "cifar10-resnet20-real": 0,
+    "cifar10-resnet20-binaryconnect": 268_336,
+    "cifar10-resnet20-binaryconnect-two-stage": 268_336,
     "examples/mnist_bayesbinn.json": 10_014_720,
     "examples/cifar10_ste.json wandb_on": 14_022_016,
     "examples/mnist_continual.json --task permuted-mnist": 89_400,
@@ -99,6 +102,7 @@ def test_every_command_is_of_a_section_that_is_run() -> None:
     assert len(said) == sum(len(commands(section)) for section in SECTIONS.values()) > 15
 
 
+@pytest.mark.filterwarnings("ignore:.*keep their initial values")  # BatchNorm of the logits, which a real net lacks
 @pytest.mark.parametrize("section", SECTIONS)
 def test_the_commands_train_the_net_that_they_say(
     onebit: Onebit, section: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -110,8 +114,9 @@ def test_the_commands_train_the_net_that_they_say(
     for line in commands(SECTIONS[section]):
         words = shlex.split(line)[1:]
         count = BINARY_WEIGHTS.get(line.removeprefix("onebit train "))
-        if "-e" in words or "--print-config" in words:
-            assert onebit(*words).status == 0, line
+        if words[0] != "train" or "-e" in words or "--print-config" in words:
+            # of a net that has hardly been trained, verify says that its accuracy proves nothing
+            assert onebit(*words).status in ((0, 1) if words[0] == "verify" else (0,)), line
             continue
         asked = onebit(*words, "--print-config", "--json")
         assert asked.status == 0, (line, asked.err)
@@ -141,7 +146,7 @@ def smaller(recipe: Recipe) -> list[str]:
         flags += ["--continual.tasks", "2"]
     if recipe.model.name == "mlp":
         return [*flags, "--model.widths", "[64,8,4]"]
-    return [*flags, "--model.width", "0.05", *(["--input_size", "16"] if recipe.model.name == "alexnet" else [])]
+    return [*flags, "--model.width", "0.02", *(["--input_size", "16"] if recipe.model.name == "alexnet" else [])]
 
 
 def test_models_mean_what_the_table_says() -> None:
