@@ -36,6 +36,7 @@ FLAGS: dict[str, tuple[str, Any]] = {
     "split_seed": ("3", 3),
     "input_size": ("40", 40),
     "permutation": ("7", 7),
+    "whitening": ("zca", "zca"),
     "model.name": ("mlp", "mlp"),
     "model.widths": ("[64, 32, 4]", (64, 32, 4)),
     "model.weight_quantizer": ("null", None),

@@ -14,7 +14,7 @@ from torch import nn
 
 from onebit.agreement import Agreement, certify
 from onebit.data import VOID, Dataset, Split, by_pixel, fitted_to
-from onebit.errors import NotBinaryError
+from onebit.errors import NotBinaryError, UsageError
 from onebit.evaluation import (
     OnImages,
     bn_images,
@@ -54,8 +54,14 @@ def pack_run(
         on_images: called with (images done, images) of the comparison.
 
     Raises:
+        UsageError: a net that was trained on whitened images.
         NotBinaryError: no binary layer, or weights that are not numbers. FoldError: an operation that cannot be folded.
     """
+    if run.recipe.whitening is not None:
+        raise UsageError(
+            f"{run.recipe.name} was trained on whitened images, and a packed net takes images as they are: "
+            "train without whitening to pack it; onebit evaluate tells its accuracy"
+        )
     sample = weights == "sample"
     model = _with_statistics_of_draw(run.model, data, seed=seed) if sample else run.model
     packed = pack(model, weights=weights, seed=seed, classes=data.classes, name=run.recipe.name)

@@ -28,7 +28,7 @@ from onebit.train.history import EpochLog, History
 from onebit.train.one_sign import one_sign_warning
 from onebit.train.run import fit_recipe, load_recipe_data, start_folder
 
-OF_FILES = ("validation", "split_seed", "input_size", "permutation", "workers", "skip_broken")
+OF_FILES = ("validation", "split_seed", "input_size", "permutation", "whitening", "workers", "skip_broken")
 """Settings that say how a data set is read."""
 OF_SEVERAL = ("first_stage", "continual")
 """Settings of several trainings one after the other."""

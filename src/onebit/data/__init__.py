@@ -14,6 +14,7 @@ from onebit.data.segmentation import mask_classes, read_mask
 from onebit.data.splits import Dataset, DatasetEntry, Labels, LoadedFiles, Progress, Split, hold_out
 from onebit.data.tiles import Tiling, fitted, fitted_to
 from onebit.data.toy import make_toy
+from onebit.data.whitening import whiten
 
 __all__ = [
     "DATASETS",
@@ -56,4 +57,5 @@ __all__ = [
     "read_batches",
     "read_mask",
     "refuse_other_classes",
+    "whiten",
 ]

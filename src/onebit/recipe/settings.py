@@ -176,6 +176,7 @@ class Recipe:
         dataset: see `onebit list datasets`
         input_size: side that images are resized to; null leaves them as they are
         permutation: seed of a permutation of the pixels, the same for all images; null leaves them as they are
+        whitening: zca whitens all images after contrast normalization, fitted on the training images; null for none
         validation: training images held out to choose the best epoch; 0 for none, null for the data set's own number
         split_seed: chooses which images are held out
         model: the net
@@ -213,6 +214,7 @@ class Recipe:
     dataset: str = "mnist"
     input_size: int | None = None
     permutation: int | None = None
+    whitening: str | None = None
     validation: int | None = None
     split_seed: int = 0
     model: ModelRecipe = field(default_factory=ModelRecipe)
@@ -248,6 +250,7 @@ class Recipe:
         need("validation", self.validation, (self.validation or 0) >= 0, "0 or more images")
         need("input_size", self.input_size, self.input_size is None or 1 <= self.input_size <= 4096, "from 1 to 4096")
         need("permutation", self.permutation, (self.permutation or 0) >= 0, "0 or more")
+        need("whitening", self.whitening, self.whitening in (None, "zca"), "zca or null")
         need("draws", self.draws, 0 <= self.draws <= 10_000, "from 0 to 10000")
         need("first_stage", self.first_stage, 0 <= self.first_stage <= 1e6, "0 or more epochs, at most a million")
         need("teacher_weight", self.teacher_weight, 0 < self.teacher_weight <= 1, "in (0, 1]")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from onebit.data import DATASETS, Dataset, Progress, load_dataset, permute_pixels
+from onebit.data import DATASETS, Dataset, Progress, load_dataset, permute_pixels, whiten
 from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation import evaluate
 from onebit.files import remove_leftovers, write_atomic
@@ -33,7 +33,13 @@ from onebit.train.weights import load_weights, read_state, read_weights, weight_
 def load_recipe_data(
     recipe: Recipe, *, directory: str | Path | None = None, progress: Progress | None = None
 ) -> Dataset:
-    """The data of a recipe, split as it says."""
+    """The data of a recipe, split as it says.
+
+    Raises:
+        UsageError: whitened images with black borders.
+    """
+    if recipe.whitening is not None and recipe.augmentation.crop_padding:
+        raise UsageError("whitening and augmentation.crop_padding: black borders are not whitened; leave one out")
     data = load_dataset(
         recipe.dataset,
         validation=recipe.validation,
@@ -44,6 +50,8 @@ def load_recipe_data(
         directory=directory,
         progress=progress,
     )
+    if recipe.whitening is not None:
+        data = whiten(data)
     return data if recipe.permutation is None else permute_pixels(data, recipe.permutation)
 
 
