@@ -190,7 +190,7 @@ def test_everything_above_the_line_runs_without_torch() -> None:
 
 def test_a_machine_that_only_runs_packed_nets_loads_little() -> None:
     loaded = loaded_by("import onebit.runtime")
-    assert not loaded & {"torch", "matplotlib", "rich", "jsonargparse", "yaml", "PIL", "pooch", "requests"}
+    assert not loaded & {"torch", "matplotlib", "rich", "yaml", "PIL", "pooch", "requests"}
 
 
 def test_the_command_line_loads_torch_only_when_a_verb_needs_it() -> None:

@@ -316,7 +316,7 @@ def test_a_bad_file_is_one_clear_line(tmp_path: Path, text: str, message: str) -
         (["--optimizer.lr"], "--optimizer.lr: expected one argument"),
         (["--optimizer.lr", "fast"], "optimizer.lr: expected float, got fast"),
         (["--optimizer.lr", "-1"], "optimizer.lr must be positive, got -1.0"),
-        (["--seed", "null"], "seed: expected int, got None"),
+        (["--seed", "null"], "seed: expected int, got null"),
         (["12"], "unrecognized arguments: 12"),
         (["-s", "12"], "unrecognized arguments: -s 12"),
         (["--", "12"], "unknown option --"),

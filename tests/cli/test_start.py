@@ -34,7 +34,7 @@ def test_help_names_every_verb_and_imports_nothing(onebit: Onebit) -> None:
     done = onebit("--help")
     assert done.status == 0
     assert all(verb in done.out for verb in VERBS)
-    assert not loaded_modules("--help") & {"torch", "numpy", "yaml", "jsonargparse", "rich"}
+    assert not loaded_modules("--help") & {"torch", "numpy", "yaml", "rich"}
 
 
 def test_no_verb_is_wrong_usage(onebit: Onebit) -> None:
@@ -112,7 +112,7 @@ def test_predict_never_loads_torch(packed_file: Path, tmp_path: Path) -> None:
     Image.new("L", (28, 28)).save(tmp_path / "blank.png")
     loaded = loaded_modules("predict", packed_file, tmp_path / "blank.png")
     assert "numpy" in loaded
-    assert not loaded & {"torch", "jsonargparse", "matplotlib", "rich", "yaml"}
+    assert not loaded & {"torch", "matplotlib", "rich", "yaml"}
 
 
 def test_a_packed_file_is_looked_into_and_evaluated_without_torch(packed_file: Path) -> None:

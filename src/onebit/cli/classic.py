@@ -123,7 +123,7 @@ def translate(argv: Sequence[str]) -> Classic:
     if "depth" in config:
         flags += _resnet(said, config.pop("depth"))
     for name, value in config.items():
-        flags += [f"--model.{name}", json.dumps(value, default=str)]
+        flags += [f"--model.{name}", value if isinstance(value, str) else json.dumps(value, default=str)]
     if "lr" in said:
         flags += ["--optimizer.lr", said["lr"]]
     if "weight_decay" in said:
