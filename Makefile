@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# a process per core; the tests of a file stay in one, which makes their fixtures once
+PARALLEL := -n logical --maxprocesses 8 --dist loadfile
 
 .PHONY: setup demo test nightly results-methods lint types format clean
 
@@ -19,10 +21,10 @@ demo: setup
 	@$(BIN)/python tools/demo.py
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 nightly: setup
-	$(BIN)/python -m pytest -m nightly
+	$(BIN)/python -m pytest -m nightly $(PARALLEL)
 
 # hours of training; what was trained before is not trained again
 results-methods: setup

@@ -23,6 +23,7 @@ from onebit.recipe.typed import argument, build, typed
         ("1e-3", float, 0.001),
         (2, float, 2.0),
         ("inf", float, math.inf),
+        ("-.INF", float, -math.inf),
         ("off", bool, False),
         ("Yes", bool, True),
         ("3", str, "3"),

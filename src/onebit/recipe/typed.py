@@ -18,6 +18,7 @@ Part = TypeVar("Part")
 _NULLS = ("null", "Null", "NULL", "~")
 _BOOLS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
+_POINT = re.compile(r"\.(?=inf|nan)")
 _MOST_CHARACTERS = 10_000
 """Of the text of a list or mapping."""
 
@@ -110,8 +111,10 @@ def _int(value: Any, kind: Any) -> Any:
 def _float(value: Any, kind: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return _OTHER
+    if isinstance(value, str):  # YAML 1.1 takes 1e-3 for text, and has a point before inf and nan
+        value = _POINT.sub("", value.lower())
     try:
-        return float(value)  # text, too: YAML 1.1 takes 1e-3 for text
+        return float(value)
     except (ValueError, OverflowError):
         return _OTHER
 
