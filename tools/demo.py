@@ -35,15 +35,17 @@ def try_next(digit: str, data: list[str]) -> str:
         digit: an image to classify.
         data: flags of the data set that was trained on.
     """
-    return f"""
-try next:
-  source .venv/bin/activate                      # makes `onebit` a command of this shell
-  onebit predict {NET} {digit}
-  onebit inspect {NET}         # what is in the file, layer by layer
-  onebit evaluate {FOLDER} --weights latent      # the real weights behind the signs, for comparison
-  onebit train {" ".join(["mnist-fast", "--seed", "1", *data])}
-  onebit list recipes                            # what else can be trained
-and open {FOLDER / "report" / "index.html"}: curves, weights, settings"""
+    commands = {
+        "source .venv/bin/activate": "makes `onebit` a command of this shell",
+        f"onebit predict {NET} {digit}": "",
+        f"onebit inspect {NET}": "what is in the file, layer by layer",
+        f"onebit evaluate {FOLDER} --weights latent": "the real weights behind the signs, for comparison",
+        " ".join(["onebit train mnist-fast --seed 1", *data]): "the same with other random numbers",
+        "onebit list recipes": "what else can be trained",
+    }
+    lines = [f"  {command:<46}{f'# {what}' if what else ''}".rstrip() for command, what in commands.items()]
+    page = f"and open {FOLDER / 'report' / 'index.html'}: curves, weights, settings"
+    return "\n".join(["", "try next:", *lines, page])
 
 
 def onebit(*arguments: str, quiet: bool = False) -> subprocess.CompletedProcess[str]:
