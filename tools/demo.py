@@ -43,7 +43,7 @@ def try_next(digit: str, data: list[str]) -> str:
         " ".join(["onebit train mnist-fast --seed 1", *data]): "the same with other random numbers",
         "onebit list recipes": "what else can be trained",
     }
-    lines = [f"  {command:<46}{f'# {what}' if what else ''}".rstrip() for command, what in commands.items()]
+    lines = [f"  {command:<45}{f' # {what}' if what else ''}".rstrip() for command, what in commands.items()]
     page = f"and open {FOLDER / 'report' / 'index.html'}: curves, weights, settings"
     return "\n".join(["", "try next:", *lines, page])
 
