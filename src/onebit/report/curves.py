@@ -178,8 +178,8 @@ def draw_loss(axes: Axes, curves: Sequence[Curve], *, name: str = "") -> None:
         floors[f"least possible with label smoothing {smoothing:g}, {classes} classes: {floor:.3f}"] = floor
     label = f"loss ({name})" if name else "loss"
     _draw_both(axes, curves, "train_loss", "validation_loss", scale=1, label=label, floors=list(floors.values()))
-    for label, floor in floors.items():
-        axes.axhline(floor, color=GREY, linestyle=":", label=label)
+    for meaning, floor in floors.items():
+        axes.axhline(floor, color=GREY, linestyle=":", label=meaning)
 
 
 def draw_seconds(axes: Axes, curves: Sequence[Curve]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 150
+LOG_RANGE = 1e-15
+"""The least value that a logarithmic axis follows, as a share of the greatest."""
 # Okabe and Ito 2008, without their yellow, which is too light for thin lines on white
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 NEGATIVE, POSITIVE, REAL, WRONG = "#D55E00", "#0072B2", "#7A8794", "#C00000"
@@ -105,7 +108,8 @@ def choose_scale(axes: Axes, values: list[float], *, least: float = 0.0) -> floa
     """
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 
-    followed = [value for value in values if value > 0 and value >= least]
+    least = max(least, LOG_RANGE * max(values, default=0.0), sys.float_info.min)
+    followed = [value for value in values if value >= least]
     if not followed or max(followed) < 10 * min(followed):
         axes.set_ylim(0, 1.08 * max(followed, default=1.0))
         return None
@@ -127,7 +131,7 @@ def choose_scale(axes: Axes, values: list[float], *, least: float = 0.0) -> floa
 
 
 def scale_words(axes: Axes) -> str:
-    """What a caption says of an axis that `choose_scale` chose: a sentence with a blank before it, or nothing."""
+    """What a caption says of an axis that `choose_scale` chose: a sentence with a space before it, or nothing."""
     if axes.get_yscale() == "linear":
         return ""
     linear_below = getattr(axes.yaxis.get_transform(), "linthresh", None)

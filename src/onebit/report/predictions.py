@@ -54,7 +54,7 @@ def plot_predictions(
         ...                  probabilities=softmax(logits).max(axis=1), classes=data.classes)  # doctest: +SKIP
     """
     images, found = _checked(images, labels, predicted, probabilities, classes, most=MOST_IMAGES)
-    title = _counted(len(images), f" of {data}" if data else "", found.wrong, weights)
+    title = _counted(found, data, weights)
     columns = min(COLUMNS, max(len(images), 4))
     _draw(images, path, found, cells=range(len(images)), columns=columns, title=title)
 
@@ -86,24 +86,17 @@ def plot_answers(
         >>> plot_answers(data.test.images, "answers.png", labels=data.test.labels, predicted=logits.argmax(axis=1),
         ...              probabilities=softmax(logits).max(axis=1), classes=data.classes)  # doctest: +SKIP
     """
-    images, found = _checked(images, labels, predicted, probabilities, classes, most=len(images))
+    images, found = _checked(images, labels, predicted, probabilities, classes)
     right = np.flatnonzero(~found.wrong)[:ANSWERS]
     wrong = np.flatnonzero(found.wrong)
     wrong = wrong[np.argsort(-found.probabilities[wrong], kind="stable")][:ANSWERS]
-    title = _counted(len(images), f" of {data}" if data else "", found.wrong, weights)
+    title = _counted(found, data, weights)
     title += f"\nleft: the first {len(right)} right answers; right: the {len(wrong)} most certain wrong ones"
     half = COLUMNS // 2
     cells = [COLUMNS * (index // half) + index % half for index in range(len(right))]
     cells += [COLUMNS * (index // half) + half + index % half for index in range(len(wrong))]
     chosen = np.concatenate([right, wrong])
     _draw(images[chosen], path, found.of(chosen), cells=cells, columns=COLUMNS, title=title)
-
-
-def _counted(count: int, of: str, wrong: np.ndarray, weights: str) -> str:
-    """`30 images of mnist test: 29 right, 1 wrong (packed weights)`."""
-    mistakes = int(np.count_nonzero(wrong))
-    kind = "image" if count == 1 else "images"
-    return f"{count:,} {kind}{of}: {count - mistakes:,} right, {mistakes:,} wrong ({weights} weights)"
 
 
 @dataclass(frozen=True)
@@ -121,6 +114,13 @@ class _Answers:
 
     def of(self, chosen: np.ndarray) -> _Answers:
         return _Answers(self.labels[chosen], self.predicted[chosen], self.probabilities[chosen], self.classes)
+
+
+def _counted(found: _Answers, data: str, weights: str) -> str:
+    """`30 images of mnist test: 29 right, 1 wrong (packed weights)`."""
+    count, wrong = len(found.wrong), int(np.count_nonzero(found.wrong))
+    images = ("1 image" if count == 1 else f"{count:,} images") + (f" of {data}" if data else "")
+    return f"{images}: {count - wrong:,} right, {wrong:,} wrong ({weights} weights)"
 
 
 def _draw(
@@ -171,15 +171,16 @@ def _checked(
     probabilities: np.ndarray,
     classes: Sequence[str],
     *,
-    most: int,
+    most: int | None = None,
 ) -> tuple[np.ndarray, _Answers]:
     """The arguments as arrays; raises UsageError for those that do not fit together."""
     images = np.asarray(images)
     labels, predicted, probabilities = np.asarray(labels), np.asarray(predicted), np.asarray(probabilities)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
         raise UsageError(f"got images {images.dtype} {images.shape}, expected uint8 (N, C, H, W) with C 1 or 3")
-    if not 1 <= len(images) <= most:
-        raise UsageError(f"got {len(images)} images, expected 1 to {max(most, 1)}: choose some of them")
+    if not 1 <= len(images) <= (most or len(images)):
+        expected = "at least 1" if most is None else f"1 to {most}: choose some of them"
+        raise UsageError(f"got {len(images)} images, expected {expected}")
     for name, array in {"labels": labels, "predicted": predicted, "probabilities": probabilities}.items():
         if array.shape != (len(images),):
             raise UsageError(f"got {name} of shape {array.shape}, expected ({len(images)},), one for each image")
