@@ -43,6 +43,7 @@ WITH_TORCH = [
     "evaluation",
     "train",
     "fold",
+    "tally",
     "agreement",
     "plain",
     "inspection",

@@ -154,7 +154,7 @@ def kept_batch_norm(model: nn.Module) -> Iterator[None]:
 
 def bn_images(train: Split) -> Images | StreamedImages:
     """The training images that re-estimate BatchNorm: BN_IMAGES of them, evenly spread over the split."""
-    return train[np.linspace(0, len(train) - 1, min(BN_IMAGES, len(train))).astype(np.int64)].images
+    return train.spread(BN_IMAGES).images
 
 
 def fitting_batch(shape: Sequence[int]) -> int:

@@ -11,7 +11,8 @@ import numpy as np
 
 from onebit.bits import unpack_signs
 from onebit.errors import FormatError
-from onebit.packed import costs, load
+from onebit.packed import costs
+from onebit.packed.file import load_with_digest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -180,7 +181,7 @@ def inspect_file(path: str | Path) -> Inspection:
 
 
 def _inspect_packed(path: Path) -> Inspection:
-    net = load(path)
+    net, digest = load_with_digest(path)
     layers = []
     for node in net.nodes:
         signs = getattr(node, "signs", None)
@@ -204,7 +205,14 @@ def _inspect_packed(path: Path) -> Inspection:
             "bytes_at_32_bit": 4 * (binary + real),
             "macs": sum(r.macs for r in rows),
         },
-        facts={"certificate": asdict(net.certificate) if net.certificate else None, "name": net.name},
+        facts={
+            "certificate": asdict(net.certificate) if net.certificate else None,
+            "name": net.name,
+            "digest": digest,
+        },
         tensors=tuple({"name": r.name, "shape": list(r.shape), "dtype": r.op} for r in rows),
-        warnings=() if net.certificate else ("the packed net carries no certificate",),
+        warnings=(
+            *(() if digest else ("no digest, as it is of format 1: changes to this file cannot be noticed",)),
+            *(() if net.certificate else ("the packed net carries no certificate",)),
+        ),
     )

@@ -63,7 +63,9 @@ def test_a_net_of_signs_without_a_last_norm_agrees_bit_for_bit() -> None:
     )
     agreement = verify(model, pack(model, input_shape=SHAPE), images_of())
     assert agreement == Agreement(200, 0, 0.0, True)
-    assert str(agreement) == "200 of 200 equal (bit for bit)"
+    assert str(agreement) == (
+        "200 of 200 equal (bit for bit); nothing was compared with the training pipeline (trained=…)"
+    )
 
 
 def test_disagreement_is_counted() -> None:

@@ -64,6 +64,12 @@ class Split:
         streamed = isinstance(self.images, StreamedImages)
         return Split(self.images.subset(index) if streamed else self.images[index], self.labels[index])
 
+    def spread(self, count: int) -> Split:
+        """`count` images at even distances, the first and the last among them; itself where there are no more."""
+        if count >= len(self):
+            return self
+        return self[np.linspace(0, len(self) - 1, count).astype(np.int64)]
+
     def channel_statistics(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation of the pixels of each channel, in pixel units 0–255.
 
