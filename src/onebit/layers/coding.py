@@ -47,7 +47,7 @@ class InputCoding(nn.Module):
             if mean is None or std is None or len(mean) != len(std) or min(std) <= 0:
                 raise UsageError(f"coding 'standardise' needs mean and positive std per channel, got {mean} and {std}")
             if scale is None and max(*mean, *std) < 1:
-                raise UsageError(f"got mean {mean} and std {std}, expected those of pixels 0–255; add scale=255 to these")
+                raise UsageError(f"got mean {mean} and std {std}, expected those of pixels 0–255: add scale=255")
             for name, values in (("mean", mean), ("std", std)):
                 numbers = torch.tensor([value * (scale or 1) for value in values], dtype=torch.float32)
                 self.register_buffer(name, numbers.view(-1, 1, 1))

@@ -152,27 +152,26 @@ def _read(stream: BinaryIO, size: int) -> tuple[PackedNet, str | None]:
     data = header + stream.read()
     if len(data) != size:
         raise FormatError(f"has {len(data)} bytes, expected {size}: it changed while it was read")
-    digest = graph.get("digest")
-    if digest is not None:
-        _check_digest(digest, data, len(header))
+    if "digest" in graph:
+        _check_digest(graph["digest"], data, len(header))
     try:
         arrays = load_tensors(data)
     except (SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise FormatError(f"is not a sound safetensors file: {error}") from None
     net = _build(graph, arrays, bytes_to_words)
     net.check_values()
-    return net, digest
+    return net, graph.get("digest")
 
 
 def _check_digest(digest: object, data: bytes, header: int) -> None:
     """Raises FormatError unless a digest is that of all bytes of a file, its own digits taken as zeros."""
     if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
         raise FormatError(f"the digest is {short(digest)}, expected 64 hexadecimal digits")
-    start = data.find(digest.encode(), 0, header)
-    found = hashlib.sha256(data[: max(start, 0)])
+    start = max(0, data.find(digest.encode(), 0, header))
+    found = hashlib.sha256(data[:start])
     found.update(_NO_DIGEST.encode())
     found.update(memoryview(data)[start + len(digest) :])
-    if start < 0 or found.hexdigest() != digest:
+    if found.hexdigest() != digest:
         raise FormatError("was changed after it was written: its bytes do not have its digest; pack the net again")
 
 
