@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
@@ -20,7 +21,7 @@ from torch.utils.data import DataLoader
 
 import onebit.packed_module
 from onebit.errors import FormatError, NotBinaryError, UsageError
-from onebit.packed import Affine, Flatten, InputSpec, Node, PackedNet, Sign, dumps, loads, save
+from onebit.packed import Affine, Dense, Flatten, InputSpec, Node, PackedNet, Sign, dumps, save
 from onebit.packed_module import PackedModule
 from onebit.runtime import run
 
@@ -278,14 +279,43 @@ def test_one_weight_at_the_end_of_a_large_file_counts(packed_mlp: Maker, how: st
             module = ForkingPickler.loads(ForkingPickler.dumps(module))
         assert_runs(module, net)
         file = module.file.data if how == "alias" else module.file
-        if how in ("shared", "alias"):  # torch counts nothing
-            file.numpy()[-50] ^= 1
-        else:
-            file[-50] ^= 1
-        changed = loads(file.numpy().tobytes())
+        last = net.nodes[-2]
+        assert isinstance(last, Dense)
+        signs = last.signs.copy()
+        signs[-1, -1] ^= 1
+        changed = replace(net, nodes=(*net.nodes[:-2], replace(last, signs=signs), net.nodes[-1]))
         assert (run(changed, images_of(net).numpy()) != run(net, images_of(net).numpy())).any()
         call = (lambda images: RUN_PACKED(images, file, module.logits_shape)) if how == "alias" else module
-        assert_runs(call, changed)
+        whole = torch.frombuffer(bytearray(dumps(changed)), dtype=torch.uint8)
+        bit = file.clone()
+        bit[-50] ^= 1
+        for given in (bit, whole):
+            if how in ("shared", "alias"):  # torch counts nothing
+                np.copyto(file.numpy(), given.numpy())
+            else:
+                file.copy_(given)
+            if given is bit:
+                with pytest.raises(FormatError, match="the bytes of the packed net: was changed after it was written"):
+                    call(images_of(net))
+            else:
+                assert_runs(call, changed)
+
+
+def test_altered_bits_are_refused_wherever_a_module_takes_them(packed_mlp: Maker, tmp_path: Path) -> None:
+    net, rng = packed_mlp((12, 70, 5), form="mixed"), random.Random(0)
+    good, images = dumps(net), images_of(net)
+    for bit in (rng.randrange(8 * len(good)) for _ in range(100)):
+        data = bytearray(good)
+        data[bit // 8] ^= 1 << bit % 8
+        (tmp_path / "net.1bit").write_bytes(data)
+        with pytest.raises(FormatError):
+            PackedModule(tmp_path / "net.1bit")
+        module, given = PackedModule(net), torch.frombuffer(data, dtype=torch.uint8)
+        with pytest.raises(RuntimeError, match="file: the bytes of the packed net"):
+            module.load_state_dict({"file": given})
+        module.file = given
+        with pytest.raises(FormatError, match="the bytes of the packed net"):
+            module(images)
 
 
 def test_many_nets_take_turns(packed_mlp: Maker) -> None:

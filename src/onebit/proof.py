@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from onebit.agreement import Agreement, certify
+from onebit.agreement import certify
 from onebit.data import DATASETS, VOID, Dataset, Split, by_pixel, fitted_to
 from onebit.errors import NotBinaryError, UsageError
 from onebit.evaluation import (
@@ -32,6 +32,7 @@ from onebit.packed.difference import array_differences, graph_difference
 from onebit.plain import plain_twin, save_plain
 from onebit.runtime import native_plan
 from onebit.runtime import run as run_packed
+from onebit.tally import Agreement, reference_images
 from onebit.train.run import Run
 from onebit.train.weights import read_state
 
@@ -164,11 +165,15 @@ def _steps(run: Run, data: Dataset, on_images: OnImages | None) -> Iterator[Step
         twin = plain_twin(run, state, source=str(path))
         yield _reloaded(model, twin, test, on_images)
     packed = pack_run(run, data, on_images=on_images)
-    yield _packed(packed)
+    yield _packed(packed, reference_images(len(test)))
 
 
-def _packed(packed: PackedNet) -> Step:
-    """What packing compared a moment ago: the labels, and the signs of every layer; and every bit of native logits."""
+def _packed(packed: PackedNet, reference: int) -> Step:
+    """What packing compared a moment ago: the labels, the signs of every layer, and the bits of native logits.
+
+    Args:
+        reference: on how many images numpy computed the net, too.
+    """
     certificate = packed.certificate
     assert certificate is not None
     agreement = Agreement(
@@ -189,7 +194,7 @@ def _packed(packed: PackedNet) -> Step:
         signs, differing = (sum(getattr(layer, name) for layer in compared) for name in ("integers", "mismatches"))
         detail += f"; {len(compared)} layers compared on the images ({differing:,} of {signs:,} signs differ)"
     if (plan := native_plan(packed)) is not None:
-        detail += f"; native kernels ({plan.isa.name}) and numpy equal bit for bit"
+        detail += f"; native kernels ({plan.isa.name}) and numpy equal bit for bit on {reference:,} images"
     return Step("packed", agreement.ok and not broken, detail)
 
 

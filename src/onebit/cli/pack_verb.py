@@ -109,15 +109,15 @@ def _data(run: Run, directory: str | None) -> Dataset:
     """The data of the run.
 
     Raises:
-        DataError: not there; names the way without.
+        DataError, UsageError: not there, or not known where; names the way without.
     """
     from onebit.train.run_data import load_run_data
 
     try:
         with download_progress() as fetched:
             return load_run_data(run, directory=directory, progress=fetched)
-    except DataError as error:
-        raise DataError(f"{error}; or pack without comparing anything: --no-certify") from None
+    except (DataError, UsageError) as error:
+        raise type(error)(f"{error}; or pack without comparing anything: --no-certify") from None
 
 
 def _count(text: str) -> int:

@@ -90,9 +90,10 @@ def _packed(args: Any, on_images: OnImages, told: Callable[[Dataset], None]) -> 
     if digest is None:
         say(f"note: {args.run} is of format 1 and has no digest: --source RUN notices changes to it")
     if net.certificate is None and not args.source:
-        raise UsageError(f"{args.run} carries no certificate, only --source RUN can be compared; or pack it again")
+        raise UsageError(f"{args.run} carries no certificate: name what it was packed from with --source RUN")
     source = open_run(args.source, recipe=args.recipe) if args.source else None
     if net.certificate is None:
+        say(f"note: {args.run} carries no certificate: no images are compared")
         return prove_packed(net, None, source=source)
     with download_progress() as fetched:
         if source is None:
