@@ -323,6 +323,14 @@ def test_pickles_are_named_and_never_opened(tmp_path: Path) -> None:
             load(path)
 
 
+def test_a_truncated_file_whose_length_begins_like_a_pickle_is_no_pickle(packed_mlp: Maker, tmp_path: Path) -> None:
+    path, good = tmp_path / "cut.1bit", dumps(packed_mlp((12, 70, 10)))
+    for start in (b"\x80\x02", b"PK\x03\x04"):
+        path.write_bytes(start + bytes(8 - len(start)) + good[8:400])
+        with pytest.raises(FormatError, match=r"cut\.1bit: is no \.1bit file, or a truncated one"):
+            load(path)
+
+
 def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.1bit"
     for content, message in [
