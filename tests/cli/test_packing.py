@@ -139,6 +139,13 @@ def test_a_certificate_holds_where_torch_has_no_vector_instructions(run_folder: 
     assert done.status == 0, done.out
 
 
+def test_verify_recomputes_a_certificate(onebit: Onebit, run_folder: Path, packed_file: Path) -> None:
+    done = onebit("verify", packed_file, "--source", run_folder, "--json")
+    assert (done.status, list(steps(done))) == (0, ["packed accuracy", "source", "packed bits", "certificate"])
+    assert steps(done)["certificate"][1] == "recomputed, equal"
+    assert list(steps(onebit("verify", packed_file, "--json"))) == ["packed accuracy"]
+
+
 @pytest.mark.parametrize(
     ("claim", "change"),
     [

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.output import answer, answer_json, download_progress, progress, set_threads, size
+from onebit.cli.output import answer, answer_json, download_progress, progress, say, set_threads, size
 from onebit.cli.parsing import Parser, add_data, add_json, add_run, add_threads, one_of, output_path, seed
 from onebit.errors import DataError, UsageError
 
@@ -76,8 +76,6 @@ def main(argv: list[str]) -> int:
         else:
             counted = "pixels" if len(infer(packed)[packed.output].shape) == 3 else "images"
             answer(f"certified on {certificate.in_words(counted)}")
-            shared = f"{compared['native']} on all, numpy on {compared['numpy']:,} of them, with the same bits"
-            answer(f"packed net computed by {shared if compared['native'] else 'numpy'}")
     return 0 if certificate is None or certificate.label_mismatches == certificate.tied else 1
 
 
@@ -100,9 +98,11 @@ def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any]]:
             f"comparing {min(args.images or len(data.test), len(data.test)):,} {data.name} test images with torch"
         )
         packed = pack_run(run, data, weights=args.weights, seed=args.seed, images=args.images, on_images=update)
-    plan = native_plan(packed)
-    numpy = compared if plan is None else reference_images(compared)
-    return packed, {"images": compared, "native": plan and f"native kernels ({plan.isa.name})", "numpy": numpy}
+    if (plan := native_plan(packed)) is None:
+        return packed, {"images": compared, "native": None, "numpy": compared}
+    share = reference_images(compared)
+    say(f"native kernels ({plan.isa.name}) computed all of them, numpy {share:,}, with the same bits")
+    return packed, {"images": compared, "native": plan.isa.name, "numpy": share}
 
 
 def _data(run: Run, directory: str | None) -> Dataset:
