@@ -90,13 +90,12 @@ def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any]]:
 
     def update(done: int, total: int) -> None:
         nonlocal compared
+        if not compared:
+            bar.print(f"comparing {total:,} {data.name} test images with torch")
         compared = total
         bar.update(done, total)
 
     with progress("comparing", "images") as bar:
-        bar.print(
-            f"comparing {min(args.images or len(data.test), len(data.test)):,} {data.name} test images with torch"
-        )
         packed = pack_run(run, data, weights=args.weights, seed=args.seed, images=args.images, on_images=update)
     if (plan := native_plan(packed)) is None:
         return packed, {"images": compared, "native": None, "numpy": compared}
