@@ -28,7 +28,7 @@ from onebit.fold import pack
 from onebit.inspection import inspect_state
 from onebit.layers import binary_layers
 from onebit.packed import Certificate, PackedNet
-from onebit.packed.difference import array_differences, graph_difference
+from onebit.packed.difference import Difference, array_differences, graph_difference
 from onebit.plain import plain_twin, save_plain
 from onebit.runtime import native_plan
 from onebit.runtime import run as run_packed
@@ -250,7 +250,7 @@ def prove_packed(
         if source is None:
             yield Step("certificate", False, "the packed net carries none")
         else:
-            yield _same_net(net, fold_run(source, None)[1], same_rounding=False)
+            yield _same_net(net, fold_run(source, None)[1])
         return
     split = getattr(data, certificate.split)
     split = fitted_to(net, split if certificate.images is None else split.spread(certificate.images))
@@ -276,31 +276,26 @@ def prove_packed(
     )
     again = fresh.certificate
     assert again is not None
-    yield _same_net(net, fresh, same_rounding=again.max_logit_difference == certificate.max_logit_difference)
+    yield _same_net(net, fresh)
     yield _same_claims(certificate, again)
 
 
-def _same_net(net: PackedNet, fresh: PackedNet, *, same_rounding: bool) -> Step:
-    """Whether a net is the one that its source packs to.
-
-    Args:
-        same_rounding: torch rounds here as it did where the net was packed, so that every bit must be equal.
-    """
+def _same_net(net: PackedNet, fresh: PackedNet) -> Step:
+    """Whether a net is the one that its source packs to, up to rounding, which depends on the processor."""
     if (different := graph_difference(net, fresh)) is not None:
         return Step("packed bits", False, f"the file is not what its source packs to: {different}")
     arrays = list(array_differences(net, fresh))
-    if not arrays:
-        return Step("packed bits", True, "every weight and parameter equal to those of the source, packed again")
-    changed = [found for found in arrays if same_rounding or not found.rounding]
-    if changed:
-        more = f", and {len(changed) - 1} more arrays" if len(changed) > 1 else ""
-        return Step("packed bits", False, f"the file is not what its source packs to: {changed[0]} differ{more}")
-    return Step(
-        "packed bits",
-        True,
-        f"every weight equal to those of the source, packed again; torch rounds otherwise here: {arrays[0]} differ"
-        + (f", and {len(arrays) - 1} more arrays" if len(arrays) > 1 else ""),
-    )
+    if changed := [found for found in arrays if not found.rounding]:
+        return Step("packed bits", False, f"the file is not what its source packs to: {_listed(changed)}")
+    detail = "every weight and parameter equal to those of the source, packed again"
+    if arrays:
+        detail = f"equal to the source, packed again, up to the rounding of torch: {_listed(arrays)}"
+    return Step("packed bits", True, detail)
+
+
+def _listed(arrays: list[Difference]) -> str:
+    more = f", and {len(arrays) - 1} more arrays" if len(arrays) > 1 else ""
+    return f"{arrays[0]} differ{more}"
 
 
 def _same_claims(certificate: Certificate, again: Certificate) -> Step:

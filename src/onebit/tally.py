@@ -50,7 +50,7 @@ class Agreement:
     max_logit_difference: float
     bit_exact: bool
     tied: int = 0
-    correct: int | None = field(default=None, compare=False)
+    correct: int | None = None
     trained_mismatches: int | None = None
     trained_correct: int | None = None
     own_model: bool = field(default=False, compare=False)

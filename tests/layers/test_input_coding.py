@@ -46,9 +46,10 @@ def test_mean_and_std_of_pixels_from_0_to_1_take_a_scale() -> None:
         ({"coding": "standardise", "mean": [1.0], "std": [1.0, 2.0]}, "needs mean and positive std"),
         (
             {"coding": "standardise", "mean": [0.1307], "std": [0.3081]},
-            "got mean [0.1307] and std [0.3081], expected those of pixels 0–255: add scale=255",
+            "got mean [0.1307] and std [0.3081], expected those of pixels 0–255: scale=255 makes them",
         ),
         ({"mean": [128.0], "std": [64.0]}, "mean, std and scale belong to the coding 'standardise'"),
+        ({"coding": "standardise", "mean": [0.5], "std": [0.5], "scale": -255}, "needs mean and positive std"),
         ({"scale": 255}, "mean, std and scale belong to the coding 'standardise'"),
     ],
 )

@@ -22,7 +22,7 @@ class InputCoding(nn.Module):
         scale: what `mean` and `std` are multiplied by: 255 for those of pixels 0–1, as torchvision's.
 
     Raises:
-        UsageError: an unknown coding, a mean or std that it does not have, or no std of pixels 0–255.
+        UsageError: an unknown coding, a mean or std that it does not have, or those of pixels 0–1 without `scale`.
 
     Shapes:
         x: uint8 (N, C, H, W) -> float32 (N, C, H, W).
@@ -44,12 +44,13 @@ class InputCoding(nn.Module):
             raise UsageError(f"unknown input coding {coding!r}{did_you_mean(coding, ['integer', 'standardise'])}")
         self.coding: Literal["integer", "standardise"] = cast(Any, coding)
         if coding == "standardise":
-            if mean is None or std is None or len(mean) != len(std) or min(std) <= 0:
+            factor = 1 if scale is None else scale
+            if mean is None or std is None or len(mean) != len(std) or min(std) * factor <= 0:
                 raise UsageError(f"coding 'standardise' needs mean and positive std per channel, got {mean} and {std}")
             if scale is None and max(*mean, *std) < 1:
-                raise UsageError(f"got mean {mean} and std {std}, expected those of pixels 0–255: add scale=255")
+                raise UsageError(f"got mean {mean} and std {std}, expected those of pixels 0–255: scale=255 makes them")
             for name, values in (("mean", mean), ("std", std)):
-                numbers = torch.tensor([value * (scale or 1) for value in values], dtype=torch.float32)
+                numbers = torch.tensor([value * factor for value in values], dtype=torch.float32)
                 self.register_buffer(name, numbers.view(-1, 1, 1))
         elif (mean, std, scale) != (None, None, None):
             raise UsageError("mean, std and scale belong to the coding 'standardise', got the coding 'integer'")

@@ -36,8 +36,8 @@ class Difference(NamedTuple):
     rounding: bool
 
     def __str__(self) -> str:
-        size = f", by at most {self.largest:.2g}" if self.field not in ("signs", "direction") else ""
-        return f"{self.differing:,} of {self.size:,} values of {self.field} of {self.node}{size}"
+        largest = f" (by at most {self.largest:.2g})" if self.field not in ("signs", "direction") else ""
+        return f"{self.differing:,} of {self.size:,} values of {self.field} of {self.node}{largest}"
 
 
 def graph_difference(net: PackedNet, other: PackedNet) -> str | None:
