@@ -148,7 +148,7 @@ def test_the_seed_decides_the_initial_weights(data: Dataset, seed: int) -> None:
         ({"optimizer": {"lr_scale": "glorto"}}, "lr_scale must be one of glorot, glorot_squared or none"),
         ({"optimizer": {"momentum": 0.9}}, "momentum belongs to sgd, rmsprop and bayesbinn, the optimizer is 'adam'"),
         ({"schedule": {"name": "exponential"}}, "needs a final learning rate above 0"),
-        ({"schedule": {"warmup": 2.0}}, "the warm-up takes 8 steps, but training has only 8"),
+        ({"schedule": {"warmup": 2.0}}, "schedule.warmup is 2 epochs, but training has only 2"),
         ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
         ({"device": "gpu"}, "device 'gpu' cannot be used here"),
         ({"model": {"weight_quantizer": "ste_sign", "value": 0.5}}, "is ±1 only: leave value at 1"),

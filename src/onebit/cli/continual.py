@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from onebit.cli.output import percent
 from onebit.cli.talk import talking
-from onebit.errors import UsageError
 from onebit.files import write_atomic
 from onebit.recipe import Recipe
 from onebit.train.history import TABLE_FILE, holds_run, in_use
@@ -30,15 +29,13 @@ def learn_tasks(
     A training that is refused before its first step leaves nothing there.
 
     Raises:
-        UsageError: the folder holds a training and `resume` was not asked for, or there are several processes.
+        UsageError: the folder holds a training and `resume` was not asked for.
     """
     from onebit.report.continual import plot_tasks
     from onebit.report.tasks import task_rows
     from onebit.train.continual import arms, train_continual
     from onebit.train.run import refuse_other_recipe
 
-    if ranks.world > 1:
-        raise UsageError("several tasks are learnt by one process: leave torchrun out")
     if not resume and (holds_run(folder) or (folder / "recipe.yaml").exists()):
         raise in_use(folder)
     refuse_other_recipe(folder, recipe)

@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.asked import asked_recipe, check_names, run_folder
+from onebit.cli.asked import asked_recipe, run_folder
 from onebit.cli.classic import Classic, translate
 from onebit.cli.continual import learn_tasks, task_lines
 from onebit.cli.output import answer, answer_json, download_progress, say, set_threads
@@ -127,9 +127,11 @@ def _train_all(
     ranks: Ranks | None,
 ) -> dict[str, Any]:
     """One training into `folder`, or one for each seed into folders in it: what result.json or seeds.json says."""
+    from onebit.train.checks import check_recipe
     from onebit.train.ranks import ALONE
 
     ranks = ranks or ALONE
+    check_recipe(recipe, trackers=trackers, processes=ranks.world)
     recipe, data = _load(recipe, folder, data_folder=data_folder, ranks=ranks)
     if classic.classes not in (None, len(data.classes)):
         raise UsageError(
@@ -175,7 +177,6 @@ def _load(recipe: Recipe, folder: Path, *, data_folder: str | None, ranks: Ranks
     from onebit.train.run_data import load_from_place, place_of_training
 
     keep_freed_memory()
-    check_names(recipe)
     with download_progress() as fetched:
         told = fetched if ranks.writes else None
         place = place_of_training(folder)

@@ -11,7 +11,7 @@ from onebit.data.images import Images, StreamedImages, prefetched, read_batches
 from onebit.data.masks import VOID, Masks, PixelScore, by_pixel, confusion_matrix, is_counted, mask_facts, pixel_score
 from onebit.data.permuted import permute_pixels
 from onebit.data.segmentation import mask_classes, read_mask
-from onebit.data.splits import Dataset, DatasetEntry, Labels, LoadedFiles, Progress, Split, hold_out
+from onebit.data.splits import Dataset, DatasetEntry, Labels, LoadedFiles, Progress, Split, hold_out, refuse_held_out
 from onebit.data.tiles import Tiling, fitted, fitted_to
 from onebit.data.toy import make_toy
 
@@ -55,5 +55,6 @@ __all__ = [
     "prefetched",
     "read_batches",
     "read_mask",
+    "refuse_held_out",
     "refuse_other_classes",
 ]

@@ -227,6 +227,7 @@ class DatasetEntry:
             at most `MOST_VALIDATION`.
         licence: who made it, under which terms.
         note: see `Dataset.note`.
+        masks: whether its labels are masks; of own arrays only the file knows.
         folder: whether it is made of image files of any size.
         input_size: side that the images of such a folder get unless the user says otherwise.
     """
@@ -240,6 +241,7 @@ class DatasetEntry:
     validation: int | None
     licence: str
     note: str = ""
+    masks: bool = False
     folder: bool = False
     input_size: int | None = None
 
@@ -268,13 +270,22 @@ def hold_out(train: Split, count: int, *, seed: int) -> tuple[Split, Split]:
     Raises:
         UsageError: `count` is negative or leaves nothing to train on.
     """
-    if not 0 <= count < max(len(train), 1):
-        raise UsageError(f"validation={count}: expected 0 to {len(train) - 1} of the {len(train)} training images")
+    refuse_held_out(count, len(train))
     if count == 0:
         return train, train[:0]
     held_out = np.zeros(len(train), bool)
     held_out[np.random.default_rng(seed).permutation(len(train))[:count]] = True
     return train[~held_out], train[held_out]
+
+
+def refuse_held_out(count: int, total: int) -> None:
+    """Refuse to hold out `count` of `total` images where that cannot be done.
+
+    Raises:
+        UsageError: `count` is negative or leaves nothing to train on.
+    """
+    if not 0 <= count < max(total, 1):
+        raise UsageError(f"validation={count}: expected 0 to {total - 1} of the {total} training images")
 
 
 def numbered_classes(labels: Any) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ from onebit.recipe.settings import (
     flatten,
 )
 from onebit.recipe.unused import changed_settings, refuse_clipping, refuse_unused, unused_settings
+from onebit.recipe.warmup import refuse_long_warmup, shrink_warmup
 
 __all__ = [
     "DEFAULTS_FILE",
@@ -59,7 +60,9 @@ __all__ = [
     "recipe_names",
     "recipe_path",
     "refuse_clipping",
+    "refuse_long_warmup",
     "refuse_unused",
+    "shrink_warmup",
     "take_alias",
     "translate_config",
     "unused_settings",

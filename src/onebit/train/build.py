@@ -93,7 +93,6 @@ def build_training(
         UsageError, UnknownNameError: names or settings that do not fit together.
         FormatError, CheckpointError: `init_from` is damaged or holds another net.
     """
-    images = data.train.images
     torch.manual_seed(recipe.seed)
     if model is None:
         model = build_model(
@@ -108,14 +107,26 @@ def build_training(
     _check_masks(recipe, model, data)
     recompute_inputs_(model, recipe.recompute_inputs)
     model.to(device or resolve_device(recipe.device))
+    labels = data.train.labels  # a mask has one for each pixel, over which the loss is a mean
+    labelled = len(labels) if labels.ndim == 1 else int(np.count_nonzero(labels != VOID))
+    return training_of(recipe, model, images=len(labels), labels=labelled, processes=processes)
+
+
+def training_of(recipe: Recipe, model: nn.Module, *, images: int, labels: int, processes: int = 1) -> Training:
+    """What trains a model as a recipe says.
+
+    Args:
+        images: number of training images; labels: of their labels, one for each image or for each pixel.
+        processes: see `build_training`.
+
+    Raises:
+        UsageError, UnknownNameError: names or settings that do not fit together.
+    """
     loss: Loss = resolve(LOSSES, recipe.loss, kind="loss")
     if recipe.label_smoothing:
         loss = functools.partial(cross_entropy, label_smoothing=recipe.label_smoothing)
-    count = len(images) * recipe.augmentation.repeats
-    steps_per_epoch = len(batch_bounds(count, recipe.batch_size, least=2 * processes))
-    labels = data.train.labels  # a mask has one for each pixel, over which the loss is a mean
-    labelled = len(labels) if labels.ndim == 1 else int(np.count_nonzero(labels != VOID))
-    optimizer = build_optimizer(recipe, model, count=labelled, steps_per_epoch=steps_per_epoch)
+    steps_per_epoch = len(batch_bounds(images * recipe.augmentation.repeats, recipe.batch_size, least=2 * processes))
+    optimizer = build_optimizer(recipe, model, count=labels, steps_per_epoch=steps_per_epoch)
     schedule = build_schedule(recipe, optimizer, steps_per_epoch=steps_per_epoch)
     augmentation = Augmentation(**dataclasses.asdict(recipe.augmentation))
     step_settings = StepSettings(
@@ -130,12 +141,25 @@ def build_training(
 
 def _check_masks(recipe: Recipe, model: nn.Module, data: Dataset) -> None:
     """Refuse masks for a net that gives one label an image, labels for one that gives masks, and windows of no fit."""
-    masked, name = data.train.labels.ndim > 1, recipe.model.name
-    if masked and not hasattr(model, "output_shape"):
-        raise UsageError(f"model {name!r} gives a label to an image, {data.name} has masks: use --model unet")
-    if not masked and hasattr(model, "output_shape"):
-        raise UsageError(f"model {name!r} gives a class to each pixel, {data.name} has no masks: use another model")
+    refuse_other_labels(recipe, model, masks=data.train.labels.ndim > 1, name=data.name)
     check_size = getattr(model, "check_size", None)
     if check_size is not None:
         side = recipe.augmentation.crop_size
         check_size(*(data.input_shape[1:] if side is None else (side, side)))
+
+
+def refuse_other_labels(recipe: Recipe, model: nn.Module, *, masks: bool, name: str) -> None:
+    """Keep a net that gives one class an image from masks, and one that gives masks from labels.
+
+    Args:
+        masks: whether the data have masks; name: of the data.
+
+    Raises:
+        UsageError: which of them the model gives.
+    """
+    if masks and not hasattr(model, "output_shape"):
+        raise UsageError(f"model {recipe.model.name!r} gives a label to an image, {name} has masks: use --model unet")
+    if not masks and hasattr(model, "output_shape"):
+        raise UsageError(
+            f"model {recipe.model.name!r} gives a class to each pixel, {name} has no masks: use another model"
+        )

@@ -122,19 +122,9 @@ def fit(
         raise UsageError(f"seed must be 0 or more, got {seed}")
     if not 0 <= ema < 1:
         raise UsageError(f"ema must be in [0, 1), got {ema}")
-    if ranks.world > 1 and batch_size < 2 * ranks.world:
-        raise UsageError(
-            f"batch_size is {batch_size} over all processes: {ranks.world} of them need two images each, "
-            f"so {2 * ranks.world} or more"
-        )
     samples = TrainingSamples(data.train, augmentation, channels_last=layout == torch.channels_last)
-    if batch_size > samples.count > 0:
-        raise UsageError(f"batch_size is {batch_size}, more than the {samples.count:,} training images")
-    batches = batch_bounds(samples.count, batch_size, least=2 * ranks.world)
+    batches, total_steps = plan_steps(samples.count, batch_size=batch_size, epochs=epochs, processes=ranks.world)
     on_device = DeviceBatches(samples, device)
-    total_steps = round(epochs * len(batches)) if math.isfinite(epochs) else 0
-    if total_steps < 1:
-        raise UsageError(f"nothing to train: {len(data.train)} training images, {epochs} epochs")
     epoch_count = -(-total_steps // len(batches))
     quantizers: list[Any] = [layer.weight_quantizer for _, layer in binary_layers(model)]
     random_weights = any(quantizer.random or quantizer.relaxed for quantizer in quantizers)
@@ -277,6 +267,26 @@ def fit(
     ranks.wait()  # until the files are there
     model.eval()
     return history
+
+
+def plan_steps(count: int, *, batch_size: int, epochs: float, processes: int = 1) -> tuple[list[tuple[int, int]], int]:
+    """The batches of an epoch, (start, stop) in its order of `count` samples, and the steps of all epochs.
+
+    Raises:
+        UsageError: a batch larger than the data or too small to be shared, or nothing to train.
+    """
+    if processes > 1 and batch_size < 2 * processes:
+        raise UsageError(
+            f"batch_size is {batch_size} over all processes: {processes} of them need two images each, "
+            f"so {2 * processes} or more"
+        )
+    if batch_size > count > 0:
+        raise UsageError(f"batch_size is {batch_size}, more than the {count:,} training images")
+    batches = batch_bounds(count, batch_size, least=2 * processes)
+    total_steps = round(epochs * len(batches)) if math.isfinite(epochs) else 0
+    if total_steps < 1:
+        raise UsageError(f"nothing to train: {count:,} training images, {epochs:g} epochs")
+    return batches, total_steps
 
 
 def validate(

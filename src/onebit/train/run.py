@@ -18,7 +18,7 @@ from onebit.evaluation import evaluate
 from onebit.files import remove_leftovers, write_atomic
 from onebit.layers import BinaryLayer, binary_layers
 from onebit.precision import resolve_precision
-from onebit.recipe import Recipe, build_recipe, check_keys, read_settings, recipe_path
+from onebit.recipe import Recipe, build_recipe, check_keys, read_settings, recipe_path, shrink_warmup
 from onebit.scores import whole_score
 from onebit.train.build import Training, build_model, build_training, resolve_device
 from onebit.train.distillation import Teacher, refuse_teacher
@@ -101,14 +101,14 @@ def fit_recipe(recipe: Recipe, training: Training, data: Dataset, **files_and_ta
         augmentation=training.augmentation,
         step_settings=training.step_settings,
         ema=recipe.ema,
-        teacher=_teacher(recipe, data),
+        teacher=open_teacher(recipe, data),
         compile=recipe.compile,
         sync_norm=recipe.sync_norm,
         **files_and_talk,
     )
 
 
-def _teacher(recipe: Recipe, data: Dataset) -> Teacher | None:
+def open_teacher(recipe: Recipe, data: Dataset) -> Teacher | None:
     """The teacher that a recipe names.
 
     Raises:
@@ -140,7 +140,7 @@ def first_stage(recipe: Recipe) -> Recipe:
         )
     real = replace(recipe.model, weight_quantizer=None, weight_options=None, value=1.0, init="default")
     optimizer = replace(recipe.optimizer, latent_clip=None, lr_scale=None, prox_strength=None, compile=False)
-    return replace(
+    stage = replace(
         recipe,
         name=f"{recipe.name}-stage1",
         summary=f"first stage of {recipe.name}: real weights",
@@ -150,6 +150,7 @@ def first_stage(recipe: Recipe) -> Recipe:
         epochs=recipe.first_stage,
         first_stage=0.0,
     )
+    return shrink_warmup(stage, epochs=recipe.epochs)
 
 
 def train_run(recipe: Recipe, data: Dataset, folder: Path, *, resume: bool = False, **talk: Any) -> dict[str, Any]:
