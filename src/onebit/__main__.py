@@ -17,17 +17,18 @@ VERBS = {
     "bench": "speed, measured against torch in the same process",
     "list": "recipes, models, quantizers, optimizers, losses, schedules, methods, datasets, exports",
     "data": "fetch and check a data set",
+    "completion": "a script with which bash, zsh or fish complete a command line",
 }
 
 
 def overview() -> str:
     """The text of `onebit --help`."""
     lines = [
-        "usage: onebit VERB …        onebit VERB --help for the options of a verb",
+        "usage: onebit VERB …        onebit help VERB (or onebit VERB --help) for the options of a verb",
         "",
         "Binary neural networks: train them, prove they are binary, pack them to one bit per weight, run them.",
         "",
-        *(f"  {verb:<10}{text}" for verb, text in VERBS.items()),
+        *(f"  {verb:<11}{text}" for verb, text in VERBS.items()),
         "",
         "start here:  onebit train mnist-fast      onebit verify runs/mnist-fast",
         "environment: ONEBIT_DATA (data folders), ONEBIT_CACHE, ONEBIT_THREADS",
@@ -38,7 +39,9 @@ def overview() -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run one command line. Exit status: 0 done and true, 1 a claim does not hold, 2 wrong usage or input."""
     arguments = sys.argv[1:] if argv is None else argv
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:2], "--help"]
+    if not arguments or arguments[0] in ("-h", "--help"):
         print(overview())
         return 0 if arguments else 2
     if arguments[0] in ("-V", "--version"):

@@ -59,6 +59,36 @@ def test_help_of_every_verb_is_an_answer_without_torch(verb: str) -> None:
     assert "torch" not in loaded_modules("list", "recipes")
 
 
+def test_help_takes_a_verb(onebit: Onebit, capsys: pytest.CaptureFixture[str]) -> None:
+    assert onebit("help", "train").out == onebit("train", "--help").out
+    with pytest.raises(SystemExit, match="0"):
+        onebit("help", "pack")
+    assert capsys.readouterr().out.startswith("usage: onebit pack ")
+    assert onebit("help").out == onebit("--help").out
+    assert "unknown verb 'pck'; did you mean 'pack'?" in onebit("help", "pck").line
+
+
+@pytest.mark.parametrize("flags", [[], ["--out", "x"], ["--resume"], ["--json"], ["--overwrite"]])
+def test_train_alone_says_what_to_type(onebit: Onebit, flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onebit.cli.train_verb._train_all", None)
+    done = onebit("train", *flags)
+    assert (done.status, done.out) == (2, "")
+    typed = [line.split("   ")[0].split() for line in done.err.splitlines() if line.startswith("  onebit ")]
+    assert len(typed) >= 4
+    for _, *words in typed:
+        if "--resume" not in words and "--help" not in words:
+            assert onebit(*words, "--print-config").status == 0
+
+
+def test_list_alone_lists_its_kinds(onebit: Onebit) -> None:
+    kinds = onebit("list", "--json").json["kinds"]
+    assert list(kinds) == [line.split()[0] for line in onebit("list").out.splitlines()]
+    assert "methods" in kinds
+    for kind, text in kinds.items():
+        assert text
+        assert kind in onebit("list", kind, "--json").json
+
+
 def test_train_help_shows_every_field_with_default_and_meaning(onebit: Onebit, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     lines = onebit("train", "--help").out.splitlines()

@@ -168,8 +168,8 @@ def folder_of(resumed: str) -> Path:
     return path
 
 
-def run_folder(recipe: Recipe, *, out: str | None, resumed: str | None, named: Path | None) -> Path:
-    """The one folder that --out, --resume and the classic --results_dir and --save name, else runs/NAME.
+def run_folder(*, out: str | None, resumed: str | None, named: Path | None) -> Path | None:
+    """The one folder that --out, --resume and the classic --results_dir and --save name.
 
     Raises:
         UsageError: they name different ones.
@@ -180,4 +180,4 @@ def run_folder(recipe: Recipe, *, out: str | None, resumed: str | None, named: P
     if len({folder.resolve() for folder in given.values()}) > 1:
         told = ", ".join(f"{flag} names {folder}" for flag, folder in given.items())
         raise UsageError(f"{told}: leave one of them out")
-    return next(iter(given.values()), Path("runs") / recipe.name)
+    return next(iter(given.values()), None)

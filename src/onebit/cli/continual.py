@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +22,18 @@ PICTURE = "continual.png"
 
 
 def learn_tasks(
-    recipe: Recipe, data: Dataset, folder: Path, *, resume: bool, trackers: Sequence[str], ranks: Ranks
+    recipe: Recipe,
+    data: Dataset,
+    folder: Path,
+    *,
+    resume: bool,
+    trackers: Sequence[str],
+    ranks: Ranks,
+    on_begin: Callable[[], None],
 ) -> dict[str, Any]:
     """Learn all tasks into a folder, talking; a table is there after each task, a picture at the end.
 
-    A training that is refused before its first step leaves nothing there.
+    A training that is refused before its first step leaves nothing there; `on_begin` is called after that step.
 
     Raises:
         UsageError: the folder holds a training and `resume` was not asked for.
@@ -45,7 +52,7 @@ def learn_tasks(
     new_paths = [path for path in made if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "recipe.yaml", recipe.to_yaml().encode())
-    with talking(recipe.name, folder, ranks, new_paths=new_paths) as talk:
+    with talking(recipe.name, folder, ranks, new_paths=new_paths, on_begin=on_begin) as talk:
 
         def learnt(method: str, task: int, cells: Sequence[Cell]) -> None:
             row = task_rows([cells])[0]  # the whole table comes at the end

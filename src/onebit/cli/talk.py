@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ class Talk:
     bar: Progress
     log: TextIO
     aloud: bool
+    on_begin: Callable[[], None]
     began: bool = False
 
     def note(self, text: str) -> None:
@@ -41,20 +42,29 @@ class Talk:
 
     def step(self, done: int, total: int) -> None:
         """So many steps are done."""
-        self.began = True
+        if not self.began:
+            self.began = True
+            self.on_begin()
         if self.aloud:
             self.bar.update(done, total)
 
 
 @contextmanager
 def talking(
-    name: str, folder: Path, ranks: Ranks, *, new_paths: Sequence[Path], every: int | None = None
+    name: str,
+    folder: Path,
+    ranks: Ranks,
+    *,
+    new_paths: Sequence[Path],
+    on_begin: Callable[[], None],
+    every: int | None = None,
 ) -> Iterator[Talk]:
     """Within the context a training talks; warnings become notes, and what stops it says how to go on.
 
     Args:
         name: of the training; folder: where log.txt goes.
         new_paths: what was not there before: removed again when the training is refused before its first step.
+        on_begin: called after the first step.
         every: a line after so many steps, too.
     """
     talk = None
@@ -63,7 +73,7 @@ def talking(
             progress(name, "steps", every=every) as bar,
             (folder / "log.txt" if ranks.writes else Path(os.devnull)).open("a", encoding="utf-8") as log,
         ):
-            talk = Talk(bar, log, aloud=ranks.writes)
+            talk = Talk(bar, log, aloud=ranks.writes, on_begin=on_begin)
             try:
                 with resumable(folder, ranks), warnings.catch_warnings():
                     warnings.showwarning = lambda message, *where: talk.note(f"note: {message}")

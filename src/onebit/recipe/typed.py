@@ -124,7 +124,8 @@ def _str(value: Any, kind: Any) -> Any:
 
 
 def _tuple(value: Any, kind: Any) -> Any:
-    found = _loaded(value)
+    bare = isinstance(value, str) and value and value[0] not in "[{"
+    found = _loaded(f"[{value}]" if bare else value)  # a flag needs no brackets: 784,100,10
     item = get_args(kind)[0]
     return tuple(typed(each, item) for each in found) if isinstance(found, (list, tuple)) else _OTHER
 

@@ -45,7 +45,10 @@ def refuse_used(folder: Path, *, resume: bool) -> bool:
 
 def in_use(folder: Path) -> UsageError:
     """What to say of a folder that holds a run."""
-    return UsageError(f"{folder} holds a run already: go on with --resume {folder}, or choose another --out")
+    return UsageError(
+        f"{folder} holds a run already: go on with --resume {folder}, replace it with --overwrite, "
+        "or choose another --out"
+    )
 
 
 @dataclass(frozen=True)
