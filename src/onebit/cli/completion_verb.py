@@ -9,15 +9,14 @@ from __future__ import annotations
 import importlib
 import re
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from io import StringIO
-from typing import Any
 
-from onebit.__main__ import VERBS
 from onebit.cli.output import answer
 from onebit.cli.parsing import Parser, one_of
+from onebit.cli.verbs import VERBS
 
 HOW_TO = """Print a script that completes verbs, options, recipes, methods and data sets when Tab is pressed.
 
@@ -40,22 +39,19 @@ def main(argv: list[str]) -> int:
     parser.formatter_class = RawDescriptionHelpFormatter
     parser.add_argument("shell", **one_of(*SHELLS))
     args = parser.parse(argv)
-    answer(SHELLS[args.shell]({verb: _words(verb) for verb in VERBS}))
+    names = _names()
+    answer(SHELLS[args.shell]({verb: _words(_help(verb), names.get(verb, {})) for verb in VERBS}))
     return 0
 
 
-def _words(verb: str) -> Words:
-    text = _help(verb)
+def _words(text: str, names: Mapping[str, Iterable[str]]) -> Words:
+    """What the help of a verb says of its options, with the names that it does not list."""
     lines = re.findall(r"^  (-.*?)(?:   ?\S|$)", text, re.MULTILINE)  # an option and its value, without what it means
-    options = [option for line in lines for option in re.findall(r"(?<![\w-])--?[a-zA-Z][\w.-]*", line)]
-    values = {}
-    for line in lines:
-        choice = re.search(r"(--[\w-]+) (\w+(?:\|\w+)+)", line)
-        if choice:
-            values[choice[1]] = choice[2].split("|")
-    named = _names().get(verb, {})
-    values |= {option: sorted(found) for option, found in named.items() if option}
-    return Words(sorted(named.get("", ())), sorted(set(options)), values)
+    options = {option for line in lines for option in re.findall(r"(?<![\w-])--?[a-zA-Z][\w.-]*", line)}
+    choices = filter(None, (re.search(r"(--[\w-]+) (\w+(?:\|\w+)+)", line) for line in lines))
+    values = {choice[1]: choice[2].split("|") for choice in choices}
+    values |= {option: sorted(found) for option, found in names.items() if option}
+    return Words(sorted(names.get("", ())), sorted(options), values)
 
 
 def _help(verb: str) -> str:
@@ -65,7 +61,7 @@ def _help(verb: str) -> str:
     return text.getvalue()
 
 
-def _names() -> dict[str, dict[str, Any]]:
+def _names() -> dict[str, dict[str, Iterable[str]]]:
     """Verb -> option, or "" for an argument -> the names that it takes. None that only torch knows."""
     from onebit.benchmarks import BENCHMARKS
     from onebit.cli.asked import TASKS

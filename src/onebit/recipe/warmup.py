@@ -12,8 +12,8 @@ def shrink_warmup(recipe: Recipe, *, epochs: float) -> Recipe:
     """The recipe with a warm-up that is the same share of training as it was of `epochs`; a longer training keeps it.
 
     Example:
-        >>> long = ScheduleRecipe(warmup=5)
-        >>> shrink_warmup(Recipe(epochs=1, schedule=long), epochs=100).schedule.warmup
+        >>> long = Recipe(epochs=1, schedule=replace(Recipe().schedule, warmup=5))
+        >>> shrink_warmup(long, epochs=100).schedule.warmup
         0.05
     """
     warmup = recipe.schedule.warmup * min(1, recipe.epochs / epochs)
