@@ -244,5 +244,5 @@ def test_momentum_and_weight_decay_mean_sgd_where_nothing_chooses_an_optimizer(
     asked = asked_recipe(translate([word for word in words if word not in ("--method", method)]), method, None)
     found = asked.recipe.optimizer
     assert (found.name, found.lr, found.momentum, found.weight_decay) == optimizer
-    meaning = "trains with SGD, as the scripts do that have this flag; with --optimizer adam it does not"
+    meaning = "trains with SGD, as in the scripts that this flag comes from; --optimizer adam keeps Adam"
     assert asked.notes == (() if noted is None else (f"{noted} without --optimizer {meaning}",))

@@ -140,10 +140,13 @@ def test_overwrite_touches_nothing_but_run_folders(onebit: Onebit, tmp_path: Pat
     for folder in (other, other / "result.json"):
         refused = onebit("train", *SHORT, "--out", folder, "--overwrite")
         assert refused.status == 2
-        assert f"--overwrite replaces run folders only, {folder} is none: choose another --out" in refused.line
+        assert f"--overwrite replaces run folders only, and {folder} is not one: choose another --out" in refused.line
     assert content(other) == before
     (tmp_path / "empty").mkdir()
-    for folder in (tmp_path / "empty", tmp_path / "new"):
+    (tmp_path / "killed").mkdir()  # before its first step
+    for name in ("recipe.yaml", "log.txt"):
+        (tmp_path / "killed" / name).write_text("")
+    for folder in (tmp_path / "empty", tmp_path / "new", tmp_path / "killed"):
         assert onebit("train", *SHORT, "--out", folder, "--overwrite").status == 0
         assert (folder / "result.json").exists()
 

@@ -85,7 +85,7 @@ def asked_recipe(classic: Classic, method: str | None, resumed: str | None, *, t
             flags, given = [*flags, "--optimizer.name=sgd"], [*given, "optimizer.name"]
             what = build_recipe(meant, flags)
             settings = default_settings(what, method=method, given=given)
-            meaning = "trains with SGD, as the scripts do that have this flag; with --optimizer adam it does not"
+            meaning = "trains with SGD, as in the scripts that this flag comes from; --optimizer adam keeps Adam"
             notes = (f"{classic.of_sgd[0]} without --optimizer {meaning}",)
         settings["name"] = _name(what, classic.model, method)
     elif method is not None and config is None:

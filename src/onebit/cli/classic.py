@@ -67,7 +67,7 @@ class Classic:
         folder: RESULTS_DIR/SAVE; without a SAVE the name of the recipe is still to be added.
         named: whether `folder` is complete.
         momentum: for an optimizer that takes one.
-        of_sgd: the flags among them that say how SGD steps.
+        of_sgd: those flags among --momentum and --weight_decay that were given.
         classes: number of classes that the data set must have.
         start_epoch: number of epochs that a resumed training must have done.
         print_freq: steps between two lines of progress.

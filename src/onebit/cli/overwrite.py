@@ -1,4 +1,4 @@
-"""A run folder that is taken already: another one by number, or the run in it replaced without a way to lose it.
+"""A run folder that is already used: a new one by number, or the run in it is replaced.
 
 A run that is replaced waits in a sub-folder until the new training has made its first step. A training that is refused
 or stopped before that brings it back, one that was killed leaves that to the next one.
@@ -50,11 +50,12 @@ def refuse_other_folder(folder: Path) -> None:
     """Keep `--overwrite` away from anything but a run folder, or one that is not there or empty.
 
     Raises:
-        UsageError: what is there is no run folder.
+        UsageError: it is something else.
     """
-    is_run = (holds_run(folder) and (folder / "recipe.yaml").is_file()) or seed_folders(folder)
+    begun = holds_run(folder) or (folder / "log.txt").exists()
+    is_run = (begun and (folder / "recipe.yaml").is_file()) or seed_folders(folder)
     if not is_run and not (folder / ASIDE).is_dir() and os.path.lexists(folder) and not _is_empty(folder):
-        raise UsageError(f"--overwrite replaces run folders only, {folder} is none: choose another --out")
+        raise UsageError(f"--overwrite replaces run folders only, and {folder} is not one: choose another --out")
 
 
 @contextmanager

@@ -28,16 +28,16 @@ from onebit.train.trackers import refuse_missing
 from onebit.train.weights import weight_file
 
 SIDE = 224
-"""Of images whose size only their files know: every model takes it."""
+"""Assumed side of images whose size is known only from their files: every model takes it."""
 MANY = 1_000_000
-"""Images of a data set whose number only its files know: no batch is too large."""
+"""Assumed number of images where it is known only from their files: no batch is too large."""
 
 
 def check_recipe(recipe: Recipe, *, trackers: Sequence[str] = (), processes: int = 1) -> None:
     """Refuse what no data can make right: unknown names, devices, options, sizes, files and packages that are missing.
 
-    The nets are built without memory for their weights, the optimizers over those. Of data sets that are always the
-    same, images and labels are held against the settings as well.
+    The nets are built on the meta device, without memory for their weights, and the optimizers over them. For data sets
+    with a fixed content, the number and size of images and the number of classes are checked as well.
 
     Args:
         trackers: see `onebit.train.trackers`; processes: how many train together.
@@ -76,7 +76,7 @@ def _check_names(recipe: Recipe) -> None:
 
 
 def _check_training(recipe: Recipe, *, processes: int) -> None:
-    """Build one training over weights without memory."""
+    """Build one training on the meta device."""
     entry = DATASETS.get(recipe.dataset)  # own arrays have names of their own
     data = None if entry is None or entry.masks or entry.counts is None else _stand_in(recipe, entry)
     shape, classes = (data.input_shape, len(data.classes)) if data else _likely(recipe, entry)
@@ -84,7 +84,7 @@ def _check_training(recipe: Recipe, *, processes: int) -> None:
         model = build_model(recipe.model, input_shape=shape, classes=classes)
     resolve_memory_format(recipe.memory_format, model)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the training itself says them
+        warnings.simplefilter("ignore")  # the training itself prints them
         if data is None:
             training_of(recipe, model, images=MANY, labels=MANY, processes=processes)
         else:
@@ -98,7 +98,7 @@ def _check_training(recipe: Recipe, *, processes: int) -> None:
 
 
 def _stand_in(recipe: Recipe, entry: DatasetEntry) -> Dataset:
-    """As many images as a data set has, of its shape, all black and in the memory of one pixel.
+    """A data set of the same size and shape, with black images that share the memory of one pixel.
 
     Raises:
         UsageError: `validation` leaves nothing to train on.
@@ -119,7 +119,7 @@ def _stand_in(recipe: Recipe, entry: DatasetEntry) -> Dataset:
 
 
 def _likely(recipe: Recipe, entry: DatasetEntry | None) -> tuple[tuple[int, int, int], int]:
-    """(C, H, W) and classes of images that only their files know: such as suit the net."""
+    """(C, H, W) and number of classes that suit the net, where the real ones are known only from files."""
     widths = recipe.model.widths
     if recipe.model.name == "mlp" and widths is not None:
         return (1, 1, widths[0]), widths[-1]
