@@ -16,7 +16,9 @@ ROOT = Path(onebit.__file__).parent
 
 WITHOUT_TORCH = [
     "errors",
+    "arguments",
     "tables",
+    "progress",
     "files",
     "memory",
     "pictures",

@@ -9,10 +9,10 @@ from typing import Any
 from torch import nn
 
 import onebit
-from onebit.data import Split
+from onebit.data import Split, check_split
 from onebit.errors import FoldError, UsageError
 from onebit.fold import SignSite, fold_model
-from onebit.packed import Certificate, LayerProof, PackedNet, Threshold, infer
+from onebit.packed import Certificate, LayerProof, PackedNet, Threshold, check_net, infer
 from onebit.packed.net import op_name
 from onebit.tally import Agreement, Trained, seed_of, tally
 
@@ -130,6 +130,8 @@ def certify(
         >>> print(packed.certificate)  # doctest: +SKIP
         10,000 mnist test labels: 9,862 correct with packed weights, 0 labels differ from torch, largest logit differ…
     """
+    check_net(packed)
+    check_split(split)
     sites: Sequence[SignSite] = ()
     proofs: dict[str, LayerProof] = {}
     if layers is None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from onebit.errors import UsageError
-from onebit.layers import BinaryLayer, InputCoding, binary_layers
+from onebit.arguments import described
+from onebit.errors import UsageError, first_line
+from onebit.layers import BinaryLayer, InputCoding, binary_layers, check_model
 
 
 def binary_signs(model: nn.Module) -> dict[str, Tensor]:
@@ -149,11 +150,13 @@ def summary(model: nn.Module, *, input_shape: tuple[int, ...] | None = None) -> 
             with an `InputCoding`, float32 for others.
 
     Raises:
-        UsageError: the shape is not known.
+        UsageError: the shape is not known, or the model does not take such images; WrongTypeError: not a module.
     """
+    check_model(model)
     shape = input_shape or getattr(model, "input_shape", None)
-    if shape is None:
-        raise UsageError("summary of a foreign model needs input_shape=(C, H, W)")
+    if not isinstance(shape, (tuple, list)):
+        got = "" if shape is None else f", got {described(shape)}"
+        raise UsageError(f"summary of a foreign model needs input_shape=(C, H, W){got}")
     names = {layer: name for name, layer in model.named_modules() if sum(layer_size(layer))}
     outputs: dict[nn.Module, tuple[int, ...]] = {}
     macs = dict.fromkeys(names, 0)
@@ -169,6 +172,8 @@ def summary(model: nn.Module, *, input_shape: tuple[int, ...] | None = None) -> 
     try:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         model.eval()(torch.zeros(2, *shape, dtype=torch.uint8 if coded else torch.float32, device=device))
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise UsageError(f"the model does not take images {tuple(shape)}: {first_line(error)}") from error
     finally:
         for hook in hooks:
             hook.remove()

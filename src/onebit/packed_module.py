@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onebit.errors import FormatError, OnebitError, UsageError
+from onebit.arguments import described
+from onebit.errors import FormatError, OnebitError, UsageError, WrongTypeError
 from onebit.native import NativePlan
-from onebit.packed import PackedNet, costs, dumps, infer, load, loads
+from onebit.packed import PackedNet, check_net, costs, dumps, infer, load, loads
 from onebit.runtime import native_plan, run
 from onebit.runtime.running import thread_count
 
@@ -89,7 +90,7 @@ class PackedModule(nn.Module):
         net: a packed net, or the path of its file.
 
     Raises:
-        FormatError: as `onebit.load`.
+        WrongTypeError: neither. FormatError: as `onebit.load`.
 
     Example:
         >>> module = PackedModule("mnist.1bit")
@@ -100,7 +101,9 @@ class PackedModule(nn.Module):
 
     def __init__(self, net: PackedNet | str | os.PathLike[str]) -> None:
         super().__init__()
-        net = net if isinstance(net, PackedNet) else load(net)
+        if isinstance(net, (str, os.PathLike)):
+            net = load(net)
+        check_net(net)
         self.register_buffer("file", torch.frombuffer(bytearray(dumps(net)), dtype=torch.uint8))
         self.image_shape = net.input.shape
         self.logits_shape = infer(net)[net.output].shape
@@ -121,6 +124,10 @@ class PackedModule(nn.Module):
         Raises:
             UsageError, FormatError, NotBinaryError: as `onebit.runtime.run`, and for tensors that are not on the CPU.
         """
+        if isinstance(images, np.ndarray):
+            raise WrongTypeError(
+                f"images: got {described(images)} of numpy, expected a tensor: torch.from_numpy(images)"
+            )
         return _call(images, self.file, self.logits_shape)
 
     def extra_repr(self) -> str:

@@ -17,7 +17,7 @@ from onebit.data import VOID
 from onebit.errors import FoldError, UsageError
 from onebit.evaluation import fitting_batch, fixed_weights, predict_logits
 from onebit.fold import SignSite, eval_copy
-from onebit.packed import LayerProof, PackedNet
+from onebit.packed import LayerProof, PackedNet, check_net
 
 TIED = 1e-5
 """Of the largest logit: two logits that are no further apart are equal up to rounding."""
@@ -121,8 +121,9 @@ def tally(
         sites: signs that are compared too, on the images that numpy computes.
         labels: (N,), or masks (N, H, W), whose `VOID` pixels are not compared.
     """
+    check_net(packed)
     seed = seed_of(weights, seed)
-    if len(images) == 0:
+    if hasattr(images, "__len__") and len(images) == 0:
         raise UsageError("got no images, expected some to compare the two nets on")
     for what, given in (("labels", labels), ("logits of the model as trained", trained)):
         if given is not None and not callable(given) and len(given) != len(images):

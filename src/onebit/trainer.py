@@ -13,16 +13,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from onebit.data import Dataset, Split
-from onebit.errors import UsageError, first_line
-from onebit.evaluation import evaluate, fitting_batch, mode_logits, parse_weights
-from onebit.layers import binarize_, binary_layers, with_options
+from onebit.data import Dataset, Split, check_dataset
+from onebit.errors import UsageError
+from onebit.evaluation import check_takes, evaluate, fitting_batch, mode_logits, parse_weights
+from onebit.layers import binarize_, binary_layers, check_model, with_options
+from onebit.models import MODELS
 from onebit.models.parts import init_latents_
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 from onebit.recipe import Recipe, build_recipe, default_settings, flatten, merge, method_settings, refuse_unused
 from onebit.report import plot_history
 from onebit.scores import Score
-from onebit.tables import did_you_mean
+from onebit.tables import did_you_mean, resolve
 from onebit.train.build import build_training, resolve_device
 from onebit.train.history import EpochLog, History
 from onebit.train.one_sign import one_sign_warning
@@ -104,6 +105,8 @@ class Trainer:
         options: dict[str, Any] | None = None,
         **settings: Any,
     ) -> None:
+        if not isinstance(model, str):
+            check_model(model)
         if several := next((name for name in OF_SEVERAL if name in settings), None):
             raise UsageError(f"{several} makes several trainings of one: use onebit train, a Trainer does a single one")
         if "draws" in settings:
@@ -117,6 +120,8 @@ class Trainer:
         self._model: nn.Module | None = None
         self.recipe = self._recipe("mnist")
         """What is trained; the data set completes it."""
+        if self._given is None:
+            resolve(MODELS, self.recipe.model.name, kind="model")
         if self._given is not None:
             _refuse_unfit(self._given, self.recipe, method, options or {})
         self.history = TrainerHistory()
@@ -155,6 +160,8 @@ class Trainer:
 
         A layer of a module whose binary inputs are all alike, as after a ReLU, is told in a warning.
         """
+        if not isinstance(data, str):
+            check_dataset(data)
         name = data if isinstance(data, str) else data.name
         recipe = self._recipe(name, {} if epochs is None else {"epochs": epochs})
         refuse_unused(recipe, flatten(self._settings))
@@ -301,18 +308,5 @@ def _made_binary(model: nn.Module, recipe: Recipe, data: Dataset) -> nn.Module:
         for _, layer in binary_layers(model):
             init_latents_(layer, settings.init)
     model.to(resolve_device(recipe.device))
-    training = {module: module.training for module in model.modules()}
-    try:
-        with torch.no_grad():
-            device = resolve_device(recipe.device)
-            model.eval()(torch.zeros(2, *data.input_shape, dtype=torch.uint8, device=device))
-    except (RuntimeError, TypeError, ValueError) as error:
-        shape = "×".join(map(str, data.input_shape))
-        raise UsageError(
-            f"the model does not take the uint8 images {shape} of {data.name} ({first_line(error)}): "
-            "begin it with onebit.InputCoding()"
-        ) from None
-    finally:
-        for module, was in training.items():
-            module.training = was
+    check_takes(model, data.input_shape, data=data.name)
     return model

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from onebit.arguments import check_kind, check_number, described
 from onebit.data.images import StreamedImages
 from onebit.data.masks import VOID, is_counted
-from onebit.errors import DataError, UsageError
+from onebit.errors import DataError, UsageError, WrongTypeError
 
 Labels = npt.NDArray[np.int64]
 """(N,); of images with masks `Masks`, (N, H, W) uint8."""
@@ -24,6 +25,7 @@ all (0 when not known)."""
 
 STATISTICS_IMAGES = 10_000
 """How many streamed images stand for all of them in the statistics of a channel."""
+FROM_ARRAYS = "onebit.Dataset.from_arrays((images, labels), (test_images, test_labels)) makes one of your own arrays"
 DIGEST_IMAGES = 1000
 """How many images of an array stand for all of them in its digest."""
 _STATISTICS_PIXELS = 1 << 22
@@ -39,6 +41,7 @@ class Split:
         labels: (N,) int64; or uint8 (N, H, W), the class of each pixel of (the centre of) an image, `VOID` for none.
 
     Raises:
+        WrongTypeError: not arrays.
         DataError: another dtype, rank or count; `Dataset.from_arrays` converts what can be converted.
     """
 
@@ -47,6 +50,9 @@ class Split:
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
+        for name, value in (("images", images), ("labels", labels)):
+            if not hasattr(value, "dtype") or not hasattr(value, "shape"):
+                raise WrongTypeError(f"{name}: got {described(value)}, expected an array: numpy.asarray({name})")
         if images.dtype != np.uint8 or images.ndim != 4:
             raise DataError(f"images: got {images.dtype} {images.shape}, expected uint8 (N, C, H, W), values 0..255")
         if labels.dtype == np.uint8 and labels.ndim == 3:
@@ -123,6 +129,7 @@ class Dataset:
     def __post_init__(self) -> None:
         for part in ("train", "validation", "test"):
             split: Split = getattr(self, part)
+            check_kind(part, split, Split, "a Split", {"object": FROM_ARRAYS})
             if split.images.shape[1:] != self.input_shape:
                 raise DataError(
                     f"{part} images: got shape {split.images.shape[1:]}, expected {self.input_shape} as in train"
@@ -189,6 +196,30 @@ class Dataset:
         kept, held_out = hold_out(all_train, validation, seed=split_seed)
         identity = arrays_digest(all_train.images, test_split.images)
         return cls(name, kept, held_out, test_split, tuple(classes), note=note, identity=identity)
+
+
+def check_dataset(data: object) -> None:
+    """Refuse what is not a data set.
+
+    Raises:
+        WrongTypeError: see above.
+    """
+    ways = {
+        "Split": "pass the whole data set: data, not data.train",
+        "str": "read it first: onebit.load_dataset(name)",
+        "object": FROM_ARRAYS,
+    }
+    check_kind("data", data, Dataset, "a onebit.Dataset", ways)
+
+
+def check_split(split: object) -> None:
+    """Refuse what is not images with their labels.
+
+    Raises:
+        WrongTypeError: see above.
+    """
+    made = "pass one of a data set, as in data.test, or make one: onebit.data.Split(images, labels)"
+    check_kind("split", split, Split, "images with their labels, a Split", {"object": made})
 
 
 class LoadedFiles(NamedTuple):
@@ -270,6 +301,7 @@ def hold_out(train: Split, count: int, *, seed: int) -> tuple[Split, Split]:
     Raises:
         UsageError: `count` is negative or leaves nothing to train on.
     """
+    check_number("validation", count, whole=True)
     refuse_held_out(count, len(train))
     if count == 0:
         return train, train[:0]
@@ -307,10 +339,7 @@ def _pair(part: str, given: Any) -> tuple[npt.ArrayLike, npt.ArrayLike]:
     if isinstance(given, (tuple, list)) and len(given) == 2:
         return given[0], given[1]
     got = f"an array {given.shape}" if isinstance(given, np.ndarray) else type(given).__name__
-    raise DataError(
-        f"{part}: got {got}, expected a pair (images, labels): "
-        "Dataset.from_arrays((train_images, train_labels), (test_images, test_labels))"
-    )
+    raise DataError(f"{part}: got {got}, expected a pair (images, labels); {FROM_ARRAYS}")
 
 
 def as_split(images: npt.ArrayLike, labels: npt.ArrayLike) -> Split:

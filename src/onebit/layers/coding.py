@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onebit.errors import UsageError
+from onebit.arguments import described
+from onebit.errors import UsageError, WrongTypeError
 from onebit.tables import did_you_mean
 
 
@@ -56,6 +58,8 @@ class InputCoding(nn.Module):
             raise UsageError("mean, std and scale belong to the coding 'standardise', got the coding 'integer'")
 
     def forward(self, x: Tensor) -> Tensor:
+        if isinstance(x, np.ndarray):
+            raise WrongTypeError(f"images: got {described(x)} of numpy, expected a tensor: torch.from_numpy(images)")
         if self.coding == "integer":
             return x.to(torch.float32, copy=True).mul_(2).sub_(255)
         return (x.float() - self.mean) / self.std

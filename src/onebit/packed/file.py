@@ -20,12 +20,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from onebit.arguments import check_kind
 from onebit.bits import byte_count, bytes_to_words, word_count, words_to_bytes
 from onebit.errors import FormatError
 from onebit.files import write_atomic
 from onebit.packed.certificate import Certificate
 from onebit.packed.lines import arrays_of, from_line, to_lines
-from onebit.packed.net import INPUT, MOST_NODES, InputSpec, PackedNet
+from onebit.packed.net import INPUT, MOST_NODES, InputSpec, PackedNet, check_net
 from onebit.packed.nodes import Node
 from onebit.packed.strict import check_fields, parse_json, short
 
@@ -58,13 +59,27 @@ _NO_DIGEST = "0" * 64  # in place of the digest while it is computed
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 
+def check_path(path: object) -> None:
+    """Refuse what is not the path of a file.
+
+    Raises:
+        WrongTypeError: see above.
+    """
+    check_kind(
+        "path", path, (str, os.PathLike), "the path of a .1bit file", {"bytes": "onebit.packed.loads reads bytes"}
+    )
+
+
 def save(net: PackedNet, path: str | os.PathLike[str]) -> None:
     """Write a packed net; the file appears whole or not at all, and the same net always makes the same bytes.
 
     Raises:
+        WrongTypeError: not a packed net, or not a path.
         FormatError: some array holds what no net can mean (NaN, infinite, set tail bits).
         OnebitError: the file cannot be written.
     """
+    check_net(net)
+    check_path(path)
     write_atomic(path, dumps(net))
 
 
@@ -72,6 +87,7 @@ def load(path: str | os.PathLike[str]) -> PackedNet:
     """Read a packed net; inverse of `save`.
 
     Raises:
+        WrongTypeError: not a path.
         FormatError: the file cannot be read, is not a sound `.1bit` file or was changed after it was written; one line
             that names it.
     """
@@ -82,8 +98,9 @@ def load_with_digest(path: str | os.PathLike[str]) -> tuple[PackedNet, str | Non
     """The packed net of a file, and the digest that was compared with its bytes; None where it has none (format 1).
 
     Raises:
-        FormatError: as `load`.
+        WrongTypeError, FormatError: as `load`.
     """
+    check_path(path)
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for its writer
             raise FormatError("is not a regular file")

@@ -125,7 +125,9 @@ def check_keys(settings: Any, kind: type, *, source: str, prefix: str = "") -> N
     parts = _fields(kind)
     for key, value in settings.items():
         if key not in parts:
-            raise UsageError(f"{source}: unknown field {prefix}{key!s}{did_you_mean(str(key), parts)}")
+            inside = next((part for part, held in parts.items() if held is not None and key in _fields(held)), None)
+            meant = f"; did you mean {inside}.{key}?" if inside else did_you_mean(str(key), parts)
+            raise UsageError(f"{source}: unknown field {prefix}{key!s}{meant}")
         if parts[key] is not None:
             check_keys(value, parts[key], source=source, prefix=f"{prefix}{key}.")  # type: ignore[arg-type]
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from onebit.errors import FormatError, UsageError
 from onebit.native import NativePlan, NotPlanned, instruction_set, instruction_sets, make_plan
-from onebit.packed import InputSpec, PackedNet, infer
+from onebit.packed import InputSpec, PackedNet, check_net, infer
 from onebit.packed.net import INPUT
 from onebit.runtime.executors import EXECUTORS, per_channel
 
@@ -51,13 +51,15 @@ def run(
         (N, classes) float32.
 
     Raises:
-        UsageError: images of another shape or dtype, an unknown executor, or no library for "native".
+        UsageError: images of another shape or dtype, an unknown executor, or no library for "native"; WrongTypeError
+            for what is not a packed net.
         FormatError: the net's real parameters make a logit that is not finite.
         NotBinaryError: or a NaN whose sign would be taken.
 
     Example:
         >>> labels = run(load("mnist.1bit"), images).argmax(axis=1)
     """
+    check_net(net)
     count = _check_images(net.input, images)
     if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
         raise UsageError(f"got batch_size {batch_size!r}, expected a positive integer")
@@ -214,6 +216,9 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return (powers / powers.sum(axis=-1, keepdims=True)).astype(np.float32)
 
 
+_IMAGE_WAYS = {"list": "; numpy.stack makes one array of a list", "Split": "; pass its images: split.images"}
+
+
 def _check_images(spec: InputSpec, images: Any) -> int:
     """The number of images."""
     channels, height, width = spec.shape
@@ -227,7 +232,8 @@ def _check_images(spec: InputSpec, images: Any) -> int:
     else:
         got = type(images).__name__
     also = f" or (N, {height}, {width})" if channels == 1 else ""
-    raise UsageError(f"got images {got}, expected uint8 (N, {channels}, {height}, {width}){also}")
+    way = _IMAGE_WAYS.get(type(images).__name__, "")
+    raise UsageError(f"got images {got}, expected uint8 (N, {channels}, {height}, {width}){also}{way}")
 
 
 def _code(spec: InputSpec, images: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from onebit.data import VOID, Augmentation, Dataset
-from onebit.errors import UsageError
+from onebit.errors import UnknownNameError, UsageError
 from onebit.evaluation import batch_bounds
 from onebit.layers import recompute_inputs_
 from onebit.losses import LOSSES, Loss, cross_entropy
@@ -37,16 +37,25 @@ class Training:
     step_settings: StepSettings
 
 
+DEVICES = ("auto", "cpu", "cuda", "cuda:0", "cuda:1", "mps")
+"""The device names that a message offers; any other of torch works as well."""
+
+
 def resolve_device(device: str) -> torch.device:
     """The device of a recipe; "auto" is a GPU where there is one.
 
     Raises:
-        UsageError: not a device, or not on this machine.
+        UnknownNameError: not a device. UsageError: not on this machine.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(device)
+    except RuntimeError:
+        near = "cuda" if device.partition(":")[0] in ("gpu", "nvidia") else None
+        meant = f"; did you mean {near!r}?" if near else ";"
+        raise UnknownNameError(f"unknown device {device!r}{meant} known: {', '.join(DEVICES)}") from None
+    try:
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError, ImportError) as error:
         raise UsageError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from None

@@ -14,11 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onebit.data import Augmentation, Dataset, TrainingSamples
-from onebit.errors import TrainingError, UsageError
+from onebit.arguments import check_number, described
+from onebit.data import Augmentation, Dataset, TrainingSamples, check_dataset
+from onebit.errors import TrainingError, UsageError, WrongTypeError
 from onebit.evaluation import (
     batch_bounds,
     bn_images,
+    check_takes,
     fixed_weights,
     in_tiles,
     kept_batch_norm,
@@ -26,10 +28,10 @@ from onebit.evaluation import (
     predict_logits,
     reestimate_batch_norm_,
 )
-from onebit.layers import binary_layers
+from onebit.layers import binary_layers, check_model
 from onebit.losses import LOSSES, Loss
 from onebit.metrics import binary_signs, flip_ratio, saturation
-from onebit.optim import clip_latents_, latent_rate
+from onebit.optim import check_optimizer, finish_steps_, latent_rate
 from onebit.precision import autocast, lay_out_state_, resolve_memory_format, resolve_precision
 from onebit.quantizers import scheduled
 from onebit.scores import Score, score_logits, whole_score
@@ -105,7 +107,8 @@ def fit(
 
     Raises:
         UsageError: no training images, epochs below one step, a batch size below 1 or above their number, a negative
-            seed or ema, or a teacher of other images or classes.
+            seed or ema, a model that does not take these images or has too few logits, an optimizer of another model,
+            or a teacher of other images or classes; WrongTypeError for arguments of another type.
         TrainingError: a loss or a weight that is not a number; the last checkpoint is kept.
         CheckpointError, FormatError: `resume` found a checkpoint of another run, or a damaged one.
 
@@ -113,11 +116,20 @@ def fit(
         >>> optimizer = clip_latents_(torch.optim.Adam(latent_groups(model, lr=1e-3)))  # doctest: +SKIP
         >>> history = fit(model, data, optimizer, epochs=10, seed=0)  # doctest: +SKIP
     """
+    check_model(model)
+    check_dataset(data)
+    check_optimizer(optimizer)
+    for name, number, whole in (("epochs", epochs, False), ("batch_size", batch_size, True), ("seed", seed, True)):
+        check_number(name, number, whole=whole)
     device = model_device(model)
     precision = resolve_precision(precision, device)
     layout = resolve_memory_format(memory_format, model)
     model.to(memory_format=layout)  # type: ignore[call-overload]
     loss_function: Loss = resolve(LOSSES, loss, kind="loss")
+    if isinstance(loss_function, type) or not callable(loss_function):
+        raise WrongTypeError(
+            f"loss: got {described(loss)}, expected a function (logits, labels), or one of {', '.join(LOSSES)}"
+        )
     if seed < 0:
         raise UsageError(f"seed must be 0 or more, got {seed}")
     if not 0 <= ema < 1:
@@ -125,13 +137,20 @@ def fit(
     samples = TrainingSamples(data.train, augmentation, channels_last=layout == torch.channels_last)
     batches, total_steps = plan_steps(samples.count, batch_size=batch_size, epochs=epochs, processes=ranks.world)
     on_device = DeviceBatches(samples, device)
+    if not hasattr(model, "output_shape"):  # a U-Net takes tiles of any image
+        check_takes(model, data.input_shape, classes=len(data.classes), data=data.name)
+    mine = {id(parameter) for parameter in model.parameters()}
+    if not any(id(parameter) in mine for group in optimizer.param_groups for parameter in group["params"]):
+        raise UsageError(
+            "the optimizer holds no parameter of this model: build it on onebit.latent_groups(model, lr=...)"
+        )
     epoch_count = -(-total_steps // len(batches))
     quantizers: list[Any] = [layer.weight_quantizer for _, layer in binary_layers(model)]
     random_weights = any(quantizer.random or quantizer.relaxed for quantizer in quantizers)
 
     taught = None if teacher is None else ready_teacher(teacher, model, data, device=device, layout=layout)
     torch.manual_seed(seed + RANK_SEEDS * ranks.rank)  # dropout and draws differ from rank to rank
-    clip_latents_(optimizer)
+    finish_steps_(optimizer)
     optimizer.zero_grad(set_to_none=True)  # whatever ran before, an interrupted step too, leaves nothing behind
     ranks.same_(list(model.state_dict().values()))
     average = WeightAverage(model, ema) if ema else None
