@@ -150,7 +150,7 @@ def test_the_seed_decides_the_initial_weights(data: Dataset, seed: int) -> None:
         ({"schedule": {"name": "exponential"}}, "needs a final learning rate above 0"),
         ({"schedule": {"warmup": 2.0}}, "schedule.warmup is 2 epochs, but training has only 2"),
         ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
-        ({"device": "gpu"}, "device 'gpu' cannot be used here"),
+        ({"device": "gpu"}, "unknown device 'gpu'; did you mean 'cuda'"),
         ({"model": {"weight_quantizer": "ste_sign", "value": 0.5}}, "is ±1 only: leave value at 1"),
     ],
 )

@@ -126,8 +126,8 @@ def write_report(runs: Sequence[Path], folder: Path) -> list[Path]:
     weights of the first of them are drawn.
 
     Args:
-        runs: run folders, finished or not, folders of several tasks, or folders of `--seeds`; recipe.yaml, result.json
-            and weight files may be missing.
+        runs: run folders, finished or not, folders of several tasks or of `--seeds`, or folders of such folders;
+            recipe.yaml, result.json and weight files may be missing.
         folder: gets error.png, loss.png, time.png, mean-iou.png of masks, weights-<run>.png, health-<run>.png,
             tasks-<recipe>.png of several tasks, and index.html; made if it is not there.
 
