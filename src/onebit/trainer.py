@@ -56,7 +56,7 @@ class Picture:
         Path(path).write_bytes(self.png)
 
 
-@dataclass
+@dataclass(repr=False)
 class TrainerHistory(History):
     """The epochs of a training, which can draw themselves; `data` is the name of the data set."""
 
@@ -93,7 +93,7 @@ class Trainer:
 
     Example:
         >>> trainer = onebit.Trainer("mlp", method="bayesbinn", epochs=5)  # doctest: +SKIP
-        >>> trainer.fit("mnist", on_epoch=print).plot()  # doctest: +SKIP
+        >>> trainer.fit("mnist").plot()  # doctest: +SKIP
         >>> trainer.evaluate(weights="mean").accuracy  # doctest: +SKIP
     """
 
@@ -145,6 +145,7 @@ class Trainer:
         folder: str | Path | None = None,
         resume: bool = False,
         on_epoch: Callable[[EpochLog], None] | None = None,
+        verbose: bool | None = None,
     ) -> TrainerHistory:
         """Train; afterwards the net holds the weights of the last epoch.
 
@@ -153,7 +154,8 @@ class Trainer:
             epochs: instead of those of the settings.
             folder: a run folder for metrics, checkpoint and weights; None writes nothing.
             resume: go on from its last checkpoint.
-            on_epoch: called with each `EpochLog`; `print` shows them.
+            on_epoch: called with each `EpochLog`.
+            verbose: whether to print the net, a bar, and a line for each epoch; see `onebit.fit`.
 
         Raises:
             UsageError, DataError, TrainingError, CheckpointError: as `onebit.fit` and `onebit train`.
@@ -180,15 +182,18 @@ class Trainer:
             start_folder(Path(folder), recipe, resume=resume)
             files["facts"] = {"recipe": asdict(recipe), "input_shape": data.input_shape, "classes": data.classes}
         self._data, self._model = data, training.model
-        history = fit_recipe(recipe, training, data, on_epoch=on_epoch, **files)
+        history = fit_recipe(recipe, training, data, on_epoch=on_epoch, verbose=verbose, **files)
         self.history = TrainerHistory(history.rows, data.name)
         return self.history
 
-    def evaluate(self, split: Split | str = "test", *, weights: str = "binary", seed: int = 0) -> Score:
+    def evaluate(
+        self, split: Split | str = "test", *, weights: str = "binary", seed: int = 0, verbose: bool | None = None
+    ) -> Score:
         """Accuracy, loss, entropy and calibration in a stated test mode; see `onebit.evaluate`.
 
         Args:
             split: images with labels, or "test", "validation" or "train" of the data that it was trained on.
+            weights, seed, verbose: see `onebit.evaluate`.
 
         Raises:
             UsageError: no such split, other images than those of the training, or an unknown test mode.
@@ -201,7 +206,9 @@ class Trainer:
         if not isinstance(chosen, Split):
             raise UsageError(f"split must be a Split or one of {', '.join(SPLITS)}, got {type(chosen).__name__}")
         self._check_images(chosen.images)
-        return evaluate(model, chosen, weights=weights, train=data.train, loss=self.recipe.loss, seed=seed)
+        return evaluate(
+            model, chosen, weights=weights, train=data.train, loss=self.recipe.loss, seed=seed, verbose=verbose
+        )
 
     def predict(self, images: np.ndarray, *, weights: str = "binary", seed: int = 0) -> np.ndarray:
         """Probabilities (N, classes) of uint8 images (N, C, H, W) in a stated test mode, of none an empty array.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from onebit.cli import output
+from onebit import progress
 from onebit.cli.output import Progress, download_progress
 
 
@@ -12,7 +12,7 @@ def test_lines_of_progress_have_the_rate_since_the_first_update(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = iter([1000.0, 1000.0, 1001.0, 1002.0])
-    monkeypatch.setattr(output.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     bar = Progress("run", "steps", every=10)  # made long before the first step: data are read, a net is compiled
     for done in (1, 10, 20):
         bar.update(done, 100)

@@ -67,7 +67,7 @@ def learn_tasks(
             resume=resume,
             trackers=trackers,
             on_step=talk.step,
-            on_epoch=lambda row: talk.note(str(row)),
+            on_epoch=talk.epoch,
             on_task=learnt,
         )
         for line in task_lines(result):

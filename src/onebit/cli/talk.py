@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -14,8 +14,11 @@ from onebit.cli.output import Progress, progress
 from onebit.cli.processes import resumable
 from onebit.errors import OnebitError, TrainingError
 from onebit.files import remove_made
+from onebit.train.history import EpochLines, EpochLog
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from onebit.train.ranks import Ranks
 
 
@@ -28,6 +31,7 @@ class Talk:
     aloud: bool
     on_begin: Callable[[], None]
     began: bool = False
+    lines: EpochLines = field(default_factory=EpochLines)
 
     def note(self, text: str) -> None:
         """A line above the bar, and in the log."""
@@ -39,6 +43,20 @@ class Talk:
         """A line in the log alone."""
         self.log.write(text + "\n")
         self.log.flush()
+
+    def model(self, model: nn.Module) -> None:
+        """What is trained."""
+        from onebit.train.printing import net_lines
+
+        for line in net_lines(model):
+            self.note(line)
+
+    def epoch(self, row: EpochLog) -> None:
+        """An epoch is done: a line in a table above the bar, and all there is to say of it in the log."""
+        if self.aloud:
+            for line in self.lines.of(row):
+                self.bar.print(line)
+            self.write(str(row))
 
     def step(self, done: int, total: int) -> None:
         """So many steps are done."""

@@ -259,7 +259,8 @@ def _train(
             ranks=ranks,
             trackers=trackers,
             on_step=talk.step,
-            on_epoch=lambda row: talk.note(str(row)),
+            on_epoch=talk.epoch,
+            on_model=talk.model,
         )
         for line in outcome_lines(result):
             talk.write(line)

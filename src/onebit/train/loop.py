@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from onebit.errors import TrainingError, UsageError, WrongTypeError
 from onebit.evaluation import (
     batch_bounds,
     bn_images,
-    check_takes,
+    explained,
     fixed_weights,
     in_tiles,
     kept_batch_norm,
@@ -42,6 +43,7 @@ from onebit.train.distillation import Teacher, ready_teacher
 from onebit.train.files import RunFiles
 from onebit.train.health import HealthWatch, gradient_health, layer_health
 from onebit.train.history import EpochLog, History
+from onebit.train.printing import printed
 from onebit.train.ranks import ALONE, Ranks
 from onebit.train.step import StepSettings, optimizer_step
 from onebit.train.sync_norm import SyncedNorms
@@ -77,6 +79,7 @@ def fit(
     ranks: Ranks = ALONE,
     on_step: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[EpochLog], None] | None = None,
+    verbose: bool | None = None,
 ) -> History:
     """Train a model; afterwards it holds the weights of the last epoch, in eval mode.
 
@@ -104,6 +107,8 @@ def fit(
         facts: written into the weight files beside epoch and validation result.
         ranks: which process of several this is, see `onebit.train.ranks`.
         on_step: called with (steps done, total steps); on_epoch: called with each `EpochLog`.
+        verbose: whether to print the net, a bar, and a line for each epoch; by default on a terminal and in a notebook,
+            unless `on_step` or `on_epoch` is given.
 
     Raises:
         UsageError: no training images, epochs below one step, a batch size below 1 or above their number, a negative
@@ -137,8 +142,6 @@ def fit(
     samples = TrainingSamples(data.train, augmentation, channels_last=layout == torch.channels_last)
     batches, total_steps = plan_steps(samples.count, batch_size=batch_size, epochs=epochs, processes=ranks.world)
     on_device = DeviceBatches(samples, device)
-    if not hasattr(model, "output_shape"):  # a U-Net takes tiles of any image
-        check_takes(model, data.input_shape, classes=len(data.classes), data=data.name)
     mine = {id(parameter) for parameter in model.parameters()}
     if not any(id(parameter) in mine for group in optimizer.param_groups for parameter in group["params"]):
         raise UsageError(
@@ -193,90 +196,99 @@ def fit(
     following, watch = scheduled(model), HealthWatch(model, optimizer)
     with _shipped(average):
         signs = binary_signs(model)
-    for epoch in range(len(history) + 1, epoch_count + 1):
-        started = time.perf_counter()
-        rng = np.random.default_rng([seed, epoch])
-        order = samples.order(rng)
-        epoch_batches = batches[: total_steps - step]
-        losses = torch.zeros(len(epoch_batches), device=device)
-        correct = torch.zeros((), dtype=torch.float64, device=device)
-        checked = 0
-        model.train()
-        chosen = [(order[start:stop], ranks.part(stop - start)) for start, stop in epoch_batches]
-        for i, (x, y) in enumerate(on_device.batches(chosen, rng)):
-            indices = chosen[i][0]
-            for quantizer in following:
-                quantizer.set_progress(step / total_steps)
-            losses[i], right = optimizer_step(
-                forward,
-                optimizer,
-                x,
-                y,
-                loss=loss_function,
-                precision=precision,
-                settings=step_settings,
-                count=len(indices),
-                ranks=ranks,
-                teacher=taught,
-            )
-            correct += right
-            if schedule is not None:
-                schedule.step()
-            if average is not None:
-                average.update()
-            step += 1
-            if on_step is not None:
-                on_step(step, total_steps)
-            if i + 1 - checked == LOSS_CHECK_STEPS or i + 1 == len(epoch_batches):
-                ranks.sum_(losses[checked : i + 1])
-                _check_losses(losses[checked : i + 1], epoch, step - (i + 1 - checked), files)
-                checked = i + 1
-        # each rank has BatchNorm statistics of its own images, and a moving average of those: the first rank's count
-        ranks.same_([*model.buffers(), *(average.state.values() if average is not None else ())])
-        _check_weights(model, epoch, step, files)
-        seen = epoch_batches[-1][1]
-        sizes = torch.tensor([stop - start for start, stop in epoch_batches], device=device)
-        train_loss, train_error = float((losses * sizes).sum()) / seen, 1 - float(ranks.sum_(correct)) / seen
-        trained = time.perf_counter() - started
-        # of the first rank's images, on all ranks, so that all have the same history
-        gradients = ranks.first(lambda: gradient_health(model, x, y, precision=precision))  # noqa: B023
-
-        with _shipped(average):
-            score = None
-            if len(data.validation):
-                score = validate(
-                    model, data, loss=loss_function, precision=precision, reestimate=random_weights, ranks=ranks
+    shown = verbose if ranks.writes else False
+    with (
+        printed(model, verbose=shown, on_step=on_step, on_epoch=on_epoch) as (step_done, epoch_done),
+        explained(model, data.input_shape, classes=len(data.classes), data=data.name),
+    ):
+        for epoch in range(len(history) + 1, epoch_count + 1):
+            started = time.perf_counter()
+            rng = np.random.default_rng([seed, epoch])
+            order = samples.order(rng)
+            epoch_batches = batches[: total_steps - step]
+            losses = torch.zeros(len(epoch_batches), device=device)
+            correct = torch.zeros((), dtype=torch.float64, device=device)
+            checked = 0
+            model.train()
+            chosen = [(order[start:stop], ranks.part(stop - start)) for start, stop in epoch_batches]
+            for i, (x, y) in enumerate(on_device.batches(chosen, rng)):
+                indices = chosen[i][0]
+                for quantizer in following:
+                    quantizer.set_progress(step / total_steps)
+                losses[i], right = optimizer_step(
+                    forward,
+                    optimizer,
+                    x,
+                    y,
+                    loss=loss_function,
+                    precision=precision,
+                    settings=step_settings,
+                    count=len(indices),
+                    ranks=ranks,
+                    teacher=taught,
                 )
-            signs, previous = binary_signs(model), signs
-            row = EpochLog(
-                epoch=epoch,
-                epochs=epoch_count,
-                step=step,
-                train_loss=train_loss,
-                train_error=train_error,
-                validation_loss=None if score is None else score.loss,
-                validation_error=None if score is None else score.error,
-                validation_mean_iou=None if score is None else score.mean_iou,
-                validation_weights="binary" if signs else "real",
-                lr=latent_rate(optimizer),
-                seconds=time.perf_counter() - started,
-                images_per_second=seen / trained,
-                flip_ratio=flip_ratio(previous, signs),
-                saturation=saturation(model),
-                layers=layer_health(model, previous, signs, gradients),
-            )
-            history.rows.append(row)
-            if score is not None and history.best is row:
-                with kept_batch_norm(model):
-                    if random_weights:
-                        _statistics_of_signs_(model, data, precision)
-                    files.write_weights("best", model, epoch=row.epoch, validation_error=row.validation_error)
-        files.write_epoch(history)
-        if ranks.writes:
-            for text in watch.read(row.layers, epoch=epoch, steps=len(sizes), early=2 * step <= total_steps):
-                warnings.warn(text, stacklevel=2)
-        if on_epoch is not None:
-            on_epoch(row)
+                correct += right
+                if schedule is not None:
+                    schedule.step()
+                if average is not None:
+                    average.update()
+                step += 1
+                if step_done is not None:
+                    step_done(step, total_steps)
+                if i + 1 - checked == LOSS_CHECK_STEPS or i + 1 == len(epoch_batches):
+                    ranks.sum_(losses[checked : i + 1])
+                    _check_losses(losses[checked : i + 1], epoch, step - (i + 1 - checked), files)
+                    checked = i + 1
+            # each rank has BatchNorm statistics, and a moving average, of its own images: the first rank's count
+            ranks.same_([*model.buffers(), *(average.state.values() if average is not None else ())])
+            _check_weights(model, epoch, step, files)
+            seen = epoch_batches[-1][1]
+            sizes = torch.tensor([stop - start for start, stop in epoch_batches], device=device)
+            train_loss, train_error = float((losses * sizes).sum()) / seen, 1 - float(ranks.sum_(correct)) / seen
+            trained = time.perf_counter() - started
+            # of the first rank's images, on all ranks, so that all have the same history
+            gradients = ranks.first(lambda: gradient_health(model, x, y, precision=precision))  # noqa: B023
+
+            with _shipped(average):
+                score = None
+                if len(data.validation):
+                    score = validate(
+                        model, data, loss=loss_function, precision=precision, reestimate=random_weights, ranks=ranks
+                    )
+                signs, previous = binary_signs(model), signs
+                row = EpochLog(
+                    epoch=epoch,
+                    epochs=epoch_count,
+                    step=step,
+                    train_loss=train_loss,
+                    train_error=train_error,
+                    validation_loss=None if score is None else score.loss,
+                    validation_error=None if score is None else score.error,
+                    validation_mean_iou=None if score is None else score.mean_iou,
+                    validation_weights="binary" if signs else "real",
+                    lr=latent_rate(optimizer),
+                    seconds=time.perf_counter() - started,
+                    images_per_second=seen / trained,
+                    flip_ratio=flip_ratio(previous, signs),
+                    saturation=saturation(model),
+                    layers=layer_health(model, previous, signs, gradients),
+                )
+                history.rows.append(row)
+                if score is not None:
+                    best = history.best
+                    reached = best.validation_error if best.validation_mean_iou is None else best.validation_mean_iou
+                    row = history.rows[-1] = replace(row, best=reached)
+                if score is not None and history.best is row:
+                    with kept_batch_norm(model):
+                        if random_weights:
+                            _statistics_of_signs_(model, data, precision)
+                        files.write_weights("best", model, epoch=row.epoch, validation_error=row.validation_error)
+            files.write_epoch(history)
+            if ranks.writes:
+                for text in watch.read(row.layers, epoch=epoch, steps=len(sizes), early=2 * step <= total_steps):
+                    warnings.warn(text, stacklevel=2)
+            if epoch_done is not None:
+                epoch_done(row)
 
     if average is not None:
         average.copy_to_model()

@@ -85,7 +85,7 @@ def fit_recipe(recipe: Recipe, training: Training, data: Dataset, **files_and_ta
     """`fit` with the settings of a recipe and what `build_training` made of it.
 
     Args:
-        files_and_talk: `folder`, `resume`, `facts`, `ranks`, `on_step`, `on_epoch` of `fit`.
+        files_and_talk: `folder`, `resume`, `facts`, `ranks`, `on_step`, `on_epoch`, `verbose` of `fit`.
     """
     return fit(
         training.model,
@@ -159,7 +159,7 @@ def train_run(recipe: Recipe, data: Dataset, folder: Path, *, resume: bool = Fal
     A first stage is a run of its own in `folder/stage1`; what it reached is where the second one starts.
 
     Args:
-        talk: `ranks`, `trackers`, `on_step`, `on_epoch` of `train_stage`, for both stages.
+        talk: `ranks`, `trackers`, `on_step`, `on_epoch`, `on_model` of `train_stage`, for both stages.
 
     Returns:
         What stands in result.json; `test` maps each test mode to its counts on the test split.
@@ -184,6 +184,7 @@ def train_stage(
     trackers: Sequence[str] = (),
     on_step: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[EpochLog], None] | None = None,
+    on_model: Callable[[nn.Module], None] | None = None,
 ) -> dict[str, Any]:
     """Train a recipe into a folder made by `start_folder`, evaluate the chosen weights, write result.json.
 
@@ -191,6 +192,7 @@ def train_stage(
         start: the run to start from instead of the recipe's `init_from`.
         trackers: names in `onebit.train.trackers.TRACKERS`, which are told of every epoch as well.
         ranks: which process of several this is; all of them call this, each evaluates its share of the test split.
+        on_step, on_epoch: see `fit`; on_model: called with the net before its first step.
 
     Returns:
         What stands in result.json; `test` maps each test mode to its counts on the test split.
@@ -200,6 +202,8 @@ def train_stage(
     device = rank_device(resolve_device(recipe.device), ranks)
     origin = recipe if start is None else replace(recipe, init_from=str(start))
     training = build_training(origin, data, device=device, processes=ranks.world)
+    if on_model is not None:
+        on_model(training.model)
     tracked = open_trackers(trackers, recipe, folder, ranks=ranks)
 
     def epoch_done(row: EpochLog) -> None:
@@ -231,7 +235,7 @@ def train_stage(
     scores = [
         whole_score(
             ranks.gather(
-                evaluate(model, share, weights=mode, train=data.train, loss=training.loss)
+                evaluate(model, share, weights=mode, train=data.train, loss=training.loss, verbose=False)
                 if len(share) or ranks.world == 1
                 else None
             )
