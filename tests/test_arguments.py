@@ -40,7 +40,8 @@ def adam(model: nn.Module = MODEL) -> torch.optim.Optimizer:
 
 
 def fit(model: Any = MODEL, data: Any = DATA, optimizer: Any = None, **settings: Any) -> None:
-    onebit.fit(model, data, adam() if optimizer is None else optimizer, **{"epochs": 1, **settings})
+    optimizer = adam(model if isinstance(model, nn.Module) else MODEL) if optimizer is None else optimizer
+    onebit.fit(model, data, optimizer, **{"epochs": 1, **settings})
 
 
 MISTAKES: dict[str, tuple[Callable[[], Any], type[OnebitError], tuple[str, ...]]] = {
