@@ -23,18 +23,18 @@ MOST_BYTES = 1 << 28
 
 
 def image_files(words: Sequence[str]) -> list[Path]:
-    """The image files that words of the command line stand for, in their order.
+    """The image files that words of the command line name, in their order.
 
-    A folder stands for the images in it and below it, by name; a pattern such as `photos/*.png`, which a shell passes
-    on when it is quoted or matches nothing, for the files that match; `-` for standard input.
+    A folder gives the images in it and below it, by name; a pattern such as `photos/*.png`, which a shell passes on
+    when it is quoted or matches nothing, gives the files that match; `-` is standard input.
 
     Raises:
         UsageError: a folder without images, or a pattern that nothing matches.
     """
-    return [path for word in words for path in _stands_for(word)]
+    return [path for word in words for path in _named_by(word)]
 
 
-def _stands_for(word: str) -> list[Path]:
+def _named_by(word: str) -> list[Path]:
     path = Path(word)
     if path.is_dir():
         found = [Path(place, name) for place, _, names in os.walk(path) for name in names]

@@ -88,8 +88,8 @@ class Group(Generic[T]):
 def find_folders(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """(run folders, folders of several tasks); one that is named twice is found once.
 
-    A folder that holds `seed-N` folders stands for those, and one such as `runs`, that is not a run but holds some, for
-    its runs with an epoch. What is none of these counts as a run folder, to be refused as such.
+    A folder that holds `seed-N` folders gives those, and one such as `runs`, that is not a run but holds some, its runs
+    with an epoch. What is none of these counts as a run folder, to be refused as such.
     """
     paths = {path.resolve(): path for folder in folders for path in _runs_in(Path(folder))}.values()
     several = [path for path in paths if (path / TABLE_FILE).exists() or task_folders(path)]
@@ -110,7 +110,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def _runs_in(folder: Path) -> list[Path]:
-    """The runs that a folder stands for: itself, its seeds, or those of its sub-folders that have an epoch."""
+    """The runs that a folder gives: itself, its seeds, or those of its sub-folders that have an epoch."""
     if (folder / "recipe.yaml").exists() or _has_epoch(folder) or _with_seeds(folder) != [folder]:
         return _with_seeds(folder)
     parts = sorted(path for path in folder.glob("*/") if path.is_dir())
