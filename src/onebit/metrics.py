@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -51,15 +52,45 @@ def layer_size(layer: nn.Module) -> tuple[int, int]:
     return 0, parameters
 
 
+def layer_sizes(model: nn.Module) -> list[tuple[int, int]]:
+    """`layer_size` of every layer of a model. Needs no forward pass."""
+    return [layer_size(layer) for layer in model.modules()]
+
+
 def model_size(model: nn.Module) -> tuple[int, int]:
-    """(binary weights, real numbers) that a packed net keeps of a model; see `layer_size`. Needs no forward pass."""
-    sizes = [layer_size(layer) for layer in model.modules()]
-    return sum(binary for binary, _ in sizes), sum(real for _, real in sizes)
+    """(binary weights, real numbers) that a packed net keeps of a model; see `layer_size`."""
+    binary, real = zip(*layer_sizes(model), strict=True)
+    return sum(binary), sum(real)
 
 
-def packed_bytes(binary: int, real: int) -> int:
-    """Bytes at one bit per binary weight and four per real number."""
-    return -(-binary // 8) + 4 * real
+def state_sizes(state: Mapping[str, Tensor], weights: Collection[str]) -> list[tuple[int, int]]:
+    """`layer_size` of every layer of a state_dict.
+
+    Args:
+        weights: names of those that count as binary.
+    """
+    layers: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in state.items():
+        layer, _, key = name.rpartition(".")
+        layers.setdefault(layer, {})[key] = tensor
+    sizes = []
+    for layer, tensors in layers.items():
+        if "running_mean" in tensors:  # a BatchNorm
+            sizes.append((0, 2 * tensors["running_mean"].numel()))
+        elif set(tensors) != {"mean", "std"}:  # of an `InputCoding`, which learns nothing
+            binary = [f"{layer}.{key}".removeprefix(".") in weights for key in tensors]
+            numbers = [tensor.numel() if tensor.is_floating_point() else 0 for tensor in tensors.values()]
+            signs = sum(count for count, is_sign in zip(numbers, binary, strict=True) if is_sign)
+            sizes.append((signs, sum(numbers) - signs))
+    return sizes
+
+
+def packed_bytes(sizes: Iterable[tuple[int, int]]) -> int:
+    """Bytes of layers, (binary weights, real numbers), at one bit per binary weight and four bytes per real number.
+
+    The bits of each layer fill whole bytes.
+    """
+    return sum(-(-binary // 8) + 4 * real for binary, real in sizes)
 
 
 @dataclass(frozen=True)
@@ -80,7 +111,7 @@ class LayerSummary:
     @property
     def bytes_packed(self) -> int:
         """Bytes at one bit per binary weight and four per real parameter."""
-        return packed_bytes(self.binary_weights, self.real_parameters)
+        return packed_bytes([(self.binary_weights, self.real_parameters)])
 
     @property
     def bytes_float32(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -198,7 +199,7 @@ def _packed(packed: PackedNet, reference: int) -> Step:
 
 
 def _latents_in_range(model: nn.Module, *, clipped: bool) -> Step:
-    low, high, outside, count, unbounded = 0.0, 0.0, 0, 0, 0
+    low, high, outside, count, unbounded = math.inf, -math.inf, 0, 0, 0
     for _, layer in binary_layers(model):
         latent = layer.weight.detach()
         bound = layer.weight_quantizer.latent_bound if layer.weight_quantizer is not None else None
@@ -208,7 +209,8 @@ def _latents_in_range(model: nn.Module, *, clipped: bool) -> Step:
             unbounded += latent.numel()
         else:
             outside += int(torch.count_nonzero(~(latent.abs() <= bound)))
-    detail = f"{count:,} latent weights in [{low:.4g}, {high:.4g}], {outside:,} outside their bound"
+    where = f" in [{low:.4g}, {high:.4g}]" if count else ""
+    detail = f"{count:,} latent weights{where}, {outside:,} outside their bound"
     return Step(
         "latent weights", outside == 0 or not clipped, detail if clipped else detail + " (no latent clip was set)"
     )

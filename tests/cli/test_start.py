@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -35,6 +36,18 @@ def test_help_names_every_verb_and_imports_nothing(onebit: Onebit) -> None:
     assert done.status == 0
     assert all(verb in done.out for verb in VERBS)
     assert not loaded_modules("--help") & {"torch", "numpy", "yaml", "rich"}
+
+
+def test_threads_of_torch_that_wait_sleep_soon_unless_the_user_says_how(
+    onebit: Onebit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for policy, expected in ((None, "1000"), ("active", None)):
+        for name, value in (("GOMP_SPINCOUNT", None), ("OMP_WAIT_POLICY", policy)):
+            monkeypatch.setenv(name, value or "")
+            if value is None:
+                monkeypatch.delenv(name)
+        assert onebit("list", "quantizers").status == 0
+        assert os.environ.get("GOMP_SPINCOUNT") == expected
 
 
 def test_no_verb_is_wrong_usage(onebit: Onebit) -> None:

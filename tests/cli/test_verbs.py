@@ -17,7 +17,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from onebit.data import load_dataset
+from onebit.metrics import summary
 from onebit.runtime import load, run
+from onebit.train.run import open_run
 
 Onebit = Callable[..., Outcome]
 
@@ -109,6 +111,20 @@ def test_inspect_of_latents_and_of_a_plain_export(onebit: Onebit, run_folder: Pa
         assert layer["between"] == layer["outside"] == 0
         assert layer["distance"] == 0
         assert sum(layer["histogram"]) == 784 * 32
+
+
+def test_inspect_counts_what_summary_counts(onebit: Onebit, run_folder: Path, tmp_path: Path) -> None:
+    """No statistics of a BatchNorm, of a run and of a weight file that says nothing about its net."""
+    whole = summary(open_run(run_folder).model)
+    expected = {
+        "parameters": whole.total("binary_weights") + whole.total("real_parameters"),
+        "bytes_at_1_bit": whole.total("bytes_packed"),
+        "bytes_at_32_bit": whole.total("bytes_float32"),
+    }
+    assert expected["parameters"] == 784 * 32 + 32 * 10 + 2 * (32 + 10)
+    assert onebit("export", run_folder, "--to", "torch", "-o", tmp_path / "plain.pth").status == 0
+    for path in (run_folder, tmp_path / "plain.pth"):
+        assert onebit("inspect", path, "--json").json["total"].items() >= expected.items()
 
 
 def test_inspect_real_packed_and_plot(onebit: Onebit, real_folder: Path, packed_file: Path, tmp_path: Path) -> None:

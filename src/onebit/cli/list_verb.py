@@ -35,7 +35,7 @@ def _models() -> dict[str, str]:
     """nets: onebit train --model NAME"""
     import torch
 
-    from onebit.metrics import model_size, packed_bytes
+    from onebit.metrics import layer_sizes, model_size, packed_bytes
     from onebit.models import MODELS, create_model
     from onebit.recipe.aliases import MODEL_ALIASES
 
@@ -47,7 +47,7 @@ def _models() -> dict[str, str]:
         images = "×".join(map(str, model.input_shape))
         rows[name] = (
             f"{binary + real:,} parameters for {images} images, {size(4 * (binary + real))} at 32 bits, "
-            f"{size(packed_bytes(binary, real))} at 1 bit"
+            f"{size(packed_bytes(layer_sizes(model)))} at 1 bit"
         )
     for alias, settings in MODEL_ALIASES.items():
         options = ", ".join(f"{key} {value or 'real'}" for key, value in settings.items() if key != "name")

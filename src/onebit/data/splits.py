@@ -37,7 +37,7 @@ class Split:
     """Images with their labels, or with a mask each.
 
     Args:
-        images: (N, C, H, W) uint8, 0..255; `StreamedImages` where they are too many for memory.
+        images: (N, C, H, W) uint8, 0..255, laid out in this order in memory; `StreamedImages` where they are too many.
         labels: (N,) int64; or uint8 (N, H, W), the class of each pixel of (the centre of) an image, `VOID` for none.
 
     Raises:
@@ -61,6 +61,10 @@ class Split:
                 raise DataError(f"masks: got uint8 {labels.shape}, expected ({len(images)}, {height}, {width})")
         elif labels.dtype != np.int64 or labels.shape != images.shape[:1]:
             raise DataError(f"labels: got {labels.dtype} {labels.shape}, expected int64 ({len(images)},): one an image")
+        if isinstance(images, np.ndarray):
+            # reshaped for its strides: torch takes an axis of one channel with another stride for channels_last
+            in_order = np.ascontiguousarray(images).reshape(-1).reshape(images.shape)
+            object.__setattr__(self, "images", in_order)
 
     def __len__(self) -> int:
         return len(self.labels)
