@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     from onebit.cli.main import run_verb
 
-    # torch's waiting threads sleep after some 10 µs: while they spin, the thread they wait for may have no core to run on
+    # waiting threads of torch sleep after some 10 µs: they would spin on the core that the one they wait for needs
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # read when torch is loaded
     return run_verb(arguments[0], arguments[1:], VERBS)

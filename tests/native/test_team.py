@@ -1,4 +1,4 @@
-"""Threads that share images or steps: the same bits for any number of them, none waits for ever, and those that wait sleep."""
+"""Threads that share images or steps: the same bits for any number of them; those that wait sleep, and not for ever."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def thread_count(threads: int | None = None) -> int:
 
 
 def threads_for(plan: NativePlan, count: int, threads: int) -> int:
-    """How many of the threads a call with so many images is worth. They share the images, or the steps of fewer ones."""
+    """How many of the threads a call with `count` images is worth; fewer images than threads share their steps."""
     return max(1, min(threads, plan.work * count // _THREAD_WORK))
 
 
