@@ -16,7 +16,8 @@ Part = Callable[[int, int, int | None], int]
 """(part, parts, where its threads meet) -> 1 if the sign of a NaN was taken."""
 
 _BUSY = Lock()
-_Share, _Made = TypeVar("_Share"), TypeVar("_Made")
+_Share = TypeVar("_Share")
+_Made = TypeVar("_Made")
 
 
 def run_shares(run: Callable[[_Share], _Made], shares: Sequence[_Share]) -> Iterator[_Made]:
