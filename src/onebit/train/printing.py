@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from torch import nn
 
 from onebit.layers import BinaryLayer
-from onebit.metrics import model_size, packed_bytes
+from onebit.metrics import layer_sizes, model_size, packed_bytes
 from onebit.progress import progress, shows_progress
 from onebit.train.history import EpochLines, EpochLog
 
@@ -22,7 +22,7 @@ def net_lines(model: nn.Module) -> list[str]:
     layers = [layer for layer in weighted if layer.weight.dim() > 1]  # type: ignore[operator]
     binary = [layer for layer in layers if isinstance(layer, BinaryLayer) and layer.weight_quantizer is not None]
     signs, real = model_size(model)
-    size = packed_bytes(signs, real)
+    size = packed_bytes(layer_sizes(model))
     return [
         f"{type(model).__name__}: {len(layers)} layers ({len(binary)} binary), "
         f"{signs:,} binary weights, {real:,} real parameters",
