@@ -180,6 +180,11 @@ def test_a_flag_sets_its_field_and_nothing_else(flag: str) -> None:
         (["--model.last-norm", "--seed", "4"], "model.last_norm", True),
         (["--augmentation.flip", "false"], "augmentation.flip", False),
         (["--seed", "1", "--seed", "2"], "seed", 2),
+        (["--model.widths", "784,100,10"], "model.widths", (784, 100, 10)),
+        (["--model.widths=784, 100, 10"], "model.widths", (784, 100, 10)),
+        (["--model.widths", "null"], "model.widths", None),
+        (["--schedule.milestones", "2.5"], "schedule.milestones", (2.5,)),
+        (["--continual.against", "ste,bop"], "continual.against", ("ste", "bop")),
     ],
 )
 def test_flags_have_short_and_dashed_forms(flags: list[str], field: str, expected: Any) -> None:
@@ -318,12 +323,13 @@ def test_a_bad_file_is_one_clear_line(tmp_path: Path, text: str, message: str) -
         (["--optimizer.lr"], "--optimizer.lr: expected one argument"),
         (["--optimizer.lr", "fast"], "optimizer.lr: expected float, got fast"),
         (["--optimizer.lr", "-1"], "optimizer.lr must be positive, got -1.0"),
-        (["--seed", "null"], "seed: expected int, got None"),
+        (["--seed", "null"], "seed: expected int, got null"),
         (["12"], "unrecognized arguments: 12"),
         (["-s", "12"], "unrecognized arguments: -s 12"),
         (["--", "12"], "unknown option --"),
         (["--augmentation.flip", "maybe"], "augmentation.flip: expected"),
-        (["--model.widths", "64,10"], "model.widths: expected"),
+        (["--model.widths", "64,ten"], "model.widths: expected int, got ten"),
+        (["--model.widths", "64"], "model.widths must be two or more positive numbers, got (64,)"),
     ],
 )
 def test_a_bad_flag_is_one_clear_line(flags: list[str], message: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -13,14 +13,18 @@ from onebit.errors import DataError, first_line
 
 
 @contextmanager
-def opened(path: str) -> Iterator[Any]:
-    """The image file, opened by Pillow; whatever goes wrong with it in the context is a DataError that names it."""
+def opened(path: str, stream: BinaryIO | None = None) -> Iterator[Any]:
+    """The image file, opened by Pillow; whatever goes wrong with it in the context is a DataError that names it.
+
+    Args:
+        stream: what is read instead of the file.
+    """
     from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large images and odd EXIF data: what cannot be read is an error
-            with Image.open(path) as image:
+            with Image.open(path if stream is None else stream) as image:
                 yield image
     except UnidentifiedImageError:
         raise DataError(f"{path}: is not an image that Pillow can read") from None

@@ -9,8 +9,11 @@ from typing import Any
 from onebit.errors import UnknownNameError
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str], *, or_all: bool = True) -> str:
     """The end of an error message: `; did you mean 'x'?`, or the list of known names when none is near.
+
+    Args:
+        or_all: False for "" in place of that list.
 
     Example:
         >>> did_you_mean("sign_ste", ["ste_sign", "stochastic"])
@@ -20,7 +23,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if near:
         return f"; did you mean {near[0]!r}?"
-    return f"; known: {', '.join(known)}" if known else ""
+    return f"; known: {', '.join(known)}" if known and or_all else ""
 
 
 def resolve(table: Mapping[str, Any], name: Any, *, kind: str) -> Any:

@@ -14,6 +14,7 @@ import torch
 from cli_support import Outcome
 from PIL import Image
 
+from onebit.cli.asked import asked_recipe
 from onebit.cli.classic import CLASSIC, OTHER_NAMES, SHORT, TAKES_MOMENTUM, translate
 from onebit.cli.results_table import write_results
 from onebit.errors import UsageError
@@ -83,8 +84,8 @@ def test_every_classic_flag_trains_resumes_and_evaluates(onebit: Onebit, results
     [
         (["--learning_rate", "0.5"], ["--optimizer.lr", "0.5"]),
         (["--learning-rate=0.5"], ["--optimizer.lr", "0.5"]),
-        (["--wd", "0.1"], ["--optimizer.weight_decay", "0.1"]),
-        (["--weight_decay", "0.1"], ["--optimizer.weight_decay", "0.1"]),
+        (["--wd", "0.1"], ["--optimizer", "sgd", "--optimizer.weight_decay", "0.1"]),
+        (["--weight_decay", "0.1"], ["--optimizer", "sgd", "--optimizer.weight_decay", "0.1"]),
         (["--batch_size", "7"], ["-b7"]),
         (["--model", "resnet"], ["-a", "resnet"]),
         (["--workers=2"], ["-j", "2"]),
@@ -205,9 +206,8 @@ def test_what_is_not_classic_is_left_alone_in_its_order() -> None:
     assert list(translate(words).rest) == words
 
 
-def test_momentum_is_that_of_torch_optimizers_that_have_one() -> None:
-    of_torch = {name: kind for name, kind in OPTIMIZERS.items() if name != "bayesbinn"}
-    assert set(TAKES_MOMENTUM) == {name for name, kind in of_torch.items() if takes(kind, "momentum")}
+def test_momentum_is_that_of_optimizers_that_have_one() -> None:
+    assert set(TAKES_MOMENTUM) == {name for name, kind in OPTIMIZERS.items() if takes(kind, "momentum")}
 
 
 def test_the_table_names_every_flag_once() -> None:
@@ -302,3 +302,33 @@ def test_resume_of_a_weight_file_names_the_way_out(onebit: Onebit, results: Path
 def test_a_translation_keeps_python_errors_to_itself() -> None:
     with pytest.raises(UsageError, match="needs a value"):
         translate(["--model_config"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "optimizer", "noted"),
+    [
+        ("--lr 0.1 --momentum 0.9", ("sgd", 0.1, 0.9, 0.0), "--momentum"),
+        ("--lr 0.1 --wd 5e-4", ("sgd", 0.1, 0.0, 5e-4), "--weight_decay"),
+        ("--dataset cifar10 --model resnet20 --method bnn --momentum 0.8", ("sgd", 0.1, 0.8, 0.0), "--momentum"),
+        ("-a alexnet --dataset cifar100 --momentum 0.8", ("sgd", 0.05, 0.8, 5e-4), None),  # which is SGD without it
+        ("--lr 0.1", ("adam", 0.1, 0.0, 0.0), None),
+        ("--momentum 0.9 --optimizer adam", ("adam", 0.001, 0.0, 0.0), None),
+        ("--momentum 0.9 --optimizer RMSprop", ("rmsprop", 0.001, 0.9, 0.0), None),
+        ("--optimizer.weight_decay 0.1", ("adam", 0.001, 0.0, 0.1), None),
+        # a method or a recipe chooses its optimizer on purpose
+        ("--method ste --momentum 0.9", ("adam", 0.01, 0.0, 0.0), None),
+        ("--method bop --momentum 0.9", ("bop", 0.001, 0.0, 0.0), None),
+        ("mnist-fast --momentum 0.9", ("adam", 0.02, 0.0, 0.0), None),
+        ("cifar10-resnet20-real --momentum 0.8 --wd 1e-4", ("sgd", 0.1, 0.8, 1e-4), None),
+    ],
+)
+def test_momentum_and_weight_decay_mean_sgd_where_nothing_chooses_an_optimizer(
+    flags: str, optimizer: tuple[object, ...], noted: str | None
+) -> None:
+    words = flags.split()
+    method = words[words.index("--method") + 1] if "--method" in words else None
+    asked = asked_recipe(translate([word for word in words if word not in ("--method", method)]), method, None)
+    found = asked.recipe.optimizer
+    assert (found.name, found.lr, found.momentum, found.weight_decay) == optimizer
+    meaning = "trains with SGD, as in the scripts that this flag comes from; --optimizer adam keeps Adam"
+    assert asked.notes == (() if noted is None else (f"{noted} without --optimizer {meaning}",))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from onebit.cli import output
+from onebit import progress
 from onebit.cli.output import Progress, download_progress
 
 
 def test_the_rate_is_that_since_the_first_update(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([1000.0, 1000.1, 1002.0])
-    monkeypatch.setattr(output.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     bar = Progress("run", "steps")  # made long before the first step: data are read, a net is compiled
     bar.update(1, 100)
     assert [bar._rate(10), bar._rate(21)] == ["", "10 steps/s"]

@@ -149,13 +149,13 @@ def test_the_seed_decides_the_initial_weights(data: Dataset, seed: int) -> None:
         ({"optimizer": {"momentum": 0.9}}, "momentum belongs to rmsprop, sgd and bayesbinn, the optimizer is 'adam'"),
         ({"optimizer": {"name": "rprop", "weight_decay": 0.1}}, "weight_decay belongs to adafactor, adadelta"),
         ({"schedule": {"name": "exponential"}}, "needs a final learning rate above 0"),
-        ({"schedule": {"warmup": 2.0}}, "the warm-up takes 8 steps, but training has only 8"),
+        ({"schedule": {"warmup": 2.0}}, "schedule.warmup is 2 epochs, but training has only 2"),
         (
             {"model": {"real_first": True, "real_last": True, "widths": [64, 16, 4]}},
             "weight_quantizer is sign, but 'mlp' has no binary layer: leave out model.real_first or model.real_last",
         ),
         ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
-        ({"device": "gpu"}, "device 'gpu' cannot be used here"),
+        ({"device": "gpu"}, "unknown device 'gpu'; did you mean 'cuda'"),
         ({"model": {"weight_quantizer": "ste_sign", "value": 0.5}}, "is ±1 only: leave value at 1"),
     ],
 )

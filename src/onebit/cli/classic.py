@@ -52,7 +52,7 @@ TYPES = {
     "half": ("auto", "bf16"),
 }
 """Tensor type -> (device, precision)."""
-TAKES_MOMENTUM = ("sgd", "rmsprop")
+TAKES_MOMENTUM = ("sgd", "rmsprop", "bayesbinn")
 CIFAR_RESNETS = ("resnet", "resnet_binary")
 """Names whose `depth` is counted as that repository does: (depth − 2) / 6 blocks a stage, rounded down."""
 
@@ -71,6 +71,7 @@ class Classic:
         folder: RESULTS_DIR/SAVE; without a SAVE the name of the recipe is still to be added.
         named: whether `folder` is complete.
         momentum: for an optimizer that takes one.
+        of_sgd: those flags among --momentum and --weight_decay that were given.
         classes: number of classes that the data set must have.
         start_epoch: number of epochs that a resumed training must have done.
         print_freq: steps between two lines of progress.
@@ -86,6 +87,7 @@ class Classic:
     folder: Path | None = None
     named: bool = False
     momentum: float | None = None
+    of_sgd: tuple[str, ...] = ()
     classes: int | None = None
     start_epoch: int | None = None
     print_freq: int | None = None
@@ -105,7 +107,10 @@ class Classic:
     def notes_on(self, recipe: Recipe) -> list[str]:
         """What was understood in another way than it was said."""
         ignored = self.momentum is not None and recipe.optimizer.name not in TAKES_MOMENTUM
-        return [*self.notes, *([f"--momentum is not used: {recipe.optimizer.name} has none"] if ignored else [])]
+        return [
+            *self.notes,
+            *([f"--momentum is not used: {recipe.optimizer.name} has none; --optimizer sgd has"] if ignored else []),
+        ]
 
     def run_folder(self, recipe: Recipe) -> Path | None:
         """The run folder that `--results_dir` and `--save` name."""
@@ -138,7 +143,7 @@ def translate(argv: Sequence[str], *, typed: Sequence[str] = ()) -> Classic:
     if "depth" in config:
         flags += _resnet(said, config.pop("depth"))
     for name, value in config.items():
-        flags += [f"--model.{name}", json.dumps(value, default=str)]
+        flags += [f"--model.{name}", value if isinstance(value, str) else json.dumps(value, default=str)]
     if "lr" in said:
         flags += ["--optimizer.lr", said["lr"]]
     if "weight_decay" in said:
@@ -155,6 +160,7 @@ def translate(argv: Sequence[str], *, typed: Sequence[str] = ()) -> Classic:
         folder=folder,
         named=bool(said.get("save")),
         momentum=momentum,
+        of_sgd=tuple(f"--{name}" for name in ("momentum", "weight_decay") if name in said),
         classes=classes,
         start_epoch=_number(said, "start_epoch", int),
         print_freq=_number(said, "print_freq", int, least=1),

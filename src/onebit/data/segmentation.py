@@ -175,6 +175,7 @@ MEMBRANE = DatasetEntry(
     counts=(24, 6),
     validation=4,
     licence="Cardona et al., ISBI 2012 EM segmentation challenge",
+    masks=True,
 )
 
 SEGMENTATION = DatasetEntry(
@@ -186,4 +187,5 @@ SEGMENTATION = DatasetEntry(
     counts=None,
     validation=None,
     licence="yours",
+    masks=True,
 )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from torch import nn
 
+from onebit.arguments import described
 from onebit.errors import UsageError
 from onebit.layers import (
     BinaryConv2d,
@@ -49,9 +51,10 @@ def checked_shape(input_shape: Sequence[int]) -> tuple[int, int, int]:
     Raises:
         UsageError: not three positive numbers.
     """
-    shape = tuple(input_shape)
-    if len(shape) != 3 or min(shape) < 1:
-        raise UsageError(f"input_shape must be (channels, height, width), three positive numbers, got {shape}")
+    shape = tuple(input_shape) if isinstance(input_shape, Iterable) else ()
+    if len(shape) != 3 or not all(isinstance(size, Integral) and size > 0 for size in shape):
+        got = shape or described(input_shape)
+        raise UsageError(f"input_shape must be (channels, height, width), three positive numbers, got {got}")
     return shape
 
 

@@ -10,7 +10,14 @@ from onebit.optim.bayesbinn import BayesBiNN
 from onebit.optim.bop import Bop
 from onebit.optim.companion import CompanionOptimizer
 from onebit.optim.compiled import compile_update_
-from onebit.optim.latents import clip_latents_, latent_groups, latent_rate, prox_latents_
+from onebit.optim.latents import (
+    check_optimizer,
+    clip_latents_,
+    finish_steps_,
+    latent_groups,
+    latent_rate,
+    prox_latents_,
+)
 from onebit.optim.prox import prox_
 
 
@@ -45,8 +52,10 @@ __all__ = [
     "BayesBiNN",
     "Bop",
     "CompanionOptimizer",
+    "check_optimizer",
     "clip_latents_",
     "compile_update_",
+    "finish_steps_",
     "latent_groups",
     "latent_rate",
     "prox_",

@@ -14,7 +14,7 @@ from onebit.data import classes_in_short
 from onebit.errors import CheckpointError, FormatError, first_line
 from onebit.evaluation import model_device
 from onebit.files import write_atomic
-from onebit.optim import clip_latents_
+from onebit.optim import finish_steps_
 from onebit.train.average import WeightAverage
 from onebit.train.history import History
 from onebit.train.ranks import ALONE, Ranks
@@ -123,7 +123,7 @@ def load_checkpoint(
         history = History.from_dicts(state["rows"])
         load_weights(model, state["model"], source=str(path))
         optimizer.load_state_dict(state["optimizer"])
-        clip_latents_(optimizer)
+        finish_steps_(optimizer)
         if schedule is not None:
             schedule.load_state_dict(state["schedule"])
         if average is not None:

@@ -74,8 +74,9 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         FormatError: unreadable, damaged, or without tensors.
     """
     with path.open("rb") as file:
-        is_zip_or_pickle = file.read(2) in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-    if not is_zip_or_pickle:
+        start = file.read(9)
+    # the length of a safetensors header may begin like a zip or a pickle, but its JSON begins at byte 8
+    if start[8:] == b"{" or start[:2] not in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         state, facts = read_weights(path)
     else:
         held = read_torch_file(path)
