@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from onebit.agreement import Agreement, certify, prove
+from onebit.agreement import certify, prove
 from onebit.data import DATASETS, VOID, Dataset, Split, by_pixel, fitted_to
 from onebit.errors import NotBinaryError, UsageError
 from onebit.evaluation import (

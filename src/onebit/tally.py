@@ -18,6 +18,7 @@ from onebit.errors import FoldError, UsageError
 from onebit.evaluation import fitting_batch, fixed_weights, predict_logits
 from onebit.fold import SignSite, eval_copy
 from onebit.packed import LayerProof, PackedNet, check_net
+from onebit.runtime.running import check_images
 
 TIED = 1e-5
 """Of the largest logit: two logits that are no further apart are equal up to rounding."""
@@ -123,7 +124,7 @@ def tally(
     """
     check_net(packed)
     seed = seed_of(weights, seed)
-    if hasattr(images, "__len__") and len(images) == 0:
+    if check_images(packed.input, images) == 0:
         raise UsageError("got no images, expected some to compare the two nets on")
     for what, given in (("labels", labels), ("logits of the model as trained", trained)):
         if given is not None and not callable(given) and len(given) != len(images):

@@ -109,6 +109,7 @@ def test_the_commands_train_the_net_that_they_say(
 ) -> None:
     """Each as typed, one after the other; then on small images with a thin net, for part of an epoch."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setattr("onebit.train.run.open_trackers", lambda *_, **__: [])  # wandb takes seconds to start
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     for line in commands(SECTIONS[section]):

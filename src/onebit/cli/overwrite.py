@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onebit.cli.continual import PICTURE
+from onebit.cli.results_table import RESULTS_TABLE
 from onebit.cli.seeds import SUMMARY_FILE, seed_folders
 from onebit.errors import UsageError
 from onebit.train.history import RUN_FILES, holds_run, task_folders
@@ -26,7 +27,18 @@ ASIDE = ".replaced-run"
 """Where a run waits."""
 DELETED = ".deleted-run"
 """Where it is when it is not wanted any more: to rename a folder is one step, to delete it is not."""
-FILES = ("recipe.yaml", "log.txt", "data.json", SUMMARY_FILE, PICTURE, "tensorboard", "wandb", "wandb-id", *RUN_FILES)
+FILES = (
+    "recipe.yaml",
+    "log.txt",
+    "data.json",
+    RESULTS_TABLE,
+    SUMMARY_FILE,
+    PICTURE,
+    "tensorboard",
+    "wandb",
+    "wandb-id",
+    *RUN_FILES,
+)
 """What trainings write into a run folder, beside the folders of seeds and tasks."""
 
 

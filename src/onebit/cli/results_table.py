@@ -23,11 +23,12 @@ COLUMNS = {
 
 
 def write_results(folder: Path) -> None:
-    """Write the epochs of metrics.jsonl as the table."""
+    """Write the epochs of metrics.jsonl, of which there may be none yet, as the table."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(COLUMNS)
-    for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+    metrics = folder / "metrics.jsonl"
+    for line in metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else ():
         row = json.loads(line)
         values = {column: row.get(name) for column, name in COLUMNS.items()}
         percent = {

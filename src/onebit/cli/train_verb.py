@@ -247,12 +247,15 @@ def _train(
     from onebit.train.run import start_folder, train_run
 
     stage = folder / STAGE_FOLDER
-    made = (stage / "recipe.yaml", stage, folder / "recipe.yaml", folder / "log.txt", folder, *folder.parents)
+    table = folder / RESULTS_TABLE
+    made = (stage / "recipe.yaml", stage, folder / "recipe.yaml", folder / "log.txt", table, folder, *folder.parents)
     new_paths = [path for path in made if not path.exists()]
     going_on = ranks.first(lambda: start_folder(folder, recipe, resume=resume))
     ranks.first(lambda: _check_start(folder, classic.start_epoch))
-    table = folder / RESULTS_TABLE
-    classic_run = classic.spoken or table.exists()
+    # the table says from the start that this run has one: whoever resumes it need not say so
+    classic_run = ranks.first(lambda: classic.spoken or table.exists())
+    if classic_run and ranks.writes:
+        write_results(folder)
     with talking(recipe.name, folder, ranks, new_paths=new_paths, on_begin=on_begin) as talk:
         if resume and not going_on:
             talk.note(f"{folder} holds no checkpoint yet: starting afresh")

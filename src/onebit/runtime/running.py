@@ -58,7 +58,7 @@ def run(
         >>> labels = run(load("mnist.1bit"), images).argmax(axis=1)
     """
     check_net(net)
-    count = _check_images(net.input, images)
+    count = check_images(net.input, images)
     if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
         raise UsageError(f"got batch_size {batch_size!r}, expected a positive integer")
     plan = native_plan(net, executor)
@@ -182,7 +182,7 @@ def batches(
         UsageError: as `run`, or a name that the net does not have.
         NotBinaryError: as `run`.
     """
-    count = _check_images(net.input, images)
+    count = check_images(net.input, images)
     if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
         raise UsageError(f"got batch_size {batch_size!r}, expected a positive integer")
     known = infer(net)
@@ -215,7 +215,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 _IMAGE_WAYS = {"list": "; numpy.stack makes one array of a list", "Split": "; pass its images: split.images"}
 
 
-def _check_images(spec: InputSpec, images: Any) -> int:
+def check_images(spec: InputSpec, images: Any) -> int:
     """The number of images."""
     channels, height, width = spec.shape
     # numpy arrays, tensors without loading torch, and what reads its images when they are asked for
