@@ -86,7 +86,7 @@ def option_names(kind: Callable[..., nn.Module]) -> list[str]:
         chain.append(inspect.signature(Parts))
     # what the builder needs without a default is chosen by the model
     found = [option for part in chain for option in part.parameters.values() if option.default is not option.empty]
-    return sorted({option.name for option in found} - {"around_each"})  # `bireal` sets it
+    return sorted({option.name for option in found} - {"around_each", "bottleneck"})  # `bireal` and the depth set them
 
 
 __all__ = ["MLP", "MODELS", "ConvNet", "ResNet", "UNet", "create_model"]
