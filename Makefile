@@ -1,28 +1,38 @@
-# make demo   set up, train on real MNIST, prove, pack, classify        make test   set up and run the tests
+# make demo   install what training needs, train on MNIST, prove, pack, classify      make test   run the tests
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# a process per core; the tests of a file stay in one, which makes their fixtures once
+PARALLEL := -n logical --maxprocesses 8 --dist loadfile
 
 .PHONY: setup demo test nightly results-methods lint types format clean
 
-setup: $(VENV)/installed
+PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+
+setup: $(VENV)/dev
 
 # the package is installed in place: only a change of what it depends on, or of its C code, asks for a new installation
-$(VENV)/installed: pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/onebit/native/csrc/*)
-	@echo "setting up $(VENV) (a minute or two; torch is the large part)"
+$(VENV)/train: pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/onebit/native/csrc/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "onebit needs Python 3.10 or newer")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@echo "installing onebit and what training needs into $(VENV): a minute or two, torch is the large part"
+	$(PIP_INSTALL) -e '.[train]'
 	@touch $@
 
-demo: setup
+# onebit is installed by now: this adds the packages that its extra names, and compiles nothing again
+$(VENV)/dev: $(VENV)/train
+	@echo "installing the tools of tests, lint and notebooks into $(VENV): another minute"
+	$(PIP_INSTALL) --quiet 'onebit[dev]'
+	@touch $@
+
+demo: $(VENV)/train
 	@$(BIN)/python tools/demo.py
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 nightly: setup
-	$(BIN)/python -m pytest -m nightly
+	$(BIN)/python -m pytest -m nightly $(PARALLEL)
 
 # hours of training; what was trained before is not trained again
 results-methods: setup

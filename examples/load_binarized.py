@@ -1,31 +1,38 @@
-"""A ±1 checkpoint in plain torch, without onebit: python examples/load_binarized.py plain.pth
+"""A trained MLP in plain torch, without onebit: python examples/load_binarized.py plain.pth [sign]
 
-`onebit export runs/mnist-fast --to torch -o plain.pth` writes such a checkpoint: a state_dict whose weight matrices
-hold nothing but -1 and +1. Layers of torch.nn load it as it is.
+`onebit export RUN --to torch -o plain.pth` writes a state_dict whose binary weights are two values a row. It does not
+say what is done between layers: that is a ReLU here, or with the word `sign` the sign, as in `mnist-bnn`.
 """
 
+import re
 import sys
 
 import torch
-from torch import nn
+import torch.nn.functional as F
 
-state = torch.load(sys.argv[1], weights_only=True)
+state, words = torch.load(sys.argv[1], weights_only=True), sys.argv[2:]
+names = list(dict.fromkeys(key.rpartition(".")[0] for key in state))  # of layers
+if wrong := [name for name in names if not re.fullmatch(r"coding|(linear|norm)\d+", name)] + words[words == ["sign"] :]:
+    sys.exit(f"got {wrong[0]!r}, expected an MLP (and the word sign); load_binarized_resnet.py takes ResNets of CIFAR")
+weights = [state[name + ".weight"] for name in names if name.startswith("linear")]
 
-layers: list[nn.Module] = [nn.Flatten()]
-weights = [value for value in state.values() if value.dim() == 2]
-for weight in weights:
-    outputs, inputs = weight.shape
-    layers += [nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU()]
-model = nn.Sequential(*layers[:-1])  # no ReLU after the last layer
 
-# the same tensors in the same order, whatever the layers were called
-model.load_state_dict(dict(zip(model.state_dict(), state.values(), strict=True)))
-model.eval()
+def norm(name: str, x: torch.Tensor) -> torch.Tensor:
+    if f"{name}.running_mean" not in state:  # the last layer may do without
+        return x
+    mean, var, weight, bias = (state.get(f"{name}.{k}") for k in ("running_mean", "running_var", "weight", "bias"))
+    return F.batch_norm(x, mean, var, weight, bias)
 
-for weight in weights:
-    print(f"{tuple(weight.shape)}: values {sorted(weight.unique().tolist())}")
-image = torch.zeros(1, 28, 28)
-image[0, 4:24, 13:15] = 1  # a vertical stroke
-with torch.no_grad():
-    # nets of onebit are trained on pixels coded as 2x - 255
-    print("a vertical stroke is a", int(model(510 * image - 255).argmax()))
+
+def net(images: torch.Tensor) -> torch.Tensor:
+    """Logits of images (N, C, H, W), 0 to 255."""
+    x = (images - state["coding.mean"]) / state["coding.std"] if "coding" in names else 2.0 * images - 255
+    x = x.flatten(1)
+    for i, weight in enumerate(weights, start=1):
+        if i > 1:  # what a layer of real weights takes stays real
+            x = torch.where(x >= 0, 1.0, -1.0) if words and len(weight[0].unique()) <= 2 else F.relu(x)
+        x = norm(f"norm{i}", F.linear(x, weight, state.get(f"linear{i}.bias")))
+    return x
+
+
+print(*(f"{tuple(weight.shape)}: {len(weight.unique())} values" for weight in weights), sep="\n")

@@ -8,12 +8,17 @@ import re
 import shlex
 from argparse import Namespace
 from collections.abc import Iterator
+from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from onebit.__main__ import VERBS, main
 from onebit.cli.parsing import Parser
+from onebit.data import DATASETS, LoadedFiles
+from onebit.data.mnist_sample import MNIST_SAMPLE
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -159,6 +164,65 @@ def test_python_compiles_and_sessions_answer_as_shown(
             compile(block, path.name, "exec")
     test = doctest.DocTestParser().get_doctest("\n".join(sessions), {}, path.name, str(path), 0)
     assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test).failed == 0
+
+
+# -------------------------------------------------------------------------------------------------------------- README
+OTHER_PROGRAMS = {"python3 -m venv", "source .venv/bin/activate", "pip install"}
+"""Console lines that set up an environment: this test runs in one."""
+
+
+def small_mnist(**arguments: Any) -> LoadedFiles:
+    """600 training and 200 test digits of the sample that ships."""
+    files = MNIST_SAMPLE.read(**arguments)
+    return files._replace(train=files.train[:600], test=files.test[:200])
+
+
+def test_everything_in_the_readme_works_as_typed_from_top_to_bottom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one folder, as a reader would; MNIST is small here."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(DATASETS, "mnist", replace(MNIST_SAMPLE, name="mnist", read=small_mnist, validation=100))
+    verbs, others = [], set()
+    for found in FENCE.finditer((ROOT / "README.md").read_text(encoding="utf-8")):
+        if found[1] == "python":
+            exec(compile(found[2], "README.md", "exec"), {})
+            continue
+        assert found[1] == "console", f"a block of {found[1] or 'nothing'} is not tested"
+        for line in found[2].splitlines():
+            assert line.startswith("$ "), line
+            program, *words = shlex.split(line[2:], comments=True)
+            if program == "onebit":
+                verbs.append(words[0])
+                assert main(words) == 0, f"{line}: {capsys.readouterr().err}"
+            elif (program, words[0]) == ("python", "-c"):
+                exec(compile(words[1], "README.md", "exec"), {})
+            else:
+                others.add(" ".join([program, *words]))
+    assert {"train", "verify", "pack", "predict", "report"} <= set(verbs)
+    assert all(any(line.startswith(known) for known in OTHER_PROGRAMS) for line in others), others
+    assert main(["verify", "mnist.1bit", "--source", "runs/mnist-fast"]) == 0, "the certified net was overwritten"
+    ignored = {line.strip("/") for line in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()}
+    left = {path.name for path in tmp_path.iterdir()}
+    assert {"runs", "mnist.1bit"} <= left
+    assert [name for name in left if not any(fnmatch(name, pattern) for pattern in ignored)] == []
+    assert {"*.1bit", "*.pth", "*.safetensors", "runs"} <= ignored
+
+
+def test_the_figures_of_the_readme_are_the_measured_ones() -> None:
+    readme, measured = ((ROOT / path).read_text(encoding="utf-8") for path in ("README.md", "docs/performance.md"))
+    ratios = [row.split("|")[3::2] for row in re.findall(r"^\| (?:MLP|the same|ResNet|VGG).*$", readme, re.MULTILINE)]
+    shown = [ratio.strip() for pair in ratios for ratio in pair if ratio.strip()]
+    assert len(shown) == 8
+    assert [ratio for ratio in shown if f"**{ratio}**" not in measured] == []
+    low, high = min(map(float, shown)), max(map(float, shown))
+    assert f"**{low:g} to {high:g} times as fast**" in readme
+    # where 8 bits are faster: the column "× int8" of the single layers
+    table = measured.split("| product |")[1].split("\n\n")[0]
+    int8 = [float(row.split("|")[9].split()[0]) for row in table.splitlines()[2:]]
+    slower = [ratio for ratio in int8 if ratio < 1]
+    caption = f"8 bits are faster in {len(slower)} of these {len(int8)} layers, up to {1 / min(slower):.1f} times"
+    assert caption in readme
 
 
 # ------------------------------------------------------------------------------------------------------------ tutorial

@@ -16,7 +16,9 @@ ROOT = Path(onebit.__file__).parent
 
 WITHOUT_TORCH = [
     "errors",
+    "arguments",
     "tables",
+    "progress",
     "files",
     "memory",
     "pictures",
@@ -43,6 +45,7 @@ WITH_TORCH = [
     "evaluation",
     "train",
     "fold",
+    "tally",
     "agreement",
     "plain",
     "inspection",
@@ -190,7 +193,7 @@ def test_everything_above_the_line_runs_without_torch() -> None:
 
 def test_a_machine_that_only_runs_packed_nets_loads_little() -> None:
     loaded = loaded_by("import onebit.runtime")
-    assert not loaded & {"torch", "matplotlib", "rich", "jsonargparse", "yaml", "PIL", "pooch", "requests"}
+    assert not loaded & {"torch", "matplotlib", "rich", "yaml", "PIL", "pooch", "requests"}
 
 
 def test_the_command_line_loads_torch_only_when_a_verb_needs_it() -> None:

@@ -14,7 +14,16 @@ from torch import nn
 
 from onebit.errors import UsageError
 from onebit.layers import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear, binary_layers
-from onebit.metrics import binary_signs, flip_ratio, model_size, packed_bytes, saturation, summary
+from onebit.metrics import (
+    binary_signs,
+    flip_ratio,
+    layer_sizes,
+    model_size,
+    packed_bytes,
+    saturation,
+    state_sizes,
+    summary,
+)
 from onebit.models import MLP, create_model
 from onebit.scores import score_logits
 
@@ -203,8 +212,19 @@ def test_a_layer_that_is_called_twice_counts_its_macs_twice_and_one_that_never_i
 def test_sizes_need_no_forward_pass() -> None:
     model = net(real_last=True)
     assert model_size(model) == (192, 48 + 2 * (12 + 4))
-    assert packed_bytes(*model_size(model)) == 192 // 8 + 4 * 80
-    assert packed_bytes(9, 0) == 2
+    assert packed_bytes(layer_sizes(model)) == 192 // 8 + 4 * 80 == summary(model).total("bytes_packed")
+    assert packed_bytes([(9, 0), (9, 1)]) == 2 + 2 + 4, "the bits of each layer fill whole bytes"
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize(("name", "channels"), [("mlp", 1), ("lenet", 1), ("resnet20", 3), ("unet", 1)])
+def test_a_state_dict_has_the_size_of_its_model(name: str, channels: int, affine: bool) -> None:
+    statistics = {"mean": [1.0] * channels, "std": [2.0] * channels}
+    model = create_model(name, coding="standardise", norm_affine=affine, **statistics)
+    state = model.state_dict()
+    sizes = state_sizes(state, [f"{layer}.weight" for layer, _ in binary_layers(model)])
+    assert tuple(map(sum, zip(*sizes, strict=True))) == model_size(model)
+    assert packed_bytes(sizes) == packed_bytes(layer_sizes(model))
 
 
 def test_the_summary_works_without_memory() -> None:

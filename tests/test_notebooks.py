@@ -48,6 +48,7 @@ def outputs(notebook: Any) -> list[Any]:
     return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
 
 
+@pytest.mark.nightly
 def test_the_notebook_runs(tmp_path: Path, kernel: str) -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     cell = tagged(notebook, "parameters")
@@ -66,6 +67,7 @@ def test_the_notebook_runs(tmp_path: Path, kernel: str) -> None:
     assert len(pictures) == 5
 
 
+@pytest.mark.nightly
 def test_the_trainer_runs_in_a_notebook(tmp_path: Path, kernel: str) -> None:
     notebook = nbformat.read(FOLDER / "02-trainer.ipynb", as_version=4)
     cell = tagged(notebook, "parameters")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import pickle
+import random
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
@@ -20,7 +23,7 @@ from torch.utils.data import DataLoader
 
 import onebit.packed_module
 from onebit.errors import FormatError, NotBinaryError, UsageError
-from onebit.packed import Affine, Flatten, InputSpec, Node, PackedNet, Sign, dumps, loads, save
+from onebit.packed import Affine, Dense, Flatten, InputSpec, Node, PackedNet, Sign, dumps, save
 from onebit.packed_module import PackedModule
 from onebit.runtime import run
 
@@ -109,6 +112,9 @@ def test_a_batch_is_shared_by_the_threads_of_torch(packed_mlp: Maker, monkeypatc
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
+        assert_runs(module, net)
+        assert threads == [], "a small batch waits for no thread"
+        monkeypatch.setattr("onebit.runtime.running._THREAD_WORK", 1)
         assert_runs(module, net)
         monkeypatch.setenv("ONEBIT_THREADS", "2")
         assert_runs(module, net)
@@ -278,25 +284,98 @@ def test_one_weight_at_the_end_of_a_large_file_counts(packed_mlp: Maker, how: st
             module = ForkingPickler.loads(ForkingPickler.dumps(module))
         assert_runs(module, net)
         file = module.file.data if how == "alias" else module.file
-        if how in ("shared", "alias"):  # torch counts nothing
-            file.numpy()[-50] ^= 1
-        else:
-            file[-50] ^= 1
-        changed = loads(file.numpy().tobytes())
+        last = net.nodes[-2]
+        assert isinstance(last, Dense)
+        signs = last.signs.copy()
+        signs[-1, -1] ^= 1
+        changed = replace(net, nodes=(*net.nodes[:-2], replace(last, signs=signs), net.nodes[-1]))
         assert (run(changed, images_of(net).numpy()) != run(net, images_of(net).numpy())).any()
         call = (lambda images: RUN_PACKED(images, file, module.logits_shape)) if how == "alias" else module
-        assert_runs(call, changed)
+        whole = torch.frombuffer(bytearray(dumps(changed)), dtype=torch.uint8)
+        bit = file.clone()
+        bit[-50] ^= 1
+        for given in (bit, whole):
+            if how in ("shared", "alias"):  # torch counts nothing
+                np.copyto(file.numpy(), given.numpy())
+            else:
+                file.copy_(given)
+            if given is bit:
+                with pytest.raises(FormatError, match="the bytes of the packed net: was changed after it was written"):
+                    call(images_of(net))
+            else:
+                assert_runs(call, changed)
 
 
-def test_many_nets_take_turns(packed_mlp: Maker) -> None:
+def test_altered_bits_are_refused_wherever_a_module_takes_them(packed_mlp: Maker, tmp_path: Path) -> None:
+    net, rng = packed_mlp((12, 70, 5), form="mixed"), random.Random(0)
+    good, images = dumps(net), images_of(net)
+    for bit in (rng.randrange(8 * len(good)) for _ in range(100)):
+        data = bytearray(good)
+        data[bit // 8] ^= 1 << bit % 8
+        (tmp_path / "net.1bit").write_bytes(data)
+        with pytest.raises(FormatError):
+            PackedModule(tmp_path / "net.1bit")
+        module, given = PackedModule(net), torch.frombuffer(data, dtype=torch.uint8)
+        with pytest.raises(RuntimeError, match="file: the bytes of the packed net"):
+            module.load_state_dict({"file": given})
+        module.file = given
+        with pytest.raises(FormatError, match="the bytes of the packed net"):
+            module(images)
+
+
+def test_many_nets_take_turns(packed_mlp: Maker, readings: list[bytes]) -> None:
     nets = [packed_mlp((6, 3), seed=seed) for seed in range(40)]
     modules = [PackedModule(net) for net in nets]
     for _ in range(2):
         for module, net in zip(modules, nets, strict=True):
             assert_runs(module, net, counts=(1,))
-    assert len(onebit.packed_module._READ) <= onebit.packed_module._MOST_NETS
-    kept = onebit.packed_module._READ[modules[-1].file.data_ptr()]
-    assert kept.tensor is modules[-1].file
+    assert len(readings) == 40
+
+
+USES: dict[str, Callable[[PackedModule, Path], Any]] = {
+    "called": lambda module, _: module,
+    "its net asked for": lambda module, _: module.net,
+    "copied": lambda module, _: copy.deepcopy(module),
+    "compiled": lambda module, _: torch.compile(module, fullgraph=True, backend="aot_eager"),
+    "exported": lambda module, folder: exported(module, folder / "net.pt2"),
+    "inference": lambda module, _: torch.inference_mode()(module),
+}
+
+
+def exported(module: PackedModule, path: Path) -> torch.nn.Module:
+    torch.export.save(torch.export.export(module, (torch.zeros(5, 1, 1, 12, dtype=torch.uint8),)), path)
+    return torch.export.load(path).module()
+
+
+@TORCHS_OWN
+@pytest.mark.parametrize("use", USES)
+def test_a_deleted_module_takes_its_net_along(packed_mlp: Maker, use: str, tmp_path: Path) -> None:
+    torch.compiler.reset()
+    net = packed_mlp((12, 5))
+    module = PackedModule(net)
+    call = USES[use](module, tmp_path)
+    for one in (module, call):
+        if callable(one):
+            assert_runs(one, net)
+    read = weakref.ref(module.net)
+    kept = [weakref.ref(module.file.untyped_storage()), read, weakref.ref(onebit.packed_module._read(module.file).plan)]
+    before = len(onebit.packed_module._READ)
+    del module, call, one
+    torch.compiler.reset()
+    gc.collect()
+    assert [ref() for ref in kept] == [None] * 3
+    assert len(onebit.packed_module._READ) < before
+
+
+def test_a_net_that_was_replaced_goes(packed_mlp: Maker) -> None:
+    module = PackedModule(packed_mlp((12, 5), seed=0))
+    for change in (CHANGES["copy_"], CHANGES["assigned"], CHANGES["swapped"]):
+        for seed in (1, 0):
+            old = weakref.ref(module.net)
+            change(module, PackedModule(packed_mlp((12, 5), seed=seed)).file)
+            assert_runs(module, module.net)
+            gc.collect()
+            assert old() is None
 
 
 def test_a_file_with_steps_between_its_bytes_is_read(packed_mlp: Maker) -> None:

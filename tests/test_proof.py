@@ -34,3 +34,15 @@ def test_accuracy_must_be_more_than_that_of_one_answer_to_every_image() -> None:
         if not right:
             assert "(10 of 16; " in step.detail
             assert step.detail.endswith("on arrays test, expected more than 10, the largest class")
+
+
+def test_the_range_of_latents_is_theirs() -> None:
+    model = MLP((16, 8, 2)).eval()
+    for name in ("linear1", "linear2"):
+        model.get_submodule(name).weight.data.uniform_(0.25, 0.5)
+    model.linear1.weight.data[0, 0], model.linear2.weight.data[0, 0] = 0.125, 0.75
+    images = np.zeros((2, 1, 4, 4), np.uint8)
+    data = Dataset.from_arrays((images, np.arange(2)), (images, np.arange(2)))
+    step = next(prove_run(Run(Recipe(name="net"), model, (1, 4, 4), 2, Path("net"), {}), data))
+    assert step.name == "latent weights"
+    assert step.detail.startswith("144 latent weights in [0.125, 0.75], 0 outside their bound")

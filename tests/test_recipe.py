@@ -36,6 +36,7 @@ FLAGS: dict[str, tuple[str, Any]] = {
     "split_seed": ("3", 3),
     "input_size": ("40", 40),
     "permutation": ("7", 7),
+    "whitening": ("zca", "zca"),
     "model.name": ("mlp", "mlp"),
     "model.widths": ("[64, 32, 4]", (64, 32, 4)),
     "model.weight_quantizer": ("null", None),
@@ -54,6 +55,7 @@ FLAGS: dict[str, tuple[str, Any]] = {
     "model.input_dropout": ("0.5", 0.5),
     "model.norm_eps": ("1e-4", 1e-4),
     "model.norm_momentum": ("0.15", 0.15),
+    "model.dense_norm_momentum": ("0.15", 0.15),
     "model.norm_affine": ("false", False),
     "model.activation": ("rprelu", "rprelu"),
     "model.init": ("default", "default"),
@@ -178,6 +180,11 @@ def test_a_flag_sets_its_field_and_nothing_else(flag: str) -> None:
         (["--model.last-norm", "--seed", "4"], "model.last_norm", True),
         (["--augmentation.flip", "false"], "augmentation.flip", False),
         (["--seed", "1", "--seed", "2"], "seed", 2),
+        (["--model.widths", "784,100,10"], "model.widths", (784, 100, 10)),
+        (["--model.widths=784, 100, 10"], "model.widths", (784, 100, 10)),
+        (["--model.widths", "null"], "model.widths", None),
+        (["--schedule.milestones", "2.5"], "schedule.milestones", (2.5,)),
+        (["--continual.against", "ste,bop"], "continual.against", ("ste", "bop")),
     ],
 )
 def test_flags_have_short_and_dashed_forms(flags: list[str], field: str, expected: Any) -> None:
@@ -316,12 +323,13 @@ def test_a_bad_file_is_one_clear_line(tmp_path: Path, text: str, message: str) -
         (["--optimizer.lr"], "--optimizer.lr: expected one argument"),
         (["--optimizer.lr", "fast"], "optimizer.lr: expected float, got fast"),
         (["--optimizer.lr", "-1"], "optimizer.lr must be positive, got -1.0"),
-        (["--seed", "null"], "seed: expected int, got None"),
+        (["--seed", "null"], "seed: expected int, got null"),
         (["12"], "unrecognized arguments: 12"),
         (["-s", "12"], "unrecognized arguments: -s 12"),
         (["--", "12"], "unknown option --"),
         (["--augmentation.flip", "maybe"], "augmentation.flip: expected"),
-        (["--model.widths", "64,10"], "model.widths: expected"),
+        (["--model.widths", "64,ten"], "model.widths: expected int, got ten"),
+        (["--model.widths", "64"], "model.widths must be two or more positive numbers, got (64,)"),
     ],
 )
 def test_a_bad_flag_is_one_clear_line(flags: list[str], message: str) -> None:
@@ -371,6 +379,15 @@ def test_a_shipped_recipe_names_itself_its_reference_and_its_data(name: str) -> 
     assert re.search(r"arXiv:\d{4}\.\d{5}|\bmnist-binaryconnect\b", recipe.reference), recipe.reference
     assert recipe.measured
     assert recipe.dataset in DATASETS
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_shipped_recipe_says_which_layers_of_a_binary_net_are_real(name: str) -> None:
+    recipe = build_recipe(read_settings(recipe_path(name)))
+    said = re.search(r"real (first and last|first|last) layer", recipe.summary)
+    binary = recipe.model.weight_quantizer is not None
+    ends = [end for end in ("first", "last") if binary and getattr(recipe.model, f"real_{end}")]
+    assert (said[1] if said else "") == " and ".join(ends)
 
 
 @pytest.mark.parametrize("name", recipe_names())

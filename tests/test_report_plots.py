@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +16,37 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 from report_runs import RECIPE, check_picture, make_run, row
 from safetensors.numpy import save_file
 
 from onebit.errors import DataError, FormatError, OnebitError, UsageError
 from onebit.layers import BinaryConv2d, BinaryLinear
+from onebit.losses import cross_entropy
 from onebit.recipe import ModelRecipe
-from onebit.report import plot_health, plot_history, plot_predictions, plot_weights, weights, write_report
-from onebit.report.drawing import NEGATIVE, POSITIVE, STYLE, WRONG, choose_scale, colour, label_epochs
+from onebit.report import (
+    plot_answers,
+    plot_health,
+    plot_history,
+    plot_predictions,
+    plot_weights,
+    weights,
+    write_report,
+)
+from onebit.report.curves import least_cross_entropy
+from onebit.report.drawing import (
+    NEGATIVE,
+    POSITIVE,
+    STYLE,
+    WRONG,
+    choose_scale,
+    colour,
+    label_epochs,
+    picture,
+    scale_words,
+)
 from onebit.report.runs import read_runs
 from onebit.report.weights import BINS, layer_histogram, plot_run_weights
 from onebit.train.history import EpochLog, History
@@ -74,21 +99,126 @@ def test_a_picture_that_cannot_be_written_is_named_and_the_old_one_stays(tmp_pat
 
 
 def test_the_axis_is_logarithmic_where_values_span_a_decade() -> None:
-    from matplotlib.figure import Figure
-
     axes = Figure().subplots()
-    assert not choose_scale(axes, [2.0, 3.0, 0.0])
-    assert axes.get_ylim()[0] == 0
-    assert not choose_scale(axes, [0.0])
+    assert choose_scale(axes, [2.0, 3.0, 0.0]) is None
+    assert (axes.get_yscale(), axes.get_ylim()[0]) == ("linear", 0)
+    assert scale_words(axes) == ""
+    assert choose_scale(axes, [0.0]) is None
     assert axes.get_ylim()[1] > 0
-    assert choose_scale(axes, [0.0, 0.3, 4.0])
+    assert choose_scale(axes, [0.3, 4.0]) is None
     assert axes.get_yscale() == "log"
     assert 0.2 < axes.get_ylim()[0] < 0.3
     assert 4 < axes.get_ylim()[1] < 6
+    assert scale_words(axes) == " The axis is logarithmic."
+    assert choose_scale(axes, [0.0, 0.3, 4.0]) == 0.2
+    assert axes.get_yscale() == "symlog"
+    assert -0.1 < axes.get_ylim()[0] < 0
+    assert axes.get_yticks().tolist() == [0.0, 0.2, 0.5, 1.0, 2.0, 5.0]
+    assert scale_words(axes) == " The axis is logarithmic above 0.2 and linear below, down to 0."
+    for extreme in ([0.0, 5e-324, 1.0], [1e-320, 5e-324], [1e-300, 1e300], [0.1, 1e12, 3.0]):
+        assert choose_scale(axes, extreme) is None or len(axes.get_yticks()) < 100
     label_epochs(axes, 1, 250)
     assert 0 < axes.get_xlim()[0] < 1
     assert axes.get_xlim()[1] > 250
     assert len({matplotlib.colors.to_hex(colour(i, 12)) for i in range(12)}) == 12
+
+
+def drawn(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, runs: Sequence[Path]
+) -> tuple[dict[str, Figure], dict[str, str]]:
+    """(the figures of a report, the captions on its page) by file name."""
+    import onebit.report
+
+    figures: dict[str, Figure] = {}
+
+    @contextmanager
+    def keep(path: Path, **size: float) -> Iterator[Figure]:
+        with picture(path, **size) as figure:
+            figures[path.name] = figure
+            yield figure
+
+    monkeypatch.setattr(onebit.report, "picture", keep)
+    files = write_report(runs, folder)
+    captions = re.findall("<figcaption>(.*?)</figcaption>", files[-1].read_text(encoding="utf-8"))
+    return figures, dict(zip([file.name for file in files], captions, strict=False))
+
+
+def curve_points(axes: Axes) -> dict[str, list[float]]:
+    """The y values of what is drawn: "training", "validation", "circle", and lines with a label of their own."""
+    found = {}
+    for line in axes.lines:
+        label = str(line.get_label())
+        kind = "circle" if line.get_markersize() > 5 else "validation" if line.get_alpha() is None else "training"
+        found[kind if label.startswith("_") else label] = [float(y) for y in np.asarray(line.get_ydata())]
+    return found
+
+
+def legend_texts(figure: Figure) -> list[str]:
+    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+
+def test_what_the_legend_names_is_drawn_and_the_caption_names_the_axis(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures, captions = drawn(monkeypatch, tmp_path / "report", [make_run(tmp_path / "run")])
+    for name, best in {"error.png": 100 * 0.1 / 3, "loss.png": 0.3}.items():
+        [axes] = figures[name].axes
+        assert curve_points(axes)["circle"] == [pytest.approx(best)], name
+        texts = legend_texts(figures[name])
+        assert texts == ["training (mean over the epoch)", "validation", "best validation error: 3.33 % in epoch 3"]
+        assert axes.get_yscale() == "linear"
+    assert captions["error.png"] == "Error per epoch."
+    assert captions["loss.png"] == "Loss per epoch."
+    rows = [row(epoch, train_loss=10.0**-epoch, validation_loss=3 * 10.0**-epoch) for epoch in (1, 2, 3)]
+    figures, captions = drawn(monkeypatch, tmp_path / "steep", [make_run(tmp_path / "two", rows=rows)])
+    assert figures["loss.png"].axes[0].get_yscale() == "log"
+    assert captions["loss.png"] == "Loss per epoch. The axis is logarithmic."
+
+
+def test_a_training_error_that_falls_to_zero_stays_in_the_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = [0.4, 1e-4, 2e-6, 0.0]
+    rows = [row(epoch, train_error=error, validation_error=0.1 / epoch) for epoch, error in enumerate(errors, 1)]
+    figures, captions = drawn(monkeypatch, tmp_path / "report", [make_run(tmp_path / "run", rows=rows)])
+    [axes] = figures["error.png"].axes
+    assert curve_points(axes)["training"] == pytest.approx([100 * error for error in errors])
+    heights = axes.transAxes.inverted().transform(axes.transData.transform([(1, 100 * e) for e in errors]))[:, 1]
+    assert (np.diff(heights) < 0).all()
+    assert heights[-1] > 0.005
+    assert heights[0] < 1
+    # the validation has most of the height: 10 % and 2.5 % are far apart
+    best, worst = axes.transAxes.inverted().transform(axes.transData.transform([(1, 2.5), (1, 10.0)]))[:, 1]
+    assert worst - best > 0.25
+    assert axes.get_ylabel() == "error (%), linear below 2"
+    assert captions["error.png"] == ("Error per epoch. The axis is logarithmic above 2 and linear below, down to 0.")
+
+
+def test_label_smoothing_has_a_least_loss_and_it_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    smooth = replace(RECIPE, loss="cross_entropy", label_smoothing=0.1)
+    figures, captions = drawn(monkeypatch, tmp_path / "report", [make_run(tmp_path / "run", recipe=smooth)])
+    name = "least possible with label smoothing 0.1, 10 classes: 0.500"
+    assert curve_points(figures["loss.png"].axes[0])[name] == [pytest.approx(0.50027, abs=1e-4)] * 2
+    assert legend_texts(figures["loss.png"])[-1] == name
+    assert len(legend_texts(figures["error.png"])) == 3
+    assert captions["loss.png"] == "Loss per epoch. No loss can fall below the dotted line."
+    # of own images the number of classes is in the weights; a teacher's part of the loss has another bound
+    own = replace(smooth, dataset="own", name="own")
+    other, taught = make_run(tmp_path / "own", recipe=own), replace(smooth, teacher="runs/x", name="taught")
+    facts = json.dumps({"classes": ["cat", "dog"]})
+    save_file({"a.weight": np.zeros((2, 2), np.float32)}, other / "best.safetensors", metadata={"onebit": facts})
+    figures, _ = drawn(monkeypatch, tmp_path / "other", [other, make_run(tmp_path / "taught", recipe=taught)])
+    assert [text for text in legend_texts(figures["loss.png"]) if "least" in text] == [
+        "least possible with label smoothing 0.1, 2 classes: 0.199"
+    ]
+
+
+@pytest.mark.parametrize(("smoothing", "classes"), [(0.1, 10), (0.3, 2), (0.0, 10), (0.9, 100)])
+def test_the_least_loss_is_that_of_the_net_that_predicts_the_targets(smoothing: float, classes: int) -> None:
+    targets = torch.full((1, classes), smoothing / classes, dtype=torch.float64)
+    targets[0, 0] += 1 - smoothing
+    best = cross_entropy(targets.log().clamp(min=-1e300), torch.tensor([0]), label_smoothing=smoothing)
+    assert least_cross_entropy(smoothing, classes) == pytest.approx(float(best), abs=1e-12)
 
 
 def test_the_histogram_counts_every_weight_and_zero_is_plus_one() -> None:
@@ -236,6 +366,45 @@ def test_classified_images_are_drawn_and_wrong_ones_marked(tmp_path: Path) -> No
     check_picture(tmp_path / "rgb.png")
 
 
+def test_wrong_answers_are_drawn_beside_right_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = predictions(300)
+    wrong = np.arange(3, 300, 15)
+    made["predicted"] = made["labels"].copy()
+    made["predicted"][wrong] = (made["labels"][wrong] + 1) % 10
+    made["probabilities"][wrong[:15]] = np.linspace(0.99, 0.9, 15)
+    made["probabilities"][wrong[15:]] = 0.4
+    found: list[Figure] = []
+
+    @contextmanager
+    def keep(path: Path, **size: float) -> Iterator[Figure]:
+        with picture(path, **size) as figure:
+            found.append(figure)
+            yield figure
+
+    monkeypatch.setattr("onebit.report.predictions.picture", keep)
+    plot_answers(path=tmp_path / "answers.png", data="mnist test", **made)
+    check_picture(tmp_path / "answers.png")
+    right = [index for index in range(300) if index not in wrong]
+    expected = []
+    for line in range(3):
+        for index in [*right[5 * line : 5 * line + 5], *wrong[5 * line : 5 * line + 5]]:
+            label, answer = made["labels"][index], made["predicted"][index]
+            name = f"{answer}" if label == answer else f"{answer}, not {label}"
+            expected.append(f"{name}\n{100 * made['probabilities'][index]:.1f} %")
+            shown = found[0].axes[len(expected) - 1].images[0].get_array()
+            assert np.array_equal(np.asarray(shown), made["images"][index, 0])
+    assert [axes.get_title(loc="center") for axes in found[0].axes] == expected
+    assert found[0].get_suptitle() == (
+        "300 images of mnist test: 280 right, 20 wrong (packed weights)\n"
+        "left: the first 15 right answers; right: the 15 most certain wrong ones"
+    )
+    few = predictions(3) | {"classes": ("a long name", *map(str, range(9)))}
+    plot_answers(path=tmp_path / "few.png", **few)
+    plot_answers(path=tmp_path / "right.png", **(few | {"predicted": few["labels"]}))
+    assert count_pixels(tmp_path / "few.png", WRONG) > 500
+    assert count_pixels(tmp_path / "right.png", WRONG) == 0
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -257,6 +426,8 @@ def test_classified_images_are_drawn_and_wrong_ones_marked(tmp_path: Path) -> No
 def test_arrays_that_do_not_fit_are_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         plot_predictions(path=tmp_path / "a.png", **(predictions() | change))
+    with pytest.raises(UsageError, match="at least 1" if "1 to 200" in message else message):
+        plot_answers(path=tmp_path / "a.png", **(predictions() | change))
     assert os.listdir(tmp_path) == []
 
 

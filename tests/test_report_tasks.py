@@ -102,6 +102,18 @@ def test_a_folder_named_twice_is_found_once(tmp_path: Path) -> None:
     assert find_folders([one / ".." / "run", one, run]) == ([one], [run])
 
 
+def test_a_folder_of_runs_stands_for_those_with_an_epoch(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    two, seed, one = tasks_run(runs / "b-tasks"), make_run(runs / "c-seeds" / "seed-1"), make_run(runs / "a")
+    (make_run(runs / "killed") / "metrics.jsonl").write_bytes(b"")
+    (runs / "empty").mkdir()
+    (runs / "notes.txt").write_text("no run")
+    assert find_folders([runs]) == ([one, seed], [two])
+    assert find_folders([one, runs]) == ([one, seed], [two])
+    assert find_folders([tmp_path]) == ([tmp_path], [])  # only what lies right in the folder that is named
+    assert len(write_report([runs], tmp_path / "report")) > 3
+
+
 def test_what_cannot_be_reported_is_named_and_nothing_is_written(tmp_path: Path) -> None:
     run = tasks_run(tmp_path / "run")
     (run / "continual.json").write_text("{")

@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from onebit.data import Split, load_dataset
@@ -27,6 +26,26 @@ status = main(sys.argv[1:])
 assert "torch" not in sys.modules, "predict has loaded torch"
 sys.exit(status)
 """
+
+
+def try_next(digit: str, data: list[str]) -> str:
+    """What the demo ends with: commands that work as typed, from the folder of the Makefile.
+
+    Args:
+        digit: an image to classify.
+        data: flags of the data set that was trained on.
+    """
+    commands = {
+        "source .venv/bin/activate": "makes `onebit` a command of this shell",
+        f"onebit predict {NET} {digit}": "",
+        f"onebit inspect {NET}": "what is in the file, layer by layer",
+        f"onebit evaluate {FOLDER} --weights latent": "the real weights behind the signs, for comparison",
+        " ".join(["onebit train mnist-fast --seed 1", *data]): "the same with other random numbers",
+        "onebit list recipes": "what else can be trained",
+    }
+    lines = [f"  {command:<45}{f' # {what}' if what else ''}".rstrip() for command, what in commands.items()]
+    page = f"and open {FOLDER / 'report' / 'index.html'}: curves, weights, settings"
+    return "\n".join(["", "try next:", *lines, page])
 
 
 def onebit(*arguments: str, quiet: bool = False) -> subprocess.CompletedProcess[str]:
@@ -64,7 +83,7 @@ def write_digits(test: Split) -> list[str]:
     return files
 
 
-def classify(files: list[str]) -> list[dict[str, object]]:
+def classify(files: list[str]) -> None:
     """`onebit predict` on all files, in a process that checks that it never imported torch."""
     print(f"\n$ onebit predict {NET} {files[0]} {files[1]} … ({len(files)} images)", flush=True)
     command = [sys.executable, "-c", WITHOUT_TORCH, "predict", str(NET), *files, "--json"]
@@ -75,7 +94,24 @@ def classify(files: list[str]) -> list[dict[str, object]]:
     for found in predictions[:4]:
         print(f"{found['file']}: {found['name']} ({100 * found['probability']:.1f} %)")
     print(f"… {len(files)} images in {seconds:.2f} s from start to answer; torch was not loaded")
-    return predictions
+
+
+def draw_answers(test: Split, path: Path, *, data: str) -> None:
+    """Right and wrong answers of the packed net, out of those to all test images."""
+    from onebit.report import plot_answers
+    from onebit.runtime import load, run, softmax
+
+    probabilities = softmax(run(load(NET), test.images))
+    plot_answers(
+        test.images,
+        path,
+        labels=test.labels,
+        predicted=probabilities.argmax(axis=1),
+        probabilities=probabilities.max(axis=1),
+        classes=tuple("0123456789"),
+        data=data,
+    )
+    print(path)
 
 
 def show_speed(dataset: str) -> None:
@@ -108,31 +144,21 @@ def main() -> None:
     onebit("verify", str(FOLDER))
     onebit("pack", str(FOLDER), "-o", str(NET))
     test = load_dataset(dataset).test
-    predictions = classify(write_digits(test))
+    digits = write_digits(test)
+    classify(digits)
     show_speed(dataset)
     onebit("report", str(FOLDER), "-o", str(FOLDER / "report"))
-
-    from onebit.report import plot_predictions
-
-    picture = FOLDER / "predictions.png"
-    plot_predictions(
-        test.images[:DIGIT_COUNT],
-        picture,
-        labels=test.labels[:DIGIT_COUNT],
-        predicted=np.array([found["label"] for found in predictions]),
-        probabilities=np.array([found["probability"] for found in predictions]),
-        classes=tuple("0123456789"),
-        data=f"{dataset} test",
-    )
+    draw_answers(test, FOLDER / "predictions.png", data=f"{dataset} test")
     result = json.loads((FOLDER / "result.json").read_text())
-    print(f"{picture}\n\n{dataset}{' (' + result['note'] + ')' if result['note'] else ''}: test accuracy")
+    print(f"\n{dataset}{' (' + result['note'] + ')' if result['note'] else ''}: test accuracy")
     for mode, score in result["test"].items():
         print(
             f"  {mode + ' weights':<16} {100 * score['accuracy']:.2f} %  ({score['correct']:,} of {score['count']:,})"
         )
     size, parameters = os.path.getsize(NET), result["parameters"]
     print(f"packed: {size:,} bytes for {parameters:,} parameters; as float32 they take {4 * parameters:,}")
-    print(f"everything is in {FOLDER}; the demo took {time.perf_counter() - started:.0f} s in all", flush=True)
+    print(f"everything is in {FOLDER}; the demo took {time.perf_counter() - started:.0f} s in all")
+    print(try_next(digits[8], more), flush=True)
 
 
 if __name__ == "__main__":

@@ -5,29 +5,17 @@ from __future__ import annotations
 import os
 import sys
 
-VERBS = {
-    "train": "train a recipe into a run folder, or go on with --resume",
-    "evaluate": "accuracy in a stated test mode: latent, binary, mean, sample, ensemble:N, packed",
-    "inspect": "is it really binary? ranges, counts and histograms of any weight file",
-    "verify": "the whole proof, from latent weights to the packed net",
-    "pack": "fold and pack to one bit per weight, with a certificate",
-    "predict": "classify images with a packed net; needs no torch",
-    "export": "write a trained net for other software",
-    "report": "curves, histograms and a comparison of runs",
-    "bench": "speed, measured against torch in the same process",
-    "list": "recipes, models, quantizers, optimizers, losses, schedules, methods, datasets, exports",
-    "data": "fetch and check a data set",
-}
+from onebit.cli.verbs import VERBS
 
 
 def overview() -> str:
     """The text of `onebit --help`."""
     lines = [
-        "usage: onebit VERB …        onebit VERB --help for the options of a verb",
+        "usage: onebit VERB …        onebit help VERB (or onebit VERB --help) for the options of a verb",
         "",
         "Binary neural networks: train them, prove they are binary, pack them to one bit per weight, run them.",
         "",
-        *(f"  {verb:<10}{text}" for verb, text in VERBS.items()),
+        *(f"  {verb:<11}{text}" for verb, text in VERBS.items()),
         "",
         "start here:  onebit train mnist-fast      onebit verify runs/mnist-fast",
         "environment: ONEBIT_DATA (data folders), ONEBIT_CACHE, ONEBIT_THREADS",
@@ -38,7 +26,9 @@ def overview() -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run one command line. Exit status: 0 done and true, 1 a claim does not hold, 2 wrong usage or input."""
     arguments = sys.argv[1:] if argv is None else argv
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:2], "--help"]
+    if not arguments or arguments[0] in ("-h", "--help"):
         print(overview())
         return 0 if arguments else 2
     if arguments[0] in ("-V", "--version"):
@@ -48,6 +38,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     from onebit.cli.main import run_verb
 
+    # waiting threads of torch sleep after some 10 µs: they would spin on the core that the one they wait for needs
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # read when torch is loaded
     return run_verb(arguments[0], arguments[1:], VERBS)
 
 

@@ -24,6 +24,10 @@ class UsageError(OnebitError):
     """A wrong option, field, type or combination."""
 
 
+class WrongTypeError(UsageError, TypeError):
+    """An argument of another type than a function takes."""
+
+
 class UnknownNameError(UsageError):
     """A name that stands in no table; the message offers the nearest one."""
 

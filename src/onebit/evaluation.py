@@ -12,16 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from onebit.arguments import check_number, described
 from onebit.data import (
     Images,
     Split,
     StreamedImages,
+    check_split,
     fitted,
     read_batches,
 )
-from onebit.errors import UsageError
-from onebit.layers import binary_layers
+from onebit.errors import UsageError, first_line
+from onebit.layers import binary_layers, check_model
 from onebit.losses import Loss
+from onebit.progress import progress, shows_progress
 from onebit.scores import Score, score_logits
 
 OnImages = Callable[[int, int], None]
@@ -154,7 +157,7 @@ def kept_batch_norm(model: nn.Module) -> Iterator[None]:
 
 def bn_images(train: Split) -> Images | StreamedImages:
     """The training images that re-estimate BatchNorm: BN_IMAGES of them, evenly spread over the split."""
-    return train[np.linspace(0, len(train) - 1, min(BN_IMAGES, len(train))).astype(np.int64)].images
+    return train.spread(BN_IMAGES).images
 
 
 def fitting_batch(shape: Sequence[int]) -> int:
@@ -222,6 +225,61 @@ def model_device(model: nn.Module) -> torch.device:
     return torch.device("cpu") if parameter is None else parameter.device
 
 
+@torch.no_grad()
+def check_takes(model: nn.Module, shape: Sequence[int], *, classes: int | None = None, data: str = "") -> None:
+    """Refuse images that a model does not take, and labels that it has no logits for, by a pass of two blank images.
+
+    Args:
+        shape: of an image, (C, H, W); data: the name of the data set.
+        classes: how many logits an image needs; None leaves them unchecked.
+
+    Raises:
+        UsageError: the model does not take uint8 images (N, C, H, W), or its logits are not (N, classes).
+    """
+    _check_own_shape(model, shape)
+    model = getattr(model, "_orig_mod", model)  # what torch.compile was given: two images need no compilation
+    images = torch.zeros(2, *shape, dtype=torch.uint8, device=model_device(model))
+    training = {module: module.training for module in model.modules()}
+    name = f" of {data}" if data else ""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            logits = model.eval()(images)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"the model does not take the uint8 images {'×'.join(map(str, shape))}{name} ({first_line(error)}): "
+            "begin it with onebit.InputCoding()"
+        ) from None
+    finally:
+        for module, was in training.items():
+            module.training = was
+    if classes is None:
+        return
+    if not isinstance(logits, Tensor) or logits.dim() < 2 or logits.shape[1] < classes:
+        made = f"logits {tuple(logits.shape)}" if isinstance(logits, Tensor) else described(logits)
+        raise UsageError(f"the model makes {made} of two images, expected (2, {classes}) for the classes{name}")
+
+
+def _check_own_shape(model: nn.Module, shape: Sequence[int]) -> None:
+    wanted = tuple(getattr(model, "input_shape", shape))
+    if wanted != tuple(shape):
+        raise UsageError(f"the model takes images of shape {wanted}, the data has {tuple(shape)}")
+
+
+@contextmanager
+def explained(model: nn.Module, shape: Sequence[int], *, classes: int | None = None, data: str = "") -> Iterator[None]:
+    """Within the context an error of torch is that of `check_takes`, where the model does not take the images.
+
+    Args:
+        shape, classes, data: see `check_takes`.
+    """
+    try:
+        yield
+    except (RuntimeError, IndexError, TypeError, ValueError):
+        if not hasattr(model, "output_shape"):  # a U-Net takes tiles of any image
+            check_takes(model, shape, classes=classes, data=data)
+        raise
+
+
 def in_tiles(model: nn.Module, split: Split) -> Split:
     """A split of images with masks in tiles that the model takes, see `onebit.data.fitted`; any other split itself."""
     taken, made = (getattr(model, name, None) for name in ("input_shape", "output_shape"))
@@ -238,7 +296,7 @@ def parse_weights(weights: str) -> tuple[str, int]:
     Raises:
         UsageError: not a test mode.
     """
-    match = re.fullmatch(r"ensemble:(\d{1,7})", weights)
+    match = re.fullmatch(r"ensemble:(\d{1,7})", weights) if isinstance(weights, str) else None
     if match and 0 < int(match[1]) <= MOST_DRAWS:
         return "sample", int(match[1])
     if weights not in ("latent", "binary", "mean", "sample", "real"):
@@ -315,6 +373,22 @@ def mode_logits(
     return mean.log().float()
 
 
+@contextmanager
+def images_done(verbose: bool | None, on_images: OnImages | None) -> Iterator[OnImages | None]:
+    """What is to be called with (images done, images): a bar, where one should be shown, and `on_images`."""
+    if not shows_progress(verbose, on_images):
+        yield on_images
+        return
+    with progress("evaluating", "images") as bar:
+
+        def done(count: int, total: int) -> None:
+            bar.update(count, total)
+            if on_images is not None:
+                on_images(count, total)
+
+        yield done
+
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
@@ -327,6 +401,7 @@ def evaluate(
     seed: int = 0,
     batch_size: int | None = None,
     on_images: OnImages | None = None,
+    verbose: bool | None = None,
 ) -> Score:
     """Accuracy, error, loss, predictive entropy and calibration on a split in a stated test mode, in float32.
 
@@ -337,31 +412,31 @@ def evaluate(
         bn: "trained", "reestimate", or "auto": re-estimate for modes that were not trained in.
         seed: of the draws.
         on_images: called with (images done, images), over all draws.
+        verbose: whether to show a bar on a terminal; by default unless `on_images` is given.
 
     Raises:
-        UsageError: unknown mode, empty split, a quantizer without a draw or a mean, or `reestimate` without `train`.
+        UsageError: unknown mode, empty split, a quantizer without a draw or a mean, `reestimate` without `train`, or
+            images that the model does not take; WrongTypeError for a model or a split of another type.
 
     Example:
         >>> evaluate(model, data.test, weights="binary").accuracy  # doctest: +SKIP
         0.9783
     """
+    check_model(model)
+    check_split(split)
     if len(split) == 0:
         raise UsageError("there are no images to evaluate: the split is empty")
     split = in_tiles(model, split)
-    wanted = getattr(model, "input_shape", split.images.shape[1:])
-    if tuple(wanted) != split.images.shape[1:]:
-        raise UsageError(f"the model takes images of shape {tuple(wanted)}, the data has {split.images.shape[1:]}")
+    _check_own_shape(model, split.images.shape[1:])
+    check_number("seed", seed, whole=True, least=0)
     weights, bn = stated_mode(model, weights, bn)
-    logits = mode_logits(
-        model,
-        split.images,
-        weights=weights,
-        train=train,
-        bn=bn,
-        seed=seed,
-        batch_size=batch_size,
-        on_images=on_images,
-    )
+    with (
+        images_done(verbose, on_images) as done,
+        explained(model, split.images.shape[1:]),
+    ):
+        logits = mode_logits(
+            model, split.images, weights=weights, train=train, bn=bn, seed=seed, batch_size=batch_size, on_images=done
+        )
     # a mean of probabilities has no margins: its loss is the cross-entropy, whatever the training loss
     loss = "cross_entropy" if parse_weights(weights)[1] > 1 else loss
     return score_logits(logits, torch.from_numpy(split.labels).to(logits.device), loss=loss, weights=weights, bn=bn)

@@ -12,7 +12,8 @@ import numpy as np
 
 from onebit.bits import unpack_signs
 from onebit.errors import FormatError
-from onebit.packed import costs, load
+from onebit.packed import costs
+from onebit.packed.file import load_with_digest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -148,20 +149,19 @@ def _values(tensor: Tensor) -> np.ndarray:
 
 
 def _total(state: dict[str, Tensor], layers: tuple[LayerReport, ...]) -> dict[str, Any]:
-    weights = sum(math.prod(layer.shape) for layer in layers)
-    binary = sum(math.prod(layer.shape) for layer in layers if layer.bits == 1)
-    others = sum(t.numel() for t in state.values()) - weights
+    from onebit.metrics import packed_bytes, state_sizes  # torch: a packed file is looked into without it
+
+    sizes = state_sizes(state, {layer.name for layer in layers})
+    weights, others = (sum(column) for column in zip(*sizes, strict=True))
     return {
         "parameters": weights + others,
         "weights": weights,
-        "binary_weights": binary,
+        "binary_weights": sum(math.prod(layer.shape) for layer in layers if layer.bits == 1),
         "bytes_in_file": sum(t.numel() * t.element_size() for t in state.values()),
-        "bytes_at_1_bit": weights // 8 + 4 * others,
+        "bytes_at_1_bit": packed_bytes(sizes),
         "bytes_at_32_bit": 4 * (weights + others),
         # of a convolution they depend on the size of the image, which a weight file does not tell
-        "macs": None
-        if any(len(layer.shape) > 2 for layer in layers)
-        else sum(math.prod(layer.shape) for layer in layers),
+        "macs": None if any(len(layer.shape) > 2 for layer in layers) else weights,
     }
 
 
@@ -174,7 +174,7 @@ def inspect_file(path: str | Path) -> Inspection:
     path = Path(path)
     if path.suffix == ".1bit":
         return _inspect_packed(path)
-    from onebit.train.weights import read_state, weight_file  # torch: a packed file is looked into without it
+    from onebit.train.weights import read_state, weight_file
 
     path = weight_file(path)
     state, facts = read_state(path)
@@ -183,7 +183,7 @@ def inspect_file(path: str | Path) -> Inspection:
 
 
 def _inspect_packed(path: Path) -> Inspection:
-    net = load(path)
+    net, digest = load_with_digest(path)
     layers = []
     for node in net.nodes:
         signs = getattr(node, "signs", None)
@@ -207,7 +207,14 @@ def _inspect_packed(path: Path) -> Inspection:
             "bytes_at_32_bit": 4 * (binary + real),
             "macs": sum(r.macs for r in rows),
         },
-        facts={"certificate": asdict(net.certificate) if net.certificate else None, "name": net.name},
+        facts={
+            "certificate": asdict(net.certificate) if net.certificate else None,
+            "name": net.name,
+            "digest": digest,
+        },
         tensors=tuple({"name": r.name, "shape": list(r.shape), "dtype": r.op} for r in rows),
-        warnings=() if net.certificate else ("the packed net carries no certificate",),
+        warnings=(
+            *(() if digest else ("no digest, as it is of format 1: changes to this file cannot be noticed",)),
+            *(() if net.certificate else ("the packed net carries no certificate",)),
+        ),
     )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from onebit.errors import UsageError
-from onebit.layers import BinaryLayer, InputCoding, binary_layers
+from onebit.arguments import described
+from onebit.errors import UsageError, first_line
+from onebit.layers import BinaryLayer, InputCoding, binary_layers, check_model
 
 
 def binary_signs(model: nn.Module) -> dict[str, Tensor]:
@@ -50,15 +52,45 @@ def layer_size(layer: nn.Module) -> tuple[int, int]:
     return 0, parameters
 
 
+def layer_sizes(model: nn.Module) -> list[tuple[int, int]]:
+    """`layer_size` of every layer of a model. Needs no forward pass."""
+    return [layer_size(layer) for layer in model.modules()]
+
+
 def model_size(model: nn.Module) -> tuple[int, int]:
-    """(binary weights, real numbers) that a packed net keeps of a model; see `layer_size`. Needs no forward pass."""
-    sizes = [layer_size(layer) for layer in model.modules()]
-    return sum(binary for binary, _ in sizes), sum(real for _, real in sizes)
+    """(binary weights, real numbers) that a packed net keeps of a model; see `layer_size`."""
+    binary, real = zip(*layer_sizes(model), strict=True)
+    return sum(binary), sum(real)
 
 
-def packed_bytes(binary: int, real: int) -> int:
-    """Bytes at one bit per binary weight and four per real number."""
-    return -(-binary // 8) + 4 * real
+def state_sizes(state: Mapping[str, Tensor], weights: Collection[str]) -> list[tuple[int, int]]:
+    """`layer_size` of every layer of a state_dict.
+
+    Args:
+        weights: names of those that count as binary.
+    """
+    layers: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in state.items():
+        layer, _, key = name.rpartition(".")
+        layers.setdefault(layer, {})[key] = tensor
+    sizes = []
+    for layer, tensors in layers.items():
+        if "running_mean" in tensors:  # a BatchNorm
+            sizes.append((0, 2 * tensors["running_mean"].numel()))
+        elif set(tensors) != {"mean", "std"}:  # of an `InputCoding`, which learns nothing
+            binary = [f"{layer}.{key}".removeprefix(".") in weights for key in tensors]
+            numbers = [tensor.numel() if tensor.is_floating_point() else 0 for tensor in tensors.values()]
+            signs = sum(count for count, is_sign in zip(numbers, binary, strict=True) if is_sign)
+            sizes.append((signs, sum(numbers) - signs))
+    return sizes
+
+
+def packed_bytes(sizes: Iterable[tuple[int, int]]) -> int:
+    """Bytes of layers, (binary weights, real numbers), at one bit per binary weight and four bytes per real number.
+
+    The bits of each layer fill whole bytes.
+    """
+    return sum(-(-binary // 8) + 4 * real for binary, real in sizes)
 
 
 @dataclass(frozen=True)
@@ -79,7 +111,7 @@ class LayerSummary:
     @property
     def bytes_packed(self) -> int:
         """Bytes at one bit per binary weight and four per real parameter."""
-        return packed_bytes(self.binary_weights, self.real_parameters)
+        return packed_bytes([(self.binary_weights, self.real_parameters)])
 
     @property
     def bytes_float32(self) -> int:
@@ -149,11 +181,13 @@ def summary(model: nn.Module, *, input_shape: tuple[int, ...] | None = None) -> 
             with an `InputCoding`, float32 for others.
 
     Raises:
-        UsageError: the shape is not known.
+        UsageError: the shape is not known, or the model does not take such images; WrongTypeError: not a module.
     """
+    check_model(model)
     shape = input_shape or getattr(model, "input_shape", None)
-    if shape is None:
-        raise UsageError("summary of a foreign model needs input_shape=(C, H, W)")
+    if not isinstance(shape, (tuple, list)):
+        got = "" if shape is None else f", got {described(shape)}"
+        raise UsageError(f"summary of a foreign model needs input_shape=(C, H, W){got}")
     names = {layer: name for name, layer in model.named_modules() if sum(layer_size(layer))}
     outputs: dict[nn.Module, tuple[int, ...]] = {}
     macs = dict.fromkeys(names, 0)
@@ -169,6 +203,8 @@ def summary(model: nn.Module, *, input_shape: tuple[int, ...] | None = None) -> 
     try:
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         model.eval()(torch.zeros(2, *shape, dtype=torch.uint8 if coded else torch.float32, device=device))
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise UsageError(f"the model does not take images {tuple(shape)}: {first_line(error)}") from error
     finally:
         for hook in hooks:
             hook.remove()

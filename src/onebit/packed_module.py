@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import weakref
 from collections.abc import Callable
 from math import inf
 from typing import Any, NamedTuple
@@ -11,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onebit.errors import FormatError, OnebitError, UsageError
+from onebit.arguments import described
+from onebit.errors import FormatError, OnebitError, UsageError, WrongTypeError
 from onebit.native import NativePlan
-from onebit.packed import PackedNet, costs, dumps, infer, load, loads
+from onebit.packed import PackedNet, check_net, costs, dumps, infer, load, loads
 from onebit.runtime import native_plan, run
-from onebit.runtime.running import thread_count
+from onebit.runtime.running import thread_count, threads_for
 
-_MOST_NETS = 32
 _COMPARED = 1 << 16  # bytes of a file that every call compares: its graph, and real parameters, which precede the signs
 
 
@@ -46,10 +48,10 @@ def _run(read: _Read, images: np.ndarray) -> np.ndarray:
 
     A batch is shared by ONEBIT_THREADS threads, or by as many as torch has.
     """
-    threads = 1
+    net, plan, threads = read.net, read.plan, 1
     if images.ndim and len(images) > 1:
         threads = thread_count() if os.environ.get("ONEBIT_THREADS") else torch.get_num_threads()
-    net, plan = read.net, read.plan
+        threads = threads if plan is None else threads_for(plan, len(images), threads)
     if threads == 1 and plan is not None and images.shape[1:] == net.input.shape and images.dtype == np.uint8:
         logits, nan = plan.run(np.ascontiguousarray(images))
         # less than half the time of isfinite; what it cannot tell, `run` can
@@ -89,7 +91,7 @@ class PackedModule(nn.Module):
         net: a packed net, or the path of its file.
 
     Raises:
-        FormatError: as `onebit.load`.
+        WrongTypeError: neither. FormatError: as `onebit.load`.
 
     Example:
         >>> module = PackedModule("mnist.1bit")
@@ -100,7 +102,9 @@ class PackedModule(nn.Module):
 
     def __init__(self, net: PackedNet | str | os.PathLike[str]) -> None:
         super().__init__()
-        net = net if isinstance(net, PackedNet) else load(net)
+        if isinstance(net, (str, os.PathLike)):
+            net = load(net)
+        check_net(net)
         self.register_buffer("file", torch.frombuffer(bytearray(dumps(net)), dtype=torch.uint8))
         self.image_shape = net.input.shape
         self.logits_shape = infer(net)[net.output].shape
@@ -121,6 +125,10 @@ class PackedModule(nn.Module):
         Raises:
             UsageError, FormatError, NotBinaryError: as `onebit.runtime.run`, and for tensors that are not on the CPU.
         """
+        if isinstance(images, np.ndarray):
+            raise WrongTypeError(
+                f"images: got {described(images)} of numpy, expected a tensor: torch.from_numpy(images)"
+            )
         return _call(images, self.file, self.logits_shape)
 
     def extra_repr(self) -> str:
@@ -164,13 +172,14 @@ class PackedModule(nn.Module):
 
 
 class _Read(NamedTuple):
-    """A net that was read from a tensor.
+    """A net that was read from a tensor. It does not keep the tensor.
 
     Args:
         shape: of its logits.
         plan: of the library for it, by ONEBIT_NATIVE and ONEBIT_ISA as they were then.
         data: the bytes that it was read from.
-        tensor, view: where they lie; storage: that memory, kept so that nothing else gets its address.
+        tensor: what they were read from, and storage: its memory, which takes this entry along when it goes.
+        view: the first of these bytes where they are now; not to be read without the tensor.
         version: torch's count of the changes to the tensor; None where torch does not count all of them.
     """
 
@@ -178,24 +187,24 @@ class _Read(NamedTuple):
     shape: tuple[int, ...]
     plan: NativePlan | None
     data: bytes
-    tensor: Tensor
-    view: memoryview
-    storage: torch.UntypedStorage
+    tensor: weakref.ref[Tensor]
+    storage: weakref.ref[torch.UntypedStorage]
+    view: Any
     version: int | None
 
     def is_unchanged(self, file: Tensor) -> bool:
         """Whether it was read from this tensor, which has not changed in a way that can be told without its bytes."""
         return (
-            self.tensor is file
-            and self.version is not None
+            self.version is not None
+            and self.tensor() is file
             and self.version == file._version
             and len(self.data) == file.numel()
-            and self.data.startswith(self.view[:_COMPARED])
+            and self.data.startswith(self.view)
         )
 
 
 _READ: dict[int, _Read] = {}
-"""By the address of the bytes; the last one read is the last."""
+"""By the address of the bytes, as long as their memory is there."""
 
 
 def _read(file: Tensor) -> _Read:
@@ -204,20 +213,22 @@ def _read(file: Tensor) -> _Read:
     All of them are compared with those of the last reading, unless it is the same tensor and torch counted no change.
     A change that torch does not count, by `.data` or a view of numpy, is then seen in the first bytes of the file.
     """
-    known = _READ.get(file.data_ptr())
+    address = file.data_ptr()
+    known = _READ.get(address)
     if known is not None and known.is_unchanged(file):
         return known
-    view = _bytes_of(file)
-    version = None if file.is_inference() or file.is_shared() else file._version  # first: bytes may change meanwhile
-    if known is not None and len(view) == len(known.data) and known.data.startswith(view):
+    bytes_now = _bytes_of(file)
+    counted = not (file.is_inference() or file.is_shared()) and file.is_contiguous()
+    version = file._version if counted else None  # first: bytes may change meanwhile
+    if known is not None and len(bytes_now) == len(known.data) and known.data.startswith(bytes_now):
         net, shape, plan, data, *_ = known
     else:
-        data = view.tobytes()
+        data = bytes_now.tobytes()
         net = _net_in(data)
         shape, plan = infer(net)[net.output].shape, native_plan(net)
-    for old in list(_READ)[: 1 - _MOST_NETS]:
-        _READ.pop(old, None)
-    _READ[file.data_ptr()] = read = _Read(net, shape, plan, data, file, view, file.untyped_storage(), version)
+    view = (ctypes.c_uint8 * min(len(data), _COMPARED)).from_address(address)
+    storage = weakref.ref(file.untyped_storage(), lambda _: _READ.pop(address, None))
+    _READ[address] = read = _Read(net, shape, plan, data, weakref.ref(file), storage, view, version)
     return read
 
 

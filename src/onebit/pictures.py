@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -14,14 +14,19 @@ from onebit.files import open_regular
 
 
 @contextmanager
-def opened(path: str) -> Iterator[Any]:
-    """The image file, opened by Pillow; whatever goes wrong with it in the context is a DataError that names it."""
+def opened(path: str, stream: BinaryIO | None = None) -> Iterator[Any]:
+    """The image file, opened by Pillow; whatever goes wrong with it in the context is a DataError that names it.
+
+    Args:
+        stream: what is read instead of the file.
+    """
     from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large images and odd EXIF data: what cannot be read is an error
-            with open_regular(path) as file, Image.open(file) as image:
+            file: Any = open_regular(path) if stream is None else nullcontext(stream)
+            with file as content, Image.open(content) as image:
                 yield image
     except UnidentifiedImageError:
         raise DataError(f"{path}: is not an image that Pillow can read") from None

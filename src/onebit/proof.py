@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import copy
+import math
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from onebit.agreement import Agreement, certify
-from onebit.data import VOID, Dataset, Split, by_pixel, fitted_to
-from onebit.errors import NotBinaryError
+from onebit.agreement import certify, prove
+from onebit.data import DATASETS, VOID, Dataset, Split, by_pixel, fitted_to
+from onebit.errors import NotBinaryError, UsageError
 from onebit.evaluation import (
     OnImages,
     bn_images,
@@ -27,10 +28,12 @@ from onebit.evaluation import (
 from onebit.fold import pack
 from onebit.inspection import inspect_state
 from onebit.layers import binary_layers
-from onebit.packed import PackedNet
+from onebit.packed import Certificate, PackedNet
+from onebit.packed.difference import Difference, array_differences, graph_difference
 from onebit.plain import plain_twin, save_plain
 from onebit.runtime import native_plan
 from onebit.runtime import run as run_packed
+from onebit.tally import Agreement, reference_images
 from onebit.train.run import Run
 from onebit.train.weights import read_state
 
@@ -44,33 +47,71 @@ class Step:
     detail: str
 
 
+def fold_run(run: Run, data: Dataset | None, *, weights: str = "binary", seed: int = 0) -> tuple[nn.Module, PackedNet]:
+    """A trained net and what it packs to, without a certificate.
+
+    Args:
+        data: only a draw needs them, whose BatchNorm statistics are those of the training images.
+        weights, seed: as `pack_run`.
+
+    Raises:
+        UsageError: a draw without data, or a net trained on whitened images. NotBinaryError, FoldError: as `pack_run`.
+    """
+    if run.recipe.whitening is not None:
+        raise UsageError(
+            f"{run.recipe.name} was trained on whitened images, and a packed net takes images as they are: "
+            "train without whitening to pack it; onebit evaluate tells its accuracy"
+        )
+    model, classes = run.model, _class_names(run) if data is None else data.classes
+    if weights == "sample":
+        if data is None:
+            raise UsageError("a draw needs the training images, for its BatchNorm statistics; or --weights binary")
+        model = _with_statistics_of_draw(model, data, seed=seed)
+    return model, pack(model, weights=weights, seed=seed, classes=classes, name=run.recipe.name)
+
+
 def pack_run(
-    run: Run, data: Dataset, *, weights: str = "binary", seed: int = 0, on_images: OnImages | None = None
+    run: Run,
+    data: Dataset,
+    *,
+    weights: str = "binary",
+    seed: int = 0,
+    images: int | None = None,
+    on_images: OnImages | None = None,
 ) -> PackedNet:
     """Fold and pack a trained net, and certify it on the test split of its data.
 
     Args:
         weights: "binary", or "sample" for one random draw by `seed`.
+        images: how many of the split are compared, evenly spread over it; all when None.
         on_images: called with (images done, images) of the comparison.
 
     Raises:
+        UsageError: a net that was trained on whitened images.
         NotBinaryError: no binary layer, or weights that are not numbers. FoldError: an operation that cannot be folded.
     """
-    sample = weights == "sample"
-    model = _with_statistics_of_draw(run.model, data, seed=seed) if sample else run.model
-    packed = pack(model, weights=weights, seed=seed, classes=data.classes, name=run.recipe.name)
+    model, packed = fold_run(run, data, weights=weights, seed=seed)
+    split = data.test if images is None else data.test.spread(images)
     return certify(
         model,
         packed,
-        in_tiles(model, data.test),
+        in_tiles(model, split),
         dataset=data.name,
-        split_name="test",
         weights=weights,
-        seed=seed if sample else None,
+        seed=seed,
         source=run.sha256,
         recipe=run.recipe.name,
+        images=None if split is data.test else images,
         on_images=on_images,
     )
+
+
+def _class_names(run: Run) -> tuple[str, ...] | None:
+    """The names that were stored beside the weights, or those of the data set."""
+    stored, known = run.facts.get("classes"), DATASETS.get(run.recipe.dataset)
+    if isinstance(stored, list):
+        return tuple(map(str, stored))
+    return None if known is None else known.classes
 
 
 def _with_statistics_of_draw(model: nn.Module, data: Dataset, *, seed: int) -> nn.Module:
@@ -130,11 +171,15 @@ def _steps(run: Run, data: Dataset, on_images: OnImages | None) -> Iterator[Step
         twin = plain_twin(run, state, source=str(path))
         yield _reloaded(model, twin, test, on_images)
     packed = pack_run(run, data, on_images=on_images)
-    yield _packed(packed)
+    yield _packed(packed, reference_images(len(test)))
 
 
-def _packed(packed: PackedNet) -> Step:
-    """What packing compared a moment ago: the labels, and the signs of every layer; and every bit of native logits."""
+def _packed(packed: PackedNet, reference: int) -> Step:
+    """What packing compared a moment ago: the labels, the signs of every layer, and the bits of native logits.
+
+    Args:
+        reference: on how many images numpy computed the net, too.
+    """
     certificate = packed.certificate
     assert certificate is not None
     agreement = Agreement(
@@ -155,12 +200,12 @@ def _packed(packed: PackedNet) -> Step:
         signs, differing = (sum(getattr(layer, name) for layer in compared) for name in ("integers", "mismatches"))
         detail += f"; {len(compared)} layers compared on the images ({differing:,} of {signs:,} signs differ)"
     if (plan := native_plan(packed)) is not None:
-        detail += f"; native kernels ({plan.isa.name}) and numpy equal bit for bit"
+        detail += f"; native kernels ({plan.isa.name}) and numpy equal bit for bit on {reference:,} images"
     return Step("packed", agreement.ok and not broken, detail)
 
 
 def _latents_in_range(model: nn.Module, *, clipped: bool) -> Step:
-    low, high, outside, count, unbounded = 0.0, 0.0, 0, 0, 0
+    low, high, outside, count, unbounded = math.inf, -math.inf, 0, 0, 0
     for _, layer in binary_layers(model):
         latent = layer.weight.detach()
         bound = layer.weight_quantizer.latent_bound if layer.weight_quantizer is not None else None
@@ -170,7 +215,8 @@ def _latents_in_range(model: nn.Module, *, clipped: bool) -> Step:
             unbounded += latent.numel()
         else:
             outside += int(torch.count_nonzero(~(latent.abs() <= bound)))
-    detail = f"{count:,} latent weights in [{low:.4g}, {high:.4g}], {outside:,} outside their bound"
+    where = f" in [{low:.4g}, {high:.4g}]" if count else ""
+    detail = f"{count:,} latent weights{where}, {outside:,} outside their bound"
     return Step(
         "latent weights", outside == 0 or not clipped, detail if clipped else detail + " (no latent clip was set)"
     )
@@ -197,20 +243,24 @@ def _reloaded(model: nn.Module, twin: nn.Module, test: Split, on_images: OnImage
 
 
 def prove_packed(
-    net: PackedNet, data: Dataset, *, source: Run | None = None, on_images: OnImages | None = None
+    net: PackedNet, data: Dataset | None, *, source: Run | None = None, on_images: OnImages | None = None
 ) -> Iterator[Step]:
-    """Recompute the certificate of a packed net: its accuracy, and with its source the whole certificate.
+    """Recompute the certificate of a packed net: its accuracy; and with its source all that is in the file.
 
     Args:
-        data: the data set that the certificate names.
+        data: the data set that the certificate names; None for a net without certificate.
         source: the trained net it was packed from.
         on_images: called with (images done, images) of each claim.
     """
     certificate = net.certificate
-    if certificate is None:
-        yield Step("certificate", False, "the packed net carries none")
+    if certificate is None or data is None:
+        if source is None:
+            yield Step("certificate", False, "the packed net carries none")
+        else:
+            yield _same_net(net, fold_run(source, None)[1])
         return
-    split = fitted_to(net, getattr(data, certificate.split))
+    split = getattr(data, certificate.split)
+    split = fitted_to(net, split if certificate.images is None else split.spread(certificate.images))
     logits, labels = by_pixel(run_packed(net, split.images, on_images=on_images), split.labels)
     correct, count = int((logits.argmax(axis=1) == labels).sum()), len(labels)
     yield Step(
@@ -219,13 +269,61 @@ def prove_packed(
         f"{correct:,} of {count:,} correct on {data.name} {certificate.split} with packed weights; "
         f"certified: {certificate.correct} of {certificate.count}",
     )
-    if source is not None:
-        same_file = source.sha256 == certificate.source
-        yield Step("source", same_file, f"{source.source} is {'' if same_file else 'not '}the certified checkpoint")
-        again = pack_run(
-            source, data, weights=certificate.weights, seed=certificate.seed or 0, on_images=on_images
-        ).certificate
-        assert again is not None
-        differing = [name for name, value in asdict(certificate).items() if asdict(again)[name] != value]
-        equal = "recomputed, equal" if not differing else f"differs in {', '.join(differing)}"
-        yield Step("certificate", not differing, equal)
+    if source is None:
+        return
+    same_file = source.sha256 == certificate.source
+    yield Step("source", same_file, f"{source.source} is {'' if same_file else 'not '}the certified checkpoint")
+    seed = certificate.seed or 0
+    model, fresh = fold_run(source, data, weights=certificate.weights, seed=seed)
+    yield _same_net(net, fresh)
+    if graph_difference(net, fresh) is not None:
+        return
+    again = certify(
+        model,
+        net,
+        split,
+        dataset=data.name,
+        split_name=certificate.split,
+        weights=certificate.weights,
+        seed=seed,
+        source=source.sha256,
+        recipe=source.recipe.name,
+        # of what is packed here: in a tie another processor may round the sum that a threshold is at
+        layers=prove(model, fresh, weights=certificate.weights, seed=seed),
+        images=certificate.images,
+        on_images=on_images,
+    ).certificate
+    assert again is not None
+    yield _same_claims(certificate, again)
+
+
+def _same_net(net: PackedNet, fresh: PackedNet) -> Step:
+    """Whether a net is the one that its source packs to, up to rounding, which depends on the processor."""
+    if (different := graph_difference(net, fresh)) is not None:
+        return Step("packed bits", False, f"the file is not what its source packs to: {different}")
+    arrays = list(array_differences(net, fresh))
+    if changed := [found for found in arrays if not found.rounding]:
+        return Step("packed bits", False, f"the file is not what its source packs to: {_listed(changed)}")
+    detail = "every weight and parameter equal to those of the source, packed again"
+    if arrays:
+        detail = f"equal to the source, packed again, up to the rounding of torch: {_listed(arrays)}"
+    return Step("packed bits", True, detail)
+
+
+def _listed(arrays: list[Difference]) -> str:
+    more = f", and {len(arrays) - 1} more arrays" if len(arrays) > 1 else ""
+    return f"{arrays[0]} differ{more}"
+
+
+def _same_claims(certificate: Certificate, again: Certificate) -> Step:
+    """Whether a certificate was found again, and beside that what may be another one elsewhere."""
+    claims, found = certificate.claims, again.claims
+    differing = [name for name, value in claims.items() if found.get(name) != value]
+    detail = f"differs in {', '.join(differing)}" if differing else "recomputed, equal"
+    if again.onebit != certificate.onebit:
+        detail += f"; packed by onebit {certificate.onebit}, recomputed by {again.onebit}"
+    if again.max_logit_difference != certificate.max_logit_difference:
+        detail += (
+            f"; largest logit difference {certificate.max_logit_difference:.3g}, here {again.max_logit_difference:.3g}"
+        )
+    return Step("certificate", not differing, detail)

@@ -25,6 +25,7 @@ class Score:
     loss: mean over samples.
     entropy: of the predictions softmax(logits), in nats, mean over samples; of an ensemble that of its mean prediction.
     gaps: what the calibration error is made of, see `confidence_gaps`.
+    top5: how many have their class among the five largest logits; None where that was not counted.
     confusion: of masks, whose pixels are the samples: counts by true and predicted class, see `confusion_matrix`.
     """
 
@@ -36,6 +37,7 @@ class Score:
     entropy: float
     gaps: tuple[float, ...] = field(repr=False)
     confusion: tuple[tuple[int, ...], ...] | None = None
+    top5: int | None = field(default=None, repr=False)
 
     @property
     def accuracy(self) -> float:
@@ -44,6 +46,11 @@ class Score:
     @property
     def error(self) -> float:
         return 1 - self.accuracy
+
+    @property
+    def error5(self) -> float | None:
+        """Share whose class is not among the five largest logits."""
+        return None if self.top5 is None else 1 - self.top5 / _some(self.count)
 
     @property
     def ece(self) -> float:
@@ -56,7 +63,7 @@ class Score:
         return None if self.confusion is None else pixel_score(self.confusion).mean_iou
 
     def as_dict(self) -> dict[str, Any]:
-        told = {name: value for name, value in asdict(self).items() if name not in ("gaps", "confusion")}
+        told = {name: value for name, value in asdict(self).items() if name not in ("gaps", "confusion", "top5")}
         told |= {"accuracy": self.accuracy, "error": self.error, "ece": self.ece}
         return told if self.confusion is None else told | mask_facts(self.confusion)
 
@@ -95,7 +102,8 @@ def whole_score(parts: Sequence[Score | None]) -> Score:
     if found[0].confusion is not None:
         confusion = tuple(map(tuple, np.sum(np.array([part.confusion for part in found]), axis=0).tolist()))
     correct = sum(part.correct for part in found)
-    return Score(found[0].weights, found[0].bn, correct, count, loss, entropy, gaps, confusion)
+    top5 = None if found[0].top5 is None else sum(part.top5 or 0 for part in found)
+    return Score(found[0].weights, found[0].bn, correct, count, loss, entropy, gaps, confusion, top5)
 
 
 def _some(count: int) -> int:

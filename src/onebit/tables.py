@@ -12,8 +12,11 @@ LONGEST_NAME = 100
 """Characters of a name that others are compared with; the time grows with their square."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str], *, or_all: bool = True) -> str:
     """The end of an error message: `; did you mean 'x'?`, or the list of known names when none is near.
+
+    Args:
+        or_all: False for "" in place of that list.
 
     Example:
         >>> did_you_mean("sign_ste", ["ste_sign", "stochastic"])
@@ -23,7 +26,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name[:LONGEST_NAME], known, n=1, cutoff=0.5)
     if near:
         return f"; did you mean {near[0]!r}?"
-    return f"; known: {', '.join(known)}" if known else ""
+    return f"; known: {', '.join(known)}" if known and or_all else ""
 
 
 def resolve(table: Mapping[str, Any], name: Any, *, kind: str) -> Any:

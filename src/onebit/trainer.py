@@ -13,23 +13,24 @@ import numpy as np
 import torch
 from torch import nn
 
-from onebit.data import Dataset, Split
-from onebit.errors import UsageError, first_line
-from onebit.evaluation import evaluate, fitting_batch, mode_logits, parse_weights
-from onebit.layers import binarize_, binary_layers, with_options
+from onebit.data import Dataset, Split, check_dataset
+from onebit.errors import UsageError
+from onebit.evaluation import check_takes, evaluate, fitting_batch, mode_logits, parse_weights
+from onebit.layers import binarize_, binary_layers, check_model, with_options
+from onebit.models import MODELS
 from onebit.models.parts import init_latents_
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 from onebit.recipe import Recipe, build_recipe, default_settings, flatten, merge, method_settings, refuse_unused
 from onebit.report import plot_history
 from onebit.scores import Score
-from onebit.tables import did_you_mean
+from onebit.tables import did_you_mean, resolve
 from onebit.train.build import build_training, resolve_device
 from onebit.train.history import EpochLog, History
 from onebit.train.lock import lock_folder
 from onebit.train.one_sign import one_sign_warning
 from onebit.train.run import fit_recipe, load_recipe_data, start_folder
 
-OF_FILES = ("validation", "split_seed", "input_size", "permutation", "workers", "skip_broken")
+OF_FILES = ("validation", "split_seed", "input_size", "permutation", "whitening", "workers", "skip_broken")
 """Settings that say how a data set is read."""
 OF_SEVERAL = ("first_stage", "continual")
 """Settings of several trainings one after the other."""
@@ -56,7 +57,7 @@ class Picture:
         Path(path).write_bytes(self.png)
 
 
-@dataclass
+@dataclass(repr=False)
 class TrainerHistory(History):
     """The epochs of a training, which can draw themselves; `data` is the name of the data set."""
 
@@ -93,7 +94,7 @@ class Trainer:
 
     Example:
         >>> trainer = onebit.Trainer("mlp", method="bayesbinn", epochs=5)  # doctest: +SKIP
-        >>> trainer.fit("mnist", on_epoch=print).plot()  # doctest: +SKIP
+        >>> trainer.fit("mnist").plot()  # doctest: +SKIP
         >>> trainer.evaluate(weights="mean").accuracy  # doctest: +SKIP
     """
 
@@ -105,6 +106,8 @@ class Trainer:
         options: dict[str, Any] | None = None,
         **settings: Any,
     ) -> None:
+        if not isinstance(model, str):
+            check_model(model)
         if several := next((name for name in OF_SEVERAL if name in settings), None):
             raise UsageError(f"{several} makes several trainings of one: use onebit train, a Trainer does a single one")
         if "draws" in settings:
@@ -118,6 +121,8 @@ class Trainer:
         self._model: nn.Module | None = None
         self.recipe = self._recipe("mnist")
         """What is trained; the data set completes it."""
+        if self._given is None:
+            resolve(MODELS, self.recipe.model.name, kind="model")
         if self._given is not None:
             _refuse_unfit(self._given, self.recipe, method, options or {})
         self.history = TrainerHistory()
@@ -141,6 +146,7 @@ class Trainer:
         folder: str | Path | None = None,
         resume: bool = False,
         on_epoch: Callable[[EpochLog], None] | None = None,
+        verbose: bool | None = None,
     ) -> TrainerHistory:
         """Train; afterwards the net holds the weights of the last epoch.
 
@@ -149,13 +155,16 @@ class Trainer:
             epochs: instead of those of the settings.
             folder: a run folder for metrics, checkpoint and weights; None writes nothing.
             resume: go on from its last checkpoint.
-            on_epoch: called with each `EpochLog`; `print` shows them.
+            on_epoch: called with each `EpochLog`.
+            verbose: whether to print the net, a bar, and a line for each epoch; see `onebit.fit`.
 
         Raises:
             UsageError, DataError, TrainingError, CheckpointError: as `onebit.fit` and `onebit train`.
 
         A layer of a module whose binary inputs are all alike, as after a ReLU, is told in a warning.
         """
+        if not isinstance(data, str):
+            check_dataset(data)
         name = data if isinstance(data, str) else data.name
         recipe = self._recipe(name, {} if epochs is None else {"epochs": epochs})
         refuse_unused(recipe, flatten(self._settings))
@@ -175,15 +184,18 @@ class Trainer:
                 start_folder(Path(folder), recipe, resume=resume)
                 files["facts"] = {"recipe": asdict(recipe), "input_shape": data.input_shape, "classes": data.classes}
             self._data, self._model = data, training.model
-            history = fit_recipe(recipe, training, data, on_epoch=on_epoch, **files)
+            history = fit_recipe(recipe, training, data, on_epoch=on_epoch, verbose=verbose, **files)
         self.history = TrainerHistory(history.rows, data.name)
         return self.history
 
-    def evaluate(self, split: Split | str = "test", *, weights: str = "binary", seed: int = 0) -> Score:
+    def evaluate(
+        self, split: Split | str = "test", *, weights: str = "binary", seed: int = 0, verbose: bool | None = None
+    ) -> Score:
         """Accuracy, loss, entropy and calibration in a stated test mode; see `onebit.evaluate`.
 
         Args:
             split: images with labels, or "test", "validation" or "train" of the data that it was trained on.
+            weights, seed, verbose: see `onebit.evaluate`.
 
         Raises:
             UsageError: no such split, other images than those of the training, or an unknown test mode.
@@ -196,7 +208,9 @@ class Trainer:
         if not isinstance(chosen, Split):
             raise UsageError(f"split must be a Split or one of {', '.join(SPLITS)}, got {type(chosen).__name__}")
         self._check_images(chosen.images)
-        return evaluate(model, chosen, weights=weights, train=data.train, loss=self.recipe.loss, seed=seed)
+        return evaluate(
+            model, chosen, weights=weights, train=data.train, loss=self.recipe.loss, seed=seed, verbose=verbose
+        )
 
     def predict(self, images: np.ndarray, *, weights: str = "binary", seed: int = 0) -> np.ndarray:
         """Probabilities (N, classes) of uint8 images (N, C, H, W) in a stated test mode, of none an empty array.
@@ -303,18 +317,5 @@ def _made_binary(model: nn.Module, recipe: Recipe, data: Dataset) -> nn.Module:
         for _, layer in binary_layers(model):
             init_latents_(layer, settings.init)
     model.to(resolve_device(recipe.device))
-    training = {module: module.training for module in model.modules()}
-    try:
-        with torch.no_grad():
-            device = resolve_device(recipe.device)
-            model.eval()(torch.zeros(2, *data.input_shape, dtype=torch.uint8, device=device))
-    except (RuntimeError, TypeError, ValueError) as error:
-        shape = "×".join(map(str, data.input_shape))
-        raise UsageError(
-            f"the model does not take the uint8 images {shape} of {data.name} ({first_line(error)}): "
-            "begin it with onebit.InputCoding()"
-        ) from None
-    finally:
-        for module, was in training.items():
-            module.training = was
+    check_takes(model, data.input_shape, data=data.name)
     return model

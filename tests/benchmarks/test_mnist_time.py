@@ -31,6 +31,7 @@ def test_row_of_a_target() -> None:
     assert mnist_time.describe(result).endswith("(missed)")
 
 
+@pytest.mark.nightly
 def test_same_seed_same_accuracy_in_a_fresh_process() -> None:
     options = {"targets": ["92"], "seeds": ["3"], "dataset": ["mnist-sample"]}
     command = [sys.executable, str(SCRIPT), *(word for k, v in options.items() for word in (f"--{k}", *v))]

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from cli_support import Outcome
+from PIL import Image
 
-from onebit.cli.classic import CLASSIC, OTHER_NAMES, SHORT, translate
+from onebit.cli.asked import asked_recipe
+from onebit.cli.classic import CLASSIC, OTHER_NAMES, SHORT, TAKES_MOMENTUM, translate
+from onebit.cli.results_table import write_results
 from onebit.errors import UsageError
+from onebit.optim import OPTIMIZERS, takes
 
 Onebit = Callable[..., Outcome]
 EVERY = """
@@ -42,8 +49,19 @@ def test_every_classic_flag_trains_resumes_and_evaluates(onebit: Onebit, results
     done = onebit("train", *words, "--json")
     assert done.status == 0, done.err
     assert done.json["folder"] == str(results / "try")
-    steps = re.findall(r"steps (\d+) of 7", done.err)
-    assert steps == ["3", "6", "7"]
+    number = r"[\d.e+-]+ \([\d.e+-]+\)"
+    line = rf"Epoch: \[1\]\[(\d)/7\]  Time {number}  Loss {number}  Prec@1 {number}  Prec@5 {number}\n"
+    assert re.findall(line, done.err) == re.findall(line, (results / "try" / "log.txt").read_text()) == ["3", "6", "7"]
+    with (results / "try" / "results.csv").open() as table:
+        (row,) = csv.DictReader(table)
+    epoch = json.loads((results / "try" / "metrics.jsonl").read_text())
+    assert list(row) == [
+        "epoch",
+        *(f"{part}_{what}" for what in ("loss", "error1", "error5") for part in ("train", "val")),
+    ]
+    assert (row["epoch"], float(row["val_loss"])) == ("1", epoch["validation_loss"])
+    assert float(row["train_error1"]) == 100 * epoch["train_error"] > float(row["train_error5"]) == 0
+    assert float(row["val_error1"]) == 100 * epoch["validation_error"] > float(row["val_error5"]) == 0
     recipe = config(onebit, results / "try" / "recipe.yaml")
     assert (recipe["model"]["name"], recipe["model"]["width"]) == ("resnet20", 0.25)
     assert recipe["model"]["weight_quantizer"] == recipe["model"]["input_quantizer"] == "ste_sign"
@@ -66,8 +84,8 @@ def test_every_classic_flag_trains_resumes_and_evaluates(onebit: Onebit, results
     [
         (["--learning_rate", "0.5"], ["--optimizer.lr", "0.5"]),
         (["--learning-rate=0.5"], ["--optimizer.lr", "0.5"]),
-        (["--wd", "0.1"], ["--optimizer.weight_decay", "0.1"]),
-        (["--weight_decay", "0.1"], ["--optimizer.weight_decay", "0.1"]),
+        (["--wd", "0.1"], ["--optimizer", "sgd", "--optimizer.weight_decay", "0.1"]),
+        (["--weight_decay", "0.1"], ["--optimizer", "sgd", "--optimizer.weight_decay", "0.1"]),
         (["--batch_size", "7"], ["-b7"]),
         (["--model", "resnet"], ["-a", "resnet"]),
         (["--workers=2"], ["-j", "2"]),
@@ -80,6 +98,7 @@ def test_every_classic_flag_trains_resumes_and_evaluates(onebit: Onebit, results
         (["--gpus", "3"], ["--device", "cuda:3"]),
         (["--gpus", "3", "--type", "torch.FloatTensor"], ["--device", "cpu", "--precision", "fp32"]),
         (["--optimizer", "Adam", "--momentum", "0.9"], ["--optimizer", "adam"]),
+        (["--optimizer", "ASGD", "--lr", "0.1"], ["--optimizer", "asgd", "--optimizer.lr", "0.1"]),
         (["--optimizer", "SGD", "--momentum", "0"], ["--optimizer", "sgd", "--momentum", "0.0"]),
         (["--start-epoch", "0"], []),
         (["--print_freq", "10"], []),
@@ -88,6 +107,59 @@ def test_every_classic_flag_trains_resumes_and_evaluates(onebit: Onebit, results
 def test_classic_flags_mean_ours(onebit: Onebit, classic: list[str], ours: list[str]) -> None:
     base = ["--dataset", "cifar10"]
     assert config(onebit, *base, *classic) == config(onebit, *base, *ours)
+
+
+def test_a_data_set_is_named_by_its_path_too(onebit: Onebit, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for i in range(12):
+            image = np.full((8, 8, 3), 10 * i + 100 * (name == "b"), np.uint8)
+            Image.fromarray(image).save(tmp_path / "pictures" / name / f"{i}.png")
+    flags = ["-a", "vgg", "--model.width", "0.02", "-b", "4", "--input_size", "8", "--epochs", "1", "-j", "0"]
+    flags += ["--validation", "4", "--threads", "1"]
+    done = onebit("train", "--dataset", tmp_path / "pictures", *flags, "--out", tmp_path / "run", "--json")
+    assert done.status == 0, done.err
+    assert done.json["dataset"] == "folder"
+    assert sum(part["count"] for part in done.json["test"].values()) > 0
+    resumed = onebit("train", "--resume", tmp_path / "run", "--json")
+    assert resumed.json["test"] == done.json["test"]
+    both = onebit("train", "--dataset", tmp_path / "pictures", "--data", tmp_path)
+    assert f"--data {tmp_path} and --dataset {tmp_path / 'pictures'}: leave one of them out" in both.line
+    (tmp_path / "cells" / "image").mkdir(parents=True)
+    (tmp_path / "cells" / "label").mkdir()
+    assert config(onebit, "--dataset", tmp_path / "cells", "--model", "unet")["dataset"] == "segmentation"
+    assert config(onebit, "--dataset", "mine.npz")["dataset"] == "arrays"
+
+
+def test_only_a_classic_command_writes_their_table(onebit: Onebit, tmp_path: Path) -> None:
+    short = ["--dataset", "toy", "--threads", "1"]
+    assert onebit("train", *short, "--epochs", "0.1", "--out", tmp_path / "ours").status == 0
+    assert not (tmp_path / "ours" / "results.csv").exists()
+    folder = tmp_path / "theirs"
+    assert onebit("train", *short, "--epochs", "2", "--results_dir", tmp_path, "--save", "theirs").status == 0
+    before = (folder / "results.csv").read_text()
+    assert len(before.splitlines()) == 3
+    (folder / "results.csv").write_text("")
+    rows = (folder / "metrics.jsonl").read_text()
+    write_results(folder)
+    assert ((folder / "results.csv").read_text(), (folder / "metrics.jsonl").read_text()) == (before, rows)
+
+
+def test_an_empty_resume_is_none(onebit: Onebit, tmp_path: Path) -> None:
+    short = ["--dataset", "toy", "--epochs", "0.1", "--threads", "1", "--out", tmp_path / "run"]
+    done = onebit("train", *short, "--resume", "")
+    assert done.status == 0
+    assert "starting afresh" not in done.err
+    assert "holds a run already" in onebit("train", *short, "--resume=").line
+
+
+def test_one_gpu_on_a_machine_without_is_one_line(onebit: Onebit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    refused = onebit("train", "--dataset", "toy", "--gpus", "99")
+    assert refused.status == 2
+    assert "'cuda:99' cannot be used here: torch finds no GPU; train on the CPU with --device cpu, or leave out" in (
+        refused.line
+    )
 
 
 def test_no_workers_means_none(onebit: Onebit) -> None:
@@ -112,7 +184,11 @@ def test_depth_is_counted_as_there(onebit: Onebit) -> None:
     assert net("-a", "resnet_binary", *cifar, "{'depth': 18}") == ("resnet14", 5.0)
     assert net("-a", "resnet_binary", *cifar, "{}") == ("resnet14", 5.0)
     assert net("-a", "resnet", *cifar, "{'depth': 56}") == ("resnet56", None)
-    assert net("-a", "resnet_binary", "--dataset", "imagenet", "--model_config", "{'depth': 18}") == ("resnet18", None)
+    imagenet = ["-a", "resnet_binary", "--dataset", "imagenet"]
+    for depth in (18, 34, 50):
+        assert net(*imagenet, "--model_config", f"{{'depth': {depth}}}") == (f"resnet{depth}", None)
+    assert net(*imagenet) == ("resnet50", None)
+    assert "unknown model 'resnet152'" in onebit("train", *imagenet, "--model_config", "{'depth': 152}").line
 
 
 def test_the_run_folder_is_results_dir_and_save(onebit: Onebit) -> None:
@@ -128,6 +204,10 @@ def test_the_run_folder_is_results_dir_and_save(onebit: Onebit) -> None:
 def test_what_is_not_classic_is_left_alone_in_its_order() -> None:
     words = ["mnist-fast", "--seed", "3", "--optimizer.lr", "0.1", "-x", "--nope", "--name=-b"]
     assert list(translate(words).rest) == words
+
+
+def test_momentum_is_that_of_optimizers_that_have_one() -> None:
+    assert set(TAKES_MOMENTUM) == {name for name, kind in OPTIMIZERS.items() if takes(kind, "momentum")}
 
 
 def test_the_table_names_every_flag_once() -> None:
@@ -172,8 +252,15 @@ def test_a_bare_state_dict_is_evaluated_as_the_flags_say(onebit: Onebit, results
         (["--optimizer", "Adamm"], "unknown optimizer 'adamm'; did you mean 'adam"),
         (["--model", "resnet_bin"], "unknown model 'resnet_bin'; did you mean 'resnet_binary'?"),
         (["--type", "torch.cuda.FlaotTensor"], "unknown tensor type 'torch.cuda.FlaotTensor'; did you mean"),
-        (["--gpus", "0,1"], "torchrun --nproc-per-node 2 -m onebit train"),
-        (["--gpus", "all"], "--gpus must be the number of a GPU, got 'all'"),
+        (
+            ["-b", "64", "--gpus", "0,1", "--save", "my run"],
+            "type: CUDA_VISIBLE_DEVICES=0,1 torchrun --nproc-per-node 2 -m onebit train --dataset toy --out TMP/run "
+            "-b 64 --save 'my run'",
+        ),
+        (["--gpus=0,2"], "type: CUDA_VISIBLE_DEVICES=0,2 torchrun --nproc-per-node 2 -m onebit train --dataset toy"),
+        (["--gpus", "all"], "--gpus must be the number of a GPU, or several such as 0,1, got 'all'"),
+        (["--gpus", "0,"], "--gpus must be the number of a GPU, or several such as 0,1, got '0,'"),
+        (["--dataset", "gone/images"], "gone/images is not a folder; expected one with images in class sub-folders"),
         (["--model_config", "{'depht': 18}"], "unknown key 'depht'; did you mean 'depth'?"),
         (["--model_config", "depth=18"], "--model_config must be a Python dictionary such as"),
         (["--model_config", "[18]"], "--model_config must be a Python dictionary such as"),
@@ -215,3 +302,33 @@ def test_resume_of_a_weight_file_names_the_way_out(onebit: Onebit, results: Path
 def test_a_translation_keeps_python_errors_to_itself() -> None:
     with pytest.raises(UsageError, match="needs a value"):
         translate(["--model_config"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "optimizer", "noted"),
+    [
+        ("--lr 0.1 --momentum 0.9", ("sgd", 0.1, 0.9, 0.0), "--momentum"),
+        ("--lr 0.1 --wd 5e-4", ("sgd", 0.1, 0.0, 5e-4), "--weight_decay"),
+        ("--dataset cifar10 --model resnet20 --method bnn --momentum 0.8", ("sgd", 0.1, 0.8, 0.0), "--momentum"),
+        ("-a alexnet --dataset cifar100 --momentum 0.8", ("sgd", 0.05, 0.8, 5e-4), None),  # which is SGD without it
+        ("--lr 0.1", ("adam", 0.1, 0.0, 0.0), None),
+        ("--momentum 0.9 --optimizer adam", ("adam", 0.001, 0.0, 0.0), None),
+        ("--momentum 0.9 --optimizer RMSprop", ("rmsprop", 0.001, 0.9, 0.0), None),
+        ("--optimizer.weight_decay 0.1", ("adam", 0.001, 0.0, 0.1), None),
+        # a method or a recipe chooses its optimizer on purpose
+        ("--method ste --momentum 0.9", ("adam", 0.01, 0.0, 0.0), None),
+        ("--method bop --momentum 0.9", ("bop", 0.001, 0.0, 0.0), None),
+        ("mnist-fast --momentum 0.9", ("adam", 0.02, 0.0, 0.0), None),
+        ("cifar10-resnet20-real --momentum 0.8 --wd 1e-4", ("sgd", 0.1, 0.8, 1e-4), None),
+    ],
+)
+def test_momentum_and_weight_decay_mean_sgd_where_nothing_chooses_an_optimizer(
+    flags: str, optimizer: tuple[object, ...], noted: str | None
+) -> None:
+    words = flags.split()
+    method = words[words.index("--method") + 1] if "--method" in words else None
+    asked = asked_recipe(translate([word for word in words if word not in ("--method", method)]), method, None)
+    found = asked.recipe.optimizer
+    assert (found.name, found.lr, found.momentum, found.weight_decay) == optimizer
+    meaning = "trains with SGD, as in the scripts that this flag comes from; --optimizer adam keeps Adam"
+    assert asked.notes == (() if noted is None else (f"{noted} without --optimizer {meaning}",))

@@ -37,6 +37,7 @@ def numbers(row: dict[str, Any]) -> dict[str, float]:
     return {key: value for key, value in flatten(row).items() if isinstance(value, (int, float))}
 
 
+@pytest.mark.nightly
 def test_torchrun_gives_the_curve_of_one_process(onebit: Callable[..., Outcome], tmp_path: Path) -> None:
     """The command as it stands in docs/scaling.md."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "onebit"]

@@ -72,6 +72,7 @@ def test_every_architecture_trains(config: Callable[..., Outcome]) -> None:
         values = 3 * 32**2 if model == "mlp" else 3
         recipe = config(CIFAR, {"model_architecture": architecture, "input_shape": values}).json
         assert recipe["model"]["name"] == model
+        assert recipe["model"]["dense_norm_momentum"] == (None if model == "mlp" else 0.1)
         assert recipe["model"]["widths"] == ([3072, 2048, 2048, 2048, 10] if model == "mlp" else None)
 
 
@@ -94,6 +95,14 @@ def test_a_continual_run_takes_the_smaller_net_and_the_tasks(onebit: Onebit) -> 
     published = build_recipe(read_settings(recipe_path("mnist-permuted")))
     zero = {"model.dropout": 0.0, "model.input_dropout": 0.0, "optimizer.real_lr": 1e-3, "continual.own": "bayesbinn"}
     assert {name: here for name, _, here in recipe.changed_from(published)} == zero
+
+
+def test_a_continual_file_without_its_task_is_not_trained_as_a_plain_net(onebit: Onebit) -> None:
+    refused = onebit("train", EXAMPLES / "mnist_continual.json", "--print-config")
+    assert refused.status == 2
+    assert "temperature 0.01 is that of a continual training (test_cl.py): add --task permuted-mnist" in refused.line
+    plain = onebit("train", EXAMPLES / "mnist_continual.json", "--task", "image", "--print-config", "--json").json
+    assert (plain["continual"]["tasks"], plain["model"]["widths"]) == (0, [784, 2048, 2048, 2048, 10])
 
 
 def test_bayesbinn_does_not_clip_gradients_as_its_reproduction_does_not(config: Callable[..., Outcome]) -> None:

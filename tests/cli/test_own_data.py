@@ -155,23 +155,3 @@ def test_a_training_on_a_file_of_arrays(onebit: Onebit, tmp_path: Path) -> None:
     refused = onebit("train", *flags, "--out", tmp_path / "none")
     assert "name it with --data FILE.npz" in refused.line
     assert not (tmp_path / "none").exists()
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--init_from", "nowhere.safetensors"], "nowhere.safetensors"),
-        (["--teacher", "nowhere"], "nowhere"),
-        (["--device", "cuda:77"], "device 'cuda:77' cannot be used here"),
-    ],
-)
-def test_what_is_missing_is_told_before_data_are_read(
-    onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], message: str
-) -> None:
-    def read(*_: object, **__: object) -> None:
-        raise AssertionError("the data were read")
-
-    monkeypatch.setattr("onebit.train.run.load_dataset", read)
-    refused = onebit("train", "digits-smoke", *flags, "--out", tmp_path / "run")
-    assert refused.status == 2
-    assert message in refused.line

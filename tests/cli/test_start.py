@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -34,7 +35,19 @@ def test_help_names_every_verb_and_imports_nothing(onebit: Onebit) -> None:
     done = onebit("--help")
     assert done.status == 0
     assert all(verb in done.out for verb in VERBS)
-    assert not loaded_modules("--help") & {"torch", "numpy", "yaml", "jsonargparse", "rich"}
+    assert not loaded_modules("--help") & {"torch", "numpy", "yaml", "rich"}
+
+
+def test_threads_of_torch_that_wait_sleep_soon_unless_the_user_says_how(
+    onebit: Onebit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for policy, expected in ((None, "1000"), ("active", None)):
+        for name, value in (("GOMP_SPINCOUNT", None), ("OMP_WAIT_POLICY", policy)):
+            monkeypatch.setenv(name, value or "")
+            if value is None:
+                monkeypatch.delenv(name)
+        assert onebit("list", "quantizers").status == 0
+        assert os.environ.get("GOMP_SPINCOUNT") == expected
 
 
 def test_no_verb_is_wrong_usage(onebit: Onebit) -> None:
@@ -57,6 +70,36 @@ def test_help_of_every_verb_is_an_answer_without_torch(verb: str) -> None:
     assert done.status == 0
     assert done.out.startswith("usage: onebit ")
     assert "torch" not in loaded_modules("list", "recipes")
+
+
+def test_help_takes_a_verb(onebit: Onebit, capsys: pytest.CaptureFixture[str]) -> None:
+    assert onebit("help", "train").out == onebit("train", "--help").out
+    with pytest.raises(SystemExit, match="0"):
+        onebit("help", "pack")
+    assert capsys.readouterr().out.startswith("usage: onebit pack ")
+    assert onebit("help").out == onebit("--help").out
+    assert "unknown verb 'pck'; did you mean 'pack'?" in onebit("help", "pck").line
+
+
+@pytest.mark.parametrize("flags", [[], ["--out", "x"], ["--resume"], ["--json"], ["--overwrite"]])
+def test_train_alone_says_what_to_type(onebit: Onebit, flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onebit.cli.train_verb._train_all", None)
+    done = onebit("train", *flags)
+    assert (done.status, done.out) == (2, "")
+    typed = [line.split("   ")[0].split() for line in done.err.splitlines() if line.startswith("  onebit ")]
+    assert len(typed) >= 4
+    for _, *words in typed:
+        if "--resume" not in words and "--help" not in words:
+            assert onebit(*words, "--print-config").status == 0
+
+
+def test_list_alone_lists_its_kinds(onebit: Onebit) -> None:
+    kinds = onebit("list", "--json").json["kinds"]
+    assert list(kinds) == [line.split()[0] for line in onebit("list").out.splitlines()]
+    assert "methods" in kinds
+    for kind, text in kinds.items():
+        assert text
+        assert kind in onebit("list", kind, "--json").json
 
 
 def test_train_help_shows_every_field_with_default_and_meaning(onebit: Onebit, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +155,7 @@ def test_predict_never_loads_torch(packed_file: Path, tmp_path: Path) -> None:
     Image.new("L", (28, 28)).save(tmp_path / "blank.png")
     loaded = loaded_modules("predict", packed_file, tmp_path / "blank.png")
     assert "numpy" in loaded
-    assert not loaded & {"torch", "jsonargparse", "matplotlib", "rich", "yaml"}
+    assert not loaded & {"torch", "matplotlib", "rich", "yaml"}
 
 
 def test_a_packed_file_is_looked_into_and_evaluated_without_torch(packed_file: Path) -> None:

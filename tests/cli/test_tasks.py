@@ -105,7 +105,10 @@ def test_one_task_does_not_overwrite_several_that_were_interrupted_in_the_first(
     for recipe in ("digits-smoke", "mnist-permuted"):
         refused = onebit("train", recipe, "--out", folder)
         assert refused.status == 2
-        assert f"{folder} holds a run already: go on with --resume {folder}, or choose another --out" in refused.line
+        assert (
+            f"{folder} holds a run already: go on with --resume {folder}, replace it with --overwrite, or"
+            in refused.line
+        )
     assert "was trained with" in onebit("train", "digits-smoke", "--out", folder, "--resume").err.splitlines()[-1]
     assert "holds a run already" in onebit("train", "digits-smoke", "--seeds", "0-1", "--out", folder.parent).line
     report = onebit("report", folder, "-o", tmp_path / "report")

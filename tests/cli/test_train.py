@@ -76,7 +76,7 @@ def test_method_sets_quantizers(onebit: Onebit) -> None:
     assert "name: toy-mlp-bnn" in done.out
 
 
-def test_ctrl_c_says_how_to_go_on_and_resuming_is_bit_identical(run_folder: Path, tmp_path: Path) -> None:
+def test_ctrl_c_says_how_to_go_on_and_resuming_is_bit_identical(onebit: Onebit, tmp_path: Path) -> None:
     folder, slow = tmp_path / "run", ["--epochs", "6", "--batch_size", "20"]
     arguments = ["train", "digits-smoke", *SMALL, *slow, "--out", folder]
     process = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -88,11 +88,10 @@ def test_ctrl_c_says_how_to_go_on_and_resuming_is_bit_identical(run_folder: Path
     assert process.returncode == 130
     assert "Traceback" not in err
     assert f"onebit train --resume {folder}" in err.splitlines()[-1]
-    assert subprocess.run(command("train", "--resume", folder), capture_output=True, timeout=120).returncode == 0
+    assert onebit("train", "--resume", folder).status == 0
 
     whole = tmp_path / "whole"
-    done = subprocess.run(command(*arguments[:-1], whole), capture_output=True, timeout=120)
-    assert done.returncode == 0
+    assert onebit(*arguments[:-1], whole).status == 0
     first, second = load_file(folder / "final.safetensors"), load_file(whole / "final.safetensors")
     assert all(torch.equal(first[name], second[name]) for name in second)
     rows = [
@@ -168,7 +167,7 @@ def test_the_split_is_a_line_of_the_stored_recipe(run_folder: Path) -> None:
         (["--method", "bayes", "--dataset", "toy"], "unknown method 'bayes'"),
         (["digits-smoke", "--model.widths", "[100,10]"], "the first width is 100, but an input of shape (1, 28, 28)"),
         (["digits-smoke", "--model.widths", "[784,5]"], "the last width is 5, but there are 10 classes"),
-        (["digits-smoke", "--device", "gpu"], "device 'gpu' cannot be used here"),
+        (["digits-smoke", "--device", "gpu"], "unknown device 'gpu'; did you mean 'cuda'"),
         (["digits-smoke", "--precision", "fp8"], "precision must be one of auto, bf16, fp32"),
         (["digits-smoke", "--out"], "--out needs a value"),
         (["digits-smoke", "--validation", "8000"], "validation"),

@@ -92,9 +92,8 @@ def test_files_that_are_missing_are_named_with_the_places(tmp_path: Path) -> Non
     message = str(caught.value)
     for words in (
         "train.bin, test.bin",
-        f"{tmp_path} (1 of 2 files)",
+        f"{tmp_path} has 1 of the 2 files",
         "cifar-100-binary, cifar-100-python",
-        "--data DIR",
     ):
         assert words in message
 

@@ -45,22 +45,34 @@ def test_found_in_the_folder_or_a_sub_folder(tiny: TinyMnist, tmp_path: Path, su
     assert folder_found(tiny, tmp_path / "own") == tmp_path / "own" / sub
 
 
-def test_order_is_directory_then_environment_then_cache(
-    tiny: TinyMnist, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    own, first, second = tmp_path / "own", tmp_path / "first", tmp_path / "second"
-    own.mkdir()
+def test_order_is_environment_then_cache(tiny: TinyMnist, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()
     monkeypatch.setenv("ONEBIT_DATA", os.pathsep.join([str(first), str(second), ""]))
     in_cache = tiny.write(tmp_path / "cache" / "mnist")
-    assert folder_found(tiny, own) == in_cache
+    assert folder_found(tiny) == in_cache
     in_second = tiny.write(second / "mnist")
-    assert folder_found(tiny, own) == in_second
+    assert folder_found(tiny) == in_second
     in_first = tiny.write(first)
-    assert folder_found(tiny, own) == in_first
-    in_own = tiny.write(own)
-    assert folder_found(tiny, own) == in_own
     assert folder_found(tiny) == in_first
+
+
+def test_a_named_folder_is_the_only_one(tiny: TinyMnist, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Complete files elsewhere, and mirrors, do not stand in for a folder that was named by mistake."""
+    tiny.write(tmp_path / "elsewhere")
+    tiny.write(tmp_path / "cache" / "mnist")
+    monkeypatch.setenv("ONEBIT_DATA", str(tmp_path / "elsewhere"))
+    own = tiny.write(tmp_path / "own" / "mnist", which=(0, 3)).parent
+    with pytest.raises(DataError) as caught:
+        find_or_fetch(official(tiny, closed_port()), directory=own, progress=None)
+    message = str(caught.value)
+    assert f"{own} has 2 of the 4 files of 'mnist'" in message
+    assert all(f"{file.name}.gz" in message for file in tiny.files)
+    assert "sub-folders mnist, MNIST/raw" in message
+    assert "\n" not in message
+    assert sorted(path.name for path in own.rglob("*.gz")) == sorted(f"{tiny.files[i].name}.gz" for i in (0, 3))
+    tiny.write(own / "MNIST" / "raw")
+    assert folder_found(tiny, own) == own / "MNIST" / "raw"
 
 
 def test_an_incomplete_folder_is_passed_over(tiny: TinyMnist, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,11 +107,11 @@ def test_not_found_and_offline_names_files_places_and_ways_out(
     tiny: TinyMnist, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own, other = tiny.write(tmp_path / "own" / "mnist", which=(0, 3)), tmp_path / "other"
-    monkeypatch.setenv("ONEBIT_DATA", str(other))
+    monkeypatch.setenv("ONEBIT_DATA", os.pathsep.join([str(own.parent), str(other)]))
     mirrors = closed_port(), closed_port()
     start = time.perf_counter()
     with pytest.raises(DataError) as caught:
-        find_or_fetch(official(tiny, *mirrors), directory=own.parent, progress=None)
+        find_or_fetch(official(tiny, *mirrors), directory=None, progress=None)
     assert time.perf_counter() - start < 3  # the first file decides; the other three are not tried
     message = str(caught.value)
     for file in tiny.files:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from onebit.fold import pack
 from onebit.layers import BinaryConv2d, BinaryLinear, InputCoding
 from onebit.packed import Affine, Certificate, Dense, LayerProof, PackedNet, Threshold, load, save
 from onebit.quantizers import SteSign
+from onebit.tally import reference_images
 
 
 def with_node(packed: PackedNet, name: str, **arrays: np.ndarray) -> PackedNet:
@@ -63,7 +65,9 @@ def test_a_net_of_signs_without_a_last_norm_agrees_bit_for_bit() -> None:
     )
     agreement = verify(model, pack(model, input_shape=SHAPE), images_of())
     assert agreement == Agreement(200, 0, 0.0, True)
-    assert str(agreement) == "200 of 200 equal (bit for bit)"
+    assert str(agreement) == (
+        "200 of 200 equal (bit for bit); nothing was compared with the training pipeline (trained=…)"
+    )
 
 
 def test_disagreement_is_counted() -> None:
@@ -313,3 +317,63 @@ def test_a_tied_image_is_a_mismatch() -> None:
     other = with_node(packed, affine.output, shift=np.array([1, 1 + 1e-6], np.float32))
     agreement = verify(model, other, np.array([127, 128, 127, 128], np.uint8).reshape(1, 1, 2, 2))
     assert (agreement.label_mismatches, agreement.tied, agreement.ok) == (1, 0, False)
+
+
+def drawn(count: int) -> np.ndarray:
+    return np.random.default_rng(5).integers(0, 256, (count, *SHAPE), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("native", ["0", "1"])
+@pytest.mark.parametrize("batch_size", [None, 7, 640])
+def test_numpy_computes_a_share_of_many_images(
+    native: str, batch_size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 2,500 images every second one: signs inside the net are compared there, with the library or without."""
+    monkeypatch.setenv("ONEBIT_NATIVE", native)
+    model = make_mlp(input_quantizer="ste_sign", value="glorot", nasty=None)
+    with torch.no_grad():
+        model.get_submodule("norm1").bias.fill_(0.37)
+        model.get_submodule("norm2").bias.fill_(0.37)
+    packed, images = pack(model), drawn(2500)
+    proofs = prove(model, packed, images=images, batch_size=batch_size)
+    assert [(proof.integers, proof.mismatches) for proof in proofs] == [(1250 * 31, 0), (1250 * 40, 0)]
+    assert (reference_images(2500), reference_images(1999), reference_images(10_000)) == (1250, 1999, 1000)
+    agreement = verify(model, packed, images, batch_size=batch_size)
+    ours, theirs = runtime.run(packed, images), torch_logits(model, images)
+    assert agreement.count == 2500
+    assert agreement.label_mismatches == (ours.argmax(1) != theirs.argmax(1)).sum()  # ties, which rounding decides
+
+
+@pytest.mark.parametrize("image", [0, 2, 1])
+def test_a_kernel_that_computes_other_bits_is_found(image: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_mlp()
+    packed, images, run = pack(model), drawn(2500), runtime.run
+    if runtime.native_plan(packed) is None:
+        monkeypatch.setattr(
+            "onebit.tally.runtime.native_plan", lambda net: SimpleNamespace(isa=SimpleNamespace(name="x"))
+        )
+
+    def wrong(net: PackedNet, batch: np.ndarray, **options: Any) -> np.ndarray:
+        logits = run(net, batch)
+        logits[image, 0] = np.nextafter(logits[image, 0], np.float32(9))
+        return logits
+
+    monkeypatch.setattr("onebit.tally.runtime.run", wrong)
+    if image % 2:  # not among the images that numpy computes: a difference of rounding to torch
+        assert verify(model, packed, images).ok
+        return
+    with pytest.raises(FoldError, match=r"computes other logits than numpy for 1 of \d+ images"):
+        verify(model, packed, images)
+
+
+def test_a_saved_certificate_is_the_one_that_was_made(tmp_path: Any) -> None:
+    """The way of the README: certify, print, save; the file is not one without a certificate."""
+    model, split = make_mlp(), split_of()
+    packed = certify(model, pack(model), split, dataset="toy")
+    save(packed, tmp_path / "net.1bit")
+    assert load(tmp_path / "net.1bit").certificate == packed.certificate
+    assert packed.certificate is not None
+    assert str(packed.certificate) == (
+        f"120 toy test labels: {packed.certificate.correct} correct with packed weights, 0 labels differ from torch, "
+        f"largest logit difference {packed.certificate.max_logit_difference:.3g}"
+    )

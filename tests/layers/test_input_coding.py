@@ -31,6 +31,12 @@ def test_standardise_is_per_channel_and_travels_in_the_state_dict() -> None:
     assert list(InputCoding().state_dict()) == []
 
 
+def test_mean_and_std_of_pixels_from_0_to_1_take_a_scale() -> None:
+    x = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    coded = InputCoding("standardise", mean=(0.1307,), std=(0.3081,), scale=255)(x)
+    torch.testing.assert_close(coded, (x / 255 - 0.1307) / 0.3081)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -38,6 +44,13 @@ def test_standardise_is_per_channel_and_travels_in_the_state_dict() -> None:
         ({"coding": "standardise"}, "needs mean and positive std"),
         ({"coding": "standardise", "mean": [1.0], "std": [0.0]}, "needs mean and positive std"),
         ({"coding": "standardise", "mean": [1.0], "std": [1.0, 2.0]}, "needs mean and positive std"),
+        (
+            {"coding": "standardise", "mean": [0.1307], "std": [0.3081]},
+            "got mean [0.1307] and std [0.3081], expected those of pixels 0–255: scale=255 makes them",
+        ),
+        ({"mean": [128.0], "std": [64.0]}, "mean, std and scale belong to the coding 'standardise'"),
+        ({"coding": "standardise", "mean": [0.5], "std": [0.5], "scale": -255}, "needs mean and positive std"),
+        ({"scale": 255}, "mean, std and scale belong to the coding 'standardise'"),
     ],
 )
 def test_a_wrong_coding_is_refused(arguments: dict, message: str) -> None:

@@ -43,6 +43,8 @@ BIASES = {"alexnet": 64 + 192 + 384 + 256 + 256 + 2 * 4096, "nin": 5 * 192 + 160
         ("resnet56", {}, 853_018),
         ("resnet110", {}, 1_727_962),
         ("resnet18", {}, 11_689_512),  # torchvision
+        ("resnet34", {}, 21_797_672),  # torchvision
+        ("resnet50", {}, 25_557_032),  # torchvision
         ("resnet18", {"input_shape": (3, 32, 32), "classes": 10}, 11_173_962),  # the same with a 3×3 stem
         ("alexnet", {"last_norm": False}, 61_100_840 + BIASES["alexnet"]),  # torchvision, without BatchNorm
         # torchvision's vgg16_bn: biases beside the BatchNorms of the convolutions, biases alone in the dense layers

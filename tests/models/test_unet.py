@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from onebit import pack
 from onebit.errors import UsageError
 from onebit.layers import BinaryConv2d, BinaryConvTranspose2d
 from onebit.models import create_model
 from onebit.models.unet import CentreCrop
+from onebit.runtime import run
 
 
 def test_it_is_the_net_of_the_paper() -> None:
@@ -62,3 +64,29 @@ def test_what_does_not_fit_is_refused() -> None:
     valid.check_size(572, 188)
     with pytest.raises(UsageError, match=r"takes no images of 570×512 pixels; the next larger ones are 572×524"):
         valid.check_size(570, 512)
+
+
+def test_dropout_zeroes_channels_that_were_pooled_or_joined_in_training_alone() -> None:
+    """Eight places, as in the reproduction of BayesBiNN."""
+    options = {"input_shape": (1, 16, 16), "width": 1 / 16, "weight_quantizer": "sign"}
+    torch.manual_seed(0)
+    model = create_model("unet", dropout=0.5, **options)
+    torch.manual_seed(0)
+    plain = create_model("unet", **options)
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    seen: list[torch.Tensor] = []
+    for layer in model.modules():
+        if isinstance(layer, nn.Dropout2d):
+            layer.register_forward_hook(lambda _, inputs, output: seen.append(output))
+    x = torch.randint(0, 256, (4, 1, 16, 16), dtype=torch.uint8)
+    model(x)
+    assert len(seen) == 8
+    channels = [(output.flatten(2) == 0).all(dim=2).float().mean() for output in seen]
+    assert all(share > 0.2 for share in channels)
+    plain.load_state_dict(model.state_dict())
+    assert torch.equal(model.eval()(x), plain.eval()(x))
+    hookless = create_model("unet", dropout=0.5, **options).eval()
+    packed = pack(hookless)
+    assert run(packed, x.numpy()).shape == (4, 2, 16, 16)
+    with pytest.raises(UsageError, match="dropout zeroes a unit before its sign"):
+        create_model("unet", dropout=0.5, **options | {"input_quantizer": "ste_sign"})

@@ -10,7 +10,7 @@ from pathlib import Path
 import onebit
 
 SOURCES = Path(onebit.__file__).parent / "native" / "csrc"
-FLAGS = ["-std=c11", "-ffp-contract=off", "-fno-math-errno"]
+FLAGS = ["-std=gnu11", "-ffp-contract=off", "-fno-math-errno"]
 PROCESSORS = {"x86_64": "x86", "AMD64": "x86", "aarch64": "arm64", "arm64": "arm64"}
 """What instruction_sets.txt calls a machine."""
 

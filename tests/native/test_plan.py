@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_nets import images_of
@@ -13,7 +14,7 @@ from packed_nets import IMAGE_NETS, Builder
 
 from onebit.bits import pack_signs
 from onebit.errors import NotBinaryError, UnknownNameError, UsageError
-from onebit.native import NotPlanned, instruction_sets, make_plan
+from onebit.native import NotPlanned, instruction_sets, make_plan, plan
 from onebit.native.memory import place
 from onebit.native.steps import Buffer
 from onebit.packed import (
@@ -31,6 +32,7 @@ from onebit.packed import (
     Relu,
     Sign,
 )
+from onebit.packed_module import PackedModule
 from onebit.runtime import run
 
 ISAS = list(instruction_sets())
@@ -237,6 +239,20 @@ def test_what_the_library_cannot_compute_is_left_to_the_reference() -> None:
     np.testing.assert_array_equal(run(net, images), run(net, images, executor="reference"))
     with pytest.raises(UsageError, match="does not run this net"):
         run(net, images, executor="native")
+
+
+def test_an_operation_without_a_native_kernel_runs_in_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = IMAGE_NETS["sign"](0)
+    images = images_of(net, 3)
+    expected = run(net, images)
+    monkeypatch.delitem(plan._MAKERS, type(net.nodes[0]))
+    other = IMAGE_NETS["sign"](0)  # plans are kept for a net
+    with pytest.raises(NotPlanned, match=r"^the operation of 'n0', \w+, has no native kernel$"):
+        make_plan(other, instruction_sets()[ISAS[0]])
+    np.testing.assert_array_equal(run(other, images), expected)
+    np.testing.assert_array_equal(PackedModule(other)(torch.from_numpy(images)).numpy(), expected)
+    with pytest.raises(UsageError, match=r"does not run this net: the operation of 'n0', .*; use executor 'reference'"):
+        run(other, images, executor="native")
 
 
 def test_more_real_products_than_an_int64_holds() -> None:

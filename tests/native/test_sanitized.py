@@ -47,6 +47,7 @@ print(planned, *isas)
 """
 
 
+@pytest.mark.nightly
 def test_no_access_out_of_bounds_and_nothing_undefined(tmp_path: Path) -> None:
     assert COMPILER is not None
     runtime = subprocess.run([COMPILER, "-print-file-name=libasan.so"], text=True, capture_output=True, check=True)

@@ -1,10 +1,14 @@
-"""Threads that share the steps of one image: the same bits for any number of them, and none waits for ever."""
+"""Threads that share images or steps: the same bits for any number of them; those that wait sleep, and not for ever."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event, Thread, get_ident
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +16,8 @@ from kernel_nets import images_of, kernel_nets
 from packed_nets import Builder
 
 from onebit.errors import NotBinaryError
-from onebit.native import instruction_sets, make_plan, team
+from onebit.native import NativePlan, instruction_sets, make_plan, team
+from onebit.native.library import Meeting
 from onebit.packed import Affine, Flatten, PackedNet, Relu, Sign
 from onebit.runtime import run, running
 
@@ -21,8 +26,8 @@ pytestmark = pytest.mark.skipif(not instruction_sets(), reason="the native libra
 
 @pytest.fixture
 def shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every net is large enough for its steps to be shared."""
-    monkeypatch.setattr(running, "_SHARED_WORK", 0)
+    """Every call is worth all threads."""
+    monkeypatch.setattr(running, "threads_for", lambda plan, count, threads: threads)
 
 
 @pytest.mark.parametrize("isa", instruction_sets())
@@ -35,22 +40,73 @@ def test_any_number_of_parts_makes_the_same_bits(isa: str) -> None:
             np.testing.assert_array_equal(plan.run(images, parts=parts)[0], expected)
 
 
-def test_one_image_is_shared_where_it_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-    together = team.run_together
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
+    """(thread, images, parts) of each call of a plan."""
+    found: list[tuple[int, int, int]] = []
+    alone = NativePlan.run
 
-    def watched(part: team.Part, parts: int) -> bool:
-        asked.append(parts)
-        return together(part, parts)
+    def watched(plan: NativePlan, images: np.ndarray, *, parts: int = 1) -> tuple[np.ndarray, bool]:
+        found.append((get_ident(), len(images), parts))
+        return alone(plan, images, parts=parts)
 
-    monkeypatch.setattr("onebit.native.memory.run_together", watched)
+    monkeypatch.setattr(NativePlan, "run", watched)
+    return found
+
+
+def test_a_call_takes_as_many_threads_as_its_work_is_worth(
+    calls: list[tuple[int, int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     net = kernel_nets()[-1]
-    images = images_of(net, 1)
-    alone = run(net, images, threads=3)
-    assert asked == [], "a small net"
-    monkeypatch.setattr(running, "_SHARED_WORK", 0)
-    np.testing.assert_array_equal(run(net, images, threads=3), alone)
-    assert asked == [3]
+    images = images_of(net, 12)
+    expected = run(net, images, executor="reference")
+    np.testing.assert_array_equal(run(net, images[:3], threads=3), expected[:3])
+    assert calls == [(get_ident(), 3, 1)], "waking a thread takes longer than a small net"
+    plan = running.native_plan(net)
+    assert plan is not None
+    monkeypatch.setattr(running, "_THREAD_WORK", plan.work)  # an image for each thread
+    for count, sizes in ((12, [4, 4, 4]), (2, [1, 1])):
+        calls.clear()
+        np.testing.assert_array_equal(run(net, images[:count], threads=3), expected[:count])
+        assert [size for _, size, _ in calls] == sizes
+    monkeypatch.setattr(running, "_THREAD_WORK", plan.work // 2)  # half an image
+    calls.clear()
+    np.testing.assert_array_equal(run(net, images[:1], threads=3), expected[:1])
+    assert calls == [(get_ident(), 1, 2)]
+
+
+def test_shares_do_not_wait_for_threads_that_have_not_begun() -> None:
+    """As on a machine whose cores others keep busy."""
+    over = Event()
+    busy = [team._pool(3).submit(over.wait, 60) for _ in range(2)]
+    try:
+        assert list(team.run_shares(lambda share: (share, get_ident()), "abc")) == [(s, get_ident()) for s in "abc"]
+    finally:
+        over.set()
+    assert all(one.result() for one in busy)
+
+
+def test_a_thread_that_waits_takes_no_time_of_others() -> None:
+    net = kernel_nets()[-1]
+    plan, images = make_plan(net, list(instruction_sets().values())[-1]), images_of(net, 1)
+    expected, _ = plan.run(images)
+    made, arena, meeting = np.empty_like(expected), plan._arena(2), Meeting()
+    where: Any = images.ctypes.data, 1, arena.ctypes.data, made.ctypes.data
+    spent: list[float] = []
+
+    def part(number: int) -> None:
+        began = time.thread_time()
+        plan.isa.run(ctypes.byref(plan.plan), *where, number, 2, ctypes.addressof(meeting))
+        spent.append(time.thread_time() - began)
+
+    early = Thread(target=part, args=(0,))
+    early.start()
+    time.sleep(0.3)
+    assert early.is_alive()
+    part(1)
+    early.join()
+    np.testing.assert_array_equal(made, expected)
+    assert max(spent) < 0.1
 
 
 @pytest.mark.usefixtures("shared")

@@ -21,6 +21,7 @@ EXCEPTIONS = {
     "LBFGS": "takes one group of parameters only",
     "SparseAdam": "takes sparse gradients only",
 }
+ONLY_MATRICES = "Muon"
 OF_TORCH = [name for name, kind in OPTIMIZERS.items() if not issubclass(kind, CompanionOptimizer)]
 """The others have test files of their own."""
 TORCH_OPTIMIZERS = sorted(
@@ -57,13 +58,20 @@ def test_the_exceptions_are_optimizers_of_torch() -> None:
     assert len(TORCH_OPTIMIZERS) > 10
 
 
+def test_the_table_has_every_optimizer_of_torch_that_moves_any_dense_parameter() -> None:
+    left_out = {*EXCEPTIONS, ONLY_MATRICES}
+    assert {OPTIMIZERS[name].__name__ for name in OF_TORCH} == set(TORCH_OPTIMIZERS) - left_out
+    named = "ASGD Adam Adamax Adagrad Adadelta Rprop RMSprop SGD"  # of BinaryNet.pytorch
+    assert {name.lower() for name in named.split()} <= set(OF_TORCH)
+
+
 @pytest.mark.parametrize("name", [name for name in TORCH_OPTIMIZERS if name not in EXCEPTIONS])
 def test_every_optimizer_of_torch_clips_latents_and_nothing_else(name: str) -> None:
     model = net()
     with torch.no_grad():
         model[3].weight.fill_(3.0)
     groups = latent_groups(model, lr=2.0)
-    if name == "Muon":  # takes matrices only
+    if name == ONLY_MATRICES:
         groups = [{**g, "params": [p for p in g["params"] if p.dim() == 2]} for g in groups]
         groups = [g for g in groups if g["params"]]
     optimizer = clip_latents_(getattr(torch.optim, name)(groups))
@@ -78,6 +86,8 @@ def test_every_optimizer_of_torch_clips_latents_and_nothing_else(name: str) -> N
 @pytest.mark.parametrize("name", OF_TORCH)
 def test_the_clip_is_what_holds_the_latents(name: str) -> None:
     model = net()
+    with torch.no_grad():
+        model[0].weight.mul_(5)
     optimizer = OPTIMIZERS[name](latent_groups(model, lr=0.5))
     step(model, optimizer, steps=2)  # more of them may overflow
     assert largest(model[0]) > 1

@@ -42,6 +42,7 @@ def test_json_holds_exactly_the_specified_fields(certificate: Certificate) -> No
         ({"bit_exact": 1}, "expected true or false"),
         ({"bit_exact": True}, "claims bit_exact beside a difference"),
         ({"bit_exact": True, "max_logit_difference": 0.0, "label_mismatches": 1}, "claims bit_exact"),
+        ({"images": "all"}, "images is 'all'"),
         ({"source": "ABC"}, "64 hexadecimal digits"),
         ({"source": "0" * 63 + "\n"}, "64 hexadecimal digits"),
         ({"dataset": "\x1b[31m"}, "printable text"),
@@ -60,6 +61,41 @@ def test_what_cannot_be_true_is_refused(certificate: Certificate, change: dict[s
     with pytest.raises(FormatError, match=message) as info:
         Certificate.from_json({**certificate.to_json(), **change})
     assert "\n" not in str(info.value)
+
+
+def test_claims_leave_out_what_rounding_decides(certificate: Certificate) -> None:
+    proven, seen = certificate.layers[0], LayerProof(name="fc1", proof="float", integers=100, mismatches=2)
+    made = replace(certificate, layers=(proven, seen), label_mismatches=3, tied=3)
+    elsewhere = replace(
+        made,
+        onebit="9.0.0",
+        max_logit_difference=2e-5,
+        label_mismatches=1,
+        tied=1,
+        layers=(proven, replace(seen, mismatches=5)),
+    )
+    assert elsewhere.claims == made.claims
+    for change in (
+        {"correct": 1},
+        {"count": 9_999},
+        {"label_mismatches": 4},
+        {"split": "train"},
+        {"dataset": "other"},
+        {"source": None},
+        {"images": 10},
+        {"layers": (seen, proven)},
+        {"layers": (replace(proven, mismatches=1), seen)},
+        {"layers": (replace(proven, integers=1), seen)},
+        {"layers": (proven, replace(seen, proof="every integer"))},
+    ):
+        assert replace(made, **change).claims != made.claims, change
+
+
+def test_fields_that_say_nothing_are_left_out(certificate: Certificate) -> None:
+    some = replace(certificate, images=500)
+    assert some.to_json()["images"] == 500
+    assert Certificate.from_json(some.to_json()) == some
+    assert "images" not in certificate.to_json()
 
 
 def test_a_missing_field_is_named(certificate: Certificate) -> None:

@@ -196,7 +196,7 @@ def test_any_safetensors_reader_opens_the_file(tmp_path: Path, packed_mlp: Maker
     save(net, tmp_path / "net.1bit")
     with safe_open(tmp_path / "net.1bit", framework="numpy") as file:
         assert set(file.metadata()) == {"onebit"}
-        assert json.loads(file.metadata()["onebit"])["format"] == 1
+        assert json.loads(file.metadata()["onebit"])["format"] == 2
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     assert {name: array.shape for name, array in tensors.items()} == {
         "signs": (70 * 2 + 10 * 9,), "threshold": (70,), "direction": (70,), "scale": (10,), "shift": (10,),

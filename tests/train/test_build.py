@@ -146,11 +146,16 @@ def test_the_seed_decides_the_initial_weights(data: Dataset, seed: int) -> None:
         ({"model": {"widths": [784, 10]}}, "the first width is 784, but an input of shape (1, 8, 8) has 64 values"),
         ({"model": {"widths": [64, 16, 10]}}, "the last width is 10, but there are 4 classes"),
         ({"optimizer": {"lr_scale": "glorto"}}, "lr_scale must be one of glorot, glorot_squared or none"),
-        ({"optimizer": {"momentum": 0.9}}, "momentum belongs to sgd, rmsprop and bayesbinn, the optimizer is 'adam'"),
+        ({"optimizer": {"momentum": 0.9}}, "momentum belongs to rmsprop, sgd and bayesbinn, the optimizer is 'adam'"),
+        ({"optimizer": {"name": "rprop", "weight_decay": 0.1}}, "weight_decay belongs to adafactor, adadelta"),
         ({"schedule": {"name": "exponential"}}, "needs a final learning rate above 0"),
-        ({"schedule": {"warmup": 2.0}}, "the warm-up takes 8 steps, but training has only 8"),
+        ({"schedule": {"warmup": 2.0}}, "schedule.warmup is 2 epochs, but training has only 2"),
+        (
+            {"model": {"real_first": True, "real_last": True, "widths": [64, 16, 4]}},
+            "weight_quantizer is sign, but 'mlp' has no binary layer: leave out model.real_first or model.real_last",
+        ),
         ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
-        ({"device": "gpu"}, "device 'gpu' cannot be used here"),
+        ({"device": "gpu"}, "unknown device 'gpu'; did you mean 'cuda'"),
         ({"model": {"weight_quantizer": "ste_sign", "value": 0.5}}, "is ±1 only: leave value at 1"),
     ],
 )
@@ -159,6 +164,24 @@ def test_settings_that_do_not_fit_are_one_clear_line(data: Dataset, settings: di
         build_training(recipe(**settings), data)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["cifar10-bayesbinn", "cifar100-bayesbinn", "cifar10-ste", "cifar100-ste"])
+def test_the_vgg_of_bayesbinn_has_the_norms_of_its_authors(name: str) -> None:
+    """As in their models/models.py: momentum 0.2 behind convolutions, that of torch behind dense layers."""
+    with torch.device("meta"):
+        settings = build_recipe(read_settings(recipe_path(name))).model
+        model = build_model(settings, input_shape=(3, 32, 32), classes=10)
+    norms = [layer for layer in model.modules() if isinstance(layer, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d))]
+    assert [norm.momentum for norm in norms] == [0.2] * 6 + [0.1] * 3
+    assert {(norm.eps, norm.affine) for norm in norms} == {(1e-5, False)}
+
+
+def test_a_plain_module_in_place_of_a_binary_net_is_refused(data: Dataset) -> None:
+    plain = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4))
+    with pytest.raises(UsageError, match="has no binary layer: binarize it, or set that to null"):
+        build_training(recipe(), data, model=plain)
+    assert build_training(recipe(model={"weight_quantizer": None}), data, model=plain).model is plain
 
 
 def test_the_device_of_auto_is_one_that_works() -> None:

@@ -126,7 +126,7 @@ def test_the_method_trains(data: Dataset, method: str) -> None:
         ("bop", {"model": {"weight_quantizer": "xnor"}},
          "optimizer bop trains weight_quantizer sign or ste_sign, got xnor: use --method bop"),
         ("bop", {"model": {"weight_quantizer": None}}, "Bop moves binary weights, and there are none"),
-        ("bop", {"optimizer": {"momentum": 0.9}}, "optimizer.momentum belongs to sgd, rmsprop and bayesbinn"),
+        ("bop", {"optimizer": {"momentum": 0.9}}, "optimizer.momentum belongs to rmsprop, sgd and bayesbinn"),
         ("bop", {"optimizer": {"compile": True}}, "a compiled update needs adam or adamw, got Bop"),
         ("bayesbinn", {"optimizer": {"compile": True}}, "a compiled update needs adam or adamw, got BayesBiNN"),
         ("proxquant", {"optimizer": {"prox_strength": None}}, "weight_quantizer prox stays real without"),

@@ -23,6 +23,7 @@ from onebit.errors import CheckpointError, FormatError, OnebitError
 from onebit.layers import BinaryLinear, binarize_
 from onebit.train.weights import (
     load_weights,
+    read_state,
     read_torch_file,
     read_weights,
     save_weights,
@@ -60,6 +61,49 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("good")
     build(CASES["sign"]).fit(DATA, folder)
     return folder / "last.ckpt"
+
+
+# -------------------------------------------------------------------------------------------------------- which format
+@pytest.mark.parametrize("length", [640, 896, 1152, 1408, 19280, 65536 + 640])
+def test_a_safetensors_header_whose_length_begins_like_a_pickle_or_a_zip(tmp_path: Path, length: int) -> None:
+    """Its length, in the first 8 bytes, may be any multiple of 8: of 640 they are 0x80 0x02, of 19280 they spell PK."""
+    state = {"fc.weight": torch.ones(3, 4)}
+    path = tmp_path / "net.bin"
+    filler = 0
+    while True:  # a longer fact makes a longer header
+        data = safetensors.torch.save(state, metadata={"onebit": json.dumps({"epoch": 7, "filler": "x" * filler})})
+        found = int.from_bytes(data[:8], "little")
+        if found >= length:
+            break
+        filler += max(1, length - found - 8)
+    assert found == length
+    path.write_bytes(data)
+    loaded, facts = read_state(path)
+    assert torch.equal(loaded["fc.weight"], state["fc.weight"])
+    assert facts["epoch"] == 7
+
+
+@pytest.mark.parametrize("form", ["zip", "pickle 2", "pickle 3"])
+def test_a_torch_file_is_still_recognized(tmp_path: Path, form: str) -> None:
+    path, state = tmp_path / "net.bin", {"fc.weight": torch.ones(3, 4)}
+    kind, _, protocol = form.partition(" ")
+    torch.save(
+        {"state_dict": state, "epoch": 7},
+        path,
+        pickle_protocol=int(protocol or 2),
+        _use_new_zipfile_serialization=kind == "zip",
+    )
+    loaded, facts = read_state(path)
+    assert torch.equal(loaded["fc.weight"], state["fc.weight"])
+    assert facts["epoch"] == 7
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_pickle_is_still_recognized(tmp_path: Path, protocol: int) -> None:
+    path = tmp_path / "net.bin"
+    path.write_bytes(pickle.dumps({"fc.weight": list(range(100))}, protocol=protocol))
+    with pytest.raises(FormatError, match=r"not a torch file|holds no tensors by name"):
+        read_state(path)
 
 
 # ---------------------------------------------------------------------------------------------------- hostile, damaged

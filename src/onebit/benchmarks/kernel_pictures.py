@@ -41,7 +41,7 @@ def draw(figure: Figure, result: dict[str, Any]) -> None:
     grid = figure.subplots(len(kinds), squeeze=False, sharex=True, height_ratios=[1 + len(of) for of in rows])
     for axes, of in zip(grid[:, 0], rows, strict=True):
         _draw_bars(axes, of)
-    grid[-1, 0].set_xlabel("times as fast")
+    grid[-1, 0].set_xlabel("times as fast; left of 1 the other engine is faster")
     _legend(figure, grid[0, 0])
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -26,19 +25,19 @@ from onebit.benchmarks.twins import FLOOR, NETS, Call, build, float_nets, float_
 from onebit.errors import OnebitError, UsageError
 from onebit.fold import pack
 from onebit.memory import keep_freed_memory
-from onebit.native import NativePlan, instruction_sets, make_plan
+from onebit.native import NativePlan, instruction_sets, make_plan, run_shares
 from onebit.packed import PackedNet, dumps
-from onebit.runtime.running import parts_of_steps
+from onebit.runtime.running import threads_for
 from onebit.tables import resolve
 
 
-def _native_call(plan: NativePlan, images: np.ndarray, pool: ThreadPoolExecutor, threads: int) -> Call:
+def _native_call(plan: NativePlan, images: np.ndarray, threads: int) -> Call:
     """As `onebit.runtime.run` shares images or steps between threads, but with the plan of a stated instruction set."""
-    shared = np.array_split(images, min(threads, len(images)))
-    parts = parts_of_steps(plan, len(images), threads)
-    if len(shared) == 1 or parts > 1:
-        return lambda: plan.run(images, parts=parts)[0]
-    return lambda: np.concatenate([logits for logits, _ in pool.map(plan.run, shared)])
+    workers = threads_for(plan, len(images), threads)
+    if workers == 1 or len(images) < workers:
+        return lambda: plan.run(images, parts=workers)[0]
+    shares = np.array_split(images, workers)
+    return lambda: np.concatenate([logits for logits, _ in run_shares(plan.run, shares)])
 
 
 def check(name: str, packed: PackedNet, images: np.ndarray, timed: Sequence[Timed]) -> list[int]:
@@ -145,15 +144,14 @@ def time_net(
     }
     plans = {isa: make_plan(packed, found) for isa, found in instruction_sets().items()}
     rows = []
-    with ThreadPoolExecutor(threads) as pool:
-        for batch in batches:
-            images = make_images(model, batch)
-            timed = [Timed(variant, None, call) for variant, call in float_nets(twin, images)]
-            for isa, plan in plans.items():
-                timed.append(Timed(isa, isa, _native_call(plan, images, pool, threads)))
-            mismatches = check(f"{name}, batch {batch}", packed, images, timed)
-            take_turns(timed, rounds=rounds, seconds=seconds, on_round=on_round)
-            rows += [{"net": name, "batch": batch, **row, **sizes} for row in _rows(timed, mismatches)]
+    for batch in batches:
+        images = make_images(model, batch)
+        timed = [Timed(variant, None, call) for variant, call in float_nets(twin, images)]
+        for isa, plan in plans.items():
+            timed.append(Timed(isa, isa, _native_call(plan, images, threads)))
+        mismatches = check(f"{name}, batch {batch}", packed, images, timed)
+        take_turns(timed, rounds=rounds, seconds=seconds, on_round=on_round)
+        rows += [{"net": name, "batch": batch, **row, **sizes} for row in _rows(timed, mismatches)]
     return rows
 
 

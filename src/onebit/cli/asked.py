@@ -24,7 +24,9 @@ from onebit.recipe import (
     recipe_names,
     recipe_path,
     refuse_clipping,
+    refuse_long_warmup,
     refuse_unused,
+    shrink_warmup,
     take_alias,
     translate_config,
     unused_settings,
@@ -33,8 +35,8 @@ from onebit.recipe import (
 from onebit.tables import LONGEST_NAME, resolve
 
 QUANTIZERS = ("weight_quantizer", "input_quantizer")
-TASKS = {"permuted-mnist": "mnist-permuted"}
-"""Task -> the recipe that says how it is learnt."""
+TASKS = {"permuted-mnist": "mnist-permuted", "image": None}
+"""Task -> the recipe that says how it is learned; None for the images as they are."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,15 @@ def asked_recipe(classic: Classic, method: str | None, resumed: str | None, *, t
         source = recipe_path(argv.pop(0))
     elif resumed is not None:
         source = stored_recipe(resumed)
-    learnt = None if task is None else recipe_path(resolve(TASKS, task, kind="task"))
+    recipe_of_task = None if task is None else resolve(TASKS, task, kind="task")
+    learnt = None if recipe_of_task is None else recipe_path(recipe_of_task)
     meant, flags = take_alias([*classic.flags, *argv])
     given = [flag.partition("=")[0].removeprefix("--") for flag in flags]
     optimizer = _said(flags, "optimizer.name")
     config = None if source is None else read_config(source)
     notes: tuple[str, ...] = ()
     if config is not None:
-        translation = translate_config(config, source=str(source), method=method, task=task or "image")
+        translation = translate_config(config, source=str(source), method=method, task=task)
         settings = merge(method_settings(translation.method, optimizer=optimizer), translation.settings)
         method, notes = translation.method, translation.notes
     else:
@@ -75,10 +78,21 @@ def asked_recipe(classic: Classic, method: str | None, resumed: str | None, *, t
     if source is not None and learnt is not None:
         settings = merge(settings, {"continual": read_settings(learnt)["continual"], "measured": ""})
     chosen = None if source is None and learnt is None else build_recipe(settings)
+    if chosen is not None:
+        # the quantizers of a file that names none are those of a recipe, whichever net --model puts in its place
+        settings = merge({"model": {name: getattr(chosen.model, name) for name in QUANTIZERS}}, settings)
     if chosen is None:
         meant = merge(meant, {} if method is None else method_settings(method, optimizer=optimizer))
         what = build_recipe(meant, flags)
-        settings = default_settings(what, method=method, given=given) | {"name": _name(what, classic.model, method)}
+        settings = default_settings(what, method=method, given=given)
+        named = optimizer or meant.get("optimizer", {}).get("name")  # by a flag, or by the method
+        if classic.of_sgd and named is None and build_recipe(settings).optimizer.name == "adam":
+            flags, given = [*flags, "--optimizer.name=sgd"], [*given, "optimizer.name"]
+            what = build_recipe(meant, flags)
+            settings = default_settings(what, method=method, given=given)
+            meaning = "trains with SGD, as in the scripts that this flag comes from; --optimizer adam keeps Adam"
+            notes = (f"{classic.of_sgd[0]} without --optimizer {meaning}",)
+        settings["name"] = _name(what, classic.model, method)
     elif method is not None and config is None:
         settings = with_method(chosen, method, flags=flags, optimizer=optimizer)
         # the method that was asked for counts, not the one that the alias of a model stands for
@@ -93,6 +107,15 @@ def asked_recipe(classic: Classic, method: str | None, resumed: str | None, *, t
     if chosen is not None and any(name != "seed" for name, _, _ in recipe.changed_from(chosen)):
         # what was measured with the recipe as it stands says nothing about this training
         recipe = dataclasses.replace(recipe, measured="")
+    binary = method is not None and method_settings(method)["model"]["weight_quantizer"] is not None
+    if binary and recipe.model.weight_quantizer is None:
+        raise UsageError(f"--method {method} has binary weights, but model.weight_quantizer is null: leave one out")
+    if chosen is not None and "epochs" in given and "schedule.warmup" not in given:
+        full, recipe = recipe.schedule.warmup, shrink_warmup(recipe, epochs=chosen.epochs)
+        if recipe.schedule.warmup < full:
+            shorter = f"from {full:g} to {recipe.schedule.warmup:.3g} epochs"
+            notes = (*notes, f"schedule.warmup shrinks with --epochs {recipe.epochs:g}, {shorter}")
+    refuse_long_warmup(recipe)
     refuse_clipping(recipe)
     refuse_unused(recipe, given)
     if chosen is not None:
@@ -154,8 +177,8 @@ def folder_of(resumed: str) -> Path:
     return path
 
 
-def run_folder(recipe: Recipe, *, out: str | None, resumed: str | None, named: Path | None) -> Path:
-    """The one folder that --out, --resume and the classic --results_dir and --save name, else runs/NAME.
+def run_folder(*, out: str | None, resumed: str | None, named: Path | None) -> Path | None:
+    """The one folder that --out, --resume and the classic --results_dir and --save name.
 
     Raises:
         UsageError: they name different ones.
@@ -166,33 +189,4 @@ def run_folder(recipe: Recipe, *, out: str | None, resumed: str | None, named: P
     if len({os.path.realpath(folder) for folder in given.values()}) > 1:
         told = ", ".join(f"{flag} names {folder}" for flag, folder in given.items())
         raise UsageError(f"{told}: leave one of them out")
-    return next(iter(given.values()), Path("runs") / recipe.name)
-
-
-def check_names(recipe: Recipe) -> None:
-    """Refuse unknown names, and a net or a device that is not there, before a data set is fetched for them.
-
-    Raises:
-        UnknownNameError, UsageError: the first of them.
-    """
-    from onebit.losses import LOSSES
-    from onebit.models import MODELS
-    from onebit.optim import OPTIMIZERS
-    from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
-    from onebit.recipe.aliases import MODEL_ALIASES
-    from onebit.train.build import resolve_device
-    from onebit.train.schedules import SCHEDULES
-    from onebit.train.weights import weight_file
-
-    for table, name, kind in (
-        ({**MODEL_ALIASES, **MODELS}, recipe.model.name, "model"),
-        (WEIGHT_QUANTIZERS, recipe.model.weight_quantizer, "weight quantizer"),
-        (INPUT_QUANTIZERS, recipe.model.input_quantizer, "input quantizer"),
-        (OPTIMIZERS, recipe.optimizer.name, "optimizer"),
-        (dict.fromkeys(SCHEDULES), recipe.schedule.name, "schedule"),
-        (LOSSES, recipe.loss, "loss"),
-    ):
-        resolve(table, name, kind=kind)
-    for path in filter(None, (recipe.init_from, recipe.teacher)):
-        weight_file(Path(path))
-    resolve_device(recipe.device)
+    return next(iter(given.values()), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from ast import literal_eval as read_literal
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ CLASSIC = {
     "lr": "--optimizer.lr",
     "momentum": "--optimizer.momentum",
     "weight_decay": "--optimizer.weight_decay",
-    "print_freq": "a line of progress every so many steps",
+    "print_freq": "a line with loss and precision every so many steps",
     "resume": "--resume",
     "evaluate": "onebit evaluate FILE",
 }
@@ -51,9 +52,12 @@ TYPES = {
     "half": ("auto", "bf16"),
 }
 """Tensor type -> (device, precision)."""
-TAKES_MOMENTUM = ("sgd", "rmsprop")
+TAKES_MOMENTUM = ("sgd", "rmsprop", "bayesbinn")
 CIFAR_RESNETS = ("resnet", "resnet_binary")
 """Names whose `depth` is counted as that repository does: (depth − 2) / 6 blocks a stage, rounded down."""
+
+IMAGENET_DEPTH = 50
+"""Of these names on ImageNet, where no depth is said."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +71,13 @@ class Classic:
         folder: RESULTS_DIR/SAVE; without a SAVE the name of the recipe is still to be added.
         named: whether `folder` is complete.
         momentum: for an optimizer that takes one.
+        of_sgd: those flags among --momentum and --weight_decay that were given.
         classes: number of classes that the data set must have.
         start_epoch: number of epochs that a resumed training must have done.
         print_freq: steps between two lines of progress.
         evaluate: file to evaluate instead of a training.
+        spoken: whether a flag was said as that repository has it: the run then has its table, too.
+        data: where the data set lies that `--dataset` names by its path.
         notes: what was understood in another way than it was said, whatever the recipe.
     """
 
@@ -80,10 +87,13 @@ class Classic:
     folder: Path | None = None
     named: bool = False
     momentum: float | None = None
+    of_sgd: tuple[str, ...] = ()
     classes: int | None = None
     start_epoch: int | None = None
     print_freq: int | None = None
     evaluate: str | None = None
+    data: str | None = None
+    spoken: bool = False
     notes: tuple[str, ...] = ()
 
     def with_momentum(self, recipe: Recipe) -> Recipe:
@@ -97,15 +107,21 @@ class Classic:
     def notes_on(self, recipe: Recipe) -> list[str]:
         """What was understood in another way than it was said."""
         ignored = self.momentum is not None and recipe.optimizer.name not in TAKES_MOMENTUM
-        return [*self.notes, *([f"--momentum is not used: {recipe.optimizer.name} has none"] if ignored else [])]
+        return [
+            *self.notes,
+            *([f"--momentum is not used: {recipe.optimizer.name} has none; --optimizer sgd has"] if ignored else []),
+        ]
 
     def run_folder(self, recipe: Recipe) -> Path | None:
         """The run folder that `--results_dir` and `--save` name."""
         return self.folder if self.named or self.folder is None else self.folder / recipe.name
 
 
-def translate(argv: Sequence[str]) -> Classic:
+def translate(argv: Sequence[str], *, typed: Sequence[str] = ()) -> Classic:
     """Take the classic flags out of a command line.
+
+    Args:
+        typed: all words after `onebit train`, for a message that says what to type instead.
 
     Raises:
         UsageError: a value is missing or cannot be understood.
@@ -115,20 +131,24 @@ def translate(argv: Sequence[str]) -> Classic:
     notes: list[str] = []
     config, classes = _model_config(said)
     said |= {name: str(config.pop(name)) for name in ("dataset", "input_size") if name in config}
+    spoken = bool(said.keys() - set(SAME)) or any(word[:2] in SHORT for word in argv)
+    data = _data_path(said)
     if "optimizer" in said:
         said["optimizer"] = said["optimizer"].lower()  # torch's own names are capitalised: SGD, Adam
     for name in SAME:
         if name in said:
             flags += [f"--{name}", said[name]]
+    if said.get("model") in CIFAR_RESNETS and said.get("dataset") == "imagenet":
+        config.setdefault("depth", IMAGENET_DEPTH)
     if "depth" in config:
         flags += _resnet(said, config.pop("depth"))
     for name, value in config.items():
-        flags += [f"--model.{name}", json.dumps(value, default=str)]
+        flags += [f"--model.{name}", value if isinstance(value, str) else json.dumps(value, default=str)]
     if "lr" in said:
         flags += ["--optimizer.lr", said["lr"]]
     if "weight_decay" in said:
         flags += ["--optimizer.weight_decay", said["weight_decay"]]
-    flags += _device(said, notes)
+    flags += _device(said, notes, typed)
     folder = None
     if "results_dir" in said or said.get("save"):
         folder = Path(said.get("results_dir", "results")) / said.get("save", "")
@@ -140,10 +160,13 @@ def translate(argv: Sequence[str]) -> Classic:
         folder=folder,
         named=bool(said.get("save")),
         momentum=momentum,
+        of_sgd=tuple(f"--{name}" for name in ("momentum", "weight_decay") if name in said),
         classes=classes,
         start_epoch=_number(said, "start_epoch", int),
         print_freq=_number(said, "print_freq", int, least=1),
         evaluate=said.get("evaluate"),
+        data=data,
+        spoken=spoken,
         notes=tuple(notes),
     )
 
@@ -221,22 +244,44 @@ def _resnet(said: dict[str, str], depth: int) -> list[str]:
     return ["--model.name", f"resnet{6 * ((depth - 2) // 6) + 2}"]
 
 
-def _device(said: dict[str, str], notes: list[str]) -> list[str]:
+def _data_path(said: dict[str, str]) -> str | None:
+    """The path that stands in place of the name of a data set, which becomes the name of what lies there."""
+    path = Path(said.get("dataset", ""))
+    is_path = len(path.parts) > 1 or path.is_absolute() or path.suffix == ".npz"
+    if not is_path:
+        return None
+    masks = (path / "image").is_dir() and (path / "label").is_dir()
+    said["dataset"] = "arrays" if path.suffix == ".npz" else "segmentation" if masks else "folder"
+    return str(path)
+
+
+def _device(said: dict[str, str], notes: list[str], typed: Sequence[str]) -> list[str]:
     """The device and precision that --type and --gpus stand for."""
     device, precision = resolve(TYPES, said["type"], kind="tensor type") if "type" in said else ("auto", None)
     if "type" in said and "half" in said["type"].lower():
         notes.append(f"--type {said['type']}: trained in bf16, whose range is that of float32")
     if "gpus" in said and device != "cpu":
-        gpus = said["gpus"].split(",")
+        gpus = [gpu.strip() for gpu in said["gpus"].split(",")]
+        if not all(gpu.isdecimal() for gpu in gpus):
+            raise UsageError(f"--gpus must be the number of a GPU, or several such as 0,1, got {said['gpus']!r}")
         if len(gpus) > 1:
-            raise UsageError(
-                f"--gpus {said['gpus']}: several GPUs are several processes: "
-                f"torchrun --nproc-per-node {len(gpus)} -m onebit train ... without --gpus"
-            )
-        if not gpus[0].isdecimal():
-            raise UsageError(f"--gpus must be the number of a GPU, got {said['gpus']!r}")
+            launcher = f"CUDA_VISIBLE_DEVICES={','.join(gpus)} torchrun --nproc-per-node {len(gpus)} -m onebit train"
+            command = f"{launcher} {shlex.join(_without_gpus(typed))}".rstrip()
+            raise UsageError(f"--gpus {said['gpus']}: one process for each GPU; type: {command}")
         device = f"cuda:{gpus[0]}"
     return [
         *(["--device", device] if device != "auto" or "type" in said else []),
         *(["--precision", precision] if precision else []),
     ]
+
+
+def _without_gpus(typed: Sequence[str]) -> list[str]:
+    """A command line without `--gpus`."""
+    kept: list[str] = []
+    words = iter(typed)
+    for word in words:
+        if word == "--gpus":
+            next(words, None)
+        elif not word.startswith("--gpus="):
+            kept.append(word)
+    return kept

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onebit.cli.output import percent
 from onebit.cli.talk import talking
-from onebit.errors import UsageError
 from onebit.files import write_atomic
 from onebit.recipe import Recipe
 from onebit.train.history import TABLE_FILE, holds_run, in_use
@@ -23,22 +22,27 @@ PICTURE = "continual.png"
 
 
 def learn_tasks(
-    recipe: Recipe, data: Dataset, folder: Path, *, resume: bool, trackers: Sequence[str], ranks: Ranks
+    recipe: Recipe,
+    data: Dataset,
+    folder: Path,
+    *,
+    resume: bool,
+    trackers: Sequence[str],
+    ranks: Ranks,
+    on_begin: Callable[[], None],
 ) -> dict[str, Any]:
     """Learn all tasks into a folder, talking; a table is there after each task, a picture at the end.
 
-    A training that is refused before its first step leaves nothing there.
+    A training that is refused before its first step leaves nothing there; `on_begin` is called after that step.
 
     Raises:
-        UsageError: the folder holds a training and `resume` was not asked for, or there are several processes.
+        UsageError: the folder holds a training and `resume` was not asked for.
     """
     from onebit.report.continual import plot_tasks
     from onebit.report.tasks import task_rows
     from onebit.train.continual import arms, train_continual
     from onebit.train.run import refuse_other_recipe
 
-    if ranks.world > 1:
-        raise UsageError("several tasks are learnt by one process: leave torchrun out")
     if not resume and (holds_run(folder) or (folder / "recipe.yaml").exists()):
         raise in_use(folder)
     refuse_other_recipe(folder, recipe)
@@ -48,7 +52,7 @@ def learn_tasks(
     new_paths = [path for path in made if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "recipe.yaml", recipe.to_yaml().encode())
-    with talking(recipe.name, folder, ranks, new_paths=new_paths) as talk:
+    with talking(recipe.name, folder, ranks, new_paths=new_paths, on_begin=on_begin) as talk:
 
         def learnt(method: str, task: int, cells: Sequence[Cell]) -> None:
             row = task_rows([cells])[0]  # the whole table comes at the end
@@ -63,7 +67,7 @@ def learn_tasks(
             resume=resume,
             trackers=trackers,
             on_step=talk.step,
-            on_epoch=lambda row: talk.note(str(row)),
+            on_epoch=talk.epoch,
             on_task=learnt,
         )
         for line in task_lines(result):

@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
     found = inspect_file(args.run)
     run = None if found.kind == "packed" else _known_net(args.run, found)
     if run is not None:
-        found.total["macs"] = _macs(run)
+        found.total.update(_totals(run))
     if args.plot:
         _plot(args.run, args.plot, found, run)
         say(f"wrote {args.plot}")
@@ -84,11 +84,17 @@ def _known_net(path: str, found: Inspection) -> Run | None:
         return None
 
 
-def _macs(run: Run) -> int:
+def _totals(run: Run) -> dict[str, int]:
+    """What `onebit.summary` says of a known net: its last layer may be real, and convolutions need the image's size."""
     from onebit.metrics import summary
 
     whole = summary(run.model)
-    return whole.total("binary_macs") + whole.total("real_macs")
+    return {
+        "parameters": whole.total("binary_weights") + whole.total("real_parameters"),
+        "bytes_at_1_bit": whole.total("bytes_packed"),
+        "bytes_at_32_bit": whole.total("bytes_float32"),
+        "macs": whole.total("binary_macs") + whole.total("real_macs"),
+    }
 
 
 def _plot(path: str, picture: str, found: Inspection, run: Run | None) -> None:

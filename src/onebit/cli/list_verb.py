@@ -18,10 +18,12 @@ def _first_lines(entries: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _recipes() -> dict[str, str]:
+    """complete trainings by name: onebit train NAME"""
     return {name: str(read_settings(recipe_path(name)).get("summary", "")) for name in recipe_names()}
 
 
 def _methods() -> dict[str, str]:
+    """published ways to train a binary net: onebit train --method NAME"""
     found = {}
     for name, parts in methods().items():
         model = parts["model"]
@@ -30,9 +32,10 @@ def _methods() -> dict[str, str]:
 
 
 def _models() -> dict[str, str]:
+    """nets: onebit train --model NAME"""
     import torch
 
-    from onebit.metrics import model_size, packed_bytes
+    from onebit.metrics import layer_sizes, model_size, packed_bytes
     from onebit.models import MODELS, create_model
     from onebit.recipe.aliases import MODEL_ALIASES
 
@@ -44,7 +47,7 @@ def _models() -> dict[str, str]:
         images = "×".join(map(str, model.input_shape))
         rows[name] = (
             f"{binary + real:,} parameters for {images} images, {size(4 * (binary + real))} at 32 bits, "
-            f"{size(packed_bytes(binary, real))} at 1 bit"
+            f"{size(packed_bytes(layer_sizes(model)))} at 1 bit"
         )
     for alias, settings in MODEL_ALIASES.items():
         options = ", ".join(f"{key} {value or 'real'}" for key, value in settings.items() if key != "name")
@@ -53,6 +56,7 @@ def _models() -> dict[str, str]:
 
 
 def _quantizers() -> dict[str, str]:
+    """what makes ±1 of weights and of inputs: --model.weight_quantizer NAME, --model.input_quantizer NAME"""
     from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 
     weights = {f"weights: {name}": text for name, text in _first_lines(WEIGHT_QUANTIZERS).items()}
@@ -60,6 +64,7 @@ def _quantizers() -> dict[str, str]:
 
 
 def _optimizers() -> dict[str, str]:
+    """onebit train --optimizer NAME"""
     from onebit.optim import OPTIMIZERS, CompanionOptimizer
 
     own = {name: kind for name, kind in OPTIMIZERS.items() if issubclass(kind, CompanionOptimizer)}
@@ -71,18 +76,21 @@ def _optimizers() -> dict[str, str]:
 
 
 def _losses() -> dict[str, str]:
+    """onebit train --loss NAME"""
     from onebit.losses import LOSSES
 
     return _first_lines(LOSSES)
 
 
 def _schedules() -> dict[str, str]:
+    """courses of the learning rate: onebit train --schedule NAME"""
     from onebit.train.schedules import SCHEDULES
 
     return dict.fromkeys(SCHEDULES, "")
 
 
 def _datasets() -> dict[str, str]:
+    """data sets, and your own images, masks and arrays: onebit train --dataset NAME"""
     from onebit.data import DATASETS
 
     found = {}
@@ -98,6 +106,7 @@ def _datasets() -> dict[str, str]:
 
 
 def _exports() -> dict[str, str]:
+    """what a trained net is written for: onebit export RUN --to NAME"""
     return EXPORTS
 
 
@@ -116,12 +125,12 @@ TABLES: dict[str, Callable[[], dict[str, str]]] = {
 
 def main(argv: list[str]) -> int:
     parser = Parser("list", "What there is, one line each.")
-    parser.add_argument("what", **one_of(*TABLES))
+    parser.add_argument("what", nargs="?", **one_of(*TABLES) | {"default": None})
     add_json(parser)
     args = parser.parse(argv)
-    rows = TABLES[args.what]()
+    rows = _first_lines(TABLES) if args.what is None else TABLES[args.what]()
     if args.json:
-        answer_json({args.what: rows})
+        answer_json({args.what or "kinds": rows})
     else:
         answer(table([[name, text] for name, text in rows.items()]))
     return 0

@@ -26,6 +26,9 @@ def run_verb(verb: str, argv: list[str], verbs: Iterable[str]) -> int:
 def _run_verb(verb: str, argv: list[str], verbs: Iterable[str]) -> int:
     try:
         if verb not in verbs:
+            from onebit.cli.scripts import refuse_script
+
+            refuse_script(verb, argv)
             raise UnknownNameError(f"unknown verb {verb!r}{did_you_mean(verb, verbs)} (onebit --help)")
         status = importlib.import_module(f"onebit.cli.{verb}_verb").main(argv)
         sys.stdout.flush()

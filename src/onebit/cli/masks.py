@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from onebit.cli.images import as_array, read_picture
+from onebit.cli.images import STANDARD_INPUT, as_array, read_picture
 from onebit.cli.output import answer, answer_json, percent
 from onebit.data import VOID, Masks, Tiling, confusion_matrix, is_counted, mask_classes, pixel_score, read_mask
 from onebit.errors import UsageError
@@ -28,8 +29,8 @@ COLOURS = np.array(
 """Of the classes of a mask with more than two of them, again from the start where they do not suffice."""
 
 
-def write_masks(net: PackedNet, args: Any) -> int:
-    """Write the masks of `args.images` into `args.masks`, and answer what they hold.
+def write_masks(net: PackedNet, files: Sequence[Path], args: Any) -> int:
+    """Write the masks of images into `args.masks`, and answer what they hold.
 
     A mask is NAME.png, 0 and 255 for two classes, else the class numbers; NAME-beside.png shows image, true mask where
     `../label/NAME.*` has one, and predicted mask.
@@ -39,7 +40,8 @@ def write_masks(net: PackedNet, args: Any) -> int:
     """
     if not args.masks:
         raise UsageError(f"{args.net} gives a class to each pixel: name a folder for the masks with --masks DIR")
-    files = [Path(file) for file in args.images]
+    if STANDARD_INPUT in files:
+        raise UsageError("a mask gets the name of its image: name image files, not standard input")
     twice = [stem for stem, count in Counter(file.stem for file in files).items() if count > 1]
     if twice:
         raise UsageError(f"several images are named {twice[0]!r}, and their masks would be: predict them one by one")

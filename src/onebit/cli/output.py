@@ -1,12 +1,10 @@
-"""stdout for the answer, stderr for talk; bars on a terminal, lines elsewhere."""
+"""What the verbs print: stdout for the answer, stderr for everything else (`onebit.progress`)."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-import sys
-import time
 from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +12,9 @@ from typing import Any
 
 from onebit.cli.parsing import thread_number
 from onebit.errors import UsageError
-
-Bar = Any
-
-
-def say(text: str) -> None:
-    """Talk, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+from onebit.progress import Progress as Progress
+from onebit.progress import progress as progress
+from onebit.progress import say as say
 
 
 def answer(text: str) -> None:
@@ -64,84 +58,6 @@ def table(rows: list[list[str]], *, right: tuple[int, ...] = ()) -> str:
         for row in rows
     ]
     return "\n".join(line.rstrip() for line in lines)
-
-
-class Progress:
-    """Progress of something countable: `update(done, total)`. A rich bar on a terminal, otherwise silent.
-
-    Args:
-        label: what progresses; unit: what is counted.
-        every: a line after so many, too; None for none.
-    """
-
-    def __init__(self, label: str, unit: str, *, every: int | None = None) -> None:
-        self.label, self.unit, self.every = label, unit, every
-        self._first: tuple[int, float] | None = None  # what was done at the first update, and when that was
-        self._bar: Bar = None
-        self._task: Any = None
-        self._shown = 0.0
-
-    def update(self, done: int, total: int) -> None:
-        """Show that `done` of `total` are done; cheap enough to call at every step."""
-        if self._first is None:
-            self._first = done, time.monotonic()
-        if self.every and (done % self.every == 0 or done == total):
-            self.print(f"{self.unit} {done:,} of {total:,}  {self._rate(done)}".rstrip())
-        if not sys.stderr.isatty():
-            return
-        now = time.monotonic()
-        if now - self._shown < 0.1 and done != total:
-            return
-        self._shown = now
-        if self._bar is None:
-            self._open(total)
-        self._bar.update(self._task, completed=done, total=total, rate=self._rate(done))
-
-    def print(self, text: str) -> None:
-        """A line of talk above the bar."""
-        if self._bar is None:
-            say(text)
-        else:
-            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-
-    def _open(self, total: int) -> None:
-        # imported here: only a terminal pays for it
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as RichProgress
-
-        self._bar = RichProgress(
-            TextColumn(self.label),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        self._task = self._bar.add_task(self.label, total=total, rate="")
-        self._bar.start()
-
-    def _rate(self, done: int) -> str:
-        assert self._first is not None
-        before, since = self._first
-        seconds = time.monotonic() - since
-        return f"{(done - before) / seconds:,.0f} {self.unit}/s" if seconds > 0.2 else ""
-
-
-@contextmanager
-def progress(label: str, unit: str, *, every: int | None = None) -> Iterator[Progress]:
-    """A `Progress` that is closed at the end, also after an error."""
-    bar = Progress(label, unit, every=every)
-    try:
-        yield bar
-    finally:
-        bar.close()
 
 
 @contextmanager

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+from typing import TYPE_CHECKING, Any
 
-from onebit.cli.output import answer, answer_json, download_progress, progress, set_threads, size
+from onebit.cli.output import answer, answer_json, download_progress, progress, say, set_threads, size
 from onebit.cli.parsing import Parser, add_data, add_json, add_run, add_threads, one_of, output_path, seed
+from onebit.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from onebit.data import Dataset
+    from onebit.packed import PackedNet
+    from onebit.train.run import Run
 
 
 def main(argv: list[str]) -> int:
@@ -18,24 +26,33 @@ def main(argv: list[str]) -> int:
         help="what ships, or one random draw (default: binary)",
     )
     parser.add_argument("--seed", type=seed, default=0, help="of the draw (default: 0)")
+    parser.add_argument(
+        "--images", type=_count, metavar="N", help="test images to compare, evenly spread (default: all)"
+    )
+    parser.add_argument(
+        "--no-certify", action="store_true", help="compare nothing with the trained net: needs no data set"
+    )
     add_data(parser)
     add_threads(parser)
     add_json(parser)
     args = parser.parse(argv)
     output = output_path(args.output, suffixes=(".1bit",), run=args.run)
+    if args.no_certify:
+        for flag, given in (("--images", args.images), ("--data", args.data)):
+            if given is not None:
+                raise UsageError(f"{flag} does not go with --no-certify, which compares nothing")
+        if args.weights == "sample":
+            raise UsageError(
+                "--weights sample needs the training images, for the BatchNorm of the draw: no --no-certify"
+            )
     from onebit.packed import costs, infer, save
-    from onebit.proof import pack_run
+    from onebit.proof import fold_run
     from onebit.train.run import open_run
-    from onebit.train.run_data import load_run_data
 
     set_threads()
     run = open_run(args.run, recipe=args.recipe)
-    with download_progress() as fetched:
-        data = load_run_data(run, directory=args.data, progress=fetched)
-    with progress("comparing", "images") as bar:
-        packed = pack_run(run, data, weights=args.weights, seed=args.seed, on_images=bar.update)
+    packed, compared = (fold_run(run, None)[1], {}) if args.no_certify else _certified(run, args)
     save(packed, output)
-    assert packed.certificate is not None
     certificate = packed.certificate
     rows = costs(packed)
     bits, reals = sum(row.binary_weights for row in rows), sum(row.real_parameters for row in rows)
@@ -47,17 +64,63 @@ def main(argv: list[str]) -> int:
         "weight_bits": bits,
         "real_parameters": reals,
         "ratio_to_float32": ratio,
-        "certificate": dataclasses.asdict(certificate),
+        "certificate": None if certificate is None else dataclasses.asdict(certificate),
+        "compared": compared,
     }
     if args.json:
         answer_json(result)
     else:
         answer(f"{args.output}: {size(count)}, {bits:,} weights at one bit, {ratio:.1f} times smaller than float32")
-        counted = "pixels" if len(infer(packed)[packed.output].shape) == 3 else "images"
-        tied = f" ({certificate.tied:,} of them where logits are tied)" if certificate.tied else ""
-        answer(
-            f"certified on {certificate.count:,} {certificate.dataset} {certificate.split} {counted}: "
-            f"{certificate.correct:,} correct with packed weights, {certificate.label_mismatches:,} labels differ from "
-            f"torch{tied}, largest logit difference {certificate.max_logit_difference:.3g}"
-        )
-    return 0 if certificate.label_mismatches == certificate.tied else 1
+        if certificate is None:
+            answer("not certified: nothing was compared with the trained net")
+        else:
+            counted = "pixels" if len(infer(packed)[packed.output].shape) == 3 else "images"
+            answer(f"certified on {certificate.in_words(counted)}")
+    return 0 if certificate is None or certificate.label_mismatches == certificate.tied else 1
+
+
+def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any]]:
+    """The packed net of a run, compared; and how many images (tiles of images with masks) which executor computed."""
+    from onebit.proof import pack_run
+    from onebit.runtime import native_plan
+    from onebit.tally import reference_images
+
+    data = _data(run, args.data)
+    compared = 0
+
+    def update(done: int, total: int) -> None:
+        nonlocal compared
+        if not compared:
+            bar.print(f"comparing {total:,} {data.name} test images with torch")
+        compared = total
+        bar.update(done, total)
+
+    with progress("comparing", "images") as bar:
+        packed = pack_run(run, data, weights=args.weights, seed=args.seed, images=args.images, on_images=update)
+    if (plan := native_plan(packed)) is None:
+        return packed, {"images": compared, "native": None, "numpy": compared}
+    share = reference_images(compared)
+    say(f"native kernels ({plan.isa.name}) computed all of them, numpy {share:,}, with the same bits")
+    return packed, {"images": compared, "native": plan.isa.name, "numpy": share}
+
+
+def _data(run: Run, directory: str | None) -> Dataset:
+    """The data of the run.
+
+    Raises:
+        DataError, UsageError: not there, or not known where; names the way without.
+    """
+    from onebit.train.run_data import load_run_data
+
+    try:
+        with download_progress() as fetched:
+            return load_run_data(run, directory=directory, progress=fetched)
+    except (DataError, UsageError) as error:
+        raise type(error)(f"{error}; or pack without comparing anything: --no-certify") from None
+
+
+def _count(text: str) -> int:
+    """argparse type: a number of images."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}")
+    return int(text)

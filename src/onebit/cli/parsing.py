@@ -67,7 +67,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         metavar="DIR",
-        help="folder of data sets or of your own images, or FILE.npz of your own arrays; before ONEBIT_DATA",
+        help="folder of data sets or of your own images, or FILE.npz of your own arrays; instead of ONEBIT_DATA",
     )
 
 

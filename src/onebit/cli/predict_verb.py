@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from onebit.cli.images import as_array, read_picture
+from onebit.cli.images import as_array, image_files, read_picture
 from onebit.cli.output import answer, answer_json, say
 from onebit.cli.parsing import Parser, add_json, add_threads
 from onebit.errors import UsageError
 from onebit.packed import PackedNet, infer
 from onebit.runtime import load, run, softmax
+from onebit.train.history import holds_run
 
 
 def main(argv: list[str]) -> int:
     parser = Parser("predict", "Labels and probabilities of images with a packed net; needs no torch.")
     parser.add_argument("net", metavar="NET.1bit")
-    parser.add_argument("images", metavar="IMAGE", nargs="+")
+    parser.add_argument(
+        "images", metavar="IMAGE", nargs="+", help="image file, folder, quoted pattern ('photos/*.png'), or - (stdin)"
+    )
     parser.add_argument(
         "--invert", action="store_true", help="for dark strokes on white paper: MNIST is white on black"
     )
@@ -28,24 +33,26 @@ def main(argv: list[str]) -> int:
     add_threads(parser)
     add_json(parser)
     args = parser.parse(argv)
+    refuse_run(args.net)
     net = load(args.net)
+    files = image_files(args.images)
     if len(infer(net)[net.output].shape) == 3:
         from onebit.cli.masks import write_masks
 
-        return write_masks(net, args)
+        return write_masks(net, files, args)
     if args.masks:
         raise UsageError(f"{args.net} gives one label an image, not masks: leave --masks out")
-    images = np.stack([read_image(Path(file), net, invert=args.invert) for file in args.images])
+    images = np.stack(_read_images(files, net, invert=args.invert))
     probabilities = softmax(run(net, images))
     labels = probabilities.argmax(axis=1)
     predictions = [
         {
-            "file": file,
+            "file": str(file),
             "label": int(label),
             "name": net.classes[label] if net.classes else str(label),
             "probability": float(row[label]),
         }
-        for file, label, row in zip(args.images, labels, probabilities, strict=True)
+        for file, label, row in zip(files, labels, probabilities, strict=True)
     ]
     if args.json:
         answer_json({"net": args.net, "predictions": predictions})
@@ -55,8 +62,20 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def read_image(path: Path, net: PackedNet, *, invert: bool = False) -> Any:
-    """An image file as uint8 (C, H, W) in the shape the net takes: where it has another, its centre, resized.
+def refuse_run(path: str) -> None:
+    """Refuse a run folder in the place of a packed net.
+
+    Raises:
+        UsageError: with the command that packs it.
+    """
+    folder = Path(path)
+    if folder.is_dir() and (holds_run(folder) or (folder / "recipe.yaml").exists()):
+        command = shlex.join(["onebit", "pack", path, "-o", f"{folder.resolve().name}.1bit"])
+        raise UsageError(f"{path} is a run folder, predict takes a packed net; pack it first: {command}")
+
+
+def _read_images(files: Sequence[Path], net: PackedNet, *, invert: bool) -> list[Any]:
+    """Image files as uint8 (C, H, W) in the shape the net takes: where one has another, its centre, resized.
 
     Raises:
         UsageError: not there, or a net whose channels no image has. DataError: not an image.
@@ -64,9 +83,14 @@ def read_image(path: Path, net: PackedNet, *, invert: bool = False) -> Any:
     from PIL import Image, ImageOps
 
     _, height, width = net.input.shape
-    pixels = read_picture(path, net)
-    if pixels.size != (width, height):
-        say(f"{path}: resized from {pixels.width}×{pixels.height} to {width}×{height}")
-        pixels = ImageOps.fit(pixels, (width, height), Image.Resampling.BILINEAR)
-    array = as_array(pixels)
-    return 255 - array if invert else array
+    images, resized = [], []
+    for path in files:
+        pixels = read_picture(path, net)
+        if pixels.size != (width, height):
+            resized.append(f"{path}: resized from {pixels.width}×{pixels.height} to {width}×{height}")
+            pixels = ImageOps.fit(pixels, (width, height), Image.Resampling.BILINEAR)
+        array = as_array(pixels)
+        images.append(255 - array if invert else array)
+    if resized:
+        say(resized[0] + (f", and {len(resized) - 1:,} other images to that size" if len(resized) > 1 else ""))
+    return images

@@ -78,6 +78,7 @@ def resumable(folder: Path, ranks: Ranks) -> Iterator[None]:
         except RuntimeError as error:
             if ranks.world == 1 or not is_lost(error):
                 raise
+            _ignore_signals()  # torchrun's SIGTERM would take the place of this line on its way out
             raise TrainingError(f"another process of this training stopped; {way_on(folder, ranks)}") from None
     except KeyboardInterrupt as stop:  # torchrun may send a signal while the loss of a process is told
         raise KeyboardInterrupt(f"{str(stop) or 'interrupted'}; {way_on(folder, ranks)}") from None

@@ -17,7 +17,10 @@ def main(argv: list[str]) -> int:
         "comparison of runs, as pictures and one page.",
     )
     parser.add_argument(
-        "runs", metavar="RUN", nargs="+", help="run folders, folders of several tasks, or folders of --seeds"
+        "runs",
+        metavar="RUN",
+        nargs="+",
+        help="run folder, or folder of several tasks, of --seeds, or of such folders",
     )
     parser.add_argument("-o", "--output", required=True, metavar="DIR")
     add_json(parser)

@@ -48,6 +48,11 @@ def seed_folder(folder: Path, seed: int) -> Path:
     return folder / f"seed-{seed}"
 
 
+def seed_folders(folder: Path) -> list[Path]:
+    """The run folders of the seeds that a folder of several seeds holds."""
+    return sorted(path.parent for path in folder.glob("seed-*/recipe.yaml"))
+
+
 def refuse_used_folder(folder: Path, seeds: Sequence[int] | None, *, resume: bool) -> None:
     """Keep a training out of a folder that holds others.
 
@@ -59,10 +64,10 @@ def refuse_used_folder(folder: Path, seeds: Sequence[int] | None, *, resume: boo
             a single run where several seeds are.
     """
     if seeds is None:
-        found = sorted(path.parent.name for path in folder.glob("seed-*/recipe.yaml"))
+        found = seed_folders(folder)
         if found:
             raise UsageError(
-                f"{folder} holds the runs of several seeds ({found[0]} …): add --seeds, or name one of them"
+                f"{folder} holds the runs of several seeds ({found[0].name} …): add --seeds, or name one of them"
             )
         refuse_used(folder, resume=resume)
         return
@@ -71,7 +76,7 @@ def refuse_used_folder(folder: Path, seeds: Sequence[int] | None, *, resume: boo
     runs = [seed_folder(folder, seed) for seed in seeds]
     used = next((run for run in runs if holds_run(run)), None)
     if used is not None and not resume:
-        raise UsageError(f"{used} holds a run already: add --resume, or choose another --out")
+        raise UsageError(f"{used} holds a run already: add --resume or --overwrite, or choose another --out")
 
 
 def train_seeds(

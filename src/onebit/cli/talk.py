@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -14,8 +14,11 @@ from onebit.cli.output import Progress, progress
 from onebit.cli.processes import resumable
 from onebit.errors import OnebitError, TrainingError
 from onebit.files import append_text, remove_made
+from onebit.train.history import EpochLines, EpochLog
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from onebit.train.ranks import Ranks
 
 
@@ -26,7 +29,9 @@ class Talk:
     bar: Progress
     log: TextIO
     aloud: bool
+    on_begin: Callable[[], None]
     began: bool = False
+    lines: EpochLines = field(default_factory=EpochLines)
 
     def note(self, text: str) -> None:
         """A line above the bar, and in the log."""
@@ -39,31 +44,47 @@ class Talk:
         self.log.write(text + "\n")
         self.log.flush()
 
+    def model(self, model: nn.Module) -> None:
+        """What is trained."""
+        from onebit.train.printing import net_lines
+
+        for line in net_lines(model):
+            self.note(line)
+
+    def epoch(self, row: EpochLog) -> None:
+        """An epoch is done: a line in a table above the bar, and all there is to say of it in the log."""
+        if self.aloud:
+            for line in self.lines.of(row):
+                self.bar.print(line)
+            self.write(str(row))
+
     def step(self, done: int, total: int) -> None:
         """So many steps are done."""
-        self.began = True
+        if not self.began:
+            self.began = True
+            self.on_begin()
         if self.aloud:
             self.bar.update(done, total)
 
 
 @contextmanager
 def talking(
-    name: str, folder: Path, ranks: Ranks, *, new_paths: Sequence[Path], every: int | None = None
+    name: str, folder: Path, ranks: Ranks, *, new_paths: Sequence[Path], on_begin: Callable[[], None]
 ) -> Iterator[Talk]:
     """Within the context a training talks; warnings become notes, and what stops it says how to go on.
 
     Args:
         name: of the training; folder: where log.txt goes.
         new_paths: what was not there before: removed again when the training is refused before its first step.
-        every: a line after so many steps, too.
+        on_begin: called after the first step.
     """
     talk = None
     try:
         with (
-            progress(name, "steps", every=every) as bar,
+            progress(name, "steps") as bar,
             append_text(folder / "log.txt") if ranks.writes else open(os.devnull, "a", encoding="utf-8") as log,
         ):
-            talk = Talk(bar, log, aloud=ranks.writes)
+            talk = Talk(bar, log, aloud=ranks.writes, on_begin=on_begin)
             try:
                 with resumable(folder, ranks), warnings.catch_warnings():
                     warnings.showwarning = lambda message, *where: talk.note(f"note: {message}")

@@ -12,6 +12,16 @@ from typing import Any
 
 from onebit.recipe import Recipe
 
+WHAT_TO_TYPE = """onebit train: name what to train:
+
+  onebit train mnist-fast                                  a recipe (onebit list recipes)
+  onebit train --model resnet20 --dataset cifar10 --method bnn
+                                                           any model, data set and method (onebit list)
+  onebit train --model vgg_small --dataset folder --data DIR --input_size 32
+                                                           your own images, in a folder for each class
+  onebit train --resume runs/mnist-fast                    go on with a training
+  onebit train --help                                      every flag"""
+
 USAGE = """usage: onebit train [RECIPE|FILE] [--FIELD VALUE ...] [--out DIR] [--resume [RUN]]
 
 Train a recipe into a run folder. Without a recipe: --model, --dataset and --method, with defaults that suit them.
@@ -22,9 +32,10 @@ Train a recipe into a run folder. Without a recipe: --model, --dataset and --met
 
   RECIPE|FILE       a recipe that ships (onebit list recipes), or a YAML or JSON file
   --method NAME     set the quantizers of a method (onebit list methods)
-  --task NAME       permuted-mnist: learn several tasks one after the other (docs/continual.md)
-  --out DIR         run folder (default: runs/NAME)
+  --task NAME       permuted-mnist: learn several tasks one after the other (docs/continual.md); image: none
+  --out DIR         run folder (default: runs/NAME, or runs/NAME-2 and so on where that holds a run)
   --resume [RUN]    go on from the last checkpoint, bit-identically; of RUN, or of the run folder
+  --overwrite       replace the run in the run folder; it is kept until the new training has made its first step
   --seeds 0-4       train once for each seed into DIR/seed-N, and report mean and standard deviation; also 0,3,7
   --wandb           log to Weights & Biases too (WANDB_MODE=offline: into the run folder)
   --tensorboard     log to RUN/tensorboard too

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.asked import asked_recipe, check_names, run_folder
+from onebit.cli.asked import asked_recipe, run_folder
 from onebit.cli.classic import Classic, translate
 from onebit.cli.continual import learn_tasks, task_lines
 from onebit.cli.output import answer, answer_json, download_progress, say, set_threads
+from onebit.cli.overwrite import free_folder, refuse_other_folder, replacing
 from onebit.cli.parsing import option_value, own_spelling, refuse_unknown_flags
+from onebit.cli.scripts import refuse_script
 from onebit.cli.seeds import (
     outcome_lines,
     parse_seeds,
@@ -21,14 +23,14 @@ from onebit.cli.seeds import (
     summary_lines,
     train_seeds,
 )
-from onebit.cli.train_help import train_help
+from onebit.cli.train_help import WHAT_TO_TYPE, train_help
 from onebit.errors import UsageError
 from onebit.recipe import Recipe, flag_names
 from onebit.train.history import STAGE_FOLDER
 from onebit.train.lock import lock_folder
 
 TRACKER_FLAGS = ("tensorboard", "wandb")
-SWITCHES = (*TRACKER_FLAGS, "json", "print-config", "help")
+SWITCHES = (*TRACKER_FLAGS, "overwrite", "json", "print-config", "help")
 OWN_FLAGS = (*SWITCHES, "resume", "out", "data", "method", "task", "seeds")
 """Flags of the verb itself, beside the fields of a recipe. Dashes and underscores are the same."""
 WANDB_WORD = "wandb_on"
@@ -36,6 +38,7 @@ WANDB_WORD = "wandb_on"
 
 if TYPE_CHECKING:
     from onebit.data import Dataset
+    from onebit.train.history import EpochLog
     from onebit.train.ranks import Ranks
 
 
@@ -49,6 +52,9 @@ def main(argv: list[str]) -> int:
 
 def _main(argv: list[str], ranks: Ranks | None = None) -> int:
     """The verb in one process, alone or under torchrun."""
+    if argv:
+        refuse_script(argv[0], argv[1:])
+    typed = argv
     argv = [own_spelling(word, OWN_FLAGS) for word in argv]
     if "-h" in argv or "--help" in argv:
         answer(train_help())
@@ -56,7 +62,10 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
     wandb_word, argv = _take_wandb_word(argv)
     as_json, rest = "--json" in argv, [a for a in argv if a != "--json"]
     print_config, rest = "--print-config" in rest, [a for a in rest if a != "--print-config"]
+    overwrite, rest = "--overwrite" in rest, [a for a in rest if a != "--overwrite"]
     resume, resumed, rest = option_value(rest, "resume", optional=True)
+    resume = resume and resumed != ""  # as a script has it: --resume '' is none
+    resumed = resumed or None
     _, out, rest = option_value(rest, "out")
     _, data_folder, rest = option_value(rest, "data")
     _, method, rest = option_value(rest, "method")
@@ -64,8 +73,15 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
     _, seeds_text, rest = option_value(rest, "seeds")
     trackers = [name for name in TRACKER_FLAGS if f"--{name}" in rest or (wandb_word and name == "wandb")]
     rest = [a for a in rest if a not in [f"--{name}" for name in trackers]]
-    classic = translate(rest)
+    classic = translate(rest, typed=typed)
+    if data_folder and classic.data:
+        raise UsageError(f"--data {data_folder} and --dataset {classic.data}: leave one of them out")
+    data_folder = data_folder or classic.data
     refuse_unknown_flags(classic.rest, fields=flag_names(), own=OWN_FLAGS)
+    if not (classic.rest or classic.flags or classic.evaluate or method or task or resumed or print_config):
+        if ranks is None or ranks.writes:
+            say(WHAT_TO_TYPE)
+        return UsageError.exit_status
     asked = asked_recipe(classic, method, resumed, task=task)
     recipe = asked.recipe
     if print_config:
@@ -84,8 +100,16 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
         raise UsageError(f"--seeds {seeds_text} and --seed: leave one of them out")
     if classic.start_epoch and not resume:
         raise UsageError(f"--start-epoch {classic.start_epoch}: a training goes on from a checkpoint: add --resume RUN")
-    folder = run_folder(recipe, out=out, resumed=resumed, named=classic.run_folder(recipe))
-    refuse_used_folder(folder, seeds, resume=resume)
+    if overwrite and resume:
+        raise UsageError("--overwrite replaces a run, --resume goes on with it: leave one of them out")
+    named = run_folder(out=out, resumed=resumed, named=classic.run_folder(recipe))
+    folder = named or Path("runs") / recipe.name
+    if overwrite:
+        refuse_other_folder(folder)
+    elif named or resume:
+        refuse_used_folder(folder, seeds, resume=resume)
+    else:
+        folder = _free_folder(folder, ranks)
     with lock_folder(folder, ranks):  # before the data are loaded: who comes second learns of it at once
         result = _train_all(
             recipe,
@@ -94,6 +118,7 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
             classic=classic,
             data_folder=data_folder,
             resume=resume,
+            overwrite=overwrite,
             trackers=trackers,
             ranks=ranks,
         )
@@ -117,6 +142,17 @@ def _take_wandb_word(argv: list[str]) -> tuple[bool, list[str]]:
     return len(rest) < len(argv), rest
 
 
+def _free_folder(folder: Path, ranks: Ranks | None) -> Path:
+    """Where a training goes that names no folder: beside the runs that are there already."""
+    free = free_folder(folder) if ranks is None else ranks.first(lambda: free_folder(folder))
+    if free != folder and (ranks is None or ranks.writes):
+        say(
+            f"note: {folder} holds a run already, so this one goes into {free}; "
+            f"--resume {folder} goes on with it, --overwrite replaces it"
+        )
+    return free
+
+
 def _train_all(
     recipe: Recipe,
     folder: Path,
@@ -125,28 +161,34 @@ def _train_all(
     classic: Classic,
     data_folder: str | None,
     resume: bool,
+    overwrite: bool,
     trackers: Sequence[str],
     ranks: Ranks | None,
 ) -> dict[str, Any]:
     """One training into `folder`, or one for each seed into folders in it: what result.json or seeds.json says."""
+    from onebit.train.checks import check_recipe
     from onebit.train.ranks import ALONE
 
     ranks = ranks or ALONE
-    recipe, data = _load(recipe, folder, data_folder=data_folder, ranks=ranks)
+    check_recipe(recipe, trackers=trackers, processes=ranks.world)
+    recipe, data = _load(recipe, folder if resume else None, data_folder=data_folder, ranks=ranks)
     if classic.classes not in (None, len(data.classes)):
         raise UsageError(
             f"--model_config: num_classes is {classic.classes}, {data.name} has {len(data.classes)} classes"
         )
 
-    def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
-        if recipe.continual.tasks:
-            return learn_tasks(recipe, data, folder, resume=resume, trackers=trackers, ranks=ranks)
-        with lock_folder(folder, ranks):  # that of one seed is another one than that of all
-            return _train(recipe, data, folder, resume=resume, classic=classic, trackers=trackers, ranks=ranks)
+    with replacing(folder, ranks, wanted=overwrite) as on_begin:
+        how: dict[str, Any] = {"resume": resume, "trackers": trackers, "ranks": ranks, "on_begin": on_begin}
 
-    if seeds is None:
-        return train(recipe, folder)
-    return train_seeds(recipe, seeds, folder, train=train, resume=resume, ranks=ranks)
+        def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
+            if recipe.continual.tasks:
+                return learn_tasks(recipe, data, folder, **how)
+            with lock_folder(folder, ranks):  # that of one seed is another one than that of all
+                return _train(recipe, data, folder, classic=classic, **how)
+
+        if seeds is None:
+            return train(recipe, folder)
+        return train_seeds(recipe, seeds, folder, train=train, resume=resume, ranks=ranks)
 
 
 def _evaluate(classic: Classic, recipe: Recipe, *, data_folder: str | None, as_json: bool) -> int:
@@ -168,20 +210,19 @@ def _evaluate(classic: Classic, recipe: Recipe, *, data_folder: str | None, as_j
     return 0
 
 
-def _load(recipe: Recipe, folder: Path, *, data_folder: str | None, ranks: Ranks) -> tuple[Recipe, Dataset]:
+def _load(recipe: Recipe, folder: Path | None, *, data_folder: str | None, ranks: Ranks) -> tuple[Recipe, Dataset]:
     """The data of a recipe, and the recipe with the size of its validation split in place of null.
 
     Args:
-        folder: if it holds a training that goes on, it may remember where the data lay.
+        folder: of a training that goes on, which may remember where the data lay.
     """
     from onebit.memory import keep_freed_memory
     from onebit.train.run_data import load_from_place, place_of_training
 
     keep_freed_memory()
-    check_names(recipe)
     with download_progress() as fetched:
         told = fetched if ranks.writes else None
-        place = place_of_training(folder)
+        place = None if folder is None else place_of_training(folder)
         data = ranks.in_turns(lambda: load_from_place(recipe, place, directory=data_folder, progress=told))
     set_threads()
     return dataclasses.replace(recipe, validation=len(data.validation)), data
@@ -196,17 +237,29 @@ def _train(
     classic: Classic,
     trackers: Sequence[str],
     ranks: Ranks,
+    on_begin: Callable[[], None],
 ) -> dict[str, Any]:
-    """Train into a run folder, talking; a recipe that is refused before its first step leaves nothing there."""
+    """Train into a run folder, talking; a recipe that is refused before its first step leaves nothing there.
+
+    Args:
+        on_begin: called after the first step.
+    """
+    from onebit.cli.results_table import RESULTS_TABLE, write_results
     from onebit.cli.talk import talking
+    from onebit.train.batch_log import BatchWatch
     from onebit.train.run import start_folder, train_run
 
     stage = folder / STAGE_FOLDER
-    made = (stage / "recipe.yaml", stage, folder / "recipe.yaml", folder / "log.txt", folder, *folder.parents)
+    table = folder / RESULTS_TABLE
+    made = (stage / "recipe.yaml", stage, folder / "recipe.yaml", folder / "log.txt", table, folder, *folder.parents)
     new_paths = [path for path in made if not path.exists()]
     going_on = ranks.first(lambda: start_folder(folder, recipe, resume=resume))
     ranks.first(lambda: _check_start(folder, classic.start_epoch))
-    with talking(recipe.name, folder, ranks, new_paths=new_paths, every=classic.print_freq) as talk:
+    # the table says from the start that this run has one: whoever resumes it need not say so
+    classic_run = ranks.first(lambda: classic.spoken or table.exists())
+    if classic_run and ranks.writes:
+        write_results(folder)
+    with talking(recipe.name, folder, ranks, new_paths=new_paths, on_begin=on_begin) as talk:
         if resume and not going_on:
             talk.note(f"{folder} holds no checkpoint yet: starting afresh")
         about = f": {recipe.summary}" if recipe.summary else ""
@@ -218,6 +271,12 @@ def _train(
         talk.note(_precision_line(recipe, processes=ranks.world))
         if recipe.first_stage:
             talk.note(f"in two stages: first {recipe.first_stage:g} epochs with real weights, into {stage}")
+
+        def epoch_done(row: EpochLog) -> None:
+            talk.epoch(row)
+            if classic_run and ranks.writes:
+                write_results(folder)
+
         result = train_run(
             recipe,
             data,
@@ -226,7 +285,9 @@ def _train(
             ranks=ranks,
             trackers=trackers,
             on_step=talk.step,
-            on_epoch=lambda row: talk.note(str(row)),
+            on_epoch=epoch_done,
+            on_model=talk.model,
+            batch_watch=BatchWatch(classic.print_freq, lambda row: talk.note(str(row))) if classic_run else None,
         )
         for line in outcome_lines(result):
             talk.write(line)

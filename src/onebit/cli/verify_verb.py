@@ -80,16 +80,21 @@ def _run(args: Any, on_images: OnImages, told: Callable[[Dataset], None]) -> Ite
 def _packed(args: Any, on_images: OnImages, told: Callable[[Dataset], None]) -> Iterator[Step]:
     from onebit.cli.evaluate_verb import square_side
     from onebit.data import load_dataset, refuse_other_classes
+    from onebit.packed.file import load_with_digest
     from onebit.proof import prove_packed
-    from onebit.runtime import load
     from onebit.train.run import open_run
     from onebit.train.run_data import load_run_data
 
     set_threads()
-    net = load(args.run)
-    if net.certificate is None:
-        raise NotBinaryError(f"{args.run} carries no certificate; pack it again with onebit pack")
+    net, digest = load_with_digest(args.run)
+    if digest is None:
+        say(f"note: {args.run} is of format 1 and has no digest: --source RUN notices changes to it")
+    if net.certificate is None and not args.source:
+        raise UsageError(f"{args.run} carries no certificate: name what it was packed from with --source RUN")
     source = open_run(args.source, recipe=args.recipe) if args.source else None
+    if net.certificate is None:
+        say(f"note: {args.run} carries no certificate: no images are compared")
+        return prove_packed(net, None, source=source)
     with download_progress() as fetched:
         if source is None:
             data = load_dataset(

@@ -11,9 +11,21 @@ from onebit.data.images import Images, StreamedImages, prefetched, read_batches
 from onebit.data.masks import VOID, Masks, PixelScore, by_pixel, confusion_matrix, is_counted, mask_facts, pixel_score
 from onebit.data.permuted import permute_pixels
 from onebit.data.segmentation import mask_classes, read_mask
-from onebit.data.splits import Dataset, DatasetEntry, Labels, LoadedFiles, Progress, Split, hold_out
+from onebit.data.splits import (
+    Dataset,
+    DatasetEntry,
+    Labels,
+    LoadedFiles,
+    Progress,
+    Split,
+    check_dataset,
+    check_split,
+    hold_out,
+    refuse_held_out,
+)
 from onebit.data.tiles import Tiling, fitted, fitted_to
 from onebit.data.toy import make_toy
+from onebit.data.whitening import whiten
 
 __all__ = [
     "DATASETS",
@@ -38,6 +50,8 @@ __all__ = [
     "augment_images",
     "by_pixel",
     "cache_dir",
+    "check_dataset",
+    "check_split",
     "classes_in_short",
     "confusion_matrix",
     "fetch_dataset",
@@ -55,5 +69,7 @@ __all__ = [
     "prefetched",
     "read_batches",
     "read_mask",
+    "refuse_held_out",
     "refuse_other_classes",
+    "whiten",
 ]

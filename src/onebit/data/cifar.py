@@ -89,7 +89,7 @@ def read_cifar(
     Args:
         files: which data set.
         classes: labels are below it.
-        directory: looked in first, see `find_or_fetch`.
+        directory: the only folder to look in, see `find_or_fetch`.
         progress: told about downloads.
 
     Returns:

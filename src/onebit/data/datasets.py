@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from onebit.arguments import check_kind
 from onebit.data.arrays import ARRAYS, is_array_file
 from onebit.data.cifar import CIFAR10, CIFAR100
 from onebit.data.folder import FOLDER, IMAGENET
@@ -59,8 +61,8 @@ def load_dataset(
             validation images, as does the number of those; 0 holds out none: `data.train` then has all and
             `data.validation` is an empty `Split`.
         split_seed: which ones are held out, see `hold_out`. The test split never depends on it.
-        directory: a folder to look in before `ONEBIT_DATA`, the cache and the mirrors; of the data set "folder" the
-            folder itself, of "arrays" the file.
+        directory: the folder to look in, instead of `ONEBIT_DATA`, the cache and the mirrors; of the data set "folder"
+            the folder itself, of "arrays" the file.
         progress: told about downloads, and about images that are decoded.
         input_size: side in pixels that every image is resized to; None leaves them as they are. A folder of images of
             several sizes needs it; of `imagenet` it is 224.
@@ -130,6 +132,8 @@ def fetch_dataset(
 
 def _entry(name: str | DatasetEntry, directory: str | Path | None) -> DatasetEntry:
     """The entry of a name; own arrays may have any name that the table does not have."""
+    check_kind("name", name, (str, DatasetEntry), "the name of a data set")
+    check_kind("directory", directory, (str, os.PathLike, type(None)), "the path of a folder")
     if isinstance(name, str) and name not in DATASETS and is_array_file(directory):
         return replace(ARRAYS, name=name)
     entry: DatasetEntry = resolve(DATASETS, name, kind="data set")

@@ -92,15 +92,17 @@ def cache_dir() -> Path:
 def find_or_fetch(official: OfficialFiles, *, directory: str | Path | None, progress: Progress | None) -> list[Path]:
     """The paths of all files of a data set, in the order of `official.files`.
 
-    Looked for in `directory`, then in each folder of `ONEBIT_DATA`, then in the cache: right there or in one of the
-    sub-folders `official.folders`. The first folder that has them all is taken. Otherwise what the cache lacks is
-    downloaded into it: to a temporary name, renamed when its sha256 is right.
+    Looked for in `directory` alone where one is named, otherwise in each folder of `ONEBIT_DATA`, then in the cache:
+    right there or in one of the sub-folders `official.folders`. The first folder that has them all is taken. Where no
+    folder is named, what the cache lacks is downloaded into it: to a temporary name, renamed when its sha256 is right.
 
     Raises:
-        DataError: `directory` is no folder; the files are nowhere and out of reach; the cache cannot be written.
+        DataError: `directory` is not a folder or lacks a file; the files are nowhere and out of reach; the cache cannot
+            be written.
     """
     if directory is not None and not Path(directory).expanduser().is_dir():
         raise DataError(f"{directory} is not a folder; expected one with the files of {official.dataset!r}")
+    needed = ", ".join(file.names[0] for file in official.files)
     looked_at = []
     for root in data_roots(directory):
         found = [_present(official, folder) for folder in (root, *(root / name for name in official.folders))]
@@ -108,11 +110,17 @@ def find_or_fetch(official: OfficialFiles, *, directory: str | Path | None, prog
         if len(best) == len(official.files):
             return list(best.values())
         looked_at.append(f"{root} ({len(best)} of {len(official.files)} files)")
+    if directory is not None:
+        raise DataError(
+            f"{directory} has {len(best)} of the {len(official.files)} files of {official.dataset!r}; "
+            f"expected {needed}, there or in its sub-folders {', '.join(official.folders)}; "
+            "without a named folder, ONEBIT_DATA and the cache are searched and missing files are downloaded"
+        )
     try:
         return _download(official, cache_dir() / official.folders[0], progress)
     except _UnreachableError as error:
         raise DataError(
-            f"data set {official.dataset!r} not found: needs {', '.join(file.names[0] for file in official.files)}; "
+            f"data set {official.dataset!r} not found: needs {needed}; "
             f"looked in {', '.join(looked_at)} and the sub-folders {', '.join(official.folders)}; {error}; "
             f"put the files in a folder and name it with --data DIR or ONEBIT_DATA{official.substitute}"
         ) from error
@@ -123,9 +131,10 @@ class _UnreachableError(Exception):
 
 
 def data_roots(directory: str | Path | None) -> Iterator[Path]:
-    """The folders that data sets are looked for in, in this order: `directory`, those of `ONEBIT_DATA`, the cache."""
+    """The folders that data sets are looked for in: `directory` alone, or those of `ONEBIT_DATA`, then the cache."""
     if directory is not None:
         yield Path(directory).expanduser()
+        return
     for folder in os.environ.get("ONEBIT_DATA", "").split(os.pathsep):
         if folder:
             yield Path(folder).expanduser()

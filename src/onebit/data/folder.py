@@ -110,7 +110,7 @@ def read_folder(
         streamed_above: bytes of decoded images; more are not even cached, and a broken one shows when it is needed.
 
     Returns:
-        Images in NHWC memory, or `StreamedImages`.
+        Images, or `StreamedImages`.
 
     Raises:
         DataError: no such folder, or not laid out so (see `list_folder`); an image that does not decode.

@@ -78,7 +78,7 @@ def read_mnist(
     """Find or fetch the four files, read and check them.
 
     Args:
-        directory: looked in first, see `find_or_fetch`.
+        directory: the only folder to look in, see `find_or_fetch`.
         progress: told about downloads.
         files: training images and labels, test images and labels.
         mirrors: where to download from.

@@ -176,6 +176,7 @@ MEMBRANE = DatasetEntry(
     counts=(24, 6),
     validation=4,
     licence="Cardona et al., ISBI 2012 EM segmentation challenge",
+    masks=True,
 )
 
 SEGMENTATION = DatasetEntry(
@@ -187,4 +188,5 @@ SEGMENTATION = DatasetEntry(
     counts=None,
     validation=None,
     licence="yours",
+    masks=True,
 )

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from onebit.arguments import check_kind, check_number, described
 from onebit.data.images import StreamedImages
 from onebit.data.masks import VOID, is_counted
-from onebit.errors import DataError, UsageError
+from onebit.errors import DataError, UsageError, WrongTypeError
 
 Labels = npt.NDArray[np.int64]
 """(N,); of images with masks `Masks`, (N, H, W) uint8."""
@@ -24,6 +25,7 @@ all (0 when not known)."""
 
 STATISTICS_IMAGES = 10_000
 """How many streamed images stand for all of them in the statistics of a channel."""
+FROM_ARRAYS = "onebit.Dataset.from_arrays((images, labels), (test_images, test_labels)) makes one of your own arrays"
 DIGEST_IMAGES = 1000
 """How many images of an array stand for all of them in its digest."""
 _STATISTICS_PIXELS = 1 << 22
@@ -35,10 +37,11 @@ class Split:
     """Images with their labels, or with a mask each.
 
     Args:
-        images: (N, C, H, W) uint8, 0..255; `StreamedImages` where they are too many for memory.
+        images: (N, C, H, W) uint8, 0..255, laid out in this order in memory; `StreamedImages` where they are too many.
         labels: (N,) int64; or uint8 (N, H, W), the class of each pixel of (the centre of) an image, `VOID` for none.
 
     Raises:
+        WrongTypeError: not arrays.
         DataError: another dtype, rank or count; `Dataset.from_arrays` converts what can be converted.
     """
 
@@ -47,6 +50,9 @@ class Split:
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
+        for name, value in (("images", images), ("labels", labels)):
+            if not hasattr(value, "dtype") or not hasattr(value, "shape"):
+                raise WrongTypeError(f"{name}: got {described(value)}, expected an array: numpy.asarray({name})")
         if images.dtype != np.uint8 or images.ndim != 4:
             raise DataError(f"images: got {images.dtype} {images.shape}, expected uint8 (N, C, H, W), values 0..255")
         if labels.dtype == np.uint8 and labels.ndim == 3:
@@ -55,6 +61,10 @@ class Split:
                 raise DataError(f"masks: got uint8 {labels.shape}, expected ({len(images)}, {height}, {width})")
         elif labels.dtype != np.int64 or labels.shape != images.shape[:1]:
             raise DataError(f"labels: got {labels.dtype} {labels.shape}, expected int64 ({len(images)},): one an image")
+        if isinstance(images, np.ndarray):
+            # reshaped for its strides: torch takes an axis of one channel with another stride for channels_last
+            in_order = np.ascontiguousarray(images).reshape(-1).reshape(images.shape)
+            object.__setattr__(self, "images", in_order)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -63,6 +73,12 @@ class Split:
         """The images and labels at a slice, mask or array of indices; streamed images stay unread."""
         streamed = isinstance(self.images, StreamedImages)
         return Split(self.images.subset(index) if streamed else self.images[index], self.labels[index])
+
+    def spread(self, count: int) -> Split:
+        """`count` images at even distances, the first and the last among them; itself where there are no more."""
+        if count >= len(self):
+            return self
+        return self[np.linspace(0, len(self) - 1, count).astype(np.int64)]
 
     def channel_statistics(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation of the pixels of each channel, in pixel units 0–255.
@@ -117,6 +133,7 @@ class Dataset:
     def __post_init__(self) -> None:
         for part in ("train", "validation", "test"):
             split: Split = getattr(self, part)
+            check_kind(part, split, Split, "a Split", {"object": FROM_ARRAYS})
             if split.images.shape[1:] != self.input_shape:
                 raise DataError(
                     f"{part} images: got shape {split.images.shape[1:]}, expected {self.input_shape} as in train"
@@ -185,6 +202,30 @@ class Dataset:
         return cls(name, kept, held_out, test_split, tuple(classes), note=note, identity=identity)
 
 
+def check_dataset(data: object) -> None:
+    """Refuse what is not a data set.
+
+    Raises:
+        WrongTypeError: see above.
+    """
+    ways = {
+        "Split": "pass the whole data set: data, not data.train",
+        "str": "read it first: onebit.load_dataset(name)",
+        "object": FROM_ARRAYS,
+    }
+    check_kind("data", data, Dataset, "a onebit.Dataset", ways)
+
+
+def check_split(split: object) -> None:
+    """Refuse what is not images with their labels.
+
+    Raises:
+        WrongTypeError: see above.
+    """
+    made = "pass one of a data set, as in data.test, or make one: onebit.data.Split(images, labels)"
+    check_kind("split", split, Split, "images with their labels, a Split", {"object": made})
+
+
 class LoadedFiles(NamedTuple):
     """What the reader of a data set returns: everything it has, checked.
 
@@ -221,6 +262,7 @@ class DatasetEntry:
             at most `MOST_VALIDATION`.
         licence: who made it, under which terms.
         note: see `Dataset.note`.
+        masks: whether its labels are masks; of own arrays only the file knows.
         folder: whether it is made of image files of any size.
         input_size: side that the images of such a folder get unless the user says otherwise.
         stored: whether it is made of files that a folder can be named for; else it is part of onebit.
@@ -235,6 +277,7 @@ class DatasetEntry:
     validation: int | None
     licence: str
     note: str = ""
+    masks: bool = False
     folder: bool = False
     input_size: int | None = None
     stored: bool = True
@@ -264,13 +307,23 @@ def hold_out(train: Split, count: int, *, seed: int) -> tuple[Split, Split]:
     Raises:
         UsageError: `count` is negative or leaves nothing to train on.
     """
-    if not 0 <= count < max(len(train), 1):
-        raise UsageError(f"validation={count}: expected 0 to {len(train) - 1} of the {len(train)} training images")
+    check_number("validation", count, whole=True)
+    refuse_held_out(count, len(train))
     if count == 0:
         return train, train[:0]
     held_out = np.zeros(len(train), bool)
     held_out[np.random.default_rng(seed).permutation(len(train))[:count]] = True
     return train[~held_out], train[held_out]
+
+
+def refuse_held_out(count: int, total: int) -> None:
+    """Refuse to hold out `count` of `total` images where that cannot be done.
+
+    Raises:
+        UsageError: `count` is negative or leaves nothing to train on.
+    """
+    if not 0 <= count < max(total, 1):
+        raise UsageError(f"validation={count}: expected 0 to {total - 1} of the {total} training images")
 
 
 def numbered_classes(labels: Any) -> tuple[str, ...]:
@@ -292,10 +345,7 @@ def _pair(part: str, given: Any) -> tuple[npt.ArrayLike, npt.ArrayLike]:
     if isinstance(given, (tuple, list)) and len(given) == 2:
         return given[0], given[1]
     got = f"an array {given.shape}" if isinstance(given, np.ndarray) else type(given).__name__
-    raise DataError(
-        f"{part}: got {got}, expected a pair (images, labels): "
-        "Dataset.from_arrays((train_images, train_labels), (test_images, test_labels))"
-    )
+    raise DataError(f"{part}: got {got}, expected a pair (images, labels); {FROM_ARRAYS}")
 
 
 def as_split(images: npt.ArrayLike, labels: npt.ArrayLike) -> Split:

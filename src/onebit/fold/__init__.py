@@ -20,7 +20,7 @@ from onebit.errors import FoldError, NotBinaryError, UsageError, first_line
 from onebit.fold.folder import Folded, Folder, SignSite, check_finite
 from onebit.fold.operations import FOLDS
 from onebit.fold.trace import trace
-from onebit.layers import binary_layers
+from onebit.layers import binary_layers, check_model
 from onebit.packed import PackedNet
 from onebit.quantizers import BinaryWeight
 
@@ -80,8 +80,9 @@ def eval_copy(model: nn.Module) -> nn.Module:
     """A copy on the CPU in eval mode; of a compiled model, of what was compiled.
 
     Raises:
-        FoldError: the model cannot be copied.
+        WrongTypeError: not a module. FoldError: the model cannot be copied.
     """
+    check_model(model)
     try:
         return copy.deepcopy(getattr(model, "_orig_mod", model)).cpu().eval()
     except Exception as error:

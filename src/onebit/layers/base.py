@@ -12,12 +12,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from onebit.arguments import check_kind
 from onebit.errors import UsageError
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, BinaryWeight, Quantizer
 from onebit.tables import did_you_mean, resolve
 
 WeightQuantizer = str | Quantizer | Callable[..., Quantizer] | None
 InputQuantizer = str | nn.Module | Callable[..., nn.Module] | None
+
+
+def check_model(model: object) -> None:
+    """Refuse what is not a module of torch.
+
+    Raises:
+        WrongTypeError: see above.
+    """
+    ways = {
+        "str": "build one: onebit.create_model(name)",
+        "PackedNet": "onebit.PackedModule(net) is one, and onebit.runtime.run(net, images) its logits",
+        "type": "make an object of the class first",
+        "generator": "pass the model itself",
+    }
+    check_kind("model", model, nn.Module, "a torch module", ways)
 
 
 def glorot_bound(weight: Tensor) -> float:
@@ -51,6 +67,7 @@ def make_weight_quantizer(quantizer: WeightQuantizer, weight: Tensor, *, value: 
     if quantizer is None:
         return None
     kind = resolve(WEIGHT_QUANTIZERS, quantizer, kind="weight quantizer")
+    check_kind("weight quantizer", kind, Callable, f"one of {', '.join(WEIGHT_QUANTIZERS)}, or such an object")
     if isinstance(kind, nn.Module):
         if value != 1.0:
             raise UsageError(f"value={value:g} goes with the name of a quantizer; {kind!r} has its own")
@@ -89,6 +106,9 @@ def with_options(table: Mapping[str, Any], quantizer: Any, options: Mapping[str,
 
 def make_input_quantizer(quantizer: InputQuantizer) -> nn.Module | None:
     """The input quantizer of one layer from a name or an object; None leaves inputs real."""
+    if quantizer is not None:
+        known = ", ".join(INPUT_QUANTIZERS)
+        check_kind("input quantizer", quantizer, (str, Callable), f"one of {known}, or such an object")
     found = resolve(INPUT_QUANTIZERS, quantizer, kind="input quantizer")
     return found if found is None or isinstance(found, nn.Module) else found()
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from onebit.errors import UsageError
-from onebit.layers.base import BinaryLayer, InputQuantizer, WeightQuantizer
+from onebit.layers.base import BinaryLayer, InputQuantizer, WeightQuantizer, check_model
 from onebit.layers.binary import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear
 
 
@@ -36,11 +36,13 @@ def binarize_(
 
     Raises:
         UsageError: nothing to binarize, `model` itself is such a layer, or a layer is re-parametrised.
+        WrongTypeError: not a module.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> _ = binarize_(net, weight_quantizer="sign", where=lambda name, layer: name != "2")
     """
+    check_model(model)
     if type(model) in BINARY_TWINS:
         raise UsageError("binarize_ replaces layers inside a model; wrap a lone layer: nn.Sequential(layer)")
     found: dict[int, BinaryLayer] = {}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onebit.errors import UsageError
+from onebit.arguments import described
+from onebit.errors import UsageError, WrongTypeError
 from onebit.tables import did_you_mean
 
 
@@ -17,7 +20,11 @@ class InputCoding(nn.Module):
     Args:
         coding: "integer" is 2x − 255, odd integers that stay exact up to the first threshold (BatchNorm absorbs the
             scale); "standardise" is (x − mean)/std.
-        mean, std: per channel in pixel units 0–255; for "standardise" only.
+        mean, std: per channel, for "standardise" only; of pixels 0–255.
+        scale: what `mean` and `std` are multiplied by: 255 for those of pixels 0–1, as torchvision's.
+
+    Raises:
+        UsageError: an unknown coding, a mean or std that it does not have, or those of pixels 0–1 without `scale`.
 
     Shapes:
         x: uint8 (N, C, H, W) -> float32 (N, C, H, W).
@@ -27,19 +34,32 @@ class InputCoding(nn.Module):
     std: Tensor
 
     def __init__(
-        self, coding: str = "integer", *, mean: list[float] | None = None, std: list[float] | None = None
+        self,
+        coding: str = "integer",
+        *,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        scale: float | None = None,
     ) -> None:
         super().__init__()
         if coding not in ("integer", "standardise"):
             raise UsageError(f"unknown input coding {coding!r}{did_you_mean(coding, ['integer', 'standardise'])}")
         self.coding: Literal["integer", "standardise"] = cast(Any, coding)
         if coding == "standardise":
-            if mean is None or std is None or len(mean) != len(std) or min(std) <= 0:
+            factor = 1 if scale is None else scale
+            if mean is None or std is None or len(mean) != len(std) or min(std) * factor <= 0:
                 raise UsageError(f"coding 'standardise' needs mean and positive std per channel, got {mean} and {std}")
-            self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1))
-            self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1))
+            if scale is None and max(*mean, *std) < 1:
+                raise UsageError(f"got mean {mean} and std {std}, expected those of pixels 0–255: scale=255 makes them")
+            for name, values in (("mean", mean), ("std", std)):
+                numbers = torch.tensor([value * factor for value in values], dtype=torch.float32)
+                self.register_buffer(name, numbers.view(-1, 1, 1))
+        elif (mean, std, scale) != (None, None, None):
+            raise UsageError("mean, std and scale belong to the coding 'standardise', got the coding 'integer'")
 
     def forward(self, x: Tensor) -> Tensor:
+        if isinstance(x, np.ndarray):
+            raise WrongTypeError(f"images: got {described(x)} of numpy, expected a tensor: torch.from_numpy(images)")
         if self.coding == "integer":
             return x.to(torch.float32, copy=True).mul_(2).sub_(255)
         return (x.float() - self.mean) / self.std

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 from torch import nn
@@ -48,6 +49,8 @@ class MLP(nn.Sequential):
             input_shape = checked_shape(input_shape)
         if widths is None:
             widths = (math.prod(input_shape or (1, 28, 28)), 512, 512, classes or 10)
+        if not isinstance(widths, Sequence) or not all(isinstance(width, Integral) for width in widths):
+            raise UsageError(f"widths must be whole numbers, as in (784, 512, 10), got {widths!r}")
         if len(widths) < 2 or min(widths) < 1:
             raise UsageError(f"widths needs at least input and output, all positive, got {list(widths)}")
         if input_shape is None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from torch import nn
 
+from onebit.arguments import described
 from onebit.errors import UsageError
 from onebit.layers import (
     BinaryConv2d,
@@ -49,9 +51,10 @@ def checked_shape(input_shape: Sequence[int]) -> tuple[int, int, int]:
     Raises:
         UsageError: not three positive numbers.
     """
-    shape = tuple(input_shape)
-    if len(shape) != 3 or min(shape) < 1:
-        raise UsageError(f"input_shape must be (channels, height, width), three positive numbers, got {shape}")
+    shape = tuple(input_shape) if isinstance(input_shape, Iterable) else ()
+    if len(shape) != 3 or not all(isinstance(size, Integral) and size > 0 for size in shape):
+        got = shape or described(input_shape)
+        raise UsageError(f"input_shape must be (channels, height, width), three positive numbers, got {got}")
     return shape
 
 
@@ -84,6 +87,7 @@ class Parts:
         value: the two weight values are ±value, a number or "glorot".
         padding_value: what binary convolutions are padded with: 0, 1 or -1.
         norm_eps, norm_momentum, norm_affine: BatchNorm's; momentum 0.15 means 15 % of the newest batch.
+        dense_norm_momentum: that of BatchNorm after dense layers; None takes `norm_momentum`.
         activation: "relu", which the sign of a layer takes the place of; or "rprelu", ReActNet's, which stands before a
             sign too.
         init: "uniform" draws latents uniformly from ±value (binary layers), "default" is torch's.
@@ -97,6 +101,7 @@ class Parts:
     padding_value: float = 0.0
     norm_eps: float = 1e-5
     norm_momentum: float = 0.1
+    dense_norm_momentum: float | None = None
     norm_affine: bool = True
     activation: str = "relu"
     init: str = "default"
@@ -176,7 +181,8 @@ class Parts:
 
     def norm1d(self, channels: int) -> nn.BatchNorm1d:
         """BatchNorm of vectors."""
-        return nn.BatchNorm1d(channels, eps=self.norm_eps, momentum=self.norm_momentum, affine=self.norm_affine)
+        momentum = self.norm_momentum if self.dense_norm_momentum is None else self.dense_norm_momentum
+        return nn.BatchNorm1d(channels, eps=self.norm_eps, momentum=momentum, affine=self.norm_affine)
 
     def active(self, channels: int, *, before_real: bool = False) -> nn.Module:
         """The activation of so many channels; no ReLU where the sign of the next layer takes its place.
@@ -199,3 +205,13 @@ class Parts:
     def _initialised(self, layer: Any) -> Any:
         init_latents_(layer, self.init)
         return layer
+
+
+def refuse_dropped_signs(dropout: float, parts: Parts) -> None:
+    """Refuse dropout where signs follow.
+
+    Raises:
+        UsageError: zeroes would become +1.
+    """
+    if dropout and parts.input_quantizer is not None:
+        raise UsageError("dropout zeroes a unit before its sign, and sign(0) = +1: use it without input_quantizer")

@@ -1,4 +1,4 @@
-"""Residual nets: those of He et al. 2016 (arXiv:1512.03385) for CIFAR, ResNet-18, and its Bi-Real form."""
+"""Residual nets of He et al. 2016 (arXiv:1512.03385): those for CIFAR, those for ImageNet, and their Bi-Real form."""
 
 from __future__ import annotations
 
@@ -55,6 +55,12 @@ SHORTCUTS = {"padded": padded, "projected": projected, "averaged": averaged}
 """Name -> what a shortcut does where the shape changes."""
 
 
+EXPANSION = 4
+"""Channels behind a bottleneck over those inside."""
+IMAGENET_DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+"""Depth -> blocks of each stage (He et al. 2016, table 1)."""
+
+
 class Block(nn.Module):
     """Two 3×3 convolutions beside a shortcut.
 
@@ -94,16 +100,58 @@ class Block(nn.Module):
         return self.relu2(self.bn2(self.conv2(y)) + shortcut)
 
 
+class Bottleneck(nn.Module):
+    """A 1×1 convolution to fewer channels, a 3×3 one and a 1×1 one to four times as many, beside a shortcut.
+
+    Activations as in `Block`; the 3×3 convolution has the stride, as in torchvision's nets.
+
+    Args:
+        parts: how layers are made.
+        inputs: channels; outputs: channels, a quarter of them inside.
+        stride: of the 3×3 convolution and the shortcut.
+        shortcut: a name of `SHORTCUTS`, used where the shape changes.
+        around_each: must be False: the convolutions of a bottleneck change the number of channels.
+
+    Raises:
+        UsageError: `around_each`.
+    """
+
+    def __init__(
+        self, parts: Parts, inputs: int, outputs: int, stride: int, *, shortcut: str, around_each: bool
+    ) -> None:
+        super().__init__()
+        if around_each:
+            raise UsageError("bireal needs blocks of 3×3 convolutions, this net has bottlenecks: leave it out")
+        inner = outputs // EXPANSION
+        self.conv1 = parts.conv(inputs, inner, 1)
+        self.bn1 = parts.norm2d(inner)
+        self.relu1 = parts.active(inner)
+        self.conv2 = parts.conv(inner, inner, 3, stride=stride, padding=1)
+        self.bn2 = parts.norm2d(inner)
+        self.relu2 = parts.active(inner)
+        self.conv3 = parts.conv(inner, outputs, 1)
+        self.bn3 = parts.norm2d(outputs)
+        self.relu3 = parts.active(outputs)
+        same = stride == 1 and inputs == outputs
+        self.downsample = nn.Identity() if same else SHORTCUTS[shortcut](parts, inputs, outputs, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu1(self.bn1(self.conv1(x)))
+        y = self.relu2(self.bn2(self.conv2(y)))
+        return self.relu3(self.bn3(self.conv3(y)) + self.downsample(x))
+
+
 class ResNet(nn.Module):
-    """A stem, stages of `Block`s, global average pooling and one dense layer.
+    """A stem, stages of `Block`s or `Bottleneck`s, global average pooling and one dense layer.
 
     Each stage but the first halves the image. With `weight_quantizer=None` and `input_quantizer=None` it is the
     full-precision twin, with the same state_dict keys, which are those that torchvision uses.
 
     Args:
-        blocks: number of blocks of each stage; channels: of each stage, before `width`.
+        blocks: number of blocks of each stage; channels: of each stage, before `width` and inside its bottlenecks.
         input_shape: (C, H, W); classes: number of logits.
         width: factor on the channels.
+        bottleneck: `Bottleneck`s instead of `Block`s.
         stem: "cifar" is a 3×3 convolution, "imagenet" a 7×7 one of stride 2 and max pooling.
         shortcut, around_each: see `Block`.
         real_first, real_last: keep real weights in the first convolution; real weights and inputs in the dense layer.
@@ -126,6 +174,7 @@ class ResNet(nn.Module):
         stem: str,
         shortcut: str,
         width: float = 1.0,
+        bottleneck: bool = False,
         around_each: bool = False,
         real_first: bool = False,
         real_last: bool = False,
@@ -146,12 +195,14 @@ class ResNet(nn.Module):
         self.bn1 = parts.norm2d(inputs)
         self.relu = parts.active(inputs)
         self.maxpool = nn.Identity() if stem == "cifar" else nn.MaxPool2d(3, stride=2, padding=1)
+        block: type[Block | Bottleneck] = Bottleneck if bottleneck else Block
         self.stages = [f"layer{stage}" for stage in range(1, len(blocks) + 1)]
-        for name, count, outputs in zip(self.stages, blocks, channels, strict=True):
+        for name, count, inner in zip(self.stages, blocks, channels, strict=True):
+            outputs = inner * EXPANSION if bottleneck else inner
             stage = []
             for i in range(count):
                 stride = 2 if name != "layer1" and i == 0 else 1
-                stage.append(Block(parts, inputs, outputs, stride, shortcut=shortcut, around_each=around_each))
+                stage.append(block(parts, inputs, outputs, stride, shortcut=shortcut, around_each=around_each))
                 inputs = outputs
             self.add_module(name, nn.Sequential(*stage))
         halvings = len(blocks) - 1 + (0 if stem == "cifar" else 2)
@@ -203,7 +254,8 @@ def cifar_resnet(
     )
 
 
-def resnet18(
+def imagenet_resnet(
+    depth: int = 18,
     *,
     input_shape: Sequence[int] = (3, 224, 224),
     classes: int = 1000,
@@ -211,22 +263,29 @@ def resnet18(
     bireal: bool = False,
     **options: Any,
 ) -> ResNet:
-    """ResNet-18: four stages of two blocks with 64 to 512 channels; 11,689,512 parameters on ImageNet.
+    """ResNet-18, -34 or -50: four stages with 64 to 512 channels; of depth 50 with bottlenecks and 256 to 2048.
+
+    11,689,512, 21,797,672 and 25,557,032 parameters on ImageNet.
 
     Args:
+        depth: a key of `IMAGENET_DEPTHS`.
         stem: "cifar" or "imagenet"; None chooses by the size of the image.
         bireal: Bi-Real net (arXiv:1808.00278), the form for ±1 activations: a shortcut around each convolution, with
             average pooling and a real 1×1 convolution where the image is halved. The paper keeps the first and the last
-            layer real: `real_first` and `real_last`.
+            layer real: `real_first` and `real_last`. Not with bottlenecks.
         options: see `ResNet`.
+
+    Raises:
+        UsageError: `bireal` with bottlenecks.
     """
     return ResNet(
-        (2, 2, 2, 2),
+        IMAGENET_DEPTHS[depth],
         (64, 128, 256, 512),
         input_shape=input_shape,
         classes=classes,
         stem=choose_stem(stem, checked_shape(input_shape)),
         shortcut="averaged" if bireal else "projected",
+        bottleneck=depth >= 50,
         around_each=bireal,
         **options,
     )

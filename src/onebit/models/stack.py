@@ -10,7 +10,7 @@ from torch import nn
 
 from onebit.errors import UsageError
 from onebit.layers import InputCoding
-from onebit.models.parts import Parts, checked_shape, widened
+from onebit.models.parts import Parts, checked_shape, refuse_dropped_signs, widened
 
 Window = tuple[int, int, int]
 """Kernel, stride and padding, in pixels."""
@@ -69,8 +69,7 @@ class Stack:
         **settings: Any,
     ) -> None:
         self.parts = Parts(**settings)
-        if dropout and self.parts.input_quantizer is not None:
-            raise UsageError("dropout zeroes a unit before its sign, and sign(0) = +1: use it without input_quantizer")
+        refuse_dropped_signs(dropout, self.parts)
         self.name, self.classes, self.width, self.dropout = name, classes, width, dropout
         self.last_norm, self.real_first, self.real_last = last_norm, real_first, real_last
         self.input_shape = self.shape = checked_shape(input_shape)

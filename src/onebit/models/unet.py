@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from onebit.errors import UsageError
 from onebit.layers import InputCoding
-from onebit.models.parts import Parts, checked_shape, widened
+from onebit.models.parts import Parts, checked_shape, refuse_dropped_signs, widened
 
 BASE = 64
 """Channels of the first level before `width`; each level below has twice as many."""
@@ -66,17 +66,32 @@ class Up(nn.Module):
         x: (N, 2·outputs, H, W), skip: (N, outputs, 2·H + 2·margin, …) -> (N, outputs, 2·H − 4, …) or (…, 2·H, …).
     """
 
-    def __init__(self, parts: Parts, outputs: int, padding: int, *, margin: int, before_real: bool = False) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        outputs: int,
+        padding: int,
+        *,
+        margin: int,
+        before_real: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         self.up = parts.conv_transpose(2 * outputs, outputs, 2, stride=2)
         self.bn = parts.norm2d(outputs)
         self.relu = parts.active(outputs)
         self.crop = CentreCrop(margin)
+        self.drop = dropped_channels(dropout)
         self.convs = DoubleConv(parts, 2 * outputs, outputs, padding, before_real=before_real)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         x = self.relu(self.bn(self.up(x)))
-        return self.convs(torch.cat([self.crop(skip), x], dim=1))
+        return self.convs(self.drop(torch.cat([self.crop(skip), x], dim=1)))
+
+
+def dropped_channels(dropout: float) -> nn.Module:
+    """What zeroes whole channels with that probability; nothing where it is 0."""
+    return nn.Dropout2d(dropout) if dropout else nn.Identity()
 
 
 class UNet(nn.Module):
@@ -96,6 +111,8 @@ class UNet(nn.Module):
         depth: how often the image is halved.
         real_first, real_last: keep real weights in the first convolution; real weights and inputs in the last one.
         last_norm: BatchNorm of the logits, which ±1 weights of the last convolution need to find their scale.
+        dropout: probability of zeroing a channel of what was pooled, and of what is joined on the way up, as in the
+            reproduction of BayesBiNN (Garg, Singhal 2021; 0.05 there). Not with an input quantizer.
         coding, mean, std: see `InputCoding`.
         settings: see `Parts`.
 
@@ -103,7 +120,7 @@ class UNet(nn.Module):
         x: uint8 (N, C, H, W) -> (N, classes, H, W), or (N, classes, H − 184, W − 184) with "valid" padding.
 
     Raises:
-        UsageError: an unknown padding or a depth below 1.
+        UsageError: an unknown padding, a depth below 1, or dropout before a sign.
     """
 
     def __init__(
@@ -117,6 +134,7 @@ class UNet(nn.Module):
         real_first: bool = False,
         real_last: bool = False,
         last_norm: bool = False,
+        dropout: float = 0.0,
         coding: str = "integer",
         mean: list[float] | None = None,
         std: list[float] | None = None,
@@ -128,6 +146,7 @@ class UNet(nn.Module):
         if depth < 1:
             raise UsageError(f"depth must be 1 or more, got {depth}")
         parts, border = Parts(**settings), PADDINGS[padding]
+        refuse_dropped_signs(dropout, parts)
         image = checked_shape(input_shape)
         self.padding, self.depth = padding, depth
         lost = lost_pixels(padding, depth)
@@ -147,6 +166,7 @@ class UNet(nn.Module):
             for level, outputs in enumerate(channels)
         )
         self.pool = nn.MaxPool2d(2)
+        self.drop = dropped_channels(dropout)
         self.up = nn.ModuleList(
             Up(
                 parts,
@@ -154,6 +174,7 @@ class UNet(nn.Module):
                 border,
                 margin=lost_pixels(padding, depth - level - 1),
                 before_real=real_last and level == 0,
+                dropout=dropout,
             )
             for level in range(depth - 1, -1, -1)
         )
@@ -164,7 +185,7 @@ class UNet(nn.Module):
         x = self.coding(x)
         skips = []
         for level, convs in enumerate(self.down):
-            x = convs(x if level == 0 else self.pool(x))
+            x = convs(x if level == 0 else self.drop(self.pool(x)))
             skips.append(x)
         for up, skip in zip(self.up, reversed(skips[:-1]), strict=True):
             x = up(x, skip)

@@ -73,6 +73,8 @@ class _Planner:
 
     def plan(self) -> NativePlan:
         for node in self.net.nodes:
+            if type(node) not in _MAKERS:
+                raise NotPlanned(f"the operation of {node.output!r}, {type(node).__name__}, has no native kernel")
             self.slots[node.output] = _MAKERS[type(node)](self, node)
         answer = self.steps.image_order(self.steps.as_kind(self.slots[self.net.output], REAL))
         answer.buffer.last = len(self.steps.list)

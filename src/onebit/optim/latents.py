@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from onebit.arguments import check_kind, check_number
 from onebit.errors import UsageError
-from onebit.layers import binary_layers, glorot_bound
+from onebit.layers import binary_layers, check_model, glorot_bound
 from onebit.optim.prox import next_strength, prox_
 
 LR_SCALES = ("glorot", "glorot_squared")
@@ -40,15 +41,19 @@ def latent_groups(
         decay_latents, decay_norm: weight decay for latents, for biases and BatchNorm all the same.
 
     Returns:
-        Groups with `params`, `lr`, `weight_decay`; those of latents with `latent`, `lr_factor` (which their `lr`
-        contains) and `latent_clip` where they are clipped.
+        Groups with `params`, `lr`, `weight_decay` and `latent`, whether they are latents; those that are with
+        `lr_factor` (which their `lr` contains), and `latent_clip` where they are clipped.
 
     Raises:
-        UsageError: an unknown scale or a clip that is not positive.
+        UsageError: an unknown scale, a negative rate or a clip that is not positive; WrongTypeError for another type.
     """
+    check_model(model)
+    check_number("lr", lr, least=0)
+    check_number("weight_decay", weight_decay, least=0)
     if lr_scale is not None and lr_scale not in LR_SCALES:
         raise UsageError(f"lr_scale must be one of {', '.join(LR_SCALES)} or none, got {lr_scale!r}")
-    if latent_clip not in (None, "value") and not (isinstance(latent_clip, (int, float)) and latent_clip > 0):
+    is_number = isinstance(latent_clip, (int, float)) and not isinstance(latent_clip, bool)
+    if latent_clip not in (None, "value") and not (is_number and latent_clip > 0):  # type: ignore[operator]
         raise UsageError(f"latent_clip must be a positive number, 'value' or none, got {latent_clip!r}")
     latents: dict[tuple[float, float | None], list[nn.Parameter]] = {}
     seen: set[int] = set()
@@ -79,7 +84,7 @@ def latent_groups(
         ([p for p in others if p.dim() <= 1], weight_decay if decay_norm else 0.0),
     ):
         if parameters:
-            groups.append({"params": parameters, "lr": lr, "weight_decay": decay})
+            groups.append({"params": parameters, "lr": lr, "weight_decay": decay, "latent": False})
     return groups
 
 
@@ -106,22 +111,52 @@ def _finish_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> No
                 parameter.clamp_(-clip, clip)
 
 
-def clip_latents_(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """After each `step()`, clamp the parameters that it moved in every group that has `latent_clip` to ±latent_clip.
+def finish_steps_(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """After each `step()`, clip and prox what the groups of an optimizer ask for; idempotent.
 
-    Works with any torch optimizer. Idempotent. Copies and pickles of an optimizer lose hooks, which is why `fit` and
-    the loading of checkpoints call this again; the prox of `prox_latents_` comes back with it.
+    Copies and pickles of an optimizer lose hooks, which is why `fit` and the loading of checkpoints call this again.
 
     Returns:
         `optimizer` itself.
+    """
+    if _finish_step not in optimizer._optimizer_step_post_hooks.values():
+        optimizer.register_step_post_hook(_finish_step)
+    return optimizer
+
+
+def clip_latents_(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """After each `step()`, clamp the parameters that it moved in every group that has `latent_clip` to ±latent_clip.
+
+    Works with any torch optimizer. Idempotent.
+
+    Returns:
+        `optimizer` itself.
+
+    Raises:
+        UsageError: no group says whether it holds latents, as after `Adam(model.parameters())`: nothing would be
+            clipped. WrongTypeError: not an optimizer.
 
     Example:
         >>> groups = latent_groups(model, lr=1e-3)  # doctest: +SKIP
         >>> optimizer = clip_latents_(torch.optim.Adam(groups))  # doctest: +SKIP
     """
-    if _finish_step not in optimizer._optimizer_step_post_hooks.values():
-        optimizer.register_step_post_hook(_finish_step)
-    return optimizer
+    check_optimizer(optimizer)
+    if not any("latent" in group or "latent_clip" in group for group in optimizer.param_groups):
+        raise UsageError(
+            "the optimizer does not know which parameters are latent weights, so nothing would be clipped: "
+            "build it on onebit.latent_groups(model, lr=...) instead of model.parameters()"
+        )
+    return finish_steps_(optimizer)
+
+
+def check_optimizer(optimizer: object) -> None:
+    """Refuse what is not an optimizer of torch.
+
+    Raises:
+        WrongTypeError: see above.
+    """
+    built = "build one: torch.optim.Adam(onebit.latent_groups(model, lr=1e-3))"
+    check_kind("optimizer", optimizer, torch.optim.Optimizer, "an optimizer of torch", {"object": built})
 
 
 def prox_latents_(
@@ -152,4 +187,4 @@ def prox_latents_(
     for group in groups:
         group |= {"prox_growth": growth, "prox_freeze": freeze}
         group.setdefault("prox_step", 0)
-    return clip_latents_(optimizer)
+    return finish_steps_(optimizer)

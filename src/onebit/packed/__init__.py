@@ -2,7 +2,7 @@
 
 from onebit.packed.certificate import Certificate, LayerProof
 from onebit.packed.file import dumps, load, loads, save
-from onebit.packed.net import InputSpec, NodeCost, PackedNet, costs, infer
+from onebit.packed.net import InputSpec, NodeCost, PackedNet, check_net, costs, infer
 from onebit.packed.nodes import (
     OPS,
     AdaptiveAveragePool,
@@ -62,6 +62,7 @@ __all__ = [
     "Slice",
     "Threshold",
     "Value",
+    "check_net",
     "costs",
     "dumps",
     "infer",

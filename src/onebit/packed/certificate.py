@@ -12,6 +12,8 @@ from onebit.errors import FormatError
 from onebit.packed.strict import check_fields, check_text, short
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_LATER: dict[str, Any] = {"tied": 0, "images": None}
+"""Fields that files of earlier versions lack, and what they mean without them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,7 @@ class Certificate:
         source: sha256 of the checkpoint, in hexadecimal, or None.
         recipe: name of the recipe, or None.
         layers: the proof of each layer.
+        images: of the split, evenly spread over it, that were compared; None for all.
     """
 
     onebit: str
@@ -73,6 +76,7 @@ class Certificate:
     recipe: str | None = None
     layers: tuple[LayerProof, ...] = ()
     tied: int = 0
+    images: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("onebit", "dataset", "split"):
@@ -90,6 +94,8 @@ class Certificate:
         _check_count("certificate tied", self.tied, most=self.label_mismatches)
         if self.correct is not None:
             _check_count("certificate correct", self.correct, most=self.count)
+        if self.images is not None:
+            _check_count("certificate images", self.images)
         difference = self.max_logit_difference
         if type(difference) not in (int, float) or not math.isfinite(difference) or difference < 0:
             raise FormatError(
@@ -104,11 +110,37 @@ class Certificate:
         if self.recipe is not None:
             check_text("certificate recipe", self.recipe)
 
+    def __str__(self) -> str:
+        return self.in_words("labels")
+
+    def in_words(self, counted: str) -> str:
+        """What was compared with which result; `counted` says of what there are `count`."""
+        correct = "" if self.correct is None else f"{self.correct:,} correct with packed weights, "
+        tied = f" ({self.tied:,} of them where logits are tied)" if self.tied else ""
+        return (
+            f"{self.count:,} {self.dataset} {self.split} {counted}: {correct}{self.label_mismatches:,} labels differ "
+            f"from torch{tied}, largest logit difference {self.max_logit_difference:.3g}"
+        )
+
+    @property
+    def claims(self) -> dict[str, object]:
+        """What another machine finds, too: all but the version, and what depends on the rounding of torch.
+
+        That are the logits, signs that could only be compared on images, and pixels whose two labels are tied.
+        """
+        fields = self.to_json()
+        for name in ("onebit", "max_logit_difference", "bit_exact"):
+            del fields[name]
+        fields["label_mismatches"] -= fields.pop("tied", 0)
+        fields["layers"] = [layer if layer[1] == "every integer" else layer[:2] for layer in fields["layers"]]
+        return fields
+
     def to_json(self) -> dict[str, Any]:
         """A JSON object; inverse of `from_json`. A layer is a list of its four fields: a deep net has many of them."""
         fields = dataclasses.asdict(self)
-        if not self.tied:  # files without it are older than masks
-            del fields["tied"]
+        for name, default in _LATER.items():
+            if fields[name] == default:
+                del fields[name]
         return {**fields, "layers": [list(dataclasses.astuple(layer)) for layer in self.layers]}
 
     @staticmethod
@@ -118,7 +150,7 @@ class Certificate:
         Raises:
             FormatError: unknown or missing fields, wrong types, or a contradiction.
         """
-        whole = {"tied": 0, **value} if isinstance(value, dict) else value
+        whole = {**_LATER, **value} if isinstance(value, dict) else value
         fields = check_fields("certificate", whole, [field.name for field in dataclasses.fields(Certificate)])
         if not isinstance(fields["layers"], list):
             raise FormatError("certificate layers is not a list")

@@ -1,14 +1,17 @@
 """The `.1bit` file: a safetensors file with packed signs, and the graph as JSON under one metadata key.
 
 The format is specified in docs/format.md. A file is hostile until it is read: its header is bounded and checked by
-hand, and the shapes of all arrays are checked against the graph before an array is read.
+hand, and the shapes of all arrays are checked against the graph before an array is read. A digest of all its bytes
+shows every change by accident; who changes a file on purpose can compute it, too.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -17,16 +20,17 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from onebit.arguments import check_kind
 from onebit.bits import byte_count, bytes_to_words, word_count, words_to_bytes
 from onebit.errors import FormatError
 from onebit.files import write_atomic
 from onebit.packed.certificate import Certificate
 from onebit.packed.lines import arrays_of, from_line, to_lines
-from onebit.packed.net import INPUT, MOST_NODES, InputSpec, PackedNet
+from onebit.packed.net import INPUT, MOST_NODES, InputSpec, PackedNet, check_net
 from onebit.packed.nodes import Node
 from onebit.packed.strict import check_fields, parse_json, short
 
-FORMAT = 1
+FORMAT = 2  # 1, of onebit 0.1.0, has no digest
 KEY = "onebit"  # exactly one key: safetensors writes several in random order
 MOST_HEADER_BYTES = 4_000_000  # 20 times what a net of a thousand layers needs; parsed JSON takes 40 times its text
 
@@ -51,15 +55,31 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype(np.float32),
 }
 _FIELDS = ("format", "name", "input", "nodes", "output", "classes", "certificate")
+_NO_DIGEST = "0" * 64  # in place of the digest while it is computed
+_DIGEST = re.compile("[0-9a-f]{64}")
+
+
+def check_path(path: object) -> None:
+    """Refuse what is not the path of a file.
+
+    Raises:
+        WrongTypeError: see above.
+    """
+    check_kind(
+        "path", path, (str, os.PathLike), "the path of a .1bit file", {"bytes": "onebit.packed.loads reads bytes"}
+    )
 
 
 def save(net: PackedNet, path: str | os.PathLike[str]) -> None:
     """Write a packed net; the file appears whole or not at all, and the same net always makes the same bytes.
 
     Raises:
+        WrongTypeError: not a packed net, or not a path.
         FormatError: some array holds what no net can mean (NaN, infinite, set tail bits).
         OnebitError: the file cannot be written.
     """
+    check_net(net)
+    check_path(path)
     write_atomic(path, dumps(net))
 
 
@@ -67,8 +87,20 @@ def load(path: str | os.PathLike[str]) -> PackedNet:
     """Read a packed net; inverse of `save`.
 
     Raises:
-        FormatError: the file cannot be read or is not a sound `.1bit` file; one line that names it.
+        WrongTypeError: not a path.
+        FormatError: the file cannot be read, is not a sound `.1bit` file or was changed after it was written; one line
+            that names it.
     """
+    return load_with_digest(path)[0]
+
+
+def load_with_digest(path: str | os.PathLike[str]) -> tuple[PackedNet, str | None]:
+    """The packed net of a file, and the digest that was compared with its bytes; None where it has none (format 1).
+
+    Raises:
+        WrongTypeError, FormatError: as `load`.
+    """
+    check_path(path)
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for its writer
             raise FormatError("is not a regular file")
@@ -100,6 +132,7 @@ def dumps(net: PackedNet) -> bytes:
             rows = words_to_bytes(array, node.in_features) if name == "signs" else array  # type: ignore[attr-defined]
             parts.setdefault(name, []).append(rows.reshape(-1))
     graph = {
+        "digest": _NO_DIGEST,  # first, so that these are the first such digits of the file
         "format": FORMAT,
         "name": net.name,
         "input": {"shape": list(net.input.shape), "coding": net.input.coding},
@@ -112,19 +145,19 @@ def dumps(net: PackedNet) -> bytes:
     tensors = {name: np.concatenate(arrays) for name, arrays in parts.items()}
     data = save_tensors(tensors, metadata={KEY: json.dumps(graph, separators=(",", ":"), allow_nan=False)})
     _read_header(io.BytesIO(data), len(data))  # its limits hold for what we write too
-    return data
+    return data.replace(_NO_DIGEST.encode(), hashlib.sha256(data).hexdigest().encode(), 1)
 
 
 def loads(data: bytes) -> PackedNet:
     """The packed net in the bytes of a file; inverse of `dumps`.
 
     Raises:
-        FormatError: the bytes are not a sound `.1bit` file.
+        FormatError: the bytes are not a sound `.1bit` file, or were changed.
     """
-    return _read(io.BytesIO(data), len(data))
+    return _read(io.BytesIO(data), len(data))[0]
 
 
-def _read(stream: BinaryIO, size: int) -> PackedNet:
+def _read(stream: BinaryIO, size: int) -> tuple[PackedNet, str | None]:
     from safetensors import SafetensorError
     from safetensors.numpy import load as load_tensors
 
@@ -136,13 +169,27 @@ def _read(stream: BinaryIO, size: int) -> PackedNet:
     data = header + stream.read()
     if len(data) != size:
         raise FormatError(f"has {len(data)} bytes, expected {size}: it changed while it was read")
+    if "digest" in graph:
+        _check_digest(graph["digest"], data, len(header))
     try:
         arrays = load_tensors(data)
     except (SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise FormatError(f"is not a sound safetensors file: {error}") from None
     net = _build(graph, arrays, bytes_to_words)
     net.check_values()
-    return net
+    return net, graph.get("digest")
+
+
+def _check_digest(digest: object, data: bytes, header: int) -> None:
+    """Raises FormatError unless a digest is that of all bytes of a file, its own digits taken as zeros."""
+    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+        raise FormatError(f"the digest is {short(digest)}, expected 64 hexadecimal digits")
+    start = max(0, data.find(digest.encode(), 0, header))
+    found = hashlib.sha256(data[:start])
+    found.update(_NO_DIGEST.encode())
+    found.update(memoryview(data)[start + len(digest) :])
+    if found.hexdigest() != digest:
+        raise FormatError("was changed after it was written: its bytes do not have its digest; pack the net again")
 
 
 def _read_header(stream: BinaryIO, size: int) -> tuple[bytes, dict[str, tuple[np.dtype[Any], int]], str]:
@@ -150,7 +197,8 @@ def _read_header(stream: BinaryIO, size: int) -> tuple[bytes, dict[str, tuple[np
     prefix = stream.read(8)
     length = int.from_bytes(prefix, "little")
     if len(prefix) < 8 or not 2 <= length <= min(MOST_HEADER_BYTES, size - 8):
-        if prefix[:4] == b"PK\x03\x04" or prefix[:1] == b"\x80":
+        pickled = prefix[:4] == b"PK\x03\x04" or prefix[:1] == b"\x80"
+        if pickled and stream.read(1) != b"{":  # which begins the header of a truncated file of ours
             raise FormatError("is a pickled file such as a torch checkpoint, not a packed net; `onebit pack` makes one")
         raise FormatError("is no .1bit file, or a truncated one")
     text = stream.read(length)
@@ -203,7 +251,7 @@ def _build(
         raise FormatError(f"the graph has format {short(version)}, expected {FORMAT}")
     if version > FORMAT:
         raise FormatError(f"is of format {version}, newer than the {FORMAT} this onebit reads; upgrade onebit")
-    fields = check_fields("the graph", graph, _FIELDS)
+    fields = check_fields("the graph", graph, _FIELDS if version == 1 else ("digest", *_FIELDS))
     spec = check_fields("input", fields["input"], ("shape", "coding"))
     if not _are_sizes(spec["shape"]):
         raise FormatError(f"input shape is {short(spec['shape'])}, expected three positive integers (C, H, W)")

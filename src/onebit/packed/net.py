@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from onebit.arguments import check_kind
 from onebit.errors import FormatError
 from onebit.packed.certificate import Certificate
 from onebit.packed.nodes import OPS, Node, Value, check_finite, check_size
@@ -122,6 +123,16 @@ class PackedNet:
         for node in self.nodes:
             with _about(node):
                 node.check_values()
+
+
+def check_net(net: object) -> None:
+    """Refuse what is not a packed net.
+
+    Raises:
+        WrongTypeError: see above.
+    """
+    read, made = "read it first: onebit.load(path)", "pack it first: onebit.pack(model)"
+    check_kind("net", net, PackedNet, "a packed net", {"str": read, "PurePath": read, "Module": made})
 
 
 def infer(net: PackedNet) -> dict[str, Value]:

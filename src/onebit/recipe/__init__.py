@@ -13,7 +13,6 @@ from onebit.recipe.reading import (
     build_recipe,
     check_keys,
     flag_names,
-    make_parser,
     merge,
     method_settings,
     methods,
@@ -31,6 +30,7 @@ from onebit.recipe.settings import (
     flatten,
 )
 from onebit.recipe.unused import changed_settings, refuse_clipping, refuse_unused, unused_settings
+from onebit.recipe.warmup import refuse_long_warmup, shrink_warmup
 
 __all__ = [
     "DEFAULTS_FILE",
@@ -51,7 +51,6 @@ __all__ = [
     "default_settings",
     "flag_names",
     "flatten",
-    "make_parser",
     "merge",
     "method_of",
     "method_settings",
@@ -61,7 +60,9 @@ __all__ = [
     "recipe_names",
     "recipe_path",
     "refuse_clipping",
+    "refuse_long_warmup",
     "refuse_unused",
+    "shrink_warmup",
     "take_alias",
     "translate_config",
     "unused_settings",

@@ -11,6 +11,7 @@ _BINARY = {"weight_quantizer": "ste_sign", "input_quantizer": "ste_sign"}
 MODEL_ALIASES: dict[str, dict[str, Any]] = {
     "alexnet": {"name": "alexnet", **_REAL},
     "alexnet_binary": {"name": "alexnet", **_BINARY},
+    "vgg": {"name": "vgg_small", **_REAL},
     "vgg_cifar10": {"name": "vgg_small", **_REAL},
     "vgg_cifar10_binary": {"name": "vgg_small", **_BINARY},
     "vgg_cifar100": {"name": "vgg_small", **_REAL},

@@ -6,7 +6,6 @@ PyYAML takes minutes for a long number, gigabytes for a few nested anchors, and 
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,20 +88,6 @@ def check_yaml(text: str, *, where: str = "") -> None:
             numeric = event.implicit[0] and event.value[:1] in _FIRST and _NUMERIC.issuperset(event.value)
             if len(event.value) > (LONGEST_NUMBER if numeric else LONGEST_TEXT):
                 raise UsageError(f"{place}: a value of {len(event.value):,} characters, too long for a recipe")
-
-
-def check_nested(value: Any) -> None:
-    """Check the texts in a field where texts are read as YAML once more, as `1e-3` and `[784, 10]` are.
-
-    Raises:
-        UsageError: beyond one of the bounds.
-    """
-    if isinstance(value, str):
-        with suppress(yaml.YAMLError):  # a text then
-            check_yaml(value)
-    elif isinstance(value, (dict, list, tuple)):
-        for item in value.values() if isinstance(value, dict) else value:
-            check_nested(item)
 
 
 def checked_tree(value: Any, *, where: str = "", depth: int = 0) -> Any:

@@ -34,6 +34,9 @@ ARCHITECTURES = {
 HIDDEN = {"image": (2048, 2048, 2048), "permuted-mnist": (100, 100)}
 """Hidden units of `BinaryConnect` in an ordinary training and in a continual one."""
 
+CONTINUAL_TEMPERATURE = 1e-2
+"""Of the continual configurations; the others have 1e-10 (BayesBiNN, section 4.3 and appendix)."""
+
 CRITERIA = {"crossentropy": "cross_entropy", "squarehinge": "squared_hinge"}
 SCHEDULES = {"cosine": "cosine", "expo": "exponential", "exponential": "exponential", "constant": "constant"}
 EPS = {"mlp": 1e-4}
@@ -122,7 +125,7 @@ def read_config(path: Path) -> dict[str, Any] | None:
 
 
 def translate_config(
-    config: Mapping[str, Any], *, source: str, method: str | None = None, task: str = "image"
+    config: Mapping[str, Any], *, source: str, method: str | None = None, task: str | None = None
 ) -> Translation:
     """What the keys of a file say as settings of a recipe.
 
@@ -133,13 +136,16 @@ def translate_config(
         config: keys and values of the file.
         source: its name, for messages.
         method: the method that was asked for; None follows from the keys.
-        task: "image", or "permuted-mnist" for a continual training, whose net is smaller.
+        task: "image", or "permuted-mnist" for a continual training, whose net is smaller; None for "image" where the
+            settings are not those of a continual one.
 
     Raises:
         UsageError: an unknown or missing key, a value of another kind, a shape that the data set does not have, or keys
             from which no method follows.
     """
     said = _checked(config, source)
+    if task is None:
+        task = _plain_task(said, source)
     method = method or _method(said, source)
     model = ARCHITECTURES[said["model_architecture"]]
     images, channels, values, classes = IMAGES[said["dataset"]]
@@ -160,6 +166,8 @@ def translate_config(
             "coding": "standardise",
             "norm_affine": said.get("batch_affine", False),
             "norm_momentum": said.get("momentum", 0.15 if model == "mlp" else 0.2),
+            # BatchNorm after the dense layers of a convolutional net is torch's there
+            "dense_norm_momentum": None if model == "mlp" else 0.1,
             "norm_eps": said.get("eps", EPS.get(model, 1e-5)),
         },
         "optimizer": {"lr": said["lr_init"]},
@@ -191,6 +199,20 @@ def translate_config(
     other = [key for key in OF_METHODS if key in said.keys() - used]
     notes += [f"{key} is not used by --method {method}" for key in other]
     return Translation(settings, method, tuple(notes))
+
+
+def _plain_task(said: Mapping[str, Any], source: str) -> str:
+    """The task of a file that is trained without `--task`; the files do not name it.
+
+    Raises:
+        UsageError: the temperature is that of `test_cl.py`.
+    """
+    if said["model_architecture"] == "BinaryConnect" and said.get("temperature", 0) >= CONTINUAL_TEMPERATURE:
+        raise UsageError(
+            f"{source}: temperature {said['temperature']:g} is that of a continual training (test_cl.py): "
+            "add --task permuted-mnist, or --task image to train on the images as they are"
+        )
+    return "image"
 
 
 def _method(said: Mapping[str, Any], source: str) -> str:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
 import os
-import re
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
-from onebit.errors import UsageError, first_line
+from onebit.errors import UsageError
 from onebit.recipe.aliases import spelled_out
-from onebit.recipe.bounded import check_nested, read_yaml
+from onebit.recipe.bounded import read_yaml
 from onebit.recipe.settings import Recipe, flatten
+from onebit.recipe.typed import build, field_types
 from onebit.tables import did_you_mean, resolve
 
 RECIPE_FOLDER = Path(__file__).parent.parent / "recipes"
@@ -118,14 +117,12 @@ def check_keys(settings: Any, kind: type, *, source: str, prefix: str = "") -> N
         where = f"{prefix[:-1]!r} must hold" if prefix else "a recipe is"
         raise UsageError(f"{source}: {where} a mapping of fields, got {settings!r}")
     parts = _fields(kind)
-    texts = [item.name for item in dataclasses.fields(kind) if str(item.type) == "str"]
     for key, value in settings.items():
         if key not in parts:
-            raise UsageError(f"{source}: unknown field {prefix}{key!s}{did_you_mean(str(key), parts)}")
-        if parts[key] is None:
-            if key not in texts:
-                check_nested(value)
-        else:
+            inside = next((part for part, held in parts.items() if held is not None and key in _fields(held)), None)
+            meant = f"; did you mean {inside}.{key}?" if inside else did_you_mean(str(key), parts)
+            raise UsageError(f"{source}: unknown field {prefix}{key!s}{meant}")
+        if parts[key] is not None:
             check_keys(value, parts[key], source=source, prefix=f"{prefix}{key}.")  # type: ignore[arg-type]
 
 
@@ -152,16 +149,6 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-@functools.cache
-def make_parser() -> Any:
-    """The jsonargparse parser of all recipe fields."""
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(prog="onebit train", exit_on_error=False, allow_abbrev=False, add_help=False)
-    parser.add_class_arguments(Recipe, as_group=False)
-    return parser
-
-
 def build_recipe(settings: Mapping[str, Any], flags: Sequence[str] = ()) -> Recipe:
     """A recipe from checked settings with flags laid over them.
 
@@ -174,26 +161,45 @@ def build_recipe(settings: Mapping[str, Any], flags: Sequence[str] = ()) -> Reci
     """
     check_keys(settings, Recipe, source="recipe")
     meant, flags = take_alias(flags)
-    settings = merge({**settings, "model": spelled_out(settings.get("model", {}))}, meant)
-    parser = make_parser()
-    try:
-        namespace = parser.parse_object(settings, defaults=True)
-        namespace = parser.parse_args(flags, namespace=namespace, defaults=False)
-        _refuse_nulls(namespace.as_dict(), Recipe)
-        built = parser.instantiate(namespace)
-    except argparse.ArgumentError as error:
-        raise UsageError(_one_line(error)) from None
-    except (RecursionError, OverflowError) as error:
-        raise UsageError(f"a recipe cannot be made of these values ({first_line(error)})") from None
-    return Recipe(**{item.name: built[item.name] for item in dataclasses.fields(Recipe)})
+    model = merge(spelled_out(settings.get("model", {})), meant.get("model", {}))
+    settings = {**settings, "model": spelled_out(model)}
+    return build(Recipe, _with_flags(settings, flags))
+
+
+def _with_flags(settings: Mapping[str, Any], flags: Sequence[str]) -> dict[str, Any]:
+    """Settings with checked flags laid over them; of a flag that is given twice the last one counts.
+
+    Raises:
+        UsageError: a flag without a value, or a word that belongs to none.
+    """
+    settings = dict(settings)
+    words = iter(flags)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if not flag.startswith("--"):
+            raise UsageError(f"unrecognized arguments: {' '.join([word, *words])}")
+        if not equals:
+            value = next(words, "--")
+            if value.startswith("--"):
+                raise UsageError(f"{flag}: expected one argument")
+        *parts, last = flag[2:].split(".")
+        part = settings
+        for name in parts:
+            part[name] = dict(part.get(name) or {})
+            part = part[name]
+        part[last] = value
+    return settings
 
 
 def take_alias(flags: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """What a model alias among the flags stands for, and the flags with the model's own name in its place.
+    """The settings that `--model NAME` stands for, and the flags without it: an alias is taken once, however often
+    they pass through here.
+
+    A name that is also one of our own (`alexnet`) chooses the net alone; `spelled_out` adds what nobody set.
 
     Example:
-        >>> take_alias(["--model", "vgg_cifar10", "--epochs", "3"])[1]
-        ['--model.name=vgg_small', '--epochs', '3']
+        >>> take_alias(["--model", "vgg_cifar10", "--epochs", "3"])
+        ({'model': {'name': 'vgg_small', 'weight_quantizer': None, 'input_quantizer': None}}, ['--epochs', '3'])
     """
     flags = _checked_flags(flags)
     meant: dict[str, Any] = {}
@@ -206,8 +212,7 @@ def take_alias(flags: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
             if not equals:
                 value, i = flags[i], i + 1
             model = spelled_out({"name": value})
-            meant, value = merge(meant, {"model": model}), model["name"]
-            kept.append(f"--model.name={value}")
+            meant = merge(meant, {"model": {"name": value} if model["name"] == value else model})
         else:
             kept.append(flags[i - 1])
     return meant, kept
@@ -236,36 +241,10 @@ def _checked_flags(flags: Sequence[str]) -> list[str]:
 
 def _is_switch(name: str) -> bool:
     """Whether a field is true or false."""
-    kind: type = Recipe
+    kind: Any = Recipe
     *parts, last = name.split(".")
     if ".".join(parts) in OPTION_FIELDS:
         return False
-    for part in parts:
-        kind = _fields(kind)[part]  # type: ignore[assignment]  # a part of a known name
-    return next(str(item.type) for item in dataclasses.fields(kind) if item.name == last).startswith("bool")
-
-
-def _refuse_nulls(settings: Mapping[str, Any], kind: type, prefix: str = "") -> None:
-    """null stands only where the type says so; jsonargparse takes it for any field."""
-    parts = _fields(kind)
-    for item in dataclasses.fields(kind):
-        value = settings[item.name]
-        if value is None and "None" not in str(item.type):
-            raise UsageError(f"{prefix}{item.name}: expected {item.type}, got null")
-        part = parts[item.name]
-        if part is not None:
-            _refuse_nulls(value, part, f"{prefix}{item.name}.")
-
-
-def _one_line(error: Exception) -> str:
-    """A jsonargparse message, which spreads over lines, as `field: expected type, got value`."""
-    text = " ".join(line.strip(" -") for line in str(error).splitlines())
-    text = re.sub(r'Parser key "([\w.]+)":', r"\1:", text)
-    text = re.sub(r"Expected an? <class '(\w+)'>\. Got value: ", r"expected \1, got ", text)
-    union = re.search(r"(.*)Does not validate .* Errors: (.*) Given value type: .* Given value: (.*)", text)
-    if union:
-        # null is one of the kinds of most unions, and never what was meant by something else
-        kinds = [kind for kind in re.findall(r"xpected (?:an? <class ')?(\w+)", union[2]) if kind != "NoneType"]
-        inner = re.search(r"expected \w+, got (\S+)", union[2])
-        text = f"{union[1]}expected {' or '.join(kinds)}, got {inner[1] if inner else union[3]}"
-    return text.removeprefix("argument ")
+    for part in (*parts, last):
+        kind = field_types(kind)[part]
+    return bool in (kind, *get_args(kind))

@@ -35,6 +35,7 @@ class ModelRecipe:
         real_last: keep real weights in the last layer
         norm_eps: BatchNorm's epsilon
         norm_momentum: BatchNorm's share of the newest batch
+        dense_norm_momentum: that of BatchNorm after dense layers; null for norm_momentum
         norm_affine: BatchNorm with learnable scale and shift
         activation: relu, or rprelu (ReActNet's), which stays before a sign
         init: uniform (latents uniform in ±value) or default (torch's)
@@ -43,10 +44,10 @@ class ModelRecipe:
         widths: units per layer of an mlp, input and classes included
         last_norm: BatchNorm of the logits
         padding_value: what ±1 inputs of a convolution are padded with, 0, 1 or -1
-        stem: first layers of a resnet18 or alexnet, cifar or imagenet
+        stem: first layers of an alexnet or a resnet18, 34 or 50, cifar or imagenet
         padding: of the convolutions of a unet, same, or valid as in the paper
-        bireal: a shortcut around each convolution of a resnet
-        dropout: probability of zeroing a hidden unit
+        bireal: a shortcut around each convolution of a resnet without bottlenecks
+        dropout: probability of zeroing a hidden unit; of a unet a channel
         input_dropout: probability of zeroing an input
     """
 
@@ -60,6 +61,7 @@ class ModelRecipe:
     real_last: bool = False
     norm_eps: float = 1e-5
     norm_momentum: float = 0.1
+    dense_norm_momentum: float | None = None
     norm_affine: bool = True
     activation: str = "relu"
     init: str = "uniform"
@@ -93,7 +95,9 @@ class ModelRecipe:
         need("model.padding", self.padding, self.padding in (None, "same", "valid"), "same or valid")
         need("model.stem", self.stem, self.stem in (None, "cifar", "imagenet"), "cifar or imagenet")
         need("model.norm_eps", self.norm_eps, positive(self.norm_eps), "positive")
-        need("model.norm_momentum", self.norm_momentum, 0 < self.norm_momentum <= 1, "in (0, 1]")
+        for name in ("norm_momentum", "dense_norm_momentum"):
+            share = getattr(self, name)
+            need(f"model.{name}", share, share is None or 0 < share <= 1, "in (0, 1]")
 
     def options(self) -> dict[str, Any]:
         """The arguments of the model, without those that are left to its own defaults."""
@@ -179,6 +183,7 @@ class Recipe:
         dataset: see `onebit list datasets`
         input_size: side that images are resized to; null leaves them as they are
         permutation: seed of a permutation of the pixels, the same for all images; null leaves them as they are
+        whitening: zca whitens all images after contrast normalization, fitted on the training images; null for none
         validation: training images held out to choose the best epoch; 0 for none, null for the data set's own number
         split_seed: chooses which images are held out
         model: the net
@@ -216,6 +221,7 @@ class Recipe:
     dataset: str = "mnist"
     input_size: int | None = None
     permutation: int | None = None
+    whitening: str | None = None
     validation: int | None = None
     split_seed: int = 0
     model: ModelRecipe = field(default_factory=ModelRecipe)
@@ -254,6 +260,7 @@ class Recipe:
         need("validation", self.validation, (self.validation or 0) >= 0, "0 or more images")
         need("input_size", self.input_size, self.input_size is None or 1 <= self.input_size <= 4096, "from 1 to 4096")
         need("permutation", self.permutation, (self.permutation or 0) >= 0, "0 or more")
+        need("whitening", self.whitening, self.whitening in (None, "zca"), "zca or null")
         need("draws", self.draws, 0 <= self.draws <= 10_000, "from 0 to 10000")
         need("first_stage", self.first_stage, 0 <= self.first_stage <= 1e6, "0 or more epochs, at most a million")
         need("teacher_weight", self.teacher_weight, 0 < self.teacher_weight <= 1, "in (0, 1]")

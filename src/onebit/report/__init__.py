@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from onebit.data import DATASETS
 from onebit.errors import DataError, OnebitError
 from onebit.files import remove_leftovers, write_atomic
 from onebit.report.continual import plot_tasks
@@ -24,14 +25,14 @@ from onebit.report.curves import (
     plot_history,
     title,
 )
-from onebit.report.drawing import picture
+from onebit.report.drawing import picture, scale_words
 from onebit.report.health import has_health, plot_health
 from onebit.report.masks import mask_rows
 from onebit.report.page import data_name, render_page
-from onebit.report.predictions import plot_predictions
+from onebit.report.predictions import plot_answers, plot_predictions
 from onebit.report.runs import Group, Run, find_folders, group_runs, read_runs
 from onebit.report.tasks import TaskRun, compared_tasks, group_rows, read_task_runs
-from onebit.report.weights import plot_run_weights, plot_weights
+from onebit.report.weights import open_weights, plot_run_weights, plot_weights
 from onebit.report.wording import mean_sd, over_runs, setting, spread
 
 HEALTH_SCALE = "Shares per layer and epoch, on a logarithmic scale that begins at 0.01 %."
@@ -39,6 +40,7 @@ HEALTH_SCALE = "Shares per layer and epoch, on a logarithmic scale that begins a
 __all__ = [
     "compare_runs",
     "compare_tasks",
+    "plot_answers",
     "plot_health",
     "plot_history",
     "plot_predictions",
@@ -124,8 +126,8 @@ def write_report(runs: Sequence[Path], folder: Path) -> list[Path]:
     weights of the first of them are drawn.
 
     Args:
-        runs: run folders, finished or not, folders of several tasks, or folders of `--seeds`; recipe.yaml, result.json
-            and weight files may be missing.
+        runs: run folders, finished or not, folders of several tasks or of `--seeds`, or folders of such folders;
+            recipe.yaml, result.json and weight files may be missing.
         folder: gets error.png, loss.png, time.png, mean-iou.png of masks, weights-<run>.png, health-<run>.png,
             tasks-<recipe>.png of several tasks, and index.html; made if it is not there.
 
@@ -193,7 +195,18 @@ def _write_mean_iou(groups: Sequence[Group[Run]], path: Path) -> list[tuple[str,
 
 
 def _curve(group: Group[Run]) -> Curve:
-    return Curve(group.label, tuple(run.history for run in group.runs))
+    return Curve(group.label, tuple(run.history for run in group.runs), _smoothing(group.runs[0]))
+
+
+def _smoothing(run: Run) -> tuple[float, int] | None:
+    """(label smoothing, number of classes) where the loss is nothing but the cross entropy with smoothed labels."""
+    smoothing, dataset = run.settings.get("label_smoothing"), str(run.settings.get("dataset"))
+    if not isinstance(smoothing, float) or not 0 < smoothing < 1 or run.settings.get("teacher") is not None:
+        return None
+    classes: Any = DATASETS[dataset].classes if dataset in DATASETS else None
+    if classes is None and run.weights is not None:
+        classes = open_weights(run.weights)[0].get("classes")
+    return (smoothing, len(classes)) if isinstance(classes, (list, tuple)) and classes else None
 
 
 def _write_curves(groups: Sequence[Group[Run]], folder: Path) -> list[tuple[str, Path, str]]:
@@ -205,11 +218,13 @@ def _write_curves(groups: Sequence[Group[Run]], folder: Path) -> list[tuple[str,
     with picture(folder / "error.png", width=8, height=4.2) as figure:
         axes = figure.subplots()
         draw_error(axes, curves)
+        error_axis = scale_words(axes)
         axes.set_title(title("error", curves, data=data))
         add_legend(figure, curves)
     with picture(folder / "loss.png", width=8, height=4.2) as figure:
         axes = figure.subplots()
         draw_loss(axes, curves, name=loss_name)
+        loss_axis = scale_words(axes)
         axes.set_title(title("loss", curves, data=data))
         add_legend(figure, curves)
     with picture(folder / "time.png", width=8, height=3.4) as figure:
@@ -219,11 +234,11 @@ def _write_curves(groups: Sequence[Group[Run]], folder: Path) -> list[tuple[str,
         about = f"{curves[0].named} on {data}" if len(curves) == 1 else data
         figure.suptitle(f"{about}: training time", fontsize=10, x=0.01, ha="left")
         add_legend(figure, curves, splits=False)
-    logarithmic = "A logarithmic axis follows the validation; a training curve far below it leaves at the bottom."
+    floor = " No loss can fall below the dotted line." if any(curve.smoothing for curve in curves) else ""
     return [
-        ("Error", folder / "error.png", f"Error per epoch. {logarithmic}"),
+        ("Error", folder / "error.png", f"Error per epoch.{error_axis}"),
         *_write_mean_iou(groups, folder / "mean-iou.png"),
-        ("Loss", folder / "loss.png", f"Loss per epoch. {logarithmic}"),
+        ("Loss", folder / "loss.png", f"Loss per epoch.{floor}{loss_axis}"),
         ("Time", folder / "time.png", "Time per epoch, validation included, and its sum since the start."),
     ]
 

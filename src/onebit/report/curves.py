@@ -31,10 +31,14 @@ MARKED_EPOCHS = 20
 
 @dataclass(frozen=True)
 class Curve:
-    """What becomes one colour: the histories of the seeds of one recipe."""
+    """What becomes one colour: the histories of the seeds of one recipe.
+
+    smoothing: (label smoothing, number of classes) of its cross entropy, where the labels are smoothed.
+    """
 
     label: str
     histories: tuple[History, ...]
+    smoothing: tuple[float, int] | None = None
 
     @property
     def modes(self) -> list[str]:
@@ -78,6 +82,25 @@ def per_epoch(trainings: Iterable[Points]) -> tuple[np.ndarray, np.ndarray, np.n
     mean = [np.mean(found[epoch]) for epoch in epochs]
     sd = [np.std(found[epoch], ddof=1) if len(found[epoch]) > 1 else 0.0 for epoch in epochs]
     return np.array(epochs, np.int64), np.array(mean, np.float64), np.array(sd, np.float64)
+
+
+def least_cross_entropy(label_smoothing: float, classes: int) -> float:
+    """The least cross entropy with smoothed labels, in nats: the entropy −Σ t ln t of the targets.
+
+    The target t of the true class is 1 − s + s/K, that of each other class s/K (Szegedy et al. 2016, arXiv:1512.00567,
+    section 7): a net that predicts just these has this loss, and none has less.
+
+    Args:
+        label_smoothing: s, in [0, 1).
+        classes: K.
+
+    Example:
+        >>> round(least_cross_entropy(0.1, 10), 4)
+        0.5003
+    """
+    other = label_smoothing / classes
+    targets = [1 - label_smoothing + other, *[other] * (classes - 1)]
+    return -sum(target * math.log(target) for target in targets if target > 0)
 
 
 def plot_history(history: History, path: str | os.PathLike[str], *, data: str = "") -> None:
@@ -128,11 +151,7 @@ def title(what: str, curves: Sequence[Curve], *, data: str, training: bool = Tru
 
 def draw_error(axes: Axes, curves: Sequence[Curve]) -> None:
     """Training and validation error in percent, the best epoch of a single training marked."""
-    _draw_both(axes, curves, "train_error", "validation_error", scale=100)
-    axes.set_ylabel("error (%)")
-    best = _best_row(curves)
-    if best is not None:
-        axes.plot(best.epoch, 100 * (best.validation_error or 0), color=colour(0, 1), **BEST_DOT)
+    _draw_both(axes, curves, "train_error", "validation_error", scale=100, label="error (%)")
 
 
 def draw_mean_iou(axes: Axes, curves: Sequence[Curve]) -> None:
@@ -149,9 +168,18 @@ def draw_mean_iou(axes: Axes, curves: Sequence[Curve]) -> None:
 
 
 def draw_loss(axes: Axes, curves: Sequence[Curve], *, name: str = "") -> None:
-    """Training and validation loss; `name` is that of the loss function, "" when unknown or not the same for all."""
-    _draw_both(axes, curves, "train_loss", "validation_loss", scale=1)
-    axes.set_ylabel(f"loss ({name})" if name else "loss")
+    """Training and validation loss, the best epoch of a single training marked, and what no loss can fall below.
+
+    `name` is that of the loss function, "" when unknown or not the same for all.
+    """
+    floors = {}
+    for smoothing, classes in dict.fromkeys(curve.smoothing for curve in curves if curve.smoothing):
+        floor = least_cross_entropy(smoothing, classes)
+        floors[f"least possible with label smoothing {smoothing:g}, {classes} classes: {floor:.3f}"] = floor
+    label = f"loss ({name})" if name else "loss"
+    _draw_both(axes, curves, "train_loss", "validation_loss", scale=1, label=label, floors=list(floors.values()))
+    for meaning, floor in floors.items():
+        axes.axhline(floor, color=GREY, linestyle=":", label=meaning)
 
 
 def draw_seconds(axes: Axes, curves: Sequence[Curve]) -> None:
@@ -180,6 +208,8 @@ def draw_total_time(axes: Axes, curves: Sequence[Curve]) -> None:
 def add_legend(figure: Figure, curves: Sequence[Curve], *, splits: bool = True, training: bool = True) -> None:
     """A legend below the picture, where it covers nothing: colours are recipes, line styles are splits.
 
+    Lines with a label of their own are in it, too.
+
     Args:
         splits: whether they are drawn; training: whether the training is, beside the validation.
     """
@@ -200,6 +230,7 @@ def add_legend(figure: Figure, curves: Sequence[Curve], *, splits: bool = True, 
         best = _best_row(curves)
         if best is not None:
             styles.append(Line2D([], [], color=neutral, **BEST_DOT, label=_best_label(best)))
+    styles += [line for axes in figure.axes for line in axes.lines if not str(line.get_label()).startswith("_")]
     if any(len(curve.histories) > 1 for curve in curves):
         styles.append(Line2D([], [], color=neutral, alpha=0.25, linewidth=6, label="± standard deviation over seeds"))
     width, height = figure.get_size_inches()
@@ -209,15 +240,24 @@ def add_legend(figure: Figure, curves: Sequence[Curve], *, splits: bool = True, 
         figure.legend(handles=styles, loc="outside lower right")
         rows = max(len(names), len(styles))
     else:
-        columns = 1 if names else 3
+        columns = 1 if names else 3 if len(styles) <= 3 else 2
         rows = math.ceil(len(names + styles) / columns)
         if rows:
             figure.legend(handles=names + styles, loc="outside lower left", ncols=columns)
     figure.set_size_inches(width, height + 0.2 * rows)
 
 
-def _draw_both(axes: Axes, curves: Sequence[Curve], training: str, validation: str, *, scale: float) -> None:
-    """Training dashed and pale, validation solid."""
+def _draw_both(
+    axes: Axes,
+    curves: Sequence[Curve],
+    training: str,
+    validation: str,
+    *,
+    scale: float,
+    label: str,
+    floors: Sequence[float] = (),
+) -> None:
+    """Training dashed and pale, validation solid with the best epoch of a single training; room for the `floors`."""
     trained: list[float] = []
     validated: list[float] = []
     for index, curve in enumerate(curves):
@@ -226,8 +266,13 @@ def _draw_both(axes: Axes, curves: Sequence[Curve], training: str, validation: s
         validated += _line(axes, _points(curve, validation, scale), **kind)
     # validation is what counts: a training error that falls far below it must not flatten it
     lowest = min((value for value in validated if value > 0), default=0.0)
-    choose_scale(axes, [value for value in trained + validated if value >= lowest / 5])
+    linear_below = choose_scale(axes, [*trained, *validated, *floors], least=lowest / 5)
+    axes.set_ylabel(label if linear_below is None else f"{label}, linear below {linear_below:g}")
     _label_epochs(axes, curves)
+    best = _best_row(curves)
+    value = None if best is None else getattr(best, validation)
+    if best is not None and value is not None and math.isfinite(value):
+        axes.plot(best.epoch, scale * value, color=colour(0, 1), **BEST_DOT)
 
 
 def _label_epochs(axes: Axes, curves: Sequence[Curve]) -> None:
@@ -267,4 +312,4 @@ def _best_row(curves: Sequence[Curve]) -> EpochLog | None:
 def _best_label(best: EpochLog) -> str:
     if best.validation_mean_iou is not None:
         return f"best validation: mean IoU {best.validation_mean_iou:.4f} in epoch {best.epoch}"
-    return f"best validation: {100 * (best.validation_error or 0):.2f} % in epoch {best.epoch}"
+    return f"best validation error: {100 * (best.validation_error or 0):.2f} % in epoch {best.epoch}"

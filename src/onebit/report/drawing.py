@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 150
+LOG_RANGE = 1e-15
+"""The least value that a logarithmic axis follows, as a share of the greatest."""
 # Okabe and Ito 2008, without their yellow, which is too light for thin lines on white
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 NEGATIVE, POSITIVE, REAL, WRONG = "#D55E00", "#0072B2", "#7A8794", "#C00000"
@@ -94,21 +98,48 @@ def label_epochs(axes: Axes, first: int, last: int) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True, min_n_ticks=1))
 
 
-def choose_scale(axes: Axes, values: list[float]) -> bool:
-    """Logarithmic y axis where positive values span more than a decade, else linear from 0; True for logarithmic.
+def choose_scale(axes: Axes, values: list[float], *, least: float = 0.0) -> float | None:
+    """A linear y axis from 0, or a logarithmic one where positive values from `least` on span more than a decade.
 
-    A zero lies below every logarithmic axis: the line leaves the picture at the bottom.
+    Values below those are not lost: under them a logarithmic axis goes on as a linear one, down to 0.
+
+    Returns:
+        The value below which a logarithmic axis is linear; None where no axis or the whole axis is.
     """
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 
-    positive = [value for value in values if value > 0]
-    if not positive or max(positive) < 10 * min(positive):
-        axes.set_ylim(0, 1.08 * max(positive, default=1.0))
-        return False
-    axes.set_yscale("log", nonpositive="clip")
-    axes.set_ylim(min(positive) / 1.3, max(positive) * 1.3)
-    decades = max(positive) / min(positive)
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if decades < 1e3 else (1.0,)))
+    least = max(least, LOG_RANGE * max(values, default=0.0), sys.float_info.min)
+    followed = [value for value in values if value >= least]
+    if not followed or max(followed) < 10 * min(followed):
+        axes.set_ylim(0, 1.08 * max(followed, default=1.0))
+        return None
+    low, high = min(followed), max(followed)
+    steps = (1.0, 2.0, 5.0) if high / low < 1e3 else (1.0,)
+    if min(values) >= low:
+        axes.set_yscale("log")
+        axes.set_ylim(low / 1.3, high * 1.3)
+        axes.yaxis.set_major_locator(LogLocator(subs=steps))
+        linear_below = None
+    else:
+        linear_below = max(tick for tick in _ticks((1.0, 2.0, 5.0), low / 10, high) if tick <= low)
+        axes.set_yscale("symlog", linthresh=linear_below, linscale=0.5)
+        axes.set_ylim(-0.1 * linear_below, high * 1.3)  # a curve at 0 keeps clear of the axis
+        axes.yaxis.set_major_locator(FixedLocator([0.0, linear_below, *_ticks(steps, 1.01 * linear_below, high * 1.3)]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
-    return True
+    return linear_below
+
+
+def scale_words(axes: Axes) -> str:
+    """What a caption says of an axis that `choose_scale` chose: a sentence with a space before it, or nothing."""
+    if axes.get_yscale() == "linear":
+        return ""
+    linear_below = getattr(axes.yaxis.get_transform(), "linthresh", None)
+    below = "" if linear_below is None else f" above {linear_below:g} and linear below, down to 0"
+    return f" The axis is logarithmic{below}."
+
+
+def _ticks(steps: Sequence[float], low: float, high: float) -> list[float]:
+    """step · 10ⁿ from `low` to `high`."""
+    powers = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 1)
+    return [tick for power in powers for step in steps if low <= (tick := float(f"{step:g}e{power}")) <= high]

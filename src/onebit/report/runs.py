@@ -96,9 +96,10 @@ class Group(Generic[T]):
 def find_folders(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """(run folders, folders of several tasks); one that is named twice is found once.
 
-    A folder that holds `seed-N` folders stands for those. What is no run counts as a run folder, to be refused as such.
+    A folder that holds `seed-N` folders gives those, and one such as `runs`, that is not a run but holds some, its runs
+    with an epoch. What is none of these counts as a run folder, to be refused as such.
     """
-    paths = {os.path.realpath(path): path for folder in folders for path in _with_seeds(Path(folder))}.values()
+    paths = {os.path.realpath(path): path for folder in folders for path in _runs_in(Path(folder))}.values()
     several = [path for path in paths if (path / TABLE_FILE).exists() or task_folders(path)]
     return [path for path in paths if path not in several], several
 
@@ -114,6 +115,22 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     single, several = find_folders(folders)
     paths = [*single, *several]
     return [_read_run(path, name) for path, name in zip(paths, unique_names(paths), strict=True)]
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    """The runs that a folder gives: itself, its seeds, or those of its sub-folders that have an epoch."""
+    if (folder / "recipe.yaml").exists() or _has_epoch(folder) or _with_seeds(folder) != [folder]:
+        return _with_seeds(folder)
+    parts = sorted(path for path in folder.glob("*/") if path.is_dir())
+    found = [path for part in parts for path in _with_seeds(part) if _has_epoch(path)]
+    return found or [folder]
+
+
+def _has_epoch(folder: Path) -> bool:
+    """Whether there is something to report of a run, or of several tasks."""
+    metrics = folder / "metrics.jsonl"
+    learnt = (folder / TABLE_FILE).exists() or bool(task_folders(folder))
+    return learnt or (metrics.is_file() and metrics.stat().st_size > 0)
 
 
 def _with_seeds(folder: Path) -> list[Path]:

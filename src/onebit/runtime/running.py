@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Collection, Iterator, MutableMapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from functools import cache
 from math import prod
 from typing import Any
@@ -15,14 +13,14 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from onebit.errors import FormatError, UsageError
-from onebit.native import NativePlan, NotPlanned, instruction_set, instruction_sets, make_plan
-from onebit.packed import InputSpec, PackedNet, infer
+from onebit.native import NativePlan, NotPlanned, instruction_set, instruction_sets, make_plan, run_shares
+from onebit.packed import InputSpec, PackedNet, check_net, infer
 from onebit.packed.net import INPUT
 from onebit.runtime.executors import EXECUTORS, per_channel
 
 _BATCH_VALUES = 1 << 22  # of the largest value of a net in one batch
 _NATIVE_BATCH = 4096
-_SHARED_WORK = 1 << 20  # of an image whose steps are worth sharing, a millisecond and more: a thread wakes in a tenth
+_THREAD_WORK = 1 << 19  # that is worth a thread, a third of a millisecond and more: it wakes in a tenth of that
 _PLANS: MutableMapping[PackedNet, dict[str, NativePlan | NotPlanned]] = WeakKeyDictionary()
 
 
@@ -41,8 +39,8 @@ def run(
         net: a packed net, see `load`.
         images: (N, C, H, W) uint8 as the net's input says; also (N, H, W) when C is 1.
         batch_size: images taken at once, which bounds the memory, not the result; as many as fit when None.
-        threads: of the native executor, which share the images, or the work on one; ONEBIT_THREADS or one per core
-            when None.
+        threads: the most that the native executor takes, which share the images, or the work on one; ONEBIT_THREADS or
+            one per core when None. Little work is done by fewer: one takes a third of a millisecond and more.
         executor: "native", the compiled library, or "reference", numpy; None takes the first where it is installed.
             Environment: ONEBIT_NATIVE=0 for the second, ONEBIT_ISA for one instruction set of this processor.
         on_images: called with (images done, images).
@@ -51,14 +49,16 @@ def run(
         (N, classes) float32.
 
     Raises:
-        UsageError: images of another shape or dtype, an unknown executor, or no library for "native".
+        UsageError: images of another shape or dtype, an unknown executor, or no library for "native"; WrongTypeError
+            for what is not a packed net.
         FormatError: the net's real parameters make a logit that is not finite.
         NotBinaryError: or a NaN whose sign would be taken.
 
     Example:
         >>> labels = run(load("mnist.1bit"), images).argmax(axis=1)
     """
-    count = _check_images(net.input, images)
+    check_net(net)
+    count = check_images(net.input, images)
     if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
         raise UsageError(f"got batch_size {batch_size!r}, expected a positive integer")
     plan = native_plan(net, executor)
@@ -125,9 +125,9 @@ def thread_count(threads: int | None = None) -> int:
     return count
 
 
-def parts_of_steps(plan: NativePlan, count: int, threads: int) -> int:
-    """How many threads share each step: all where there are fewer images than threads, and the images large; else 1."""
-    return threads if count < threads and plan.work >= _SHARED_WORK else 1
+def threads_for(plan: NativePlan, count: int, threads: int) -> int:
+    """How many of the threads a call with `count` images is worth; fewer images than threads share their steps."""
+    return max(1, min(threads, plan.work * count // _THREAD_WORK))
 
 
 @cache
@@ -144,23 +144,21 @@ def _native_parts(
 ) -> Iterator[np.ndarray]:
     """The logits of `batch_size` images after the other, each batch shared by threads, or the steps of a few images."""
 
-    def batch(part: np.ndarray, parts: int = 1) -> np.ndarray:
+    def run_part(part: np.ndarray, parts: int = 1) -> np.ndarray:
         logits, nan = plan.run(part, parts=parts)
         if nan:  # the reference says which values they are
             for _ in batches(net, part, (net.output,)):
                 pass
         return logits
 
-    parts = parts_of_steps(plan, images.shape[0], threads)
-    workers = 1 if parts > 1 else min(threads, images.shape[0])  # a small image waits for no thread to start
-    with ThreadPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
-        for start in range(0, images.shape[0], batch_size):
-            part = np.asarray(images[start : start + batch_size])
-            part = np.ascontiguousarray(part.reshape(len(part), *net.input.shape))
-            if pool is None or len(part) == 1:
-                yield batch(part, parts)
-            else:
-                yield from pool.map(batch, np.array_split(part, min(threads, len(part))))
+    for start in range(0, images.shape[0], batch_size):
+        batch = np.asarray(images[start : start + batch_size])
+        batch = np.ascontiguousarray(batch.reshape(len(batch), *net.input.shape))
+        workers = threads_for(plan, len(batch), threads)
+        if len(batch) < workers:
+            yield run_part(batch, workers)
+        else:
+            yield from run_shares(run_part, np.array_split(batch, workers))
 
 
 def check_logits(net: PackedNet, logits: np.ndarray) -> None:
@@ -184,7 +182,7 @@ def batches(
         UsageError: as `run`, or a name that the net does not have.
         NotBinaryError: as `run`.
     """
-    count = _check_images(net.input, images)
+    count = check_images(net.input, images)
     if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
         raise UsageError(f"got batch_size {batch_size!r}, expected a positive integer")
     known = infer(net)
@@ -214,7 +212,10 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return (powers / powers.sum(axis=-1, keepdims=True)).astype(np.float32)
 
 
-def _check_images(spec: InputSpec, images: Any) -> int:
+_IMAGE_WAYS = {"list": "; numpy.stack makes one array of a list", "Split": "; pass its images: split.images"}
+
+
+def check_images(spec: InputSpec, images: Any) -> int:
     """The number of images."""
     channels, height, width = spec.shape
     # numpy arrays, tensors without loading torch, and what reads its images when they are asked for
@@ -227,7 +228,8 @@ def _check_images(spec: InputSpec, images: Any) -> int:
     else:
         got = type(images).__name__
     also = f" or (N, {height}, {width})" if channels == 1 else ""
-    raise UsageError(f"got images {got}, expected uint8 (N, {channels}, {height}, {width}){also}")
+    way = _IMAGE_WAYS.get(type(images).__name__, "")
+    raise UsageError(f"got images {got}, expected uint8 (N, {channels}, {height}, {width}){also}{way}")
 
 
 def _code(spec: InputSpec, images: np.ndarray) -> np.ndarray:

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from onebit.data import VOID, Augmentation, Dataset
-from onebit.errors import UsageError, first_line
+from onebit.errors import UnknownNameError, UsageError, first_line
 from onebit.evaluation import batch_bounds
-from onebit.layers import recompute_inputs_
+from onebit.layers import binary_layers, recompute_inputs_
 from onebit.losses import LOSSES, Loss, cross_entropy
 from onebit.memory import total_memory
 from onebit.models import create_model
@@ -39,19 +39,31 @@ class Training:
     step_settings: StepSettings
 
 
+DEVICES = ("auto", "cpu", "cuda", "cuda:0", "cuda:1", "mps")
+"""The device names that a message offers; any other of torch works as well."""
+
+
 def resolve_device(device: str) -> torch.device:
     """The device of a recipe; "auto" is a GPU where there is one.
 
     Raises:
-        UsageError: not a device, or not on this machine.
+        UnknownNameError: not a device. UsageError: not on this machine.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(device)
+    except RuntimeError:
+        near = "cuda" if device.partition(":")[0] in ("gpu", "nvidia") else None
+        meant = f"; did you mean {near!r}?" if near else ";"
+        raise UnknownNameError(f"unknown device {device!r}{meant} known: {', '.join(DEVICES)}") from None
+    try:
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError, ImportError) as error:
-        raise UsageError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0]
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            reason = "torch finds no GPU; train on the CPU with --device cpu, or leave out --device and --gpus"
+        raise UsageError(f"device {device!r} cannot be used here: {reason}") from None
     return found
 
 
@@ -120,7 +132,6 @@ def build_training(
         UsageError, UnknownNameError: names or settings that do not fit together.
         FormatError, CheckpointError: `init_from` is damaged or holds another net.
     """
-    images = data.train.images
     torch.manual_seed(recipe.seed)
     if model is None:
         model = build_model(
@@ -132,17 +143,30 @@ def build_training(
     if recipe.init_from is not None:
         source = weight_file(Path(recipe.init_from))
         load_weights(model, read_state(source)[0], source=str(source), start=True)
+    _check_binary(recipe.model, model)
     _check_masks(recipe, model, data)
     recompute_inputs_(model, recipe.recompute_inputs)
     model.to(device or resolve_device(recipe.device))
+    labels = data.train.labels  # a mask has one for each pixel, over which the loss is a mean
+    labelled = len(labels) if labels.ndim == 1 else int(np.count_nonzero(labels != VOID))
+    return training_of(recipe, model, images=len(labels), labels=labelled, processes=processes)
+
+
+def training_of(recipe: Recipe, model: nn.Module, *, images: int, labels: int, processes: int = 1) -> Training:
+    """What trains a model as a recipe says.
+
+    Args:
+        images: number of training images; labels: of their labels, one for each image or for each pixel.
+        processes: see `build_training`.
+
+    Raises:
+        UsageError, UnknownNameError: names or settings that do not fit together.
+    """
     loss: Loss = resolve(LOSSES, recipe.loss, kind="loss")
     if recipe.label_smoothing:
         loss = functools.partial(cross_entropy, label_smoothing=recipe.label_smoothing)
-    count = len(images) * recipe.augmentation.repeats
-    steps_per_epoch = len(batch_bounds(count, recipe.batch_size, least=2 * processes))
-    labels = data.train.labels  # a mask has one for each pixel, over which the loss is a mean
-    labelled = len(labels) if labels.ndim == 1 else int(np.count_nonzero(labels != VOID))
-    optimizer = build_optimizer(recipe, model, count=labelled, steps_per_epoch=steps_per_epoch)
+    steps_per_epoch = len(batch_bounds(images * recipe.augmentation.repeats, recipe.batch_size, least=2 * processes))
+    optimizer = build_optimizer(recipe, model, count=labels, steps_per_epoch=steps_per_epoch)
     schedule = build_schedule(recipe, optimizer, steps_per_epoch=steps_per_epoch)
     augmentation = Augmentation(**dataclasses.asdict(recipe.augmentation))
     step_settings = StepSettings(
@@ -155,14 +179,36 @@ def build_training(
     return Training(model, optimizer, schedule, loss, changes, step_settings)
 
 
+def _check_binary(recipe: ModelRecipe, model: nn.Module) -> None:
+    """Refuse a net without a binary layer where binary weights were asked for: its accuracy says nothing of them."""
+    if recipe.weight_quantizer is None or any(binary_layers(model)):
+        return
+    ends = [end for end in ("real_first", "real_last") if getattr(recipe, end)]
+    way = f"leave out {' or '.join(f'model.{end}' for end in ends)}" if ends else "binarize it, or set that to null"
+    raise UsageError(f"weight_quantizer is {recipe.weight_quantizer}, but {recipe.name!r} has no binary layer: {way}")
+
+
 def _check_masks(recipe: Recipe, model: nn.Module, data: Dataset) -> None:
     """Refuse masks for a net that gives one label an image, labels for one that gives masks, and windows of no fit."""
-    masked, name = data.train.labels.ndim > 1, recipe.model.name
-    if masked and not hasattr(model, "output_shape"):
-        raise UsageError(f"model {name!r} gives a label to an image, {data.name} has masks: use --model unet")
-    if not masked and hasattr(model, "output_shape"):
-        raise UsageError(f"model {name!r} gives a class to each pixel, {data.name} has no masks: use another model")
+    refuse_other_labels(recipe, model, masks=data.train.labels.ndim > 1, name=data.name)
     check_size = getattr(model, "check_size", None)
     if check_size is not None:
         side = recipe.augmentation.crop_size
         check_size(*(data.input_shape[1:] if side is None else (side, side)))
+
+
+def refuse_other_labels(recipe: Recipe, model: nn.Module, *, masks: bool, name: str) -> None:
+    """Keep a net that gives one class an image from masks, and one that gives masks from labels.
+
+    Args:
+        masks: whether the data have masks; name: of the data.
+
+    Raises:
+        UsageError: which of them the model gives.
+    """
+    if masks and not hasattr(model, "output_shape"):
+        raise UsageError(f"model {recipe.model.name!r} gives a label to an image, {name} has masks: use --model unet")
+    if not masks and hasattr(model, "output_shape"):
+        raise UsageError(
+            f"model {recipe.model.name!r} gives a class to each pixel, {name} has no masks: use another model"
+        )

@@ -15,7 +15,7 @@ from onebit.data import classes_in_short
 from onebit.errors import CheckpointError, FormatError, first_line
 from onebit.evaluation import model_device
 from onebit.files import write_atomic
-from onebit.optim import clip_latents_
+from onebit.optim import finish_steps_
 from onebit.train.average import WeightAverage
 from onebit.train.described import Settings, first_change, settings_of_states
 from onebit.train.history import History
@@ -143,7 +143,7 @@ def load_checkpoint(
             _refuse_other_setting(path, *changed)
         setting["settings"] = began
         optimizer.load_state_dict(moved)
-        clip_latents_(optimizer)
+        finish_steps_(optimizer)
         if schedule is not None and scheduled is not None:
             schedule.load_state_dict(scheduled)
         if average is not None:

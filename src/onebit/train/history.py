@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import reprlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ STAGE_FOLDER = "stage1"
 """Of a run in two stages: the run folder of the first one, in its own."""
 TABLE_FILE = "continual.json"
 """Of a folder of several tasks: what was reached on each."""
-ADDED_FIELDS = ("layers", "validation_mean_iou")
+ADDED_FIELDS = ("layers", "validation_mean_iou", "train_error5", "validation_error5", "best")
 """Of metrics.jsonl: what runs of earlier versions do not have."""
 _KINDS: dict[str, tuple[type, ...]] = {
     "int": (int,),
@@ -59,7 +59,10 @@ def refuse_used(folder: Path, *, resume: bool) -> bool:
 
 def in_use(folder: Path) -> UsageError:
     """What to say of a folder that holds a run."""
-    return UsageError(f"{folder} holds a run already: go on with --resume {folder}, or choose another --out")
+    return UsageError(
+        f"{folder} holds a run already: go on with --resume {folder}, replace it with --overwrite, "
+        "or choose another --out"
+    )
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,9 @@ class EpochLog:
     seconds: training and validation of this epoch; images_per_second: training alone.
     flip_ratio: share of binary weights that changed sign since the last epoch.
     saturation: share of latents at their bound.
+    train_error5, validation_error5: share whose class is not among the five largest logits; None where not counted.
+    best: lowest validation error so far, of masks the highest mean IoU; None without a validation split, and in runs of
+        earlier versions.
     layers: the health of each layer, see `onebit.train.health.LayerHealth`; empty in runs of earlier versions.
     """
 
@@ -91,6 +97,9 @@ class EpochLog:
     saturation: float
     layers: dict[str, dict[str, float]] = field(default_factory=dict)
     validation_mean_iou: float | None = None
+    train_error5: float | None = None
+    validation_error5: float | None = None
+    best: float | None = None
 
     @classmethod
     def from_dict(cls, values: Any) -> EpochLog:
@@ -113,7 +122,7 @@ class EpochLog:
                 _check_layers(value)
             elif not fits:
                 raise ValueError(f"{known.name} must be {known.type}, got {reprlib.repr(value)}")
-            elif known.name.endswith(("_error", "_iou")) and value is not None and not 0 <= value <= 1:
+            elif known.name.endswith(("_error", "_error5", "_iou", "best")) and value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{known.name} must be a fraction 0–1, got {value}")
             elif known.name in ("seconds", "epoch") and not 0 <= value < 1e12:
                 raise ValueError(f"{known.name} must be 0 or more, got {value}")
@@ -132,7 +141,66 @@ class EpochLog:
         return text + f"  {self.seconds:.1f} s"
 
 
-@dataclass
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f} %"
+
+
+def _known(value: float | None, shown: Callable[[float], str]) -> str:
+    return "-" if value is None else shown(value)
+
+
+CELLS: dict[str, Callable[[EpochLog], str]] = {
+    "loss": lambda row: f"{row.train_loss:.4f}" if row.train_loss < 1000 else f"{row.train_loss:.3g}",
+    "train error": lambda row: _percent(row.train_error),
+    "validation error": lambda row: _known(row.validation_error, _percent),
+    "mean IoU": lambda row: _known(row.validation_mean_iou, "{:.4f}".format),
+    "best": lambda row: _known(row.best, _percent if row.validation_mean_iou is None else "{:.4f}".format),
+    "flips": lambda row: _percent(row.flip_ratio),
+    "saturated": lambda row: f"{100 * row.saturation:.1f} %",
+    "seconds": lambda row: f"{row.seconds:.1f}",
+}
+"""Heading of a column -> its cell."""
+
+
+def _columns(rows: Sequence[EpochLog], *names: str) -> list[str]:
+    """Those of some columns that have something to show."""
+    validated = any(row.validation_error is not None for row in rows)
+    masked = any(row.validation_mean_iou is not None for row in rows)
+    shown = {"validation error": validated, "best": validated, "mean IoU": masked, "saturated": not masked}
+    return [name for name in names if shown.get(name, True)]
+
+
+def _line(first: str, cells: Mapping[str, str], *, width: int) -> str:
+    """The number of an epoch in `width` columns, and cells under their headings, aligned right."""
+    return f"{first:>{width}}" + "".join(f"  {cell:>{max(len(head), 8)}}" for head, cell in cells.items())
+
+
+class EpochLines:
+    """The lines that a training prints for its epochs: the headings once, then a line for each, within 80 columns."""
+
+    def __init__(self) -> None:
+        self._rows: list[EpochLog] = []
+
+    def of(self, row: EpochLog) -> list[str]:
+        """The lines of the next epoch; a stage or task that begins gets its own headings."""
+        if row.epoch == 1:
+            self._rows = []
+        self._rows.append(row)
+        mean = sum(seen.seconds for seen in self._rows) / len(self._rows)
+        names = _columns([row], "loss", "train error", "validation error", "mean IoU", "best")
+        cells = {name: CELLS[name](row) for name in names} | {"left": time_left(mean * (row.epochs - row.epoch))}
+        line = _line(f"{row.epoch}/{row.epochs}", cells, width=9)
+        return [line] if len(self._rows) > 1 else [_line("epoch", {name: name for name in cells}, width=9), line]
+
+
+def time_left(seconds: float) -> str:
+    """A time as `42 s`, `12 min` or `3.1 h`."""
+    if seconds < 300:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 3 * 3600 else f"{seconds / 3600:.1f} h"
+
+
+@dataclass(repr=False)
 class History:
     """All epochs of a training, and the epoch that validation chose (the last one without a validation split)."""
 
@@ -150,6 +218,32 @@ class History:
     @property
     def seconds(self) -> float:
         return sum(row.seconds for row in self.rows)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._outline()})"
+
+    def __str__(self) -> str:
+        """A table within 80 columns, a line for each epoch; the last line names the best one."""
+        if not self.rows:
+            return "no epochs"
+        names = _columns(
+            self.rows, "loss", "train error", "validation error", "mean IoU", "flips", "saturated", "seconds"
+        )
+        lines = [_line(str(row.epoch), {name: CELLS[name](row) for name in names}, width=5) for row in self.rows]
+        return "\n".join([_line("epoch", {name: name for name in names}, width=5), *lines, self._outline()])
+
+    def _outline(self) -> str:
+        if not self.rows:
+            return "no epochs"
+        best, count = self.best, f"{len(self.rows)} epoch{'s' if len(self.rows) > 1 else ''}, {self.seconds:.1f} s"
+        if best.validation_error is None:
+            return f"{count}; last train error {_percent(best.train_error)}"
+        reached = (
+            f"validation error {_percent(best.validation_error)}"
+            if best.validation_mean_iou is None
+            else f"mean IoU {best.validation_mean_iou:.4f}"
+        )
+        return f"{count}; best: epoch {best.epoch}, {reached} ({best.validation_weights} weights)"
 
     def __iter__(self) -> Iterator[EpochLog]:
         return iter(self.rows)

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onebit.data import Augmentation, Dataset, TrainingSamples
-from onebit.errors import CheckpointError, TrainingError, UsageError
+from onebit.arguments import check_number, described
+from onebit.data import Augmentation, Dataset, TrainingSamples, check_dataset
+from onebit.errors import CheckpointError, TrainingError, UsageError, WrongTypeError
 from onebit.evaluation import (
     batch_bounds,
     bn_images,
+    explained,
     fixed_weights,
     in_tiles,
     kept_batch_norm,
@@ -26,15 +29,16 @@ from onebit.evaluation import (
     predict_logits,
     reestimate_batch_norm_,
 )
-from onebit.layers import binary_layers
+from onebit.layers import binary_layers, check_model
 from onebit.losses import LOSSES, Loss
 from onebit.metrics import binary_signs, flip_ratio, saturation
-from onebit.optim import clip_latents_, latent_rate
+from onebit.optim import check_optimizer, finish_steps_, latent_rate
 from onebit.precision import autocast, lay_out_state_, resolve_memory_format, resolve_precision
 from onebit.quantizers import scheduled
 from onebit.scores import Score, score_logits, whole_score
 from onebit.tables import resolve
 from onebit.train.average import WeightAverage
+from onebit.train.batch_log import BatchWatch, top5_correct
 from onebit.train.described import training_settings
 from onebit.train.device_batches import DeviceBatches
 from onebit.train.distillation import Teacher, ready_teacher
@@ -42,6 +46,7 @@ from onebit.train.files import RunFiles
 from onebit.train.health import HealthWatch, gradient_health, layer_health
 from onebit.train.history import EpochLog, History
 from onebit.train.lock import locks_folder
+from onebit.train.printing import printed
 from onebit.train.ranks import ALONE, Ranks
 from onebit.train.step import StepSettings, optimizer_step
 from onebit.train.sync_norm import SyncedNorms
@@ -78,6 +83,8 @@ def fit(
     ranks: Ranks = ALONE,
     on_step: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[EpochLog], None] | None = None,
+    batch_watch: BatchWatch | None = None,
+    verbose: bool | None = None,
 ) -> History:
     """Train a model; afterwards it holds the weights of the last epoch, in eval mode.
 
@@ -105,10 +112,15 @@ def fit(
         facts: written into the weight files beside epoch and validation result.
         ranks: which process of several this is, see `onebit.train.ranks`.
         on_step: called with (steps done, total steps); on_epoch: called with each `EpochLog`.
+        batch_watch: follows the batches of each epoch; with it top-5 errors are counted, too.
+        verbose: whether to print the net, a bar, and a line for each epoch; by default on a terminal and in a notebook,
+            unless `on_step` or `on_epoch` is given.
 
     Raises:
         UsageError: no training images, epochs below one step, a batch size below 1 or above their number, a negative
-            seed or ema, a teacher of other images or classes, or another training that writes into `folder` now.
+            seed or ema, a model that does not take these images or has too few logits, an optimizer of another model,
+            a teacher of other images or classes, or another training that writes into `folder` now; WrongTypeError for
+            arguments of another type.
         TrainingError: a loss or a weight that is not a number; the last checkpoint is kept.
         CheckpointError, FormatError: `resume` found a checkpoint of another run, or a damaged one.
 
@@ -116,35 +128,39 @@ def fit(
         >>> optimizer = clip_latents_(torch.optim.Adam(latent_groups(model, lr=1e-3)))  # doctest: +SKIP
         >>> history = fit(model, data, optimizer, epochs=10, seed=0)  # doctest: +SKIP
     """
+    check_model(model)
+    check_dataset(data)
+    check_optimizer(optimizer)
+    for name, number, whole in (("epochs", epochs, False), ("batch_size", batch_size, True), ("seed", seed, True)):
+        check_number(name, number, whole=whole)
     device = model_device(model)
     precision = resolve_precision(precision, device)
     layout = resolve_memory_format(memory_format, model)
     model.to(memory_format=layout)  # type: ignore[call-overload]
     loss_function: Loss = resolve(LOSSES, loss, kind="loss")
+    if isinstance(loss_function, type) or not callable(loss_function):
+        raise WrongTypeError(
+            f"loss: got {described(loss)}, expected a function (logits, labels), or one of {', '.join(LOSSES)}"
+        )
     if seed < 0:
         raise UsageError(f"seed must be 0 or more, got {seed}")
     if not 0 <= ema < 1:
         raise UsageError(f"ema must be in [0, 1), got {ema}")
-    if ranks.world > 1 and batch_size < 2 * ranks.world:
-        raise UsageError(
-            f"batch_size is {batch_size} over all processes: {ranks.world} of them need two images each, "
-            f"so {2 * ranks.world} or more"
-        )
     samples = TrainingSamples(data.train, augmentation, channels_last=layout == torch.channels_last)
-    if batch_size > samples.count > 0:
-        raise UsageError(f"batch_size is {batch_size}, more than the {samples.count:,} training images")
-    batches = batch_bounds(samples.count, batch_size, least=2 * ranks.world)
+    batches, total_steps = plan_steps(samples.count, batch_size=batch_size, epochs=epochs, processes=ranks.world)
     on_device = DeviceBatches(samples, device)
-    total_steps = round(epochs * len(batches)) if math.isfinite(epochs) else 0
-    if total_steps < 1:
-        raise UsageError(f"nothing to train: {len(data.train)} training images, {epochs} epochs")
+    mine = {id(parameter) for parameter in model.parameters()}
+    if not any(id(parameter) in mine for group in optimizer.param_groups for parameter in group["params"]):
+        raise UsageError(
+            "the optimizer holds no parameter of this model: build it on onebit.latent_groups(model, lr=...)"
+        )
     epoch_count = -(-total_steps // len(batches))
     quantizers: list[Any] = [layer.weight_quantizer for _, layer in binary_layers(model)]
     random_weights = any(quantizer.random or quantizer.relaxed for quantizer in quantizers)
 
     taught = None if teacher is None else ready_teacher(teacher, model, data, device=device, layout=layout)
     torch.manual_seed(seed + RANK_SEEDS * ranks.rank)  # dropout and draws differ from rank to rank
-    clip_latents_(optimizer)
+    finish_steps_(optimizer)
     optimizer.zero_grad(set_to_none=True)  # whatever ran before, an interrupted step too, leaves nothing behind
     ranks.same_(list(model.state_dict().values()))
     average = WeightAverage(model, ema) if ema else None
@@ -190,90 +206,115 @@ def fit(
     following, watch = scheduled(model), HealthWatch(model, optimizer)
     with _shipped(average):
         signs = binary_signs(model)
-    for epoch in range(len(history) + 1, epoch_count + 1):
-        started = time.perf_counter()
-        rng = np.random.default_rng([seed, epoch])
-        order = samples.order(rng)
-        epoch_batches = batches[: total_steps - step]
-        losses = torch.zeros(len(epoch_batches), device=device)
-        correct = torch.zeros((), dtype=torch.float64, device=device)
-        checked = 0
-        model.train()
-        chosen = [(order[start:stop], ranks.part(stop - start)) for start, stop in epoch_batches]
-        for i, (x, y) in enumerate(on_device.batches(chosen, rng)):
-            indices = chosen[i][0]
-            for quantizer in following:
-                quantizer.set_progress(step / total_steps)
-            losses[i], right = optimizer_step(
-                forward,
-                optimizer,
-                x,
-                y,
-                loss=loss_function,
-                precision=precision,
-                settings=step_settings,
-                count=len(indices),
-                ranks=ranks,
-                teacher=taught,
-            )
-            correct += right
-            if schedule is not None:
-                schedule.step()
-            if average is not None:
-                average.update()
-            step += 1
-            if on_step is not None:
-                on_step(step, total_steps)
-            if i + 1 - checked == LOSS_CHECK_STEPS or i + 1 == len(epoch_batches):
-                ranks.sum_(losses[checked : i + 1])
-                _check_losses(losses[checked : i + 1], epoch, step - (i + 1 - checked), files)
-                checked = i + 1
-        # each rank has BatchNorm statistics of its own images, and a moving average of those: the first rank's count
-        ranks.same_([*model.buffers(), *(average.state.values() if average is not None else ())])
-        _check_weights(model, epoch, step, files)
-        seen = epoch_batches[-1][1]
-        sizes = torch.tensor([stop - start for start, stop in epoch_batches], device=device)
-        train_loss, train_error = float((losses * sizes).sum()) / seen, 1 - float(ranks.sum_(correct)) / seen
-        trained = time.perf_counter() - started
-        # of the first rank's images, on all ranks, so that all have the same history
-        gradients = ranks.first(lambda: gradient_health(model, x, y, precision=precision))  # noqa: B023
-
-        with _shipped(average):
-            score = None
-            if len(data.validation):
-                score = validate(
-                    model, data, loss=loss_function, precision=precision, reestimate=random_weights, ranks=ranks
+    shown = verbose if ranks.writes else False
+    with (
+        printed(model, verbose=shown, on_step=on_step, on_epoch=on_epoch) as (step_done, epoch_done),
+        explained(model, data.input_shape, classes=len(data.classes), data=data.name),
+    ):
+        for epoch in range(len(history) + 1, epoch_count + 1):
+            started = time.perf_counter()
+            rng = np.random.default_rng([seed, epoch])
+            order = samples.order(rng)
+            epoch_batches = batches[: total_steps - step]
+            losses = torch.zeros(len(epoch_batches), device=device)
+            top5 = batch_watch is not None
+            correct = torch.zeros(2 if top5 else (), dtype=torch.float64, device=device)
+            if batch_watch is not None:
+                batch_watch.begin()
+            checked = 0
+            model.train()
+            chosen = [(order[start:stop], ranks.part(stop - start)) for start, stop in epoch_batches]
+            for i, (x, y) in enumerate(on_device.batches(chosen, rng)):
+                indices = chosen[i][0]
+                for quantizer in following:
+                    quantizer.set_progress(step / total_steps)
+                losses[i], right = optimizer_step(
+                    forward,
+                    optimizer,
+                    x,
+                    y,
+                    loss=loss_function,
+                    precision=precision,
+                    settings=step_settings,
+                    count=len(indices),
+                    ranks=ranks,
+                    teacher=taught,
+                    top5=top5,
                 )
-            signs, previous = binary_signs(model), signs
-            row = EpochLog(
-                epoch=epoch,
-                epochs=epoch_count,
-                step=step,
-                train_loss=train_loss,
-                train_error=train_error,
-                validation_loss=None if score is None else score.loss,
-                validation_error=None if score is None else score.error,
-                validation_mean_iou=None if score is None else score.mean_iou,
-                validation_weights="binary" if signs else "real",
-                lr=latent_rate(optimizer),
-                seconds=time.perf_counter() - started,
-                images_per_second=seen / trained,
-                flip_ratio=flip_ratio(previous, signs),
-                saturation=saturation(model),
-                layers=layer_health(model, previous, signs, gradients),
-            )
-            history.rows.append(row)
-            if score is not None and history.best is row:
-                with kept_batch_norm(model):
-                    if random_weights:
-                        _statistics_of_signs_(model, data, precision)
-                    files.write_weights("best", model, epoch=row.epoch, validation_error=row.validation_error)
-        files.write_epoch(history)
-        if ranks.writes:
-            for text in watch.read(row.layers, epoch=epoch, steps=len(sizes), early=2 * step <= total_steps):
-                warnings.warn(text, stacklevel=2)
-        if on_epoch is not None:
-            on_epoch(row)
+                correct += right
+                if batch_watch is not None:
+                    watched = (epoch, i + 1, len(epoch_batches))
+                    batch_watch.add(*watched, loss=losses[i], correct=right, count=len(indices), ranks=ranks)
+                if schedule is not None:
+                    schedule.step()
+                if average is not None:
+                    average.update()
+                step += 1
+                if step_done is not None:
+                    step_done(step, total_steps)
+                if i + 1 - checked == LOSS_CHECK_STEPS or i + 1 == len(epoch_batches):
+                    ranks.sum_(losses[checked : i + 1])
+                    _check_losses(losses[checked : i + 1], epoch, step - (i + 1 - checked), files)
+                    checked = i + 1
+            # each rank has BatchNorm statistics, and a moving average, of its own images: the first rank's count
+            ranks.same_([*model.buffers(), *(average.state.values() if average is not None else ())])
+            _check_weights(model, epoch, step, files)
+            seen = epoch_batches[-1][1]
+            sizes = torch.tensor([stop - start for start, stop in epoch_batches], device=device)
+            train_loss = float((losses * sizes).sum()) / seen
+            train_error, *others = (1 - right / seen for right in ranks.sum_(correct).reshape(-1).tolist())
+            trained = time.perf_counter() - started
+            # of the first rank's images, on all ranks, so that all have the same history
+            gradients = ranks.first(lambda: gradient_health(model, x, y, precision=precision))  # noqa: B023
+
+            with _shipped(average):
+                score = None
+                if len(data.validation):
+                    score = validate(
+                        model,
+                        data,
+                        loss=loss_function,
+                        precision=precision,
+                        reestimate=random_weights,
+                        ranks=ranks,
+                        top5=top5,
+                    )
+                signs, previous = binary_signs(model), signs
+                row = EpochLog(
+                    epoch=epoch,
+                    epochs=epoch_count,
+                    step=step,
+                    train_loss=train_loss,
+                    train_error=train_error,
+                    validation_loss=None if score is None else score.loss,
+                    validation_error=None if score is None else score.error,
+                    validation_mean_iou=None if score is None else score.mean_iou,
+                    train_error5=others[0] if top5 else None,
+                    validation_error5=None if score is None else score.error5,
+                    validation_weights="binary" if signs else "real",
+                    lr=latent_rate(optimizer),
+                    seconds=time.perf_counter() - started,
+                    images_per_second=seen / trained,
+                    flip_ratio=flip_ratio(previous, signs),
+                    saturation=saturation(model),
+                    layers=layer_health(model, previous, signs, gradients),
+                )
+                history.rows.append(row)
+                if score is not None:
+                    best = history.best
+                    reached = best.validation_error if best.validation_mean_iou is None else best.validation_mean_iou
+                    row = history.rows[-1] = replace(row, best=reached)
+                if score is not None and history.best is row:
+                    with kept_batch_norm(model):
+                        if random_weights:
+                            _statistics_of_signs_(model, data, precision)
+                        files.write_weights("best", model, epoch=row.epoch, validation_error=row.validation_error)
+            files.write_epoch(history)
+            if ranks.writes:
+                for text in watch.read(row.layers, epoch=epoch, steps=len(sizes), early=2 * step <= total_steps):
+                    warnings.warn(text, stacklevel=2)
+            if epoch_done is not None:
+                epoch_done(row)
 
     if average is not None:
         average.copy_to_model()
@@ -285,8 +326,35 @@ def fit(
     return history
 
 
+def plan_steps(count: int, *, batch_size: int, epochs: float, processes: int = 1) -> tuple[list[tuple[int, int]], int]:
+    """The batches of an epoch, (start, stop) in its order of `count` samples, and the steps of all epochs.
+
+    Raises:
+        UsageError: a batch larger than the data or too small to be shared, or nothing to train.
+    """
+    if processes > 1 and batch_size < 2 * processes:
+        raise UsageError(
+            f"batch_size is {batch_size} over all processes: {processes} of them need two images each, "
+            f"so {2 * processes} or more"
+        )
+    if batch_size > count > 0:
+        raise UsageError(f"batch_size is {batch_size}, more than the {count:,} training images")
+    batches = batch_bounds(count, batch_size, least=2 * processes)
+    total_steps = round(epochs * len(batches)) if math.isfinite(epochs) else 0
+    if total_steps < 1:
+        raise UsageError(f"nothing to train: {count:,} training images, {epochs:g} epochs")
+    return batches, total_steps
+
+
 def validate(
-    model: nn.Module, data: Dataset, *, loss: Loss, precision: str, reestimate: bool, ranks: Ranks = ALONE
+    model: nn.Module,
+    data: Dataset,
+    *,
+    loss: Loss,
+    precision: str,
+    reestimate: bool,
+    ranks: Ranks = ALONE,
+    top5: bool = False,
 ) -> Score:
     """Score on the validation split with the weights that ship, in the precision of training.
 
@@ -302,7 +370,10 @@ def validate(
         score = None
         if len(mine):
             logits = predict_logits(model, mine.images)
-            score = score_logits(logits, torch.from_numpy(mine.labels).to(device), loss=loss, weights=weights, bn=bn)
+            labels = torch.from_numpy(mine.labels).to(device)
+            score = score_logits(logits, labels, loss=loss, weights=weights, bn=bn)
+            if top5:
+                score = replace(score, top5=int(top5_correct(logits, labels)))
     return whole_score(ranks.gather(score))
 
 

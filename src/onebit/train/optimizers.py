@@ -9,9 +9,9 @@ from torch import nn
 
 from onebit.errors import UsageError
 from onebit.layers import binary_layers
-from onebit.optim import OPTIMIZERS, BayesBiNN, Bop, clip_latents_, compile_update_, latent_groups, prox_latents_
+from onebit.optim import OPTIMIZERS, BayesBiNN, Bop, clip_latents_, compile_update_, latent_groups, prox_latents_, takes
 from onebit.quantizers import WEIGHT_QUANTIZERS, ConcreteSign, Prox, Sign, SteSign
-from onebit.recipe import Recipe, refuse_clipping
+from onebit.recipe import Recipe, refuse_clipping, refuse_long_warmup
 from onebit.tables import resolve
 from onebit.train.schedules import make_schedule, schedule_factor, step_factor
 
@@ -28,10 +28,12 @@ def build_optimizer(recipe: Recipe, model: nn.Module, *, count: int, steps_per_e
     settings = recipe.optimizer
     kind = resolve(OPTIMIZERS, settings.name, kind="optimizer")
     check_pair(recipe, model)
-    if settings.momentum and settings.name not in ("sgd", "rmsprop", "bayesbinn"):
-        raise UsageError(
-            f"optimizer.momentum belongs to sgd, rmsprop and bayesbinn, the optimizer is {settings.name!r}"
-        )
+    for option, value in (("momentum", settings.momentum), ("weight_decay", settings.weight_decay)):
+        # rules of our own hand real parameters to an optimizer that decays them
+        if value and not takes(kind, option) and not (option == "weight_decay" and kind in (Bop, BayesBiNN)):
+            *owners, last = [name for name, other in OPTIMIZERS.items() if takes(other, option)]
+            owned = f"belongs to {', '.join(owners)} and {last}"
+            raise UsageError(f"optimizer.{option} {owned}, the optimizer is {settings.name!r}")
     if settings.nesterov and (settings.name != "sgd" or not settings.momentum):
         raise UsageError("optimizer.nesterov needs optimizer.name sgd and a momentum")
     own = kind in (Bop, BayesBiNN)
@@ -118,7 +120,12 @@ def check_pair(recipe: Recipe, model: nn.Module) -> None:
 def build_schedule(
     recipe: Recipe, optimizer: torch.optim.Optimizer, *, steps_per_epoch: int
 ) -> torch.optim.lr_scheduler.LRScheduler:
-    """The schedule of a recipe; its epochs become optimizer steps."""
+    """The schedule of a recipe; its epochs become optimizer steps.
+
+    Raises:
+        UsageError: unknown, a warm-up as long as training, or no factor that ends where it should.
+    """
+    refuse_long_warmup(recipe)
     settings = recipe.schedule
     total_steps = max(1, round(recipe.epochs * steps_per_epoch))
     epochs_of = settings.milestones
@@ -127,7 +134,7 @@ def build_schedule(
     factor = schedule_factor(
         settings.name,
         total_steps=total_steps,
-        warmup_steps=round(settings.warmup * steps_per_epoch),
+        warmup_steps=min(round(settings.warmup * steps_per_epoch), total_steps - 1),  # both are rounded
         final=settings.final_lr / recipe.optimizer.lr,
         gamma=settings.gamma,
         milestones=[round(epoch * steps_per_epoch) for epoch in epochs_of],

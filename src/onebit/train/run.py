@@ -12,15 +12,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from onebit.data import DATASETS, Dataset, Progress, load_dataset, permute_pixels
+from onebit.data import DATASETS, Dataset, Progress, load_dataset, permute_pixels, whiten
 from onebit.errors import CheckpointError, FormatError, UsageError, first_line
 from onebit.evaluation import evaluate
 from onebit.files import read_regular, write_atomic
 from onebit.layers import BinaryLayer, binary_layers
 from onebit.precision import resolve_precision
-from onebit.recipe import Recipe, build_recipe, check_keys, read_settings, recipe_path
+from onebit.recipe import Recipe, build_recipe, check_keys, read_settings, recipe_path, shrink_warmup
 from onebit.recipe.bounded import checked_tree
 from onebit.scores import whole_score
+from onebit.train.batch_log import BatchWatch
 from onebit.train.build import Training, build_model, build_training, resolve_device
 from onebit.train.distillation import Teacher, refuse_teacher
 from onebit.train.history import MOST_RESULT, STAGE_FOLDER, EpochLog, History, refuse_used
@@ -34,7 +35,13 @@ from onebit.train.weights import load_weights, read_state, read_weights, weight_
 def load_recipe_data(
     recipe: Recipe, *, directory: str | Path | None = None, progress: Progress | None = None
 ) -> Dataset:
-    """The data of a recipe, split as it says."""
+    """The data of a recipe, split as it says.
+
+    Raises:
+        UsageError: whitened images with black borders.
+    """
+    if recipe.whitening is not None and recipe.augmentation.crop_padding:
+        raise UsageError("whitening and augmentation.crop_padding: black borders are not whitened; leave one out")
     data = load_dataset(
         recipe.dataset,
         validation=recipe.validation,
@@ -45,6 +52,8 @@ def load_recipe_data(
         directory=directory,
         progress=progress,
     )
+    if recipe.whitening is not None:
+        data = whiten(data)
     return data if recipe.permutation is None else permute_pixels(data, recipe.permutation)
 
 
@@ -86,7 +95,7 @@ def fit_recipe(recipe: Recipe, training: Training, data: Dataset, **files_and_ta
     """`fit` with the settings of a recipe and what `build_training` made of it.
 
     Args:
-        files_and_talk: `folder`, `resume`, `facts`, `ranks`, `on_step`, `on_epoch` of `fit`.
+        files_and_talk: `folder`, `resume`, `facts`, `ranks`, `on_step`, `on_epoch`, `verbose` of `fit`.
     """
     return fit(
         training.model,
@@ -102,14 +111,14 @@ def fit_recipe(recipe: Recipe, training: Training, data: Dataset, **files_and_ta
         augmentation=training.augmentation,
         step_settings=training.step_settings,
         ema=recipe.ema,
-        teacher=_teacher(recipe, data),
+        teacher=open_teacher(recipe, data),
         compile=recipe.compile,
         sync_norm=recipe.sync_norm,
         **files_and_talk,
     )
 
 
-def _teacher(recipe: Recipe, data: Dataset) -> Teacher | None:
+def open_teacher(recipe: Recipe, data: Dataset) -> Teacher | None:
     """The teacher that a recipe names.
 
     Raises:
@@ -141,7 +150,7 @@ def first_stage(recipe: Recipe) -> Recipe:
         )
     real = replace(recipe.model, weight_quantizer=None, weight_options=None, value=1.0, init="default")
     optimizer = replace(recipe.optimizer, latent_clip=None, lr_scale=None, prox_strength=None, compile=False)
-    return replace(
+    stage = replace(
         recipe,
         name=f"{recipe.name}-stage1",
         summary=f"first stage of {recipe.name}: real weights",
@@ -151,6 +160,7 @@ def first_stage(recipe: Recipe) -> Recipe:
         epochs=recipe.first_stage,
         first_stage=0.0,
     )
+    return shrink_warmup(stage, epochs=recipe.epochs)
 
 
 def train_run(recipe: Recipe, data: Dataset, folder: Path, *, resume: bool = False, **talk: Any) -> dict[str, Any]:
@@ -159,7 +169,7 @@ def train_run(recipe: Recipe, data: Dataset, folder: Path, *, resume: bool = Fal
     A first stage is a run of its own in `folder/stage1`; what it reached is where the second one starts.
 
     Args:
-        talk: `ranks`, `trackers`, `on_step`, `on_epoch` of `train_stage`, for both stages.
+        talk: `ranks`, `trackers`, `on_step`, `on_epoch`, `on_model`, `batch_watch` of `train_stage`, for both stages.
 
     Returns:
         What stands in result.json; `test` maps each test mode to its counts on the test split.
@@ -185,6 +195,8 @@ def train_stage(
     trackers: Sequence[str] = (),
     on_step: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[EpochLog], None] | None = None,
+    batch_watch: BatchWatch | None = None,
+    on_model: Callable[[nn.Module], None] | None = None,
 ) -> dict[str, Any]:
     """Train a recipe into a folder made by `start_folder`, evaluate the chosen weights, write result.json.
 
@@ -192,6 +204,7 @@ def train_stage(
         start: the run to start from instead of the recipe's `init_from`.
         trackers: names in `onebit.train.trackers.TRACKERS`, which are told of every epoch as well.
         ranks: which process of several this is; all of them call this, each evaluates its share of the test split.
+        on_step, on_epoch: see `fit`; on_model: called with the net before its first step.
 
     Returns:
         What stands in result.json; `test` maps each test mode to its counts on the test split.
@@ -201,6 +214,8 @@ def train_stage(
     device = rank_device(resolve_device(recipe.device), ranks)
     origin = recipe if start is None else replace(recipe, init_from=str(start))
     training = build_training(origin, data, device=device, processes=ranks.world)
+    if on_model is not None:
+        on_model(training.model)
     tracked = open_trackers(trackers, recipe, folder, ranks=ranks)
 
     def epoch_done(row: EpochLog) -> None:
@@ -220,6 +235,7 @@ def train_stage(
             ranks=ranks,
             on_step=on_step,
             on_epoch=epoch_done,
+            batch_watch=batch_watch,
         )
     except BaseException:  # Ctrl-C too
         for tracker in tracked:
@@ -232,7 +248,7 @@ def train_stage(
     scores = [
         whole_score(
             ranks.gather(
-                evaluate(model, share, weights=mode, train=data.train, loss=training.loss)
+                evaluate(model, share, weights=mode, train=data.train, loss=training.loss, verbose=False)
                 if len(share) or ranks.world == 1
                 else None
             )

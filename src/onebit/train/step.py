@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from onebit.errors import UsageError
 from onebit.losses import Loss, per_sample
 from onebit.precision import autocast
+from onebit.train.batch_log import top5_correct
 from onebit.train.distillation import Teacher
 from onebit.train.ranks import ALONE, Ranks
 
@@ -53,6 +54,7 @@ def optimizer_step(
     count: int | None = None,
     ranks: Ranks = ALONE,
     teacher: Teacher | None = None,
+    top5: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Train on one batch.
 
@@ -61,16 +63,17 @@ def optimizer_step(
         x, y: this rank's images (uint8, N×C×H×W) and labels, or masks.
         count: images of the batch over all ranks; N when None.
         teacher: whose predictions take part in the loss.
+        top5: count the right answers among the five largest logits, too.
 
     Returns:
         (this rank's share of the mean loss, number of its right answers), both on the device, means over samples. Of an
-        image with a mask the share of right pixels counts.
+        image with a mask the share of right pixels counts. With `top5` the second is (2,): among one and among five.
     """
     count = len(y) if count is None else count
     # as many on every rank, as they wait for each other; BatchNorm cannot train on a single image
     parts = min(settings.accumulate, count // ranks.world // 2) or 1
     total = torch.zeros((), device=y.device)
-    correct = torch.zeros((), dtype=torch.float64, device=y.device)
+    correct = torch.zeros(2 if top5 else (), dtype=torch.float64, device=y.device)
     passes = list(zip(x.tensor_split(parts), y.tensor_split(parts), strict=True)) * settings.samples
     for done, (images, labels) in enumerate(passes, start=1):
         share = len(labels) / count / settings.samples
@@ -85,7 +88,10 @@ def optimizer_step(
             (part_loss if share == 1 else part_loss * (share * ranks.world)).backward()
         total += part_loss.detach() * share
         found, truth = per_sample(logits.detach(), labels)
-        correct += (found.argmax(dim=1) == truth).sum() * (len(labels) / max(1, len(truth)) / settings.samples)
+        right = (found.argmax(dim=1) == truth).sum()
+        if top5:
+            right = torch.stack([right, top5_correct(found, truth)])
+        correct += right * (len(labels) / max(1, len(truth)) / settings.samples)
     if settings.clip_grad_norm is not None:
         nn.utils.clip_grad_norm_(_parameters(optimizer), settings.clip_grad_norm)
     if settings.clip_grad_value is not None:

@@ -20,6 +20,7 @@ from onebit.train.ranks import ALONE, Ranks
 COUNTS = ("epoch", "epochs")
 OFFLINE = ("offline", "disabled", "dryrun")
 """Values of WANDB_MODE that need no login."""
+LOG_IN = "run `wandb login`, or set WANDB_MODE=offline and `wandb sync` the run folder later"
 
 
 class Tracker(Protocol):
@@ -60,12 +61,21 @@ class TensorBoard:
     """
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
+        self._open, self._folder, self._recipe = self.ready(), folder / "tensorboard", recipe
+        self._writer: Any = None
+
+    @staticmethod
+    def ready() -> Any:
+        """What writes event files.
+
+        Raises:
+            UsageError: tensorboard is not installed.
+        """
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise _missing("tensorboard") from None
-        self._open, self._folder, self._recipe = SummaryWriter, folder / "tensorboard", recipe
-        self._writer: Any = None
+        return SummaryWriter
 
     def epoch(self, row: EpochLog) -> None:
         for name, value in numbers(row).items():
@@ -103,17 +113,11 @@ class WeightsAndBiases:
     """
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
-        try:
-            import wandb
-        except ImportError:
-            raise _missing("wandb") from None
+        wandb = self.ready()
         known = folder / "wandb-id"
         name = known.read_text(encoding="utf-8").strip() if known.is_file() else secrets.token_hex(4)
-        way_out = "run `wandb login`, or set WANDB_MODE=offline and `wandb sync` the run folder later"
         mode: Any = os.environ.get("WANDB_MODE")
         try:
-            if mode not in OFFLINE and not wandb.login(prompt=False):
-                raise UsageError(f"--wandb: nobody is logged in to Weights & Biases: {way_out}")
             self._run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", "onebit"),
                 name=recipe.name,
@@ -125,10 +129,30 @@ class WeightsAndBiases:
                 settings=wandb.Settings(console="off", silent=True),
             )
         except wandb.Error as error:
-            raise UsageError(f"--wandb: {first_line(error).rstrip('.')}: {way_out}") from None
+            raise UsageError(f"--wandb: {first_line(error).rstrip('.')}: {LOG_IN}") from None
         except ValueError as error:  # wandb reads its variables itself, by pydantic
             raise UsageError(f"--wandb: {_refused_setting(error)}") from None
         write_atomic(known, f"{name}\n".encode())
+
+    @staticmethod
+    def ready() -> Any:
+        """The package wandb, logged in where it needs that.
+
+        Raises:
+            UsageError: not installed, nobody is logged in, or a WANDB_… variable has an unknown value.
+        """
+        try:
+            import wandb
+        except ImportError:
+            raise _missing("wandb") from None
+        try:
+            if os.environ.get("WANDB_MODE") not in OFFLINE and not wandb.login(prompt=False):
+                raise UsageError(f"--wandb: nobody is logged in to Weights & Biases: {LOG_IN}")
+        except wandb.Error as error:
+            raise UsageError(f"--wandb: {first_line(error).rstrip('.')}: {LOG_IN}") from None
+        except ValueError as error:  # wandb reads its variables itself, by pydantic
+            raise UsageError(f"--wandb: {_refused_setting(error)}") from None
+        return wandb
 
     def epoch(self, row: EpochLog) -> None:
         self._run.log(numbers(row), step=row.epoch)
@@ -142,6 +166,16 @@ class WeightsAndBiases:
 
 
 TRACKERS: dict[str, Any] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
+
+
+def refuse_missing(names: Sequence[str]) -> None:
+    """Refuse trackers that could not be opened.
+
+    Raises:
+        UnknownNameError, UsageError: no such tracker, or one that cannot be used here.
+    """
+    for name in names:
+        resolve(TRACKERS, name, kind="tracker").ready()
 
 
 def open_trackers(names: Sequence[str], recipe: Recipe, folder: Path, *, ranks: Ranks = ALONE) -> list[Tracker]:

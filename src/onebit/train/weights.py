@@ -85,11 +85,12 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     try:
         with open_regular(path) as file:
-            start = file.read(2)
+            start = file.read(9)
     except OSError as error:
         raise _unreadable(path, error) from None
-    is_zip_or_pickle = start in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-    if not is_zip_or_pickle:
+    # the length of a safetensors header may begin like a zip or a pickle, but its JSON begins at byte 8
+    is_zip_or_pickle = start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+    if start[8:] == b"{" or not is_zip_or_pickle:
         state, facts = read_weights(path)
     else:
         held = read_torch_file(path)

@@ -16,24 +16,40 @@ int ob_size(int which) {
     return which >= 0 && which < 4 ? (int)sizes[which] : 0;
 }
 
-const ob_isa *ob_instruction_set(int index) {
-    const ob_isa *found[6] = {&ob_portable};
-    int count = 1;
+static int always(void) { return 1; }
 #if defined(OB_X86)
+static int has_avx2(void) {
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found[count++] = &ob_avx2;
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl")) {
-        found[count++] = &ob_avx512bw;
-        if (__builtin_cpu_supports("avx512vnni")) {
-            found[count++] = &ob_avx512vnni;
-            if (__builtin_cpu_supports("avx512vpopcntdq")) found[count++] = &ob_avx512;
-        }
-    }
-#elif defined(OB_ARM64) /* every AArch64 processor has NEON */
-    found[count++] = &ob_neon;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+static int has_avx512bw(void) {
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+static int has_avx512vnni(void) { return has_avx512bw() && __builtin_cpu_supports("avx512vnni"); }
+static int has_avx512(void) { return has_avx512vnni() && __builtin_cpu_supports("avx512vpopcntdq"); }
 #endif
-    return index >= 0 && index < count ? found[index] : NULL;
+
+/* The best comes last: of those that a processor has, each is faster than the ones before it. */
+static const struct {
+    const ob_isa *isa;
+    int (*is_there)(void);
+} known[] = {
+    {&ob_portable, always},
+#if defined(OB_X86)
+    {&ob_avx2, has_avx2},
+    {&ob_avx512bw, has_avx512bw},
+    {&ob_avx512vnni, has_avx512vnni},
+    {&ob_avx512, has_avx512},
+#elif defined(OB_ARM64)
+    {&ob_neon, always}, /* every AArch64 processor has NEON */
+#endif
+};
+
+const ob_isa *ob_instruction_set(int index) {
+    for (size_t k = 0; k < sizeof(known) / sizeof(known[0]); k++)
+        if (known[k].is_there() && index-- == 0) return known[k].isa;
+    return NULL;
 }
 
 uint64_t ob_chain(uint64_t x, uint64_t steps) {

@@ -1,0 +1,18 @@
+"""The verbs, in the order of life, and what each does. Imports nothing: `onebit --help` prints them."""
+
+from __future__ import annotations
+
+VERBS = {
+    "train": "train a recipe into a run folder, or go on with --resume",
+    "evaluate": "accuracy in a stated test mode: latent, binary, mean, sample, ensemble:N, packed",
+    "inspect": "is it really binary? ranges, counts and histograms of any weight file",
+    "verify": "the whole proof, from latent weights to the packed net",
+    "pack": "fold and pack to one bit per weight, with a certificate",
+    "predict": "classify images with a packed net; needs no torch",
+    "export": "write a trained net for other software",
+    "report": "curves, histograms and a comparison of runs",
+    "bench": "speed, measured against torch in the same process",
+    "list": "recipes, models, quantizers, optimizers, losses, schedules, methods, datasets, exports",
+    "data": "fetch and check a data set",
+    "completion": "a script with which bash, zsh or fish complete a command line",
+}

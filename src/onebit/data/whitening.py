@@ -1,0 +1,74 @@
+"""A data set with whitened images, as BinaryConnect's nets for CIFAR-10 were trained on."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+
+from onebit.data.images import StreamedImages
+from onebit.data.splits import Dataset, Split
+from onebit.errors import UsageError
+
+ADDED = 0.1
+"""To each eigenvalue, which are about 1 on average: directions of little variance are noise."""
+LEVELS_PER_UNIT = 32
+"""Whitened values are kept in steps of 1/32 around 128, and so from -4 to 3.97; pixels are 8 bits everywhere here."""
+MOST_VALUES = 4096
+"""Values of an image; the matrix has their square."""
+_CHUNK = 2000  # images at a time
+
+Floats = npt.NDArray[np.float32]
+
+
+def whiten(data: Dataset) -> Dataset:
+    """The data set after global contrast normalization and ZCA whitening, fitted on its training images alone.
+
+    Each image x (D values) is normalized to g = (x − mean(x)) / std(x). With mean m and covariance U·diag(λ)·Uᵀ of the
+    training images g, the whitened image is U·diag(1/√(λ + 0.1))·Uᵀ·(g − m), rounded to steps of 1/32 around 128.
+
+    Raises:
+        UsageError: images that are too large, or too many for memory.
+    """
+    values = int(np.prod(data.input_shape))
+    if isinstance(data.train.images, StreamedImages) or values > MOST_VALUES:
+        raise UsageError(
+            f"whitening: images of {data.name} have {values:,} values or are too many for memory; "
+            f"whitening takes at most {MOST_VALUES:,} values an image: leave it out"
+        )
+    mean, matrix = fit_zca(data.train.images)
+
+    def whitened(split: Split) -> Split:
+        images = np.empty_like(split.images, order="C")
+        for start in range(0, len(images), _CHUNK):
+            part = split.images[start : start + _CHUNK]
+            flat = (normalized(part) - mean) @ matrix
+            levels = np.rint(128 + LEVELS_PER_UNIT * flat).clip(0, 255)
+            images[start : start + _CHUNK] = levels.astype(np.uint8).reshape(part.shape)
+        return Split(images, split.labels)
+
+    note = "; ".join(filter(None, (data.note, "contrast normalized and ZCA whitened")))
+    train, validation, test = map(whitened, (data.train, data.validation, data.test))
+    return dataclasses.replace(data, train=train, validation=validation, test=test, note=note)
+
+
+def normalized(images: npt.NDArray[np.uint8]) -> Floats:
+    """(N, C, H, W) uint8 -> (N, D) with mean 0 and standard deviation 1 in each row; an image of one color is 0."""
+    flat = images.reshape(len(images), -1).astype(np.float32)
+    flat -= flat.mean(axis=1, keepdims=True)
+    return flat / np.maximum(flat.std(axis=1, keepdims=True), 1e-8)
+
+
+def fit_zca(images: npt.NDArray[np.uint8]) -> tuple[Floats, Floats]:
+    """Mean (D,) of the normalized images, and the symmetric whitening matrix (D, D)."""
+    size = int(np.prod(images.shape[1:]))
+    total, products = np.zeros(size), np.zeros((size, size))
+    for start in range(0, len(images), _CHUNK):
+        part = normalized(images[start : start + _CHUNK])
+        total += part.sum(axis=0, dtype=np.float64)
+        products += part.T @ part
+    mean = total / len(images)
+    eigenvalues, vectors = np.linalg.eigh(products / len(images) - np.outer(mean, mean))
+    matrix = (vectors / np.sqrt(eigenvalues.clip(0) + ADDED)) @ vectors.T
+    return mean.astype(np.float32), matrix.astype(np.float32)

@@ -1,0 +1,158 @@
+"""Values of a recipe file or of flags, as the types that the dataclasses name."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from onebit.errors import UsageError
+from onebit.recipe.bounded import check_yaml
+
+Part = TypeVar("Part")
+
+_NULLS = ("null", "Null", "NULL", "~")
+_BOOLS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
+_POINT = re.compile(r"\.(?=inf|nan)")
+
+
+_OTHER: Any = object()
+"""What a reader answers to a value of another type."""
+
+
+class _WrongTypeError(Exception):
+    """Names of the types that were expected, and the value that is of none of them."""
+
+
+def build(kind: type[Part], settings: Mapping[str, Any], *, prefix: str = "") -> Part:
+    """A dataclass of nested settings; what they leave out has its default.
+
+    Args:
+        kind: a tree of dataclasses whose fields are of the types of `field_types`.
+        settings: field name -> value as YAML reads it, or the text of a flag.
+
+    Raises:
+        UsageError: a value of another type, with the name of its field; whatever the dataclass raises.
+
+    Example:
+        >>> build(OptimizerRecipe, {"lr": "1e-3"}).lr
+        0.001
+    """
+    hints = field_types(kind)  # type: ignore[arg-type]  # mypy takes no type for hashable here
+    values = {}
+    for name, value in settings.items():
+        if dataclasses.is_dataclass(part := hints[name]):
+            values[name] = build(part, value, prefix=f"{prefix}{name}.")  # type: ignore[arg-type]
+        else:
+            values[name] = _field(value, hints[name], name=prefix + name)
+    return kind(**values)
+
+
+def _field(value: Any, hint: Any, *, name: str) -> Any:
+    try:
+        return typed(value, hint)
+    except _WrongTypeError as error:
+        expected, got = error.args
+        raise UsageError(f"{name}: expected {expected}, got {'null' if got is None else str(got)[:100]}") from None
+
+
+@functools.cache
+def field_types(kind: Any) -> dict[str, Any]:
+    """Field name -> its type: a dataclass, bool, int, float, str, tuple[T, ...], dict[str, Any], None, or a union."""
+    return get_type_hints(kind)
+
+
+def typed(value: Any, hint: Any) -> Any:
+    """A value as the first type of a union that takes it; text takes everything, so null and numbers come first.
+
+    Raises:
+        _WrongTypeError: none does.
+    """
+    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    for kind in sorted(kinds, key=lambda kind: (kind is str, kind is not types.NoneType)):
+        found = _READERS[get_origin(kind) or kind](value, kind)
+        if found is not _OTHER:
+            return found
+    names = [(get_origin(kind) or kind).__name__ for kind in kinds if kind is not types.NoneType]
+    raise _WrongTypeError(" or ".join(names), value)
+
+
+def argument(value: Any) -> Any:
+    """The value of an argument whose type nobody knows here: text that reads as null, a truth or a number is one."""
+    if isinstance(value, str):
+        for reader in (_none, _bool, _int, _float):
+            found = reader(value, None)
+            if found is not _OTHER:
+                return found
+    return value
+
+
+def _none(value: Any, kind: Any) -> Any:
+    return None if value is None or value in _NULLS else _OTHER
+
+
+def _bool(value: Any, kind: Any) -> Any:
+    found = _BOOLS.get(value.lower()) if isinstance(value, str) else value
+    return found if isinstance(found, bool) else _OTHER
+
+
+def _int(value: Any, kind: Any) -> Any:
+    found = int(value) if isinstance(value, str) and _INTEGER.fullmatch(value) else value
+    return found if type(found) is int else _OTHER
+
+
+def _float(value: Any, kind: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return _OTHER
+    if isinstance(value, str):  # YAML 1.1 takes 1e-3 for text, and has a point before inf and nan
+        value = _POINT.sub("", value.lower())
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return _OTHER
+
+
+def _str(value: Any, kind: Any) -> Any:
+    return value if isinstance(value, str) else _OTHER
+
+
+def _tuple(value: Any, kind: Any) -> Any:
+    bare = isinstance(value, str) and value and value[0] not in "[{"
+    found = _loaded(f"[{value}]" if bare else value)  # a flag needs no brackets: 784,100,10
+    item = get_args(kind)[0]
+    return tuple(typed(each, item) for each in found) if isinstance(found, (list, tuple)) else _OTHER
+
+
+def _dict(value: Any, kind: Any) -> Any:
+    found = _loaded(value)
+    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+        return _OTHER
+    return {key: argument(each) for key, each in found.items()}
+
+
+def _loaded(value: Any) -> Any:
+    """The list or mapping in a text."""
+    if not isinstance(value, str):
+        return value
+    try:
+        check_yaml(value)
+        return yaml.safe_load(value)
+    except (UsageError, yaml.YAMLError, ValueError, RecursionError):
+        return value
+
+
+_READERS: dict[Any, Callable[[Any, Any], Any]] = {
+    types.NoneType: _none,
+    bool: _bool,
+    int: _int,
+    float: _float,
+    str: _str,
+    tuple: _tuple,
+    dict: _dict,
+}

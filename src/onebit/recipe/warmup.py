@@ -1,0 +1,34 @@
+"""The warm-up of the learning rate is counted in epochs: it shrinks with them, and has to end before they do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from onebit.errors import UsageError
+from onebit.recipe.settings import Recipe
+
+
+def shrink_warmup(recipe: Recipe, *, epochs: float) -> Recipe:
+    """The recipe with a warm-up that is the same share of training as it was of `epochs`; a longer training keeps it.
+
+    Example:
+        >>> long = Recipe(epochs=1, schedule=replace(Recipe().schedule, warmup=5))
+        >>> shrink_warmup(long, epochs=100).schedule.warmup
+        0.05
+    """
+    warmup = recipe.schedule.warmup * min(1, recipe.epochs / epochs)
+    return replace(recipe, schedule=replace(recipe.schedule, warmup=warmup))
+
+
+def refuse_long_warmup(recipe: Recipe) -> None:
+    """Refuse a warm-up that is not over before training is.
+
+    Raises:
+        UsageError: both numbers of epochs.
+    """
+    warmup = recipe.schedule.warmup
+    if warmup and warmup >= recipe.epochs:
+        raise UsageError(
+            f"schedule.warmup is {warmup:g} epochs, but training has only {recipe.epochs:g}: "
+            "lower --schedule.warmup, or raise --epochs"
+        )

@@ -1,0 +1,95 @@
+"""Loss and precision of single batches while an epoch runs, as other scripts print them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from onebit.losses import per_sample
+from onebit.train.ranks import ALONE, Ranks
+
+TOP = 5
+
+
+def top5_correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many samples have their true class among the five largest logits; of masks each pixel is a sample.
+
+    Args:
+        logits: (N, classes) or (N, classes, h, w); labels: (N,) or masks (N, H, W).
+    """
+    logits, labels = per_sample(logits, labels)
+    largest = logits.topk(min(TOP, logits.shape[1]), dim=1).indices
+    return (largest == labels[:, None]).sum()
+
+
+@dataclass(frozen=True)
+class BatchLog:
+    """A batch, and in brackets the mean over the batches of the epoch so far; precision in percent, time in seconds.
+
+    batch: 1, 2, …, of `batches` in the epoch.
+    seconds, loss, precision1, precision5: (of this batch, mean so far). Time is the mean since the last reading.
+    """
+
+    epoch: int
+    batch: int
+    batches: int
+    seconds: tuple[float, float]
+    loss: tuple[float, float]
+    precision1: tuple[float, float]
+    precision5: tuple[float, float]
+
+    def __str__(self) -> str:
+        columns = (
+            ("Time", self.seconds),
+            ("Loss", self.loss),
+            ("Prec@1", self.precision1),
+            ("Prec@5", self.precision5),
+        )
+        values = "  ".join(f"{name} {now:.4g} ({mean:.4g})" for name, (now, mean) in columns)
+        return f"Epoch: [{self.epoch}][{self.batch}/{self.batches}]  {values}"
+
+
+@dataclass
+class BatchWatch:
+    """Follows the batches of each epoch. Reading a loss waits for the device, so only every so many batches are read.
+
+    Args:
+        every: batches between two readings; None for no reading.
+        on_batch: called with each `BatchLog`.
+    """
+
+    every: int | None = None
+    on_batch: Callable[[BatchLog], None] = field(default=lambda row: None)
+
+    def begin(self) -> None:
+        """An epoch begins."""
+        self._sums: Tensor | None = None
+        self._began = self._read = time.perf_counter()
+        self._last = 0
+
+    def add(
+        self, epoch: int, batch: int, batches: int, *, loss: Tensor, correct: Tensor, count: int, ranks: Ranks = ALONE
+    ) -> None:
+        """A batch is done.
+
+        Args:
+            loss: this rank's share of its mean loss; correct: (2,), this rank's right answers among one and five.
+            count: its images, over all ranks.
+        """
+        if self.every is None:
+            return
+        counts = torch.cat([loss[None].double() * count, correct.double(), correct.new_tensor([count / ranks.world])])
+        self._sums = counts if self._sums is None else self._sums + counts
+        if batch % self.every and batch != batches:
+            return
+        both = ranks.sum_(torch.stack([counts, self._sums]))
+        now = time.perf_counter()
+        values = [[row[0] / row[3], 100 * row[1] / row[3], 100 * row[2] / row[3]] for row in both.tolist()]
+        seconds = (now - self._read) / (batch - self._last), (now - self._began) / batch
+        self._read, self._last = now, batch
+        loss_of, first, fifth = zip(*values, strict=True)
+        self.on_batch(BatchLog(epoch, batch, batches, seconds, loss_of, first, fifth))

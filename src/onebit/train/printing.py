@@ -1,0 +1,61 @@
+"""What a training prints on a terminal or in a notebook: the net, a bar, and a line for each epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from onebit.layers import BinaryLayer
+from onebit.metrics import layer_sizes, model_size, packed_bytes
+from onebit.progress import progress, shows_progress
+from onebit.train.history import EpochLines, EpochLog
+
+OnStep = Callable[[int, int], None]
+OnEpoch = Callable[[EpochLog], None]
+
+
+def net_lines(model: nn.Module) -> list[str]:
+    """A net in two lines: its layers with weights, its parameters, and its bytes when packed."""
+    weighted = [layer for layer in model.modules() if getattr(layer, "weight", None) is not None]
+    layers = [layer for layer in weighted if layer.weight.dim() > 1]  # type: ignore[operator]
+    binary = [layer for layer in layers if isinstance(layer, BinaryLayer) and layer.weight_quantizer is not None]
+    signs, real = model_size(model)
+    size = packed_bytes(layer_sizes(model))
+    return [
+        f"{type(model).__name__}: {len(layers)} layers ({len(binary)} binary), "
+        f"{signs:,} binary weights, {real:,} real parameters",
+        f"{size:,} bytes when packed, {4 * (signs + real):,} as float32",
+    ]
+
+
+@contextmanager
+def printed(
+    model: nn.Module, *, verbose: bool | None, on_step: OnStep | None, on_epoch: OnEpoch | None
+) -> Iterator[tuple[OnStep | None, OnEpoch | None]]:
+    """Within the context a training prints its progress where it should, see `shows_progress`.
+
+    Yields:
+        What is to be called after each step and each epoch: it prints, and calls `on_step` or `on_epoch`.
+    """
+    if not shows_progress(verbose, on_step, on_epoch):
+        yield on_step, on_epoch
+        return
+    lines = EpochLines()
+    with progress(type(model).__name__, "steps") as bar:
+        for line in net_lines(model):
+            bar.print(line)
+
+        def step(done: int, total: int) -> None:
+            bar.update(done, total)
+            if on_step is not None:
+                on_step(done, total)
+
+        def epoch(row: EpochLog) -> None:
+            for line in lines.of(row):
+                bar.print(line)
+            if on_epoch is not None:
+                on_epoch(row)
+
+        yield step, epoch

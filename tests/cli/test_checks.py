@@ -1,0 +1,144 @@
+"""Whatever can be refused without the data is refused before they are read."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cli_support import Outcome
+
+from onebit.errors import UsageError
+from onebit.models import MODELS, create_model
+from onebit.recipe import ModelRecipe, Recipe, build_recipe
+from onebit.train.checks import check_recipe
+from onebit.train.weights import save_weights
+
+Onebit = Callable[..., Outcome]
+
+
+@pytest.fixture(autouse=True)
+def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("the data were read")
+
+    monkeypatch.setattr("onebit.train.run.load_dataset", read)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--batch_size 50001", "batch_size is 50001, more than the 50,000 training images"),
+        ("--epochs 0.0001", "nothing to train: 50,000 training images, 0.0001 epochs"),
+        ("--validation 60000", "validation=60000: expected 0 to 59999 of the 60000 training images"),
+        ("--model.widths [100,10]", "the first width is 100, but an input of shape (1, 28, 28) has 784 values"),
+        ("--model.widths [784,5]", "the last width is 5, but there are 10 classes"),
+        ("--input_size 14", "the first width is 784, but an input of shape (1, 14, 14) has 196 values"),
+        ("--model vgg16 --model.widths null --input_size 8", "vgg16 on 1×8×8"),
+        ("--model unet --model.widths null", "gives a class to each pixel, mnist has no masks"),
+        ("--model.stem cifar", "model 'mlp' takes no option 'stem'"),
+        ("--model.init unif", "init must be 'uniform' or 'default', got 'unif'"),
+        ("--model.coding int", "unknown input coding 'int'"),
+        ("--model.weight_quantizer ste_sign --model.value 0.5", "is ±1 only: leave value at 1"),
+        ("--method bayesbinn --model.weight_options.temprature 1", "temprature"),
+        ("--method bayesbinn --model.weight_options.temperature 0", "temperature"),
+        ("--method bayesbinn --optimizer adam", "concrete_sign is trained by optimizer bayesbinn only, got adam"),
+        ("--method ste --optimizer bop --model.weight_quantizer xnor", "optimizer bop trains weight_quantizer sign"),
+        ("--optimizer.momentum 0.9", "optimizer.momentum belongs to rmsprop, sgd and bayesbinn, the optimizer is 'ad"),
+        ("--optimizer.nesterov true", "optimizer.nesterov needs optimizer.name sgd and a momentum"),
+        ("--optimizer.prior true", "optimizer.prior takes the weights that bayesbinn starts from"),
+        ("--optimizer.lr_scale glorto", "lr_scale must be one of glorot, glorot_squared or none"),
+        ("--optimizer.prox_strength 1", "optimizer.prox_strength goes with weight_quantizer prox, got sign"),
+        ("--schedule exponential --schedule.final_lr 0", "needs a final learning rate above 0"),
+        ("--schedule.warmup 20", "schedule.warmup is 20 epochs, but training has only 5"),
+        ("--precision fp8", "precision must be one of auto, bf16, fp32, got 'fp8'"),
+        ("--memory_format nchw", "memory_format must be one of auto, channels_last, contiguous, got 'nchw'"),
+        ("--device gpu", "unknown device 'gpu'; did you mean 'cuda'?"),
+        ("--device cuda:77", "device 'cuda:77' cannot be used here"),
+        ("--label_smoothing 0 --loss squared", "unknown loss 'squared'; did you mean 'squared_hinge'?"),
+        ("--augmentation.crop_padding 28 --augmentation.padding_mode reflect", "expected at most 27 for images of 28"),
+        ("--augmentation.crop_padding 2 --augmentation.min_area 0.5", "two ways to crop: choose one"),
+        ("--augmentation.rotate", "rotate"),
+        ("--init_from nowhere.safetensors", "nowhere.safetensors: no such run folder or file"),
+        ("--teacher nowhere", "nowhere: no such run folder or file"),
+        ("--first_stage 1 --method real", "first_stage trains real weights before binary ones"),
+        ("--first_stage 1 --method bop", "first_stage trains real weights, which bop cannot"),
+        ("--continual.tasks 2 --continual.against [nothing]", "unknown method 'nothing'"),
+        ("--continual.tasks 2 --first_stage 1", "first_stage does not go with several tasks"),
+    ],
+)
+def test_a_wrong_setting_is_refused_before_the_data_are_read(
+    onebit: Onebit, tmp_path: Path, flags: str, message: str
+) -> None:
+    refused = onebit("train", "mnist-fast", *flags.split(), "--out", tmp_path / "run")
+    assert refused.status == 2
+    assert message in refused.err.splitlines()[-1]
+    assert "Traceback" not in refused.err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--dataset folder --model resnet20 --model.widths [1,2]", "model 'resnet20' takes no option 'widths'"),
+        ("--dataset folder --method bayesbinn --model.weight_options.temperature 0", "temperature"),
+        ("--dataset arrays --optimizer.nesterov true", "optimizer.nesterov needs optimizer.name sgd"),
+        ("--dataset imagenet --model resnet18 --model.stem middle", "model.stem must be cifar or imagenet"),
+        ("--dataset folder --model vgg16 --input_size 8", "vgg16 on 3×8×8"),
+        ("--dataset membrane --model vgg_small", "gives a label to an image, membrane has masks: use --model unet"),
+        ("--dataset segmentation --model mlp", "gives a label to an image, segmentation has masks"),
+    ],
+)
+def test_of_data_that_only_their_files_know_the_rest_is_checked(
+    onebit: Onebit, tmp_path: Path, flags: str, message: str
+) -> None:
+    refused = onebit("train", *flags.split(), "--out", tmp_path / "run")
+    assert refused.status == 2
+    assert message in refused.err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_a_missing_tracker_is_refused_before_the_data_are_read(
+    onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for module in (name, "torch.utils.tensorboard"):
+        monkeypatch.setitem(sys.modules, module, None)
+    refused = onebit("train", "mnist-fast", f"--{name}", "--out", tmp_path / "run")
+    assert refused.status == 2
+    assert f"--{name} needs {name}, which is not installed" in refused.err.splitlines()[-1]
+
+
+def test_weights_of_another_net_are_refused_before_the_data_are_read(onebit: Onebit, tmp_path: Path) -> None:
+    path = tmp_path / "small.safetensors"
+    save_weights(path, create_model("mlp", widths=(784, 8, 10), weight_quantizer="sign"), {})
+    refused = onebit("train", "mnist-fast", "--init_from", path, "--out", tmp_path / "run")
+    assert refused.status == 2
+    assert "belongs to another net" in refused.line
+
+
+def test_a_teacher_of_other_images_is_refused_before_the_data_are_read(
+    onebit: Onebit, real_folder: Path, tmp_path: Path
+) -> None:
+    refused = onebit("train", "--dataset", "cifar10", "--teacher", real_folder, "--out", tmp_path / "run")
+    assert refused.status == 2
+    assert "takes images of shape (1, 28, 28), cifar10 has (3, 32, 32)" in refused.line
+
+
+@pytest.mark.parametrize("dataset", ["folder", "arrays", "imagenet", "mine"])
+@pytest.mark.parametrize("model", [name for name in MODELS if name != "unet"])
+def test_every_model_is_taken_for_images_of_any_size(model: str, dataset: str) -> None:
+    check_recipe(build_recipe({"dataset": dataset, "model": {"name": model, "coding": "standardise"}}))
+    check_recipe(build_recipe({"dataset": "arrays", "model": {"widths": [50, 3]}, "batch_size": 5000}))
+
+
+def test_a_check_takes_no_memory_for_weights() -> None:
+    check_recipe(Recipe(model=ModelRecipe(widths=(784, 1_000_000, 1_000_000, 10))))  # 4 TB of them
+
+
+def test_the_processes_that_train_together_are_checked() -> None:
+    with pytest.raises(UsageError, match="learnt by one process"):
+        check_recipe(build_recipe({"continual": {"tasks": 2}}), processes=2)
+    with pytest.raises(UsageError, match="2 of them need two images each"):
+        check_recipe(Recipe(batch_size=2), processes=2)

@@ -1,0 +1,78 @@
+"""`onebit completion`: what the shells are told, and what bash makes of it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cli_support import Outcome
+from test_start import loaded_modules
+
+from onebit.__main__ import VERBS
+from onebit.recipe import flag_names, methods, recipe_names
+
+Onebit = Callable[..., Outcome]
+
+
+def completed(script: Path, *words: str) -> list[str]:
+    """What bash offers in place of the last word."""
+    ask = 'source "$0"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _onebit; printf "%s\\n" "${COMPREPLY[@]}"'
+    done = subprocess.run(
+        ["bash", "--noprofile", "--norc", "-c", ask, str(script), *words], capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    return done.stdout.split()
+
+
+@pytest.fixture
+def script(onebit: Onebit, tmp_path: Path) -> Path:
+    path = tmp_path / "onebit.bash"
+    path.write_text(onebit("completion", "bash").out)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("onebit tr", ["train"]),
+        ("onebit help ver", ["verify"]),
+        ("onebit train mnist-fa", ["mnist-fast"]),
+        ("onebit train mnist-fast --model.width", ["--model.width", "--model.widths"]),
+        ("onebit train mnist-fast --over", ["--overwrite"]),
+        ("onebit train --method bayes", ["bayesbinn"]),
+        ("onebit train --dataset cifar1", ["cifar10", "cifar100"]),
+        ("onebit evaluate runs/x --split te", ["test"]),
+        ("onebit list met", ["methods"]),
+        ("onebit data memb", ["membrane"]),
+        ("onebit pack runs/mn", []),  # files, by bash itself
+    ],
+)
+def test_bash_completes_verbs_options_names_and_values(script: Path, words: str, offered: list[str]) -> None:
+    assert completed(script, *words.split()) == offered
+
+
+def test_everything_is_offered(script: Path) -> None:
+    assert set(completed(script, "onebit", "")) == {*VERBS, "help"}
+    flags = {f"--{name.removesuffix('.name')}" if name != "name" else "--name" for name in flag_names()}
+    assert flags | {"--resume", "--out", "--json"} <= set(completed(script, "onebit", "train", "-"))
+    assert completed(script, "onebit", "train", "") == recipe_names()
+    assert completed(script, "onebit", "train", "--method", "") == sorted(methods())
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_every_shell_gets_the_same_words(onebit: Onebit, shell: str) -> None:
+    words = set(onebit("completion", shell).out.replace("'", " ").replace('"', " ").split())
+    assert words >= {*VERBS, *recipe_names(), *methods()}
+    dashes = "" if shell == "fish" else "--"
+    assert words >= {f"{dashes}{name}" for name in ("model.widths", "optimizer.lr", "overwrite", "split", "output")}
+
+
+def test_an_unknown_shell_is_refused(onebit: Onebit) -> None:
+    assert "invalid choice: 'fsh'; did you mean 'fish'?" in onebit("completion", "fsh").line
+
+
+def test_completion_needs_no_torch() -> None:
+    assert "torch" not in loaded_modules("completion", "bash")

@@ -1,0 +1,81 @@
+"""A short try of a long recipe: `--epochs 1` trains whatever the recipe says of its epochs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from cli_support import Outcome
+
+from onebit.cli.asked import Asked, asked_recipe
+from onebit.cli.classic import translate
+from onebit.recipe import Recipe, read_settings, recipe_names, recipe_path
+from onebit.train.checks import check_recipe
+from onebit.train.run import first_stage
+
+Onebit = Callable[..., Outcome]
+
+
+def asked(*words: object) -> Asked:
+    return asked_recipe(translate([str(word) for word in words]), None, None)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_one_epoch_of_every_recipe_can_be_trained(name: str) -> None:
+    short = asked(name, "--epochs", "1").recipe
+    assert short.epochs == 1
+    # the run that a recipe may start from is one more training
+    check_recipe(dataclasses.replace(short, init_from=None))
+
+
+def test_the_warmup_keeps_its_share_of_training_and_a_note_says_so() -> None:
+    full = read_settings(recipe_path("cifar10-resnet20-real"))
+    assert (full["epochs"], full["schedule"]["warmup"]) == (150, 5)
+    short = asked("cifar10-resnet20-real", "--epochs", "1")
+    assert short.recipe.schedule.warmup == pytest.approx(1 / 30)
+    assert short.notes == ("schedule.warmup shrinks with --epochs 1, from 5 to 0.0333 epochs",)
+    assert asked("cifar10-resnet20-real", "--epochs", "300").recipe.schedule.warmup == 5
+    assert asked("cifar10-resnet20-real", "--seed", "3").notes == ()
+    assert asked("mnist-real", "--epochs", "1").notes == ()
+
+
+def test_a_warmup_that_was_asked_for_stays_as_it_is(onebit: Onebit) -> None:
+    short = asked("cifar10-resnet20-real", "--epochs", "2", "--schedule.warmup", "1")
+    assert (short.recipe.schedule.warmup, short.notes) == (1, ())
+    refused = onebit("train", "cifar10-resnet20-real", "--epochs", "1", "--schedule.warmup", "1")
+    assert refused.status == 2
+    assert "schedule.warmup is 1 epochs, but training has only 1: lower --schedule.warmup, or rai" in refused.line
+
+
+def test_a_file_that_contradicts_itself_is_refused_by_the_name_of_the_flag(onebit: Onebit, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("{dataset: toy, epochs: 3, schedule: {warmup: 5}, model: {widths: [64, 4]}}")
+    for flags in ([], ["--epochs", "1"], ["--seed", "1"]):
+        refused = onebit("train", path, *flags, "--out", tmp_path / "run")
+        assert refused.status == 2
+        assert "lower --schedule.warmup, or raise --epochs" in refused.line
+    assert not (tmp_path / "run").exists()
+    assert asked(path, "--epochs", "10").recipe.schedule.warmup == 5
+
+
+def test_a_short_try_trains_and_resumes(onebit: Onebit, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("{dataset: toy, epochs: 100, schedule: {warmup: 60}, batch_size: 256, model: {widths: [64, 4]}}")
+    flags = [path, "--epochs", "1", "--threads", "1", "--out", tmp_path / "run"]
+    done = onebit("train", *flags)
+    assert done.status == 0, done.err
+    assert "note: schedule.warmup shrinks with --epochs 1, from 60 to 0.6 epochs\n" in done.err
+    assert yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())["schedule"]["warmup"] == 0.6
+    assert onebit("train", *flags, "--resume").status == 0
+    # one step in all: there is none to warm up in
+    assert onebit("train", path, "--epochs", "0.14", "--threads", "1", "--out", tmp_path / "step").status == 0
+
+
+def test_a_first_stage_warms_up_for_as_large_a_share_of_it() -> None:
+    long = asked("cifar10-resnet20-binaryconnect", "--first_stage", "1").recipe
+    assert isinstance(long, Recipe)
+    assert long.schedule.warmup == 5
+    assert first_stage(long).schedule.warmup == pytest.approx(5 / long.epochs)

@@ -1,0 +1,166 @@
+"""Run folders that are taken: the next number, or `--overwrite`, which loses nothing before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from cli_support import Outcome
+
+from onebit.cli import overwrite
+from onebit.train import run
+
+Onebit = Callable[..., Outcome]
+NET = ["--dataset", "toy", "--model.widths", "64,4", "--batch_size", "256", "--threads", "1"]
+SHORT = [*NET, "--epochs", "0.3"]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture
+def trained(onebit: Onebit, tmp_path: Path) -> Path:
+    """A finished run with a file of the user in its folder."""
+    folder = tmp_path / "run"
+    assert onebit("train", *SHORT, "--out", folder).status == 0
+    (folder / "notes.txt").write_text("mine")
+    return folder
+
+
+# -------------------------------------------------------------------------------------------------------------- numbers
+def test_the_default_folder_gets_a_number_where_a_run_is(
+    onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders = [onebit("train", *SHORT, "--seed", seed, "--json").json["folder"] for seed in range(3)]
+    assert folders == ["runs/toy-mlp", "runs/toy-mlp-2", "runs/toy-mlp-3"]
+    told = onebit("train", *SHORT, "--seeds", "0")
+    assert told.status == 0
+    assert (
+        "note: runs/toy-mlp holds a run already, so this one goes into runs/toy-mlp-4; "
+        "--resume runs/toy-mlp goes on with it, --overwrite replaces it\n"
+    ) in told.err
+    assert (tmp_path / "runs/toy-mlp-4/seed-0/result.json").exists()
+    assert onebit("train", *SHORT, "--json").json["folder"] == "runs/toy-mlp-5"
+    # to go on means the first one
+    assert onebit("train", *SHORT, "--resume", "--json").json["folder"] == "runs/toy-mlp"
+
+
+def test_a_folder_that_is_named_is_refused_where_a_run_is(onebit: Onebit, trained: Path) -> None:
+    before = content(trained)
+    refused = onebit("train", *SHORT, "--out", trained)
+    assert refused.status == 2
+    assert f"go on with --resume {trained}, replace it with --overwrite, or choose another --out" in refused.line
+    assert content(trained) == before
+
+
+# ------------------------------------------------------------------------------------------------------------ overwrite
+def test_overwrite_replaces_the_run_and_nothing_else(onebit: Onebit, trained: Path) -> None:
+    done = onebit("train", *SHORT, "--seed", "7", "--out", trained, "--overwrite")
+    assert done.status == 0, done.err
+    files = content(trained)
+    assert yaml.safe_load(files.pop("recipe.yaml"))["seed"] == 7
+    assert files.pop("notes.txt") == b"mine"
+    assert files.keys() == {
+        *("metrics.jsonl", "last.ckpt", "best.safetensors", "final.safetensors", "result.json", "log.txt")
+    }
+    assert files["log.txt"].count(b"training, ") == 1
+    assert files["metrics.jsonl"].count(b"\n") == 1
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--optimizer.nesterov", "true"],  # refused before the data are read
+        ["--data", "nowhere.npz", "--dataset", "arrays"],
+        ["--init_from", "{run}"],  # which is what would be replaced
+    ],
+)
+def test_a_training_that_is_refused_leaves_the_run_as_it_was(onebit: Onebit, trained: Path, flags: list[str]) -> None:
+    before = content(trained)
+    words = [flag.format(run=trained) for flag in flags]
+    refused = onebit("train", *SHORT, "--seed", "7", *words, "--out", trained, "--overwrite")
+    assert refused.status == 2
+    assert "Traceback" not in refused.err
+    assert content(trained) == before
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, MemoryError])
+def test_a_training_that_stops_before_its_first_step_leaves_the_run_as_it_was(
+    onebit: Onebit, trained: Path, monkeypatch: pytest.MonkeyPatch, stop: type[BaseException]
+) -> None:
+    before = content(trained)
+
+    def stopped(*_: object, folder: Path, **__: object) -> None:
+        (folder / "metrics.jsonl").write_text("")
+        raise stop
+
+    monkeypatch.setattr(run, "fit_recipe", stopped)
+    assert onebit("train", *SHORT, "--out", trained, "--overwrite").status in (2, 130)
+    assert content(trained) == before
+
+
+def test_what_a_killed_training_left_aside_comes_back(onebit: Onebit, trained: Path) -> None:
+    before = content(trained)
+    overwrite._set_aside(trained)
+    assert content(trained).keys() > {f"{overwrite.ASIDE}/last.ckpt", "notes.txt"}
+    # half of it was set aside, and something new was begun
+    (trained / overwrite.ASIDE / "last.ckpt").rename(trained / "last.ckpt")
+    (trained / "log.txt").write_text("new")
+    assert "holds a run already" in onebit("train", *SHORT, "--out", trained).line
+    assert onebit("train", *SHORT, "--seed", "7", "--out", trained, "--resume").status == 2  # it was trained with 0
+    assert content(trained) == before
+    assert onebit("train", "--resume", trained).status == 0
+
+
+def test_overwrite_takes_the_place_of_several_seeds_and_of_tasks(onebit: Onebit, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert onebit("train", *SHORT, "--seeds", "0-1", "--out", folder).status == 0
+    assert onebit("train", *SHORT, "--seeds", "5", "--out", folder, "--overwrite").status == 0
+    assert {path.name for path in folder.iterdir()} == {"seed-5", "seeds.json"}
+    tasks = ["--continual.tasks", "2", "--validation", "0"]
+    assert onebit("train", *SHORT, *tasks, "--out", folder, "--overwrite").status == 0
+    assert not list(folder.glob("seed*"))
+    assert (folder / "continual.json").exists()
+    assert onebit("train", *SHORT, "--out", folder, "--overwrite").status == 0
+    assert {path.name for path in folder.iterdir()} == {
+        *("metrics.jsonl", "last.ckpt", "best.safetensors", "final.safetensors", "result.json", "log.txt"),
+        "recipe.yaml",
+    }
+
+
+def test_overwrite_touches_nothing_but_run_folders(onebit: Onebit, tmp_path: Path) -> None:
+    other = tmp_path / "project"
+    other.mkdir()
+    (other / "result.json").write_text("{}")
+    before = content(other)
+    for folder in (other, other / "result.json"):
+        refused = onebit("train", *SHORT, "--out", folder, "--overwrite")
+        assert refused.status == 2
+        assert f"--overwrite replaces run folders only, and {folder} is not one: choose another --out" in refused.line
+    assert content(other) == before
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "killed").mkdir()  # before its first step
+    for name in ("recipe.yaml", "log.txt"):
+        (tmp_path / "killed" / name).write_text("")
+    for folder in (tmp_path / "empty", tmp_path / "new", tmp_path / "killed"):
+        assert onebit("train", *SHORT, "--out", folder, "--overwrite").status == 0
+        assert (folder / "result.json").exists()
+
+
+def test_a_run_is_replaced_or_resumed(onebit: Onebit, trained: Path) -> None:
+    refused = onebit("train", *SHORT, "--resume", trained, "--overwrite")
+    assert refused.status == 2
+    assert "leave one of them out" in refused.line
+
+
+def test_a_link_in_a_run_folder_is_replaced_not_followed(onebit: Onebit, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "kept").write_text("kept")
+    (trained / "tensorboard").symlink_to(tmp_path / "elsewhere")
+    assert onebit("train", *SHORT, "--out", trained, "--overwrite").status == 0
+    assert not (trained / "tensorboard").is_symlink()
+    assert (tmp_path / "elsewhere" / "kept").read_text() == "kept"

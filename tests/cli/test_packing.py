@@ -1,0 +1,270 @@
+"""`pack` and `verify`: what is compared, what is claimed, and that a changed file is noticed by every verb."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cli_support import Outcome, run_process
+from hostile_files import without_digest
+
+from onebit.errors import DataError
+from onebit.packed import Certificate, PackedNet, dumps, load, save
+
+Onebit = Callable[..., Outcome]
+
+
+def steps(done: Outcome) -> dict[str, tuple[bool, str]]:
+    """Claims of `verify --json`."""
+    return {step["name"]: (step["ok"], step["detail"]) for step in done.json["steps"]}
+
+
+def node_with(net: PackedNet, name: str, **changes: Any) -> PackedNet:
+    """The net with other arrays in one node, each by a function of the old one."""
+    nodes = list(net.nodes)
+    [at] = [index for index, node in enumerate(nodes) if node.output == name]
+    arrays: dict[str, Any] = {field: change(getattr(nodes[at], field)) for field, change in changes.items()}
+    nodes[at] = replace(nodes[at], **arrays)
+    return replace(net, nodes=tuple(nodes))
+
+
+def certified(net: PackedNet, **changes: Any) -> PackedNet:
+    """The net with another certificate."""
+    assert net.certificate is not None
+    return replace(net, certificate=replace(net.certificate, **changes))
+
+
+def one_bit(signs: np.ndarray) -> np.ndarray:
+    changed = signs.copy()
+    changed[0, 0] ^= np.uint64(1)
+    return changed
+
+
+# ------------------------------------------------------------------------------------------------------- changed files
+@pytest.mark.parametrize("verb", ["verify", "verify --source", "predict", "evaluate", "inspect"])
+def test_every_verb_notices_altered_bits(
+    onebit: Onebit, run_folder: Path, packed_file: Path, tmp_path: Path, verb: str
+) -> None:
+    good, rng, path = packed_file.read_bytes(), random.Random(verb), tmp_path / "net.1bit"
+    name, *flags = verb.split(" ")
+    arguments = [name, path, *(["no.png"] if name == "predict" else []), *([*flags, run_folder] if flags else [])]
+    for count in [1] * 20 + [300]:
+        data = bytearray(good)
+        for bit in rng.sample(range(8 * len(good)), count):
+            data[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(data)
+        refused = onebit(*arguments)
+        assert refused.status == 2
+        assert refused.line.startswith(f"onebit: {path}: ")
+        assert refused.out == ""
+
+
+@pytest.mark.parametrize("as_file", [dumps, without_digest])
+@pytest.mark.parametrize(
+    ("node", "field", "change", "message"),
+    [
+        ("linear1", "signs", one_bit, "1 of 25,088 values of signs of linear1 differ"),
+        (
+            "norm1",
+            "shift",
+            lambda a: a + np.float32(0.01),
+            "32 of 32 values of shift of norm1 (by at most 0.01) differ",
+        ),
+        ("norm2", "scale", lambda a: a * 2, "10 of 10 values of scale of norm2 (by at most"),
+    ],
+)
+def test_who_changes_the_net_and_its_digest_is_found_by_its_source(
+    onebit: Onebit,
+    run_folder: Path,
+    packed_file: Path,
+    tmp_path: Path,
+    as_file: Callable[[PackedNet], bytes],
+    node: str,
+    field: str,
+    change: Any,
+    message: str,
+) -> None:
+    path = tmp_path / "net.1bit"
+    path.write_bytes(as_file(node_with(load(packed_file), node, **{field: change})))
+    done = onebit("verify", path, "--source", run_folder, "--json")
+    assert done.status == 1
+    ok, detail = steps(done)["packed bits"]
+    assert not ok
+    assert detail.startswith(f"the file is not what its source packs to: {message}")
+
+
+def test_another_name_is_found_by_its_source(
+    onebit: Onebit, run_folder: Path, packed_file: Path, tmp_path: Path
+) -> None:
+    save(replace(load(packed_file), name="mnist-best"), tmp_path / "net.1bit")
+    done = onebit("verify", tmp_path / "net.1bit", "--source", run_folder, "--json")
+    assert done.status == 1
+    assert steps(done)["packed bits"][1].endswith("name 'mnist-best' instead of 'digits-smoke'")
+
+
+# ------------------------------------------------------------------------------------------------------------ claims
+def test_a_certificate_outlives_its_release(
+    onebit: Onebit, run_folder: Path, packed_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onebit.__version__", "7.0.0")
+    done = onebit("verify", packed_file, "--source", run_folder, "--json")
+    assert (done.status, done.json["ok"]) == (0, True)
+    assert steps(done)["certificate"][1] == "recomputed, equal; packed by onebit 0.1.0, recomputed by 7.0.0"
+
+
+def test_torch_may_round_otherwise_elsewhere(
+    onebit: Onebit, run_folder: Path, packed_file: Path, tmp_path: Path
+) -> None:
+    """As where ATEN_CPU_CAPABILITY=default makes torch round b − mean·scale in two steps instead of one."""
+    there, path = load(packed_file), tmp_path / "net.1bit"
+    assert there.certificate is not None
+    difference = there.certificate.max_logit_difference
+    there = node_with(there, "norm1", shift=lambda a: np.nextafter(a, np.float32(9)))
+    save(certified(there, max_logit_difference=1.25 * difference), path)
+    done = onebit("verify", path, "--source", run_folder, "--json")
+    assert done.status == 0
+    found = steps(done)
+    detail = "equal to the source, packed again, up to the rounding of torch: 32 of 32 values of shift of norm1 (by at"
+    assert found["packed bits"][1].startswith(detail)
+    expected = f"recomputed, equal; largest logit difference {1.25 * difference:.3g}, here {difference:.3g}"
+    assert found["certificate"] == (True, expected)
+    # what rounding does not explain is a change there, too
+    save(certified(node_with(there, "linear1", signs=one_bit), max_logit_difference=1.25 * difference), path)
+    assert steps(onebit("verify", path, "--source", run_folder, "--json"))["packed bits"][0] is False
+
+
+@pytest.mark.nightly
+def test_a_certificate_holds_where_torch_has_no_vector_instructions(run_folder: Path, packed_file: Path) -> None:
+    done = run_process("verify", packed_file, "--source", run_folder, ATEN_CPU_CAPABILITY="default")
+    assert done.status == 0, done.out
+
+
+def test_verify_recomputes_a_certificate(onebit: Onebit, run_folder: Path, packed_file: Path) -> None:
+    done = onebit("verify", packed_file, "--source", run_folder, "--json")
+    assert (done.status, list(steps(done))) == (0, ["packed accuracy", "source", "packed bits", "certificate"])
+    assert steps(done)["certificate"][1] == "recomputed, equal"
+    assert list(steps(onebit("verify", packed_file, "--json"))) == ["packed accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("claim", "change"),
+    [
+        ("correct", lambda c: {"correct": c.correct - 1}),
+        ("count", lambda c: {"count": c.count + 1}),
+        ("label_mismatches", lambda c: {"label_mismatches": 1}),
+        ("source", lambda c: {"source": "ab" * 32}),
+        ("recipe", lambda c: {"recipe": "mnist-best"}),
+    ],
+)
+def test_claims_are_recomputed(
+    onebit: Onebit,
+    run_folder: Path,
+    packed_file: Path,
+    tmp_path: Path,
+    claim: str,
+    change: Callable[[Certificate], dict[str, Any]],
+) -> None:
+    net = load(packed_file)
+    assert net.certificate is not None
+    save(certified(net, **change(net.certificate)), tmp_path / "net.1bit")
+    done = onebit("verify", tmp_path / "net.1bit", "--source", run_folder, "--json")
+    assert done.status == 1
+    assert steps(done)["certificate"] == (False, f"differs in {claim}")
+    alone = onebit("verify", tmp_path / "net.1bit", "--json")
+    assert alone.status == (1 if claim in ("correct", "count") else 0)
+
+
+def test_a_file_without_digest_is_named(onebit: Onebit, run_folder: Path, packed_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "old.1bit"
+    path.write_bytes(without_digest(load(packed_file)))
+    found = onebit("inspect", path)
+    assert found.status == 0
+    assert "no digest, as it is of format 1: changes to this file cannot be noticed" in found.err
+    assert "digest:" not in found.out
+    done = onebit("verify", path, "--source", run_folder)
+    assert done.status == 0
+    assert f"note: {path} is of format 1 and has no digest" in done.err
+    digest = onebit("inspect", packed_file, "--json").json["facts"]["digest"]
+    assert f"digest: {digest}\n" in onebit("inspect", packed_file).out
+    assert len(digest) == 64
+
+
+# ---------------------------------------------------------------------------------------------------- what is compared
+def test_pack_without_the_data_set(
+    onebit: Onebit, run_folder: Path, packed_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*arguments: object, **options: object) -> None:
+        raise AssertionError("the data were read")
+
+    path = tmp_path / "net.1bit"
+    monkeypatch.setattr("onebit.train.run.load_dataset", gone)
+    monkeypatch.setattr("onebit.data.load_dataset", gone)
+    done = onebit("pack", run_folder, "-o", path, "--no-certify")
+    assert done.status == 0
+    assert "not certified: nothing was compared with the trained net" in done.out
+    assert dumps(replace(load(packed_file), certificate=None)) == path.read_bytes()
+    assert onebit("pack", run_folder, "-o", path, "--no-certify", "--json").json["certificate"] is None
+    refused = onebit("verify", path)
+    assert refused.status == 2
+    assert refused.line.endswith("carries no certificate: name what it was packed from with --source RUN")
+    assert "warning: the packed net carries no certificate" in onebit("inspect", path).err
+    compared = onebit("verify", path, "--source", run_folder, "--json")
+    assert (compared.status, list(steps(compared))) == (0, ["packed bits"])
+    assert "carries no certificate: no images are compared" in compared.err
+    save(node_with(load(path), "linear1", signs=one_bit), path)
+    assert onebit("verify", path, "--source", run_folder).status == 1
+
+
+def test_pack_names_the_way_without_data(
+    onebit: Onebit, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*arguments: object, **options: object) -> None:
+        raise DataError("mnist-sample: not found")
+
+    monkeypatch.setattr("onebit.train.run.load_dataset", gone)
+    refused = onebit("pack", run_folder, "-o", tmp_path / "net.1bit")
+    assert refused.status == 2
+    assert refused.line == "onebit: mnist-sample: not found; or pack without comparing anything: --no-certify"
+    assert not (tmp_path / "net.1bit").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--no-certify", "--images", 10], "--images does not go with --no-certify, which compares nothing"),
+        (["--no-certify", "--data", "x"], "--data does not go with --no-certify"),
+        (["--no-certify", "--weights", "sample"], "--weights sample needs the training images"),
+        (["--images", 0], "argument --images: must be a positive number, got '0'"),
+        (["--images", "ten"], "argument --images: must be a positive number, got 'ten'"),
+    ],
+)
+def test_flags_that_pack_would_not_use_are_refused(
+    onebit: Onebit, run_folder: Path, tmp_path: Path, flags: list[object], message: str
+) -> None:
+    refused = onebit("pack", run_folder, "-o", tmp_path / "net.1bit", *flags)
+    assert refused.status == 2
+    assert message in refused.line
+
+
+def test_some_images_are_compared_and_found_again(onebit: Onebit, run_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "net.1bit"
+    done = onebit("pack", run_folder, "-o", path, "--images", 150, "--json")
+    certificate = done.json["certificate"]
+    assert (done.status, certificate["count"], certificate["images"]) == (0, 150, 150)
+    assert done.json["compared"]["images"] == done.json["compared"]["numpy"] == 150
+    assert "comparing 150 mnist-sample test images with torch" in done.err
+    assert load(path).certificate == Certificate.from_json(
+        json.loads(json.dumps({**certificate, "layers": [list(layer.values()) for layer in certificate["layers"]]}))
+    )
+    found = onebit("verify", path, "--source", run_folder, "--json")
+    assert (found.status, len(found.json["steps"])) == (0, 4)
+    assert "of 150 correct" in steps(found)["packed accuracy"][1]
+    every = onebit("pack", run_folder, "-o", path, "--images", 100_000, "--json").json
+    assert (every["certificate"]["count"], every["certificate"]["images"]) == (2000, None)
+    assert every["compared"]["numpy"] == (1000 if every["compared"]["native"] else 2000)

@@ -1,0 +1,73 @@
+"""Whitening: fitted on the training images, the same for all splits, and no packed net of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onebit.__main__ import main
+from onebit.data import Dataset, load_dataset, whiten
+from onebit.data.whitening import ADDED, LEVELS_PER_UNIT, fit_zca, normalized
+from onebit.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def toy() -> Dataset:
+    return load_dataset("toy")
+
+
+def test_the_covariance_is_white_where_there_is_variance(toy: Dataset) -> None:
+    mean, matrix = fit_zca(toy.train.images)
+    flat = normalized(toy.train.images).astype(np.float64)
+    assert np.abs(flat.mean(axis=1)).max() < 1e-6
+    assert flat.std(axis=1) == pytest.approx(1, abs=1e-5)
+    eigenvalues, vectors = np.linalg.eigh(np.cov(flat.T, bias=True))
+    white = (flat - mean) @ matrix
+    assert np.abs(white.mean(axis=0)).max() < 1e-4
+    found = vectors.T @ np.cov(white.T, bias=True) @ vectors
+    assert np.diag(found) == pytest.approx(eigenvalues.clip(0) / (eigenvalues.clip(0) + ADDED), abs=1e-4)
+    assert np.abs(found - np.diag(np.diag(found))).max() < 1e-4
+    assert np.array_equal(matrix, matrix.T) or np.abs(matrix - matrix.T).max() < 1e-5
+
+
+def test_all_splits_are_whitened_alike_by_the_training_images(toy: Dataset) -> None:
+    white = whiten(toy)
+    mean, matrix = fit_zca(toy.train.images)
+    expected = (normalized(toy.test.images) - mean) @ matrix
+    found = (white.test.images.reshape(len(toy.test), -1).astype(np.float32) - 128) / LEVELS_PER_UNIT
+    inside = np.abs(expected) < 3.9
+    assert np.abs(found - expected)[inside].max() <= 0.5 / LEVELS_PER_UNIT + 1e-5
+    assert inside.mean() > 0.99
+    assert white.note == "made-up data; contrast normalized and ZCA whitened"
+    fewer = dataclasses.replace(toy, test=toy.test[:7], validation=toy.validation[:0])
+    assert np.array_equal(whiten(fewer).test.images, white.test.images[:7])
+    assert np.array_equal(white.train.labels, toy.train.labels)
+
+
+def test_images_of_one_color_become_numbers() -> None:
+    assert not normalized(np.full((2, 1, 2, 2), 9, np.uint8)).any()
+
+
+def test_images_that_are_too_large_are_refused(toy: Dataset) -> None:
+    large = np.zeros((4, 3, 40, 40), np.uint8)
+    split = dataclasses.replace(toy.train[:4], images=large)
+    with pytest.raises(UsageError, match="have 4,800 values or are too many for memory"):
+        whiten(Dataset("large", split, split, split, toy.classes))
+
+
+def test_a_whitened_net_trains_and_is_evaluated_but_not_packed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, flags = str(tmp_path / "run"), ["--model.widths", "[64,16,4]", "--epochs", "0.2", "--threads", "1"]
+    assert main(["train", "--dataset", "toy", "--whitening", "zca", *flags, "--out", run]) == 0
+    assert "ZCA whitened" in capsys.readouterr().err
+    assert main(["evaluate", run]) == 0
+    capsys.readouterr()
+    assert main(["pack", run, "-o", str(tmp_path / "net.1bit")]) == 2
+    assert "was trained on whitened images, and a packed net takes images as they are" in capsys.readouterr().err
+    assert not (tmp_path / "net.1bit").exists()
+    assert main(["train", "--dataset", "toy", "--whitening", "zca", "--augmentation.crop_padding", "2"]) == 2
+    assert "whitening and augmentation.crop_padding" in capsys.readouterr().err

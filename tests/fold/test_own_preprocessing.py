@@ -1,0 +1,122 @@
+"""A net that was trained with its own preprocessing: the packed one is compared with that, not with its own input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import onebit
+from onebit.agreement import certify, verify
+from onebit.data import Dataset, load_dataset
+from onebit.errors import FoldError, UsageError
+from onebit.fold import pack
+from onebit.layers import InputCoding, binarize_
+
+MEAN, STD = [0.1307], [0.3081]  # as in every tutorial on MNIST, of pixels from 0 to 1
+SHAPE = (1, 28, 28)
+
+
+def preprocessed(images: Tensor) -> Tensor:
+    return (images / 255 - MEAN[0]) / STD[0]
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return load_dataset("mnist-sample")
+
+
+@pytest.fixture(scope="module", params=["one-bit weights", "signs"])
+def net(request: pytest.FixtureRequest, data: Dataset) -> nn.Module:
+    """Trained in a loop of its own for one epoch, without BatchNorm, which would learn the coding."""
+    torch.manual_seed(0)
+    signs = request.param == "signs"
+    between = [nn.BatchNorm1d(64), nn.Identity() if signs else nn.ReLU()]
+    net = nn.Sequential(nn.Flatten(), nn.Linear(784, 64), *between, nn.Linear(64, 10))
+    binarize_(net, weight_quantizer="ste_sign", input_quantizer="ste_sign" if signs else None)
+    optimizer = onebit.clip_latents_(torch.optim.Adam(onebit.latent_groups(net, lr=0.01)))
+    images, labels = preprocessed(torch.from_numpy(data.train.images)), torch.from_numpy(data.train.labels)
+    for batch in torch.randperm(len(images)).split(100):
+        loss = nn.functional.cross_entropy(net(images[batch]) / 8, labels[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return net.eval()
+
+
+def verified(net: nn.Module, coding: InputCoding, data: Dataset, **options: Any) -> onebit.agreement.Agreement:
+    model = nn.Sequential(coding, net)
+    return verify(model, pack(model, input_shape=SHAPE), data.test.images, **options)
+
+
+def test_the_coding_of_the_training_is_found_right(net: nn.Module, data: Dataset) -> None:
+    coding = InputCoding("standardise", mean=MEAN, std=STD, scale=255)
+    seen: list[tuple[torch.dtype, tuple[int, ...]]] = []
+
+    def trained(images: Tensor) -> Tensor:
+        seen.append((images.dtype, tuple(images.shape[1:])))
+        return net(preprocessed(images))
+
+    found = verified(net, coding, data, labels=data.test.labels, trained=trained)
+    assert found.ok
+    assert found.correct is not None
+    assert found.correct > 1600  # of 2,000
+    assert found.trained_mismatches is not None
+    assert found.trained_mismatches <= 2  # logits that rounding tells apart
+    assert f"; {found.correct:,} correct; as trained {found.trained_correct:,} correct, " in str(found)
+    assert set(seen) == {(torch.uint8, SHAPE)}
+    with torch.no_grad():
+        logits = net(preprocessed(torch.from_numpy(data.test.images)))
+    for given in (logits, logits.numpy()):
+        again = verified(net, coding, data, labels=data.test.labels, trained=given)
+        assert (again.trained_correct, again.trained_mismatches) == (found.trained_correct, found.trained_mismatches)
+
+
+@pytest.mark.parametrize(
+    "coding",
+    [
+        lambda: InputCoding(),
+        lambda: InputCoding("standardise", mean=[0.0], std=[255.0]),
+        lambda: InputCoding("standardise", mean=MEAN, std=STD, scale=1),
+    ],
+)
+def test_another_coding_is_found_wrong(net: nn.Module, data: Dataset, coding: Callable[[], InputCoding]) -> None:
+    def trained(images: Tensor) -> Tensor:
+        return net(preprocessed(images))
+
+    alone = verified(net, coding(), data)
+    assert alone.ok  # both sides got the same wrong input
+    assert str(alone).endswith("; nothing was compared with the training pipeline (trained=…)")
+    found = verified(net, coding(), data, labels=data.test.labels, trained=trained)
+    assert not found.ok
+    assert found.label_mismatches == 0
+    assert found.trained_correct is not None
+    assert found.correct is not None
+    assert str(found).endswith(
+        f"; {found.correct:,} correct; as trained {found.trained_correct:,} correct, {found.trained_mismatches:,} "
+        "labels differ: InputCoding is not the preprocessing of the training"
+    )
+    model = nn.Sequential(coding(), net)
+    with pytest.raises(FoldError, match="InputCoding is not the preprocessing of the training"):
+        certify(model, pack(model, input_shape=SHAPE), data.test, dataset=data.name, trained=trained)
+
+
+def test_a_model_of_onebit_has_no_other_pipeline(data: Dataset) -> None:
+    model = onebit.create_model("mlp", widths=(784, 16, 10), weight_quantizer="sign").eval()
+    found = verify(model, pack(model), data.test.images[:50], labels=data.test.labels[:50])
+    assert str(found).endswith(f"; {found.correct} correct")
+
+
+def test_what_does_not_fit_is_refused(data: Dataset) -> None:
+    model = onebit.create_model("mlp", widths=(784, 16, 10), weight_quantizer="sign").eval()
+    packed, images = pack(model), data.test.images[:50]
+    with pytest.raises(UsageError, match="got 49 labels for 50 images"):
+        verify(model, packed, images, labels=data.test.labels[:49])
+    with pytest.raises(UsageError, match="got 49 logits of the model as trained for 50 images"):
+        verify(model, packed, images, trained=np.zeros((49, 10)))
+    with pytest.raises(UsageError, match=r"the model as trained makes logits \(N, 9\), the packed net \(N, 10\)"):
+        verify(model, packed, images, trained=lambda images: torch.zeros(len(images), 9))

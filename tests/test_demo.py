@@ -1,0 +1,105 @@
+"""`make demo`: what it installs, and that the commands it ends with are such."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import shlex
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from test_docs import check_command
+
+ROOT = Path(__file__).parents[1]
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+DEMO = ROOT / "tools" / "demo.py"
+PACKAGES = {"PIL": "pillow"}
+"""Modules that are not called like the package they come in."""
+
+
+def rule(target: str) -> tuple[str, str]:
+    """(what a target of the Makefile needs, its commands)."""
+    found = re.search(rf"^{re.escape(target)}:(.*)\n((?:\t.*\n)*)", MAKEFILE, re.MULTILINE)
+    assert found is not None, target
+    return found[1].strip(), found[2]
+
+
+def requirements(key: str) -> set[str]:
+    """Names of the packages in a list of pyproject.toml."""
+    found = re.search(rf"^{key} = \[(.*?)\]$", (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    assert found is not None, key
+    return {name.lower() for name in re.findall(r'"([\w-]+)', found[1])}
+
+
+def test_the_demo_installs_what_training_needs_and_the_tests_add_to_that() -> None:
+    assert rule("demo")[0] == "$(VENV)/train"
+    needs, install = rule("$(VENV)/train")
+    assert "-e '.[train]'" in install
+    assert "--quiet" not in install, "minutes of silence"
+    assert "pyproject.toml" in needs
+    assert rule("test")[0] == rule("lint")[0] == "setup"
+    assert rule("setup")[0] == "$(VENV)/dev"
+    needs, install = rule("$(VENV)/dev")
+    assert needs == "$(VENV)/train"
+    assert "'onebit[dev]'" in install
+    assert "-e" not in install.split(), "the package would be compiled a second time"
+
+
+def test_the_demo_imports_nothing_beyond_what_is_installed_for_it() -> None:
+    allowed = {*requirements("dependencies"), *requirements("train"), "onebit"}
+    found = set()
+    for node in ast.walk(ast.parse(DEMO.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        found |= {name.partition(".")[0] for name in names} - sys.stdlib_module_names
+    assert "onebit" in found
+    assert {PACKAGES.get(name, name) for name in found} <= allowed
+
+
+@pytest.fixture
+def demo(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(DEMO.parent))
+    return importlib.import_module("demo")
+
+
+@pytest.mark.parametrize("data", [[], ["--dataset", "mnist-sample", "--validation", "1000", "--epochs", "30"]])
+def test_the_demo_ends_with_commands_that_are_understood(
+    demo: ModuleType, data: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [line.partition("#")[0].split() for line in demo.try_next("digits/08.png", data).splitlines()]
+    commands = [line[1:] for line in lines if line[:1] == ["onebit"]]
+    assert ["source", ".venv/bin/activate"] in lines
+    assert [command[0] for command in commands] == ["predict", "inspect", "evaluate", "train", "list"]
+    assert commands[0] == ["predict", str(demo.NET), "digits/08.png"]
+    for command in commands:
+        check_command(shlex.split(shlex.join(command)), monkeypatch, capsys)
+
+
+def test_the_demo_draws_right_and_wrong_answers_of_its_net(
+    demo: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import numpy as np
+    from packed_nets import IMAGE_NETS
+
+    import onebit.report
+    from onebit.data import Split
+    from onebit.packed import save
+    from onebit.runtime import run
+
+    net = IMAGE_NETS["sign"](0)
+    save(net, tmp_path / "net.1bit")
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (8, *net.input.shape)).astype(np.uint8)
+    labels = np.zeros(8, np.int64)
+    drawn = {}
+    monkeypatch.setattr(demo, "NET", tmp_path / "net.1bit")
+    monkeypatch.setattr(onebit.report, "plot_answers", lambda shown, path, **named: drawn.update(named, images=shown))
+    demo.draw_answers(Split(images, labels), tmp_path / "a.png", data="mnist test")
+    assert np.array_equal(drawn["images"], images)
+    assert np.array_equal(drawn["predicted"], run(net, images).argmax(axis=1))
+    assert np.array_equal(drawn["labels"], labels)
+    assert (drawn["probabilities"] > 0).all()
+    assert (drawn["probabilities"] <= 1).all()
