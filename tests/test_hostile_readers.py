@@ -370,7 +370,7 @@ BOMB = "a: &a [x, x, x]\n" + "".join(
 )
 RECIPES = {
     "nested": ("[" * 50_000, "nested more than 20 deep"),
-    "nested text": ("model: {widths: '" + "[" * 1_500 + "'}", "nested more than 20 deep"),
+    "nested text": ("model: {widths: '" + "[" * 1_500 + "'}", "model.widths: expected tuple, got [[[["),
     "indented": ("".join(" " * i + "model:\n" for i in range(300)), "nested more than 20 deep"),
     "long": ("epochs: " + "1" * 40_000, "a value of 40,000 characters"),
     "sexagesimal": ("epochs: " + "1:" * 900, "a value of 1,7"),
@@ -433,7 +433,7 @@ def test_a_pipe_in_place_of_a_file_is_never_waited_for(
 ) -> None:
     os.mkfifo(place / name)
     commands = {".yaml": "train", ".json": "train"}
-    flags = ["--data", str(place / name)] if name == "x.npz" else [str(place / name)]
+    flags = ["--dataset", "arrays", "--data", str(place / name)] if name == "x.npz" else [str(place / name)]
     verb = commands.get(Path(name).suffix, "train" if name == "x.npz" else "inspect")
     with bounded():
         assert main([verb, *flags, *(["--out", str(place / "run")] if verb == "train" else [])]) == 2

@@ -329,7 +329,10 @@ def test_a_bad_file_is_one_clear_line(tmp_path: Path, text: str, message: str) -
         (["--", "12"], "unknown option --"),
         (["--augmentation.flip", "maybe"], "augmentation.flip: expected"),
         (["--model.widths", "64,ten"], "model.widths: expected int, got ten"),
-        (["--model.widths", "64"], "model.widths must be two or more positive numbers, got (64,)"),
+        (
+            ["--model.widths", "64"],
+            "model.widths must be two or more positive numbers, at most 1,000 of at most 10 million",
+        ),
     ],
 )
 def test_a_bad_flag_is_one_clear_line(flags: list[str], message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -134,7 +135,15 @@ def test_every_model_is_taken_for_images_of_any_size(model: str, dataset: str) -
 
 
 def test_a_check_takes_no_memory_for_weights() -> None:
-    check_recipe(Recipe(model=ModelRecipe(widths=(784, 1_000_000, 1_000_000, 10))))  # 4 TB of them
+    check_recipe(Recipe())  # imports
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    check_recipe(Recipe(model=ModelRecipe(widths=(784, 20_000, 20_000, 10))))  # 1.7 GB of them
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB
+
+
+def test_weights_beyond_memory_are_refused() -> None:
+    with pytest.raises(UsageError, match="4,003 GB, and this machine has"):
+        check_recipe(Recipe(model=ModelRecipe(widths=(784, 1_000_000, 1_000_000, 10))))
 
 
 def test_the_processes_that_train_together_are_checked() -> None:

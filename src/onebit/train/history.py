@@ -20,6 +20,7 @@ TABLE_FILE = "continual.json"
 """Of a folder of several tasks: what was reached on each."""
 ADDED_FIELDS = ("layers", "validation_mean_iou", "train_error5", "validation_error5", "best")
 """Of metrics.jsonl: what runs of earlier versions do not have."""
+SHARES = ("_error", "_error5", "_iou", "best")
 _KINDS: dict[str, tuple[type, ...]] = {
     "int": (int,),
     "float": (int, float),
@@ -122,7 +123,7 @@ class EpochLog:
                 _check_layers(value)
             elif not fits:
                 raise ValueError(f"{known.name} must be {known.type}, got {reprlib.repr(value)}")
-            elif known.name.endswith(("_error", "_error5", "_iou", "best")) and value is not None and not 0 <= value <= 1:
+            elif known.name.endswith(SHARES) and value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{known.name} must be a fraction 0–1, got {value}")
             elif known.name in ("seconds", "epoch") and not 0 <= value < 1e12:
                 raise ValueError(f"{known.name} must be 0 or more, got {value}")

@@ -217,7 +217,7 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str, sta
     for key in own:
         if key not in state:
             raise CheckpointError(f"{source}: belongs to another net: {key!r} is missing")
-        if state[key].is_meta:  # torch would keep the own values, with a warning
+        if state[key].is_meta and not own[key].is_meta:  # torch would keep the own values, with a warning
             raise CheckpointError(f"{source}: tensor {key!r} has no values, only a shape")
         if state[key].shape != own[key].shape:
             raise CheckpointError(
