@@ -114,7 +114,7 @@ def test_test_modes_are_parsed(text: str, expected: tuple[str, int]) -> None:
 def test_what_is_no_test_mode_is_refused_for_every_net(
     splits: tuple[Split, Split], text: str, quantizer: str | None
 ) -> None:
-    with pytest.raises(UsageError, match="weights must be latent, .* or ensemble:N with N up to 1,000,000, got"):
+    with pytest.raises(UsageError, match=r"weights must be latent, .* or ensemble:N with N up to 1,000,000, got"):
         evaluate(net(quantizer), splits[1], weights=text, bn="trained")
 
 
