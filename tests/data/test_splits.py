@@ -150,3 +150,11 @@ def test_the_digest_tells_other_images_labels_and_classes() -> None:
         digest(validation=2, split_seed=1),
     ]
     assert len({digest(), *others}) == 6
+
+
+def test_images_that_are_all_one_pixel_take_its_memory() -> None:
+    """As those that stand for a data set while a recipe is checked."""
+    images = np.broadcast_to(np.uint8(7), (10_000, 3, 32, 32))
+    split = Split(images, np.zeros(10_000, np.int64))
+    assert split[:10].images.strides == (0, 0, 0, 0)
+    assert np.shares_memory(split.images, images)
