@@ -16,7 +16,7 @@ import onebit
 from onebit.arguments import check_number, described
 from onebit.data import Split
 from onebit.errors import DataError, OnebitError, UsageError, WrongTypeError
-from onebit.evaluation import check_takes
+from onebit.model_inputs import check_takes
 from onebit.models import MODELS, create_model, option_names
 from onebit.recipe import build_recipe
 from onebit.runtime import load, run

@@ -27,13 +27,13 @@ from onebit.evaluation import (
     is_trained_mode,
     kept_batch_norm,
     mode_logits,
-    model_device,
     parse_weights,
     predict_logits,
     reestimate_batch_norm_,
 )
 from onebit.layers import BinaryLinear, binary_layers
 from onebit.losses import LOSSES
+from onebit.model_inputs import model_device
 from onebit.models import MLP
 from onebit.quantizers import Stochastic, sign
 from onebit.scores import Score, whole_score

@@ -42,6 +42,7 @@ WITH_TORCH = [
     "optim",
     "models",
     "scores",
+    "model_inputs",
     "evaluation",
     "train",
     "fold",

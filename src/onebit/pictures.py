@@ -12,6 +12,9 @@ import numpy as np
 from onebit.errors import DataError, first_line
 from onebit.files import open_regular
 
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+"""Of files that are taken for images, in lower case."""
+
 
 @contextmanager
 def opened(path: str, stream: BinaryIO | None = None) -> Iterator[Any]:

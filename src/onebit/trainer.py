@@ -15,8 +15,9 @@ from torch import nn
 
 from onebit.data import Dataset, Split, check_dataset
 from onebit.errors import UsageError
-from onebit.evaluation import check_takes, evaluate, fitting_batch, mode_logits, parse_weights
+from onebit.evaluation import evaluate, fitting_batch, mode_logits, parse_weights
 from onebit.layers import binarize_, binary_layers, check_model, with_options
+from onebit.model_inputs import check_takes
 from onebit.models import MODELS
 from onebit.models.parts import init_latents_
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS

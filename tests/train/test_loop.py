@@ -21,6 +21,7 @@ from onebit.layers import binarize_, binary_layers
 from onebit.losses import cross_entropy
 from onebit.optim import clip_latents_, latent_groups
 from onebit.train.loop import fit
+from onebit.train.step import StepSettings
 from onebit.train.weights import load_weights, read_weights
 
 
@@ -146,6 +147,29 @@ def test_the_log_of_a_fraction_of_an_epoch_counts_what_was_shown() -> None:
         logits = model.linear(x)
     assert rows[1].train_error == pytest.approx(float((logits.argmax(1) != shown % 2).double().mean()))
     assert rows[1].train_loss == pytest.approx(float(cross_entropy(logits, shown % 2)), rel=1e-5)
+
+
+@pytest.mark.parametrize("samples", [3, 7])
+def test_the_error_of_right_answers_alone_is_none(samples: int, tmp_path: Path) -> None:
+    """Each sample of the weights counts a share of the answers, and such shares are rounded."""
+    images = np.zeros((64, 1, 2, 2), np.uint8)
+    split = Split(images, np.zeros(64, np.int64))
+    data = Dataset("zeros", split, split[:0], split, classes=("0", "1"))
+    model = nn.Sequential(nn.Flatten(), AlwaysFirst())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    settings = StepSettings(samples=samples)
+    fit(model, data, optimizer, epochs=1, batch_size=32, step_settings=settings, folder=tmp_path)
+    rows = fit(model, data, optimizer, epochs=1, batch_size=32, step_settings=settings, folder=tmp_path, resume=True)
+    assert [row.train_error for row in rows] == [0.0]
+
+
+class AlwaysFirst(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.tensor([1.0, 0.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits.expand(len(x), 2)
 
 
 def test_images_and_labels_stay_together() -> None:

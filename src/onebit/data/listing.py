@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from onebit.errors import DataError
+from onebit.pictures import SUFFIXES
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 VALIDATION = ("val", "valid", "validation")
 """Names that the folder of validation images may have."""
 TEST_SHARE = 0.2

@@ -13,12 +13,11 @@ import numpy as np
 
 from onebit.data.fetch import data_roots
 from onebit.data.images import Images
-from onebit.data.listing import SUFFIXES
 from onebit.data.masks import VOID, Masks
 from onebit.data.splits import DatasetEntry, LoadedFiles, Progress, Split, hold_out
 from onebit.errors import DataError
 from onebit.files import read_regular
-from onebit.pictures import opened, picture, upright
+from onebit.pictures import SUFFIXES, opened, picture, upright
 
 TEST_SHARE = 0.2
 """Of the images: a folder has no test images of its own."""

@@ -13,8 +13,8 @@ from torch import nn
 
 from onebit.data import classes_in_short
 from onebit.errors import CheckpointError, FormatError, first_line
-from onebit.evaluation import model_device
 from onebit.files import write_atomic
+from onebit.model_inputs import model_device
 from onebit.optim import finish_steps_
 from onebit.train.average import WeightAverage
 from onebit.train.described import Settings, first_change, settings_of_states

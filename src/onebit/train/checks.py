@@ -21,9 +21,9 @@ from onebit.recipe.aliases import MODEL_ALIASES
 from onebit.tables import resolve
 from onebit.train.build import build_model, build_training, refuse_other_labels, resolve_device, training_of
 from onebit.train.continual import arms, task_recipe
-from onebit.train.loop import plan_steps
 from onebit.train.run import first_stage, open_teacher
 from onebit.train.schedules import SCHEDULES
+from onebit.train.step import plan_steps
 from onebit.train.trackers import refuse_missing
 from onebit.train.weights import weight_file
 

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onebit.errors import UsageError
+from onebit.errors import FormatError, UsageError, first_line
+from onebit.files import read_regular
 
 WEIGHT_FILES = ("best.safetensors", "final.safetensors")
 """Of a run folder, in the order of preference: the reported model is the one that validation chose."""
@@ -64,6 +65,18 @@ def in_use(folder: Path) -> UsageError:
         f"{folder} holds a run already: go on with --resume {folder}, replace it with --overwrite, "
         "or choose another --out"
     )
+
+
+def read_seconds(folder: Path) -> float:
+    """The seconds of a finished run.
+
+    Raises:
+        FormatError: its result.json is not there, or damaged.
+    """
+    try:
+        return float(json.loads(read_regular(folder / "result.json", largest=MOST_RESULT))["seconds"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise FormatError(f"{folder / 'result.json'}: damaged ({first_line(error)})") from None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Callable
@@ -19,19 +18,17 @@ from onebit.arguments import check_number, described
 from onebit.data import Augmentation, Dataset, TrainingSamples, check_dataset
 from onebit.errors import CheckpointError, TrainingError, UsageError, WrongTypeError
 from onebit.evaluation import (
-    batch_bounds,
     bn_images,
-    explained,
     fixed_weights,
     in_tiles,
     kept_batch_norm,
-    model_device,
     predict_logits,
     reestimate_batch_norm_,
 )
 from onebit.layers import binary_layers, check_model
 from onebit.losses import LOSSES, Loss
 from onebit.metrics import binary_signs, flip_ratio, saturation
+from onebit.model_inputs import explained, model_device
 from onebit.optim import check_optimizer, finish_steps_, latent_rate
 from onebit.precision import autocast, lay_out_state_, resolve_memory_format, resolve_precision
 from onebit.quantizers import scheduled
@@ -48,7 +45,7 @@ from onebit.train.history import EpochLog, History
 from onebit.train.lock import locks_folder
 from onebit.train.printing import printed
 from onebit.train.ranks import ALONE, Ranks
-from onebit.train.step import StepSettings, optimizer_step
+from onebit.train.step import StepSettings, optimizer_step, plan_steps
 from onebit.train.sync_norm import SyncedNorms
 
 DEFAULT_STEP = StepSettings()
@@ -262,7 +259,8 @@ def fit(
             seen = epoch_batches[-1][1]
             sizes = torch.tensor([stop - start for start, stop in epoch_batches], device=device)
             train_loss = float((losses * sizes).sum()) / seen
-            train_error, *others = (1 - right / seen for right in ranks.sum_(correct).reshape(-1).tolist())
+            # shares of right answers are rounded: together they may be some 1e-8 more than all
+            train_error, *others = (max(0.0, 1 - right / seen) for right in ranks.sum_(correct).reshape(-1).tolist())
             trained = time.perf_counter() - started
             # of the first rank's images, on all ranks, so that all have the same history
             gradients = ranks.first(lambda: gradient_health(model, x, y, precision=precision))  # noqa: B023
@@ -324,26 +322,6 @@ def fit(
     ranks.wait()  # until the files are there
     model.eval()
     return history
-
-
-def plan_steps(count: int, *, batch_size: int, epochs: float, processes: int = 1) -> tuple[list[tuple[int, int]], int]:
-    """The batches of an epoch, (start, stop) in its order of `count` samples, and the steps of all epochs.
-
-    Raises:
-        UsageError: a batch larger than the data or too small to be shared, or nothing to train.
-    """
-    if processes > 1 and batch_size < 2 * processes:
-        raise UsageError(
-            f"batch_size is {batch_size} over all processes: {processes} of them need two images each, "
-            f"so {2 * processes} or more"
-        )
-    if batch_size > count > 0:
-        raise UsageError(f"batch_size is {batch_size}, more than the {count:,} training images")
-    batches = batch_bounds(count, batch_size, least=2 * processes)
-    total_steps = round(epochs * len(batches)) if math.isfinite(epochs) else 0
-    if total_steps < 1:
-        raise UsageError(f"nothing to train: {count:,} training images, {epochs:g} epochs")
-    return batches, total_steps
 
 
 def validate(

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from onebit.data import DATASETS, Dataset, Progress, load_dataset, permute_pixels, whiten
-from onebit.errors import CheckpointError, FormatError, UsageError, first_line
+from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation import evaluate
-from onebit.files import read_regular, write_atomic
+from onebit.files import write_atomic
 from onebit.layers import BinaryLayer, binary_layers
 from onebit.precision import resolve_precision
 from onebit.recipe import Recipe, build_recipe, check_keys, read_settings, recipe_path, shrink_warmup
@@ -24,7 +24,7 @@ from onebit.scores import whole_score
 from onebit.train.batch_log import BatchWatch
 from onebit.train.build import Training, build_model, build_training, resolve_device
 from onebit.train.distillation import Teacher, refuse_teacher
-from onebit.train.history import MOST_RESULT, STAGE_FOLDER, EpochLog, History, refuse_used
+from onebit.train.history import STAGE_FOLDER, EpochLog, History, read_seconds, refuse_used
 from onebit.train.lock import lock_folder
 from onebit.train.loop import fit
 from onebit.train.ranks import ALONE, Ranks, rank_device
@@ -286,18 +286,6 @@ def train_stage(
     for tracker in tracked:
         tracker.end(result)
     return result
-
-
-def read_seconds(folder: Path) -> float:
-    """The seconds of a finished run.
-
-    Raises:
-        FormatError: its result.json is not there, or damaged.
-    """
-    try:
-        return float(json.loads(read_regular(folder / "result.json", largest=MOST_RESULT))["seconds"])
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise FormatError(f"{folder / 'result.json'}: damaged ({first_line(error)})") from None
 
 
 def _chosen_by(history: History) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
+from onebit.evaluation import batch_bounds
 from onebit.losses import Loss, per_sample
 from onebit.precision import autocast
 from onebit.train.batch_log import top5_correct
@@ -40,6 +42,26 @@ class StepSettings:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"{name} must be positive, got {value!r}")
+
+
+def plan_steps(count: int, *, batch_size: int, epochs: float, processes: int = 1) -> tuple[list[tuple[int, int]], int]:
+    """The batches of an epoch, (start, stop) in its order of `count` samples, and the steps of all epochs.
+
+    Raises:
+        UsageError: a batch larger than the data or too small to be shared, or nothing to train.
+    """
+    if processes > 1 and batch_size < 2 * processes:
+        raise UsageError(
+            f"batch_size is {batch_size} over all processes: {processes} of them need two images each, "
+            f"so {2 * processes} or more"
+        )
+    if batch_size > count > 0:
+        raise UsageError(f"batch_size is {batch_size}, more than the {count:,} training images")
+    batches = batch_bounds(count, batch_size, least=2 * processes)
+    total_steps = round(epochs * len(batches)) if math.isfinite(epochs) else 0
+    if total_steps < 1:
+        raise UsageError(f"nothing to train: {count:,} training images, {epochs:g} epochs")
+    return batches, total_steps
 
 
 def optimizer_step(
