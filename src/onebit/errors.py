@@ -12,7 +12,7 @@ LONGEST_MESSAGE = 1_000
 
 
 class OnebitError(Exception):
-    """Base of every error that a user can cause and mend. Its text is one line, see `one_line`."""
+    """Base of every error that a user can cause and fix. Its text is one line, see `one_line`."""
 
     exit_status = 2
 
@@ -29,7 +29,7 @@ class WrongTypeError(UsageError, TypeError):
 
 
 class UnknownNameError(UsageError):
-    """A name that stands in no table; the message offers the nearest one."""
+    """An unknown name; the message offers the nearest one."""
 
 
 class DataError(OnebitError):
@@ -59,7 +59,7 @@ class TrainingError(OnebitError):
 def one_line(text: str) -> str:
     """A message as one line that a terminal can show, whatever a file or a user put into it.
 
-    Of a part that is too long the middle is left out, as the way out is at its end; what does not print is escaped.
+    The middle of a part that is too long is left out, as the way out is at its end; what does not print is escaped.
     """
     text = " ".join(line.strip() for line in text.splitlines())
     if not text.isprintable():

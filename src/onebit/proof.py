@@ -60,7 +60,7 @@ def fold_run(run: Run, data: Dataset | None, *, weights: str = "binary", seed: i
     if run.recipe.whitening is not None:
         raise UsageError(
             f"{run.recipe.name} was trained on whitened images, and a packed net takes images as they are: "
-            "train without whitening to pack it; onebit evaluate tells its accuracy"
+            "train without whitening to pack it; onebit evaluate gives its accuracy"
         )
     model, classes = run.model, _class_names(run) if data is None else data.classes
     if weights == "sample":

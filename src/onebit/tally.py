@@ -18,7 +18,7 @@ from onebit.errors import FoldError, UsageError
 from onebit.evaluation import fitting_batch, fixed_weights, predict_logits
 from onebit.fold import SignSite, eval_copy
 from onebit.packed import LayerProof, PackedNet, check_net
-from onebit.runtime.running import check_images
+from onebit.runtime.running import check_batch_size, check_images
 
 TIED = 1e-5
 """Of the largest logit: two logits that are no further apart are equal up to rounding."""
@@ -123,6 +123,7 @@ def tally(
         labels: (N,), or masks (N, H, W), whose `VOID` pixels are not compared.
     """
     check_net(packed)
+    check_batch_size(batch_size)
     seed = seed_of(weights, seed)
     if check_images(packed.input, images) == 0:
         raise UsageError("got no images, expected some to compare the two nets on")

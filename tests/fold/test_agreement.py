@@ -252,6 +252,14 @@ def test_usage_errors() -> None:
         verify(model, packed, images_of())
 
 
+@pytest.mark.parametrize("batch_size", [-1, 0, 2.5])
+def test_a_bad_batch_size_is_refused(batch_size: Any) -> None:
+    """Of a negative one no image would be compared, and nothing differs."""
+    model = make_mlp()
+    with pytest.raises(UsageError, match="expected a positive integer"):
+        verify(model, pack(model), images_of(), batch_size=batch_size)
+
+
 def test_images_are_read_batch_by_batch_and_counted_once() -> None:
     class Streamed:
         """Has the shape and dtype of an array, and reads what is indexed."""

@@ -157,6 +157,15 @@ def test_the_schedulers_of_torch_go_on_too(tmp_path: Path, scheduler: Any) -> No
     assert runs[0] == runs[1]
 
 
+def test_a_training_that_was_interrupted_goes_on_with_its_own_optimizer_and_schedule(tmp_path: Path) -> None:
+    """As in a notebook after Ctrl-C: the rate has moved since the checkpoint, but its course is the same."""
+    toy = build(dataclasses.replace(CASES["sign"], schedule=None))
+    toy.schedule = torch.optim.lr_scheduler.MultiStepLR(toy.optimizer, [6])  # an epoch has 4 steps
+    with pytest.raises(Stop):
+        toy.fit(DATA, tmp_path, on_step=stop_at_step(7))
+    assert len(toy.fit(DATA, tmp_path, resume=True)) == EPOCHS
+
+
 # --------------------------------------------------------------------------------------------------------------- kills
 KILLS = {
     "epoch": ("stochastic", "step", 7),  # the seventh step, in the middle of the second epoch

@@ -32,7 +32,8 @@ from onebit.recipe import (
     unused_settings,
     with_method,
 )
-from onebit.tables import LONGEST_NAME, resolve
+from onebit.recipe.settings import LONGEST_NAME
+from onebit.tables import resolve
 
 QUANTIZERS = ("weight_quantizer", "input_quantizer")
 TASKS = {"permuted-mnist": "mnist-permuted", "image": None}

@@ -77,7 +77,7 @@ class Classic:
         print_freq: steps between two lines of progress.
         evaluate: file to evaluate instead of a training.
         spoken: whether a flag was said as that repository has it: the run then has its table, too.
-        data: where the data set lies that `--dataset` names by its path.
+        data: path of the data set, where `--dataset` gives one.
         notes: what was understood in another way than it was said, whatever the recipe.
     """
 
@@ -245,7 +245,7 @@ def _resnet(said: dict[str, str], depth: int) -> list[str]:
 
 
 def _data_path(said: dict[str, str]) -> str | None:
-    """The path that stands in place of the name of a data set, which becomes the name of what lies there."""
+    """The path given in place of the name of a data set; that name becomes the one of its format."""
     path = Path(said.get("dataset", ""))
     is_path = len(path.parts) > 1 or path.is_absolute() or path.suffix == ".npz"
     if not is_path:

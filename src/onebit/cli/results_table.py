@@ -7,7 +7,8 @@ import io
 import json
 from pathlib import Path
 
-from onebit.files import write_atomic
+from onebit.files import read_regular, write_atomic
+from onebit.train.history import MOST_METRICS
 
 RESULTS_TABLE = "results.csv"
 COLUMNS = {
@@ -28,7 +29,7 @@ def write_results(folder: Path) -> None:
     table = csv.writer(text, lineterminator="\n")
     table.writerow(COLUMNS)
     metrics = folder / "metrics.jsonl"
-    for line in metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else ():
+    for line in read_regular(metrics, largest=MOST_METRICS).splitlines() if metrics.exists() else ():
         row = json.loads(line)
         values = {column: row.get(name) for column, name in COLUMNS.items()}
         percent = {

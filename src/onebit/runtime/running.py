@@ -59,8 +59,7 @@ def run(
     """
     check_net(net)
     count = check_images(net.input, images)
-    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
-        raise UsageError(f"got batch_size {batch_size!r}, expected a positive integer")
+    check_batch_size(batch_size)
     plan = native_plan(net, executor)
     logits = np.empty((count, *(infer(net)[net.output].shape if plan is None else plan.shape)), np.float32)
     parts: Iterator[np.ndarray]
@@ -183,8 +182,7 @@ def batches(
         NotBinaryError: as `run`.
     """
     count = check_images(net.input, images)
-    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
-        raise UsageError(f"got batch_size {batch_size!r}, expected a positive integer")
+    check_batch_size(batch_size)
     known = infer(net)
     if unknown := set(names) - set(known):
         raise UsageError(f"the net {net.name!r} has no value {min(unknown)!r}")
@@ -213,6 +211,12 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 _IMAGE_WAYS = {"list": "; numpy.stack makes one array of a list", "Split": "; pass its images: split.images"}
+
+
+def check_batch_size(batch_size: object) -> None:
+    """Refuse what is neither a number of images nor None."""
+    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
+        raise UsageError(f"got batch_size {batch_size!r}, expected a positive integer")
 
 
 def check_images(spec: InputSpec, images: Any) -> int:

@@ -39,7 +39,8 @@ def settings_of_states(groups: Any, schedule: Any) -> Settings:
         {key: value for key, value in group.items() if key not in (moved if "initial_lr" in group else moved[:1])}
         for group in groups
     ]
-    return _flat({"optimizer": kept, "schedule": schedule})
+    found = _flat({"optimizer": kept, "schedule": schedule})
+    return {name: value for name, value in found.items() if not name.endswith("._last_lr")}
 
 
 def first_change(began: Settings, last: Settings, now: Settings) -> tuple[str, Any, Any] | None:
