@@ -312,3 +312,15 @@ def test_binary_inputs_are_recomputed_where_that_is_asked_for(data: Dataset) -> 
     for asked in (False, True):
         built = build_training(build_recipe({**TOY, "model": model, "recompute_inputs": asked}), data).model
         assert {layer.recompute_inputs for _, layer in binary_layers(built)} == {asked}
+
+
+@pytest.mark.parametrize("name", ["lenet", "resnet20"])
+def test_images_of_zeros_and_ones_are_standardised(name: str) -> None:
+    """Their mean and std are those of pixels 0–255, small as they are."""
+    images = np.zeros((40, 1, 32, 32), np.uint8)
+    images[:, :, ::4] = 1
+    pair = images, np.arange(40) % 2
+    data = Dataset.from_arrays(pair, pair, validation=0)
+    recipe = build_recipe({"model": {"name": name, "coding": "standardise"}, "batch_size": 20})
+    model = build_training(recipe, data).model
+    assert model.coding.mean.item() == pytest.approx(0.25)

@@ -16,6 +16,7 @@ from onebit.layers import (
     BinaryConvTranspose2d,
     BinaryLayer,
     BinaryLinear,
+    InputCoding,
     InputQuantizer,
     RPReLU,
     WeightQuantizer,
@@ -74,6 +75,12 @@ def init_latents_(layer: nn.Module, init: str) -> None:
     if init == "uniform" and isinstance(layer, BinaryLayer) and layer.weight_quantizer is not None:
         bound = layer.weight_quantizer.latent_bound or 1.0
         nn.init.uniform_(layer.weight, -bound, bound)
+
+
+def image_coding(coding: str, mean: Sequence[float] | None, std: Sequence[float] | None) -> InputCoding:
+    """The first module of a model, see `InputCoding`, for the mean and std of pixels 0–255 that a data set has."""
+    # with a scale small numbers are believed: images may hold nothing but 0 and 1
+    return InputCoding(coding, mean=mean, std=std, scale=None if coding == "integer" else 1)
 
 
 @dataclass(frozen=True)

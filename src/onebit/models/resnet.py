@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
-from onebit.layers import InputCoding
-from onebit.models.parts import Parts, checked_shape, choose_stem, widened
+from onebit.models.parts import Parts, checked_shape, choose_stem, image_coding, widened
 
 
 class PaddedShortcut(nn.Module):
@@ -189,7 +188,7 @@ class ResNet(nn.Module):
         self.input_shape = checked_shape(input_shape)
         channels = [widened(base, width) for base in channels]
         inputs = channels[0]
-        self.coding = InputCoding(coding, mean=mean, std=std)
+        self.coding = image_coding(coding, mean, std)
         first = partial(parts.conv, self.input_shape[0], inputs, first=True, real=real_first)
         self.conv1 = first(3, padding=1) if stem == "cifar" else first(7, stride=2, padding=3)
         self.bn1 = parts.norm2d(inputs)

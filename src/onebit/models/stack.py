@@ -9,8 +9,7 @@ from typing import Any
 from torch import nn
 
 from onebit.errors import UsageError
-from onebit.layers import InputCoding
-from onebit.models.parts import Parts, checked_shape, refuse_dropped_signs, widened
+from onebit.models.parts import Parts, checked_shape, image_coding, refuse_dropped_signs, widened
 
 Window = tuple[int, int, int]
 """Kernel, stride and padding, in pixels."""
@@ -73,7 +72,7 @@ class Stack:
         self.name, self.classes, self.width, self.dropout = name, classes, width, dropout
         self.last_norm, self.real_first, self.real_last = last_norm, real_first, real_last
         self.input_shape = self.shape = checked_shape(input_shape)
-        self.layers: OrderedDict[str, nn.Module] = OrderedDict(coding=InputCoding(coding, mean=mean, std=std))
+        self.layers: OrderedDict[str, nn.Module] = OrderedDict(coding=image_coding(coding, mean, std))
         self._count = 0
         self._trail: list[str] = []
         self._inactive = False  # a BatchNorm stands last, its activation depends on what comes next

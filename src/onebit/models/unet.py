@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
-from onebit.layers import InputCoding
-from onebit.models.parts import Parts, checked_shape, refuse_dropped_signs, widened
+from onebit.models.parts import Parts, checked_shape, image_coding, refuse_dropped_signs, widened
 
 BASE = 64
 """Channels of the first level before `width`; each level below has twice as many."""
@@ -154,7 +153,7 @@ class UNet(nn.Module):
         self.output_shape = (classes, *(side - lost for side in self.input_shape[1:]))
         first = widened(BASE, width)
         channels = [first * 2**level for level in range(depth + 1)]
-        self.coding = InputCoding(coding, mean=mean, std=std)
+        self.coding = image_coding(coding, mean, std)
         self.down = nn.ModuleList(
             DoubleConv(
                 parts,

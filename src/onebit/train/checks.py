@@ -79,7 +79,7 @@ def _check_training(recipe: Recipe, *, processes: int) -> None:
     """Build one training on the meta device."""
     entry = DATASETS.get(recipe.dataset)  # own arrays have names of their own
     data = None if entry is None or entry.masks or entry.counts is None else _stand_in(recipe, entry)
-    shape, classes = (data.input_shape, len(data.classes)) if data else _likely(recipe, entry)
+    shape, classes = (data.input_shape, len(data.classes)) if data else _likely(recipe)
     with torch.device("meta"):
         model = build_model(recipe.model, input_shape=shape, classes=classes)
     resolve_memory_format(recipe.memory_format, model)
@@ -118,7 +118,7 @@ def _stand_in(recipe: Recipe, entry: DatasetEntry) -> Dataset:
     return Dataset(entry.name, black(total - held_out), black(held_out), black(tested), entry.classes)
 
 
-def _likely(recipe: Recipe, entry: DatasetEntry | None) -> tuple[tuple[int, int, int], int]:
+def _likely(recipe: Recipe) -> tuple[tuple[int, int, int], int]:
     """(C, H, W) and number of classes that suit the net, where the real ones are known only from files."""
     widths = recipe.model.widths
     if recipe.model.name == "mlp" and widths is not None:
