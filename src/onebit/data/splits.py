@@ -61,7 +61,7 @@ class Split:
                 raise DataError(f"masks: got uint8 {labels.shape}, expected ({len(images)}, {height}, {width})")
         elif labels.dtype != np.int64 or labels.shape != images.shape[:1]:
             raise DataError(f"labels: got {labels.dtype} {labels.shape}, expected int64 ({len(images)},): one an image")
-        if isinstance(images, np.ndarray):
+        if isinstance(images, np.ndarray) and any(images.strides):  # one value for all of them takes no memory
             # reshaped for its strides: torch takes an axis of one channel with another stride for channels_last
             in_order = np.ascontiguousarray(images).reshape(-1).reshape(images.shape)
             object.__setattr__(self, "images", in_order)
