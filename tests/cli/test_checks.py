@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from cli_support import Outcome
 
+from onebit.data import DATASETS
 from onebit.errors import UsageError
 from onebit.models import MODELS, create_model
 from onebit.recipe import ModelRecipe, Recipe, build_recipe
-from onebit.train.checks import check_recipe
+from onebit.train.checks import _stand_in, check_recipe
 from onebit.train.weights import save_weights
 
 Onebit = Callable[..., Outcome]
@@ -139,6 +140,12 @@ def test_a_check_takes_no_memory_for_weights() -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     check_recipe(Recipe(model=ModelRecipe(widths=(784, 20_000, 20_000, 10))))  # 1.7 GB of them
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB
+
+
+def test_images_of_a_check_take_no_memory() -> None:
+    split = _stand_in(Recipe(dataset="cifar10"), DATASETS["cifar10"]).train
+    assert split.images.shape == (45_000, 3, 32, 32)
+    assert not any(split.images.strides)
 
 
 def test_weights_beyond_memory_are_refused() -> None:
