@@ -16,6 +16,7 @@ from toy_training import DATA, Case, Stop, build, loss_that_breaks, stop_at_step
 import onebit.files
 from onebit.errors import OnebitError, TrainingError, UsageError
 from onebit.losses import cross_entropy
+from onebit.train.history import read_row
 
 
 # ---------------------------------------------------------------------------------------------------------- divergence
@@ -78,7 +79,7 @@ def test_weights_that_are_no_numbers_are_never_saved(tmp_path: Path, quantizer: 
     with pytest.raises(TrainingError, match=r"linear1\.weight holds .* in epoch 2, step 8: .*last\.ckpt is kept"):
         toy.fit(DATA, tmp_path, loss=loss)
     held = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    assert held["rows"][-1]["epoch"] == 1
+    assert read_row(held["rows"][-1])["epoch"] == 1
     assert all(torch.isfinite(tensor).all() for tensor in held["model"].values())
 
 
@@ -137,6 +138,6 @@ def test_ctrl_c_during_a_write_ends_the_run_after_the_write(tmp_path: Path, monk
     monkeypatch.setattr(onebit.files, "_fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
         build(Case("sign")).fit(DATA, tmp_path)
-    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["rows"][-1]["epoch"] == 2
+    assert read_row(torch.load(tmp_path / "last.ckpt", weights_only=True)["rows"][-1])["epoch"] == 2
     assert not list(tmp_path.glob(".onebit-*"))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -63,7 +63,7 @@ def save_checkpoint(
         "average": None if average is None else average.state,
         "rng": [(cpu, cuda) for cpu, cuda, _ in streams],
         "generators": {name: [states[name] for _, _, states in streams] for name in generators},
-        "rows": [row.__dict__ for row in history.rows],
+        "rows": history.texts,
         "setting": setting,
         "threads": torch.get_num_threads(),
     }
@@ -133,7 +133,7 @@ def load_checkpoint(
             if before.get(key, value if key in ("classes", "data") else None) != value:
                 _refuse_other_data(path, key, before.get(key), value)
                 _refuse_other_setting(path, key, before.get(key), value)
-        history = History.from_dicts(state["rows"])
+        history = History.from_rows(state["rows"])
         load_weights(model, state["model"], source=str(path))
         moved = checked_optimizer(state["optimizer"], optimizer)
         scheduled = None if schedule is None else alike(state["schedule"], schedule.state_dict(), "schedule")

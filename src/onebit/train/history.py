@@ -155,6 +155,15 @@ class EpochLog:
         return text + f"  {self.seconds:.1f} s"
 
 
+def read_row(row: Any) -> Any:
+    """The mapping in a row of a checkpoint.
+
+    Raises:
+        ValueError: text that is not JSON.
+    """
+    return json.loads(row) if isinstance(row, str) else row
+
+
 def _percent(fraction: float) -> str:
     return f"{100 * fraction:.2f} %"
 
@@ -268,14 +277,19 @@ class History:
     def to_jsonl(self) -> str:
         return "".join(json.dumps(asdict(row)) + "\n" for row in self.rows)
 
+    @property
+    def texts(self) -> list[str]:
+        """The epochs as JSON, one text each: as mappings they would make a long pickle, which takes long to check."""
+        return [json.dumps(row.__dict__) for row in self.rows]
+
     @classmethod
-    def from_dicts(cls, rows: Iterable[Any]) -> History:
-        """The epochs in a checkpoint.
+    def from_rows(cls, rows: Iterable[Any]) -> History:
+        """The epochs in a checkpoint: inverse of `texts`; earlier versions wrote mappings.
 
         Raises:
             ValueError: a row is not one, or not the one that comes next.
         """
-        found = [EpochLog.from_dict(row) for row in rows]
+        found = [EpochLog.from_dict(read_row(row)) for row in rows]
         for epoch, row in enumerate(found, start=1):
             if row.epoch != epoch:
                 raise ValueError(f"epoch {row.epoch} where epoch {epoch} is expected")
