@@ -281,7 +281,6 @@ def test_merge_is_deep_and_leaves_its_arguments_alone() -> None:
         ("validation: -1", "validation must be 0 or more"),
         ("threads: 0", "threads must be from 1 to 4096"),
         ("label_smoothing: 1", "label_smoothing must be in [0, 1)"),
-        ("{label_smoothing: 0.1, loss: hinge}", "label_smoothing belongs to cross_entropy, the loss is 'hinge'"),
         ("model: {widths: 784}", "model.widths: expected tuple, got 784"),
         ("model: {widths: [784, ten]}", "model.widths: expected int, got ten"),
         ("model: {widths: [784]}", "model.widths must be two or more positive numbers"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -211,6 +212,16 @@ def test_label_smoothing_has_a_least_loss_and_it_is_drawn(tmp_path: Path, monkey
     assert [text for text in legend_texts(figures["loss.png"]) if "least" in text] == [
         "least possible with label smoothing 0.1, 2 classes: 0.199"
     ]
+
+
+def test_a_long_name_leaves_room_for_a_long_line_style(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    smooth = replace(RECIPE, loss="cross_entropy", label_smoothing=0.1)
+    runs = [make_run(tmp_path / name, recipe=replace(smooth, name=name * 40)) for name in "ab"]
+    figures, _ = drawn(monkeypatch, tmp_path / "report", runs)
+    for figure in figures.values():
+        figure.canvas.draw()
+        boxes = [legend.get_window_extent() for legend in figure.legends]
+        assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
 @pytest.mark.parametrize(("smoothing", "classes"), [(0.1, 10), (0.3, 2), (0.0, 10), (0.9, 100)])

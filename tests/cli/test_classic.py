@@ -188,7 +188,8 @@ def test_depth_is_counted_as_there(onebit: Onebit) -> None:
     for depth in (18, 34, 50):
         assert net(*imagenet, "--model_config", f"{{'depth': {depth}}}") == (f"resnet{depth}", None)
     assert net(*imagenet) == ("resnet50", None)
-    assert "unknown model 'resnet152'" in onebit("train", *imagenet, "--model_config", "{'depth': 152}").line
+    deep = onebit("train", *imagenet, "--model_config", "{'depth': 152}").line
+    assert "--model_config: depth of a resnet of ImageNet must be one of 18, 34, 50, got 152" in deep
 
 
 def test_the_run_folder_is_results_dir_and_save(onebit: Onebit) -> None:
@@ -260,6 +261,7 @@ def test_a_bare_state_dict_is_evaluated_as_the_flags_say(onebit: Onebit, results
         (["--gpus=0,2"], "type: CUDA_VISIBLE_DEVICES=0,2 torchrun --nproc-per-node 2 -m onebit train --dataset toy"),
         (["--gpus", "all"], "--gpus must be the number of a GPU, or several such as 0,1, got 'all'"),
         (["--gpus", "0,"], "--gpus must be the number of a GPU, or several such as 0,1, got '0,'"),
+        (["--dataset", "./gone"], "gone is not a folder; expected one with images in class sub-folders"),
         (["--dataset", "gone/images"], "gone/images is not a folder; expected one with images in class sub-folders"),
         (["--model_config", "{'depht': 18}"], "unknown key 'depht'; did you mean 'depth'?"),
         (["--model_config", "depth=18"], "--model_config must be a Python dictionary such as"),

@@ -37,6 +37,8 @@ def test_a_script_is_answered_with_the_command_to_type(onebit: Onebit, script: s
         ("main_binary.py --model alexnet_binary -b 64", "train --model alexnet_binary -b 64"),
         ("main_binary --model resnet_binary", "train --model resnet_binary"),
         ("main_binary_hinge.py --model vgg_cifar10_binary", "train --loss hinge --model vgg_cifar10_binary"),
+        ("main_binary_hinge.py", "train --loss hinge --model vgg_cifar10_binary --dataset cifar10"),
+        ("python main_binary.py --dataset cifar10", "train --dataset cifar10"),
         ("main_mnist.py", "train mnist-bnn"),
         ("main_mnist.py --model MLPBinaryConnect --optim BayesBiNN", "train mnist-bayesbinn"),
         ("main_cifar10.py --optim=STE", "train cifar10-ste"),

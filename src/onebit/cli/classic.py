@@ -56,8 +56,10 @@ TAKES_MOMENTUM = ("sgd", "rmsprop", "bayesbinn")
 CIFAR_RESNETS = ("resnet", "resnet_binary")
 """Names whose `depth` is counted as that repository does: (depth − 2) / 6 blocks a stage, rounded down."""
 
+IMAGENET_DEPTHS = (18, 34, 50)
+"""Depths of these names on ImageNet."""
 IMAGENET_DEPTH = 50
-"""Of these names on ImageNet, where no depth is said."""
+"""Of them, where no depth is said."""
 
 
 @dataclass(frozen=True)
@@ -240,15 +242,18 @@ def _resnet(said: dict[str, str], depth: int) -> list[str]:
             f"--model_config: depth belongs to --model {' and '.join(CIFAR_RESNETS)}: name the model itself"
         )
     if "imagenet" in said.get("dataset", "imagenet"):
+        if depth not in IMAGENET_DEPTHS:
+            known = ", ".join(map(str, IMAGENET_DEPTHS))
+            raise UsageError(f"--model_config: depth of a resnet of ImageNet must be one of {known}, got {depth}")
         return ["--model.name", f"resnet{depth}", "--model.width", "null"]
     return ["--model.name", f"resnet{6 * ((depth - 2) // 6) + 2}"]
 
 
 def _data_path(said: dict[str, str]) -> str | None:
     """The path given in place of the name of a data set; that name becomes the one of its format."""
-    path = Path(said.get("dataset", ""))
-    is_path = len(path.parts) > 1 or path.is_absolute() or path.suffix == ".npz"
-    if not is_path:
+    word = said.get("dataset", "")
+    path = Path(word)
+    if "/" not in word and path.suffix != ".npz":
         return None
     masks = (path / "image").is_dir() and (path / "label").is_dir()
     said["dataset"] = "arrays" if path.suffix == ".npz" else "segmentation" if masks else "folder"

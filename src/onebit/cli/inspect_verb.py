@@ -49,9 +49,10 @@ def main(argv: list[str]) -> int:
         )
     answer(table(rows, right=tuple(range(3, 10))))
     total = found.total
+    measured = "in the file" if found.kind == "packed" else "of tensors here"
     answer(
         f"{total['parameters']:,} parameters, {total['binary_weights']:,} of {total['weights']:,} weights binary; "
-        f"{size(total['bytes_in_file'])} of tensors here, {size(total['bytes_at_32_bit'])} at 32 bits, "
+        f"{size(total['bytes_in_file'])} {measured}, {size(total['bytes_at_32_bit'])} at 32 bits, "
         f"{size(total['bytes_at_1_bit'])} with weights at 1 bit"
         + (f"; {total['macs']:,} multiply-adds an image" if total["macs"] is not None else "")
     )

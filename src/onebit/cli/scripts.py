@@ -44,6 +44,7 @@ OTHERWISE = {
 }
 WITHOUT_WORDS = {
     "main_binary": "train cifar10-resnet20-binaryconnect",
+    "main_binary_hinge": "train --loss hinge --model vgg_cifar10_binary --dataset cifar10",
     "train_bayesbinn": "train CONFIG.json",
     "train_ste": "train CONFIG.json",
     "test_cl": "train CONFIG.json --task permuted-mnist",
@@ -60,6 +61,8 @@ def refuse_script(word: str, rest: Sequence[str]) -> None:
     Raises:
         UsageError: with the command to type instead.
     """
+    if word in ("python", "python3") and rest:
+        word, *rest = rest
     script = PurePath(word).name
     name = script.removesuffix(".py")
     if name not in SCRIPTS or (script == name and "_" not in name):

@@ -9,7 +9,6 @@ from typing import Any
 
 import yaml
 
-from onebit.errors import UsageError
 from onebit.recipe.checks import need, positive
 from onebit.recipe.optimizer import OptimizerRecipe, ScheduleRecipe
 
@@ -273,8 +272,6 @@ class Recipe:
             count = getattr(self, name)
             least = 0 if name == "workers" else 1
             need(name, count, count is None or least <= count <= 4096, f"from {least} to 4096")
-        if self.label_smoothing and self.loss != "cross_entropy":
-            raise UsageError(f"label_smoothing belongs to cross_entropy, the loss is {self.loss!r}")
 
     def changed_from(self, other: Recipe) -> list[tuple[str, Any, Any]]:
         """(flag name, value there, value here) of every setting that differs and can change what is trained."""

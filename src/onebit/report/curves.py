@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 TRAINING = "training (mean over the epoch)"
 TRAINING_LINE: dict[str, Any] = {"linestyle": (0, (4, 2)), "alpha": 0.65}
 BEST_DOT: dict[str, Any] = {"marker": "o", "markersize": 7, "fillstyle": "none", "linestyle": "none"}
-LETTERS_BESIDE = 66
-"""Names of at most so many letters leave room for the line styles beside them."""
+LETTERS_BESIDE = 97
+"""Of the longest name and the longest line style together, so that both have room beside each other."""
 MARKED_EPOCHS = 20
 """Curves of at most so many epochs get a dot per epoch."""
 
@@ -234,7 +234,7 @@ def add_legend(figure: Figure, curves: Sequence[Curve], *, splits: bool = True, 
     if any(len(curve.histories) > 1 for curve in curves):
         styles.append(Line2D([], [], color=neutral, alpha=0.25, linewidth=6, label="± standard deviation over seeds"))
     width, height = figure.get_size_inches()
-    letters = max((len(line.get_label()) for line in names), default=0)
+    letters = sum(max((len(line.get_label()) for line in lines), default=0) for lines in (names, styles))
     if names and styles and letters <= LETTERS_BESIDE:
         figure.legend(handles=names, loc="outside lower left")
         figure.legend(handles=styles, loc="outside lower right")

@@ -164,6 +164,10 @@ def training_of(recipe: Recipe, model: nn.Module, *, images: int, labels: int, p
     """
     loss: Loss = resolve(LOSSES, recipe.loss, kind="loss")
     if recipe.label_smoothing:
+        if recipe.loss != "cross_entropy":
+            raise UsageError(
+                f"label_smoothing belongs to cross_entropy, the loss is {recipe.loss!r}: add --label_smoothing 0"
+            )
         loss = functools.partial(cross_entropy, label_smoothing=recipe.label_smoothing)
     steps_per_epoch = len(batch_bounds(images * recipe.augmentation.repeats, recipe.batch_size, least=2 * processes))
     optimizer = build_optimizer(recipe, model, count=labels, steps_per_epoch=steps_per_epoch)
