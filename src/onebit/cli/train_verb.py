@@ -78,6 +78,8 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
         raise UsageError(f"--data {data_folder} and --dataset {classic.data}: leave one of them out")
     data_folder = data_folder or classic.data
     refuse_unknown_flags(classic.rest, fields=flag_names(), own=OWN_FLAGS)
+    if resume and out and not (resumed or classic.rest or classic.flags or method or task):
+        resumed = out  # --resume --out DIR
     if not (classic.rest or classic.flags or classic.evaluate or method or task or resumed or print_config):
         if ranks is None or ranks.writes:
             say(WHAT_TO_TYPE)
