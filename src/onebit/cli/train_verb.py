@@ -13,7 +13,7 @@ from onebit.cli.asked import asked_recipe, run_folder
 from onebit.cli.classic import Classic, translate
 from onebit.cli.continual import learn_tasks, task_lines
 from onebit.cli.output import answer, answer_json, download_progress, say, set_threads
-from onebit.cli.overwrite import free_folder, refuse_other_folder, replacing
+from onebit.cli.overwrite import free_folder, refuse_other_folder, refuse_own_weights, replacing
 from onebit.cli.parsing import option_value, own_spelling, refuse_unknown_flags
 from onebit.cli.scripts import refuse_script
 from onebit.cli.seeds import (
@@ -108,6 +108,7 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
     folder = named or Path("runs") / recipe.name
     if overwrite:
         refuse_other_folder(folder)
+        refuse_own_weights(folder, {"init_from": recipe.init_from, "teacher": recipe.teacher})
     elif named or resume:
         refuse_used_folder(folder, seeds, resume=resume)
     else:
