@@ -71,6 +71,16 @@ def test_overwrite_replaces_the_run_and_nothing_else(onebit: Onebit, trained: Pa
     assert files["metrics.jsonl"].count(b"\n") == 1
 
 
+@pytest.mark.parametrize("flag", ["--init_from", "--teacher"])
+@pytest.mark.parametrize("name", [".", "best.safetensors"])
+def test_a_run_whose_weights_are_read_is_not_replaced(onebit: Onebit, trained: Path, flag: str, name: str) -> None:
+    before = content(trained)
+    refused = onebit("train", *SHORT, flag, trained / name, "--out", trained, "--overwrite")
+    assert refused.status == 2
+    assert f"which {flag} {trained / name} reads: choose another --out" in refused.line
+    assert content(trained) == before
+
+
 @pytest.mark.parametrize(
     "flags",
     [

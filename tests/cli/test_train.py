@@ -134,6 +134,23 @@ def test_resume_names_a_run_that_is_there(onebit: Onebit, run_folder: Path, tmp_
     assert onebit("train", "--resume", run_folder / "last.ckpt").status == 0
 
 
+def test_resume_without_a_name_goes_on_in_the_folder_of_out(onebit: Onebit, run_folder: Path, tmp_path: Path) -> None:
+    assert "no run there" in onebit("train", "--resume", "--out", tmp_path / "typo").line
+    assert onebit("train", "--resume", "--out", run_folder, "--json").json["folder"] == str(run_folder)
+
+
+@pytest.mark.parametrize("words", [("--out", ""), ("--data", ""), ("--data=",), ("--method", "")])
+def test_an_empty_name_is_refused(onebit: Onebit, tmp_path: Path, words: tuple[str, ...]) -> None:
+    refused = onebit("train", "digits-smoke", *words)
+    assert refused.status == 2
+    assert f"{words[0].rstrip('=')} needs a value" in refused.line
+
+
+def test_an_empty_data_folder_is_refused_by_every_verb(onebit: Onebit, run_folder: Path) -> None:
+    assert "--data: needs a value" in onebit("evaluate", run_folder, "--data", "").line
+    assert "--data: needs a value" in onebit("data", "mnist", "--data", "").line
+
+
 def test_a_changed_recipe_does_not_carry_what_was_measured_with_another(onebit: Onebit, run_folder: Path) -> None:
     assert "measured: ''" in (run_folder / "recipe.yaml").read_text()
     assert "test accuracy" in onebit("train", "digits-smoke", "--seed", "3", "--print-config").out

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,6 +68,21 @@ def refuse_other_folder(folder: Path) -> None:
     is_run = (begun and (folder / "recipe.yaml").is_file()) or seed_folders(folder)
     if not is_run and not (folder / ASIDE).is_dir() and os.path.lexists(folder) and not _is_empty(folder):
         raise UsageError(f"--overwrite replaces run folders only, and {folder} is not one: choose another --out")
+
+
+def refuse_own_weights(folder: Path, read: Mapping[str, str | None]) -> None:
+    """Keep `--overwrite` away from the run whose weights the new training reads.
+
+    Args:
+        read: flag -> the run folder or weight file that it names.
+
+    Raises:
+        UsageError: one of them is the folder, or in it.
+    """
+    replaced = Path(os.path.realpath(folder))
+    for flag, path in read.items():
+        if path and Path(os.path.realpath(path)).is_relative_to(replaced):
+            raise UsageError(f"--overwrite replaces {folder}, which --{flag} {path} reads: choose another --out")
 
 
 @contextmanager

@@ -63,9 +63,16 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _not_empty(text: str) -> str:
+    if not text:  # what "$DIR" is where nothing set it
+        raise argparse.ArgumentTypeError("needs a value")
+    return text
+
+
 def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
+        type=_not_empty,
         metavar="DIR",
         help="folder of data sets or of your own images, or FILE.npz of your own arrays; instead of ONEBIT_DATA",
     )
@@ -162,6 +169,6 @@ def option_value(argv: list[str], name: str, *, optional: bool = False) -> tuple
             value = inline
         elif i < len(argv) and not argv[i].startswith("-"):
             value, i = argv[i], i + 1
-        elif not optional:
+        if not value and not optional:  # also "", what "$DIR" is where nothing set it
             raise UsageError(f"--{name} needs a value")
     return found, value, rest

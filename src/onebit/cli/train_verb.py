@@ -13,7 +13,7 @@ from onebit.cli.asked import asked_recipe, run_folder
 from onebit.cli.classic import Classic, translate
 from onebit.cli.continual import learn_tasks, task_lines
 from onebit.cli.output import answer, answer_json, download_progress, say, set_threads
-from onebit.cli.overwrite import free_folder, refuse_other_folder, replacing
+from onebit.cli.overwrite import free_folder, refuse_other_folder, refuse_own_weights, replacing
 from onebit.cli.parsing import option_value, own_spelling, refuse_unknown_flags
 from onebit.cli.scripts import refuse_script
 from onebit.cli.seeds import (
@@ -78,6 +78,8 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
         raise UsageError(f"--data {data_folder} and --dataset {classic.data}: leave one of them out")
     data_folder = data_folder or classic.data
     refuse_unknown_flags(classic.rest, fields=flag_names(), own=OWN_FLAGS)
+    if resume and out and not (resumed or classic.rest or classic.flags or method or task):
+        resumed = out  # --resume --out DIR
     if not (classic.rest or classic.flags or classic.evaluate or method or task or resumed or print_config):
         if ranks is None or ranks.writes:
             say(WHAT_TO_TYPE)
@@ -106,6 +108,7 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
     folder = named or Path("runs") / recipe.name
     if overwrite:
         refuse_other_folder(folder)
+        refuse_own_weights(folder, {"init_from": recipe.init_from, "teacher": recipe.teacher})
     elif named or resume:
         refuse_used_folder(folder, seeds, resume=resume)
     else:
