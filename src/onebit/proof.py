@@ -47,6 +47,19 @@ class Step:
     detail: str
 
 
+def refuse_whitened(run: Run) -> None:
+    """Refuse a net that a packed one cannot stand for, before any data are read.
+
+    Raises:
+        UsageError: it was trained on whitened images.
+    """
+    if run.recipe.whitening is not None:
+        raise UsageError(
+            f"{run.recipe.name} was trained on whitened images, and a packed net takes images as they are: "
+            "train without whitening to pack it; onebit evaluate gives its accuracy"
+        )
+
+
 def fold_run(run: Run, data: Dataset | None, *, weights: str = "binary", seed: int = 0) -> tuple[nn.Module, PackedNet]:
     """A trained net and what it packs to, without a certificate.
 
@@ -57,11 +70,7 @@ def fold_run(run: Run, data: Dataset | None, *, weights: str = "binary", seed: i
     Raises:
         UsageError: a draw without data, or a net trained on whitened images. NotBinaryError, FoldError: as `pack_run`.
     """
-    if run.recipe.whitening is not None:
-        raise UsageError(
-            f"{run.recipe.name} was trained on whitened images, and a packed net takes images as they are: "
-            "train without whitening to pack it; onebit evaluate gives its accuracy"
-        )
+    refuse_whitened(run)
     model, classes = run.model, _class_names(run) if data is None else data.classes
     if weights == "sample":
         if data is None:

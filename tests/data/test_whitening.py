@@ -59,15 +59,21 @@ def test_images_that_are_too_large_are_refused(toy: Dataset) -> None:
 
 
 def test_a_whitened_net_trains_and_is_evaluated_but_not_packed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, flags = str(tmp_path / "run"), ["--model.widths", "[64,16,4]", "--epochs", "0.2", "--threads", "1"]
     assert main(["train", "--dataset", "toy", "--whitening", "zca", *flags, "--out", run]) == 0
     assert "ZCA whitened" in capsys.readouterr().err
     assert main(["evaluate", run]) == 0
     capsys.readouterr()
-    assert main(["pack", run, "-o", str(tmp_path / "net.1bit")]) == 2
-    assert "was trained on whitened images, and a packed net takes images as they are" in capsys.readouterr().err
+    assert main(["export", run, "--to", "torch", "-o", str(tmp_path / "plain.pth")]) == 0
+    assert "note: the net takes images after --whitening zca" in capsys.readouterr().err
+    monkeypatch.setattr("onebit.train.run_data.load_run_data", None)  # refused before data are read
+    for verb in (["pack", run, "-o", str(tmp_path / "net.1bit")], ["verify", run]):
+        assert main(verb) == 2
+        said = capsys.readouterr()
+        assert "was trained on whitened images, and a packed net takes images as they are" in said.err
+        assert said.out == ""
     assert not (tmp_path / "net.1bit").exists()
     assert main(["train", "--dataset", "toy", "--whitening", "zca", "--augmentation.crop_padding", "2"]) == 2
     assert "whitening and augmentation.crop_padding" in capsys.readouterr().err

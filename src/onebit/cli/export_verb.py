@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from onebit.cli.output import answer, answer_json, set_threads, size
+from onebit.cli.output import answer, answer_json, say, set_threads, size
 from onebit.cli.parsing import Parser, add_json, add_run, output_path
 from onebit.errors import UsageError
 from onebit.tables import did_you_mean
@@ -34,6 +34,8 @@ def main(argv: list[str]) -> int:
 
     set_threads()
     run = open_run(args.run, recipe=args.recipe)
+    if run.recipe.whitening is not None:
+        say(f"note: the net takes images after --whitening {run.recipe.whitening}, which is not part of its weights")
     save_plain(run.model, output)
     # the check reads the file again, as its user will
     plain_twin(run, read_state(output)[0], source=str(output))

@@ -46,11 +46,12 @@ def main(argv: list[str]) -> int:
                 "--weights sample needs the training images, for the BatchNorm of the draw: no --no-certify"
             )
     from onebit.packed import costs, infer, save
-    from onebit.proof import fold_run
+    from onebit.proof import fold_run, refuse_whitened
     from onebit.train.run import open_run
 
     set_threads()
     run = open_run(args.run, recipe=args.recipe)
+    refuse_whitened(run)
     packed, compared = (fold_run(run, None)[1], {}) if args.no_certify else _certified(run, args)
     save(packed, output)
     certificate = packed.certificate

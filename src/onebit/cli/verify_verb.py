@@ -65,12 +65,13 @@ def _steps(args: Any, on_images: OnImages, told: Callable[[Dataset], None]) -> I
 
 
 def _run(args: Any, on_images: OnImages, told: Callable[[Dataset], None]) -> Iterator[Step]:
-    from onebit.proof import prove_run
+    from onebit.proof import prove_run, refuse_whitened
     from onebit.train.run import open_run
     from onebit.train.run_data import load_run_data
 
     set_threads()
     run = open_run(args.run, recipe=args.recipe)
+    refuse_whitened(run)
     with download_progress() as fetched:
         data = load_run_data(run, directory=args.data, progress=fetched)
     told(data)

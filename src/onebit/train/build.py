@@ -24,7 +24,7 @@ from onebit.recipe import ModelRecipe, Recipe
 from onebit.tables import resolve
 from onebit.train.optimizers import build_optimizer, build_schedule
 from onebit.train.step import StepSettings
-from onebit.train.weights import load_weights, read_state, weight_file
+from onebit.train.weights import load_weights, read_state, trained_file
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def build_training(
             statistics=data.train.channel_statistics() if recipe.model.coding == "standardise" else None,
         )
     if recipe.init_from is not None:
-        source = weight_file(Path(recipe.init_from))
+        source = trained_file(Path(recipe.init_from))
         load_weights(model, read_state(source)[0], source=str(source), start=True)
     _check_binary(recipe.model, model)
     _check_masks(recipe, model, data)

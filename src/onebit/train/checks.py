@@ -25,7 +25,7 @@ from onebit.train.run import first_stage, open_teacher
 from onebit.train.schedules import SCHEDULES
 from onebit.train.step import plan_steps
 from onebit.train.trackers import refuse_missing
-from onebit.train.weights import weight_file
+from onebit.train.weights import trained_file
 
 SIDE = 224
 """Assumed side of images whose size is known only from their files: every model takes it."""
@@ -52,7 +52,7 @@ def check_recipe(recipe: Recipe, *, trackers: Sequence[str] = (), processes: int
     for name in ("init_from", "teacher"):
         path = getattr(recipe, name)
         if path is not None:
-            weight_file(Path(path))
+            trained_file(Path(path))
     if recipe.continual.tasks:
         if processes > 1:
             raise UsageError("several tasks are learnt by one process: leave torchrun out")

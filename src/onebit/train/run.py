@@ -29,7 +29,7 @@ from onebit.train.lock import lock_folder
 from onebit.train.loop import fit
 from onebit.train.ranks import ALONE, Ranks, rank_device
 from onebit.train.trackers import open_trackers
-from onebit.train.weights import load_weights, read_state, read_weights, weight_file
+from onebit.train.weights import load_weights, read_state, read_weights, trained_file
 
 
 def load_recipe_data(
@@ -356,7 +356,7 @@ def open_run(path: str | Path, *, recipe: str | None = None, fallback: Recipe | 
         UsageError: nothing there, or no recipe to be found.
         FormatError: a damaged file. CheckpointError: the weights are those of another net.
     """
-    source = weight_file(Path(path))
+    source = trained_file(Path(path))
     state, facts = read_state(source)
     if recipe is not None:
         settings = read_settings(recipe_path(recipe))

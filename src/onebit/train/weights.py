@@ -74,6 +74,18 @@ def weight_file(path: Path) -> Path:
     raise UsageError(f"{path}: holds no weights ({', '.join(WEIGHT_FILES)}); is it a run folder?")
 
 
+def trained_file(path: Path) -> Path:
+    """The weight file of a net in torch: `weight_file`, but no packed net.
+
+    Raises:
+        UsageError: as `weight_file`, or a `.1bit` file.
+    """
+    found = weight_file(path)
+    if found.suffix == ".1bit":
+        raise UsageError(f"{path} is a packed net: name the run folder or the weight file that it was packed from")
+    return found
+
+
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(state_dict, facts) of any weight file: safetensors, a plain torch file, or a training checkpoint.
 
