@@ -15,6 +15,8 @@ from torch import Tensor
 PLAIN = (bool, int, float, str, type(None))
 SINGLE = ("step", "mu_product", "eta", "mu")
 """What the optimizers of torch keep as a single number of a parameter."""
+ADD_STATES = ("amsgrad", "centered")
+"""Switches with which an optimizer of torch keeps one state more, which others lack."""
 KNOWN = ("torch.", "onebit.")
 """Modules of optimizers whose parameters all have states of the same kind."""
 
@@ -47,6 +49,9 @@ def checked_optimizer(found: Any, optimizer: torch.optim.Optimizer) -> dict[str,
     for group, own, given in zip(groups, fresh, found["param_groups"], strict=True):
         if group["params"] != own["params"]:
             raise ValueError("a parameter group has other parameters")
+        for switch in ADD_STATES:
+            if group.get(switch) != own.get(switch):
+                raise ValueError(f"{switch} is {group.get(switch)!r}, this training has {own.get(switch)!r}")
         group |= {key: value for key, value in given.items() if key not in own and isinstance(value, PLAIN)}
     known = type(optimizer).__module__.startswith(KNOWN)
     first: dict[Any, Any] = {}  # the state of a first parameter, to which the others are compared
