@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from onebit.data import Augmentation, Dataset, Split, make_toy
-from onebit.losses import Loss, cross_entropy
+from onebit.evaluation.losses import Loss, cross_entropy
 from onebit.models import MLP
 from onebit.optim import OPTIMIZERS, clip_latents_, latent_groups, prox_latents_
 from onebit.quantizers import Stochastic
