@@ -112,7 +112,7 @@ def test_another_name_is_found_by_its_source(
 def test_a_certificate_outlives_its_release(
     onebit: Onebit, run_folder: Path, packed_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("onebit.__version__", "7.0.0")
+    monkeypatch.setattr("onebit.verification.agreement.__version__", "7.0.0")
     done = onebit("verify", packed_file, "--source", run_folder, "--json")
     assert (done.status, done.json["ok"]) == (0, True)
     assert steps(done)["certificate"][1] == "recomputed, equal; packed by onebit 0.1.0, recomputed by 7.0.0"

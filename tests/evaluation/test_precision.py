@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from onebit.errors import UsageError
-from onebit.evaluation.modes import precision as module
+from onebit.evaluation import precision as module
 from onebit.evaluation.precision import autocast, lay_out_state_, resolve_memory_format, resolve_precision
 
 CPU = torch.device("cpu")
