@@ -10,8 +10,8 @@ import pytest
 import yaml
 from cli_support import Outcome
 
-from onebit.cli.asked import Asked, asked_recipe
-from onebit.cli.classic import translate
+from onebit.cli.train_command import read_command
+from onebit.cli.train_request import TrainRequest, train_request
 from onebit.recipe import Recipe, read_settings, recipe_names, recipe_path
 from onebit.runs.checks import check_recipe
 from onebit.runs.run import first_stage
@@ -19,8 +19,8 @@ from onebit.runs.run import first_stage
 Onebit = Callable[..., Outcome]
 
 
-def asked(*words: object) -> Asked:
-    return asked_recipe(translate([str(word) for word in words]), None, None)
+def asked(*words: object) -> TrainRequest:
+    return train_request(read_command([str(word) for word in words]))
 
 
 @pytest.mark.parametrize("name", recipe_names())

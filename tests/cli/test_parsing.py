@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from cli_support import Outcome
 
-from onebit.cli.parsing import own_spelling
+from onebit.recipe.flags import SWITCH, VALUE, read_words
 
 Onebit = Callable[..., Outcome]
 
@@ -35,17 +35,47 @@ def test_flags_of_a_recipe_are_known_in_all_their_forms(onebit: Onebit, flag: st
 
 
 @pytest.mark.parametrize(
-    ("word", "meant"),
+    ("words", "found"),
     [
-        ("--print_config", "--print-config"),
-        ("--print-config", "--print-config"),
-        ("--out=a_b", "--out=a_b"),
-        ("--batch_size", "--batch_size"),
-        ("print_config", "print_config"),
+        (["--print_config"], [("print-config", None)]),
+        (["--print-config"], [("print-config", None)]),
+        (["--out=a_b"], [("out", "a_b")]),
+        (["--batch-size", "3"], [("batch_size", "3")]),
+        (["print_config"], [("", "print_config")]),
+        (["mnist-fast", "--compile", "--seed", "3"], [("", "mnist-fast"), ("compile", "true"), ("seed", "3")]),
+        (["--compile", "no", "mnist-fast"], [("compile", "no"), ("", "mnist-fast")]),
+        (["--optimizer.lr", "-1", "--name=-b"], [("optimizer.lr", "-1"), ("name", "-b")]),
     ],
 )
-def test_dashes_and_underscores_are_the_same_in_flags_of_the_verb(word: str, meant: str) -> None:
-    assert own_spelling(word, ("print-config", "out")) == meant
+def test_words_are_flags_with_values_and_other_words(words: list[str], found: list[tuple[str, str | None]]) -> None:
+    read = read_words(words, options={"print-config": SWITCH, "out": VALUE})
+    assert [(word.name, word.value) for word in read] == found
+    assert [typed for word in read for typed in word.typed] == words
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--json=yes"], "--json takes no value, got 'yes'"),
+        (["--epochs"], "--epochs needs a value"),
+        (["--epochs", "--json"], "--epochs needs a value"),
+        (["--out", "a", "--out", "b"], "--out was given more than once"),
+        (["mnist-fast"], "unexpected 'mnist-fast': 'digits-smoke' is the recipe of this command"),
+        (["-x"], "unknown option -x"),
+    ],
+)
+def test_a_command_that_cannot_be_read_is_one_line(onebit: Onebit, flags: list[str], message: str) -> None:
+    done = onebit("train", "digits-smoke", *flags, "--print-config")
+    assert done.status == 2
+    assert message in done.line
+
+
+def test_a_recipe_may_follow_the_flags(onebit: Onebit) -> None:
+    one, other = (
+        onebit("train", *words, "--print-config")
+        for words in (["digits-smoke", "--loss", "hinge"], ["--loss", "hinge", "digits-smoke"])
+    )
+    assert (one.status, one.out) == (0, other.out)
 
 
 def test_the_recipe_is_printed_in_both_spellings(onebit: Onebit) -> None:

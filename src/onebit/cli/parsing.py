@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from difflib import get_close_matches
-from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
+from onebit.common.files import refuse_unwritable
 from onebit.common.tables import did_you_mean
 from onebit.errors import UsageError
 
@@ -108,7 +107,7 @@ def output_path(text: str, *, suffixes: Sequence[str], run: str) -> Path:
     """Where a verb may write: a file of a known kind that is neither its own source nor part of a run.
 
     Raises:
-        UsageError: another suffix, or a file that holds a training.
+        UsageError: another suffix, or a file that holds a training. OnebitError: it cannot be written.
     """
     path = Path(text)
     if path.suffix not in suffixes:
@@ -116,59 +115,5 @@ def output_path(text: str, *, suffixes: Sequence[str], run: str) -> Path:
     part_of_run = path.name in ("best.safetensors", "final.safetensors") and (path.parent / "recipe.yaml").exists()
     if os.path.realpath(path) == os.path.realpath(run) or part_of_run:
         raise UsageError(f"{text}: holds the trained weights, which this would overwrite; choose another --output")
+    refuse_unwritable(path)
     return path
-
-
-def own_spelling(word: str, own: Sequence[str]) -> str:
-    """A word of the command line, a flag of the verb itself as `own` spells it: dashes and underscores are the same."""
-    flag, equals, value = word.partition("=")
-    name = next((name for name in own if flag == f"--{name.replace('-', '_')}"), None)
-    return word if name is None else f"--{name}{equals}{value}"
-
-
-def refuse_unknown_flags(words: Sequence[str], *, fields: Sequence[str], own: Sequence[str]) -> None:
-    """Refuse a flag that is no field of a recipe, with the nearest one; of the verb's own flags the nearest, too.
-
-    Args:
-        fields: names of the flags that are fields; own: names of the verb's own flags.
-
-    Raises:
-        UsageError: the first of them.
-    """
-    for word in words:
-        flag = word.partition("=")[0]
-        name = flag.removeprefix("--").replace("-", "_")
-        # of a part its name is meant, and a field of options holds whatever its quantizer takes
-        if not flag.startswith("--") or {name, f"{name}.name", name.rpartition(".")[0]} & set(fields):
-            continue
-        flags = [[f"--{known}" for known in names] for names in (fields, own)]
-        near = [repr(found) for known in flags for found in get_close_matches(flag, known, n=1, cutoff=0.8)]
-        offered = f"; did you mean {' or '.join(near)}?" if near else did_you_mean(flag, chain(*flags))
-        raise UsageError(f"unknown option {flag}{offered}")
-
-
-def option_value(argv: list[str], name: str, *, optional: bool = False) -> tuple[bool, str | None, list[str]]:
-    """Take `--name VALUE` or `--name=VALUE` out of `argv`: (was it there, its value, the rest).
-
-    Raises:
-        UsageError: the value is missing and not optional, or the option stands twice.
-    """
-    rest: list[str] = []
-    found, value = False, None
-    i = 0
-    while i < len(argv):
-        flag, equals, inline = argv[i].partition("=")
-        i += 1
-        if flag != f"--{name}":
-            rest.append(argv[i - 1])
-            continue
-        if found:
-            raise UsageError(f"--{name} stands twice")
-        found = True
-        if equals:
-            value = inline
-        elif i < len(argv) and not argv[i].startswith("-"):
-            value, i = argv[i], i + 1
-        if not value and not optional:  # also "", what "$DIR" is where nothing set it
-            raise UsageError(f"--{name} needs a value")
-    return found, value, rest

@@ -14,8 +14,8 @@ from onebit.cli.output import answer, answer_json, say
 from onebit.cli.parsing import Parser, add_json, add_threads
 from onebit.errors import UsageError
 from onebit.packed import PackedNet, infer
+from onebit.runs.folders import is_run_folder
 from onebit.runtime import load, run, softmax
-from onebit.train.history import holds_run
 
 
 def main(argv: list[str]) -> int:
@@ -33,7 +33,9 @@ def main(argv: list[str]) -> int:
     add_threads(parser)
     add_json(parser)
     args = parser.parse(argv)
-    refuse_run(args.net)
+    if is_run_folder(Path(args.net)):
+        command = shlex.join(["onebit", "pack", args.net, "-o", f"{Path(args.net).resolve().name}.1bit"])
+        raise UsageError(f"{args.net} is a run folder, predict takes a packed net; pack it first: {command}")
     net = load(args.net)
     files = image_files(args.images)
     if len(infer(net)[net.output].shape) == 3:
@@ -60,18 +62,6 @@ def main(argv: list[str]) -> int:
         for found in predictions:
             answer(f"{found['file']}: {found['name']} ({100 * found['probability']:.1f} %)")
     return 0
-
-
-def refuse_run(path: str) -> None:
-    """Refuse a run folder in the place of a packed net.
-
-    Raises:
-        UsageError: with the command that packs it.
-    """
-    folder = Path(path)
-    if folder.is_dir() and (holds_run(folder) or (folder / "recipe.yaml").exists()):
-        command = shlex.join(["onebit", "pack", path, "-o", f"{folder.resolve().name}.1bit"])
-        raise UsageError(f"{path} is a run folder, predict takes a packed net; pack it first: {command}")
 
 
 def _read_images(files: Sequence[Path], net: PackedNet, *, invert: bool) -> list[Any]:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import secrets
 import socket
 import stat
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from onebit.errors import OnebitError
 
@@ -47,6 +49,18 @@ def read_regular(path: str | os.PathLike[str], *, largest: int) -> bytes:
         if size > largest:
             raise OSError(errno.EFBIG, f"got {size:,} bytes, expected at most {largest:,}", os.fspath(path))
         return stream.read(largest)
+
+
+def read_json(path: str | os.PathLike[str], *, largest: int) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        OSError: as `read_regular`. ValueError: not JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(read_regular(path, largest=largest))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def append_text(path: str | os.PathLike[str]) -> TextIO:
@@ -134,6 +148,20 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | memoryview) -> None
     """
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
         stream.write(data)
+
+
+def refuse_unwritable(path: str | os.PathLike[str]) -> None:
+    """Refuse a path that `atomic_path` could not write, before a long computation of what goes there.
+
+    Raises:
+        OnebitError: as `atomic_path`.
+    """
+    if os.path.lexists(path) and not os.path.isfile(path):
+        raise OnebitError(f"cannot write {os.fspath(path)!r}: it is not a regular file; choose another path")
+    try:
+        tempfile.TemporaryFile(dir=Path(os.path.realpath(path)).parent).close()
+    except OSError as error:
+        raise OnebitError(f"cannot write {os.fspath(path)!r}: {error.strerror or error}; choose another path") from None
 
 
 def remove_leftovers(folder: Path) -> None:

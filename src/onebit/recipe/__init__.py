@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onebit.recipe.defaults import default_settings
-from onebit.recipe.json_config import Translation, read_config, translate_config
+from onebit.recipe.flags import flag_names
 from onebit.recipe.laying import METHOD_FIELDS, method_of, with_method
 from onebit.recipe.optimizer import OptimizerRecipe, ScheduleRecipe
 from onebit.recipe.reading import (
@@ -12,13 +12,13 @@ from onebit.recipe.reading import (
     RECIPE_FOLDER,
     build_recipe,
     check_keys,
-    flag_names,
     merge,
     method_settings,
     methods,
     read_settings,
     recipe_names,
     recipe_path,
+    split_alias,
     take_alias,
 )
 from onebit.recipe.settings import (
@@ -29,6 +29,7 @@ from onebit.recipe.settings import (
     Recipe,
     flatten,
 )
+from onebit.recipe.translations.bayesbinn_json import Translation, read_config, translate_config
 from onebit.recipe.unused import changed_settings, refuse_clipping, refuse_unused, unused_settings
 from onebit.recipe.warmup import refuse_long_warmup, shrink_warmup
 
@@ -63,6 +64,7 @@ __all__ = [
     "refuse_long_warmup",
     "refuse_unused",
     "shrink_warmup",
+    "split_alias",
     "take_alias",
     "translate_config",
     "unused_settings",

@@ -9,8 +9,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from onebit.common.files import read_regular
 from onebit.errors import UsageError
 
@@ -33,6 +31,8 @@ def read_yaml(path: Path) -> Any:
     Raises:
         UsageError: unreadable, not YAML, or beyond one of the bounds; one line that names the file.
     """
+    import yaml  # only recipes need it: packed nets run without
+
     try:
         text = _text(path)
         check_yaml(text, where=f"{path}, ")
@@ -72,6 +72,8 @@ def check_yaml(text: str, *, where: str = "") -> None:
     Raises:
         UsageError: nested too deeply, an anchor, a tag, or a value that is too long. yaml.YAMLError: not YAML.
     """
+    import yaml
+
     depth = 0
     for count, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
         place = f"{where}line {event.start_mark.line + 1}"  # type: ignore[union-attr]  # each event has one

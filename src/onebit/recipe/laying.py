@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from onebit.recipe.defaults import default_settings
+from onebit.recipe.flags import Flags
 from onebit.recipe.optimizer import OptimizerRecipe
 from onebit.recipe.reading import build_recipe, merge, method_settings, methods
 from onebit.recipe.settings import Recipe, flatten
@@ -54,9 +55,7 @@ def method_of(recipe: Recipe) -> str | None:
     return max(fitting, key=lambda name: fitting[name], default=None)
 
 
-def with_method(
-    recipe: Recipe, name: str, *, flags: Sequence[str] = (), optimizer: str | None = None
-) -> dict[str, Any]:
+def with_method(recipe: Recipe, name: str, *, flags: Flags = (), optimizer: str | None = None) -> dict[str, Any]:
     """The settings of a recipe with a method in place of its own; of that very method, it stays as it is.
 
     The `METHOD_FIELDS` are those of a training without a recipe: the method's, else those of defaults.yaml that suit

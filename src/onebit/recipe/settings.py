@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-
 from onebit.recipe.checks import need, positive
 from onebit.recipe.optimizer import OptimizerRecipe, ScheduleRecipe
 
@@ -283,6 +281,8 @@ class Recipe:
 
     def to_yaml(self) -> str:
         """The complete recipe; `onebit train FILE` repeats it."""
+        import yaml
+
         return yaml.safe_dump(_plain(dataclasses.asdict(self)), sort_keys=False, allow_unicode=True)
 
 

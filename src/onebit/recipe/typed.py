@@ -9,8 +9,6 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import yaml
-
 from onebit.errors import UsageError
 from onebit.recipe.bounded import check_yaml
 
@@ -140,6 +138,8 @@ def _loaded(value: Any) -> Any:
     """The list or mapping in a text."""
     if not isinstance(value, str):
         return value
+    import yaml
+
     try:
         check_yaml(value)
         return yaml.safe_load(value)

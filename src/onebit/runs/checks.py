@@ -46,7 +46,7 @@ def check_recipe(recipe: Recipe, *, trackers: Sequence[str] = (), processes: int
         UsageError, UnknownNameError: the first of them.
         FormatError, CheckpointError: `init_from` or the teacher is damaged or another net.
     """
-    _check_names(recipe)
+    check_names(recipe)
     resolve_precision(recipe.precision, resolve_device(recipe.device))
     refuse_missing(trackers)
     for name in ("init_from", "teacher"):
@@ -63,7 +63,12 @@ def check_recipe(recipe: Recipe, *, trackers: Sequence[str] = (), processes: int
         _check_training(part, processes=processes)
 
 
-def _check_names(recipe: Recipe) -> None:
+def check_names(recipe: Recipe) -> None:
+    """Refuse unknown names of models, quantizers, optimizers, schedules and losses.
+
+    Raises:
+        UnknownNameError: the first of them, with the nearest name.
+    """
     for table, name, kind in (
         ({**MODEL_ALIASES, **MODELS}, recipe.model.name, "model"),
         (WEIGHT_QUANTIZERS, recipe.model.weight_quantizer, "weight quantizer"),

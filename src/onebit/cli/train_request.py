@@ -1,0 +1,174 @@
+"""The recipe that a command line of `onebit train` asks for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from onebit.cli.run_folder import stored_recipe
+from onebit.cli.train_command import TrainCommand
+from onebit.common.tables import resolve
+from onebit.data import DATASETS
+from onebit.errors import UnknownNameError, UsageError
+from onebit.recipe import (
+    Recipe,
+    build_recipe,
+    changed_settings,
+    default_settings,
+    merge,
+    method_of,
+    method_settings,
+    read_config,
+    read_settings,
+    recipe_path,
+    refuse_clipping,
+    refuse_long_warmup,
+    refuse_unused,
+    shrink_warmup,
+    split_alias,
+    translate_config,
+    unused_settings,
+    with_method,
+)
+from onebit.recipe.settings import LONGEST_NAME
+
+QUANTIZERS = ("weight_quantizer", "input_quantizer")
+TASKS = {"permuted-mnist": "mnist-permuted", "image": None}
+"""Task -> the recipe that says how it is learned; None for the images as they are."""
+
+
+class TrainRequest(NamedTuple):
+    """A recipe, and what was understood in another way than it was written."""
+
+    recipe: Recipe
+    notes: tuple[str, ...] = ()
+
+
+class _Base(NamedTuple):
+    """What the flags are laid over.
+
+    settings: of a file or of defaults.yaml.
+    meant: settings that the name of a model or method stands for; they win over `settings`.
+    file: the recipe as its file has it; None without a file.
+    """
+
+    settings: dict[str, Any]
+    meant: dict[str, Any]
+    file: Recipe | None
+    method: str | None
+    notes: tuple[str, ...]
+
+
+def train_request(command: TrainCommand) -> TrainRequest:
+    """Recipe file, JSON configuration or defaults, then the method in place of that of the recipe, then the flags.
+
+    Raises:
+        UsageError, UnknownNameError: the command cannot be understood, or has settings that would not be used.
+    """
+    refuse_unknown_data(command.flags.settings.get("dataset"))
+    meant, values = split_alias(command.flags.settings)
+    meant = merge(meant, {"model": command.flags.net}) if command.flags.net else meant
+    task = None if command.task is None else resolve(TASKS, command.task, kind="task")
+    learning = None if task is None else recipe_path(task)
+    source = recipe_path(command.recipe) if command.recipe else None
+    if source is None and command.resumed:
+        source = stored_recipe(command.resumed)
+    if source is None and learning is None:
+        base = _of_defaults(command, meant, values)
+    else:
+        base = _of_file(command, meant, values, source, learning)
+    recipe = command.flags.with_momentum(build_recipe(merge(base.settings, base.meant), values))
+    return _finished(recipe, base, list(values))
+
+
+def refuse_unknown_data(name: str | None) -> None:
+    """Refuse a data set that is not one by its name; a folder of that name needs a slash.
+
+    Raises:
+        UnknownNameError: with the nearest name, or the path of the folder.
+    """
+    if name is None or name in DATASETS:
+        return
+    if Path(name).is_dir():
+        raise UnknownNameError(f"unknown data set {name!r}; the folder of that name is --dataset ./{name}")
+    resolve(DATASETS, name, kind="data set")
+
+
+def _of_defaults(command: TrainCommand, meant: dict[str, Any], values: dict[str, Any]) -> _Base:
+    """A training without a file."""
+    optimizer, notes = values.get("optimizer.name"), tuple[str, ...]()
+    row = {} if command.method is None else method_settings(command.method, optimizer=optimizer)
+    meant = merge(meant, row)
+    of_sgd = command.flags.of_sgd
+    if of_sgd and optimizer is None and meant.get("optimizer", {}).get("name") is None:
+        settings = default_settings(build_recipe(meant, values), method=command.method, given=list(values))
+        if build_recipe(settings).optimizer.name == "adam":
+            values["optimizer.name"] = "sgd"
+            meaning = "trains with SGD, as in the scripts that this flag comes from; --optimizer adam keeps Adam"
+            notes = (f"{of_sgd[0]} without --optimizer {meaning}",)
+    what = build_recipe(meant, values)
+    settings = default_settings(what, method=command.method, given=list(values))
+    name = filter(None, (Path(what.dataset).name, command.flags.model or what.model.name, command.method))
+    settings["name"] = "-".join(name)[:LONGEST_NAME]
+    return _Base(settings, meant, None, command.method, notes)
+
+
+def _of_file(
+    command: TrainCommand, meant: dict[str, Any], values: dict[str, Any], source: Path | None, learning: Path | None
+) -> _Base:
+    """A recipe or JSON configuration, or the recipe of a task, with another method where one is asked for."""
+    method, optimizer, notes = command.method, values.get("optimizer.name"), tuple[str, ...]()
+    config = None if source is None else read_config(source)
+    if config is not None:
+        translation = translate_config(config, source=str(source), method=method, task=command.task)
+        method, notes = translation.method, translation.notes
+        settings = merge(method_settings(method, optimizer=optimizer), translation.settings)
+    else:
+        settings = read_settings(source or learning)  # type: ignore[arg-type]  # one of them is there
+    if source is not None and learning is not None:
+        settings = merge(settings, {"continual": read_settings(learning)["continual"], "measured": ""})
+    recipe = build_recipe(settings)
+    if method is not None and config is None:
+        settings = with_method(recipe, method, flags=values, optimizer=optimizer)
+        # the quantizers of --method win over those of an alias
+        meant = merge(meant, {"model": {key: settings["model"][key] for key in QUANTIZERS}})
+    else:
+        # a file without quantizers has those of a recipe, whichever net --model puts in its place
+        settings = merge({"model": {key: getattr(recipe.model, key) for key in QUANTIZERS}}, settings)
+    if method is not None or learning is not None:
+        # the file may compare its tasks with the very method that learns them now
+        others = [name for name in recipe.continual.against if name != (method or method_of(recipe))]
+        settings = merge(settings, {"continual": {"against": others}})
+    return _Base(settings, meant, recipe, method, notes)
+
+
+def _finished(recipe: Recipe, base: _Base, given: Sequence[str]) -> TrainRequest:
+    """The recipe with what follows from its method and epochs; settings that would have no effect are refused.
+
+    Args:
+        given: flag names of what was asked for.
+    """
+    method, file, notes = base.method, base.file, base.notes
+    if method is not None and recipe.continual.tasks and "continual.own" not in given:
+        recipe = dataclasses.replace(recipe, continual=dataclasses.replace(recipe.continual, own=method))
+    if file is not None and any(name != "seed" for name, _, _ in recipe.changed_from(file)):
+        # what was measured with the file says nothing about this training
+        recipe = dataclasses.replace(recipe, measured="")
+    binary = method is not None and method_settings(method)["model"]["weight_quantizer"] is not None
+    if binary and recipe.model.weight_quantizer is None:
+        raise UsageError(f"--method {method} has binary weights, but model.weight_quantizer is null: leave one out")
+    if file is not None and "epochs" in given and "schedule.warmup" not in given:
+        full, recipe = recipe.schedule.warmup, shrink_warmup(recipe, epochs=file.epochs)
+        if recipe.schedule.warmup < full:
+            shorter = f"from {full:g} to {recipe.schedule.warmup:.3g} epochs"
+            notes = (*notes, f"schedule.warmup shrinks with --epochs {recipe.epochs:g}, {shorter}")
+    refuse_long_warmup(recipe)
+    refuse_clipping(recipe)
+    refuse_unused(recipe, given)
+    if file is not None:
+        # a file is complete, and other settings may have been laid over it: its settings without effect are a note
+        in_file = set(changed_settings(file)) - set(given)
+        notes = (*notes, *unused_settings(recipe, [name for name in changed_settings(recipe) if name in in_file]))
+    return TrainRequest(recipe, notes)
