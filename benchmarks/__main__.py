@@ -8,7 +8,7 @@ import sys
 from benchmarks import BENCHMARKS
 from onebit.cli.main import run_program
 from onebit.cli.output import answer, answer_json
-from onebit.cli.parsing import Parser, add_json
+from onebit.cli.parsing import Parser
 from onebit.common.tables import did_you_mean
 from onebit.errors import UsageError
 
@@ -22,10 +22,9 @@ def run(argv: list[str]) -> int:
     if name not in BENCHMARKS:
         raise UsageError(f"unknown benchmark {name!r}{did_you_mean(name, BENCHMARKS)}; one of: {names}")
     benchmark = importlib.import_module(f"benchmarks.{name.replace('-', '_')}")
-    parser = Parser(name, (benchmark.__doc__ or "").partition("\n")[0])
+    parser = Parser(name, (benchmark.__doc__ or "").partition("\n")[0], "json")
     parser.prog = f"python -m benchmarks {name}"
     benchmark.add_options(parser)
-    add_json(parser)
     options = vars(parser.parse(argv[1:]))
     as_json = options.pop("json")
     result = benchmark.measure(**options)

@@ -21,7 +21,7 @@ WITH_TORCH = [
 ]
 TORCH_MODULES = {"runtime/torch_module.py"}
 """Modules of torch-free packages that are for torch programs; nothing in their packages imports them."""
-TORCH_FREE_MODULES = {"evaluation/calibration.py", "evaluation/__init__.py"}
+TORCH_FREE_MODULES = {"evaluation/calibration.py", "evaluation/packed_nets.py", "evaluation/__init__.py"}
 """Modules that packed nets use without torch, in a package that is for training otherwise."""
 ORDER = WITHOUT_TORCH + WITH_TORCH
 # the package itself: public names, and old names of modules, that are imported when they are first used

@@ -65,7 +65,7 @@ def test_evaluate_random_draws(onebit: Onebit, run_folder: Path) -> None:
     assert several["weights"] == "ensemble:3"
     assert several["correct"] > min(one[0]["correct"], one[2]["correct"])
     # digits-smoke is of binaryconnect, whose training never drew
-    told = "draws from latents that were trained without draws: they are no probabilities of the signs"
+    told = "draws from latents that were trained without draws: they are not probabilities of the signs"
     assert several["note"].endswith(f"; ensemble:3 {told}")
     assert told not in onebit("evaluate", run_folder, "--json").json["note"]
     assert f"sample {told}\n" in onebit("evaluate", run_folder, "--weights", "sample").err

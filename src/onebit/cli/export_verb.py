@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from onebit.cli.output import answer, answer_json, say, set_threads, size
-from onebit.cli.parsing import Parser, add_json, add_run, output_path
+from onebit.cli.inputs import open_trained
+from onebit.cli.output import answer_either, say, size
+from onebit.cli.parsing import Parser, output_path
 from onebit.common.tables import did_you_mean
 from onebit.errors import UsageError
-
-EXPORTS = {"torch": "a plain ±1 checkpoint for torch.nn layers: .pth (state_dict) or .safetensors"}
-"""Target -> what it writes."""
+from onebit.export import EXPORTS
 
 
 def main(argv: list[str]) -> int:
-    parser = Parser("export", "Write a trained net for other software.")
-    add_run(parser)
-    parser.add_argument(
-        "--to", required=True, metavar="TARGET", help="torch: a plain ±1 checkpoint for torch.nn layers"
-    )
-    parser.add_argument("-o", "--output", required=True, metavar="PATH", help=".pth or .safetensors")
-    add_json(parser)
+    parser = Parser("export", "Write a trained net for other software.", "run", "json")
+    targets = "; ".join(f"{name}: {target.text}" for name, target in EXPORTS.items())
+    parser.add_argument("--to", required=True, metavar="TARGET", help=targets)
+    parser.add_argument("-o", "--output", required=True, metavar="PATH")
     args = parser.parse(argv)
     if args.to not in EXPORTS:
         raise UsageError(f"unknown export target {args.to!r}{did_you_mean(args.to, EXPORTS)}")
@@ -26,29 +22,17 @@ def main(argv: list[str]) -> int:
         raise UsageError(
             "a packed net has its BatchNorm folded away: export to torch from the run folder or weight file"
         )
-    output = output_path(args.output, suffixes=(".pth", ".pt", ".safetensors"), run=args.run)
-    from onebit.export.torch_state import plain_twin, save_plain
-    from onebit.runs.run import open_run
-    from onebit.train.weights import read_state
+    target = EXPORTS[args.to]
+    output = output_path(args.output, suffixes=target.suffixes, run=args.run)
     from onebit.verification.inspection import inspect_file
 
-    set_threads()
-    run = open_run(args.run, recipe=args.recipe)
+    run = open_trained(args)
     if run.recipe.whitening is not None:
         say(f"note: the net takes images after --whitening {run.recipe.whitening}, which is not part of its weights")
-    save_plain(run.model, output)
-    # the check reads the file again, as its user will
-    plain_twin(run, read_state(output)[0], source=str(output))
+    target.write(run, output)
     verdict = inspect_file(output).verdict
+    checked = f"loads into the net of torch.nn layers; weights are {verdict}"
     count = output.stat().st_size
-    result = {
-        "file": str(output),
-        "bytes": count,
-        "checked": f"loads into the net of torch.nn layers; weights are {verdict}",
-        "verdict": verdict,
-    }
-    if args.json:
-        answer_json(result)
-    else:
-        answer(f"{output}: {size(count)}; {result['checked']}")
+    facts = {"file": str(output), "bytes": count, "checked": checked, "verdict": verdict}
+    answer_either(facts, f"{output}: {size(count)}; {checked}", as_json=args.json)
     return 0

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onebit.cli.continual import learn_tasks, task_lines
-from onebit.cli.output import answer, answer_json, download_progress, say, set_threads
+from onebit.cli.inputs import set_threads
+from onebit.cli.output import answer, answer_either, answer_json, download_progress, say
 from onebit.cli.run_folder import named_folder, refuse_other_folder, refuse_own_weights, refuse_used_folder
 from onebit.cli.seeds import outcome_lines, parse_seeds, summary_lines, train_seeds
 from onebit.cli.train_command import TrainCommand, read_command
@@ -74,10 +75,7 @@ def _print_config(recipe: Recipe, *, as_json: bool) -> int:
     from onebit.runs.checks import check_names
 
     check_names(recipe)
-    if as_json:
-        answer_json(dataclasses.asdict(recipe))
-    else:
-        answer(recipe.to_yaml().rstrip())
+    answer_either(dataclasses.asdict(recipe), recipe.to_yaml().rstrip(), as_json=as_json)
     return 0
 
 
