@@ -13,8 +13,7 @@ import torch
 from torch import nn
 
 import onebit
-from onebit.cli.train_command import read_command
-from onebit.cli.train_request import train_request
+from onebit.cli.train_command import read_command, train_request
 from onebit.data import Dataset, Split, make_toy
 from onebit.errors import UnknownNameError, UsageError
 from onebit.evaluation.modes import evaluate

@@ -14,8 +14,7 @@ import torch
 from cli_support import Outcome
 from PIL import Image
 
-from onebit.cli.train_command import read_command
-from onebit.cli.train_request import train_request
+from onebit.cli.train_command import read_command, train_request
 from onebit.errors import UsageError
 from onebit.optim import OPTIMIZERS, takes
 from onebit.recipe.translations.binarynet import CLASSIC, FLAGS, OTHER_NAMES, SAME, SHORT, TAKES_MOMENTUM

@@ -9,8 +9,7 @@ import pytest
 import yaml
 from cli_support import Outcome
 
-from onebit.cli.train_command import read_command
-from onebit.cli.train_request import train_request
+from onebit.cli.train_command import read_command, train_request
 from onebit.models import MODELS
 from onebit.optim import OPTIMIZERS
 from onebit.recipe import DEFAULTS_FILE, Recipe, build_recipe, default_settings, methods

@@ -10,16 +10,16 @@ import pytest
 import yaml
 from cli_support import Outcome
 
-from onebit.cli.train_command import read_command
-from onebit.cli.train_request import TrainRequest, train_request
+from onebit.cli.train_command import read_command, train_request
 from onebit.recipe import Recipe, read_settings, recipe_names, recipe_path
+from onebit.recipe.request import RecipeRequest
 from onebit.runs.checks import check_recipe
 from onebit.runs.run import first_stage
 
 Onebit = Callable[..., Outcome]
 
 
-def asked(*words: object) -> TrainRequest:
+def asked(*words: object) -> RecipeRequest:
     return train_request(read_command([str(word) for word in words]))
 
 

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from onebit.cli.train_command import read_command
-from onebit.cli.train_request import train_request
+from onebit.cli.train_command import read_command, train_request
 from onebit.common.aliases import MODEL_ALIASES, spelled_out
 from onebit.layers import binary_layers
 from onebit.models import MODELS, create_model

@@ -64,10 +64,10 @@ def _help(verb: str) -> str:
 def _names() -> dict[str, dict[str, Iterable[str]]]:
     """Verb -> option, or "" for the argument -> its names, as far as they are known without torch."""
     from onebit.cli.list_verb import TABLES
-    from onebit.cli.train_request import TASKS
     from onebit.data import DATASETS
     from onebit.export import EXPORTS
     from onebit.recipe import methods, recipe_names
+    from onebit.recipe.request import TASKS
 
     return {
         "train": {"": recipe_names(), "--method": methods(), "--dataset": DATASETS, "--task": TASKS},

@@ -87,7 +87,7 @@ def _known_net(path: str, found: Inspection) -> Run | None:
 
 
 def _totals(run: Run) -> dict[str, int]:
-    """What `onebit.summary` says of a known net: its last layer may be real, and convolutions need the image's size."""
+    """Totals of a known net: its last layer may be real, and convolutions need the image's size."""
     from onebit.evaluation.summary import summary
 
     whole = summary(run.model)

@@ -1,4 +1,4 @@
-"""Find the verb, run it, and turn every error a user can mend into one line and an exit status."""
+"""Find the verb, run it, and turn every error a user can fix into one line and an exit status."""
 
 from __future__ import annotations
 

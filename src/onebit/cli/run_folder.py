@@ -68,10 +68,10 @@ def refuse_used_folder(folder: Path, seeds: Sequence[int] | None, *, resume: boo
     """Keep a training out of a folder that holds others.
 
     Args:
-        seeds: those whose run folders are asked for; None asks for the folder itself.
+        seeds: those that are trained; None for a training into the folder itself.
 
     Raises:
-        UsageError: a run is there and `resume` was not asked for, the runs of several seeds where one is asked for, or
+        UsageError: a run is there and `resume` is False, the runs of several seeds where one is trained, or
             a single run where several seeds are.
     """
     if seeds is None:

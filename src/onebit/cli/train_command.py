@@ -1,12 +1,19 @@
-"""The words of `onebit train`, read once: what follows works on values."""
+"""The words of `onebit train`, read once, and the recipe that they name: everything else works on values."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from onebit.errors import UsageError
+from onebit.cli.run_folder import stored_recipe
+from onebit.common.tables import resolve
+from onebit.data import DATASETS
+from onebit.errors import UnknownNameError, UsageError
+from onebit.recipe import recipe_path
 from onebit.recipe.flags import OPTIONAL, SWITCH, VALUE, Word, read_words
+from onebit.recipe.request import RecipeRequest, request_recipe
 from onebit.recipe.translations import binarynet
 from onebit.recipe.translations.binarynet import BinaryNetFlags
 
@@ -27,10 +34,10 @@ class TrainCommand:
 
     Args:
         recipe: name or file of a recipe.
-        flags: settings of the recipe, and what else flags of BinaryNet.pytorch stand for.
+        flags: settings of the recipe, and what else flags of BinaryNet.pytorch mean.
         method, task, out, data, seeds: options with a value.
         resume: whether to go on with a run; resumed: the run, where `--resume` names one.
-        trackers: those among `TRACKERS` that were asked for.
+        trackers: names of `TRACKERS`.
         overwrite, json, print_config, help: switches.
     """
 
@@ -51,7 +58,7 @@ class TrainCommand:
 
     @property
     def names_training(self) -> bool:
-        """Whether the command says what to train, to print or to evaluate."""
+        """Whether the command names what to train, to print or to evaluate."""
         named = (self.recipe, self.method, self.task, self.resumed, self.print_config)
         return any(named) or bool(self.flags.evaluate or self.flags.settings)
 
@@ -92,22 +99,33 @@ def read_command(words: Sequence[str]) -> TrainCommand:
     resume, resumed = own.get("resume", "") != "", own.get("resume") or None  # scripts have --resume '' for none
     if resume and own.get("out") and not (recipe or flags.settings or own.get("method") or own.get("task")):
         resumed = resumed or own["out"]  # --resume --out DIR
+    own_options: dict[str, Any] = {name: own.get(name) for name in ("method", "task", "out", "seeds")}
+    own_options |= {name.replace("-", "_"): name in own for name in ("overwrite", "json", "print-config", "help")}
     return TrainCommand(
         recipe,
         flags,
-        method=own.get("method"),
-        task=own.get("task"),
-        out=own.get("out"),
+        **own_options,
         data=own.get("data") or flags.data,
-        seeds=own.get("seeds"),
         resume=resume,
         resumed=resumed,
         trackers=tuple(name for name in TRACKERS if name in own),
-        overwrite="overwrite" in own,
-        json="json" in own,
-        print_config="print-config" in own,
-        help="help" in own,
     )
+
+
+def train_request(command: TrainCommand) -> RecipeRequest:
+    """The recipe of a command, and notes on it.
+
+    Raises:
+        UsageError, UnknownNameError: see `request_recipe`; a data set or a resumed run that is not there.
+    """
+    dataset = command.flags.settings.get("dataset")
+    if dataset is not None and dataset not in DATASETS and Path(dataset).is_dir():
+        raise UnknownNameError(f"unknown data set {dataset!r}; the folder of that name is --dataset ./{dataset}")
+    resolve(DATASETS, dataset, kind="data set")
+    source = recipe_path(command.recipe) if command.recipe else None
+    if source is None and command.resumed:
+        source = stored_recipe(command.resumed)
+    return request_recipe(command.flags, source, method=command.method, task=command.task)
 
 
 def _own_value(name: str, value: str | None, *, repeated: bool) -> str | None:

@@ -98,7 +98,7 @@ def _width() -> int:
 
 def _line(flag: str, text: str) -> str:
     width = _width()
-    flag = flag if len(flag) + 2 <= width else f"{flag[: width - 3]}…"  # what a recipe says of itself is long
+    flag = flag if len(flag) + 2 <= width else f"{flag[: width - 3]}…"  # summary and reference are long
     indent = min(INDENT, width // 2)
     gap = "\n" + " " * indent if len(flag) + 4 > indent else " " * (indent - 2 - len(flag))
     return f"  {flag}{gap}" + ("\n" + " " * indent).join(textwrap.wrap(text, width - indent))

@@ -13,9 +13,8 @@ from onebit.cli.inputs import set_threads
 from onebit.cli.output import answer, answer_either, answer_json, download_progress, say
 from onebit.cli.run_folder import named_folder, refuse_other_folder, refuse_own_weights, refuse_used_folder
 from onebit.cli.seeds import outcome_lines, parse_seeds, summary_lines, train_seeds
-from onebit.cli.train_command import TrainCommand, read_command
+from onebit.cli.train_command import TrainCommand, read_command, train_request
 from onebit.cli.train_help import WHAT_TO_TYPE, train_help
-from onebit.cli.train_request import train_request
 from onebit.errors import UsageError
 from onebit.recipe import Recipe
 from onebit.recipe.translations.scripts import refuse_script

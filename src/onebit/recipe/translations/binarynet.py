@@ -35,7 +35,7 @@ CLASSIC = {
     "resume": "--resume",
     "evaluate": "onebit evaluate FILE",
 }
-"""Classic flag -> what it means here. Dashes and underscores are the same."""
+"""Classic flag -> its meaning here. Dashes and underscores are the same."""
 SAME = ("dataset", "model", "input_size", "epochs", "batch_size", "optimizer", "workers", "resume")
 """Classic flags that `onebit train` has under the same name."""
 OTHER_NAMES = {"learning_rate": "lr", "wd": "weight_decay"}
@@ -66,7 +66,7 @@ IMAGENET_DEPTH = 50
 
 @dataclass(frozen=True)
 class BinaryNetFlags:
-    """What the flags of a command line mean here.
+    """The meaning of a command line's flags.
 
     Args:
         settings: fields of a recipe -> values.
@@ -141,7 +141,7 @@ def translate(
     if given["dataset"] is None:
         del given["dataset"]
     if "optimizer.name" in given:
-        given["optimizer.name"] = given["optimizer.name"].lower()  # torch capitalizes its names: SGD, Adam
+        given["optimizer.name"] = given["optimizer.name"].lower()  # torch's own names are capitalized: SGD, Adam
     model = given.get("model.name")
     if model in CIFAR_RESNETS and given.get("dataset") == "imagenet":
         config.setdefault("depth", IMAGENET_DEPTH)
@@ -218,7 +218,7 @@ def _resnet(model: str | None, given: Mapping[str, Any], depth: int) -> dict[str
 
 
 def _data_path(dataset: Any) -> tuple[str | None, Any]:
-    """(the path given in place of the name of a data set, the name: of its format where a path is given)."""
+    """(path, name): a path in place of the name of a data set, and the name of its format."""
     path = Path(str(dataset or ""))
     if "/" not in str(dataset) and path.suffix != ".npz":
         return None, dataset

@@ -49,7 +49,7 @@ WITHOUT_WORDS = {
     "train_ste": "train CONFIG.json",
     "test_cl": "train CONFIG.json --task permuted-mnist",
 }
-"""What a script is when nothing follows it; the others take a run folder or a weight file."""
+"""Script without arguments -> the command; the other scripts take a run folder or a weight file."""
 
 
 def refuse_script(word: str, rest: Sequence[str]) -> None:

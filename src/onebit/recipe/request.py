@@ -1,4 +1,4 @@
-"""The recipe that a command line of `onebit train` asks for."""
+"""The recipe of a training: a file or defaults, a method over it, and flags over both."""
 
 from __future__ import annotations
 
@@ -7,39 +7,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from onebit.cli.run_folder import stored_recipe
-from onebit.cli.train_command import TrainCommand
 from onebit.common.tables import resolve
-from onebit.data import DATASETS
-from onebit.errors import UnknownNameError, UsageError
-from onebit.recipe import (
-    Recipe,
-    build_recipe,
-    changed_settings,
-    default_settings,
-    merge,
-    method_of,
-    method_settings,
-    read_config,
-    read_settings,
-    recipe_path,
-    refuse_clipping,
-    refuse_long_warmup,
-    refuse_unused,
-    shrink_warmup,
-    split_alias,
-    translate_config,
-    unused_settings,
-    with_method,
-)
-from onebit.recipe.settings import LONGEST_NAME
+from onebit.errors import UsageError
+from onebit.recipe.defaults import default_settings
+from onebit.recipe.laying import method_of, with_method
+from onebit.recipe.reading import build_recipe, merge, method_settings, read_settings, recipe_path, split_alias
+from onebit.recipe.settings import LONGEST_NAME, Recipe
+from onebit.recipe.translations.bayesbinn_json import read_config, translate_config
+from onebit.recipe.translations.binarynet import BinaryNetFlags
+from onebit.recipe.unused import changed_settings, refuse_clipping, refuse_unused, unused_settings
+from onebit.recipe.warmup import refuse_long_warmup, shrink_warmup
 
 QUANTIZERS = ("weight_quantizer", "input_quantizer")
 TASKS = {"permuted-mnist": "mnist-permuted", "image": None}
 """Task -> the recipe that says how it is learned; None for the images as they are."""
 
 
-class TrainRequest(NamedTuple):
+class RecipeRequest(NamedTuple):
     """A recipe, and what was understood in another way than it was written."""
 
     recipe: Recipe
@@ -61,68 +45,63 @@ class _Base(NamedTuple):
     notes: tuple[str, ...]
 
 
-def train_request(command: TrainCommand) -> TrainRequest:
+def request_recipe(
+    flags: BinaryNetFlags, source: Path | None = None, *, method: str | None = None, task: str | None = None
+) -> RecipeRequest:
     """Recipe file, JSON configuration or defaults, then the method in place of that of the recipe, then the flags.
 
+    Args:
+        flags: fields of a recipe with their values, and what else is laid over the file.
+        source: a recipe or JSON configuration; None for the defaults that suit the flags.
+        method, task: names of `methods()` and `TASKS`.
+
     Raises:
-        UsageError, UnknownNameError: the command cannot be understood, or has settings that would not be used.
+        UsageError, UnknownNameError: the request cannot be understood, or has settings that would not be used.
     """
-    refuse_unknown_data(command.flags.settings.get("dataset"))
-    meant, values = split_alias(command.flags.settings)
-    meant = merge(meant, {"model": command.flags.net}) if command.flags.net else meant
-    task = None if command.task is None else resolve(TASKS, command.task, kind="task")
-    learning = None if task is None else recipe_path(task)
-    source = recipe_path(command.recipe) if command.recipe else None
-    if source is None and command.resumed:
-        source = stored_recipe(command.resumed)
+    meant, values = split_alias(flags.settings)
+    meant = merge(meant, {"model": flags.net}) if flags.net else meant
+    name = None if task is None else resolve(TASKS, task, kind="task")
+    learning = None if name is None else recipe_path(name)
     if source is None and learning is None:
-        base = _of_defaults(command, meant, values)
+        base = _of_defaults(flags, method, meant, values)
     else:
-        base = _of_file(command, meant, values, source, learning)
-    recipe = command.flags.with_momentum(build_recipe(merge(base.settings, base.meant), values))
+        base = _of_file(source, learning, method, task, meant, values)
+    recipe = flags.with_momentum(build_recipe(merge(base.settings, base.meant), values))
     return _finished(recipe, base, list(values))
 
 
-def refuse_unknown_data(name: str | None) -> None:
-    """Refuse a data set that is not one by its name; a folder of that name needs a slash.
-
-    Raises:
-        UnknownNameError: with the nearest name, or the path of the folder.
-    """
-    if name is None or name in DATASETS:
-        return
-    if Path(name).is_dir():
-        raise UnknownNameError(f"unknown data set {name!r}; the folder of that name is --dataset ./{name}")
-    resolve(DATASETS, name, kind="data set")
-
-
-def _of_defaults(command: TrainCommand, meant: dict[str, Any], values: dict[str, Any]) -> _Base:
+def _of_defaults(flags: BinaryNetFlags, method: str | None, meant: dict[str, Any], values: dict[str, Any]) -> _Base:
     """A training without a file."""
     optimizer, notes = values.get("optimizer.name"), tuple[str, ...]()
-    row = {} if command.method is None else method_settings(command.method, optimizer=optimizer)
+    row = {} if method is None else method_settings(method, optimizer=optimizer)
     meant = merge(meant, row)
-    of_sgd = command.flags.of_sgd
+    of_sgd = flags.of_sgd
     if of_sgd and optimizer is None and meant.get("optimizer", {}).get("name") is None:
-        settings = default_settings(build_recipe(meant, values), method=command.method, given=list(values))
+        settings = default_settings(build_recipe(meant, values), method=method, given=list(values))
         if build_recipe(settings).optimizer.name == "adam":
             values["optimizer.name"] = "sgd"
             meaning = "trains with SGD, as in the scripts that this flag comes from; --optimizer adam keeps Adam"
             notes = (f"{of_sgd[0]} without --optimizer {meaning}",)
     what = build_recipe(meant, values)
-    settings = default_settings(what, method=command.method, given=list(values))
-    name = filter(None, (Path(what.dataset).name, command.flags.model or what.model.name, command.method))
+    settings = default_settings(what, method=method, given=list(values))
+    name = filter(None, (Path(what.dataset).name, flags.model or what.model.name, method))
     settings["name"] = "-".join(name)[:LONGEST_NAME]
-    return _Base(settings, meant, None, command.method, notes)
+    return _Base(settings, meant, None, method, notes)
 
 
 def _of_file(
-    command: TrainCommand, meant: dict[str, Any], values: dict[str, Any], source: Path | None, learning: Path | None
+    source: Path | None,
+    learning: Path | None,
+    method: str | None,
+    task: str | None,
+    meant: dict[str, Any],
+    values: dict[str, Any],
 ) -> _Base:
-    """A recipe or JSON configuration, or the recipe of a task, with another method where one is asked for."""
-    method, optimizer, notes = command.method, values.get("optimizer.name"), tuple[str, ...]()
+    """A recipe or JSON configuration, or the recipe of a task, with another method if one is named."""
+    optimizer, notes = values.get("optimizer.name"), tuple[str, ...]()
     config = None if source is None else read_config(source)
     if config is not None:
-        translation = translate_config(config, source=str(source), method=method, task=command.task)
+        translation = translate_config(config, source=str(source), method=method, task=task)
         method, notes = translation.method, translation.notes
         settings = merge(method_settings(method, optimizer=optimizer), translation.settings)
     else:
@@ -144,17 +123,17 @@ def _of_file(
     return _Base(settings, meant, recipe, method, notes)
 
 
-def _finished(recipe: Recipe, base: _Base, given: Sequence[str]) -> TrainRequest:
+def _finished(recipe: Recipe, base: _Base, given: Sequence[str]) -> RecipeRequest:
     """The recipe with what follows from its method and epochs; settings that would have no effect are refused.
 
     Args:
-        given: flag names of what was asked for.
+        given: names of the flags.
     """
     method, file, notes = base.method, base.file, base.notes
     if method is not None and recipe.continual.tasks and "continual.own" not in given:
         recipe = dataclasses.replace(recipe, continual=dataclasses.replace(recipe.continual, own=method))
     if file is not None and any(name != "seed" for name, _, _ in recipe.changed_from(file)):
-        # what was measured with the file says nothing about this training
+        # results that were measured with the file do not hold for this training
         recipe = dataclasses.replace(recipe, measured="")
     binary = method is not None and method_settings(method)["model"]["weight_quantizer"] is not None
     if binary and recipe.model.weight_quantizer is None:
@@ -171,4 +150,4 @@ def _finished(recipe: Recipe, base: _Base, given: Sequence[str]) -> TrainRequest
         # a file is complete, and other settings may have been laid over it: its settings without effect are a note
         in_file = set(changed_settings(file)) - set(given)
         notes = (*notes, *unused_settings(recipe, [name for name in changed_settings(recipe) if name in in_file]))
-    return TrainRequest(recipe, notes)
+    return RecipeRequest(recipe, notes)
