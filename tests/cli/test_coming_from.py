@@ -15,7 +15,8 @@ from cli_support import Outcome
 from onebit.cli.train_command import TRACKERS, read_command
 from onebit.data import DATASETS
 from onebit.layers import binary_layers
-from onebit.recipe import Recipe, build_recipe, flag_names, split_alias
+from onebit.recipe import Recipe, build_recipe, flag_names
+from onebit.recipe.reading import split_alias
 from onebit.recipe.translations.bayesbinn_json import KEYS
 from onebit.recipe.translations.binarynet import CLASSIC, OTHER_NAMES, SHORT
 from onebit.runs.model import build_model

@@ -73,16 +73,16 @@ def _note_on_draws(run: Run, weights: str) -> str:
     return f"{weights} draws from latents that were trained without draws: they are not probabilities of the signs"
 
 
-def choose_split(data: Dataset, name: str) -> Split:
-    """A split by name.
+def _images(data: Dataset, split: str) -> tuple[Split, dict[str, str]]:
+    """The images of a split, and which ones they are.
 
     Raises:
         UsageError: the data set has no such images.
     """
-    split: Split = getattr(data, name)
-    if not len(split):
-        raise UsageError(f"{data.name} has no {name} images in this recipe")
-    return split
+    images: Split = getattr(data, split)
+    if not len(images):
+        raise UsageError(f"{data.name} has no {split} images in this recipe")
+    return images, {"dataset": data.name, "directory": data.directory, "split": split, "note": data.note}
 
 
 def _packed_file(args: Any) -> dict[str, Any]:
@@ -96,19 +96,15 @@ def _packed_file(args: Any) -> dict[str, Any]:
         raise UsageError(f"{args.run} carries no certificate that names its data; name it with --dataset")
     with download_progress() as fetched:
         data = load_packed_data(net, name, directory=args.data, progress=fetched, source=args.run)
-    return {**_named(data, args.split), **_score_packed(net, choose_split(data, args.split))}
+    images, facts = _images(data, args.split)
+    return facts | _score_packed(net, images)
 
 
-def _named(data: Dataset, split: str) -> dict[str, str]:
-    """The images that were evaluated, and a note on them."""
-    return {"dataset": data.name, "directory": data.directory, "split": split, "note": data.note}
-
-
-def _score_packed(net: PackedNet, split: Split) -> dict[str, Any]:
+def _score_packed(net: PackedNet, images: Split) -> dict[str, Any]:
     from onebit.evaluation.packed_nets import score_packed
 
     with progress("evaluating", "images") as bar:
-        return score_packed(net, split, on_images=bar.update)
+        return score_packed(net, images, on_images=bar.update)
 
 
 def _run(args: Any, weights: str) -> dict[str, Any]:
@@ -116,56 +112,31 @@ def _run(args: Any, weights: str) -> dict[str, Any]:
 
     if weights != "packed":
         parse_weights(weights)  # a wrong mode is reported before anything is loaded
-    return evaluate_run(
-        open_trained(args),
-        weights=weights,
-        split=args.split,
-        bn=args.bn,
-        dataset=args.dataset,
-        data_folder=args.data,
-        draw_seed=args.seed,
-    )
+    run = open_trained(args)
+    data = load_data(run, args.data, dataset=args.dataset)
+    return evaluate_run(run, data, weights, split=args.split, bn=args.bn, seed=args.seed)
 
 
 def evaluate_run(
-    run: Run,
-    *,
-    weights: str,
-    split: str = "test",
-    bn: str = "auto",
-    dataset: str | None = None,
-    data_folder: str | None = None,
-    draw_seed: int = 0,
+    run: Run, data: Dataset, weights: str, *, split: str = "test", bn: str = "auto", seed: int = 0
 ) -> dict[str, Any]:
     """Counts, accuracy and loss of a trained net, with progress.
 
     Args:
-        weights: the test mode, "packed" included. split, bn: see `onebit.evaluate`.
-        dataset: another one than the recipe's.
-        data_folder: folder of data sets. draw_seed: of random draws.
+        weights: the test mode, "packed" included. split, bn: see `onebit.evaluate`. seed: of random draws.
     """
     from onebit.evaluation.modes import evaluate
 
-    recipe = run.recipe
-    data = load_data(run, data_folder, dataset=dataset)
-    images = choose_split(data, split)
-    named = _named(data, split)
+    loss = run.recipe.loss
+    images, facts = _images(data, split)
     if weights == "packed":
         from onebit.fold import pack
 
-        return {**named, **_score_packed(pack(run.model, classes=data.classes), images)}
+        return facts | _score_packed(pack(run.model, classes=data.classes), images)
     with progress("evaluating", "images") as bar:
         score = evaluate(
-            run.model,
-            images,
-            weights=weights,
-            train=data.train,
-            bn=bn,
-            loss=recipe.loss,
-            seed=draw_seed,
-            on_images=bar.update,
+            run.model, images, weights=weights, train=data.train, bn=bn, loss=loss, seed=seed, on_images=bar.update
         )
-    named["note"] = "; ".join(filter(None, [data.note, _note_on_draws(run, weights)]))
+    facts["note"] = "; ".join(filter(None, [data.note, _note_on_draws(run, weights)]))
     # the mean of several draws is a probability, which has a cross-entropy but no margins
-    loss_name = "cross_entropy" if weights.startswith("ensemble") else recipe.loss
-    return {**named, **score.as_dict(), "loss_name": loss_name}
+    return facts | score.as_dict() | {"loss_name": "cross_entropy" if weights.startswith("ensemble") else loss}

@@ -14,7 +14,7 @@ from onebit.errors import UsageError
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises UsageError instead of printing usage and leaving; knows no abbreviated options.
+    """Raises UsageError instead of printing usage and exiting; options cannot be abbreviated.
 
     Args:
         verb: its name.

@@ -9,7 +9,6 @@ from typing import Any
 
 from onebit.cli.run_folder import stored_recipe
 from onebit.common.tables import resolve
-from onebit.data import DATASETS
 from onebit.errors import UnknownNameError, UsageError
 from onebit.recipe import recipe_path
 from onebit.recipe.flags import OPTIONAL, SWITCH, VALUE, Word, read_words
@@ -118,10 +117,12 @@ def train_request(command: TrainCommand) -> RecipeRequest:
     Raises:
         UsageError, UnknownNameError: see `request_recipe`; a data set or a resumed run that is not there.
     """
-    dataset = command.flags.settings.get("dataset")
-    if dataset is not None and dataset not in DATASETS and Path(dataset).is_dir():
-        raise UnknownNameError(f"unknown data set {dataset!r}; the folder of that name is --dataset ./{dataset}")
-    resolve(DATASETS, dataset, kind="data set")
+    if (dataset := command.flags.settings.get("dataset")) is not None:
+        from onebit.data import DATASETS
+
+        if dataset not in DATASETS and Path(dataset).is_dir():
+            raise UnknownNameError(f"unknown data set {dataset!r}; the folder of that name is --dataset ./{dataset}")
+        resolve(DATASETS, dataset, kind="data set")
     source = recipe_path(command.recipe) if command.recipe else None
     if source is None and command.resumed:
         source = stored_recipe(command.resumed)

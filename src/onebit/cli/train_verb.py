@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onebit.cli.continual import learn_tasks, task_lines
-from onebit.cli.inputs import set_threads
+from onebit.cli.inputs import load_data, set_threads
 from onebit.cli.output import answer, answer_either, answer_json, download_progress, say
 from onebit.cli.run_folder import named_folder, refuse_other_folder, refuse_own_weights, refuse_used_folder
 from onebit.cli.seeds import outcome_lines, parse_seeds, summary_lines, train_seeds
@@ -92,9 +92,8 @@ def _evaluate(command: TrainCommand, recipe: Recipe) -> int:
     run = open_run(file, fallback=recipe)
     if command.flags.model is not None and run.recipe.model.name != recipe.model.name:
         raise UsageError(f"{file} holds a {run.recipe.model.name}, --model says {recipe.model.name}")
-    evaluate_verb.show(
-        evaluate_verb.evaluate_run(run, weights="binary", data_folder=command.data), as_json=command.json
-    )
+    data = load_data(run, command.data)
+    evaluate_verb.show(evaluate_verb.evaluate_run(run, data, "binary"), as_json=command.json)
     return 0
 
 

@@ -18,7 +18,6 @@ from onebit.recipe.reading import (
     read_settings,
     recipe_names,
     recipe_path,
-    split_alias,
     take_alias,
 )
 from onebit.recipe.settings import (
@@ -64,7 +63,6 @@ __all__ = [
     "refuse_long_warmup",
     "refuse_unused",
     "shrink_warmup",
-    "split_alias",
     "take_alias",
     "translate_config",
     "unused_settings",
