@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,6 @@ from onebit.train.history import TABLE_FILE, refuse_used
 if TYPE_CHECKING:
     from onebit.cli.train_command import TrainCommand
     from onebit.data import Dataset
-    from onebit.report.tasks import Row
     from onebit.runs.task_grid import Cell
     from onebit.train.ranks import Ranks
 
@@ -32,6 +31,7 @@ def learn_tasks(
         UsageError: the folder holds a training and the command does not resume it.
     """
     from onebit.report.continual import plot_tasks
+    from onebit.report.outcome import result_rows, task_lines
     from onebit.report.tasks import task_rows
     from onebit.runs.continual import arms, train_continual
     from onebit.runs.run import refuse_other_recipe
@@ -65,25 +65,5 @@ def learn_tasks(
         for line in task_lines(result):
             printer.write(line)
     title = f"{result['recipe']}, {result['dataset']}, {result['epochs']:g} epochs a task, seed {result['seed']}"
-    plot_tasks(_rows(result), folder / PICTURE, tasks=result["tasks"], title=title)
+    plot_tasks(result_rows(result), folder / PICTURE, tasks=result["tasks"], title=title)
     return result
-
-
-def task_lines(result: Mapping[str, Any]) -> list[str]:
-    """The accuracy on every task after every task, for people."""
-    end = f"{result['seconds']:.1f} s; table and picture in {result['folder']}"
-    return [table_heading([result["seed"]]), *map(str, _rows(result)), end]
-
-
-def table_heading(seeds: Iterable[object]) -> str:
-    """The line above the table."""
-    each = [str(seed) for seed in seeds]
-    listed = f"seed{'s' if len(each) > 1 else ''} {', '.join(each)}"
-    return f"test accuracy on task 1, 2, ... after each task, each under its own permutation; {listed}"
-
-
-def _rows(result: Mapping[str, Any]) -> list[Row]:
-    from onebit.report.tasks import task_rows
-    from onebit.runs.task_grid import Cell
-
-    return task_rows([[Cell(**cell) for cell in result["cells"]]])

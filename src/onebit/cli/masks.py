@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from onebit.cli.images import STANDARD_INPUT, as_array, read_picture
 from onebit.cli.output import answer_either, percent
+from onebit.common.picture_files import STANDARD_INPUT, as_array, read_picture
 from onebit.data import VOID, Masks, Tiling, confusion_matrix, is_counted, mask_classes, pixel_score, read_mask
 from onebit.errors import UsageError
 from onebit.packed import PackedNet, infer
@@ -68,7 +68,7 @@ def predict_mask(net: PackedNet, image: np.ndarray) -> Masks:
 
 def _predict(net: PackedNet, file: Path, folder: Path, *, invert: bool) -> dict[str, Any]:
     """Predict one image and write its mask and picture; returns the facts for the answer."""
-    image = as_array(read_picture(file, net))
+    image = as_array(read_picture(file, net.input.shape[0]))
     seen = 255 - image if invert else image
     mask = predict_mask(net, seen)
     count = infer(net)[net.output].shape[0]

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from onebit.cli.images import as_array, image_files, read_picture
 from onebit.cli.output import answer_either, say
 from onebit.cli.parsing import Parser
+from onebit.common.picture_files import as_array, image_files, read_picture
 from onebit.errors import UsageError
 from onebit.packed import PackedNet, infer
 from onebit.runs.folders import is_run_folder
@@ -74,7 +74,7 @@ def _read_images(files: Sequence[Path], net: PackedNet, *, invert: bool) -> list
     _, height, width = net.input.shape
     images, resized = [], []
     for path in files:
-        pixels = read_picture(path, net)
+        pixels = read_picture(path, net.input.shape[0])
         if pixels.size != (width, height):
             resized.append(f"{path}: resized from {pixels.width}×{pixels.height} to {width}×{height}")
             pixels = ImageOps.fit(pixels, (width, height), Image.Resampling.BILINEAR)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from onebit.cli.continual import table_heading
 from onebit.cli.output import answer, answer_json, table
 from onebit.cli.parsing import Parser
 
@@ -27,6 +26,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse(argv)
     from onebit.report import compare_runs, compare_tasks, read_groups, write_report
     from onebit.report.masks import mask_rows
+    from onebit.report.outcome import table_heading
     from onebit.report.tasks import group_rows
 
     runs = [Path(run) for run in args.runs]

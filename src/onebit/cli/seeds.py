@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.output import percent, say
+from onebit.cli.output import say
 from onebit.cli.processes import way_on
 from onebit.common.files import read_json, write_atomic
 from onebit.errors import FormatError, UsageError
@@ -65,6 +65,8 @@ def train_seeds(
     Raises:
         KeyboardInterrupt: with the command that goes on.
     """
+    from onebit.report.outcome import outcome_lines, summarize
+
     results: list[dict[str, Any]] = []
     summary: dict[str, Any] = {}
     for i, seed in enumerate(seeds, start=1):
@@ -94,6 +96,7 @@ def _stored(path: Path, recipe: Recipe) -> dict[str, Any]:
     Raises:
         CheckpointError: it is not. FormatError: a damaged file.
     """
+    from onebit.report.outcome import outcome_lines
     from onebit.runs.run import refuse_other_recipe
 
     refuse_other_recipe(path.parent, recipe)
@@ -103,52 +106,3 @@ def _stored(path: Path, recipe: Recipe) -> dict[str, Any]:
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise FormatError(f"{path}: damaged ({type(error).__name__}); remove it to evaluate the run again") from None
     return dict(result)
-
-
-def summarize(recipe: Recipe, results: Sequence[Mapping[str, Any]], folder: Path) -> dict[str, Any]:
-    """The results of several seeds, and per test mode mean and sample standard deviation (None for one seed)."""
-    from onebit.report.wording import over_runs
-
-    modes = dict.fromkeys(mode for result in results for mode in result["test"])
-    return {
-        "recipe": recipe.name,
-        "dataset": recipe.dataset,
-        "epochs": recipe.epochs,
-        "seeds": [result["seed"] for result in results],
-        "test": {
-            mode: over_runs([result["test"][mode]["accuracy"] for result in results if mode in result["test"]])
-            for mode in modes
-        },
-        "seconds": sum(result["seconds"] for result in results),
-        "parameters": results[-1]["parameters"],
-        "folder": str(folder),
-        "runs": list(results),
-    }
-
-
-def outcome_lines(result: Mapping[str, Any]) -> list[str]:
-    """The result of one training: a line for each test mode, and one about the training."""
-    lines = [
-        f"test accuracy {percent(score['accuracy'])} "
-        f"({score['correct']:,} of {score['count']:,}) with {mode} weights"
-        + ("" if score["bn"] == "trained" else ", BatchNorm re-estimated")
-        + (f"; mean IoU {score['mean_iou']:.4f}, Dice {score['dice']:.4f}" if "mean_iou" in score else "")
-        for mode, score in result["test"].items()
-    ]
-    if "tasks" in result:
-        chosen = f"all {result['tasks']} tasks after the last one"
-    else:
-        chosen = f"epoch {result['chosen_epoch']}, chosen by {result['chosen_by']}"
-    return [*lines, f"{chosen}; seed {result['seed']}; {result['seconds']:.1f} s; run folder {result['folder']}"]
-
-
-def summary_lines(summary: Mapping[str, Any]) -> list[str]:
-    """The results of several seeds: a line for each test mode, and one about the trainings."""
-    from onebit.report.wording import percent as spread
-
-    lines = []
-    for mode, score in summary["test"].items():
-        each = ", ".join(f"{100 * accuracy:.2f}" for accuracy in score["accuracies"])
-        lines.append(f"test accuracy {spread(score['accuracies'])} with {mode} weights (n = {score['n']}: {each})")
-    listed, folder = ", ".join(map(str, summary["seeds"])), summary["folder"]
-    return [*lines, f"seeds {listed}; {summary['seconds']:.1f} s; onebit report {folder} -o DIR compares them"]

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.continual import learn_tasks, task_lines
+from onebit.cli.continual import learn_tasks
 from onebit.cli.inputs import load_data, set_threads
 from onebit.cli.output import answer, answer_either, answer_json, download_progress, say
 from onebit.cli.run_folder import named_folder, refuse_other_folder, refuse_own_weights, refuse_used_folder
-from onebit.cli.seeds import outcome_lines, parse_seeds, summary_lines, train_seeds
+from onebit.cli.seeds import parse_seeds, train_seeds
 from onebit.cli.train_command import TrainCommand, read_command, train_request
 from onebit.cli.train_help import WHAT_TO_TYPE, train_help
 from onebit.errors import UsageError
@@ -63,10 +63,11 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
         result = _train_all(command, recipe, folder, seeds=seeds, ranks=ranks)
     if command.json:
         answer_json(result)
-    else:
-        lines = task_lines if recipe.continual.tasks else outcome_lines
-        for line in lines(result) if seeds is None else summary_lines(result):
-            answer(line)
+        return 0
+    from onebit.report.outcome import outcome_lines, summary_lines, task_lines
+
+    lines = summary_lines if seeds is not None else task_lines if recipe.continual.tasks else outcome_lines
+    answer("\n".join(lines(result)))
     return 0
 
 
@@ -193,6 +194,7 @@ def _train(
         on_begin: called after the first step.
     """
     from onebit.cli.progress_printer import printing_progress
+    from onebit.report.outcome import outcome_lines
     from onebit.runs.results_table import write_results
     from onebit.runs.run import start_folder, train_run
     from onebit.train.batch_log import BatchWatch

@@ -1,4 +1,4 @@
-"""The image files of `onebit predict`. Loads no torch."""
+"""Image files of any user, named by words and read as they are."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import numpy as np
 
 from onebit.common.pictures import SUFFIXES, opened, picture
 from onebit.errors import DataError, UsageError
-from onebit.packed import PackedNet
 
 STANDARD_INPUT = Path("-")
 MOST_BYTES = 1 << 28
@@ -55,14 +54,12 @@ def as_array(pixels: Any) -> Any:
     return array.reshape(pixels.height, pixels.width, -1).transpose(2, 0, 1)
 
 
-def read_picture(path: Path, net: PackedNet) -> Any:
-    """An image file in the colors that the net takes.
+def read_picture(path: Path, channels: int) -> Any:
+    """An image file in gray or RGB.
 
     Raises:
-        UsageError: not there, or a net whose channels no image has. DataError: not an image, or a very large one from
-            standard input.
+        UsageError: not there, or neither 1 nor 3 channels. DataError: not an image, or too large on standard input.
     """
-    channels = net.input.shape[0]
     modes = {1: "L", 3: "RGB"}
     if channels not in modes:
         raise UsageError(f"the net takes {channels} channels; predict reads images with 1 or 3")
