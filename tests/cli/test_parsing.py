@@ -7,8 +7,6 @@ from collections.abc import Callable
 import pytest
 from cli_support import Outcome
 
-from onebit.recipe.flags import SWITCH, VALUE, read_words
-
 Onebit = Callable[..., Outcome]
 
 
@@ -32,25 +30,6 @@ def test_an_unknown_flag_gets_the_nearest_ones(onebit: Onebit, flags: list[str],
 @pytest.mark.parametrize("flag", ["--model", "--model.name", "--batch-size", "--model.weight_options.temperature"])
 def test_flags_of_a_recipe_are_known_in_all_their_forms(onebit: Onebit, flag: str) -> None:
     assert "unknown option" not in onebit("train", "digits-smoke", flag, "1", "--print_config", "--json").err
-
-
-@pytest.mark.parametrize(
-    ("words", "found"),
-    [
-        (["--print_config"], [("print-config", None)]),
-        (["--print-config"], [("print-config", None)]),
-        (["--out=a_b"], [("out", "a_b")]),
-        (["--batch-size", "3"], [("batch_size", "3")]),
-        (["print_config"], [("", "print_config")]),
-        (["mnist-fast", "--compile", "--seed", "3"], [("", "mnist-fast"), ("compile", "true"), ("seed", "3")]),
-        (["--compile", "no", "mnist-fast"], [("compile", "no"), ("", "mnist-fast")]),
-        (["--optimizer.lr", "-1", "--name=-b"], [("optimizer.lr", "-1"), ("name", "-b")]),
-    ],
-)
-def test_words_are_flags_with_values_and_other_words(words: list[str], found: list[tuple[str, str | None]]) -> None:
-    read = read_words(words, options={"print-config": SWITCH, "out": VALUE})
-    assert [(word.name, word.value) for word in read] == found
-    assert [typed for word in read for typed in word.typed] == words
 
 
 @pytest.mark.parametrize(

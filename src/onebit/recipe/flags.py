@@ -65,31 +65,29 @@ def read_words(
     while i < len(words):
         start, word = i, words[i]
         i += 1
-        value: str | None
-        if word[:2] in short:
-            flag, name, value = word[:2], short[word[:2]], word[2:].removeprefix("=") or None
-        elif _FLAG.match(word):
-            flag, equals, text = word.partition("=")
-            name, value = flag.removeprefix("--").replace("-", "_"), text if equals else None
-        else:
+        if not _FLAG.match(word):
             found.append(Word("", word, (word,)))
             continue
-        name = f"{name}.name" if name in NAMED_PARTS else name
-        if (word[:2] not in short and not flag.startswith("--")) or (
-            name not in known and name.rpartition(".")[0] not in OPTION_FIELDS
-        ):
+        flag, equals, text = word.partition("=")
+        if flag[:2] in short:
+            flag, name = word[:2], short[word[:2]]
+            value = word[2:].removeprefix("=") or None
+        else:
+            name, value = flag[2:].replace("-", "_"), text if equals else None
+            name = f"{name}.name" if name in NAMED_PARTS else name
+        is_argument = name.rpartition(".")[0] in OPTION_FIELDS
+        if not (flag in short or flag.startswith("--")) or not (name in known or is_argument):
             raise UsageError(f"unknown option {flag}{_nearest(flag, options)}")
         name, takes = known.get(name, (name, VALUE))
-        if value is not None and takes == SWITCH:
+        if takes == SWITCH and value is not None:
             raise UsageError(f"{flag} takes no value, got {value!r}")
-        if value is None and takes != SWITCH:
-            following = words[i] if i < len(words) and not _FLAG.match(words[i]) else None
-            if following is not None:
-                value, i = following, i + 1
+        if takes != SWITCH and value is None:
+            if i < len(words) and not _FLAG.match(words[i]):
+                value, i = words[i], i + 1
+            elif takes == VALUE:
+                raise UsageError(f"{flag} needs a value")
             elif takes == _BOOLEAN:
                 value = "true"
-            elif takes != OPTIONAL:
-                raise UsageError(f"{flag} needs a value")
         found.append(Word(name, value, tuple(words[start:i])))
     return found
 
