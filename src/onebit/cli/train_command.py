@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from onebit.cli.run_folder import stored_recipe
+from onebit.cli.seeds import parse_seeds
 from onebit.common.tables import resolve
 from onebit.errors import UnknownNameError, UsageError
 from onebit.recipe import recipe_path
@@ -34,7 +35,7 @@ class TrainCommand:
     Args:
         recipe: name or file of a recipe.
         flags: settings of the recipe, and what else flags of BinaryNet.pytorch mean.
-        method, task, out, data, seeds: options with a value.
+        method, task, out, data: options with a value; seeds: those of `--seeds`.
         resume: whether to go on with a run; resumed: the run, where `--resume` names one.
         trackers: names of `TRACKERS`.
         overwrite, json, print_config, help: switches.
@@ -46,7 +47,7 @@ class TrainCommand:
     task: str | None = None
     out: str | None = None
     data: str | None = None
-    seeds: str | None = None
+    seeds: list[int] | None = None
     resume: bool = False
     resumed: str | None = None
     trackers: tuple[str, ...] = ()
@@ -93,18 +94,27 @@ def read_command(words: Sequence[str]) -> TrainCommand:
         short=any(word.typed[0][:2] in binarynet.SHORT for word in found),
         without_gpus=_without(found, "gpus"),
     )
-    if own.get("data") and flags.data:
-        raise UsageError(f"--data {own['data']} and --dataset {flags.data}: leave one of them out")
     resume, resumed = own.get("resume", "") != "", own.get("resume") or None  # scripts have --resume '' for none
     if resume and own.get("out") and not (recipe or flags.settings or own.get("method") or own.get("task")):
         resumed = resumed or own["out"]  # --resume --out DIR
-    own_options: dict[str, Any] = {name: own.get(name) for name in ("method", "task", "out", "seeds")}
+    conflicts = {
+        f"--data {own.get('data')} and --dataset {flags.data}": own.get("data") and flags.data,
+        f"--seeds {own.get('seeds')} and --seed": own.get("seeds") and "seed" in settings,
+        "--overwrite replaces a run, --resume goes on with it": resume and "overwrite" in own,
+    }
+    for pair, wrong in conflicts.items():
+        if wrong:
+            raise UsageError(f"{pair}: leave one of them out")
+    if flags.start_epoch and not resume:
+        raise UsageError(f"--start-epoch {flags.start_epoch}: a training goes on from a checkpoint: add --resume RUN")
+    own_options: dict[str, Any] = {name: own.get(name) for name in ("method", "task", "out")}
     own_options |= {name.replace("-", "_"): name in own for name in ("overwrite", "json", "print-config", "help")}
     return TrainCommand(
         recipe,
         flags,
         **own_options,
         data=own.get("data") or flags.data,
+        seeds=parse_seeds(own["seeds"] or "") if "seeds" in own else None,
         resume=resume,
         resumed=resumed,
         trackers=tuple(name for name in TRACKERS if name in own),

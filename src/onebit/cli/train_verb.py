@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from onebit.cli.continual import learn_tasks
 from onebit.cli.inputs import load_data, set_threads
 from onebit.cli.output import answer, answer_either, answer_json, download_progress, say
 from onebit.cli.run_folder import named_folder, refuse_other_folder, refuse_own_weights, refuse_used_folder
-from onebit.cli.seeds import parse_seeds, train_seeds
+from onebit.cli.seeds import train_seeds
 from onebit.cli.train_command import TrainCommand, read_command, train_request
 from onebit.cli.train_help import WHAT_TO_TYPE, train_help
 from onebit.errors import UsageError
@@ -41,32 +41,31 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
     if argv:
         refuse_script(argv[0], argv[1:])
     command = read_command(argv)
-    talks = ranks is None or ranks.writes
+    prints = ranks is None or ranks.writes
     if command.help:
         answer(train_help(train_request(command).recipe if command.names_training else None))
         return 0
     if not command.names_training:
-        if talks:
+        if prints:
             say(WHAT_TO_TYPE)
         return UsageError.exit_status
     recipe, notes = train_request(command)
-    if talks:
+    if prints:
         for note in [*notes, *command.flags.notes_on(recipe)]:
             say(f"note: {note}")
     if command.print_config:
         return _print_config(recipe, as_json=command.json)
     if command.flags.evaluate is not None:
         return _evaluate(command, recipe)
-    seeds = _seeds(command)
-    folder = _folder(command, recipe, seeds, ranks)
+    folder = _folder(command, recipe, ranks)
     with lock_folder(folder, ranks):  # before the data are loaded: a second training learns of it at once
-        result = _train_all(command, recipe, folder, seeds=seeds, ranks=ranks)
+        result = _train_all(command, recipe, folder, ranks)
     if command.json:
         answer_json(result)
         return 0
     from onebit.report.outcome import outcome_lines, summary_lines, task_lines
 
-    lines = summary_lines if seeds is not None else task_lines if recipe.continual.tasks else outcome_lines
+    lines = summary_lines if command.seeds else task_lines if recipe.continual.tasks else outcome_lines
     answer("\n".join(lines(result)))
     return 0
 
@@ -98,34 +97,19 @@ def _evaluate(command: TrainCommand, recipe: Recipe) -> int:
     return 0
 
 
-def _seeds(command: TrainCommand) -> list[int] | None:
-    if command.seeds is None:
-        return None
-    seeds = parse_seeds(command.seeds)
-    if "seed" in command.flags.settings:
-        raise UsageError(f"--seeds {command.seeds} and --seed: leave one of them out")
-    return seeds
-
-
-def _folder(command: TrainCommand, recipe: Recipe, seeds: Sequence[int] | None, ranks: Ranks | None) -> Path:
+def _folder(command: TrainCommand, recipe: Recipe, ranks: Ranks | None) -> Path:
     """The run folder of a command: a named one, or runs/NAME with a number if that holds a run.
 
     Raises:
         UsageError: the folder cannot be used as the command says.
     """
-    if command.flags.start_epoch and not command.resume:
-        raise UsageError(
-            f"--start-epoch {command.flags.start_epoch}: a training goes on from a checkpoint: add --resume RUN"
-        )
-    if command.overwrite and command.resume:
-        raise UsageError("--overwrite replaces a run, --resume goes on with it: leave one of them out")
     named = named_folder(out=command.out, resumed=command.resumed, saved=command.flags.run_folder(recipe))
     folder = named or Path("runs") / recipe.name
     if command.overwrite:
         refuse_other_folder(folder)
         refuse_own_weights(folder, {"init_from": recipe.init_from, "teacher": recipe.teacher})
     elif named or command.resume:
-        refuse_used_folder(folder, seeds, resume=command.resume)
+        refuse_used_folder(folder, command.seeds, resume=command.resume)
     else:
         free = free_folder(folder) if ranks is None else ranks.first(lambda: free_folder(folder))
         if free != folder and (ranks is None or ranks.writes):
@@ -137,9 +121,7 @@ def _folder(command: TrainCommand, recipe: Recipe, seeds: Sequence[int] | None, 
     return folder
 
 
-def _train_all(
-    command: TrainCommand, recipe: Recipe, folder: Path, *, seeds: Sequence[int] | None, ranks: Ranks | None
-) -> dict[str, Any]:
+def _train_all(command: TrainCommand, recipe: Recipe, folder: Path, ranks: Ranks | None) -> dict[str, Any]:
     """One training into `folder`, or one for each seed into folders in it; returns result.json or seeds.json."""
     from onebit.runs.checks import check_recipe
     from onebit.runs.trackers import refuse_missing
@@ -162,9 +144,9 @@ def _train_all(
             with lock_folder(folder, ranks):  # the folder of a seed has a lock of its own
                 return _train(command, recipe, data, folder, ranks=ranks, on_begin=on_begin)
 
-        if seeds is None:
+        if command.seeds is None:
             return train(recipe, folder)
-        return train_seeds(recipe, seeds, folder, train=train, resume=command.resume, ranks=ranks)
+        return train_seeds(recipe, command.seeds, folder, train=train, resume=command.resume, ranks=ranks)
 
 
 def _load(recipe: Recipe, folder: Path | None, *, data_folder: str | None, ranks: Ranks) -> tuple[Recipe, Dataset]:
