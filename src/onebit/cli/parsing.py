@@ -53,12 +53,12 @@ class _SetThreads(argparse.Action):
         os.environ["ONEBIT_THREADS"] = str(values)
 
 
-def whole_number(least: int, most: float = float("inf")) -> Any:
+def whole_number(least: int, most: int | None = None) -> Any:
     """argparse type: a whole number within bounds."""
-    expected = f"{least} or more" if most == float("inf") else f"from {least} to {most:.0f}"
+    expected = f"{least} or more" if most is None else f"from {least} to {most}"
 
     def read(text: str) -> int:
-        if not text.isdecimal() or not least <= int(text) <= most:
+        if not text.isdecimal() or not least <= int(text) <= (most or int(text)):
             raise argparse.ArgumentTypeError(f"must be {expected}, got {text!r}")
         return int(text)
 

@@ -111,7 +111,9 @@ def _nearest(flag: str, options: Mapping[str, str]) -> str:
     """The flags that an unknown one resembles most: a field, an option, or both."""
     fields, others = ([f"--{name}" for name in names] for names in (flag_names(), options))
     near = [repr(name) for names in (fields, others) for name in get_close_matches(flag, names, n=1, cutoff=0.8)]
-    return f"; did you mean {' or '.join(near)}?" if near else did_you_mean(flag, [*fields, *others])
+    if near:
+        return f"; did you mean {' or '.join(near)}?"
+    return did_you_mean(flag, [*fields, *others], or_all=False) or "; `onebit train --help` lists all options"
 
 
 def _is_boolean(name: str) -> bool:
