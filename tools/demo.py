@@ -29,7 +29,7 @@ sys.exit(status)
 
 
 def try_next(digit: str, data: list[str]) -> str:
-    """The last lines of the demo: commands that work as typed, from the folder of the Makefile.
+    """What the demo ends with: commands that work as typed, from the folder of the Makefile.
 
     Args:
         digit: an image to classify.
@@ -60,14 +60,14 @@ def onebit(*arguments: str, quiet: bool = False) -> subprocess.CompletedProcess[
 
 
 def choose_data() -> str:
-    """`mnist`, or the sample in onebit if MNIST is not available."""
+    """`mnist`, or the sample that ships when MNIST can be had nowhere."""
     print("$ onebit data mnist", flush=True)
     found = subprocess.run([sys.executable, "-m", "onebit", "data", "mnist"])
     if found.returncode == 0:
         return "mnist"
     print(
-        "\nNOTE: MNIST is not here and cannot be downloaded (see above). Instead, the demo uses mnist-sample,\n"
-        "8,000 training and 2,000 test digits in onebit: the accuracies are lower than on MNIST.",
+        "\nNOTE: MNIST is not on this machine and cannot be fetched (see above). The demo goes on with mnist-sample,\n"
+        "8,000 training and 2,000 test digits that ship with onebit: its accuracies are lower than those on MNIST.",
         flush=True,
     )
     return "mnist-sample"
@@ -97,7 +97,7 @@ def classify(files: list[str]) -> None:
 
 
 def draw_answers(test: Split, path: Path, *, data: str) -> None:
-    """Draw right and wrong predictions of the packed net on the test images."""
+    """Right and wrong answers of the packed net, out of those to all test images."""
     from onebit.report import plot_answers
     from onebit.runtime import load, run, softmax
 
@@ -124,7 +124,7 @@ def show_speed(dataset: str) -> None:
 
     best = instruction_set()
     if best is None:
-        print("\nthe native library is not installed: the packed net runs in numpy, whose speed is not shown")
+        print("\nthe native library is not installed: the packed net runs in numpy here, and has no speed to show")
         return
     torch.set_num_threads(1)
     model = open_run(FOLDER).model

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from onebit.common.files import atomic_path, read_json, refuse_unwritable, remove_leftovers, write_atomic
+from onebit.common.files import atomic_path, remove_leftovers, write_atomic
 from onebit.errors import OnebitError
 
 
@@ -123,26 +123,3 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) 
     assert len(names(tmp_path)) == 2
     remove_leftovers(tmp_path)
     assert names(tmp_path) == ["other.bin"]
-
-
-def test_a_json_file_is_read_or_refused_as_a_value(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    path.write_text('{"a": [1, null]}')
-    assert read_json(path, largest=100) == {"a": [1, None]}
-    with pytest.raises(OSError, match="expected at most 3"):
-        read_json(path, largest=3)
-    for text in ("{", "[" * 100_000, "\ud800".encode("utf-16", "surrogatepass").decode("latin-1")):
-        path.write_text(text)
-        with pytest.raises(ValueError):  # noqa: PT011
-            read_json(path, largest=10**6)
-
-
-def test_a_path_that_cannot_be_written_is_refused_without_a_trace(tmp_path: Path) -> None:
-    refuse_unwritable(tmp_path / "new")
-    (tmp_path / "old").write_text("old")
-    refuse_unwritable(tmp_path / "old")
-    for path, why in ((tmp_path, "not a regular file"), (tmp_path / "no" / "a", "No such file or directory")):
-        with pytest.raises(OnebitError, match=why):
-            refuse_unwritable(path)
-    assert names(tmp_path) == ["old"]
-    assert (tmp_path / "old").read_text() == "old"
