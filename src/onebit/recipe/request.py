@@ -34,12 +34,12 @@ class _Base(NamedTuple):
     """What the flags are laid over.
 
     settings: of a file or of defaults.yaml.
-    meant: settings that the name of a model or method stands for; they win over `settings`.
+    implied: settings that the name of a model or method implies; they win over `settings`.
     file: the recipe as its file has it; None without a file.
     """
 
     settings: dict[str, Any]
-    meant: dict[str, Any]
+    implied: dict[str, Any]
     file: Recipe | None
     method: str | None
     notes: tuple[str, ...]
@@ -58,35 +58,35 @@ def request_recipe(
     Raises:
         UsageError, UnknownNameError: the request cannot be understood, or has settings that would not be used.
     """
-    meant, values = split_alias(flags.settings)
-    meant = merge(meant, {"model": flags.net}) if flags.net else meant
+    implied, values = split_alias(flags.settings)
+    implied = merge(implied, {"model": flags.net}) if flags.net else implied
     name = None if task is None else resolve(TASKS, task, kind="task")
     learning = None if name is None else recipe_path(name)
     if source is None and learning is None:
-        base = _of_defaults(flags, method, meant, values)
+        base = _of_defaults(flags, method, implied, values)
     else:
-        base = _of_file(source, learning, method, task, meant, values)
-    recipe = flags.with_momentum(build_recipe(merge(base.settings, base.meant), values))
+        base = _of_file(source, learning, method, task, implied, values)
+    recipe = flags.with_momentum(build_recipe(merge(base.settings, base.implied), values))
     return _finished(recipe, base, list(values))
 
 
-def _of_defaults(flags: BinaryNetFlags, method: str | None, meant: dict[str, Any], values: dict[str, Any]) -> _Base:
+def _of_defaults(flags: BinaryNetFlags, method: str | None, implied: dict[str, Any], values: dict[str, Any]) -> _Base:
     """A training without a file."""
     optimizer, notes = values.get("optimizer.name"), tuple[str, ...]()
     row = {} if method is None else method_settings(method, optimizer=optimizer)
-    meant = merge(meant, row)
+    implied = merge(implied, row)
     of_sgd = flags.of_sgd
-    if of_sgd and optimizer is None and meant.get("optimizer", {}).get("name") is None:
-        settings = default_settings(build_recipe(meant, values), method=method, given=list(values))
+    if of_sgd and optimizer is None and implied.get("optimizer", {}).get("name") is None:
+        settings = default_settings(build_recipe(implied, values), method=method, given=list(values))
         if build_recipe(settings).optimizer.name == "adam":
             values["optimizer.name"] = "sgd"
             meaning = "trains with SGD, as in the scripts that this flag comes from; --optimizer adam keeps Adam"
             notes = (f"{of_sgd[0]} without --optimizer {meaning}",)
-    what = build_recipe(meant, values)
+    what = build_recipe(implied, values)
     settings = default_settings(what, method=method, given=list(values))
     name = filter(None, (Path(what.dataset).name, flags.model or what.model.name, method))
     settings["name"] = "-".join(name)[:LONGEST_NAME]
-    return _Base(settings, meant, None, method, notes)
+    return _Base(settings, implied, None, method, notes)
 
 
 def _of_file(
@@ -94,7 +94,7 @@ def _of_file(
     learning: Path | None,
     method: str | None,
     task: str | None,
-    meant: dict[str, Any],
+    implied: dict[str, Any],
     values: dict[str, Any],
 ) -> _Base:
     """A recipe or JSON configuration, or the recipe of a task, with another method if one is named."""
@@ -112,7 +112,7 @@ def _of_file(
     if method is not None and config is None:
         settings = with_method(recipe, method, flags=values, optimizer=optimizer)
         # the quantizers of --method win over those of an alias
-        meant = merge(meant, {"model": {key: settings["model"][key] for key in QUANTIZERS}})
+        implied = merge(implied, {"model": {key: settings["model"][key] for key in QUANTIZERS}})
     else:
         # a file without quantizers has those of a recipe, whichever net --model puts in its place
         settings = merge({"model": {key: getattr(recipe.model, key) for key in QUANTIZERS}}, settings)
@@ -120,7 +120,7 @@ def _of_file(
         # the file may compare its tasks with the very method that learns them now
         others = [name for name in recipe.continual.against if name != (method or method_of(recipe))]
         settings = merge(settings, {"continual": {"against": others}})
-    return _Base(settings, meant, recipe, method, notes)
+    return _Base(settings, implied, recipe, method, notes)
 
 
 def _finished(recipe: Recipe, base: _Base, given: Sequence[str]) -> RecipeRequest:
