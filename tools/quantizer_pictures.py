@@ -32,7 +32,7 @@ SHADES = (0.35, 0.6, 1.0)
 
 def make(table: str, name: str) -> Quantizer:
     """A quantizer for one channel, in the state in which training begins, but for a scale of 1 in place of random."""
-    kind = {"weights": WEIGHT_QUANTIZERS, "inputs": INPUT_QUANTIZERS}[table][name]
+    kind = (WEIGHT_QUANTIZERS if table == "weights" else INPUT_QUANTIZERS)[name]
     quantizer = kind(**OPTIONS.get(name, {}))
     if table == "weights":
         quantizer.bind(torch.zeros(1, POINTS))

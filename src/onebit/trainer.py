@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +183,7 @@ class Trainer:
         with lock_folder(folder):
             if folder is not None and given is None:
                 start_folder(Path(folder), recipe, resume=resume)
-                files["facts"] = {"recipe": asdict(recipe), "input_shape": data.input_shape, "classes": data.classes}
+                files["facts"] = {"recipe": recipe.settings(), "input_shape": data.input_shape, "classes": data.classes}
             self._data, self._model = data, training.model
             history = fit_recipe(recipe, training, data, on_epoch=on_epoch, verbose=verbose, **files)
         self.history = TrainerHistory(history.rows, data.name)

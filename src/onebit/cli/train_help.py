@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
-import re
 import shutil
 import textwrap
 from typing import Any
 
 from onebit.recipe import Recipe
+from onebit.recipe.options import Part, declared, descriptions
 
 WHAT_TO_TYPE = """onebit train: name what to train:
 
@@ -57,16 +56,18 @@ def train_help() -> str:
 
 def _section(kind: type, prefix: str) -> list[str]:
     """The lines of the fields of a dataclass, those of its parts after its own."""
-    described = _descriptions(kind)
+    described = descriptions(kind)
     lines: list[str] = []
     parts: list[str] = []
     for item in dataclasses.fields(kind):
         if isinstance(item.default_factory, type) and dataclasses.is_dataclass(item.default_factory):
             parts += ["", f"{described[item.name]}:", *_section(item.default_factory, f"{item.name}.")]
-        else:
+        elif item.name != "own" or not issubclass(kind, Part):
             # a part is chosen by its name: --model NAME
             flag = f"--{prefix}{item.name}".removesuffix(".name")
             lines.append(_line(f"{flag} {_shown(item)}", described[item.name]))
+    for name, option in declared(kind.PART).items() if issubclass(kind, Part) else ():
+        lines.append(_line(f"--{prefix}{name} {json.dumps(option.default)}", option.described()))
     return [*lines, *parts]
 
 
@@ -79,11 +80,3 @@ def _line(flag: str, text: str) -> str:
     gap = "\n" + " " * INDENT if len(flag) + 4 > INDENT else " " * (INDENT - 2 - len(flag))
     wrapped = textwrap.wrap(text, max(width - INDENT, 30))
     return f"  {flag}{gap}" + ("\n" + " " * INDENT).join(wrapped)
-
-
-def _descriptions(kind: type) -> dict[str, str]:
-    """Field -> what its dataclass says of it under `Args:`."""
-    text = (inspect.getdoc(kind) or "").partition("Args:\n")[2]
-    return {
-        name: " ".join(said.split()) for name, said in re.findall(r"^    (\w+): ((?:.|\n {5,})+)", text, re.MULTILINE)
-    }

@@ -88,7 +88,7 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
     recipe = asked.recipe
     if print_config:
         if as_json:
-            answer_json(dataclasses.asdict(recipe))
+            answer_json(recipe.settings())
         else:
             answer(recipe.to_yaml().rstrip())
         return 0

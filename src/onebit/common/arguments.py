@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from numbers import Integral, Real
@@ -60,3 +61,18 @@ def check_number(name: str, value: Any, *, whole: bool = False, least: float | N
         raise WrongTypeError(f"{name}: got {described(value)}, expected a {'whole ' if whole else ''}number")
     if least is not None and not float(value) >= least:
         raise UsageError(f"{name} must be {least:g} or more, got {value}")
+
+
+def positive(value: float) -> bool:
+    """Above zero, and finite."""
+    return math.isfinite(value) and value > 0
+
+
+def need(name: str, value: Any, holds: bool, expected: str) -> None:
+    """Refuse the value of a setting.
+
+    Raises:
+        UsageError: `holds` is false.
+    """
+    if not holds:
+        raise UsageError(f"{name} must be {expected}, got {value!r}")

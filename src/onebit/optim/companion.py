@@ -30,6 +30,8 @@ class CompanionOptimizer(torch.optim.Optimizer, ABC):
     """
 
     companion: torch.optim.Optimizer | None
+    lr_of_latents = True
+    """Whether `lr` of groups of latents is a learning rate."""
 
     def __init__(
         self, groups: Iterable[dict[str, Any]], own: Mapping[str, Any], companion: Companion | None = None
@@ -42,7 +44,7 @@ class CompanionOptimizer(torch.optim.Optimizer, ABC):
         for group in groups:
             if group.get("latent"):
                 if group.get("weight_decay"):
-                    raise UsageError(f"{name} knows no weight decay of latents, got {group['weight_decay']!r}")
+                    raise UsageError(f"{name} does not support weight decay of latents, got {group['weight_decay']!r}")
                 group.update({key: value for key, value in own.items() if key == "lr" or key not in group})
         self.companion = None
         if others:

@@ -34,9 +34,7 @@ def read_yaml(path: Path) -> Any:
         UsageError: unreadable, not YAML, or beyond one of the bounds; one line that names the file.
     """
     try:
-        text = _text(path)
-        check_yaml(text, where=f"{path}, ")
-        return checked_tree(yaml.safe_load(text), where=f"{path}: ")
+        return checked_tree(load_yaml(_text(path), where=f"{path}, "), where=f"{path}: ")
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -66,19 +64,20 @@ def _text(path: Path) -> str:
         raise UsageError(f"{path}: cannot be read ({error})") from None
 
 
-def check_yaml(text: str, *, where: str = "") -> None:
-    """Refuse what YAML can hide in a few lines, before any of it becomes a value.
+class _BoundedLoader(yaml.SafeLoader):
+    """Refuses what YAML can hide in a few lines, event by event, before any of it becomes a value."""
 
-    Raises:
-        UsageError: nested too deeply, an anchor, a tag, or a value that is too long. yaml.YAMLError: not YAML.
-    """
-    depth = 0
-    for count, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
-        place = f"{where}line {event.start_mark.line + 1}"  # type: ignore[union-attr]  # each event has one
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if count > MOST_PARTS:
+    where = ""
+    depth = count = 0
+
+    def get_event(self) -> Any:
+        event: Any = super().get_event()
+        place = f"{self.where}line {event.start_mark.line + 1}"
+        self.count += 1
+        self.depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if self.count > MOST_PARTS:
             raise UsageError(f"{place}: more than {MOST_PARTS:,} keys and values")
-        if depth > MOST_DEPTH:
+        if self.depth > MOST_DEPTH:
             raise UsageError(f"{place}: nested more than {MOST_DEPTH} deep")
         if getattr(event, "anchor", None) is not None:
             raise UsageError(f"{place}: anchors (&) and aliases (*) are not read: write the value in full")
@@ -88,6 +87,21 @@ def check_yaml(text: str, *, where: str = "") -> None:
             numeric = event.implicit[0] and event.value[:1] in _FIRST and _NUMERIC.issuperset(event.value)
             if len(event.value) > (LONGEST_NUMBER if numeric else LONGEST_TEXT):
                 raise UsageError(f"{place}: a value of {len(event.value):,} characters, too long for a recipe")
+        return event
+
+
+def load_yaml(text: str, *, where: str = "") -> Any:
+    """The value of a YAML text within the bounds.
+
+    Raises:
+        UsageError: nested too deeply, an anchor, a tag, or a value that is too long. yaml.YAMLError: not YAML.
+    """
+    loader = _BoundedLoader(text)
+    loader.where = where
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def checked_tree(value: Any, *, where: str = "", depth: int = 0) -> Any:

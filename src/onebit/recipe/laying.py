@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from onebit.recipe.defaults import default_settings
-from onebit.recipe.optimizer import OptimizerRecipe
-from onebit.recipe.reading import build_recipe, merge, method_settings, methods
+from onebit.recipe.reading import build_recipe, flag_names, merge, method_settings, methods
 from onebit.recipe.settings import Recipe, flatten
 
-METHOD_FIELDS = (
+_COMMON = (
     "model.weight_quantizer",
     "model.input_quantizer",
     "model.weight_options",
@@ -19,12 +17,18 @@ METHOD_FIELDS = (
     "model.value",
     "model.activation",
     "model.init",
-    # in how many parts a batch is computed is said of the machine
-    *(f"optimizer.{item.name}" for item in dataclasses.fields(OptimizerRecipe) if item.name != "accumulate"),
     "loss",
     "label_smoothing",
 )
-"""What methods have a say in, whether each of them sets it or not."""
+
+
+def _is_of_methods(field: str) -> bool:
+    # the number of parts that a batch is computed in depends on the machine
+    return field in _COMMON or (field.startswith("optimizer.") and field != "optimizer.accumulate")
+
+
+METHOD_FIELDS = tuple(filter(_is_of_methods, flag_names()))
+"""The settings that belong to methods, whether or not a method sets them."""
 
 TELLING = (
     "model.weight_quantizer",
@@ -44,7 +48,7 @@ def method_of(recipe: Recipe) -> str | None:
         >>> method_of(Recipe())
         'binaryconnect'
     """
-    values = flatten(dataclasses.asdict(recipe))
+    values = recipe.values()
     told = [field for field in TELLING if recipe.model.weight_quantizer or field != "optimizer.latent_clip"]
     fitting = {}
     for name, row in methods().items():
@@ -73,7 +77,7 @@ def with_method(
     """
     row = method_settings(name, optimizer=optimizer)
     own = method_of(recipe)
-    settings = dataclasses.asdict(recipe)
+    settings = recipe.settings()
     if own == name:
         return settings
     kept = _fields(settings, of_methods=False)
@@ -91,9 +95,7 @@ def _fields(settings: Mapping[str, Any], *, of_methods: bool) -> dict[str, Any]:
     chosen: dict[str, Any] = {}
     for part, value in settings.items():
         if isinstance(value, Mapping):
-            chosen[part] = {
-                key: item for key, item in value.items() if (f"{part}.{key}" in METHOD_FIELDS) is of_methods
-            }
-        elif (part in METHOD_FIELDS) is of_methods:
+            chosen[part] = {key: item for key, item in value.items() if _is_of_methods(f"{part}.{key}") is of_methods}
+        elif _is_of_methods(part) is of_methods:
             chosen[part] = value
     return chosen

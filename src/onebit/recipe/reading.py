@@ -16,8 +16,9 @@ from onebit.common.aliases import spelled_out
 from onebit.common.tables import did_you_mean, resolve
 from onebit.errors import UsageError
 from onebit.recipe.bounded import read_yaml
-from onebit.recipe.settings import Recipe, flatten
-from onebit.recipe.typed import build, field_types
+from onebit.recipe.options import Part, declared
+from onebit.recipe.settings import Recipe
+from onebit.recipe.typed import build, types_of
 
 RECIPE_FOLDER = Path(__file__).parent.parent / "recipes"
 METHODS_FILE = RECIPE_FOLDER / "methods.yaml"
@@ -65,6 +66,14 @@ def method_settings(name: str, *, optimizer: str | None = None) -> dict[str, Any
     if optimizer is None or own.get("name") in (None, optimizer):
         return row
     return {**row, "optimizer": {key: own[key] for key in ANY_OPTIMIZER if key in own}}
+
+
+def method_with(field: str, value: str) -> str:
+    """The end of an error message, `: use --method NAME`, for the first method that sets a field so; "" without one."""
+    part, _, key = field.partition(".")
+    fitting = (name for name, row in methods().items() if row.get(part, {}).get(key) == value)
+    name = next(fitting, None)
+    return "" if name is None else f": use --method {name}"
 
 
 def recipe_path(name: str) -> Path:
@@ -132,12 +141,12 @@ def _fields(kind: type) -> dict[str, type | None]:
     for item in dataclasses.fields(kind):
         factory = item.default_factory
         found[item.name] = factory if isinstance(factory, type) and dataclasses.is_dataclass(factory) else None
-    return found
+    return found | dict.fromkeys(declared(kind.PART)) if issubclass(kind, Part) else found
 
 
 def flag_names() -> list[str]:
     """`seed`, `optimizer.lr`, …: every field that is a flag."""
-    return list(flatten(dataclasses.asdict(Recipe())))
+    return list(Recipe().values())
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -246,5 +255,5 @@ def _is_switch(name: str) -> bool:
     if ".".join(parts) in OPTION_FIELDS:
         return False
     for part in (*parts, last):
-        kind = field_types(kind)[part]
+        kind = types_of(kind)[part]
     return bool in (kind, *get_args(kind))

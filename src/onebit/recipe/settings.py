@@ -5,23 +5,23 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
-from onebit.recipe.checks import need, positive
+from onebit.common.arguments import need, positive
 from onebit.recipe.optimizer import OptimizerRecipe, ScheduleRecipe
+from onebit.recipe.options import Part, declared
 
 DESCRIPTIVE = ("name", "summary", "reference", "measured")
 """Fields that tell about a training but do not change it."""
-MOST_LAYERS = 1_000
 LONGEST_NAME = 200
 SILENT = (*DESCRIPTIVE, "recompute_inputs", "threads", "workers")
 
 
-@dataclass(frozen=True)
-class ModelRecipe:
-    """The net. An option that is null takes the model's own default; one that the model does not know is refused.
+@dataclass(frozen=True, init=False)
+class ModelRecipe(Part):
+    """The model; options of its own are declared in `onebit.models.model_table`, and null takes the model's default.
 
     Args:
         name: model, see `onebit list models`
@@ -40,15 +40,11 @@ class ModelRecipe:
         init: uniform (latents uniform in ±value) or default (torch's)
         coding: input coding, integer (2x − 255) or standardise
         width: factor on the channels of a convolutional net
-        widths: units per layer of an mlp, input and classes included
         last_norm: BatchNorm of the logits
         padding_value: what ±1 inputs of a convolution are padded with, 0, 1 or -1
-        stem: first layers of an alexnet or a resnet18, 34 or 50, cifar or imagenet
-        padding: of the convolutions of a unet, same, or valid as in the paper
-        bireal: a shortcut around each convolution of a resnet without bottlenecks
-        dropout: probability of zeroing a hidden unit; of a unet a channel
-        input_dropout: probability of zeroing an input
     """
+
+    PART: ClassVar[str] = "model"
 
     name: str = "mlp"
     weight_quantizer: str | None = "sign"
@@ -66,33 +62,16 @@ class ModelRecipe:
     init: str = "uniform"
     coding: str = "integer"
     width: float | None = None
-    widths: tuple[int, ...] | None = None
     last_norm: bool | None = None
     padding_value: float | None = None
-    stem: str | None = None
-    padding: str | None = None
-    bireal: bool | None = None
-    dropout: float | None = None
-    input_dropout: float | None = None
+    own: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.widths is not None:
-            widths = 2 <= len(self.widths) <= MOST_LAYERS and min(self.widths) >= 1 and max(self.widths) <= 10**7
-            need(
-                "model.widths",
-                self.widths,
-                widths,
-                f"two or more positive numbers, at most {MOST_LAYERS:,} of at most 10 million",
-            )
         value = self.value == "glorot" or (not isinstance(self.value, str) and positive(self.value))
         need("model.value", self.value, value, "a positive number or glorot")
-        for name in ("dropout", "input_dropout"):
-            need(f"model.{name}", getattr(self, name), 0 <= (getattr(self, name) or 0) < 1, "in [0, 1)")
         need("model.width", self.width, self.width is None or 0 < self.width <= 64, "positive, at most 64")
         need("model.padding_value", self.padding_value, self.padding_value in (None, -1, 0, 1), "0, 1 or -1")
         need("model.activation", self.activation, self.activation in ("relu", "rprelu"), "relu or rprelu")
-        need("model.padding", self.padding, self.padding in (None, "same", "valid"), "same or valid")
-        need("model.stem", self.stem, self.stem in (None, "cifar", "imagenet"), "cifar or imagenet")
         need("model.norm_eps", self.norm_eps, positive(self.norm_eps), "positive")
         for name in ("norm_momentum", "dense_norm_momentum"):
             share = getattr(self, name)
@@ -100,7 +79,7 @@ class ModelRecipe:
 
     def options(self) -> dict[str, Any]:
         """The arguments of the model, without those that are left to its own defaults."""
-        settings = dataclasses.asdict(self)
+        settings = self.settings()
         kept = ("weight_quantizer", "input_quantizer")  # null says something there
         return {name: value for name, value in settings.items() if name in kept or value is not None}
 
@@ -273,17 +252,34 @@ class Recipe:
             least = 0 if name == "workers" else 1
             need(name, count, count is None or least <= count <= 4096, f"from {least} to 4096")
 
+    def settings(self) -> dict[str, Any]:
+        """Every setting that says something of this training, nested as in a file."""
+        found: dict[str, Any] = {}
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            nested = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]
+            found[item.name] = value.settings() if isinstance(value, Part) else nested
+        return found
+
+    def values(self) -> dict[str, Any]:
+        """Flag name -> value of all settings, also of options that belong to another optimizer or model."""
+        values = flatten(self.settings())
+        for part in (self.model, self.optimizer):
+            for name, option in declared(part.PART, part.name).items():
+                values.setdefault(f"{part.PART}.{name}", option.default)
+        return values
+
     def changed_from(self, other: Recipe) -> list[tuple[str, Any, Any]]:
         """(flag name, value there, value here) of every setting that differs and can change what is trained."""
-        here, there = (flatten(dataclasses.asdict(recipe)) for recipe in (self, other))
+        here, there = self.values(), other.values()
         names = [name for name in {**here, **there} if name not in SILENT]
-        # options of a quantizer stand in one of them only
+        # arguments of a quantizer may be in one of them only
         both = [(name, there.get(name), here.get(name)) for name in names]
         return [(name, was, now) for name, was, now in both if was != now]
 
     def to_yaml(self) -> str:
         """The complete recipe; `onebit train FILE` repeats it."""
-        return yaml.safe_dump(_plain(dataclasses.asdict(self)), sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump(_plain(self.settings()), sort_keys=False, allow_unicode=True)
 
 
 def _plain(value: Any) -> Any:

@@ -201,7 +201,7 @@ def flat_settings(folder: Path) -> dict[str, Any]:
     """
     if not (folder / "recipe.yaml").exists():
         return {}
-    settings = flatten(merge(dataclasses.asdict(Recipe()), read_settings(folder / "recipe.yaml")))
+    settings = flatten(merge(Recipe().settings(), read_settings(folder / "recipe.yaml")))
     for key, value in settings.items():
         if not _is_plain(value):
             raise FormatError(f"{folder / 'recipe.yaml'}: {key} must be a value or a list of values")

@@ -1,9 +1,9 @@
 """Continual learning: one net learns the same data set with its pixels permuted anew, task after task.
 
-Every task is a run of its own, `OUT/METHOD/task-N`, that starts from the weights of the run before it. BayesBiNN also
-takes the posterior of that run as its prior (Meng, Bachmann, Khan 2020, arXiv:2002.10778, section 4.3), so that weights
-which earlier tasks are sure of hardly move. After each task the net is tested on every task seen so far, each under its
-own permutation; nothing tells it which one that is, but for the pixels themselves.
+Every task is a run of its own, `OUT/METHOD/task-N`, that starts from the weights of the run before it. An optimizer
+with the option `prior` also takes the posterior of that run as its prior (Meng, Bachmann, Khan 2020, arXiv:2002.10778,
+section 4.3), so that weights which earlier tasks are sure of hardly move. After each task the net is tested on every
+task seen so far, each under its own permutation; nothing tells it which one that is, but for the pixels themselves.
 
 BatchNorm has one set of statistics, as in the authors' code: those of the latest task (`trained`). Beside them stands
 what statistics of the training images of the tested task would give (`reestimate`), which a continual learner that
@@ -40,7 +40,9 @@ def task_recipe(recipe: Recipe, task: int) -> Recipe:
     Args:
         task: 1, 2, …
     """
-    prior = recipe.continual.prior and task > 1 and recipe.optimizer.name == "bayesbinn"
+    optimizer = recipe.optimizer
+    if optimizer.takes("prior"):
+        optimizer = replace(optimizer, own=optimizer.own | {"prior": recipe.continual.prior and task > 1})
     return replace(
         recipe,
         name=f"{recipe.name}-task-{task}",
@@ -49,7 +51,7 @@ def task_recipe(recipe: Recipe, task: int) -> Recipe:
         permutation=recipe.seed * PERMUTATIONS + task,
         continual=ContinualRecipe(),
         draws=0,  # the tasks seen so far are tested together
-        optimizer=replace(recipe.optimizer, prior=prior),
+        optimizer=optimizer,
     )
 
 

@@ -20,7 +20,7 @@ from onebit.errors import UnknownNameError, UsageError, first_line
 from onebit.evaluation.losses import LOSSES, Loss, cross_entropy
 from onebit.evaluation.modes import batch_bounds
 from onebit.layers import binary_layers, recompute_inputs_
-from onebit.models import create_model
+from onebit.models import MODELS, create_model
 from onebit.recipe import ModelRecipe, Recipe
 from onebit.runs.optimizer import build_optimizer, build_schedule
 from onebit.train.step import StepSettings
@@ -211,7 +211,10 @@ def refuse_other_labels(recipe: Recipe, model: nn.Module, *, masks: bool, name: 
         UsageError: which of them the model gives.
     """
     if masks and not hasattr(model, "output_shape"):
-        raise UsageError(f"model {recipe.model.name!r} gives a label to an image, {name} has masks: use --model unet")
+        known = " or ".join(known for known, entry in MODELS.entries().items() if entry.masks)
+        raise UsageError(
+            f"model {recipe.model.name!r} gives a label to an image, {name} has masks: use --model {known}"
+        )
     if not masks and hasattr(model, "output_shape"):
         raise UsageError(
             f"model {recipe.model.name!r} gives a class to each pixel, {name} has no masks: use another model"

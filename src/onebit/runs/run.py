@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from onebit.evaluation.modes import evaluate
 from onebit.evaluation.precision import resolve_precision
 from onebit.evaluation.scores import whole_score
 from onebit.layers import BinaryLayer, binary_layers
+from onebit.optim import OPTIMIZERS
+from onebit.quantizers import WEIGHT_QUANTIZERS
 from onebit.recipe import Recipe, build_recipe, check_keys, read_settings, recipe_path, shrink_warmup
 from onebit.recipe.bounded import checked_tree
 from onebit.runs.model import Training, build_model, build_training, resolve_device
@@ -143,13 +145,15 @@ def first_stage(recipe: Recipe) -> Recipe:
     """
     if recipe.model.weight_quantizer is None:
         raise UsageError("first_stage trains real weights before binary ones: leave it out, all weights are real")
-    if recipe.optimizer.name in ("bop", "bayesbinn"):
+    if OPTIMIZERS.entry(recipe.optimizer.name).own_rule:
         raise UsageError(
             f"first_stage trains real weights, which {recipe.optimizer.name} cannot: leave it out, or train them with "
             "another recipe and name its run with --init_from"
         )
     real = replace(recipe.model, weight_quantizer=None, weight_options=None, value=1.0, init="default")
-    optimizer = replace(recipe.optimizer, latent_clip=None, lr_scale=None, prox_strength=None, compile=False)
+    optimizer = replace(recipe.optimizer, latent_clip=None, lr_scale=None, compile=False)
+    dropped = optimizer.set_of(WEIGHT_QUANTIZERS.entry(recipe.model.weight_quantizer).optimizer_options)
+    optimizer = replace(optimizer, own={k: v for k, v in optimizer.own.items() if k not in dropped})
     stage = replace(
         recipe,
         name=f"{recipe.name}-stage1",
@@ -231,7 +235,7 @@ def train_stage(
             data,
             folder=folder,
             resume=resume,
-            facts={"recipe": asdict(recipe), "input_shape": data.input_shape, "classes": data.classes},
+            facts={"recipe": recipe.settings(), "input_shape": data.input_shape, "classes": data.classes},
             ranks=ranks,
             on_step=on_step,
             on_epoch=epoch_done,
@@ -305,7 +309,7 @@ def _load_best(model: nn.Module, folder: Path) -> None:
 def test_modes(model: nn.Module, *, draws: int) -> list[str]:
     """The test modes in which a finished training is reported: what ships first.
 
-    Latents that are ±1 themselves, as those of Bop, are no mode of their own. A Bayesian net, whose latents are the
+    Latents that are ±1 themselves are not a mode of their own. A Bayesian net, whose latents are the
     parameters of a distribution, is reported with its most probable weights (the signs that ship), their mean, and an
     ensemble of so many `draws`.
     """
@@ -366,7 +370,7 @@ def open_run(path: str | Path, *, recipe: str | None = None, fallback: Recipe | 
     elif (source.parent / "recipe.yaml").is_file():
         settings = read_settings(source.parent / "recipe.yaml")
     elif fallback is not None:
-        settings = asdict(fallback)
+        settings = fallback.settings()
     else:
         raise UsageError(f"{source}: the net is not known: it carries no recipe; name one with --recipe")
     built = build_recipe(settings)

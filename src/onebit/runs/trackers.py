@@ -125,7 +125,7 @@ class WeightsAndBiases:
                 id=name,
                 resume="allow" if known.exists() else None,
                 dir=str(folder),
-                config=asdict(recipe),
+                config=recipe.settings(),
                 settings=wandb.Settings(console="off", silent=True),
             )
         except wandb.Error as error:

@@ -1,0 +1,109 @@
+"""Tables whose entries say what they are before the code behind them is imported."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, NamedTuple, TypeVar
+
+
+class Need(NamedTuple):
+    """What a setting needs to have an effect: in words, whether a recipe has it, and the field that decides."""
+
+    name: str
+    holds: Callable[[Any], bool]
+    field: str
+
+
+def option(default: Any, *needs: Need) -> Any:
+    """A field of a dataclass of options that has an effect only together with others."""
+    return field(default=default, metadata={"needs": needs})
+
+
+def load(target: Any) -> Any:
+    """What "module:name" names; anything but a string is returned as it is."""
+    if not isinstance(target, str):
+        return target
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One entry of a table.
+
+    Args:
+        target: the object, or "module:name" of one that is imported when it is first used.
+        leading: first arguments of the object, as `functools.partial` takes them.
+    """
+
+    target: Any
+    leading: tuple[Any, ...] = ()
+
+    @functools.cached_property
+    def object(self) -> Any:
+        """The object, with its leading arguments."""
+        found = load(self.target)
+        return functools.partial(found, *self.leading) if self.leading else found
+
+
+AnyEntry = TypeVar("AnyEntry", bound=Entry)
+
+
+class Table(MutableMapping[str, Any], Generic[AnyEntry]):
+    """Name -> object; `entry(name)` is what its entry declares, without importing the object.
+
+    What is put in at run time is an entry, or an object that needs to declare nothing.
+
+    Args:
+        kind: the class of the entries.
+        rows: name -> entry.
+    """
+
+    def __init__(self, kind: type[AnyEntry], rows: Mapping[str, AnyEntry]) -> None:
+        self._kind = kind
+        self._rows: dict[str, AnyEntry] = dict(rows)
+
+    def entry(self, name: Any) -> AnyEntry:
+        """The entry of a name; of a name that is not in the table, one that declares nothing."""
+        return self._rows.get(name) or self._kind(name)
+
+    def entries(self) -> Mapping[str, AnyEntry]:
+        """Name -> entry."""
+        return self._rows
+
+    def __getitem__(self, name: str) -> Any:
+        return self._rows[name].object
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._rows[name] = value if isinstance(value, Entry) else self._kind(value)  # type: ignore[assignment]
+
+    def __delitem__(self, name: str) -> None:
+        del self._rows[name]
+
+    def __contains__(self, name: object) -> bool:  # without importing the object
+        return name in self._rows
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
+def lazy(package: str, home: Mapping[str, str]) -> Any:
+    """The `__getattr__` of a package whose public names are imported when they are first used.
+
+    Args:
+        package: its name.
+        home: public name -> module of the package that has it.
+    """
+
+    def find(name: str) -> Any:
+        if name not in home:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{package}.{home[name]}"), name)
+
+    return find
