@@ -50,7 +50,7 @@ def shipped(name: str) -> Recipe:
 
 def parts(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """By flag name: what methods have a say in, and the rest; what nobody says is as in every recipe."""
-    values = flatten(merge(Recipe().settings(), settings))
+    values = Recipe().values() | flatten(settings)
     own = {name: value for name, value in values.items() if name.startswith(METHOD_FIELDS)}
     return own, {name: value for name, value in values.items() if name not in own and name not in TOLD}
 

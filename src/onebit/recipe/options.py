@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple, get_type_hints
 
 from onebit.common.entries import Need
@@ -90,6 +90,12 @@ def descriptions(kind: type) -> dict[str, str]:
         rows = re.findall(r"^    (\w+): ((?:.|\n {5,})+)", args, re.MULTILINE)
         texts |= {name: " ".join(text.split()) for name, text in rows}
     return texts
+
+
+def with_own(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings of a part with those under `own`, where `dataclasses.asdict` puts them, beside the others."""
+    own = settings.get("own")
+    return {**settings, **own, "own": {}} if isinstance(own, Mapping) else settings
 
 
 class Part:

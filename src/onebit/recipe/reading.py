@@ -16,7 +16,7 @@ from onebit.common.aliases import spelled_out
 from onebit.common.tables import did_you_mean, resolve
 from onebit.errors import UsageError
 from onebit.recipe.bounded import read_yaml
-from onebit.recipe.options import Part, declared
+from onebit.recipe.options import Part, declared, with_own
 from onebit.recipe.settings import Recipe
 from onebit.recipe.typed import build, types_of
 
@@ -126,7 +126,7 @@ def check_keys(settings: Any, kind: type, *, source: str, prefix: str = "") -> N
         where = f"{prefix[:-1]!r} must hold" if prefix else "a recipe is"
         raise UsageError(f"{source}: {where} a mapping of fields, got {settings!r}")
     parts = _fields(kind)
-    for key, value in settings.items():
+    for key, value in with_own(settings).items():
         if key not in parts:
             inside = next((part for part, held in parts.items() if held is not None and key in _fields(held)), None)
             meant = f"; did you mean {inside}.{key}?" if inside else did_you_mean(str(key), parts)

@@ -12,7 +12,7 @@ import yaml
 
 from onebit.errors import UsageError
 from onebit.recipe.bounded import load_yaml
-from onebit.recipe.options import Part, declared, field_types
+from onebit.recipe.options import Part, declared, field_types, with_own
 
 Kind = TypeVar("Kind")
 
@@ -44,6 +44,7 @@ def build(kind: type[Kind], settings: Mapping[str, Any], *, prefix: str = "") ->
         >>> build(OptimizerRecipe, {"lr": "1e-3"}).lr
         0.001
     """
+    settings = with_own(settings)
     hints = types_of(kind, settings.get("name"))
     values = {}
     for name, value in settings.items():
