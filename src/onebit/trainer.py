@@ -94,9 +94,9 @@ class Trainer:
             layers have other quantizers than the method.
 
     Example:
-        >>> trainer = onebit.Trainer("mlp", method="bayesbinn", epochs=5)  # doctest: +SKIP
+        >>> trainer = onebit.Trainer("mlp", method="bnn", epochs=5)  # doctest: +SKIP
         >>> trainer.fit("mnist").plot()  # doctest: +SKIP
-        >>> trainer.evaluate(weights="mean").accuracy  # doctest: +SKIP
+        >>> trainer.evaluate(weights="binary").accuracy  # doctest: +SKIP
     """
 
     def __init__(

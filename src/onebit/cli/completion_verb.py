@@ -64,9 +64,9 @@ def _help(verb: str) -> str:
 def _names() -> dict[str, dict[str, Iterable[str]]]:
     """Verb -> option, or "" for an argument -> the names that it takes. None that only torch knows."""
     from onebit.cli.asked import TASKS
-    from onebit.cli.export_verb import EXPORTS
     from onebit.cli.list_verb import TABLES
     from onebit.data import DATASETS
+    from onebit.export import EXPORTS
     from onebit.recipe import methods, recipe_names
 
     return {

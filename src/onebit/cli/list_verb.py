@@ -6,9 +6,9 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from onebit.cli.export_verb import EXPORTS
 from onebit.cli.output import answer, answer_json, size, table
 from onebit.cli.parsing import Parser, add_json, one_of
+from onebit.export import EXPORTS
 from onebit.recipe import methods, read_settings, recipe_names, recipe_path
 
 
@@ -107,7 +107,7 @@ def _datasets() -> dict[str, str]:
 
 def _exports() -> dict[str, str]:
     """what a trained net is written for: onebit export RUN --to NAME"""
-    return EXPORTS
+    return {name: target.text for name, target in EXPORTS.items()}
 
 
 TABLES: dict[str, Callable[[], dict[str, str]]] = {

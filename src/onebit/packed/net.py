@@ -21,8 +21,6 @@ INPUT = "input"  # the name of the coded image
 MOST_NODES = 10_000
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
-_OP_NAMES = {cls: op for op, cls in OPS.items()}
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class InputSpec:
@@ -214,10 +212,10 @@ def op_name(node: Node) -> str:
     Raises:
         FormatError: not an operation of a packed net.
     """
-    try:
-        return _OP_NAMES[type(node)]
-    except KeyError:
-        raise FormatError(f"{type(node).__name__} is no operation of a packed net; known: {', '.join(OPS)}") from None
+    for op, kind in OPS.items():
+        if type(node) is kind:
+            return op
+    raise FormatError(f"{type(node).__name__} is no operation of a packed net; known: {', '.join(OPS)}")
 
 
 def check_name(name: object) -> None:

@@ -135,7 +135,7 @@ class ContinualRecipe:
 
     Args:
         tasks: how many; 0 trains on the data set as it is
-        prior: BayesBiNN takes the posterior of the previous task as its prior
+        prior: an optimizer with a prior takes the posterior of the previous task as its prior
         against: methods that learn the same tasks beside that of the recipe, as if each were laid over it
         own: name of the recipe's own method among them; null for the method that its settings are of
     """

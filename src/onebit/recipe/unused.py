@@ -98,8 +98,8 @@ def unused_settings(recipe: Recipe, names: Iterable[str]) -> list[str]:
         names: flag names.
 
     Example:
-        >>> unused_settings(Recipe(), ["optimizer.lr", "optimizer.gamma"])
-        ["optimizer.gamma belongs to optimizer bop, but optimizer.name is 'adam'"]
+        >>> unused_settings(Recipe(), ["optimizer.lr", "teacher_weight"])
+        ['teacher_weight belongs to a teacher, but teacher is None']
     """
     values = recipe.values()
     named = [name for name in dict.fromkeys(names) if needs_of(name) and not _is_off(values[name])]
