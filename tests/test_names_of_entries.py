@@ -16,9 +16,8 @@ from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 from onebit.recipe import methods
 
 ROOT = Path(onebit.__file__).parent
-FAMILIES = {"resnet", "vgg"} & {re.match("[a-z]*", name)[0] for name in MODELS}  # type: ignore[index]
 OWN_RULES = {name for name, entry in OPTIMIZERS.entries().items() if entry.own_rule}
-NAMES = {*OWN_RULES, *MODELS, *FAMILIES, *WEIGHT_QUANTIZERS, *INPUT_QUANTIZERS, *methods()}
+NAMES = {*OWN_RULES, *MODELS, *WEIGHT_QUANTIZERS, *INPUT_QUANTIZERS, *methods()}
 WORDS = {
     **dict.fromkeys(("sign", "real", "stochastic"), "words of the subject"),
     "xnor": "the product of packed signs",
@@ -28,14 +27,14 @@ WORDS = {
 """Names that are written elsewhere, and why."""
 HOMES = {
     "quantizers/": {*WEIGHT_QUANTIZERS, *INPUT_QUANTIZERS, *methods(), *OWN_RULES},
-    "models/": {*MODELS, *FAMILIES, "bireal"},
+    "models/": {*MODELS, "bireal"},
     "optim/optimizer_table.py": {*OWN_RULES, *WEIGHT_QUANTIZERS},
     "optim/__init__.py": {*OWN_RULES, "prox"},
     "optim/bop.py": {"bop"},
     "optim/bayesbinn.py": {"bayesbinn", "concrete_sign"},
     "optim/prox.py": {"prox", "proxquant"},
     # translations of names and flags that other repositories have
-    "common/aliases.py": {*MODELS, *FAMILIES, *MODEL_ALIASES},
+    "common/aliases.py": {*MODELS, *MODEL_ALIASES},
     **dict.fromkeys(("cli/classic.py", "cli/scripts.py", "recipe/json_config.py", "recipe/translations/"), NAMES),
 }
 """Folder or module -> the names that belong there."""

@@ -54,7 +54,6 @@ def test_what_was_added_trains_packs_and_runs(onebit: Onebit, recipe: Path, tmp_
     written = read_settings(run / "recipe.yaml")
     assert written["optimizer"]["own_option"] == 3
     assert written["model"]["own_units"] == 16
-    assert [row["lr"] for row in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())] != []
     assert onebit("train", run / "recipe.yaml", "--out", tmp_path / "again")["test"] == trained["test"]
 
     assert onebit("evaluate", run)["accuracy"] == trained["test"]["binary"]["accuracy"]
@@ -98,10 +97,8 @@ def test_an_option_is_an_attribute_and_an_argument() -> None:
     assert (optimizer.own_option, optimizer.gamma) == (1.0, 1e-4)
     built = build_recipe({"optimizer": {"name": "own_optimizer"}}, ["--optimizer.own_option", "2.5"])
     assert built.optimizer.own_option == 2.5
-    assert built.changed_from(Recipe()) == [
-        ("optimizer.name", "adam", "own_optimizer"),
-        ("optimizer.own_option", 1.0, 2.5),
-    ]
+    changed = {"optimizer.name": ("adam", "own_optimizer"), "optimizer.own_option": (1.0, 2.5)}
+    assert {name: (was, now) for name, was, now in built.changed_from(Recipe())} == changed
     with pytest.raises(AttributeError, match="OptimizerRecipe has no field 'nothing'"):
         _ = optimizer.nothing
     with pytest.raises(TypeError, match="OptimizerRecipe has no field 'nothing'"):

@@ -111,7 +111,7 @@ class UNet(nn.Module):
         real_first, real_last: keep real weights in the first convolution; real weights and inputs in the last one.
         last_norm: BatchNorm of the logits, which ±1 weights of the last convolution need to find their scale.
         dropout: probability of zeroing a channel of what was pooled, and of what is joined on the way up, as in the
-            reproduction of BayesBiNN (Garg, Singhal 2021; 0.05 there). Not with an input quantizer.
+            reproduction by Garg and Singhal (2021; 0.05 there). Not with an input quantizer.
         coding, mean, std: see `InputCoding`.
         settings: see `Parts`.
 

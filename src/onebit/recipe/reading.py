@@ -204,7 +204,7 @@ def take_alias(flags: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """The settings that `--model NAME` stands for, and the flags without it: an alias is taken once, however often
     they pass through here.
 
-    A name that is also one of our own (`alexnet`) chooses the net alone; `spelled_out` adds what nobody set.
+    A name that is also in our table chooses the model only; `spelled_out` adds what is not set.
 
     Example:
         >>> take_alias(["--model", "vgg_cifar10", "--epochs", "3"])
