@@ -134,7 +134,7 @@ def test_a_teacher_of_other_images_is_refused_before_the_data_are_read(
 @pytest.mark.parametrize("dataset", ["folder", "arrays", "imagenet", "mine"])
 @pytest.mark.parametrize("model", [name for name in MODELS if name != "unet"])
 def test_every_model_is_taken_for_images_of_any_size(model: str, dataset: str) -> None:
-    check_recipe(build_recipe({"dataset": dataset, "model": {"name": model, "coding": "standardise"}}))
+    check_recipe(build_recipe({"dataset": dataset, "model": {"name": model, "coding": "standardize"}}))
     check_recipe(build_recipe({"dataset": "arrays", "model": {"widths": [50, 3]}, "batch_size": 5000}))
 
 

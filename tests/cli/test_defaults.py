@@ -36,7 +36,7 @@ def test_every_rule_is_part_of_a_recipe() -> None:
 @pytest.mark.parametrize("model", [name for name in MODELS if name != "mlp"])
 def test_every_convolutional_model_has_its_defaults(model: str) -> None:
     settings = default_settings(build_recipe({"model": {"name": model, "weight_quantizer": None}}))
-    assert settings["model"]["coding"] == "standardise"
+    assert settings["model"]["coding"] == "standardize"
     if model == "unet":  # crops, and Adam
         assert settings["augmentation"]["crop_size"] == 128
     else:

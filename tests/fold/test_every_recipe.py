@@ -62,7 +62,7 @@ WHOLE = distinct({name: whole(recipe) for name, recipe in BINARY.items()})
 def assert_runs(net: Net, count: int) -> None:
     model_recipe, shape, classes = net
     torch.manual_seed(0)
-    statistics = ([120.0] * shape[0], [60.0] * shape[0]) if model_recipe.coding == "standardise" else None
+    statistics = ([120.0] * shape[0], [60.0] * shape[0]) if model_recipe.coding == "standardize" else None
     model = build_model(model_recipe, input_shape=shape, classes=classes, statistics=statistics)
     taken: Any = model.input_shape  # more pixels than the data set's where a net pads none
     packed = loads(dumps(pack(randomise(model, images_of(2 * count, taken)))))

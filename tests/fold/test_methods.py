@@ -66,7 +66,7 @@ def agreed(model: nn.Module, packed: PackedNet, images: np.ndarray) -> Certifica
 def test_every_method_packs_and_agrees_on_every_net(net: str, method: str) -> None:
     torch.manual_seed(0)
     recipe = recipe_of(net, method)
-    statistics = ([120.0] * 3, [60.0] * 3) if recipe.coding == "standardise" else None
+    statistics = ([120.0] * 3, [60.0] * 3) if recipe.coding == "standardize" else None
     model = randomise(build_model(recipe, input_shape=SHAPE, classes=5, statistics=statistics), images_of(24, SHAPE))
     certificate = agreed(model, loads(dumps(pack(model, name=method))), images_of(30, SHAPE, seed=2))
     assert bool(certificate.layers) == (recipe.input_quantizer is not None)

@@ -60,7 +60,7 @@ FLAGS: dict[str, tuple[str, Any]] = {
     "model.norm_affine": ("false", False),
     "model.activation": ("rprelu", "rprelu"),
     "model.init": ("default", "default"),
-    "model.coding": ("standardise", "standardise"),
+    "model.coding": ("standardise", "standardize"),
     "optimizer.name": ("sgd", "sgd"),
     "optimizer.lr": ("1e-5", 1e-5),
     "optimizer.lr_scale": ("glorot", "glorot"),

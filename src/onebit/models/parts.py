@@ -154,7 +154,7 @@ class Parts:
             input_quantizer=activation,
             value=self.value,
         )
-        return self._initialised(layer)
+        return self._initialized(layer)
 
     def conv_transpose(self, inputs: int, outputs: int, kernel: int, **options: Any) -> nn.ConvTranspose2d:
         """A transposed convolution without a bias, plain where nothing is quantized; `options` of torch's."""
@@ -170,7 +170,7 @@ class Parts:
             input_quantizer=activation,
             value=self.value,
         )
-        return self._initialised(layer)
+        return self._initialized(layer)
 
     def linear(
         self, inputs: int, outputs: int, *, first: bool = False, real: bool = False, bias: bool = False
@@ -182,7 +182,7 @@ class Parts:
         layer = BinaryLinear(
             inputs, outputs, bias, weight_quantizer=weight, input_quantizer=activation, value=self.value
         )
-        return self._initialised(layer)
+        return self._initialized(layer)
 
     def norm2d(self, channels: int) -> nn.BatchNorm2d:
         """BatchNorm of images."""
@@ -211,7 +211,7 @@ class Parts:
             return weight, None
         return weight, with_options(INPUT_QUANTIZERS, self.input_quantizer, self.input_options, kind="input quantizer")
 
-    def _initialised(self, layer: Any) -> Any:
+    def _initialized(self, layer: Any) -> Any:
         init_latents_(layer, self.init)
         return layer
 

@@ -139,7 +139,7 @@ def compile_update_(
     The same arithmetic as torch's Adam, up to rounding. Gradients of these latents are None after a step. Drawn weights
     come from torch's generator through a hash, so they are other draws than those of eager training. Schedules,
     state_dict and its loading work as before; a run that goes on after `optimizer.state_dict()` and one resumed from it
-    agree bit for bit. A latent written outside (loading, initialisation, in-place edits) is quantized anew. Everything
+    agree bit for bit. A latent written outside (loading, initialization, in-place edits) is quantized anew. Everything
     else (other parameters, `step(closure)`, quantizers not in QUANTIZERS) runs as before. Copies and pickles of the
     optimizer are eager again.
 

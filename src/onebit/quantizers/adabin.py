@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from onebit.quantizers.base import BinaryWeight, Surrogate, autocast_dtype
-from onebit.quantizers.channels import Standardised, from_rows, rows, standardised
+from onebit.quantizers.channels import Standardized, from_rows, rows, standardized
 from onebit.quantizers.irnet import EdeSign
 from onebit.quantizers.surrogates import bell, ede_height
 
@@ -18,7 +18,7 @@ class _Centred(Surrogate):
     """
 
     @staticmethod
-    def forward(latent: Tensor, weight: Tensor, parts: Standardised, t: Tensor) -> Tensor:
+    def forward(latent: Tensor, weight: Tensor, parts: Standardized, t: Tensor) -> Tensor:
         return weight.detach()
 
     @staticmethod
@@ -29,7 +29,7 @@ class _Centred(Surrogate):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         latent, unit, mean, inverse = ctx.saved_tensors
-        parts = Standardised(rows(latent, latent), unit, mean, inverse)
+        parts = Standardized(rows(latent, latent), unit, mean, inverse)
         gradient = rows(gradient, latent).to(unit.dtype)
         q = bell(gradient, unit, ctx.t).mul_(ede_height(ctx.t))
         along = (gradient * parts.signs() - q * unit).mean(1, keepdim=True).masked_fill(parts.flat, 0)
@@ -53,12 +53,12 @@ class AdaBin(EdeSign):
 
     def forward(self, latent: Tensor) -> Tensor:
         """(O, …) latent -> (O, …) of centre ± distance."""
-        parts = standardised(rows(latent, latent))
+        parts = standardized(rows(latent, latent))
         weight = parts.signs().div_(parts.inverse).add_(parts.mean).to(autocast_dtype(latent))
         return _Centred.apply(latent, from_rows(weight, latent), parts, self.t)
 
     def decompose(self, latent: Tensor) -> BinaryWeight:
-        parts = standardised(rows(latent, latent))
+        parts = standardized(rows(latent, latent))
         distance = parts.inverse.reciprocal().flatten()
         return BinaryWeight(from_rows(parts.signs(), latent), distance, parts.mean.flatten())
 

@@ -163,7 +163,7 @@ def translate_config(
         "loss": CRITERIA[said.get("criterion", "crossentropy")],
         "model": {
             "name": model,
-            "coding": "standardise",
+            "coding": "standardize",
             "norm_affine": said.get("batch_affine", False),
             "norm_momentum": said.get("momentum", 0.15 if model == "mlp" else 0.2),
             # BatchNorm after the dense layers of a convolutional net is torch's there

@@ -38,7 +38,7 @@ class ModelRecipe(Part):
         norm_affine: BatchNorm with learnable scale and shift
         activation: relu, or rprelu (ReActNet's), which stays before a sign
         init: uniform (latents uniform in ±value) or default (torch's)
-        coding: input coding, integer (2x − 255) or standardise
+        coding: input coding, integer (2x − 255) or standardize
         width: factor on the channels of a convolutional net
         last_norm: BatchNorm of the logits
         padding_value: what ±1 inputs of a convolution are padded with, 0, 1 or -1
@@ -67,6 +67,8 @@ class ModelRecipe(Part):
     own: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.coding == "standardise":  # the spelling of earlier versions, in the recipes of their runs
+            object.__setattr__(self, "coding", "standardize")
         value = self.value == "glorot" or (not isinstance(self.value, str) and positive(self.value))
         need("model.value", self.value, value, "a positive number or glorot")
         need("model.width", self.width, self.width is None or 0 < self.width <= 64, "positive, at most 64")
@@ -131,7 +133,7 @@ class AugmentationRecipe:
 
 @dataclass(frozen=True)
 class ContinualRecipe:
-    """Several tasks learnt one after the other by the same net: the data set with its pixels permuted anew for each.
+    """Several tasks learned one after the other by the same net: the data set with its pixels permuted anew for each.
 
     Args:
         tasks: how many; 0 trains on the data set as it is
@@ -171,7 +173,7 @@ class Recipe:
         continual: several tasks one after the other
         init_from: run folder or weight file of the same net to start from, binary or full-precision
         first_stage: epochs trained before with real weights into OUT/stage1, from which this training then starts
-        teacher: run folder or weight file of a trained net whose predictions are learnt
+        teacher: run folder or weight file of a trained net whose predictions are learned
         teacher_weight: share of the teacher in the loss, the labels have the rest
         teacher_temperature: softens the predictions of both
         loss: cross_entropy, hinge, squared_hinge or iou

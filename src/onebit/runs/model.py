@@ -78,7 +78,7 @@ def build_model(
 
     Args:
         input_shape: (C, H, W) of an image; classes: number of logits.
-        statistics: mean and standard deviation per channel for the coding "standardise"; without them the buffers hold
+        statistics: mean and standard deviation per channel for the coding "standardize"; without them the buffers hold
             0 and 1, to be overwritten by the weights that are loaded next.
 
     Raises:
