@@ -20,8 +20,8 @@ from onebit.recipe import (
     recipe_path,
     unused_settings,
 )
+from onebit.recipe.option_owners import NEEDS, needs_of
 from onebit.recipe.options import declared
-from onebit.recipe.unused import NEEDS, needs_of
 
 Onebit = Callable[..., Outcome]
 SIGN = "but model.weight_quantizer is 'sign': leave it out"

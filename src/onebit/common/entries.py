@@ -67,7 +67,7 @@ class Table(MutableMapping[str, Any], Generic[AnyEntry]):
         self._rows: dict[str, AnyEntry] = dict(rows)
 
     def entry(self, name: Any) -> AnyEntry:
-        """The entry of a name; of a name that is not in the table, one that declares nothing."""
+        """The entry of a name; an unknown name gets one that declares nothing."""
         return self._rows.get(name) or self._kind(name)
 
     def entries(self) -> Mapping[str, AnyEntry]:

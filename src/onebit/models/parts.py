@@ -97,8 +97,7 @@ class Parts:
         padding_value: what binary convolutions are padded with: 0, 1 or -1.
         norm_eps, norm_momentum, norm_affine: BatchNorm's; momentum 0.15 means 15 % of the newest batch.
         dense_norm_momentum: that of BatchNorm after dense layers; None takes `norm_momentum`.
-        activation: "relu", which the sign of a layer takes the place of; or "rprelu", ReActNet's, which stands before a
-            sign too.
+        activation: "relu", which the sign of a layer replaces; or "rprelu", ReActNet's, which is kept before a sign.
         init: "uniform" draws latents uniformly from ±value (binary layers), "default" is torch's.
     """
 
@@ -194,7 +193,7 @@ class Parts:
         return nn.BatchNorm1d(channels, eps=self.norm_eps, momentum=momentum, affine=self.norm_affine)
 
     def active(self, channels: int, *, before_real: bool = False) -> nn.Module:
-        """The activation of so many channels; no ReLU where the sign of the next layer takes its place.
+        """The activation for a number of channels; no ReLU where the sign of the next layer replaces it.
 
         Args:
             before_real: the next layer keeps real inputs whatever the settings say, and so takes no sign.

@@ -33,7 +33,7 @@ class Stack:
     """Builds a chain: coding -> (convolution -> max pooling -> BatchNorm -> ReLU)* -> (dense -> BatchNorm -> ReLU)* ->
     logits.
 
-    Pooling stands on the convolution's output, so that BatchNorm and the next sign meet, as in BNN's nets
+    Pooling comes right after the convolution, so that the next sign follows BatchNorm, as in BNN's nets
     (arXiv:1602.02830). With an input quantizer that sign takes the place of the ReLU, but not of an RPReLU. Layers are
     numbered by the weights: `conv1`, `pool1`, `norm1`, `relu1`, `conv2`, …, `linear7`.
 
@@ -75,7 +75,7 @@ class Stack:
         self.layers: OrderedDict[str, nn.Module] = OrderedDict(coding=image_coding(coding, mean, std))
         self._count = 0
         self._trail: list[str] = []
-        self._inactive = False  # a BatchNorm stands last, its activation depends on what comes next
+        self._inactive = False  # the last layer is a BatchNorm; its activation depends on what comes next
         self._channels = 0  # of that BatchNorm
 
     def conv(

@@ -17,7 +17,7 @@ PADDINGS = {"valid": 0, "same": 1}
 """Name -> zeros around the image of a 3×3 convolution."""
 
 
-class CentreCrop(nn.Module):
+class CenterCrop(nn.Module):
     """The image without `margin` pixels on each side: (N, C, H, W) -> (N, C, H − 2·margin, W − 2·margin)."""
 
     def __init__(self, margin: int) -> None:
@@ -79,7 +79,7 @@ class Up(nn.Module):
         self.up = parts.conv_transpose(2 * outputs, outputs, 2, stride=2)
         self.bn = parts.norm2d(outputs)
         self.relu = parts.active(outputs)
-        self.crop = CentreCrop(margin)
+        self.crop = CenterCrop(margin)
         self.drop = dropped_channels(dropout)
         self.convs = DoubleConv(parts, 2 * outputs, outputs, padding, before_real=before_real)
 

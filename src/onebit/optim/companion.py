@@ -82,7 +82,7 @@ class CompanionOptimizer(torch.optim.Optimizer, ABC):
 
     @abstractmethod
     def move_(self, latent: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        """The own rule: move one latent in place; what it keeps lies in `self.state[latent]`."""
+        """The own rule: move one latent in place; its state is `self.state[latent]`."""
 
     def latents(self) -> list[Tensor]:
         """The parameters that follow the own rule."""

@@ -105,12 +105,12 @@ def _state(optimizer: torch.optim.Optimizer, latent: Tensor) -> dict[str, Tensor
 
 
 def _laid_out(x: Tensor, latent: Tensor) -> Tensor:
-    """`x` itself, or a copy of it that lies in memory as `latent` does."""
+    """`x` itself, or a copy of it in the memory layout of `latent`."""
     return x if x.stride() == latent.stride() else torch.empty_like(latent, dtype=x.dtype).copy_(x)
 
 
 def _flat(latent: Tensor) -> Callable[[Tensor], Tensor]:
-    """The (n,) view, in the order of memory, of what lies in memory as `latent` does.
+    """The (n,) view, in memory order, of a tensor in the memory layout of `latent`.
 
     One compiled loop then serves every memory format, and draws need no detour. A latent with gaps keeps its shape.
     """
@@ -173,7 +173,9 @@ def compile_update_(
     for _, group in owned:
         for option in ("weight_decay", "amsgrad", "maximize", "differentiable", "capturable"):
             if group[option]:
-                raise UsageError(f"a compiled update knows no {option} of latents, got {group[option]!r}: leave it off")
+                raise UsageError(
+                    f"a compiled update does not support {option} of latents, got {group[option]!r}: leave it off"
+                )
     from torch._dynamo.exc import BackendCompilerFailed  # a second of imports that only this function uses
 
     bf16 = resolve_precision(precision, owned[0][0].device) == "bf16"

@@ -35,7 +35,7 @@ def latent_groups(
     Args:
         model: a model with binary layers.
         lr: learning rate of the other parameters, and of latents before the scale.
-        latent_clip: bound c of w ← clip(w, ±c) after each step; "value" is each quantizer's own bound; None is no clip.
+        latent_clip: bound c of w ← clip(w, ±c) after each step; "value" for each quantizer's own bound, None for none.
         lr_scale: None, "glorot" (Adam-like optimizers) or "glorot_squared" (SGD).
         weight_decay: for weights of real layers; latents, biases and BatchNorm get none.
         decay_latents, decay_norm: weight decay for latents, for biases and BatchNorm all the same.

@@ -50,7 +50,7 @@ def prox_latents_(
     Args:
         optimizer: over `latent_groups`.
         growth: of λ per step.
-        freeze: after so many steps each latent is set to its sign after every step.
+        freeze: number of steps after which each step sets latents to their signs.
 
     Returns:
         `optimizer` itself.

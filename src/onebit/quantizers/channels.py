@@ -17,9 +17,9 @@ def _order(like: Tensor) -> tuple[int, ...]:
 
 
 def rows(x: Tensor, like: Tensor) -> Tensor:
-    """(O, n), a row per output channel, its elements in the order in which `like` (O, …) lies in memory.
+    """(O, n), a row per output channel, its elements in the memory order of `like` (O, …).
 
-    A view where `x` lies in memory as `like` does, contiguous or channels_last.
+    A view where `x` has the memory layout of `like`, contiguous or channels_last.
     """
     return x.permute(_order(like)).reshape(x.shape[0], math.prod(x.shape[1:]))
 

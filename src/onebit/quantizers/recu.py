@@ -19,7 +19,7 @@ from onebit.quantizers.channels import (
 )
 
 SHARPNESS = 2 * math.sqrt(2)
-"""Of w1 in units of the standardized latent."""
+"""w1 in units of the standardized latent."""
 EPSILON = 1e-5
 """Added to the variance by the authors' code."""
 

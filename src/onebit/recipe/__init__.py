@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from onebit.recipe.defaults import default_settings
 from onebit.recipe.json_config import Translation, read_config, translate_config
-from onebit.recipe.laying import METHOD_FIELDS, method_of, with_method
 from onebit.recipe.optimizer import OptimizerRecipe, ScheduleRecipe
+from onebit.recipe.option_owners import changed_settings, refuse_clipping, refuse_unused, unused_settings
+from onebit.recipe.override import METHOD_FIELDS, method_of, with_method
 from onebit.recipe.reading import (
     DEFAULTS_FILE,
     METHODS_FILE,
@@ -30,7 +31,6 @@ from onebit.recipe.settings import (
     Recipe,
     flatten,
 )
-from onebit.recipe.unused import changed_settings, refuse_clipping, refuse_unused, unused_settings
 from onebit.recipe.warmup import refuse_long_warmup, shrink_warmup
 
 __all__ = [

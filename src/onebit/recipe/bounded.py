@@ -1,4 +1,4 @@
-"""YAML and JSON of strangers: size, depth and length are bounded before a value is made of them.
+"""YAML and JSON from unknown sources: size, depth and length are checked before any value is built.
 
 PyYAML takes minutes for a long number, gigabytes for a few nested anchors, and a tag for a call.
 """
@@ -15,7 +15,7 @@ from onebit.common.files import read_regular
 from onebit.errors import UsageError
 
 MOST_BYTES = 100_000
-"""Of a file; the longest recipe that ships has 3,400."""
+"""Largest file; the longest recipe that ships has 3,400."""
 MOST_DEPTH = 20
 MOST_PARTS = 5_000
 """Keys, values and brackets; a complete recipe has 300."""

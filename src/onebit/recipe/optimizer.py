@@ -71,7 +71,7 @@ class ScheduleRecipe:
     Args:
         name: constant, linear, cosine, one_cycle, exponential, step or milestones
         final_lr: learning rate at the end of linear, cosine, one_cycle and exponential
-        warmup: epochs of linear warm-up; of one_cycle the epochs of its rise, 30 % of training when 0
+        warmup: epochs of linear warm-up; for one_cycle, of its rise (0 means 30 % of training)
         gamma: factor at each step or milestone
         step_size: epochs between steps
         milestones: epochs at which the rate falls

@@ -28,7 +28,7 @@ NAMED_PARTS = ("model", "optimizer", "schedule")
 
 NO_OPTIONS: dict[str, Any] = {"weight_options": None, "input_options": None}
 ANY_OPTIMIZER = ("latent_clip", "lr_scale")
-"""What a method says of its latents, whichever optimizer moves them."""
+"""Settings of latents that a method keeps with any optimizer."""
 
 OPTION_FIELDS = ("model.weight_options", "model.input_options")
 """Fields that hold arguments by name: `--model.weight_options.temperature 1e-10`."""
@@ -85,7 +85,7 @@ def recipe_path(name: str) -> Path:
     if name in recipe_names():
         return RECIPE_FOLDER / f"{name}.yaml"
     path = Path(name)
-    if os.path.isfile(path / "recipe.yaml"):  # os.path: a name too long for a file is no error there
+    if os.path.isfile(path / "recipe.yaml"):  # os.path: does not raise for a name that is too long
         return path / "recipe.yaml"
     if path.suffix in (".yaml", ".yml", ".json") or os.path.exists(name):
         if not os.path.isfile(name):
@@ -150,7 +150,7 @@ def flag_names() -> list[str]:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings `over` laid on `base`."""
+    """Nested settings with those of `over` in place of those of `base`."""
     merged = dict(base)
     for key, value in over.items():
         nested = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
@@ -159,7 +159,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build_recipe(settings: Mapping[str, Any], flags: Sequence[str] = ()) -> Recipe:
-    """A recipe from checked settings with flags laid over them.
+    """A recipe from settings, overridden by flags.
 
     Args:
         settings: nested fields, as `read_settings` returns them.
@@ -176,7 +176,7 @@ def build_recipe(settings: Mapping[str, Any], flags: Sequence[str] = ()) -> Reci
 
 
 def _with_flags(settings: Mapping[str, Any], flags: Sequence[str]) -> dict[str, Any]:
-    """Settings with checked flags laid over them; of a flag that is given twice the last one counts.
+    """Settings overridden by checked flags; the last of repeated flags counts.
 
     Raises:
         UsageError: a flag without a value, or a word that belongs to none.

@@ -24,7 +24,7 @@ class ModelRecipe(Part):
     """The model; options of its own are declared in `onebit.models.model_table`, and null takes the model's default.
 
     Args:
-        name: model, see `onebit list models`
+        name: see `onebit list models`
         weight_quantizer: see `onebit list quantizers`; null for real weights
         input_quantizer: binarizes the inputs of every layer but the first; null for real activations
         weight_options: arguments of the weight quantizer, such as {temperature: 1e-10}
@@ -91,7 +91,7 @@ class AugmentationRecipe:
     """Random changes to training images, whole batches at a time.
 
     Args:
-        crop_padding: pad by so many pixels on each side and crop back at random
+        crop_padding: pixels of padding on each side, before a random crop back to the size
         flip: mirror left-right with probability one half
         padding_mode: what is padded with, zero or reflect
         cutout: side of a square that is blackened at a random place
@@ -100,7 +100,7 @@ class AugmentationRecipe:
         crop_size: side of the window that is cut out of an image with a mask; null for the whole image
         flip_vertical: mirror images with masks upside down with probability one half
         rotate: turn images with masks by a random multiple of 90 degrees
-        elastic: deform images with masks, by so many pixels (standard deviation)
+        elastic: standard deviation in pixels of a deformation of images with masks
         elastic_smoothness: standard deviation in pixels of the Gaussian that smooths the deformation
     """
 
@@ -138,7 +138,7 @@ class ContinualRecipe:
     Args:
         tasks: how many; 0 trains on the data set as it is
         prior: an optimizer with a prior takes the posterior of the previous task as its prior
-        against: methods that learn the same tasks beside that of the recipe, as if each were laid over it
+        against: methods that learn the same tasks for comparison, each as with --method
         own: name of the recipe's own method among them; null for the method that its settings are of
     """
 

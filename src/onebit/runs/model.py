@@ -148,8 +148,8 @@ def build_training(
     recompute_inputs_(model, recipe.recompute_inputs)
     model.to(device or resolve_device(recipe.device))
     labels = data.train.labels  # a mask has one for each pixel, over which the loss is a mean
-    labelled = len(labels) if labels.ndim == 1 else int(np.count_nonzero(labels != VOID))
-    return training_of(recipe, model, images=len(labels), labels=labelled, processes=processes)
+    labeled = len(labels) if labels.ndim == 1 else int(np.count_nonzero(labels != VOID))
+    return training_of(recipe, model, images=len(labels), labels=labeled, processes=processes)
 
 
 def training_of(recipe: Recipe, model: nn.Module, *, images: int, labels: int, processes: int = 1) -> Training:

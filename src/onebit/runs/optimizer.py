@@ -34,7 +34,7 @@ def build_optimizer(recipe: Recipe, model: nn.Module, *, count: int, steps_per_e
     entry = OPTIMIZERS.entry(settings.name)
     check_pair(recipe, model)
     for option, value in (("momentum", settings.momentum), ("weight_decay", settings.weight_decay)):
-        # an own rule hands real parameters to an optimizer that decays them
+        # rules of latents leave real parameters to an optimizer that decays them
         if value and not takes(kind, option) and not (option == "weight_decay" and entry.own_rule):
             *owners, last = [name for name, other in OPTIMIZERS.items() if takes(other, option)]
             belongs = f"belongs to {', '.join(owners)} and {last}"

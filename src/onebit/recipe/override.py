@@ -1,4 +1,4 @@
-"""A method laid over a recipe: what methods have a say in becomes that of the new one, all else stays."""
+"""A method on top of a recipe: it replaces what belongs to methods, everything else stays."""
 
 from __future__ import annotations
 
@@ -38,39 +38,39 @@ TELLING = (
     "optimizer.latent_clip",
     "optimizer.clip_grad_value",
 )
-"""What tells methods apart; rates may be tuned, and real weights have no latents to clip."""
+"""What identifies a method; rates may be tuned, and real weights have no latents to clip."""
 
 
 def method_of(recipe: Recipe) -> str | None:
-    """The method that a recipe is of: what it says of `TELLING` stands there. None where it is of none.
+    """The method that a recipe uses: the one with the most settings among `TELLING`, all as in the recipe; or None.
 
     Example:
         >>> method_of(Recipe())
         'binaryconnect'
     """
     values = recipe.values()
-    told = [field for field in TELLING if recipe.model.weight_quantizer or field != "optimizer.latent_clip"]
+    compared = [field for field in TELLING if recipe.model.weight_quantizer or field != "optimizer.latent_clip"]
     fitting = {}
     for name, row in methods().items():
-        said = {field: value for field, value in flatten(row).items() if field in told}
-        if all(values[field] == value for field, value in said.items()):
-            fitting[name] = len(said)
+        settings = {field: value for field, value in flatten(row).items() if field in compared}
+        if all(values[field] == value for field, value in settings.items()):
+            fitting[name] = len(settings)
     return max(fitting, key=lambda name: fitting[name], default=None)
 
 
 def with_method(
     recipe: Recipe, name: str, *, flags: Sequence[str] = (), optimizer: str | None = None
 ) -> dict[str, Any]:
-    """The settings of a recipe with a method in place of its own; of that very method, it stays as it is.
+    """The settings of a recipe with a method in place of its own; unchanged if it already uses that method.
 
-    The `METHOD_FIELDS` are those of a training without a recipe: the method's, else those of defaults.yaml that suit
-    net, data and method, else those of every recipe. A last layer that the recipe says nothing of gets the BatchNorm
-    that ±1 weights need. What was measured, where the settings come from and the summary tell of another training.
+    The `METHOD_FIELDS` are those of a training without a recipe: the method's, else those of defaults.yaml for the net,
+    the data and the method, else the defaults. The last layer gets the BatchNorm that ±1 weights need unless the recipe
+    decides about it. Summary, reference and measured results describe another training and are dropped.
 
     Args:
         name: of the method.
-        flags: what will lie over it, which chooses the defaults.
-        optimizer: the optimizer that was asked for, see `method_settings`.
+        flags: what will override it, which chooses the defaults.
+        optimizer: the requested optimizer, see `method_settings`.
 
     Raises:
         UnknownNameError: no such method.
@@ -81,17 +81,18 @@ def with_method(
     if own == name:
         return settings
     kept = _fields(settings, of_methods=False)
-    asked = build_recipe(merge(kept, row), flags)
+    requested = build_recipe(merge(kept, row), flags)
     given = [] if optimizer is None else ["optimizer.name"]
-    laid = merge(merge(kept, _fields(default_settings(asked, method=name, given=given), of_methods=True)), row)
+    defaults = default_settings(requested, method=name, given=given)
+    found = merge(merge(kept, _fields(defaults, of_methods=True)), row)
     if recipe.model.last_norm is None:
-        laid["model"]["last_norm"] = default_settings(asked).get("model", {}).get("last_norm")
-    told = recipe.name.removesuffix(f"-with-{own}")
-    return laid | {"name": f"{told}-with-{name}", "summary": "", "reference": "", "measured": ""}
+        found["model"]["last_norm"] = default_settings(requested).get("model", {}).get("last_norm")
+    plain_name = recipe.name.removesuffix(f"-with-{own}")
+    return found | {"name": f"{plain_name}-with-{name}", "summary": "", "reference": "", "measured": ""}
 
 
 def _fields(settings: Mapping[str, Any], *, of_methods: bool) -> dict[str, Any]:
-    """Those of some settings that are `METHOD_FIELDS`, or those that are not."""
+    """Those settings that belong to methods, or those that do not."""
     chosen: dict[str, Any] = {}
     for part, value in settings.items():
         if isinstance(value, Mapping):

@@ -9,8 +9,8 @@ from onebit.common.entries import Need
 from onebit.errors import UsageError
 from onebit.optim.optimizer_table import OPTIMIZERS
 from onebit.quantizers.quantizer_table import WEIGHT_QUANTIZERS, WeightQuantizerEntry
-from onebit.recipe.laying import with_method
 from onebit.recipe.options import declared
+from onebit.recipe.override import with_method
 from onebit.recipe.reading import build_recipe, methods
 from onebit.recipe.settings import Recipe
 
