@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from onebit.common.entries import Option
 from onebit.common.files import write_atomic
 from onebit.data import DATASETS, DatasetEntry
 from onebit.data.splits import LoadedFiles
@@ -41,36 +42,14 @@ class OwnSign(Quantizer):
         return BinaryWeight(sign(latent.detach()), latent.new_full((len(latent),), self.gain))
 
 
-@dataclass(frozen=True)
-class OwnOptions:
-    """Options of the optimizer.
-
-    Args:
-        own_option: factor on the learning rate
-    """
-
-    own_option: float = 1.0
-
-
 class OwnOptimizer(torch.optim.SGD):
     """SGD."""
 
 
 def build_own(setup: OptimizerSetup) -> OwnOptimizer:
     for group in setup.groups:
-        group["lr"] *= setup.options.own_option
+        group["lr"] *= setup.settings.own_option
     return OwnOptimizer(setup.groups)
-
-
-@dataclass(frozen=True)
-class OwnNetOptions:
-    """Options of the model.
-
-    Args:
-        own_units: hidden units
-    """
-
-    own_units: int | None = None
 
 
 class Negate(nn.Module):
@@ -135,10 +114,12 @@ epochs: 1
 batch_size: 32
 device: cpu
 """
+FACTOR = Option("own_option", float, 1.0, "factor on the learning rate", lambda value: value > 0, "positive")
+UNITS = Option("own_units", int | None, None, "hidden units")
 ROWS: list[tuple[Any, Any, Any]] = [
     (WEIGHT_QUANTIZERS, "own_sign", OwnSign),
-    (OPTIMIZERS, "own_optimizer", OptimizerEntry(OwnOptimizer, options=OwnOptions, build=build_own)),
-    (MODELS, "own_net", ModelEntry(own_net, options=OwnNetOptions)),
+    (OPTIMIZERS, "own_optimizer", OptimizerEntry(OwnOptimizer, options=(FACTOR,), build=build_own)),
+    (MODELS, "own_net", ModelEntry(own_net, options=(UNITS,))),
     (DATASETS, "own_data", OWN_DATA),
     (EXPORTS, "own_target", Target("plain weights", (".safetensors",), write_own)),
     (OPS, "negate", NegateNode),

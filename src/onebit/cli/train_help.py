@@ -66,8 +66,8 @@ def _section(kind: type, prefix: str) -> list[str]:
             # a part is chosen by its name: --model NAME
             flag = f"--{prefix}{item.name}".removesuffix(".name")
             lines.append(_line(f"{flag} {_shown(item)}", described[item.name]))
-    for name, option in declared(kind.PART).items() if issubclass(kind, Part) else ():
-        lines.append(_line(f"--{prefix}{name} {json.dumps(option.default)}", option.described()))
+    for name, found in declared(kind.PART).items() if issubclass(kind, Part) else ():
+        lines.append(_line(f"--{prefix}{name} {json.dumps(found.option.default)}", found.described()))
     return [*lines, *parts]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 
@@ -17,9 +17,22 @@ class Need(NamedTuple):
     field: str
 
 
-def option(default: Any, *needs: Need) -> Any:
-    """A field of a dataclass of options that has an effect only together with others."""
-    return field(default=default, metadata={"needs": needs})
+class Option(NamedTuple):
+    """An option that an entry declares: a flag, a field of recipes and JSON files, and a line of `train --help`.
+
+    Args:
+        kind: its type, such as float | None; text: what it is, in a line.
+        holds: whether a value other than None is valid; expected: which ones are, in words.
+        needs: what else it needs to have an effect.
+    """
+
+    name: str
+    kind: Any
+    default: Any
+    text: str
+    holds: Callable[[Any], bool] = lambda value: True
+    expected: str = ""
+    needs: tuple[Need, ...] = ()
 
 
 def load(target: Any) -> Any:
@@ -37,10 +50,12 @@ class Entry:
     Args:
         target: the object, or "module:name" of one that is imported when it is first used.
         leading: first arguments of the object, as `functools.partial` takes them.
+        options: of its own, which become fields of a part of the recipe.
     """
 
     target: Any
     leading: tuple[Any, ...] = ()
+    options: tuple[Option, ...] = ()
 
     @functools.cached_property
     def object(self) -> Any:

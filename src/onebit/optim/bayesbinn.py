@@ -97,19 +97,19 @@ def build_bayesbinn(setup: OptimizerSetup) -> BayesBiNN:
     Raises:
         UsageError: a prior, but no weights to start from.
     """
-    settings, options = setup.settings, setup.options
-    if options.prior and not setup.initialized:
+    settings = setup.settings
+    if settings.prior and not setup.initialized:
         raise UsageError(
             "optimizer.prior takes the weights that bayesbinn starts from as its prior: name them with --init_from"
         )
     optimizer = BayesBiNN(
         setup.groups,
-        count=setup.count * options.data_scale,
+        count=setup.count * settings.data_scale,
         lr=settings.lr,
         momentum=settings.momentum,
         # the λ of another training are where this one starts
-        init=None if setup.initialized else options.latent_init,
+        init=None if setup.initialized else settings.latent_init,
     )
-    if options.prior:
+    if settings.prior:
         optimizer.set_prior_()
     return optimizer

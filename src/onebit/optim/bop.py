@@ -76,16 +76,16 @@ class Bop(CompanionOptimizer):
 
 def build_bop(setup: OptimizerSetup) -> Bop:
     """The Bop of a recipe."""
-    return Bop(setup.groups, gamma=setup.options.gamma, threshold=setup.options.threshold)
+    return Bop(setup.groups, gamma=setup.settings.gamma, threshold=setup.settings.threshold)
 
 
 def bop_factors(setup: OptimizerSetup) -> dict[str, Callable[[int], float]]:
     """The decays of γ and τ, where a recipe has some."""
-    options = setup.options
-    if options.decay_epochs is None:
+    settings = setup.settings
+    if settings.decay_epochs is None:
         return {}
-    every = max(1, round(options.decay_epochs * setup.steps_per_epoch))
+    every = max(1, round(settings.decay_epochs * setup.steps_per_epoch))
     return {
-        "lr": lambda step: options.gamma_decay ** (step // every),
-        "threshold": lambda step: options.threshold_decay ** (step // every),
+        "lr": lambda step: settings.gamma_decay ** (step // every),
+        "threshold": lambda step: settings.threshold_decay ** (step // every),
     }

@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from onebit.common.arguments import need, positive
-from onebit.common.entries import Entry, Need, Table, option
+from onebit.common.arguments import positive
+from onebit.common.entries import Entry, Need, Option, Table
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,7 @@ class OptimizerSetup:
     """What an optimizer is built from.
 
     Args:
-        settings: the optimizer part of the recipe (`onebit.recipe.OptimizerRecipe`).
-        options: the options that the entry declares; None where it declares none.
+        settings: the optimizer part of the recipe (`onebit.recipe.OptimizerRecipe`), with the options of the entry.
         groups: parameter groups, see `latent_groups`.
         count: number of training labels, of images or of pixels.
         steps_per_epoch, steps: optimizer steps in an epoch and in the whole training.
@@ -25,7 +24,6 @@ class OptimizerSetup:
     """
 
     settings: Any
-    options: Any
     groups: list[dict[str, Any]]
     count: int
     steps_per_epoch: int
@@ -38,7 +36,6 @@ class OptimizerEntry(Entry):
     """What an optimizer declares; the defaults are those of an ordinary torch optimizer.
 
     Args:
-        options: dataclass of its own options, which become fields of a recipe; no option has the name of a common one.
         trains: the weight quantizers that it can train; None for all that do not name their optimizers.
         own_rule: it moves latents by a rule of its own, leaves other parameters to a companion, and needs latents.
         clips_latents: `latent_clip` has an effect.
@@ -48,7 +45,6 @@ class OptimizerEntry(Entry):
             another) does not follow the learning-rate schedule; or "module:name" of it.
     """
 
-    options: type | None = None
     trains: tuple[str, ...] | None = None
     own_rule: bool = False
     clips_latents: bool = True
@@ -61,50 +57,40 @@ _DECAYS = Need("decay_epochs", lambda recipe: recipe.optimizer.decay_epochs is n
 _NEW = Need("a training from new weights", lambda recipe: recipe.init_from is None, "init_from")
 
 
-@dataclass(frozen=True)
-class BopOptions:
-    """Options of Bop; `lr` is the learning rate of real parameters.
-
-    Args:
-        gamma: share of the newest gradient in the running mean
-        threshold: a weight flips where its running mean is above this against it
-        decay_epochs: epochs between decays; null lets gamma follow the schedule and keeps the threshold
-        gamma_decay: factor on gamma at each decay
-        threshold_decay: factor on the threshold at each decay
-    """
-
-    gamma: float = 1e-4
-    threshold: float = 1e-8
-    decay_epochs: float | None = None
-    gamma_decay: float = option(0.1, _DECAYS)
-    threshold_decay: float = option(1.0, _DECAYS)
-
-    def __post_init__(self) -> None:
-        need("optimizer.gamma", self.gamma, 0 < self.gamma <= 1, "in (0, 1]")
-        need("optimizer.threshold", self.threshold, 0 <= self.threshold < math.inf, "0 or more")
-        for name in ("decay_epochs", "gamma_decay", "threshold_decay"):
-            value = getattr(self, name)
-            need(f"optimizer.{name}", value, value is None or positive(value), "positive")
-
-
-@dataclass(frozen=True)
-class BayesBiNNOptions:
-    """Options of BayesBiNN.
-
-    Args:
-        latent_init: latents start at plus or minus this
-        data_scale: factor on the number of training images (with masks: pixels); above 1 for augmented images
-        prior: the weights that training starts from (init_from) are also the prior; otherwise it is 0
-    """
-
-    latent_init: float = option(10.0, _NEW)
-    data_scale: float = 1.0
-    prior: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("latent_init", "data_scale"):
-            need(f"optimizer.{name}", getattr(self, name), positive(getattr(self, name)), "positive")
-
+BOP = (
+    Option("gamma", float, 1e-4, "share of the newest gradient in the running mean", lambda v: 0 < v <= 1, "in (0, 1]"),
+    Option(
+        "threshold",
+        float,
+        1e-8,
+        "a weight flips where the running mean against it is above this",
+        lambda v: 0 <= v < math.inf,
+        "0 or more",
+    ),
+    Option(
+        "decay_epochs",
+        float | None,
+        None,
+        "epochs between decays; null lets gamma follow the schedule",
+        positive,
+        "positive",
+    ),
+    Option("gamma_decay", float, 0.1, "factor on gamma at each decay", positive, "positive", (_DECAYS,)),
+    Option("threshold_decay", float, 1.0, "factor on the threshold at each decay", positive, "positive", (_DECAYS,)),
+)
+BAYESBINN = (
+    Option("latent_init", float, 10.0, "latents start at plus or minus this", positive, "positive", (_NEW,)),
+    Option(
+        *(
+            "data_scale",
+            float,
+            1.0,
+            "factor on the number of training images, or pixels with masks; above 1 if augmented",
+        ),
+        *(positive, "positive"),
+    ),
+    Option("prior", bool, False, "the weights of init_from are also the prior; otherwise it is 0"),
+)
 
 OPTIMIZERS = Table(
     OptimizerEntry,
@@ -123,7 +109,7 @@ OPTIMIZERS = Table(
         "sgd": OptimizerEntry("torch.optim:SGD"),
         "bop": OptimizerEntry(
             "onebit.optim.bop:Bop",
-            options=BopOptions,
+            options=BOP,
             trains=("sign", "ste_sign"),
             own_rule=True,
             clips_latents=False,
@@ -132,7 +118,7 @@ OPTIMIZERS = Table(
         ),
         "bayesbinn": OptimizerEntry(
             "onebit.optim.bayesbinn:BayesBiNN",
-            options=BayesBiNNOptions,
+            options=BAYESBINN,
             trains=("concrete_sign",),
             own_rule=True,
             clips_gradients=False,

@@ -75,7 +75,7 @@ def prepare_prox(optimizer: torch.optim.Optimizer, setup: OptimizerSetup) -> Non
     Raises:
         UsageError: no strength.
     """
-    strength, freeze = setup.options.prox_strength, setup.options.prox_freeze
+    strength, freeze = setup.settings.prox_strength, setup.settings.prox_freeze
     if strength is None:
         raise UsageError("weight_quantizer prox stays real without optimizer.prox_strength: use --method proxquant")
     last = math.inf if freeze is None else round(freeze * setup.steps)

@@ -39,8 +39,8 @@ def sign(x: Tensor) -> Tensor:
 def autocast_dtype(x: Tensor) -> torch.dtype:
     """The dtype that matrix products will use for `x`: autocast's where it is on, else that of `x`.
 
-    A quantizer returns its ±1 in this dtype. Autocast would take two more passes over the weights in each step, because it
-    keeps no casts of tensors that are not parameters; it leaves float64 as it is.
+    A quantizer returns its ±1 in this dtype. Left to autocast, the cast of tensors other than parameters takes two
+    more passes over the weights in each step. Autocast leaves float64 as it is.
     """
     kind = x.device.type
     # torch has no autocast for "meta", where shapes are followed without numbers

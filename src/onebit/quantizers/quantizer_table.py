@@ -8,27 +8,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from onebit.common.arguments import need, positive
-from onebit.common.entries import Entry, Need, Table, option
+from onebit.common.arguments import positive
+from onebit.common.entries import Entry, Need, Option, Table
 
 
 @dataclass(frozen=True, eq=False)
 class WeightQuantizerEntry(Entry):
-    """What a weight quantizer declares. Its own options are the arguments of the class (`model.weight_options`).
+    """What a weight quantizer declares.
 
     Args:
         random: a forward pass in training draws; as the attribute of the class.
         bayesian: latents are the parameters of a distribution of the weights; the class has a `mean`.
         trained_by: the only optimizers that can train it; None for any.
-        optimizer_options: dataclass of options of the optimizer part of a recipe that belong to this quantizer.
-        prepare: (optimizer, OptimizerSetup) -> None, called with the new optimizer; `options` of the setup are those of
-            this quantizer. Or "module:name" of it.
+        options: of the optimizer part of a recipe; its other options are arguments of the class.
+        prepare: (optimizer, OptimizerSetup) -> None, called with the new optimizer; or "module:name" of it.
     """
 
     random: bool = False
     bayesian: bool = False
     trained_by: tuple[str, ...] | None = None
-    optimizer_options: type | None = None
     prepare: Any = None
 
     def __post_init__(self) -> None:
@@ -40,23 +38,25 @@ class WeightQuantizerEntry(Entry):
 _STRENGTH = Need("prox_strength", lambda recipe: recipe.optimizer.prox_strength is not None, "optimizer.prox_strength")
 
 
-@dataclass(frozen=True)
-class ProxOptions:
-    """Options of ProxQuant, which any optimizer can train.
-
-    Args:
-        prox_strength: times lr, what draws latents to ±1 in the last step before the freeze; null for none
-        prox_freeze: share of training after which latents stay at ±1; null for never
-    """
-
-    prox_strength: float | None = None
-    prox_freeze: float | None = option(None, _STRENGTH)
-
-    def __post_init__(self) -> None:
-        strength, freeze = self.prox_strength, self.prox_freeze
-        need("optimizer.prox_strength", strength, strength is None or positive(strength), "positive")
-        need("optimizer.prox_freeze", freeze, freeze is None or 0 <= freeze <= 1, "in [0, 1]")
-
+PROX = (
+    Option(
+        "prox_strength",
+        float | None,
+        None,
+        "times lr, what draws latents to ±1 in the last step before the freeze",
+        positive,
+        "positive",
+    ),
+    Option(
+        "prox_freeze",
+        float | None,
+        None,
+        "share of training after which latents stay at ±1; null for never",
+        lambda v: 0 <= v <= 1,
+        "in [0, 1]",
+        (_STRENGTH,),
+    ),
+)
 
 WEIGHT_QUANTIZERS = Table(
     WeightQuantizerEntry,
@@ -74,7 +74,7 @@ WEIGHT_QUANTIZERS = Table(
             "onebit.quantizers.bayesbinn:ConcreteSign", random=True, bayesian=True, trained_by=("bayesbinn",)
         ),
         "prox": WeightQuantizerEntry(
-            "onebit.quantizers.prox:Prox", optimizer_options=ProxOptions, prepare="onebit.optim.prox:prepare_prox"
+            "onebit.quantizers.prox:Prox", options=PROX, prepare="onebit.optim.prox:prepare_prox"
         ),
     },
 )

@@ -87,7 +87,7 @@ def needs_of(name: str) -> tuple[Need, ...]:
     def chosen(recipe: Recipe) -> bool:
         return recipe.values()[found.chosen_by] in found.entries
 
-    return (Need(f"{kind} {' or '.join(found.entries)}", chosen, found.chosen_by), *found.needs)
+    return (Need(f"{kind} {' or '.join(found.entries)}", chosen, found.chosen_by), *found.option.needs)
 
 
 def unused_settings(recipe: Recipe, names: Iterable[str]) -> list[str]:

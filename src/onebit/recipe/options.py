@@ -6,72 +6,50 @@ import dataclasses
 import functools
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, get_type_hints
 
-from onebit.common.entries import Need
+from onebit.common.arguments import need
+from onebit.common.entries import Option, Table
 from onebit.models.model_table import MODELS
 from onebit.optim.optimizer_table import OPTIMIZERS
 from onebit.quantizers.quantizer_table import WEIGHT_QUANTIZERS
 
+TABLES: dict[str, dict[str, Table[Any]]] = {
+    "model": {"model.name": MODELS},
+    "optimizer": {"optimizer.name": OPTIMIZERS, "model.weight_quantizer": WEIGHT_QUANTIZERS},
+}
+"""Part of a recipe -> {field that chooses an entry: table whose entries declare options of that part}."""
 MOST_SHOWN = 4
 """Entries that the description of an option names."""
 
 
-class Option(NamedTuple):
-    """An option that entries declare.
+class Declared(NamedTuple):
+    """An option, the field of a recipe that chooses its entry, and the names of the entries that declare it."""
 
-    Args:
-        kind: the dataclass that declares it; hint: its type; text: its description.
-        chosen_by: the field of a recipe that chooses the entry; entries: names of those that declare it.
-        needs: what else it needs to have an effect.
-    """
-
-    kind: type
-    hint: Any
-    default: Any
-    text: str
+    option: Option
     chosen_by: str
     entries: tuple[str, ...]
-    needs: tuple[Need, ...]
 
     def described(self) -> str:
         """The description, with the entries it belongs to."""
         shown, more = self.entries[:MOST_SHOWN], len(self.entries) - MOST_SHOWN
-        return f"{', '.join(shown)}{f' and {more} more' if more > 0 else ''}: {self.text}"
+        return f"{', '.join(shown)}{f' and {more} more' if more > 0 else ''}: {self.option.text}"
 
 
-def _declarations(part: str) -> Iterator[tuple[str, str, type | None]]:
-    """(field that chooses the entry, its name, its dataclass) of all entries with options of a part."""
-    if part == "model":
-        yield from (("model.name", name, entry.options) for name, entry in MODELS.entries().items())
-        return
-    yield from (("optimizer.name", name, entry.options) for name, entry in OPTIMIZERS.entries().items())
-    for name, entry in WEIGHT_QUANTIZERS.entries().items():
-        yield "model.weight_quantizer", name, entry.optimizer_options
-
-
-def declared(part: str, chosen: str | None = None) -> dict[str, Option]:
+def declared(part: str, chosen: str | None = None) -> dict[str, Declared]:
     """Name -> option of a part; where entries declare the same name, `chosen` or else the first of them counts.
 
     Args:
         part: "model" or "optimizer".
         chosen: name of an entry.
     """
-    found: dict[str, Option] = {}
-    rows = sorted(_declarations(part), key=lambda row: row[1] != chosen)
-    for field, name, kind in rows:
-        if kind is None:
-            continue
-        hints, texts = field_types(kind), descriptions(kind)
-        for item in dataclasses.fields(kind):
-            if item.name in found:
-                option = found[item.name]
-                found[item.name] = option._replace(entries=(*option.entries, name))
-                continue
-            needs = item.metadata.get("needs", ())
-            text = texts.get(item.name, "")
-            found[item.name] = Option(kind, hints[item.name], item.default, text, field, (name,), needs)
+    found: dict[str, Declared] = {}
+    for field, table in TABLES[part].items():
+        for name, entry in sorted(table.entries().items(), key=lambda row: row[0] != chosen):
+            for option in entry.options:
+                first = found.get(option.name, Declared(option, field, ()))
+                found[option.name] = first._replace(entries=(*first.entries, name))
     return found
 
 
@@ -81,15 +59,11 @@ def field_types(kind: Any) -> dict[str, Any]:
     return get_type_hints(kind)
 
 
-@functools.cache
 def descriptions(kind: type) -> dict[str, str]:
-    """Field -> its description under `Args:` in the docstring of a dataclass or of one of its bases."""
-    texts: dict[str, str] = {}
-    for base in reversed(kind.__mro__):
-        args = (inspect.cleandoc(base.__doc__ or "")).partition("Args:\n")[2]
-        rows = re.findall(r"^    (\w+): ((?:.|\n {5,})+)", args, re.MULTILINE)
-        texts |= {name: " ".join(text.split()) for name, text in rows}
-    return texts
+    """Field -> its description under `Args:` in the docstring of a dataclass."""
+    args = (inspect.getdoc(kind) or "").partition("Args:\n")[2]
+    rows = re.findall(r"^    (\w+): ((?:.|\n {5,})+)", args, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in rows}
 
 
 def with_own(settings: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -115,46 +89,38 @@ class Part:
             if item.name != "own":
                 object.__setattr__(self, item.name, settings.pop(item.name, item.default))
         known = declared(self.PART, self.name)
-        own |= settings
-        for name in own:
+        for name, value in settings.items():
             if name not in known:
                 raise TypeError(f"{type(self).__name__} has no field {name!r}")
-        own = {name: value for name, value in own.items() if value != known[name].default}
+            own[name] = value
+        for name, value in own.items():
+            option = known[name].option
+            need(f"{self.PART}.{name}", value, value is None or option.holds(value), option.expected)
+        own = {name: value for name, value in own.items() if value != known[name].option.default}
         object.__setattr__(self, "own", own)
-        for kind in {known[name].kind: None for name in own}:
-            kind(**{name: value for name, value in own.items() if known[name].kind is kind})  # checks them
         self.__post_init__()
 
     def __post_init__(self) -> None:
         """The checks of the common fields."""
 
     def __getattr__(self, name: str) -> Any:
-        if not name.startswith("_") and name != "own":
-            option = declared(self.PART, self.name).get(name)
-            if option is not None:
-                return self.own.get(name, option.default)
-        raise AttributeError(f"{type(self).__name__} has no field {name!r}")
-
-    def options_of(self, kind: type | None) -> Any:
-        """The options that a dataclass declares; None without one."""
-        return (
-            None if kind is None else kind(**{item.name: getattr(self, item.name) for item in dataclasses.fields(kind)})
-        )
+        found = None if name.startswith("_") or name == "own" else declared(self.PART, self.name).get(name)
+        if found is None:
+            raise AttributeError(f"{type(self).__name__} has no field {name!r}")
+        return self.own.get(name, found.option.default)
 
     def takes(self, name: str) -> bool:
         """Whether the chosen entry declares an option of that name."""
-        option = declared(self.PART, self.name).get(name)
-        return option is not None and option.chosen_by == f"{self.PART}.name" and self.name in option.entries
+        return any(option.name == name for option in TABLES[self.PART][f"{self.PART}.name"].entry(self.name).options)
 
-    def set_of(self, kind: type | None) -> dict[str, Any]:
-        """Those options of a dataclass that are set, without those that only refine another."""
-        names = {item.name for item in dataclasses.fields(kind) if not item.metadata} if kind else ()
+    def set_of(self, options: tuple[Option, ...]) -> dict[str, Any]:
+        """Those options that are set, without those that only refine another."""
+        names = {option.name for option in options if not option.needs}
         return {name: value for name, value in self.own.items() if name in names}
 
     def settings(self) -> dict[str, Any]:
         """The common fields, all options of the chosen entry, and what differs from the defaults of others."""
         common = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}  # type: ignore[arg-type]
         del common["own"]
-        known = declared(self.PART, self.name)
-        chosen = {name: option.default for name, option in known.items() if self.takes(name)}
-        return common | chosen | self.own
+        entry = TABLES[self.PART][f"{self.PART}.name"].entry(self.name)
+        return common | {option.name: option.default for option in entry.options} | self.own

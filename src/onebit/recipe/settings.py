@@ -267,8 +267,8 @@ class Recipe:
         """Flag name -> value of all settings, also of options that belong to another optimizer or model."""
         values = flatten(self.settings())
         for part in (self.model, self.optimizer):
-            for name, option in declared(part.PART, part.name).items():
-                values.setdefault(f"{part.PART}.{name}", option.default)
+            for name, found in declared(part.PART, part.name).items():
+                values.setdefault(f"{part.PART}.{name}", found.option.default)
         return values
 
     def changed_from(self, other: Recipe) -> list[tuple[str, Any, Any]]:

@@ -67,7 +67,7 @@ def types_of(kind: Any, chosen: Any = None) -> dict[str, Any]:
     """Name -> type of the fields of a dataclass, and of the options of a part for the `chosen` entry."""
     if not issubclass(kind, Part):
         return field_types(kind)
-    return {name: option.hint for name, option in declared(kind.PART, chosen).items()} | field_types(kind)
+    return {name: found.option.kind for name, found in declared(kind.PART, chosen).items()} | field_types(kind)
 
 
 def typed(value: Any, hint: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from typing import Any
 
 import torch
 from torch import nn
@@ -56,7 +56,7 @@ def build_optimizer(recipe: Recipe, model: nn.Module, *, count: int, steps_per_e
     if not entry.own_rule and settings.real_lr is not None:
         for group in groups:
             group["lr"] *= settings.lr / settings.real_lr if group.get("latent") else 1
-    setup = _setup(recipe, entry.options, groups, count=count, steps_per_epoch=steps_per_epoch)
+    setup = _setup(recipe, groups, count=count, steps_per_epoch=steps_per_epoch)
     if entry.build is not None:
         optimizer: torch.optim.Optimizer = load(entry.build)(setup)
     else:
@@ -70,18 +70,14 @@ def build_optimizer(recipe: Recipe, model: nn.Module, *, count: int, steps_per_e
         optimizer = kind(groups, **options)
     quantizer = WEIGHT_QUANTIZERS.entry(recipe.model.weight_quantizer)
     if quantizer.prepare is not None:
-        setup = dataclasses.replace(setup, options=settings.options_of(quantizer.optimizer_options))
         load(quantizer.prepare)(optimizer, setup)
     clip_latents_(optimizer)
     return compile_update_(optimizer, model, precision=recipe.precision) if settings.compile else optimizer
 
 
-def _setup(
-    recipe: Recipe, options: type | None, groups: list[dict[str, object]], *, count: int, steps_per_epoch: int
-) -> OptimizerSetup:
+def _setup(recipe: Recipe, groups: list[dict[str, Any]], *, count: int, steps_per_epoch: int) -> OptimizerSetup:
     return OptimizerSetup(
         settings=recipe.optimizer,
-        options=recipe.optimizer.options_of(options),
         groups=groups,
         count=count,
         steps_per_epoch=steps_per_epoch,
@@ -112,7 +108,7 @@ def check_pair(recipe: Recipe, model: nn.Module) -> None:
             raise UsageError(
                 f"weight_quantizer {quantizer} is trained by optimizer {_only(entry.trained_by)}, got {name}{way}"
             )
-        for option in recipe.optimizer.set_of(entry.optimizer_options):
+        for option in recipe.optimizer.set_of(entry.options):
             if names != [quantizer]:
                 raise UsageError(
                     f"optimizer.{option} goes with weight_quantizer {quantizer}, got {got or 'real weights'}"
@@ -149,6 +145,6 @@ def build_schedule(
     entry = OPTIMIZERS.entry(recipe.optimizer.name)
     if entry.factors is None:
         return make_schedule(optimizer, factor)
-    setup = _setup(recipe, entry.options, optimizer.param_groups, count=0, steps_per_epoch=steps_per_epoch)
+    setup = _setup(recipe, optimizer.param_groups, count=0, steps_per_epoch=steps_per_epoch)
     own = load(entry.factors)(setup)
     return make_schedule(optimizer, factor, latents=own.pop("lr", None), own=own)

@@ -152,7 +152,7 @@ def first_stage(recipe: Recipe) -> Recipe:
         )
     real = replace(recipe.model, weight_quantizer=None, weight_options=None, value=1.0, init="default")
     optimizer = replace(recipe.optimizer, latent_clip=None, lr_scale=None, compile=False)
-    dropped = optimizer.set_of(WEIGHT_QUANTIZERS.entry(recipe.model.weight_quantizer).optimizer_options)
+    dropped = optimizer.set_of(WEIGHT_QUANTIZERS.entry(recipe.model.weight_quantizer).options)
     optimizer = replace(optimizer, own={k: v for k, v in optimizer.own.items() if k not in dropped})
     stage = replace(
         recipe,
