@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onebit.common.entries import Option
+from onebit.common.entries import POSITIVE, Option
 from onebit.common.files import write_atomic
 from onebit.data import DATASETS, DatasetEntry
 from onebit.data.splits import LoadedFiles
@@ -114,7 +114,7 @@ epochs: 1
 batch_size: 32
 device: cpu
 """
-FACTOR = Option("own_option", float, 1.0, "factor on the learning rate", lambda value: value > 0, "positive")
+FACTOR = Option("own_option", float, 1.0, "factor on the learning rate", POSITIVE)
 UNITS = Option("own_units", int | None, None, "hidden units")
 ROWS: list[tuple[Any, Any, Any]] = [
     (WEIGHT_QUANTIZERS, "own_sign", OwnSign),

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from onebit.common.arguments import positive
+
 
 class Need(NamedTuple):
     """What a setting needs to have an effect: in words, whether a recipe has it, and the field that decides."""
@@ -17,12 +19,28 @@ class Need(NamedTuple):
     field: str
 
 
+class Check(NamedTuple):
+    """Whether a value is valid, and which values are, in words."""
+
+    holds: Callable[[Any], bool]
+    expected: str
+
+
+POSITIVE = Check(positive, "positive")
+SHARE = Check(lambda value: 0 <= value < 1, "in [0, 1)")
+
+
+def one_of(*names: str) -> Check:
+    """The check of a name."""
+    return Check(lambda value: value in names, " or ".join(names))
+
+
 class Option(NamedTuple):
     """An option that an entry declares: a flag, a field of recipes and JSON files, and a line of `train --help`.
 
     Args:
         kind: its type, such as float | None; text: what it is, in a line.
-        holds: whether a value other than None is valid; expected: which ones are, in words.
+        check: of values other than None.
         needs: what else it needs to have an effect.
     """
 
@@ -30,8 +48,7 @@ class Option(NamedTuple):
     kind: Any
     default: Any
     text: str
-    holds: Callable[[Any], bool] = lambda value: True
-    expected: str = ""
+    check: Check | None = None
     needs: tuple[Need, ...] = ()
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-from onebit.common.entries import Entry, Option, Table
+from onebit.common.entries import SHARE, Check, Entry, Option, Table, one_of
 
 MOST_LAYERS = 1_000
 
@@ -23,41 +22,20 @@ class ModelEntry(Entry):
     masks: bool = False
 
 
-def _fit(widths: tuple[int, ...]) -> bool:
-    return 2 <= len(widths) <= MOST_LAYERS and min(widths) >= 1 and max(widths) <= 10**7
-
-
-_SHARE: Any = (lambda v: 0 <= v < 1, "in [0, 1)")
-DROPOUT = Option("dropout", float | None, None, "probability of zeroing a hidden unit; in a U-Net, a channel", *_SHARE)
+_WIDTHS = Check(
+    lambda widths: 2 <= len(widths) <= MOST_LAYERS and min(widths) >= 1 and max(widths) <= 10**7,
+    f"two or more positive numbers, at most {MOST_LAYERS:,} of at most 10 million",
+)
+_STEMS, _PADDINGS = one_of("cifar", "imagenet"), one_of("same", "valid")
+DROPOUT = Option("dropout", float | None, None, "probability of zeroing a hidden unit; in a U-Net, a channel", SHARE)
 MLP = (
-    Option(
-        "widths",
-        tuple[int, ...] | None,
-        None,
-        "units per layer, input and classes included",
-        _fit,
-        f"two or more positive numbers, at most {MOST_LAYERS:,} of at most 10 million",
-    ),
+    Option("widths", tuple[int, ...] | None, None, "units per layer, input and classes included", _WIDTHS),
     DROPOUT,
-    Option("input_dropout", float | None, None, "probability of zeroing an input", *_SHARE),
+    Option("input_dropout", float | None, None, "probability of zeroing an input", SHARE),
 )
-STEM = Option(
-    "stem",
-    str | None,
-    None,
-    "first layers, cifar or imagenet; null chooses by the size of the images",
-    lambda v: v in ("cifar", "imagenet"),
-    "cifar or imagenet",
-)
+STEM = Option("stem", str | None, None, "first layers, cifar or imagenet; null chooses by the size of images", _STEMS)
 BIREAL = Option("bireal", bool | None, None, "a shortcut around each convolution, in nets without bottlenecks")
-PADDING = Option(
-    "padding",
-    str | None,
-    None,
-    "of the convolutions, same, or valid as in the paper",
-    lambda v: v in ("same", "valid"),
-    "same or valid",
-)
+PADDING = Option("padding", str | None, None, "of the convolutions, same, or valid as in the paper", _PADDINGS)
 
 _chain = partial(ModelEntry, options=(DROPOUT,))
 _cifar = partial(ModelEntry, "onebit.models.resnet:cifar_resnet", options=(BIREAL,))

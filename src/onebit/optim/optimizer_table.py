@@ -7,8 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from onebit.common.arguments import positive
-from onebit.common.entries import Entry, Need, Option, Table
+from onebit.common.entries import POSITIVE, Check, Entry, Need, Option, Table
 
 
 @dataclass(frozen=True)
@@ -54,41 +53,20 @@ class OptimizerEntry(Entry):
 
 
 _DECAYS = Need("decay_epochs", lambda recipe: recipe.optimizer.decay_epochs is not None, "optimizer.decay_epochs")
+_GAMMA = Check(lambda value: 0 < value <= 1, "in (0, 1]")
+_THRESHOLD = Check(lambda value: 0 <= value < math.inf, "0 or more")
 _NEW = Need("a training from new weights", lambda recipe: recipe.init_from is None, "init_from")
 
-
 BOP = (
-    Option("gamma", float, 1e-4, "share of the newest gradient in the running mean", lambda v: 0 < v <= 1, "in (0, 1]"),
-    Option(
-        "threshold",
-        float,
-        1e-8,
-        "a weight flips where the running mean against it is above this",
-        lambda v: 0 <= v < math.inf,
-        "0 or more",
-    ),
-    Option(
-        "decay_epochs",
-        float | None,
-        None,
-        "epochs between decays; null lets gamma follow the schedule",
-        positive,
-        "positive",
-    ),
-    Option("gamma_decay", float, 0.1, "factor on gamma at each decay", positive, "positive", (_DECAYS,)),
-    Option("threshold_decay", float, 1.0, "factor on the threshold at each decay", positive, "positive", (_DECAYS,)),
+    Option("gamma", float, 1e-4, "share of the newest gradient in the running mean", _GAMMA),
+    Option("threshold", float, 1e-8, "a weight flips where its running mean is above this against it", _THRESHOLD),
+    Option("decay_epochs", float | None, None, "epochs between decays; null lets gamma follow the schedule", POSITIVE),
+    Option("gamma_decay", float, 0.1, "factor on gamma at each decay", POSITIVE, (_DECAYS,)),
+    Option("threshold_decay", float, 1.0, "factor on the threshold at each decay", POSITIVE, (_DECAYS,)),
 )
 BAYESBINN = (
-    Option("latent_init", float, 10.0, "latents start at plus or minus this", positive, "positive", (_NEW,)),
-    Option(
-        *(
-            "data_scale",
-            float,
-            1.0,
-            "factor on the number of training images, or pixels with masks; above 1 if augmented",
-        ),
-        *(positive, "positive"),
-    ),
+    Option("latent_init", float, 10.0, "latents start at plus or minus this", POSITIVE, (_NEW,)),
+    Option("data_scale", float, 1.0, "factor on the number of training images; above 1 if augmented", POSITIVE),
     Option("prior", bool, False, "the weights of init_from are also the prior; otherwise it is 0"),
 )
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from onebit.common.arguments import positive
-from onebit.common.entries import Entry, Need, Option, Table
+from onebit.common.entries import POSITIVE, Check, Entry, Need, Option, Table
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,25 +36,12 @@ class WeightQuantizerEntry(Entry):
 
 _STRENGTH = Need("prox_strength", lambda recipe: recipe.optimizer.prox_strength is not None, "optimizer.prox_strength")
 
-
+_FREEZE = Check(lambda value: 0 <= value <= 1, "in [0, 1]")
 PROX = (
     Option(
-        "prox_strength",
-        float | None,
-        None,
-        "times lr, what draws latents to ±1 in the last step before the freeze",
-        positive,
-        "positive",
+        "prox_strength", float | None, None, "times lr, the pull to ±1 in the last step before the freeze", POSITIVE
     ),
-    Option(
-        "prox_freeze",
-        float | None,
-        None,
-        "share of training after which latents stay at ±1; null for never",
-        lambda v: 0 <= v <= 1,
-        "in [0, 1]",
-        (_STRENGTH,),
-    ),
+    Option("prox_freeze", float | None, None, "share of training after which latents stay ±1", _FREEZE, (_STRENGTH,)),
 )
 
 WEIGHT_QUANTIZERS = Table(

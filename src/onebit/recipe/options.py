@@ -94,8 +94,9 @@ class Part:
                 raise TypeError(f"{type(self).__name__} has no field {name!r}")
             own[name] = value
         for name, value in own.items():
-            option = known[name].option
-            need(f"{self.PART}.{name}", value, value is None or option.holds(value), option.expected)
+            check = known[name].option.check
+            if check is not None and value is not None:
+                need(f"{self.PART}.{name}", value, check.holds(value), check.expected)
         own = {name: value for name, value in own.items() if value != known[name].option.default}
         object.__setattr__(self, "own", own)
         self.__post_init__()
