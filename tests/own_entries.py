@@ -19,7 +19,7 @@ from onebit.data.toy import make_toy
 from onebit.export import EXPORTS, Target
 from onebit.export.torch_state import save_plain
 from onebit.fold import FOLDS
-from onebit.fold.chain import Step
+from onebit.fold.chain import Pending
 from onebit.models import MODELS, ModelEntry
 from onebit.models.stack import ConvNet, Stack
 from onebit.optim import OPTIMIZERS, OptimizerEntry, OptimizerSetup
@@ -76,7 +76,7 @@ class NegateNode(Node):
 
 
 def fold_negate(folder: Any, call: Any, x: Any) -> Any:
-    return x.then(Step(call.name, torch.neg, kind=NegateNode))
+    return Pending(folder.emit(NegateNode, call.name, folder.write(x)))
 
 
 def run_negate(node: NegateNode, x: Value) -> Any:

@@ -18,11 +18,13 @@ from onebit.errors import UsageError
 from onebit.recipe import (
     Recipe,
     build_recipe,
+    changed_settings,
     flag_names,
     merge,
     read_settings,
     recipe_names,
     recipe_path,
+    unused_settings,
 )
 from onebit.recipe.options import declared
 
@@ -214,6 +216,23 @@ def test_json_round_trip(tmp_path: Path) -> None:
     recipe = build_recipe({}, all_flags())
     text = json.dumps(dataclasses.asdict(recipe))
     assert build_recipe(read_settings(file_of(tmp_path, text, "recipe.json"))) == recipe
+
+
+@pytest.mark.parametrize("changes", [{}, {"model": {"name": "unet"}, "optimizer": {"name": "bop", "gamma": 0.5}}])
+def test_a_complete_recipe_of_an_earlier_version_is_read(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """It has the options of all models and optimizers, those of others at their defaults, and the old spelling."""
+    recipe = build_recipe(merge({"model": {"coding": "standardize"}}, changes))
+    old = recipe.settings()
+    for name, value in recipe.values().items():
+        part, _, option = name.partition(".")
+        if part in ("model", "optimizer") and option in declared(part):
+            old[part][option] = value
+    old["model"]["coding"] = "standardise"
+    assert len(old["optimizer"]) == 25
+    read = build_recipe(read_settings(file_of(tmp_path, json.dumps(old))))
+    assert read == recipe
+    assert recipe.changed_from(read) == []
+    assert unused_settings(read, changed_settings(read)) == []
 
 
 def test_the_written_recipe_is_complete() -> None:

@@ -18,17 +18,17 @@ class OptimizerRecipe(Part):
         name: see `onebit list optimizers`
         lr: learning rate
         real_lr: learning rate of real parameters beside binary weights; null takes lr
-        lr_scale: glorot multiplies the latents' rate by 1/sqrt(1.5/(fan_in + fan_out)), glorot_squared by its square
-        latent_clip: latents are clipped to ±this after each step; value takes the quantizer's own bound; null for never
-        weight_decay: of real weights; latents, biases and BatchNorm get none
-        decay_latents: weight decay of latents too
-        decay_norm: weight decay of biases and BatchNorm too
-        momentum: momentum, in optimizers that have it
+        lr_scale: factor on the latents' rate, glorot (1/sqrt(1.5/(fan_in + fan_out))) or glorot_squared
+        latent_clip: clips latents to ±this after each step; value takes the quantizer's own bound; null for none
+        weight_decay: weight decay of real weights, without latents, biases and BatchNorm
+        decay_latents: weight decay also of latents
+        decay_norm: weight decay also of biases and BatchNorm
+        momentum: for optimizers with a momentum
         nesterov: Nesterov momentum of SGD
-        samples: draws of the weights that each batch is computed with, whose gradients are averaged
-        accumulate: parts that a batch is computed in, one after the other, to save memory
-        clip_grad_norm: largest norm of all gradients together
-        clip_grad_value: largest magnitude of one gradient
+        samples: draws of random weights per batch; their gradients are averaged
+        accumulate: parts into which a batch is split to save memory
+        clip_grad_norm: clips the norm of all gradients together
+        clip_grad_value: clips each gradient to ±this
         compile: compile the update with torch.compile (slow to start, faster in long runs)
     """
 
@@ -49,7 +49,7 @@ class OptimizerRecipe(Part):
     clip_grad_norm: float | None = None
     clip_grad_value: float | None = None
     compile: bool = False
-    own: dict[str, Any] = field(default_factory=dict)
+    own: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         need("optimizer.lr", self.lr, positive(self.lr), "positive")

@@ -1,4 +1,4 @@
-"""Settings that a training would not use, and what each of them belongs to."""
+"""Settings without effect, and what each of them belongs to."""
 
 from __future__ import annotations
 
@@ -91,10 +91,10 @@ def needs_of(name: str) -> tuple[Need, ...]:
 
 
 def unused_settings(recipe: Recipe, names: Iterable[str]) -> list[str]:
-    """Those of some settings that the training would not use, each as a sentence; what is switched off asks nothing.
+    """A sentence for each setting that has no effect; null and false need nothing.
 
     Args:
-        recipe: what is trained; a setting that a method of its `continual.against` uses is used.
+        recipe: what is trained; a setting that a method in `continual.against` uses has an effect.
         names: flag names.
 
     Example:
@@ -116,7 +116,7 @@ def unused_settings(recipe: Recipe, names: Iterable[str]) -> list[str]:
 
 
 def refuse_unused(recipe: Recipe, names: Iterable[str]) -> None:
-    """Refuse settings that were asked for and that the training would not use.
+    """Refuse requested settings that have no effect.
 
     Raises:
         UsageError: the first of them.
@@ -141,7 +141,7 @@ def refuse_clipping(recipe: Recipe) -> None:
 
 
 def changed_settings(recipe: Recipe) -> list[str]:
-    """The flag names of all settings that are not what a recipe has by default."""
+    """The flag names of all settings that differ from the defaults."""
     return [name for name, _, _ in recipe.changed_from(Recipe())]
 
 
@@ -150,11 +150,11 @@ def _is_off(value: Any) -> bool:
 
 
 def _uses(recipe: Recipe, name: str, value: Any) -> bool:
-    """Whether a training uses the value of a setting."""
+    """Whether a value of a setting has an effect."""
     return recipe.values()[name] == value and all(need.holds(recipe) for need in needs_of(name))
 
 
 def _learners(recipe: Recipe) -> list[Recipe]:
-    """Those of the methods that learn the same tasks."""
+    """The recipes of the methods that learn the same tasks for comparison."""
     against = recipe.continual.against if recipe.continual.tasks else ()
     return [build_recipe(with_method(recipe, name)) for name in against]
