@@ -81,7 +81,7 @@ class Stack:
     def conv(
         self, channels: int, kernel: int, *, stride: int = 1, padding: int = 0, pool: Window | None = None
     ) -> None:
-        """Convolution to `channels` × width, max pooling if asked for, BatchNorm, and an activation."""
+        """Convolution to `channels` × width, optional max pooling, BatchNorm, and an activation."""
         channels = widened(channels, self.width)
         self._add_conv(channels, (kernel, stride, padding), real=self.real_first and self._count == 0)
         if pool:
@@ -97,7 +97,7 @@ class Stack:
         self._add("pool", nn.AvgPool2d(*window))
 
     def drop(self) -> None:
-        """Dropout, where it is asked for."""
+        """Dropout, if the net has any."""
         self._activate()
         if self.dropout:
             self._add("dropout", nn.Dropout(self.dropout))
@@ -111,8 +111,8 @@ class Stack:
         self._activate(before_real=self.real_last and not hidden)
         self.layers["flatten"] = nn.Flatten()
         units = self.shape[0] * self.shape[1] * self.shape[2]
-        for i, wanted in enumerate(hidden, start=1):
-            inputs, units = units, widened(wanted, self.width)
+        for i, outputs in enumerate(hidden, start=1):
+            inputs, units = units, widened(outputs, self.width)
             self._add_linear(inputs, units, real=self.real_first and self._count == 0)
             self._add("norm", self.parts.norm1d(units))
             self._inactive, self._channels = True, units

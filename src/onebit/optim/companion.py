@@ -53,7 +53,7 @@ class CompanionOptimizer(torch.optim.Optimizer, ABC):
         self._share()
 
     def _share(self) -> None:
-        """Let the companion hold the groups and the state that are held here."""
+        """Let the companion share the groups and the state of this optimizer."""
         if self.companion is not None:
             self.companion.param_groups = [group for group in self.param_groups if not group.get("latent")]
             self.companion.state = self.state

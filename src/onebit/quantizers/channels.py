@@ -59,7 +59,7 @@ class Standardized(NamedTuple):
 
     @property
     def flat(self) -> Tensor:
-        """Where the latents of a row are equal, so that `unit` is 0 but for rounding: bool, (O, 1)."""
+        """Where the latents of a row are equal, so that `unit` is 0 up to rounding: bool, (O, 1)."""
         return _flat(self.inverse)
 
     def signs(self) -> Tensor:

@@ -34,7 +34,7 @@ class EdeSign(Quantizer):
         check_positive("t_start", t_start)
         check_positive("t_end", t_end)
         self.t_start, self.t_end = t_start, t_end
-        # a tensor: a compiled model would be compiled anew for each number
+        # a tensor: each new number would recompile the model
         self.register_buffer("t", torch.tensor(t_start), persistent=False)
 
     def set_progress(self, progress: float) -> None:

@@ -29,7 +29,7 @@ class WeightQuantizerEntry(Entry):
     prepare: Any = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.target, type):  # added at run time: the class is there to be asked
+        if isinstance(self.target, type):  # added at run time, with the class at hand
             object.__setattr__(self, "random", self.random or getattr(self.target, "random", False))
             object.__setattr__(self, "bayesian", self.bayesian or hasattr(self.target, "mean"))
 

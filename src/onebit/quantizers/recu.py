@@ -75,7 +75,7 @@ class ReCU(Quantizer):
             if not 0.5 < tau < 1:
                 raise UsageError(f"{name} must lie between 0.5 and 1, got {tau!r}")
         self.tau_start, self.tau_end = tau_start, tau_end
-        # a tensor: a compiled model would be compiled anew for each number
+        # a tensor: each new number would recompile the model
         self.register_buffer("tau", torch.tensor(tau_start), persistent=False)
         self.register_parameter("scale", None)
 

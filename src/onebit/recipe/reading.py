@@ -56,7 +56,7 @@ def method_settings(name: str, *, optimizer: str | None = None) -> dict[str, Any
 
     Args:
         name: of the method.
-        optimizer: the optimizer that was asked for; where it is not that of the method, it brings its own settings.
+        optimizer: the requested optimizer; one other than the method's keeps its own settings.
 
     Raises:
         UnknownNameError: no such method.
@@ -128,7 +128,9 @@ def check_keys(settings: Any, kind: type, *, source: str, prefix: str = "") -> N
     parts = _fields(kind)
     for key, value in with_own(settings).items():
         if key not in parts:
-            inside = next((part for part, held in parts.items() if held is not None and key in _fields(held)), None)
+            inside = next(
+                (part for part, fields in parts.items() if fields is not None and key in _fields(fields)), None
+            )
             meant = f"; did you mean {inside}.{key}?" if inside else did_you_mean(str(key), parts)
             raise UsageError(f"{source}: unknown field {prefix}{key!s}{meant}")
         if parts[key] is not None:

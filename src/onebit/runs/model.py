@@ -184,7 +184,7 @@ def training_of(recipe: Recipe, model: nn.Module, *, images: int, labels: int, p
 
 
 def _check_binary(recipe: ModelRecipe, model: nn.Module) -> None:
-    """Refuse a net without a binary layer where binary weights were asked for: its accuracy says nothing of them."""
+    """Refuse a net without a binary layer if the recipe has binary weights: it would not be a binary net."""
     if recipe.weight_quantizer is None or any(binary_layers(model)):
         return
     ends = [end for end in ("real_first", "real_last") if getattr(recipe, end)]
