@@ -23,5 +23,5 @@ _HOME = {
     "create_model": "creation",
     "option_names": "creation",
 }
-__getattr__ = lazy(__name__, _HOME)
+__getattr__, __dir__ = lazy(__name__, _HOME)
 __all__ = ["MODELS", "ModelEntry", *_HOME]

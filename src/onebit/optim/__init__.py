@@ -33,5 +33,5 @@ _HOME = {
     "prox_": "prox",
     "prox_latents_": "prox",
 }
-__getattr__ = lazy(__name__, _HOME)
+__getattr__, __dir__ = lazy(__name__, _HOME)
 __all__ = ["OPTIMIZERS", "OptimizerEntry", "OptimizerSetup", "takes", *_HOME]

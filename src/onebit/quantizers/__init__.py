@@ -44,5 +44,5 @@ _HOME = {
     "SwishSign": "swish_sign",
     "Xnor": "xnor",
 }
-__getattr__ = lazy(__name__, _HOME)
+__getattr__, __dir__ = lazy(__name__, _HOME)
 __all__ = ["INPUT_QUANTIZERS", "WEIGHT_QUANTIZERS", "WeightQuantizerEntry", *_HOME]
