@@ -70,6 +70,7 @@ def test_what_was_added_is_listed_and_described(onebit: Onebit, capsys: pytest.C
     assert "weights: own_sign" in onebit("list", "quantizers")["quantizers"]
     for kind, name in (("optimizers", "own_optimizer"), ("models", "own_net"), ("datasets", "own_data")):
         assert name in onebit("list", kind)[kind]
+    assert onebit("list", "optimizers")["optimizers"]["own_optimizer"] == "SGD."
     assert "own_target" in onebit("list", "exports")["exports"]
     assert main(["train", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
