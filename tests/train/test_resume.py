@@ -203,7 +203,7 @@ for name, (case, what, count) in {kills!r}.items():
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of run folders, each left behind by a process that was killed."""
     folder = tmp_path_factory.mktemp("killed")
-    code = KILLED.format(tests=str(Path(__file__).parent), kills=KILLS, folder=str(folder))
+    code = KILLED.format(tests=str(Path(__file__).parents[1]), kills=KILLS, folder=str(folder))
     subprocess.run([sys.executable, "-c", code], check=True)
     return folder
 
@@ -336,7 +336,7 @@ def test_another_thread_count_is_said(tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
     try:
-        with pytest.warns(UserWarning, match=f"had {threads} threads and goes on with {threads + 1}") as caught:
+        with pytest.warns(UserWarning, match=f"had {threads} threads and continues with {threads + 1}") as caught:
             build(CASES["sign"]).fit(DATA, tmp_path, resume=True)
     finally:
         torch.set_num_threads(threads)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from onebit.common.safetensors_file import open_safetensors
 from onebit.errors import DataError, FormatError, UsageError
 from onebit.packed.bits import sign
 from onebit.report.drawing import INK, NEGATIVE, POSITIVE, REAL, picture
 from onebit.report.runs import Run, recipe_label
 from onebit.report.wording import printable
-from onebit.train.safe_file import open_safetensors
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

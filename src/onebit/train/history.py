@@ -6,7 +6,7 @@ import dataclasses
 import json
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +273,15 @@ class History:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def add(self, row: EpochLog) -> EpochLog:
+        """Append an epoch, and fill in its `best`."""
+        self.rows.append(row)
+        if row.validation_error is not None:
+            best = self.best
+            value = best.validation_error if best.validation_mean_iou is None else best.validation_mean_iou
+            self.rows[-1] = replace(row, best=value)
+        return self.rows[-1]
 
     def to_jsonl(self) -> str:
         return "".join(json.dumps(asdict(row)) + "\n" for row in self.rows)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import errno
-import functools
 import os
 import socket
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING
 
 from onebit.common.files import open_locked, remove_leftovers
 from onebit.errors import OnebitError, UsageError
@@ -29,8 +28,6 @@ else:
 LOCK_FILE = ".onebit.lock"
 """Of a run folder while a training writes there; one that a killed training left locks nothing."""
 _FAR = 1 << 30  # the byte that is locked on Windows, where a locked one cannot be read: it is not one of the text
-_Arguments = ParamSpec("_Arguments")
-_Result = TypeVar("_Result")
 _held: ContextVar[frozenset[str]] = ContextVar("held", default=frozenset())
 
 
@@ -55,18 +52,6 @@ def lock_folder(folder: str | Path | None, ranks: Ranks | None = None) -> Iterat
             else:
                 ranks.first(lambda: stack.enter_context(lock))
         yield
-
-
-def locks_folder(train: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """`train` within `lock_folder` of its keyword arguments `folder` and `ranks`."""
-
-    @functools.wraps(train)
-    def locked(*args: _Arguments.args, **options: _Arguments.kwargs) -> _Result:
-        given: dict[str, Any] = dict(options)
-        with lock_folder(given.get("folder"), given.get("ranks")):
-            return train(*args, **options)
-
-    return locked
 
 
 @contextmanager

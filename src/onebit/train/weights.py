@@ -22,11 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from onebit.common.files import open_regular, write_atomic
+from onebit.common.safetensors_file import open_safetensors
 from onebit.errors import CheckpointError, FormatError, UsageError, first_line
 from onebit.layers import binary_layers
 from onebit.train.history import WEIGHT_FILES, read_row
-from onebit.train.restored import refuse_odd
-from onebit.train.safe_file import open_safetensors
 
 PREFIXES = ("_orig_mod.", "module.", "model.")
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -124,6 +123,20 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except ValueError as error:
         raise FormatError(f"{path}: {error}") from None
     return strip_prefixes(state), facts
+
+
+def refuse_odd(name: str, tensor: Tensor) -> None:
+    """Refuse a tensor that is not a plain one: sparse, quantized, empty, without memory or larger than it.
+
+    Raises:
+        ValueError: it is.
+    """
+    if tensor.layout != torch.strided or tensor.is_quantized or 0 in tensor.shape:
+        raise ValueError(f"tensor {name!r} is sparse, quantized or empty; weights are plain dense tensors")
+    if tensor.is_meta:
+        raise ValueError(f"tensor {name!r} has no values, only a shape")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ValueError(f"tensor {name!r} of shape {tuple(tensor.shape)} has fewer values than its shape says")
 
 
 def _checkpoint_facts(held: dict[str, Any]) -> dict[str, Any]:

@@ -1,40 +1,108 @@
-"""States of optimizers and schedules from a checkpoint, checked against fresh ones before they are believed.
-
-torch takes over whatever a state_dict holds; what is of another kind would break the first step of the training.
-"""
+"""What a checkpoint must share with the training that continues it: settings, and the kind of every stored state."""
 
 from __future__ import annotations
 
+import functools
 import reprlib
+import types
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from onebit.train.weights import refuse_odd
+
 PLAIN = (bool, int, float, str, type(None))
+MOST_VALUES = 1_000
+"""Of a list; a longer one is no setting."""
+Settings = dict[str, Any]
+"""Name of a setting -> its value. Names have dots: `optimizer.0.lr` is the rate of the first parameter group."""
 SINGLE = ("step", "mu_product", "eta", "mu")
 """What the optimizers of torch keep as a single number of a parameter."""
-ADD_STATES = ("amsgrad", "centered")
-"""Switches with which an optimizer of torch keeps one state more, which others lack."""
 KNOWN = ("torch.", "onebit.")
 """Modules of optimizers whose parameters all have states of the same kind."""
 
 
-def refuse_odd(name: str, tensor: Tensor) -> None:
-    """Refuse a tensor that is not a plain one: sparse, quantized, empty, without memory or larger than it.
+# ------------------------------------------------------------------------------------------------------------ settings
+def training_settings(
+    optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler | None, loss: Any
+) -> Settings:
+    """The settings that a training begins with."""
+    groups = optimizer.param_groups
+    return settings_of_states(groups, None if schedule is None else schedule.state_dict()) | _flat(
+        {
+            "loss": _of_callable(loss),
+            "lr_lambdas": [_of_callable(factor) for factor in getattr(schedule, "lr_lambdas", ())],
+        }
+    )
 
-    Raises:
-        ValueError: it is.
+
+def settings_of_states(groups: Any, schedule: Any) -> Settings:
+    """The settings in the parameter groups of an optimizer and in the state_dict of a schedule, as they are now.
+
+    A rate that a schedule moves is left out; `initial_lr`, where it began, is not.
     """
-    if tensor.layout != torch.strided or tensor.is_quantized or 0 in tensor.shape:
-        raise ValueError(f"tensor {name!r} is sparse, quantized or empty; weights are plain dense tensors")
-    if tensor.is_meta:
-        raise ValueError(f"tensor {name!r} has no values, only a shape")
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise ValueError(f"tensor {name!r} of shape {tuple(tensor.shape)} has fewer values than its shape says")
+    moved = ("params", "lr")
+    kept = [
+        {key: value for key, value in group.items() if key not in (moved if "initial_lr" in group else moved[:1])}
+        for group in groups
+    ]
+    found = _flat({"optimizer": kept, "schedule": schedule})
+    return {name: value for name, value in found.items() if not name.endswith("._last_lr")}
 
 
+def first_change(began: Settings, last: Settings, now: Settings) -> tuple[str, Any, Any] | None:
+    """(name, value then, value now) of a setting that another value was given to; None where none was.
+
+    Args:
+        began: what the training began with; last: as its checkpoint has it; now: what it is to go on with.
+    """
+    for name, value in now.items():
+        then, stored = began.get(name, value), last.get(name, value)
+        if isinstance(stored, bool):
+            then = stored  # training moves no switch; one like amsgrad decides which states there are
+        # what training itself moves, such as a count of steps, is not a setting
+        if then != value and last.get(name, then) == then:
+            words = [word for word in name.split(".")[1:] if not word.isdecimal()]
+            return ".".join(words) or name, then, value
+    return None
+
+
+def _of_callable(function: Any) -> Any:
+    """What a loss or a factor was made with: arguments, attributes, and the plain values that its code refers to."""
+    if isinstance(function, functools.partial):
+        return {"arguments": list(function.args), **function.keywords, "of": _of_callable(function.func)}
+    if isinstance(function, types.FunctionType):
+        code = function.__code__
+        held = {
+            name: cell.cell_contents
+            for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True)
+            if cell != types.CellType()  # one that is still empty
+        }
+        defaults = {"defaults": list(function.__defaults__ or ()), **(function.__kwdefaults__ or {})}
+        own = (function.__module__ or "").partition(".")[0] == "onebit"  # its code may change between versions
+        numbers = [value for value in code.co_consts if isinstance(value, (int, float))]
+        return {**held, **defaults, "numbers": [] if own else numbers}
+    attributes = getattr(function, "__dict__", {})
+    return {name: value for name, value in attributes.items() if not name.startswith("_") and name != "training"}
+
+
+def _flat(value: Any, name: str = "") -> Settings:
+    """Plain values and lists of them by their dotted names; anything else is left out."""
+    if isinstance(value, PLAIN):
+        return {name: value}
+    if isinstance(value, (list, tuple)) and all(isinstance(item, PLAIN) for item in value):
+        return {name: list(value)} if len(value) <= MOST_VALUES else {}
+    if isinstance(value, Mapping) and not all(isinstance(key, str) for key in value):
+        return {name: repr(sorted(value.items()))} if all(isinstance(key, (int, float)) for key in value) else {}
+    if isinstance(value, (list, tuple)):
+        value = dict(enumerate(value))
+    items = value.items() if isinstance(value, Mapping) else ()
+    return {key: leaf for part, item in items for key, leaf in _flat(item, f"{name}.{part}".lstrip(".")).items()}
+
+
+# -------------------------------------------------------------------------------------------------------------- states
 def checked_optimizer(found: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """The state_dict of an optimizer, if it can be one of `optimizer`.
 
@@ -49,9 +117,6 @@ def checked_optimizer(found: Any, optimizer: torch.optim.Optimizer) -> dict[str,
     for group, own, given in zip(groups, fresh, found["param_groups"], strict=True):
         if group["params"] != own["params"]:
             raise ValueError("a parameter group has other parameters")
-        for switch in ADD_STATES:
-            if group.get(switch) != own.get(switch):
-                raise ValueError(f"{switch} is {group.get(switch)!r}, this training has {own.get(switch)!r}")
         group |= {key: value for key, value in given.items() if key not in own and isinstance(value, PLAIN)}
     known = type(optimizer).__module__.startswith(KNOWN)
     first: dict[Any, Any] = {}  # the state of a first parameter, to which the others are compared
