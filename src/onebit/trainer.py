@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ from onebit.recipe import Recipe, build_recipe, default_settings, flatten, merge
 from onebit.report import plot_history
 from onebit.runs.constant_sign import one_sign_warning
 from onebit.runs.model import build_training, resolve_device
-from onebit.runs.run import fit_recipe, load_recipe_data, start_folder
+from onebit.runs.resolve import resolve as resolve_recipe
+from onebit.runs.run import facts_of, fit_recipe, load_recipe_data, start_folder
 from onebit.train.history import EpochLog, History
 from onebit.train.lock import lock_folder
 
@@ -170,6 +171,8 @@ class Trainer:
         recipe = self._recipe(name, {} if epochs is None else {"epochs": epochs})
         refuse_unused(recipe, flatten(self._settings))
         if isinstance(data, str):
+            if self._given is None:
+                resolve_recipe(recipe)
             data = load_recipe_data(recipe)
         elif of_files := next((name for name in OF_FILES if name in self._settings), None):
             raise UsageError(f"{of_files} is for data that is given by its name, got {data.name} as a Dataset")
@@ -183,7 +186,7 @@ class Trainer:
         with lock_folder(folder):
             if folder is not None and given is None:
                 start_folder(Path(folder), recipe, resume=resume)
-                files["facts"] = {"recipe": asdict(recipe), "input_shape": data.input_shape, "classes": data.classes}
+                files["facts"] = facts_of(recipe, data)
             self._data, self._model = data, training.model
             history = fit_recipe(recipe, training, data, on_epoch=on_epoch, verbose=verbose, **files)
         self.history = TrainerHistory(history.rows, data.name)

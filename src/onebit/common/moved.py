@@ -33,7 +33,7 @@ MOVED = {
     "onebit.tally": "onebit.verification.tally",
     "onebit.train.build": "onebit.runs.model",
     "onebit.train.cells": "onebit.runs.task_grid",
-    "onebit.train.checks": "onebit.runs.checks",
+    "onebit.train.checks": "onebit.runs.resolve",
     "onebit.train.continual": "onebit.runs.continual",
     "onebit.train.health": "onebit.evaluation.health",
     "onebit.train.one_sign": "onebit.runs.constant_sign",

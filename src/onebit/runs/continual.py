@@ -27,7 +27,7 @@ from onebit.recipe import ContinualRecipe, Recipe, build_recipe, method_of, meth
 from onebit.runs.model import build_training
 from onebit.runs.run import open_run, start_folder, train_stage
 from onebit.runs.task_grid import Cell, read_table
-from onebit.train.history import TABLE_FILE, EpochLog
+from onebit.train.history import TABLE_FILE
 from onebit.train.lock import lock_folder
 
 PERMUTATIONS = 1_000
@@ -80,22 +80,20 @@ def train_continual(
     folder: Path,
     *,
     resume: bool = False,
-    trackers: Sequence[str] = (),
-    on_step: Callable[[int, int], None] | None = None,
-    on_epoch: Callable[[EpochLog], None] | None = None,
     on_task: Callable[[str, int, Sequence[Cell]], None] | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Learn all tasks with every method of `arms`, and write continual.json after each.
 
     Args:
-        data: the data set as it is.
-        resume: go on after the tasks whose cells stand in continual.json, within a task from its last checkpoint.
-        trackers, on_step, on_epoch: of `train_stage`, for each task.
-        on_task: called with the method, the task and its cells; not for the tasks whose cells stood there.
+        data: the data set with its pixels in their own order.
+        resume: continue after the tasks whose cells are in continual.json, within a task from its last checkpoint.
+        on_task: called with the method, the task and its cells; not for the tasks that were done before.
+        options: of `train_stage`, for each task.
 
     Returns:
-        What stands in continual.json: `cells`, and `test`, what the recipe's own method reached in the end over all
-        tasks, for each test mode.
+        The content of continual.json: `cells`, and `test`, the final scores of the recipe's own method over all tasks,
+        for each test mode.
 
     Raises:
         CheckpointError: the folder holds another training. FormatError: its continual.json is damaged.
@@ -104,39 +102,35 @@ def train_continual(
     table = folder / TABLE_FILE
     cells = list(read_table(table).cells) if table.exists() else []
     learning = arms(recipe)
-    known = set(learning)
-    if stray := {cell.method for cell in cells} - known:
+    if stray := {cell.method for cell in cells} - learning.keys():
         raise CheckpointError(
-            f"{table}: holds {min(stray)}, the recipe trains {', '.join(known)}; choose another --out"
+            f"{table}: holds {min(stray)}, the recipe trains {', '.join(learning)}; choose another --out"
         )
     for own in learning.values():
-        build_training(task_recipe(own, 1), data)  # what cannot be trained is told before hours of the first method
+        build_training(task_recipe(own, 1), data)  # an error in the last method is found before hours of the first one
+    done = {(cell.method, cell.task) for cell in cells}
     for method, own in learning.items():
         for task in range(1, recipe.continual.tasks + 1):
+            if (method, task) in done:
+                continue
             part = folder / method / f"task-{task}"
-            if not any((cell.method, cell.task) == (method, task) for cell in cells):
-                told = task_recipe(own, task)
-                with lock_folder(part):
-                    start_folder(part, told, resume=resume)
-                    if not (part / "result.json").exists():
-                        permuted = permute_pixels(data, told.permutation or 0)
-                        before = part.parent / f"task-{task - 1}" if task > 1 else None
-                        train_stage(
-                            told,
-                            permuted,
-                            part,
-                            resume=resume,
-                            start=before,
-                            trackers=trackers,
-                            on_step=on_step,
-                            on_epoch=on_epoch,
-                        )
-                tested = test_seen(own, data, part, method=method, task=task)
-                cells += tested
-                write_atomic(table, (json.dumps(_result(recipe, data, folder, cells), indent=1) + "\n").encode())
-                if on_task is not None:
-                    on_task(method, task, tested)
+            before = part.with_name(f"task-{task - 1}") if task > 1 else None
+            _train_task(task_recipe(own, task), data, part, resume=resume, start=before, **options)
+            tested = test_seen(own, data, part, method=method, task=task)
+            cells += tested
+            write_atomic(table, (json.dumps(_result(recipe, data, folder, cells), indent=1) + "\n").encode())
+            if on_task is not None:
+                on_task(method, task, tested)
     return _result(recipe, data, folder, cells)
+
+
+def _train_task(recipe: Recipe, data: Dataset, part: Path, *, resume: bool, **options: Any) -> None:
+    """Train one task into its run folder, unless it is finished."""
+    with lock_folder(part):
+        start_folder(part, recipe, resume=resume)
+        if not (part / "result.json").exists():
+            permuted = permute_pixels(data, recipe.permutation or 0)
+            train_stage(recipe, permuted, part, resume=resume, **options)
 
 
 def test_seen(recipe: Recipe, data: Dataset, part: Path, *, method: str, task: int) -> list[Cell]:

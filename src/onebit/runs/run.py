@@ -16,19 +16,19 @@ from onebit.common.files import write_atomic
 from onebit.data import DATASETS, Dataset, Progress, load_dataset, permute_pixels, whiten
 from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation.modes import evaluate
-from onebit.evaluation.precision import resolve_precision
-from onebit.evaluation.scores import whole_score
+from onebit.evaluation.scores import Score, whole_score
 from onebit.layers import BinaryLayer, binary_layers
 from onebit.recipe import Recipe, build_recipe, check_keys, read_settings, recipe_path, shrink_warmup
 from onebit.recipe.bounded import checked_tree
-from onebit.runs.model import Training, build_model, build_training, resolve_device
-from onebit.runs.trackers import open_trackers
-from onebit.train.batch_log import BatchWatch
+from onebit.runs.machine import Machine, resolve_machine
+from onebit.runs.model import Training, build_model, build_training
+from onebit.runs.trackers import open_trackers, tracking
 from onebit.train.distillation import Teacher, refuse_teacher
 from onebit.train.history import STAGE_FOLDER, EpochLog, History, read_seconds, refuse_used
 from onebit.train.lock import lock_folder
 from onebit.train.loop import fit
-from onebit.train.ranks import ALONE, Ranks, rank_device
+from onebit.train.options import Execution
+from onebit.train.ranks import ALONE, Ranks
 from onebit.train.weights import load_weights, read_state, read_weights, trained_file
 
 
@@ -91,11 +91,11 @@ def refuse_other_recipe(folder: Path, recipe: Recipe) -> None:
         )
 
 
-def fit_recipe(recipe: Recipe, training: Training, data: Dataset, **files_and_talk: Any) -> History:
-    """`fit` with the settings of a recipe and what `build_training` made of it.
+def fit_recipe(recipe: Recipe, training: Training, data: Dataset, **options: Any) -> History:
+    """`fit` with the settings of a recipe and the objects that `build_training` made from it.
 
     Args:
-        files_and_talk: `folder`, `resume`, `facts`, `ranks`, `on_step`, `on_epoch`, `verbose` of `fit`.
+        options: of `fit`: `folder`, `resume`, `facts`, `ranks`, `on_step`, `on_epoch`, `verbose`.
     """
     return fit(
         training.model,
@@ -106,16 +106,18 @@ def fit_recipe(recipe: Recipe, training: Training, data: Dataset, **files_and_ta
         schedule=training.schedule,
         batch_size=recipe.batch_size,
         seed=recipe.seed,
-        precision=recipe.precision,
-        memory_format=recipe.memory_format,
         augmentation=training.augmentation,
-        step_settings=training.step_settings,
         ema=recipe.ema,
         teacher=open_teacher(recipe, data),
-        compile=recipe.compile,
-        sync_norm=recipe.sync_norm,
-        **files_and_talk,
+        step_settings=training.step_settings,
+        execution=Execution(recipe.precision, recipe.memory_format, recipe.compile, recipe.sync_norm),
+        **options,
     )
+
+
+def facts_of(recipe: Recipe, data: Dataset) -> dict[str, Any]:
+    """What a weight file of a run stores so that `open_run` can build the net again."""
+    return {"recipe": asdict(recipe), "input_shape": data.input_shape, "classes": data.classes}
 
 
 def open_teacher(recipe: Recipe, data: Dataset) -> Teacher | None:
@@ -163,25 +165,25 @@ def first_stage(recipe: Recipe) -> Recipe:
     return shrink_warmup(stage, epochs=recipe.epochs)
 
 
-def train_run(recipe: Recipe, data: Dataset, folder: Path, *, resume: bool = False, **talk: Any) -> dict[str, Any]:
+def train_run(recipe: Recipe, data: Dataset, folder: Path, *, resume: bool = False, **options: Any) -> dict[str, Any]:
     """Train a recipe into a folder made by `start_folder`, in one stage or two.
 
-    A first stage is a run of its own in `folder/stage1`; what it reached is where the second one starts.
+    A first stage is a run of its own in `folder/stage1`; the second one starts from its result.
 
     Args:
-        talk: `ranks`, `trackers`, `on_step`, `on_epoch`, `on_model`, `batch_watch` of `train_stage`, for both stages.
+        options: of `train_stage`, for both stages.
 
     Returns:
-        What stands in result.json; `test` maps each test mode to its counts on the test split.
+        The content of result.json; `test` maps each test mode to its counts on the test split.
     """
-    if recipe.first_stage:
-        ranks, stage, before = talk.get("ranks", ALONE), folder / STAGE_FOLDER, first_stage(recipe)
-        with lock_folder(stage, ranks):
-            ranks.first(lambda: start_folder(stage, before, resume=resume))
-            if not ranks.first((stage / "result.json").exists):
-                train_stage(before, data, stage, resume=resume, **talk)
-        return train_stage(recipe, data, folder, resume=resume, start=stage, **talk)
-    return train_stage(recipe, data, folder, resume=resume, **talk)
+    if not recipe.first_stage:
+        return train_stage(recipe, data, folder, resume=resume, **options)
+    ranks, stage, before = options.get("ranks", ALONE), folder / STAGE_FOLDER, first_stage(recipe)
+    with lock_folder(stage, ranks):
+        ranks.first(lambda: start_folder(stage, before, resume=resume))
+        if not ranks.first((stage / "result.json").exists):
+            train_stage(before, data, stage, resume=resume, **options)
+    return train_stage(recipe, data, folder, resume=resume, start=stage, **options)
 
 
 def train_stage(
@@ -189,98 +191,52 @@ def train_stage(
     data: Dataset,
     folder: Path,
     *,
-    resume: bool = False,
+    machine: Machine | None = None,
     start: Path | None = None,
     ranks: Ranks = ALONE,
     trackers: Sequence[str] = (),
-    on_step: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[EpochLog], None] | None = None,
-    batch_watch: BatchWatch | None = None,
     on_model: Callable[[nn.Module], None] | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Train a recipe into a folder made by `start_folder`, evaluate the chosen weights, write result.json.
 
     Args:
+        machine: from `resolve_machine`, which is called when None.
         start: the run to start from instead of the recipe's `init_from`.
-        trackers: names in `onebit.runs.trackers.TRACKERS`, which are told of every epoch as well.
-        ranks: which process of several this is; all of them call this, each evaluates its share of the test split.
-        on_step, on_epoch: see `fit`; on_model: called with the net before its first step.
+        ranks: which of several processes this is; all of them call this, each evaluates its share of the test split.
+        trackers: names in `onebit.runs.trackers.TRACKERS`, which follow every epoch as well.
+        on_epoch: see `fit`; on_model: called with the net before its first step.
+        options: of `fit`: `resume`, `on_step`, `batch_watch`.
 
     Returns:
-        What stands in result.json; `test` maps each test mode to its counts on the test split.
+        The content of result.json; `test` maps each test mode to its counts on the test split.
     """
-    if recipe.threads is not None:
-        torch.set_num_threads(recipe.threads)
-    device = rank_device(resolve_device(recipe.device), ranks)
+    machine = machine or resolve_machine(recipe, ranks)
+    torch.set_num_threads(machine.threads)
     origin = recipe if start is None else replace(recipe, init_from=str(start))
-    training = build_training(origin, data, device=device, processes=ranks.world)
+    training = build_training(origin, data, device=machine.device, processes=ranks.world)
     if on_model is not None:
         on_model(training.model)
     tracked = open_trackers(trackers, recipe, folder, ranks=ranks)
-
-    def epoch_done(row: EpochLog) -> None:
-        for tracker in tracked:
-            tracker.epoch(row)
-        if on_epoch is not None:
-            on_epoch(row)
-
-    try:
+    with tracking(tracked, on_epoch) as epoch_done:
         history = fit_recipe(
-            recipe,
+            replace(recipe, precision=machine.precision),
             training,
             data,
             folder=folder,
-            resume=resume,
-            facts={"recipe": asdict(recipe), "input_shape": data.input_shape, "classes": data.classes},
+            facts=facts_of(recipe, data),
             ranks=ranks,
-            on_step=on_step,
             on_epoch=epoch_done,
-            batch_watch=batch_watch,
+            **options,
         )
-    except BaseException:  # Ctrl-C too
-        for tracker in tracked:
-            tracker.stop()
-        raise
-    model = training.model
-    ranks.first(lambda: _load_best(model, folder))
-    ranks.same_(list(model.state_dict().values()))
-    share = data.test[ranks.part(len(data.test))]
-    scores = [
-        whole_score(
-            ranks.gather(
-                evaluate(model, share, weights=mode, train=data.train, loss=training.loss, verbose=False)
-                if len(share) or ranks.world == 1
-                else None
-            )
-        )
-        for mode in test_modes(model, draws=recipe.draws)
-    ]
-    result = {
-        "recipe": recipe.name,
-        "dataset": recipe.dataset,
-        "note": data.note,
-        "seed": recipe.seed,
-        "epochs": recipe.epochs,
-        "chosen_epoch": history.best.epoch,
-        "chosen_by": _chosen_by(history),
-        "validation_error": history.best.validation_error,
-        **(
-            {}
-            if history.best.validation_mean_iou is None
-            else {"validation_mean_iou": history.best.validation_mean_iou}
-        ),
-        "test": {score.weights: score.as_dict() for score in scores},
-        "seconds": history.seconds + (0 if start is None else read_seconds(start)),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "binary_weights": sum(layer.weight.numel() for _, layer in binary_layers(model)),
-        "precision": resolve_precision(recipe.precision, device),
-        "threads": torch.get_num_threads(),
-        "processes": ranks.world,
-        "batch_per_process": -(-recipe.batch_size // ranks.world),
-        "device": str(device),
-        "torch": torch.__version__,
-        "folder": str(folder),
-    }
+        ranks.first(lambda: _load_best(training.model, folder))
+        ranks.same_(list(training.model.state_dict().values()))
+        scores = _test_scores(recipe, training, data, ranks)
+    result = _result(recipe, data, training.model, history, scores, machine=machine, ranks=ranks)
+    result |= {"folder": str(folder)}
+    if start is not None:
+        result["seconds"] += read_seconds(start)
     if ranks.writes:
         write_atomic(folder / "result.json", (json.dumps(result, indent=2) + "\n").encode())
     for tracker in tracked:
@@ -288,11 +244,53 @@ def train_stage(
     return result
 
 
-def _chosen_by(history: History) -> str:
-    """What chose the reported epoch."""
-    if history.best.validation_mean_iou is not None:
-        return "validation mean IoU"
-    return "validation error" if history.best.validation_error is not None else "last epoch"
+def _test_scores(recipe: Recipe, training: Training, data: Dataset, ranks: Ranks) -> list[Score]:
+    """The scores on the test split in each of `test_modes`, each rank on its share of the images."""
+    share = data.test[ranks.part(len(data.test))]
+
+    def score(mode: str) -> Score | None:
+        if not len(share) and ranks.world > 1:
+            return None
+        return evaluate(training.model, share, weights=mode, train=data.train, loss=training.loss, verbose=False)
+
+    return [whole_score(ranks.gather(score(mode))) for mode in test_modes(training.model, draws=recipe.draws)]
+
+
+def _result(
+    recipe: Recipe,
+    data: Dataset,
+    model: nn.Module,
+    history: History,
+    scores: Sequence[Score],
+    *,
+    machine: Machine,
+    ranks: Ranks,
+) -> dict[str, Any]:
+    """The content of result.json, but for the folder."""
+    best = history.best
+    chosen_by = "last epoch" if best.validation_error is None else "validation error"
+    masks = best.validation_mean_iou is not None
+    return {
+        "recipe": recipe.name,
+        "dataset": recipe.dataset,
+        "note": data.note,
+        "seed": recipe.seed,
+        "epochs": recipe.epochs,
+        "chosen_epoch": best.epoch,
+        "chosen_by": "validation mean IoU" if masks else chosen_by,
+        "validation_error": best.validation_error,
+        **({"validation_mean_iou": best.validation_mean_iou} if masks else {}),
+        "test": {score.weights: score.as_dict() for score in scores},
+        "seconds": history.seconds,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "binary_weights": sum(layer.weight.numel() for _, layer in binary_layers(model)),
+        "precision": machine.precision,
+        "threads": machine.threads,
+        "processes": ranks.world,
+        "batch_per_process": -(-recipe.batch_size // ranks.world),
+        "device": str(machine.device),
+        "torch": torch.__version__,
+    }
 
 
 def _load_best(model: nn.Module, folder: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -187,6 +188,30 @@ def open_trackers(names: Sequence[str], recipe: Recipe, folder: Path, *, ranks: 
     opened: list[Tracker] = []
     ranks.first(lambda: opened.extend(resolve(TRACKERS, name, kind="tracker")(recipe, folder) for name in names))
     return opened
+
+
+@contextmanager
+def tracking(
+    trackers: Sequence[Tracker], on_epoch: Callable[[EpochLog], None] | None
+) -> Iterator[Callable[[EpochLog], None]]:
+    """The context in which trackers follow a training; an error or Ctrl-C in it stops them as well.
+
+    Yields:
+        What to call after each epoch; it calls `on_epoch` last.
+    """
+
+    def epoch_done(row: EpochLog) -> None:
+        for tracker in trackers:
+            tracker.epoch(row)
+        if on_epoch is not None:
+            on_epoch(row)
+
+    try:
+        yield epoch_done
+    except BaseException:  # Ctrl-C too
+        for tracker in trackers:
+            tracker.stop()
+        raise
 
 
 def _refused_setting(error: ValueError) -> str:

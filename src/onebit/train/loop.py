@@ -20,22 +20,15 @@ from onebit.errors import CheckpointError, TrainingError, UsageError, WrongTypeE
 from onebit.evaluation.health import HealthWatch, gradient_health, layer_health
 from onebit.evaluation.losses import LOSSES, Loss
 from onebit.evaluation.model_inputs import explained, model_device
-from onebit.evaluation.modes import (
-    bn_images,
-    fixed_weights,
-    in_tiles,
-    kept_batch_norm,
-    predict_logits,
-    reestimate_batch_norm_,
-)
-from onebit.evaluation.precision import autocast, lay_out_state_, resolve_memory_format, resolve_precision
-from onebit.evaluation.scores import Score, score_logits, whole_score
+from onebit.evaluation.modes import kept_batch_norm
+from onebit.evaluation.precision import lay_out_state_, resolve_memory_format, resolve_precision
+from onebit.evaluation.scores import Score
 from onebit.evaluation.summary import binary_signs, flip_ratio, saturation
-from onebit.layers import binary_layers, check_model
+from onebit.layers import check_model
 from onebit.optim import check_optimizer, finish_steps_, latent_rate
 from onebit.quantizers import scheduled
 from onebit.train.average import WeightAverage
-from onebit.train.batch_log import BatchWatch, top5_correct
+from onebit.train.batch_log import BatchWatch
 from onebit.train.checkpoint import settings_of
 from onebit.train.device_batches import DeviceBatches
 from onebit.train.distillation import Teacher, ready_teacher
@@ -45,9 +38,9 @@ from onebit.train.job import Job
 from onebit.train.lock import lock_folder
 from onebit.train.options import Execution, Monitor, Output, group_options
 from onebit.train.printing import printed
-from onebit.train.ranks import ALONE, Ranks
 from onebit.train.step import StepSettings, optimizer_step, plan_steps
 from onebit.train.sync_norm import SyncedNorms
+from onebit.train.validation import statistics_of_signs_, validate
 
 DEFAULT_STEP = StepSettings()
 LOSS_CHECK_STEPS = 50
@@ -338,7 +331,7 @@ def after_epoch(job: Job, trained: TrainedEpoch, health: HealthWatch) -> EpochLo
         if score is not None and history.best is row:
             with kept_batch_norm(model):
                 if job.random_weights:
-                    _statistics_of_signs_(job)
+                    statistics_of_signs_(job)
                 write_weights(job, "best", epoch=row.epoch, validation_error=row.validation_error)
     write_epoch(job)
     if job.ranks.writes:
@@ -377,50 +370,12 @@ def _epoch_log(
     )
 
 
-def validate(
-    model: nn.Module,
-    data: Dataset,
-    *,
-    loss: Loss,
-    precision: str,
-    reestimate: bool,
-    ranks: Ranks = ALONE,
-    top5: bool = False,
-) -> Score:
-    """Score on the validation split with the weights that are saved, in the precision of training.
-
-    BatchNorm statistics are left as training had them. Each rank evaluates its share; the counts are summed.
-    """
-    device = model_device(model)
-    weights = "binary" if any(True for _ in binary_layers(model)) else "real"
-    bn = "reestimate" if reestimate else "trained"
-    mine = in_tiles(model, data.validation[ranks.part(len(data.validation))])
-    with fixed_weights(model, weights), kept_batch_norm(model), autocast(precision, device):
-        if reestimate:
-            reestimate_batch_norm_(model, bn_images(data.train))
-        score = None
-        if len(mine):
-            logits = predict_logits(model, mine.images)
-            labels = torch.from_numpy(mine.labels).to(device)
-            score = score_logits(logits, labels, loss=loss, weights=weights, bn=bn)
-            if top5:
-                score = replace(score, top5=int(top5_correct(logits, labels)))
-    return whole_score(ranks.gather(score))
-
-
-def _statistics_of_signs_(job: Job) -> None:
-    """Give BatchNorm the statistics of the signs that are saved: those of training belong to random draws."""
-    context = autocast(job.execution.precision, job.device)
-    with fixed_weights(job.model, "binary"):
-        reestimate_batch_norm_(job.model, bn_images(job.data.train), autocast=context)
-
-
 def finish(job: Job) -> None:
     """Leave the final weights in the model and in its file."""
     if job.average is not None:
         job.average.copy_to_model()
     if job.random_weights:
-        _statistics_of_signs_(job)
+        statistics_of_signs_(job)
     write_weights(job, "final", epoch=job.history.rows[-1].epoch)
     job.ranks.wait()  # until the files are there
     job.model.eval()

@@ -1,4 +1,4 @@
-"""What can be refused before a data set is read, fetched or decoded."""
+"""What a recipe comes to on this machine, and the check of everything that can be refused before data are read."""
 
 from __future__ import annotations
 
@@ -9,70 +9,53 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from onebit.common.aliases import MODEL_ALIASES
-from onebit.common.tables import resolve
 from onebit.data import DATASETS, Dataset, DatasetEntry, Split, TrainingSamples, refuse_held_out
 from onebit.errors import UsageError
-from onebit.evaluation.losses import LOSSES
-from onebit.evaluation.precision import resolve_memory_format, resolve_precision
-from onebit.models import MODELS
-from onebit.optim import OPTIMIZERS
-from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
+from onebit.evaluation.precision import resolve_memory_format
 from onebit.recipe import Recipe
 from onebit.runs.continual import arms, task_recipe
-from onebit.runs.model import build_model, build_training, refuse_other_labels, resolve_device, training_of
+from onebit.runs.machine import Machine, resolve_machine
+from onebit.runs.model import build_model, build_training, refuse_other_labels, training_of
 from onebit.runs.run import first_stage, open_teacher
 from onebit.runs.trackers import refuse_missing
-from onebit.train.schedules import SCHEDULES
+from onebit.train.ranks import ALONE, Ranks
 from onebit.train.step import plan_steps
 from onebit.train.weights import trained_file
 
 SIDE = 224
-"""Assumed side of images whose size is known only from their files: every model takes it."""
+"""Assumed side of images whose size only their files know: every model takes it."""
 MANY = 1_000_000
-"""Assumed number of images where it is known only from their files: no batch is too large."""
+"""Assumed number of images where only the files know it: no batch is too large."""
 
 
-def check_recipe(recipe: Recipe, *, trackers: Sequence[str] = (), processes: int = 1) -> None:
-    """Refuse what no data can make right: unknown names, devices, options, sizes, files and packages that are missing.
+def resolve(recipe: Recipe, *, trackers: Sequence[str] = (), ranks: Ranks = ALONE) -> Machine:
+    """Check a recipe once, before any data are read, and say what trains it here.
 
-    The nets are built on the meta device, without memory for their weights, and the optimizers over them. For data sets
-    with a fixed content, the number and size of images and the number of classes are checked as well.
+    Refuses what no data can make right: unknown names, devices, options, sizes, and files or packages that are missing.
+    The nets are built on the meta device, without memory for their weights, and the optimizers on top of them. For data
+    sets with fixed content, the number and size of images and the number of classes are checked as well.
 
     Args:
-        trackers: see `onebit.runs.trackers`; processes: how many train together.
+        trackers: see `onebit.runs.trackers`; ranks: which of several processes this is.
 
     Raises:
-        UsageError, UnknownNameError: the first of them.
+        UsageError, UnknownNameError: the first mistake.
         FormatError, CheckpointError: `init_from` or the teacher is damaged or another net.
     """
-    _check_names(recipe)
-    resolve_precision(recipe.precision, resolve_device(recipe.device))
+    machine = resolve_machine(recipe, ranks)
     refuse_missing(trackers)
-    for name in ("init_from", "teacher"):
-        path = getattr(recipe, name)
+    for path in (recipe.init_from, recipe.teacher):
         if path is not None:
             trained_file(Path(path))
     if recipe.continual.tasks:
-        if processes > 1:
-            raise UsageError("several tasks are learnt by one process: leave torchrun out")
+        if ranks.world > 1:
+            raise UsageError("several tasks are learned by one process: start without torchrun")
         parts = [task_recipe(arm, 1) for arm in arms(recipe).values()]
     else:
         parts = [first_stage(recipe), recipe] if recipe.first_stage else [recipe]
     for part in parts:
-        _check_training(part, processes=processes)
-
-
-def _check_names(recipe: Recipe) -> None:
-    for table, name, kind in (
-        ({**MODEL_ALIASES, **MODELS}, recipe.model.name, "model"),
-        (WEIGHT_QUANTIZERS, recipe.model.weight_quantizer, "weight quantizer"),
-        (INPUT_QUANTIZERS, recipe.model.input_quantizer, "input quantizer"),
-        (OPTIMIZERS, recipe.optimizer.name, "optimizer"),
-        (dict.fromkeys(SCHEDULES), recipe.schedule.name, "schedule"),
-        (LOSSES, recipe.loss, "loss"),
-    ):
-        resolve(table, name, kind=kind)
+        _check_training(part, processes=ranks.world)
+    return machine
 
 
 def _check_training(recipe: Recipe, *, processes: int) -> None:
