@@ -411,7 +411,7 @@ def test_weights_of_another_net_are_refused(onebit: Onebit, run_folder: Path, tm
     state = load_file(run_folder / "best.safetensors")
     save_file(state, tmp_path / "best.safetensors")
     refused = onebit("evaluate", tmp_path)
-    assert "has shape (32, 784), the model wants (16, 784)" in refused.line
+    assert "has shape (32, 784), the model has (16, 784)" in refused.line
 
 
 def test_missing_runs_are_refused(onebit: Onebit, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import secrets
 import socket
@@ -15,7 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from onebit.errors import OnebitError
 
@@ -47,6 +48,18 @@ def read_regular(path: str | os.PathLike[str], *, largest: int) -> bytes:
         if size > largest:
             raise OSError(errno.EFBIG, f"got {size:,} bytes, expected at most {largest:,}", os.fspath(path))
         return stream.read(largest)
+
+
+def read_json(path: str | os.PathLike[str], *, largest: int) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        OSError: as `read_regular`. ValueError: not JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(read_regular(path, largest=largest))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def append_text(path: str | os.PathLike[str]) -> TextIO:

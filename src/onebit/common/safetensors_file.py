@@ -1,4 +1,4 @@
-"""Opening safetensors files of strangers: regular ones, with a header that is bounded before it is parsed."""
+"""Opening untrusted safetensors files: regular files, whose header is bounded before it is parsed."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 from onebit.common.files import open_regular
 
 MOST_HEADER = 8_000_000
-"""Bytes of the header, which holds the names of the tensors and the facts; parsed JSON takes 40 times its text."""
+"""Bytes of the header with the names of the tensors and the facts; parsed JSON takes 40 times as much memory."""
 
 
 def open_safetensors(path: str | os.PathLike[str], framework: str) -> tuple[Any, dict[str, Any]]:
-    """(the opened file, to be used as a context; the facts that onebit wrote into it, {} in a file of others).
+    """(the open file, a context manager; the facts that onebit wrote into it, {} in other files).
 
     Args:
-        framework: of the tensors that it gives: pt or numpy.
+        framework: of its tensors: pt or numpy.
 
     Raises:
         OSError, ValueError, RecursionError, TypeError, safetensors.SafetensorError: it cannot be read, or is damaged.
@@ -29,5 +29,5 @@ def open_safetensors(path: str | os.PathLike[str], framework: str) -> tuple[Any,
     file = safetensors.safe_open(path, framework=framework)
     facts = json.loads((file.metadata() or {}).get("onebit", "{}"))
     if not isinstance(facts, dict):
-        raise TypeError("its facts are no mapping")
+        raise TypeError("its facts are not a mapping")
     return file, facts

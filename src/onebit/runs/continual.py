@@ -1,12 +1,12 @@
-"""Continual learning: one net learns the same data set with its pixels permuted anew, task after task.
+"""Continual learning: one net learns the same data set with a new permutation of its pixels, task after task.
 
-Every task is a run of its own, `OUT/METHOD/task-N`, that starts from the weights of the run before it. BayesBiNN also
+Every task is a run of its own, `OUT/METHOD/task-N`, that starts from the weights of the previous one. BayesBiNN also
 takes the posterior of that run as its prior (Meng, Bachmann, Khan 2020, arXiv:2002.10778, section 4.3), so that weights
-which earlier tasks are sure of hardly move. After each task the net is tested on every task seen so far, each under its
-own permutation; nothing tells it which one that is, but for the pixels themselves.
+which matter to earlier tasks hardly change. After each task the net is tested on every task seen so far, each under its
+own permutation; the net is not given the task.
 
-BatchNorm has one set of statistics, as in the authors' code: those of the latest task (`trained`). Beside them stands
-what statistics of the training images of the tested task would give (`reestimate`), which a continual learner that
+BatchNorm has one set of statistics, as in the authors' code: those of the latest task (`trained`). The table also has
+the scores with statistics of the training images of the tested task (`reestimate`), which a continual learner that
 keeps no old images does not have.
 """
 
@@ -31,11 +31,11 @@ from onebit.train.history import TABLE_FILE
 from onebit.train.lock import lock_folder
 
 PERMUTATIONS = 1_000
-"""Most tasks of one seed: the permutations of another seed are others."""
+"""Most tasks of one seed; another seed has other permutations."""
 
 
 def task_recipe(recipe: Recipe, task: int) -> Recipe:
-    """The recipe of one task: another permutation, and from the second on the prior.
+    """The recipe of one task: a permutation of its own, and a prior from the second task on.
 
     Args:
         task: 1, 2, …
@@ -48,17 +48,17 @@ def task_recipe(recipe: Recipe, task: int) -> Recipe:
         measured="",
         permutation=recipe.seed * PERMUTATIONS + task,
         continual=ContinualRecipe(),
-        draws=0,  # the tasks seen so far are tested together
+        draws=0,  # `test_seen` tests the ensemble
         optimizer=replace(recipe.optimizer, prior=prior),
     )
 
 
 def arms(recipe: Recipe) -> dict[str, Recipe]:
-    """Method -> the recipe with which it learns all tasks: that of `recipe` itself first, then those it is set against.
+    """Method -> the recipe with which it learns all tasks: first that of `recipe`, then those it is compared with.
 
     Raises:
-        UnknownNameError: no such method. UsageError: one that learns the tasks twice, or a setting that several tasks
-            would not use.
+        UnknownNameError: an unknown method. UsageError: the same method twice, or a setting that several tasks do not
+            use.
     """
     if recipe.first_stage or recipe.permutation is not None:
         name = "first_stage" if recipe.first_stage else "permutation"
@@ -155,7 +155,7 @@ def test_seen(recipe: Recipe, data: Dataset, part: Path, *, method: str, task: i
 
 
 def _result(recipe: Recipe, data: Dataset, folder: Path, cells: Sequence[Cell]) -> dict[str, Any]:
-    """What stands in continual.json."""
+    """The content of continual.json."""
     own, last = cells[0].method, max(cell.task for cell in cells if cell.method == cells[0].method)
     runs = [json.loads((path).read_text(encoding="utf-8")) for path in sorted(folder.glob("*/task-*/result.json"))]
     final = [cell for cell in cells if (cell.method, cell.task, cell.bn) == (own, last, "trained")]

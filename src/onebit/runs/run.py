@@ -1,4 +1,4 @@
-"""A training on disk: the run folder, its result, and opening it again."""
+"""Training a recipe into a run folder, and opening the trained net again."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from onebit.train.weights import load_weights, read_state, read_weights, trained
 def load_recipe_data(
     recipe: Recipe, *, directory: str | Path | None = None, progress: Progress | None = None
 ) -> Dataset:
-    """The data of a recipe, split as it says.
+    """The data of a recipe, with its split and preprocessing.
 
     Raises:
         UsageError: whitened images with black borders.
@@ -61,10 +61,10 @@ def start_folder(folder: Path, recipe: Recipe, *, resume: bool) -> bool:
     """Prepare a run folder and write recipe.yaml.
 
     Returns:
-        Whether there is a checkpoint to go on from.
+        Whether there is a checkpoint to continue from.
 
     Raises:
-        UsageError: the folder holds a run and `resume` was not asked for.
+        UsageError: the folder holds a run, and `resume` is False.
         CheckpointError: it holds a run of another recipe.
     """
     if refuse_used(folder, resume=resume):
@@ -75,10 +75,10 @@ def start_folder(folder: Path, recipe: Recipe, *, resume: bool) -> bool:
 
 
 def refuse_other_recipe(folder: Path, recipe: Recipe) -> None:
-    """Keep a training out of the run folder of another one.
+    """Refuse the run folder of another recipe.
 
     Raises:
-        CheckpointError: its recipe.yaml says something else.
+        CheckpointError: its recipe.yaml differs.
     """
     if not (folder / "recipe.yaml").exists():
         return
@@ -121,10 +121,10 @@ def facts_of(recipe: Recipe, data: Dataset) -> dict[str, Any]:
 
 
 def open_teacher(recipe: Recipe, data: Dataset) -> Teacher | None:
-    """The teacher that a recipe names.
+    """The teacher of a recipe.
 
     Raises:
-        UsageError: no trained net there, or one of other images or classes.
+        UsageError: not a trained net, or one for other images or classes.
         FormatError, CheckpointError: damaged.
     """
     if recipe.teacher is None:
@@ -135,13 +135,13 @@ def open_teacher(recipe: Recipe, data: Dataset) -> Teacher | None:
 
 
 def first_stage(recipe: Recipe) -> Recipe:
-    """The recipe of the first of two stages: the same training with real weights; activations are as binary as ever.
+    """The recipe of the first of two stages: the same training with real weights; activations are binary as before.
 
     Activations first, then weights: Martinez et al. 2020, "Training binary neural networks with real-to-binary
     convolutions", arXiv:2003.11535, and ReActNet, arXiv:2003.03488.
 
     Raises:
-        UsageError: there is no second stage with binary weights, or the optimizer moves such weights only.
+        UsageError: the second stage has no binary weights, or the optimizer trains binary weights only.
     """
     if recipe.model.weight_quantizer is None:
         raise UsageError("first_stage trains real weights before binary ones: leave it out, all weights are real")
@@ -234,7 +234,7 @@ def train_stage(
         ranks.same_(list(training.model.state_dict().values()))
         scores = _test_scores(recipe, training, data, ranks)
     result = _result(recipe, data, training.model, history, scores, machine=machine, ranks=ranks)
-    result |= {"folder": str(folder)}
+    result["folder"] = str(folder)
     if start is not None:
         result["seconds"] += read_seconds(start)
     if ranks.writes:
@@ -294,18 +294,18 @@ def _result(
 
 
 def _load_best(model: nn.Module, folder: Path) -> None:
-    """Load the weights that validation chose, where it did."""
+    """Load the weights that validation selected, if there are any."""
     best = folder / "best.safetensors"
     if best.exists():
         load_weights(model, read_weights(best)[0], source=str(best))
 
 
 def test_modes(model: nn.Module, *, draws: int) -> list[str]:
-    """The test modes in which a finished training is reported: what ships first.
+    """The test modes of a finished training, first that of the packed net.
 
-    Latents that are ±1 themselves, as those of Bop, are no mode of their own. A Bayesian net, whose latents are the
-    parameters of a distribution, is reported with its most probable weights (the signs that ship), their mean, and an
-    ensemble of so many `draws`.
+    Latents that are ±1 themselves, as with Bop, are not a mode of their own. A Bayesian net, whose latents are the
+    parameters of a distribution, is tested with its most probable weights (the packed signs), their mean, and an
+    ensemble of `draws` samples.
     """
     quantizers = [layer.weight_quantizer for _, layer in binary_layers(model)]
     if not quantizers:
@@ -319,7 +319,7 @@ def test_modes(model: nn.Module, *, draws: int) -> list[str]:
 
 
 def _is_its_sign(layer: BinaryLayer) -> bool:
-    """Whether the latent weight of a layer holds the signs that ship of it."""
+    """Whether the latent weight of a layer is the tensor of its packed signs."""
     return torch.equal(layer.outputs_first(layer.weight), layer.binary_weight().signs)
 
 
@@ -328,7 +328,7 @@ class Run:
     """A trained net opened from a run folder or a weight file.
 
     input_shape: (C, H, W) of its images; classes: number of its logits. source: the weight file; sha256: of its bytes;
-    facts: what was stored beside the weights (epoch, validation error).
+    facts: stored next to the weights (epoch, validation error).
     """
 
     recipe: Recipe
@@ -347,12 +347,12 @@ def open_run(path: str | Path, *, recipe: str | None = None, fallback: Recipe | 
     """A trained net from a run folder or a weight file, on the CPU in eval mode.
 
     Args:
-        recipe: name or file, for a weight file that neither carries its recipe nor lies in a run folder.
-        fallback: the recipe of such a file where no `recipe` is named.
+        recipe: name or file, for a weight file without a recipe outside a run folder.
+        fallback: the recipe of such a file if no `recipe` is given.
 
     Raises:
-        UsageError: nothing there, or no recipe to be found.
-        FormatError: a damaged file. CheckpointError: the weights are those of another net.
+        UsageError: no weight file, or no recipe.
+        FormatError: a damaged file. CheckpointError: the weights of another net.
     """
     source = trained_file(Path(path))
     state, facts = read_state(source)
@@ -366,7 +366,7 @@ def open_run(path: str | Path, *, recipe: str | None = None, fallback: Recipe | 
     elif fallback is not None:
         settings = asdict(fallback)
     else:
-        raise UsageError(f"{source}: the net is not known: it carries no recipe; name one with --recipe")
+        raise UsageError(f"{source}: the file has no recipe; name one with --recipe")
     built = build_recipe(settings)
     input_shape, classes = _shape_and_classes(facts, built, source)
     model = build_model(built.model, input_shape=input_shape, classes=classes)
@@ -375,7 +375,7 @@ def open_run(path: str | Path, *, recipe: str | None = None, fallback: Recipe | 
 
 
 def _shape_and_classes(facts: dict[str, Any], recipe: Recipe, source: Path) -> tuple[tuple[int, ...], int]:
-    """What the net takes and how many logits it makes: stored beside the weights, or known of the data set.
+    """(C, H, W) and number of logits, stored next to the weights or known for the data set.
 
     Raises:
         UsageError: neither.
@@ -385,5 +385,5 @@ def _shape_and_classes(facts: dict[str, Any], recipe: Recipe, source: Path) -> t
         return tuple(shape), len(classes)
     entry = DATASETS.get(recipe.dataset)
     if entry is None or entry.input_shape is None or entry.classes is None:
-        raise UsageError(f"{source}: does not say what images it takes, nor is that known of {recipe.dataset!r}")
+        raise UsageError(f"{source}: the shape of its images is not stored, and {recipe.dataset!r} has no fixed one")
     return entry.input_shape, len(entry.classes)

@@ -1,4 +1,4 @@
-"""Training batches as tensors where the net is trained: made there, or made by numpy and sent."""
+"""Training batches as tensors on the device of the net: made there, or made by numpy and copied."""
 
 from __future__ import annotations
 
@@ -13,23 +13,20 @@ from onebit.data import TrainingImages, TrainingSamples, prefetched
 from onebit.data.augment import Augmentation, draw
 
 Chosen = Sequence[tuple[npt.NDArray[np.int64], slice]]
-"""Of each batch the indices of its samples, over all processes, and which of them are made here."""
-
+"""For each batch the indices of its samples over all processes, and which of them this process makes."""
 SHARE_OF_FREE_MEMORY = 0.25
-"""Of a device that images may take; the rest is for the net."""
+"""Share of the free GPU memory that the images may take; the rest is for the net."""
 
 
 class DeviceBatches:
     """The batches of `samples`, on a device.
 
-    A GPU holds all images and labels where they fit, and changes them there: a step then waits for no copy. Otherwise
-    batches are made in a thread while those before them are used. On a CPU they are numpy's own, which are faster
-    there. All ways make the same pixels from the same rng.
+    A GPU holds all images and labels if they fit, and augments them there: a step then waits for no copy. Otherwise a
+    thread prepares the next batches. On a CPU numpy makes them, which is faster there. All three ways make the same
+    pixels from the same rng.
 
     Args:
-        samples: of the training split.
-        device: of the net.
-        hold: whether all images lie on the device; None where they fit on a GPU.
+        hold: whether the device holds all images; None decides by whether they fit on a GPU.
     """
 
     def __init__(self, samples: TrainingSamples, device: torch.device, *, hold: bool | None = None) -> None:
@@ -44,18 +41,16 @@ class DeviceBatches:
             self._labels = torch.from_numpy(samples.labels).to(device)
 
     def batches(self, chosen: Chosen, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images (N, C, H, W), uint8, and labels of each of `chosen`. `rng` belongs to this iterator until it ends."""
+        """uint8 images (N, C, H, W) and labels of each of `chosen`; nothing else may use `rng` until the end."""
         if self._held is not None:
             for rows, images in self._held.batches(chosen, rng):
                 yield images, self._labels[rows]
             return
-        made = self._samples.batches(chosen, rng)
-        if self._device.type != "cpu":
-            made = prefetched(made)
-        for pixels, labels in made:
-            yield self._sent(pixels), self._sent(labels)
+        batches = self._samples.batches(chosen, rng)
+        for pixels, labels in batches if self._device.type == "cpu" else prefetched(batches):
+            yield self._copied(pixels), self._copied(labels)
 
-    def _sent(self, array: npt.NDArray) -> Tensor:
+    def _copied(self, array: npt.NDArray) -> Tensor:
         tensor = torch.from_numpy(array)
         if self._device.type == "cuda":  # from pinned memory a copy does not wait for the work before it
             return tensor.pin_memory().to(self._device, non_blocking=True)
@@ -63,12 +58,7 @@ class DeviceBatches:
 
 
 class HeldImages:
-    """All images of a training set on a device, where batches are chosen, cropped, mirrored and cut.
-
-    Args:
-        images: held in memory.
-        device: where to.
-    """
+    """All images of a training set on a device, where batches are chosen, cropped, mirrored and cut."""
 
     def __init__(self, images: TrainingImages, device: torch.device) -> None:
         assert images.pixels is not None
@@ -78,7 +68,7 @@ class HeldImages:
     def batches(self, chosen: Chosen, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """Rows (N,) and images (N, C, H, W) of each of `chosen`, as `TrainingImages.batch` makes them.
 
-        What chance says about all batches is sent in one piece: a transfer for each would cost more than the work.
+        The random draws of all batches are copied at once: a copy per batch would take longer than the work itself.
         """
         augmentation, size = self._images.augmentation, self._images.size
         drawn = []
@@ -86,16 +76,16 @@ class HeldImages:
             draws = draw(augmentation, len(indices), size=size, rng=rng).of(part)
             drawn.append(np.column_stack([indices[part], *draws[1:]]))
         table = torch.from_numpy(np.concatenate(drawn)).to(self._device)
-        for of_batch in table.split([len(rows) for rows in drawn]):
-            yield of_batch[:, 0], self._changed(of_batch)
+        for part in table.split([len(rows) for rows in drawn]):
+            yield part[:, 0], self._augmented(part)
 
-    def _changed(self, table: Tensor) -> Tensor:
+    def _augmented(self, table: Tensor) -> Tensor:
         """(N, C, H, W) of a batch; `table`, (N, 6): rows, then top, left, mirrored, cut_row, cut_column of `Draws`."""
         augmentation, (height, width) = self._images.augmentation, self._images.size
         rows, top, left, mirrored, cut_row, cut_column = table.unsqueeze(2).unbind(1)
         y = torch.arange(height, device=self._device)
         x = torch.arange(width, device=self._device)
-        # where each pixel lies in the image before that was padded; the window is mirrored after it is cut out
+        # the place of each pixel in the image without padding; the window is mirrored after it is cut out
         from_y = y + top - augmentation.crop_padding
         from_x = torch.where(mirrored.bool(), width - 1 - x, x) + left - augmentation.crop_padding
         kept_y, kept_x = (from_y >= 0) & (from_y < height), (from_x >= 0) & (from_x < width)
@@ -112,14 +102,14 @@ class HeldImages:
 
 
 def _reflected(position: Tensor, size: int) -> Tensor:
-    """Positions outside 0 to size - 1, mirrored at the edge pixels; of zero padding any will do that is inside."""
+    """Positions outside 0 to size - 1, mirrored at the edge pixels; zero padding only needs them inside."""
     folded = size - 1 - (size - 1 - position.abs()).abs()
     return folded.clamp(0, size - 1)
 
 
-def _covered(position: Tensor, centre: Tensor, augmentation: Augmentation) -> Tensor:
-    """(N, size): which of the positions the square around each of the N centres, (N, 1), covers."""
-    first = centre - augmentation.cutout // 2
+def _covered(position: Tensor, center: Tensor, augmentation: Augmentation) -> Tensor:
+    """(N, size): the positions that the cutout square around each of the N centers, (N, 1), covers."""
+    first = center - augmentation.cutout // 2
     return (position >= first) & (position < first + augmentation.cutout)
 
 
@@ -129,5 +119,5 @@ def _inside(rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _fits(size: int, device: torch.device) -> bool:
-    """Whether a GPU has room for so many bytes of images."""
+    """Whether the device is a GPU with room for `size` bytes of images."""
     return device.type == "cuda" and size <= SHARE_OF_FREE_MEMORY * torch.cuda.mem_get_info(device)[0]

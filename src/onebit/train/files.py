@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from onebit.common.files import read_regular, write_atomic
+from onebit.common.files import read_json, write_atomic
 from onebit.data import DATASETS
 from onebit.errors import UsageError
 from onebit.train.checkpoint import load_checkpoint, save_checkpoint
@@ -21,8 +21,8 @@ PLACE_FILE = "data.json"
 def remembered_place(folder: Path) -> Path | None:
     """The place of the data of a run; None if it is not stored."""
     try:
-        return Path(json.loads(read_regular(folder / PLACE_FILE, largest=MOST_RESULT))["directory"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return Path(read_json(folder / PLACE_FILE, largest=MOST_RESULT)["directory"])
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

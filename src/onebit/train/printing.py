@@ -18,7 +18,7 @@ OnEpoch = Callable[[EpochLog], None]
 
 
 def net_lines(model: nn.Module) -> list[str]:
-    """A net in two lines: its layers with weights, its parameters, and its bytes when packed."""
+    """A net in two lines: layers with weights, parameters, and bytes when packed."""
     weighted = [layer for layer in model.modules() if getattr(layer, "weight", None) is not None]
     layers = [layer for layer in weighted if layer.weight.dim() > 1]  # type: ignore[operator]
     binary = [layer for layer in layers if isinstance(layer, BinaryLayer) and layer.weight_quantizer is not None]

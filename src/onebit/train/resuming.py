@@ -15,20 +15,20 @@ from onebit.train.weights import refuse_odd
 
 PLAIN = (bool, int, float, str, type(None))
 MOST_VALUES = 1_000
-"""Of a list; a longer one is no setting."""
+"""Items of a list; a longer list is not a setting."""
 Settings = dict[str, Any]
 """Name of a setting -> its value. Names have dots: `optimizer.0.lr` is the rate of the first parameter group."""
 SINGLE = ("step", "mu_product", "eta", "mu")
-"""What the optimizers of torch keep as a single number of a parameter."""
+"""States that the optimizers of torch keep as a single number per parameter."""
 KNOWN = ("torch.", "onebit.")
-"""Modules of optimizers whose parameters all have states of the same kind."""
+"""Modules of optimizers with the same kind of state for every parameter."""
 
 
 # ------------------------------------------------------------------------------------------------------------ settings
 def training_settings(
     optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler | None, loss: Any
 ) -> Settings:
-    """The settings that a training begins with."""
+    """The settings at the start of a training."""
     groups = optimizer.param_groups
     return settings_of_states(groups, None if schedule is None else schedule.state_dict()) | _flat(
         {
@@ -41,7 +41,7 @@ def training_settings(
 def settings_of_states(groups: Any, schedule: Any) -> Settings:
     """The settings in the parameter groups of an optimizer and in the state_dict of a schedule, as they are now.
 
-    A rate that a schedule moves is left out; `initial_lr`, where it began, is not.
+    A rate that a schedule changes is left out; its `initial_lr` is not.
     """
     moved = ("params", "lr")
     kept = [
@@ -53,16 +53,16 @@ def settings_of_states(groups: Any, schedule: Any) -> Settings:
 
 
 def first_change(began: Settings, last: Settings, now: Settings) -> tuple[str, Any, Any] | None:
-    """(name, value then, value now) of a setting that another value was given to; None where none was.
+    """(name, value then, value now) of the first setting that the user changed; None if there is none.
 
     Args:
-        began: what the training began with; last: as its checkpoint has it; now: what it is to go on with.
+        began: at the start of the training; last: in its checkpoint; now: of the training that continues it.
     """
     for name, value in now.items():
         then, stored = began.get(name, value), last.get(name, value)
         if isinstance(stored, bool):
-            then = stored  # training moves no switch; one like amsgrad decides which states there are
-        # what training itself moves, such as a count of steps, is not a setting
+            then = stored  # training changes no switch; one like amsgrad decides which states there are
+        # a number that training itself changes, such as a step count, is not a setting
         if then != value and last.get(name, then) == then:
             words = [word for word in name.split(".")[1:] if not word.isdecimal()]
             return ".".join(words) or name, then, value
@@ -70,7 +70,7 @@ def first_change(began: Settings, last: Settings, now: Settings) -> tuple[str, A
 
 
 def _of_callable(function: Any) -> Any:
-    """What a loss or a factor was made with: arguments, attributes, and the plain values that its code refers to."""
+    """The arguments and attributes of a loss or a factor, and the plain values that its code refers to."""
     if isinstance(function, functools.partial):
         return {"arguments": list(function.args), **function.keywords, "of": _of_callable(function.func)}
     if isinstance(function, types.FunctionType):
@@ -78,7 +78,7 @@ def _of_callable(function: Any) -> Any:
         held = {
             name: cell.cell_contents
             for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True)
-            if cell != types.CellType()  # one that is still empty
+            if cell != types.CellType()  # still empty
         }
         defaults = {"defaults": list(function.__defaults__ or ()), **(function.__kwdefaults__ or {})}
         own = (function.__module__ or "").partition(".")[0] == "onebit"  # its code may change between versions
@@ -89,7 +89,7 @@ def _of_callable(function: Any) -> Any:
 
 
 def _flat(value: Any, name: str = "") -> Settings:
-    """Plain values and lists of them by their dotted names; anything else is left out."""
+    """Plain values and lists of them by dotted name; everything else is left out."""
     if isinstance(value, PLAIN):
         return {name: value}
     if isinstance(value, (list, tuple)) and all(isinstance(item, PLAIN) for item in value):
@@ -104,10 +104,12 @@ def _flat(value: Any, name: str = "") -> Settings:
 
 # -------------------------------------------------------------------------------------------------------------- states
 def checked_optimizer(found: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The state_dict of an optimizer, if it can be one of `optimizer`.
+    """The state_dict in a checkpoint, checked against a fresh `optimizer`.
+
+    torch accepts any state_dict; a state of another kind would break the first step.
 
     Raises:
-        ValueError: it cannot; the message says what is wrong with it.
+        ValueError: it does not fit.
     """
     fresh = optimizer.state_dict()["param_groups"]
     states = found.get("state") if isinstance(found, dict) else None
@@ -119,7 +121,7 @@ def checked_optimizer(found: Any, optimizer: torch.optim.Optimizer) -> dict[str,
             raise ValueError("a parameter group has other parameters")
         group |= {key: value for key, value in given.items() if key not in own and isinstance(value, PLAIN)}
     known = type(optimizer).__module__.startswith(KNOWN)
-    first: dict[Any, Any] = {}  # the state of a first parameter, to which the others are compared
+    first: dict[Any, Any] = {}  # the kinds of the first parameter's states, for latents and for other parameters
     for group, own in zip(optimizer.param_groups, fresh, strict=True):
         for place, parameter in zip(own["params"], group["params"], strict=True):
             if place not in states:
@@ -132,17 +134,17 @@ def checked_optimizer(found: Any, optimizer: torch.optim.Optimizer) -> dict[str,
             if known and (like.keys() != kinds.keys() or any(not _agree(like[name], kinds[name]) for name in like)):
                 raise ValueError(f"the state of parameter {place} is of another kind than that of others")
     if any(type(place) is not int or not 0 <= place < sum(len(own["params"]) for own in fresh) for place in states):
-        raise ValueError("the optimizer has the state of a parameter that it does not move")
+        raise ValueError("the optimizer has the state of a parameter that it does not train")
     return {"state": states, "param_groups": groups}
 
 
 def alike(found: Any, expected: Any, name: str) -> Any:
-    """`found`, if it is of the same kind as `expected`; keys that are not expected are left out.
+    """`found`, if it is of the same kind as `expected`; unexpected keys are left out.
 
-    Switches may be missing: versions of torch differ in them.
+    Switches may be missing, as versions of torch have different ones.
 
     Raises:
-        ValueError: it is not.
+        ValueError: it is of another kind.
     """
     if isinstance(expected, dict) and isinstance(found, Mapping):
         if all(isinstance(key, str) for key in expected):
@@ -159,13 +161,13 @@ def alike(found: Any, expected: Any, name: str) -> Any:
         refuse_odd(name, found)
         return found
     elif isinstance(expected, bool) or expected is None or isinstance(expected, str):
-        # None stands for what nothing was chosen for, and what a training may set
+        # None: not chosen yet; training may set it
         if isinstance(found, PLAIN if expected is None else type(expected)):
             return found
     elif _is_number(expected) and _is_number(found):
         return found
     elif not isinstance(expected, (dict, list, tuple, Tensor, *PLAIN)):
-        return expected  # an object, which no checkpoint holds
+        return expected  # an object, which a checkpoint cannot hold
     raise ValueError(f"{name} is {reprlib.repr(found)}, expected {reprlib.repr(expected)}")
 
 
@@ -178,10 +180,10 @@ def _agree(one: Any, other: Any) -> bool:
 
 
 def _kind(name: str, value: Any, parameter: Tensor, *, known: bool) -> Any:
-    """What must be the same for all parameters of an optimizer.
+    """What is the same for all parameters of an optimizer.
 
     Raises:
-        ValueError: a tensor that no optimizer makes, or a number of steps below zero.
+        ValueError: a tensor that no optimizer makes, or a negative step count.
     """
     if isinstance(value, Tensor):
         refuse_odd(name, value)
@@ -189,7 +191,7 @@ def _kind(name: str, value: Any, parameter: Tensor, *, known: bool) -> Any:
         raise ValueError(f"step is {reprlib.repr(value)}, expected 0 or more")
     if isinstance(value, Tensor):
         if not value.dim() and not parameter.dim():
-            return None  # of a parameter that is a single number, both look alike
+            return None  # for a parameter that is a single number, both look alike
         if known and not value.dim() and name not in SINGLE:  # torch would read beyond its end
             raise ValueError(f"{name} is a single number, expected one for each value of its parameter")
         return (value.is_floating_point(), value.shape == parameter.shape, value.dim() == 0)
