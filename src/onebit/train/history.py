@@ -18,7 +18,7 @@ WEIGHT_FILES = ("best.safetensors", "final.safetensors")
 STAGE_FOLDER = "stage1"
 """In the folder of a run in two stages: the run folder of the first one."""
 TABLE_FILE = "continual.json"
-"""In a folder of several tasks: the score on each."""
+"""In a folder of several tasks: the scores."""
 RUN_FILES = ("metrics.jsonl", "last.ckpt", *WEIGHT_FILES, "result.json", STAGE_FOLDER, TABLE_FILE)
 MOST_RESULT = 16_000_000
 """Bytes of a result.json, continual.json or seeds.json."""

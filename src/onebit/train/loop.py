@@ -210,10 +210,10 @@ def start(job: Job) -> None:
 # ------------------------------------------------------------------------------------------------------------- an epoch
 @dataclass(frozen=True)
 class TrainedEpoch:
-    """What training over one epoch gave.
+    """The outcome of training over one epoch.
 
-    started: when it began, in seconds of `time.perf_counter`; seconds: how long it took.
-    steps, images: of the epoch. loss, error, error5: means over its images; error5 is None where it is not counted.
+    started: value of `time.perf_counter`; seconds: the duration. steps, images: in the epoch.
+    loss, error, error5: means over its images; error5 is None if it is not counted.
     batch: images and labels of the last batch.
     """
 
@@ -234,7 +234,7 @@ def train_epoch(
     on_step: Callable[[int, int], None] | None,
     batch_watch: BatchWatch | None,
 ) -> TrainedEpoch:
-    """Train on all batches of the next epoch, or on those that the last one still has.
+    """Train on the batches of the next epoch; the last epoch may be shorter.
 
     Raises:
         TrainingError: a loss or a weight that is not a number.
@@ -274,16 +274,21 @@ def train_epoch(
         if i - checked == LOSS_CHECK_STEPS or i == len(bounds):
             _check_losses(job, ranks.sum_(losses[checked:i]), steps_before=job.step - (i - checked))
             checked = i
-    # each rank has BatchNorm statistics, and a moving average, of its own images: those of the first rank count
+    # BatchNorm statistics and the moving average differ from rank to rank: those of the first rank count
     ranks.same_([*job.model.buffers(), *(job.average.state.values() if job.average is not None else ())])
     _check_weights(job)
-    images = bounds[-1][1]
-    sizes = torch.tensor([stop - start for start, stop in bounds], device=device)
-    loss = float((losses * sizes).sum()) / images
-    # the counts are sums of rounded fractions: together they may be some 1e-8 more than all
-    error, *others = (max(0.0, 1 - right / images) for right in ranks.sum_(correct).reshape(-1).tolist())
+    loss, error, error5 = _epoch_means(bounds, losses, ranks.sum_(correct))
     seconds = time.perf_counter() - started
-    return TrainedEpoch(started, seconds, len(bounds), images, loss, error, others[0] if top5 else None, (x, y))
+    return TrainedEpoch(started, seconds, len(bounds), bounds[-1][1], loss, error, error5, (x, y))
+
+
+def _epoch_means(bounds: list[tuple[int, int]], losses: Tensor, correct: Tensor) -> tuple[float, float, float | None]:
+    """Mean loss, top-1 error, and top-5 error if it was counted."""
+    images = bounds[-1][1]
+    sizes = torch.tensor([stop - start for start, stop in bounds], device=losses.device)
+    # the counts are sums of rounded fractions: together they may be some 1e-8 more than all
+    error, *others = (max(0.0, 1 - right / images) for right in correct.reshape(-1).tolist())
+    return float((losses * sizes).sum()) / images, error, others[0] if others else None
 
 
 def _check_losses(job: Job, losses: Tensor, *, steps_before: int) -> None:
