@@ -41,6 +41,7 @@ results-methods: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m tools.plain_words
 
 types: setup
 	$(BIN)/mypy
