@@ -27,16 +27,14 @@ from typing import Any
 import numpy as np
 import torch
 
+import onebit
 from benchmarks.kernel_pictures import draw, open_picture
 from benchmarks.layers import CASES, KINDS, Case, Layer, scaling_cases
 from benchmarks.peaks import clock, limit, microarchitecture
 from benchmarks.rivals import Rival, onnxruntime_version
-from benchmarks.training_step import machine
-from onebit.common.memory import keep_freed_memory
-from onebit.common.tables import resolve
-from onebit.errors import OnebitError, UsageError
-from onebit.native import InstructionSet, NativePlan, instruction_sets, make_plan
-from onebit.runtime.timing import Reference, Timed, speedups, take_turns
+from benchmarks.shared import add_process_options, add_rounds, add_seconds, set_up_process
+
+timing = onebit.runtime.timing
 
 RIVALS = ("torch", "best", "int8")
 """Plain torch, the fastest way in float32, and the fastest in 8 bits."""
@@ -50,10 +48,10 @@ class _Native:
     step: str
     calls: Sequence[Callable[[], np.ndarray]]
     firsts: Sequence[int]
-    timed: Timed
+    timed: timing.Timed
 
 
-def _native(isa: str, layer: Layer, plan: NativePlan, pool: ThreadPoolExecutor, threads: int) -> _Native:
+def _native(isa: str, layer: Layer, plan: onebit.native.NativePlan, pool: ThreadPoolExecutor, threads: int) -> _Native:
     parts = np.array_split(layer.images, min(threads, len(layer.images)))
     (product,) = plan.products(min(len(parts[0]), plan.plan.batch))
     either = (product, *plan.products(1), *plan.products(plan.plan.batch))  # few images and many may go different ways
@@ -65,18 +63,28 @@ def _native(isa: str, layer: Layer, plan: NativePlan, pool: ThreadPoolExecutor, 
         for _ in pool.map(lambda call: call(), calls):
             pass
 
-    return _Native(isa, plan.steps[product], calls, firsts, Timed(isa, isa, calls[0] if len(calls) == 1 else together))
+    return _Native(
+        isa,
+        plan.steps[product],
+        calls,
+        firsts,
+        timing.Timed(isa, isa, calls[0] if len(calls) == 1 else together),
+    )
 
 
 def check(
-    name: str, layer: Layer, plans: Mapping[str, NativePlan], native: Sequence[_Native], rivals: Sequence[Rival]
+    name: str,
+    layer: Layer,
+    plans: Mapping[str, onebit.native.NativePlan],
+    native: Sequence[_Native],
+    rivals: Sequence[Rival],
 ) -> None:
     """Compare the logits of whole plans with the reference, and what is timed with plain torch's product.
 
     Raises:
         OnebitError: one of them differs: whole numbers at all, others by more than rounding explains.
     """
-    reference = Reference(layer.packed, layer.images)
+    reference = timing.Reference(layer.packed, layer.images)
     for isa, plan in plans.items():
         reference.check(f"{name}, {isa}", plan.run(layer.images)[0])
     for one in native:
@@ -92,7 +100,7 @@ def check(
 def _agree(who: str, found: np.ndarray, expected: np.ndarray, slack: float) -> None:
     wrong = int(np.count_nonzero(~(np.abs(found - expected) <= slack)))  # a NaN is wrong, too
     if wrong:
-        raise OnebitError(f"{who}: {wrong:,} of {found.size:,} sums are not those of plain torch")
+        raise onebit.errors.OnebitError(f"{who}: {wrong:,} of {found.size:,} sums are not those of plain torch")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -105,14 +113,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--isa", type=names, help="instruction sets of packed nets, as avx2,avx512 (all of this machine)"
     )
-    parser.add_argument("--rounds", type=int, default=11, help="timed rounds (11)")
-    parser.add_argument("--seconds", type=float, default=0.02, help="of each variant in a round, at least (0.02)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of every variant (1)")
+    add_rounds(parser, 11)
+    add_seconds(parser, 0.02)
+    add_process_options(parser)
     parser.add_argument("--scaling", action="store_true", help="the curve over sizes and batches in place of the cases")
     parser.add_argument("--picture", metavar="FILE.png", help="draw the ratios, or the curve")
-    parser.add_argument(
-        "--default-malloc", action="store_true", help="leave malloc as it is (see onebit.common.memory); for comparison"
-    )
 
 
 def measure(
@@ -148,18 +153,20 @@ def measure(
         OnebitError: see `check`.
     """
     if min(rounds, threads) < 1 or seconds <= 0:
-        raise UsageError("rounds, threads and seconds must be positive")
+        raise onebit.errors.UsageError("rounds, threads and seconds must be positive")
     if scaling and (cases is not None or (isa is not None and len(isa) > 1)):
-        raise UsageError("the curve is of its own layers, and of one instruction set")
-    known = instruction_sets()
+        raise onebit.errors.UsageError("the curve is of its own layers, and of one instruction set")
+    known = onebit.native.instruction_sets()
     if not known:
-        raise UsageError("the native library is not installed; install onebit where a C compiler is")
+        raise onebit.errors.UsageError("the native library is not installed; install onebit where a C compiler is")
     default = list(known)[-1:] if scaling else list(known)
-    isas = {name: resolve(known, name, kind="instruction set of this machine") for name in isa or default}
-    named = [resolve(CASES, case, kind="case") for case in (CASES if cases is None else cases)]
+    isas = {
+        name: onebit.common.tables.resolve(known, name, kind="instruction set of this machine")
+        for name in isa or default
+    }
+    named = [onebit.common.tables.resolve(CASES, case, kind="case") for case in (CASES if cases is None else cases)]
     chosen = scaling_cases() if scaling else named
-    kept = not default_malloc and keep_freed_memory()
-    torch.set_num_threads(threads)
+    where = set_up_process(threads, default_malloc=default_malloc)
     rows = []
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(threads))
@@ -180,10 +187,10 @@ def measure(
                     int8=not scaling,
                     on_round=on_round,
                 )
-        where = {"microarchitecture": microarchitecture(), "onnxruntime": onnxruntime_version()}
+        where |= {"microarchitecture": microarchitecture(), "onnxruntime": onnxruntime_version()}
         result = {
             "benchmark": "kernels",
-            "machine": {**machine(threads), **where, "freed_memory_kept": kept},
+            "machine": where,
             "settings": {"rounds": rounds, "seconds": seconds, "scaling": scaling},
             "rows": rows,
         }
@@ -194,7 +201,7 @@ def measure(
 
 def time_layer(
     layer: Layer,
-    isas: Mapping[str, InstructionSet],
+    isas: Mapping[str, onebit.native.InstructionSet],
     pool: ThreadPoolExecutor,
     *,
     rounds: int,
@@ -208,26 +215,26 @@ def time_layer(
     Raises:
         OnebitError: see `check`.
     """
-    plans = {name: make_plan(layer.packed, isa) for name, isa in isas.items()}
+    plans = {name: onebit.native.make_plan(layer.packed, isa) for name, isa in isas.items()}
     native = [_native(name, layer, plan, pool, threads) for name, plan in plans.items()]
     rivals = layer.rivals(threads=threads, int8=int8)
     check(f"{layer.case.name}, batch {len(layer.images)}", layer, plans, native, rivals)
     hertz: dict[str | None, list[float]] = {name: [] for name in isas}
 
-    def read_clock(one: Timed) -> None:
+    def read_clock(one: timing.Timed) -> None:
         if one.isa in hertz and (found := clock()) is not None:
             hertz[one.isa].append(found)
 
-    against = [Timed(rival.name, None, rival.call) for rival in rivals]
+    against = [timing.Timed(rival.name, None, rival.call) for rival in rivals]
     timed = [*(one.timed for one in native), *against]
-    take_turns(timed, rounds=rounds, seconds=seconds, after=read_clock, on_round=on_round)
+    timing.take_turns(timed, rounds=rounds, seconds=seconds, after=read_clock, on_round=on_round)
     of_float = [one for one, rival in zip(against, rivals, strict=True) if not rival.int8]
     of_int8 = [one for one, rival in zip(against, rivals, strict=True) if rival.int8]
     fastest = {"torch": against[0], "best": _fastest(of_float), "int8": _fastest(of_int8)}
     return [_row(layer, one, fastest, statistics.median(hertz[one.isa] or [0.0]) or None) for one in native]
 
 
-def _row(layer: Layer, one: _Native, fastest: Mapping[str, Timed | None], hertz: float | None) -> dict[str, Any]:
+def _row(layer: Layer, one: _Native, fastest: Mapping[str, timing.Timed | None], hertz: float | None) -> dict[str, Any]:
     row = {
         "kind": layer.case.kind,
         "layer": layer.case.text,
@@ -240,7 +247,7 @@ def _row(layer: Layer, one: _Native, fastest: Mapping[str, Timed | None], hertz:
     }
     for name, rival in fastest.items():
         row |= {name: rival and rival.variant, f"{name}_us": rival and 1e6 * rival.median}
-        row |= speedups(one.timed, rival, name) if rival else dict.fromkeys(_ratios(name))
+        row |= timing.speedups(one.timed, rival, name) if rival else dict.fromkeys(_ratios(name))
     most = limit(microarchitecture(), one.isa, one.step)
     row |= {"clock_ghz": hertz and hertz / 1e9, "limit": most}
     for name, seconds in (("", one.timed.median), ("fastest_", min(one.timed.seconds))):
@@ -249,7 +256,7 @@ def _row(layer: Layer, one: _Native, fastest: Mapping[str, Timed | None], hertz:
     return row
 
 
-def _fastest(timed: Sequence[Timed]) -> Timed | None:
+def _fastest(timed: Sequence[timing.Timed]) -> timing.Timed | None:
     return min(timed, key=lambda one: one.median, default=None)
 
 

@@ -9,21 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
+import onebit
 from benchmarks.rivals import Product, Rival, float_rivals, int8_rivals
-from onebit.packed import (
-    Affine,
-    Concat,
-    Conv,
-    Dense,
-    Flatten,
-    InputSpec,
-    Node,
-    OneBitWeights,
-    PackedNet,
-    Threshold,
-    costs,
-)
-from onebit.packed.bits import pack_signs
+
+packed = onebit.packed
 
 KINDS = {"xnor": "±1 × ±1", "weights": "±1 × real", "first": "±1 × uint8"}
 """What meets the one-bit weights."""
@@ -98,9 +87,11 @@ class Layer:
         terms = channels * 9 if case.convolves else channels
         signs = rng.choice(np.array([-1, 1], np.int8), (case.outputs, terms))
         self.case, self.whole = case, case.kind != "weights"
-        self.packed = PackedNet(input=InputSpec(shape=case.shape), nodes=tuple(_nodes(case, signs)), output="y")
+        self.packed = packed.PackedNet(
+            input=packed.InputSpec(shape=case.shape), nodes=tuple(_nodes(case, signs)), output="y"
+        )
         self.images = rng.integers(0, 256, (batch, *case.shape), dtype=np.uint8)
-        self.macs = batch * sum(cost.macs for cost in costs(self.packed) if cost.binary_weights)
+        self.macs = batch * sum(cost.macs for cost in packed.costs(self.packed) if cost.binary_weights)
         coded = self.images.astype(np.float32) * 2 - 255
         if case.kind == "xnor":
             x, quantized, self.zero = np.sign(coded), np.sign(coded), 1  # coded pixels are odd
@@ -136,21 +127,21 @@ class Layer:
         return sums.reshape(shape)
 
 
-def _nodes(case: Case, signs: np.ndarray) -> Iterator[Node]:
+def _nodes(case: Case, signs: np.ndarray) -> Iterator[packed.Node]:
     channels, last = case.shape[0], "input"
     if not case.convolves:
-        yield Flatten(inputs=(last,), output="flat")
+        yield packed.Flatten(inputs=(last,), output="flat")
         last = "flat"
     if case.kind == "xnor":
         zero, up = np.zeros(channels, np.int32), np.ones(channels, np.int8)
-        yield Threshold(inputs=(last,), output="x", threshold=zero, direction=up)
+        yield packed.Threshold(inputs=(last,), output="x", threshold=zero, direction=up)
         last = "x"
     elif case.kind == "weights":
-        yield Affine(inputs=(last,), output="x", scale=np.full(channels, _UNIT))
+        yield packed.Affine(inputs=(last,), output="x", scale=np.full(channels, _UNIT))
         last = "x"
     kernel: dict[str, Any] = {"kernel": (3, 3), "padding": (1, 1, 1, 1)} if case.convolves else {}
-    layer: type[OneBitWeights] = Conv if case.convolves else Dense
+    layer: type[packed.OneBitWeights] = packed.Conv if case.convolves else packed.Dense
     name = "sums" if case.kind == "weights" else "y"
-    yield layer(inputs=(last,), output=name, signs=pack_signs(signs), in_features=signs.shape[1], **kernel)
+    yield layer(inputs=(last,), output=name, signs=packed.bits.pack_signs(signs), in_features=signs.shape[1], **kernel)
     if name == "sums":  # something reads the inputs behind the product: so they stay in memory, and it can run again
-        yield Concat(inputs=("sums", "x"), output="y")
+        yield packed.Concat(inputs=("sums", "x"), output="y")

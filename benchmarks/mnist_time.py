@@ -26,13 +26,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.training_step import machine
-from onebit.common.memory import keep_freed_memory
-from onebit.errors import OnebitError, UsageError
-from onebit.evaluation.modes import evaluate
-from onebit.recipe import AugmentationRecipe, ModelRecipe, OptimizerRecipe, Recipe, ScheduleRecipe
-from onebit.runs.model import build_training
-from onebit.runs.run import fit_recipe, load_recipe_data
+import onebit
+from benchmarks.shared import set_up_process
 
 SEEDS = (20, 21, 22, 23, 24)
 
@@ -46,17 +41,17 @@ def _recipe(
     norm_momentum: float = 0.2,
     crop_padding: int = 0,
     **other: Any,
-) -> Recipe:
+) -> onebit.recipe.Recipe:
     """What the targets share. Latents start small (torch's default): larger ones do not cross 0 in so few steps."""
-    return Recipe(
+    return onebit.recipe.Recipe(
         dataset="mnist",
         validation=0,
-        model=ModelRecipe(
+        model=onebit.recipe.ModelRecipe(
             widths=(784, *hidden, 10), weight_quantizer="sign", init="default", norm_momentum=norm_momentum
         ),
-        optimizer=OptimizerRecipe(name="adam", lr=lr),
-        schedule=ScheduleRecipe(name="linear", warmup=warmup),
-        augmentation=AugmentationRecipe(crop_padding=crop_padding),
+        optimizer=onebit.recipe.OptimizerRecipe(name="adam", lr=lr),
+        schedule=onebit.recipe.ScheduleRecipe(name="linear", warmup=warmup),
+        augmentation=onebit.recipe.AugmentationRecipe(crop_padding=crop_padding),
         epochs=epochs,
         threads=1,
         device="cpu",
@@ -69,7 +64,7 @@ class Target:
     """An accuracy in percent, the recipe that reaches it, and the seconds it may take, warm and as a cold process."""
 
     percent: float
-    recipe: Recipe
+    recipe: onebit.recipe.Recipe
     seconds: float
     cold_seconds: float | None = None
 
@@ -128,7 +123,7 @@ class Row:
         }
 
 
-def settings(recipe: Recipe) -> str:
+def settings(recipe: onebit.recipe.Recipe) -> str:
     """The recipe in one line."""
     text = f"{'-'.join(map(str, recipe.model.widths or ()))}, {recipe.epochs:g} epochs of {recipe.batch_size}"
     text += f", lr {recipe.optimizer.lr:g}"
@@ -139,19 +134,19 @@ def settings(recipe: Recipe) -> str:
     return text
 
 
-def train_once(recipe: Recipe) -> Result:
+def train_once(recipe: onebit.recipe.Recipe) -> Result:
     """Train and test the final binary weights; the clock runs from data load to the end of training."""
     started, cpu_started = time.perf_counter(), time.process_time()
-    data = load_recipe_data(recipe)
-    training = build_training(recipe, data)
-    fit_recipe(recipe, training, data)
+    data = onebit.runs.run.load_recipe_data(recipe)
+    training = onebit.runs.model.build_training(recipe, data)
+    onebit.runs.run.fit_recipe(recipe, training, data)
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
-    return Result(100 * evaluate(training.model, data.test, weights="binary").accuracy, seconds, cpu_seconds)
+    return Result(100 * onebit.evaluate(training.model, data.test, weights="binary").accuracy, seconds, cpu_seconds)
 
 
 def print_accuracy(percent: float, seed: int, dataset: str) -> None:
     """What a fresh process does for one row: train, then print the accuracy."""
-    _one_thread()
+    set_up_process(1)
     print(train_once(_recipe_of(percent, seed, dataset)).accuracy, flush=True)
 
 
@@ -164,21 +159,15 @@ def train_cold(percent: float, seed: int, dataset: str) -> Result:
         line = process.stdout.readline()
         seconds = time.perf_counter() - started
     if process.returncode:
-        raise OnebitError(f"a fresh process for {percent:g} % ended with status {process.returncode}")
+        raise onebit.errors.OnebitError(f"a fresh process for {percent:g} % ended with status {process.returncode}")
     after = os.times()
     cpu_seconds = after.children_user + after.children_system - before.children_user - before.children_system
     return Result(float(line), seconds, cpu_seconds)
 
 
-def _recipe_of(percent: float, seed: int, dataset: str) -> Recipe:
+def _recipe_of(percent: float, seed: int, dataset: str) -> onebit.recipe.Recipe:
     (recipe,) = (target.recipe for target in TARGETS if target.percent == percent)
     return dataclasses.replace(recipe, dataset=dataset, seed=seed)
-
-
-def _one_thread() -> bool:
-    """Settings of the whole process; returns whether malloc could be told to keep freed memory."""
-    torch.set_num_threads(1)
-    return keep_freed_memory()
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -217,8 +206,10 @@ def measure(
         unknown = {*targets} - {target.percent for target in TARGETS}
         if unknown:
             known = ", ".join(f"{target.percent:g}" for target in TARGETS)
-            raise UsageError(f"no such target: {', '.join(f'{percent:g}' for percent in unknown)}; there are {known}")
-    kept = _one_thread()
+            raise onebit.errors.UsageError(
+                f"no such target: {', '.join(f'{percent:g}' for percent in unknown)}; there are {known}"
+            )
+    where = set_up_process(1)
     # the compiler that the first optimizer of a process imports is on the clock of cold processes alone
     torch.optim.Adam([torch.zeros(1, requires_grad=True)])
     rows = []
@@ -235,7 +226,7 @@ def measure(
         rows.append(Row(target.percent, limit, settings(target.recipe), tuple(seeds), tuple(results)))
     return {
         "benchmark": "mnist-time",
-        "machine": {**machine(1), "freed_memory_kept": kept},
+        "machine": where,
         "settings": {"clock": "cold process" if cold else "data load to end of training", "dataset": dataset},
         "rows": [row.as_dict() for row in rows],
     }

@@ -6,7 +6,7 @@ import platform
 import time
 from contextlib import suppress
 
-from onebit.native.library import chain
+import onebit
 
 _CHAIN_STEPS = 1 << 16
 _CHAIN_CYCLES = {"x86_64": 4, "AMD64": 4}  # imul 3, add 1, of every processor below; of others it is not known
@@ -79,6 +79,6 @@ def clock() -> float | None:
     best = float("inf")
     for _ in range(3):  # another process may have had the core meanwhile
         started = time.perf_counter()
-        chain(1, _CHAIN_STEPS)
+        onebit.native.library.chain(1, _CHAIN_STEPS)
         best = min(best, time.perf_counter() - started)
     return cycles * _CHAIN_STEPS / best

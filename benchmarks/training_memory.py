@@ -23,7 +23,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.training_step import machine
+import onebit
+from benchmarks.shared import add_rounds, describe_machine, machine, set_up_process
 from benchmarks.variants import (
     COMPILED,
     EAGER,
@@ -37,8 +38,6 @@ from benchmarks.variants import (
     mlp_widths,
     settings_of,
 )
-from onebit.common.memory import keep_freed_memory
-from onebit.errors import OnebitError, UsageError
 
 KINDS = ("tensor_bytes", "resident_bytes")
 STATUS = Path("/proc/self/status")
@@ -57,7 +56,7 @@ def resident(field: str) -> int:
     try:
         lines = STATUS.read_text(encoding="ascii").splitlines()
     except OSError as error:
-        raise UsageError(f"training-memory reads {STATUS}, which only Linux has") from error
+        raise onebit.errors.UsageError(f"training-memory reads {STATUS}, which only Linux has") from error
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
@@ -98,9 +97,7 @@ def train_here(
         bytes by which resident memory rose, and bytes that tensors took.
     """
     found = next(v for v in (*EAGER, *METHODS, *COMPILED) if v.name == variant)
-    torch.set_num_threads(threads)
-    if not default_malloc:
-        keep_freed_memory()
+    set_up_process(threads, default_malloc=default_malloc)
     # the first optimizer of a process loads what all of them use: memory that belongs to no net
     weight = torch.zeros(1, requires_grad=True)
     weight.sum().backward()
@@ -123,7 +120,7 @@ def train_here(
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The keyword arguments of `measure` as flags."""
     add_net_options(parser)
-    parser.add_argument("--rounds", type=int, default=5, help="processes for each net (5)")
+    add_rounds(parser, 5, "processes for each net")
     parser.add_argument("--steps", type=int, default=3, help="steps in each process (3)")
     parser.add_argument("--compile", action="store_true", help="with compiled updates as well (minutes to compile)")
 
@@ -157,7 +154,7 @@ def measure(
         OnebitError: a process that fails.
     """
     if min(rounds, steps, threads) < 1:
-        raise UsageError("rounds, steps and threads must be 1 or more")
+        raise onebit.errors.UsageError("rounds, steps and threads must be 1 or more")
     resident("VmHWM")
     batch = batch_size(model, batch)
     kinds = [(setting, variant) for setting in settings_of(model) for variant in chosen(variants, compile=compile)]
@@ -201,7 +198,7 @@ def _in_a_process(settings: dict[str, Any]) -> dict[str, int]:
     if done.returncode or not lines:
         last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
         reason = last.partition(": ")[2] or last  # without the name of the error
-        raise OnebitError(f"{settings['variant']} in {settings['precision']} does not train: {reason}")
+        raise onebit.errors.OnebitError(f"{settings['variant']} in {settings['precision']} does not train: {reason}")
     return json.loads(lines[-1])
 
 
@@ -212,8 +209,7 @@ def describe(result: dict[str, Any]) -> str:
         f"peak memory of training {how['model']}, width {how['width']:g}, batch {how['batch']}, above what the process "
         f"held before; median of {how['rounds']} processes of {how['steps']} steps",
         "twin: plain torch in the same precision and memory format",
-        f"{where['cpu']}; torch {where['torch']}, {where['threads']} thread(s), freed memory "
-        f"{'kept' if where['freed_memory_kept'] else 'given back'}",
+        describe_machine(where),
         "",
         f"{'':<42}{'tensors MB':>12}{'× twin':>8}{'resident MB':>14}{'most':>9}{'× twin':>8}",
         *(

@@ -13,11 +13,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+import onebit
 from benchmarks.variants import is_plain, mlp_widths
-from onebit.evaluation.modes import reestimate_batch_norm_
-from onebit.layers import BinaryLayer, binary_layers
-from onebit.models import create_model
-from onebit.quantizers import sign
 
 FLOOR = "torch"
 Call = Callable[[], np.ndarray]
@@ -47,7 +44,7 @@ class Sign(nn.Module):
     """The sign of an input, without a gradient."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return sign(x)
+        return onebit.sign(x)
 
 
 class _Tracer(fx.Tracer):
@@ -66,8 +63,8 @@ def build(net: Net, *, width: float = 1.0, seed: int = 0) -> nn.Module:
         options["widths"] = mlp_widths(width)
     else:
         options |= {"input_shape": (3, 32, 32), "classes": 10, "width": width, "last_norm": True}
-    model = create_model(net.model, **options)
-    reestimate_batch_norm_(model, make_images(model, 64, seed=seed + 1))
+    model = onebit.create_model(net.model, **options)
+    onebit.evaluation.modes.reestimate_batch_norm_(model, make_images(model, 64, seed=seed + 1))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for norm in model.modules():
@@ -94,14 +91,14 @@ def make_images(model: nn.Module, count: int, *, seed: int = 0) -> np.ndarray:
 def float_twin(model: nn.Module) -> nn.Module:
     """The same net with the weights that ship in layers of `torch.nn`."""
     twin = copy.deepcopy(model)
-    for path, layer in list(binary_layers(twin)):
+    for path, layer in list(onebit.layers.binary_layers(twin)):
         parent, _, name = path.rpartition(".")
         setattr(twin.get_submodule(parent), name, _plain_layer(layer))
     assert is_plain(twin)
     return twin.eval()
 
 
-def _plain_layer(layer: BinaryLayer) -> nn.Module:
+def _plain_layer(layer: onebit.layers.BinaryLayer) -> nn.Module:
     plain: nn.Linear | nn.Conv2d
     bias = layer.bias is not None
     if isinstance(layer, nn.Linear):

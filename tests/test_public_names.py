@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -31,7 +33,7 @@ def test_the_names_of_a_module_are_there(module: str) -> None:
 
 @pytest.mark.parametrize("old", MOVED)
 def test_a_moved_module_says_where_it_is_now(old: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(importlib.import_module("sys").modules, old, raising=False)
+    monkeypatch.delitem(sys.modules, old, raising=False)
     with pytest.warns(DeprecationWarning, match=f"{old} has moved to {MOVED[old]}"):
         module = importlib.import_module(old)
     importlib.import_module(MOVED[old])
@@ -42,3 +44,18 @@ def test_a_moved_module_says_where_it_is_now(old: str, monkeypatch: pytest.Monke
 def test_packages_are_loaded_by_their_names() -> None:
     assert onebit.layers.BinaryLinear is onebit.BinaryLinear
     assert "runtime" in dir(onebit)
+
+
+def test_modules_of_packages_are_loaded_by_their_names() -> None:
+    code = (
+        "import sys, onebit; onebit.common.memory, onebit.runtime.timing; assert 'torch' not in sys.modules\n"
+        "print(onebit.runs.run.open_run.__name__, onebit.evaluation.precision.autocast.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "open_run autocast\n"
+
+
+@pytest.mark.parametrize("package", ["common", "evaluation", "runs", "runtime", "train"])
+def test_an_unknown_module_of_a_package_is_an_attribute_error(package: str) -> None:
+    with pytest.raises(AttributeError, match=f"module 'onebit.{package}.*' has no attribute 'no_such'"):
+        _ = getattr(onebit, package).no_such

@@ -15,15 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from onebit.data.idx import idx_header
-from onebit.data.mnist import read_mnist
-from onebit.data.mnist_sample import IMAGES_FILE, LABELS_FILE, TEST_COUNT, TRAIN_COUNT
-from onebit.data.splits import Split
+import onebit
+
+mnist_sample = onebit.data.mnist_sample
 
 SEED = 0
 
 
-def choose(split: Split, count: int, rng: np.random.Generator) -> Split:
+def choose(split: onebit.data.Split, count: int, rng: np.random.Generator) -> onebit.data.Split:
     """count/10 images of each digit, drawn without replacement, then all of them in a random order."""
     chosen = [rng.choice(np.flatnonzero(split.labels == digit), count // 10, replace=False) for digit in range(10)]
     return split[rng.permutation(np.concatenate(chosen))]
@@ -35,13 +34,16 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where the four official files are")
     parser.add_argument("--out", type=Path, default=Path("src/onebit/data"), help="where to write (%(default)s)")
     arguments = parser.parse_args()
-    mnist = read_mnist(directory=arguments.folder)
+    mnist = onebit.data.mnist.read_mnist(directory=arguments.folder)
     rng = np.random.default_rng(SEED)
-    parts = [choose(mnist.train, TRAIN_COUNT, rng), choose(mnist.test, TEST_COUNT, rng)]
+    parts = [
+        choose(mnist.train, mnist_sample.TRAIN_COUNT, rng),
+        choose(mnist.test, mnist_sample.TEST_COUNT, rng),
+    ]
     images = np.concatenate([part.images[:, 0] for part in parts])
     labels = np.concatenate([part.labels for part in parts]).astype(np.uint8)
-    for name, array in ((IMAGES_FILE, images), (LABELS_FILE, labels)):
-        content = idx_header(array.shape) + array.tobytes()
+    for name, array in ((mnist_sample.IMAGES_FILE, images), (mnist_sample.LABELS_FILE, labels)):
+        content = onebit.data.idx.idx_header(array.shape) + array.tobytes()
         packed = gzip.compress(content, 9, mtime=0)
         (arguments.out / name).write_bytes(packed)
         print(f"{name}: {len(packed)} bytes, sha256 unpacked {hashlib.sha256(content).hexdigest()}")

@@ -16,8 +16,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, Quantizer, scheduled
-from onebit.report.drawing import COLOURS, GREY, picture
+import onebit
+
+drawing = onebit.report.drawing
+quantizers = onebit.quantizers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,9 +32,9 @@ PROGRESS = (0.0, 0.5, 1.0)
 SHADES = (0.35, 0.6, 1.0)
 
 
-def make(table: str, name: str) -> Quantizer:
+def make(table: str, name: str) -> quantizers.Quantizer:
     """A quantizer for one channel, in the state in which training begins, but for a scale of 1 in place of random."""
-    kind = {"weights": WEIGHT_QUANTIZERS, "inputs": INPUT_QUANTIZERS}[table][name]
+    kind = {"weights": quantizers.WEIGHT_QUANTIZERS, "inputs": quantizers.INPUT_QUANTIZERS}[table][name]
     quantizer = kind(**OPTIONS.get(name, {}))
     if table == "weights":
         quantizer.bind(torch.zeros(1, POINTS))
@@ -44,7 +46,7 @@ def make(table: str, name: str) -> Quantizer:
     return quantizer.train()
 
 
-def curves(table: str, quantizer: Quantizer) -> tuple[Tensor, Tensor, Tensor]:
+def curves(table: str, quantizer: quantizers.Quantizer) -> tuple[Tensor, Tensor, Tensor]:
     """(x, forward, own gradient), each (POINTS,): of each value only what its own gradient of 1 gives back to it."""
     x = torch.linspace(-2, 2, POINTS)
     if table == "inputs":  # (N, C)
@@ -63,7 +65,7 @@ def curves(table: str, quantizer: Quantizer) -> tuple[Tensor, Tensor, Tensor]:
 def draw(axes: Axes, table: str, name: str) -> None:
     """One quantizer: forward in blue, gradient in orange, three times where a schedule changes it."""
     quantizer = make(table, name)
-    follows = bool(scheduled(quantizer))
+    follows = bool(quantizers.scheduled(quantizer))
     noisy = quantizer.random
     top = 0.0
     steps = list(zip(PROGRESS, SHADES, strict=True)) if follows else [(0.0, 1.0)]
@@ -71,10 +73,10 @@ def draw(axes: Axes, table: str, name: str) -> None:
         quantizer.set_progress(progress)
         x, forward, gradient = curves(table, quantizer)
         if shade == 1:
-            axes.plot(x, forward, "." if noisy else "-", color=COLOURS[0], markersize=4)
-        axes.plot(x, gradient, "." if noisy else "-", color=COLOURS[1], alpha=shade, markersize=1.5)
+            axes.plot(x, forward, "." if noisy else "-", color=drawing.COLOURS[0], markersize=4)
+        axes.plot(x, gradient, "." if noisy else "-", color=drawing.COLOURS[1], alpha=shade, markersize=1.5)
         top = max(top, float(gradient.abs().max()))
-    axes.axhline(0, color=GREY, linewidth=0.6)
+    axes.axhline(0, color=drawing.GREY, linewidth=0.6)
     axes.set_title(f"{name}, T = {OPTIONS[name]['temperature']:g}" if name in OPTIONS else name)
     axes.set_xlim(-2, 2)
     axes.set_xticks([-2, -1, 0, 1, 2])
@@ -86,12 +88,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/images/quantizers.png"), help="file (%(default)s)")
     out = parser.parse_args(argv).out
-    tables = {"weights": list(WEIGHT_QUANTIZERS), "inputs": list(INPUT_QUANTIZERS)}
+    tables = {"weights": list(quantizers.WEIGHT_QUANTIZERS), "inputs": list(quantizers.INPUT_QUANTIZERS)}
     # of the last table one place more, for the key
     heights = {table: math.ceil((len(names) + (table == "inputs")) / COLUMNS) for table, names in tables.items()}
     total = sum(heights.values())
     torch.manual_seed(0)
-    with picture(out, width=9.5, height=1.9 * total + 0.9) as figure:
+    with drawing.picture(out, width=9.5, height=1.9 * total + 0.9) as figure:
         parts: Any = figure.subfigures(2, 1, height_ratios=list(heights.values()))
         for (table, names), part in zip(tables.items(), parts, strict=True):
             part.suptitle(f"Quantizers of {table}", x=0.01, ha="left", weight="bold")
@@ -101,10 +103,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             for axes in list(grid.flat)[len(names) :]:
                 axes.set_axis_off()
         key = list(grid.flat)[-1]
-        key.plot([], color=COLOURS[0], label="forward")
-        key.plot([], color=COLOURS[1], label="gradient")
+        key.plot([], color=drawing.COLOURS[0], label="forward")
+        key.plot([], color=drawing.COLOURS[1], label="gradient")
         for progress, shade in zip(PROGRESS[:-1], SHADES[:-1], strict=True):
-            key.plot([], color=COLOURS[1], alpha=shade, label=f"at {progress:.0%} of a schedule")
+            key.plot([], color=drawing.COLOURS[1], alpha=shade, label=f"at {progress:.0%} of a schedule")
         key.legend(loc="center")
     # few colours: a third of the bytes
     Image.open(out).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(out, optimize=True)

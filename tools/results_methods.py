@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onebit
 from benchmarks.training_step import measure
 from benchmarks.variants import Variant
-from onebit.recipe import methods, read_settings
-from onebit.report.wording import percent
+
+recipe = onebit.recipe
 
 DOCUMENT = Path("docs/methods.md")
 RUNS = Path("runs/methods")
@@ -41,7 +42,7 @@ class Protocol:
 
     def folders(self, runs: Path) -> dict[str, Path]:
         """Method -> its run folder."""
-        return {method: runs / method for method in self.methods or methods()}
+        return {method: runs / method for method in self.methods or recipe.methods()}
 
     def command(self, method: str, folder: Path) -> list[str]:
         """The words after `onebit`, which train into a folder."""
@@ -93,7 +94,7 @@ def row(protocol: Protocol, folder: Path) -> dict[str, Any] | None:
         [json.loads(line) for line in (folder / f"seed-{seed}" / "metrics.jsonl").read_text("utf-8").splitlines()]
         for seed in summary["seeds"]
     ]
-    model = read_settings(folder / f"seed-{summary['seeds'][0]}" / "recipe.yaml")["model"]
+    model = recipe.read_settings(folder / f"seed-{summary['seeds'][0]}" / "recipe.yaml")["model"]
     return {
         "test": summary["test"],
         "flips_first": statistics.mean(log[0]["flip_ratio"] for log in logs),
@@ -107,7 +108,7 @@ def time_steps(protocol: Protocol, folders: dict[str, Path], file: Path) -> None
     """Write the ratio of each method's training step to that of plain torch in the same precision."""
     variants = []
     for method, folder in folders.items():
-        settings = read_settings(folder / f"seed-{_seeds(protocol.seeds)[0]}" / "recipe.yaml")
+        settings = recipe.read_settings(folder / f"seed-{_seeds(protocol.seeds)[0]}" / "recipe.yaml")
         model, optimizer = settings["model"], settings["optimizer"]["name"]
         if model["weight_quantizer"] is not None:
             weights, inputs = model["weight_quantizer"], model["input_quantizer"]
@@ -155,7 +156,7 @@ def table(protocol: Protocol, folders: dict[str, Path], steps: dict[str, float],
         if entry is None:
             lines.append([f"`{name}`", "", "not yet trained", *[""] * (len(head) - 3)])
             continue
-        test = {mode: percent(score["accuracies"]) for mode, score in entry["test"].items()}
+        test = {mode: onebit.report.wording.percent(score["accuracies"]) for mode, score in entry["test"].items()}
         flips = f"{100 * entry['flips_first']:.2f} → {100 * entry['flips_last']:.3f} %" if name != "real" else ""
         ships = f"**{test['binary']}**" if "binary" in test else test["real"]
         others = [test.get(mode, "") for mode in shown]

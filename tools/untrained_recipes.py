@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from onebit.recipe import read_settings, recipe_names, recipe_path
+import onebit
+
+recipe = onebit.recipe
 
 DOCUMENT = Path("docs/results.md")
 HEADING = "## Not yet trained\n"
@@ -15,8 +17,8 @@ UNTRAINED = "not yet trained"
 def table() -> str:
     """Command, result and reference of each such recipe, as Markdown."""
     lines = ["| command | reached | published |", "|---|---|---|"]
-    for name in recipe_names():
-        settings = read_settings(recipe_path(name))
+    for name in recipe.recipe_names():
+        settings = recipe.read_settings(recipe.recipe_path(name))
         if settings["measured"] == UNTRAINED:
             lines.append(f"| `onebit train {name}` | {UNTRAINED} | {settings['reference']} |")
     return "\n".join(lines) + "\n"

@@ -1,7 +1,7 @@
 """onebit: train binary neural networks, prove they are binary, pack them to one bit per weight, run them anywhere.
 
-Public names and packages (`onebit.runtime`, `onebit.layers`, …) are loaded when they are first used, so that
-`import onebit` needs no torch.
+Public names, packages and their modules (`onebit.layers`, `onebit.runtime.timing`, …) are loaded when they are first
+used: `import onebit` is fast and needs no torch.
 """
 
 from __future__ import annotations
@@ -13,6 +13,25 @@ from onebit._version import __version__
 from onebit.common.moved import find_moved_modules
 
 if TYPE_CHECKING:
+    from onebit import common as common
+    from onebit import data as data
+    from onebit import errors as errors
+    from onebit import evaluation as evaluation
+    from onebit import export as export
+    from onebit import fold as fold
+    from onebit import layers as layers
+    from onebit import models as models
+    from onebit import native as native
+    from onebit import optim as optim
+    from onebit import packed as packed
+    from onebit import quantizers as quantizers
+    from onebit import recipe as recipe
+    from onebit import report as report
+    from onebit import runs as runs
+    from onebit import runtime as runtime
+    from onebit import train as train
+    from onebit import trainer as trainer
+    from onebit import verification as verification
     from onebit.data import Dataset as Dataset
     from onebit.data import load_dataset as load_dataset
     from onebit.evaluation.modes import evaluate as evaluate

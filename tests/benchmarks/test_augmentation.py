@@ -1,4 +1,4 @@
-"""`onebit bench augmentation` times batches that are the same."""
+"""`python -m benchmarks augmentation` times batches that are the same."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import augmentation
+from benchmarks.__main__ import main
 from benchmarks.augmentation import (
     LOOP,
     augmentation_speed,
@@ -16,7 +17,6 @@ from benchmarks.augmentation import (
     measure,
     one_by_one,
 )
-from onebit.__main__ import main
 from onebit.data import Augmentation, TrainingImages
 from onebit.errors import OnebitError, UsageError
 
@@ -42,9 +42,9 @@ def test_every_variant_is_timed() -> None:
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "augmentation", "--rounds", "1", "--seconds", "0.001", "--batch", "5", "--count", "50"]) == 0
+    assert main(["augmentation", "--rounds", "1", "--seconds", "0.001", "--batch", "5", "--count", "50"]) == 0
     assert "whole batches, channels_last" in capsys.readouterr().out
-    assert main(["bench", "augmentation", "--rounds", "0"]) == 2
+    assert main(["augmentation", "--rounds", "0"]) == 2
 
 
 def test_speed_counts_images() -> None:

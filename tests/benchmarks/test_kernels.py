@@ -1,4 +1,4 @@
-"""`onebit bench kernels` times products whose sums are right, against float32 and 8 bits that compute the same."""
+"""`python -m benchmarks kernels` times products whose sums are right, against products in float32 and 8 bits."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from benchmarks import kernels, peaks
+from benchmarks.__main__ import main
 from benchmarks.kernels import describe, measure
 from benchmarks.layers import CASES, Case, Layer
 from benchmarks.rivals import Rival, onnxruntime_version
 from benchmarks.twins import FLOOR
-from onebit.__main__ import main
 from onebit.errors import OnebitError, UnknownNameError, UsageError
 from onebit.native import NativePlan, instruction_sets, make_plan
 
@@ -118,7 +118,7 @@ def test_threads_share_the_images() -> None:
 @native
 def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CASES, "small", SMALL["xnor-dense"])
-    options = ["bench", "kernels", "--rounds", "1", "--seconds", "1e-6", "--default-malloc", "--cases", "small"]
+    options = ["kernels", "--rounds", "1", "--seconds", "1e-6", "--default-malloc", "--cases", "small"]
     assert main([*options, "--isa", "portable"]) == 0
     table = capsys.readouterr().out.splitlines()[-4:]
     assert [line.count("|") for line in table] == [12] * 4
@@ -293,11 +293,11 @@ def test_wrong_numbers_and_names_are_refused(monkeypatch: pytest.MonkeyPatch) ->
             quick(**options)
     with pytest.raises(UsageError, match="the curve is of its own layers"):
         quick("xnor-dense", scaling=True)
-    monkeypatch.setattr(kernels, "instruction_sets", lambda: {"portable": None})
+    monkeypatch.setattr("onebit.native.instruction_sets", lambda: {"portable": None})
     with pytest.raises(UnknownNameError, match="did you mean 'xnor-dense-4096'"):
         quick("xnor-dense-409")
     with pytest.raises(UnknownNameError, match="unknown instruction set of this machine 'sse'"):
         quick("xnor-dense", isa=["sse"])
-    monkeypatch.setattr(kernels, "instruction_sets", dict)
+    monkeypatch.setattr("onebit.native.instruction_sets", dict)
     with pytest.raises(UsageError, match="the native library is not installed"):
         quick()

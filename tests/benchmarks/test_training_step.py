@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks import training_step
 from benchmarks.training_step import EAGER, FLOOR, check, describe, measure
 from benchmarks.variants import METHODS, Setting, Variant, build, chosen, is_plain, settings_of
 from onebit.errors import NotBinaryError, UnknownNameError, UsageError
@@ -23,7 +22,7 @@ from onebit.quantizers import Quantizer, Sign
 @pytest.fixture(autouse=True)
 def _own_malloc_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """The other tests of this process keep theirs."""
-    monkeypatch.setattr(training_step, "keep_freed_memory", lambda: True)
+    monkeypatch.setattr("onebit.common.memory.keep_freed_memory", lambda: True)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
 
 
