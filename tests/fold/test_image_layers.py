@@ -29,7 +29,7 @@ class Net(nn.Module):
 
     def __init__(self, body: Callable[[Tensor], Tensor], *, coding: str = "integer", **parts: nn.Module) -> None:
         super().__init__()
-        moments = {"mean": [100.0, 120.0, 99.5], "std": [60.0, 50.0, 77.7]} if coding == "standardise" else {}
+        moments = {"mean": [100.0, 120.0, 99.5], "std": [60.0, 50.0, 77.7]} if coding == "standardize" else {}
         torch.manual_seed(0)
         self.coding, self.conv, self.body = InputCoding(coding, **moments), BinaryConv2d(3, 6, 3), body  # type: ignore[arg-type]
         for name, part in parts.items():
@@ -45,7 +45,7 @@ class Net(nn.Module):
         return self.fc(self.middle(x))
 
 
-def check(body: Callable[[Tensor], Any], expected: str, *, coding: str = "standardise") -> Any:
+def check(body: Callable[[Tensor], Any], expected: str, *, coding: str = "standardize") -> Any:
     model = Net(body, coding=coding).eval()
     packed = pack(model, input_shape=SHAPE)
     assert " ".join(kinds(packed)) == f"Conv {expected} Dense".replace("  ", " ")
@@ -96,7 +96,7 @@ def check(body: Callable[[Tensor], Any], expected: str, *, coding: str = "standa
         (nn.Hardtanh(), "Hardtanh Flatten"),
     ],
 )
-@pytest.mark.parametrize("coding", ["integer", "standardise"])
+@pytest.mark.parametrize("coding", ["integer", "standardize"])
 def test_operations_on_images_in_every_spelling(body: Callable[[Tensor], Tensor], expected: str, coding: str) -> None:
     check(body, expected, coding=coding)
 

@@ -56,7 +56,7 @@ def verified(
 
 
 def test_the_coding_of_the_training_is_found_right(net: nn.Module, data: Dataset) -> None:
-    coding = InputCoding("standardise", mean=MEAN, std=STD, scale=255)
+    coding = InputCoding("standardize", mean=MEAN, std=STD, scale=255)
     seen: list[tuple[torch.dtype, tuple[int, ...]]] = []
 
     def trained(images: Tensor) -> Tensor:
@@ -82,8 +82,8 @@ def test_the_coding_of_the_training_is_found_right(net: nn.Module, data: Dataset
     "coding",
     [
         lambda: InputCoding(),
-        lambda: InputCoding("standardise", mean=[0.0], std=[255.0]),
-        lambda: InputCoding("standardise", mean=MEAN, std=STD, scale=1),
+        lambda: InputCoding("standardize", mean=[0.0], std=[255.0]),
+        lambda: InputCoding("standardize", mean=MEAN, std=STD, scale=1),
     ],
 )
 def test_another_coding_is_found_wrong(net: nn.Module, data: Dataset, coding: Callable[[], InputCoding]) -> None:

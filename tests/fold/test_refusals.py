@@ -153,7 +153,7 @@ def test_hooks_on_a_layer_are_refused_and_on_containers_traced() -> None:
 )
 def test_parameters_that_are_no_numbers_are_refused(path: str, message: str, value: float) -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 20), nn.BatchNorm1d(20), nn.ReLU(), nn.Linear(20, 3))
-    coding = InputCoding("standardise", mean=[100.0], std=[50.0])
+    coding = InputCoding("standardize", mean=[100.0], std=[50.0])
     model = nn.Sequential(coding, binarize_(net, where=lambda name, layer: name == "1")).eval()
     with torch.no_grad():
         model.state_dict()[path].view(-1)[:2] = value
@@ -215,7 +215,7 @@ def test_real_layers_beside_binary_ones_are_kept() -> None:
 
 def test_every_packed_activation_is_reached() -> None:
     model = nn.Sequential(
-        InputCoding("standardise", mean=[100.0], std=[50.0]),
+        InputCoding("standardize", mean=[100.0], std=[50.0]),
         nn.Flatten(),
         BinaryLinear(12, 9),
         nn.Hardtanh(),

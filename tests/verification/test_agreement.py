@@ -161,7 +161,7 @@ def test_a_bias_is_exact_only_where_its_sums_are() -> None:
 def test_a_shared_sign_is_compared_call_by_call() -> None:
     torch.manual_seed(0)
     shared = BinaryLinear(16, 16, input_quantizer="ste_sign")
-    coding = InputCoding("standardise", mean=[100.0], std=[50.0])
+    coding = InputCoding("standardize", mean=[100.0], std=[50.0])
     scaled = BinaryLinear(16, 16, input_quantizer="ste_sign", value=0.3)
     model = nn.Sequential(
         coding,

@@ -26,11 +26,14 @@ def _input_coding(folder: Folder, call: Call, x: Pending) -> Pending:
     if call.node.all_input_nodes[0].op != "placeholder" or folder.coding not in (None, coding):
         raise call.refusal("expected one coding, of the image itself")
     moments: dict[str, np.ndarray] = {}
-    if coding.coding == "standardise":
+    if coding.coding == "standardize":
         for what in ("mean", "std"):
             tensor = check_finite(call.name, f"{what} values", getattr(coding, what))
             moments[what] = np.broadcast_to(tensor.reshape(-1).numpy(), folder.shape[:1]).copy()
-    folder.coding, folder.input = coding, InputSpec(shape=folder.shape, coding=coding.coding, **moments)
+    folder.coding, folder.input = (
+        coding,
+        InputSpec(shape=folder.shape, coding="standardise" if moments else "integer", **moments),
+    )
     folder.values[INPUT] = folder.input.value
     if folder.input.value.exact:
         folder.reach[INPUT] = range(-255, 256, 2)

@@ -137,7 +137,7 @@ class _Tracer(fx.Tracer):
         if reads_image and not isinstance(module, InputCoding):
             raise FoldError(
                 f"the image goes into {target_name(node)!r}, expected InputCoding: a packed net takes uint8 images; "
-                'pack nn.Sequential(InputCoding("integer"), model), or "standardise" with mean and std of training: '
+                'pack nn.Sequential(InputCoding("integer"), model), or "standardize" with mean and std of training: '
                 "those of pixels 0–255, or of pixels 0–1 with scale=255"
             )
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: source.meta["value"])

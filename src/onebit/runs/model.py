@@ -85,7 +85,7 @@ def build_model(
         UnknownNameError, UsageError: no such model, options that it refuses, or more weights than fit into memory.
     """
     options = recipe.options() | {"input_shape": tuple(input_shape), "classes": classes}
-    if recipe.coding == "standardise":
+    if recipe.coding != "integer":
         mean, std = statistics or ([0.0] * input_shape[0], [1.0] * input_shape[0])
         options |= {"mean": mean, "std": std}
     name = options.pop("name")
@@ -138,7 +138,7 @@ def build_training(
             recipe.model,
             input_shape=data.input_shape,
             classes=len(data.classes),
-            statistics=data.train.channel_statistics() if recipe.model.coding == "standardise" else None,
+            statistics=data.train.channel_statistics() if recipe.model.coding != "integer" else None,
         )
     if recipe.init_from is not None:
         source = trained_file(Path(recipe.init_from))

@@ -53,7 +53,7 @@ def verify(
     Example:
         >>> print(verify(model, packed, data.test.images))  # doctest: +SKIP
         10,000 of 10,000 equal (logits differ by at most 1.9e-06)
-        >>> coding = onebit.InputCoding("standardise", mean=[0.1307], std=[0.3081], scale=255)
+        >>> coding = onebit.InputCoding("standardize", mean=[0.1307], std=[0.3081], scale=255)
         >>> model = nn.Sequential(coding, net)  # doctest: +SKIP
         >>> as_trained = lambda images: net((images / 255 - 0.1307) / 0.3081)  # doctest: +SKIP
         >>> print(verify(model, packed, images, labels=labels, trained=as_trained))  # doctest: +SKIP
