@@ -146,7 +146,7 @@ MISTAKES: dict[str, tuple[Callable[[], Any], type[OnebitError], tuple[str, ...]]
     "binarize a name": (lambda: onebit.binarize_("mlp"), WrongTypeError, ("'mlp'", "onebit.create_model")),
     "a model on an array": (lambda: MODEL(IMAGES), WrongTypeError, ("array uint8", "torch.from_numpy(images)")),
     "a Trainer of an unknown model": (lambda: onebit.Trainer("mlpp"), UsageError, ("unknown model 'mlpp'", "'mlp'")),
-    "a Trainer of a class": (lambda: onebit.Trainer(nn.Flatten), WrongTypeError, ("the class Flatten", "an object")),
+    "a Trainer of a class": (lambda: onebit.Trainer(nn.Flatten), WrongTypeError, ("the class Flatten", "an instance")),
     "a Trainer with lr": (lambda: onebit.Trainer("mlp", lr=0.1), UsageError, ("unknown field lr", "optimizer.lr")),
     "a Trainer on a DataLoader": (lambda: onebit.Trainer("mlp").fit(LOADER), WrongTypeError, ("DataLoader",)),
     "a field of no recipe": (lambda: build_recipe({"learning": 1}), UsageError, ("unknown field learning",)),

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from onebit.common.files import atomic_path, remove_leftovers, write_atomic
-from onebit.errors import OnebitError
+from onebit.common.files import atomic_path, read_json, remove_leftovers, write_atomic
+from onebit.errors import FormatError, OnebitError
 
 
 @contextmanager
@@ -123,3 +123,31 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) 
     assert len(names(tmp_path)) == 2
     remove_leftovers(tmp_path)
     assert names(tmp_path) == ["other.bin"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"[1, 2]", "damaged (got a list, expected a dict)"),
+        (b'{"a": ', "damaged (Expecting value: line 1 column 7 (char 6))"),
+        (b"\xff", "damaged ("),
+        (b"[" * 100_000, "damaged ("),
+        (b" " * 200_001, "cannot be read (got 200,001 bytes, expected at most 200,000)"),
+        (None, "cannot be read (No such file or directory)"),
+    ],
+)
+def test_a_json_file_that_is_not_what_it_should_be_is_one_line(
+    content: bytes | None, reason: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "result.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(FormatError) as caught:
+        read_json(path, kind=dict, largest=200_000)
+    assert str(caught.value).startswith(f"{path}: {reason}")
+
+
+def test_a_json_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    path.write_text('{"test": {"binary": 0.5}}', encoding="utf-8")
+    assert read_json(path, kind=dict, largest=100) == {"test": {"binary": 0.5}}

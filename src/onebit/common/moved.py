@@ -42,7 +42,7 @@ MOVED = {
     "onebit.train.run_data": "onebit.runs.run_data",
     "onebit.train.trackers": "onebit.runs.trackers",
 }
-"""Old module -> the module that holds its names today."""
+"""Old module -> the module that has its names now."""
 
 
 class _MovedModules(MetaPathFinder, Loader):
@@ -60,5 +60,5 @@ class _MovedModules(MetaPathFinder, Loader):
 
 
 def find_moved_modules() -> None:
-    """Let the old names import. Asked last: what is where it was costs nothing."""
+    """Let the old names import. This finder comes last, so that other imports cost nothing."""
     sys.meta_path.append(_MovedModules())
