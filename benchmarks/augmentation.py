@@ -1,8 +1,8 @@
 """Augmented images per second on one core: whole batches against loops over single images.
 
-All cut the same random windows of the same padded images, mirror the same half, and make the same batches: that is
-checked before they are timed, in turn, in one process. The loops are what a loader of single images does in the same
-process without turning pixels into floats: with Pillow, as its usual transforms do, and with numpy alone.
+All variants crop and flip the same images in the same way and must return the same batches, which is checked first.
+They then take turns in one process. The loops do what a data loader with per-image transforms does, without converting
+pixels to floats: once with Pillow, once with numpy alone.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ MakeBatch = Callable[[np.ndarray, np.random.Generator], onebit.data.Images]
 def one_by_one(
     images: onebit.data.Images, augmentation: onebit.data.Augmentation, change: Callable[..., onebit.data.Images]
 ) -> MakeBatch:
-    """The crops and flips of `TrainingImages`, an image at a time.
+    """The crops and flips of `TrainingImages`, one image at a time.
 
     Args:
-        images: in the layout that `change` takes.
+        images: in the layout that `change` expects.
         change: (image, padding, top, left, mirrored) -> (C, H, W).
     """
 
@@ -82,8 +82,8 @@ def augmentation_speed(batch: MakeBatch, count: int, *, batch_size: int, seconds
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The keyword arguments of `measure` as flags."""
     add_rounds(parser, 5)
-    parser.add_argument("--batch", type=int, default=125, help="images in a batch (125)")
-    parser.add_argument("--count", type=int, default=50_000, help="images to draw from (50000)")
+    parser.add_argument("--batch", type=int, default=125, help="batch size (125)")
+    parser.add_argument("--count", type=int, default=50_000, help="number of images to draw from (50000)")
     add_seconds(parser, 0.5)
 
 
@@ -95,19 +95,19 @@ def measure(
     count: int = 50_000,
     on_round: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Check that all make the same batches, then time them in turn.
+    """Check that all variants return the same batches, then time them in turn.
 
     Args:
-        count: random images of CIFAR's shape to draw from.
+        count: number of random images, of CIFAR's shape, to draw from.
         on_round: called with (rounds done, rounds).
 
     Returns:
-        machine, settings, and rows of variant, images per second (median over rounds, and fastest), and how many times
-        those of the loop with Pillow (median over rounds).
+        machine, settings, and rows of variant, images per second (median and best round), and the ratio to the loop
+        with Pillow (median over rounds).
 
     Raises:
         UsageError: numbers that are not positive, or a batch larger than the data.
-        OnebitError: two variants that make different batches.
+        OnebitError: two variants return different batches.
     """
     if min(rounds, batch) < 1 or seconds <= 0 or count < batch:
         raise onebit.errors.UsageError(f"rounds, batch and seconds must be positive, and batch at most {count}")
@@ -124,7 +124,7 @@ def measure(
     expected = variants[LOOP](some, np.random.default_rng(1))
     for name, make in variants.items():
         if "cutout" not in name and not np.array_equal(make(some, np.random.default_rng(1)), expected):
-            raise onebit.errors.OnebitError(f"{name}: makes other batches than {LOOP}")
+            raise onebit.errors.OnebitError(f"{name}: returns other batches than {LOOP}")
     speeds: dict[str, list[float]] = {name: [] for name in variants}
     for done in range(rounds):
         for name, make in variants.items():

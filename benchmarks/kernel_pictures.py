@@ -1,4 +1,4 @@
-"""Pictures of `onebit bench kernels`: a bar for every ratio, or ratios over the size of a layer."""
+"""Pictures of `python -m benchmarks kernels`: a bar for each ratio, or ratios over the size of a layer."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _BAR = 0.27  # of the height of a layer
 
 
 def open_picture(path: str | os.PathLike[str], layers: int, *, scaling: bool) -> AbstractContextManager[Figure]:
-    """An empty figure for so many layers and batches, see `drawing.picture`."""
+    """An empty figure for this number of layers and batches, see `drawing.picture`."""
     return drawing.picture(path, width=8, height=3.8 if scaling else 1.4 + 0.3 * layers)
 
 
 def draw(figure: Figure, result: dict[str, Any]) -> None:
-    """Fill the figure with the result of the benchmark, of its last instruction set: the best."""
+    """Draw the results of the last, and best, instruction set."""
     isa = result["rows"][-1]["instruction_set"]
     drawn = [row for row in result["rows"] if row["instruction_set"] == isa]
     kinds = list(dict.fromkeys(row["kind"] for row in drawn))

@@ -1,16 +1,15 @@
 """Single products with one-bit weights, on each instruction set, against the same products in float32 and 8 bits.
 
-A case is a layer between signs ("xnor"), of real inputs ("weights") or on a uint8 image ("first"). It is timed as the
-step of a plan that whole nets run; with real inputs, also the step before, which rounds them to a grid. The signs of ±1
-inputs are not: the layer before makes them when it ends. Sums are written as float products write theirs.
+A case is a layer with ±1 inputs ("xnor"), real inputs ("weights") or a uint8 image ("first"). The timed call is the one
+that whole nets run. With real inputs it includes rounding them to a grid; with ±1 inputs it does not include taking
+their signs, which the previous layer does. Sums are written as float products write theirs.
 
-"torch" is F.linear or F.conv2d with the ±1 weights in float32; the best of float32 the fastest of that, channels_last,
-weights laid out for oneDNN, and onnxruntime; int8 the fastest of onnxruntime's MatMulInteger, or ConvInteger and
-QLinearConv, of inputs that were quantized before. All take turns in one process, and every ratio is formed within a
-round.
+"torch" is F.linear or F.conv2d with the ±1 weights in float32. The best of float32 is the fastest of that,
+channels_last, weights prepacked for oneDNN, and onnxruntime. int8 is the fastest of onnxruntime's MatMulInteger, or
+ConvInteger and QLinearConv, on quantized inputs. All take turns in one process, and every ratio is that of one round.
 
-Before anything is timed, the logits of the whole plan are compared with those of the reference executor, bit for bit,
-and what each call computes with plain torch's product.
+Before anything is timed, the logits of the whole plan are compared bit for bit with those of the reference executor,
+and the result of each call with plain torch's.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ RIVALS = ("torch", "best", "int8")
 
 @dataclass(frozen=True)
 class _Native:
-    """A product of a plan, its images shared between threads: a call for each part, and the first image of each."""
+    """A product of a plan, its batch split between threads: a call for each part, and the index of its first image."""
 
     isa: str
     step: str
@@ -54,7 +53,11 @@ class _Native:
 def _native(isa: str, layer: Layer, plan: onebit.native.NativePlan, pool: ThreadPoolExecutor, threads: int) -> _Native:
     parts = np.array_split(layer.images, min(threads, len(layer.images)))
     (product,) = plan.products(min(len(parts[0]), plan.plan.batch))
-    either = (product, *plan.products(1), *plan.products(plan.plan.batch))  # few images and many may go different ways
+    either = (
+        product,
+        *plan.products(1),
+        *plan.products(plan.plan.batch),
+    )  # small and large batches may use different kernels
     grid = min(either) > 0 and plan.steps[min(either) - 1] == "grid"
     calls = [plan.alone(part, range(min(either) - grid, max(either) + 1)) for part in parts]
     firsts = [sum(map(len, parts[:index])) for index in range(len(parts))]
@@ -79,17 +82,17 @@ def check(
     native: Sequence[_Native],
     rivals: Sequence[Rival],
 ) -> None:
-    """Compare the logits of whole plans with the reference, and what is timed with plain torch's product.
+    """Compare the logits of whole plans with the reference, and the timed products with plain torch's.
 
     Raises:
-        OnebitError: one of them differs: whole numbers at all, others by more than rounding explains.
+        OnebitError: one of them differs: integers in any way, other numbers by more than rounding explains.
     """
     reference = timing.Reference(layer.packed, layer.images)
     for isa, plan in plans.items():
         reference.check(f"{name}, {isa}", plan.run(layer.images)[0])
     for one in native:
         for call, first in zip(one.calls, one.firsts, strict=True):
-            for _ in range(2):  # a step must not have written over what it reads
+            for _ in range(2):  # a call must not overwrite its inputs
                 sums = layer.native_sums(call())
                 _agree(f"{name}, {one.isa}", sums, layer.sums[first : first + len(sums)], layer.slack)
     for rival in rivals:
@@ -98,7 +101,7 @@ def check(
 
 
 def _agree(who: str, found: np.ndarray, expected: np.ndarray, slack: float) -> None:
-    wrong = int(np.count_nonzero(~(np.abs(found - expected) <= slack)))  # a NaN is wrong, too
+    wrong = int(np.count_nonzero(~(np.abs(found - expected) <= slack)))  # NaN is wrong, too
     if wrong:
         raise onebit.errors.OnebitError(f"{who}: {wrong:,} of {found.size:,} sums are not those of plain torch")
 
@@ -116,7 +119,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_rounds(parser, 11)
     add_seconds(parser, 0.02)
     add_process_options(parser)
-    parser.add_argument("--scaling", action="store_true", help="the curve over sizes and batches in place of the cases")
+    parser.add_argument("--scaling", action="store_true", help="a curve over sizes and batches in place of the cases")
     parser.add_argument("--picture", metavar="FILE.png", help="draw the ratios, or the curve")
 
 
@@ -138,14 +141,14 @@ def measure(
         cases: names in CASES, or cases; all for None.
         isa: instruction sets; all of this machine for None, or the best of them with `scaling`.
         scaling: square dense layers of every size in place of the cases, without int8.
-        picture: a PNG file to draw the ratios into.
+        picture: PNG file for a chart of the ratios.
         on_round: called with (rounds done, rounds), for each case and batch.
 
     Returns:
-        machine, settings, and rows of kind, layer, size, batch, instruction set, step of the plan, µs per call (median
-        and fastest), those of plain torch, of the best of float32 and its name, and of int8 (None without onnxruntime);
-        how many times as fast as each of them (median over rounds, and of the fastest rounds); multiply-accumulates a
-        cycle (of the median, and of the fastest round) and what share of the limit these are (None where not known).
+        machine, settings, and rows of kind, layer, size, batch, instruction set, kernel, µs per call (median and
+        fastest); the same of plain torch, of the best of float32 with its name, and of int8 (None without onnxruntime);
+        the speed-up over each (median over rounds, and of the fastest rounds); multiply-accumulates per cycle (median
+        and fastest round) and their share of the limit (None if unknown).
 
     Raises:
         UsageError: numbers that are not positive, an unknown case or instruction set, a curve of more than one, no
@@ -155,10 +158,12 @@ def measure(
     if min(rounds, threads) < 1 or seconds <= 0:
         raise onebit.errors.UsageError("rounds, threads and seconds must be positive")
     if scaling and (cases is not None or (isa is not None and len(isa) > 1)):
-        raise onebit.errors.UsageError("the curve is of its own layers, and of one instruction set")
+        raise onebit.errors.UsageError("--scaling has its own layers, and takes one instruction set")
     known = onebit.native.instruction_sets()
     if not known:
-        raise onebit.errors.UsageError("the native library is not installed; install onebit where a C compiler is")
+        raise onebit.errors.UsageError(
+            "the native library is not installed; reinstall onebit with a C compiler available"
+        )
     default = list(known)[-1:] if scaling else list(known)
     isas = {
         name: onebit.common.tables.resolve(known, name, kind="instruction set of this machine")
@@ -171,7 +176,7 @@ def measure(
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(threads))
         figure = None
-        if picture is not None:  # whether it can be drawn is known before anything is measured
+        if picture is not None:  # opened first: an error must not come after the measurement
             count = sum(len(case.batches) for case in chosen)
             figure = stack.enter_context(open_picture(picture, count, scaling=scaling))
         stack.enter_context(torch.inference_mode())
@@ -210,7 +215,7 @@ def time_layer(
     int8: bool,
     on_round: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """The rows of `measure` for a layer and a batch; torch runs in the threads it was set to.
+    """The rows of `measure` for a layer and a batch; torch uses the threads that it is set to.
 
     Raises:
         OnebitError: see `check`.
@@ -265,18 +270,18 @@ def _ratios(name: str) -> tuple[str, str]:
 
 
 def describe(result: dict[str, Any]) -> str:
-    """The result as text whose table is Markdown."""
+    """The result as text with a Markdown table."""
     where, how = result["machine"], result["settings"]
     clocks = [row["clock_ghz"] for row in result["rows"] if row["clock_ghz"]]
     speed = f", {statistics.median(clocks):.2f} GHz measured" if clocks else ""
     lines = [
         f"{where['cpu']} ({where['microarchitecture'] or 'limits not known'}{speed}), {where['cores']} cores; torch "
         f"{where['torch']}, {where['threads']} thread(s)",
-        f"medians of {how['rounds']} rounds, in brackets of the fastest; × torch, × float32, × int8: how many times as "
-        "fast as plain torch, as the fastest way in float32, and as onnxruntime in 8 bits",
+        f"medians of {how['rounds']} rounds, in brackets the fastest; × torch, × float32, × int8: speed-up over plain "
+        "torch, over the fastest in float32, and over onnxruntime in 8 bits",
     ]
     if where["onnxruntime"] is None:
-        lines.append("onnx and onnxruntime are not installed: neither is compared with; pip install 'onebit[bench]'")
+        lines.append("onnx and onnxruntime are not installed and not compared: pip install 'onebit[bench]'")
     return "\n".join([*lines, "", *(_curve(result["rows"]) if how["scaling"] else _table(result["rows"]))])
 
 
@@ -294,7 +299,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _curve(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Ratios to the best of float32, a line for each batch, and where float32 wins."""
+    """The speed-up over the best of float32, a row for each batch, and the sizes at which float32 is faster."""
     lines = []
     for kind in dict.fromkeys(row["kind"] for row in rows):
         of = [row for row in rows if row["kind"] == kind]
@@ -324,7 +329,7 @@ def _both(median: float | None, fastest: float | None) -> str:
 
 
 def _short(number: float | None) -> str:
-    """Two digits behind the point of small numbers, none of large ones."""
+    """Two decimals for small numbers, none for large ones."""
     if number is None:
         return "–"
     return f"{number:,.{2 if number < 10 else 1 if number < 100 else 0}f}"

@@ -1,4 +1,4 @@
-"""The layers whose kernels are timed: packed nets of one product, and the same product in float32 and 8 bits."""
+"""The layers whose kernels are timed: packed nets with one product, and the same product in float32 and 8 bits."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from benchmarks.rivals import Product, Rival, float_rivals, int8_rivals
 packed = onebit.packed
 
 KINDS = {"xnor": "±1 × ±1", "weights": "±1 × real", "first": "±1 × uint8"}
-"""What meets the one-bit weights."""
+"""Kind of the product: weights × inputs."""
 
-_UNIT = np.float32(1 / 148)  # about the deviation of a coded pixel, and no power of two
+_UNIT = np.float32(1 / 148)  # about the standard deviation of a coded pixel, and not a power of two
 _MOST_INT8 = 127
-_ROUNDING = 1e-4  # of the largest sum: what float32 may differ from itself in another order
+_ROUNDING = 1e-4  # of the largest sum: the difference that another order of additions makes in float32
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,10 @@ class Layer:
     """A case with random signs and a batch of images.
 
     Attributes:
-        packed: its net: what makes the inputs of the product, and the product. images: (N, C, H, W) uint8.
-        product: the same in float32. int8, zero: with inputs of 8 bits, see `benchmarks.rivals.int8_rivals`.
-        whole: whether all sums are whole numbers. macs: multiply-accumulates of the batch.
-        sums: of plain torch, float64; slack: how far from them others may be.
+        packed: the net: the nodes that make the inputs of the product, and the product. images: (N, C, H, W) uint8.
+        product: the same in float32. int8, zero: with 8-bit inputs, see `benchmarks.rivals.int8_rivals`.
+        whole: whether all sums are integers. macs: multiply-accumulates of the batch.
+        sums: the result of plain torch, float64; slack: the largest difference that others may have.
     """
 
     def __init__(self, case: Case, batch: int) -> None:
@@ -114,12 +114,12 @@ class Layer:
         return Product(values.flatten(1), weight, False)
 
     def rivals(self, *, threads: int, int8: bool) -> list[Rival]:
-        """Plain torch first; those of 8 bits only if they are wanted."""
+        """Plain torch first; the 8-bit ones only if `int8`."""
         found = list(float_rivals(self.product, slack=self.slack, threads=threads))
         return [*found, *int8_rivals(self.int8, self.zero, threads=threads)] if int8 else found
 
     def native_sums(self, made: np.ndarray) -> np.ndarray:
-        """What a step of a plan made of some images, as plain torch has it and as float64."""
+        """The output of a product of a plan, in the layout of plain torch and as float64."""
         sums = (made if self.whole else made.view(np.float32)).astype(np.float64)
         shape = (len(made), *self.sums.shape[1:])
         if self.case.convolves:
@@ -143,5 +143,5 @@ def _nodes(case: Case, signs: np.ndarray) -> Iterator[packed.Node]:
     layer: type[packed.OneBitWeights] = packed.Conv if case.convolves else packed.Dense
     name = "sums" if case.kind == "weights" else "y"
     yield layer(inputs=(last,), output=name, signs=packed.bits.pack_signs(signs), in_features=signs.shape[1], **kernel)
-    if name == "sums":  # something reads the inputs behind the product: so they stay in memory, and it can run again
+    if name == "sums":  # reads the inputs after the product, so that they stay in memory and the product can run again
         yield packed.Concat(inputs=("sums", "x"), output="y")

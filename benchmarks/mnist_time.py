@@ -1,14 +1,14 @@
 """Seconds to a test accuracy on MNIST with binary weights, on one thread.
 
-Fixed schedule, all 60,000 training images, final weights, no early stop. The clock runs from loading the data (four
-packed files, unpacked and checked) to the end of training; torch is imported and a first optimizer built before, which
-costs a second in each process. With --cold it runs from the start of the interpreter to the printed accuracy.
+Fixed schedule, all 60,000 training images, final weights, no early stopping. The clock runs from loading the data (four
+compressed files, unpacked and checked) to the end of training. Importing torch and building a first optimizer, about a
+second in each process, are not included. With --cold the clock runs from interpreter start to the printed accuracy.
 
-The settings were chosen on seeds 0-14 and are measured on seeds 20-24, but on the same test images: expect about 0.1
-points of optimism.
+The settings were chosen on seeds 0-14 and are measured on seeds 20-24, but on the same test images: expect accuracies
+that are about 0.1 points too high.
 
-Beside the seconds stands the CPU time of the same runs: where it is much smaller, other work had the core, and the
-measurement says nothing.
+The CPU time of the runs is reported as well. If it is much smaller than the wall time, other processes used the core
+and the measurement is not valid.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _recipe(
     crop_padding: int = 0,
     **other: Any,
 ) -> onebit.recipe.Recipe:
-    """What the targets share. Latents start small (torch's default): larger ones do not cross 0 in so few steps."""
+    """The settings of all targets. Latents start small (torch's default): larger ones do not cross 0 in a few steps."""
     return onebit.recipe.Recipe(
         dataset="mnist",
         validation=0,
@@ -87,7 +87,7 @@ TARGETS = (
 
 
 class Result(NamedTuple):
-    """One training: test accuracy in percent, seconds on the clock, seconds of CPU time."""
+    """One training run: test accuracy in percent, seconds of wall time, seconds of CPU time."""
 
     accuracy: float
     seconds: float
@@ -96,7 +96,7 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """A target and what was measured, one result a seed."""
+    """A target and its results, one for each seed."""
 
     target: float
     limit: float
@@ -124,7 +124,7 @@ class Row:
 
 
 def settings(recipe: onebit.recipe.Recipe) -> str:
-    """The recipe in one line."""
+    """The recipe on one line."""
     text = f"{'-'.join(map(str, recipe.model.widths or ()))}, {recipe.epochs:g} epochs of {recipe.batch_size}"
     text += f", lr {recipe.optimizer.lr:g}"
     if recipe.augmentation.crop_padding:
@@ -145,13 +145,13 @@ def train_once(recipe: onebit.recipe.Recipe) -> Result:
 
 
 def print_accuracy(percent: float, seed: int, dataset: str) -> None:
-    """What a fresh process does for one row: train, then print the accuracy."""
+    """The work of a fresh process: train, then print the accuracy."""
     set_up_process(1)
     print(train_once(_recipe_of(percent, seed, dataset)).accuracy, flush=True)
 
 
 def train_cold(percent: float, seed: int, dataset: str) -> Result:
-    """`train_once` in a fresh process; the clock runs from its start to the accuracy it prints."""
+    """`train_once` in a fresh process; the clock runs from its start to the printed accuracy."""
     code = f"from {__name__} import print_accuracy; print_accuracy({percent!r}, {seed!r}, {dataset!r})"
     before, started = os.times(), time.perf_counter()
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
@@ -172,10 +172,16 @@ def _recipe_of(percent: float, seed: int, dataset: str) -> onebit.recipe.Recipe:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The keyword arguments of `measure` as flags."""
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, metavar="SEED", help="a training each (20-24)")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=SEEDS, metavar="SEED", help="one training run each (20-24)"
+    )
     parser.add_argument("--targets", type=float, nargs="+", metavar="PERCENT", help="only these: 92, 97, 98, 98.5")
-    parser.add_argument("--cold", action="store_true", help="fresh processes, interpreter start to printed accuracy")
-    parser.add_argument("--dataset", default="mnist", help="another one for a quick look; the targets are for mnist")
+    parser.add_argument(
+        "--cold", action="store_true", help="fresh processes, from interpreter start to printed accuracy"
+    )
+    parser.add_argument(
+        "--dataset", default="mnist", help="another data set for a quick look; the targets are for mnist"
+    )
 
 
 def measure(
@@ -189,9 +195,9 @@ def measure(
     """Train every target on every seed.
 
     Args:
-        targets: in percent; None is all of them, with `cold` all that have a limit for a cold process.
-        cold: each training in a fresh process.
-        on_round: called with (trainings done, trainings).
+        targets: in percent; None for all, with `cold` all that have a limit for a cold process.
+        cold: train each in a fresh process.
+        on_round: called with (runs done, runs).
 
     Returns:
         machine, settings, and the rows of `Row.as_dict`.
@@ -207,10 +213,10 @@ def measure(
         if unknown:
             known = ", ".join(f"{target.percent:g}" for target in TARGETS)
             raise onebit.errors.UsageError(
-                f"no such target: {', '.join(f'{percent:g}' for percent in unknown)}; there are {known}"
+                f"unknown target {', '.join(f'{percent:g}' for percent in unknown)}; known: {known}"
             )
     where = set_up_process(1)
-    # the compiler that the first optimizer of a process imports is on the clock of cold processes alone
+    # the first optimizer of a process imports a compiler: only cold processes count that time
     torch.optim.Adam([torch.zeros(1, requires_grad=True)])
     rows = []
     for number, target in enumerate(chosen):

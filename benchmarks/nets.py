@@ -1,11 +1,11 @@
 """Whole packed nets, native on each instruction set, against the same nets in plain torch and float32.
 
-The float nets hold the ±1 weights in ordinary layers: no sign of a weight is taken while they are timed. They run as
-they are ("torch"), with BatchNorm folded into torch's own layer before it ("folded"), and folded and frozen, with
-weights laid out for oneDNN ("frozen"); images in either memory format. All take turns in one process, and every ratio
-is formed within a round: what else the machine does meets all of them alike.
+The float nets have the ±1 weights in ordinary layers, so they do not take signs of weights while they are timed. They
+run as they are ("torch"), with each BatchNorm folded into the layer before it ("folded"), and folded and frozen, with
+weights prepacked for oneDNN ("frozen"), in both memory formats. All take turns in one process, and every ratio is that
+of one round, so that other load on the machine affects all of them alike.
 
-Before anything is timed, the native logits are compared with those of the reference executor, bit for bit, and all
+Before anything is timed, the native logits are compared bit for bit with those of the reference executor, and all
 labels of the batch with those of plain torch.
 """
 
@@ -27,11 +27,11 @@ native = onebit.native
 
 
 def check(name: str, packed: onebit.packed.PackedNet, images: np.ndarray, timed: Sequence[timing.Timed]) -> list[int]:
-    """Compare native logits with the reference, and count the labels that are not plain torch's, the first of `timed`.
+    """Compare native logits with the reference, and count labels that differ from those of plain torch, `timed[0]`.
 
     Raises:
-        OnebitError: native logits that are not those of the reference executor, bit for bit; or labels that differ in
-            more than one image and 5 % of the batch, which rounding does not explain.
+        OnebitError: native logits that differ from the reference executor's in any bit; or labels that differ in more
+            than one image and 5 % of the batch, which rounding does not explain.
     """
     reference = timing.Reference(packed, images)
     floor = timed[0].call().argmax(axis=1)
@@ -52,7 +52,7 @@ def check(name: str, packed: onebit.packed.PackedNet, images: np.ndarray, timed:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The keyword arguments of `measure` as flags."""
     parser.add_argument("--nets", type=lambda text: text.split(","), help=f"which of {','.join(NETS)} (all)")
-    parser.add_argument("--batches", type=int, nargs="+", metavar="N", help="images in a batch (1; 256 or 64)")
+    parser.add_argument("--batches", type=int, nargs="+", metavar="N", help="batch sizes (1; 256 or 64)")
     parser.add_argument("--width", type=float, default=1.0, help="factor on channels and hidden units (1)")
     add_rounds(parser, 11)
     add_seconds(parser, 0.02)
@@ -74,13 +74,13 @@ def measure(
 
     Args:
         nets: names in NETS; all for None.
-        batches: in place of those of the table.
+        batches: batch sizes, in place of those of NETS.
         on_round: called with (rounds done, rounds), for each net and batch.
 
     Returns:
         machine, settings, and rows of net, batch, variant, instruction set (None for torch), µs per call (median and
-        fastest), how many times as fast as plain torch and as the best float net (median over rounds, and of the
-        fastest rounds), whether it is that best one, labels that are not plain torch's, bytes packed and in float32.
+        fastest), speed-up over plain torch and over the best float net (median over rounds, and of the fastest rounds),
+        whether it is that best one, number of labels that differ from plain torch's, bytes packed and in float32.
 
     Raises:
         UsageError: numbers that are not positive, an unknown net, or no native library.
@@ -90,7 +90,9 @@ def measure(
     if min(rounds, threads, *(batches or ())) < 1 or seconds <= 0:
         raise onebit.errors.UsageError("batches, rounds, threads and seconds must be positive")
     if not native.instruction_sets():
-        raise onebit.errors.UsageError("the native library is not installed; install onebit where a C compiler is")
+        raise onebit.errors.UsageError(
+            "the native library is not installed; reinstall onebit with a C compiler available"
+        )
     where = set_up_process(threads, default_malloc=default_malloc)
     rows = []
     for name, net in chosen.items():
@@ -116,7 +118,7 @@ def time_net(
     threads: int = 1,
     on_round: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """The rows of `measure` for a model in eval mode; torch runs in the threads it was set to.
+    """The rows of `measure` for a model in eval mode; torch uses the threads that it is set to.
 
     Raises:
         OnebitError: see `check`.
@@ -164,7 +166,7 @@ def describe(result: dict[str, Any]) -> str:
     lines = [
         f"logits of a batch in µs, median and fastest of {how['rounds']} rounds; width {how['width']:g}",
         describe_machine(where),
-        "× torch, × best: how many times as fast as plain torch, and as the float32 net marked *; labels: that differ",
+        "× torch, × best: speed-up over plain torch, and over the float32 net marked *; labels: number that differ",
     ]
     for row in result["rows"]:
         if row["variant"] == FLOOR:

@@ -1,4 +1,4 @@
-"""Seconds of whole processes, from start to end: `--help`, `predict` on one image, and what importing torch costs."""
+"""Seconds of whole processes, from start to exit: `--help`, `predict` on one image, and importing torch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def example_net() -> packed.PackedNet:
-    """A weight-only net of the size of `mnist-fast` with random contents: start-up does not depend on them."""
+    """A net of the size of `mnist-fast`, binary weights only, random: start-up times do not depend on the values."""
     rng = np.random.default_rng(0)
     nodes: list[Any] = [packed.Flatten(inputs=("input",), output="flat")]
     for i in range(1, len(WIDTHS)):

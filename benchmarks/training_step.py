@@ -1,9 +1,9 @@
 """The training step of a binary net against the same net in plain torch with fused Adam.
 
 BinaryConnect's MNIST net 784–3×2048–10, or a convolutional net in each memory format and precision. All variants take
-turns in one process, a few steps each, and every ratio is formed within a round: what else the machine does meets all
-of them alike. The median of these ratios is the figure; beside it stand the ratio of the fastest rounds, and that of
-CPU time, which leaves out the time in which other processes had the core.
+turns in one process, a few steps each, and every ratio is that of one round, so that other load on the machine affects
+all of them alike. The main figure is the median of these ratios. Also reported: the ratio of the fastest rounds, and
+the ratio of CPU times, which does not count time that other processes used.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_net_options(parser)
     add_rounds(parser, 15)
     parser.add_argument("--steps", type=int, help="steps of each net in a round (3 for the mlp, 1 for other nets)")
-    parser.add_argument("--compile", action="store_true", help="with compiled updates as well (minutes to compile)")
+    parser.add_argument("--compile", action="store_true", help="also with compiled updates (takes minutes to compile)")
 
 
 def measure(
@@ -83,12 +83,12 @@ def measure(
 
     Returns:
         machine, settings, and rows of variant, precision, memory format, ms (median, fastest, CPU), ratio to the floor,
-        which is plain torch in float32 and NCHW (median over rounds, of the fastest rounds, of CPU time), the same
-        ratios to plain torch in the same precision and memory format, seconds of the first step.
+        plain torch in float32 and NCHW (median over rounds, fastest rounds, CPU time), the same ratios to plain torch
+        in the same precision and memory format, and the seconds of the first step.
 
     Raises:
         UsageError: numbers that are not positive, or an unknown model or variant.
-        NotBinaryError: a net that is not what it claims to be.
+        NotBinaryError: see `benchmarks.variants.check`.
     """
     steps = (3 if model == "mlp" else 1) if steps is None else steps
     if min(rounds, steps, threads) < 1:

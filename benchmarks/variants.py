@@ -1,4 +1,4 @@
-"""The nets that the training benchmarks compare: one of plain torch, and in its place each method of this package."""
+"""The nets that the training benchmarks compare: one in plain torch, and the same net with each method of onebit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IMAGES, CLASSES = (3, 32, 32), 10
 FLOOR = "plain torch"
 CPU = torch.device("cpu")
 CERTAIN = 10.0
-"""|λ| from which every draw of BayesBiNN has the sign of λ."""
+"""|λ| above which every draw of BayesBiNN has the sign of λ."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ METHODS = (
     Variant("proxquant", "prox"),
     Variant("bnn-recompute", "ste_sign", "ste_sign", recompute=True),
 )
-"""Those that are measured where they are asked for by name."""
+"""Measured only if requested by name."""
 COMPILED = tuple(Variant(f"{v.name}, compiled", v.weights, v.inputs, True) for v in EAGER[1:])
 
 
@@ -69,7 +69,7 @@ class Setting:
 
 @dataclass
 class Run:
-    """A net with its optimizer, and the batch that it is trained on."""
+    """A net with its optimizer and a training batch."""
 
     variant: Variant
     setting: Setting
@@ -87,7 +87,7 @@ class Run:
 
 
 def add_net_options(parser: argparse.ArgumentParser) -> None:
-    """The flags that say which nets are compared."""
+    """Flags for the nets to compare."""
     parser.add_argument("--model", default="mlp", help="mlp (784–3×2048–10), resnet20, vgg_small, … on 32×32 images")
     parser.add_argument("--width", type=float, default=1.0, help="factor on channels and hidden units (1)")
     parser.add_argument(
@@ -100,10 +100,10 @@ def add_net_options(parser: argparse.ArgumentParser) -> None:
 
 
 def chosen(names: Sequence[str | Variant] | None, *, compile: bool = False) -> list[Variant]:
-    """The floor, the variants of these names (those of EAGER for None), and the compiled ones of them if asked for.
+    """The floor, the variants with these names (EAGER for None), and with `compile` their compiled forms.
 
     Args:
-        names: a variant of one's own stands for itself.
+        names: names or `Variant` objects.
 
     Raises:
         UnknownNameError: no such variant.
@@ -118,7 +118,7 @@ def chosen(names: Sequence[str | Variant] | None, *, compile: bool = False) -> l
 
 
 def settings_of(model: str) -> list[Setting]:
-    """How a model is trained here, the floor's setting first."""
+    """The settings that a model is trained with, that of the floor first."""
     settings = [Setting("fp32")] if model == "mlp" else [Setting("fp32"), Setting("fp32", "channels_last")]
     return (
         [*settings, Setting("bf16", settings[-1].memory_format)]
@@ -128,7 +128,7 @@ def settings_of(model: str) -> list[Setting]:
 
 
 def batch_size(model: str, batch: int | None) -> int:
-    """The batch asked for, or what the model's recipe takes.
+    """`batch`, or the batch size of the model's recipe.
 
     Raises:
         UsageError: a batch that BatchNorm cannot train on.
@@ -145,7 +145,7 @@ def mlp_widths(width: float) -> tuple[int, ...]:
 
 
 def plain_net(widths: Sequence[int]) -> nn.Sequential:
-    """The floor of the mlp: linear, BatchNorm, ReLU of torch."""
+    """The floor of the mlp: torch's Linear, BatchNorm, ReLU."""
     modules: list[nn.Module] = []
     for inputs, outputs in pairwise(widths):
         modules += [nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU()]
@@ -162,21 +162,21 @@ def _mlp(variant: Variant, widths: Sequence[int]) -> nn.Module:
         input_quantizer=variant.inputs,
         activation=variant.activation,
     )
-    return nn.Sequential(*list(model.children())[2:])  # coding and flattening of images are not in the floor either
+    return nn.Sequential(*list(model.children())[2:])  # the floor does not have input coding and flattening either
 
 
 def is_plain(net: nn.Module) -> bool:
-    """Whether every layer that has parameters is one of torch's own."""
+    """Whether all layers with parameters are from torch.nn."""
     return all(type(m).__module__.startswith("torch.nn.") for m in net.modules() if list(m.parameters(recurse=False)))
 
 
 def build(
     variant: Variant, setting: Setting, *, model: str, batch: int, width: float = 1.0, widths: Sequence[int] = WIDTHS
 ) -> Run:
-    """A variant with its optimizer and a batch of noise; the same seed for each.
+    """A variant with its optimizer and a batch of noise, the same seed for all.
 
     Args:
-        model: "mlp", whose floor is `plain_net`, or a convolutional one, whose floor is the same class without
+        model: "mlp", whose floor is `plain_net`, or a convolutional model, whose floor is the same model without
             quantizers.
         width: of a convolutional model; widths: of the mlp.
 
@@ -226,7 +226,7 @@ def build(
 
 
 def check(net: nn.Module, optimizer: torch.optim.Optimizer, step: Callable[[], None]) -> None:
-    """Take steps so long that latents reach their clip, look at what the net multiplies with, and put its weights back.
+    """Take steps with a large learning rate, check the weights of a forward pass and the clip, then restore the net.
 
     Raises:
         NotBinaryError: a weight of a forward pass is not ±1 or not that of its latent, or a latent is beyond its clip.
@@ -234,7 +234,7 @@ def check(net: nn.Module, optimizer: torch.optim.Optimizer, step: Callable[[], N
     used: dict[nn.Module, tuple[Tensor, onebit.quantizers.BinaryWeight]] = {}
 
     def look(quantizer: onebit.quantizers.Quantizer, inputs: tuple[Tensor], weight: Tensor) -> None:
-        # a compiled update writes over the weight, the step changes parameters of the quantizer
+        # copied: a compiled update overwrites the weight, and the step changes parameters of the quantizer
         used[quantizer] = weight.detach().float().clone(), quantizer.decompose(inputs[0])
 
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
@@ -265,10 +265,10 @@ def check(net: nn.Module, optimizer: torch.optim.Optimizer, step: Callable[[], N
             wrong = int(((weight - expected).abs() > 0.01 * expected.abs()).sum())  # bf16 rounds to 1/256
         if wrong:
             raise onebit.errors.NotBinaryError(
-                f"layer {name}: {wrong:,} weights of a training step are not what they should be, those of its signs"
+                f"layer {name}: {wrong:,} weights of a training step are not the binary weights of its latents"
             )
         bound, largest = quantizer.latent_bound, float(latent.abs().max())
         if bound is not None and largest != bound:
             raise onebit.errors.NotBinaryError(
-                f"layer {name}: the largest latent after a long step is {largest}, not its clip {bound:g}"
+                f"layer {name}: the largest latent after a large step is {largest}, not its clip {bound:g}"
             )

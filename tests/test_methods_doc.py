@@ -63,7 +63,7 @@ def test_a_row_holds_what_was_measured_once_all_seeds_are_done(tmp_path: Path, a
 def test_the_steps_of_the_nets_that_were_trained_are_timed_against_plain_torch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_step, "keep_freed_memory", lambda: True)
+    monkeypatch.setattr("onebit.common.memory.keep_freed_memory", lambda: True)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     finished_run(tmp_path / "bop", [0.9])
     protocol = dataclasses.replace(

@@ -1,9 +1,9 @@
-"""Build the shipped sample of MNIST from the complete set; run from the repository root.
+"""Build the sample of MNIST that is shipped with onebit from the complete set; run from the repository root.
 
     python tools/build_mnist_sample.py FOLDER-WITH-MNIST [--out FOLDER]
 
-The same images come out every time; the packed bytes may differ from one zlib version to another, which is why
-`onebit.data.mnist_sample` knows the sums of the unpacked content.
+The images are the same every time. The compressed bytes may differ between zlib versions, so `onebit.data.mnist_sample`
+has the checksums of the unpacked content.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ SEED = 0
 
 
 def choose(split: onebit.data.Split, count: int, rng: np.random.Generator) -> onebit.data.Split:
-    """count/10 images of each digit, drawn without replacement, then all of them in a random order."""
+    """count/10 images of each digit, drawn without replacement, in a random order."""
     chosen = [rng.choice(np.flatnonzero(split.labels == digit), count // 10, replace=False) for digit in range(10)]
     return split[rng.permutation(np.concatenate(chosen))]
 
 
 def main() -> None:
-    """Write both files and print what `onebit.data.mnist_sample` and the licence text say about them."""
+    """Write both files and print the figures that `onebit.data.mnist_sample` and the license text quote."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the four official files are")
     parser.add_argument("--out", type=Path, default=Path("src/onebit/data"), help="where to write (%(default)s)")

@@ -1,4 +1,4 @@
-"""`make demo`: real MNIST to a packed and proven network, by the commands a user would type."""
+"""`make demo`: train on MNIST, verify, pack and classify, with the commands that a user would type."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ sys.exit(status)
 
 
 def try_next(digit: str, data: list[str]) -> str:
-    """What the demo ends with: commands that work as typed, from the folder of the Makefile.
+    """The last lines of the demo: commands that work as typed, in the folder of the Makefile.
 
     Args:
         digit: an image to classify.
@@ -60,7 +60,7 @@ def run_onebit(*arguments: str, quiet: bool = False) -> subprocess.CompletedProc
 
 
 def choose_data() -> str:
-    """`mnist`, or the sample that ships when MNIST can be had nowhere."""
+    """`mnist`, or the shipped sample if MNIST is not available."""
     print("$ onebit data mnist", flush=True)
     found = subprocess.run([sys.executable, "-m", "onebit", "data", "mnist"])
     if found.returncode == 0:
@@ -84,7 +84,7 @@ def write_digits(test: onebit.data.Split) -> list[str]:
 
 
 def classify(files: list[str]) -> None:
-    """`onebit predict` on all files, in a process that checks that it never imported torch."""
+    """Run `onebit predict` on all files, in a process that checks that torch is not imported."""
     print(f"\n$ onebit predict {NET} {files[0]} {files[1]} … ({len(files)} images)", flush=True)
     command = [sys.executable, "-c", WITHOUT_TORCH, "predict", str(NET), *files, "--json"]
     started = time.perf_counter()
@@ -97,7 +97,7 @@ def classify(files: list[str]) -> None:
 
 
 def draw_answers(test: onebit.data.Split, path: Path, *, data: str) -> None:
-    """Right and wrong answers of the packed net, out of those to all test images."""
+    """A picture of right and wrong answers of the packed net on the test images."""
 
     probabilities = onebit.runtime.softmax(onebit.runtime.run(onebit.runtime.load(NET), test.images))
     onebit.report.plot_answers(
@@ -113,7 +113,7 @@ def draw_answers(test: onebit.data.Split, path: Path, *, data: str) -> None:
 
 
 def show_speed(dataset: str) -> None:
-    """The packed net against the float32 net of the same weights, taking turns on one thread."""
+    """Compare the speed of the packed net with that of the float32 net with the same weights, on one thread."""
     import torch
 
     from benchmarks.nets import time_net

@@ -1,7 +1,7 @@
 """The picture of docs/quantizers.md: python tools/quantizer_pictures.py
 
-Every weight and input quantizer of the tables, evaluated: what forward makes of one channel of latents, or of inputs,
-that are spread evenly over [−2, 2], and what backward makes of a gradient of 1 at each of them.
+For each weight and input quantizer: the output of forward for one channel of latents, or inputs, evenly spaced in
+[−2, 2], and the gradient that backward returns for an output gradient of 1.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ quantizers = onebit.quantizers
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-POINTS = 400  # even: none lies at 0, where a step would be drawn as a slope
+POINTS = 400  # an even number: no point at 0, where a jump would be drawn as a slope
 COLUMNS = 4
 OPTIONS = {"concrete_sign": {"temperature": 0.5}}
-"""Arguments of a quantizer whose defaults cannot be drawn: at 1e-10 the gradient is 1e10 or nothing."""
+"""Arguments of a quantizer whose defaults cannot be drawn: at 1e-10 the gradient is 1e10 or 0."""
 PROGRESS = (0.0, 0.5, 1.0)
 SHADES = (0.35, 0.6, 1.0)
 
 
 def make(table: str, name: str) -> quantizers.Quantizer:
-    """A quantizer for one channel, in the state in which training begins, but for a scale of 1 in place of random."""
+    """A quantizer for one channel in its initial state, but with a scale of 1 in place of a random one."""
     kind = {"weights": quantizers.WEIGHT_QUANTIZERS, "inputs": quantizers.INPUT_QUANTIZERS}[table][name]
     quantizer = kind(**OPTIONS.get(name, {}))
     if table == "weights":
@@ -47,7 +47,7 @@ def make(table: str, name: str) -> quantizers.Quantizer:
 
 
 def curves(table: str, quantizer: quantizers.Quantizer) -> tuple[Tensor, Tensor, Tensor]:
-    """(x, forward, own gradient), each (POINTS,): of each value only what its own gradient of 1 gives back to it."""
+    """(x, forward, gradient), each (POINTS,); the gradient of each output with respect to its own input only."""
     x = torch.linspace(-2, 2, POINTS)
     if table == "inputs":  # (N, C)
         given = x[:, None].clone().requires_grad_()
@@ -63,7 +63,7 @@ def curves(table: str, quantizer: quantizers.Quantizer) -> tuple[Tensor, Tensor,
 
 
 def draw(axes: Axes, table: str, name: str) -> None:
-    """One quantizer: forward in blue, gradient in orange, three times where a schedule changes it."""
+    """One quantizer: forward in blue, gradient in orange, at three stages if a schedule changes it."""
     quantizer = make(table, name)
     follows = bool(quantizers.scheduled(quantizer))
     noisy = quantizer.random
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/images/quantizers.png"), help="file (%(default)s)")
     out = parser.parse_args(argv).out
     tables = {"weights": list(quantizers.WEIGHT_QUANTIZERS), "inputs": list(quantizers.INPUT_QUANTIZERS)}
-    # of the last table one place more, for the key
+    # one more place in the last table, for the legend
     heights = {table: math.ceil((len(names) + (table == "inputs")) / COLUMNS) for table, names in tables.items()}
     total = sum(heights.values())
     torch.manual_seed(0)
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for progress, shade in zip(PROGRESS[:-1], SHADES[:-1], strict=True):
             key.plot([], color=drawing.COLOURS[1], alpha=shade, label=f"at {progress:.0%} of a schedule")
         key.legend(loc="center")
-    # few colours: a third of the bytes
+    # few colors: a third of the bytes
     Image.open(out).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(out, optimize=True)
 
 

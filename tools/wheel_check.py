@@ -1,6 +1,6 @@
-"""Asks an installed wheel for the library, the instruction sets of the processor, and the same bits from each.
+"""Check an installed wheel: its library, its instruction sets, and that each of them gives the same bits.
 
-Runs where nothing but the wheel is installed, without torch:
+Needs only the wheel, without torch:
 
     python tools/wheel_check.py
 """
@@ -22,11 +22,11 @@ EXPECTED = {
     ("Windows", "AMD64"): "avx2",
     ("Darwin", "arm64"): "neon",
 }
-"""The instruction set that the machines have which test the wheel of a platform; Rosetta has not always had AVX2."""
+"""The instruction set of the CI machine of each platform; Rosetta has not always had AVX2."""
 
 
 def random_net() -> packed.PackedNet:
-    """Signs and real values through convolutions and dense layers."""
+    """A net with binary and real inputs of convolutions and dense layers."""
     rng = np.random.default_rng(0)
 
     def signs(outputs: int, inputs: int) -> dict[str, object]:
@@ -62,7 +62,7 @@ def main() -> int:
     for name, isa in found.items():
         logits, _ = onebit.native.make_plan(net, isa).run(images)
         if not np.array_equal(logits, expected):
-            print(f"{name} gives other logits than numpy", file=sys.stderr)
+            print(f"{name} gives logits that differ from those of numpy", file=sys.stderr)
             return 1
     print(f"{len(found)} instruction sets give the bits of numpy, labels {expected.argmax(axis=1).tolist()}")
     return 0

@@ -62,5 +62,5 @@ def test_variants_that_differ_and_wrong_numbers_are_refused(monkeypatch: pytest.
     with pytest.raises(UsageError, match="batch at most 20"):
         measure(batch=30, count=20)
     monkeypatch.setattr(augmentation, "change_with_numpy", lambda image, *drawn: image)
-    with pytest.raises(OnebitError, match="one by one, numpy: makes other batches than one by one, Pillow"):
+    with pytest.raises(OnebitError, match="one by one, numpy: returns other batches than one by one, Pillow"):
         measure(rounds=1, batch=5, seconds=0.001, count=20)

@@ -291,7 +291,7 @@ def test_wrong_numbers_and_names_are_refused(monkeypatch: pytest.MonkeyPatch) ->
     for options in ({"rounds": 0}, {"threads": 0}, {"seconds": 0}):
         with pytest.raises(UsageError, match="must be positive"):
             quick(**options)
-    with pytest.raises(UsageError, match="the curve is of its own layers"):
+    with pytest.raises(UsageError, match="--scaling has its own layers"):
         quick("xnor-dense", scaling=True)
     monkeypatch.setattr("onebit.native.instruction_sets", lambda: {"portable": None})
     with pytest.raises(UnknownNameError, match="did you mean 'xnor-dense-4096'"):

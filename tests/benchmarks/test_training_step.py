@@ -138,9 +138,9 @@ def test_a_variant_of_ones_own_is_measured_as_it_says() -> None:
 
 def test_the_check_takes_only_binary_weights_that_follow_their_clipped_latents() -> None:
     _trained(Sign())
-    with pytest.raises(NotBinaryError, match="not what they should be"):
+    with pytest.raises(NotBinaryError, match="are not the binary weights of its latents"):
         _trained(Clamped())
-    with pytest.raises(NotBinaryError, match="not what they should be"):
+    with pytest.raises(NotBinaryError, match="are not the binary weights of its latents"):
         _trained(Stale())
     with pytest.raises(NotBinaryError, match="not its clip 1"):
         _trained(Sign(), clip=False)
