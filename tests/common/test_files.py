@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from onebit.common.files import atomic_path, read_json, remove_leftovers, write_atomic
-from onebit.errors import FormatError, OnebitError
+from onebit.errors import OnebitError
 
 
 @contextmanager
@@ -128,26 +128,22 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"[1, 2]", "damaged (got a list, expected a dict)"),
-        (b'{"a": ', "damaged (Expecting value: line 1 column 7 (char 6))"),
-        (b"\xff", "damaged ("),
-        (b"[" * 100_000, "damaged ("),
-        (b" " * 200_001, "cannot be read (got 200,001 bytes, expected at most 200,000)"),
-        (None, "cannot be read (No such file or directory)"),
+        (b'{"a": ', "Expecting value"),
+        (b"\xff", "can't decode"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b" " * 200_001, "got 200,001 bytes, expected at most 200,000"),
+        (None, "No such file"),
     ],
 )
-def test_a_json_file_that_is_not_what_it_should_be_is_one_line(
-    content: bytes | None, reason: str, tmp_path: Path
-) -> None:
+def test_a_json_file_that_cannot_be_read_is_an_error(content: bytes | None, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(FormatError) as caught:
-        read_json(path, kind=dict, largest=200_000)
-    assert str(caught.value).startswith(f"{path}: {reason}")
+    with pytest.raises((OSError, ValueError), match=reason):
+        read_json(path, largest=200_000)
 
 
 def test_a_json_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     path.write_text('{"test": {"binary": 0.5}}', encoding="utf-8")
-    assert read_json(path, kind=dict, largest=100) == {"test": {"binary": 0.5}}
+    assert read_json(path, largest=100) == {"test": {"binary": 0.5}}

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from onebit.errors import FormatError, OnebitError, first_line
+from onebit.errors import OnebitError
 
 PREFIX = ".onebit-"
 """Start of the names of temporary files; `_machine`, the process id and random digits follow."""
@@ -50,24 +50,16 @@ def read_regular(path: str | os.PathLike[str], *, largest: int) -> bytes:
         return stream.read(largest)
 
 
-def read_json(path: str | os.PathLike[str], *, kind: type, largest: int) -> Any:
+def read_json(path: str | os.PathLike[str], *, largest: int) -> Any:
     """The value in a JSON file.
 
-    Args:
-        kind: type of the value, such as `dict`; largest: bytes of the file.
-
     Raises:
-        FormatError: it cannot be read, is not JSON, is nested too deeply, or has a value of another type.
+        OSError: as `read_regular`. ValueError: not JSON, or nested too deeply.
     """
     try:
-        value = json.loads(read_regular(path, largest=largest))
-    except OSError as error:
-        raise FormatError(f"{os.fspath(path)}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{os.fspath(path)}: damaged ({first_line(error)})") from None
-    if not isinstance(value, kind):
-        raise FormatError(f"{os.fspath(path)}: damaged (got a {type(value).__name__}, expected a {kind.__name__})")
-    return value
+        return json.loads(read_regular(path, largest=largest))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def append_text(path: str | os.PathLike[str]) -> TextIO:
