@@ -20,8 +20,9 @@ PLACES = (
     *("docs/**/*.md", "README.md", "CONTRIBUTING.md", "notebooks/*.ipynb", "Makefile", "pyproject.toml"),
 )
 
-OLD_NAMES = {"COLOURS", "GREY", "centre", "colour", "standardise"}
-"""Names that still work, with a warning, and names in file formats: allowed in code, and in quotes or backticks."""
+OLD_NAMES = {"COLOURS", "GREY", "centre", "colour", "licence", "standardise"}
+"""Names that still work, with a warning, and names in file formats: allowed in code, in quotes or backticks, and before
+the colon of an `Args:` section."""
 
 _IZE = (
     "apolog author binar canonical categor capital central character crystall custom digit discret emphas equal "
@@ -31,7 +32,7 @@ _IZE = (
     "symbol symmetr synchron system theor token trivial util vector visual"
 )
 _OR = "arm behavi cand col endeav fav flav harb hon hum lab neighb od rig rum splend tum vap vig"
-_DOUBLED = "cancel channel dial equal fuel funnel initial label level marshal model panel pencil signal total travel"
+_DOUBLED = "channel dial equal fuel funnel initial label level marshal model panel pencil signal total travel"
 
 SPELLINGS = {
     rf"(?:{_IZE.replace(' ', '|')})is(?:e|ing|able|ation)": "…iz…",
@@ -40,7 +41,7 @@ SPELLINGS = {
     r"centre|centring": "center",
     r"(?:centi|kilo|micro|milli|nano|\b)metres?\b": "meter",
     r"(?<![a-z])(?:calib|fib|lit|lust|spect|theat)res?(?![a-z])": "…er",
-    rf"(?:{_DOUBLED.replace(' ', '|')})l(?:ed|ing|er)(?![a-z])": "one l: labeled, canceled",
+    rf"(?:{_DOUBLED.replace(' ', '|')})l(?:ed|ing|er)(?![a-z])": "one l: labeled",
     r"(?<![a-z])(?:un)?(?:burnt|dreamt|leapt|learnt|spelt|spoilt)(?![a-z])": "…ed",
     r"(?<![a-z])grey": "gray",
     r"(?<![a-z])(?:ana|cata)logue": "analog, catalog",
@@ -58,7 +59,7 @@ SPELLINGS = {
 
 PHRASES = {
     r"\b(?-i:Of) (?!course\b)": "who does what: subject, verb, object",
-    r"; of [^\n,.;:]{1,40}, ": "for …, or a sentence of its own",
+    r"; of (?:an?|the|each|all|every|this|these|those|which) [^\n,.;:]{1,40}, ": "for …, or a sentence of its own",
     r"\bso many\b(?! \w+ that\b)": "the number of …; N …",
     r"\bwhich see\b": "see …",
     r"\btold\b(?! apart)": "given, reported, shown",
@@ -76,7 +77,6 @@ PHRASES = {
     r"(?<!here )\b(?:is|are|was|were) no (?!(?:longer|more|less|fewer|other|such|one|use|need|reason|way|accident"
     r"|better|worse|different|further|\w+er(?: \w+)? than)\b)": "is not a",
     r"\bknows? no\b": "does not support, has no",
-    r"\bneed not be\b": "does not have to be; may be left out",
     r"\bin vain\b": "without effect",
     r"\b(?:what|which) (?:is|was|were) asked\b|\b(?:the|an?|as) asked\b|\basked of\b": "requested",
     r"\b(?:an|no) own\b": "its own, none of its own",
@@ -169,8 +169,8 @@ def _whole_word(source: str, match: re.Match[str]) -> tuple[int, int]:
 
 
 def _is_old_name(source: str, prose: str, begin: int, end: int) -> bool:
-    in_code = prose[begin] == "\0" or source[begin - 1 : begin] in ("'", '"', "`", "=")
-    return in_code and source[begin:end] in OLD_NAMES
+    quoted = source[begin - 1 : begin] in ("'", '"', "`", "=") or source[end : end + 1] == ":"
+    return source[begin:end] in OLD_NAMES and (quoted or prose[begin] == "\0")
 
 
 def find_in_file(path: Path) -> Iterator[str]:
