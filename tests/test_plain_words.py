@@ -40,7 +40,7 @@ None stands for real weights, and so it stands out; the stand-in stands alone.
 There is no data set; a file is no longer than 10 bytes and is no worse; if there are no files, it is no use.
 It tells the user, and the two can be told apart. That said, of course, most of the time, it is promised.
 tau lies in [0, 1], probabilities lie between 0 and 1; the layout of layers is laid out in NHWC.
-A batch need not be divisible; it meets the requirements; we recommend an amendment; so many images that they do not fit.
+A batch need not be divisible. It meets the requirements; we recommend an amendment; so many that they do not fit.
 Four hours, contours, precise, otherwise, raise, noise, exercise, bitwise, analysis, analyses, promised, likewise.
 Cancelled, parallel, controlled, propelled, fulfilled, called, filled; optimistic, minimal, organism, specialist.
 Normalize, standardize, color, center, learned, labeled, gray, neighbor, behavior, license, catalog, meter, parameter.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import subprocess
 import sys
@@ -59,3 +60,11 @@ def test_modules_of_packages_are_loaded_by_their_names() -> None:
 def test_an_unknown_module_of_a_package_is_an_attribute_error(package: str) -> None:
     with pytest.raises(AttributeError, match=f"module 'onebit.{package}.*' has no attribute 'no_such'"):
         _ = getattr(onebit, package).no_such
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    stub = Path(onebit.__file__).with_suffix(".pyi").read_text(encoding="utf-8")
+    imports = [node for node in ast.parse(stub).body if isinstance(node, ast.ImportFrom)]
+    typed = {alias.name: node.module for node in imports for alias in node.names}
+    assert typed.keys() == {*onebit.__all__, *onebit._PACKAGES}
+    assert {name: module for name, module in typed.items() if name in onebit._HOME} == onebit._HOME
