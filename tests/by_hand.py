@@ -162,7 +162,7 @@ def _on_grid(values: np.ndarray, least: Fraction) -> np.ndarray:
 
 
 def _products(node: Any, made: Value, x: np.ndarray, *, bound: int | None) -> np.ndarray:
-    """For each output the numbers of x that meet its row of weights, in order, then the sums."""
+    """For each output the numbers of x that its row of weights is multiplied by, in order, then the sums."""
     one_bit = isinstance(node, (Dense, Conv, ConvTranspose))
     rows = unpack_signs(node.signs, node.in_features) if one_bit else node.weight
     rows = _each(lambda w: Fraction(float(w)), rows)
@@ -201,7 +201,7 @@ def _met(node: Any, x: np.ndarray, index: tuple[int, ...]) -> list[Fraction]:
     met = []
     top, _, left, _ = node.padding
     for a, b in np.ndindex(*node.kernel):
-        # the pixel whose tap (a, b) lies here, if there is one
+        # the pixel whose tap (a, b) is here, if there is one
         row, down = divmod(i + top - a * node.dilation[0], node.stride[0])
         column, across = divmod(j + left - b * node.dilation[1], node.stride[1])
         hit = not down and not across and 0 <= row < x.shape[1] and 0 <= column < x.shape[2]

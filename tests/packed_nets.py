@@ -35,7 +35,7 @@ from onebit.packed.bits import pack_signs
 
 
 class Builder:
-    """Appends nodes with random arrays; each reads the one before it unless it is told."""
+    """Appends nodes with random arrays; each reads the one before it by default."""
 
     def __init__(self, shape: tuple[int, int, int], *, seed: int = 0, coding: str = "integer") -> None:
         self.rng = np.random.default_rng(seed)
@@ -104,7 +104,7 @@ def sign_net(seed: int = 0) -> PackedNet:
 
 
 def real_net(seed: int = 0) -> PackedNet:
-    """Scales, centres, real weights, transposed convolutions, averages and a residual sum."""
+    """Scales, centers, real weights, transposed convolutions, averages and a residual sum."""
     b = Builder((2, 7, 6), seed=seed, coding="standardise")
     b.add(RealConv, weight=b.real(4, 2 * 9), kernel=(3, 3), padding=(1, 1, 1, 1))
     b.affine(4)

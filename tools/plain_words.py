@@ -60,7 +60,7 @@ SPELLINGS = {
 PHRASES = {
     r"\b(?-i:Of) (?!course\b)": "who does what: subject, verb, object",
     r"; of (?:an?|the|each|all|every|this|these|those|which) [^\n,.;:]{1,40}, ": "for …, or a sentence of its own",
-    r"\bso many\b(?! \w+ that\b)": "the number of …; N …",
+    r"\bso many\b(?!(?: \w+)? that\b)": "the number of …; N …",
     r"\bwhich see\b": "see …",
     r"\btold\b(?! apart)": "given, reported, shown",
     r"(?<!that )\bsaid\b": "stated, given, reported",

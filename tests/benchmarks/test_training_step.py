@@ -108,7 +108,7 @@ class Clamped(Quantizer):
 
 
 class Stale(Sign):
-    """The signs of the first latent for ever."""
+    """The signs of the first latent forever."""
 
     first: Tensor | None = None
 

@@ -170,7 +170,7 @@ def test_a_mistake_is_answered_in_one_line(mistake: str) -> None:
 
 
 def refusal(name: str, option: str) -> str:
-    """What is said to an option of the value None; "" when it is taken."""
+    """The message for an option with the value None; "" if it is accepted."""
     try:
         create_model(name, **{option: None})
     except UsageError as error:
@@ -189,7 +189,7 @@ def test_a_model_takes_every_option_that_it_names(name: str) -> None:
 
 
 def test_a_model_without_latents_is_no_mistake() -> None:
-    """`latent_groups` says of each group whether it holds latents, so that none at all is known to be meant."""
+    """`latent_groups` marks each group with or without latents, so that none at all is known to be intended."""
     real = create_model("mlp", widths=(64, 8, 4), weight_quantizer=None)
     unclipped = onebit.latent_groups(MODEL, lr=1e-3, latent_clip=None)
     own = [{"params": list(MODEL.parameters()), "latent_clip": 1.0}]
