@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from onebit.data.images import Images
 from onebit.data.resizing import resized_crops
+from onebit.data.streaming import Images
 from onebit.errors import UsageError
 
 PADDING_MODES = ("zero", "reflect")

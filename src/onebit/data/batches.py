@@ -16,10 +16,10 @@ from onebit.data.augment import (
     plain_first,
     shuffles,
 )
-from onebit.data.images import Images, StreamedImages, prefetched
 from onebit.data.mask_augment import MaskedImages
 from onebit.data.resizing import resized_crops
 from onebit.data.splits import Split
+from onebit.data.streaming import Images, StreamedImages, prefetched
 from onebit.errors import UsageError
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from onebit.data.fetch import OfficialArchive, OfficialFile, OfficialFiles, find_or_fetch
-from onebit.data.images import Images
 from onebit.data.pickled import read_pickled
 from onebit.data.splits import DatasetEntry, Labels, LoadedFiles, Progress, Split
+from onebit.data.streaming import Images
 from onebit.errors import DataError
 
 CIFAR_MIRRORS = ("https://www.cs.toronto.edu/~kriz/",)

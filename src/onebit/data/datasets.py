@@ -10,11 +10,11 @@ from typing import NamedTuple
 from onebit.arguments import check_kind
 from onebit.data.arrays import ARRAYS, is_array_file
 from onebit.data.cifar import CIFAR10, CIFAR100
-from onebit.data.folder import FOLDER, IMAGENET
+from onebit.data.image_folder import FOLDER, IMAGENET
+from onebit.data.mask_folder import MEMBRANE, SEGMENTATION
 from onebit.data.mnist import MNIST
 from onebit.data.mnist_sample import MNIST_SAMPLE
 from onebit.data.resizing import check_input_size, resize_images, resize_masks
-from onebit.data.segmentation import MEMBRANE, SEGMENTATION
 from onebit.data.splits import MOST_VALIDATION, Dataset, DatasetEntry, LoadedFiles, Progress, Split, hold_out
 from onebit.data.toy import TOY
 from onebit.errors import UsageError

@@ -22,8 +22,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from onebit.data.images import Images
 from onebit.data.resizing import crop_box
+from onebit.data.streaming import Images
 from onebit.errors import DataError
 from onebit.pictures import opened, picture
 

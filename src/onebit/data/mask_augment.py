@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from onebit.data.augment import Augmentation
-from onebit.data.images import Images
-from onebit.data.masks import Masks
+from onebit.data.mask_scores import Masks
+from onebit.data.streaming import Images
 from onebit.data.tiles import mirrored
 from onebit.errors import UsageError
 

@@ -6,8 +6,8 @@ import dataclasses
 
 import numpy as np
 
-from onebit.data.images import StreamedImages
 from onebit.data.splits import Dataset, Split
+from onebit.data.streaming import StreamedImages
 from onebit.errors import UsageError
 
 

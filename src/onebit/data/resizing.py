@@ -7,8 +7,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from onebit.data.images import Images
-from onebit.data.masks import Masks
+from onebit.data.mask_scores import Masks
+from onebit.data.streaming import Images
 from onebit.errors import UsageError
 
 LARGEST_SIDE = 4096

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from onebit.arguments import check_kind, check_number, described
-from onebit.data.images import StreamedImages
-from onebit.data.masks import VOID, is_counted
+from onebit.data.mask_scores import VOID, is_counted
+from onebit.data.streaming import StreamedImages
 from onebit.errors import DataError, UsageError, WrongTypeError
 
 Labels = npt.NDArray[np.int64]

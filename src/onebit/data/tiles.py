@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from onebit.data.images import Images
-from onebit.data.masks import VOID, Masks
+from onebit.data.mask_scores import VOID, Masks
 from onebit.data.splits import Split
+from onebit.data.streaming import Images
 from onebit.packed import PackedNet, infer
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from onebit.data.fetch import data_roots
-from onebit.data.images import Images
-from onebit.data.masks import VOID, Masks
+from onebit.data.mask_scores import VOID, Masks
 from onebit.data.splits import DatasetEntry, LoadedFiles, Progress, Split, hold_out
+from onebit.data.streaming import Images
 from onebit.errors import DataError
 from onebit.files import read_regular
 from onebit.pictures import SUFFIXES, opened, picture, upright

@@ -21,10 +21,10 @@ import numpy.typing as npt
 
 from onebit.data.decoding import Decoders, image_size
 from onebit.data.fetch import cache_dir, data_roots
-from onebit.data.images import Images, StreamedImages
 from onebit.data.listing import ImageFile, Listing, list_folder
 from onebit.data.resizing import resized_crops
 from onebit.data.splits import DatasetEntry, Labels, LoadedFiles, Progress, Split
+from onebit.data.streaming import Images, StreamedImages
 from onebit.errors import DataError, UsageError
 from onebit.files import atomic_path, remove_leftovers, write_atomic
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from tiny_folder import break_image, imagenet_folder, picture, write, write_class
 
-from onebit.data import LoadedFiles, StreamedImages, TrainingImages, folder, load_dataset
+from onebit.data import LoadedFiles, StreamedImages, TrainingImages, image_folder, load_dataset
 from onebit.data.augment import Augmentation
 from onebit.data.decoding import Decoders, decode_image
-from onebit.data.folder import read_folder
+from onebit.data.image_folder import read_folder
 from onebit.errors import DataError, UsageError
 
 read = functools.partial(read_folder, "folder", workers=0)
@@ -45,7 +45,7 @@ def test_workers_make_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     root = imagenet_folder(tmp_path / "pictures")
     here = read(directory=root, input_size=20)
     monkeypatch.setenv("ONEBIT_CACHE", str(tmp_path / "other"))
-    monkeypatch.setattr(folder, "_CHUNK", 5000)  # several pieces
+    monkeypatch.setattr(image_folder, "_CHUNK", 5000)  # several pieces
     there = read(directory=root, input_size=20, workers=2)
     np.testing.assert_array_equal(here.train.images, there.train.images)
     np.testing.assert_array_equal(here.test.images, there.test.images)
@@ -59,7 +59,7 @@ def test_decoded_once_and_again_when_a_file_changes(tmp_path: Path, monkeypatch:
     assert told[-1] == ("decoding images of pictures", total, total)
     assert [done for _, done, _ in told] == sorted({done for _, done, _ in told})
     with monkeypatch.context() as patched:
-        patched.setattr(folder, "Decoders", None)
+        patched.setattr(image_folder, "Decoders", None)
         again = read(directory=root, input_size=16)
     np.testing.assert_array_equal(first.train.images, again.train.images)
     write(root / "train" / "n01" / "n01_0.JPEG", picture(77, 30, 30))
