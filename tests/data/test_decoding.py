@@ -140,11 +140,9 @@ def test_a_worker_that_dies_is_one_clear_line(tmp_path: Path) -> None:
     path = str(write(tmp_path / "a.png", picture(0)))
     with closing(Decoders((12, 16), workers=1)) as decoders:
         decoders.decode([path])
-        started = decoders._started
-        assert started is not None
-        process = started._idle.get()
+        process = decoders._idle.get()
         process.kill()
-        started._idle.put(process)
+        decoders._idle.put(process)
         with pytest.raises(DataError, match=r"a\.png: the worker process that decoded it ended with status -9"):
             decoders.decode([path])
 
@@ -154,7 +152,7 @@ import sys
 from onebit.data.decoding import Decoders
 decoders = Decoders((12, 16), workers=2)
 decoders.decode([sys.argv[1]] * 4)
-print(*[p.pid for p in list(decoders._started._idle.get() for _ in range(2))], flush=True)
+print(*[p.pid for p in list(decoders._idle.get() for _ in range(2))], flush=True)
 {then}
 """
 

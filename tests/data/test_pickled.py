@@ -69,7 +69,7 @@ def test_no_call_is_ever_made(tmp_path: Path, protocol: int, name: str) -> None:
         "exec": Call(exec, f"open({str(mark)!r}, 'w')"),
     }
     for content in (calls[name], {"data": calls[name]}, {"data": PIXELS, "labels": [calls[name]]}):
-        with pytest.raises(DataError, match="is not a pickled CIFAR file: it (names|has more than 50 instructions)"):
+        with pytest.raises(DataError, match=r"is not a pickled CIFAR file: it (names|has more than 50 instructions)"):
             read(tmp_path, pickle.dumps(content, protocol=protocol))
     assert not mark.exists()
 
@@ -130,7 +130,7 @@ def doubled(levels: int) -> bytes:
         (b"\x80\x02})" + b"\x85" * 1_000_000 + b"Ns.", "it has more than 50 instructions"),
         (b"\x80\x02}" + doubled(100) + b"Ns.", "it has more than 50 instructions"),
         (b"\x80\x02}" + doubled(20) + b"Ns.", "got a tuple as a key, expected a name"),
-        (b"\x80\x02}r\xff\xff\xff\xff.", "it uses the memo entry 4,294,967,295"),
+        (b"\x80\x02}r\xff\xff\xff\xff.", "it uses memo entry 4,294,967,295"),
         (b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f}.", OTHER),
         (b"\x80\x04}\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.", "expected 9223372036854775807 bytes"),
         (dictionary(data=array(PIXELS).replace(number(300) + b"\x86", b"J\xff\xff\xff\x7f\x86")), "cannot reshape"),

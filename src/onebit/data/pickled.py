@@ -62,7 +62,7 @@ def read_pickled(path: Path, *, largest: int) -> dict[str, Any]:
 
 
 def _check_instructions(content: bytes) -> None:
-    """Refuse a pickle that could take far more memory than its bytes, or endless time.
+    """Refuse a pickle that could take much more memory than its own size, or endless time.
 
     Raises:
         ValueError: too many instructions, or an argument that goes beyond the end of the content.
@@ -74,8 +74,8 @@ def _check_instructions(content: bytes) -> None:
             raise ValueError(f"it has more than {MOST_INSTRUCTIONS:,} instructions")
         if others > MOST_OTHERS:
             raise ValueError(f"it has more than {MOST_OTHERS} instructions beside its numbers and texts")
-        if opcode.name == "LONG_BINPUT" and argument > MOST_INSTRUCTIONS:  # takes memory for all entries below it
-            raise ValueError(f"it uses the memo entry {argument:,}")
+        if opcode.name == "LONG_BINPUT" and int(argument or 0) > MOST_INSTRUCTIONS:
+            raise ValueError(f"it uses memo entry {argument:,}")  # memory is taken for all entries below it
 
 
 class _Unpickler(pickle.Unpickler):
@@ -89,7 +89,8 @@ class _Described:
     """What a name of numpy would have made: the name, the arguments of its call, and the state set later."""
 
     def __init__(self, name: str, arguments: tuple[Any, ...] = ()) -> None:
-        self.name, self.arguments, self.state = name, arguments, None
+        self.name, self.arguments = name, arguments
+        self.state: Any = None
 
     def __call__(self, *arguments: Any) -> _Described:
         return _Described(self.name, arguments)
