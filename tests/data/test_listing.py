@@ -88,7 +88,7 @@ def test_a_class_that_is_called_train(tmp_path: Path) -> None:
             ("train/a/1.png", "train/b/1.png", "val/a/1.png", "validation/a/1.png", "test/a/1.png"),
             "got val/ and validation/, expected one of them",
         ),
-        (("a/1.png", "b/1.png"), "got one image a class, expected more"),
+        (("a/1.png", "b/1.png"), "got one image for each class, expected more"),
     ],
 )
 def test_what_is_no_data_set_is_refused(tmp_path: Path, files: tuple[str, ...], says: str) -> None:

@@ -108,8 +108,8 @@ def test_an_epoch_takes_each_image_as_often_as_asked() -> None:
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"cutout": 4}, "cutout=4 does not go with masks"),
-        ({"min_area": 0.5}, "min_area=0.5 does not go with masks"),
+        ({"cutout": 4}, "cutout=4 does not work with masks"),
+        ({"min_area": 0.5}, "min_area=0.5 does not work with masks"),
         ({"crop_padding": 4}, "is mirrored: set padding_mode reflect"),
         ({"crop_size": 41}, "a window of 41×41 and a border of 0 do not fit images of 40×40 pixels"),
         ({"crop_padding": 40, "padding_mode": "reflect"}, "a crop_padding up to 39"),
@@ -125,7 +125,7 @@ def test_what_does_not_fit_is_refused(asked: dict[str, Any], message: str) -> No
 
 def test_what_is_for_masks_is_refused_without_them() -> None:
     for asked in ({"crop_size": 8}, {"flip_vertical": True}, {"rotate": True}, {"elastic": 1.0}):
-        with pytest.raises(UsageError, match=f"augmentation.{next(iter(asked))} belongs to images with masks"):
+        with pytest.raises(UsageError, match=f"augmentation.{next(iter(asked))} is for images with masks"):
             TrainingSamples(Split(IMAGES, np.arange(6)), Augmentation(**asked), channels_last=False)
     flat = IMAGES[:, :, :20]
     with pytest.raises(UsageError, match="turns squares, got 20×40"):

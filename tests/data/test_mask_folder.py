@@ -142,7 +142,7 @@ def test_masks_that_are_void_all_over_are_refused(part: str) -> None:
     some, none = (Split(np.zeros((2, 1, 4, 4), np.uint8), np.full((2, 4, 4), value, np.uint8)) for value in (0, VOID))
     parts = dict.fromkeys(("train", "validation", "test"), some)
     with pytest.raises(
-        DataError, match=rf"^{part} masks: every pixel of all 2 is void \(255\), expected some of a class$"
+        DataError, match=rf"^{part} masks: every pixel of all 2 is void \(255\), expected pixels with a class$"
     ):
         Dataset("d", **{**parts, part: none}, classes=("a",))
     assert len(Dataset("d", **{**parts, part: none[:0]}, classes=("a",)).test) in (0, 2)

@@ -46,5 +46,5 @@ def test_images_on_disk_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     streamed = object.__new__(StreamedImages)
     monkeypatch.setattr(type(data.train), "images", streamed, raising=False)
     object.__setattr__(data.train, "images", streamed)
-    with pytest.raises(UsageError, match="permutation=3: the images of arrays are too many for memory"):
+    with pytest.raises(UsageError, match="permutation=3: the images of arrays do not fit in memory"):
         permute_pixels(data, 3)

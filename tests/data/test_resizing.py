@@ -84,5 +84,5 @@ def test_crops_of_arrays(channels: int) -> None:
 
 
 def test_other_channels_are_refused() -> None:
-    with pytest.raises(UsageError, match="min_area takes images of 1 or 3 channels, got 2"):
+    with pytest.raises(UsageError, match="min_area supports images with 1 or 3 channels, got 2"):
         resized_crops(np.zeros((1, 4, 4, 2), np.uint8), np.ones((1, 4)))

@@ -1,4 +1,4 @@
-"""The made-up data set: reproducible, and learnable."""
+"""The generated data set: reproducible and learnable."""
 
 from __future__ import annotations
 

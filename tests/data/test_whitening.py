@@ -41,7 +41,7 @@ def test_all_splits_are_whitened_alike_by_the_training_images(toy: Dataset) -> N
     inside = np.abs(expected) < 3.9
     assert np.abs(found - expected)[inside].max() <= 0.5 / LEVELS_PER_UNIT + 1e-5
     assert inside.mean() > 0.99
-    assert white.note == "made-up data; contrast normalized and ZCA whitened"
+    assert white.note == "generated data; contrast normalized and ZCA whitened"
     fewer = dataclasses.replace(toy, test=toy.test[:7], validation=toy.validation[:0])
     assert np.array_equal(whiten(fewer).test.images, white.test.images[:7])
     assert np.array_equal(white.train.labels, toy.train.labels)
@@ -54,7 +54,7 @@ def test_images_of_one_color_become_numbers() -> None:
 def test_images_that_are_too_large_are_refused(toy: Dataset) -> None:
     large = np.zeros((4, 3, 40, 40), np.uint8)
     split = dataclasses.replace(toy.train[:4], images=large)
-    with pytest.raises(UsageError, match="have 4,800 values or are too many for memory"):
+    with pytest.raises(UsageError, match="have 4,800 values each or do not fit in memory"):
         whiten(Dataset("large", split, split, split, toy.classes))
 
 

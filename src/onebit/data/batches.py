@@ -1,4 +1,4 @@
-"""Batches for training from a whole training set: chosen, augmented, and laid out as the net wants them."""
+"""Training batches from a whole training set: selected, augmented, and in the memory layout of the net."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from onebit.errors import UsageError
 
 
 class TrainingImages:
-    """The images of a training split, from which batches are made.
+    """The images of a training split, as a source of batches.
 
-    For channels_last the set is held in NHWC memory: once more, unless it has one channel or already lies so. Working
-    memory for one batch is kept from batch to batch.
+    With channels_last the images are kept in NHWC memory, which is a copy unless they have one channel or that layout
+    already. Memory for one batch is reused by the next.
 
     Args:
         images: (N, C, H, W) uint8.
-        augmentation: what is done to every batch; None for nothing.
-        channels_last: batches are (N, C, H, W) in NHWC memory, which costs nothing; else in the order of their shape.
+        augmentation: changes to every batch; None for none.
+        channels_last: whether batches (N, C, H, W) have NHWC memory, at no cost; otherwise they are contiguous.
 
     Raises:
-        UsageError: an augmentation that these images are too small for.
+        UsageError: the images are too small for the augmentation.
     """
 
     def __init__(
@@ -48,30 +48,27 @@ class TrainingImages:
         self.count, self.size = len(images), (height, width)
         # (P, H, W, K) of `change_pixels`
         self._shape = (1, height, width, channels) if channels_last else (channels, height, width, 1)
-        self._streamed: StreamedImages | None = None
+        self._streamed = images if isinstance(images, StreamedImages) else None
         self._pixels: Images | None = None
-        if isinstance(images, StreamedImages):
-            self._streamed = images
-        else:
-            laid_out = images.transpose(0, 2, 3, 1) if channels_last else images
-            self._pixels = np.ascontiguousarray(laid_out).reshape(self.count, *self._shape)
+        if not isinstance(images, StreamedImages):
+            self._pixels = self._laid_out(images.transpose(0, 2, 3, 1))
         self._chosen = np.empty((0, *self._shape), np.uint8)
         self._padded = padded_buffer(self.augmentation, self._chosen.shape)
 
     def batch(self, indices: npt.NDArray[np.int64], rng: np.random.Generator, *, part: slice = slice(None)) -> Images:
-        """The images `indices`, augmented as `augment_images(images[indices], augmentation, rng=rng)` does it.
+        """A batch, equal to `augment_images(images[indices], augmentation, rng=rng)[part]`.
 
         Args:
-            indices: (N,), which images.
-            rng: drawn from for all of `indices`, so that processes that share a batch draw alike.
-            part: only these of `indices` are made.
+            indices: (N,), the images.
+            rng: for the draws, which cover all of `indices`, so that processes that share a batch draw the same.
+            part: the part of the batch to make.
 
         Returns:
             uint8 (len(indices[part]), C, H, W), a new array.
 
         Raises:
-            IndexError: an index that is no image.
-            DataError: a streamed image that does not decode.
+            IndexError: an index out of range.
+            DataError: a streamed image does not decode.
         """
         draws = draw(self.augmentation, len(indices), size=self.size, rng=rng).of(part)
         order = plain_first(draws)
@@ -89,92 +86,91 @@ class TrainingImages:
 
     @property
     def pixels(self) -> Images | None:
-        """All images, (count, P, H, W, K), see `change_pixels`; None where a batch is read or resized anew."""
+        """All images, (count, P, H, W, K), see `change_pixels`; None if streamed or cropped by `min_area`."""
         return None if self.augmentation.min_area is not None else self._pixels
 
     def batches(
-        self,
-        chosen: Iterable[tuple[npt.NDArray[np.int64], slice]],
-        rng: np.random.Generator,
+        self, chosen: Iterable[tuple[npt.NDArray[np.int64], slice]], rng: np.random.Generator
     ) -> Iterator[Images]:
-        """`batch` for each of `chosen`, indices and part; of streamed images the next ones are made meanwhile.
+        """`batch` for each (indices, part) in `chosen`; streamed images are read ahead.
 
-        `rng` belongs to this iterator until it ends.
+        Leave `rng` to the iterator until that ends.
         """
         made = (self.batch(indices, rng, part=part) for indices, part in chosen)
         return made if self._streamed is None else prefetched(made)
 
     def _read(self, rows: npt.NDArray[np.int64], crops: npt.NDArray[np.float64] | None) -> Images:
-        """(len(rows), P, H, W, K)."""
+        """Images before flips and the like, (len(rows), P, H, W, K)."""
         if self._streamed is not None:
-            pixels = self._streamed.source.read(self._streamed.rows[rows], crops=crops)
-            if self.channels_last:
-                return pixels[:, np.newaxis]
-            return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))[..., np.newaxis]
+            return self._laid_out(self._streamed.source.read(self._streamed.rows[rows], crops=crops))
         assert self._pixels is not None
         if crops is not None:
             pixels = self._pixels[rows]
-            if self.channels_last:
-                return resized_crops(pixels[:, 0], crops)[:, np.newaxis]
-            return resized_crops(pixels[..., 0].transpose(0, 2, 3, 1), crops).transpose(0, 3, 1, 2)[..., np.newaxis]
+            nhwc = pixels[:, 0] if self.channels_last else pixels[..., 0].transpose(0, 2, 3, 1)
+            return self._laid_out(resized_crops(nhwc, crops))
         if not shuffles(self.augmentation):
             return self._pixels[rows]
         if len(self._chosen) < len(rows):
             self._chosen = np.empty((len(rows), *self._shape), np.uint8)
-        # "clip" lets numpy write there directly; the indices are checked
+        # mode "clip" lets numpy write to `out` directly; `batch` has checked the indices
         return np.take(self._pixels, rows, axis=0, out=self._chosen[: len(rows)], mode="clip")
 
+    def _laid_out(self, pixels: Images) -> Images:
+        """(N, H, W, C) as (N, P, H, W, K)."""
+        pixels = pixels if self.channels_last else pixels.transpose(0, 3, 1, 2)
+        return np.ascontiguousarray(pixels).reshape(len(pixels), *self._shape)
 
-def _check_unmasked(asked: Augmentation) -> None:
-    """Refuse what is done to images with masks only.
+
+def _check_unmasked(augmentation: Augmentation) -> None:
+    """Refuse changes that only work on images with masks.
 
     Raises:
-        UsageError: something that this augmentation asks.
+        UsageError: the augmentation makes such a change.
     """
-    for name, default in {"crop_size": None, "flip_vertical": False, "rotate": False, "elastic": 0.0}.items():
-        if getattr(asked, name) != default:
-            raise UsageError(f"augmentation.{name} belongs to images with masks, these have a label each: leave it out")
+    for name in ("crop_size", "flip_vertical", "rotate", "elastic"):
+        if getattr(augmentation, name):
+            raise UsageError(f"augmentation.{name} is for images with masks, but these have labels: leave it out")
 
 
 class TrainingSamples:
-    """The samples of a training split, images with labels or with masks, from which batches are made.
+    """The samples of a training split, images with labels or with masks, as a source of batches.
 
     Args:
         split: the split.
-        augmentation: what is done to every batch; None for nothing.
+        augmentation: changes to every batch; None for none.
         channels_last: see `TrainingImages`.
 
     Raises:
-        UsageError: an augmentation that these samples do not take.
+        UsageError: the augmentation does not work on these samples.
     """
 
     def __init__(self, split: Split, augmentation: Augmentation | None, *, channels_last: bool) -> None:
-        asked = augmentation or Augmentation()
+        augmentation = augmentation or Augmentation()
         self.labels = split.labels
-        self.repeats = asked.repeats
-        self.count = len(split) * asked.repeats
+        self.repeats = augmentation.repeats
+        self.count = len(split) * self.repeats
         self._masked: MaskedImages | None = None
         self.images: TrainingImages | None = None
-        """None of images with masks."""
+        """None if the images have masks."""
         if split.labels.ndim > 1:
             images = split.images[:] if isinstance(split.images, StreamedImages) else split.images
-            self._masked = MaskedImages(images, split.labels, asked, channels_last=channels_last)
+            self._masked = MaskedImages(images, split.labels, augmentation, channels_last=channels_last)
         else:
-            _check_unmasked(asked)
-            self.images = TrainingImages(split.images, asked, channels_last=channels_last)
+            _check_unmasked(augmentation)
+            self.images = TrainingImages(split.images, augmentation, channels_last=channels_last)
 
     def order(self, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-        """Which sample stands where in an epoch: each of them `repeats` times, in random order."""
+        """The samples of an epoch in random order, each of them `repeats` times."""
         return rng.permutation(self.count) % len(self.labels)
 
     def batches(
         self, chosen: Iterable[tuple[npt.NDArray[np.int64], slice]], rng: np.random.Generator
     ) -> Iterator[tuple[Images, npt.NDArray]]:
-        """Images and labels of each of `chosen`, indices and part. `rng` belongs to this iterator until it ends."""
-        if self._masked is not None:
-            yield from self._masked.batches(chosen, rng)
+        """Images and labels for each (indices, part) in `chosen`. Leave `rng` to the iterator until that ends."""
+        if self.images is None:
+            assert self._masked is not None
+            yield from (self._masked.batch(indices, rng, part=part) for indices, part in chosen)
             return
-        assert self.images is not None
         chosen = list(chosen)
         for (indices, part), images in zip(chosen, self.images.batches(chosen, rng), strict=True):
             yield images, self.labels[indices[part]]
