@@ -110,8 +110,8 @@ def test_an_epoch_takes_each_image_as_often_as_asked() -> None:
     [
         ({"cutout": 4}, "cutout=4 does not work with masks"),
         ({"min_area": 0.5}, "min_area=0.5 does not work with masks"),
-        ({"crop_padding": 4}, "is mirrored: set padding_mode reflect"),
-        ({"crop_size": 41}, "a window of 41×41 and a border of 0 do not fit images of 40×40 pixels"),
+        ({"crop_padding": 4}, "needs padding_mode reflect"),
+        ({"crop_size": 41}, "a window of 41×41 with crop_padding=0 does not fit images of 40×40 pixels"),
         ({"crop_padding": 40, "padding_mode": "reflect"}, "a crop_padding up to 39"),
         ({"elastic": -1.0}, "elastic=-1.0: expected 0 or more"),
         ({"repeats": 0}, "repeats=0: expected more than 0"),
@@ -128,5 +128,5 @@ def test_what_is_for_masks_is_refused_without_them() -> None:
         with pytest.raises(UsageError, match=f"augmentation.{next(iter(asked))} is for images with masks"):
             TrainingSamples(Split(IMAGES, np.arange(6)), Augmentation(**asked), channels_last=False)
     flat = IMAGES[:, :, :20]
-    with pytest.raises(UsageError, match="turns squares, got 20×40"):
+    with pytest.raises(UsageError, match="needs square windows, got 20×40"):
         MaskedImages(flat, MASKS[:, :20], Augmentation(rotate=True), channels_last=False)

@@ -60,7 +60,7 @@ def test_a_file_of_classes_gives_their_names_and_255_is_none(tmp_path: Path) -> 
     assert (found[:, 0] == VOID).all()
 
 
-def test_colours_stay_and_palette_masks_hold_their_numbers(tmp_path: Path) -> None:
+def test_colors_stay_and_palette_masks_hold_their_numbers(tmp_path: Path) -> None:
     masked_folder(tmp_path, 3)
     write(tmp_path / "image" / "1.png", np.dstack([blobs(1) * np.uint8(200)] * 3))
     (tmp_path / "classes.txt").write_text("a\nb\n", encoding="utf-8")
@@ -163,17 +163,17 @@ def test_masks_that_do_not_fit_are_named_in_one_line(tmp_path: Path) -> None:
     strange[0, :2], strange[1, 0] = 7, 128
     write(mask, strange)
     assert refused(tmp_path) == (
-        f"{mask}: the mask holds the values 7, 128 (3 pixels), expected 0 and 255; other classes are named in "
-        "classes.txt beside label/, a line each"
+        f"{mask}: the mask has the values 7, 128 (3 pixels), expected 0 and 255; for other classes, write their "
+        "names to classes.txt beside label/, one on each line"
     )
     (tmp_path / "classes.txt").write_text("\n".join("abcdefgh"), encoding="utf-8")
     for i in range(5):
         write(tmp_path / "label" / f"{i}.png", np.full((32, 32), 4 + i, np.uint8))
-    assert "4.png: the mask holds the values 8 (1,024 pixels), expected 0 to 7, or 255 for none" in refused(tmp_path)
+    assert "4.png: the mask has the values 8 (1,024 pixels), expected 0 to 7, or 255 for none" in refused(tmp_path)
     write(tmp_path / "label" / "0.png", np.zeros((32, 32, 3), np.uint8))
-    assert "0.png: the mask has pixels 'RGB', expected one number of 8 bits" in refused(tmp_path)
+    assert "0.png: the mask has 'RGB' pixels, expected one 8-bit number" in refused(tmp_path)
     (tmp_path / "classes.txt").write_text("a\na\n", encoding="utf-8")
-    assert "classes.txt: got 2 names, expected 2 to 254, a line each and no two alike" in refused(tmp_path)
+    assert "classes.txt: got 2 names, expected 2 to 254 different names, one on each line" in refused(tmp_path)
 
 
 def test_folders_that_do_not_fit_are_named_in_one_line(tmp_path: Path) -> None:
@@ -182,10 +182,12 @@ def test_folders_that_do_not_fit_are_named_in_one_line(tmp_path: Path) -> None:
     assert "not found: needs image/*.png and label/*.png; looked in" in refused(tmp_path)
     masked_folder(tmp_path, 3)
     lone = write(tmp_path / "image" / "9.png", np.zeros((32, 32), np.uint8))
-    assert refused(tmp_path).startswith(f"{lone}: has no partner in {tmp_path / 'label'}, where a file named 9.png")
+    assert refused(tmp_path).startswith(
+        f"{lone}: has no partner in {tmp_path / 'label'}, expected a file named 9.png there"
+    )
     write(tmp_path / "label" / "9.png", np.zeros((32, 32), np.uint8))
     write(lone, np.zeros((30, 32), np.uint8))
-    assert refused(tmp_path) == f"{lone}: is 32×30 pixels, 0.png is 32×32; expected one size: cut or resize them"
+    assert refused(tmp_path) == f"{lone}: is 32×30 pixels, 0.png is 32×32; expected one size: crop or resize them"
     lone.write_bytes(b"no image")
     assert refused(tmp_path) == f"{lone}: is not an image that Pillow can read"
 

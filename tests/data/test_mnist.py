@@ -47,7 +47,7 @@ def test_a_damaged_file_is_named_with_its_checksum_and_the_way_out(tiny: TinyMni
         read_mnist(directory=folder, files=tiny.files, mirrors=())
     assert str(caught.value) == (
         f"{folder / tiny.files[3].name} is damaged: got sha256 {hashlib.sha256(damaged).hexdigest()}; "
-        f"expected sha256 {tiny.files[3].sha256} when unpacked; delete it and fetch it again: onebit data mnist"
+        f"expected sha256 {tiny.files[3].sha256} when uncompressed; delete it and fetch it again: onebit data mnist"
     )
 
 

@@ -83,7 +83,8 @@ def list_folder(root: Path) -> Listing:
     if not test and validation:
         test, validation, note = validation, (), f"tested on the images of {next(iter(parts))}/"
     elif not test:
-        note = f"no test folder: {100 * TEST_SHARE:.0f} % of the images of each class, drawn with seed 0, are the test images"
+        share = f"{100 * TEST_SHARE:.0f} % of the images of each class"
+        note = f"no test folder: {share}, drawn with seed 0, are the test images"
         rng, drawn = np.random.default_rng(0), set[ImageFile]()
         for _, group in itertools.groupby(train, key=lambda file: file.label):
             files = list(group)
@@ -109,9 +110,9 @@ def _list_images(folder: Path, classes: tuple[str, ...]) -> tuple[ImageFile, ...
         before, label = len(images), classes.index(name)
         for place, inner, entries in os.walk(folder / name):
             inner[:] = sorted(entry for entry in inner if not entry.startswith("."))
-            for entry in sorted(entries):
-                if entry.lower().endswith(SUFFIXES) and not entry.startswith("."):
-                    images.append(_image_file(os.path.join(place, entry), label))
+            shown = [entry for entry in sorted(entries) if not entry.startswith(".")]
+            files = (os.path.join(place, entry) for entry in shown if entry.lower().endswith(SUFFIXES))
+            images.extend(_image_file(path, label) for path in files)
         if len(images) == before:
             raise DataError(f"{folder / name}: the class folder is empty; expected images ({' '.join(SUFFIXES)})")
     if not images:
