@@ -1,9 +1,9 @@
-"""Data sets as uint8 arrays: find or fetch their files, check them, split, augment. Never imports torch."""
+"""Data sets as uint8 arrays: finds or downloads their files, checks, splits and augments them. Never imports torch."""
 
 from __future__ import annotations
 
-from onebit.data.augment import Augmentation, augment_images
-from onebit.data.batches import TrainingImages, TrainingSamples
+from onebit.data.augment import Augmentation
+from onebit.data.batches import TrainingImages, TrainingSamples, augment_images
 from onebit.data.classes import classes_in_short, refuse_other_classes
 from onebit.data.datasets import DATASETS, FetchedFiles, fetch_dataset, load_dataset
 from onebit.data.fetch import OfficialFile, OfficialFiles, cache_dir, find_or_fetch

@@ -64,11 +64,7 @@ def read_arrays(*, directory: str | Path | None = None, progress: Progress | Non
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    """Read every array in the file.
-
-    Raises:
-        DataError: the file is damaged, not a file of arrays, or holds Python objects.
-    """
+    """Read every array in the file."""
     try:
         # opened here: numpy would leave a damaged file open
         with open_regular(path) as file, np.load(file, allow_pickle=False) as arrays:

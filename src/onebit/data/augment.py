@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from onebit.data.resizing import resized_crops
 from onebit.data.streaming import Images
 from onebit.errors import UsageError
 
@@ -114,19 +113,6 @@ def draw(augmentation: Augmentation, count: int, *, size: tuple[int, int], rng: 
     return Draws(crops, top, left, mirrored, cut_row, cut_column)
 
 
-def check_augmentation(augmentation: Augmentation, size: tuple[int, int]) -> None:
-    """Check that images of this height and width are large enough to be padded by reflection.
-
-    Raises:
-        UsageError: they are too small.
-    """
-    if augmentation.padding_mode == "reflect" and augmentation.crop_padding >= min(size):
-        raise UsageError(
-            f"crop_padding={augmentation.crop_padding} with padding_mode reflect: expected at most {min(size) - 1} "
-            f"for images of {size[0]}×{size[1]} pixels"
-        )
-
-
 def shuffles(augmentation: Augmentation) -> bool:
     """Whether `change_pixels` makes a new array instead of changing its input in place."""
     return bool(augmentation.crop_padding or augmentation.flip)
@@ -203,27 +189,3 @@ def _reflect(padded: Images, padding: int) -> None:
     padded[:, :, :, high] = padded[:, :, :, inside_high][:, :, :, ::-1]
     padded[:, :, low] = padded[:, :, inside_low]
     padded[:, :, high] = padded[:, :, inside_high][:, :, ::-1]
-
-
-def augment_images(images: Images, augmentation: Augmentation, *, rng: np.random.Generator) -> Images:
-    """Change each image of a batch at random.
-
-    `TrainingImages` makes the same batches from a whole training set, faster.
-
-    Args:
-        images: (N, C, H, W) uint8; not modified.
-        augmentation: the changes.
-        rng: for the draws, in the order of `draw`.
-
-    Returns:
-        (N, C, H, W) uint8; `images` itself if the augmentation does nothing.
-    """
-    check_augmentation(augmentation, images.shape[2:])
-    if augmentation == Augmentation():
-        return images
-    draws = draw(augmentation, len(images), size=images.shape[2:], rng=rng)
-    if augmentation.min_area is not None:
-        images = resized_crops(images.transpose(0, 2, 3, 1), draws.crops).transpose(0, 3, 1, 2)
-    order = plain_first(draws)
-    pixels = images[order][..., np.newaxis]
-    return change_pixels(pixels, augmentation, draws, order, padded_buffer(augmentation, pixels.shape))[..., 0]

@@ -10,7 +10,6 @@ import numpy.typing as npt
 from onebit.data.augment import (
     Augmentation,
     change_pixels,
-    check_augmentation,
     draw,
     padded_buffer,
     plain_first,
@@ -43,7 +42,12 @@ class TrainingImages:
     ) -> None:
         _, channels, height, width = images.shape
         self.augmentation = augmentation or Augmentation()
-        check_augmentation(self.augmentation, (height, width))
+        padding = self.augmentation.crop_padding
+        if self.augmentation.padding_mode == "reflect" and padding >= min(height, width):
+            raise UsageError(
+                f"crop_padding={padding} with padding_mode reflect: expected at most {min(height, width) - 1} "
+                f"for images of {height}×{width} pixels"
+            )
         self.channels_last = channels_last
         self.count, self.size = len(images), (height, width)
         # (P, H, W, K) of `change_pixels`
@@ -56,7 +60,7 @@ class TrainingImages:
         self._padded = padded_buffer(self.augmentation, self._chosen.shape)
 
     def batch(self, indices: npt.NDArray[np.int64], rng: np.random.Generator, *, part: slice = slice(None)) -> Images:
-        """A batch, equal to `augment_images(images[indices], augmentation, rng=rng)[part]`.
+        """A batch of images, changed at random.
 
         Args:
             indices: (N,), the images.
@@ -121,15 +125,20 @@ class TrainingImages:
         return np.ascontiguousarray(pixels).reshape(len(pixels), *self._shape)
 
 
-def _check_unmasked(augmentation: Augmentation) -> None:
-    """Refuse changes that only work on images with masks.
+def augment_images(images: Images, augmentation: Augmentation, *, rng: np.random.Generator) -> Images:
+    """Change each image of a batch at random.
 
-    Raises:
-        UsageError: the augmentation makes such a change.
+    Args:
+        images: (N, C, H, W) uint8; not modified.
+        augmentation: the changes.
+        rng: for the draws, in the order of `draw`.
+
+    Returns:
+        (N, C, H, W) uint8; `images` itself if the augmentation does nothing.
     """
-    for name in ("crop_size", "flip_vertical", "rotate", "elastic"):
-        if getattr(augmentation, name):
-            raise UsageError(f"augmentation.{name} is for images with masks, but these have labels: leave it out")
+    if augmentation == Augmentation():
+        return images
+    return TrainingImages(images, augmentation, channels_last=False).batch(np.arange(len(images)), rng)
 
 
 class TrainingSamples:
@@ -156,7 +165,9 @@ class TrainingSamples:
             images = split.images[:] if isinstance(split.images, StreamedImages) else split.images
             self._masked = MaskedImages(images, split.labels, augmentation, channels_last=channels_last)
         else:
-            _check_unmasked(augmentation)
+            for name in ("crop_size", "flip_vertical", "rotate", "elastic"):
+                if getattr(augmentation, name):
+                    raise UsageError(f"augmentation.{name} is for images with masks, these have labels: leave it out")
             self.images = TrainingImages(split.images, augmentation, channels_last=channels_last)
 
     def order(self, rng: np.random.Generator) -> npt.NDArray[np.int64]:

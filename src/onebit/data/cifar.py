@@ -108,10 +108,7 @@ def read_cifar(
     paths = find_or_fetch(official, directory=directory, progress=progress)
     parts = []
     for path, file in zip(paths, files.files, strict=True):
-        if path.name == file.name:
-            images, labels = _read_binary(path, files, file.count)
-        else:
-            images, labels = _read_pickled(path, files, file.count)
+        images, labels = (_read_binary if path.name == file.name else _read_pickled)(path, files, file.count)
         if labels.min() < 0 or labels.max() >= classes:
             wrong = int(np.flatnonzero((labels < 0) | (labels >= classes))[0])
             raise DataError(

@@ -189,14 +189,7 @@ def _end(process_id: int, threads: ThreadPoolExecutor, processes: list[subproces
 
 # not a method: a thread that held the last reference to `Decoders` would end it, and wait for itself
 def _decode_in_worker(idle: _Idle, path: str, crop: Any, out: Images) -> DataError | None:
-    """Decode an image into `out`, (H, W, 3), in an idle worker.
-
-    Returns:
-        What is wrong with the image, or None.
-
-    Raises:
-        DataError: the worker died.
-    """
+    """Decode an image into `out`, (H, W, 3), in an idle worker; returns its error or None."""
     process = idle.get()
     try:
         pickle.dump((path, crop), process.stdin)  # type: ignore[arg-type]

@@ -106,7 +106,9 @@ def find_or_fetch(official: OfficialFiles, *, directory: str | Path | None, prog
     needed = ", ".join(file.names[0] for file in official.files)
     searched = []
     for root in data_roots(directory):
-        best = max((_present(official, folder) for folder in _places(root, official.folders)), key=len)
+        best = max(
+            (_present(official, folder) for folder in (root, *(root / name for name in official.folders))), key=len
+        )
         if len(best) == len(official.files):
             return list(best.values())
         searched.append(f"{root} ({len(best)} of {len(official.files)} files)")
@@ -142,15 +144,12 @@ def data_roots(directory: str | Path | None) -> Iterator[Path]:
 
 
 def find_folder(name: str, directory: str | Path | None, sub_folders: Sequence[str], *, needs: str) -> Path:
-    """The first of `data_roots`, or of their sub-folders `name`, that has all of the given sub-folders.
-
-    Args:
-        needs: the files that belong there, for the message.
+    """The first of `data_roots`, or of their sub-folders `name`, with all of the given sub-folders.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none; the message says what it `needs`.
     """
-    places = [place for root in data_roots(directory) for place in _places(root, (name,))]
+    places = [place for root in data_roots(directory) for place in (root, root / name)]
     for place in places:
         if all((place / sub_folder).is_dir() for sub_folder in sub_folders):
             return place.resolve()
@@ -158,10 +157,6 @@ def find_folder(name: str, directory: str | Path | None, sub_folders: Sequence[s
         f"data set {name!r} not found: needs {needs}; looked in {', '.join(map(str, places))}; "
         "name the folder that holds them with --data DIR or ONEBIT_DATA"
     )
-
-
-def _places(root: Path, sub_folders: Sequence[str]) -> list[Path]:
-    return [root, *(root / name for name in sub_folders)]
 
 
 def _present(official: OfficialFiles, folder: Path) -> dict[OfficialFile, Path]:
@@ -189,11 +184,7 @@ def _download(official: OfficialFiles, target: Path, progress: Progress | None) 
 
 
 def _retrieve(name: str, checksum: str, mirrors: tuple[str, ...], target: Path, progress: Progress | None) -> None:
-    """Download a file from the first mirror that has it.
-
-    Raises:
-        _UnreachableError: no mirror has it. DataError: the cache cannot be written.
-    """
+    """Download a file from the first mirror that has it."""
     try:
         import pooch
         from requests.exceptions import HTTPError, RequestException
@@ -222,11 +213,7 @@ def _retrieve(name: str, checksum: str, mirrors: tuple[str, ...], target: Path, 
 
 
 def _unpack(official: OfficialFiles, archive: Path, target: Path) -> None:
-    """Extract only the official files from a tar archive into `target`, each completely or not at all.
-
-    Raises:
-        DataError: the archive is damaged, or a file is missing, of another size, or not a regular file.
-    """
+    """Extract only the official files from a tar archive into `target`, each completely or not at all."""
     missing = {f"{official.folders[0]}/{file.names[0]}": file for file in official.files}
     try:
         with tarfile.open(archive, "r:*") as tar:

@@ -199,11 +199,7 @@ def _find_root(name: str, directory: str | Path | None) -> Path:
 
 
 def _common_size(files: Sequence[ImageFile], *, skip_broken: bool) -> tuple[int, int]:
-    """The (height, width) of all images.
-
-    Raises:
-        UsageError: they have several sizes. DataError: an image cannot be read.
-    """
+    """The (height, width) of all images."""
     first: tuple[str, tuple[int, int]] | None = None
     for file in files:
         try:
@@ -232,11 +228,7 @@ def _decode_all(
     skip_broken: bool,
     progress: Progress | None,
 ) -> _Checked:
-    """Decode every file once, into the numpy file `target`, (N, H, W, 3), or just to find the broken files.
-
-    Raises:
-        DataError: an image does not decode and `skip_broken` is false.
-    """
+    """Decode every file once, into the numpy file `target`, (N, H, W, 3), or just to find the broken files."""
     files, broken = listing.files, {}
     chunk = max(1, _CHUNK // (size[0] * size[1] * 3))
     done, total = 0, sum(file.size for file in files)

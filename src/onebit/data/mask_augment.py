@@ -85,16 +85,7 @@ class MaskedImages:
     def batch(
         self, indices: npt.NDArray[np.int64], rng: np.random.Generator, *, part: slice = slice(None)
     ) -> tuple[Images, Masks]:
-        """The images and masks of a batch, changed at random.
-
-        Args:
-            indices: (N,), the samples.
-            rng: for the draws, which cover all of `indices`, so that processes that share a batch draw the same.
-            part: the part of the batch to make.
-
-        Returns:
-            uint8 (n, C, S, S') and (n, S, S'), new arrays.
-        """
+        """The images (n, C, S, S') and masks (n, S, S') of a batch as new arrays, see `TrainingImages.batch`."""
         draws = self.draw(len(indices), rng).of(part)
         which = np.asarray(indices)[part]
         rows = draws.top[:, None] + np.arange(self.window[0])

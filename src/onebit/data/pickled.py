@@ -55,18 +55,18 @@ def read_pickled(path: Path, *, largest: int) -> dict[str, Any]:
             entries = _Unpickler(io.BytesIO(content), encoding="latin-1").load()
         if not isinstance(entries, dict):
             raise ValueError(f"got a {type(entries).__name__}, expected a dictionary")
-        return {_text(key): _array(value) for key, value in entries.items()}
+        if unknown := [key for key in entries if not isinstance(key, (str, bytes))]:
+            raise ValueError(f"got a {type(unknown[0]).__name__} as a key, expected a name")
+        # a newer Python may have written the names as bytes
+        names = (key if isinstance(key, str) else key.decode("latin-1") for key in entries)
+        return dict(zip(names, map(_array, entries.values()), strict=True))
     except Exception as error:  # a damaged pickle makes the unpickler raise almost anything
         what = first_line(error)
         raise DataError(f"{path}: is not a pickled CIFAR file: {what}; other pickles are not read") from None
 
 
 def _check_instructions(content: bytes) -> None:
-    """Refuse a pickle that could take much more memory than its own size, or endless time.
-
-    Raises:
-        ValueError: too many instructions, or an argument that goes beyond the end of the content.
-    """
+    """Refuse a pickle that could take much more memory than its own size, or endless time."""
     others = 0
     for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
         others += opcode.name not in _VALUES
@@ -99,19 +99,8 @@ class _Described:
         self.state = state
 
 
-def _text(key: Any) -> str:
-    """A key of the dictionary; a newer Python may have written it as bytes."""
-    if not isinstance(key, (str, bytes)):
-        raise ValueError(f"got a {type(key).__name__} as a key, expected a name")
-    return key if isinstance(key, str) else key.decode("latin-1")
-
-
 def _array(value: Any) -> Any:
-    """The uint8 array, in memory of its own, that `value` describes; any other value as it is.
-
-    Raises:
-        ValueError: it describes anything but a uint8 array in C order with as many bytes as its shape says.
-    """
+    """The uint8 array that `value` describes; any other value as it is."""
     if not isinstance(value, _Described):
         return value
     if value.name not in _ARRAYS:
