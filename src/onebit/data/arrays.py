@@ -52,15 +52,9 @@ def read_arrays(*, directory: str | Path | None = None, progress: Progress | Non
         )
     train, test = _split(path, arrays, "train"), _split(path, arrays, "test")
     validation = _split(path, arrays, "validation") if VALIDATION[0] in arrays else None
-    return LoadedFiles(
-        train,
-        test,
-        str(path.resolve()),
-        (str(path.resolve()),),
-        classes=_classes(path, arrays, train),
-        validation=validation,
-        identity=arrays_digest(train.images, test.images),
-    )
+    name, classes = str(path.resolve()), _classes(path, arrays, train)
+    digest = arrays_digest(train.images, test.images)
+    return LoadedFiles(train, test, name, (name,), classes=classes, validation=validation, identity=digest)
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -5,9 +5,9 @@ Source: Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images"
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ JPEG_COPY = "cf28711b3059b27ed8a78d6529b5ba5b5c94130096ca62a1a924268a9a9ec05b"
 JPEG_NOTE = "a copy stored as JPEG; accuracies are a little lower than on the lossless original"
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class CifarFile:
     """A file: its name in the binary layout, its name in the pickled layout, and its number of images."""
 
@@ -35,7 +35,7 @@ class CifarFile:
     count: int
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class CifarFiles:
     """One of the two data sets on disk.
 
@@ -84,12 +84,12 @@ CIFAR100_FILES = CifarFiles(
 def read_cifar(
     files: CifarFiles, classes: int, *, directory: str | Path | None = None, progress: Progress | None = None
 ) -> LoadedFiles:
-    """Find or fetch the files in either layout, read and check them.
+    """Find or download the files in either layout, read and check them.
 
     Args:
         files: which data set.
         classes: number of classes.
-        directory: the only folder to look in, see `find_or_fetch`.
+        directory: the only folder to search, see `find_or_fetch`.
         progress: called during downloads.
 
     Returns:
@@ -181,13 +181,10 @@ CIFAR10 = DatasetEntry(
     validation=5_000,
     licence="Krizhevsky 2009; no licence stated",
 )
-CIFAR100 = DatasetEntry(
+CIFAR100 = dataclasses.replace(
+    CIFAR10,
     name="cifar100",
     title="color photographs of 100 kinds of things",
     read=functools.partial(read_cifar, CIFAR100_FILES, len(CIFAR100_CLASSES)),
     classes=CIFAR100_CLASSES,
-    input_shape=(3, 32, 32),
-    counts=(50_000, 10_000),
-    validation=5_000,
-    licence="Krizhevsky 2009; no licence stated",
 )

@@ -90,16 +90,9 @@ def load_dataset(
             count = min(len(loaded.train) // 10, MOST_VALIDATION)
         train, held_out = hold_out(loaded.train, count, seed=split_seed)
     note = "; ".join(filter(None, (entry.note, loaded.note)))
-    return Dataset(
-        entry.name,
-        train,
-        held_out,
-        loaded.test,
-        entry.classes or loaded.classes,
-        loaded.directory,
-        note,
-        loaded.identity,
-    )
+    classes = entry.classes or loaded.classes
+    data = Dataset(entry.name, train, held_out, loaded.test, classes, loaded.directory, note, loaded.identity)
+    return data if input_size is None or entry.folder else data.changed(lambda split: _resized(split, input_size))
 
 
 def fetch_dataset(
@@ -148,22 +141,12 @@ def _read(
     workers: int | None,
     skip_broken: bool,
 ) -> LoadedFiles:
-    """Read the files, and resize the images."""
+    """Read the files; the images in a folder are resized already."""
     check_input_size(input_size)
-    if entry.folder:
-        return entry.read(
-            directory=directory,
-            progress=progress,
-            input_size=input_size or entry.input_size,
-            workers=workers,
-            skip_broken=skip_broken,
-        )
-    loaded = entry.read(directory=directory, progress=progress)
-    if input_size is None:
-        return loaded
-    train, test = (_resized(part, input_size) for part in (loaded.train, loaded.test))
-    validation = None if loaded.validation is None else _resized(loaded.validation, input_size)
-    return loaded._replace(train=train, validation=validation, test=test)
+    if not entry.folder:
+        return entry.read(directory=directory, progress=progress)
+    options = {"input_size": input_size or entry.input_size, "workers": workers, "skip_broken": skip_broken}
+    return entry.read(directory=directory, progress=progress, **options)
 
 
 def _resized(split: Split, size: int) -> Split:

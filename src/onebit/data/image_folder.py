@@ -175,16 +175,9 @@ def _load(listing: Listing, images: Images | StreamedImages, checked: _Checked, 
         paths = [Path(listing.files[i].path) for i in checked.broken]
         some = ", ".join(f"{path.parent.name}/{path.name}" for path in paths[:3]) + (", …" if len(paths) > 3 else "")
         notes.append(f"images left out because they do not decode: {len(paths)} ({some})")
-    return LoadedFiles(
-        train,
-        test,
-        str(listing.root),
-        (cached,) if cached else (),
-        note="; ".join(notes),
-        classes=listing.classes,
-        validation=validation if len(validation) else None,
-        identity=listing.digest,
-    )
+    own, note = validation if len(validation) else None, "; ".join(notes)
+    files = (cached,) if cached else ()
+    return LoadedFiles(train, test, str(listing.root), files, note, listing.classes, own, listing.digest)
 
 
 def _find_root(name: str, directory: str | Path | None) -> Path:

@@ -15,11 +15,7 @@ LARGEST_SIDE = 4096
 
 
 def check_input_size(input_size: int | None) -> None:
-    """Check the side to resize images to.
-
-    Raises:
-        UsageError: below 1 or above `LARGEST_SIDE`.
-    """
+    """Raise a UsageError if the side to resize images to is below 1 or above `LARGEST_SIDE`."""
     if input_size is not None and not 1 <= input_size <= LARGEST_SIDE:
         raise UsageError(f"input_size must be from 1 to {LARGEST_SIDE}, got {input_size}")
 

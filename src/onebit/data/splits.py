@@ -164,8 +164,8 @@ class Dataset:
             digest.update(split.labels.tobytes())
         return digest.hexdigest()[:16]
 
-    def changed(self, change: Callable[[Split], Split], note: str) -> Dataset:
-        """The data set with `change` made to each split, and with the note extended."""
+    def changed(self, change: Callable[[Split], Split], note: str = "") -> Dataset:
+        """Apply `change` to each split, and add to the note."""
         train, validation, test = map(change, (self.train, self.validation, self.test))
         note = "; ".join(filter(None, (self.note, note)))
         return replace(self, train=train, validation=validation, test=test, note=note)
@@ -211,25 +211,13 @@ class Dataset:
 
 
 def check_dataset(data: object) -> None:
-    """Check that an argument is a data set.
-
-    Raises:
-        WrongTypeError: it is not.
-    """
-    remedies = {
-        "Split": "pass the whole data set: data, not data.train",
-        "str": "read it first: onebit.load_dataset(name)",
-        "object": FROM_ARRAYS,
-    }
-    check_kind("data", data, Dataset, "a onebit.Dataset", remedies)
+    """Raise a WrongTypeError unless `data` is a `Dataset`."""
+    remedies = {"Split": "pass the whole data set: data, not data.train", "str": "use onebit.load_dataset(name)"}
+    check_kind("data", data, Dataset, "a onebit.Dataset", {**remedies, "object": FROM_ARRAYS})
 
 
 def check_split(split: object) -> None:
-    """Check that an argument is a split.
-
-    Raises:
-        WrongTypeError: it is not.
-    """
+    """Raise a WrongTypeError unless `split` is a `Split`."""
     remedy = "pass a split of a data set, such as data.test, or make one: onebit.data.Split(images, labels)"
     check_kind("split", split, Split, "images with their labels, a Split", {"object": remedy})
 
@@ -325,11 +313,7 @@ def hold_out(train: Split, count: int, *, seed: int) -> tuple[Split, Split]:
 
 
 def refuse_held_out(count: int, total: int) -> None:
-    """Check that `count` of `total` training images can be held out.
-
-    Raises:
-        UsageError: `count` is negative or leaves nothing to train on.
-    """
+    """Raise a UsageError if `count` of `total` training images is negative or leaves nothing to train on."""
     if not 0 <= count < max(total, 1):
         raise UsageError(f"validation={count}: expected 0 to {total - 1} of the {total} training images")
 
@@ -357,11 +341,7 @@ def _pair(part: str, given: Any) -> tuple[npt.ArrayLike, npt.ArrayLike]:
 
 
 def as_split(images: npt.ArrayLike, labels: npt.ArrayLike) -> Split:
-    """Make a split from arrays as `Dataset.from_arrays` takes them.
-
-    Raises:
-        DataError: see there.
-    """
+    """Make a split from arrays, with the checks of `Dataset.from_arrays`."""
     images, labels = np.asarray(images), np.asarray(labels)
     if images.ndim == 4 and images.shape[3] in (1, 3, 4) and images.shape[1] not in (1, 3, 4):
         raise DataError(
