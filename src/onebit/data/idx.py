@@ -26,7 +26,7 @@ def read_idx(path: Path, *, shape: tuple[int, ...], sha256: str, remedy: str) ->
 
     Args:
         path: the file; a name that ends in `.gz` means that it is compressed.
-        shape: the expected shape; more than its bytes are never held, whatever the file claims.
+        shape: the expected shape; no more memory is used, whatever the file claims.
         sha256: of the uncompressed file including its header, hex.
         remedy: what the user can do about a damaged file, the end of the message.
 

@@ -1,7 +1,7 @@
 """Reader of pickled CIFAR files: a dictionary of one uint8 array and lists of numbers and names.
 
-A pickle may name any function of Python and call it. Here the names come from an allow-list, and each one stands for a
-description of numpy's call instead of the call itself: nothing but this module runs.
+A pickle may name any function of Python and call it. Here the names come from an allow-list, and each one becomes a
+description of the call to numpy instead of the call itself, so that no code from outside this module runs.
 """
 
 from __future__ import annotations
