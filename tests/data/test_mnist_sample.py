@@ -27,7 +27,7 @@ def test_counts_and_balance() -> None:
     assert all(len(np.unique(data.train.labels[start : start + 100])) > 5 for start in range(0, 8000, 100))
 
 
-def test_no_image_is_twice_in_it() -> None:
+def test_no_image_occurs_twice() -> None:
     data = load_dataset("mnist-sample", validation=0)
     images = np.concatenate([data.train.images, data.test.images]).reshape(10_000, -1)
     assert len({image.tobytes() for image in images}) == 10_000

@@ -19,7 +19,7 @@ from onebit.data.pickled import read_pickled
 from onebit.errors import DataError
 
 OTHER = "is not a pickled CIFAR file"
-"""What the message says where its details are the words of Python's own unpickler."""
+"""For messages whose details come from Python's own unpickler."""
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 300), dtype=np.uint8)
 GOOD = dictionary(batch_label=text("of 5"), labels=numbers([3, 0, 255, 256]), data=array(PIXELS))
 
@@ -110,7 +110,7 @@ def test_no_call_is_ever_made(tmp_path: Path, protocol: int, name: str) -> None:
         (b"x" * 200_000, "got 200,000 bytes, expected at most 100,000"),
     ],
 )
-def test_anything_else_is_refused(tmp_path: Path, content: bytes, says: str) -> None:
+def test_other_pickles_are_refused(tmp_path: Path, content: bytes, says: str) -> None:
     with pytest.raises(DataError, match=says) as caught:
         read(tmp_path, content)
     assert str(tmp_path / "batch") in str(caught.value)
@@ -118,7 +118,7 @@ def test_anything_else_is_refused(tmp_path: Path, content: bytes, says: str) -> 
 
 
 def doubled(levels: int) -> bytes:
-    """A tuple that holds the one below it twice, and so on: a few bytes, but 2**levels values to hash."""
+    """Nested tuples, each with the previous one twice: a few bytes, but 2**levels values to hash."""
     return b")" + b"".join(b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(levels))
 
 
@@ -137,7 +137,7 @@ def doubled(levels: int) -> bytes:
     ],
     ids=["marks", "lists", "nested", "doubled", "doubled a little", "memo", "frame", "bytes", "shape"],
 )
-def test_a_small_file_takes_neither_much_memory_nor_long(tmp_path: Path, content: bytes, says: str) -> None:
+def test_a_small_file_takes_little_memory_and_time(tmp_path: Path, content: bytes, says: str) -> None:
     path = tmp_path / "batch"
     path.write_bytes(content)
     tracemalloc.start()
@@ -157,14 +157,14 @@ def test_a_damaged_file_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, place: int, value: int, cut: bool
 ) -> None:
     content = GOOD[:place] if cut else GOOD[:place] + bytes([value]) + GOOD[place + 1 :]
-    said = ""
+    message = ""
     try:
         assert isinstance(read(tmp_path_factory.getbasetemp(), content), dict)
     except DataError as error:
-        said = str(error)
-    assert "\n" not in said
+        message = str(error)
+    assert "\n" not in message
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_file_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot read .*nothing: No such file"):
         read_pickled(tmp_path / "nothing", largest=10)

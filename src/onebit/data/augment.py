@@ -1,4 +1,4 @@
-"""Random crops, flips and cutout of whole batches of uint8 images."""
+"""The options of data augmentation, and the random draws for a batch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from onebit.data.streaming import Images
 from onebit.errors import UsageError
 
 PADDING_MODES = ("zero", "reflect")
@@ -111,81 +110,3 @@ def draw(augmentation: Augmentation, count: int, *, size: tuple[int, int], rng: 
     if augmentation.cutout:
         cut_row, cut_column = (rng.integers(0, side, count) for side in size)
     return Draws(crops, top, left, mirrored, cut_row, cut_column)
-
-
-def shuffles(augmentation: Augmentation) -> bool:
-    """Whether `change_pixels` makes a new array instead of changing its input in place."""
-    return bool(augmentation.crop_padding or augmentation.flip)
-
-
-def padded_buffer(augmentation: Augmentation, shape: tuple[int, ...]) -> Images:
-    """Memory for `change_pixels`: images of `shape`, (N, P, H, W, K), with zeros as padding."""
-    count, planes, height, width, values = shape
-    both = 2 * augmentation.crop_padding
-    return np.zeros((count, planes, height + both, width + both, values), np.uint8)
-
-
-def change_pixels(
-    pixels: Images, augmentation: Augmentation, draws: Draws, order: npt.NDArray, buffer: Images
-) -> Images:
-    """Crop, flip and cut a batch.
-
-    The shape (N, P, H, W, K) covers both layouts: (N, C, H, W) has P = C planes with K = 1 value for each pixel;
-    (N, H, W, C) has one plane with C values.
-
-    Args:
-        pixels: (N, P, H, W, K), sorted by `order`.
-        draws: for the batch, in its own order.
-        order: `plain_first(draws)`: images that are not mirrored come first, so that each of the two groups is copied
-            in one piece.
-        buffer: `padded_buffer` for at least N images; overwritten, its border only if it is reflected.
-
-    Returns:
-        (N, P, H, W, K) in the order of the batch; `pixels` itself, changed in place, unless `shuffles(augmentation)`.
-    """
-    count, planes, height, width, values = pixels.shape
-    padding, mirrored = augmentation.crop_padding, draws.mirrored
-    if shuffles(augmentation):
-        padded = buffer[:count]
-        inner = padded[:, :, padding : padding + height, padding : padding + width]
-        plain = count - int(mirrored.sum())
-        inner[:plain] = pixels[:plain]
-        for value in range(values):  # three copies with a stride are faster than one of three bytes each
-            inner[plain:, ..., value] = pixels[plain:, ..., ::-1, value]
-        if padding and augmentation.padding_mode == "reflect":
-            _reflect(padded, padding)
-        # a view of all windows in which a row, W·K bytes, is one element: the drawn windows are copied row by row
-        strides = padded.strides
-        windows = np.ndarray(
-            (count, 2 * padding + 1, 2 * padding + 1, planes, height),
-            np.dtype(f"V{width * values}"),
-            padded,
-            strides=(strides[0], strides[2], strides[3], strides[1], strides[2]),
-        )
-        position = np.empty(count, np.intp)
-        position[order] = np.arange(count)
-        # in a mirrored image, the columns of the window count from the other side
-        left = np.where(mirrored, 2 * padding - draws.left, draws.left)
-        pixels = windows[position, draws.top, left].view(np.uint8).reshape(pixels.shape)
-    if augmentation.cutout:
-        corners = np.stack([draws.cut_row, draws.cut_column]) - augmentation.cutout // 2
-        edges = np.maximum(np.concatenate([corners, corners + augmentation.cutout]), 0).tolist()
-        # one image at a time: masking the whole batch at once takes more than twice as long
-        for image, top, left_edge, bottom, right in zip(pixels, *edges, strict=True):
-            image[:, top:bottom, left_edge:right] = 0
-    return pixels
-
-
-def plain_first(draws: Draws) -> npt.NDArray[np.intp]:
-    """The order of images for `change_pixels`: first those that are not mirrored, then those that are."""
-    return np.argsort(draws.mirrored, kind="stable")
-
-
-def _reflect(padded: Images, padding: int) -> None:
-    """Fill the border of (N, P, H, W, K) with the inner pixels, mirrored at the edge pixels."""
-    low, high = slice(padding - 1, None, -1), slice(-padding, None)
-    inside_low, inside_high = slice(padding + 1, 2 * padding + 1), slice(-2 * padding - 1, -padding - 1)
-    padded[:, :, :, low] = padded[:, :, :, inside_low]
-    padded[:, :, :, high] = padded[:, :, :, inside_high][:, :, :, ::-1]
-    padded[:, :, low] = padded[:, :, inside_low]
-    padded[:, :, high] = padded[:, :, inside_high][:, :, ::-1]

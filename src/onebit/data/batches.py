@@ -7,14 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from onebit.data.augment import (
-    Augmentation,
-    change_pixels,
-    draw,
-    padded_buffer,
-    plain_first,
-    shuffles,
-)
+from onebit.data.augment import Augmentation, Draws, draw
 from onebit.data.mask_augment import MaskedImages
 from onebit.data.resizing import resized_crops
 from onebit.data.splits import Split
@@ -50,14 +43,16 @@ class TrainingImages:
             )
         self.channels_last = channels_last
         self.count, self.size = len(images), (height, width)
-        # (P, H, W, K) of `change_pixels`
+        # (P, H, W, K) covers both layouts: P = C planes of K = 1 value for each pixel, or one plane of C values
         self._shape = (1, height, width, channels) if channels_last else (channels, height, width, 1)
+        self._moves = bool(padding or self.augmentation.flip)
         self._streamed = images if isinstance(images, StreamedImages) else None
         self._pixels: Images | None = None
         if not isinstance(images, StreamedImages):
             self._pixels = self._laid_out(images.transpose(0, 2, 3, 1))
         self._chosen = np.empty((0, *self._shape), np.uint8)
-        self._padded = padded_buffer(self.augmentation, self._chosen.shape)
+        planes, *_, values = self._shape
+        self._padded = np.zeros((0, planes, height + 2 * padding, width + 2 * padding, values), np.uint8)
 
     def batch(self, indices: npt.NDArray[np.int64], rng: np.random.Generator, *, part: slice = slice(None)) -> Images:
         """A batch of images, changed at random.
@@ -75,22 +70,31 @@ class TrainingImages:
             DataError: a streamed image does not decode.
         """
         draws = draw(self.augmentation, len(indices), size=self.size, rng=rng).of(part)
-        order = plain_first(draws)
+        # images that are not mirrored come first, so that each of the two groups is copied in one piece
+        order = np.argsort(draws.mirrored, kind="stable")
         rows = np.asarray(indices)[part][order]
         if len(rows) and not 0 <= rows.min() <= rows.max() < self.count:
             raise IndexError(f"got indices {rows.min()} to {rows.max()}, expected 0 to {self.count - 1}")
         crops = None if self.augmentation.min_area is None else draws.crops[order]
         pixels = self._read(rows, crops)
-        if shuffles(self.augmentation) and len(self._padded) < len(rows):
-            self._padded = padded_buffer(self.augmentation, pixels.shape)
-        pixels = change_pixels(pixels, self.augmentation, draws, order, self._padded)
+        if self._moves:
+            pixels = self._moved(pixels, draws, order)
+        if self.augmentation.cutout:
+            corners = np.stack([draws.cut_row, draws.cut_column]) - self.augmentation.cutout // 2
+            edges = np.maximum(np.concatenate([corners, corners + self.augmentation.cutout]), 0).tolist()
+            # one image at a time: masking the whole batch at once takes more than twice as long
+            for image, top, left, bottom, right in zip(pixels, *edges, strict=True):
+                image[:, top:bottom, left:right] = 0
         if self.channels_last:
             return pixels[:, 0].transpose(0, 3, 1, 2)
         return pixels[..., 0]
 
     @property
     def pixels(self) -> Images | None:
-        """All images, (count, P, H, W, K), see `change_pixels`; None if streamed or cropped by `min_area`."""
+        """All images, (count, P, H, W, K): (count, C, H, W, 1), or (count, 1, H, W, C) for channels_last.
+
+        None if the images are streamed or cropped by `min_area`.
+        """
         return None if self.augmentation.min_area is not None else self._pixels
 
     def batches(
@@ -104,7 +108,7 @@ class TrainingImages:
         return made if self._streamed is None else prefetched(made)
 
     def _read(self, rows: npt.NDArray[np.int64], crops: npt.NDArray[np.float64] | None) -> Images:
-        """Images before flips and the like, (len(rows), P, H, W, K)."""
+        """Images before other changes than `min_area`, (len(rows), P, H, W, K)."""
         if self._streamed is not None:
             return self._laid_out(self._streamed.source.read(self._streamed.rows[rows], crops=crops))
         assert self._pixels is not None
@@ -112,7 +116,7 @@ class TrainingImages:
             pixels = self._pixels[rows]
             nhwc = pixels[:, 0] if self.channels_last else pixels[..., 0].transpose(0, 2, 3, 1)
             return self._laid_out(resized_crops(nhwc, crops))
-        if not shuffles(self.augmentation):
+        if not self._moves:
             return self._pixels[rows]
         if len(self._chosen) < len(rows):
             self._chosen = np.empty((len(rows), *self._shape), np.uint8)
@@ -123,6 +127,44 @@ class TrainingImages:
         """(N, H, W, C) as (N, P, H, W, K)."""
         pixels = pixels if self.channels_last else pixels.transpose(0, 3, 1, 2)
         return np.ascontiguousarray(pixels).reshape(len(pixels), *self._shape)
+
+    def _moved(self, pixels: Images, draws: Draws, order: npt.NDArray[np.intp]) -> Images:
+        """Flip and crop images (N, P, H, W, K), sorted by `order`; returns them in the order of the batch."""
+        count, planes, height, width, values = pixels.shape
+        padding, mirrored = self.augmentation.crop_padding, draws.mirrored
+        if len(self._padded) < count:
+            self._padded = np.zeros((count, *self._padded.shape[1:]), np.uint8)
+        padded = self._padded[:count]
+        inner = padded[:, :, padding : padding + height, padding : padding + width]
+        plain = count - int(mirrored.sum())
+        inner[:plain] = pixels[:plain]
+        for value in range(values):  # three copies with a stride are faster than one of three bytes each
+            inner[plain:, ..., value] = pixels[plain:, ..., ::-1, value]
+        if padding and self.augmentation.padding_mode == "reflect":
+            _reflect(padded, padding)
+        # a view of all windows in which a row, W·K bytes, is one element: the drawn windows are copied row by row
+        strides = padded.strides
+        windows = np.ndarray(
+            (count, 2 * padding + 1, 2 * padding + 1, planes, height),
+            np.dtype(f"V{width * values}"),
+            padded,
+            strides=(strides[0], strides[2], strides[3], strides[1], strides[2]),
+        )
+        position = np.empty(count, np.intp)
+        position[order] = np.arange(count)
+        # in a mirrored image, the columns of the window count from the other side
+        left = np.where(mirrored, 2 * padding - draws.left, draws.left)
+        return windows[position, draws.top, left].view(np.uint8).reshape(pixels.shape)
+
+
+def _reflect(padded: Images, padding: int) -> None:
+    """Fill the border of (N, P, H, W, K) with the inner pixels, mirrored at the edge pixels."""
+    low, high = slice(padding - 1, None, -1), slice(-padding, None)
+    inside_low, inside_high = slice(padding + 1, 2 * padding + 1), slice(-2 * padding - 1, -padding - 1)
+    padded[:, :, :, low] = padded[:, :, :, inside_low]
+    padded[:, :, :, high] = padded[:, :, :, inside_high][:, :, :, ::-1]
+    padded[:, :, low] = padded[:, :, inside_low]
+    padded[:, :, high] = padded[:, :, inside_high][:, :, ::-1]
 
 
 def augment_images(images: Images, augmentation: Augmentation, *, rng: np.random.Generator) -> Images:
