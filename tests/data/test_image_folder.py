@@ -59,7 +59,7 @@ def test_images_are_decoded_once_and_again_if_a_file_changes(tmp_path: Path, mon
     assert calls[-1] == ("decoding images of pictures", total, total)
     assert [done for _, done, _ in calls] == sorted({done for _, done, _ in calls})
     with monkeypatch.context() as patched:
-        patched.setattr(image_folder, "Decoders", None)
+        patched.setattr(image_folder.Decoders, "decode_into", None)
         again = read(directory=root, input_size=16)
     np.testing.assert_array_equal(first.train.images, again.train.images)
     write(root / "train" / "n01" / "n01_0.JPEG", picture(77, 30, 30))

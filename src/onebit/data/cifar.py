@@ -128,7 +128,7 @@ def _remedy(files: CifarFiles) -> str:
 
 
 def _read_binary(path: Path, files: CifarFiles, count: int) -> tuple[Images, Labels]:
-    """Images (N, 3072) and labels of a file of the binary layout."""
+    """Images (N, 3072) and labels of a file in the binary layout."""
     expected = count * files.record
     try:
         size = path.stat().st_size
@@ -145,7 +145,7 @@ def _read_binary(path: Path, files: CifarFiles, count: int) -> tuple[Images, Lab
 
 
 def _read_pickled(path: Path, files: CifarFiles, count: int) -> tuple[Images, Labels]:
-    """Images (N, 3072) and labels of a file of the pickled layout."""
+    """Images (N, 3072) and labels of a file in the pickled layout."""
     entries = read_pickled(path, largest=2 * count * files.record)  # twice, as it also holds the names of the images
     images, labels = entries.get("data"), entries.get(files.labels[-1])
     if not isinstance(images, np.ndarray) or images.shape != (count, PIXELS):

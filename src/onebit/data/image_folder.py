@@ -42,17 +42,10 @@ class MappedPixels:
     def __init__(self, path: str) -> None:
         self.path = path
         self._pixels: Images = np.asarray(np.load(path, mmap_mode="r"))
+        self.count, self.shape = len(self._pixels), self._pixels.shape[1:]
 
     def __reduce__(self) -> tuple[type[MappedPixels], tuple[str]]:
         return MappedPixels, (self.path,)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return self._pixels.shape[1:]
-
-    @property
-    def count(self) -> int:
-        return len(self._pixels)
 
     def read(self, rows: npt.NDArray[np.int64], *, crops: npt.NDArray[np.float64] | None = None) -> Images:
         pixels = self._pixels[rows]
@@ -133,12 +126,18 @@ def read_folder(
         size = (input_size, input_size) if input_size else _common_size(files, skip_broken=skip_broken)
     needed = len(files) * size[0] * size[1] * 3
     streamed = needed > streamed_above
+    decoders = Decoders(size, workers=workers)
     if checked is None and streamed and not skip_broken:
         checked = _Checked(size, {})
     elif checked is None or not (streamed or cached.exists()):
-        _make_folder(cached.parent)
+        try:
+            cached.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(
+                f"cannot write in the cache {cached.parent}: {error}; name another: ONEBIT_CACHE"
+            ) from error
         with nullcontext() if streamed else atomic_path(cached) as temporary:
-            checked = _decode_all(listing, size, temporary, workers=workers, skip_broken=skip_broken, progress=progress)
+            checked = _decode_all(listing, decoders, temporary, skip_broken=skip_broken, progress=progress)
             content = {"size": checked.size, "broken": list(checked.broken.items())}
             write_atomic(cached.with_suffix(".json"), json.dumps(content).encode())
         _remove_old(cached)
@@ -146,7 +145,7 @@ def read_folder(
         raise _broken(next(iter(checked.broken.values())))
     images: Images | StreamedImages
     if streamed:
-        images = StreamedImages(DecodedFiles(tuple(file.path for file in files), Decoders(size, workers=workers)))
+        images = StreamedImages(DecodedFiles(tuple(file.path for file in files), decoders))
     elif needed > mapped_above:
         images = StreamedImages(MappedPixels(str(cached)))
     else:
@@ -213,19 +212,13 @@ def _common_size(files: Sequence[ImageFile], *, skip_broken: bool) -> tuple[int,
 
 
 def _decode_all(
-    listing: Listing,
-    size: tuple[int, int],
-    target: Path | None,
-    *,
-    workers: int | None,
-    skip_broken: bool,
-    progress: Progress | None,
+    listing: Listing, decoders: Decoders, target: Path | None, *, skip_broken: bool, progress: Progress | None
 ) -> _Checked:
     """Decode every file once, into the numpy file `target`, (N, H, W, 3), or just to find the broken files."""
-    files, broken = listing.files, {}
+    files, size, broken = listing.files, decoders.size, {}
     chunk = max(1, _CHUNK // (size[0] * size[1] * 3))
     done, total = 0, sum(file.size for file in files)
-    with closing(Decoders(size, workers=workers)) as decoders, open(target or os.devnull, "wb") as out:
+    with closing(decoders), open(target or os.devnull, "wb") as out:
         header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), *size, 3)}
         np.lib.format.write_array_header_1_0(out, header)
         for start in range(0, len(files), chunk):
@@ -273,13 +266,6 @@ def _read_checked(cached: Path) -> _Checked | None:
         return _Checked((height, width), {int(index): str(error) for index, error in content["broken"]})
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot write in the cache {folder}: {error}; name another: ONEBIT_CACHE") from error
 
 
 FOLDER = DatasetEntry(

@@ -21,8 +21,8 @@ from onebit.files import read_regular
 MOST_INSTRUCTIONS = 1_000_000
 """In a pickle. The training file of CIFAR-100, with a name for each image, has half as many."""
 MOST_OTHERS = 50
-"""Instructions that are not in `_VALUES`; an official file has 24. With more of them, the hash of nested tuples could
-take forever."""
+"""Instructions that are not in `_VALUES`; the layout of CIFAR takes 24. With more of them, the hash of nested tuples
+could take forever."""
 _VALUES = {
     *("BINSTRING", "SHORT_BINSTRING", "BINUNICODE", "SHORT_BINUNICODE", "BINBYTES", "SHORT_BINBYTES"),
     *("BININT", "BININT1", "BININT2", "MARK", "APPEND", "APPENDS", "BINPUT", "LONG_BINPUT", "MEMOIZE", "FRAME"),
