@@ -61,7 +61,7 @@ class Split:
                 raise DataError(f"masks: got uint8 {labels.shape}, expected ({len(images)}, {height}, {width})")
         elif labels.dtype != np.int64 or labels.shape != images.shape[:1]:
             raise DataError(
-                f"labels: got {labels.dtype} {labels.shape}, expected int64 ({len(images)},): one for each image"
+                f"labels: got {labels.dtype} {labels.shape}, expected int64 ({len(images)},): one per image"
             )
         if isinstance(images, np.ndarray) and any(images.strides):  # else it repeats one value, without memory for all
             # the reshapes reset the strides: torch mistakes an axis of one channel with an odd stride for channels_last
@@ -136,20 +136,16 @@ class Dataset:
         for part in ("train", "validation", "test"):
             split: Split = getattr(self, part)
             check_kind(part, split, Split, "a Split", {"object": FROM_ARRAYS})
-            if split.images.shape[1:] != self.input_shape:
-                raise DataError(
-                    f"{part} images: got shape {split.images.shape[1:]}, expected {self.input_shape} as in train"
-                )
+            shape, classes = split.images.shape[1:], len(self.classes)
+            if shape != self.input_shape:
+                raise DataError(f"{part} images: got shape {shape}, expected {self.input_shape} as in train")
             if len(split) and not is_counted(split.labels):
                 raise DataError(
                     f"{part} masks: every pixel of all {len(split)} is void ({VOID}), expected pixels with a class"
                 )
             low, high = _label_range(split.labels)
-            if len(split) and not 0 <= low <= high < len(self.classes):
-                raise DataError(
-                    f"{part} labels: got {low}..{high}, "
-                    f"expected 0..{len(self.classes) - 1} for {len(self.classes)} classes"
-                )
+            if len(split) and not 0 <= low <= high < classes:
+                raise DataError(f"{part} labels: got {low}..{high}, expected 0..{classes - 1} for {classes} classes")
 
     @property
     def input_shape(self) -> tuple[int, ...]:
