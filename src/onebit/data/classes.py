@@ -46,6 +46,6 @@ def classes_in_short(one: Sequence[str], other: Sequence[str]) -> tuple[str, str
 
 def _part(names: Sequence[str], start: int) -> str:
     shown = [name if len(name) <= LONGEST else f"{name[:LONGEST]}…" for name in names[start : start + SHOWN]]
-    whole = len(shown) == len(names)
-    left, right = ("…, " if start else ""), ("" if start + len(shown) == len(names) else ", …")
-    return f"{left}{', '.join(shown)}{right}" + ("" if whole else f" ({len(names):,} in all)")
+    if len(shown) == len(names):
+        return ", ".join(shown)
+    return ", ".join(["…"] * (start > 0) + shown + ["…"] * (start + SHOWN < len(names))) + f" ({len(names):,} in all)"

@@ -14,7 +14,7 @@ from onebit.data.image_folder import FOLDER, IMAGENET
 from onebit.data.mask_folder import MEMBRANE, SEGMENTATION
 from onebit.data.mnist import MNIST
 from onebit.data.mnist_sample import MNIST_SAMPLE
-from onebit.data.resizing import check_input_size, resize_images, resize_masks
+from onebit.data.resizing import resize_images, resize_masks
 from onebit.data.splits import MOST_VALIDATION, Dataset, DatasetEntry, LoadedFiles, Progress, Split, hold_out
 from onebit.data.toy import TOY
 from onebit.errors import UsageError
@@ -32,6 +32,7 @@ DATASETS: dict[str, DatasetEntry] = {
     "segmentation": SEGMENTATION,
     "toy": TOY,
 }
+LARGEST_SIDE = 4096
 
 
 class FetchedFiles(NamedTuple):
@@ -142,7 +143,8 @@ def _read(
     skip_broken: bool,
 ) -> LoadedFiles:
     """Read the files; the images in a folder are resized already."""
-    check_input_size(input_size)
+    if input_size is not None and not 1 <= input_size <= LARGEST_SIDE:
+        raise UsageError(f"input_size must be from 1 to {LARGEST_SIDE}, got {input_size}")
     if not entry.folder:
         return entry.read(directory=directory, progress=progress)
     options = {"input_size": input_size or entry.input_size, "workers": workers, "skip_broken": skip_broken}

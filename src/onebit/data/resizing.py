@@ -11,14 +11,6 @@ from onebit.data.mask_scores import Masks
 from onebit.data.streaming import Images
 from onebit.errors import UsageError
 
-LARGEST_SIDE = 4096
-
-
-def check_input_size(input_size: int | None) -> None:
-    """Raise a UsageError if the side to resize images to is below 1 or above `LARGEST_SIDE`."""
-    if input_size is not None and not 1 <= input_size <= LARGEST_SIDE:
-        raise UsageError(f"input_size must be from 1 to {LARGEST_SIDE}, got {input_size}")
-
 
 def resize_images(images: Images, size: int) -> Images:
     """Resize all images to `size`×`size`, each channel by itself.
