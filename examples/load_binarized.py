@@ -1,7 +1,7 @@
 """Load a trained MLP in plain torch, without onebit: python examples/load_binarized.py plain.pth [sign]
 
 `onebit export RUN --to torch -o plain.pth` writes a state_dict whose binary weights have two values per row. The file
-does not contain the activation between layers: it is ReLU here, or the sign with the argument `sign`, as in `mnist-bnn`.
+does not contain the activation between layers: here ReLU, or the sign with the argument `sign`, as in `mnist-bnn`.
 """
 
 import re
