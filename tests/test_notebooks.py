@@ -99,7 +99,7 @@ def test_notebooks_are_committed_with_the_outputs_of_one_run(path: Path) -> None
 
 
 @NOTEBOOKS
-def test_outputs_are_small_and_name_no_machine(path: Path) -> None:
+def test_outputs_are_small_and_have_no_absolute_paths_or_warnings(path: Path) -> None:
     assert path.stat().st_size < 200_000
     for output in outputs(nbformat.read(path, as_version=4)):
         text = output.get("text", "") + output.get("data", {}).get("text/plain", "")
