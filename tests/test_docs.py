@@ -157,16 +157,28 @@ def test_commands_are_understood(
         check_command(arguments, monkeypatch, capsys)
 
 
-def test_scripts_and_benchmarks_exist() -> None:
-    found = set()
+def test_benchmarks_and_scripts_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands of figures, in code within a sentence: options of benchmarks, and files."""
+    run_benchmark = importlib.import_module("benchmarks.__main__").run
+
+    def stop(self: Parser, argv: list[str]) -> Namespace:
+        parse(self, argv)
+        raise Parsed
+
+    parse = Parser.parse
+    monkeypatch.setattr(Parser, "parse", stop)
+    named = set()
     for path in DOCUMENTS:
         text = path.read_text(encoding="utf-8")
-        for name in re.findall(r"python -m benchmarks\s+([a-z][\w-]*)", text):
-            found.add(name)
-            assert (ROOT / "benchmarks" / f"{name.replace('-', '_')}.py").exists(), f"{path.name}: {name}"
-        for script in re.findall(r"python ((?:tools|examples|benchmarks)/\S+\.py)", text):
+        for command in re.findall(r"`python -m benchmarks ([^`]+)`", text):
+            arguments = shlex.split(command)
+            if arguments[0] != "NAME":
+                named.add(arguments[0])
+                with pytest.raises(Parsed):
+                    run_benchmark(arguments)
+        for script in re.findall(r"python ((?:tools|examples)/\S+\.py)", text):
             assert (ROOT / script).exists(), f"{path.name}: {script}"
-    assert found >= {"nets", "kernels", "startup", "training-step", "training-memory", "augmentation", "mnist-time"}
+    assert named == {"augmentation", "kernels", "mnist-time", "nets", "startup", "training-memory", "training-step"}
 
 
 @pytest.mark.parametrize(
