@@ -26,7 +26,7 @@ $(VENV)/dev: $(VENV)/train
 	@touch $@
 
 demo: $(VENV)/train
-	@$(BIN)/python tools/demo.py
+	@$(BIN)/python -m tools.demo
 
 test: setup
 	$(BIN)/python -m pytest $(PARALLEL)
@@ -36,7 +36,7 @@ nightly: setup
 
 # hours of training; what was trained before is not trained again
 results-methods: setup
-	$(BIN)/python tools/results_methods.py
+	$(BIN)/python -m tools.results_methods
 
 notebooks: setup
 	$(BIN)/python tools/run_notebooks.py

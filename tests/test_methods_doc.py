@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from onebit.benchmarks import training_step
+from benchmarks import training_step
 from onebit.recipe import methods, read_settings, recipe_path
 
 ROOT = Path(__file__).parents[1]

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onebit.benchmarks.training_step import measure
-from onebit.benchmarks.variants import Variant
+from benchmarks.training_step import measure
+from benchmarks.variants import Variant
 from onebit.recipe import methods, read_settings
 from onebit.report.wording import percent
 

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from onebit.data import Dataset, Split
-from onebit.evaluation import (
+from onebit.evaluation.modes import (
     bn_images,
     fixed_weights,
     kept_batch_norm,
@@ -33,9 +33,9 @@ from onebit.quantizers import draw_signs
 from onebit.recipe import Recipe, build_recipe, read_settings, recipe_path
 from onebit.report.curves import Curve, add_legend, draw_error, per_epoch
 from onebit.report.drawing import COLOURS, GREY, INK, NEGATIVE, POSITIVE, colour, label_epochs, picture
-from onebit.train.build import build_training
+from onebit.runs.model import build_training
+from onebit.runs.run import fit_recipe, load_recipe_data
 from onebit.train.history import EpochLog, History
-from onebit.train.run import fit_recipe, load_recipe_data
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
