@@ -22,10 +22,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from onebit.common.pictures import opened, picture
 from onebit.data.resizing import crop_box
 from onebit.data.streaming import Images
 from onebit.errors import DataError
-from onebit.pictures import opened, picture
 
 _Idle: TypeAlias = queue.SimpleQueue[subprocess.Popen[bytes]]
 _ORIENTATION = 0x0112  # the EXIF tag; values of 5 and more mean turned by a quarter

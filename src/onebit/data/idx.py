@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from onebit.common.files import open_regular
 from onebit.errors import DataError
-from onebit.files import open_regular
 
 _GZIP_OVERHEAD = 1 << 16
 """The most bytes by which compression makes a file larger."""

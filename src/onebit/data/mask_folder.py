@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+from onebit.common.files import read_regular
+from onebit.common.pictures import SUFFIXES, opened, picture, upright
 from onebit.data.fetch import find_folder
 from onebit.data.mask_scores import VOID, Masks
 from onebit.data.splits import DatasetEntry, LoadedFiles, Progress, Split, hold_out
 from onebit.data.streaming import Images
 from onebit.errors import DataError
-from onebit.files import read_regular
-from onebit.pictures import SUFFIXES, opened, picture, upright
 
 TEST_SHARE = 0.2
 """Of the images; such a folder has no separate test images."""

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from onebit.common.files import read_regular
 from onebit.errors import DataError, first_line
-from onebit.files import read_regular
 
 MOST_INSTRUCTIONS = 1_000_000
 """In a pickle. The training file of CIFAR-100, with a name for each image, has half as many."""

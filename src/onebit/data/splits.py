@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from onebit.arguments import check_kind, check_number, described
+from onebit.common.arguments import check_kind, check_number, described
 from onebit.data.mask_scores import VOID, is_counted
 from onebit.data.streaming import StreamedImages
 from onebit.errors import DataError, UsageError, WrongTypeError

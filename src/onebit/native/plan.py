@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from onebit.bits import unpack_signs
-from onebit.grid import GRID_BITS, on_grid
 from onebit.native import library
 from onebit.native.memory import NativePlan, lay_out
 from onebit.native.products import NotPlanned, Product, of_bytes, of_lookups, of_real_weights, of_signs
@@ -42,6 +40,8 @@ from onebit.packed import (
     Value,
     infer,
 )
+from onebit.packed.bits import unpack_signs
+from onebit.packed.grid import GRID_BITS, on_grid
 from onebit.packed.net import INPUT
 from onebit.packed.nodes import Kernel
 

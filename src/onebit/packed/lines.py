@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from onebit.common.tables import did_you_mean
 from onebit.errors import FormatError
 from onebit.packed.net import INPUT, op_name
 from onebit.packed.nodes import OPS, Node, Numbers
 from onebit.packed.strict import short
-from onebit.tables import did_you_mean
 
 _NUMBER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 

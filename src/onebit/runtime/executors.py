@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from onebit.bits import sign
 from onebit.packed import (
     AdaptiveAveragePool,
     Add,
@@ -31,6 +30,7 @@ from onebit.packed import (
     Threshold,
     Value,
 )
+from onebit.packed.bits import sign
 from onebit.runtime.pooling import adaptive_average_pool, average_pool, max_pool
 from onebit.runtime.products import conv, conv_transpose, dense
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onebit.bits import pack_signs, unpack_signs, xnor_dot
-from onebit.grid import GRID_BITS, exact_products, on_grid
 from onebit.packed import (
     Conv,
     ConvTranspose,
@@ -19,6 +17,8 @@ from onebit.packed import (
     RealDense,
     Value,
 )
+from onebit.packed.bits import pack_signs, unpack_signs, xnor_dot
+from onebit.packed.grid import GRID_BITS, exact_products, on_grid
 
 Step = Callable[[np.ndarray], np.ndarray]
 AnyNode = Dense | RealDense | Conv | RealConv | ConvTranspose | RealConvTranspose

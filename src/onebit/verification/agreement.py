@@ -1,0 +1,203 @@
+"""Agreement of a packed net with the trained net it came from: on images, and on every integer its signs can meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from onebit._version import __version__
+from onebit.data import Split, check_split
+from onebit.errors import FoldError, UsageError
+from onebit.fold import SignSite, fold_model
+from onebit.packed import Certificate, LayerProof, PackedNet, Threshold, check_net, infer
+from onebit.packed.net import op_name
+from onebit.verification.tally import Agreement, Trained, seed_of, tally
+
+
+def verify(
+    model: nn.Module,
+    packed: PackedNet,
+    images: Any,
+    *,
+    labels: Any = None,
+    trained: Trained | None = None,
+    weights: str = "binary",
+    seed: int | None = None,
+    batch_size: int | None = None,
+    on_images: Callable[[int, int], None] | None = None,
+) -> Agreement:
+    """Compare the labels and logits of a model with those of a packed net.
+
+    The native library computes all images, and numpy, bit for bit, every (N // 1000)-th of them. Both nets begin with
+    the InputCoding of `model`: whether that is the preprocessing of the training only `trained` can tell.
+
+    Args:
+        model: the trained net; compared on the CPU in float32 and eval mode.
+        packed: what `onebit.pack` made of it.
+        images: uint8 (N, C, H, W).
+        labels: (N,) integers, or masks (N, H, W): what is counted as correct.
+        trained: of a model that was trained with a preprocessing of its own, in eval mode: a callable from images,
+            a uint8 tensor (n, C, H, W), to logits, or the logits of all images.
+        weights: what was packed: "binary" or "sample".
+        seed: of the draw that was packed.
+        batch_size: images at a time; as many as fit when None.
+        on_images: called with (images done, images).
+
+    Raises:
+        UsageError: images of another shape or none, other labels, or a test mode that was not packed.
+        FoldError: the model's own logits are not finite.
+
+    Example:
+        >>> print(verify(model, packed, data.test.images))  # doctest: +SKIP
+        10,000 of 10,000 equal (logits differ by at most 1.9e-06)
+        >>> coding = onebit.InputCoding("standardise", mean=[0.1307], std=[0.3081], scale=255)
+        >>> model = nn.Sequential(coding, net)  # doctest: +SKIP
+        >>> as_trained = lambda images: net((images / 255 - 0.1307) / 0.3081)  # doctest: +SKIP
+        >>> print(verify(model, packed, images, labels=labels, trained=as_trained))  # doctest: +SKIP
+        10,000 of 10,000 equal (logits differ by at most 1.9e-06); 9,831 correct; as trained 9,831 correct, 0 labels
+        differ
+    """
+    return tally(
+        model, packed, images, weights, seed, batch_size, labels=labels, trained=trained, on_images=on_images
+    ).agreement
+
+
+def prove(
+    model: nn.Module,
+    packed: PackedNet,
+    *,
+    images: Any | None = None,
+    weights: str = "binary",
+    seed: int | None = None,
+    batch_size: int | None = None,
+) -> tuple[LayerProof, ...]:
+    """Compare each place where a packed net takes signs with the trained modules.
+
+    A threshold of exact integers is compared on every integer that can occur, in every channel. A sign of real values,
+    or of sums that torch rounds, is compared on `images`; without images its proof counts 0.
+
+    Args:
+        weights, seed: as `verify`.
+
+    Raises:
+        UsageError: the packed net has other operations than the model.
+        FoldError, NotBinaryError: as `onebit.pack`.
+    """
+    seed = seed_of(weights, seed)
+    proofs, sites = _proofs(model, packed, weights, seed)
+    if images is not None and sites:
+        proofs |= tally(model, packed, images, weights, seed, batch_size, sites=sites).proofs
+    return tuple(proofs.values())
+
+
+def certify(
+    model: nn.Module,
+    packed: PackedNet,
+    split: Split,
+    *,
+    dataset: str,
+    split_name: str = "test",
+    weights: str = "binary",
+    seed: int | None = None,
+    source: str | None = None,
+    recipe: str | None = None,
+    layers: Sequence[LayerProof] | None = None,
+    trained: Trained | None = None,
+    images: int | None = None,
+    batch_size: int | None = None,
+    on_images: Callable[[int, int], None] | None = None,
+) -> PackedNet:
+    """The packed net with a certificate: what agrees with the trained net, counted now; `onebit.save` stores it.
+
+    Args:
+        split: images and labels that are compared.
+        dataset, split_name: their names.
+        weights, seed: as `verify`.
+        source: sha256 of the checkpoint, in hexadecimal.
+        recipe: its name.
+        layers: proofs from `prove`; made here when None.
+        images: of the whole split, where `split` is `spread` over it.
+        trained, batch_size, on_images: as `verify`.
+
+    Raises:
+        UsageError, FoldError, NotBinaryError: as `verify` and `prove`; FoldError too where `trained` disagrees.
+
+    Example:
+        >>> packed = certify(model, pack(model), data.test, dataset=data.name)  # doctest: +SKIP
+        >>> print(packed.certificate)  # doctest: +SKIP
+        10,000 mnist test labels: 9,862 correct with packed weights, 0 labels differ from torch, largest logit differ…
+    """
+    check_net(packed)
+    check_split(split)
+    sites: Sequence[SignSite] = ()
+    proofs: dict[str, LayerProof] = {}
+    if layers is None:
+        proofs, sites = _proofs(model, packed, weights, seed_of(weights, seed))
+    counted = tally(
+        model,
+        packed,
+        split.images,
+        weights,
+        seed,
+        batch_size,
+        sites=sites,
+        labels=split.labels,
+        trained=trained,
+        on_images=on_images,
+    )
+    agreement = counted.agreement
+    if not agreement.as_trained:
+        raise FoldError(str(agreement))
+    certificate = Certificate(
+        onebit=__version__,
+        dataset=dataset,
+        split=split_name,
+        count=agreement.count,
+        weights=weights,
+        label_mismatches=agreement.label_mismatches,
+        max_logit_difference=agreement.max_logit_difference,
+        bit_exact=agreement.bit_exact,
+        seed=seed_of(weights, seed),
+        correct=agreement.correct,
+        tied=agreement.tied,
+        source=source,
+        recipe=recipe,
+        layers=tuple(layers if layers is not None else (proofs | counted.proofs).values()),
+        images=images,
+    )
+    return replace(packed, certificate=certificate)
+
+
+def _proofs(
+    model: nn.Module, packed: PackedNet, weights: str, seed: int | None
+) -> tuple[dict[str, LayerProof], list[SignSite]]:
+    """What is proven of each sign without images, by name, and the signs that can only be compared on images."""
+    folded = fold_model(model, input_shape=packed.input.shape, weights=weights, seed=seed or 0)
+    if _outline(folded.net) != _outline(packed):
+        raise UsageError("the packed net has other operations than this model makes; pack it from this model")
+    nodes = {node.output: node for node in packed.nodes}
+    proofs: dict[str, LayerProof] = {}
+    for site in folded.signs:
+        node = nodes[site.value]
+        integers, mismatches = 0, 0
+        exact = site.chain is not None and site.chain.exact
+        if site.chain is not None and exact:
+            assert isinstance(node, Threshold)
+            integers = len(site.chain.reach) * site.chain.channels
+            mismatches = site.chain.mismatches(node.threshold, node.direction)
+        proofs[site.value] = LayerProof(
+            name=site.value, proof="every integer" if exact else "float", integers=integers, mismatches=mismatches
+        )
+    return proofs, [site for site in folded.signs if proofs[site.value].proof == "float"]
+
+
+def _outline(net: PackedNet) -> tuple[object, ...]:
+    """What two nets share when they come from the same model: operations, shapes and kinds, not what arrays hold."""
+    nodes = [
+        (op_name(node), node.inputs, node.output, [getattr(node, name) for name in node.attributes])
+        for node in net.nodes
+    ]
+    return net.input.coding, nodes, infer(net), net.output
