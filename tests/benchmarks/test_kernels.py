@@ -247,8 +247,8 @@ def test_steps_alone_compute_what_they_compute_among_the_others() -> None:
     for isa in instruction_sets().values():
         plan = make_plan(layer.packed, isa)
         plan.plan.batch = 4
-        (product,) = plan.products(4)
-        assert plan.steps[product - 1 : product + 1] == ("grid", "lut")
+        (product,) = plan.matmuls(4)
+        assert plan.kernels[product - 1 : product + 1] == ("grid", "lut")
         call = plan.alone(layer.images, range(product - 1, product + 1))
         logits, _ = plan.run(layer.images)
         for _ in range(3):

@@ -55,9 +55,9 @@ class _Native:
 
 def _native(isa: str, layer: Layer, plan: NativePlan, pool: ThreadPoolExecutor, threads: int) -> _Native:
     parts = np.array_split(layer.images, min(threads, len(layer.images)))
-    (product,) = plan.products(min(len(parts[0]), plan.plan.batch))
-    either = (product, *plan.products(1), *plan.products(plan.plan.batch))  # few images and many may go different ways
-    grid = min(either) > 0 and plan.steps[min(either) - 1] == "grid"
+    (product,) = plan.matmuls(min(len(parts[0]), plan.plan.batch))
+    either = (product, *plan.matmuls(1), *plan.matmuls(plan.plan.batch))  # few images and many may go different ways
+    grid = min(either) > 0 and plan.kernels[min(either) - 1] == "grid"
     calls = [plan.alone(part, range(min(either) - grid, max(either) + 1)) for part in parts]
     firsts = [sum(map(len, parts[:index])) for index in range(len(parts))]
 
@@ -65,7 +65,9 @@ def _native(isa: str, layer: Layer, plan: NativePlan, pool: ThreadPoolExecutor, 
         for _ in pool.map(lambda call: call(), calls):
             pass
 
-    return _Native(isa, plan.steps[product], calls, firsts, Timed(isa, isa, calls[0] if len(calls) == 1 else together))
+    return _Native(
+        isa, plan.kernels[product], calls, firsts, Timed(isa, isa, calls[0] if len(calls) == 1 else together)
+    )
 
 
 def check(
