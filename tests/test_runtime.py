@@ -176,7 +176,7 @@ def test_blocks_of_windows_and_batches_do_not_change_the_result(
     net = IMAGE_NETS[form](1)
     images = random_images(net, 7)
     expected = run(net, images)
-    monkeypatch.setattr("onebit.runtime.products._BLOCK_VALUES", block)
+    monkeypatch.setattr("onebit.runtime.reference_matmul._BLOCK_VALUES", block)
     np.testing.assert_array_equal(run(net, images, batch_size=3), expected)
     monkeypatch.setattr("onebit.runtime.running._BATCH_VALUES", 1)  # one image at a time
     np.testing.assert_array_equal(run(net, images), expected)

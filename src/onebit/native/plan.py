@@ -15,35 +15,8 @@ from onebit.native.arena import NativePlan, lay_out
 from onebit.native.kernel_calls import BITS, BYTES, INTEGER, REAL, KernelCalls, Slot
 from onebit.native.taps import POINT, Axis, axes_of, whole
 from onebit.native.weight_kernels import NotPlanned, WeightKernel, byte_kernel, lookup_kernel, real_kernel, xnor_kernel
-from onebit.packed import (
-    AdaptiveAveragePool,
-    Add,
-    Affine,
-    AveragePool,
-    Concat,
-    Conv,
-    ConvTranspose,
-    Dense,
-    Flatten,
-    Hardtanh,
-    MaxPool,
-    Node,
-    OneBitWeights,
-    PackedNet,
-    Pad,
-    Prelu,
-    RealConv,
-    RealConvTranspose,
-    RealDense,
-    Relu,
-    Sign,
-    Slice,
-    Threshold,
-    Value,
-    infer,
-)
+from onebit.packed import Node, OneBitWeights, PackedNet, Value, infer, nodes
 from onebit.packed.net import INPUT
-from onebit.packed.nodes import Kernel
 
 _FLOAT32_EXACT = 2**24
 _INT32_MOST = 2**31 - 1
@@ -122,24 +95,24 @@ class _Planner:
         (name,) = node.inputs
         if self.value(name).kind == BITS:
             self.slots[name] = self.calls.as_kind(self.value(name), INTEGER)
-        slot = self.open_epilogue(name, signs=isinstance(node, (Threshold, Sign)))
+        slot = self.open_epilogue(name, signs=isinstance(node, (nodes.Threshold, nodes.Sign)))
         exact = slot.kind == INTEGER
-        if isinstance(node, Threshold):
+        if isinstance(node, nodes.Threshold):
             flip = np.where(node.direction > 0, 0, -1).astype(np.int32)  # x <= t where -1 - x >= -1 - t
             self.calls.then_sign(slot, "threshold", node.threshold ^ flip, flip)
-        elif isinstance(node, Affine):
+        elif isinstance(node, nodes.Affine):
             self.calls.then(slot, "affine_int" if exact else "affine", node.scale, node.shift)
-        elif isinstance(node, Relu):
+        elif isinstance(node, nodes.Relu):
             self.calls.then(slot, "relu_int" if exact else "relu")
-        elif isinstance(node, Hardtanh):
+        elif isinstance(node, nodes.Hardtanh):
             self.calls.then(slot, "hardtanh_int" if exact else "hardtanh")
         else:
             if exact:
                 self.calls.then(slot, "real")
-            if isinstance(node, Prelu):
+            if isinstance(node, nodes.Prelu):
                 self.calls.then(slot, "prelu", node.slope)
             else:
-                assert isinstance(node, Sign)
+                assert isinstance(node, nodes.Sign)
                 if (self.known[name].bound or 0) > _FLOAT32_EXACT:
                     raise NotPlanned("signs of integers beyond float32")
                 self.calls.then_sign(slot, "sign", node.shift)
@@ -147,7 +120,7 @@ class _Planner:
 
     # dense layers and convolutions
 
-    def dense(self, node: Dense | RealDense) -> Slot:
+    def dense(self, node: nodes.Dense | nodes.RealDense) -> Slot:
         slot = self.value(node.inputs[0], flat=True)
         outputs, shape = node.outputs, slot.shape
         rows = _rows(node)
@@ -165,7 +138,7 @@ class _Planner:
             slot = Slot((rows.shape[-1], 1, 1), slot.kind, slot.buffer) if slot.flat else slot
         return self.matmul(node, slot, rows, axes, (outputs, 1, 1))
 
-    def conv(self, node: Conv | RealConv | ConvTranspose | RealConvTranspose) -> Slot:
+    def conv(self, node: nodes.Conv | nodes.RealConv | nodes.ConvTranspose | nodes.RealConvTranspose) -> Slot:
         slot = self.value(node.inputs[0])
         made: Any = self.known[node.output].shape
         axes = _axes_of(node, slot.shape[1:], made[1:])
@@ -249,7 +222,7 @@ class _Planner:
 
     # operations that move values
 
-    def flatten(self, node: Flatten) -> Slot:
+    def flatten(self, node: nodes.Flatten) -> Slot:
         slot = self.value(node.inputs[0])
         channels, height, width = slot.shape
         vector = (channels * height * width, 1, 1)
@@ -262,7 +235,7 @@ class _Planner:
         slot = self.value(name)
         return self.calls.as_kind(slot, REAL if not made.exact else INTEGER)
 
-    def concat(self, node: Concat) -> Slot:
+    def concat(self, node: nodes.Concat) -> Slot:
         made = self.known[node.output]
         shape: Any = (*made.shape, 1, 1)[:3]
         parts = [self.plain(name, made) for name in node.inputs]
@@ -274,12 +247,12 @@ class _Planner:
         assert target is not None
         return target
 
-    def slice(self, node: Slice) -> Slot:
+    def slice(self, node: nodes.Slice) -> Slot:
         made = self.known[node.output]
         shape: Any = made.shape
         return self.calls.copy(self.plain(node.inputs[0], made), shape, node.start, shape, node.step)
 
-    def pad(self, node: Pad) -> Slot:
+    def pad(self, node: nodes.Pad) -> Slot:
         made = self.known[node.output]
         shape: Any = made.shape
         slot = self.plain(node.inputs[0], made)
@@ -288,25 +261,27 @@ class _Planner:
         to = (node.padding[0] * shape[2] + node.padding[2]) * shape[0] + node.channels[0]
         return self.calls.copy(slot, shape, (0, 0, 0), slot.shape, (1, 1, 1), to=to, into=target)
 
-    def add(self, node: Add) -> Slot:
+    def add(self, node: nodes.Add) -> Slot:
         made = self.known[node.output]
         a, b = (self.plain(name, made) for name in node.inputs)
         return self.calls.emit("add_int" if made.exact else "add", (a, b), a.shape, a.kind)
 
     # pooling
 
-    def windows(self, kernel: str, slot: Slot, node: MaxPool | AveragePool, kind: str, **fields: Any) -> Slot:
+    def windows(
+        self, kernel: str, slot: Slot, node: nodes.MaxPool | nodes.AveragePool, kind: str, **fields: Any
+    ) -> Slot:
         made: Any = self.known[node.output].shape
         return self.calls.emit(
             kernel, (slot,), made, kind, **_taps(*_axes_of(node, slot.shape[1:], made[1:])), **fields
         )
 
-    def max_pool(self, node: MaxPool) -> Slot:
+    def max_pool(self, node: nodes.MaxPool) -> Slot:
         slot = self.value(node.inputs[0])
         kernel = {BITS: "max_bits", INTEGER: "max_int", REAL: "max"}[slot.kind]
         return self.windows(kernel, slot, node, slot.kind)
 
-    def average_pool(self, node: AveragePool) -> Slot:
+    def average_pool(self, node: nodes.AveragePool) -> Slot:
         x, made = self.known[node.inputs[0]], self.known[node.output]
         if x.bound is not None and x.bound * prod(node.kernel) > _INT32_MOST:
             raise NotPlanned("averages of integers beyond int32")
@@ -322,7 +297,7 @@ class _Planner:
         kind = INTEGER if made.exact else REAL
         return self.windows("sum" if x.bound is None else "sum_int", slot, node, kind, divisor=divisor)
 
-    def adaptive_average_pool(self, node: AdaptiveAveragePool) -> Slot:
+    def adaptive_average_pool(self, node: nodes.AdaptiveAveragePool) -> Slot:
         x = self.known[node.inputs[0]]
         shape: Any = self.known[node.output].shape
         slot = self.value(node.inputs[0])
@@ -337,26 +312,26 @@ class _Planner:
 
 
 _MAKERS: dict[type[Node], Any] = {
-    Flatten: _Planner.flatten,
-    Dense: _Planner.dense,
-    RealDense: _Planner.dense,
-    Conv: _Planner.conv,
-    RealConv: _Planner.conv,
-    ConvTranspose: _Planner.conv,
-    RealConvTranspose: _Planner.conv,
-    MaxPool: _Planner.max_pool,
-    AveragePool: _Planner.average_pool,
-    AdaptiveAveragePool: _Planner.adaptive_average_pool,
-    Affine: _Planner.pointwise,
-    Threshold: _Planner.pointwise,
-    Sign: _Planner.pointwise,
-    Relu: _Planner.pointwise,
-    Prelu: _Planner.pointwise,
-    Hardtanh: _Planner.pointwise,
-    Add: _Planner.add,
-    Concat: _Planner.concat,
-    Slice: _Planner.slice,
-    Pad: _Planner.pad,
+    nodes.Flatten: _Planner.flatten,
+    nodes.Dense: _Planner.dense,
+    nodes.RealDense: _Planner.dense,
+    nodes.Conv: _Planner.conv,
+    nodes.RealConv: _Planner.conv,
+    nodes.ConvTranspose: _Planner.conv,
+    nodes.RealConvTranspose: _Planner.conv,
+    nodes.MaxPool: _Planner.max_pool,
+    nodes.AveragePool: _Planner.average_pool,
+    nodes.AdaptiveAveragePool: _Planner.adaptive_average_pool,
+    nodes.Affine: _Planner.pointwise,
+    nodes.Threshold: _Planner.pointwise,
+    nodes.Sign: _Planner.pointwise,
+    nodes.Relu: _Planner.pointwise,
+    nodes.Prelu: _Planner.pointwise,
+    nodes.Hardtanh: _Planner.pointwise,
+    nodes.Add: _Planner.add,
+    nodes.Concat: _Planner.concat,
+    nodes.Slice: _Planner.slice,
+    nodes.Pad: _Planner.pad,
 }
 
 
@@ -367,7 +342,7 @@ def _rows(node: Any) -> np.ndarray:
     return on_grid(node.weight)[0].astype(np.float64)
 
 
-def _axes_of(node: Kernel, sizes: tuple[int, ...], made: tuple[int, ...]) -> tuple[Axis, Axis]:
+def _axes_of(node: nodes.Kernel, sizes: tuple[int, ...], made: tuple[int, ...]) -> tuple[Axis, Axis]:
     """`axes_of`, unless its tables are too large."""
     if max(places * taps for places, taps in zip(made, node.kernel, strict=True)) > _MOST_TAPS:
         raise NotPlanned("a kernel with too many taps at too many places")
