@@ -201,7 +201,7 @@ def test_the_state_dict_is_the_file(packed_mlp: Maker, tmp_path: Path) -> None:
         ),
         (lambda make: make((13, 5)), r"got the net .*, uint8 1×1×13 -> 5, expected uint8 1×1×12 -> 5"),
         (lambda make: torch.zeros(9), r"got a packed net as float32 \(9,\), expected the bytes of a \.1bit file"),
-        (lambda make: torch.zeros(900, dtype=torch.uint8), r"the bytes of the packed net: is no \.1bit file"),
+        (lambda make: torch.zeros(900, dtype=torch.uint8), r"the bytes of the packed net: is not a \.1bit file"),
         (lambda make: None, r"Missing key\(s\) in state_dict: \"file\""),
     ],
 )
@@ -448,9 +448,9 @@ def test_damaged_bytes_and_other_logits_are_refused(packed_mlp: Maker) -> None:
         module(images)
     module.file[:8] = 255
     for _ in range(2):
-        with pytest.raises(FormatError, match=r"^the bytes of the packed net: is no \.1bit file, or a truncated one$"):
+        with pytest.raises(FormatError, match=r"^the bytes of the packed net: is not a \.1bit file, or is truncated$"):
             module(images)
-    assert repr(module) == "PackedModule(the bytes of the packed net: is no .1bit file, or a truncated one)"
+    assert repr(module) == "PackedModule(the bytes of the packed net: is not a .1bit file, or is truncated)"
     module.load_state_dict(PackedModule(net).state_dict())
     assert_runs(module, net)
 

@@ -82,7 +82,7 @@ def test_a_changed_weight_is_named_as_a_change(tmp_path: Path, packed_mlp: Maker
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    message = r"net\.1bit: was changed after it was written: its bytes do not have its digest; pack the net again$"
+    message = r"net\.1bit: was changed after it was written: its bytes do not match its digest; pack the net again$"
     with pytest.raises(FormatError, match=message):
         load(path)
 
@@ -91,7 +91,7 @@ def test_a_changed_weight_is_named_as_a_change(tmp_path: Path, packed_mlp: Maker
 def test_another_digest_is_refused(packed_mlp: Maker, digest: object) -> None:
     header, graph, tensors = split(dumps(packed_mlp((12, 9, 4))))
     text = json.dumps({"digest": digest, **graph, "format": 2}).replace("\\\\u", "\\u")
-    with pytest.raises(FormatError, match=r"the digest is|do not have its digest"):
+    with pytest.raises(FormatError, match=r"the digest is|do not match its digest"):
         loads(join(header, text, tensors))
 
 

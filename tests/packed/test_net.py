@@ -102,9 +102,9 @@ def test_elementwise_operations_keep_integers_where_they_can() -> None:
         ([flat()], "input", "output 'input' is made by no node"),
         ([flat(), dense(), dense("flat", "spare")], "fc", "value 'spare' is never used"),
         ([flat(), dense(), dense("flat", "spare")], "flat", "value 'fc' is never used"),
-        ([Flatten(inputs=("input",), output="../x")], "../x", "no value name"),
-        ([Flatten(inputs=("input",), output="")], "", "no value name"),
-        ([Flatten(inputs=("input",), output="a" * 101)], "a" * 101, "no value name"),
+        ([Flatten(inputs=("input",), output="../x")], "../x", "not a valid name"),
+        ([Flatten(inputs=("input",), output="")], "", "not a valid name"),
+        ([Flatten(inputs=("input",), output="a" * 101)], "a" * 101, "not a valid name"),
         ([flat(), dense(inputs=7)], "fc", r"got a value of shape \(6,\), expected \(7,\)"),
         ([dense("input")], "fc", r"got a value of shape \(1, 2, 3\)"),
         ([flat(), RealDense(inputs=("flat",), output="fc", weight=zeros(2, 5))], "fc", r"expected \(5,\)"),
@@ -136,7 +136,7 @@ def test_sums_beyond_int32_are_refused() -> None:
         (lambda: dense(scale=zeros(3)), r"scale has shape \(3,\), expected \(4,\)"),
         (lambda: dense(centre=zeros(4, 1)), "centre is float32"),
         (lambda: dense(centre=[0.0] * 4), "centre is list"),
-        (lambda: replace(dense(), in_features=65), "signs have 1 words a row, expected 2"),
+        (lambda: replace(dense(), in_features=65), "signs have 1 words per row, expected 2"),
         (lambda: replace(dense(), in_features=0), "in_features is 0, expected a positive integer"),
         (lambda: replace(dense(), in_features=True), "in_features is True"),
         (lambda: replace(dense(), signs=np.ones((4, 1), np.int64)), "signs is int64"),
@@ -227,7 +227,7 @@ def test_a_foreign_node_is_refused() -> None:
     class Rot13(Sign):
         pass
 
-    with pytest.raises(FormatError, match="Rot13 is no operation of a packed net; known: flatten, dense"):
+    with pytest.raises(FormatError, match="Rot13 is not an operation of a packed net; known: flatten, dense"):
         net(Rot13(inputs=("input",), output="x"))
 
 

@@ -104,9 +104,9 @@ def test_two_values_make_what_holds_both(x: Value, y: Value, added: Any, joined:
         (make(Conv), Value((4, 6, 5), "integer", 2**27), "sums reach 4831838208, more than int32 holds"),
         (make(ConvTranspose, stride=(2**20, 2**20)), SIGNS, "the result has shape .* more than 134217728 values"),
         (make(ConvTranspose, padding=(4, 4, 0, 0)), SIGNS, r"a padding of \(4, 4, 0, 0\) leaves nothing of an image"),
-        (make(MaxPool, kernel=(2, 2), padding=(2, 0, 0, 0)), SIGNS, "some windows see nothing of an image"),
-        (make(AveragePool, kernel=(2, 2), padding=(0, 0, 0, 2)), SIGNS, "some windows see nothing"),
-        (make(MaxPool, kernel=(2, 2), dilation=(7, 1), padding=(6, 0, 0, 0)), SIGNS, "some windows see nothing"),
+        (make(MaxPool, kernel=(2, 2), padding=(2, 0, 0, 0)), SIGNS, "some windows contain no pixel of an image"),
+        (make(AveragePool, kernel=(2, 2), padding=(0, 0, 0, 2)), SIGNS, "some windows contain no pixel"),
+        (make(MaxPool, kernel=(2, 2), dilation=(7, 1), padding=(6, 0, 0, 0)), SIGNS, "some windows contain no pixel"),
         (make(AveragePool, kernel=(6, 5), sums=1), Value((4, 6, 5), "integer", 2**27), "sums reach"),
         (make(AdaptiveAveragePool, size=(7, 1)), SIGNS, r"got an image of \(6, 5\), expected at least \(7, 1\)"),
         (make(Slice, stop=(4, 6, 6)), SIGNS, r"got a value of shape \(4, 6, 5\), expected one that"),
@@ -121,7 +121,7 @@ def test_values_that_do_not_fit_are_refused(node: Node, x: Value, message: str) 
 
 def test_two_values_that_do_not_fit_are_refused() -> None:
     with pytest.raises(
-        FormatError, match=r"got values of shapes \(4, 6, 5\) and \(1, 6, 5\), expected two of one shape"
+        FormatError, match=r"got values of shapes \(4, 6, 5\) and \(1, 6, 5\), expected equal shapes"
     ):
         make(Add).infer(SIGNS, Value((1, 6, 5), "sign", 1))
     with pytest.raises(FormatError, match=r"shapes \(4, 6, 5\), \(4, 6, 4\), expected equal images"):
@@ -143,9 +143,9 @@ def test_two_values_that_do_not_fit_are_refused() -> None:
         (Conv, {"stride": (1, True)}, "expected integers from 1 to"),
         (Conv, {"padding": (1, 1, 1, -1)}, "expected integers from 0 to"),
         (Conv, {"padding_value": 2}, "padding_value is 2, expected integers from -1 to 1"),
-        (Conv, {"groups": 4}, "6 output channels do not fall into 4 groups"),
-        (Conv, {"kernel": (5, 1)}, "rows have 36 weights, no multiple of the kernel's 5"),
-        (RealConv, {"kernel": (5, 5)}, "rows have 36 weights, no multiple of the kernel's 25"),
+        (Conv, {"groups": 4}, "6 output channels do not split into 4 groups"),
+        (Conv, {"kernel": (5, 1)}, "rows have 36 weights, not a multiple of the kernel's 5"),
+        (RealConv, {"kernel": (5, 5)}, "rows have 36 weights, not a multiple of the kernel's 25"),
         (RealConv, {"weight": np.ones((6, 4, 3, 3), np.float32)}, "weight is float32 .* with 2 axes"),
         (AveragePool, {"kernel": (1, 1), "sums": 2}, "sums is 2"),
         (Slice, {"stop": (1, 0, 1)}, "stop is"),

@@ -1,4 +1,4 @@
-"""Operations on each number by itself; parameters belong to a channel, the first axis."""
+"""Elementwise operations, with one parameter per channel (the first axis)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from onebit.errors import FormatError
-from onebit.packed.nodes.base import Node, Stored, Value, integer, require_channels
+from onebit.packed.nodes.node import Node, Stored, Value, integer, require_channels
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -46,7 +46,7 @@ class Threshold(Node):
     """A folded BatchNorm + sign of integers, per channel.
 
     direction +1: +1 where x >= threshold, else -1; direction -1: +1 where x <= threshold, else -1.
-    A threshold at an end of int32 makes a constant: sums never reach that far.
+    A threshold at a limit of int32 gives a constant, because sums stay below it.
 
     Args:
         threshold: (C,) int32.
@@ -127,20 +127,20 @@ class Hardtanh(Node):
 
     def infer(self, *inputs: Value) -> Value:
         (x,) = inputs
-        # an integer may become 0, which is no sign
+        # an integer may become 0, which is not a sign
         return Value(x.shape, "integer", 1) if x.exact else Value(x.shape, "real")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Add(Node):
-    """The sum of two values of one shape, as behind the shortcut of a residual net."""
+    """The sum of two values of the same shape, as in a residual net."""
 
     arity: ClassVar[int | None] = 2
 
     def infer(self, *inputs: Value) -> Value:
         a, b = inputs
         if a.shape != b.shape:
-            raise FormatError(f"got values of shapes {a.shape} and {b.shape}, expected two of one shape")
+            raise FormatError(f"got values of shapes {a.shape} and {b.shape}, expected equal shapes")
         if a.bound is None or b.bound is None:
             return Value(a.shape, "real")
         return integer(a.shape, a.bound + b.bound)
