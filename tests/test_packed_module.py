@@ -22,6 +22,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils.data import DataLoader
 
 import onebit.packed_module
+from onebit.data import Split
 from onebit.errors import FormatError, NotBinaryError, UsageError
 from onebit.packed import Affine, Dense, Flatten, InputSpec, Node, PackedNet, Sign, dumps, save
 from onebit.packed_module import PackedModule
@@ -164,6 +165,15 @@ def test_an_exported_program_takes_any_batch_and_carries_one_bit_weights(packed_
     program = torch.export.load(tmp_path / "net.pt2")
     assert list(program.state_dict) == ["file"]
     assert_runs(program.module(), net, counts=(5, 1, 2, 0))
+
+
+def test_its_score_names_packed_weights(packed_mlp: Maker) -> None:
+    net = packed_mlp((12, 5))
+    images = images_of(net, 9)
+    labels = run(net, images.numpy()).argmax(axis=1)
+    labels[0] += 1
+    score = onebit.evaluate(PackedModule(net), Split(images.numpy(), labels % 5))
+    assert (score.weights, score.correct, score.count) == ("packed", 8, 9)
 
 
 def test_logits_have_no_gradient_and_what_follows_them_trains(packed_mlp: Maker) -> None:

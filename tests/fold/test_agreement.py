@@ -199,7 +199,7 @@ def test_one_sign_object_in_all_layers_is_compared_layer_by_layer() -> None:
 def test_a_net_of_another_model_is_refused() -> None:
     packed = pack(make_mlp())
     for other in (make_mlp((12, 31, 41, 5)), make_mlp(real_last=True), make_mlp(input_quantizer="ste_sign")):
-        with pytest.raises(UsageError, match="other operations than this model makes; pack it from this model"):
+        with pytest.raises(UsageError, match="does not have the operations of this model; pack it from this model"):
             prove(other, packed)
     with pytest.raises(UsageError, match=r"the model makes logits \(N, 4\), the packed net \(N, 5\)"):
         verify(make_mlp((12, 31, 4)), packed, images_of())
@@ -305,7 +305,7 @@ def test_a_pixel_that_rounding_decides_breaks_no_claim_and_is_counted(moved: flo
     images = np.full((2, 1, 4, 4), 128, np.uint8)  # +1, coded
     agreement = verify(model, other, images)
     assert (agreement.label_mismatches, agreement.tied, agreement.ok) == (32, tied, tied > 0)
-    assert ("32 tied pixels in which rounding decides" in str(agreement)) == agreement.ok
+    assert ("32 tied pixels, decided by rounding" in str(agreement)) == agreement.ok
     masks = np.zeros((2, 4, 4), np.uint8)
     masks[0, 0] = VOID
     certificate = certify(model, other, Split(images, masks), dataset="toy").certificate
@@ -370,7 +370,7 @@ def test_a_kernel_that_computes_other_bits_is_found(image: int, monkeypatch: pyt
     if image % 2:  # not among the images that numpy computes: a difference of rounding to torch
         assert verify(model, packed, images).ok
         return
-    with pytest.raises(FoldError, match=r"computes other logits than numpy for 1 of \d+ images"):
+    with pytest.raises(FoldError, match=r"gives other logits than numpy for 1 of \d+ images"):
         verify(model, packed, images)
 
 

@@ -1,4 +1,4 @@
-"""Integer thresholds in nets of images: every reachable integer proven, through pools and borders, bit for bit."""
+"""Integer thresholds in nets of images: every possible integer is proven, through pools and borders."""
 
 from __future__ import annotations
 
@@ -98,19 +98,19 @@ def test_a_pool_of_an_average_is_seen_as_sums_only_by_signs() -> None:
         (BinaryConvTranspose2d(3, 3, 3, input_quantizer="ste_sign"), 1),
     ],
 )
-def test_reach_knows_the_parity_of_sums(layer: nn.Module, step: int) -> None:
+def test_possible_integers_have_the_parity_of_sums(layer: nn.Module, step: int) -> None:
     torch.manual_seed(0)
     last = [nn.Flatten(), BinaryLinear(layer.out_channels, 2, input_quantizer="ste_sign")]
     model = nn.Sequential(InputCoding(), nn.Conv2d(3, layer.in_channels, 1, bias=False), layer, nn.AvgPool2d(99), *last)
     model[3] = nn.MaxPool2d(model[:3](torch.zeros(1, *SHAPE, dtype=torch.uint8)).shape[-1])
     folded = fold_model(model.eval(), input_shape=SHAPE)
     chain = next(site.chain for site in folded.signs if site.chain is not None)
-    assert chain.reach.step == step
+    assert chain.integers.step == step
     most = layer.weight[0].numel() if isinstance(layer, nn.Conv2d) else layer.weight.numel() // layer.out_channels
-    assert chain.reach[-1] == most
+    assert chain.integers[-1] == most
     name = next(node.output for node in folded.net.nodes if node.output == "2")
     seen = np.unique(np.concatenate([v[name] for _, v in batches(folded.net, images_of(300, SHAPE), [name])]))
-    assert set(seen.tolist()) <= set(chain.reach)
+    assert set(seen.tolist()) <= set(chain.integers)
     if step == 1:
         assert len(set((seen % 2).tolist())) == 2
 

@@ -235,7 +235,7 @@ def test_a_quantizer_of_one_s_own_packs_by_what_it_states() -> None:
 @pytest.mark.parametrize(
     ("quantizer", "message"),
     [
-        (Dishonest(), r"cannot pack Dishonest \('4.input_quantizer'\): it computes something else than its binary_inp"),
+        (Dishonest(), r"cannot pack Dishonest \('4.input_quantizer'\): it does not compute what its binary_inp"),
         (Unstated(), r"cannot pack Unstated \('4.input_quantizer'\): known layers are "),
     ],
 )

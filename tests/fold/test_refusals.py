@@ -71,7 +71,7 @@ def read_twice(x: Tensor) -> Tensor:
         (lambda x: x * 2, r"cannot pack mul"),
         (lambda x: torch.sign(x), r"cannot pack sign"),
         (lambda x: x + torch.randn_like(x), r"cannot pack randn_like"),
-        (nn.Softmax(dim=1), r"cannot pack Softmax \('body'\): .*leave it outside of the model"),
+        (nn.Softmax(dim=1), r"cannot pack Softmax \('body'\): .*move it out of the model"),
         (
             nn.BatchNorm1d(6, track_running_stats=False),
             r"cannot pack BatchNorm1d \('body'\): with track_running_stats=False",
@@ -82,17 +82,17 @@ def read_twice(x: Tensor) -> Tensor:
             lambda x: F.dropout(x, 0.5),
             r"cannot pack dropout .*it drops values in eval mode too; pass training=self.training",
         ),
-        (lambda x: x.view(-1, 3), r"cannot pack view \('view'\): it makes \(N, 3\) of \(N, 6\), expected \(N, 6\)"),
-        (lambda x: x.view(-1, 2, 3), r"it makes \(N, 2, 3\) of \(N, 6\)"),
+        (lambda x: x.view(-1, 3), r"cannot pack view \('view'\): it turns \(N, 6\) into \(N, 3\), expected \(N, 6\)"),
+        (lambda x: x.view(-1, 2, 3), r"it turns \(N, 6\) into \(N, 2, 3\)"),
         (unused, r"cannot pack relu .*its result is never used"),
-        (read_twice, r"cannot pack relu .*it changes in place what is also read elsewhere"),
+        (read_twice, r"cannot pack relu .*it overwrites a value that is also used elsewhere"),
         (lambda x: (x, x), r"the model returns a tuple, expected one tensor"),
         (
             lambda x: x if x.sum() > 0 else -x,
-            r"cannot follow Net.forward on images \(2, 1, 3, 4\): .*not on what tensors hold",
+            r"cannot follow Net.forward on images \(2, 1, 3, 4\): .*not on the contents of tensors",
         ),
         (lambda x: F.linear(x.new_ones(2, 5), x), r"cannot follow Net.forward"),
-        (lambda x: F.linear(x, torch.ones(3, 6)), r"the tensor '_tensor_constant0' is used outside of a layer"),
+        (lambda x: F.linear(x, torch.ones(3, 6)), r"the tensor '_tensor_constant0' is used outside a layer"),
     ],
 )
 def test_what_cannot_be_packed_is_named(body: Callable[[Tensor], Any], message: str) -> None:
@@ -202,7 +202,7 @@ def test_usage_errors() -> None:
 def test_a_model_that_cannot_be_copied_is_refused() -> None:
     model = make_mlp()
     model.kept = model(torch.zeros((1, *SHAPE), dtype=torch.uint8))  # a result of forward, with its graph
-    with pytest.raises(FoldError, match=r"cannot copy the MLP: .*; keep no results of forward in it"):
+    with pytest.raises(FoldError, match=r"cannot copy the MLP: .*; do not keep results of forward in it"):
         pack(model)
 
 

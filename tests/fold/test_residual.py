@@ -213,7 +213,7 @@ def test_two_signs_of_one_value_are_one_threshold_and_counted_call_by_call() -> 
     ],
 )
 def test_what_is_changed_in_place_while_others_read_it_is_refused(body: Any) -> None:
-    with pytest.raises(FoldError, match="it changes in place what is also read elsewhere; use inplace=False"):
+    with pytest.raises(FoldError, match="it overwrites a value that is also used elsewhere; use inplace=False"):
         pack(Body(body).eval(), input_shape=SHAPE)
 
 

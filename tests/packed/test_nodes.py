@@ -120,9 +120,7 @@ def test_values_that_do_not_fit_are_refused(node: Node, x: Value, message: str) 
 
 
 def test_two_values_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(
-        FormatError, match=r"got values of shapes \(4, 6, 5\) and \(1, 6, 5\), expected equal shapes"
-    ):
+    with pytest.raises(FormatError, match=r"got values of shapes \(4, 6, 5\) and \(1, 6, 5\), expected equal shapes"):
         make(Add).infer(SIGNS, Value((1, 6, 5), "sign", 1))
     with pytest.raises(FormatError, match=r"shapes \(4, 6, 5\), \(4, 6, 4\), expected equal images"):
         make(Concat).infer(SIGNS, Value((4, 6, 4), "sign", 1))
