@@ -158,12 +158,7 @@ class PackedModule(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _make_room(self, given: Tensor) -> None:
-        """Resize `file` for the bytes of another net.
-
-        Raises:
-            UsageError: images or logits of another shape, or not bytes.
-            FormatError: not a valid `.1bit` file.
-        """
+        """Resize `file` for the bytes of another net; UsageError for other shapes of images or logits."""
         net = _net_in(_bytes_of(given).tobytes())
         expected, got = (self.image_shape, self.logits_shape), (net.input.shape, infer(net)[net.output].shape)
         if got != expected:

@@ -202,11 +202,7 @@ def tally(
 def _packed_logits(
     packed: PackedNet, images: np.ndarray, chosen: slice, names: set[str]
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The logits of a batch, and numpy's values `names` of the `chosen` images; {} if there are none.
-
-    Raises:
-        FoldError: the native library and the reference executor give different logits.
-    """
+    """The logits of a batch, and numpy's values `names` of the `chosen` images; FoldError if the executors differ."""
     plan = runtime.native_plan(packed)
     part = images if plan is None else images[chosen]
     parts = [values for _, values in runtime.batches(packed, part, {packed.output, *names})]

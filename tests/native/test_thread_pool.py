@@ -92,7 +92,7 @@ def test_a_waiting_thread_uses_no_processor_time() -> None:
     net = kernel_nets()[-1]
     plan, images = make_plan(net, list(instruction_sets().values())[-1]), images_of(net, 1)
     expected, _ = plan.run(images)
-    made, arena, barrier = np.empty_like(expected), plan._arena(2), BarrierStruct()
+    made, arena, barrier = np.empty_like(expected), plan.arena(2), BarrierStruct()
     where: Any = images.ctypes.data, 1, arena.ctypes.data, made.ctypes.data
     spent: list[float] = []
 

@@ -29,8 +29,8 @@ def test_json_holds_exactly_the_specified_fields(certificate: Certificate) -> No
     ("change", "message"),
     [
         ({"weights": "latent"}, "'latent', expected 'binary' or 'sample'"),
-        ({"weights": "sample"}, "'sample' needs one"),
-        ({"seed": 3}, "'binary' has none"),
+        ({"weights": "sample"}, "seed is None, expected one for 'sample'"),
+        ({"seed": 3}, "seed is 3, expected one for 'sample', none for 'binary'"),
         ({"count": -1}, "count is -1"),
         ({"count": 1.0}, "count is 1.0"),
         ({"count": True}, "count is True"),

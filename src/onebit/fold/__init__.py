@@ -77,11 +77,7 @@ def fold_model(
 
 
 def eval_copy(model: nn.Module) -> nn.Module:
-    """A copy on the CPU in eval mode; for a compiled model, of the original model.
-
-    Raises:
-        WrongTypeError: not a module. FoldError: the model cannot be copied.
-    """
+    """A copy on the CPU in eval mode; for a compiled model, of the original. FoldError if it cannot be copied."""
     check_model(model)
     try:
         return copy.deepcopy(getattr(model, "_orig_mod", model)).cpu().eval()

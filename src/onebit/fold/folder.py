@@ -144,11 +144,7 @@ class Folder:
         return Folded(net, tuple(self._signs))
 
     def apply(self, call: Call, *inputs: Pending) -> Pending:
-        """The value of one operation.
-
-        Raises:
-            FoldError: not in the table, or not possible in a packed net.
-        """
+        """The value of one operation; FoldError if it is not in the table or not possible in a packed net."""
         node, module = call.node, call.module
         kinds = self._kinds(module) if node is None or module is not None else [node.target]
         if not kinds or kinds[0] not in self.table:
@@ -175,11 +171,7 @@ class Folder:
         return [kind for kind in cls.__mro__ if kind in self.table and getattr(kind, "forward", None) is cls.forward]
 
     def emit(self, kind: type[Node], name: str, *sources: str, **fields: Any) -> str:
-        """Append a node with inputs `sources` and return the name of its value: `name`, or a similar free one.
-
-        Raises:
-            FoldError: the inputs do not fit the node.
-        """
+        """Append a node; returns the name of its value, `name` or a similar free one. FoldError for wrong inputs."""
         output = base = re.sub(r"[^A-Za-z0-9_.-]", "_", name[-90:]).lstrip(".-") or "value"
         count = 1
         while output in self.values or output == INPUT:
@@ -287,12 +279,7 @@ def _in_place(node: fx.Node, module: nn.Module | None) -> bool:
 
 
 def check_finite(name: str, what: str, tensor: Tensor) -> Tensor:
-    """`tensor`, detached.
-
-    Raises:
-        NotBinaryError: some values are not finite; names the layer and counts them.
-        FoldError: not float32.
-    """
+    """`tensor`, detached; NotBinaryError if some values are not finite, FoldError if it is not float32."""
     if tensor.dtype != torch.float32:
         raise FoldError(f"layer {name!r}: got {what} of {tensor.dtype}, expected torch.float32; use model.float()")
     if count := tensor.numel() - int(torch.count_nonzero(torch.isfinite(tensor))):

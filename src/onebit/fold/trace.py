@@ -57,39 +57,14 @@ class _Whole(nn.Module):
 
 
 class _ExampleProxy(fx.Proxy):
-    """A proxy with the shape and dtype of the example."""
+    """A proxy with the shape, dtype and device of the example."""
 
-    @property
-    def _value(self) -> Tensor:
-        return self.node.meta["value"]
-
-    @property
-    def shape(self) -> torch.Size:
-        return self._value.shape
-
-    @property
-    def ndim(self) -> int:
-        return self._value.ndim
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self._value.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self._value.device
-
-    def dim(self) -> int:
-        return self._value.dim()
-
-    def numel(self) -> int:
-        return self._value.numel()
-
-    def size(self, dim: int | None = None) -> Any:
-        return self._value.size() if dim is None else self._value.size(dim)
+    def __getattr__(self, name: str) -> Any:
+        known = name in ("shape", "ndim", "dtype", "device", "dim", "numel", "size")
+        return getattr(self.node.meta["value"], name) if known else super().__getattr__(name)
 
     def __len__(self) -> int:
-        return len(self._value)
+        return len(self.node.meta["value"])
 
 
 class _Tracer(fx.Tracer):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,7 +54,7 @@ class NativePlan:
         Args:
             parts: threads that share each kernel call.
         """
-        arena = self._arena(parts)
+        arena = self.arena(parts)
         output = np.empty((len(images), *self.shape), np.float32)
 
         def run(part: int, parts: int, barrier: int | None) -> int:
@@ -71,43 +70,7 @@ class NativePlan:
         """The kernel of each call."""
         return tuple(_KERNELS[call.kernel - 1] for call in self.kept[0])
 
-    def matmuls(self, count: int) -> tuple[int, ...]:
-        """Indices of the calls that multiply by weights in a batch of `count` images."""
-        calls = enumerate(self.kept[0])
-        return tuple(index for index, call in calls if call.weights and call.min_batch <= count <= call.max_batch)
-
-    def alone(self, images: np.ndarray, calls: range) -> Callable[[], np.ndarray]:
-        """A function that runs only some kernel calls, to time them.
-
-        The calls before them run once, now, to leave their inputs in memory. None of `calls` may overwrite the input of
-        one before it: values stay in place only until the last call that reads them.
-
-        Args:
-            images: as for `run`. More images than the plan's batch are computed batch by batch, but every batch uses
-                the values of the first images.
-
-        Returns:
-            The function. It returns the output of the last call, (images of a batch, units) int32 in NHWC order
-            (the bits of float32 for real values): a view that the next call overwrites.
-        """
-        arena, count = self._arena(), min(len(images), self.plan.batch)
-        memory, last = arena.ctypes.data, self.kept[0][calls[-1]]
-        before, part = (library.PlanStruct.from_buffer_copy(self.plan) for _ in range(2))
-        before.call_count, part.call_count = calls.start, len(calls)
-        part.calls += calls.start * ctypes.sizeof(library.CallStruct)
-        before.output_size = part.output_size = 0  # no output is copied,
-        part.input = part.bytes = -1  # and no image is coded, so their addresses do not matter
-        self.isa.run(ctypes.byref(before), images.ctypes.data, count, memory, memory, 0, 1, None)
-        arguments = (ctypes.byref(part), memory, len(images), memory, memory, 0, 1, None)
-        made = arena[last.out : last.out + count * last.out_size].view(np.int32).reshape(count, -1)
-
-        def run_calls() -> np.ndarray:
-            self.isa.run(*arguments)
-            return made
-
-        return run_calls
-
-    def _arena(self, parts: int = 1) -> np.ndarray:
+    def arena(self, parts: int = 1) -> np.ndarray:
         """Memory for the values, aligned to cache lines."""
         units = self.plan.arena_units + (parts - 1) * self.plan.scratch_units
         with suppress(IndexError):

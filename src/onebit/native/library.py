@@ -102,11 +102,7 @@ class InstructionSet(NamedTuple):
 
 @cache
 def _load() -> ctypes.CDLL | None:
-    """The library, or None if it is not installed.
-
-    Raises:
-        UsageError: it belongs to another version of onebit or does not load.
-    """
+    """The library, None if not installed; UsageError if it does not load or belongs to another version of onebit."""
     folder = files("onebit.native")
     path = next((str(file) for suffix in _SUFFIXES if (file := folder / f"kernels{suffix}").is_file()), None)
     if path is None:
@@ -124,11 +120,7 @@ def _load() -> ctypes.CDLL | None:
 
 
 def chain(x: int, count: int) -> int:
-    """`count` dependent multiply-adds x · 6364136223846793005 + 1442695040888963407 modulo 2⁶⁴, to measure the clock.
-
-    Raises:
-        UsageError: the library is not installed or belongs to another version.
-    """
+    """`count` dependent multiply-adds modulo 2⁶⁴, to measure the clock; UsageError without the library."""
     library = _load()
     if library is None:
         raise UsageError("the native library is not installed; reinstall onebit with a C compiler available")

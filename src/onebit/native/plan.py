@@ -65,9 +65,8 @@ class _Planner:
         slot = self.slots[name]
         if slot.flat and not flat:
             if "ordered" not in slot.kinds:
-                slot.kinds["ordered"] = self.calls.image_order(
-                    slot if slot.kind != BITS else self.calls.as_kind(slot, INTEGER)
-                )
+                integers = self.calls.as_kind(slot, INTEGER) if slot.kind == BITS else slot
+                slot.kinds["ordered"] = self.calls.image_order(integers)
             return slot.kinds["ordered"]
         return slot
 

@@ -39,11 +39,7 @@ class WeightKernel:
         return {"weights": self.weights, "tap_words": self.tap_words, "panel": panel, **self.more}
 
     def scratch_for(self, taps: int) -> int:
-        """Units of scratch memory.
-
-        Raises:
-            NotPlanned: more than a gigabyte.
-        """
+        """Units of scratch memory; NotPlanned for more than a gigabyte."""
         if (scratch := -(-taps // 8) * 8 * _SEGMENT_UNITS + self.scratch) > _MOST_SCRATCH:
             raise NotPlanned("tables of a layer beyond a gigabyte")
         return scratch
@@ -84,11 +80,7 @@ def lookup_kernel(
 
 
 def real_kernel(node: Any, rows: np.ndarray) -> WeightKernel:
-    """Real weights × int32. rows: float64 integers on the grids of the weights.
-
-    Raises:
-        NotPlanned: sums may not fit an int64.
-    """
+    """Real weights × int32; NotPlanned if sums may not fit an int64. rows: float64 integers on grids."""
     if node.terms > MOST_EXACT_TERMS:
         raise NotPlanned("sums of more real products than an int64 holds")
     panels = real_panels(rows.reshape(*rows.shape[:2], -1))

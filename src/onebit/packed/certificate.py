@@ -79,34 +79,29 @@ class Certificate:
     images: int | None = None
 
     def __post_init__(self) -> None:
+        def check(name: str, ok: bool, expected: str) -> None:
+            if not ok:
+                raise FormatError(f"certificate {name} is {short(getattr(self, name))}, expected {expected}")
+
         for name in ("onebit", "dataset", "split"):
             check_text(f"certificate {name}", getattr(self, name))
-        if self.split not in ("train", "validation", "test"):
-            raise FormatError(f"certificate split is {short(self.split)}, expected 'train', 'validation' or 'test'")
-        if self.weights not in ("binary", "sample"):
-            raise FormatError(f"certificate weights is {short(self.weights)}, expected 'binary' or 'sample'")
-        if (self.seed is not None) != (self.weights == "sample"):
-            raise FormatError(f"certificate seed is {short(self.seed)}: 'sample' needs one, 'binary' has none")
-        if self.seed is not None:
-            _check_count("certificate seed", self.seed)
+        check("split", self.split in ("train", "validation", "test"), "'train', 'validation' or 'test'")
+        check("weights", self.weights in ("binary", "sample"), "'binary' or 'sample'")
+        check("seed", (self.seed is not None) == (self.weights == "sample"), "one for 'sample', none for 'binary'")
         _check_count("certificate count", self.count)
         _check_count("certificate label_mismatches", self.label_mismatches, most=self.count)
         _check_count("certificate tied", self.tied, most=self.label_mismatches)
-        if self.correct is not None:
-            _check_count("certificate correct", self.correct, most=self.count)
-        if self.images is not None:
-            _check_count("certificate images", self.images)
-        difference = self.max_logit_difference
-        if type(difference) not in (int, float) or not math.isfinite(difference) or difference < 0:
-            raise FormatError(
-                f"certificate max_logit_difference is {short(difference)}, expected a number that is 0 or more"
-            )
-        if type(self.bit_exact) is not bool:
-            raise FormatError(f"certificate bit_exact is {short(self.bit_exact)}, expected true or false")
+        for name, most in (("seed", 2**63 - 1), ("correct", self.count), ("images", 2**63 - 1)):
+            if (number := getattr(self, name)) is not None:
+                _check_count(f"certificate {name}", number, most=most)
+        difference, source = self.max_logit_difference, self.source
+        sound = type(difference) in (int, float) and math.isfinite(difference) and difference >= 0
+        check("max_logit_difference", sound, "a number that is 0 or more")
+        check("bit_exact", type(self.bit_exact) is bool, "true or false")
         if self.bit_exact and (difference or self.label_mismatches):
             raise FormatError("certificate claims bit_exact despite a difference")
-        if self.source is not None and not (isinstance(self.source, str) and _SHA256.fullmatch(self.source)):
-            raise FormatError(f"certificate source is {short(self.source)}, expected 64 hexadecimal digits")
+        is_digest = isinstance(source, str) and _SHA256.fullmatch(source) is not None
+        check("source", source is None or is_digest, "64 hexadecimal digits")
         if self.recipe is not None:
             check_text("certificate recipe", self.recipe)
 
@@ -145,11 +140,7 @@ class Certificate:
 
     @staticmethod
     def from_json(value: object) -> Certificate:
-        """The certificate of a JSON object.
-
-        Raises:
-            FormatError: unknown or missing fields, wrong types, or contradictory values.
-        """
+        """The certificate of a JSON object; FormatError for unknown, missing, wrong or contradictory fields."""
         whole = {**_LATER, **value} if isinstance(value, dict) else value
         fields = check_fields("certificate", whole, [field.name for field in dataclasses.fields(Certificate)])
         if not isinstance(fields["layers"], list):

@@ -49,12 +49,7 @@ TENSORS: dict[str, str] = {
 }
 """The possible tensors of a file: each concatenates the arrays of one field over all nodes."""
 
-_DTYPES: dict[str, np.dtype[Any]] = {
-    "U8": np.dtype(np.uint8),
-    "I8": np.dtype(np.int8),
-    "I32": np.dtype(np.int32),
-    "F32": np.dtype(np.float32),
-}
+_DTYPES = {name: np.dtype(kind) for name, kind in {"U8": "u1", "I8": "i1", "I32": "i4", "F32": "f4"}.items()}
 _FIELDS = ("format", "name", "input", "nodes", "output", "classes", "certificate")
 _NO_DIGEST = "0" * 64  # replaces the digest while it is computed
 _DIGEST = re.compile("[0-9a-f]{64}")
@@ -92,11 +87,7 @@ def load(path: str | os.PathLike[str]) -> PackedNet:
 
 
 def load_with_digest(path: str | os.PathLike[str]) -> tuple[PackedNet, str | None]:
-    """The packed net of a file and its verified digest; None for format 1, which has none.
-
-    Raises:
-        WrongTypeError, FormatError: as `load`.
-    """
+    """The packed net of a file and its verified digest, None for format 1, which has none. Errors: see `load`."""
     check_path(path)
     try:
         with open_regular(path) as stream:

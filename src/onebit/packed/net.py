@@ -114,11 +114,7 @@ class PackedNet:
         )
 
     def check_values(self) -> None:
-        """Check the contents of all arrays; the constructor has checked their shapes.
-
-        Raises:
-            FormatError: invalid values; names the node and the array and counts them.
-        """
+        """Check the contents of all arrays; the FormatError names the node and the array and counts the values."""
         self.input.check_values()
         for node in self.nodes:
             with _about(node):
@@ -205,11 +201,7 @@ def costs(net: PackedNet) -> tuple[NodeCost, ...]:
 
 
 def op_name(node: Node) -> str:
-    """The key of a node in `OPS`.
-
-    Raises:
-        FormatError: not an operation of a packed net.
-    """
+    """The key of a node in `OPS`, or FormatError."""
     try:
         return _OP_NAMES[type(node)]
     except KeyError:

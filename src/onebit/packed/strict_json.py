@@ -14,11 +14,7 @@ _MOST_DIGITS = 20  # 64-bit numbers; Python's own limit of 4300 digits raises Va
 
 
 def parse_json(what: str, text: bytes | str) -> Any:
-    """Parse JSON in UTF-8; duplicate keys, NaN, huge integers and deep nesting are refused.
-
-    Raises:
-        FormatError: anything else.
-    """
+    """Parse JSON in UTF-8; FormatError for anything else, duplicate keys, NaN, huge integers and deep nesting."""
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8")  # json would also accept UTF-16 and UTF-32
@@ -51,11 +47,7 @@ def _constant(name: str) -> NoReturn:
 
 
 def check_fields(what: str, value: object, names: Collection[str]) -> dict[str, Any]:
-    """`value` as a dict with exactly the fields `names`.
-
-    Raises:
-        FormatError: not an object, an unknown field or a missing one.
-    """
+    """`value` as a dict with exactly the fields `names`, or FormatError."""
     if not isinstance(value, dict):
         raise FormatError(f"{what} is {short(value)}, expected an object")
     for name in value:
@@ -68,11 +60,7 @@ def check_fields(what: str, value: object, names: Collection[str]) -> dict[str, 
 
 
 def check_text(what: str, text: object) -> str:
-    """`text`, if it is a short printable string: a file must not send control characters to a terminal.
-
-    Raises:
-        FormatError: anything else.
-    """
+    """`text`, or FormatError: a file must not send long text or control characters to a terminal."""
     if not isinstance(text, str) or len(text) > _LONGEST_TEXT or not text.isprintable():
         raise FormatError(f"{what} is {short(text)}, expected printable text of at most {_LONGEST_TEXT} characters")
     return text

@@ -78,11 +78,7 @@ def run(
 
 
 def native_plan(net: PackedNet, executor: str | None = None) -> NativePlan | None:
-    """The plan with which the library runs a net, made once; None if the reference executor runs it.
-
-    Raises:
-        UsageError: see `run`.
-    """
+    """The plan with which the library runs a net, None if the reference executor runs it. Errors: see `run`."""
     if executor not in (None, "native", "reference"):
         raise UsageError(f"unknown executor {executor!r}; known: native, reference")
     isa = None if executor == "reference" else instruction_set()
@@ -107,11 +103,7 @@ def native_plan(net: PackedNet, executor: str | None = None) -> NativePlan | Non
 
 
 def thread_count(threads: int | None = None) -> int:
-    """`threads`, or ONEBIT_THREADS, or the number of cores that this process may use.
-
-    Raises:
-        UsageError: not a positive integer.
-    """
+    """`threads`, or ONEBIT_THREADS, or the number of available cores; UsageError unless a positive integer."""
     given = os.environ.get("ONEBIT_THREADS") if threads is None else threads
     if not given and threads is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

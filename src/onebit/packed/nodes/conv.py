@@ -45,11 +45,7 @@ class Kernel(Node):
         return down * (height - 1) + 1, right * (width - 1) + 1
 
     def places(self, x: Value) -> tuple[int, int]:
-        """(H', W'), the number of positions of the kernel on the padded image.
-
-        Raises:
-            FormatError: `x` is not an image, the kernel does not fit, or the padded image is too large.
-        """
+        """(H', W'), the number of positions of the kernel on the padded image; FormatError if it does not fit."""
         channels, height, width = require_image(x)
         top, bottom, left, right = self.padding
         height, width = height + top + bottom, width + left + right
@@ -135,11 +131,7 @@ class Transposed(Grouped):
         return self.products(x, shape)
 
     def whole(self, x: Value) -> tuple[int, int]:
-        """(H', W') before the padding is cut.
-
-        Raises:
-            FormatError: too large.
-        """
+        """(H', W') before the padding is cut; FormatError if too large."""
         channels, height, width = require_image(x)
         height = (height - 1) * self.stride[0] + self.extent[0] + self.extra[0]
         width = (width - 1) * self.stride[1] + self.extent[1] + self.extra[1]

@@ -29,11 +29,7 @@ class Weights(Node):
 
     @abstractmethod
     def products(self, x: Value, shape: tuple[int, ...], *, padding_value: int = 0) -> Value:
-        """The value of shape `shape` with products of rows and elements of `x` or its padding.
-
-        Raises:
-            FormatError: sums of integers may not fit an int32.
-        """
+        """The value of shape `shape` with sums of row · x; FormatError if integers may not fit an int32."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -102,11 +102,7 @@ class Node(ABC):
         """
 
     def check_values(self) -> None:
-        """Check the contents of arrays.
-
-        Raises:
-            FormatError: values that are not finite, or set tail bits; names the array and counts them.
-        """
+        """Raise FormatError for values that are not finite or set tail bits; it names the array and counts them."""
         for name, stored in self.arrays.items():
             array = getattr(self, name)
             if array is not None and stored.dtype == "float32":
