@@ -1,4 +1,4 @@
-"""Integer thresholds: the same sign as the trained modules, on every integer that can occur."""
+"""Integer thresholds give the signs of the trained modules on every possible integer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from onebit.packed import Threshold
 from onebit.runtime import run
 
 
-def test_signs_equal_torch_on_every_reachable_integer_of_nasty_nets() -> None:
+def test_signs_equal_torch_on_every_possible_integer_of_nasty_nets() -> None:
     for seed in range(4):
         model = make_mlp(input_quantizer="ste_sign", nasty=seed)
         packed = pack(model)
@@ -88,7 +88,9 @@ def test_the_algebraic_threshold_is_wrong_at_ties_and_ours_is_right() -> None:
         norm.bias.zero_()
     integers = reachable(inputs, 1)
     expected = asked(norm, integers, channels)
-    by_algebra = np.where(integers[:, None] >= norm.running_mean.numpy(), 1, -1)  # beta = 0: the sign turns at the mean
+    by_algebra = np.where(
+        integers[:, None] >= norm.running_mean.numpy(), 1, -1
+    )  # beta = 0: the sign changes at the mean
     wrong = int((by_algebra != expected).any(axis=0).sum())
     assert wrong > channels // 10
     node = node_of(pack(model, input_shape=(1, 1, inputs)), Threshold, 1)

@@ -1,4 +1,4 @@
-"""Files that somebody damaged or forged: each one is a FormatError of one line, at once, and nothing else."""
+"""Damaged and forged files: each gives a FormatError of one line at once, and nothing else."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ def test_a_tensor_that_no_node_has_is_refused(packed_mlp: Maker) -> None:
         ("signs", b"\0\x10", r"node 'fc0' \(dense\): 1 rows have bits set after their 12 signs"),
     ],
 )
-def test_contents_that_mean_nothing_are_refused(data: bytes, tensor: str, value: Any, message: str) -> None:
+def test_invalid_contents_are_refused(data: bytes, tensor: str, value: Any, message: str) -> None:
     header, graph, tensors = split(data)
     value = value if isinstance(value, bytes) else value.tobytes()
     first = header[tensor]["data_offsets"][0]
@@ -247,7 +247,7 @@ def test_contents_that_mean_nothing_are_refused(data: bytes, tensor: str, value:
 
 
 def graph_with(*lines: str, shape: tuple[int, int, int] = (1, 1, 1)) -> Header:
-    """A graph of these lines."""
+    """A graph with these nodes."""
     return {"format": 1, "name": "", "input": {"shape": list(shape), "coding": "integer"}, "nodes": list(lines),
             "output": lines[-1].split(" ")[1], "classes": None, "certificate": None}  # fmt: skip
 
@@ -282,13 +282,13 @@ def test_a_huge_claim_costs_nothing() -> None:
     ("layers", "message"), [(10**6, "is not a .1bit file"), (300_000, "has 300000 nodes, expected at most 10000")]
 )
 def test_a_million_layers_are_refused_at_once(layers: int, message: str) -> None:
-    """None of them is made: the header is too long, or there are too many lines in it."""
+    """No layer is made: the header is too long, or has too many lines."""
     started = time.perf_counter()
     refused(join({}, graph_with(*["relu x"] * layers), b""), message)
     assert time.perf_counter() - started < 5
 
 
-def test_layers_in_a_circle_are_refused() -> None:
+def test_cycles_of_layers_are_refused() -> None:
     lines = ["relu a inputs=c", "relu b inputs=a", "relu c inputs=b"]
     refused(join({}, graph_with(*lines), b""), r"node 'a' \(relu\): reads 'c', which no node before it makes")
 
@@ -312,18 +312,18 @@ def test_shapes_are_checked_before_the_tensors_are_read(tmp_path: Path) -> None:
 
 def test_pickles_are_named_and_never_opened(tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
-    with zipfile.ZipFile(path, "w") as archive:  # what torch.save makes
+    with zipfile.ZipFile(path, "w") as archive:  # as torch.save does
         archive.writestr("model/data.pkl", pickle.dumps({"weight": 1}))
     message = r"model\.pth: is a pickled file such as a torch checkpoint, not a packed net; `onebit pack` makes one"
     with pytest.raises(FormatError, match=message):
         load(path)
-    for protocol in (2, 4):  # what it made before
+    for protocol in (2, 4):  # as it did before
         path.write_bytes(pickle.dumps({"weight": list(range(100))}, protocol=protocol))
         with pytest.raises(FormatError, match=message):
             load(path)
 
 
-def test_a_truncated_file_whose_length_begins_like_a_pickle_is_no_pickle(packed_mlp: Maker, tmp_path: Path) -> None:
+def test_a_truncated_file_whose_length_looks_like_a_pickle_is_not_called_one(packed_mlp: Maker, tmp_path: Path) -> None:
     path, good = tmp_path / "cut.1bit", dumps(packed_mlp((12, 70, 10)))
     for start in (b"\x80\x02", b"PK\x03\x04"):
         path.write_bytes(start + bytes(8 - len(start)) + good[8:400])
@@ -346,7 +346,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["weight-only", "sign", "mixed"])
-def test_random_damage_is_refused_or_still_a_sound_net(packed_mlp: Maker, form: str) -> None:
+def test_random_damage_is_refused_or_still_a_valid_net(packed_mlp: Maker, form: str) -> None:
     rng = random.Random(form)
     net = packed_mlp((12, 70, 10), form=form)
     good = without_digest(net)
@@ -363,7 +363,7 @@ def test_random_damage_is_refused_or_still_a_sound_net(packed_mlp: Maker, form: 
 @pytest.mark.parametrize("form", IMAGE_NETS)
 @pytest.mark.parametrize("change", [mutated, renumbered])
 def test_damaged_nets_of_images_are_refused_or_run(form: str, change: Callable[..., bytes]) -> None:
-    """Other bytes in 500 files each, and other digits in 400: what fits by chance is computed, in bounded memory."""
+    """Changed bytes in 500 files each, changed digits in 400: files that are valid by chance run in bounded memory."""
     rng = random.Random(form)
     good = without_digest(IMAGE_NETS[form]())
     outcomes = {"refused": 0, "sound": 0}
@@ -378,7 +378,7 @@ def test_damaged_nets_of_images_are_refused_or_run(form: str, change: Callable[.
 
 
 def outcome(net: PackedNet, images: np.ndarray, executor: str) -> Any:
-    """Logits, or how they are refused: numbers that a file may have can overflow."""
+    """Logits, or the error: parameters of a valid file may overflow."""
     if executor == "native" and not instruction_sets():
         executor = "reference"
     try:

@@ -53,7 +53,7 @@ def net(*nodes: Node, output: str | None = None, spec: InputSpec = IMAGE) -> Pac
     return PackedNet(input=spec, nodes=nodes, output=output or nodes[-1].output)
 
 
-def test_a_net_prints_itself_on_one_line_without_its_arrays(packed_mlp: Maker) -> None:
+def test_the_repr_of_a_net_is_one_line_without_arrays(packed_mlp: Maker) -> None:
     assert repr(packed_mlp((12, 70, 65, 10), form="sign", shape=(3, 2, 2))) == (
         "PackedNet('random sign', 3×2×2 integer -> 10: 1 flatten, 3 dense, 2 threshold, 1 affine; "
         "6,040 binary weights, 1,570 bytes)"
@@ -114,7 +114,7 @@ def test_elementwise_operations_keep_integers_where_they_can() -> None:
         ([flat(), dense(centre=zeros(4)), threshold("fc")], "t", "got real values, expected integers"),
     ],
 )
-def test_unsound_graphs_are_refused(nodes: list[Node], output: str, message: str) -> None:
+def test_invalid_graphs_are_refused(nodes: list[Node], output: str, message: str) -> None:
     with pytest.raises(FormatError, match=message) as info:
         net(*nodes, output=output)
     assert "\n" not in str(info.value)
@@ -177,7 +177,7 @@ def test_arrays_that_do_not_fit_their_node_are_refused(build: Callable[[], Node]
         ),
     ],
 )
-def test_contents_that_mean_nothing_are_refused(node: Node, message: str) -> None:
+def test_invalid_contents_are_refused(node: Node, message: str) -> None:
     with pytest.raises(FormatError, match=message):
         net(flat(), node).check_values()
 
@@ -201,14 +201,14 @@ def test_bad_inputs_are_refused(fields: dict[str, object], message: str) -> None
 
 
 @pytest.mark.parametrize(("mean", "std"), [(np.nan, 1), (0, 0), (0, -1), (0, np.inf)])
-def test_a_standardisation_that_means_nothing_is_refused(mean: float, std: float) -> None:
+def test_an_invalid_standardization_is_refused(mean: float, std: float) -> None:
     arrays = {"mean": np.array([mean], np.float32), "std": np.array([std], np.float32)}
     spec = InputSpec(shape=(1, 2, 3), coding="standardise", **arrays)
     with pytest.raises(FormatError, match=r"input (mean|std)"):
         net(flat(), spec=spec).check_values()
 
 
-def test_names_shown_to_people_are_printable(packed_mlp: Maker) -> None:
+def test_displayed_names_are_printable(packed_mlp: Maker) -> None:
     good = packed_mlp((3, 2))
     assert replace(good, name="déjà vu", classes=("a b", "猫")).classes == ("a b", "猫")
     for bad in ({"name": "\x1b[2J"}, {"name": "a" * 201}, {"classes": ("a", "b\n")}, {"name": 3}):

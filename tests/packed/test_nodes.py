@@ -1,4 +1,4 @@
-"""Shapes, kinds and bounds of the operations on images, and what they refuse."""
+"""Shapes, kinds and bounds of operations on images, and invalid ones."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ REALS = Value((4, 6, 5), "real")
 
 
 def make(kind: type[Node], *, outputs: int = 6, terms: int = 36, **fields: Any) -> Node:
-    """A node that reads "x", with weights where it has some."""
+    """A node that reads "x", with weights if it has any."""
     if kind in (Conv, ConvTranspose):
         fields = {"signs": pack_signs(np.ones((outputs, terms))), "in_features": terms, "kernel": (3, 3), **fields}
     elif kind in (RealConv, RealConvTranspose):
@@ -82,7 +82,7 @@ def test_shapes_kinds_and_bounds(node: Node, x: Value, expected: Value) -> None:
         (PIXELS, REALS, ("real", None), ("real", None)),
     ],
 )
-def test_two_values_make_what_holds_both(x: Value, y: Value, added: Any, joined: Any) -> None:
+def test_the_kind_of_a_sum_and_of_a_concatenation(x: Value, y: Value, added: Any, joined: Any) -> None:
     for pair in ((x, y), (y, x)):
         assert make(Add).infer(*pair) == Value((4, 6, 5), *added)
         assert make(Concat).infer(*pair) == Value((8, 6, 5), *joined)
@@ -149,13 +149,13 @@ def test_two_values_that_do_not_fit_are_refused() -> None:
         (Slice, {"stop": (1, 0, 1)}, "stop is"),
     ],
 )
-def test_numbers_that_mean_nothing_are_refused(kind: type[Node], fields: dict[str, Any], message: str) -> None:
+def test_invalid_attributes_are_refused(kind: type[Node], fields: dict[str, Any], message: str) -> None:
     with pytest.raises(FormatError, match=message):
         make(kind, **fields)
 
 
-def test_a_value_beyond_all_memory_is_refused() -> None:
-    """Few bytes of a file may not ask for many of memory."""
+def test_a_value_that_is_too_large_is_refused() -> None:
+    """A small file must not require much memory."""
     wide = make(Conv, outputs=64, terms=1, kernel=(1, 1), padding=(0, 2**11, 0, 2**11))
     spec = InputSpec(shape=(1, 1, 1))
     nodes = (Relu(inputs=("input",), output="x"), wide)
@@ -163,7 +163,7 @@ def test_a_value_beyond_all_memory_is_refused() -> None:
         PackedNet(input=spec, nodes=nodes, output="z")
 
 
-def test_costs_count_each_place_of_a_kernel() -> None:
+def test_costs_count_every_position_of_a_kernel() -> None:
     for node, macs in [
         (make(Conv), 36 * 6 * 4 * 3),
         (make(RealConv, stride=(2, 2)), 36 * 6 * 2 * 2),

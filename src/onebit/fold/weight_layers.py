@@ -50,13 +50,7 @@ def _geometry(layer: nn.Conv2d | nn.ConvTranspose2d) -> dict[str, Any]:
 
 
 def _matmul(
-    folder: Folder,
-    call: Call,
-    x: Pending,
-    one_bit: type[Node],
-    real: type[Node],
-    weight: Tensor,
-    **fields: Any,
+    folder: Folder, call: Call, x: Pending, one_bit: type[Node], real: type[Node], weight: Tensor, **fields: Any
 ) -> Pending:
     """The product with the weights of a layer, with its scale and bias deferred.
 

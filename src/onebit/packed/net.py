@@ -185,19 +185,12 @@ def costs(net: PackedNet) -> tuple[NodeCost, ...]:
 
     `shape` is the shape of the node's output. `bytes` does not include the header and the graph of the file.
     """
-    values = infer(net)
-    return tuple(
-        NodeCost(
-            node.output,
-            op_name(node),
-            values[node.output].shape,
-            node.binary_weights,
-            node.real_parameters,
-            node.stored_bytes,
-            node.macs(values[node.inputs[0]], values[node.output]),
-        )
-        for node in net.nodes
-    )
+    values, rows = infer(net), []
+    for node in net.nodes:
+        x, y = values[node.inputs[0]], values[node.output]
+        counts = node.binary_weights, node.real_parameters, node.stored_bytes, node.macs(x, y)
+        rows.append(NodeCost(node.output, op_name(node), y.shape, *counts))
+    return tuple(rows)
 
 
 def op_name(node: Node) -> str:
