@@ -181,16 +181,13 @@ def _proofs(
     nodes = {node.output: node for node in packed.nodes}
     proofs: dict[str, LayerProof] = {}
     for site in folded.signs:
-        node = nodes[site.value]
-        integers, mismatches = 0, 0
-        exact = site.chain is not None and site.chain.exact
-        if site.chain is not None and exact:
+        proof, integers, mismatches = "float", 0, 0
+        if site.chain is not None and site.chain.exact:
+            node = nodes[site.value]
             assert isinstance(node, Threshold)
-            integers = len(site.chain.integers) * site.chain.channels
+            proof, integers = "every integer", len(site.chain.integers) * site.chain.channels
             mismatches = site.chain.mismatches(node.threshold, node.direction)
-        proofs[site.value] = LayerProof(
-            name=site.value, proof="every integer" if exact else "float", integers=integers, mismatches=mismatches
-        )
+        proofs[site.value] = LayerProof(name=site.value, proof=proof, integers=integers, mismatches=mismatches)
     return proofs, [site for site in folded.signs if proofs[site.value].proof == "float"]
 
 

@@ -20,9 +20,7 @@ from onebit.packed import PackedNet, check_net, costs, dumps, infer, load, loads
 from onebit.runtime import native_plan, run
 from onebit.runtime.running import thread_count, threads_for
 
-_COMPARED = (
-    1 << 16
-)  # bytes of a file that every call compares: the graph and the real parameters, which precede the signs
+_COMPARED = 1 << 16  # bytes of a file that every call compares: the graph and real parameters, which precede the signs
 
 
 def _run_packed(images: Tensor, net: Tensor, shape: list[int]) -> Tensor:

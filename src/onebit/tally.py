@@ -151,9 +151,7 @@ def tally(
             theirs = predict_logits(model, batch, batch_size=len(batch)).numpy()
             _check_shape("the model makes", theirs, ours)
             if not np.isfinite(theirs).all():
-                raise FoldError(
-                    "the model's own logits are not finite on these images; there is nothing to compare with"
-                )
+                raise FoldError("the model's own logits are not finite on these images: there is nothing to compare")
             predicted = ours.argmax(axis=1)
             truth = predicted if labels is None else np.asarray(labels[start : start + size])
             known = np.ones(len(ours), np.bool_) if truth.ndim == 1 else truth != VOID

@@ -91,13 +91,13 @@ def signs_of(node: Threshold, integers: np.ndarray) -> np.ndarray:
     return np.where(np.where(node.direction > 0, up, down), 1, -1)
 
 
-def reachable(inputs: int, most: int) -> np.ndarray:
+def possible_sums(inputs: int, most: int) -> np.ndarray:
     """All possible sums of `inputs` odd numbers up to ±most."""
     return np.arange(-inputs * most, inputs * most + 1, 2)
 
 
 @torch.no_grad()
-def asked(norm: nn.Module, integers: np.ndarray, channels: int) -> np.ndarray:
+def signs_of_modules(norm: nn.Module, integers: np.ndarray, channels: int) -> np.ndarray:
     """(n, C) ±1 of the trained modules, for the same integer in every channel."""
     x = torch.from_numpy(integers).float()[:, None].repeat(1, channels)
     return SteSign()(norm(x)).numpy()

@@ -95,9 +95,7 @@ def test_every_possible_integer_is_proven() -> None:
 
 
 def test_a_threshold_that_is_off_by_one_sum_is_one_mismatch() -> None:
-    model = make_mlp(
-        input_quantizer="ste_sign", nasty=None
-    )  # untrained BatchNorm: the sign of every channel changes at 0
+    model = make_mlp(input_quantizer="ste_sign", nasty=None)  # untrained: all signs change at 0
     packed = pack(model)
     for name, index in (("linear2.sign", 0), ("linear3.sign", 1)):
         node = threshold_of(packed, name)

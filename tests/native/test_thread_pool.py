@@ -78,7 +78,7 @@ def test_a_call_takes_as_many_threads_as_its_work_is_worth(
 def test_shares_do_not_wait_for_threads_that_have_not_started() -> None:
     """As on a busy machine."""
     over = Event()
-    busy = [thread_pool._share_pool(3).submit(over.wait, 60) for _ in range(2)]
+    busy = [thread_pool._pool("shares", 3).submit(over.wait, 60) for _ in range(2)]
     try:
         assert list(thread_pool.run_shares(lambda share: (share, get_ident()), "abc")) == [
             (s, get_ident()) for s in "abc"
@@ -158,7 +158,7 @@ def test_a_part_that_never_arrives_releases_the_others(monkeypatch: pytest.Monke
             return self.pool.submit(*arguments)  # type: ignore[arg-type]
 
     interrupted = Interrupted()
-    monkeypatch.setattr(thread_pool, "_part_pool", lambda parts: interrupted)
+    monkeypatch.setattr(thread_pool, "_pool", lambda work, parts: interrupted)
     with pytest.raises(KeyboardInterrupt):
         plan.run(images, parts=3)
     interrupted.pool.shutdown(wait=True)  # the submitted part has returned

@@ -39,10 +39,10 @@ class Axis(NamedTuple):
         """Number of input rows to keep when outputs are made in order and each input is read once."""
         last, most = -1, 1
         for taps in self.taps:
-            seen = taps[taps >= 0]
-            if len(seen):
-                last = max(last, int(seen.max()))
-                most = max(most, last - int(seen.min()) + 1)
+            inside = taps[taps >= 0]
+            if len(inside):
+                last = max(last, int(inside.max()))
+                most = max(most, last - int(inside.min()) + 1)
         return most
 
 

@@ -26,7 +26,7 @@ def run_shares(run: Callable[[_Share], _Result], shares: Sequence[_Share]) -> It
     The calling thread runs the first share and every share that no thread has started, so that it never waits for a
     thread that a busy machine does not start.
     """
-    others = [_share_pool(len(shares)).submit(run, share) for share in shares[1:]]
+    others = [_pool("shares", len(shares)).submit(run, share) for share in shares[1:]]
     yield run(shares[0])
     for other, share in zip(others, shares[1:], strict=True):
         yield run(share) if other.cancel() else other.result()
@@ -48,7 +48,7 @@ def run_together(run: Part, parts: int) -> bool:
         return run(part, parts, ctypes.addressof(barrier))
 
     try:
-        others = [_part_pool(parts).submit(run_part, part) for part in range(1, parts)]
+        others = [_pool("parts", parts).submit(run_part, part) for part in range(1, parts)]
         return any([run_part(0), *(other.result() for other in others)])
     except BaseException:
         barrier.cancelled = 1  # no part waits for one that never arrives
@@ -58,22 +58,16 @@ def run_together(run: Part, parts: int) -> bool:
 
 
 @cache
-def _part_pool(parts: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(parts - 1, thread_name_prefix="onebit")
-
-
-@cache
-def _share_pool(threads: int) -> ThreadPoolExecutor:
-    """For shares, which do not wait for each other."""
-    return ThreadPoolExecutor(threads - 1, thread_name_prefix="onebit shares")
+def _pool(work: str, threads: int) -> ThreadPoolExecutor:
+    """The threads besides the calling one; parts have their own, because they wait for each other."""
+    return ThreadPoolExecutor(threads - 1, thread_name_prefix=f"onebit {work}")
 
 
 def _after_fork() -> None:
     """A child process has none of the threads, and no thread that would release the lock."""
     global _BUSY
     _BUSY = Lock()
-    _part_pool.cache_clear()
-    _share_pool.cache_clear()
+    _pool.cache_clear()
 
 
 if hasattr(os, "register_at_fork"):

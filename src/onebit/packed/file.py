@@ -57,9 +57,8 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 
 def check_path(path: object) -> None:
     """Raise WrongTypeError unless `path` is a path."""
-    check_kind(
-        "path", path, (str, os.PathLike), "the path of a .1bit file", {"bytes": "onebit.packed.loads reads bytes"}
-    )
+    ways = {"bytes": "onebit.packed.loads reads bytes"}
+    check_kind("path", path, (str, os.PathLike), "the path of a .1bit file", ways)
 
 
 def save(net: PackedNet, path: str | os.PathLike[str]) -> None:
@@ -101,18 +100,12 @@ def load_with_digest(path: str | os.PathLike[str]) -> tuple[PackedNet, str | Non
 
 
 def dumps(net: PackedNet) -> bytes:
-    """The bytes of the file of a packed net.
-
-    Raises:
-        FormatError: as `save`.
-    """
+    """The bytes of the file of a packed net; FormatError for invalid values."""
     from safetensors.numpy import save as save_tensors
 
     net.check_values()
-    parts: dict[str, list[np.ndarray]] = {}
-    for name in ("mean", "std"):
-        if (array := getattr(net.input, name)) is not None:
-            parts[f"{INPUT}.{name}"] = [array]
+    moments = {f"{INPUT}.{name}": getattr(net.input, name) for name in ("mean", "std")}
+    parts = {name: [array] for name, array in moments.items() if array is not None}
     for node in net.nodes:
         for name, array in arrays_of(node):
             rows = words_to_bytes(array, node.in_features) if name == "signs" else array  # type: ignore[attr-defined]
