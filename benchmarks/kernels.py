@@ -1,10 +1,365 @@
-"""Single products with one-bit weights against float32 and 8 bits: `onebit bench kernels`."""
+"""Single products with one-bit weights, on each instruction set, against the same products in float32 and 8 bits.
+
+A case is a layer between signs ("xnor"), of real inputs ("weights") or on a uint8 image ("first"). It is timed as the
+step of a plan that whole nets run; with real inputs, also the step before, which rounds them to a grid. The signs of ±1
+inputs are not: the layer before makes them when it ends. Sums are written as float products write theirs.
+
+"torch" is F.linear or F.conv2d with the ±1 weights in float32; the best of float32 the fastest of that, channels_last,
+weights laid out for oneDNN, and onnxruntime; int8 the fastest of onnxruntime's MatMulInteger, or ConvInteger and
+QLinearConv, of inputs that were quantized before. All take turns in one process, and every ratio is formed within a
+round.
+
+Before anything is timed, the logits of the whole plan are compared with those of the reference executor, bit for bit,
+and what each call computes with plain torch's product.
+"""
 
 from __future__ import annotations
 
-import sys
+import argparse
+import ctypes
+import os
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
 
-from onebit.__main__ import main
+import numpy as np
+import torch
 
-if __name__ == "__main__":
-    sys.exit(main(["bench", "kernels", *sys.argv[1:]]))
+from benchmarks.kernel_pictures import draw, open_picture
+from benchmarks.layers import CASES, KINDS, Case, Layer, scaling_cases
+from benchmarks.peaks import clock, limit, microarchitecture
+from benchmarks.rivals import Rival, onnxruntime_version
+from benchmarks.training_step import machine
+from onebit.common.memory import keep_freed_memory
+from onebit.common.tables import resolve
+from onebit.errors import OnebitError, UsageError
+from onebit.native import InstructionSet, NativePlan, instruction_sets, make_plan
+from onebit.native.library import CallStruct, PlanStruct
+from onebit.runtime.timing import Reference, Timed, speedups, take_turns
+
+RIVALS = ("torch", "best", "int8")
+"""Plain torch, the fastest way in float32, and the fastest in 8 bits."""
+
+
+@dataclass(frozen=True)
+class _Native:
+    """A product of a plan, its images shared between threads: a call for each part, and the first image of each."""
+
+    isa: str
+    step: str
+    calls: Sequence[Callable[[], np.ndarray]]
+    firsts: Sequence[int]
+    timed: Timed
+
+
+def matmuls(plan: NativePlan, count: int) -> tuple[int, ...]:
+    """Indices of the calls that multiply by weights in a batch of `count` images."""
+    calls = enumerate(plan.kept[0])
+    return tuple(index for index, call in calls if call.weights and call.min_batch <= count <= call.max_batch)
+
+
+def alone(plan: NativePlan, images: np.ndarray, calls: range) -> Callable[[], np.ndarray]:
+    """A function that runs only some kernel calls of a plan, to time them.
+
+    The calls before them run once, now, to leave their inputs in memory. None of `calls` may overwrite the input of one
+    before it: values stay in place only until the last call that reads them.
+
+    Args:
+        images: as for `NativePlan.run`. More images than the plan's batch are computed batch by batch, but every batch
+            uses the values of the first images.
+
+    Returns:
+        The function. It returns the output of the last call, (images of a batch, units) int32 in NHWC order (the bits
+        of float32 for real values): a view that the next call overwrites.
+    """
+    arena, count = plan.arena(), min(len(images), plan.plan.batch)
+    memory, last = arena.ctypes.data, plan.kept[0][calls[-1]]
+    before, part = (PlanStruct.from_buffer_copy(plan.plan) for _ in range(2))
+    before.call_count, part.call_count = calls.start, len(calls)
+    part.calls += calls.start * ctypes.sizeof(CallStruct)
+    before.output_size = part.output_size = 0  # no output is copied,
+    part.input = part.bytes = -1  # and no image is coded, so their addresses do not matter
+    plan.isa.run(ctypes.byref(before), images.ctypes.data, count, memory, memory, 0, 1, None)
+    arguments = (ctypes.byref(part), memory, len(images), memory, memory, 0, 1, None)
+    made = arena[last.out : last.out + count * last.out_size].view(np.int32).reshape(count, -1)
+
+    def run_calls() -> np.ndarray:
+        plan.isa.run(*arguments)
+        return made
+
+    return run_calls
+
+
+def _native(isa: str, layer: Layer, plan: NativePlan, pool: ThreadPoolExecutor, threads: int) -> _Native:
+    parts = np.array_split(layer.images, min(threads, len(layer.images)))
+    (product,) = matmuls(plan, min(len(parts[0]), plan.plan.batch))
+    either = (product, *matmuls(plan, 1), *matmuls(plan, plan.plan.batch))  # few images and many may go different ways
+    grid = min(either) > 0 and plan.kernels[min(either) - 1] == "grid"
+    calls = [alone(plan, part, range(min(either) - grid, max(either) + 1)) for part in parts]
+    firsts = [sum(map(len, parts[:index])) for index in range(len(parts))]
+
+    def together() -> None:
+        for _ in pool.map(lambda call: call(), calls):
+            pass
+
+    return _Native(
+        isa, plan.kernels[product], calls, firsts, Timed(isa, isa, calls[0] if len(calls) == 1 else together)
+    )
+
+
+def check(
+    name: str, layer: Layer, plans: Mapping[str, NativePlan], native: Sequence[_Native], rivals: Sequence[Rival]
+) -> None:
+    """Compare the logits of whole plans with the reference, and what is timed with plain torch's product.
+
+    Raises:
+        OnebitError: one of them differs: whole numbers at all, others by more than rounding explains.
+    """
+    reference = Reference(layer.packed, layer.images)
+    for isa, plan in plans.items():
+        reference.check(f"{name}, {isa}", plan.run(layer.images)[0])
+    for one in native:
+        for call, first in zip(one.calls, one.firsts, strict=True):
+            for _ in range(2):  # a step must not have written over what it reads
+                sums = layer.native_sums(call())
+                _agree(f"{name}, {one.isa}", sums, layer.sums[first : first + len(sums)], layer.slack)
+    for rival in rivals:
+        expected = layer.sums if not rival.int8 else rival.product.compute().numpy().astype(np.float64)
+        _agree(f"{name}, {rival.name}", rival.sums(rival.call()), expected, rival.slack)
+
+
+def _agree(who: str, found: np.ndarray, expected: np.ndarray, slack: float) -> None:
+    wrong = int(np.count_nonzero(~(np.abs(found - expected) <= slack)))  # a NaN is wrong, too
+    if wrong:
+        raise OnebitError(f"{who}: {wrong:,} of {found.size:,} sums are not those of plain torch")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The keyword arguments of `measure` as flags."""
+
+    def names(text: str) -> list[str]:
+        return text.split(",")
+
+    parser.add_argument("--cases", type=names, help=f"which of {','.join(CASES)} (all)")
+    parser.add_argument(
+        "--isa", type=names, help="instruction sets of packed nets, as avx2,avx512 (all of this machine)"
+    )
+    parser.add_argument("--rounds", type=int, default=11, help="timed rounds (11)")
+    parser.add_argument("--seconds", type=float, default=0.02, help="of each variant in a round, at least (0.02)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of every variant (1)")
+    parser.add_argument("--scaling", action="store_true", help="the curve over sizes and batches in place of the cases")
+    parser.add_argument("--picture", metavar="FILE.png", help="draw the ratios, or the curve")
+    parser.add_argument(
+        "--default-malloc", action="store_true", help="leave malloc as it is (see onebit.common.memory); for comparison"
+    )
+
+
+def measure(
+    *,
+    cases: Sequence[str | Case] | None = None,
+    isa: Sequence[str] | None = None,
+    rounds: int = 11,
+    seconds: float = 0.02,
+    threads: int = 1,
+    scaling: bool = False,
+    picture: str | os.PathLike[str] | None = None,
+    default_malloc: bool = False,
+    on_round: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Check all products, then time their variants in turn.
+
+    Args:
+        cases: names in CASES, or cases; all for None.
+        isa: instruction sets; all of this machine for None, or the best of them with `scaling`.
+        scaling: square dense layers of every size in place of the cases, without int8.
+        picture: a PNG file to draw the ratios into.
+        on_round: called with (rounds done, rounds), for each case and batch.
+
+    Returns:
+        machine, settings, and rows of kind, layer, size, batch, instruction set, step of the plan, µs per call (median
+        and fastest), those of plain torch, of the best of float32 and its name, and of int8 (None without onnxruntime);
+        how many times as fast as each of them (median over rounds, and of the fastest rounds); multiply-accumulates a
+        cycle (of the median, and of the fastest round) and what share of the limit these are (None where not known).
+
+    Raises:
+        UsageError: numbers that are not positive, an unknown case or instruction set, a curve of more than one, no
+            native library, or a picture that cannot be drawn.
+        OnebitError: see `check`.
+    """
+    if min(rounds, threads) < 1 or seconds <= 0:
+        raise UsageError("rounds, threads and seconds must be positive")
+    if scaling and (cases is not None or (isa is not None and len(isa) > 1)):
+        raise UsageError("the curve is of its own layers, and of one instruction set")
+    known = instruction_sets()
+    if not known:
+        raise UsageError("the native library is not installed; install onebit where a C compiler is")
+    default = list(known)[-1:] if scaling else list(known)
+    isas = {name: resolve(known, name, kind="instruction set of this machine") for name in isa or default}
+    named = [resolve(CASES, case, kind="case") for case in (CASES if cases is None else cases)]
+    chosen = scaling_cases() if scaling else named
+    kept = not default_malloc and keep_freed_memory()
+    torch.set_num_threads(threads)
+    rows = []
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(threads))
+        figure = None
+        if picture is not None:  # whether it can be drawn is known before anything is measured
+            count = sum(len(case.batches) for case in chosen)
+            figure = stack.enter_context(open_picture(picture, count, scaling=scaling))
+        stack.enter_context(torch.inference_mode())
+        for case in chosen:
+            for batch in case.batches:
+                rows += time_layer(
+                    Layer(case, batch),
+                    isas,
+                    pool,
+                    rounds=rounds,
+                    seconds=seconds,
+                    threads=threads,
+                    int8=not scaling,
+                    on_round=on_round,
+                )
+        where = {"microarchitecture": microarchitecture(), "onnxruntime": onnxruntime_version()}
+        result = {
+            "benchmark": "kernels",
+            "machine": {**machine(threads), **where, "freed_memory_kept": kept},
+            "settings": {"rounds": rounds, "seconds": seconds, "scaling": scaling},
+            "rows": rows,
+        }
+        if figure is not None:
+            draw(figure, result)
+    return result
+
+
+def time_layer(
+    layer: Layer,
+    isas: Mapping[str, InstructionSet],
+    pool: ThreadPoolExecutor,
+    *,
+    rounds: int,
+    seconds: float,
+    threads: int,
+    int8: bool,
+    on_round: Callable[[int, int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """The rows of `measure` for a layer and a batch; torch runs in the threads it was set to.
+
+    Raises:
+        OnebitError: see `check`.
+    """
+    plans = {name: make_plan(layer.packed, isa) for name, isa in isas.items()}
+    native = [_native(name, layer, plan, pool, threads) for name, plan in plans.items()]
+    rivals = layer.rivals(threads=threads, int8=int8)
+    check(f"{layer.case.name}, batch {len(layer.images)}", layer, plans, native, rivals)
+    hertz: dict[str | None, list[float]] = {name: [] for name in isas}
+
+    def read_clock(one: Timed) -> None:
+        if one.isa in hertz and (found := clock()) is not None:
+            hertz[one.isa].append(found)
+
+    against = [Timed(rival.name, None, rival.call) for rival in rivals]
+    timed = [*(one.timed for one in native), *against]
+    take_turns(timed, rounds=rounds, seconds=seconds, after=read_clock, on_round=on_round)
+    of_float = [one for one, rival in zip(against, rivals, strict=True) if not rival.int8]
+    of_int8 = [one for one, rival in zip(against, rivals, strict=True) if rival.int8]
+    fastest = {"torch": against[0], "best": _fastest(of_float), "int8": _fastest(of_int8)}
+    return [_row(layer, one, fastest, statistics.median(hertz[one.isa] or [0.0]) or None) for one in native]
+
+
+def _row(layer: Layer, one: _Native, fastest: Mapping[str, Timed | None], hertz: float | None) -> dict[str, Any]:
+    row = {
+        "kind": layer.case.kind,
+        "layer": layer.case.text,
+        "size": layer.case.outputs,
+        "batch": len(layer.images),
+        "instruction_set": one.isa,
+        "step": one.step,
+        "us": 1e6 * one.timed.median,
+        "fastest_us": 1e6 * min(one.timed.seconds),
+    }
+    for name, rival in fastest.items():
+        row |= {name: rival and rival.variant, f"{name}_us": rival and 1e6 * rival.median}
+        row |= speedups(one.timed, rival, name) if rival else dict.fromkeys(_ratios(name))
+    most = limit(microarchitecture(), one.isa, one.step)
+    row |= {"clock_ghz": hertz and hertz / 1e9, "limit": most}
+    for name, seconds in (("", one.timed.median), ("fastest_", min(one.timed.seconds))):
+        rate = hertz and layer.macs / (seconds * hertz * len(one.calls))  # of a core
+        row |= {f"{name}mac_per_cycle": rate, f"{name}peak_share": rate / most if rate and most else None}
+    return row
+
+
+def _fastest(timed: Sequence[Timed]) -> Timed | None:
+    return min(timed, key=lambda one: one.median, default=None)
+
+
+def _ratios(name: str) -> tuple[str, str]:
+    return f"{name}_speedup", f"{name}_fastest_speedup"
+
+
+def describe(result: dict[str, Any]) -> str:
+    """The result as text whose table is Markdown."""
+    where, how = result["machine"], result["settings"]
+    clocks = [row["clock_ghz"] for row in result["rows"] if row["clock_ghz"]]
+    speed = f", {statistics.median(clocks):.2f} GHz measured" if clocks else ""
+    lines = [
+        f"{where['cpu']} ({where['microarchitecture'] or 'limits not known'}{speed}), {where['cores']} cores; torch "
+        f"{where['torch']}, {where['threads']} thread(s)",
+        f"medians of {how['rounds']} rounds, in brackets of the fastest; × torch, × float32, × int8: how many times as "
+        "fast as plain torch, as the fastest way in float32, and as onnxruntime in 8 bits",
+    ]
+    if where["onnxruntime"] is None:
+        lines.append("onnx and onnxruntime are not installed: neither is compared with; pip install 'onebit[bench]'")
+    return "\n".join([*lines, "", *(_curve(result["rows"]) if how["scaling"] else _table(result["rows"]))])
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    head = ("product", "batch", "instructions", "µs", "torch, µs", "× torch", "× float32", "which", "× int8")
+    lines = [_line(*head, "MAC/cycle", "% of peak"), _line(*["---"] * 3, *["---:"] * 4, "---", *["---:"] * 3)]
+    for row in rows:
+        cells = [f"{KINDS[row['kind']]}, {row['layer']}", f"{row['batch']}", f"`{row['instruction_set']}`"]
+        cells += [_both(row["us"], row["fastest_us"]), _short(row["torch_us"])]
+        ratios = [_both(*(row[key] for key in _ratios(name))) for name in RIVALS]
+        cells += [*ratios[:2], row["best"], ratios[2], _both(row["mac_per_cycle"], row["fastest_mac_per_cycle"])]
+        share, fastest = (row[key] and 100 * row[key] for key in ("peak_share", "fastest_peak_share"))
+        lines.append(_line(*cells, _both(share, fastest)))
+    return lines
+
+
+def _curve(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Ratios to the best of float32, a line for each batch, and where float32 wins."""
+    lines = []
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        of = [row for row in rows if row["kind"] == kind]
+        sizes, batches = (list(dict.fromkeys(row[key] for row in of)) for key in ("size", "batch"))
+        isa = of[0]["instruction_set"]
+        lines += [
+            f"{KINDS[kind]}, `{isa}`, × float32 of dense layers with K = N:",
+            "",
+            _line("batch", *(f"{size}" for size in sizes), "float32 is faster at"),
+            _line("---", *["---:"] * len(sizes), "---"),
+        ]
+        for batch in batches:
+            found = [row for row in of if row["batch"] == batch]
+            slower = [f"{row['size']}" for row in found if row["best_speedup"] < 1]
+            ratios = [_both(row["best_speedup"], row["best_fastest_speedup"]) for row in found]
+            lines.append(_line(f"{batch}", *ratios, f"K = N = {', '.join(slower)}" if slower else "none"))
+        lines.append("")
+    return lines[:-1]
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _both(median: float | None, fastest: float | None) -> str:
+    return "–" if median is None else f"{_short(median)} ({_short(fastest)})"
+
+
+def _short(number: float | None) -> str:
+    """Two digits behind the point of small numbers, none of large ones."""
+    if number is None:
+        return "–"
+    return f"{number:,.{2 if number < 10 else 1 if number < 100 else 0}f}"

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from onebit.bits import unpack_signs
 from onebit.packed import (
     AdaptiveAveragePool,
     Add,
@@ -35,6 +34,7 @@ from onebit.packed import (
     Value,
     infer,
 )
+from onebit.packed.bits import unpack_signs
 
 ONE = Fraction(1)
 

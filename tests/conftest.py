@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from rank_agents import Agents, warm_agents
 
-from onebit.bits import pack_signs
 from onebit.packed import (
     Affine,
     Certificate,
@@ -25,6 +24,7 @@ from onebit.packed import (
     Sign,
     Threshold,
 )
+from onebit.packed.bits import pack_signs
 
 # before anything imports torch: the nets of the tests are tiny, and results do not depend on the number of cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from onebit.bits import pack_signs
 from onebit.packed import (
     AdaptiveAveragePool,
     Add,
@@ -32,6 +31,7 @@ from onebit.packed import (
     Slice,
     Threshold,
 )
+from onebit.packed.bits import pack_signs
 
 
 class Builder:

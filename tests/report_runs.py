@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from onebit.recipe import ModelRecipe, Recipe
-from onebit.train.cells import Cell
+from onebit.runs.task_grid import Cell
 from onebit.train.history import EpochLog, History
 
 RECIPE = Recipe(name="tiny", model=ModelRecipe(widths=(4, 6, 10)), epochs=3)

@@ -49,7 +49,7 @@ def test_the_demo_installs_what_training_needs_and_the_tests_add_to_that() -> No
 
 
 def test_the_demo_imports_nothing_beyond_what_is_installed_for_it() -> None:
-    allowed = {*requirements("dependencies"), *requirements("train"), "onebit"}
+    allowed = {*requirements("dependencies"), *requirements("train"), "onebit", "benchmarks"}
     found = set()
     for node in ast.walk(ast.parse(DEMO.read_text(encoding="utf-8"))):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

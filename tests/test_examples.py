@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import nn
 
-from onebit.evaluation import reestimate_batch_norm_
-from onebit.plain import save_plain
+from onebit.evaluation.modes import reestimate_batch_norm_
+from onebit.export.torch_state import save_plain
 from onebit.recipe.reading import build_recipe, read_settings, recipe_path
-from onebit.train.build import build_model
+from onebit.runs.model import build_model
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 MOST_LINES = 40
@@ -37,7 +37,7 @@ def test_examples_are_short(path: Path) -> None:
 
 def test_minimal_binaryconnect() -> None:
     found = re.fullmatch(
-        r"(\d+) of 2000 test digits right with binary weights\n", run_example("minimal_binaryconnect.py")
+        r"(\d+) of 2000 test digits correct with binary weights\n", run_example("minimal_binaryconnect.py")
     )
     assert found
     assert 1700 < int(found[1]) < 2000

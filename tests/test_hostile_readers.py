@@ -27,10 +27,10 @@ from onebit.data import load_dataset
 from onebit.data.cifar import CIFAR10_FILES, _read_binary, _read_pickled
 from onebit.data.idx import idx_header, read_idx
 from onebit.errors import LONGEST_MESSAGE, DataError, OnebitError, UsageError
-from onebit.inspection import inspect_file
 from onebit.recipe import build_recipe, read_config, read_settings, translate_config
 from onebit.report.runs import read_runs
-from onebit.train.run import open_run, start_folder, train_run
+from onebit.runs.run import open_run, start_folder, train_run
+from onebit.verification.inspection import inspect_file
 
 SECONDS = 60
 """Far more than any of them needs; a reader that hangs is stopped."""

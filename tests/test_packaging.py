@@ -21,7 +21,7 @@ PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 
 
 def test_what_is_left_out_is_named_from_the_root() -> None:
-    """The patterns are those of .gitignore: a bare `benchmarks` would leave out src/onebit/benchmarks too."""
+    """The patterns are those of .gitignore: a bare `docs` would leave out a package of that name too."""
     found = re.search(r"^sdist\.exclude = \[(.*)\]$", PYPROJECT.read_text(encoding="utf-8"), re.MULTILINE)
     assert found is not None
     patterns = re.findall(r'"([^"]*)"', found[1])
@@ -32,7 +32,7 @@ def test_what_is_left_out_is_named_from_the_root() -> None:
 def test_every_package_and_data_file_lies_in_src() -> None:
     package = PYPROJECT.parent / "src" / "onebit"
     names = {path.relative_to(package).as_posix() for path in package.rglob("*") if path.is_file()}
-    assert {"py.typed", "recipes/methods.yaml", "data/MNIST_SAMPLE_LICENSE.md", "benchmarks/__init__.py"} <= names
+    assert {"py.typed", "recipes/methods.yaml", "data/MNIST_SAMPLE_LICENSE.md"} <= names
 
 
 @pytest.mark.nightly

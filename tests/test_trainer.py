@@ -17,11 +17,11 @@ from onebit.cli.asked import asked_recipe
 from onebit.cli.classic import translate
 from onebit.data import Dataset, Split, make_toy
 from onebit.errors import UnknownNameError, UsageError
-from onebit.evaluation import evaluate
+from onebit.evaluation.modes import evaluate
 from onebit.layers import BinaryLinear, InputCoding, binary_layers
 from onebit.models import MLP
 from onebit.quantizers import Sign
-from onebit.train.run import open_run
+from onebit.runs.run import open_run
 from onebit.trainer import Picture
 
 OWN: dict[str, Any] = {"batch_size": 32, "device": "cpu", "precision": "fp32"}

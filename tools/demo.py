@@ -118,9 +118,9 @@ def show_speed(dataset: str) -> None:
     """The packed net against the float32 net of the same weights, taking turns on one thread."""
     import torch
 
-    from onebit.benchmarks.nets import time_net
+    from benchmarks.nets import time_net
     from onebit.native import instruction_set
-    from onebit.train.run import open_run
+    from onebit.runs.run import open_run
 
     best = instruction_set()
     if best is None:

@@ -13,9 +13,9 @@ import sys
 import numpy as np
 
 import onebit
-from onebit.bits import pack_signs
 from onebit.native import instruction_sets, make_plan
 from onebit.packed import Affine, Conv, Dense, Flatten, InputSpec, PackedNet, Relu, Threshold, dumps, loads
+from onebit.packed.bits import pack_signs
 from onebit.runtime import run
 
 EXPECTED = {

@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         print(overview())
         return 0 if arguments else 2
     if arguments[0] in ("-V", "--version"):
-        from onebit import __version__
+        from onebit._version import __version__
 
         print(f"onebit {__version__}")
         return 0

@@ -13,23 +13,23 @@ import numpy as np
 import torch
 from torch import nn
 
+from onebit.common.tables import did_you_mean, resolve
 from onebit.data import Dataset, Split, check_dataset
 from onebit.errors import UsageError
-from onebit.evaluation import evaluate, fitting_batch, mode_logits, parse_weights
+from onebit.evaluation.model_inputs import check_takes
+from onebit.evaluation.modes import evaluate, fitting_batch, mode_logits, parse_weights
+from onebit.evaluation.scores import Score
 from onebit.layers import binarize_, binary_layers, check_model, with_options
-from onebit.model_inputs import check_takes
 from onebit.models import MODELS
 from onebit.models.parts import init_latents_
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 from onebit.recipe import Recipe, build_recipe, default_settings, flatten, merge, method_settings, refuse_unused
 from onebit.report import plot_history
-from onebit.scores import Score
-from onebit.tables import did_you_mean, resolve
-from onebit.train.build import build_training, resolve_device
+from onebit.runs.constant_sign import one_sign_warning
+from onebit.runs.model import build_training, resolve_device
+from onebit.runs.run import fit_recipe, load_recipe_data, start_folder
 from onebit.train.history import EpochLog, History
 from onebit.train.lock import lock_folder
-from onebit.train.one_sign import one_sign_warning
-from onebit.train.run import fit_recipe, load_recipe_data, start_folder
 
 OF_FILES = ("validation", "split_seed", "input_size", "permutation", "whitening", "workers", "skip_broken")
 """Settings that say how a data set is read."""

@@ -7,9 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from onebit.__main__ import main
-from onebit.benchmarks import augmentation
-from onebit.benchmarks.augmentation import (
+from benchmarks import augmentation
+from benchmarks.augmentation import (
     LOOP,
     augmentation_speed,
     change_with_numpy,
@@ -17,6 +16,7 @@ from onebit.benchmarks.augmentation import (
     measure,
     one_by_one,
 )
+from onebit.__main__ import main
 from onebit.data import Augmentation, TrainingImages
 from onebit.errors import OnebitError, UsageError
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import kernels, peaks
+from benchmarks.kernels import describe, measure
+from benchmarks.layers import CASES, Case, Layer
+from benchmarks.rivals import Rival, onnxruntime_version
+from benchmarks.twins import FLOOR
 from onebit.__main__ import main
-from onebit.benchmarks import kernels, peaks
-from onebit.benchmarks.kernels import describe, measure
-from onebit.benchmarks.layers import CASES, Case, Layer
-from onebit.benchmarks.rivals import Rival, onnxruntime_version
-from onebit.benchmarks.twins import FLOOR
 from onebit.errors import OnebitError, UnknownNameError, UsageError
 from onebit.native import NativePlan, instruction_sets, make_plan
 

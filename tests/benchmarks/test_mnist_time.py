@@ -1,4 +1,4 @@
-"""`onebit.benchmarks.mnist_time`: its targets are recipes, and it runs, on the digits that ship."""
+"""`benchmarks.mnist_time`: its targets are recipes, and it runs, on the digits that ship."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from onebit.benchmarks import mnist_time
+from benchmarks import mnist_time
 from onebit.errors import UsageError
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "mnist_time.py"

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks import nets, twins
+from benchmarks.nets import describe, measure
+from benchmarks.twins import FLOOR, NETS, Sign, build, float_nets, float_twin, folded, make_images
 from onebit.__main__ import main
-from onebit.benchmarks import nets, twins
-from onebit.benchmarks.nets import describe, measure
-from onebit.benchmarks.twins import FLOOR, NETS, Sign, build, float_nets, float_twin, folded, make_images
 from onebit.errors import OnebitError, UnknownNameError, UsageError
 from onebit.layers import BinaryLayer
 from onebit.native import NativePlan, instruction_sets

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
+from benchmarks.startup import example_net
 from onebit.__main__ import main
-from onebit.benchmarks.startup import example_net
 from onebit.runtime import run
 
 

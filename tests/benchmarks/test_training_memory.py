@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from onebit.benchmarks import training_memory
-from onebit.benchmarks.training_memory import describe, measure, tensor_peak, train_here
-from onebit.benchmarks.variants import FLOOR, settings_of
+from benchmarks import training_memory
+from benchmarks.training_memory import describe, measure, tensor_peak, train_here
+from benchmarks.variants import FLOOR, settings_of
 from onebit.errors import OnebitError, UsageError
 
 MEGABYTE = 1 << 20

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from onebit.benchmarks import training_step
-from onebit.benchmarks.training_step import EAGER, FLOOR, check, describe, measure
-from onebit.benchmarks.variants import METHODS, Setting, Variant, build, chosen, is_plain, settings_of
+from benchmarks import training_step
+from benchmarks.training_step import EAGER, FLOOR, check, describe, measure
+from benchmarks.variants import METHODS, Setting, Variant, build, chosen, is_plain, settings_of
 from onebit.errors import NotBinaryError, UnknownNameError, UsageError
 from onebit.layers import BinaryConv2d, BinaryLinear, RPReLU
 from onebit.optim import clip_latents_, latent_groups
@@ -166,7 +166,7 @@ def test_freed_memory_is_kept_by_glibc() -> None:
     # in a process of its own: the setting cannot be taken back
     code = """
 import resource
-from onebit.memory import keep_freed_memory
+from onebit.common.memory import keep_freed_memory
 import numpy as np
 
 def faults():

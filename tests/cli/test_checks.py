@@ -14,7 +14,7 @@ from onebit.data import DATASETS
 from onebit.errors import UsageError
 from onebit.models import MODELS, create_model
 from onebit.recipe import ModelRecipe, Recipe, build_recipe
-from onebit.train.checks import _stand_in, check_recipe
+from onebit.runs.checks import _stand_in, check_recipe
 from onebit.train.weights import save_weights
 
 Onebit = Callable[..., Outcome]
@@ -25,7 +25,7 @@ def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
     def read(*_: object, **__: object) -> None:
         raise AssertionError("the data were read")
 
-    monkeypatch.setattr("onebit.train.run.load_dataset", read)
+    monkeypatch.setattr("onebit.runs.run.load_dataset", read)
 
 
 @pytest.mark.parametrize(

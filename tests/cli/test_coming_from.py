@@ -18,7 +18,7 @@ from onebit.data import DATASETS
 from onebit.layers import binary_layers
 from onebit.recipe import Recipe, build_recipe, flag_names, take_alias
 from onebit.recipe.json_config import KEYS
-from onebit.train.build import build_model
+from onebit.runs.model import build_model
 
 Onebit = Callable[..., Outcome]
 ROOT = Path(__file__).parents[2]
@@ -110,7 +110,7 @@ def test_the_commands_train_the_net_that_they_say(
     """Each as typed, one after the other; then on small images with a thin net, for part of an epoch."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setattr("onebit.train.run.open_trackers", lambda *_, **__: [])  # wandb takes seconds to start
+    monkeypatch.setattr("onebit.runs.run.open_trackers", lambda *_, **__: [])  # wandb takes seconds to start
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     for line in commands(SECTIONS[section]):
         words = shlex.split(line)[1:]

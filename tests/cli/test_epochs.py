@@ -13,8 +13,8 @@ from cli_support import Outcome
 from onebit.cli.asked import Asked, asked_recipe
 from onebit.cli.classic import translate
 from onebit.recipe import Recipe, read_settings, recipe_names, recipe_path
-from onebit.train.checks import check_recipe
-from onebit.train.run import first_stage
+from onebit.runs.checks import check_recipe
+from onebit.runs.run import first_stage
 
 Onebit = Callable[..., Outcome]
 

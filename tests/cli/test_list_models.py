@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from cli_support import Outcome
 
+from onebit.common.aliases import MODEL_ALIASES
 from onebit.models import MODELS
-from onebit.recipe.aliases import MODEL_ALIASES
 
 
 def test_a_line_for_each_model_with_parameters_input_and_sizes(onebit: Callable[..., Outcome]) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from onebit import progress
 from onebit.cli.output import Progress, download_progress
+from onebit.common import progress
 
 
 def test_the_rate_is_that_since_the_first_update(monkeypatch: pytest.MonkeyPatch) -> None:

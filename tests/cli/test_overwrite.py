@@ -10,7 +10,7 @@ import yaml
 from cli_support import Outcome
 
 from onebit.cli import overwrite
-from onebit.train import run
+from onebit.runs import run
 
 Onebit = Callable[..., Outcome]
 NET = ["--dataset", "toy", "--model.widths", "64,4", "--batch_size", "256", "--threads", "1"]

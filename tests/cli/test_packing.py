@@ -112,7 +112,7 @@ def test_another_name_is_found_by_its_source(
 def test_a_certificate_outlives_its_release(
     onebit: Onebit, run_folder: Path, packed_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("onebit.__version__", "7.0.0")
+    monkeypatch.setattr("onebit.verification.agreement.__version__", "7.0.0")
     done = onebit("verify", packed_file, "--source", run_folder, "--json")
     assert (done.status, done.json["ok"]) == (0, True)
     assert steps(done)["certificate"][1] == "recomputed, equal; packed by onebit 0.1.0, recomputed by 7.0.0"
@@ -205,7 +205,7 @@ def test_pack_without_the_data_set(
         raise AssertionError("the data were read")
 
     path = tmp_path / "net.1bit"
-    monkeypatch.setattr("onebit.train.run.load_dataset", gone)
+    monkeypatch.setattr("onebit.runs.run.load_dataset", gone)
     monkeypatch.setattr("onebit.data.load_dataset", gone)
     done = onebit("pack", run_folder, "-o", path, "--no-certify")
     assert done.status == 0
@@ -229,7 +229,7 @@ def test_pack_names_the_way_without_data(
     def gone(*arguments: object, **options: object) -> None:
         raise DataError("mnist-sample: not found")
 
-    monkeypatch.setattr("onebit.train.run.load_dataset", gone)
+    monkeypatch.setattr("onebit.runs.run.load_dataset", gone)
     refused = onebit("pack", run_folder, "-o", tmp_path / "net.1bit")
     assert refused.status == 2
     assert refused.line == "onebit: mnist-sample: not found; or pack without comparing anything: --no-certify"

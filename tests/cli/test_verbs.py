@@ -17,9 +17,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from onebit.data import load_dataset
-from onebit.metrics import summary
+from onebit.evaluation.summary import summary
+from onebit.runs.run import open_run
 from onebit.runtime import load, run
-from onebit.train.run import open_run
 
 Onebit = Callable[..., Outcome]
 

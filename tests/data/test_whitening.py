@@ -68,7 +68,7 @@ def test_a_whitened_net_trains_and_is_evaluated_but_not_packed(
     capsys.readouterr()
     assert main(["export", run, "--to", "torch", "-o", str(tmp_path / "plain.pth")]) == 0
     assert "note: the net takes images after --whitening zca" in capsys.readouterr().err
-    monkeypatch.setattr("onebit.train.run_data.load_run_data", None)  # refused before data are read
+    monkeypatch.setattr("onebit.runs.run_data.load_run_data", None)  # refused before data are read
     for verb in (["pack", run, "-o", str(tmp_path / "net.1bit")], ["verify", run]):
         assert main(verb) == 2
         said = capsys.readouterr()

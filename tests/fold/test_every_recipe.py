@@ -10,15 +10,15 @@ import pytest
 import torch
 from fold_nets import images_of, randomise
 
-from onebit.agreement import certify
 from onebit.data import DATASETS, Split
 from onebit.errors import NotBinaryError
 from onebit.fold import pack
 from onebit.native import instruction_sets, make_plan
 from onebit.packed import dumps, infer, loads
 from onebit.recipe import ModelRecipe, Recipe, build_recipe, read_settings, recipe_names, recipe_path
+from onebit.runs.model import build_model
 from onebit.runtime import run
-from onebit.train.build import build_model
+from onebit.verification.agreement import certify
 
 CLASSES = {"cifar100": 100, "imagenet": 1000, "membrane": 2}
 """Number of classes of a data set; 10 for the others."""

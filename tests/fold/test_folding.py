@@ -18,12 +18,12 @@ from fold_nets import (
 )
 from torch import Tensor, nn
 
-from onebit.bits import unpack_signs
 from onebit.errors import UsageError
-from onebit.evaluation import fixed_weights, predict_logits
+from onebit.evaluation.modes import fixed_weights, predict_logits
 from onebit.fold import pack
 from onebit.layers import BinaryLinear, InputCoding, binarize_, binary_layers
 from onebit.packed import Affine, Dense, Threshold, costs, dumps, load, save
+from onebit.packed.bits import unpack_signs
 from onebit.quantizers import BinaryWeight, Quantizer
 from onebit.runtime import run
 

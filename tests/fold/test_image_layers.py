@@ -14,12 +14,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from onebit.agreement import verify
 from onebit.errors import FoldError, UsageError
 from onebit.fold import pack
 from onebit.layers import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear, InputCoding
 from onebit.packed import AdaptiveAveragePool, AveragePool, Conv, ConvTranspose, MaxPool, Pad, Slice, dumps, loads
 from onebit.runtime import run
+from onebit.verification.agreement import verify
 
 SHAPE = (3, 9, 8)
 

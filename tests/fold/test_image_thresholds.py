@@ -12,12 +12,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from onebit.agreement import prove, verify
 from onebit.fold import fold_model, pack
 from onebit.layers import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear, InputCoding
 from onebit.packed import AveragePool, Conv, Threshold, dumps, loads
 from onebit.quantizers import SteSign
 from onebit.runtime import batches, run
+from onebit.verification.agreement import prove, verify
 
 SHAPE = (3, 8, 8)
 

@@ -12,18 +12,18 @@ import torch.nn.functional as F
 from fold_nets import images_of, kinds, node_of, randomise, torch_logits
 from torch import Tensor, nn
 
-from onebit.agreement import certify
 from onebit.data import Split
 from onebit.errors import FoldError, NotBinaryError
+from onebit.export.torch_state import plain_state_dict
 from onebit.fold import pack
 from onebit.layers import BinaryConv2d, BinaryLinear, InputCoding, RPReLU
 from onebit.packed import Affine, Certificate, PackedNet, Prelu, Sign, Threshold, dumps, loads
-from onebit.plain import plain_state_dict
 from onebit.quantizers import BinaryInput, InputAdaBin, Quantizer, RSign, SteSign
 from onebit.recipe import ModelRecipe, build_recipe, merge, methods
 from onebit.recipe.defaults import default_settings
+from onebit.runs.model import build_model
 from onebit.runtime import run
-from onebit.train.build import build_model
+from onebit.verification.agreement import certify
 
 SHAPE = (3, 8, 8)
 NETS: dict[str, dict[str, Any]] = {

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 import onebit
-from onebit.agreement import certify, verify
 from onebit.data import Dataset, load_dataset
 from onebit.errors import FoldError, UsageError
 from onebit.fold import pack
 from onebit.layers import InputCoding, binarize_
+from onebit.verification.agreement import certify, verify
 
 MEAN, STD = [0.1307], [0.3081]  # for pixels from 0 to 1, as in every MNIST tutorial
 SHAPE = (1, 28, 28)
@@ -48,7 +48,9 @@ def net(request: pytest.FixtureRequest, data: Dataset) -> nn.Module:
     return net.eval()
 
 
-def verified(net: nn.Module, coding: InputCoding, data: Dataset, **options: Any) -> onebit.agreement.Agreement:
+def verified(
+    net: nn.Module, coding: InputCoding, data: Dataset, **options: Any
+) -> onebit.verification.agreement.Agreement:
     model = nn.Sequential(coding, net)
     return verify(model, pack(model, input_shape=SHAPE), data.test.images, **options)
 

@@ -11,11 +11,11 @@ import torch
 from fold_nets import images_of
 from torch import Tensor, nn
 
-from onebit.agreement import certify, prove, verify
 from onebit.data import Split
 from onebit.fold import pack
 from onebit.models import MODELS, create_model
 from onebit.packed import Certificate, PackedNet, costs, dumps, loads
+from onebit.verification.agreement import certify, prove, verify
 
 SMALL: dict[str, dict[str, Any]] = {
     "mlp": {"widths": (768, 40, 30, 5), "input_shape": (3, 16, 16)},

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from fold_nets import assert_agrees, images_of, kinds, make_nasty, torch_logits
 from torch import Tensor, nn
 
-from onebit.agreement import prove, verify
 from onebit.errors import FoldError
 from onebit.fold import pack
 from onebit.layers import BinaryConv2d, InputCoding, binarize_
 from onebit.packed import Affine, Threshold
 from onebit.runtime import run
+from onebit.verification.agreement import prove, verify
 
 SHAPE = (3, 8, 8)
 

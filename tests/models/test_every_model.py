@@ -13,11 +13,11 @@ from small_models import FORMS, images, quantizes_inputs, weight_layers
 from torch import Tensor, fx, nn
 
 from onebit.errors import UnknownNameError, UsageError
+from onebit.evaluation.summary import summary
 from onebit.layers import BinaryLayer, InputCoding, binary_layers
-from onebit.metrics import summary
 from onebit.models import MLP, MODELS, create_model
 from onebit.recipe import ModelRecipe
-from onebit.train.build import build_model
+from onebit.runs.model import build_model
 
 KINDS = {
     "binary weights": {"weight_quantizer": "sign", "input_quantizer": None},

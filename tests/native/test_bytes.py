@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from kernel_nets import images_of
 from packed_nets import Builder
 
-from onebit.bits import pack_signs
 from onebit.native import InstructionSet, instruction_sets, make_plan
 from onebit.native.panels import byte_panels
 from onebit.packed import Add, Conv, Dense, Flatten, PackedNet
+from onebit.packed.bits import pack_signs
 from onebit.runtime import run
 
 ISAS = [isa for isa in instruction_sets().values() if isa.bytes]

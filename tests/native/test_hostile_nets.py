@@ -12,10 +12,10 @@ from hostile_files import changed_nets
 from kernel_nets import THRESHOLD_NETS, images_of
 from packed_nets import IMAGE_NETS, Builder
 
-from onebit.bits import pack_signs
 from onebit.errors import UsageError
 from onebit.native import InstructionSet, NativePlan, instruction_sets, make_plan
 from onebit.packed import Dense, Flatten, PackedNet, Threshold
+from onebit.packed.bits import pack_signs
 from onebit.runtime import run
 
 ISAS = list(instruction_sets().values())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from kernel_nets import images_of
 
-from onebit.benchmarks.twins import NETS, Net, build
+from benchmarks.twins import NETS, Net, build
 from onebit.fold import pack
 from onebit.native import NativePlan, instruction_sets, make_plan
 from onebit.packed import OneBitWeights, PackedNet, infer

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from kernel_nets import images_of
 from packed_nets import IMAGE_NETS, Builder
 
-from onebit.bits import pack_signs
 from onebit.errors import NotBinaryError, UnknownNameError, UsageError
 from onebit.native import NotPlanned, instruction_sets, make_plan, plan
 from onebit.native.arena import place
@@ -32,8 +31,9 @@ from onebit.packed import (
     Relu,
     Sign,
 )
-from onebit.packed_module import PackedModule
+from onebit.packed.bits import pack_signs
 from onebit.runtime import run
+from onebit.runtime.torch_module import PackedModule
 
 ISAS = list(instruction_sets())
 pytestmark = pytest.mark.skipif(not ISAS, reason="the native library is not installed")

@@ -14,8 +14,8 @@ from own_rule import OPTIMIZERS, net, parameters, same, train
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
+from onebit.evaluation.precision import lay_out_state_
 from onebit.optim import clip_latents_, latent_groups
-from onebit.precision import lay_out_state_
 
 
 @pytest.fixture(params=OPTIMIZERS)

@@ -12,13 +12,13 @@ from compiled_training import DETERMINISTIC, adam, assert_same_training, compile
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
+from onebit.evaluation.precision import lay_out_state_
 from onebit.layers import BinaryConv2d, BinaryLinear
 from onebit.optim import clip_latents_, compile_update_
 from onebit.optim.compiled import QUANTIZERS
-from onebit.precision import lay_out_state_
 from onebit.quantizers import WEIGHT_QUANTIZERS, Quantizer, Sign, SteSign, Stochastic, sign
 from onebit.recipe import ModelRecipe, OptimizerRecipe, Recipe
-from onebit.train.optimizers import build_optimizer
+from onebit.runs.optimizer import build_optimizer
 
 # torch.compile uses what torch itself has deprecated
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")

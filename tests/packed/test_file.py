@@ -18,7 +18,6 @@ import pytest
 from packed_nets import IMAGE_NETS, Builder
 from safetensors import safe_open
 
-from onebit.bits import pack_signs, unpack_signs
 from onebit.errors import FormatError, OnebitError
 from onebit.packed import (
     OPS,
@@ -42,6 +41,7 @@ from onebit.packed import (
     loads,
     save,
 )
+from onebit.packed.bits import pack_signs, unpack_signs
 from onebit.packed.file import TENSORS
 from onebit.packed.node_text import to_lines
 

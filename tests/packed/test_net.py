@@ -6,7 +6,6 @@ from dataclasses import FrozenInstanceError, replace
 import numpy as np
 import pytest
 
-from onebit.bits import pack_signs
 from onebit.errors import FormatError
 from onebit.packed import (
     OPS,
@@ -26,6 +25,7 @@ from onebit.packed import (
     costs,
     infer,
 )
+from onebit.packed.bits import pack_signs
 
 Maker = Callable[..., PackedNet]
 IMAGE = InputSpec(shape=(1, 2, 3))

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onebit.bits import pack_signs
 from onebit.errors import FormatError
 from onebit.packed import (
     AdaptiveAveragePool,
@@ -28,6 +27,7 @@ from onebit.packed import (
     Value,
     costs,
 )
+from onebit.packed.bits import pack_signs
 
 SIGNS = Value((4, 6, 5), "sign", 1)
 PIXELS = Value((4, 6, 5), "integer", 255)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-import onebit.files
+import onebit.common.files
 from onebit.data import Dataset, make_toy
 
 
 @pytest.fixture(autouse=True)
 def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hundreds of tiny files are written here; that they are synced is tested with `onebit.files`."""
-    monkeypatch.setattr(onebit.files, "_fsync", lambda path, flags: None)
+    """Hundreds of tiny files are written here; that they are synced is tested with `onebit.common.files`."""
+    monkeypatch.setattr(onebit.common.files, "_fsync", lambda path, flags: None)
 
 
 @pytest.fixture(scope="module")

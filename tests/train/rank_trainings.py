@@ -16,8 +16,8 @@ from toy_training import CASES, Case, Stop, build, loss_that_breaks, stop_after_
 
 from onebit.data import Dataset
 from onebit.errors import DataError, OnebitError
+from onebit.evaluation.losses import cross_entropy
 from onebit.layers import binarize_
-from onebit.losses import cross_entropy
 from onebit.optim import clip_latents_, latent_groups
 from onebit.train.history import History
 from onebit.train.loop import fit

@@ -9,7 +9,7 @@ import torch
 from toy_training import CASES, DATA, build
 
 from onebit.errors import UsageError
-from onebit.evaluation import evaluate
+from onebit.evaluation.modes import evaluate
 from onebit.train.average import WeightAverage
 from onebit.train.loop import fit
 from onebit.train.weights import read_weights

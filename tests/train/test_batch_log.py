@@ -8,7 +8,7 @@ import pytest
 import torch
 from toy_training import DATA, Case, build
 
-from onebit.scores import score_logits
+from onebit.evaluation.scores import score_logits
 from onebit.train.batch_log import BatchLog, BatchWatch, top5_correct
 
 

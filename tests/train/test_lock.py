@@ -21,8 +21,8 @@ from onebit.__main__ import main
 from onebit.data import Dataset
 from onebit.errors import OnebitError, UsageError
 from onebit.recipe import build_recipe
+from onebit.runs.run import start_folder, train_run
 from onebit.train.lock import LOCK_FILE, lock_folder
-from onebit.train.run import start_folder, train_run
 
 HOLDER = """
 import sys

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from toy_training import DATA, EPOCHS, Case, build, flat, toy_data
 
 from onebit.data import Augmentation, Dataset, Split
-from onebit.evaluation import evaluate
+from onebit.evaluation.losses import cross_entropy
+from onebit.evaluation.modes import evaluate
 from onebit.layers import binarize_, binary_layers
-from onebit.losses import cross_entropy
 from onebit.optim import clip_latents_, latent_groups
 from onebit.train.loop import fit
 from onebit.train.step import StepSettings

@@ -12,7 +12,7 @@ import torch
 from numbered_images import Recorder, numbered
 from toy_training import CASES, DATA, EPOCHS, Case, build, flat, toy_data
 
-from onebit.evaluation import evaluate
+from onebit.evaluation.modes import evaluate
 from onebit.layers import binary_layers
 from onebit.train.history import EpochLog
 from onebit.train.loop import fit

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from toy_training import DATA, Case, Stop, build, loss_that_breaks, stop_at_step, toy_data
 
-import onebit.files
+import onebit.common.files
 from onebit.errors import OnebitError, TrainingError, UsageError
-from onebit.losses import cross_entropy
+from onebit.evaluation.losses import cross_entropy
 from onebit.train.history import read_row
 
 
@@ -120,7 +120,7 @@ def test_a_disk_that_is_full_is_one_clear_line_and_the_old_checkpoint_stays(
     def full(path: Path, flags: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(onebit.files, "_fsync", full)
+    monkeypatch.setattr(onebit.common.files, "_fsync", full)
     with pytest.raises(OnebitError, match="No space left on device") as caught:
         build(Case("sign")).fit(DATA, tmp_path, resume=True)
     assert "\n" not in str(caught.value)
@@ -135,7 +135,7 @@ def test_ctrl_c_during_a_write_ends_the_run_after_the_write(tmp_path: Path, monk
         if writes.count(".ckpt") == 2 and path.suffix == ".ckpt":
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(onebit.files, "_fsync", interrupted)
+    monkeypatch.setattr(onebit.common.files, "_fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
         build(Case("sign")).fit(DATA, tmp_path)
     assert read_row(torch.load(tmp_path / "last.ckpt", weights_only=True)["rows"][-1])["epoch"] == 2

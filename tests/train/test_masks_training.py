@@ -17,11 +17,11 @@ from toy_training import flat
 from onebit.__main__ import main
 from onebit.data import VOID, Dataset, Split, load_dataset
 from onebit.errors import DataError, UsageError
-from onebit.evaluation import evaluate, in_tiles
+from onebit.evaluation.modes import evaluate, in_tiles
+from onebit.evaluation.scores import Score, whole_score
 from onebit.recipe import build_recipe
-from onebit.scores import Score, whole_score
-from onebit.train.build import build_training
-from onebit.train.run import fit_recipe
+from onebit.runs.model import build_training
+from onebit.runs.run import fit_recipe
 
 SETTINGS: dict[str, Any] = {
     "dataset": "segmentation",

@@ -29,7 +29,7 @@ from toy_training import (
 
 from onebit.data import Augmentation
 from onebit.errors import CheckpointError
-from onebit.losses import cross_entropy
+from onebit.evaluation.losses import cross_entropy
 from onebit.optim import latent_groups
 from onebit.train.loop import fit
 
@@ -177,7 +177,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path[:0] = [{tests!r}]
 from toy_training import CASES, DATA, build
-import onebit.files
+import onebit.common.files
 
 def train(folder, case, what, count):
     done = 0
@@ -186,7 +186,7 @@ def train(folder, case, what, count):
         done += kind == what
         if done == count:
             os.kill(os.getpid(), signal.SIGKILL)
-    onebit.files._fsync = lambda path, flags: die("write") if flags == os.O_RDWR else None
+    onebit.common.files._fsync = lambda path, flags: die("write") if flags == os.O_RDWR else None
     build(CASES[case]).fit(DATA, Path(folder), on_step=lambda *_: die("step"))
 
 build(CASES["sign"])  # imports what an optimizer needs, once for all children

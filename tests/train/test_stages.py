@@ -17,11 +17,11 @@ from toy_training import Stop, checkpoint_without_times, metrics_without_times, 
 from onebit.data import Dataset
 from onebit.errors import UnknownNameError, UsageError
 from onebit.recipe import Recipe, build_recipe, merge, methods
-from onebit.train.build import build_training
+from onebit.runs.model import build_training
+from onebit.runs.run import first_stage, open_run, start_folder, train_run
+from onebit.runs.run import test_modes as reported_modes
+from onebit.runs.trackers import numbers, open_trackers
 from onebit.train.history import STAGE_FOLDER
-from onebit.train.run import first_stage, open_run, start_folder, train_run
-from onebit.train.run import test_modes as reported_modes
-from onebit.train.trackers import numbers, open_trackers
 from onebit.train.weights import read_weights
 
 TOY: dict[str, Any] = {
@@ -53,7 +53,7 @@ def weights_of(path: Path) -> dict[str, bytes]:
 
 # -------------------------------------------------------------------------------------------------------------- stages
 def test_the_second_stage_starts_where_the_first_one_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import onebit.train.run as run
+    import onebit.runs.run as run
 
     starts = []
     fit = run.fit_recipe

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
+from onebit.evaluation.losses import cross_entropy, squared_hinge
 from onebit.layers import BinaryLinear
-from onebit.losses import cross_entropy, squared_hinge
 from onebit.train.step import StepSettings, optimizer_step
 
 

@@ -10,6 +10,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from onebit.cli.classic import Classic
+from onebit.common.tables import resolve
 from onebit.errors import UsageError
 from onebit.recipe import (
     Recipe,
@@ -33,7 +34,6 @@ from onebit.recipe import (
     with_method,
 )
 from onebit.recipe.settings import LONGEST_NAME
-from onebit.tables import resolve
 
 QUANTIZERS = ("weight_quantizer", "input_quantizer")
 TASKS = {"permuted-mnist": "mnist-permuted", "image": None}

@@ -1,34 +1,53 @@
-"""`onebit bench`."""
+"""`onebit bench`: the speed of a packed net on this machine. Loads no torch."""
 
 from __future__ import annotations
 
-import importlib
+from typing import Any
 
-from onebit.benchmarks import BENCHMARKS
-from onebit.cli.output import answer, answer_json
-from onebit.cli.parsing import Parser, add_json
-from onebit.tables import resolve
+from onebit.cli.output import answer, answer_json, table
+from onebit.cli.parsing import Parser, add_json, thread_number
+from onebit.errors import UsageError
+from onebit.packed import load
+from onebit.runtime.timing import time_packed
 
-DEFAULT = "training-step"
+OWN_BENCHMARKS = ("augmentation", "kernels", "mnist-time", "nets", "startup", "training-memory", "training-step")
+"""Those of onebit itself, which stay in its repository: `onebit bench NAME` says how to run them there."""
 
 
 def main(argv: list[str]) -> int:
-    parser = Parser("bench", f"Speed, measured here and now. NAME: {', '.join(BENCHMARKS)} (default: {DEFAULT}).")
-    parser.usage = "onebit bench [NAME] [options]        onebit bench NAME --help for its options"
-    named = bool(argv) and not argv[0].startswith("-")
-    if not named and ("-h" in argv or "--help" in argv):
-        answer(parser.format_help().rstrip())
-        return 0
-    name, rest = (argv[0], argv[1:]) if named else (DEFAULT, argv)
-    benchmark = importlib.import_module(resolve(BENCHMARKS, name, kind="benchmark"))
-    parser = Parser(f"bench {name}", (benchmark.__doc__ or "").partition("\n")[0])
-    benchmark.add_options(parser)
+    parser = Parser("bench", "The speed of a packed net on this machine, each instruction set and numpy in turn.")
+    parser.add_argument("net", metavar="NET.1bit")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 64], metavar="N", help="images at once (1 64)")
+    parser.add_argument("--rounds", type=int, default=11, help="timed rounds (11)")
+    parser.add_argument("--seconds", type=float, default=0.02, help="per variant and round, at least (0.02)")
+    parser.add_argument(
+        "--threads", type=thread_number, default=1, metavar="N", help="threads of the native library (1)"
+    )
     add_json(parser)
-    options = vars(parser.parse(rest))
-    as_json = options.pop("json")
-    result = benchmark.measure(**options)
-    if as_json:
-        answer_json(result)
+    args = parser.parse(argv)
+    if args.net in OWN_BENCHMARKS:
+        raise UsageError(
+            f"bench takes a packed net, NET.1bit; in a clone of onebit, `python -m benchmarks {args.net}` runs that one"
+        )
+    rows = time_packed(load(args.net), args.batches, rounds=args.rounds, seconds=args.seconds, threads=args.threads)
+    if args.json:
+        answer_json({"net": args.net, "threads": args.threads, "rounds": args.rounds, "rows": rows})
     else:
-        answer(benchmark.describe(result))
+        answer(_describe(rows, args))
     return 0
+
+
+def _describe(rows: list[dict[str, Any]], args: Any) -> str:
+    cells = [["batch", "variant", "µs", "µs an image", "× numpy"]]
+    cells += [
+        [
+            str(row["batch"]),
+            row["variant"],
+            f"{row['us']:,.1f}",
+            f"{row['us'] / row['batch']:,.1f}",
+            f"{row['numpy_speedup']:.1f}",
+        ]
+        for row in rows
+    ]
+    head = f"{args.net}, {args.threads} thread(s): medians of {args.rounds} rounds; all variants give the same logits"
+    return f"{head}\n{table(cells, right=(0, 2, 3, 4))}"

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from onebit.common.tables import did_you_mean, resolve
 from onebit.errors import UsageError
 from onebit.recipe import ModelRecipe, Recipe
-from onebit.tables import did_you_mean, resolve
 
 CLASSIC = {
     "results_dir": "--out RESULTS_DIR/SAVE",

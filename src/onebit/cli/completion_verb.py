@@ -63,7 +63,6 @@ def _help(verb: str) -> str:
 
 def _names() -> dict[str, dict[str, Iterable[str]]]:
     """Verb -> option, or "" for an argument -> the names that it takes. None that only torch knows."""
-    from onebit.benchmarks import BENCHMARKS
     from onebit.cli.asked import TASKS
     from onebit.cli.export_verb import EXPORTS
     from onebit.cli.list_verb import TABLES
@@ -74,7 +73,6 @@ def _names() -> dict[str, dict[str, Iterable[str]]]:
         "train": {"": recipe_names(), "--method": methods(), "--dataset": DATASETS, "--task": TASKS},
         "evaluate": {"--dataset": DATASETS},
         "export": {"--to": EXPORTS},
-        "bench": {"": BENCHMARKS},
         "list": {"": TABLES},
         "data": {"": DATASETS},
         "completion": {"": SHELLS},

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from onebit.cli.output import percent
 from onebit.cli.talk import talking
-from onebit.files import write_atomic
+from onebit.common.files import write_atomic
 from onebit.recipe import Recipe
 from onebit.train.history import TABLE_FILE, holds_run, in_use
 
 if TYPE_CHECKING:
     from onebit.data import Dataset
     from onebit.report.tasks import Row
-    from onebit.train.cells import Cell
+    from onebit.runs.task_grid import Cell
     from onebit.train.ranks import Ranks
 
 PICTURE = "continual.png"
@@ -40,8 +40,8 @@ def learn_tasks(
     """
     from onebit.report.continual import plot_tasks
     from onebit.report.tasks import task_rows
-    from onebit.train.continual import arms, train_continual
-    from onebit.train.run import refuse_other_recipe
+    from onebit.runs.continual import arms, train_continual
+    from onebit.runs.run import refuse_other_recipe
 
     if not resume and (holds_run(folder) or (folder / "recipe.yaml").exists()):
         raise in_use(folder)
@@ -92,6 +92,6 @@ def table_heading(seeds: Iterable[object]) -> str:
 
 def _rows(result: Mapping[str, Any]) -> list[Row]:
     from onebit.report.tasks import task_rows
-    from onebit.train.cells import Cell
+    from onebit.runs.task_grid import Cell
 
     return task_rows([[Cell(**cell) for cell in result["cells"]]])

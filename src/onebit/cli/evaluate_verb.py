@@ -21,7 +21,7 @@ from onebit.packed import infer
 
 if TYPE_CHECKING:
     from onebit.packed import PackedNet
-    from onebit.train.run import Run
+    from onebit.runs.run import Run
 
 
 def main(argv: list[str]) -> int:
@@ -77,7 +77,7 @@ def show(result: dict[str, Any], *, as_json: bool) -> None:
 
 def _note_on_draws(run: Run, weights: str) -> str:
     """What must be said of draws from latents that were trained for their signs alone; "" of any other test mode."""
-    from onebit.evaluation import parse_weights
+    from onebit.evaluation.modes import parse_weights
     from onebit.layers import binary_layers
 
     quantizers = [layer.weight_quantizer for _, layer in binary_layers(run.model)]
@@ -130,7 +130,7 @@ def score_packed(net: Any, split: Split) -> dict[str, Any]:
     """Counts, cross-entropy and calibration of a packed net on a split, by the executor of `onebit.runtime`."""
     import numpy as np
 
-    from onebit.calibration import calibration_error, confidence_gaps
+    from onebit.evaluation.calibration import calibration_error, confidence_gaps
     from onebit.runtime import run
 
     split = fitted_to(net, split)
@@ -161,8 +161,8 @@ def score_packed(net: Any, split: Split) -> dict[str, Any]:
 
 
 def _run(args: Any, weights: str) -> dict[str, Any]:
-    from onebit.evaluation import parse_weights
-    from onebit.train.run import open_run
+    from onebit.evaluation.modes import parse_weights
+    from onebit.runs.run import open_run
 
     if weights != "packed":
         parse_weights(weights)  # a wrong mode is told before anything is loaded
@@ -196,8 +196,8 @@ def evaluate_run(
         dataset: another one than the recipe's.
         data_folder: folder of data sets. draw_seed: of random draws.
     """
-    from onebit.evaluation import evaluate
-    from onebit.train.run_data import load_run_data
+    from onebit.evaluation.modes import evaluate
+    from onebit.runs.run_data import load_run_data
 
     recipe = run.recipe
     with download_progress() as fetched:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from onebit.cli.output import answer, answer_json, say, set_threads, size
 from onebit.cli.parsing import Parser, add_json, add_run, output_path
+from onebit.common.tables import did_you_mean
 from onebit.errors import UsageError
-from onebit.tables import did_you_mean
 
 EXPORTS = {"torch": "a plain ±1 checkpoint for torch.nn layers: .pth (state_dict) or .safetensors"}
 """Target -> what it writes."""
@@ -27,10 +27,10 @@ def main(argv: list[str]) -> int:
             "a packed net has its BatchNorm folded away: export to torch from the run folder or weight file"
         )
     output = output_path(args.output, suffixes=(".pth", ".pt", ".safetensors"), run=args.run)
-    from onebit.inspection import inspect_file
-    from onebit.plain import plain_twin, save_plain
-    from onebit.train.run import open_run
+    from onebit.export.torch_state import plain_twin, save_plain
+    from onebit.runs.run import open_run
     from onebit.train.weights import read_state
+    from onebit.verification.inspection import inspect_file
 
     set_threads()
     run = open_run(args.run, recipe=args.recipe)

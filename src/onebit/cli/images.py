@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from onebit.common.pictures import SUFFIXES, opened, picture
 from onebit.errors import DataError, UsageError
 from onebit.packed import PackedNet
-from onebit.pictures import SUFFIXES, opened, picture
 
 STANDARD_INPUT = Path("-")
 MOST_BYTES = 1 << 28

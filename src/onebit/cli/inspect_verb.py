@@ -10,8 +10,8 @@ from onebit.cli.parsing import Parser, add_json
 from onebit.errors import OnebitError
 
 if TYPE_CHECKING:
-    from onebit.inspection import Inspection
-    from onebit.train.run import Run
+    from onebit.runs.run import Run
+    from onebit.verification.inspection import Inspection
 
 
 def main(argv: list[str]) -> int:
@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--plot", metavar="FILE.png", help="draw the histograms of all layers")
     add_json(parser)
     args = parser.parse(argv)
-    from onebit.inspection import inspect_file
+    from onebit.verification.inspection import inspect_file
 
     found = inspect_file(args.run)
     run = None if found.kind == "packed" else _known_net(args.run, found)
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
 
 def _known_net(path: str, found: Inspection) -> Run | None:
     """The net of a file that carries its recipe; None for any other, which is looked into all the same."""
-    from onebit.train.run import open_run
+    from onebit.runs.run import open_run
 
     try:
         return open_run(path) if "recipe" in found.facts else None
@@ -87,7 +87,7 @@ def _known_net(path: str, found: Inspection) -> Run | None:
 
 def _totals(run: Run) -> dict[str, int]:
     """What `onebit.summary` says of a known net: its last layer may be real, and convolutions need the image's size."""
-    from onebit.metrics import summary
+    from onebit.evaluation.summary import summary
 
     whole = summary(run.model)
     return {

@@ -35,9 +35,9 @@ def _models() -> dict[str, str]:
     """nets: onebit train --model NAME"""
     import torch
 
-    from onebit.metrics import layer_sizes, model_size, packed_bytes
+    from onebit.common.aliases import MODEL_ALIASES
+    from onebit.evaluation.summary import layer_sizes, model_size, packed_bytes
     from onebit.models import MODELS, create_model
-    from onebit.recipe.aliases import MODEL_ALIASES
 
     rows = {}
     for name in MODELS:
@@ -77,7 +77,7 @@ def _optimizers() -> dict[str, str]:
 
 def _losses() -> dict[str, str]:
     """onebit train --loss NAME"""
-    from onebit.losses import LOSSES
+    from onebit.evaluation.losses import LOSSES
 
     return _first_lines(LOSSES)
 

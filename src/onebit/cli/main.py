@@ -6,11 +6,11 @@ import importlib
 import os
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from onebit.common.tables import did_you_mean
 from onebit.errors import OnebitError, UnknownNameError, one_line
-from onebit.tables import did_you_mean
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells expect it."""
@@ -18,19 +18,28 @@ INTERRUPTED = 130
 
 def run_verb(verb: str, argv: list[str], verbs: Iterable[str]) -> int:
     """Run `onebit VERB argv`; returns the exit status."""
-    with warnings.catch_warnings():
-        warnings.showwarning = _show_warning  # type: ignore[assignment]  # takes the same five arguments
-        return _run_verb(verb, argv, verbs)
 
-
-def _run_verb(verb: str, argv: list[str], verbs: Iterable[str]) -> int:
-    try:
+    def run(argv: list[str]) -> int:
         if verb not in verbs:
             from onebit.cli.scripts import refuse_script
 
             refuse_script(verb, argv)
             raise UnknownNameError(f"unknown verb {verb!r}{did_you_mean(verb, verbs)} (onebit --help)")
-        status = importlib.import_module(f"onebit.cli.{verb}_verb").main(argv)
+        return importlib.import_module(f"onebit.cli.{verb}_verb").main(argv)
+
+    return run_program(run, argv, name=f"onebit {verb}")
+
+
+def run_program(run: Callable[[list[str]], int], argv: list[str], *, name: str) -> int:
+    """Call `run(argv)` and turn its errors into one line on stderr; returns the exit status."""
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning  # type: ignore[assignment]  # takes the same five arguments
+        return _run_guarded(run, argv, name)
+
+
+def _run_guarded(run: Callable[[list[str]], int], argv: list[str], name: str) -> int:
+    try:
+        status = run(argv)
         sys.stdout.flush()
         return status
     except OnebitError as error:
@@ -39,7 +48,7 @@ def _run_verb(verb: str, argv: list[str], verbs: Iterable[str]) -> int:
         # a part of an extra is missing; a missing module of our own is a defect and keeps its traceback
         if (error.name or "").partition(".")[0] == "onebit":
             raise
-        return _say(f"`onebit {verb}` needs {error.name}: pip install 'onebit[train]'", 2)
+        return _say(f"`{name}` needs {error.name}: pip install 'onebit[train]'", 2)
     except MemoryError:
         return _say("out of memory: choose a smaller net, batch or padding", 2)
     except BrokenPipeError:

@@ -109,7 +109,7 @@ def _painted(mask: Masks, count: int) -> np.ndarray:
 def _save(pixels: np.ndarray, path: Path) -> None:
     from PIL import Image
 
-    from onebit.files import atomic_path
+    from onebit.common.files import atomic_path
 
     with atomic_path(path) as temporary:
         Image.fromarray(pixels).save(temporary, format="PNG")

@@ -1,4 +1,4 @@
-"""What the verbs print: stdout for the answer, stderr for everything else (`onebit.progress`)."""
+"""What the verbs print: stdout for the answer, stderr for everything else (`onebit.common.progress`)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from onebit.cli.parsing import thread_number
+from onebit.common.progress import Progress as Progress
+from onebit.common.progress import progress as progress
+from onebit.common.progress import say as say
 from onebit.errors import UsageError
-from onebit.progress import Progress as Progress
-from onebit.progress import progress as progress
-from onebit.progress import say as say
 
 
 def answer(text: str) -> None:

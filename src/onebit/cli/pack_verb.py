@@ -13,7 +13,7 @@ from onebit.errors import DataError, UsageError
 if TYPE_CHECKING:
     from onebit.data import Dataset
     from onebit.packed import PackedNet
-    from onebit.train.run import Run
+    from onebit.runs.run import Run
 
 
 def main(argv: list[str]) -> int:
@@ -46,8 +46,8 @@ def main(argv: list[str]) -> int:
                 "--weights sample needs the training images, for the BatchNorm of the draw: no --no-certify"
             )
     from onebit.packed import costs, infer, save
-    from onebit.proof import fold_run, refuse_whitened
-    from onebit.train.run import open_run
+    from onebit.runs.run import open_run
+    from onebit.verification.proof import fold_run, refuse_whitened
 
     set_threads()
     run = open_run(args.run, recipe=args.recipe)
@@ -82,9 +82,9 @@ def main(argv: list[str]) -> int:
 
 def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any]]:
     """The packed net of a run, compared; and how many images (tiles of images with masks) which executor computed."""
-    from onebit.proof import pack_run
     from onebit.runtime import native_plan
-    from onebit.tally import reference_images
+    from onebit.verification.proof import pack_run
+    from onebit.verification.tally import reference_images
 
     data = _data(run, args.data)
     compared = 0
@@ -111,7 +111,7 @@ def _data(run: Run, directory: str | None) -> Dataset:
     Raises:
         DataError, UsageError: not there, or not known where; names the way without.
     """
-    from onebit.train.run_data import load_run_data
+    from onebit.runs.run_data import load_run_data
 
     try:
         with download_progress() as fetched:

@@ -10,8 +10,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
+from onebit.common.tables import did_you_mean
 from onebit.errors import UsageError
-from onebit.tables import did_you_mean
 
 _MOST_THREADS = 4096
 

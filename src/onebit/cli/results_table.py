@@ -7,7 +7,7 @@ import io
 import json
 from pathlib import Path
 
-from onebit.files import read_regular, write_atomic
+from onebit.common.files import read_regular, write_atomic
 from onebit.train.history import MOST_METRICS
 
 RESULTS_TABLE = "results.csv"

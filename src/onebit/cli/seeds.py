@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from onebit.cli.output import percent, say
 from onebit.cli.processes import way_on
+from onebit.common.files import read_regular, write_atomic
 from onebit.errors import FormatError, UsageError
-from onebit.files import read_regular, write_atomic
 from onebit.recipe import Recipe
 from onebit.train.history import MOST_RESULT, holds_run, refuse_used
 
@@ -130,7 +130,7 @@ def _stored(path: Path, recipe: Recipe) -> dict[str, Any]:
     Raises:
         CheckpointError: it is not. FormatError: a damaged file.
     """
-    from onebit.train.run import refuse_other_recipe
+    from onebit.runs.run import refuse_other_recipe
 
     refuse_other_recipe(path.parent, recipe)
     try:

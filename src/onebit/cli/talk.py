@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, TextIO
 
 from onebit.cli.output import Progress, progress
 from onebit.cli.processes import resumable
+from onebit.common.files import append_text, remove_made
 from onebit.errors import OnebitError, TrainingError
-from onebit.files import append_text, remove_made
 from onebit.train.history import EpochLines, EpochLog
 
 if TYPE_CHECKING:

@@ -169,7 +169,7 @@ def _train_all(
     ranks: Ranks | None,
 ) -> dict[str, Any]:
     """One training into `folder`, or one for each seed into folders in it: what result.json or seeds.json says."""
-    from onebit.train.checks import check_recipe
+    from onebit.runs.checks import check_recipe
     from onebit.train.ranks import ALONE
 
     ranks = ranks or ALONE
@@ -203,7 +203,7 @@ def _evaluate(classic: Classic, recipe: Recipe, *, data_folder: str | None, as_j
     if classic.evaluate.endswith(".1bit"):
         where = ["--data", data_folder] if data_folder else []
         return evaluate_verb([classic.evaluate, *where, *(["--json"] if as_json else [])])
-    from onebit.train.run import open_run
+    from onebit.runs.run import open_run
 
     set_threads()
     run = open_run(classic.evaluate, fallback=recipe)
@@ -219,8 +219,8 @@ def _load(recipe: Recipe, folder: Path | None, *, data_folder: str | None, ranks
     Args:
         folder: of a training that goes on, which may remember where the data lay.
     """
-    from onebit.memory import keep_freed_memory
-    from onebit.train.run_data import load_from_place, place_of_training
+    from onebit.common.memory import keep_freed_memory
+    from onebit.runs.run_data import load_from_place, place_of_training
 
     keep_freed_memory()
     with download_progress() as fetched:
@@ -249,8 +249,8 @@ def _train(
     """
     from onebit.cli.results_table import RESULTS_TABLE, write_results
     from onebit.cli.talk import talking
+    from onebit.runs.run import start_folder, train_run
     from onebit.train.batch_log import BatchWatch
-    from onebit.train.run import start_folder, train_run
 
     stage = folder / STAGE_FOLDER
     table = folder / RESULTS_TABLE
@@ -312,8 +312,8 @@ def _check_start(folder: Path, epoch: int | None) -> None:
 def _precision_line(recipe: Recipe, *, processes: int) -> str:
     import torch
 
-    from onebit.precision import resolve_precision
-    from onebit.train.build import resolve_device
+    from onebit.evaluation.precision import resolve_precision
+    from onebit.runs.model import resolve_device
 
     device = resolve_device(recipe.device)
     precision = resolve_precision(recipe.precision, device)

@@ -11,7 +11,7 @@ VERBS = {
     "predict": "classify images with a packed net; needs no torch",
     "export": "write a trained net for other software",
     "report": "curves, histograms and a comparison of runs",
-    "bench": "speed, measured against torch in the same process",
+    "bench": "the speed of a packed net on this machine",
     "list": "recipes, models, quantizers, optimizers, losses, schedules, methods, datasets, exports",
     "data": "fetch and check a data set",
     "completion": "a script with which bash, zsh or fish complete a command line",

@@ -12,8 +12,8 @@ from onebit.errors import FoldError, NotBinaryError, UsageError
 
 if TYPE_CHECKING:
     from onebit.data import Dataset
-    from onebit.evaluation import OnImages
-    from onebit.proof import Step
+    from onebit.evaluation.modes import OnImages
+    from onebit.verification.proof import Step
 
 
 def main(argv: list[str]) -> int:
@@ -59,15 +59,15 @@ def _steps(args: Any, on_images: OnImages, told: Callable[[Dataset], None]) -> I
     try:
         yield from (_packed if args.run.endswith(".1bit") else _run)(args, on_images, told)
     except (FoldError, NotBinaryError) as error:
-        from onebit.proof import Step
+        from onebit.verification.proof import Step
 
         yield Step("binary", False, str(error))
 
 
 def _run(args: Any, on_images: OnImages, told: Callable[[Dataset], None]) -> Iterator[Step]:
-    from onebit.proof import prove_run, refuse_whitened
-    from onebit.train.run import open_run
-    from onebit.train.run_data import load_run_data
+    from onebit.runs.run import open_run
+    from onebit.runs.run_data import load_run_data
+    from onebit.verification.proof import prove_run, refuse_whitened
 
     set_threads()
     run = open_run(args.run, recipe=args.recipe)
@@ -82,9 +82,9 @@ def _packed(args: Any, on_images: OnImages, told: Callable[[Dataset], None]) -> 
     from onebit.cli.evaluate_verb import square_side
     from onebit.data import load_dataset, refuse_other_classes
     from onebit.packed.file import load_with_digest
-    from onebit.proof import prove_packed
-    from onebit.train.run import open_run
-    from onebit.train.run_data import load_run_data
+    from onebit.runs.run import open_run
+    from onebit.runs.run_data import load_run_data
+    from onebit.verification.proof import prove_packed
 
     set_threads()
     net, digest = load_with_digest(args.run)

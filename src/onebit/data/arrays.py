@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from onebit.common.files import open_regular
 from onebit.data.splits import DatasetEntry, LoadedFiles, Progress, Split, arrays_digest, as_split, numbered_classes
 from onebit.errors import DataError
-from onebit.files import open_regular
 
 NEEDED = ("train_images", "train_labels", "test_images", "test_labels")
 VALIDATION = ("validation_images", "validation_labels")

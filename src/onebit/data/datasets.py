@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from onebit.arguments import check_kind
+from onebit.common.arguments import check_kind
+from onebit.common.tables import resolve
 from onebit.data.arrays import ARRAYS, is_array_file
 from onebit.data.cifar import CIFAR10, CIFAR100
 from onebit.data.folder import FOLDER, IMAGENET
@@ -18,7 +19,6 @@ from onebit.data.segmentation import MEMBRANE, SEGMENTATION
 from onebit.data.splits import MOST_VALIDATION, Dataset, DatasetEntry, LoadedFiles, Progress, Split, hold_out
 from onebit.data.toy import TOY
 from onebit.errors import UsageError
-from onebit.tables import resolve
 
 DATASETS: dict[str, DatasetEntry] = {
     "arrays": ARRAYS,

@@ -22,10 +22,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from onebit.common.pictures import opened, picture
 from onebit.data.images import Images
 from onebit.data.resizing import crop_box
 from onebit.errors import DataError
-from onebit.pictures import opened, picture
 
 _REPLY = struct.Struct("<?I")
 """Whether the image decoded, and how many bytes follow: its pixels, or what is wrong with it."""

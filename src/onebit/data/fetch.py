@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from onebit.common.files import atomic_path
 from onebit.data.splits import Progress
 from onebit.errors import DataError
-from onebit.files import atomic_path
 
 CONNECT_SECONDS = 4.0
 READ_SECONDS = 20.0

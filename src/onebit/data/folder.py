@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from onebit.common.files import atomic_path, remove_leftovers, write_atomic
 from onebit.data.decoding import Decoders, image_size
 from onebit.data.fetch import cache_dir, data_roots
 from onebit.data.images import Images, StreamedImages
@@ -26,7 +27,6 @@ from onebit.data.listing import ImageFile, Listing, list_folder
 from onebit.data.resizing import resized_crops
 from onebit.data.splits import DatasetEntry, Labels, LoadedFiles, Progress, Split
 from onebit.errors import DataError, UsageError
-from onebit.files import atomic_path, remove_leftovers, write_atomic
 
 MAPPED_ABOVE = 1 << 30
 """Bytes of decoded images; more are read from the cached file batch by batch."""

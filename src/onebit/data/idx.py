@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from onebit.common.files import open_regular
 from onebit.errors import DataError
-from onebit.files import open_regular
 
 _READ = 1 << 15  # compressed bytes at a time: larger pieces are slower, each one is mapped and unmapped by malloc
 _UNPACK = 1 << 22  # most bytes unpacked at a time, whatever the file claims

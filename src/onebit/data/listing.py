@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from onebit.common.pictures import SUFFIXES
 from onebit.errors import DataError
-from onebit.pictures import SUFFIXES
 
 VALIDATION = ("val", "valid", "validation")
 """Names that the folder of validation images may have."""

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from onebit.common.files import read_regular
 from onebit.data.images import Images
 from onebit.errors import DataError
-from onebit.files import read_regular
 
 MOST_INSTRUCTIONS = 1_000_000
 """Of a pickle; the training file of CIFAR-100, with a name for each image, has half as many."""

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+from onebit.common.files import read_regular
+from onebit.common.pictures import SUFFIXES, opened, picture, upright
 from onebit.data.fetch import data_roots
 from onebit.data.images import Images
 from onebit.data.masks import VOID, Masks
 from onebit.data.splits import DatasetEntry, LoadedFiles, Progress, Split, hold_out
 from onebit.errors import DataError
-from onebit.files import read_regular
-from onebit.pictures import SUFFIXES, opened, picture, upright
 
 TEST_SHARE = 0.2
 """Of the images: a folder has no test images of its own."""

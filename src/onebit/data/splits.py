@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from onebit.arguments import check_kind, check_number, described
+from onebit.common.arguments import check_kind, check_number, described
 from onebit.data.images import StreamedImages
 from onebit.data.masks import VOID, is_counted
 from onebit.errors import DataError, UsageError, WrongTypeError

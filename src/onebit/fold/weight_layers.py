@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onebit.bits import pack_signs
 from onebit.errors import NotBinaryError
 from onebit.fold.chain import FoldedOp, Pending, sums_are_exact
 from onebit.fold.folder import Call, Folder, check_finite
 from onebit.packed import Conv, ConvTranspose, Dense, Node, RealConv, RealConvTranspose, RealDense
+from onebit.packed.bits import pack_signs
 from onebit.quantizers import BinaryWeight
 
 

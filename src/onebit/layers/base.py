@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onebit.arguments import check_kind
+from onebit.common.arguments import check_kind
+from onebit.common.tables import did_you_mean, resolve
 from onebit.errors import UsageError
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, BinaryWeight, Quantizer
-from onebit.tables import did_you_mean, resolve
 
 WeightQuantizer = str | Quantizer | Callable[..., Quantizer] | None
 InputQuantizer = str | nn.Module | Callable[..., nn.Module] | None
@@ -134,7 +134,7 @@ class BinaryLayer(nn.Module):
             bind_inputs(getattr(self, "in_channels", None) or self.in_features)
         if self.input_quantizer is not None:
             self.input_quantizer.to(self.weight.device)
-        # the weight of a stated test mode (onebit.evaluation), never part of the state_dict
+        # the weight of a stated test mode (onebit.evaluation.modes), never part of the state_dict
         self.fixed_weight = None
 
     def outputs_first(self, weight: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onebit.arguments import described
+from onebit.common.arguments import described
+from onebit.common.tables import did_you_mean
 from onebit.errors import UsageError, WrongTypeError
-from onebit.tables import did_you_mean
 
 
 class InputCoding(nn.Module):

@@ -10,7 +10,9 @@ from typing import Any
 
 from torch import nn
 
-from onebit.arguments import check_kind, check_number
+from onebit.common.aliases import spelled_out
+from onebit.common.arguments import check_kind, check_number
+from onebit.common.tables import did_you_mean, resolve
 from onebit.errors import UsageError
 from onebit.models.alexnet import alexnet
 from onebit.models.lrnet import lrnet_big, lrnet_small
@@ -21,8 +23,6 @@ from onebit.models.small import lenet, nin
 from onebit.models.stack import ConvNet, Stack
 from onebit.models.unet import UNet
 from onebit.models.vgg import vgg, vgg_small
-from onebit.recipe.aliases import spelled_out
-from onebit.tables import did_you_mean, resolve
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "mlp": MLP,
@@ -44,7 +44,7 @@ def create_model(name: str | Callable[..., nn.Module], **options: Any) -> nn.Mod
     """Build a model by name.
 
     Args:
-        name: a name of `MODELS`, one of `onebit.recipe.aliases`, or what builds the model.
+        name: a name of `MODELS`, one of `onebit.common.aliases`, or what builds the model.
         options: the model's own arguments.
 
     Raises:

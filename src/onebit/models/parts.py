@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from onebit.arguments import described
+from onebit.common.arguments import described
 from onebit.errors import UsageError
 from onebit.layers import (
     BinaryConv2d,

@@ -9,8 +9,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
+from onebit.common.tables import resolve
 from onebit.errors import UsageError
-from onebit.tables import resolve
 
 _SUFFIXES = (".so", ".dylib", ".dll", ".pyd")
 _Pointer, _Int, _Long = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64

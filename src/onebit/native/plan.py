@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from onebit.bits import unpack_signs
-from onebit.grid import GRID_BITS, on_grid
 from onebit.native import library
 from onebit.native.arena import NativePlan, lay_out
 from onebit.native.kernel_calls import BITS, BYTES, INTEGER, REAL, KernelCalls, Slot
 from onebit.native.taps import POINT, Axis, axes_of, whole
 from onebit.native.weight_kernels import NotPlanned, WeightKernel, byte_kernel, lookup_kernel, real_kernel, xnor_kernel
 from onebit.packed import Node, OneBitWeights, PackedNet, Value, infer, nodes
+from onebit.packed.bits import unpack_signs
+from onebit.packed.grid import GRID_BITS, on_grid
 from onebit.packed.net import INPUT
 
 _FLOAT32_EXACT = 2**24

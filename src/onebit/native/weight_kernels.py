@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from onebit.grid import MOST_EXACT_TERMS, on_grid
 from onebit.native.library import InstructionSet
 from onebit.native.panels import byte_panels, lut_panels, real_panels, xnor_panels
 from onebit.native.taps import Axis, padded_columns
 from onebit.packed import Conv
+from onebit.packed.grid import MOST_EXACT_TERMS, on_grid
 
 _SEGMENT_UNITS = 6
 _MOST_SCRATCH = 2**28  # units of 4 bytes

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
+from onebit.evaluation.precision import resolve_precision
 from onebit.layers import binary_layers
 from onebit.optim.latents import clip_latents_
-from onebit.precision import resolve_precision
 from onebit.quantizers import Quantizer, Sign, SteSign, Stochastic, sign
 from onebit.quantizers.base import Prepared, memory_order
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from onebit.arguments import check_kind, check_number
+from onebit.common.arguments import check_kind, check_number
 from onebit.errors import UsageError
 from onebit.layers import binary_layers, check_model, glorot_bound
 from onebit.optim.prox import next_strength, prox_

@@ -19,10 +19,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from onebit.arguments import check_kind
-from onebit.bits import byte_count, bytes_to_words, word_count, words_to_bytes
+from onebit.common.arguments import check_kind
+from onebit.common.files import open_regular, write_atomic
 from onebit.errors import FormatError, short
-from onebit.files import open_regular, write_atomic
+from onebit.packed.bits import byte_count, bytes_to_words, word_count, words_to_bytes
 from onebit.packed.certificate import Certificate
 from onebit.packed.net import INPUT, MOST_NODES, InputSpec, PackedNet, check_net
 from onebit.packed.node_text import arrays_of, from_line, to_lines

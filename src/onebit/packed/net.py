@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from onebit.arguments import check_kind
+from onebit.common.arguments import check_kind
 from onebit.errors import FormatError, short
 from onebit.packed.certificate import Certificate
 from onebit.packed.nodes import OPS, Node, Value, check_finite, check_size

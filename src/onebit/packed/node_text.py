@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from onebit.common.tables import did_you_mean
 from onebit.errors import FormatError, short
 from onebit.packed.net import INPUT, op_name
 from onebit.packed.nodes import OPS, Node, Numbers
-from onebit.tables import did_you_mean
 
 _NUMBER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 

@@ -6,8 +6,8 @@ import json
 from collections.abc import Collection
 from typing import Any, NoReturn
 
+from onebit.common.tables import did_you_mean
 from onebit.errors import FormatError, short
-from onebit.tables import did_you_mean
 
 _LONGEST_TEXT = 200
 _MOST_DIGITS = 20  # 64-bit numbers; Python's own limit of 4300 digits raises ValueError

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
+from onebit.common.files import read_regular
 from onebit.errors import UsageError
-from onebit.files import read_regular
 
 MOST_BYTES = 100_000
 """Of a file; the longest recipe that ships has 3,400."""

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from onebit.common.tables import did_you_mean
 from onebit.errors import UsageError
 from onebit.recipe.bounded import read_json
-from onebit.tables import did_you_mean
 
 IMAGES = {
     "mnist": (60_000, 1, 28 * 28, 10),

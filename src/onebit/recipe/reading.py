@@ -12,12 +12,12 @@ from typing import Any, get_args
 
 import yaml
 
+from onebit.common.aliases import spelled_out
+from onebit.common.tables import did_you_mean, resolve
 from onebit.errors import UsageError
-from onebit.recipe.aliases import spelled_out
 from onebit.recipe.bounded import read_yaml
 from onebit.recipe.settings import Recipe, flatten
 from onebit.recipe.typed import build, field_types
-from onebit.tables import did_you_mean, resolve
 
 RECIPE_FOLDER = Path(__file__).parent.parent / "recipes"
 METHODS_FILE = RECIPE_FOLDER / "methods.yaml"

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from onebit.common.files import remove_leftovers, write_atomic
 from onebit.data import DATASETS
 from onebit.errors import DataError, OnebitError
-from onebit.files import remove_leftovers, write_atomic
 from onebit.report.continual import plot_tasks
 from onebit.report.curves import (
     Curve,

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from onebit.common.files import atomic_path
 from onebit.errors import UsageError
-from onebit.files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import onebit
+from onebit._version import __version__
 from onebit.report.masks import mask_rows
 from onebit.report.runs import Group, Run, TestScore, differing_settings
 from onebit.report.tasks import NORMS, Row, TaskRun, group_rows
@@ -72,7 +72,7 @@ def render_page(
         *(part for group in learnt for part in _tasks(group)),
         *_figures(pictures),
         *_settings(trainings),
-        f"<footer>Written by onebit {escape(onebit.__version__)}.</footer>",
+        f"<footer>Written by onebit {escape(__version__)}.</footer>",
     ]
     head = (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+from onebit.common.files import read_regular
 from onebit.errors import DataError, FormatError
-from onebit.files import read_regular
 from onebit.recipe import DESCRIPTIVE, Recipe, flatten, merge, read_settings
 from onebit.report.wording import printable, setting
 from onebit.train.history import (

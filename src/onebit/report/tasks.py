@@ -10,7 +10,7 @@ from typing import Any
 from onebit.errors import DataError
 from onebit.report.runs import Group, flat_settings, unique_names
 from onebit.report.wording import mean_sd, over_runs, percent, printable
-from onebit.train.cells import Cell, TaskTable, read_table
+from onebit.runs.task_grid import Cell, TaskTable, read_table
 from onebit.train.history import TABLE_FILE, task_folders
 
 NORMS = {"trained": "BatchNorm of the latest task", "reestimate": "BatchNorm of each task"}

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from onebit.bits import sign
 from onebit.errors import DataError, FormatError, UsageError
+from onebit.packed.bits import sign
 from onebit.report.drawing import INK, NEGATIVE, POSITIVE, REAL, picture
 from onebit.report.runs import Run, recipe_label
 from onebit.report.wording import printable

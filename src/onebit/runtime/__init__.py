@@ -1,8 +1,8 @@
 """Run a packed net with the native library, or with numpy, the reference that defines what a packed net computes.
 
 * `sign` values are int8 and `integer` values int32; their sums are exact.
-* Real values are rounded to a grid of integers before weights multiply them (`onebit.grid`): their sums are exact too,
-  and do not depend on the order of additions.
+* Real values are rounded to a grid of integers before weights multiply them (`onebit.packed.grid`): their sums are
+  exact too, and do not depend on the order of additions.
 * An affine map is computed in float64 and rounded once. Averages are rounded sums, then divided. Scales, centers,
   residual sums and the input coding are float32 operations with one rounding each, in the order that
   `onebit.packed.nodes` states.

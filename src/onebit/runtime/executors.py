@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from onebit.bits import sign
 from onebit.packed import Node, Value, nodes
+from onebit.packed.bits import sign
 from onebit.runtime.pooling import adaptive_average_pool, average_pool, max_pool
 from onebit.runtime.reference_matmul import Executor, conv, conv_transpose, dense
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onebit.bits import pack_signs, unpack_signs, xnor_dot
-from onebit.grid import GRID_BITS, exact_products, on_grid
 from onebit.packed import OneBitWeights, Value, nodes
+from onebit.packed.bits import pack_signs, unpack_signs, xnor_dot
+from onebit.packed.grid import GRID_BITS, exact_products, on_grid
 
 Executor = Callable[..., np.ndarray]
 """Arrays (N, …), one per input of the node -> the array (N, …) of its output."""

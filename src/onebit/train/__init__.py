@@ -1,0 +1,1 @@
+"""The training engine: the loop and what it consists of."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from onebit.losses import per_sample
+from onebit.evaluation.losses import per_sample
 from onebit.train.ranks import ALONE, Ranks
 
 TOP = 5

@@ -11,10 +11,10 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
+from onebit.common.files import write_atomic
 from onebit.data import classes_in_short
 from onebit.errors import CheckpointError, FormatError, first_line
-from onebit.files import write_atomic
-from onebit.model_inputs import model_device
+from onebit.evaluation.model_inputs import model_device
 from onebit.optim import finish_steps_
 from onebit.train.average import WeightAverage
 from onebit.train.described import Settings, first_change, settings_of_states

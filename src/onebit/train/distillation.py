@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from onebit.data import Dataset
 from onebit.errors import UsageError
-from onebit.losses import Loss, distillation
-from onebit.precision import autocast
+from onebit.evaluation.losses import Loss, distillation
+from onebit.evaluation.precision import autocast
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from onebit.common.files import read_regular, write_atomic
 from onebit.data import DATASETS, Dataset
 from onebit.errors import UsageError
-from onebit.files import read_regular, write_atomic
 from onebit.train.checkpoint import load_checkpoint, save_checkpoint
 from onebit.train.history import MOST_RESULT, History
 from onebit.train.ranks import Ranks

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from onebit.common.files import read_regular
 from onebit.errors import FormatError, UsageError, first_line
-from onebit.files import read_regular
 
 WEIGHT_FILES = ("best.safetensors", "final.safetensors")
 """Of a run folder, in the order of preference: the reported model is the one that validation chose."""
@@ -93,7 +93,7 @@ class EpochLog:
     train_error5, validation_error5: share whose class is not among the five largest logits; None where not counted.
     best: lowest validation error so far, of masks the highest mean IoU; None without a validation split, and in runs of
         earlier versions.
-    layers: the health of each layer, see `onebit.train.health.LayerHealth`; empty in runs of earlier versions.
+    layers: the health of each layer, see `onebit.evaluation.health.LayerHealth`; empty in runs of earlier versions.
     """
 
     epoch: int

@@ -15,8 +15,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from onebit.common.files import open_locked, remove_leftovers
 from onebit.errors import OnebitError, UsageError
-from onebit.files import open_locked, remove_leftovers
 
 if TYPE_CHECKING:
     from onebit.train.ranks import Ranks

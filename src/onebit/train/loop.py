@@ -14,10 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onebit.arguments import check_number, described
+from onebit.common.arguments import check_number, described
+from onebit.common.tables import resolve
 from onebit.data import Augmentation, Dataset, TrainingSamples, check_dataset
 from onebit.errors import CheckpointError, TrainingError, UsageError, WrongTypeError
-from onebit.evaluation import (
+from onebit.evaluation.health import HealthWatch, gradient_health, layer_health
+from onebit.evaluation.losses import LOSSES, Loss
+from onebit.evaluation.model_inputs import explained, model_device
+from onebit.evaluation.modes import (
     bn_images,
     fixed_weights,
     in_tiles,
@@ -25,22 +29,18 @@ from onebit.evaluation import (
     predict_logits,
     reestimate_batch_norm_,
 )
+from onebit.evaluation.precision import autocast, lay_out_state_, resolve_memory_format, resolve_precision
+from onebit.evaluation.scores import Score, score_logits, whole_score
+from onebit.evaluation.summary import binary_signs, flip_ratio, saturation
 from onebit.layers import binary_layers, check_model
-from onebit.losses import LOSSES, Loss
-from onebit.metrics import binary_signs, flip_ratio, saturation
-from onebit.model_inputs import explained, model_device
 from onebit.optim import check_optimizer, finish_steps_, latent_rate
-from onebit.precision import autocast, lay_out_state_, resolve_memory_format, resolve_precision
 from onebit.quantizers import scheduled
-from onebit.scores import Score, score_logits, whole_score
-from onebit.tables import resolve
 from onebit.train.average import WeightAverage
 from onebit.train.batch_log import BatchWatch, top5_correct
 from onebit.train.described import training_settings
 from onebit.train.device_batches import DeviceBatches
 from onebit.train.distillation import Teacher, ready_teacher
 from onebit.train.files import RunFiles
-from onebit.train.health import HealthWatch, gradient_health, layer_health
 from onebit.train.history import EpochLog, History
 from onebit.train.lock import locks_folder
 from onebit.train.printing import printed

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from onebit.common.progress import progress, shows_progress
+from onebit.evaluation.summary import layer_sizes, model_size, packed_bytes
 from onebit.layers import BinaryLayer
-from onebit.metrics import layer_sizes, model_size, packed_bytes
-from onebit.progress import progress, shows_progress
 from onebit.train.history import EpochLines, EpochLog
 
 OnStep = Callable[[int, int], None]

@@ -6,7 +6,7 @@ import json
 import os
 from typing import Any
 
-from onebit.files import open_regular
+from onebit.common.files import open_regular
 
 MOST_HEADER = 8_000_000
 """Bytes of the header, which holds the names of the tensors and the facts; parsed JSON takes 40 times its text."""

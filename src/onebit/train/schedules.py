@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from onebit.common.tables import did_you_mean
 from onebit.errors import UsageError
-from onebit.tables import did_you_mean
 
 SCHEDULES = ("constant", "cosine", "exponential", "linear", "milestones", "one_cycle", "step")
 ONE_CYCLE_START = 1 / 25

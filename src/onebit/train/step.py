@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
-from onebit.evaluation import batch_bounds
-from onebit.losses import Loss, per_sample
-from onebit.precision import autocast
+from onebit.evaluation.losses import Loss, per_sample
+from onebit.evaluation.modes import batch_bounds
+from onebit.evaluation.precision import autocast
 from onebit.train.batch_log import top5_correct
 from onebit.train.distillation import Teacher
 from onebit.train.ranks import ALONE, Ranks

@@ -21,8 +21,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from onebit.common.files import open_regular, write_atomic
 from onebit.errors import CheckpointError, FormatError, UsageError, first_line
-from onebit.files import open_regular, write_atomic
 from onebit.layers import binary_layers
 from onebit.train.history import WEIGHT_FILES, read_row
 from onebit.train.restored import refuse_odd

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from onebit.bits import byte_count, check_tail, word_count
 from onebit.errors import FormatError
+from onebit.packed.bits import byte_count, check_tail, word_count
 from onebit.packed.nodes.node import Node, Stored, Value, integer
 
 
@@ -39,7 +39,7 @@ class OneBitWeights(Weights):
     Sums of integers stay integers without scale and centre; otherwise y is real.
 
     Args:
-        signs: (O, ceil(in_features / 64)) uint64 words, see `onebit.bits.pack_signs`.
+        signs: (O, ceil(in_features / 64)) uint64 words, see `onebit.packed.bits.pack_signs`.
         in_features: signs per row.
         scale: (O,) float32 or None for 1.
         centre: (O,) float32 or None for 0.

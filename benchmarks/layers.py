@@ -1,0 +1,156 @@
+"""The layers whose kernels are timed: packed nets of one product, and the same product in float32 and 8 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.rivals import Product, Rival, float_rivals, int8_rivals
+from onebit.packed import (
+    Affine,
+    Concat,
+    Conv,
+    Dense,
+    Flatten,
+    InputSpec,
+    Node,
+    OneBitWeights,
+    PackedNet,
+    Threshold,
+    costs,
+)
+from onebit.packed.bits import pack_signs
+
+KINDS = {"xnor": "±1 × ±1", "weights": "±1 × real", "first": "±1 × uint8"}
+"""What meets the one-bit weights."""
+
+_UNIT = np.float32(1 / 148)  # about the deviation of a coded pixel, and no power of two
+_MOST_INT8 = 127
+_ROUNDING = 1e-4  # of the largest sum: what float32 may differ from itself in another order
+
+
+@dataclass(frozen=True)
+class Case:
+    """A layer and the batches that are timed.
+
+    kind: a key of KINDS. shape: (C, H, W) of an image. convolves: 3×3 with a padding of zeros, otherwise dense.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, int, int]
+    outputs: int
+    batches: tuple[int, ...]
+    convolves: bool = False
+
+    @property
+    def text(self) -> str:
+        channels, height, width = self.shape
+        if self.convolves:
+            return f"3×3, {channels} → {self.outputs}, {height}×{width}"
+        return f"dense {channels} → {self.outputs}"
+
+
+CASES = {
+    case.name: case
+    for case in (
+        Case("xnor-dense-4096", "xnor", (4096, 1, 1), 4096, (1, 64, 256)),
+        Case("xnor-conv-128", "xnor", (128, 32, 32), 128, (1, 32), convolves=True),
+        Case("xnor-conv-256", "xnor", (256, 14, 14), 256, (1, 32), convolves=True),
+        Case("weights-dense-4096", "weights", (4096, 1, 1), 4096, (1, 8, 64, 256)),
+        Case("weights-dense-2048", "weights", (2048, 1, 1), 2048, (1, 8, 64, 256)),
+        Case("weights-conv-16", "weights", (16, 32, 32), 16, (1, 32), convolves=True),
+        Case("weights-conv-32", "weights", (32, 16, 16), 32, (1, 32), convolves=True),
+        Case("weights-conv-64", "weights", (64, 8, 8), 64, (1, 32), convolves=True),
+        Case("first-dense-784", "first", (784, 1, 1), 2048, (1, 256)),
+        Case("first-dense-3072", "first", (3072, 1, 1), 1024, (64,)),
+        Case("first-conv-3", "first", (3, 32, 32), 64, (1, 32), convolves=True),
+    )
+}
+
+
+def scaling_cases() -> list[Case]:
+    """Square dense layers of every size."""
+    return [
+        Case(f"{kind}-dense-{size}", kind, (size, 1, 1), size, (1, 8, 64, 256))
+        for kind in ("xnor", "weights")
+        for size in (64, 128, 256, 512, 1024, 2048, 4096)
+    ]
+
+
+class Layer:
+    """A case with random signs and a batch of images.
+
+    Attributes:
+        packed: its net: what makes the inputs of the product, and the product. images: (N, C, H, W) uint8.
+        product: the same in float32. int8, zero: with inputs of 8 bits, see `benchmarks.rivals.int8_rivals`.
+        whole: whether all sums are whole numbers. macs: multiply-accumulates of the batch.
+        sums: of plain torch, float64; slack: how far from them others may be.
+    """
+
+    def __init__(self, case: Case, batch: int) -> None:
+        rng = np.random.default_rng(0)
+        channels = case.shape[0]
+        terms = channels * 9 if case.convolves else channels
+        signs = rng.choice(np.array([-1, 1], np.int8), (case.outputs, terms))
+        self.case, self.whole = case, case.kind != "weights"
+        self.packed = PackedNet(input=InputSpec(shape=case.shape), nodes=tuple(_nodes(case, signs)), output="y")
+        self.images = rng.integers(0, 256, (batch, *case.shape), dtype=np.uint8)
+        self.macs = batch * sum(cost.macs for cost in costs(self.packed) if cost.binary_weights)
+        coded = self.images.astype(np.float32) * 2 - 255
+        if case.kind == "xnor":
+            x, quantized, self.zero = np.sign(coded), np.sign(coded), 1  # coded pixels are odd
+        elif case.kind == "weights":
+            x = coded * np.float64(_UNIT)
+            quantized, self.zero = np.round(x / (np.abs(x).max() / _MOST_INT8)), _MOST_INT8 + 1
+        else:
+            x, quantized, self.zero = coded, self.images, 0
+        self.product, self.int8 = (self._product(values, signs) for values in (x, quantized))
+        sums = self.product.compute()
+        self.sums, self.slack = (
+            sums.numpy().astype(np.float64),
+            0.0 if self.whole else _ROUNDING * float(sums.abs().max()),
+        )
+
+    def _product(self, x: np.ndarray, signs: np.ndarray) -> Product:
+        values, weight = (torch.from_numpy(array.astype(np.float32)) for array in (x, signs))
+        if self.case.convolves:
+            return Product(values, weight.reshape(len(signs), 3, 3, -1).permute(0, 3, 1, 2).contiguous(), True)
+        return Product(values.flatten(1), weight, False)
+
+    def rivals(self, *, threads: int, int8: bool) -> list[Rival]:
+        """Plain torch first; those of 8 bits only if they are wanted."""
+        found = list(float_rivals(self.product, slack=self.slack, threads=threads))
+        return [*found, *int8_rivals(self.int8, self.zero, threads=threads)] if int8 else found
+
+    def native_sums(self, made: np.ndarray) -> np.ndarray:
+        """What a step of a plan made of some images, as plain torch has it and as float64."""
+        sums = (made if self.whole else made.view(np.float32)).astype(np.float64)
+        shape = (len(made), *self.sums.shape[1:])
+        if self.case.convolves:
+            return sums.reshape(shape[0], *shape[2:], shape[1]).transpose(0, 3, 1, 2)
+        return sums.reshape(shape)
+
+
+def _nodes(case: Case, signs: np.ndarray) -> Iterator[Node]:
+    channels, last = case.shape[0], "input"
+    if not case.convolves:
+        yield Flatten(inputs=(last,), output="flat")
+        last = "flat"
+    if case.kind == "xnor":
+        zero, up = np.zeros(channels, np.int32), np.ones(channels, np.int8)
+        yield Threshold(inputs=(last,), output="x", threshold=zero, direction=up)
+        last = "x"
+    elif case.kind == "weights":
+        yield Affine(inputs=(last,), output="x", scale=np.full(channels, _UNIT))
+        last = "x"
+    kernel: dict[str, Any] = {"kernel": (3, 3), "padding": (1, 1, 1, 1)} if case.convolves else {}
+    layer: type[OneBitWeights] = Conv if case.convolves else Dense
+    name = "sums" if case.kind == "weights" else "y"
+    yield layer(inputs=(last,), output=name, signs=pack_signs(signs), in_features=signs.shape[1], **kernel)
+    if name == "sums":  # something reads the inputs behind the product: so they stay in memory, and it can run again
+        yield Concat(inputs=("sums", "x"), output="y")

@@ -1,0 +1,275 @@
+"""The nets that the training benchmarks compare: one of plain torch, and in its place each method of this package."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from onebit.common.tables import resolve
+from onebit.errors import NotBinaryError, UsageError
+from onebit.evaluation.precision import autocast, multiplies_bf16, resolve_memory_format
+from onebit.layers import binary_layers, recompute_inputs_
+from onebit.models import create_model
+from onebit.optim import BayesBiNN, Bop, clip_latents_, compile_update_, latent_groups, prox_latents_
+from onebit.quantizers import BinaryWeight, Quantizer
+
+WIDTHS = (784, 2048, 2048, 2048, 10)
+IMAGES, CLASSES = (3, 32, 32), 10
+FLOOR = "plain torch"
+CPU = torch.device("cpu")
+CERTAIN = 10.0
+"""|λ| from which every draw of BayesBiNN has the sign of λ."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A net to train; `weights` and `inputs` are quantizers, None for real.
+
+    optimizer: "adam", "sgd", "bop" or "bayesbinn". activation: of `create_model`. recompute: see `recompute_inputs_`.
+    """
+
+    name: str
+    weights: str | None = None
+    inputs: str | None = None
+    compiled: bool = False
+    optimizer: str = "adam"
+    activation: str = "relu"
+    recompute: bool = False
+
+
+EAGER = (
+    Variant(FLOOR),
+    Variant("sign", "sign"),
+    Variant("stochastic", "stochastic"),
+    Variant("ste_sign", "ste_sign"),
+    Variant("bnn", "ste_sign", "ste_sign"),
+)
+METHODS = (
+    *(Variant(name, name) for name in ("xnor", "magnitude_aware", "swish_sign", "irnet", "recu", "adabin")),
+    Variant("bop", "sign", optimizer="bop"),
+    Variant("bayesbinn", "concrete_sign", optimizer="bayesbinn"),
+    Variant("proxquant", "prox"),
+    Variant("bnn-recompute", "ste_sign", "ste_sign", recompute=True),
+)
+"""Those that are measured where they are asked for by name."""
+COMPILED = tuple(Variant(f"{v.name}, compiled", v.weights, v.inputs, True) for v in EAGER[1:])
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a net is trained; `memory_format` is "contiguous" (NCHW for images) or "channels_last"."""
+
+    precision: str
+    memory_format: str = "contiguous"
+
+    def __str__(self) -> str:
+        return f"{self.precision} {self.memory_format}"
+
+
+@dataclass
+class Run:
+    """A net with its optimizer, and the batch that it is trained on."""
+
+    variant: Variant
+    setting: Setting
+    net: nn.Module
+    optimizer: torch.optim.Optimizer
+    x: Tensor
+    y: Tensor
+
+    def step(self) -> None:
+        with autocast(self.setting.precision, CPU):
+            logits = self.net(self.x)
+        F.cross_entropy(logits.float(), self.y).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+def add_net_options(parser: argparse.ArgumentParser) -> None:
+    """The flags that say which nets are compared."""
+    parser.add_argument("--model", default="mlp", help="mlp (784–3×2048–10), resnet20, vgg_small, … on 32×32 images")
+    parser.add_argument("--width", type=float, default=1.0, help="factor on channels and hidden units (1)")
+    parser.add_argument(
+        "--variants",
+        type=lambda text: text.split(","),
+        help=f"which of {','.join(v.name for v in (*EAGER[1:], *METHODS))} (the first four)",
+    )
+    parser.add_argument("--batch", type=int, help="images per step (100 for the mlp, 125 for other nets)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch (1)")
+    parser.add_argument(
+        "--default-malloc", action="store_true", help="leave malloc as it is (see onebit.common.memory); for comparison"
+    )
+
+
+def chosen(names: Sequence[str | Variant] | None, *, compile: bool = False) -> list[Variant]:
+    """The floor, the variants of these names (those of EAGER for None), and the compiled ones of them if asked for.
+
+    Args:
+        names: a variant of one's own stands for itself.
+
+    Raises:
+        UnknownNameError: no such variant.
+    """
+    table = {variant.name: variant for variant in (*EAGER[1:], *METHODS)}
+    names = EAGER[1:] if names is None else names
+    found = [name if isinstance(name, Variant) else resolve(table, name, kind="variant") for name in names]
+    return [EAGER[0], *found, *(c for c in COMPILED if compile and any(c.name.startswith(f"{v.name},") for v in found))]
+
+
+def settings_of(model: str) -> list[Setting]:
+    """How a model is trained here, the floor's setting first."""
+    settings = [Setting("fp32")] if model == "mlp" else [Setting("fp32"), Setting("fp32", "channels_last")]
+    return [*settings, Setting("bf16", settings[-1].memory_format)] if multiplies_bf16(CPU) else settings
+
+
+def batch_size(model: str, batch: int | None) -> int:
+    """The batch asked for, or what the model's recipe takes.
+
+    Raises:
+        UsageError: a batch that BatchNorm cannot train on.
+    """
+    batch = (100 if model == "mlp" else 125) if batch is None else batch
+    if batch < 2:
+        raise UsageError(f"BatchNorm needs a batch of 2 or more, got {batch}")
+    return batch
+
+
+def mlp_widths(width: float) -> tuple[int, ...]:
+    """Units of each layer, the hidden ones times `width`."""
+    return (WIDTHS[0], *(max(1, round(units * width)) for units in WIDTHS[1:-1]), WIDTHS[-1])
+
+
+def plain_net(widths: Sequence[int]) -> nn.Sequential:
+    """The floor of the mlp: linear, BatchNorm, ReLU of torch."""
+    modules: list[nn.Module] = []
+    for inputs, outputs in pairwise(widths):
+        modules += [nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU()]
+    return nn.Sequential(*modules[:-1])
+
+
+def _mlp(variant: Variant, widths: Sequence[int]) -> nn.Module:
+    if variant.weights is None:
+        return plain_net(widths)
+    model = create_model(
+        "mlp",
+        widths=widths,
+        weight_quantizer=variant.weights,
+        input_quantizer=variant.inputs,
+        activation=variant.activation,
+    )
+    return nn.Sequential(*list(model.children())[2:])  # coding and flattening of images are not in the floor either
+
+
+def is_plain(net: nn.Module) -> bool:
+    """Whether every layer that has parameters is one of torch's own."""
+    return all(type(m).__module__.startswith("torch.nn.") for m in net.modules() if list(m.parameters(recurse=False)))
+
+
+def build(
+    variant: Variant, setting: Setting, *, model: str, batch: int, width: float = 1.0, widths: Sequence[int] = WIDTHS
+) -> Run:
+    """A variant with its optimizer and a batch of noise; the same seed for each.
+
+    Args:
+        model: "mlp", whose floor is `plain_net`, or a convolutional one, whose floor is the same class without
+            quantizers.
+        width: of a convolutional model; widths: of the mlp.
+
+    Raises:
+        UnknownNameError, UsageError: no such model, or one that does not take images of 32×32 pixels.
+    """
+    torch.manual_seed(0)
+    if model == "mlp":
+        net = _mlp(variant, widths)
+        x, classes = torch.rand(batch, widths[0]) * 2 - 1, widths[-1]
+    else:
+        net = create_model(
+            model,
+            input_shape=IMAGES,
+            classes=CLASSES,
+            width=width,
+            last_norm=True,
+            weight_quantizer=variant.weights,
+            input_quantizer=variant.inputs,
+            activation=variant.activation,
+        )
+        layout = resolve_memory_format(setting.memory_format, net)
+        net.to(memory_format=layout)  # type: ignore[call-overload]
+        x, classes = torch.randint(0, 256, (batch, *IMAGES), dtype=torch.uint8).to(memory_format=layout), CLASSES
+    y = torch.randint(0, classes, (batch,))
+    optimizer: torch.optim.Optimizer
+    if variant.weights is None:
+        assert is_plain(net)
+        optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True)
+    else:
+        groups = latent_groups(net, lr=1e-3)
+        if variant.optimizer == "bop":
+            optimizer = Bop(groups)
+        elif variant.optimizer == "bayesbinn":
+            optimizer = BayesBiNN(groups, count=60_000, lr=1e-4)
+        elif variant.optimizer == "sgd":
+            optimizer = torch.optim.SGD(groups, momentum=0.9, fused=True)
+        else:
+            optimizer = torch.optim.Adam(groups, fused=True)
+        if variant.weights == "prox":
+            prox_latents_(optimizer, growth=1e-6)
+        recompute_inputs_(net, variant.recompute)
+        clip_latents_(optimizer)
+        if variant.compiled:
+            compile_update_(optimizer, net, precision=setting.precision)
+    return Run(variant, setting, net.train(), optimizer, x, y)
+
+
+def check(net: nn.Module, optimizer: torch.optim.Optimizer, step: Callable[[], None]) -> None:
+    """Take steps so long that latents reach their clip, look at what the net multiplies with, and put its weights back.
+
+    Raises:
+        NotBinaryError: a weight of a forward pass is not ±1 or not that of its latent, or a latent is beyond its clip.
+    """
+    used: dict[nn.Module, tuple[Tensor, BinaryWeight]] = {}
+
+    def look(quantizer: Quantizer, inputs: tuple[Tensor], weight: Tensor) -> None:
+        # a compiled update writes over the weight, the step changes parameters of the quantizer
+        used[quantizer] = weight.detach().float().clone(), quantizer.decompose(inputs[0])
+
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] = 1.0
+    step()
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    layers = list(binary_layers(net))
+    latents = [layer.weight.detach().clone() for _, layer in layers]
+    hooks = [layer.weight_quantizer.register_forward_hook(look) for _, layer in layers]  # type: ignore[union-attr]
+    step()
+    for hook in hooks:
+        hook.remove()
+    net.load_state_dict(before)
+    for (name, layer), latent in zip(layers, latents, strict=True):
+        quantizer = layer.weight_quantizer
+        assert quantizer is not None
+        weight, shipped = used[quantizer]
+        if quantizer.relaxed:
+            wrong = 0
+        elif quantizer.random:
+            certain = latent.abs() >= (quantizer.latent_bound or CERTAIN)
+            wrong = int(((weight.abs() != 1) | ((weight != shipped.signs) & certain)).sum())
+        else:
+            expected = shipped.dense()
+            wrong = int(((weight - expected).abs() > 0.01 * expected.abs()).sum())  # bf16 rounds to 1/256
+        if wrong:
+            raise NotBinaryError(
+                f"layer {name}: {wrong:,} weights of a training step are not what they should be, those of its signs"
+            )
+        bound, largest = quantizer.latent_bound, float(latent.abs().max())
+        if bound is not None and largest != bound:
+            raise NotBinaryError(
+                f"layer {name}: the largest latent after a long step is {largest}, not its clip {bound:g}"
+            )

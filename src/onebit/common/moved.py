@@ -1,0 +1,84 @@
+"""Modules and names of earlier versions: the old ones still work, with a DeprecationWarning."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+MOVED = {
+    "onebit.agreement": "onebit.verification.agreement",
+    "onebit.arguments": "onebit.common.arguments",
+    "onebit.bits": "onebit.packed.bits",
+    "onebit.calibration": "onebit.evaluation.calibration",
+    "onebit.files": "onebit.common.files",
+    "onebit.grid": "onebit.packed.grid",
+    "onebit.inspection": "onebit.verification.inspection",
+    "onebit.losses": "onebit.evaluation.losses",
+    "onebit.memory": "onebit.common.memory",
+    "onebit.metrics": "onebit.evaluation.summary",
+    "onebit.model_inputs": "onebit.evaluation.model_inputs",
+    "onebit.packed_module": "onebit.runtime.torch_module",
+    "onebit.pictures": "onebit.common.pictures",
+    "onebit.plain": "onebit.export.torch_state",
+    "onebit.precision": "onebit.evaluation.precision",
+    "onebit.progress": "onebit.common.progress",
+    "onebit.proof": "onebit.verification.proof",
+    "onebit.scores": "onebit.evaluation.scores",
+    "onebit.tables": "onebit.common.tables",
+    "onebit.tally": "onebit.verification.tally",
+    "onebit.train.build": "onebit.runs.model",
+    "onebit.train.cells": "onebit.runs.task_grid",
+    "onebit.train.checks": "onebit.runs.checks",
+    "onebit.train.continual": "onebit.runs.continual",
+    "onebit.train.health": "onebit.evaluation.health",
+    "onebit.train.one_sign": "onebit.runs.constant_sign",
+    "onebit.train.optimizers": "onebit.runs.optimizer",
+    "onebit.train.run": "onebit.runs.run",
+    "onebit.train.run_data": "onebit.runs.run_data",
+    "onebit.train.trackers": "onebit.runs.trackers",
+}
+"""Old module -> the module that holds its names today."""
+
+
+class _MovedModules(MetaPathFinder, Loader):
+    def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        return ModuleSpec(name, self) if name in MOVED else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        home = MOVED[module.__name__]
+        warnings.warn(f"{module.__name__} has moved to {home}", DeprecationWarning, stacklevel=2)
+
+        def look_up(name: str) -> Any:
+            return getattr(importlib.import_module(home), name)
+
+        module.__getattr__ = look_up  # type: ignore[method-assign]
+
+
+def find_moved_modules() -> None:
+    """Let the old names import. Asked last: what is where it was costs nothing."""
+    sys.meta_path.append(_MovedModules())
+
+
+def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+    """The `__getattr__` of a module whose old names still work, with a DeprecationWarning.
+
+    Args:
+        names: old name -> the name in the same module today.
+
+    Example:
+        >>> __getattr__ = renamed(__name__, {"colour": "color"})
+    """
+
+    def look_up(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warnings.warn(f"{module}.{name} is now called {names[name]}", DeprecationWarning, stacklevel=2)
+        return getattr(sys.modules[module], names[name])
+
+    return look_up

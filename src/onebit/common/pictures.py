@@ -1,0 +1,66 @@
+"""Image files as pictures that numbers can be taken from. Pillow is imported when the first one is read."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from onebit.common.files import open_regular
+from onebit.errors import DataError, first_line
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+"""Of files that are taken for images, in lower case."""
+
+
+@contextmanager
+def opened(path: str, stream: BinaryIO | None = None) -> Iterator[Any]:
+    """The image file, opened by Pillow; whatever goes wrong with it in the context is a DataError that names it.
+
+    Args:
+        stream: what is read instead of the file.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of large images and odd EXIF data: what cannot be read is an error
+            file: Any = open_regular(path) if stream is None else nullcontext(stream)
+            with file as content, Image.open(content) as image:
+                yield image
+    except UnidentifiedImageError:
+        raise DataError(f"{path}: is not an image that Pillow can read") from None
+    except Exception as error:  # a damaged file makes the decoders of Pillow raise almost anything
+        raise DataError(f"{path}: does not decode as an image: {first_line(error)}") from None
+
+
+def upright(image: Any) -> Any:
+    """An opened image turned as its EXIF orientation says, as every viewer shows it; its pixels stay what they are."""
+    from PIL import ImageOps
+
+    return ImageOps.exif_transpose(image)
+
+
+def picture(image: Any, mode: str) -> Any:
+    """An opened image as a person sees it: its EXIF orientation obeyed, transparency laid on black, 16 bits made 8.
+
+    Args:
+        mode: "L" for grey, "RGB" for colours.
+
+    Raises:
+        ValueError: pixels without a known range.
+    """
+    from PIL import Image
+
+    image = upright(image)
+    if image.mode.startswith("I;16"):  # Pillow's own conversion would clip
+        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+    if image.mode in ("F", "I"):
+        raise ValueError(f"its pixels are {image.mode!r}, numbers of unknown range; save it with 8 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+    return image.convert(mode)

@@ -1,0 +1,1 @@
+"""Trained nets for other software, one file per target."""

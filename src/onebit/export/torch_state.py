@@ -1,0 +1,69 @@
+"""The plain torch form of a trained net: ordinary layers whose weights are two values per output channel."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from onebit.common.files import write_atomic
+from onebit.errors import NotBinaryError, UsageError
+from onebit.layers import binary_layers
+from onebit.runs.model import build_model
+from onebit.runs.run import Run
+from onebit.train.weights import load_weights
+
+
+def plain_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """The state_dict with every latent weight replaced by what ships of it, for a model of `torch.nn` layers.
+
+    Learnable parameters of input quantizers stay, as `LAYER.input_quantizer.…`: signs of inputs are no weights, and the
+    model that loads this has to take them.
+
+    Raises:
+        NotBinaryError: the model has no binary layer, or a latent weight is not a number.
+    """
+    weights = {}
+    for name, layer in binary_layers(model):
+        bad = int(torch.count_nonzero(torch.isnan(layer.weight)))
+        if bad:
+            raise NotBinaryError(f"layer {name!r}: {bad} latent weights are not numbers")
+        weights[f"{name}.weight" if name else "weight"] = layer.dense(layer.binary_weight())
+    if not weights:
+        raise NotBinaryError("the net has no binary layer: all its weights are real")
+    state = {key: value for key, value in model.state_dict().items() if "weight_quantizer." not in key}
+    return {key: weights.get(key, value).detach().clone().contiguous() for key, value in state.items()}
+
+
+def save_plain(model: nn.Module, path: str | Path) -> None:
+    """Write `plain_state_dict`: `.pth` or `.pt` as a torch file, `.safetensors` as safetensors.
+
+    Raises:
+        UsageError: another suffix. NotBinaryError: see `plain_state_dict`.
+    """
+    path = Path(path)
+    if path.suffix not in (".pth", ".pt", ".safetensors"):
+        raise UsageError(f"{path}: a torch export ends in .pth, .pt or .safetensors")
+    state = plain_state_dict(model)
+    if path.suffix == ".safetensors":
+        write_atomic(path, safetensors.torch.save(state))
+    else:
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_atomic(path, buffer.getbuffer())
+
+
+def plain_twin(run: Run, state: dict[str, Tensor], *, source: str) -> nn.Module:
+    """The net of a run with its input quantizers but without weight quantizers, holding `state`, in eval mode.
+
+    Raises:
+        CheckpointError: `state` belongs to another net.
+    """
+    recipe = dataclasses.replace(run.recipe.model, weight_quantizer=None, weight_options=None, value=1.0)
+    twin = build_model(recipe, input_shape=run.input_shape, classes=run.classes)
+    load_weights(twin, state, source=source)
+    return twin.eval()

@@ -1,0 +1,193 @@
+"""Continual learning: one net learns the same data set with its pixels permuted anew, task after task.
+
+Every task is a run of its own, `OUT/METHOD/task-N`, that starts from the weights of the run before it. BayesBiNN also
+takes the posterior of that run as its prior (Meng, Bachmann, Khan 2020, arXiv:2002.10778, section 4.3), so that weights
+which earlier tasks are sure of hardly move. After each task the net is tested on every task seen so far, each under its
+own permutation; nothing tells it which one that is, but for the pixels themselves.
+
+BatchNorm has one set of statistics, as in the authors' code: those of the latest task (`trained`). Beside them stands
+what statistics of the training images of the tested task would give (`reestimate`), which a continual learner that
+keeps no old images does not have.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from onebit.common.files import write_atomic
+from onebit.data import Dataset, permute_pixels
+from onebit.errors import CheckpointError, UsageError
+from onebit.evaluation.modes import evaluate
+from onebit.layers import binary_layers
+from onebit.recipe import ContinualRecipe, Recipe, build_recipe, method_of, method_settings, with_method
+from onebit.runs.model import build_training
+from onebit.runs.run import open_run, start_folder, train_stage
+from onebit.runs.task_grid import Cell, read_table
+from onebit.train.history import TABLE_FILE, EpochLog
+from onebit.train.lock import lock_folder
+
+PERMUTATIONS = 1_000
+"""Most tasks of one seed: the permutations of another seed are others."""
+
+
+def task_recipe(recipe: Recipe, task: int) -> Recipe:
+    """The recipe of one task: another permutation, and from the second on the prior.
+
+    Args:
+        task: 1, 2, …
+    """
+    prior = recipe.continual.prior and task > 1 and recipe.optimizer.name == "bayesbinn"
+    return replace(
+        recipe,
+        name=f"{recipe.name}-task-{task}",
+        summary=f"task {task} of {recipe.continual.tasks} of {recipe.name}",
+        measured="",
+        permutation=recipe.seed * PERMUTATIONS + task,
+        continual=ContinualRecipe(),
+        draws=0,  # the tasks seen so far are tested together
+        optimizer=replace(recipe.optimizer, prior=prior),
+    )
+
+
+def arms(recipe: Recipe) -> dict[str, Recipe]:
+    """Method -> the recipe with which it learns all tasks: that of `recipe` itself first, then those it is set against.
+
+    Raises:
+        UnknownNameError: no such method. UsageError: one that learns the tasks twice, or a setting that several tasks
+            would not use.
+    """
+    if recipe.first_stage or recipe.permutation is not None:
+        name = "first_stage" if recipe.first_stage else "permutation"
+        raise UsageError(f"{name} does not go with several tasks: leave it out, or set continual.tasks to 0")
+    named = recipe.continual.own
+    if named is not None:
+        method_settings(named)
+    found = {named or method_of(recipe) or recipe.model.weight_quantizer or "real": recipe}
+    for name in recipe.continual.against:
+        if name in found:
+            raise UsageError(f"continual.against: {name} learns the tasks already: name it once")
+        found[name] = build_recipe(with_method(recipe, name))
+    return found
+
+
+def train_continual(
+    recipe: Recipe,
+    data: Dataset,
+    folder: Path,
+    *,
+    resume: bool = False,
+    trackers: Sequence[str] = (),
+    on_step: Callable[[int, int], None] | None = None,
+    on_epoch: Callable[[EpochLog], None] | None = None,
+    on_task: Callable[[str, int, Sequence[Cell]], None] | None = None,
+) -> dict[str, Any]:
+    """Learn all tasks with every method of `arms`, and write continual.json after each.
+
+    Args:
+        data: the data set as it is.
+        resume: go on after the tasks whose cells stand in continual.json, within a task from its last checkpoint.
+        trackers, on_step, on_epoch: of `train_stage`, for each task.
+        on_task: called with the method, the task and its cells; not for the tasks whose cells stood there.
+
+    Returns:
+        What stands in continual.json: `cells`, and `test`, what the recipe's own method reached in the end over all
+        tasks, for each test mode.
+
+    Raises:
+        CheckpointError: the folder holds another training. FormatError: its continual.json is damaged.
+        UsageError: as `fit` and `build_training`.
+    """
+    table = folder / TABLE_FILE
+    cells = list(read_table(table).cells) if table.exists() else []
+    learning = arms(recipe)
+    known = set(learning)
+    if stray := {cell.method for cell in cells} - known:
+        raise CheckpointError(
+            f"{table}: holds {min(stray)}, the recipe trains {', '.join(known)}; choose another --out"
+        )
+    for own in learning.values():
+        build_training(task_recipe(own, 1), data)  # what cannot be trained is told before hours of the first method
+    for method, own in learning.items():
+        for task in range(1, recipe.continual.tasks + 1):
+            part = folder / method / f"task-{task}"
+            if not any((cell.method, cell.task) == (method, task) for cell in cells):
+                told = task_recipe(own, task)
+                with lock_folder(part):
+                    start_folder(part, told, resume=resume)
+                    if not (part / "result.json").exists():
+                        permuted = permute_pixels(data, told.permutation or 0)
+                        before = part.parent / f"task-{task - 1}" if task > 1 else None
+                        train_stage(
+                            told,
+                            permuted,
+                            part,
+                            resume=resume,
+                            start=before,
+                            trackers=trackers,
+                            on_step=on_step,
+                            on_epoch=on_epoch,
+                        )
+                tested = test_seen(own, data, part, method=method, task=task)
+                cells += tested
+                write_atomic(table, (json.dumps(_result(recipe, data, folder, cells), indent=1) + "\n").encode())
+                if on_task is not None:
+                    on_task(method, task, tested)
+    return _result(recipe, data, folder, cells)
+
+
+def test_seen(recipe: Recipe, data: Dataset, part: Path, *, method: str, task: int) -> list[Cell]:
+    """Test the net of one task on all tasks seen so far.
+
+    Args:
+        part: the run folder of the task.
+    """
+    run = open_run(part)
+    quantizers = [layer.weight_quantizer for _, layer in binary_layers(run.model)]
+    shipped = "binary" if quantizers else "real"
+    modes = [(shipped, "trained"), (shipped, "reestimate")]
+    if recipe.draws and quantizers and all(hasattr(quantizer, "mean") for quantizer in quantizers):
+        modes.insert(0, (f"ensemble:{recipe.draws}", "trained"))
+    cells = []
+    for seen in range(1, task + 1):
+        permuted = permute_pixels(data, task_recipe(recipe, seen).permutation or 0)
+        for weights, bn in modes:
+            score = evaluate(run.model, permuted.test, weights=weights, bn=bn, train=permuted.train, seed=recipe.seed)
+            cells.append(Cell(method, task, seen, weights, bn, score.correct, score.count, score.loss))
+    return cells
+
+
+def _result(recipe: Recipe, data: Dataset, folder: Path, cells: Sequence[Cell]) -> dict[str, Any]:
+    """What stands in continual.json."""
+    own, last = cells[0].method, max(cell.task for cell in cells if cell.method == cells[0].method)
+    runs = [json.loads((path).read_text(encoding="utf-8")) for path in sorted(folder.glob("*/task-*/result.json"))]
+    final = [cell for cell in cells if (cell.method, cell.task, cell.bn) == (own, last, "trained")]
+    test = {}
+    for weights in dict.fromkeys(cell.weights for cell in final):
+        chosen = [cell for cell in final if cell.weights == weights]
+        correct, count = sum(cell.correct for cell in chosen), sum(cell.count for cell in chosen)
+        test[weights] = {
+            "weights": weights,
+            "bn": "trained",
+            "correct": correct,
+            "count": count,
+            "accuracy": correct / count,
+            "error": 1 - correct / count,
+            "loss": sum(cell.loss * cell.count for cell in chosen) / count,
+        }
+    return {
+        "recipe": recipe.name,
+        "dataset": recipe.dataset,
+        "note": data.note,
+        "seed": recipe.seed,
+        "epochs": recipe.epochs,
+        "tasks": recipe.continual.tasks,
+        "test": test,
+        "cells": [asdict(cell) for cell in cells],
+        "seconds": sum(run["seconds"] for run in runs),
+        "parameters": runs[0]["parameters"],
+        "folder": str(folder),
+    }

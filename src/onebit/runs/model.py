@@ -1,0 +1,218 @@
+"""Recipe -> objects: model, optimizer, schedule, loss, augmentation."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from onebit.common.memory import total_memory
+from onebit.common.tables import resolve
+from onebit.data import VOID, Augmentation, Dataset
+from onebit.errors import UnknownNameError, UsageError, first_line
+from onebit.evaluation.losses import LOSSES, Loss, cross_entropy
+from onebit.evaluation.modes import batch_bounds
+from onebit.layers import binary_layers, recompute_inputs_
+from onebit.models import create_model
+from onebit.recipe import ModelRecipe, Recipe
+from onebit.runs.optimizer import build_optimizer, build_schedule
+from onebit.train.step import StepSettings
+from onebit.train.weights import load_weights, read_state, trained_file
+
+
+@dataclass(frozen=True)
+class Training:
+    """Everything `fit` needs, built from a recipe."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    loss: Loss
+    augmentation: Augmentation | None
+    step_settings: StepSettings
+
+
+DEVICES = ("auto", "cpu", "cuda", "cuda:0", "cuda:1", "mps")
+"""The device names that a message offers; any other of torch works as well."""
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device of a recipe; "auto" is a GPU where there is one.
+
+    Raises:
+        UnknownNameError: not a device. UsageError: not on this machine.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        near = "cuda" if device.partition(":")[0] in ("gpu", "nvidia") else None
+        meant = f"; did you mean {near!r}?" if near else ";"
+        raise UnknownNameError(f"unknown device {device!r}{meant} known: {', '.join(DEVICES)}") from None
+    try:
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).splitlines()[0]
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            reason = "torch finds no GPU; train on the CPU with --device cpu, or leave out --device and --gpus"
+        raise UsageError(f"device {device!r} cannot be used here: {reason}") from None
+    return found
+
+
+def build_model(
+    recipe: ModelRecipe,
+    *,
+    input_shape: Sequence[int],
+    classes: int,
+    statistics: tuple[list[float], list[float]] | None = None,
+) -> nn.Module:
+    """The model of a recipe.
+
+    Args:
+        input_shape: (C, H, W) of an image; classes: number of logits.
+        statistics: mean and standard deviation per channel for the coding "standardise"; without them the buffers hold
+            0 and 1, to be overwritten by the weights that are loaded next.
+
+    Raises:
+        UnknownNameError, UsageError: no such model, options that it refuses, or more weights than fit into memory.
+    """
+    options = recipe.options() | {"input_shape": tuple(input_shape), "classes": classes}
+    if recipe.coding == "standardise":
+        mean, std = statistics or ([0.0] * input_shape[0], [1.0] * input_shape[0])
+        options |= {"mean": mean, "std": std}
+    name = options.pop("name")
+    _refuse_too_large(name, options)
+    return create_model(name, **options)
+
+
+def _refuse_too_large(name: str, options: dict[str, Any]) -> None:
+    """Refuse a net whose weights do not fit into the memory of this machine, before any of it is taken.
+
+    Raises:
+        UsageError: they do not.
+    """
+    try:
+        with torch.device("meta"):  # shapes without values
+            count = sum(parameter.numel() for parameter in create_model(name, **options).parameters())
+    except (RuntimeError, OverflowError) as error:  # more than 64 bits can count
+        raise UsageError(
+            f"model {name!r}: too large for any memory ({first_line(error)}); choose a smaller net"
+        ) from None
+    if 4 * count > (memory := total_memory()):
+        raise UsageError(
+            f"model {name!r} has {count:,} parameters, {4 * count / 1e9:,.0f} GB, and this machine has "
+            f"{memory / 1e9:,.0f} GB of memory; choose a smaller net"
+        )
+
+
+def build_training(
+    recipe: Recipe,
+    data: Dataset,
+    *,
+    model: nn.Module | None = None,
+    device: torch.device | None = None,
+    processes: int = 1,
+) -> Training:
+    """Seed torch, then build the objects of a recipe for a data set.
+
+    Args:
+        model: trained on instead of the one that the recipe describes.
+        device: where the model goes; the recipe's own device when None.
+        processes: how many train together; see `fit`, whose batches the schedule counts.
+
+    Raises:
+        UsageError, UnknownNameError: names or settings that do not fit together.
+        FormatError, CheckpointError: `init_from` is damaged or holds another net.
+    """
+    torch.manual_seed(recipe.seed)
+    if model is None:
+        model = build_model(
+            recipe.model,
+            input_shape=data.input_shape,
+            classes=len(data.classes),
+            statistics=data.train.channel_statistics() if recipe.model.coding == "standardise" else None,
+        )
+    if recipe.init_from is not None:
+        source = trained_file(Path(recipe.init_from))
+        load_weights(model, read_state(source)[0], source=str(source), start=True)
+    _check_binary(recipe.model, model)
+    _check_masks(recipe, model, data)
+    recompute_inputs_(model, recipe.recompute_inputs)
+    model.to(device or resolve_device(recipe.device))
+    labels = data.train.labels  # a mask has one for each pixel, over which the loss is a mean
+    labelled = len(labels) if labels.ndim == 1 else int(np.count_nonzero(labels != VOID))
+    return training_of(recipe, model, images=len(labels), labels=labelled, processes=processes)
+
+
+def training_of(recipe: Recipe, model: nn.Module, *, images: int, labels: int, processes: int = 1) -> Training:
+    """What trains a model as a recipe says.
+
+    Args:
+        images: number of training images; labels: of their labels, one for each image or for each pixel.
+        processes: see `build_training`.
+
+    Raises:
+        UsageError, UnknownNameError: names or settings that do not fit together.
+    """
+    loss: Loss = resolve(LOSSES, recipe.loss, kind="loss")
+    if recipe.label_smoothing:
+        if recipe.loss != "cross_entropy":
+            raise UsageError(
+                f"label_smoothing belongs to cross_entropy, the loss is {recipe.loss!r}: add --label_smoothing 0"
+            )
+        loss = functools.partial(cross_entropy, label_smoothing=recipe.label_smoothing)
+    steps_per_epoch = len(batch_bounds(images * recipe.augmentation.repeats, recipe.batch_size, least=2 * processes))
+    optimizer = build_optimizer(recipe, model, count=labels, steps_per_epoch=steps_per_epoch)
+    schedule = build_schedule(recipe, optimizer, steps_per_epoch=steps_per_epoch)
+    augmentation = Augmentation(**dataclasses.asdict(recipe.augmentation))
+    step_settings = StepSettings(
+        recipe.optimizer.accumulate,
+        recipe.optimizer.clip_grad_norm,
+        recipe.optimizer.clip_grad_value,
+        recipe.optimizer.samples,
+    )
+    changes = augmentation if augmentation != Augmentation() else None
+    return Training(model, optimizer, schedule, loss, changes, step_settings)
+
+
+def _check_binary(recipe: ModelRecipe, model: nn.Module) -> None:
+    """Refuse a net without a binary layer where binary weights were asked for: its accuracy says nothing of them."""
+    if recipe.weight_quantizer is None or any(binary_layers(model)):
+        return
+    ends = [end for end in ("real_first", "real_last") if getattr(recipe, end)]
+    way = f"leave out {' or '.join(f'model.{end}' for end in ends)}" if ends else "binarize it, or set that to null"
+    raise UsageError(f"weight_quantizer is {recipe.weight_quantizer}, but {recipe.name!r} has no binary layer: {way}")
+
+
+def _check_masks(recipe: Recipe, model: nn.Module, data: Dataset) -> None:
+    """Refuse masks for a net that gives one label an image, labels for one that gives masks, and windows of no fit."""
+    refuse_other_labels(recipe, model, masks=data.train.labels.ndim > 1, name=data.name)
+    check_size = getattr(model, "check_size", None)
+    if check_size is not None:
+        side = recipe.augmentation.crop_size
+        check_size(*(data.input_shape[1:] if side is None else (side, side)))
+
+
+def refuse_other_labels(recipe: Recipe, model: nn.Module, *, masks: bool, name: str) -> None:
+    """Keep a net that gives one class an image from masks, and one that gives masks from labels.
+
+    Args:
+        masks: whether the data have masks; name: of the data.
+
+    Raises:
+        UsageError: which of them the model gives.
+    """
+    if masks and not hasattr(model, "output_shape"):
+        raise UsageError(f"model {recipe.model.name!r} gives a label to an image, {name} has masks: use --model unet")
+    if not masks and hasattr(model, "output_shape"):
+        raise UsageError(
+            f"model {recipe.model.name!r} gives a class to each pixel, {name} has no masks: use another model"
+        )

@@ -1,0 +1,202 @@
+"""Trackers of experiments beside the files of a run: TensorBoard, and Weights & Biases."""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+from onebit.common.files import write_atomic
+from onebit.common.tables import resolve
+from onebit.errors import UsageError, first_line
+from onebit.recipe import Recipe
+from onebit.train.history import EpochLog
+from onebit.train.ranks import ALONE, Ranks
+
+COUNTS = ("epoch", "epochs")
+OFFLINE = ("offline", "disabled", "dryrun")
+"""Values of WANDB_MODE that need no login."""
+LOG_IN = "run `wandb login`, or set WANDB_MODE=offline and `wandb sync` the run folder later"
+
+
+class Tracker(Protocol):
+    """What a training tells of itself."""
+
+    def epoch(self, row: EpochLog) -> None:
+        """An epoch is done."""
+
+    def end(self, result: Mapping[str, Any]) -> None:
+        """The training is done; `result` is what stands in result.json."""
+
+    def stop(self) -> None:
+        """The training was stopped; what it told is kept, and a resumed one goes on."""
+
+
+def numbers(row: EpochLog) -> dict[str, float]:
+    """Everything that an epoch measured, by name: `train_loss`, …, `layers/linear1/flip_ratio`."""
+    found = {k: v for k, v in asdict(row).items() if isinstance(v, (int, float)) and k not in COUNTS}
+    for layer, measured in row.layers.items():
+        found |= {f"layers/{layer}/{name}": value for name, value in measured.items()}
+    return found
+
+
+def outcome(result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """(name, value) of what was reached: `test/binary/accuracy`, …"""
+    for mode, score in result["test"].items():
+        yield from ((f"test/{mode}/{name}", score[name]) for name in ("accuracy", "loss", "entropy", "ece"))
+
+
+class TensorBoard:
+    """Event files in `folder/tensorboard`, which a resumed run continues; shown by `tensorboard --logdir RUNS`.
+
+    Args:
+        recipe: of the run; folder: its run folder.
+
+    Raises:
+        UsageError: tensorboard is not installed.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
+        self._open, self._folder, self._recipe = self.ready(), folder / "tensorboard", recipe
+        self._writer: Any = None
+
+    @staticmethod
+    def ready() -> Any:
+        """What writes event files.
+
+        Raises:
+            UsageError: tensorboard is not installed.
+        """
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise _missing("tensorboard") from None
+        return SummaryWriter
+
+    def epoch(self, row: EpochLog) -> None:
+        for name, value in numbers(row).items():
+            self._at(row.epoch).add_scalar(name, value, row.epoch)
+        self._writer.flush()
+
+    def end(self, result: Mapping[str, Any]) -> None:
+        after = math.ceil(result["epochs"]) + 1  # a run that was finished before keeps all that it wrote
+        for name, value in outcome(result):
+            self._at(after).add_scalar(name, value, result["chosen_epoch"])
+        self.stop()
+
+    def stop(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def _at(self, epoch: int) -> Any:
+        """The writer; what an interrupted run wrote of this epoch and later ones, it takes back when it opens."""
+        if self._writer is None:
+            self._writer = self._open(str(self._folder), purge_step=epoch if epoch > 1 else None)
+            self._writer.add_text("recipe", f"```\n{self._recipe.to_yaml()}```")
+        return self._writer
+
+
+class WeightsAndBiases:
+    """A run of the project `onebit` (or WANDB_PROJECT), which a resumed training continues.
+
+    Its id stands in `folder/wandb-id`, its files lie in `folder/wandb`; WANDB_MODE=offline writes nothing else.
+
+    Args:
+        recipe: of the run; folder: its run folder.
+
+    Raises:
+        UsageError: wandb is not installed, nobody is logged in, or a WANDB_… variable has an unknown value.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
+        wandb = self.ready()
+        known = folder / "wandb-id"
+        name = known.read_text(encoding="utf-8").strip() if known.is_file() else secrets.token_hex(4)
+        mode: Any = os.environ.get("WANDB_MODE")
+        try:
+            self._run = wandb.init(
+                project=os.environ.get("WANDB_PROJECT", "onebit"),
+                name=recipe.name,
+                mode=mode,  # wandb itself reads it once per process
+                id=name,
+                resume="allow" if known.exists() else None,
+                dir=str(folder),
+                config=asdict(recipe),
+                settings=wandb.Settings(console="off", silent=True),
+            )
+        except wandb.Error as error:
+            raise UsageError(f"--wandb: {first_line(error).rstrip('.')}: {LOG_IN}") from None
+        except ValueError as error:  # wandb reads its variables itself, by pydantic
+            raise UsageError(f"--wandb: {_refused_setting(error)}") from None
+        write_atomic(known, f"{name}\n".encode())
+
+    @staticmethod
+    def ready() -> Any:
+        """The package wandb, logged in where it needs that.
+
+        Raises:
+            UsageError: not installed, nobody is logged in, or a WANDB_… variable has an unknown value.
+        """
+        try:
+            import wandb
+        except ImportError:
+            raise _missing("wandb") from None
+        try:
+            if os.environ.get("WANDB_MODE") not in OFFLINE and not wandb.login(prompt=False):
+                raise UsageError(f"--wandb: nobody is logged in to Weights & Biases: {LOG_IN}")
+        except wandb.Error as error:
+            raise UsageError(f"--wandb: {first_line(error).rstrip('.')}: {LOG_IN}") from None
+        except ValueError as error:  # wandb reads its variables itself, by pydantic
+            raise UsageError(f"--wandb: {_refused_setting(error)}") from None
+        return wandb
+
+    def epoch(self, row: EpochLog) -> None:
+        self._run.log(numbers(row), step=row.epoch)
+
+    def end(self, result: Mapping[str, Any]) -> None:
+        self._run.summary.update(dict(outcome(result)))
+        self._run.finish()
+
+    def stop(self) -> None:
+        self._run.finish(exit_code=1)
+
+
+TRACKERS: dict[str, Any] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
+
+
+def refuse_missing(names: Sequence[str]) -> None:
+    """Refuse trackers that could not be opened.
+
+    Raises:
+        UnknownNameError, UsageError: no such tracker, or one that cannot be used here.
+    """
+    for name in names:
+        resolve(TRACKERS, name, kind="tracker").ready()
+
+
+def open_trackers(names: Sequence[str], recipe: Recipe, folder: Path, *, ranks: Ranks = ALONE) -> list[Tracker]:
+    """The named trackers of a run; on the rank that writes, none on others.
+
+    Raises:
+        UnknownNameError, UsageError: no such tracker, or one that cannot be used here.
+    """
+    opened: list[Tracker] = []
+    ranks.first(lambda: opened.extend(resolve(TRACKERS, name, kind="tracker")(recipe, folder) for name in names))
+    return opened
+
+
+def _refused_setting(error: ValueError) -> str:
+    """What wandb refuses to be set to, on one line: pydantic's own message spreads over several."""
+    refused: list[Any] = getattr(error, "errors", list)()
+    if not refused:
+        return first_line(error)
+    name = "_".join(map(str, refused[0]["loc"]))
+    return f"WANDB_{name.upper()}: {refused[0]['msg']}, got {refused[0]['input']!r}"
+
+
+def _missing(package: str) -> UsageError:
+    return UsageError(f"--{package} needs {package}, which is not installed: pip install 'onebit[log]'")

@@ -1,0 +1,145 @@
+"""Ways to compute the same thing take turns in one process: every ratio of their times is formed within a round."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from onebit.errors import OnebitError, UsageError
+from onebit.native import NativePlan, instruction_sets, make_plan, run_shares
+from onebit.packed import PackedNet
+from onebit.runtime.running import run, threads_for
+
+CHECKED = 4
+"""Images of a batch that the reference executor runs too: it is slow."""
+
+
+@dataclass
+class Timed:
+    """A way to compute something, on an instruction set of packed nets or on none, and its seconds of each round."""
+
+    variant: str
+    isa: str | None
+    call: Callable[[], Any]
+    seconds: list[float] = field(default_factory=list)
+
+    def time(self, least: float) -> None:
+        calls, started = 0, time.perf_counter()
+        while True:
+            self.call()
+            calls += 1
+            spent = time.perf_counter() - started
+            if spent >= least:
+                self.seconds.append(spent / calls)
+                return
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
+def speedups(of: Timed, to: Timed, name: str) -> dict[str, float]:
+    """How many times as fast: the median over rounds, and of the fastest rounds."""
+    return {
+        f"{name}_speedup": statistics.median(b / a for a, b in zip(of.seconds, to.seconds, strict=True)),
+        f"{name}_fastest_speedup": min(to.seconds) / min(of.seconds),
+    }
+
+
+class Reference:
+    """What the reference executor makes of some images of a batch."""
+
+    def __init__(self, packed: PackedNet, images: np.ndarray) -> None:
+        self.some = np.unique(np.linspace(0, len(images) - 1, CHECKED).astype(np.int64))
+        self.logits = run(packed, images[self.some], executor="reference")
+
+    def check(self, name: str, logits: np.ndarray) -> None:
+        """Compare the logits of all images, bit for bit.
+
+        Raises:
+            OnebitError: they differ.
+        """
+        differ = logits[self.some].view(np.int32) != self.logits.view(np.int32)
+        wrong = differ.reshape(len(self.some), -1).any(axis=1)
+        if wrong.any():
+            count = f"{wrong.sum()} of {len(self.some)} images"
+            raise OnebitError(f"{name}: the logits of {count} are not those of the reference executor")
+
+
+def take_turns(
+    timed: Sequence[Timed],
+    *,
+    rounds: int,
+    seconds: float,
+    after: Callable[[Timed], None] | None = None,
+    on_round: Callable[[int, int], None] | None = None,
+) -> None:
+    """Time each of them in each round.
+
+    Args:
+        seconds: of each in a round, at least.
+        after: called with each when it was timed.
+        on_round: called with (rounds done, rounds).
+    """
+    for done in range(rounds):
+        for one in timed:
+            one.time(seconds)
+            if after is not None:
+                after(one)
+        if on_round is not None:
+            on_round(done + 1, rounds)
+
+
+def native_call(plan: NativePlan, images: np.ndarray, threads: int) -> Callable[[], np.ndarray]:
+    """As `run` shares images, or the work on one, between threads, but with the plan of a stated instruction set."""
+    workers = threads_for(plan, len(images), threads)
+    if workers == 1 or len(images) < workers:
+        return lambda: plan.run(images, parts=workers)[0]
+    shares = np.array_split(images, workers)
+    return lambda: np.concatenate([logits for logits, _ in run_shares(plan.run, shares)])
+
+
+def time_packed(
+    net: PackedNet, batches: Sequence[int], *, rounds: int = 11, seconds: float = 0.02, threads: int = 1
+) -> list[dict[str, Any]]:
+    """Time a packed net on images of noise: numpy, then each instruction set of this processor, in turn.
+
+    Args:
+        batches: numbers of images that are run at once.
+        rounds, seconds: see `take_turns`.
+        threads: the most that the native library takes; numpy takes one.
+
+    Returns:
+        rows of batch, variant, µs per call (median, fastest) and speedup over numpy.
+
+    Raises:
+        UsageError: numbers that are not positive. OnebitError: logits that are not those of numpy, bit for bit.
+    """
+    if min(rounds, threads, *batches) < 1 or seconds <= 0:
+        raise UsageError("batches, rounds, threads and seconds must be positive")
+    plans = {isa: make_plan(net, found) for isa, found in instruction_sets().items()}
+    rows = []
+    for batch in batches:
+        images = np.random.default_rng(0).integers(0, 256, (batch, *net.input.shape), dtype=np.uint8)
+        reference = Reference(net, images)
+        timed = [Timed("numpy", None, lambda images=images: run(net, images, executor="reference"))]  # type: ignore[misc]
+        timed += [Timed(isa, isa, native_call(plan, images, threads)) for isa, plan in plans.items()]
+        for one in timed:
+            reference.check(f"{one.variant}, batch {batch}", one.call())
+        take_turns(timed, rounds=rounds, seconds=seconds)
+        rows += [
+            {
+                "batch": batch,
+                "variant": one.variant,
+                "us": 1e6 * one.median,
+                "fastest_us": 1e6 * min(one.seconds),
+                **speedups(one, timed[0], "numpy"),
+            }
+            for one in timed
+        ]
+    return rows

@@ -1,0 +1,220 @@
+"""Is it really binary? Counts and ranges of the weights in any torch, safetensors or packed file."""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onebit.errors import FormatError
+from onebit.packed import costs
+from onebit.packed.bits import unpack_signs
+from onebit.packed.file import load_with_digest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BINS = 21
+VERDICTS = ("binary", "clipped", "real")
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One weight tensor (two or more axes; axis 0 is the output channel).
+
+    verdict: "binary" (exactly two values per output channel), "clipped" (inside [−1, 1], not binary) or "real".
+    minus_one, plus_one: values that are exactly −1, +1; between: inside (−1, 1); outside: beyond ±1.
+    distance: mean distance of |w| to 1. bits: stored per weight when shipped, 1 or 32.
+    histogram: counts over 21 equal bins of [low, high].
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    verdict: str
+    low: float
+    high: float
+    minus_one: int
+    plus_one: int
+    between: int
+    outside: int
+    not_numbers: int
+    distance: float
+    bits: int
+    histogram: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a file holds. `verdict` is that of all layers, or "mixed"."""
+
+    file: str
+    kind: str
+    verdict: str
+    layers: tuple[LayerReport, ...]
+    total: dict[str, Any]
+    facts: dict[str, Any]
+    tensors: tuple[dict[str, Any], ...]
+    warnings: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def inspect_weight(name: str, weight: np.ndarray, *, dtype: str) -> LayerReport:
+    """Look at one weight of shape (O, …).
+
+    Args:
+        weight: its values, in float32 or float64.
+        dtype: the type it is stored in.
+    """
+    numbers = weight[np.isfinite(weight)]
+    whole = numbers.size == weight.size
+    low, high = (float(numbers.min()), float(numbers.max())) if numbers.size else (math.nan, math.nan)
+    binary = whole and _two_values_each(weight.reshape(len(weight), -1))
+    clipped = whole and low >= -1 and high <= 1
+    magnitude = np.abs(numbers)
+    histogram = np.zeros(BINS, np.int64)
+    # ValueError, IndexError: a range that these numbers cannot divide
+    with suppress(ValueError, IndexError), np.errstate(all="ignore"):
+        if math.isfinite(high - low):
+            histogram = np.histogram(numbers, BINS, (low, high))[0]
+    return LayerReport(
+        name=name,
+        shape=weight.shape,
+        dtype=dtype,
+        verdict="binary" if binary else "clipped" if clipped else "real",
+        low=low,
+        high=high,
+        minus_one=int(np.count_nonzero(numbers == -1)),
+        plus_one=int(np.count_nonzero(numbers == 1)),
+        between=int(np.count_nonzero(magnitude < 1)),
+        outside=int(np.count_nonzero(magnitude > 1)),
+        not_numbers=weight.size - numbers.size,
+        distance=float(np.abs(magnitude - 1).mean(dtype=np.float64)) if numbers.size else math.nan,
+        bits=1 if binary else 32,
+        histogram=tuple(histogram.tolist()),
+    )
+
+
+def _two_values_each(rows: np.ndarray) -> bool:
+    """Whether each row holds no more than two values; a row of one value is ±c like its neighbours, unless it is 0."""
+    low, high = rows.min(axis=1, keepdims=True), rows.max(axis=1, keepdims=True)
+    return bool(((rows == low) | (rows == high)).all() and (low[low == high] != 0).all())
+
+
+def inspect_state(state: dict[str, Tensor], *, file: str, kind: str, facts: dict[str, Any]) -> Inspection:
+    """Look at every weight tensor of a state_dict."""
+    layers = tuple(
+        inspect_weight(name, _values(tensor), dtype=str(tensor.dtype).removeprefix("torch."))
+        for name, tensor in state.items()
+        if tensor.dim() >= 2 and tensor.is_floating_point() and name.endswith("weight")
+    )
+    if not layers:
+        raise FormatError(f"{file}: holds no weight tensors (two or more axes, named …weight)")
+    verdicts = {layer.verdict for layer in layers}
+    warnings = [f"{layer.name}: {layer.not_numbers} values are not numbers" for layer in layers if layer.not_numbers]
+    warnings += [
+        f"{layer.name}: all {layer.plus_one + layer.minus_one} weights have the same sign"
+        for layer in layers
+        if layer.verdict == "binary" and layer.low == layer.high
+    ]
+    zeros = {n: int((t == 0).sum()) for n, t in state.items() if any(n == layer.name for layer in layers)}
+    warnings += [
+        f"{layer.name}: {zeros[layer.name]} weights are exactly 0: a ternary net, not a binary one?"
+        for layer in layers
+        if zeros[layer.name] and layer.minus_one + layer.plus_one + zeros[layer.name] == math.prod(layer.shape)
+    ]
+    return Inspection(
+        file=file,
+        kind=kind,
+        verdict=verdicts.pop() if len(verdicts) == 1 else "mixed",
+        layers=layers,
+        total=_total(state, layers),
+        facts=facts,
+        tensors=tuple(
+            {"name": n, "shape": list(t.shape), "dtype": str(t.dtype).removeprefix("torch.")} for n, t in state.items()
+        ),
+        warnings=tuple(warnings),
+    )
+
+
+def _values(tensor: Tensor) -> np.ndarray:
+    """The values of a weight; numpy has no bfloat16, and float16 sums overflow."""
+    return (tensor if str(tensor.dtype) == "torch.float64" else tensor.float()).detach().numpy()
+
+
+def _total(state: dict[str, Tensor], layers: tuple[LayerReport, ...]) -> dict[str, Any]:
+    from onebit.evaluation.summary import packed_bytes, state_sizes  # torch: a packed file is looked into without it
+
+    sizes = state_sizes(state, {layer.name for layer in layers})
+    weights, others = (sum(column) for column in zip(*sizes, strict=True))
+    return {
+        "parameters": weights + others,
+        "weights": weights,
+        "binary_weights": sum(math.prod(layer.shape) for layer in layers if layer.bits == 1),
+        "bytes_in_file": sum(t.numel() * t.element_size() for t in state.values()),
+        "bytes_at_1_bit": packed_bytes(sizes),
+        "bytes_at_32_bit": 4 * (weights + others),
+        # of a convolution they depend on the size of the image, which a weight file does not tell
+        "macs": None if any(len(layer.shape) > 2 for layer in layers) else weights,
+    }
+
+
+def inspect_file(path: str | Path) -> Inspection:
+    """Look into a run folder, a torch, safetensors or .1bit file.
+
+    Raises:
+        FormatError: unreadable, damaged, or without weights. UsageError: nothing there.
+    """
+    path = Path(path)
+    if path.suffix == ".1bit":
+        return _inspect_packed(path)
+    from onebit.train.weights import read_state, weight_file
+
+    path = weight_file(path)
+    state, facts = read_state(path)
+    kind = "safetensors" if path.suffix == ".safetensors" else "torch"
+    return inspect_state(state, file=str(path), kind=kind, facts=facts)
+
+
+def _inspect_packed(path: Path) -> Inspection:
+    net, digest = load_with_digest(path)
+    layers = []
+    for node in net.nodes:
+        signs = getattr(node, "signs", None)
+        if signs is None:
+            continue
+        unpacked = unpack_signs(signs, node.in_features, dtype=np.float32)  # type: ignore[attr-defined]
+        layers.append(inspect_weight(node.output, unpacked, dtype="bit"))
+    rows = costs(net)
+    binary, real = sum(r.binary_weights for r in rows), sum(r.real_parameters for r in rows)
+    return Inspection(
+        file=str(path),
+        kind="packed",
+        verdict="binary" if not any(row.op.startswith("real_") for row in rows) else "mixed",
+        layers=tuple(layers),
+        total={
+            "parameters": binary + real,
+            "weights": binary,
+            "binary_weights": binary,
+            "bytes_in_file": path.stat().st_size,
+            "bytes_at_1_bit": sum(r.bytes for r in rows),
+            "bytes_at_32_bit": 4 * (binary + real),
+            "macs": sum(r.macs for r in rows),
+        },
+        facts={
+            "certificate": asdict(net.certificate) if net.certificate else None,
+            "name": net.name,
+            "digest": digest,
+        },
+        tensors=tuple({"name": r.name, "shape": list(r.shape), "dtype": r.op} for r in rows),
+        warnings=(
+            *(() if digest else ("no digest, as it is of format 1: changes to this file cannot be noticed",)),
+            *(() if net.certificate else ("the packed net carries no certificate",)),
+        ),
+    )

@@ -1,0 +1,233 @@
+"""What a newcomer gives to the public functions by mistake: one line that names it and the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import onebit
+from onebit.common.arguments import check_number, described
+from onebit.data import Split
+from onebit.errors import DataError, OnebitError, UsageError, WrongTypeError
+from onebit.evaluation.model_inputs import check_takes
+from onebit.models import MODELS, create_model, option_names
+from onebit.recipe import build_recipe
+from onebit.runs.model import resolve_device
+from onebit.runtime import load, run
+
+DATA = onebit.load_dataset("toy")
+IMAGES, LABELS = DATA.test.images, DATA.test.labels
+LOADER = DataLoader(TensorDataset(torch.from_numpy(IMAGES), torch.from_numpy(LABELS)), batch_size=64)
+
+
+def make_model() -> nn.Module:
+    return create_model("mlp", widths=(64, 8, 4), input_shape=(1, 8, 8)).eval()
+
+
+MODEL = make_model()
+PACKED = onebit.pack(MODEL)
+
+
+def adam(model: nn.Module = MODEL) -> torch.optim.Optimizer:
+    return onebit.clip_latents_(torch.optim.Adam(onebit.latent_groups(model, lr=1e-3)))
+
+
+def fit(model: Any = MODEL, data: Any = DATA, optimizer: Any = None, **settings: Any) -> None:
+    optimizer = adam(model if isinstance(model, nn.Module) else MODEL) if optimizer is None else optimizer
+    onebit.fit(model, data, optimizer, **{"epochs": 1, **settings})
+
+
+MISTAKES: dict[str, tuple[Callable[[], Any], type[OnebitError], tuple[str, ...]]] = {
+    "run of a path": (lambda: run("net.1bit", IMAGES), WrongTypeError, ("net: got 'net.1bit'", "onebit.load(path)")),
+    "run of a Path": (lambda: run(Path("net.1bit"), IMAGES), WrongTypeError, ("the path 'net.1bit'", "onebit.load")),
+    "run of a model": (lambda: run(MODEL, IMAGES), WrongTypeError, ("got MLP", "onebit.pack(model)")),
+    "run on a list": (lambda: run(PACKED, list(IMAGES)), UsageError, ("list", "uint8 (N, 1, 8, 8)", "numpy.stack")),
+    "run on a Split": (lambda: run(PACKED, DATA.test), UsageError, ("Split", "split.images")),
+    "run on floats": (lambda: run(PACKED, IMAGES / 255), UsageError, ("float64 (512, 1, 8, 8)", "uint8")),
+    "save a model": (lambda: onebit.save(MODEL, "net.1bit"), WrongTypeError, ("got MLP", "onebit.pack(model)")),
+    "save, the wrong way round": (lambda: onebit.save("net.1bit", PACKED), WrongTypeError, ("expected a packed net",)),
+    "save to nothing": (lambda: onebit.save(PACKED, None), WrongTypeError, ("path: got None", ".1bit")),
+    "load an array": (lambda: load(IMAGES), WrongTypeError, ("array uint8 (512, 1, 8, 8)", "path of a .1bit file")),
+    "load bytes": (lambda: load(b"12345678"), WrongTypeError, ("bytes", "onebit.packed.loads")),
+    "load a number": (lambda: load(3), WrongTypeError, ("path: got 3",)),
+    "PackedModule of an array": (lambda: onebit.PackedModule(IMAGES), WrongTypeError, ("array uint8", "a packed net")),
+    "PackedModule of a model": (lambda: onebit.PackedModule(MODEL), WrongTypeError, ("MLP", "onebit.pack(model)")),
+    "PackedModule on an array": (
+        lambda: onebit.PackedModule(PACKED)(IMAGES), WrongTypeError, ("array uint8", "torch.from_numpy"),
+    ),
+    "fit with a DataLoader": (lambda: fit(data=LOADER), WrongTypeError, ("DataLoader", "onebit.Dataset.from_arrays")),
+    "fit with a pair": (lambda: fit(data=(IMAGES, LABELS)), WrongTypeError, ("tuple", "onebit.Dataset.from_arrays")),
+    "fit with a split": (lambda: fit(data=DATA.train), WrongTypeError, ("Split", "not data.train")),
+    "fit with a name": (lambda: fit(data="toy"), WrongTypeError, ("'toy'", "onebit.load_dataset(name)")),
+    "fit of a name": (lambda: fit(model="mlp"), WrongTypeError, ("model: got 'mlp'", "onebit.create_model")),
+    "fit with the name of an optimizer": (lambda: fit(optimizer="adam"), WrongTypeError, ("'adam'", "latent_groups")),
+    "fit with a class": (lambda: fit(optimizer=torch.optim.Adam), WrongTypeError, ("the class Adam", "latent_groups")),
+    "fit with the optimizer of another model": (
+        lambda: fit(optimizer=adam(make_model())), UsageError, ("no parameter of this model", "latent_groups"),
+    ),
+    "fit for a text": (lambda: fit(epochs="3"), WrongTypeError, ("epochs: got '3', expected a number",)),
+    "fit with half an image": (lambda: fit(batch_size=10.5), WrongTypeError, ("batch_size: got 10.5", "whole number")),
+    "fit without a seed": (lambda: fit(seed=None), WrongTypeError, ("seed: got None",)),
+    "fit with an unknown loss": (lambda: fit(loss="mse"), UsageError, ("unknown loss 'mse'", "cross_entropy", "hinge")),
+    "fit with the class of a loss": (lambda: fit(loss=nn.MSELoss), WrongTypeError, ("MSELoss", "cross_entropy")),
+    "fit with a number as loss": (lambda: fit(loss=3), WrongTypeError, ("loss: got 3", "cross_entropy")),
+    "fit of other images": (lambda: fit(model=create_model("mlp")), UsageError, ("(1, 28, 28)", "(1, 8, 8)")),
+    "fit without a coding": (
+        lambda: fit(model=nn.Sequential(nn.Flatten(), nn.Linear(64, 4))), UsageError, ("1×8×8 of toy", "InputCoding()"),
+    ),
+    "fit of too few logits": (
+        lambda: fit(model=create_model("mlp", widths=(64, 8, 2), input_shape=(1, 8, 8))),
+        UsageError,
+        ("logits (2, 2)", "expected (2, 4)"),
+    ),
+    "evaluate on a DataLoader": (lambda: onebit.evaluate(MODEL, LOADER), WrongTypeError, ("DataLoader", "data.test")),
+    "evaluate on a data set": (lambda: onebit.evaluate(MODEL, DATA), WrongTypeError, ("got Dataset", "data.test")),
+    "evaluate on images": (lambda: onebit.evaluate(MODEL, IMAGES), WrongTypeError, ("array uint8", "Split(images,")),
+    "evaluate a packed net": (lambda: onebit.evaluate(PACKED, DATA.test), WrongTypeError, ("PackedModule(net)",)),
+    "evaluate without a mode": (
+        lambda: onebit.evaluate(MODEL, DATA.test, weights=None), UsageError, ("weights must be latent, binary", "None"),
+    ),
+    "evaluate without a coding": (
+        lambda: onebit.evaluate(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), DATA.test), UsageError, ("InputCoding",),
+    ),
+    "an option of torchvision": (
+        lambda: create_model("resnet20", num_classes=10), UsageError, ("did you mean 'classes'?", "bireal"),
+    ),
+    "an option of no model": (lambda: create_model("mlp", colour=1), UsageError, ("'colour'; its options: ", "widths")),
+    "a number of widths": (lambda: create_model("mlp", widths=784), UsageError, ("(784, 512, 10), got 784",)),
+    "widths as text": (lambda: create_model("mlp", widths="784,10"), UsageError, ("whole numbers", "'784,10'")),
+    "classes as text": (lambda: create_model("resnet20", classes="10"), WrongTypeError, ("classes: got '10'",)),
+    "no model": (lambda: create_model(None), WrongTypeError, ("name: got None", "name of a model")),
+    "two sides of an image": (lambda: create_model("resnet20", input_shape=(32, 32)), UsageError, ("got (32, 32)",)),
+    "one side of an image": (lambda: create_model("resnet20", input_shape=32), UsageError, ("positive", "got 32")),
+    "a number as quantizer": (lambda: create_model("mlp", weight_quantizer=1), UsageError, ("got 1", "ste_sign")),
+    "clip without latent groups": (
+        lambda: onebit.clip_latents_(torch.optim.Adam(MODEL.parameters())),
+        UsageError,
+        ("nothing would be clipped", "onebit.latent_groups(model, lr=...)"),
+    ),
+    "clip of a model": (lambda: onebit.clip_latents_(MODEL), WrongTypeError, ("optimizer: got MLP", "latent_groups")),
+    "clip of groups": (
+        lambda: onebit.clip_latents_(onebit.latent_groups(MODEL, lr=1e-3)), WrongTypeError, ("got list", "torch.optim"),
+    ),
+    "groups of parameters": (
+        lambda: onebit.latent_groups(MODEL.parameters(), lr=1e-3), WrongTypeError, ("generator", "the model itself"),
+    ),
+    "groups with a rate as text": (lambda: onebit.latent_groups(MODEL, lr="1e-3"), WrongTypeError, ("lr: got '1e-3'",)),
+    "groups with a negative rate": (lambda: onebit.latent_groups(MODEL, lr=-1), UsageError, ("lr must be 0 or more",)),
+    "no data set": (lambda: onebit.load_dataset(None), WrongTypeError, ("name: got None",)),
+    "a share held out": (lambda: onebit.load_dataset("toy", validation=0.1), WrongTypeError, ("validation: got 0.1",)),
+    "a number as folder": (lambda: onebit.load_dataset("mnist", directory=3), WrongTypeError, ("directory: got 3",)),
+    "a split of lists": (lambda: Split([1, 2], [0, 1]), WrongTypeError, ("images: got list", "numpy.asarray(images)")),
+    "a split with labels as floats": (lambda: Split(IMAGES, LABELS * 1.0), DataError, ("labels: got float64", "int64")),
+    "a split of floats": (lambda: Split(IMAGES / 255, LABELS), DataError, ("images: got float64", "0..255")),
+    "a data set of arrays": (
+        lambda: onebit.Dataset("own", IMAGES, IMAGES, IMAGES, tuple("abcd")), WrongTypeError, ("train: got array uint8",
+        "onebit.Dataset.from_arrays"),
+    ),
+    "pack a name": (lambda: onebit.pack("mlp"), WrongTypeError, ("'mlp'", "onebit.create_model")),
+    "pack a packed net": (lambda: onebit.pack(PACKED), WrongTypeError, ("PackedNet", "torch module")),
+    "verify with a path": (lambda: onebit.verify(MODEL, "net.1bit", IMAGES), WrongTypeError, ("onebit.load(path)",)),
+    "verify, the wrong way round": (lambda: onebit.verify(PACKED, MODEL, IMAGES), WrongTypeError, ("packed net",)),
+    "verify on nothing": (lambda: onebit.verify(MODEL, PACKED, None), UsageError, ("got images NoneType",)),
+    "certify images": (lambda: onebit.certify(MODEL, PACKED, IMAGES, dataset="toy"), WrongTypeError, ("split: got",)),
+    "a summary of a name": (lambda: onebit.summary("mlp"), WrongTypeError, ("'mlp'", "onebit.create_model")),
+    "a summary for other images": (
+        lambda: onebit.summary(make_model(), input_shape=(3, 32, 32)), UsageError, ("(3, 32, 32)", "does not take"),
+    ),
+    "a summary of a side": (lambda: onebit.summary(MODEL, input_shape=64), UsageError, ("(C, H, W), got 64",)),
+    "binarize a name": (lambda: onebit.binarize_("mlp"), WrongTypeError, ("'mlp'", "onebit.create_model")),
+    "a model on an array": (lambda: MODEL(IMAGES), WrongTypeError, ("array uint8", "torch.from_numpy(images)")),
+    "a Trainer of an unknown model": (lambda: onebit.Trainer("mlpp"), UsageError, ("unknown model 'mlpp'", "'mlp'")),
+    "a Trainer of a class": (lambda: onebit.Trainer(nn.Flatten), WrongTypeError, ("the class Flatten", "an object")),
+    "a Trainer with lr": (lambda: onebit.Trainer("mlp", lr=0.1), UsageError, ("unknown field lr", "optimizer.lr")),
+    "a Trainer on a DataLoader": (lambda: onebit.Trainer("mlp").fit(LOADER), WrongTypeError, ("DataLoader",)),
+    "a field of no recipe": (lambda: build_recipe({"learning": 1}), UsageError, ("unknown field learning",)),
+    "a GPU by another name": (lambda: resolve_device("gpu"), UsageError, ("did you mean 'cuda'?", "auto, cpu, cuda")),
+    "a device of nobody": (lambda: resolve_device("abacus"), UsageError, ("'abacus'", "auto, cpu, cuda")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_answered_in_one_line(mistake: str) -> None:
+    attempt, kind, words = MISTAKES[mistake]
+    with pytest.raises(OnebitError) as caught:
+        attempt()
+    message = str(caught.value)
+    assert isinstance(caught.value, kind)
+    assert isinstance(caught.value, TypeError) == isinstance(caught.value, WrongTypeError)
+    assert "\n" not in message
+    assert len(message) < 500
+    for word in words:
+        assert word in message
+
+
+def refusal(name: str, option: str) -> str:
+    """What is said to an option of the value None; "" when it is taken."""
+    try:
+        create_model(name, **{option: None})
+    except UsageError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_takes_every_option_that_it_names(name: str) -> None:
+    """An option that a message offers exists; its value None may well be refused."""
+    names = option_names(MODELS[name])
+    assert {"classes", "input_shape", "weight_quantizer", "input_quantizer"} <= set(names)
+    with torch.device("meta"):
+        for option in names:
+            assert "takes no option" not in refusal(name, option)
+
+
+def test_a_model_without_latents_is_no_mistake() -> None:
+    """`latent_groups` says of each group whether it holds latents, so that none at all is known to be meant."""
+    real = create_model("mlp", widths=(64, 8, 4), weight_quantizer=None)
+    unclipped = onebit.latent_groups(MODEL, lr=1e-3, latent_clip=None)
+    own = [{"params": list(MODEL.parameters()), "latent_clip": 1.0}]
+    for groups in (onebit.latent_groups(real, lr=1e-3), unclipped, own):
+        onebit.clip_latents_(torch.optim.Adam(groups))
+
+
+def test_fit_takes_an_optimizer_without_latent_groups() -> None:
+    """Nothing was asked to be clipped; `fit` says so where latents leave their range."""
+    model = make_model()
+    with pytest.warns(UserWarning, match="the optimizer does not clip them"):
+        assert len(onebit.fit(model, DATA, torch.optim.Adam(model.parameters()), epochs=1)) == 1
+
+
+def test_the_check_of_a_model_draws_nothing_and_changes_no_mode() -> None:
+    model = nn.Sequential(onebit.InputCoding(), nn.Flatten(), nn.Dropout(0.5).eval(), nn.Linear(64, 4))
+    torch.manual_seed(3)
+    wanted = torch.rand(4)
+    torch.manual_seed(3)
+    check_takes(model, (1, 8, 8), classes=4)
+    assert torch.equal(torch.rand(4), wanted)
+    assert [module.training for module in model] == [True, True, False, True]
+
+
+def test_described_is_short() -> None:
+    assert len(described("x" * 5000)) < 80
+    assert described(torch.ones(2, 3)) == "array float32 (2, 3)"
+    assert described(np.zeros(2, np.int64)) == "array int64 (2,)"
+
+
+@pytest.mark.parametrize("value", [True, "1", None, float, 1 + 1j])
+def test_what_is_not_a_number(value: object) -> None:
+    with pytest.raises(WrongTypeError, match=r"count: got .*, expected a number"):
+        check_number("count", value)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    check_number("count", np.int64(3), whole=True, least=1)
+    check_number("rate", np.float32(0.5), least=0)
+    with pytest.raises(UsageError, match="rate must be 0 or more, got nan"):
+        check_number("rate", float("nan"), least=0)

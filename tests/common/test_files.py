@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import os
+import resource
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from onebit.common.files import atomic_path, remove_leftovers, write_atomic
+from onebit.errors import OnebitError
+
+
+@contextmanager
+def files_limited_to(size: int) -> Iterator[None]:
+    """Writing more than `size` bytes to a file fails, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+def test_writes_and_replaces(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    write_atomic(path, b"one")
+    assert path.read_bytes() == b"one"
+    write_atomic(str(path), b"two")
+    assert path.read_bytes() == b"two"
+    assert names(tmp_path) == ["a.bin"]
+
+
+def test_a_relative_path_and_the_longest_name_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_atomic("a", b"1")
+    write_atomic("b" * 255, b"2")
+    assert names(tmp_path) == ["a", "b" * 255]
+
+
+def test_permissions_are_those_of_an_ordinary_file(tmp_path: Path) -> None:
+    (tmp_path / "ordinary").write_bytes(b"")
+    write_atomic(tmp_path / "ours", b"")
+    assert stat.S_IMODE((tmp_path / "ours").stat().st_mode) == stat.S_IMODE((tmp_path / "ordinary").stat().st_mode)
+
+
+def test_full_disk_names_the_file_and_keeps_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "net.1bit"
+    write_atomic(path, b"old")
+    message = r"cannot write '.*net\.1bit': File too large"
+    with files_limited_to(10_000), pytest.raises(OnebitError, match=message) as info:
+        write_atomic(path, b"x" * 50_000)
+    assert "\n" not in str(info.value)
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["net.1bit"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_an_error_in_the_block_leaves_everything_as_it_was(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def write_half() -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        write_half()
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_the_temporary_path_lies_beside_and_keeps_the_suffix(tmp_path: Path) -> None:
+    path = tmp_path / "plot.png"
+    with atomic_path(path) as temporary:
+        assert temporary.parent == path.parent
+        assert temporary.suffix == ".png"
+        assert temporary.exists()
+        temporary.write_bytes(b"picture")
+        assert not path.exists()
+    assert path.read_bytes() == b"picture"
+
+
+def test_a_symbolic_link_is_written_through(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "real" / "file")
+    write_atomic(link, b"data")
+    assert link.is_symlink()
+    assert (tmp_path / "real" / "file").read_bytes() == b"data"
+    assert names(tmp_path / "real") == ["file"]
+
+
+def test_folders_and_devices_are_never_replaced(tmp_path: Path) -> None:
+    fifo = tmp_path / "pipe"
+    os.mkfifo(fifo)
+    for path in (tmp_path, fifo, os.devnull):
+        with pytest.raises(OnebitError, match="not a regular file"):
+            write_atomic(path, b"")
+    assert stat.S_ISFIFO(fifo.stat().st_mode)
+    assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OnebitError, match=r"cannot write '.*gone.a\.bin': No such file or directory"):
+        write_atomic(tmp_path / "gone" / "a.bin", b"")
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    script = "import os, sys\nfrom onebit.common.files import atomic_path\n"
+    script += "with atomic_path(sys.argv[1]): os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", script, tmp_path / "net.bin"], check=False)
+    (tmp_path / "other.bin").write_bytes(b"")
+    assert len(names(tmp_path)) == 2
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == ["other.bin"]

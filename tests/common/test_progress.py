@@ -1,0 +1,240 @@
+"""Bars and lines on a terminal; nothing in a pipe unless it is asked for."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import onebit
+from onebit.__main__ import main
+from onebit.common.progress import COLUMNS, Progress, shows_progress
+from onebit.train.history import EpochLines, EpochLog, History
+from onebit.train.printing import net_lines
+
+DATA = onebit.load_dataset("toy")
+ROW = EpochLog(
+    epoch=1,
+    epochs=9999,
+    step=10,
+    train_loss=999.5,
+    train_error=0.9375,
+    validation_loss=1.0,
+    validation_error=0.875,
+    validation_weights="binary",
+    lr=1e-3,
+    seconds=200.0,
+    images_per_second=640.0,
+    flip_ratio=1.0,
+    saturation=1.0,
+    best=0.875,
+)
+MASKED = replace(ROW, validation_mean_iou=0.4321, best=0.4321)
+
+
+class Terminal(io.StringIO):
+    """A stderr that says that it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+    @property
+    def lines(self) -> list[str]:
+        """What was drawn, without the codes that move the cursor or color it."""
+        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.getvalue())
+        return [line.rstrip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+
+
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+@contextmanager
+def on_terminal() -> Iterator[Terminal]:
+    """A terminal of 200 columns in the place of stderr; whatever it shows is within 80."""
+    with redirect_stderr(Terminal()) as screen:
+        yield screen
+    assert all(len(line) <= COLUMNS for line in screen.lines), screen.lines
+
+
+def make_model() -> nn.Module:
+    return onebit.create_model("mlp", widths=(64, 16, 4), input_shape=(1, 8, 8))
+
+
+def fit(**settings: Any) -> History:
+    model = make_model()
+    optimizer = onebit.clip_latents_(torch.optim.Adam(onebit.latent_groups(model, lr=1e-2)))
+    return onebit.fit(model, DATA, optimizer, epochs=3, **settings)
+
+
+def test_fit_prints_the_net_a_bar_and_its_epochs(capsys: pytest.CaptureFixture[str]) -> None:
+    with on_terminal() as terminal:
+        history = fit()
+    lines = terminal.lines
+    assert lines[:2] == [
+        "MLP: 2 layers (2 binary), 1,088 binary weights, 40 real parameters",
+        "296 bytes when packed, 4,512 as float32",
+    ]
+    (head,) = [line for line in lines if line.split()[:2] == ["epoch", "loss"]]
+    assert head.split() == ["epoch", "loss", "train", "error", "validation", "error", "best", "left"]
+    epochs = [line for line in lines if re.match(r" *[123]/3 ", line)]
+    assert [line.split()[0] for line in epochs] == ["1/3", "2/3", "3/3"]
+    for line, row in zip(epochs, history, strict=True):
+        shown = [f"{row.train_loss:.4f}", *(f"{100 * error:.2f}" for error in (row.train_error, row.validation_error))]
+        assert all(number in line for number in shown)
+        best = min(before.validation_error for before in history.rows[: row.epoch])
+        assert row.best == best
+        assert f"{100 * best:.2f} %  " in line
+        assert line.endswith(" s")
+    total = history.rows[-1].step
+    assert any("MLP" in line and f"/{total}" in line and "━" in line for line in lines)
+    assert capsys.readouterr().out == ""
+
+
+def test_trainer_and_evaluate_show_the_same() -> None:
+    trainer = onebit.Trainer("mlp", epochs=1, options={"widths": (64, 16, 4)})
+    with on_terminal() as terminal:
+        trainer.fit(DATA)
+    assert any("1/1" in line for line in terminal.lines)
+    for evaluate in (lambda: trainer.evaluate(), lambda: onebit.evaluate(trainer.model, DATA.test)):
+        with on_terminal() as terminal:
+            evaluate()
+        assert any(line.startswith("evaluating") and "512/512" in line for line in terminal.lines)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"verbose": False}, {"on_epoch": lambda row: None}, {"on_step": lambda *at: None}]
+)
+def test_a_caller_can_turn_it_off_or_show_it_by_itself(settings: dict[str, Any]) -> None:
+    with on_terminal() as terminal:
+        fit(**settings)
+        own: dict[str, Any] = settings if "verbose" in settings else {"on_images": max}
+        onebit.evaluate(make_model(), DATA.test, **own)
+    assert terminal.getvalue() == ""
+
+
+def test_a_pipe_gets_nothing_unless_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    fit()
+    onebit.evaluate(make_model(), DATA.test)
+    assert capsys.readouterr() == ("", "")
+    fit(verbose=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert [line.split()[0] for line in err.splitlines()[3:]] == ["1/3", "2/3", "3/3"]
+
+
+def test_a_notebook_gets_lines_on_stdout(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Jupyter paints stderr red."""
+    kind = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})
+    out = kind()
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", out)
+        assert shows_progress(None)
+        fit()
+    assert [line.split()[0] for line in out.getvalue().splitlines()[3:]] == ["1/3", "2/3", "3/3"]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_bar_is_closed_after_an_error() -> None:
+    """A cursor that stays hidden outlives the program."""
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with on_terminal() as terminal, pytest.raises(KeyboardInterrupt):
+        fit(verbose=True, on_step=stop)
+    hidden, shown = "\x1b[?25l", "\x1b[?25h"
+    assert terminal.getvalue().count(hidden) == terminal.getvalue().count(shown) == 1
+    with on_terminal() as terminal:
+        fit()
+    assert any("3/3" in line for line in terminal.lines)
+
+
+def test_only_one_bar_is_drawn_at_a_time() -> None:
+    with on_terminal() as terminal:
+        fit(verbose=True, on_epoch=lambda row: onebit.evaluate(make_model(), DATA.test))
+    assert not any(line.startswith("evaluating") for line in terminal.lines)
+
+
+def test_without_rich_there_are_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    with on_terminal() as terminal:
+        fit()
+    assert [line.split()[0] for line in terminal.lines[3:]] == ["1/3", "2/3", "3/3"]
+
+
+def test_the_command_line_shows_the_same_lines(tmp_path: Path) -> None:
+    flags = ["--model.widths", "[64,8,4]", "--epochs", "2", "--threads", "1", "--out", str(tmp_path / "run")]
+    with redirect_stderr(Terminal()) as terminal:
+        assert main(["train", "--dataset", "toy", "--model", "mlp", *flags]) == 0
+    text = "\n".join(terminal.lines)
+    assert "MLP: 2 layers (2 binary), 544 binary weights" in text
+    assert re.search(r"^ +epoch +loss +train error +validation error +best +left$", text, flags=re.M)
+    assert [line.split()[0] for line in terminal.lines if "/2 " in line] == ["1/2", "2/2"]
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "epoch 1/2  loss " in log
+    assert "flips" in log
+
+
+@pytest.mark.parametrize("row", [ROW, MASKED, replace(ROW, validation_error=None), replace(ROW, train_loss=1e9)])
+def test_lines_of_long_trainings_fit(row: EpochLog) -> None:
+    lines = EpochLines()
+    shown = [line for epoch in (1, 2, 9999) for line in lines.of(replace(row, epoch=epoch))]
+    assert len(shown) == 4
+    assert max(map(len, [*shown, *str(History([row] * 3)).splitlines()])) <= COLUMNS
+    assert shown[1].endswith("555.4 h")
+    assert shown[3].endswith(" 0 s")
+
+
+def test_the_time_left_is_of_this_stage() -> None:
+    lines = EpochLines()
+    row = replace(ROW, epochs=3)
+    assert lines.of(row)[-1].endswith(" 7 min")
+    assert lines.of(replace(row, epoch=2, seconds=40.0))[-1].endswith(" 120 s")
+    assert len(lines.of(replace(row, seconds=1.0))) == 2
+    assert lines.of(replace(row, epoch=2, seconds=3.0))[-1].endswith(" 2 s")
+
+
+def test_a_history_prints_as_a_table() -> None:
+    rows = [replace(ROW, epoch=i, train_loss=1 / i, validation_error=e, seconds=2.0) for i, e in ((1, 0.5), (2, 0.25))]
+    history = History(rows)
+    head, one, two, end = str(history).splitlines()
+    assert head.split() == ["epoch", "loss", "train", "error", "validation", "error", "flips", "saturated", "seconds"]
+    assert one.split() == ["1", "1.0000", "93.75", "%", "50.00", "%", "100.00", "%", "100.0", "%", "2.0"]
+    assert two.split()[:2] == ["2", "0.5000"]
+    assert end == "2 epochs, 4.0 s; best: epoch 2, validation error 25.00 % (binary weights)"
+    assert repr(history) == f"History({end})"
+    assert str(History()) == "no epochs"
+    assert "mean IoU 0.4321" in str(History([MASKED]))
+    unvalidated = History([replace(ROW, validation_error=None)])
+    assert "validation" not in str(unvalidated)
+    assert repr(unvalidated) == "History(1 epoch, 200.0 s; last train error 93.75 %)"
+
+
+def test_a_net_in_two_lines() -> None:
+    net = nn.Sequential(nn.Linear(8, 4, bias=False), nn.BatchNorm1d(4), onebit.BinaryLinear(4, 16, bias=False))
+    assert net_lines(net) == [
+        "Sequential: 2 layers (1 binary), 64 binary weights, 40 real parameters",
+        "168 bytes when packed, 416 as float32",
+    ]
+    assert all(len(line) <= COLUMNS for line in net_lines(onebit.create_model("resnet18")))
+
+
+def test_a_long_label_leaves_room_for_the_bar() -> None:
+    with on_terminal() as terminal:
+        bar = Progress("cifar100-resnet110-binaryconnect-of-somebody", "steps")
+        for done in (1, 50_000, 100_000):
+            bar.update(done, 100_000)
+        bar.close()
+    assert any("100000/100000" in line and "…" in line for line in terminal.lines)

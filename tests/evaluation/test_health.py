@@ -1,0 +1,183 @@
+"""Training health: what is measured of each layer, that looking changes nothing, and what is warned of."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+from toy_training import DATA, Case, build, flat, toy_data
+
+from onebit.evaluation.health import CHANCES, LOOK_IMAGES, HealthWatch, gradient_health, layer_health
+from onebit.evaluation.losses import cross_entropy
+from onebit.evaluation.summary import binary_signs
+from onebit.layers import BinaryLinear, InputCoding, binary_layers
+from onebit.models import create_model
+from onebit.optim import clip_latents_, latent_groups
+from onebit.quantizers import SteSign
+from onebit.train.loop import fit
+
+X = torch.from_numpy(DATA.train.images[:32])
+Y = torch.from_numpy(DATA.train.labels[:32])
+
+
+def health(model: nn.Module, x: Tensor = X, y: Tensor = Y) -> dict[str, dict[str, float]]:
+    return gradient_health(model, x, y, precision="fp32")
+
+
+# ------------------------------------------------------------------------------------------------------------ measures
+def test_every_layer_of_every_epoch_is_measured() -> None:
+    history = build(Case("ste_sign", inputs="ste_sign")).fit(DATA)
+    every = {"flip_ratio", "saturation", "zero_gradients"}
+    for row in history:
+        assert {name: set(measured) for name, measured in row.layers.items()} == {
+            "linear1": every,
+            "linear2": every | {"input_saturation"},
+            "linear3": every | {"input_saturation"},
+        }
+        assert all(0 <= share <= 1 for measured in row.layers.values() for share in measured.values())
+        sizes = [64 * 20, 20 * 12, 12 * 4]
+        for measure, total in (("flip_ratio", row.flip_ratio), ("saturation", row.saturation)):
+            counts = [size * own[measure] for size, own in zip(sizes, row.layers.values(), strict=True)]
+            assert sum(counts) / sum(sizes) == pytest.approx(total)
+
+
+def test_flips_and_saturation_are_those_of_the_layer() -> None:
+    model = build(Case("sign")).model
+    before = binary_signs(model)
+    with torch.no_grad():
+        model.linear1.weight[0, :5] *= -1
+        model.linear2.weight[0, :3] = 1.0
+        model.linear2.weight[1, :3] = -2.0
+    found = layer_health(model, before, binary_signs(model), {"linear1": {"zero_gradients": 0.5}})
+    assert found["linear1"] == {"flip_ratio": 5 / 1280, "saturation": 0, "zero_gradients": 0.5}
+    assert found["linear2"]["saturation"] == 6 / 240
+    assert found["linear3"]["flip_ratio"] == 0
+
+
+def test_zero_gradients_and_cut_inputs_are_counted_by_hand() -> None:
+    torch.manual_seed(0)
+    model = build(Case("ste_sign", inputs="ste_sign")).model
+    with torch.no_grad():
+        model.linear1.weight[:10] = 1.5  # beyond the cut of the surrogate gradient
+    found = health(model)
+    twin = copy.deepcopy(model).train()
+    seen: dict[str, Tensor] = {}
+    for name in ("linear2", "linear3"):
+        getattr(twin, name).register_forward_pre_hook(lambda layer, inputs, name=name: seen.update({name: inputs[0]}))
+    cross_entropy(twin(X), Y).backward()
+    for name, layer in binary_layers(twin):
+        assert found[name]["zero_gradients"] == float((layer.weight.grad == 0).float().mean())
+    assert found["linear1"]["zero_gradients"] >= 0.5
+    for name, x in seen.items():
+        assert found[name]["input_saturation"] == pytest.approx(float((x.abs() > 1).float().mean()))
+
+
+def test_real_weights_with_binary_activations_are_looked_at_too() -> None:
+    model = create_model("mlp", widths=(64, 8, 4), weight_quantizer=None, input_quantizer="ste_sign")
+    assert set(health(model)) == {"linear2"}
+    assert health(build(Case(None)).model) == {}
+
+
+def test_a_look_is_at_few_images_and_leaves_nothing_behind() -> None:
+    generator = torch.Generator().manual_seed(5)
+    model = build(Case("stochastic", generator=True, dropout=0.5)).model.eval()
+    model.generator = generator
+    seen: list[int] = []
+    model.linear1.register_forward_hook(lambda layer, inputs, output: seen.append(len(output)))
+    x, y = X.repeat(10, 1, 1, 1), Y.repeat(10)
+    before = flat(model.state_dict()), torch.get_rng_state().tolist(), generator.get_state().tolist()
+    health(model, x, y)
+    assert seen == [LOOK_IMAGES]
+    assert (flat(model.state_dict()), torch.get_rng_state().tolist(), generator.get_state().tolist()) == before
+    assert not any(module.training for module in model.modules())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_logits_too_large_for_a_gradient_say_nothing() -> None:
+    model = nn.Sequential(InputCoding(), nn.Flatten(), BinaryLinear(64, 4, weight_quantizer="sign"))
+    with torch.no_grad():
+        model[2].weight.zero_()
+        model[2].weight[1:].sub_(1)
+    ones = torch.full_like(X, 255)
+    assert health(model, ones, torch.zeros_like(Y)) == {}
+
+
+# ------------------------------------------------------------------------------------------------------------ warnings
+def watch(*, lr: float = 0.1, latent_clip: float | str | None = "value", quantizer: str = "ste_sign") -> HealthWatch:
+    model = create_model("mlp", widths=(64, 200, 4), weight_quantizer=quantizer, input_quantizer="ste_sign")
+    return HealthWatch(model, torch.optim.SGD(latent_groups(model, lr=lr, latent_clip=latent_clip), lr=lr))
+
+
+def read(asked: HealthWatch, *, steps: int = 100, early: bool = True, **measured: float) -> list[str]:
+    return asked.read({"linear1": {"flip_ratio": 0.1, **measured}}, epoch=3, steps=steps, early=early)
+
+
+def test_a_healthy_layer_is_no_news() -> None:
+    assert read(watch(), zero_gradients=0.99, input_saturation=0.99, saturation=1.0) == []
+
+
+@pytest.mark.parametrize(
+    ("measured", "message"),
+    [
+        ({"flip_ratio": 0.0}, "epoch 3, layer linear1: no weight changed its sign: "),
+        ({"zero_gradients": 1.0}, "epoch 3, layer linear1: all gradients are zero: "),
+        ({"zero_gradients": 1.0, "flip_ratio": 0.0}, "epoch 3, layer linear1: all gradients are zero: "),
+        ({"input_saturation": 1.0}, "epoch 3, layer linear1: all inputs lie where the surrogate gradient "),
+    ],
+)
+def test_a_dead_layer_is_said_once_in_one_line(measured: dict[str, float], message: str) -> None:
+    asked = watch()
+    (text,) = read(asked, **measured)
+    assert text.startswith(message)
+    assert "\n" not in text
+    assert read(asked, **measured) == []
+    (other,) = asked.read({"linear2": {"flip_ratio": 0.1, **measured}}, epoch=4, steps=100, early=True) or [""]
+    assert "flip_ratio" in measured or other.startswith("epoch 4, layer linear2")
+
+
+def test_signs_may_rest_late_without_a_rate_and_by_accident() -> None:
+    assert read(watch(), flip_ratio=0.0, early=False) == []
+    frozen = watch()
+    for group in frozen.optimizer.param_groups:
+        group["lr"] = 0.0
+    assert read(frozen, flip_ratio=0.0) == []
+    few = CHANCES // (64 * 200) or 1
+    assert read(watch(), flip_ratio=0.0, steps=0) == []
+    assert read(watch(), flip_ratio=0.0, steps=few) != []
+
+
+def test_a_missing_latent_clip_is_said_when_latents_have_left_their_bound() -> None:
+    for clip, outside, said in (("value", True, False), (None, False, False), (None, True, True)):
+        asked = watch(latent_clip=clip)
+        if outside:
+            with torch.no_grad():
+                asked.model.get_submodule("linear1").weight[0, 0] = 1.01
+        text = "".join(read(asked))
+        assert ("latents lie beyond ±1 and the optimizer does not clip them" in text) is said
+
+
+def test_many_layers_share_a_line() -> None:
+    layers = [BinaryLinear(8, 8, weight_quantizer=SteSign()) for _ in range(7)]
+    model = nn.Sequential(*layers)
+    asked = HealthWatch(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    (text,) = asked.read({str(i): {"zero_gradients": 1.0} for i in range(7)}, epoch=1, steps=1, early=True)
+    assert text.startswith("epoch 1, layers 0, 1, 2, 3 and 3 more layers: all gradients are zero")
+
+
+def test_a_training_warns_of_a_layer_that_gets_no_gradient() -> None:
+    torch.manual_seed(0)
+    model = create_model("mlp", widths=(64, 20, 4), weight_quantizer="ste_sign")
+    with torch.no_grad():
+        model.linear1.weight.fill_(1.5)
+    optimizer = clip_latents_(torch.optim.SGD(latent_groups(model, lr=0.01, latent_clip=None), lr=0.01))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        history = fit(model, toy_data(), optimizer, epochs=2, batch_size=32)
+    texts = [str(warning.message) for warning in caught]
+    assert [text.split(": ")[1] for text in texts] == ["all gradients are zero", texts[1].split(": ")[1]]
+    assert texts[1].startswith("epoch 1, layers linear1, linear2: latents lie beyond ±1")
+    assert history.rows[1].layers["linear1"]["zero_gradients"] == 1

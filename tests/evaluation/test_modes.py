@@ -1,0 +1,422 @@
+"""Test modes, BatchNorm re-estimation, and what an evaluation must leave as it was."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.distributions import Categorical
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from onebit.data import Split, StreamedImages, make_toy
+from onebit.data.folder import MappedPixels
+from onebit.errors import UsageError
+from onebit.evaluation.losses import LOSSES
+from onebit.evaluation.model_inputs import model_device
+from onebit.evaluation.modes import (
+    BN_IMAGES,
+    batch_bounds,
+    bn_images,
+    evaluate,
+    fixed_weights,
+    is_trained_mode,
+    kept_batch_norm,
+    mode_logits,
+    parse_weights,
+    predict_logits,
+    reestimate_batch_norm_,
+)
+from onebit.evaluation.scores import Score, whole_score
+from onebit.layers import BinaryLinear, binary_layers
+from onebit.models import MLP
+from onebit.quantizers import Stochastic, sign
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def splits() -> tuple[Split, Split]:
+    return make_toy(160, 90)
+
+
+def net(quantizer: str | None = "sign", **options: object) -> nn.Module:
+    """An MLP whose BatchNorm statistics belong to nothing yet."""
+    torch.manual_seed(0)
+    model = MLP((64, 24, 4), weight_quantizer=quantizer, **options)  # type: ignore[arg-type]
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.running_mean = torch.randn(module.num_features)
+            module.running_var = 1000 * torch.rand(module.num_features) + 1
+    return model.eval()
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in model.state_dict().items()}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def with_weights(model: nn.Module, change: object) -> nn.Module:
+    """A real twin of `model` whose weights are change(latent): the test mode done by hand."""
+    twin = net(None)
+    twin.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        for name in ("linear1", "linear2"):
+            weight = getattr(twin, name).weight
+            weight.copy_(change(weight))  # type: ignore[operator]
+    return twin
+
+
+@torch.no_grad()
+def score_by_hand(logits: Tensor, split: Split) -> tuple[int, float]:
+    labels = torch.from_numpy(split.labels)
+    return int((logits.argmax(1) == labels).sum()), float(F.cross_entropy(logits, labels))
+
+
+# ------------------------------------------------------------------------------------------------------------- batches
+@given(count=st.integers(0, 300), batch_size=st.integers(1, 50))
+def test_batches_cover_everything_once_and_none_is_a_single_sample(count: int, batch_size: int) -> None:
+    bounds = batch_bounds(count, batch_size)
+    assert [i for start, stop in bounds for i in range(start, stop)] == list(range(count))
+    sizes = [stop - start for start, stop in bounds]
+    assert all(size == batch_size for size in sizes[:-1])
+    if batch_size > 1 and count > 1:
+        assert all(size > 1 for size in sizes)
+        assert sizes[-1] <= batch_size + 1
+
+
+@pytest.mark.parametrize("batch_size", [0, -3])
+def test_a_batch_size_below_one_is_refused(batch_size: int) -> None:
+    with pytest.raises(UsageError, match="batch_size must be 1 or more"):
+        batch_bounds(10, batch_size)
+
+
+# --------------------------------------------------------------------------------------------------------- test modes
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("latent", ("latent", 1)), ("binary", ("binary", 1)), ("sample", ("sample", 1)), ("ensemble:7", ("sample", 7))],
+)
+def test_test_modes_are_parsed(text: str, expected: tuple[str, int]) -> None:
+    assert parse_weights(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "binaries", "ensemble", "ensemble:0", "ensemble:-1", "ensemble:x", "packed "])
+@pytest.mark.parametrize("quantizer", ["sign", None])
+def test_what_is_no_test_mode_is_refused_for_every_net(
+    splits: tuple[Split, Split], text: str, quantizer: str | None
+) -> None:
+    with pytest.raises(UsageError, match=r"weights must be latent, .* or ensemble:N with N up to 1,000,000, got"):
+        evaluate(net(quantizer), splits[1], weights=text, bn="trained")
+
+
+def test_a_net_with_binary_layers_is_never_called_real(splits: tuple[Split, Split]) -> None:
+    with pytest.raises(UsageError, match="got 'real'"):
+        evaluate(net(), splits[1], weights="real")
+
+
+@pytest.mark.parametrize("mode", ["latent", "binary"])
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared_hinge"])
+def test_latent_and_binary_equal_a_plain_net_with_those_weights(
+    splits: tuple[Split, Split], mode: str, loss: str
+) -> None:
+    model, test = net(), splits[1]
+    twin = with_weights(model, sign if mode == "binary" else torch.clone)
+    logits = twin(torch.from_numpy(test.images)).detach()
+    score = evaluate(model, test, weights=mode, loss=loss, batch_size=32, bn="trained")
+    assert (score.weights, score.bn, score.count) == (mode, "trained", 90)
+    assert score.correct == score_by_hand(logits, test)[0]
+    assert score.loss == pytest.approx(float(LOSSES[loss](logits, torch.from_numpy(test.labels))), rel=1e-5)
+    assert score.accuracy + score.error == 1
+
+
+def test_the_two_modes_differ_here() -> None:
+    """Without this the test above could pass with either weight."""
+    model, x = net(), torch.from_numpy(make_toy(8, 8)[0].images)
+    with fixed_weights(model, "latent"):
+        latent = model(x)
+    assert not torch.allclose(latent, model(x))
+
+
+class Bayesian(Stochastic):
+    """A quantizer whose latents are the parameters of a distribution with the mean tanh(latent)."""
+
+    def mean(self, latent: Tensor) -> Tensor:
+        return latent.tanh()
+
+
+def test_the_mean_mode_equals_a_plain_net_with_the_mean_weights(splits: tuple[Split, Split]) -> None:
+    model, test = net(Bayesian), splits[1]  # type: ignore[arg-type]
+    logits = with_weights(model, torch.tanh)(torch.from_numpy(test.images)).detach()
+    score = evaluate(model, test, weights="mean", bn="trained")
+    assert (score.weights, (score.correct, score.loss)) == ("mean", pytest.approx(score_by_hand(logits, test)))
+    assert evaluate(model, test, weights="mean", train=splits[0]).bn == "reestimate"
+
+
+def test_a_quantizer_without_a_mean_is_refused(splits: tuple[Split, Split]) -> None:
+    with pytest.raises(UsageError, match=r"layer 'linear1': Sign has no mean weights.* use --weights binary"):
+        evaluate(net(), splits[1], weights="mean", bn="trained")
+
+
+@pytest.mark.parametrize("mode", ["latent", "binary", "sample", "ensemble:4"])
+def test_entropy_and_calibration_of_every_mode_equal_plain_references(splits: tuple[Split, Split], mode: str) -> None:
+    model, test = net("stochastic"), splits[1]
+    score = evaluate(model, test, weights=mode, bn="trained", seed=3)
+    probabilities = mode_logits(model, test.images, weights=mode, bn="trained", seed=3).double().softmax(1)
+    entropy = Categorical(probabilities).entropy().mean()
+    ece = multiclass_calibration_error(probabilities, torch.from_numpy(test.labels), num_classes=4, n_bins=15)
+    assert score.entropy == pytest.approx(float(entropy), rel=1e-6)
+    assert score.ece == pytest.approx(float(ece), abs=1e-6)
+
+
+def test_the_scores_of_parts_are_the_score_of_the_whole(splits: tuple[Split, Split]) -> None:
+    model, test = net(), splits[1]
+    parts = [evaluate(model, test[part]) for part in (slice(0, 20), slice(20, 21), slice(21, 90))]
+    whole = evaluate(model, test)
+    joined = whole_score([*parts, None])
+    assert (joined.correct, joined.count) == (whole.correct, whole.count)
+    for name in ("loss", "entropy", "ece"):
+        assert getattr(joined, name) == pytest.approx(getattr(whole, name), rel=1e-5)
+    assert joined.ece != pytest.approx(sum(part.ece * part.count for part in parts) / 90)  # no mean of the parts
+
+
+@pytest.mark.parametrize("quantizer", ["sign", "stochastic"])
+def test_a_sample_is_one_draw_from_the_seed(splits: tuple[Split, Split], quantizer: str) -> None:
+    model, test = net(quantizer), splits[1]
+    generator = torch.Generator().manual_seed(5)
+    draws = [layer.weight_quantizer.sample(layer.weight, generator=generator) for _, layer in binary_layers(model)]
+    weights = iter([draw.dense() for draw in draws])
+    twin = with_weights(model, lambda w: next(weights))
+    correct, loss = score_by_hand(twin(torch.from_numpy(test.images)).detach(), test)
+    score = evaluate(model, test, weights="sample", seed=5, bn="trained")
+    assert score.correct == correct
+    assert score.loss == pytest.approx(loss, rel=1e-5)
+    assert evaluate(model, test, weights="sample", seed=5, bn="trained") == score
+    assert evaluate(model, test, weights="sample", seed=6, bn="trained").loss != score.loss
+
+
+def test_an_ensemble_is_the_mean_softmax_of_its_draws(splits: tuple[Split, Split]) -> None:
+    model, test = net("stochastic"), splits[1]
+    generator = torch.Generator().manual_seed(2)
+    mean = torch.zeros(90, 4)
+    for _ in range(5):
+        with fixed_weights(model, "sample", generator=generator):
+            mean += predict_logits(model, torch.from_numpy(test.images)).softmax(1) / 5
+    labels = torch.from_numpy(test.labels)
+    score = evaluate(model, test, weights="ensemble:5", seed=2, bn="trained")
+    assert score.weights == "ensemble:5"
+    assert score.correct == int((mean.argmax(1) == labels).sum())
+    assert score.loss == pytest.approx(float(F.nll_loss(mean.log(), labels)), rel=1e-4)
+
+
+def test_one_draw_is_the_smallest_ensemble(splits: tuple[Split, Split]) -> None:
+    model = net("stochastic")
+    one, sample = (evaluate(model, splits[1], weights=mode, seed=3, bn="trained") for mode in ("ensemble:1", "sample"))
+    assert (one.correct, one.loss) == (sample.correct, sample.loss)
+
+
+def test_a_real_net_is_evaluated_as_real(splits: tuple[Split, Split]) -> None:
+    model = net(None)
+    score = evaluate(model, splits[1], weights="binary")
+    correct, _ = score_by_hand(model(torch.from_numpy(splits[1].images)).detach(), splits[1])
+    assert (score.weights, score.correct) == ("real", correct)
+
+
+def test_a_quantizer_without_a_draw_refuses_sample_and_names_the_layer(splits: tuple[Split, Split]) -> None:
+    with pytest.raises(UsageError, match="layer 'linear1': SteSign defines no random draw"):
+        evaluate(net("ste_sign"), splits[1], weights="sample", bn="trained")
+
+
+@pytest.mark.parametrize("mode", ["latent", "binary", "sample", "ensemble:2"])
+@pytest.mark.parametrize("bn", ["trained", "reestimate"])
+@pytest.mark.parametrize("training", [True, False])
+def test_an_evaluation_leaves_the_model_as_it_was(
+    splits: tuple[Split, Split], mode: str, bn: str, training: bool
+) -> None:
+    model = net("stochastic").train(training)
+    before, rng = state(model), torch.get_rng_state()
+    evaluate(model, splits[1], weights=mode, train=splits[0], bn=bn)
+    assert same(state(model), before)
+    assert all(module.training is training for module in model.modules())
+    assert all(layer.fixed_weight is None for _, layer in binary_layers(model))
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert model.norm1.momentum == 0.1
+
+
+def test_fixed_weights_end_with_their_context_even_after_an_error() -> None:
+    model = net()
+    with pytest.raises(RuntimeError), fixed_weights(model, "latent"):
+        model(torch.zeros(1, 1, 3, 3, dtype=torch.uint8))  # of another shape
+    assert all(layer.fixed_weight is None for _, layer in binary_layers(model))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"bn": "retrained"}, "bn must be auto, trained or reestimate"),
+        ({"bn": "reestimate"}, "needs the training images"),
+        ({"loss": "hing"}, "unknown loss 'hing'; did you mean 'hinge'?"),
+        ({"batch_size": 0}, "batch_size must be 1 or more"),
+    ],
+)
+def test_wrong_options_are_refused(splits: tuple[Split, Split], options: dict, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        evaluate(net(), splits[1], **options)
+    assert message in str(caught.value)
+
+
+def test_an_empty_split_is_refused(splits: tuple[Split, Split]) -> None:
+    with pytest.raises(UsageError, match="the split is empty"):
+        evaluate(net(), splits[1][:0])
+
+
+# ---------------------------------------------------------------------------------------------------------- BatchNorm
+@pytest.mark.parametrize(
+    ("quantizer", "mode", "trained"),
+    [
+        ("sign", "binary", True),
+        ("sign", "latent", False),
+        ("sign", "sample", False),
+        ("stochastic", "binary", True),  # `fit` re-estimates at its end
+        ("stochastic", "latent", False),
+        ("stochastic", "sample", False),
+        ("stochastic", "ensemble:3", False),
+        (None, "real", True),
+    ],
+)
+def test_modes_that_the_statistics_do_not_belong_to_re_estimate_them(
+    splits: tuple[Split, Split], quantizer: str | None, mode: str, trained: bool
+) -> None:
+    model = net(quantizer)
+    assert is_trained_mode(model, mode) is trained
+    score = evaluate(model, splits[1], weights="binary" if quantizer is None else mode, train=splits[0])
+    assert score.bn == ("trained" if trained else "reestimate")
+
+
+def test_re_estimated_statistics_are_the_mean_over_batches_of_batch_statistics(splits: tuple[Split, Split]) -> None:
+    model = net()
+    images = torch.from_numpy(splits[0].images[:70])
+    mixed = images[np.random.default_rng(0).permutation(70)]
+    by_hand = []
+    for batch in (mixed[:32], mixed[32:64], mixed[64:]):
+        first = (2.0 * batch.flatten(1).double() - 255) @ sign(model.linear1.weight).double().t()
+        normal = (first - first.mean(0)) / torch.sqrt(first.var(0, unbiased=False) + model.norm1.eps)
+        normal = normal * model.norm1.weight.double() + model.norm1.bias.double()
+        second = normal.relu() @ sign(model.linear2.weight).double().t()
+        by_hand.append([first.mean(0), first.var(0), second.mean(0), second.var(0)])
+    mean = [torch.stack(values).mean(0) for values in zip(*by_hand, strict=True)]
+    reestimate_batch_norm_(model, images, batch_size=32)
+    found = [model.norm1.running_mean, model.norm1.running_var, model.norm2.running_mean, model.norm2.running_var]
+    for ours, expected in zip(found, mean, strict=True):
+        torch.testing.assert_close(ours.double(), expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["array", "streamed", "tensor"])
+def test_re_estimation_sees_the_variance_between_classes_that_lie_one_after_the_other(
+    kind: str, tmp_path: Path
+) -> None:
+    # as in a folder: each of the four batches would be of a single class, whose images are almost alike
+    brightness = np.repeat([40, 90, 160, 220], 50)[:, None, None, None]
+    pixels = (brightness + np.random.default_rng(0).integers(-5, 6, (200, 1, 8, 8))).astype(np.uint8)
+    np.save(tmp_path / "pixels.npy", pixels.transpose(0, 2, 3, 1))
+    images = {
+        "array": pixels,
+        "streamed": StreamedImages(MappedPixels(str(tmp_path / "pixels.npy"))),
+        "tensor": torch.from_numpy(pixels),
+    }[kind]
+    model, again = net(), net()
+    with torch.no_grad():
+        sums = (2.0 * torch.from_numpy(pixels).flatten(1).double() - 255) @ sign(model.linear1.weight).double().t()
+    reestimate_batch_norm_(model, images, batch_size=50)
+    ratio = model.norm1.running_var.double() / sums.var(0)
+    assert float(ratio.min()) > 0.8, "the variance within a class is a hundredth of it"
+    reestimate_batch_norm_(again, images, batch_size=50)
+    assert same(state(model), state(again))
+
+
+def test_re_estimation_restores_momentum_and_mode_after_an_error() -> None:
+    model = net().train()
+    with pytest.raises(RuntimeError):
+        reestimate_batch_norm_(model, torch.zeros(8, 1, 3, 3, dtype=torch.uint8))
+    assert model.norm1.momentum == 0.1
+    assert model.training
+
+
+def test_re_estimation_does_not_drop_units() -> None:
+    images = torch.from_numpy(make_toy(64, 4)[0].images)
+    results = []
+    for dropout in (0.0, 0.5):
+        model = net(dropout=dropout)
+        reestimate_batch_norm_(model, images)
+        results.append(model.norm2.running_mean)
+    assert torch.equal(results[0], results[1])
+
+
+def test_kept_batch_norm_puts_statistics_back_after_an_error() -> None:
+    model = net()
+    model.linear2 = nn.Linear(3, 3)
+    before = state(model)
+    with pytest.raises(RuntimeError), kept_batch_norm(model):
+        model.train()(torch.zeros(4, 1, 8, 8, dtype=torch.uint8))  # through norm1, not through linear2
+    assert same(state(model), before)
+
+
+def test_the_images_for_batch_norm_are_spread_over_the_split() -> None:
+    count = 2 * BN_IMAGES
+    images = np.zeros((count, 1, 1, 2), np.uint8)
+    images[:, 0, 0, 0], images[:, 0, 0, 1] = np.arange(count) % 256, np.arange(count) // 256
+    chosen = bn_images(Split(images, np.zeros(count, np.int64)))
+    index = chosen[:, 0, 0, 0] + 256 * chosen[:, 0, 0, 1].astype(int)
+    assert len(index) == BN_IMAGES
+    assert (index[0], index[-1]) == (0, count - 1)
+    assert set(np.diff(index)) <= {2, 3}
+    few = Split(images[:5], np.zeros(5, np.int64))
+    assert np.array_equal(bn_images(few), few.images)
+
+
+# ---------------------------------------------------------------------------------------------------------------- rest
+@pytest.mark.parametrize("batch_size", [7, 30, 89, 1000])
+def test_logits_do_not_depend_on_the_batch_size(splits: tuple[Split, Split], batch_size: int) -> None:
+    model, images = net().train(), torch.from_numpy(splits[1].images)
+    logits = predict_logits(model, images, batch_size=batch_size)
+    torch.testing.assert_close(logits, copy.deepcopy(model).eval()(images))
+    assert model.training
+    assert not logits.requires_grad
+
+
+def test_a_score_says_what_was_counted() -> None:
+    score = Score("binary", "trained", 9_783, 10_000, 0.1, 0.25, (30.0, -70.0))
+    assert str(score) == "97.83 % (9,783 of 10,000; binary weights, BatchNorm trained)"
+    assert score.as_dict() == {
+        "weights": "binary",
+        "bn": "trained",
+        "correct": 9_783,
+        "count": 10_000,
+        "loss": 0.1,
+        "entropy": 0.25,
+        "accuracy": 0.9783,
+        "error": pytest.approx(0.0217),
+        "ece": 0.01,
+    }
+
+
+def test_the_device_of_a_model_without_parameters_is_the_cpu() -> None:
+    assert model_device(nn.ReLU()) == CPU
+    assert model_device(BinaryLinear(2, 2, device="meta")) == torch.device("meta")
+
+
+def test_progress_counts_the_images_of_all_draws(splits: tuple[Split, Split]) -> None:
+    train, test = splits
+    seen: list[tuple[int, int]] = []
+    evaluate(net(), test, weights="ensemble:2", train=train, batch_size=32, on_images=lambda *n: seen.append(n))
+    assert seen[-1] == (2 * len(test), 2 * len(test))
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert {total for _, total in seen} == {2 * len(test)}

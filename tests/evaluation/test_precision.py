@@ -1,0 +1,84 @@
+"""The precision of matrix products."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from onebit.errors import UsageError
+from onebit.evaluation import precision as module
+from onebit.evaluation.precision import autocast, lay_out_state_, resolve_memory_format, resolve_precision
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_a_stated_precision_is_kept(precision: str) -> None:
+    assert resolve_precision(precision, CPU) == precision
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ({"avx512_bf16": True}, "bf16"),
+        ({"amx_bf16": True, "avx512_bf16": False}, "bf16"),
+        ({"bf16": True}, "bf16"),
+        ({"avx2": True, "avx512_bf16": False}, "fp32"),
+        ({}, "fp32"),
+    ],
+)
+def test_auto_asks_the_cpu(monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], expected: str) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert resolve_precision("auto", CPU) == expected
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_asks_the_gpu(monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native or including_emulation)
+    assert module.multiplies_bf16(torch.device("cuda")) is native
+
+
+def test_this_cpu_gives_an_answer() -> None:
+    assert resolve_precision("auto", CPU) in ("bf16", "fp32")
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    with pytest.raises(UsageError, match="precision must be one of auto, bf16, fp32, got 'fp16'"):
+        resolve_precision("fp16", CPU)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
+def test_products_run_in_the_precision(precision: str, dtype: torch.dtype) -> None:
+    with autocast(precision, CPU):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+    assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+def test_nets_with_convolutions_are_channels_last_unless_told_otherwise() -> None:
+    dense, convolving = nn.Linear(2, 2), nn.Conv2d(2, 2, 1)
+    assert resolve_memory_format("auto", dense) is torch.contiguous_format
+    assert resolve_memory_format("auto", convolving) is torch.channels_last
+    assert resolve_memory_format("contiguous", convolving) is torch.contiguous_format
+    with pytest.raises(UsageError, match="memory_format must be one of auto, channels_last, contiguous, got 'nhwc'"):
+        resolve_memory_format("nhwc", dense)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_training_goes_on_in_another_memory_format(fused: bool) -> None:
+    def trained(layout: torch.memory_format) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        weight = nn.Parameter(torch.randn(8, 4, 3, 3, generator=generator))
+        optimizer = torch.optim.Adam([weight], lr=0.1, fused=fused)
+        for step in range(6):
+            if step == 3:
+                weight.data = weight.data.to(memory_format=layout)
+                lay_out_state_(optimizer)
+                assert optimizer.state[weight]["exp_avg"].is_contiguous(memory_format=layout)
+            weight.grad = torch.randn(8, 4, 3, 3, generator=generator).to(
+                memory_format=layout if step > 2 else torch.contiguous_format
+            )
+            optimizer.step()
+        return weight.detach()
+
+    torch.testing.assert_close(trained(torch.channels_last), trained(torch.contiguous_format), rtol=0, atol=1e-6)

@@ -1,0 +1,126 @@
+"""What every method of recipes/methods.yaml promises; a new line there needs no line here."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+import torch
+
+import onebit
+from onebit.data import Dataset, load_dataset
+from onebit.errors import UnknownNameError, UsageError
+from onebit.layers import binary_layers
+from onebit.packed import PackedNet
+from onebit.recipe import Recipe, build_recipe, default_settings, merge, method_settings, methods
+from onebit.runs.model import build_training
+from onebit.runs.run import fit_recipe
+from onebit.runtime import run
+
+NETS: dict[str, dict[str, Any]] = {
+    "mlp": {"widths": [64, 32, 32, 4]},
+    "vgg_small": {"width": 1 / 32},
+    "resnet20": {"width": 1 / 4},
+}
+WEIGHT_ONLY = {"binaryconnect", "binaryconnect-stochastic", "ste", "bop", "bayesbinn", "proxquant"}
+IN_THE_ISSUE = {"real", "bnn", "xnor", "bireal", "irnet", "react", "recu", "adabin"} | WEIGHT_ONLY
+
+
+@pytest.fixture(scope="module")
+def toy() -> Dataset:
+    data = load_dataset("toy")
+    return Dataset("toy", data.train[:64], data.validation[:32], data.test[:32], data.classes)
+
+
+def recipe_of(method: str, net: str, **settings: Any) -> Recipe:
+    asked = merge({"dataset": "toy", "model": {"name": net, **NETS[net]}}, method_settings(method))
+    base = default_settings(build_recipe(asked), method=method)
+    small = {"epochs": 2, "batch_size": 32, "draws": 0, "schedule": {"name": "constant"}, "precision": "fp32"}
+    return build_recipe(merge(merge(base, asked), small | settings))
+
+
+def test_the_published_methods_are_there() -> None:
+    assert methods().keys() == IN_THE_ISSUE
+    inputs = {name for name, row in methods().items() if row["model"]["input_quantizer"] is not None}
+    assert inputs == IN_THE_ISSUE - WEIGHT_ONLY - {"real"}
+
+
+@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("method", methods())
+def test_every_method_trains_and_packs_every_kind_of_net(method: str, net: str, toy: Dataset) -> None:
+    recipe = recipe_of(method, net)
+    training = build_training(recipe, toy)
+    history = fit_recipe(recipe, training, toy)
+    assert [row.step for row in history] == [2, 4]
+    assert all(math.isfinite(row.train_loss) and math.isfinite(row.validation_loss or 0) for row in history)
+    if method == "real":
+        assert not any(True for _ in binary_layers(training.model))
+        return
+    packed = onebit.pack(training.model)
+    assert isinstance(packed, PackedNet)
+    assert run(packed, toy.test.images).shape == (32, 4)
+    if net != "mlp" and method not in WEIGHT_ONLY | {"bnn"}:  # their papers keep the ends real
+        layers = [m for m in training.model.modules() if type(m).__name__ in ("Conv2d", "Linear")]
+        assert len(layers) == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*no weight changed its sign")  # ProxQuant's are soon drawn to ±1
+@pytest.mark.parametrize("method", methods())
+def test_every_method_learns_within_a_few_steps(method: str) -> None:
+    """With the settings of its preset, as far as 80 steps get."""
+    data = load_dataset("toy")
+    data = Dataset("toy", data.train[:256], data.train[:0], data.test[:32], data.classes)
+    recipe = recipe_of(method, "mlp", epochs=10)
+    training = build_training(recipe, data)
+    before = [parameter.detach().clone() for parameter in training.model.parameters()]
+    rows = fit_recipe(recipe, training, data).rows
+    if method == "real":
+        assert not any(map(torch.equal, before, training.model.parameters()))
+    else:
+        assert max(row.flip_ratio or 0 for row in rows) > 0.001
+    assert rows[-1].train_error < 0.7 * rows[0].train_error
+
+
+def test_a_method_drops_the_options_of_another() -> None:
+    other = {"model": {"weight_quantizer": "concrete_sign", "weight_options": {"temperature": 1.0}}}
+    assert build_recipe(merge(other, method_settings("ste"))).model.weight_options is None
+
+
+def test_an_optimizer_that_is_asked_for_brings_its_own_settings() -> None:
+    row = method_settings("irnet", optimizer="adam")["optimizer"]
+    assert row == {"latent_clip": None, "lr_scale": None}
+    assert method_settings("irnet", optimizer="sgd") == methods()["irnet"]
+
+
+def test_an_unknown_method_is_one_clear_line() -> None:
+    with pytest.raises(UnknownNameError, match=r"^unknown method 'irnets'; did you mean 'irnet'\?$"):
+        method_settings("irnets")
+
+
+@pytest.mark.parametrize(
+    ("method", "net", "settings", "message"),
+    [
+        ("bnn", "mlp", {"model": {"dropout": 0.5}}, "dropout zeroes a unit before its sign"),
+        ("recu", "mlp", {"model": {"value": 0.5}}, "±1 only"),
+        ("bop", "mlp", {"model": {"weight_quantizer": None}}, "there are none"),
+        ("ste", "mlp", {"model": {"bireal": True}}, "takes no option 'bireal'"),
+        ("bayesbinn", "mlp", {"model": {"weight_options": {"temperature": 0.0}}}, "temperature must be a positive"),
+        ("bayesbinn", "mlp", {"optimizer": {"prior": True}}, "name them with --init_from"),
+    ],
+)
+def test_a_method_on_a_net_that_cannot_take_it_is_one_clear_line(
+    method: str, net: str, settings: dict[str, Any], message: str, toy: Dataset
+) -> None:
+    asked = build_recipe(merge(asdict(recipe_of(method, net)), settings))
+    with pytest.raises(UsageError) as caught:
+        build_training(asked, toy)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_same_seed_gives_the_same_bits_with_a_random_method(toy: Dataset) -> None:
+    recipe = recipe_of("bayesbinn", "mlp")
+    once, again = (fit_recipe(recipe, build_training(recipe, toy), toy) for _ in range(2))
+    assert [row.train_loss for row in once] == [row.train_loss for row in again]

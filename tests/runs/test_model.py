@@ -1,0 +1,326 @@
+"""Recipe -> objects: every field arrives, wrong combinations are refused, and what ships trains."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from toy_training import TOY
+
+from onebit.data import DATASETS, Dataset, Split, load_dataset
+from onebit.errors import CheckpointError, UsageError
+from onebit.evaluation.losses import LOSSES
+from onebit.evaluation.modes import evaluate, in_tiles, predict_logits
+from onebit.export.torch_state import plain_state_dict
+from onebit.layers import binary_layers
+from onebit.optim import OPTIMIZERS
+from onebit.recipe import (
+    Recipe,
+    build_recipe,
+    default_settings,
+    merge,
+    methods,
+    read_settings,
+    recipe_names,
+    recipe_path,
+)
+from onebit.runs.model import build_model, build_training, resolve_device
+from onebit.runs.run import fit_recipe
+from onebit.train.loop import fit
+from onebit.train.schedules import SCHEDULES
+from onebit.train.weights import load_weights, save_weights
+
+
+def recipe(**settings: Any) -> Recipe:
+    return build_recipe(merge(TOY, settings))
+
+
+# ------------------------------------------------------------------------------------------------------- fields arrive
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_is_built_and_takes_a_step(data: Dataset, name: str) -> None:
+    model = {"weight_quantizer": "concrete_sign" if name == "bayesbinn" else "sign"}
+    optimizer = {"name": name, "lr": 0.01, "gamma": 1.0, "threshold": 0.0}
+    training = build_training(recipe(optimizer=optimizer, model=model, epochs=0.25), data)
+    assert type(training.optimizer) is OPTIMIZERS[name]
+    before = training.model.linear1.weight.clone()
+    fit(training.model, data, training.optimizer, epochs=0.25, batch_size=32, schedule=training.schedule)
+    assert not torch.equal(training.model.linear1.weight, before)
+
+
+def test_the_groups_are_those_of_the_recipe(data: Dataset) -> None:
+    settings = {"name": "sgd", "lr": 0.5, "lr_scale": "glorot", "latent_clip": 0.5}
+    settings |= {"weight_decay": 0.1, "momentum": 0.9}
+    built = build_training(recipe(optimizer=settings, model={"real_last": True}), data)
+    groups = built.optimizer.param_groups
+    scale = 1 / math.sqrt(1.5 / 80)
+    rates = [group["initial_lr"] for group in groups]
+    assert rates == pytest.approx([0.5 * scale, 0.5, 0.5])
+    assert [group.get("latent_clip") for group in groups] == [0.5, None, None]
+    assert [group["weight_decay"] for group in groups] == [0.0, 0.1, 0.0]
+    assert {group["momentum"] for group in groups} == {0.9}
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_every_loss_is_built(data: Dataset, name: str) -> None:
+    assert build_training(recipe(loss=name), data).loss is LOSSES[name]
+
+
+def test_label_smoothing_reaches_the_loss(data: Dataset) -> None:
+    logits, labels = torch.tensor([[2.0, 0.0, -1.0, 0.5]]), torch.tensor([0])
+    found = build_training(recipe(label_smoothing=0.2), data).loss(logits, labels)
+    assert float(found) == pytest.approx(float(nn.CrossEntropyLoss(label_smoothing=0.2)(logits, labels)))
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_schedule_is_built_in_steps_of_the_data(data: Dataset, name: str) -> None:
+    """128 images in batches of 32 are 4 steps an epoch, 40 in 10 epochs."""
+    schedule = {"name": name, "final_lr": 0.001, "warmup": 1.0, "milestones": [3, 5.5], "step_size": 2.5, "gamma": 0.1}
+    built = build_training(recipe(schedule=schedule, epochs=10, optimizer={"lr": 0.1}), data)
+    found = []
+    for _ in range(41):
+        found.append(built.optimizer.param_groups[-1]["lr"])
+        built.optimizer.step()
+        built.schedule.step()
+    if name == "one_cycle":  # half a cosine from 1/25 to 1
+        assert found[:4] == pytest.approx([0.004 + 0.096 * (1 - math.cos(math.pi * i / 4)) / 2 for i in range(4)])
+    else:
+        assert found[:4] == pytest.approx([0.02, 0.04, 0.06, 0.08])
+    assert found[4] == pytest.approx(0.1)
+    falls = [step for step in range(5, 41) if found[step] < found[step - 1] * 0.5]
+    if name in ("constant", "milestones", "step"):
+        assert falls == {"constant": [], "milestones": [12, 22], "step": [10, 20, 30, 40]}[name]
+    else:
+        assert found[40] == pytest.approx(0.001)
+
+
+def test_augmentation_is_built_only_where_something_is_asked(data: Dataset) -> None:
+    assert build_training(recipe(), data).augmentation is None
+    built = build_training(recipe(augmentation={"crop_padding": 2, "flip": True}), data).augmentation
+    assert built is not None
+    assert (built.crop_padding, built.flip) == (2, True)
+
+
+def test_standardise_takes_the_statistics_of_the_training_images(data: Dataset) -> None:
+    model = build_training(recipe(model={"coding": "standardise"}), data).model
+    pixels = data.train.images.astype(float)
+    assert model.coding.mean.flatten().tolist() == pytest.approx([pixels.mean()])
+    assert model.coding.std.flatten().tolist() == pytest.approx([pixels.std()])
+    coded = model.coding(torch.from_numpy(data.train.images))
+    assert (float(coded.mean()), float(coded.std())) == pytest.approx((0, 1), abs=1e-3)
+
+
+def test_a_model_to_be_loaded_needs_no_data(data: Dataset) -> None:
+    settings = recipe(model={"coding": "standardise"})
+    trained = build_training(settings, data).model
+    empty = build_model(settings.model, input_shape=data.input_shape, classes=4)
+    empty.load_state_dict(trained.state_dict())
+    images = torch.from_numpy(data.test.images)
+    assert torch.equal(empty.eval()(images), trained.eval()(images))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_seed_decides_the_initial_weights(data: Dataset, seed: int) -> None:
+    first, again, other = (build_training(recipe(seed=s), data).model.linear1.weight for s in (seed, seed, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+# ------------------------------------------------------------------------------------------------------------ refusals
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optimizer": {"name": "adan"}}, "unknown optimizer 'adan'; did you mean 'adam'?"),
+        ({"loss": "squared_hing"}, "unknown loss 'squared_hing'; did you mean 'squared_hinge'?"),
+        ({"schedule": {"name": "cosinus"}}, "unknown schedule 'cosinus'; did you mean 'cosine'?"),
+        ({"model": {"name": "mpl"}}, "unknown model 'mpl'; did you mean 'mlp'?"),
+        ({"model": {"weight_quantizer": "sine"}}, "unknown weight quantizer 'sine'; did you mean 'sign'?"),
+        ({"model": {"input_quantizer": "ste_sig"}}, "unknown input quantizer 'ste_sig'; did you mean 'ste_sign'?"),
+        ({"model": {"init": "unif"}}, "init must be 'uniform' or 'default', got 'unif'"),
+        ({"model": {"coding": "int"}}, "unknown input coding 'int'"),
+        ({"model": {"widths": [784, 10]}}, "the first width is 784, but an input of shape (1, 8, 8) has 64 values"),
+        ({"model": {"widths": [64, 16, 10]}}, "the last width is 10, but there are 4 classes"),
+        ({"optimizer": {"lr_scale": "glorto"}}, "lr_scale must be one of glorot, glorot_squared or none"),
+        ({"optimizer": {"momentum": 0.9}}, "momentum belongs to rmsprop, sgd and bayesbinn, the optimizer is 'adam'"),
+        ({"optimizer": {"name": "rprop", "weight_decay": 0.1}}, "weight_decay belongs to adafactor, adadelta"),
+        ({"schedule": {"name": "exponential"}}, "needs a final learning rate above 0"),
+        ({"schedule": {"warmup": 2.0}}, "schedule.warmup is 2 epochs, but training has only 2"),
+        (
+            {"model": {"real_first": True, "real_last": True, "widths": [64, 16, 4]}},
+            "weight_quantizer is sign, but 'mlp' has no binary layer: leave out model.real_first or model.real_last",
+        ),
+        ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
+        ({"device": "gpu"}, "unknown device 'gpu'; did you mean 'cuda'"),
+        ({"model": {"weight_quantizer": "ste_sign", "value": 0.5}}, "is ±1 only: leave value at 1"),
+    ],
+)
+def test_settings_that_do_not_fit_are_one_clear_line(data: Dataset, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        build_training(recipe(**settings), data)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["cifar10-bayesbinn", "cifar100-bayesbinn", "cifar10-ste", "cifar100-ste"])
+def test_the_vgg_of_bayesbinn_has_the_norms_of_its_authors(name: str) -> None:
+    """As in their models/models.py: momentum 0.2 behind convolutions, that of torch behind dense layers."""
+    with torch.device("meta"):
+        settings = build_recipe(read_settings(recipe_path(name))).model
+        model = build_model(settings, input_shape=(3, 32, 32), classes=10)
+    norms = [layer for layer in model.modules() if isinstance(layer, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d))]
+    assert [norm.momentum for norm in norms] == [0.2] * 6 + [0.1] * 3
+    assert {(norm.eps, norm.affine) for norm in norms} == {(1e-5, False)}
+
+
+def test_a_plain_module_in_place_of_a_binary_net_is_refused(data: Dataset) -> None:
+    plain = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4))
+    with pytest.raises(UsageError, match="has no binary layer: binarize it, or set that to null"):
+        build_training(recipe(), data, model=plain)
+    assert build_training(recipe(model={"weight_quantizer": None}), data, model=plain).model is plain
+
+
+def test_the_device_of_auto_is_one_that_works() -> None:
+    assert torch.zeros(1, device=resolve_device("auto")).sum() == 0
+    assert resolve_device("cpu") == torch.device("cpu")
+
+
+# ---------------------------------------------------------------------------------------------------------- what ships
+def with_masks(shipped: Recipe, classes: tuple[str, ...]) -> tuple[Recipe, Dataset]:
+    """A shipped recipe for segmentation with thin layers and two steps on the smallest images that its net takes."""
+    side, window = (100, 188) if shipped.model.padding == "valid" else (16, 16)
+    rng = np.random.default_rng(0)
+
+    def draw(count: int) -> Split:
+        images = rng.integers(0, 256, (count, 1, side, side), dtype=np.uint8)
+        return Split(images, rng.integers(0, len(classes), (count, side, side), dtype=np.uint8))
+
+    small = dataclasses.replace(
+        shipped,
+        model=dataclasses.replace(shipped.model, width=1 / 32),
+        augmentation=dataclasses.replace(shipped.augmentation, repeats=1, crop_size=window),
+        epochs=1,
+        batch_size=4,
+        device="cpu",
+    )
+    return small, Dataset(shipped.dataset, draw(8), draw(2), draw(2), classes)
+
+
+def shrunken(name: str) -> tuple[Recipe, Dataset]:
+    """A shipped recipe with thin layers and two steps on random images of its data's shape."""
+    shipped = build_recipe(read_settings(recipe_path(name)))
+    entry = DATASETS[shipped.dataset]
+    if shipped.model.name == "unet":
+        return with_masks(shipped, entry.classes or ("0", "255"))
+    rng = np.random.default_rng(0)
+    # a folder says what it holds when it is read; 64 pixels are the least that the nets of ImageNet take
+    shape, classes = entry.input_shape or (3, 64, 64), entry.classes or tuple(map(str, range(20)))
+
+    def draw(count: int) -> Split:
+        images = rng.integers(0, 256, (count, *shape), dtype=np.uint8)
+        return Split(images, np.arange(count, dtype=np.int64) % len(classes))
+
+    if shipped.model.widths is None:
+        thin = dataclasses.replace(shipped.model, width=0.125)
+    else:
+        first, *hidden, last = shipped.model.widths
+        thin = dataclasses.replace(shipped.model, widths=(first, *(8 for _ in hidden), last))
+    small = dataclasses.replace(
+        shipped,
+        model=thin,
+        schedule=dataclasses.replace(shipped.schedule, warmup=0.0),
+        init_from=None,
+        epochs=1,
+        batch_size=32,
+        device="cpu",
+    )
+    return small, Dataset(entry.name, draw(64), draw(8), draw(8), classes)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_shipped_recipe_trains_two_steps(name: str) -> None:
+    small, tiny = shrunken(name)
+    built = build_training(small, tiny)
+    before = {key: value.clone() for key, value in built.model.state_dict().items()}
+    history = fit_recipe(small, built, tiny)
+    assert history.rows[-1].step == 2
+    weights = [key for key, value in before.items() if value.dim() >= 2 and "coding" not in key]
+    assert weights
+    assert all(not torch.equal(built.model.state_dict()[key], before[key]) for key in weights)
+    assert evaluate(built.model, tiny.test).weights == ("binary" if small.model.weight_quantizer else "real")
+    for _, layer in binary_layers(built.model):
+        assert set(layer.binary_weight().signs.unique().tolist()) == {-1.0, 1.0}
+    if small.model.weight_quantizer:
+        goes_to_a_plain_twin_and_back(small, tiny, built.model)
+
+
+def goes_to_a_plain_twin_and_back(small: Recipe, data: Dataset, trained: nn.Module) -> None:
+    """The ±1 weights in ordinary layers, and those loaded as latent weights, make the predictions of the net."""
+    shape: dict[str, Any] = {"input_shape": data.input_shape, "classes": len(data.classes)}
+    plain = dataclasses.replace(small.model, weight_quantizer=None, weight_options=None, value=1.0)
+    twin, back = (build_model(model, **shape).eval() for model in (plain, small.model))
+    load_weights(twin, plain_state_dict(trained), source="twin")
+    assert not any(True for _ in binary_layers(twin))
+    load_weights(back, twin.state_dict(), source="back")
+    trained.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # sums in one order
+    images = in_tiles(trained, data.test).images
+    logits = predict_logits(trained, images)
+    assert torch.equal(predict_logits(back, images), logits)
+    assert torch.equal(predict_logits(twin, images), logits)
+
+
+@pytest.mark.parametrize("method", methods())
+def test_every_method_trains_the_toy_data(method: str) -> None:
+    toy = load_dataset("toy")
+    asked = merge(TOY | {"epochs": 4}, methods()[method])
+    built = build_training(build_recipe(merge(default_settings(build_recipe(asked)), asked)), toy)
+    fit(built.model, toy, built.optimizer, epochs=4, loss=built.loss, schedule=built.schedule, batch_size=32)
+    assert evaluate(built.model, toy.test).accuracy > 0.8
+
+
+# ----------------------------------------------------------------------------------------------------------- two stages
+def test_a_training_starts_from_the_weights_of_another(data: Dataset, tmp_path: Path) -> None:
+    real = {"model": {"weight_quantizer": None}}
+    source = build_training(recipe(**real, seed=5), data).model
+    save_weights(tmp_path / "w.safetensors", source, {})
+    started = build_training(recipe(init_from=str(tmp_path / "w.safetensors")), data).model
+    assert all(isinstance(layer.weight_quantizer, nn.Module) for _, layer in binary_layers(started))
+    for name, tensor in source.state_dict().items():
+        assert torch.equal(tensor, started.state_dict()[name])
+
+
+def test_what_a_start_lacks_keeps_its_initial_value_but_for_weights(data: Dataset, tmp_path: Path) -> None:
+    source = dict(build_training(recipe(seed=5), data).model.state_dict())
+    norm = {name: source.pop(name) for name in list(source) if "norm2" in name}
+    torch.save(source, tmp_path / "w.pth")
+    with pytest.warns(UserWarning, match=f"lacks {len(norm)} tensors, which keep their initial values"):
+        started = build_training(recipe(init_from=str(tmp_path / "w.pth")), data).model
+    assert float(started.norm2.weight.detach().min()) == 1
+    torch.save({name: t for name, t in source.items() if name != "linear1.weight"}, tmp_path / "less.pth")
+    with pytest.raises(CheckpointError, match=r"belongs to another net: 'linear1\.weight' is missing"):
+        build_training(recipe(init_from=str(tmp_path / "less.pth")), data)
+    with pytest.raises(UsageError, match="no such run folder or file"):
+        build_training(recipe(init_from=str(tmp_path / "none")), data)
+
+
+def test_binary_inputs_are_recomputed_where_that_is_asked_for(data: Dataset) -> None:
+    model = {**TOY["model"], "input_quantizer": "ste_sign"}
+    for asked in (False, True):
+        built = build_training(build_recipe({**TOY, "model": model, "recompute_inputs": asked}), data).model
+        assert {layer.recompute_inputs for _, layer in binary_layers(built)} == {asked}
+
+
+@pytest.mark.parametrize("name", ["lenet", "resnet20"])
+def test_images_of_zeros_and_ones_are_standardised(name: str) -> None:
+    """Their mean and std are those of pixels 0–255, small as they are."""
+    images = np.zeros((40, 1, 32, 32), np.uint8)
+    images[:, :, ::4] = 1
+    pair = images, np.arange(40) % 2
+    data = Dataset.from_arrays(pair, pair, validation=0)
+    recipe = build_recipe({"model": {"name": name, "coding": "standardise"}, "batch_size": 20})
+    model = build_training(recipe, data).model
+    assert model.coding.mean.item() == pytest.approx(0.25)

@@ -1,0 +1,163 @@
+"""Recipe -> optimizer: settings of Bop, BayesBiNN and ProxQuant arrive, and pairs that make no method are refused."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toy_training import TOY
+
+from onebit.data import Dataset
+from onebit.errors import UsageError
+from onebit.optim import BayesBiNN, Bop
+from onebit.recipe import Recipe, build_recipe, merge, methods
+from onebit.runs.model import build_training
+from onebit.runs.run import fit_recipe
+
+
+def recipe(method: str | None = None, **settings: Any) -> Recipe:
+    own = {} if method is None else methods()[method]
+    return build_recipe(merge(merge(TOY, own), settings))
+
+
+def test_bop_takes_its_settings(data: Dataset) -> None:
+    built = build_training(recipe("bop", optimizer={"lr": 0.02, "gamma": 0.25, "threshold": 1e-3}), data)
+    optimizer = built.optimizer
+    assert type(optimizer) is Bop
+    assert [group["initial_lr"] for group in optimizer.param_groups] == [0.25, 0.02]
+    assert optimizer.param_groups[0]["threshold"] == 1e-3
+    assert built.model.linear1.weight.abs().unique().tolist() == [1]
+
+
+def test_gamma_and_threshold_decay_every_so_many_epochs(data: Dataset) -> None:
+    """128 images in batches of 32 are 4 steps an epoch."""
+    own = {"decay_epochs": 0.5, "gamma_decay": 0.5, "threshold_decay": 2.0, "gamma": 1.0, "threshold": 1.0, "lr": 0.1}
+    built = build_training(recipe("bop", optimizer=own, schedule={"name": "linear"}), data)
+    found = []
+    for _ in range(8):
+        latents, others = built.optimizer.param_groups
+        found.append((latents["lr"], latents["threshold"], others["lr"]))
+        built.optimizer.step()
+        built.schedule.step()
+    assert [gamma for gamma, _, _ in found] == [1, 1, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125]
+    assert [threshold for _, threshold, _ in found] == [1, 1, 2, 2, 4, 4, 8, 8]
+    assert [rate for _, _, rate in found] == pytest.approx([0.1 * (1 - i / 8) for i in range(8)])
+
+
+def test_without_decay_epochs_gamma_follows_the_schedule(data: Dataset) -> None:
+    built = build_training(recipe("bop", optimizer={"gamma": 0.5}, schedule={"name": "linear"}), data)
+    for _ in range(4):
+        built.optimizer.step()
+        built.schedule.step()
+    assert built.optimizer.param_groups[0]["lr"] == pytest.approx(0.25)
+    assert built.optimizer.param_groups[0]["threshold"] == 1e-8
+
+
+def test_bayesbinn_takes_its_settings(data: Dataset) -> None:
+    own = {"lr": 0.5, "real_lr": 0.25, "momentum": 0.9, "data_scale": 10, "latent_init": 3, "samples": 4}
+    built = build_training(recipe("bayesbinn", optimizer=own, model={"weight_options": {"temperature": 0.1}}), data)
+    optimizer = built.optimizer
+    assert type(optimizer) is BayesBiNN
+    assert [group["initial_lr"] for group in optimizer.param_groups] == [0.5, 0.25]
+    assert (optimizer.param_groups[0]["count"], optimizer.param_groups[0]["momentum"]) == (1280, 0.9)
+    assert built.model.linear1.weight.unique().tolist() == [-3, 3]
+    assert built.model.linear1.weight_quantizer.temperature == 0.1
+    assert built.step_settings.samples == 4
+
+
+def test_bayesbinn_goes_on_from_the_latents_of_another_training(data: Dataset, tmp_path: Path) -> None:
+    first = build_training(recipe("bayesbinn"), data)
+    with torch.no_grad():
+        first.model.linear1.weight.mul_(0.123)
+    torch.save(first.model.state_dict(), tmp_path / "first.pth")
+    second = build_training(recipe("bayesbinn", init_from=str(tmp_path / "first.pth")), data)
+    assert torch.equal(second.model.linear1.weight, first.model.linear1.weight)
+
+
+def test_the_prox_takes_its_settings_in_steps(data: Dataset) -> None:
+    """The strength is that of the last step before the freeze, however long the training."""
+    for epochs, steps in ((2, 8), (20, 80)):
+        for freeze, last in ((0.75, 0.75 * steps), (None, math.inf)):
+            own = {"prox_strength": 6.0, "prox_freeze": freeze, "lr": 0.01}
+            asked = recipe("proxquant", optimizer=own, epochs=epochs)
+            group = build_training(asked, data).optimizer.param_groups[0]
+            assert group["prox_freeze"] == last
+            before = min(last, steps)
+            assert group["prox_growth"] * before == pytest.approx(6.0)
+
+
+def test_real_parameters_may_have_a_rate_of_their_own(data: Dataset) -> None:
+    own = {"lr": 0.5, "real_lr": 0.125, "lr_scale": "glorot"}
+    rates = [group["initial_lr"] for group in build_training(recipe(optimizer=own), data).optimizer.param_groups]
+    assert rates == pytest.approx([0.5 / math.sqrt(1.5 / 80), 0.5 / math.sqrt(1.5 / 20), 0.125])
+
+
+@pytest.mark.parametrize("method", ["bop", "bayesbinn", "proxquant"])
+def test_the_method_trains(data: Dataset, method: str) -> None:
+    """Toy images are easy; ten epochs of the presets' own rates, scaled up to so short a training."""
+    fast = {
+        "bop": {"gamma": 0.1, "threshold": 1e-6, "lr": 0.01},
+        "bayesbinn": {"lr": 1e-2, "data_scale": 10.0},
+        "proxquant": {"prox_strength": 1.0},
+    }
+    settings = recipe(method, optimizer=fast[method], epochs=10)
+    built = build_training(settings, data)
+    history = fit_recipe(settings, built, data)
+    assert history.rows[-1].validation_weights == "binary"
+    assert history.rows[-1].validation_error < 0.15
+    if method != "bayesbinn":
+        assert built.model.linear1.weight.detach().abs().unique().tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        ("bayesbinn", {"model": {"weight_quantizer": "sign"}},
+         "optimizer bayesbinn trains weight_quantizer concrete_sign only, got sign: use --method bayesbinn"),
+        ("bayesbinn", {"optimizer": {"name": "adam"}},
+         "weight_quantizer concrete_sign is trained by optimizer bayesbinn only, got adam: use --method bayesbinn"),
+        ("bayesbinn", {"model": {"weight_options": {"temperature": 0}}}, "temperature must be a positive number"),
+        ("bayesbinn", {"optimizer": {"lr_scale": "glorot"}}, "optimizer.lr_scale does not go with bayesbinn"),
+        ("bayesbinn", {"optimizer": {"clip_grad_norm": 0.5}},
+         "optimizer.clip_grad_norm 0.5 would leave nothing of the gradients of bayesbinn"),
+        ("bop", {"model": {"weight_quantizer": "xnor"}},
+         "optimizer bop trains weight_quantizer sign or ste_sign, got xnor: use --method bop"),
+        ("bop", {"model": {"weight_quantizer": None}}, "Bop moves binary weights, and there are none"),
+        ("bop", {"optimizer": {"momentum": 0.9}}, "optimizer.momentum belongs to rmsprop, sgd and bayesbinn"),
+        ("bop", {"optimizer": {"compile": True}}, "a compiled update needs adam or adamw, got Bop"),
+        ("bayesbinn", {"optimizer": {"compile": True}}, "a compiled update needs adam or adamw, got BayesBiNN"),
+        ("proxquant", {"optimizer": {"prox_strength": None}}, "weight_quantizer prox stays real without"),
+        ("proxquant", {"model": {"weight_quantizer": "sign"}}, "goes with weight_quantizer prox, got sign"),
+        ("proxquant", {"optimizer": {"compile": True}}, "nothing to compile"),
+        ("real", {"optimizer": {"prox_strength": 1.0}}, "goes with weight_quantizer prox, got real weights"),
+    ],
+)  # fmt: skip
+def test_what_makes_no_method_is_refused_in_one_line(
+    data: Dataset, method: str, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        build_training(recipe(method, **settings), data)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"gamma": 0.0}, "optimizer.gamma must be in (0, 1], got 0.0"),
+        ({"threshold": -1.0}, "optimizer.threshold must be 0 or more"),
+        ({"samples": 0}, "optimizer.samples must be 1 or more, got 0"),
+        ({"data_scale": 0.0}, "optimizer.data_scale must be positive"),
+        ({"decay_epochs": 0.0}, "optimizer.decay_epochs must be positive"),
+        ({"prox_strength": -1.0}, "optimizer.prox_strength must be positive"),
+        ({"prox_freeze": 1.5}, "optimizer.prox_freeze must be in [0, 1], got 1.5"),
+        ({"latent_init": math.nan}, "optimizer.latent_init must be positive"),
+    ],
+)
+def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        recipe(optimizer=settings)
+    assert message in str(caught.value)

@@ -1,0 +1,204 @@
+"""A training of milliseconds: toy data, a small net, and ways to compare two runs bit by bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from onebit.data import Augmentation, Dataset, Split, make_toy
+from onebit.evaluation.losses import Loss, cross_entropy
+from onebit.models import MLP
+from onebit.optim import OPTIMIZERS, clip_latents_, latent_groups, prox_latents_
+from onebit.quantizers import Stochastic
+from onebit.train.history import EpochLog, History, read_row
+from onebit.train.loop import DEFAULT_STEP, fit
+from onebit.train.schedules import make_schedule, schedule_factor
+from onebit.train.step import StepSettings
+
+EPOCHS = 3
+OPTIONS: dict[str, dict[str, Any]] = {
+    "sgd": {"momentum": 0.9},
+    "bop": {"gamma": 0.1, "threshold": 1e-5},
+    "bayesbinn": {"count": 129, "lr": 1e-3, "momentum": 0.9},
+}
+BATCH_SIZE = 32
+TOY: dict[str, Any] = {
+    "dataset": "toy",
+    "model": {"widths": [64, 16, 4]},
+    "epochs": 2,
+    "batch_size": 32,
+    "device": "cpu",
+}
+"""Settings of a recipe that trains as quickly, on the data of the fixture `data`."""
+TIMES = ("seconds", "images_per_second")
+
+
+def toy_data(train: int = 129, validation: int = 40, test: int = 40) -> Dataset:
+    images, held_out = make_toy(train + validation, test)
+    empty: Split = images[:0]
+    return Dataset(
+        "toy", images[:train], images[train:] if validation else empty, held_out, tuple("abcd"), note="made-up data"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One way to train. `generator`: the quantizers own their random stream; else torch's is used."""
+
+    quantizer: str | None = "sign"
+    inputs: str | None = None
+    generator: bool = False
+    dropout: float = 0.0
+    optimizer: str = "adam"
+    lr: float = 0.02
+    schedule: str | None = "cosine"
+    augmentation: Augmentation | None = None
+    precision: str = "fp32"
+    loss: str | Loss = "squared_hinge"
+    step: StepSettings = DEFAULT_STEP
+    ema: float = 0.0
+
+
+@dataclasses.dataclass
+class Toy:
+    """Model, optimizer and schedule of a case, freshly built."""
+
+    case: Case
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler | None
+
+    def fit(self, data: Dataset, folder: Path | None = None, **options: Any) -> History:
+        settings: dict[str, Any] = {
+            "epochs": EPOCHS,
+            "batch_size": BATCH_SIZE,
+            "loss": self.case.loss,
+            "schedule": self.schedule,
+            "precision": self.case.precision,
+            "augmentation": self.case.augmentation,
+            "step_settings": self.case.step,
+            "ema": self.case.ema,
+            "folder": folder,
+        }
+        return fit(self.model, data, self.optimizer, **(settings | options))
+
+
+def build(case: Case, *, seed: int = 0, total_steps: int = EPOCHS * 4) -> Toy:
+    torch.manual_seed(seed)
+    quantizer: Any = case.quantizer
+    if case.generator:
+        quantizer = Stochastic(generator=torch.Generator().manual_seed(seed + 1))
+    model = MLP(
+        (64, 20, 12, 4),
+        weight_quantizer=quantizer,
+        input_quantizer=case.inputs,
+        dropout=case.dropout,
+        init="default" if quantizer is None else "uniform",
+    )
+    groups = latent_groups(model, lr=case.lr, latent_clip=None if quantizer is None else "value")
+    options = OPTIONS.get(case.optimizer, {})
+    optimizer = clip_latents_(OPTIMIZERS[case.optimizer](groups, **options))
+    if case.quantizer == "prox":
+        prox_latents_(optimizer, growth=1.0, freeze=8)
+    schedule = None
+    if case.schedule is not None:
+        schedule = make_schedule(optimizer, schedule_factor(case.schedule, total_steps=total_steps, final=0.01))
+    return Toy(case, model, optimizer, schedule)
+
+
+class Stop(Exception):
+    """Raised by the hooks below; stands for whatever ends a training."""
+
+
+def stop_after_epoch(epoch: int) -> Callable[[EpochLog], None]:
+    def hook(row: EpochLog) -> None:
+        if row.epoch == epoch:
+            raise Stop
+
+    return hook
+
+
+def stop_at_step(step: int) -> Callable[[int, int], None]:
+    def hook(done: int, total: int) -> None:
+        if done == step:
+            raise Stop
+
+    return hook
+
+
+def rows_without_times(rows: Sequence[EpochLog]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in dataclasses.asdict(row).items() if k not in TIMES} for row in rows]
+
+
+def metrics_without_times(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
+
+
+def flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Nested dicts and lists as one dict of leaves, tensors as bytes."""
+    if isinstance(value, dict):
+        return {k: v for key, item in value.items() for k, v in flat(item, f"{name}.{key}").items()}
+    if isinstance(value, (list, tuple)):
+        return {k: v for key, item in enumerate(value) for k, v in flat(item, f"{name}.{key}").items()}
+    if isinstance(value, Tensor):
+        held = value.detach().contiguous()
+        return {name: (value.dtype, tuple(value.shape), held.reshape(-1).view(torch.uint8).numpy().tobytes())}
+    return {name: value}
+
+
+def checkpoint_without_times(folder: Path) -> dict[str, Any]:
+    state = torch.load(folder / "last.ckpt", weights_only=True)
+    held = flat(state | {"rows": [read_row(row) for row in state["rows"]]})
+    return {key: value for key, value in held.items() if not key.endswith(TIMES)}
+
+
+def everything(folder: Path) -> dict[str, Any]:
+    """All that two runs must agree on, bit by bit."""
+    return {
+        "metrics": metrics_without_times(folder),
+        "last": checkpoint_without_times(folder),
+        "best": (folder / "best.safetensors").read_bytes(),
+        "final": (folder / "final.safetensors").read_bytes(),
+    }
+
+
+CASES = {
+    "sign": Case("sign"),
+    "sign bf16": Case("sign", precision="bf16"),
+    "stochastic": Case("stochastic"),
+    "stochastic bf16": Case("stochastic", precision="bf16"),
+    "own generator": Case("stochastic", generator=True),
+    "sign activations": Case("ste_sign", inputs="ste_sign"),
+    "real": Case(None, loss="cross_entropy"),
+    "dropout": Case("sign", dropout=0.3),
+    "stochastic dropout": Case("stochastic", dropout=0.3, augmentation=Augmentation(crop_padding=1)),
+    "augmentation": Case("sign", augmentation=Augmentation(crop_padding=1, flip=True)),
+    "sgd momentum": Case("sign", optimizer="sgd", schedule="linear"),
+    "parts": Case("stochastic", step=StepSettings(accumulate=3, clip_grad_norm=0.5, clip_grad_value=0.1)),
+    "average": Case("sign", ema=0.9),
+    "bop": Case("sign", optimizer="bop"),
+    "bayesbinn": Case("concrete_sign", optimizer="bayesbinn", step=StepSettings(samples=2)),
+    "prox": Case("prox"),
+    "nadam": Case("sign", optimizer="nadam", schedule=None),
+}
+DATA = toy_data()
+
+
+def loss_that_breaks(at: int, value: float) -> Any:
+    """cross-entropy until call `at` in training, then `value`."""
+    calls = 0
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        nonlocal calls
+        calls += logits.requires_grad
+        found = cross_entropy(logits, labels)
+        return found * 0 + value if calls == at and logits.requires_grad else found
+
+    return loss

@@ -1,0 +1,48 @@
+"""Claims about a trained net that are hard to bring about from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from onebit.data import Dataset
+from onebit.evaluation.modes import predict_logits
+from onebit.models import MLP
+from onebit.recipe import Recipe
+from onebit.runs.run import Run
+from onebit.verification.proof import prove_run
+
+
+def test_accuracy_must_be_more_than_that_of_one_answer_to_every_image() -> None:
+    torch.manual_seed(0)
+    model = MLP((16, 8, 2)).eval()
+    images = np.random.default_rng(0).integers(0, 256, (16, 1, 4, 4), dtype=np.uint8)
+    unequal = np.repeat([0, 1], [10, 6])
+    model.norm2.bias.data[0] = 1e6  # the answer is class 0
+    for right, labels in ((False, unequal), (True, np.zeros(16, np.int64))):
+        if right:
+            model.norm2.bias.data[0] = 0
+            model.norm2.bias.data -= predict_logits(model, torch.from_numpy(images)).median(0).values
+            labels = predict_logits(model, torch.from_numpy(images)).argmax(1).numpy()
+            assert 0 < labels.sum() < 16
+        data = Dataset.from_arrays((images, labels), (images, labels), classes=("cat", "dog"))
+        run = Run(Recipe(name="net"), model, (1, 4, 4), 2, Path("net"), {})
+        step = next(step for step in prove_run(run, data) if step.name == "binary accuracy")
+        assert step.ok is right
+        if not right:
+            assert "(10 of 16; " in step.detail
+            assert step.detail.endswith("on arrays test, expected more than 10, the largest class")
+
+
+def test_the_range_of_latents_is_theirs() -> None:
+    model = MLP((16, 8, 2)).eval()
+    for name in ("linear1", "linear2"):
+        model.get_submodule(name).weight.data.uniform_(0.25, 0.5)
+    model.linear1.weight.data[0, 0], model.linear2.weight.data[0, 0] = 0.125, 0.75
+    images = np.zeros((2, 1, 4, 4), np.uint8)
+    data = Dataset.from_arrays((images, np.arange(2)), (images, np.arange(2)))
+    step = next(prove_run(Run(Recipe(name="net"), model, (1, 4, 4), 2, Path("net"), {}), data))
+    assert step.name == "latent weights"
+    assert step.detail.startswith("144 latent weights in [0.125, 0.75], 0 outside their bound")
