@@ -1,6 +1,6 @@
-"""`make results-methods`: train every method with the same protocol and write the tables of docs/methods.md.
+"""`make results-methods`: trains every method under one protocol and writes the tables of docs/results.md.
 
-Each row is one `onebit train` command, which is printed in the document; finished runs are not trained again. Then the
+Each row is one `onebit train` command, given in the document. What is already trained is not trained again. Then the
 training steps of all methods are timed in turn against plain torch, as `python -m benchmarks training-step` does.
 """
 
@@ -21,7 +21,7 @@ from benchmarks.variants import Variant
 
 recipe = onebit.recipe
 
-DOCUMENT = Path("docs/methods.md")
+DOCUMENT = Path("docs/results.md")
 RUNS = Path("runs/methods")
 STEPS_FILE = "steps.json"
 

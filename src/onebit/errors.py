@@ -9,6 +9,7 @@ from __future__ import annotations
 LONGEST_WORD, LONGEST_PART = 200, 400
 """Characters of one word of a message, and of one part of it between semicolons."""
 LONGEST_MESSAGE = 1_000
+LONGEST_VALUE = 60
 
 
 class OnebitError(Exception):
@@ -77,6 +78,12 @@ def shortened(text: str, longest: int) -> str:
     """
     head = longest * 2 // 3
     return text if len(text) <= longest else f"{text[:head]}…{text[head + 1 - longest :]}"
+
+
+def short(value: object) -> str:
+    """repr(value), cut to 60 characters for a message."""
+    text = repr(value[: 2 * LONGEST_VALUE] if isinstance(value, (str, bytes, list, tuple)) else value)
+    return shortened(text, LONGEST_VALUE)
 
 
 def first_line(error: Exception) -> str:

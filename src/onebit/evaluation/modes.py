@@ -20,6 +20,7 @@ from onebit.evaluation.losses import Loss
 from onebit.evaluation.model_inputs import check_own_shape, explained, model_device
 from onebit.evaluation.scores import Score, score_logits
 from onebit.layers import binary_layers, check_model
+from onebit.runtime.torch_module import PackedModule
 
 OnImages = Callable[[int, int], None]
 
@@ -340,7 +341,8 @@ def evaluate(
 
     Args:
         weights: "latent", "binary", "mean" (of the distribution that a Bayesian net has learnt), "sample" (one draw),
-            "ensemble:N" (mean softmax of N draws); a net without binary layers is evaluated as "real".
+            "ensemble:N" (mean softmax of N draws). A `PackedModule` is evaluated as "packed", any other net without
+            binary layers as "real".
         train: training split, needed where BatchNorm statistics are re-estimated.
         bn: "trained", "reestimate", or "auto": re-estimate for modes that were not trained in.
         seed: of the draws.
@@ -369,4 +371,7 @@ def evaluate(
         )
     # a mean of probabilities has no margins: its loss is the cross-entropy, whatever the training loss
     loss = "cross_entropy" if parse_weights(weights)[1] > 1 else loss
-    return score_logits(logits, torch.from_numpy(split.labels).to(logits.device), loss=loss, weights=weights, bn=bn)
+    labels = torch.from_numpy(split.labels).to(logits.device)
+    if weights == "real" and any(isinstance(module, PackedModule) for module in model.modules()):
+        weights = "packed"
+    return score_logits(logits, labels, loss=loss, weights=weights, bn=bn)
