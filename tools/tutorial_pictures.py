@@ -21,13 +21,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from onebit.data import Dataset, Split
-from onebit.evaluation.modes import (
-    bn_images,
-    fixed_weights,
-    kept_batch_norm,
-    predict_logits,
-    reestimate_batch_norm_,
-)
+from onebit.evaluation.batches import predict_logits
+from onebit.evaluation.modes import bn_images, fixed_weights, kept_batch_norm, reestimate_batch_norm_
 from onebit.layers import binary_layers
 from onebit.quantizers import draw_signs
 from onebit.recipe import Recipe, build_recipe, read_settings, recipe_path

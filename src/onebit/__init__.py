@@ -15,8 +15,8 @@ from onebit.common.moved import find_moved_modules
 if TYPE_CHECKING:
     from onebit.data import Dataset as Dataset
     from onebit.data import load_dataset as load_dataset
+    from onebit.evaluation.counts import summary as summary
     from onebit.evaluation.modes import evaluate as evaluate
-    from onebit.evaluation.summary import summary as summary
     from onebit.fold import pack as pack
     from onebit.layers import BinaryLinear as BinaryLinear
     from onebit.layers import InputCoding as InputCoding
@@ -51,7 +51,7 @@ _HOME = {
     "pack": "onebit.fold",
     "save": "onebit.packed",
     "sign": "onebit.quantizers",
-    "summary": "onebit.evaluation.summary",
+    "summary": "onebit.evaluation.counts",
     "verify": "onebit.verification.agreement",
 }
 _PACKAGES = {

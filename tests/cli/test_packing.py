@@ -185,7 +185,7 @@ def test_a_file_without_digest_is_named(onebit: Onebit, run_folder: Path, packed
     path.write_bytes(without_digest(load(packed_file)))
     found = onebit("inspect", path)
     assert found.status == 0
-    assert "no digest, as it is of format 1: changes to this file cannot be noticed" in found.err
+    assert "the file has format 1 and no digest: changes to it cannot be detected" in found.err
     assert "digest:" not in found.out
     done = onebit("verify", path, "--source", run_folder)
     assert done.status == 0
@@ -215,7 +215,7 @@ def test_pack_without_the_data_set(
     refused = onebit("verify", path)
     assert refused.status == 2
     assert refused.line.endswith("carries no certificate: name what it was packed from with --source RUN")
-    assert "warning: the packed net carries no certificate" in onebit("inspect", path).err
+    assert "warning: the packed net has no certificate" in onebit("inspect", path).err
     compared = onebit("verify", path, "--source", run_folder, "--json")
     assert (compared.status, list(steps(compared))) == (0, ["packed bits"])
     assert "carries no certificate: no images are compared" in compared.err

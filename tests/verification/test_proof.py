@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from onebit.data import Dataset
-from onebit.evaluation.modes import predict_logits
+from onebit.evaluation.batches import predict_logits
 from onebit.models import MLP
 from onebit.recipe import Recipe
 from onebit.runs.run import Run

@@ -12,7 +12,7 @@ from onebit.errors import FoldError, NotBinaryError, UsageError
 
 if TYPE_CHECKING:
     from onebit.data import Dataset
-    from onebit.evaluation.modes import OnImages
+    from onebit.evaluation.batches import OnImages
     from onebit.verification.proof import Step
 
 

@@ -15,15 +15,8 @@ from torch import nn
 
 from onebit.data import DATASETS, VOID, Dataset, Split, by_pixel, fitted_to
 from onebit.errors import NotBinaryError, UsageError
-from onebit.evaluation.modes import (
-    OnImages,
-    bn_images,
-    evaluate,
-    fixed_weights,
-    in_tiles,
-    predict_logits,
-    reestimate_batch_norm_,
-)
+from onebit.evaluation.batches import OnImages, in_tiles, predict_logits
+from onebit.evaluation.modes import bn_images, evaluate, fixed_weights, reestimate_batch_norm_
 from onebit.export.torch_state import plain_twin, save_plain
 from onebit.fold import pack
 from onebit.layers import binary_layers
