@@ -96,7 +96,7 @@ def test_who_changes_the_net_and_its_digest_is_found_by_its_source(
     assert done.status == 1
     ok, detail = steps(done)["packed bits"]
     assert not ok
-    assert detail.startswith(f"the file is not what its source packs to: {message}")
+    assert detail.startswith(f"the file differs from its source, packed again: {message}")
 
 
 def test_another_name_is_found_by_its_source(
@@ -130,7 +130,7 @@ def test_torch_may_round_otherwise_elsewhere(
     done = onebit("verify", path, "--source", run_folder, "--json")
     assert done.status == 0
     found = steps(done)
-    detail = "equal to the source, packed again, up to the rounding of torch: 32 of 32 values of shift of norm1 (by at"
+    detail = "equal to the source, packed again, up to rounding in torch: 32 of 32 values of shift of norm1 (by at"
     assert found["packed bits"][1].startswith(detail)
     expected = f"recomputed, equal; largest logit difference {1.25 * difference:.3g}, here {difference:.3g}"
     assert found["certificate"] == (True, expected)

@@ -72,7 +72,7 @@ def test_a_whitened_net_trains_and_is_evaluated_but_not_packed(
     for verb in (["pack", run, "-o", str(tmp_path / "net.1bit")], ["verify", run]):
         assert main(verb) == 2
         said = capsys.readouterr()
-        assert "was trained on whitened images, and a packed net takes images as they are" in said.err
+        assert "was trained on whitened images, and a packed net takes raw images" in said.err
         assert said.out == ""
     assert not (tmp_path / "net.1bit").exists()
     assert main(["train", "--dataset", "toy", "--whitening", "zca", "--augmentation.crop_padding", "2"]) == 2
