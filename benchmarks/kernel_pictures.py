@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.layers import KINDS
-from onebit.report.drawing import COLOURS, GREY, INK, colour, picture
+from onebit.report.drawing import COLORS, GREY, INK, curve_color, picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,7 +57,7 @@ def _draw_bars(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
             continue
         places, ratios = zip(*there, strict=True)
         heights = [place + (index - 1) * _BAR for place in places]
-        axes.barh(heights, [ratio - 1 for ratio in ratios], _BAR, left=1, color=COLOURS[index], label=label)
+        axes.barh(heights, [ratio - 1 for ratio in ratios], _BAR, left=1, color=COLORS[index], label=label)
         for height, ratio in zip(heights, ratios, strict=True):
             text, right = f"{ratio:.1f}" if ratio < 10 else f"{ratio:.0f}", ratio >= 1
             where: Any = {"xytext": (2 if right else -2, 0), "ha": "left" if right else "right", "va": "center"}
@@ -76,7 +76,9 @@ def _draw_curve(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
     for index, batch in enumerate(batches):
         of = [row for row in rows if row["batch"] == batch]
         sizes, ratios = [row["size"] for row in of], [row["best_speedup"] for row in of]
-        axes.plot(sizes, ratios, marker="o", markersize=3, color=colour(index, len(batches)), label=f"batch {batch}")
+        axes.plot(
+            sizes, ratios, marker="o", markersize=3, color=curve_color(index, len(batches)), label=f"batch {batch}"
+        )
     sizes = sorted({row["size"] for row in rows})
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [f"{size}" for size in sizes])

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, Quantizer, scheduled
-from onebit.report.drawing import COLOURS, GREY, picture
+from onebit.report.drawing import COLORS, GREY, picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,8 +71,8 @@ def draw(axes: Axes, table: str, name: str) -> None:
         quantizer.set_progress(progress)
         x, forward, gradient = curves(table, quantizer)
         if shade == 1:
-            axes.plot(x, forward, "." if noisy else "-", color=COLOURS[0], markersize=4)
-        axes.plot(x, gradient, "." if noisy else "-", color=COLOURS[1], alpha=shade, markersize=1.5)
+            axes.plot(x, forward, "." if noisy else "-", color=COLORS[0], markersize=4)
+        axes.plot(x, gradient, "." if noisy else "-", color=COLORS[1], alpha=shade, markersize=1.5)
         top = max(top, float(gradient.abs().max()))
     axes.axhline(0, color=GREY, linewidth=0.6)
     axes.set_title(f"{name}, T = {OPTIONS[name]['temperature']:g}" if name in OPTIONS else name)
@@ -101,10 +101,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             for axes in list(grid.flat)[len(names) :]:
                 axes.set_axis_off()
         key = list(grid.flat)[-1]
-        key.plot([], color=COLOURS[0], label="forward")
-        key.plot([], color=COLOURS[1], label="gradient")
+        key.plot([], color=COLORS[0], label="forward")
+        key.plot([], color=COLORS[1], label="gradient")
         for progress, shade in zip(PROGRESS[:-1], SHADES[:-1], strict=True):
-            key.plot([], color=COLOURS[1], alpha=shade, label=f"at {progress:.0%} of a schedule")
+            key.plot([], color=COLORS[1], alpha=shade, label=f"at {progress:.0%} of a schedule")
         key.legend(loc="center")
     # few colours: a third of the bytes
     Image.open(out).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(out, optimize=True)

@@ -28,6 +28,7 @@ from onebit.evaluation.losses import cross_entropy
 from onebit.layers import BinaryConv2d, BinaryLinear
 from onebit.recipe import ModelRecipe
 from onebit.report import (
+    drawing,
     plot_answers,
     plot_health,
     plot_history,
@@ -43,7 +44,7 @@ from onebit.report.drawing import (
     STYLE,
     WRONG,
     choose_scale,
-    colour,
+    curve_color,
     label_epochs,
     picture,
     scale_words,
@@ -54,9 +55,9 @@ from onebit.train.history import EpochLog, History
 from onebit.train.weights import save_weights
 
 
-def count_pixels(path: Path, colour: str) -> int:
-    """Pixels of exactly this colour."""
-    wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+def count_pixels(path: Path, color: str) -> int:
+    """Pixels of exactly this color."""
+    wanted = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
     with Image.open(path) as image:
         return int((np.asarray(image.convert("RGB")) == wanted).all(axis=2).sum())
 
@@ -121,7 +122,13 @@ def test_the_axis_is_logarithmic_where_values_span_a_decade() -> None:
     label_epochs(axes, 1, 250)
     assert 0 < axes.get_xlim()[0] < 1
     assert axes.get_xlim()[1] > 250
-    assert len({matplotlib.colors.to_hex(colour(i, 12)) for i in range(12)}) == 12
+    assert len({matplotlib.colors.to_hex(curve_color(i, 12)) for i in range(12)}) == 12
+
+
+def test_the_british_names_of_earlier_versions_still_work() -> None:
+    for old, new in {"COLOURS": "COLORS", "colour": "curve_color"}.items():
+        with pytest.warns(DeprecationWarning, match=f"{old} is now called {new}"):
+            assert getattr(drawing, old) is getattr(drawing, new)
 
 
 def drawn(
@@ -430,8 +437,8 @@ def test_wrong_answers_are_drawn_beside_right_ones(tmp_path: Path, monkeypatch: 
         ({"probabilities": np.zeros((12, 10))}, r"got probabilities of shape \(12, 10\)"),
         ({"predicted": np.full(12, 10)}, "predicted must be class numbers from 0 to 9"),
         ({"labels": np.full(12, 0.5)}, "labels must be class numbers"),
-        ({"probabilities": np.full(12, 97.0)}, "probabilities must lie between 0 and 1"),
-        ({"probabilities": np.full(12, np.nan)}, "probabilities must lie between 0 and 1"),
+        ({"probabilities": np.full(12, 97.0)}, "probabilities must be between 0 and 1"),
+        ({"probabilities": np.full(12, np.nan)}, "probabilities must be between 0 and 1"),
     ],
 )
 def test_arrays_that_do_not_fit_are_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:

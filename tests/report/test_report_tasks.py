@@ -121,7 +121,7 @@ def test_what_cannot_be_reported_is_named_and_nothing_is_written(tmp_path: Path)
         write_report([make_run(tmp_path / "one"), run], tmp_path / "report")
     (run / "continual.json").unlink()
     make_run(run / "bayesbinn" / "task-1")
-    with pytest.raises(DataError, match=r"no task is learnt to its end yet; go on .* or report .*bayesbinn.task-1$"):
+    with pytest.raises(DataError, match=r"no task is finished yet; continue .* or report .*bayesbinn.task-1$"):
         write_report([run], tmp_path / "report")
     assert not (tmp_path / "report").exists()
     assert len(write_report([run / "bayesbinn" / "task-1"], tmp_path / "report")) == 4

@@ -6,7 +6,9 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from onebit.report.drawing import GREY, INK, colour, picture
+import numpy as np
+
+from onebit.report.drawing import GREY, INK, add_title, band_key, curve_color, draw_mean, picture, whole_ticks
 from onebit.report.tasks import Row
 from onebit.report.wording import mean_sd
 
@@ -14,17 +16,17 @@ MARKERS = "osD^vP*X"
 MEAN_LINE: dict[str, Any] = {"color": INK, "linestyle": "--"}
 LEGEND_COLUMNS = 5
 LEGEND_TASKS = 25
-"""So many tasks are named at most."""
+"""Largest number of tasks in the legend."""
 
 
 def plot_tasks(rows: Sequence[Row], path: str | os.PathLike[str], *, tasks: int, title: str = "") -> None:
-    """Draw a panel for each method, in it a line for each task from its own end on; several seeds with mean and band.
+    """Draw a panel per method with a curve per task, from the end of that task on; seeds as mean and band.
 
     Args:
-        rows: of `task_rows`; of each method the test mode that stands first is drawn, with the BatchNorm statistics of
+        rows: the result of `task_rows`; for each method, its first test mode is drawn, with the BatchNorm statistics of
             the latest task.
         path: PNG file.
-        tasks: number of all tasks, learnt or not.
+        tasks: number of all tasks, learned or not.
         title: of the whole picture.
 
     Raises:
@@ -39,35 +41,27 @@ def plot_tasks(rows: Sequence[Row], path: str | os.PathLike[str], *, tasks: int,
     every = -(-tasks // LEGEND_TASKS)
     lines = max(-(-tasks // every // LEGEND_COLUMNS), 1 + several)
     with picture(path, width=max(3.4 * len(methods) + 0.6, 7.4), height=3.3 + 0.2 * lines) as figure:
-        from matplotlib.lines import Line2D
-        from matplotlib.ticker import MaxNLocator
-
         panels = figure.subplots(1, len(methods), sharey=True, squeeze=False)[0]
         for axes, (method, own) in zip(panels, methods.items(), strict=True):
             for seen in range(1, tasks + 1):
-                line = {row.task: row.accuracies[seen - 1] for row in own if row.task >= seen}
-                style = {"color": colour(seen - 1, tasks), "marker": MARKERS[(seen - 1) % len(MARKERS)]}
-                label = f"task {seen}" if (seen - 1) % every == 0 else "_"  # matplotlib leaves those out of a legend
-                _draw(axes, line, markersize=4, label=label, **style)
+                curve = {row.task: row.accuracies[seen - 1] for row in own if row.task >= seen}
+                style = {"color": curve_color(seen - 1, tasks), "marker": MARKERS[(seen - 1) % len(MARKERS)]}
+                label = f"task {seen}" if (seen - 1) % every == 0 else "_"  # matplotlib hides these in a legend
+                _draw(axes, curve, markersize=4, label=label, **style)
             _draw(axes, {row.task: row.means for row in own}, label="mean of the tasks seen", **MEAN_LINE)
             axes.set_title(f"{method} ({own[0].weights} weights)" if own else method)
-            axes.set_xlabel("tasks learnt")
+            axes.set_xlabel("tasks learned")
             axes.set_xlim(0.8, tasks + 0.2)
-            axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True, min_n_ticks=1))
+            whole_ticks(axes)
         panels[0].set_ylabel("test accuracy (%)")
         *each, mean = panels[0].get_legend_handles_labels()[0]
-        band = Line2D([], [], color=GREY, alpha=0.25, linewidth=6, label="± standard deviation over seeds")
         figure.legend(handles=each, loc="outside lower left", ncols=LEGEND_COLUMNS)
-        figure.legend(handles=[mean, *([band] if several else [])], loc="outside lower right")
-        figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+        figure.legend(handles=[mean, *([band_key(GREY)] if several else [])], loc="outside lower right")
+        add_title(figure, title)
 
 
-def _draw(axes: Any, line: dict[int, tuple[float, ...]], **style: Any) -> None:
-    """Accuracies over the trainings by the number of tasks learnt: their mean in percent, and ±sd as a band."""
-    after = sorted(line)
-    mean = [100 * mean_sd(line[task])[0] for task in after]
-    sd = [100 * (mean_sd(line[task])[1] or 0.0) for task in after]
-    axes.plot(after, mean, **style)
-    if any(sd):
-        low, high = ([m + sign * s for m, s in zip(mean, sd, strict=True)] for sign in (-1, 1))
-        axes.fill_between(after, low, high, color=style["color"], alpha=0.15, linewidth=0)
+def _draw(axes: Any, curve: dict[int, tuple[float, ...]], **style: Any) -> None:
+    """Accuracies of the seeds by number of tasks learned: their mean in percent, and ±sd as a band."""
+    after = sorted(curve)
+    mean, sd = (np.array([100 * (mean_sd(curve[task])[part] or 0.0) for task in after]) for part in (0, 1))
+    draw_mean(axes, after, mean, sd, band=0.15, **style)

@@ -1,4 +1,4 @@
-"""Continual learning, read without torch: the accuracy on every task after every task, over the seeds of a recipe."""
+"""Continual learning, read without torch: the accuracy on every task after every task, over seeds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from onebit.errors import DataError
 from onebit.report.runs import Group, flat_settings, unique_names
-from onebit.report.wording import mean_sd, over_runs, percent, printable
+from onebit.report.wording import mean_sd, over_runs, percent, plus_minus, printable
 from onebit.runs.task_grid import Cell, TaskTable, read_table
 from onebit.train.history import TABLE_FILE, task_folders
 
@@ -18,7 +18,7 @@ NORMS = {"trained": "BatchNorm of the latest task", "reestimate": "BatchNorm of 
 
 @dataclass(frozen=True)
 class TaskRun:
-    """What one folder of several tasks holds; name and settings as of `onebit.report.runs.Run`."""
+    """The contents of one folder of several tasks; name and settings as in `onebit.report.runs.Run`."""
 
     name: str
     settings: dict[str, Any]
@@ -27,9 +27,9 @@ class TaskRun:
 
 @dataclass(frozen=True)
 class Row:
-    """The accuracy on the tasks 1, 2, … after the task `task`: a tuple for each of them, over the trainings.
+    """The accuracies on tasks 1, 2, … after the task `task`: for each of them, one value per training.
 
-    method, weights, bn: as of `Cell`.
+    method, weights, bn: see `Cell`.
     """
 
     method: str
@@ -40,25 +40,20 @@ class Row:
 
     @property
     def means(self) -> tuple[float, ...]:
-        """The mean over the tasks seen so far, of each training."""
+        """The mean over the tasks seen so far, for each training."""
         return tuple(sum(each) / len(each) for each in zip(*self.accuracies, strict=True))
 
     def __str__(self) -> str:
-        each = " ".join(_share(accuracies) for accuracies in self.accuracies)
-        told = f"{self.weights} weights, {NORMS[self.bn]}"
-        return f"{self.method} after task {self.task}: {each}  mean {percent(self.means)} ({told})"
-
-
-def _share(accuracies: Sequence[float]) -> str:
-    mean, sd = mean_sd(accuracies)
-    return f"{100 * mean:6.2f}" + ("" if sd is None else f" ± {100 * sd:.2f}")
+        each = " ".join(plus_minus(accuracies, "6.2f", scale=100) for accuracies in self.accuracies)
+        mode = f"{self.weights} weights, {NORMS[self.bn]}"
+        return f"{self.method} after task {self.task}: {each}  mean {percent(self.means)} ({mode})"
 
 
 def task_rows(tables: Sequence[Sequence[Cell]]) -> list[Row]:
-    """The table of one training, or of the seeds of one, a line for each method, test mode, BatchNorm and task.
+    """The table over the seeds of a training: a row for each method, test mode, BatchNorm statistics and task.
 
     Args:
-        tables: the cells of each training; one that has not come as far is left out of the lines it lacks.
+        tables: the cells of each training; an unfinished training is missing in the rows of later tasks.
     """
     found: dict[tuple[tuple[str, str, str], int], list[list[float]]] = {}
     for cells in tables:
@@ -76,10 +71,10 @@ def group_rows(group: Group[TaskRun]) -> list[Row]:
 
 
 def read_task_runs(folders: Sequence[Path]) -> list[TaskRun]:
-    """Read folders of several tasks, as `find_folders` finds them.
+    """Read folders of several tasks, as found by `find_folders`.
 
     Raises:
-        DataError: one in which no task was learnt to its end.
+        DataError: a folder without a finished task.
         FormatError, UsageError: a damaged continual.json or recipe.yaml.
     """
     return [_read(folder, name) for folder, name in zip(folders, unique_names(folders), strict=True)]
@@ -88,7 +83,7 @@ def read_task_runs(folders: Sequence[Path]) -> list[TaskRun]:
 def _read(folder: Path, name: str) -> TaskRun:
     if not (folder / TABLE_FILE).exists():
         first = task_folders(folder)[0]
-        raise DataError(f"{folder}: no task is learnt to its end yet; go on with --resume {folder}, or report {first}")
+        raise DataError(f"{folder}: no task is finished yet; continue with --resume {folder}, or report {first}")
     table = read_table(folder / TABLE_FILE)
     cells = tuple(
         replace(cell, method=printable(cell.method, limit=30), weights=printable(cell.weights, limit=30))
@@ -98,7 +93,7 @@ def _read(folder: Path, name: str) -> TaskRun:
 
 
 def compared_tasks(groups: Sequence[Group[TaskRun]]) -> list[dict[str, Any]]:
-    """What the groups reached, as JSON tells it; of accuracies over the seeds see `over_runs`."""
+    """The results of the groups for JSON; for accuracies over seeds see `over_runs`."""
     return [
         {
             "label": group.label,
