@@ -135,8 +135,6 @@ def drawn(
     monkeypatch: pytest.MonkeyPatch, folder: Path, runs: Sequence[Path]
 ) -> tuple[dict[str, Figure], dict[str, str]]:
     """(the figures of a report, the captions on its page) by file name."""
-    import onebit.report
-
     figures: dict[str, Figure] = {}
 
     @contextmanager
@@ -145,7 +143,7 @@ def drawn(
             figures[path.name] = figure
             yield figure
 
-    monkeypatch.setattr(onebit.report, "picture", keep)
+    monkeypatch.setattr("onebit.report.curves.picture", keep)
     files = write_report(runs, folder)
     captions = re.findall("<figcaption>(.*?)</figcaption>", files[-1].read_text(encoding="utf-8"))
     return figures, dict(zip([file.name for file in files], captions, strict=False))
@@ -246,13 +244,13 @@ def test_the_histogram_counts_every_weight_and_zero_is_plus_one() -> None:
     assert found.counts[: BINS // 2].sum() == 3
     assert found.positive == 5 / 8
     assert found.at_bound == 3 / 8
-    assert found.reach == 1.0
+    assert found.limit == 1.0
     assert found.shape == (2, 4)
     real = layer_histogram("fc", weight * 3)
-    assert (real.value, real.positive, real.at_bound, real.reach) == (None, None, None, 3.0)
+    assert (real.value, real.positive, real.at_bound, real.limit) == (None, None, None, 3.0)
     assert real.mean == pytest.approx(3 * 0.75 / 8)
     assert real.sd == pytest.approx(np.std(weight * 3))
-    assert layer_histogram("fc", np.zeros((2, 2)), value=0.1).reach == 0.1
+    assert layer_histogram("fc", np.zeros((2, 2)), value=0.1).limit == 0.1
     assert layer_histogram("fc", np.zeros((2, 2))).counts.sum() == 4
 
 

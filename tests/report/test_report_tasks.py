@@ -13,9 +13,8 @@ from report_runs import RECIPE, check_picture, make_run, page_text, task_cells, 
 from onebit.errors import DataError, FormatError
 from onebit.recipe import ContinualRecipe
 from onebit.report import compare_runs, compare_tasks, write_report
-from onebit.report.continual import plot_tasks
 from onebit.report.runs import find_folders
-from onebit.report.tasks import Row, task_rows
+from onebit.report.tasks import Row, plot_tasks, task_rows
 
 TASKS = replace(RECIPE, name="tasks", continual=ContinualRecipe(tasks=3))
 LEARNT = {"bayesbinn": [[0.9], [0.8, 0.7]], "ste": [[0.95], [0.4, 0.9], [0.3, 0.5, 0.91]]}

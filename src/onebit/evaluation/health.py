@@ -162,13 +162,13 @@ class HealthWatch:
             steps: optimizer steps of this epoch.
             early: whether signs should still flip, as in the first half of a training.
         """
-        found: dict[str, list[str]] = {}
+        warnings: dict[str, list[str]] = {}
         for name, measured in layers.items():
             for reason in self._reasons(name, measured, steps=steps if early else 0):
                 if (name, reason) not in self._warned:
                     self._warned.add((name, reason))
-                    found.setdefault(reason, []).append(name)
-        return [f"epoch {epoch}, {_listed(names)}: {reason}" for reason, names in found.items()]
+                    warnings.setdefault(reason, []).append(name)
+        return [f"epoch {epoch}, {_listed(names)}: {reason}" for reason, names in warnings.items()]
 
     def _reasons(self, name: str, measured: Mapping[str, float], *, steps: int) -> Iterator[str]:
         layer: Any = self.model.get_submodule(name)

@@ -92,18 +92,18 @@ def whole_score(parts: Sequence[Score | None]) -> Score:
     Raises:
         DataError: no part has a sample.
     """
-    found = [part for part in parts if part is not None]
-    count = _some(sum(part.count for part in found))
-    if len(found) == 1:
-        return found[0]
-    loss, entropy = (sum(getattr(part, name) * part.count for part in found) / count for name in ("loss", "entropy"))
-    gaps = tuple(map(sum, zip(*(part.gaps for part in found), strict=True)))
+    counted = [part for part in parts if part is not None]
+    count = _some(sum(part.count for part in counted))
+    if len(counted) == 1:
+        return counted[0]
+    loss, entropy = (sum(getattr(part, name) * part.count for part in counted) / count for name in ("loss", "entropy"))
+    gaps = tuple(map(sum, zip(*(part.gaps for part in counted), strict=True)))
     confusion = None
-    if found[0].confusion is not None:
-        confusion = tuple(map(tuple, np.sum(np.array([part.confusion for part in found]), axis=0).tolist()))
-    correct = sum(part.correct for part in found)
-    top5 = None if found[0].top5 is None else sum(part.top5 or 0 for part in found)
-    return Score(found[0].weights, found[0].bn, correct, count, loss, entropy, gaps, confusion, top5)
+    if counted[0].confusion is not None:
+        confusion = tuple(map(tuple, np.sum(np.array([part.confusion for part in counted]), axis=0).tolist()))
+    correct = sum(part.correct for part in counted)
+    top5 = None if counted[0].top5 is None else sum(part.top5 or 0 for part in counted)
+    return Score(counted[0].weights, counted[0].bn, correct, count, loss, entropy, gaps, confusion, top5)
 
 
 def _some(count: int) -> int:

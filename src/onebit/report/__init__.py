@@ -6,38 +6,22 @@ Reads run folders without torch; matplotlib is imported by the first picture.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from onebit.common.files import remove_leftovers, write_atomic
-from onebit.data import DATASETS
 from onebit.errors import DataError, OnebitError
-from onebit.report.continual import plot_tasks
-from onebit.report.curves import (
-    Curve,
-    add_legend,
-    draw_error,
-    draw_loss,
-    draw_mean_iou,
-    draw_seconds,
-    draw_total_time,
-    plot_history,
-    title,
-)
-from onebit.report.drawing import add_title, picture, scale_words
+from onebit.report.curves import plot_history, write_curves
+from onebit.report.drawing import Picture
 from onebit.report.health import has_health, plot_health
 from onebit.report.masks import mask_rows
-from onebit.report.page import data_name, render_page
+from onebit.report.page import render_page
 from onebit.report.predictions import plot_answers, plot_predictions
-from onebit.report.runs import Group, Run, find_folders, group_runs, read_runs, tests_by_mode
-from onebit.report.tasks import TaskRun, compared_tasks, group_rows, read_task_runs
-from onebit.report.weights import open_weights, plot_run_weights, plot_weights
+from onebit.report.runs import Group, Run, data_name, find_folders, group_runs, read_runs, tests_by_mode
+from onebit.report.tasks import TaskRun, compared_tasks, group_rows, plot_tasks, read_task_runs
+from onebit.report.weights import plot_run_weights, plot_weights
 from onebit.report.wording import mean_sd, over_runs, spread
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 __all__ = [
     "compare_runs",
@@ -49,9 +33,6 @@ __all__ = [
     "plot_weights",
     "write_report",
 ]
-
-Picture = tuple[str, Path, str]
-"""(heading, PNG file, caption)."""
 
 
 def read_groups(folders: Sequence[Path]) -> tuple[list[Group[Run]], list[Group[TaskRun]]]:
@@ -152,7 +133,7 @@ def write_report(runs: Sequence[Path], folder: Path) -> list[Path]:
     except OSError as error:
         raise OnebitError(f"cannot make the folder {folder}: {error.strerror}; choose another one") from None
     remove_leftovers(folder)
-    pictures = _write_curves(groups, folder) if groups else []
+    pictures = write_curves(groups, folder) if groups else []
     taken: set[str] = set()
     healths: list[Picture] = []
     for group in groups:
@@ -181,67 +162,6 @@ def _write_tasks(group: Group[TaskRun], path: Path) -> Picture:
     name = f"{group.label} on {data_name([group])}{seeds}"
     plot_tasks(group_rows(group), path, tasks=max(run.table.tasks for run in group.runs), title=name)
     return "Tasks", path, f"Test accuracy of {name}, on each task after each task; BatchNorm of the latest task."
-
-
-def _write_curves(groups: Sequence[Group[Run]], folder: Path) -> list[Picture]:
-    """error.png, loss.png and time.png, and mean-iou.png for masks."""
-    curves = [
-        Curve(group.label, tuple(run.history for run in group.runs), _smoothing(group.runs[0])) for group in groups
-    ]
-    data = data_name(groups)
-    losses = {group.settings.get("loss") for group in groups}
-    loss_name = str(losses.pop() or "").replace("_", " ") if len(losses) == 1 else ""
-    chart = partial(_write_chart, data=data)
-    pictures = [chart(folder / "error.png", "error", "Error per epoch.", curves, draw_error)]
-    masked = [(group, curve) for group, curve in zip(groups, curves, strict=True) if curve.masked]
-    if masked:
-        of_masks, mask_curves = zip(*masked, strict=True)
-        caption = "Mean IoU of the validation masks per epoch."
-        chart_masks = partial(chart, data=data_name(of_masks), training=False)
-        pictures.append(chart_masks(folder / "mean-iou.png", "mean IoU", caption, mask_curves, draw_mean_iou))
-    floor = " No loss can fall below the dotted line." if any(curve.smoothing for curve in curves) else ""
-    draw = partial(draw_loss, name=loss_name)
-    pictures.append(chart(folder / "loss.png", "loss", f"Loss per epoch.{floor}", curves, draw))
-    with picture(folder / "time.png", width=8, height=3.4) as figure:
-        each, total = figure.subplots(1, 2)
-        draw_seconds(each, curves)
-        draw_total_time(total, curves)
-        about = f"{curves[0].named} on {data}" if len(curves) == 1 else data
-        add_title(figure, f"{about}: training time", size=10)
-        add_legend(figure, curves, splits=False)
-    caption = "Time per epoch, validation included, and its sum since the start."
-    return [*pictures, ("Time", folder / "time.png", caption)]
-
-
-def _write_chart(
-    path: Path,
-    what: str,
-    caption: str,
-    curves: Sequence[Curve],
-    draw: Callable[[Axes, Sequence[Curve]], None],
-    *,
-    data: str,
-    training: bool = True,
-) -> Picture:
-    """One panel of curves; the caption names its scale."""
-    with picture(path, width=8, height=4.2) as figure:
-        axes = figure.subplots()
-        draw(axes, curves)
-        scale = scale_words(axes)
-        axes.set_title(title(what, curves, data=data, training=training))
-        add_legend(figure, curves, training=training)
-    return what[0].upper() + what[1:], path, caption + scale
-
-
-def _smoothing(run: Run) -> tuple[float, int] | None:
-    """(label smoothing, number of classes) if the loss is only the cross-entropy with smoothed labels."""
-    smoothing, dataset = run.settings.get("label_smoothing"), str(run.settings.get("dataset"))
-    if not isinstance(smoothing, float) or not 0 < smoothing < 1 or run.settings.get("teacher") is not None:
-        return None
-    classes: Any = DATASETS[dataset].classes if dataset in DATASETS else None
-    if classes is None and run.weights is not None:
-        classes = open_weights(run.weights)[0].get("classes")
-    return (smoothing, len(classes)) if isinstance(classes, (list, tuple)) and classes else None
 
 
 def _file_name(name: str, taken: set[str]) -> str:

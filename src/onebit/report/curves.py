@@ -6,14 +6,18 @@ import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onebit.data import DATASETS
 from onebit.errors import DataError
 from onebit.report.drawing import (
     GREY,
+    Picture,
     add_title,
     band_key,
     choose_scale,
@@ -21,7 +25,10 @@ from onebit.report.drawing import (
     draw_mean,
     label_epochs,
     picture,
+    scale_words,
 )
+from onebit.report.runs import Group, Run, data_name
+from onebit.report.weights import open_weights
 from onebit.report.wording import mean_sd, printable, time_unit
 from onebit.train.history import EpochLog, History
 
@@ -141,6 +148,67 @@ def plot_history(history: History, path: str | os.PathLike[str], *, data: str = 
         for axes, draw_panel in zip(figure.subplots(1, len(draw)), draw, strict=True):
             draw_panel(axes, curves)
         add_legend(figure, curves)
+
+
+def write_curves(groups: Sequence[Group[Run]], folder: Path) -> list[Picture]:
+    """error.png, loss.png and time.png, and mean-iou.png for masks."""
+    curves = [
+        Curve(group.label, tuple(run.history for run in group.runs), _smoothing(group.runs[0])) for group in groups
+    ]
+    data = data_name(groups)
+    losses = {group.settings.get("loss") for group in groups}
+    loss_name = str(losses.pop() or "").replace("_", " ") if len(losses) == 1 else ""
+    chart = partial(_write_chart, data=data)
+    pictures = [chart(folder / "error.png", "error", "Error per epoch.", curves, draw_error)]
+    masked = [(group, curve) for group, curve in zip(groups, curves, strict=True) if curve.masked]
+    if masked:
+        of_masks, mask_curves = zip(*masked, strict=True)
+        caption = "Mean IoU of the validation masks per epoch."
+        chart_masks = partial(chart, data=data_name(of_masks), training=False)
+        pictures.append(chart_masks(folder / "mean-iou.png", "mean IoU", caption, mask_curves, draw_mean_iou))
+    floor = " No loss can fall below the dotted line." if any(curve.smoothing for curve in curves) else ""
+    draw = partial(draw_loss, name=loss_name)
+    pictures.append(chart(folder / "loss.png", "loss", f"Loss per epoch.{floor}", curves, draw))
+    with picture(folder / "time.png", width=8, height=3.4) as figure:
+        each, total = figure.subplots(1, 2)
+        draw_seconds(each, curves)
+        draw_total_time(total, curves)
+        about = f"{curves[0].named} on {data}" if len(curves) == 1 else data
+        add_title(figure, f"{about}: training time", size=10)
+        add_legend(figure, curves, splits=False)
+    caption = "Time per epoch, validation included, and its sum since the start."
+    return [*pictures, ("Time", folder / "time.png", caption)]
+
+
+def _write_chart(
+    path: Path,
+    what: str,
+    caption: str,
+    curves: Sequence[Curve],
+    draw: Callable[[Axes, Sequence[Curve]], None],
+    *,
+    data: str,
+    training: bool = True,
+) -> Picture:
+    """One panel of curves; the caption names its scale."""
+    with picture(path, width=8, height=4.2) as figure:
+        axes = figure.subplots()
+        draw(axes, curves)
+        scale = scale_words(axes)
+        axes.set_title(title(what, curves, data=data, training=training))
+        add_legend(figure, curves, training=training)
+    return what[0].upper() + what[1:], path, caption + scale
+
+
+def _smoothing(run: Run) -> tuple[float, int] | None:
+    """(label smoothing, number of classes) if the loss is only the cross-entropy with smoothed labels."""
+    smoothing, dataset = run.settings.get("label_smoothing"), str(run.settings.get("dataset"))
+    if not isinstance(smoothing, float) or not 0 < smoothing < 1 or run.settings.get("teacher") is not None:
+        return None
+    classes: Any = DATASETS[dataset].classes if dataset in DATASETS else None
+    if classes is None and run.weights is not None:
+        classes = open_weights(run.weights)[0].get("classes")
+    return (smoothing, len(classes)) if isinstance(classes, (list, tuple)) and classes else None
 
 
 def title(what: str, curves: Sequence[Curve], *, data: str, training: bool = True) -> str:

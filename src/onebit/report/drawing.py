@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onebit.common.files import atomic_path
@@ -26,6 +27,8 @@ LOG_RANGE = 1e-15
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 NEGATIVE, POSITIVE, REAL, WRONG = "#D55E00", "#0072B2", "#7A8794", "#C00000"
 INK, GREY, FAINT = "#222222", "#666666", "#DDDDDD"
+Picture = tuple[str, Path, str]
+"""A picture of a report: (heading, PNG file, caption)."""
 STYLE: Any = {
     "text.usetex": False,
     "text.parse_math": False,  # a name may contain a $
@@ -35,23 +38,15 @@ STYLE: Any = {
     "axes.titlelocation": "left",
     "axes.titlepad": 8.0,
     "axes.labelsize": 9.0,
-    "axes.edgecolor": GREY,
     "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
     "grid.color": FAINT,
     "grid.linewidth": 0.6,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
     "lines.linewidth": 1.3,
     "legend.fontsize": 8.5,
-    "legend.frameon": False,
+    **dict.fromkeys(("axes.grid", "axes.axisbelow"), True),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), GREY),
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK),
 }
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
 from onebit._version import __version__
+from onebit.report.drawing import Picture
 from onebit.report.masks import mask_rows
-from onebit.report.runs import Group, Run, TestScore, differing_settings, tests_by_mode
+from onebit.report.runs import Group, Run, TestScore, data_name, differing_settings, tests_by_mode
 from onebit.report.tasks import NORMS, Row, TaskRun, group_rows
 from onebit.report.wording import MISSING, duration, number_range, percent, printable, setting
 
@@ -51,9 +51,7 @@ footer { margin-top: 3rem; font-size: .8rem; color: var(--soft); }
 """
 
 
-def render_page(
-    groups: Sequence[Group[Run]], several: Sequence[Group[TaskRun]], pictures: Sequence[tuple[str, Path, str]]
-) -> bytes:
+def render_page(groups: Sequence[Group[Run]], several: Sequence[Group[TaskRun]], pictures: Sequence[Picture]) -> bytes:
     """The page as UTF-8.
 
     Args:
@@ -80,11 +78,6 @@ def render_page(
         f"<title>{escape(title)} – onebit report</title>\n<style>{CSS}</style>\n</head>\n<body>\n"
     )
     return (head + "\n".join(body) + "\n</body>\n</html>\n").encode("utf-8", "replace")
-
-
-def data_name(groups: Sequence[Group[Any]]) -> str:
-    """The data sets of the groups; "unnamed data" if a run does not name its own."""
-    return ", ".join(dict.fromkeys(printable(group.settings.get("dataset", "unnamed data")) for group in groups))
 
 
 def _comparison(groups: Sequence[Group[Run]]) -> list[str]:
@@ -207,7 +200,7 @@ def _table(header: Sequence[str], bodies: Sequence[Sequence[Sequence[str]]], *, 
     return f'<div class="scroll"><table{kind}>{head}{body}</table></div>'
 
 
-def _figures(pictures: Sequence[tuple[str, Path, str]]) -> list[str]:
+def _figures(pictures: Sequence[Picture]) -> list[str]:
     parts: list[str] = []
     previous = ""
     for heading, path, caption in pictures:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import InitVar, dataclass
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,7 @@ def plot_answers(
     answers.draw(path, np.concatenate([right, wrong]), cells=cells, columns=COLUMNS, title=title)
 
 
+@dataclass
 class _Answers:
     """Images and what was predicted for them, as checked arrays; see `plot_predictions`.
 
@@ -104,18 +106,16 @@ class _Answers:
         UsageError: arrays that do not fit together, or more than `most` images.
     """
 
-    def __init__(
-        self,
-        images: np.ndarray,
-        labels: np.ndarray,
-        predicted: np.ndarray,
-        probabilities: np.ndarray,
-        classes: Sequence[str],
-        *,
-        most: int | None = None,
-    ) -> None:
-        self.images, self.labels, self.predicted = np.asarray(images), np.asarray(labels), np.asarray(predicted)
-        self.probabilities, self.classes = np.asarray(probabilities), classes
+    images: np.ndarray
+    labels: np.ndarray
+    predicted: np.ndarray
+    probabilities: np.ndarray
+    classes: Sequence[str]
+    most: InitVar[int | None] = None
+
+    def __post_init__(self, most: int | None) -> None:
+        for name in ("images", "labels", "predicted", "probabilities"):
+            setattr(self, name, np.asarray(getattr(self, name)))
         shape, dtype, count = self.images.shape, self.images.dtype, len(self.images)
         if dtype != np.uint8 or len(shape) != 4 or shape[1] not in (1, 3):
             raise UsageError(f"got images {dtype} {shape}, expected uint8 (N, C, H, W) with C 1 or 3")
@@ -128,11 +128,14 @@ class _Answers:
                 raise UsageError(f"got {name} of shape {array.shape}, expected ({count},), one for each image")
         for name in ("labels", "predicted"):
             array = getattr(self, name)
-            if array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= len(classes):
-                raise UsageError(f"{name} must be class numbers from 0 to {len(classes) - 1}")
+            if array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= len(self.classes):
+                raise UsageError(f"{name} must be class numbers from 0 to {len(self.classes) - 1}")
         if not ((self.probabilities >= 0) & (self.probabilities <= 1)).all():
             raise UsageError("probabilities must be between 0 and 1")
-        self.wrong = self.labels != self.predicted
+
+    @property
+    def wrong(self) -> np.ndarray:
+        return self.labels != self.predicted
 
     def title(self, data: str, weights: str) -> str:
         """`30 images of mnist test: 29 right, 1 wrong (packed weights)`."""

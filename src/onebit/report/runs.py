@@ -107,8 +107,8 @@ def tests_by_mode(runs: Sequence[Run]) -> dict[str, list[TestScore]]:
 def find_folders(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """(run folders, folders of several tasks), without duplicates.
 
-    A folder of `seed-N` folders stands for those, and a folder of runs for its runs with an epoch. Any other folder
-    counts as a run folder, and is refused when it is read.
+    A folder of `seed-N` folders is replaced by them, and a folder of runs by its runs with an epoch. Any other
+    folder counts as a run folder, and is refused when it is read.
     """
     paths = {os.path.realpath(path): path for folder in folders for path in _runs_in(Path(folder))}.values()
     several = [path for path in paths if (path / TABLE_FILE).exists() or task_folders(path)]
@@ -133,8 +133,7 @@ def _runs_in(folder: Path) -> list[Path]:
     if (folder / "recipe.yaml").exists() or _has_epoch(folder) or _with_seeds(folder) != [folder]:
         return _with_seeds(folder)
     parts = sorted(path for path in folder.glob("*/") if path.is_dir())
-    found = [path for part in parts for path in _with_seeds(part) if _has_epoch(path)]
-    return found or [folder]
+    return [path for part in parts for path in _with_seeds(part) if _has_epoch(path)] or [folder]
 
 
 def _has_epoch(folder: Path) -> bool:
@@ -147,10 +146,10 @@ def _has_epoch(folder: Path) -> bool:
 def _with_seeds(folder: Path) -> list[Path]:
     """The runs that `onebit train --seeds` wrote into a folder, by seed; for any other folder, the folder itself."""
     kinds = ("metrics.jsonl", TABLE_FILE)
-    found = {path.parent for kind in kinds for path in folder.glob(f"seed-*/{kind}")}
-    if any((folder / kind).exists() for kind in kinds) or not found:
+    seeds = {path.parent for kind in kinds for path in folder.glob(f"seed-*/{kind}")}
+    if any((folder / kind).exists() for kind in kinds) or not seeds:
         return [folder]
-    return sorted(found, key=lambda path: (len(path.name), path.name))
+    return sorted(seeds, key=lambda path: (len(path.name), path.name))
 
 
 def group_runs(runs: Sequence[T]) -> list[Group[T]]:
@@ -185,6 +184,11 @@ def _with_clear_label(group: Group[T], groups: Sequence[Group[T]]) -> Group[T]:
     if not own or len(differing) > 2 or len(own) > LABEL_LENGTH:
         own = group.runs[0].name
     return Group(f"{group.label}, {own}", group.runs)
+
+
+def data_name(groups: Sequence[Group[Any]]) -> str:
+    """The data sets of the groups; "unnamed data" if a run does not name its own."""
+    return ", ".join(dict.fromkeys(printable(group.settings.get("dataset", "unnamed data")) for group in groups))
 
 
 def unique_names(folders: Sequence[Path]) -> list[str]:

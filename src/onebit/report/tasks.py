@@ -1,18 +1,27 @@
-"""Continual learning, read without torch: the accuracy on every task after every task, over seeds."""
+"""Continual learning: tables and pictures of the accuracy on every task after every task, over seeds."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from onebit.errors import DataError
+from onebit.report.drawing import GREY, INK, add_title, band_key, curve_color, draw_mean, picture, whole_ticks
 from onebit.report.runs import Group, flat_settings, unique_names
 from onebit.report.wording import mean_sd, over_runs, percent, plus_minus, printable
 from onebit.runs.task_grid import Cell, TaskTable, read_table
 from onebit.train.history import TABLE_FILE, task_folders
 
+MARKERS = "osD^vP*X"
+MEAN_LINE: dict[str, Any] = {"color": INK, "linestyle": "--"}
+LEGEND_COLUMNS = 5
+LEGEND_TASKS = 25
+"""Largest number of tasks in the legend."""
 NORMS = {"trained": "BatchNorm of the latest task", "reestimate": "BatchNorm of each task"}
 
 
@@ -55,14 +64,14 @@ def task_rows(tables: Sequence[Sequence[Cell]]) -> list[Row]:
     Args:
         tables: the cells of each training; an unfinished training is missing in the rows of later tasks.
     """
-    found: dict[tuple[tuple[str, str, str], int], list[list[float]]] = {}
+    cells_by_row: dict[tuple[tuple[str, str, str], int], list[list[float]]] = {}
     for cells in tables:
         for key in dict.fromkeys((cell.block, cell.task) for cell in cells):
             own = [cell.accuracy for cell in cells if (cell.block, cell.task) == key]
-            found.setdefault(key, []).append(own)
-    blocks = list(dict.fromkeys(block for block, _ in found))
-    order = sorted(found, key=lambda key: (blocks.index(key[0]), key[1]))
-    return [Row(*block, task, tuple(zip(*found[block, task], strict=True))) for block, task in order]
+            cells_by_row.setdefault(key, []).append(own)
+    blocks = list(dict.fromkeys(block for block, _ in cells_by_row))
+    order = sorted(cells_by_row, key=lambda key: (blocks.index(key[0]), key[1]))
+    return [Row(*block, task, tuple(zip(*cells_by_row[block, task], strict=True))) for block, task in order]
 
 
 def group_rows(group: Group[TaskRun]) -> list[Row]:
@@ -115,3 +124,51 @@ def compared_tasks(groups: Sequence[Group[TaskRun]]) -> list[dict[str, Any]]:
         }
         for group in groups
     ]
+
+
+def plot_tasks(rows: Sequence[Row], path: str | os.PathLike[str], *, tasks: int, title: str = "") -> None:
+    """Draw a panel per method with a curve per task, from the end of that task on; seeds as mean and band.
+
+    Args:
+        rows: the result of `task_rows`; for each method, its first test mode is drawn, with the BatchNorm statistics of
+            the latest task.
+        path: PNG file.
+        tasks: number of all tasks, learned or not.
+        title: of the whole picture.
+
+    Raises:
+        UsageError: matplotlib is not installed, or `path` does not end in .png.
+    """
+    methods: dict[str, list[Row]] = {}
+    for row in rows:
+        drawn = methods.setdefault(row.method, [])
+        if row.bn == "trained" and (not drawn or drawn[0].weights == row.weights):
+            drawn.append(row)
+    several = any(len(row.means) > 1 for row in rows)
+    every = -(-tasks // LEGEND_TASKS)
+    lines = max(-(-tasks // every // LEGEND_COLUMNS), 1 + several)
+    with picture(path, width=max(3.4 * len(methods) + 0.6, 7.4), height=3.3 + 0.2 * lines) as figure:
+        panels = figure.subplots(1, len(methods), sharey=True, squeeze=False)[0]
+        for axes, (method, own) in zip(panels, methods.items(), strict=True):
+            for seen in range(1, tasks + 1):
+                curve = {row.task: row.accuracies[seen - 1] for row in own if row.task >= seen}
+                style = {"color": curve_color(seen - 1, tasks), "marker": MARKERS[(seen - 1) % len(MARKERS)]}
+                label = f"task {seen}" if (seen - 1) % every == 0 else "_"  # matplotlib hides these in a legend
+                _draw(axes, curve, markersize=4, label=label, **style)
+            _draw(axes, {row.task: row.means for row in own}, label="mean of the tasks seen", **MEAN_LINE)
+            axes.set_title(f"{method} ({own[0].weights} weights)" if own else method)
+            axes.set_xlabel("tasks learned")
+            axes.set_xlim(0.8, tasks + 0.2)
+            whole_ticks(axes)
+        panels[0].set_ylabel("test accuracy (%)")
+        *each, mean = panels[0].get_legend_handles_labels()[0]
+        figure.legend(handles=each, loc="outside lower left", ncols=LEGEND_COLUMNS)
+        figure.legend(handles=[mean, *([band_key(GREY)] if several else [])], loc="outside lower right")
+        add_title(figure, title)
+
+
+def _draw(axes: Any, curve: dict[int, tuple[float, ...]], **style: Any) -> None:
+    """Accuracies of the seeds by number of tasks learned: their mean in percent, and ±sd as a band."""
+    after = sorted(curve)
+    mean, sd = (np.array([100 * (mean_sd(curve[task])[part] or 0.0) for task in after]) for part in (0, 1))
+    draw_mean(axes, after, mean, sd, band=0.15, **style)

@@ -117,18 +117,15 @@ def inspect_state(state: dict[str, Tensor], *, file: str, kind: str, facts: dict
     if not layers:
         raise FormatError(f"{file}: no weight tensors found (two or more axes, named …weight)")
     verdicts = {layer.verdict for layer in layers}
-    warnings = [f"{layer.name}: {layer.not_numbers} values are not numbers" for layer in layers if layer.not_numbers]
-    warnings += [
-        f"{layer.name}: all {layer.plus_one + layer.minus_one} weights have the same sign"
-        for layer in layers
-        if layer.verdict == "binary" and layer.low == layer.high
-    ]
-    zeros = {n: int((t == 0).sum()) for n, t in state.items() if any(n == layer.name for layer in layers)}
-    warnings += [
-        f"{layer.name}: {zeros[layer.name]} weights are exactly 0: a ternary net, not a binary one?"
-        for layer in layers
-        if zeros[layer.name] and layer.minus_one + layer.plus_one + zeros[layer.name] == math.prod(layer.shape)
-    ]
+    warnings = []
+    for layer in layers:
+        ones, zeros = layer.plus_one + layer.minus_one, int((state[layer.name] == 0).sum())
+        if layer.not_numbers:
+            warnings.append(f"{layer.name}: {layer.not_numbers} values are not numbers")
+        if layer.verdict == "binary" and layer.low == layer.high:
+            warnings.append(f"{layer.name}: all {ones} weights have the same sign")
+        if zeros and ones + zeros == math.prod(layer.shape):
+            warnings.append(f"{layer.name}: {zeros} weights are exactly 0: a ternary net, not a binary one?")
     return Inspection(
         file=file,
         kind=kind,
