@@ -87,6 +87,7 @@ class Curve:
 
 Points = Sequence[tuple[int, float | None]]
 """(epoch, value) of one training; None without a value."""
+Draw = Callable[["Axes", Sequence[Curve]], None]
 
 
 def per_epoch(trainings: Iterable[Points]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -152,52 +153,44 @@ def plot_history(history: History, path: str | os.PathLike[str], *, data: str = 
 
 def write_curves(groups: Sequence[Group[Run]], folder: Path) -> list[Picture]:
     """error.png, loss.png and time.png, and mean-iou.png for masks."""
-    curves = [
-        Curve(group.label, tuple(run.history for run in group.runs), _smoothing(group.runs[0])) for group in groups
-    ]
-    data = data_name(groups)
+    curves = list(map(_curve, groups))
+    masked = [group for group, curve in zip(groups, curves, strict=True) if curve.masked]
     losses = {group.settings.get("loss") for group in groups}
     loss_name = str(losses.pop() or "").replace("_", " ") if len(losses) == 1 else ""
-    chart = partial(_write_chart, data=data)
-    pictures = [chart(folder / "error.png", "error", "Error per epoch.", curves, draw_error)]
-    masked = [(group, curve) for group, curve in zip(groups, curves, strict=True) if curve.masked]
-    if masked:
-        of_masks, mask_curves = zip(*masked, strict=True)
-        caption = "Mean IoU of the validation masks per epoch."
-        chart_masks = partial(chart, data=data_name(of_masks), training=False)
-        pictures.append(chart_masks(folder / "mean-iou.png", "mean IoU", caption, mask_curves, draw_mean_iou))
     floor = " No loss can fall below the dotted line." if any(curve.smoothing for curve in curves) else ""
-    draw = partial(draw_loss, name=loss_name)
-    pictures.append(chart(folder / "loss.png", "loss", f"Loss per epoch.{floor}", curves, draw))
+    charts = [_write_chart(groups, folder, "error", draw_error)]
+    if masked:
+        charts.append(_write_chart(masked, folder, "mean IoU", draw_mean_iou, training=False))
+    charts.append(_write_chart(groups, folder, "loss", partial(draw_loss, name=loss_name), note=floor))
     with picture(folder / "time.png", width=8, height=3.4) as figure:
         each, total = figure.subplots(1, 2)
         draw_seconds(each, curves)
         draw_total_time(total, curves)
+        data = data_name(groups)
         about = f"{curves[0].named} on {data}" if len(curves) == 1 else data
         add_title(figure, f"{about}: training time", size=10)
         add_legend(figure, curves, splits=False)
     caption = "Time per epoch, validation included, and its sum since the start."
-    return [*pictures, ("Time", folder / "time.png", caption)]
+    return [*charts, ("Time", folder / "time.png", caption)]
 
 
 def _write_chart(
-    path: Path,
-    what: str,
-    caption: str,
-    curves: Sequence[Curve],
-    draw: Callable[[Axes, Sequence[Curve]], None],
-    *,
-    data: str,
-    training: bool = True,
+    groups: Sequence[Group[Run]], folder: Path, what: str, draw: Draw, *, training: bool = True, note: str = ""
 ) -> Picture:
-    """One panel of curves; the caption names its scale."""
+    """One panel; without `training`, it has the validation curves only."""
+    curves, path = list(map(_curve, groups)), folder / f"{what.lower().replace(' ', '-')}.png"
     with picture(path, width=8, height=4.2) as figure:
         axes = figure.subplots()
         draw(axes, curves)
-        scale = scale_words(axes)
-        axes.set_title(title(what, curves, data=data, training=training))
+        note += scale_words(axes)
+        axes.set_title(title(what, curves, data=data_name(groups), training=training))
         add_legend(figure, curves, training=training)
-    return what[0].upper() + what[1:], path, caption + scale
+    heading = what[0].upper() + what[1:]
+    return heading, path, f"{heading}{'' if training else ' of the validation masks'} per epoch.{note}"
+
+
+def _curve(group: Group[Run]) -> Curve:
+    return Curve(group.label, tuple(run.history for run in group.runs), _smoothing(group.runs[0]))
 
 
 def _smoothing(run: Run) -> tuple[float, int] | None:
