@@ -61,7 +61,7 @@ def test_the_flip_ratio_sums_counts_before_it_divides() -> None:
     assert flip_ratio({}, {}) == 0
 
 
-def test_a_latent_that_only_moves_is_no_flip() -> None:
+def test_a_latent_that_only_moves_is_not_a_flip() -> None:
     model = mlp()
     before = binary_signs(model)
     with torch.no_grad():
@@ -177,11 +177,11 @@ def watch(*, lr: float = 0.1, latent_clip: float | str | None = "value", quantiz
     return HealthWatch(model, torch.optim.SGD(latent_groups(model, lr=lr, latent_clip=latent_clip), lr=lr))
 
 
-def read(asked: HealthWatch, *, steps: int = 100, early: bool = True, **measured: float) -> list[str]:
-    return asked.read({"linear1": {"flip_ratio": 0.1, **measured}}, epoch=3, steps=steps, early=early)
+def read(watching: HealthWatch, *, steps: int = 100, early: bool = True, **measured: float) -> list[str]:
+    return watching.read({"linear1": {"flip_ratio": 0.1, **measured}}, epoch=3, steps=steps, early=early)
 
 
-def test_a_healthy_layer_is_no_news() -> None:
+def test_a_healthy_layer_gets_no_warning() -> None:
     assert read(watch(), zero_gradients=0.99, input_saturation=0.99, saturation=1.0) == []
 
 
@@ -194,13 +194,13 @@ def test_a_healthy_layer_is_no_news() -> None:
         ({"input_saturation": 1.0}, "epoch 3, layer linear1: the surrogate gradient of the input quantizer "),
     ],
 )
-def test_a_dead_layer_is_said_once_in_one_line(measured: dict[str, float], message: str) -> None:
-    asked = watch()
-    (text,) = read(asked, **measured)
+def test_a_dead_layer_gets_one_warning_of_one_line(measured: dict[str, float], message: str) -> None:
+    watching = watch()
+    (text,) = read(watching, **measured)
     assert text.startswith(message)
     assert "\n" not in text
-    assert read(asked, **measured) == []
-    (other,) = asked.read({"linear2": {"flip_ratio": 0.1, **measured}}, epoch=4, steps=100, early=True) or [""]
+    assert read(watching, **measured) == []
+    (other,) = watching.read({"linear2": {"flip_ratio": 0.1, **measured}}, epoch=4, steps=100, early=True) or [""]
     assert "flip_ratio" in measured or other.startswith("epoch 4, layer linear2")
 
 
@@ -215,21 +215,21 @@ def test_signs_may_rest_late_without_a_rate_and_by_accident() -> None:
     assert read(watch(), flip_ratio=0.0, steps=few) != []
 
 
-def test_a_missing_latent_clip_is_said_when_latents_have_left_their_bound() -> None:
-    for clip, outside, said in (("value", True, False), (None, False, False), (None, True, True)):
-        asked = watch(latent_clip=clip)
+def test_a_missing_latent_clip_is_a_warning_once_latents_are_beyond_their_bound() -> None:
+    for clip, outside, warned in (("value", True, False), (None, False, False), (None, True, True)):
+        watching = watch(latent_clip=clip)
         if outside:
             with torch.no_grad():
-                asked.model.get_submodule("linear1").weight[0, 0] = 1.01
-        text = "".join(read(asked))
-        assert ("latents are beyond ±1 and the optimizer does not clip them" in text) is said
+                watching.model.get_submodule("linear1").weight[0, 0] = 1.01
+        text = "".join(read(watching))
+        assert ("latents are beyond ±1 and the optimizer does not clip them" in text) is warned
 
 
 def test_many_layers_share_a_line() -> None:
     layers = [BinaryLinear(8, 8, weight_quantizer=SteSign()) for _ in range(7)]
     model = nn.Sequential(*layers)
-    asked = HealthWatch(model, torch.optim.SGD(model.parameters(), lr=0.1))
-    (text,) = asked.read({str(i): {"zero_gradients": 1.0} for i in range(7)}, epoch=1, steps=1, early=True)
+    watching = HealthWatch(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    (text,) = watching.read({str(i): {"zero_gradients": 1.0} for i in range(7)}, epoch=1, steps=1, early=True)
     assert text.startswith("epoch 1, layers 0, 1, 2, 3 and 3 more layers: all gradients are zero")
 
 

@@ -92,7 +92,7 @@ def test_test_modes_are_parsed(text: str, expected: tuple[str, int]) -> None:
 
 @pytest.mark.parametrize("text", ["", "binaries", "ensemble", "ensemble:0", "ensemble:-1", "ensemble:x", "packed "])
 @pytest.mark.parametrize("quantizer", ["sign", None])
-def test_what_is_no_test_mode_is_refused_for_every_net(
+def test_an_unknown_test_mode_is_refused_for_every_net(
     splits: tuple[Split, Split], text: str, quantizer: str | None
 ) -> None:
     with pytest.raises(UsageError, match=r"weights must be latent, .* or ensemble:N with N up to 1,000,000, got"):
@@ -310,9 +310,7 @@ def test_re_estimated_statistics_are_the_mean_over_batches_of_batch_statistics(s
 
 
 @pytest.mark.parametrize("kind", ["array", "streamed", "tensor"])
-def test_re_estimation_sees_the_variance_between_classes_that_lie_one_after_the_other(
-    kind: str, tmp_path: Path
-) -> None:
+def test_re_estimation_sees_the_variance_between_classes_of_sorted_images(kind: str, tmp_path: Path) -> None:
     # as in a folder: each of the four batches would be of a single class, whose images are almost alike
     brightness = np.repeat([40, 90, 160, 220], 50)[:, None, None, None]
     pixels = (brightness + np.random.default_rng(0).integers(-5, 6, (200, 1, 8, 8))).astype(np.uint8)
@@ -386,7 +384,7 @@ def test_logits_do_not_depend_on_the_batch_size(splits: tuple[Split, Split], bat
     assert (model.training, model.norm1.training) == (True, False), "each module keeps its own mode"
 
 
-def test_a_score_says_what_was_counted() -> None:
+def test_the_text_of_a_score_names_its_counts() -> None:
     score = Score("binary", "trained", 9_783, 10_000, 0.1, 0.25, (30.0, -70.0))
     assert str(score) == "97.83 % (9,783 of 10,000; binary weights, BatchNorm trained)"
     assert score.as_dict() == {

@@ -289,7 +289,7 @@ def test_a_state_dict_of_exact_values_is_drawn_as_binary(tmp_path: Path, monkeyp
     assert not any(layer.is_latent for layer in found)
 
 
-def test_a_weight_file_says_in_which_order_and_what_is_latent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_weight_file_names_the_order_and_the_latent_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = torch.nn.Sequential()
     model.add_module("z", torch.nn.Conv2d(3, 4, 3))
     model.add_module("m", BinaryConv2d(4, 4, 3, weight_quantizer="sign"))
@@ -312,7 +312,7 @@ def test_an_older_weight_file_is_drawn_by_its_recipe(tmp_path: Path, monkeypatch
     assert {layer.name: layer.value for layer in found} == dict.fromkeys(names) | {"layer1.weight": 1.0}
 
 
-def test_a_model_says_itself_what_is_binary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_knows_its_binary_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model = torch.nn.Sequential(
         BinaryLinear(8, 6, weight_quantizer="sign", value=0.5), torch.nn.BatchNorm1d(6), torch.nn.Linear(6, 4)
@@ -332,7 +332,7 @@ def test_a_model_says_itself_what_is_binary(tmp_path: Path, monkeypatch: pytest.
     assert found[-1].value == 1.0
 
 
-def test_the_recipe_of_a_run_says_what_is_binary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recipe_of_a_run_names_its_binary_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = replace(RECIPE, model=ModelRecipe(value="glorot", real_last=True))
     run = make_run(tmp_path / "run", recipe=recipe)
     rng = np.random.default_rng(0)
@@ -480,7 +480,7 @@ def test_a_report_shows_the_health_of_runs_that_have_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "layers", ["x", {"linear1": 0.5}, {"linear1": {"flip_ratio": "0.5"}}, {"linear1": {"flip_ratio": 2}}]
 )
-def test_damaged_health_is_told_with_its_line(tmp_path: Path, layers: Any) -> None:
+def test_damaged_health_is_reported_with_its_line(tmp_path: Path, layers: Any) -> None:
     run = make_run(tmp_path / "run", rows=[row(1), row(2, layers=layers)])
     with pytest.raises(FormatError, match=r"metrics\.jsonl, line 2: damaged \("):
         write_report([run], tmp_path / "report")
