@@ -221,7 +221,7 @@ def test_a_packed_net_is_evaluated_as_packed(splits: tuple[Split, Split]) -> Non
 
 
 def test_a_quantizer_without_a_draw_refuses_sample_and_names_the_layer(splits: tuple[Split, Split]) -> None:
-    with pytest.raises(UsageError, match="layer 'linear1': SteSign defines no random draw"):
+    with pytest.raises(UsageError, match="layer 'linear1': SteSign has no random draw"):
         evaluate(net("ste_sign"), splits[1], weights="sample", bn="trained")
 
 

@@ -1,4 +1,4 @@
-"""Accuracy in a stated test mode: which weights, and whose BatchNorm statistics."""
+"""Accuracy in a test mode: which weights, and which BatchNorm statistics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from onebit.evaluation.batches import OnImages, image_batches, images_done, in_t
 from onebit.evaluation.losses import Loss
 from onebit.evaluation.model_inputs import check_own_shape, explained, kept_training, model_device
 from onebit.evaluation.scores import Score, score_logits
-from onebit.layers import binary_layers, check_model
+from onebit.layers import BinaryLayer, binary_layers, check_model
 from onebit.runtime.torch_module import PackedModule
 
 BN_IMAGES = 10_000
@@ -29,9 +29,9 @@ WITHOUT_BINARY_LAYERS = ("real", "packed")
 
 
 def is_trained_mode(model: nn.Module, weights: str) -> bool:
-    """Whether the BatchNorm statistics that `fit` leaves belong to the weights of this test mode.
+    """Whether the BatchNorm statistics after `fit` belong to the weights of this test mode.
 
-    They belong to the signs that ship: when a net was trained on random draws, `fit` re-estimates them at the end.
+    They belong to the binary weights: for a net trained on random draws, `fit` re-estimates them at the end.
     """
     # fixed_weights refuses "real" and "packed" for a net with binary layers
     return weights in ("binary", *WITHOUT_BINARY_LAYERS) or not any(True for _ in binary_layers(model))
@@ -51,32 +51,28 @@ def fixed_weights(model: nn.Module, weights: str, *, generator: torch.Generator 
     layers = list(binary_layers(model))
     try:
         for name, layer in layers:
-            if weights == "latent":
-                layer.fixed_weight = layer.weight.detach()
-            elif weights == "binary":
-                layer.fixed_weight = layer.dense(layer.binary_weight())
-            elif weights == "mean":
-                mean = getattr(layer.weight_quantizer, "mean", None)
-                if mean is None:
-                    raise UsageError(
-                        f"layer {name!r}: {type(layer.weight_quantizer).__name__} has no mean weights: only "
-                        "Bayesian nets have them; use --weights binary"
-                    )
-                layer.fixed_weight = layer.own_layout(mean(layer.outputs_first(layer.weight.detach())))
-            elif weights == "sample":
-                draw = layer.sample_weight(generator=generator)
-                if draw is None:
-                    raise UsageError(
-                        f"layer {name!r}: {type(layer.weight_quantizer).__name__} defines no random draw; "
-                        "use --weights binary"
-                    )
-                layer.fixed_weight = layer.dense(draw)
-            else:
-                raise _no_mode(weights)
+            layer.fixed_weight = _mode_weight(layer, weights, generator)
+            if layer.fixed_weight is None:
+                lacking = "random draw" if weights == "sample" else "mean weights: only Bayesian nets have them"
+                quantizer = type(layer.weight_quantizer).__name__
+                raise UsageError(f"layer {name!r}: {quantizer} has no {lacking}; use --weights binary")
         yield
     finally:
         for _, layer in layers:
             layer.fixed_weight = None
+
+
+def _mode_weight(layer: BinaryLayer, weights: str, generator: torch.Generator | None) -> Tensor | None:
+    """The weight of a layer in a test mode; None if its quantizer does not define it."""
+    if weights == "latent":
+        return layer.weight.detach()
+    if weights == "mean":
+        mean = getattr(layer.weight_quantizer, "mean", None)
+        return None if mean is None else layer.own_layout(mean(layer.outputs_first(layer.weight.detach())))
+    if weights not in ("binary", "sample"):
+        raise _no_mode(weights)
+    parts = layer.binary_weight() if weights == "binary" else layer.sample_weight(generator=generator)
+    return None if parts is None else layer.dense(parts)
 
 
 def _batch_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
@@ -193,7 +189,7 @@ def mode_logits(
     batch_size: int | None = None,
     on_images: OnImages | None = None,
 ) -> Tensor:
-    """Logits (N, classes) in a stated test mode; for an ensemble, the logarithms of its mean probabilities.
+    """Logits (N, classes) in a test mode; for an ensemble, the logarithms of its mean probabilities.
 
     Args:
         images: uint8 (N, C, H, W).
@@ -241,7 +237,7 @@ def evaluate(
     on_images: OnImages | None = None,
     verbose: bool | None = None,
 ) -> Score:
-    """Accuracy, error, loss, predictive entropy and calibration on a split in a stated test mode, in float32.
+    """Accuracy, error, loss, predictive entropy and calibration on a split in a test mode, in float32.
 
     Args:
         weights: "latent", "binary", "mean" (of the distribution that a Bayesian net learned), "sample" (one draw),
