@@ -50,6 +50,21 @@ def test_the_range_of_latents_is_theirs() -> None:
     assert claim.detail.startswith("144 latent weights in [0.125, 0.75], 0 outside their bound")
 
 
+def test_only_layers_with_two_values_are_counted_as_binary(monkeypatch: pytest.MonkeyPatch) -> None:
+    def save_latents(model: torch.nn.Module, path: Path) -> None:
+        binary = {"linear1.weight": model.get_submodule("linear1").weight.sign()}
+        torch.save(model.state_dict() | binary, path)
+
+    monkeypatch.setattr(proof, "save_plain", save_latents)
+    model = MLP((16, 8, 2)).eval()
+    images = np.zeros((2, 1, 4, 4), np.uint8)
+    data = Dataset.from_arrays((images, np.arange(2)), (images, np.arange(2)))
+    claims = prove_run(Run(Recipe(name="net"), model, (1, 4, 4), 2, Path("net"), {}), data)
+    claim = next(claim for claim in claims if claim.name == "binarized weights")
+    assert not claim.ok
+    assert claim.detail.startswith("1 of 2 layers hold two values")
+
+
 def test_the_old_name_of_a_claim_still_works() -> None:
     with pytest.warns(DeprecationWarning, match="now called Claim"):
         assert proof.Step is proof.Claim

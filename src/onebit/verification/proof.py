@@ -158,11 +158,11 @@ def _claims(run: Run, data: Dataset, on_images: OnImages | None) -> Iterator[Cla
         state, facts = read_state(path)
         inspection = inspect_state(state, file="binarized.pth", kind="torch", facts=facts)
         binary = {f"{name}.weight" for name, _ in binary_layers(model)}
-        layers = [layer for layer in inspection.layers if layer.name in binary]
+        layers = [layer for layer in inspection.layers if layer.name in binary and layer.verdict == "binary"]
         minus, plus = sum(layer.minus_one for layer in layers), sum(layer.plus_one for layer in layers)
         yield Claim(
             "binarized weights",
-            all(layer.verdict == "binary" for layer in layers),
+            len(layers) == len(binary),
             f"{len(layers)} of {len(binary)} layers hold two values per output channel "
             f"({minus:,} at -1, {plus:,} at +1) in a plain state_dict",
         )
