@@ -19,7 +19,7 @@ from onebit.errors import DataError, FormatError, OnebitError, UsageError
 from onebit.recipe import ModelRecipe, OptimizerRecipe
 from onebit.report import compare_runs, write_report
 from onebit.report.curves import Curve, Points, per_epoch, title
-from onebit.report.runs import differing_settings, group_runs, read_runs
+from onebit.report.run_folders import differing_settings, group_runs, read_runs
 from onebit.report.wording import duration, mean_sd, percent, printable
 from onebit.train.history import History
 

@@ -29,12 +29,12 @@ from onebit.layers import BinaryConv2d, BinaryLinear
 from onebit.recipe import ModelRecipe
 from onebit.report import (
     drawing,
+    histograms,
     plot_answers,
     plot_health,
     plot_history,
     plot_predictions,
     plot_weights,
-    weights,
     write_report,
 )
 from onebit.report.curves import least_cross_entropy
@@ -49,8 +49,8 @@ from onebit.report.drawing import (
     picture,
     scale_words,
 )
-from onebit.report.runs import read_runs
-from onebit.report.weights import BINS, layer_histogram, plot_run_weights
+from onebit.report.histograms import BINS, layer_histogram, plot_run_weights
+from onebit.report.run_folders import read_runs
 from onebit.train.history import EpochLog, History
 from onebit.train.weights import save_weights
 
@@ -269,13 +269,13 @@ def test_a_value_must_be_positive(tmp_path: Path, value: float) -> None:
 def capture_layers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The layers that the next picture draws."""
     found: list[Any] = []
-    draw = weights.draw_weights
+    draw = histograms.draw_weights
 
     def keep(layers: list[Any], path: Path, *, title: str) -> None:
         found.extend(layers)
         draw(layers, path, title=title)
 
-    monkeypatch.setattr(weights, "draw_weights", keep)
+    monkeypatch.setattr(histograms, "draw_weights", keep)
     return found
 
 

@@ -13,7 +13,7 @@ from report_runs import RECIPE, check_picture, make_run, page_text, task_cells, 
 from onebit.errors import DataError, FormatError
 from onebit.recipe import ContinualRecipe
 from onebit.report import compare_runs, compare_tasks, write_report
-from onebit.report.runs import find_folders
+from onebit.report.run_folders import find_folders
 from onebit.report.tasks import Row, plot_tasks, task_rows
 
 TASKS = replace(RECIPE, name="tasks", continual=ContinualRecipe(tasks=3))

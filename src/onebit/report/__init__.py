@@ -14,13 +14,13 @@ from onebit.common.files import remove_leftovers, write_atomic
 from onebit.errors import DataError, OnebitError
 from onebit.report.curves import plot_history, write_curves
 from onebit.report.drawing import Picture
-from onebit.report.health import has_health, plot_health
-from onebit.report.masks import mask_rows
+from onebit.report.health_picture import has_health, plot_health
+from onebit.report.histograms import plot_run_weights, plot_weights
+from onebit.report.mask_scores import mask_rows
 from onebit.report.page import render_page
 from onebit.report.predictions import plot_answers, plot_predictions
-from onebit.report.runs import Group, Run, data_name, find_folders, group_runs, read_runs, tests_by_mode
-from onebit.report.tasks import TaskRun, compared_tasks, group_rows, plot_tasks, read_task_runs
-from onebit.report.weights import plot_run_weights, plot_weights
+from onebit.report.run_folders import Group, Run, data_name, find_folders, group_runs, read_runs, tests_by_mode
+from onebit.report.tasks import TaskRun, group_rows, plot_tasks, read_task_runs
 from onebit.report.wording import mean_sd, over_runs, spread
 
 __all__ = [
@@ -60,7 +60,27 @@ def compare_tasks(runs: Sequence[Path]) -> list[dict[str, Any]]:
     Raises:
         DataError, FormatError, UsageError: see `write_report`.
     """
-    return compared_tasks(read_groups(runs)[1])
+    return [
+        {
+            "label": group.label,
+            "runs": [run.name for run in group.runs],
+            "seeds": [run.settings.get("seed") for run in group.runs],
+            "tasks": max(run.table.tasks for run in group.runs),
+            "seconds": mean_sd([run.table.seconds for run in group.runs])[0],
+            "table": [
+                {
+                    "method": row.method,
+                    "weights": row.weights,
+                    "bn": row.bn,
+                    "task": row.task,
+                    "seen": [over_runs(accuracies) for accuracies in row.accuracies],
+                    "mean": over_runs(row.means),
+                }
+                for row in group_rows(group)
+            ],
+        }
+        for group in read_groups(runs)[1]
+    ]
 
 
 def compare_runs(runs: Sequence[Path]) -> list[dict[str, Any]]:

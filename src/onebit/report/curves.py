@@ -27,8 +27,8 @@ from onebit.report.drawing import (
     picture,
     scale_words,
 )
-from onebit.report.runs import Group, Run, data_name
-from onebit.report.weights import open_weights
+from onebit.report.histograms import open_weights
+from onebit.report.run_folders import Group, Run, data_name
 from onebit.report.wording import mean_sd, printable, time_unit
 from onebit.train.history import EpochLog, History
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from onebit._version import __version__
 from onebit.report.drawing import Picture
-from onebit.report.masks import mask_rows
-from onebit.report.runs import Group, Run, TestScore, data_name, differing_settings, tests_by_mode
+from onebit.report.mask_scores import mask_rows
+from onebit.report.run_folders import Group, Run, TestScore, data_name, differing_settings, tests_by_mode
 from onebit.report.tasks import NORMS, Row, TaskRun, group_rows
 from onebit.report.wording import MISSING, duration, number_range, percent, printable, setting
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from onebit.errors import DataError
 from onebit.report.drawing import GREY, INK, add_title, band_key, curve_color, draw_mean, picture, whole_ticks
-from onebit.report.runs import Group, flat_settings, unique_names
-from onebit.report.wording import mean_sd, over_runs, percent, plus_minus, printable
+from onebit.report.run_folders import Group, flat_settings, unique_names
+from onebit.report.wording import mean_sd, percent, plus_minus, printable
 from onebit.runs.task_grid import Cell, TaskTable, read_table
 from onebit.train.history import TABLE_FILE, task_folders
 
@@ -27,7 +27,7 @@ NORMS = {"trained": "BatchNorm of the latest task", "reestimate": "BatchNorm of 
 
 @dataclass(frozen=True)
 class TaskRun:
-    """The contents of one folder of several tasks; name and settings as in `onebit.report.runs.Run`."""
+    """The contents of one folder of several tasks; name and settings as in `onebit.report.run_folders.Run`."""
 
     name: str
     settings: dict[str, Any]
@@ -99,31 +99,6 @@ def _read(folder: Path, name: str) -> TaskRun:
         for cell in table.cells
     )
     return TaskRun(name, flat_settings(folder), replace(table, cells=cells))
-
-
-def compared_tasks(groups: Sequence[Group[TaskRun]]) -> list[dict[str, Any]]:
-    """The results of the groups for JSON; for accuracies over seeds see `over_runs`."""
-    return [
-        {
-            "label": group.label,
-            "runs": [run.name for run in group.runs],
-            "seeds": [run.settings.get("seed") for run in group.runs],
-            "tasks": max(run.table.tasks for run in group.runs),
-            "seconds": mean_sd([run.table.seconds for run in group.runs])[0],
-            "table": [
-                {
-                    "method": row.method,
-                    "weights": row.weights,
-                    "bn": row.bn,
-                    "task": row.task,
-                    "seen": [over_runs(accuracies) for accuracies in row.accuracies],
-                    "mean": over_runs(row.means),
-                }
-                for row in group_rows(group)
-            ],
-        }
-        for group in groups
-    ]
 
 
 def plot_tasks(rows: Sequence[Row], path: str | os.PathLike[str], *, tasks: int, title: str = "") -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from onebit.errors import DataError, FormatError, UsageError
 from onebit.packed.bits import sign
 from onebit.report.drawing import INK, NEGATIVE, POSITIVE, REAL, add_title, picture
-from onebit.report.runs import Run, recipe_label
+from onebit.report.run_folders import Run, recipe_label
 from onebit.report.wording import printable
 from onebit.train.safe_file import open_safetensors
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onebit.report.runs import Group, Run, tests_by_mode
+from onebit.report.run_folders import Group, Run, tests_by_mode
 from onebit.report.wording import MISSING, number_range, share
 
 
