@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -37,12 +37,12 @@ def flip_ratio(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> flo
 
     Counts are summed over layers, then divided.
     """
-    return _share([before[name] != signs for name, signs in after.items()])
+    return _share(before[name] != signs for name, signs in after.items())
 
 
 def saturation(model: nn.Module) -> float:
     """Share of latent weights at or beyond their bound, over the layers that have a bound; 0 without such layers."""
-    return _share([at_bound for _, layer in binary_layers(model) if (at_bound := _at_bound(layer)) is not None])
+    return _share(at_bound for _, layer in binary_layers(model) if (at_bound := _at_bound(layer)) is not None)
 
 
 def _at_bound(layer: BinaryLayer) -> Tensor | None:
@@ -51,9 +51,13 @@ def _at_bound(layer: BinaryLayer) -> Tensor | None:
     return None if bound is None else layer.weight.detach().abs() >= bound
 
 
-def _share(chosen: Sequence[Tensor]) -> float:
-    count = sum(part.numel() for part in chosen)
-    return sum(int(torch.count_nonzero(part)) for part in chosen) / count if count else 0.0
+def _share(chosen: Iterable[Tensor]) -> float:
+    """Share of True in boolean tensors, which may come one at a time; 0 without elements."""
+    true = count = 0
+    for part in chosen:
+        true += int(torch.count_nonzero(part))
+        count += part.numel()
+    return true / count if count else 0.0
 
 
 def layer_health(

@@ -109,10 +109,10 @@ def plot_weights(
         >>> plot_weights(model, "weights.png", title="mnist-fast: latent weights after epoch 3")  # doctest: +SKIP
     """
     if isinstance(model_or_state, Mapping):
-        arrays = {name: _array(tensor) for name, tensor in model_or_state.items()}
+        arrays = ((name, _array(tensor)) for name, tensor in model_or_state.items())
         layers = [
             layer_histogram(name, array, value=_exact_value(array) if value is None else value)
-            for name, array in arrays.items()
+            for name, array in arrays
             if _is_weight(name, array.ndim)
         ]
     else:
@@ -204,7 +204,8 @@ def _value(value: Any, weight: np.ndarray) -> float:
 
 def _exact_value(weight: np.ndarray) -> float | None:
     """c if every weight is exactly +c or −c, else None."""
-    low, high = (float(bound) for bound in (np.abs(weight).min(), np.abs(weight).max())) if weight.size else (0, 0)
+    magnitude = np.abs(weight)
+    low, high = (float(magnitude.min()), float(magnitude.max())) if weight.size else (0.0, 0.0)
     return high if 0 < low == high < math.inf else None
 
 

@@ -83,11 +83,10 @@ def render_page(groups: Sequence[Group[Run]], several: Sequence[Group[TaskRun]],
 def _comparison(groups: Sequence[Group[Run]]) -> list[str]:
     """A row per group, a column per test mode of any run."""
     modes = list(tests_by_mode([run for group in groups for run in group.runs]))
-    header = [_cell(text, head=True) for text in ("recipe", "method", "seeds")]
-    header += [_cell("epochs", head=True, number=True)]
+    header = [*_heads("recipe", "method", "seeds"), *_heads("epochs", number=True)]
     header += [_cell("validation accuracy", "best epoch", head=True, number=True)]
     header += [_cell("test accuracy", f"{mode} weights", head=True, number=True) for mode in modes]
-    header += [_cell(text, head=True, number=True) for text in ("training time", "parameters")]
+    header += _heads("training time", "parameters", number=True)
     notes = "Each test accuracy names its test mode: the weights that were evaluated."
     if not modes:
         notes = "No run has been tested yet: there is no result.json."
@@ -143,8 +142,7 @@ def _test(scores: Sequence[TestScore], runs: int) -> tuple[str, str]:
 
 def _masks(groups: Sequence[Group[Run]]) -> list[str]:
     """Mean IoU and Dice: a row for the validation of each group, and for each test mode."""
-    header = [_cell(text, head=True) for text in ("recipe", "images", "weights")]
-    header += [_cell(text, head=True, number=True) for text in ("mean IoU", "Dice")]
+    header = [*_heads("recipe", "images", "weights"), *_heads("mean IoU", "Dice", number=True)]
     rows = [
         [_cell(row.label, head=True), _cell(row.split), _cell(row.weights, row.note)]
         + [_cell(text, number=True) for text in row.cells]
@@ -160,9 +158,8 @@ def _masks(groups: Sequence[Group[Run]]) -> list[str]:
 def _tasks(group: Group[TaskRun]) -> list[str]:
     """The accuracy on every task after every task."""
     tasks = max(run.table.tasks for run in group.runs)
-    header = [_cell(text, head=True) for text in ("method", "weights")]
     columns = ("after task", *(f"task {seen}" for seen in range(1, tasks + 1)), "mean")
-    header += [_cell(text, head=True, number=True) for text in columns]
+    header = [*_heads("method", "weights"), *_heads(*columns, number=True)]
     blocks: dict[tuple[str, str, str], list[Row]] = {}
     for row in group_rows(group):
         blocks.setdefault((row.method, row.weights, row.bn), []).append(row)
@@ -192,11 +189,15 @@ def _cell(text: str, note: str = "", *, head: bool = False, number: bool = False
     return f"<{tag}{kind}>{escape(text)}{small}</{tag}>"
 
 
+def _heads(*texts: str, number: bool = False) -> list[str]:
+    return [_cell(text, head=True, number=number) for text in texts]
+
+
 def _table(header: Sequence[str], bodies: Sequence[Sequence[Sequence[str]]], *, kind: str = "") -> str:
     """A table from cells: a header row, if any, and bodies of rows."""
     head = f"\n<thead><tr>{''.join(header)}</tr></thead>\n" if header else ""
-    rows = ("".join(f"<tr>{''.join(cells)}</tr>\n" for cells in body) for body in bodies)
-    body = "".join(f"<tbody>\n{lines}</tbody>" for lines in rows)
+    lines = ("".join(f"<tr>{''.join(cells)}</tr>\n" for cells in rows) for rows in bodies)
+    body = "".join(f"<tbody>\n{rows}</tbody>" for rows in lines)
     return f'<div class="scroll"><table{kind}>{head}{body}</table></div>'
 
 
@@ -220,7 +221,7 @@ def _settings(groups: Sequence[Group[Any]]) -> list[str]:
 
     def table(keys: Iterable[str], columns: Sequence[Group[Any]], header: Sequence[str] = ()) -> str:
         rows = [[_cell(key, head=True), *(_cell(_value(group, key)) for group in columns)] for key in keys]
-        return _table([_cell(text, head=True) for text in header], [rows])
+        return _table(_heads(*header), [rows])
 
     parts = []
     if len(groups) > 1:
@@ -228,15 +229,12 @@ def _settings(groups: Sequence[Group[Any]]) -> list[str]:
         labels = ["setting", *(group.label for group in groups)]
         parts.append("<h2>Settings that differ</h2>")
         parts.append(table(differing, groups, labels) if differing else "<p>None in the recipes.</p>")
-    known = [group for group in groups if group.settings]
-    return [
-        *parts,
-        *(["<h2>All settings</h2>"] if known else []),
-        *(
-            f"<details><summary>{escape(group.label)}</summary>{table(group.settings, [group])}</details>"
-            for group in known
-        ),
-    ]
+    if known := [group for group in groups if group.settings]:
+        parts.append("<h2>All settings</h2>")
+    for group in known:
+        values = table(group.settings, [group])
+        parts.append(f"<details><summary>{escape(group.label)}</summary>{values}</details>")
+    return parts
 
 
 def _value(group: Group[Any], key: str) -> str:
