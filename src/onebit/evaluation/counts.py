@@ -158,8 +158,8 @@ def summary(model: nn.Module, *, input_shape: tuple[int, ...] | None = None) -> 
     check_model(model)
     shape = input_shape or getattr(model, "input_shape", None)
     if not isinstance(shape, (tuple, list)):
-        got = "" if shape is None else f", got {described(shape)}"
-        raise UsageError(f"the model has no input_shape: pass summary(model, input_shape=(C, H, W)){got}")
+        got = "the model has none of its own" if shape is None else f"got {described(shape)}"
+        raise UsageError(f"summary needs input_shape=(C, H, W), {got}")
     names = {layer: name for name, layer in model.named_modules() if sum(layer_size(layer))}
     outputs: dict[nn.Module, tuple[int, ...]] = {}
     macs = dict.fromkeys(names, 0)
