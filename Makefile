@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # a process per core; the tests of a file stay in one, which makes their fixtures once
 PARALLEL := -n logical --maxprocesses 8 --dist loadfile
 
-.PHONY: setup demo test nightly results-methods lint types format clean
+.PHONY: setup demo test nightly results-methods notebooks lint types format clean
 
 PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
@@ -37,6 +37,9 @@ nightly: setup
 # hours of training; what was trained before is not trained again
 results-methods: setup
 	$(BIN)/python -m tools.results_methods
+
+notebooks: setup
+	$(BIN)/python tools/run_notebooks.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ and what each call computes with plain torch's product.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +37,7 @@ from onebit.common.memory import keep_freed_memory
 from onebit.common.tables import resolve
 from onebit.errors import OnebitError, UsageError
 from onebit.native import InstructionSet, NativePlan, instruction_sets, make_plan
+from onebit.native.library import CallStruct, PlanStruct
 from onebit.runtime.timing import Reference, Timed, speedups, take_turns
 
 RIVALS = ("torch", "best", "int8")
@@ -53,19 +55,59 @@ class _Native:
     timed: Timed
 
 
+def matmuls(plan: NativePlan, count: int) -> tuple[int, ...]:
+    """Indices of the calls that multiply by weights in a batch of `count` images."""
+    calls = enumerate(plan.kept[0])
+    return tuple(index for index, call in calls if call.weights and call.min_batch <= count <= call.max_batch)
+
+
+def alone(plan: NativePlan, images: np.ndarray, calls: range) -> Callable[[], np.ndarray]:
+    """A function that runs only some kernel calls of a plan, to time them.
+
+    The calls before them run once, now, to leave their inputs in memory. None of `calls` may overwrite the input of one
+    before it: values stay in place only until the last call that reads them.
+
+    Args:
+        images: as for `NativePlan.run`. More images than the plan's batch are computed batch by batch, but every batch
+            uses the values of the first images.
+
+    Returns:
+        The function. It returns the output of the last call, (images of a batch, units) int32 in NHWC order (the bits
+        of float32 for real values): a view that the next call overwrites.
+    """
+    arena, count = plan.arena(), min(len(images), plan.plan.batch)
+    memory, last = arena.ctypes.data, plan.kept[0][calls[-1]]
+    before, part = (PlanStruct.from_buffer_copy(plan.plan) for _ in range(2))
+    before.call_count, part.call_count = calls.start, len(calls)
+    part.calls += calls.start * ctypes.sizeof(CallStruct)
+    before.output_size = part.output_size = 0  # no output is copied,
+    part.input = part.bytes = -1  # and no image is coded, so their addresses do not matter
+    plan.isa.run(ctypes.byref(before), images.ctypes.data, count, memory, memory, 0, 1, None)
+    arguments = (ctypes.byref(part), memory, len(images), memory, memory, 0, 1, None)
+    made = arena[last.out : last.out + count * last.out_size].view(np.int32).reshape(count, -1)
+
+    def run_calls() -> np.ndarray:
+        plan.isa.run(*arguments)
+        return made
+
+    return run_calls
+
+
 def _native(isa: str, layer: Layer, plan: NativePlan, pool: ThreadPoolExecutor, threads: int) -> _Native:
     parts = np.array_split(layer.images, min(threads, len(layer.images)))
-    (product,) = plan.products(min(len(parts[0]), plan.plan.batch))
-    either = (product, *plan.products(1), *plan.products(plan.plan.batch))  # few images and many may go different ways
-    grid = min(either) > 0 and plan.steps[min(either) - 1] == "grid"
-    calls = [plan.alone(part, range(min(either) - grid, max(either) + 1)) for part in parts]
+    (product,) = matmuls(plan, min(len(parts[0]), plan.plan.batch))
+    either = (product, *matmuls(plan, 1), *matmuls(plan, plan.plan.batch))  # few images and many may go different ways
+    grid = min(either) > 0 and plan.kernels[min(either) - 1] == "grid"
+    calls = [alone(plan, part, range(min(either) - grid, max(either) + 1)) for part in parts]
     firsts = [sum(map(len, parts[:index])) for index in range(len(parts))]
 
     def together() -> None:
         for _ in pool.map(lambda call: call(), calls):
             pass
 
-    return _Native(isa, plan.steps[product], calls, firsts, Timed(isa, isa, calls[0] if len(calls) == 1 else together))
+    return _Native(
+        isa, plan.kernels[product], calls, firsts, Timed(isa, isa, calls[0] if len(calls) == 1 else together)
+    )
 
 
 def check(

@@ -1,7 +1,7 @@
-"""`make results-methods`: every training method on one protocol, and the tables of docs/methods.md made of it.
+"""`make results-methods`: trains every method under one protocol and writes the tables of docs/results.md.
 
-Each row is one `onebit train` command, which stands in the document; what was trained before is not trained again. Then
-the training steps of all methods are timed in turn against plain torch, as `onebit bench training-step` does.
+Each row is one `onebit train` command, given in the document. What is already trained is not trained again. Then the
+training steps of all methods are timed in turn against plain torch, as `python -m benchmarks training-step` does.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from benchmarks.variants import Variant
 from onebit.recipe import methods, read_settings
 from onebit.report.wording import percent
 
-DOCUMENT = Path("docs/methods.md")
+DOCUMENT = Path("docs/results.md")
 RUNS = Path("runs/methods")
 STEPS_FILE = "steps.json"
 

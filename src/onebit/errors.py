@@ -9,6 +9,7 @@ from __future__ import annotations
 LONGEST_WORD, LONGEST_PART = 200, 400
 """Characters without a space, and of one part of a message, as between two semicolons."""
 LONGEST_MESSAGE = 1_000
+LONGEST_VALUE = 60
 
 
 class OnebitError(Exception):
@@ -71,6 +72,12 @@ def one_line(text: str) -> str:
 def _cut(text: str, longest: int) -> str:
     head = longest * 2 // 3
     return text if len(text) <= longest else f"{text[:head]} … {text[head + 3 - longest :]}"
+
+
+def short(value: object) -> str:
+    """repr(value), cut to 60 characters for a message."""
+    text = repr(value[:LONGEST_VALUE] if isinstance(value, (str, bytes, list, tuple)) else value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
 
 
 def first_line(error: Exception) -> str:

@@ -150,7 +150,7 @@ def test_a_plan_with_wrong_logits_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.usefixtures("without_onnxruntime")
 @pytest.mark.parametrize("name", ["xnor-dense", "first-conv"])
 def test_a_timed_step_with_wrong_sums_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    right: Callable[..., Callable[[], np.ndarray]] = NativePlan.alone
+    right: Callable[..., Callable[[], np.ndarray]] = kernels.alone
 
     def wrong(plan: NativePlan, images: np.ndarray, steps: range) -> Callable[[], np.ndarray]:
         call = right(plan, images, steps)
@@ -162,7 +162,7 @@ def test_a_timed_step_with_wrong_sums_is_refused(name: str, monkeypatch: pytest.
 
         return one_more
 
-    monkeypatch.setattr(NativePlan, "alone", wrong)
+    monkeypatch.setattr(kernels, "alone", wrong)
     with pytest.raises(OnebitError, match=rf"{name}, batch 1, portable: 1 of \d+ sums are not those of plain torch"):
         quick(name)
 
@@ -247,9 +247,9 @@ def test_steps_alone_compute_what_they_compute_among_the_others() -> None:
     for isa in instruction_sets().values():
         plan = make_plan(layer.packed, isa)
         plan.plan.batch = 4
-        (product,) = plan.products(4)
-        assert plan.steps[product - 1 : product + 1] == ("grid", "lut")
-        call = plan.alone(layer.images, range(product - 1, product + 1))
+        (product,) = kernels.matmuls(plan, 4)
+        assert plan.kernels[product - 1 : product + 1] == ("grid", "lut")
+        call = kernels.alone(plan, layer.images, range(product - 1, product + 1))
         logits, _ = plan.run(layer.images)
         for _ in range(3):
             found = call().view(np.float32).reshape(4, 5, 4, 7).transpose(0, 3, 1, 2)

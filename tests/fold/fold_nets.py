@@ -1,4 +1,4 @@
-"""Nets and questions that the tests of folding and agreement share."""
+"""Nets and helpers that the tests of folding and agreement share."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def make_nasty(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def randomise(model: nn.Module, images: np.ndarray) -> nn.Module:
-    """BatchNorm statistics of these images under random gains, and learnable parameters that are not as they begin."""
+    """Set BatchNorm statistics from images under random gains, and change learnable parameters from their defaults."""
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
                 module.momentum = 1.0
                 if module.affine:
-                    module.weight.normal_(0.5, 1)  # some turn the sign around
+                    module.weight.normal_(0.5, 1)  # some reverse the sign
                     module.bias.normal_()
             elif isinstance(module, RPReLU):
                 module.shift_in.normal_()
@@ -86,18 +86,18 @@ def node_of(packed: PackedNet, kind: type, index: int = 0) -> Any:
 
 
 def signs_of(node: Threshold, integers: np.ndarray) -> np.ndarray:
-    """(n, C) ±1 by the format's rule."""
+    """(n, C) ±1 by the rule of the format."""
     up, down = integers[:, None] >= node.threshold, integers[:, None] <= node.threshold
     return np.where(np.where(node.direction > 0, up, down), 1, -1)
 
 
-def reachable(inputs: int, most: int) -> np.ndarray:
-    """Every sum of `inputs` odd numbers up to ±most."""
+def possible_sums(inputs: int, most: int) -> np.ndarray:
+    """All possible sums of `inputs` odd numbers up to ±most."""
     return np.arange(-inputs * most, inputs * most + 1, 2)
 
 
 @torch.no_grad()
-def asked(norm: nn.Module, integers: np.ndarray, channels: int) -> np.ndarray:
-    """(n, C) ±1 that the trained modules give when every channel meets the same integer."""
+def signs_of_modules(norm: nn.Module, integers: np.ndarray, channels: int) -> np.ndarray:
+    """(n, C) ±1 of the trained modules, for the same integer in every channel."""
     x = torch.from_numpy(integers).float()[:, None].repeat(1, channels)
     return SteSign()(norm(x)).numpy()

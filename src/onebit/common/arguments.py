@@ -7,10 +7,7 @@ from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
 
-from onebit.errors import UsageError, WrongTypeError
-
-MOST_CHARACTERS = 60
-"""Of a text that a message repeats."""
+from onebit.errors import UsageError, WrongTypeError, short
 
 
 def described(value: object) -> str:
@@ -20,10 +17,8 @@ def described(value: object) -> str:
         >>> described([1, 2]), described("mlp"), described(dict), described(None)
         ('list', "'mlp'", 'the class dict', 'None')
     """
-    if value is None or isinstance(value, (bool, int, float)):
-        return repr(value)
-    if isinstance(value, str):
-        return repr(value if len(value) <= MOST_CHARACTERS else value[: MOST_CHARACTERS - 1] + "…")
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return short(value)
     if isinstance(value, os.PathLike):
         return f"the path {os.fspath(value)!r}"
     if isinstance(value, type):

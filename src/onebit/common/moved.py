@@ -1,10 +1,11 @@
-"""Modules of earlier versions that have moved: their old names still import, with a DeprecationWarning."""
+"""Modules and names of earlier versions: the old ones still work, with a DeprecationWarning."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 import warnings
+from collections.abc import Callable, Mapping
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -62,3 +63,22 @@ class _MovedModules(MetaPathFinder, Loader):
 def find_moved_modules() -> None:
     """Let the old names import. Asked last: what is where it was costs nothing."""
     sys.meta_path.append(_MovedModules())
+
+
+def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+    """The `__getattr__` of a module whose old names still work, with a DeprecationWarning.
+
+    Args:
+        names: old name -> the name in the same module today.
+
+    Example:
+        >>> __getattr__ = renamed(__name__, {"colour": "color"})
+    """
+
+    def look_up(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warnings.warn(f"{module}.{name} is now called {names[name]}", DeprecationWarning, stacklevel=2)
+        return getattr(sys.modules[module], names[name])
+
+    return look_up

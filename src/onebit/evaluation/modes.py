@@ -271,4 +271,7 @@ def evaluate(
         )
     # a mean of probabilities has no margins: its loss is the cross-entropy, whatever the training loss
     loss = "cross_entropy" if parse_weights(weights)[1] > 1 else loss
-    return score_logits(logits, torch.from_numpy(split.labels).to(logits.device), loss=loss, weights=weights, bn=bn)
+    labels = torch.from_numpy(split.labels).to(logits.device)
+    if weights == "real" and any(isinstance(module, PackedModule) for module in model.modules()):
+        weights = "packed"
+    return score_logits(logits, labels, loss=loss, weights=weights, bn=bn)

@@ -1,4 +1,4 @@
-"""Executors of dense layers and convolutions: products of rows of weights with what a batch holds."""
+"""Executors of dense layers and convolutions: the products of weights and inputs that define a packed net."""
 
 from __future__ import annotations
 
@@ -7,44 +7,37 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onebit.packed import (
-    Conv,
-    ConvTranspose,
-    Dense,
-    OneBitWeights,
-    RealConv,
-    RealConvTranspose,
-    RealDense,
-    Value,
-)
+from onebit.packed import OneBitWeights, Value, nodes
 from onebit.packed.bits import pack_signs, unpack_signs, xnor_dot
 from onebit.packed.grid import GRID_BITS, exact_products, on_grid
 
-Step = Callable[[np.ndarray], np.ndarray]
-AnyNode = Dense | RealDense | Conv | RealConv | ConvTranspose | RealConvTranspose
+Executor = Callable[..., np.ndarray]
+"""Arrays (N, …), one per input of the node -> the array (N, …) of its output."""
+AnyConv = nodes.Conv | nodes.RealConv | nodes.ConvTranspose | nodes.RealConvTranspose
+AnyNode = nodes.Dense | nodes.RealDense | AnyConv
 
 _FLOAT32_EXACT = 2**24  # float32 holds every integer up to here, so sums of integers below it are exact in any order
-_BLOCK_VALUES = 1 << 18  # of windows that are unrolled at once: they stay in the second-level cache
+_BLOCK_VALUES = 1 << 18  # of windows unrolled at once: they stay in the second-level cache
 
 
-def dense(node: Dense | RealDense, x: Value) -> Step:
+def dense(node: nodes.Dense | nodes.RealDense, x: Value) -> Executor:
     """(N, K) -> (N, O)."""
     finish = _finish(node, x)
-    if x.kind == "sign" and isinstance(node, Dense) and node.centre is None:
+    if x.kind == "sign" and isinstance(node, nodes.Dense) and node.centre is None:
         signs, count = node.signs, node.in_features
         return lambda v: finish(xnor_dot(pack_signs(v), signs, count)[:, None, :, None], None)[:, 0, :, 0]
     weight = _weight(node, x)
     prepare = _prepare(node, x)
 
-    def step(v: np.ndarray) -> np.ndarray:
+    def execute(v: np.ndarray) -> np.ndarray:
         v, units = prepare(v)
         sums = _sums(node, weight[0], v.astype(weight.dtype, copy=False).T)
         return finish(sums.T[:, None, :, None], units)[:, 0, :, 0]
 
-    return step
+    return execute
 
 
-def conv(node: Conv | RealConv, x: Value) -> Step:
+def conv(node: nodes.Conv | nodes.RealConv, x: Value) -> Executor:
     """(N, I, H, W) -> (N, O, H', W')."""
     weight = _weight(node, x, groups=node.groups, padding_value=node.padding_value)
     channels, height, width = x.shape
@@ -58,15 +51,15 @@ def conv(node: Conv | RealConv, x: Value) -> Step:
     return _correlation(node, x, weight, canvas, node.stride)
 
 
-def conv_transpose(node: ConvTranspose | RealConvTranspose, x: Value) -> Step:
-    """(N, I, H, W) -> (N, O, H', W'): the correlation of the spread image with the turned kernel."""
+def conv_transpose(node: nodes.ConvTranspose | nodes.RealConvTranspose, x: Value) -> Executor:
+    """(N, I, H, W) -> (N, O, H', W'): the correlation of the dilated image with the flipped kernel."""
     weight = _weight(node, x, groups=node.groups)
     turned = weight.reshape(*weight.shape[:2], *node.kernel, -1)[:, :, ::-1, ::-1]
     source, target, sizes = [slice(None)] * 2, [slice(None)] * 2, []
     for size, made, span, stride, cut in zip(
         x.shape[1:], node.infer(x).shape[1:], node.extent, node.stride, node.padding[::2], strict=True
     ):
-        length, place = made + span - 1, span - 1 - cut  # of the canvas, and of the first pixel in it
+        length, place = made + span - 1, span - 1 - cut  # of the canvas, and of the first pixel on it
         first = -(min(place, 0) // stride)
         last = max(first, min(size, (length - 1 - place) // stride + 1))
         source.append(slice(first, last))
@@ -77,9 +70,9 @@ def conv_transpose(node: ConvTranspose | RealConvTranspose, x: Value) -> Step:
 
 
 def _weight(node: AnyNode, x: Value, *, groups: int = 1, padding_value: int = 0) -> np.ndarray:
-    """(groups, rows, K) of integers: float32 where it holds every sum of the integers, float64 where not.
+    """(groups, rows, K) of integers: float32 if it holds every sum exactly, else float64.
 
-    With a centre each group has one more row, of ones, which makes sum(x). Real weights are those on their grid.
+    With a centre, each group has an additional row of ones, which gives sum(x). Real weights are put on their grid.
     """
     if not isinstance(node, OneBitWeights):
         return on_grid(node.weight)[0].astype(np.float64).reshape(groups, -1, node.terms)
@@ -92,9 +85,9 @@ def _weight(node: AnyNode, x: Value, *, groups: int = 1, padding_value: int = 0)
 
 
 def _prepare(node: AnyNode, x: Value) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]:
-    """Values as integers, and of each image the real value of 1: real ones on their grid, and integers as they are.
+    """A function from values to integers and the grid unit of each image (None for integers, which stay as they are).
 
-    Only integers beyond the grid that meet real weights are real values, too.
+    Integers larger than the grid count as real values if the weights are real.
     """
     if x.bound is not None and (isinstance(node, OneBitWeights) or x.bound <= 2**GRID_BITS):
         return lambda v: (v, None)
@@ -108,14 +101,14 @@ def _sums(node: AnyNode, weight: np.ndarray, columns: np.ndarray) -> np.ndarray:
 
 
 def _finish(node: AnyNode, x: Value, *, groups: int = 1) -> Callable[[np.ndarray, np.ndarray | None], np.ndarray]:
-    """What is done with sums: (N, groups, rows, P), and what 1 is worth in each image -> (N, groups, O / groups, P)."""
+    """A function from sums (N, groups, rows, P) and grid units (N,) to outputs (N, groups, O / groups, P)."""
     scale = centre = weight_units = None
     if isinstance(node, OneBitWeights):
         scale, centre = (None if array is None else array.reshape(groups, -1, 1) for array in (node.scale, node.centre))
     else:
         weight_units = on_grid(node.weight)[1].reshape(groups, -1, 1)
 
-    def step(sums: np.ndarray, units: np.ndarray | None) -> np.ndarray:
+    def finish(sums: np.ndarray, units: np.ndarray | None) -> np.ndarray:
         if units is None and scale is None and centre is None and weight_units is None:
             return sums.astype(np.int32, copy=False)
         sums = sums.astype(np.float32)
@@ -130,17 +123,17 @@ def _finish(node: AnyNode, x: Value, *, groups: int = 1) -> Callable[[np.ndarray
             y = y + sums[:, :, -1:] * centre
         return y
 
-    return step
+    return finish
 
 
 @dataclass(frozen=True)
 class _Canvas:
-    """Where the image lies in what a kernel slides over.
+    """The padded image that a kernel slides over.
 
     Args:
         shape: (C, H, W) of the canvas.
-        border: what it holds beside the image.
-        source, target: (images, channels, rows, columns) that are taken, and where in the canvas they lie.
+        border: value outside the image.
+        source, target: slices (images, channels, rows, columns) of the image, and where they go on the canvas.
     """
 
     shape: tuple[int, ...]
@@ -149,24 +142,18 @@ class _Canvas:
     target: tuple[slice, ...]
 
 
-def _correlation(
-    node: Conv | RealConv | ConvTranspose | RealConvTranspose,
-    x: Value,
-    weight: np.ndarray,
-    canvas: _Canvas,
-    stride: tuple[int, int],
-) -> Step:
-    """Each row of weights times each window of the canvas, block by block of unrolled windows."""
+def _correlation(node: AnyConv, x: Value, weight: np.ndarray, canvas: _Canvas, stride: tuple[int, int]) -> Executor:
+    """Each row of weights times each window of the canvas, in blocks of unrolled windows."""
     made = node.infer(x)
     outputs, height, width = made.shape
     groups, _, terms = weight.shape
     prepare, finish = _prepare(node, x), _finish(node, x, groups=groups)
-    unrolled = groups * terms  # values of the windows of all groups at one place
+    unrolled = groups * terms  # values in the windows of all groups at one output pixel
     across = min(width, max(1, _BLOCK_VALUES // unrolled))
     down = min(height, max(1, _BLOCK_VALUES // (unrolled * width)))
     together = max(1, _BLOCK_VALUES // (unrolled * width * height))
 
-    def step(v: np.ndarray) -> np.ndarray:
+    def execute(v: np.ndarray) -> np.ndarray:
         y = np.empty((len(v), outputs, height, width), np.int32 if made.exact else np.float32)
         v, units = prepare(v)
         surface = np.full((min(together, len(v)), *canvas.shape), canvas.border, weight.dtype)
@@ -174,13 +161,13 @@ def _correlation(
         grouped = surface.reshape(len(surface), groups, -1, *canvas.shape[1:])
         windows = np.lib.stride_tricks.sliding_window_view(grouped, node.extent, axis=(3, 4))
         windows = windows[:, :, :, :: stride[0], :: stride[1], :: node.dilation[0], :: node.dilation[1]]
-        windows = windows.transpose(0, 1, 5, 6, 2, 3, 4)  # in a window the order of a row: (kH, kW, I / groups)
+        windows = windows.transpose(0, 1, 5, 6, 2, 3, 4)  # in the order of a row of weights: (kH, kW, I / groups)
         unrolled_windows = np.empty(len(surface) * unrolled * down * across, weight.dtype)
         for first in range(0, len(v), together):
             count = len(v[first : first + together])
-            worth = None if units is None else units[first : first + count]
-            if canvas.border and worth is not None:
-                border = np.rint(canvas.border / worth.reshape(-1, 1, 1, 1))
+            part_units = None if units is None else units[first : first + count]
+            if canvas.border and part_units is not None:
+                border = np.rint(canvas.border / part_units.reshape(-1, 1, 1, 1))
                 surface[:count] = np.where(np.isfinite(border), border, 0)
             image[:count] = v[first : first + together][canvas.source]
             for top in range(0, height, down):
@@ -188,9 +175,9 @@ def _correlation(
                     part = windows[:count, ..., top : min(top + down, height), left : min(left + across, width)]
                     columns = unrolled_windows[: part.size].reshape(part.shape)
                     np.copyto(columns, part)
-                    sums = finish(_sums(node, weight, columns.reshape(count, groups, terms, -1)), worth)
+                    sums = finish(_sums(node, weight, columns.reshape(count, groups, terms, -1)), part_units)
                     place = y[first : first + count, :, top : top + part.shape[-2], left : left + part.shape[-1]]
                     place[...] = sums.reshape(place.shape)
         return y
 
-    return step
+    return execute

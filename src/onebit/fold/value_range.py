@@ -1,4 +1,4 @@
-"""The integers that the values of a packed net can take, parity included."""
+"""The possible integers of the values of a packed net, including their parity."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SIGNS = range(-1, 2, 2)
 
 
 def evenly(most: int, *, odd: bool | None) -> range:
-    """The integers up to ±`most`, or only those that are odd, or even."""
+    """The integers from -`most` to `most`: all, or only the odd or even ones."""
     if odd is None:
         return range(-most, most + 1)
     most -= (most + odd) % 2
@@ -20,22 +20,22 @@ def evenly(most: int, *, odd: bool | None) -> range:
 
 
 def all_odd(numbers: range) -> bool | None:
-    """Whether all of them are odd (True) or even (False); None for a mixture."""
+    """Whether all of them are odd (True) or even (False); None for both."""
     return None if numbers.step == 1 else bool(numbers[0] % 2)
 
 
 def union(a: range, b: range) -> range:
-    """A range around 0 that holds both."""
+    """A range around 0 that contains both."""
     same = all_odd(a) if all_odd(a) == all_odd(b) else None
     return evenly(max(a[-1], b[-1]), odd=same)
 
 
-def reach_of(node: Node, made: Value, *inputs: range) -> range:
-    """The integers that the output of a node can take, or more.
+def range_of(node: Node, made: Value, *inputs: range) -> range:
+    """The possible integers of the output of a node, or a superset.
 
     Args:
-        made: what is known of the output: integers.
-        inputs: those of its inputs.
+        made: the output, a value of integers.
+        inputs: the ranges of its inputs.
     """
     assert made.bound is not None
     if isinstance(node, (Sign, Threshold)):
@@ -59,7 +59,7 @@ def reach_of(node: Node, made: Value, *inputs: range) -> range:
 
 
 def _sums(node: OneBitWeights, terms: range) -> range:
-    """Sums of ± one number for each weight in a row; of fewer where taps of a kernel lie on a border of zeros."""
+    """Sums of ± one number per weight in a row, or of fewer where taps are on a border of zeros."""
     if isinstance(node, Convolution) and any(node.padding) and node.padding_value:
         terms = union(terms, evenly(1, odd=True))
     fewer = isinstance(node, Transposed) or (
@@ -67,5 +67,5 @@ def _sums(node: OneBitWeights, terms: range) -> range:
     )
     odd = all_odd(terms)
     if odd and fewer and isinstance(node, Grouped) and node.group_channels % 2:
-        odd = None  # an odd number of odd terms falls away with each tap
+        odd = None  # each tap on the border removes an odd number of odd terms
     return evenly(node.terms * terms[-1], odd=None if odd is None else bool(odd and node.terms % 2))

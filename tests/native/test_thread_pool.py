@@ -1,4 +1,4 @@
-"""Threads that share images or steps: the same bits for any number of them; those that wait sleep, and not for ever."""
+"""Threads that share images or kernel calls: the bits do not depend on their number, and waiting threads sleep."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from kernel_nets import images_of, kernel_nets
 from packed_nets import Builder
 
 from onebit.errors import NotBinaryError
-from onebit.native import NativePlan, instruction_sets, make_plan, team
-from onebit.native.library import Meeting
+from onebit.native import NativePlan, instruction_sets, make_plan, thread_pool
+from onebit.native.library import BarrierStruct
 from onebit.packed import Affine, Flatten, PackedNet, Relu, Sign
 from onebit.runtime import run, running
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(not instruction_sets(), reason="the native libra
 
 @pytest.fixture
 def shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every call is worth all threads."""
+    """Every call uses all threads."""
     monkeypatch.setattr(running, "threads_for", lambda plan, count, threads: threads)
 
 
@@ -35,7 +35,7 @@ def test_any_number_of_parts_makes_the_same_bits(isa: str) -> None:
     for net in kernel_nets():
         plan, images = make_plan(net, instruction_sets()[isa]), images_of(net, 2)
         expected, _ = plan.run(images)
-        plan.plan.batch = 1  # parts go on with the next batch together
+        plan.plan.batch = 1  # parts continue with the next batch together
         for parts in (2, 3, 7):
             np.testing.assert_array_equal(plan.run(images, parts=parts)[0], expected)
 
@@ -61,7 +61,7 @@ def test_a_call_takes_as_many_threads_as_its_work_is_worth(
     images = images_of(net, 12)
     expected = run(net, images, executor="reference")
     np.testing.assert_array_equal(run(net, images[:3], threads=3), expected[:3])
-    assert calls == [(get_ident(), 3, 1)], "waking a thread takes longer than a small net"
+    assert calls == [(get_ident(), 3, 1)], "waking a thread takes longer than running a small net"
     plan = running.native_plan(net)
     assert plan is not None
     monkeypatch.setattr(running, "_THREAD_WORK", plan.work)  # an image for each thread
@@ -75,28 +75,30 @@ def test_a_call_takes_as_many_threads_as_its_work_is_worth(
     assert calls == [(get_ident(), 1, 2)]
 
 
-def test_shares_do_not_wait_for_threads_that_have_not_begun() -> None:
-    """As on a machine whose cores others keep busy."""
+def test_shares_do_not_wait_for_threads_that_have_not_started() -> None:
+    """As on a busy machine."""
     over = Event()
-    busy = [team._pool(3).submit(over.wait, 60) for _ in range(2)]
+    busy = [thread_pool._pool("shares", 3).submit(over.wait, 60) for _ in range(2)]
     try:
-        assert list(team.run_shares(lambda share: (share, get_ident()), "abc")) == [(s, get_ident()) for s in "abc"]
+        assert list(thread_pool.run_shares(lambda share: (share, get_ident()), "abc")) == [
+            (s, get_ident()) for s in "abc"
+        ]
     finally:
         over.set()
     assert all(one.result() for one in busy)
 
 
-def test_a_thread_that_waits_takes_no_time_of_others() -> None:
+def test_a_waiting_thread_uses_no_processor_time() -> None:
     net = kernel_nets()[-1]
     plan, images = make_plan(net, list(instruction_sets().values())[-1]), images_of(net, 1)
     expected, _ = plan.run(images)
-    made, arena, meeting = np.empty_like(expected), plan._arena(2), Meeting()
+    made, arena, barrier = np.empty_like(expected), plan.arena(2), BarrierStruct()
     where: Any = images.ctypes.data, 1, arena.ctypes.data, made.ctypes.data
     spent: list[float] = []
 
     def part(number: int) -> None:
         began = time.thread_time()
-        plan.isa.run(ctypes.byref(plan.plan), *where, number, 2, ctypes.addressof(meeting))
+        plan.isa.run(ctypes.byref(plan.plan), *where, number, 2, ctypes.addressof(barrier))
         spent.append(time.thread_time() - began)
 
     early = Thread(target=part, args=(0,))
@@ -140,7 +142,7 @@ def test_the_sign_of_nan_is_refused_whichever_part_takes_it() -> None:
         run(not_a_number(), images, threads=4)
 
 
-def test_a_part_that_never_comes_lets_the_others_go(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_that_never_arrives_releases_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     net = kernel_nets()[0]
     plan, images = make_plan(net, next(iter(instruction_sets().values()))), images_of(net, 1)
     expected, _ = plan.run(images, parts=3)
@@ -156,17 +158,17 @@ def test_a_part_that_never_comes_lets_the_others_go(monkeypatch: pytest.MonkeyPa
             return self.pool.submit(*arguments)  # type: ignore[arg-type]
 
     interrupted = Interrupted()
-    monkeypatch.setattr(team, "_team", lambda parts: interrupted)
+    monkeypatch.setattr(thread_pool, "_pool", lambda work, parts: interrupted)
     with pytest.raises(KeyboardInterrupt):
         plan.run(images, parts=3)
-    interrupted.pool.shutdown(wait=True)  # the part that was sent has come back
+    interrupted.pool.shutdown(wait=True)  # the submitted part has returned
     monkeypatch.undo()
     np.testing.assert_array_equal(plan.run(images, parts=3)[0], expected)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork") or sys.version_info >= (3, 12), reason="forks warn beside threads")
 @pytest.mark.usefixtures("shared")
-def test_a_forked_process_has_a_team_of_its_own() -> None:
+def test_a_forked_process_has_its_own_thread_pool() -> None:
     net = kernel_nets()[0]
     images = images_of(net, 1)
     expected = run(net, images, threads=3)

@@ -1,9 +1,9 @@
 """A node as a line of text: `conv layer1.conv2 signs=64,576 kernel=3 padding=1`.
 
-Words are separated by one space: the operation, the name of the output, then `field=number,number,…`. The field of an
-array holds its shape (of `signs`: rows and signs in a row), that of an attribute its numbers, which are written once
-where they are all equal, and not at all where they are the default. `inputs=name,…` is left out by a node that reads
-the output of the node before it.
+Words are separated by one space: the operation, the name of the output, then `field=number,number,…`. For an array the
+numbers are its shape (for `signs`: rows and signs per row). For an attribute they are its values, written once if all
+are equal and omitted if all are the default. `inputs=name,…` is omitted if the node reads the output of the node before
+it.
 """
 
 from __future__ import annotations
@@ -15,24 +15,23 @@ from typing import Any
 import numpy as np
 
 from onebit.common.tables import did_you_mean
-from onebit.errors import FormatError
+from onebit.errors import FormatError, short
 from onebit.packed.net import INPUT, op_name
 from onebit.packed.nodes import OPS, Node, Numbers
-from onebit.packed.strict import short
 
 _NUMBER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
 Take = Callable[[str, tuple[int, ...]], np.ndarray]
-"""(field, shape) -> the next such array of the file; of `signs` as words."""
+"""(field, shape) -> the next array of that field in the file; `signs` as words."""
 
 
 def to_lines(nodes: Iterable[Node]) -> list[str]:
-    """The lines of nodes; `from_line` is the inverse for one."""
+    """One line per node; `from_line` is the inverse for one node."""
     lines = []
-    before = (INPUT,)
+    previous = (INPUT,)
     for node in nodes:
         words = [op_name(node), node.output]
-        if node.inputs != before:
+        if node.inputs != previous:
             words.append(f"inputs={','.join(node.inputs)}")
         for name, array in arrays_of(node):
             shape = (len(array), node.in_features) if name == "signs" else array.shape  # type: ignore[attr-defined]
@@ -43,36 +42,36 @@ def to_lines(nodes: Iterable[Node]) -> list[str]:
             if set(values) != {numbers.default}:
                 words.append(f"{name}={_text(values[:1] if len(set(values)) == 1 else values)}")
         lines.append(" ".join(words))
-        before = (node.output,)
+        previous = (node.output,)
     return lines
 
 
 def arrays_of(node: Node) -> list[tuple[str, np.ndarray]]:
-    """(field, array) of the arrays that a node has."""
+    """(field, array) for each array of a node."""
     return [(name, array) for name in node.arrays if (array := getattr(node, name)) is not None]
 
 
-def from_line(line: object, before: str, take: Take) -> Node:
-    """The node of a line.
+def from_line(line: object, previous: str, take: Take) -> Node:
+    """The node that a line describes.
 
     Args:
-        before: the output of the node before it.
-        take: gives its arrays.
+        previous: the output of the node before it.
+        take: returns its arrays.
 
     Raises:
-        FormatError: it is no such line, or its numbers fit no node.
+        FormatError: not such a line, or invalid numbers.
     """
     if not isinstance(line, str):
         raise FormatError(f"a node is {short(line)}, expected text")
     op, *words = line.split(" ")
     if op not in OPS:
-        raise FormatError(f"a node has the unknown op {short(op)}{did_you_mean(op[:100], OPS)}")
+        raise FormatError(f"a node has the unknown op {short(op)}{did_you_mean(op, OPS)}")
     kind = OPS[op]
     if not words:
         raise FormatError(f"a node of the op {op} has no name")
     output, fields = words[0], _fields(kind, words[1:])
     try:
-        inputs = tuple(fields.pop("inputs", before).split(","))
+        inputs = tuple(fields.pop("inputs", previous).split(","))
         values: dict[str, Any] = {}
         for name, text in fields.items():
             numbers = _numbers(name, text)
@@ -84,12 +83,10 @@ def from_line(line: object, before: str, take: Take) -> Node:
             values[name] = take(name, numbers)
             if name == "signs":
                 values["in_features"] = numbers[1]
-        for name, attribute in kind.attributes.items():
-            if name not in values and attribute.default is None:
-                raise FormatError(f"lacks the field {name!r}")
-        for name, stored in kind.arrays.items():
-            if name not in values and not stored.optional:
-                raise FormatError(f"lacks the field {name!r}")
+        required = [name for name, attribute in kind.attributes.items() if attribute.default is None]
+        required += [name for name, stored in kind.arrays.items() if not stored.optional]
+        if missing := [name for name in required if name not in values]:
+            raise FormatError(f"lacks the field {missing[0]!r}")
         return kind(inputs=inputs, output=output, **values)
     except FormatError as error:
         raise FormatError(f"node {short(output)} ({op}): {error}") from None
@@ -101,7 +98,7 @@ def _fields(kind: type[Node], words: list[str]) -> dict[str, str]:
     for word in words:
         name, equals, text = word.partition("=")
         if not equals or name not in known:
-            raise FormatError(f"a node has the unknown field {short(name)}{did_you_mean(name[:100], known)}")
+            raise FormatError(f"a node has the unknown field {short(name)}{did_you_mean(name, known)}")
         if name in fields:
             raise FormatError(f"a node has the field {name!r} twice")
         fields[name] = text
@@ -116,9 +113,9 @@ def _numbers(name: str, text: str) -> tuple[int, ...]:
 
 
 def _attribute(attribute: Numbers, numbers: tuple[int, ...]) -> int | tuple[int, ...]:
-    if attribute.length == 1:
-        return numbers[0] if len(numbers) == 1 else numbers
-    return numbers * attribute.length if len(numbers) == 1 else numbers
+    if len(numbers) > 1:
+        return numbers
+    return numbers[0] if attribute.length == 1 else numbers * attribute.length
 
 
 def _text(numbers: Iterable[int]) -> str:

@@ -1,4 +1,4 @@
-"""What every operation of a packed net is made of: the values it reads and makes, its arrays and its numbers."""
+"""`Node`, the base of all operations of a packed net, and what is known of the values between them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 from onebit.errors import FormatError
 
 INT32 = np.iinfo(np.int32)
-SUM_LIMIT = INT32.max - 1  # so that a threshold at an int32 extreme holds for every sum or for none
-MOST_VALUES = 2**27  # of one value for one image: half a gigabyte of float32
-MOST_SIZE = 2**20  # of a kernel, a stride, a padding, …
+SUM_LIMIT = INT32.max - 1  # so that a threshold at a limit of int32 is true for every sum or for none
+MOST_VALUES = 2**27  # per value and image: half a gigabyte of float32
+MOST_SIZE = 2**20  # of a kernel, stride, padding, …
 
 
 @dataclass(frozen=True)
 class Value:
-    """What is known of a value: `shape` without the batch axis, `kind`, and for integers the largest magnitude."""
+    """A value without its data: shape without the batch axis, kind, and for integers the largest magnitude."""
 
     shape: tuple[int, ...]
     kind: str
@@ -27,12 +27,12 @@ class Value:
 
     @property
     def exact(self) -> bool:
-        """Whether the value holds integers (±1 included)."""
+        """Whether the value consists of integers (including ±1)."""
         return self.bound is not None
 
 
 class Stored(NamedTuple):
-    """How an array of a node lies in memory: dtype and rank, and whether it may be absent (None)."""
+    """dtype and rank of an array of a node, and whether it may be None."""
 
     dtype: str
     rank: int
@@ -42,7 +42,7 @@ class Stored(NamedTuple):
 class Numbers(NamedTuple):
     """An attribute of a node: an integer, or a tuple of `length` integers, each from `least` to `most`.
 
-    `default` is what each of them is when nothing is said; None where something has to be.
+    `default` is the default of each integer, None for a required attribute.
     """
 
     length: int
@@ -51,7 +51,7 @@ class Numbers(NamedTuple):
     default: int | None = None
 
     def check(self, name: str, value: object) -> None:
-        """Raises FormatError unless `value` is such a number or tuple."""
+        """Raise FormatError unless `value` is such an integer or tuple."""
         numbers = (value,) if self.length == 1 else value
         if not isinstance(numbers, tuple) or len(numbers) != self.length:
             raise FormatError(f"{name} is {value!r}, expected {self.length} integers")
@@ -61,20 +61,20 @@ class Numbers(NamedTuple):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Node(ABC):
-    """Base of the operations.
+    """Base class of the operations.
 
     Args:
-        inputs: names of the values it reads.
-        output: name of the value it makes.
+        inputs: names of the input values.
+        output: name of the output value.
     """
 
     inputs: tuple[str, ...]
     output: str
 
     arity: ClassVar[int | None] = 1
-    """How many values it reads; None for two or more."""
+    """Number of inputs; None for two or more."""
     arrays: ClassVar[dict[str, Stored]] = {}
-    """Array fields. A node with `signs` (packed rows) also has the field `in_features`, the signs in a row."""
+    """Array fields. A node with `signs` (packed rows) also has the field `in_features`, the signs per row."""
     attributes: ClassVar[dict[str, Numbers]] = {}
     """Fields that are integers or tuples of them."""
 
@@ -95,18 +95,14 @@ class Node(ABC):
 
     @abstractmethod
     def infer(self, *inputs: Value) -> Value:
-        """The value this node makes of its inputs. Looks at shapes only, never at the contents of arrays.
+        """The output value for given inputs. Depends on shapes only, never on the contents of arrays.
 
         Raises:
-            FormatError: an input does not fit.
+            FormatError: an unsuitable input.
         """
 
     def check_values(self) -> None:
-        """Refuse arrays that hold what no net can mean: reals that are not finite, set tail bits.
-
-        Raises:
-            FormatError: the array and how many of its values.
-        """
+        """Raise FormatError for values that are not finite or set tail bits; it names the array and counts them."""
         for name, stored in self.arrays.items():
             array = getattr(self, name)
             if array is not None and stored.dtype == "float32":
@@ -114,12 +110,12 @@ class Node(ABC):
 
     @property
     def binary_weights(self) -> int:
-        """Number of weights stored in one bit."""
+        """Number of weights that take one bit."""
         return 0
 
     @property
     def real_parameters(self) -> int:
-        """Number of parameters stored in 4 bytes."""
+        """Number of parameters that take 4 bytes."""
         arrays = (getattr(self, name) for name, stored in self.arrays.items() if stored.dtype in ("float32", "int32"))
         return sum(array.size for array in arrays if array is not None)
 
@@ -130,20 +126,20 @@ class Node(ABC):
         return sum(array.nbytes for array in arrays if array is not None)
 
     def macs(self, x: Value, y: Value) -> int:
-        """Multiply-accumulates with its weights that make `y` of `x`, for one image."""
+        """Multiply-accumulates with weights to compute `y` from `x`, for one image."""
         return 0
 
 
 def check_finite(name: str, array: np.ndarray) -> None:
-    """Raise FormatError when some values of `array` are NaN or infinite."""
+    """Raise FormatError if some values of `array` are NaN or infinite."""
     if count := array.size - int(np.count_nonzero(np.isfinite(array))):
         raise FormatError(f"{count} of {array.size} values of {name} are not finite")
 
 
 def check_size(what: str, shape: tuple[int, ...]) -> None:
-    """Raise FormatError when a value of this shape would need more memory than any net means."""
+    """Raise FormatError if a value of this shape is too large for any reasonable net."""
     if prod(shape) > MOST_VALUES:
-        raise FormatError(f"{what} has shape {shape}, more than {MOST_VALUES} values an image")
+        raise FormatError(f"{what} has shape {shape}, more than {MOST_VALUES} values per image")
 
 
 def require_channels(x: Value, channels: int) -> None:
@@ -161,14 +157,14 @@ def require_image(x: Value) -> tuple[int, int, int]:
 
 
 def integer(shape: tuple[int, ...], bound: int) -> Value:
-    """A value of integers, or FormatError when they may leave int32."""
+    """A value of integers, or FormatError if they may not fit an int32."""
     if bound > SUM_LIMIT:
         raise FormatError(f"sums reach {bound}, more than int32 holds")
     return Value(shape, "integer", bound)
 
 
 def merged(values: tuple[Value, ...], shape: tuple[int, ...]) -> Value:
-    """What holds values of all `values`: ±1 if they all do, integers if they all do, else reals."""
+    """A value that can hold elements of all `values`: ±1 or integers if all are, else reals."""
     bounds = [x.bound for x in values if x.bound is not None]
     if len(bounds) < len(values):
         return Value(shape, "real")
@@ -176,5 +172,5 @@ def merged(values: tuple[Value, ...], shape: tuple[int, ...]) -> Value:
 
 
 def same_kind(x: Value, shape: Any) -> Value:
-    """Some values of `x` in another shape."""
+    """Elements of `x` in another shape."""
     return Value(tuple(shape), x.kind, x.bound)

@@ -1,4 +1,4 @@
-"""Pooling, residual sums, shortcuts and what else moves images about."""
+"""Operations on images: pooling, residual sums, shortcuts, padding, reshaping."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 
 from torch import fx
 
-from onebit.fold.chain import Pending, Step
+from onebit.fold.chain import FoldedOp, Pending
 from onebit.fold.folder import Call, Folder
 from onebit.packed import AdaptiveAveragePool, Add, AveragePool, Concat, Flatten, MaxPool, Pad, Slice
 from onebit.packed.nodes import MOST_SIZE
 
 
 def reshape(folder: Folder, call: Call, x: Pending) -> Pending:
-    # recognised by its effect, because the many spellings of flatten have different arguments
+    # recognized by its effect, because the many ways to flatten have different arguments
     before, after = call.shapes
-    if after == before or (len(after) == 3 and (*after, 1) == before):  # half of a flattening by two squeezes
+    if after == before or (len(after) == 3 and (*after, 1) == before):  # the first of two squeezes that flatten
         return x
     if after != (before[0], prod(before[1:])):
-        raise call.refusal(f"it makes {_shape(after)} of {_shape(before)}, expected (N, {prod(before[1:])})")
+        raise call.refusal(f"it turns {_shape(before)} into {_shape(after)}, expected (N, {prod(before[1:])})")
     return folder.moved(call, x, Flatten)
 
 
@@ -28,29 +28,28 @@ def max_pool(folder: Folder, call: Call, x: Pending) -> Pending:
     if call.argument(6, "return_indices", False):
         raise call.refusal("it returns indices too; use return_indices=False")
     fields = _window(call, dilation=_pair(call.argument(4, "dilation", 1)))
-    if x.steps and folder.values[x.base].exact and all(step.grows for step in x.steps):
-        return Pending(folder.emit(MaxPool, call.name, x.base, **fields), x.steps)  # scales stay above integers
+    if x.ops and folder.values[x.base].exact and all(op.grows for op in x.ops):
+        return Pending(folder.emit(MaxPool, call.name, x.base, **fields), x.ops)  # scales stay deferred, on integers
     return folder.moved(call, x, MaxPool, **fields)
 
 
 def average_pool(folder: Folder, call: Call, x: Pending) -> Pending:
     if call.argument(6, "divisor_override", None) is not None:
-        raise call.refusal("it divides by another number than that of its pixels; use divisor_override=None")
+        raise call.refusal("it does not divide by the number of pixels; use divisor_override=None")
     before = call.shapes[0][1:]
     fields, stated = _window(call), _pair(call.argument(3, "padding", 0))
     if any(stated) and call.argument(5, "count_include_pad", True):
         if fields["padding"][1::2] != stated:
-            raise call.refusal("its last windows count less padding than others; use ceil_mode=False")
+            raise call.refusal("its last windows count less padding than the others; use ceil_mode=False")
         fields["count_padding"] = 1
     del fields["dilation"]
     if fields["kernel"] == (1, 1) and not any(fields["padding"]):
-        return _picked(
-            folder, call, x, [range(0, size, by) for size, by in zip(before, (1, *fields["stride"]), strict=True)]
-        )
+        strides = (1, *fields["stride"])
+        return _picked(folder, call, x, [range(0, size, by) for size, by in zip(before, strides, strict=True)])
     whole = not any(fields["padding"])
-    if whole and not x.steps and folder.values[x.base].exact:  # a sign may follow, which sees the sums of integers
+    if whole and not x.ops and folder.values[x.base].exact:  # a sign that needs the sums of integers may follow
         pixels = prod(fields["kernel"])
-        return x.then(Step(call.name, lambda sums: sums / pixels, kind=AveragePool, fields=fields))
+        return x.then(FoldedOp(call.name, lambda sums: sums / pixels, kind=AveragePool, fields=fields))
     return Pending(folder.emit(AveragePool, call.name, folder.write(x), **fields))
 
 
@@ -88,7 +87,7 @@ def concat(folder: Folder, call: Call, *values: Pending) -> Pending:
 
 
 def _written(folder: Folder, call: Call, parts: Sequence[Any], values: Sequence[Pending]) -> list[str]:
-    """The packed value of each part; one that stands there twice is among `values` once."""
+    """The packed value of each part; `values` has no duplicates, `parts` may."""
     assert call.node is not None
     by_node = dict(zip(call.node.all_input_nodes, values, strict=True))
     return [folder.write(by_node[part]) for part in parts]
@@ -108,7 +107,7 @@ def pad(folder: Folder, call: Call, x: Pending) -> Pending:
         )
     left, right, top, bottom, first, last = sizes[:6]  # torch names the last axis first
     source = folder.write(x)
-    if min(sizes) < 0:  # a negative padding cuts off
+    if min(sizes) < 0:  # negative padding crops
         start = [max(0, -n) for n in (first, top, left)]
         ends = (last, bottom, right)
         stop = [size - max(0, -n) for size, n in zip(before[1:], ends, strict=True)]
@@ -137,20 +136,13 @@ def select(folder: Folder, call: Call, x: Pending) -> Pending:
 
 def _picked(folder: Folder, call: Call, x: Pending, ranges: Sequence[range]) -> Pending:
     """The pixels of an image at (channels, rows, columns)."""
-    return Pending(
-        folder.emit(
-            Slice,
-            call.name,
-            folder.write(x),
-            start=tuple(r.start for r in ranges),
-            stop=tuple(r.stop for r in ranges),
-            step=tuple(min(r.step, MOST_SIZE) for r in ranges),
-        )
-    )
+    start, stop = tuple(r.start for r in ranges), tuple(r.stop for r in ranges)
+    step = tuple(min(r.step, MOST_SIZE) for r in ranges)
+    return Pending(folder.emit(Slice, call.name, folder.write(x), start=start, stop=stop, step=step))
 
 
 def _window(call: Call, *, dilation: tuple[int, int] = (1, 1)) -> dict[str, Any]:
-    """The fields of a pool. In `ceil_mode` windows reach over the end, which is more padding there."""
+    """The fields of a pool. With `ceil_mode`, windows over the end need more padding there."""
     before, after = call.shapes
     kernel = _pair(call.argument(1, "kernel_size", None))
     stride = _pair(call.argument(2, "stride", None) or kernel)

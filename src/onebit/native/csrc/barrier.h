@@ -1,4 +1,4 @@
-/* Threads that run the same plan on the same images: each does a part of every step, and all meet behind it. */
+/* Threads that run one plan on the same images: each runs a part of every kernel call, then waits for the others. */
 #if defined(_MSC_VER) && !defined(__clang__)
 #include <intrin.h>
 #define load_now(from) _InterlockedCompareExchange((volatile long *)(from), 0, 0)
@@ -9,14 +9,14 @@
 #define store_now(to, value) __atomic_store_n(to, value, __ATOMIC_RELEASE)
 #define add_now(to) __atomic_add_fetch(to, 1, __ATOMIC_ACQ_REL)
 #endif
-/* A thread sleeps while a number is what it saw, and until it is woken; at most 10 ms, to look whether it still waits.
- * One that only yielded would take the time of the thread it waits for, where there are fewer free cores than threads. */
+/* sleep_while: sleep until woken, if the number at `at` still equals `seen`; at most 10 ms, as the barrier may be cancelled.
+ * With fewer free cores than threads, yielding instead would take time from the very thread that is waited for. */
 #if defined(__linux__)
 #include <limits.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
-enum { WAIT_PRIVATE = 128, WAKE_PRIVATE = 129 }; /* of <linux/futex.h>, which is not installed everywhere */
+enum { WAIT_PRIVATE = 128, WAKE_PRIVATE = 129 }; /* as in <linux/futex.h>, which not every system has */
 static inline void sleep_while(int32_t *at, int32_t seen) {
     struct timespec most = {0, 10000000};
     syscall(SYS_futex, at, WAIT_PRIVATE, seen, &most, NULL, 0);
@@ -33,7 +33,7 @@ static inline void wake_all(int32_t *at) { WakeByAddressAll(at); }
 #else
 #include <time.h>
 static inline void sleep_while(int32_t *at, int32_t seen) {
-    struct timespec most = {0, 20000}; /* nothing wakes it before */
+    struct timespec most = {0, 20000}; /* nothing wakes it earlier */
     (void)at, (void)seen;
     nanosleep(&most, NULL);
 }
@@ -41,11 +41,11 @@ static inline void wake_all(int32_t *at) { (void)at; }
 #endif
 
 typedef struct {
-    int32_t part, parts; /* this thread's */
-    int64_t scratch;     /* units from a step's scratch memory to that of this part */
+    int32_t part, parts; /* number of this thread, and of all */
+    int64_t scratch;     /* offset of this thread's scratch memory, in units */
 } share_t;
 
-/* What this part does of `count`: from `begin` to `end`. */
+/* The share of this thread: from `begin` to `end`. */
 typedef struct {
     int begin, end;
 } span_t;
@@ -55,22 +55,22 @@ static inline span_t span_of(const share_t *share, int64_t count) {
     return span;
 }
 
-/* Looks, some microseconds, before a thread that waits sleeps: waking it takes longer. */
-#define PATIENCE 1024
+/* A waiting thread spins for some microseconds before it sleeps, because waking it takes longer. */
+#define SPIN_LIMIT 1024
 
-/* Waits until all parts are here; 0 if one of them never comes. */
-static inline int meet(ob_meeting *meeting, const share_t *share) {
+/* Waits for all threads; returns 0 if the barrier was cancelled. */
+static inline int barrier_wait(ob_barrier *barrier, const share_t *share) {
     if (share->parts == 1) return 1;
-    int32_t round = load_now(&meeting->round);
-    if (add_now(&meeting->arrived) == share->parts) {
-        store_now(&meeting->arrived, 0);
-        store_now(&meeting->round, round + 1);
-        wake_all(&meeting->round);
+    int32_t generation = load_now(&barrier->generation);
+    if (add_now(&barrier->arrived) == share->parts) {
+        store_now(&barrier->arrived, 0);
+        store_now(&barrier->generation, generation + 1);
+        wake_all(&barrier->generation);
         return 1;
     }
-    for (int waited = 0; load_now(&meeting->round) == round; waited++) {
-        if (load_now(&meeting->over)) return 0;
-        if (waited >= PATIENCE) sleep_while(&meeting->round, round);
+    for (int spins = 0; load_now(&barrier->generation) == generation; spins++) {
+        if (load_now(&barrier->cancelled)) return 0;
+        if (spins >= SPIN_LIMIT) sleep_while(&barrier->generation, generation);
     }
     return 1;
 }

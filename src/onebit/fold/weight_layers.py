@@ -1,4 +1,4 @@
-"""Layers with weights: dense layers and convolutions, one-bit or real."""
+"""Dense layers and convolutions, with one-bit or real weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from onebit.errors import NotBinaryError
-from onebit.fold.chain import Pending, Step, sums_are_exact
+from onebit.fold.chain import FoldedOp, Pending, sums_are_exact
 from onebit.fold.folder import Call, Folder, check_finite
 from onebit.packed import Conv, ConvTranspose, Dense, Node, RealConv, RealConvTranspose, RealDense
 from onebit.packed.bits import pack_signs
@@ -16,32 +16,32 @@ from onebit.quantizers import BinaryWeight
 
 
 def linear(folder: Folder, call: Call, x: Pending) -> Pending:
-    return _product(folder, call, x, Dense, RealDense, call.module.weight)
+    return _matmul(folder, call, x, Dense, RealDense, call.module.weight)
 
 
 def conv(folder: Folder, call: Call, x: Pending) -> Pending:
     layer: nn.Conv2d = call.module
     if layer.padding_mode != "zeros":
         raise call.refusal(f"got padding_mode {layer.padding_mode!r}, expected 'zeros'")
-    # torch's own field, because its "same" is uneven for even kernels
+    # torch's own field, because padding "same" is asymmetric for even kernels
     left, right, top, bottom = layer._reversed_padding_repeated_twice
     fields = {**_geometry(layer), "padding": (top, bottom, left, right)}
     fields["padding_value"] = int(getattr(layer, "padding_value", 0))
-    return _product(folder, call, x, Conv, RealConv, layer.weight, **fields)
+    return _matmul(folder, call, x, Conv, RealConv, layer.weight, **fields)
 
 
 def conv_transpose(folder: Folder, call: Call, x: Pending) -> Pending:
     layer: nn.ConvTranspose2d = call.module
     before, after = call.shapes
     fields = {**_geometry(layer), "padding": tuple(n for size in layer.padding for n in (size, size))}
-    fields["extra"] = tuple(  # by its effect: forward may be called with an output size
+    fields["extra"] = tuple(  # by its effect, as forward may have been called with an output size
         after[axis + 2]
         - ((before[axis + 2] - 1) * layer.stride[axis] + layer.dilation[axis] * (layer.kernel_size[axis] - 1) + 1)
         + 2 * int(layer.padding[axis])
         for axis in (0, 1)
     )
     weight = layer.weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)  # outputs first
-    return _product(folder, call, x, ConvTranspose, RealConvTranspose, weight, **fields)
+    return _matmul(folder, call, x, ConvTranspose, RealConvTranspose, weight, **fields)
 
 
 def _geometry(layer: nn.Conv2d | nn.ConvTranspose2d) -> dict[str, Any]:
@@ -49,21 +49,15 @@ def _geometry(layer: nn.Conv2d | nn.ConvTranspose2d) -> dict[str, Any]:
     return {"groups": layer.groups, **{name: tuple(pair) for name, pair in pairs.items()}}
 
 
-def _product(
-    folder: Folder,
-    call: Call,
-    x: Pending,
-    one_bit: type[Node],
-    real: type[Node],
-    weight: Tensor,
-    **fields: Any,
+def _matmul(
+    folder: Folder, call: Call, x: Pending, one_bit: type[Node], real: type[Node], weight: Tensor, **fields: Any
 ) -> Pending:
-    """The product with the weights of a layer, and its scale and bias held back.
+    """The product with the weights of a layer, with its scale and bias deferred.
 
     Args:
         one_bit, real: the nodes for one-bit and for real weights.
-        weight: the real ones, outputs first.
-        fields: further ones of the node.
+        weight: the real weights, outputs first.
+        fields: other fields of the node.
     """
     layer = call.module
     if getattr(layer, "input_quantizer", None) is not None:
@@ -75,7 +69,7 @@ def _product(
         shipped = folder.shipped[layer]
         scale = None if shipped.scale is None else check_finite(call.name, "scales", shipped.scale)
         fields.update(_one_bit_fields(call.name, shipped))
-        if shipped.centre is not None:  # both values need the sum of the inputs: nothing is left for later
+        if shipped.centre is not None:  # a centre needs the sum of the inputs, so nothing can be deferred
             centre = check_finite(call.name, "centres", shipped.centre)
             fields.update(centre=centre.numpy(), scale=None if scale is None else scale.numpy())
             scale = None
@@ -86,11 +80,11 @@ def _product(
     y, bound = Pending(base), folder.values[base].bound
     if scale is not None:
         exact = bound is not None and sums_are_exact(bound, scale, None)
-        y = y.then(Step(call.name, lambda sums: sums * scale, scale=scale.double().numpy(), exact=exact))
+        y = y.then(FoldedOp(call.name, lambda sums: sums * scale, scale=scale.double().numpy(), exact=exact))
     if layer.bias is not None:
         bias = check_finite(call.name, "biases", layer.bias)
         exact = bound is not None and sums_are_exact(bound, scale, bias)
-        y = y.then(Step(call.name, lambda sums: sums + bias, shift=bias.double().numpy(), exact=exact))
+        y = y.then(FoldedOp(call.name, lambda sums: sums + bias, shift=bias.double().numpy(), exact=exact))
     return y
 
 

@@ -1,4 +1,4 @@
-"""JSON and fields from files that nobody vouches for: what is not expected is refused in one line."""
+"""Strict parsing of JSON from untrusted files: anything unexpected is a FormatError."""
 
 from __future__ import annotations
 
@@ -7,21 +7,17 @@ from collections.abc import Collection
 from typing import Any, NoReturn
 
 from onebit.common.tables import did_you_mean
-from onebit.errors import FormatError
+from onebit.errors import FormatError, short
 
 _LONGEST_TEXT = 200
-_MOST_DIGITS = 20  # 64-bit numbers; Python's own limit of 4300 digits is a ValueError at some later place
+_MOST_DIGITS = 20  # 64-bit numbers; Python's own limit of 4300 digits raises ValueError
 
 
 def parse_json(what: str, text: bytes | str) -> Any:
-    """The value of a JSON text in UTF-8; duplicate keys, NaN, huge integers and deep nesting are refused.
-
-    Raises:
-        FormatError: the text is not such JSON.
-    """
+    """Parse JSON in UTF-8; FormatError for anything else, duplicate keys, NaN, huge integers and deep nesting."""
     try:
         if isinstance(text, bytes):
-            text = text.decode("utf-8")  # left to itself, json also guesses UTF-16 and UTF-32
+            text = text.decode("utf-8")  # json would also accept UTF-16 and UTF-32
         return json.loads(text, object_pairs_hook=_pairs, parse_int=_integer, parse_constant=_constant)
     except FormatError as error:
         raise FormatError(f"{what} {error}") from None
@@ -51,16 +47,12 @@ def _constant(name: str) -> NoReturn:
 
 
 def check_fields(what: str, value: object, names: Collection[str]) -> dict[str, Any]:
-    """`value` as a dict with exactly the fields `names`.
-
-    Raises:
-        FormatError: not an object, an unknown field (did you mean ...) or a missing one.
-    """
+    """`value` as a dict with exactly the fields `names`, or FormatError."""
     if not isinstance(value, dict):
         raise FormatError(f"{what} is {short(value)}, expected an object")
     for name in value:
         if name not in names:
-            raise FormatError(f"{what} has the unknown field {short(name)}{did_you_mean(name[:100], names)}")
+            raise FormatError(f"{what} has the unknown field {short(name)}{did_you_mean(name, names)}")
     for name in names:
         if name not in value:
             raise FormatError(f"{what} lacks the field {name!r}")
@@ -68,17 +60,7 @@ def check_fields(what: str, value: object, names: Collection[str]) -> dict[str, 
 
 
 def check_text(what: str, text: object) -> str:
-    """`text` when it is a short printable string: a file must not move the cursor of the terminal that shows it.
-
-    Raises:
-        FormatError: it is not.
-    """
+    """`text`, or FormatError: a file must not send long text or control characters to a terminal."""
     if not isinstance(text, str) or len(text) > _LONGEST_TEXT or not text.isprintable():
         raise FormatError(f"{what} is {short(text)}, expected printable text of at most {_LONGEST_TEXT} characters")
     return text
-
-
-def short(value: object) -> str:
-    """repr(value) cut to 60 characters, for a message of one line."""
-    text = repr(value[:60] if isinstance(value, (str, list)) else value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
