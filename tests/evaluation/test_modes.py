@@ -14,7 +14,7 @@ from torch.distributions import Categorical
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from onebit.data import Split, StreamedImages, make_toy
-from onebit.data.folder import MappedPixels
+from onebit.data.image_folder import MappedPixels
 from onebit.errors import UsageError
 from onebit.evaluation.batches import predict_logits
 from onebit.evaluation.losses import LOSSES

@@ -168,7 +168,7 @@ def test_test_images_of_void_pixels_alone_are_one_clear_line(
     ):
         assert main(asked) == 2
         assert capsys.readouterr().err.splitlines() == [
-            "onebit: test masks: every pixel of all 1 is void (255), expected some of a class"
+            "onebit: test masks: every pixel of all 1 is void (255), expected pixels with a class"
         ]
     assert not (tmp_path / "other").exists()
 

@@ -1,4 +1,4 @@
-"""Streamed images are indexed like an array, and whoever takes arrays takes them."""
+"""Streamed images are indexed like an array, and can be used in place of one."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Source:
     ],
     ids=str,
 )
-def test_indexing_is_that_of_an_array(index: object) -> None:
+def test_indexing_equals_that_of_an_array(index: object) -> None:
     streamed = StreamedImages(Source())
     got = streamed[index]
     np.testing.assert_array_equal(got, ARRAY[index])  # type: ignore[index]
@@ -74,7 +74,7 @@ def test_a_split_of_streamed_images_reads_nothing_until_it_must() -> None:
     assert streamed.channel_statistics() == whole.channel_statistics()
 
 
-def test_statistics_of_many_streamed_images_are_those_of_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_statistics_of_streamed_images_come_from_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     source = Source()
     monkeypatch.setattr(splits, "STATISTICS_IMAGES", 8)
     split = Split(StreamedImages(source), np.zeros(30, np.int64))
@@ -118,7 +118,7 @@ def test_batches_to_evaluate() -> None:
         np.testing.assert_array_equal(np.concatenate(parts), ARRAY)
 
 
-def test_prefetched_items_are_made_ahead_in_order_and_no_further() -> None:
+def test_prefetched_items_are_in_order_and_limited() -> None:
     made = []
 
     def items() -> Iterator[int]:
@@ -135,7 +135,7 @@ def test_prefetched_items_are_made_ahead_in_order_and_no_further() -> None:
     assert list(prefetched([])) == []
 
 
-def test_prefetching_passes_errors_on_and_can_be_left() -> None:
+def test_prefetching_passes_errors_on_and_can_be_closed() -> None:
     def items() -> Iterator[int]:
         yield 1
         raise ValueError("broken")

@@ -1,4 +1,4 @@
-"""Folders of images: decoded once, kept, read again, streamed, and what becomes of broken images."""
+"""Folders of images: decoding, the cache, streaming, and broken images."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import numpy as np
 import pytest
 from tiny_folder import break_image, imagenet_folder, picture, write, write_class
 
-from onebit.data import LoadedFiles, StreamedImages, TrainingImages, folder, load_dataset
+from onebit.data import LoadedFiles, StreamedImages, TrainingImages, image_folder, load_dataset
 from onebit.data.augment import Augmentation
 from onebit.data.decoding import Decoders, decode_image
-from onebit.data.folder import read_folder
+from onebit.data.image_folder import read_folder
 from onebit.errors import DataError, UsageError
 
 read = functools.partial(read_folder, "folder", workers=0)
 
 
 def kept(tmp_path: Path) -> list[str]:
-    """What lies in the cache: the ends of the names."""
+    """The suffixes of the files in the cache."""
     return sorted(path.suffix for path in (tmp_path / "cache" / "folders").glob("*"))
 
 
-def test_images_and_labels_are_those_of_the_files(tmp_path: Path) -> None:
+def test_images_and_labels_match_the_files(tmp_path: Path) -> None:
     root = imagenet_folder(tmp_path / "pictures")
     loaded = read(directory=root, input_size=24)
     assert loaded.classes == ("n01", "n02", "n03")
@@ -41,25 +41,25 @@ def test_images_and_labels_are_those_of_the_files(tmp_path: Path) -> None:
     assert [Path(file).suffix for file in loaded.files] == [".npy"]
 
 
-def test_workers_make_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_decode_the_same_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = imagenet_folder(tmp_path / "pictures")
     here = read(directory=root, input_size=20)
     monkeypatch.setenv("ONEBIT_CACHE", str(tmp_path / "other"))
-    monkeypatch.setattr(folder, "_CHUNK", 5000)  # several pieces
+    monkeypatch.setattr(image_folder, "_CHUNK", 5000)  # several pieces
     there = read(directory=root, input_size=20, workers=2)
     np.testing.assert_array_equal(here.train.images, there.train.images)
     np.testing.assert_array_equal(here.test.images, there.test.images)
 
 
-def test_decoded_once_and_again_when_a_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_decoded_once_and_again_if_a_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = imagenet_folder(tmp_path / "pictures")
-    told: list[tuple[str, int, int]] = []
-    first = read(directory=root, input_size=16, progress=lambda *news: told.append(news))
+    calls: list[tuple[str, int, int]] = []
+    first = read(directory=root, input_size=16, progress=lambda *call: calls.append(call))
     total = sum(path.stat().st_size for path in root.rglob("*.JPEG"))
-    assert told[-1] == ("decoding images of pictures", total, total)
-    assert [done for _, done, _ in told] == sorted({done for _, done, _ in told})
+    assert calls[-1] == ("decoding images of pictures", total, total)
+    assert [done for _, done, _ in calls] == sorted({done for _, done, _ in calls})
     with monkeypatch.context() as patched:
-        patched.setattr(folder, "Decoders", None)
+        patched.setattr(image_folder.Decoders, "decode_into", None)
         again = read(directory=root, input_size=16)
     np.testing.assert_array_equal(first.train.images, again.train.images)
     write(root / "train" / "n01" / "n01_0.JPEG", picture(77, 30, 30))
@@ -77,7 +77,7 @@ def test_decoded_once_and_again_when_a_file_changes(tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize("limits", [{"mapped_above": 100}, {"streamed_above": 100}], ids=["mapped", "streamed"])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_what_is_not_in_memory_is_the_same(tmp_path: Path, limits: dict[str, int], workers: int) -> None:
+def test_streamed_images_are_the_same(tmp_path: Path, limits: dict[str, int], workers: int) -> None:
     root = imagenet_folder(tmp_path / "pictures")
     whole = read(directory=root, input_size=20)
     loaded = read(directory=root, input_size=20, workers=workers, **limits)
@@ -99,7 +99,7 @@ def test_what_is_not_in_memory_is_the_same(tmp_path: Path, limits: dict[str, int
     assert bool(loaded.files) == ("mapped_above" in limits)
 
 
-def test_random_parts_of_streamed_images_are_cut_from_the_undiminished_file(tmp_path: Path) -> None:
+def test_streamed_images_are_cropped_at_full_resolution(tmp_path: Path) -> None:
     root = imagenet_folder(tmp_path / "pictures")
     images = read(directory=root, input_size=20, streamed_above=0).train.images
     rng = np.random.default_rng(3)
@@ -110,7 +110,7 @@ def test_random_parts_of_streamed_images_are_cut_from_the_undiminished_file(tmp_
     np.testing.assert_array_equal(got.transpose(0, 2, 3, 1), expected)
 
 
-def test_images_of_one_size_keep_it(tmp_path: Path) -> None:
+def test_images_of_one_size_keep_their_size(tmp_path: Path) -> None:
     for label, name in enumerate(("cat", "dog")):
         write_class(tmp_path / "own" / name, 10, seed=10 * label)
     loaded = read(directory=tmp_path / "own")
@@ -125,7 +125,7 @@ def test_images_of_one_size_keep_it(tmp_path: Path) -> None:
 
 
 def first_kept(loaded: LoadedFiles, tmp_path: Path) -> str:
-    """The number of the first cat that is trained on."""
+    """The number of the first training image of a cat."""
     numbers = [f"{i:03}" for i in range(10)]
     tests = {image.tobytes() for image in loaded.test.images}
     return next(n for n in numbers if picture(int(n)).transpose(2, 0, 1).tobytes() not in tests)
@@ -218,7 +218,7 @@ def test_imagenet_is_found_by_its_layout(tmp_path: Path, monkeypatch: pytest.Mon
         assert words in str(caught.value)
 
 
-def test_a_folder_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_read_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(place: object) -> None:
         raise PermissionError(13, "Permission denied", str(place))
 
@@ -228,7 +228,7 @@ def test_a_folder_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.Monke
         read(directory=root, input_size=8)
 
 
-def test_wrong_places_and_numbers(tmp_path: Path) -> None:
+def test_wrong_folders_and_numbers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="a folder of your own images: name it with --data DIR"):
         load("folder")
     with pytest.raises(DataError, match="typo is not a folder; expected one with images in class sub-folders"):

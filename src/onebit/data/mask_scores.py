@@ -1,4 +1,4 @@
-"""Masks, a class for each pixel: what they hold, and how predicted ones are counted against true ones."""
+"""Masks, a class for each pixel, and scores of predicted masks."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy.typing as npt
 Masks = npt.NDArray[np.uint8]
 """(N, H, W), class numbers 0, 1, … or `VOID`."""
 VOID = 255
-"""A pixel of no class: it is neither trained on nor counted."""
+"""The value of a pixel without a class: training and scores ignore it."""
 
 
 class PixelScore(NamedTuple):
-    """What a confusion matrix says, each a fraction 0–1; NaN for a class that neither truth nor prediction has.
+    """Scores in 0–1 from a confusion matrix; NaN for a class that occurs in neither truth nor prediction.
 
-    accuracy: right pixels of all. iou, dice: per class. mean_iou, mean_dice: over the classes that occur.
+    accuracy: share of correct pixels. iou, dice: for each class. mean_iou, mean_dice: over the classes that occur.
     """
 
     accuracy: float
@@ -28,11 +28,11 @@ class PixelScore(NamedTuple):
 
 
 def confusion_matrix(truth: npt.ArrayLike, predicted: npt.ArrayLike, *, classes: int) -> npt.NDArray[np.int64]:
-    """Counts of pixels, a row for each true class, a column for each predicted one; `VOID` pixels are left out.
+    """Count pixels, with a row for each true class and a column for each predicted class; `VOID` pixels are ignored.
 
     Args:
-        truth, predicted: class numbers, arrays of one shape.
-        classes: how many there are.
+        truth, predicted: class numbers, arrays of the same shape.
+        classes: number of classes.
     """
     truth, predicted = np.ravel(truth).astype(np.int64), np.ravel(predicted).astype(np.int64)
     known = truth < classes
@@ -41,12 +41,12 @@ def confusion_matrix(truth: npt.ArrayLike, predicted: npt.ArrayLike, *, classes:
 
 
 def is_counted(labels: npt.NDArray) -> bool:
-    """Whether there is anything to count: labels, or a pixel of a mask that is not `VOID`."""
+    """Whether there is anything to score: a label, or a mask pixel that is not `VOID`."""
     return bool((labels != VOID).any()) if labels.ndim > 1 else len(labels) > 0
 
 
 def by_pixel(logits: npt.NDArray, labels: npt.NDArray) -> tuple[npt.NDArray, npt.NDArray]:
-    """Logits and labels with a row a sample: of masks each pixel is one, but those that are `VOID`.
+    """Logits and labels with a row for each sample; for masks, each pixel that is not `VOID` is a sample.
 
     Args:
         logits: (N, K), or (N, K, h, w).
@@ -62,7 +62,7 @@ def by_pixel(logits: npt.NDArray, labels: npt.NDArray) -> tuple[npt.NDArray, npt
 
 
 def mask_facts(confusion: npt.ArrayLike) -> dict[str, Any]:
-    """What a result says of predicted masks beside its accuracy; None for a class that never occurs."""
+    """The scores of masks in a result, besides the accuracy; None for a class that does not occur."""
     score = pixel_score(confusion)
     return {
         "mean_iou": score.mean_iou,
@@ -74,9 +74,9 @@ def mask_facts(confusion: npt.ArrayLike) -> dict[str, Any]:
 
 
 def pixel_score(confusion: npt.ArrayLike) -> PixelScore:
-    """Accuracy, IoU and Dice from counts that were summed over all pixels first.
+    """Accuracy, IoU and Dice from counts over all pixels.
 
-    With n_kk the pixels of class k that were found, t_k those that there are and p_k those that were predicted:
+    With n_kk correctly predicted pixels of class k, t_k pixels of the true class k and p_k predicted ones:
     IoU_k = n_kk/(t_k + p_k − n_kk) (Jaccard), Dice_k = 2·n_kk/(t_k + p_k).
 
     Args:
@@ -87,10 +87,10 @@ def pixel_score(confusion: npt.ArrayLike) -> PixelScore:
         0.6
     """
     counts = np.asarray(confusion, np.int64)
-    found, either = np.diagonal(counts), counts.sum(axis=0) + counts.sum(axis=1)
+    correct, total = np.diagonal(counts), counts.sum(axis=0) + counts.sum(axis=1)
     with np.errstate(invalid="ignore"):
-        iou, dice = found / (either - found), 2 * found / either
-    occurs = either > 0
+        iou, dice = correct / (total - correct), 2 * correct / total
+    occurs = total > 0
     mean_iou, mean_dice = (float(values[occurs].mean()) if occurs.any() else np.nan for values in (iou, dice))
-    accuracy = float(found.sum() / counts.sum()) if counts.any() else np.nan
+    accuracy = float(correct.sum() / counts.sum()) if counts.any() else np.nan
     return PixelScore(accuracy, tuple(iou.tolist()), tuple(dice.tolist()), mean_iou, mean_dice)

@@ -1,4 +1,4 @@
-"""Images that lie in memory, as one array, and images that do not: a thing that is indexed like one."""
+"""Images that are too large for memory, with the indexing of an array, and reading ahead."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _T = TypeVar("_T")
 
 
 class PixelSource(Protocol):
-    """Where streamed images come from.
+    """A source of streamed images.
 
     shape: (H, W, C) of every image.
-    count: how many there are.
+    count: number of images.
     """
 
     @property
@@ -29,18 +29,18 @@ class PixelSource(Protocol):
     def count(self) -> int: ...
 
     def read(self, rows: npt.NDArray[np.int64], *, crops: npt.NDArray[np.float64] | None = None) -> Images:
-        """The images `rows`, (len(rows), H, W, C); with `crops` a random part of each, see `resizing.crop_box`."""
+        """Read images, (len(rows), H, W, C); with `crops` a random part of each, see `resizing.crop_box`."""
 
 
 class StreamedImages:
-    """Images that are read when they are indexed: too many to be held in memory as one array.
+    """Images that do not fit in memory and are read when they are indexed.
 
-    It has the shape, dtype and length of a uint8 array (N, C, H, W). A slice, a mask or an array of indices reads those
-    images into an ndarray in NHWC memory; `subset` chooses some without reading any.
+    It has the shape, dtype and length of a uint8 array (N, C, H, W). Indexing with a slice, a mask or an array of
+    indices reads those images into an ndarray with NHWC memory; `subset` selects images without reading them.
 
     Args:
-        source: reads them.
-        rows: which images of the source these are, (N,); all of them by default.
+        source: reads the images.
+        rows: (N,), the images of the source to use; all of them by default.
 
     Example:
         >>> streamed = load_dataset("imagenet", directory=folder).test.images  # doctest: +SKIP
@@ -69,7 +69,7 @@ class StreamedImages:
         return pixels if rows.ndim else pixels[0]
 
     def subset(self, index: Any) -> StreamedImages:
-        """The images at a slice, mask or array of indices, still unread."""
+        """The images at a slice, mask or array of indices, without reading them."""
         return StreamedImages(self.source, self.rows[index])
 
     def __repr__(self) -> str:
@@ -77,7 +77,7 @@ class StreamedImages:
 
 
 def prefetched(items: Iterable[_T], *, ahead: int = 2) -> Iterator[_T]:
-    """The items, each made in a thread while those before it are used; at most `ahead` wait."""
+    """Iterate over `items` in a background thread, up to `ahead` items in advance."""
     iterator, end = iter(items), object()
     with ThreadPoolExecutor(1, "onebit prefetch") as thread:
         waiting = deque(thread.submit(next, iterator, end) for _ in range(ahead))
@@ -91,6 +91,6 @@ def prefetched(items: Iterable[_T], *, ahead: int = 2) -> Iterator[_T]:
 
 
 def read_batches(images: Images | StreamedImages, indices: Sequence[Any]) -> Iterator[Images]:
-    """`images[index]` for each slice or array in `indices`; of streamed images the next ones are read meanwhile."""
+    """`images[index]` for each slice or array in `indices`; streamed images are read ahead."""
     batches = (images[index] for index in indices)
     return prefetched(batches) if isinstance(images, StreamedImages) else batches

@@ -46,7 +46,7 @@ def test_membrane_is_found_in_the_data_folder(tmp_path: Path, monkeypatch: pytes
         load_dataset("membrane")
 
 
-def test_a_file_of_classes_gives_their_names_and_255_is_none(tmp_path: Path) -> None:
+def test_classes_txt_names_the_classes_and_255_is_void(tmp_path: Path) -> None:
     masked_folder(tmp_path, 4)
     (tmp_path / "classes.txt").write_text("sky\n\ntree\nroad\n", encoding="utf-8")
     for i in range(4):
@@ -60,7 +60,7 @@ def test_a_file_of_classes_gives_their_names_and_255_is_none(tmp_path: Path) -> 
     assert (found[:, 0] == VOID).all()
 
 
-def test_colours_stay_and_palette_masks_hold_their_numbers(tmp_path: Path) -> None:
+def test_color_images_stay_rgb_and_palette_masks_keep_their_numbers(tmp_path: Path) -> None:
     masked_folder(tmp_path, 3)
     write(tmp_path / "image" / "1.png", np.dstack([blobs(1) * np.uint8(200)] * 3))
     (tmp_path / "classes.txt").write_text("a\nb\n", encoding="utf-8")
@@ -74,7 +74,7 @@ def test_colours_stay_and_palette_masks_hold_their_numbers(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_masks_of_one_bit_hold_the_first_class_and_the_second(tmp_path: Path, named: bool) -> None:
+def test_one_bit_masks_have_the_first_two_classes(tmp_path: Path, named: bool) -> None:
     mask = write(masked_folder(tmp_path, 1) / "label" / "0.png", blobs(0))
     if named:
         (tmp_path / "classes.txt").write_text("ground\ndisc\n", encoding="utf-8")
@@ -84,7 +84,7 @@ def test_masks_of_one_bit_hold_the_first_class_and_the_second(tmp_path: Path, na
     np.testing.assert_array_equal(read_mask(mask, (32, 32), values), blobs(0))
 
 
-def test_another_size_resizes_images_and_masks(tmp_path: Path) -> None:
+def test_input_size_resizes_images_and_masks(tmp_path: Path) -> None:
     data = load_dataset("segmentation", directory=masked_folder(tmp_path, 5), input_size=16, validation=1)
     assert data.train.images.shape == (3, 1, 16, 16)
     assert data.train.labels.shape == (3, 16, 16)
@@ -101,7 +101,7 @@ def turned(path: Path, orientation: int) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_image_and_mask_are_turned_each_by_its_own_tag(tmp_path: Path, orientation: int) -> None:
+def test_the_exif_orientation_of_each_image_and_mask_is_applied(tmp_path: Path, orientation: int) -> None:
     """Number 0 as JPEG with a tag and an upright mask, 1 with a tag on both, 2 upright with a tag on the mask alone."""
     inside = np.zeros((8, 16), bool)
     inside[:3, :5] = True
@@ -125,7 +125,7 @@ def test_image_and_mask_are_turned_each_by_its_own_tag(tmp_path: Path, orientati
             assert np.array_equal(pixels > 127, inside)
 
 
-def test_a_palette_mask_is_turned_with_its_numbers(tmp_path: Path) -> None:
+def test_a_rotated_palette_mask_keeps_its_numbers(tmp_path: Path) -> None:
     numbers = np.arange(6, dtype=np.uint8).reshape(2, 3)
     mask = Image.fromarray(numbers, "P")
     mask.putpalette(range(18))
@@ -138,11 +138,11 @@ def test_a_palette_mask_is_turned_with_its_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["train", "validation", "test"])
-def test_masks_that_are_void_all_over_are_refused(part: str) -> None:
+def test_masks_without_any_class_are_refused(part: str) -> None:
     some, none = (Split(np.zeros((2, 1, 4, 4), np.uint8), np.full((2, 4, 4), value, np.uint8)) for value in (0, VOID))
     parts = dict.fromkeys(("train", "validation", "test"), some)
     with pytest.raises(
-        DataError, match=rf"^{part} masks: every pixel of all 2 is void \(255\), expected some of a class$"
+        DataError, match=rf"^{part} masks: every pixel of all 2 is void \(255\), expected pixels with a class$"
     ):
         Dataset("d", **{**parts, part: none}, classes=("a",))
     assert len(Dataset("d", **{**parts, part: none[:0]}, classes=("a",)).test) in (0, 2)
@@ -155,7 +155,7 @@ def refused(root: Path) -> str:
     return str(caught.value)
 
 
-def test_masks_that_do_not_fit_are_named_in_one_line(tmp_path: Path) -> None:
+def test_wrong_masks_are_named_in_one_line(tmp_path: Path) -> None:
     mask = masked_folder(tmp_path, 5) / "label" / "3.png"
     write(mask, np.zeros((16, 20), np.uint8))
     assert refused(tmp_path) == f"{mask}: the mask is 20×16 pixels, its image is 32×32; expected one size"
@@ -163,37 +163,39 @@ def test_masks_that_do_not_fit_are_named_in_one_line(tmp_path: Path) -> None:
     strange[0, :2], strange[1, 0] = 7, 128
     write(mask, strange)
     assert refused(tmp_path) == (
-        f"{mask}: the mask holds the values 7, 128 (3 pixels), expected 0 and 255; other classes are named in "
-        "classes.txt beside label/, a line each"
+        f"{mask}: the mask has the values 7, 128 (3 pixels), expected 0 and 255; for other classes, write their "
+        "names to classes.txt beside label/, one on each line"
     )
     (tmp_path / "classes.txt").write_text("\n".join("abcdefgh"), encoding="utf-8")
     for i in range(5):
         write(tmp_path / "label" / f"{i}.png", np.full((32, 32), 4 + i, np.uint8))
-    assert "4.png: the mask holds the values 8 (1,024 pixels), expected 0 to 7, or 255 for none" in refused(tmp_path)
+    assert "4.png: the mask has the values 8 (1,024 pixels), expected 0 to 7, or 255 for none" in refused(tmp_path)
     write(tmp_path / "label" / "0.png", np.zeros((32, 32, 3), np.uint8))
-    assert "0.png: the mask has pixels 'RGB', expected one number of 8 bits" in refused(tmp_path)
+    assert "0.png: the mask has 'RGB' pixels, expected one 8-bit number" in refused(tmp_path)
     (tmp_path / "classes.txt").write_text("a\na\n", encoding="utf-8")
-    assert "classes.txt: got 2 names, expected 2 to 254, a line each and no two alike" in refused(tmp_path)
+    assert "classes.txt: got 2 names, expected 2 to 254 different names, one on each line" in refused(tmp_path)
 
 
-def test_folders_that_do_not_fit_are_named_in_one_line(tmp_path: Path) -> None:
+def test_wrong_folders_are_named_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="name it with --data DIR"):
         load_dataset("segmentation")
     assert "not found: needs image/*.png and label/*.png; looked in" in refused(tmp_path)
     masked_folder(tmp_path, 3)
     lone = write(tmp_path / "image" / "9.png", np.zeros((32, 32), np.uint8))
-    assert refused(tmp_path).startswith(f"{lone}: has no partner in {tmp_path / 'label'}, where a file named 9.png")
+    assert refused(tmp_path).startswith(
+        f"{lone}: has no partner in {tmp_path / 'label'}, expected a file named 9.png there"
+    )
     write(tmp_path / "label" / "9.png", np.zeros((32, 32), np.uint8))
     write(lone, np.zeros((30, 32), np.uint8))
-    assert refused(tmp_path) == f"{lone}: is 32×30 pixels, 0.png is 32×32; expected one size: cut or resize them"
+    assert refused(tmp_path) == f"{lone}: is 32×30 pixels, 0.png is 32×32; expected one size: crop or resize them"
     lone.write_bytes(b"no image")
     assert refused(tmp_path) == f"{lone}: is not an image that Pillow can read"
 
 
-def test_a_split_takes_masks_of_its_images_only() -> None:
+def test_a_split_refuses_masks_of_other_shapes() -> None:
     images = np.zeros((2, 1, 8, 8), np.uint8)
     assert len(Split(images, np.zeros((2, 8, 8), np.uint8))[1:]) == 1
-    assert len(Split(images, np.zeros((2, 4, 4), np.uint8))) == 2  # of their centre
+    assert len(Split(images, np.zeros((2, 4, 4), np.uint8))) == 2  # of their center
     for wrong in (np.zeros((3, 8, 8), np.uint8), np.zeros((2, 9, 8), np.uint8)):
         with pytest.raises(DataError, match=r"masks: got uint8 .*, expected \(2, 8, 8\)"):
             Split(images, wrong)
