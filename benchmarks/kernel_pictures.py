@@ -64,7 +64,7 @@ def _draw_bars(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
             [ratio - 1 for ratio in ratios],
             _BAR,
             left=1,
-            color=drawing.COLOURS[index],
+            color=drawing.COLORS[index],
             label=label,
         )
         for height, ratio in zip(heights, ratios, strict=True):
@@ -97,7 +97,7 @@ def _draw_curve(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
             ratios,
             marker="o",
             markersize=3,
-            color=drawing.colour(index, len(batches)),
+            color=drawing.curve_color(index, len(batches)),
             label=f"batch {batch}",
         )
     sizes = sorted({row["size"] for row in rows})

@@ -73,8 +73,8 @@ def draw(axes: Axes, table: str, name: str) -> None:
         quantizer.set_progress(progress)
         x, forward, gradient = curves(table, quantizer)
         if shade == 1:
-            axes.plot(x, forward, "." if noisy else "-", color=drawing.COLOURS[0], markersize=4)
-        axes.plot(x, gradient, "." if noisy else "-", color=drawing.COLOURS[1], alpha=shade, markersize=1.5)
+            axes.plot(x, forward, "." if noisy else "-", color=drawing.COLORS[0], markersize=4)
+        axes.plot(x, gradient, "." if noisy else "-", color=drawing.COLORS[1], alpha=shade, markersize=1.5)
         top = max(top, float(gradient.abs().max()))
     axes.axhline(0, color=drawing.GREY, linewidth=0.6)
     axes.set_title(f"{name}, T = {OPTIONS[name]['temperature']:g}" if name in OPTIONS else name)
@@ -103,10 +103,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             for axes in list(grid.flat)[len(names) :]:
                 axes.set_axis_off()
         key = list(grid.flat)[-1]
-        key.plot([], color=drawing.COLOURS[0], label="forward")
-        key.plot([], color=drawing.COLOURS[1], label="gradient")
+        key.plot([], color=drawing.COLORS[0], label="forward")
+        key.plot([], color=drawing.COLORS[1], label="gradient")
         for progress, shade in zip(PROGRESS[:-1], SHADES[:-1], strict=True):
-            key.plot([], color=drawing.COLOURS[1], alpha=shade, label=f"at {progress:.0%} of a schedule")
+            key.plot([], color=drawing.COLORS[1], alpha=shade, label=f"at {progress:.0%} of a schedule")
         key.legend(loc="center")
     # few colors: a third of the bytes
     Image.open(out).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(out, optimize=True)

@@ -21,18 +21,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from onebit.data import Dataset, Split
-from onebit.evaluation.modes import (
-    bn_images,
-    fixed_weights,
-    kept_batch_norm,
-    predict_logits,
-    reestimate_batch_norm_,
-)
+from onebit.evaluation.batches import predict_logits
+from onebit.evaluation.modes import bn_images, fixed_weights, kept_batch_norm, reestimate_batch_norm_
 from onebit.layers import binary_layers
 from onebit.quantizers import draw_signs
 from onebit.recipe import Recipe, build_recipe, read_settings, recipe_path
 from onebit.report.curves import Curve, add_legend, draw_error, per_epoch
-from onebit.report.drawing import COLOURS, GREY, INK, NEGATIVE, POSITIVE, colour, label_epochs, picture
+from onebit.report.drawing import COLORS, GREY, INK, NEGATIVE, POSITIVE, curve_color, label_epochs, picture
 from onebit.runs.model import build_training
 from onebit.runs.run import fit_recipe, load_recipe_data
 from onebit.train.history import EpochLog, History
@@ -255,7 +250,7 @@ def draw_training(path: Path, histories: dict[str, list[History]], *, data: str)
         error.set_title(f"{data}: error")
         for index, curve in enumerate(curves):
             epochs, mean, sd = per_epoch([[(r.epoch, 100 * r.flip_ratio) for r in h] for h in curve.histories])
-            shade = colour(index, len(curves))
+            shade = curve_color(index, len(curves))
             flips.plot(epochs, mean, "o-", markersize=2.5, color=shade)
             flips.fill_between(epochs, mean - sd, mean + sd, color=shade, alpha=0.18, linewidth=0)
         label_epochs(flips, 1, len(curves[0].histories[0]))
@@ -268,7 +263,7 @@ def draw_freezing(path: Path, found: dict[str, list[Accuracies]], *, data: str) 
     """Accuracy of ensembles of N draws, with the binary and the latent weights as lines."""
     with picture(path, width=9, height=3.8) as figure:
         panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
-        for axes, (method, nets), shade in zip(panels, found.items(), COLOURS, strict=False):
+        for axes, (method, nets), shade in zip(panels, found.items(), COLORS, strict=False):
             _draw_ensembles(axes, nets, shade, shipped_bn=SHIPPED_BN[method])
             axes.set(xlabel="draws in the ensemble", title=f"{method} training")
             axes.legend(loc="lower right")

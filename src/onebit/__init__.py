@@ -30,7 +30,7 @@ _HOME = {
     "pack": "onebit.fold",
     "save": "onebit.packed",
     "sign": "onebit.quantizers",
-    "summary": "onebit.evaluation.summary",
+    "summary": "onebit.evaluation.counts",
     "verify": "onebit.verification.agreement",
 }
 _PACKAGES = {

@@ -22,8 +22,8 @@ from onebit import verification as verification
 from onebit._version import __version__ as __version__
 from onebit.data import Dataset as Dataset
 from onebit.data import load_dataset as load_dataset
+from onebit.evaluation.counts import summary as summary
 from onebit.evaluation.modes import evaluate as evaluate
-from onebit.evaluation.summary import summary as summary
 from onebit.fold import pack as pack
 from onebit.layers import BinaryLinear as BinaryLinear
 from onebit.layers import InputCoding as InputCoding

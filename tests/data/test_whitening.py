@@ -71,9 +71,9 @@ def test_a_whitened_net_trains_and_is_evaluated_but_not_packed(
     monkeypatch.setattr("onebit.runs.run_data.load_run_data", None)  # refused before data are read
     for verb in (["pack", run, "-o", str(tmp_path / "net.1bit")], ["verify", run]):
         assert main(verb) == 2
-        captured = capsys.readouterr()
-        assert "was trained on whitened images, and a packed net takes images as they are" in captured.err
-        assert captured.out == ""
+        said = capsys.readouterr()
+        assert "was trained on whitened images, and a packed net takes raw images" in said.err
+        assert said.out == ""
     assert not (tmp_path / "net.1bit").exists()
     assert main(["train", "--dataset", "toy", "--whitening", "zca", "--augmentation.crop_padding", "2"]) == 2
     assert "whitening and augmentation.crop_padding" in capsys.readouterr().err

@@ -19,7 +19,8 @@ from fold_nets import (
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
-from onebit.evaluation.modes import fixed_weights, predict_logits
+from onebit.evaluation.batches import predict_logits
+from onebit.evaluation.modes import fixed_weights
 from onebit.fold import pack
 from onebit.layers import BinaryLinear, InputCoding, binarize_, binary_layers
 from onebit.packed import Affine, Dense, Threshold, costs, dumps, load, save

@@ -21,7 +21,7 @@ MOVED = {
     "onebit.inspection": "onebit.verification.inspection",
     "onebit.losses": "onebit.evaluation.losses",
     "onebit.memory": "onebit.common.memory",
-    "onebit.metrics": "onebit.evaluation.summary",
+    "onebit.metrics": "onebit.evaluation",
     "onebit.model_inputs": "onebit.evaluation.model_inputs",
     "onebit.packed_module": "onebit.runtime.torch_module",
     "onebit.pictures": "onebit.common.pictures",

@@ -1,6 +1,6 @@
-"""How good a net is: test modes, scores, losses, counts of parameters, and the health of a training.
+"""How good a net is: test modes, scores, losses, calibration, training health, and counts of weights and bytes.
 
-The names of `onebit.evaluation.modes` are taken from here when they are first used: calibration needs no torch.
+Names are loaded when they are first used, because calibration needs no torch.
 """
 
 from __future__ import annotations
@@ -13,18 +13,21 @@ from onebit.common.lazy import lazy_modules
 if TYPE_CHECKING:
     from onebit.evaluation import modes as modes
     from onebit.evaluation import precision as precision
+    from onebit.evaluation.batches import predict_logits as predict_logits
     from onebit.evaluation.modes import evaluate as evaluate
-    from onebit.evaluation.modes import predict_logits as predict_logits
     from onebit.evaluation.modes import reestimate_batch_norm_ as reestimate_batch_norm_
 
-
-_modules = lazy_modules(__name__)
+_MODULES = ("modes", "batches", "counts", "health")
+"""Modules whose names the package has too."""
+_module = lazy_modules(__name__)
 
 
 def __getattr__(name: str) -> Any:
     try:
-        return _modules(name)
+        return _module(name)
     except AttributeError:
-        if name.startswith("_"):
-            raise
-        return getattr(importlib.import_module("onebit.evaluation.modes"), name)
+        for module in () if name.startswith("_") else _MODULES:
+            names = vars(importlib.import_module(f"onebit.evaluation.{module}"))
+            if name in names:
+                return names[name]
+        raise

@@ -18,20 +18,13 @@ from onebit.common.arguments import check_number, described
 from onebit.common.tables import resolve
 from onebit.data import Augmentation, Dataset, TrainingSamples, check_dataset
 from onebit.errors import CheckpointError, TrainingError, UsageError, WrongTypeError
-from onebit.evaluation.health import HealthWatch, gradient_health, layer_health
+from onebit.evaluation.batches import in_tiles, predict_logits
+from onebit.evaluation.health import HealthWatch, binary_signs, flip_ratio, gradient_health, layer_health, saturation
 from onebit.evaluation.losses import LOSSES, Loss
 from onebit.evaluation.model_inputs import explained, model_device
-from onebit.evaluation.modes import (
-    bn_images,
-    fixed_weights,
-    in_tiles,
-    kept_batch_norm,
-    predict_logits,
-    reestimate_batch_norm_,
-)
+from onebit.evaluation.modes import bn_images, fixed_weights, kept_batch_norm, reestimate_batch_norm_
 from onebit.evaluation.precision import autocast, lay_out_state_, resolve_memory_format, resolve_precision
 from onebit.evaluation.scores import Score, score_logits, whole_score
-from onebit.evaluation.summary import binary_signs, flip_ratio, saturation
 from onebit.layers import binary_layers, check_model
 from onebit.optim import check_optimizer, finish_steps_, latent_rate
 from onebit.quantizers import scheduled

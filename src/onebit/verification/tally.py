@@ -16,7 +16,8 @@ from onebit import runtime
 from onebit.common.moved import renamed
 from onebit.data import VOID
 from onebit.errors import FoldError, UsageError
-from onebit.evaluation.modes import fitting_batch, fixed_weights, predict_logits
+from onebit.evaluation.batches import fitting_batch, predict_logits
+from onebit.evaluation.modes import fixed_weights
 from onebit.fold import SignSite, eval_copy
 from onebit.packed import LayerProof, PackedNet, check_net
 from onebit.runtime.running import check_batch_size, check_images

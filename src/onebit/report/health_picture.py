@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onebit.errors import DataError
-from onebit.report.drawing import picture
+from onebit.report.drawing import add_title, picture, whole_ticks
 from onebit.report.wording import printable
 from onebit.train.history import History
 
@@ -23,11 +23,11 @@ MEASURES = {
 }
 """Field of `LayerHealth` -> heading."""
 LEAST = 1e-4
-"""Shares span decades: the colours are logarithmic from here, and all below is as dark."""
+"""Shares span decades, so the color scale is logarithmic; it starts here, and smaller shares get the same color."""
 
 
 def has_health(history: History) -> bool:
-    """Whether the run holds the health of a layer; runs of earlier versions do not."""
+    """Whether the run recorded the health of a layer; runs of earlier versions did not."""
     return any(row.layers for row in history)
 
 
@@ -35,7 +35,7 @@ def plot_health(history: History, path: str | os.PathLike[str], *, name: str = "
     """Draw the health of each layer over the epochs of one training into one PNG.
 
     Args:
-        history: what `fit` returned. path: ends in .png. name: of the run, for the title.
+        history: the result of `fit`. path: ends in .png. name: of the run, for the title.
 
     Raises:
         DataError: a history without the health of a layer.
@@ -45,29 +45,26 @@ def plot_health(history: History, path: str | os.PathLike[str], *, name: str = "
         >>> plot_health(history, "health.png")  # doctest: +SKIP
     """
     if not has_health(history):
-        raise DataError("the history holds no health of a layer: it is empty, or of an earlier version")
-    found = [measure for measure in MEASURES if any(measure in m for row in history for m in row.layers.values())]
-    layers = {measure: _layers(history, measure) for measure in found}
-    rows = max(map(len, layers.values()))
-    with picture(path, width=8, height=(1.1 + 0.16 * max(rows, 4)) * -(-len(found) // 2)) as figure:
-        figure.suptitle(
-            f"{printable(name)}: training health" if name else "training health", fontsize=10, x=0.01, ha="left"
-        )
-        panels = figure.subplots(-(-len(found) // 2), min(len(found), 2), squeeze=False)
-        for axes in panels.flat[len(found) :]:
+        raise DataError("the history has no health of a layer: it is empty, or of an earlier version")
+    layers = {measure: _layers(history, measure) for measure in MEASURES}
+    layers = {measure: names for measure, names in layers.items() if names}
+    rows, most = -(-len(layers) // 2), max(map(len, layers.values()))
+    with picture(path, width=8, height=(1.1 + 0.16 * max(most, 4)) * rows) as figure:
+        add_title(figure, f"{printable(name)}: training health" if name else "training health", size=10)
+        panels = figure.subplots(rows, min(len(layers), 2), squeeze=False)
+        for axes in panels.flat[len(layers) :]:
             axes.set_axis_off()
-        for axes, measure in zip(panels.flat, found, strict=False):
-            _draw(figure, axes, history, measure, layers[measure])
+        for axes, (measure, names) in zip(panels.flat, layers.items(), strict=False):
+            _draw(figure, axes, history, measure, names)
 
 
 def _layers(history: History, measure: str) -> list[str]:
-    """The layers that a measure applies to, in the order of the net."""
+    """The layers with this measure, in the order of the net."""
     return list(dict.fromkeys(name for row in history for name, measured in row.layers.items() if measure in measured))
 
 
 def _draw(figure: Figure, axes: Any, history: History, measure: str, layers: list[str]) -> None:
     from matplotlib.colors import LogNorm
-    from matplotlib.ticker import MaxNLocator
 
     shares = np.array([[row.layers.get(layer, {}).get(measure, np.nan) for row in history] for layer in layers])
     first, last = history.rows[0].epoch, history.rows[-1].epoch
@@ -76,7 +73,7 @@ def _draw(figure: Figure, axes: Any, history: History, measure: str, layers: lis
     image = axes.imshow(shown, aspect="auto", interpolation="nearest", norm=LogNorm(LEAST, 1), extent=extent)
     axes.set_title(MEASURES[measure])
     axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+    whole_ticks(axes, most=8)
     axes.grid(False)
     every = -(-len(layers) // 24)
     axes.set_yticks(range(0, len(layers), every), [printable(name, limit=24) for name in layers[::every]], fontsize=7)

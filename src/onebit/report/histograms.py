@@ -1,4 +1,4 @@
-"""Histograms of latent weights per layer, with the values they become and how many become which."""
+"""Histograms of latent weights per layer, with their two values and the share of each."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import numpy as np
 
 from onebit.errors import DataError, FormatError, UsageError
 from onebit.packed.bits import sign
-from onebit.report.drawing import INK, NEGATIVE, POSITIVE, REAL, picture
-from onebit.report.runs import Run, recipe_label
+from onebit.report.drawing import INK, NEGATIVE, POSITIVE, REAL, add_title, picture
+from onebit.report.run_folders import Run, recipe_label
 from onebit.report.wording import printable
 from onebit.train.safe_file import open_safetensors
 
@@ -27,9 +27,9 @@ BINS = 100  # even, so that 0, where the sign changes, is the edge of a bin
 
 @dataclass(frozen=True)
 class LayerHistogram:
-    """Counts of the weights of one layer in BINS bins from −reach to +reach.
+    """Counts of the weights of one layer in BINS bins from −limit to +limit.
 
-    value: the two values are ±value; None when they are not the same for the whole layer, or for real weights.
+    value: the two values are ±value; None if they differ within the layer, or for real weights.
     positive: share of weights that become +value; None for real weights.
     at_bound: share of latents at or beyond ±value; None without a value.
     """
@@ -37,7 +37,7 @@ class LayerHistogram:
     name: str
     shape: tuple[int, ...]
     counts: np.ndarray
-    reach: float
+    limit: float
     mean: float
     sd: float
     value: float | None
@@ -46,7 +46,7 @@ class LayerHistogram:
 
     @property
     def is_latent(self) -> bool:
-        """Whether the weights become two values that they are not yet."""
+        """Whether the weights are latent: not yet equal to their two values."""
         return self.positive is not None and self.at_bound != 1
 
 
@@ -56,9 +56,9 @@ def layer_histogram(
     """Count the weights of one layer.
 
     Args:
-        weight: (O, …) latents, or real weights when `value` and `signs` are None.
+        weight: (O, …) latents, or real weights if `value` and `signs` are None.
         value: the two values are ±value.
-        signs: what the latents become, ±1 in the shape of `weight`; sign(latent) when only `value` is given.
+        signs: of the latents, ±1 in the shape of `weight`; sign(latent) if only `value` is given.
 
     Raises:
         DataError: no weights, or weights that are not finite.
@@ -67,18 +67,18 @@ def layer_histogram(
     if value is not None and not (math.isfinite(value) and value > 0):
         raise UsageError(f"value must be a positive number, got {value!r}")
     weight = np.asarray(weight, np.float32)
-    reach = float(np.abs(weight).max()) if weight.size else math.nan
-    if not math.isfinite(reach):
+    limit = float(np.abs(weight).max()) if weight.size else math.nan
+    if not math.isfinite(limit):
         raise DataError(f"{name}: has no weights, or weights that are not finite numbers; there is nothing to draw")
-    reach = max(reach, value or 0.0) or 1.0
-    counts, _ = np.histogram(weight, bins=BINS, range=(-reach, reach))
+    limit = max(limit, value or 0.0) or 1.0
+    counts, _ = np.histogram(weight, bins=BINS, range=(-limit, limit))
     if value is not None and signs is None:
         signs = sign(weight)
     return LayerHistogram(
         name=printable(name, limit=40),
         shape=weight.shape,
         counts=counts,
-        reach=reach,
+        limit=limit,
         mean=float(weight.mean(dtype=np.float64)),
         sd=float(weight.std(dtype=np.float64)),
         value=value,
@@ -93,12 +93,12 @@ def plot_weights(
     """Draw the histogram of the weights of each layer into one PNG.
 
     Args:
-        model_or_state: a torch module, whose layers know what is binary; or a state_dict (name -> tensor or array), of
-            which every tensor with two or more axes and a name that ends in `weight` is drawn.
+        model_or_state: a torch module; or a state_dict (name -> tensor or array), whose tensors with two or more axes
+            and a name ending in `weight` are drawn.
         path: ends in .png.
-        value: for a state_dict: the two values are ±value; when None they are ±c where a whole layer is, and the
-            weights of other layers are drawn as real ones.
-        title: what the picture shows.
+        value: for a state_dict: the two values are ±value; if None, a layer of ±c is drawn as binary and any other
+            layer as real.
+        title: of the picture.
 
     Raises:
         DataError: no such weights, or some that are not finite.
@@ -109,9 +109,10 @@ def plot_weights(
         >>> plot_weights(model, "weights.png", title="mnist-fast: latent weights after epoch 3")  # doctest: +SKIP
     """
     if isinstance(model_or_state, Mapping):
+        arrays = ((name, _array(tensor)) for name, tensor in model_or_state.items())
         layers = [
             layer_histogram(name, array, value=_exact_value(array) if value is None else value)
-            for name, array in ((name, _array(tensor)) for name, tensor in model_or_state.items())
+            for name, array in arrays
             if _is_weight(name, array.ndim)
         ]
     else:
@@ -120,11 +121,11 @@ def plot_weights(
 
 
 def plot_run_weights(run: Run, path: Path) -> None:
-    """Draw the weights of a run folder: `run.weights`, which must not be None, read without torch.
+    """Draw the weights of a run folder, read without torch from `run.weights`, which must not be None.
 
     Raises:
         FormatError: a damaged weight file.
-        DataError, OnebitError: as `plot_weights`.
+        DataError, OnebitError: see `plot_weights`.
     """
     assert run.weights is not None
     facts, names, binary, read = open_weights(run.weights)
@@ -148,7 +149,7 @@ def plot_run_weights(run: Run, path: Path) -> None:
 
 
 def _binary_names(run: Run, names: Sequence[str], axes: Mapping[str, int]) -> set[str]:
-    """Which weights of an old file are latent, from the recipe: all, but for real ends."""
+    """The latent weights of an old file, according to the recipe: all except real first and last layers."""
     if run.settings.get("model.weight_quantizer") is None:
         return set()
     dense = [name for name in names if axes[name] == 2]
@@ -158,12 +159,12 @@ def _binary_names(run: Run, names: Sequence[str], axes: Mapping[str, int]) -> se
 
 
 def open_weights(path: Path) -> tuple[dict[str, Any], list[str], set[str] | None, Callable[[str], np.ndarray]]:
-    """(facts, names of weights in the order of the net, those that are latent, reader of one) of a safetensors file.
+    """(facts, names of weights in the order of the net, latent ones, function that reads one) of a safetensors file.
 
-    Without an order in the file they are sorted; which are latent is None where it does not say.
+    Names are sorted if the file has no order; latent ones are None if the file does not name them.
 
     Raises:
-        FormatError: damaged, at once or when a weight is read.
+        FormatError: a damaged file, when it is opened or when a weight is read.
     """
     import safetensors
 
@@ -179,7 +180,7 @@ def open_weights(path: Path) -> tuple[dict[str, Any], list[str], set[str] | None
         try:
             return file.get_tensor(name)
         except (safetensors.SafetensorError, AttributeError, TypeError, ValueError, OSError) as error:
-            # safetensors raises AttributeError for a kind of number that numpy lacks
+            # safetensors raises AttributeError for a dtype that numpy lacks
             raise FormatError(f"{path}: {printable(name)} cannot be read ({printable(error)})") from None
 
     names = [name for name, shape in shapes.items() if _is_weight(name, len(shape))]
@@ -193,7 +194,7 @@ def _is_names(value: Any) -> bool:
 
 def _value(value: Any, weight: np.ndarray) -> float:
     if value == "glorot":
-        from onebit.layers import glorot_bound  # the formula stands there; it reads the shape alone
+        from onebit.layers import glorot_bound  # imports torch; the formula needs the shape only
 
         return glorot_bound(cast(Any, weight))
     if not isinstance(value, (int, float)):
@@ -202,10 +203,10 @@ def _value(value: Any, weight: np.ndarray) -> float:
 
 
 def _exact_value(weight: np.ndarray) -> float | None:
-    """c where every weight is exactly +c or −c."""
+    """c if every weight is exactly +c or −c, else None."""
     magnitude = np.abs(weight)
-    constant = magnitude.size > 0 and math.isfinite(magnitude.flat[0]) and magnitude.flat[0] > 0
-    return float(magnitude.flat[0]) if constant and bool((magnitude == magnitude.flat[0]).all()) else None
+    low, high = (float(magnitude.min()), float(magnitude.max())) if weight.size else (0.0, 0.0)
+    return high if 0 < low == high < math.inf else None
 
 
 def _model_layers(model: Any) -> Iterator[LayerHistogram]:
@@ -218,19 +219,19 @@ def _model_layers(model: Any) -> Iterator[LayerHistogram]:
         if name not in binary:
             yield layer_histogram(name, _array(parameter))
             continue
-        signs, scale, centre = binary[name].binary_weight()
-        one_value = centre is None and (scale is None or bool((scale == scale[0]).all()))
+        signs, scale, center = binary[name].binary_weight()
+        one_value = center is None and (scale is None or bool((scale == scale[0]).all()))
         value = (1.0 if scale is None else float(scale[0])) if one_value else None
         yield layer_histogram(name, _array(parameter), value=value, signs=_array(signs))
 
 
 def _array(tensor: Any) -> np.ndarray:
-    """A tensor or array as numpy; without an import of torch."""
+    """A tensor or array as numpy, without importing torch."""
     return tensor.detach().float().cpu().numpy() if hasattr(tensor, "detach") else np.asarray(tensor)
 
 
 def _is_weight(name: str, axes: int) -> bool:
-    """BatchNorm's scales are called weight too, but have one axis."""
+    """Whether a tensor is a layer's weight; the weight of a BatchNorm has one axis."""
     return axes >= 2 and name.rpartition(".")[2] == "weight"
 
 
@@ -250,7 +251,7 @@ def draw_weights(layers: Sequence[LayerHistogram], path: str | os.PathLike[str],
     columns = min(math.ceil(math.sqrt(len(layers))), 6)
     rows = math.ceil(len(layers) / columns)
     with picture(path, width=max(3.7 * columns, 5.5), height=2.5 * rows + 0.6) as figure:
-        figure.suptitle(printable(title), fontsize=11, x=0.01, ha="left")
+        add_title(figure, title)
         panels = figure.subplots(rows, columns, squeeze=False)
         for axes in panels.flat[len(layers) :]:
             axes.remove()
@@ -261,7 +262,7 @@ def draw_weights(layers: Sequence[LayerHistogram], path: str | os.PathLike[str],
 def _draw_layer(axes: Axes, layer: LayerHistogram) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    edges = np.linspace(-layer.reach, layer.reach, BINS + 1)
+    edges = np.linspace(-layer.limit, layer.limit, BINS + 1)
     share = 100 * layer.counts / layer.counts.sum()
     half = BINS // 2
     if layer.positive is None:
@@ -272,7 +273,7 @@ def _draw_layer(axes: Axes, layer: LayerHistogram) -> None:
     for value in () if layer.value is None else (-layer.value, layer.value):
         axes.axvline(value, color=INK, linewidth=0.8, linestyle=(0, (2, 2)))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
-    axes.set_xlim(-1.06 * layer.reach, 1.06 * layer.reach)
+    axes.set_xlim(-1.06 * layer.limit, 1.06 * layer.limit)
     axes.set_title(f"{layer.name}  ({' × '.join(map(str, layer.shape))})\n{_caption(layer)}", fontsize=8.5)
     axes.set_xlabel("latent weight" if layer.is_latent else "weight")
     axes.set_ylabel("share per bin (%)")
@@ -283,8 +284,6 @@ def _caption(layer: LayerHistogram) -> str:
         return f"mean {layer.mean:.4f}, sd {layer.sd:.4f}".replace("-", "−")
     value = "value" if layer.value is None else f"{layer.value:.3g}"
     text = f"−{value}: {100 * (1 - layer.positive):.2f} %   +{value}: {100 * layer.positive:.2f} %"
-    return (
-        text
-        if layer.at_bound is None or not layer.is_latent
-        else f"{text}   |w| ≥ {value}: {100 * layer.at_bound:.1f} %"
-    )
+    if layer.at_bound is not None and layer.is_latent:
+        text += f"   |w| ≥ {value}: {100 * layer.at_bound:.1f} %"
+    return text

@@ -1,4 +1,4 @@
-"""Training health (flips, saturation) and the summary of a net: bits, bytes, MACs."""
+"""How large a net is: binary weights, real parameters, bytes and multiply-accumulates (MACs)."""
 
 from __future__ import annotations
 
@@ -10,39 +10,14 @@ from torch import Tensor, nn
 
 from onebit.common.arguments import described
 from onebit.errors import UsageError, first_line
-from onebit.layers import BinaryLayer, InputCoding, binary_layers, check_model
-
-
-def binary_signs(model: nn.Module) -> dict[str, Tensor]:
-    """Name -> boolean tensor (True = +1) of what ships of each binary layer."""
-    return {name: layer.binary_weight().signs > 0 for name, layer in binary_layers(model)}
-
-
-def flip_ratio(before: dict[str, Tensor], after: dict[str, Tensor]) -> float:
-    """Share of binary weights whose sign differs between two readings of `binary_signs`; 0 for a net without any.
-
-    Counts are summed over layers, then divided.
-    """
-    flips = sum(int(torch.count_nonzero(before[name] != after[name])) for name in after)
-    count = sum(signs.numel() for signs in after.values())
-    return flips / count if count else 0.0
-
-
-def saturation(model: nn.Module) -> float:
-    """Share of latent weights at or beyond their bound, over the layers whose quantizer has one; 0 without any."""
-    saturated = count = 0
-    for _, layer in binary_layers(model):
-        bound = layer.weight_quantizer.latent_bound if layer.weight_quantizer is not None else None
-        if bound is not None:
-            saturated += int(torch.count_nonzero(layer.weight.detach().abs() >= bound))
-            count += layer.weight.numel()
-    return saturated / count if count else 0.0
+from onebit.evaluation.model_inputs import kept_training, model_device
+from onebit.layers import BinaryLayer, InputCoding, check_model
 
 
 def layer_size(layer: nn.Module) -> tuple[int, int]:
-    """(binary weights, real numbers) that a packed net keeps of one layer, its children left out.
+    """(binary weights, real numbers) that a packed net keeps of one layer, without its children.
 
-    Of BatchNorm remain two numbers per channel, scale and shift, learnt or not; its running statistics fold into them.
+    BatchNorm keeps two numbers per channel, scale and shift, learned or not; its running statistics fold into them.
     """
     if isinstance(layer, nn.modules.batchnorm._BatchNorm):
         return 0, 2 * layer.num_features
@@ -53,7 +28,7 @@ def layer_size(layer: nn.Module) -> tuple[int, int]:
 
 
 def layer_sizes(model: nn.Module) -> list[tuple[int, int]]:
-    """`layer_size` of every layer of a model. Needs no forward pass."""
+    """`layer_size` of every layer of a model, without a forward pass."""
     return [layer_size(layer) for layer in model.modules()]
 
 
@@ -67,7 +42,7 @@ def state_sizes(state: Mapping[str, Tensor], weights: Collection[str]) -> list[t
     """`layer_size` of every layer of a state_dict.
 
     Args:
-        weights: names of those that count as binary.
+        weights: names of the tensors that count as binary.
     """
     layers: dict[str, dict[str, Tensor]] = {}
     for name, tensor in state.items():
@@ -77,7 +52,7 @@ def state_sizes(state: Mapping[str, Tensor], weights: Collection[str]) -> list[t
     for layer, tensors in layers.items():
         if "running_mean" in tensors:  # a BatchNorm
             sizes.append((0, 2 * tensors["running_mean"].numel()))
-        elif set(tensors) != {"mean", "std"}:  # of an `InputCoding`, which learns nothing
+        elif set(tensors) != {"mean", "std"}:  # an `InputCoding` learns nothing
             binary = [f"{layer}.{key}".removeprefix(".") in weights for key in tensors]
             numbers = [tensor.numel() if tensor.is_floating_point() else 0 for tensor in tensors.values()]
             signs = sum(count for count, is_sign in zip(numbers, binary, strict=True) if is_sign)
@@ -86,18 +61,15 @@ def state_sizes(state: Mapping[str, Tensor], weights: Collection[str]) -> list[t
 
 
 def packed_bytes(sizes: Iterable[tuple[int, int]]) -> int:
-    """Bytes of layers, (binary weights, real numbers), at one bit per binary weight and four bytes per real number.
-
-    The bits of each layer fill whole bytes.
-    """
+    """Bytes of layers given as (binary weights, real numbers): one bit and four bytes each, whole bytes per layer."""
     return sum(-(-binary // 8) + 4 * real for binary, real in sizes)
 
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """One layer with parameters; sizes as `layer_size` counts them, MACs (multiply-accumulates) for one image.
+    """One layer with parameters: sizes by `layer_size`, MACs for one image.
 
-    Binary MACs are those whose weight is one bit, whatever the input. `output_shape` is (C, H, W) or (C,).
+    Binary MACs are those with a binary weight, whatever the input. `output_shape` is (C, H, W) or (C,).
     """
 
     name: str
@@ -127,13 +99,13 @@ COLUMNS = {
     "binary MACs": "binary_macs",
     "real MACs": "real_macs",
 }
-"""Heading in the printed summary -> field."""
+"""Heading in the printed summary -> field or property."""
 LONGEST_NAME = 32
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Bits, bytes and multiply-accumulates (MACs) per layer; `print` it for a table."""
+    """Weights, bytes and MACs per layer; `print` it for a table."""
 
     layers: tuple[LayerSummary, ...]
 
@@ -165,7 +137,7 @@ class Summary:
 
 
 def _shortened(name: str) -> str:
-    """A name that fits a column: the end says most."""
+    """A name that fits a column; the end is kept because it is the most specific."""
     return name if len(name) <= LONGEST_NAME else "…" + name[1 - LONGEST_NAME :]
 
 
@@ -173,21 +145,21 @@ def _shortened(name: str) -> str:
 def summary(model: nn.Module, *, input_shape: tuple[int, ...] | None = None) -> Summary:
     """Sizes and MACs of every layer that has parameters, from one forward pass of two blank images.
 
-    A layer that is called more than once counts its MACs each time and its weights once; one that is never called has
-    no output. A multiplication with the zeros of a border counts as one.
+    A layer that is called several times counts its MACs each time and its weights once; a layer that is never called
+    has no output shape. Multiplications with zero padding count.
 
     Args:
-        input_shape: (C, H, W); the model's own `input_shape` by default. The images are uint8 for a model that begins
-            with an `InputCoding`, float32 for others.
+        input_shape: (C, H, W); by default the model's own `input_shape`. The images are uint8 for a model with an
+            `InputCoding`, else float32.
 
     Raises:
-        UsageError: the shape is not known, or the model does not take such images; WrongTypeError: not a module.
+        UsageError: unknown shape, or the model does not take such images. WrongTypeError: not a module.
     """
     check_model(model)
     shape = input_shape or getattr(model, "input_shape", None)
     if not isinstance(shape, (tuple, list)):
-        got = "" if shape is None else f", got {described(shape)}"
-        raise UsageError(f"summary of a foreign model needs input_shape=(C, H, W){got}")
+        got = "the model has none of its own" if shape is None else f"got {described(shape)}"
+        raise UsageError(f"summary needs input_shape=(C, H, W), {got}")
     names = {layer: name for name, layer in model.named_modules() if sum(layer_size(layer))}
     outputs: dict[nn.Module, tuple[int, ...]] = {}
     macs = dict.fromkeys(names, 0)
@@ -198,18 +170,16 @@ def summary(model: nn.Module, *, input_shape: tuple[int, ...] | None = None) -> 
         macs[layer] += _macs(layer, inputs, output)
 
     hooks = [layer.register_forward_hook(note) for layer in names]
-    was_training = {layer: layer.training for layer in model.modules()}
     coded = any(isinstance(layer, InputCoding) for layer in model.modules())
     try:
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        model.eval()(torch.zeros(2, *shape, dtype=torch.uint8 if coded else torch.float32, device=device))
+        images = torch.zeros(2, *shape, dtype=torch.uint8 if coded else torch.float32, device=model_device(model))
+        with kept_training(model):
+            model.eval()(images)
     except (RuntimeError, TypeError, ValueError) as error:
         raise UsageError(f"the model does not take images {tuple(shape)}: {first_line(error)}") from error
     finally:
         for hook in hooks:
             hook.remove()
-        for layer, training in was_training.items():
-            layer.training = training
     rows = []
     for layer, name in names.items():
         binary, real = layer_size(layer)
@@ -232,6 +202,6 @@ def _macs(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> int:
     weight = getattr(layer, "weight", None)
     if not isinstance(weight, Tensor) or weight.dim() < 2:
         return 0
-    # a number of the output costs the weights of one output channel; transposed, one of the input those of its channel
+    # each output value costs the weights of its output channel; transposed, each input value those of its input channel
     transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
     return (inputs[0] if transposed else output)[0].numel() * weight[0].numel()

@@ -1,11 +1,10 @@
-"""Flips, saturation, the summary, and accuracy against scikit-learn and torchmetrics."""
+"""Counts of weights, bytes and MACs, and accuracy against scikit-learn and torchmetrics."""
 
 from __future__ import annotations
 
 import copy
 from collections import OrderedDict
 
-import numpy as np
 import pytest
 import torch
 import torchmetrics.functional.classification as tm
@@ -13,17 +12,8 @@ from sklearn.metrics import accuracy_score
 from torch import nn
 
 from onebit.errors import UsageError
+from onebit.evaluation.counts import layer_sizes, model_size, packed_bytes, state_sizes, summary
 from onebit.evaluation.scores import score_logits
-from onebit.evaluation.summary import (
-    binary_signs,
-    flip_ratio,
-    layer_sizes,
-    model_size,
-    packed_bytes,
-    saturation,
-    state_sizes,
-    summary,
-)
 from onebit.layers import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear, binary_layers
 from onebit.models import MLP, create_model
 
@@ -31,51 +21,6 @@ from onebit.models import MLP, create_model
 def net(**options: object) -> nn.Module:
     torch.manual_seed(0)
     return MLP((16, 12, 4), **options)  # type: ignore[arg-type]
-
-
-def test_signs_are_read_from_what_ships() -> None:
-    model = net()
-    signs = binary_signs(model)
-    assert list(signs) == ["linear1", "linear2"]
-    assert torch.equal(signs["linear1"], model.linear1.weight >= 0)
-    assert binary_signs(net(weight_quantizer=None)) == {}
-
-
-def test_the_flip_ratio_sums_counts_before_it_divides() -> None:
-    model = net()
-    before = binary_signs(model)
-    with torch.no_grad():
-        model.linear1.weight[0, :3] *= -1
-        model.linear2.weight[:, 0] *= -1
-    assert flip_ratio(before, binary_signs(model)) == (3 + 4) / (16 * 12 + 12 * 4)
-    assert flip_ratio(before, before) == 0
-    assert flip_ratio({}, {}) == 0
-
-
-def test_a_latent_that_only_moves_is_no_flip() -> None:
-    model = net()
-    before = binary_signs(model)
-    with torch.no_grad():
-        model.linear1.weight.mul_(0.5)
-    assert flip_ratio(before, binary_signs(model)) == 0
-
-
-@pytest.mark.parametrize("value", [1.0, 0.3, "glorot"])
-def test_saturation_counts_latents_clipped_to_their_bound(value: float | str) -> None:
-    model = net(value=value)
-    assert saturation(model) == 0
-    for _, layer in binary_layers(model):
-        assert layer.weight_quantizer is not None
-        bound = layer.weight_quantizer.latent_bound
-        assert bound is not None
-        with torch.no_grad():
-            layer.weight[0].fill_(9).clamp_(-bound, bound)  # as the latent clip does
-            layer.weight[1].fill_(-9).clamp_(-bound, bound)
-    assert saturation(model) == (2 * 16 + 2 * 12) / (16 * 12 + 12 * 4)
-
-
-def test_real_layers_do_not_saturate() -> None:
-    assert saturation(net(weight_quantizer=None)) == 0
 
 
 @pytest.mark.parametrize("classes", [2, 10])
@@ -248,8 +193,3 @@ def test_the_summary_leaves_the_model_as_it_was() -> None:
 def test_a_foreign_model_needs_a_shape() -> None:
     with pytest.raises(UsageError, match="input_shape"):
         summary(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))
-
-
-def test_counts_are_plain_numbers() -> None:
-    assert isinstance(flip_ratio({"a": torch.ones(2)}, {"a": torch.zeros(2)}), float)
-    assert np.isclose(flip_ratio({"a": torch.ones(2)}, {"a": torch.zeros(2)}), 1)

@@ -1,4 +1,4 @@
-"""Run folders, read and checked without torch, and grouped: runs that differ in nothing but the seed are one group."""
+"""Run folders, read and checked without torch; runs that differ only in the seed form one group."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ LABEL_LENGTH = 60
 
 @dataclass(frozen=True)
 class TestScore:
-    """One test mode of a result.json; `bn` says whose BatchNorm statistics were used, where it is known.
+    """One test mode of a result.json; `bn` is the kind of BatchNorm statistics, if known.
 
-    mean_iou, dice: of masks, means over classes.
+    mean_iou, dice: for masks, means over classes.
     """
 
     accuracy: float
@@ -45,12 +45,12 @@ class TestScore:
 
 @dataclass(frozen=True)
 class Run:
-    """What one run folder holds.
+    """The contents of one run folder.
 
     name: the folder's name, unique in a report.
-    settings: every recipe field by its flag name ("optimizer.lr"); empty where there is no recipe.yaml.
+    settings: every recipe field by its flag name ("optimizer.lr"); empty without a recipe.yaml.
     tests: by test mode; empty while the run is not finished.
-    seconds: of the whole training, from result.json or the sum over epochs.
+    seconds: of the whole training, from result.json or summed over epochs.
     parameters: from result.json.
     weights: best.safetensors, else final.safetensors, else None.
     """
@@ -65,7 +65,7 @@ class Run:
 
 
 class Named(Protocol):
-    """What can be grouped by its recipe: one training, of one task or of several."""
+    """A training that can be grouped by its recipe, of one task or of several."""
 
     @property
     def name(self) -> str: ...
@@ -77,13 +77,13 @@ T = TypeVar("T", bound=Named)
 
 
 def recipe_label(run: Named) -> str:
-    """The name of a run's recipe, else that of the run."""
+    """The name of a run's recipe; without a recipe, the name of the run."""
     return printable(run.settings.get("name", run.name), limit=LABEL_LENGTH)
 
 
 @dataclass(frozen=True)
 class Group(Generic[T]):
-    """Trainings of one recipe that differ at most in the seed; `label` is unique among those of a report."""
+    """Trainings of one recipe that differ at most in the seed; `label` is unique in a report."""
 
     label: str
     runs: tuple[T, ...]
@@ -92,12 +92,23 @@ class Group(Generic[T]):
     def settings(self) -> dict[str, Any]:
         return self.runs[0].settings
 
+    @property
+    def seeds(self) -> list[str]:
+        """The seeds of the runs, if their recipes are known."""
+        return [setting(run.settings["seed"]) for run in self.runs if "seed" in run.settings]
+
+
+def tests_by_mode(runs: Sequence[Run]) -> dict[str, list[TestScore]]:
+    """Test mode -> the scores of the runs that were tested in it."""
+    modes = dict.fromkeys(mode for run in runs for mode in run.tests)
+    return {mode: [run.tests[mode] for run in runs if mode in run.tests] for mode in modes}
+
 
 def find_folders(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """(run folders, folders of several tasks); one that is named twice is found once.
+    """(run folders, folders of several tasks), without duplicates.
 
-    A folder that holds `seed-N` folders gives those, and one such as `runs`, that is not a run but holds some, its runs
-    with an epoch. What is none of these counts as a run folder, to be refused as such.
+    A folder of `seed-N` folders is replaced by them, and a folder of runs by its runs with an epoch. Any other
+    folder counts as a run folder, and is refused when it is read.
     """
     paths = {os.path.realpath(path): path for folder in folders for path in _runs_in(Path(folder))}.values()
     several = [path for path in paths if (path / TABLE_FILE).exists() or task_folders(path)]
@@ -105,11 +116,11 @@ def find_folders(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """Read run folders; which stand for others, and those named twice, see `find_folders`.
+    """Read the run folders found by `find_folders`.
 
     Raises:
-        DataError: a folder that is no run, or a run without an epoch.
-        FormatError: a damaged file; for metrics.jsonl with the line.
+        DataError: a folder that is not a run, or a run without an epoch.
+        FormatError: a damaged file; for metrics.jsonl, the message names the line.
         UsageError: a recipe.yaml with an unknown field.
     """
     single, several = find_folders(folders)
@@ -118,32 +129,31 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def _runs_in(folder: Path) -> list[Path]:
-    """The runs that a folder gives: itself, its seeds, or those of its sub-folders that have an epoch."""
+    """The runs of a folder: itself, its seeds, or its subfolders that have an epoch."""
     if (folder / "recipe.yaml").exists() or _has_epoch(folder) or _with_seeds(folder) != [folder]:
         return _with_seeds(folder)
     parts = sorted(path for path in folder.glob("*/") if path.is_dir())
-    found = [path for part in parts for path in _with_seeds(part) if _has_epoch(path)]
-    return found or [folder]
+    return [path for part in parts for path in _with_seeds(part) if _has_epoch(path)] or [folder]
 
 
 def _has_epoch(folder: Path) -> bool:
-    """Whether there is something to report of a run, or of several tasks."""
+    """Whether a run has an epoch, or a folder of several tasks a task."""
     metrics = folder / "metrics.jsonl"
-    learnt = (folder / TABLE_FILE).exists() or bool(task_folders(folder))
-    return learnt or (metrics.is_file() and metrics.stat().st_size > 0)
+    has_task = (folder / TABLE_FILE).exists() or bool(task_folders(folder))
+    return has_task or (metrics.is_file() and metrics.stat().st_size > 0)
 
 
 def _with_seeds(folder: Path) -> list[Path]:
-    """The runs of several seeds that `onebit train --seeds` left in a folder, by seed; else the folder itself."""
+    """The runs that `onebit train --seeds` wrote into a folder, by seed; for any other folder, the folder itself."""
     kinds = ("metrics.jsonl", TABLE_FILE)
-    found = {path.parent for kind in kinds for path in folder.glob(f"seed-*/{kind}")}
-    if any((folder / kind).exists() for kind in kinds) or not found:
+    seeds = {path.parent for kind in kinds for path in folder.glob(f"seed-*/{kind}")}
+    if any((folder / kind).exists() for kind in kinds) or not seeds:
         return [folder]
-    return sorted(found, key=lambda path: (len(path.name), path.name))
+    return sorted(seeds, key=lambda path: (len(path.name), path.name))
 
 
 def group_runs(runs: Sequence[T]) -> list[Group[T]]:
-    """Groups in the order of their first runs; a run without a recipe stands alone."""
+    """Groups in the order of their first runs; a run without a recipe is a group of its own."""
     members: dict[str, list[T]] = {}
     for run in runs:
         same = {key: value for key, value in run.settings.items() if key != "seed" and key not in DESCRIPTIVE[1:]}
@@ -154,9 +164,9 @@ def group_runs(runs: Sequence[T]) -> list[Group[T]]:
 
 
 def differing_settings(groups: Sequence[Group[Any]]) -> dict[str, list[Any]]:
-    """Field -> its value in each group, for the fields that are not the same in all groups with a recipe.
+    """Field -> its value in each group, for the fields that differ between groups with a recipe.
 
-    An option of a quantizer is a field where it is set, and None elsewhere.
+    An option that a group does not set is None.
     """
     differing = {}
     for key in dict.fromkeys(key for group in groups for key in group.settings):
@@ -168,7 +178,7 @@ def differing_settings(groups: Sequence[Group[Any]]) -> dict[str, list[Any]]:
 
 
 def _with_clear_label(group: Group[T], groups: Sequence[Group[T]]) -> Group[T]:
-    """The group with a label that also says how it differs from others of its recipe: by a few settings, or by name."""
+    """The group with a label that tells it from others of its recipe: by a few settings, or by the name of its run."""
     differing = differing_settings([other for other in groups if other.label == group.label])
     own = ", ".join(f"{key} {setting(group.settings.get(key))}" for key in differing) if group.settings else ""
     if not own or len(differing) > 2 or len(own) > LABEL_LENGTH:
@@ -176,8 +186,13 @@ def _with_clear_label(group: Group[T], groups: Sequence[Group[T]]) -> Group[T]:
     return Group(f"{group.label}, {own}", group.runs)
 
 
+def data_name(groups: Sequence[Group[Any]]) -> str:
+    """The data sets of the groups; "unnamed data" if a run does not name its own."""
+    return ", ".join(dict.fromkeys(printable(group.settings.get("dataset", "unnamed data")) for group in groups))
+
+
 def unique_names(folders: Sequence[Path]) -> list[str]:
-    """Names of different folders, with as many parents in front as tell them all apart."""
+    """Names of different folders, with as many parents in front as make them unique."""
     depth, names = 0, list[str]()
     while len(set(names)) < len(folders):
         depth += 1
@@ -197,30 +212,23 @@ def flat_settings(folder: Path) -> dict[str, Any]:
     """Every recipe field by its flag name, from the folder's recipe.yaml; empty without one.
 
     Raises:
-        FormatError, UsageError: damaged, or an unknown field.
+        FormatError, UsageError: the file is damaged, or has an unknown field.
     """
     if not (folder / "recipe.yaml").exists():
         return {}
     settings = flatten(merge(dataclasses.asdict(Recipe()), read_settings(folder / "recipe.yaml")))
     for key, value in settings.items():
-        if not _is_plain(value):
+        items = value if isinstance(value, (list, tuple)) else [value]
+        if not all(item is None or isinstance(item, (str, int, float)) for item in items):
             raise FormatError(f"{folder / 'recipe.yaml'}: {key} must be a value or a list of values")
     return settings
-
-
-def _is_plain(value: Any) -> bool:
-    return all(item is None or isinstance(item, (str, int, float)) for item in _items(value))
-
-
-def _items(value: Any) -> Sequence[Any]:
-    return value if isinstance(value, (list, tuple)) else [value]
 
 
 def _read_metrics(folder: Path) -> History:
     path = folder / "metrics.jsonl"
     if not path.is_file():
-        found = "no metrics.jsonl in it" if folder.is_dir() else "not a folder" if folder.exists() else "no such folder"
-        raise DataError(f"{folder}: not a run folder ({found}); pass a folder that `onebit train` wrote")
+        why = "no metrics.jsonl in it" if folder.is_dir() else "not a folder" if folder.exists() else "no such folder"
+        raise DataError(f"{folder}: not a run folder ({why}); pass a folder written by `onebit train`")
     rows: list[EpochLog] = []
     for number, line in enumerate(_read_text(path, largest=MOST_METRICS).split("\n"), start=1):
         if not line.strip():
@@ -238,13 +246,13 @@ def _read_metrics(folder: Path) -> History:
 
 
 def _printable(row: EpochLog) -> EpochLog:
-    """The row with names that a page can show."""
+    """The row with names that can be shown on a page."""
     layers = {printable(name, limit=60): dict(measured) for name, measured in row.layers.items()}
     return dataclasses.replace(row, validation_weights=printable(row.validation_weights, limit=30), layers=layers)
 
 
 def _read_result(path: Path) -> tuple[dict[str, TestScore], float | None, int | None]:
-    """(test mode -> score, seconds, parameters) of a result.json; nothing where there is none."""
+    """(test mode -> score, seconds, parameters) of a result.json; empty if it does not exist."""
     if not path.exists():
         return {}, None, None
     try:
@@ -255,22 +263,22 @@ def _read_result(path: Path) -> tuple[dict[str, TestScore], float | None, int | 
         for mode, score in result.get("test", {}).items():
             if not isinstance(score, dict):
                 raise ValueError(f"test.{mode} must be an object")
-            accuracy = _number(score, "accuracy", needed=True)
-            mean_iou, dice = _number(score, "mean_iou"), _number(score, "dice")
-            for name, share in {"accuracy": accuracy, "mean_iou": mean_iou, "dice": dice}.items():
+            shares = {"accuracy": _number(score, "accuracy", needed=True)}
+            shares |= {name: _number(score, name) for name in ("mean_iou", "dice")}
+            for name, share in shares.items():
                 if share is not None and not 0 <= share <= 1:
                     raise ValueError(f"the {name} of test.{mode} must be a fraction 0–1, got {share}")
-            assert accuracy is not None
             bn = score.get("bn") if isinstance(score.get("bn"), str) else None
             tests[printable(mode, limit=30)] = TestScore(
-                accuracy, _count(score, "correct"), _count(score, "count"), bn, mean_iou, dice
+                correct=_count(score, "correct"), count=_count(score, "count"), bn=bn, **shares
             )
         return tests, _number(result, "seconds"), _count(result, "parameters")
     except (ValueError, OverflowError, RecursionError) as error:
         raise FormatError(f"{path}: damaged ({printable(error)})") from None
 
 
-def _number(values: Mapping[str, Any], key: str, *, needed: bool = False) -> float | None:
+def _number(values: Mapping[str, Any], key: str, *, needed: bool = False) -> Any:
+    """A finite number; None if it is missing and not needed."""
     value = values.get(key)
     if value is None and not needed:
         return None
