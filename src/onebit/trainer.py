@@ -16,8 +16,9 @@ from torch import nn
 from onebit.common.tables import did_you_mean, resolve
 from onebit.data import Dataset, Split, check_dataset
 from onebit.errors import UsageError
+from onebit.evaluation.batches import fitting_batch
 from onebit.evaluation.model_inputs import check_takes
-from onebit.evaluation.modes import evaluate, fitting_batch, mode_logits, parse_weights
+from onebit.evaluation.modes import evaluate, mode_logits, parse_weights
 from onebit.evaluation.scores import Score
 from onebit.layers import binarize_, binary_layers, check_model, with_options
 from onebit.models import MODELS

@@ -40,8 +40,7 @@ def learn_tasks(
     Raises:
         UsageError: the folder holds a training and `resume` was not asked for.
     """
-    from onebit.report.continual import plot_tasks
-    from onebit.report.tasks import task_rows
+    from onebit.report.tasks import plot_tasks, task_rows
     from onebit.runs.continual import arms, train_continual
     from onebit.runs.run import refuse_other_recipe
 

@@ -22,6 +22,7 @@ from onebit.layers import (
     WeightQuantizer,
     with_options,
 )
+from onebit.layers.coding import OLD_CODINGS
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 
 LARGE = 64
@@ -80,6 +81,7 @@ def init_latents_(layer: nn.Module, init: str) -> None:
 def image_coding(coding: str, mean: Sequence[float] | None, std: Sequence[float] | None) -> InputCoding:
     """The first module of a model, see `InputCoding`, for the mean and std of pixels 0–255 that a data set has."""
     # with a scale small numbers are believed: images may hold nothing but 0 and 1
+    coding = OLD_CODINGS.get(coding, coding)
     return InputCoding(coding, mean=mean, std=std, scale=None if coding == "integer" else 1)
 
 

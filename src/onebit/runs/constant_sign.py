@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from onebit.data import Images, StreamedImages
-from onebit.evaluation.modes import kept_batch_norm, predict_logits, reestimate_batch_norm_
+from onebit.evaluation.batches import predict_logits
+from onebit.evaluation.modes import kept_batch_norm, reestimate_batch_norm_
 from onebit.layers import BinaryLayer
 
 ADVICE = "leave out the ReLU, or another activation that is never negative, before a layer with binary inputs"

@@ -17,8 +17,8 @@ from onebit.common.memory import total_memory
 from onebit.common.tables import resolve
 from onebit.data import VOID, Augmentation, Dataset
 from onebit.errors import UnknownNameError, UsageError, first_line
+from onebit.evaluation.batches import batch_bounds
 from onebit.evaluation.losses import LOSSES, Loss, cross_entropy
-from onebit.evaluation.modes import batch_bounds
 from onebit.layers import binary_layers, recompute_inputs_
 from onebit.models import create_model
 from onebit.recipe import ModelRecipe, Recipe
@@ -85,7 +85,7 @@ def build_model(
         UnknownNameError, UsageError: no such model, options that it refuses, or more weights than fit into memory.
     """
     options = recipe.options() | {"input_shape": tuple(input_shape), "classes": classes}
-    if recipe.coding == "standardise":
+    if recipe.coding != "integer":
         mean, std = statistics or ([0.0] * input_shape[0], [1.0] * input_shape[0])
         options |= {"mean": mean, "std": std}
     name = options.pop("name")
@@ -138,7 +138,7 @@ def build_training(
             recipe.model,
             input_shape=data.input_shape,
             classes=len(data.classes),
-            statistics=data.train.channel_statistics() if recipe.model.coding == "standardise" else None,
+            statistics=data.train.channel_statistics() if recipe.model.coding != "integer" else None,
         )
     if recipe.init_from is not None:
         source = trained_file(Path(recipe.init_from))

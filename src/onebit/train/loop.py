@@ -17,13 +17,12 @@ from onebit.common.arguments import check_number, described
 from onebit.common.tables import resolve
 from onebit.data import Augmentation, Dataset, TrainingSamples, check_dataset
 from onebit.errors import CheckpointError, TrainingError, UsageError, WrongTypeError
-from onebit.evaluation.health import HealthWatch, gradient_health, layer_health
+from onebit.evaluation.health import HealthWatch, binary_signs, flip_ratio, gradient_health, layer_health, saturation
 from onebit.evaluation.losses import LOSSES, Loss
 from onebit.evaluation.model_inputs import explained, model_device
 from onebit.evaluation.modes import kept_batch_norm
 from onebit.evaluation.precision import lay_out_state_, resolve_memory_format, resolve_precision
 from onebit.evaluation.scores import Score
-from onebit.evaluation.summary import binary_signs, flip_ratio, saturation
 from onebit.layers import check_model
 from onebit.optim import check_optimizer, finish_steps_, latent_rate
 from onebit.quantizers import scheduled

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from torch import nn
 
 from onebit.common.progress import progress, shows_progress
-from onebit.evaluation.summary import layer_sizes, model_size, packed_bytes
+from onebit.evaluation.counts import layer_sizes, model_size, packed_bytes
 from onebit.layers import BinaryLayer
 from onebit.train.history import EpochLines, EpochLog
 from onebit.train.options import Monitor

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
+from onebit.evaluation.batches import batch_bounds
 from onebit.evaluation.losses import Loss, per_sample
-from onebit.evaluation.modes import batch_bounds
 from onebit.evaluation.precision import autocast
 from onebit.train.batch_log import top5_correct
 from onebit.train.distillation import Teacher

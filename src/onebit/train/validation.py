@@ -8,16 +8,10 @@ import torch
 from torch import nn
 
 from onebit.data import Dataset
+from onebit.evaluation.batches import in_tiles, predict_logits
 from onebit.evaluation.losses import Loss
 from onebit.evaluation.model_inputs import model_device
-from onebit.evaluation.modes import (
-    bn_images,
-    fixed_weights,
-    in_tiles,
-    kept_batch_norm,
-    predict_logits,
-    reestimate_batch_norm_,
-)
+from onebit.evaluation.modes import bn_images, fixed_weights, kept_batch_norm, reestimate_batch_norm_
 from onebit.evaluation.precision import autocast
 from onebit.evaluation.scores import Score, score_logits, whole_score
 from onebit.layers import binary_layers
