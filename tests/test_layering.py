@@ -122,7 +122,7 @@ def test_no_file_imports_itself_through_others() -> None:
         for _, name in imports(path):
             while name not in known and "." in name:
                 name = name.rpartition(".")[0]
-            # a package is no cycle with its own parts: it names them, they do not name it
+            # a package and its modules are not a cycle: it names them, they do not name it
             if name in known and name != module:
                 reached.add(name)
         edges[module] = reached

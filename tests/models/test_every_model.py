@@ -13,7 +13,7 @@ from small_models import FORMS, images, quantizes_inputs, weight_layers
 from torch import Tensor, fx, nn
 
 from onebit.errors import UnknownNameError, UsageError
-from onebit.evaluation.summary import summary
+from onebit.evaluation.counts import summary
 from onebit.layers import BinaryLayer, InputCoding, binary_layers
 from onebit.models import MLP, MODELS, create_model
 from onebit.recipe import ModelRecipe

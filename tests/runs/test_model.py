@@ -15,8 +15,9 @@ from toy_training import TOY
 
 from onebit.data import DATASETS, Dataset, Split, load_dataset
 from onebit.errors import CheckpointError, UsageError
+from onebit.evaluation.batches import in_tiles, predict_logits
 from onebit.evaluation.losses import LOSSES
-from onebit.evaluation.modes import evaluate, in_tiles, predict_logits
+from onebit.evaluation.modes import evaluate
 from onebit.export.torch_state import plain_state_dict
 from onebit.layers import binary_layers
 from onebit.optim import OPTIMIZERS

@@ -15,6 +15,7 @@ from onebit.train.history import TABLE_FILE, holds_run, in_use
 if TYPE_CHECKING:
     from onebit.data import Dataset
     from onebit.report.tasks import Row
+    from onebit.runs.machine import Machine
     from onebit.runs.task_grid import Cell
     from onebit.train.ranks import Ranks
 
@@ -29,6 +30,7 @@ def learn_tasks(
     resume: bool,
     trackers: Sequence[str],
     ranks: Ranks,
+    machine: Machine,
     on_begin: Callable[[], None],
 ) -> dict[str, Any]:
     """Learn all tasks into a folder, talking; a table is there after each task, a picture at the end.
@@ -38,8 +40,7 @@ def learn_tasks(
     Raises:
         UsageError: the folder holds a training and `resume` was not asked for.
     """
-    from onebit.report.continual import plot_tasks
-    from onebit.report.tasks import task_rows
+    from onebit.report.tasks import plot_tasks, task_rows
     from onebit.runs.continual import arms, train_continual
     from onebit.runs.run import refuse_other_recipe
 
@@ -66,6 +67,7 @@ def learn_tasks(
             folder,
             resume=resume,
             trackers=trackers,
+            machine=machine,
             on_step=talk.step,
             on_epoch=talk.epoch,
             on_task=learnt,

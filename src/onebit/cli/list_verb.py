@@ -36,7 +36,7 @@ def _models() -> dict[str, str]:
     import torch
 
     from onebit.common.aliases import MODEL_ALIASES
-    from onebit.evaluation.summary import layer_sizes, model_size, packed_bytes
+    from onebit.evaluation.counts import layer_sizes, model_size, packed_bytes
     from onebit.models import MODELS, create_model
 
     rows = {}

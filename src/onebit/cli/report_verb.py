@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
     add_json(parser)
     args = parser.parse(argv)
     from onebit.report import compare_runs, compare_tasks, read_groups, write_report
-    from onebit.report.masks import mask_rows
+    from onebit.report.mask_scores import mask_rows
     from onebit.report.tasks import group_rows
 
     runs = [Path(run) for run in args.runs]

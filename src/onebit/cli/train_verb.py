@@ -38,6 +38,7 @@ WANDB_WORD = "wandb_on"
 
 if TYPE_CHECKING:
     from onebit.data import Dataset
+    from onebit.runs.machine import Machine
     from onebit.train.history import EpochLog
     from onebit.train.ranks import Ranks
 
@@ -169,11 +170,12 @@ def _train_all(
     ranks: Ranks | None,
 ) -> dict[str, Any]:
     """One training into `folder`, or one for each seed into folders in it: what result.json or seeds.json says."""
-    from onebit.runs.checks import check_recipe
+    from onebit.runs.resolve import resolve
     from onebit.train.ranks import ALONE
 
     ranks = ranks or ALONE
-    check_recipe(recipe, trackers=trackers, processes=ranks.world)
+    set_threads()
+    machine = resolve(recipe, trackers=trackers, ranks=ranks)
     recipe, data = _load(recipe, folder if resume else None, data_folder=data_folder, ranks=ranks)
     if classic.classes not in (None, len(data.classes)):
         raise UsageError(
@@ -181,7 +183,13 @@ def _train_all(
         )
 
     with replacing(folder, ranks, wanted=overwrite) as on_begin:
-        how: dict[str, Any] = {"resume": resume, "trackers": trackers, "ranks": ranks, "on_begin": on_begin}
+        how: dict[str, Any] = {
+            "resume": resume,
+            "trackers": trackers,
+            "ranks": ranks,
+            "machine": machine,
+            "on_begin": on_begin,
+        }
 
         def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
             if recipe.continual.tasks:
@@ -227,7 +235,6 @@ def _load(recipe: Recipe, folder: Path | None, *, data_folder: str | None, ranks
         told = fetched if ranks.writes else None
         place = None if folder is None else place_of_training(folder)
         data = ranks.in_turns(lambda: load_from_place(recipe, place, directory=data_folder, progress=told))
-    set_threads()
     return dataclasses.replace(recipe, validation=len(data.validation)), data
 
 
@@ -240,6 +247,7 @@ def _train(
     classic: Classic,
     trackers: Sequence[str],
     ranks: Ranks,
+    machine: Machine,
     on_begin: Callable[[], None],
 ) -> dict[str, Any]:
     """Train into a run folder, talking; a recipe that is refused before its first step leaves nothing there.
@@ -271,7 +279,7 @@ def _train(
             f"{len(data.train):,} training, {len(data.validation):,} validation, {len(data.test):,} test images"
             + (f" ({data.note})" if data.note else "")
         )
-        talk.note(_precision_line(recipe, processes=ranks.world))
+        talk.note(_precision_line(recipe, machine, processes=ranks.world))
         if recipe.first_stage:
             talk.note(f"in two stages: first {recipe.first_stage:g} epochs with real weights, into {stage}")
 
@@ -286,6 +294,7 @@ def _train(
             folder,
             resume=resume,
             ranks=ranks,
+            machine=machine,
             trackers=trackers,
             on_step=talk.step,
             on_epoch=epoch_done,
@@ -309,15 +318,8 @@ def _check_start(folder: Path, epoch: int | None) -> None:
         raise UsageError(f"--start-epoch {epoch}: {folder} has a checkpoint of epoch {done}; leave the flag out")
 
 
-def _precision_line(recipe: Recipe, *, processes: int) -> str:
-    import torch
-
-    from onebit.evaluation.precision import resolve_precision
-    from onebit.runs.model import resolve_device
-
-    device = resolve_device(recipe.device)
-    precision = resolve_precision(recipe.precision, device)
-    why = " (the device multiplies it natively; ±1 weights are exact in it)" if precision == "bf16" else ""
-    threads = recipe.threads or torch.get_num_threads()
-    where = f"{device}, {threads} threads" if processes == 1 else f"{processes} processes ({device}, {threads} threads)"
-    return f"{precision} products{why if recipe.precision == 'auto' else ''} on {where}"
+def _precision_line(recipe: Recipe, machine: Machine, *, processes: int) -> str:
+    why = " (the device multiplies it natively; ±1 weights are exact in it)" if machine.precision == "bf16" else ""
+    where = f"{machine.device if processes == 1 else machine.device.type}, {machine.threads} threads"
+    where = where if processes == 1 else f"{processes} processes ({where})"
+    return f"{machine.precision} products{why if recipe.precision == 'auto' else ''} on {where}"

@@ -12,8 +12,8 @@ from onebit.errors import FoldError, NotBinaryError, UsageError
 
 if TYPE_CHECKING:
     from onebit.data import Dataset
-    from onebit.evaluation.modes import OnImages
-    from onebit.verification.proof import Step
+    from onebit.evaluation.batches import OnImages
+    from onebit.verification.proof import Claim
 
 
 def main(argv: list[str]) -> int:
@@ -54,17 +54,17 @@ def main(argv: list[str]) -> int:
     return 0 if ok else 1
 
 
-def _steps(args: Any, on_images: OnImages, told: Callable[[Dataset], None]) -> Iterator[Step]:
+def _steps(args: Any, on_images: OnImages, told: Callable[[Dataset], None]) -> Iterator[Claim]:
     """The claims, and one that fails where the weights make it impossible to go on; `told` hears of the data."""
     try:
         yield from (_packed if args.run.endswith(".1bit") else _run)(args, on_images, told)
     except (FoldError, NotBinaryError) as error:
-        from onebit.verification.proof import Step
+        from onebit.verification.proof import Claim
 
-        yield Step("binary", False, str(error))
+        yield Claim("binary", False, str(error))
 
 
-def _run(args: Any, on_images: OnImages, told: Callable[[Dataset], None]) -> Iterator[Step]:
+def _run(args: Any, on_images: OnImages, told: Callable[[Dataset], None]) -> Iterator[Claim]:
     from onebit.runs.run import open_run
     from onebit.runs.run_data import load_run_data
     from onebit.verification.proof import prove_run, refuse_whitened
@@ -78,7 +78,7 @@ def _run(args: Any, on_images: OnImages, told: Callable[[Dataset], None]) -> Ite
     return prove_run(run, data, on_images=on_images)
 
 
-def _packed(args: Any, on_images: OnImages, told: Callable[[Dataset], None]) -> Iterator[Step]:
+def _packed(args: Any, on_images: OnImages, told: Callable[[Dataset], None]) -> Iterator[Claim]:
     from onebit.cli.evaluate_verb import square_side
     from onebit.data import load_dataset, refuse_other_classes
     from onebit.packed.file import load_with_digest

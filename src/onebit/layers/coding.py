@@ -1,4 +1,4 @@
-"""The first module of a model: how pixels become numbers."""
+"""The first module of a model: from pixels to real numbers."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class InputCoding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if isinstance(x, np.ndarray):
-            raise WrongTypeError(f"images: got {described(x)} of numpy, expected a tensor: torch.from_numpy(images)")
+            raise WrongTypeError(f"images: got numpy {described(x)}, expected a tensor: torch.from_numpy(images)")
         if self.coding == "integer":
             return x.to(torch.float32, copy=True).mul_(2).sub_(255)
         return (x.float() - self.mean) / self.std

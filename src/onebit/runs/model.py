@@ -17,8 +17,8 @@ from onebit.common.memory import total_memory
 from onebit.common.tables import resolve
 from onebit.data import VOID, Augmentation, Dataset
 from onebit.errors import UnknownNameError, UsageError, first_line
+from onebit.evaluation.batches import batch_bounds
 from onebit.evaluation.losses import LOSSES, Loss, cross_entropy
-from onebit.evaluation.modes import batch_bounds
 from onebit.layers import binary_layers, recompute_inputs_
 from onebit.models import MODELS, create_model
 from onebit.recipe import ModelRecipe, Recipe

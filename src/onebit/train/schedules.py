@@ -1,7 +1,7 @@
 """Learning-rate schedules: one factor per step, applied to every group by torch's LambdaLR.
 
 A factor multiplies each group's own learning rate, so a per-group scale (`latent_groups(lr_scale=...)`) is kept
-exactly; schedulers that write absolute rates (OneCycleLR, CyclicLR, cosine with eta_min) lose or bend it.
+exactly; schedulers that write absolute rates (OneCycleLR, CyclicLR, cosine with eta_min) lose it.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def schedule_factor(
 
 
 def step_factor(decay: float, every: int) -> Callable[[int], float]:
-    """step -> decay**n after n times `every` steps."""
+    """step -> decay**n with n = step // every."""
     return lambda step: decay ** (step // every)
 
 
