@@ -1,8 +1,8 @@
 """Augmented images per second on one core: whole batches against loops over single images.
 
-All cut the same random windows of the same padded images, mirror the same half, and make the same batches: that is
-checked before they are timed, in turn, in one process. The loops are what a loader of single images does in the same
-process without turning pixels into floats: with Pillow, as its usual transforms do, and with numpy alone.
+All variants crop and flip the same images in the same way and must return the same batches, which is checked first.
+They then take turns in one process. The loops do what a data loader with per-image transforms does, without converting
+pixels to floats: once with Pillow, once with numpy alone.
 """
 
 from __future__ import annotations
@@ -16,35 +16,37 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from benchmarks.training_step import machine
-from onebit.data import Augmentation, Images, TrainingImages
-from onebit.data.augment import draw
-from onebit.errors import OnebitError, UsageError
+import onebit
+from benchmarks.shared import add_rounds, add_seconds, machine
 
-CROP_AND_FLIP = Augmentation(crop_padding=4, flip=True)
+CROP_AND_FLIP = onebit.data.Augmentation(crop_padding=4, flip=True)
 SHAPE = (3, 32, 32)
 LOOP = "one by one, Pillow"
 
-MakeBatch = Callable[[np.ndarray, np.random.Generator], Images]
+MakeBatch = Callable[[np.ndarray, np.random.Generator], onebit.data.Images]
 
 
-def one_by_one(images: Images, augmentation: Augmentation, change: Callable[..., Images]) -> MakeBatch:
-    """The crops and flips of `TrainingImages`, an image at a time.
+def one_by_one(
+    images: onebit.data.Images, augmentation: onebit.data.Augmentation, change: Callable[..., onebit.data.Images]
+) -> MakeBatch:
+    """The crops and flips of `TrainingImages`, one image at a time.
 
     Args:
-        images: in the layout that `change` takes.
+        images: in the layout that `change` expects.
         change: (image, padding, top, left, mirrored) -> (C, H, W).
     """
 
-    def batch(indices: np.ndarray, rng: np.random.Generator) -> Images:
-        draws = draw(augmentation, len(indices), size=SHAPE[1:], rng=rng)
+    def batch(indices: np.ndarray, rng: np.random.Generator) -> onebit.data.Images:
+        draws = onebit.data.augment.draw(augmentation, len(indices), size=SHAPE[1:], rng=rng)
         drawn = zip(indices, draws.top.tolist(), draws.left.tolist(), draws.mirrored.tolist(), strict=True)
         return np.stack([change(images[index], augmentation.crop_padding, *place) for index, *place in drawn])
 
     return batch
 
 
-def change_with_pillow(image: Images, padding: int, top: int, left: int, mirrored: bool) -> Images:
+def change_with_pillow(
+    image: onebit.data.Images, padding: int, top: int, left: int, mirrored: bool
+) -> onebit.data.Images:
     """`image` is (H, W, 3)."""
     height, width, _ = image.shape
     picture = ImageOps.expand(Image.fromarray(image), padding).crop((left, top, left + width, top + height))
@@ -53,7 +55,9 @@ def change_with_pillow(image: Images, padding: int, top: int, left: int, mirrore
     return np.asarray(picture).transpose(2, 0, 1)
 
 
-def change_with_numpy(image: Images, padding: int, top: int, left: int, mirrored: bool) -> Images:
+def change_with_numpy(
+    image: onebit.data.Images, padding: int, top: int, left: int, mirrored: bool
+) -> onebit.data.Images:
     """`image` is (C, H, W)."""
     channels, height, width = image.shape
     padded = np.zeros((channels, height + 2 * padding, width + 2 * padding), np.uint8)
@@ -77,10 +81,10 @@ def augmentation_speed(batch: MakeBatch, count: int, *, batch_size: int, seconds
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The keyword arguments of `measure` as flags."""
-    parser.add_argument("--rounds", type=int, default=5, help="timed rounds (5)")
-    parser.add_argument("--batch", type=int, default=125, help="images in a batch (125)")
-    parser.add_argument("--count", type=int, default=50_000, help="images to draw from (50000)")
-    parser.add_argument("--seconds", type=float, default=0.5, help="of each variant in a round (0.5)")
+    add_rounds(parser, 5)
+    parser.add_argument("--batch", type=int, default=125, help="batch size (125)")
+    parser.add_argument("--count", type=int, default=50_000, help="number of images to draw from (50000)")
+    add_seconds(parser, 0.5)
 
 
 def measure(
@@ -91,36 +95,36 @@ def measure(
     count: int = 50_000,
     on_round: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Check that all make the same batches, then time them in turn.
+    """Check that all variants return the same batches, then time them in turn.
 
     Args:
-        count: random images of CIFAR's shape to draw from.
+        count: number of random images, of CIFAR's shape, to draw from.
         on_round: called with (rounds done, rounds).
 
     Returns:
-        machine, settings, and rows of variant, images per second (median over rounds, and fastest), and how many times
-        those of the loop with Pillow (median over rounds).
+        machine, settings, and rows of variant, images per second (median and best round), and the ratio to the loop
+        with Pillow (median over rounds).
 
     Raises:
         UsageError: numbers that are not positive, or a batch larger than the data.
-        OnebitError: two variants that make different batches.
+        OnebitError: two variants return different batches.
     """
     if min(rounds, batch) < 1 or seconds <= 0 or count < batch:
-        raise UsageError(f"rounds, batch and seconds must be positive, and batch at most {count}")
+        raise onebit.errors.UsageError(f"rounds, batch and seconds must be positive, and batch at most {count}")
     images = np.random.default_rng(0).integers(0, 256, (count, *SHAPE), dtype=np.uint8)
-    cut = Augmentation(crop_padding=4, flip=True, cutout=16)
+    cut = onebit.data.Augmentation(crop_padding=4, flip=True, cutout=16)
     variants: dict[str, MakeBatch] = {
         LOOP: one_by_one(np.ascontiguousarray(images.transpose(0, 2, 3, 1)), CROP_AND_FLIP, change_with_pillow),
         "one by one, numpy": one_by_one(images, CROP_AND_FLIP, change_with_numpy),
-        "whole batches": TrainingImages(images, CROP_AND_FLIP, channels_last=False).batch,
-        "whole batches, channels_last": TrainingImages(images, CROP_AND_FLIP, channels_last=True).batch,
-        "whole batches, channels_last, cutout 16": TrainingImages(images, cut, channels_last=True).batch,
+        "whole batches": onebit.data.TrainingImages(images, CROP_AND_FLIP, channels_last=False).batch,
+        "whole batches, channels_last": onebit.data.TrainingImages(images, CROP_AND_FLIP, channels_last=True).batch,
+        "whole batches, channels_last, cutout 16": onebit.data.TrainingImages(images, cut, channels_last=True).batch,
     }
     some = np.arange(batch)
     expected = variants[LOOP](some, np.random.default_rng(1))
     for name, make in variants.items():
         if "cutout" not in name and not np.array_equal(make(some, np.random.default_rng(1)), expected):
-            raise OnebitError(f"{name}: makes other batches than {LOOP}")
+            raise onebit.errors.OnebitError(f"{name}: returns other batches than {LOOP}")
     speeds: dict[str, list[float]] = {name: [] for name in variants}
     for done in range(rounds):
         for name, make in variants.items():

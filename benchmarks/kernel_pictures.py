@@ -1,4 +1,4 @@
-"""Pictures of `onebit bench kernels`: a bar for every ratio, or ratios over the size of a layer."""
+"""Pictures of `python -m benchmarks kernels`: a bar for each ratio, or ratios over the size of a layer."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
+import onebit
 from benchmarks.layers import KINDS
-from onebit.report.drawing import COLOURS, GREY, INK, colour, picture
+
+drawing = onebit.report.drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,12 +21,12 @@ _BAR = 0.27  # of the height of a layer
 
 
 def open_picture(path: str | os.PathLike[str], layers: int, *, scaling: bool) -> AbstractContextManager[Figure]:
-    """An empty figure for so many layers and batches, see `onebit.report.drawing.picture`."""
-    return picture(path, width=8, height=3.8 if scaling else 1.4 + 0.3 * layers)
+    """An empty figure for this number of layers and batches, see `drawing.picture`."""
+    return drawing.picture(path, width=8, height=3.8 if scaling else 1.4 + 0.3 * layers)
 
 
 def draw(figure: Figure, result: dict[str, Any]) -> None:
-    """Fill the figure with the result of the benchmark, of its last instruction set: the best."""
+    """Draw the results of the last, and best, instruction set."""
     isa = result["rows"][-1]["instruction_set"]
     drawn = [row for row in result["rows"] if row["instruction_set"] == isa]
     kinds = list(dict.fromkeys(row["kind"] for row in drawn))
@@ -57,18 +59,32 @@ def _draw_bars(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
             continue
         places, ratios = zip(*there, strict=True)
         heights = [place + (index - 1) * _BAR for place in places]
-        axes.barh(heights, [ratio - 1 for ratio in ratios], _BAR, left=1, color=COLOURS[index], label=label)
+        axes.barh(
+            heights,
+            [ratio - 1 for ratio in ratios],
+            _BAR,
+            left=1,
+            color=drawing.COLORS[index],
+            label=label,
+        )
         for height, ratio in zip(heights, ratios, strict=True):
             text, right = f"{ratio:.1f}" if ratio < 10 else f"{ratio:.0f}", ratio >= 1
             where: Any = {"xytext": (2 if right else -2, 0), "ha": "left" if right else "right", "va": "center"}
-            axes.annotate(text, (ratio, height), **where, textcoords="offset points", fontsize=5.5, color=INK)
+            axes.annotate(
+                text,
+                (ratio, height),
+                **where,
+                textcoords="offset points",
+                fontsize=5.5,
+                color=drawing.INK,
+            )
     axes.set_yticks(range(len(rows)), [f"{row['layer']}, batch {row['batch']}" for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
     axes.set_title(f"{KINDS[rows[0]['kind']]}, {rows[0]['instruction_set']}")
     _ratio_axis(axes, "x")
-    axes.axvline(1, color=GREY, linewidth=0.8)
+    axes.axvline(1, color=drawing.GREY, linewidth=0.8)
 
 
 def _draw_curve(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
@@ -76,14 +92,21 @@ def _draw_curve(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
     for index, batch in enumerate(batches):
         of = [row for row in rows if row["batch"] == batch]
         sizes, ratios = [row["size"] for row in of], [row["best_speedup"] for row in of]
-        axes.plot(sizes, ratios, marker="o", markersize=3, color=colour(index, len(batches)), label=f"batch {batch}")
+        axes.plot(
+            sizes,
+            ratios,
+            marker="o",
+            markersize=3,
+            color=drawing.curve_color(index, len(batches)),
+            label=f"batch {batch}",
+        )
     sizes = sorted({row["size"] for row in rows})
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [f"{size}" for size in sizes])
     axes.set_xlabel("inputs and outputs of a dense layer")
     axes.set_title(f"{KINDS[rows[0]['kind']]}, {rows[0]['instruction_set']}")
     _ratio_axis(axes, "y")
-    axes.axhline(1, color=GREY, linewidth=0.8)
+    axes.axhline(1, color=drawing.GREY, linewidth=0.8)
 
 
 def _ratio_axis(axes: Axes, which: str) -> None:

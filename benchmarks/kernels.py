@@ -1,21 +1,21 @@
 """Single products with one-bit weights, on each instruction set, against the same products in float32 and 8 bits.
 
-A case is a layer between signs ("xnor"), of real inputs ("weights") or on a uint8 image ("first"). It is timed as the
-step of a plan that whole nets run; with real inputs, also the step before, which rounds them to a grid. The signs of ±1
-inputs are not: the layer before makes them when it ends. Sums are written as float products write theirs.
+A case is a layer with ±1 inputs ("xnor"), real inputs ("weights") or a uint8 image ("first"). The timed call is the one
+that whole nets run. With real inputs it includes rounding them to a grid; with ±1 inputs it does not include taking
+their signs, which the previous layer does. Sums are written as float products write theirs.
 
-"torch" is F.linear or F.conv2d with the ±1 weights in float32; the best of float32 the fastest of that, channels_last,
-weights laid out for oneDNN, and onnxruntime; int8 the fastest of onnxruntime's MatMulInteger, or ConvInteger and
-QLinearConv, of inputs that were quantized before. All take turns in one process, and every ratio is formed within a
-round.
+"torch" is F.linear or F.conv2d with the ±1 weights in float32. The best of float32 is the fastest of that,
+channels_last, weights prepacked for oneDNN, and onnxruntime. int8 is the fastest of onnxruntime's MatMulInteger, or
+ConvInteger and QLinearConv, on quantized inputs. All take turns in one process, and every ratio is that of one round.
 
-Before anything is timed, the logits of the whole plan are compared with those of the reference executor, bit for bit,
-and what each call computes with plain torch's product.
+Before anything is timed, the logits of the whole plan are compared bit for bit with those of the reference executor,
+and the result of each call with plain torch's.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -27,16 +27,14 @@ from typing import Any
 import numpy as np
 import torch
 
+import onebit
 from benchmarks.kernel_pictures import draw, open_picture
 from benchmarks.layers import CASES, KINDS, Case, Layer, scaling_cases
 from benchmarks.peaks import clock, limit, microarchitecture
 from benchmarks.rivals import Rival, onnxruntime_version
-from benchmarks.training_step import machine
-from onebit.common.memory import keep_freed_memory
-from onebit.common.tables import resolve
-from onebit.errors import OnebitError, UsageError
-from onebit.native import InstructionSet, NativePlan, instruction_sets, make_plan
-from onebit.runtime.timing import Reference, Timed, speedups, take_turns
+from benchmarks.shared import add_process_options, add_rounds, add_seconds, set_up_process
+
+library, timing = onebit.native.library, onebit.runtime.timing
 
 RIVALS = ("torch", "best", "int8")
 """Plain torch, the fastest way in float32, and the fastest in 8 bits."""
@@ -44,44 +42,92 @@ RIVALS = ("torch", "best", "int8")
 
 @dataclass(frozen=True)
 class _Native:
-    """A product of a plan, its images shared between threads: a call for each part, and the first image of each."""
+    """A product of a plan, its batch split between threads: a call for each part, and the index of its first image."""
 
     isa: str
     step: str
     calls: Sequence[Callable[[], np.ndarray]]
     firsts: Sequence[int]
-    timed: Timed
+    timed: timing.Timed
 
 
-def _native(isa: str, layer: Layer, plan: NativePlan, pool: ThreadPoolExecutor, threads: int) -> _Native:
+def matmuls(plan: onebit.native.NativePlan, count: int) -> tuple[int, ...]:
+    """Indices of the calls that multiply by weights in a batch of `count` images."""
+    calls = enumerate(plan.kept[0])
+    return tuple(index for index, call in calls if call.weights and call.min_batch <= count <= call.max_batch)
+
+
+def alone(plan: onebit.native.NativePlan, images: np.ndarray, calls: range) -> Callable[[], np.ndarray]:
+    """A function that runs only some kernel calls of a plan, to time them.
+
+    The calls before them run once, now, to leave their inputs in memory. None of `calls` may overwrite the input of one
+    before it: values stay in place only until the last call that reads them.
+
+    Args:
+        images: as for `NativePlan.run`. More images than the plan's batch are computed batch by batch, but every batch
+            uses the values of the first images.
+
+    Returns:
+        The function. It returns the output of the last call, (images of a batch, units) int32 in NHWC order (the bits
+        of float32 for real values): a view that the next call overwrites.
+    """
+    arena, count = plan.arena(), min(len(images), plan.plan.batch)
+    memory, last = arena.ctypes.data, plan.kept[0][calls[-1]]
+    before, part = (library.PlanStruct.from_buffer_copy(plan.plan) for _ in range(2))
+    before.call_count, part.call_count = calls.start, len(calls)
+    part.calls += calls.start * ctypes.sizeof(library.CallStruct)
+    before.output_size = part.output_size = 0  # no output is copied,
+    part.input = part.bytes = -1  # and no image is coded, so their addresses do not matter
+    plan.isa.run(ctypes.byref(before), images.ctypes.data, count, memory, memory, 0, 1, None)
+    arguments = (ctypes.byref(part), memory, len(images), memory, memory, 0, 1, None)
+    made = arena[last.out : last.out + count * last.out_size].view(np.int32).reshape(count, -1)
+
+    def run_calls() -> np.ndarray:
+        plan.isa.run(*arguments)
+        return made
+
+    return run_calls
+
+
+def _native(isa: str, layer: Layer, plan: onebit.native.NativePlan, pool: ThreadPoolExecutor, threads: int) -> _Native:
     parts = np.array_split(layer.images, min(threads, len(layer.images)))
-    (product,) = plan.products(min(len(parts[0]), plan.plan.batch))
-    either = (product, *plan.products(1), *plan.products(plan.plan.batch))  # few images and many may go different ways
-    grid = min(either) > 0 and plan.steps[min(either) - 1] == "grid"
-    calls = [plan.alone(part, range(min(either) - grid, max(either) + 1)) for part in parts]
+    (product,) = matmuls(plan, min(len(parts[0]), plan.plan.batch))
+    either = (product, *matmuls(plan, 1), *matmuls(plan, plan.plan.batch))  # few images and many may go different ways
+    grid = min(either) > 0 and plan.kernels[min(either) - 1] == "grid"
+    calls = [alone(plan, part, range(min(either) - grid, max(either) + 1)) for part in parts]
     firsts = [sum(map(len, parts[:index])) for index in range(len(parts))]
 
     def together() -> None:
         for _ in pool.map(lambda call: call(), calls):
             pass
 
-    return _Native(isa, plan.steps[product], calls, firsts, Timed(isa, isa, calls[0] if len(calls) == 1 else together))
+    return _Native(
+        isa,
+        plan.kernels[product],
+        calls,
+        firsts,
+        timing.Timed(isa, isa, calls[0] if len(calls) == 1 else together),
+    )
 
 
 def check(
-    name: str, layer: Layer, plans: Mapping[str, NativePlan], native: Sequence[_Native], rivals: Sequence[Rival]
+    name: str,
+    layer: Layer,
+    plans: Mapping[str, onebit.native.NativePlan],
+    native: Sequence[_Native],
+    rivals: Sequence[Rival],
 ) -> None:
-    """Compare the logits of whole plans with the reference, and what is timed with plain torch's product.
+    """Compare the logits of whole plans with the reference, and the timed products with plain torch's.
 
     Raises:
-        OnebitError: one of them differs: whole numbers at all, others by more than rounding explains.
+        OnebitError: one of them differs: integers in any way, other numbers by more than rounding explains.
     """
-    reference = Reference(layer.packed, layer.images)
+    reference = timing.Reference(layer.packed, layer.images)
     for isa, plan in plans.items():
         reference.check(f"{name}, {isa}", plan.run(layer.images)[0])
     for one in native:
         for call, first in zip(one.calls, one.firsts, strict=True):
-            for _ in range(2):  # a step must not have written over what it reads
+            for _ in range(2):  # a call must not overwrite its inputs
                 sums = layer.native_sums(call())
                 _agree(f"{name}, {one.isa}", sums, layer.sums[first : first + len(sums)], layer.slack)
     for rival in rivals:
@@ -90,9 +136,9 @@ def check(
 
 
 def _agree(who: str, found: np.ndarray, expected: np.ndarray, slack: float) -> None:
-    wrong = int(np.count_nonzero(~(np.abs(found - expected) <= slack)))  # a NaN is wrong, too
+    wrong = int(np.count_nonzero(~(np.abs(found - expected) <= slack)))  # NaN is wrong, too
     if wrong:
-        raise OnebitError(f"{who}: {wrong:,} of {found.size:,} sums are not those of plain torch")
+        raise onebit.errors.OnebitError(f"{who}: {wrong:,} of {found.size:,} sums are not those of plain torch")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -105,14 +151,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--isa", type=names, help="instruction sets of packed nets, as avx2,avx512 (all of this machine)"
     )
-    parser.add_argument("--rounds", type=int, default=11, help="timed rounds (11)")
-    parser.add_argument("--seconds", type=float, default=0.02, help="of each variant in a round, at least (0.02)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of every variant (1)")
-    parser.add_argument("--scaling", action="store_true", help="the curve over sizes and batches in place of the cases")
+    add_rounds(parser, 11)
+    add_seconds(parser, 0.02)
+    add_process_options(parser)
+    parser.add_argument("--scaling", action="store_true", help="a curve over sizes and batches in place of the cases")
     parser.add_argument("--picture", metavar="FILE.png", help="draw the ratios, or the curve")
-    parser.add_argument(
-        "--default-malloc", action="store_true", help="leave malloc as it is (see onebit.common.memory); for comparison"
-    )
 
 
 def measure(
@@ -133,14 +176,14 @@ def measure(
         cases: names in CASES, or cases; all for None.
         isa: instruction sets; all of this machine for None, or the best of them with `scaling`.
         scaling: square dense layers of every size in place of the cases, without int8.
-        picture: a PNG file to draw the ratios into.
+        picture: PNG file for a chart of the ratios.
         on_round: called with (rounds done, rounds), for each case and batch.
 
     Returns:
-        machine, settings, and rows of kind, layer, size, batch, instruction set, step of the plan, µs per call (median
-        and fastest), those of plain torch, of the best of float32 and its name, and of int8 (None without onnxruntime);
-        how many times as fast as each of them (median over rounds, and of the fastest rounds); multiply-accumulates a
-        cycle (of the median, and of the fastest round) and what share of the limit these are (None where not known).
+        machine, settings, and rows of kind, layer, size, batch, instruction set, kernel, µs per call (median and
+        fastest); the same of plain torch, of the best of float32 with its name, and of int8 (None without onnxruntime);
+        the speed-up over each (median over rounds, and of the fastest rounds); multiply-accumulates per cycle (median
+        and fastest round) and their share of the limit (None if unknown).
 
     Raises:
         UsageError: numbers that are not positive, an unknown case or instruction set, a curve of more than one, no
@@ -148,23 +191,27 @@ def measure(
         OnebitError: see `check`.
     """
     if min(rounds, threads) < 1 or seconds <= 0:
-        raise UsageError("rounds, threads and seconds must be positive")
+        raise onebit.errors.UsageError("rounds, threads and seconds must be positive")
     if scaling and (cases is not None or (isa is not None and len(isa) > 1)):
-        raise UsageError("the curve is of its own layers, and of one instruction set")
-    known = instruction_sets()
+        raise onebit.errors.UsageError("--scaling has its own layers, and takes one instruction set")
+    known = onebit.native.instruction_sets()
     if not known:
-        raise UsageError("the native library is not installed; install onebit where a C compiler is")
+        raise onebit.errors.UsageError(
+            "the native library is not installed; reinstall onebit with a C compiler available"
+        )
     default = list(known)[-1:] if scaling else list(known)
-    isas = {name: resolve(known, name, kind="instruction set of this machine") for name in isa or default}
-    named = [resolve(CASES, case, kind="case") for case in (CASES if cases is None else cases)]
+    isas = {
+        name: onebit.common.tables.resolve(known, name, kind="instruction set of this machine")
+        for name in isa or default
+    }
+    named = [onebit.common.tables.resolve(CASES, case, kind="case") for case in (CASES if cases is None else cases)]
     chosen = scaling_cases() if scaling else named
-    kept = not default_malloc and keep_freed_memory()
-    torch.set_num_threads(threads)
+    where = set_up_process(threads, default_malloc=default_malloc)
     rows = []
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(threads))
         figure = None
-        if picture is not None:  # whether it can be drawn is known before anything is measured
+        if picture is not None:  # opened first: an error must not come after the measurement
             count = sum(len(case.batches) for case in chosen)
             figure = stack.enter_context(open_picture(picture, count, scaling=scaling))
         stack.enter_context(torch.inference_mode())
@@ -180,10 +227,10 @@ def measure(
                     int8=not scaling,
                     on_round=on_round,
                 )
-        where = {"microarchitecture": microarchitecture(), "onnxruntime": onnxruntime_version()}
+        where |= {"microarchitecture": microarchitecture(), "onnxruntime": onnxruntime_version()}
         result = {
             "benchmark": "kernels",
-            "machine": {**machine(threads), **where, "freed_memory_kept": kept},
+            "machine": where,
             "settings": {"rounds": rounds, "seconds": seconds, "scaling": scaling},
             "rows": rows,
         }
@@ -194,7 +241,7 @@ def measure(
 
 def time_layer(
     layer: Layer,
-    isas: Mapping[str, InstructionSet],
+    isas: Mapping[str, onebit.native.InstructionSet],
     pool: ThreadPoolExecutor,
     *,
     rounds: int,
@@ -203,31 +250,31 @@ def time_layer(
     int8: bool,
     on_round: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """The rows of `measure` for a layer and a batch; torch runs in the threads it was set to.
+    """The rows of `measure` for a layer and a batch; torch uses the threads that it is set to.
 
     Raises:
         OnebitError: see `check`.
     """
-    plans = {name: make_plan(layer.packed, isa) for name, isa in isas.items()}
+    plans = {name: onebit.native.make_plan(layer.packed, isa) for name, isa in isas.items()}
     native = [_native(name, layer, plan, pool, threads) for name, plan in plans.items()]
     rivals = layer.rivals(threads=threads, int8=int8)
     check(f"{layer.case.name}, batch {len(layer.images)}", layer, plans, native, rivals)
     hertz: dict[str | None, list[float]] = {name: [] for name in isas}
 
-    def read_clock(one: Timed) -> None:
+    def read_clock(one: timing.Timed) -> None:
         if one.isa in hertz and (found := clock()) is not None:
             hertz[one.isa].append(found)
 
-    against = [Timed(rival.name, None, rival.call) for rival in rivals]
+    against = [timing.Timed(rival.name, None, rival.call) for rival in rivals]
     timed = [*(one.timed for one in native), *against]
-    take_turns(timed, rounds=rounds, seconds=seconds, after=read_clock, on_round=on_round)
+    timing.take_turns(timed, rounds=rounds, seconds=seconds, after=read_clock, on_round=on_round)
     of_float = [one for one, rival in zip(against, rivals, strict=True) if not rival.int8]
     of_int8 = [one for one, rival in zip(against, rivals, strict=True) if rival.int8]
     fastest = {"torch": against[0], "best": _fastest(of_float), "int8": _fastest(of_int8)}
     return [_row(layer, one, fastest, statistics.median(hertz[one.isa] or [0.0]) or None) for one in native]
 
 
-def _row(layer: Layer, one: _Native, fastest: Mapping[str, Timed | None], hertz: float | None) -> dict[str, Any]:
+def _row(layer: Layer, one: _Native, fastest: Mapping[str, timing.Timed | None], hertz: float | None) -> dict[str, Any]:
     row = {
         "kind": layer.case.kind,
         "layer": layer.case.text,
@@ -240,7 +287,7 @@ def _row(layer: Layer, one: _Native, fastest: Mapping[str, Timed | None], hertz:
     }
     for name, rival in fastest.items():
         row |= {name: rival and rival.variant, f"{name}_us": rival and 1e6 * rival.median}
-        row |= speedups(one.timed, rival, name) if rival else dict.fromkeys(_ratios(name))
+        row |= timing.speedups(one.timed, rival, name) if rival else dict.fromkeys(_ratios(name))
     most = limit(microarchitecture(), one.isa, one.step)
     row |= {"clock_ghz": hertz and hertz / 1e9, "limit": most}
     for name, seconds in (("", one.timed.median), ("fastest_", min(one.timed.seconds))):
@@ -249,7 +296,7 @@ def _row(layer: Layer, one: _Native, fastest: Mapping[str, Timed | None], hertz:
     return row
 
 
-def _fastest(timed: Sequence[Timed]) -> Timed | None:
+def _fastest(timed: Sequence[timing.Timed]) -> timing.Timed | None:
     return min(timed, key=lambda one: one.median, default=None)
 
 
@@ -258,18 +305,18 @@ def _ratios(name: str) -> tuple[str, str]:
 
 
 def describe(result: dict[str, Any]) -> str:
-    """The result as text whose table is Markdown."""
+    """The result as text with a Markdown table."""
     where, how = result["machine"], result["settings"]
     clocks = [row["clock_ghz"] for row in result["rows"] if row["clock_ghz"]]
     speed = f", {statistics.median(clocks):.2f} GHz measured" if clocks else ""
     lines = [
         f"{where['cpu']} ({where['microarchitecture'] or 'limits not known'}{speed}), {where['cores']} cores; torch "
         f"{where['torch']}, {where['threads']} thread(s)",
-        f"medians of {how['rounds']} rounds, in brackets of the fastest; × torch, × float32, × int8: how many times as "
-        "fast as plain torch, as the fastest way in float32, and as onnxruntime in 8 bits",
+        f"medians of {how['rounds']} rounds, in brackets the fastest; × torch, × float32, × int8: speed-up over plain "
+        "torch, over the fastest in float32, and over onnxruntime in 8 bits",
     ]
     if where["onnxruntime"] is None:
-        lines.append("onnx and onnxruntime are not installed: neither is compared with; pip install 'onebit[bench]'")
+        lines.append("onnx and onnxruntime are not installed and not compared: pip install 'onebit[bench]'")
     return "\n".join([*lines, "", *(_curve(result["rows"]) if how["scaling"] else _table(result["rows"]))])
 
 
@@ -287,7 +334,7 @@ def _table(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _curve(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Ratios to the best of float32, a line for each batch, and where float32 wins."""
+    """The speed-up over the best of float32, a row for each batch, and the sizes at which float32 is faster."""
     lines = []
     for kind in dict.fromkeys(row["kind"] for row in rows):
         of = [row for row in rows if row["kind"] == kind]
@@ -317,7 +364,7 @@ def _both(median: float | None, fastest: float | None) -> str:
 
 
 def _short(number: float | None) -> str:
-    """Two digits behind the point of small numbers, none of large ones."""
+    """Two decimals for small numbers, none for large ones."""
     if number is None:
         return "–"
     return f"{number:,.{2 if number < 10 else 1 if number < 100 else 0}f}"

@@ -1,4 +1,4 @@
-"""The layers whose kernels are timed: packed nets of one product, and the same product in float32 and 8 bits."""
+"""The layers whose kernels are timed: packed nets with one product, and the same product in float32 and 8 bits."""
 
 from __future__ import annotations
 
@@ -9,28 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 
+import onebit
 from benchmarks.rivals import Product, Rival, float_rivals, int8_rivals
-from onebit.packed import (
-    Affine,
-    Concat,
-    Conv,
-    Dense,
-    Flatten,
-    InputSpec,
-    Node,
-    OneBitWeights,
-    PackedNet,
-    Threshold,
-    costs,
-)
-from onebit.packed.bits import pack_signs
+
+packed = onebit.packed
 
 KINDS = {"xnor": "±1 × ±1", "weights": "±1 × real", "first": "±1 × uint8"}
-"""What meets the one-bit weights."""
+"""Kind of the product: weights × inputs."""
 
-_UNIT = np.float32(1 / 148)  # about the deviation of a coded pixel, and no power of two
+_UNIT = np.float32(1 / 148)  # about the standard deviation of a coded pixel, and not a power of two
 _MOST_INT8 = 127
-_ROUNDING = 1e-4  # of the largest sum: what float32 may differ from itself in another order
+_ROUNDING = 1e-4  # of the largest sum: the difference that another order of additions makes in float32
 
 
 @dataclass(frozen=True)
@@ -86,10 +75,10 @@ class Layer:
     """A case with random signs and a batch of images.
 
     Attributes:
-        packed: its net: what makes the inputs of the product, and the product. images: (N, C, H, W) uint8.
-        product: the same in float32. int8, zero: with inputs of 8 bits, see `benchmarks.rivals.int8_rivals`.
-        whole: whether all sums are whole numbers. macs: multiply-accumulates of the batch.
-        sums: of plain torch, float64; slack: how far from them others may be.
+        packed: the net: the nodes that make the inputs of the product, and the product. images: (N, C, H, W) uint8.
+        product: the same in float32. int8, zero: with 8-bit inputs, see `benchmarks.rivals.int8_rivals`.
+        whole: whether all sums are integers. macs: multiply-accumulates of the batch.
+        sums: the result of plain torch, float64; slack: the largest difference that others may have.
     """
 
     def __init__(self, case: Case, batch: int) -> None:
@@ -98,9 +87,11 @@ class Layer:
         terms = channels * 9 if case.convolves else channels
         signs = rng.choice(np.array([-1, 1], np.int8), (case.outputs, terms))
         self.case, self.whole = case, case.kind != "weights"
-        self.packed = PackedNet(input=InputSpec(shape=case.shape), nodes=tuple(_nodes(case, signs)), output="y")
+        self.packed = packed.PackedNet(
+            input=packed.InputSpec(shape=case.shape), nodes=tuple(_nodes(case, signs)), output="y"
+        )
         self.images = rng.integers(0, 256, (batch, *case.shape), dtype=np.uint8)
-        self.macs = batch * sum(cost.macs for cost in costs(self.packed) if cost.binary_weights)
+        self.macs = batch * sum(cost.macs for cost in packed.costs(self.packed) if cost.binary_weights)
         coded = self.images.astype(np.float32) * 2 - 255
         if case.kind == "xnor":
             x, quantized, self.zero = np.sign(coded), np.sign(coded), 1  # coded pixels are odd
@@ -123,12 +114,12 @@ class Layer:
         return Product(values.flatten(1), weight, False)
 
     def rivals(self, *, threads: int, int8: bool) -> list[Rival]:
-        """Plain torch first; those of 8 bits only if they are wanted."""
+        """Plain torch first; the 8-bit ones only if `int8`."""
         found = list(float_rivals(self.product, slack=self.slack, threads=threads))
         return [*found, *int8_rivals(self.int8, self.zero, threads=threads)] if int8 else found
 
     def native_sums(self, made: np.ndarray) -> np.ndarray:
-        """What a step of a plan made of some images, as plain torch has it and as float64."""
+        """The output of a product of a plan, in the layout of plain torch and as float64."""
         sums = (made if self.whole else made.view(np.float32)).astype(np.float64)
         shape = (len(made), *self.sums.shape[1:])
         if self.case.convolves:
@@ -136,21 +127,21 @@ class Layer:
         return sums.reshape(shape)
 
 
-def _nodes(case: Case, signs: np.ndarray) -> Iterator[Node]:
+def _nodes(case: Case, signs: np.ndarray) -> Iterator[packed.Node]:
     channels, last = case.shape[0], "input"
     if not case.convolves:
-        yield Flatten(inputs=(last,), output="flat")
+        yield packed.Flatten(inputs=(last,), output="flat")
         last = "flat"
     if case.kind == "xnor":
         zero, up = np.zeros(channels, np.int32), np.ones(channels, np.int8)
-        yield Threshold(inputs=(last,), output="x", threshold=zero, direction=up)
+        yield packed.Threshold(inputs=(last,), output="x", threshold=zero, direction=up)
         last = "x"
     elif case.kind == "weights":
-        yield Affine(inputs=(last,), output="x", scale=np.full(channels, _UNIT))
+        yield packed.Affine(inputs=(last,), output="x", scale=np.full(channels, _UNIT))
         last = "x"
     kernel: dict[str, Any] = {"kernel": (3, 3), "padding": (1, 1, 1, 1)} if case.convolves else {}
-    layer: type[OneBitWeights] = Conv if case.convolves else Dense
+    layer: type[packed.OneBitWeights] = packed.Conv if case.convolves else packed.Dense
     name = "sums" if case.kind == "weights" else "y"
-    yield layer(inputs=(last,), output=name, signs=pack_signs(signs), in_features=signs.shape[1], **kernel)
-    if name == "sums":  # something reads the inputs behind the product: so they stay in memory, and it can run again
-        yield Concat(inputs=("sums", "x"), output="y")
+    yield layer(inputs=(last,), output=name, signs=packed.bits.pack_signs(signs), in_features=signs.shape[1], **kernel)
+    if name == "sums":  # reads the inputs after the product, so that they stay in memory and the product can run again
+        yield packed.Concat(inputs=("sums", "x"), output="y")

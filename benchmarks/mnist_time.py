@@ -1,14 +1,14 @@
 """Seconds to a test accuracy on MNIST with binary weights, on one thread.
 
-Fixed schedule, all 60,000 training images, final weights, no early stop. The clock runs from loading the data (four
-packed files, unpacked and checked) to the end of training; torch is imported and a first optimizer built before, which
-costs a second in each process. With --cold it runs from the start of the interpreter to the printed accuracy.
+Fixed schedule, all 60,000 training images, final weights, no early stopping. The clock runs from loading the data (four
+compressed files, unpacked and checked) to the end of training. Importing torch and building a first optimizer, about a
+second in each process, are not included. With --cold the clock runs from interpreter start to the printed accuracy.
 
-The settings were chosen on seeds 0-14 and are measured on seeds 20-24, but on the same test images: expect about 0.1
-points of optimism.
+The settings were chosen on seeds 0-14 and are measured on seeds 20-24, but on the same test images: expect accuracies
+that are about 0.1 points too high.
 
-Beside the seconds stands the CPU time of the same runs: where it is much smaller, other work had the core, and the
-measurement says nothing.
+The CPU time of the runs is reported as well. If it is much smaller than the wall time, other processes used the core
+and the measurement is not valid.
 """
 
 from __future__ import annotations
@@ -26,13 +26,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks.training_step import machine
-from onebit.common.memory import keep_freed_memory
-from onebit.errors import OnebitError, UsageError
-from onebit.evaluation.modes import evaluate
-from onebit.recipe import AugmentationRecipe, ModelRecipe, OptimizerRecipe, Recipe, ScheduleRecipe
-from onebit.runs.model import build_training
-from onebit.runs.run import fit_recipe, load_recipe_data
+import onebit
+from benchmarks.shared import set_up_process
 
 SEEDS = (20, 21, 22, 23, 24)
 
@@ -46,17 +41,17 @@ def _recipe(
     norm_momentum: float = 0.2,
     crop_padding: int = 0,
     **other: Any,
-) -> Recipe:
-    """What the targets share. Latents start small (torch's default): larger ones do not cross 0 in so few steps."""
-    return Recipe(
+) -> onebit.recipe.Recipe:
+    """The settings of all targets. Latents start small (torch's default): larger ones do not cross 0 in a few steps."""
+    return onebit.recipe.Recipe(
         dataset="mnist",
         validation=0,
-        model=ModelRecipe(
+        model=onebit.recipe.ModelRecipe(
             widths=(784, *hidden, 10), weight_quantizer="sign", init="default", norm_momentum=norm_momentum
         ),
-        optimizer=OptimizerRecipe(name="adam", lr=lr),
-        schedule=ScheduleRecipe(name="linear", warmup=warmup),
-        augmentation=AugmentationRecipe(crop_padding=crop_padding),
+        optimizer=onebit.recipe.OptimizerRecipe(name="adam", lr=lr),
+        schedule=onebit.recipe.ScheduleRecipe(name="linear", warmup=warmup),
+        augmentation=onebit.recipe.AugmentationRecipe(crop_padding=crop_padding),
         epochs=epochs,
         threads=1,
         device="cpu",
@@ -69,7 +64,7 @@ class Target:
     """An accuracy in percent, the recipe that reaches it, and the seconds it may take, warm and as a cold process."""
 
     percent: float
-    recipe: Recipe
+    recipe: onebit.recipe.Recipe
     seconds: float
     cold_seconds: float | None = None
 
@@ -92,7 +87,7 @@ TARGETS = (
 
 
 class Result(NamedTuple):
-    """One training: test accuracy in percent, seconds on the clock, seconds of CPU time."""
+    """One training run: test accuracy in percent, seconds of wall time, seconds of CPU time."""
 
     accuracy: float
     seconds: float
@@ -101,7 +96,7 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """A target and what was measured, one result a seed."""
+    """A target and its results, one for each seed."""
 
     target: float
     limit: float
@@ -128,8 +123,8 @@ class Row:
         }
 
 
-def settings(recipe: Recipe) -> str:
-    """The recipe in one line."""
+def settings(recipe: onebit.recipe.Recipe) -> str:
+    """The recipe on one line."""
     text = f"{'-'.join(map(str, recipe.model.widths or ()))}, {recipe.epochs:g} epochs of {recipe.batch_size}"
     text += f", lr {recipe.optimizer.lr:g}"
     if recipe.augmentation.crop_padding:
@@ -139,24 +134,24 @@ def settings(recipe: Recipe) -> str:
     return text
 
 
-def train_once(recipe: Recipe) -> Result:
+def train_once(recipe: onebit.recipe.Recipe) -> Result:
     """Train and test the final binary weights; the clock runs from data load to the end of training."""
     started, cpu_started = time.perf_counter(), time.process_time()
-    data = load_recipe_data(recipe)
-    training = build_training(recipe, data)
-    fit_recipe(recipe, training, data)
+    data = onebit.runs.run.load_recipe_data(recipe)
+    training = onebit.runs.model.build_training(recipe, data)
+    onebit.runs.run.fit_recipe(recipe, training, data)
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
-    return Result(100 * evaluate(training.model, data.test, weights="binary").accuracy, seconds, cpu_seconds)
+    return Result(100 * onebit.evaluate(training.model, data.test, weights="binary").accuracy, seconds, cpu_seconds)
 
 
 def print_accuracy(percent: float, seed: int, dataset: str) -> None:
-    """What a fresh process does for one row: train, then print the accuracy."""
-    _one_thread()
+    """The work of a fresh process: train, then print the accuracy."""
+    set_up_process(1)
     print(train_once(_recipe_of(percent, seed, dataset)).accuracy, flush=True)
 
 
 def train_cold(percent: float, seed: int, dataset: str) -> Result:
-    """`train_once` in a fresh process; the clock runs from its start to the accuracy it prints."""
+    """`train_once` in a fresh process; the clock runs from its start to the printed accuracy."""
     code = f"from {__name__} import print_accuracy; print_accuracy({percent!r}, {seed!r}, {dataset!r})"
     before, started = os.times(), time.perf_counter()
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
@@ -164,29 +159,29 @@ def train_cold(percent: float, seed: int, dataset: str) -> Result:
         line = process.stdout.readline()
         seconds = time.perf_counter() - started
     if process.returncode:
-        raise OnebitError(f"a fresh process for {percent:g} % ended with status {process.returncode}")
+        raise onebit.errors.OnebitError(f"a fresh process for {percent:g} % ended with status {process.returncode}")
     after = os.times()
     cpu_seconds = after.children_user + after.children_system - before.children_user - before.children_system
     return Result(float(line), seconds, cpu_seconds)
 
 
-def _recipe_of(percent: float, seed: int, dataset: str) -> Recipe:
+def _recipe_of(percent: float, seed: int, dataset: str) -> onebit.recipe.Recipe:
     (recipe,) = (target.recipe for target in TARGETS if target.percent == percent)
     return dataclasses.replace(recipe, dataset=dataset, seed=seed)
 
 
-def _one_thread() -> bool:
-    """Settings of the whole process; returns whether malloc could be told to keep freed memory."""
-    torch.set_num_threads(1)
-    return keep_freed_memory()
-
-
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The keyword arguments of `measure` as flags."""
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, metavar="SEED", help="a training each (20-24)")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=SEEDS, metavar="SEED", help="one training run each (20-24)"
+    )
     parser.add_argument("--targets", type=float, nargs="+", metavar="PERCENT", help="only these: 92, 97, 98, 98.5")
-    parser.add_argument("--cold", action="store_true", help="fresh processes, interpreter start to printed accuracy")
-    parser.add_argument("--dataset", default="mnist", help="another one for a quick look; the targets are for mnist")
+    parser.add_argument(
+        "--cold", action="store_true", help="fresh processes, from interpreter start to printed accuracy"
+    )
+    parser.add_argument(
+        "--dataset", default="mnist", help="another data set for a quick look; the targets are for mnist"
+    )
 
 
 def measure(
@@ -200,9 +195,9 @@ def measure(
     """Train every target on every seed.
 
     Args:
-        targets: in percent; None is all of them, with `cold` all that have a limit for a cold process.
-        cold: each training in a fresh process.
-        on_round: called with (trainings done, trainings).
+        targets: in percent; None for all, with `cold` all that have a limit for a cold process.
+        cold: train each in a fresh process.
+        on_round: called with (runs done, runs).
 
     Returns:
         machine, settings, and the rows of `Row.as_dict`.
@@ -217,9 +212,11 @@ def measure(
         unknown = {*targets} - {target.percent for target in TARGETS}
         if unknown:
             known = ", ".join(f"{target.percent:g}" for target in TARGETS)
-            raise UsageError(f"no such target: {', '.join(f'{percent:g}' for percent in unknown)}; there are {known}")
-    kept = _one_thread()
-    # the compiler that the first optimizer of a process imports is on the clock of cold processes alone
+            raise onebit.errors.UsageError(
+                f"unknown target {', '.join(f'{percent:g}' for percent in unknown)}; known: {known}"
+            )
+    where = set_up_process(1)
+    # the first optimizer of a process imports a compiler: only cold processes count that time
     torch.optim.Adam([torch.zeros(1, requires_grad=True)])
     rows = []
     for number, target in enumerate(chosen):
@@ -235,7 +232,7 @@ def measure(
         rows.append(Row(target.percent, limit, settings(target.recipe), tuple(seeds), tuple(results)))
     return {
         "benchmark": "mnist-time",
-        "machine": {**machine(1), "freed_memory_kept": kept},
+        "machine": where,
         "settings": {"clock": "cold process" if cold else "data load to end of training", "dataset": dataset},
         "rows": [row.as_dict() for row in rows],
     }

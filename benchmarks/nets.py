@@ -1,11 +1,11 @@
 """Whole packed nets, native on each instruction set, against the same nets in plain torch and float32.
 
-The float nets hold the ±1 weights in ordinary layers: no sign of a weight is taken while they are timed. They run as
-they are ("torch"), with BatchNorm folded into torch's own layer before it ("folded"), and folded and frozen, with
-weights laid out for oneDNN ("frozen"); images in either memory format. All take turns in one process, and every ratio
-is formed within a round: what else the machine does meets all of them alike.
+The float nets have the ±1 weights in ordinary layers, so they do not take signs of weights while they are timed. They
+run as they are ("torch"), with each BatchNorm folded into the layer before it ("folded"), and folded and frozen, with
+weights prepacked for oneDNN ("frozen"), in both memory formats. All take turns in one process, and every ratio is that
+of one round, so that other load on the machine affects all of them alike.
 
-Before anything is timed, the native logits are compared with those of the reference executor, bit for bit, and all
+Before anything is timed, the native logits are compared bit for bit with those of the reference executor, and all
 labels of the batch with those of plain torch.
 """
 
@@ -16,28 +16,24 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
-from benchmarks.training_step import machine
+import onebit
+from benchmarks.shared import add_process_options, add_rounds, add_seconds, describe_machine, set_up_process
 from benchmarks.twins import FLOOR, NETS, build, float_nets, float_twin, make_images
-from onebit.common.memory import keep_freed_memory
-from onebit.common.tables import resolve
-from onebit.errors import OnebitError, UsageError
-from onebit.fold import pack
-from onebit.native import instruction_sets, make_plan
-from onebit.packed import PackedNet, dumps
-from onebit.runtime.timing import Reference, Timed, native_call, speedups, take_turns
+
+timing = onebit.runtime.timing
+native = onebit.native
 
 
-def check(name: str, packed: PackedNet, images: np.ndarray, timed: Sequence[Timed]) -> list[int]:
-    """Compare native logits with the reference, and count the labels that are not plain torch's, the first of `timed`.
+def check(name: str, packed: onebit.packed.PackedNet, images: np.ndarray, timed: Sequence[timing.Timed]) -> list[int]:
+    """Compare native logits with the reference, and count labels that differ from those of plain torch, `timed[0]`.
 
     Raises:
-        OnebitError: native logits that are not those of the reference executor, bit for bit; or labels that differ in
-            more than one image and 5 % of the batch, which rounding does not explain.
+        OnebitError: native logits that differ from the reference executor's in any bit; or labels that differ in more
+            than one image and 5 % of the batch, which rounding does not explain.
     """
-    reference = Reference(packed, images)
+    reference = timing.Reference(packed, images)
     floor = timed[0].call().argmax(axis=1)
     mismatches = []
     for one in timed:
@@ -46,7 +42,9 @@ def check(name: str, packed: PackedNet, images: np.ndarray, timed: Sequence[Time
             reference.check(f"{name}, {one.variant}", logits)
         wrong = int(np.count_nonzero(logits.argmax(axis=1) != floor))
         if wrong > max(1, len(images) // 20):
-            raise OnebitError(f"{name}, {one.variant}: {wrong} of {len(images)} labels are not those of plain torch")
+            raise onebit.errors.OnebitError(
+                f"{name}, {one.variant}: {wrong} of {len(images)} labels are not those of plain torch"
+            )
         mismatches.append(wrong)
     return mismatches
 
@@ -54,14 +52,11 @@ def check(name: str, packed: PackedNet, images: np.ndarray, timed: Sequence[Time
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The keyword arguments of `measure` as flags."""
     parser.add_argument("--nets", type=lambda text: text.split(","), help=f"which of {','.join(NETS)} (all)")
-    parser.add_argument("--batches", type=int, nargs="+", metavar="N", help="images in a batch (1; 256 or 64)")
+    parser.add_argument("--batches", type=int, nargs="+", metavar="N", help="batch sizes (1; 256 or 64)")
     parser.add_argument("--width", type=float, default=1.0, help="factor on channels and hidden units (1)")
-    parser.add_argument("--rounds", type=int, default=11, help="timed rounds (11)")
-    parser.add_argument("--seconds", type=float, default=0.02, help="of each variant in a round, at least (0.02)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch and of packed nets (1)")
-    parser.add_argument(
-        "--default-malloc", action="store_true", help="leave malloc as it is (see onebit.common.memory); for comparison"
-    )
+    add_rounds(parser, 11)
+    add_seconds(parser, 0.02)
+    add_process_options(parser)
 
 
 def measure(
@@ -79,25 +74,26 @@ def measure(
 
     Args:
         nets: names in NETS; all for None.
-        batches: in place of those of the table.
+        batches: batch sizes, in place of those of NETS.
         on_round: called with (rounds done, rounds), for each net and batch.
 
     Returns:
         machine, settings, and rows of net, batch, variant, instruction set (None for torch), µs per call (median and
-        fastest), how many times as fast as plain torch and as the best float net (median over rounds, and of the
-        fastest rounds), whether it is that best one, labels that are not plain torch's, bytes packed and in float32.
+        fastest), speed-up over plain torch and over the best float net (median over rounds, and of the fastest rounds),
+        whether it is that best one, number of labels that differ from plain torch's, bytes packed and in float32.
 
     Raises:
         UsageError: numbers that are not positive, an unknown net, or no native library.
         OnebitError: see `check`.
     """
-    chosen = {name: resolve(NETS, name, kind="net") for name in (NETS if nets is None else nets)}
+    chosen = {name: onebit.common.tables.resolve(NETS, name, kind="net") for name in (NETS if nets is None else nets)}
     if min(rounds, threads, *(batches or ())) < 1 or seconds <= 0:
-        raise UsageError("batches, rounds, threads and seconds must be positive")
-    if not instruction_sets():
-        raise UsageError("the native library is not installed; install onebit where a C compiler is")
-    kept = not default_malloc and keep_freed_memory()
-    torch.set_num_threads(threads)
+        raise onebit.errors.UsageError("batches, rounds, threads and seconds must be positive")
+    if not native.instruction_sets():
+        raise onebit.errors.UsageError(
+            "the native library is not installed; reinstall onebit with a C compiler available"
+        )
+    where = set_up_process(threads, default_malloc=default_malloc)
     rows = []
     for name, net in chosen.items():
         model = build(net, width=width)
@@ -106,7 +102,7 @@ def measure(
         )
     return {
         "benchmark": "nets",
-        "machine": {**machine(threads), "freed_memory_kept": kept},
+        "machine": where,
         "settings": {"rounds": rounds, "seconds": seconds, "width": width},
         "rows": rows,
     }
@@ -122,30 +118,30 @@ def time_net(
     threads: int = 1,
     on_round: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """The rows of `measure` for a model in eval mode; torch runs in the threads it was set to.
+    """The rows of `measure` for a model in eval mode; torch uses the threads that it is set to.
 
     Raises:
         OnebitError: see `check`.
     """
-    packed, twin = pack(model), float_twin(model)
+    packed, twin = onebit.pack(model), float_twin(model)
     sizes = {
-        "packed_bytes": len(dumps(packed)),
+        "packed_bytes": len(onebit.packed.dumps(packed)),
         "float_bytes": sum(4 * t.numel() for t in twin.state_dict().values() if t.is_floating_point()),
     }
-    plans = {isa: make_plan(packed, found) for isa, found in instruction_sets().items()}
+    plans = {isa: native.make_plan(packed, found) for isa, found in native.instruction_sets().items()}
     rows = []
     for batch in batches:
         images = make_images(model, batch)
-        timed = [Timed(variant, None, call) for variant, call in float_nets(twin, images)]
+        timed = [timing.Timed(variant, None, call) for variant, call in float_nets(twin, images)]
         for isa, plan in plans.items():
-            timed.append(Timed(isa, isa, native_call(plan, images, threads)))
+            timed.append(timing.Timed(isa, isa, timing.native_call(plan, images, threads)))
         mismatches = check(f"{name}, batch {batch}", packed, images, timed)
-        take_turns(timed, rounds=rounds, seconds=seconds, on_round=on_round)
+        timing.take_turns(timed, rounds=rounds, seconds=seconds, on_round=on_round)
         rows += [{"net": name, "batch": batch, **row, **sizes} for row in _rows(timed, mismatches)]
     return rows
 
 
-def _rows(timed: Sequence[Timed], mismatches: Sequence[int]) -> list[dict[str, Any]]:
+def _rows(timed: Sequence[timing.Timed], mismatches: Sequence[int]) -> list[dict[str, Any]]:
     floor = timed[0]
     best = min((one for one in timed if one.isa is None), key=lambda one: one.median)
     return [
@@ -154,8 +150,8 @@ def _rows(timed: Sequence[Timed], mismatches: Sequence[int]) -> list[dict[str, A
             "instruction_set": one.isa,
             "us": 1e6 * one.median,
             "fastest_us": 1e6 * min(one.seconds),
-            **speedups(one, floor, "torch"),
-            **speedups(one, best, "best"),
+            **timing.speedups(one, floor, "torch"),
+            **timing.speedups(one, best, "best"),
             "best": one is best,
             "label_mismatches": wrong,
         }
@@ -169,20 +165,17 @@ def describe(result: dict[str, Any]) -> str:
     head = ("variant", "µs", "fastest", "× torch", "fastest", "× best", "fastest", "labels")
     lines = [
         f"logits of a batch in µs, median and fastest of {how['rounds']} rounds; width {how['width']:g}",
-        f"{where['cpu']}, {where['cores']} cores; torch {where['torch']}, {where['threads']} thread(s), "
-        f"freed memory {'kept' if where['freed_memory_kept'] else 'given back'}",
-        "× torch, × best: how many times as fast as plain torch, and as the float32 net marked *; labels: that differ",
+        describe_machine(where),
+        "× torch, × best: speed-up over plain torch, and over the float32 net marked *; labels: number that differ",
     ]
     for row in result["rows"]:
         if row["variant"] == FLOOR:
             sizes = f"{row['packed_bytes']:,} bytes packed, {row['float_bytes']:,} in float32"
             lines += ["", f"{row['net']}, batch {row['batch']}; {sizes}", _line(*head)]
-        speedups = (
-            f"{row[f'{to}_{which}']:.2f}" for to in ("torch", "best") for which in ("speedup", "fastest_speedup")
-        )
+        ratios = (f"{row[f'{to}_{which}']:.2f}" for to in ("torch", "best") for which in ("speedup", "fastest_speedup"))
         name = f"{row['variant']}{' *' if row['best'] else ''}"
         times = (f"{row[key]:,.{0 if row[key] > 1000 else 1}f}" for key in ("us", "fastest_us"))
-        lines.append(_line(name, *times, *speedups, f"{row['label_mismatches']}"))
+        lines.append(_line(name, *times, *ratios, f"{row['label_mismatches']}"))
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""The clock of the processor, and how many multiply-accumulates a cycle its instructions allow."""
+"""The clock rate of the processor, and the multiply-accumulates per cycle that its instructions allow."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import platform
 import time
 from contextlib import suppress
 
-from onebit.native.library import chain
+import onebit
 
 _CHAIN_STEPS = 1 << 16
-_CHAIN_CYCLES = {"x86_64": 4, "AMD64": 4}  # imul 3, add 1, of every processor below; of others it is not known
+_CHAIN_CYCLES = {"x86_64": 4, "AMD64": 4}  # imul 3, add 1, on every processor below; unknown for others
 
 _FAMILIES: dict[tuple[str, int], dict[str, tuple[int, ...]]] = {
     ("GenuineIntel", 6): {
@@ -23,7 +23,7 @@ _FAMILIES: dict[tuple[str, int], dict[str, tuple[int, ...]]] = {
     ("AuthenticAMD", 25): {"zen 3, zen 4": tuple(range(0x100))},
     ("AuthenticAMD", 26): {"zen 5": tuple(range(0x100))},
 }
-"""Vendor and family -> microarchitecture -> models, as /proc/cpuinfo has them."""
+"""Vendor and family -> microarchitecture -> models, as in /proc/cpuinfo."""
 
 _INTEL = {
     ("avx2", "lut"): 24.0,  # a vpermd chooses 8 sums of 3, one a cycle
@@ -47,16 +47,16 @@ LIMITS: dict[str, dict[tuple[str, str], float]] = {
         ("avx512", "xnor"): 683,
     },
 }
-"""Microarchitecture -> (instruction set, step of a plan) -> multiply-accumulates a cycle.
+"""Microarchitecture -> (instruction set, kernel) -> multiply-accumulates per cycle.
 
-Of the one instruction that a kernel has to use for each of its products, or of all of its instructions where they are
-alike, were they issued as often as the processor can: no such kernel is faster. What else it has to do keeps most from
-getting near: on Intel, the xor and the sum share two ports with the counts of 512 bits.
+An upper bound: the rate at which the processor can issue the one instruction that a kernel needs for each of its
+products, or all of its instructions if they use the same ports. Most kernels stay well below it because of their other
+work: on Intel, xor and sum share two ports with the 512-bit counts.
 """
 
 
 def microarchitecture(cpuinfo: str = "/proc/cpuinfo") -> str | None:
-    """A name in LIMITS; None where it is not known."""
+    """A name in LIMITS; None if unknown."""
     with suppress(OSError, KeyError, ValueError), open(cpuinfo, encoding="utf-8") as file:
         first = file.read().partition("\n\n")[0]
         facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
@@ -67,18 +67,18 @@ def microarchitecture(cpuinfo: str = "/proc/cpuinfo") -> str | None:
 
 
 def limit(name: str | None, isa: str, step: str) -> float | None:
-    """Multiply-accumulates a cycle; None where they are not known."""
+    """Multiply-accumulates per cycle; None if unknown."""
     return LIMITS.get(name or "", {}).get((isa, step))
 
 
 def clock() -> float | None:
-    """Cycles a second, now; None where it is not known how many a step of the chain takes."""
+    """The current clock rate in cycles per second; None if the cycles of the timed chain are unknown."""
     cycles = _CHAIN_CYCLES.get(platform.machine())
     if cycles is None:
         return None
     best = float("inf")
-    for _ in range(3):  # another process may have had the core meanwhile
+    for _ in range(3):  # another process may have used the core
         started = time.perf_counter()
-        chain(1, _CHAIN_STEPS)
+        onebit.native.library.chain(1, _CHAIN_STEPS)
         best = min(best, time.perf_counter() - started)
     return cycles * _CHAIN_STEPS / best

@@ -1,4 +1,4 @@
-"""What a product with one-bit weights is measured against: the same product in float32, and in 8 bits."""
+"""The same product in float32 and in 8 bits, which products with one-bit weights are compared with."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from benchmarks.twins import FLOOR, frozen
 Call = Callable[[], Any]
 """Computes the product, a tensor or an array."""
 
-_OPSET, _IR_VERSION = 13, 8  # of ONNX: what every onnxruntime of these years reads
+_OPSET, _IR_VERSION = 13, 8  # of ONNX: old enough for every current onnxruntime
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,11 +61,11 @@ class Rival:
     """A way to compute a product.
 
     Args:
-        name: what people know it by; int8: whether with inputs of 8 bits.
+        name: for tables; int8: whether the inputs have 8 bits.
         call: computes it, a tensor or an array.
-        product: what it computes.
-        slack: how far its sums may be from those of plain torch.
-        scale, zero: where it gives 8 bits, sum / scale + zero; otherwise it gives sums.
+        product: the product that it computes.
+        slack: the largest difference of its sums from those of plain torch.
+        scale, zero: a call that returns 8 bits returns sum / scale + zero; others return sums.
     """
 
     name: str
@@ -77,12 +77,12 @@ class Rival:
     zero: int = 0
 
     def sums(self, made: Any) -> np.ndarray:
-        """What a call made, as float64."""
+        """The sums of the result of a call, as float64."""
         return (np.asarray(made, np.float64) - self.zero) * self.scale
 
 
 def float_rivals(product: Product, *, slack: float, threads: int) -> Iterator[Rival]:
-    """Plain torch first, then what else torch and onnxruntime have; what torch fails to prepare is left out."""
+    """Plain torch first, then other ways in torch and onnxruntime; those that torch fails to prepare are left out."""
 
     def rival(name: str, call: Call) -> Rival:
         return Rival(name, call, product, slack=slack)
@@ -106,13 +106,13 @@ def float_rivals(product: Product, *, slack: float, threads: int) -> Iterator[Ri
 
 
 def int8_rivals(product: Product, zero: int, *, threads: int) -> Iterator[Rival]:
-    """Of onnxruntime: inputs of 8 bits without a sign, weights of 8 bits with one; none where it is not installed.
+    """Products in onnxruntime with uint8 inputs and int8 weights; none if it is not installed.
 
-    The sums are int32; those of a second convolution, by far the faster one, 8 bits.
+    The sums are int32. A second, much faster convolution returns 8 bits.
 
     Args:
-        product: of whole numbers, weights from -128 to 127 and inputs from -zero to 255 - zero.
-        zero: added to the inputs, and taken away again by the product.
+        product: of integers: weights from -128 to 127, inputs from -zero to 255 - zero.
+        zero: added to the inputs, and subtracted again by the product.
     """
     if onnxruntime_version() is None:
         return
@@ -136,7 +136,7 @@ def int8_rivals(product: Product, zero: int, *, threads: int) -> Iterator[Rival]
 
 
 _ORDERS = {"QLinearConv": ("x", "x_scale", "zero", "weight", "w_scale", "w_zero", "scale", "middle")}
-"""The inputs of operations of ONNX that do not begin with x and the weights."""
+"""Input names of ONNX operations whose first inputs are not x and the weights."""
 
 
 def _session(
@@ -182,7 +182,7 @@ def _session(
 
 
 def onnxruntime_version() -> str | None:
-    """That of the installed onnxruntime; None without it or without onnx."""
+    """The version of onnxruntime; None if it or onnx is not installed."""
     try:
         importlib.import_module("onnx")
         return str(importlib.import_module("onnxruntime").__version__)

@@ -1,4 +1,4 @@
-"""Seconds of whole processes, from start to end: `--help`, `predict` on one image, and what importing torch costs."""
+"""Seconds of whole processes, from start to exit: `--help`, `predict` on one image, and importing torch."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from onebit.errors import OnebitError, UsageError
-from onebit.packed import Affine, Dense, Flatten, InputSpec, PackedNet, Relu, save
-from onebit.packed.bits import pack_signs
+import onebit
+from benchmarks.shared import add_rounds
+
+packed = onebit.packed
 
 WIDTHS = (784, 512, 512, 10)
 ONEBIT = [sys.executable, "-m", "onebit"]
@@ -25,23 +26,28 @@ ONEBIT = [sys.executable, "-m", "onebit"]
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The keyword arguments of `measure` as flags."""
-    parser.add_argument("--rounds", type=int, default=15, help="timed rounds (15)")
+    add_rounds(parser, 15)
 
 
-def example_net() -> PackedNet:
-    """A weight-only net of the size of `mnist-fast` with random contents: start-up does not depend on them."""
+def example_net() -> packed.PackedNet:
+    """A net of the size of `mnist-fast`, binary weights only, random: start-up times do not depend on the values."""
     rng = np.random.default_rng(0)
-    nodes: list[Any] = [Flatten(inputs=("input",), output="flat")]
+    nodes: list[Any] = [packed.Flatten(inputs=("input",), output="flat")]
     for i in range(1, len(WIDTHS)):
         signs = rng.integers(0, 2, (WIDTHS[i], WIDTHS[i - 1]), dtype=np.int8) * 2 - 1
         scale = np.full(WIDTHS[i], 0.01, np.float32)
         nodes.append(
-            Dense(inputs=(nodes[-1].output,), output=f"d{i}", signs=pack_signs(signs), in_features=WIDTHS[i - 1])
+            packed.Dense(
+                inputs=(nodes[-1].output,),
+                output=f"d{i}",
+                signs=packed.bits.pack_signs(signs),
+                in_features=WIDTHS[i - 1],
+            )
         )
-        nodes.append(Affine(inputs=(f"d{i}",), output=f"a{i}", scale=scale, shift=scale))
+        nodes.append(packed.Affine(inputs=(f"d{i}",), output=f"a{i}", scale=scale, shift=scale))
         if i + 1 < len(WIDTHS):
-            nodes.append(Relu(inputs=(f"a{i}",), output=f"r{i}"))
-    return PackedNet(input=InputSpec(shape=(1, 28, 28)), nodes=tuple(nodes), output=nodes[-1].output)
+            nodes.append(packed.Relu(inputs=(f"a{i}",), output=f"r{i}"))
+    return packed.PackedNet(input=packed.InputSpec(shape=(1, 28, 28)), nodes=tuple(nodes), output=nodes[-1].output)
 
 
 def measure(*, rounds: int = 15, on_round: Callable[[int, int], None] | None = None) -> dict[str, Any]:
@@ -54,10 +60,10 @@ def measure(*, rounds: int = 15, on_round: Callable[[int, int], None] | None = N
         UsageError: no rounds. OnebitError: a command that fails.
     """
     if rounds < 1:
-        raise UsageError(f"rounds must be 1 or more, got {rounds}")
+        raise onebit.errors.UsageError(f"rounds must be 1 or more, got {rounds}")
     with tempfile.TemporaryDirectory() as folder:
         net, image = Path(folder) / "net.1bit", Path(folder) / "digit.png"
-        save(example_net(), net)
+        onebit.save(example_net(), net)
         Image.new("L", (28, 28)).save(image)
         commands = {
             "python -c pass": [sys.executable, "-c", "pass"],
@@ -72,7 +78,7 @@ def measure(*, rounds: int = 15, on_round: Callable[[int, int], None] | None = N
                 started = time.perf_counter()
                 status = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
                 if status:
-                    raise OnebitError(f"{name} ended with status {status}")
+                    raise onebit.errors.OnebitError(f"{name} ended with status {status}")
                 if done:
                     seconds[name].append(time.perf_counter() - started)
             if on_round is not None:

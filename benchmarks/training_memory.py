@@ -1,8 +1,8 @@
 """Peak memory of training a binary net against the same net in plain torch.
 
-Each variant trains some steps in a process of its own. Two figures: the most bytes that tensors took at one time, from
-the net's first to the last step, which repeats exactly; and the highest resident memory of the process above what it
-held with torch loaded, which adds what the libraries beneath take and what malloc leaves unused, and varies by 10 %.
+Each variant trains a few steps in its own process. Two figures are measured: the peak size of all tensors from building
+the net to the last step, which is exactly reproducible; and the peak resident memory of the process minus its memory
+after importing torch, which includes libraries and unused memory in malloc, and varies by 10 %.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.training_step import machine
+import onebit
+from benchmarks.shared import add_rounds, describe_machine, machine, set_up_process
 from benchmarks.variants import (
     COMPILED,
     EAGER,
@@ -37,8 +38,6 @@ from benchmarks.variants import (
     mlp_widths,
     settings_of,
 )
-from onebit.common.memory import keep_freed_memory
-from onebit.errors import OnebitError, UsageError
 
 KINDS = ("tensor_bytes", "resident_bytes")
 STATUS = Path("/proc/self/status")
@@ -49,26 +48,26 @@ CHILD = (
 
 
 def resident(field: str) -> int:
-    """Bytes of this process in memory: now ("VmRSS"), or at the most since `forget_peak` ("VmHWM").
+    """Resident bytes of this process: now ("VmRSS"), or the peak since `forget_peak` ("VmHWM").
 
     Raises:
-        UsageError: the system does not tell.
+        UsageError: the system is not Linux.
     """
     try:
         lines = STATUS.read_text(encoding="ascii").splitlines()
     except OSError as error:
-        raise UsageError(f"training-memory reads {STATUS}, which only Linux has") from error
+        raise onebit.errors.UsageError(f"training-memory reads {STATUS}, which only Linux has") from error
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
 def forget_peak() -> None:
-    """Let "VmHWM" begin anew, where the system allows it."""
+    """Reset "VmHWM", if the system allows it."""
     with suppress(OSError):
         STATUS.with_name("clear_refs").write_text("5", encoding="ascii")
 
 
 def tensor_peak(train: Callable[[], object]) -> int:
-    """The most bytes that tensors on the CPU take at one time while `train` runs, above those before."""
+    """Peak size in bytes of the tensors on the CPU while `train` runs, above the size before."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         train()
     with tempfile.TemporaryDirectory() as folder:
@@ -76,7 +75,7 @@ def tensor_peak(train: Callable[[], object]) -> int:
         profiler.export_chrome_trace(str(trace))
         events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
     changes = [(event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]"]
-    # a stable sort: what happens within the clock's step stays in the order of its happening
+    # a stable sort keeps the order of events with the same time stamp
     return max(accumulate(change for _, change in sorted(changes, key=lambda change: change[0])))
 
 
@@ -92,16 +91,14 @@ def train_here(
     threads: int,
     default_malloc: bool,
 ) -> dict[str, int]:
-    """Train in this process, once to look at the process and once at its tensors.
+    """Train in this process, once to measure the process and once to measure its tensors.
 
     Returns:
-        bytes by which resident memory rose, and bytes that tensors took.
+        increase of peak resident memory, and peak size of the tensors, in bytes.
     """
     found = next(v for v in (*EAGER, *METHODS, *COMPILED) if v.name == variant)
-    torch.set_num_threads(threads)
-    if not default_malloc:
-        keep_freed_memory()
-    # the first optimizer of a process loads what all of them use: memory that belongs to no net
+    set_up_process(threads, default_malloc=default_malloc)
+    # the first optimizer of a process loads shared code: this memory is not that of the net
     weight = torch.zeros(1, requires_grad=True)
     weight.sum().backward()
     torch.optim.Adam([weight], fused=True).step()
@@ -123,9 +120,9 @@ def train_here(
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The keyword arguments of `measure` as flags."""
     add_net_options(parser)
-    parser.add_argument("--rounds", type=int, default=5, help="processes for each net (5)")
+    add_rounds(parser, 5, "processes for each net")
     parser.add_argument("--steps", type=int, default=3, help="steps in each process (3)")
-    parser.add_argument("--compile", action="store_true", help="with compiled updates as well (minutes to compile)")
+    parser.add_argument("--compile", action="store_true", help="also with compiled updates (takes minutes to compile)")
 
 
 def measure(
@@ -141,7 +138,7 @@ def measure(
     default_malloc: bool = False,
     on_round: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Train every variant in processes of its own, in turn.
+    """Train each variant in its own processes, in turn.
 
     Args:
         model, width: see `benchmarks.variants.build`.
@@ -149,15 +146,15 @@ def measure(
         on_round: called with (rounds done, rounds).
 
     Returns:
-        machine, settings, and rows of variant, precision, memory format, most bytes of tensors and of resident memory
+        machine, settings, and rows of variant, precision, memory format, peak bytes of tensors and of resident memory
         (median and largest), and the ratios of both to plain torch in the same precision and memory format.
 
     Raises:
-        UsageError: numbers that are not positive, an unknown model or variant, or another system than Linux.
+        UsageError: numbers that are not positive, an unknown model or variant, or a system other than Linux.
         OnebitError: a process that fails.
     """
     if min(rounds, steps, threads) < 1:
-        raise UsageError("rounds, steps and threads must be 1 or more")
+        raise onebit.errors.UsageError("rounds, steps and threads must be 1 or more")
     resident("VmHWM")
     batch = batch_size(model, batch)
     kinds = [(setting, variant) for setting in settings_of(model) for variant in chosen(variants, compile=compile)]
@@ -201,7 +198,7 @@ def _in_a_process(settings: dict[str, Any]) -> dict[str, int]:
     if done.returncode or not lines:
         last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
         reason = last.partition(": ")[2] or last  # without the name of the error
-        raise OnebitError(f"{settings['variant']} in {settings['precision']} does not train: {reason}")
+        raise onebit.errors.OnebitError(f"{settings['variant']} in {settings['precision']} does not train: {reason}")
     return json.loads(lines[-1])
 
 
@@ -209,11 +206,10 @@ def describe(result: dict[str, Any]) -> str:
     """The result as text."""
     where, how = result["machine"], result["settings"]
     lines = [
-        f"peak memory of training {how['model']}, width {how['width']:g}, batch {how['batch']}, above what the process "
-        f"held before; median of {how['rounds']} processes of {how['steps']} steps",
+        f"peak memory of training {how['model']}, width {how['width']:g}, batch {how['batch']}, above the memory of "
+        f"the process before; median of {how['rounds']} processes of {how['steps']} steps",
         "twin: plain torch in the same precision and memory format",
-        f"{where['cpu']}; torch {where['torch']}, {where['threads']} thread(s), freed memory "
-        f"{'kept' if where['freed_memory_kept'] else 'given back'}",
+        describe_machine(where),
         "",
         f"{'':<42}{'tensors MB':>12}{'× twin':>8}{'resident MB':>14}{'most':>9}{'× twin':>8}",
         *(

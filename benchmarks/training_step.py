@@ -1,25 +1,22 @@
 """The training step of a binary net against the same net in plain torch with fused Adam.
 
 BinaryConnect's MNIST net 784–3×2048–10, or a convolutional net in each memory format and precision. All variants take
-turns in one process, a few steps each, and every ratio is formed within a round: what else the machine does meets all
-of them alike. The median of these ratios is the figure; beside it stand the ratio of the fastest rounds, and that of
-CPU time, which leaves out the time in which other processes had the core.
+turns in one process, a few steps each, and every ratio is that of one round, so that other load on the machine affects
+all of them alike. The main figure is the median of these ratios. Also reported: the ratio of the fastest rounds, and
+the ratio of CPU times, which does not count time that other processes used.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
+import onebit
+from benchmarks.shared import add_rounds, describe_machine, set_up_process
 from benchmarks.variants import (
     EAGER,
     FLOOR,
@@ -33,10 +30,8 @@ from benchmarks.variants import (
     mlp_widths,
     settings_of,
 )
-from onebit.common.memory import keep_freed_memory
-from onebit.errors import UsageError
 
-__all__ = ["EAGER", "FLOOR", "add_options", "check", "describe", "machine", "measure"]
+__all__ = ["EAGER", "FLOOR", "add_options", "check", "describe", "measure"]
 
 
 @dataclass
@@ -56,20 +51,12 @@ class _Timed:
         self.cpu.append((time.process_time() - cpu) / steps)
 
 
-def machine(threads: int) -> dict[str, Any]:
-    """What the figures were measured on."""
-    name = platform.processor() or platform.machine()
-    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
-        name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
-    return {"cpu": name, "cores": os.cpu_count(), "torch": torch.__version__, "threads": threads}
-
-
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The keyword arguments of `measure` as flags."""
     add_net_options(parser)
-    parser.add_argument("--rounds", type=int, default=15, help="timed rounds (15)")
+    add_rounds(parser, 15)
     parser.add_argument("--steps", type=int, help="steps of each net in a round (3 for the mlp, 1 for other nets)")
-    parser.add_argument("--compile", action="store_true", help="with compiled updates as well (minutes to compile)")
+    parser.add_argument("--compile", action="store_true", help="also with compiled updates (takes minutes to compile)")
 
 
 def measure(
@@ -96,20 +83,19 @@ def measure(
 
     Returns:
         machine, settings, and rows of variant, precision, memory format, ms (median, fastest, CPU), ratio to the floor,
-        which is plain torch in float32 and NCHW (median over rounds, of the fastest rounds, of CPU time), the same
-        ratios to plain torch in the same precision and memory format, seconds of the first step.
+        plain torch in float32 and NCHW (median over rounds, fastest rounds, CPU time), the same ratios to plain torch
+        in the same precision and memory format, and the seconds of the first step.
 
     Raises:
         UsageError: numbers that are not positive, or an unknown model or variant.
-        NotBinaryError: a net that is not what it claims to be.
+        NotBinaryError: see `benchmarks.variants.check`.
     """
     steps = (3 if model == "mlp" else 1) if steps is None else steps
     if min(rounds, steps, threads) < 1:
-        raise UsageError("rounds, steps and threads must be 1 or more")
+        raise onebit.errors.UsageError("rounds, steps and threads must be 1 or more")
     batch = batch_size(model, batch)
     widths = mlp_widths(width) if widths is None else widths
-    kept = not default_malloc and keep_freed_memory()
-    torch.set_num_threads(threads)
+    where = set_up_process(threads, default_malloc=default_malloc)
     timed: list[_Timed] = []
     for setting in settings_of(model):
         for variant in chosen(variants, compile=compile):
@@ -127,7 +113,7 @@ def measure(
     net = {"widths": list(widths)} if model == "mlp" else {"width": width}
     return {
         "benchmark": "training-step",
-        "machine": {**machine(threads), "freed_memory_kept": kept},
+        "machine": where,
         "settings": {"model": model, **net, "batch": batch, "rounds": rounds, "steps": steps},
         "rows": [_row(one, timed[0], floors[one.run.setting]) for one in timed],
     }
@@ -179,8 +165,7 @@ def describe(result: dict[str, Any]) -> str:
     ]
     lines = [
         f"training step of {name}, batch {how['batch']}; {how['rounds']} rounds of {how['steps']} steps",
-        f"{where['cpu']}, {where['cores']} cores; torch {where['torch']}, {where['threads']} thread(s), "
-        f"freed memory {'kept' if where['freed_memory_kept'] else 'given back'}",
+        describe_machine(where),
         f"floor: plain torch in fp32{'' if dense else ' and NCHW'}; twin: plain torch in the same "
         f"precision{'' if dense else ' and memory format'}",
         "",

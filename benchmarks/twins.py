@@ -1,4 +1,4 @@
-"""The nets whose packed form is timed, and what torch makes of the same nets in float32."""
+"""The nets that are packed and timed, and the same nets in float32 as torch runs them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+import onebit
 from benchmarks.variants import is_plain, mlp_widths
-from onebit.evaluation.modes import reestimate_batch_norm_
-from onebit.layers import BinaryLayer, binary_layers
-from onebit.models import create_model
-from onebit.quantizers import sign
 
 FLOOR = "torch"
 Call = Callable[[], np.ndarray]
@@ -47,7 +44,7 @@ class Sign(nn.Module):
     """The sign of an input, without a gradient."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return sign(x)
+        return onebit.sign(x)
 
 
 class _Tracer(fx.Tracer):
@@ -56,7 +53,7 @@ class _Tracer(fx.Tracer):
 
 
 def build(net: Net, *, width: float = 1.0, seed: int = 0) -> nn.Module:
-    """A net of random weights in eval mode, with the BatchNorms of a trained one: no signs lean to one side.
+    """A net with random weights in eval mode whose BatchNorms are like those of a trained net: signs are balanced.
 
     Their statistics are those of noise, moved by half a standard deviation or so, their scales and shifts are random.
     """
@@ -66,8 +63,8 @@ def build(net: Net, *, width: float = 1.0, seed: int = 0) -> nn.Module:
         options["widths"] = mlp_widths(width)
     else:
         options |= {"input_shape": (3, 32, 32), "classes": 10, "width": width, "last_norm": True}
-    model = create_model(net.model, **options)
-    reestimate_batch_norm_(model, make_images(model, 64, seed=seed + 1))
+    model = onebit.create_model(net.model, **options)
+    onebit.evaluation.modes.reestimate_batch_norm_(model, make_images(model, 64, seed=seed + 1))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for norm in model.modules():
@@ -92,16 +89,16 @@ def make_images(model: nn.Module, count: int, *, seed: int = 0) -> np.ndarray:
 
 
 def float_twin(model: nn.Module) -> nn.Module:
-    """The same net with the weights that ship in layers of `torch.nn`."""
+    """The same net with its binary weights in layers of `torch.nn`."""
     twin = copy.deepcopy(model)
-    for path, layer in list(binary_layers(twin)):
+    for path, layer in list(onebit.layers.binary_layers(twin)):
         parent, _, name = path.rpartition(".")
         setattr(twin.get_submodule(parent), name, _plain_layer(layer))
     assert is_plain(twin)
     return twin.eval()
 
 
-def _plain_layer(layer: BinaryLayer) -> nn.Module:
+def _plain_layer(layer: onebit.layers.BinaryLayer) -> nn.Module:
     plain: nn.Linear | nn.Conv2d
     bias = layer.bias is not None
     if isinstance(layer, nn.Linear):
@@ -117,7 +114,7 @@ def _plain_layer(layer: BinaryLayer) -> nn.Module:
 
 
 def float_nets(twin: nn.Module, images: np.ndarray) -> Iterator[tuple[str, Call]]:
-    """Names and calls: plain torch first, then what else torch can make of it; what it fails to freeze is left out."""
+    """(name, call): plain torch first, then the optimized forms; a net that torch fails to freeze is left out."""
     convolves = any(parameter.dim() == 4 for parameter in twin.parameters())
     fused = folded(twin)
     for layout in (torch.contiguous_format, *([torch.channels_last] if convolves else [])):
@@ -132,7 +129,7 @@ def float_nets(twin: nn.Module, images: np.ndarray) -> Iterator[tuple[str, Call]
 
 
 def folded(twin: nn.Module) -> fx.GraphModule:
-    """The same net, each BatchNorm a part of the layer that gives its input; one behind a pool stays."""
+    """The same net with each BatchNorm folded into the layer before it; one after a pooling layer stays."""
     graph = _Tracer().trace(twin)
     net = fx.GraphModule(twin, graph)
     layers: dict[Any, Any] = {node: twin.get_submodule(node.target) for node in graph.nodes if node.op == "call_module"}
@@ -151,7 +148,7 @@ def folded(twin: nn.Module) -> fx.GraphModule:
 
 
 def frozen(net: nn.Module, x: Tensor) -> Any:
-    """The net with its weights laid out for oneDNN; None where torch does not freeze it."""
+    """The net with its weights prepacked for oneDNN; None if torch fails to freeze it."""
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch.jit is deprecated, but nothing else prepacks weights without a compiler
         try:

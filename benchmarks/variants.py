@@ -1,4 +1,4 @@
-"""The nets that the training benchmarks compare: one of plain torch, and in its place each method of this package."""
+"""The nets that the training benchmarks compare: one in plain torch, and the same net with each method of onebit."""
 
 from __future__ import annotations
 
@@ -11,20 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onebit.common.tables import resolve
-from onebit.errors import NotBinaryError, UsageError
-from onebit.evaluation.precision import autocast, multiplies_bf16, resolve_memory_format
-from onebit.layers import binary_layers, recompute_inputs_
-from onebit.models import create_model
-from onebit.optim import BayesBiNN, Bop, clip_latents_, compile_update_, latent_groups, prox_latents_
-from onebit.quantizers import BinaryWeight, Quantizer
+import onebit
+from benchmarks.shared import add_process_options
 
 WIDTHS = (784, 2048, 2048, 2048, 10)
 IMAGES, CLASSES = (3, 32, 32), 10
 FLOOR = "plain torch"
 CPU = torch.device("cpu")
 CERTAIN = 10.0
-"""|λ| from which every draw of BayesBiNN has the sign of λ."""
+"""|λ| above which every draw of BayesBiNN has the sign of λ."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +52,7 @@ METHODS = (
     Variant("proxquant", "prox"),
     Variant("bnn-recompute", "ste_sign", "ste_sign", recompute=True),
 )
-"""Those that are measured where they are asked for by name."""
+"""Measured only if requested by name."""
 COMPILED = tuple(Variant(f"{v.name}, compiled", v.weights, v.inputs, True) for v in EAGER[1:])
 
 
@@ -74,7 +69,7 @@ class Setting:
 
 @dataclass
 class Run:
-    """A net with its optimizer, and the batch that it is trained on."""
+    """A net with its optimizer and a training batch."""
 
     variant: Variant
     setting: Setting
@@ -84,7 +79,7 @@ class Run:
     y: Tensor
 
     def step(self) -> None:
-        with autocast(self.setting.precision, CPU):
+        with onebit.evaluation.precision.autocast(self.setting.precision, CPU):
             logits = self.net(self.x)
         F.cross_entropy(logits.float(), self.y).backward()
         self.optimizer.step()
@@ -92,7 +87,7 @@ class Run:
 
 
 def add_net_options(parser: argparse.ArgumentParser) -> None:
-    """The flags that say which nets are compared."""
+    """Flags for the nets to compare."""
     parser.add_argument("--model", default="mlp", help="mlp (784–3×2048–10), resnet20, vgg_small, … on 32×32 images")
     parser.add_argument("--width", type=float, default=1.0, help="factor on channels and hidden units (1)")
     parser.add_argument(
@@ -101,42 +96,46 @@ def add_net_options(parser: argparse.ArgumentParser) -> None:
         help=f"which of {','.join(v.name for v in (*EAGER[1:], *METHODS))} (the first four)",
     )
     parser.add_argument("--batch", type=int, help="images per step (100 for the mlp, 125 for other nets)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch (1)")
-    parser.add_argument(
-        "--default-malloc", action="store_true", help="leave malloc as it is (see onebit.common.memory); for comparison"
-    )
+    add_process_options(parser)
 
 
 def chosen(names: Sequence[str | Variant] | None, *, compile: bool = False) -> list[Variant]:
-    """The floor, the variants of these names (those of EAGER for None), and the compiled ones of them if asked for.
+    """The floor, the variants with these names (EAGER for None), and with `compile` their compiled forms.
 
     Args:
-        names: a variant of one's own stands for itself.
+        names: names or `Variant` objects.
 
     Raises:
         UnknownNameError: no such variant.
     """
     table = {variant.name: variant for variant in (*EAGER[1:], *METHODS)}
     names = EAGER[1:] if names is None else names
-    found = [name if isinstance(name, Variant) else resolve(table, name, kind="variant") for name in names]
+    found = [
+        name if isinstance(name, Variant) else onebit.common.tables.resolve(table, name, kind="variant")
+        for name in names
+    ]
     return [EAGER[0], *found, *(c for c in COMPILED if compile and any(c.name.startswith(f"{v.name},") for v in found))]
 
 
 def settings_of(model: str) -> list[Setting]:
-    """How a model is trained here, the floor's setting first."""
+    """The settings that a model is trained with, that of the floor first."""
     settings = [Setting("fp32")] if model == "mlp" else [Setting("fp32"), Setting("fp32", "channels_last")]
-    return [*settings, Setting("bf16", settings[-1].memory_format)] if multiplies_bf16(CPU) else settings
+    return (
+        [*settings, Setting("bf16", settings[-1].memory_format)]
+        if onebit.evaluation.precision.multiplies_bf16(CPU)
+        else settings
+    )
 
 
 def batch_size(model: str, batch: int | None) -> int:
-    """The batch asked for, or what the model's recipe takes.
+    """`batch`, or the batch size of the model's recipe.
 
     Raises:
         UsageError: a batch that BatchNorm cannot train on.
     """
     batch = (100 if model == "mlp" else 125) if batch is None else batch
     if batch < 2:
-        raise UsageError(f"BatchNorm needs a batch of 2 or more, got {batch}")
+        raise onebit.errors.UsageError(f"BatchNorm needs a batch of 2 or more, got {batch}")
     return batch
 
 
@@ -146,7 +145,7 @@ def mlp_widths(width: float) -> tuple[int, ...]:
 
 
 def plain_net(widths: Sequence[int]) -> nn.Sequential:
-    """The floor of the mlp: linear, BatchNorm, ReLU of torch."""
+    """The floor of the mlp: torch's Linear, BatchNorm, ReLU."""
     modules: list[nn.Module] = []
     for inputs, outputs in pairwise(widths):
         modules += [nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU()]
@@ -156,28 +155,28 @@ def plain_net(widths: Sequence[int]) -> nn.Sequential:
 def _mlp(variant: Variant, widths: Sequence[int]) -> nn.Module:
     if variant.weights is None:
         return plain_net(widths)
-    model = create_model(
+    model = onebit.create_model(
         "mlp",
         widths=widths,
         weight_quantizer=variant.weights,
         input_quantizer=variant.inputs,
         activation=variant.activation,
     )
-    return nn.Sequential(*list(model.children())[2:])  # coding and flattening of images are not in the floor either
+    return nn.Sequential(*list(model.children())[2:])  # the floor does not have input coding and flattening either
 
 
 def is_plain(net: nn.Module) -> bool:
-    """Whether every layer that has parameters is one of torch's own."""
+    """Whether all layers with parameters are from torch.nn."""
     return all(type(m).__module__.startswith("torch.nn.") for m in net.modules() if list(m.parameters(recurse=False)))
 
 
 def build(
     variant: Variant, setting: Setting, *, model: str, batch: int, width: float = 1.0, widths: Sequence[int] = WIDTHS
 ) -> Run:
-    """A variant with its optimizer and a batch of noise; the same seed for each.
+    """A variant with its optimizer and a batch of noise, the same seed for all.
 
     Args:
-        model: "mlp", whose floor is `plain_net`, or a convolutional one, whose floor is the same class without
+        model: "mlp", whose floor is `plain_net`, or a convolutional model, whose floor is the same model without
             quantizers.
         width: of a convolutional model; widths: of the mlp.
 
@@ -189,7 +188,7 @@ def build(
         net = _mlp(variant, widths)
         x, classes = torch.rand(batch, widths[0]) * 2 - 1, widths[-1]
     else:
-        net = create_model(
+        net = onebit.create_model(
             model,
             input_shape=IMAGES,
             classes=CLASSES,
@@ -199,7 +198,7 @@ def build(
             input_quantizer=variant.inputs,
             activation=variant.activation,
         )
-        layout = resolve_memory_format(setting.memory_format, net)
+        layout = onebit.evaluation.precision.resolve_memory_format(setting.memory_format, net)
         net.to(memory_format=layout)  # type: ignore[call-overload]
         x, classes = torch.randint(0, 256, (batch, *IMAGES), dtype=torch.uint8).to(memory_format=layout), CLASSES
     y = torch.randint(0, classes, (batch,))
@@ -208,34 +207,34 @@ def build(
         assert is_plain(net)
         optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True)
     else:
-        groups = latent_groups(net, lr=1e-3)
+        groups = onebit.latent_groups(net, lr=1e-3)
         if variant.optimizer == "bop":
-            optimizer = Bop(groups)
+            optimizer = onebit.optim.Bop(groups)
         elif variant.optimizer == "bayesbinn":
-            optimizer = BayesBiNN(groups, count=60_000, lr=1e-4)
+            optimizer = onebit.optim.BayesBiNN(groups, count=60_000, lr=1e-4)
         elif variant.optimizer == "sgd":
             optimizer = torch.optim.SGD(groups, momentum=0.9, fused=True)
         else:
             optimizer = torch.optim.Adam(groups, fused=True)
         if variant.weights == "prox":
-            prox_latents_(optimizer, growth=1e-6)
-        recompute_inputs_(net, variant.recompute)
-        clip_latents_(optimizer)
+            onebit.optim.prox_latents_(optimizer, growth=1e-6)
+        onebit.layers.recompute_inputs_(net, variant.recompute)
+        onebit.clip_latents_(optimizer)
         if variant.compiled:
-            compile_update_(optimizer, net, precision=setting.precision)
+            onebit.optim.compile_update_(optimizer, net, precision=setting.precision)
     return Run(variant, setting, net.train(), optimizer, x, y)
 
 
 def check(net: nn.Module, optimizer: torch.optim.Optimizer, step: Callable[[], None]) -> None:
-    """Take steps so long that latents reach their clip, look at what the net multiplies with, and put its weights back.
+    """Take steps with a large learning rate, check the weights of a forward pass and the clip, then restore the net.
 
     Raises:
         NotBinaryError: a weight of a forward pass is not ±1 or not that of its latent, or a latent is beyond its clip.
     """
-    used: dict[nn.Module, tuple[Tensor, BinaryWeight]] = {}
+    used: dict[nn.Module, tuple[Tensor, onebit.quantizers.BinaryWeight]] = {}
 
-    def look(quantizer: Quantizer, inputs: tuple[Tensor], weight: Tensor) -> None:
-        # a compiled update writes over the weight, the step changes parameters of the quantizer
+    def look(quantizer: onebit.quantizers.Quantizer, inputs: tuple[Tensor], weight: Tensor) -> None:
+        # copied: a compiled update overwrites the weight, and the step changes parameters of the quantizer
         used[quantizer] = weight.detach().float().clone(), quantizer.decompose(inputs[0])
 
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
@@ -245,7 +244,7 @@ def check(net: nn.Module, optimizer: torch.optim.Optimizer, step: Callable[[], N
     step()
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
-    layers = list(binary_layers(net))
+    layers = list(onebit.layers.binary_layers(net))
     latents = [layer.weight.detach().clone() for _, layer in layers]
     hooks = [layer.weight_quantizer.register_forward_hook(look) for _, layer in layers]  # type: ignore[union-attr]
     step()
@@ -265,11 +264,11 @@ def check(net: nn.Module, optimizer: torch.optim.Optimizer, step: Callable[[], N
             expected = shipped.dense()
             wrong = int(((weight - expected).abs() > 0.01 * expected.abs()).sum())  # bf16 rounds to 1/256
         if wrong:
-            raise NotBinaryError(
-                f"layer {name}: {wrong:,} weights of a training step are not what they should be, those of its signs"
+            raise onebit.errors.NotBinaryError(
+                f"layer {name}: {wrong:,} weights of a training step are not the binary weights of its latents"
             )
         bound, largest = quantizer.latent_bound, float(latent.abs().max())
         if bound is not None and largest != bound:
-            raise NotBinaryError(
-                f"layer {name}: the largest latent after a long step is {largest}, not its clip {bound:g}"
+            raise onebit.errors.NotBinaryError(
+                f"layer {name}: the largest latent after a large step is {largest}, not its clip {bound:g}"
             )

@@ -1,6 +1,6 @@
-"""A trained ResNet of CIFAR in plain torch, without onebit: python examples/load_binarized_resnet.py plain.pth
+"""Load a trained CIFAR ResNet in plain torch, without onebit: python examples/load_binarized_resnet.py plain.pth
 
-For exports of `cifar10-resnet20-binaryconnect` and other nets of He et al. 2016, section 4.2, with ReLU.
+For exports of `cifar10-resnet20-binaryconnect` and other ResNets of He et al. 2016, section 4.2, with ReLU.
 """
 
 import re
@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 
 state = torch.load(sys.argv[1], weights_only=True)
-names = list(dict.fromkeys(key.rpartition(".")[0] for key in state))  # of layers
+names = list(dict.fromkeys(key.rpartition(".")[0] for key in state))  # names of the layers
 blocks = list(dict.fromkeys(name.rpartition(".")[0] for name in names if name.startswith("layer")))
 known = r"coding|conv1|bn1|layer\d\.\d+\.(conv|bn)[12]|fc|last_norm"
 if wrong := [name for name in names if not re.fullmatch(known, name)] + sys.argv[2:] + ["no blocks"][: not blocks]:
-    sys.exit(f"got {wrong[0]!r}, expected a ResNet of CIFAR; load_binarized.py takes MLPs")
+    sys.exit(f"got {wrong[0]!r}, expected a CIFAR ResNet; load_binarized.py takes MLPs")
 
 
 def norm(name: str, x: torch.Tensor) -> torch.Tensor:

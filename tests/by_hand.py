@@ -1,4 +1,4 @@
-"""What docs/format.md says, computed one number after the other in exact fractions, and rounded where it says so."""
+"""The specification in docs/format.md in exact fractions, one number at a time, rounded where it says so."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def f32(x: Fraction | float) -> Fraction:
 
 
 def by_hand(net: PackedNet, image: np.ndarray) -> list[Fraction]:
-    """The answer of a net to one image (C, H, W)."""
+    """The logits of a net for one image (C, H, W)."""
     values = {"input": _coded(net, image)}
     known = infer(net)
     for node in net.nodes:
@@ -125,7 +125,7 @@ def _bordered(x: np.ndarray, channels: tuple[int, int], padding: tuple[int, int,
 
 
 def _windows(node: Any, place: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
-    """(a, b, row, column): each tap of the window at a place."""
+    """(a, b, row, column) for each tap of the window at a place."""
     for a, b in np.ndindex(*node.kernel):
         row = place[0] * node.stride[0] + a * node.dilation[0]
         yield a, b, row, place[1] * node.stride[1] + b * node.dilation[1]
@@ -152,17 +152,17 @@ def _pooled(node: MaxPool | AveragePool, made: Value, x: np.ndarray) -> np.ndarr
 
 
 def _on_grid(values: np.ndarray, least: Fraction) -> np.ndarray:
-    """Multiples of 2^-e, with e = 24 - p (at most 126) where the largest magnitude lies in [2^(p-1), 2^p)."""
+    """Multiples of 2^-e, with e = 24 - p (at most 126) where the largest magnitude is in [2^(p-1), 2^p)."""
     largest, p = max([least, *(abs(v) for v in values.reshape(-1))]), -(10**6)
     if largest:
         p = largest.numerator.bit_length() - largest.denominator.bit_length()
         p += largest >= Fraction(2) ** p  # now 2^(p-1) <= largest < 2^p
-    step = Fraction(2) ** -min(126, 24 - p)
-    return _each(lambda v: round(v / step) * step, values)  # Python rounds ties to even
+    unit = Fraction(2) ** -min(126, 24 - p)
+    return _each(lambda v: round(v / unit) * unit, values)  # Python rounds ties to even
 
 
 def _products(node: Any, made: Value, x: np.ndarray, *, bound: int | None) -> np.ndarray:
-    """For each output the numbers of x that meet its row of weights, in order, then the sums."""
+    """The sums of the weights of each output times their inputs."""
     one_bit = isinstance(node, (Dense, Conv, ConvTranspose))
     rows = unpack_signs(node.signs, node.in_features) if one_bit else node.weight
     rows = _each(lambda w: Fraction(float(w)), rows)
@@ -175,19 +175,20 @@ def _products(node: Any, made: Value, x: np.ndarray, *, bound: int | None) -> np
     y = np.empty(made.shape, object)
     for index in np.ndindex(made.shape):
         output = index[0]
-        met = _met(node, x, index)
-        total = sum((w * v for w, v in zip(rows[output], met, strict=True)), Fraction(0))
+        inputs = _inputs(node, x, index)
+        total = sum((w * v for w, v in zip(rows[output], inputs, strict=True)), Fraction(0))
         if made.kind == "real":
             total = f32(total)
         if scale is not None:
             total = f32(total * f32(scale[output]))
         if centre is not None:
-            total = f32(total + f32(f32(sum(met, Fraction(0))) * f32(centre[output])))
+            total = f32(total + f32(f32(sum(inputs, Fraction(0))) * f32(centre[output])))
         y[index] = total
     return y
 
 
-def _met(node: Any, x: np.ndarray, index: tuple[int, ...]) -> list[Fraction]:
+def _inputs(node: Any, x: np.ndarray, index: tuple[int, ...]) -> list[Fraction]:
+    """The values that the row of weights of an output multiplies, in order."""
     if isinstance(node, (Dense, RealDense)):
         return list(x)
     output, i, j = index
@@ -198,12 +199,12 @@ def _met(node: Any, x: np.ndarray, index: tuple[int, ...]) -> list[Fraction]:
     if isinstance(node, (Conv, RealConv)):
         padded = _bordered(x, (0, 0), node.padding, node.padding_value)
         return [padded[c, row, column] for _, _, row, column in _windows(node, (i, j)) for c in channels]
-    met = []
+    inputs = []
     top, _, left, _ = node.padding
     for a, b in np.ndindex(*node.kernel):
-        # the pixel whose tap (a, b) lies here, if there is one
+        # the pixel whose tap (a, b) is at this output, if any
         row, down = divmod(i + top - a * node.dilation[0], node.stride[0])
         column, across = divmod(j + left - b * node.dilation[1], node.stride[1])
         hit = not down and not across and 0 <= row < x.shape[1] and 0 <= column < x.shape[2]
-        met += [x[c, row, column] if hit else Fraction(0) for c in channels]
-    return met
+        inputs += [x[c, row, column] if hit else Fraction(0) for c in channels]
+    return inputs

@@ -55,8 +55,8 @@ def make_packed_mlp(
 ) -> PackedNet:
     """A packed MLP with random contents.
 
-    `form`: "weight-only" (affine and ReLU between the layers), "sign" (thresholds), or "mixed" (standardised input,
-    scales, centres, a sign of real values and a real last layer).
+    `form`: "weight-only" (affine and ReLU between the layers), "sign" (thresholds), or "mixed" (standardized input,
+    scales, centers, a sign of real values and a real last layer).
     """
     rng = np.random.default_rng(seed)
     nodes: list[Node] = [Flatten(inputs=("input",), output="flat")]
@@ -117,6 +117,6 @@ def certificate() -> Certificate:
 
 @pytest.fixture(scope="session")
 def agents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agents]:
-    """What starts trainings of several processes; the first use waits for its imports."""
+    """Starts training runs of several processes; the first use waits for their imports."""
     with warm_agents(tmp_path_factory.mktemp("agents")) as warm:
         yield warm

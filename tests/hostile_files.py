@@ -1,4 +1,4 @@
-"""Files as damage and forgery leave them, and nets whose numbers lie at the ends of what their arrays hold."""
+"""Files as damage and forgery leave them, and nets whose numbers are the extremes of their types."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def _real_arrays(node: Any) -> list[str]:
 
 
 def changed_nets(count: int, seed: int = 0) -> Iterator[PackedNet]:
-    """So many nets of changed bytes, as many of other geometry, and as many of extreme numbers, of each form."""
+    """For each form, `count` nets with changed bytes, `count` with other geometry and `count` with extreme numbers."""
     for form, make in IMAGE_NETS.items():
         rng, numbers = random.Random(f"{form} {seed}"), np.random.default_rng(seed)
         good = without_digest(make())

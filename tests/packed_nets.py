@@ -1,4 +1,4 @@
-"""Packed nets of images with random contents, made without torch."""
+"""Random packed nets of images, made without torch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from onebit.packed.bits import pack_signs
 
 
 class Builder:
-    """Appends nodes with random arrays; each reads the one before it unless it is told."""
+    """Appends nodes with random arrays; by default each reads the one before it."""
 
     def __init__(self, shape: tuple[int, int, int], *, seed: int = 0, coding: str = "integer") -> None:
         self.rng = np.random.default_rng(seed)
@@ -75,12 +75,12 @@ class Builder:
         return PackedNet(input=self.input, nodes=tuple(self.nodes), output=self.last, name="random")
 
     def dense(self, outputs: int) -> None:
-        """A dense layer of one-bit weights."""
+        """A dense layer with one-bit weights."""
         self.add(Dense, **self.signs(outputs, self.values[self.last].shape[0]))
 
 
 def sign_net(seed: int = 0) -> PackedNet:
-    """Convolutions, pools of integers, zero and ±1 padding, integers added and joined; no reals before the last map."""
+    """Convolutions, pools of integers, paddings, sums and concatenations of integers; no reals before the last map."""
     b = Builder((3, 9, 8), seed=seed)
     b.add(Conv, **b.signs(6, 27), kernel=(3, 3), padding=(1, 1, 1, 1))
     b.add(MaxPool, kernel=(2, 2), stride=(2, 2), padding=(1, 0, 0, 0))
@@ -104,7 +104,7 @@ def sign_net(seed: int = 0) -> PackedNet:
 
 
 def real_net(seed: int = 0) -> PackedNet:
-    """Scales, centres, real weights, transposed convolutions, averages and a residual sum."""
+    """Scales, centers, real weights, transposed convolutions, averages and a residual sum."""
     b = Builder((2, 7, 6), seed=seed, coding="standardise")
     b.add(RealConv, weight=b.real(4, 2 * 9), kernel=(3, 3), padding=(1, 1, 1, 1))
     b.affine(4)

@@ -1,4 +1,4 @@
-"""Trainings of several processes for the tests: torchrun's own agent, in a process that has imported everything.
+"""Training runs of several processes for the tests: torchrun's own agent, in a process that has imported everything.
 
 `torchrun` imports torch, and so does each process that it starts: seconds for a training of milliseconds. Here the
 agent and the ranks are forked from one warm process, everything else is as under torchrun.

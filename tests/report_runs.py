@@ -68,11 +68,11 @@ def make_run(
     return folder
 
 
-def task_cells(learnt: Mapping[str, Sequence[Sequence[float]]], *, bn: str = "trained") -> list[Cell]:
+def task_cells(learned: Mapping[str, Sequence[Sequence[float]]], *, bn: str = "trained") -> list[Cell]:
     """The cells of methods with these accuracies on the tasks seen, after each task, on 100 images each."""
     return [
         Cell(method, task, seen, "binary", bn, round(100 * accuracy), 100, 0.5)
-        for method, rows in learnt.items()
+        for method, rows in learned.items()
         for task, row in enumerate(rows, start=1)
         for seen, accuracy in enumerate(row, start=1)
     ]
@@ -96,7 +96,7 @@ def page_text(folder: Path) -> str:
 
 
 def check_picture(path: Path) -> tuple[int, int]:
-    """The file is a whole PNG with ink of several colours on white; returns its size in pixels."""
+    """The file is a whole PNG with ink of several colors on white; returns its size in pixels."""
     with Image.open(path) as image:
         assert image.format == "PNG"
         pixels = np.asarray(image.convert("RGB"))

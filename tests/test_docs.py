@@ -1,9 +1,10 @@
-"""What the documents promise: links lead somewhere, commands parse, Python compiles, numbers are the measured ones."""
+"""What the documents promise: links resolve, commands parse, Python compiles, numbers are the measured ones."""
 
 from __future__ import annotations
 
 import doctest
 import importlib
+import json
 import re
 import shlex
 from argparse import Namespace
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from onebit.__main__ import VERBS, main
 from onebit.cli.parsing import Parser
@@ -22,7 +24,10 @@ from onebit.data.mnist_sample import MNIST_SAMPLE
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+INDEX = ROOT / "docs" / "index.md"
 TUTORIAL = ROOT / "docs" / "tutorial.md"
+WITH_FIGURES = ("README.md", "performance.md", "results.md")
+"""The only documents with names of machines and measured times."""
 FENCE = re.compile(r"^ {0,3}```([\w+-]*)[^\n]*\n(.*?)^ {0,3}```\s*$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\)|<(?:img|a)\b[^>]*\b(?:src|href)=\"([^\"]+)\"")
 
@@ -41,7 +46,7 @@ def slug(heading: str) -> str:
 
 
 def broken_links(text: str, folder: Path) -> list[str]:
-    """Relative links and images that lead nowhere. `folder` is that of the document."""
+    """Relative links and images that do not resolve. `folder` is that of the document."""
     broken = []
     prose = re.sub(r"`[^`\n]*`", "", FENCE.sub("", text))
     for found in LINK.finditer(prose):
@@ -60,8 +65,24 @@ def broken_links(text: str, folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-def test_links_lead_somewhere(path: Path) -> None:
+def test_links_resolve(path: Path) -> None:
     assert broken_links(path.read_text(encoding="utf-8"), path.parent) == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.name)
+def test_links_of_notebooks_resolve(path: Path) -> None:
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    assert "](../docs/" in text
+    assert broken_links(text, path.parent) == []
+
+
+def test_the_index_links_to_every_page() -> None:
+    linked = {found[1] for found in LINK.finditer(INDEX.read_text(encoding="utf-8"))}
+    pages = {path.name for path in INDEX.parent.glob("*.md")} - {INDEX.name}
+    assert len(pages) > 10
+    assert pages <= linked
+    assert "](docs/index.md)" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_broken_link_is_found(tmp_path: Path) -> None:
@@ -71,6 +92,18 @@ def test_a_broken_link_is_found(tmp_path: Path) -> None:
         '<img src="no.png"> [g](https://example.org) `[h](code.md)`\n```\n[i](fenced.md)\n```\n'
     )
     assert broken_links(text, tmp_path) == ["there.png", "there.md#gone", "#there", "no.png"]
+
+
+# ------------------------------------------------------------------------------------------------------------- figures
+MACHINE = re.compile(r"\b(EPYC|Xeon|Core i\d|Ryzen|(Cascade|Ice) Lake|Skylake|Sapphire Rapids|Zen ?\d|A100|H[12]00)\b")
+MEASURED_TIME = re.compile(r"\b\d+(\.\d+)? ?(µs|ms|s|min|minutes|hours)\b")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_only_performance_and_results_name_machines_and_times(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    found = [pattern.findall(text) for pattern in (MACHINE, MEASURED_TIME)]
+    assert any(found) == (path.name in WITH_FIGURES), found
 
 
 # ------------------------------------------------------------------------------------------------------------ commands
@@ -122,6 +155,30 @@ def test_commands_are_understood(
 ) -> None:
     for arguments in commands(path.read_text(encoding="utf-8")):
         check_command(arguments, monkeypatch, capsys)
+
+
+def test_benchmarks_and_scripts_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands of figures, in code within a sentence: options of benchmarks, and files."""
+    run_benchmark = importlib.import_module("benchmarks.__main__").run
+
+    def stop(self: Parser, argv: list[str]) -> Namespace:
+        parse(self, argv)
+        raise Parsed
+
+    parse = Parser.parse
+    monkeypatch.setattr(Parser, "parse", stop)
+    named = set()
+    for path in DOCUMENTS:
+        text = path.read_text(encoding="utf-8")
+        for command in re.findall(r"`python -m benchmarks ([^`]+)`", text):
+            arguments = shlex.split(command)
+            if arguments[0] != "NAME":
+                named.add(arguments[0])
+                with pytest.raises(Parsed):
+                    run_benchmark(arguments)
+        for script in re.findall(r"python ((?:tools|examples)/\S+\.py)", text):
+            assert (ROOT / script).exists(), f"{path.name}: {script}"
+    assert named == {"augmentation", "kernels", "mnist-time", "nets", "startup", "training-memory", "training-step"}
 
 
 @pytest.mark.parametrize(
@@ -246,3 +303,40 @@ def test_the_pictures_of_the_tutorial_can_be_made_again(
     numbers = (tmp_path / "numbers.txt").read_text(encoding="utf-8")
     assert numbers in capsys.readouterr().out
     assert "stochastic     ensemble:2  reestimate" in numbers
+
+
+# -------------------------------------------------------------------------------------------------------- architecture
+def test_the_picture_of_the_architecture_shows_the_code_of_today(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    tool = importlib.import_module("architecture_picture")
+    tool.main(["--text"])
+    with Image.open(tool.PICTURE) as picture:
+        assert picture.text[tool.TEXT_KEY] == capsys.readouterr().out, "run python tools/architecture_picture.py"
+    assert tool.PICTURE.stat().st_size < 250_000
+
+
+def test_the_picture_of_the_architecture_draws_rooms_in_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    tool = importlib.import_module("architecture_picture")
+    package = tmp_path / "onebit"
+    (package / "low").mkdir(parents=True)
+    (package / "low" / "__init__.py").write_text('"""Low: what all need."""\n')
+    (package / "middle.py").write_text('"""Middle."""\nimport torch\nfrom onebit.low import x\n')
+    (package / "high.py").write_text("def run():\n    from onebit import low\n    import onebit.middle\n")
+    rooms = tool.read_rooms(package)
+    assert tool.as_text(rooms) == "high -> middle\nlow\nmiddle -> low\n"
+    assert tool.layers_of(tool.reduced(rooms)) == {"low": 0, "middle": 1, "high": 2}
+    assert [name for name, room in rooms.items() if room.torch] == ["middle"]
+    tool.draw(tmp_path / "new.png", rooms)
+    with Image.open(tmp_path / "new.png") as picture:
+        assert picture.text[tool.TEXT_KEY] == tool.as_text(rooms)
+
+
+def test_the_files_that_the_architecture_names_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = text.partition("| to find |")[2].partition("\n\n")[0]
+    names = re.findall(r"`([\w/]+(?:/|\.\w+))`", table.partition("| benchmarks |")[0])
+    assert len(names) > 20
+    assert [name for name in names if not (ROOT / "src" / "onebit" / name).exists()] == []

@@ -37,7 +37,7 @@ def test_examples_are_short(path: Path) -> None:
 
 def test_minimal_binaryconnect() -> None:
     found = re.fullmatch(
-        r"(\d+) of 2000 test digits right with binary weights\n", run_example("minimal_binaryconnect.py")
+        r"(\d+) of 2000 test digits correct with binary weights\n", run_example("minimal_binaryconnect.py")
     )
     assert found
     assert 1700 < int(found[1]) < 2000

@@ -28,7 +28,7 @@ from onebit.data.cifar import CIFAR10_FILES, _read_binary, _read_pickled
 from onebit.data.idx import idx_header, read_idx
 from onebit.errors import LONGEST_MESSAGE, DataError, OnebitError, UsageError
 from onebit.recipe import build_recipe, read_config, read_settings, translate_config
-from onebit.report.runs import read_runs
+from onebit.report.run_folders import read_runs
 from onebit.runs.run import open_run, start_folder, train_run
 from onebit.verification.inspection import inspect_file
 

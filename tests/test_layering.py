@@ -14,15 +14,20 @@ import onebit
 
 ROOT = Path(onebit.__file__).parent
 
-WITHOUT_TORCH = ["_version", "errors", "common", "recipe", "packed", "native", "runtime", "data"]
+WITHOUT_TORCH = ["_version", "errors", "common", "packed", "native", "runtime", "data"]
 WITH_TORCH = [
-    *("quantizers", "layers", "evaluation", "optim", "models", "fold", "train", "runs", "export", "verification"),
-    *("report", "trainer", "cli", "__main__"),
+    *("quantizers", "layers", "evaluation", "optim", "models", "recipe", "fold", "train", "runs", "export"),
+    *("verification", "report", "trainer", "cli", "__main__"),
 ]
 TORCH_MODULES = {"runtime/torch_module.py"}
 """Modules of torch-free packages that are for torch programs; nothing in their packages imports them."""
-TORCH_FREE_MODULES = {"evaluation/calibration.py", "evaluation/packed_nets.py", "evaluation/__init__.py"}
-"""Modules that packed nets use without torch, in a package that is for training otherwise."""
+TORCH_FREE_MODULES = {
+    *("evaluation/calibration.py", "evaluation/packed_nets.py", "evaluation/__init__.py"),
+    *("quantizers/__init__.py", "optim/__init__.py", "models/__init__.py"),
+    *("quantizers/quantizer_table.py", "optim/optimizer_table.py", "models/model_table.py"),
+    *(path.relative_to(ROOT).as_posix() for path in (ROOT / "recipe").rglob("*.py")),
+}
+"""Modules without torch in packages that are for training otherwise: what packed nets use, and what a recipe is."""
 ORDER = WITHOUT_TORCH + WITH_TORCH
 # the package itself: public names, and old names of modules, that are imported when they are first used
 FACADE = "__init__"
@@ -117,7 +122,7 @@ def test_no_file_imports_itself_through_others() -> None:
         for _, name in imports(path):
             while name not in known and "." in name:
                 name = name.rpartition(".")[0]
-            # a package is no cycle with its own parts: it names them, they do not name it
+            # a package and its modules are not a cycle: it names them, they do not name it
             if name in known and name != module:
                 reached.add(name)
         edges[module] = reached

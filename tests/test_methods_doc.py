@@ -1,4 +1,4 @@
-"""docs/methods.md and the tool that fills its tables."""
+"""docs/methods.md, docs/results.md and the tools that fill their tables."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ TOOL = runpy.run_path(str(ROOT / "tools" / "results_methods.py"))
 
 
 def test_every_method_is_described() -> None:
-    text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
-    described, tables = text.split("## One protocol", maxsplit=1)
+    described, tables = ((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("methods.md", "results.md"))
     assert [name for name in methods() if f"| `{name}` |" not in described] == []
     for name in TOOL["PROTOCOLS"]:
         assert f"<!-- {name} -->\n" in tables
     assert tables.count("<!-- end -->") == len(TOOL["PROTOCOLS"])
+    for protocol in TOOL["PROTOCOLS"].values():
+        rows = set(re.findall(r"^\| `([\w-]+)` \| \d+ / \d+ \|", tables, re.MULTILINE))
+        assert rows >= set(protocol.methods or methods())
 
 
 def finished_run(folder: Path, accuracies: list[float]) -> None:
@@ -63,7 +65,7 @@ def test_a_row_holds_what_was_measured_once_all_seeds_are_done(tmp_path: Path, a
 def test_the_steps_of_the_nets_that_were_trained_are_timed_against_plain_torch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_step, "keep_freed_memory", lambda: True)
+    monkeypatch.setattr("onebit.common.memory.keep_freed_memory", lambda: True)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     finished_run(tmp_path / "bop", [0.9])
     protocol = dataclasses.replace(
@@ -77,7 +79,7 @@ def test_the_steps_of_the_nets_that_were_trained_are_timed_against_plain_torch(
     assert ratios[training_step.FLOOR] == 1 != ratios["bop"] > 0
 
 
-def test_recipes_that_were_not_trained_stand_in_the_results_as_such() -> None:
+def test_the_results_list_the_recipes_that_are_not_yet_trained() -> None:
     tool = runpy.run_path(str(ROOT / "tools" / "untrained_recipes.py"))
     results = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     assert results.endswith(tool["table"]()), "run tools/untrained_recipes.py"

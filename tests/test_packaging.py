@@ -43,7 +43,7 @@ def test_running_a_packed_net_needs_three_packages() -> None:
 def test_every_package_and_data_file_lies_in_src() -> None:
     package = PYPROJECT.parent / "src" / "onebit"
     names = {path.relative_to(package).as_posix() for path in package.rglob("*") if path.is_file()}
-    assert {"py.typed", "recipes/methods.yaml", "data/MNIST_SAMPLE_LICENSE.md"} <= names
+    assert {"py.typed", "__init__.pyi", "recipes/methods.yaml", "data/MNIST_SAMPLE_LICENSE.md"} <= names
 
 
 @pytest.mark.nightly

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -31,7 +34,7 @@ def test_the_names_of_a_module_are_there(module: str) -> None:
 
 @pytest.mark.parametrize("old", MOVED)
 def test_a_moved_module_says_where_it_is_now(old: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(importlib.import_module("sys").modules, old, raising=False)
+    monkeypatch.delitem(sys.modules, old, raising=False)
     with pytest.warns(DeprecationWarning, match=f"{old} has moved to {MOVED[old]}"):
         module = importlib.import_module(old)
     importlib.import_module(MOVED[old])
@@ -42,3 +45,26 @@ def test_a_moved_module_says_where_it_is_now(old: str, monkeypatch: pytest.Monke
 def test_packages_are_loaded_by_their_names() -> None:
     assert onebit.layers.BinaryLinear is onebit.BinaryLinear
     assert "runtime" in dir(onebit)
+
+
+def test_modules_of_packages_are_loaded_by_their_names() -> None:
+    code = (
+        "import sys, onebit; onebit.common.memory, onebit.runtime.timing; assert 'torch' not in sys.modules\n"
+        "print(onebit.runs.run.open_run.__name__, onebit.evaluation.precision.autocast.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "open_run autocast\n"
+
+
+@pytest.mark.parametrize("package", ["common", "evaluation", "runs", "runtime", "train"])
+def test_an_unknown_module_of_a_package_is_an_attribute_error(package: str) -> None:
+    with pytest.raises(AttributeError, match=f"module 'onebit.{package}.*' has no attribute 'no_such'"):
+        _ = getattr(onebit, package).no_such
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    stub = Path(onebit.__file__).with_suffix(".pyi").read_text(encoding="utf-8")
+    imports = [node for node in ast.parse(stub).body if isinstance(node, ast.ImportFrom)]
+    typed = {alias.name: node.module for node in imports for alias in node.names}
+    assert typed.keys() == {*onebit.__all__, *onebit._PACKAGES}
+    assert {name: module for name, module in typed.items() if name in onebit._HOME} == onebit._HOME

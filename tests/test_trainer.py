@@ -140,7 +140,7 @@ STE, BOTH = {"weight_quantizer": "ste_sign"}, {"weight_quantizer": "ste_sign", "
         (
             STE,
             "irnet",
-            "weight quantizer 'ste_sign', method 'irnet' has 'irnet': name the method of the module, or say",
+            "weight quantizer 'ste_sign', method 'irnet' has 'irnet': choose the method of the module, or pass",
         ),
         (STE, "real", "weight quantizer 'ste_sign', method 'real' has None"),
         (STE, "bnn", "input quantizer none, method 'bnn' has 'ste_sign'"),
@@ -240,7 +240,10 @@ def test_data_by_name_is_read_as_the_settings_say(data: Dataset) -> None:
 
 @pytest.mark.parametrize("settings", [{"first_stage": 1}, {"continual": {"tasks": 2}}])
 def test_several_trainings_are_no_trainer(settings: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match=f"{next(iter(settings))} makes several trainings of one: use onebit train"):
+    with pytest.raises(
+        UsageError,
+        match=f"{next(iter(settings))} needs several trainings, a Trainer does a single one: use onebit train",
+    ):
         onebit.Trainer("mlp", **SMALL, **settings)
 
 
@@ -250,14 +253,14 @@ def test_settings_that_would_not_be_used_are_refused(data: Dataset) -> None:
     with pytest.raises(UsageError, match=r"^optimizer\.gamma belongs to optimizer bop, but optimizer\.name is 'adam'"):
         onebit.Trainer(dense(), optimizer={"gamma": 0.5}, **OWN).fit(data)
     with pytest.raises(
-        UsageError, match=r"^options: dropout belongs to a model that is given by its name; of a module w.*, init$"
+        UsageError, match=r"^options: dropout belongs to a model that is given by its name; for a module w.*, init$"
     ):
         onebit.Trainer(dense(), options={"dropout": 0.5})
     with pytest.raises(
         UsageError, match=r"^options: init belongs to .* with binary layers: weight_quantizer, input_quantizer$"
     ):
         onebit.Trainer(MLP((64, 16, 4)), options={"init": "uniform"})
-    with pytest.raises(UsageError, match=r'ask a Trainer for evaluate\(weights="ensemble:10"\)'):
+    with pytest.raises(UsageError, match=r'with a Trainer, use evaluate\(weights="ensemble:10"\)'):
         onebit.Trainer("mlp", method="bayesbinn", draws=5, **SMALL)
 
 
@@ -280,7 +283,7 @@ def test_the_history_draws_itself(data: Dataset, tmp_path: Path) -> None:
         (lambda: onebit.Trainer("mlp", optimizer={"rate": 1}), "unknown field optimizer.rate"),
         (
             lambda: onebit.Trainer(nn.Flatten(), options={"widths": (1, 2)}),
-            "options: widths belongs to a model that is given by its name; of a module without binary layers: weight_q",
+            "options: widths belongs to a model that is given by its name; for a module without binary layers: weight",
         ),
         (lambda: onebit.Trainer("mlp").evaluate(), "nothing is trained yet: call fit"),
         (lambda: onebit.Trainer("mpl").fit(Dataset("toy", *make_toy(8, 8), make_toy(8, 8)[0], tuple("abcd"))), "'mlp'"),

@@ -1,9 +1,9 @@
-"""Build the shipped sample of MNIST from the complete set; run from the repository root.
+"""Build the sample of MNIST that is shipped with onebit from the complete set; run from the repository root.
 
     python tools/build_mnist_sample.py FOLDER-WITH-MNIST [--out FOLDER]
 
-The same images come out every time; the packed bytes may differ from one zlib version to another, which is why
-`onebit.data.mnist_sample` knows the sums of the unpacked content.
+The images are the same every time. The compressed bytes may differ between zlib versions, so `onebit.data.mnist_sample`
+has the checksums of the unpacked content.
 """
 
 from __future__ import annotations
@@ -15,33 +15,35 @@ from pathlib import Path
 
 import numpy as np
 
-from onebit.data.idx import idx_header
-from onebit.data.mnist import read_mnist
-from onebit.data.mnist_sample import IMAGES_FILE, LABELS_FILE, TEST_COUNT, TRAIN_COUNT
-from onebit.data.splits import Split
+import onebit
+
+mnist_sample = onebit.data.mnist_sample
 
 SEED = 0
 
 
-def choose(split: Split, count: int, rng: np.random.Generator) -> Split:
-    """count/10 images of each digit, drawn without replacement, then all of them in a random order."""
+def choose(split: onebit.data.Split, count: int, rng: np.random.Generator) -> onebit.data.Split:
+    """count/10 images of each digit, drawn without replacement, in a random order."""
     chosen = [rng.choice(np.flatnonzero(split.labels == digit), count // 10, replace=False) for digit in range(10)]
     return split[rng.permutation(np.concatenate(chosen))]
 
 
 def main() -> None:
-    """Write both files and print what `onebit.data.mnist_sample` and the licence text say about them."""
+    """Write both files and print the figures that `onebit.data.mnist_sample` and the license text quote."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the four official files are")
     parser.add_argument("--out", type=Path, default=Path("src/onebit/data"), help="where to write (%(default)s)")
     arguments = parser.parse_args()
-    mnist = read_mnist(directory=arguments.folder)
+    mnist = onebit.data.mnist.read_mnist(directory=arguments.folder)
     rng = np.random.default_rng(SEED)
-    parts = [choose(mnist.train, TRAIN_COUNT, rng), choose(mnist.test, TEST_COUNT, rng)]
+    parts = [
+        choose(mnist.train, mnist_sample.TRAIN_COUNT, rng),
+        choose(mnist.test, mnist_sample.TEST_COUNT, rng),
+    ]
     images = np.concatenate([part.images[:, 0] for part in parts])
     labels = np.concatenate([part.labels for part in parts]).astype(np.uint8)
-    for name, array in ((IMAGES_FILE, images), (LABELS_FILE, labels)):
-        content = idx_header(array.shape) + array.tobytes()
+    for name, array in ((mnist_sample.IMAGES_FILE, images), (mnist_sample.LABELS_FILE, labels)):
+        content = onebit.data.idx.idx_header(array.shape) + array.tobytes()
         packed = gzip.compress(content, 9, mtime=0)
         (arguments.out / name).write_bytes(packed)
         print(f"{name}: {len(packed)} bytes, sha256 unpacked {hashlib.sha256(content).hexdigest()}")

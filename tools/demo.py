@@ -1,4 +1,4 @@
-"""`make demo`: real MNIST to a packed and proven network, by the commands a user would type."""
+"""`make demo`: train on MNIST, verify, pack and classify, with the commands that a user would type."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from onebit.data import Split, load_dataset
+import onebit
 
 FOLDER = Path("runs/demo")
 NET = FOLDER / "mnist.1bit"
@@ -29,7 +29,7 @@ sys.exit(status)
 
 
 def try_next(digit: str, data: list[str]) -> str:
-    """What the demo ends with: commands that work as typed, from the folder of the Makefile.
+    """The last lines of the demo: commands that work as typed, in the folder of the Makefile.
 
     Args:
         digit: an image to classify.
@@ -48,7 +48,7 @@ def try_next(digit: str, data: list[str]) -> str:
     return "\n".join(["", "try next:", *lines, page])
 
 
-def onebit(*arguments: str, quiet: bool = False) -> subprocess.CompletedProcess[str]:
+def run_onebit(*arguments: str, quiet: bool = False) -> subprocess.CompletedProcess[str]:
     """Show and run one onebit command; stop the demo when it fails."""
     print(f"\n$ onebit {' '.join(arguments)}", flush=True)
     done = subprocess.run([sys.executable, "-m", "onebit", *arguments], text=True, stdout=subprocess.PIPE)
@@ -60,7 +60,7 @@ def onebit(*arguments: str, quiet: bool = False) -> subprocess.CompletedProcess[
 
 
 def choose_data() -> str:
-    """`mnist`, or the sample that ships when MNIST can be had nowhere."""
+    """`mnist`, or the shipped sample if MNIST is not available."""
     print("$ onebit data mnist", flush=True)
     found = subprocess.run([sys.executable, "-m", "onebit", "data", "mnist"])
     if found.returncode == 0:
@@ -73,7 +73,7 @@ def choose_data() -> str:
     return "mnist-sample"
 
 
-def write_digits(test: Split) -> list[str]:
+def write_digits(test: onebit.data.Split) -> list[str]:
     """The first test digits as PNG files."""
     DIGITS.mkdir(parents=True, exist_ok=True)
     files = []
@@ -84,7 +84,7 @@ def write_digits(test: Split) -> list[str]:
 
 
 def classify(files: list[str]) -> None:
-    """`onebit predict` on all files, in a process that checks that it never imported torch."""
+    """Run `onebit predict` on all files, in a process that checks that torch is not imported."""
     print(f"\n$ onebit predict {NET} {files[0]} {files[1]} … ({len(files)} images)", flush=True)
     command = [sys.executable, "-c", WITHOUT_TORCH, "predict", str(NET), *files, "--json"]
     started = time.perf_counter()
@@ -96,13 +96,11 @@ def classify(files: list[str]) -> None:
     print(f"… {len(files)} images in {seconds:.2f} s from start to answer; torch was not loaded")
 
 
-def draw_answers(test: Split, path: Path, *, data: str) -> None:
-    """Right and wrong answers of the packed net, out of those to all test images."""
-    from onebit.report import plot_answers
-    from onebit.runtime import load, run, softmax
+def draw_answers(test: onebit.data.Split, path: Path, *, data: str) -> None:
+    """A picture of right and wrong answers of the packed net on the test images."""
 
-    probabilities = softmax(run(load(NET), test.images))
-    plot_answers(
+    probabilities = onebit.runtime.softmax(onebit.runtime.run(onebit.runtime.load(NET), test.images))
+    onebit.report.plot_answers(
         test.images,
         path,
         labels=test.labels,
@@ -115,19 +113,17 @@ def draw_answers(test: Split, path: Path, *, data: str) -> None:
 
 
 def show_speed(dataset: str) -> None:
-    """The packed net against the float32 net of the same weights, taking turns on one thread."""
+    """Compare the speed of the packed net with that of the float32 net with the same weights, on one thread."""
     import torch
 
     from benchmarks.nets import time_net
-    from onebit.native import instruction_set
-    from onebit.runs.run import open_run
 
-    best = instruction_set()
+    best = onebit.native.instruction_set()
     if best is None:
         print("\nthe native library is not installed: the packed net runs in numpy here, and has no speed to show")
         return
     torch.set_num_threads(1)
-    model = open_run(FOLDER).model
+    model = onebit.runs.run.open_run(FOLDER).model
     print(f"\nthe packed net on one thread ({best.name}), against the float32 net in torch:", flush=True)
     for row in time_net(dataset, model.eval(), (1, 256), rounds=5, seconds=0.01):
         if row["variant"] == best.name:
@@ -140,14 +136,14 @@ def main() -> None:
     shutil.rmtree(FOLDER, ignore_errors=True)
     # the sample has an eighth of the images: more passes give about as many steps
     more = [] if dataset == "mnist" else ["--dataset", dataset, "--validation", "1000", "--epochs", "30"]
-    onebit("train", "mnist-fast", *more, "--out", str(FOLDER))
-    onebit("verify", str(FOLDER))
-    onebit("pack", str(FOLDER), "-o", str(NET))
-    test = load_dataset(dataset).test
+    run_onebit("train", "mnist-fast", *more, "--out", str(FOLDER))
+    run_onebit("verify", str(FOLDER))
+    run_onebit("pack", str(FOLDER), "-o", str(NET))
+    test = onebit.load_dataset(dataset).test
     digits = write_digits(test)
     classify(digits)
     show_speed(dataset)
-    onebit("report", str(FOLDER), "-o", str(FOLDER / "report"))
+    run_onebit("report", str(FOLDER), "-o", str(FOLDER / "report"))
     draw_answers(test, FOLDER / "predictions.png", data=f"{dataset} test")
     result = json.loads((FOLDER / "result.json").read_text())
     print(f"\n{dataset}{' (' + result['note'] + ')' if result['note'] else ''}: test accuracy")

@@ -1,7 +1,7 @@
-"""`make results-methods`: every training method on one protocol, and the tables of docs/methods.md made of it.
+"""`make results-methods`: trains every method under one protocol and writes the tables of docs/results.md.
 
-Each row is one `onebit train` command, which stands in the document; what was trained before is not trained again. Then
-the training steps of all methods are timed in turn against plain torch, as `onebit bench training-step` does.
+Each row is one `onebit train` command, given in the document. What is already trained is not trained again. Then the
+training steps of all methods are timed in turn against plain torch, as `python -m benchmarks training-step` does.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onebit
 from benchmarks.training_step import measure
 from benchmarks.variants import Variant
-from onebit.recipe import methods, read_settings
-from onebit.report.wording import percent
 
-DOCUMENT = Path("docs/methods.md")
+recipe = onebit.recipe
+
+DOCUMENT = Path("docs/results.md")
 RUNS = Path("runs/methods")
 STEPS_FILE = "steps.json"
 
@@ -29,8 +30,7 @@ STEPS_FILE = "steps.json"
 class Protocol:
     """One net, data set and length of training for many methods.
 
-    flags: of every `onebit train`. step: the net whose training step is timed, and how often, for `measure`. methods:
-    None for all.
+    flags: for every `onebit train`. step: arguments of `measure` for the training step. methods: None for all.
     """
 
     model: str
@@ -41,10 +41,10 @@ class Protocol:
 
     def folders(self, runs: Path) -> dict[str, Path]:
         """Method -> its run folder."""
-        return {method: runs / method for method in self.methods or methods()}
+        return {method: runs / method for method in self.methods or recipe.methods()}
 
     def command(self, method: str, folder: Path) -> list[str]:
-        """The words after `onebit`, which train into a folder."""
+        """The arguments of `onebit` that train into a folder."""
         flags = ["--model", self.model, "--method", method, *self.flags, "--seeds", self.seeds, "--threads", "1"]
         return ["train", *flags, "--out", str(folder)]
 
@@ -72,7 +72,7 @@ PROTOCOLS = {
 
 
 def train(protocol: Protocol, method: str, folder: Path) -> None:
-    """Train one method with all seeds, going on with what was begun."""
+    """Train one method with all seeds; interrupted runs are resumed."""
     command = protocol.command(method, folder)
     print(f"\n$ onebit {' '.join(command)}", flush=True)
     resume = ["--resume"] if folder.exists() else []
@@ -82,7 +82,7 @@ def train(protocol: Protocol, method: str, folder: Path) -> None:
 
 
 def row(protocol: Protocol, folder: Path) -> dict[str, Any] | None:
-    """What one method reached; None where it was not trained to the end."""
+    """The results of one method; None if its training is not finished."""
     try:
         summary = json.loads((folder / "seeds.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -93,7 +93,7 @@ def row(protocol: Protocol, folder: Path) -> dict[str, Any] | None:
         [json.loads(line) for line in (folder / f"seed-{seed}" / "metrics.jsonl").read_text("utf-8").splitlines()]
         for seed in summary["seeds"]
     ]
-    model = read_settings(folder / f"seed-{summary['seeds'][0]}" / "recipe.yaml")["model"]
+    model = recipe.read_settings(folder / f"seed-{summary['seeds'][0]}" / "recipe.yaml")["model"]
     return {
         "test": summary["test"],
         "flips_first": statistics.mean(log[0]["flip_ratio"] for log in logs),
@@ -107,7 +107,7 @@ def time_steps(protocol: Protocol, folders: dict[str, Path], file: Path) -> None
     """Write the ratio of each method's training step to that of plain torch in the same precision."""
     variants = []
     for method, folder in folders.items():
-        settings = read_settings(folder / f"seed-{_seeds(protocol.seeds)[0]}" / "recipe.yaml")
+        settings = recipe.read_settings(folder / f"seed-{_seeds(protocol.seeds)[0]}" / "recipe.yaml")
         model, optimizer = settings["model"], settings["optimizer"]["name"]
         if model["weight_quantizer"] is not None:
             weights, inputs = model["weight_quantizer"], model["input_quantizer"]
@@ -117,7 +117,7 @@ def time_steps(protocol: Protocol, folders: dict[str, Path], file: Path) -> None
 
 
 def step_ratios(file: Path, precision: str) -> dict[str, float]:
-    """Method -> the ratio that `time_steps` wrote; empty before."""
+    """Method -> the ratio that `time_steps` wrote; empty if there is none."""
     if not file.exists():
         return {}
     rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
@@ -131,11 +131,11 @@ def _seeds(text: str) -> range:
 
 
 def table(protocol: Protocol, folders: dict[str, Path], steps: dict[str, float], before: str = "") -> str:
-    """The rows as Markdown; methods that were not trained say so.
+    """The rows as Markdown; methods that are not trained are marked.
 
     Args:
         steps: see `step_ratios`.
-        before: the table until now, whose rows stand for methods that have no run here.
+        before: the present table, whose rows are kept for methods without a run here.
     """
     modes = ("latent", "mean", "sample", "ensemble:10")
     found = {name: row(protocol, folder) for name, folder in folders.items()}
@@ -155,7 +155,7 @@ def table(protocol: Protocol, folders: dict[str, Path], steps: dict[str, float],
         if entry is None:
             lines.append([f"`{name}`", "", "not yet trained", *[""] * (len(head) - 3)])
             continue
-        test = {mode: percent(score["accuracies"]) for mode, score in entry["test"].items()}
+        test = {mode: onebit.report.wording.percent(score["accuracies"]) for mode, score in entry["test"].items()}
         flips = f"{100 * entry['flips_first']:.2f} → {100 * entry['flips_last']:.3f} %" if name != "real" else ""
         ships = f"**{test['binary']}**" if "binary" in test else test["real"]
         others = [test.get(mode, "") for mode in shown]
@@ -165,7 +165,7 @@ def table(protocol: Protocol, folders: dict[str, Path], steps: dict[str, float],
 
 
 def write(protocols: dict[str, Protocol], runs: Path) -> None:
-    """Put the tables between their markers in the document."""
+    """Write the tables between their markers in the document."""
     text = DOCUMENT.read_text(encoding="utf-8")
     for name, protocol in protocols.items():
         before, start, rest = text.partition(f"<!-- {name} -->\n")

@@ -1,9 +1,9 @@
 """Every picture and every measured number of docs/tutorial.md: python tools/tutorial_pictures.py
 
-Trains one recipe with stochastic and with deterministic weights, from several seeds, and looks at the nets of the last
-epoch in every test mode. Writes the pictures and `numbers.txt`, the table that it prints. The same machine and the same
-arguments give the same numbers; precision is float32, because not every machine multiplies bf16. Further arguments are
-flags of the recipe, as `onebit train` takes them.
+Trains one recipe with stochastic and with deterministic weights from several seeds, and evaluates the nets of the last
+epoch in every test mode. Writes the pictures and `numbers.txt`, the table that it also prints. The same machine and the
+same arguments give the same numbers. Precision is float32, because not every machine supports bf16. Other arguments are
+flags of the recipe, as in `onebit train`.
 """
 
 from __future__ import annotations
@@ -21,18 +21,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from onebit.data import Dataset, Split
-from onebit.evaluation.modes import (
-    bn_images,
-    fixed_weights,
-    kept_batch_norm,
-    predict_logits,
-    reestimate_batch_norm_,
-)
+from onebit.evaluation.batches import predict_logits
+from onebit.evaluation.modes import bn_images, fixed_weights, kept_batch_norm, reestimate_batch_norm_
 from onebit.layers import binary_layers
 from onebit.quantizers import draw_signs
 from onebit.recipe import Recipe, build_recipe, read_settings, recipe_path
 from onebit.report.curves import Curve, add_legend, draw_error, per_epoch
-from onebit.report.drawing import COLOURS, GREY, INK, NEGATIVE, POSITIVE, colour, label_epochs, picture
+from onebit.report.drawing import COLORS, GREY, INK, NEGATIVE, POSITIVE, curve_color, label_epochs, picture
 from onebit.runs.model import build_training
 from onebit.runs.run import fit_recipe, load_recipe_data
 from onebit.train.history import EpochLog, History
@@ -41,12 +36,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 METHODS = {"deterministic": "sign", "stochastic": "stochastic"}
-"""Name in the tutorial -> weight quantizer; nothing else differs between the two."""
+"""Name in the tutorial -> weight quantizer, the only difference between the two trainings."""
 SHIPPED_BN = {"deterministic": "trained", "stochastic": "reestimate"}
 """The BatchNorm statistics that `fit` leaves, and `onebit evaluate` uses for binary weights."""
 FLAGS = ("--optimizer.lr", "0.002", "--precision", "fp32", "--device", "cpu")
-"""With 6 epochs: twice the epochs of the recipe at a fifth of its learning rate, which is easier to watch."""
-HISTOGRAM_BINS = 60  # even: 0, where the sign changes, is the edge of a bin
+"""With 6 epochs: twice the epochs of the recipe at a fifth of its learning rate, which is easier to follow."""
+HISTOGRAM_BINS = 60  # even, so that 0, where the sign changes, is the edge of a bin
 PATH_STEPS = 300
 PATH_WEIGHTS = 2000
 DRAWS_PER_VALUE = 100_000
@@ -54,11 +49,11 @@ DRAWS_PER_VALUE = 100_000
 
 @dataclass
 class Trained:
-    """A net after its last epoch, with what training left behind.
+    """A net after its last epoch, with records of its training.
 
-    model: with the BatchNorm statistics that `fit` leaves; raw: the same net with those of the training passes.
+    model: with the BatchNorm statistics set by `fit`; raw: the same net with those of the training passes.
     latents: epoch (0 is before training) -> latent weights of the first layer.
-    paths: (steps, weights), some latents of the first layer after each of the first steps.
+    paths: (steps, weights), some latent weights of the first layer after each of the first optimizer steps.
     """
 
     model: nn.Module
@@ -70,14 +65,14 @@ class Trained:
 
 @dataclass
 class Accuracies:
-    """Test accuracies of one net, fractions. `single[mode, bn]` has an entry per draw, one for the modes without."""
+    """Test accuracies of one net, fractions. `single[mode, bn]` has one entry per draw, or only one without draws."""
 
     single: dict[tuple[str, str], list[float]] = field(default_factory=dict)
     ensembles: dict[int, list[float]] = field(default_factory=dict)
 
 
 def train(recipe: Recipe, data: Dataset) -> Trained:
-    """Train a recipe and watch the latents of its first layer."""
+    """Train a recipe and record the latent weights of its first layer."""
     training = build_training(recipe, data)
     model = training.model
     latent = next(binary_layers(model))[1].weight.detach()
@@ -100,7 +95,7 @@ def train(recipe: Recipe, data: Dataset) -> Trained:
 
 
 def _watched(latent: Tensor, split: Split) -> tuple[Tensor, Tensor]:
-    """Indices of some weights at random, of pixels that are often lit."""
+    """Indices of random weights, of pixels that are often bright."""
     lit = torch.from_numpy(np.flatnonzero(split.images.reshape(len(split), -1).mean(axis=0) > 64))
     generator = torch.Generator().manual_seed(0)
     rows = torch.randint(len(latent), (PATH_WEIGHTS,), generator=generator)
@@ -109,9 +104,9 @@ def _watched(latent: Tensor, split: Split) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def measure(trained: Trained, data: Dataset, *, draws: int) -> Accuracies:
-    """Every test mode, with the BatchNorm statistics of the training passes ("trained") and re-estimated ones.
+    """Every test mode, with the BatchNorm statistics of the training passes ("trained") and with re-estimated ones.
 
-    Equal to `onebit evaluate` on the last epoch, whose draw number 1 and first N draws these are.
+    The same as `onebit evaluate` on the last epoch, with the same first N draws.
     """
     images, labels = torch.from_numpy(data.test.images), torch.from_numpy(data.test.labels)
     known = bn_images(data.train)
@@ -143,8 +138,8 @@ def measure(trained: Trained, data: Dataset, *, draws: int) -> Accuracies:
 
 @torch.no_grad()
 def scaled_weights(model: nn.Module, data: Dataset, factor: float) -> tuple[int, int, int]:
-    """(predictions that stay when every binary weight is multiplied by `factor` and BatchNorm re-estimated, those that
-    stay when BatchNorm keeps its statistics, all)."""
+    """Multiply every binary weight by `factor`; returns (predictions unchanged with BatchNorm re-estimated, predictions
+    unchanged with the old statistics, all predictions)."""
     images = torch.from_numpy(data.test.images)
     known = bn_images(data.train)
     with fixed_weights(model, "binary"), kept_batch_norm(model):
@@ -160,14 +155,14 @@ def scaled_weights(model: nn.Module, data: Dataset, factor: float) -> tuple[int,
 
 
 def undecided(model: nn.Module) -> float:
-    """Share of weights that one draw is expected to set against their sign: the mean of min(p, 1 − p)."""
+    """Expected share of weights whose draw differs from the sign: the mean of min(p, 1 − p)."""
     latents = torch.cat([layer.weight.detach().flatten() for _, layer in binary_layers(model)])
     return float((0.5 - latents.abs().clamp(max=1) / 2).mean())
 
 
 # ------------------------------------------------------------------------------------------------------------ pictures
 def draw_hard_sigmoid(path: Path) -> float:
-    """p(+1) of a latent, the formula and the share that `draw_signs` gives; returns the largest difference."""
+    """p(+1) of a latent weight, by the formula and measured with `draw_signs`; returns the largest difference."""
     values = np.linspace(-1.25, 1.25, 41)
     generator = torch.Generator().manual_seed(0)
     drawn = np.array(
@@ -184,7 +179,7 @@ def draw_hard_sigmoid(path: Path) -> float:
         left.plot(fine, np.clip((fine + 1) / 2, 0, 1), color=INK, label="hard sigmoid clip((w + 1)/2, 0, 1)")
         dots = f"drawn: share of +1 in {DRAWS_PER_VALUE:,} draws"
         left.plot(values, drawn, "o", color=POSITIVE, markersize=3.5, label=dots)
-        left.plot(fine, fine >= 0, color=NEGATIVE, linestyle=(0, (4, 2)), label="deterministic: +1 where w ≥ 0")
+        left.plot(fine, fine >= 0, color=NEGATIVE, linestyle=(0, (4, 2)), label="deterministic: +1 for w ≥ 0")
         left.set(xlabel="latent weight w", ylabel="probability of +1", title="the probability that a weight is +1")
         left.legend(loc="upper left", fontsize=7.5)
         left.set_ylim(-0.04, 1.42)
@@ -192,16 +187,16 @@ def draw_hard_sigmoid(path: Path) -> float:
         right.fill_between(values, -200 * spread, 200 * spread, color=GREY, alpha=0.25, linewidth=0)
         right.plot(values, 100 * (drawn - formula), "o", color=POSITIVE, markersize=3.5)
         right.set(xlabel="latent weight w", ylabel="drawn − formula (percentage points)")
-        right.set_title("the difference; grey: two standard deviations")
+        right.set_title("the difference; gray: two standard deviations")
     return float(np.abs(drawn - formula).max())
 
 
 def draw_paths(path: Path, trained: Trained) -> tuple[float, float]:
-    """Some latents during the first steps; returns (mean |change|, share of flips) of a weight and step."""
+    """Some latent weights during the first optimizer steps; returns (mean |change|, share of flips) per step."""
     paths = trained.paths
     flips = (paths[1:] >= 0) != (paths[:-1] >= 0)
     clipped = np.abs(paths).max(axis=0) == 1
-    chosen: list[int] = []  # the first weights with so many flips; the one without reaches the clip
+    chosen: list[int] = []  # the first weight with each number of flips; the one without flips is clipped
     for count in (0, 1, 1, 3, 5):
         candidates = np.flatnonzero((flips.sum(axis=0) == count) & (clipped | (count > 0)))
         chosen += [int(i) for i in candidates if i not in chosen][:1]
@@ -223,7 +218,7 @@ def draw_paths(path: Path, trained: Trained) -> tuple[float, float]:
 
 
 def draw_latents(path: Path, nets: dict[str, Trained]) -> None:
-    """Histograms of the latents of the first layer, a row per method, a column per moment."""
+    """Histograms of the latent weights of the first layer: a row per method, a column per epoch."""
     last = max(next(iter(nets.values())).latents)
     moments = sorted({0, 1, last})
     names = {0: "before training", 1: "after epoch 1", last: f"after epoch {last}"}
@@ -255,7 +250,7 @@ def draw_training(path: Path, histories: dict[str, list[History]], *, data: str)
         error.set_title(f"{data}: error")
         for index, curve in enumerate(curves):
             epochs, mean, sd = per_epoch([[(r.epoch, 100 * r.flip_ratio) for r in h] for h in curve.histories])
-            shade = colour(index, len(curves))
+            shade = curve_color(index, len(curves))
             flips.plot(epochs, mean, "o-", markersize=2.5, color=shade)
             flips.fill_between(epochs, mean - sd, mean + sd, color=shade, alpha=0.18, linewidth=0)
         label_epochs(flips, 1, len(curves[0].histories[0]))
@@ -268,7 +263,7 @@ def draw_freezing(path: Path, found: dict[str, list[Accuracies]], *, data: str) 
     """Accuracy of ensembles of N draws, with the binary and the latent weights as lines."""
     with picture(path, width=9, height=3.8) as figure:
         panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
-        for axes, (method, nets), shade in zip(panels, found.items(), COLOURS, strict=False):
+        for axes, (method, nets), shade in zip(panels, found.items(), COLORS, strict=False):
             _draw_ensembles(axes, nets, shade, shipped_bn=SHIPPED_BN[method])
             axes.set(xlabel="draws in the ensemble", title=f"{method} training")
             axes.legend(loc="lower right")
@@ -331,7 +326,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments, more_flags = parser.parse_known_args(argv)
     arguments.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    # each data set holds out its own number of images; the recipe's 10,000 are more than mnist-sample has
+    # each data set has its own number of validation images: mnist-sample has fewer than the 10,000 of the recipe
     settings = {**read_settings(recipe_path(arguments.recipe)), "validation": None}
     first: dict[str, Trained] = {}
     histories: dict[str, list[History]] = {method: [] for method in METHODS}
@@ -372,12 +367,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             ]
         ),
         "",
-        *(f"weights that a draw sets against their sign, {m}: {mean_sd(values)} %" for m, values in against.items()),
+        *(f"weights whose draw differs from the sign, {m}: {mean_sd(values)} %" for m, values in against.items()),
         f"share of +1 in {DRAWS_PER_VALUE:,} draws: at most {100 * difference:.2f} points off the hard sigmoid",
-        f"deterministic, seed 0, first {PATH_STEPS} steps: a latent moves by {moved:.4f} a step, "
+        f"deterministic, seed 0, first {PATH_STEPS} steps: a latent weight moves by {moved:.4f} per step, "
         f"{1000 * flipped:.1f} of 1,000 steps flip its sign",
-        f"deterministic, seed 0, all binary weights times 0.1: {again:,} of {count:,} predictions stay with BatchNorm "
-        f"re-estimated, {kept:,} without",
+        f"deterministic, seed 0, all binary weights times 0.1: {again:,} of {count:,} predictions unchanged with "
+        f"BatchNorm re-estimated, {kept:,} without",
     ]
     (out / "numbers.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n" + "\n".join(lines))

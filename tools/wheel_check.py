@@ -1,6 +1,6 @@
-"""Asks an installed wheel for the library, the instruction sets of the processor, and the same bits from each.
+"""Check an installed wheel: its library, its instruction sets, and that each of them gives the same bits.
 
-Runs where nothing but the wheel is installed, without torch:
+Needs only the wheel, without torch:
 
     python tools/wheel_check.py
 """
@@ -13,10 +13,8 @@ import sys
 import numpy as np
 
 import onebit
-from onebit.native import instruction_sets, make_plan
-from onebit.packed import Affine, Conv, Dense, Flatten, InputSpec, PackedNet, Relu, Threshold, dumps, loads
-from onebit.packed.bits import pack_signs
-from onebit.runtime import run
+
+packed = onebit.packed
 
 EXPECTED = {
     ("Linux", "x86_64"): "avx2",
@@ -24,15 +22,15 @@ EXPECTED = {
     ("Windows", "AMD64"): "avx2",
     ("Darwin", "arm64"): "neon",
 }
-"""The instruction set that the machines have which test the wheel of a platform; Rosetta has not always had AVX2."""
+"""The instruction set of the CI machine of each platform; Rosetta has not always had AVX2."""
 
 
-def random_net() -> PackedNet:
-    """Signs and real values through convolutions and dense layers."""
+def random_net() -> packed.PackedNet:
+    """A net with binary and real inputs of convolutions and dense layers."""
     rng = np.random.default_rng(0)
 
     def signs(outputs: int, inputs: int) -> dict[str, object]:
-        return {"signs": pack_signs(rng.choice([-1, 1], (outputs, inputs))), "in_features": inputs}
+        return {"signs": packed.bits.pack_signs(rng.choice([-1, 1], (outputs, inputs))), "in_features": inputs}
 
     def real(size: int) -> np.ndarray:
         return rng.standard_normal(size).astype(np.float32)
@@ -40,31 +38,31 @@ def random_net() -> PackedNet:
     window = {"kernel": (3, 3), "padding": (1, 1, 1, 1)}
     at, up = rng.integers(-500, 500, 40).astype(np.int32), rng.choice(np.array([-1, 1], np.int8), 40)
     nodes = (
-        Conv(inputs=("input",), output="conv0", **signs(40, 27), **window),  # type: ignore[arg-type]
-        Threshold(inputs=("conv0",), output="signs0", threshold=at, direction=up),
-        Conv(inputs=("signs0",), output="conv1", **signs(20, 360), **window),  # type: ignore[arg-type]
-        Affine(inputs=("conv1",), output="norm1", scale=real(20), shift=real(20)),
-        Relu(inputs=("norm1",), output="relu1"),
-        Flatten(inputs=("relu1",), output="flat"),
-        Dense(inputs=("flat",), output="dense2", **signs(10, 20 * 64)),  # type: ignore[arg-type]
+        packed.Conv(inputs=("input",), output="conv0", **signs(40, 27), **window),  # type: ignore[arg-type]
+        packed.Threshold(inputs=("conv0",), output="signs0", threshold=at, direction=up),
+        packed.Conv(inputs=("signs0",), output="conv1", **signs(20, 360), **window),  # type: ignore[arg-type]
+        packed.Affine(inputs=("conv1",), output="norm1", scale=real(20), shift=real(20)),
+        packed.Relu(inputs=("norm1",), output="relu1"),
+        packed.Flatten(inputs=("relu1",), output="flat"),
+        packed.Dense(inputs=("flat",), output="dense2", **signs(10, 20 * 64)),  # type: ignore[arg-type]
     )
-    return PackedNet(input=InputSpec(shape=(3, 8, 8)), nodes=nodes, output="dense2", name="random")
+    return packed.PackedNet(input=packed.InputSpec(shape=(3, 8, 8)), nodes=nodes, output="dense2", name="random")
 
 
 def main() -> int:
-    found = instruction_sets()
+    found = onebit.native.instruction_sets()
     system, machine = platform.system(), platform.machine()
     print(f"onebit {onebit.__version__}, {system} {machine}: {', '.join(found) or 'no native library'}")
     if missing := {"portable", EXPECTED.get((system, machine), "portable")} - found.keys():
         print(f"the wheel lacks {', '.join(sorted(missing))}", file=sys.stderr)
         return 1
-    net = loads(dumps(random_net()))
+    net = packed.loads(packed.dumps(random_net()))
     images = np.random.default_rng(1).integers(0, 256, (5, 3, 8, 8), dtype=np.uint8)
-    expected = run(net, images, executor="reference")
+    expected = onebit.runtime.run(net, images, executor="reference")
     for name, isa in found.items():
-        logits, _ = make_plan(net, isa).run(images)
+        logits, _ = onebit.native.make_plan(net, isa).run(images)
         if not np.array_equal(logits, expected):
-            print(f"{name} gives other logits than numpy", file=sys.stderr)
+            print(f"{name} gives logits that differ from those of numpy", file=sys.stderr)
             return 1
     print(f"{len(found)} instruction sets give the bits of numpy, labels {expected.argmax(axis=1).tolist()}")
     return 0

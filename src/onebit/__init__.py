@@ -1,37 +1,16 @@
 """onebit: train binary neural networks, prove they are binary, pack them to one bit per weight, run them anywhere.
 
-Public names and packages (`onebit.runtime`, `onebit.layers`, …) are loaded when they are first used, so that
-`import onebit` needs no torch.
+Public names, packages and their modules (`onebit.layers`, `onebit.runtime.timing`, …) are loaded when they are first
+used: `import onebit` is fast and needs no torch. Type checkers read `__init__.pyi`.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from onebit._version import __version__
 from onebit.common.moved import find_moved_modules
-
-if TYPE_CHECKING:
-    from onebit.data import Dataset as Dataset
-    from onebit.data import load_dataset as load_dataset
-    from onebit.evaluation.modes import evaluate as evaluate
-    from onebit.evaluation.summary import summary as summary
-    from onebit.fold import pack as pack
-    from onebit.layers import BinaryLinear as BinaryLinear
-    from onebit.layers import InputCoding as InputCoding
-    from onebit.layers import binarize_ as binarize_
-    from onebit.models import create_model as create_model
-    from onebit.optim import clip_latents_ as clip_latents_
-    from onebit.optim import latent_groups as latent_groups
-    from onebit.packed import load as load
-    from onebit.packed import save as save
-    from onebit.quantizers import sign as sign
-    from onebit.runtime.torch_module import PackedModule as PackedModule
-    from onebit.train.loop import fit as fit
-    from onebit.trainer import Trainer as Trainer
-    from onebit.verification.agreement import certify as certify
-    from onebit.verification.agreement import verify as verify
 
 _HOME = {
     "BinaryLinear": "onebit.layers",
@@ -51,7 +30,7 @@ _HOME = {
     "pack": "onebit.fold",
     "save": "onebit.packed",
     "sign": "onebit.quantizers",
-    "summary": "onebit.evaluation.summary",
+    "summary": "onebit.evaluation.counts",
     "verify": "onebit.verification.agreement",
 }
 _PACKAGES = {

@@ -1,14 +1,15 @@
-"""Typed errors. Each message is one clear line: what was got, what was expected, the way out.
+"""Typed errors. Each message is one clear line: what was given, what was expected, and how to fix it.
 
-The command line prints the message of an `OnebitError` and leaves with its `exit_status`; anything else that
-reaches the top is a defect of onebit and keeps its traceback.
+The command line prints the message of an `OnebitError` and exits with its `exit_status`; any other exception is a bug
+in onebit and keeps its traceback.
 """
 
 from __future__ import annotations
 
 LONGEST_WORD, LONGEST_PART = 200, 400
-"""Characters without a space, and of one part of a message, as between two semicolons."""
+"""Characters of one word of a message, and of one part of it between semicolons."""
 LONGEST_MESSAGE = 1_000
+LONGEST_VALUE = 60
 
 
 class OnebitError(Exception):
@@ -25,7 +26,7 @@ class UsageError(OnebitError):
 
 
 class WrongTypeError(UsageError, TypeError):
-    """An argument of another type than a function takes."""
+    """An argument of a type that the function does not take."""
 
 
 class UnknownNameError(UsageError):
@@ -33,7 +34,7 @@ class UnknownNameError(UsageError):
 
 
 class DataError(OnebitError):
-    """A data set is missing, damaged or of another kind than stated."""
+    """A data set is missing, damaged, or not of the stated kind."""
 
 
 class FormatError(OnebitError):
@@ -41,38 +42,50 @@ class FormatError(OnebitError):
 
 
 class CheckpointError(OnebitError):
-    """A checkpoint belongs to another net, or does not fit this training."""
+    """A checkpoint belongs to another net, or does not match this training run."""
 
 
 class NotBinaryError(OnebitError):
-    """Weights that were promised to be two values per output channel are not."""
+    """Weights that should take two values per output channel take others."""
 
 
 class FoldError(OnebitError):
-    """A net holds an operation that cannot be folded into a packed net."""
+    """A net has an operation that cannot be folded into a packed net."""
 
 
 class TrainingError(OnebitError):
-    """Training cannot go on, as after a loss that is not a number."""
+    """Training cannot continue, for example after a loss that is not a number."""
 
 
 def one_line(text: str) -> str:
-    """A message as one line that a terminal can show, whatever a file or a user put into it.
+    """A message as one line that is safe to print on a terminal, whatever a file or a user put into it.
 
-    The middle of a part that is too long is left out, as the way out is at its end; what does not print is escaped.
+    Characters that do not print are escaped. The middle of a part that is too long is left out; its end is kept.
     """
     text = " ".join(line.strip() for line in text.splitlines())
     if not text.isprintable():
         text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-    text = " ".join(_cut(word, LONGEST_WORD) for word in text.split(" "))
-    return _cut("; ".join(_cut(part, LONGEST_PART) for part in text.split("; ")), LONGEST_MESSAGE)
+    text = " ".join(shortened(word, LONGEST_WORD) for word in text.split(" "))
+    return shortened("; ".join(shortened(part, LONGEST_PART) for part in text.split("; ")), LONGEST_MESSAGE)
 
 
-def _cut(text: str, longest: int) -> str:
+def shortened(text: str, longest: int) -> str:
+    """A text of at most `longest` characters; the middle of a longer one is left out.
+
+    Example:
+        >>> shortened("a text of some length", 12)
+        'a text o…gth'
+    """
     head = longest * 2 // 3
-    return text if len(text) <= longest else f"{text[:head]} … {text[head + 3 - longest :]}"
+    return text if len(text) <= longest else f"{text[:head]}…{text[head + 1 - longest :]}"
+
+
+def short(value: object) -> str:
+    """repr(value), cut to 60 characters for a message."""
+    text = repr(value[: 2 * LONGEST_VALUE] if isinstance(value, (str, bytes, list, tuple)) else value)
+    return shortened(text, LONGEST_VALUE)
 
 
 def first_line(error: Exception) -> str:
-    """What an exception says, on one line."""
+    """The first line of an exception's message, or the name of its class."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

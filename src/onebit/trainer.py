@@ -1,11 +1,11 @@
-"""`Trainer`: a net, a method and data in three lines, for notebooks. A thin door to recipes and `fit`."""
+"""`Trainer`: a net, a method and data in three lines, for notebooks. A thin layer over recipes and `fit`."""
 
 from __future__ import annotations
 
 import tempfile
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from torch import nn
 from onebit.common.tables import did_you_mean, resolve
 from onebit.data import Dataset, Split, check_dataset
 from onebit.errors import UsageError
+from onebit.evaluation.batches import fitting_batch
 from onebit.evaluation.model_inputs import check_takes
-from onebit.evaluation.modes import evaluate, fitting_batch, mode_logits, parse_weights
+from onebit.evaluation.modes import evaluate, mode_logits, parse_weights
 from onebit.evaluation.scores import Score
 from onebit.layers import binarize_, binary_layers, check_model, with_options
 from onebit.models import MODELS
@@ -27,21 +28,22 @@ from onebit.recipe import Recipe, build_recipe, default_settings, flatten, merge
 from onebit.report import plot_history
 from onebit.runs.constant_sign import one_sign_warning
 from onebit.runs.model import build_training, resolve_device
-from onebit.runs.run import fit_recipe, load_recipe_data, start_folder
+from onebit.runs.resolve import resolve as resolve_recipe
+from onebit.runs.run import facts_of, fit_recipe, load_recipe_data, start_folder
 from onebit.train.history import EpochLog, History
 from onebit.train.lock import lock_folder
 
 OF_FILES = ("validation", "split_seed", "input_size", "permutation", "whitening", "workers", "skip_broken")
-"""Settings that say how a data set is read."""
+"""Settings for reading a data set."""
 OF_SEVERAL = ("first_stage", "continual")
-"""Settings of several trainings one after the other."""
+"""Settings of several consecutive trainings."""
 OF_BINARY = ("weight_quantizer", "input_quantizer")
-"""Options of a model that say what a module with binary layers has."""
+"""Options of a model that apply to a module with binary layers."""
 OF_QUANTIZERS = (*OF_BINARY, "weight_options", "input_options", "value", "init")
-"""Those that say how a module is made binary."""
+"""Options of a model that say how to binarize a module."""
 SPLITS = ("test", "validation", "train")
 LOOK_IMAGES = 100
-"""How many training images a module is looked at with before it is trained."""
+"""Number of training images on which a module is checked before it is trained."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Picture:
 
 @dataclass(repr=False)
 class TrainerHistory(History):
-    """The epochs of a training, which can draw themselves; `data` is the name of the data set."""
+    """The epochs of a training, with a plot; `data` is the name of the data set."""
 
     data: str = ""
 
@@ -68,7 +70,7 @@ class TrainerHistory(History):
         """Error, loss and time per epoch.
 
         Raises:
-            DataError: no epoch yet. UsageError: matplotlib is not installed.
+            DataError: no epochs yet. UsageError: matplotlib is not installed.
         """
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "history.png"
@@ -80,23 +82,23 @@ class Trainer:
     """A net and the method that trains it, with the defaults of `onebit train --model … --method …`.
 
     Args:
-        model: name of a model (`onebit list models`), built anew by each `fit`, which therefore gives the same result
-            again; or a module, which is trained on in place. A module takes uint8 images (N, C, H, W), see
-            `onebit.InputCoding`. One without binary layers is made binary by the quantizers of the method, and its
-            latents begin as those of a model do; options={"init": "default"} keeps the weights that it has. One with
-            binary layers stays as it is.
+        model: name of a model (`onebit list models`), which each `fit` builds again, so that it gives the same result;
+            or a module, which is trained in place. A module takes uint8 images (N, C, H, W), see `onebit.InputCoding`.
+            A module without binary layers is binarized with the quantizers of the method, and its latents are
+            initialized as in a model; options={"init": "default"} keeps its weights. A module with binary layers is not
+            changed.
         method: see `onebit list methods`.
-        options: of the model, such as {"widths": (784, 256, 10)}; of a module those of its quantizers.
+        options: of the model, such as {"widths": (784, 256, 10)}; for a module those of its quantizers.
         settings: fields of a recipe: epochs=5, batch_size=100, optimizer={"lr": 0.01}, seed=1, …
 
     Raises:
-        UnknownNameError, UsageError: names or settings that do not exist or do not fit, such as a module whose binary
-            layers have other quantizers than the method.
+        UnknownNameError, UsageError: names or settings that do not exist or do not go together, such as a module whose
+            binary layers have other quantizers than the method.
 
     Example:
-        >>> trainer = onebit.Trainer("mlp", method="bayesbinn", epochs=5)  # doctest: +SKIP
+        >>> trainer = onebit.Trainer("mlp", method="bnn", epochs=5)  # doctest: +SKIP
         >>> trainer.fit("mnist").plot()  # doctest: +SKIP
-        >>> trainer.evaluate(weights="mean").accuracy  # doctest: +SKIP
+        >>> trainer.evaluate(weights="binary").accuracy  # doctest: +SKIP
     """
 
     def __init__(
@@ -110,21 +112,19 @@ class Trainer:
         if not isinstance(model, str):
             check_model(model)
         if several := next((name for name in OF_SEVERAL if name in settings), None):
-            raise UsageError(f"{several} makes several trainings of one: use onebit train, a Trainer does a single one")
+            raise UsageError(f"{several} needs several trainings, a Trainer does a single one: use onebit train")
         if "draws" in settings:
-            raise UsageError(
-                'draws is for the result of onebit train: ask a Trainer for evaluate(weights="ensemble:10")'
-            )
+            raise UsageError('draws belongs to onebit train: with a Trainer, use evaluate(weights="ensemble:10")')
         self.method = method
         self._settings = merge(settings, {"model": {**(options or {}), "name": _name(model)}})
         self._given: nn.Module | None = model if isinstance(model, nn.Module) else None
         self._data: Dataset | None = None
         self._model: nn.Module | None = None
         self.recipe = self._recipe("mnist")
-        """What is trained; the data set completes it."""
+        """The settings of the training; `fit` completes them with those of the data set."""
         if self._given is None:
             resolve(MODELS, self.recipe.model.name, kind="model")
-        if self._given is not None:
+        else:
             _refuse_unfit(self._given, self.recipe, method, options or {})
         self.history = TrainerHistory()
 
@@ -133,7 +133,7 @@ class Trainer:
         """The trained net.
 
         Raises:
-            UsageError: there is none yet.
+            UsageError: `fit` was not called yet.
         """
         if self._model is None:
             raise UsageError("nothing is trained yet: call fit(data) first")
@@ -155,14 +155,13 @@ class Trainer:
             data: a data set, or the name of one.
             epochs: instead of those of the settings.
             folder: a run folder for metrics, checkpoint and weights; None writes nothing.
-            resume: go on from its last checkpoint.
-            on_epoch: called with each `EpochLog`.
-            verbose: whether to print the net, a bar, and a line for each epoch; see `onebit.fit`.
+            resume: continue from its last checkpoint.
+            on_epoch, verbose: see `onebit.train.options.Monitor`.
 
         Raises:
             UsageError, DataError, TrainingError, CheckpointError: as `onebit.fit` and `onebit train`.
 
-        A layer of a module whose binary inputs are all alike, as after a ReLU, is told in a warning.
+        A layer of a module whose binary inputs are all equal, as after a ReLU, causes a warning.
         """
         if not isinstance(data, str):
             check_dataset(data)
@@ -170,20 +169,21 @@ class Trainer:
         recipe = self._recipe(name, {} if epochs is None else {"epochs": epochs})
         refuse_unused(recipe, flatten(self._settings))
         if isinstance(data, str):
+            if self._given is None:
+                resolve_recipe(recipe)
             data = load_recipe_data(recipe)
-        elif of_files := next((name for name in OF_FILES if name in self._settings), None):
-            raise UsageError(f"{of_files} is for data that is given by its name, got {data.name} as a Dataset")
+        elif unused := next((name for name in OF_FILES if name in self._settings), None):
+            raise UsageError(f"{unused} is for data that is given by its name, got {data.name} as a Dataset")
         self.recipe = recipe = replace(recipe, validation=len(data.validation))
         given = None if self._given is None else _made_binary(self._given, recipe, data)
         training = build_training(recipe, data, model=given)
-        told = None if given is None or len(data.train) < 2 else one_sign_warning(given, _look(data))
-        if told:
-            warnings.warn(told, stacklevel=2)
+        if given is not None and len(data.train) > 1 and (text := one_sign_warning(given, _sample(data))):
+            warnings.warn(text, stacklevel=2)
         files: dict[str, Any] = {"folder": folder, "resume": resume}
         with lock_folder(folder):
             if folder is not None and given is None:
                 start_folder(Path(folder), recipe, resume=resume)
-                files["facts"] = {"recipe": asdict(recipe), "input_shape": data.input_shape, "classes": data.classes}
+                files["facts"] = facts_of(recipe, data)
             self._data, self._model = data, training.model
             history = fit_recipe(recipe, training, data, on_epoch=on_epoch, verbose=verbose, **files)
         self.history = TrainerHistory(history.rows, data.name)
@@ -192,14 +192,14 @@ class Trainer:
     def evaluate(
         self, split: Split | str = "test", *, weights: str = "binary", seed: int = 0, verbose: bool | None = None
     ) -> Score:
-        """Accuracy, loss, entropy and calibration in a stated test mode; see `onebit.evaluate`.
+        """Accuracy, loss, entropy and calibration in a test mode; see `onebit.evaluate`.
 
         Args:
-            split: images with labels, or "test", "validation" or "train" of the data that it was trained on.
+            split: images with labels, or "test", "validation" or "train" of the training data set.
             weights, seed, verbose: see `onebit.evaluate`.
 
         Raises:
-            UsageError: no such split, other images than those of the training, or an unknown test mode.
+            UsageError: an unknown split, images of another shape than in training, or an unknown test mode.
         """
         model, data = self.model, self._data
         assert data is not None
@@ -214,10 +214,10 @@ class Trainer:
         )
 
     def predict(self, images: np.ndarray, *, weights: str = "binary", seed: int = 0) -> np.ndarray:
-        """Probabilities (N, classes) of uint8 images (N, C, H, W) in a stated test mode, of none an empty array.
+        """Probabilities (N, classes) of uint8 images (N, C, H, W) in a test mode.
 
         Raises:
-            UsageError: images of another dtype or shape than those of the training, or an unknown test mode.
+            UsageError: images of another dtype or shape than in training, or an unknown test mode.
         """
         model, data = self.model, self._data
         assert data is not None
@@ -230,7 +230,7 @@ class Trainer:
         return logits.softmax(dim=1).cpu().numpy()
 
     def _check_images(self, images: Any) -> None:
-        """Refuse what is not uint8 (N, C, H, W), C × H × W as in the training; a U-Net takes other sizes, too."""
+        """Refuse all but uint8 (N, C, H, W), C × H × W as in training; a U-Net takes other sizes as well."""
         assert self._data is not None
         shape = self._data.input_shape
         sides = images.shape[2:] if hasattr(self._model, "output_shape") else shape[1:]
@@ -241,13 +241,13 @@ class Trainer:
             )
 
     def _recipe(self, dataset: str, changes: dict[str, Any] | None = None) -> Recipe:
-        """The method and the settings over the defaults that suit model and data, as the command line has them."""
+        """The method and the settings on top of the defaults for model and data, as on the command line."""
         settings = merge(self._settings, {**(changes or {}), "dataset": dataset})
         optimizer = settings.get("optimizer", {}).get("name")
-        asked = merge(method_settings(self.method, optimizer=optimizer), settings)
-        defaults = default_settings(build_recipe(asked), method=self.method, given=list(flatten(settings)))
+        chosen = merge(method_settings(self.method, optimizer=optimizer), settings)
+        defaults = default_settings(build_recipe(chosen), method=self.method, given=list(flatten(settings)))
         named = {"name": f"{Path(dataset).name}-{settings['model']['name']}-{self.method}"}
-        return build_recipe(merge(merge(defaults, named), asked))
+        return build_recipe(merge(merge(defaults, named), chosen))
 
 
 def _name(model: str | nn.Module) -> str:
@@ -255,15 +255,12 @@ def _name(model: str | nn.Module) -> str:
 
 
 def _refuse_unfit(model: nn.Module, recipe: Recipe, method: str, options: dict[str, Any]) -> None:
-    """Refuse a module and options that the recipe would not be true of.
+    """Refuse a module and options that the recipe would not describe.
 
-    Quantizers that are in no table stand for no method and are left alone.
-
-    Args:
-        options: what was asked for.
+    Quantizers that are not in the tables belong to no method and are accepted.
 
     Raises:
-        UsageError: binary layers with other quantizers than the recipe's, or options that say nothing of a module.
+        UsageError: binary layers with other quantizers than the recipe's, or options that do not apply to a module.
     """
     layers = [layer for _, layer in binary_layers(model)]
     usable, kind = (OF_BINARY, "with binary layers") if layers else (OF_QUANTIZERS, "without binary layers")
@@ -271,33 +268,33 @@ def _refuse_unfit(model: nn.Module, recipe: Recipe, method: str, options: dict[s
         if name not in usable:
             known = ", ".join(usable)
             raise UsageError(
-                f"options: {name} belongs to a model that is given by its name; of a module {kind}: {known}"
+                f"options: {name} belongs to a model that is given by its name; for a module {kind}: {known}"
             )
-    for kind, table, wanted, several in (
+    for kind, table, expected, several in (
         ("weight", WEIGHT_QUANTIZERS, recipe.model.weight_quantizer, bool(layers)),
-        # a single layer may be one that takes pixels
+        # a single layer may take pixels
         ("input", INPUT_QUANTIZERS, recipe.model.input_quantizer, len(layers) > 1),
     ):
         names: dict[Any, str] = {own: name for name, own in table.items()}
         quantizers = [getattr(layer, f"{kind}_quantizer") for layer in layers]
-        found = [names.get(type(quantizer), wanted) for quantizer in quantizers if quantizer is not None]
-        other = next((name for name in found if name != wanted), None)
-        if other is not None or (several and wanted is not None and not found):
+        found = [names.get(type(quantizer), expected) for quantizer in quantizers if quantizer is not None]
+        other = next((name for name in found if name != expected), None)
+        if other is not None or (several and expected is not None and not found):
             shown = repr(other) if other else "none"
             raise UsageError(
-                f"the layers of the module are binary with {kind} quantizer {shown}, method {method!r} has {wanted!r}: "
-                f"name the method of the module, or say options={{'{kind}_quantizer': {other!r}}}"
+                f"the layers of the module have {kind} quantizer {shown}, method {method!r} has {expected!r}: "
+                f"choose the method of the module, or pass options={{'{kind}_quantizer': {other!r}}}"
             )
 
 
-def _look(data: Dataset) -> Any:
-    """A few training images from all over the split."""
+def _sample(data: Dataset) -> Any:
+    """A few training images, evenly spread over the split."""
     count = min(LOOK_IMAGES, max(2, fitting_batch(data.input_shape)), len(data.train))
     return data.train[np.linspace(0, len(data.train) - 1, count).astype(np.int64)].images
 
 
 def _made_binary(model: nn.Module, recipe: Recipe, data: Dataset) -> nn.Module:
-    """A module of somebody else, binary in place, with latents that begin as the recipe says.
+    """A module of the user, binarized in place, with latents that are initialized as the recipe says.
 
     Raises:
         UsageError: it does not take the images of the data.

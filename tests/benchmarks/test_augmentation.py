@@ -1,4 +1,4 @@
-"""`onebit bench augmentation` times batches that are the same."""
+"""`python -m benchmarks augmentation` times batches that are the same."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import augmentation
+from benchmarks.__main__ import main
 from benchmarks.augmentation import (
     LOOP,
     augmentation_speed,
@@ -16,7 +17,6 @@ from benchmarks.augmentation import (
     measure,
     one_by_one,
 )
-from onebit.__main__ import main
 from onebit.data import Augmentation, TrainingImages
 from onebit.errors import OnebitError, UsageError
 
@@ -42,9 +42,9 @@ def test_every_variant_is_timed() -> None:
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "augmentation", "--rounds", "1", "--seconds", "0.001", "--batch", "5", "--count", "50"]) == 0
+    assert main(["augmentation", "--rounds", "1", "--seconds", "0.001", "--batch", "5", "--count", "50"]) == 0
     assert "whole batches, channels_last" in capsys.readouterr().out
-    assert main(["bench", "augmentation", "--rounds", "0"]) == 2
+    assert main(["augmentation", "--rounds", "0"]) == 2
 
 
 def test_speed_counts_images() -> None:
@@ -62,5 +62,5 @@ def test_variants_that_differ_and_wrong_numbers_are_refused(monkeypatch: pytest.
     with pytest.raises(UsageError, match="batch at most 20"):
         measure(batch=30, count=20)
     monkeypatch.setattr(augmentation, "change_with_numpy", lambda image, *drawn: image)
-    with pytest.raises(OnebitError, match="one by one, numpy: makes other batches than one by one, Pillow"):
+    with pytest.raises(OnebitError, match="one by one, numpy: returns other batches than one by one, Pillow"):
         measure(rounds=1, batch=5, seconds=0.001, count=20)

@@ -1,4 +1,4 @@
-"""`onebit bench kernels` times products whose sums are right, against float32 and 8 bits that compute the same."""
+"""`python -m benchmarks kernels` times products whose sums are right, against products in float32 and 8 bits."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from benchmarks import kernels, peaks
+from benchmarks.__main__ import main
 from benchmarks.kernels import describe, measure
 from benchmarks.layers import CASES, Case, Layer
 from benchmarks.rivals import Rival, onnxruntime_version
 from benchmarks.twins import FLOOR
-from onebit.__main__ import main
 from onebit.errors import OnebitError, UnknownNameError, UsageError
 from onebit.native import NativePlan, instruction_sets, make_plan
 
@@ -118,7 +118,7 @@ def test_threads_share_the_images() -> None:
 @native
 def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CASES, "small", SMALL["xnor-dense"])
-    options = ["bench", "kernels", "--rounds", "1", "--seconds", "1e-6", "--default-malloc", "--cases", "small"]
+    options = ["kernels", "--rounds", "1", "--seconds", "1e-6", "--default-malloc", "--cases", "small"]
     assert main([*options, "--isa", "portable"]) == 0
     table = capsys.readouterr().out.splitlines()[-4:]
     assert [line.count("|") for line in table] == [12] * 4
@@ -150,7 +150,7 @@ def test_a_plan_with_wrong_logits_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.usefixtures("without_onnxruntime")
 @pytest.mark.parametrize("name", ["xnor-dense", "first-conv"])
 def test_a_timed_step_with_wrong_sums_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    right: Callable[..., Callable[[], np.ndarray]] = NativePlan.alone
+    right: Callable[..., Callable[[], np.ndarray]] = kernels.alone
 
     def wrong(plan: NativePlan, images: np.ndarray, steps: range) -> Callable[[], np.ndarray]:
         call = right(plan, images, steps)
@@ -162,7 +162,7 @@ def test_a_timed_step_with_wrong_sums_is_refused(name: str, monkeypatch: pytest.
 
         return one_more
 
-    monkeypatch.setattr(NativePlan, "alone", wrong)
+    monkeypatch.setattr(kernels, "alone", wrong)
     with pytest.raises(OnebitError, match=rf"{name}, batch 1, portable: 1 of \d+ sums are not those of plain torch"):
         quick(name)
 
@@ -247,9 +247,9 @@ def test_steps_alone_compute_what_they_compute_among_the_others() -> None:
     for isa in instruction_sets().values():
         plan = make_plan(layer.packed, isa)
         plan.plan.batch = 4
-        (product,) = plan.products(4)
-        assert plan.steps[product - 1 : product + 1] == ("grid", "lut")
-        call = plan.alone(layer.images, range(product - 1, product + 1))
+        (product,) = kernels.matmuls(plan, 4)
+        assert plan.kernels[product - 1 : product + 1] == ("grid", "lut")
+        call = kernels.alone(plan, layer.images, range(product - 1, product + 1))
         logits, _ = plan.run(layer.images)
         for _ in range(3):
             found = call().view(np.float32).reshape(4, 5, 4, 7).transpose(0, 3, 1, 2)
@@ -291,13 +291,13 @@ def test_wrong_numbers_and_names_are_refused(monkeypatch: pytest.MonkeyPatch) ->
     for options in ({"rounds": 0}, {"threads": 0}, {"seconds": 0}):
         with pytest.raises(UsageError, match="must be positive"):
             quick(**options)
-    with pytest.raises(UsageError, match="the curve is of its own layers"):
+    with pytest.raises(UsageError, match="--scaling has its own layers"):
         quick("xnor-dense", scaling=True)
-    monkeypatch.setattr(kernels, "instruction_sets", lambda: {"portable": None})
+    monkeypatch.setattr("onebit.native.instruction_sets", lambda: {"portable": None})
     with pytest.raises(UnknownNameError, match="did you mean 'xnor-dense-4096'"):
         quick("xnor-dense-409")
     with pytest.raises(UnknownNameError, match="unknown instruction set of this machine 'sse'"):
         quick("xnor-dense", isa=["sse"])
-    monkeypatch.setattr(kernels, "instruction_sets", dict)
+    monkeypatch.setattr("onebit.native.instruction_sets", dict)
     with pytest.raises(UsageError, match="the native library is not installed"):
         quick()

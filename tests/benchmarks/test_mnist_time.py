@@ -62,5 +62,5 @@ def test_every_target_uses_all_training_images_one_thread_and_one_bit() -> None:
 
 
 def test_an_unknown_target_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"no such target: 93; there are 92, 97, 98, 98\.5"):
+    with pytest.raises(UsageError, match=r"unknown target 93; known: 92, 97, 98, 98\.5"):
         mnist_time.measure(targets=[93])

@@ -1,4 +1,4 @@
-"""`onebit bench nets` times packed nets whose logits are right, and float nets that are the same nets."""
+"""`python -m benchmarks nets` times packed nets whose logits are right, and float nets that are the same nets."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from benchmarks import nets, twins
+from benchmarks.__main__ import main
 from benchmarks.nets import describe, measure
 from benchmarks.twins import FLOOR, NETS, Sign, build, float_nets, float_twin, folded, make_images
-from onebit.__main__ import main
 from onebit.errors import OnebitError, UnknownNameError, UsageError
 from onebit.layers import BinaryLayer
 from onebit.native import NativePlan, instruction_sets
@@ -69,7 +69,7 @@ def test_threads_share_the_images() -> None:
 
 @native
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["bench", "nets", "--width", "0.02", "--rounds", "1", "--seconds", "1e-6", "--default-malloc"]
+    options = ["nets", "--width", "0.02", "--rounds", "1", "--seconds", "1e-6", "--default-malloc"]
     assert main([*options, "--nets", "mlp-weights,mlp-signs", "--batches", "1"]) == 0
     found = capsys.readouterr().out
     assert "mlp-weights, batch 1" in found
@@ -162,6 +162,6 @@ def test_wrong_numbers_and_names_are_refused(monkeypatch: pytest.MonkeyPatch) ->
             quick(**options)
     with pytest.raises(UnknownNameError, match="unknown net 'lenet'"):
         quick(nets=["lenet"])
-    monkeypatch.setattr(nets, "instruction_sets", dict)
+    monkeypatch.setattr("onebit.native.instruction_sets", dict)
     with pytest.raises(UsageError, match="the native library is not installed"):
         quick()

@@ -1,4 +1,4 @@
-"""`onebit bench startup` runs every command and reports each."""
+"""`python -m benchmarks startup` runs every command and reports each."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import json
 import numpy as np
 import pytest
 
+from benchmarks.__main__ import main
 from benchmarks.startup import example_net
-from onebit.__main__ import main
 from onebit.runtime import run
 
 
 def test_every_command_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "startup", "--rounds", "1", "--json"]) == 0
+    assert main(["startup", "--rounds", "1", "--json"]) == 0
     rows = {row["command"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
     assert {"onebit --help", "onebit predict NET IMAGE"} <= rows.keys()
     assert all(0 < row["fastest_seconds"] <= row["seconds"] for row in rows.values())
@@ -27,5 +27,5 @@ def test_the_example_net_tells_images_apart() -> None:
 
 
 def test_no_rounds_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "startup", "--rounds", "0"]) == 2
+    assert main(["startup", "--rounds", "0"]) == 2
     assert "rounds must be 1 or more" in capsys.readouterr().err

@@ -84,7 +84,7 @@ def test_a_system_that_does_not_tell_is_refused(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_a_binary_net_takes_the_tensors_of_its_twin_and_its_signs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_memory, "keep_freed_memory", lambda: True)
+    monkeypatch.setattr("onebit.common.memory.keep_freed_memory", lambda: True)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     twin, sign = (train_here(**{**SMALL, "variant": variant})["tensor_bytes"] for variant in (FLOOR, "sign"))
     assert twin <= sign < 1.5 * twin
@@ -94,7 +94,7 @@ def test_a_binary_net_takes_the_tensors_of_its_twin_and_its_signs(monkeypatch: p
 def test_recomputed_binary_activations_take_no_more_than_real_ones(
     precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_memory, "keep_freed_memory", lambda: True)
+    monkeypatch.setattr("onebit.common.memory.keep_freed_memory", lambda: True)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
     of = {"precision": precision, "memory_format": "channels_last", "model": "resnet20", "width": 0.25, "batch": 16}
     twin, bnn = (

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks import training_step
 from benchmarks.training_step import EAGER, FLOOR, check, describe, measure
 from benchmarks.variants import METHODS, Setting, Variant, build, chosen, is_plain, settings_of
 from onebit.errors import NotBinaryError, UnknownNameError, UsageError
@@ -23,7 +22,7 @@ from onebit.quantizers import Quantizer, Sign
 @pytest.fixture(autouse=True)
 def _own_malloc_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """The other tests of this process keep theirs."""
-    monkeypatch.setattr(training_step, "keep_freed_memory", lambda: True)
+    monkeypatch.setattr("onebit.common.memory.keep_freed_memory", lambda: True)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
 
 
@@ -109,7 +108,7 @@ class Clamped(Quantizer):
 
 
 class Stale(Sign):
-    """The signs of the first latent for ever."""
+    """The signs of the first latent forever."""
 
     first: Tensor | None = None
 
@@ -139,9 +138,9 @@ def test_a_variant_of_ones_own_is_measured_as_it_says() -> None:
 
 def test_the_check_takes_only_binary_weights_that_follow_their_clipped_latents() -> None:
     _trained(Sign())
-    with pytest.raises(NotBinaryError, match="not what they should be"):
+    with pytest.raises(NotBinaryError, match="are not the binary weights of its latents"):
         _trained(Clamped())
-    with pytest.raises(NotBinaryError, match="not what they should be"):
+    with pytest.raises(NotBinaryError, match="are not the binary weights of its latents"):
         _trained(Stale())
     with pytest.raises(NotBinaryError, match="not its clip 1"):
         _trained(Sign(), clip=False)

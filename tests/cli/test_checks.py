@@ -15,10 +15,12 @@ from onebit.data import DATASETS
 from onebit.errors import UsageError
 from onebit.models import MODELS, create_model
 from onebit.recipe import ModelRecipe, Recipe, build_recipe
-from onebit.runs.checks import _stand_in, check_recipe
+from onebit.runs.resolve import _stand_in, resolve
+from onebit.train.ranks import Ranks
 from onebit.train.weights import save_weights
 
 Onebit = Callable[..., Outcome]
+TWO = Ranks(0, 2)
 
 
 @pytest.fixture(autouse=True)
@@ -50,9 +52,10 @@ def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
         ("--method ste --optimizer bop --model.weight_quantizer xnor", "optimizer bop trains weight_quantizer sign"),
         ("--optimizer.momentum 0.9", "optimizer.momentum belongs to rmsprop, sgd and bayesbinn, the optimizer is 'ad"),
         ("--optimizer.nesterov true", "optimizer.nesterov needs optimizer.name sgd and a momentum"),
-        ("--optimizer.prior true", "optimizer.prior takes the weights that bayesbinn starts from"),
+        ("--method bayesbinn --optimizer.prior true", "optimizer.prior takes the weights that bayesbinn starts from"),
+        ("--optimizer.prior true", "optimizer.prior belongs to optimizer bayesbinn, but optimizer.name is"),
         ("--optimizer.lr_scale glorto", "lr_scale must be one of glorot, glorot_squared or none"),
-        ("--optimizer.prox_strength 1", "optimizer.prox_strength goes with weight_quantizer prox, got sign"),
+        ("--optimizer.prox_strength 1", "optimizer.prox_strength belongs to weight_quantizer prox, but model."),
         ("--schedule exponential --schedule.final_lr 0", "needs a final learning rate above 0"),
         ("--schedule.warmup 20", "schedule.warmup is 20 epochs, but training has only 5"),
         ("--precision fp8", "precision must be one of auto, bf16, fp32, got 'fp8'"),
@@ -153,14 +156,14 @@ def test_a_teacher_of_other_images_is_refused_before_the_data_are_read(
 @pytest.mark.parametrize("dataset", ["folder", "arrays", "imagenet", "mine"])
 @pytest.mark.parametrize("model", [name for name in MODELS if name != "unet"])
 def test_every_model_is_taken_for_images_of_any_size(model: str, dataset: str) -> None:
-    check_recipe(build_recipe({"dataset": dataset, "model": {"name": model, "coding": "standardise"}}))
-    check_recipe(build_recipe({"dataset": "arrays", "model": {"widths": [50, 3]}, "batch_size": 5000}))
+    resolve(build_recipe({"dataset": dataset, "model": {"name": model, "coding": "standardize"}}))
+    resolve(build_recipe({"dataset": "arrays", "model": {"widths": [50, 3]}, "batch_size": 5000}))
 
 
 def test_a_check_takes_no_memory_for_weights() -> None:
-    check_recipe(Recipe())  # imports
+    resolve(Recipe())  # imports
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    check_recipe(Recipe(model=ModelRecipe(widths=(784, 20_000, 20_000, 10))))  # 1.7 GB of them
+    resolve(Recipe(model=ModelRecipe(widths=(784, 20_000, 20_000, 10))))  # 1.7 GB of them
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB
 
 
@@ -172,11 +175,11 @@ def test_images_of_a_check_take_no_memory() -> None:
 
 def test_weights_beyond_memory_are_refused() -> None:
     with pytest.raises(UsageError, match="4,003 GB, and this machine has"):
-        check_recipe(Recipe(model=ModelRecipe(widths=(784, 1_000_000, 1_000_000, 10))))
+        resolve(Recipe(model=ModelRecipe(widths=(784, 1_000_000, 1_000_000, 10))))
 
 
 def test_the_processes_that_train_together_are_checked() -> None:
-    with pytest.raises(UsageError, match="learnt by one process"):
-        check_recipe(build_recipe({"continual": {"tasks": 2}}), processes=2)
+    with pytest.raises(UsageError, match="learned by one process"):
+        resolve(build_recipe({"continual": {"tasks": 2}}), ranks=TWO)
     with pytest.raises(UsageError, match="2 of them need two images each"):
-        check_recipe(Recipe(batch_size=2), processes=2)
+        resolve(Recipe(batch_size=2), ranks=TWO)

@@ -17,8 +17,8 @@ from onebit.data import DATASETS
 from onebit.layers import binary_layers
 from onebit.recipe import Recipe, build_recipe, flag_names
 from onebit.recipe.reading import split_alias
-from onebit.recipe.translations.bayesbinn_json import KEYS
 from onebit.recipe.translations.binarynet import CLASSIC, OTHER_NAMES, SHORT
+from onebit.recipe.translations.json_config import KEYS
 from onebit.runs.model import build_model
 
 Onebit = Callable[..., Outcome]

@@ -13,7 +13,7 @@ from cli_support import Outcome
 from onebit.cli.train_command import read_command, train_request
 from onebit.recipe import Recipe, read_settings, recipe_names, recipe_path
 from onebit.recipe.request import RecipeRequest
-from onebit.runs.checks import check_recipe
+from onebit.runs.resolve import resolve
 from onebit.runs.run import first_stage
 
 Onebit = Callable[..., Outcome]
@@ -28,7 +28,7 @@ def test_one_epoch_of_every_recipe_can_be_trained(name: str) -> None:
     short = asked(name, "--epochs", "1").recipe
     assert short.epochs == 1
     # the run that a recipe may start from is one more training
-    check_recipe(dataclasses.replace(short, init_from=None))
+    resolve(dataclasses.replace(short, init_from=None))
 
 
 def test_the_warmup_keeps_its_share_of_training_and_a_note_says_so() -> None:

@@ -52,7 +52,7 @@ def test_a_folder_that_is_named_is_refused_where_a_run_is(onebit: Onebit, traine
     before = content(trained)
     refused = onebit("train", *SHORT, "--out", trained)
     assert refused.status == 2
-    assert f"go on with --resume {trained}, replace it with --overwrite, or choose another --out" in refused.line
+    assert f"continue it with --resume {trained}, replace it with --overwrite, or choose another --out" in refused.line
     assert content(trained) == before
 
 

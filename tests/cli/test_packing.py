@@ -96,7 +96,7 @@ def test_who_changes_the_net_and_its_digest_is_found_by_its_source(
     assert done.status == 1
     ok, detail = steps(done)["packed bits"]
     assert not ok
-    assert detail.startswith(f"the file is not what its source packs to: {message}")
+    assert detail.startswith(f"the file differs from its source, packed again: {message}")
 
 
 def test_another_name_is_found_by_its_source(
@@ -130,7 +130,7 @@ def test_torch_may_round_otherwise_elsewhere(
     done = onebit("verify", path, "--source", run_folder, "--json")
     assert done.status == 0
     found = steps(done)
-    detail = "equal to the source, packed again, up to the rounding of torch: 32 of 32 values of shift of norm1 (by at"
+    detail = "equal to the source, packed again, up to rounding in torch: 32 of 32 values of shift of norm1 (by at"
     assert found["packed bits"][1].startswith(detail)
     expected = f"recomputed, equal; largest logit difference {1.25 * difference:.3g}, here {difference:.3g}"
     assert found["certificate"] == (True, expected)
@@ -185,7 +185,7 @@ def test_a_file_without_digest_is_named(onebit: Onebit, run_folder: Path, packed
     path.write_bytes(without_digest(load(packed_file)))
     found = onebit("inspect", path)
     assert found.status == 0
-    assert "no digest, as it is of format 1: changes to this file cannot be noticed" in found.err
+    assert "the file has format 1 and no digest: changes to it cannot be detected" in found.err
     assert "digest:" not in found.out
     done = onebit("verify", path, "--source", run_folder)
     assert done.status == 0
@@ -215,7 +215,7 @@ def test_pack_without_the_data_set(
     refused = onebit("verify", path)
     assert refused.status == 2
     assert refused.line.endswith("carries no certificate: name what it was packed from with --source RUN")
-    assert "warning: the packed net carries no certificate" in onebit("inspect", path).err
+    assert "warning: the packed net has no certificate" in onebit("inspect", path).err
     compared = onebit("verify", path, "--source", run_folder, "--json")
     assert (compared.status, list(steps(compared))) == (0, ["packed bits"])
     assert "carries no certificate: no images are compared" in compared.err

@@ -105,7 +105,7 @@ def test_list_alone_lists_its_kinds(onebit: Onebit) -> None:
 def test_train_help_shows_every_field_with_default_and_meaning(onebit: Onebit, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     lines = onebit("train", "--help").out.splitlines()
-    assert max(map(len, lines[lines.index("the net:") :])) <= 100
+    assert max(map(len, lines[lines.index("the model:") :])) <= 100
     for name in flag_names():
         flag = f"--{name}" if name == "name" else f"--{name.removesuffix('.name')}"
         [line] = [line for line in lines if re.match(rf"  {re.escape(flag)} \S", line)]

@@ -41,7 +41,7 @@ def test_a_table_and_a_picture_and_no_second_run_in_the_same_folder(onebit: Oneb
 
     refused = onebit("train", "mnist-permuted", *SHORT, "--out", folder)
     assert refused.status == 2
-    assert "holds a run already: go on with --resume" in refused.line
+    assert "holds a run already: continue it with --resume" in refused.line
     other = onebit("train", "mnist-permuted", *SHORT, "--optimizer.lr", "0.5", "--out", folder, "--resume")
     assert "was trained with optimizer.lr = 0.001, now it is 0.5" in other.line
     again = onebit("train", "mnist-permuted", *SHORT, "--out", folder, "--resume")
@@ -106,13 +106,13 @@ def test_one_task_does_not_overwrite_several_that_were_interrupted_in_the_first(
         refused = onebit("train", recipe, "--out", folder)
         assert refused.status == 2
         assert (
-            f"{folder} holds a run already: go on with --resume {folder}, replace it with --overwrite, or"
+            f"{folder} holds a run already: continue it with --resume {folder}, replace it with --overwrite, or"
             in refused.line
         )
     assert "was trained with" in onebit("train", "digits-smoke", "--out", folder, "--resume").err.splitlines()[-1]
     assert "holds a run already" in onebit("train", "digits-smoke", "--seeds", "0-1", "--out", folder.parent).line
     report = onebit("report", folder, "-o", tmp_path / "report")
-    assert f"{folder}: no task is learnt to its end yet" in report.line
+    assert f"{folder}: no task is finished yet" in report.line
     assert not (tmp_path / "report").exists()
     assert contents(folder) == before
 

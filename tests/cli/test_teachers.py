@@ -71,8 +71,8 @@ def test_a_warning_of_training_is_a_line_of_talk_and_of_the_log(onebit: Onebit, 
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         done = train(onebit, tmp_path / "run", *flags)
-    (line,) = [line for line in done.err.splitlines() if "latents lie beyond" in line]
-    assert line.startswith("note: epoch 1, layers linear1, linear2: latents lie beyond ±1 and ")
+    (line,) = [line for line in done.err.splitlines() if "latents are beyond" in line]
+    assert line.startswith("note: epoch 1, layers linear1, linear2: latents are beyond ±1 and ")
     assert line in (tmp_path / "run" / "log.txt").read_text().splitlines()
 
 

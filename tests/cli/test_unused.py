@@ -20,7 +20,8 @@ from onebit.recipe import (
     recipe_path,
     unused_settings,
 )
-from onebit.recipe.unused import BAYESIAN, OWNERS, RANDOM
+from onebit.recipe.option_owners import NEEDS, needs_of
+from onebit.recipe.options import declared
 
 Onebit = Callable[..., Outcome]
 SIGN = "but model.weight_quantizer is 'sign': leave it out"
@@ -40,7 +41,7 @@ SIGN = "but model.weight_quantizer is 'sign': leave it out"
         ("--optimizer.latent_init 3", "optimizer.latent_init belongs to optimizer bayesbinn"),
         ("--method bayesbinn --init_from x --optimizer.latent_init 3", "belongs to a training from new weights, but"),
         ("--optimizer.samples 4", f"optimizer.samples belongs to random weights or dropout, {SIGN}"),
-        ("--optimizer.prox_freeze 0.5", "optimizer.prox_freeze belongs to prox_strength, but optimizer."),
+        ("--optimizer.prox_freeze 0.5", "prox_freeze belongs to weight_quantizer prox, but model.weight_"),
         ("--method real --optimizer.lr_scale glorot", "optimizer.lr_scale belongs to binary weights, but model."),
         ("--optimizer.decay_norm", "optimizer.decay_norm belongs to weight_decay, but optimizer.weight_decay is 0.0"),
         ("--schedule.step_size 3", "schedule.step_size belongs to schedule step, but schedule.name is 'cosine'"),
@@ -124,11 +125,14 @@ def test_a_method_says_nothing_in_vain(name: str) -> None:
 
 
 def test_every_setting_and_deciding_field_is_one_of_a_recipe() -> None:
-    assert OWNERS.keys() <= set(flag_names())
-    assert {owner.field for owners in OWNERS.values() for owner in owners} <= set(flag_names())
+    names = {*NEEDS, "draws", *(f"optimizer.{name}" for name in declared("optimizer"))}
+    assert names <= set(flag_names())
+    needs = [need for name in names for need in needs_of(name)]
+    assert {need.field for need in needs} <= set(flag_names())
+    assert all(needs_of(name) for name in names)
 
 
 def test_the_quantizers_are_called_what_they_are() -> None:
-    assert {name for name, kind in WEIGHT_QUANTIZERS.items() if hasattr(kind, "mean")} == set(BAYESIAN)
-    assert {name for name, kind in WEIGHT_QUANTIZERS.items() if kind.random} == set(RANDOM)
+    for name, entry in WEIGHT_QUANTIZERS.entries().items():
+        assert (entry.random, entry.bayesian) == (entry.object.random, hasattr(entry.object, "mean")), name
     assert not any(getattr(kind, "random", False) for kind in INPUT_QUANTIZERS.values())

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from onebit.data import load_dataset
-from onebit.evaluation.summary import summary
+from onebit.evaluation.counts import summary
 from onebit.runs.run import open_run
 from onebit.runtime import load, run
 
@@ -81,7 +81,7 @@ def test_evaluate_names_mode_data_and_counts_for_people(onebit: Onebit, run_fold
     ("arguments", "message"),
     [
         (["--weights", "latnet"], "weights must be latent, binary, mean, sample or ensemble:N"),
-        (["--weights", "mean"], "layer 'linear1': Sign has no mean weights, which are those of a Bayesian net"),
+        (["--weights", "mean"], "layer 'linear1': Sign has no mean weights: only Bayesian nets have them"),
         (["--weights", "ensemble:0"], "weights must be latent, binary, mean, sample or ensemble:N"),
         (["--split", "exam"], "invalid choice: 'exam'"),
         (["--dataset", "toy"], "was trained on the classes 0, 1, 2, 3, 4, 5, … (10 in all); toy has a, b, c, d"),
@@ -404,14 +404,14 @@ def test_files_that_are_no_nets_are_refused(
 
 def test_weights_of_another_net_are_refused(onebit: Onebit, run_folder: Path, tmp_path: Path) -> None:
     save_file({"fc.weight": torch.ones(3, 3)}, tmp_path / "other.safetensors")
-    assert "carries no recipe" in onebit("evaluate", tmp_path / "other.safetensors").line
+    assert "the file has no recipe" in onebit("evaluate", tmp_path / "other.safetensors").line
     refused = onebit("evaluate", tmp_path / "other.safetensors", "--recipe", "digits-smoke")
     assert "belongs to another net" in refused.line
     (tmp_path / "recipe.yaml").write_text((run_folder / "recipe.yaml").read_text().replace("- 32", "- 16"))
     state = load_file(run_folder / "best.safetensors")
     save_file(state, tmp_path / "best.safetensors")
     refused = onebit("evaluate", tmp_path)
-    assert "has shape (32, 784), the model wants (16, 784)" in refused.line
+    assert "has shape (32, 784), the model has (16, 784)" in refused.line
 
 
 def test_missing_runs_are_refused(onebit: Onebit, tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ MISTAKES: dict[str, tuple[Callable[[], Any], type[OnebitError], tuple[str, ...]]
     "binarize a name": (lambda: onebit.binarize_("mlp"), WrongTypeError, ("'mlp'", "onebit.create_model")),
     "a model on an array": (lambda: MODEL(IMAGES), WrongTypeError, ("array uint8", "torch.from_numpy(images)")),
     "a Trainer of an unknown model": (lambda: onebit.Trainer("mlpp"), UsageError, ("unknown model 'mlpp'", "'mlp'")),
-    "a Trainer of a class": (lambda: onebit.Trainer(nn.Flatten), WrongTypeError, ("the class Flatten", "an object")),
+    "a Trainer of a class": (lambda: onebit.Trainer(nn.Flatten), WrongTypeError, ("the class Flatten", "an instance")),
     "a Trainer with lr": (lambda: onebit.Trainer("mlp", lr=0.1), UsageError, ("unknown field lr", "optimizer.lr")),
     "a Trainer on a DataLoader": (lambda: onebit.Trainer("mlp").fit(LOADER), WrongTypeError, ("DataLoader",)),
     "a field of no recipe": (lambda: build_recipe({"learning": 1}), UsageError, ("unknown field learning",)),
@@ -170,7 +170,7 @@ def test_a_mistake_is_answered_in_one_line(mistake: str) -> None:
 
 
 def refusal(name: str, option: str) -> str:
-    """What is said to an option of the value None; "" when it is taken."""
+    """The message for an option with the value None; "" if it is accepted."""
     try:
         create_model(name, **{option: None})
     except UsageError as error:
@@ -189,7 +189,7 @@ def test_a_model_takes_every_option_that_it_names(name: str) -> None:
 
 
 def test_a_model_without_latents_is_no_mistake() -> None:
-    """`latent_groups` says of each group whether it holds latents, so that none at all is known to be meant."""
+    """`latent_groups` marks each group with or without latents, so that none at all is known to be intended."""
     real = create_model("mlp", widths=(64, 8, 4), weight_quantizer=None)
     unclipped = onebit.latent_groups(MODEL, lr=1e-3, latent_clip=None)
     own = [{"params": list(MODEL.parameters()), "latent_clip": 1.0}]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from onebit.common.files import atomic_path, remove_leftovers, write_atomic
+from onebit.common.files import atomic_path, read_json, remove_leftovers, write_atomic
 from onebit.errors import OnebitError
 
 
@@ -123,3 +123,27 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) 
     assert len(names(tmp_path)) == 2
     remove_leftovers(tmp_path)
     assert names(tmp_path) == ["other.bin"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b'{"a": ', "Expecting value"),
+        (b"\xff", "can't decode"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b" " * 200_001, "got 200,001 bytes, expected at most 200,000"),
+        (None, "No such file"),
+    ],
+)
+def test_a_json_file_that_cannot_be_read_is_an_error(content: bytes | None, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises((OSError, ValueError), match=reason):
+        read_json(path, largest=200_000)
+
+
+def test_a_json_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    path.write_text('{"test": {"binary": 0.5}}', encoding="utf-8")
+    assert read_json(path, largest=100) == {"test": {"binary": 0.5}}

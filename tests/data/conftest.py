@@ -1,4 +1,4 @@
-"""Fixtures of the data set tests: a closed-off environment, small files, a local web server."""
+"""Fixtures for the tests of data sets: an isolated environment, small files, a local web server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def tiny() -> TinyMnist:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[[Path], Mirror]]:
-    """`serve(folder)` starts a mirror that hands out the files of the folder."""
+    """`serve(folder)` starts a mirror that serves the files in the folder."""
     mirrors: list[Mirror] = []
 
     def start(folder: Path) -> Mirror:

@@ -1,4 +1,4 @@
-"""Files of own arrays as a data set."""
+"""A file of arrays as a data set."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from onebit.errors import DataError, UnknownNameError
 
 
 def arrays(**changes: Any) -> dict[str, Any]:
-    """What a file holds; None leaves a key out."""
+    """The arrays of a file; None leaves a key out."""
     train, test = make_toy(40, 20)
     held = {"train_images": train.images, "train_labels": train.labels}
     held |= {"test_images": test.images, "test_labels": test.labels, **changes}
@@ -25,7 +25,7 @@ def write(path: Path, **changes: Any) -> Path:
     return path
 
 
-def test_a_file_is_the_data_set_of_its_arrays(tmp_path: Path) -> None:
+def test_the_arrays_of_a_file_become_a_data_set(tmp_path: Path) -> None:
     held = arrays()
     path = write(tmp_path / "own.npz")
     found = load_dataset("arrays", directory=path, validation=10, split_seed=3)

@@ -1,4 +1,4 @@
-"""Random crop, mirror and cutout: every output is what the definition makes of one image, from the rng alone."""
+"""Random crops, flips and cutout: the batches equal those of the definition, one image at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from onebit.errors import UsageError
 
 
 def one_by_one(images: np.ndarray, augmentation: Augmentation, rng: np.random.Generator) -> np.ndarray:
-    """The documented meaning, an image at a time, with the documented order of draws."""
+    """The documented meaning, one image at a time, with the documented order of draws."""
     count, _, height, width = images.shape
     padding, side = augmentation.crop_padding, augmentation.cutout
     crops, (top, left), coins = np.zeros((count, 4)), np.zeros((2, count), int), np.zeros(count, bool)
@@ -54,7 +54,7 @@ SHAPES = st.tuples(st.integers(0, 5), st.sampled_from([1, 3]), st.integers(1, 6)
 
 @settings(deadline=None)
 @given(shape=SHAPES, augmentation=AUGMENTATIONS, seed=st.integers(0, 2**32))
-def test_equals_the_loop_over_single_images(
+def test_a_batch_equals_a_loop_over_single_images(
     shape: tuple[int, int, int, int], augmentation: Augmentation, seed: int
 ) -> None:
     assume(augmentation.padding_mode == "zero" or augmentation.crop_padding < min(shape[2:]))
@@ -133,7 +133,7 @@ def test_the_rng_decides_and_moves_on() -> None:
     assert (first != second).any()
 
 
-def test_nothing_asked_gives_the_images_and_draws_nothing() -> None:
+def test_the_default_augmentation_returns_the_images_and_draws_nothing() -> None:
     images = np.zeros((4, 1, 8, 8), np.uint8)
     rng = np.random.default_rng(0)
     state = rng.bit_generator.state
@@ -156,7 +156,7 @@ def test_the_cut_square_is_where_it_was_drawn_and_ends_at_the_border() -> None:
     white = np.full((4000, 3, 8, 8), 255, np.uint8)
     cut = augment_images(white, Augmentation(cutout=4), rng=np.random.default_rng(0))[:, 0] == 0
     areas, counts = np.unique(cut.sum(axis=(1, 2)), return_counts=True)
-    # sides of 4 but for centres 0, 1 and 7, where it is 2, 3 and 3: the products of two of these
+    # sides of 4 but for centers 0, 1 and 7, where it is 2, 3 and 3: the products of two of these
     assert areas.tolist() == [4, 6, 8, 9, 12, 16]
     assert counts[areas == 16] / 4000 == pytest.approx((5 / 8) ** 2, abs=0.03)
 
@@ -172,12 +172,12 @@ def test_the_cut_square_is_where_it_was_drawn_and_ends_at_the_border() -> None:
         ({"min_area": 0.5, "crop_padding": 1}, "two ways to crop"),
     ],
 )
-def test_what_cannot_be_done_is_refused(options: dict[str, object], says: str) -> None:
+def test_invalid_options_are_refused(options: dict[str, object], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         replace(Augmentation(), **options)  # type: ignore[arg-type]
 
 
-def test_images_too_small_to_be_reflected_are_refused() -> None:
+def test_images_too_small_for_reflection_are_refused() -> None:
     images, augmentation = np.zeros((2, 1, 4, 9), np.uint8), Augmentation(4, padding_mode="reflect")
     with pytest.raises(UsageError, match="expected at most 3 for images of 4×9 pixels"):
         augment_images(images, augmentation, rng=np.random.default_rng(0))
@@ -185,7 +185,7 @@ def test_images_too_small_to_be_reflected_are_refused() -> None:
         TrainingImages(images, augmentation, channels_last=False)
 
 
-def test_an_index_that_is_no_image_is_refused() -> None:
+def test_an_index_out_of_range_is_refused() -> None:
     training = TrainingImages(np.zeros((4, 1, 4, 4), np.uint8), Augmentation(1), channels_last=True)
     for wrong in ([0, 4], [-1, 2]):
         with pytest.raises(IndexError, match="expected 0 to 3"):

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100: small generated files in both layouts, what is refused, and the copy that was JPEG."""
+"""CIFAR-10 and CIFAR-100: small generated files in both layouts, bad files, and the copy that was stored as JPEG."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_label_out_of_range_is_one_clear_line(tiny: TinyCifar, tmp_path: Path,
         read(tiny, tmp_path)
 
 
-def test_files_that_are_missing_are_named_with_the_places(tmp_path: Path) -> None:
+def test_missing_files_are_listed_with_the_searched_folders(tmp_path: Path) -> None:
     tiny = tiny_cifar100()
     (tiny.write(tmp_path) / "test.bin").unlink()
     with pytest.raises(DataError) as caught:
@@ -99,7 +99,7 @@ def test_files_that_are_missing_are_named_with_the_places(tmp_path: Path) -> Non
 
 
 def archive(tiny: TinyCifar, folder: Path, **changes: bytes | str | None) -> OfficialArchive:
-    """A tar.gz as the official ones; `changes` replace files: bytes are content, a text is a link, None leaves out."""
+    """A tar.gz like the official ones; `changes` by file: other content, a link (str), or None to leave it out."""
     folder.mkdir()
     path = folder / "cifar.tar.gz"
     with tarfile.open(path, "w:gz") as tar:
@@ -124,7 +124,7 @@ def fetched(tiny: TinyCifar, archive: OfficialArchive, mirror: Mirror) -> Loaded
 
 
 @BOTH
-def test_the_archive_is_fetched_unpacked_and_found_again(
+def test_the_archive_is_downloaded_extracted_and_found_again(
     tiny: TinyCifar, tmp_path: Path, serve: Callable[[Path], Mirror]
 ) -> None:
     packed = archive(tiny, tmp_path / "mirror")
@@ -135,7 +135,7 @@ def test_the_archive_is_fetched_unpacked_and_found_again(
     place = tmp_path / "cache" / tiny.files.folders[0]
     assert loaded.directory == str(place)
     assert {path.name for path in place.iterdir()} == {file.name for file in tiny.files.files}  # and no archive
-    assert mirror.asked == ["/cifar.tar.gz"]
+    assert mirror.requests == ["/cifar.tar.gz"]
     assert not list(tmp_path.rglob("escaped.html"))
 
 
@@ -147,7 +147,7 @@ def test_the_archive_is_fetched_unpacked_and_found_again(
         ({"train": "/etc/passwd"}, "train.bin is damaged: got 0 bytes, expected a regular file of"),
     ],
 )
-def test_an_archive_of_something_else_is_refused(
+def test_an_archive_with_other_files_is_refused(
     tmp_path: Path, serve: Callable[[Path], Mirror], change: dict[str, bytes | str | None], says: str
 ) -> None:
     tiny = tiny_cifar100()

@@ -1,4 +1,4 @@
-"""`onebit data`: folders are decoded into the cache, and what is wrong with one is one line."""
+"""`onebit data`: decodes folders into the cache, and reports an error in one line."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_folder_is_prepared(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert out.splitlines()[-1] == "tested on the images of val/"
 
 
-def test_what_is_wrong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = imagenet_folder(tmp_path / "pictures")
     broken = break_image(root / "train" / "n02" / "n02_3.JPEG")
     options = ("folder", "--data", root, "-j", 0)

@@ -26,7 +26,7 @@ TINY: dict[str, Callable[[], TinyCifar]] = {"cifar10": tiny_cifar10, "cifar100":
 
 
 def at_hand(name: str, folder: Path) -> tuple[DatasetEntry, Path | None]:
-    """The data set, and where it is: of the large ones a small one that is made in `folder`."""
+    """The data set and its folder; a small one, made in `folder`, in place of a large one."""
     entry = DATASETS[name]
     if name in TINY:
         tiny = TINY[name]()
@@ -99,12 +99,12 @@ def test_fetch_names_files_that_exist(name: str, tmp_path: Path) -> None:
     assert bool(fetched.files) == (name != "toy")
 
 
-def test_without_validation_everything_is_trained_on() -> None:
+def test_without_validation_all_images_are_training_images() -> None:
     data = load_dataset("toy", validation=0)
     assert (len(data.train), len(data.validation)) == (2048, 0)
 
 
-def test_an_entry_is_taken_as_it_is(tiny: TinyMnist, tmp_path: Path) -> None:
+def test_an_entry_can_replace_a_name(tiny: TinyMnist, tmp_path: Path) -> None:
     def read(*, directory: Path | None, progress: object) -> object:
         return read_mnist(directory=directory, files=tiny.files, mirrors=())
 

@@ -1,4 +1,4 @@
-"""Image files to pixels: every kind of image, what does not decode, and workers that do the same as this process."""
+"""Image files to pixels: every kind of image, broken files, and worker processes."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def save(path: Path, image: Image.Image, **options: object) -> str:
     return str(path)
 
 
-def test_an_image_of_the_right_size_is_left_as_it_is(tmp_path: Path) -> None:
+def test_an_image_of_the_right_size_is_unchanged(tmp_path: Path) -> None:
     pixels = picture(0)
     np.testing.assert_array_equal(decode_image(str(write(tmp_path / "a.png", pixels)), (12, 16)), pixels)
 
 
 @pytest.mark.parametrize(("height", "width"), [(20, 30), (31, 17), (8, 8), (300, 200)])
-def test_the_shorter_side_becomes_the_size_and_the_centre_is_cut_out(tmp_path: Path, height: int, width: int) -> None:
+def test_the_shorter_side_is_resized_and_the_center_cropped(tmp_path: Path, height: int, width: int) -> None:
     pixels, side = picture(1, height, width), min(height, width)
     got = decode_image(str(write(tmp_path / "a.png", pixels)), (10, 10))
     left, top = (width - side) / 2, (height - side) / 2
@@ -40,7 +40,7 @@ def test_the_shorter_side_becomes_the_size_and_the_centre_is_cut_out(tmp_path: P
     np.testing.assert_array_equal(got, Image.fromarray(pixels).resize((10, 10), Image.Resampling.BILINEAR, box))
 
 
-def test_a_crop_is_resized_to_the_whole(tmp_path: Path) -> None:
+def test_a_crop_is_resized_to_the_full_size(tmp_path: Path) -> None:
     pixels = picture(2, 40, 60)
     crop = np.array([0.3, 0.1, 0.25, 0.75])
     got = decode_image(str(write(tmp_path / "a.png", pixels)), (9, 9), crop=crop)
@@ -50,12 +50,12 @@ def test_a_crop_is_resized_to_the_whole(tmp_path: Path) -> None:
 
 def test_every_mode_becomes_rgb(tmp_path: Path) -> None:
     rgb = Image.fromarray(picture(3))
-    grey = np.asarray(rgb.convert("L"))
+    gray = np.asarray(rgb.convert("L"))
 
     def decoded(name: str, image: Image.Image, **options: object) -> np.ndarray:
         return decode_image(save(tmp_path / name, image, **options), (12, 16))
 
-    np.testing.assert_array_equal(decoded("l.png", rgb.convert("L")), np.stack([grey] * 3, axis=2))
+    np.testing.assert_array_equal(decoded("l.png", rgb.convert("L")), np.stack([gray] * 3, axis=2))
     np.testing.assert_array_equal(
         decoded("1.png", rgb.convert("1")), np.stack([np.asarray(rgb.convert("1")) * 255] * 3, 2)
     )
@@ -63,8 +63,8 @@ def test_every_mode_becomes_rgb(tmp_path: Path) -> None:
     np.testing.assert_array_equal(
         decoded("cmyk.tif", rgb.convert("CMYK")), np.asarray(rgb.convert("CMYK").convert("RGB"))
     )
-    sixteen = Image.fromarray(grey.astype(np.uint16) * 257)
-    np.testing.assert_array_equal(decoded("16.png", sixteen), np.stack([grey] * 3, axis=2))
+    sixteen = Image.fromarray(gray.astype(np.uint16) * 257)
+    np.testing.assert_array_equal(decoded("16.png", sixteen), np.stack([gray] * 3, axis=2))
     alpha = rgb.copy()
     alpha.putalpha(Image.fromarray(np.repeat(np.array([[0], [255]], np.uint8), [4, 8], 0).repeat(16, 1)))
     on_black = np.asarray(rgb).copy()
@@ -72,7 +72,7 @@ def test_every_mode_becomes_rgb(tmp_path: Path) -> None:
     np.testing.assert_array_equal(decoded("rgba.png", alpha), on_black)
 
 
-def test_the_orientation_of_a_camera_is_obeyed(tmp_path: Path) -> None:
+def test_the_exif_orientation_is_applied(tmp_path: Path) -> None:
     rgb, exif = Image.fromarray(picture(4)), Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     path = save(tmp_path / "a.png", rgb, exif=exif)
@@ -91,7 +91,7 @@ def test_the_orientation_of_a_camera_is_obeyed(tmp_path: Path) -> None:
     ],
     ids=["empty", "a web page", "a head only", "missing"],
 )
-def test_what_is_no_image_is_named(tmp_path: Path, content: bytes | None, says: str) -> None:
+def test_a_file_that_is_not_an_image_is_named(tmp_path: Path, content: bytes | None, says: str) -> None:
     path = tmp_path / "ünusual name.png"
     if content is not None:
         path.write_bytes(content)
@@ -108,7 +108,7 @@ def test_a_truncated_image_is_named(tmp_path: Path, suffix: str) -> None:
         decode_image(str(path), (8, 8))
 
 
-def test_workers_decode_as_this_process_does_and_in_order(tmp_path: Path) -> None:
+def test_workers_decode_in_order_with_the_same_result(tmp_path: Path) -> None:
     paths = [str(write(tmp_path / f"{i}.jpg", picture(i, 20 + i % 7, 30 - i % 5))) for i in range(40)]
     crops = np.random.default_rng(0).uniform([0.1, -0.2, 0, 0], [1, 0.2, 1, 1], (40, 4))
     expected, cropped = np.stack([decode_image(path, (10, 12)) for path in paths]), Decoders((10, 12), workers=0)
@@ -140,11 +140,9 @@ def test_a_worker_that_dies_is_one_clear_line(tmp_path: Path) -> None:
     path = str(write(tmp_path / "a.png", picture(0)))
     with closing(Decoders((12, 16), workers=1)) as decoders:
         decoders.decode([path])
-        started = decoders._started
-        assert started is not None
-        process = started._idle.get()
+        process = decoders._idle.get()
         process.kill()
-        started._idle.put(process)
+        decoders._idle.put(process)
         with pytest.raises(DataError, match=r"a\.png: the worker process that decoded it ended with status -9"):
             decoders.decode([path])
 
@@ -154,7 +152,7 @@ import sys
 from onebit.data.decoding import Decoders
 decoders = Decoders((12, 16), workers=2)
 decoders.decode([sys.argv[1]] * 4)
-print(*[p.pid for p in list(decoders._started._idle.get() for _ in range(2))], flush=True)
+print(*[p.pid for p in list(decoders._idle.get() for _ in range(2))], flush=True)
 {then}
 """
 
@@ -168,7 +166,7 @@ def is_running(process: int) -> bool:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("end", ["return", "ctrl-c", "kill"])
-def test_workers_end_with_the_process_that_asked(tmp_path: Path, end: str) -> None:
+def test_workers_end_with_the_parent_process(tmp_path: Path, end: str) -> None:
     path = write(tmp_path / "a.png", picture(0))
     then = "" if end == "return" else "import time; time.sleep(60)"
     script = tmp_path / "script.py"  # no `if __name__ == "__main__"`
@@ -189,7 +187,7 @@ def test_workers_end_with_the_process_that_asked(tmp_path: Path, end: str) -> No
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_process_starts_its_own(tmp_path: Path) -> None:
+def test_a_forked_process_starts_its_own_workers(tmp_path: Path) -> None:
     path = str(write(tmp_path / "a.png", picture(0)))
     code = f"""
 import os

@@ -1,4 +1,4 @@
-"""Where the files of a data set are looked for, and how they are downloaded."""
+"""Where the files of a data set are searched, and how they are downloaded."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_order_is_environment_then_cache(tiny: TinyMnist, tmp_path: Path, monkey
 
 
 def test_a_named_folder_is_the_only_one(tiny: TinyMnist, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Complete files elsewhere, and mirrors, do not stand in for a folder that was named by mistake."""
+    """Complete files elsewhere, and mirrors, are not used in place of a folder that was named by mistake."""
     tiny.write(tmp_path / "elsewhere")
     tiny.write(tmp_path / "cache" / "mnist")
     monkeypatch.setenv("ONEBIT_DATA", str(tmp_path / "elsewhere"))
@@ -75,7 +75,7 @@ def test_a_named_folder_is_the_only_one(tiny: TinyMnist, tmp_path: Path, monkeyp
     assert folder_found(tiny, own) == own / "MNIST" / "raw"
 
 
-def test_an_incomplete_folder_is_passed_over(tiny: TinyMnist, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_folder_is_skipped(tiny: TinyMnist, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny.write(tmp_path / "part", which=(0, 1, 2))
     whole = tiny.write(tmp_path / "whole")
     monkeypatch.setenv("ONEBIT_DATA", os.pathsep.join([str(tmp_path / "part"), str(whole)]))
@@ -103,7 +103,7 @@ def test_a_wrong_directory_is_refused_at_once(tiny: TinyMnist, tmp_path: Path) -
         find_or_fetch(official(tiny), directory=tmp_path / "typo", progress=None)
 
 
-def test_not_found_and_offline_names_files_places_and_ways_out(
+def test_not_found_and_offline_lists_files_folders_and_ways_out(
     tiny: TinyMnist, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own, other = tiny.write(tmp_path / "own" / "mnist", which=(0, 3)), tmp_path / "other"
@@ -126,22 +126,22 @@ def test_not_found_and_offline_names_files_places_and_ways_out(
     assert "\n" not in message
 
 
-def test_a_slow_mirror_is_given_up(tiny: TinyMnist, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What pooch is asked to do: short limits, one try; and what becomes of its time-out."""
+def test_a_slow_mirror_times_out(tiny: TinyMnist, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pooch is called once, with short time limits, and its timeout is reported."""
     import pooch
     import requests
 
-    asked = []
+    requests_made = []
 
     def time_out(url: str, known_hash: str, fname: str, path: Path, *, downloader: pooch.HTTPDownloader) -> str:
-        asked.append((url, downloader.kwargs["timeout"]))
+        requests_made.append((url, downloader.kwargs["timeout"]))
         raise requests.exceptions.ConnectTimeout("no answer")
 
     monkeypatch.setattr(pooch, "retrieve", time_out)
     with pytest.raises(DataError, match=r"http://one/ \(ConnectTimeout\), http://two/ \(ConnectTimeout\)"):
         find_or_fetch(official(tiny, "http://one/", "http://two/"), directory=None, progress=None)
-    assert [url for url, _ in asked] == [f"http://{host}/train-images-idx3-ubyte.gz" for host in ("one", "two")]
-    assert all(connect <= 5 and read <= 30 for _, (connect, read) in asked)
+    assert [url for url, _ in requests_made] == [f"http://{host}/train-images-idx3-ubyte.gz" for host in ("one", "two")]
+    assert all(connect <= 5 and read <= 30 for _, (connect, read) in requests_made)
 
 
 def test_without_pooch_the_message_says_what_to_install(tiny: TinyMnist, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,29 +158,27 @@ def test_download_into_the_cache_then_found_there(
     talk: list[object] = []
     monkeypatch.setattr(pooch.get_logger(), "handle", talk.append)
     mirror = serve(tiny.write(tmp_path / "mirror"))
-    told: list[tuple[str, int, int]] = []
-    paths = find_or_fetch(official(tiny, mirror.address), directory=None, progress=lambda *news: told.append(news))
+    calls: list[tuple[str, int, int]] = []
+    paths = find_or_fetch(official(tiny, mirror.address), directory=None, progress=lambda *call: calls.append(call))
     assert {path.parent for path in paths} == {tmp_path / "cache" / "mnist"}
     assert [path.read_bytes() for path in paths] == tiny.packed
     for file, packed in zip(tiny.files, tiny.packed, strict=True):
-        sizes = [(done, total) for name, done, total in told if name == f"fetching {file.name}.gz"]
+        sizes = [(done, total) for name, done, total in calls if name == f"fetching {file.name}.gz"]
         assert sizes[-1] == (len(packed), len(packed))
         assert all(0 < done <= total for done, total in sizes)
-    assert len(mirror.asked) == 4
+    assert len(mirror.requests) == 4
     assert folder_found(tiny, None, mirror.address) == tmp_path / "cache" / "mnist"
-    assert len(mirror.asked) == 4  # nothing is asked for twice
+    assert len(mirror.requests) == 4  # nothing is requested twice
     assert talk == []  # the library is silent
 
 
-def test_only_what_the_cache_lacks_is_downloaded(
-    tiny: TinyMnist, tmp_path: Path, serve: Callable[[Path], Mirror]
-) -> None:
+def test_only_missing_files_are_downloaded(tiny: TinyMnist, tmp_path: Path, serve: Callable[[Path], Mirror]) -> None:
     mirror = serve(tiny.write(tmp_path / "mirror"))
     cache = tiny.write(tmp_path / "cache" / "mnist", which=(0, 2))
     unpacked = cache / tiny.files[3].name
     unpacked.write_bytes(tiny.contents[3])
     assert find_or_fetch(official(tiny, mirror.address), directory=None, progress=None)[3] == unpacked
-    assert mirror.asked == ["/train-labels-idx1-ubyte.gz"]
+    assert mirror.requests == ["/train-labels-idx1-ubyte.gz"]
 
 
 def test_a_corrupted_download_is_refused_and_leaves_nothing(
@@ -203,7 +201,7 @@ def test_the_next_mirror_is_tried(tiny: TinyMnist, tmp_path: Path, serve: Callab
     (corrupted / "train-images-idx3-ubyte.gz").write_bytes(b"not what it should be")
     good = serve(tiny.write(tmp_path / "good"))
     folder_found(tiny, None, serve(empty).address, serve(corrupted).address, good.address)
-    assert len(good.asked) == 4
+    assert len(good.requests) == 4
 
 
 def test_a_mirror_without_the_file_is_named_with_its_status(
@@ -237,7 +235,7 @@ def test_a_full_disk_is_one_clear_line_and_leaves_nothing(
     assert list((tmp_path / "cache" / "mnist").iterdir()) == []
 
 
-def test_cache_folder_is_the_one_of_pooch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_folder_is_that_of_pooch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pooch
 
     monkeypatch.delenv("ONEBIT_CACHE")

@@ -1,4 +1,4 @@
-"""IDX files: what is read, and what is refused."""
+"""IDX files: good ones are read, others are refused."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_reads_raw_and_gzipped_alike(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("values", [1, 4], ids=["packs 1000-fold", "packs little"])
-def test_a_file_larger_than_one_piece_is_read_whole(tmp_path: Path, values: int) -> None:
+def test_a_large_file_is_read_completely(tmp_path: Path, values: int) -> None:
     array = np.random.default_rng(1).integers(0, values, (5_000_000,)).astype(np.uint8)
     content = idx_header(array.shape) + array.tobytes()
     for path in (file(tmp_path, content), file(tmp_path, gzip.compress(content, 1), "images.gz")):
@@ -112,13 +112,13 @@ def test_bytes_after_the_gzip_stream_are_refused(tmp_path: Path) -> None:
         read(file(tmp_path, gzip.compress(CONTENT) + b"more", "images.gz"))
 
 
-def test_what_is_no_gzip_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_a_gzip_header_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="incorrect header check"):
         read(file(tmp_path, CONTENT, "images.gz"))
 
 
 @pytest.mark.parametrize("header", [idx_header((1 << 31, 1 << 12)), idx_header(SHAPE)], ids=["claims", "delivers"])
-def test_a_file_that_unpacks_to_far_too_much_takes_no_memory(tmp_path: Path, header: bytes) -> None:
+def test_a_decompression_bomb_takes_little_memory(tmp_path: Path, header: bytes) -> None:
     path = file(tmp_path, gzip.compress(header + bytes(100_000_000), 1), "images.gz")
     tracemalloc.start()
     try:
@@ -136,7 +136,7 @@ def test_a_missing_file_and_a_folder_are_one_clear_line(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_a_file_that_may_not_be_read_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_read_permission_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 

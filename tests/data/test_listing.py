@@ -1,4 +1,4 @@
-"""Which images a folder holds, and what is trained and tested on."""
+"""The images in a folder, and their training and test splits."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_train_and_val_as_in_imagenet(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])
-def test_with_test_images_the_others_validate(tmp_path: Path, name: str) -> None:
+def test_with_a_test_folder_the_others_are_validation_images(tmp_path: Path, name: str) -> None:
     touch(tmp_path, "train/a/1.png", "train/b/1.png", f"{name}/a/1.png", "test/a/1.png", "test/b/1.png")
     listing = list_folder(tmp_path)
     assert names(listing, "validation") == [(f"{name}/a/1.png", 0)]
@@ -57,7 +57,7 @@ def test_with_test_images_the_others_validate(tmp_path: Path, name: str) -> None
 
 
 @pytest.mark.parametrize("top", ["", "train/"])
-def test_without_test_images_a_part_of_each_class_is_taken(tmp_path: Path, top: str) -> None:
+def test_without_a_test_folder_a_share_of_each_class_is_the_test_split(tmp_path: Path, top: str) -> None:
     touch(
         tmp_path, *(f"{top}cat/{i}.jpg" for i in range(10)), *(f"{top}dog/{i}.jpg" for i in range(2)), f"{top}eel/1.jpg"
     )
@@ -69,7 +69,7 @@ def test_without_test_images_a_part_of_each_class_is_taken(tmp_path: Path, top: 
     assert "20 % of the images of each class, drawn with seed 0, are the test images" in listing.note
 
 
-def test_a_class_that_is_called_train(tmp_path: Path) -> None:
+def test_a_class_named_train(tmp_path: Path) -> None:
     touch(tmp_path, "train/1.png", "train/2.png", "plane/1.png", "plane/2.png")
     assert list_folder(tmp_path).classes == ("plane", "train")
 
@@ -88,10 +88,10 @@ def test_a_class_that_is_called_train(tmp_path: Path) -> None:
             ("train/a/1.png", "train/b/1.png", "val/a/1.png", "validation/a/1.png", "test/a/1.png"),
             "got val/ and validation/, expected one of them",
         ),
-        (("a/1.png", "b/1.png"), "got one image a class, expected more"),
+        (("a/1.png", "b/1.png"), "got one image for each class, expected more"),
     ],
 )
-def test_what_is_no_data_set_is_refused(tmp_path: Path, files: tuple[str, ...], says: str) -> None:
+def test_folders_with_another_layout_are_refused(tmp_path: Path, files: tuple[str, ...], says: str) -> None:
     with pytest.raises(DataError) as caught:
         list_folder(touch(tmp_path, *files))
     assert says in str(caught.value)
@@ -99,7 +99,7 @@ def test_what_is_no_data_set_is_refused(tmp_path: Path, files: tuple[str, ...], 
     assert "\n" not in str(caught.value)
 
 
-def test_the_digest_is_that_of_a_copy_and_of_no_other_folder(tmp_path: Path) -> None:
+def test_a_copy_has_the_same_digest_and_other_folders_do_not(tmp_path: Path) -> None:
     files = ("train/a/1.png", "train/b/1.png", "test/a/1.png")
 
     def digest(name: str, *files: str) -> str:

@@ -1,4 +1,4 @@
-"""Images and masks are changed together."""
+"""Random changes to images together with their masks."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ ALL = {"flip": True, "flip_vertical": True, "rotate": True}
 INDICES = np.array([4, 0, 5, 1, 1])
 
 
-def batch(seed: int = 0, *, part: slice = slice(None), channels_last: bool = True, **asked: Any) -> Any:
-    samples = MaskedImages(IMAGES, MASKS, Augmentation(**asked), channels_last=channels_last)
+def batch(seed: int = 0, *, part: slice = slice(None), channels_last: bool = True, **options: Any) -> Any:
+    samples = MaskedImages(IMAGES, MASKS, Augmentation(**options), channels_last=channels_last)
     return samples.batch(INDICES, np.random.default_rng(seed), part=part)
 
 
-def test_nothing_asked_changes_nothing() -> None:
+def test_the_default_augmentation_changes_nothing() -> None:
     images, masks = batch()
     assert np.array_equal(images, IMAGES[INDICES])
     assert np.array_equal(masks, MASKS[INDICES])
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
-@pytest.mark.parametrize("asked", [ALL, {"crop_size": 16, **ALL}, {"crop_size": 44, "crop_padding": 6, **ALL}])
-def test_a_mask_moves_with_its_image(asked: dict[str, Any], channels_last: bool) -> None:
-    reflect = {"padding_mode": "reflect"} if "crop_padding" in asked else {}
-    images, masks = batch(channels_last=channels_last, **asked, **reflect)
-    side = asked.get("crop_size", 40)
+@pytest.mark.parametrize("options", [ALL, {"crop_size": 16, **ALL}, {"crop_size": 44, "crop_padding": 6, **ALL}])
+def test_a_mask_moves_with_its_image(options: dict[str, Any], channels_last: bool) -> None:
+    reflect = {"padding_mode": "reflect"} if "crop_padding" in options else {}
+    images, masks = batch(channels_last=channels_last, **options, **reflect)
+    side = options.get("crop_size", 40)
     assert images.shape == (5, 3, side, side)
     assert images.transpose(0, 2, 3, 1).flags.c_contiguous == channels_last
     assert np.array_equal(images[:, 0], masks * 250)
     assert not np.array_equal(images[3], images[4])  # the same image twice, each with its own draws
 
 
-def test_every_turn_and_flip_is_drawn() -> None:
+def test_every_rotation_and_flip_is_drawn() -> None:
     samples = MaskedImages(IMAGES, MASKS, Augmentation(**ALL), channels_last=True)
     seen = samples.batch(np.full(200, 2), np.random.default_rng(0))[0][:, 1]
     whole = IMAGES[2, 1]
@@ -54,13 +54,13 @@ def test_every_turn_and_flip_is_drawn() -> None:
     assert {np.array_equal(image, whole) or np.array_equal(image, whole[:, ::-1]) for image in seen} == {True}
 
 
-def test_a_window_beyond_the_border_sees_the_image_mirrored() -> None:
+def test_a_window_beyond_the_border_shows_the_mirrored_image() -> None:
     images, masks = batch(crop_size=60, crop_padding=10, padding_mode="reflect")
     assert np.array_equal(masks[0], np.pad(MASKS[4], 10, mode="reflect"))
     assert np.array_equal(images[0, 1], np.pad(IMAGES[4, 1], 10, mode="reflect"))
 
 
-def test_an_elastic_deformation_bends_image_and_mask_alike() -> None:
+def test_an_elastic_deformation_changes_image_and_mask_alike() -> None:
     images, masks = batch(elastic=3.0, elastic_smoothness=6.0)
     assert set(np.unique(masks)) == {0, 1}
     assert not np.array_equal(masks, MASKS[INDICES])
@@ -72,7 +72,7 @@ def test_an_elastic_deformation_bends_image_and_mask_alike() -> None:
     assert abs(still - moved) < 0.1
 
 
-def test_the_displacement_is_as_large_and_as_smooth_as_asked() -> None:
+def test_the_displacement_is_as_large_and_as_smooth_as_requested() -> None:
     samples = MaskedImages(IMAGES, MASKS, Augmentation(elastic=2.5, elastic_smoothness=8.0), channels_last=True)
     moved = samples.draw(600, np.random.default_rng(0)).displacement
     assert moved is not None
@@ -81,19 +81,19 @@ def test_the_displacement_is_as_large_and_as_smooth_as_asked() -> None:
     assert np.square(_gaussian(40, 8.0)).sum(axis=1) == pytest.approx(1, rel=1e-5)
 
 
-def test_the_same_seed_gives_the_same_batch_and_a_part_is_a_part_of_it() -> None:
-    asked = {"crop_size": 24, "elastic": 2.0, **ALL}
-    images, masks = batch(3, **asked)
-    again = batch(3, **asked)
+def test_the_same_seed_gives_the_same_batch_and_parts() -> None:
+    options = {"crop_size": 24, "elastic": 2.0, **ALL}
+    images, masks = batch(3, **options)
+    again = batch(3, **options)
     assert np.array_equal(images, again[0])
     assert np.array_equal(masks, again[1])
-    part = batch(3, part=slice(2, 5), **asked)
+    part = batch(3, part=slice(2, 5), **options)
     assert np.array_equal(images[2:5], part[0])
     assert np.array_equal(masks[2:5], part[1])
-    assert not np.array_equal(images, batch(4, **asked)[0])
+    assert not np.array_equal(images, batch(4, **options)[0])
 
 
-def test_an_epoch_takes_each_image_as_often_as_asked() -> None:
+def test_an_epoch_uses_each_image_repeats_times() -> None:
     samples = TrainingSamples(Split(IMAGES, MASKS), Augmentation(repeats=3), channels_last=False)
     order = samples.order(np.random.default_rng(0))
     assert np.bincount(order).tolist() == [3] * 6
@@ -106,27 +106,27 @@ def test_an_epoch_takes_each_image_as_often_as_asked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("options", "message"),
     [
-        ({"cutout": 4}, "cutout=4 does not go with masks"),
-        ({"min_area": 0.5}, "min_area=0.5 does not go with masks"),
-        ({"crop_padding": 4}, "is mirrored: set padding_mode reflect"),
-        ({"crop_size": 41}, "a window of 41×41 and a border of 0 do not fit images of 40×40 pixels"),
+        ({"cutout": 4}, "cutout=4 does not work with masks"),
+        ({"min_area": 0.5}, "min_area=0.5 does not work with masks"),
+        ({"crop_padding": 4}, "needs padding_mode reflect"),
+        ({"crop_size": 41}, "a window of 41×41 with crop_padding=0 does not fit images of 40×40 pixels"),
         ({"crop_padding": 40, "padding_mode": "reflect"}, "a crop_padding up to 39"),
         ({"elastic": -1.0}, "elastic=-1.0: expected 0 or more"),
         ({"repeats": 0}, "repeats=0: expected more than 0"),
     ],
 )
-def test_what_does_not_fit_is_refused(asked: dict[str, Any], message: str) -> None:
+def test_options_that_do_not_work_with_masks_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        batch(**asked)
+        batch(**options)
     assert message in str(caught.value)
 
 
-def test_what_is_for_masks_is_refused_without_them() -> None:
-    for asked in ({"crop_size": 8}, {"flip_vertical": True}, {"rotate": True}, {"elastic": 1.0}):
-        with pytest.raises(UsageError, match=f"augmentation.{next(iter(asked))} belongs to images with masks"):
-            TrainingSamples(Split(IMAGES, np.arange(6)), Augmentation(**asked), channels_last=False)
+def test_options_for_masks_are_refused_with_labels() -> None:
+    for options in ({"crop_size": 8}, {"flip_vertical": True}, {"rotate": True}, {"elastic": 1.0}):
+        with pytest.raises(UsageError, match=f"augmentation.{next(iter(options))} is for images with masks"):
+            TrainingSamples(Split(IMAGES, np.arange(6)), Augmentation(**options), channels_last=False)
     flat = IMAGES[:, :, :20]
-    with pytest.raises(UsageError, match="turns squares, got 20×40"):
+    with pytest.raises(UsageError, match="needs square windows, got 20×40"):
         MaskedImages(flat, MASKS[:, :20], Augmentation(rotate=True), channels_last=False)

@@ -1,4 +1,4 @@
-"""MNIST: small generated files through the whole reader, and the real ones where they are at hand."""
+"""MNIST: small generated files, and the real ones if they are available."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from onebit.data.mnist import read_mnist
 from onebit.errors import DataError
 
 
-def test_packed_and_unpacked_files_give_the_same(tiny: TinyMnist, tmp_path: Path) -> None:
+def test_compressed_and_uncompressed_files_give_the_same(tiny: TinyMnist, tmp_path: Path) -> None:
     packed = read_mnist(directory=tiny.write(tmp_path / "packed"), files=tiny.files, mirrors=())
     folder = tmp_path / "unpacked"
     folder.mkdir()
@@ -47,7 +47,7 @@ def test_a_damaged_file_is_named_with_its_checksum_and_the_way_out(tiny: TinyMni
         read_mnist(directory=folder, files=tiny.files, mirrors=())
     assert str(caught.value) == (
         f"{folder / tiny.files[3].name} is damaged: got sha256 {hashlib.sha256(damaged).hexdigest()}; "
-        f"expected sha256 {tiny.files[3].sha256} when unpacked; delete it and fetch it again: onebit data mnist"
+        f"expected sha256 {tiny.files[3].sha256} when uncompressed; delete it and fetch it again: onebit data mnist"
     )
 
 

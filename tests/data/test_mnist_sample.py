@@ -27,7 +27,7 @@ def test_counts_and_balance() -> None:
     assert all(len(np.unique(data.train.labels[start : start + 100])) > 5 for start in range(0, 8000, 100))
 
 
-def test_no_image_is_twice_in_it() -> None:
+def test_no_image_occurs_twice() -> None:
     data = load_dataset("mnist-sample", validation=0)
     images = np.concatenate([data.train.images, data.test.images]).reshape(10_000, -1)
     assert len({image.tobytes() for image in images}) == 10_000
@@ -50,7 +50,7 @@ def test_a_damaged_copy_is_refused(name: str, tmp_path: Path, monkeypatch: pytes
     content = bytearray(gzip.decompress((tmp_path / name).read_bytes()))
     content[5000] ^= 1
     (tmp_path / name).write_bytes(gzip.compress(content, 1))
-    with pytest.raises(DataError, match=r"is damaged: got sha256 .*; install onebit again"):
+    with pytest.raises(DataError, match=r"is damaged: got sha256 .*; reinstall onebit"):
         mnist_sample.read_mnist_sample()
 
 

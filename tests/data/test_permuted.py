@@ -1,4 +1,4 @@
-"""Permuted pixels: one order for all images, another for another seed."""
+"""Permuted pixels: one order for all images, which depends on the seed."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from onebit.data import Dataset, StreamedImages, permute_pixels
 from onebit.errors import UsageError
 
 
-def colours() -> Dataset:
+def colors() -> Dataset:
     images = np.random.default_rng(0).integers(0, 256, (12, 3, 5, 4), dtype=np.uint8)
     labels = np.arange(12) % 3
     return Dataset.from_arrays((images[:8], labels[:8]), (images[8:], labels[8:]), validation=2)
 
 
 def test_every_image_has_its_pixels_in_the_same_new_order() -> None:
-    data = colours()
+    data = colors()
     permuted = permute_pixels(data, 7)
     order = np.random.default_rng(7).permutation(20)
     for part in ("train", "validation", "test"):
@@ -28,23 +28,23 @@ def test_every_image_has_its_pixels_in_the_same_new_order() -> None:
     assert permuted.note == "pixels permuted with seed 7"
 
 
-def test_the_order_follows_from_the_seed() -> None:
-    data = colours()
+def test_the_seed_determines_the_order() -> None:
+    data = colors()
     once, again, other = (permute_pixels(data, seed).train.images for seed in (1, 1, 2))
     assert np.array_equal(once, again)
     assert not np.array_equal(once, other)
 
 
 def test_an_empty_split_stays_empty() -> None:
-    data = colours()
+    data = colors()
     bare = Dataset("bare", data.train, data.validation[:0], data.test, data.classes)
     assert permute_pixels(bare, 1).validation.images.shape == (0, 3, 5, 4)
 
 
-def test_images_on_disk_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = colours()
+def test_streamed_images_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = colors()
     streamed = object.__new__(StreamedImages)
     monkeypatch.setattr(type(data.train), "images", streamed, raising=False)
     object.__setattr__(data.train, "images", streamed)
-    with pytest.raises(UsageError, match="permutation=3: the images of arrays are too many for memory"):
+    with pytest.raises(UsageError, match="permutation=3: the images of arrays do not fit in memory"):
         permute_pixels(data, 3)

@@ -1,4 +1,4 @@
-"""Resized arrays are what Pillow makes of each image; random parts lie inside and have the drawn area and shape."""
+"""Resized arrays equal those of Pillow; random crops are inside the image and have the drawn area and shape."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def by_pillow(image: np.ndarray, size: int) -> np.ndarray:
     size=st.integers(1, 30),
     seed=st.integers(0, 2**32),
 )
-def test_each_channel_is_what_pillow_makes_of_it(shape: tuple[int, int, int, int], size: int, seed: int) -> None:
+def test_each_channel_is_resized_as_by_pillow(shape: tuple[int, int, int, int], size: int, seed: int) -> None:
     images = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
     got = resize_images(images, size)
     assert got.shape == (*shape[:2], size, size)
@@ -34,7 +34,7 @@ def test_each_channel_is_what_pillow_makes_of_it(shape: tuple[int, int, int, int
         np.testing.assert_array_equal(resized, by_pillow(image, size))
 
 
-def test_colours_and_nhwc_memory() -> None:
+def test_colors_and_nhwc_memory() -> None:
     images = np.random.default_rng(0).integers(0, 256, (11, 9, 7, 3), dtype=np.uint8)
     np.testing.assert_array_equal(
         resize_images(images.transpose(0, 3, 1, 2), 5)[4].transpose(1, 2, 0), by_pillow(images[4], 5)
@@ -61,7 +61,7 @@ def test_a_data_set_in_another_size() -> None:
     top=st.floats(0, 1),
     left=st.floats(0, 1),
 )
-def test_a_crop_lies_inside_and_is_what_was_drawn(
+def test_a_crop_is_inside_the_image_and_has_the_drawn_shape(
     width: int, height: int, share: float, log_ratio: float, top: float, left: float
 ) -> None:
     x0, y0, x1, y1 = crop_box(width, height, np.array([share, log_ratio, top, left]))
@@ -84,5 +84,5 @@ def test_crops_of_arrays(channels: int) -> None:
 
 
 def test_other_channels_are_refused() -> None:
-    with pytest.raises(UsageError, match="min_area takes images of 1 or 3 channels, got 2"):
+    with pytest.raises(UsageError, match="min_area supports images with 1 or 3 channels, got 2"):
         resized_crops(np.zeros((1, 4, 4, 2), np.uint8), np.ones((1, 4)))

@@ -1,4 +1,4 @@
-"""Splits, the validation split by seed, and data sets of own arrays."""
+"""Splits, the seeded validation split, and data sets made from arrays."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_hold_out_none_gives_everything_and_an_empty_split() -> None:
 
 
 @pytest.mark.parametrize("count", [-1, 30, 31])
-def test_hold_out_must_leave_something_to_train_on(count: int) -> None:
+def test_hold_out_must_leave_training_images(count: int) -> None:
     with pytest.raises(UsageError, match=f"validation={count}: expected 0 to 29 of the 30 training images"):
         hold_out(numbered(30), count, seed=0)
 
@@ -115,14 +115,14 @@ def test_channel_statistics_are_exact_and_need_little_memory(shape: tuple[int, .
     tracemalloc.stop()
 
 
-def test_a_split_is_indexed_and_shown_shortly() -> None:
+def test_a_split_is_indexed_and_has_a_short_repr() -> None:
     split = numbered(12)
     np.testing.assert_array_equal(numbers(split[[3, 1]]), [3, 1])
     np.testing.assert_array_equal(numbers(split[split.labels == 1]), [1, 11])
     assert repr(split[:5]) == "Split(5 images of 1×2×2)"
 
 
-def test_what_is_no_pair_of_images_and_labels_is_refused() -> None:
+def test_from_arrays_refuses_anything_but_pairs() -> None:
     images, labels = np.zeros((2, 8, 8), np.uint8), np.arange(2)
     for train, test, says in (
         (images, labels, r"train: got an array \(2, 8, 8\), expected a pair \(images, labels\)"),
@@ -134,7 +134,7 @@ def test_what_is_no_pair_of_images_and_labels_is_refused() -> None:
             Dataset.from_arrays(train, test)  # type: ignore[arg-type]
 
 
-def test_the_digest_tells_other_images_labels_and_classes() -> None:
+def test_the_digest_depends_on_images_labels_and_classes() -> None:
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (20, 8, 8), dtype=np.uint8), np.arange(20) % 2
 
@@ -152,8 +152,8 @@ def test_the_digest_tells_other_images_labels_and_classes() -> None:
     assert len({digest(), *others}) == 6
 
 
-def test_images_that_are_all_one_pixel_take_its_memory() -> None:
-    """As those that stand for a data set while a recipe is checked."""
+def test_images_that_repeat_one_value_take_little_memory() -> None:
+    """Such images take the place of a data set while a recipe is checked."""
     images = np.broadcast_to(np.uint8(7), (10_000, 3, 32, 32))
     split = Split(images, np.zeros(10_000, np.int64))
     assert split[:10].images.strides == (0, 0, 0, 0)

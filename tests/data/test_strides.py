@@ -1,4 +1,4 @@
-"""Arrays lie as their shape says: a plain torch net may flatten what it makes of them with `view`."""
+"""Arrays are contiguous, so that a plain torch net can flatten its outputs with `view`."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from onebit.data.permuted import permute_pixels
 from onebit.data.splits import LoadedFiles
 
 
-def colours(count: int) -> np.ndarray:
-    """NHWC memory, as the message about (N, H, W, C) says to pass it."""
+def colors(count: int) -> np.ndarray:
+    """NHWC memory, as suggested by the message about (N, H, W, C)."""
     return np.random.default_rng(0).integers(0, 256, (count, 8, 6, 3), dtype=np.uint8).transpose(0, 3, 1, 2)
 
 
 def array_file(folder: Path) -> Path:
-    images, labels = colours(20), np.arange(20) % 2
+    images, labels = colors(20), np.arange(20) % 2
     np.savez(folder / "own.npz", train_images=images, train_labels=labels, test_images=images, test_labels=labels)
     return folder / "own.npz"
 
 
 def own(_: Path) -> Dataset:
-    pair = colours(20), np.arange(20) % 2
+    pair = colors(20), np.arange(20) % 2
     return Dataset.from_arrays(pair, pair, validation=5)
 
 

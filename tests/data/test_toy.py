@@ -1,4 +1,4 @@
-"""The made-up data set: reproducible, and learnable."""
+"""The generated data set: reproducible and learnable."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_seed_and_sizes() -> None:
     assert (train.images != other.images).any()
 
 
-def test_the_named_one_never_changes() -> None:
+def test_the_data_set_toy_never_changes() -> None:
     data = load_dataset("toy", validation=0)
     expected, _ = make_toy()
     np.testing.assert_array_equal(data.train.images, expected.images)

@@ -1,4 +1,4 @@
-"""Whitening: fitted on the training images, the same for all splits, and no packed net of it."""
+"""Whitening: fitted on the training images, the same for all splits, and not supported by packed nets."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_covariance_is_white_where_there_is_variance(toy: Dataset) -> None:
     assert np.array_equal(matrix, matrix.T) or np.abs(matrix - matrix.T).max() < 1e-5
 
 
-def test_all_splits_are_whitened_alike_by_the_training_images(toy: Dataset) -> None:
+def test_all_splits_are_whitened_with_the_training_statistics(toy: Dataset) -> None:
     white = whiten(toy)
     mean, matrix = fit_zca(toy.train.images)
     expected = (normalized(toy.test.images) - mean) @ matrix
@@ -41,20 +41,20 @@ def test_all_splits_are_whitened_alike_by_the_training_images(toy: Dataset) -> N
     inside = np.abs(expected) < 3.9
     assert np.abs(found - expected)[inside].max() <= 0.5 / LEVELS_PER_UNIT + 1e-5
     assert inside.mean() > 0.99
-    assert white.note == "made-up data; contrast normalized and ZCA whitened"
+    assert white.note == "generated data; contrast normalized and ZCA whitened"
     fewer = dataclasses.replace(toy, test=toy.test[:7], validation=toy.validation[:0])
     assert np.array_equal(whiten(fewer).test.images, white.test.images[:7])
     assert np.array_equal(white.train.labels, toy.train.labels)
 
 
-def test_images_of_one_color_become_numbers() -> None:
+def test_uniform_images_give_finite_values() -> None:
     assert not normalized(np.full((2, 1, 2, 2), 9, np.uint8)).any()
 
 
 def test_images_that_are_too_large_are_refused(toy: Dataset) -> None:
     large = np.zeros((4, 3, 40, 40), np.uint8)
     split = dataclasses.replace(toy.train[:4], images=large)
-    with pytest.raises(UsageError, match="have 4,800 values or are too many for memory"):
+    with pytest.raises(UsageError, match="have 4,800 values each or do not fit in memory"):
         whiten(Dataset("large", split, split, split, toy.classes))
 
 
@@ -72,7 +72,7 @@ def test_a_whitened_net_trains_and_is_evaluated_but_not_packed(
     for verb in (["pack", run, "-o", str(tmp_path / "net.1bit")], ["verify", run]):
         assert main(verb) == 2
         said = capsys.readouterr()
-        assert "was trained on whitened images, and a packed net takes images as they are" in said.err
+        assert "was trained on whitened images, and a packed net takes raw images" in said.err
         assert said.out == ""
     assert not (tmp_path / "net.1bit").exists()
     assert main(["train", "--dataset", "toy", "--whitening", "zca", "--augmentation.crop_padding", "2"]) == 2

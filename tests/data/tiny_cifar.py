@@ -1,4 +1,4 @@
-"""Small files like CIFAR's, in both layouts, and the real CIFAR-10 where it is at hand."""
+"""Small files like CIFAR's, in both layouts, and the real CIFAR-10 if it is available."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def picture(seed: int, height: int = 12, width: int = 16) -> np.ndarray:
-    """(H, W, 3) of smooth colours: a JPEG of it is nearly the same."""
+    """(H, W, 3) of smooth colors: a JPEG of it is nearly the same."""
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 256, (3, 4, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
@@ -40,7 +40,7 @@ def imagenet_folder(root: Path, *, train: int = 5, val: int = 3, suffix: str = "
 
 
 def break_image(path: Path) -> Path:
-    """Cut an image file off in its middle."""
+    """Truncate an image file to half its size."""
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     return path

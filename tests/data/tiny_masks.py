@@ -26,7 +26,7 @@ def blobs(seed: int, side: int = 32) -> np.ndarray:
 
 
 def masked_folder(root: Path, count: int = 10, *, side: int = 32) -> Path:
-    """`image/N.png` of grey discs on a darker ground, with noise, and `label/N.png`, 255 in the discs and 0 outside."""
+    """`image/N.png` of gray discs on a darker ground, with noise, and `label/N.png`, 255 in the discs and 0 outside."""
     for i in range(count):
         inside, noise = blobs(i, side), np.random.default_rng(1000 + i).integers(-80, 81, (side, side))
         write(root / "image" / f"{i}.png", np.clip(70 + 110 * inside + noise, 0, 255).astype(np.uint8))

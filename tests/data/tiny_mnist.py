@@ -1,4 +1,4 @@
-"""Small files like MNIST's, a local web server, and the real MNIST where it is at hand."""
+"""Small files like MNIST's, a local web server, and the real MNIST if it is available."""
 
 from __future__ import annotations
 
@@ -64,17 +64,17 @@ class _Handler(SimpleHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        self.server.asked.append(self.path)  # type: ignore[attr-defined]
+        self.server.requests.append(self.path)  # type: ignore[attr-defined]
         super().do_GET()
 
 
 class Mirror:
-    """A running web server: its address, and the paths that were asked for."""
+    """A running web server with its address and the requested paths."""
 
     def __init__(self, folder: Path) -> None:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, directory=str(folder)))
-        self.asked: list[str] = []
-        self.server.asked = self.asked  # type: ignore[attr-defined]
+        self.requests: list[str] = []
+        self.server.requests = self.requests  # type: ignore[attr-defined]
         self.address = f"http://127.0.0.1:{self.server.server_address[1]}/"
         self._thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         self._thread.start()

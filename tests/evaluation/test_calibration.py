@@ -65,7 +65,7 @@ def test_many_predictions_are_taken_in_parts(monkeypatch: Any) -> None:
     assert parts[1] == pytest.approx(whole[1])
 
 
-def test_logits_that_are_no_numbers_give_no_number_and_no_warning() -> None:
+def test_nan_logits_give_nan_without_a_warning() -> None:
     entropy, gaps = confidence_gaps(np.full((2, 3), np.nan), np.array([0, 1]))
     assert math.isnan(entropy)
     assert math.isnan(calibration_error(gaps, 2))

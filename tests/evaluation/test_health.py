@@ -5,16 +5,25 @@ from __future__ import annotations
 import copy
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from toy_training import DATA, Case, build, flat, toy_data
 
-from onebit.evaluation.health import CHANCES, LOOK_IMAGES, HealthWatch, gradient_health, layer_health
+from onebit.evaluation.health import (
+    CHANCES,
+    LOOK_IMAGES,
+    HealthWatch,
+    binary_signs,
+    flip_ratio,
+    gradient_health,
+    layer_health,
+    saturation,
+)
 from onebit.evaluation.losses import cross_entropy
-from onebit.evaluation.summary import binary_signs
 from onebit.layers import BinaryLinear, InputCoding, binary_layers
-from onebit.models import create_model
+from onebit.models import MLP, create_model
 from onebit.optim import clip_latents_, latent_groups
 from onebit.quantizers import SteSign
 from onebit.train.loop import fit
@@ -25,6 +34,62 @@ Y = torch.from_numpy(DATA.train.labels[:32])
 
 def health(model: nn.Module, x: Tensor = X, y: Tensor = Y) -> dict[str, dict[str, float]]:
     return gradient_health(model, x, y, precision="fp32")
+
+
+# ----------------------------------------------------------------------------------------------- flips and saturation
+def mlp(**options: object) -> nn.Module:
+    torch.manual_seed(0)
+    return MLP((16, 12, 4), **options)  # type: ignore[arg-type]
+
+
+def test_signs_are_read_from_what_ships() -> None:
+    model = mlp()
+    signs = binary_signs(model)
+    assert list(signs) == ["linear1", "linear2"]
+    assert torch.equal(signs["linear1"], model.linear1.weight >= 0)
+    assert binary_signs(mlp(weight_quantizer=None)) == {}
+
+
+def test_the_flip_ratio_sums_counts_before_it_divides() -> None:
+    model = mlp()
+    before = binary_signs(model)
+    with torch.no_grad():
+        model.linear1.weight[0, :3] *= -1
+        model.linear2.weight[:, 0] *= -1
+    assert flip_ratio(before, binary_signs(model)) == (3 + 4) / (16 * 12 + 12 * 4)
+    assert flip_ratio(before, before) == 0
+    assert flip_ratio({}, {}) == 0
+
+
+def test_a_latent_that_only_moves_is_not_a_flip() -> None:
+    model = mlp()
+    before = binary_signs(model)
+    with torch.no_grad():
+        model.linear1.weight.mul_(0.5)
+    assert flip_ratio(before, binary_signs(model)) == 0
+
+
+@pytest.mark.parametrize("value", [1.0, 0.3, "glorot"])
+def test_saturation_counts_latents_clipped_to_their_bound(value: float | str) -> None:
+    model = mlp(value=value)
+    assert saturation(model) == 0
+    for _, layer in binary_layers(model):
+        assert layer.weight_quantizer is not None
+        bound = layer.weight_quantizer.latent_bound
+        assert bound is not None
+        with torch.no_grad():
+            layer.weight[0].fill_(9).clamp_(-bound, bound)  # as the latent clip does
+            layer.weight[1].fill_(-9).clamp_(-bound, bound)
+    assert saturation(model) == (2 * 16 + 2 * 12) / (16 * 12 + 12 * 4)
+
+
+def test_real_layers_do_not_saturate() -> None:
+    assert saturation(mlp(weight_quantizer=None)) == 0
+
+
+def test_counts_are_plain_numbers() -> None:
+    assert isinstance(flip_ratio({"a": torch.ones(2)}, {"a": torch.zeros(2)}), float)
+    assert np.isclose(flip_ratio({"a": torch.ones(2)}, {"a": torch.zeros(2)}), 1)
 
 
 # ------------------------------------------------------------------------------------------------------------ measures
@@ -112,11 +177,11 @@ def watch(*, lr: float = 0.1, latent_clip: float | str | None = "value", quantiz
     return HealthWatch(model, torch.optim.SGD(latent_groups(model, lr=lr, latent_clip=latent_clip), lr=lr))
 
 
-def read(asked: HealthWatch, *, steps: int = 100, early: bool = True, **measured: float) -> list[str]:
-    return asked.read({"linear1": {"flip_ratio": 0.1, **measured}}, epoch=3, steps=steps, early=early)
+def read(watching: HealthWatch, *, steps: int = 100, early: bool = True, **measured: float) -> list[str]:
+    return watching.read({"linear1": {"flip_ratio": 0.1, **measured}}, epoch=3, steps=steps, early=early)
 
 
-def test_a_healthy_layer_is_no_news() -> None:
+def test_a_healthy_layer_gets_no_warning() -> None:
     assert read(watch(), zero_gradients=0.99, input_saturation=0.99, saturation=1.0) == []
 
 
@@ -126,16 +191,16 @@ def test_a_healthy_layer_is_no_news() -> None:
         ({"flip_ratio": 0.0}, "epoch 3, layer linear1: no weight changed its sign: "),
         ({"zero_gradients": 1.0}, "epoch 3, layer linear1: all gradients are zero: "),
         ({"zero_gradients": 1.0, "flip_ratio": 0.0}, "epoch 3, layer linear1: all gradients are zero: "),
-        ({"input_saturation": 1.0}, "epoch 3, layer linear1: all inputs lie where the surrogate gradient "),
+        ({"input_saturation": 1.0}, "epoch 3, layer linear1: the surrogate gradient of the input quantizer "),
     ],
 )
-def test_a_dead_layer_is_said_once_in_one_line(measured: dict[str, float], message: str) -> None:
-    asked = watch()
-    (text,) = read(asked, **measured)
+def test_a_dead_layer_gets_one_warning_of_one_line(measured: dict[str, float], message: str) -> None:
+    watching = watch()
+    (text,) = read(watching, **measured)
     assert text.startswith(message)
     assert "\n" not in text
-    assert read(asked, **measured) == []
-    (other,) = asked.read({"linear2": {"flip_ratio": 0.1, **measured}}, epoch=4, steps=100, early=True) or [""]
+    assert read(watching, **measured) == []
+    (other,) = watching.read({"linear2": {"flip_ratio": 0.1, **measured}}, epoch=4, steps=100, early=True) or [""]
     assert "flip_ratio" in measured or other.startswith("epoch 4, layer linear2")
 
 
@@ -150,21 +215,21 @@ def test_signs_may_rest_late_without_a_rate_and_by_accident() -> None:
     assert read(watch(), flip_ratio=0.0, steps=few) != []
 
 
-def test_a_missing_latent_clip_is_said_when_latents_have_left_their_bound() -> None:
-    for clip, outside, said in (("value", True, False), (None, False, False), (None, True, True)):
-        asked = watch(latent_clip=clip)
+def test_a_missing_latent_clip_is_a_warning_once_latents_are_beyond_their_bound() -> None:
+    for clip, outside, warned in (("value", True, False), (None, False, False), (None, True, True)):
+        watching = watch(latent_clip=clip)
         if outside:
             with torch.no_grad():
-                asked.model.get_submodule("linear1").weight[0, 0] = 1.01
-        text = "".join(read(asked))
-        assert ("latents lie beyond ±1 and the optimizer does not clip them" in text) is said
+                watching.model.get_submodule("linear1").weight[0, 0] = 1.01
+        text = "".join(read(watching))
+        assert ("latents are beyond ±1 and the optimizer does not clip them" in text) is warned
 
 
 def test_many_layers_share_a_line() -> None:
     layers = [BinaryLinear(8, 8, weight_quantizer=SteSign()) for _ in range(7)]
     model = nn.Sequential(*layers)
-    asked = HealthWatch(model, torch.optim.SGD(model.parameters(), lr=0.1))
-    (text,) = asked.read({str(i): {"zero_gradients": 1.0} for i in range(7)}, epoch=1, steps=1, early=True)
+    watching = HealthWatch(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    (text,) = watching.read({str(i): {"zero_gradients": 1.0} for i in range(7)}, epoch=1, steps=1, early=True)
     assert text.startswith("epoch 1, layers 0, 1, 2, 3 and 3 more layers: all gradients are zero")
 
 
@@ -179,5 +244,5 @@ def test_a_training_warns_of_a_layer_that_gets_no_gradient() -> None:
         history = fit(model, toy_data(), optimizer, epochs=2, batch_size=32)
     texts = [str(warning.message) for warning in caught]
     assert [text.split(": ")[1] for text in texts] == ["all gradients are zero", texts[1].split(": ")[1]]
-    assert texts[1].startswith("epoch 1, layers linear1, linear2: latents lie beyond ±1")
+    assert texts[1].startswith("epoch 1, layers linear1, linear2: latents are beyond ±1")
     assert history.rows[1].layers["linear1"]["zero_gradients"] == 1

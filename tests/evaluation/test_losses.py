@@ -53,7 +53,7 @@ def test_each_loss_is_a_mean_over_samples(name: str) -> None:
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradients_are_those_of_the_formula(name: str) -> None:
-    logits, labels = example()  # no logit lies within 1e-3 of a kink
+    logits, labels = example()  # no logit is within 1e-3 of a kink
     assert float((logits.abs() - 1).abs().min()) > 1e-3
     assert torch.autograd.gradcheck(lambda x: LOSSES[name](x, labels), logits.requires_grad_())
 
@@ -108,10 +108,10 @@ def test_iou_is_one_minus_the_mean_soft_jaccard_index() -> None:
 def test_the_loss_of_masks_is_that_of_their_pixels(name: str) -> None:
     logits, masks = torch.randn(2, 3, 4, 4), torch.randint(0, 3, (2, 8, 6), dtype=torch.uint8)
     masks[0, 3, 2] = VOID
-    centre = masks[:, 2:6, 1:5]
-    known = centre != VOID
+    center = masks[:, 2:6, 1:5]
+    known = center != VOID
     rows = logits.permute(0, 2, 3, 1)[known]
-    assert torch.equal(LOSSES[name](logits, masks), LOSSES[name](rows, centre[known].long()))
+    assert torch.equal(LOSSES[name](logits, masks), LOSSES[name](rows, center[known].long()))
     found, labels = per_sample(logits, masks)
     assert torch.equal(found, rows)
     assert labels.dtype == torch.int64

@@ -9,20 +9,18 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.distributions import Categorical
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from onebit.data import Split, StreamedImages, make_toy
-from onebit.data.folder import MappedPixels
+from onebit.data.image_folder import MappedPixels
 from onebit.errors import UsageError
+from onebit.evaluation.batches import predict_logits
 from onebit.evaluation.losses import LOSSES
 from onebit.evaluation.model_inputs import model_device
 from onebit.evaluation.modes import (
     BN_IMAGES,
-    batch_bounds,
     bn_images,
     evaluate,
     fixed_weights,
@@ -30,13 +28,14 @@ from onebit.evaluation.modes import (
     kept_batch_norm,
     mode_logits,
     parse_weights,
-    predict_logits,
     reestimate_batch_norm_,
 )
 from onebit.evaluation.scores import Score, whole_score
+from onebit.fold import pack
 from onebit.layers import BinaryLinear, binary_layers
 from onebit.models import MLP
 from onebit.quantizers import Stochastic, sign
+from onebit.runtime.torch_module import PackedModule
 
 CPU = torch.device("cpu")
 
@@ -82,24 +81,6 @@ def score_by_hand(logits: Tensor, split: Split) -> tuple[int, float]:
     return int((logits.argmax(1) == labels).sum()), float(F.cross_entropy(logits, labels))
 
 
-# ------------------------------------------------------------------------------------------------------------- batches
-@given(count=st.integers(0, 300), batch_size=st.integers(1, 50))
-def test_batches_cover_everything_once_and_none_is_a_single_sample(count: int, batch_size: int) -> None:
-    bounds = batch_bounds(count, batch_size)
-    assert [i for start, stop in bounds for i in range(start, stop)] == list(range(count))
-    sizes = [stop - start for start, stop in bounds]
-    assert all(size == batch_size for size in sizes[:-1])
-    if batch_size > 1 and count > 1:
-        assert all(size > 1 for size in sizes)
-        assert sizes[-1] <= batch_size + 1
-
-
-@pytest.mark.parametrize("batch_size", [0, -3])
-def test_a_batch_size_below_one_is_refused(batch_size: int) -> None:
-    with pytest.raises(UsageError, match="batch_size must be 1 or more"):
-        batch_bounds(10, batch_size)
-
-
 # --------------------------------------------------------------------------------------------------------- test modes
 @pytest.mark.parametrize(
     ("text", "expected"),
@@ -111,7 +92,7 @@ def test_test_modes_are_parsed(text: str, expected: tuple[str, int]) -> None:
 
 @pytest.mark.parametrize("text", ["", "binaries", "ensemble", "ensemble:0", "ensemble:-1", "ensemble:x", "packed "])
 @pytest.mark.parametrize("quantizer", ["sign", None])
-def test_what_is_no_test_mode_is_refused_for_every_net(
+def test_an_unknown_test_mode_is_refused_for_every_net(
     splits: tuple[Split, Split], text: str, quantizer: str | None
 ) -> None:
     with pytest.raises(UsageError, match=r"weights must be latent, .* or ensemble:N with N up to 1,000,000, got"):
@@ -230,8 +211,17 @@ def test_a_real_net_is_evaluated_as_real(splits: tuple[Split, Split]) -> None:
     assert (score.weights, score.correct) == ("real", correct)
 
 
+def test_a_packed_net_is_evaluated_as_packed(splits: tuple[Split, Split]) -> None:
+    model = net()
+    packed = PackedModule(pack(model))
+    scores = [evaluate(one, splits[1]) for one in (packed, nn.Sequential(packed))]
+    assert [(score.weights, score.bn) for score in scores] == [("packed", "trained")] * 2
+    assert {score.correct for score in scores} == {evaluate(model, splits[1]).correct}
+    assert "packed weights" in str(scores[0])
+
+
 def test_a_quantizer_without_a_draw_refuses_sample_and_names_the_layer(splits: tuple[Split, Split]) -> None:
-    with pytest.raises(UsageError, match="layer 'linear1': SteSign defines no random draw"):
+    with pytest.raises(UsageError, match="layer 'linear1': SteSign has no random draw"):
         evaluate(net("ste_sign"), splits[1], weights="sample", bn="trained")
 
 
@@ -320,9 +310,7 @@ def test_re_estimated_statistics_are_the_mean_over_batches_of_batch_statistics(s
 
 
 @pytest.mark.parametrize("kind", ["array", "streamed", "tensor"])
-def test_re_estimation_sees_the_variance_between_classes_that_lie_one_after_the_other(
-    kind: str, tmp_path: Path
-) -> None:
+def test_re_estimation_sees_the_variance_between_classes_of_sorted_images(kind: str, tmp_path: Path) -> None:
     # as in a folder: each of the four batches would be of a single class, whose images are almost alike
     brightness = np.repeat([40, 90, 160, 220], 50)[:, None, None, None]
     pixels = (brightness + np.random.default_rng(0).integers(-5, 6, (200, 1, 8, 8))).astype(np.uint8)
@@ -390,9 +378,13 @@ def test_logits_do_not_depend_on_the_batch_size(splits: tuple[Split, Split], bat
     torch.testing.assert_close(logits, copy.deepcopy(model).eval()(images))
     assert model.training
     assert not logits.requires_grad
+    model.norm1.eval()
+    predict_logits(model, images, batch_size=batch_size)
+    reestimate_batch_norm_(model, images)
+    assert (model.training, model.norm1.training) == (True, False), "each module keeps its own mode"
 
 
-def test_a_score_says_what_was_counted() -> None:
+def test_the_text_of_a_score_names_its_counts() -> None:
     score = Score("binary", "trained", 9_783, 10_000, 0.1, 0.25, (30.0, -70.0))
     assert str(score) == "97.83 % (9,783 of 10,000; binary weights, BatchNorm trained)"
     assert score.as_dict() == {

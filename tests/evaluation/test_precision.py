@@ -55,7 +55,7 @@ def test_products_run_in_the_precision(precision: str, dtype: torch.dtype) -> No
     assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 
 
-def test_nets_with_convolutions_are_channels_last_unless_told_otherwise() -> None:
+def test_nets_with_convolutions_are_channels_last_by_default() -> None:
     dense, convolving = nn.Linear(2, 2), nn.Conv2d(2, 2, 1)
     assert resolve_memory_format("auto", dense) is torch.contiguous_format
     assert resolve_memory_format("auto", convolving) is torch.channels_last

@@ -1,4 +1,4 @@
-"""The net of every recipe packs, is certified, and runs in the library as in numpy on every instruction set."""
+"""The net of every recipe packs, is certified, and gives the same bits in numpy and on every instruction set."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from onebit.runtime import run
 from onebit.verification.agreement import certify
 
 CLASSES = {"cifar100": 100, "imagenet": 1000, "membrane": 2}
-"""Of a data set; 10 of the others."""
+"""Number of classes of a data set; 10 for the others."""
 SMALL_SHAPES = {"imagenet": (3, 65, 70), "membrane": (1, 16, 16)}
 NARROW = {"vgg_small": 1 / 16, "alexnet": 1 / 16, "resnet18": 1 / 8, "resnet20": 0.5, "unet": 1 / 16}
-HIDDEN = 70  # units of a layer of an mlp in place of 512 or 2,048
+HIDDEN = 70  # units per layer of an mlp instead of 512 or 2,048
 
 Net = tuple[ModelRecipe, tuple[int, int, int], int]
-"""A model, the shape of its images, and its classes."""
+"""A model, the shape of its images, and its number of classes."""
 
 
 def whole(recipe: Recipe) -> Net:
-    """All channels; images of 512×512 as pieces of 32×32, which the same layers take."""
+    """All channels; tiles of 32×32 instead of images of 512×512, for the same layers."""
     shape = (1, 32, 32) if recipe.dataset == "membrane" else DATASETS[recipe.dataset].input_shape
     assert shape is not None
     return recipe.model, shape, CLASSES.get(recipe.dataset, 10)
 
 
 def small(recipe: Recipe) -> Net:
-    """The same layers over fewer channels and pixels."""
+    """The same layers with fewer channels and pixels."""
     model, shape, classes = whole(recipe)
     if model.widths is not None:
         model = replace(model, widths=(model.widths[0], *[HIDDEN] * (len(model.widths) - 2), model.widths[-1]))
@@ -48,7 +48,7 @@ def small(recipe: Recipe) -> Net:
 
 
 def distinct(nets: dict[str, Net]) -> dict[str, Net]:
-    """Those of other models or images than all before them."""
+    """Recipes whose model or images differ from all before them."""
     first = {repr(net): name for name, net in reversed(nets.items())}
     return {name: nets[name] for name in sorted(first.values())}
 
@@ -62,9 +62,9 @@ WHOLE = distinct({name: whole(recipe) for name, recipe in BINARY.items()})
 def assert_runs(net: Net, count: int) -> None:
     model_recipe, shape, classes = net
     torch.manual_seed(0)
-    statistics = ([120.0] * shape[0], [60.0] * shape[0]) if model_recipe.coding == "standardise" else None
+    statistics = ([120.0] * shape[0], [60.0] * shape[0]) if model_recipe.coding == "standardize" else None
     model = build_model(model_recipe, input_shape=shape, classes=classes, statistics=statistics)
-    taken: Any = model.input_shape  # more pixels than the data set's where a net pads none
+    taken: Any = model.input_shape  # larger than in the data set for nets without padding
     packed = loads(dumps(pack(randomise(model, images_of(2 * count, taken)))))
     images = images_of(count, taken, seed=2)
     pixels = infer(packed)[packed.output].shape[1:]

@@ -1,4 +1,4 @@
-"""What is folded into what, and that the packed net computes the same."""
+"""The nodes that layers fold into, and agreement of the packed net."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from fold_nets import (
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
-from onebit.evaluation.modes import fixed_weights, predict_logits
+from onebit.evaluation.batches import predict_logits
+from onebit.evaluation.modes import fixed_weights
 from onebit.fold import pack
 from onebit.layers import BinaryLinear, InputCoding, binarize_, binary_layers
 from onebit.packed import Affine, Dense, Threshold, costs, dumps, load, save
@@ -79,7 +80,7 @@ def test_names_are_those_of_the_modules() -> None:
     ]
 
 
-def test_names_of_modules_that_are_no_names_are_changed() -> None:
+def test_invalid_names_of_modules_are_changed() -> None:
     model = nn.Sequential(InputCoding(), nn.Flatten())
     model.add_module("input", BinaryLinear(12, 6))
     model.add_module("a layer, ünnamed " + "x" * 200, BinaryLinear(6, 6))
@@ -88,7 +89,7 @@ def test_names_of_modules_that_are_no_names_are_changed() -> None:
     assert names == ["1", "input_2", "x" * 90, "value"]
 
 
-def test_colour_images_are_standardised_per_channel() -> None:
+def test_color_images_are_standardized_per_channel() -> None:
     model = make_mlp(
         (12, 9, 3), input_shape=(3, 2, 2), coding="standardise", mean=[10.0, 20.0, 30.5], std=[50.0, 60.0, 71.1]
     )
@@ -176,7 +177,7 @@ def test_logits_do_not_depend_on_the_batch() -> None:
         np.testing.assert_array_equal(run(packed, images_of(), batch_size=size), whole)
 
 
-def test_the_model_is_left_as_it_was() -> None:
+def test_the_model_is_not_changed() -> None:
     model = make_mlp(dropout=0.5, weight_quantizer="stochastic").train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     torch.manual_seed(7)
@@ -204,7 +205,7 @@ def test_a_draw_is_that_of_evaluate_and_differs_from_the_signs() -> None:
     assert dumps(pack(model)) != dumps(packed)
 
 
-def test_draws_are_refused_where_none_is_defined() -> None:
+def test_draws_are_refused_for_quantizers_without_them() -> None:
     with pytest.raises(UsageError, match=r"'linear1': SteSign defines no random draw; use weights='binary'"):
         pack(make_mlp(weight_quantizer="ste_sign"), weights="sample")
     with pytest.raises(UsageError, match=r"got weights 'latent', expected 'binary' or 'sample'"):

@@ -1,4 +1,4 @@
-"""Models that are not ours, in several spellings."""
+"""Models that are not from onebit, written in several ways."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from onebit.runtime import run
 
 
 class Foreign(nn.Module):
-    """A student's net: functional, with an argument that has a default and questions about shapes."""
+    """A student's net: functional, with a default argument, and code that depends on shapes."""
 
     def __init__(self, flatten: Callable[[Tensor], Tensor], activation: Callable[[Tensor], Tensor] = F.relu) -> None:
         super().__init__()
@@ -64,12 +64,12 @@ class Foreign(nn.Module):
         lambda x: torch.reshape(x, (x.shape[0], 12)).contiguous().float(),
     ],
 )
-def test_foreign_models_in_every_spelling_of_flatten(flatten: Callable[[Tensor], Tensor]) -> None:
+def test_foreign_models_with_every_way_to_flatten(flatten: Callable[[Tensor], Tensor]) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(InputCoding(), binarize_(Foreign(flatten))).eval()
     packed = pack(model, input_shape=SHAPE)
     assert kinds(packed).count("Flatten") == 1
-    assert kinds(packed).count("Dense") == 4  # fc2 stands in it twice
+    assert kinds(packed).count("Dense") == 4  # fc2 is called twice
     assert packed.nodes[1].output == "1.fc1"
     assert_agrees(model, packed)
 
@@ -133,7 +133,7 @@ def test_layers_of_torchs_own_subclasses_fold_and_overridden_forwards_do_not() -
         pack(nn.Sequential(*first, Doubled(6, 3)), input_shape=SHAPE)
 
 
-def test_what_torch_compile_wrapped_is_packed() -> None:
+def test_a_compiled_model_is_packed() -> None:
     class Compiled(nn.Module):  # torch.compile's wrapper, which takes seconds to import
         def __init__(self, inner: nn.Module) -> None:
             super().__init__()

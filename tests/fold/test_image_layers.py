@@ -1,4 +1,4 @@
-"""Layers and functions on images, in several spellings: what they become, and that the packed net computes the same."""
+"""Layers and functions on images, written in several ways: their nodes, and agreement of the packed net."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Net(nn.Module):
 
     def __init__(self, body: Callable[[Tensor], Tensor], *, coding: str = "integer", **parts: nn.Module) -> None:
         super().__init__()
-        moments = {"mean": [100.0, 120.0, 99.5], "std": [60.0, 50.0, 77.7]} if coding == "standardise" else {}
+        moments = {"mean": [100.0, 120.0, 99.5], "std": [60.0, 50.0, 77.7]} if coding == "standardize" else {}
         torch.manual_seed(0)
         self.coding, self.conv, self.body = InputCoding(coding, **moments), BinaryConv2d(3, 6, 3), body  # type: ignore[arg-type]
         for name, part in parts.items():
@@ -45,7 +45,7 @@ class Net(nn.Module):
         return self.fc(self.middle(x))
 
 
-def check(body: Callable[[Tensor], Any], expected: str, *, coding: str = "standardise") -> Any:
+def check(body: Callable[[Tensor], Any], expected: str, *, coding: str = "standardize") -> Any:
     model = Net(body, coding=coding).eval()
     packed = pack(model, input_shape=SHAPE)
     assert " ".join(kinds(packed)) == f"Conv {expected} Dense".replace("  ", " ")
@@ -96,13 +96,13 @@ def check(body: Callable[[Tensor], Any], expected: str, *, coding: str = "standa
         (nn.Hardtanh(), "Hardtanh Flatten"),
     ],
 )
-@pytest.mark.parametrize("coding", ["integer", "standardise"])
-def test_operations_on_images_in_every_spelling(body: Callable[[Tensor], Tensor], expected: str, coding: str) -> None:
+@pytest.mark.parametrize("coding", ["integer", "standardize"])
+def test_every_way_to_write_operations_on_images(body: Callable[[Tensor], Tensor], expected: str, coding: str) -> None:
     check(body, expected, coding=coding)
 
 
-def test_ways_round_a_pool_are_those_of_torch() -> None:
-    """`ceil_mode` is padding at the end, and a floor leaves none."""
+def test_pools_round_sizes_like_torch() -> None:
+    """`ceil_mode` adds padding at the end, floor does not."""
     assert node_of(check(nn.MaxPool2d(3, 2, ceil_mode=True), "MaxPool Flatten"), MaxPool).padding == (0, 0, 0, 1)
     assert node_of(check(nn.MaxPool2d(4, 4, 1), "MaxPool Flatten"), MaxPool).padding == (1, 1, 1, 1)
     counted = node_of(check(nn.AvgPool2d(3, 2, 1), "AveragePool Flatten"), AveragePool)
@@ -162,7 +162,7 @@ def test_drawn_convolutions_agree(data: st.DataObject, kind: str, transposed: bo
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
-def test_uneven_same_padding_is_torchs() -> None:
+def test_asymmetric_same_padding_is_that_of_torch() -> None:
     model = nn.Sequential(InputCoding(), BinaryConv2d(3, 4, (2, 3), padding="same"), nn.Flatten(), BinaryLinear(288, 2))
     packed = pack(model.eval(), input_shape=SHAPE)
     assert node_of(packed, Conv).padding == (0, 1, 1, 1)

@@ -1,4 +1,4 @@
-"""Integer thresholds in nets of images: every reachable integer proven, through pools and borders, bit for bit."""
+"""Integer thresholds in nets of images: every possible integer is proven, through pools and borders."""
 
 from __future__ import annotations
 
@@ -74,11 +74,11 @@ def test_every_sign_of_a_sequential_net_is_proven(middle: list[nn.Module], featu
         assert verify(model, loads(dumps(packed)), images).bit_exact
 
 
-def test_a_pool_of_an_average_is_seen_as_sums_only_by_signs() -> None:
+def test_only_signs_use_the_sums_of_an_average() -> None:
     model = net(nn.AvgPool2d(3, 2), features=45)
     packed = pack(model, input_shape=SHAPE)
     assert node_of(packed, AveragePool).sums == 1
-    whole = nn.Sequential(*list(model)[:3]).eval()  # what is no sign sees the average
+    whole = nn.Sequential(*list(model)[:3]).eval()  # an operation other than a sign needs the average
     assert node_of(pack(whole, input_shape=SHAPE), AveragePool).sums == 0
     np.testing.assert_array_equal(
         run(pack(whole, input_shape=SHAPE), images_of(5, SHAPE)), torch_logits(whole, images_of(5, SHAPE))
@@ -88,35 +88,35 @@ def test_a_pool_of_an_average_is_seen_as_sums_only_by_signs() -> None:
 @pytest.mark.parametrize(
     ("layer", "step"),
     [
-        (conv(4, 3), 2),  # each tap takes four odd terms with it
-        (conv(3, 3), 1),  # odd numbers of odd terms fall away at the border
+        (conv(4, 3), 2),  # each tap on the border removes four odd terms
+        (conv(3, 3), 1),  # the border removes odd numbers of odd terms
         (conv(3, 3, padding=0), 2),
         (conv(3, 3, padding_value=1), 2),
-        (conv(3, 3, size=1, padding=1), 1),  # the border sees nothing: 0 among odd sums
+        (conv(3, 3, size=1, padding=1), 1),  # outputs on the border have no input: 0 among odd sums
         (conv(4, 4, groups=4), 1),
         (BinaryConvTranspose2d(4, 3, 3, stride=2, input_quantizer="ste_sign"), 2),
         (BinaryConvTranspose2d(3, 3, 3, input_quantizer="ste_sign"), 1),
     ],
 )
-def test_reach_knows_the_parity_of_sums(layer: nn.Module, step: int) -> None:
+def test_possible_integers_have_the_parity_of_sums(layer: nn.Module, step: int) -> None:
     torch.manual_seed(0)
     last = [nn.Flatten(), BinaryLinear(layer.out_channels, 2, input_quantizer="ste_sign")]
     model = nn.Sequential(InputCoding(), nn.Conv2d(3, layer.in_channels, 1, bias=False), layer, nn.AvgPool2d(99), *last)
     model[3] = nn.MaxPool2d(model[:3](torch.zeros(1, *SHAPE, dtype=torch.uint8)).shape[-1])
     folded = fold_model(model.eval(), input_shape=SHAPE)
     chain = next(site.chain for site in folded.signs if site.chain is not None)
-    assert chain.reach.step == step
+    assert chain.integers.step == step
     most = layer.weight[0].numel() if isinstance(layer, nn.Conv2d) else layer.weight.numel() // layer.out_channels
-    assert chain.reach[-1] == most
+    assert chain.integers[-1] == most
     name = next(node.output for node in folded.net.nodes if node.output == "2")
     seen = np.unique(np.concatenate([v[name] for _, v in batches(folded.net, images_of(300, SHAPE), [name])]))
-    assert set(seen.tolist()) <= set(chain.reach)
+    assert set(seen.tolist()) <= set(chain.integers)
     if step == 1:
         assert len(set((seen % 2).tolist())) == 2
 
 
-def test_a_border_of_zeros_is_no_sign() -> None:
-    """A threshold at 0 must see the sums of the border as they are, also where they are 0."""
+def test_a_border_of_zeros_is_not_a_sign() -> None:
+    """A threshold at 0 must get the true sums at the border, including 0."""
     torch.manual_seed(0)
     model = nn.Sequential(
         InputCoding(),
@@ -143,7 +143,7 @@ def test_a_border_of_zeros_is_no_sign() -> None:
     ]
 
 
-def test_a_threshold_that_is_off_by_one_is_found() -> None:
+def test_a_threshold_that_is_off_by_one_is_detected() -> None:
     model = net(nn.BatchNorm2d(5), nn.MaxPool2d(2), features=80)
     with torch.no_grad():
         for tensor in (model[2].weight, model[2].running_var):
@@ -178,7 +178,7 @@ def test_drawn_sign_nets_agree_bit_for_bit(data: st.DataObject, seed: int) -> No
     images = images_of(4, SHAPE, seed)
     try:
         expected = torch_logits(model, images)
-    except RuntimeError:  # the image has become too small
+    except RuntimeError:  # the image is too small
         assume(False)
     packed = pack(model, input_shape=SHAPE)
     np.testing.assert_array_equal(run(packed, images), expected)

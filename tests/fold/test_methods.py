@@ -33,7 +33,7 @@ NETS: dict[str, dict[str, Any]] = {
     "resnet18": {"width": 1 / 16},
 }
 METHODS = {name: row for name, row in methods().items() if row["model"]["weight_quantizer"] is not None}
-CASES = [  # real inputs are no matter of a Bi-Real net
+CASES = [  # a Bi-Real net has no real inputs
     (net, method)
     for net in NETS
     for method, row in METHODS.items()
@@ -48,7 +48,7 @@ def recipe_of(net: str, method: str) -> ModelRecipe:
 
 
 def agreed(model: nn.Module, packed: PackedNet, images: np.ndarray) -> Certificate:
-    """Labels are equal, logits up to rounding, and so is every sign that integers decide."""
+    """Assert equal labels, equal logits up to rounding, and equal signs of integers."""
     split = Split(images, np.arange(len(images)) % 4)
     certificate = certify(model, packed, split, dataset="toy").certificate
     assert certificate is not None
@@ -66,7 +66,7 @@ def agreed(model: nn.Module, packed: PackedNet, images: np.ndarray) -> Certifica
 def test_every_method_packs_and_agrees_on_every_net(net: str, method: str) -> None:
     torch.manual_seed(0)
     recipe = recipe_of(net, method)
-    statistics = ([120.0] * 3, [60.0] * 3) if recipe.coding == "standardise" else None
+    statistics = ([120.0] * 3, [60.0] * 3) if recipe.coding == "standardize" else None
     model = randomise(build_model(recipe, input_shape=SHAPE, classes=5, statistics=statistics), images_of(24, SHAPE))
     certificate = agreed(model, loads(dumps(pack(model, name=method))), images_of(30, SHAPE, seed=2))
     assert bool(certificate.layers) == (recipe.input_quantizer is not None)
@@ -91,12 +91,12 @@ def packed_of(model: nn.Module) -> PackedNet:
 
 
 @pytest.mark.parametrize("flat", [True, False])
-def test_a_shift_joins_the_threshold_of_integers(flat: bool) -> None:
+def test_a_shift_is_folded_into_the_threshold_of_integers(flat: bool) -> None:
     body = () if flat else (nn.MaxPool2d(4), nn.Flatten())
     model = net_of(*body, inputs="rsign", flat=flat)
     packed = packed_of(model)
     expected = ["Conv", "Flatten", "Threshold"] if flat else ["Conv", "Threshold", "MaxPool", "Flatten"]
-    if not flat:  # a shift per number behind a pool and a flattening has no channel below them
+    if not flat:  # after a pool and a Flatten, a shift per element has no channel of its own before them
         expected = ["Conv", "Affine", "MaxPool", "Flatten", "Sign"]
     assert kinds(packed) == [*expected, "Dense", "Affine"]
     certificate = agreed(model, packed, images_of(40, SHAPE))
@@ -108,7 +108,7 @@ def test_a_shift_joins_the_threshold_of_integers(flat: bool) -> None:
         assert proofs[0].integers >= 96 * 27 * 255
 
 
-def test_pixels_are_shifted_by_channel_behind_a_pool() -> None:
+def test_pixels_are_shifted_by_channel_after_a_pool() -> None:
     torch.manual_seed(0)
     first, second = BinaryConv2d(3, 6, 3, padding=1), BinaryConv2d(6, 4, 3, input_quantizer="rsign")
     layers = (first, nn.BatchNorm2d(6), RPReLU(6), nn.MaxPool2d(2), second, nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -120,12 +120,12 @@ def test_pixels_are_shifted_by_channel_behind_a_pool() -> None:
 
 @pytest.mark.parametrize("slope", [0.3, -0.3])
 @pytest.mark.parametrize("kind", ["rprelu", "prelu", "prelu of one slope"])
-def test_a_bent_value_is_a_threshold_where_it_rises(kind: str, slope: float) -> None:
+def test_a_prelu_becomes_a_threshold_if_it_is_monotonic(kind: str, slope: float) -> None:
     layer: Any = RPReLU(6) if kind == "rprelu" else nn.PReLU(6 if kind == "prelu" else 1)
     model = net_of(layer, inputs="rsign" if kind == "rprelu" else "ste_sign")
     with torch.no_grad():
         (layer.slope if kind == "rprelu" else layer.weight).fill_(slope)
-        if slope < 0:  # BatchNorm and what is behind it rise and fall with the integer below
+        if slope < 0:  # the output is not monotonic in the integer
             model[1].weight.neg_()
     packed = packed_of(model)
     assert any(isinstance(node, Prelu) for node in packed.nodes) == (slope < 0)
@@ -133,7 +133,7 @@ def test_a_bent_value_is_a_threshold_where_it_rises(kind: str, slope: float) -> 
     agreed(model, packed, images_of(40, SHAPE))
 
 
-def test_a_bent_value_of_a_real_net_is_kept() -> None:
+def test_a_prelu_of_a_real_net_is_kept() -> None:
     model = net_of(RPReLU(6), inputs=None)
     packed = packed_of(model)
     assert kinds(packed) == ["Conv", "Affine", "Prelu", "Affine", "Flatten", "Dense", "Affine"]
@@ -141,7 +141,7 @@ def test_a_bent_value_of_a_real_net_is_kept() -> None:
 
 
 class Shared(nn.Module):
-    """One value under two shifts, and added besides: as at the beginning of a stage."""
+    """A value with two shifts that is also added, as at the beginning of a stage."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -177,7 +177,7 @@ def test_the_two_values_of_adabin_are_an_affine_map_of_signs() -> None:
     agreed(model, packed, images_of(40, SHAPE))
 
 
-def test_a_scale_stays_above_the_integers_of_a_pool() -> None:
+def test_a_scale_is_deferred_past_a_pool_of_integers() -> None:
     model = net_of(nn.Identity(), inputs="ste_sign", weight="irnet")
     pooled = nn.Sequential(*model[:2], nn.MaxPool2d(2, padding=1), *model[2:4], nn.Flatten()).eval()
     last = BinaryLinear(6 * 3 * 3, 4, weight_quantizer="irnet", input_quantizer="ste_sign")
@@ -187,7 +187,7 @@ def test_a_scale_stays_above_the_integers_of_a_pool() -> None:
     assert [proof.proof for proof in agreed(pooled, packed, images_of(40, SHAPE)).layers] == ["every integer"]
 
 
-def test_an_average_of_single_pixels_picks_them() -> None:
+def test_an_average_of_single_pixels_selects_them() -> None:
     class Picked(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -204,21 +204,21 @@ def test_an_average_of_single_pixels_picks_them() -> None:
 
 # ------------------------------------------------------------------------------------------------------------ refusals
 class Dishonest(SteSign):
-    """Says that it is a sign."""
+    """States that it is a sign, but is not."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x - 1)
 
 
 class Unstated(Quantizer):
-    """Says nothing."""
+    """Has no `binary_input`."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x
 
 
 class Doubled(SteSign):
-    """Somebody's own quantizer, of two other values."""
+    """A quantizer from outside onebit, with two other values."""
 
     def forward(self, x: Tensor) -> Tensor:
         return 2 * super().forward(x) + 1
@@ -227,7 +227,7 @@ class Doubled(SteSign):
         return BinaryInput(scale=torch.tensor(2.0), centre=torch.tensor(1.0))
 
 
-def test_a_quantizer_of_one_s_own_packs_by_what_it_states() -> None:
+def test_a_foreign_quantizer_packs_by_its_binary_input() -> None:
     model = net_of(inputs=Doubled())
     agreed(model, packed_of(model), images_of(40, SHAPE))
 
@@ -235,11 +235,11 @@ def test_a_quantizer_of_one_s_own_packs_by_what_it_states() -> None:
 @pytest.mark.parametrize(
     ("quantizer", "message"),
     [
-        (Dishonest(), r"cannot pack Dishonest \('4.input_quantizer'\): it computes something else than its binary_inp"),
+        (Dishonest(), r"cannot pack Dishonest \('4.input_quantizer'\): it does not compute what its binary_inp"),
         (Unstated(), r"cannot pack Unstated \('4.input_quantizer'\): known layers are "),
     ],
 )
-def test_what_an_input_quantizer_does_not_say_is_refused(quantizer: Quantizer, message: str) -> None:
+def test_input_quantizers_with_a_wrong_binary_input_are_refused(quantizer: Quantizer, message: str) -> None:
     with pytest.raises(FoldError, match=message):
         pack(net_of(inputs=quantizer), input_shape=SHAPE)
 
@@ -252,7 +252,7 @@ def test_what_an_input_quantizer_does_not_say_is_refused(quantizer: Quantizer, m
         (lambda m: m[5].input_quantizer.shift, r"layer '5.input_quantizer': 1 of 96 shifts are not finite"),
     ],
 )
-def test_learnt_numbers_that_are_none_are_refused(change: Callable[[Any], Tensor], message: str) -> None:
+def test_learned_parameters_that_are_not_finite_are_refused(change: Callable[[Any], Tensor], message: str) -> None:
     model = net_of(RPReLU(6), inputs="rsign")
     with torch.no_grad():
         change(model)[0] = float("nan")

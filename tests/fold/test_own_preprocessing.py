@@ -1,4 +1,4 @@
-"""A net that was trained with its own preprocessing: the packed one is compared with that, not with its own input."""
+"""A net trained with its own preprocessing: the packed net is compared with that, not with its own input coding."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from onebit.fold import pack
 from onebit.layers import InputCoding, binarize_
 from onebit.verification.agreement import certify, verify
 
-MEAN, STD = [0.1307], [0.3081]  # as in every tutorial on MNIST, of pixels from 0 to 1
+MEAN, STD = [0.1307], [0.3081]  # for pixels from 0 to 1, as in every MNIST tutorial
 SHAPE = (1, 28, 28)
 
 
@@ -32,7 +32,7 @@ def data() -> Dataset:
 
 @pytest.fixture(scope="module", params=["one-bit weights", "signs"])
 def net(request: pytest.FixtureRequest, data: Dataset) -> nn.Module:
-    """Trained in a loop of its own for one epoch, without BatchNorm, which would learn the coding."""
+    """Train for one epoch in a plain loop, without BatchNorm, which would adapt to the coding."""
     torch.manual_seed(0)
     signs = request.param == "signs"
     between = [nn.BatchNorm1d(64), nn.Identity() if signs else nn.ReLU()]
@@ -55,8 +55,8 @@ def verified(
     return verify(model, pack(model, input_shape=SHAPE), data.test.images, **options)
 
 
-def test_the_coding_of_the_training_is_found_right(net: nn.Module, data: Dataset) -> None:
-    coding = InputCoding("standardise", mean=MEAN, std=STD, scale=255)
+def test_the_coding_of_the_training_agrees(net: nn.Module, data: Dataset) -> None:
+    coding = InputCoding("standardize", mean=MEAN, std=STD, scale=255)
     seen: list[tuple[torch.dtype, tuple[int, ...]]] = []
 
     def trained(images: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ def test_the_coding_of_the_training_is_found_right(net: nn.Module, data: Dataset
     assert found.correct is not None
     assert found.correct > 1600  # of 2,000
     assert found.trained_mismatches is not None
-    assert found.trained_mismatches <= 2  # logits that rounding tells apart
+    assert found.trained_mismatches <= 2  # ties decided by rounding
     assert f"; {found.correct:,} correct; as trained {found.trained_correct:,} correct, " in str(found)
     assert set(seen) == {(torch.uint8, SHAPE)}
     with torch.no_grad():
@@ -82,16 +82,16 @@ def test_the_coding_of_the_training_is_found_right(net: nn.Module, data: Dataset
     "coding",
     [
         lambda: InputCoding(),
-        lambda: InputCoding("standardise", mean=[0.0], std=[255.0]),
-        lambda: InputCoding("standardise", mean=MEAN, std=STD, scale=1),
+        lambda: InputCoding("standardize", mean=[0.0], std=[255.0]),
+        lambda: InputCoding("standardize", mean=MEAN, std=STD, scale=1),
     ],
 )
-def test_another_coding_is_found_wrong(net: nn.Module, data: Dataset, coding: Callable[[], InputCoding]) -> None:
+def test_another_coding_disagrees(net: nn.Module, data: Dataset, coding: Callable[[], InputCoding]) -> None:
     def trained(images: Tensor) -> Tensor:
         return net(preprocessed(images))
 
     alone = verified(net, coding(), data)
-    assert alone.ok  # both sides got the same wrong input
+    assert alone.ok  # both nets get the same wrong input
     assert str(alone).endswith("; nothing was compared with the training pipeline (trained=…)")
     found = verified(net, coding(), data, labels=data.test.labels, trained=trained)
     assert not found.ok
@@ -107,13 +107,13 @@ def test_another_coding_is_found_wrong(net: nn.Module, data: Dataset, coding: Ca
         certify(model, pack(model, input_shape=SHAPE), data.test, dataset=data.name, trained=trained)
 
 
-def test_a_model_of_onebit_has_no_other_pipeline(data: Dataset) -> None:
+def test_a_model_of_onebit_has_no_other_preprocessing(data: Dataset) -> None:
     model = onebit.create_model("mlp", widths=(784, 16, 10), weight_quantizer="sign").eval()
     found = verify(model, pack(model), data.test.images[:50], labels=data.test.labels[:50])
     assert str(found).endswith(f"; {found.correct} correct")
 
 
-def test_what_does_not_fit_is_refused(data: Dataset) -> None:
+def test_wrong_arguments_are_refused(data: Dataset) -> None:
     model = onebit.create_model("mlp", widths=(784, 16, 10), weight_quantizer="sign").eval()
     packed, images = pack(model), data.test.images[:50]
     with pytest.raises(UsageError, match="got 49 labels for 50 images"):

@@ -1,4 +1,4 @@
-"""Every model of the table packs, is saved and loaded, and agrees with torch, at random weights."""
+"""Every model of the table, with random weights, packs, survives saving and loading, and agrees with torch."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "unet": {"input_shape": (1, 16, 16), "width": 0.0625},
     "resnet110": {"input_shape": (3, 8, 8), "width": 0.125},
 }
-"""Options of a small form, beside those that all others share."""
+"""Options for a small version, in addition to those of all models."""
 OTHERS: dict[str, Any] = {"input_shape": (3, 16, 16), "width": 0.125}
 RESIDUAL = {name for name in MODELS if name.startswith("resnet")} | {"unet"}  # sums or joins of real values
-AVERAGED = {"nin"}  # averages real values before a sign: equal floats, but none to be proven beforehand
+AVERAGED = {"nin"}  # averages real values before a sign: equal floats, but not proven
 
 FORMS: dict[str, dict[str, Any]] = {
     "weight-only": {},
@@ -41,7 +41,7 @@ FORMS: dict[str, dict[str, Any]] = {
 
 
 def make(name: str, **options: Any) -> nn.Module:
-    """A model with random weights, and BatchNorm statistics of random images under random gains and shifts."""
+    """A model with random weights, gains and shifts, and BatchNorm statistics of random images."""
     torch.manual_seed(0)
     options = {"classes": 5, "weight_quantizer": "sign", **SMALL.get(name, OTHERS), **options}
     if "mean" in options:
@@ -53,7 +53,7 @@ def make(name: str, **options: Any) -> nn.Module:
     with torch.no_grad():
         for norm in norms:
             norm.momentum = 1.0
-            norm.weight.normal_(0.5, 1)  # some turn the sign around
+            norm.weight.normal_(0.5, 1)  # some reverse the sign
             norm.bias.normal_()
         model.train()(images(model, 24, seed=1))
     return model.eval()
@@ -64,7 +64,7 @@ def images(model: nn.Module, count: int, *, seed: int) -> Tensor:
     return torch.from_numpy(images_of(count, shape, seed))
 
 
-# the deep ones differ from resnet20 in their depth alone
+# the deep ones differ from resnet20 only in depth
 CASES = [
     (name, form)
     for name in MODELS
@@ -105,16 +105,16 @@ def test_signs_between_real_ends_pack_and_agree(name: str, options: dict[str, An
     certificate = certify(model, packed, split, dataset="toy").certificate
     assert certificate is not None
     assert certificate.label_mismatches == 0
-    # a real first convolution is summed in another order by torch: a sign of a sum near 0 may differ
+    # torch adds the sums of a real first convolution in another order: signs of sums near 0 may differ
     assert len(certificate.layers) == (16 if name == "resnet18" else 21)
     floats = [layer for layer in certificate.layers if layer.proof == "float"]
     assert all(layer.mismatches < 0.01 * layer.integers for layer in floats)
     assert all(layer.mismatches == 0 for layer in certificate.layers if layer not in floats)
-    assert len(floats) == 16 if name == "resnet18" else 0 < len(floats) < 21  # within a level sums are of signs
+    assert len(floats) == 16 if name == "resnet18" else 0 < len(floats) < 21  # within a level, sums are sums of signs
 
 
 def certified(packed: PackedNet, model: nn.Module) -> PackedNet:
-    """With a certificate of the length that a real one has."""
+    """With a certificate of realistic length."""
     proofs = prove(model, packed, images=images(model, 2, seed=0).numpy())
     layers = [replace(p, integers=p.integers * 5000) if p.proof == "float" else p for p in proofs]
     certificate = Certificate(

@@ -1,4 +1,4 @@
-"""What cannot be packed is refused in one line that names it and the way out."""
+"""Models that cannot be packed are refused in one line that names the reason and a way out."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from onebit.runtime import run
 
 
 class Net(nn.Module):
-    """A coded, flattened image into a binary layer into `body`."""
+    """InputCoding, Flatten, a binary layer, then `body`."""
 
     def __init__(self, body: Callable[[Tensor], Any], **parts: nn.Module | nn.Parameter) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Net(nn.Module):
 
 
 class FloatFirst(nn.Module):
-    """Makes floats of the image by hand."""
+    """Converts the image to float itself."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ def read_twice(x: Tensor) -> Tensor:
         (lambda x: x * 2, r"cannot pack mul"),
         (lambda x: torch.sign(x), r"cannot pack sign"),
         (lambda x: x + torch.randn_like(x), r"cannot pack randn_like"),
-        (nn.Softmax(dim=1), r"cannot pack Softmax \('body'\): .*leave it outside of the model"),
+        (nn.Softmax(dim=1), r"cannot pack Softmax \('body'\): .*move it out of the model"),
         (
             nn.BatchNorm1d(6, track_running_stats=False),
             r"cannot pack BatchNorm1d \('body'\): with track_running_stats=False",
@@ -82,17 +82,17 @@ def read_twice(x: Tensor) -> Tensor:
             lambda x: F.dropout(x, 0.5),
             r"cannot pack dropout .*it drops values in eval mode too; pass training=self.training",
         ),
-        (lambda x: x.view(-1, 3), r"cannot pack view \('view'\): it makes \(N, 3\) of \(N, 6\), expected \(N, 6\)"),
-        (lambda x: x.view(-1, 2, 3), r"it makes \(N, 2, 3\) of \(N, 6\)"),
+        (lambda x: x.view(-1, 3), r"cannot pack view \('view'\): it turns \(N, 6\) into \(N, 3\), expected \(N, 6\)"),
+        (lambda x: x.view(-1, 2, 3), r"it turns \(N, 6\) into \(N, 2, 3\)"),
         (unused, r"cannot pack relu .*its result is never used"),
-        (read_twice, r"cannot pack relu .*it changes in place what is also read elsewhere"),
+        (read_twice, r"cannot pack relu .*it overwrites a value that is also used elsewhere"),
         (lambda x: (x, x), r"the model returns a tuple, expected one tensor"),
         (
             lambda x: x if x.sum() > 0 else -x,
-            r"cannot follow Net.forward on images \(2, 1, 3, 4\): .*not on what tensors hold",
+            r"cannot follow Net.forward on images \(2, 1, 3, 4\): .*not on the contents of tensors",
         ),
         (lambda x: F.linear(x.new_ones(2, 5), x), r"cannot follow Net.forward"),
-        (lambda x: F.linear(x, torch.ones(3, 6)), r"the tensor '_tensor_constant0' is used outside of a layer"),
+        (lambda x: F.linear(x, torch.ones(3, 6)), r"the tensor '_tensor_constant0' is used outside a layer"),
     ],
 )
 def test_what_cannot_be_packed_is_named(body: Callable[[Tensor], Any], message: str) -> None:
@@ -110,7 +110,7 @@ def test_what_cannot_be_packed_is_named(body: Callable[[Tensor], Any], message: 
         FloatFirst(),
     ],
 )
-def test_a_model_without_input_coding_is_told_to_take_one(model: nn.Module) -> None:
+def test_a_model_without_input_coding_is_refused(model: nn.Module) -> None:
     message = r"expected InputCoding: a packed net takes uint8 images; pack nn.Sequential\(InputCoding\("
     with pytest.raises(FoldError, match=message):
         pack(model, input_shape=SHAPE)
@@ -151,9 +151,9 @@ def test_hooks_on_a_layer_are_refused_and_on_containers_traced() -> None:
         ("0.mean", r"layer '0': 1 of 1 mean values are not finite"),
     ],
 )
-def test_parameters_that_are_no_numbers_are_refused(path: str, message: str, value: float) -> None:
+def test_parameters_that_are_not_finite_are_refused(path: str, message: str, value: float) -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 20), nn.BatchNorm1d(20), nn.ReLU(), nn.Linear(20, 3))
-    coding = InputCoding("standardise", mean=[100.0], std=[50.0])
+    coding = InputCoding("standardize", mean=[100.0], std=[50.0])
     model = nn.Sequential(coding, binarize_(net, where=lambda name, layer: name == "1")).eval()
     with torch.no_grad():
         model.state_dict()[path].view(-1)[:2] = value
@@ -161,7 +161,7 @@ def test_parameters_that_are_no_numbers_are_refused(path: str, message: str, val
         pack(model, input_shape=SHAPE)
 
 
-def test_a_norm_that_makes_no_numbers_is_refused() -> None:
+def test_a_norm_whose_folded_values_are_not_finite_is_refused() -> None:
     model = make_mlp((12, 4, 2))
     with torch.no_grad():
         model.get_submodule("norm1").running_var[1] = -1.0
@@ -169,7 +169,7 @@ def test_a_norm_that_makes_no_numbers_is_refused() -> None:
         pack(model)
 
 
-def test_signs_that_are_no_signs_are_refused() -> None:
+def test_signs_other_than_plus_and_minus_one_are_refused() -> None:
     class Ternary(Quantizer):
         def forward(self, latent: Tensor) -> Tensor:
             return latent.round()
@@ -202,20 +202,20 @@ def test_usage_errors() -> None:
 def test_a_model_that_cannot_be_copied_is_refused() -> None:
     model = make_mlp()
     model.kept = model(torch.zeros((1, *SHAPE), dtype=torch.uint8))  # a result of forward, with its graph
-    with pytest.raises(FoldError, match=r"cannot copy the MLP: .*; keep no results of forward in it"):
+    with pytest.raises(FoldError, match=r"cannot copy the MLP: .*; do not keep results of forward in it"):
         pack(model)
 
 
-def test_real_layers_beside_binary_ones_are_kept() -> None:
+def test_real_layers_next_to_binary_ones_are_kept() -> None:
     model = nn.Sequential(InputCoding(), nn.Flatten(), nn.Linear(12, 9), nn.ReLU(), BinaryLinear(9, 3)).eval()
     packed = pack(model, input_shape=SHAPE)
     assert [type(node) for node in packed.nodes[1:]] == [RealDense, Affine, Relu, Dense]
     assert_agrees(model, packed)
 
 
-def test_every_packed_activation_is_reached() -> None:
+def test_every_activation_is_packed() -> None:
     model = nn.Sequential(
-        InputCoding("standardise", mean=[100.0], std=[50.0]),
+        InputCoding("standardize", mean=[100.0], std=[50.0]),
         nn.Flatten(),
         BinaryLinear(12, 9),
         nn.Hardtanh(),
@@ -224,6 +224,6 @@ def test_every_packed_activation_is_reached() -> None:
     ).eval()
     packed = pack(model, input_shape=SHAPE)
     assert [type(node) for node in packed.nodes[1:]] == [Dense, Hardtanh, Dense, Sign, Dense]
-    # sums of clipped values are 0 now and then, where torch's order of adding decides the sign
+    # some sums of clipped values are 0 up to rounding, where torch's order of additions decides the sign
     different = (run(packed, images_of()) != torch_logits(model, images_of())).any(axis=1)
     assert different.mean() < 0.05

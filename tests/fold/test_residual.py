@@ -1,4 +1,4 @@
-"""Values that are read twice: written once, whether they are added, signed or both."""
+"""Values that are read twice are written once, whether they are added, binarized or both."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHAPE = (3, 8, 8)
 
 
 class LambdaLayer(nn.Module):
-    """Calls a function, as shortcuts without parameters are often written."""
+    """Calls a function: a common way to write shortcuts without parameters."""
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class LambdaLayer(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Somebody's CIFAR block: in place, functional, with an empty Sequential where nothing is to be done."""
+    """A typical CIFAR block: in place, functional, with an empty Sequential as identity."""
 
     def __init__(self, in_planes: int, planes: int, stride: int = 1) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class ForeignResNet(nn.Module):
 
 
 def trained(model: nn.Module) -> nn.Module:
-    """With BatchNorm as after some training."""
+    """With BatchNorm parameters as after some training."""
     with torch.no_grad():
         for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
             norm.weight.normal_()
@@ -89,7 +89,7 @@ def trained(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def test_somebody_s_residual_net_binarized() -> None:
+def test_a_foreign_residual_net_binarized() -> None:
     torch.manual_seed(0)
     model = trained(nn.Sequential(InputCoding(), binarize_(ForeignResNet())))
     packed = pack(model, input_shape=SHAPE)
@@ -101,7 +101,7 @@ def test_somebody_s_residual_net_binarized() -> None:
     assert_agrees(model, packed, images_of(100, SHAPE))
 
 
-def test_somebody_s_residual_net_with_signs() -> None:
+def test_a_foreign_residual_net_with_signs() -> None:
     torch.manual_seed(0)
     model = trained(nn.Sequential(InputCoding(), binarize_(ForeignResNet(), input_quantizer="ste_sign")))
     packed = pack(model, input_shape=SHAPE)
@@ -110,12 +110,12 @@ def test_somebody_s_residual_net_with_signs() -> None:
     proofs = prove(model, packed, images=images_of(100, SHAPE))
     assert len(proofs) == 13
     assert sum(proof.mismatches for proof in proofs) == 0
-    # the signs inside a block stand on integers, those between blocks on real sums; after a ReLU all of them are +1
+    # signs inside a block are of integers, those between blocks of real sums; after a ReLU all of them are +1
     assert [proof.proof for proof in proofs] == ["every integer", *["every integer", "float"] * 6]
 
 
 class Body(nn.Module):
-    """A coded image into a convolution and BatchNorm, whose value `body` uses in several places."""
+    """InputCoding, convolution and BatchNorm, whose value `body` uses several times."""
 
     def __init__(self, body: Callable[[nn.Module, Tensor], Tensor], *, quantizer: str | None = "ste_sign") -> None:
         super().__init__()
@@ -161,11 +161,11 @@ def bireal(m: Any, x: Tensor) -> Tensor:
         (bireal, "Conv Threshold Conv Affine Affine Add Sign Conv Affine Add AdaptiveAveragePool Flatten"),
     ],
 )
-def test_a_value_that_is_added_and_signed(body: Callable[[nn.Module, Tensor], Tensor], expected: str) -> None:
+def test_a_value_that_is_added_and_binarized(body: Callable[[nn.Module, Tensor], Tensor], expected: str) -> None:
     model = make_nasty(Body(body))
     packed = pack(model, input_shape=SHAPE)
     assert " ".join(kinds(packed)) == expected
-    # what torch averages it adds in an order of its own; up to there every float is equal
+    # torch adds the terms of an average in its own order; before it every float is equal
     inner = pack(model := nn.Sequential(*[NoMean(model)]).eval(), input_shape=SHAPE)
     images = images_of(30, SHAPE)
     np.testing.assert_array_equal(run(inner, images), torch_logits(model, images))
@@ -175,7 +175,7 @@ def test_a_value_that_is_added_and_signed(body: Callable[[nn.Module, Tensor], Te
 
 
 class NoMean(nn.Module):
-    """A `Body` without its average."""
+    """A `Body` without the average."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -187,7 +187,7 @@ class NoMean(nn.Module):
 
 
 @pytest.mark.parametrize("quantizer", [None, "ste_sign"])
-def test_a_normed_value_is_written_once_whoever_reads_it_first(quantizer: str | None) -> None:
+def test_a_normed_value_is_written_once_whichever_reader_comes_first(quantizer: str | None) -> None:
     for body in (both, relu_first, bireal, lambda m, x: F.relu(x) + m.a(x), lambda m, x: x + m.a(F.relu(x)) + x):
         model = make_nasty(Body(body, quantizer=quantizer), seed=2)
         packed = pack(model, input_shape=SHAPE)
@@ -212,12 +212,12 @@ def test_two_signs_of_one_value_are_one_threshold_and_counted_call_by_call() -> 
         lambda m, x: F.relu(x, True) + x,
     ],
 )
-def test_what_is_changed_in_place_while_others_read_it_is_refused(body: Any) -> None:
-    with pytest.raises(FoldError, match="it changes in place what is also read elsewhere; use inplace=False"):
+def test_in_place_changes_of_values_that_others_read_are_refused(body: Any) -> None:
+    with pytest.raises(FoldError, match="it overwrites a value that is also used elsewhere; use inplace=False"):
         pack(Body(body).eval(), input_shape=SHAPE)
 
 
-def test_sums_in_place_of_values_that_nobody_else_reads() -> None:
+def test_in_place_sums_of_values_that_nothing_else_reads() -> None:
     def body(m: Any, x: Tensor) -> Tensor:
         y = m.a(x)
         y += m.b(x)

@@ -1,4 +1,4 @@
-"""Integer thresholds: the same sign as the trained modules, on every integer that can occur."""
+"""Integer thresholds give the signs of the trained modules on every possible integer."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import torch
 from fold_nets import (
     INT32,
     SHAPE,
-    asked,
     assert_agrees,
     images_of,
     kinds,
     make_mlp,
     make_nasty,
     node_of,
-    reachable,
+    possible_sums,
     signs_of,
+    signs_of_modules,
     torch_logits,
 )
 from hypothesis import given, settings
@@ -30,15 +30,15 @@ from onebit.packed import Threshold
 from onebit.runtime import run
 
 
-def test_signs_equal_torch_on_every_reachable_integer_of_nasty_nets() -> None:
+def test_signs_equal_torch_on_every_possible_integer_of_nasty_nets() -> None:
     for seed in range(4):
         model = make_mlp(input_quantizer="ste_sign", nasty=seed)
         packed = pack(model)
         assert kinds(packed) == ["Flatten", "Dense", "Threshold", "Dense", "Threshold", "Dense", "Affine"]
         for index, (inputs, most) in enumerate(((12, 255), (31, 1))):
             node = node_of(packed, Threshold, index)
-            integers = reachable(inputs, most)
-            expected = asked(model.get_submodule(f"norm{index + 1}"), integers, len(node.threshold))
+            integers = possible_sums(inputs, most)
+            expected = signs_of_modules(model.get_submodule(f"norm{index + 1}"), integers, len(node.threshold))
             np.testing.assert_array_equal(signs_of(node, integers), expected)
         assert_agrees(model, packed)
 
@@ -64,8 +64,8 @@ def test_signs_equal_torch_for_drawn_parameters(data: st.DataObject, inputs: int
     model = nn.Sequential(first, middle, norm, nn.Dropout(0.3), last).eval()
     packed = pack(model, input_shape=(3, 1, 1))
     node = node_of(packed, Threshold, 1)
-    integers = reachable(inputs, 1)
-    np.testing.assert_array_equal(signs_of(node, integers), asked(norm, integers, outputs))
+    integers = possible_sums(inputs, 1)
+    np.testing.assert_array_equal(signs_of(node, integers), signs_of_modules(norm, integers, outputs))
     np.testing.assert_array_equal(run(packed, images_of(30, (3, 1, 1))), torch_logits(model, images_of(30, (3, 1, 1))))
 
 
@@ -86,9 +86,9 @@ def test_the_algebraic_threshold_is_wrong_at_ties_and_ours_is_right() -> None:
         norm.running_var.copy_(torch.from_numpy(rng.random(channels) * 500 + 1))
         norm.weight.copy_(torch.from_numpy(rng.random(channels) + 0.1))
         norm.bias.zero_()
-    integers = reachable(inputs, 1)
-    expected = asked(norm, integers, channels)
-    by_algebra = np.where(integers[:, None] >= norm.running_mean.numpy(), 1, -1)  # beta = 0: the sign turns at the mean
+    integers = possible_sums(inputs, 1)
+    expected = signs_of_modules(norm, integers, channels)
+    by_algebra = np.where(integers[:, None] >= norm.running_mean.numpy(), 1, -1)  # beta = 0: signs change at the mean
     wrong = int((by_algebra != expected).any(axis=0).sum())
     assert wrong > channels // 10
     node = node_of(pack(model, input_shape=(1, 1, inputs)), Threshold, 1)
@@ -127,8 +127,8 @@ def test_clips_and_two_norms_before_a_sign_are_one_threshold() -> None:
     )
     packed = pack(model, input_shape=SHAPE)
     assert kinds(packed) == ["Flatten", "Dense", "Threshold", "Dense", "Threshold", "Dense"]
-    integers = reachable(12, 255)
-    expected = asked(nn.Sequential(*model[3:6]), integers, 33)
+    integers = possible_sums(12, 255)
+    expected = signs_of_modules(nn.Sequential(*model[3:6]), integers, 33)
     np.testing.assert_array_equal(signs_of(packed.nodes[2], integers), expected)
     assert (packed.nodes[4].threshold == INT32.min).all()  # relu(x) >= 0: always +1
     np.testing.assert_array_equal(run(packed, images_of()), torch_logits(model, images_of()))
@@ -139,7 +139,9 @@ def test_a_value_that_is_a_power_of_two_stays_in_the_chain() -> None:
     packed = pack(model)
     for index, (inputs, most) in enumerate(((12, 255), (31, 1))):
         node = node_of(packed, Threshold, index)
-        integers = reachable(inputs, most)
+        integers = possible_sums(inputs, most)
         norm = model.get_submodule(f"norm{index + 1}")
-        np.testing.assert_array_equal(signs_of(node, integers), asked(norm, integers / 4, len(node.threshold)))
+        np.testing.assert_array_equal(
+            signs_of(node, integers), signs_of_modules(norm, integers / 4, len(node.threshold))
+        )
     assert_agrees(model, packed)

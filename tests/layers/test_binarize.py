@@ -31,7 +31,7 @@ class Block(nn.Module):
 
 
 class Net(nn.Module):
-    """Nested, with a BatchNorm and one layer that stands in two places."""
+    """Nested, with a BatchNorm and one layer that is used twice."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -252,9 +252,9 @@ def test_an_even_kernel_is_padded_like_torch_does_for_same() -> None:
     ("options", "message"),
     [
         ({"padding_value": 0.5}, "padding_value must be 0, 1 or -1, got 0.5"),
-        ({"padding_value": 1, "padding_mode": "circular"}, "padding_value=1 goes with padding_mode='zeros'"),
+        ({"padding_value": 1, "padding_mode": "circular"}, "padding_value=1 needs padding_mode='zeros'"),
         ({"weight_quantizer": "sgn"}, "unknown weight quantizer 'sgn'; did you mean 'sign'?"),
-        ({"weight_quantizer": Sign(), "value": 0.5}, "value=0.5 goes with the name of a quantizer"),
+        ({"weight_quantizer": Sign(), "value": 0.5}, "value=0.5 needs a quantizer given by name"),
     ],
 )
 def test_wrong_options_are_one_clear_line(options: dict[str, Any], message: str) -> None:

@@ -19,9 +19,9 @@ def test_the_integer_coding_is_exact_and_leaves_its_input_alone(dtype: torch.dty
     assert torch.equal(pixels, before)
 
 
-def test_standardise_is_per_channel_and_travels_in_the_state_dict() -> None:
+def test_standardize_is_per_channel_and_travels_in_the_state_dict() -> None:
     mean, std = [10.0, 128.0], [2.0, 64.0]
-    coding = InputCoding("standardise", mean=mean, std=std)
+    coding = InputCoding("standardize", mean=mean, std=std)
     x = torch.randint(0, 256, (3, 2, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     coded = coding(x)
     for channel in range(2):
@@ -33,27 +33,33 @@ def test_standardise_is_per_channel_and_travels_in_the_state_dict() -> None:
 
 def test_mean_and_std_of_pixels_from_0_to_1_take_a_scale() -> None:
     x = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
-    coded = InputCoding("standardise", mean=(0.1307,), std=(0.3081,), scale=255)(x)
+    coded = InputCoding("standardize", mean=(0.1307,), std=(0.3081,), scale=255)(x)
     torch.testing.assert_close(coded, (x / 255 - 0.1307) / 0.3081)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"coding": "standardize"}, "unknown input coding 'standardize'; did you mean 'standardise'?"),
-        ({"coding": "standardise"}, "needs mean and positive std"),
-        ({"coding": "standardise", "mean": [1.0], "std": [0.0]}, "needs mean and positive std"),
-        ({"coding": "standardise", "mean": [1.0], "std": [1.0, 2.0]}, "needs mean and positive std"),
+        ({"coding": "standard"}, "unknown input coding 'standard'; did you mean 'standardize'?"),
+        ({"coding": "standardize"}, "needs mean and positive std"),
+        ({"coding": "standardize", "mean": [1.0], "std": [0.0]}, "needs mean and positive std"),
+        ({"coding": "standardize", "mean": [1.0], "std": [1.0, 2.0]}, "needs mean and positive std"),
         (
-            {"coding": "standardise", "mean": [0.1307], "std": [0.3081]},
+            {"coding": "standardize", "mean": [0.1307], "std": [0.3081]},
             "got mean [0.1307] and std [0.3081], expected those of pixels 0–255: scale=255 makes them",
         ),
-        ({"mean": [128.0], "std": [64.0]}, "mean, std and scale belong to the coding 'standardise'"),
-        ({"coding": "standardise", "mean": [0.5], "std": [0.5], "scale": -255}, "needs mean and positive std"),
-        ({"scale": 255}, "mean, std and scale belong to the coding 'standardise'"),
+        ({"mean": [128.0], "std": [64.0]}, "mean, std and scale belong to the coding 'standardize'"),
+        ({"coding": "standardize", "mean": [0.5], "std": [0.5], "scale": -255}, "needs mean and positive std"),
+        ({"scale": 255}, "mean, std and scale belong to the coding 'standardize'"),
     ],
 )
 def test_a_wrong_coding_is_refused(arguments: dict, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         InputCoding(**arguments)
     assert message in str(caught.value)
+
+
+def test_the_old_name_works_and_warns() -> None:
+    with pytest.warns(DeprecationWarning, match="'standardise' is now 'standardize'"):
+        coding = InputCoding("standardise", mean=[100.0], std=[50.0])
+    assert coding.coding == "standardize"

@@ -75,7 +75,7 @@ def test_the_same_holds_for_inputs(quantizer: str | SteSign | type[SteSign]) -> 
         ({"value": 0.0}, "value must be a positive number or 'glorot', got 0.0"),
         ({"value": math.nan}, "value must be a positive number"),
         ({"weight_quantizer": "ste_sign", "value": 0.5}, "SteSign is ±1 only: leave value at 1, got 0.5"),
-        ({"weight_quantizer": Sign(), "value": 0.5}, "value=0.5 goes with the name of a quantizer; Sign"),
+        ({"weight_quantizer": Sign(), "value": 0.5}, "value=0.5 needs a quantizer given by name; Sign"),
     ],
 )
 def test_wrong_options_are_one_clear_line(options: dict, message: str) -> None:

@@ -12,7 +12,7 @@ from small_models import images, quantizes_inputs, weight_layers
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
-from onebit.evaluation.summary import model_size
+from onebit.evaluation.counts import model_size
 from onebit.layers import BinaryConv2d
 from onebit.models import create_model
 from onebit.models.parts import Parts

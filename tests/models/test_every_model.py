@@ -13,7 +13,7 @@ from small_models import FORMS, images, quantizes_inputs, weight_layers
 from torch import Tensor, fx, nn
 
 from onebit.errors import UnknownNameError, UsageError
-from onebit.evaluation.summary import summary
+from onebit.evaluation.counts import summary
 from onebit.layers import BinaryLayer, InputCoding, binary_layers
 from onebit.models import MLP, MODELS, create_model
 from onebit.recipe import ModelRecipe
@@ -177,7 +177,7 @@ def test_standardised_pixels_and_the_settings_of_the_parts_arrive(form: str) -> 
     model = build(
         form,
         "binary weights and inputs",
-        coding="standardise",
+        coding="standardize",
         mean=[120.0] * channels,
         std=[60.0] * channels,
         norm_eps=1e-4,
@@ -202,7 +202,7 @@ def test_standardised_pixels_and_the_settings_of_the_parts_arrive(form: str) -> 
 def test_a_recipe_builds_it(form: str) -> None:
     name, small = FORMS[form]
     options = {key: value for key, value in small.items() if key != "input_shape"}
-    recipe = ModelRecipe(name=name, **KINDS["binary weights and inputs"], coding="standardise", **options)
+    recipe = ModelRecipe(name=name, **KINDS["binary weights and inputs"], coding="standardize", **options)
     model = build_model(recipe, input_shape=small["input_shape"], classes=7).eval()
     assert model(images(model, 2)).shape[:2] == (2, 7)
 

@@ -10,7 +10,7 @@ from onebit import pack
 from onebit.errors import UsageError
 from onebit.layers import BinaryConv2d, BinaryConvTranspose2d
 from onebit.models import create_model
-from onebit.models.unet import CentreCrop
+from onebit.models.unet import CenterCrop
 from onebit.runtime import run
 
 
@@ -20,7 +20,7 @@ def test_it_is_the_net_of_the_paper() -> None:
         logits = model.eval()(torch.zeros(1, 1, 572, 572, dtype=torch.uint8))
     assert logits.shape == (1, 2, 388, 388)
     assert (model.input_shape, model.output_shape) == ((1, 572, 572), (2, 388, 388))
-    assert [crop.margin for crop in model.modules() if isinstance(crop, CentreCrop)] == [4, 16, 40, 88]
+    assert [crop.margin for crop in model.modules() if isinstance(crop, CenterCrop)] == [4, 16, 40, 88]
     convs = [layer for layer in model.modules() if isinstance(layer, (BinaryConv2d, BinaryConvTranspose2d))]
     assert len(convs) == 23
     assert sum(isinstance(layer, BinaryConvTranspose2d) for layer in convs) == 4
@@ -50,8 +50,8 @@ def test_a_shallow_one_has_the_sizes_it_says(padding: str, depth: int) -> None:
 
 def test_a_crop_takes_the_centre() -> None:
     x = torch.arange(36.0).view(1, 1, 6, 6)
-    assert torch.equal(CentreCrop(2)(x), x[:, :, 2:4, 2:4])
-    assert CentreCrop(0)(x) is x
+    assert torch.equal(CenterCrop(2)(x), x[:, :, 2:4, 2:4])
+    assert CenterCrop(0)(x) is x
 
 
 def test_what_does_not_fit_is_refused() -> None:

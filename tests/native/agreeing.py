@@ -1,4 +1,4 @@
-"""Native answers beside those of the reference, of nets whose numbers overflow too."""
+"""Compares native logits with those of the reference, also for nets whose numbers overflow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from onebit.runtime.running import batches
 
 
 def reference(net: PackedNet, images: np.ndarray) -> np.ndarray | None:
-    """Logits as float32, those that are not finite as they are; None where the sign of a NaN is asked for."""
+    """Logits as float32, including those that are not finite; None if the net takes the sign of a NaN."""
     try:
         answer = [values[net.output] for _, values in batches(net, images, (net.output,))]
     except NotBinaryError:
@@ -22,10 +22,10 @@ def reference(net: PackedNet, images: np.ndarray) -> np.ndarray | None:
 def assert_agrees(
     net: PackedNet, images: np.ndarray, expected: np.ndarray | None, isa: InstructionSet, *, parts: int = 1
 ) -> bool:
-    """Fails unless the library gives the same bits, or refuses alike; False where it leaves the net to the reference.
+    """Fail unless the library gives the same bits or refuses as well; False if it has no plan for the net.
 
     Args:
-        expected: what `reference` says. parts: threads that share each step.
+        expected: the result of `reference`. parts: threads that share each kernel call.
     """
     try:
         plan = make_plan(net, isa)
@@ -40,5 +40,5 @@ def assert_agrees(
 
 
 def _bits(numbers: np.ndarray) -> np.ndarray:
-    """Equal where both are NaN, and unequal where only one is -0."""
+    """Equal for two NaNs of any bits, unequal for 0 and -0."""
     return np.where(np.isnan(numbers), np.float32(np.nan), numbers).view(np.int32)

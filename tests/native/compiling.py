@@ -1,4 +1,4 @@
-"""Compiles the C library as its tests want it: with sanitizers, or for another processor."""
+"""Compiles the C library for tests: with sanitizers, or for another processor."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import onebit
 SOURCES = Path(onebit.__file__).parent / "native" / "csrc"
 FLAGS = ["-std=gnu11", "-ffp-contract=off", "-fno-math-errno"]
 PROCESSORS = {"x86_64": "x86", "AMD64": "x86", "aarch64": "arm64", "arm64": "arm64"}
-"""What instruction_sets.txt calls a machine."""
+"""The names of machines in instruction_sets.txt."""
 
 
 def compiled(command: list[str], machine: str, folder: Path) -> list[str]:
-    """Object files of the library: of the portable kernels, and those of each instruction set of a machine."""
+    """Object files of the library: the portable kernels and those of each instruction set of a machine."""
     processor = PROCESSORS.get(machine, "other")
     options: dict[str, list[str]] = {"dispatch": [f"-DOB_{processor.upper()}"], "portable": []}
     for line in (SOURCES / "instruction_sets.txt").read_text(encoding="utf-8").splitlines():

@@ -1,4 +1,4 @@
-/* Runs a plan that another processor wrote, see test_emulated.py. Without a file: says what each instruction set is. */
+/* Runs a plan that another processor wrote, see test_emulated.py. Without arguments, lists the instruction sets. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -6,7 +6,7 @@
 
 static char *memory;
 
-/* Where a pointer leads: it was written as an offset, 0 for NULL. */
+/* The address of a pointer that was written as an offset, 0 for NULL. */
 static const void *at(const void *offset) { return offset ? memory + (size_t)offset : NULL; }
 
 static void *aligned(size_t size) { return aligned_alloc(64, (size + 63) / 64 * 64); }
@@ -21,20 +21,21 @@ int main(int count, char **arguments) {
     }
     if (count != 4) return 2;
     FILE *file = fopen(arguments[2], "rb");
-    int64_t head[4]; /* bytes, where the plan, where the images are, and how many */
+    int64_t head[4]; /* bytes, offset of the plan, offset of the images, number of images */
     if (!(isa = ob_instruction_set(atoi(arguments[1]))) || !file || fread(head, sizeof head, 1, file) != 1) return 3;
     memory = aligned((size_t)head[0]);
     if (fread(memory, 1, (size_t)head[0], file) != (size_t)head[0]) return 4;
     ob_plan *plan = (ob_plan *)(memory + head[1]);
-    plan->steps = at(plan->steps), plan->mean = at(plan->mean), plan->std = at(plan->std);
-    for (int64_t k = 0; k < plan->step_count; k++) {
-        ob_step *s = (ob_step *)&plan->steps[k];
-        s->rows = at(s->rows), s->columns = at(s->columns), s->runs = at(s->runs), s->weights = at(s->weights);
-        s->tap_sums = at(s->tap_sums), s->weight_units = at(s->weight_units), s->divisor = at(s->divisor);
-        s->lines = at(s->lines);
-        for (int n = 0; n < s->line_count; n++) {
-            ob_line *line = (ob_line *)&s->lines[n];
-            line->p = at(line->p), line->q = at(line->q);
+    plan->calls = at(plan->calls), plan->mean = at(plan->mean), plan->std = at(plan->std);
+    for (int64_t k = 0; k < plan->call_count; k++) {
+        ob_call *call = (ob_call *)&plan->calls[k];
+        call->rows = at(call->rows), call->columns = at(call->columns), call->runs = at(call->runs);
+        call->weights = at(call->weights), call->tap_sums = at(call->tap_sums);
+        call->weight_units = at(call->weight_units), call->divisor = at(call->divisor);
+        call->epilogue = at(call->epilogue);
+        for (int n = 0; n < call->epilogue_count; n++) {
+            ob_epilogue_op *op = (ob_epilogue_op *)&call->epilogue[n];
+            op->p = at(op->p), op->q = at(op->q);
         }
     }
     size_t size = (size_t)(head[3] * plan->output_size) * 4;

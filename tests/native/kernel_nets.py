@@ -1,4 +1,4 @@
-"""Nets that between them take every kernel through its tails: widths beside a word's and a panel's, borders, groups."""
+"""Nets that together cover the tails of every kernel: widths near those of words and panels, borders, groups."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _wide(channels: int, outputs: int, form: str, value: int) -> PackedNet:
 
 
 def _long(inputs: int, outputs: int) -> PackedNet:
-    """Rows of more words than a byte or 16 bits can count, of numbers that fill their grid."""
+    """Rows of more words than a byte or 16 bits can count, with values that fill their grid."""
     b = Builder((1, 1, inputs), coding="real")
     b.affine(1)
     b.add(Flatten)
@@ -41,7 +41,7 @@ def _long(inputs: int, outputs: int) -> PackedNet:
 
 
 def _threshold_net(kind: str) -> PackedNet:
-    """One product, and thresholds at the ends of int32 and at sums that it makes, in both directions."""
+    """One layer, with thresholds at the limits of int32 and at its own sums, in both directions."""
     b = Builder((5, 4, 6) if kind == "xnor" else (3, 4, 6))
     if kind == "xnor":
         b.threshold(5, most=200)
@@ -60,7 +60,7 @@ def _threshold_net(kind: str) -> PackedNet:
 
 
 THRESHOLD_NETS = {kind: partial(_threshold_net, kind) for kind in ("xnor", "bytes", "lookups")}
-"""Each ends in a threshold, by the kernel before it where the instruction set has that."""
+"""Each net ends in a threshold; the key is the kernel before it, where the instruction set has that kernel."""
 
 
 def kernel_nets() -> list[PackedNet]:

@@ -1,4 +1,4 @@
-"""Products of uint8 images with one-bit weights: exact for every weight and every pixel, in batches of every size."""
+"""uint8 images times one-bit weights: exact for every weight and pixel, in batches of every size."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not ISAS, reason="no instruction set of this pro
 def assert_same(net: PackedNet, images: np.ndarray, isa: InstructionSet) -> tuple[str, ...]:
     plan = make_plan(net, isa)
     np.testing.assert_array_equal(plan.run(images)[0], run(net, images, executor="reference"), err_msg=isa.name)
-    return plan.steps
+    return plan.kernels
 
 
 @settings(max_examples=50, deadline=None)
@@ -43,8 +43,8 @@ def test_panels_hold_the_coding_of_the_image(inputs: int, ones: float, seed: int
 
 @pytest.mark.parametrize("isa", ISAS, ids=lambda isa: isa.name)
 @pytest.mark.parametrize("sign", [1, -1])
-def test_weights_of_one_sign_and_pixels_at_their_ends(isa: InstructionSet, sign: int) -> None:
-    """The largest sums that there are, dense and through a window."""
+def test_weights_of_one_sign_and_extreme_pixels(isa: InstructionSet, sign: int) -> None:
+    """The largest possible sums, of a dense layer and of a convolution."""
     images = np.stack([np.full((3, 9, 9), value, np.uint8) for value in (0, 255, 128)] * 5)
     dense, conv = Builder((3, 9, 9)), Builder((3, 9, 9))
     dense.add(Flatten)
@@ -57,7 +57,7 @@ def test_weights_of_one_sign_and_pixels_at_their_ends(isa: InstructionSet, sign:
 @pytest.mark.parametrize("isa", ISAS, ids=lambda isa: isa.name)
 @pytest.mark.parametrize("channels", [1, 3, 4, 5])
 @pytest.mark.parametrize("value", [0, 1, -1])
-def test_convolutions_take_bytes(isa: InstructionSet, channels: int, value: int) -> None:
+def test_convolutions_use_bytes(isa: InstructionSet, channels: int, value: int) -> None:
     b = Builder((channels, 7, 6))
     geometry = {"kernel": (3, 2), "padding": (1, 1, 0, 1), "stride": (2, 1), "dilation": (1, 2), "padding_value": value}
     b.add(Conv, **b.signs(37, 6 * channels, scale=True), **geometry)
@@ -66,24 +66,24 @@ def test_convolutions_take_bytes(isa: InstructionSet, channels: int, value: int)
 
 @pytest.mark.parametrize("isa", ISAS, ids=lambda isa: isa.name)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_dense_layers_take_what_is_faster_for_the_batch(isa: InstructionSet, channels: int) -> None:
+def test_dense_layers_use_the_faster_kernel_for_the_batch(isa: InstructionSet, channels: int) -> None:
     b = Builder((channels, 6, 5))
     b.add(Flatten)
     b.dense(40)
     b.dense(10)
     net, isa = b.net(), isa._replace(bytes=3)
     for count in (1, 2, 3, 4, 9):
-        steps = assert_same(net, images_of(net, count), isa)
-        assert steps.index("bytes") == steps.index("lut") + 1
+        kernels = assert_same(net, images_of(net, count), isa)
+        assert kernels.index("bytes") == kernels.index("lut") + 1
 
 
 @pytest.mark.parametrize("isa", ISAS, ids=lambda isa: isa.name)
-def test_layers_that_want_other_bytes_take_lookups(isa: InstructionSet) -> None:
-    """Pixels of 3 channels fit into 4 bytes beside their constant; a constant of 400 channels is not one byte."""
+def test_layers_that_need_other_bytes_use_lookups(isa: InstructionSet) -> None:
+    """A pixel of 3 channels and its constant fit 4 bytes; the constant of 400 channels needs more than one byte."""
     b = Builder((400, 3, 3))
     same = {"kernel": (1, 1)}
     first = b.add(Conv, **b.signs(20, 400), **same)
     second = b.add(Conv, "input", signs=pack_signs(np.ones((20, 400), np.int8)), in_features=400, **same)
     b.add(Add, first, second)
-    steps = assert_same(b.net(), images_of(b.net(), 2), isa)
-    assert {"bytes", "lut"} <= set(steps)
+    kernels = assert_same(b.net(), images_of(b.net(), 2), isa)
+    assert {"bytes", "lut"} <= set(kernels)

@@ -13,7 +13,7 @@ from compiling import FLAGS, SOURCES, compiled
 from kernel_nets import images_of, kernel_nets
 
 from onebit.native import InstructionSet, NativePlan, make_plan
-from onebit.native.library import Line, Plan, Step
+from onebit.native.library import CallStruct, EpilogueStruct, PlanStruct
 from onebit.runtime import run
 
 COMPILER, EMULATOR = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
@@ -22,15 +22,15 @@ pytestmark = pytest.mark.skipif(
 )
 POINTERS = {
     structure: [name for name, kind in structure._fields_ if kind is ctypes.c_void_p]
-    for structure in (Line, Plan, Step)
+    for structure in (EpilogueStruct, PlanStruct, CallStruct)
 }
 
 
 class Blob:
-    """A plan and images as one piece of memory, whose pointers are offsets into it."""
+    """A plan and images as one piece of memory, with offsets as pointers."""
 
     def __init__(self, plan: NativePlan, images: np.ndarray) -> None:
-        self.data = bytearray(64)  # no offset is 0, which stands for NULL
+        self.data = bytearray(64)  # so that no offset is 0, which means NULL
         self.places = {}
         for kept in plan.kept:
             is_array = isinstance(kept, np.ndarray)
@@ -40,7 +40,7 @@ class Blob:
             if not isinstance(kept, np.ndarray):
                 self.relocate(self.places[ctypes.addressof(kept)], kept._type_, len(kept))
         self.plan = self.put(bytes(plan.plan))
-        self.relocate(self.plan, Plan, 1)
+        self.relocate(self.plan, PlanStruct, 1)
         self.images = self.put(images.tobytes())
         self.head = np.array([len(self.data), self.plan, self.images, len(images)], np.int64)
 
@@ -57,10 +57,10 @@ class Blob:
 
 
 def instruction_sets(program: Path) -> list[InstructionSet]:
-    said = subprocess.run([str(EMULATOR), str(program)], text=True, capture_output=True, check=True).stdout
+    listed = subprocess.run([str(EMULATOR), str(program)], text=True, capture_output=True, check=True).stdout
     return [
         InstructionSet(name, *(int(number) for number in numbers), run=lambda *_: 0)
-        for name, *numbers in map(str.split, said.splitlines())
+        for name, *numbers in map(str.split, listed.splitlines())
     ]
 
 

@@ -1,4 +1,4 @@
-"""What a net takes while it runs: its weights in panels, the values that live at the same time, and nothing besides."""
+"""Memory of a running net: its weights in panels, the values in use at the same time, and nothing else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ISAS = list(instruction_sets())
 pytestmark = pytest.mark.skipif(not ISAS, reason="the native library is not installed")
 TIMED = {**NETS, "resnet20-signs": Net("resnet20", "ste_sign", "ste_sign", (1,))}
 VALUES = {"mlp": 2, "resnet20": 3.2, "vgg_small": 1.26}
-"""How many of a net's largest value lie in the arena at once: in a residual block the shortcut and a grid besides."""
+"""Size of the arena relative to the largest value of a net; a residual block also keeps its shortcut and a grid."""
 each_plan = pytest.mark.parametrize(("name", "isa"), [(name, isa) for name in TIMED for isa in ISAS])
 
 
@@ -29,11 +29,11 @@ def packed_of(name: str) -> PackedNet:
 
 def weight_bytes(plan: NativePlan) -> int:
     arrays = {array.ctypes.data: array.nbytes for array in plan.kept if isinstance(array, np.ndarray)}
-    return sum(arrays[step.weights] for step in plan.kept[0] if step.weights)
+    return sum(arrays[call.weights] for call in plan.kept[0] if call.weights)
 
 
 @each_plan
-def test_weights_take_at_most_twice_their_bits_and_the_first_layer_as_bytes(name: str, isa: str) -> None:
+def test_weights_take_at_most_twice_their_bits_and_a_byte_each_in_the_first_layer(name: str, isa: str) -> None:
     net = packed_of(name)
     layers = [node for node in net.nodes if isinstance(node, OneBitWeights)]
     bits = sum(layer.binary_weights for layer in layers)
@@ -41,7 +41,7 @@ def test_weights_take_at_most_twice_their_bits_and_the_first_layer_as_bytes(name
 
 
 @each_plan
-def test_the_arena_is_what_lives_at_the_same_time(name: str, isa: str) -> None:
+def test_the_arena_holds_only_values_in_use_at_the_same_time(name: str, isa: str) -> None:
     net = packed_of(name)
     plan = make_plan(net, instruction_sets()[isa]).plan
     largest = max(4 * int(np.prod(value.shape)) for value in infer(net).values())
@@ -50,7 +50,7 @@ def test_the_arena_is_what_lives_at_the_same_time(name: str, isa: str) -> None:
 
 
 @each_plan
-def test_nothing_but_the_arena_and_the_answer_is_allocated(name: str, isa: str) -> None:
+def test_only_the_arena_and_the_output_are_allocated(name: str, isa: str) -> None:
     plan = make_plan(packed_of(name), instruction_sets()[isa])
     images = images_of(packed_of(name), 3)
     tracemalloc.start()

@@ -1,4 +1,4 @@
-"""Plans of packed nets: the library's answers are those of the reference, bit for bit, on every instruction set."""
+"""Plans of packed nets: the library gives the bits of the reference on every instruction set."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from packed_nets import IMAGE_NETS, Builder
 
 from onebit.errors import NotBinaryError, UnknownNameError, UsageError
 from onebit.native import NotPlanned, instruction_sets, make_plan, plan
-from onebit.native.memory import place
-from onebit.native.steps import Buffer
+from onebit.native.arena import place
+from onebit.native.kernel_calls import Buffer
 from onebit.packed import (
     Add,
     Affine,
@@ -40,9 +40,9 @@ pytestmark = pytest.mark.skipif(not ISAS, reason="the native library is not inst
 
 
 def assert_same(net: PackedNet, count: int = 5) -> None:
-    """All instruction sets of this machine, and batches of every size."""
+    """On all instruction sets of this machine, in batches of several sizes."""
     images = images_of(net, count)
-    images >>= np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1) % 7  # each image has a grid of its own
+    images >>= np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1) % 7  # each image has its own grid
     expected = run(net, images, executor="reference")
     for name in ISAS:
         plan = make_plan(net, instruction_sets()[name])
@@ -58,8 +58,8 @@ def test_the_portable_kernels_are_always_there() -> None:
 
 
 @pytest.mark.parametrize("inputs", [991, 992, 993, 3967, 3968, 3969, 8000])
-def test_more_signs_than_are_counted_at_once(inputs: int) -> None:
-    """Counts that lie in bytes are added up before they overflow: rows in which all bits differ, or none."""
+def test_more_signs_than_a_byte_counts(inputs: int) -> None:
+    """Counts in bytes are added up before they overflow: rows in which all bits differ, or none."""
     b = Builder((1, 1, inputs))
     b.add(Flatten)
     b.add(Sign)
@@ -73,8 +73,8 @@ def test_more_signs_than_are_counted_at_once(inputs: int) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 16, 48, 128, 130])
-def test_lines_of_every_width_have_their_own_parameters(channels: int) -> None:
-    """Sums of two values, with lines behind them; pixels of some widths are finished together."""
+def test_epilogues_of_every_width_use_the_parameters_of_each_channel(channels: int) -> None:
+    """Sums of two values with an epilogue; pixels of some widths are finished together."""
     b = Builder((channels, 5, 3))
     b.affine(channels)
     first = b.add(Relu)
@@ -137,7 +137,7 @@ def test_convolutions_of_every_size(
     value: int,
     seed: int,
 ) -> None:
-    """Wider than those that are computed by hand: several words, panels and tiles, and all that may follow."""
+    """Wider than those computed by hand: several words, panels and tiles, and everything that may follow."""
     b = Builder((channels, *size), seed=seed)
     if form in ("real", "weights"):
         b.affine(channels)
@@ -162,8 +162,8 @@ def test_convolutions_of_every_size(
 @pytest.mark.parametrize("groups", [1, 2, 3])
 @pytest.mark.parametrize("outputs", [8, 17, 32, 40, 70])
 @pytest.mark.parametrize("form", ["sign", "integer", "real", "weights"])
-def test_signs_right_behind_a_convolution(form: str, outputs: int, groups: int) -> None:
-    """They are written as words, of which no two tiles, panels or groups may write the same."""
+def test_signs_directly_after_a_convolution(form: str, outputs: int, groups: int) -> None:
+    """Signs are written as words, and no two tiles, panels or groups may write the same word."""
     b = Builder((groups * 3, 5, 6), seed=outputs)
     if form in ("real", "weights"):
         b.affine(groups * 3)
@@ -184,7 +184,7 @@ def test_signs_right_behind_a_convolution(form: str, outputs: int, groups: int) 
 
 
 def test_sums_that_need_more_than_an_int32() -> None:
-    """All inputs at the end of the grid, all weights alike: 1,000 of them reach 2³⁴."""
+    """All inputs at the end of the grid and all weights alike: 1,000 of them add up to 2³⁴."""
     b = Builder((1, 1, 1000))
     b.add(Flatten)
     b.add(Affine, shift=np.full(1000, 16777215 - 255, np.float32))
@@ -225,7 +225,7 @@ def test_the_sign_of_nan_is_refused_as_the_reference_does() -> None:
             run(net, images_of(net, 2), executor=executor)
 
 
-def test_what_the_library_cannot_compute_is_left_to_the_reference() -> None:
+def test_the_reference_computes_what_the_library_cannot() -> None:
     b = Builder((1, 8, 8))
     for _ in range(3):
         channels = b.values[b.last].shape[0]
@@ -246,7 +246,7 @@ def test_an_operation_without_a_native_kernel_runs_in_numpy(monkeypatch: pytest.
     images = images_of(net, 3)
     expected = run(net, images)
     monkeypatch.delitem(plan._MAKERS, type(net.nodes[0]))
-    other = IMAGE_NETS["sign"](0)  # plans are kept for a net
+    other = IMAGE_NETS["sign"](0)  # the plans of a net are kept
     with pytest.raises(NotPlanned, match=r"^the operation of 'n0', \w+, has no native kernel$"):
         make_plan(other, instruction_sets()[ISAS[0]])
     np.testing.assert_array_equal(run(other, images), expected)
@@ -256,7 +256,7 @@ def test_an_operation_without_a_native_kernel_runs_in_numpy(monkeypatch: pytest.
 
 
 def test_more_real_products_than_an_int64_holds() -> None:
-    """All of them as large as the grid: 2⁴⁸ · 70,000 is beyond 2⁶³, and the reference is right about it."""
+    """All of them as large as the grid: 2⁴⁸ · 70,000 is beyond 2⁶³, and the reference is still right."""
     b = Builder((1, 1, 70_000))
     b.add(Flatten)
     b.add(Affine, shift=np.full(70_000, 2.0**24 - 256, np.float32))
@@ -269,7 +269,7 @@ def test_more_real_products_than_an_int64_holds() -> None:
 
 
 def test_a_kernel_of_a_million_taps_takes_no_memory() -> None:
-    """A file of 130 kB, whose table of taps would take 4 terabytes."""
+    """A 130 kB file whose table of taps would take 4 terabytes."""
     b = Builder((1, 1, 1))
     side = 2**20
     b.add(Conv, **b.signs(1, side), kernel=(side, 1), padding=(side - 1, side - 1, 0, 0))
@@ -279,7 +279,7 @@ def test_a_kernel_of_a_million_taps_takes_no_memory() -> None:
         make_plan(b.net(), instruction_sets()[ISAS[0]])
 
 
-def test_the_environment_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variables_choose_the_executor(monkeypatch: pytest.MonkeyPatch) -> None:
     net = IMAGE_NETS["sign"](0)
     images = images_of(net, 2)
     monkeypatch.setenv("ONEBIT_ISA", "avx51")
@@ -297,7 +297,7 @@ def test_the_environment_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 9), st.integers(0, 4)), min_size=1, max_size=12))
-def test_buffers_that_live_at_the_same_time_do_not_overlap(drawn: list[tuple[int, int, int]]) -> None:
+def test_buffers_in_use_at_the_same_time_do_not_overlap(drawn: list[tuple[int, int, int]]) -> None:
     buffers = [Buffer(units, first, first + length) for units, first, length in drawn]
     end = place(buffers, 3)
     for n, a in enumerate(buffers):

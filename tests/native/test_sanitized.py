@@ -1,4 +1,4 @@
-"""The C code under AddressSanitizer and UndefinedBehaviorSanitizer: no access out of bounds, nothing undefined."""
+"""The C code under AddressSanitizer and UndefinedBehaviorSanitizer: no access out of bounds, no undefined behavior."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(COMPILER is None or not instruction_sets(), reas
 
 SANITIZE = ["-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all"]
 
-# runs in a process of its own, into which the sanitizer is loaded first
+# runs in its own process, which loads the sanitizer first
 NETS = """
 import sys
 from onebit.native import library
@@ -37,12 +37,12 @@ for net in kernel_nets():
     expected = reference(net, images)
     planned += sum(assert_agrees(net, images, expected, isa) for isa in isas.values())
     assert_agrees(net, images, expected, isas[list(isas)[-1]], parts=3)
-left = 0
+unplanned = 0
 for net in changed_nets(30, seed=1):
     images = images_of(net, 4)
     expected = reference(net, images)
-    left += sum(not assert_agrees(net, images, expected, isa) for isa in isas.values())
-assert left <= 2 * len(isas), left
+    unplanned += sum(not assert_agrees(net, images, expected, isa) for isa in isas.values())
+assert unplanned <= 2 * len(isas), unplanned
 print(planned, *isas)
 """
 
@@ -51,7 +51,7 @@ print(planned, *isas)
 def test_no_access_out_of_bounds_and_nothing_undefined(tmp_path: Path) -> None:
     assert COMPILER is not None
     runtime = subprocess.run([COMPILER, "-print-file-name=libasan.so"], text=True, capture_output=True, check=True)
-    # gcc names the bare file where it has none, and clang builds its own into programs
+    # without the library gcc prints the bare file name, and clang links its own into programs
     if not Path(runtime.stdout.strip()).is_absolute():
         pytest.skip("the compiler has no AddressSanitizer to load")
     library = tmp_path / "sanitized.so"
@@ -60,7 +60,7 @@ def test_no_access_out_of_bounds_and_nothing_undefined(tmp_path: Path) -> None:
     environment = {
         **os.environ,
         "LD_PRELOAD": runtime.stdout.strip(),
-        "ASAN_OPTIONS": "detect_leaks=0",  # Python itself keeps memory to its end
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python itself never frees some memory
         "PYTHONPATH": os.pathsep.join(str(folder) for folder in Path(__file__).parents[:2]),
         "OMP_NUM_THREADS": "1",
     }

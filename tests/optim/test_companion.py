@@ -181,5 +181,5 @@ def test_what_it_cannot_do_is_refused(name: str, problem: str) -> None:
         return
     kind = type(pair(name)[1])
     groups = latent_groups(net(), lr=0.1, weight_decay=0.1, decay_latents=True)
-    with pytest.raises(UsageError, match=r"knows no weight decay of latents, got 0\.1"):
+    with pytest.raises(UsageError, match=r"does not support weight decay of latents, got 0\.1"):
         kind(groups, **({"count": 10} if name == "bayesbinn" else {}))

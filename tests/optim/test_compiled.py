@@ -219,8 +219,11 @@ def test_every_quantizer_of_the_package_is_known_to_it() -> None:
     ("make", "message"),
     [
         (lambda model: torch.optim.SGD(model.parameters(), lr=0.1), "needs adam or adamw, got SGD"),
-        (lambda model: torch.optim.Adam(model.parameters(), amsgrad=True), "knows no amsgrad of latents, got True"),
-        (lambda model: torch.optim.AdamW(model.parameters()), "knows no weight_decay of latents, got 0.01"),
+        (
+            lambda model: torch.optim.Adam(model.parameters(), amsgrad=True),
+            "does not support amsgrad of latents, got True",
+        ),
+        (lambda model: torch.optim.AdamW(model.parameters()), "does not support weight_decay of latents, got 0.01"),
         (lambda model: torch.optim.Adam(model[-1].parameters()), "holds no latent"),
     ],
 )

@@ -42,7 +42,7 @@ def test_bit_k_of_a_row_is_sign_k_and_the_tail_is_zero(count: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.int64, np.float16, np.float32, np.float64, ">f4", ">i2"])
-def test_every_real_dtype_packs_alike(dtype: Any) -> None:
+def test_all_real_dtypes_pack_to_the_same_words(dtype: Any) -> None:
     signs = random_signs(3, 70)
     np.testing.assert_array_equal(pack_signs(signs.astype(dtype)), pack_signs(signs))
     assert unpack_signs(pack_signs(signs), 70, dtype=dtype).dtype == np.dtype(dtype)
@@ -71,7 +71,7 @@ def test_a_transposed_array_packs_as_its_copy() -> None:
         (["+1"], "dtype <U2"),
     ],
 )
-def test_anything_but_plus_and_minus_one_is_refused_with_its_count(values: list[object], message: str) -> None:
+def test_values_other_than_plus_and_minus_one_are_refused_and_counted(values: list[object], message: str) -> None:
     with pytest.raises(NotBinaryError, match=message):
         pack_signs(np.array(values))
 
@@ -88,10 +88,10 @@ def test_rows_of_bytes_and_words_are_inverse(count: int, rows: int) -> None:
     assert bytes_to_words(file_rows, count).dtype == np.uint64
 
 
-def test_words_of_the_other_byte_order_mean_the_same_signs() -> None:
+def test_words_of_the_other_byte_order_have_the_same_signs() -> None:
     signs = random_signs(2, 100)
     words = pack_signs(signs)
-    foreign = words.astype(">u8")  # how a big-endian machine holds them
+    foreign = words.astype(">u8")  # as on a big-endian machine
     assert foreign.tobytes() != words.astype("<u8").tobytes()
     np.testing.assert_array_equal(words_to_bytes(foreign, 100), words_to_bytes(words, 100))
     np.testing.assert_array_equal(unpack_signs(foreign, 100), signs)
@@ -135,7 +135,7 @@ def test_xnor_product_is_the_product_of_signs(count: int, n: int, o: int, seed: 
 @pytest.mark.parametrize(("n", "o", "count"), [(5, 70_000, 65), (600, 300, 256), (2, 3, 70_000)])
 def test_xnor_product_over_several_blocks_and_wide_counts(n: int, o: int, count: int) -> None:
     a, b = random_signs(n, count), random_signs(o, count, seed=1)
-    a[0], b[0] = 1, -1  # the most different rows there are
+    a[0], b[0] = 1, -1  # rows that differ in every sign
     product = xnor_dot(pack_signs(a), pack_signs(b), count)
     np.testing.assert_array_equal(product, (a.astype(np.float64) @ b.T.astype(np.float64)).astype(np.int32))
     assert product[0, 0] == -count

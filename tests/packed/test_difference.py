@@ -1,4 +1,4 @@
-"""Where two nets differ, and which differences rounding explains."""
+"""Differences between two nets, and which of them rounding explains."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def test_a_net_does_not_differ_from_itself(packed_mlp: Maker) -> None:
         (lambda net: {"nodes": (*net.nodes[:-1], replace(net.nodes[-1], output="x")), "output": "x"}, "node 'affine b"),
     ],
 )
-def test_graphs_differ_in_words(packed_mlp: Maker, change: Callable[[Any], dict[str, Any]], message: str) -> None:
+def test_differences_of_graphs_are_described(
+    packed_mlp: Maker, change: Callable[[Any], dict[str, Any]], message: str
+) -> None:
     net = packed_mlp(form="mixed")
     found = graph_difference(net, replace(net, **change(net)))
     assert found is not None
@@ -73,7 +75,7 @@ def test_arrays_differ_by_rounding_or_more(
     assert str(found).startswith(f"{found.differing:,} of {found.size:,} values of {field} of {name}")
 
 
-def test_zeros_of_another_sign_are_other_bits(packed_mlp: Maker) -> None:
+def test_zeros_of_different_sign_differ(packed_mlp: Maker) -> None:
     net = with_arrays(packed_mlp((12, 4)), "affine0", shift=np.zeros(4, np.float32))
     [found] = array_differences(with_arrays(net, "affine0", shift=-np.zeros(4, np.float32)), net)
     assert (found.differing, found.largest, found.rounding) == (4, 0.0, True)

@@ -1,4 +1,4 @@
-"""Every bit of a `.1bit` file counts: one that is changed is refused; files of format 1 have no digest."""
+"""A `.1bit` file with a changed bit is refused; files of format 1 have no digest."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ OF_FORMAT_1 = base64.b64decode(
 
 
 def flipped(good: bytes, bits: Iterator[int] | range) -> Iterator[bytes]:
-    """The bytes with one other bit each."""
+    """The bytes with one bit flipped, for each given bit."""
     for bit in bits:
         data = bytearray(good)
         data[bit // 8] ^= 1 << bit % 8
@@ -57,7 +57,7 @@ def assert_refused(data: bytes) -> None:
     assert len(str(info.value)) < 500
 
 
-def test_every_single_bit_of_a_file_counts(packed_mlp: Maker, certificate: Certificate) -> None:
+def test_every_flipped_bit_of_a_file_is_refused(packed_mlp: Maker, certificate: Certificate) -> None:
     """Header, padding, names, digest, certificate, arrays."""
     good = dumps(packed_mlp((12, 9, 4), form="sign", certificate=certificate))
     loads(good)
@@ -66,7 +66,7 @@ def test_every_single_bit_of_a_file_counts(packed_mlp: Maker, certificate: Certi
 
 
 @pytest.mark.parametrize("form", IMAGE_NETS)
-def test_bits_of_nets_of_images_count(form: str) -> None:
+def test_flipped_bits_of_nets_of_images_are_refused(form: str) -> None:
     good, rng = dumps(IMAGE_NETS[form]()), random.Random(form)
     for data in flipped(good, iter(rng.randrange(8 * len(good)) for _ in range(300))):
         assert_refused(data)
@@ -76,13 +76,13 @@ def test_bits_of_nets_of_images_count(form: str) -> None:
     assert_refused(bytes(data))
 
 
-def test_a_changed_weight_is_named_as_a_change(tmp_path: Path, packed_mlp: Maker) -> None:
+def test_a_changed_weight_is_reported_as_a_change(tmp_path: Path, packed_mlp: Maker) -> None:
     path = tmp_path / "net.1bit"
     save(packed_mlp((12, 70, 10)), path)
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    message = r"net\.1bit: was changed after it was written: its bytes do not have its digest; pack the net again$"
+    message = r"net\.1bit: was changed after it was written: its bytes do not match its digest; pack the net again$"
     with pytest.raises(FormatError, match=message):
         load(path)
 
@@ -91,7 +91,7 @@ def test_a_changed_weight_is_named_as_a_change(tmp_path: Path, packed_mlp: Maker
 def test_another_digest_is_refused(packed_mlp: Maker, digest: object) -> None:
     header, graph, tensors = split(dumps(packed_mlp((12, 9, 4))))
     text = json.dumps({"digest": digest, **graph, "format": 2}).replace("\\\\u", "\\u")
-    with pytest.raises(FormatError, match=r"the digest is|do not have its digest"):
+    with pytest.raises(FormatError, match=r"the digest is|do not match its digest"):
         loads(join(header, text, tensors))
 
 

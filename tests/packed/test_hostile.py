@@ -1,4 +1,4 @@
-"""Files that somebody damaged or forged: each one is a FormatError of one line, at once, and nothing else."""
+"""Damaged and forged files: each gives a FormatError of one line at once, and nothing else."""
 
 from __future__ import annotations
 
@@ -53,17 +53,17 @@ def test_every_truncation_is_refused(data: bytes) -> None:
 
 @pytest.mark.parametrize("extra", [b"\0", b"x" * 1000])
 def test_bytes_after_the_end_are_refused(data: bytes, extra: bytes) -> None:
-    refused(data + extra, "not a sound safetensors file")
+    refused(data + extra, "not a valid safetensors file")
 
 
 @pytest.mark.parametrize("length", [2**64 - 1, 2**63, 200_000_000, 4_000_001, 1, 0])
 def test_impossible_header_lengths_are_refused(data: bytes, length: int) -> None:
-    refused(struct.pack("<Q", length) + data[8:], "is no .1bit file, or a truncated one")
+    refused(struct.pack("<Q", length) + data[8:], "is not a .1bit file, or is truncated")
 
 
 def test_a_header_beyond_the_limit_is_not_even_parsed() -> None:
     text = b"{" + b" " * 4_000_000 + b"}"
-    refused(struct.pack("<Q", len(text)) + text, "is no .1bit file")
+    refused(struct.pack("<Q", len(text)) + text, "is not a .1bit file")
 
 
 @pytest.mark.parametrize(
@@ -74,15 +74,15 @@ def test_a_header_beyond_the_limit_is_not_even_parsed() -> None:
         (b"\xef\xbb\xbf{}", "the header is not JSON in UTF-8"),
         (b"[" * 100_000, "the header is nested too deeply"),
         (b'{"a":' * 100_000, "the header is nested too deeply"),
-        (b"{}", "is no packed net: the safetensors metadata has no text 'onebit'"),
+        (b"{}", "is not a packed net: the safetensors metadata lacks the key 'onebit'"),
         (b"[]", "the header is not an object"),
         (b'{"a": 1', "not JSON"),
         (b'{"a": NaN}', "the header has the number NaN"),
         (b'{"a": ' + b"9" * 5000 + b"}", "a number of 5000 digits"),
         (b'{"a": 1, "a": 2}', "the header has the key 'a' twice"),
-        (b'{"__metadata__": {"onebit": 3}}', "has no text 'onebit'"),
+        (b'{"__metadata__": {"onebit": 3}}', "lacks the key 'onebit'"),
         (b'{"__metadata__": {"onebit": "{}", "more": ""}}', "unknown field 'more'"),
-        (b'{"__metadata__": []}', "has no text 'onebit'"),
+        (b'{"__metadata__": []}', "lacks the key 'onebit'"),
     ],
 )
 def test_bad_headers_are_refused(text: bytes, message: str) -> None:
@@ -96,7 +96,7 @@ def test_bad_headers_are_refused(text: bytes, message: str) -> None:
         ("[" * 100_000, "the graph is nested too deeply"),
         ("null", "format None"),
         ('{"format": 1, "format": 1}', "key 'format' twice"),
-        ({"format": 3, "new": 1}, "is of format 3, newer than the 2 this onebit reads; upgrade onebit"),
+        ({"format": 3, "new": 1}, "has format 3, but this onebit reads up to 2; upgrade onebit"),
         ({"format": 0}, "format 0"),
         ({"format": True}, "format True"),
         ({"format": "1"}, "format '1'"),
@@ -121,7 +121,7 @@ def edit(graph: Header, old: str, new: str) -> None:
         (lambda g: g.update(nodes={}), "nodes is {}, expected a list"),
         (lambda g: g.update(nodes=[]), "the net has no nodes"),
         (lambda g: g.update(output="gone"), "output 'gone' is made by no node"),
-        (lambda g: g.update(output=["a"]), "is no value name"),
+        (lambda g: g.update(output=["a"]), "is not a valid name"),
         (lambda g: g.update(name=None), "name is None, expected printable text"),
         (lambda g: g.update(classes="0123456789"), "classes is '0123456789', expected a list"),
         (lambda g: g.update(classes=[1] * 10), "class name is 1"),
@@ -138,10 +138,10 @@ def edit(graph: Header, old: str, new: str) -> None:
         (lambda g: g["nodes"].insert(0, 3), "a node is 3, expected text"),
         (lambda g: g["nodes"].insert(0, ""), "a node has the unknown op ''"),
         (lambda g: g["nodes"].insert(0, "relu"), "a node of the op relu has no name"),
-        (lambda g: g["nodes"].insert(0, "relu "), "'' is no value name"),
+        (lambda g: g["nodes"].insert(0, "relu "), "'' is not a valid name"),
         (lambda g: g["nodes"].insert(0, "relu  a"), "unknown field 'a'"),
         (lambda g: g["nodes"].insert(0, "relu a "), "unknown field ''"),
-        (lambda g: g["nodes"].insert(0, "relu a\tb"), "is no value name"),
+        (lambda g: g["nodes"].insert(0, "relu a\tb"), "is not a valid name"),
         (lambda g: g.update(nodes=["relu x"] * 10_001), "has 10001 nodes, expected at most 10000"),
         (lambda g: edit(g, "dense", "dens"), "a node has the unknown op 'dens'; did you mean 'dense'"),
         (lambda g: edit(g, "fc0 ", "fc0 stride=1 "), "a node has the unknown field 'stride'"),
@@ -150,7 +150,7 @@ def edit(graph: Header, old: str, new: str) -> None:
         (lambda g: edit(g, "fc0 ", "fc0 scale=70 "), "a node has the field 'scale' twice"),
         (lambda g: edit(g, "signs=70,12 ", ""), r"node 'fc0' \(dense\): lacks the field 'signs'"),
         (lambda g: edit(g, "70,12", "70,13"), r"node 'fc0' \(dense\): got a value of shape \(12,\)"),
-        (lambda g: edit(g, "70,12", "70,17"), r"signs of shape \(70, 17\) are not in the file, which holds 140 more"),
+        (lambda g: edit(g, "70,12", "70,17"), r"signs of shape \(70, 17\) is not in the file, which has 140 more"),
         (lambda g: edit(g, "70,12", "69,12"), r"scale has shape \(70,\), expected \(69,\)"),
         (lambda g: edit(g, "70,12", "70"), "signs has the shape 70, expected 2 positive integers"),
         (lambda g: edit(g, "70,12", "0,12"), "signs has the shape 0,12, expected 2 positive integers"),
@@ -159,11 +159,11 @@ def edit(graph: Header, old: str, new: str) -> None:
         (lambda g: edit(g, "70,12", "70,1e1"), "expected integers"),
         (lambda g: edit(g, "70,12", "70,٣"), "expected integers"),
         (lambda g: edit(g, "70,12", ""), "signs is '', expected integers"),
-        (lambda g: edit(g, "70,12", f"{10**18},{10**18}"), "are not in the file"),
+        (lambda g: edit(g, "70,12", f"{10**18},{10**18}"), "is not in the file"),
         (lambda g: edit(g, "centre=70", "shift=70"), "unknown field 'shift'"),
         (lambda g: edit(g, "centre=70", ""), "unknown field ''"),
-        (lambda g: edit(g, " centre=70", ""), "tensor 'centre' has 70 values, and the nodes use 0"),
-        (lambda g: edit(g, "centre=70", "centre=71"), "centre of shape .* which holds 70 more"),
+        (lambda g: edit(g, " centre=70", ""), "tensor 'centre' has 70 values, but the nodes use 0"),
+        (lambda g: edit(g, "centre=70", "centre=71"), "centre of shape .* which has 70 more"),
         (lambda g: edit(g, "fc0 ", "fc0 inputs=flat,flat "), "got 2 inputs, expected 1"),
         (lambda g: edit(g, "fc0 ", "fc0 inputs= "), "reads '', which no node before it makes"),
         (lambda g: edit(g, "fc0 ", "fc0 inputs=sign0 "), "reads 'sign0', which no node before it makes"),
@@ -191,15 +191,15 @@ def test_changed_graphs_are_refused(data: bytes, change: Callable[[Header], Any]
         ({"shape": [-70]}, "expected one positive integer"),
         ({"shape": 70}, "expected one positive integer"),
         ({"shape": [True]}, "expected one positive integer"),
-        ({"shape": [2**62]}, "which its shape .* does not need"),
-        ({"shape": [69]}, "280 bytes, which its shape .* does not need"),
-        ({"data_offsets": [0, 276]}, "does not need"),
+        ({"shape": [2**62]}, "which does not match its shape .*"),
+        ({"shape": [69]}, "280 bytes, which does not match its shape .*"),
+        ({"data_offsets": [0, 276]}, "does not match its shape"),
         ({"data_offsets": [-280, 0]}, "expected two inside"),
-        ({"data_offsets": [280, 0]}, "does not need"),
+        ({"data_offsets": [280, 0]}, "does not match its shape"),
         ({"data_offsets": [10**12, 10**12 + 280]}, "expected two inside"),
         ({"data_offsets": [0]}, "expected two inside"),
         ({"data_offsets": None}, "expected two inside"),
-        ({"data_offsets": [1, 281]}, "not a sound safetensors file"),
+        ({"data_offsets": [1, 281]}, "not a valid safetensors file"),
         ({"more": 1}, "unknown field 'more'"),
     ],
 )
@@ -213,20 +213,20 @@ def test_changed_tensors_are_refused(data: bytes, change: Header, message: str) 
 def test_overlapping_tensors_are_refused(data: bytes, by: int) -> None:
     header, graph, tensors = split(data)
     header["scale"]["data_offsets"] = [place + by for place in header["centre"]["data_offsets"]]
-    refused(join(header, graph, tensors), "not a sound safetensors file")
+    refused(join(header, graph, tensors), "not a valid safetensors file")
 
 
 @pytest.mark.parametrize("name", ["../x", "fc0.signs", "", "input.", "input.more", "in_features", "\x1b[2J"])
 def test_tensors_that_no_net_has_are_refused(packed_mlp: Maker, name: str) -> None:
     header, graph, tensors = split(dumps(packed_mlp((12, 70, 10))))
     header[name] = {"dtype": "U8", "shape": [4], "data_offsets": [len(tensors), len(tensors) + 4]}
-    refused(join(header, graph, tensors + bytes(4)), "belongs to no packed net; known: signs, scale")
+    refused(join(header, graph, tensors + bytes(4)), "is not part of a packed net; known: signs, scale")
 
 
 def test_a_tensor_that_no_node_has_is_refused(packed_mlp: Maker) -> None:
     header, graph, tensors = split(dumps(packed_mlp((12, 70, 10))))
     header["direction"] = {"dtype": "I8", "shape": [4], "data_offsets": [len(tensors), len(tensors) + 4]}
-    refused(join(header, graph, tensors + bytes(4)), "tensor 'direction' has 4 values, and the nodes use 0")
+    refused(join(header, graph, tensors + bytes(4)), "tensor 'direction' has 4 values, but the nodes use 0")
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_a_tensor_that_no_node_has_is_refused(packed_mlp: Maker) -> None:
         ("signs", b"\0\x10", r"node 'fc0' \(dense\): 1 rows have bits set after their 12 signs"),
     ],
 )
-def test_contents_that_mean_nothing_are_refused(data: bytes, tensor: str, value: Any, message: str) -> None:
+def test_invalid_contents_are_refused(data: bytes, tensor: str, value: Any, message: str) -> None:
     header, graph, tensors = split(data)
     value = value if isinstance(value, bytes) else value.tobytes()
     first = header[tensor]["data_offsets"][0]
@@ -247,7 +247,7 @@ def test_contents_that_mean_nothing_are_refused(data: bytes, tensor: str, value:
 
 
 def graph_with(*lines: str, shape: tuple[int, int, int] = (1, 1, 1)) -> Header:
-    """A graph of these lines."""
+    """A graph with these nodes."""
     return {"format": 1, "name": "", "input": {"shape": list(shape), "coding": "integer"}, "nodes": list(lines),
             "output": lines[-1].split(" ")[1], "classes": None, "certificate": None}  # fmt: skip
 
@@ -260,7 +260,7 @@ def test_a_huge_claim_costs_nothing() -> None:
     header = {"signs": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}
     refused(join(header, graph, b""), "expected two inside the 0 bytes of data")
     header = {"signs": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}
-    refused(join(header, graph, b"\0"), r"signs of shape \(1, 1000000000000\) are not in the file")
+    refused(join(header, graph, b"\0"), r"signs of shape \(1, 1000000000000\) is not in the file")
     for lines, message in [
         (["conv c signs=1,1 kernel=1 padding=1048576"], "the padded image has shape"),
         (["conv c signs=1,1"], "lacks the field 'kernel'"),
@@ -279,16 +279,16 @@ def test_a_huge_claim_costs_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("layers", "message"), [(10**6, "is no .1bit file"), (300_000, "has 300000 nodes, expected at most 10000")]
+    ("layers", "message"), [(10**6, "is not a .1bit file"), (300_000, "has 300000 nodes, expected at most 10000")]
 )
 def test_a_million_layers_are_refused_at_once(layers: int, message: str) -> None:
-    """None of them is made: the header is too long, or there are too many lines in it."""
+    """No layer is made: the header is too long, or has too many lines."""
     started = time.perf_counter()
     refused(join({}, graph_with(*["relu x"] * layers), b""), message)
     assert time.perf_counter() - started < 5
 
 
-def test_layers_in_a_circle_are_refused() -> None:
+def test_cycles_of_layers_are_refused() -> None:
     lines = ["relu a inputs=c", "relu b inputs=a", "relu c inputs=b"]
     refused(join({}, graph_with(*lines), b""), r"node 'a' \(relu\): reads 'c', which no node before it makes")
 
@@ -312,33 +312,33 @@ def test_shapes_are_checked_before_the_tensors_are_read(tmp_path: Path) -> None:
 
 def test_pickles_are_named_and_never_opened(tmp_path: Path) -> None:
     path = tmp_path / "model.pth"
-    with zipfile.ZipFile(path, "w") as archive:  # what torch.save makes
+    with zipfile.ZipFile(path, "w") as archive:  # as torch.save does
         archive.writestr("model/data.pkl", pickle.dumps({"weight": 1}))
     message = r"model\.pth: is a pickled file such as a torch checkpoint, not a packed net; `onebit pack` makes one"
     with pytest.raises(FormatError, match=message):
         load(path)
-    for protocol in (2, 4):  # what it made before
+    for protocol in (2, 4):  # as it did before
         path.write_bytes(pickle.dumps({"weight": list(range(100))}, protocol=protocol))
         with pytest.raises(FormatError, match=message):
             load(path)
 
 
-def test_a_truncated_file_whose_length_begins_like_a_pickle_is_no_pickle(packed_mlp: Maker, tmp_path: Path) -> None:
+def test_a_truncated_file_whose_length_looks_like_a_pickle_is_not_called_one(packed_mlp: Maker, tmp_path: Path) -> None:
     path, good = tmp_path / "cut.1bit", dumps(packed_mlp((12, 70, 10)))
     for start in (b"\x80\x02", b"PK\x03\x04"):
         path.write_bytes(start + bytes(8 - len(start)) + good[8:400])
-        with pytest.raises(FormatError, match=r"cut\.1bit: is no \.1bit file, or a truncated one"):
+        with pytest.raises(FormatError, match=r"cut\.1bit: is not a \.1bit file, or is truncated"):
             load(path)
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.1bit"
     for content, message in [
-        (b"", "is no .1bit file, or a truncated one"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(100), "is no .1bit file"),
-        (b"onebit" * 100, "is no .1bit file"),
-        (save_tensors({"weight": np.ones(3, np.float32)}), "is no packed net"),
-        (save_tensors({"weight": np.ones(3, np.float32)}, metadata={"format": "pt"}), "is no packed net"),
+        (b"", "is not a .1bit file, or is truncated"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "is not a .1bit file"),
+        (b"onebit" * 100, "is not a .1bit file"),
+        (save_tensors({"weight": np.ones(3, np.float32)}), "is not a packed net"),
+        (save_tensors({"weight": np.ones(3, np.float32)}, metadata={"format": "pt"}), "is not a packed net"),
     ]:
         path.write_bytes(content)
         with pytest.raises(FormatError, match=rf"x\.1bit: {message}"):
@@ -346,7 +346,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["weight-only", "sign", "mixed"])
-def test_random_damage_is_refused_or_still_a_sound_net(packed_mlp: Maker, form: str) -> None:
+def test_random_damage_is_refused_or_still_a_valid_net(packed_mlp: Maker, form: str) -> None:
     rng = random.Random(form)
     net = packed_mlp((12, 70, 10), form=form)
     good = without_digest(net)
@@ -363,7 +363,7 @@ def test_random_damage_is_refused_or_still_a_sound_net(packed_mlp: Maker, form: 
 @pytest.mark.parametrize("form", IMAGE_NETS)
 @pytest.mark.parametrize("change", [mutated, renumbered])
 def test_damaged_nets_of_images_are_refused_or_run(form: str, change: Callable[..., bytes]) -> None:
-    """Other bytes in 500 files each, and other digits in 400: what fits by chance is computed, in bounded memory."""
+    """Changed bytes in 500 files each, changed digits in 400: files that are valid by chance run in bounded memory."""
     rng = random.Random(form)
     good = without_digest(IMAGE_NETS[form]())
     outcomes = {"refused": 0, "sound": 0}
@@ -378,7 +378,7 @@ def test_damaged_nets_of_images_are_refused_or_run(form: str, change: Callable[.
 
 
 def outcome(net: PackedNet, images: np.ndarray, executor: str) -> Any:
-    """Logits, or how they are refused: numbers that a file may have can overflow."""
+    """Logits, or the error: parameters of a valid file may overflow."""
     if executor == "native" and not instruction_sets():
         executor = "reference"
     try:

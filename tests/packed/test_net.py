@@ -53,7 +53,7 @@ def net(*nodes: Node, output: str | None = None, spec: InputSpec = IMAGE) -> Pac
     return PackedNet(input=spec, nodes=nodes, output=output or nodes[-1].output)
 
 
-def test_a_net_prints_itself_on_one_line_without_its_arrays(packed_mlp: Maker) -> None:
+def test_the_repr_of_a_net_is_one_line_without_arrays(packed_mlp: Maker) -> None:
     assert repr(packed_mlp((12, 70, 65, 10), form="sign", shape=(3, 2, 2))) == (
         "PackedNet('random sign', 3×2×2 integer -> 10: 1 flatten, 3 dense, 2 threshold, 1 affine; "
         "6,040 binary weights, 1,570 bytes)"
@@ -102,9 +102,9 @@ def test_elementwise_operations_keep_integers_where_they_can() -> None:
         ([flat()], "input", "output 'input' is made by no node"),
         ([flat(), dense(), dense("flat", "spare")], "fc", "value 'spare' is never used"),
         ([flat(), dense(), dense("flat", "spare")], "flat", "value 'fc' is never used"),
-        ([Flatten(inputs=("input",), output="../x")], "../x", "no value name"),
-        ([Flatten(inputs=("input",), output="")], "", "no value name"),
-        ([Flatten(inputs=("input",), output="a" * 101)], "a" * 101, "no value name"),
+        ([Flatten(inputs=("input",), output="../x")], "../x", "not a valid name"),
+        ([Flatten(inputs=("input",), output="")], "", "not a valid name"),
+        ([Flatten(inputs=("input",), output="a" * 101)], "a" * 101, "not a valid name"),
         ([flat(), dense(inputs=7)], "fc", r"got a value of shape \(6,\), expected \(7,\)"),
         ([dense("input")], "fc", r"got a value of shape \(1, 2, 3\)"),
         ([flat(), RealDense(inputs=("flat",), output="fc", weight=zeros(2, 5))], "fc", r"expected \(5,\)"),
@@ -114,7 +114,7 @@ def test_elementwise_operations_keep_integers_where_they_can() -> None:
         ([flat(), dense(centre=zeros(4)), threshold("fc")], "t", "got real values, expected integers"),
     ],
 )
-def test_unsound_graphs_are_refused(nodes: list[Node], output: str, message: str) -> None:
+def test_invalid_graphs_are_refused(nodes: list[Node], output: str, message: str) -> None:
     with pytest.raises(FormatError, match=message) as info:
         net(*nodes, output=output)
     assert "\n" not in str(info.value)
@@ -136,7 +136,7 @@ def test_sums_beyond_int32_are_refused() -> None:
         (lambda: dense(scale=zeros(3)), r"scale has shape \(3,\), expected \(4,\)"),
         (lambda: dense(centre=zeros(4, 1)), "centre is float32"),
         (lambda: dense(centre=[0.0] * 4), "centre is list"),
-        (lambda: replace(dense(), in_features=65), "signs have 1 words a row, expected 2"),
+        (lambda: replace(dense(), in_features=65), "signs have 1 words per row, expected 2"),
         (lambda: replace(dense(), in_features=0), "in_features is 0, expected a positive integer"),
         (lambda: replace(dense(), in_features=True), "in_features is True"),
         (lambda: replace(dense(), signs=np.ones((4, 1), np.int64)), "signs is int64"),
@@ -177,7 +177,7 @@ def test_arrays_that_do_not_fit_their_node_are_refused(build: Callable[[], Node]
         ),
     ],
 )
-def test_contents_that_mean_nothing_are_refused(node: Node, message: str) -> None:
+def test_invalid_contents_are_refused(node: Node, message: str) -> None:
     with pytest.raises(FormatError, match=message):
         net(flat(), node).check_values()
 
@@ -201,14 +201,14 @@ def test_bad_inputs_are_refused(fields: dict[str, object], message: str) -> None
 
 
 @pytest.mark.parametrize(("mean", "std"), [(np.nan, 1), (0, 0), (0, -1), (0, np.inf)])
-def test_a_standardisation_that_means_nothing_is_refused(mean: float, std: float) -> None:
+def test_an_invalid_standardization_is_refused(mean: float, std: float) -> None:
     arrays = {"mean": np.array([mean], np.float32), "std": np.array([std], np.float32)}
     spec = InputSpec(shape=(1, 2, 3), coding="standardise", **arrays)
     with pytest.raises(FormatError, match=r"input (mean|std)"):
         net(flat(), spec=spec).check_values()
 
 
-def test_names_shown_to_people_are_printable(packed_mlp: Maker) -> None:
+def test_displayed_names_are_printable(packed_mlp: Maker) -> None:
     good = packed_mlp((3, 2))
     assert replace(good, name="déjà vu", classes=("a b", "猫")).classes == ("a b", "猫")
     for bad in ({"name": "\x1b[2J"}, {"name": "a" * 201}, {"classes": ("a", "b\n")}, {"name": 3}):
@@ -227,7 +227,7 @@ def test_a_foreign_node_is_refused() -> None:
     class Rot13(Sign):
         pass
 
-    with pytest.raises(FormatError, match="Rot13 is no operation of a packed net; known: flatten, dense"):
+    with pytest.raises(FormatError, match="Rot13 is not an operation of a packed net; known: flatten, dense"):
         net(Rot13(inputs=("input",), output="x"))
 
 

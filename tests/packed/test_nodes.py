@@ -1,4 +1,4 @@
-"""Shapes, kinds and bounds of the operations on images, and what they refuse."""
+"""Shapes, kinds and bounds of operations on images, and invalid ones."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ REALS = Value((4, 6, 5), "real")
 
 
 def make(kind: type[Node], *, outputs: int = 6, terms: int = 36, **fields: Any) -> Node:
-    """A node that reads "x", with weights where it has some."""
+    """A node that reads "x", with weights if it has any."""
     if kind in (Conv, ConvTranspose):
         fields = {"signs": pack_signs(np.ones((outputs, terms))), "in_features": terms, "kernel": (3, 3), **fields}
     elif kind in (RealConv, RealConvTranspose):
@@ -82,7 +82,7 @@ def test_shapes_kinds_and_bounds(node: Node, x: Value, expected: Value) -> None:
         (PIXELS, REALS, ("real", None), ("real", None)),
     ],
 )
-def test_two_values_make_what_holds_both(x: Value, y: Value, added: Any, joined: Any) -> None:
+def test_the_kind_of_a_sum_and_of_a_concatenation(x: Value, y: Value, added: Any, joined: Any) -> None:
     for pair in ((x, y), (y, x)):
         assert make(Add).infer(*pair) == Value((4, 6, 5), *added)
         assert make(Concat).infer(*pair) == Value((8, 6, 5), *joined)
@@ -104,9 +104,9 @@ def test_two_values_make_what_holds_both(x: Value, y: Value, added: Any, joined:
         (make(Conv), Value((4, 6, 5), "integer", 2**27), "sums reach 4831838208, more than int32 holds"),
         (make(ConvTranspose, stride=(2**20, 2**20)), SIGNS, "the result has shape .* more than 134217728 values"),
         (make(ConvTranspose, padding=(4, 4, 0, 0)), SIGNS, r"a padding of \(4, 4, 0, 0\) leaves nothing of an image"),
-        (make(MaxPool, kernel=(2, 2), padding=(2, 0, 0, 0)), SIGNS, "some windows see nothing of an image"),
-        (make(AveragePool, kernel=(2, 2), padding=(0, 0, 0, 2)), SIGNS, "some windows see nothing"),
-        (make(MaxPool, kernel=(2, 2), dilation=(7, 1), padding=(6, 0, 0, 0)), SIGNS, "some windows see nothing"),
+        (make(MaxPool, kernel=(2, 2), padding=(2, 0, 0, 0)), SIGNS, "some windows contain no pixel of an image"),
+        (make(AveragePool, kernel=(2, 2), padding=(0, 0, 0, 2)), SIGNS, "some windows contain no pixel"),
+        (make(MaxPool, kernel=(2, 2), dilation=(7, 1), padding=(6, 0, 0, 0)), SIGNS, "some windows contain no pixel"),
         (make(AveragePool, kernel=(6, 5), sums=1), Value((4, 6, 5), "integer", 2**27), "sums reach"),
         (make(AdaptiveAveragePool, size=(7, 1)), SIGNS, r"got an image of \(6, 5\), expected at least \(7, 1\)"),
         (make(Slice, stop=(4, 6, 6)), SIGNS, r"got a value of shape \(4, 6, 5\), expected one that"),
@@ -120,9 +120,7 @@ def test_values_that_do_not_fit_are_refused(node: Node, x: Value, message: str) 
 
 
 def test_two_values_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(
-        FormatError, match=r"got values of shapes \(4, 6, 5\) and \(1, 6, 5\), expected two of one shape"
-    ):
+    with pytest.raises(FormatError, match=r"got values of shapes \(4, 6, 5\) and \(1, 6, 5\), expected equal shapes"):
         make(Add).infer(SIGNS, Value((1, 6, 5), "sign", 1))
     with pytest.raises(FormatError, match=r"shapes \(4, 6, 5\), \(4, 6, 4\), expected equal images"):
         make(Concat).infer(SIGNS, Value((4, 6, 4), "sign", 1))
@@ -143,21 +141,21 @@ def test_two_values_that_do_not_fit_are_refused() -> None:
         (Conv, {"stride": (1, True)}, "expected integers from 1 to"),
         (Conv, {"padding": (1, 1, 1, -1)}, "expected integers from 0 to"),
         (Conv, {"padding_value": 2}, "padding_value is 2, expected integers from -1 to 1"),
-        (Conv, {"groups": 4}, "6 output channels do not fall into 4 groups"),
-        (Conv, {"kernel": (5, 1)}, "rows have 36 weights, no multiple of the kernel's 5"),
-        (RealConv, {"kernel": (5, 5)}, "rows have 36 weights, no multiple of the kernel's 25"),
+        (Conv, {"groups": 4}, "6 output channels do not split into 4 groups"),
+        (Conv, {"kernel": (5, 1)}, "rows have 36 weights, not a multiple of the kernel's 5"),
+        (RealConv, {"kernel": (5, 5)}, "rows have 36 weights, not a multiple of the kernel's 25"),
         (RealConv, {"weight": np.ones((6, 4, 3, 3), np.float32)}, "weight is float32 .* with 2 axes"),
         (AveragePool, {"kernel": (1, 1), "sums": 2}, "sums is 2"),
         (Slice, {"stop": (1, 0, 1)}, "stop is"),
     ],
 )
-def test_numbers_that_mean_nothing_are_refused(kind: type[Node], fields: dict[str, Any], message: str) -> None:
+def test_invalid_attributes_are_refused(kind: type[Node], fields: dict[str, Any], message: str) -> None:
     with pytest.raises(FormatError, match=message):
         make(kind, **fields)
 
 
-def test_a_value_beyond_all_memory_is_refused() -> None:
-    """Few bytes of a file may not ask for many of memory."""
+def test_a_value_that_is_too_large_is_refused() -> None:
+    """A small file must not require much memory."""
     wide = make(Conv, outputs=64, terms=1, kernel=(1, 1), padding=(0, 2**11, 0, 2**11))
     spec = InputSpec(shape=(1, 1, 1))
     nodes = (Relu(inputs=("input",), output="x"), wide)
@@ -165,7 +163,7 @@ def test_a_value_beyond_all_memory_is_refused() -> None:
         PackedNet(input=spec, nodes=nodes, output="z")
 
 
-def test_costs_count_each_place_of_a_kernel() -> None:
+def test_costs_count_every_position_of_a_kernel() -> None:
     for node, macs in [
         (make(Conv), 36 * 6 * 4 * 3),
         (make(RealConv, stride=(2, 2)), 36 * 6 * 2 * 2),

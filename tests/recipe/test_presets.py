@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -113,7 +112,7 @@ def test_an_unknown_method_is_one_clear_line() -> None:
 def test_a_method_on_a_net_that_cannot_take_it_is_one_clear_line(
     method: str, net: str, settings: dict[str, Any], message: str, toy: Dataset
 ) -> None:
-    asked = build_recipe(merge(asdict(recipe_of(method, net)), settings))
+    asked = build_recipe(merge(recipe_of(method, net).settings(), settings))
     with pytest.raises(UsageError) as caught:
         build_training(asked, toy)
     assert message in str(caught.value)

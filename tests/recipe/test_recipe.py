@@ -18,12 +18,15 @@ from onebit.errors import UsageError
 from onebit.recipe import (
     Recipe,
     build_recipe,
+    changed_settings,
     flag_names,
     merge,
     read_settings,
     recipe_names,
     recipe_path,
+    unused_settings,
 )
+from onebit.recipe.options import declared
 
 # every flag -> (what a user types, what arrives); none of them the default
 FLAGS: dict[str, tuple[str, Any]] = {
@@ -59,7 +62,7 @@ FLAGS: dict[str, tuple[str, Any]] = {
     "model.norm_affine": ("false", False),
     "model.activation": ("rprelu", "rprelu"),
     "model.init": ("default", "default"),
-    "model.coding": ("standardise", "standardise"),
+    "model.coding": ("standardise", "standardize"),
     "optimizer.name": ("sgd", "sgd"),
     "optimizer.lr": ("1e-5", 1e-5),
     "optimizer.lr_scale": ("glorot", "glorot"),
@@ -215,6 +218,23 @@ def test_json_round_trip(tmp_path: Path) -> None:
     assert build_recipe(read_settings(file_of(tmp_path, text, "recipe.json"))) == recipe
 
 
+@pytest.mark.parametrize("changes", [{}, {"model": {"name": "unet"}, "optimizer": {"name": "bop", "gamma": 0.5}}])
+def test_a_complete_recipe_of_an_earlier_version_is_read(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """It has the options of all models and optimizers, those of others at their defaults, and the old spelling."""
+    recipe = build_recipe(merge({"model": {"coding": "standardize"}}, changes))
+    old = recipe.settings()
+    for name, value in recipe.values().items():
+        part, _, option = name.partition(".")
+        if part in ("model", "optimizer") and option in declared(part):
+            old[part][option] = value
+    old["model"]["coding"] = "standardise"
+    assert len(old["optimizer"]) == 25
+    read = build_recipe(read_settings(file_of(tmp_path, json.dumps(old))))
+    assert read == recipe
+    assert recipe.changed_from(read) == []
+    assert unused_settings(read, changed_settings(read)) == []
+
+
 def test_the_written_recipe_is_complete() -> None:
     written = yaml.safe_load(build_recipe({}).to_yaml())
 
@@ -225,7 +245,10 @@ def test_the_written_recipe_is_complete() -> None:
             for name in (names(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key])
         ]
 
-    assert names(written) == flag_names()
+    others = {f"{part}.{name}" for part, chosen in (("model", "mlp"), ("optimizer", "adam"))
+              for name, option in declared(part).items() if chosen not in option.entries}  # fmt: skip
+    assert {"optimizer.gamma", "model.stem"} < others
+    assert names(written) == [name for name in flag_names() if name not in others]
 
 
 @pytest.mark.parametrize("number", ["1e-3", "1.0e-3", "0.001", ".001", "1E-3"])

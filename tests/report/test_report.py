@@ -19,7 +19,7 @@ from onebit.errors import DataError, FormatError, OnebitError, UsageError
 from onebit.recipe import ModelRecipe, OptimizerRecipe
 from onebit.report import compare_runs, write_report
 from onebit.report.curves import Curve, Points, per_epoch, title
-from onebit.report.runs import differing_settings, group_runs, read_runs
+from onebit.report.run_folders import differing_settings, group_runs, read_runs
 from onebit.report.wording import duration, mean_sd, percent, printable
 from onebit.train.history import History
 
@@ -91,7 +91,7 @@ def test_seeds_become_one_row_with_mean_and_standard_deviation(tmp_path: Path) -
     assert "96.67 ± 0.00 % binary weights, epoch 3" in text
 
 
-def test_a_folder_of_seeds_stands_for_its_runs_and_the_first_weights_are_drawn(tmp_path: Path) -> None:
+def test_a_folder_of_seeds_is_replaced_by_its_runs_and_the_first_weights_are_drawn(tmp_path: Path) -> None:
     for seed in (0, 2, 10):
         make_run(tmp_path / "all" / f"seed-{seed}", recipe=replace(RECIPE, seed=seed), accuracy=0.9, weights=True)
     other = make_run(tmp_path / "other", recipe=replace(RECIPE, name="real"), accuracy=0.8)
@@ -139,7 +139,7 @@ def test_numbers_as_a_reader_sees_them() -> None:
     assert printable("x" * 9, limit=5) == "xxxx…"
 
 
-def test_runs_of_one_recipe_with_other_settings_are_told_apart(tmp_path: Path) -> None:
+def test_runs_of_one_recipe_with_other_settings_get_different_labels(tmp_path: Path) -> None:
     slow = replace(RECIPE, optimizer=OptimizerRecipe(lr=0.01), seed=4)
     three = replace(RECIPE, batch_size=7, epochs=9, split_seed=3)
     runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", recipe=slow)]
@@ -161,7 +161,7 @@ def test_options_of_a_quantizer_are_settings_that_may_be_missing(tmp_path: Path)
         assert "model.weight_options.temperature" in page_text(tmp_path / "report")
 
 
-def test_folders_of_the_same_name_are_told_apart_and_named_twice_is_read_once(tmp_path: Path) -> None:
+def test_folders_with_the_same_name_get_unique_names_and_duplicates_are_read_once(tmp_path: Path) -> None:
     one = make_run(tmp_path / "one" / "run", weights=True)
     two = make_run(tmp_path / "two" / "run", weights=True, recipe=replace(RECIPE, batch_size=7))
     assert [run.name for run in read_runs([one, two, one / ".." / "run"])] == ["one/run", "two/run"]
@@ -289,7 +289,7 @@ def test_a_damaged_result_is_named(tmp_path: Path, text: str, reason: str) -> No
     assert "\n" not in str(info.value)
 
 
-def test_folders_that_are_no_run(tmp_path: Path) -> None:
+def test_folders_that_are_not_a_run(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
     cases = {"gone": "no such folder", "empty": r"no metrics\.jsonl in it", "file": "not a folder"}

@@ -13,8 +13,8 @@ from report_runs import RECIPE, check_picture, make_run, page_text, row
 from onebit.errors import FormatError
 from onebit.report import compare_runs, plot_history, write_report
 from onebit.report.curves import Curve, draw_mean_iou, title
-from onebit.report.masks import mask_rows
-from onebit.report.runs import group_runs, read_runs
+from onebit.report.mask_scores import mask_rows
+from onebit.report.run_folders import group_runs, read_runs
 from onebit.train.history import History
 
 ROWS = [row(epoch, validation_mean_iou=iou) for epoch, iou in ((1, 0.5), (2, 0.75), (3, 0.7))]

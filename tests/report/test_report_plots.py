@@ -28,12 +28,13 @@ from onebit.evaluation.losses import cross_entropy
 from onebit.layers import BinaryConv2d, BinaryLinear
 from onebit.recipe import ModelRecipe
 from onebit.report import (
+    drawing,
+    histograms,
     plot_answers,
     plot_health,
     plot_history,
     plot_predictions,
     plot_weights,
-    weights,
     write_report,
 )
 from onebit.report.curves import least_cross_entropy
@@ -43,20 +44,20 @@ from onebit.report.drawing import (
     STYLE,
     WRONG,
     choose_scale,
-    colour,
+    curve_color,
     label_epochs,
     picture,
     scale_words,
 )
-from onebit.report.runs import read_runs
-from onebit.report.weights import BINS, layer_histogram, plot_run_weights
+from onebit.report.histograms import BINS, layer_histogram, plot_run_weights
+from onebit.report.run_folders import read_runs
 from onebit.train.history import EpochLog, History
 from onebit.train.weights import save_weights
 
 
-def count_pixels(path: Path, colour: str) -> int:
-    """Pixels of exactly this colour."""
-    wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+def count_pixels(path: Path, color: str) -> int:
+    """Pixels of exactly this color."""
+    wanted = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
     with Image.open(path) as image:
         return int((np.asarray(image.convert("RGB")) == wanted).all(axis=2).sum())
 
@@ -121,15 +122,19 @@ def test_the_axis_is_logarithmic_where_values_span_a_decade() -> None:
     label_epochs(axes, 1, 250)
     assert 0 < axes.get_xlim()[0] < 1
     assert axes.get_xlim()[1] > 250
-    assert len({matplotlib.colors.to_hex(colour(i, 12)) for i in range(12)}) == 12
+    assert len({matplotlib.colors.to_hex(curve_color(i, 12)) for i in range(12)}) == 12
+
+
+def test_the_british_names_of_earlier_versions_still_work() -> None:
+    for old, new in {"COLOURS": "COLORS", "colour": "curve_color"}.items():
+        with pytest.warns(DeprecationWarning, match=f"{old} is now called {new}"):
+            assert getattr(drawing, old) is getattr(drawing, new)
 
 
 def drawn(
     monkeypatch: pytest.MonkeyPatch, folder: Path, runs: Sequence[Path]
 ) -> tuple[dict[str, Figure], dict[str, str]]:
     """(the figures of a report, the captions on its page) by file name."""
-    import onebit.report
-
     figures: dict[str, Figure] = {}
 
     @contextmanager
@@ -138,7 +143,7 @@ def drawn(
             figures[path.name] = figure
             yield figure
 
-    monkeypatch.setattr(onebit.report, "picture", keep)
+    monkeypatch.setattr("onebit.report.curves.picture", keep)
     files = write_report(runs, folder)
     captions = re.findall("<figcaption>(.*?)</figcaption>", files[-1].read_text(encoding="utf-8"))
     return figures, dict(zip([file.name for file in files], captions, strict=False))
@@ -239,13 +244,13 @@ def test_the_histogram_counts_every_weight_and_zero_is_plus_one() -> None:
     assert found.counts[: BINS // 2].sum() == 3
     assert found.positive == 5 / 8
     assert found.at_bound == 3 / 8
-    assert found.reach == 1.0
+    assert found.limit == 1.0
     assert found.shape == (2, 4)
     real = layer_histogram("fc", weight * 3)
-    assert (real.value, real.positive, real.at_bound, real.reach) == (None, None, None, 3.0)
+    assert (real.value, real.positive, real.at_bound, real.limit) == (None, None, None, 3.0)
     assert real.mean == pytest.approx(3 * 0.75 / 8)
     assert real.sd == pytest.approx(np.std(weight * 3))
-    assert layer_histogram("fc", np.zeros((2, 2)), value=0.1).reach == 0.1
+    assert layer_histogram("fc", np.zeros((2, 2)), value=0.1).limit == 0.1
     assert layer_histogram("fc", np.zeros((2, 2))).counts.sum() == 4
 
 
@@ -264,13 +269,13 @@ def test_a_value_must_be_positive(tmp_path: Path, value: float) -> None:
 def capture_layers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The layers that the next picture draws."""
     found: list[Any] = []
-    draw = weights.draw_weights
+    draw = histograms.draw_weights
 
     def keep(layers: list[Any], path: Path, *, title: str) -> None:
         found.extend(layers)
         draw(layers, path, title=title)
 
-    monkeypatch.setattr(weights, "draw_weights", keep)
+    monkeypatch.setattr(histograms, "draw_weights", keep)
     return found
 
 
@@ -284,7 +289,7 @@ def test_a_state_dict_of_exact_values_is_drawn_as_binary(tmp_path: Path, monkeyp
     assert not any(layer.is_latent for layer in found)
 
 
-def test_a_weight_file_says_in_which_order_and_what_is_latent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_weight_file_names_the_order_and_the_latent_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = torch.nn.Sequential()
     model.add_module("z", torch.nn.Conv2d(3, 4, 3))
     model.add_module("m", BinaryConv2d(4, 4, 3, weight_quantizer="sign"))
@@ -307,7 +312,7 @@ def test_an_older_weight_file_is_drawn_by_its_recipe(tmp_path: Path, monkeypatch
     assert {layer.name: layer.value for layer in found} == dict.fromkeys(names) | {"layer1.weight": 1.0}
 
 
-def test_a_model_says_itself_what_is_binary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_knows_its_binary_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model = torch.nn.Sequential(
         BinaryLinear(8, 6, weight_quantizer="sign", value=0.5), torch.nn.BatchNorm1d(6), torch.nn.Linear(6, 4)
@@ -327,7 +332,7 @@ def test_a_model_says_itself_what_is_binary(tmp_path: Path, monkeypatch: pytest.
     assert found[-1].value == 1.0
 
 
-def test_the_recipe_of_a_run_says_what_is_binary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recipe_of_a_run_names_its_binary_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = replace(RECIPE, model=ModelRecipe(value="glorot", real_last=True))
     run = make_run(tmp_path / "run", recipe=recipe)
     rng = np.random.default_rng(0)
@@ -430,8 +435,8 @@ def test_wrong_answers_are_drawn_beside_right_ones(tmp_path: Path, monkeypatch: 
         ({"probabilities": np.zeros((12, 10))}, r"got probabilities of shape \(12, 10\)"),
         ({"predicted": np.full(12, 10)}, "predicted must be class numbers from 0 to 9"),
         ({"labels": np.full(12, 0.5)}, "labels must be class numbers"),
-        ({"probabilities": np.full(12, 97.0)}, "probabilities must lie between 0 and 1"),
-        ({"probabilities": np.full(12, np.nan)}, "probabilities must lie between 0 and 1"),
+        ({"probabilities": np.full(12, 97.0)}, "probabilities must be between 0 and 1"),
+        ({"probabilities": np.full(12, np.nan)}, "probabilities must be between 0 and 1"),
     ],
 )
 def test_arrays_that_do_not_fit_are_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -475,7 +480,7 @@ def test_a_report_shows_the_health_of_runs_that_have_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "layers", ["x", {"linear1": 0.5}, {"linear1": {"flip_ratio": "0.5"}}, {"linear1": {"flip_ratio": 2}}]
 )
-def test_damaged_health_is_told_with_its_line(tmp_path: Path, layers: Any) -> None:
+def test_damaged_health_is_reported_with_its_line(tmp_path: Path, layers: Any) -> None:
     run = make_run(tmp_path / "run", rows=[row(1), row(2, layers=layers)])
     with pytest.raises(FormatError, match=r"metrics\.jsonl, line 2: damaged \("):
         write_report([run], tmp_path / "report")

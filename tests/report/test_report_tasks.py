@@ -13,18 +13,17 @@ from report_runs import RECIPE, check_picture, make_run, page_text, task_cells, 
 from onebit.errors import DataError, FormatError
 from onebit.recipe import ContinualRecipe
 from onebit.report import compare_runs, compare_tasks, write_report
-from onebit.report.continual import plot_tasks
-from onebit.report.runs import find_folders
-from onebit.report.tasks import Row, task_rows
+from onebit.report.run_folders import find_folders
+from onebit.report.tasks import Row, plot_tasks, task_rows
 
 TASKS = replace(RECIPE, name="tasks", continual=ContinualRecipe(tasks=3))
 LEARNT = {"bayesbinn": [[0.9], [0.8, 0.7]], "ste": [[0.95], [0.4, 0.9], [0.3, 0.5, 0.91]]}
 
 
 def tasks_run(folder: Path, *, seed: int = 0, lower: float = 0.0) -> Path:
-    """A folder of three tasks, of which `bayesbinn` has learnt two."""
-    learnt = {method: [[a - lower for a in row] for row in rows] for method, rows in LEARNT.items()}
-    cells = [*task_cells(learnt), *task_cells({"ste": [[0.97], [0.6, 0.9]]}, bn="reestimate")]
+    """A folder of three tasks, of which `bayesbinn` has learned two."""
+    learned = {method: [[a - lower for a in row] for row in rows] for method, rows in LEARNT.items()}
+    cells = [*task_cells(learned), *task_cells({"ste": [[0.97], [0.6, 0.9]]}, bn="reestimate")]
     return write_tasks(folder, cells, tasks=3, recipe=replace(TASKS, seed=seed))
 
 
@@ -71,7 +70,7 @@ def test_a_report_holds_a_table_and_a_picture(tmp_path: Path) -> None:
     assert "No run has been tested yet" not in text
 
 
-def test_seeds_are_one_table_and_other_recipes_and_runs_stand_beside_it(tmp_path: Path) -> None:
+def test_seeds_are_one_table_beside_other_recipes_and_runs(tmp_path: Path) -> None:
     for seed in (0, 1):
         tasks_run(tmp_path / "all" / f"seed-{seed}", seed=seed, lower=0.1 * seed)
     without = write_tasks(
@@ -102,7 +101,7 @@ def test_a_folder_named_twice_is_found_once(tmp_path: Path) -> None:
     assert find_folders([one / ".." / "run", one, run]) == ([one], [run])
 
 
-def test_a_folder_of_runs_stands_for_those_with_an_epoch(tmp_path: Path) -> None:
+def test_a_folder_of_runs_is_replaced_by_those_with_an_epoch(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     two, seed, one = tasks_run(runs / "b-tasks"), make_run(runs / "c-seeds" / "seed-1"), make_run(runs / "a")
     (make_run(runs / "killed") / "metrics.jsonl").write_bytes(b"")
@@ -110,7 +109,7 @@ def test_a_folder_of_runs_stands_for_those_with_an_epoch(tmp_path: Path) -> None
     (runs / "notes.txt").write_text("no run")
     assert find_folders([runs]) == ([one, seed], [two])
     assert find_folders([one, runs]) == ([one, seed], [two])
-    assert find_folders([tmp_path]) == ([tmp_path], [])  # only what lies right in the folder that is named
+    assert find_folders([tmp_path]) == ([tmp_path], [])  # only what is directly in the given folder
     assert len(write_report([runs], tmp_path / "report")) > 3
 
 
@@ -121,7 +120,7 @@ def test_what_cannot_be_reported_is_named_and_nothing_is_written(tmp_path: Path)
         write_report([make_run(tmp_path / "one"), run], tmp_path / "report")
     (run / "continual.json").unlink()
     make_run(run / "bayesbinn" / "task-1")
-    with pytest.raises(DataError, match=r"no task is learnt to its end yet; go on .* or report .*bayesbinn.task-1$"):
+    with pytest.raises(DataError, match=r"no task is finished yet; continue .* or report .*bayesbinn.task-1$"):
         write_report([run], tmp_path / "report")
     assert not (tmp_path / "report").exists()
     assert len(write_report([run / "bayesbinn" / "task-1"], tmp_path / "report")) == 4

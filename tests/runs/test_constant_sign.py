@@ -53,7 +53,7 @@ def test_statistics_of_a_new_net_make_no_sign_of_their_own() -> None:
 
 def test_the_line_says_what_to_do() -> None:
     assert one_sign_warning(net(nn.ReLU()), IMAGES) == (
-        f"layers 5, 8: all inputs have one sign, which says nothing: {ADVICE}"
+        f"layers 5, 8: all inputs have one sign, so they carry no information: {ADVICE}"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +151,7 @@ def test_every_method_learns_the_tasks_of_every_other(toy: Dataset, tmp_path: Pa
 
 
 def test_a_method_that_cannot_be_trained_is_told_before_the_first_task(toy: Dataset, tmp_path: Path) -> None:
-    model = {**asdict(recipe())["model"], "dropout": 0.5}
+    model = {**recipe().settings()["model"], "dropout": 0.5}
     with pytest.raises(UsageError, match="dropout zeroes a unit before its sign"):
         train_continual(recipe(model=model, continual={"tasks": 2, "against": ["bnn"]}), toy, tmp_path)
     assert not any(tmp_path.iterdir())

@@ -15,8 +15,9 @@ from toy_training import TOY
 
 from onebit.data import DATASETS, Dataset, Split, load_dataset
 from onebit.errors import CheckpointError, UsageError
+from onebit.evaluation.batches import in_tiles, predict_logits
 from onebit.evaluation.losses import LOSSES
-from onebit.evaluation.modes import evaluate, in_tiles, predict_logits
+from onebit.evaluation.modes import evaluate
 from onebit.export.torch_state import plain_state_dict
 from onebit.layers import binary_layers
 from onebit.optim import OPTIMIZERS
@@ -106,8 +107,8 @@ def test_augmentation_is_built_only_where_something_is_asked(data: Dataset) -> N
     assert (built.crop_padding, built.flip) == (2, True)
 
 
-def test_standardise_takes_the_statistics_of_the_training_images(data: Dataset) -> None:
-    model = build_training(recipe(model={"coding": "standardise"}), data).model
+def test_standardize_takes_the_statistics_of_the_training_images(data: Dataset) -> None:
+    model = build_training(recipe(model={"coding": "standardize"}), data).model
     pixels = data.train.images.astype(float)
     assert model.coding.mean.flatten().tolist() == pytest.approx([pixels.mean()])
     assert model.coding.std.flatten().tolist() == pytest.approx([pixels.std()])
@@ -116,7 +117,7 @@ def test_standardise_takes_the_statistics_of_the_training_images(data: Dataset) 
 
 
 def test_a_model_to_be_loaded_needs_no_data(data: Dataset) -> None:
-    settings = recipe(model={"coding": "standardise"})
+    settings = recipe(model={"coding": "standardize"})
     trained = build_training(settings, data).model
     empty = build_model(settings.model, input_shape=data.input_shape, classes=4)
     empty.load_state_dict(trained.state_dict())
@@ -321,6 +322,6 @@ def test_images_of_zeros_and_ones_are_standardised(name: str) -> None:
     images[:, :, ::4] = 1
     pair = images, np.arange(40) % 2
     data = Dataset.from_arrays(pair, pair, validation=0)
-    recipe = build_recipe({"model": {"name": name, "coding": "standardise"}, "batch_size": 20})
+    recipe = build_recipe({"model": {"name": name, "coding": "standardize"}, "batch_size": 20})
     model = build_training(recipe, data).model
     assert model.coding.mean.item() == pytest.approx(0.25)

@@ -76,7 +76,7 @@ def test_the_executor_computes_what_the_specification_says(
     assert [[Fraction(float(x)) for x in row] for row in logits] == [by_hand(net, image) for image in images]
 
 
-def test_colour_images_are_flattened_and_standardised_by_channel(packed_mlp: Maker) -> None:
+def test_color_images_are_flattened_and_standardized_by_channel(packed_mlp: Maker) -> None:
     for form in ("sign", "mixed"):
         net = packed_mlp((3 * 4 * 5, 9, 3), form=form, shape=(3, 4, 5))
         images = random_images(net, 3)
@@ -135,7 +135,7 @@ def test_drawn_pools_compute_what_the_specification_says(data: st.DataObject, fo
     if form != "integer":
         b.add(Sign) if form == "sign" else b.affine(2)
     fields: dict[str, Any] = {"kernel": draw(1, 3), "stride": draw(1, 3), "dilation": draw(1, 2)}
-    # a window that lies in the border alone is refused: most of what is drawn should not be
+    # windows entirely in the border are refused: most drawn ones should not be
     most = [min(2, (size - 1) * step) for size, step in zip(fields["kernel"], fields["dilation"], strict=True)]
     fields["padding"] = tuple(data.draw(st.integers(0, most[side // 2])) for side in range(4))
     if average:
@@ -176,7 +176,7 @@ def test_blocks_of_windows_and_batches_do_not_change_the_result(
     net = IMAGE_NETS[form](1)
     images = random_images(net, 7)
     expected = run(net, images)
-    monkeypatch.setattr("onebit.runtime.products._BLOCK_VALUES", block)
+    monkeypatch.setattr("onebit.runtime.reference_matmul._BLOCK_VALUES", block)
     np.testing.assert_array_equal(run(net, images, batch_size=3), expected)
     monkeypatch.setattr("onebit.runtime.running._BATCH_VALUES", 1)  # one image at a time
     np.testing.assert_array_equal(run(net, images), expected)
@@ -190,14 +190,14 @@ def test_convolutions_that_float32_cannot_hold_are_exact() -> None:
     image = np.full((1, 3, 3, 3), 255, np.uint8)
     image[0, 0, 1, 1] = 254
     total = int(next(batches(b.net(), image, [b.last]))[1][b.last].item())
-    assert total == 511 * (3 * 255 * 49 - 9 * 2)  # 49 pairs of taps, 9 of which meet the darker pixel
+    assert total == 511 * (3 * 255 * 49 - 9 * 2)  # 49 pairs of taps, 9 of which contain the darker pixel
     assert int(np.float32(total)) != total
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 7])
 @pytest.mark.parametrize("stride", [1, 2, 3])
-def test_a_transposed_convolution_may_cut_off_every_pixel(cut: int, stride: int) -> None:
-    """Only the extra rows are left, which no kernel reaches."""
+def test_a_transposed_convolution_may_cut_every_pixel(cut: int, stride: int) -> None:
+    """Only the extra rows are left, to which no kernel contributes."""
     b = Builder((1, 2, 3))
     b.add(ConvTranspose, **b.signs(2, 2), kernel=(2, 1), stride=(stride, 1), padding=(cut, 0, 0, 0), extra=(9, 0))
     net = b.net()
@@ -205,9 +205,9 @@ def test_a_transposed_convolution_may_cut_off_every_pixel(cut: int, stride: int)
     assert [Fraction(float(v)) for v in run(net, image).reshape(-1)] == by_hand(net, image[0])
 
 
-def test_images_may_be_read_when_they_are_needed() -> None:
+def test_images_may_be_loaded_on_demand() -> None:
     class Streamed:
-        """Has the shape and dtype of an array, and reads what is indexed."""
+        """Has the shape and dtype of an array, and loads what is indexed."""
 
         def __init__(self, images: np.ndarray) -> None:
             self.shape, self.dtype, self._images = images.shape, images.dtype, images
@@ -242,7 +242,7 @@ def one_layer(node: Node, features: int, *more: Node) -> PackedNet:
     return PackedNet(input=InputSpec(shape=(1, 1, features)), nodes=nodes, output=nodes[-1].output)
 
 
-def test_thresholds_at_and_beside_the_sum_and_at_the_ends_of_int32() -> None:
+def test_thresholds_near_the_sum_and_at_the_limits_of_int32() -> None:
     weight = Dense(inputs=("x",), output="s", signs=pack_signs(np.ones((10, 3))), in_features=3)  # every sum is 3 · 255
     threshold = np.array([764, 765, 766, 764, 765, 766, INT32.min, INT32.max, INT32.min, INT32.max], np.int32)
     direction = np.array([1, 1, 1, -1, -1, -1, 1, 1, -1, -1], np.int8)
@@ -287,7 +287,7 @@ def test_the_result_does_not_depend_on_the_batch_size(packed_mlp: Maker) -> None
             np.testing.assert_array_equal(run(net, images, batch_size=batch_size), expected)
 
 
-def test_grey_images_need_no_channel_axis_and_may_be_none(packed_mlp: Maker) -> None:
+def test_gray_images_need_no_channel_axis_and_may_be_empty(packed_mlp: Maker) -> None:
     net = packed_mlp((12, 5), shape=(1, 3, 4))
     images = random_images(net, 4)
     np.testing.assert_array_equal(run(net, images[:, 0]), run(net, images))
@@ -317,7 +317,7 @@ def test_other_images_are_refused_in_one_line(packed_mlp: Maker, images: Any, go
         run(net, images)
 
 
-def test_colour_nets_want_a_channel_axis(packed_mlp: Maker) -> None:
+def test_color_nets_need_a_channel_axis(packed_mlp: Maker) -> None:
     with pytest.raises(UsageError, match=r"expected uint8 \(N, 3, 2, 2\)$"):
         run(packed_mlp((12, 5), shape=(3, 2, 2)), np.zeros((3, 2, 2), np.uint8))
 
@@ -339,7 +339,7 @@ def test_parameters_that_overflow_are_found() -> None:
         run(one_layer(double, 2, nan, Sign(inputs=("b",), output="s")), np.full((1, 1, 1, 2), 255, np.uint8))
 
 
-def test_a_loaded_net_runs_as_the_saved_one(tmp_path: Path, packed_mlp: Maker) -> None:
+def test_a_loaded_net_runs_like_the_saved_one(tmp_path: Path, packed_mlp: Maker) -> None:
     for form in ("weight-only", "sign", "mixed"):
         net = packed_mlp((65, 130, 10), form=form)
         save(net, tmp_path / "net.1bit")
@@ -347,7 +347,7 @@ def test_a_loaded_net_runs_as_the_saved_one(tmp_path: Path, packed_mlp: Maker) -
         np.testing.assert_array_equal(run(load(tmp_path / "net.1bit"), images), run(net, images))
 
 
-def test_images_are_left_as_they_are(packed_mlp: Maker) -> None:
+def test_images_are_not_modified(packed_mlp: Maker) -> None:
     net = packed_mlp(form="mixed")
     images = random_images(net, 3)
     images.flags.writeable = False

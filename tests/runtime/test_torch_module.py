@@ -1,4 +1,4 @@
-"""A packed net in torch programs: the bits of `run`, whatever compiles, exports, copies or changes it."""
+"""A packed net in torch programs gives the bits of `run`, even when compiled, exported, copied or changed."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from torch._subclasses import FakeTensorMode
 from torch.utils.data import DataLoader
 
 import onebit.runtime.torch_module
+from onebit.data import Split
 from onebit.errors import FormatError, NotBinaryError, UsageError
 from onebit.packed import Affine, Dense, Flatten, InputSpec, Node, PackedNet, Sign, dumps, save
 from onebit.runtime import run
@@ -30,7 +31,7 @@ from onebit.runtime.torch_module import PackedModule
 Maker = Callable[..., PackedNet]
 RUN_PACKED = torch.ops.onebit.run_packed.default
 FORMS = ["weight-only", "sign", "mixed", *(f"images {form}" for form in IMAGE_NETS)]
-# the compiler and the exporter of torch cause some themselves
+# torch's compiler and exporter cause some themselves
 TORCHS_OWN = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
@@ -48,7 +49,7 @@ def images_of(net: PackedNet, count: int = 5, seed: int = 0) -> torch.Tensor:
 def assert_runs(
     call: Callable[[torch.Tensor], torch.Tensor], net: PackedNet, *, counts: tuple[int, ...] = (5,)
 ) -> None:
-    """The logits of `call` are those of the net, bit for bit, in batches of several sizes."""
+    """Assert that `call` gives the logits of the net, bit for bit, in batches of several sizes."""
     for count in counts:
         images = images_of(net, count, seed=count)
         logits = call(images)
@@ -58,7 +59,7 @@ def assert_runs(
 
 @pytest.fixture
 def readings(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The bytes of every net that is read from now on."""
+    """The bytes of every net that is read during the test."""
     found: list[bytes] = []
     read = onebit.runtime.torch_module._net_in
 
@@ -88,7 +89,7 @@ def test_the_logits_are_those_of_run(
     assert len(readings) == 1
 
 
-def test_images_may_lie_as_they_like_and_grey_ones_need_no_channel(packed_mlp: Maker) -> None:
+def test_images_may_have_any_layout_and_gray_ones_need_no_channel(packed_mlp: Maker) -> None:
     net = IMAGE_NETS["real"](0)
     images = images_of(net)
     expected = PackedModule(net)(images)
@@ -126,7 +127,7 @@ def test_a_batch_is_shared_by_the_threads_of_torch(packed_mlp: Maker, monkeypatc
 # ------------------------------------------------------------------------------------------------ an operator of torch
 @TORCHS_OWN
 @pytest.mark.parametrize("form", ["mixed", "images sign"])
-def test_the_operator_keeps_torchs_rules(make: Maker, form: str) -> None:
+def test_the_operator_obeys_the_rules_of_torch(make: Maker, form: str) -> None:
     net = make(form)
     module = PackedModule(net)
     found = torch.library.opcheck(RUN_PACKED, (images_of(net), module.file, module.logits_shape))
@@ -155,7 +156,7 @@ def test_a_compiled_module_sees_a_changed_net(packed_mlp: Maker) -> None:
 
 
 @TORCHS_OWN
-def test_an_exported_program_takes_any_batch_and_carries_one_bit_weights(packed_mlp: Maker, tmp_path: Path) -> None:
+def test_an_exported_program_takes_any_batch_and_contains_one_bit_weights(packed_mlp: Maker, tmp_path: Path) -> None:
     net = packed_mlp((784, 300, 10), form="sign")
     batch = torch.export.Dim("batch")
     program = torch.export.export(PackedModule(net), (images_of(net),), dynamic_shapes={"images": {0: batch}})
@@ -166,7 +167,16 @@ def test_an_exported_program_takes_any_batch_and_carries_one_bit_weights(packed_
     assert_runs(program.module(), net, counts=(5, 1, 2, 0))
 
 
-def test_logits_have_no_gradient_and_what_follows_them_trains(packed_mlp: Maker) -> None:
+def test_its_score_names_packed_weights(packed_mlp: Maker) -> None:
+    net = packed_mlp((12, 5))
+    images = images_of(net, 9)
+    labels = run(net, images.numpy()).argmax(axis=1)
+    labels[0] += 1
+    score = onebit.evaluate(PackedModule(net), Split(images.numpy(), labels % 5))
+    assert (score.weights, score.correct, score.count) == ("packed", 8, 9)
+
+
+def test_logits_have_no_gradient_and_later_layers_train(packed_mlp: Maker) -> None:
     net = packed_mlp((12, 5))
     head = torch.nn.Linear(5, 3)
     assert_runs(PackedModule(net), net)
@@ -201,7 +211,7 @@ def test_the_state_dict_is_the_file(packed_mlp: Maker, tmp_path: Path) -> None:
         ),
         (lambda make: make((13, 5)), r"got the net .*, uint8 1×1×13 -> 5, expected uint8 1×1×12 -> 5"),
         (lambda make: torch.zeros(9), r"got a packed net as float32 \(9,\), expected the bytes of a \.1bit file"),
-        (lambda make: torch.zeros(900, dtype=torch.uint8), r"the bytes of the packed net: is no \.1bit file"),
+        (lambda make: torch.zeros(900, dtype=torch.uint8), r"the bytes of the packed net: is not a \.1bit file"),
         (lambda make: None, r"Missing key\(s\) in state_dict: \"file\""),
     ],
 )
@@ -215,7 +225,7 @@ def test_a_net_that_does_something_else_is_not_loaded(packed_mlp: Maker, wrong: 
 
 
 @pytest.mark.parametrize("copied", ["deepcopy", "pickle", "torch.save", "other process"])
-def test_a_copy_runs_and_is_of_its_own(packed_mlp: Maker, copied: str) -> None:
+def test_a_copy_runs_and_is_independent(packed_mlp: Maker, copied: str) -> None:
     net, other = packed_mlp((12, 5), seed=0), packed_mlp((12, 5), seed=1)
     module = PackedModule(net)
     if copied == "torch.save":
@@ -223,7 +233,7 @@ def test_a_copy_runs_and_is_of_its_own(packed_mlp: Maker, copied: str) -> None:
         torch.save(module, stream)
         stream.seek(0)
         twin = torch.load(stream, weights_only=False)
-    elif copied == "other process":  # which shares the memory, so that a change on one side is one of both
+    elif copied == "other process":  # shares the memory, so a change on one side is a change on both
         twin = ForkingPickler.loads(ForkingPickler.dumps(module))
         assert twin.file.is_shared()
         assert_runs(twin, net)
@@ -239,7 +249,7 @@ def test_a_copy_runs_and_is_of_its_own(packed_mlp: Maker, copied: str) -> None:
 def test_workers_of_a_loader_run_it(packed_mlp: Maker) -> None:
     net = packed_mlp((12, 5))
     module = PackedModule(net)
-    assert_runs(module, net)  # the workers begin with what was read here
+    assert_runs(module, net)  # workers start with the net that was read here
 
     def loaded(images: torch.Tensor) -> torch.Tensor:
         options: dict[str, Any] = {"collate_fn": lambda some: module(torch.stack(some))}
@@ -275,7 +285,7 @@ def test_a_net_that_is_changed_in_place_is_read_again(
 
 
 @pytest.mark.parametrize("how", ["counted", "inference", "shared", "alias"])
-def test_one_weight_at_the_end_of_a_large_file_counts(packed_mlp: Maker, how: str) -> None:
+def test_a_change_of_the_last_weight_of_a_large_file_is_seen(packed_mlp: Maker, how: str) -> None:
     net = packed_mlp((784, 800, 5), form="sign")
     with torch.inference_mode(how == "inference"):
         module = PackedModule(net)
@@ -306,7 +316,7 @@ def test_one_weight_at_the_end_of_a_large_file_counts(packed_mlp: Maker, how: st
                 assert_runs(call, changed)
 
 
-def test_altered_bits_are_refused_wherever_a_module_takes_them(packed_mlp: Maker, tmp_path: Path) -> None:
+def test_altered_bits_are_refused_everywhere(packed_mlp: Maker, tmp_path: Path) -> None:
     net, rng = packed_mlp((12, 70, 5), form="mixed"), random.Random(0)
     good, images = dumps(net), images_of(net)
     for bit in (rng.randrange(8 * len(good)) for _ in range(100)):
@@ -323,7 +333,7 @@ def test_altered_bits_are_refused_wherever_a_module_takes_them(packed_mlp: Maker
             module(images)
 
 
-def test_many_nets_take_turns(packed_mlp: Maker, readings: list[bytes]) -> None:
+def test_many_nets_alternate(packed_mlp: Maker, readings: list[bytes]) -> None:
     nets = [packed_mlp((6, 3), seed=seed) for seed in range(40)]
     modules = [PackedModule(net) for net in nets]
     for _ in range(2):
@@ -349,7 +359,7 @@ def exported(module: PackedModule, path: Path) -> torch.nn.Module:
 
 @TORCHS_OWN
 @pytest.mark.parametrize("use", USES)
-def test_a_deleted_module_takes_its_net_along(packed_mlp: Maker, use: str, tmp_path: Path) -> None:
+def test_a_deleted_module_frees_its_net(packed_mlp: Maker, use: str, tmp_path: Path) -> None:
     torch.compiler.reset()
     net = packed_mlp((12, 5))
     module = PackedModule(net)
@@ -371,7 +381,7 @@ def test_a_deleted_module_takes_its_net_along(packed_mlp: Maker, use: str, tmp_p
     assert len(onebit.runtime.torch_module._READ) < before
 
 
-def test_a_net_that_was_replaced_goes(packed_mlp: Maker) -> None:
+def test_a_replaced_net_is_freed(packed_mlp: Maker) -> None:
     module = PackedModule(packed_mlp((12, 5), seed=0))
     for change in (CHANGES["copy_"], CHANGES["assigned"], CHANGES["swapped"]):
         for seed in (1, 0):
@@ -382,7 +392,7 @@ def test_a_net_that_was_replaced_goes(packed_mlp: Maker) -> None:
             assert old() is None
 
 
-def test_a_file_with_steps_between_its_bytes_is_read(packed_mlp: Maker) -> None:
+def test_a_strided_file_is_read(packed_mlp: Maker) -> None:
     net = packed_mlp((12, 5))
     file = torch.stack([PackedModule(net).file] * 2, 1)[:, 0]
     for _ in range(2):
@@ -418,7 +428,7 @@ def test_other_devices_are_refused(packed_mlp: Maker) -> None:
             RUN_PACKED(there, file, (5,))
     with pytest.raises(UsageError, match="got images on meta and a packed net on cpu"):
         module(images.to("meta"))
-    # what the operator of a GPU gets
+    # as the operator on a GPU
     with pytest.raises(UsageError, match="got images on meta, expected the CPU"):
         onebit.runtime.torch_module._run_packed(images.to("meta"), module.file, [5])
     with pytest.raises(UsageError, match="got a packed net on meta, expected the CPU"):
@@ -430,7 +440,7 @@ def test_other_devices_are_refused(packed_mlp: Maker) -> None:
         _ = module.net
 
 
-def test_half_precision_leaves_the_bytes_alone_and_a_cast_is_refused(packed_mlp: Maker) -> None:
+def test_half_precision_does_not_change_the_bytes_and_a_cast_is_refused(packed_mlp: Maker) -> None:
     net = packed_mlp((12, 5), form="mixed")
     module = PackedModule(net)
     for same in (module.half(), module.double(), module.to(torch.bfloat16), module.to("cpu", torch.float16)):
@@ -452,9 +462,9 @@ def test_damaged_bytes_and_other_logits_are_refused(packed_mlp: Maker) -> None:
         module(images)
     module.file[:8] = 255
     for _ in range(2):
-        with pytest.raises(FormatError, match=r"^the bytes of the packed net: is no \.1bit file, or a truncated one$"):
+        with pytest.raises(FormatError, match=r"^the bytes of the packed net: is not a \.1bit file, or is truncated$"):
             module(images)
-    assert repr(module) == "PackedModule(the bytes of the packed net: is no .1bit file, or a truncated one)"
+    assert repr(module) == "PackedModule(the bytes of the packed net: is not a .1bit file, or is truncated)"
     module.load_state_dict(PackedModule(net).state_dict())
     assert_runs(module, net)
 
@@ -476,7 +486,7 @@ def test_logits_that_are_not_finite_are_refused(monkeypatch: pytest.MonkeyPatch)
             module(double, nan, sign)(images)
 
 
-def test_a_module_says_what_it_is(packed_mlp: Maker) -> None:
+def test_the_repr_of_a_module(packed_mlp: Maker) -> None:
     net = packed_mlp((12, 5))
     line = "(0): PackedModule('random weight-only', uint8 1×1×12 -> 5, 60 one-bit weights, 10 real parameters, "
     assert f"{line}{len(dumps(net)):,} bytes)" in repr(torch.nn.Sequential(PackedModule(net)))

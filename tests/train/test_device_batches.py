@@ -53,8 +53,8 @@ def test_held_images_make_the_same_batches(
     assert rng.random() == same.random()
 
 
-def test_what_is_not_held_is_sent() -> None:
-    """To a device without memory, which stands for one that is not this CPU."""
+def test_images_not_kept_on_the_device_are_copied() -> None:
+    """The device has no memory; it takes the place of a GPU."""
     split = Split(np.zeros((6, 3, 8, 8), np.uint8), np.arange(6))
     samples = TrainingSamples(split, Augmentation(min_area=0.5), channels_last=True)
     chosen = [(np.arange(4), slice(0, 4)), (np.arange(6), slice(1, 3))]
@@ -75,9 +75,9 @@ def test_training_on_held_images_is_the_same_training(monkeypatch: pytest.Monkey
         return model.state_dict()
 
     sent = weights()
-    asked = []
-    monkeypatch.setattr(device_batches, "_fits", lambda size, device: asked.append(size) or True)
+    sizes = []
+    monkeypatch.setattr(device_batches, "_fits", lambda size, device: sizes.append(size) or True)
     held = weights()
-    assert asked == [data.train.images.nbytes]
+    assert sizes == [data.train.images.nbytes]
     for name, tensor in sent.items():
         assert torch.equal(tensor, held[name]), name

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from toy_training import CASES, DATA, Case, Stop, build, everything, flat, stop_after_epoch, toy_data
 
 from onebit.errors import CheckpointError, UsageError
+from onebit.evaluation.batches import predict_logits
 from onebit.evaluation.losses import cross_entropy, distillation
-from onebit.evaluation.modes import evaluate, predict_logits
+from onebit.evaluation.modes import evaluate
 from onebit.models import create_model
 from onebit.train.distillation import Teacher
 from onebit.train.step import StepSettings

@@ -17,7 +17,8 @@ from toy_training import flat
 from onebit.__main__ import main
 from onebit.data import VOID, Dataset, Split, load_dataset
 from onebit.errors import DataError, UsageError
-from onebit.evaluation.modes import evaluate, in_tiles
+from onebit.evaluation.batches import in_tiles
+from onebit.evaluation.modes import evaluate
 from onebit.evaluation.scores import Score, whole_score
 from onebit.recipe import build_recipe
 from onebit.runs.model import build_training
@@ -137,7 +138,7 @@ def test_a_part_of_void_pixels_alone_counts_nothing_and_a_whole_of_them_is_refus
     assert whole_score([some, none]) == whole_score([some])
     for wanted in (lambda: whole_score([none, None]), lambda: whole_score([none, none]), lambda: none.accuracy,
                    lambda: none.error, lambda: none.ece, none.as_dict, lambda: str(none)):  # fmt: skip
-        with pytest.raises(DataError, match=r"there is nothing to count: every pixel of the masks is void \(255\)"):
+        with pytest.raises(DataError, match=r"there is nothing to score: every pixel of the masks is void \(255\)"):
             wanted()
 
 
@@ -167,7 +168,7 @@ def test_test_images_of_void_pixels_alone_are_one_clear_line(
     ):
         assert main(asked) == 2
         assert capsys.readouterr().err.splitlines() == [
-            "onebit: test masks: every pixel of all 1 is void (255), expected some of a class"
+            "onebit: test masks: every pixel of all 1 is void (255), expected pixels with a class"
         ]
     assert not (tmp_path / "other").exists()
 

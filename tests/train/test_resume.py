@@ -203,7 +203,7 @@ for name, (case, what, count) in {kills!r}.items():
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of run folders, each left behind by a process that was killed."""
     folder = tmp_path_factory.mktemp("killed")
-    code = KILLED.format(tests=str(Path(__file__).parent), kills=KILLS, folder=str(folder))
+    code = KILLED.format(tests=str(Path(__file__).parents[1]), kills=KILLS, folder=str(folder))
     subprocess.run([sys.executable, "-c", code], check=True)
     return folder
 
@@ -313,6 +313,27 @@ def test_a_checkpoint_without_settings_goes_on(tmp_path: Path) -> None:
     assert len(build(CASES["sign"]).fit(DATA, tmp_path, resume=True)) == EPOCHS
 
 
+@pytest.mark.parametrize("settings", [True, False], ids=["with settings", "as earlier versions wrote it"])
+@pytest.mark.parametrize(("name", "switch"), [("sign", "amsgrad"), ("nadam", "decoupled_weight_decay")])
+def test_an_optimizer_with_another_switch_is_refused(tmp_path: Path, name: str, switch: str, settings: bool) -> None:
+    """Its states are others: without this, torch would miss them in the first step."""
+    with pytest.raises(Stop):
+        build(CASES[name]).fit(DATA, tmp_path, on_epoch=stop_after_epoch(1))
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    if not settings:
+        del state["setting"]["settings"]
+    torch.save(state, tmp_path / "last.ckpt")
+    toy = build(CASES[name])
+    toy.optimizer.param_groups[0][switch] = True
+    with pytest.raises(CheckpointError, match=f"was trained with {switch} = False, this run has True"):
+        toy.fit(DATA, tmp_path, resume=True)
+    for group in state["optimizer"]["param_groups"]:
+        group[switch] = True
+    torch.save(state, tmp_path / "last.ckpt")
+    with pytest.raises(CheckpointError, match=f"was trained with {switch} = True, this run has False"):
+        build(CASES[name]).fit(DATA, tmp_path, resume=True)
+
+
 def test_other_data_and_other_generators_are_refused(tmp_path: Path) -> None:
     build(CASES["stochastic"]).fit(DATA, tmp_path)
     with pytest.raises(CheckpointError, match="was trained with training images = 129, this run has 128"):
@@ -336,7 +357,7 @@ def test_another_thread_count_is_said(tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
     try:
-        with pytest.warns(UserWarning, match=f"had {threads} threads and goes on with {threads + 1}") as caught:
+        with pytest.warns(UserWarning, match=f"had {threads} threads and continues with {threads + 1}") as caught:
             build(CASES["sign"]).fit(DATA, tmp_path, resume=True)
     finally:
         torch.set_num_threads(threads)

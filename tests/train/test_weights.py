@@ -315,7 +315,7 @@ def test_parameters_of_quantizers_are_dropped_with_one_notice() -> None:
     ("change", "message"),
     [
         ({"0.weight": None}, "x: belongs to another net: '0.weight' is missing"),
-        ({"0.weight": torch.zeros(2, 4)}, "'0.weight' has shape (2, 4), the model wants (2, 3)"),
+        ({"0.weight": torch.zeros(2, 4)}, "'0.weight' has shape (2, 4), the model has (2, 3)"),
         ({"2.weight": torch.zeros(2)}, "'2.weight' is not in the model"),
         ({"0.weight": 3}, "not a mapping of names to tensors"),
         ({5: torch.zeros(2)}, "not a mapping of names to tensors"),

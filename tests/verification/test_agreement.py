@@ -1,4 +1,4 @@
-"""Agreement of packed nets with the models they came from, and that disagreement is seen."""
+"""Agreement of packed nets with their models; disagreement is detected."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from onebit.verification.tally import reference_images
 
 
 def with_node(packed: PackedNet, name: str, **arrays: np.ndarray) -> PackedNet:
-    """The net with other arrays in one node."""
+    """The net with changed arrays in one node."""
     nodes = tuple(replace(node, **arrays) if node.output == name else node for node in packed.nodes)
     return replace(packed, nodes=nodes)
 
@@ -85,7 +85,7 @@ def test_disagreement_is_counted() -> None:
     assert agreement.equal_labels + agreement.label_mismatches == 200
 
 
-def test_every_reachable_integer_is_proven() -> None:
+def test_every_possible_integer_is_proven() -> None:
     model = make_mlp(input_quantizer="ste_sign")
     packed = pack(model)
     assert prove(model, packed) == (
@@ -94,8 +94,8 @@ def test_every_reachable_integer_is_proven() -> None:
     )
 
 
-def test_a_threshold_that_is_off_by_one_step_is_one_mismatch() -> None:
-    model = make_mlp(input_quantizer="ste_sign", nasty=None)  # untrained BatchNorm: every channel turns at 0
+def test_a_threshold_that_is_off_by_one_sum_is_one_mismatch() -> None:
+    model = make_mlp(input_quantizer="ste_sign", nasty=None)  # untrained: all signs change at 0
     packed = pack(model)
     for name, index in (("linear2.sign", 0), ("linear3.sign", 1)):
         node = threshold_of(packed, name)
@@ -161,7 +161,7 @@ def test_a_bias_is_exact_only_where_its_sums_are() -> None:
 def test_a_shared_sign_is_compared_call_by_call() -> None:
     torch.manual_seed(0)
     shared = BinaryLinear(16, 16, input_quantizer="ste_sign")
-    coding = InputCoding("standardise", mean=[100.0], std=[50.0])
+    coding = InputCoding("standardize", mean=[100.0], std=[50.0])
     scaled = BinaryLinear(16, 16, input_quantizer="ste_sign", value=0.3)
     model = nn.Sequential(
         coding,
@@ -174,7 +174,7 @@ def test_a_shared_sign_is_compared_call_by_call() -> None:
         shared,
     )
     with torch.no_grad():
-        # pixels often cancel to 0, whose sign then is that of a rounding error: in torch and here another one
+        # pixels often cancel to 0, where torch and onebit round to different signs
         model[2].get_parameter("bias").uniform_(0.001, 0.01)
         for norm in (model[4], model[6]):
             norm.get_parameter("bias").fill_(0.37)
@@ -199,7 +199,7 @@ def test_one_sign_object_in_all_layers_is_compared_layer_by_layer() -> None:
 def test_a_net_of_another_model_is_refused() -> None:
     packed = pack(make_mlp())
     for other in (make_mlp((12, 31, 41, 5)), make_mlp(real_last=True), make_mlp(input_quantizer="ste_sign")):
-        with pytest.raises(UsageError, match="other operations than this model makes; pack it from this model"):
+        with pytest.raises(UsageError, match="does not have the operations of this model; pack it from this model"):
             prove(other, packed)
     with pytest.raises(UsageError, match=r"the model makes logits \(N, 4\), the packed net \(N, 5\)"):
         verify(make_mlp((12, 31, 4)), packed, images_of())
@@ -254,7 +254,7 @@ def test_usage_errors() -> None:
 
 @pytest.mark.parametrize("batch_size", [-1, 0, 2.5])
 def test_a_bad_batch_size_is_refused(batch_size: Any) -> None:
-    """Of a negative one no image would be compared, and nothing differs."""
+    """With a negative one no image would be compared, and nothing would differ."""
     model = make_mlp()
     with pytest.raises(UsageError, match="expected a positive integer"):
         verify(model, pack(model), images_of(), batch_size=batch_size)
@@ -262,7 +262,7 @@ def test_a_bad_batch_size_is_refused(batch_size: Any) -> None:
 
 def test_images_are_read_batch_by_batch_and_counted_once() -> None:
     class Streamed:
-        """Has the shape and dtype of an array, and reads what is indexed."""
+        """Has the shape and dtype of an array, and loads what is indexed."""
 
         def __init__(self, images: np.ndarray) -> None:
             self.shape, self.dtype, self.ndim, self._images, self.read = images.shape, images.dtype, 4, images, 0
@@ -293,8 +293,8 @@ def test_images_are_read_batch_by_batch_and_counted_once() -> None:
 
 
 @pytest.mark.parametrize(("moved", "tied"), [(1e-6, 32), (0.5, 0)])
-def test_a_pixel_that_rounding_decides_breaks_no_claim_and_is_counted(moved: float, tied: int) -> None:
-    """Both classes have the same logits in torch; the packed net has the second one higher, by more or less."""
+def test_a_tied_pixel_is_counted_and_not_a_disagreement(moved: float, tied: int) -> None:
+    """Both classes have the same logits in torch; the packed net raises the second one by various amounts."""
     model = nn.Sequential(InputCoding(), BinaryConv2d(1, 2, 1, bias=True)).eval()
     with torch.no_grad():
         model[1].weight.fill_(1)
@@ -305,7 +305,7 @@ def test_a_pixel_that_rounding_decides_breaks_no_claim_and_is_counted(moved: flo
     images = np.full((2, 1, 4, 4), 128, np.uint8)  # +1, coded
     agreement = verify(model, other, images)
     assert (agreement.label_mismatches, agreement.tied, agreement.ok) == (32, tied, tied > 0)
-    assert ("32 tied pixels in which rounding decides" in str(agreement)) == agreement.ok
+    assert ("32 tied pixels, decided by rounding" in str(agreement)) == agreement.ok
     masks = np.zeros((2, 4, 4), np.uint8)
     masks[0, 0] = VOID
     certificate = certify(model, other, Split(images, masks), dataset="toy").certificate
@@ -333,10 +333,8 @@ def drawn(count: int) -> np.ndarray:
 
 @pytest.mark.parametrize("native", ["0", "1"])
 @pytest.mark.parametrize("batch_size", [None, 7, 640])
-def test_numpy_computes_a_share_of_many_images(
-    native: str, batch_size: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of 2,500 images every second one: signs inside the net are compared there, with the library or without."""
+def test_numpy_runs_a_part_of_many_images(native: str, batch_size: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every second of 2,500 images; signs inside the net are compared on these, with or without the library."""
     monkeypatch.setenv("ONEBIT_NATIVE", native)
     model = make_mlp(input_quantizer="ste_sign", value="glorot", nasty=None)
     with torch.no_grad():
@@ -349,11 +347,11 @@ def test_numpy_computes_a_share_of_many_images(
     agreement = verify(model, packed, images, batch_size=batch_size)
     ours, theirs = runtime.run(packed, images), torch_logits(model, images)
     assert agreement.count == 2500
-    assert agreement.label_mismatches == (ours.argmax(1) != theirs.argmax(1)).sum()  # ties, which rounding decides
+    assert agreement.label_mismatches == (ours.argmax(1) != theirs.argmax(1)).sum()  # ties, decided by rounding
 
 
 @pytest.mark.parametrize("image", [0, 2, 1])
-def test_a_kernel_that_computes_other_bits_is_found(image: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_with_wrong_bits_is_detected(image: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_mlp()
     packed, images, run = pack(model), drawn(2500), runtime.run
     if runtime.native_plan(packed) is None:
@@ -367,15 +365,15 @@ def test_a_kernel_that_computes_other_bits_is_found(image: int, monkeypatch: pyt
         return logits
 
     monkeypatch.setattr("onebit.verification.tally.runtime.run", wrong)
-    if image % 2:  # not among the images that numpy computes: a difference of rounding to torch
+    if image % 2:  # numpy does not run this image: a rounding difference from torch
         assert verify(model, packed, images).ok
         return
-    with pytest.raises(FoldError, match=r"computes other logits than numpy for 1 of \d+ images"):
+    with pytest.raises(FoldError, match=r"gives other logits than numpy for 1 of \d+ images"):
         verify(model, packed, images)
 
 
 def test_a_saved_certificate_is_the_one_that_was_made(tmp_path: Any) -> None:
-    """The way of the README: certify, print, save; the file is not one without a certificate."""
+    """As in the README: certify, print, save."""
     model, split = make_mlp(), split_of()
     packed = certify(model, pack(model), split, dataset="toy")
     save(packed, tmp_path / "net.1bit")

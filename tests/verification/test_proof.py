@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from onebit.data import Dataset
-from onebit.evaluation.modes import predict_logits
+from onebit.evaluation.batches import predict_logits
 from onebit.models import MLP
 from onebit.recipe import Recipe
 from onebit.runs.run import Run
+from onebit.verification import proof
 from onebit.verification.proof import prove_run
 
 
@@ -29,11 +31,11 @@ def test_accuracy_must_be_more_than_that_of_one_answer_to_every_image() -> None:
             assert 0 < labels.sum() < 16
         data = Dataset.from_arrays((images, labels), (images, labels), classes=("cat", "dog"))
         run = Run(Recipe(name="net"), model, (1, 4, 4), 2, Path("net"), {})
-        step = next(step for step in prove_run(run, data) if step.name == "binary accuracy")
-        assert step.ok is right
+        claim = next(claim for claim in prove_run(run, data) if claim.name == "binary accuracy")
+        assert claim.ok is right
         if not right:
-            assert "(10 of 16; " in step.detail
-            assert step.detail.endswith("on arrays test, expected more than 10, the largest class")
+            assert "(10 of 16; " in claim.detail
+            assert claim.detail.endswith("on arrays test, expected more than 10, the largest class")
 
 
 def test_the_range_of_latents_is_theirs() -> None:
@@ -43,6 +45,26 @@ def test_the_range_of_latents_is_theirs() -> None:
     model.linear1.weight.data[0, 0], model.linear2.weight.data[0, 0] = 0.125, 0.75
     images = np.zeros((2, 1, 4, 4), np.uint8)
     data = Dataset.from_arrays((images, np.arange(2)), (images, np.arange(2)))
-    step = next(prove_run(Run(Recipe(name="net"), model, (1, 4, 4), 2, Path("net"), {}), data))
-    assert step.name == "latent weights"
-    assert step.detail.startswith("144 latent weights in [0.125, 0.75], 0 outside their bound")
+    claim = next(prove_run(Run(Recipe(name="net"), model, (1, 4, 4), 2, Path("net"), {}), data))
+    assert claim.name == "latent weights"
+    assert claim.detail.startswith("144 latent weights in [0.125, 0.75], 0 outside their bound")
+
+
+def test_only_layers_with_two_values_are_counted_as_binary(monkeypatch: pytest.MonkeyPatch) -> None:
+    def save_latents(model: torch.nn.Module, path: Path) -> None:
+        binary = {"linear1.weight": model.get_submodule("linear1").weight.sign()}
+        torch.save(model.state_dict() | binary, path)
+
+    monkeypatch.setattr(proof, "save_plain", save_latents)
+    model = MLP((16, 8, 2)).eval()
+    images = np.zeros((2, 1, 4, 4), np.uint8)
+    data = Dataset.from_arrays((images, np.arange(2)), (images, np.arange(2)))
+    claims = prove_run(Run(Recipe(name="net"), model, (1, 4, 4), 2, Path("net"), {}), data)
+    claim = next(claim for claim in claims if claim.name == "binarized weights")
+    assert not claim.ok
+    assert claim.detail.startswith("1 of 2 layers hold two values")
+
+
+def test_the_old_name_of_a_claim_still_works() -> None:
+    with pytest.warns(DeprecationWarning, match="now called Claim"):
+        assert proof.Step is proof.Claim

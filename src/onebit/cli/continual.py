@@ -16,12 +16,20 @@ from onebit.train.history import TABLE_FILE, refuse_used
 if TYPE_CHECKING:
     from onebit.cli.train_command import TrainCommand
     from onebit.data import Dataset
+    from onebit.runs.machine import Machine
     from onebit.runs.task_grid import Cell
     from onebit.train.ranks import Ranks
 
 
 def learn_tasks(
-    command: TrainCommand, recipe: Recipe, data: Dataset, folder: Path, *, ranks: Ranks, on_begin: Callable[[], None]
+    command: TrainCommand,
+    recipe: Recipe,
+    data: Dataset,
+    folder: Path,
+    *,
+    machine: Machine,
+    ranks: Ranks,
+    on_begin: Callable[[], None],
 ) -> dict[str, Any]:
     """Learn all tasks into a folder with progress messages; a table is there after each task, a picture at the end.
 
@@ -30,9 +38,8 @@ def learn_tasks(
     Raises:
         UsageError: the folder holds a training and the command does not resume it.
     """
-    from onebit.report.continual import plot_tasks
     from onebit.report.outcome import result_rows, task_lines
-    from onebit.report.tasks import task_rows
+    from onebit.report.tasks import plot_tasks, task_rows
     from onebit.runs.continual import arms, train_continual
     from onebit.runs.run import refuse_other_recipe
 
@@ -58,6 +65,7 @@ def learn_tasks(
             folder,
             resume=command.resume,
             trackers=command.trackers,
+            machine=machine,
             on_step=printer.step,
             on_epoch=printer.epoch,
             on_task=task_done,

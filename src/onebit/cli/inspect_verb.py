@@ -21,12 +21,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("run", metavar="RUN-or-FILE")
     parser.add_argument("--plot", metavar="FILE.png", help="draw the histograms of all layers")
     args = parser.parse(argv)
-    from onebit.verification.inspection import inspect_file
+    from onebit.verification.inspection import inspect_file, net_totals
 
     found = inspect_file(args.run)
     run = None if found.kind == "packed" else _known_net(args.run, found)
     if run is not None:
-        found.total.update(_totals(run))
+        found.total.update(net_totals(run.model))
     if args.plot:
         _plot(args.run, args.plot, found, run)
         say(f"wrote {args.plot}")
@@ -84,19 +84,6 @@ def _known_net(path: str, found: Inspection) -> Run | None:
         return open_run(path) if "recipe" in found.facts else None
     except OnebitError:
         return None
-
-
-def _totals(run: Run) -> dict[str, int]:
-    """Totals of a known net: its last layer may be real, and convolutions need the image's size."""
-    from onebit.evaluation.summary import summary
-
-    whole = summary(run.model)
-    return {
-        "parameters": whole.total("binary_weights") + whole.total("real_parameters"),
-        "bytes_at_1_bit": whole.total("bytes_packed"),
-        "bytes_at_32_bit": whole.total("bytes_float32"),
-        "macs": whole.total("binary_macs") + whole.total("real_macs"),
-    }
 
 
 def _plot(path: str, picture: str, found: Inspection, run: Run | None) -> None:

@@ -36,7 +36,7 @@ def _models() -> dict[str, str]:
     import torch
 
     from onebit.common.aliases import MODEL_ALIASES
-    from onebit.evaluation.summary import layer_sizes, model_size, packed_bytes
+    from onebit.evaluation.counts import layer_sizes, model_size, packed_bytes
     from onebit.models import MODELS, create_model
 
     rows = {}
@@ -65,9 +65,9 @@ def _quantizers() -> dict[str, str]:
 
 def _optimizers() -> dict[str, str]:
     """onebit train --optimizer NAME"""
-    from onebit.optim import OPTIMIZERS, CompanionOptimizer
+    from onebit.optim import OPTIMIZERS
 
-    own = {name: kind for name, kind in OPTIMIZERS.items() if issubclass(kind, CompanionOptimizer)}
+    own = {name: kind for name, kind in OPTIMIZERS.items() if not kind.__module__.startswith("torch.")}
     return {
         name: f"torch.optim.{kind.__name__} with the latent clip"
         for name, kind in OPTIMIZERS.items()

@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("-o", "--output", required=True, metavar="DIR")
     args = parser.parse(argv)
     from onebit.report import compare_runs, compare_tasks, read_groups, write_report
-    from onebit.report.masks import mask_rows
+    from onebit.report.mask_scores import mask_rows
     from onebit.report.outcome import table_heading
     from onebit.report.tasks import group_rows
 

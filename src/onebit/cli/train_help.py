@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
-import re
 import shutil
 import textwrap
 from typing import Any
 
 from onebit.recipe import Recipe
+from onebit.recipe.options import Part, declared, descriptions
 
 WHAT_TO_TYPE = """onebit train: name what to train:
 
@@ -74,17 +73,19 @@ def train_help(recipe: Recipe | None = None) -> str:
 
 def _section(part: Any, prefix: str) -> list[str]:
     """The lines of the fields of a dataclass, followed by those of its parts."""
-    described = _descriptions(type(part))
+    described = descriptions(type(part))
     lines: list[str] = []
     parts: list[str] = []
     for item in dataclasses.fields(part):
         value = getattr(part, item.name)
         if dataclasses.is_dataclass(value):
             parts += ["", f"{described[item.name]}:", *_section(value, f"{item.name}.")]
-        else:
+        elif item.name != "own" or not isinstance(part, Part):
             # a part is chosen by its name: --model NAME
             flag = f"--{prefix}{item.name}".removesuffix(".name")
             lines.append(_line(f"{flag} {_shown(value)}", described[item.name]))
+    for name, found in declared(part.PART).items() if isinstance(part, Part) else ():
+        lines.append(_line(f"--{prefix}{name} {_shown(getattr(part, name))}", found.described()))
     return [*lines, *parts]
 
 
@@ -102,11 +103,3 @@ def _line(flag: str, text: str) -> str:
     indent = min(INDENT, width // 2)
     gap = "\n" + " " * indent if len(flag) + 4 > indent else " " * (indent - 2 - len(flag))
     return f"  {flag}{gap}" + ("\n" + " " * indent).join(textwrap.wrap(text, width - indent))
-
-
-def _descriptions(kind: type) -> dict[str, str]:
-    """Field -> its description under `Args:` of its dataclass."""
-    text = (inspect.getdoc(kind) or "").partition("Args:\n")[2]
-    return {
-        name: " ".join(words.split()) for name, words in re.findall(r"^    (\w+): ((?:.|\n {5,})+)", text, re.MULTILINE)
-    }

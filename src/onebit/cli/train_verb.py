@@ -24,6 +24,7 @@ from onebit.train.lock import lock_folder
 
 if TYPE_CHECKING:
     from onebit.data import Dataset
+    from onebit.runs.machine import Machine
     from onebit.train.history import EpochLog
     from onebit.train.ranks import Ranks
 
@@ -71,10 +72,10 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
 
 
 def _print_config(recipe: Recipe, *, as_json: bool) -> int:
-    from onebit.runs.checks import check_names
+    from onebit.runs.resolve import check_names
 
     check_names(recipe)
-    answer_either(dataclasses.asdict(recipe), recipe.to_yaml().rstrip(), as_json=as_json)
+    answer_either(recipe.settings(), recipe.to_yaml().rstrip(), as_json=as_json)
     return 0
 
 
@@ -123,13 +124,12 @@ def _folder(command: TrainCommand, recipe: Recipe, ranks: Ranks | None) -> Path:
 
 def _train_all(command: TrainCommand, recipe: Recipe, folder: Path, ranks: Ranks | None) -> dict[str, Any]:
     """One training into `folder`, or one for each seed into folders in it; returns result.json or seeds.json."""
-    from onebit.runs.checks import check_recipe
-    from onebit.runs.trackers import refuse_missing
+    from onebit.runs.resolve import resolve
     from onebit.train.ranks import ALONE
 
     ranks = ranks or ALONE
-    check_recipe(recipe, processes=ranks.world)
-    ranks.first(lambda: refuse_missing(command.trackers))
+    set_threads()
+    machine = resolve(recipe, trackers=command.trackers, ranks=ranks)
     recipe, data = _load(recipe, folder if command.resume else None, data_folder=command.data, ranks=ranks)
     if command.flags.classes not in (None, len(data.classes)):
         raise UsageError(
@@ -140,9 +140,9 @@ def _train_all(command: TrainCommand, recipe: Recipe, folder: Path, ranks: Ranks
 
         def train(recipe: Recipe, folder: Path) -> dict[str, Any]:
             if recipe.continual.tasks:
-                return learn_tasks(command, recipe, data, folder, ranks=ranks, on_begin=on_begin)
+                return learn_tasks(command, recipe, data, folder, machine=machine, ranks=ranks, on_begin=on_begin)
             with lock_folder(folder, ranks):  # the folder of a seed has a lock of its own
-                return _train(command, recipe, data, folder, ranks=ranks, on_begin=on_begin)
+                return _train(command, recipe, data, folder, machine=machine, ranks=ranks, on_begin=on_begin)
 
         if command.seeds is None:
             return train(recipe, folder)
@@ -163,12 +163,18 @@ def _load(recipe: Recipe, folder: Path | None, *, data_folder: str | None, ranks
         shown = fetched if ranks.writes else None
         place = None if folder is None else place_of_training(folder)
         data = ranks.in_turns(lambda: load_from_place(recipe, place, directory=data_folder, progress=shown))
-    set_threads()
     return dataclasses.replace(recipe, validation=len(data.validation)), data
 
 
 def _train(
-    command: TrainCommand, recipe: Recipe, data: Dataset, folder: Path, *, ranks: Ranks, on_begin: Callable[[], None]
+    command: TrainCommand,
+    recipe: Recipe,
+    data: Dataset,
+    folder: Path,
+    *,
+    machine: Machine,
+    ranks: Ranks,
+    on_begin: Callable[[], None],
 ) -> dict[str, Any]:
     """Train into a run folder with progress messages; a recipe that is refused before its first step leaves nothing.
 
@@ -199,7 +205,7 @@ def _train(
             f"{len(data.train):,} training, {len(data.validation):,} validation, {len(data.test):,} test images"
             + (f" ({data.note})" if data.note else "")
         )
-        printer.note(_precision_line(recipe, processes=ranks.world))
+        printer.note(_precision_line(recipe, machine, processes=ranks.world))
         if recipe.first_stage:
             printer.note(f"in two stages: first {recipe.first_stage:g} epochs with real weights, into {stage}")
 
@@ -215,6 +221,7 @@ def _train(
             folder,
             resume=command.resume,
             ranks=ranks,
+            machine=machine,
             trackers=command.trackers,
             on_step=printer.step,
             on_epoch=epoch_done,
@@ -238,17 +245,10 @@ def _check_start(folder: Path, epoch: int | None) -> None:
         raise UsageError(f"--start-epoch {epoch}: {folder} has a checkpoint of epoch {done}; leave the flag out")
 
 
-def _precision_line(recipe: Recipe, *, processes: int) -> str:
-    import torch
-
-    from onebit.evaluation.precision import resolve_precision
-    from onebit.runs.model import resolve_device
-
-    device = resolve_device(recipe.device)
-    precision = resolve_precision(recipe.precision, device)
-    native = recipe.precision == "auto" and precision == "bf16"
+def _precision_line(recipe: Recipe, machine: Machine, *, processes: int) -> str:
+    native = recipe.precision == "auto" and machine.precision == "bf16"
     why = " (the device multiplies it natively; ±1 weights are exact in it)" if native else ""
-    count = recipe.threads or torch.get_num_threads()
-    threads = f"{count} thread{'' if count == 1 else 's'}"
+    threads = f"{machine.threads} thread{'' if machine.threads == 1 else 's'}"
+    device = machine.device if processes == 1 else machine.device.type
     where = f"{device}, {threads}" if processes == 1 else f"{processes} processes ({device}, {threads})"
-    return f"{precision} products{why} on {where}"
+    return f"{machine.precision} products{why} on {where}"

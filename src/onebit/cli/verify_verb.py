@@ -13,8 +13,8 @@ from onebit.errors import FoldError, NotBinaryError, UsageError
 
 if TYPE_CHECKING:
     from onebit.data import Dataset
-    from onebit.evaluation.modes import OnImages
-    from onebit.verification.proof import Step
+    from onebit.evaluation.batches import OnImages
+    from onebit.verification.proof import Claim
 
 
 def main(argv: list[str]) -> int:
@@ -52,17 +52,17 @@ def main(argv: list[str]) -> int:
     return 0 if ok else 1
 
 
-def _steps(args: Any, on_images: OnImages, on_data: Callable[[Dataset], None]) -> Iterator[Step]:
+def _steps(args: Any, on_images: OnImages, on_data: Callable[[Dataset], None]) -> Iterator[Claim]:
     """The claims, and one that fails if the weights allow no other; `on_data` is called with the data."""
     try:
         yield from (_packed if args.run.endswith(".1bit") else _run)(args, on_images, on_data)
     except (FoldError, NotBinaryError) as error:
-        from onebit.verification.proof import Step
+        from onebit.verification.proof import Claim
 
-        yield Step("binary", False, str(error))
+        yield Claim("binary", False, str(error))
 
 
-def _run(args: Any, on_images: OnImages, on_data: Callable[[Dataset], None]) -> Iterator[Step]:
+def _run(args: Any, on_images: OnImages, on_data: Callable[[Dataset], None]) -> Iterator[Claim]:
     from onebit.verification.proof import prove_run
 
     run = open_trained(args, to_pack=True)
@@ -71,7 +71,7 @@ def _run(args: Any, on_images: OnImages, on_data: Callable[[Dataset], None]) -> 
     return prove_run(run, data, on_images=on_images)
 
 
-def _packed(args: Any, on_images: OnImages, on_data: Callable[[Dataset], None]) -> Iterator[Step]:
+def _packed(args: Any, on_images: OnImages, on_data: Callable[[Dataset], None]) -> Iterator[Claim]:
     from onebit.data import refuse_other_classes
     from onebit.evaluation.packed_nets import load_packed_data
     from onebit.packed.file import load_with_digest

@@ -1,4 +1,4 @@
-"""Names under which other repositories know our models."""
+"""Names of our models in other repositories."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ MODEL_ALIASES: dict[str, dict[str, Any]] = {
     "resnet": {"name": "resnet14", **_REAL},
     "resnet_binary": {"name": "resnet14", "width": 5.0, **_BINARY},
 }
-"""Model name of BinaryNet.pytorch -> our model and the settings that make it that net.
+"""Model name in BinaryNet.pytorch -> our model and the settings that make it the same net.
 
-There `_binary` means binary weights and activations, and the bare name full precision. AlexNet and VGG have the widths
-of the papers; that repository triples most channels of its binary ones, which `width: 3` comes near. Its CIFAR resnets
-are called 18 deep but have two blocks a stage, which makes 6·2 + 2 = 14 layers, the binary one five times as wide; ours
-have shortcuts without parameters. The number of classes follows the data set.
+There `_binary` means binary weights and activations; the name alone means full precision. Our AlexNet and VGG have the
+widths of the papers; that repository triples most channels of its binary nets, and `width: 3` is close to it. Its CIFAR
+ResNets are called 18 layers deep but have two blocks a stage, so 6·2 + 2 = 14 layers, five times as wide in the binary
+one; ours have shortcuts without parameters. The number of classes is that of the data set.
 """
 
 
 def spelled_out(model: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a model with an alias replaced by what it stands for; settings that are given win over it.
+    """The settings of a model with an alias replaced by our name and its settings; given settings take precedence.
 
     Example:
         >>> spelled_out({"name": "vgg_cifar10_binary", "input_quantizer": None})

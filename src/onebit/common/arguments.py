@@ -1,29 +1,25 @@
-"""Checks of what public functions are given: one line with what was given, what is expected, and the way out."""
+"""Checks of the arguments of public functions: one line with what was given, what is expected, and how to fix it."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
 
-from onebit.errors import UsageError, WrongTypeError
-
-MOST_CHARACTERS = 60
-"""Of a text that a message repeats."""
+from onebit.errors import UsageError, WrongTypeError, short
 
 
 def described(value: object) -> str:
-    """What a value is, in a few words.
+    """A value in a few words, for a message.
 
     Example:
         >>> described([1, 2]), described("mlp"), described(dict), described(None)
         ('list', "'mlp'", 'the class dict', 'None')
     """
-    if value is None or isinstance(value, (bool, int, float)):
-        return repr(value)
-    if isinstance(value, str):
-        return repr(value if len(value) <= MOST_CHARACTERS else value[: MOST_CHARACTERS - 1] + "…")
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return short(value)
     if isinstance(value, os.PathLike):
         return f"the path {os.fspath(value)!r}"
     if isinstance(value, type):
@@ -34,12 +30,12 @@ def described(value: object) -> str:
     return type(value).__name__
 
 
-def check_kind(name: str, value: object, kind: Any, wanted: str, ways: Mapping[str, str] | None = None) -> None:
-    """Refuse an argument of another type.
+def check_kind(name: str, value: object, kind: Any, expected: str, ways: Mapping[str, str] | None = None) -> None:
+    """Check the type of an argument.
 
     Args:
-        name: of the argument; kind: what `isinstance` takes, `Callable` too; wanted: what it should be, in words.
-        ways: what to do instead, by the name of the type that was given, or of one of its base classes.
+        name: of the argument; kind: the second argument of `isinstance`; expected: the same in words.
+        ways: what to do instead, by the name of the given type or of one of its base classes.
 
     Raises:
         WrongTypeError: `value` is not an instance of `kind`.
@@ -47,16 +43,31 @@ def check_kind(name: str, value: object, kind: Any, wanted: str, ways: Mapping[s
     if isinstance(value, kind):
         return
     way = next((ways[base.__name__] for base in type(value).__mro__ if base.__name__ in ways), None) if ways else None
-    raise WrongTypeError(f"{name}: got {described(value)}, expected {wanted}{f'; {way}' if way else ''}")
+    raise WrongTypeError(f"{name}: got {described(value)}, expected {expected}{f'; {way}' if way else ''}")
 
 
 def check_number(name: str, value: Any, *, whole: bool = False, least: float | None = None) -> None:
-    """Refuse what is not a number, or below `least`.
+    """Check that an argument is a number, and at least `least`.
 
     Raises:
-        WrongTypeError: not a number, or one with a fraction where `whole` is wanted. UsageError: too small a one.
+        WrongTypeError: it is not a number, or not an integer although `whole` is set. UsageError: it is too small.
     """
     if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
         raise WrongTypeError(f"{name}: got {described(value)}, expected a {'whole ' if whole else ''}number")
     if least is not None and not float(value) >= least:
         raise UsageError(f"{name} must be {least:g} or more, got {value}")
+
+
+def positive(value: float) -> bool:
+    """Above zero, and finite."""
+    return math.isfinite(value) and value > 0
+
+
+def need(name: str, value: Any, holds: bool, expected: str) -> None:
+    """Refuse the value of a setting.
+
+    Raises:
+        UsageError: `holds` is false.
+    """
+    if not holds:
+        raise UsageError(f"{name} must be {expected}, got {value!r}")

@@ -1,6 +1,6 @@
 """Files that are never half written: a temporary file in the same folder, fsync, then one rename.
 
-And files that are what they should be: opening a pipe for reading would wait for its writer, for ever.
+Only regular files are read: to open a pipe would block until something writes to it.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from typing import Any, BinaryIO, TextIO
 from onebit.errors import OnebitError
 
 PREFIX = ".onebit-"
-"""Of temporary files; then follow `_machine`, the number of the process, and what makes the name unique."""
+"""Start of the names of temporary files; `_machine`, the process id and random digits follow."""
 ABANDONED = 24 * 3600.0
-"""Seconds after which a temporary file is left over, where nobody can say whether its process still runs."""
+"""Age in seconds at which a temporary file is removed if nobody can tell whether its process still runs."""
 _FLAGS = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a regular file for reading; never waits, as `open` does for the writer of a pipe.
+    """Open a regular file for reading; never blocks, as `open` does on a pipe.
 
     Raises:
         OSError: it cannot be opened, or is a pipe, a device or a folder.
@@ -64,7 +64,7 @@ def read_json(path: str | os.PathLike[str], *, largest: int) -> Any:
 
 
 def append_text(path: str | os.PathLike[str]) -> TextIO:
-    """Open a regular file to append lines to it, made if it is not there; a link is refused, not followed.
+    """Open a regular file to append lines to it, created if missing; a link is refused, not followed.
 
     Raises:
         OnebitError: it is a link, a pipe, a device or a folder, or cannot be opened.
@@ -75,14 +75,14 @@ def append_text(path: str | os.PathLike[str]) -> TextIO:
         reason = error.strerror or str(error)
         if os.path.islink(path):
             reason = "it is a link, which is not followed"
-        elif error.errno == errno.ENXIO:  # a pipe that nobody reads
+        elif error.errno == errno.ENXIO:  # a pipe without a reader
             reason = "is not a regular file"
         raise OnebitError(f"cannot write {os.fspath(path)!r}: {reason}; remove it") from None
     return os.fdopen(descriptor, "a", encoding="utf-8")
 
 
 def open_locked(path: str | os.PathLike[str]) -> int:
-    """The descriptor of a regular file, to be locked: open for reading and writing, made if it is not there.
+    """The descriptor of a regular file to lock: open for reading and writing, created if missing.
 
     Raises:
         OSError: it is a link, a pipe, a device or a folder, or cannot be opened.
@@ -103,11 +103,11 @@ def _regular(path: str | os.PathLike[str], flags: int) -> int:
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside `path`; what was written there replaces `path` when the block ends without an error.
+    """A temporary path in the same folder, which replaces `path` when the block ends without an error.
 
-    The temporary path exists (empty) and keeps the suffix, as some libraries choose the format by it. After an error in
-    the block, Ctrl-C included, the temporary file is removed and `path` stays as it was. A symbolic link is written
-    through.
+    The temporary file exists (empty) and has the suffix of `path`, from which some libraries choose the format. After
+    an error in the block, Ctrl-C included, the temporary file is removed and `path` stays as it was. If `path` is a
+    symbolic link, the file that it points to is replaced.
 
     Raises:
         OnebitError: for every OSError of the block or of the rename (a full disk, no such folder, no permission), or
@@ -122,7 +122,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise OnebitError(f"cannot write {os.fspath(path)!r}: it is not a regular file; choose another path")
     temporary = target.with_name(f"{PREFIX}{_machine()}-{os.getpid()}-{secrets.token_hex(4)}{target.suffix}")
     try:
-        # not tempfile: its files are readable by their owner alone, and would stay so after the rename
+        # not tempfile: only the owner can read its files, also after the rename
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield temporary
         _fsync(temporary, os.O_RDWR)
@@ -131,17 +131,17 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         _remove(temporary)
         reason = error.strerror or str(error)
         raise OnebitError(
-            f"cannot write {os.fspath(path)!r}: {reason}; nothing was changed; mend that or choose another path"
+            f"cannot write {os.fspath(path)!r}: {reason}; nothing was changed; fix that or choose another path"
         ) from error
     except BaseException:
         _remove(temporary)
         raise
-    with suppress(OSError):  # makes the rename durable too; not every system can open a folder
+    with suppress(OSError):  # makes the rename durable, too; not every system can open a folder
         _fsync(target.parent, os.O_RDONLY)
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
-    """Write `data` to `path`, all of it or not at all.
+    """Write `data` to `path`, all of it or nothing.
 
     Raises:
         OnebitError: as `atomic_path`.
@@ -165,7 +165,7 @@ def refuse_unwritable(path: str | os.PathLike[str]) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files that killed processes left in a folder; those of a running one stay."""
+    """Remove the temporary files of killed processes from a folder; those of a running process stay."""
     for path in folder.glob(f"{PREFIX}*"):
         with suppress(OSError):
             if _is_left_over(path):
@@ -173,14 +173,14 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def _machine() -> str:
-    """A short name of this machine: the number of a process says nothing on another one that sees the same folder."""
+    """A short name of this machine: process ids mean nothing on another machine that sees the same folder."""
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
 def _is_left_over(path: Path) -> bool:
     machine, _, rest = path.name.removeprefix(PREFIX).partition("-")
     number = rest.partition("-")[0]
-    # os.name: on Windows, os.kill ends the process that it asks for
+    # os.name: on Windows, os.kill would end the process
     if machine == _machine() and number.isdecimal() and os.name == "posix":
         try:
             os.kill(int(number), 0)
@@ -194,7 +194,7 @@ def _is_left_over(path: Path) -> bool:
 
 
 def remove_made(paths: Sequence[Path]) -> None:
-    """Remove files, and folders that are empty then; what cannot be removed stays."""
+    """Remove files, and folders that are empty; what cannot be removed stays."""
     for path in paths:
         with suppress(OSError):
             path.rmdir() if path.is_dir() else path.unlink()

@@ -1,4 +1,4 @@
-"""How much memory there is, and how the C library treats freed memory."""
+"""The size of the memory, and what the C library does with freed memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import os
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
-LARGEST_KEPT = (1 << 30, 1 << 25)  # bytes; glibc before 2.35 takes no more than 32 MiB
+LARGEST_KEPT = (1 << 30, 1 << 25)  # bytes; glibc before 2.35 accepts at most 32 MiB
 
 
 def total_memory() -> float:
@@ -21,12 +21,12 @@ def total_memory() -> float:
 def keep_freed_memory() -> bool:
     """Let malloc keep freed memory for the next training step instead of giving it back to the system.
 
-    A step frees and allocates tens of megabytes. Given back, each page is faulted in and zeroed again, in each step: up
-    to a third of the step of a large dense net, depending on how the heap happens to lie. For the whole process, which
-    is why a program calls this and a library function does not.
+    A step frees and allocates tens of megabytes. If they are given back, each page is faulted in and zeroed again in
+    each step: up to a third of the step of a large dense net, depending on the layout of the heap. The setting is that
+    of the whole process, which is why programs call this and library functions do not.
 
     Returns:
-        Whether malloc could be told so: glibc only.
+        Whether malloc has such a setting: glibc only.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

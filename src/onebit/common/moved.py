@@ -1,10 +1,11 @@
-"""Modules of earlier versions that have moved: their old names still import, with a DeprecationWarning."""
+"""Modules and names of earlier versions: the old ones still work, with a DeprecationWarning."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 import warnings
+from collections.abc import Callable, Mapping
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -20,7 +21,7 @@ MOVED = {
     "onebit.inspection": "onebit.verification.inspection",
     "onebit.losses": "onebit.evaluation.losses",
     "onebit.memory": "onebit.common.memory",
-    "onebit.metrics": "onebit.evaluation.summary",
+    "onebit.metrics": "onebit.evaluation",
     "onebit.model_inputs": "onebit.evaluation.model_inputs",
     "onebit.packed_module": "onebit.runtime.torch_module",
     "onebit.pictures": "onebit.common.pictures",
@@ -28,13 +29,13 @@ MOVED = {
     "onebit.precision": "onebit.evaluation.precision",
     "onebit.progress": "onebit.common.progress",
     "onebit.proof": "onebit.verification.proof",
-    "onebit.recipe.json_config": "onebit.recipe.translations.bayesbinn_json",
+    "onebit.recipe.json_config": "onebit.recipe.translations.json_config",
     "onebit.scores": "onebit.evaluation.scores",
     "onebit.tables": "onebit.common.tables",
     "onebit.tally": "onebit.verification.tally",
     "onebit.train.build": "onebit.runs.model",
     "onebit.train.cells": "onebit.runs.task_grid",
-    "onebit.train.checks": "onebit.runs.checks",
+    "onebit.train.checks": "onebit.runs.resolve",
     "onebit.train.continual": "onebit.runs.continual",
     "onebit.train.health": "onebit.evaluation.health",
     "onebit.train.one_sign": "onebit.runs.constant_sign",
@@ -43,7 +44,7 @@ MOVED = {
     "onebit.train.run_data": "onebit.runs.run_data",
     "onebit.train.trackers": "onebit.runs.trackers",
 }
-"""Old module -> the module that holds its names today."""
+"""Old module -> the module that has its names now."""
 
 
 class _MovedModules(MetaPathFinder, Loader):
@@ -61,5 +62,24 @@ class _MovedModules(MetaPathFinder, Loader):
 
 
 def find_moved_modules() -> None:
-    """Let the old names import. Asked last: what is where it was costs nothing."""
+    """Let the old names import. This finder comes last, so that other imports cost nothing."""
     sys.meta_path.append(_MovedModules())
+
+
+def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+    """The `__getattr__` of a module whose old names still work, with a DeprecationWarning.
+
+    Args:
+        names: old name -> the name in the same module today.
+
+    Example:
+        >>> __getattr__ = renamed(__name__, {"colour": "color"})
+    """
+
+    def look_up(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warnings.warn(f"{module}.{name} is now called {names[name]}", DeprecationWarning, stacklevel=2)
+        return getattr(sys.modules[module], names[name])
+
+    return look_up

@@ -1,4 +1,4 @@
-"""Image files as pictures that numbers can be taken from. Pillow is imported when the first one is read."""
+"""Image files, read with Pillow, which is imported with the first one."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from onebit.common.files import open_regular
 from onebit.errors import DataError, first_line
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""Of files that are taken for images, in lower case."""
+"""Suffixes of image files, in lower case."""
 
 
 @contextmanager
 def opened(path: str, stream: BinaryIO | None = None) -> Iterator[Any]:
-    """The image file, opened by Pillow; whatever goes wrong with it in the context is a DataError that names it.
+    """The image file, opened by Pillow; every error in the block becomes a DataError that names the file.
 
     Args:
-        stream: what is read instead of the file.
+        stream: read in place of the file.
     """
     from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large images and odd EXIF data: what cannot be read is an error
+            warnings.simplefilter("ignore")  # about large images and odd EXIF data; an unreadable file is an error
             file: Any = open_regular(path) if stream is None else nullcontext(stream)
             with file as content, Image.open(content) as image:
                 yield image
@@ -38,17 +38,17 @@ def opened(path: str, stream: BinaryIO | None = None) -> Iterator[Any]:
 
 
 def upright(image: Any) -> Any:
-    """An opened image turned as its EXIF orientation says, as every viewer shows it; its pixels stay what they are."""
+    """An opened image rotated by its EXIF orientation, as every viewer shows it; pixel values stay the same."""
     from PIL import ImageOps
 
     return ImageOps.exif_transpose(image)
 
 
 def picture(image: Any, mode: str) -> Any:
-    """An opened image as a person sees it: its EXIF orientation obeyed, transparency laid on black, 16 bits made 8.
+    """An opened image as viewers show it: EXIF orientation applied, transparency over black, 16 bits reduced to 8.
 
     Args:
-        mode: "L" for grey, "RGB" for colours.
+        mode: "L" for grayscale, "RGB" for color.
 
     Raises:
         ValueError: pixels without a known range.

@@ -1,4 +1,4 @@
-"""Progress of whatever takes long, on stderr: a bar on a terminal, lines elsewhere."""
+"""Progress of long operations, on stderr: a bar on a terminal, lines of text elsewhere."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
+from onebit.errors import shortened
+
 COLUMNS = 80
-"""The widest line."""
+"""Width of a bar with its label and numbers."""
 LONGEST_LABEL = 24
-"""Characters of a label that fit beside the bar and its numbers."""
+"""Characters of a label that fit next to the bar."""
 
 
 def say(text: str) -> None:
@@ -28,9 +30,9 @@ def shows_progress(verbose: bool | None, *callbacks: object) -> bool:
     """Whether a function of the library prints its progress.
 
     Args:
-        verbose: whether it was asked to; None leaves it to where it runs: on a terminal or in a notebook it does,
-            unless the caller shows the progress by callbacks of its own.
-        callbacks: None, or what the caller passed.
+        verbose: the argument of that function. None prints on a terminal and in a notebook, unless the caller passed
+            callbacks.
+        callbacks: those of the caller, or None.
     """
     if verbose is not None:
         return verbose
@@ -38,26 +40,25 @@ def shows_progress(verbose: bool | None, *callbacks: object) -> bool:
 
 
 class Progress:
-    """Progress of something countable: `update(done, total)`. A rich bar on a terminal, otherwise silent.
+    """A progress bar: `update(done, total)` draws it on a terminal; elsewhere nothing is printed.
 
-    Only one bar is drawn at a time: what runs inside something with a bar shows none of its own.
+    Only one bar is drawn at a time: an operation inside another one with a bar draws none.
 
     Args:
-        label: what progresses; unit: what is counted.
+        label: name of the operation; unit: name of the things that are counted.
     """
 
     _drawn: ClassVar[Progress | None] = None
 
     def __init__(self, label: str, unit: str) -> None:
-        label = label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 1] + "…"
-        self.label, self.unit = label, unit
-        self._first: tuple[int, float] | None = None  # what was done at the first update, and when that was
+        self.label, self.unit = shortened(label, LONGEST_LABEL), unit
+        self._first: tuple[int, float] | None = None  # the count and the time of the first update
         self._bar: Any = None
         self._task: Any = None
         self._shown = 0.0
 
     def update(self, done: int, total: int) -> None:
-        """Show that `done` of `total` are done; cheap enough to call at every step."""
+        """Show that `done` of `total` are done; cheap enough to be called often."""
         if self._first is None:
             self._first = done, time.monotonic()
         if not sys.stderr.isatty() or Progress._drawn not in (None, self):
@@ -71,7 +72,7 @@ class Progress:
         self._bar.update(self._task, completed=done, total=total, rate=self._rate(done))
 
     def print(self, text: str) -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         if self._bar is None:
             print(text, file=sys.stdout if in_notebook() else sys.stderr, flush=True)
         else:
@@ -84,9 +85,9 @@ class Progress:
             Progress._drawn = None
 
     def _open(self, total: int) -> bool:
-        """Draw the bar; False where rich is not installed, which comes with `onebit[train]`."""
+        """Draw the bar; False if rich is not installed, which is part of `onebit[train]`."""
         try:
-            # imported here: only a terminal pays for it
+            # imported here, as only a terminal needs it
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as RichProgress
@@ -118,7 +119,7 @@ class Progress:
 
 @contextmanager
 def progress(label: str, unit: str) -> Iterator[Progress]:
-    """A `Progress` that is closed at the end, also after an error."""
+    """A `Progress` that is closed at the end of the block, also after an error."""
     bar = Progress(label, unit)
     try:
         yield bar

@@ -1,4 +1,4 @@
-"""Look a name up in one of the literal tables, or take the object itself."""
+"""Look up a name in a literal table, or take the object itself."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 from onebit.errors import UnknownNameError
 
 LONGEST_NAME = 100
-"""Characters of a name that others are compared with; the time grows with their square."""
+"""Characters of a name that are compared with the known names; the time grows with their square."""
 
 
 def did_you_mean(name: str, known: Iterable[str], *, or_all: bool = True) -> str:
-    """The end of an error message: `; did you mean 'x'?`, or the list of known names when none is near.
+    """The end of an error message: `; did you mean 'x'?`, or the list of known names if none is similar.
 
     Args:
-        or_all: False for "" in place of that list.
+        or_all: False for "" in place of the list.
 
     Example:
         >>> did_you_mean("sign_ste", ["ste_sign", "stochastic"])
@@ -30,15 +30,14 @@ def did_you_mean(name: str, known: Iterable[str], *, or_all: bool = True) -> str
 
 
 def resolve(table: Mapping[str, Any], name: Any, *, kind: str) -> Any:
-    """The entry of `table` for a name; anything that is not a string is returned as it is.
+    """The entry of `table` for a name; any object that is not a string is returned as it is.
 
     Args:
-        table: the literal table to look in.
-        name: a name of the table, or the object itself.
-        kind: what the table holds, for the message: "weight quantizer".
+        name: a name in the table, or the object itself.
+        kind: of the entries, for the message: "weight quantizer".
 
     Raises:
-        UnknownNameError: no such name; the message offers the nearest one.
+        UnknownNameError: no such name; the message suggests the most similar one.
     """
     if not isinstance(name, str):
         return name

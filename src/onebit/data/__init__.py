@@ -1,16 +1,24 @@
-"""Data sets as uint8 arrays: find or fetch their files, check them, split, augment. Never imports torch."""
+"""Data sets as uint8 arrays: finds or downloads their files, checks, splits and augments them. Never imports torch."""
 
 from __future__ import annotations
 
-from onebit.data.augment import Augmentation, augment_images
-from onebit.data.batches import TrainingImages, TrainingSamples
+from onebit.data.augment import Augmentation
+from onebit.data.batches import TrainingImages, TrainingSamples, augment_images
 from onebit.data.classes import classes_in_short, refuse_other_classes
 from onebit.data.datasets import DATASETS, FetchedFiles, fetch_dataset, load_dataset
 from onebit.data.fetch import OfficialFile, OfficialFiles, cache_dir, find_or_fetch
-from onebit.data.images import Images, StreamedImages, prefetched, read_batches
-from onebit.data.masks import VOID, Masks, PixelScore, by_pixel, confusion_matrix, is_counted, mask_facts, pixel_score
+from onebit.data.mask_folder import mask_classes, read_mask
+from onebit.data.mask_scores import (
+    VOID,
+    Masks,
+    PixelScore,
+    by_pixel,
+    confusion_matrix,
+    is_counted,
+    mask_facts,
+    pixel_score,
+)
 from onebit.data.permuted import permute_pixels
-from onebit.data.segmentation import mask_classes, read_mask
 from onebit.data.splits import (
     Dataset,
     DatasetEntry,
@@ -23,6 +31,7 @@ from onebit.data.splits import (
     hold_out,
     refuse_held_out,
 )
+from onebit.data.streaming import Images, StreamedImages, prefetched, read_batches
 from onebit.data.tiles import Tiling, fitted, fitted_to
 from onebit.data.toy import make_toy
 from onebit.data.whitening import whiten

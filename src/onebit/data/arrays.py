@@ -1,9 +1,7 @@
-"""Own arrays in a file of numpy's, FILE.npz, as a data set."""
+"""Your own arrays in a numpy file, FILE.npz, as a data set."""
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,29 +16,25 @@ NEEDED = ("train_images", "train_labels", "test_images", "test_labels")
 VALIDATION = ("validation_images", "validation_labels")
 CLASSES = "classes"
 KEYS = (*NEEDED, *VALIDATION, CLASSES)
-_DAMAGED = (
-    *(OSError, ValueError, EOFError, KeyError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error),
-    *(RuntimeError, MemoryError, OverflowError, SyntaxError),  # encrypted, of an unknown method, larger than memory
-)
 
 
 def is_array_file(path: str | Path | None) -> bool:
-    """Whether `--data` names a file of arrays, by its name."""
+    """Whether the path given with `--data` has the name of a file of arrays."""
     return path is not None and Path(path).suffix == ".npz"
 
 
 def read_arrays(*, directory: str | Path | None = None, progress: Progress | None = None) -> LoadedFiles:
-    """The arrays of a file that `numpy.savez` wrote; nothing in it is unpickled.
+    """Read the arrays in a file that `numpy.savez` wrote; nothing in it is unpickled.
 
-    `train_images`, `train_labels`, `test_images` and `test_labels` as `Dataset.from_arrays` takes them; if they like
-    `validation_images`, `validation_labels`, and `classes`, the names of the labels.
+    The file holds `train_images`, `train_labels`, `test_images` and `test_labels`, as `Dataset.from_arrays` takes them,
+    and optionally `validation_images`, `validation_labels`, and `classes`, the names of the labels.
 
     Args:
         directory: the file.
-        progress: changes nothing, as nothing is fetched.
+        progress: has no effect; nothing is downloaded.
 
     Raises:
-        DataError: no such file, one that is damaged, or other arrays than these.
+        DataError: no such file, a damaged file, or other arrays than these.
     """
     if directory is None:
         raise DataError("data set 'arrays' is a file of your own arrays: name it with --data FILE.npz")
@@ -50,36 +44,26 @@ def read_arrays(*, directory: str | Path | None = None, progress: Progress | Non
     arrays = _read(path)
     missing = [key for key in NEEDED if key not in arrays]
     missing += [key for key in VALIDATION if key not in arrays and arrays.keys() & set(VALIDATION)]
-    strange = [key for key in arrays if key not in KEYS]
-    if missing or strange:
-        wrong = f"has no {missing[0]}" if missing else f"got {strange[0]!r}"
+    unknown = [key for key in arrays if key not in KEYS]
+    if missing or unknown:
+        wrong = f"has no {missing[0]}" if missing else f"got {unknown[0]!r}"
         raise DataError(
-            f"{path}: {wrong}; expected {', '.join(NEEDED)}, if you like {', '.join(VALIDATION)} and {CLASSES}"
+            f"{path}: {wrong}; expected {', '.join(NEEDED)}, and optionally {', '.join(VALIDATION)} and {CLASSES}"
         )
     train, test = _split(path, arrays, "train"), _split(path, arrays, "test")
     validation = _split(path, arrays, "validation") if VALIDATION[0] in arrays else None
-    return LoadedFiles(
-        train,
-        test,
-        str(path.resolve()),
-        (str(path.resolve()),),
-        classes=_classes(path, arrays, train),
-        validation=validation,
-        identity=arrays_digest(train.images, test.images),
-    )
+    name, classes = str(path.resolve()), _classes(path, arrays, train)
+    digest = arrays_digest(train.images, test.images)
+    return LoadedFiles(train, test, name, (name,), classes=classes, validation=validation, identity=digest)
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    """Every array of the file.
-
-    Raises:
-        DataError: damaged, no file of arrays, or one that holds Python objects.
-    """
+    """Read every array in the file."""
     try:
         # opened here: numpy would leave a damaged file open
-        with open_regular(path) as file, np.load(file, allow_pickle=False) as found:
-            return {key: found[key] for key in found.files}
-    except _DAMAGED as error:
+        with open_regular(path) as file, np.load(file, allow_pickle=False) as arrays:
+            return {key: arrays[key] for key in arrays.files}
+    except Exception as error:  # numpy raises almost anything for a damaged file
         what = "holds Python objects" if "allow_pickle" in str(error) else f"cannot be read ({error})"
         raise DataError(f"{path}: {what}; expected arrays of numbers, as numpy.savez writes them") from None
 
@@ -104,9 +88,4 @@ ARRAYS = DatasetEntry(
     name="arrays",
     title="a file of your own arrays (--data FILE.npz), as numpy.savez writes it",
     read=read_arrays,
-    classes=None,
-    input_shape=None,
-    counts=None,
-    validation=None,
-    licence="yours",
 )

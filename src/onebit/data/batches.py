@@ -1,4 +1,4 @@
-"""Batches for training from a whole training set: chosen, augmented, and laid out as the net wants them."""
+"""Training batches from a whole training set: selected, augmented, and in the memory layout of the net."""
 
 from __future__ import annotations
 
@@ -7,35 +7,27 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from onebit.data.augment import (
-    Augmentation,
-    change_pixels,
-    check_augmentation,
-    draw,
-    padded_buffer,
-    plain_first,
-    shuffles,
-)
-from onebit.data.images import Images, StreamedImages, prefetched
+from onebit.data.augment import Augmentation, Draws, draw
 from onebit.data.mask_augment import MaskedImages
 from onebit.data.resizing import resized_crops
 from onebit.data.splits import Split
+from onebit.data.streaming import Images, StreamedImages, prefetched
 from onebit.errors import UsageError
 
 
 class TrainingImages:
-    """The images of a training split, from which batches are made.
+    """The images of a training split, as a source of batches.
 
-    For channels_last the set is held in NHWC memory: once more, unless it has one channel or already lies so. Working
-    memory for one batch is kept from batch to batch.
+    With channels_last the images are kept in NHWC memory, which is a copy unless they have one channel or that layout
+    already. Memory for one batch is reused by the next.
 
     Args:
         images: (N, C, H, W) uint8.
-        augmentation: what is done to every batch; None for nothing.
-        channels_last: batches are (N, C, H, W) in NHWC memory, which costs nothing; else in the order of their shape.
+        augmentation: changes to every batch; None for none.
+        channels_last: whether batches (N, C, H, W) have NHWC memory, at no cost; otherwise they are contiguous.
 
     Raises:
-        UsageError: an augmentation that these images are too small for.
+        UsageError: the images are too small for the augmentation.
     """
 
     def __init__(
@@ -43,138 +35,195 @@ class TrainingImages:
     ) -> None:
         _, channels, height, width = images.shape
         self.augmentation = augmentation or Augmentation()
-        check_augmentation(self.augmentation, (height, width))
+        padding = self.augmentation.crop_padding
+        if self.augmentation.padding_mode == "reflect" and padding >= min(height, width):
+            raise UsageError(
+                f"crop_padding={padding} with padding_mode reflect: expected at most {min(height, width) - 1} "
+                f"for images of {height}×{width} pixels"
+            )
         self.channels_last = channels_last
         self.count, self.size = len(images), (height, width)
-        # (P, H, W, K) of `change_pixels`
+        # (P, H, W, K) covers both layouts: P = C planes of K = 1 value for each pixel, or one plane of C values
         self._shape = (1, height, width, channels) if channels_last else (channels, height, width, 1)
-        self._streamed: StreamedImages | None = None
+        self._moves = bool(padding or self.augmentation.flip)
+        self._streamed = images if isinstance(images, StreamedImages) else None
         self._pixels: Images | None = None
-        if isinstance(images, StreamedImages):
-            self._streamed = images
-        else:
-            laid_out = images.transpose(0, 2, 3, 1) if channels_last else images
-            self._pixels = np.ascontiguousarray(laid_out).reshape(self.count, *self._shape)
+        if not isinstance(images, StreamedImages):
+            self._pixels = self._laid_out(images.transpose(0, 2, 3, 1))
         self._chosen = np.empty((0, *self._shape), np.uint8)
-        self._padded = padded_buffer(self.augmentation, self._chosen.shape)
+        planes, *_, values = self._shape
+        self._padded = np.zeros((0, planes, height + 2 * padding, width + 2 * padding, values), np.uint8)
 
     def batch(self, indices: npt.NDArray[np.int64], rng: np.random.Generator, *, part: slice = slice(None)) -> Images:
-        """The images `indices`, augmented as `augment_images(images[indices], augmentation, rng=rng)` does it.
+        """A batch of images, changed at random.
 
         Args:
-            indices: (N,), which images.
-            rng: drawn from for all of `indices`, so that processes that share a batch draw alike.
-            part: only these of `indices` are made.
+            indices: (N,), the images.
+            rng: for the draws, which cover all of `indices`, so that processes that share a batch draw the same.
+            part: the part of the batch to make.
 
         Returns:
             uint8 (len(indices[part]), C, H, W), a new array.
 
         Raises:
-            IndexError: an index that is no image.
-            DataError: a streamed image that does not decode.
+            IndexError: an index out of range.
+            DataError: a streamed image does not decode.
         """
         draws = draw(self.augmentation, len(indices), size=self.size, rng=rng).of(part)
-        order = plain_first(draws)
+        # images that are not mirrored come first, so that each of the two groups is copied in one piece
+        order = np.argsort(draws.mirrored, kind="stable")
         rows = np.asarray(indices)[part][order]
         if len(rows) and not 0 <= rows.min() <= rows.max() < self.count:
             raise IndexError(f"got indices {rows.min()} to {rows.max()}, expected 0 to {self.count - 1}")
         crops = None if self.augmentation.min_area is None else draws.crops[order]
         pixels = self._read(rows, crops)
-        if shuffles(self.augmentation) and len(self._padded) < len(rows):
-            self._padded = padded_buffer(self.augmentation, pixels.shape)
-        pixels = change_pixels(pixels, self.augmentation, draws, order, self._padded)
+        if self._moves:
+            pixels = self._moved(pixels, draws, order)
+        if self.augmentation.cutout:
+            corners = np.stack([draws.cut_row, draws.cut_column]) - self.augmentation.cutout // 2
+            edges = np.maximum(np.concatenate([corners, corners + self.augmentation.cutout]), 0).tolist()
+            # one image at a time: masking the whole batch at once takes more than twice as long
+            for image, top, left, bottom, right in zip(pixels, *edges, strict=True):
+                image[:, top:bottom, left:right] = 0
         if self.channels_last:
             return pixels[:, 0].transpose(0, 3, 1, 2)
         return pixels[..., 0]
 
     @property
     def pixels(self) -> Images | None:
-        """All images, (count, P, H, W, K), see `change_pixels`; None where a batch is read or resized anew."""
+        """All images, (count, P, H, W, K): (count, C, H, W, 1), or (count, 1, H, W, C) for channels_last.
+
+        None if the images are streamed or cropped by `min_area`.
+        """
         return None if self.augmentation.min_area is not None else self._pixels
 
     def batches(
-        self,
-        chosen: Iterable[tuple[npt.NDArray[np.int64], slice]],
-        rng: np.random.Generator,
+        self, chosen: Iterable[tuple[npt.NDArray[np.int64], slice]], rng: np.random.Generator
     ) -> Iterator[Images]:
-        """`batch` for each of `chosen`, indices and part; of streamed images the next ones are made meanwhile.
+        """`batch` for each (indices, part) in `chosen`; streamed images are read ahead.
 
-        `rng` belongs to this iterator until it ends.
+        Leave `rng` to the iterator until that ends.
         """
         made = (self.batch(indices, rng, part=part) for indices, part in chosen)
         return made if self._streamed is None else prefetched(made)
 
     def _read(self, rows: npt.NDArray[np.int64], crops: npt.NDArray[np.float64] | None) -> Images:
-        """(len(rows), P, H, W, K)."""
+        """Images before other changes than `min_area`, (len(rows), P, H, W, K)."""
         if self._streamed is not None:
-            pixels = self._streamed.source.read(self._streamed.rows[rows], crops=crops)
-            if self.channels_last:
-                return pixels[:, np.newaxis]
-            return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))[..., np.newaxis]
+            return self._laid_out(self._streamed.source.read(self._streamed.rows[rows], crops=crops))
         assert self._pixels is not None
         if crops is not None:
             pixels = self._pixels[rows]
-            if self.channels_last:
-                return resized_crops(pixels[:, 0], crops)[:, np.newaxis]
-            return resized_crops(pixels[..., 0].transpose(0, 2, 3, 1), crops).transpose(0, 3, 1, 2)[..., np.newaxis]
-        if not shuffles(self.augmentation):
+            nhwc = pixels[:, 0] if self.channels_last else pixels[..., 0].transpose(0, 2, 3, 1)
+            return self._laid_out(resized_crops(nhwc, crops))
+        if not self._moves:
             return self._pixels[rows]
         if len(self._chosen) < len(rows):
             self._chosen = np.empty((len(rows), *self._shape), np.uint8)
-        # "clip" lets numpy write there directly; the indices are checked
+        # mode "clip" lets numpy write to `out` directly; `batch` has checked the indices
         return np.take(self._pixels, rows, axis=0, out=self._chosen[: len(rows)], mode="clip")
 
+    def _laid_out(self, pixels: Images) -> Images:
+        """(N, H, W, C) as (N, P, H, W, K)."""
+        pixels = pixels if self.channels_last else pixels.transpose(0, 3, 1, 2)
+        return np.ascontiguousarray(pixels).reshape(len(pixels), *self._shape)
 
-def _check_unmasked(asked: Augmentation) -> None:
-    """Refuse what is done to images with masks only.
+    def _moved(self, pixels: Images, draws: Draws, order: npt.NDArray[np.intp]) -> Images:
+        """Flip and crop images (N, P, H, W, K), sorted by `order`; returns them in the order of the batch."""
+        count, planes, height, width, values = pixels.shape
+        padding, mirrored = self.augmentation.crop_padding, draws.mirrored
+        if len(self._padded) < count:
+            self._padded = np.zeros((count, *self._padded.shape[1:]), np.uint8)
+        padded = self._padded[:count]
+        inner = padded[:, :, padding : padding + height, padding : padding + width]
+        plain = count - int(mirrored.sum())
+        inner[:plain] = pixels[:plain]
+        for value in range(values):  # three copies with a stride are faster than one of three bytes each
+            inner[plain:, ..., value] = pixels[plain:, ..., ::-1, value]
+        if padding and self.augmentation.padding_mode == "reflect":
+            _reflect(padded, padding)
+        # a view of all windows in which a row, W·K bytes, is one element: the drawn windows are copied row by row
+        strides = padded.strides
+        windows = np.ndarray(
+            (count, 2 * padding + 1, 2 * padding + 1, planes, height),
+            np.dtype(f"V{width * values}"),
+            padded,
+            strides=(strides[0], strides[2], strides[3], strides[1], strides[2]),
+        )
+        position = np.empty(count, np.intp)
+        position[order] = np.arange(count)
+        # in a mirrored image, the columns of the window count from the other side
+        left = np.where(mirrored, 2 * padding - draws.left, draws.left)
+        return windows[position, draws.top, left].view(np.uint8).reshape(pixels.shape)
 
-    Raises:
-        UsageError: something that this augmentation asks.
+
+def _reflect(padded: Images, padding: int) -> None:
+    """Fill the border of (N, P, H, W, K) with the inner pixels, mirrored at the edge pixels."""
+    low, high = slice(padding - 1, None, -1), slice(-padding, None)
+    inside_low, inside_high = slice(padding + 1, 2 * padding + 1), slice(-2 * padding - 1, -padding - 1)
+    padded[:, :, :, low] = padded[:, :, :, inside_low]
+    padded[:, :, :, high] = padded[:, :, :, inside_high][:, :, :, ::-1]
+    padded[:, :, low] = padded[:, :, inside_low]
+    padded[:, :, high] = padded[:, :, inside_high][:, :, ::-1]
+
+
+def augment_images(images: Images, augmentation: Augmentation, *, rng: np.random.Generator) -> Images:
+    """Change each image of a batch at random.
+
+    Args:
+        images: (N, C, H, W) uint8; not modified.
+        augmentation: the changes.
+        rng: for the draws, in the order of `draw`.
+
+    Returns:
+        (N, C, H, W) uint8; `images` itself if the augmentation does nothing.
     """
-    for name, default in {"crop_size": None, "flip_vertical": False, "rotate": False, "elastic": 0.0}.items():
-        if getattr(asked, name) != default:
-            raise UsageError(f"augmentation.{name} belongs to images with masks, these have a label each: leave it out")
+    if augmentation == Augmentation():
+        return images
+    return TrainingImages(images, augmentation, channels_last=False).batch(np.arange(len(images)), rng)
 
 
 class TrainingSamples:
-    """The samples of a training split, images with labels or with masks, from which batches are made.
+    """The samples of a training split, images with labels or with masks, as a source of batches.
 
     Args:
         split: the split.
-        augmentation: what is done to every batch; None for nothing.
+        augmentation: changes to every batch; None for none.
         channels_last: see `TrainingImages`.
 
     Raises:
-        UsageError: an augmentation that these samples do not take.
+        UsageError: the augmentation does not work on these samples.
     """
 
     def __init__(self, split: Split, augmentation: Augmentation | None, *, channels_last: bool) -> None:
-        asked = augmentation or Augmentation()
+        augmentation = augmentation or Augmentation()
         self.labels = split.labels
-        self.repeats = asked.repeats
-        self.count = len(split) * asked.repeats
+        self.repeats = augmentation.repeats
+        self.count = len(split) * self.repeats
         self._masked: MaskedImages | None = None
         self.images: TrainingImages | None = None
-        """None of images with masks."""
+        """None if the images have masks."""
         if split.labels.ndim > 1:
             images = split.images[:] if isinstance(split.images, StreamedImages) else split.images
-            self._masked = MaskedImages(images, split.labels, asked, channels_last=channels_last)
+            self._masked = MaskedImages(images, split.labels, augmentation, channels_last=channels_last)
         else:
-            _check_unmasked(asked)
-            self.images = TrainingImages(split.images, asked, channels_last=channels_last)
+            for name in ("crop_size", "flip_vertical", "rotate", "elastic"):
+                if getattr(augmentation, name):
+                    raise UsageError(f"augmentation.{name} is for images with masks, these have labels: leave it out")
+            self.images = TrainingImages(split.images, augmentation, channels_last=channels_last)
 
     def order(self, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-        """Which sample stands where in an epoch: each of them `repeats` times, in random order."""
+        """The samples of an epoch in random order, each of them `repeats` times."""
         return rng.permutation(self.count) % len(self.labels)
 
     def batches(
         self, chosen: Iterable[tuple[npt.NDArray[np.int64], slice]], rng: np.random.Generator
     ) -> Iterator[tuple[Images, npt.NDArray]]:
-        """Images and labels of each of `chosen`, indices and part. `rng` belongs to this iterator until it ends."""
-        if self._masked is not None:
-            yield from self._masked.batches(chosen, rng)
+        """Images and labels for each (indices, part) in `chosen`. Leave `rng` to the iterator until that ends."""
+        if self.images is None:
+            assert self._masked is not None
+            yield from (self._masked.batch(indices, rng, part=part) for indices, part in chosen)
             return
-        assert self.images is not None
         chosen = list(chosen)
         for (indices, part), images in zip(chosen, self.images.batches(chosen, rng), strict=True):
             yield images, self.labels[indices[part]]

@@ -1,52 +1,52 @@
-"""CIFAR-10 and CIFAR-100: 50,000 training and 10,000 test colour images of 32×32 pixels, in 10 and in 100 classes.
+"""CIFAR-10 and CIFAR-100: 50,000 training and 10,000 test color images of 32×32 pixels in 10 or 100 classes.
 
 Source: Krizhevsky 2009, "Learning Multiple Layers of Features from Tiny Images"; https://www.cs.toronto.edu/~kriz/cifar.html.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from onebit.data.fetch import OfficialArchive, OfficialFile, OfficialFiles, find_or_fetch
-from onebit.data.images import Images
 from onebit.data.pickled import read_pickled
 from onebit.data.splits import DatasetEntry, Labels, LoadedFiles, Progress, Split
+from onebit.data.streaming import Images
 from onebit.errors import DataError
 
 CIFAR_MIRRORS = ("https://www.cs.toronto.edu/~kriz/",)
 PIXELS = 3 * 32 * 32
 
 JPEG_COPY = "cf28711b3059b27ed8a78d6529b5ba5b5c94130096ca62a1a924268a9a9ec05b"
-"""sha256 of the test_batch.bin of a copy of CIFAR-10 whose images were stored as JPEG, quality 75, in between."""
-JPEG_NOTE = "a copy stored as JPEG; accuracies lie a little below those on the lossless original"
+"""sha256 of the test_batch.bin of a copy of CIFAR-10 whose images were once stored as JPEG, quality 75."""
+JPEG_NOTE = "a copy stored as JPEG; accuracies are a little lower than on the lossless original"
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class CifarFile:
-    """One of the files: its name in the binary layout, its name in the pickled one, and how many images it has."""
+    """A file: its name in the binary layout, its name in the pickled layout, and its number of images."""
 
     name: str
     pickled_name: str
     count: int
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class CifarFiles:
     """One of the two data sets on disk.
 
     Args:
         dataset: its name in `DATASETS`.
-        folders: of the binary layout and of the pickled one.
-        files: those of the training images in their order, then that of the test images.
-        labels: what the labels of a record are called in the pickled layout, in the order of the binary one: a byte
-            each; the last ones are the classes.
-        archive: what the mirrors serve.
-        mirrors: where.
+        folders: of the binary layout and of the pickled layout.
+        files: those of the training images in order, then that of the test images.
+        labels: the names of the labels in the pickled layout, in the order of the binary layout, where each is a byte;
+            the last one is the class.
+        archive: the file that the mirrors serve.
+        mirrors: its addresses.
     """
 
     dataset: str
@@ -84,20 +84,19 @@ CIFAR100_FILES = CifarFiles(
 def read_cifar(
     files: CifarFiles, classes: int, *, directory: str | Path | None = None, progress: Progress | None = None
 ) -> LoadedFiles:
-    """Find or fetch the files in either layout, read and check them.
+    """Find or download the files in either layout, read and check them.
 
     Args:
         files: which data set.
-        classes: labels are below it.
-        directory: the only folder to look in, see `find_or_fetch`.
-        progress: told about downloads.
+        classes: number of classes.
+        directory: the only folder to search, see `find_or_fetch`.
+        progress: called during downloads.
 
     Returns:
-        Training images in the order of their files; images (N, 3, 32, 32).
+        Images (N, 3, 32, 32), those for training in the order of their files.
 
     Raises:
-        DataError: a file is missing and unreachable, of another length, not what its layout says, or has a label that
-            stands for no class.
+        DataError: a file is missing and cannot be downloaded, is damaged, or has a label out of range.
     """
     official = OfficialFiles(
         files.dataset,
@@ -109,10 +108,7 @@ def read_cifar(
     paths = find_or_fetch(official, directory=directory, progress=progress)
     parts = []
     for path, file in zip(paths, files.files, strict=True):
-        if path.name == file.name:
-            images, labels = _read_binary(path, files, file.count)
-        else:
-            images, labels = _read_pickled(path, files, file.count)
+        images, labels = (_read_binary if path.name == file.name else _read_pickled)(path, files, file.count)
         if labels.min() < 0 or labels.max() >= classes:
             wrong = int(np.flatnonzero((labels < 0) | (labels >= classes))[0])
             raise DataError(
@@ -132,7 +128,7 @@ def _remedy(files: CifarFiles) -> str:
 
 
 def _read_binary(path: Path, files: CifarFiles, count: int) -> tuple[Images, Labels]:
-    """Images (N, 3072) and labels of a file of the binary layout."""
+    """Images (N, 3072) and labels of a file in the binary layout."""
     expected = count * files.record
     try:
         size = path.stat().st_size
@@ -149,9 +145,9 @@ def _read_binary(path: Path, files: CifarFiles, count: int) -> tuple[Images, Lab
 
 
 def _read_pickled(path: Path, files: CifarFiles, count: int) -> tuple[Images, Labels]:
-    """Images (N, 3072) and labels of a file of the pickled layout."""
-    found = read_pickled(path, largest=2 * count * files.record)  # names of files stand beside the images
-    images, labels = found.get("data"), found.get(files.labels[-1])
+    """Images (N, 3072) and labels of a file in the pickled layout."""
+    entries = read_pickled(path, largest=2 * count * files.record)  # twice, as it also holds the names of the images
+    images, labels = entries.get("data"), entries.get(files.labels[-1])
     if not isinstance(images, np.ndarray) or images.shape != (count, PIXELS):
         raise DataError(f"{path} is damaged: its data is not an array of uint8 ({count}, {PIXELS}); {_remedy(files)}")
     if not (isinstance(labels, list) and len(labels) == count and all(type(label) is int for label in labels)):
@@ -177,7 +173,7 @@ CIFAR100_CLASSES = (
 
 CIFAR10 = DatasetEntry(
     name="cifar10",
-    title="colour photographs of ten kinds of things",
+    title="color photographs of 10 kinds of things",
     read=functools.partial(read_cifar, CIFAR10_FILES, len(CIFAR10_CLASSES)),
     classes=CIFAR10_CLASSES,
     input_shape=(3, 32, 32),
@@ -185,13 +181,10 @@ CIFAR10 = DatasetEntry(
     validation=5_000,
     licence="Krizhevsky 2009; no licence stated",
 )
-CIFAR100 = DatasetEntry(
+CIFAR100 = dataclasses.replace(
+    CIFAR10,
     name="cifar100",
-    title="colour photographs of a hundred kinds of things",
+    title="color photographs of 100 kinds of things",
     read=functools.partial(read_cifar, CIFAR100_FILES, len(CIFAR100_CLASSES)),
     classes=CIFAR100_CLASSES,
-    input_shape=(3, 32, 32),
-    counts=(50_000, 10_000),
-    validation=5_000,
-    licence="Krizhevsky 2009; no licence stated",
 )

@@ -1,4 +1,4 @@
-"""The class names of a net and those of a data set: labels of other classes are no truth for it."""
+"""Compares the class names of a net with those of a data set."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from onebit.data.splits import Dataset
 from onebit.errors import UsageError
 
 SHOWN = 6
-"""Names of a list that an error shows."""
+"""Number of names that an error shows."""
 LONGEST = 30
-"""Characters of a name that it shows."""
+"""Number of characters of a name that it shows."""
 
 
 def refuse_other_classes(data: Dataset, classes: Sequence[str] | None, *, source: str) -> None:
-    """Keep a net from data whose labels mean something else.
+    """Refuse data whose labels mean something else than those of a net.
 
     Args:
-        classes: those of the net; None where they are not known.
-        source: the net, for the message.
+        data: the data set.
+        classes: those of the net; None if unknown.
+        source: the name of the net in the message.
 
     Raises:
         UsageError: other names, or the same ones in another order.
@@ -31,7 +32,7 @@ def refuse_other_classes(data: Dataset, classes: Sequence[str] | None, *, source
 
 
 def classes_in_short(one: Sequence[str], other: Sequence[str]) -> tuple[str, str]:
-    """Two lists of class names that differ, each as a short text that shows where.
+    """Describe two different lists of class names, each by a short text around the first difference.
 
     Example:
         >>> classes_in_short(["cat", "dog"], ["boat", "cat"])
@@ -45,6 +46,6 @@ def classes_in_short(one: Sequence[str], other: Sequence[str]) -> tuple[str, str
 
 def _part(names: Sequence[str], start: int) -> str:
     shown = [name if len(name) <= LONGEST else f"{name[:LONGEST]}…" for name in names[start : start + SHOWN]]
-    whole = len(shown) == len(names)
-    left, right = ("…, " if start else ""), ("" if start + len(shown) == len(names) else ", …")
-    return f"{left}{', '.join(shown)}{right}" + ("" if whole else f" ({len(names):,} in all)")
+    if len(shown) == len(names):
+        return ", ".join(shown)
+    return ", ".join(["…"] * (start > 0) + shown + ["…"] * (start + SHOWN < len(names))) + f" ({len(names):,} in all)"

@@ -1,4 +1,4 @@
-"""The table of data sets, and the two ways to use it: load one, or only fetch and check its files."""
+"""The table of data sets. Load one, or only download and check its files."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from onebit.common.arguments import check_kind
 from onebit.common.tables import resolve
 from onebit.data.arrays import ARRAYS, is_array_file
 from onebit.data.cifar import CIFAR10, CIFAR100
-from onebit.data.folder import FOLDER, IMAGENET
+from onebit.data.image_folder import FOLDER, IMAGENET
+from onebit.data.mask_folder import MEMBRANE, SEGMENTATION
 from onebit.data.mnist import MNIST
 from onebit.data.mnist_sample import MNIST_SAMPLE
-from onebit.data.resizing import check_input_size, resize_images, resize_masks
-from onebit.data.segmentation import MEMBRANE, SEGMENTATION
+from onebit.data.resizing import resize_images, resize_masks
 from onebit.data.splits import MOST_VALIDATION, Dataset, DatasetEntry, LoadedFiles, Progress, Split, hold_out
 from onebit.data.toy import TOY
 from onebit.errors import UsageError
@@ -32,10 +32,11 @@ DATASETS: dict[str, DatasetEntry] = {
     "segmentation": SEGMENTATION,
     "toy": TOY,
 }
+LARGEST_SIDE = 4096
 
 
 class FetchedFiles(NamedTuple):
-    """Where the checked files of a data set are, and what must be said beside every number on them."""
+    """Where the checked files of a data set are, and its note, see `Dataset.note`."""
 
     directory: str
     files: tuple[str, ...]
@@ -53,27 +54,27 @@ def load_dataset(
     workers: int | None = None,
     skip_broken: bool = False,
 ) -> Dataset:
-    """Load a data set as uint8 arrays, downloading it when it is nowhere on this machine.
+    """Load a data set as uint8 arrays. It is downloaded if it is not on this machine.
 
     Args:
-        name: a name of `DATASETS`, or an entry like those; of a file of arrays any other name, too.
-        validation: training images to hold out; None takes the data set's own number (`mnist` 10,000) or its own
-            validation images, as does the number of those; 0 holds out none: `data.train` then has all and
-            `data.validation` is an empty `Split`.
-        split_seed: which ones are held out, see `hold_out`. The test split never depends on it.
-        directory: the folder to look in, instead of `ONEBIT_DATA`, the cache and the mirrors; of the data set "folder"
-            the folder itself, of "arrays" the file.
-        progress: told about downloads, and about images that are decoded.
-        input_size: side in pixels that every image is resized to; None leaves them as they are. A folder of images of
-            several sizes needs it; of `imagenet` it is 224.
-        workers: processes that decode image files; 0 for this one, None for one a CPU.
-        skip_broken: leave out image files that do not decode, and say so in the note.
+        name: a name in `DATASETS`, or a `DatasetEntry`; for a file of arrays also any other name.
+        validation: number of training images to hold out. With None, or with the number of validation images that the
+            data set itself has, these are used; without them, None means the default of the data set (`mnist` 10,000).
+            With 0, `data.train` has all images and `data.validation` is an empty `Split`.
+        split_seed: the seed that chooses them, see `hold_out`. The test split does not depend on it.
+        directory: the only folder to look in, instead of `ONEBIT_DATA`, the cache and the mirrors; for the data set
+            "folder" the folder itself, for "arrays" the file.
+        progress: called during downloads and while images are decoded.
+        input_size: side in pixels to resize every image to; None keeps their size, except for `imagenet` (224). Needed
+            for a folder with images of several sizes.
+        workers: number of processes that decode image files; 0 decodes in this one; None means one for each CPU.
+        skip_broken: leave out image files that do not decode, and list them in the note.
 
     Raises:
         UnknownNameError: no such data set.
-        DataError: files are missing and unreachable, or damaged.
-        UsageError: `validation` leaves nothing to train on, an `input_size` that no image can have, or a `directory`
-            for a data set that is part of onebit.
+        DataError: files are damaged, or missing and cannot be downloaded.
+        UsageError: `validation` leaves nothing to train on, `input_size` is out of range, or `directory` is given for a
+            data set that is part of onebit.
 
     Example:
         >>> data = load_dataset("toy")
@@ -90,16 +91,9 @@ def load_dataset(
             count = min(len(loaded.train) // 10, MOST_VALIDATION)
         train, held_out = hold_out(loaded.train, count, seed=split_seed)
     note = "; ".join(filter(None, (entry.note, loaded.note)))
-    return Dataset(
-        entry.name,
-        train,
-        held_out,
-        loaded.test,
-        entry.classes or loaded.classes,
-        loaded.directory,
-        note,
-        loaded.identity,
-    )
+    classes = entry.classes or loaded.classes
+    data = Dataset(entry.name, train, held_out, loaded.test, classes, loaded.directory, note, loaded.identity)
+    return data if input_size is None or entry.folder else data.changed(lambda split: _resized(split, input_size))
 
 
 def fetch_dataset(
@@ -111,27 +105,25 @@ def fetch_dataset(
     workers: int | None = None,
     skip_broken: bool = False,
 ) -> FetchedFiles:
-    """Find or download the files of a data set and check every byte of them; decode those of a folder into the cache.
+    """Find or download the files of a data set and check every byte; decode a folder of images into the cache.
 
     Args:
-        name: a name of `DATASETS`, or an entry like those.
+        name: a name in `DATASETS`, or a `DatasetEntry`.
         directory, progress, input_size, workers, skip_broken: as in `load_dataset`.
 
     Returns:
-        The folder, and the files in it (of a folder of images the file in the cache); ("", ()) for data that is
-        generated.
+        The folder and its files (for a folder of images the file in the cache); ("", ()) for generated data.
 
     Raises:
         UnknownNameError: no such data set.
-        DataError: files are missing and unreachable, or damaged.
+        DataError: files are damaged, or missing and cannot be downloaded.
     """
-    entry = _entry(name, directory)
-    loaded = _read(entry, directory, progress, input_size, workers, skip_broken)
+    loaded = _read(_entry(name, directory), directory, progress, input_size, workers, skip_broken)
     return FetchedFiles(loaded.directory, loaded.files, loaded.note)
 
 
 def _entry(name: str | DatasetEntry, directory: str | Path | None) -> DatasetEntry:
-    """The entry of a name; own arrays may have any name that the table does not have."""
+    """The entry for a name; a file of arrays may have any name that is not in the table."""
     check_kind("name", name, (str, DatasetEntry), "the name of a data set")
     check_kind("directory", directory, (str, os.PathLike, type(None)), "the path of a folder")
     if isinstance(name, str) and name not in DATASETS and is_array_file(directory):
@@ -150,25 +142,16 @@ def _read(
     workers: int | None,
     skip_broken: bool,
 ) -> LoadedFiles:
-    """What the reader of the data set returns, in the size that is asked for."""
-    check_input_size(input_size)
-    if entry.folder:
-        return entry.read(
-            directory=directory,
-            progress=progress,
-            input_size=input_size or entry.input_size,
-            workers=workers,
-            skip_broken=skip_broken,
-        )
-    loaded = entry.read(directory=directory, progress=progress)
-    if input_size is None:
-        return loaded
-    train, test = (_resized(part, input_size) for part in (loaded.train, loaded.test))
-    validation = None if loaded.validation is None else _resized(loaded.validation, input_size)
-    return loaded._replace(train=train, validation=validation, test=test)
+    """Read the files; the images in a folder are resized already."""
+    if input_size is not None and not 1 <= input_size <= LARGEST_SIDE:
+        raise UsageError(f"input_size must be from 1 to {LARGEST_SIDE}, got {input_size}")
+    if not entry.folder:
+        return entry.read(directory=directory, progress=progress)
+    options = {"input_size": input_size or entry.input_size, "workers": workers, "skip_broken": skip_broken}
+    return entry.read(directory=directory, progress=progress, **options)
 
 
 def _resized(split: Split, size: int) -> Split:
-    """All images and their masks resized to `size`×`size`."""
-    masked = split.labels.ndim > 1
-    return Split(resize_images(split.images, size), resize_masks(split.labels, size) if masked else split.labels)
+    """Resize all images and masks to `size`×`size`."""
+    labels = split.labels if split.labels.ndim == 1 else resize_masks(split.labels, size)
+    return Split(resize_images(split.images, size), labels)

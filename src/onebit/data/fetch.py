@@ -1,6 +1,6 @@
-"""Where the files of a data set are: in a folder of the user, in the cache, or on an official mirror.
+"""Finds the files of a data set: in a folder of the user, in the cache, or on an official mirror.
 
-pooch is imported only when something really has to be downloaded.
+pooch is imported only for a download.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import shutil
 import sys
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,9 +27,9 @@ class OfficialFile:
     """One official file.
 
     Args:
-        names: the names it may have on disk, best first; the first is its name on the mirrors or in the archive.
-        sha256: of the file as the mirrors serve it, hex; "" for one that comes in an archive.
-        size: its bytes in the archive.
+        names: its possible names on disk, best first; the first is its name on the mirrors or in the archive.
+        sha256: of the file as the mirrors serve it, hex; "" for a file in an archive.
+        size: its size in the archive in bytes.
     """
 
     names: tuple[str, ...]
@@ -39,11 +39,11 @@ class OfficialFile:
 
 @dataclass(frozen=True)
 class OfficialArchive:
-    """A packed tar file that holds all files of a data set, in a folder with the name of its folder in the cache.
+    """A compressed tar file with all files of a data set, in a folder named like its folder in the cache.
 
     Args:
         name: its name on the mirrors.
-        checksum: kind and hex digits, as in "md5:…".
+        checksum: algorithm and hex digits, as in "md5:…".
     """
 
     name: str
@@ -52,15 +52,15 @@ class OfficialArchive:
 
 @dataclass(frozen=True)
 class OfficialFiles:
-    """The files of a data set, which lie together in one folder.
+    """The files of a data set, all in one folder.
 
     Args:
         dataset: its name in `DATASETS`.
         folders: the sub-folders to look in; the first is also its folder in the cache.
         files: the files.
-        mirrors: addresses that a file name is appended to, tried in this order.
-        archive: what the mirrors serve in place of the single files.
-        substitute: what else could be used, the end of the message when the files are nowhere.
+        mirrors: URLs to append a file name to, in the order to try.
+        archive: what the mirrors serve instead of single files.
+        substitute: an alternative to suggest at the end of the message if the files cannot be found.
     """
 
     dataset: str
@@ -74,7 +74,7 @@ class OfficialFiles:
 def cache_dir() -> Path:
     """The folder for downloads: `ONEBIT_CACHE`, else the platform's cache folder.
 
-    The same folder as `pooch.os_cache("onebit")`, which would cost 40 ms of imports.
+    The same folder as `pooch.os_cache("onebit")`, without the 40 ms to import pooch.
     """
     own = os.environ.get("ONEBIT_CACHE")
     if own:
@@ -90,48 +90,50 @@ def cache_dir() -> Path:
 
 
 def find_or_fetch(official: OfficialFiles, *, directory: str | Path | None, progress: Progress | None) -> list[Path]:
-    """The paths of all files of a data set, in the order of `official.files`.
+    """Find or download all files of a data set; returns their paths in the order of `official.files`.
 
-    Looked for in `directory` alone where one is named, otherwise in each folder of `ONEBIT_DATA`, then in the cache:
-    right there or in one of the sub-folders `official.folders`. The first folder that has them all is taken. Where no
-    folder is named, what the cache lacks is downloaded into it: to a temporary name, renamed when its sha256 is right.
+    Given a `directory`, only that is searched; otherwise each folder in `ONEBIT_DATA`, then the cache. The files may be
+    in the folder itself or in one of its sub-folders `official.folders`; the first folder that has them all is used.
+    Without a `directory`, missing files are downloaded into the cache, under a temporary name until the checksum has
+    been verified.
 
     Raises:
-        DataError: `directory` is not a folder or lacks a file; the files are nowhere and out of reach; the cache cannot
-            be written.
+        DataError: `directory` is not a folder or lacks a file; the files were not found and cannot be downloaded; the
+            cache cannot be written.
     """
     if directory is not None and not Path(directory).expanduser().is_dir():
         raise DataError(f"{directory} is not a folder; expected one with the files of {official.dataset!r}")
     needed = ", ".join(file.names[0] for file in official.files)
-    looked_at = []
+    searched = []
     for root in data_roots(directory):
-        found = [_present(official, folder) for folder in (root, *(root / name for name in official.folders))]
-        best = max(found, key=len)
+        best = max(
+            (_present(official, folder) for folder in (root, *(root / name for name in official.folders))), key=len
+        )
         if len(best) == len(official.files):
             return list(best.values())
-        looked_at.append(f"{root} ({len(best)} of {len(official.files)} files)")
+        searched.append(f"{root} ({len(best)} of {len(official.files)} files)")
     if directory is not None:
         raise DataError(
             f"{directory} has {len(best)} of the {len(official.files)} files of {official.dataset!r}; "
             f"expected {needed}, there or in its sub-folders {', '.join(official.folders)}; "
-            "without a named folder, ONEBIT_DATA and the cache are searched and missing files are downloaded"
+            "leave out the folder to search ONEBIT_DATA and the cache and to download missing files"
         )
     try:
         return _download(official, cache_dir() / official.folders[0], progress)
     except _UnreachableError as error:
         raise DataError(
             f"data set {official.dataset!r} not found: needs {needed}; "
-            f"looked in {', '.join(looked_at)} and the sub-folders {', '.join(official.folders)}; {error}; "
+            f"looked in {', '.join(searched)} and the sub-folders {', '.join(official.folders)}; {error}; "
             f"put the files in a folder and name it with --data DIR or ONEBIT_DATA{official.substitute}"
         ) from error
 
 
 class _UnreachableError(Exception):
-    """No mirror gave the file; the message says why."""
+    """The file could not be downloaded; the message says why."""
 
 
 def data_roots(directory: str | Path | None) -> Iterator[Path]:
-    """The folders that data sets are looked for in: `directory` alone, or those of `ONEBIT_DATA`, then the cache."""
+    """The folders to search for data sets: `directory` alone, or those in `ONEBIT_DATA` and then the cache."""
     if directory is not None:
         yield Path(directory).expanduser()
         return
@@ -141,15 +143,30 @@ def data_roots(directory: str | Path | None) -> Iterator[Path]:
     yield cache_dir()
 
 
+def find_folder(name: str, directory: str | Path | None, sub_folders: Sequence[str], *, needs: str) -> Path:
+    """The first of `data_roots`, or of their sub-folders `name`, with all of the given sub-folders.
+
+    Raises:
+        DataError: there is none; the message says what it `needs`.
+    """
+    places = [place for root in data_roots(directory) for place in (root, root / name)]
+    for place in places:
+        if all((place / sub_folder).is_dir() for sub_folder in sub_folders):
+            return place.resolve()
+    raise DataError(
+        f"data set {name!r} not found: needs {needs}; looked in {', '.join(map(str, places))}; "
+        "name the folder that holds them with --data DIR or ONEBIT_DATA"
+    )
+
+
 def _present(official: OfficialFiles, folder: Path) -> dict[OfficialFile, Path]:
-    found = {}
+    """The path of each file that is in the folder."""
+    present = {}
     for file in official.files:
-        for name in file.names:
-            # os.path.isfile is False, where Path.is_file raises, in a folder that may not be entered
-            if os.path.isfile(folder / name):
-                found[file] = folder / name
-                break
-    return found
+        # os.path.isfile: Path.is_file raises in a folder without permission
+        if paths := [folder / name for name in file.names if os.path.isfile(folder / name)]:
+            present[file] = paths[0]
+    return present
 
 
 def _download(official: OfficialFiles, target: Path, progress: Progress | None) -> list[Path]:
@@ -167,17 +184,13 @@ def _download(official: OfficialFiles, target: Path, progress: Progress | None) 
 
 
 def _retrieve(name: str, checksum: str, mirrors: tuple[str, ...], target: Path, progress: Progress | None) -> None:
-    """Download a file from the first mirror that has it.
-
-    Raises:
-        _UnreachableError: none has. DataError: the cache cannot be written.
-    """
+    """Download a file from the first mirror that has it."""
     try:
         import pooch
         from requests.exceptions import HTTPError, RequestException
     except ImportError:
         raise _UnreachableError("downloading needs pooch: pip install 'onebit[train]'") from None
-    pooch.get_logger().setLevel("WARNING")  # its talk on stderr would break the progress bar
+    pooch.get_logger().setLevel("WARNING")  # its messages on stderr would break the progress bar
     failures = []
     for mirror in mirrors:
         downloader = pooch.HTTPDownloader(
@@ -192,7 +205,7 @@ def _retrieve(name: str, checksum: str, mirrors: tuple[str, ...], target: Path, 
             failures.append(f"{mirror} ({str(error).partition(' for url')[0]})")
         except RequestException as error:
             failures.append(f"{mirror} ({type(error).__name__})")
-        except ValueError as error:  # the checksum; pooch's first sentence says got and expected
+        except ValueError as error:  # a wrong checksum; the first sentence of pooch says got and expected
             failures.append(f"{mirror} ({str(error).partition('. ')[0]})")
         except OSError as error:
             raise DataError(f"cannot write in the cache {target}: {error}; name another: ONEBIT_CACHE") from error
@@ -200,16 +213,12 @@ def _retrieve(name: str, checksum: str, mirrors: tuple[str, ...], target: Path, 
 
 
 def _unpack(official: OfficialFiles, archive: Path, target: Path) -> None:
-    """Write the official files of a tar archive into `target`, each all of it or not at all, and nothing else of it.
-
-    Raises:
-        DataError: damaged, or a file is missing, of another size, or no regular file.
-    """
-    wanted = {f"{official.folders[0]}/{file.names[0]}": file for file in official.files}
+    """Extract only the official files from a tar archive into `target`, each completely or not at all."""
+    missing = {f"{official.folders[0]}/{file.names[0]}": file for file in official.files}
     try:
         with tarfile.open(archive, "r:*") as tar:
             for member in tar:
-                file = wanted.get(member.name.removeprefix("./"))
+                file = missing.get(member.name.removeprefix("./"))
                 if file is None:
                     continue
                 content = tar.extractfile(member) if member.isreg() else None
@@ -220,27 +229,27 @@ def _unpack(official: OfficialFiles, archive: Path, target: Path) -> None:
                     )
                 with atomic_path(target / file.names[0]) as temporary, temporary.open("wb") as out:
                     shutil.copyfileobj(content, out, 1 << 20)
-                del wanted[member.name.removeprefix("./")]
+                del missing[member.name.removeprefix("./")]
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise DataError(f"{archive} is damaged: {error}; delete it and fetch it again") from error
-    if wanted:
-        raise DataError(f"{archive}: does not hold {', '.join(wanted)}; delete it and fetch it again")
+    if missing:
+        raise DataError(f"{archive}: does not hold {', '.join(missing)}; delete it and fetch it again")
 
 
 class _PoochProgress:
-    """What pooch expects of a progress bar, handed on to a `Progress` function."""
+    """Passes the progress that pooch reports on to a `Progress` function."""
 
     def __init__(self, name: str, progress: Progress) -> None:
         self.name, self.progress = name, progress
         self.total, self.done = 0, 0
 
     def update(self, count: int) -> None:
-        # pooch counts whole chunks, so the last one may reach beyond the end
+        # pooch counts whole chunks, and the last one may be shorter
         self.done = min(self.done + count, self.total) if self.total else self.done + count
         self.progress(f"fetching {self.name}", self.done, self.total)
 
     def reset(self) -> None:
-        pass  # pooch then adds the total once more, which `update` cuts off at the end
+        pass  # pooch then adds the total once more, which `update` limits
 
     def close(self) -> None:
         pass

@@ -1,10 +1,10 @@
-"""Which images a folder holds: `train/CLASS/*` and `val/CLASS/*` as in ImageNet, or only `CLASS/*`."""
+"""Lists the images in a folder: `train/CLASS/*` and `val/CLASS/*` as in ImageNet, or only `CLASS/*`."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,13 +17,11 @@ from onebit.errors import DataError
 VALIDATION = ("val", "valid", "validation")
 """Names that the folder of validation images may have."""
 TEST_SHARE = 0.2
-"""Of the images of each class, where a folder has no test images of its own."""
-
-_Found = tuple[str, int, int]  # path, bytes, when written
+"""Of the images of each class, for a folder without test images."""
 
 
 class ImageFile(NamedTuple):
-    """A file of a folder: its path, its label, its bytes, and when it was written (ns)."""
+    """An image file: its path, its label, its size in bytes, and its modification time in ns."""
 
     path: str
     label: int
@@ -33,7 +31,7 @@ class ImageFile(NamedTuple):
 
 @dataclass(frozen=True)
 class Listing:
-    """The image files of a folder, `train` and so on in the order of their classes and names."""
+    """The image files in a folder, each split sorted by class and name."""
 
     root: Path
     classes: tuple[str, ...]
@@ -48,93 +46,83 @@ class Listing:
 
     @property
     def digest(self) -> str:
-        """Of the names below `root`, the classes and the sizes of all files: the same for a copy of the folder."""
-        found, start = hashlib.sha256(), len(str(self.root)) + 1
+        """Of the relative path, the class and the size of all files: the same for a copy of the folder."""
+        digest, start = hashlib.sha256(), len(str(self.root)) + 1
         for file in self.files:
-            found.update(os.fsencode(f"{file.path[start:]}\0{self.classes[file.label]}\0{file.size}\n"))
-        return found.hexdigest()
+            digest.update(os.fsencode(f"{file.path[start:]}\0{self.classes[file.label]}\0{file.size}\n"))
+        return digest.hexdigest()
 
 
 def list_folder(root: Path) -> Listing:
-    """Find the images of a folder; hidden files, and files that are no images by their name, are passed over.
+    """Find the images in a folder. Hidden files and files without the suffix of an image are ignored.
 
-    `train/CLASS/*` is trained on. `test/CLASS/*` is the test set, `val`, `valid` or `validation` the validation set;
-    without the former, the latter is the test set. Without either, and of a folder of `CLASS/*`, a part of each class
-    is the test set, always the same one.
+    `train/CLASS/*` are the training images, `test/CLASS/*` the test images, and those in `val`, `valid` or `validation`
+    the validation images, or the test images if there are no others. Without either, and in a folder of `CLASS/*`, a
+    fixed random share of each class is the test split.
 
     Raises:
-        DataError: no images, a class without any, fewer than two classes, a class that is not trained on, or several
-            folders of validation images.
+        DataError: no images, a class without images, fewer than two classes, a class without training images, or
+            several folders of validation images.
     """
-    train_folder = root / "train"
-    parted = train_folder.is_dir() and bool(_sub_folders(train_folder))
-    train = _list_classes(train_folder if parted else root)
-    classes = tuple(train)
+    train_folder = root / "train" if _sub_folders(root / "train") else root
+    classes = _sub_folders(train_folder)
+    train = _list_images(train_folder, classes)
     if len(classes) < 2:
         raise DataError(f"{root}: got the single class {classes[0]!r}, expected sub-folders of two or more classes")
     parts: dict[str, tuple[ImageFile, ...]] = {}
-    if parted:
-        held = [name for name in VALIDATION if (root / name).is_dir() and _sub_folders(root / name)]
-        if len(held) > 1:
-            raise DataError(f"{root}: got {' and '.join(f'{name}/' for name in held)}, expected one of them")
+    if train_folder != root:
         for name in (*VALIDATION, "test"):
-            if (root / name).is_dir() and _sub_folders(root / name):  # ImageNet's own test images have no classes
-                found = _list_classes(root / name)
-                strange = [other for other in found if other not in train]
-                if strange:
-                    raise DataError(f"{root / name / strange[0]}: is a class that {train_folder} does not have")
-                parts[name] = _labelled(found, classes)
+            if names := _sub_folders(root / name):  # ImageNet's own test images have no classes
+                if unknown := [other for other in names if other not in classes]:
+                    raise DataError(f"{root / name / unknown[0]}: is a class that {train_folder} does not have")
+                parts[name] = _list_images(root / name, classes)
     test = parts.pop("test", ())
+    if len(parts) > 1:
+        raise DataError(f"{root}: got {' and '.join(f'{name}/' for name in parts)}, expected one of them")
     validation, note = next(iter(parts.values()), ()), ""
     if not test and validation:
         test, validation, note = validation, (), f"tested on the images of {next(iter(parts))}/"
     elif not test:
         share = f"{100 * TEST_SHARE:.0f} % of the images of each class"
         note = f"no test folder: {share}, drawn with seed 0, are the test images"
-        rng = np.random.default_rng(0)
-        drawn = {name: rng.permutation(len(files))[: _test_count(len(files))] for name, files in train.items()}
-        test = _labelled({name: [files[i] for i in sorted(drawn[name])] for name, files in train.items()}, classes)
-        taken = {file.path for file in test}
-        train = {name: [file for file in files if file[0] not in taken] for name, files in train.items()}
+        rng, drawn = np.random.default_rng(0), set[ImageFile]()
+        for _, group in itertools.groupby(train, key=lambda file: file.label):
+            files = list(group)
+            count = max(1, round(TEST_SHARE * len(files))) if len(files) > 1 else 0
+            drawn.update(files[i] for i in rng.permutation(len(files))[:count])
+        test = tuple(file for file in train if file in drawn)
+        train = tuple(file for file in train if file not in drawn)
         if not test:
-            raise DataError(f"{root}: got one image a class, expected more, or a folder test/ beside train/")
-    return Listing(root, classes, _labelled(train, classes), validation, test, note)
+            raise DataError(f"{root}: got one image for each class, expected more, or a folder test/ beside train/")
+    return Listing(root, classes, train, validation, test, note)
 
 
-def _test_count(count: int) -> int:
-    return 0 if count == 1 else max(1, round(TEST_SHARE * count))
+def _sub_folders(folder: Path) -> tuple[str, ...]:
+    if not folder.is_dir():
+        return ()
+    return tuple(sorted(item.name for item in os.scandir(folder) if item.is_dir() and not item.name.startswith(".")))
 
 
-def _sub_folders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _list_classes(folder: Path) -> dict[str, list[_Found]]:
-    """Class -> its image files, at any depth."""
-    names = _sub_folders(folder)
-    if not names:
-        raise DataError(f"{folder}: no images in class sub-folders; expected train/CLASS/IMAGE or CLASS/IMAGE")
-    classes: dict[str, list[_Found]] = {}
-    for name in names:
-        files: list[_Found] = []
+def _list_images(folder: Path, classes: tuple[str, ...]) -> tuple[ImageFile, ...]:
+    """The images in the class folders of `folder`, at any depth."""
+    images: list[ImageFile] = []
+    for name in _sub_folders(folder):
+        before, label = len(images), classes.index(name)
         for place, inner, entries in os.walk(folder / name):
             inner[:] = sorted(entry for entry in inner if not entry.startswith("."))
-            for entry in sorted(entries):
-                if entry.lower().endswith(SUFFIXES) and not entry.startswith("."):
-                    path = os.path.join(place, entry)
-                    try:
-                        status = os.stat(path)
-                        files.append((path, status.st_size, status.st_mtime_ns))
-                    except OSError:  # a link to nothing: decoding will name it
-                        files.append((path, 0, 0))
-        if not files:
+            shown = [entry for entry in sorted(entries) if not entry.startswith(".")]
+            files = (os.path.join(place, entry) for entry in shown if entry.lower().endswith(SUFFIXES))
+            images.extend(_image_file(path, label) for path in files)
+        if len(images) == before:
             raise DataError(f"{folder / name}: the class folder is empty; expected images ({' '.join(SUFFIXES)})")
-        classes[name] = files
-    return classes
+    if not images:
+        raise DataError(f"{folder}: no images in class sub-folders; expected train/CLASS/IMAGE or CLASS/IMAGE")
+    return tuple(images)
 
 
-def _labelled(found: dict[str, list[_Found]], classes: Sequence[str]) -> tuple[ImageFile, ...]:
-    labels = {name: label for label, name in enumerate(classes)}
-    return tuple(
-        ImageFile(path, labels[name], size, written) for name, files in found.items() for path, size, written in files
-    )
+def _image_file(path: str, label: int) -> ImageFile:
+    try:
+        status = os.stat(path)
+    except OSError:  # a broken link: decoding will name it
+        return ImageFile(path, label, 0, 0)
+    return ImageFile(path, label, status.st_size, status.st_mtime_ns)

@@ -1,27 +1,26 @@
-"""Random changes to images and their masks together, a whole batch at a time."""
+"""Random changes to whole batches of images together with their masks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from onebit.data.augment import Augmentation
-from onebit.data.images import Images
-from onebit.data.masks import Masks
+from onebit.data.mask_scores import Masks
+from onebit.data.streaming import Images
 from onebit.data.tiles import mirrored
 from onebit.errors import UsageError
 
 
 class MaskDraws(NamedTuple):
-    """What chance says about the N samples of a batch.
+    """The random draws for the N samples of a batch.
 
-    top, left: (N,) corner of the window, in pixels of the image; negative ones lie in its mirrored border.
-    turns: (N,) quarter turns. flipped: (N, 2) bool, upside down and left to right.
-    displacement: (N, 2, S, S') float32, by how many rows and columns each pixel of the window is taken from elsewhere;
-    None where nothing is deformed.
+    top, left: (N,) corner of the window, in pixels of the image; negative in its mirrored border.
+    turns: (N,) quarter turns. flipped: (N, 2) bool, vertically and horizontally.
+    displacement: (N, 2, S, S') float32, the rows and columns to add to the position that each pixel of the window is
+    read from; None without elastic deformation.
     """
 
     top: npt.NDArray[np.int64]
@@ -31,26 +30,26 @@ class MaskDraws(NamedTuple):
     displacement: npt.NDArray[np.float32] | None
 
     def of(self, part: slice) -> MaskDraws:
-        """The draws of some of the samples."""
+        """The draws for a part of the batch."""
         return MaskDraws._make(None if array is None else array[part] for array in self)
 
 
 class MaskedImages:
-    """The images and masks of a training split, from which batches are made.
+    """The images and masks of a training split, as a source of batches.
 
-    A window of `crop_size` is cut out at a random place of the image, which is mirrored `crop_padding` pixels beyond
-    its border; it is deformed, turned and flipped, and the mask with it. Values between pixels are bilinear in the
-    image and the nearest in the mask.
+    A window of `crop_size` is cropped at a random position from the image, which is padded by reflection with
+    `crop_padding` pixels. The window is deformed, rotated and flipped, and its mask in the same way. Interpolation is
+    bilinear for the image and nearest-neighbor for the mask.
 
     Args:
         images: (N, C, H, W) uint8.
         masks: (N, H, W) uint8.
-        augmentation: what is done; None for nothing.
-        channels_last: batches are (N, C, H, W) in NHWC memory; else in the order of their shape.
+        augmentation: the changes; None for none.
+        channels_last: whether batches (N, C, H, W) have NHWC memory; otherwise they are contiguous.
 
     Raises:
-        UsageError: a window that is larger than image and border, quarter turns of images that are no squares, or a
-            change that only whole images take.
+        UsageError: a window larger than the padded image, rotations of a window that is not square, or a change that
+            does not work with masks.
     """
 
     def __init__(self, images: Images, masks: Masks, augmentation: Augmentation | None, *, channels_last: bool) -> None:
@@ -65,37 +64,28 @@ class MaskedImages:
         self._kernels = [_gaussian(side, self.augmentation.elastic_smoothness) for side in self.window]
 
     def draw(self, count: int, rng: np.random.Generator) -> MaskDraws:
-        """Draw for a batch, in this order: rows of the windows, columns, turns, coins, displacements."""
-        asked, border = self.augmentation, self.augmentation.crop_padding
+        """Draw for a batch, in this order: rows of the windows, columns, turns, flips, displacements."""
+        border = self.augmentation.crop_padding
         corners = [
             rng.integers(-border, size + border - side + 1, count)
             for size, side in zip(self.size, self.window, strict=True)
         ]
-        turns = rng.integers(0, 4, count) if asked.rotate else np.zeros(count, np.int64)
+        turns = rng.integers(0, 4, count) if self.augmentation.rotate else np.zeros(count, np.int64)
         flipped = rng.random((count, 2)) < 0.5
-        flipped &= [asked.flip_vertical, asked.flip]
-        moved = None
-        if asked.elastic:
+        flipped &= [self.augmentation.flip_vertical, self.augmentation.flip]
+        displacement = None
+        if self.augmentation.elastic:
             down, across = self._kernels
             noise = rng.standard_normal((count, 2, down.shape[1], across.shape[1]), dtype=np.float32)
-            # not by matmul: its threads, which torch's setting does not reach, would wait for those of the training
-            lines = np.einsum("pi,ncij->ncpj", down, noise)
-            moved = np.float32(asked.elastic) * np.einsum("ncpj,qj->ncpq", lines, across)
-        return MaskDraws(corners[0], corners[1], turns, flipped, moved)
+            # not by matmul: torch.set_num_threads does not limit its threads, which would compete with the training
+            rows = np.einsum("pi,ncij->ncpj", down, noise)
+            displacement = np.float32(self.augmentation.elastic) * np.einsum("ncpj,qj->ncpq", rows, across)
+        return MaskDraws(corners[0], corners[1], turns, flipped, displacement)
 
     def batch(
         self, indices: npt.NDArray[np.int64], rng: np.random.Generator, *, part: slice = slice(None)
     ) -> tuple[Images, Masks]:
-        """The images and masks `indices`, changed.
-
-        Args:
-            indices: (N,), which samples.
-            rng: drawn from for all of `indices`, so that processes that share a batch draw alike.
-            part: only these of `indices` are made.
-
-        Returns:
-            uint8 (n, C, S, S') and (n, S, S'), new arrays.
-        """
+        """The images (n, C, S, S') and masks (n, S, S') of a batch as new arrays, see `TrainingImages.batch`."""
         draws = self.draw(len(indices), rng).of(part)
         which = np.asarray(indices)[part]
         rows = draws.top[:, None] + np.arange(self.window[0])
@@ -109,9 +99,9 @@ class MaskedImages:
             pixels, masks = self._deformed(which, rows[:, :, None] + y, columns[:, None, :] + x)
         for i, (turns, (over, across)) in enumerate(zip(draws.turns, draws.flipped, strict=True)):
             if turns or over or across:
-                steps = slice(None, None, -1 if over else 1), slice(None, None, -1 if across else 1)
+                flips = slice(None, None, -1 if over else 1), slice(None, None, -1 if across else 1)
                 for array in (pixels, masks):
-                    array[i] = np.rot90(array[i], turns)[steps]
+                    array[i] = np.rot90(array[i], turns)[flips]
         if self.channels_last:
             return pixels.transpose(0, 3, 1, 2), masks
         return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), masks
@@ -119,7 +109,7 @@ class MaskedImages:
     def _deformed(
         self, which: npt.NDArray[np.int64], rows: npt.NDArray[np.floating], columns: npt.NDArray[np.floating]
     ) -> tuple[Images, Masks]:
-        """The samples at places between pixels, (n, S, S') each."""
+        """The samples at fractional positions, (n, S, S') each."""
         place, (height, width) = which[:, None, None], self.size
         nearest = (np.rint(axis).astype(np.int64) for axis in (rows, columns))
         y, x = (mirrored(axis, size) for axis, size in zip(nearest, self.size, strict=True))
@@ -133,36 +123,32 @@ class MaskedImages:
         lower = self._pixels[place, bottom, left] * (1 - right) + self._pixels[place, bottom, other] * right
         return np.rint(upper * (1 - down) + lower * down).astype(np.uint8), masks
 
-    def batches(
-        self, chosen: Iterable[tuple[npt.NDArray[np.int64], slice]], rng: np.random.Generator
-    ) -> Iterator[tuple[Images, Masks]]:
-        """`batch` for each of `chosen`, indices and part. `rng` belongs to this iterator until it ends."""
-        return (self.batch(indices, rng, part=part) for indices, part in chosen)
-
 
 def _gaussian(side: int, smoothness: float) -> npt.NDArray[np.float32]:
-    """(side, points): rows that make a smooth line of white noise at some points of it, of the same variance.
+    """(side, points): a matrix that smooths white noise at `points` positions to `side` values of the same variance.
 
-    G_ij ∝ exp(−(i − s·j)²/(2σ²)) with Σ_j G_ij² = 1, so that G·n·Gᵀ of standard normal n has variance 1 everywhere, at
-    the border, too. The points lie s = σ/2 apart: closer ones change nothing that can be seen, and cost time.
+    G_ij ∝ exp(−(i − s·j)²/(2σ²)) with Σ_j G_ij² = 1, so that G·n·Gᵀ for standard normal n has variance 1 everywhere,
+    at the border, too. The spacing s = σ/2 is fine enough: a finer one takes longer, with no visible difference.
     """
     points = np.arange(0, side + smoothness / 2, max(1.0, smoothness // 2))
     kernel = np.exp(-np.square((np.arange(side)[:, None] - points) / smoothness) / 2)
     return (kernel / np.linalg.norm(kernel, axis=1, keepdims=True)).astype(np.float32)
 
 
-def _check(asked: Augmentation, size: tuple[int, int], window: tuple[int, int]) -> None:
-    """Refuse what cannot be done to images of this size and their masks."""
+def _check(augmentation: Augmentation, size: tuple[int, int], window: tuple[int, int]) -> None:
+    """Refuse changes that cannot be made to images of this size and their masks."""
     for name in ("cutout", "min_area"):
-        if getattr(asked, name):
-            raise UsageError(f"augmentation.{name}={getattr(asked, name)} does not go with masks: leave it out")
-    border, (height, width) = asked.crop_padding, size
-    if border and asked.padding_mode != "reflect":
-        raise UsageError("crop_padding of images with masks is mirrored: set padding_mode reflect")
+        if getattr(augmentation, name):
+            raise UsageError(
+                f"augmentation.{name}={getattr(augmentation, name)} does not work with masks: leave it out"
+            )
+    border, (height, width) = augmentation.crop_padding, size
+    if border and augmentation.padding_mode != "reflect":
+        raise UsageError("crop_padding of images with masks needs padding_mode reflect")
     if border >= min(size) or any(wide > side + 2 * border for wide, side in zip(window, size, strict=True)):
         raise UsageError(
-            f"augmentation: a window of {window[0]}×{window[1]} and a border of {border} do not fit images of "
-            f"{height}×{width} pixels: a smaller crop_size, or a crop_padding up to {min(size) - 1}"
+            f"augmentation: a window of {window[0]}×{window[1]} with crop_padding={border} does not fit images of "
+            f"{height}×{width} pixels: choose a smaller crop_size, or a crop_padding up to {min(size) - 1}"
         )
-    if asked.rotate and window[0] != window[1]:
-        raise UsageError(f"augmentation.rotate turns squares, got {window[0]}×{window[1]} pixels: set crop_size")
+    if augmentation.rotate and window[0] != window[1]:
+        raise UsageError(f"augmentation.rotate needs square windows, got {window[0]}×{window[1]} pixels: set crop_size")

@@ -1,4 +1,4 @@
-"""MNIST: 60,000 training and 10,000 test images of handwritten digits, 28×28 grey values.
+"""MNIST: 60,000 training and 10,000 test images of handwritten digits, 28×28 gray pixels.
 
 Source: LeCun, Cortes, Burges, http://yann.lecun.com/exdb/mnist; CC BY-SA 3.0.
 """
@@ -18,7 +18,7 @@ from onebit.data.splits import DatasetEntry, LoadedFiles, Progress, Split
 
 @dataclass(frozen=True)
 class IdxFile:
-    """One of the four files: its name without `.gz`, its shape, and its sha256 unpacked and as the mirrors serve it."""
+    """One of the four files: its name without `.gz`, its shape, and the sha256 of its content and of the `.gz` file."""
 
     name: str
     shape: tuple[int, ...]
@@ -27,15 +27,15 @@ class IdxFile:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Where it may lie on disk: some tools write a dot before "idx", some leave it unpacked. `.gz` is preferred."""
+        """Its names on disk: some tools write a dot before "idx", some decompress it. `.gz` is preferred."""
         dotted = self.name.replace("-idx", ".idx")
         return f"{self.name}.gz", f"{dotted}.gz", self.name, dotted
 
 
-# What counts is the sum of the unpacked bytes: copies packed again (other level, other time stamp) are MNIST too. Those
-# sums were computed from a full copy, whose training images have the well-known md5 6bbc9ace898e44ae57da46a324031adb.
-# The .gz sums are those of the original files (9,912,422, 28,881, 1,648,877 and 4,542 bytes, md5 f68b3c2d…, d53e105e…,
-# 9fb629c4…, ec29112d…) as published in TensorFlow Datasets and many others for both mirrors.
+# A copy is valid if its decompressed content has the right checksum, however it was compressed. These checksums were
+# computed from a full copy, whose training images have the well-known md5 6bbc9ace898e44ae57da46a324031adb. The .gz
+# checksums are those of the original files (9,912,422, 28,881, 1,648,877 and 4,542 bytes, md5 f68b3c2d…, d53e105e…,
+# 9fb629c4…, ec29112d…), as published in TensorFlow Datasets and elsewhere for both mirrors.
 MNIST_FILES = (
     IdxFile(
         "train-images-idx3-ubyte",
@@ -75,16 +75,16 @@ def read_mnist(
     files: Sequence[IdxFile] = MNIST_FILES,
     mirrors: Sequence[str] = MNIST_MIRRORS,
 ) -> LoadedFiles:
-    """Find or fetch the four files, read and check them.
+    """Find or download the four files, read and check them.
 
     Args:
-        directory: the only folder to look in, see `find_or_fetch`.
-        progress: told about downloads.
+        directory: the only folder to search, see `find_or_fetch`.
+        progress: called during downloads.
         files: training images and labels, test images and labels.
-        mirrors: where to download from.
+        mirrors: URLs to download from.
 
     Raises:
-        DataError: a file is missing and unreachable, or damaged.
+        DataError: a file is damaged, or missing and cannot be downloaded.
     """
     official = OfficialFiles(
         "mnist",

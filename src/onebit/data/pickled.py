@@ -1,165 +1,115 @@
-"""Reader of the one kind of pickle that CIFAR comes in: a dictionary of a uint8 array and lists of numbers and names.
+"""Reader of pickled CIFAR files: a dictionary of one uint8 array and lists of numbers and names.
 
-A pickle is a program for a stack machine that may call any function of Python, so it is never run by `pickle`: this
-machine knows the instructions that these files consist of, and no call. The two names of numpy that describe an array
-are kept as words.
+A pickle may name any function of Python and call it. Here the names come from an allow-list, and each one becomes a
+description of the call to numpy instead of the call itself, so that no code from outside this module runs.
 """
 
 from __future__ import annotations
 
+import io
+import pickle
 import pickletools
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from onebit.common.files import read_regular
-from onebit.data.images import Images
-from onebit.errors import DataError
+from onebit.errors import DataError, first_line
 
 MOST_INSTRUCTIONS = 1_000_000
-"""Of a pickle; the training file of CIFAR-100, with a name for each image, has half as many."""
-_ARRAY = ("numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct")
-_NDARRAY = "numpy ndarray"
-_DTYPE = "numpy dtype"
-_TEXT = {"BINSTRING", "SHORT_BINSTRING", "BINUNICODE", "BINBYTES", "SHORT_BINBYTES"}
-_NUMBERS = {"BININT", "BININT1", "BININT2"}
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-
-
-@dataclass(frozen=True)
-class _Name:
-    """A global name, which stands for itself."""
-
-    name: str
-
-
-@dataclass(eq=False)
-class _Described:
-    """What a call of a global name would have made: the name, its arguments, and the state given to it later."""
-
-    name: str
-    arguments: Any
-    state: Any = None
-
-
-class _Mark:
-    """The place on the stack that a MARK leaves."""
+"""In a pickle. The training file of CIFAR-100, with a name for each image, has half as many."""
+MOST_OTHERS = 50
+"""Instructions that are not in `_VALUES`; the layout of CIFAR takes 24. With more of them, the hash of nested tuples
+could take forever."""
+_VALUES = {
+    *("BINSTRING", "SHORT_BINSTRING", "BINUNICODE", "SHORT_BINUNICODE", "BINBYTES", "SHORT_BINBYTES"),
+    *("BININT", "BININT1", "BININT2", "MARK", "APPEND", "APPENDS", "BINPUT", "LONG_BINPUT", "MEMOIZE", "FRAME"),
+}
+_ARRAYS = {"numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct"}
+_ALLOWED = {*_ARRAYS, "numpy ndarray", "numpy dtype", "_codecs encode"}
 
 
 def read_pickled(path: Path, *, largest: int) -> dict[str, Any]:
-    """The dictionary in a pickle of CIFAR.
+    """Read the dictionary in a pickled CIFAR file.
 
     Args:
         path: the file.
-        largest: bytes that it may have at most.
+        largest: the most bytes that the file may have.
 
     Returns:
-        Its entries: uint8 arrays, lists, numbers, strings (of bytes, decoded as latin-1) and None.
+        Its entries: uint8 arrays, lists, numbers, strings and None.
 
     Raises:
-        DataError: unreadable, too large, or a pickle of anything else; nothing in it is ever called.
+        DataError: unreadable, too large, or a pickle of anything else.
     """
     try:
         content = read_regular(path, largest=largest)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd escapes in texts that are refused anyway
-            found = _run(content)
-        if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
-            raise ValueError(f"got a {type(found).__name__}, expected a dictionary of names")
-        return {key: _array(value) if isinstance(value, _Described) else value for key, value in found.items()}
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        what = str(error).partition("\n")[0] or type(error).__name__
-        raise DataError(f"{path}: is no pickled CIFAR file, and no other pickle is read: {what}") from None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about odd escapes in texts that are refused anyway
+            _check_instructions(content)
+            entries = _Unpickler(io.BytesIO(content), encoding="latin-1").load()
+        if not isinstance(entries, dict):
+            raise ValueError(f"got a {type(entries).__name__}, expected a dictionary")
+        if unknown := [key for key in entries if not isinstance(key, (str, bytes))]:
+            raise ValueError(f"got a {type(unknown[0]).__name__} as a key, expected a name")
+        # a newer Python may have written the names as bytes
+        names = (key if isinstance(key, str) else key.decode("latin-1") for key in entries)
+        return dict(zip(names, map(_array, entries.values()), strict=True))
+    except Exception as error:  # a damaged pickle makes the unpickler raise almost anything
+        what = first_line(error)
+        raise DataError(f"{path}: is not a pickled CIFAR file: {what}; other pickles are not read") from None
 
 
-def _run(content: bytes) -> Any:
-    """What the program leaves on the stack.
-
-    Raises:
-        ValueError: an instruction that CIFAR files do not contain; it and others: one that does not fit the stack.
-    """
-    stack: list[Any] = []
-    memo: dict[Any, Any] = {}
-
-    def since_mark() -> list[Any]:
-        """Take what stands above the last mark, and the mark."""
-        place = next(i for i in range(len(stack) - 1, -2, -1) if i < 0 or isinstance(stack[i], _Mark))
-        if place < 0:
-            raise ValueError(f"{name} without a mark")
-        taken = stack[place + 1 :]
-        del stack[place:]
-        return taken
-
-    def top(kind: type) -> Any:
-        if not isinstance(stack[-1], kind):
-            raise ValueError(f"{name} of a {type(stack[-1]).__name__}")
-        return stack[-1]
-
+def _check_instructions(content: bytes) -> None:
+    """Refuse a pickle that could take much more memory than its own size, or endless time."""
+    others = 0
     for count, (opcode, argument, _) in enumerate(pickletools.genops(content)):
-        name = opcode.name
-        if count == MOST_INSTRUCTIONS:
+        others += opcode.name not in _VALUES
+        if count >= MOST_INSTRUCTIONS:
             raise ValueError(f"it has more than {MOST_INSTRUCTIONS:,} instructions")
-        if name in _TEXT:
-            stack.append(argument.decode("latin-1") if isinstance(argument, bytes) else argument)
-        elif name in _NUMBERS:
-            stack.append(argument)
-        elif name in ("BINPUT", "LONG_BINPUT"):
-            memo[argument] = stack[-1]
-        elif name in ("BINGET", "LONG_BINGET"):
-            stack.append(memo[argument])
-        elif name == "MARK":
-            stack.append(_Mark())
-        elif name in _CONSTANTS:
-            stack.append(_CONSTANTS[name])
-        elif name == "EMPTY_DICT":
-            stack.append({})
-        elif name == "EMPTY_LIST":
-            stack.append([])
-        elif name in ("APPEND", "APPENDS"):
-            items = since_mark() if name == "APPENDS" else [stack.pop()]
-            top(list).extend(items)
-        elif name in ("SETITEM", "SETITEMS"):
-            items = since_mark() if name == "SETITEMS" else [stack.pop(-2), stack.pop()]
-            top(dict).update(zip(items[::2], items[1::2], strict=True))
-        elif name == "TUPLE":
-            stack.append(tuple(since_mark()))
-        elif name in _TUPLES:
-            count = _TUPLES[name]
-            if count > len(stack):
-                raise ValueError(f"{name} of {len(stack)} values")
-            stack[len(stack) - count :] = [tuple(stack[len(stack) - count :])]
-        elif name == "GLOBAL":
-            if argument not in (*_ARRAY, _NDARRAY, _DTYPE):
-                raise ValueError(f"it names {argument!r}")
-            stack.append(_Name(argument))
-        elif name == "REDUCE":
-            arguments = stack.pop()
-            stack[-1] = _Described(top(_Name).name, arguments)
-        elif name == "BUILD":
-            state = stack.pop()
-            top(_Described).state = state
-        elif name == "STOP":
-            return stack.pop()
-        elif name != "PROTO":
-            raise ValueError(f"it holds the instruction {name}")
-    raise ValueError("it ends early")
+        if others > MOST_OTHERS:
+            raise ValueError(f"it has more than {MOST_OTHERS} instructions beside its numbers and texts")
+        if opcode.name == "LONG_BINPUT" and int(argument or 0) > MOST_INSTRUCTIONS:
+            raise ValueError(f"it uses memo entry {argument:,}")  # memory is taken for all entries below it
 
 
-def _array(described: _Described) -> Images:
-    """The uint8 array that is described, in memory of its own.
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if f"{module} {name}" not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it names {f'{module} {name}'!r}")
+        return _Described(f"{module} {name}")
 
-    Raises:
-        ValueError: anything but a plain uint8 array in C order with as many bytes as its shape says.
-    """
-    if described.name not in _ARRAY or described.arguments[0] != _Name(_NDARRAY):
-        raise ValueError(f"{described.name!r} does not describe an array")
-    _, shape, dtype, fortran_order, content = described.state
-    if not isinstance(dtype, _Described) or dtype.name != _DTYPE or dtype.arguments[0] != "u1" or fortran_order:
+
+class _Described:
+    """What a name of numpy would have made: the name, the arguments of its call, and the state set later."""
+
+    def __init__(self, name: str, arguments: tuple[Any, ...] = ()) -> None:
+        self.name, self.arguments = name, arguments
+        self.state: Any = None
+
+    def __call__(self, *arguments: Any) -> _Described:
+        return _Described(self.name, arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+def _array(value: Any) -> Any:
+    """The uint8 array that `value` describes; any other value as it is."""
+    if not isinstance(value, _Described):
+        return value
+    if value.name not in _ARRAYS:
+        raise ValueError(f"{value.name!r} does not describe an array")
+    _, shape, dtype, fortran_order, content = value.state
+    if not isinstance(dtype, _Described) or dtype.arguments[:1] != ("u1",) or fortran_order:
         raise ValueError("an array is not of unsigned bytes in C order")
-    return np.frombuffer(content.encode("latin-1"), np.uint8).reshape(shape).copy()
+    if isinstance(content, _Described):  # protocols 0 to 2 of Python 3 write bytes as a call of _codecs.encode
+        content = content.arguments[0]
+    if isinstance(content, str):
+        content = content.encode("latin-1")
+    return np.frombuffer(content, np.uint8).reshape(shape).copy()

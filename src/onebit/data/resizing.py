@@ -1,4 +1,4 @@
-"""Images of another size: all of an array, and random parts of images. Pillow's bilinear filter with antialiasing."""
+"""Resizing of images, masks and random crops, with Pillow's bilinear filter, which is antialiased."""
 
 from __future__ import annotations
 
@@ -7,32 +7,20 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from onebit.data.images import Images
-from onebit.data.masks import Masks
+from onebit.data.mask_scores import Masks
+from onebit.data.streaming import Images
 from onebit.errors import UsageError
-
-LARGEST_SIDE = 4096
-
-
-def check_input_size(input_size: int | None) -> None:
-    """Refuse a side that no image can have.
-
-    Raises:
-        UsageError: below 1 or above `LARGEST_SIDE`.
-    """
-    if input_size is not None and not 1 <= input_size <= LARGEST_SIDE:
-        raise UsageError(f"input_size must be from 1 to {LARGEST_SIDE}, got {input_size}")
 
 
 def resize_images(images: Images, size: int) -> Images:
-    """All images resized to `size`×`size`: what Pillow makes of each channel of each image.
+    """Resize all images to `size`×`size`, each channel by itself.
 
     Args:
         images: (N, C, H, W) uint8.
         size: side in pixels.
 
     Returns:
-        (N, C, size, size) uint8; `images` itself when it has that size.
+        (N, C, size, size) uint8; `images` itself if it has that size.
     """
     count, channels, height, width = images.shape
     if (height, width) == (size, size):
@@ -47,7 +35,7 @@ def resize_images(images: Images, size: int) -> Images:
 
 
 def resize_masks(masks: Masks, size: int) -> Masks:
-    """All masks (N, H, W) resized to `size`×`size`: of each new pixel the class at its centre."""
+    """Resize all masks (N, H, W) to `size`×`size`; each new pixel gets the class at its center."""
     rows, columns = (((np.arange(size) + 0.5) * side / size).astype(np.int64) for side in masks.shape[1:])
     return masks[:, rows[:, None], columns]
 
@@ -56,10 +44,11 @@ def crop_box(width: int, height: int, draw: npt.NDArray[np.float64]) -> tuple[fl
     """The part of an image that a random resized crop takes.
 
     Args:
-        draw: share of the area, logarithm of width / height, and the place: top and left in [0, 1].
+        width, height: of the image.
+        draw: share of the area, log(width / height) of the crop, and its position: top and left in [0, 1].
 
     Returns:
-        left, top, right, bottom in pixels; a side that would be longer than the image is cut to it.
+        left, top, right, bottom in pixels; a crop that would be longer than the image is shortened.
 
     Source: Szegedy et al. 2015 (arXiv:1409.4842), section 6.
     """
@@ -71,20 +60,20 @@ def crop_box(width: int, height: int, draw: npt.NDArray[np.float64]) -> tuple[fl
 
 
 def resized_crops(pixels: Images, crops: npt.NDArray[np.float64]) -> Images:
-    """A random part of each image, resized to the whole size, an image at a time.
+    """Crop a random part of each image and resize it to the size of the image.
 
     Args:
         pixels: (N, H, W, C), C 1 or 3.
         crops: (N, 4), see `crop_box`.
 
     Raises:
-        UsageError: images with another number of channels.
+        UsageError: another number of channels.
     """
     from PIL import Image
 
     _, height, width, channels = pixels.shape
     if channels not in (1, 3):
-        raise UsageError(f"min_area takes images of 1 or 3 channels, got {channels}")
+        raise UsageError(f"min_area supports images with 1 or 3 channels, got {channels}")
     result = np.empty_like(pixels)
     for image, draw, out in zip(pixels, crops, result, strict=True):
         picture = Image.fromarray(image[..., 0] if channels == 1 else image)

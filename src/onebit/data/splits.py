@@ -1,4 +1,4 @@
-"""The shape of every data set: uint8 images and labels in train, validation and test."""
+"""The types of every data set: uint8 images and labels in train, validation and test splits."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from onebit.common.arguments import check_kind, check_number, described
-from onebit.data.images import StreamedImages
-from onebit.data.masks import VOID, is_counted
+from onebit.data.mask_scores import VOID, is_counted
+from onebit.data.streaming import StreamedImages
 from onebit.errors import DataError, UsageError, WrongTypeError
 
 Labels = npt.NDArray[np.int64]
-"""(N,); of images with masks `Masks`, (N, H, W) uint8."""
+"""(N,). Images with masks have `Masks`, (N, H, W) uint8, instead."""
 Progress = Callable[[str, int, int], None]
-"""Called during a download, or while images are decoded: what is done (such as "fetching FILE"), bytes so far, bytes in
-all (0 when not known)."""
+"""Called during downloads and while images are decoded: the activity (such as "fetching FILE"), bytes so far, bytes in
+total (0 if unknown)."""
 
 STATISTICS_IMAGES = 10_000
-"""How many streamed images stand for all of them in the statistics of a channel."""
-FROM_ARRAYS = "onebit.Dataset.from_arrays((images, labels), (test_images, test_labels)) makes one of your own arrays"
+"""Number of streamed images that the statistics of the channels are estimated from."""
+FROM_ARRAYS = "onebit.Dataset.from_arrays((images, labels), (test_images, test_labels)) makes one from your own arrays"
 DIGEST_IMAGES = 1000
-"""How many images of an array stand for all of them in its digest."""
+"""Number of images that the digest of an array covers."""
 _STATISTICS_PIXELS = 1 << 22
-"""Counted at a time: `bincount` makes 8 bytes of each."""
+"""Counted at a time: `bincount` takes 8 bytes for each."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -37,12 +37,12 @@ class Split:
     """Images with their labels, or with a mask each.
 
     Args:
-        images: (N, C, H, W) uint8, 0..255, laid out in this order in memory; `StreamedImages` where they are too many.
-        labels: (N,) int64; or uint8 (N, H, W), the class of each pixel of (the centre of) an image, `VOID` for none.
+        images: (N, C, H, W) uint8, 0..255, contiguous; `StreamedImages` if they do not fit in memory.
+        labels: (N,) int64; or uint8 (N, H, W), the class of each pixel of (the center of) an image, `VOID` for none.
 
     Raises:
         WrongTypeError: not arrays.
-        DataError: another dtype, rank or count; `Dataset.from_arrays` converts what can be converted.
+        DataError: another dtype, rank or count; `Dataset.from_arrays` also accepts other dtypes and (N, H, W) images.
     """
 
     images: Any  # Images, or StreamedImages, which are indexed alike
@@ -60,9 +60,11 @@ class Split:
             if len(labels) != len(images) or labels.shape[1] > height or labels.shape[2] > width:
                 raise DataError(f"masks: got uint8 {labels.shape}, expected ({len(images)}, {height}, {width})")
         elif labels.dtype != np.int64 or labels.shape != images.shape[:1]:
-            raise DataError(f"labels: got {labels.dtype} {labels.shape}, expected int64 ({len(images)},): one an image")
-        if isinstance(images, np.ndarray) and any(images.strides):  # else all are one pixel: a copy would take memory
-            # reshaped for its strides: torch takes an axis of one channel with another stride for channels_last
+            raise DataError(
+                f"labels: got {labels.dtype} {labels.shape}, expected int64 ({len(images)},): one per image"
+            )
+        if isinstance(images, np.ndarray) and any(images.strides):  # else it repeats one value, without memory for all
+            # the reshapes reset the strides: torch mistakes an axis of one channel with an odd stride for channels_last
             in_order = np.ascontiguousarray(images).reshape(-1).reshape(images.shape)
             object.__setattr__(self, "images", in_order)
 
@@ -70,12 +72,12 @@ class Split:
         return len(self.labels)
 
     def __getitem__(self, index: Any) -> Split:
-        """The images and labels at a slice, mask or array of indices; streamed images stay unread."""
+        """The images and labels at a slice, mask or array of indices; streamed images are not read."""
         streamed = isinstance(self.images, StreamedImages)
         return Split(self.images.subset(index) if streamed else self.images[index], self.labels[index])
 
     def spread(self, count: int) -> Split:
-        """`count` images at even distances, the first and the last among them; itself where there are no more."""
+        """`count` evenly spaced images, including the first and the last; the split itself if it has no more."""
         if count >= len(self):
             return self
         return self[np.linspace(0, len(self) - 1, count).astype(np.int64)]
@@ -83,15 +85,15 @@ class Split:
     def channel_statistics(self) -> tuple[list[float], list[float]]:
         """Mean and standard deviation of the pixels of each channel, in pixel units 0–255.
 
-        Exact for images in memory; of streamed images `STATISTICS_IMAGES` are read, drawn with a fixed seed.
+        Exact for images in memory; streamed images are estimated from a fixed random sample of `STATISTICS_IMAGES`.
         """
         images, chosen = self.images, np.arange(len(self))
         if isinstance(images, StreamedImages) and len(images) > STATISTICS_IMAGES:
             chosen = np.sort(np.random.default_rng(0).choice(len(images), STATISTICS_IMAGES, replace=False))
-        step = max(1, _STATISTICS_PIXELS // max(math.prod(images.shape[1:]), 1))
+        chunk = max(1, _STATISTICS_PIXELS // max(math.prod(images.shape[1:]), 1))
         counts = np.zeros((images.shape[1], 256), np.int64)
-        for start in range(0, len(chosen), step):
-            part = images[chosen[start : start + step]]
+        for start in range(0, len(chosen), chunk):
+            part = images[chosen[start : start + chunk]]
             for channel in range(len(counts)):
                 counts[channel] += np.bincount(part[:, channel].ravel(), minlength=256)
         levels, total = np.arange(256), counts.sum(axis=1)
@@ -105,20 +107,20 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set as training sees it.
+    """A data set for training.
 
     Args:
-        name: its name in `DATASETS`, or the name of own data.
-        train: what the net learns from.
-        validation: what training may look at to choose; empty (`len(...) == 0`) when none was held out.
-        test: looked at once, at the end.
+        name: its name in `DATASETS`, or any name for your own data.
+        train: for fitting the weights.
+        validation: for choosing among nets during training; empty (`len(...) == 0`) if none was held out.
+        test: for measuring the result, once.
         classes: the name of each label.
-        directory: where the files were read from; "" when there are none.
-        note: what must be said beside every number on this data; "" for the complete official set.
-        identity: a digest that tells these images from others; "" where name and labels do.
+        directory: where the files were read from; "" if there are none.
+        note: a remark to show with every result on this data; "" for the complete official set.
+        identity: a digest that identifies these images; "" if the name and the labels do.
 
     Raises:
-        DataError: the splits differ in image shape, a label stands for no class, or all pixels of a split are `VOID`.
+        DataError: the splits differ in image shape, a label is out of range, or all pixels of a split are `VOID`.
     """
 
     name: str
@@ -134,20 +136,16 @@ class Dataset:
         for part in ("train", "validation", "test"):
             split: Split = getattr(self, part)
             check_kind(part, split, Split, "a Split", {"object": FROM_ARRAYS})
-            if split.images.shape[1:] != self.input_shape:
-                raise DataError(
-                    f"{part} images: got shape {split.images.shape[1:]}, expected {self.input_shape} as in train"
-                )
+            shape, classes = split.images.shape[1:], len(self.classes)
+            if shape != self.input_shape:
+                raise DataError(f"{part} images: got shape {shape}, expected {self.input_shape} as in train")
             if len(split) and not is_counted(split.labels):
                 raise DataError(
-                    f"{part} masks: every pixel of all {len(split)} is void ({VOID}), expected some of a class"
+                    f"{part} masks: every pixel of all {len(split)} is void ({VOID}), expected pixels with a class"
                 )
             low, high = _label_range(split.labels)
-            if len(split) and not 0 <= low <= high < len(self.classes):
-                raise DataError(
-                    f"{part} labels: got {low}..{high}, "
-                    f"expected 0..{len(self.classes) - 1} for {len(self.classes)} classes"
-                )
+            if len(split) and not 0 <= low <= high < classes:
+                raise DataError(f"{part} labels: got {low}..{high}, expected 0..{classes - 1} for {classes} classes")
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -156,11 +154,17 @@ class Dataset:
 
     @property
     def digest(self) -> str:
-        """Of what is learnt from and validated on: equal for the same data, wherever they lie."""
-        found = hashlib.sha256(json.dumps([self.identity, self.input_shape, self.classes]).encode())
+        """Of the data for training and validation; it does not depend on where the files are."""
+        digest = hashlib.sha256(json.dumps([self.identity, self.input_shape, self.classes]).encode())
         for split in (self.train, self.validation):
-            found.update(split.labels.tobytes())
-        return found.hexdigest()[:16]
+            digest.update(split.labels.tobytes())
+        return digest.hexdigest()[:16]
+
+    def changed(self, change: Callable[[Split], Split], note: str = "") -> Dataset:
+        """Apply `change` to each split, and add to the note."""
+        train, validation, test = map(change, (self.train, self.validation, self.test))
+        note = "; ".join(filter(None, (self.note, note)))
+        return replace(self, train=train, validation=validation, test=test, note=note)
 
     @classmethod
     def from_arrays(
@@ -174,19 +178,19 @@ class Dataset:
         name: str = "arrays",
         note: str = "",
     ) -> Dataset:
-        """A data set of own arrays.
+        """Make a data set from your own arrays.
 
         Args:
             train: images (N, C, H, W) or (N, H, W) uint8, and labels (N,) of any integer dtype, or masks (N, H, W).
             test: the same for the test split.
-            validation: how many training images to hold out, see `hold_out`.
+            validation: number of training images to hold out, see `hold_out`.
             split_seed: the seed of that choice.
             classes: the name of each label; by default "0", "1", … up to the largest label.
-            name: what the data set is called in logs and results.
-            note: what must be said beside every number on this data.
+            name: the name of the data set in logs and results.
+            note: a remark to show with every result on this data.
 
         Raises:
-            DataError: no pair of images and labels, an array of another dtype or shape, or a label outside the classes.
+            DataError: not a pair of images and labels, another dtype or shape, or a label outside the classes.
             UsageError: `validation` leaves nothing to train on.
 
         Example:
@@ -203,36 +207,24 @@ class Dataset:
 
 
 def check_dataset(data: object) -> None:
-    """Refuse what is not a data set.
-
-    Raises:
-        WrongTypeError: see above.
-    """
-    ways = {
-        "Split": "pass the whole data set: data, not data.train",
-        "str": "read it first: onebit.load_dataset(name)",
-        "object": FROM_ARRAYS,
-    }
-    check_kind("data", data, Dataset, "a onebit.Dataset", ways)
+    """Raise a WrongTypeError unless `data` is a `Dataset`."""
+    remedies = {"Split": "pass the whole data set: data, not data.train", "str": "use onebit.load_dataset(name)"}
+    check_kind("data", data, Dataset, "a onebit.Dataset", {**remedies, "object": FROM_ARRAYS})
 
 
 def check_split(split: object) -> None:
-    """Refuse what is not images with their labels.
-
-    Raises:
-        WrongTypeError: see above.
-    """
-    made = "pass one of a data set, as in data.test, or make one: onebit.data.Split(images, labels)"
-    check_kind("split", split, Split, "images with their labels, a Split", {"object": made})
+    """Raise a WrongTypeError unless `split` is a `Split`."""
+    remedy = "pass a split of a data set, such as data.test, or make one: onebit.data.Split(images, labels)"
+    check_kind("split", split, Split, "images with their labels, a Split", {"object": remedy})
 
 
 class LoadedFiles(NamedTuple):
-    """What the reader of a data set returns: everything it has, checked.
+    """The checked content of the files of a data set.
 
-    train: also what will be held out for validation, unless `validation` is there.
-    note: what must be said beside every number on these files, see `Dataset.note`.
-    classes: the name of each label, where the table of data sets cannot know it.
-    validation: a validation split that the files themselves make.
+    train: includes the images to hold out for validation, unless there is a `validation` split.
+    note: see `Dataset.note`.
+    classes: the name of each label, if the table of data sets does not have it.
+    validation: the validation split, if the files have one.
     identity: see `Dataset.identity`.
     """
 
@@ -248,34 +240,34 @@ class LoadedFiles(NamedTuple):
 
 @dataclass(frozen=True)
 class DatasetEntry:
-    """A line of the table `DATASETS`.
+    """An entry of the table `DATASETS`.
 
     Args:
         name: its key in the table.
         title: one line for `onebit list datasets`.
-        read: `read(directory=..., progress=...) -> LoadedFiles`: finds or fetches the files, reads and checks them; of
-            a folder it also takes `input_size`, `workers` and `skip_broken`.
-        classes: the name of each label; None where only the files know them.
-        input_shape: the shape of one image, (C, H, W); None where only the files know it.
-        counts: images to train on (validation included) and to test on; None where only the files know them.
-        validation: how many training images are held out unless the user says otherwise; None for a tenth of them, but
-            at most `MOST_VALIDATION`.
-        licence: who made it, under which terms.
+        read: `read(directory=..., progress=...) -> LoadedFiles`: finds or downloads the files, reads and checks them;
+            for a folder it also takes `input_size`, `workers` and `skip_broken`.
+        classes: the name of each label; None if it depends on the files.
+        input_shape: the shape of one image, (C, H, W); None if it depends on the files.
+        counts: number of training images (validation included) and of test images; None if they depend on the files.
+        validation: default number of training images to hold out; None for a tenth of them, but at most
+            `MOST_VALIDATION`.
+        licence: the authors and the terms of use.
         note: see `Dataset.note`.
-        masks: whether its labels are masks; of own arrays only the file knows.
-        folder: whether it is made of image files of any size.
-        input_size: side that the images of such a folder get unless the user says otherwise.
-        stored: whether it is made of files that a folder can be named for; else it is part of onebit.
+        masks: whether its labels are masks; your own arrays may have masks, too.
+        folder: whether it consists of image files of any size.
+        input_size: the default side that the images of such a folder are resized to.
+        stored: whether its files are in a folder that the user can name; otherwise it is part of onebit.
     """
 
     name: str
     title: str
     read: Callable[..., LoadedFiles]
-    classes: tuple[str, ...] | None
-    input_shape: tuple[int, int, int] | None
-    counts: tuple[int, int] | None
-    validation: int | None
-    licence: str
+    classes: tuple[str, ...] | None = None
+    input_shape: tuple[int, int, int] | None = None
+    counts: tuple[int, int] | None = None
+    validation: int | None = None
+    licence: str = "yours"
     note: str = ""
     masks: bool = False
     folder: bool = False
@@ -287,21 +279,21 @@ MOST_VALIDATION = 10_000
 
 
 def _label_range(labels: Any) -> tuple[int, int]:
-    """The lowest and the highest class; `VOID` pixels are of none."""
+    """The lowest and the highest class, without `VOID` pixels."""
     if labels.ndim > 1:
         labels = np.flatnonzero(np.bincount(labels.ravel(), minlength=VOID + 1)[:VOID])
     return (int(labels.min()), int(labels.max())) if len(labels) else (0, 0)
 
 
 def hold_out(train: Split, count: int, *, seed: int) -> tuple[Split, Split]:
-    """Split `train` into what is trained on and what is validated on.
+    """Split `train` into a training and a validation split.
 
-    The first `count` entries of the seeded permutation `numpy.random.default_rng(seed).permutation(len(train))` are
-    held out. Inside each part the images keep the order they have in `train`.
+    The first `count` entries of the permutation `numpy.random.default_rng(seed).permutation(len(train))` are held out.
+    Both splits keep the order of `train`.
 
     Args:
         train: all images that are not test images.
-        count: how many to hold out; 0 gives `train` itself and an empty split.
+        count: number of images to hold out; 0 gives `train` itself and an empty split.
         seed: the seed of the choice.
 
     Raises:
@@ -317,11 +309,7 @@ def hold_out(train: Split, count: int, *, seed: int) -> tuple[Split, Split]:
 
 
 def refuse_held_out(count: int, total: int) -> None:
-    """Refuse to hold out `count` of `total` images where that cannot be done.
-
-    Raises:
-        UsageError: `count` is negative or leaves nothing to train on.
-    """
+    """Raise a UsageError if `count` of `total` training images is negative or leaves nothing to train on."""
     if not 0 <= count < max(total, 1):
         raise UsageError(f"validation={count}: expected 0 to {total - 1} of the {total} training images")
 
@@ -333,15 +321,15 @@ def numbered_classes(labels: Any) -> tuple[str, ...]:
 
 def arrays_digest(*parts: Any) -> str:
     """A digest of up to `DIGEST_IMAGES` images of each array, spread over it."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for images in parts:
         chosen = np.linspace(0, len(images) - 1, min(len(images), DIGEST_IMAGES)).astype(np.int64)
-        found.update(images[chosen].tobytes())
-    return found.hexdigest()
+        digest.update(images[chosen].tobytes())
+    return digest.hexdigest()
 
 
 def _pair(part: str, given: Any) -> tuple[npt.ArrayLike, npt.ArrayLike]:
-    """The images and labels of a split; an array is no pair, even of two images."""
+    """The images and labels of a split; an array is not a pair, even if it holds two images."""
     if isinstance(given, (tuple, list)) and len(given) == 2:
         return given[0], given[1]
     got = f"an array {given.shape}" if isinstance(given, np.ndarray) else type(given).__name__
@@ -349,11 +337,7 @@ def _pair(part: str, given: Any) -> tuple[npt.ArrayLike, npt.ArrayLike]:
 
 
 def as_split(images: npt.ArrayLike, labels: npt.ArrayLike) -> Split:
-    """A split of arrays as `Dataset.from_arrays` takes them.
-
-    Raises:
-        DataError: see there.
-    """
+    """Make a split from arrays, with the checks of `Dataset.from_arrays`."""
     images, labels = np.asarray(images), np.asarray(labels)
     if images.ndim == 4 and images.shape[3] in (1, 3, 4) and images.shape[1] not in (1, 3, 4):
         raise DataError(

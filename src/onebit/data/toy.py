@@ -1,4 +1,4 @@
-"""A small made-up data set, generated at once: for tests, examples and a first look."""
+"""A small generated data set for tests, examples and first steps."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ def make_toy(
     """Noisy copies of one random black-and-white 8×8 pattern per class.
 
     Pixel = clip(64 or 192 by the pattern + uniform integer in [−noise, noise], 0, 255). With the default noise about a
-    quarter of the pixels lie on the wrong side of 128, yet the nearest pattern is the right one: the classes are
-    linearly separable, and a net that learns gets (nearly) all right.
+    quarter of the pixels are on the wrong side of 128, yet the nearest pattern is the right one: the classes are
+    linearly separable, and a net that learns classifies (nearly) all images correctly.
 
     Args:
-        train_count: training images; the classes take turns.
-        test_count: test images.
+        train_count: number of training images; the classes alternate.
+        test_count: number of test images.
         classes: number of classes.
         seed: the same seed gives the same data on every machine (integers only).
-        noise: grey values, 0..255.
+        noise: in gray levels, 0..255.
 
     Returns:
         train and test, images (N, 1, 8, 8).
@@ -42,7 +42,7 @@ def make_toy(
 
 
 def read_toy(*, directory: str | Path | None = None, progress: Progress | None = None) -> LoadedFiles:
-    """The data set `toy`, `make_toy` with its defaults; there are no files, so the arguments change nothing."""
+    """Make the data set `toy`, with the defaults of `make_toy`; the arguments have no effect, as there are no files."""
     return LoadedFiles(*make_toy(), "", ())
 
 
@@ -55,6 +55,6 @@ TOY = DatasetEntry(
     counts=(2_048, 512),
     validation=256,
     licence="made by onebit; no rights claimed",
-    note="made-up data",
+    note="generated data",
     stored=False,
 )

@@ -1,41 +1,39 @@
-"""A data set with whitened images, as BinaryConnect's nets for CIFAR-10 were trained on."""
+"""A data set with whitened images, as BinaryConnect uses for CIFAR-10."""
 
 from __future__ import annotations
-
-import dataclasses
 
 import numpy as np
 import numpy.typing as npt
 
-from onebit.data.images import StreamedImages
 from onebit.data.splits import Dataset, Split
+from onebit.data.streaming import StreamedImages
 from onebit.errors import UsageError
 
 ADDED = 0.1
-"""To each eigenvalue, which are about 1 on average: directions of little variance are noise."""
+"""Added to each eigenvalue; they are about 1 on average. Directions of small variance are mostly noise."""
 LEVELS_PER_UNIT = 32
-"""Whitened values are kept in steps of 1/32 around 128, and so from -4 to 3.97; pixels are 8 bits everywhere here."""
+"""Whitened values are stored as pixels of 8 bits, 128 + 32·value, which covers -4 to 3.97."""
 MOST_VALUES = 4096
-"""Values of an image; the matrix has their square."""
+"""Of an image; the whitening matrix has the square of this number."""
 _CHUNK = 2000  # images at a time
 
 Floats = npt.NDArray[np.float32]
 
 
 def whiten(data: Dataset) -> Dataset:
-    """The data set after global contrast normalization and ZCA whitening, fitted on its training images alone.
+    """Apply global contrast normalization and ZCA whitening, fitted on the training images alone.
 
     Each image x (D values) is normalized to g = (x − mean(x)) / std(x). With mean m and covariance U·diag(λ)·Uᵀ of the
-    training images g, the whitened image is U·diag(1/√(λ + 0.1))·Uᵀ·(g − m), rounded to steps of 1/32 around 128.
+    training images g, the whitened image is U·diag(1/√(λ + 0.1))·Uᵀ·(g − m), times 32 plus 128, rounded.
 
     Raises:
-        UsageError: images that are too large, or too many for memory.
+        UsageError: the images are too large, or do not fit in memory.
     """
     values = int(np.prod(data.input_shape))
     if isinstance(data.train.images, StreamedImages) or values > MOST_VALUES:
         raise UsageError(
-            f"whitening: images of {data.name} have {values:,} values or are too many for memory; "
-            f"whitening takes at most {MOST_VALUES:,} values an image: leave it out"
+            f"whitening: the images of {data.name} have {values:,} values each or do not fit in memory; "
+            f"whitening supports at most {MOST_VALUES:,} values for each image: leave it out"
         )
     mean, matrix = fit_zca(data.train.images)
 
@@ -48,13 +46,11 @@ def whiten(data: Dataset) -> Dataset:
             images[start : start + _CHUNK] = levels.astype(np.uint8).reshape(part.shape)
         return Split(images, split.labels)
 
-    note = "; ".join(filter(None, (data.note, "contrast normalized and ZCA whitened")))
-    train, validation, test = map(whitened, (data.train, data.validation, data.test))
-    return dataclasses.replace(data, train=train, validation=validation, test=test, note=note)
+    return data.changed(whitened, "contrast normalized and ZCA whitened")
 
 
 def normalized(images: npt.NDArray[np.uint8]) -> Floats:
-    """(N, C, H, W) uint8 -> (N, D) with mean 0 and standard deviation 1 in each row; an image of one color is 0."""
+    """(N, C, H, W) uint8 -> (N, D) with mean 0 and standard deviation 1 in each row; a uniform image becomes 0."""
     flat = images.reshape(len(images), -1).astype(np.float32)
     flat -= flat.mean(axis=1, keepdims=True)
     return flat / np.maximum(flat.std(axis=1, keepdims=True), 1e-8)

@@ -1,6 +1,6 @@
-"""How good a net is: test modes, scores, losses, counts of parameters, and the health of a training.
+"""How good a net is: test modes, scores, losses, calibration, training health, and counts of weights and bytes.
 
-The names of `onebit.evaluation.modes` are taken from here when they are first used: calibration needs no torch.
+Names are loaded when they are first used, because calibration needs no torch.
 """
 
 from __future__ import annotations
@@ -8,13 +8,26 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from onebit.common.lazy import lazy_modules
+
 if TYPE_CHECKING:
+    from onebit.evaluation import modes as modes
+    from onebit.evaluation import precision as precision
+    from onebit.evaluation.batches import predict_logits as predict_logits
     from onebit.evaluation.modes import evaluate as evaluate
-    from onebit.evaluation.modes import predict_logits as predict_logits
     from onebit.evaluation.modes import reestimate_batch_norm_ as reestimate_batch_norm_
+
+_MODULES = ("modes", "batches", "counts", "health")
+"""Modules whose names the package has too."""
+_module = lazy_modules(__name__)
 
 
 def __getattr__(name: str) -> Any:
-    if name.startswith("_"):
-        raise AttributeError(f"module 'onebit.evaluation' has no attribute {name!r}")
-    return getattr(importlib.import_module("onebit.evaluation.modes"), name)
+    try:
+        return _module(name)
+    except AttributeError:
+        for module in () if name.startswith("_") else _MODULES:
+            names = vars(importlib.import_module(f"onebit.evaluation.{module}"))
+            if name in names:
+                return names[name]
+        raise

@@ -1,4 +1,4 @@
-"""How sure a net is of its answers, and how right it is to be: predictive entropy and calibration error, in numpy."""
+"""Predictive entropy and calibration error, in numpy."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 import numpy as np
 
 BINS = 15
-"""Of equal width in confidence (Guo et al. 2017, section 4: M = 15)."""
+"""Number of bins of equal width in confidence (Guo et al. 2017, section 4: M = 15)."""
 ROWS = 65_536
-"""Predictions at a time: all pixels of a segmentation at once would take gigabytes."""
+"""Predictions per chunk: all pixels of a segmentation at once would take gigabytes."""
 
 
 def confidence_gaps(logits: Any, labels: Any) -> tuple[float, tuple[float, ...]]:
-    """Mean predictive entropy, and what the calibration error is made of.
+    """Mean predictive entropy, and the sums per bin for `calibration_error`.
 
     The entropy of p = softmax(logits) is −Σ p·ln p, in nats, from 0 (sure) to ln(classes). Bin m of BINS holds the
-    predictions with a confidence max p in ((m − 1)/BINS, m/BINS]; its gap is the sum of 1{right} − max p over them.
-    Gaps of parts of a split add up to those of the split; see `calibration_error`.
+    predictions with a confidence max p in ((m − 1)/BINS, m/BINS]; its gap is the sum of 1{correct} − max p over them.
+    Gaps of the parts of a split add up to those of the split.
 
     Args:
-        logits: (N, classes); those of an ensemble are the logarithms of its mean probabilities.
+        logits: (N, classes); for an ensemble, the logarithms of its mean probabilities.
         labels: (N,) integers.
 
     Returns:
@@ -31,7 +31,7 @@ def confidence_gaps(logits: Any, labels: Any) -> tuple[float, tuple[float, ...]]
     entropy, gaps = 0.0, np.zeros(BINS)
     for start in range(0, len(labels), ROWS):
         part, truth = logits[start : start + ROWS].astype(np.float64), labels[start : start + ROWS]
-        with np.errstate(invalid="ignore"):  # of a net that diverged: its entropy is no number, nor is its error
+        with np.errstate(invalid="ignore"):  # a net that diverged has NaN as entropy and as error
             part -= part.max(axis=1, keepdims=True)
             p = np.exp(part)
             total = p.sum(axis=1, keepdims=True)
@@ -51,6 +51,6 @@ def calibration_error(gaps: Sequence[float], count: int) -> float:
     Guo et al. 2017, "On calibration of modern neural networks", arXiv:1706.04599, equation 3.
 
     Args:
-        gaps: of each bin, summed over all N predictions. count: N.
+        gaps: sum over all N predictions, for each bin. count: N.
     """
     return sum(map(abs, gaps)) / count

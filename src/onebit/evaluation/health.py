@@ -1,8 +1,8 @@
-"""Training health per layer: what flips, saturates and gets no gradient, and which layers to warn of."""
+"""Training health: which weights flip, saturate or get no gradient, and which layers to warn about."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -10,21 +10,54 @@ import torch
 from torch import Tensor, nn
 
 from onebit.evaluation.losses import cross_entropy
+from onebit.evaluation.model_inputs import kept_training
 from onebit.evaluation.precision import autocast
-from onebit.evaluation.summary import flip_ratio
 from onebit.layers import BinaryLayer, binary_layers
 
 LayerHealth = dict[str, dict[str, float]]
-"""Layer -> what was measured of it, all of them shares 0–1; a measure that does not apply to a layer is left out.
+"""Layer -> measure -> share 0–1; a measure that does not apply to a layer is missing.
 
 flip_ratio: of its signs, those that changed since the last epoch. saturation: of its latents, those at or beyond their
-bound. zero_gradients: of its latents, those to which exactly 0 comes back from the cross-entropy of a few images.
-input_saturation: of the inputs of its input quantizer, those where the surrogate gradient is 0.
+bound. zero_gradients: of its latents, those with an exactly zero gradient of the cross-entropy of a few images.
+input_saturation: of the inputs of its input quantizer, those with a zero surrogate gradient.
 """
 LOOK_IMAGES = 128
-"""How many images of the last batch gradients are looked at with: less than a step, once per epoch."""
+"""Number of images of the last batch for `gradient_health`, which costs less than one training step per epoch."""
 CHANCES = 10_000
-"""Weights × steps of an epoch in which no sign flipped, from which on that is no accident."""
+"""From this many weights × steps per epoch on, an epoch without a flip is not an accident."""
+
+
+def binary_signs(model: nn.Module) -> dict[str, Tensor]:
+    """Name -> boolean tensor (True = +1) of the signs that ship, for each binary layer."""
+    return {name: layer.binary_weight().signs > 0 for name, layer in binary_layers(model)}
+
+
+def flip_ratio(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> float:
+    """Share of binary weights whose sign differs between two readings of `binary_signs`; 0 without binary weights.
+
+    Counts are summed over layers, then divided.
+    """
+    return _share(before[name] != signs for name, signs in after.items())
+
+
+def saturation(model: nn.Module) -> float:
+    """Share of latent weights at or beyond their bound, over the layers that have a bound; 0 without such layers."""
+    return _share(at_bound for _, layer in binary_layers(model) if (at_bound := _at_bound(layer)) is not None)
+
+
+def _at_bound(layer: BinaryLayer) -> Tensor | None:
+    """Which latents are at or beyond their bound; None without a bound."""
+    bound = layer.weight_quantizer.latent_bound if layer.weight_quantizer is not None else None
+    return None if bound is None else layer.weight.detach().abs() >= bound
+
+
+def _share(chosen: Iterable[Tensor]) -> float:
+    """Share of True in boolean tensors, which may come one at a time; 0 without elements."""
+    true = count = 0
+    for part in chosen:
+        true += int(torch.count_nonzero(part))
+        count += part.numel()
+    return true / count if count else 0.0
 
 
 def layer_health(
@@ -33,39 +66,38 @@ def layer_health(
     """The health of every layer after an epoch.
 
     Args:
-        before, after: `binary_signs` of the model, an epoch apart.
-        gradients: what `gradient_health` found.
+        before, after: `binary_signs` of the model, one epoch apart.
+        gradients: the result of `gradient_health`.
     """
-    found: LayerHealth = {}
+    health: LayerHealth = {}
     for name, layer in binary_layers(model):
-        own = found[name] = {"flip_ratio": flip_ratio({name: before[name]}, {name: after[name]})}
-        bound = layer.weight_quantizer.latent_bound  # type: ignore[union-attr]  # a layer with binary weights
-        if bound is not None:
-            own["saturation"] = _share(layer.weight.detach().abs() >= bound)
+        health[name] = {"flip_ratio": _share([before[name] != after[name]])}
+        if (at_bound := _at_bound(layer)) is not None:
+            health[name]["saturation"] = _share([at_bound])
     for name, measured in gradients.items():
-        found[name] = found.get(name, {}) | measured
-    return found
+        health[name] = health.get(name, {}) | measured
+    return health
 
 
 def gradient_health(model: nn.Module, x: Tensor, y: Tensor, *, precision: str) -> LayerHealth:
-    """Shares of zero gradients, from one more forward and backward pass that leaves nothing behind.
+    """Shares of zero gradients, from one extra forward and backward pass that leaves the training unchanged.
 
-    The gradient is that of the cross-entropy, whatever the loss of training: a hinge loss that is met gives none, which
-    says nothing of the layers.
+    The gradient is that of the cross-entropy, whatever the training loss: a hinge loss of 0 has no gradient, which says
+    nothing about the layers.
 
     Args:
-        x, y: images (uint8, N×C×H×W) and labels of a training batch; LOOK_IMAGES of them are looked at.
+        x, y: images (uint8, N×C×H×W) and labels of a training batch; the first LOOK_IMAGES are used.
         precision: see `onebit.evaluation.precision`.
     """
     x, y = x[:LOOK_IMAGES], y[:LOOK_IMAGES]
     latents = {name: layer.weight for name, layer in binary_layers(model) if layer.weight.requires_grad}
     inputs: dict[str, list[Tensor]] = {}
-    with ExitStack() as kept:
-        kept.enter_context(_unchanged(model))
+    with ExitStack() as stack:
+        stack.enter_context(_unchanged(model))
         for name, layer in model.named_modules():
             if isinstance(layer, BinaryLayer) and layer.input_quantizer is not None:
                 hook = layer.register_forward_pre_hook(_cut_inputs(layer.input_quantizer, inputs.setdefault(name, [])))
-                kept.callback(hook.remove)
+                stack.callback(hook.remove)
         if not latents and not inputs:
             return {}
         model.train()
@@ -73,44 +105,39 @@ def gradient_health(model: nn.Module, x: Tensor, y: Tensor, *, precision: str) -
             logits = model(x)
         value = cross_entropy(logits.float(), y)
         if not value:
-            latents = {}  # logits so large that not even the cross-entropy has a gradient
+            latents = {}  # the logits are so large that even the cross-entropy has no gradient
         gradients = torch.autograd.grad(value, list(latents.values()), allow_unused=True) if latents else ()
-    found: LayerHealth = {name: {} for name in (*latents, *inputs)}
+    health: LayerHealth = {name: {} for name in (*latents, *inputs)}
     for name, gradient in zip(latents, gradients, strict=True):
-        found[name]["zero_gradients"] = 1.0 if gradient is None else _share(gradient == 0)
+        health[name]["zero_gradients"] = 1.0 if gradient is None else _share([gradient == 0])
     for name, cut in inputs.items():
         if cut:
-            found[name]["input_saturation"] = _share(torch.cat(cut))
-    return found
+            health[name]["input_saturation"] = _share(cut)
+    return health
 
 
 def _cut_inputs(quantizer: nn.Module, into: list[Tensor]) -> Any:
-    """A hook that notes where the inputs of a layer get no gradient through its input quantizer."""
+    """A hook that records where the inputs of a layer get no gradient through its input quantizer."""
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         with torch.enable_grad():
             x = inputs[0].detach().requires_grad_()
             (gradient,) = torch.autograd.grad(quantizer(x).sum(), x)
-        into.append(gradient.flatten() == 0)
+        into.append(gradient == 0)
 
     return note
 
 
-def _share(chosen: Tensor) -> float:
-    return int(torch.count_nonzero(chosen)) / chosen.numel()
-
-
 @contextmanager
 def _unchanged(model: nn.Module) -> Iterator[None]:
-    """On leaving, buffers, random streams and the mode are what they were: training goes on as if nothing had been."""
+    """Restore buffers, random states and the mode at the end of the context, so that training is not affected."""
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     generators = {
         id(g): g for module in model.modules() if isinstance(g := getattr(module, "generator", None), torch.Generator)
     }
     states = [(generator, generator.get_state()) for generator in generators.values()]
-    training = {module: module.training for module in model.modules()}
     devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
-    with torch.random.fork_rng(devices):
+    with torch.random.fork_rng(devices), kept_training(model):
         try:
             yield
         finally:
@@ -119,12 +146,10 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
                     buffer.copy_(value)
             for generator, state in states:
                 generator.set_state(state)
-            for module, was in training.items():
-                module.training = was
 
 
 class HealthWatch:
-    """Says once per layer and reason when a layer does not learn, or when latents leave a bound that nothing keeps.
+    """Warns once per layer and reason: of a layer that does not learn, or of latents that leave their bound unclipped.
 
     Args:
         model, optimizer: of the training.
@@ -132,48 +157,47 @@ class HealthWatch:
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         self.model, self.optimizer = model, optimizer
-        self._told: set[tuple[str, str]] = set()
+        self._warned: set[tuple[str, str]] = set()
 
     def read(self, layers: LayerHealth, *, epoch: int, steps: int, early: bool) -> list[str]:
-        """One line for each reason that holds for layers which it has not been told of.
+        """One warning per reason, for the layers that it was not yet given for.
 
         Args:
-            steps: of this epoch.
-            early: whether signs should still flip: in the first half of a training.
+            steps: optimizer steps of this epoch.
+            early: whether signs should still flip, as in the first half of a training.
         """
-        found: dict[str, list[str]] = {}
+        warnings: dict[str, list[str]] = {}
         for name, measured in layers.items():
             for reason in self._reasons(name, measured, steps=steps if early else 0):
-                if (name, reason) not in self._told:
-                    self._told.add((name, reason))
-                    found.setdefault(reason, []).append(name)
-        return [f"epoch {epoch}, {_listed(names)}: {reason}" for reason, names in found.items()]
+                if (name, reason) not in self._warned:
+                    self._warned.add((name, reason))
+                    warnings.setdefault(reason, []).append(name)
+        return [f"epoch {epoch}, {_listed(names)}: {reason}" for reason, names in warnings.items()]
 
     def _reasons(self, name: str, measured: Mapping[str, float], *, steps: int) -> Iterator[str]:
         layer: Any = self.model.get_submodule(name)
         group = next((g for g in self.optimizer.param_groups if any(p is layer.weight for p in g["params"])), {})
         if measured.get("zero_gradients") == 1:
-            yield "all gradients are zero: the layer no longer learns; lower the learning rate, or normalise its inputs"
+            yield "all gradients are zero: the layer no longer learns; lower the learning rate, or normalize its inputs"
         elif measured.get("flip_ratio") == 0 and group.get("lr", 0) > 0 and steps * layer.weight.numel() >= CHANCES:
-            yield "no weight changed its sign: the layer does not learn; raise the learning rate, or begin nearer zero"
+            yield "no weight changed its sign: the layer does not learn; raise the learning rate or start nearer zero"
         if measured.get("input_saturation") == 1:
             yield (
-                "all inputs lie where the surrogate gradient of the input quantizer is zero: nothing before the layer "
+                "the surrogate gradient of the input quantizer is zero for all inputs: nothing before the layer "
                 "learns; put BatchNorm before it"
             )
         quantizer = layer.weight_quantizer
         bound = None if quantizer is None else quantizer.latent_bound
-        if group and bound is not None and "latent_clip" not in group:
-            outside = _share(layer.weight.detach().abs() > bound)
-            if outside:
-                yield (
-                    f"latents lie beyond ±{bound:g} and the optimizer does not clip them; "
-                    "set optimizer.latent_clip to value, or use onebit.latent_groups and clip_latents_"
-                )
+        unclipped = group and bound is not None and "latent_clip" not in group
+        if unclipped and bool((layer.weight.detach().abs() > bound).any()):
+            yield (
+                f"latents are beyond ±{bound:g} and the optimizer does not clip them; "
+                "set optimizer.latent_clip to value, or use onebit.latent_groups and clip_latents_"
+            )
 
 
 def _listed(names: list[str]) -> str:
-    """Names for a line; of many the first ones."""
+    """The names; the first four of more than five."""
     more = f" and {len(names) - 4} more layers" if len(names) > 5 else ""
     shown = names[:4] if more else names
     return f"{'layers' if len(names) > 1 else 'layer'} {', '.join(shown)}{more}"

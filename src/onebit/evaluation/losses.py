@@ -1,4 +1,4 @@
-"""Losses: logits (N, classes), integer labels (N,) -> scalar mean; of masks over all pixels, see `per_sample`."""
+"""Losses: logits (N, classes), integer labels (N,) -> scalar mean; for masks over all pixels, see `per_sample`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def _of_known(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The loss of the samples that `per_sample` gives; 0 where there are none, as in crops of `VOID` pixels alone."""
+    """Apply the loss to the samples of `per_sample`; without samples (a crop of `VOID` pixels only) it is 0."""
 
     @functools.wraps(loss)
     def of_known(logits: Tensor, labels: Tensor, **options: float) -> Tensor:
@@ -69,13 +69,13 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.
 def iou(logits: Tensor, labels: Tensor) -> Tensor:
     """1 − mean over classes of the soft Jaccard index Σp·t / Σ(p + t − p·t), p = softmax(logits), t one-hot.
 
-    The sums are over all samples, which are pixels mostly: a rare class weighs as much as a frequent one.
+    The sums are over all samples (usually pixels), so a rare class weighs as much as a frequent one.
 
     Args:
         logits: (N, classes).
         labels: (N,) integers.
 
-    Source: Rahman and Wang 2016 (doi:10.1007/978-3-319-50835-1_22), section 3, there for one class.
+    Source: Rahman and Wang 2016 (doi:10.1007/978-3-319-50835-1_22), section 3, for one class.
     """
     probabilities = logits.softmax(dim=1)
     targets = F.one_hot(labels, logits.shape[1]).to(probabilities.dtype)
@@ -90,8 +90,8 @@ def distillation(logits: Tensor, taught: Tensor, *, temperature: float = 1.0) ->
     T² keeps the size of the gradient (Hinton, Vinyals and Dean, arXiv:1503.02531, section 2).
 
     Args:
-        logits: (N, classes), or (N, classes, H, W) of masks; those of the net that learns.
-        taught: those of its teacher, the same shape.
+        logits: of the student, (N, classes), or (N, classes, H, W) for masks.
+        taught: of its teacher, the same shape.
         temperature: T.
 
     Source: the distributional loss of ReActNet, arXiv:2003.03488.
@@ -101,11 +101,11 @@ def distillation(logits: Tensor, taught: Tensor, *, temperature: float = 1.0) ->
 
 
 def per_sample(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits and labels as every loss takes them: of masks each pixel is a sample.
+    """Logits and labels as every loss takes them; for masks, each pixel is a sample.
 
     Args:
         logits: (N, classes), or (N, classes, h, w).
-        labels: (N,), or masks (N, H, W): their centre is what the logits are of, and `VOID` pixels are left out.
+        labels: (N,), or masks (N, H, W), which are cropped to the center h×w and lose their `VOID` pixels.
 
     Returns:
         (M, classes) and (M,) int64.

@@ -1,4 +1,4 @@
-"""Which images a model takes, and on which device."""
+"""Which images a model takes, on which device, and in which mode its modules are."""
 
 from __future__ import annotations
 
@@ -13,59 +13,66 @@ from onebit.errors import UsageError, first_line
 
 
 def model_device(model: nn.Module) -> torch.device:
-    """The device of the first parameter; the CPU for a net without any."""
+    """The device of the first parameter; the CPU for a net without parameters."""
     parameter = next(model.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device
 
 
+@contextmanager
+def kept_training(model: nn.Module) -> Iterator[None]:
+    """Restore the mode of every module, training or eval, at the end of the context."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
 @torch.no_grad()
 def check_takes(model: nn.Module, shape: Sequence[int], *, classes: int | None = None, data: str = "") -> None:
-    """Refuse images that a model does not take, and labels that it has no logits for, by a pass of two blank images.
+    """Refuse images that a model does not take, and labels without a logit, by a forward pass of two blank images.
 
     Args:
         shape: of an image, (C, H, W); data: the name of the data set.
-        classes: how many logits an image needs; None leaves them unchecked.
+        classes: number of logits per image; None skips this check.
 
     Raises:
         UsageError: the model does not take uint8 images (N, C, H, W), or its logits are not (N, classes).
     """
     check_own_shape(model, shape)
-    model = getattr(model, "_orig_mod", model)  # what torch.compile was given: two images need no compilation
+    model = getattr(model, "_orig_mod", model)  # the input of torch.compile: two images need no compilation
     images = torch.zeros(2, *shape, dtype=torch.uint8, device=model_device(model))
-    training = {module: module.training for module in model.modules()}
     name = f" of {data}" if data else ""
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), kept_training(model):
             logits = model.eval()(images)
     except (RuntimeError, TypeError, ValueError) as error:
         raise UsageError(
             f"the model does not take the uint8 images {'×'.join(map(str, shape))}{name} ({first_line(error)}): "
             "begin it with onebit.InputCoding()"
         ) from None
-    finally:
-        for module, was in training.items():
-            module.training = was
     if classes is None:
         return
     if not isinstance(logits, Tensor) or logits.dim() < 2 or logits.shape[1] < classes:
-        made = f"logits {tuple(logits.shape)}" if isinstance(logits, Tensor) else described(logits)
-        raise UsageError(f"the model makes {made} of two images, expected (2, {classes}) for the classes{name}")
+        got = f"logits {tuple(logits.shape)}" if isinstance(logits, Tensor) else described(logits)
+        raise UsageError(f"the model returns {got} for two images, expected (2, {classes}) for the classes{name}")
 
 
 def check_own_shape(model: nn.Module, shape: Sequence[int]) -> None:
-    """Refuse images of another shape than a model states.
+    """Refuse images whose shape is not the model's `input_shape`.
 
     Raises:
-        UsageError: both shapes.
+        UsageError: names both shapes.
     """
-    wanted = tuple(getattr(model, "input_shape", shape))
-    if wanted != tuple(shape):
-        raise UsageError(f"the model takes images of shape {wanted}, the data has {tuple(shape)}")
+    expected = tuple(getattr(model, "input_shape", shape))
+    if expected != tuple(shape):
+        raise UsageError(f"the model takes images of shape {expected}, the data has {tuple(shape)}")
 
 
 @contextmanager
 def explained(model: nn.Module, shape: Sequence[int], *, classes: int | None = None, data: str = "") -> Iterator[None]:
-    """Within the context an error of torch is that of `check_takes`, where the model does not take the images.
+    """Replace an error of torch by that of `check_takes` if the model does not take the images.
 
     Args:
         shape, classes, data: see `check_takes`.

@@ -1,98 +1,78 @@
-"""Accuracy in a stated test mode: which weights, and whose BatchNorm statistics."""
+"""Accuracy in a test mode: which weights, and which BatchNorm statistics."""
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from onebit.common.arguments import check_number
-from onebit.common.progress import progress, shows_progress
-from onebit.data import Images, Split, StreamedImages, check_split, fitted, read_batches
+from onebit.data import Images, Split, StreamedImages, check_split
 from onebit.errors import UsageError
+from onebit.evaluation.batches import OnImages, image_batches, images_done, in_tiles, predict_logits
 from onebit.evaluation.losses import Loss
-from onebit.evaluation.model_inputs import check_own_shape, explained, model_device
+from onebit.evaluation.model_inputs import check_own_shape, explained, kept_training, model_device
 from onebit.evaluation.scores import Score, score_logits
-from onebit.layers import binary_layers, check_model
-
-OnImages = Callable[[int, int], None]
+from onebit.layers import BinaryLayer, binary_layers, check_model
+from onebit.runtime.torch_module import PackedModule
 
 BN_IMAGES = 10_000
-"""How many training images re-estimate the BatchNorm statistics."""
-
-
-def batch_bounds(count: int, batch_size: int, *, least: int = 2) -> list[tuple[int, int]]:
-    """(start, stop) of every batch; all samples are used, and a last batch below `least` joins the batch before it.
-
-    BatchNorm cannot train on a single sample.
-
-    Raises:
-        UsageError: a batch size below 1.
-    """
-    if batch_size < 1:
-        raise UsageError(f"batch_size must be 1 or more, got {batch_size}")
-    starts = list(range(0, count, batch_size))
-    if len(starts) > 1 and count - starts[-1] < least:
-        starts.pop()
-    return list(zip(starts, [*starts[1:], count], strict=False))  # without samples there is no batch
+"""Number of training images that re-estimate BatchNorm statistics."""
+MOST_DRAWS = 1_000_000
+"""Largest N of "ensemble:N"."""
+WITHOUT_BINARY_LAYERS = ("real", "packed")
+"""Test modes of nets without binary layers."""
 
 
 def is_trained_mode(model: nn.Module, weights: str) -> bool:
-    """Whether the BatchNorm statistics that `fit` leaves belong to the weights of this test mode.
+    """Whether the BatchNorm statistics after `fit` belong to the weights of this test mode.
 
-    They belong to the signs that ship: at its end `fit` re-estimates those of a net that was trained on random draws.
+    They belong to the binary weights: for a net trained on random draws, `fit` re-estimates them at the end.
     """
-    # "real" of a net with binary layers is refused by fixed_weights
-    return weights in ("binary", "real") or not any(True for _ in binary_layers(model))
+    # fixed_weights refuses "real" and "packed" for a net with binary layers
+    return weights in ("binary", *WITHOUT_BINARY_LAYERS) or not any(True for _ in binary_layers(model))
 
 
 @contextmanager
 def fixed_weights(model: nn.Module, weights: str, *, generator: torch.Generator | None = None) -> Iterator[None]:
-    """Within the context every binary layer multiplies with the weights of one test mode.
+    """Within the context every binary layer uses the weights of one test mode.
 
     Args:
-        weights: "latent", "binary", "mean" (of the distribution that a Bayesian net has learnt), "sample" (one draw),
-            or "real" for a net without binary layers.
+        weights: "latent", "binary", "mean" (of the distribution that a Bayesian net learned) or "sample" (one draw);
+            a net without binary layers accepts any mode.
 
     Raises:
-        UsageError: unknown mode, "real" for a net with binary layers, or a quantizer that defines no random draw or no
-            mean.
+        UsageError: unknown mode, or a quantizer without a random draw or a mean.
     """
     layers = list(binary_layers(model))
     try:
         for name, layer in layers:
-            if weights == "latent":
-                layer.fixed_weight = layer.weight.detach()
-            elif weights == "binary":
-                layer.fixed_weight = layer.dense(layer.binary_weight())
-            elif weights == "mean":
-                mean = getattr(layer.weight_quantizer, "mean", None)
-                if mean is None:
-                    raise UsageError(
-                        f"layer {name!r}: {type(layer.weight_quantizer).__name__} has no mean weights, which are those "
-                        "of a Bayesian net; use --weights binary"
-                    )
-                layer.fixed_weight = layer.own_layout(mean(layer.outputs_first(layer.weight.detach())))
-            elif weights == "sample":
-                draw = layer.sample_weight(generator=generator)
-                if draw is None:
-                    raise UsageError(
-                        f"layer {name!r}: {type(layer.weight_quantizer).__name__} defines no random draw; "
-                        "use --weights binary"
-                    )
-                layer.fixed_weight = layer.dense(draw)
-            else:
-                raise _no_mode(weights)
+            layer.fixed_weight = _mode_weight(layer, weights, generator)
+            if layer.fixed_weight is None:
+                lacking = "random draw" if weights == "sample" else "mean weights: only Bayesian nets have them"
+                quantizer = type(layer.weight_quantizer).__name__
+                raise UsageError(f"layer {name!r}: {quantizer} has no {lacking}; use --weights binary")
         yield
     finally:
         for _, layer in layers:
             layer.fixed_weight = None
+
+
+def _mode_weight(layer: BinaryLayer, weights: str, generator: torch.Generator | None) -> Tensor | None:
+    """The weight of a layer in a test mode; None if its quantizer does not define it."""
+    if weights == "latent":
+        return layer.weight.detach()
+    if weights == "mean":
+        mean = getattr(layer.weight_quantizer, "mean", None)
+        return None if mean is None else layer.own_layout(mean(layer.outputs_first(layer.weight.detach())))
+    if weights not in ("binary", "sample"):
+        raise _no_mode(weights)
+    parts = layer.binary_weight() if weights == "binary" else layer.sample_weight(generator=generator)
+    return None if parts is None else layer.dense(parts)
 
 
 def _batch_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
@@ -108,38 +88,40 @@ def reestimate_batch_norm_(
     batch_size: int | None = None,
     autocast: AbstractContextManager | None = None,
 ) -> None:
-    """Replace the BatchNorm statistics by the mean of the batch statistics of `images` with the present weights.
+    """Replace the BatchNorm statistics by the mean of the batch statistics of `images` with the current weights.
 
-    Images are often sorted by class, and a batch of one class lacks the variance between classes: each batch is drawn
-    from all of `images`, always the same ones.
+    Images are often sorted by class, and a batch of one class lacks the variance between classes. Each batch is
+    therefore drawn from all of `images`, with a fixed seed.
 
     Args:
         images: uint8 (N, C, H, W).
-        batch_size: images at a time; `fitting_batch` when None.
+        batch_size: `fitting_batch` by default.
         autocast: precision context of the forward passes.
     """
-    norms, momenta = _batch_norms(model), [norm.momentum for norm in _batch_norms(model)]
-    was_training = model.training
+    norms = _batch_norms(model)
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
     if isinstance(images, np.ndarray):
         images = in_tiles(model, Split(images, np.zeros((len(images), *images.shape[2:]), np.uint8))).images
-    model.eval()
-    try:
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # torch's way to ask for a plain mean over batches
-            norm.train()
-        with autocast or nullcontext():
-            for batch in image_batches(model, images, batch_size, mixed=True) if norms else []:
-                model(batch)
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        model.train(was_training)
+    with kept_training(model):
+        model.eval()
+        try:
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # torch then takes the plain mean over batches
+                norm.train()
+            with autocast or nullcontext():
+                for batch in image_batches(model, images, batch_size, mixed=True):
+                    model(batch)
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
 
 
 @contextmanager
 def kept_batch_norm(model: nn.Module) -> Iterator[None]:
-    """On leaving, BatchNorm statistics are what they were on entering."""
+    """Restore the BatchNorm statistics at the end of the context."""
     kept = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in _batch_norms(model)]
     try:
         yield
@@ -150,77 +132,8 @@ def kept_batch_norm(model: nn.Module) -> Iterator[None]:
 
 
 def bn_images(train: Split) -> Images | StreamedImages:
-    """The training images that re-estimate BatchNorm: BN_IMAGES of them, evenly spread over the split."""
+    """BN_IMAGES training images that re-estimate BatchNorm, evenly spread over the split."""
     return train.spread(BN_IMAGES).images
-
-
-def fitting_batch(shape: Sequence[int]) -> int:
-    """How many images (C, H, W) a net is given at a time when nothing is learnt: 1,000 of 3×32×32, 20 of 3×224×224."""
-    return min(1000, max(1, 1000 * 3 * 32 * 32 // math.prod(shape)))
-
-
-def image_batches(
-    model: nn.Module,
-    images: Images | StreamedImages | Tensor,
-    batch_size: int | None = None,
-    *,
-    mixed: bool = False,
-) -> Iterator[Tensor]:
-    """uint8 batches on the device of the model; `fitting_batch` images each when no size is given.
-
-    Args:
-        mixed: each batch is drawn from all images, with a fixed seed, instead of those that follow each other.
-    """
-    device = model_device(model)
-    size = fitting_batch(images.shape[1:]) if batch_size is None else batch_size
-    bounds = batch_bounds(len(images), size)
-    indices: list[Any] = [slice(start, stop) for start, stop in bounds]
-    if mixed:
-        order = np.random.default_rng(0).permutation(len(images))
-        indices = [np.sort(order[index]) for index in indices]  # sorted: a file is read from front to back
-    if isinstance(images, Tensor):
-        yield from (images[index].to(device) for index in indices)
-    else:
-        for batch in read_batches(images, indices):
-            yield torch.from_numpy(np.ascontiguousarray(batch)).to(device)
-
-
-@torch.no_grad()
-def predict_logits(
-    model: nn.Module,
-    images: Images | StreamedImages | Tensor,
-    *,
-    batch_size: int | None = None,
-    on_images: OnImages | None = None,
-) -> Tensor:
-    """Logits (N, classes) in float32 in eval mode.
-
-    Args:
-        images: uint8 (N, C, H, W).
-        batch_size: images at a time; `fitting_batch` when None.
-        on_images: called with (images done, images).
-    """
-    was_training = model.training
-    model.eval()
-    parts: list[Tensor] = []
-    done = 0
-    for batch in image_batches(model, images, batch_size):
-        parts.append(model(batch).float())
-        done += len(batch)
-        if on_images is not None:
-            on_images(done, len(images))
-    model.train(was_training)
-    return torch.cat(parts)
-
-
-def in_tiles(model: nn.Module, split: Split) -> Split:
-    """A split of images with masks in tiles that the model takes, see `onebit.data.fitted`; any other split itself."""
-    taken, made = (getattr(model, name, None) for name in ("input_shape", "output_shape"))
-    return split if split.labels.ndim == 1 or taken is None or made is None else fitted(split, taken, made)
-
-
-MOST_DRAWS = 1_000_000
-"""Of an ensemble."""
 
 
 def parse_weights(weights: str) -> tuple[str, int]:
@@ -232,7 +145,7 @@ def parse_weights(weights: str) -> tuple[str, int]:
     match = re.fullmatch(r"ensemble:(\d{1,7})", weights) if isinstance(weights, str) else None
     if match and 0 < int(match[1]) <= MOST_DRAWS:
         return "sample", int(match[1])
-    if weights not in ("latent", "binary", "mean", "sample", "real"):
+    if weights not in ("latent", "binary", "mean", "sample", *WITHOUT_BINARY_LAYERS):
         raise _no_mode(weights)
     return weights, 1
 
@@ -243,17 +156,20 @@ def _no_mode(weights: str) -> UsageError:
 
 
 def stated_mode(model: nn.Module, weights: str, bn: str = "auto") -> tuple[str, str]:
-    """The test mode and whose BatchNorm statistics go with it: a net without binary layers is evaluated as "real".
+    """The test mode and the BatchNorm statistics to use.
+
+    Without binary layers, the mode is "packed" for a `PackedModule` and "real" for any other net.
 
     Args:
-        bn: "auto" is "reestimate" for modes that were not trained in.
+        bn: "auto" means "reestimate" for modes that the net was not trained in.
 
     Raises:
-        UsageError: not a test mode, or another `bn`.
+        UsageError: not a test mode, or unknown `bn`.
     """
     parse_weights(weights)
     if not any(True for _ in binary_layers(model)):
-        weights = "real"
+        packed = any(isinstance(module, PackedModule) for module in model.modules())
+        weights = "packed" if packed else "real"
     if bn not in ("auto", "trained", "reestimate"):
         raise UsageError(f"bn must be auto, trained or reestimate, got {bn!r}")
     if bn == "auto":
@@ -273,10 +189,11 @@ def mode_logits(
     batch_size: int | None = None,
     on_images: OnImages | None = None,
 ) -> Tensor:
-    """Logits (N, classes) in a stated test mode; those of an ensemble are the logarithms of its mean probabilities.
+    """Logits (N, classes) in a test mode; for an ensemble, the logarithms of its mean probabilities.
 
     Args:
-        images: uint8 (N, C, H, W). The rest as `evaluate`, which see.
+        images: uint8 (N, C, H, W).
+        Remaining arguments: see `evaluate`.
 
     Raises:
         UsageError: unknown mode, a quantizer without a draw or a mean, or `reestimate` without `train`.
@@ -285,8 +202,8 @@ def mode_logits(
     mode, draws = parse_weights(weights)
     if bn == "reestimate" and train is None:
         raise UsageError(
-            f"BatchNorm of {weights} weights is re-estimated, which needs the training images: "
-            "pass train=data.train, or bn='trained' for the statistics as they are"
+            f"re-estimating BatchNorm for {weights} weights needs the training images: "
+            "pass train=data.train, or bn='trained' to keep the statistics"
         )
     generator = torch.Generator(model_device(model)).manual_seed(seed)
     mean = torch.zeros(())
@@ -306,22 +223,6 @@ def mode_logits(
     return mean.log().float()
 
 
-@contextmanager
-def images_done(verbose: bool | None, on_images: OnImages | None) -> Iterator[OnImages | None]:
-    """What is to be called with (images done, images): a bar, where one should be shown, and `on_images`."""
-    if not shows_progress(verbose, on_images):
-        yield on_images
-        return
-    with progress("evaluating", "images") as bar:
-
-        def done(count: int, total: int) -> None:
-            bar.update(count, total)
-            if on_images is not None:
-                on_images(count, total)
-
-        yield done
-
-
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
@@ -336,20 +237,21 @@ def evaluate(
     on_images: OnImages | None = None,
     verbose: bool | None = None,
 ) -> Score:
-    """Accuracy, error, loss, predictive entropy and calibration on a split in a stated test mode, in float32.
+    """Accuracy, error, loss, predictive entropy and calibration on a split in a test mode, in float32.
 
     Args:
-        weights: "latent", "binary", "mean" (of the distribution that a Bayesian net has learnt), "sample" (one draw),
-            "ensemble:N" (mean softmax of N draws); a net without binary layers is evaluated as "real".
-        train: training split, needed where BatchNorm statistics are re-estimated.
-        bn: "trained", "reestimate", or "auto": re-estimate for modes that were not trained in.
-        seed: of the draws.
+        weights: "latent", "binary", "mean" (of the distribution that a Bayesian net learned), "sample" (one draw),
+            "ensemble:N" (mean softmax of N draws); without binary layers, the score says "real", or "packed" for a
+            `PackedModule`.
+        train: training split, needed to re-estimate BatchNorm statistics.
+        bn: "trained", "reestimate", or "auto": re-estimate for modes that the net was not trained in.
+        seed: of the random draws.
         on_images: called with (images done, images), over all draws.
-        verbose: whether to show a bar on a terminal; by default unless `on_images` is given.
+        verbose: whether to show a progress bar on a terminal; by default it is shown unless `on_images` is given.
 
     Raises:
         UsageError: unknown mode, empty split, a quantizer without a draw or a mean, `reestimate` without `train`, or
-            images that the model does not take; WrongTypeError for a model or a split of another type.
+            images that the model does not take; WrongTypeError: not a model or not a split.
 
     Example:
         >>> evaluate(model, data.test, weights="binary").accuracy  # doctest: +SKIP
@@ -358,7 +260,7 @@ def evaluate(
     check_model(model)
     check_split(split)
     if len(split) == 0:
-        raise UsageError("there are no images to evaluate: the split is empty")
+        raise UsageError("the split is empty: there are no images to evaluate")
     split = in_tiles(model, split)
     check_own_shape(model, split.images.shape[1:])
     check_number("seed", seed, whole=True, least=0)
@@ -369,4 +271,7 @@ def evaluate(
         )
     # a mean of probabilities has no margins: its loss is the cross-entropy, whatever the training loss
     loss = "cross_entropy" if parse_weights(weights)[1] > 1 else loss
-    return score_logits(logits, torch.from_numpy(split.labels).to(logits.device), loss=loss, weights=weights, bn=bn)
+    labels = torch.from_numpy(split.labels).to(logits.device)
+    if weights == "real" and any(isinstance(module, PackedModule) for module in model.modules()):
+        weights = "packed"
+    return score_logits(logits, labels, loss=loss, weights=weights, bn=bn)

@@ -1,4 +1,4 @@
-"""Which number format the matrix products of training use, and how images lie in memory."""
+"""Number format of the matrix products in training, and memory format of images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
 
 
 def multiplies_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 matrices natively; a CPU without that is slower than in float32."""
+    """Whether the device multiplies bfloat16 matrices natively; a CPU that does not is faster in float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
@@ -24,7 +24,7 @@ def multiplies_bf16(device: torch.device) -> bool:
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """ "bf16" or "fp32" for a stated precision; "auto" is bf16 where the device multiplies it natively.
+    """Resolve a precision to "bf16" or "fp32"; "auto" is bf16 where the device multiplies it natively.
 
     ±1 weights and uint8 pixels are exact in bfloat16, so a binary net loses only the rounding of activations and
     gradients.
@@ -45,9 +45,9 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
 
 
 def resolve_memory_format(memory_format: str, model: nn.Module) -> torch.memory_format:
-    """torch's memory format for a stated one; "auto" is channels_last for a net with convolutions.
+    """Resolve a memory format to torch's; "auto" is channels_last for a net with convolutions.
 
-    Convolutions are 1.2 to 2 times faster on images whose channels lie together.
+    Convolutions are 1.2 to 2 times faster with channels last.
 
     Raises:
         UsageError: an unknown memory format.
@@ -55,16 +55,16 @@ def resolve_memory_format(memory_format: str, model: nn.Module) -> torch.memory_
     if memory_format not in MEMORY_FORMATS:
         raise UsageError(f"memory_format must be one of {', '.join(MEMORY_FORMATS)}, got {memory_format!r}")
     if memory_format == "auto":
-        convolves = any(parameter.dim() == 4 for parameter in model.parameters())
-        memory_format = "channels_last" if convolves else "contiguous"
+        convolutional = any(parameter.dim() == 4 for parameter in model.parameters())
+        memory_format = "channels_last" if convolutional else "contiguous"
     return torch.channels_last if memory_format == "channels_last" else torch.contiguous_format
 
 
 def lay_out_state_(optimizer: torch.optim.Optimizer) -> None:
-    """Let the state of an optimizer lie in memory as its parameters do.
+    """Give the state tensors of an optimizer the memory format of their parameters.
 
-    torch's fused optimizers go through memory from its start to its end and take this for granted. After
-    `model.to(memory_format=…)`, or with a state saved in another format, they mix up the elements without a word.
+    torch's fused optimizers read memory linearly and assume equal formats. After `model.to(memory_format=…)`, or with a
+    state saved in another format, they silently mix up the elements.
     """
     for parameter, state in optimizer.state.items():
         for name, value in state.items():

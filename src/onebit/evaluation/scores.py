@@ -1,4 +1,4 @@
-"""What an evaluation counts: right answers, loss, entropy, calibration, and of masks the confusion of classes."""
+"""Scores of an evaluation: correct predictions, loss, entropy, calibration, and for masks the confusion matrix."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Score:
     """Counts of one evaluation, summed before they are divided; a part of a split may have none.
 
     weights: the test mode: latent, binary, mean, sample, ensemble:N, packed, or real for a net without binary layers.
-    bn: "trained" or "reestimate": whose BatchNorm statistics were used.
+    bn: the BatchNorm statistics, "trained" or "reestimate".
     loss: mean over samples.
-    entropy: of the predictions softmax(logits), in nats, mean over samples; of an ensemble that of its mean prediction.
-    gaps: what the calibration error is made of, see `confidence_gaps`.
-    top5: how many have their class among the five largest logits; None where that was not counted.
-    confusion: of masks, whose pixels are the samples: counts by true and predicted class, see `confusion_matrix`.
+    entropy: of softmax(logits) in nats, mean over samples; for an ensemble, the entropy of its mean prediction.
+    gaps: sums per confidence bin for the calibration error, see `confidence_gaps`.
+    top5: number of samples whose class is among the five largest logits; None if not counted.
+    confusion: for masks (each pixel is a sample), counts by true and predicted class, see `confusion_matrix`.
     """
 
     weights: str
@@ -59,13 +59,13 @@ class Score:
 
     @property
     def mean_iou(self) -> float | None:
-        """Of masks the mean over classes of the Jaccard index, else None."""
+        """For masks, the Jaccard index averaged over classes; else None."""
         return None if self.confusion is None else pixel_score(self.confusion).mean_iou
 
     def as_dict(self) -> dict[str, Any]:
-        told = {name: value for name, value in asdict(self).items() if name not in ("gaps", "confusion", "top5")}
-        told |= {"accuracy": self.accuracy, "error": self.error, "ece": self.ece}
-        return told if self.confusion is None else told | mask_facts(self.confusion)
+        values = {name: value for name, value in asdict(self).items() if name not in ("gaps", "confusion", "top5")}
+        values |= {"accuracy": self.accuracy, "error": self.error, "ece": self.ece}
+        return values if self.confusion is None else values | mask_facts(self.confusion)
 
     def __str__(self) -> str:
         counts = f"{self.correct:,} of {self.count:,}"
@@ -73,7 +73,7 @@ class Score:
 
 
 def score_logits(logits: Tensor, labels: Tensor, *, loss: str | Loss, weights: str, bn: str) -> Score:
-    """Counts, mean loss, entropy and calibration of given logits; of masks each pixel is a sample."""
+    """Counts, mean loss, entropy and calibration of the given logits; for masks, each pixel is a sample."""
     masked = labels.dim() > 1
     logits, labels = per_sample(logits, labels)
     correct = int((logits.argmax(dim=1) == labels).sum())
@@ -87,31 +87,31 @@ def score_logits(logits: Tensor, labels: Tensor, *, loss: str | Loss, weights: s
 
 
 def whole_score(parts: Sequence[Score | None]) -> Score:
-    """The score of a split from those of its parts; None stands for a part without images.
+    """The score of a split from those of its parts; None is a part without images.
 
     Raises:
-        DataError: nothing was counted in any of them.
+        DataError: no part has a sample.
     """
-    found = [part for part in parts if part is not None]
-    count = _some(sum(part.count for part in found))
-    if len(found) == 1:
-        return found[0]
-    loss, entropy = (sum(getattr(part, name) * part.count for part in found) / count for name in ("loss", "entropy"))
-    gaps = tuple(map(sum, zip(*(part.gaps for part in found), strict=True)))
+    counted = [part for part in parts if part is not None]
+    count = _some(sum(part.count for part in counted))
+    if len(counted) == 1:
+        return counted[0]
+    loss, entropy = (sum(getattr(part, name) * part.count for part in counted) / count for name in ("loss", "entropy"))
+    gaps = tuple(map(sum, zip(*(part.gaps for part in counted), strict=True)))
     confusion = None
-    if found[0].confusion is not None:
-        confusion = tuple(map(tuple, np.sum(np.array([part.confusion for part in found]), axis=0).tolist()))
-    correct = sum(part.correct for part in found)
-    top5 = None if found[0].top5 is None else sum(part.top5 or 0 for part in found)
-    return Score(found[0].weights, found[0].bn, correct, count, loss, entropy, gaps, confusion, top5)
+    if counted[0].confusion is not None:
+        confusion = tuple(map(tuple, np.sum(np.array([part.confusion for part in counted]), axis=0).tolist()))
+    correct = sum(part.correct for part in counted)
+    top5 = None if counted[0].top5 is None else sum(part.top5 or 0 for part in counted)
+    return Score(counted[0].weights, counted[0].bn, correct, count, loss, entropy, gaps, confusion, top5)
 
 
 def _some(count: int) -> int:
-    """A number of samples that is to be divided by.
+    """A number of samples to divide by.
 
     Raises:
-        DataError: none.
+        DataError: it is 0.
     """
     if not count:
-        raise DataError(f"there is nothing to count: every pixel of the masks is void ({VOID})")
+        raise DataError(f"there is nothing to score: every pixel of the masks is void ({VOID})")
     return count

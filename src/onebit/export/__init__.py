@@ -6,7 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from onebit.common.lazy import lazy_modules
+
 if TYPE_CHECKING:
+    from onebit.export import torch_state as torch_state
     from onebit.runs.run import Run
 
 
@@ -35,3 +38,5 @@ EXPORTS = {
     ),
 }
 """Name -> target of `onebit export RUN --to NAME`."""
+
+__getattr__ = lazy_modules(__name__)

@@ -19,18 +19,17 @@ from onebit.train.weights import load_weights, read_state
 
 
 def plain_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The state_dict with every latent weight replaced by what ships of it, for a model of `torch.nn` layers.
+    """The state_dict with every latent weight replaced by its two shipped values, for a model of `torch.nn` layers.
 
-    Learnable parameters of input quantizers stay, as `LAYER.input_quantizer.…`: signs of inputs are no weights, and the
-    model that loads this has to take them.
+    Learnable parameters of input quantizers stay, as `LAYER.input_quantizer.…`: the model that loads this must still
+    binarize its inputs.
 
     Raises:
-        NotBinaryError: the model has no binary layer, or a latent weight is not a number.
+        NotBinaryError: the model has no binary layer, or a latent weight is NaN.
     """
     weights = {}
     for name, layer in binary_layers(model):
-        bad = int(torch.count_nonzero(torch.isnan(layer.weight)))
-        if bad:
+        if bad := int(torch.count_nonzero(torch.isnan(layer.weight))):
             raise NotBinaryError(f"layer {name!r}: {bad} latent weights are not numbers")
         weights[f"{name}.weight" if name else "weight"] = layer.dense(layer.binary_weight())
     if not weights:
@@ -43,11 +42,11 @@ def save_plain(model: nn.Module, path: str | Path) -> None:
     """Write `plain_state_dict`: `.pth` or `.pt` as a torch file, `.safetensors` as safetensors.
 
     Raises:
-        UsageError: another suffix. NotBinaryError: see `plain_state_dict`.
+        UsageError: unknown suffix. NotBinaryError: see `plain_state_dict`.
     """
     path = Path(path)
     if path.suffix not in (".pth", ".pt", ".safetensors"):
-        raise UsageError(f"{path}: a torch export ends in .pth, .pt or .safetensors")
+        raise UsageError(f"{path}: the file name of a torch export must end in .pth, .pt or .safetensors")
     state = plain_state_dict(model)
     if path.suffix == ".safetensors":
         write_atomic(path, safetensors.torch.save(state))
@@ -68,7 +67,7 @@ def export_plain(run: Run, path: Path) -> None:
 
 
 def plain_twin(run: Run, state: dict[str, Tensor], *, source: str) -> nn.Module:
-    """The net of a run with its input quantizers but without weight quantizers, holding `state`, in eval mode.
+    """The net of a run with `state` in plain weights: input quantizers, but no weight quantizers; in eval mode.
 
     Raises:
         CheckpointError: `state` belongs to another net.

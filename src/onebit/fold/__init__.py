@@ -1,10 +1,10 @@
 """Trained model -> packed net: trace, fold BatchNorm, sign and scales, one bit per weight.
 
-The model runs once on an example under `torch.fx`, layers stay whole (`trace`), and each operation of the traced graph
-has one function in the table `FOLDS` (`operations`; those with weights in `products`, those on images in `images`).
-Per-channel operations are held back until something needs their value: a sign turns those that stand on integers into
-an integer threshold (`chain`, `reach`), anything else turns them into one affine map (`folder`). So are pools between
-BatchNorm and a sign, because the sign of a largest value is the largest sign.
+The model runs once on an example under `torch.fx`, with known layers kept whole (`trace`). Each operation of the traced
+graph has one function in the table `FOLDS` (`operations`, `weight_layers`, `image_layers`). Per-channel operations are
+deferred until their value is needed (`folder`): a sign turns those on integers into an integer threshold (`chain`,
+`value_range`), anything else into one affine map. Pools between BatchNorm and a sign are deferred too, because the sign
+of the largest value is the largest sign.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ def pack(
     classes: Sequence[str] | None = None,
     name: str = "",
 ) -> PackedNet:
-    """The packed net that computes what `model` computes in eval mode with the weights that ship.
+    """The packed net that computes what `model` computes in eval mode with its binary weights.
 
     Args:
-        model: takes uint8 images (N, C, H, W), returns logits (N, classes); float32. It is not changed.
-        input_shape: (C, H, W); may be left out when the model has the attribute `input_shape`.
-        weights: "binary" for what `decompose` gives, "sample" for one random draw.
-        seed: of the draw, which is the one that `onebit.evaluate` makes of it on the CPU.
-        classes: a name per logit.
-        name: of the recipe or model, for people.
+        model: float32, maps uint8 images (N, C, H, W) to logits (N, classes). It is not changed.
+        input_shape: (C, H, W); optional if the model has the attribute `input_shape`.
+        weights: "binary" for the result of `decompose`, "sample" for one random draw.
+        seed: of the draw; `onebit.evaluate` on the CPU makes the same draw from it.
+        classes: one name per logit.
+        name: name of the recipe or model, for display.
 
     Raises:
         UsageError: no input shape, an unknown test mode, or a quantizer that defines no random draw.
         NotBinaryError: no binary layer, or parameters that are not finite; names the layer.
-        FoldError: an operation that cannot be packed; names it and the way out.
+        FoldError: an operation that cannot be packed; names it and a way out.
 
     Example:
         >>> net = nn.Sequential(onebit.InputCoding(), nn.Flatten(), onebit.BinaryLinear(4, 2))
@@ -63,7 +63,7 @@ def pack(
 def fold_model(
     model: nn.Module, *, input_shape: tuple[int, int, int] | None = None, weights: str = "binary", seed: int = 0
 ) -> Folded:
-    """The packed net of a model, and where its signs come from. Arguments and errors as `pack`."""
+    """The packed net of a model, and where it takes signs. Arguments and errors: see `pack`."""
     model = eval_copy(model)
     shape = getattr(model, "input_shape", None) if input_shape is None else input_shape
     if not isinstance(shape, (tuple, list)) or len(shape) != 3 or not all(type(n) is int and n > 0 for n in shape):
@@ -77,22 +77,18 @@ def fold_model(
 
 
 def eval_copy(model: nn.Module) -> nn.Module:
-    """A copy on the CPU in eval mode; of a compiled model, of what was compiled.
-
-    Raises:
-        WrongTypeError: not a module. FoldError: the model cannot be copied.
-    """
+    """A copy on the CPU in eval mode; for a compiled model, of the original. FoldError if it cannot be copied."""
     check_model(model)
     try:
         return copy.deepcopy(getattr(model, "_orig_mod", model)).cpu().eval()
     except Exception as error:
         raise FoldError(
-            f"cannot copy the {type(model).__name__}: {first_line(error)}; keep no results of forward in it"
+            f"cannot copy the {type(model).__name__}: {first_line(error)}; do not keep results of forward in it"
         ) from error
 
 
 def _shipped(model: nn.Module, weights: str, seed: int) -> dict[nn.Module, BinaryWeight]:
-    """The weights of one test mode, by layer."""
+    """The binary weights of each layer."""
     if weights not in ("binary", "sample"):
         raise UsageError(f"got weights {weights!r}, expected 'binary' or 'sample'")
     generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Operations that are held back, and the integer threshold of those that end in a sign."""
+"""Deferred operations, and the integer threshold that replaces a chain of them that ends in a sign."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from torch import Tensor
 from onebit.packed import Flatten, MaxPool, Node
 from onebit.quantizers import Quantizer
 
-EXACT_SUM = 2**24  # float32 holds every integer below it, so torch's sums are exact in whatever order it adds
-MOST_INTEGERS = 2**22  # per channel, above which a layer is compared on images instead
-_BLOCK = 1 << 18  # float32 values of one block of a proof: it stays in the second-level cache
+EXACT_SUM = 2**24  # float32 holds every integer below it, so torch's sums are exact in any order
+MOST_INTEGERS = 2**22  # per channel; a layer with more is compared on images instead
+_BLOCK = 1 << 18  # float32 values per block of a proof: it stays in the second-level cache
 _INT32 = np.iinfo(np.int32)
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
-    """An operation that is held back: affine per channel, or a packed operation as it stands.
+class FoldedOp:
+    """A deferred operation: an affine map per channel, or an unchanged packed operation.
 
     Args:
-        name: of the value it makes.
-        apply: what torch computes, number by number: (n, C) -> (n, C).
-        scale, shift: (C,) float64, None for 1 and 0, of an affine step.
-        kind, fields: the packed operation of a step that is not affine.
-        exact: what torch gives depends on the integer below the steps alone, not on the order of a sum.
+        name: name of its value.
+        apply: what torch computes, elementwise: (n, C) -> (n, C).
+        scale, shift: (C,) float64, None for 1 and 0, of an affine map.
+        kind, fields: the packed operation, if it is not an affine map.
+        exact: torch's result depends only on the integer input of the chain, not on the order of a sum.
     """
 
     name: str
@@ -41,16 +41,16 @@ class Step:
 
     @property
     def moves(self) -> bool:
-        """Whether it picks and moves numbers, each of which keeps its sign: sign after it is sign before it."""
+        """Whether it only selects and moves elements, so that it commutes with sign."""
         return self.kind in (Flatten, MaxPool)
 
     @property
     def grows(self) -> bool:
-        """Whether it is a positive factor: the largest number before it is the largest after it."""
+        """Whether it multiplies by positive numbers, so that it commutes with max."""
         return self.kind is None and self.shift is None and self.scale is not None and bool((self.scale > 0).all())
 
-    def for_each_pixel(self, pixels: int) -> Step:
-        """This step behind a flattening, where each channel has become so many."""
+    def for_each_pixel(self, pixels: int) -> FoldedOp:
+        """This operation after a Flatten, which turns each channel into `pixels` channels."""
 
         def apply(x: Tensor) -> Tensor:
             images = x.unflatten(1, (-1, pixels)).movedim(1, 2)
@@ -62,96 +62,95 @@ class Step:
 
 
 class Pending(NamedTuple):
-    """A value during folding: a packed value, and the steps held back above it."""
+    """A value during folding: a packed value and the deferred operations on it."""
 
     base: str
-    steps: tuple[Step, ...] = ()
+    ops: tuple[FoldedOp, ...] = ()
 
-    def then(self, step: Step) -> Pending:
-        """This value after one more step."""
-        return Pending(self.base, (*self.steps, step))
+    def then(self, op: FoldedOp) -> Pending:
+        """This value after another operation."""
+        return Pending(self.base, (*self.ops, op))
 
     @property
     def moved(self) -> bool:
-        """Whether a step moves numbers, so that a channel of the base is no channel of this value any more."""
-        return any(step.moves for step in self.steps)
+        """Whether an operation moves elements, so that channels of the base are not channels of this value."""
+        return any(op.moves for op in self.ops)
 
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """Steps that end in a sign, over integers: monotone in each channel, because each step and its rounding is.
+    """Operations that end in a sign, on integers: monotonic in each channel, because each of them and its rounding is.
 
     Args:
         quantizer: the module that takes the sign.
         channels: C.
-        reach: the integers that the value below the steps can take, spread evenly around 0.
+        integers: the possible inputs, spread evenly around 0.
     """
 
-    steps: tuple[Step, ...]
+    ops: tuple[FoldedOp, ...]
     quantizer: Quantizer
     channels: int
-    reach: range
+    integers: range
 
     @torch.no_grad()
-    def positive(self, integers: Tensor) -> Tensor:
-        """Where the trained modules give the upper value, +1 for most: (n, C) float32 -> (n, C) bool."""
-        x = integers
-        for step in self.steps:
-            x = step.apply(x)
-        stated = self.quantizer.binary_input()
-        assert stated is not None
-        return stated.upper(self.quantizer(x))
+    def positive(self, x: Tensor) -> Tensor:
+        """Where the trained modules give the upper value, usually +1: (n, C) float32 -> (n, C) bool."""
+        for op in self.ops:
+            x = op.apply(x)
+        binary_input = self.quantizer.binary_input()
+        assert binary_input is not None
+        return binary_input.upper(self.quantizer(x))
 
     @property
     def exact(self) -> bool:
-        """Whether torch decides each integer as the modules do here, so that trying all of them proves something."""
-        bounded = self.reach[-1] < EXACT_SUM and len(self.reach) <= MOST_INTEGERS
-        return bounded and all(step.exact for step in self.steps)
+        """Whether torch gives the same sign for an integer in any batch, so that trying all integers is a proof."""
+        bounded = self.integers[-1] < EXACT_SUM and len(self.integers) <= MOST_INTEGERS
+        return bounded and all(op.exact for op in self.ops)
 
     def settle(self) -> tuple[np.ndarray, np.ndarray]:
-        """(threshold int32, direction int8), each (C,): found by asking the modules, bisecting `reach`.
+        """(threshold int32, direction int8), each (C,): found by bisecting `integers` with the modules themselves.
 
-        Algebra on the BatchNorm's parameters is wrong at ties, where its float32 rounding decides.
+        A formula of the BatchNorm's parameters would be wrong at ties, where float32 rounding decides.
         """
-        low, high = np.zeros(self.channels, np.int64), np.full(self.channels, len(self.reach) - 1)
+        low, high = np.zeros(self.channels, np.int64), np.full(self.channels, len(self.integers) - 1)
         first, last = self._at(low), self._at(high)
         while (high - low > 1).any():
             middle = (low + high) // 2
             as_first = self._at(middle) == first
             low, high = np.where(as_first, middle, low), np.where(as_first, high, middle)
-        threshold = self.reach.start + self.reach.step * np.where(first, low, high)  # the outermost integer of +1
+        threshold = self.integers.start + self.integers.step * np.where(first, low, high)  # the outermost integer of +1
         threshold = np.where(first == last, np.where(first, _INT32.min, _INT32.max), threshold)
         return threshold.astype(np.int32), np.where(first & ~last, -1, 1).astype(np.int8)
 
     def mismatches(self, threshold: np.ndarray, direction: np.ndarray) -> int:
-        """How many of all integers × channels a threshold decides otherwise than the modules."""
+        """Number of (integer, channel) pairs for which a threshold differs from the modules."""
         turn = torch.from_numpy(direction.astype(np.float32))
         bound = torch.from_numpy(threshold.astype(np.float32)) * turn
-        rows = max(1, min(_BLOCK // self.channels, len(self.reach)))
-        offsets = torch.arange(rows, dtype=torch.float32)[:, None] * self.reach.step
+        rows = max(1, min(_BLOCK // self.channels, len(self.integers)))
+        offsets = torch.arange(rows, dtype=torch.float32)[:, None] * self.integers.step
         block, count = offsets.expand(rows, self.channels).contiguous(), 0
-        for start in range(0, len(self.reach), rows):
-            x = block[: len(self.reach) - start] + float(self.reach[start])
+        for start in range(0, len(self.integers), rows):
+            x = block[: len(self.integers) - start] + float(self.integers[start])
             count += int(torch.count_nonzero(self.positive(x) != (x * turn >= bound)))
         return count
 
     def _at(self, index: np.ndarray) -> np.ndarray:
-        integers = self.reach.start + self.reach.step * index
+        integers = self.integers.start + self.integers.step * index
         return self.positive(torch.from_numpy(integers.astype(np.float32))[None])[0].numpy()
 
 
 def sums_are_exact(bound: int, scale: Tensor | None, bias: Tensor | None) -> bool:
     """Whether torch's float32 sums of scale·integers + bias are exact in every order.
 
-    They are when all of them lie on one grid with fewer than 2²⁴ steps.
+    They are if all of them are multiples of one unit and below 2²⁴ units.
 
     Args:
-        bound: largest magnitude of a sum of the integers.
+        bound: largest magnitude of the sum of integers.
         scale, bias: (C,) or None.
     """
     unit = np.ones(1) if scale is None else scale.double().numpy()
     if (np.frexp(unit)[0] != 0.5).any() or (unit < 2.0**-60).any() or (unit > 2.0**60).any():
-        return False  # no power of two: the products are rounded
+        return False  # not a power of two: products are rounded
     if bias is None:
         return True
     shift = np.abs(bias.double().numpy())

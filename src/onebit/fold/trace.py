@@ -1,4 +1,4 @@
-"""The graph of a model: `torch.fx` on an example batch of images, with known layers kept whole."""
+"""The graph of a model: `torch.fx` on an example batch, with known layers kept whole."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def trace(model: nn.Module, example: Tensor, *, is_leaf: Callable[[nn.Module], b
 
     Args:
         example: uint8 (N, C, H, W); the graph is valid for this N only, because `view(N, -1)` stores it.
-        is_leaf: which modules are one node; torch's own layers are anyhow.
+        is_leaf: which modules are one node, in addition to torch's own layers.
 
     Raises:
         FoldError: forward depends on the contents of tensors, fails, or reads the image without `InputCoding`.
@@ -30,12 +30,12 @@ def trace(model: nn.Module, example: Tensor, *, is_leaf: Callable[[nn.Module], b
     except Exception as error:
         raise FoldError(
             f"cannot follow {type(model).__name__}.forward on images {tuple(example.shape)}: {first_line(error)}; "
-            "it may depend on shapes, but not on what tensors hold"
+            "it may depend on shapes, but not on the contents of tensors"
         ) from error
 
 
 def module_path(node: fx.Node) -> str:
-    """Where in the model the module of a node stands."""
+    """The path of the module of a node in the model."""
     return str(node.target).removeprefix("model").removeprefix(".")
 
 
@@ -46,7 +46,7 @@ def target_name(node: fx.Node) -> str:
 
 
 class _Whole(nn.Module):
-    """Calls the model with the image alone, so that further arguments keep their defaults."""
+    """Calls the model with only the images, so that other arguments keep their defaults."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -57,43 +57,18 @@ class _Whole(nn.Module):
 
 
 class _ExampleProxy(fx.Proxy):
-    """A proxy that answers questions about shape and dtype from the example."""
+    """A proxy with the shape, dtype and device of the example."""
 
-    @property
-    def _value(self) -> Tensor:
-        return self.node.meta["value"]
-
-    @property
-    def shape(self) -> torch.Size:
-        return self._value.shape
-
-    @property
-    def ndim(self) -> int:
-        return self._value.ndim
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self._value.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self._value.device
-
-    def dim(self) -> int:
-        return self._value.dim()
-
-    def numel(self) -> int:
-        return self._value.numel()
-
-    def size(self, dim: int | None = None) -> Any:
-        return self._value.size() if dim is None else self._value.size(dim)
+    def __getattr__(self, name: str) -> Any:
+        known = name in ("shape", "ndim", "dtype", "device", "dim", "numel", "size")
+        return getattr(self.node.meta["value"], name) if known else super().__getattr__(name)
 
     def __len__(self) -> int:
-        return len(self._value)
+        return len(self.node.meta["value"])
 
 
 class _Tracer(fx.Tracer):
-    """Runs each node on the example as it is made."""
+    """Runs each node on the example when it is created."""
 
     def __init__(self, example: Tensor, is_leaf: Callable[[nn.Module], bool]) -> None:
         super().__init__()
@@ -107,7 +82,7 @@ class _Tracer(fx.Tracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _ExampleProxy(node, self)
 
-    # while a node runs, the parts of its layer are called and not recorded
+    # while a node runs, calls inside its layer are not recorded
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         return forward(*args, **kwargs) if self.running else super().call_module(m, forward, args, kwargs)
 
@@ -129,15 +104,13 @@ class _Tracer(fx.Tracer):
             return self.example
         for source in node.all_input_nodes:
             if source.op == "get_attr":
-                raise FoldError(
-                    f"the tensor {target_name(source)!r} is used outside of a layer, which cannot be packed"
-                )
+                raise FoldError(f"the tensor {target_name(source)!r} is used outside a layer, which cannot be packed")
         module = self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
         reads_image = any(source.op == "placeholder" for source in node.all_input_nodes)
         if reads_image and not isinstance(module, InputCoding):
             raise FoldError(
                 f"the image goes into {target_name(node)!r}, expected InputCoding: a packed net takes uint8 images; "
-                'pack nn.Sequential(InputCoding("integer"), model), or "standardise" with mean and std of training: '
+                'pack nn.Sequential(InputCoding("integer"), model), or "standardize" with mean and std of training: '
                 "those of pixels 0–255, or of pixels 0–1 with scale=255"
             )
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: source.meta["value"])

@@ -1,4 +1,4 @@
-"""What binary layers are made of: quantizers by name, and the mixin that turns a `torch.nn` layer binary."""
+"""The parts of binary layers: quantizers by name, and the mixin that makes a `torch.nn` layer binary."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ InputQuantizer = str | nn.Module | Callable[..., nn.Module] | None
 
 
 def check_model(model: object) -> None:
-    """Refuse what is not a module of torch.
+    """Check that `model` is a torch module.
 
     Raises:
-        WrongTypeError: see above.
+        WrongTypeError: it is not.
     """
     ways = {
         "str": "build one: onebit.create_model(name)",
-        "PackedNet": "onebit.PackedModule(net) is one, and onebit.runtime.run(net, images) its logits",
-        "type": "make an object of the class first",
+        "PackedNet": "onebit.PackedModule(net) is a module; onebit.runtime.run(net, images) returns logits",
+        "type": "create an instance of the class first",
         "generator": "pass the model itself",
     }
     check_kind("model", model, nn.Module, "a torch module", ways)
@@ -40,18 +40,18 @@ def glorot_bound(weight: Tensor) -> float:
     """sqrt(1.5/(fan_in + fan_out)), the coefficient of the reference BinaryConnect code.
 
     Args:
-        weight: (O, I, …); a convolution's fans are kernel area × channels.
+        weight: (O, I, …); the fans of a convolution are kernel area × channels.
     """
     area = math.prod(weight.shape[2:])
     return math.sqrt(1.5 / (area * (weight.shape[0] + weight.shape[1])))
 
 
 def make_weight_quantizer(quantizer: WeightQuantizer, weight: Tensor, *, value: float | str = 1.0) -> Quantizer | None:
-    """The quantizer of one layer from a name, a class, or an object (taken as it is).
+    """The quantizer of one layer from a name, a class or an object; an object is returned as it is.
 
     Args:
         quantizer: name in WEIGHT_QUANTIZERS, class or `functools.partial` of one, object, or None for real weights.
-        weight: the latent, whose fans give `value="glorot"`.
+        weight: the latent weight; its fans determine `value="glorot"`.
         value: the two values are ±value; "glorot" is `glorot_bound(weight)`.
 
     Raises:
@@ -70,8 +70,8 @@ def make_weight_quantizer(quantizer: WeightQuantizer, weight: Tensor, *, value: 
     check_kind("weight quantizer", kind, Callable, f"one of {', '.join(WEIGHT_QUANTIZERS)}, or such an object")
     if isinstance(kind, nn.Module):
         if value != 1.0:
-            raise UsageError(f"value={value:g} goes with the name of a quantizer; {kind!r} has its own")
-        return kind  # type: ignore[return-value]  # what is no quantizer fails in its first use
+            raise UsageError(f"value={value:g} needs a quantizer given by name; {kind!r} has its own value")
+        return kind  # type: ignore[return-value]  # any other module fails at its first use
     if value == 1.0:
         return kind()
     try:
@@ -82,20 +82,20 @@ def make_weight_quantizer(quantizer: WeightQuantizer, weight: Tensor, *, value: 
 
 
 def with_options(table: Mapping[str, Any], quantizer: Any, options: Mapping[str, Any] | None, *, kind: str) -> Any:
-    """`quantizer`, or what makes one with `options`: arguments of a quantizer that is given by its name.
+    """`quantizer`, or a `partial` of its class with `options` as arguments; options need a quantizer given by name.
 
     Args:
-        table: WEIGHT_QUANTIZERS or INPUT_QUANTIZERS; kind: what it holds, for messages.
+        table: WEIGHT_QUANTIZERS or INPUT_QUANTIZERS; kind: of its entries, for messages.
 
     Raises:
         UnknownNameError: no such quantizer.
-        UsageError: options of none, or of an object, or that this one does not take.
+        UsageError: options without a name, or that the quantizer does not take.
     """
     if not options:
         return quantizer
     made = resolve(table, quantizer, kind=kind)
     if not isinstance(made, type):
-        raise UsageError(f"options of a {kind} go with its name, got {quantizer!r} and {dict(options)}")
+        raise UsageError(f"options of a {kind} need its name, got {quantizer!r} and {dict(options)}")
     known = [name for name in inspect.signature(made).parameters if name != "generator"]
     for name in options:
         if name not in known:
@@ -114,7 +114,7 @@ def make_input_quantizer(quantizer: InputQuantizer) -> nn.Module | None:
 
 
 class BinaryLayer(nn.Module):
-    """What binary layers share. Mixed into a `torch.nn` layer that has a `weight` of shape (O, …)."""
+    """The mixin that binary layers share: for a `torch.nn` layer with a `weight` of shape (O, …)."""
 
     weight: Tensor
     weight_quantizer: Quantizer | None
@@ -134,11 +134,11 @@ class BinaryLayer(nn.Module):
             bind_inputs(getattr(self, "in_channels", None) or self.in_features)
         if self.input_quantizer is not None:
             self.input_quantizer.to(self.weight.device)
-        # the weight of a stated test mode (onebit.evaluation.modes), never part of the state_dict
+        # the weight of a test mode (onebit.evaluation.modes), never part of the state_dict
         self.fixed_weight = None
 
     def outputs_first(self, weight: Tensor) -> Tensor:
-        """The weight with output channels first, as quantizers count them; the layer's own layout for most layers."""
+        """The weight with output channels first, as quantizers expect it; most layers have this layout already."""
         return weight
 
     def own_layout(self, weight: Tensor) -> Tensor:
@@ -146,7 +146,7 @@ class BinaryLayer(nn.Module):
         return weight
 
     def binary_weight(self) -> BinaryWeight:
-        """What ships of this layer: (signs, scale, centre) with weight = scale·signs + centre, output channels first.
+        """The binary weight that is packed: weight = scale·signs + center, output channels first.
 
         Raises:
             UsageError: the layer has real weights.
@@ -156,17 +156,17 @@ class BinaryLayer(nn.Module):
         return self.weight_quantizer.decompose(self.outputs_first(self.weight))
 
     def sample_weight(self, *, generator: torch.Generator | None = None) -> BinaryWeight | None:
-        """One random draw of what `binary_weight` gives, or None where the method defines no draw."""
+        """One random draw of the binary weight, or None if the method has no random draws."""
         if self.weight_quantizer is None:
             return None
         return self.weight_quantizer.sample(self.outputs_first(self.weight), generator=generator)
 
     def dense(self, binary: BinaryWeight) -> Tensor:
-        """The weight tensor that `binary` stands for, in the shape of the latent."""
+        """`binary` as one tensor, in the shape of the latent weight."""
         return self.own_layout(binary.dense())
 
     def effective_weight(self) -> Tensor:
-        """The weight that this forward pass multiplies with, shape of the latent."""
+        """The weight of this forward pass, in the shape of the latent weight."""
         if self.fixed_weight is not None:
             return self.fixed_weight
         if self.weight_quantizer is None:
@@ -178,7 +178,7 @@ class BinaryLayer(nn.Module):
         return x if self.input_quantizer is None else self.input_quantizer(x)
 
     def saved_as_real(self, x: Tensor, quantized: Tensor) -> AbstractContextManager[object]:
-        """Where the product of `quantized` is computed: with `recompute_inputs` autograd saves `x` in its place.
+        """The context for the product with `quantized`: with `recompute_inputs`, autograd saves `x` in its place.
 
         Args:
             x, quantized: argument and result of `quantized_input`.
@@ -186,11 +186,11 @@ class BinaryLayer(nn.Module):
         quantizer = self.input_quantizer
         traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
         repeatable = isinstance(quantizer, Quantizer) and not quantizer.random
-        wanted = self.recompute_inputs and x.requires_grad and torch.is_grad_enabled()
-        if not (wanted and repeatable) or traced:
+        saves = self.recompute_inputs and x.requires_grad and torch.is_grad_enabled()
+        if not (saves and repeatable) or traced:
             return nullcontext()
         real = x.detach()
-        # the hooks live as long as what is saved: they must not hold `quantized`
+        # the hooks live as long as the saved tensors, so they must not hold a reference to `quantized`
         place, shape, dtype = quantized.data_ptr(), quantized.shape, quantized.dtype
 
         def pack(saved: Tensor) -> Tensor:
@@ -206,12 +206,12 @@ class BinaryLayer(nn.Module):
 
 
 def recompute_inputs_(model: nn.Module, recompute: bool = True) -> nn.Module:
-    """Let binary layers quantize their inputs anew in the backward pass instead of keeping the ±1 for it.
+    """Let binary layers quantize their inputs again in the backward pass instead of saving the ±1 values.
 
-    The surrogate gradient keeps the real inputs in any case. With the ±1 beside them a net of binary activations takes
-    up to half as much memory again as its real twin; without, as much, for one more pass over the inputs of each
-    layer. Gradients are the same bits. A compiled model decides for itself; random quantizers and modules that are no
-    `Quantizer` are left out.
+    The surrogate gradient needs the real inputs in any case. If the ±1 values are saved as well, a net with binary
+    activations takes up to 1.5 times the memory of the same net without quantizers; if they are recomputed, it takes
+    the same memory, for one more pass over the inputs of each layer. The gradients are bit-identical. `torch.compile`
+    makes its own choice; random quantizers, and modules other than `Quantizer`, are not recomputed.
 
     Returns:
         The same model.

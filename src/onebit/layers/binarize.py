@@ -1,4 +1,4 @@
-"""Turn the layers of any torch model binary, in place."""
+"""Make the layers of any torch model binary, in place."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ def binarize_(
     where: Callable[[str, nn.Module], bool] | None = None,
     value: float | str = 1.0,
 ) -> nn.Module:
-    """Turn the dense and convolutional layers of any torch model binary, in place; weights, names and keys stay.
+    """Make the dense and convolutional layers of any torch model binary, in place; weights, names and keys stay.
 
-    The first binarized layer keeps real inputs whatever `input_quantizer` says: pixels are not ±1.
+    The first of them keeps real inputs, whatever `input_quantizer` is: pixels are not ±1.
 
     Args:
         model: any module; `torch.nn.Linear`, `Conv2d` and `ConvTranspose2d` (not subclasses) are replaced.
-        weight_quantizer, input_quantizer: name or object; an object is copied for each layer, all but its generator.
-        where: `where(name, module)` says which layers; all by default.
+        weight_quantizer, input_quantizer: name or object; each layer gets a copy, which shares the random generator.
+        where: `where(name, module)` chooses layers; all by default.
         value: the two values are ±value.
 
     Returns:
         `model` itself.
 
     Raises:
-        UsageError: nothing to binarize, `model` itself is such a layer, or a layer is re-parametrised.
-        WrongTypeError: not a module.
+        UsageError: nothing to binarize, `model` itself is such a layer, or a layer is reparametrized.
+        WrongTypeError: `model` is not a module.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -54,12 +54,12 @@ def binarize_(
             if not isinstance(child.weight, nn.Parameter):
                 reason = "its weight is computed from other parameters (pruning, weight_norm); undo that first"
                 raise UsageError(f"layer {name!r}: {reason}")
-            if id(child) not in found:  # a layer that stands in two places stays one layer
+            if id(child) not in found:  # a layer that is used twice stays one layer
                 inputs = _copied(input_quantizer) if found else None
                 found[id(child)] = _binary_twin(child, _copied(weight_quantizer), inputs, value)
             setattr(parent, child_name, found[id(child)])
             if isinstance(parent, nn.TransformerEncoderLayer):
-                # its fused path of eval mode reads the weights of its layers itself, past the quantizers
+                # the fused path in eval mode reads the weights of its layers directly and skips the quantizers
                 parent.activation_relu_or_gelu = 0
     if not found:
         raise UsageError(
@@ -67,12 +67,12 @@ def binarize_(
         )
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoder):
-            module.use_nested_tensor = False  # only that fused path takes nested tensors
+            module.use_nested_tensor = False  # only the fused path takes nested tensors
     return model
 
 
 def _copied(quantizer: Any) -> Any:
-    """A copy for one layer that shares the generator: copies of it would draw the same bytes in every layer."""
+    """A copy that shares the random generator: copies of the generator would draw the same bits in every layer."""
     generator = getattr(quantizer, "generator", None)
     return copy.deepcopy(quantizer, {id(generator): generator})
 
@@ -116,11 +116,11 @@ BINARY_TWINS: dict[type[nn.Module], Callable[..., BinaryLayer]] = {
     nn.Conv2d: _binary_conv,
     nn.ConvTranspose2d: _binary_conv_transpose,
 }
-"""Layer class -> a function that builds its binary twin, which takes over weight and bias."""
+"""Layer class -> a function that builds its binary twin, which gets the same weight and bias."""
 
 
 def _binary_twin(layer: nn.Module, weight: WeightQuantizer, inputs: InputQuantizer, value: float | str) -> BinaryLayer:
-    # on "meta": no memory and no random numbers; the parameters are taken over
+    # on "meta": takes no memory and no random numbers; the parameters of `layer` replace its own
     twin = BINARY_TWINS[type(layer)](layer, weight_quantizer=None, device="meta")
     twin.weight, twin.bias = layer.weight, layer.bias  # type: ignore[assignment]
     twin._add_quantizers(weight, inputs, value)

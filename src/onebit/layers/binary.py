@@ -62,8 +62,8 @@ class BinaryConv2d(BinaryLayer, nn.Conv2d):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode: as `torch.nn.Conv2d`.
         bias: off by default: BatchNorm usually follows.
-        padding_value: what the border is filled with after the input quantizer. 0 is a third value beside ±1, exact and
-            torch's habit; 1 or -1 keeps a ±1 input binary (with padding_mode="zeros" only).
+        padding_value: value of the padding, after the input quantizer. 0, as in torch, is a third value next to ±1;
+            1 or -1 keeps a ±1 input binary (with padding_mode="zeros" only).
         weight_quantizer: name or object; None keeps real weights.
         input_quantizer: name or object; None keeps real inputs.
         value: the two values are ±value; "glorot" for sqrt(1.5/(fan_in + fan_out)).
@@ -72,7 +72,7 @@ class BinaryConv2d(BinaryLayer, nn.Conv2d):
         x: (N, I, H, W) -> (N, O, H', W'); weight (O, I/groups, kH, kW).
 
     Raises:
-        UsageError: another padding_value, or one that goes with no padding of zeros.
+        UsageError: another padding_value, or one with another padding_mode.
 
     Example:
         >>> BinaryConv2d(3, 16, 3, padding=1)(torch.zeros(2, 3, 8, 8)).shape
@@ -113,16 +113,16 @@ class BinaryConv2d(BinaryLayer, nn.Conv2d):
         )
         check_padding_value(padding_value)
         if padding_value and padding_mode != "zeros":
-            raise UsageError(f"padding_value={padding_value:g} goes with padding_mode='zeros', got {padding_mode!r}")
+            raise UsageError(f"padding_value={padding_value:g} needs padding_mode='zeros', got {padding_mode!r}")
         self.padding_value = padding_value
         self._add_quantizers(weight_quantizer, input_quantizer, value)
 
     def quantized_input(self, x: Tensor) -> Tensor:
-        """The input after the input quantizer, if there is one, and a border of `padding_value`, if that is not 0."""
+        """The input after the input quantizer, if any, padded with `padding_value` if that is not 0."""
         x = super().quantized_input(x)
         if not self.padding_value:
             return x
-        # torch pads left, right, top, bottom; the field that its other padding modes use is in that order
+        # in the order of F.pad: left, right, top, bottom; torch uses this field for its other padding modes
         return F.pad(x, self._reversed_padding_repeated_twice, value=self.padding_value)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ class BinaryConv2d(BinaryLayer, nn.Conv2d):
 class BinaryConvTranspose2d(BinaryLayer, nn.ConvTranspose2d):
     """Transposed convolution with latent weight W, the gradient of a convolution with respect to its input.
 
-    What lies beyond the border takes no part, which is zero padding; there is no ±1 form.
+    The border is padded with zeros only.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, dilation: as
@@ -197,9 +197,9 @@ class BinaryConvTranspose2d(BinaryLayer, nn.ConvTranspose2d):
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         inputs, weight = self.quantized_input(x), self.effective_weight()
-        own: Any = self  # torch annotates these fields as tuples of any length, or strings
+        own: Any = self  # torch annotates these fields as tuples of any length or as strings
         extra = own.output_padding
-        if output_size is not None:  # the output padding that leads to this size
+        if output_size is not None:  # the output padding that gives this size
             extra = own._output_padding(inputs, output_size, own.stride, own.padding, own.kernel_size, 2, own.dilation)
         with self.saved_as_real(x, inputs):
             return F.conv_transpose2d(

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 class RPReLU(nn.Module):
     """x − γ + ζ where x > γ, else β(x − γ) + ζ, per channel (ReActNet, arXiv:2003.03488, eq. 5).
 
-    All three are learnable: γ is `shift_in` and ζ is `shift_out`, which begin at 0; β is `slope`, which begins at 0.25
-    as that of `torch.nn.PReLU`.
+    All three are learnable: γ is `shift_in` and ζ is `shift_out`, initially 0; β is `slope`, initially 0.25 as in
+    `torch.nn.PReLU`.
 
     Shapes:
         x: (N, C, …) -> the same.

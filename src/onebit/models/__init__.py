@@ -2,91 +2,26 @@
 
 from __future__ import annotations
 
-import inspect
-import re
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
-from torch import nn
+from onebit.common.entries import lazy
+from onebit.models.model_table import MODELS, ModelEntry
 
-from onebit.common.aliases import spelled_out
-from onebit.common.arguments import check_kind, check_number
-from onebit.common.tables import did_you_mean, resolve
-from onebit.errors import UsageError
-from onebit.models.alexnet import alexnet
-from onebit.models.lrnet import lrnet_big, lrnet_small
-from onebit.models.mlp import MLP
-from onebit.models.parts import Parts
-from onebit.models.resnet import IMAGENET_DEPTHS, ResNet, cifar_resnet, imagenet_resnet
-from onebit.models.small import lenet, nin
-from onebit.models.stack import ConvNet, Stack
-from onebit.models.unet import UNet
-from onebit.models.vgg import vgg, vgg_small
+if TYPE_CHECKING:
+    from onebit.models.creation import create_model as create_model
+    from onebit.models.creation import option_names as option_names
+    from onebit.models.mlp import MLP as MLP
+    from onebit.models.resnet import ResNet as ResNet
+    from onebit.models.stack import ConvNet as ConvNet
+    from onebit.models.unet import UNet as UNet
 
-MODELS: dict[str, Callable[..., nn.Module]] = {
-    "mlp": MLP,
-    "lenet": lenet,
-    "lrnet_small": lrnet_small,
-    "lrnet_big": lrnet_big,
-    "nin": nin,
-    "vgg_small": vgg_small,
-    "vgg11": partial(vgg, 11),
-    "vgg16": partial(vgg, 16),
-    "alexnet": alexnet,
-    **{f"resnet{depth}": partial(cifar_resnet, depth) for depth in (14, 20, 32, 44, 56, 110)},
-    **{f"resnet{depth}": partial(imagenet_resnet, depth) for depth in IMAGENET_DEPTHS},
-    "unet": UNet,
+_HOME = {
+    "MLP": "mlp",
+    "ConvNet": "stack",
+    "ResNet": "resnet",
+    "UNet": "unet",
+    "create_model": "creation",
+    "option_names": "creation",
 }
-
-
-def create_model(name: str | Callable[..., nn.Module], **options: Any) -> nn.Module:
-    """Build a model by name.
-
-    Args:
-        name: a name of `MODELS`, one of `onebit.common.aliases`, or what builds the model.
-        options: the model's own arguments.
-
-    Raises:
-        UnknownNameError: no such model.
-        UsageError: an option that the model does not take, or a value it refuses, such as images too small for it.
-
-    Example:
-        >>> create_model("mlp", widths=(784, 512, 10), weight_quantizer="sign")  # doctest: +ELLIPSIS
-        MLP(...)
-    """
-    check_kind("name", name, (str, Callable), "the name of a model, or what builds one")
-    if isinstance(name, str):
-        options = spelled_out({"name": name, **options})
-        name = options.pop("name")
-    kind = resolve(MODELS, name, kind="model")
-    for option in ("classes", "depth"):
-        if option in options:
-            check_number(option, options[option], whole=True)
-    try:
-        return kind(**options)
-    except (TypeError, ValueError) as error:
-        unknown = re.search(r"(?:unexpected|multiple values for) keyword argument '(\w+)'", str(error))
-        if unknown is None:
-            raise UsageError(f"model {name!r}: {error}") from error
-        known = option_names(kind)
-        near = did_you_mean(unknown[1], known, or_all=False)
-        raise UsageError(
-            f"model {name!r} takes no option {unknown[1]!r}{near or ';'} its options: {', '.join(known)}"
-        ) from error
-
-
-def option_names(kind: Callable[..., nn.Module]) -> list[str]:
-    """What a model takes by name: its own options, and those that it passes on to what builds it."""
-    own = inspect.signature(kind)
-    chain = [own]
-    if any(option.kind is option.VAR_KEYWORD for option in own.parameters.values()) and kind in MODELS.values():
-        if kind is not UNet:
-            chain.append(inspect.signature(ResNet if own.return_annotation == "ResNet" else Stack))
-        chain.append(inspect.signature(Parts))
-    # what the builder needs without a default is chosen by the model
-    found = [option for part in chain for option in part.parameters.values() if option.default is not option.empty]
-    return sorted({option.name for option in found} - {"around_each", "bottleneck"})  # `bireal` and the depth set them
-
-
-__all__ = ["MLP", "MODELS", "ConvNet", "ResNet", "UNet", "create_model"]
+__getattr__, __dir__ = lazy(__name__, _HOME)
+__all__ = ["MODELS", "ModelEntry", *_HOME]

@@ -1,4 +1,4 @@
-"""The two nets of LR-net (Shayer, Levi, Fetaya 2018), which BayesBiNN is compared on, too."""
+"""The two nets of LR-net (Shayer, Levi, Fetaya 2018)."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class MLP(nn.Sequential):
         input_shape: (C, H, W); (1, s, s) with s² = widths[0] when None, 1×28×28 without widths.
         classes: number of logits; widths[-1] when None, 10 without widths.
         input_dropout: probability of zeroing an input; `dropout` of the options is that of a hidden unit.
-        init: see `Parts`; latents are uniform in ±value unless "default" is asked for.
+        init: see `Parts`; latents are uniform in ±value unless it is "default".
         options: see `Stack`.
 
     Shapes:

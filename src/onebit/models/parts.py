@@ -22,6 +22,7 @@ from onebit.layers import (
     WeightQuantizer,
     with_options,
 )
+from onebit.layers.coding import OLD_CODINGS
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 
 LARGE = 64
@@ -80,6 +81,7 @@ def init_latents_(layer: nn.Module, init: str) -> None:
 def image_coding(coding: str, mean: Sequence[float] | None, std: Sequence[float] | None) -> InputCoding:
     """The first module of a model, see `InputCoding`, for the mean and std of pixels 0–255 that a data set has."""
     # with a scale small numbers are believed: images may hold nothing but 0 and 1
+    coding = OLD_CODINGS.get(coding, coding)
     return InputCoding(coding, mean=mean, std=std, scale=None if coding == "integer" else 1)
 
 
@@ -95,8 +97,7 @@ class Parts:
         padding_value: what binary convolutions are padded with: 0, 1 or -1.
         norm_eps, norm_momentum, norm_affine: BatchNorm's; momentum 0.15 means 15 % of the newest batch.
         dense_norm_momentum: that of BatchNorm after dense layers; None takes `norm_momentum`.
-        activation: "relu", which the sign of a layer takes the place of; or "rprelu", ReActNet's, which stands before a
-            sign too.
+        activation: "relu", which the sign of a layer replaces; or "rprelu", ReActNet's, which is kept before a sign.
         init: "uniform" draws latents uniformly from ±value (binary layers), "default" is torch's.
     """
 
@@ -152,7 +153,7 @@ class Parts:
             input_quantizer=activation,
             value=self.value,
         )
-        return self._initialised(layer)
+        return self._initialized(layer)
 
     def conv_transpose(self, inputs: int, outputs: int, kernel: int, **options: Any) -> nn.ConvTranspose2d:
         """A transposed convolution without a bias, plain where nothing is quantized; `options` of torch's."""
@@ -168,7 +169,7 @@ class Parts:
             input_quantizer=activation,
             value=self.value,
         )
-        return self._initialised(layer)
+        return self._initialized(layer)
 
     def linear(
         self, inputs: int, outputs: int, *, first: bool = False, real: bool = False, bias: bool = False
@@ -180,7 +181,7 @@ class Parts:
         layer = BinaryLinear(
             inputs, outputs, bias, weight_quantizer=weight, input_quantizer=activation, value=self.value
         )
-        return self._initialised(layer)
+        return self._initialized(layer)
 
     def norm2d(self, channels: int) -> nn.BatchNorm2d:
         """BatchNorm of images."""
@@ -192,7 +193,7 @@ class Parts:
         return nn.BatchNorm1d(channels, eps=self.norm_eps, momentum=momentum, affine=self.norm_affine)
 
     def active(self, channels: int, *, before_real: bool = False) -> nn.Module:
-        """The activation of so many channels; no ReLU where the sign of the next layer takes its place.
+        """The activation for a number of channels; no ReLU where the sign of the next layer replaces it.
 
         Args:
             before_real: the next layer keeps real inputs whatever the settings say, and so takes no sign.
@@ -209,7 +210,7 @@ class Parts:
             return weight, None
         return weight, with_options(INPUT_QUANTIZERS, self.input_quantizer, self.input_options, kind="input quantizer")
 
-    def _initialised(self, layer: Any) -> Any:
+    def _initialized(self, layer: Any) -> Any:
         init_latents_(layer, self.init)
         return layer
 

@@ -64,7 +64,7 @@ class Block(nn.Module):
     """Two 3×3 convolutions beside a shortcut.
 
     With real activations y = relu(bn(conv(relu(bn(conv(x))))) + shortcut(x)). With an input quantizer no ReLU: every
-    convolution takes the sign of what it is given, and the sum stays real. An RPReLU stands in either case, as in
+    convolution takes the sign of what it is given, and the sum stays real. An RPReLU is there in either case, as in
     ReActNet.
 
     Args:

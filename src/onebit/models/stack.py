@@ -33,7 +33,7 @@ class Stack:
     """Builds a chain: coding -> (convolution -> max pooling -> BatchNorm -> ReLU)* -> (dense -> BatchNorm -> ReLU)* ->
     logits.
 
-    Pooling stands on the convolution's output, so that BatchNorm and the next sign meet, as in BNN's nets
+    Pooling comes right after the convolution, so that the next sign follows BatchNorm, as in BNN's nets
     (arXiv:1602.02830). With an input quantizer that sign takes the place of the ReLU, but not of an RPReLU. Layers are
     numbered by the weights: `conv1`, `pool1`, `norm1`, `relu1`, `conv2`, …, `linear7`.
 
@@ -75,13 +75,13 @@ class Stack:
         self.layers: OrderedDict[str, nn.Module] = OrderedDict(coding=image_coding(coding, mean, std))
         self._count = 0
         self._trail: list[str] = []
-        self._inactive = False  # a BatchNorm stands last, its activation depends on what comes next
+        self._inactive = False  # the last layer is a BatchNorm; its activation depends on what comes next
         self._channels = 0  # of that BatchNorm
 
     def conv(
         self, channels: int, kernel: int, *, stride: int = 1, padding: int = 0, pool: Window | None = None
     ) -> None:
-        """Convolution to `channels` × width, max pooling if asked for, BatchNorm, and an activation."""
+        """Convolution to `channels` × width, optional max pooling, BatchNorm, and an activation."""
         channels = widened(channels, self.width)
         self._add_conv(channels, (kernel, stride, padding), real=self.real_first and self._count == 0)
         if pool:
@@ -97,7 +97,7 @@ class Stack:
         self._add("pool", nn.AvgPool2d(*window))
 
     def drop(self) -> None:
-        """Dropout, where it is asked for."""
+        """Dropout, if the net has any."""
         self._activate()
         if self.dropout:
             self._add("dropout", nn.Dropout(self.dropout))
@@ -111,8 +111,8 @@ class Stack:
         self._activate(before_real=self.real_last and not hidden)
         self.layers["flatten"] = nn.Flatten()
         units = self.shape[0] * self.shape[1] * self.shape[2]
-        for i, wanted in enumerate(hidden, start=1):
-            inputs, units = units, widened(wanted, self.width)
+        for i, outputs in enumerate(hidden, start=1):
+            inputs, units = units, widened(outputs, self.width)
             self._add_linear(inputs, units, real=self.real_first and self._count == 0)
             self._add("norm", self.parts.norm1d(units))
             self._inactive, self._channels = True, units

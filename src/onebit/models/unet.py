@@ -17,7 +17,7 @@ PADDINGS = {"valid": 0, "same": 1}
 """Name -> zeros around the image of a 3×3 convolution."""
 
 
-class CentreCrop(nn.Module):
+class CenterCrop(nn.Module):
     """The image without `margin` pixels on each side: (N, C, H, W) -> (N, C, H − 2·margin, W − 2·margin)."""
 
     def __init__(self, margin: int) -> None:
@@ -79,7 +79,7 @@ class Up(nn.Module):
         self.up = parts.conv_transpose(2 * outputs, outputs, 2, stride=2)
         self.bn = parts.norm2d(outputs)
         self.relu = parts.active(outputs)
-        self.crop = CentreCrop(margin)
+        self.crop = CenterCrop(margin)
         self.drop = dropped_channels(dropout)
         self.convs = DoubleConv(parts, 2 * outputs, outputs, padding, before_real=before_real)
 
@@ -111,7 +111,7 @@ class UNet(nn.Module):
         real_first, real_last: keep real weights in the first convolution; real weights and inputs in the last one.
         last_norm: BatchNorm of the logits, which ±1 weights of the last convolution need to find their scale.
         dropout: probability of zeroing a channel of what was pooled, and of what is joined on the way up, as in the
-            reproduction of BayesBiNN (Garg, Singhal 2021; 0.05 there). Not with an input quantizer.
+            reproduction by Garg and Singhal (2021; 0.05 there). Not with an input quantizer.
         coding, mean, std: see `InputCoding`.
         settings: see `Parts`.
 

@@ -1,9 +1,9 @@
-"""Packed nets at the speed of bits: a C library without dependencies, called with whole batches of images."""
+"""Fast packed nets: a C library without dependencies that runs whole batches of images."""
 
+from onebit.native.arena import NativePlan
 from onebit.native.library import InstructionSet, instruction_set, instruction_sets
-from onebit.native.memory import NativePlan
 from onebit.native.plan import NotPlanned, make_plan
-from onebit.native.team import run_shares
+from onebit.native.thread_pool import run_shares
 
 __all__ = [
     "InstructionSet",

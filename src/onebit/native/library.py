@@ -1,4 +1,4 @@
-"""The compiled library: where it is, what it can run on this processor, and how its plans lie in memory."""
+"""The compiled library: finding it, its instruction sets on this processor, and its structures in memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.resources import files
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from onebit.common.tables import resolve
 from onebit.errors import UsageError
@@ -16,79 +16,77 @@ _SUFFIXES = (".so", ".dylib", ".dll", ".pyd")
 _Pointer, _Int, _Long = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
 
 
-class Line(ctypes.Structure):
-    """`ob_line` of csrc/onebit.h."""
-
-    _fields_ = (("code", _Long), ("p", _Pointer), ("q", _Pointer))
+def _fields(kind: Any, names: str) -> tuple[tuple[str, Any], ...]:
+    return tuple((name, kind) for name in names.split())
 
 
-class Step(ctypes.Structure):
-    """`ob_step` of csrc/onebit.h, where its fields are explained."""
+class EpilogueStruct(ctypes.Structure):
+    """`ob_epilogue_op` of csrc/onebit.h, which documents the fields of all structures."""
+
+    _fields_ = (("code", _Long), *_fields(_Pointer, "p q"))
+
+
+class CallStruct(ctypes.Structure):
+    """`ob_call` of csrc/onebit.h."""
 
     _fields_ = (
-        *((name, _Int) for name in ("step", "groups")),
-        *((name, _Long) for name in ("least", "most")),
-        *((name, _Long) for name in ("in_", "in2", "out", "in_size", "in2_size", "out_size", "scratch")),
-        *((name, _Int) for name in ("in_height", "in_width", "in_pixel", "out_height", "out_width", "out_pixel")),
-        *((name, _Int) for name in ("channels", "tall", "left", "table_width")),
-        *((name, _Pointer) for name in ("rows", "columns")),
-        *((name, _Int) for name in ("taps_down", "taps_across")),
+        *_fields(_Int, "kernel groups"),
+        *_fields(_Long, "min_batch max_batch in_ in2 out in_size in2_size out_size scratch"),
+        *_fields(_Int, "in_height in_width in_pixel out_height out_width out_pixel"),
+        *_fields(_Int, "channels table_rows table_left table_width"),
+        *_fields(_Pointer, "rows columns"),
+        *_fields(_Int, "taps_down taps_across"),
         ("runs", _Pointer),
-        *((name, _Int) for name in ("run_count", "number")),
+        *_fields(_Int, "run_count constant"),
         ("weights", _Pointer),
         ("panel", _Long),
-        *((name, _Int) for name in ("outputs", "tap_channels", "tap_words", "tap_lookups")),
-        *((name, _Int) for name in ("real", "centre", "together")),
-        *((name, _Pointer) for name in ("tap_sums", "weight_units", "lines")),
-        *((name, _Int) for name in ("line_count", "bits")),
+        *_fields(_Int, "outputs tap_channels tap_words tap_lookups real centre together"),
+        *_fields(_Pointer, "tap_sums weight_units epilogue"),
+        *_fields(_Int, "epilogue_count bits"),
         ("divisor", _Pointer),
-        *((name, _Int * 3) for name in ("box", "from_stride", "to_stride")),
-        *((name, _Long) for name in ("from_", "to")),
+        *_fields(_Int * 3, "box from_stride to_stride"),
+        *_fields(_Long, "from_ to"),
     )
 
 
-class Plan(ctypes.Structure):
+class PlanStruct(ctypes.Structure):
     """`ob_plan` of csrc/onebit.h."""
 
     _fields_ = (
-        ("steps", _Pointer),
-        ("step_count", _Long),
-        *((name, _Int) for name in ("channels", "height", "width", "byte_pixel")),
-        *((name, _Pointer) for name in ("mean", "std")),
-        *((name, _Long) for name in ("input", "output", "output_size", "bytes", "bytes_size")),
-        *((name, _Long) for name in ("arena_units", "batch", "scratch_units")),
+        ("calls", _Pointer),
+        ("call_count", _Long),
+        *_fields(_Int, "channels height width byte_pixel"),
+        *_fields(_Pointer, "mean std"),
+        *_fields(_Long, "input output output_size bytes bytes_size arena_units batch scratch_units"),
     )
 
 
-class Meeting(ctypes.Structure):
-    """`ob_meeting` of csrc/onebit.h."""
+class BarrierStruct(ctypes.Structure):
+    """`ob_barrier` of csrc/onebit.h."""
 
-    _fields_ = tuple((name, _Int) for name in ("arrived", "round", "over"))
-
-
-_RUN = ctypes.CFUNCTYPE(_Long, ctypes.POINTER(Plan), _Pointer, _Long, _Pointer, _Pointer, _Int, _Int, _Pointer)
+    _fields_ = _fields(_Int, "arrived generation cancelled")
 
 
-class _Isa(ctypes.Structure):
+_RUN = ctypes.CFUNCTYPE(_Long, ctypes.POINTER(PlanStruct), _Pointer, _Long, _Pointer, _Pointer, _Int, _Int, _Pointer)
+
+
+class _IsaStruct(ctypes.Structure):
     """`ob_isa` of csrc/onebit.h."""
 
     _fields_ = (
         ("name", ctypes.c_char_p),
-        *(
-            (name, _Int)
-            for name in ("lanes", "lut_inputs", "lut_groups", "tile_rows", "tile_outputs", "dense_words", "bytes")
-        ),
+        *_fields(_Int, "lanes lut_inputs lut_groups tile_rows tile_outputs dense_words bytes"),
         ("run", _RUN),
     )
 
 
 class InstructionSet(NamedTuple):
-    """What packed nets can be run with.
+    """The kernels for one instruction set.
 
-    lanes: outputs in a panel of weights. lut_inputs, lut_groups: inputs of a lookup, lookups in a word.
-    tile_rows, tile_outputs, dense_words: see csrc/products.h. bytes: see csrc/onebit.h.
-    run: (plan, images, count, arena, output, part, parts, meeting) -> 1 if the sign of a NaN was taken; it holds no
-        lock of Python.
+    lanes: outputs per panel of weights. lut_inputs, lut_groups: inputs per lookup, lookups per word.
+    tile_rows, tile_outputs, dense_words: see csrc/matmul.h. bytes: see csrc/onebit.h.
+    run: (plan, images, count, arena, output, part, parts, barrier) -> 1 if the net took the sign of a NaN, else 0; it
+        releases Python's global lock.
     """
 
     name: str
@@ -104,11 +102,7 @@ class InstructionSet(NamedTuple):
 
 @cache
 def _load() -> ctypes.CDLL | None:
-    """The library; None where it is not installed.
-
-    Raises:
-        UsageError: it is of another version of onebit, or does not load.
-    """
+    """The library, None if not installed; UsageError if it does not load or belongs to another version of onebit."""
     folder = files("onebit.native")
     path = next((str(file) for suffix in _SUFFIXES if (file := folder / f"kernels{suffix}").is_file()), None)
     if path is None:
@@ -116,63 +110,49 @@ def _load() -> ctypes.CDLL | None:
     try:
         library = ctypes.CDLL(path)
         sizes = [library.ob_size(which) for which in range(4)]
-        library.ob_instruction_set.restype = ctypes.POINTER(_Isa)
+        library.ob_instruction_set.restype = ctypes.POINTER(_IsaStruct)
         library.ob_chain.argtypes, library.ob_chain.restype = [ctypes.c_uint64] * 2, ctypes.c_uint64
     except (OSError, AttributeError) as error:
-        raise UsageError(f"{path} does not load: {error}; install onebit again, or set ONEBIT_NATIVE=0") from None
-    if sizes != [ctypes.sizeof(structure) for structure in (Step, Plan, _Isa, Meeting)]:
-        raise UsageError(f"{path} belongs to another version of onebit: install it again, or set ONEBIT_NATIVE=0")
+        raise UsageError(f"{path} does not load: {error}; reinstall onebit or set ONEBIT_NATIVE=0") from None
+    if sizes != [ctypes.sizeof(structure) for structure in (CallStruct, PlanStruct, _IsaStruct, BarrierStruct)]:
+        raise UsageError(f"{path} belongs to another version of onebit; reinstall onebit or set ONEBIT_NATIVE=0")
     return library
 
 
-def chain(x: int, steps: int) -> int:
-    """x · 6364136223846793005 + 1442695040888963407 modulo 2⁶⁴, `steps` times, each after the other: a clock.
-
-    Raises:
-        UsageError: the library is not installed, or not this version's.
-    """
+def chain(x: int, count: int) -> int:
+    """`count` dependent multiply-adds modulo 2⁶⁴, to measure the clock; UsageError without the library."""
     library = _load()
     if library is None:
-        raise UsageError("the native library is not installed; install onebit where a C compiler is")
-    return int(library.ob_chain(x, steps))
+        raise UsageError("the native library is not installed; reinstall onebit with a C compiler available")
+    return int(library.ob_chain(x, count))
 
 
 @cache
 def instruction_sets() -> Mapping[str, InstructionSet]:
-    """Those of this processor by name, the best last; none where the library is not installed.
+    """The instruction sets of this processor by name, the best last; empty if the library is not installed.
 
     Raises:
-        UsageError: the library is of another version of onebit, or does not load.
+        UsageError: the library belongs to another version of onebit or does not load.
     """
     library = _load()
     if library is None:
         return {}
-    found: dict[str, InstructionSet] = {}
-    while isa := library.ob_instruction_set(len(found)):
-        entry = isa.contents
-        found[entry.name.decode()] = InstructionSet(
-            entry.name.decode(),
-            entry.lanes,
-            entry.lut_inputs,
-            entry.lut_groups,
-            entry.tile_rows,
-            entry.tile_outputs,
-            entry.dense_words,
-            entry.bytes,
-            entry.run,
-        )
-    return found
+    known: dict[str, InstructionSet] = {}
+    while isa := library.ob_instruction_set(len(known)):
+        name, *others = (getattr(isa.contents, field) for field in InstructionSet._fields)
+        known[name.decode()] = InstructionSet(name.decode(), *others)
+    return known
 
 
 def instruction_set() -> InstructionSet | None:
-    """The best of this processor, or that of ONEBIT_ISA; None without the library, or with ONEBIT_NATIVE=0.
+    """The best instruction set, or the one ONEBIT_ISA names; None without the library or with ONEBIT_NATIVE=0.
 
     Raises:
-        UsageError: ONEBIT_ISA names one that is not there.
+        UnknownNameError: ONEBIT_ISA names one that this processor or the library lacks.
     """
     if os.environ.get("ONEBIT_NATIVE") == "0":
         return None
     known = instruction_sets()
-    if asked := os.environ.get("ONEBIT_ISA"):
-        return resolve(known, asked, kind="instruction set of this machine")
+    if name := os.environ.get("ONEBIT_ISA"):
+        return resolve(known, name, kind="instruction set of this machine")
     return known[list(known)[-1]] if known else None

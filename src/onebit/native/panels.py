@@ -1,36 +1,36 @@
-"""Weights as the kernels read them: the rows of a panel of outputs unit by unit, so that one load meets all of them."""
+"""Weights as the kernels read them: in panels, which interleave rows so that one load reads a unit of every output."""
 
 from __future__ import annotations
 
 import numpy as np
 
 WORD = 32
-"""Signs or channels in a word of the library."""
+"""Signs or channels per word of the library."""
 REAL_LANES = 16
 _MOST_CONSTANT = 64
-"""Two products with 255 add up in 16 bits, as some processors do it."""
+"""Some processors add two products with 255 in 16 bits."""
 
 
 def xnor_panels(bits: np.ndarray, lanes: int) -> tuple[np.ndarray, int]:
-    """(G, O, T, I) bool -> uint32 (G, panels, T · words, lanes), and words: of a tap, 32 channels each."""
+    """(G, O, T, I) bool -> uint32 (G, panels, T · words, lanes), and the words per tap, 32 channels each."""
     words = -(-bits.shape[-1] // WORD)
     return _panels(_words(bits, words, WORD), lanes), words
 
 
 def lut_panels(bits: np.ndarray, lanes: int, *, inputs: int, groups: int) -> tuple[np.ndarray, int]:
-    """(G, O, T, I) bool -> uint32 (G, panels, T · words, lanes), and the words of a tap.
+    """(G, O, T, I) bool -> uint32 (G, panels, T · words, lanes), and the words per tap.
 
-    The first of a lookup's inputs is the lowest bit of its index.
+    The first input of a lookup is the lowest bit of its index.
     """
     words = -(-bits.shape[-1] // (inputs * groups))
     return _panels(_words(bits, words, inputs * groups), lanes), words
 
 
 def byte_panels(bits: np.ndarray, lanes: int) -> tuple[np.ndarray, int]:
-    """(G, O, T, I) bool -> uint32 (G, panels, T · words, lanes), four int8 each, and the words of a tap.
+    """(G, O, T, I) bool -> uint32 (G, panels, T · words, lanes), four int8 each, and the words per tap.
 
-    They meet uint8 images x as they are, of which 2x − 255 is wanted: Σ w(2x − 255) = Σ 2w·x + 255·(−Σ w). So weights
-    are ±2, and behind the inputs of a tap lie bytes of 255 whose weights add up to −Σ w.
+    They multiply uint8 images x and give the sums of 2x − 255, as Σ w(2x − 255) = Σ 2w·x + 255·(−Σ w): weights are ±2,
+    and the inputs of a tap are followed by bytes of 255 whose weights add up to −Σ w.
     """
     rest = bits.shape[-1] - 2 * bits.sum(axis=-1)
     constants = max(1, -(-int(np.abs(rest).max(initial=0)) // _MOST_CONSTANT))
@@ -50,7 +50,7 @@ def real_panels(weight: np.ndarray) -> np.ndarray:
 
 
 def _words(bits: np.ndarray, words: int, size: int) -> np.ndarray:
-    """(G, O, T, I) -> (G, O, T · words), `size` signs in each, the first the lowest bit."""
+    """(G, O, T, I) -> (G, O, T · words), `size` signs per word, the first in the lowest bit."""
     *shape, channels = bits.shape
     padded = np.zeros((*shape, words * size), np.bool_)
     padded[..., :channels] = bits
@@ -64,7 +64,7 @@ def _words(bits: np.ndarray, words: int, size: int) -> np.ndarray:
 
 
 def _panels(rows: np.ndarray, lanes: int) -> np.ndarray:
-    """(G, O, U) -> (G, panels, U, lanes), outputs that are not there are 0."""
+    """(G, O, U) -> (G, panels, U, lanes), padded with outputs of 0."""
     groups, outputs, units = rows.shape
     panels = -(-outputs // lanes)
     padded = np.zeros((groups, panels * lanes, units), rows.dtype)

@@ -1,4 +1,4 @@
-"""A packed net as a plan: the steps that the library runs, node by node."""
+"""The plan of a packed net: the kernel calls that the library runs, node by node."""
 
 from __future__ import annotations
 
@@ -9,52 +9,26 @@ from typing import Any
 import numpy as np
 
 from onebit.native import library
-from onebit.native.memory import NativePlan, lay_out
-from onebit.native.products import NotPlanned, Product, of_bytes, of_lookups, of_real_weights, of_signs
-from onebit.native.steps import BITS, BYTES, INTEGER, REAL, Slot, Steps
+from onebit.native.arena import NativePlan, lay_out
+from onebit.native.kernel_calls import BITS, BYTES, INTEGER, REAL, KernelCalls, Slot
 from onebit.native.taps import POINT, Axis, axes_of, whole
-from onebit.packed import (
-    AdaptiveAveragePool,
-    Add,
-    Affine,
-    AveragePool,
-    Concat,
-    Conv,
-    ConvTranspose,
-    Dense,
-    Flatten,
-    Hardtanh,
-    MaxPool,
-    Node,
-    OneBitWeights,
-    PackedNet,
-    Pad,
-    Prelu,
-    RealConv,
-    RealConvTranspose,
-    RealDense,
-    Relu,
-    Sign,
-    Slice,
-    Threshold,
-    Value,
-    infer,
-)
+from onebit.native.weight_kernels import NotPlanned, WeightKernel, byte_kernel, lookup_kernel, real_kernel, xnor_kernel
+from onebit.packed import Node, OneBitWeights, PackedNet, Value, infer, nodes
 from onebit.packed.bits import unpack_signs
 from onebit.packed.grid import GRID_BITS, on_grid
 from onebit.packed.net import INPUT
-from onebit.packed.nodes import Kernel
 
 _FLOAT32_EXACT = 2**24
 _INT32_MOST = 2**31 - 1
-_MOST_TAPS = 2**22  # of an axis, over all places of a window: strange nets are left to the reference
+_EPILOGUE_KERNELS = ("pointwise", "add", "add_int", "xnor", "bytes", "lut", "real")
+_MOST_TAPS = 2**22  # per axis, over all outputs: the reference runs such strange nets
 
 
 def make_plan(net: PackedNet, isa: library.InstructionSet) -> NativePlan:
     """The plan of a net for an instruction set.
 
     Raises:
-        NotPlanned: the library cannot compute some node as the reference does.
+        NotPlanned: the library cannot compute some node exactly as the reference does.
     """
     return _Planner(net, isa).plan()
 
@@ -64,10 +38,10 @@ class _Planner:
         self.net, self.isa = net, isa
         self.known = infer(net)
         self.uses = Counter([net.output, *(name for node in net.nodes for name in node.inputs)])
-        self.steps = Steps()
+        self.calls = KernelCalls()
         channels, height, width = net.input.shape
         kind = INTEGER if net.input.value.exact else REAL
-        self.image = self.at_first((channels, height, width), kind)
+        self.image = self.initial((channels, height, width), kind)
         self.as_bytes: Slot | None = None
         self.slots = {INPUT: self.image}
 
@@ -76,82 +50,80 @@ class _Planner:
             if type(node) not in _MAKERS:
                 raise NotPlanned(f"the operation of {node.output!r}, {type(node).__name__}, has no native kernel")
             self.slots[node.output] = _MAKERS[type(node)](self, node)
-        answer = self.steps.image_order(self.steps.as_kind(self.slots[self.net.output], REAL))
-        answer.buffer.last = len(self.steps.list)
-        return lay_out(self.net, self.steps, self.image, self.as_bytes, answer, self.isa)
+        answer = self.calls.image_order(self.calls.as_kind(self.slots[self.net.output], REAL))
+        answer.buffer.last = len(self.calls.list)
+        return lay_out(self.net, self.calls, self.image, self.as_bytes, answer, self.isa)
 
-    def at_first(self, shape: tuple[int, int, int], kind: str) -> Slot:
-        """A value that is there before the first step."""
-        slot = Slot(shape, kind, self.steps.buffer(prod(shape)))
+    def initial(self, shape: tuple[int, int, int], kind: str) -> Slot:
+        """A value that exists before the first call."""
+        slot = Slot(shape, kind, self.calls.buffer(prod(shape)))
         slot.buffer.first = slot.buffer.last = -1
         return slot
 
     def value(self, name: str, *, flat: bool = False) -> Slot:
-        """The value of a name; a flattened one in the order of its numbers, unless `flat` ones are wanted too."""
+        """The value of a name; a flattened one is put in order first, unless `flat` allows it as it is."""
         slot = self.slots[name]
         if slot.flat and not flat:
             if "ordered" not in slot.kinds:
-                slot.kinds["ordered"] = self.steps.image_order(
-                    slot if slot.kind != BITS else self.steps.as_kind(slot, INTEGER)
-                )
+                integers = self.calls.as_kind(slot, INTEGER) if slot.kind == BITS else slot
+                slot.kinds["ordered"] = self.calls.image_order(integers)
             return slot.kinds["ordered"]
         return slot
 
-    def open_lines(self, name: str, *, signs: bool) -> Slot:
-        """A value whose step can go on with lines, as nothing else reads it; or the start of a step of lines.
+    def open_epilogue(self, name: str, *, signs: bool) -> Slot:
+        """A value whose call can take another epilogue operation because nothing else reads it; else a new call.
 
         Args:
-            signs: whether the next line makes words, which two groups of a product must not share.
+            signs: the operation writes words of bits, which two groups of a convolution must not share.
         """
         slot = self.value(name)
-        step = slot.step
+        call = slot.call
         if (
-            step is not None
-            and step.name in ("lines", "add", "add_int", "xnor", "bytes", "lut", "real")
-            and not step.bits
+            call is not None
+            and call.kernel in _EPILOGUE_KERNELS
+            and not call.bits
             and self.uses[name] == 1
-            and step is self.steps.list[-1]
+            and call is self.calls.list[-1]
             and not slot.kinds
-            and not (signs and step.fields.get("groups", 1) > 1 and step.fields["outputs"] % 32)
+            and not (signs and call.fields.get("groups", 1) > 1 and call.fields["outputs"] % 32)
         ):
             return slot
-        return self.steps.emit("lines", (slot,), slot.shape, slot.kind)
+        return self.calls.emit("pointwise", (slot,), slot.shape, slot.kind)
 
     def pointwise(self, node: Node) -> Slot:
         (name,) = node.inputs
-        x = self.known[name]
         if self.value(name).kind == BITS:
-            self.slots[name] = self.steps.as_kind(self.value(name), INTEGER)
-        slot = self.open_lines(name, signs=isinstance(node, (Threshold, Sign)))
-        whole_numbers = slot.kind == INTEGER
-        if isinstance(node, Threshold):
+            self.slots[name] = self.calls.as_kind(self.value(name), INTEGER)
+        slot = self.open_epilogue(name, signs=isinstance(node, (nodes.Threshold, nodes.Sign)))
+        exact = slot.kind == INTEGER
+        if isinstance(node, nodes.Threshold):
             flip = np.where(node.direction > 0, 0, -1).astype(np.int32)  # x <= t where -1 - x >= -1 - t
-            self.steps.signed(slot, "threshold", node.threshold ^ flip, flip)
-        elif isinstance(node, Affine):
-            self.steps.then(slot, "affine_int" if whole_numbers else "affine", node.scale, node.shift)
-        elif isinstance(node, Relu):
-            self.steps.then(slot, "relu_int" if whole_numbers else "relu")
-        elif isinstance(node, Hardtanh):
-            self.steps.then(slot, "hardtanh_int" if whole_numbers else "hardtanh")
+            self.calls.then_sign(slot, "threshold", node.threshold ^ flip, flip)
+        elif isinstance(node, nodes.Affine):
+            self.calls.then(slot, "affine_int" if exact else "affine", node.scale, node.shift)
+        elif isinstance(node, nodes.Relu):
+            self.calls.then(slot, "relu_int" if exact else "relu")
+        elif isinstance(node, nodes.Hardtanh):
+            self.calls.then(slot, "hardtanh_int" if exact else "hardtanh")
         else:
-            if whole_numbers:
-                self.steps.then(slot, "real")
-            if isinstance(node, Prelu):
-                self.steps.then(slot, "prelu", node.slope)
+            if exact:
+                self.calls.then(slot, "real")
+            if isinstance(node, nodes.Prelu):
+                self.calls.then(slot, "prelu", node.slope)
             else:
-                assert isinstance(node, Sign)
-                if x.bound is not None and x.bound > _FLOAT32_EXACT:
+                assert isinstance(node, nodes.Sign)
+                if (self.known[name].bound or 0) > _FLOAT32_EXACT:
                     raise NotPlanned("signs of integers beyond float32")
-                self.steps.signed(slot, "sign", node.shift)
+                self.calls.then_sign(slot, "sign", node.shift)
         return slot
 
-    # products
+    # dense layers and convolutions
 
-    def dense(self, node: Dense | RealDense) -> Slot:
+    def dense(self, node: nodes.Dense | nodes.RealDense) -> Slot:
         slot = self.value(node.inputs[0], flat=True)
         outputs, shape = node.outputs, slot.shape
         rows = _rows(node)
-        if slot.flat:  # the weights are put in the order of the pixels, not the pixels in that of the weights
+        if slot.flat:  # reorder the weights instead of the pixels
             rows = np.moveaxis(rows.reshape(outputs, *shape), 1, -1)
         bits = isinstance(node, OneBitWeights) and slot.kind == BITS
         if slot.flat and bits:
@@ -161,167 +133,159 @@ class _Planner:
             axes = POINT, POINT
             rows = rows.reshape(1, outputs, 1, -1)
             if not bits:
-                slot = self.steps.as_kind(slot, INTEGER) if slot.kind == BITS else slot
+                slot = self.calls.as_kind(slot, INTEGER) if slot.kind == BITS else slot
             slot = Slot((rows.shape[-1], 1, 1), slot.kind, slot.buffer) if slot.flat else slot
-        return self.product(node, slot, rows, axes, (outputs, 1, 1))
+        return self.matmul(node, slot, rows, axes, (outputs, 1, 1))
 
-    def conv(self, node: Conv | RealConv | ConvTranspose | RealConvTranspose) -> Slot:
+    def conv(self, node: nodes.Conv | nodes.RealConv | nodes.ConvTranspose | nodes.RealConvTranspose) -> Slot:
         slot = self.value(node.inputs[0])
         made: Any = self.known[node.output].shape
         axes = _axes_of(node, slot.shape[1:], made[1:])
         rows = _rows(node).reshape(node.groups, -1, prod(node.kernel), node.group_channels)
-        return self.product(node, slot, rows, axes, made)
+        return self.matmul(node, slot, rows, axes, made)
 
-    def product(
+    def matmul(
         self, node: Any, slot: Slot, rows: np.ndarray, axes: tuple[Axis, Axis], made: tuple[int, int, int]
     ) -> Slot:
-        """Sums over taps. rows: (G, O, T, I), of signs bool, of real weights float64 on their grids."""
+        """Sums over taps. rows: (G, O, T, I), bool for signs, float64 integers on their grids for real weights."""
         one_bit = isinstance(node, OneBitWeights)
         groups, outputs, taps, channels = rows.shape
-        padding, x = getattr(node, "padding_value", 0), self.known[node.inputs[0]]
+        padding = getattr(node, "padding_value", 0)
         fields: dict[str, Any] = {
             "groups": groups,
             "outputs": outputs,
             "tap_channels": channels,
-            "number": padding,
-            "rows": axes[0].taps,
-            "columns": axes[1].taps,
-            "taps_down": axes[0].taps.shape[1],
-            "taps_across": axes[1].taps.shape[1],
+            "constant": padding,
             "runs": axes[1].runs,
+            **_taps(*axes),
         }
         dense = all(axis is POINT for axis in axes)
         if padding:
             signs = rows.astype(np.int64) * 2 - 1 if one_bit else rows.astype(np.int64)
             fields["tap_sums"] = np.ascontiguousarray(signs.sum(axis=-1).reshape(groups * outputs, taps).T)
-        as_bytes: tuple[Slot, Product] | None = None
+        as_bytes: tuple[Slot, WeightKernel] | None = None
         if one_bit and slot.kind == BITS and (groups == 1 or channels % 32 == 0):
-            product = of_signs(rows, self.isa)
+            kernel = xnor_kernel(rows, self.isa)
         else:
             as_bytes = None if dense and self.isa.bytes == _INT32_MOST else self.bytes_of(node, slot, rows)
-            slot = self.integers(node, slot, x)
-            fields["real"] = slot.step is not None and slot.step.name == "grid"
+            slot = self.integers(node, slot)
+            fields["real"] = slot.call is not None and slot.call.kernel == "grid"
             if not one_bit:
-                product = of_real_weights(node, rows)
+                kernel = real_kernel(node, rows)
             elif as_bytes is None or dense:
-                product = of_lookups(node, rows, axes, slot.shape[2], self.isa)
+                kernel = lookup_kernel(node, rows, axes, slot.shape[2], self.isa)
             else:
-                slot, product = as_bytes
+                slot, kernel = as_bytes
         kind = INTEGER if one_bit and not fields.get("real") else REAL
-        answer = self.steps.emit(product.name, (slot,), made, kind, **{**fields, **product.fields})
-        assert answer.step is not None
-        answer.step.scratch = product.scratch_of(taps)
+        answer = self.calls.emit(kernel.name, (slot,), made, kind, **{**fields, **kernel.fields})
+        assert answer.call is not None
+        answer.call.scratch = kernel.scratch_for(taps)
         if dense and as_bytes is not None:
-            self.steps.instead(answer.step, self.isa.bytes, as_bytes[0], as_bytes[1].name, **as_bytes[1].fields)
+            source, other = as_bytes
+            self.calls.add_alternative(answer.call, self.isa.bytes, source, other.name, **other.fields)
         if one_bit and (node.scale is not None or node.centre is not None):
             if kind == INTEGER:
-                self.steps.then(answer, "real")
+                self.calls.then(answer, "real")
             if node.scale is not None:
-                self.steps.then(answer, "scale", node.scale)
+                self.calls.then(answer, "scale", node.scale)
             if node.centre is not None:
-                answer.step.fields["centre"] = 1
-                self.steps.then(answer, "centre", node.centre)
+                answer.call.fields["centre"] = 1
+                self.calls.then(answer, "centre", node.centre)
         return answer
 
-    def bytes_of(self, node: Any, slot: Slot, rows: np.ndarray) -> tuple[Slot, Product] | None:
-        """The image as bytes and their product with one-bit weights, if `slot` is the image and that can be had."""
+    def bytes_of(self, node: Any, slot: Slot, rows: np.ndarray) -> tuple[Slot, WeightKernel] | None:
+        """The image as bytes and the kernel that multiplies them by one-bit weights; None if this is not possible."""
         plain = isinstance(node, OneBitWeights) and node.centre is None and len(rows) == 1
         if not (self.isa.bytes and plain and slot.buffer is self.image.buffer and slot.kind == INTEGER):
             return None
-        product = of_bytes(rows, self.isa)
-        shape = (product.tap_words, *slot.shape[1:])
+        kernel = byte_kernel(rows, self.isa)
+        shape = (kernel.tap_words, *slot.shape[1:])
         if self.as_bytes is None:
-            self.as_bytes = self.at_first(shape, BYTES)
-        return (self.as_bytes, product) if self.as_bytes.shape == shape else None
+            self.as_bytes = self.initial(shape, BYTES)
+        return (self.as_bytes, kernel) if self.as_bytes.shape == shape else None
 
-    def integers(self, node: Any, slot: Slot, x: Value) -> Slot:
-        """What products with one-bit or real weights take: integers as they are, or real values on their grid."""
+    def integers(self, node: Any, slot: Slot) -> Slot:
+        """The values that weights multiply, as integers: real values are put on their grid."""
+        bound = self.known[node.inputs[0]].bound
         if slot.kind == BITS:
-            slot = self.steps.as_kind(slot, INTEGER)
-        beyond = not isinstance(node, OneBitWeights) and x.bound is not None and x.bound > 2**GRID_BITS
+            slot = self.calls.as_kind(slot, INTEGER)
+        beyond = not isinstance(node, OneBitWeights) and bound is not None and bound > 2**GRID_BITS
         if slot.kind == INTEGER and not beyond:
             return slot
-        slot = self.steps.as_kind(slot, REAL)
+        slot = self.calls.as_kind(slot, REAL)
         padded = bool(getattr(node, "padding_value", 0))
         key = f"grid {padded}"
         if key not in slot.kinds:
-            slot.kinds[key] = self.steps.emit("grid", (slot,), slot.shape, INTEGER, number=int(padded))
+            slot.kinds[key] = self.calls.emit("grid", (slot,), slot.shape, INTEGER, constant=int(padded))
         return slot.kinds[key]
 
-    # what moves values about
+    # operations that move values
 
-    def flatten(self, node: Flatten) -> Slot:
+    def flatten(self, node: nodes.Flatten) -> Slot:
         slot = self.value(node.inputs[0])
         channels, height, width = slot.shape
-        line = (channels * height * width, 1, 1)
+        vector = (channels * height * width, 1, 1)
         if height * width == 1 or (channels == 1 and slot.kind != BITS):
-            return Slot(line, slot.kind, slot.buffer)
+            return Slot(vector, slot.kind, slot.buffer)
         return Slot(slot.shape, slot.kind, slot.buffer, flat=True)
 
     def plain(self, name: str, made: Value) -> Slot:
-        """The value of a name as one unit per number, of the kind that `made` needs."""
+        """The value of a name with one unit per element, of the kind that `made` needs."""
         slot = self.value(name)
-        return self.steps.as_kind(slot, REAL if not made.exact else INTEGER)
+        return self.calls.as_kind(slot, REAL if not made.exact else INTEGER)
 
-    def concat(self, node: Concat) -> Slot:
+    def concat(self, node: nodes.Concat) -> Slot:
         made = self.known[node.output]
         shape: Any = (*made.shape, 1, 1)[:3]
         parts = [self.plain(name, made) for name in node.inputs]
         target: Slot | None = None
         before = 0
         for part in parts:
-            target = self.steps.copy(part, shape, (0, 0, 0), part.shape, (1, 1, 1), to=before, into=target)
+            target = self.calls.copy(part, shape, (0, 0, 0), part.shape, (1, 1, 1), to=before, into=target)
             before += part.shape[0]
         assert target is not None
         return target
 
-    def slice(self, node: Slice) -> Slot:
+    def slice(self, node: nodes.Slice) -> Slot:
         made = self.known[node.output]
         shape: Any = made.shape
-        return self.steps.copy(self.plain(node.inputs[0], made), shape, node.start, shape, node.step)
+        return self.calls.copy(self.plain(node.inputs[0], made), shape, node.start, shape, node.step)
 
-    def pad(self, node: Pad) -> Slot:
+    def pad(self, node: nodes.Pad) -> Slot:
         made = self.known[node.output]
         shape: Any = made.shape
         slot = self.plain(node.inputs[0], made)
-        number = node.value if made.exact else int(np.float32(node.value).view(np.int32))
-        target = self.steps.emit("fill", (), shape, slot.kind, number=number)
+        constant = node.value if made.exact else int(np.float32(node.value).view(np.int32))
+        target = self.calls.emit("fill", (), shape, slot.kind, constant=constant)
         to = (node.padding[0] * shape[2] + node.padding[2]) * shape[0] + node.channels[0]
-        return self.steps.copy(slot, shape, (0, 0, 0), slot.shape, (1, 1, 1), to=to, into=target)
+        return self.calls.copy(slot, shape, (0, 0, 0), slot.shape, (1, 1, 1), to=to, into=target)
 
-    def add(self, node: Add) -> Slot:
+    def add(self, node: nodes.Add) -> Slot:
         made = self.known[node.output]
         a, b = (self.plain(name, made) for name in node.inputs)
-        return self.steps.emit("add_int" if made.exact else "add", (a, b), a.shape, a.kind)
+        return self.calls.emit("add_int" if made.exact else "add", (a, b), a.shape, a.kind)
 
-    # pools
+    # pooling
 
-    def windows(self, name: str, slot: Slot, node: MaxPool | AveragePool, kind: str, **fields: Any) -> Slot:
+    def windows(
+        self, kernel: str, slot: Slot, node: nodes.MaxPool | nodes.AveragePool, kind: str, **fields: Any
+    ) -> Slot:
         made: Any = self.known[node.output].shape
-        rows, columns = _axes_of(node, slot.shape[1:], made[1:])
-        return self.steps.emit(
-            name,
-            (slot,),
-            made,
-            kind,
-            rows=rows.taps,
-            columns=columns.taps,
-            taps_down=rows.taps.shape[1],
-            taps_across=columns.taps.shape[1],
-            **fields,
+        return self.calls.emit(
+            kernel, (slot,), made, kind, **_taps(*_axes_of(node, slot.shape[1:], made[1:])), **fields
         )
 
-    def max_pool(self, node: MaxPool) -> Slot:
+    def max_pool(self, node: nodes.MaxPool) -> Slot:
         slot = self.value(node.inputs[0])
-        name = {BITS: "max_bits", INTEGER: "max_int", REAL: "max"}[slot.kind]
-        return self.windows(name, slot, node, slot.kind)
+        kernel = {BITS: "max_bits", INTEGER: "max_int", REAL: "max"}[slot.kind]
+        return self.windows(kernel, slot, node, slot.kind)
 
-    def average_pool(self, node: AveragePool) -> Slot:
+    def average_pool(self, node: nodes.AveragePool) -> Slot:
         x, made = self.known[node.inputs[0]], self.known[node.output]
         if x.bound is not None and x.bound * prod(node.kernel) > _INT32_MOST:
             raise NotPlanned("averages of integers beyond int32")
         slot = self.value(node.inputs[0])
-        slot = self.steps.as_kind(slot, REAL if x.bound is None else INTEGER)
+        slot = self.calls.as_kind(slot, REAL if x.bound is None else INTEGER)
         divisor = None
         if not node.sums:
             rows, columns = (axis.taps for axis in _axes_of(node, x.shape[1:], made.shape[1:]))
@@ -332,53 +296,59 @@ class _Planner:
         kind = INTEGER if made.exact else REAL
         return self.windows("sum" if x.bound is None else "sum_int", slot, node, kind, divisor=divisor)
 
-    def adaptive_average_pool(self, node: AdaptiveAveragePool) -> Slot:
+    def adaptive_average_pool(self, node: nodes.AdaptiveAveragePool) -> Slot:
         x = self.known[node.inputs[0]]
         shape: Any = self.known[node.output].shape
         slot = self.value(node.inputs[0])
-        slot = self.steps.as_kind(slot, REAL if x.bound is None else INTEGER)
+        slot = self.calls.as_kind(slot, REAL if x.bound is None else INTEGER)
         rows, columns = (
             np.array([(i * size // n, -(-(i + 1) * size // n)) for i in range(n)], np.int32)
             for n, size in zip(node.size, slot.shape[1:], strict=True)
         )
         divisor = np.outer(rows[:, 1] - rows[:, 0], columns[:, 1] - columns[:, 0]).astype(np.float32)
         real = int(slot.kind == REAL)
-        return self.steps.emit("average", (slot,), shape, REAL, rows=rows, columns=columns, divisor=divisor, real=real)
+        return self.calls.emit("average", (slot,), shape, REAL, rows=rows, columns=columns, divisor=divisor, real=real)
 
 
 _MAKERS: dict[type[Node], Any] = {
-    Flatten: _Planner.flatten,
-    Dense: _Planner.dense,
-    RealDense: _Planner.dense,
-    Conv: _Planner.conv,
-    RealConv: _Planner.conv,
-    ConvTranspose: _Planner.conv,
-    RealConvTranspose: _Planner.conv,
-    MaxPool: _Planner.max_pool,
-    AveragePool: _Planner.average_pool,
-    AdaptiveAveragePool: _Planner.adaptive_average_pool,
-    Affine: _Planner.pointwise,
-    Threshold: _Planner.pointwise,
-    Sign: _Planner.pointwise,
-    Relu: _Planner.pointwise,
-    Prelu: _Planner.pointwise,
-    Hardtanh: _Planner.pointwise,
-    Add: _Planner.add,
-    Concat: _Planner.concat,
-    Slice: _Planner.slice,
-    Pad: _Planner.pad,
+    nodes.Flatten: _Planner.flatten,
+    nodes.Dense: _Planner.dense,
+    nodes.RealDense: _Planner.dense,
+    nodes.Conv: _Planner.conv,
+    nodes.RealConv: _Planner.conv,
+    nodes.ConvTranspose: _Planner.conv,
+    nodes.RealConvTranspose: _Planner.conv,
+    nodes.MaxPool: _Planner.max_pool,
+    nodes.AveragePool: _Planner.average_pool,
+    nodes.AdaptiveAveragePool: _Planner.adaptive_average_pool,
+    nodes.Affine: _Planner.pointwise,
+    nodes.Threshold: _Planner.pointwise,
+    nodes.Sign: _Planner.pointwise,
+    nodes.Relu: _Planner.pointwise,
+    nodes.Prelu: _Planner.pointwise,
+    nodes.Hardtanh: _Planner.pointwise,
+    nodes.Add: _Planner.add,
+    nodes.Concat: _Planner.concat,
+    nodes.Slice: _Planner.slice,
+    nodes.Pad: _Planner.pad,
 }
 
 
 def _rows(node: Any) -> np.ndarray:
-    """(O, K): signs as bool, real weights on their grids as float64."""
+    """(O, K): signs as bool, real weights as float64 integers on their grids."""
     if isinstance(node, OneBitWeights):
         return unpack_signs(node.signs, node.in_features) > 0
     return on_grid(node.weight)[0].astype(np.float64)
 
 
-def _axes_of(node: Kernel, sizes: tuple[int, ...], made: tuple[int, ...]) -> tuple[Axis, Axis]:
-    """`axes_of`, where it fits into memory."""
+def _axes_of(node: nodes.Kernel, sizes: tuple[int, ...], made: tuple[int, ...]) -> tuple[Axis, Axis]:
+    """`axes_of`, unless its tables are too large."""
     if max(places * taps for places, taps in zip(made, node.kernel, strict=True)) > _MOST_TAPS:
-        raise NotPlanned("a kernel of too many taps at too many places")
+        raise NotPlanned("a kernel with too many taps at too many places")
     return axes_of(node, sizes, made)
+
+
+def _taps(rows: Axis, columns: Axis) -> dict[str, Any]:
+    """The fields of a call that slides a window."""
+    down, across = rows.taps.shape[1], columns.taps.shape[1]
+    return {"rows": rows.taps, "columns": columns.taps, "taps_down": down, "taps_across": across}

@@ -2,63 +2,36 @@
 
 from __future__ import annotations
 
-import inspect
+from typing import TYPE_CHECKING
 
-import torch
+from onebit.common.entries import lazy
+from onebit.optim.optimizer_table import OPTIMIZERS, OptimizerEntry, OptimizerSetup, takes
 
-from onebit.optim.bayesbinn import BayesBiNN
-from onebit.optim.bop import Bop
-from onebit.optim.companion import CompanionOptimizer
-from onebit.optim.compiled import compile_update_
-from onebit.optim.latents import (
-    check_optimizer,
-    clip_latents_,
-    finish_steps_,
-    latent_groups,
-    latent_rate,
-    prox_latents_,
-)
-from onebit.optim.prox import prox_
+if TYPE_CHECKING:
+    from onebit.optim.bayesbinn import BayesBiNN as BayesBiNN
+    from onebit.optim.bop import Bop as Bop
+    from onebit.optim.companion import CompanionOptimizer as CompanionOptimizer
+    from onebit.optim.compiled import compile_update_ as compile_update_
+    from onebit.optim.latents import check_optimizer as check_optimizer
+    from onebit.optim.latents import clip_latents_ as clip_latents_
+    from onebit.optim.latents import finish_steps_ as finish_steps_
+    from onebit.optim.latents import latent_groups as latent_groups
+    from onebit.optim.latents import latent_rate as latent_rate
+    from onebit.optim.prox import prox_ as prox_
+    from onebit.optim.prox import prox_latents_ as prox_latents_
 
-
-def takes(kind: type[torch.optim.Optimizer], option: str) -> bool:
-    """Whether an optimizer has an option of that name.
-
-    Example:
-        >>> takes(torch.optim.SGD, "momentum"), takes(torch.optim.Adam, "momentum")
-        (True, False)
-    """
-    return option in inspect.signature(kind).parameters
-
-
-def _of_torch() -> dict[str, type[torch.optim.Optimizer]]:
-    """Every optimizer of torch that moves any dense parameter: those with a `foreach` form.
-
-    LBFGS (which needs a closure), SparseAdam (sparse gradients) and Muon (matrices) have none.
-    """
-    classes = [kind for kind in vars(torch.optim).values() if inspect.isclass(kind)]
-    kinds = [kind for kind in classes if issubclass(kind, torch.optim.Optimizer)]
-    return {kind.__name__.lower(): kind for kind in kinds if takes(kind, "foreach")}
-
-
-OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
-    **_of_torch(),
-    "bop": Bop,
-    "bayesbinn": BayesBiNN,
+_HOME = {
+    "BayesBiNN": "bayesbinn",
+    "Bop": "bop",
+    "CompanionOptimizer": "companion",
+    "check_optimizer": "latents",
+    "clip_latents_": "latents",
+    "compile_update_": "compiled",
+    "finish_steps_": "latents",
+    "latent_groups": "latents",
+    "latent_rate": "latents",
+    "prox_": "prox",
+    "prox_latents_": "prox",
 }
-
-__all__ = [
-    "OPTIMIZERS",
-    "BayesBiNN",
-    "Bop",
-    "CompanionOptimizer",
-    "check_optimizer",
-    "clip_latents_",
-    "compile_update_",
-    "finish_steps_",
-    "latent_groups",
-    "latent_rate",
-    "prox_",
-    "prox_latents_",
-    "takes",
-]
+__getattr__, __dir__ = lazy(__name__, _HOME)
+__all__ = ["OPTIMIZERS", "OptimizerEntry", "OptimizerSetup", "takes", *_HOME]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from onebit.errors import UsageError
 from onebit.optim.companion import Companion, CompanionOptimizer
+from onebit.optim.optimizer_table import OptimizerSetup
 from onebit.quantizers.chunks import in_chunks
 
 
@@ -88,3 +89,27 @@ class BayesBiNN(CompanionOptimizer):
                 x.sub_(m, alpha=rate)
             else:
                 x.sub_(pull, alpha=rate).sub_(g, alpha=rate * count)
+
+
+def build_bayesbinn(setup: OptimizerSetup) -> BayesBiNN:
+    """The BayesBiNN of a recipe.
+
+    Raises:
+        UsageError: a prior, but no weights to start from.
+    """
+    settings = setup.settings
+    if settings.prior and not setup.initialized:
+        raise UsageError(
+            "optimizer.prior takes the weights that bayesbinn starts from as its prior: name them with --init_from"
+        )
+    optimizer = BayesBiNN(
+        setup.groups,
+        count=setup.count * settings.data_scale,
+        lr=settings.lr,
+        momentum=settings.momentum,
+        # the λ of another training are where this one starts
+        init=None if setup.initialized else settings.latent_init,
+    )
+    if settings.prior:
+        optimizer.set_prior_()
+    return optimizer

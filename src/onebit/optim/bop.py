@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from onebit.errors import UsageError
 from onebit.optim.companion import Companion, CompanionOptimizer
+from onebit.optim.optimizer_table import OptimizerSetup
 from onebit.quantizers.base import mark_signs_, sign
 from onebit.quantizers.chunks import in_chunks
 
@@ -37,6 +38,8 @@ class Bop(CompanionOptimizer):
     Example:
         >>> optimizer = Bop(latent_groups(model, lr=1e-3), gamma=1e-4, threshold=1e-8)  # doctest: +SKIP
     """
+
+    lr_of_latents = False
 
     def __init__(
         self,
@@ -69,3 +72,20 @@ class Bop(CompanionOptimizer):
             # 0 where |m| <= τ; a mean that agrees with its weight is on the far side of it and changes nothing
             w.sub_(torch.nn.functional.hardshrink(m, least), alpha=HUGE).clamp_(-1, 1)
         mark_signs_(latent)
+
+
+def build_bop(setup: OptimizerSetup) -> Bop:
+    """The Bop of a recipe."""
+    return Bop(setup.groups, gamma=setup.settings.gamma, threshold=setup.settings.threshold)
+
+
+def bop_factors(setup: OptimizerSetup) -> dict[str, Callable[[int], float]]:
+    """The decays of γ and τ, where a recipe has some."""
+    settings = setup.settings
+    if settings.decay_epochs is None:
+        return {}
+    every = max(1, round(settings.decay_epochs * setup.steps_per_epoch))
+    return {
+        "lr": lambda step: settings.gamma_decay ** (step // every),
+        "threshold": lambda step: settings.threshold_decay ** (step // every),
+    }

@@ -30,6 +30,8 @@ class CompanionOptimizer(torch.optim.Optimizer, ABC):
     """
 
     companion: torch.optim.Optimizer | None
+    lr_of_latents = True
+    """Whether `lr` of groups of latents is a learning rate."""
 
     def __init__(
         self, groups: Iterable[dict[str, Any]], own: Mapping[str, Any], companion: Companion | None = None
@@ -42,7 +44,7 @@ class CompanionOptimizer(torch.optim.Optimizer, ABC):
         for group in groups:
             if group.get("latent"):
                 if group.get("weight_decay"):
-                    raise UsageError(f"{name} knows no weight decay of latents, got {group['weight_decay']!r}")
+                    raise UsageError(f"{name} does not support weight decay of latents, got {group['weight_decay']!r}")
                 group.update({key: value for key, value in own.items() if key == "lr" or key not in group})
         self.companion = None
         if others:
@@ -51,7 +53,7 @@ class CompanionOptimizer(torch.optim.Optimizer, ABC):
         self._share()
 
     def _share(self) -> None:
-        """Let the companion hold the groups and the state that are held here."""
+        """Let the companion share the groups and the state of this optimizer."""
         if self.companion is not None:
             self.companion.param_groups = [group for group in self.param_groups if not group.get("latent")]
             self.companion.state = self.state
@@ -80,7 +82,7 @@ class CompanionOptimizer(torch.optim.Optimizer, ABC):
 
     @abstractmethod
     def move_(self, latent: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        """The own rule: move one latent in place; what it keeps lies in `self.state[latent]`."""
+        """The own rule: move one latent in place; its state is `self.state[latent]`."""
 
     def latents(self) -> list[Tensor]:
         """The parameters that follow the own rule."""

@@ -56,7 +56,7 @@ def _update(
 
     Args:
         latents, gradients, means, squares, weights: the same shapes; `weights` receives ±value.
-        numbers: (len(latents), 7), see `_numbers`; a tensor, because numbers that change would be compiled anew.
+        numbers: (len(latents), 7), see `_numbers`; a tensor, because each new Python number would be recompiled.
         seeds: int32 (2,) where the weight is drawn, None where it is the sign.
     """
     for i, (w, g, m, v, weight, seed) in enumerate(
@@ -105,12 +105,12 @@ def _state(optimizer: torch.optim.Optimizer, latent: Tensor) -> dict[str, Tensor
 
 
 def _laid_out(x: Tensor, latent: Tensor) -> Tensor:
-    """`x` itself, or a copy of it that lies in memory as `latent` does."""
+    """`x` itself, or a copy of it in the memory layout of `latent`."""
     return x if x.stride() == latent.stride() else torch.empty_like(latent, dtype=x.dtype).copy_(x)
 
 
 def _flat(latent: Tensor) -> Callable[[Tensor], Tensor]:
-    """The (n,) view, in the order of memory, of what lies in memory as `latent` does.
+    """The (n,) view, in memory order, of a tensor in the memory layout of `latent`.
 
     One compiled loop then serves every memory format, and draws need no detour. A latent with gaps keeps its shape.
     """
@@ -139,7 +139,7 @@ def compile_update_(
     The same arithmetic as torch's Adam, up to rounding. Gradients of these latents are None after a step. Drawn weights
     come from torch's generator through a hash, so they are other draws than those of eager training. Schedules,
     state_dict and its loading work as before; a run that goes on after `optimizer.state_dict()` and one resumed from it
-    agree bit for bit. A latent written outside (loading, initialisation, in-place edits) is quantized anew. Everything
+    agree bit for bit. A latent written outside (loading, initialization, in-place edits) is quantized again. Everything
     else (other parameters, `step(closure)`, quantizers not in QUANTIZERS) runs as before. Copies and pickles of the
     optimizer are eager again.
 
@@ -173,7 +173,9 @@ def compile_update_(
     for _, group in owned:
         for option in ("weight_decay", "amsgrad", "maximize", "differentiable", "capturable"):
             if group[option]:
-                raise UsageError(f"a compiled update knows no {option} of latents, got {group[option]!r}: leave it off")
+                raise UsageError(
+                    f"a compiled update does not support {option} of latents, got {group[option]!r}: leave it off"
+                )
     from torch._dynamo.exc import BackendCompilerFailed  # a second of imports that only this function uses
 
     bf16 = resolve_precision(precision, owned[0][0].device) == "bf16"
@@ -223,7 +225,7 @@ def compile_update_(
             quantizers[p].prepared = Prepared(p, weights[p])
 
     def forget_draws(optimizer: torch.optim.Optimizer) -> None:
-        # a resumed run cannot know the draw that is already written, so the run that goes on draws anew as well
+        # a resumed run cannot know the draw that is already written, so the continuing run draws again as well
         for quantizer in quantizers.values():
             if quantizer.random:
                 quantizer.prepared = None

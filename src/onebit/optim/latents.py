@@ -1,17 +1,17 @@
-"""Latent weights and ordinary torch optimizers: groups, and a clip and a prox that travel with the optimizer."""
+"""Latent weights and ordinary torch optimizers: parameter groups, and a latent clip that travels with the optimizer."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import nn
 
 from onebit.common.arguments import check_kind, check_number
+from onebit.common.entries import load
 from onebit.errors import UsageError
 from onebit.layers import binary_layers, check_model, glorot_bound
-from onebit.optim.prox import next_strength, prox_
+from onebit.optim.optimizer_table import AFTER_STEP
 
 LR_SCALES = ("glorot", "glorot_squared")
 
@@ -35,7 +35,7 @@ def latent_groups(
     Args:
         model: a model with binary layers.
         lr: learning rate of the other parameters, and of latents before the scale.
-        latent_clip: bound c of w ← clip(w, ±c) after each step; "value" is each quantizer's own bound; None is no clip.
+        latent_clip: bound c of w ← clip(w, ±c) after each step; "value" for each quantizer's own bound, None for none.
         lr_scale: None, "glorot" (Adam-like optimizers) or "glorot_squared" (SGD).
         weight_decay: for weights of real layers; latents, biases and BatchNorm get none.
         decay_latents, decay_norm: weight decay for latents, for biases and BatchNorm all the same.
@@ -89,30 +89,28 @@ def latent_groups(
 
 
 def latent_rate(optimizer: torch.optim.Optimizer) -> float:
-    """Learning rate of latents before their scale; of the last group where latents have none (Bop, real nets)."""
+    """Learning rate of latents before their scale; of the last group where latents have none (as in real nets)."""
     for group in optimizer.param_groups:
-        if group.get("latent") and "threshold" not in group:  # Bop
+        if group.get("latent") and getattr(optimizer, "lr_of_latents", True):
             return float(group["lr"]) / float(group.get("lr_factor", 1.0))
     return float(optimizer.param_groups[-1]["lr"])
 
 
 @torch.no_grad()  # post hooks run with gradients enabled
 def _finish_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-    """The prox, then the clip, of the parameters that moved: those with a gradient."""
+    """`AFTER_STEP`, then the clip, of the parameters that moved: those with a gradient."""
     for group in optimizer.param_groups:
-        strength = next_strength(group) if "prox_growth" in group else 0.0
-        clip = group.get("latent_clip")  # .get: a group added later need not have the key
-        for parameter in group["params"]:
-            if parameter.grad is None:
-                continue
-            if strength:
-                prox_(parameter, strength)
-            if clip is not None:
-                parameter.clamp_(-clip, clip)
+        moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+        for key, rule in AFTER_STEP.items():
+            if key in group:
+                load(rule)(group, moved)
+        if group.get("latent_clip") is not None:  # .get: a group added later need not have the key
+            for parameter in moved:
+                parameter.clamp_(-group["latent_clip"], group["latent_clip"])
 
 
 def finish_steps_(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """After each `step()`, clip and prox what the groups of an optimizer ask for; idempotent.
+    """After each `step()`, do what the groups of an optimizer ask for (`AFTER_STEP`, `latent_clip`); idempotent.
 
     Copies and pickles of an optimizer lose hooks, which is why `fit` and the loading of checkpoints call this again.
 
@@ -157,34 +155,3 @@ def check_optimizer(optimizer: object) -> None:
     """
     built = "build one: torch.optim.Adam(onebit.latent_groups(model, lr=1e-3))"
     check_kind("optimizer", optimizer, torch.optim.Optimizer, "an optimizer of torch", {"object": built})
-
-
-def prox_latents_(
-    optimizer: torch.optim.Optimizer, *, growth: float, freeze: float = math.inf
-) -> torch.optim.Optimizer:
-    """After each `step()`, apply the prox of strength lr·λ_t to the latents that it moved, before any clip.
-
-    λ_t = growth·t after t steps; the authors' code lets it grow by epochs (1e-4 each in its ResNet-20 script). Works
-    with any torch optimizer and its schedules; idempotent: the settings and t are in the groups of latents, and so in
-    the state_dict. Weights go with the quantizer `prox`.
-
-    Args:
-        optimizer: over `latent_groups`.
-        growth: of λ per step.
-        freeze: after so many steps each latent is set to its sign after every step.
-
-    Returns:
-        `optimizer` itself.
-
-    Raises:
-        UsageError: growth that is not positive, or no group of latents.
-    """
-    if not 0 < growth < math.inf:
-        raise UsageError(f"the prox needs a positive growth, got {growth!r}")
-    groups = [group for group in optimizer.param_groups if group.get("latent")]
-    if not groups:
-        raise UsageError("the prox draws binary weights to ±1, and there are none: use `latent_groups` of a binary net")
-    for group in groups:
-        group |= {"prox_growth": growth, "prox_freeze": freeze}
-        group.setdefault("prox_step", 0)
-    return finish_steps_(optimizer)

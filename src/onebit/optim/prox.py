@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from onebit.errors import UsageError
+from onebit.optim.latents import finish_steps_
+from onebit.optim.optimizer_table import OptimizerSetup
 from onebit.quantizers.base import sign
 from onebit.quantizers.chunks import in_chunks
 
@@ -26,9 +29,54 @@ def prox_(latent: Tensor, strength: float) -> Tensor:
     return latent
 
 
-def next_strength(group: dict[str, Any]) -> float:
-    """Count one more step of a group of latents; the strength of its prox, lr·λ_t, or infinite to freeze them."""
+def prox_group_(group: dict[str, Any], moved: list[Tensor]) -> None:
+    """Count one more step of a group of latents, and apply its prox of strength lr·λ_t; infinite after the freeze."""
     group["prox_step"] += 1
-    if group["prox_step"] > group["prox_freeze"]:
-        return math.inf
-    return float(group["lr"]) * group["prox_growth"] * group["prox_step"]
+    frozen = group["prox_step"] > group["prox_freeze"]
+    strength = math.inf if frozen else float(group["lr"]) * group["prox_growth"] * group["prox_step"]
+    for latent in moved if strength else ():
+        prox_(latent, strength)
+
+
+def prox_latents_(
+    optimizer: torch.optim.Optimizer, *, growth: float, freeze: float = math.inf
+) -> torch.optim.Optimizer:
+    """After each `step()`, apply the prox of strength lr·λ_t to the latents that it moved, before any clip.
+
+    λ_t = growth·t after t steps; the authors' code lets it grow by epochs (1e-4 each in its ResNet-20 script). Works
+    with any torch optimizer and its schedules; idempotent: the settings and t are in the groups of latents, and so in
+    the state_dict. Weights go with the quantizer `prox`.
+
+    Args:
+        optimizer: over `latent_groups`.
+        growth: of λ per step.
+        freeze: number of steps after which each step sets latents to their signs.
+
+    Returns:
+        `optimizer` itself.
+
+    Raises:
+        UsageError: growth that is not positive, or no group of latents.
+    """
+    if not 0 < growth < math.inf:
+        raise UsageError(f"the prox needs a positive growth, got {growth!r}")
+    groups = [group for group in optimizer.param_groups if group.get("latent")]
+    if not groups:
+        raise UsageError("the prox draws binary weights to ±1, and there are none: use `latent_groups` of a binary net")
+    for group in groups:
+        group |= {"prox_growth": growth, "prox_freeze": freeze}
+        group.setdefault("prox_step", 0)
+    return finish_steps_(optimizer)
+
+
+def prepare_prox(optimizer: torch.optim.Optimizer, setup: OptimizerSetup) -> None:
+    """`prox_latents_` as a recipe says: λ grows to `prox_strength` in the last step before the freeze.
+
+    Raises:
+        UsageError: no strength.
+    """
+    strength, freeze = setup.settings.prox_strength, setup.settings.prox_freeze
+    if strength is None:
+        raise UsageError("weight_quantizer prox stays real without optimizer.prox_strength: use --method proxquant")
+    last = math.inf if freeze is None else round(freeze * setup.steps)
+    prox_latents_(optimizer, growth=strength / max(1, min(setup.steps, last)), freeze=last)

@@ -1,4 +1,4 @@
-"""PackedNet, the deployable form of a net, and its `.1bit` file."""
+"""`PackedNet`, the deployable form of a net, and its `.1bit` file."""
 
 from onebit.packed.certificate import Certificate, LayerProof
 from onebit.packed.file import dumps, load, loads, save

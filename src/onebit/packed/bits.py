@@ -1,8 +1,7 @@
-"""Signs as bits: the packing that every file, kernel and export of onebit shares, and its reference arithmetic.
+"""Signs as bits: the packing that all files, kernels and exports share, and its reference arithmetic.
 
-A *word* holds 64 signs. Bit 1 means +1, bit 0 means -1, the first sign is the lowest bit (little-endian), and the tail
-bits of the last word are 0. A file holds the same bits in *rows* of bytes: ceil(count / 8) of them, so a short row
-costs no whole word.
+A *word* has 64 signs. Bit 1 means +1, bit 0 means -1, the first sign is the lowest bit (little-endian), and the tail
+bits of the last word are 0. A file stores the same bits in *rows* of ceil(count / 8) bytes, which is shorter.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import numpy as np
 from onebit.errors import FormatError, NotBinaryError, UsageError
 
 WORD_BITS = 64
-_BLOCK_VALUES = 1 << 16  # values of one block of xnor_dot: its temporaries stay in the second-level cache
+_BLOCK_VALUES = 1 << 16  # values per block of xnor_dot: its temporaries stay in the second-level cache
 
 
 def sign(x: np.ndarray, *, dtype: Any = np.int8) -> np.ndarray:
@@ -39,17 +38,17 @@ def sign(x: np.ndarray, *, dtype: Any = np.int8) -> np.ndarray:
 
 
 def pack_signs(signs: np.ndarray, *, axis: int = -1) -> np.ndarray:
-    """Words of an array of ±1.
+    """Pack an array of ±1 into words.
 
     Args:
         signs: exactly +1 and -1, any real dtype, any shape.
-        axis: the axis that is packed; it shrinks from count to ceil(count / 64).
+        axis: the axis to pack; it shrinks from count to ceil(count / 64).
 
     Returns:
         uint64 array.
 
     Raises:
-        NotBinaryError: some values are neither +1 nor -1 (0 and NaN are refused too).
+        NotBinaryError: some values are neither +1 nor -1 (such as 0 and NaN).
 
     Example:
         >>> pack_signs(np.array([1, -1, 1, 1]))
@@ -68,16 +67,16 @@ def pack_signs(signs: np.ndarray, *, axis: int = -1) -> np.ndarray:
 
 
 def unpack_signs(words: np.ndarray, count: int, *, axis: int = -1, dtype: Any = np.int8) -> np.ndarray:
-    """The ±1 array that `pack_signs` packed.
+    """The ±1 array of packed words; inverse of `pack_signs`.
 
     Args:
         words: uint64 array.
         count: number of signs along `axis`.
         axis: the packed axis; it grows from ceil(count / 64) to count.
-        dtype: dtype of the result, of a signed kind.
+        dtype: signed dtype of the result.
 
     Raises:
-        UsageError: the number of words does not belong to `count`.
+        UsageError: wrong number of words for `count`.
     """
     rows = words_to_bytes(np.moveaxis(np.asarray(words), axis, -1), count)
     signs = np.unpackbits(rows, axis=-1, count=count, bitorder="little").view(np.int8)
@@ -89,7 +88,7 @@ def words_to_bytes(words: np.ndarray, count: int) -> np.ndarray:
     """File rows of words: (…, ceil(count / 64)) uint64 -> (…, ceil(count / 8)) uint8, contiguous.
 
     Raises:
-        UsageError: not uint64, or the number of words does not belong to `count`.
+        UsageError: not uint64, or wrong number of words for `count`.
     """
     words = np.asarray(words)
     expected = word_count(count)
@@ -105,7 +104,7 @@ def bytes_to_words(rows: np.ndarray, count: int) -> np.ndarray:
     """Words of file rows: (…, ceil(count / 8)) uint8 -> (…, ceil(count / 64)) uint64; inverse of `words_to_bytes`.
 
     Raises:
-        UsageError: not uint8, or the number of bytes does not belong to `count`.
+        UsageError: not uint8, or wrong number of bytes for `count`.
         FormatError: tail bits after the last sign are set.
     """
     rows = np.asarray(rows)
@@ -122,23 +121,19 @@ def bytes_to_words(rows: np.ndarray, count: int) -> np.ndarray:
 
 
 def check_tail(words: np.ndarray, count: int) -> None:
-    """Refuse words with a set bit after the last sign: the xnor product would count it.
-
-    Raises:
-        FormatError: tail bits are set; the message says in how many rows.
-    """
+    """Raise FormatError if a bit after the last sign is set, because xnor products would count it."""
     used = count % WORD_BITS
     if used and (rows := int(np.count_nonzero(words[..., -1] >> np.uint64(used)))):
         raise FormatError(f"{rows} rows have bits set after their {count} signs, expected zeros")
 
 
 def word_count(count: int) -> int:
-    """Words that hold `count` signs."""
+    """Number of words for `count` signs."""
     return -(-count // WORD_BITS)
 
 
 def byte_count(count: int) -> int:
-    """Bytes of a file row that holds `count` signs."""
+    """Number of bytes of a file row for `count` signs."""
     return -(-count // 8)
 
 
@@ -148,13 +143,13 @@ def xnor_dot(a: np.ndarray, b: np.ndarray, count: int) -> np.ndarray:
     Args:
         a: (N, W) uint64 words, tail bits 0.
         b: (O, W) uint64 words, tail bits 0.
-        count: signs in a row, W = ceil(count / 64).
+        count: signs per row, W = ceil(count / 64).
 
     Returns:
-        (N, O) int32. Beside it only blocks of about 64 thousand values are allocated.
+        (N, O) int32. Temporary memory is limited to blocks of about 64 thousand values.
 
     Raises:
-        UsageError: shapes or dtypes do not fit.
+        UsageError: wrong shapes or dtypes.
 
     Example:
         >>> xnor_dot(pack_signs(np.array([[1, -1, 1]])), pack_signs(np.array([[1, 1, 1], [-1, 1, -1]])), 3)
@@ -168,7 +163,7 @@ def xnor_dot(a: np.ndarray, b: np.ndarray, count: int) -> np.ndarray:
                 f"expected uint64 (N, {expected}) and (O, {expected}) for {count} signs"
             )
     out = np.empty((len(a), len(b)), np.int32)
-    columns = np.ascontiguousarray(b.T)  # (W, O): one word of every output lies together
+    columns = np.ascontiguousarray(b.T)  # (W, O): makes the words of all outputs contiguous
     step = max(1, _BLOCK_VALUES // max(1, len(b)))
     for start in range(0, len(a), step):
         block = a[start : start + step]

@@ -1,4 +1,4 @@
-"""The certificate of a packed net: what was compared with what, with counts. Nothing in it depends on the clock."""
+"""The certificate of a packed net: what was compared, with counts. It does not depend on the time of day."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from onebit.errors import FormatError
-from onebit.packed.strict import check_fields, check_text, short
+from onebit.errors import FormatError, short
+from onebit.packed.strict_json import check_fields, check_text
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LATER: dict[str, Any] = {"tied": 0, "images": None}
-"""Fields that files of earlier versions lack, and what they mean without them."""
+"""Fields that files of earlier versions lack, with their defaults."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,10 +21,10 @@ class LayerProof:
     """How one layer was compared.
 
     Args:
-        name: of the value in the packed net.
-        proof: "every integer" (each integer its sums can take was tried) or "float" (the values seen were compared).
-        integers: how many integers, or values, were compared.
-        mismatches: how many of them gave another result than the trained net.
+        name: name of the value in the packed net.
+        proof: "every integer" (every possible sum was compared) or "float" (the values on the images were compared).
+        integers: number of integers or values that were compared.
+        mismatches: number of them with another result than in the trained net.
     """
 
     name: str
@@ -47,19 +47,19 @@ class Certificate:
     Args:
         onebit: version of onebit that packed and compared.
         dataset: name of the data set.
-        split: of the data set: "test".
-        count: images compared.
+        split: "train", "validation" or "test".
+        count: number of images compared; for segmentation, here and below, pixels.
         weights: the test mode that was packed: "binary", or "sample" for one random draw.
         seed: of that draw, else None.
-        correct: images the packed net classifies rightly; None without labels.
-        label_mismatches: images that the two nets label differently; of masks pixels, as `count` and `correct`.
-        tied: of these, pixels whose two labels both nets hold to be equally likely, up to rounding.
-        max_logit_difference: largest |difference| of two logits.
+        correct: images that the packed net classifies correctly; None without labels.
+        label_mismatches: images to which the two nets give different labels.
+        tied: mismatches of pixels whose two labels are equally likely in both nets, up to rounding.
+        max_logit_difference: largest |difference| between two logits.
         bit_exact: every logit is equal.
         source: sha256 of the checkpoint, in hexadecimal, or None.
         recipe: name of the recipe, or None.
         layers: the proof of each layer.
-        images: of the split, evenly spread over it, that were compared; None for all.
+        images: number of images that were compared, evenly spread over the split; None for all.
     """
 
     onebit: str
@@ -79,34 +79,29 @@ class Certificate:
     images: int | None = None
 
     def __post_init__(self) -> None:
+        def check(name: str, ok: bool, expected: str) -> None:
+            if not ok:
+                raise FormatError(f"certificate {name} is {short(getattr(self, name))}, expected {expected}")
+
         for name in ("onebit", "dataset", "split"):
             check_text(f"certificate {name}", getattr(self, name))
-        if self.split not in ("train", "validation", "test"):
-            raise FormatError(f"certificate split is {short(self.split)}, expected 'train', 'validation' or 'test'")
-        if self.weights not in ("binary", "sample"):
-            raise FormatError(f"certificate weights is {short(self.weights)}, expected 'binary' or 'sample'")
-        if (self.seed is not None) != (self.weights == "sample"):
-            raise FormatError(f"certificate seed is {short(self.seed)}: 'sample' needs one, 'binary' has none")
-        if self.seed is not None:
-            _check_count("certificate seed", self.seed)
+        check("split", self.split in ("train", "validation", "test"), "'train', 'validation' or 'test'")
+        check("weights", self.weights in ("binary", "sample"), "'binary' or 'sample'")
+        check("seed", (self.seed is not None) == (self.weights == "sample"), "one for 'sample', none for 'binary'")
         _check_count("certificate count", self.count)
         _check_count("certificate label_mismatches", self.label_mismatches, most=self.count)
         _check_count("certificate tied", self.tied, most=self.label_mismatches)
-        if self.correct is not None:
-            _check_count("certificate correct", self.correct, most=self.count)
-        if self.images is not None:
-            _check_count("certificate images", self.images)
-        difference = self.max_logit_difference
-        if type(difference) not in (int, float) or not math.isfinite(difference) or difference < 0:
-            raise FormatError(
-                f"certificate max_logit_difference is {short(difference)}, expected a number that is at least 0"
-            )
-        if type(self.bit_exact) is not bool:
-            raise FormatError(f"certificate bit_exact is {short(self.bit_exact)}, expected true or false")
+        for name, most in (("seed", 2**63 - 1), ("correct", self.count), ("images", 2**63 - 1)):
+            if (number := getattr(self, name)) is not None:
+                _check_count(f"certificate {name}", number, most=most)
+        difference, source = self.max_logit_difference, self.source
+        sound = type(difference) in (int, float) and math.isfinite(difference) and difference >= 0
+        check("max_logit_difference", sound, "a number that is 0 or more")
+        check("bit_exact", type(self.bit_exact) is bool, "true or false")
         if self.bit_exact and (difference or self.label_mismatches):
-            raise FormatError("certificate claims bit_exact beside a difference")
-        if self.source is not None and not (isinstance(self.source, str) and _SHA256.fullmatch(self.source)):
-            raise FormatError(f"certificate source is {short(self.source)}, expected 64 hexadecimal digits")
+            raise FormatError("certificate claims bit_exact despite a difference")
+        is_digest = isinstance(source, str) and _SHA256.fullmatch(source) is not None
+        check("source", source is None or is_digest, "64 hexadecimal digits")
         if self.recipe is not None:
             check_text("certificate recipe", self.recipe)
 
@@ -114,7 +109,7 @@ class Certificate:
         return self.in_words("labels")
 
     def in_words(self, counted: str) -> str:
-        """What was compared with which result; `counted` says of what there are `count`."""
+        """What was compared, with the result; `counted` names what `count` counts."""
         correct = "" if self.correct is None else f"{self.correct:,} correct with packed weights, "
         tied = f" ({self.tied:,} of them where logits are tied)" if self.tied else ""
         return (
@@ -124,9 +119,9 @@ class Certificate:
 
     @property
     def claims(self) -> dict[str, object]:
-        """What another machine finds, too: all but the version, and what depends on the rounding of torch.
+        """The fields that every machine reproduces: all except the version and those that depend on torch's rounding.
 
-        That are the logits, signs that could only be compared on images, and pixels whose two labels are tied.
+        These are logits, signs that were compared only on images, and pixels with tied labels.
         """
         fields = self.to_json()
         for name in ("onebit", "max_logit_difference", "bit_exact"):
@@ -136,7 +131,7 @@ class Certificate:
         return fields
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object; inverse of `from_json`. A layer is a list of its four fields: a deep net has many of them."""
+        """A JSON object; inverse of `from_json`. To stay small, each layer is a list of its four fields."""
         fields = dataclasses.asdict(self)
         for name, default in _LATER.items():
             if fields[name] == default:
@@ -145,17 +140,12 @@ class Certificate:
 
     @staticmethod
     def from_json(value: object) -> Certificate:
-        """The certificate in a JSON object.
-
-        Raises:
-            FormatError: unknown or missing fields, wrong types, or a contradiction.
-        """
+        """The certificate of a JSON object; FormatError for unknown, missing, wrong or contradictory fields."""
         whole = {**_LATER, **value} if isinstance(value, dict) else value
         fields = check_fields("certificate", whole, [field.name for field in dataclasses.fields(Certificate)])
         if not isinstance(fields["layers"], list):
             raise FormatError("certificate layers is not a list")
-        names = [field.name for field in dataclasses.fields(LayerProof)]
-        layers = []
+        names, layers = [field.name for field in dataclasses.fields(LayerProof)], []
         for layer in fields["layers"]:
             if not isinstance(layer, list) or len(layer) != len(names):
                 raise FormatError(f"certificate layer is {short(layer)}, expected a list of {', '.join(names)}")

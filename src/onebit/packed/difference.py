@@ -7,25 +7,25 @@ from typing import NamedTuple
 
 import numpy as np
 
-from onebit.packed.lines import arrays_of, to_lines
+from onebit.errors import short
 from onebit.packed.net import PackedNet
+from onebit.packed.node_text import arrays_of, to_lines
 from onebit.packed.nodes import Node
-from onebit.packed.strict import short
 
 _RELATIVE = 1e-5
-_STEP = 2
-"""Neighbouring sums of an even or odd number of ±1 are 2 apart."""
+_SPACING = 2
+"""Distance of neighboring sums of ±1, which are all even or all odd."""
 
 
 class Difference(NamedTuple):
-    """One array that two nets do not share.
+    """An array that differs between two nets.
 
-    node, field: where it belongs.
-    differing: how many of its numbers, or signs; size: of all.
-    largest: |difference|.
-    rounding: it is no more than the rounding of another processor or version of torch can make: signs and directions
-        are equal, no threshold is more than one step away, and no real number by more than 1e-5 of the largest one, or
-        of 1 if that is larger in a shift, which is a difference of two numbers.
+    node, field: name of the array.
+    differing, size: how many numbers or signs differ, and how many there are.
+    largest: largest |difference|.
+    rounding: the difference can come from rounding on another processor or version of torch: signs and directions are
+        equal, thresholds differ by at most one possible sum, and real numbers by at most 1e-5 of the largest one (for a
+        shift, which is a difference of two numbers, of 1 if that is larger).
     """
 
     node: str
@@ -41,7 +41,7 @@ class Difference(NamedTuple):
 
 
 def graph_difference(net: PackedNet, other: PackedNet) -> str | None:
-    """The first thing besides arrays of nodes that two nets do not share, in words; certificates are not compared."""
+    """The first difference between two nets apart from arrays and certificates, in words; None if there is none."""
     parts = [
         (f"input {name}", getattr(net.input, name), getattr(other.input, name))
         for name in ("shape", "coding", "mean", "std")
@@ -57,7 +57,7 @@ def graph_difference(net: PackedNet, other: PackedNet) -> str | None:
 
 
 def array_differences(net: PackedNet, other: PackedNet) -> Iterator[Difference]:
-    """The arrays in which two nets of one graph differ, bit for bit, node by node."""
+    """The arrays that differ in any bit between two nets with the same graph."""
     for node, twin in zip(net.nodes, other.nodes, strict=True):
         for (field, here), (_, there) in zip(arrays_of(node), arrays_of(twin), strict=True):
             if here.tobytes() != there.tobytes():
@@ -71,7 +71,7 @@ def _difference(node: Node, field: str, here: np.ndarray, there: np.ndarray) -> 
     apart = np.abs(here.astype(np.float64) - there)
     count = int(np.count_nonzero(here.view(f"u{here.itemsize}") != there.view(f"u{there.itemsize}")))
     if field == "threshold":
-        close = bool((apart <= _STEP).all())
+        close = bool((apart <= _SPACING).all())
     else:
         most = np.abs(there.astype(np.float64)).max()
         close = field != "direction" and bool((apart <= _RELATIVE * max(most, field == "shift")).all())

@@ -1,8 +1,8 @@
 """The `.1bit` file: a safetensors file with packed signs, and the graph as JSON under one metadata key.
 
-The format is specified in docs/format.md. A file is hostile until it is read: its header is bounded and checked by
-hand, and the shapes of all arrays are checked against the graph before an array is read. A digest of all its bytes
-shows every change by accident; who changes a file on purpose can compute it, too.
+docs/format.md specifies the format. Files are not trusted: the header is bounded and checked by hand, and the shapes of
+all arrays are checked against the graph before any array is read. A digest of all bytes detects accidental changes; it
+is no protection against deliberate ones.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import io
 import json
 import os
 import re
-import stat
 from collections import Counter
 from collections.abc import Callable, Mapping
 from math import prod
@@ -21,18 +20,20 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from onebit.common.arguments import check_kind
-from onebit.common.files import write_atomic
-from onebit.errors import FormatError
+from onebit.common.files import open_regular, write_atomic
+from onebit.errors import FormatError, short
 from onebit.packed.bits import byte_count, bytes_to_words, word_count, words_to_bytes
 from onebit.packed.certificate import Certificate
-from onebit.packed.lines import arrays_of, from_line, to_lines
 from onebit.packed.net import INPUT, MOST_NODES, InputSpec, PackedNet, check_net
+from onebit.packed.node_text import arrays_of, from_line, to_lines
 from onebit.packed.nodes import Node
-from onebit.packed.strict import check_fields, parse_json, short
+from onebit.packed.strict_json import check_fields, parse_json
 
-FORMAT = 2  # 1, of onebit 0.1.0, has no digest
-KEY = "onebit"  # exactly one key: safetensors writes several in random order
-MOST_HEADER_BYTES = 4_000_000  # 20 times what a net of a thousand layers needs; parsed JSON takes 40 times its text
+FORMAT = 2  # format 1, of onebit 0.1.0, has no digest
+KEY = "onebit"  # the only key, because safetensors writes several in random order
+MOST_HEADER_BYTES = (
+    4_000_000  # 20 times the header of a net of a thousand layers; parsed JSON takes 40 times the memory of its text
+)
 
 TENSORS: dict[str, str] = {
     "signs": "U8",
@@ -46,36 +47,26 @@ TENSORS: dict[str, str] = {
     f"{INPUT}.mean": "F32",
     f"{INPUT}.std": "F32",
 }
-"""Every tensor that a file can have: the arrays of one field, of all nodes one after the other."""
+"""The possible tensors of a file: each concatenates the arrays of one field over all nodes."""
 
-_DTYPES: dict[str, np.dtype[Any]] = {
-    "U8": np.dtype(np.uint8),
-    "I8": np.dtype(np.int8),
-    "I32": np.dtype(np.int32),
-    "F32": np.dtype(np.float32),
-}
+_DTYPES = {name: np.dtype(kind) for name, kind in {"U8": "u1", "I8": "i1", "I32": "i4", "F32": "f4"}.items()}
 _FIELDS = ("format", "name", "input", "nodes", "output", "classes", "certificate")
-_NO_DIGEST = "0" * 64  # in place of the digest while it is computed
+_NO_DIGEST = "0" * 64  # replaces the digest while it is computed
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def check_path(path: object) -> None:
-    """Refuse what is not the path of a file.
-
-    Raises:
-        WrongTypeError: see above.
-    """
-    check_kind(
-        "path", path, (str, os.PathLike), "the path of a .1bit file", {"bytes": "onebit.packed.loads reads bytes"}
-    )
+    """Raise WrongTypeError unless `path` is a path."""
+    ways = {"bytes": "onebit.packed.loads reads bytes"}
+    check_kind("path", path, (str, os.PathLike), "the path of a .1bit file", ways)
 
 
 def save(net: PackedNet, path: str | os.PathLike[str]) -> None:
-    """Write a packed net; the file appears whole or not at all, and the same net always makes the same bytes.
+    """Write a packed net, completely or not at all. The same net always gives the same bytes.
 
     Raises:
         WrongTypeError: not a packed net, or not a path.
-        FormatError: some array holds what no net can mean (NaN, infinite, set tail bits).
+        FormatError: some array has invalid values (NaN, infinite, set tail bits).
         OnebitError: the file cannot be written.
     """
     check_net(net)
@@ -88,51 +79,39 @@ def load(path: str | os.PathLike[str]) -> PackedNet:
 
     Raises:
         WrongTypeError: not a path.
-        FormatError: the file cannot be read, is not a sound `.1bit` file or was changed after it was written; one line
-            that names it.
+        FormatError: the file cannot be read, is not a valid `.1bit` file or was changed after it was written; the
+            message names the file.
     """
     return load_with_digest(path)[0]
 
 
 def load_with_digest(path: str | os.PathLike[str]) -> tuple[PackedNet, str | None]:
-    """The packed net of a file, and the digest that was compared with its bytes; None where it has none (format 1).
-
-    Raises:
-        WrongTypeError, FormatError: as `load`.
-    """
+    """The packed net of a file and its verified digest, None for format 1, which has none. Errors: see `load`."""
     check_path(path)
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for its writer
-            raise FormatError("is not a regular file")
-        with open(path, "rb") as stream:
+        with open_regular(path) as stream:
             return _read(stream, os.fstat(stream.fileno()).st_size)
     except FormatError as error:
         raise FormatError(f"{os.fspath(path)}: {error}") from None
     except MemoryError:
-        raise FormatError(f"{os.fspath(path)}: needs more memory than there is") from None
+        raise FormatError(f"{os.fspath(path)}: needs more memory than is available") from None
     except OSError as error:
         raise FormatError(f"cannot read {os.fspath(path)!r}: {error.strerror or error}") from error
 
 
 def dumps(net: PackedNet) -> bytes:
-    """The bytes of the file of a packed net.
-
-    Raises:
-        FormatError: as `save`.
-    """
+    """The bytes of the file of a packed net; FormatError for invalid values."""
     from safetensors.numpy import save as save_tensors
 
     net.check_values()
-    parts: dict[str, list[np.ndarray]] = {}
-    for name in ("mean", "std"):
-        if (array := getattr(net.input, name)) is not None:
-            parts[f"{INPUT}.{name}"] = [array]
+    moments = {f"{INPUT}.{name}": getattr(net.input, name) for name in ("mean", "std")}
+    parts = {name: [array] for name, array in moments.items() if array is not None}
     for node in net.nodes:
         for name, array in arrays_of(node):
             rows = words_to_bytes(array, node.in_features) if name == "signs" else array  # type: ignore[attr-defined]
             parts.setdefault(name, []).append(rows.reshape(-1))
     graph = {
-        "digest": _NO_DIGEST,  # first, so that these are the first such digits of the file
+        "digest": _NO_DIGEST,  # first, so that these are the first 64 zeros of the file
         "format": FORMAT,
         "name": net.name,
         "input": {"shape": list(net.input.shape), "coding": net.input.coding},
@@ -141,10 +120,10 @@ def dumps(net: PackedNet) -> bytes:
         "classes": None if net.classes is None else list(net.classes),
         "certificate": None if net.certificate is None else net.certificate.to_json(),
     }
-    # safetensors would store the raw memory of a strided array under its logical shape; these are contiguous
+    # contiguous, because safetensors would write the raw memory of a strided array
     tensors = {name: np.concatenate(arrays) for name, arrays in parts.items()}
     data = save_tensors(tensors, metadata={KEY: json.dumps(graph, separators=(",", ":"), allow_nan=False)})
-    _read_header(io.BytesIO(data), len(data))  # its limits hold for what we write too
+    _read_header(io.BytesIO(data), len(data))  # files that we write obey the same limits
     return data.replace(_NO_DIGEST.encode(), hashlib.sha256(data).hexdigest().encode(), 1)
 
 
@@ -152,7 +131,7 @@ def loads(data: bytes) -> PackedNet:
     """The packed net in the bytes of a file; inverse of `dumps`.
 
     Raises:
-        FormatError: the bytes are not a sound `.1bit` file, or were changed.
+        FormatError: not a valid `.1bit` file, or changed bytes.
     """
     return _read(io.BytesIO(data), len(data))[0]
 
@@ -164,7 +143,7 @@ def _read(stream: BinaryIO, size: int) -> tuple[PackedNet, str | None]:
     header, tensors, graph_text = _read_header(stream, size)
     graph = parse_json("the graph", graph_text)
     shapes = {name: np.broadcast_to(np.zeros((), dtype), count) for name, (dtype, count) in tensors.items()}
-    _build(graph, shapes, _shape_of_words)  # the whole graph, with arrays of the right shape that take no memory
+    _build(graph, shapes, _shape_of_words)  # checks the whole graph, with arrays of the right shape that take no memory
 
     data = header + stream.read()
     if len(data) != size:
@@ -174,33 +153,33 @@ def _read(stream: BinaryIO, size: int) -> tuple[PackedNet, str | None]:
     try:
         arrays = load_tensors(data)
     except (SafetensorError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise FormatError(f"is not a sound safetensors file: {error}") from None
+        raise FormatError(f"is not a valid safetensors file: {error}") from None
     net = _build(graph, arrays, bytes_to_words)
     net.check_values()
     return net, graph.get("digest")
 
 
 def _check_digest(digest: object, data: bytes, header: int) -> None:
-    """Raises FormatError unless a digest is that of all bytes of a file, its own digits taken as zeros."""
+    """Raise FormatError unless `digest` is that of all bytes of a file, with its own digits as zeros."""
     if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
         raise FormatError(f"the digest is {short(digest)}, expected 64 hexadecimal digits")
     start = max(0, data.find(digest.encode(), 0, header))
-    found = hashlib.sha256(data[:start])
-    found.update(_NO_DIGEST.encode())
-    found.update(memoryview(data)[start + len(digest) :])
-    if found.hexdigest() != digest:
-        raise FormatError("was changed after it was written: its bytes do not have its digest; pack the net again")
+    actual = hashlib.sha256(data[:start])
+    actual.update(_NO_DIGEST.encode())
+    actual.update(memoryview(data)[start + len(digest) :])
+    if actual.hexdigest() != digest:
+        raise FormatError("was changed after it was written: its bytes do not match its digest; pack the net again")
 
 
 def _read_header(stream: BinaryIO, size: int) -> tuple[bytes, dict[str, tuple[np.dtype[Any], int]], str]:
-    """The first bytes of a file up to the arrays, dtype and length of each tensor, and the text of the graph."""
+    """The bytes of a file before the arrays, dtype and length of each tensor, and the text of the graph."""
     prefix = stream.read(8)
     length = int.from_bytes(prefix, "little")
     if len(prefix) < 8 or not 2 <= length <= min(MOST_HEADER_BYTES, size - 8):
         pickled = prefix[:4] == b"PK\x03\x04" or prefix[:1] == b"\x80"
-        if pickled and stream.read(1) != b"{":  # which begins the header of a truncated file of ours
+        if pickled and stream.read(1) != b"{":  # a truncated .1bit file has a header here
             raise FormatError("is a pickled file such as a torch checkpoint, not a packed net; `onebit pack` makes one")
-        raise FormatError("is no .1bit file, or a truncated one")
+        raise FormatError("is not a .1bit file, or is truncated")
     text = stream.read(length)
     if len(text) < length:
         raise FormatError(f"has {len(text)} bytes of its header, expected {length}")
@@ -209,17 +188,19 @@ def _read_header(stream: BinaryIO, size: int) -> tuple[bytes, dict[str, tuple[np
         raise FormatError("the header is not an object")
     metadata = header.pop("__metadata__", None)
     if not isinstance(metadata, dict) or not isinstance(metadata.get(KEY), str):
-        raise FormatError(f"is no packed net: the safetensors metadata has no text {KEY!r}; `onebit pack` makes one")
+        raise FormatError(
+            f"is not a packed net: the safetensors metadata lacks the key {KEY!r}; `onebit pack` makes one"
+        )
     check_fields("the metadata", metadata, (KEY,))
     tensors = {name: _tensor(name, entry, size - 8 - length) for name, entry in header.items()}
     return prefix + text, tensors, metadata[KEY]
 
 
 def _tensor(name: str, entry: object, size: int) -> tuple[np.dtype[Any], int]:
-    """dtype and length of a header entry that lies inside the `size` bytes after the header."""
+    """dtype and length of a header entry, whose data must be within the `size` bytes after the header."""
     what = f"tensor {short(name)}"
     if name not in TENSORS:
-        raise FormatError(f"{what} belongs to no packed net; known: {', '.join(TENSORS)}")
+        raise FormatError(f"{what} is not part of a packed net; known: {', '.join(TENSORS)}")
     fields = check_fields(what, entry, ("dtype", "shape", "data_offsets"))
     dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
     if dtype != TENSORS[name]:
@@ -229,7 +210,7 @@ def _tensor(name: str, entry: object, size: int) -> tuple[np.dtype[Any], int]:
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[1] > size:
         raise FormatError(f"{what} has offsets {short(offsets)}, expected two inside the {size} bytes of data")
     if offsets[1] - offsets[0] != shape[0] * _DTYPES[dtype].itemsize:
-        raise FormatError(f"{what} has {offsets[1] - offsets[0]} bytes, which its shape {short(shape)} does not need")
+        raise FormatError(f"{what} has {offsets[1] - offsets[0]} bytes, which does not match its shape {short(shape)}")
     return _DTYPES[dtype], shape[0]
 
 
@@ -238,19 +219,19 @@ def _are_sizes(values: object) -> bool:
 
 
 def _shape_of_words(rows: np.ndarray, count: int) -> np.ndarray:
-    """Stands in for `bytes_to_words` while only shapes are checked."""
+    """Replaces `bytes_to_words` while only shapes are checked."""
     return np.broadcast_to(np.zeros((), np.uint64), (len(rows), word_count(count)))
 
 
 def _build(
     graph: object, tensors: Mapping[str, np.ndarray], to_words: Callable[[np.ndarray, int], np.ndarray]
 ) -> PackedNet:
-    """The net of a graph and its tensors; each tensor must be used up."""
+    """The net of a graph and its tensors, which must be used completely."""
     version = graph.get("format") if isinstance(graph, dict) else None
     if type(version) is not int or version < 1:
         raise FormatError(f"the graph has format {short(version)}, expected {FORMAT}")
     if version > FORMAT:
-        raise FormatError(f"is of format {version}, newer than the {FORMAT} this onebit reads; upgrade onebit")
+        raise FormatError(f"has format {version}, but this onebit reads up to {FORMAT}; upgrade onebit")
     fields = check_fields("the graph", graph, _FIELDS if version == 1 else ("digest", *_FIELDS))
     spec = check_fields("input", fields["input"], ("shape", "coding"))
     if not _are_sizes(spec["shape"]):
@@ -262,8 +243,8 @@ def _build(
         stored = (shape[0], byte_count(shape[1])) if name == "signs" else shape
         start, stop = used[name], used[name] + prod(stored)
         if name not in tensors or stop > len(tensors[name]):
-            have = len(tensors[name]) - start if name in tensors else 0
-            raise FormatError(f"{name} of shape {short(shape)} are not in the file, which holds {have} more of them")
+            left = len(tensors[name]) - start if name in tensors else 0
+            raise FormatError(f"{name} of shape {short(shape)} is not in the file, which has {left} more values of it")
         used[name] = stop
         array = tensors[name][start:stop].reshape(stored)
         return to_words(array, shape[1]) if name == "signs" else array
@@ -284,7 +265,7 @@ def _build(
     )
     for name, array in tensors.items():
         if used[name] != len(array):
-            raise FormatError(f"tensor {name!r} has {len(array)} values, and the nodes use {used[name]}")
+            raise FormatError(f"tensor {name!r} has {len(array)} values, but the nodes use {used[name]}")
     return net
 
 

@@ -1,8 +1,8 @@
-"""Real values on a grid: integers times a power of two, so that sums of them are exact in every order.
+"""Real values on a grid: integers times a power of two, so that their sums are exact in every order.
 
-A sum of float32 values depends on the order it is added in, and so on the matrix library, the instruction set and the
-number of threads. Integers do not: all of an image's values that meet weights are rounded to multiples of 2⁻ᵉ, 2²⁴ of
-which reach as far as the largest of them. That is as fine as float32 holds this largest value.
+A sum of float32 values depends on the order of additions, and so on the matrix library, the instruction set and the
+number of threads. A sum of integers does not. So the values of an image that weights multiply are rounded to multiples
+of 2⁻ᵉ, with the largest value at up to 2²⁴ multiples: the precision with which float32 holds the largest value.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 
 GRID_BITS = 24
-"""Integers on a grid reach to ±2²⁴: 127 of them add up to an int32, and 32 products of two to a float64, exactly."""
+"""Integers on a grid are within ±2²⁴: sums of 127 fit an int32, and sums of 32 products of two a float64, exactly."""
 _MOST = 126
-"""The largest e: 2ᵉ and 2⁻ᵉ are ordinary numbers of float32."""
+"""The largest e for which 2ᵉ and 2⁻ᵉ are normal float32 numbers."""
 EXACT_TERMS = 32
 MOST_EXACT_TERMS = 2**15
 
@@ -25,10 +25,10 @@ def on_grid(values: np.ndarray, *, least: float = 0.0) -> tuple[np.ndarray, np.n
 
     Args:
         values: (N, …) float32.
-        least: a magnitude that the grid has to hold as well.
+        least: a magnitude that the grid must include.
 
     Returns:
-        (N, …) float32 of integers, and (N,) float32 of 2⁻ᵉ: NaN, with integers 0, where some value is not finite.
+        (N, …) float32 integers, and (N,) float32 of 2⁻ᵉ. Rows with values that are not finite give 0 and NaN.
     """
     rows = values.reshape(len(values), -1)
     largest = np.maximum(rows.max(axis=1, initial=least), -rows.min(axis=1, initial=-least))
@@ -45,8 +45,8 @@ def on_grid(values: np.ndarray, *, least: float = 0.0) -> tuple[np.ndarray, np.n
 def exact_products(weight: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """weight @ columns of integers on grids: (…, R, K) and (…, K, P) float64 -> (…, R, P).
 
-    Exact, in int64, up to 32,768 terms, which is where 2⁶³ may be reached. Beyond, exact sums of 32 terms are added one
-    after the other in float64.
+    Exact, in int64, up to 32,768 terms: more could reach 2⁶³. Beyond, exact sums of 32 terms are added in order in
+    float64.
     """
     terms = weight.shape[-1]
     dtype = np.int64 if terms <= MOST_EXACT_TERMS else np.float64

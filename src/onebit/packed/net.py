@@ -1,4 +1,4 @@
-"""PackedNet: a deployable net as plain arrays, between every training method and every target."""
+"""PackedNet: a deployable net as plain arrays, whatever the training method and the target."""
 
 from __future__ import annotations
 
@@ -12,25 +12,23 @@ from typing import NamedTuple
 import numpy as np
 
 from onebit.common.arguments import check_kind
-from onebit.errors import FormatError
+from onebit.errors import FormatError, short
 from onebit.packed.certificate import Certificate
 from onebit.packed.nodes import OPS, Node, Value, check_finite, check_size
-from onebit.packed.strict import check_text, short
+from onebit.packed.strict_json import check_text
 
 INPUT = "input"  # the name of the coded image
 MOST_NODES = 10_000
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
-_OP_NAMES = {cls: op for op, cls in OPS.items()}
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class InputSpec:
-    """What the net takes, and how a uint8 image becomes its first value.
+    """The input of a net, and how a uint8 image becomes its first value.
 
     Args:
         shape: (C, H, W) of an image.
-        coding: "integer" is 2x - 255, an exact integer; "standardise" is (x - mean) / std in float32.
+        coding: "integer" for 2x - 255, exactly; "standardise" for (x - mean) / std in float32.
         mean: (C,) float32 in pixel units 0..255, for "standardise" only.
         std: (C,) float32 in pixel units, positive, for "standardise" only.
     """
@@ -61,7 +59,7 @@ class InputSpec:
         return Value(self.shape, "integer", 255) if self.coding == "integer" else Value(self.shape, "real")
 
     def check_values(self) -> None:
-        """Raises FormatError for a mean that is not finite or a std that is not positive."""
+        """Raise FormatError for a mean that is not finite or a std that is not positive."""
         if self.mean is not None and self.std is not None:
             check_finite("input mean", self.mean)
             check_finite("input std", self.std)
@@ -71,20 +69,20 @@ class InputSpec:
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class PackedNet:
-    """A net of packed operations on named values, checked by `infer` when it is made.
+    """A net of packed operations on named values. `infer` checks it on construction.
 
-    Two nets are the same when `onebit.packed.dumps` gives the same bytes.
+    Two nets are equal if `onebit.packed.dumps` gives the same bytes.
 
     Args:
-        input: what the net takes; its coded image is the value "input".
-        nodes: the operations, each after those whose outputs it reads.
-        output: name of the value that is the answer (the logits).
-        classes: a name per output, or None.
-        certificate: what was proven of this net, or None.
-        name: of the recipe or model, for people.
+        input: the image; once coded, it is the value "input".
+        nodes: the operations in topological order.
+        output: name of the output value (the logits).
+        classes: one name per logit, or None.
+        certificate: the proof for this net, or None.
+        name: name of the recipe or model, for display.
 
     Raises:
-        FormatError: the graph is not sound; see `infer`.
+        FormatError: the graph is invalid; see `infer`.
     """
 
     input: InputSpec
@@ -103,10 +101,10 @@ class PackedNet:
             raise FormatError(f"got {len(self.classes)} class names for {answer.shape[0]} outputs")
 
     def __repr__(self) -> str:
-        """One line without the arrays: what it takes and gives, nodes by operation, binary weights, bytes of arrays."""
-        shape, found = "×".join(map(str, self.input.shape)), costs(self)
-        nodes = ", ".join(f"{count} {op}" for op, count in Counter(node.op for node in found).items())
-        bits, size = sum(node.binary_weights for node in found), sum(node.bytes for node in found)
+        """One line: shapes of input and output, number of nodes per operation, binary weights, bytes of arrays."""
+        shape, rows = "×".join(map(str, self.input.shape)), costs(self)
+        nodes = ", ".join(f"{count} {op}" for op, count in Counter(node.op for node in rows).items())
+        bits, size = sum(node.binary_weights for node in rows), sum(node.bytes for node in rows)
         given = "×".join(map(str, infer(self)[self.output].shape))
         return (
             f"PackedNet({short(self.name)}, {shape} {self.input.coding} -> {given}: {nodes}; "
@@ -114,11 +112,7 @@ class PackedNet:
         )
 
     def check_values(self) -> None:
-        """Refuse arrays whose contents no net can mean; shapes were checked when the net was made.
-
-        Raises:
-            FormatError: the node, the array and how many of its values.
-        """
+        """Check the contents of all arrays; the FormatError names the node and the array and counts the values."""
         self.input.check_values()
         for node in self.nodes:
             with _about(node):
@@ -126,11 +120,7 @@ class PackedNet:
 
 
 def check_net(net: object) -> None:
-    """Refuse what is not a packed net.
-
-    Raises:
-        WrongTypeError: see above.
-    """
+    """Raise WrongTypeError unless `net` is a packed net."""
     read, made = "read it first: onebit.load(path)", "pack it first: onebit.pack(model)"
     check_kind("net", net, PackedNet, "a packed net", {"str": read, "PurePath": read, "Module": made})
 
@@ -139,8 +129,8 @@ def infer(net: PackedNet) -> dict[str, Value]:
     """Shape and kind of every value of a net, by name.
 
     Raises:
-        FormatError: a bad or duplicate name, a value used before it is made (or in a cycle), never made or never used,
-            a shape or kind that does not fit, a value beyond all memory, or integer sums that may leave int32.
+        FormatError: an invalid or duplicate name, a value that is read before it is made, never made or never used, a
+            wrong shape or kind, a value that is too large, or integer sums that may not fit an int32.
     """
     if not 1 <= len(net.nodes) <= MOST_NODES:
         raise FormatError(f"the net has {len(net.nodes) or 'no'} nodes, expected 1 to {MOST_NODES}")
@@ -168,7 +158,7 @@ def infer(net: PackedNet) -> dict[str, Value]:
 
 @contextmanager
 def _about(node: Node) -> Iterator[None]:
-    """Put the node in front of the message of a FormatError."""
+    """Prefix the messages of FormatErrors with the node."""
     op = op_name(node)
     try:
         yield
@@ -177,7 +167,7 @@ def _about(node: Node) -> Iterator[None]:
 
 
 class NodeCost(NamedTuple):
-    """What one node costs; sums over nodes are the costs of the net."""
+    """The cost of one node; the cost of a net is the sum over its nodes."""
 
     name: str
     op: str
@@ -191,36 +181,25 @@ class NodeCost(NamedTuple):
 def costs(net: PackedNet) -> tuple[NodeCost, ...]:
     """Weights, parameters, bytes in the file and multiply-accumulates for one image, per node.
 
-    `shape` is that of the node's output; header and graph of a file come on top of `bytes`.
+    `shape` is the shape of the node's output. `bytes` does not include the header and the graph of the file.
     """
-    values = infer(net)
-    return tuple(
-        NodeCost(
-            node.output,
-            op_name(node),
-            values[node.output].shape,
-            node.binary_weights,
-            node.real_parameters,
-            node.stored_bytes,
-            node.macs(values[node.inputs[0]], values[node.output]),
-        )
-        for node in net.nodes
-    )
+    values, rows = infer(net), []
+    for node in net.nodes:
+        x, y = values[node.inputs[0]], values[node.output]
+        counts = node.binary_weights, node.real_parameters, node.stored_bytes, node.macs(x, y)
+        rows.append(NodeCost(node.output, op_name(node), y.shape, *counts))
+    return tuple(rows)
 
 
 def op_name(node: Node) -> str:
-    """Its key in `OPS`.
-
-    Raises:
-        FormatError: not an operation of a packed net.
-    """
-    try:
-        return _OP_NAMES[type(node)]
-    except KeyError:
-        raise FormatError(f"{type(node).__name__} is no operation of a packed net; known: {', '.join(OPS)}") from None
+    """The key of a node in `OPS`, or FormatError."""
+    for op, kind in OPS.items():
+        if type(node) is kind:
+            return op
+    raise FormatError(f"{type(node).__name__} is not an operation of a packed net; known: {', '.join(OPS)}")
 
 
 def check_name(name: object) -> None:
-    """Raises FormatError unless `name` can name a value: it becomes part of tensor names and of messages."""
+    """Raise FormatError unless `name` is a valid name of a value: it appears in tensor names and messages."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise FormatError(f"{short(name)} is no value name: letters, digits, '_', '-' and '.', at most 100")
+        raise FormatError(f"{short(name)} is not a valid name; expected at most 100 letters, digits, '_', '-' and '.'")

@@ -1,67 +1,48 @@
-"""Quantizers: real tensor -> ±1 (times a scale), each with its own surrogate gradient.
-
-The same name may mean different things for weights and for inputs, hence two tables.
-"""
+"""Quantizers: real tensor -> ±1 (times a scale), each with its own surrogate gradient."""
 
 from __future__ import annotations
 
-from onebit.quantizers.adabin import AdaBin
-from onebit.quantizers.base import BinaryInput, BinaryWeight, Quantizer, scheduled, sign
-from onebit.quantizers.bayesbinn import ConcreteSign
-from onebit.quantizers.binaryconnect import Sign, Stochastic, draw_signs
-from onebit.quantizers.inputs import ApproxSign, InputAdaBin, RSign
-from onebit.quantizers.irnet import EdeSign, IRNet
-from onebit.quantizers.magnitude_aware import MagnitudeAware
-from onebit.quantizers.prox import Prox
-from onebit.quantizers.recu import ReCU
-from onebit.quantizers.ste_sign import SteSign
-from onebit.quantizers.swish_sign import SwishSign
-from onebit.quantizers.xnor import Xnor
+from typing import TYPE_CHECKING
 
-WEIGHT_QUANTIZERS: dict[str, type[Quantizer]] = {
-    "sign": Sign,
-    "stochastic": Stochastic,
-    "ste_sign": SteSign,
-    "xnor": Xnor,
-    "magnitude_aware": MagnitudeAware,
-    "swish_sign": SwishSign,
-    "irnet": IRNet,
-    "recu": ReCU,
-    "adabin": AdaBin,
-    "concrete_sign": ConcreteSign,
-    "prox": Prox,
-}
-INPUT_QUANTIZERS: dict[str, type[Quantizer]] = {
-    "ste_sign": SteSign,
-    "approx_sign": ApproxSign,
-    "swish_sign": SwishSign,
-    "irnet": EdeSign,
-    "rsign": RSign,
-    "adabin": InputAdaBin,
-}
+from onebit.common.entries import lazy
+from onebit.quantizers.quantizer_table import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, WeightQuantizerEntry
 
-__all__ = [
-    "INPUT_QUANTIZERS",
-    "WEIGHT_QUANTIZERS",
-    "AdaBin",
-    "ApproxSign",
-    "BinaryInput",
-    "BinaryWeight",
-    "ConcreteSign",
-    "EdeSign",
-    "IRNet",
-    "InputAdaBin",
-    "MagnitudeAware",
-    "Prox",
-    "Quantizer",
-    "RSign",
-    "ReCU",
-    "Sign",
-    "SteSign",
-    "Stochastic",
-    "SwishSign",
-    "Xnor",
-    "draw_signs",
-    "scheduled",
-    "sign",
-]
+if TYPE_CHECKING:
+    from onebit.quantizers.adabin import AdaBin as AdaBin
+    from onebit.quantizers.base import BinaryInput as BinaryInput
+    from onebit.quantizers.base import BinaryWeight as BinaryWeight
+    from onebit.quantizers.base import Quantizer as Quantizer
+    from onebit.quantizers.base import scheduled as scheduled
+    from onebit.quantizers.base import sign as sign
+    from onebit.quantizers.bayesbinn import ConcreteSign as ConcreteSign
+    from onebit.quantizers.binaryconnect import Sign as Sign
+    from onebit.quantizers.binaryconnect import Stochastic as Stochastic
+    from onebit.quantizers.binaryconnect import draw_signs as draw_signs
+    from onebit.quantizers.inputs import ApproxSign as ApproxSign
+    from onebit.quantizers.inputs import InputAdaBin as InputAdaBin
+    from onebit.quantizers.inputs import RSign as RSign
+    from onebit.quantizers.irnet import EdeSign as EdeSign
+    from onebit.quantizers.irnet import IRNet as IRNet
+    from onebit.quantizers.magnitude_aware import MagnitudeAware as MagnitudeAware
+    from onebit.quantizers.prox import Prox as Prox
+    from onebit.quantizers.recu import ReCU as ReCU
+    from onebit.quantizers.ste_sign import SteSign as SteSign
+    from onebit.quantizers.swish_sign import SwishSign as SwishSign
+    from onebit.quantizers.xnor import Xnor as Xnor
+
+_HOME = {
+    **dict.fromkeys(("BinaryInput", "BinaryWeight", "Quantizer", "scheduled", "sign"), "base"),
+    **dict.fromkeys(("Sign", "Stochastic", "draw_signs"), "binaryconnect"),
+    **dict.fromkeys(("ApproxSign", "InputAdaBin", "RSign"), "inputs"),
+    **dict.fromkeys(("EdeSign", "IRNet"), "irnet"),
+    "AdaBin": "adabin",
+    "ConcreteSign": "bayesbinn",
+    "MagnitudeAware": "magnitude_aware",
+    "Prox": "prox",
+    "ReCU": "recu",
+    "SteSign": "ste_sign",
+    "SwishSign": "swish_sign",
+    "Xnor": "xnor",
+}
+__getattr__, __dir__ = lazy(__name__, _HOME)
+__all__ = ["INPUT_QUANTIZERS", "WEIGHT_QUANTIZERS", "WeightQuantizerEntry", *_HOME]

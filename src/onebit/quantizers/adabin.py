@@ -1,24 +1,24 @@
-"""AdaBin (Tu et al. 2022, arXiv:2208.08084): two values per channel that need not be opposite."""
+"""AdaBin (Tu et al. 2022, arXiv:2208.08084): two values per channel that may differ in magnitude."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from onebit.quantizers.base import BinaryWeight, Surrogate, autocast_dtype
-from onebit.quantizers.channels import Standardised, from_rows, rows, standardised
+from onebit.quantizers.channels import Standardized, from_rows, rows, standardized
 from onebit.quantizers.irnet import EdeSign
 from onebit.quantizers.surrogates import bell, ede_height
 
 
-class _Centred(Surrogate):
-    """`weight` = centre + distance·sign(ŵ), and its gradient through centre, distance and ŵ.
+class _Centered(Surrogate):
+    """`weight` = center + distance·sign(ŵ), and its gradient through center, distance and ŵ.
 
     With q = g·k·t·(1 − tanh²(t·ŵ)) that is q + mean(g − q) + ŵ·mean(g·sign(ŵ) − q·ŵ), means over a channel: the
     distance in which ŵ is measured cancels.
     """
 
     @staticmethod
-    def forward(latent: Tensor, weight: Tensor, parts: Standardised, t: Tensor) -> Tensor:
+    def forward(latent: Tensor, weight: Tensor, parts: Standardized, t: Tensor) -> Tensor:
         return weight.detach()
 
     @staticmethod
@@ -29,7 +29,7 @@ class _Centred(Surrogate):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         latent, unit, mean, inverse = ctx.saved_tensors
-        parts = Standardised(rows(latent, latent), unit, mean, inverse)
+        parts = Standardized(rows(latent, latent), unit, mean, inverse)
         gradient = rows(gradient, latent).to(unit.dtype)
         q = bell(gradient, unit, ctx.t).mul_(ede_height(ctx.t))
         along = (gradient * parts.signs() - q * unit).mean(1, keepdim=True).masked_fill(parts.flat, 0)
@@ -38,11 +38,11 @@ class _Centred(Surrogate):
 
 
 class AdaBin(EdeSign):
-    """centre + distance·sign(w − centre): mean and population std per output channel (AdaBin, arXiv:2208.08084).
+    """center + distance·sign(w − center): mean and population std per output channel (AdaBin, arXiv:2208.08084).
 
     Gradient: through mean and std, and through the sign by IR-Net's estimator (`EdeSign`) on ŵ = (w − mean)/std. The
     distance is at least 1e-12 (1e-3 in float16), as in a channel of equal latents. The authors' code gives its binary
-    inputs the values distance·(sign + centre); for weights it agrees with the paper.
+    inputs the values distance·(sign + center); for weights it agrees with the paper.
 
     Args:
         t_start, t_end: t of the estimator at the beginning and at the end of training.
@@ -52,13 +52,13 @@ class AdaBin(EdeSign):
     """
 
     def forward(self, latent: Tensor) -> Tensor:
-        """(O, …) latent -> (O, …) of centre ± distance."""
-        parts = standardised(rows(latent, latent))
+        """(O, …) latent -> (O, …) of center ± distance."""
+        parts = standardized(rows(latent, latent))
         weight = parts.signs().div_(parts.inverse).add_(parts.mean).to(autocast_dtype(latent))
-        return _Centred.apply(latent, from_rows(weight, latent), parts, self.t)
+        return _Centered.apply(latent, from_rows(weight, latent), parts, self.t)
 
     def decompose(self, latent: Tensor) -> BinaryWeight:
-        parts = standardised(rows(latent, latent))
+        parts = standardized(rows(latent, latent))
         distance = parts.inverse.reciprocal().flatten()
         return BinaryWeight(from_rows(parts.signs(), latent), distance, parts.mean.flatten())
 

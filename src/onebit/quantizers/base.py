@@ -24,7 +24,7 @@ def sign(x: Tensor) -> Tensor:
     Args:
         x: real, any shape.
     """
-    if torch.compiler.is_compiling():  # it fuses whatever it is given, but knows no `out` in channels_last
+    if torch.compiler.is_compiling():  # it fuses whatever it is given, but does not support `out` in channels_last
         return 1 - 2 * (x < 0).to(x.dtype)
     below = torch.empty_like(x)
     torch.lt(x, 0, out=below)
@@ -39,17 +39,17 @@ def sign(x: Tensor) -> Tensor:
 def autocast_dtype(x: Tensor) -> torch.dtype:
     """The dtype that matrix products will use for `x`: autocast's where it is on, else that of `x`.
 
-    A quantizer returns its ±1 in this dtype. Left to autocast, the cast of a tensor that is no parameter costs two more
-    passes over the weights in each step. Autocast leaves float64 as it is.
+    A quantizer returns its ±1 in this dtype. Left to autocast, the cast of tensors other than parameters takes two
+    more passes over the weights in each step. Autocast leaves float64 as it is.
     """
     kind = x.device.type
-    # torch knows no autocast of "meta", where shapes are followed without numbers
+    # torch has no autocast for "meta", where shapes are followed without numbers
     cast = kind != "meta" and torch.is_autocast_enabled(kind) and x.dtype != torch.float64
     return torch.get_autocast_dtype(kind) if cast else x.dtype
 
 
 def memory_order(x: Tensor) -> tuple[int, ...]:
-    """The dimensions of `x` from the one whose elements lie farthest apart: `x.permute(memory_order(x))` is contiguous.
+    """The dimensions of `x` from the largest stride to the smallest: `x.permute(memory_order(x))` is contiguous.
 
     That view is the fast way through a channels_last weight beside a fresh tensor.
     """
@@ -70,11 +70,11 @@ class Surrogate(torch.autograd.Function):
 
 
 class BinaryWeight(NamedTuple):
-    """What ships of a layer: `scale · signs + centre`, two values per output channel.
+    """What ships of a layer: `scale · signs + center`, two values per output channel.
 
     signs: ±1, the shape of the latent weight.
     scale: (O,), positive, or None for 1.
-    centre: (O,), or None for 0.
+    `centre`: (O,), or None for 0.
     """
 
     signs: Tensor
@@ -82,7 +82,7 @@ class BinaryWeight(NamedTuple):
     centre: Tensor | None = None
 
     def dense(self) -> Tensor:
-        """The real-valued weight `scale · signs + centre`, shape of `signs`."""
+        """The real-valued weight `scale · signs + center`, shape of `signs`."""
         weight = self.signs
         channels = (-1,) + (1,) * (weight.dim() - 1)
         if self.scale is not None:
@@ -93,13 +93,13 @@ class BinaryWeight(NamedTuple):
 
 
 class BinaryInput(NamedTuple):
-    """What an input quantizer computes in eval mode: `scale · sign(x − shift) + centre` of x (N, C, …).
+    """What an input quantizer computes in eval mode: `scale · sign(x − shift) + center` of x (N, C, …).
 
     Each is a number for all channels, shape (), or one per channel, (C,).
 
     shift: None for 0.
     scale: positive, or None for 1.
-    centre: None for 0.
+    `centre`: None for 0.
     """
 
     shift: Tensor | None = None
@@ -112,7 +112,7 @@ class BinaryInput(NamedTuple):
 
 
 def per_channel(parameter: Tensor, x: Tensor) -> Tensor:
-    """A parameter of shape () or (C,), shaped to meet axis 1 of x (N, C, …)."""
+    """A parameter of shape () or (C,), shaped to broadcast along axis 1 of x (N, C, …)."""
     return parameter if parameter.dim() == 0 else parameter.view(-1, *[1] * (x.dim() - 2))
 
 
@@ -185,11 +185,11 @@ class Quantizer(torch.nn.Module):
         """Called before each step of training with the share of it that is done, in [0, 1): follow a schedule."""
 
     def decompose(self, latent: Tensor) -> BinaryWeight:
-        """Signs, scale and centre of what ships; for most methods sign(latent)."""
+        """Signs, scale and center of what ships; for most methods sign(latent)."""
         return BinaryWeight(sign(latent.detach()))
 
     def binary_input(self) -> BinaryInput | None:
-        """What the forward pass computes of inputs in eval mode; None for what is no input quantizer."""
+        """What the forward pass computes of inputs in eval mode; None if it is not an input quantizer."""
         return None
 
     def sample(self, latent: Tensor, *, generator: torch.Generator | None = None) -> BinaryWeight | None:
@@ -213,5 +213,5 @@ def check_positive(name: str, value: float) -> None:
 
 
 def scale_per_channel(value: float, latent: Tensor) -> Tensor | None:
-    """`value` repeated per output channel, None when it is 1 and need not be stored."""
+    """`value` repeated per output channel, None when it is 1, which is not stored."""
     return None if value == 1.0 else latent.new_full((latent.shape[0],), value)

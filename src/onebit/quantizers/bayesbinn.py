@@ -112,7 +112,7 @@ class ConcreteSign(Quantizer):
     Eval: sign(λ), which is what ships, with the s' of w = ±1.
 
     Args:
-        temperature: T; at 1e-10 draws are ±1 but for one in millions.
+        temperature: T; at 1e-10 all but one draw in millions are ±1.
         generator: source of the draws; torch's default generator when None.
 
     Raises:

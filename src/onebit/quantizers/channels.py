@@ -1,4 +1,4 @@
-"""Statistics of a latent per output channel, and the gradient through standardisation."""
+"""Statistics of a latent per output channel, and the gradient through standardization."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def _order(like: Tensor) -> tuple[int, ...]:
 
 
 def rows(x: Tensor, like: Tensor) -> Tensor:
-    """(O, n), a row per output channel, its elements in the order in which `like` (O, …) lies in memory.
+    """(O, n), a row per output channel, its elements in the memory order of `like` (O, …).
 
-    A view where `x` lies in memory as `like` does, contiguous or channels_last.
+    A view where `x` has the memory layout of `like`, contiguous or channels_last.
     """
     return x.permute(_order(like)).reshape(x.shape[0], math.prod(x.shape[1:]))
 
@@ -40,8 +40,8 @@ def mean_magnitude(latents: Tensor) -> Tensor:
     return latents.abs().mean(1, keepdim=True).clamp_(min=smallest_scale(latents.dtype))
 
 
-class Standardised(NamedTuple):
-    """Latents as rows (O, n), and what standardises them.
+class Standardized(NamedTuple):
+    """Latents as rows (O, n), and what standardizes them.
 
     unit: (w − mean)/√(var + eps), (O, n), with the variance of the population, Σ(w − mean)²/n.
     mean: (O, 1); inverse: 1/√(var + eps), (O, 1).
@@ -54,12 +54,12 @@ class Standardised(NamedTuple):
 
     @property
     def unbiased(self) -> float:
-        """√((n − 1)/n), the factor from `unit` to what the deviation of a sample standardises; 0 for n = 1."""
+        """√((n − 1)/n), the factor from `unit` to what the deviation of a sample standardizes; 0 for n = 1."""
         return math.sqrt(1 - 1 / max(self.unit.shape[1], 1))
 
     @property
     def flat(self) -> Tensor:
-        """Where the latents of a row are equal, so that `unit` is 0 but for rounding: bool, (O, 1)."""
+        """Where the latents of a row are equal, so that `unit` is 0 up to rounding: bool, (O, 1)."""
         return _flat(self.inverse)
 
     def signs(self) -> Tensor:
@@ -75,8 +75,8 @@ def _flat(inverse: Tensor) -> Tensor:
     return inverse > 0.5 / smallest_scale(inverse.dtype)
 
 
-def standardised(latents: Tensor, *, eps: float = 0.0) -> Standardised:
-    """Each row of (O, n) standardised, without gradient. A row with an infinite latent gives what is not finite.
+def standardized(latents: Tensor, *, eps: float = 0.0) -> Standardized:
+    """Each row of (O, n) standardized, without gradient. A row with an infinite latent gives what is not finite.
 
     Args:
         eps: added to the variance; at least `smallest_scale` squared.
@@ -84,10 +84,10 @@ def standardised(latents: Tensor, *, eps: float = 0.0) -> Standardised:
     latents = latents.detach()
     # a layer norm without parameters: one pass, where mean and deviation by themselves take four
     eps = max(eps, smallest_scale(latents.dtype) ** 2)
-    return Standardised(latents, *torch.native_layer_norm(latents, latents.shape[1:], None, None, eps))
+    return Standardized(latents, *torch.native_layer_norm(latents, latents.shape[1:], None, None, eps))
 
 
-def through_standardisation(gradient: Tensor, latents: Tensor, mean: Tensor, inverse: Tensor) -> Tensor:
+def through_standardization(gradient: Tensor, latents: Tensor, mean: Tensor, inverse: Tensor) -> Tensor:
     """inverse·(g − mean g − unit·mean(g·unit)), the gradient to the latents from that to `unit`, all (O, n).
 
     In a row of equal latents `inverse` counts as 1: the true gradient there is infinite.

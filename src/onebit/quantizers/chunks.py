@@ -13,12 +13,12 @@ CHUNK = 1 << 17
 
 
 def flat(x: Tensor, order: tuple[int, ...]) -> Tensor:
-    """(n,) in the order of memory: a view of `x` where it lies in memory as `memory_order` says, else a copy."""
+    """(n,) in the order of memory: a view of `x` where its memory layout allows it, else a copy."""
     return x.permute(order).reshape(-1)
 
 
 def alike(*tensors: Tensor) -> bool:
-    """Whether these tensors lie in memory alike and without gaps, so that their flat views are views."""
+    """Whether these tensors have one memory layout without gaps, so that their flat views are views."""
     order = memory_order(tensors[0])
     return all(x.stride() == tensors[0].stride() and x.permute(order).is_contiguous() for x in tensors)
 
@@ -26,7 +26,7 @@ def alike(*tensors: Tensor) -> bool:
 def in_chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """The same pieces of each tensor, as (n,) views.
 
-    Tensors that do not lie in memory alike come whole, in their own shape; so do those on a GPU, whose passes are long
+    Tensors of different memory layouts come whole, in their own shape; so do those on a GPU, whose passes are long
     against their start only if they are large.
 
     Args:

@@ -37,7 +37,7 @@ class RSign(Quantizer):
         self.register_parameter("shift", None)
 
     def bind_inputs(self, channels: int) -> None:
-        """Called once, by the layer whose input has so many channels."""
+        """Called once, by the layer, with the number of channels of its input."""
         self.shift = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ class RSign(Quantizer):
 
 
 class _Distant(Surrogate):
-    """`made` of x, centre + distance·sign(x − centre), with the gradients that `InputAdaBin` states."""
+    """`made` of x, center + distance·sign(x − center), with the gradients that `InputAdaBin` states."""
 
     @staticmethod
     def forward(x: Tensor, centre: Tensor, distance: Tensor, made: Tensor) -> Tensor:
@@ -66,13 +66,13 @@ class _Distant(Surrogate):
         least = torch.finfo(distance.dtype).tiny  # 0/0 would be NaN
         z = ((x - centre) / distance.clamp(min=least)).clamp(-1, 1)  # unbounded, z·p(z) would be NaN at infinity
         through = 2 * (1 - z.abs()) * gradient
-        to_centre = (gradient - through).sum(dtype=centre.dtype)
+        to_center = (gradient - through).sum(dtype=centre.dtype)
         to_distance = (sign(z) * gradient - z * through).sum(dtype=distance.dtype)
-        return through, to_centre, to_distance, None
+        return through, to_center, to_distance, None
 
 
 class InputAdaBin(Quantizer):
-    """c + d·sign(x − c) with a learnable centre c and distance d > 0 (AdaBin, arXiv:2208.08084, section 3.3).
+    """c + d·sign(x − c) with a learnable center c and distance d > 0 (AdaBin, arXiv:2208.08084, section 3.3).
 
     With z = (x − c)/d and p(z) = 2 − 2|z| where |z| <= 1, else 0 (Bi-Real net's polynomial), the gradients are g·p(z)
     to x, Σ g·(1 − p(z)) to c and Σ g·(sign(z) − z·p(z)) to d. They begin at c = 0 and d = 1. Only the magnitude of the
@@ -87,8 +87,8 @@ class InputAdaBin(Quantizer):
     def forward(self, x: Tensor) -> Tensor:
         """Any shape -> c ± d of the same shape."""
         distance = self.distance.abs()
-        centred = x.detach() - self.centre.detach()
-        made = sign(centred) * distance.detach() + self.centre.detach()
+        centered = x.detach() - self.centre.detach()
+        made = sign(centered) * distance.detach() + self.centre.detach()
         return _Distant.apply(x, self.centre, distance, made.to(autocast_dtype(x)))
 
     def binary_input(self) -> BinaryInput:

@@ -13,7 +13,7 @@ from onebit.quantizers.base import (
     autocast_dtype,
     check_positive,
 )
-from onebit.quantizers.channels import Standardised, from_rows, rows, standardised, through_standardisation
+from onebit.quantizers.channels import Standardized, from_rows, rows, standardized, through_standardization
 from onebit.quantizers.surrogates import bell, ede, ede_height, signed
 
 
@@ -34,7 +34,7 @@ class EdeSign(Quantizer):
         check_positive("t_start", t_start)
         check_positive("t_end", t_end)
         self.t_start, self.t_end = t_start, t_end
-        # a tensor: a compiled model would be compiled anew for each number
+        # a tensor: each new number would recompile the model
         self.register_buffer("t", torch.tensor(t_start), persistent=False)
 
     def set_progress(self, progress: float) -> None:
@@ -52,10 +52,10 @@ class EdeSign(Quantizer):
 
 
 class _Libra(Surrogate):
-    """`weight` = power·sign(ŵ); the gradient through the sign and the standardisation."""
+    """`weight` = power·sign(ŵ); the gradient through the sign and the standardization."""
 
     @staticmethod
-    def forward(latent: Tensor, weight: Tensor, parts: Standardised, power: Tensor, t: Tensor) -> Tensor:
+    def forward(latent: Tensor, weight: Tensor, parts: Standardized, power: Tensor, t: Tensor) -> Tensor:
         return weight.detach()
 
     @staticmethod
@@ -68,7 +68,7 @@ class _Libra(Surrogate):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
         latent, unit, mean, inverse, power = ctx.saved_tensors
         to_unit = bell(rows(gradient, latent), unit, ctx.t * ctx.unbiased)
-        through = through_standardisation(to_unit, rows(latent, latent), mean, inverse)
+        through = through_standardization(to_unit, rows(latent, latent), mean, inverse)
         factor = power * (ede_height(ctx.t) * ctx.unbiased)
         return from_rows(through.mul_(factor), latent), None, None, None, None
 
@@ -101,8 +101,8 @@ class IRNet(EdeSign):
         return None
 
 
-def _libra(latent: Tensor) -> tuple[Standardised, Tensor]:
-    """The latent standardised, and 2^s, (O, 1)."""
-    parts = standardised(rows(latent, latent))
+def _libra(latent: Tensor) -> tuple[Standardized, Tensor]:
+    """The latent standardized, and 2^s, (O, 1)."""
+    parts = standardized(rows(latent, latent))
     mean = parts.unit.abs().mean(1, keepdim=True).mul_(parts.unbiased)
     return parts, mean.masked_fill_(parts.flat, 1).log2_().round_().exp2_()

@@ -1,4 +1,4 @@
-"""ReCU (Xu et al. 2021, arXiv:2103.12369): standardised latents whose outliers are clamped, and a learnt scale."""
+"""ReCU (Xu et al. 2021, arXiv:2103.12369): standardized latents whose outliers are clamped, and a learned scale."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from torch import Tensor, nn
 from onebit.errors import UsageError
 from onebit.quantizers.base import BinaryWeight, Quantizer, Surrogate, autocast_dtype, sign
 from onebit.quantizers.channels import (
-    Standardised,
+    Standardized,
     from_rows,
     rows,
     smallest_scale,
-    standardised,
-    through_standardisation,
+    standardized,
+    through_standardization,
 )
 
 SHARPNESS = 2 * math.sqrt(2)
-"""Of w1 in units of the standardised latent."""
+"""w1 in units of the standardized latent."""
 EPSILON = 1e-5
 """Added to the variance by the authors' code."""
 
 
 class _Clamped(Surrogate):
-    """`signs` of w1; the gradient to w1 where |unit| <= bound, then through the standardisation."""
+    """`signs` of w1; the gradient to w1 where |unit| <= bound, then through the standardization."""
 
     @staticmethod
-    def forward(latent: Tensor, signs: Tensor, parts: Standardised, bound: Tensor) -> Tensor:
+    def forward(latent: Tensor, signs: Tensor, parts: Standardized, bound: Tensor) -> Tensor:
         return signs.detach()
 
     @staticmethod
@@ -41,12 +41,12 @@ class _Clamped(Surrogate):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         latent, unit, mean, inverse = ctx.saved_tensors
         inside = (unit.abs() <= ctx.bound) * rows(gradient, latent).to(unit.dtype)
-        through = through_standardisation(inside, rows(latent, latent), mean, inverse)
+        through = through_standardization(inside, rows(latent, latent), mean, inverse)
         return from_rows(through.mul_(ctx.factor), latent), None, None, None
 
 
 class ReCU(Quantizer):
-    """scale·sign(w1), w1 = 2√2(w − mean)/√(var + 1e-5) per output channel, scale learnt (arXiv:2103.12369).
+    """scale·sign(w1), w1 = 2√2(w − mean)/√(var + 1e-5) per output channel, scale learned (arXiv:2103.12369).
 
     Gradient: scale·g·1{|w1| <= Q}, then through mean and unbiased variance; to the scale Σ g·sign(w1) over its channel.
     Q = −mean|w1|·ln(2 − 2τ), the mean over the layer, is the τ quantile of w1 if it follows a Laplace distribution: the
@@ -75,7 +75,7 @@ class ReCU(Quantizer):
             if not 0.5 < tau < 1:
                 raise UsageError(f"{name} must lie between 0.5 and 1, got {tau!r}")
         self.tau_start, self.tau_end = tau_start, tau_end
-        # a tensor: a compiled model would be compiled anew for each number
+        # a tensor: each new number would recompile the model
         self.register_buffer("tau", torch.tensor(tau_start), persistent=False)
         self.register_parameter("scale", None)
 
@@ -111,6 +111,6 @@ class ReCU(Quantizer):
         return f"tau_start={self.tau_start:g}, tau_end={self.tau_end:g}"
 
 
-def _parts(latent: Tensor) -> Standardised:
+def _parts(latent: Tensor) -> Standardized:
     share = 1 - 1 / max(math.prod(latent.shape[1:]), 1)  # of the unbiased variance that the population's is
-    return standardised(rows(latent, latent), eps=EPSILON * share)
+    return standardized(rows(latent, latent), eps=EPSILON * share)

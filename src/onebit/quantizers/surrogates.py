@@ -51,7 +51,7 @@ def ede(gradient: Tensor, x: Tensor, t: Tensor | float) -> Tensor:
     """gradient · k·t·(1 − tanh²(t·x)), k = max(1/t, 1), that is k·t = max(1, t).
 
     Args:
-        t: steepness > 0; a 0-dimensional tensor can follow a schedule without a compiled model being compiled anew.
+        t: steepness > 0; a 0-dimensional tensor can follow a schedule without recompiling the model.
     """
     return bell(gradient, x, t).mul_(ede_height(t))
 

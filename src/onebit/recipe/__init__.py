@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from onebit.recipe.defaults import default_settings
 from onebit.recipe.flags import flag_names
-from onebit.recipe.laying import METHOD_FIELDS, method_of, with_method
 from onebit.recipe.optimizer import OptimizerRecipe, ScheduleRecipe
+from onebit.recipe.option_owners import changed_settings, refuse_clipping, refuse_unused, unused_settings
+from onebit.recipe.override import METHOD_FIELDS, method_of, with_method
 from onebit.recipe.reading import (
     DEFAULTS_FILE,
     METHODS_FILE,
@@ -14,6 +15,7 @@ from onebit.recipe.reading import (
     check_keys,
     merge,
     method_settings,
+    method_with,
     methods,
     read_settings,
     recipe_names,
@@ -28,8 +30,7 @@ from onebit.recipe.settings import (
     Recipe,
     flatten,
 )
-from onebit.recipe.translations.bayesbinn_json import Translation, read_config, translate_config
-from onebit.recipe.unused import changed_settings, refuse_clipping, refuse_unused, unused_settings
+from onebit.recipe.translations.json_config import Translation, read_config, translate_config
 from onebit.recipe.warmup import refuse_long_warmup, shrink_warmup
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "merge",
     "method_of",
     "method_settings",
+    "method_with",
     "methods",
     "read_config",
     "read_settings",

@@ -11,12 +11,12 @@ from onebit.recipe.settings import Recipe
 
 
 def default_settings(recipe: Recipe, *, method: str | None = None, given: Sequence[str] = ()) -> dict[str, Any]:
-    """The settings of every rule of defaults.yaml that fits, the later laid over the earlier.
+    """The settings of every rule of defaults.yaml that fits; later rules override earlier ones.
 
     Args:
-        recipe: what was asked for; its model, quantizers and data set choose the rules.
-        method: the method that was asked for.
-        given: flag names of what was asked for; the optimizer chooses only where it was.
+        recipe: the requested settings; model, quantizers and data set choose the rules.
+        method: the requested method.
+        given: names of the requested flags; the optimizer chooses rules only if it is one of them.
 
     Example:
         >>> default_settings(Recipe(dataset="cifar10"))["augmentation"]

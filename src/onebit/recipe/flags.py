@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -11,8 +10,8 @@ from typing import Any, NamedTuple, get_args
 
 from onebit.common.tables import did_you_mean
 from onebit.errors import UsageError
-from onebit.recipe.settings import Recipe, flatten
-from onebit.recipe.typed import field_types
+from onebit.recipe.settings import Recipe
+from onebit.recipe.typed import types_of
 
 Flags = Sequence[str] | Mapping[str, Any]
 """Flags of a recipe: `["--optimizer.lr", "0.01"]`, or by field, `{"optimizer.lr": "0.01"}`."""
@@ -41,7 +40,7 @@ class Word(NamedTuple):
 
 def flag_names() -> list[str]:
     """`seed`, `optimizer.lr`, …: every field that is a flag."""
-    return list(flatten(dataclasses.asdict(Recipe())))
+    return list(Recipe().values())
 
 
 def read_words(
@@ -119,5 +118,5 @@ def _nearest(flag: str, options: Mapping[str, str]) -> str:
 def _is_boolean(name: str) -> bool:
     kind: Any = Recipe
     for part in name.split("."):
-        kind = field_types(kind)[part]
+        kind = types_of(kind)[part]
     return bool in (kind, *get_args(kind))

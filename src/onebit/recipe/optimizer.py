@@ -3,42 +3,36 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
-from onebit.recipe.checks import need, positive
+from onebit.common.arguments import need, positive
+from onebit.recipe.options import Part
 
 
-@dataclass(frozen=True)
-class OptimizerRecipe:
-    """The optimizer.
+@dataclass(frozen=True, init=False)
+class OptimizerRecipe(Part):
+    """The optimizer; options of its own are declared in `onebit.optim.optimizer_table`.
 
     Args:
         name: see `onebit list optimizers`
-        lr: learning rate; of bop that of real parameters
+        lr: learning rate
         real_lr: learning rate of real parameters beside binary weights; null takes lr
-        lr_scale: glorot multiplies the latents' rate by 1/sqrt(1.5/(fan_in + fan_out)), glorot_squared by its square
-        latent_clip: latents are clipped to ±this after each step; value takes the quantizer's own bound; null for never
-        weight_decay: of real weights; latents, biases and BatchNorm get none
-        decay_latents: weight decay of latents too
-        decay_norm: weight decay of biases and BatchNorm too
-        momentum: of sgd, rmsprop and bayesbinn
+        lr_scale: factor on the latents' rate, glorot (1/sqrt(1.5/(fan_in + fan_out))) or glorot_squared
+        latent_clip: clips latents to ±this after each step; value takes the quantizer's own bound; null for none
+        weight_decay: weight decay of real weights, without latents, biases and BatchNorm
+        decay_latents: weight decay also of latents
+        decay_norm: weight decay also of biases and BatchNorm
+        momentum: for optimizers with a momentum
         nesterov: Nesterov momentum of SGD
-        gamma: of bop, share of the newest gradient in the running mean
-        threshold: of bop, a weight flips where its running mean is above this against it
-        decay_epochs: of bop, epochs between decays; null lets gamma follow the schedule, and the threshold stay
-        gamma_decay: of bop, factor on gamma at each decay
-        threshold_decay: of bop, factor on the threshold at each decay
-        latent_init: of bayesbinn, latents begin as plus or minus this
-        data_scale: of bayesbinn, factor on the number of training images (with masks: pixels); above 1 where augmented
-        prior: of bayesbinn, the weights that training starts from (init_from) are the prior, too; else it is 0
-        samples: draws of the weights that each batch is computed with, whose gradients are averaged
-        prox_strength: of ProxQuant, times lr what draws latents to ±1 in the last step before the freeze; null for none
-        prox_freeze: of ProxQuant, share of training after which latents stay at ±1; null for never
-        accumulate: parts that a batch is computed in, one after the other, to save memory
-        clip_grad_norm: largest norm of all gradients together
-        clip_grad_value: largest magnitude of one gradient
+        samples: draws of random weights per batch; their gradients are averaged
+        accumulate: parts into which a batch is split to save memory
+        clip_grad_norm: clips the norm of all gradients together
+        clip_grad_value: clips each gradient to ±this
         compile: compile the update with torch.compile (slow to start, faster in long runs)
     """
+
+    PART: ClassVar[str] = "optimizer"
 
     name: str = "adam"
     lr: float = 1e-3
@@ -50,21 +44,12 @@ class OptimizerRecipe:
     decay_norm: bool = False
     momentum: float = 0.0
     nesterov: bool = False
-    gamma: float = 1e-4
-    threshold: float = 1e-8
-    decay_epochs: float | None = None
-    gamma_decay: float = 0.1
-    threshold_decay: float = 1.0
-    latent_init: float = 10.0
-    data_scale: float = 1.0
-    prior: bool = False
     samples: int = 1
-    prox_strength: float | None = None
-    prox_freeze: float | None = None
     accumulate: int = 1
     clip_grad_norm: float | None = None
     clip_grad_value: float | None = None
     compile: bool = False
+    own: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         need("optimizer.lr", self.lr, positive(self.lr), "positive")
@@ -74,13 +59,7 @@ class OptimizerRecipe:
         need("optimizer.momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
         for name in ("accumulate", "samples"):
             need(f"optimizer.{name}", getattr(self, name), getattr(self, name) >= 1, "1 or more")
-        need("optimizer.gamma", self.gamma, 0 < self.gamma <= 1, "in (0, 1]")
-        need("optimizer.threshold", self.threshold, 0 <= self.threshold < math.inf, "0 or more")
-        for name in ("gamma_decay", "threshold_decay", "latent_init", "data_scale"):
-            need(f"optimizer.{name}", getattr(self, name), positive(getattr(self, name)), "positive")
-        freeze = self.prox_freeze is None or 0 <= self.prox_freeze <= 1
-        need("optimizer.prox_freeze", self.prox_freeze, freeze, "in [0, 1]")
-        for name in ("clip_grad_norm", "clip_grad_value", "real_lr", "decay_epochs", "prox_strength"):
+        for name in ("clip_grad_norm", "clip_grad_value", "real_lr"):
             limit = getattr(self, name)
             need(f"optimizer.{name}", limit, limit is None or positive(limit), "positive")
 
@@ -92,7 +71,7 @@ class ScheduleRecipe:
     Args:
         name: constant, linear, cosine, one_cycle, exponential, step or milestones
         final_lr: learning rate at the end of linear, cosine, one_cycle and exponential
-        warmup: epochs of linear warm-up; of one_cycle the epochs of its rise, 30 % of training when 0
+        warmup: epochs of linear warm-up; for one_cycle, of its rise (0 means 30 % of training)
         gamma: factor at each step or milestone
         step_size: epochs between steps
         milestones: epochs at which the rate falls

@@ -12,8 +12,8 @@ from typing import Any
 from onebit.common.aliases import spelled_out
 from onebit.common.tables import did_you_mean, resolve
 from onebit.errors import UsageError
-from onebit.recipe.bounded import read_yaml
 from onebit.recipe.flags import Flags, flag_values
+from onebit.recipe.options import Part, declared, with_own
 from onebit.recipe.settings import Recipe
 from onebit.recipe.typed import build
 
@@ -22,7 +22,7 @@ METHODS_FILE = RECIPE_FOLDER / "methods.yaml"
 DEFAULTS_FILE = RECIPE_FOLDER / "defaults.yaml"
 NO_OPTIONS: dict[str, Any] = {"weight_options": None, "input_options": None}
 ANY_OPTIMIZER = ("latent_clip", "lr_scale")
-"""What a method says of its latents, whichever optimizer moves them."""
+"""Settings of latents that a method keeps with any optimizer."""
 
 
 def recipe_names() -> list[str]:
@@ -49,7 +49,7 @@ def method_settings(name: str, *, optimizer: str | None = None) -> dict[str, Any
 
     Args:
         name: of the method.
-        optimizer: the optimizer that was asked for; where it is not that of the method, it brings its own settings.
+        optimizer: the requested optimizer; one other than the method's keeps its own settings.
 
     Raises:
         UnknownNameError: no such method.
@@ -61,6 +61,14 @@ def method_settings(name: str, *, optimizer: str | None = None) -> dict[str, Any
     return {**row, "optimizer": {key: own[key] for key in ANY_OPTIMIZER if key in own}}
 
 
+def method_with(field: str, value: str) -> str:
+    """The end of an error message, `: use --method NAME`, for the first method that sets a field so; "" without one."""
+    part, _, key = field.partition(".")
+    fitting = (name for name, row in methods().items() if row.get(part, {}).get(key) == value)
+    name = next(fitting, None)
+    return "" if name is None else f": use --method {name}"
+
+
 def recipe_path(name: str) -> Path:
     """The file of a recipe: a name that ships, or a path to a YAML or JSON file.
 
@@ -70,7 +78,7 @@ def recipe_path(name: str) -> Path:
     if name in recipe_names():
         return RECIPE_FOLDER / f"{name}.yaml"
     path = Path(name)
-    if os.path.isfile(path / "recipe.yaml"):  # os.path: a name too long for a file is no error there
+    if os.path.isfile(path / "recipe.yaml"):  # os.path: does not raise for a name that is too long
         return path / "recipe.yaml"
     if path.suffix in (".yaml", ".yml", ".json") or os.path.exists(name):
         if not os.path.isfile(name):
@@ -90,6 +98,8 @@ def read_settings(path: Path, *, extending: tuple[Path, ...] = ()) -> dict[str, 
     Raises:
         UsageError: unreadable, not a mapping, an unknown field, or recipes that extend each other in a circle.
     """
+    from onebit.recipe.yaml_loader import read_yaml  # only recipes need yaml: packed nets run without
+
     settings = read_yaml(path)
     base = settings.pop("extends", None) if isinstance(settings, dict) else None
     check_keys(settings, Recipe, source=str(path))
@@ -111,9 +121,11 @@ def check_keys(settings: Any, kind: type, *, source: str, prefix: str = "") -> N
         where = f"{prefix[:-1]!r} must hold" if prefix else "a recipe is"
         raise UsageError(f"{source}: {where} a mapping of fields, got {settings!r}")
     parts = _fields(kind)
-    for key, value in settings.items():
+    for key, value in with_own(settings).items():
         if key not in parts:
-            inside = next((part for part, held in parts.items() if held is not None and key in _fields(held)), None)
+            inside = next(
+                (part for part, fields in parts.items() if fields is not None and key in _fields(fields)), None
+            )
             meant = f"; did you mean {inside}.{key}?" if inside else did_you_mean(str(key), parts)
             raise UsageError(f"{source}: unknown field {prefix}{key!s}{meant}")
         if parts[key] is not None:
@@ -126,11 +138,11 @@ def _fields(kind: type) -> dict[str, type | None]:
     for item in dataclasses.fields(kind):
         factory = item.default_factory
         found[item.name] = factory if isinstance(factory, type) and dataclasses.is_dataclass(factory) else None
-    return found
+    return found | dict.fromkeys(declared(kind.PART)) if issubclass(kind, Part) else found
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested settings `over` laid on `base`."""
+    """Nested settings with those of `over` in place of those of `base`."""
     merged = dict(base)
     for key, value in over.items():
         nested = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
@@ -166,7 +178,7 @@ def build_recipe(settings: Mapping[str, Any], flags: Flags = ()) -> Recipe:
 def split_alias(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The settings that the model of some flags stands for, and the flags without it.
 
-    A name that is also one of our own (`alexnet`) chooses the net alone; `spelled_out` adds what nobody set.
+    A name that is also one of our own (`resnet20`) chooses the net alone; `spelled_out` adds what nobody set.
 
     Args:
         values: of flags, by field.

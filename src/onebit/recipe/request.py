@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 from onebit.common.tables import resolve
 from onebit.errors import UsageError
 from onebit.recipe.defaults import default_settings
-from onebit.recipe.laying import method_of, with_method
+from onebit.recipe.option_owners import changed_settings, refuse_clipping, refuse_unused, unused_settings
+from onebit.recipe.override import method_of, with_method
 from onebit.recipe.reading import build_recipe, merge, method_settings, read_settings, recipe_path, split_alias
 from onebit.recipe.settings import LONGEST_NAME, Recipe
-from onebit.recipe.translations.bayesbinn_json import read_config, translate_config
 from onebit.recipe.translations.binarynet import BinaryNetFlags
-from onebit.recipe.unused import changed_settings, refuse_clipping, refuse_unused, unused_settings
+from onebit.recipe.translations.json_config import read_config, translate_config
 from onebit.recipe.warmup import refuse_long_warmup, shrink_warmup
 
 QUANTIZERS = ("weight_quantizer", "input_quantizer")

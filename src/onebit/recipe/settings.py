@@ -5,48 +5,44 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
-from onebit.recipe.checks import need, positive
+from onebit.common.arguments import need, positive
 from onebit.recipe.optimizer import OptimizerRecipe, ScheduleRecipe
+from onebit.recipe.options import Part, declared
 
 DESCRIPTIVE = ("name", "summary", "reference", "measured")
-"""Fields that tell about a training but do not change it."""
-MOST_LAYERS = 1_000
+"""Fields that describe a training but do not change it."""
 LONGEST_NAME = 200
 SILENT = (*DESCRIPTIVE, "recompute_inputs", "threads", "workers")
 
 
-@dataclass(frozen=True)
-class ModelRecipe:
-    """The net. An option that is null takes the model's own default; one that the model does not know is refused.
+@dataclass(frozen=True, init=False)
+class ModelRecipe(Part):
+    """The model; options of its own are declared in `onebit.models.model_table`, and null takes the model's default.
 
     Args:
-        name: model, see `onebit list models`
-        weight_quantizer: see `onebit list quantizers`; null for real weights
-        input_quantizer: binarizes the inputs of every layer but the first; null for real activations
-        weight_options: arguments of the weight quantizer, such as {temperature: 1e-10}
+        name: see `onebit list models`
+        weight_quantizer: see `onebit list quantizers`; null keeps real weights
+        input_quantizer: binarizes the inputs of all layers except the first; null keeps real activations
+        weight_options: arguments of the weight quantizer, e.g. {temperature: 1e-10}
         input_options: arguments of the input quantizer
-        value: the two weight values are ±value; a number or glorot
+        value: weights are ±value, a number or glorot
         real_first: keep real weights in the first layer
         real_last: keep real weights in the last layer
         norm_eps: BatchNorm's epsilon
-        norm_momentum: BatchNorm's share of the newest batch
-        dense_norm_momentum: that of BatchNorm after dense layers; null for norm_momentum
+        norm_momentum: BatchNorm's momentum, the share of the newest batch
+        dense_norm_momentum: momentum of BatchNorm after dense layers; null takes norm_momentum
         norm_affine: BatchNorm with learnable scale and shift
-        activation: relu, or rprelu (ReActNet's), which stays before a sign
-        init: uniform (latents uniform in ±value) or default (torch's)
-        coding: input coding, integer (2x − 255) or standardise
-        width: factor on the channels of a convolutional net
-        widths: units per layer of an mlp, input and classes included
+        activation: relu, which a sign replaces, or rprelu (ReActNet), which is kept before a sign
+        init: initial weights, uniform (latents uniform in ±value) or default (torch's)
+        coding: input coding, integer (2x − 255) or standardize
+        width: factor on the number of channels
         last_norm: BatchNorm of the logits
-        padding_value: what ±1 inputs of a convolution are padded with, 0, 1 or -1
-        stem: first layers of an alexnet or a resnet18, 34 or 50, cifar or imagenet
-        padding: of the convolutions of a unet, same, or valid as in the paper
-        bireal: a shortcut around each convolution of a resnet without bottlenecks
-        dropout: probability of zeroing a hidden unit; of a unet a channel
-        input_dropout: probability of zeroing an input
+        padding_value: pads ±1 inputs of convolutions, 0, 1 or -1
     """
+
+    PART: ClassVar[str] = "model"
 
     name: str = "mlp"
     weight_quantizer: str | None = "sign"
@@ -64,33 +60,18 @@ class ModelRecipe:
     init: str = "uniform"
     coding: str = "integer"
     width: float | None = None
-    widths: tuple[int, ...] | None = None
     last_norm: bool | None = None
     padding_value: float | None = None
-    stem: str | None = None
-    padding: str | None = None
-    bireal: bool | None = None
-    dropout: float | None = None
-    input_dropout: float | None = None
+    own: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        if self.widths is not None:
-            widths = 2 <= len(self.widths) <= MOST_LAYERS and min(self.widths) >= 1 and max(self.widths) <= 10**7
-            need(
-                "model.widths",
-                self.widths,
-                widths,
-                f"two or more positive numbers, at most {MOST_LAYERS:,} of at most 10 million",
-            )
+        if self.coding == "standardise":  # the spelling of earlier versions, in the recipes of their runs
+            object.__setattr__(self, "coding", "standardize")
         value = self.value == "glorot" or (not isinstance(self.value, str) and positive(self.value))
         need("model.value", self.value, value, "a positive number or glorot")
-        for name in ("dropout", "input_dropout"):
-            need(f"model.{name}", getattr(self, name), 0 <= (getattr(self, name) or 0) < 1, "in [0, 1)")
         need("model.width", self.width, self.width is None or 0 < self.width <= 64, "positive, at most 64")
         need("model.padding_value", self.padding_value, self.padding_value in (None, -1, 0, 1), "0, 1 or -1")
         need("model.activation", self.activation, self.activation in ("relu", "rprelu"), "relu or rprelu")
-        need("model.padding", self.padding, self.padding in (None, "same", "valid"), "same or valid")
-        need("model.stem", self.stem, self.stem in (None, "cifar", "imagenet"), "cifar or imagenet")
         need("model.norm_eps", self.norm_eps, positive(self.norm_eps), "positive")
         for name in ("norm_momentum", "dense_norm_momentum"):
             share = getattr(self, name)
@@ -98,7 +79,7 @@ class ModelRecipe:
 
     def options(self) -> dict[str, Any]:
         """The arguments of the model, without those that are left to its own defaults."""
-        settings = dataclasses.asdict(self)
+        settings = self.settings()
         kept = ("weight_quantizer", "input_quantizer")  # null says something there
         return {name: value for name, value in settings.items() if name in kept or value is not None}
 
@@ -108,16 +89,16 @@ class AugmentationRecipe:
     """Random changes to training images, whole batches at a time.
 
     Args:
-        crop_padding: pad by so many pixels on each side and crop back at random
+        crop_padding: pixels of padding on each side, before a random crop back to the size
         flip: mirror left-right with probability one half
-        padding_mode: what is padded with, zero or reflect
-        cutout: side of a square that is blackened at a random place
-        min_area: cut out a random part of at least this share of the area and resize it (ImageNet)
-        repeats: how often an epoch takes each image, changed anew each time
-        crop_size: side of the window that is cut out of an image with a mask; null for the whole image
+        padding_mode: zero or reflect
+        cutout: side of a black square at a random place
+        min_area: crop a random part of at least this share of the area and resize it (ImageNet)
+        repeats: times that an epoch takes each image, with new random changes
+        crop_size: side of a random crop of images with masks; null for the whole image
         flip_vertical: mirror images with masks upside down with probability one half
-        rotate: turn images with masks by a random multiple of 90 degrees
-        elastic: deform images with masks, by so many pixels (standard deviation)
+        rotate: rotate images with masks by a random multiple of 90 degrees
+        elastic: standard deviation in pixels of a deformation of images with masks
         elastic_smoothness: standard deviation in pixels of the Gaussian that smooths the deformation
     """
 
@@ -150,13 +131,13 @@ class AugmentationRecipe:
 
 @dataclass(frozen=True)
 class ContinualRecipe:
-    """Several tasks learnt one after the other by the same net: the data set with its pixels permuted anew for each.
+    """Continual learning: one net learns the data set several times, each time with another permutation of the pixels.
 
     Args:
-        tasks: how many; 0 trains on the data set as it is
-        prior: BayesBiNN takes the posterior of the previous task as its prior
-        against: methods that learn the same tasks beside that of the recipe, as if each were laid over it
-        own: name of the recipe's own method among them; null for the method that its settings are of
+        tasks: number of tasks; 0 trains on the data set as it is
+        prior: an optimizer with a prior takes the posterior of the previous task as its prior
+        against: methods that learn the same tasks for comparison, each as with --method
+        own: name of the recipe's own method; null recognizes it by its settings
     """
 
     tasks: int = 0
@@ -175,39 +156,39 @@ class Recipe:
     Args:
         name: of the recipe
         summary: one line
-        reference: where the settings come from and what was published
-        measured: what was measured with this file, with test mode, seeds and epochs
+        reference: source of the settings, and published results
+        measured: results of this file, with test mode, seeds and epochs
         dataset: see `onebit list datasets`
-        input_size: side that images are resized to; null leaves them as they are
-        permutation: seed of a permutation of the pixels, the same for all images; null leaves them as they are
-        whitening: zca whitens all images after contrast normalization, fitted on the training images; null for none
-        validation: training images held out to choose the best epoch; 0 for none, null for the data set's own number
-        split_seed: chooses which images are held out
-        model: the net
+        input_size: images are resized to this side; null keeps their size
+        permutation: seed of one permutation of the pixels of all images; null for none
+        whitening: zca (after contrast normalization; fitted on training images) or null for none
+        validation: training images held out to choose the best epoch; null takes the data set's own number
+        split_seed: seed that chooses the held-out images
+        model: the model
         optimizer: the optimizer
         schedule: the learning-rate schedule
         augmentation: random changes to training images
         continual: several tasks one after the other
-        init_from: run folder or weight file of the same net to start from, binary or full-precision
-        first_stage: epochs trained before with real weights into OUT/stage1, from which this training then starts
-        teacher: run folder or weight file of a trained net whose predictions are learnt
-        teacher_weight: share of the teacher in the loss, the labels have the rest
-        teacher_temperature: softens the predictions of both
+        init_from: run folder or weight file to start from, binary or real weights of the same model
+        first_stage: epochs of a first training with real weights (into OUT/stage1), from which this one starts
+        teacher: run folder or weight file of a net to distill from
+        teacher_weight: share of the teacher in the loss; the labels have the rest
+        teacher_temperature: softens the predictions of teacher and student
         loss: cross_entropy, hinge, squared_hinge or iou
-        label_smoothing: of cross_entropy
-        epochs: passes over the training images, of each task; may be a fraction
-        batch_size: images per optimizer step, over all processes
-        draws: of the weights of a Bayesian net, in the ensemble that its test images are evaluated with; 0 for none
-        ema: share of the old value in a moving average of the weights, which is then what ships; 0 for none
-        seed: of initial weights, order, augmentation and draws
+        label_smoothing: label smoothing of cross_entropy
+        epochs: passes over the training images, for each task; may be a fraction
+        batch_size: images per optimizer step, summed over all processes
+        draws: size of the test ensemble of a Bayesian net; 0 for none
+        ema: decay of a moving average of the weights, which is then saved; 0 for none
+        seed: seed of initial weights, order, augmentation and draws
         precision: auto, bf16 or fp32
         memory_format: auto (channels_last for convolutional nets), channels_last or contiguous
-        compile: run the model through torch.compile
-        recompute_inputs: make binary inputs anew in the backward pass; less memory, slower steps, the same gradients
-        sync_norm: BatchNorm statistics over all processes, not of each alone
+        compile: compile the model with torch.compile
+        recompute_inputs: recompute binary inputs in the backward pass: less memory, slower, same gradients
+        sync_norm: share BatchNorm statistics between processes
         threads: CPU threads; null for all
-        workers: processes that decode images of a folder; null for as many as there are cores
-        skip_broken: leave out images of a folder that do not decode
+        workers: processes that decode image files; null for one per core
+        skip_broken: skip image files that do not decode
         device: cpu, cuda, or auto
     """
 
@@ -271,11 +252,28 @@ class Recipe:
             least = 0 if name == "workers" else 1
             need(name, count, count is None or least <= count <= 4096, f"from {least} to 4096")
 
+    def settings(self) -> dict[str, Any]:
+        """Every setting that says something of this training, nested as in a file."""
+        found: dict[str, Any] = {}
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            nested = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]
+            found[item.name] = value.settings() if isinstance(value, Part) else nested
+        return found
+
+    def values(self) -> dict[str, Any]:
+        """Flag name -> value of all settings, also of options that belong to another optimizer or model."""
+        values = flatten(self.settings())
+        for part in (self.model, self.optimizer):
+            for name, found in declared(part.PART, part.name).items():
+                values.setdefault(f"{part.PART}.{name}", found.option.default)
+        return values
+
     def changed_from(self, other: Recipe) -> list[tuple[str, Any, Any]]:
         """(flag name, value there, value here) of every setting that differs and can change what is trained."""
-        here, there = (flatten(dataclasses.asdict(recipe)) for recipe in (self, other))
+        here, there = self.values(), other.values()
         names = [name for name in {**here, **there} if name not in SILENT]
-        # options of a quantizer stand in one of them only
+        # arguments of a quantizer may be in one of them only
         both = [(name, there.get(name), here.get(name)) for name in names]
         return [(name, was, now) for name, was, now in both if was != now]
 
@@ -283,7 +281,7 @@ class Recipe:
         """The complete recipe; `onebit train FILE` repeats it."""
         import yaml
 
-        return yaml.safe_dump(_plain(dataclasses.asdict(self)), sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump(_plain(self.settings()), sort_keys=False, allow_unicode=True)
 
 
 def _plain(value: Any) -> Any:

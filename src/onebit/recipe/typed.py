@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import re
 import types
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 from onebit.errors import UsageError
-from onebit.recipe.bounded import check_yaml
+from onebit.recipe.options import Part, declared, field_types, with_own
 
-Part = TypeVar("Part")
+Kind = TypeVar("Kind")
 
 _NULLS = ("null", "Null", "NULL", "~")
 _BOOLS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
@@ -28,7 +27,7 @@ class _WrongTypeError(Exception):
     """Names of the types that were expected, and the value that is of none of them."""
 
 
-def build(kind: type[Part], settings: Mapping[str, Any], *, prefix: str = "") -> Part:
+def build(kind: type[Kind], settings: Mapping[str, Any], *, prefix: str = "") -> Kind:
     """A dataclass of nested settings; what they leave out has its default.
 
     Args:
@@ -42,7 +41,8 @@ def build(kind: type[Part], settings: Mapping[str, Any], *, prefix: str = "") ->
         >>> build(OptimizerRecipe, {"lr": "1e-3"}).lr
         0.001
     """
-    hints = field_types(kind)  # type: ignore[arg-type]  # mypy takes no type for hashable here
+    settings = with_own(settings)
+    hints = types_of(kind, settings.get("name"))
     values = {}
     for name, value in settings.items():
         if dataclasses.is_dataclass(part := hints[name]):
@@ -60,10 +60,11 @@ def _field(value: Any, hint: Any, *, name: str) -> Any:
         raise UsageError(f"{name}: expected {expected}, got {'null' if got is None else str(got)[:100]}") from None
 
 
-@functools.cache
-def field_types(kind: Any) -> dict[str, Any]:
-    """Field name -> its type: a dataclass, bool, int, float, str, tuple[T, ...], dict[str, Any], None, or a union."""
-    return get_type_hints(kind)
+def types_of(kind: Any, chosen: Any = None) -> dict[str, Any]:
+    """Name -> type of the fields of a dataclass, and of the options of a part for the `chosen` entry."""
+    if not issubclass(kind, Part):
+        return field_types(kind)
+    return {name: found.option.kind for name, found in declared(kind.PART, chosen).items()} | field_types(kind)
 
 
 def typed(value: Any, hint: Any) -> Any:
@@ -140,9 +141,10 @@ def _loaded(value: Any) -> Any:
         return value
     import yaml
 
+    from onebit.recipe.yaml_loader import load_yaml
+
     try:
-        check_yaml(value)
-        return yaml.safe_load(value)
+        return load_yaml(value)
     except (UsageError, yaml.YAMLError, ValueError, RecursionError):
         return value
 

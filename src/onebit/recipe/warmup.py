@@ -1,4 +1,4 @@
-"""The warm-up of the learning rate is counted in epochs: it shrinks with them, and has to end before they do."""
+"""The warm-up of the learning rate is counted in epochs: it shrinks with them and must end before training does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from onebit.recipe.settings import Recipe
 
 
 def shrink_warmup(recipe: Recipe, *, epochs: float) -> Recipe:
-    """The recipe with a warm-up that is the same share of training as it was of `epochs`; a longer training keeps it.
+    """The recipe with a warm-up that is the same share of training as before, of `epochs`; a longer training keeps it.
 
     Example:
         >>> long = Recipe(epochs=1, schedule=replace(Recipe().schedule, warmup=5))
@@ -21,7 +21,7 @@ def shrink_warmup(recipe: Recipe, *, epochs: float) -> Recipe:
 
 
 def refuse_long_warmup(recipe: Recipe) -> None:
-    """Refuse a warm-up that is not over before training is.
+    """Refuse a warm-up that does not end before training does.
 
     Raises:
         UsageError: both numbers of epochs.

@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onebit.data import DATASETS
 from onebit.errors import DataError
-from onebit.report.drawing import GREY, choose_scale, colour, label_epochs, picture
-from onebit.report.wording import printable, time_unit
+from onebit.report.drawing import (
+    GREY,
+    Picture,
+    add_title,
+    band_key,
+    choose_scale,
+    curve_color,
+    draw_mean,
+    label_epochs,
+    picture,
+    scale_words,
+)
+from onebit.report.histograms import open_weights
+from onebit.report.run_folders import Group, Run, data_name
+from onebit.report.wording import mean_sd, printable, time_unit
 from onebit.train.history import EpochLog, History
 
 if TYPE_CHECKING:
@@ -24,16 +40,16 @@ TRAINING = "training (mean over the epoch)"
 TRAINING_LINE: dict[str, Any] = {"linestyle": (0, (4, 2)), "alpha": 0.65}
 BEST_DOT: dict[str, Any] = {"marker": "o", "markersize": 7, "fillstyle": "none", "linestyle": "none"}
 LETTERS_BESIDE = 97
-"""Of the longest name and the longest line style together, so that both have room beside each other."""
+"""Up to this many letters in the longest name and the longest line style, both fit side by side."""
 MARKED_EPOCHS = 20
-"""Curves of at most so many epochs get a dot per epoch."""
+"""Curves with at most this many epochs get a dot per epoch."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What becomes one colour: the histories of the seeds of one recipe.
+    """The histories of the seeds of one recipe, drawn in one color.
 
-    smoothing: (label smoothing, number of classes) of its cross entropy, where the labels are smoothed.
+    smoothing: (label smoothing, number of classes) of its cross-entropy, if labels are smoothed.
     """
 
     label: str
@@ -43,16 +59,21 @@ class Curve:
     @property
     def modes(self) -> list[str]:
         """Test modes of the validation."""
-        return sorted({row.validation_weights for history in self.histories for row in history})
+        return sorted({row.validation_weights for row in self.rows})
+
+    @property
+    def rows(self) -> list[EpochLog]:
+        """The epochs of all histories."""
+        return [row for history in self.histories for row in history]
 
     @property
     def validated(self) -> bool:
-        return any(row.validation_error is not None for history in self.histories for row in history)
+        return any(row.validation_error is not None for row in self.rows)
 
     @property
     def masked(self) -> bool:
         """Whether masks were validated."""
-        return any(row.validation_mean_iou is not None for history in self.histories for row in history)
+        return any(row.validation_mean_iou is not None for row in self.rows)
 
     @property
     def named(self) -> str:
@@ -65,30 +86,30 @@ class Curve:
 
 
 Points = Sequence[tuple[int, float | None]]
-"""(epoch, value) of one training; None where there is no value."""
+"""(epoch, value) of one training; None without a value."""
+Draw = Callable[["Axes", Sequence[Curve]], None]
 
 
 def per_epoch(trainings: Iterable[Points]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(epochs, mean, sd) over the trainings that reached an epoch; sd is 0 where only one did.
+    """(epochs, mean, sd) over the trainings that completed an epoch; sd is 0 for a single one.
 
     Epochs without a value are left out; a value that is not finite makes a gap.
     """
-    found: dict[int, list[float]] = {}
+    values: dict[int, list[float]] = {}
     for points in trainings:
         for epoch, value in points:
             if value is not None:
-                found.setdefault(epoch, []).append(value if math.isfinite(value) else math.nan)
-    epochs = sorted(found)
-    mean = [np.mean(found[epoch]) for epoch in epochs]
-    sd = [np.std(found[epoch], ddof=1) if len(found[epoch]) > 1 else 0.0 for epoch in epochs]
-    return np.array(epochs, np.int64), np.array(mean, np.float64), np.array(sd, np.float64)
+                values.setdefault(epoch, []).append(value if math.isfinite(value) else math.nan)
+    epochs = sorted(values)
+    mean, sd = zip(*(mean_sd(values[epoch]) for epoch in epochs), strict=True) if epochs else ((), ())
+    return np.array(epochs, np.int64), np.array(mean, np.float64), np.array([each or 0.0 for each in sd], np.float64)
 
 
 def least_cross_entropy(label_smoothing: float, classes: int) -> float:
-    """The least cross entropy with smoothed labels, in nats: the entropy −Σ t ln t of the targets.
+    """The lowest possible cross-entropy with smoothed labels, in nats: the entropy −Σ t ln t of the targets.
 
-    The target t of the true class is 1 − s + s/K, that of each other class s/K (Szegedy et al. 2016, arXiv:1512.00567,
-    section 7): a net that predicts just these has this loss, and none has less.
+    The target t is 1 − s + s/K for the true class and s/K for each other class (Szegedy et al. 2016, arXiv:1512.00567,
+    section 7); a net that predicts exactly these targets has this loss.
 
     Args:
         label_smoothing: s, in [0, 1).
@@ -104,10 +125,10 @@ def least_cross_entropy(label_smoothing: float, classes: int) -> float:
 
 
 def plot_history(history: History, path: str | os.PathLike[str], *, data: str = "") -> None:
-    """Draw error, loss and time per epoch of one training into one PNG, of masks the mean IoU as well.
+    """Draw error, loss and time per epoch of one training into one PNG; for masks, also the mean IoU.
 
     Args:
-        history: what `fit` returned.
+        history: the result of `fit`.
         path: ends in .png.
         data: name of the data set, for the title.
 
@@ -122,20 +143,69 @@ def plot_history(history: History, path: str | os.PathLike[str], *, data: str = 
     if not history.rows:
         raise DataError("the history has no epoch to draw: train at least one epoch first")
     curves = [Curve("", (history,))]
-    masked = curves[0].masked
-    with picture(path, width=14.5 if masked else 11, height=3.2) as figure:
-        figure.suptitle(title("error and loss", curves, data=data), fontsize=11, x=0.01, ha="left")
-        error, loss, time, *more = figure.subplots(1, 4 if masked else 3)
-        draw_error(error, curves)
-        draw_loss(loss, curves)
-        draw_seconds(time, curves)
-        for axes in more:
-            draw_mean_iou(axes, curves)
+    draw = [draw_error, draw_loss, draw_seconds, *([draw_mean_iou] if curves[0].masked else [])]
+    with picture(path, width=14.5 if curves[0].masked else 11, height=3.2) as figure:
+        add_title(figure, title("error and loss", curves, data=data))
+        for axes, draw_panel in zip(figure.subplots(1, len(draw)), draw, strict=True):
+            draw_panel(axes, curves)
         add_legend(figure, curves)
 
 
+def write_curves(groups: Sequence[Group[Run]], folder: Path) -> list[Picture]:
+    """error.png, loss.png and time.png, and mean-iou.png for masks."""
+    curves = list(map(_curve, groups))
+    masked = [group for group, curve in zip(groups, curves, strict=True) if curve.masked]
+    losses = {group.settings.get("loss") for group in groups}
+    loss_name = str(losses.pop() or "").replace("_", " ") if len(losses) == 1 else ""
+    floor = " No loss can fall below the dotted line." if any(curve.smoothing for curve in curves) else ""
+    charts = [_write_chart(groups, folder, "error", draw_error)]
+    if masked:
+        charts.append(_write_chart(masked, folder, "mean IoU", draw_mean_iou, training=False))
+    charts.append(_write_chart(groups, folder, "loss", partial(draw_loss, name=loss_name), note=floor))
+    with picture(folder / "time.png", width=8, height=3.4) as figure:
+        each, total = figure.subplots(1, 2)
+        draw_seconds(each, curves)
+        draw_total_time(total, curves)
+        data = data_name(groups)
+        about = f"{curves[0].named} on {data}" if len(curves) == 1 else data
+        add_title(figure, f"{about}: training time", size=10)
+        add_legend(figure, curves, splits=False)
+    caption = "Time per epoch, validation included, and its sum since the start."
+    return [*charts, ("Time", folder / "time.png", caption)]
+
+
+def _write_chart(
+    groups: Sequence[Group[Run]], folder: Path, what: str, draw: Draw, *, training: bool = True, note: str = ""
+) -> Picture:
+    """One panel; without `training`, it has the validation curves only."""
+    curves, path = list(map(_curve, groups)), folder / f"{what.lower().replace(' ', '-')}.png"
+    with picture(path, width=8, height=4.2) as figure:
+        axes = figure.subplots()
+        draw(axes, curves)
+        note += scale_words(axes)
+        axes.set_title(title(what, curves, data=data_name(groups), training=training))
+        add_legend(figure, curves, training=training)
+    heading = what[0].upper() + what[1:]
+    return heading, path, f"{heading}{'' if training else ' of the validation masks'} per epoch.{note}"
+
+
+def _curve(group: Group[Run]) -> Curve:
+    return Curve(group.label, tuple(run.history for run in group.runs), _smoothing(group.runs[0]))
+
+
+def _smoothing(run: Run) -> tuple[float, int] | None:
+    """(label smoothing, number of classes) if the loss is only the cross-entropy with smoothed labels."""
+    smoothing, dataset = run.settings.get("label_smoothing"), str(run.settings.get("dataset"))
+    if not isinstance(smoothing, float) or not 0 < smoothing < 1 or run.settings.get("teacher") is not None:
+        return None
+    classes: Any = DATASETS[dataset].classes if dataset in DATASETS else None
+    if classes is None and run.weights is not None:
+        classes = open_weights(run.weights)[0].get("classes")
+    return (smoothing, len(classes)) if isinstance(classes, (list, tuple)) and classes else None
+
+
 def title(what: str, curves: Sequence[Curve], *, data: str, training: bool = True) -> str:
-    """`mnist: training and validation error, validation with binary weights`; one recipe stands on a line above."""
+    """`mnist: training and validation error, validation with binary weights`; a single recipe gets a line above."""
     validated = [curve for curve in curves if curve.validated]
     modes = " and ".join(sorted({mode for curve in validated for mode in curve.modes}))
     text = f"training {what}"
@@ -150,89 +220,76 @@ def title(what: str, curves: Sequence[Curve], *, data: str, training: bool = Tru
 
 
 def draw_error(axes: Axes, curves: Sequence[Curve]) -> None:
-    """Training and validation error in percent, the best epoch of a single training marked."""
+    """Training and validation error in percent; the best epoch of a single training is marked."""
     _draw_both(axes, curves, "train_error", "validation_error", scale=100, label="error (%)")
 
 
 def draw_mean_iou(axes: Axes, curves: Sequence[Curve]) -> None:
-    """Mean IoU of the validation masks, the best epoch of a single training marked."""
-    for index, curve in enumerate(curves):
-        _line(axes, _points(curve, "validation_mean_iou"), color=colour(index, len(curves)))
+    """Mean IoU of the validation masks; the best epoch of a single training is marked."""
+    _draw(axes, curves, "validation_mean_iou", label="validation mean IoU")
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, 0), min(high, 1))
-    axes.set_ylabel("validation mean IoU")
-    _label_epochs(axes, curves)
-    best = _best_row(curves)
-    if best is not None and best.validation_mean_iou is not None:
-        axes.plot(best.epoch, best.validation_mean_iou, color=colour(0, 1), **BEST_DOT)
+    _mark_best(axes, curves, "validation_mean_iou")
 
 
 def draw_loss(axes: Axes, curves: Sequence[Curve], *, name: str = "") -> None:
-    """Training and validation loss, the best epoch of a single training marked, and what no loss can fall below.
+    """Training and validation loss, and its lower bound; the best epoch of a single training is marked.
 
-    `name` is that of the loss function, "" when unknown or not the same for all.
+    `name` is that of the loss function; "" if it is unknown or not the same for all.
     """
     floors = {}
     for smoothing, classes in dict.fromkeys(curve.smoothing for curve in curves if curve.smoothing):
         floor = least_cross_entropy(smoothing, classes)
         floors[f"least possible with label smoothing {smoothing:g}, {classes} classes: {floor:.3f}"] = floor
     label = f"loss ({name})" if name else "loss"
-    _draw_both(axes, curves, "train_loss", "validation_loss", scale=1, label=label, floors=list(floors.values()))
+    _draw_both(axes, curves, "train_loss", "validation_loss", label=label, floors=list(floors.values()))
     for meaning, floor in floors.items():
         axes.axhline(floor, color=GREY, linestyle=":", label=meaning)
 
 
 def draw_seconds(axes: Axes, curves: Sequence[Curve]) -> None:
-    """Seconds of each epoch, training and validation together."""
-    for index, curve in enumerate(curves):
-        _line(axes, _points(curve, "seconds"), color=colour(index, len(curves)))
+    """Seconds per epoch, for training and validation together."""
+    _draw(axes, curves, "seconds", label="time per epoch (s)")
     axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
-    axes.set_ylabel("time per epoch (s)")
-    _label_epochs(axes, curves)
 
 
 def draw_total_time(axes: Axes, curves: Sequence[Curve]) -> None:
-    """Time since the start, the sum over epochs."""
+    """Time since the start, summed over epochs."""
     unit, seconds = time_unit(max(history.seconds for curve in curves for history in curve.histories))
-    for index, curve in enumerate(curves):
-        totals = [
-            list(zip([row.epoch for row in history], accumulate(row.seconds / seconds for row in history), strict=True))
-            for history in curve.histories
-        ]
-        _line(axes, totals, color=colour(index, len(curves)))
+
+    def totals(history: History) -> Points:
+        times = accumulate(row.seconds / seconds for row in history)
+        return list(zip([row.epoch for row in history], times, strict=True))
+
+    _draw(axes, curves, totals, label=f"time since the start ({unit})")
     axes.set_ylim(bottom=0)
-    axes.set_ylabel(f"time since the start ({unit})")
-    _label_epochs(axes, curves)
 
 
 def add_legend(figure: Figure, curves: Sequence[Curve], *, splits: bool = True, training: bool = True) -> None:
-    """A legend below the picture, where it covers nothing: colours are recipes, line styles are splits.
-
-    Lines with a label of their own are in it, too.
+    """A legend below the panels: colors are recipes, line styles are splits; lines with their own label are included.
 
     Args:
-        splits: whether they are drawn; training: whether the training is, beside the validation.
+        splits: whether splits are drawn. training: whether training curves are drawn beside validation curves.
     """
     from matplotlib.lines import Line2D
 
     single = len(curves) == 1
-    neutral = colour(0, 1) if single else GREY
+    neutral = curve_color(0, 1) if single else GREY
     names: list[Any] = []
     if not single:
         labels = [curve.named_with_mode if splits else curve.named for curve in curves]
-        names = [Line2D([], [], color=colour(i, len(curves)), label=label) for i, label in enumerate(labels)]
+        names = [Line2D([], [], color=curve_color(i, len(curves)), label=label) for i, label in enumerate(labels)]
     styles: list[Any] = []
     if splits:
         if training:
             styles.append(Line2D([], [], color=neutral, **TRAINING_LINE, label=TRAINING))
         if training and any(curve.validated for curve in curves):
             styles.append(Line2D([], [], color=neutral, label="validation"))
-        best = _best_row(curves)
-        if best is not None:
+        if best := _best_row(curves):
             styles.append(Line2D([], [], color=neutral, **BEST_DOT, label=_best_label(best)))
     styles += [line for axes in figure.axes for line in axes.lines if not str(line.get_label()).startswith("_")]
     if any(len(curve.histories) > 1 for curve in curves):
-        styles.append(Line2D([], [], color=neutral, alpha=0.25, linewidth=6, label="± standard deviation over seeds"))
+        styles.append(band_key(neutral))
     width, height = figure.get_size_inches()
     letters = sum(max((len(line.get_label()) for line in lines), default=0) for lines in (names, styles))
     if names and styles and letters <= LETTERS_BESIDE:
@@ -253,60 +310,65 @@ def _draw_both(
     training: str,
     validation: str,
     *,
-    scale: float,
     label: str,
+    scale: float = 1,
     floors: Sequence[float] = (),
 ) -> None:
     """Training dashed and pale, validation solid with the best epoch of a single training; room for the `floors`."""
-    trained: list[float] = []
-    validated: list[float] = []
-    for index, curve in enumerate(curves):
-        kind = {"color": colour(index, len(curves))}
-        trained += _line(axes, _points(curve, training, scale), **TRAINING_LINE, **kind)
-        validated += _line(axes, _points(curve, validation, scale), **kind)
-    # validation is what counts: a training error that falls far below it must not flatten it
+    trained = _draw(axes, curves, training, scale=scale, label=label, **TRAINING_LINE)
+    validated = _draw(axes, curves, validation, scale=scale, label=label)
+    # a training error that falls far below the validation error must not flatten the validation curve
     lowest = min((value for value in validated if value > 0), default=0.0)
     linear_below = choose_scale(axes, [*trained, *validated, *floors], least=lowest / 5)
-    axes.set_ylabel(label if linear_below is None else f"{label}, linear below {linear_below:g}")
-    _label_epochs(axes, curves)
-    best = _best_row(curves)
-    value = None if best is None else getattr(best, validation)
-    if best is not None and value is not None and math.isfinite(value):
-        axes.plot(best.epoch, scale * value, color=colour(0, 1), **BEST_DOT)
+    if linear_below is not None:
+        axes.set_ylabel(f"{label}, linear below {linear_below:g}")
+    _mark_best(axes, curves, validation, scale=scale)
 
 
-def _label_epochs(axes: Axes, curves: Sequence[Curve]) -> None:
-    epochs = [row.epoch for curve in curves for history in curve.histories for row in history]
-    label_epochs(axes, min(epochs), max(epochs))
+def _draw(
+    axes: Axes,
+    curves: Sequence[Curve],
+    values: str | Callable[[History], Points],
+    *,
+    label: str,
+    scale: float = 1,
+    **style: Any,
+) -> list[float]:
+    """Draw `scale` times a field of the rows, or the points of a history, over the epochs; returns the finite means."""
 
+    def points(history: History) -> Points:
+        if callable(values):
+            return values(history)
+        numbers = [getattr(row, values) for row in history]
+        return [(row.epoch, n if n is None else scale * n) for row, n in zip(history, numbers, strict=True)]
 
-def _points(curve: Curve, field: str, scale: float = 1) -> list[Points]:
-    """`scale` times a field of the rows, a list for each training."""
-
-    def scaled(row: EpochLog) -> float | None:
-        value = getattr(row, field)
-        return None if value is None else scale * value
-
-    return [[(row.epoch, scaled(row)) for row in history] for history in curve.histories]
-
-
-def _line(axes: Axes, trainings: Sequence[Points], **kind: Any) -> list[float]:
-    """Draw the mean as a line and ±sd as a band; returns the finite means."""
-    epochs, mean, sd = per_epoch(trainings)
-    if len(epochs) <= MARKED_EPOCHS:
-        kind |= {"marker": "o", "markersize": 2.5}
-    axes.plot(epochs, mean, **kind)
-    if len(trainings) > 1:
-        axes.fill_between(epochs, mean - sd, mean + sd, color=kind["color"], alpha=0.18, linewidth=0)
-    return [float(number) for number in mean if math.isfinite(number)]
+    means: list[float] = []
+    for index, curve in enumerate(curves):
+        epochs, mean, sd = per_epoch(map(points, curve.histories))
+        if len(epochs) <= MARKED_EPOCHS:
+            style |= {"marker": "o", "markersize": 2.5}
+        draw_mean(axes, epochs, mean, sd, color=curve_color(index, len(curves)), **style)
+        means += mean[np.isfinite(mean)].tolist()
+    axes.set_ylabel(label)
+    drawn = [row.epoch for curve in curves for row in curve.rows]
+    label_epochs(axes, min(drawn), max(drawn))
+    return means
 
 
 def _best_row(curves: Sequence[Curve]) -> EpochLog | None:
-    """The best epoch, for a picture of a single training that was validated."""
+    """The best epoch, in a picture of a single training with a validation split."""
     if len(curves) > 1 or len(curves[0].histories) > 1:
         return None
     best = curves[0].histories[0].best
     return None if best.validation_error is None else best
+
+
+def _mark_best(axes: Axes, curves: Sequence[Curve], field: str, *, scale: float = 1) -> None:
+    """A circle at the best epoch of a single training."""
+    best = _best_row(curves)
+    value = getattr(best, field, None)
+    if best is not None and value is not None and math.isfinite(value):
+        axes.plot(best.epoch, scale * value, color=curve_color(0, 1), **BEST_DOT)
 
 
 def _best_label(best: EpochLog) -> str:

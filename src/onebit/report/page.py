@@ -1,20 +1,20 @@
-"""The page: one HTML file that needs nothing else, with the comparison, the pictures and the settings that differ."""
+"""The page: one self-contained HTML file with the comparison, the pictures and the settings that differ."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
 from onebit._version import __version__
-from onebit.report.masks import mask_rows
-from onebit.report.runs import Group, Run, TestScore, differing_settings
+from onebit.report.drawing import Picture
+from onebit.report.mask_scores import mask_rows
+from onebit.report.run_folders import Group, Run, TestScore, data_name, differing_settings, tests_by_mode
 from onebit.report.tasks import NORMS, Row, TaskRun, group_rows
 from onebit.report.wording import MISSING, duration, number_range, percent, printable, setting
 
-# what a hostile name could smuggle in is neither run nor fetched
+# whatever a hostile name injects is neither run nor fetched
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 CSS = """
 :root { color-scheme: light dark; --ink: #1d2125; --soft: #5c6670; --line: #d8dde2; --back: #fff;
@@ -51,25 +51,22 @@ footer { margin-top: 3rem; font-size: .8rem; color: var(--soft); }
 """
 
 
-def render_page(
-    groups: Sequence[Group[Run]], learnt: Sequence[Group[TaskRun]], pictures: Sequence[tuple[str, Path, str]]
-) -> bytes:
+def render_page(groups: Sequence[Group[Run]], several: Sequence[Group[TaskRun]], pictures: Sequence[Picture]) -> bytes:
     """The page as UTF-8.
 
     Args:
-        groups: what is compared, a row each.
-        learnt: trainings of several tasks, a table each.
-        pictures: (heading, PNG file, caption) in the order of the page; equal headings in a row are printed once.
+        groups: trainings of one task, one row each. several: trainings of several tasks, one table each.
+        pictures: (heading, PNG file, caption) in the order of the page; consecutive equal headings are printed once.
     """
-    trainings: list[Group[Any]] = [*groups, *learnt]
+    trainings: list[Group[Any]] = [*groups, *several]
     runs = sum(len(group.runs) for group in trainings)
     title = trainings[0].label if len(trainings) == 1 else f"Comparison of {len(trainings)} trainings"
     body = [
         f"<h1>{escape(title)}</h1>",
         f"<p>{runs} run{'s' if runs > 1 else ''} on {escape(data_name(trainings))}</p>",
-        *([f"<h2>{'Result' if len(groups) == 1 else 'Comparison'}</h2>", _comparison(groups)] if groups else []),
+        *(_comparison(groups) if groups else []),
         *_masks(groups),
-        *(part for group in learnt for part in _tasks(group)),
+        *(part for group in several for part in _tasks(group)),
         *_figures(pictures),
         *_settings(trainings),
         f"<footer>Written by onebit {escape(__version__)}.</footer>",
@@ -83,50 +80,36 @@ def render_page(
     return (head + "\n".join(body) + "\n</body>\n</html>\n").encode("utf-8", "replace")
 
 
-def data_name(groups: Sequence[Group[Any]]) -> str:
-    """The data sets of the groups; "" stands for runs that do not tell."""
-    return ", ".join(dict.fromkeys(printable(group.settings.get("dataset", "unnamed data")) for group in groups))
-
-
-def _comparison(groups: Sequence[Group[Run]]) -> str:
-    """A row per group; a column per test mode that any run was tested in."""
-    modes = list(dict.fromkeys(mode for group in groups for run in group.runs for mode in run.tests))
-    header = [_cell("recipe", head=True), _cell("method", head=True), _cell("seeds", head=True)]
-    header.append(_cell("epochs", head=True, number=True))
-    header.append(_cell("validation accuracy", "best epoch", head=True, number=True))
+def _comparison(groups: Sequence[Group[Run]]) -> list[str]:
+    """A row per group, a column per test mode of any run."""
+    modes = list(tests_by_mode([run for group in groups for run in group.runs]))
+    header = [*_heads("recipe", "method", "seeds"), *_heads("epochs", number=True)]
+    header += [_cell("validation accuracy", "best epoch", head=True, number=True)]
     header += [_cell("test accuracy", f"{mode} weights", head=True, number=True) for mode in modes]
-    header += [_cell(name, head=True, number=True) for name in ("training time", "parameters")]
-    rows = [_row(group, modes) for group in groups]
-    several = any(len(group.runs) > 1 for group in groups)
+    header += _heads("training time", "parameters", number=True)
     notes = "Each test accuracy names its test mode: the weights that were evaluated."
     if not modes:
         notes = "No run has been tested yet: there is no result.json."
-    if several:
+    if any(len(group.runs) > 1 for group in groups):
         notes += " ± is the sample standard deviation over the seeds of a row."
-    return (
-        f'<div class="scroll"><table class="compared">\n<thead><tr>{"".join(header)}</tr></thead>\n'
-        f"<tbody>\n{''.join(rows)}</tbody></table></div>\n<p>{notes}</p>"
-    )
+    table = _table(header, [[_row(group, modes) for group in groups]], kind=' class="compared"')
+    return [f"<h2>{'Result' if len(groups) == 1 else 'Comparison'}</h2>", table, f"<p>{notes}</p>"]
 
 
-def _row(group: Group[Run], modes: Sequence[str]) -> str:
-    runs = group.runs
-    seeds = ", ".join(setting(run.settings["seed"]) for run in runs if "seed" in run.settings) or MISSING
-    done = number_range([run.history.rows[-1].epoch for run in runs])
-    planned = number_range([run.history.rows[-1].epochs for run in runs])
+def _row(group: Group[Run], modes: Sequence[str]) -> list[str]:
+    runs, tests, seeds = group.runs, tests_by_mode(group.runs), ", ".join(group.seeds) or MISSING
+    done, planned = (number_range([getattr(run.history.rows[-1], n) for run in runs]) for n in ("epoch", "epochs"))
     parameters = sorted({f"{run.parameters:,}" for run in runs if run.parameters is not None})
-    folders = ", ".join(run.name for run in runs if run.name != group.label)
-    cells = [
-        _cell(group.label, folders, head=True),
+    return [
+        _cell(group.label, ", ".join(run.name for run in runs if run.name != group.label), head=True),
         _cell(*_method(group)),
         _cell(seeds) if len(runs) == 1 else _cell(f"{len(runs)}", seeds),
         _cell(done if done == planned else f"{done} of {planned}", number=True),
-        _validation_cell(group),
-        *(_test_cell([run.tests[mode] for run in runs if mode in run.tests], len(runs)) for mode in modes),
+        _cell(*_validation(group), number=True),
+        *(_cell(*_test(tests.get(mode, []), len(runs)), number=True) for mode in modes),
         _cell(duration([run.seconds for run in runs]), number=True),
         _cell(", ".join(parameters) or MISSING, number=True),
     ]
-    return f"<tr>{''.join(cells)}</tr>\n"
 
 
 def _method(group: Group[Run]) -> tuple[str, str]:
@@ -136,19 +119,17 @@ def _method(group: Group[Run]) -> tuple[str, str]:
     return f"{weights} weights", f"{inputs} inputs"
 
 
-def _validation_cell(group: Group[Run]) -> str:
+def _validation(group: Group[Run]) -> tuple[str, str]:
     best = [run.history.best for run in group.runs]
     errors = [row.validation_error for row in best if row.validation_error is not None]
-    if not errors:
-        return _cell(MISSING, number=True)
     modes = " and ".join(sorted({row.validation_weights for row in best}))
     note = f"{modes} weights, epoch {number_range([row.epoch for row in best])}"
-    return _cell(percent([1 - error for error in errors]), note, number=True)
+    return (percent([1 - error for error in errors]), note) if errors else (MISSING, "")
 
 
-def _test_cell(scores: Sequence[TestScore], runs: int) -> str:
+def _test(scores: Sequence[TestScore], runs: int) -> tuple[str, str]:
     if not scores:
-        return _cell(MISSING, number=True)
+        return MISSING, ""
     notes = []
     if len(scores) == 1 and scores[0].correct is not None and scores[0].count is not None:
         notes.append(f"{scores[0].correct:,} of {scores[0].count:,}")
@@ -156,63 +137,48 @@ def _test_cell(scores: Sequence[TestScore], runs: int) -> str:
         notes.append(f"{len(scores)} of {runs} runs")
     if any(score.bn == "reestimate" for score in scores):
         notes.append("BatchNorm re-estimated")
-    return _cell(percent([score.accuracy for score in scores]), "; ".join(notes), number=True)
+    return percent([score.accuracy for score in scores]), "; ".join(notes)
 
 
 def _masks(groups: Sequence[Group[Run]]) -> list[str]:
     """Mean IoU and Dice: a row for the validation of each group, and for each test mode."""
-    found = mask_rows(groups)
-    if not found:
-        return []
-    header = [_cell(text, head=True) for text in ("recipe", "images", "weights")]
-    header += [_cell(text, head=True, number=True) for text in ("mean IoU", "Dice")]
+    header = [*_heads("recipe", "images", "weights"), *_heads("mean IoU", "Dice", number=True)]
     rows = [
-        [
-            _cell(row.label, head=True),
-            _cell(row.split),
-            _cell(row.weights, row.note),
-            *(_cell(text, number=True) for text in row.cells),
-        ]
-        for row in found
+        [_cell(row.label, head=True), _cell(row.split), _cell(row.weights, row.note)]
+        + [_cell(text, number=True) for text in row.cells]
+        for row in mask_rows(groups)
     ]
-    lines = "".join(f"<tr>{''.join(cells)}</tr>\n" for cells in rows)
-    return [
-        "<h2>Masks</h2>",
-        f'<div class="scroll"><table>\n<thead><tr>{"".join(header)}</tr></thead>\n'
-        f"<tbody>\n{lines}</tbody></table></div>",
-        "<p>Means over the classes; pixels are counted over all images first. The epoch with the highest mean IoU on "
-        "the validation images is the one that is tested.</p>",
-    ]
+    notes = (
+        "Means over the classes; pixels are counted over all images first. The epoch with the highest mean IoU on the "
+        "validation images is the one that is tested."
+    )
+    return ["<h2>Masks</h2>", _table(header, [rows]), f"<p>{notes}</p>"] if rows else []
 
 
 def _tasks(group: Group[TaskRun]) -> list[str]:
     """The accuracy on every task after every task."""
     tasks = max(run.table.tasks for run in group.runs)
-    header = [_cell(text, head=True) for text in ("method", "weights")] + [_cell("after task", head=True, number=True)]
-    header += [_cell(f"task {seen}", head=True, number=True) for seen in range(1, tasks + 1)]
-    header.append(_cell("mean", head=True, number=True))
+    columns = ("after task", *(f"task {seen}" for seen in range(1, tasks + 1)), "mean")
+    header = [*_heads("method", "weights"), *_heads(*columns, number=True)]
     blocks: dict[tuple[str, str, str], list[Row]] = {}
     for row in group_rows(group):
         blocks.setdefault((row.method, row.weights, row.bn), []).append(row)
-    bodies = []
+    bodies: list[list[list[str]]] = []
     for (method, weights, bn), rows in blocks.items():
-        lines = []
+        bodies.append([])
         for row in rows:
-            first = [_cell(method, head=True, rows=len(rows)), _cell(weights, NORMS[bn], rows=len(rows))]
-            cells = [*(first if row is rows[0] else []), _cell(str(row.task), number=True)]
-            cells += [_cell(percent(accuracies), number=True) for accuracies in row.accuracies]
-            cells += [_cell("", number=True)] * (tasks - row.task)
-            lines.append(f"<tr>{''.join(cells)}{_cell(percent(row.means), number=True)}</tr>\n")
-        bodies.append(f"<tbody>\n{''.join(lines)}</tbody>")
-    seeds = [setting(run.settings["seed"]) for run in group.runs if "seed" in run.settings]
+            texts = [str(row.task), *map(percent, row.accuracies), *[""] * (tasks - row.task), percent(row.means)]
+            bodies[-1].append([_cell(text, number=True) for text in texts])
+        first = [_cell(method, head=True, rows=len(rows)), _cell(weights, NORMS[bn], rows=len(rows))]
+        bodies[-1][0] = first + bodies[-1][0]
     done = ", ".join(f"{run.name} ({duration([run.table.seconds])})" for run in group.runs)
     notes = "Test accuracy on each task, under its own permutation, after each task; the mean is over the tasks so far."
     if len(group.runs) > 1:
         notes += " ± is the sample standard deviation over the seeds."
     return [
         f"<h2>Continual learning: {escape(group.label)}</h2>",
-        f'<div class="scroll"><table>\n<thead><tr>{"".join(header)}</tr></thead>\n{"".join(bodies)}</table></div>',
-        f"<p>{notes} Seed {escape(', '.join(seeds) or MISSING)}; {escape(done)}.</p>",
+        _table(header, bodies),
+        f"<p>{notes} Seed {escape(', '.join(group.seeds) or MISSING)}; {escape(done)}.</p>",
     ]
 
 
@@ -223,7 +189,19 @@ def _cell(text: str, note: str = "", *, head: bool = False, number: bool = False
     return f"<{tag}{kind}>{escape(text)}{small}</{tag}>"
 
 
-def _figures(pictures: Sequence[tuple[str, Path, str]]) -> list[str]:
+def _heads(*texts: str, number: bool = False) -> list[str]:
+    return [_cell(text, head=True, number=number) for text in texts]
+
+
+def _table(header: Sequence[str], bodies: Sequence[Sequence[Sequence[str]]], *, kind: str = "") -> str:
+    """A table from cells: a header row, if any, and bodies of rows."""
+    head = f"\n<thead><tr>{''.join(header)}</tr></thead>\n" if header else ""
+    lines = ("".join(f"<tr>{''.join(cells)}</tr>\n" for cells in rows) for rows in bodies)
+    body = "".join(f"<tbody>\n{rows}</tbody>" for rows in lines)
+    return f'<div class="scroll"><table{kind}>{head}{body}</table></div>'
+
+
+def _figures(pictures: Sequence[Picture]) -> list[str]:
     parts: list[str] = []
     previous = ""
     for heading, path, caption in pictures:
@@ -239,31 +217,27 @@ def _figures(pictures: Sequence[tuple[str, Path, str]]) -> list[str]:
 
 
 def _settings(groups: Sequence[Group[Any]]) -> list[str]:
-    """The settings that differ side by side, then all settings of each group folded away."""
+    """The settings that differ side by side, then all settings of each group in a closed section."""
+
+    def table(keys: Iterable[str], columns: Sequence[Group[Any]], header: Sequence[str] = ()) -> str:
+        rows = [[_cell(key, head=True), *(_cell(_value(group, key)) for group in columns)] for key in keys]
+        return _table(_heads(*header), [rows])
+
     parts = []
-    differing = differing_settings(groups)
     if len(groups) > 1:
+        differing = differing_settings(groups)
+        labels = ["setting", *(group.label for group in groups)]
         parts.append("<h2>Settings that differ</h2>")
-        head = "".join(_cell(text, head=True) for text in ("setting", *(group.label for group in groups)))
-        rows = "".join(
-            f"<tr>{_cell(key, head=True)}{''.join(_cell(_shown(group, key)) for group in groups)}</tr>\n"
-            for key in differing
-        )
-        table = f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>'
-        parts.append(table if differing else "<p>None that the recipes tell.</p>")
-    known = [group for group in groups if group.settings]
-    if known:
+        parts.append(table(differing, groups, labels) if differing else "<p>None in the recipes.</p>")
+    if known := [group for group in groups if group.settings]:
         parts.append("<h2>All settings</h2>")
     for group in known:
-        rows = "".join(f"<tr>{_cell(key, head=True)}{_cell(_shown(group, key))}</tr>\n" for key in group.settings)
-        parts.append(
-            f"<details><summary>{escape(group.label)}</summary>"
-            f'<div class="scroll"><table><tbody>\n{rows}</tbody></table></div></details>'
-        )
+        values = table(group.settings, [group])
+        parts.append(f"<details><summary>{escape(group.label)}</summary>{values}</details>")
     return parts
 
 
-def _shown(group: Group[Any], key: str) -> str:
+def _value(group: Group[Any], key: str) -> str:
     if key == "seed" and len(group.runs) > 1:
-        return ", ".join(setting(run.settings["seed"]) for run in group.runs)
+        return ", ".join(group.seeds)
     return setting(group.settings[key]) if key in group.settings else MISSING

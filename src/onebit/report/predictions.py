@@ -1,25 +1,23 @@
-"""A picture of classified images."""
+"""Pictures of classified images."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from dataclasses import InitVar, dataclass
+from typing import Any
 
 import numpy as np
 
 from onebit.errors import UsageError
-from onebit.report.drawing import GREY, INK, WRONG, picture
+from onebit.report.drawing import GREY, INK, WRONG, add_title, picture
 from onebit.report.wording import printable
-
-if TYPE_CHECKING:
-    from matplotlib.patches import Rectangle
 
 MOST_IMAGES = 200
 COLUMNS = 10
+FRAME: dict[str, Any] = {"edgecolor": GREY, "linewidth": 0.6}
 ANSWERS = 3 * COLUMNS // 2
-"""Right answers beside as many wrong ones, in three rows."""
+"""Number of correct predictions, and of wrong ones, in three rows."""
 
 
 def plot_predictions(
@@ -42,7 +40,7 @@ def plot_predictions(
         predicted: (N,) predicted class numbers.
         probabilities: (N,) of the predicted classes, 0–1.
         classes: names by class number.
-        weights: the test mode that predicted.
+        weights: the test mode of the predictions.
         data: name of the data set, for the title.
 
     Raises:
@@ -53,10 +51,11 @@ def plot_predictions(
         >>> plot_predictions(images, "digits.png", labels=labels, predicted=logits.argmax(axis=1),
         ...                  probabilities=softmax(logits).max(axis=1), classes=data.classes)  # doctest: +SKIP
     """
-    images, found = _checked(images, labels, predicted, probabilities, classes, most=MOST_IMAGES)
-    title = _counted(found, data, weights)
+    answers = _Answers(images, labels, predicted, probabilities, classes, most=MOST_IMAGES)
     columns = min(COLUMNS, max(len(images), 4))
-    _draw(images, path, found, cells=range(len(images)), columns=columns, title=title)
+    answers.draw(
+        path, range(len(images)), cells=range(len(images)), columns=columns, title=answers.title(data, weights)
+    )
 
 
 def plot_answers(
@@ -70,123 +69,103 @@ def plot_answers(
     weights: str = "packed",
     data: str = "",
 ) -> None:
-    """Draw right answers on the left beside wrong ones on the right, chosen from the images of a whole test.
+    """Draw correct predictions on the left and wrong ones on the right, chosen from all images of a test.
 
-    The right ones are the first of the images, the wrong ones those with the highest probability: what the net was
-    most certain of.
+    The correct ones are the first images, the wrong ones those with the highest probability.
 
     Args:
         images: uint8 (N, C, H, W), C 1 or 3, any N ≥ 1.
         Remaining arguments: see `plot_predictions`.
 
     Raises:
-        UsageError, OnebitError: as `plot_predictions`.
+        UsageError, OnebitError: see `plot_predictions`.
 
     Example:
         >>> plot_answers(data.test.images, "answers.png", labels=data.test.labels, predicted=logits.argmax(axis=1),
         ...              probabilities=softmax(logits).max(axis=1), classes=data.classes)  # doctest: +SKIP
     """
-    images, found = _checked(images, labels, predicted, probabilities, classes)
-    right = np.flatnonzero(~found.wrong)[:ANSWERS]
-    wrong = np.flatnonzero(found.wrong)
-    wrong = wrong[np.argsort(-found.probabilities[wrong], kind="stable")][:ANSWERS]
-    title = _counted(found, data, weights)
+    answers = _Answers(images, labels, predicted, probabilities, classes)
+    right, wrong = np.flatnonzero(~answers.wrong)[:ANSWERS], np.flatnonzero(answers.wrong)
+    wrong = wrong[np.argsort(-answers.probabilities[wrong], kind="stable")][:ANSWERS]
+    title = answers.title(data, weights)
     title += f"\nleft: the first {len(right)} right answers; right: the {len(wrong)} most certain wrong ones"
     half = COLUMNS // 2
-    cells = [COLUMNS * (index // half) + index % half for index in range(len(right))]
-    cells += [COLUMNS * (index // half) + half + index % half for index in range(len(wrong))]
-    chosen = np.concatenate([right, wrong])
-    _draw(images[chosen], path, found.of(chosen), cells=cells, columns=COLUMNS, title=title)
+    cells = [
+        COLUMNS * (index // half) + start + index % half
+        for start, side in ((0, right), (half, wrong))
+        for index in range(len(side))
+    ]
+    answers.draw(path, np.concatenate([right, wrong]), cells=cells, columns=COLUMNS, title=title)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Answers:
-    """What was answered: class numbers (N,), probabilities (N,) of those predicted, names of the classes."""
+    """Images and what was predicted for them, as checked arrays; see `plot_predictions`.
 
+    Raises:
+        UsageError: arrays that do not fit together, or more than `most` images.
+    """
+
+    images: np.ndarray
     labels: np.ndarray
     predicted: np.ndarray
     probabilities: np.ndarray
     classes: Sequence[str]
+    most: InitVar[int | None] = None
+
+    def __post_init__(self, most: int | None) -> None:
+        for name in ("images", "labels", "predicted", "probabilities"):
+            setattr(self, name, np.asarray(getattr(self, name)))
+        shape, dtype, count = self.images.shape, self.images.dtype, len(self.images)
+        if dtype != np.uint8 or len(shape) != 4 or shape[1] not in (1, 3):
+            raise UsageError(f"got images {dtype} {shape}, expected uint8 (N, C, H, W) with C 1 or 3")
+        if not 1 <= count <= (most or count):
+            expected = "at least 1" if most is None else f"1 to {most}: choose some of them"
+            raise UsageError(f"got {count} images, expected {expected}")
+        for name in ("labels", "predicted", "probabilities"):
+            array = getattr(self, name)
+            if array.shape != (count,):
+                raise UsageError(f"got {name} of shape {array.shape}, expected ({count},), one for each image")
+        for name in ("labels", "predicted"):
+            array = getattr(self, name)
+            if array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= len(self.classes):
+                raise UsageError(f"{name} must be class numbers from 0 to {len(self.classes) - 1}")
+        if not ((self.probabilities >= 0) & (self.probabilities <= 1)).all():
+            raise UsageError("probabilities must be between 0 and 1")
 
     @property
     def wrong(self) -> np.ndarray:
         return self.labels != self.predicted
 
-    def of(self, chosen: np.ndarray) -> _Answers:
-        return _Answers(self.labels[chosen], self.predicted[chosen], self.probabilities[chosen], self.classes)
+    def title(self, data: str, weights: str) -> str:
+        """`30 images of mnist test: 29 right, 1 wrong (packed weights)`."""
+        count, wrong = len(self.wrong), int(np.count_nonzero(self.wrong))
+        images = ("1 image" if count == 1 else f"{count:,} images") + (f" of {data}" if data else "")
+        return f"{images}: {count - wrong:,} right, {wrong:,} wrong ({weights} weights)"
 
+    def draw(
+        self, path: str | os.PathLike[str], chosen: Iterable[int], *, cells: Sequence[int], columns: int, title: str
+    ) -> None:
+        """Draw each chosen image in its cell of a grid of `columns`, numbered row by row."""
+        rows = max(cells) // columns + 1
+        names = [printable(name, limit=12) for name in self.classes]
+        between, lines = ("\n", 3) if max(map(len, names)) > 2 else (", ", 2)
+        height = (1.02 + 0.15 * lines) * rows + 0.25 + 0.2 * len(title.splitlines())
+        with picture(path, width=max(1.0 * columns, 5.5), height=height) as figure:
+            from matplotlib.patches import Rectangle
 
-def _counted(found: _Answers, data: str, weights: str) -> str:
-    """`30 images of mnist test: 29 right, 1 wrong (packed weights)`."""
-    count, wrong = len(found.wrong), int(np.count_nonzero(found.wrong))
-    images = ("1 image" if count == 1 else f"{count:,} images") + (f" of {data}" if data else "")
-    return f"{images}: {count - wrong:,} right, {wrong:,} wrong ({weights} weights)"
-
-
-def _draw(
-    images: np.ndarray,
-    path: str | os.PathLike[str],
-    found: _Answers,
-    *,
-    cells: Sequence[int],
-    columns: int,
-    title: str,
-) -> None:
-    """Each image in its cell of a grid of `columns`, numbered row by row."""
-    rows = max(cells) // columns + 1
-    names = [printable(name, limit=12) for name in found.classes]
-    between, lines = ("\n", 3) if max(map(len, names)) > 2 else (", ", 2)
-    height = (1.02 + 0.15 * lines) * rows + 0.25 + 0.2 * len(title.splitlines())
-    with picture(path, width=max(1.0 * columns, 5.5), height=height) as figure:
-        figure.suptitle("\n".join(map(printable, title.splitlines())), fontsize=11, x=0.01, ha="left")
-        panels = figure.subplots(rows, columns, squeeze=False)
-        for axes in panels.flat:
-            axes.set_axis_off()
-        for index, cell in enumerate(cells):
-            axes = panels.flat[cell]
-            pixels = images[index].transpose(1, 2, 0)
-            if pixels.shape[2] == 1:
-                axes.imshow(pixels[:, :, 0], cmap="gray", vmin=0, vmax=255)
-            else:
-                axes.imshow(pixels)
-            wrong = found.wrong[index]
-            name, truth = names[found.predicted[index]], names[found.labels[index]]
-            text = (f"{name}{between}not {truth}" if wrong else name) + f"\n{100 * found.probabilities[index]:.1f} %"
-            style: dict[str, Any] = {"color": WRONG, "fontweight": "bold"} if wrong else {"color": INK}
-            axes.set_title(text, fontsize=8, loc="center", pad=3, **style)
-            axes.add_patch(_frame(pixels.shape[1], pixels.shape[0], wrong=bool(wrong)))
-
-
-def _frame(width: int, height: int, *, wrong: bool) -> Rectangle:
-    from matplotlib.patches import Rectangle
-
-    edge: dict[str, Any] = {"edgecolor": WRONG, "linewidth": 2.5} if wrong else {"edgecolor": GREY, "linewidth": 0.6}
-    return Rectangle((-0.5, -0.5), width, height, fill=False, clip_on=False, **edge)
-
-
-def _checked(
-    images: np.ndarray,
-    labels: np.ndarray,
-    predicted: np.ndarray,
-    probabilities: np.ndarray,
-    classes: Sequence[str],
-    *,
-    most: int | None = None,
-) -> tuple[np.ndarray, _Answers]:
-    """The arguments as arrays; raises UsageError for those that do not fit together."""
-    images = np.asarray(images)
-    labels, predicted, probabilities = np.asarray(labels), np.asarray(predicted), np.asarray(probabilities)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise UsageError(f"got images {images.dtype} {images.shape}, expected uint8 (N, C, H, W) with C 1 or 3")
-    if not 1 <= len(images) <= (most or len(images)):
-        expected = "at least 1" if most is None else f"1 to {most}: choose some of them"
-        raise UsageError(f"got {len(images)} images, expected {expected}")
-    for name, array in {"labels": labels, "predicted": predicted, "probabilities": probabilities}.items():
-        if array.shape != (len(images),):
-            raise UsageError(f"got {name} of shape {array.shape}, expected ({len(images)},), one for each image")
-    for name, array in {"labels": labels, "predicted": predicted}.items():
-        if array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= len(classes):
-            raise UsageError(f"{name} must be class numbers from 0 to {len(classes) - 1}")
-    if not ((probabilities >= 0) & (probabilities <= 1)).all():
-        raise UsageError("probabilities must lie between 0 and 1")
-    return images, _Answers(labels, predicted, probabilities, classes)
+            add_title(figure, title)
+            panels = figure.subplots(rows, columns, squeeze=False)
+            for axes in panels.flat:
+                axes.set_axis_off()
+            for cell, index in zip(cells, chosen, strict=True):
+                axes, pixels = panels.flat[cell], self.images[index].transpose(1, 2, 0)
+                axes.imshow(pixels, cmap="gray", vmin=0, vmax=255)  # the map is for a single channel
+                wrong = self.wrong[index]
+                name, truth = names[self.predicted[index]], names[self.labels[index]]
+                text = (f"{name}{between}not {truth}" if wrong else name) + f"\n{100 * self.probabilities[index]:.1f} %"
+                style: dict[str, Any] = {"color": WRONG, "fontweight": "bold"} if wrong else {"color": INK}
+                axes.set_title(text, fontsize=8, loc="center", pad=3, **style)
+                frame: dict[str, Any] = {"edgecolor": WRONG, "linewidth": 2.5} if wrong else FRAME
+                width, height = pixels.shape[1], pixels.shape[0]
+                axes.add_patch(Rectangle((-0.5, -0.5), width, height, fill=False, clip_on=False, **frame))

@@ -1,24 +1,33 @@
-"""Continual learning, read without torch: the accuracy on every task after every task, over the seeds of a recipe."""
+"""Continual learning: tables and pictures of the accuracy on every task after every task, over seeds."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from onebit.errors import DataError
-from onebit.report.runs import Group, flat_settings, unique_names
-from onebit.report.wording import mean_sd, over_runs, percent, printable
+from onebit.report.drawing import GREY, INK, add_title, band_key, curve_color, draw_mean, picture, whole_ticks
+from onebit.report.run_folders import Group, flat_settings, unique_names
+from onebit.report.wording import mean_sd, percent, plus_minus, printable
 from onebit.runs.task_grid import Cell, TaskTable, read_table
 from onebit.train.history import TABLE_FILE, task_folders
 
+MARKERS = "osD^vP*X"
+MEAN_LINE: dict[str, Any] = {"color": INK, "linestyle": "--"}
+LEGEND_COLUMNS = 5
+LEGEND_TASKS = 25
+"""Largest number of tasks in the legend."""
 NORMS = {"trained": "BatchNorm of the latest task", "reestimate": "BatchNorm of each task"}
 
 
 @dataclass(frozen=True)
 class TaskRun:
-    """What one folder of several tasks holds; name and settings as of `onebit.report.runs.Run`."""
+    """The contents of one folder of several tasks; name and settings as in `onebit.report.run_folders.Run`."""
 
     name: str
     settings: dict[str, Any]
@@ -27,9 +36,9 @@ class TaskRun:
 
 @dataclass(frozen=True)
 class Row:
-    """The accuracy on the tasks 1, 2, … after the task `task`: a tuple for each of them, over the trainings.
+    """The accuracies on tasks 1, 2, … after the task `task`: for each of them, one value per training.
 
-    method, weights, bn: as of `Cell`.
+    method, weights, bn: see `Cell`.
     """
 
     method: str
@@ -40,34 +49,29 @@ class Row:
 
     @property
     def means(self) -> tuple[float, ...]:
-        """The mean over the tasks seen so far, of each training."""
+        """The mean over the tasks seen so far, for each training."""
         return tuple(sum(each) / len(each) for each in zip(*self.accuracies, strict=True))
 
     def __str__(self) -> str:
-        each = " ".join(_share(accuracies) for accuracies in self.accuracies)
-        told = f"{self.weights} weights, {NORMS[self.bn]}"
-        return f"{self.method} after task {self.task}: {each}  mean {percent(self.means)} ({told})"
-
-
-def _share(accuracies: Sequence[float]) -> str:
-    mean, sd = mean_sd(accuracies)
-    return f"{100 * mean:6.2f}" + ("" if sd is None else f" ± {100 * sd:.2f}")
+        each = " ".join(plus_minus(accuracies, "6.2f", scale=100) for accuracies in self.accuracies)
+        mode = f"{self.weights} weights, {NORMS[self.bn]}"
+        return f"{self.method} after task {self.task}: {each}  mean {percent(self.means)} ({mode})"
 
 
 def task_rows(tables: Sequence[Sequence[Cell]]) -> list[Row]:
-    """The table of one training, or of the seeds of one, a line for each method, test mode, BatchNorm and task.
+    """The table over the seeds of a training: a row for each method, test mode, BatchNorm statistics and task.
 
     Args:
-        tables: the cells of each training; one that has not come as far is left out of the lines it lacks.
+        tables: the cells of each training; an unfinished training is missing in the rows of later tasks.
     """
-    found: dict[tuple[tuple[str, str, str], int], list[list[float]]] = {}
+    cells_by_row: dict[tuple[tuple[str, str, str], int], list[list[float]]] = {}
     for cells in tables:
         for key in dict.fromkeys((cell.block, cell.task) for cell in cells):
             own = [cell.accuracy for cell in cells if (cell.block, cell.task) == key]
-            found.setdefault(key, []).append(own)
-    blocks = list(dict.fromkeys(block for block, _ in found))
-    order = sorted(found, key=lambda key: (blocks.index(key[0]), key[1]))
-    return [Row(*block, task, tuple(zip(*found[block, task], strict=True))) for block, task in order]
+            cells_by_row.setdefault(key, []).append(own)
+    blocks = list(dict.fromkeys(block for block, _ in cells_by_row))
+    order = sorted(cells_by_row, key=lambda key: (blocks.index(key[0]), key[1]))
+    return [Row(*block, task, tuple(zip(*cells_by_row[block, task], strict=True))) for block, task in order]
 
 
 def group_rows(group: Group[TaskRun]) -> list[Row]:
@@ -76,10 +80,10 @@ def group_rows(group: Group[TaskRun]) -> list[Row]:
 
 
 def read_task_runs(folders: Sequence[Path]) -> list[TaskRun]:
-    """Read folders of several tasks, as `find_folders` finds them.
+    """Read folders of several tasks, as found by `find_folders`.
 
     Raises:
-        DataError: one in which no task was learnt to its end.
+        DataError: a folder without a finished task.
         FormatError, UsageError: a damaged continual.json or recipe.yaml.
     """
     return [_read(folder, name) for folder, name in zip(folders, unique_names(folders), strict=True)]
@@ -88,7 +92,7 @@ def read_task_runs(folders: Sequence[Path]) -> list[TaskRun]:
 def _read(folder: Path, name: str) -> TaskRun:
     if not (folder / TABLE_FILE).exists():
         first = task_folders(folder)[0]
-        raise DataError(f"{folder}: no task is learnt to its end yet; go on with --resume {folder}, or report {first}")
+        raise DataError(f"{folder}: no task is finished yet; continue with --resume {folder}, or report {first}")
     table = read_table(folder / TABLE_FILE)
     cells = tuple(
         replace(cell, method=printable(cell.method, limit=30), weights=printable(cell.weights, limit=30))
@@ -97,26 +101,49 @@ def _read(folder: Path, name: str) -> TaskRun:
     return TaskRun(name, flat_settings(folder), replace(table, cells=cells))
 
 
-def compared_tasks(groups: Sequence[Group[TaskRun]]) -> list[dict[str, Any]]:
-    """What the groups reached, as JSON tells it; of accuracies over the seeds see `over_runs`."""
-    return [
-        {
-            "label": group.label,
-            "runs": [run.name for run in group.runs],
-            "seeds": [run.settings.get("seed") for run in group.runs],
-            "tasks": max(run.table.tasks for run in group.runs),
-            "seconds": mean_sd([run.table.seconds for run in group.runs])[0],
-            "table": [
-                {
-                    "method": row.method,
-                    "weights": row.weights,
-                    "bn": row.bn,
-                    "task": row.task,
-                    "seen": [over_runs(accuracies) for accuracies in row.accuracies],
-                    "mean": over_runs(row.means),
-                }
-                for row in group_rows(group)
-            ],
-        }
-        for group in groups
-    ]
+def plot_tasks(rows: Sequence[Row], path: str | os.PathLike[str], *, tasks: int, title: str = "") -> None:
+    """Draw a panel per method with a curve per task, from the end of that task on; seeds as mean and band.
+
+    Args:
+        rows: the result of `task_rows`; for each method, its first test mode is drawn, with the BatchNorm statistics of
+            the latest task.
+        path: PNG file.
+        tasks: number of all tasks, learned or not.
+        title: of the whole picture.
+
+    Raises:
+        UsageError: matplotlib is not installed, or `path` does not end in .png.
+    """
+    methods: dict[str, list[Row]] = {}
+    for row in rows:
+        drawn = methods.setdefault(row.method, [])
+        if row.bn == "trained" and (not drawn or drawn[0].weights == row.weights):
+            drawn.append(row)
+    several = any(len(row.means) > 1 for row in rows)
+    every = -(-tasks // LEGEND_TASKS)
+    lines = max(-(-tasks // every // LEGEND_COLUMNS), 1 + several)
+    with picture(path, width=max(3.4 * len(methods) + 0.6, 7.4), height=3.3 + 0.2 * lines) as figure:
+        panels = figure.subplots(1, len(methods), sharey=True, squeeze=False)[0]
+        for axes, (method, own) in zip(panels, methods.items(), strict=True):
+            for seen in range(1, tasks + 1):
+                curve = {row.task: row.accuracies[seen - 1] for row in own if row.task >= seen}
+                style = {"color": curve_color(seen - 1, tasks), "marker": MARKERS[(seen - 1) % len(MARKERS)]}
+                label = f"task {seen}" if (seen - 1) % every == 0 else "_"  # matplotlib hides these in a legend
+                _draw(axes, curve, markersize=4, label=label, **style)
+            _draw(axes, {row.task: row.means for row in own}, label="mean of the tasks seen", **MEAN_LINE)
+            axes.set_title(f"{method} ({own[0].weights} weights)" if own else method)
+            axes.set_xlabel("tasks learned")
+            axes.set_xlim(0.8, tasks + 0.2)
+            whole_ticks(axes)
+        panels[0].set_ylabel("test accuracy (%)")
+        *each, mean = panels[0].get_legend_handles_labels()[0]
+        figure.legend(handles=each, loc="outside lower left", ncols=LEGEND_COLUMNS)
+        figure.legend(handles=[mean, *([band_key(GREY)] if several else [])], loc="outside lower right")
+        add_title(figure, title)
+
+
+def _draw(axes: Any, curve: dict[int, tuple[float, ...]], **style: Any) -> None:
+    """Accuracies of the seeds by number of tasks learned: their mean in percent, and ±sd as a band."""
+    after = sorted(curve)
+    mean, sd = (np.array([100 * (mean_sd(curve[task])[part] or 0.0) for task in after]) for part in (0, 1))
+    draw_mean(axes, after, mean, sd, band=0.15, **style)

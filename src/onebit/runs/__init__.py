@@ -1,1 +1,11 @@
 """From a recipe to a trained run folder, and back."""
+
+from typing import TYPE_CHECKING
+
+from onebit.common.lazy import lazy_modules
+
+if TYPE_CHECKING:
+    from onebit.runs import model as model
+    from onebit.runs import run as run
+
+__getattr__ = lazy_modules(__name__)

@@ -1,12 +1,12 @@
-"""Continual learning: one net learns the same data set with its pixels permuted anew, task after task.
+"""Continual learning: one net learns the same data set with a new permutation of its pixels, task after task.
 
-Every task is a run of its own, `OUT/METHOD/task-N`, that starts from the weights of the run before it. BayesBiNN also
-takes the posterior of that run as its prior (Meng, Bachmann, Khan 2020, arXiv:2002.10778, section 4.3), so that weights
-which earlier tasks are sure of hardly move. After each task the net is tested on every task seen so far, each under its
-own permutation; nothing tells it which one that is, but for the pixels themselves.
+Every task is a run of its own, `OUT/METHOD/task-N`, that starts from the weights of the previous one. An optimizer
+with the option `prior` also takes the posterior of that run as its prior (Meng, Bachmann, Khan 2020, arXiv:2002.10778,
+section 4.3), so that weights which matter to earlier tasks hardly change. After each task the net is tested on every
+task seen so far, each under its own permutation; the net is not given the task.
 
-BatchNorm has one set of statistics, as in the authors' code: those of the latest task (`trained`). Beside them stands
-what statistics of the training images of the tested task would give (`reestimate`), which a continual learner that
+BatchNorm has one set of statistics, as in the authors' code: those of the latest task (`trained`). The table also has
+the scores with statistics of the training images of the tested task (`reestimate`), which a continual learner that
 keeps no old images does not have.
 """
 
@@ -27,20 +27,22 @@ from onebit.recipe import ContinualRecipe, Recipe, build_recipe, method_of, meth
 from onebit.runs.model import build_training
 from onebit.runs.run import open_run, start_folder, train_stage
 from onebit.runs.task_grid import Cell, read_table
-from onebit.train.history import TABLE_FILE, EpochLog
+from onebit.train.history import TABLE_FILE
 from onebit.train.lock import lock_folder
 
 PERMUTATIONS = 1_000
-"""Most tasks of one seed: the permutations of another seed are others."""
+"""Most tasks of one seed; another seed has other permutations."""
 
 
 def task_recipe(recipe: Recipe, task: int) -> Recipe:
-    """The recipe of one task: another permutation, and from the second on the prior.
+    """The recipe of one task: a permutation of its own, and a prior from the second task on.
 
     Args:
         task: 1, 2, …
     """
-    prior = recipe.continual.prior and task > 1 and recipe.optimizer.name == "bayesbinn"
+    optimizer = recipe.optimizer
+    if optimizer.takes("prior"):
+        optimizer = replace(optimizer, own=optimizer.own | {"prior": recipe.continual.prior and task > 1})
     return replace(
         recipe,
         name=f"{recipe.name}-task-{task}",
@@ -48,17 +50,17 @@ def task_recipe(recipe: Recipe, task: int) -> Recipe:
         measured="",
         permutation=recipe.seed * PERMUTATIONS + task,
         continual=ContinualRecipe(),
-        draws=0,  # the tasks seen so far are tested together
-        optimizer=replace(recipe.optimizer, prior=prior),
+        draws=0,  # `test_seen` tests the ensemble
+        optimizer=optimizer,
     )
 
 
 def arms(recipe: Recipe) -> dict[str, Recipe]:
-    """Method -> the recipe with which it learns all tasks: that of `recipe` itself first, then those it is set against.
+    """Method -> the recipe with which it learns all tasks: first that of `recipe`, then those it is compared with.
 
     Raises:
-        UnknownNameError: no such method. UsageError: one that learns the tasks twice, or a setting that several tasks
-            would not use.
+        UnknownNameError: an unknown method. UsageError: the same method twice, or a setting that several tasks do not
+            use.
     """
     if recipe.first_stage or recipe.permutation is not None:
         name = "first_stage" if recipe.first_stage else "permutation"
@@ -80,22 +82,20 @@ def train_continual(
     folder: Path,
     *,
     resume: bool = False,
-    trackers: Sequence[str] = (),
-    on_step: Callable[[int, int], None] | None = None,
-    on_epoch: Callable[[EpochLog], None] | None = None,
     on_task: Callable[[str, int, Sequence[Cell]], None] | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Learn all tasks with every method of `arms`, and write continual.json after each.
 
     Args:
-        data: the data set as it is.
-        resume: go on after the tasks whose cells stand in continual.json, within a task from its last checkpoint.
-        trackers, on_step, on_epoch: of `train_stage`, for each task.
-        on_task: called with the method, the task and its cells; not for the tasks whose cells stood there.
+        data: the data set with its pixels in their own order.
+        resume: continue after the tasks whose cells are in continual.json, within a task from its last checkpoint.
+        on_task: called with the method, the task and its cells; not for the tasks that were done before.
+        options: of `train_stage`, for each task.
 
     Returns:
-        What stands in continual.json: `cells`, and `test`, what the recipe's own method reached in the end over all
-        tasks, for each test mode.
+        The content of continual.json: `cells`, and `test`, the final scores of the recipe's own method over all tasks,
+        for each test mode.
 
     Raises:
         CheckpointError: the folder holds another training. FormatError: its continual.json is damaged.
@@ -104,39 +104,35 @@ def train_continual(
     table = folder / TABLE_FILE
     cells = list(read_table(table).cells) if table.exists() else []
     learning = arms(recipe)
-    known = set(learning)
-    if stray := {cell.method for cell in cells} - known:
+    if stray := {cell.method for cell in cells} - learning.keys():
         raise CheckpointError(
-            f"{table}: holds {min(stray)}, the recipe trains {', '.join(known)}; choose another --out"
+            f"{table}: holds {min(stray)}, the recipe trains {', '.join(learning)}; choose another --out"
         )
     for own in learning.values():
-        build_training(task_recipe(own, 1), data)  # what cannot be trained is told before hours of the first method
+        build_training(task_recipe(own, 1), data)  # an error in the last method is found before hours of the first one
+    done = {(cell.method, cell.task) for cell in cells}
     for method, own in learning.items():
         for task in range(1, recipe.continual.tasks + 1):
+            if (method, task) in done:
+                continue
             part = folder / method / f"task-{task}"
-            if not any((cell.method, cell.task) == (method, task) for cell in cells):
-                told = task_recipe(own, task)
-                with lock_folder(part):
-                    start_folder(part, told, resume=resume)
-                    if not (part / "result.json").exists():
-                        permuted = permute_pixels(data, told.permutation or 0)
-                        before = part.parent / f"task-{task - 1}" if task > 1 else None
-                        train_stage(
-                            told,
-                            permuted,
-                            part,
-                            resume=resume,
-                            start=before,
-                            trackers=trackers,
-                            on_step=on_step,
-                            on_epoch=on_epoch,
-                        )
-                tested = test_seen(own, data, part, method=method, task=task)
-                cells += tested
-                write_atomic(table, (json.dumps(_result(recipe, data, folder, cells), indent=1) + "\n").encode())
-                if on_task is not None:
-                    on_task(method, task, tested)
+            before = part.with_name(f"task-{task - 1}") if task > 1 else None
+            _train_task(task_recipe(own, task), data, part, resume=resume, start=before, **options)
+            tested = test_seen(own, data, part, method=method, task=task)
+            cells += tested
+            write_atomic(table, (json.dumps(_result(recipe, data, folder, cells), indent=1) + "\n").encode())
+            if on_task is not None:
+                on_task(method, task, tested)
     return _result(recipe, data, folder, cells)
+
+
+def _train_task(recipe: Recipe, data: Dataset, part: Path, *, resume: bool, **options: Any) -> None:
+    """Train one task into its run folder, unless it is finished."""
+    with lock_folder(part):
+        start_folder(part, recipe, resume=resume)
+        if not (part / "result.json").exists():
+            permuted = permute_pixels(data, recipe.permutation or 0)
+            train_stage(recipe, permuted, part, resume=resume, **options)
 
 
 def test_seen(recipe: Recipe, data: Dataset, part: Path, *, method: str, task: int) -> list[Cell]:
@@ -161,7 +157,7 @@ def test_seen(recipe: Recipe, data: Dataset, part: Path, *, method: str, task: i
 
 
 def _result(recipe: Recipe, data: Dataset, folder: Path, cells: Sequence[Cell]) -> dict[str, Any]:
-    """What stands in continual.json."""
+    """The content of continual.json."""
     own, last = cells[0].method, max(cell.task for cell in cells if cell.method == cells[0].method)
     runs = [json.loads((path).read_text(encoding="utf-8")) for path in sorted(folder.glob("*/task-*/result.json"))]
     final = [cell for cell in cells if (cell.method, cell.task, cell.bn) == (own, last, "trained")]

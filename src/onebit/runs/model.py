@@ -17,10 +17,10 @@ from onebit.common.memory import total_memory
 from onebit.common.tables import resolve
 from onebit.data import VOID, Augmentation, Dataset
 from onebit.errors import UnknownNameError, UsageError, first_line
+from onebit.evaluation.batches import batch_bounds
 from onebit.evaluation.losses import LOSSES, Loss, cross_entropy
-from onebit.evaluation.modes import batch_bounds
 from onebit.layers import binary_layers, recompute_inputs_
-from onebit.models import create_model
+from onebit.models import MODELS, create_model
 from onebit.recipe import ModelRecipe, Recipe
 from onebit.runs.optimizer import build_optimizer, build_schedule
 from onebit.train.step import StepSettings
@@ -78,14 +78,14 @@ def build_model(
 
     Args:
         input_shape: (C, H, W) of an image; classes: number of logits.
-        statistics: mean and standard deviation per channel for the coding "standardise"; without them the buffers hold
+        statistics: mean and standard deviation per channel for the coding "standardize"; without them the buffers hold
             0 and 1, to be overwritten by the weights that are loaded next.
 
     Raises:
         UnknownNameError, UsageError: no such model, options that it refuses, or more weights than fit into memory.
     """
     options = recipe.options() | {"input_shape": tuple(input_shape), "classes": classes}
-    if recipe.coding == "standardise":
+    if recipe.coding != "integer":
         mean, std = statistics or ([0.0] * input_shape[0], [1.0] * input_shape[0])
         options |= {"mean": mean, "std": std}
     name = options.pop("name")
@@ -138,7 +138,7 @@ def build_training(
             recipe.model,
             input_shape=data.input_shape,
             classes=len(data.classes),
-            statistics=data.train.channel_statistics() if recipe.model.coding == "standardise" else None,
+            statistics=data.train.channel_statistics() if recipe.model.coding != "integer" else None,
         )
     if recipe.init_from is not None:
         source = trained_file(Path(recipe.init_from))
@@ -148,8 +148,8 @@ def build_training(
     recompute_inputs_(model, recipe.recompute_inputs)
     model.to(device or resolve_device(recipe.device))
     labels = data.train.labels  # a mask has one for each pixel, over which the loss is a mean
-    labelled = len(labels) if labels.ndim == 1 else int(np.count_nonzero(labels != VOID))
-    return training_of(recipe, model, images=len(labels), labels=labelled, processes=processes)
+    labeled = len(labels) if labels.ndim == 1 else int(np.count_nonzero(labels != VOID))
+    return training_of(recipe, model, images=len(labels), labels=labeled, processes=processes)
 
 
 def training_of(recipe: Recipe, model: nn.Module, *, images: int, labels: int, processes: int = 1) -> Training:
@@ -184,7 +184,7 @@ def training_of(recipe: Recipe, model: nn.Module, *, images: int, labels: int, p
 
 
 def _check_binary(recipe: ModelRecipe, model: nn.Module) -> None:
-    """Refuse a net without a binary layer where binary weights were asked for: its accuracy says nothing of them."""
+    """Refuse a net without a binary layer if the recipe has binary weights: it would not be a binary net."""
     if recipe.weight_quantizer is None or any(binary_layers(model)):
         return
     ends = [end for end in ("real_first", "real_last") if getattr(recipe, end)]
@@ -211,7 +211,10 @@ def refuse_other_labels(recipe: Recipe, model: nn.Module, *, masks: bool, name: 
         UsageError: which of them the model gives.
     """
     if masks and not hasattr(model, "output_shape"):
-        raise UsageError(f"model {recipe.model.name!r} gives a label to an image, {name} has masks: use --model unet")
+        known = " or ".join(known for known, entry in MODELS.entries().items() if entry.masks)
+        raise UsageError(
+            f"model {recipe.model.name!r} gives a label to an image, {name} has masks: use --model {known}"
+        )
     if not masks and hasattr(model, "output_shape"):
         raise UsageError(
             f"model {recipe.model.name!r} gives a class to each pixel, {name} has no masks: use another model"

@@ -2,46 +2,47 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import torch
 from torch import nn
 
+from onebit.common.entries import load
 from onebit.common.tables import resolve
 from onebit.errors import UsageError
 from onebit.layers import binary_layers
-from onebit.optim import OPTIMIZERS, BayesBiNN, Bop, clip_latents_, compile_update_, latent_groups, prox_latents_, takes
-from onebit.quantizers import WEIGHT_QUANTIZERS, ConcreteSign, Prox, Sign, SteSign
-from onebit.recipe import Recipe, refuse_clipping, refuse_long_warmup
-from onebit.train.schedules import make_schedule, schedule_factor, step_factor
+from onebit.optim import OPTIMIZERS, OptimizerSetup, clip_latents_, compile_update_, latent_groups, takes
+from onebit.quantizers import WEIGHT_QUANTIZERS
+from onebit.recipe import Recipe, method_with, refuse_clipping, refuse_long_warmup
+from onebit.train.schedules import make_schedule, schedule_factor
+
+FUSED = ("adam", "adamw", "sgd")
+"""Optimizers with one pass over parameter and state instead of a dozen."""
 
 
 def build_optimizer(recipe: Recipe, model: nn.Module, *, count: int, steps_per_epoch: int) -> torch.optim.Optimizer:
-    """The optimizer of a recipe over `latent_groups`, with latent clip, prox or compiled update.
+    """The optimizer of a recipe over `latent_groups`, with latent clip, what the quantizer adds, or compiled update.
 
     Args:
-        count: labels of the training split, of images or of pixels: the N of BayesBiNN.
+        count: labels of the training split, of images or of pixels.
 
     Raises:
         UsageError: settings that do not go together.
     """
     settings = recipe.optimizer
     kind = resolve(OPTIMIZERS, settings.name, kind="optimizer")
+    entry = OPTIMIZERS.entry(settings.name)
     check_pair(recipe, model)
     for option, value in (("momentum", settings.momentum), ("weight_decay", settings.weight_decay)):
-        # rules of our own hand real parameters to an optimizer that decays them
-        if value and not takes(kind, option) and not (option == "weight_decay" and kind in (Bop, BayesBiNN)):
+        # rules of latents leave real parameters to an optimizer that decays them
+        if value and not takes(kind, option) and not (option == "weight_decay" and entry.own_rule):
             *owners, last = [name for name, other in OPTIMIZERS.items() if takes(other, option)]
-            owned = f"belongs to {', '.join(owners)} and {last}"
-            raise UsageError(f"optimizer.{option} {owned}, the optimizer is {settings.name!r}")
-    if settings.nesterov and (settings.name != "sgd" or not settings.momentum):
-        raise UsageError("optimizer.nesterov needs optimizer.name sgd and a momentum")
-    own = kind in (Bop, BayesBiNN)
-    if settings.prior and (kind is not BayesBiNN or recipe.init_from is None):
-        raise UsageError(
-            "optimizer.prior takes the weights that bayesbinn starts from as its prior: name them with --init_from"
-        )
-    if own and settings.lr_scale is not None:
+            belongs = f"belongs to {', '.join(owners)} and {last}"
+            raise UsageError(f"optimizer.{option} {belongs}, the optimizer is {settings.name!r}")
+    if settings.nesterov and not (takes(kind, "nesterov") and settings.momentum):
+        owners = [name for name, other in OPTIMIZERS.items() if takes(other, "nesterov")]
+        raise UsageError(f"optimizer.nesterov needs optimizer.name {' or '.join(owners)} and a momentum")
+    if entry.own_rule and settings.lr_scale is not None:
         raise UsageError(f"optimizer.lr_scale does not go with {settings.name}: set it to null")
     groups = latent_groups(
         model,
@@ -52,39 +53,37 @@ def build_optimizer(recipe: Recipe, model: nn.Module, *, count: int, steps_per_e
         decay_latents=settings.decay_latents,
         decay_norm=settings.decay_norm,
     )
-    if not own and settings.real_lr is not None:
+    if not entry.own_rule and settings.real_lr is not None:
         for group in groups:
             group["lr"] *= settings.lr / settings.real_lr if group.get("latent") else 1
-    optimizer: torch.optim.Optimizer
-    if kind is Bop:
-        optimizer = Bop(groups, gamma=settings.gamma, threshold=settings.threshold)
-    elif kind is BayesBiNN:
-        optimizer = BayesBiNN(
-            groups,
-            count=count * settings.data_scale,
-            lr=settings.lr,
-            momentum=settings.momentum,
-            # the λ of another training are where this one starts
-            init=settings.latent_init if recipe.init_from is None else None,
-        )
-        if settings.prior:
-            optimizer.set_prior_()
+    setup = _setup(recipe, groups, count=count, steps_per_epoch=steps_per_epoch)
+    if entry.build is not None:
+        optimizer: torch.optim.Optimizer = load(entry.build)(setup)
     else:
         options: dict[str, object] = {"lr": settings.lr}
         if settings.momentum:
             options["momentum"] = settings.momentum
         if settings.nesterov:
             options["nesterov"] = True
-        if settings.name in ("adam", "adamw", "sgd"):
-            options["fused"] = True  # one pass over parameter and state instead of a dozen
+        if settings.name in FUSED:
+            options["fused"] = True
         optimizer = kind(groups, **options)
-    if settings.prox_strength is not None:
-        steps = round(recipe.epochs * steps_per_epoch)
-        freeze = math.inf if settings.prox_freeze is None else round(settings.prox_freeze * steps)
-        growth = settings.prox_strength / max(1, min(steps, freeze))
-        prox_latents_(optimizer, growth=growth, freeze=freeze)
+    quantizer = WEIGHT_QUANTIZERS.entry(recipe.model.weight_quantizer)
+    if quantizer.prepare is not None:
+        load(quantizer.prepare)(optimizer, setup)
     clip_latents_(optimizer)
     return compile_update_(optimizer, model, precision=recipe.precision) if settings.compile else optimizer
+
+
+def _setup(recipe: Recipe, groups: list[dict[str, Any]], *, count: int, steps_per_epoch: int) -> OptimizerSetup:
+    return OptimizerSetup(
+        settings=recipe.optimizer,
+        groups=groups,
+        count=count,
+        steps_per_epoch=steps_per_epoch,
+        steps=round(recipe.epochs * steps_per_epoch),
+        initialized=recipe.init_from is not None,
+    )
 
 
 def check_pair(recipe: Recipe, model: nn.Module) -> None:
@@ -96,25 +95,29 @@ def check_pair(recipe: Recipe, model: nn.Module) -> None:
     refuse_clipping(recipe)
     name = recipe.optimizer.name
     kinds = {type(layer.weight_quantizer) for _, layer in binary_layers(model)}
-    names = {kind: known for known, kind in WEIGHT_QUANTIZERS.items()}
-    got = ", ".join(sorted(names.get(kind, kind.__name__) for kind in kinds))  # type: ignore[arg-type]
-    if name == "bayesbinn" and kinds - {ConcreteSign}:
-        raise UsageError(
-            f"optimizer bayesbinn trains weight_quantizer concrete_sign only, got {got}: use --method bayesbinn"
-        )
-    if name != "bayesbinn" and ConcreteSign in kinds:
-        raise UsageError(
-            f"weight_quantizer concrete_sign is trained by optimizer bayesbinn only, got {name}: use --method bayesbinn"
-        )
-    if name == "bop" and kinds - {Sign, SteSign}:
-        raise UsageError(f"optimizer bop trains weight_quantizer sign or ste_sign, got {got}: use --method bop")
-    if Prox in kinds and recipe.optimizer.prox_strength is None:
-        raise UsageError("weight_quantizer prox stays real without optimizer.prox_strength: use --method proxquant")
-    if recipe.optimizer.prox_strength is not None and kinds != {Prox}:
-        raise UsageError(
-            f"optimizer.prox_strength goes with weight_quantizer prox, got {got or 'real weights'}: "
-            "use --method proxquant, or set it to null"
-        )
+    known = {kind: known for known, kind in WEIGHT_QUANTIZERS.items()}
+    names = sorted(known.get(kind, kind.__name__) for kind in kinds)
+    got = ", ".join(names)
+    trains = OPTIMIZERS.entry(name).trains
+    if trains is not None and not set(names) <= set(trains):
+        ways = _only(trains) + f", got {got}{method_with('optimizer.name', name)}"
+        raise UsageError(f"optimizer {name} trains weight_quantizer {ways}")
+    for quantizer, entry in WEIGHT_QUANTIZERS.entries().items():
+        way = method_with("model.weight_quantizer", quantizer)
+        if quantizer in names and entry.trained_by is not None and name not in entry.trained_by:
+            raise UsageError(
+                f"weight_quantizer {quantizer} is trained by optimizer {_only(entry.trained_by)}, got {name}{way}"
+            )
+        for option in recipe.optimizer.set_of(entry.options):
+            if names != [quantizer]:
+                raise UsageError(
+                    f"optimizer.{option} goes with weight_quantizer {quantizer}, got {got or 'real weights'}"
+                    f"{way}, or set it to null"
+                )
+
+
+def _only(names: tuple[str, ...]) -> str:
+    return " or ".join(names) + (" only" if len(names) == 1 else "")
 
 
 def build_schedule(
@@ -139,13 +142,9 @@ def build_schedule(
         gamma=settings.gamma,
         milestones=[round(epoch * steps_per_epoch) for epoch in epochs_of],
     )
-    own = recipe.optimizer
-    if own.decay_epochs is None or not isinstance(optimizer, Bop):
+    entry = OPTIMIZERS.entry(recipe.optimizer.name)
+    if entry.factors is None:
         return make_schedule(optimizer, factor)
-    every = max(1, round(own.decay_epochs * steps_per_epoch))
-    return make_schedule(
-        optimizer,
-        factor,
-        latents=step_factor(own.gamma_decay, every),
-        threshold=step_factor(own.threshold_decay, every),
-    )
+    setup = _setup(recipe, optimizer.param_groups, count=0, steps_per_epoch=steps_per_epoch)
+    own = load(entry.factors)(setup)
+    return make_schedule(optimizer, factor, latents=own.pop("lr", None), own=own)

@@ -1,11 +1,11 @@
-"""A training on disk: the run folder, its result, and opening it again."""
+"""Training a recipe into a run folder, and opening the trained net again."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +16,28 @@ from onebit.common.files import write_atomic
 from onebit.data import DATASETS, Dataset, Progress, load_dataset, permute_pixels, whiten
 from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation.modes import evaluate
-from onebit.evaluation.precision import resolve_precision
-from onebit.evaluation.scores import whole_score
+from onebit.evaluation.scores import Score, whole_score
 from onebit.layers import BinaryLayer, binary_layers
+from onebit.optim import OPTIMIZERS
+from onebit.quantizers import WEIGHT_QUANTIZERS
 from onebit.recipe import Recipe, build_recipe, check_keys, read_settings, recipe_path, shrink_warmup
 from onebit.recipe.bounded import checked_tree
-from onebit.runs.model import Training, build_model, build_training, resolve_device
-from onebit.runs.trackers import open_trackers
-from onebit.train.batch_log import BatchWatch
+from onebit.runs.machine import Machine, resolve_machine
+from onebit.runs.model import Training, build_model, build_training
+from onebit.runs.trackers import open_trackers, tracking
 from onebit.train.distillation import Teacher, refuse_teacher
 from onebit.train.history import STAGE_FOLDER, EpochLog, History, read_seconds, refuse_used
 from onebit.train.lock import lock_folder
 from onebit.train.loop import fit
-from onebit.train.ranks import ALONE, Ranks, rank_device
+from onebit.train.options import Execution
+from onebit.train.ranks import ALONE, Ranks
 from onebit.train.weights import load_weights, read_state, read_weights, trained_file
 
 
 def load_recipe_data(
     recipe: Recipe, *, directory: str | Path | None = None, progress: Progress | None = None
 ) -> Dataset:
-    """The data of a recipe, split as it says.
+    """The data of a recipe, with its split and preprocessing.
 
     Raises:
         UsageError: whitened images with black borders.
@@ -61,10 +63,10 @@ def start_folder(folder: Path, recipe: Recipe, *, resume: bool) -> bool:
     """Prepare a run folder and write recipe.yaml.
 
     Returns:
-        Whether there is a checkpoint to go on from.
+        Whether there is a checkpoint to continue from.
 
     Raises:
-        UsageError: the folder holds a run and `resume` was not asked for.
+        UsageError: the folder holds a run, and `resume` is False.
         CheckpointError: it holds a run of another recipe.
     """
     if refuse_used(folder, resume=resume):
@@ -75,10 +77,10 @@ def start_folder(folder: Path, recipe: Recipe, *, resume: bool) -> bool:
 
 
 def refuse_other_recipe(folder: Path, recipe: Recipe) -> None:
-    """Keep a training out of the run folder of another one.
+    """Refuse the run folder of another recipe.
 
     Raises:
-        CheckpointError: its recipe.yaml says something else.
+        CheckpointError: its recipe.yaml differs.
     """
     if not (folder / "recipe.yaml").exists():
         return
@@ -91,11 +93,11 @@ def refuse_other_recipe(folder: Path, recipe: Recipe) -> None:
         )
 
 
-def fit_recipe(recipe: Recipe, training: Training, data: Dataset, **files_and_talk: Any) -> History:
-    """`fit` with the settings of a recipe and what `build_training` made of it.
+def fit_recipe(recipe: Recipe, training: Training, data: Dataset, **options: Any) -> History:
+    """`fit` with the settings of a recipe and the objects that `build_training` made from it.
 
     Args:
-        files_and_talk: `folder`, `resume`, `facts`, `ranks`, `on_step`, `on_epoch`, `verbose` of `fit`.
+        options: of `fit`: `folder`, `resume`, `facts`, `ranks`, `on_step`, `on_epoch`, `verbose`.
     """
     return fit(
         training.model,
@@ -106,23 +108,25 @@ def fit_recipe(recipe: Recipe, training: Training, data: Dataset, **files_and_ta
         schedule=training.schedule,
         batch_size=recipe.batch_size,
         seed=recipe.seed,
-        precision=recipe.precision,
-        memory_format=recipe.memory_format,
         augmentation=training.augmentation,
-        step_settings=training.step_settings,
         ema=recipe.ema,
         teacher=open_teacher(recipe, data),
-        compile=recipe.compile,
-        sync_norm=recipe.sync_norm,
-        **files_and_talk,
+        step_settings=training.step_settings,
+        execution=Execution(recipe.precision, recipe.memory_format, recipe.compile, recipe.sync_norm),
+        **options,
     )
 
 
+def facts_of(recipe: Recipe, data: Dataset) -> dict[str, Any]:
+    """What a weight file of a run stores so that `open_run` can build the net again."""
+    return {"recipe": recipe.settings(), "input_shape": data.input_shape, "classes": data.classes}
+
+
 def open_teacher(recipe: Recipe, data: Dataset) -> Teacher | None:
-    """The teacher that a recipe names.
+    """The teacher of a recipe.
 
     Raises:
-        UsageError: no trained net there, or one of other images or classes.
+        UsageError: not a trained net, or one for other images or classes.
         FormatError, CheckpointError: damaged.
     """
     if recipe.teacher is None:
@@ -133,23 +137,25 @@ def open_teacher(recipe: Recipe, data: Dataset) -> Teacher | None:
 
 
 def first_stage(recipe: Recipe) -> Recipe:
-    """The recipe of the first of two stages: the same training with real weights; activations are as binary as ever.
+    """The recipe of the first of two stages: the same training with real weights; activations are binary as before.
 
     Activations first, then weights: Martinez et al. 2020, "Training binary neural networks with real-to-binary
     convolutions", arXiv:2003.11535, and ReActNet, arXiv:2003.03488.
 
     Raises:
-        UsageError: there is no second stage with binary weights, or the optimizer moves such weights only.
+        UsageError: the second stage has no binary weights, or the optimizer trains binary weights only.
     """
     if recipe.model.weight_quantizer is None:
         raise UsageError("first_stage trains real weights before binary ones: leave it out, all weights are real")
-    if recipe.optimizer.name in ("bop", "bayesbinn"):
+    if OPTIMIZERS.entry(recipe.optimizer.name).own_rule:
         raise UsageError(
             f"first_stage trains real weights, which {recipe.optimizer.name} cannot: leave it out, or train them with "
             "another recipe and name its run with --init_from"
         )
     real = replace(recipe.model, weight_quantizer=None, weight_options=None, value=1.0, init="default")
-    optimizer = replace(recipe.optimizer, latent_clip=None, lr_scale=None, prox_strength=None, compile=False)
+    optimizer = replace(recipe.optimizer, latent_clip=None, lr_scale=None, compile=False)
+    dropped = optimizer.set_of(WEIGHT_QUANTIZERS.entry(recipe.model.weight_quantizer).options)
+    optimizer = replace(optimizer, own={k: v for k, v in optimizer.own.items() if k not in dropped})
     stage = replace(
         recipe,
         name=f"{recipe.name}-stage1",
@@ -163,25 +169,25 @@ def first_stage(recipe: Recipe) -> Recipe:
     return shrink_warmup(stage, epochs=recipe.epochs)
 
 
-def train_run(recipe: Recipe, data: Dataset, folder: Path, *, resume: bool = False, **talk: Any) -> dict[str, Any]:
+def train_run(recipe: Recipe, data: Dataset, folder: Path, *, resume: bool = False, **options: Any) -> dict[str, Any]:
     """Train a recipe into a folder made by `start_folder`, in one stage or two.
 
-    A first stage is a run of its own in `folder/stage1`; what it reached is where the second one starts.
+    A first stage is a run of its own in `folder/stage1`; the second one starts from its result.
 
     Args:
-        talk: `ranks`, `trackers`, `on_step`, `on_epoch`, `on_model`, `batch_watch` of `train_stage`, for both stages.
+        options: of `train_stage`, for both stages.
 
     Returns:
-        What stands in result.json; `test` maps each test mode to its counts on the test split.
+        The content of result.json; `test` maps each test mode to its counts on the test split.
     """
-    if recipe.first_stage:
-        ranks, stage, before = talk.get("ranks", ALONE), folder / STAGE_FOLDER, first_stage(recipe)
-        with lock_folder(stage, ranks):
-            ranks.first(lambda: start_folder(stage, before, resume=resume))
-            if not ranks.first((stage / "result.json").exists):
-                train_stage(before, data, stage, resume=resume, **talk)
-        return train_stage(recipe, data, folder, resume=resume, start=stage, **talk)
-    return train_stage(recipe, data, folder, resume=resume, **talk)
+    if not recipe.first_stage:
+        return train_stage(recipe, data, folder, resume=resume, **options)
+    ranks, stage, before = options.get("ranks", ALONE), folder / STAGE_FOLDER, first_stage(recipe)
+    with lock_folder(stage, ranks):
+        ranks.first(lambda: start_folder(stage, before, resume=resume))
+        if not ranks.first((stage / "result.json").exists):
+            train_stage(before, data, stage, resume=resume, **options)
+    return train_stage(recipe, data, folder, resume=resume, start=stage, **options)
 
 
 def train_stage(
@@ -189,98 +195,52 @@ def train_stage(
     data: Dataset,
     folder: Path,
     *,
-    resume: bool = False,
+    machine: Machine | None = None,
     start: Path | None = None,
     ranks: Ranks = ALONE,
     trackers: Sequence[str] = (),
-    on_step: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[EpochLog], None] | None = None,
-    batch_watch: BatchWatch | None = None,
     on_model: Callable[[nn.Module], None] | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Train a recipe into a folder made by `start_folder`, evaluate the chosen weights, write result.json.
 
     Args:
+        machine: from `resolve_machine`, which is called when None.
         start: the run to start from instead of the recipe's `init_from`.
-        trackers: names in `onebit.runs.trackers.TRACKERS`, which are told of every epoch as well.
-        ranks: which process of several this is; all of them call this, each evaluates its share of the test split.
-        on_step, on_epoch: see `fit`; on_model: called with the net before its first step.
+        ranks: which of several processes this is; all of them call this, each evaluates its share of the test split.
+        trackers: names in `onebit.runs.trackers.TRACKERS`, which follow every epoch as well.
+        on_epoch: see `fit`; on_model: called with the net before its first step.
+        options: of `fit`: `resume`, `on_step`, `batch_watch`.
 
     Returns:
-        What stands in result.json; `test` maps each test mode to its counts on the test split.
+        The content of result.json; `test` maps each test mode to its counts on the test split.
     """
-    if recipe.threads is not None:
-        torch.set_num_threads(recipe.threads)
-    device = rank_device(resolve_device(recipe.device), ranks)
+    machine = machine or resolve_machine(recipe, ranks)
+    torch.set_num_threads(machine.threads)
     origin = recipe if start is None else replace(recipe, init_from=str(start))
-    training = build_training(origin, data, device=device, processes=ranks.world)
+    training = build_training(origin, data, device=machine.device, processes=ranks.world)
     if on_model is not None:
         on_model(training.model)
     tracked = open_trackers(trackers, recipe, folder, ranks=ranks)
-
-    def epoch_done(row: EpochLog) -> None:
-        for tracker in tracked:
-            tracker.epoch(row)
-        if on_epoch is not None:
-            on_epoch(row)
-
-    try:
+    with tracking(tracked, on_epoch) as epoch_done:
         history = fit_recipe(
-            recipe,
+            replace(recipe, precision=machine.precision),
             training,
             data,
             folder=folder,
-            resume=resume,
-            facts={"recipe": asdict(recipe), "input_shape": data.input_shape, "classes": data.classes},
+            facts=facts_of(recipe, data),
             ranks=ranks,
-            on_step=on_step,
             on_epoch=epoch_done,
-            batch_watch=batch_watch,
+            **options,
         )
-    except BaseException:  # Ctrl-C too
-        for tracker in tracked:
-            tracker.stop()
-        raise
-    model = training.model
-    ranks.first(lambda: _load_best(model, folder))
-    ranks.same_(list(model.state_dict().values()))
-    share = data.test[ranks.part(len(data.test))]
-    scores = [
-        whole_score(
-            ranks.gather(
-                evaluate(model, share, weights=mode, train=data.train, loss=training.loss, verbose=False)
-                if len(share) or ranks.world == 1
-                else None
-            )
-        )
-        for mode in test_modes(model, draws=recipe.draws)
-    ]
-    result = {
-        "recipe": recipe.name,
-        "dataset": recipe.dataset,
-        "note": data.note,
-        "seed": recipe.seed,
-        "epochs": recipe.epochs,
-        "chosen_epoch": history.best.epoch,
-        "chosen_by": _chosen_by(history),
-        "validation_error": history.best.validation_error,
-        **(
-            {}
-            if history.best.validation_mean_iou is None
-            else {"validation_mean_iou": history.best.validation_mean_iou}
-        ),
-        "test": {score.weights: score.as_dict() for score in scores},
-        "seconds": history.seconds + (0 if start is None else read_seconds(start)),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "binary_weights": sum(layer.weight.numel() for _, layer in binary_layers(model)),
-        "precision": resolve_precision(recipe.precision, device),
-        "threads": torch.get_num_threads(),
-        "processes": ranks.world,
-        "batch_per_process": -(-recipe.batch_size // ranks.world),
-        "device": str(device),
-        "torch": torch.__version__,
-        "folder": str(folder),
-    }
+        ranks.first(lambda: _load_best(training.model, folder))
+        ranks.same_(list(training.model.state_dict().values()))
+        scores = _test_scores(recipe, training, data, ranks)
+    result = _result(recipe, data, training.model, history, scores, machine=machine, ranks=ranks)
+    result["folder"] = str(folder)
+    if start is not None:
+        result["seconds"] += read_seconds(start)
     if ranks.writes:
         write_atomic(folder / "result.json", (json.dumps(result, indent=2) + "\n").encode())
     for tracker in tracked:
@@ -288,26 +248,68 @@ def train_stage(
     return result
 
 
-def _chosen_by(history: History) -> str:
-    """What chose the reported epoch."""
-    if history.best.validation_mean_iou is not None:
-        return "validation mean IoU"
-    return "validation error" if history.best.validation_error is not None else "last epoch"
+def _test_scores(recipe: Recipe, training: Training, data: Dataset, ranks: Ranks) -> list[Score]:
+    """The scores on the test split in each of `test_modes`, each rank on its share of the images."""
+    share = data.test[ranks.part(len(data.test))]
+
+    def score(mode: str) -> Score | None:
+        if not len(share) and ranks.world > 1:
+            return None
+        return evaluate(training.model, share, weights=mode, train=data.train, loss=training.loss, verbose=False)
+
+    return [whole_score(ranks.gather(score(mode))) for mode in test_modes(training.model, draws=recipe.draws)]
+
+
+def _result(
+    recipe: Recipe,
+    data: Dataset,
+    model: nn.Module,
+    history: History,
+    scores: Sequence[Score],
+    *,
+    machine: Machine,
+    ranks: Ranks,
+) -> dict[str, Any]:
+    """The content of result.json, but for the folder."""
+    best = history.best
+    chosen_by = "last epoch" if best.validation_error is None else "validation error"
+    masks = best.validation_mean_iou is not None
+    return {
+        "recipe": recipe.name,
+        "dataset": recipe.dataset,
+        "note": data.note,
+        "seed": recipe.seed,
+        "epochs": recipe.epochs,
+        "chosen_epoch": best.epoch,
+        "chosen_by": "validation mean IoU" if masks else chosen_by,
+        "validation_error": best.validation_error,
+        **({"validation_mean_iou": best.validation_mean_iou} if masks else {}),
+        "test": {score.weights: score.as_dict() for score in scores},
+        "seconds": history.seconds,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "binary_weights": sum(layer.weight.numel() for _, layer in binary_layers(model)),
+        "precision": machine.precision,
+        "threads": machine.threads,
+        "processes": ranks.world,
+        "batch_per_process": -(-recipe.batch_size // ranks.world),
+        "device": str(machine.device),
+        "torch": torch.__version__,
+    }
 
 
 def _load_best(model: nn.Module, folder: Path) -> None:
-    """Load the weights that validation chose, where it did."""
+    """Load the weights that validation selected, if there are any."""
     best = folder / "best.safetensors"
     if best.exists():
         load_weights(model, read_weights(best)[0], source=str(best))
 
 
 def test_modes(model: nn.Module, *, draws: int) -> list[str]:
-    """The test modes in which a finished training is reported: what ships first.
+    """The test modes of a finished training, first that of the packed net.
 
-    Latents that are ±1 themselves, as those of Bop, are no mode of their own. A Bayesian net, whose latents are the
-    parameters of a distribution, is reported with its most probable weights (the signs that ship), their mean, and an
-    ensemble of so many `draws`.
+    Latents that are ±1 themselves are not a mode of their own. A Bayesian net, whose latents are the
+    parameters of a distribution, is tested with its most probable weights (the packed signs), their mean, and an
+    ensemble of `draws` samples.
     """
     quantizers = [layer.weight_quantizer for _, layer in binary_layers(model)]
     if not quantizers:
@@ -321,7 +323,7 @@ def test_modes(model: nn.Module, *, draws: int) -> list[str]:
 
 
 def _is_its_sign(layer: BinaryLayer) -> bool:
-    """Whether the latent weight of a layer holds the signs that ship of it."""
+    """Whether the latent weight of a layer is the tensor of its packed signs."""
     return torch.equal(layer.outputs_first(layer.weight), layer.binary_weight().signs)
 
 
@@ -330,7 +332,7 @@ class Run:
     """A trained net opened from a run folder or a weight file.
 
     input_shape: (C, H, W) of its images; classes: number of its logits. source: the weight file; sha256: of its bytes;
-    facts: what was stored beside the weights (epoch, validation error).
+    facts: stored next to the weights (epoch, validation error).
     """
 
     recipe: Recipe
@@ -349,12 +351,12 @@ def open_run(path: str | Path, *, recipe: str | None = None, fallback: Recipe | 
     """A trained net from a run folder or a weight file, on the CPU in eval mode.
 
     Args:
-        recipe: name or file, for a weight file that neither carries its recipe nor lies in a run folder.
-        fallback: the recipe of such a file where no `recipe` is named.
+        recipe: name or file, for a weight file without a recipe outside a run folder.
+        fallback: the recipe of such a file if no `recipe` is given.
 
     Raises:
-        UsageError: nothing there, or no recipe to be found.
-        FormatError: a damaged file. CheckpointError: the weights are those of another net.
+        UsageError: no weight file, or no recipe.
+        FormatError: a damaged file. CheckpointError: the weights of another net.
     """
     source = trained_file(Path(path))
     state, facts = read_state(source)
@@ -366,9 +368,9 @@ def open_run(path: str | Path, *, recipe: str | None = None, fallback: Recipe | 
     elif (source.parent / "recipe.yaml").is_file():
         settings = read_settings(source.parent / "recipe.yaml")
     elif fallback is not None:
-        settings = asdict(fallback)
+        settings = fallback.settings()
     else:
-        raise UsageError(f"{source}: the net is not known: it carries no recipe; name one with --recipe")
+        raise UsageError(f"{source}: the file has no recipe; name one with --recipe")
     built = build_recipe(settings)
     input_shape, classes = _shape_and_classes(facts, built, source)
     model = build_model(built.model, input_shape=input_shape, classes=classes)
@@ -377,7 +379,7 @@ def open_run(path: str | Path, *, recipe: str | None = None, fallback: Recipe | 
 
 
 def _shape_and_classes(facts: dict[str, Any], recipe: Recipe, source: Path) -> tuple[tuple[int, ...], int]:
-    """What the net takes and how many logits it makes: stored beside the weights, or known of the data set.
+    """(C, H, W) and number of logits, stored next to the weights or known for the data set.
 
     Raises:
         UsageError: neither.
@@ -387,5 +389,5 @@ def _shape_and_classes(facts: dict[str, Any], recipe: Recipe, source: Path) -> t
         return tuple(shape), len(classes)
     entry = DATASETS.get(recipe.dataset)
     if entry is None or entry.input_shape is None or entry.classes is None:
-        raise UsageError(f"{source}: does not say what images it takes, nor is that known of {recipe.dataset!r}")
+        raise UsageError(f"{source}: the shape of its images is not stored, and {recipe.dataset!r} has no fixed one")
     return entry.input_shape, len(entry.classes)

@@ -1,4 +1,4 @@
-"""The data of a trained net: where they lay when it was trained, and whether their labels mean the same."""
+"""The data of a trained net: where they were during training, and whether their labels mean the same."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ def load_run_data(
     """The data that a net was trained on, or others with the same classes.
 
     Args:
-        dataset: another one than the recipe's.
-        directory: where they lie; where they lay in the training when nothing else names a place.
+        dataset: instead of the recipe's.
+        directory: of the data; where they were during training when nothing else names a place.
 
     Raises:
-        UsageError: other classes than those of the net, or own arrays of an unknown place.
-        DataError: not there, or damaged.
+        UsageError: other classes than the net, or own arrays in an unknown place.
+        DataError: missing or damaged.
     """
     recipe = run.recipe if dataset is None else replace(run.recipe, dataset=dataset, validation=None)
     place = remembered_place(run.source.parent) if recipe.dataset == run.recipe.dataset else None
     if dataset is None and recipe.dataset not in DATASETS and directory is place is None:
         raise UsageError(
-            f"{run.source}: was trained on {recipe.dataset!r}, which is no data set of onebit: "
+            f"{run.source}: was trained on {recipe.dataset!r}, which is not a data set of onebit: "
             "name a file of its arrays with --data FILE.npz"
         )
     data = load_from_place(recipe, place, directory=directory, progress=progress)
@@ -44,10 +44,10 @@ def load_from_place(
     directory: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
-    """The data of a recipe; where neither `directory` nor `ONEBIT_DATA` leads to them, those of a remembered place.
+    """The data of a recipe; from a remembered place if neither `directory` nor `ONEBIT_DATA` names one.
 
     Raises:
-        DataError: they are not there, or damaged. UsageError, UnknownNameError: see `load_dataset`.
+        DataError: missing or damaged. UsageError, UnknownNameError: see `load_dataset`.
     """
     if directory is not None or place is None:
         return load_recipe_data(recipe, directory=directory, progress=progress)
@@ -56,11 +56,11 @@ def load_from_place(
             return load_recipe_data(recipe, progress=progress)
         except DataError as error:
             if not place.exists():
-                raise DataError(f"{error}; it was trained on {place}, which is not there any more") from None
+                raise DataError(f"{error}; it was trained on {place}, which no longer exists") from None
     return load_recipe_data(recipe, directory=place, progress=progress)
 
 
 def place_of_training(folder: Path) -> Path | None:
-    """Where the data of a training lay that is to go on: one run, or several of seeds, stages or tasks."""
+    """The stored place of the data of a training to resume: one run, or several seeds, stages or tasks."""
     folders = [folder, *sorted(path.parent for path in folder.glob(f"*/**/{PLACE_FILE}"))]
     return next(filter(None, map(remembered_place, folders)), None)

@@ -1,15 +1,14 @@
-"""The table of continual learning, continual.json: what was reached on every task after every task. Loads no torch."""
+"""The table of continual learning, continual.json: the score on every task after every task. Does not load torch."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from onebit.common.files import read_regular
+from onebit.common.files import read_json
 from onebit.errors import FormatError, first_line
 from onebit.train.history import MOST_RESULT
 
@@ -18,7 +17,7 @@ MOST_TASKS = 999
 
 @dataclass(frozen=True)
 class Cell:
-    """How many test images of the task `seen` are right after the task `task`, both counted from 1.
+    """How many test images of the task `seen` are classified correctly after the task `task`, both counted from 1.
 
     weights: the test mode; bn: whose BatchNorm statistics, see `onebit.runs.continual`. loss: mean over the images.
     """
@@ -38,13 +37,13 @@ class Cell:
 
     @property
     def block(self) -> tuple[str, str, str]:
-        """What a row of the table shares with those of the other tasks: method, test mode, BatchNorm statistics."""
+        """What the rows of one method and test mode share: method, test mode, BatchNorm statistics."""
         return self.method, self.weights, self.bn
 
 
 @dataclass(frozen=True)
 class TaskTable:
-    """What a continual.json says; `tasks` is the number of all, learnt or not, `seconds` that of all trainings."""
+    """The content of a continual.json; `tasks` counts those to come as well, `seconds` is of all trainings together."""
 
     cells: tuple[Cell, ...]
     tasks: int
@@ -59,7 +58,7 @@ def read_table(path: Path) -> TaskTable:
         FormatError: it cannot be read, or is damaged.
     """
     try:
-        values = json.loads(read_regular(path, largest=MOST_RESULT))
+        values = read_json(path, largest=MOST_RESULT)
         if not isinstance(values, dict) or not isinstance(values.get("cells"), list) or not values["cells"]:
             raise ValueError("expected an object with a list 'cells'")
         cells = tuple(_read_cell(cell) for cell in values["cells"])
@@ -71,12 +70,12 @@ def read_table(path: Path) -> TaskTable:
         return TaskTable(cells, tasks, float(seconds), _whole(values, "parameters"))
     except OSError as error:
         raise FormatError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise FormatError(f"{path}: damaged ({first_line(error)[:200]})") from None
 
 
 def _read_cell(values: Any) -> Cell:
-    """Raises ValueError for what is no cell."""
+    """Raises ValueError: not a cell."""
     if not isinstance(values, dict) or not {field.name for field in fields(Cell)} <= values.keys():
         raise ValueError(f"a cell needs {', '.join(field.name for field in fields(Cell))}")
     method, weights, bn = (values[name] for name in ("method", "weights", "bn"))
@@ -106,7 +105,7 @@ def _whole(values: Mapping[str, Any], name: str, *, least: int = 0, most: int = 
 
 
 def _check_rows(cells: Sequence[Cell]) -> None:
-    """Raises ValueError where a row is not one cell for each task seen so far, in their order."""
+    """Raises ValueError: a row is not one cell for each task seen so far, in order."""
     rows: dict[tuple[tuple[str, str, str], int], list[int]] = {}
     for cell in cells:
         rows.setdefault((cell.block, cell.task), []).append(cell.seen)

@@ -1,11 +1,12 @@
-"""Trackers of experiments beside the files of a run: TensorBoard, and Weights & Biases."""
+"""Experiment trackers in addition to the files of a run: TensorBoard, and Weights & Biases."""
 
 from __future__ import annotations
 
 import math
 import os
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,20 +25,20 @@ LOG_IN = "run `wandb login`, or set WANDB_MODE=offline and `wandb sync` the run 
 
 
 class Tracker(Protocol):
-    """What a training tells of itself."""
+    """What a training reports to."""
 
     def epoch(self, row: EpochLog) -> None:
-        """An epoch is done."""
+        """After an epoch."""
 
     def end(self, result: Mapping[str, Any]) -> None:
-        """The training is done; `result` is what stands in result.json."""
+        """After the training; `result` is the content of result.json."""
 
     def stop(self) -> None:
-        """The training was stopped; what it told is kept, and a resumed one goes on."""
+        """The training was interrupted; what was reported is kept, and a resumed run continues it."""
 
 
 def numbers(row: EpochLog) -> dict[str, float]:
-    """Everything that an epoch measured, by name: `train_loss`, …, `layers/linear1/flip_ratio`."""
+    """All measurements of an epoch by name: `train_loss`, …, `layers/linear1/flip_ratio`."""
     found = {k: v for k, v in asdict(row).items() if isinstance(v, (int, float)) and k not in COUNTS}
     for layer, measured in row.layers.items():
         found |= {f"layers/{layer}/{name}": value for name, value in measured.items()}
@@ -45,13 +46,13 @@ def numbers(row: EpochLog) -> dict[str, float]:
 
 
 def outcome(result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """(name, value) of what was reached: `test/binary/accuracy`, …"""
+    """(name, value) of each test score: `test/binary/accuracy`, …"""
     for mode, score in result["test"].items():
         yield from ((f"test/{mode}/{name}", score[name]) for name in ("accuracy", "loss", "entropy", "ece"))
 
 
 class TensorBoard:
-    """Event files in `folder/tensorboard`, which a resumed run continues; shown by `tensorboard --logdir RUNS`.
+    """Event files in `folder/tensorboard`, which a resumed run continues; `tensorboard --logdir RUNS` shows them.
 
     Args:
         recipe: of the run; folder: its run folder.
@@ -66,11 +67,7 @@ class TensorBoard:
 
     @staticmethod
     def ready() -> Any:
-        """What writes event files.
-
-        Raises:
-            UsageError: tensorboard is not installed.
-        """
+        """The class that writes event files; UsageError if tensorboard is not installed."""
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
@@ -83,7 +80,7 @@ class TensorBoard:
         self._writer.flush()
 
     def end(self, result: Mapping[str, Any]) -> None:
-        after = math.ceil(result["epochs"]) + 1  # a run that was finished before keeps all that it wrote
+        after = math.ceil(result["epochs"]) + 1  # a run that was finished before keeps its epochs
         for name, value in outcome(result):
             self._at(after).add_scalar(name, value, result["chosen_epoch"])
         self.stop()
@@ -93,7 +90,7 @@ class TensorBoard:
             self._writer.close()
 
     def _at(self, epoch: int) -> Any:
-        """The writer; what an interrupted run wrote of this epoch and later ones, it takes back when it opens."""
+        """The writer; opening it removes what an interrupted run wrote for this epoch and later ones."""
         if self._writer is None:
             self._writer = self._open(str(self._folder), purge_step=epoch if epoch > 1 else None)
             self._writer.add_text("recipe", f"```\n{self._recipe.to_yaml()}```")
@@ -103,7 +100,7 @@ class TensorBoard:
 class WeightsAndBiases:
     """A run of the project `onebit` (or WANDB_PROJECT), which a resumed training continues.
 
-    Its id stands in `folder/wandb-id`, its files lie in `folder/wandb`; WANDB_MODE=offline writes nothing else.
+    Its id is stored in `folder/wandb-id`, its files in `folder/wandb`; WANDB_MODE=offline writes nothing else.
 
     Args:
         recipe: of the run; folder: its run folder.
@@ -117,7 +114,7 @@ class WeightsAndBiases:
         known = folder / "wandb-id"
         name = known.read_text(encoding="utf-8").strip() if known.is_file() else secrets.token_hex(4)
         mode: Any = os.environ.get("WANDB_MODE")
-        try:
+        with _wandb_errors(wandb):
             self._run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", "onebit"),
                 name=recipe.name,
@@ -125,33 +122,21 @@ class WeightsAndBiases:
                 id=name,
                 resume="allow" if known.exists() else None,
                 dir=str(folder),
-                config=asdict(recipe),
+                config=recipe.settings(),
                 settings=wandb.Settings(console="off", silent=True),
             )
-        except wandb.Error as error:
-            raise UsageError(f"--wandb: {first_line(error).rstrip('.')}: {LOG_IN}") from None
-        except ValueError as error:  # wandb reads its variables itself, by pydantic
-            raise UsageError(f"--wandb: {_refused_setting(error)}") from None
         write_atomic(known, f"{name}\n".encode())
 
     @staticmethod
     def ready() -> Any:
-        """The package wandb, logged in where it needs that.
-
-        Raises:
-            UsageError: not installed, nobody is logged in, or a WANDB_… variable has an unknown value.
-        """
+        """The package wandb, logged in where it needs that; UsageError as the class."""
         try:
             import wandb
         except ImportError:
             raise _missing("wandb") from None
-        try:
+        with _wandb_errors(wandb):
             if os.environ.get("WANDB_MODE") not in OFFLINE and not wandb.login(prompt=False):
                 raise UsageError(f"--wandb: nobody is logged in to Weights & Biases: {LOG_IN}")
-        except wandb.Error as error:
-            raise UsageError(f"--wandb: {first_line(error).rstrip('.')}: {LOG_IN}") from None
-        except ValueError as error:  # wandb reads its variables itself, by pydantic
-            raise UsageError(f"--wandb: {_refused_setting(error)}") from None
         return wandb
 
     def epoch(self, row: EpochLog) -> None:
@@ -169,33 +154,60 @@ TRACKERS: dict[str, Any] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiase
 
 
 def refuse_missing(names: Sequence[str]) -> None:
-    """Refuse trackers that could not be opened.
+    """Refuse trackers that cannot be opened.
 
     Raises:
-        UnknownNameError, UsageError: no such tracker, or one that cannot be used here.
+        UnknownNameError, UsageError: an unknown tracker, or one that cannot be used here.
     """
     for name in names:
         resolve(TRACKERS, name, kind="tracker").ready()
 
 
 def open_trackers(names: Sequence[str], recipe: Recipe, folder: Path, *, ranks: Ranks = ALONE) -> list[Tracker]:
-    """The named trackers of a run; on the rank that writes, none on others.
-
-    Raises:
-        UnknownNameError, UsageError: no such tracker, or one that cannot be used here.
-    """
+    """The named trackers of a run on the rank that writes files, none on other ranks; errors as `refuse_missing`."""
     opened: list[Tracker] = []
     ranks.first(lambda: opened.extend(resolve(TRACKERS, name, kind="tracker")(recipe, folder) for name in names))
     return opened
 
 
-def _refused_setting(error: ValueError) -> str:
-    """What wandb refuses to be set to, on one line: pydantic's own message spreads over several."""
-    refused: list[Any] = getattr(error, "errors", list)()
-    if not refused:
-        return first_line(error)
-    name = "_".join(map(str, refused[0]["loc"]))
-    return f"WANDB_{name.upper()}: {refused[0]['msg']}, got {refused[0]['input']!r}"
+@contextmanager
+def tracking(
+    trackers: Sequence[Tracker], on_epoch: Callable[[EpochLog], None] | None
+) -> Iterator[Callable[[EpochLog], None]]:
+    """The context in which trackers follow a training; an error or Ctrl-C stops them.
+
+    Yields:
+        What to call after each epoch; it calls `on_epoch` last.
+    """
+
+    def epoch_done(row: EpochLog) -> None:
+        for tracker in trackers:
+            tracker.epoch(row)
+        if on_epoch is not None:
+            on_epoch(row)
+
+    try:
+        yield epoch_done
+    except BaseException:  # Ctrl-C too
+        for tracker in trackers:
+            tracker.stop()
+        raise
+
+
+@contextmanager
+def _wandb_errors(wandb: Any) -> Iterator[None]:
+    """The context in which an error of wandb becomes a UsageError of one line."""
+    try:
+        yield
+    except wandb.Error as error:
+        raise UsageError(f"--wandb: {first_line(error).rstrip('.')}: {LOG_IN}") from None
+    except ValueError as error:  # wandb checks its variables with pydantic, whose message has several lines
+        refused: list[Any] = getattr(error, "errors", list)()
+        reason = first_line(error)
+        if refused:
+            name = "_".join(map(str, refused[0]["loc"])).upper()
+            reason = f"WANDB_{name}: {refused[0]['msg']}, got {refused[0]['input']!r}"
+        raise UsageError(f"--wandb: {reason}") from None
 
 
 def _missing(package: str) -> UsageError:

@@ -1,4 +1,4 @@
-"""The table of executors: for each operation, a function that makes the step of a batch."""
+"""The table of executors: for each operation, a function that makes its executor."""
 
 from __future__ import annotations
 
@@ -6,39 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from onebit.packed import (
-    AdaptiveAveragePool,
-    Add,
-    Affine,
-    AveragePool,
-    Concat,
-    Conv,
-    ConvTranspose,
-    Dense,
-    Flatten,
-    Hardtanh,
-    MaxPool,
-    Node,
-    Pad,
-    Prelu,
-    RealConv,
-    RealConvTranspose,
-    RealDense,
-    Relu,
-    Sign,
-    Slice,
-    Threshold,
-    Value,
-)
+from onebit.packed import Node, Value, nodes
 from onebit.packed.bits import sign
 from onebit.runtime.pooling import adaptive_average_pool, average_pool, max_pool
-from onebit.runtime.products import conv, conv_transpose, dense
-
-Step = Callable[..., np.ndarray]
-"""Arrays (N, …), one for each input of the node -> the array (N, …) of its output."""
+from onebit.runtime.reference_matmul import Executor, conv, conv_transpose, dense
 
 DTYPES = {"sign": np.int8, "integer": np.int32, "real": np.float32}
-"""How the values of a kind lie in memory."""
+"""The dtype of each kind of value."""
 
 
 def per_channel(array: np.ndarray, ndim: int) -> np.ndarray:
@@ -46,9 +20,9 @@ def per_channel(array: np.ndarray, ndim: int) -> np.ndarray:
     return array.reshape(-1, *[1] * (ndim - 2))
 
 
-def _affine(node: Affine, x: Value) -> Step:
-    def step(v: np.ndarray) -> np.ndarray:
-        # rounded once, as the fused multiply-add of torch's BatchNorm does: two roundings would differ in the last bit
+def _affine(node: nodes.Affine, x: Value) -> Executor:
+    def execute(v: np.ndarray) -> np.ndarray:
+        # rounded once, like the fused multiply-add of torch's BatchNorm: two roundings would differ in the last bit
         y = v.astype(np.float64)
         if node.scale is not None:
             y *= per_channel(node.scale, v.ndim)
@@ -56,86 +30,86 @@ def _affine(node: Affine, x: Value) -> Step:
             y += per_channel(node.shift, v.ndim)
         return y.astype(np.float32)
 
-    return step
+    return execute
 
 
-def _threshold(node: Threshold, x: Value) -> Step:
-    def step(v: np.ndarray) -> np.ndarray:
+def _threshold(node: nodes.Threshold, x: Value) -> Executor:
+    def execute(v: np.ndarray) -> np.ndarray:
         threshold = per_channel(node.threshold, v.ndim)
         rising = per_channel(node.direction > 0, v.ndim)
         return np.where(np.where(rising, v >= threshold, v <= threshold), np.int8(1), np.int8(-1))
 
-    return step
+    return execute
 
 
-def _sign(node: Sign, x: Value) -> Step:
+def _sign(node: nodes.Sign, x: Value) -> Executor:
     shift = node.shift
     return sign if shift is None else lambda v: sign(v - per_channel(shift, v.ndim))
 
 
-def _prelu(node: Prelu, x: Value) -> Step:
-    def step(v: np.ndarray) -> np.ndarray:
+def _prelu(node: nodes.Prelu, x: Value) -> Executor:
+    def execute(v: np.ndarray) -> np.ndarray:
         y = v.astype(np.float32)
         return np.where(y > 0, y, y * per_channel(node.slope, v.ndim))
 
-    return step
+    return execute
 
 
-def _relu(node: Relu, x: Value) -> Step:
+def _relu(node: nodes.Relu, x: Value) -> Executor:
     dtype = DTYPES[node.infer(x).kind]
     return lambda v: np.maximum(v, 0, dtype=dtype)
 
 
-def _hardtanh(node: Hardtanh, x: Value) -> Step:
+def _hardtanh(node: nodes.Hardtanh, x: Value) -> Executor:
     dtype = DTYPES[node.infer(x).kind]
     return lambda v: np.clip(v.astype(dtype, copy=False), -1, 1)
 
 
-def _add(node: Add, a: Value, b: Value) -> Step:
+def _add(node: nodes.Add, a: Value, b: Value) -> Executor:
     dtype = DTYPES[node.infer(a, b).kind]
     return lambda v, w: np.add(v, w, dtype=dtype, casting="unsafe")
 
 
-def _flatten(node: Flatten, x: Value) -> Step:
+def _flatten(node: nodes.Flatten, x: Value) -> Executor:
     return lambda v: v.reshape(len(v), -1)
 
 
-def _concat(node: Concat, *inputs: Value) -> Step:
+def _concat(node: nodes.Concat, *inputs: Value) -> Executor:
     dtype = DTYPES[node.infer(*inputs).kind]
     return lambda *arrays: np.concatenate(arrays, axis=1, dtype=dtype, casting="unsafe")
 
 
-def _slice(node: Slice, x: Value) -> Step:
+def _slice(node: nodes.Slice, x: Value) -> Executor:
     channels, rows, columns = (slice(*axis) for axis in zip(node.start, node.stop, node.step, strict=True))
     return lambda v: v[:, channels, rows, columns]
 
 
-def _pad(node: Pad, x: Value) -> Step:
+def _pad(node: nodes.Pad, x: Value) -> Executor:
     dtype = DTYPES[node.infer(x).kind]
     width = ((0, 0), node.channels, node.padding[:2], node.padding[2:])
     return lambda v: np.pad(v.astype(dtype, copy=False), width, constant_values=node.value)
 
 
-EXECUTORS: dict[type[Node], Callable[..., Step]] = {
-    Flatten: _flatten,
-    Dense: dense,
-    RealDense: dense,
-    Conv: conv,
-    RealConv: conv,
-    ConvTranspose: conv_transpose,
-    RealConvTranspose: conv_transpose,
-    MaxPool: max_pool,
-    AveragePool: average_pool,
-    AdaptiveAveragePool: adaptive_average_pool,
-    Affine: _affine,
-    Threshold: _threshold,
-    Sign: _sign,
-    Relu: _relu,
-    Prelu: _prelu,
-    Hardtanh: _hardtanh,
-    Add: _add,
-    Concat: _concat,
-    Slice: _slice,
-    Pad: _pad,
+EXECUTORS: dict[type[Node], Callable[..., Executor]] = {
+    nodes.Flatten: _flatten,
+    nodes.Dense: dense,
+    nodes.RealDense: dense,
+    nodes.Conv: conv,
+    nodes.RealConv: conv,
+    nodes.ConvTranspose: conv_transpose,
+    nodes.RealConvTranspose: conv_transpose,
+    nodes.MaxPool: max_pool,
+    nodes.AveragePool: average_pool,
+    nodes.AdaptiveAveragePool: adaptive_average_pool,
+    nodes.Affine: _affine,
+    nodes.Threshold: _threshold,
+    nodes.Sign: _sign,
+    nodes.Relu: _relu,
+    nodes.Prelu: _prelu,
+    nodes.Hardtanh: _hardtanh,
+    nodes.Add: _add,
+    nodes.Concat: _concat,
+    nodes.Slice: _slice,
+    nodes.Pad: _pad,
 }
-"""For each operation: (node, what is known of its inputs) -> the step of a batch."""
+"""For each operation: (node, values of its inputs without data) -> its executor."""

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from onebit.packed import AdaptiveAveragePool, AveragePool, MaxPool, Value
+from onebit.runtime.reference_matmul import Executor
 
-Step = Callable[[np.ndarray], np.ndarray]
 
-
-def max_pool(node: MaxPool, x: Value) -> Step:
+def max_pool(node: MaxPool, x: Value) -> Executor:
     places = node.places(x)
 
-    def step(v: np.ndarray) -> np.ndarray:
+    def execute(v: np.ndarray) -> np.ndarray:
         lowest = -np.inf if v.dtype.kind == "f" else np.iinfo(v.dtype).min
         return _over_windows(node, _padded(v, node.padding, lowest), places, np.maximum)
 
-    return step
+    return execute
 
 
-def average_pool(node: AveragePool, x: Value) -> Step:
+def average_pool(node: AveragePool, x: Value) -> Executor:
     places = node.places(x)
     inside = np.ones((1, 1, *x.shape[1:]), np.int64)
     divisor = _over_windows(node, _padded(inside, node.padding, node.count_padding), places, np.add).astype(np.float32)
     result = np.int32 if node.infer(x).exact else np.float32
 
-    def step(v: np.ndarray) -> np.ndarray:
+    def execute(v: np.ndarray) -> np.ndarray:
         v = _padded(v, node.padding, 0)
         if x.exact:
             sums = _over_windows(node, v.astype(np.int64), places, np.add).astype(result)
@@ -35,10 +32,10 @@ def average_pool(node: AveragePool, x: Value) -> Step:
             sums = _row_by_row(node, v, places)
         return sums if node.sums else sums.astype(np.float32) / divisor
 
-    return step
+    return execute
 
 
-def adaptive_average_pool(node: AdaptiveAveragePool, x: Value) -> Step:
+def adaptive_average_pool(node: AdaptiveAveragePool, x: Value) -> Executor:
     rows, columns = (
         [(i * size // n, -(-(i + 1) * size // n)) for i in range(n)]
         for n, size in zip(node.size, x.shape[1:], strict=True)
@@ -46,17 +43,17 @@ def adaptive_average_pool(node: AdaptiveAveragePool, x: Value) -> Step:
     heights, widths = (np.array([stop - start for start, stop in axis]) for axis in (rows, columns))
     divisor = np.outer(heights, widths).astype(np.float32)
 
-    def step(v: np.ndarray) -> np.ndarray:
+    def execute(v: np.ndarray) -> np.ndarray:
         sums = v.astype(np.int64 if x.exact else np.float64)
         for axis, windows in ((2, rows), (3, columns)):
             sums = np.stack([_in_order(sums, axis, *window) for window in windows], axis=axis)
         return sums.astype(np.float32) / divisor
 
-    return step
+    return execute
 
 
 def _in_order(v: np.ndarray, axis: int, start: int, stop: int) -> np.ndarray:
-    """v[start] + v[start + 1] + … + v[stop - 1] along an axis, added in this order."""
+    """v[start] + v[start + 1] + … + v[stop - 1] along an axis, in this order."""
     v = np.moveaxis(v, axis, 0)
     total = v[start].copy()
     for part in v[start + 1 : stop]:
@@ -72,13 +69,15 @@ def _padded(v: np.ndarray, padding: tuple[int, int, int, int], value: float) -> 
 
 
 def _over_windows(node: MaxPool | AveragePool, v: np.ndarray, places: tuple[int, int], combine: np.ufunc) -> np.ndarray:
-    """`combine` over the pixels of each window: (N, C, H, W) -> (N, C, H', W'), first down and then across."""
-    for axis, taps, step, stride, count in zip((2, 3), node.kernel, node.dilation, node.stride, places, strict=True):
+    """`combine` over the pixels of each window: (N, C, H, W) -> (N, C, H', W'), down and then across."""
+    for axis, taps, dilation, stride, count in zip(
+        (2, 3), node.kernel, node.dilation, node.stride, places, strict=True
+    ):
         v = np.moveaxis(v, axis, 0)
         length = (count - 1) * stride + 1
         made = v[:length:stride]
         for tap in range(1, taps):
-            made = combine(made, v[tap * step : tap * step + length : stride])
+            made = combine(made, v[tap * dilation : tap * dilation + length : stride])
         v = np.moveaxis(made, 0, axis)
     return v
 

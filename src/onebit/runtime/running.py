@@ -1,4 +1,4 @@
-"""From images to logits, batch by batch."""
+"""Run a packed net: from images to logits, batch by batch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from onebit.runtime.executors import EXECUTORS, per_channel
 
 _BATCH_VALUES = 1 << 22  # of the largest value of a net in one batch
 _NATIVE_BATCH = 4096
-_THREAD_WORK = 1 << 19  # that is worth a thread, a third of a millisecond and more: it wakes in a tenth of that
+_THREAD_WORK = 1 << 19  # least work per thread: a third of a millisecond or more, ten times as long as waking a thread
 _PLANS: MutableMapping[PackedNet, dict[str, NativePlan | NotPlanned]] = WeakKeyDictionary()
 
 
@@ -33,26 +33,26 @@ def run(
     executor: str | None = None,
     on_images: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """Logits of images; `argmax(axis=1)` of them are the labels. Every way to compute them gives the same bits.
+    """Logits of images; their `argmax(axis=1)` is the label. All executors give the same bits.
 
     Args:
         net: a packed net, see `load`.
-        images: (N, C, H, W) uint8 as the net's input says; also (N, H, W) when C is 1.
-        batch_size: images taken at once, which bounds the memory, not the result; as many as fit when None.
-        threads: the most that the native executor takes, which share the images, or the work on one; ONEBIT_THREADS or
-            one per core when None. Little work is done by fewer: one takes a third of a millisecond and more.
-        executor: "native", the compiled library, or "reference", numpy; None takes the first where it is installed.
-            Environment: ONEBIT_NATIVE=0 for the second, ONEBIT_ISA for one instruction set of this processor.
-        on_images: called with (images done, images).
+        images: (N, C, H, W) uint8 in the shape of the net's input; also (N, H, W) if C is 1.
+        batch_size: images per batch, which changes memory use but no result; chosen automatically if None.
+        threads: most threads of the native executor; ONEBIT_THREADS or one per core if None. They share the images, or
+            the work on a single image. Fewer are used if each would have less than a third of a millisecond of work.
+        executor: "native", the compiled library, or "reference", numpy; None chooses "native" if it is installed.
+            Environment variables: ONEBIT_NATIVE=0 chooses "reference", ONEBIT_ISA=NAME an instruction set.
+        on_images: called with (images done, all images).
 
     Returns:
         (N, classes) float32.
 
     Raises:
-        UsageError: images of another shape or dtype, an unknown executor, or no library for "native"; WrongTypeError
-            for what is not a packed net.
-        FormatError: the net's real parameters make a logit that is not finite.
-        NotBinaryError: or a NaN whose sign would be taken.
+        WrongTypeError: `net` is not a packed net.
+        UsageError: wrong shape or dtype of images, an unknown executor, or no library for "native".
+        FormatError: some logit is not finite, because of the net's real parameters.
+        NotBinaryError: a sign operation gets NaN, for the same reason.
 
     Example:
         >>> labels = run(load("mnist.1bit"), images).argmax(axis=1)
@@ -78,11 +78,7 @@ def run(
 
 
 def native_plan(net: PackedNet, executor: str | None = None) -> NativePlan | None:
-    """How the library runs a net, made once; None where the reference executor does.
-
-    Raises:
-        UsageError: see `run`.
-    """
+    """The plan with which the library runs a net, None if the reference executor runs it. Errors: see `run`."""
     if executor not in (None, "native", "reference"):
         raise UsageError(f"unknown executor {executor!r}; known: native, reference")
     isa = None if executor == "reference" else instruction_set()
@@ -107,32 +103,29 @@ def native_plan(net: PackedNet, executor: str | None = None) -> NativePlan | Non
 
 
 def thread_count(threads: int | None = None) -> int:
-    """`threads`, or ONEBIT_THREADS, or one per core that this process may use.
-
-    Raises:
-        UsageError: it is no positive integer.
-    """
-    asked = os.environ.get("ONEBIT_THREADS") if threads is None else threads
-    if not asked and threads is None:
+    """`threads`, or ONEBIT_THREADS, or the number of available cores; UsageError unless a positive integer."""
+    given = os.environ.get("ONEBIT_THREADS") if threads is None else threads
+    if not given and threads is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        count = int(asked or 0)
+        count = int(given or 0)
     except ValueError:
         count = 0
     if count < 1:
-        raise UsageError(f"threads or ONEBIT_THREADS is {asked!r}, expected a positive integer")
+        raise UsageError(f"threads or ONEBIT_THREADS is {given!r}, expected a positive integer")
     return count
 
 
 def threads_for(plan: NativePlan, count: int, threads: int) -> int:
-    """How many of the threads a call with `count` images is worth; fewer images than threads share their steps."""
+    """How many threads to use for `count` images; more threads than images share kernel calls."""
     return max(1, min(threads, plan.work * count // _THREAD_WORK))
 
 
 @cache
 def _notice() -> None:
     warnings.warn(
-        "the native library is not installed: packed nets run in numpy, slowly; install onebit where a C compiler is",
+        "the native library is not installed: packed nets run slowly, in numpy; reinstall onebit with a C compiler "
+        "available",
         RuntimeWarning,
         stacklevel=4,
     )
@@ -141,11 +134,11 @@ def _notice() -> None:
 def _native_parts(
     net: PackedNet, plan: NativePlan, images: np.ndarray, batch_size: int, threads: int
 ) -> Iterator[np.ndarray]:
-    """The logits of `batch_size` images after the other, each batch shared by threads, or the steps of a few images."""
+    """Logits batch by batch. Threads share the images of a batch; more threads than images share kernel calls."""
 
     def run_part(part: np.ndarray, parts: int = 1) -> np.ndarray:
         logits, nan = plan.run(part, parts=parts)
-        if nan:  # the reference says which values they are
+        if nan:  # the reference executor raises the error, with details
             for _ in batches(net, part, (net.output,)):
                 pass
         return logits
@@ -161,24 +154,24 @@ def _native_parts(
 
 
 def check_logits(net: PackedNet, logits: np.ndarray) -> None:
-    """Raises FormatError when some logits of a net are NaN or infinite."""
+    """Raise FormatError if some logits of a net are NaN or infinite."""
     if not np.isfinite(logits).all():
         raise FormatError(
-            f"the net {net.name!r} makes logits that are not finite: its real parameters overflow float32"
+            f"the net {net.name!r} gives logits that are not finite: its real parameters overflow float32"
         )
 
 
 def batches(
     net: PackedNet, images: np.ndarray, names: Collection[str], *, batch_size: int | None = None
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """Values inside a net, batch by batch: the images (n, C, H, W), and the value (n, …) of each name.
+    """Values inside a net, batch by batch: the images (n, C, H, W), and a dict of values (n, …).
 
     Args:
-        net, images, batch_size: as `run`.
-        names: of values of the net.
+        net, images, batch_size: as for `run`.
+        names: names of the values.
 
     Raises:
-        UsageError: as `run`, or a name that the net does not have.
+        UsageError: as `run`, or for an unknown name.
         NotBinaryError: as `run`.
     """
     count = check_images(net.input, images)
@@ -188,15 +181,15 @@ def batches(
         raise UsageError(f"the net {net.name!r} has no value {min(unknown)!r}")
     most = max(1, _BATCH_VALUES // max(prod(value.shape) for value in known.values()))
     size = most if batch_size is None else min(batch_size, most)
-    steps = [EXECUTORS[type(node)](node, *(known[name] for name in node.inputs)) for node in net.nodes]
+    executors = [EXECUTORS[type(node)](node, *(known[name] for name in node.inputs)) for node in net.nodes]
     last_use = {name: index for index, node in enumerate(net.nodes) for name in node.inputs}
     for start in range(0, count, size):
         batch = np.asarray(images[start : start + size])
         batch = batch.reshape(len(batch), *net.input.shape)
         values = {INPUT: _code(net.input, batch)}
-        for index, (node, step) in enumerate(zip(net.nodes, steps, strict=True)):
-            with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found at the end, once
-                values[node.output] = step(*(values[name] for name in node.inputs))
+        for index, (node, execute) in enumerate(zip(net.nodes, executors, strict=True)):
+            with np.errstate(over="ignore", invalid="ignore"):  # overflow is found once, at the end
+                values[node.output] = execute(*(values[name] for name in node.inputs))
             for name in node.inputs:
                 if last_use[name] == index and name not in names:
                     values.pop(name, None)
@@ -214,15 +207,15 @@ _IMAGE_WAYS = {"list": "; numpy.stack makes one array of a list", "Split": "; pa
 
 
 def check_batch_size(batch_size: object) -> None:
-    """Refuse what is neither a number of images nor None."""
+    """Raise UsageError unless `batch_size` is a positive integer or None."""
     if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
         raise UsageError(f"got batch_size {batch_size!r}, expected a positive integer")
 
 
 def check_images(spec: InputSpec, images: Any) -> int:
-    """The number of images."""
+    """The number of images; UsageError for a wrong shape or dtype."""
     channels, height, width = spec.shape
-    # numpy arrays, tensors without loading torch, and what reads its images when they are asked for
+    # numpy arrays, tensors (without importing torch), and objects that load images when indexed
     if hasattr(images, "shape") and hasattr(images, "__getitem__"):
         shape = tuple(images.shape)
         dtype = np.asarray(images[:0]).dtype if shape else np.asarray(images).dtype

@@ -1,4 +1,4 @@
-"""`PackedModule`: a packed net inside a torch program, and the operator behind it, `torch.ops.onebit.run_packed`."""
+"""`PackedModule`: a packed net inside a torch program, and its operator `torch.ops.onebit.run_packed`."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from onebit.packed import PackedNet, check_net, costs, dumps, infer, load, loads
 from onebit.runtime import native_plan, run
 from onebit.runtime.running import thread_count, threads_for
 
-_COMPARED = 1 << 16  # bytes of a file that every call compares: its graph, and real parameters, which precede the signs
+_COMPARED = 1 << 16  # bytes of a file that every call compares: the graph and real parameters, which precede the signs
 
 
 def _run_packed(images: Tensor, net: Tensor, shape: list[int]) -> Tensor:
     """The operator: logits (N, *shape) float32 of images (N, C, H, W) uint8.
 
     Args:
-        net: (B,) uint8, the bytes of a `.1bit` file, which are read when they are others than in the call before.
-        shape: of the logits of an image, for tracing, where there are no bytes to ask.
+        net: (B,) uint8, the bytes of a `.1bit` file; parsed again only if they have changed since the last call.
+        shape: of the logits of an image; needed for tracing, where the bytes are unknown.
 
     Raises:
-        UsageError: tensors of another dtype, shape or device, or a net that makes logits of another shape.
-        FormatError: bytes that are no sound file, or logits that are not finite.
+        UsageError: tensors of a wrong dtype, shape or device, or a net with logits of another shape.
+        FormatError: bytes that are not a valid file, or logits that are not finite.
         NotBinaryError: as `onebit.runtime.run`.
     """
     if not images.is_cpu:
@@ -44,9 +44,9 @@ def _run_packed(images: Tensor, net: Tensor, shape: list[int]) -> Tensor:
 
 
 def _run(read: _Read, images: np.ndarray) -> np.ndarray:
-    """`run`, straight to the library where there are no threads to start and nothing is wrong.
+    """`run`, with a direct call of the library if a single thread is enough and the images are valid.
 
-    A batch is shared by ONEBIT_THREADS threads, or by as many as torch has.
+    ONEBIT_THREADS threads, or as many as torch uses, share a batch.
     """
     net, plan, threads = read.net, read.plan, 1
     if images.ndim and len(images) > 1:
@@ -54,14 +54,14 @@ def _run(read: _Read, images: np.ndarray) -> np.ndarray:
         threads = threads if plan is None else threads_for(plan, len(images), threads)
     if threads == 1 and plan is not None and images.shape[1:] == net.input.shape and images.dtype == np.uint8:
         logits, nan = plan.run(np.ascontiguousarray(images))
-        # less than half the time of isfinite; what it cannot tell, `run` can
+        # takes less than half the time of isfinite; `run` decides the other cases
         if not nan and np.vdot(logits, logits) < inf:
             return logits
     return run(net, images, threads=threads)
 
 
 def _trace(images: Tensor, net: Tensor, shape: list[int]) -> Tensor:
-    """A tensor such as `_run_packed` returns, of images whose contents are not known."""
+    """The fake version of `_run_packed`: a tensor with the shape of the logits."""
     for name, tensor in (("images", images), ("a packed net", net)):
         if tensor.device.type not in ("cpu", "meta"):
             raise _elsewhere(name, tensor)
@@ -72,10 +72,10 @@ def _trace(images: Tensor, net: Tensor, shape: list[int]) -> Tensor:
     return images.new_empty((images.shape[0], *shape), dtype=torch.float32)
 
 
-# `torch.library.custom_op` defines the same operator, and takes 5 µs more a call
+# `torch.library.custom_op` would define the same operator, but adds 5 µs per call
 _LIBRARY = torch.library.Library("onebit", "DEF")
 _LIBRARY.define("run_packed(Tensor images, Tensor net, int[] shape) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
-_LIBRARY.impl("run_packed", _run_packed, "CompositeExplicitAutograd")  # for every device, to say that it is the CPU's
+_LIBRARY.impl("run_packed", _run_packed, "CompositeExplicitAutograd")  # for every device, to raise a clear error
 torch.library.register_fake("onebit::run_packed", _trace, lib=_LIBRARY)
 _call: Callable[..., Tensor] = torch.ops.onebit.run_packed.default
 
@@ -83,9 +83,9 @@ _call: Callable[..., Tensor] = torch.ops.onebit.run_packed.default
 class PackedModule(nn.Module):
     """A packed net as a module: `forward` is `onebit.runtime.run`, bit for bit, as one operator of torch.
 
-    It infers only: images are uint8, and logits have no gradient. All that its state_dict holds is `file`, (B,) uint8,
-    the bytes of the `.1bit` file. Copies, pickles and exported programs carry these one-bit weights and nothing else;
-    `load_state_dict` takes any net with images and logits of the same shape.
+    It is for inference only: images are uint8, and logits have no gradient. Its state_dict has a single entry, `file`:
+    (B,) uint8, the bytes of the `.1bit` file. Copies, pickles and exported programs contain only these one-bit weights.
+    `load_state_dict` accepts any net with the same shapes of images and logits.
 
     Args:
         net: a packed net, or the path of its file.
@@ -111,11 +111,11 @@ class PackedModule(nn.Module):
 
     @property
     def net(self) -> PackedNet:
-        """What the bytes of `file` say now.
+        """The net in the current bytes of `file`.
 
         Raises:
-            UsageError: `file` was moved from the CPU, or given another dtype.
-            FormatError: it is no sound `.1bit` file.
+            UsageError: `file` is no longer on the CPU, or has another dtype.
+            FormatError: not a valid `.1bit` file.
         """
         return _read(self.file).net
 
@@ -136,8 +136,8 @@ class PackedModule(nn.Module):
             net = self.net
         except OnebitError as error:
             return str(error)
-        found = costs(net)
-        bits, real = sum(node.binary_weights for node in found), sum(node.real_parameters for node in found)
+        rows = costs(net)
+        bits, real = sum(node.binary_weights for node in rows), sum(node.real_parameters for node in rows)
         name = f"{net.name!r}, " if net.name else ""
         return (
             f"{name}{_shapes(self.image_shape, self.logits_shape)}, {bits:,} one-bit weights, "
@@ -145,42 +145,36 @@ class PackedModule(nn.Module):
         )
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        """Torch's own, which copies, once it is clear that the given net can stand for this one."""
+        """Check that the given net can replace this one, then copy as torch does."""
         given = state_dict.get(f"{prefix}file")
         if isinstance(given, Tensor) and not given.is_meta:
             try:
                 self._make_room(given.cpu())
             except OnebitError as error:
-                errors = args[-1]
-                errors.append(f"{prefix}file: {error}")
+                args[-1].append(f"{prefix}file: {error}")
                 return
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _make_room(self, given: Tensor) -> None:
-        """For the bytes of another net.
-
-        Raises:
-            UsageError: its images or logits have another shape, or they are no bytes.
-            FormatError: they are no sound `.1bit` file.
-        """
+        """Resize `file` for the bytes of another net; UsageError for other shapes of images or logits."""
         net = _net_in(_bytes_of(given).tobytes())
-        asked, found = (self.image_shape, self.logits_shape), (net.input.shape, infer(net)[net.output].shape)
-        if found != asked:
-            raise UsageError(f"got the net {net.name!r}, {_shapes(*found)}, expected {_shapes(*asked)}")
-        if given.shape != self.file.shape:  # names and a certificate make a file longer or shorter
+        expected, got = (self.image_shape, self.logits_shape), (net.input.shape, infer(net)[net.output].shape)
+        if got != expected:
+            raise UsageError(f"got the net {net.name!r}, {_shapes(*got)}, expected {_shapes(*expected)}")
+        if given.shape != self.file.shape:  # names and certificates differ in length
             self.file = self.file.new_empty(given.shape)
 
 
 class _Read(NamedTuple):
-    """A net that was read from a tensor. It does not keep the tensor.
+    """A net that was read from a tensor, without keeping the tensor alive.
 
     Args:
         shape: of its logits.
-        plan: of the library for it, by ONEBIT_NATIVE and ONEBIT_ISA as they were then.
+        plan: its native plan, for the values of ONEBIT_NATIVE and ONEBIT_ISA at that time.
         data: the bytes that it was read from.
-        tensor: what they were read from, and storage: its memory, which takes this entry along when it goes.
-        view: the first of these bytes where they are now; not to be read without the tensor.
-        version: torch's count of the changes to the tensor; None where torch does not count all of them.
+        tensor, storage: the tensor and its memory; this entry is removed with the memory.
+        view: the current first bytes in that memory; valid only while the tensor exists.
+        version: torch's count of changes to the tensor; None if torch does not count all changes.
     """
 
     net: PackedNet
@@ -193,7 +187,7 @@ class _Read(NamedTuple):
     version: int | None
 
     def is_unchanged(self, file: Tensor) -> bool:
-        """Whether it was read from this tensor, which has not changed in a way that can be told without its bytes."""
+        """Whether it was read from this tensor, and the tensor has not changed as far as a quick check can tell."""
         return (
             self.version is not None
             and self.tensor() is file
@@ -204,14 +198,14 @@ class _Read(NamedTuple):
 
 
 _READ: dict[int, _Read] = {}
-"""By the address of the bytes, as long as their memory is there."""
+"""Nets by the address of their bytes, as long as that memory exists."""
 
 
 def _read(file: Tensor) -> _Read:
-    """The net in the bytes (B,) of a tensor, read only when they changed.
+    """The net in the bytes (B,) of a tensor, parsed again only if they have changed.
 
-    All of them are compared with those of the last reading, unless it is the same tensor and torch counted no change.
-    A change that torch does not count, by `.data` or a view of numpy, is then seen in the first bytes of the file.
+    All bytes are compared with those of the last time, unless it is the same tensor and torch counted no change. Then
+    only the first bytes are compared, to detect changes through `.data` or a numpy view, which torch does not count.
     """
     address = file.data_ptr()
     known = _READ.get(address)
@@ -219,7 +213,7 @@ def _read(file: Tensor) -> _Read:
         return known
     bytes_now = _bytes_of(file)
     counted = not (file.is_inference() or file.is_shared()) and file.is_contiguous()
-    version = file._version if counted else None  # first: bytes may change meanwhile
+    version = file._version if counted else None  # before the bytes are read, as they may change meanwhile
     if known is not None and len(bytes_now) == len(known.data) and known.data.startswith(bytes_now):
         net, shape, plan, data, *_ = known
     else:

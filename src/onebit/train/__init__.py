@@ -1,1 +1,10 @@
 """The training engine: the loop and what it consists of."""
+
+from typing import TYPE_CHECKING
+
+from onebit.common.lazy import lazy_modules
+
+if TYPE_CHECKING:
+    from onebit.train import history as history
+
+__getattr__ = lazy_modules(__name__)

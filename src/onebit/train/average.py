@@ -15,8 +15,8 @@ class WeightAverage:
     Latent weights are averaged before their sign is taken, so the averaged net is as binary as the trained one.
 
     Args:
-        model: whose weights are followed.
-        decay: share of the old average, in (0, 1).
+        model: whose weights are averaged.
+        decay: in (0, 1).
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -26,7 +26,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the present weights."""
+        """Include the current weights."""
         real = [name for name, tensor in self._tensors.items() if tensor.is_floating_point()]
         weights = [self._tensors[name].detach() for name in real]
         torch._foreach_lerp_([self.state[name] for name in real], weights, 1 - self.decay)
@@ -36,7 +36,7 @@ class WeightAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Within the context the model holds the average."""
+        """The context in which the model holds the average."""
         kept = {name: tensor.detach().clone() for name, tensor in self._tensors.items()}
         self.copy_to_model()
         try:
@@ -46,16 +46,12 @@ class WeightAverage:
 
     @torch.no_grad()
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Go on from a stored `state`.
-
-        Raises:
-            KeyError, RuntimeError: it belongs to another net.
-        """
+        """Continue from a stored `state`; KeyError or RuntimeError if it belongs to another net."""
         for name, tensor in self.state.items():
             tensor.copy_(state[name])
 
     def copy_to_model(self) -> None:
-        """Leave the average in the model."""
+        """Replace the weights of the model by the average."""
         self._write(self.state)
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Loss and precision of single batches while an epoch runs, as other scripts print them."""
+"""Loss and precision of single batches during an epoch, as other scripts print them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOP = 5
 
 
 def top5_correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """How many samples have their true class among the five largest logits; of masks each pixel is a sample.
+    """How many samples have their true class among the five largest logits; with masks each pixel is a sample.
 
     Args:
         logits: (N, classes) or (N, classes, h, w); labels: (N,) or masks (N, H, W).
@@ -28,10 +28,10 @@ def top5_correct(logits: Tensor, labels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class BatchLog:
-    """A batch, and in brackets the mean over the batches of the epoch so far; precision in percent, time in seconds.
+    """A batch, and the mean over the batches of the epoch so far; precision in percent, time in seconds.
 
     batch: 1, 2, …, of `batches` in the epoch.
-    seconds, loss, precision1, precision5: (of this batch, mean so far). Time is the mean since the last reading.
+    seconds, loss, precision1, precision5: (of this batch, mean so far). Time is the mean since the last logged batch.
     """
 
     epoch: int
@@ -43,22 +43,17 @@ class BatchLog:
     precision5: tuple[float, float]
 
     def __str__(self) -> str:
-        columns = (
-            ("Time", self.seconds),
-            ("Loss", self.loss),
-            ("Prec@1", self.precision1),
-            ("Prec@5", self.precision5),
-        )
-        values = "  ".join(f"{name} {now:.4g} ({mean:.4g})" for name, (now, mean) in columns)
+        columns = {"Time": self.seconds, "Loss": self.loss, "Prec@1": self.precision1, "Prec@5": self.precision5}
+        values = "  ".join(f"{name} {now:.4g} ({mean:.4g})" for name, (now, mean) in columns.items())
         return f"Epoch: [{self.epoch}][{self.batch}/{self.batches}]  {values}"
 
 
 @dataclass
 class BatchWatch:
-    """Follows the batches of each epoch. Reading a loss waits for the device, so only every so many batches are read.
+    """Logs some batches of each epoch; not all, as reading a loss waits for the device.
 
     Args:
-        every: batches between two readings; None for no reading.
+        every: log every N-th batch; None logs nothing.
         on_batch: called with each `BatchLog`.
     """
 
@@ -66,7 +61,7 @@ class BatchWatch:
     on_batch: Callable[[BatchLog], None] = field(default=lambda row: None)
 
     def begin(self) -> None:
-        """An epoch begins."""
+        """Start an epoch."""
         self._sums: Tensor | None = None
         self._began = self._read = time.perf_counter()
         self._last = 0
@@ -74,11 +69,11 @@ class BatchWatch:
     def add(
         self, epoch: int, batch: int, batches: int, *, loss: Tensor, correct: Tensor, count: int, ranks: Ranks = ALONE
     ) -> None:
-        """A batch is done.
+        """Count a batch, and log it if it is its turn.
 
         Args:
-            loss: this rank's share of its mean loss; correct: (2,), this rank's right answers among one and five.
-            count: its images, over all ranks.
+            loss: this rank's share of the mean loss; correct: (2,), this rank's top-1 and top-5 counts.
+            count: images of the batch over all ranks.
         """
         if self.every is None:
             return

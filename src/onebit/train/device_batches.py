@@ -1,4 +1,4 @@
-"""Training batches as tensors where the net is trained: made there, or made by numpy and sent."""
+"""Training batches as tensors on the device of the net: made there, or made by numpy and copied."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from onebit.data import TrainingImages, TrainingSamples, prefetched
 from onebit.data.augment import Augmentation, draw
 
 Chosen = Sequence[tuple[npt.NDArray[np.int64], slice]]
-"""Of each batch the indices of its samples, over all processes, and which of them are made here."""
+"""For each batch, the indices of its samples for all processes, and the part that this process makes."""
 
 SHARE_OF_FREE_MEMORY = 0.25
-"""Of a device that images may take; the rest is for the net."""
+"""Share of the free memory of a device that images may use; the rest is for the net."""
 
 
 class DeviceBatches:
-    """The batches of `samples`, on a device.
+    """The batches of `samples` on a device.
 
-    A GPU holds all images and labels where they fit, and changes them there: a step then waits for no copy. Otherwise
-    batches are made in a thread while those before them are used. On a CPU they are numpy's own, which are faster
-    there. All ways make the same pixels from the same rng.
+    A GPU keeps all images and labels in its memory if they fit, and changes the images itself, so that no optimizer
+    step waits for a copy. Otherwise a thread prepares the next batches. On a CPU numpy makes them, which is faster
+    there. Every way makes the same pixels from the same rng.
 
     Args:
         samples: of the training split.
         device: of the net.
-        hold: whether all images lie on the device; None where they fit on a GPU.
+        hold: whether to keep all images on the device; None means on a GPU if they fit.
     """
 
     def __init__(self, samples: TrainingSamples, device: torch.device, *, hold: bool | None = None) -> None:
         self._samples, self._device = samples, device
         images = samples.images
-        self._held: HeldImages | None = None
+        self._held: DeviceImages | None = None
         pixels = None if images is None else images.pixels
         if hold is None:
             hold = pixels is not None and _fits(pixels.nbytes, device)
         if images is not None and pixels is not None and hold:
-            self._held = HeldImages(images, device)
+            self._held = DeviceImages(images, device)
             self._labels = torch.from_numpy(samples.labels).to(device)
 
     def batches(self, chosen: Chosen, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images (N, C, H, W), uint8, and labels of each of `chosen`. `rng` belongs to this iterator until it ends."""
+        """Images (N, C, H, W), uint8, and labels of each batch. Leave `rng` to the iterator until that ends."""
         if self._held is not None:
             for rows, images in self._held.batches(chosen, rng):
                 yield images, self._labels[rows]
@@ -57,17 +57,17 @@ class DeviceBatches:
 
     def _sent(self, array: npt.NDArray) -> Tensor:
         tensor = torch.from_numpy(array)
-        if self._device.type == "cuda":  # from pinned memory a copy does not wait for the work before it
+        if self._device.type == "cuda":  # a copy from pinned memory runs beside the computation
             return tensor.pin_memory().to(self._device, non_blocking=True)
         return tensor.to(self._device)
 
 
-class HeldImages:
-    """All images of a training set on a device, where batches are chosen, cropped, mirrored and cut.
+class DeviceImages:
+    """All images of a training set on a device, which selects, crops, flips and cuts those of a batch.
 
     Args:
-        images: held in memory.
-        device: where to.
+        images: in memory, not streamed.
+        device: the device.
     """
 
     def __init__(self, images: TrainingImages, device: torch.device) -> None:
@@ -76,26 +76,26 @@ class HeldImages:
         self._pixels = torch.from_numpy(images.pixels).to(device)
 
     def batches(self, chosen: Chosen, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Rows (N,) and images (N, C, H, W) of each of `chosen`, as `TrainingImages.batch` makes them.
+        """Rows (N,) and images (N, C, H, W) of each batch, equal to those of `TrainingImages.batch`.
 
-        What chance says about all batches is sent in one piece: a transfer for each would cost more than the work.
+        The random draws of all batches are copied at once: a copy for each batch would take longer than the work.
         """
         augmentation, size = self._images.augmentation, self._images.size
-        drawn = []
+        tables = []
         for indices, part in chosen:
             draws = draw(augmentation, len(indices), size=size, rng=rng).of(part)
-            drawn.append(np.column_stack([indices[part], *draws[1:]]))
-        table = torch.from_numpy(np.concatenate(drawn)).to(self._device)
-        for of_batch in table.split([len(rows) for rows in drawn]):
-            yield of_batch[:, 0], self._changed(of_batch)
+            tables.append(np.column_stack([indices[part], *draws[1:]]))
+        on_device = torch.from_numpy(np.concatenate(tables)).to(self._device)
+        for table in on_device.split([len(table) for table in tables]):
+            yield table[:, 0], self._changed(table)
 
     def _changed(self, table: Tensor) -> Tensor:
-        """(N, C, H, W) of a batch; `table`, (N, 6): rows, then top, left, mirrored, cut_row, cut_column of `Draws`."""
+        """The images of a batch, (N, C, H, W); `table` (N, 6) has the rows and the fields of `Draws` except `crops`."""
         augmentation, (height, width) = self._images.augmentation, self._images.size
         rows, top, left, mirrored, cut_row, cut_column = table.unsqueeze(2).unbind(1)
         y = torch.arange(height, device=self._device)
         x = torch.arange(width, device=self._device)
-        # where each pixel lies in the image before that was padded; the window is mirrored after it is cut out
+        # the position of each pixel in the image before padding; the window is mirrored after cropping
         from_y = y + top - augmentation.crop_padding
         from_x = torch.where(mirrored.bool(), width - 1 - x, x) + left - augmentation.crop_padding
         kept_y, kept_x = (from_y >= 0) & (from_y < height), (from_x >= 0) & (from_x < width)
@@ -112,22 +112,22 @@ class HeldImages:
 
 
 def _reflected(position: Tensor, size: int) -> Tensor:
-    """Positions outside 0 to size - 1, mirrored at the edge pixels; of zero padding any will do that is inside."""
+    """Positions outside 0 to size - 1, mirrored at the edge pixels; with zero padding any position inside is fine."""
     folded = size - 1 - (size - 1 - position.abs()).abs()
     return folded.clamp(0, size - 1)
 
 
-def _covered(position: Tensor, centre: Tensor, augmentation: Augmentation) -> Tensor:
-    """(N, size): which of the positions the square around each of the N centres, (N, 1), covers."""
-    first = centre - augmentation.cutout // 2
+def _covered(position: Tensor, center: Tensor, augmentation: Augmentation) -> Tensor:
+    """(N, size): whether the square around each of the N centers, (N, 1), covers each position."""
+    first = center - augmentation.cutout // 2
     return (position >= first) & (position < first + augmentation.cutout)
 
 
 def _inside(rows: Tensor, columns: Tensor) -> Tensor:
-    """(N, H, W) of (N, H) and (N, W)."""
+    """(N, H) and (N, W) combined to (N, H, W)."""
     return rows.unsqueeze(2) & columns.unsqueeze(1)
 
 
 def _fits(size: int, device: torch.device) -> bool:
-    """Whether a GPU has room for so many bytes of images."""
+    """Whether images of this size in bytes fit into the memory of the device, which must be a GPU."""
     return device.type == "cuda" and size <= SHARE_OF_FREE_MEMORY * torch.cuda.mem_get_info(device)[0]

@@ -23,9 +23,9 @@ class Teacher:
     those of Hinton, Vinyals and Dean (arXiv:1503.02531).
 
     Args:
-        model: takes the same images and gives the same classes as the net that is trained; in eval mode from here on.
-        weight: share of the teacher in the loss; 1 leaves the labels out.
-        temperature: both predictions are softened by it.
+        model: has the inputs and classes of the trained net; `fit` sets it to eval mode.
+        weight: weight of the teacher in the loss; 1 ignores the labels.
+        temperature: divides the logits of both nets.
 
     Raises:
         UsageError: a weight outside (0, 1], or a temperature that is not positive.
@@ -48,13 +48,13 @@ class Teacher:
             own: the loss against the labels.
         """
         with torch.no_grad(), autocast(precision, images.device):
-            taught = self.model(images)
-        learnt = distillation(logits, taught.float(), temperature=self.temperature)
-        return learnt if self.weight == 1 else (1 - self.weight) * own(logits, labels) + self.weight * learnt
+            targets = self.model(images)
+        distilled = distillation(logits, targets.float(), temperature=self.temperature)
+        return distilled if self.weight == 1 else (1 - self.weight) * own(logits, labels) + self.weight * distilled
 
     @property
     def digest(self) -> str:
-        """What a resumed training must find the same: the settings, and a hash of the weights."""
+        """What must be the same on resume: the settings, and a hash of the weights."""
         total = hashlib.sha256()
         for name, tensor in self.model.state_dict().items():
             total.update(name.encode())
@@ -77,21 +77,21 @@ def ready_teacher(
     images = torch.zeros(2, *shape, dtype=torch.uint8, device=device)
     was_training = model.training
     with torch.no_grad():
-        given, wanted = teacher.model(images).shape[1:], model.eval()(images).shape[1:]
+        given, expected = teacher.model(images).shape[1:], model.eval()(images).shape[1:]
     model.train(was_training)
-    if given != wanted:
+    if given != expected:
         raise UsageError(
-            f"the teacher gives predictions of shape {tuple(given)}, the net {tuple(wanted)}: use a teacher of "
+            f"the teacher gives predictions of shape {tuple(given)}, the net {tuple(expected)}: use a teacher of "
             f"{len(data.classes)} classes, trained on {data.name}"
         )
     return teacher
 
 
 def refuse_teacher(input_shape: tuple[int, ...] | None, classes: int | None, data: Dataset, *, name: str = "") -> None:
-    """Keep a teacher from data that it cannot judge; None stands for what is not known of it.
+    """Refuse a teacher of other images or classes than the data; None skips a check.
 
     Raises:
-        UsageError: it takes other images, or knows other classes.
+        UsageError: it takes other images, or has other classes.
     """
     who = f"teacher {name}" if name else "the teacher"
     if input_shape is not None and tuple(input_shape) != tuple(data.input_shape):
@@ -101,5 +101,5 @@ def refuse_teacher(input_shape: tuple[int, ...] | None, classes: int | None, dat
         )
     if classes is not None and classes != len(data.classes):
         raise UsageError(
-            f"{who} knows {classes} classes, {data.name} has {len(data.classes)}: use one trained on the same data"
+            f"{who} has {classes} classes, {data.name} has {len(data.classes)}: use one trained on the same data"
         )

@@ -1,4 +1,4 @@
-"""What training reports: one `EpochLog` per epoch, a `History` of them."""
+"""The record of a training: one `EpochLog` per epoch, a `History` of them, and the files of a run folder."""
 
 from __future__ import annotations
 
@@ -6,37 +6,36 @@ import dataclasses
 import json
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from onebit.common.files import read_regular
+from onebit.common.files import read_json
 from onebit.errors import FormatError, UsageError, first_line
 
 WEIGHT_FILES = ("best.safetensors", "final.safetensors")
-"""Of a run folder, in the order of preference: the reported model is the one that validation chose."""
+"""In a run folder, the preferred one first: the reported net is the one that validation selected."""
 STAGE_FOLDER = "stage1"
-"""Of a run in two stages: the run folder of the first one, in its own."""
+"""In the folder of a run in two stages: the run folder of the first one."""
 TABLE_FILE = "continual.json"
-"""Of a folder of several tasks: what was reached on each."""
-ADDED_FIELDS = ("layers", "validation_mean_iou", "train_error5", "validation_error5", "best")
-"""Of metrics.jsonl: what runs of earlier versions do not have."""
-SHARES = ("_error", "_error5", "_iou", "best")
+"""In a folder of several tasks: the scores."""
+RUN_FILES = ("metrics.jsonl", "last.ckpt", *WEIGHT_FILES, "result.json", STAGE_FOLDER, TABLE_FILE)
+MOST_RESULT = 16_000_000
+"""Bytes of a result.json, continual.json or seeds.json."""
+MOST_METRICS = 256_000_000
+"""Bytes of a metrics.jsonl."""
+FRACTIONS = ("_error", "_error5", "_iou", "best")
+"""How the names of fields end that are between 0 and 1."""
 _KINDS: dict[str, tuple[type, ...]] = {
     "int": (int,),
     "float": (int, float),
     "float | None": (int, float, type(None)),
     "str": (str,),
 }
-MOST_RESULT = 16_000_000
-"""Bytes of a result.json, continual.json or seeds.json."""
-MOST_METRICS = 256_000_000
-"""Bytes of a metrics.jsonl."""
-RUN_FILES = ("metrics.jsonl", "last.ckpt", *WEIGHT_FILES, "result.json", STAGE_FOLDER, TABLE_FILE)
 
 
 def task_folders(folder: Path) -> list[Path]:
-    """The run folders of the tasks that a folder of several tasks holds, finished or not; none of another folder."""
+    """The run folders of the tasks in a folder of several tasks, finished or not; empty for other folders."""
     if not (folder / "recipe.yaml").exists():
         return []
     return sorted(path.parent for path in folder.glob("*/task-*/recipe.yaml"))
@@ -48,11 +47,7 @@ def holds_run(folder: Path) -> bool:
 
 
 def refuse_used(folder: Path, *, resume: bool) -> bool:
-    """Whether the folder holds a run.
-
-    Raises:
-        UsageError: it does, and `resume` was not asked for.
-    """
+    """Whether the folder holds a run; UsageError if it does, unless `resume`."""
     used = holds_run(folder)
     if used and not resume:
         raise in_use(folder)
@@ -60,9 +55,9 @@ def refuse_used(folder: Path, *, resume: bool) -> bool:
 
 
 def in_use(folder: Path) -> UsageError:
-    """What to say of a folder that holds a run."""
+    """The error for a folder that holds a run."""
     return UsageError(
-        f"{folder} holds a run already: go on with --resume {folder}, replace it with --overwrite, "
+        f"{folder} holds a run already: continue it with --resume {folder}, replace it with --overwrite, "
         "or choose another --out"
     )
 
@@ -71,11 +66,11 @@ def read_seconds(folder: Path) -> float:
     """The seconds of a finished run.
 
     Raises:
-        FormatError: its result.json is not there, or damaged.
+        FormatError: its result.json is missing or damaged.
     """
     try:
-        return float(json.loads(read_regular(folder / "result.json", largest=MOST_RESULT))["seconds"])
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        return float(read_json(folder / "result.json", largest=MOST_RESULT)["seconds"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise FormatError(f"{folder / 'result.json'}: damaged ({first_line(error)})") from None
 
 
@@ -84,16 +79,17 @@ class EpochLog:
     """One line of metrics.jsonl. Errors and ratios are fractions 0–1, losses means over samples.
 
     epoch: 1, 2, …; step: optimizer steps done so far.
-    train_*: over the batches of the epoch, in training mode with the weights of training.
+    train_*: over the batches of the epoch, in training mode with the weights during training.
     validation_*: None without a validation split; `validation_weights` is the test mode, "binary" or "real".
-    lr: learning rate of latents before their scale after the epoch; of the real parameters where latents have none.
+    lr: learning rate after the epoch, of latents before their scale; of the real parameters where there are no latents.
     seconds: training and validation of this epoch; images_per_second: training alone.
     flip_ratio: share of binary weights that changed sign since the last epoch.
     saturation: share of latents at their bound.
-    train_error5, validation_error5: share whose class is not among the five largest logits; None where not counted.
-    best: lowest validation error so far, of masks the highest mean IoU; None without a validation split, and in runs of
-        earlier versions.
-    layers: the health of each layer, see `onebit.evaluation.health.LayerHealth`; empty in runs of earlier versions.
+    layers: the health of each layer, see `onebit.evaluation.health.LayerHealth`.
+    train_error5, validation_error5: share whose class is not among the five largest logits; None if not counted.
+    best: lowest validation error so far, for segmentation the highest mean IoU; None without a validation split.
+
+    Runs of earlier versions lack the fields with defaults.
     """
 
     epoch: int
@@ -117,7 +113,7 @@ class EpochLog:
 
     @classmethod
     def from_dict(cls, values: Any) -> EpochLog:
-        """The epoch that a file describes; fields that this version does not know are left out.
+        """The epoch that a file describes; unknown fields are left out.
 
         Raises:
             ValueError: not a mapping, a field missing, of the wrong type or out of range.
@@ -126,23 +122,11 @@ class EpochLog:
             raise ValueError("expected a JSON object")
         row: dict[str, Any] = {}
         for known in dataclasses.fields(cls):
-            if known.name in ADDED_FIELDS and known.name not in values:
-                continue
-            if known.name not in values:
+            if known.name in values:
+                row[known.name] = value = values[known.name]
+                _check_layers(value) if known.name == "layers" else _check_field(known.name, str(known.type), value)
+            elif known.default is known.default_factory is dataclasses.MISSING:
                 raise ValueError(f"{known.name} is missing")
-            value: Any = values[known.name]
-            fits = known.name == "layers" or type(value) in _KINDS[str(known.type)]
-            if known.name == "layers":
-                _check_layers(value)
-            elif not fits:
-                raise ValueError(f"{known.name} must be {known.type}, got {reprlib.repr(value)}")
-            elif known.name.endswith(SHARES) and value is not None and not 0 <= value <= 1:
-                raise ValueError(f"{known.name} must be a fraction 0–1, got {value}")
-            elif known.name in ("seconds", "epoch") and not 0 <= value < 1e12:
-                raise ValueError(f"{known.name} must be 0 or more, got {value}")
-            elif isinstance(value, int) and abs(value) >= 2**63:
-                raise ValueError(f"{known.name} is too large")
-            row[known.name] = value
         return cls(**row)
 
     def __str__(self) -> str:
@@ -164,20 +148,20 @@ def read_row(row: Any) -> Any:
     return json.loads(row) if isinstance(row, str) else row
 
 
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.2f} %"
+def _percent(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{100 * fraction:.2f} %"
 
 
-def _known(value: float | None, shown: Callable[[float], str]) -> str:
-    return "-" if value is None else shown(value)
+def _iou(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 CELLS: dict[str, Callable[[EpochLog], str]] = {
     "loss": lambda row: f"{row.train_loss:.4f}" if row.train_loss < 1000 else f"{row.train_loss:.3g}",
     "train error": lambda row: _percent(row.train_error),
-    "validation error": lambda row: _known(row.validation_error, _percent),
-    "mean IoU": lambda row: _known(row.validation_mean_iou, "{:.4f}".format),
-    "best": lambda row: _known(row.best, _percent if row.validation_mean_iou is None else "{:.4f}".format),
+    "validation error": lambda row: _percent(row.validation_error),
+    "mean IoU": lambda row: _iou(row.validation_mean_iou),
+    "best": lambda row: (_percent if row.validation_mean_iou is None else _iou)(row.best),
     "flips": lambda row: _percent(row.flip_ratio),
     "saturated": lambda row: f"{100 * row.saturation:.1f} %",
     "seconds": lambda row: f"{row.seconds:.1f}",
@@ -186,34 +170,34 @@ CELLS: dict[str, Callable[[EpochLog], str]] = {
 
 
 def _columns(rows: Sequence[EpochLog], *names: str) -> list[str]:
-    """Those of some columns that have something to show."""
+    """The columns that have something to show."""
     validated = any(row.validation_error is not None for row in rows)
     masked = any(row.validation_mean_iou is not None for row in rows)
     shown = {"validation error": validated, "best": validated, "mean IoU": masked, "saturated": not masked}
     return [name for name in names if shown.get(name, True)]
 
 
-def _line(first: str, cells: Mapping[str, str], *, width: int) -> str:
-    """The number of an epoch in `width` columns, and cells under their headings, aligned right."""
+def _table_line(first: str, cells: Mapping[str, str], *, width: int) -> str:
+    """`first` in `width` columns, and cells under their headings, aligned right."""
     return f"{first:>{width}}" + "".join(f"  {cell:>{max(len(head), 8)}}" for head, cell in cells.items())
 
 
 class EpochLines:
-    """The lines that a training prints for its epochs: the headings once, then a line for each, within 80 columns."""
+    """The progress table of a training: the headings once, then a line per epoch, within 80 columns."""
 
     def __init__(self) -> None:
         self._rows: list[EpochLog] = []
 
     def of(self, row: EpochLog) -> list[str]:
-        """The lines of the next epoch; a stage or task that begins gets its own headings."""
+        """The lines of the next epoch; a new stage or task gets its own headings."""
         if row.epoch == 1:
             self._rows = []
         self._rows.append(row)
         mean = sum(seen.seconds for seen in self._rows) / len(self._rows)
         names = _columns([row], "loss", "train error", "validation error", "mean IoU", "best")
         cells = {name: CELLS[name](row) for name in names} | {"left": time_left(mean * (row.epochs - row.epoch))}
-        line = _line(f"{row.epoch}/{row.epochs}", cells, width=9)
-        return [line] if len(self._rows) > 1 else [_line("epoch", {name: name for name in cells}, width=9), line]
+        line = _table_line(f"{row.epoch}/{row.epochs}", cells, width=9)
+        return [line] if len(self._rows) > 1 else [_table_line("epoch", {name: name for name in cells}, width=9), line]
 
 
 def time_left(seconds: float) -> str:
@@ -225,18 +209,18 @@ def time_left(seconds: float) -> str:
 
 @dataclass(repr=False)
 class History:
-    """All epochs of a training, and the epoch that validation chose (the last one without a validation split)."""
+    """All epochs of a training, and the one that validation selected (the last one without a validation split)."""
 
     rows: list[EpochLog] = field(default_factory=list)
 
     @property
     def best(self) -> EpochLog:
-        """The first epoch with the lowest validation error, of masks the highest mean IoU; the last one if none has."""
+        """The first epoch with the highest mean IoU or the lowest validation error; the last one without validation."""
         masked = [row for row in self.rows if row.validation_mean_iou is not None]
         if masked:
-            return max(masked, key=lambda row: row.validation_mean_iou)  # type: ignore[arg-type, return-value]
+            return max(masked, key=lambda row: row.validation_mean_iou or 0.0)
         validated = [row for row in self.rows if row.validation_error is not None]
-        return min(validated, key=lambda row: row.validation_error) if validated else self.rows[-1]  # type: ignore[arg-type, return-value]
+        return min(validated, key=lambda row: row.validation_error or 0.0) if validated else self.rows[-1]
 
     @property
     def seconds(self) -> float:
@@ -246,14 +230,14 @@ class History:
         return f"{type(self).__name__}({self._outline()})"
 
     def __str__(self) -> str:
-        """A table within 80 columns, a line for each epoch; the last line names the best one."""
+        """A table within 80 columns, a line per epoch; the last line names the best one."""
         if not self.rows:
             return "no epochs"
         names = _columns(
             self.rows, "loss", "train error", "validation error", "mean IoU", "flips", "saturated", "seconds"
         )
-        lines = [_line(str(row.epoch), {name: CELLS[name](row) for name in names}, width=5) for row in self.rows]
-        return "\n".join([_line("epoch", {name: name for name in names}, width=5), *lines, self._outline()])
+        lines = [_table_line(str(row.epoch), {name: CELLS[name](row) for name in names}, width=5) for row in self.rows]
+        return "\n".join([_table_line("epoch", {name: name for name in names}, width=5), *lines, self._outline()])
 
     def _outline(self) -> str:
         if not self.rows:
@@ -261,12 +245,13 @@ class History:
         best, count = self.best, f"{len(self.rows)} epoch{'s' if len(self.rows) > 1 else ''}, {self.seconds:.1f} s"
         if best.validation_error is None:
             return f"{count}; last train error {_percent(best.train_error)}"
-        reached = (
-            f"validation error {_percent(best.validation_error)}"
-            if best.validation_mean_iou is None
-            else f"mean IoU {best.validation_mean_iou:.4f}"
+        masked = best.validation_mean_iou is not None
+        score = (
+            f"mean IoU {_iou(best.validation_mean_iou)}"
+            if masked
+            else f"validation error {_percent(best.validation_error)}"
         )
-        return f"{count}; best: epoch {best.epoch}, {reached} ({best.validation_weights} weights)"
+        return f"{count}; best: epoch {best.epoch}, {score} ({best.validation_weights} weights)"
 
     def __iter__(self) -> Iterator[EpochLog]:
         return iter(self.rows)
@@ -274,34 +259,55 @@ class History:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def add(self, row: EpochLog) -> EpochLog:
+        """Append an epoch, and fill in its `best`."""
+        self.rows.append(row)
+        if row.validation_error is not None:
+            best = self.best
+            value = best.validation_error if best.validation_mean_iou is None else best.validation_mean_iou
+            self.rows[-1] = replace(row, best=value)
+        return self.rows[-1]
+
     def to_jsonl(self) -> str:
         return "".join(json.dumps(asdict(row)) + "\n" for row in self.rows)
 
     @property
     def texts(self) -> list[str]:
-        """The epochs as JSON, one text each: as mappings they would make a long pickle, which takes long to check."""
+        """The epochs as JSON, one text each: mappings would make a long pickle, which takes long to check."""
         return [json.dumps(row.__dict__) for row in self.rows]
 
     @classmethod
     def from_rows(cls, rows: Iterable[Any]) -> History:
-        """The epochs in a checkpoint: inverse of `texts`; earlier versions wrote mappings.
+        """The epochs in a checkpoint, the inverse of `texts`; earlier versions wrote mappings.
 
         Raises:
-            ValueError: a row is not one, or not the one that comes next.
+            ValueError: not an epoch, or not the next one.
         """
-        found = [EpochLog.from_dict(read_row(row)) for row in rows]
-        for epoch, row in enumerate(found, start=1):
+        logs = [EpochLog.from_dict(read_row(row)) for row in rows]
+        for epoch, row in enumerate(logs, start=1):
             if row.epoch != epoch:
                 raise ValueError(f"epoch {row.epoch} where epoch {epoch} is expected")
-        return cls(found)
+        return cls(logs)
+
+
+def _check_field(name: str, kind: str, value: Any) -> None:
+    """Raises ValueError: a value of another type than the field, or out of range."""
+    if type(value) not in _KINDS[kind]:
+        raise ValueError(f"{name} must be {kind}, got {reprlib.repr(value)}")
+    if name.endswith(FRACTIONS) and value is not None and not 0 <= value <= 1:
+        raise ValueError(f"{name} must be a fraction 0–1, got {value}")
+    if name in ("seconds", "epoch") and not 0 <= value < 1e12:
+        raise ValueError(f"{name} must be 0 or more, got {value}")
+    if isinstance(value, int) and abs(value) >= 2**63:
+        raise ValueError(f"{name} is too large")
 
 
 def _check_layers(layers: Any) -> None:
-    """Raises ValueError: not shares by layer and measure."""
+    """Raises ValueError: not fractions by layer and measure."""
     if not isinstance(layers, dict) or not all(isinstance(measured, dict) for measured in layers.values()):
         raise ValueError("layers must be an object of objects")
     for name, measured in layers.items():
         for measure, share in measured.items():
             if type(share) not in (int, float) or not 0 <= share <= 1:
-                found = reprlib.repr(share)
-                raise ValueError(f"{measure} of layer {reprlib.repr(name)} must be a fraction 0–1, got {found}")
+                got = reprlib.repr(share)
+                raise ValueError(f"{measure} of layer {reprlib.repr(name)} must be a fraction 0–1, got {got}")

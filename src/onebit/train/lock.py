@@ -1,19 +1,18 @@
-"""One training at a time in a run folder: a lock of the operating system, which it releases when its holder dies."""
+"""One training at a time in a run folder: a lock that the operating system releases when its holder dies."""
 
 from __future__ import annotations
 
 import errno
-import functools
 import os
 import socket
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING
 
 from onebit.common.files import open_locked, remove_leftovers
 from onebit.errors import OnebitError, UsageError
@@ -27,19 +26,17 @@ else:
     import fcntl
 
 LOCK_FILE = ".onebit.lock"
-"""Of a run folder while a training writes there; one that a killed training left locks nothing."""
-_FAR = 1 << 30  # the byte that is locked on Windows, where a locked one cannot be read: it is not one of the text
-_Arguments = ParamSpec("_Arguments")
-_Result = TypeVar("_Result")
+"""In a run folder while a training writes there; the file of a killed training locks nothing."""
+_FAR = 1 << 30  # the byte that is locked on Windows, outside the text: a locked byte cannot be read there
 _held: ContextVar[frozenset[str]] = ContextVar("held", default=frozenset())
 
 
 @contextmanager
 def lock_folder(folder: str | Path | None, ranks: Ranks | None = None) -> Iterator[None]:
-    """Within the context no other training may write into `folder`, which is made if it is not there.
+    """The context in which no other training may write into `folder`, which is created if needed.
 
-    What killed trainings left half written there is removed. A context inside another one of the same folder changes
-    nothing, nor does one without a folder.
+    Half-written files of killed trainings are removed. Without a folder, or within a lock of the same folder, nothing
+    happens.
 
     Args:
         ranks: all of them call this, and the one that writes holds the lock; None for a single process.
@@ -55,18 +52,6 @@ def lock_folder(folder: str | Path | None, ranks: Ranks | None = None) -> Iterat
             else:
                 ranks.first(lambda: stack.enter_context(lock))
         yield
-
-
-def locks_folder(train: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
-    """`train` within `lock_folder` of its keyword arguments `folder` and `ranks`."""
-
-    @functools.wraps(train)
-    def locked(*args: _Arguments.args, **options: _Arguments.kwargs) -> _Result:
-        given: dict[str, Any] = dict(options)
-        with lock_folder(given.get("folder"), given.get("ranks")):
-            return train(*args, **options)
-
-    return locked
 
 
 @contextmanager
@@ -88,12 +73,12 @@ def _locked(folder: Path) -> Iterator[None]:
             yield
         finally:
             _held.reset(token)
-            with suppress(OSError):  # while it is held: nobody else can have locked this very file
+            with suppress(OSError):  # while it is locked: no other training can have locked this file
                 (folder / LOCK_FILE).unlink()
             os.close(descriptor)
     finally:
         for path in made:
-            with suppress(OSError):  # what is still empty
+            with suppress(OSError):  # not empty
                 path.rmdir()
 
 
@@ -143,12 +128,12 @@ def _lock(descriptor: int) -> None:
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK):
             raise BlockingIOError from None
-        # some network file systems know no locks: to train without one is better than not to train
-        warnings.warn("this file system has no locks: see to it that one training writes there at a time", stacklevel=2)
+        # some network file systems have no locks: training without one beats not training
+        warnings.warn("this file system has no locks: make sure that one training at a time writes there", stacklevel=2)
 
 
 def _is_file(descriptor: int, path: Path) -> bool:
-    """Whether `path` still is the file that is open."""
+    """Whether `path` is still the open file."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
     except FileNotFoundError:

@@ -1,13 +1,12 @@
-"""`fit`, the only training loop."""
+"""`fit`, the only training loop: set up, then train each epoch and look at it, then finish."""
 
 from __future__ import annotations
 
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,35 +17,29 @@ from onebit.common.arguments import check_number, described
 from onebit.common.tables import resolve
 from onebit.data import Augmentation, Dataset, TrainingSamples, check_dataset
 from onebit.errors import CheckpointError, TrainingError, UsageError, WrongTypeError
-from onebit.evaluation.health import HealthWatch, gradient_health, layer_health
+from onebit.evaluation.health import HealthWatch, binary_signs, flip_ratio, gradient_health, layer_health, saturation
 from onebit.evaluation.losses import LOSSES, Loss
 from onebit.evaluation.model_inputs import explained, model_device
-from onebit.evaluation.modes import (
-    bn_images,
-    fixed_weights,
-    in_tiles,
-    kept_batch_norm,
-    predict_logits,
-    reestimate_batch_norm_,
-)
-from onebit.evaluation.precision import autocast, lay_out_state_, resolve_memory_format, resolve_precision
-from onebit.evaluation.scores import Score, score_logits, whole_score
-from onebit.evaluation.summary import binary_signs, flip_ratio, saturation
-from onebit.layers import binary_layers, check_model
+from onebit.evaluation.modes import kept_batch_norm
+from onebit.evaluation.precision import lay_out_state_, resolve_memory_format, resolve_precision
+from onebit.evaluation.scores import Score
+from onebit.layers import check_model
 from onebit.optim import check_optimizer, finish_steps_, latent_rate
 from onebit.quantizers import scheduled
 from onebit.train.average import WeightAverage
-from onebit.train.batch_log import BatchWatch, top5_correct
-from onebit.train.described import training_settings
+from onebit.train.batch_log import BatchWatch
+from onebit.train.checkpoint import settings_of
 from onebit.train.device_batches import DeviceBatches
 from onebit.train.distillation import Teacher, ready_teacher
-from onebit.train.files import RunFiles
+from onebit.train.files import last_checkpoint, restore, write_epoch, write_place, write_rows, write_weights
 from onebit.train.history import EpochLog, History
-from onebit.train.lock import locks_folder
+from onebit.train.job import Job
+from onebit.train.lock import lock_folder
+from onebit.train.options import Execution, Monitor, Output, group_options
 from onebit.train.printing import printed
-from onebit.train.ranks import ALONE, Ranks
 from onebit.train.step import StepSettings, optimizer_step, plan_steps
 from onebit.train.sync_norm import SyncedNorms
+from onebit.train.validation import statistics_of_signs_, validate
 
 DEFAULT_STEP = StepSettings()
 LOSS_CHECK_STEPS = 50
@@ -55,7 +48,6 @@ RANK_SEEDS = 1_000_003
 """Distance of the seeds of two ranks; torch's generator takes 32 bits of a seed, and seeds 0, 1, … are other runs."""
 
 
-@locks_folder
 def fit(
     model: nn.Module,
     data: Dataset,
@@ -66,22 +58,14 @@ def fit(
     schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
     batch_size: int = 100,
     seed: int = 0,
-    precision: str = "auto",
-    memory_format: str = "auto",
     augmentation: Augmentation | None = None,
-    step_settings: StepSettings = DEFAULT_STEP,
     ema: float = 0.0,
     teacher: nn.Module | Teacher | None = None,
-    compile: bool = False,
-    sync_norm: bool = False,
-    folder: str | Path | None = None,
-    resume: bool = False,
-    facts: dict[str, Any] | None = None,
-    ranks: Ranks = ALONE,
-    on_step: Callable[[int, int], None] | None = None,
-    on_epoch: Callable[[EpochLog], None] | None = None,
-    batch_watch: BatchWatch | None = None,
-    verbose: bool | None = None,
+    step_settings: StepSettings = DEFAULT_STEP,
+    execution: Execution | None = None,
+    output: Output | None = None,
+    monitor: Monitor | None = None,
+    **flat: Any,
 ) -> History:
     """Train a model; afterwards it holds the weights of the last epoch, in eval mode.
 
@@ -89,29 +73,24 @@ def fit(
     seeded here. The same seed, machine and thread count give the same bits, resumed or not.
 
     Args:
-        model: takes uint8 images (N, C, H, W), returns logits (N, classes); trained on the device it lies on.
-        data: `data.validation` is evaluated after each epoch with the weights that ship, and chooses the best epoch.
+        model: takes uint8 images (N, C, H, W), returns logits (N, classes); trained on the device it is on.
+        data: `data.validation` is evaluated after each epoch with the weights that are saved, and selects the best
+            epoch.
         optimizer: any torch optimizer; groups with `latent_clip` are clipped after each step.
         epochs: passes over the training split; 0.5 trains on half of it.
         loss: name or function (logits, labels) -> scalar.
         schedule: a torch scheduler, stepped once per optimizer step.
         batch_size: images per optimizer step, over all ranks.
-        precision: "auto", "bf16" or "fp32".
-        memory_format: "channels_last", "contiguous", or "auto": channels_last for a net with convolutions.
         augmentation: applied to whole batches of uint8 images.
-        step_settings: accumulation and gradient clipping.
-        ema: share of the old value in a moving average of the weights, which is then validated and saved; 0 for none.
+        ema: decay of an exponential moving average of the weights; the averaged weights are validated and saved. 0
+            turns it off.
         teacher: a trained net to learn from, see `onebit.train.distillation`; its weights are not changed.
-        compile: run the model through torch.compile.
-        sync_norm: BatchNorm takes its statistics in training over all ranks, not over each alone.
-        folder: where metrics.jsonl, last.ckpt, best.safetensors and final.safetensors go; None writes nothing.
-        resume: go on from `folder/last.ckpt` if it is there.
-        facts: written into the weight files beside epoch and validation result.
-        ranks: which process of several this is, see `onebit.train.ranks`.
-        on_step: called with (steps done, total steps); on_epoch: called with each `EpochLog`.
-        batch_watch: follows the batches of each epoch; with it top-5 errors are counted, too.
-        verbose: whether to print the net, a bar, and a line for each epoch; by default on a terminal and in a notebook,
-            unless `on_step` or `on_epoch` is given.
+        step_settings: accumulation and gradient clipping.
+        execution: precision, memory_format, compile, sync_norm and ranks, see `onebit.train.options.Execution`.
+        output: folder, resume and facts, see `onebit.train.options.Output`.
+        monitor: on_step, on_epoch, batch_watch and verbose, see `onebit.train.options.Monitor`.
+        flat: fields of these three groups by name; fit(…, folder="run", resume=True) is the same as
+            fit(…, output=Output("run", resume=True)).
 
     Raises:
         UsageError: no training images, epochs below one step, a batch size below 1 or above their number, a negative
@@ -125,262 +104,282 @@ def fit(
         >>> optimizer = clip_latents_(torch.optim.Adam(latent_groups(model, lr=1e-3)))  # doctest: +SKIP
         >>> history = fit(model, data, optimizer, epochs=10, seed=0)  # doctest: +SKIP
     """
+    groups = {"execution": execution, "output": output, "monitor": monitor}
+    execution, output, monitor = group_options(groups, flat, own=["epochs", *(fit.__kwdefaults__ or ())])
+    loss = check_arguments(model, data, optimizer, epochs=epochs, loss=loss, batch_size=batch_size, seed=seed, ema=ema)
+    device, ranks = model_device(model), execution.ranks
+    execution = replace(execution, precision=resolve_precision(execution.precision, device))
+    layout = resolve_memory_format(execution.memory_format, model)
+    model.to(memory_format=layout)  # type: ignore[call-overload]
+    samples = TrainingSamples(data.train, augmentation, channels_last=layout == torch.channels_last)
+    batches, total_steps = plan_steps(samples.count, batch_size=batch_size, epochs=epochs, processes=ranks.world)
+    if teacher is not None:
+        teacher = ready_teacher(teacher, model, data, device=device, layout=layout)
+
+    job = Job(
+        model, data, optimizer, schedule, loss, batch_size, seed, augmentation, ema, teacher, step_settings,
+        execution, output, device, samples, batches, total_steps,
+    )  # fmt: skip
+    with lock_folder(output.folder, ranks):
+        start(job)
+        batches_on_device, health = DeviceBatches(samples, device), HealthWatch(model, optimizer)
+        with (
+            printed(model, monitor, writes=ranks.writes) as (on_step, on_epoch),
+            explained(model, data.input_shape, classes=len(data.classes), data=data.name),
+        ):
+            while job.step < total_steps:
+                trained = train_epoch(job, batches_on_device, on_step=on_step, batch_watch=monitor.batch_watch)
+                row = after_epoch(job, trained, health)
+                if on_epoch is not None:
+                    on_epoch(row)
+        finish(job)
+    return job.history
+
+
+# --------------------------------------------------------------------------------------------------------------- set-up
+def check_arguments(
+    model: nn.Module,
+    data: Dataset,
+    optimizer: torch.optim.Optimizer,
+    *,
+    epochs: float,
+    loss: str | Loss,
+    batch_size: int,
+    seed: int,
+    ema: float,
+) -> Loss:
+    """Check what does not depend on the other arguments, before anything is changed.
+
+    Returns:
+        The loss function.
+
+    Raises:
+        UsageError, WrongTypeError: as `fit`.
+    """
     check_model(model)
     check_dataset(data)
     check_optimizer(optimizer)
-    for name, number, whole in (("epochs", epochs, False), ("batch_size", batch_size, True), ("seed", seed, True)):
-        check_number(name, number, whole=whole)
-    device = model_device(model)
-    precision = resolve_precision(precision, device)
-    layout = resolve_memory_format(memory_format, model)
-    model.to(memory_format=layout)  # type: ignore[call-overload]
-    loss_function: Loss = resolve(LOSSES, loss, kind="loss")
-    if isinstance(loss_function, type) or not callable(loss_function):
-        raise WrongTypeError(
-            f"loss: got {described(loss)}, expected a function (logits, labels), or one of {', '.join(LOSSES)}"
-        )
-    if seed < 0:
-        raise UsageError(f"seed must be 0 or more, got {seed}")
+    check_number("epochs", epochs)
+    check_number("batch_size", batch_size, whole=True)
+    check_number("seed", seed, whole=True, least=0)
     if not 0 <= ema < 1:
         raise UsageError(f"ema must be in [0, 1), got {ema}")
-    samples = TrainingSamples(data.train, augmentation, channels_last=layout == torch.channels_last)
-    batches, total_steps = plan_steps(samples.count, batch_size=batch_size, epochs=epochs, processes=ranks.world)
-    on_device = DeviceBatches(samples, device)
     mine = {id(parameter) for parameter in model.parameters()}
     if not any(id(parameter) in mine for group in optimizer.param_groups for parameter in group["params"]):
         raise UsageError(
             "the optimizer holds no parameter of this model: build it on onebit.latent_groups(model, lr=...)"
         )
-    epoch_count = -(-total_steps // len(batches))
-    quantizers: list[Any] = [layer.weight_quantizer for _, layer in binary_layers(model)]
-    random_weights = any(quantizer.random or quantizer.relaxed for quantizer in quantizers)
-
-    taught = None if teacher is None else ready_teacher(teacher, model, data, device=device, layout=layout)
-    torch.manual_seed(seed + RANK_SEEDS * ranks.rank)  # dropout and draws differ from rank to rank
-    finish_steps_(optimizer)
-    optimizer.zero_grad(set_to_none=True)  # whatever ran before, an interrupted step too, leaves nothing behind
-    ranks.same_(list(model.state_dict().values()))
-    average = WeightAverage(model, ema) if ema else None
-    setting = {
-        "processes": f"{ranks.world} with sync_norm" if sync_norm and ranks.world > 1 else ranks.world,
-        "seed": seed,
-        "batch_size": batch_size,
-        "total_steps": total_steps,
-        "precision": precision,
-        "classes": list(data.classes),
-        "training images": len(data.train),
-        "data": data.digest,
-        "quantizers": sorted({repr(layer.weight_quantizer) for _, layer in binary_layers(model)}),
-        "loss": getattr(loss_function, "__name__", type(loss_function).__name__),
-        "optimizer": type(optimizer).__name__,
-        "schedule": type(schedule).__name__,
-        "augmentation": repr(augmentation),
-        "step": repr(step_settings),
-        "ema": ema,
-        "teacher": None if taught is None else taught.digest,
-        "settings": training_settings(optimizer, schedule, loss_function),
-    }
-    held = {
-        "model": model,
-        "optimizer": optimizer,
-        "schedule": schedule,
-        "average": average,
-        "setting": setting,
-        "ranks": ranks,
-    }
-    files = RunFiles(folder, facts=facts, ranks=ranks, held=held)
-    history = files.resume() if resume else History()
-    lay_out_state_(optimizer)
-    # rows of an epoch whose checkpoint was never written are dropped: that epoch is trained again
-    files.write_rows(history)
-    files.write_place(data)
-
-    forward: nn.Module = torch.compile(model) if compile else model  # type: ignore[assignment]
-    forward = ranks.wrap(SyncedNorms(forward) if sync_norm and ranks.world > 1 else forward)
-    step = min(len(history) * len(batches), total_steps)
-    if history.rows and history.rows[-1].step != step:
-        raise CheckpointError(f"{files.kept}: holds {history.rows[-1].step} steps, this run has made {step} by then")
-    following, watch = scheduled(model), HealthWatch(model, optimizer)
-    with _shipped(average):
-        signs = binary_signs(model)
-    shown = verbose if ranks.writes else False
-    with (
-        printed(model, verbose=shown, on_step=on_step, on_epoch=on_epoch) as (step_done, epoch_done),
-        explained(model, data.input_shape, classes=len(data.classes), data=data.name),
-    ):
-        for epoch in range(len(history) + 1, epoch_count + 1):
-            started = time.perf_counter()
-            rng = np.random.default_rng([seed, epoch])
-            order = samples.order(rng)
-            epoch_batches = batches[: total_steps - step]
-            losses = torch.zeros(len(epoch_batches), device=device)
-            top5 = batch_watch is not None
-            correct = torch.zeros(2 if top5 else (), dtype=torch.float64, device=device)
-            if batch_watch is not None:
-                batch_watch.begin()
-            checked = 0
-            model.train()
-            chosen = [(order[start:stop], ranks.part(stop - start)) for start, stop in epoch_batches]
-            for i, (x, y) in enumerate(on_device.batches(chosen, rng)):
-                indices = chosen[i][0]
-                for quantizer in following:
-                    quantizer.set_progress(step / total_steps)
-                losses[i], right = optimizer_step(
-                    forward,
-                    optimizer,
-                    x,
-                    y,
-                    loss=loss_function,
-                    precision=precision,
-                    settings=step_settings,
-                    count=len(indices),
-                    ranks=ranks,
-                    teacher=taught,
-                    top5=top5,
-                )
-                correct += right
-                if batch_watch is not None:
-                    watched = (epoch, i + 1, len(epoch_batches))
-                    batch_watch.add(*watched, loss=losses[i], correct=right, count=len(indices), ranks=ranks)
-                if schedule is not None:
-                    schedule.step()
-                if average is not None:
-                    average.update()
-                step += 1
-                if step_done is not None:
-                    step_done(step, total_steps)
-                if i + 1 - checked == LOSS_CHECK_STEPS or i + 1 == len(epoch_batches):
-                    ranks.sum_(losses[checked : i + 1])
-                    _check_losses(losses[checked : i + 1], epoch, step - (i + 1 - checked), files)
-                    checked = i + 1
-            # each rank has BatchNorm statistics, and a moving average, of its own images: the first rank's count
-            ranks.same_([*model.buffers(), *(average.state.values() if average is not None else ())])
-            _check_weights(model, epoch, step, files)
-            seen = epoch_batches[-1][1]
-            sizes = torch.tensor([stop - start for start, stop in epoch_batches], device=device)
-            train_loss = float((losses * sizes).sum()) / seen
-            # shares of right answers are rounded: together they may be some 1e-8 more than all
-            train_error, *others = (max(0.0, 1 - right / seen) for right in ranks.sum_(correct).reshape(-1).tolist())
-            trained = time.perf_counter() - started
-            # of the first rank's images, on all ranks, so that all have the same history
-            gradients = ranks.first(lambda: gradient_health(model, x, y, precision=precision))  # noqa: B023
-
-            with _shipped(average):
-                score = None
-                if len(data.validation):
-                    score = validate(
-                        model,
-                        data,
-                        loss=loss_function,
-                        precision=precision,
-                        reestimate=random_weights,
-                        ranks=ranks,
-                        top5=top5,
-                    )
-                signs, previous = binary_signs(model), signs
-                row = EpochLog(
-                    epoch=epoch,
-                    epochs=epoch_count,
-                    step=step,
-                    train_loss=train_loss,
-                    train_error=train_error,
-                    validation_loss=None if score is None else score.loss,
-                    validation_error=None if score is None else score.error,
-                    validation_mean_iou=None if score is None else score.mean_iou,
-                    train_error5=others[0] if top5 else None,
-                    validation_error5=None if score is None else score.error5,
-                    validation_weights="binary" if signs else "real",
-                    lr=latent_rate(optimizer),
-                    seconds=time.perf_counter() - started,
-                    images_per_second=seen / trained,
-                    flip_ratio=flip_ratio(previous, signs),
-                    saturation=saturation(model),
-                    layers=layer_health(model, previous, signs, gradients),
-                )
-                history.rows.append(row)
-                if score is not None:
-                    best = history.best
-                    reached = best.validation_error if best.validation_mean_iou is None else best.validation_mean_iou
-                    row = history.rows[-1] = replace(row, best=reached)
-                if score is not None and history.best is row:
-                    with kept_batch_norm(model):
-                        if random_weights:
-                            _statistics_of_signs_(model, data, precision)
-                        files.write_weights("best", model, epoch=row.epoch, validation_error=row.validation_error)
-            files.write_epoch(history)
-            if ranks.writes:
-                for text in watch.read(row.layers, epoch=epoch, steps=len(sizes), early=2 * step <= total_steps):
-                    warnings.warn(text, stacklevel=2)
-            if epoch_done is not None:
-                epoch_done(row)
-
-    if average is not None:
-        average.copy_to_model()
-    if random_weights:
-        _statistics_of_signs_(model, data, precision)
-    files.write_weights("final", model, epoch=history.rows[-1].epoch)
-    ranks.wait()  # until the files are there
-    model.eval()
-    return history
+    function: Loss = resolve(LOSSES, loss, kind="loss")
+    if isinstance(function, type) or not callable(function):
+        raise WrongTypeError(
+            f"loss: got {described(loss)}, expected a function (logits, labels), or one of {', '.join(LOSSES)}"
+        )
+    return function
 
 
-def validate(
-    model: nn.Module,
-    data: Dataset,
-    *,
-    loss: Loss,
-    precision: str,
-    reestimate: bool,
-    ranks: Ranks = ALONE,
-    top5: bool = False,
-) -> Score:
-    """Score on the validation split with the weights that ship, in the precision of training.
+def start(job: Job) -> None:
+    """Seed torch, give all ranks the same weights, restore the last checkpoint on resume, and wrap the model.
 
-    BatchNorm statistics are left as training had them. Each rank looks at its share; the counts are summed.
+    Raises:
+        CheckpointError, FormatError: the checkpoint belongs to another run, or is damaged.
     """
-    device = model_device(model)
-    weights = "binary" if any(True for _ in binary_layers(model)) else "real"
-    bn = "reestimate" if reestimate else "trained"
-    mine = in_tiles(model, data.validation[ranks.part(len(data.validation))])
-    with fixed_weights(model, weights), kept_batch_norm(model), autocast(precision, device):
-        if reestimate:
-            reestimate_batch_norm_(model, bn_images(data.train))
-        score = None
-        if len(mine):
-            logits = predict_logits(model, mine.images)
-            labels = torch.from_numpy(mine.labels).to(device)
-            score = score_logits(logits, labels, loss=loss, weights=weights, bn=bn)
-            if top5:
-                score = replace(score, top5=int(top5_correct(logits, labels)))
-    return whole_score(ranks.gather(score))
+    model, ranks = job.model, job.ranks
+    torch.manual_seed(job.seed + RANK_SEEDS * ranks.rank)  # dropout and draws differ from rank to rank
+    finish_steps_(job.optimizer)
+    job.optimizer.zero_grad(set_to_none=True)  # whatever ran before, an interrupted step too, leaves nothing behind
+    ranks.same_(list(model.state_dict().values()))
+    job.average = WeightAverage(model, job.ema) if job.ema else None
+    job.settings = settings_of(job)
+    if job.output.resume:
+        restore(job)
+    lay_out_state_(job.optimizer)
+    job.step = min(len(job.history) * len(job.batches), job.total_steps)
+    if job.history.rows and job.history.rows[-1].step != job.step:
+        done = job.history.rows[-1].step
+        raise CheckpointError(f"{last_checkpoint(job)}: holds {done} steps, this run has made {job.step} by then")
+    # rows of an epoch whose checkpoint was never written are dropped: that epoch is trained again
+    write_rows(job)
+    write_place(job)
+    forward: nn.Module = torch.compile(model) if job.execution.compile else model  # type: ignore[assignment]
+    job.forward = ranks.wrap(SyncedNorms(forward) if job.execution.sync_norm and ranks.world > 1 else forward)
+    with job.saved_weights():
+        job.signs = binary_signs(model)
 
 
-def _shipped(average: WeightAverage | None) -> AbstractContextManager[None]:
-    """The context in which the model holds the weights that are validated and saved."""
-    return nullcontext() if average is None else average.applied()
+# ------------------------------------------------------------------------------------------------------------- an epoch
+@dataclass(frozen=True)
+class TrainedEpoch:
+    """The outcome of training over one epoch.
+
+    started: value of `time.perf_counter`; seconds: the duration. steps, images: in the epoch.
+    loss, error, error5: means over its images; error5 is None if it is not counted.
+    batch: images and labels of the last batch.
+    """
+
+    started: float
+    seconds: float
+    steps: int
+    images: int
+    loss: float
+    error: float
+    error5: float | None
+    batch: tuple[Tensor, Tensor]
 
 
-def _check_losses(losses: Tensor, epoch: int, steps_before: int, files: RunFiles) -> None:
+def train_epoch(
+    job: Job,
+    on_device: DeviceBatches,
+    *,
+    on_step: Callable[[int, int], None] | None,
+    batch_watch: BatchWatch | None,
+) -> TrainedEpoch:
+    """Train on the batches of the next epoch; the last epoch may be shorter.
+
+    Raises:
+        TrainingError: a loss or a weight that is not a number.
+    """
+    started = time.perf_counter()
+    epoch, ranks, device, total_steps = len(job.history) + 1, job.ranks, job.device, job.total_steps
+    rng = np.random.default_rng([job.seed, epoch])
+    order = job.samples.order(rng)
+    bounds = job.batches[: total_steps - job.step]
+    chosen = [(order[start:stop], ranks.part(stop - start)) for start, stop in bounds]
+    top5 = batch_watch is not None
+    losses = torch.zeros(len(bounds), device=device)
+    correct = torch.zeros(2 if top5 else (), dtype=torch.float64, device=device)
+    step = partial(
+        optimizer_step, job.forward, job.optimizer, loss=job.loss, precision=job.execution.precision,
+        settings=job.step_settings, ranks=ranks, teacher=job.teacher, top5=top5,
+    )  # fmt: skip
+    following, checked = scheduled(job.model), 0
+    job.model.train()
+    if batch_watch is not None:
+        batch_watch.begin()
+    for i, (x, y) in enumerate(on_device.batches(chosen, rng), start=1):
+        count = len(chosen[i - 1][0])
+        for quantizer in following:
+            quantizer.set_progress(job.step / total_steps)
+        losses[i - 1], right = step(x, y, count=count)
+        correct += right
+        if batch_watch is not None:
+            batch_watch.add(epoch, i, len(bounds), loss=losses[i - 1], correct=right, count=count, ranks=ranks)
+        if job.schedule is not None:
+            job.schedule.step()
+        if job.average is not None:
+            job.average.update()
+        job.step += 1
+        if on_step is not None:
+            on_step(job.step, total_steps)
+        if i - checked == LOSS_CHECK_STEPS or i == len(bounds):
+            _check_losses(job, ranks.sum_(losses[checked:i]), steps_before=job.step - (i - checked))
+            checked = i
+    # BatchNorm statistics and the moving average differ from rank to rank: those of the first rank count
+    ranks.same_([*job.model.buffers(), *(job.average.state.values() if job.average is not None else ())])
+    _check_weights(job)
+    loss, error, error5 = _epoch_means(bounds, losses, ranks.sum_(correct))
+    seconds = time.perf_counter() - started
+    return TrainedEpoch(started, seconds, len(bounds), bounds[-1][1], loss, error, error5, (x, y))
+
+
+def _epoch_means(bounds: list[tuple[int, int]], losses: Tensor, correct: Tensor) -> tuple[float, float, float | None]:
+    """Mean loss, top-1 error, and top-5 error if it was counted."""
+    images = bounds[-1][1]
+    sizes = torch.tensor([stop - start for start, stop in bounds], device=losses.device)
+    # the counts are sums of rounded fractions: together they may be some 1e-8 more than all
+    error, *others = (max(0.0, 1 - right / images) for right in correct.reshape(-1).tolist())
+    return float((losses * sizes).sum()) / images, error, others[0] if others else None
+
+
+def _check_losses(job: Job, losses: Tensor, *, steps_before: int) -> None:
     """Raise at the first loss that is not a number."""
     bad = torch.nonzero(~torch.isfinite(losses))
     if len(bad):
-        raise _diverged(f"the loss became {float(losses[bad[0]])}", epoch, steps_before + int(bad[0]) + 1, files)
+        raise _diverged(job, f"the loss became {float(losses[bad[0]])}", step=steps_before + int(bad[0]) + 1)
 
 
-def _check_weights(model: nn.Module, epoch: int, step: int, files: RunFiles) -> None:
+def _check_weights(job: Job) -> None:
     """Raise when a weight is not a number, before it is saved: the sign of NaN is +1, so the loss may not show it."""
-    for name, tensor in model.state_dict().items():
+    for name, tensor in job.model.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise _diverged(f"{name} holds values that are not finite numbers", epoch, step, files)
+            raise _diverged(job, f"{name} holds values that are not finite numbers", step=job.step)
 
 
-def _diverged(what: str, epoch: int, step: int, files: RunFiles) -> TrainingError:
-    kept = "" if files.kept is None else f"; {files.kept} is kept"
+def _diverged(job: Job, what: str, *, step: int) -> TrainingError:
+    checkpoint, epoch = last_checkpoint(job), len(job.history) + 1
+    kept = "" if checkpoint is None else f"; {checkpoint} is kept"
     return TrainingError(f"{what} in epoch {epoch}, step {step}: lower the learning rate or use --precision fp32{kept}")
 
 
-def _statistics_of_signs_(model: nn.Module, data: Dataset, precision: str) -> None:
-    """Give BatchNorm the statistics of the signs that ship: those of training belong to random draws."""
-    device = model_device(model)
-    with fixed_weights(model, "binary"):
-        reestimate_batch_norm_(model, bn_images(data.train), autocast=autocast(precision, device))
+# ------------------------------------------------------------------------------------------------------ after the epoch
+def after_epoch(job: Job, trained: TrainedEpoch, health: HealthWatch) -> EpochLog:
+    """Validate, log, save a checkpoint and the best weights, and warn of layers that do not learn."""
+    model, history, precision = job.model, job.history, job.execution.precision
+    # on the images of the first rank, for all ranks, so that all have the same history
+    gradients = job.ranks.first(lambda: gradient_health(model, *trained.batch, precision=precision))
+    with job.saved_weights():
+        score = None
+        if len(job.data.validation):
+            score = validate(
+                model,
+                job.data,
+                loss=job.loss,
+                precision=precision,
+                reestimate=job.random_weights,
+                ranks=job.ranks,
+                top5=trained.error5 is not None,
+            )
+        previous, job.signs = job.signs, binary_signs(model)
+        row = history.add(
+            _epoch_log(job, trained, score, previous, layer_health(model, previous, job.signs, gradients))
+        )
+        if score is not None and history.best is row:
+            with kept_batch_norm(model):
+                if job.random_weights:
+                    statistics_of_signs_(job)
+                write_weights(job, "best", epoch=row.epoch, validation_error=row.validation_error)
+    write_epoch(job)
+    if job.ranks.writes:
+        early = 2 * job.step <= job.total_steps
+        for text in health.read(row.layers, epoch=row.epoch, steps=trained.steps, early=early):
+            warnings.warn(text, stacklevel=3)
+    return row
+
+
+def _epoch_log(
+    job: Job,
+    trained: TrainedEpoch,
+    score: Score | None,
+    previous: dict[str, Tensor],
+    layers: dict[str, dict[str, float]],
+) -> EpochLog:
+    """The row of an epoch; `previous` are the signs before it."""
+    return EpochLog(
+        epoch=len(job.history) + 1,
+        epochs=-(-job.total_steps // len(job.batches)),
+        step=job.step,
+        train_loss=trained.loss,
+        train_error=trained.error,
+        validation_loss=None if score is None else score.loss,
+        validation_error=None if score is None else score.error,
+        validation_mean_iou=None if score is None else score.mean_iou,
+        train_error5=trained.error5,
+        validation_error5=None if score is None else score.error5,
+        validation_weights="binary" if job.signs else "real",
+        lr=latent_rate(job.optimizer),
+        seconds=time.perf_counter() - trained.started,
+        images_per_second=trained.images / trained.seconds,
+        flip_ratio=flip_ratio(previous, job.signs),
+        saturation=saturation(job.model),
+        layers=layers,
+    )
+
+
+def finish(job: Job) -> None:
+    """Leave the final weights in the model and in its file."""
+    if job.average is not None:
+        job.average.copy_to_model()
+    if job.random_weights:
+        statistics_of_signs_(job)
+    write_weights(job, "final", epoch=job.history.rows[-1].epoch)
+    job.ranks.wait()  # until the files are there
+    job.model.eval()

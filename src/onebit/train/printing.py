@@ -1,4 +1,4 @@
-"""What a training prints on a terminal or in a notebook: the net, a bar, and a line for each epoch."""
+"""What a training prints on a terminal or in a notebook: the net, a progress bar, and a line per epoch."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from contextlib import contextmanager
 from torch import nn
 
 from onebit.common.progress import progress, shows_progress
-from onebit.evaluation.summary import layer_sizes, model_size, packed_bytes
+from onebit.evaluation.counts import layer_sizes, model_size, packed_bytes
 from onebit.layers import BinaryLayer
 from onebit.train.history import EpochLines, EpochLog
+from onebit.train.options import Monitor
 
 OnStep = Callable[[int, int], None]
 OnEpoch = Callable[[EpochLog], None]
 
 
 def net_lines(model: nn.Module) -> list[str]:
-    """A net in two lines: its layers with weights, its parameters, and its bytes when packed."""
+    """A net in two lines: layers with weights, parameters, and bytes when packed."""
     weighted = [layer for layer in model.modules() if getattr(layer, "weight", None) is not None]
     layers = [layer for layer in weighted if layer.weight.dim() > 1]  # type: ignore[operator]
     binary = [layer for layer in layers if isinstance(layer, BinaryLayer) and layer.weight_quantizer is not None]
@@ -32,14 +33,15 @@ def net_lines(model: nn.Module) -> list[str]:
 
 @contextmanager
 def printed(
-    model: nn.Module, *, verbose: bool | None, on_step: OnStep | None, on_epoch: OnEpoch | None
+    model: nn.Module, monitor: Monitor, *, writes: bool = True
 ) -> Iterator[tuple[OnStep | None, OnEpoch | None]]:
-    """Within the context a training prints its progress where it should, see `shows_progress`.
+    """The context in which a training prints its progress, see `shows_progress`; nothing unless `writes`.
 
     Yields:
-        What is to be called after each step and each epoch: it prints, and calls `on_step` or `on_epoch`.
+        What to call after each step and each epoch: it prints, and calls `on_step` or `on_epoch`.
     """
-    if not shows_progress(verbose, on_step, on_epoch):
+    on_step, on_epoch = monitor.on_step, monitor.on_epoch
+    if not shows_progress(monitor.verbose if writes else False, on_step, on_epoch):
         yield on_step, on_epoch
         return
     lines = EpochLines()

@@ -1,4 +1,4 @@
-"""Several processes that train one net: torch's DistributedDataParallel under torchrun, or one process alone."""
+"""Several processes that train one net, with torch's DistributedDataParallel under torchrun; or a single process."""
 
 from __future__ import annotations
 
@@ -18,17 +18,15 @@ from onebit.errors import OnebitError, UsageError, first_line
 
 Found = TypeVar("Found")
 LOST_SIGNS = ("gloo", "nccl", "tcpstore", "connection closed", "connection reset", "broken pipe")
-"""How torch words that another process has gone, in lower case; gloo raises a plain RuntimeError."""
+"""Words in torch's errors when another process has ended, in lower case; gloo raises a plain RuntimeError."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which process of how many this is. Rank 0 writes the files and talks.
+    """The rank of this process. Rank 0 writes files and prints. All ranks call the same methods in the same order.
 
-    All ranks call the same methods in the same order.
-
-    rank: 0 to world − 1; world: how many processes; local_rank: among those of this machine, which picks the GPU;
-    store: what the processes share before and after they compute together, None when alone.
+    rank: 0 to world − 1; world: number of processes; local_rank: on this machine, selects the GPU.
+    store: shared by the processes also when they are not connected; None for a single process.
     """
 
     rank: int = 0
@@ -42,18 +40,18 @@ class Ranks:
         return self.rank == 0
 
     def part(self, count: int) -> slice:
-        """The share of this rank in a batch of `count`; shares differ by one image at most."""
+        """The part of this rank in a batch of `count`; parts differ by one image at most."""
         return slice(count * self.rank // self.world, count * (self.rank + 1) // self.world)
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model whose backward pass averages gradients over all ranks; the model itself when alone."""
+        """The model whose backward pass averages gradients over all ranks; the model itself for a single process."""
         if self.world == 1:
             return model
         device = next(model.parameters()).device
         return nn.parallel.DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
 
     def gradients(self, wrapped: nn.Module, *, averaged: bool) -> AbstractContextManager[None]:
-        """The context of a forward and backward pass; gradients wait for a later pass unless `averaged`."""
+        """The context of a forward and backward pass; gradients are averaged in a later pass unless `averaged`."""
         if averaged or not isinstance(wrapped, nn.parallel.DistributedDataParallel):
             return nullcontext()
         return wrapped.no_sync()
@@ -79,32 +77,26 @@ class Ranks:
         return values
 
     def wait(self) -> None:
-        """Go on when all ranks have come here."""
+        """Wait until all ranks have called this."""
         self.sum_(torch.zeros(()))
 
     def first(self, action: Callable[[], Found]) -> Found:
-        """What `action` returns on rank 0, which alone calls it.
-
-        Raises:
-            OnebitError: that of rank 0, on every rank.
-        """
+        """What `action` returns on rank 0, the only one to call it; its OnebitError is raised on every rank."""
         if self.world == 1:
             return action()
-        held: list[Any] = [None, None]
-        if self.rank == 0:
-            held[0], held[1] = _attempt(action)
-        dist.broadcast_object_list(held, src=0)
-        if held[1] is not None:
-            raise held[1]
-        return held[0]
+        outcome: list[Any] = list(_attempt(action)) if self.rank == 0 else [None, None]
+        dist.broadcast_object_list(outcome, src=0)
+        if outcome[1] is not None:
+            raise outcome[1]
+        return outcome[0]
 
     def in_turns(self, action: Callable[[], Found]) -> Found:
         """What `action` returns: called on rank 0, then on the first rank of each other machine, then on the rest.
 
-        What one rank downloads into a cache, the next ones find there. It may take hours.
+        The next ranks find in a cache what the first one downloads. This may take hours.
 
         Raises:
-            OnebitError: the first that any rank met, on every rank.
+            OnebitError: the first that any rank raised, on every rank.
         """
         if self.world == 1:
             return action()
@@ -120,16 +112,16 @@ class Ranks:
         return found  # type: ignore[return-value]  # each rank has had its turn
 
     def is_first_to(self, what: str) -> bool:
-        """Whether no other rank has asked this question; a rank whose way to the others is cut may ask, too."""
+        """Whether this rank is the first to ask this; True for a rank that has lost its connection, too."""
         if self.store is None:
             return True
         try:
             return self.store.add(what, 1) == 1
-        except RuntimeError:  # the process that keeps the store has gone
+        except RuntimeError:  # the process that hosts the store has ended
             return True
 
     def _wait_long(self) -> None:
-        """`wait` without the time limit of a collective, and open to Ctrl-C."""
+        """`wait` without the time limit of a collective, which Ctrl-C can interrupt."""
         assert self.store is not None
         ticket = self.store.add("waiting", 1)
         all_here = -(-ticket // self.world) * self.world
@@ -151,7 +143,7 @@ def launched_ranks() -> Ranks:
     """The rank that torchrun gave this process, from its environment; ALONE without torchrun.
 
     Raises:
-        UsageError: a variable of torchrun that is no number.
+        UsageError: a variable of torchrun that is not a number.
     """
     if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ:
         return ALONE
@@ -162,34 +154,34 @@ def launched_ranks() -> Ranks:
 
 
 def meet(ranks: Ranks) -> Ranks:
-    """Find what the processes share: the same ranks with their store, whether the others are there yet or not.
+    """The same ranks with the store that the processes share; does not wait for the other processes.
 
     Raises:
-        UsageError: there is none.
+        UsageError: no store can be reached.
     """
     try:
         store, _, _ = next(dist.rendezvous("env://"))
     except (RuntimeError, ValueError) as error:
         raise _unconnected(ranks, error) from None
-    # torchrun keeps one store over all its restarts: what stopped processes left in it is not for us
+    # torchrun keeps one store over all its restarts: ignore what stopped processes left in it
     store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
     return dataclasses.replace(ranks, store=store)
 
 
 def join(ranks: Ranks) -> Ranks:
-    """Connect the processes: gloo between CPUs and for what is said, nccl between GPUs.
+    """Connect the processes: gloo for CPU tensors and Python objects, nccl between GPUs.
 
     Returns:
-        The same ranks, connected; themselves when alone.
+        The same ranks with their store; unchanged for a single process.
 
     Raises:
-        UsageError: they do not find each other.
+        UsageError: they cannot connect.
     """
     if ranks.world == 1:
         return ranks
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     met = meet(ranks) if ranks.store is None else ranks
-    # a connection of its own: the other one is asked who speaks while this one waits for a process that never comes
+    # a connection of its own: it may wait for a process that never starts, and `is_first_to` must not wait for it
     own = getattr(met.store, "clone", lambda: met.store)()  # torch 2.6 has no clone
     try:
         dist.init_process_group(backend, store=own, rank=met.rank, world_size=met.world)
@@ -204,16 +196,16 @@ def _unconnected(ranks: Ranks, error: Exception) -> UsageError:
 
 
 def leave(ranks: Ranks) -> None:
-    """Disconnect, when all is done."""
+    """Disconnect."""
     if ranks.world > 1:
         dist.destroy_process_group()
 
 
 def rank_device(device: torch.device, ranks: Ranks) -> torch.device:
-    """The device of this process: on a machine with several GPUs its own one.
+    """The device of this process: a GPU of its own on a machine with several.
 
     Args:
-        device: that of the recipe; "cuda" stands for whichever is free.
+        device: of the recipe; "cuda" leaves the choice of the GPU to this function.
 
     Raises:
         UsageError: one GPU for all processes, or fewer GPUs than processes.
@@ -231,6 +223,6 @@ def rank_device(device: torch.device, ranks: Ranks) -> torch.device:
 
 
 def is_lost(error: RuntimeError) -> bool:
-    """Whether torch raised `error` because another process has gone."""
+    """Whether torch raised `error` because another process has ended."""
     text = str(error).lower()
     return isinstance(error, dist.DistError) or any(sign in text for sign in LOST_SIGNS)

@@ -1,14 +1,14 @@
 """Learning-rate schedules: one factor per step, applied to every group by torch's LambdaLR.
 
 A factor multiplies each group's own learning rate, so a per-group scale (`latent_groups(lr_scale=...)`) is kept
-exactly; schedulers that write absolute rates (OneCycleLR, CyclicLR, cosine with eta_min) lose or bend it.
+exactly; schedulers that write absolute rates (OneCycleLR, CyclicLR, cosine with eta_min) lose it.
 """
 
 from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -74,33 +74,34 @@ def schedule_factor(
 
 
 def step_factor(decay: float, every: int) -> Callable[[int], float]:
-    """step -> decay**n after n times `every` steps."""
+    """step -> decay**n with n = step // every."""
     return lambda step: decay ** (step // every)
 
 
-class _ThresholdSchedule(torch.optim.lr_scheduler.LambdaLR):
-    """LambdaLR that also multiplies each group's own `threshold`."""
+class _SettingsSchedule(torch.optim.lr_scheduler.LambdaLR):
+    """LambdaLR that also multiplies other settings of the groups that have them."""
 
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
         factors: list[Callable[[int], float]],
-        threshold: Callable[[int], float],
+        own: Mapping[str, Callable[[int], float]],
     ) -> None:
-        self._threshold = threshold
-        for group in optimizer.param_groups:
-            if "threshold" in group:
-                group.setdefault("initial_threshold", group["threshold"])
+        self._own = own
+        for group, name in self._settings(optimizer):
+            group.setdefault(f"initial_{name}", group[name])
         super().__init__(optimizer, factors)
+
+    def _settings(self, optimizer: torch.optim.Optimizer) -> list[tuple[dict[str, Any], str]]:
+        return [(group, name) for group in optimizer.param_groups for name in self._own if name in group]
 
     def step(self, epoch: int | None = None) -> None:
         super().step(epoch)
-        for group in self.optimizer.param_groups:
-            if "threshold" in group:
-                group["threshold"] = group["initial_threshold"] * self._threshold(self.last_epoch)
+        for group, name in self._settings(self.optimizer):
+            group[name] = group[f"initial_{name}"] * self._own[name](self.last_epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: value for name, value in super().state_dict().items() if name != "_threshold"}
+        return {name: value for name, value in super().state_dict().items() if name != "_own"}
 
 
 def make_schedule(
@@ -109,14 +110,16 @@ def make_schedule(
     *,
     latents: Callable[[int], float] | None = None,
     threshold: Callable[[int], float] | None = None,
+    own: Mapping[str, Callable[[int], float]] | None = None,
 ) -> torch.optim.lr_scheduler.LRScheduler:
     """A torch scheduler that multiplies each group's rate by `factor(step)`, stepped once per optimizer step.
 
     Args:
         latents: the factor of groups of latents; `factor` when None.
-        threshold: the factor of the thresholds of Bop; 1 when None.
+        own: name -> factor of other settings of groups; `threshold` is short for that of "threshold".
     """
-    own = [latents if latents is not None and group.get("latent") else factor for group in optimizer.param_groups]
-    if threshold is not None:
-        return _ThresholdSchedule(optimizer, own, threshold)
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, own)
+    own = dict(own or {}) | ({} if threshold is None else {"threshold": threshold})
+    factors = [latents if latents is not None and group.get("latent") else factor for group in optimizer.param_groups]
+    if own:
+        return _SettingsSchedule(optimizer, factors, own)
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factors)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
+from onebit.evaluation.batches import batch_bounds
 from onebit.evaluation.losses import Loss, per_sample
-from onebit.evaluation.modes import batch_bounds
 from onebit.evaluation.precision import autocast
 from onebit.train.batch_log import top5_correct
 from onebit.train.distillation import Teacher
@@ -22,11 +22,11 @@ class StepSettings:
     """How the gradient of a batch is formed and used.
 
     Args:
-        accumulate: parts that a batch is computed in, one after the other: the memory of one part, the gradient of all
+        accumulate: number of parts that a batch is split into: the memory of one part, the gradient of all
             (BatchNorm sees one part at a time).
-        samples: passes over the batch whose loss and gradient are averaged, each with draws of its own (Monte Carlo).
-        clip_grad_norm: largest norm of all gradients together; None for no limit.
-        clip_grad_value: largest magnitude of one gradient; None for no limit.
+        clip_grad_norm: limit for the norm of all gradients together; None for no limit.
+        clip_grad_value: limit for the magnitude of one gradient; None for no limit.
+        samples: Monte Carlo samples: passes over the batch with different random weights, which are averaged.
 
     Raises:
         UsageError: a number that is not positive.
@@ -45,10 +45,10 @@ class StepSettings:
 
 
 def plan_steps(count: int, *, batch_size: int, epochs: float, processes: int = 1) -> tuple[list[tuple[int, int]], int]:
-    """The batches of an epoch, (start, stop) in its order of `count` samples, and the steps of all epochs.
+    """The batches of an epoch as (start, stop) in a permutation of `count` samples, and the steps of all epochs.
 
     Raises:
-        UsageError: a batch larger than the data or too small to be shared, or nothing to train.
+        UsageError: a batch larger than the data or too small for the processes, or nothing to train.
     """
     if processes > 1 and batch_size < 2 * processes:
         raise UsageError(
@@ -84,15 +84,15 @@ def optimizer_step(
         forward: the model, possibly compiled or wrapped for several processes.
         x, y: this rank's images (uint8, N×C×H×W) and labels, or masks.
         count: images of the batch over all ranks; N when None.
-        teacher: whose predictions take part in the loss.
-        top5: count the right answers among the five largest logits, too.
+        teacher: adds its distillation loss.
+        top5: also count labels among the five largest logits.
 
     Returns:
-        (this rank's share of the mean loss, number of its right answers), both on the device, means over samples. Of an
-        image with a mask the share of right pixels counts. With `top5` the second is (2,): among one and among five.
+        (this rank's share of the mean loss, number of its correct predictions), both on the device, averaged over Monte
+        Carlo samples. An image with a mask counts with its share of correct pixels. With `top5` the second is (2,).
     """
     count = len(y) if count is None else count
-    # as many on every rank, as they wait for each other; BatchNorm cannot train on a single image
+    # the same number on every rank, as they wait for each other; BatchNorm cannot train on a single image
     parts = min(settings.accumulate, count // ranks.world // 2) or 1
     total = torch.zeros((), device=y.device)
     correct = torch.zeros(2 if top5 else (), dtype=torch.float64, device=y.device)
@@ -106,7 +106,7 @@ def optimizer_step(
                 part_loss = loss(logits.float(), labels)
             else:
                 part_loss = teacher.loss(loss, logits.float(), labels, images=images, precision=precision)
-            # torch averages over ranks, but the shares of all ranks sum to one: their sum is wanted
+            # torch averages over ranks, but the shares of all ranks sum to one, so their sum is needed
             (part_loss if share == 1 else part_loss * (share * ranks.world)).backward()
         total += part_loss.detach() * share
         found, truth = per_sample(logits.detach(), labels)

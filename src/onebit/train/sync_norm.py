@@ -1,4 +1,4 @@
-"""BatchNorm whose statistics in training are those of the images of all processes."""
+"""BatchNorm with training statistics over the images of all processes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class SyncedNorms(nn.Module):
-    """A model called with synchronised BatchNorm.
+    """A model called with synchronized BatchNorm.
 
-    The model keeps its own modules: called by itself, as in validation, its BatchNorm is the ordinary one.
-
-    Args:
-        model: takes and returns what it did before.
+    The model keeps its own modules: called directly, as in validation, it has ordinary BatchNorm.
 
     Example:
         >>> forward = ranks.wrap(SyncedNorms(model))  # doctest: +SKIP
@@ -40,7 +37,7 @@ class SyncedNorms(nn.Module):
 
 
 def _synced_forward(norm: _BatchNorm) -> Callable[[Tensor], Tensor]:
-    """The synchronised `forward` of one BatchNorm layer: torch's own on a GPU, which it is written for."""
+    """The synchronized `forward` of one BatchNorm layer: torch's own on a GPU; torch has none for a CPU."""
     on_gpu = nn.SyncBatchNorm.convert_sync_batchnorm(norm)  # shares parameters and statistics with `norm`
 
     @torch.compiler.disable
@@ -49,13 +46,13 @@ def _synced_forward(norm: _BatchNorm) -> Callable[[Tensor], Tensor]:
             return type(norm).forward(norm, x)
         if x.is_cuda:
             return on_gpu.train()(x)
-        return _normalise(norm, x)
+        return _normalize(norm, x)
 
     return forward
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """y = Σ x over ranks, the same on each; each x gets the sum of the gradients that the ranks have for y."""
+    """y = Σ x over ranks, the same on each; the gradient of x is the sum of the gradients of y over ranks."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -70,10 +67,10 @@ class _SumOverRanks(torch.autograd.Function):
         return total
 
 
-def _normalise(norm: _BatchNorm, x: Tensor) -> Tensor:
+def _normalize(norm: _BatchNorm, x: Tensor) -> Tensor:
     """(x − mean)/√(variance + eps)·weight + bias per channel, with mean and variance over the images of all ranks.
 
-    The variance is summed from the differences to the mean, so that a mean far from zero costs no digits.
+    The variance is summed from differences to the mean: a mean far from zero does not cost precision.
 
     Args:
         x: (N, C, …); N may differ from rank to rank.
@@ -85,10 +82,10 @@ def _normalise(norm: _BatchNorm, x: Tensor) -> Tensor:
     here = real.new_full((1,), x.numel() // x.shape[1])
     sums = _SumOverRanks.apply(torch.cat([real.sum(axes), here]))
     mean, count = sums[:-1] / sums[-1], sums[-1]
-    centred = real - mean.view(channels)
-    variance = _SumOverRanks.apply(centred.square().sum(axes)) / count
-    _follow(norm, mean.detach(), variance.detach() * (count / (count - 1)))
-    y = centred * (variance + norm.eps).rsqrt().view(channels)
+    centered = real - mean.view(channels)
+    variance = _SumOverRanks.apply(centered.square().sum(axes)) / count
+    _update_running(norm, mean.detach(), variance.detach() * (count / (count - 1)))
+    y = centered * (variance + norm.eps).rsqrt().view(channels)
     if norm.weight is not None:
         y = y * norm.weight.view(channels)
     if norm.bias is not None:
@@ -97,8 +94,8 @@ def _normalise(norm: _BatchNorm, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _follow(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
-    """Move the running statistics towards those of the batch, as torch's BatchNorm does."""
+def _update_running(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
+    """Update the running statistics, as torch's BatchNorm does."""
     if not norm.track_running_stats or norm.running_mean is None or norm.running_var is None:
         return
     assert norm.num_batches_tracked is not None

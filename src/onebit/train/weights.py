@@ -22,29 +22,29 @@ import torch
 from torch import Tensor, nn
 
 from onebit.common.files import open_regular, write_atomic
+from onebit.common.safetensors_file import open_safetensors
 from onebit.errors import CheckpointError, FormatError, UsageError, first_line
 from onebit.layers import binary_layers
 from onebit.train.history import WEIGHT_FILES, read_row
-from onebit.train.restored import refuse_odd
-from onebit.train.safe_file import open_safetensors
 
 PREFIXES = ("_orig_mod.", "module.", "model.")
+STATE_KEYS = ("state_dict", "model_state_dict", "model")
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 PICKLES = 5
-"""Of a torch file in the oldest format: a number, a version, facts about the machine, the objects, names of tensors."""
+"""In a torch file of the oldest format: magic number, version, machine, objects, names of tensors."""
 MOST_INSTRUCTIONS = 2_000_000
-"""Of the pickles in a torch file; the checkpoint of a ResNet-20 takes 11,000."""
+"""In the pickles of a torch file; the checkpoint of a ResNet-20 has 11,000."""
 CODE_MARKS = ("unsupported global", "unsupported class", "unrecognized function", "torchscript")
-"""How `torch.load` words its refusal of a file that names functions or classes, in lower case."""
+"""Words of `torch.load` about a file that names functions or classes, in lower case."""
 
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """What Ctrl-C and SIGTERM raise is raised when the context ends, so that a write is never cut in half."""
+    """The context in which Ctrl-C and SIGTERM wait for its end, so that a write is never cut in half."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    # others raise nothing, or were not installed by Python and cannot be put back
+    # other handlers raise nothing, or were not installed by Python and cannot be restored
     handlers = {number: found for number in SIGNALS if callable(found := signal.getsignal(number))}
     pending: list[tuple[Any, ...]] = []
     for number in handlers:
@@ -59,11 +59,7 @@ def uninterrupted() -> Iterator[None]:
 
 
 def weight_file(path: Path) -> Path:
-    """The weight file of a run folder, or the file itself.
-
-    Raises:
-        UsageError: nothing there, or a folder without weights.
-    """
+    """The weight file of a run folder, or the file itself; UsageError if there is none."""
     if not path.exists():
         raise UsageError(f"{path}: no such run folder or file")
     if path.is_file():
@@ -75,11 +71,7 @@ def weight_file(path: Path) -> Path:
 
 
 def trained_file(path: Path) -> Path:
-    """The weight file of a net in torch: `weight_file`, but no packed net.
-
-    Raises:
-        UsageError: as `weight_file`, or a `.1bit` file.
-    """
+    """`weight_file` of a net in torch; UsageError for a packed net as well."""
     found = weight_file(path)
     if found.suffix == ".1bit":
         raise UsageError(f"{path} is a packed net: name the run folder or the weight file that it was packed from")
@@ -90,7 +82,7 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """(state_dict, facts) of any weight file: safetensors, a plain torch file, or a training checkpoint.
 
     A torch file may hold the state_dict itself or under "state_dict", "model_state_dict" or "model"; wrapper prefixes
-    are dropped. Facts are what stands beside it: epoch, accuracy, recipe.
+    are dropped. Facts are the other entries: epoch, accuracy, recipe.
 
     Raises:
         FormatError: unreadable, damaged, or without tensors.
@@ -100,22 +92,19 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             start = file.read(9)
     except OSError as error:
         raise _unreadable(path, error) from None
-    # the length of a safetensors header may begin like a zip or a pickle, but its JSON begins at byte 8
+    # the length of a safetensors header may look like a zip or a pickle, but its JSON begins at byte 8
     is_zip_or_pickle = start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
     if start[8:] == b"{" or not is_zip_or_pickle:
         state, facts = read_weights(path)
     else:
-        held = read_torch_file(path)
-        facts = {}
-        if isinstance(held, dict):
-            inner = next(
-                (held[k] for k in ("state_dict", "model_state_dict", "model") if isinstance(held.get(k), dict)), None
-            )
+        content, facts = read_torch_file(path), {}
+        if isinstance(content, dict):
+            inner = next((content[k] for k in STATE_KEYS if isinstance(content.get(k), dict)), None)
             if inner is not None:
-                facts = {k: v for k, v in held.items() if isinstance(v, (str, int, float, bool))}
-                facts |= _checkpoint_facts(held)
-                held = inner
-        state = {k: v for k, v in held.items() if isinstance(v, Tensor)} if isinstance(held, dict) else {}
+                facts = {k: v for k, v in content.items() if isinstance(v, (str, int, float, bool))}
+                facts |= _checkpoint_facts(content)
+                content = inner
+        state = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
     if not state or not all(isinstance(name, str) for name in state):
         raise FormatError(f"{path}: holds no tensors by name")
     try:
@@ -126,21 +115,27 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return strip_prefixes(state), facts
 
 
-def _checkpoint_facts(held: dict[str, Any]) -> dict[str, Any]:
-    rows = held.get("rows")
-    if not isinstance(rows, list) or not rows:
-        return {}
+def refuse_odd(name: str, tensor: Tensor) -> None:
+    """Raises ValueError: the tensor is sparse, quantized, empty, without memory or larger than its memory."""
+    if tensor.layout != torch.strided or tensor.is_quantized or 0 in tensor.shape:
+        raise ValueError(f"tensor {name!r} is sparse, quantized or empty; weights are plain dense tensors")
+    if tensor.is_meta:
+        raise ValueError(f"tensor {name!r} has no values, only a shape")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ValueError(f"tensor {name!r} of shape {tuple(tensor.shape)} has fewer values than its shape says")
+
+
+def _checkpoint_facts(content: dict[str, Any]) -> dict[str, Any]:
+    rows = content.get("rows")
     try:
-        last = read_row(rows[-1])
+        last = read_row(rows[-1]) if isinstance(rows, list) and rows else None
     except (ValueError, RecursionError):
-        return {}
-    if not isinstance(last, dict):
-        return {}
-    return {"epoch": last.get("epoch"), "validation_error": last.get("validation_error")}
+        last = None
+    return {name: last.get(name) for name in ("epoch", "validation_error")} if isinstance(last, dict) else {}
 
 
 def read_torch_file(path: Path) -> Any:
-    """What a `.pth`/`.pt`/`.ckpt` file holds, loaded without running code from it.
+    """The content of a `.pth`/`.pt`/`.ckpt` file, loaded without running code from it.
 
     Raises:
         FormatError: unreadable, or the file holds Python objects that are not plain data.
@@ -151,10 +146,10 @@ def read_torch_file(path: Path) -> Any:
         raise _unreadable(path, error) from None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about odd pickles, which are refused below
+            warnings.simplefilter("ignore")  # about odd pickles, which torch refuses
             _check_torch_file(path)
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever the damaged part of the file leads to
+    except Exception as error:  # torch raises all kinds of errors for a damaged file
         if any(mark in str(error).lower() for mark in CODE_MARKS):
             raise FormatError(
                 f"{path}: holds Python objects that could run code on loading; save its state_dict and try again"
@@ -170,10 +165,10 @@ def _unreadable(path: Path, error: OSError) -> FormatError:
 
 
 def _check_torch_file(path: Path) -> None:
-    """Check what `torch.load` itself does not: sizes and checksums of a zip archive, and how long its pickles run.
+    """Check what `torch.load` does not: sizes and checksums of a zip archive, and the length of its pickles.
 
     Raises:
-        ValueError, OSError, zipfile.BadZipFile, …: it is not to be loaded.
+        ValueError, OSError, zipfile.BadZipFile, …: the file must not be loaded.
     """
     with open_regular(path) as file:
         if not zipfile.is_zipfile(file):
@@ -193,16 +188,16 @@ def _check_torch_file(path: Path) -> None:
 
 
 def _check_pickles(stream: BinaryIO) -> None:
-    """Refuse pickles of too many instructions, each of which may take a little memory; reading stops at the limit."""
+    """Refuse pickles of too many instructions, as each may take memory; reading stops at the limit."""
     instructions = chain.from_iterable(pickletools.genops(stream) for _ in range(PICKLES))
-    with suppress(ValueError, LookupError):  # what follows is no pickle, or a damaged one, which torch refuses
+    with suppress(ValueError, LookupError):  # not a pickle, or a damaged one, which torch refuses
         for count, _ in enumerate(instructions):
             if count == MOST_INSTRUCTIONS:
                 raise FormatError(f"a pickle of more than {MOST_INSTRUCTIONS:,} instructions")
 
 
 def strip_prefixes(state: dict[str, Any]) -> dict[str, Any]:
-    """Drop `model.`, `module.` and `_orig_mod.` in front of all keys, however often wrapped."""
+    """Drop `model.`, `module.` and `_orig_mod.` in front of all keys, repeatedly."""
     while state and any(all(key.startswith(prefix) for key in state) for prefix in PREFIXES):
         prefix = next(prefix for prefix in PREFIXES if all(key.startswith(prefix) for key in state))
         state = {key[len(prefix) :]: value for key, value in state.items()}
@@ -212,11 +207,11 @@ def strip_prefixes(state: dict[str, Any]) -> dict[str, Any]:
 def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str, start: bool = False) -> None:
     """Load a state_dict into `model`, with a one-line error when it belongs to another net.
 
-    Learnable quantizer parameters are dropped with one notice when the model has no such quantizer.
+    Learnable quantizer parameters are dropped with one warning when the model has no such quantizer.
 
     Args:
-        start: the weights are where a training starts: BatchNorm, biases and codings that `state` lacks keep their
-            initial values, with one notice.
+        start: for the start of a training: BatchNorm, biases and codings that `state` lacks keep their initial values,
+            with one warning.
 
     Raises:
         CheckpointError: missing, unexpected or differently shaped tensors.
@@ -240,7 +235,7 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str, sta
         if state[key].shape != own[key].shape:
             raise CheckpointError(
                 f"{source}: belongs to another net: {key!r} has shape {tuple(state[key].shape)}, "
-                f"the model wants {tuple(own[key].shape)}"
+                f"the model has {tuple(own[key].shape)}"
             )
     extra = [key for key in state if key not in own]
     if extra:
@@ -252,16 +247,12 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str, sta
 
 
 def _matrices(model: nn.Module) -> set[str]:
-    """Names of the weights of layers: what a net cannot be started without."""
+    """Names of the layers' weight matrices, which a training cannot start without."""
     return {name for name, parameter in model.named_parameters() if parameter.dim() > 1}
 
 
 def in_order(names: Iterable[str], order: Sequence[str]) -> list[str]:
-    """`names` as they stand in `order`, those that do not at the end.
-
-    Raises:
-        TypeError: `order` is no list of names.
-    """
+    """`names` sorted as in `order`, others at the end; TypeError if `order` is not a list of names."""
     places = {name: place for place, name in enumerate(order)}
     return sorted(names, key=lambda name: places.get(name, len(places)))
 
@@ -269,14 +260,14 @@ def in_order(names: Iterable[str], order: Sequence[str]) -> list[str]:
 def save_weights(path: Path, model: nn.Module, facts: dict[str, Any]) -> None:
     """Write the state_dict as safetensors, with `facts` as JSON under the metadata key "onebit".
 
-    A file sorts its tensors: in which order the net has them stands beside the facts as "order", and which are latent
-    weights as "latents". One key, because safetensors writes several in an order that changes from run to run.
+    safetensors sorts the tensors: the facts also store their "order" in the net, and which are "latents". There is one
+    key, because safetensors writes several in an order that changes from run to run.
     """
-    # cloned, as safetensors refuses tensors that share memory: a layer that stands in two places
+    # cloned, as safetensors refuses tensors that share memory, such as a layer that is used twice
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     latents = [f"{name}.weight" for name, _ in binary_layers(model)]
-    told = json.dumps({**facts, "order": list(tensors), "latents": latents})
-    data = safetensors.torch.save(tensors, metadata={"onebit": told})
+    stored = json.dumps({**facts, "order": list(tensors), "latents": latents})
+    data = safetensors.torch.save(tensors, metadata={"onebit": stored})
     with uninterrupted():
         write_atomic(path, data)
 

@@ -1,1 +1,12 @@
 """Proof that weights are binary and that a packed net computes what the trained one does."""
+
+from typing import TYPE_CHECKING
+
+from onebit.common.lazy import lazy_modules
+
+if TYPE_CHECKING:
+    from onebit.verification import agreement as agreement
+    from onebit.verification import inspection as inspection
+    from onebit.verification import proof as proof
+
+__getattr__ = lazy_modules(__name__)

@@ -1,4 +1,4 @@
-"""Agreement of a packed net with the trained net it came from: on images, and on every integer its signs can meet."""
+"""Agreement of a packed net with its trained net: on images, and on every possible integer input of its signs."""
 
 from __future__ import annotations
 
@@ -31,29 +31,29 @@ def verify(
 ) -> Agreement:
     """Compare the labels and logits of a model with those of a packed net.
 
-    The native library computes all images, and numpy, bit for bit, every (N // 1000)-th of them. Both nets begin with
-    the InputCoding of `model`: whether that is the preprocessing of the training only `trained` can tell.
+    The native library runs all images, and numpy, as a check, every (N // 1000)-th of them. Both nets begin with the
+    InputCoding of `model`; pass `trained` to check that this is the preprocessing of the training.
 
     Args:
-        model: the trained net; compared on the CPU in float32 and eval mode.
-        packed: what `onebit.pack` made of it.
+        model: the trained net; runs on the CPU in float32 and eval mode.
+        packed: the result of `onebit.pack`.
         images: uint8 (N, C, H, W).
-        labels: (N,) integers, or masks (N, H, W): what is counted as correct.
-        trained: of a model that was trained with a preprocessing of its own, in eval mode: a callable from images,
-            a uint8 tensor (n, C, H, W), to logits, or the logits of all images.
-        weights: what was packed: "binary" or "sample".
+        labels: (N,) integers or masks (N, H, W), to count correct images or pixels.
+        trained: for a model that was trained with its own preprocessing: a callable from a uint8 tensor (n, C, H, W) to
+            logits in eval mode, or the logits of all images.
+        weights: the test mode that was packed: "binary" or "sample".
         seed: of the draw that was packed.
-        batch_size: images at a time; as many as fit when None.
-        on_images: called with (images done, images).
+        batch_size: images per batch; chosen automatically if None.
+        on_images: called with (images done, all images).
 
     Raises:
-        UsageError: images of another shape or none, other labels, or a test mode that was not packed.
+        UsageError: no images, images of another shape, wrong labels, or a test mode that cannot be packed.
         FoldError: the model's own logits are not finite.
 
     Example:
         >>> print(verify(model, packed, data.test.images))  # doctest: +SKIP
         10,000 of 10,000 equal (logits differ by at most 1.9e-06)
-        >>> coding = onebit.InputCoding("standardise", mean=[0.1307], std=[0.3081], scale=255)
+        >>> coding = onebit.InputCoding("standardize", mean=[0.1307], std=[0.3081], scale=255)
         >>> model = nn.Sequential(coding, net)  # doctest: +SKIP
         >>> as_trained = lambda images: net((images / 255 - 0.1307) / 0.3081)  # doctest: +SKIP
         >>> print(verify(model, packed, images, labels=labels, trained=as_trained))  # doctest: +SKIP
@@ -74,16 +74,16 @@ def prove(
     seed: int | None = None,
     batch_size: int | None = None,
 ) -> tuple[LayerProof, ...]:
-    """Compare each place where a packed net takes signs with the trained modules.
+    """Compare the signs of a packed net with those of the trained modules, one by one.
 
-    A threshold of exact integers is compared on every integer that can occur, in every channel. A sign of real values,
-    or of sums that torch rounds, is compared on `images`; without images its proof counts 0.
+    A threshold of exact integers is compared on every possible integer in every channel. A sign of real values, or of
+    sums that torch rounds, is compared on `images`; without images its proof counts 0.
 
     Args:
-        weights, seed: as `verify`.
+        weights, seed: as for `verify`.
 
     Raises:
-        UsageError: the packed net has other operations than the model.
+        UsageError: the packed net does not have the operations of the model.
         FoldError, NotBinaryError: as `onebit.pack`.
     """
     seed = seed_of(weights, seed)
@@ -110,20 +110,20 @@ def certify(
     batch_size: int | None = None,
     on_images: Callable[[int, int], None] | None = None,
 ) -> PackedNet:
-    """The packed net with a certificate: what agrees with the trained net, counted now; `onebit.save` stores it.
+    """The packed net with a certificate of its agreement with the trained net; `onebit.save` stores it.
 
     Args:
-        split: images and labels that are compared.
-        dataset, split_name: their names.
-        weights, seed: as `verify`.
+        split: images and labels to compare.
+        dataset, split_name: names of the data set and the split.
+        weights, seed: as for `verify`.
         source: sha256 of the checkpoint, in hexadecimal.
-        recipe: its name.
-        layers: proofs from `prove`; made here when None.
-        images: of the whole split, where `split` is `spread` over it.
-        trained, batch_size, on_images: as `verify`.
+        recipe: name of the recipe.
+        layers: proofs from `prove`; computed here if None.
+        images: number of images to state if `split` is only a part of the split, evenly spread over it.
+        trained, batch_size, on_images: as for `verify`.
 
     Raises:
-        UsageError, FoldError, NotBinaryError: as `verify` and `prove`; FoldError too where `trained` disagrees.
+        UsageError, FoldError, NotBinaryError: as `verify` and `prove`; also FoldError if `trained` disagrees.
 
     Example:
         >>> packed = certify(model, pack(model), data.test, dataset=data.name)  # doctest: +SKIP
@@ -174,28 +174,25 @@ def certify(
 def _proofs(
     model: nn.Module, packed: PackedNet, weights: str, seed: int | None
 ) -> tuple[dict[str, LayerProof], list[SignSite]]:
-    """What is proven of each sign without images, by name, and the signs that can only be compared on images."""
+    """The proof of each sign without images, by name, and the signs that can be compared only on images."""
     folded = fold_model(model, input_shape=packed.input.shape, weights=weights, seed=seed or 0)
     if _outline(folded.net) != _outline(packed):
-        raise UsageError("the packed net has other operations than this model makes; pack it from this model")
+        raise UsageError("the packed net does not have the operations of this model; pack it from this model")
     nodes = {node.output: node for node in packed.nodes}
     proofs: dict[str, LayerProof] = {}
     for site in folded.signs:
-        node = nodes[site.value]
-        integers, mismatches = 0, 0
-        exact = site.chain is not None and site.chain.exact
-        if site.chain is not None and exact:
+        proof, integers, mismatches = "float", 0, 0
+        if site.chain is not None and site.chain.exact:
+            node = nodes[site.value]
             assert isinstance(node, Threshold)
-            integers = len(site.chain.reach) * site.chain.channels
+            proof, integers = "every integer", len(site.chain.integers) * site.chain.channels
             mismatches = site.chain.mismatches(node.threshold, node.direction)
-        proofs[site.value] = LayerProof(
-            name=site.value, proof="every integer" if exact else "float", integers=integers, mismatches=mismatches
-        )
+        proofs[site.value] = LayerProof(name=site.value, proof=proof, integers=integers, mismatches=mismatches)
     return proofs, [site for site in folded.signs if proofs[site.value].proof == "float"]
 
 
 def _outline(net: PackedNet) -> tuple[object, ...]:
-    """What two nets share when they come from the same model: operations, shapes and kinds, not what arrays hold."""
+    """What two nets from the same model share: operations, shapes and kinds, but not the contents of arrays."""
     nodes = [
         (op_name(node), node.inputs, node.output, [getattr(node, name) for name in node.attributes])
         for node in net.nodes

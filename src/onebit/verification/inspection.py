@@ -1,4 +1,4 @@
-"""Is it really binary? Counts and ranges of the weights in any torch, safetensors or packed file."""
+"""Is it really binary? Counts and ranges of the weights of a torch, safetensors or packed file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from onebit.packed.bits import unpack_signs
 from onebit.packed.file import load_with_digest
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 BINS = 21
 VERDICTS = ("binary", "clipped", "real")
@@ -27,8 +27,8 @@ class LayerReport:
     """One weight tensor (two or more axes; axis 0 is the output channel).
 
     verdict: "binary" (exactly two values per output channel), "clipped" (inside [−1, 1], not binary) or "real".
-    minus_one, plus_one: values that are exactly −1, +1; between: inside (−1, 1); outside: beyond ±1.
-    distance: mean distance of |w| to 1. bits: stored per weight when shipped, 1 or 32.
+    minus_one, plus_one: number of values that are exactly −1, +1; between: inside (−1, 1); outside: beyond ±1.
+    distance: mean distance of |w| to 1. bits: per weight in a packed net, 1 or 32.
     histogram: counts over 21 equal bins of [low, high].
     """
 
@@ -50,7 +50,7 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a file holds. `verdict` is that of all layers, or "mixed"."""
+    """The contents of a file; `verdict` is that of all layers, or "mixed"."""
 
     file: str
     kind: str
@@ -66,11 +66,11 @@ class Inspection:
 
 
 def inspect_weight(name: str, weight: np.ndarray, *, dtype: str) -> LayerReport:
-    """Look at one weight of shape (O, …).
+    """Inspect one weight of shape (O, …).
 
     Args:
         weight: its values, in float32 or float64.
-        dtype: the type it is stored in.
+        dtype: the stored type.
     """
     numbers = weight[np.isfinite(weight)]
     whole = numbers.size == weight.size
@@ -79,7 +79,7 @@ def inspect_weight(name: str, weight: np.ndarray, *, dtype: str) -> LayerReport:
     clipped = whole and low >= -1 and high <= 1
     magnitude = np.abs(numbers)
     histogram = np.zeros(BINS, np.int64)
-    # ValueError, IndexError: a range that these numbers cannot divide
+    # ValueError, IndexError: a range too narrow to be divided into bins
     with suppress(ValueError, IndexError), np.errstate(all="ignore"):
         if math.isfinite(high - low):
             histogram = np.histogram(numbers, BINS, (low, high))[0]
@@ -102,33 +102,30 @@ def inspect_weight(name: str, weight: np.ndarray, *, dtype: str) -> LayerReport:
 
 
 def _two_values_each(rows: np.ndarray) -> bool:
-    """Whether each row holds no more than two values; a row of one value is ±c like its neighbours, unless it is 0."""
+    """Whether each row has at most two values; a row with a single value counts as ±c unless that value is 0."""
     low, high = rows.min(axis=1, keepdims=True), rows.max(axis=1, keepdims=True)
     return bool(((rows == low) | (rows == high)).all() and (low[low == high] != 0).all())
 
 
 def inspect_state(state: dict[str, Tensor], *, file: str, kind: str, facts: dict[str, Any]) -> Inspection:
-    """Look at every weight tensor of a state_dict."""
+    """Inspect every weight tensor of a state_dict."""
     layers = tuple(
         inspect_weight(name, _values(tensor), dtype=str(tensor.dtype).removeprefix("torch."))
         for name, tensor in state.items()
         if tensor.dim() >= 2 and tensor.is_floating_point() and name.endswith("weight")
     )
     if not layers:
-        raise FormatError(f"{file}: holds no weight tensors (two or more axes, named …weight)")
+        raise FormatError(f"{file}: no weight tensors found (two or more axes, named …weight)")
     verdicts = {layer.verdict for layer in layers}
-    warnings = [f"{layer.name}: {layer.not_numbers} values are not numbers" for layer in layers if layer.not_numbers]
-    warnings += [
-        f"{layer.name}: all {layer.plus_one + layer.minus_one} weights have the same sign"
-        for layer in layers
-        if layer.verdict == "binary" and layer.low == layer.high
-    ]
-    zeros = {n: int((t == 0).sum()) for n, t in state.items() if any(n == layer.name for layer in layers)}
-    warnings += [
-        f"{layer.name}: {zeros[layer.name]} weights are exactly 0: a ternary net, not a binary one?"
-        for layer in layers
-        if zeros[layer.name] and layer.minus_one + layer.plus_one + zeros[layer.name] == math.prod(layer.shape)
-    ]
+    warnings = []
+    for layer in layers:
+        ones, zeros = layer.plus_one + layer.minus_one, int((state[layer.name] == 0).sum())
+        if layer.not_numbers:
+            warnings.append(f"{layer.name}: {layer.not_numbers} values are not numbers")
+        if layer.verdict == "binary" and layer.low == layer.high:
+            warnings.append(f"{layer.name}: all {ones} weights have the same sign")
+        if zeros and ones + zeros == math.prod(layer.shape):
+            warnings.append(f"{layer.name}: {zeros} weights are exactly 0: a ternary net, not a binary one?")
     return Inspection(
         file=file,
         kind=kind,
@@ -144,32 +141,42 @@ def inspect_state(state: dict[str, Tensor], *, file: str, kind: str, facts: dict
 
 
 def _values(tensor: Tensor) -> np.ndarray:
-    """The values of a weight; numpy has no bfloat16, and float16 sums overflow."""
+    """The values as numpy float32 or float64: numpy has no bfloat16, and float16 sums overflow."""
     return (tensor if str(tensor.dtype) == "torch.float64" else tensor.float()).detach().numpy()
 
 
+def _sizes(binary: int, real: int, packed: int) -> dict[str, Any]:
+    return {"parameters": binary + real, "bytes_at_1_bit": packed, "bytes_at_32_bit": 4 * (binary + real)}
+
+
+def net_totals(model: nn.Module) -> dict[str, Any]:
+    """Totals of a known net: unlike those of a bare state_dict, they tell real layers apart and count the MACs."""
+    from onebit.evaluation.counts import summary
+
+    whole = summary(model)
+    counts = [whole.total(field) for field in ("binary_weights", "real_parameters", "bytes_packed")]
+    return _sizes(*counts) | {"macs": whole.total("binary_macs") + whole.total("real_macs")}
+
+
 def _total(state: dict[str, Tensor], layers: tuple[LayerReport, ...]) -> dict[str, Any]:
-    from onebit.evaluation.summary import packed_bytes, state_sizes  # torch: a packed file is looked into without it
+    from onebit.evaluation.counts import packed_bytes, state_sizes  # imports torch, which packed files do not need
 
     sizes = state_sizes(state, {layer.name for layer in layers})
     weights, others = (sum(column) for column in zip(*sizes, strict=True))
-    return {
-        "parameters": weights + others,
+    return _sizes(weights, others, packed_bytes(sizes)) | {
         "weights": weights,
         "binary_weights": sum(math.prod(layer.shape) for layer in layers if layer.bits == 1),
         "bytes_in_file": sum(t.numel() * t.element_size() for t in state.values()),
-        "bytes_at_1_bit": packed_bytes(sizes),
-        "bytes_at_32_bit": 4 * (weights + others),
-        # of a convolution they depend on the size of the image, which a weight file does not tell
+        # the MACs of a convolution depend on the image size, which a weight file does not have
         "macs": None if any(len(layer.shape) > 2 for layer in layers) else weights,
     }
 
 
 def inspect_file(path: str | Path) -> Inspection:
-    """Look into a run folder, a torch, safetensors or .1bit file.
+    """Inspect a run folder, or a torch, safetensors or .1bit file.
 
     Raises:
-        FormatError: unreadable, damaged, or without weights. UsageError: nothing there.
+        FormatError: unreadable, damaged, or without weights. UsageError: the path does not exist.
     """
     path = Path(path)
     if path.suffix == ".1bit":
@@ -198,13 +205,11 @@ def _inspect_packed(path: Path) -> Inspection:
         kind="packed",
         verdict="binary" if not any(row.op.startswith("real_") for row in rows) else "mixed",
         layers=tuple(layers),
-        total={
-            "parameters": binary + real,
+        total=_sizes(binary, real, sum(r.bytes for r in rows))
+        | {
             "weights": binary,
             "binary_weights": binary,
             "bytes_in_file": path.stat().st_size,
-            "bytes_at_1_bit": sum(r.bytes for r in rows),
-            "bytes_at_32_bit": 4 * (binary + real),
             "macs": sum(r.macs for r in rows),
         },
         facts={
@@ -214,7 +219,7 @@ def _inspect_packed(path: Path) -> Inspection:
         },
         tensors=tuple({"name": r.name, "shape": list(r.shape), "dtype": r.op} for r in rows),
         warnings=(
-            *(() if digest else ("no digest, as it is of format 1: changes to this file cannot be noticed",)),
-            *(() if net.certificate else ("the packed net carries no certificate",)),
+            *(() if digest else ("the file has format 1 and no digest: changes to it cannot be detected",)),
+            *(() if net.certificate else ("the packed net has no certificate",)),
         ),
     )

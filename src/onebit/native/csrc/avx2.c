@@ -27,7 +27,7 @@ static inline uint32_t word_of(const int32_t *flags) {
 
 #define ALWAYS static inline __attribute__((always_inline))
 
-/* Bits set in each byte. */
+/* Number of bits set in each byte. */
 ALWAYS __m256i byte_ones(__m256i x) {
     const __m256i counts = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1,
                                             2, 2, 3, 2, 3, 3, 4);
@@ -37,12 +37,12 @@ ALWAYS __m256i byte_ones(__m256i x) {
     return _mm256_add_epi8(low, high);
 }
 
-/* The four bytes of each lane, added. */
+/* Sums of the four bytes of each lane. */
 ALWAYS __m256i lane_sums(__m256i bytes) {
     return _mm256_madd_epi16(_mm256_maddubs_epi16(bytes, _mm256_set1_epi8(1)), _mm256_set1_epi16(1));
 }
 
-/* Adds 8 sums to 8 wide ones. */
+/* Adds 8 int32 sums to 8 int64 ones. */
 ALWAYS void widen(int64_t *wide, __m256i sum) {
     __m256i low = _mm256_cvtepi32_epi64(_mm256_castsi256_si128(sum));
     __m256i high = _mm256_cvtepi32_epi64(_mm256_extracti128_si256(sum, 1));
@@ -63,13 +63,13 @@ typedef __m256i vec;
 #define vec_ones(x) byte_ones(x)
 #define vec_add_ones(x, y) _mm256_add_epi8(x, y)
 #define vec_lane_sums(x) lane_sums(x)
-#define COUNTED 31 /* words of 8 bits a byte: 248, and the next would not be sure to fit */
+#define COUNTED 31 /* words: 31 * 8 = 248 fits a byte, 32 * 8 does not */
 #define vec_dot(sum, x, w) \
     _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1)))
 #include "words.h"
 #include "lookups.h"
 
-/* tables[group][index]: the sum of 3 channels, each added where its bit of the index is 1, else taken away. */
+/* tables[group][index]: sums of 3 channels, added where their bit of the index is 1, else subtracted. */
 static void lut_tables(const int32_t *x, int channels, int32_t *tables) {
     const __m256i turn[3] = {_mm256_setr_epi32(-1, 1, -1, 1, -1, 1, -1, 1), _mm256_setr_epi32(-1, -1, 1, 1, -1, -1, 1, 1),
                              _mm256_setr_epi32(-1, -1, -1, -1, 1, 1, 1, 1)};

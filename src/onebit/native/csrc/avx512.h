@@ -1,5 +1,5 @@
-/* Kernels for x86-64 with AVX-512: a panel is one register of 16 outputs. Bits are counted by VPOPCNTDQ, and products of
- * bytes added up by VNNI, where a file is compiled for it. */
+/* Kernels for x86-64 with AVX-512: a panel is one register of 16 outputs. Files that are compiled for VPOPCNTDQ and VNNI use
+ * them to count bits and to add products of bytes. */
 #include <immintrin.h>
 #include <stdint.h>
 #include <string.h>
@@ -29,7 +29,7 @@ static inline uint32_t word_of(const int32_t *flags) {
 
 #define ALWAYS static inline __attribute__((always_inline))
 
-/* Adds 16 sums to 16 wide ones. */
+/* Adds 16 int32 sums to 16 int64 ones. */
 ALWAYS void widen(int64_t *wide, __m512i sum) {
     __m512i low = _mm512_cvtepi32_epi64(_mm512_castsi512_si256(sum));
     __m512i high = _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(sum, 1));
@@ -54,9 +54,9 @@ typedef __m512i vec;
 #define vec_add_ones(x, y) _mm512_add_epi8(x, y)
 #define vec_lane_sums(x) lane_sums(x)
 #define vec_three(x, y, z, table) _mm512_ternarylogic_epi32(x, y, z, table)
-#define COUNTED 31 /* words of 8 bits a byte: 248, and the next would not be sure to fit */
+#define COUNTED 31 /* words: 31 * 8 = 248 fits a byte, 32 * 8 does not */
 
-/* Bits set in each byte. */
+/* Number of bits set in each byte. */
 ALWAYS __m512i byte_ones(__m512i x) {
     const __m512i counts = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
     const __m512i nibble = _mm512_set1_epi8(15);
@@ -65,7 +65,7 @@ ALWAYS __m512i byte_ones(__m512i x) {
     return _mm512_add_epi8(low, high);
 }
 
-/* The four bytes of each lane, added. */
+/* Sums of the four bytes of each lane. */
 ALWAYS __m512i lane_sums(__m512i bytes) {
     return _mm512_madd_epi16(_mm512_maddubs_epi16(bytes, _mm512_set1_epi8(1)), _mm512_set1_epi16(1));
 }
@@ -79,7 +79,7 @@ ALWAYS __m512i lane_sums(__m512i bytes) {
 #include "words.h"
 #include "lookups.h"
 
-/* The table of 4 channels at most: each added where its bit of the index is 1, else taken away. */
+/* The table of up to 4 channels, added where their bit of the index is 1, else subtracted. */
 ALWAYS __m512i table_of(const int32_t *x, int channels) {
     static const __mmask16 chosen[4] = {0xaaaa, 0xcccc, 0xf0f0, 0xff00};
     __m512i sum = _mm512_setzero_si512();
@@ -90,11 +90,10 @@ ALWAYS __m512i table_of(const int32_t *x, int channels) {
     return sum;
 }
 
-/* tables[group][index] of groups of 4 channels. */
+/* tables[group][index] for groups of 4 channels. */
 static void lut_tables(const int32_t *x, int channels, int32_t *tables) {
     int c = 0;
-    /* four groups at once: of each pair (a, b) the four sums -a-b, a-b, b-a, a+b, then each of them with each of the
-     * next pair's */
+    /* four groups at once: the four sums -a-b, a-b, b-a, a+b of each pair (a, b), then all sums of two pairs */
     const __m512i low = _mm512_setr_epi32(0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3);
     const __m512i high = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
     const __m512i zero = _mm512_setzero_si512();
@@ -105,7 +104,7 @@ static void lut_tables(const int32_t *x, int channels, int32_t *tables) {
         __m512i minus = _mm512_sub_epi32(v, swapped); /* a-b, b-a, c-d, d-c */
         __m512i mixed = _mm512_mask_blend_epi32(0xaaaa, minus, plus); /* a-b, a+b, c-d, c+d */
         __m512i negated = _mm512_sub_epi32(zero, mixed);
-        /* -(a+b), a-b, -(a-b), a+b: the lower pair; the same of c and d */
+        /* -(a+b), a-b, -(a-b), a+b of the lower pair; the same for c and d */
         __m512i first = _mm512_mask_blend_epi32(0xaaaa, _mm512_shuffle_epi32(negated, 0x01),
                                                 _mm512_shuffle_epi32(mixed, 0x40));
         __m512i second = _mm512_mask_blend_epi32(0xaaaa, _mm512_shuffle_epi32(negated, 0x23),

@@ -1,4 +1,4 @@
-/* Which instruction sets there are, and which of them this processor has. */
+/* The instruction sets that were compiled in, and which of them this processor supports. */
 #include "onebit.h"
 
 extern const ob_isa ob_portable;
@@ -12,7 +12,7 @@ extern const ob_isa ob_neon;
 #endif
 
 int ob_size(int which) {
-    const size_t sizes[] = {sizeof(ob_step), sizeof(ob_plan), sizeof(ob_isa), sizeof(ob_meeting)};
+    const size_t sizes[] = {sizeof(ob_call), sizeof(ob_plan), sizeof(ob_isa), sizeof(ob_barrier)};
     return which >= 0 && which < 4 ? (int)sizes[which] : 0;
 }
 
@@ -30,10 +30,10 @@ static int has_avx512vnni(void) { return has_avx512bw() && __builtin_cpu_support
 static int has_avx512(void) { return has_avx512vnni() && __builtin_cpu_supports("avx512vpopcntdq"); }
 #endif
 
-/* The best comes last: of those that a processor has, each is faster than the ones before it. */
+/* The best comes last: each is faster than the ones before it. */
 static const struct {
     const ob_isa *isa;
-    int (*is_there)(void);
+    int (*is_supported)(void);
 } known[] = {
     {&ob_portable, always},
 #if defined(OB_X86)
@@ -48,12 +48,12 @@ static const struct {
 
 const ob_isa *ob_instruction_set(int index) {
     for (size_t k = 0; k < sizeof(known) / sizeof(known[0]); k++)
-        if (known[k].is_there() && index-- == 0) return known[k].isa;
+        if (known[k].is_supported() && index-- == 0) return known[k].isa;
     return NULL;
 }
 
-uint64_t ob_chain(uint64_t x, uint64_t steps) {
-    /* numbers of 64 bits: some processors add small ones while they rename registers, in no time */
-    for (; steps; steps--) x = x * 6364136223846793005u + 1442695040888963407u;
+uint64_t ob_chain(uint64_t x, uint64_t count) {
+    /* 64-bit constants: some processors add small ones during register renaming, at no cost */
+    for (; count; count--) x = x * 6364136223846793005u + 1442695040888963407u;
     return x;
 }

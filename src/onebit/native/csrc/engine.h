@@ -1,14 +1,14 @@
-/* The steps of a plan, one after the other; compiled once for each instruction set. */
+/* Runs the kernel calls of a plan in order; compiled once for each instruction set. */
 #include <math.h>
 #include <string.h>
 
 #include "onebit.h"
-#include "share.h"
-#include "lines.h"
+#include "barrier.h"
+#include "epilogue.h"
 #include "moves.h"
-#include "products.h"
+#include "matmul.h"
 
-/* uint8 (C, H, W) -> NHWC: 2x - 255, or (x - mean) / std; and as bytes. */
+/* The input coding: uint8 (C, H, W) -> NHWC of 2x - 255 or (x - mean) / std; and the same pixels as bytes. */
 static void code_images(const ob_plan *plan, const uint8_t *images, int64_t count, uint32_t *arena) {
     int64_t pixels = (int64_t)plan->height * plan->width, size = pixels * plan->channels;
     for (int64_t n = 0; n < count && plan->bytes >= 0; n++) {
@@ -31,57 +31,57 @@ static void code_images(const ob_plan *plan, const uint8_t *images, int64_t coun
         }
 }
 
-static int run_step(const ob_step *s, const share_t *share, int64_t count, uint32_t *arena) {
-    if (count < s->least || count > s->most) return 0;
-    switch (s->step) {
-    case OB_STEP_LINES:
-    case OB_STEP_ADD:
-    case OB_STEP_ADD_INT:
-        return step_lines(s, share, count, arena);
-    case OB_STEP_XNOR:
-    case OB_STEP_BYTES:
-        return step_words(s, share, count, arena);
-    case OB_STEP_LUT:
-        return s->tall ? lut_conv(s, share, count, arena) : lut_dense(s, share, count, arena);
-    case OB_STEP_REAL:
-        return step_real(s, share, count, arena);
-    case OB_STEP_GRID:
-        step_grid(s, share, count, arena);
+static int run_call(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
+    if (count < call->min_batch || count > call->max_batch) return 0;
+    switch (call->kernel) {
+    case OB_KERNEL_POINTWISE:
+    case OB_KERNEL_ADD:
+    case OB_KERNEL_ADD_INT:
+        return pointwise(call, share, count, arena);
+    case OB_KERNEL_XNOR:
+    case OB_KERNEL_BYTES:
+        return matmul_words(call, share, count, arena);
+    case OB_KERNEL_LUT:
+        return call->table_rows ? lut_conv(call, share, count, arena) : lut_dense(call, share, count, arena);
+    case OB_KERNEL_REAL:
+        return matmul_real(call, share, count, arena);
+    case OB_KERNEL_GRID:
+        to_grid(call, share, count, arena);
         return 0;
-    case OB_STEP_EXPAND:
-        step_expand(s, share, count, arena);
+    case OB_KERNEL_EXPAND:
+        expand_bits(call, share, count, arena);
         return 0;
-    case OB_STEP_FILL:
-        step_fill(s, share, count, arena);
+    case OB_KERNEL_FILL:
+        fill(call, share, count, arena);
         return 0;
-    case OB_STEP_COPY:
-        step_copy(s, share, count, arena);
+    case OB_KERNEL_COPY:
+        copy_box(call, share, count, arena);
         return 0;
-    case OB_STEP_AVERAGE:
-        step_average(s, share, count, arena);
+    case OB_KERNEL_AVERAGE:
+        adaptive_average(call, share, count, arena);
         return 0;
     default:
-        step_window(s, share, count, arena);
+        pool_windows(call, share, count, arena);
         return 0;
     }
 }
 
-/* Logits of images, batch by batch; returns 1 if the sign of a NaN was taken, else 0. */
+/* Logits of images, batch by batch; returns 1 if the net took the sign of a NaN, else 0. */
 static int64_t run_plan(const ob_plan *plan, const uint8_t *images, int64_t count, uint32_t *arena, float *output,
-                        int32_t part, int32_t parts, ob_meeting *meeting) {
+                        int32_t part, int32_t parts, ob_barrier *barrier) {
     const share_t share = {part, parts, part * plan->scratch_units};
     int64_t pixels = (int64_t)plan->channels * plan->height * plan->width;
-    int bad = 0;
+    int saw_nan = 0;
     for (int64_t done = 0; done < count; done += plan->batch) {
         int64_t batch = count - done < plan->batch ? count - done : plan->batch;
         if (part == 0) code_images(plan, images + done * pixels, batch, arena);
-        if (!meet(meeting, &share)) return 0;
-        for (int64_t k = 0; k < plan->step_count; k++) {
-            bad |= run_step(&plan->steps[k], &share, batch, arena);
-            if (!meet(meeting, &share)) return 0;
+        if (!barrier_wait(barrier, &share)) return 0;
+        for (int64_t k = 0; k < plan->call_count; k++) {
+            saw_nan |= run_call(&plan->calls[k], &share, batch, arena);
+            if (!barrier_wait(barrier, &share)) return 0;
         }
         if (part == 0)
             memcpy(output + done * plan->output_size, arena + plan->output, (size_t)(batch * plan->output_size) * 4);
     }
-    return bad;
+    return saw_nan;
 }

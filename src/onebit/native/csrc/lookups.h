@@ -1,8 +1,8 @@
-/* Sums of table entries of a tile, where one instruction chooses for all lanes of a panel. The instruction set's file
- * defines vec, a register of LANES int32, and: vec_zero, vec_load, vec_store, vec_add; vec_shift, to the right; vec_choose,
- * the entry of a table that the lowest LUT_INPUTS bits of each lane name; widen, which adds a register to LANES int64.
+/* Sums of table entries of a tile, where one instruction looks up the entries of all lanes of a panel. The instruction set's
+ * file defines vec, a register of LANES int32, and vec_zero, vec_load, vec_store, vec_add, vec_shift (to the right),
+ * vec_choose (for each lane the table entry at its lowest LUT_INPUTS bits) and widen (adds a register to LANES int64).
  */
-/* One table of each row, chosen from by the lowest bits of each lane of each panel from `shift` on. */
+/* Adds one entry per row, lane and panel; the index in each lane begins at bit `shift`. */
 ALWAYS void lookup(const int R, const int P, const int shift, const int32_t *const *table, const vec *index,
                    vec (*sum)[4]) {
     vec chosen[4];
@@ -42,15 +42,15 @@ ALWAYS void lut_fixed(const int R, const int P, const int32_t *const *tables, co
                     }
                 done = groups;
             }
-            vec index[4]; /* the lowest bits of each lane choose */
+            vec index[4]; /* of table entries, lowest bits first */
 #pragma GCC unroll 4
             for (int p = 0; p < P; p++) {
                 index[p] = vec_load(w + p * panel);
-                /* of a single row each weight is met once: that of the next tile is on its way meanwhile */
+                /* a single row uses each weight once: fetch those of the next tile meanwhile */
                 if (R == 1) __builtin_prefetch(w + (P + p) * panel);
             }
             int g = 0;
-            if (P <= 2) /* with more panels the registers run out */
+            if (P <= 2) /* more panels would need too many registers */
                 for (; g + 4 <= groups; g += 4) {
                     lookup(R, P, 0, table, index, sum);
                     lookup(R, P, LUT_INPUTS, table, index, sum);

@@ -1,4 +1,4 @@
-/* Kernels for AArch64: a panel is four registers of 4 outputs. */
+/* Kernels for AArch64: a panel is four registers of 4 outputs each. */
 #include <arm_neon.h>
 #include <stdint.h>
 #include <string.h>
@@ -11,7 +11,7 @@
 #define TILE_PANELS 2
 #define WORD_ROWS 2
 #define LUT_ROWS(panels) 2
-#define BYTES 0 /* lookups do what they would */
+#define BYTES 0 /* uses lookups instead */
 
 /* The lowest bits of 32 flags. */
 static inline uint32_t word_of(const int32_t *flags) {
@@ -59,7 +59,7 @@ ALWAYS vec vec_xor(vec x, vec y) {
     return x;
 }
 
-/* Bits set in each byte. */
+/* Number of bits set in each byte. */
 ALWAYS vec vec_ones(vec x) {
     QUARTERS(x.of[q] = vreinterpretq_u32_u8(vcntq_u8(vreinterpretq_u8_u32(x.of[q]))))
     return x;
@@ -70,23 +70,23 @@ ALWAYS vec vec_add_ones(vec x, vec y) {
     return x;
 }
 
-/* The four bytes of each lane, added. */
+/* Sums of the four bytes of each lane. */
 ALWAYS vec vec_lane_sums(vec x) {
     QUARTERS(x.of[q] = vpaddlq_u16(vpaddlq_u8(vreinterpretq_u8_u32(x.of[q]))))
     return x;
 }
 
 #define vec_zero() vec_broadcast(0)
-#define COUNTED 31 /* words of 8 bits a byte: 248, and the next would not be sure to fit */
+#define COUNTED 31 /* words: 31 * 8 = 248 fits a byte, 32 * 8 does not */
 #include "words.h"
 
-/* Lookups byte by byte: a table is four of 16 bytes, from the lowest bytes of its entries to the highest, and one
- * instruction looks up a byte for each of 16 outputs. Bytes add up in 16 bits, the highest with their sign.
+/* Lookups byte by byte: a table is stored as four planes of 16 bytes, from the lowest bytes of its entries to the highest,
+ * and one instruction looks up a byte for each of 16 outputs. Bytes are added in 16 bits, the highest ones signed.
  */
-#define LOOKED_UP 255 /* lookups whose bytes add up there */
+#define LOOKED_UP 255 /* lookups before 16 bits overflow */
 
 typedef struct {
-    uint16x8_t low[3][2]; /* of outputs 0 to 7 and 8 to 15 */
+    uint16x8_t low[3][2]; /* outputs 0 to 7 and 8 to 15 */
     int16x8_t high[2];
 } planes;
 
@@ -103,7 +103,7 @@ ALWAYS void look_up(planes *sum, const int32_t *table, uint8x16_t index) {
     sum->high[1] = vaddw_high_s8(sum->high[1], found);
 }
 
-/* Adds the sums of 16 outputs to int64, or where that is NULL to int32: there they fit. */
+/* Adds the sums of 16 outputs to `wide`, or to `narrow` if `wide` is NULL. */
 ALWAYS void add_planes(const planes *sum, int64_t *wide, int32_t *narrow) {
 #pragma GCC unroll 2
     for (int h = 0; h < 2; h++)
@@ -166,7 +166,7 @@ ALWAYS void lut_fixed(const int R, const int32_t *const *tables, const segment_t
     for (int m = 0; m < R; m++) add_planes(&sum[m], wide ? wide + m * wide_stride : NULL, sums + m * sums_stride);
 }
 
-/* Sums of table entries. With `wide`, added to wide[m][panel][lane]; sums of 16 bits make `most` needless. */
+/* Sums of table entries; with `wide`, added to wide[m][panel][lane]. `most` is not needed, as planes are flushed anyway. */
 static void lut_tile(int rows, int panels, const int32_t *const *tables, const segment_t *segments, int count,
                      const uint32_t *b, int64_t panel, int most, int64_t *wide, int64_t wide_stride, int32_t *sums) {
     (void)most;
@@ -179,7 +179,7 @@ static void lut_tile(int rows, int panels, const int32_t *const *tables, const s
     }
 }
 
-/* tables[group]: of the sums of 4 channels, each added where its bit of the index is 1, else taken away, byte by byte. */
+/* tables[group][index]: sums of 4 channels, added where their bit of the index is 1, else subtracted; stored as planes. */
 static void lut_tables(const int32_t *x, int channels, int32_t *tables) {
     static const int32_t signs[4] = {-1, 1, -1, 1}, next[4] = {-1, -1, 1, 1};
     for (int c = 0; c < channels; c += LUT_INPUTS, tables += TABLE) {

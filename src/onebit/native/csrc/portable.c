@@ -10,7 +10,7 @@
 #define TILE_PANELS 2
 #define WORD_ROWS 4
 #define LUT_ROWS(panels) 4
-#define BYTES 0 /* lookups do what they would */
+#define BYTES 0 /* uses lookups instead */
 
 static inline uint32_t word_of(const int32_t *flags) {
     uint32_t word = 0;
@@ -72,7 +72,7 @@ static void lut_tile(int rows, int panels, const int32_t *const *tables, const s
         }
 }
 
-/* tables[group][index]: the sum of 4 channels, each added where its bit of the index is 1, else taken away. */
+/* tables[group][index]: sums of 4 channels, added where their bit of the index is 1, else subtracted. */
 static void lut_tables(const int32_t *x, int channels, int32_t *tables) {
     for (int c = 0; c < channels; c += LUT_INPUTS, tables += TABLE) {
         int32_t sum = 0, twice[LUT_INPUTS] = {0};

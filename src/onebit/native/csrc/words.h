@@ -1,18 +1,18 @@
-/* Sums over words of 32 bits, of a tile: bits in which rows and weights differ, or products of four bytes. The instruction
- * set's file defines, besides what lookups.h names: vec_broadcast, a word in every lane; vec_xor; vec_ones, bits set in
- * each lane, or in each byte: then COUNTED is how many words can be added up there, and vec_lane_sums adds the four bytes of
- * each lane; vec_add_ones, which adds what vec_ones made. And vec_dot, which adds to each lane the products of four
- * unsigned bytes with four signed ones, if BYTES says that there is one.
+/* Sums over the 32-bit words of a tile: bits in which rows and weights differ, or products of four bytes. Besides what
+ * lookups.h lists, the instruction set's file defines vec_broadcast (a word in every lane), vec_xor, vec_ones (the number of
+ * bits set in each lane or byte) and vec_add_ones (adds such numbers). If they are per byte, COUNTED words can be added
+ * before a byte overflows, and vec_lane_sums adds the four bytes of each lane. With BYTES, vec_dot adds to each lane the
+ * products of four unsigned bytes with four signed ones.
  */
 #ifndef COUNTED
-#define COUNTED INT32_MAX /* of int32 lanes */
+#define COUNTED INT32_MAX /* int32 lanes do not overflow */
 #define vec_lane_sums(x) x
 #endif
 #if !BYTES
 #define vec_dot(sum, x, w) sum
 #endif
 
-/* Accumulators stay in registers only where every loop over them is unrolled. */
+/* Accumulators stay in registers only if every loop over them is unrolled. */
 #define TILE(body)                    \
     _Pragma("GCC unroll 4")           \
     for (int m = 0; m < R; m++)       \
@@ -23,7 +23,7 @@
 
 ALWAYS void words_fixed(const int bytes, const int R, const int P, const uint32_t *const *a, const segment_t *segments,
                         int count, const uint32_t *b, int64_t panel, int32_t *sums) {
-    const int flushed = !bytes && COUNTED != INT32_MAX; /* whether `sum` has to be emptied in between */
+    const int flushed = !bytes && COUNTED != INT32_MAX; /* whether `sum` would overflow and is flushed to `sums` */
     vec sum[4][4];
     int room = COUNTED;
     TILE(sum[m][p] = vec_zero())
@@ -62,17 +62,17 @@ ALWAYS void words_fixed(const int bytes, const int R, const int P, const uint32_
         TILE(vec_store(sums + (m * P + p) * LANES, sum[m][p]))
 }
 
-/* With vec_three, any function of three operands, the bits of four words are added up by carry-save adders (Harley and Seal)
- * before they are counted: one word in four is left to count. */
+/* With vec_three (any bitwise function of three operands), carry-save adders add the bits of four words (Harley and Seal), so
+ * that only one word in four is counted. */
 #ifdef vec_three
 #define SUM_OF_THREE 0x96   /* a ^ b ^ c */
-#define CARRY_OF_THREE 0xe8 /* at least two of them */
+#define CARRY_OF_THREE 0xe8 /* majority */
 
 typedef struct {
-    vec ones, twos, fours; /* bits that stand for so many; of fours, how many in each byte */
+    vec ones, twos, fours; /* bits of weight 1 and 2; of weight 4, their number per byte */
 } counts_t;
 
-/* Adds up to four words in which row and weights differ. */
+/* Adds the differing bits of up to four words. */
 ALWAYS void add_words(const int words, counts_t *sum, const uint32_t *a, const uint32_t *w) {
     vec x[4];
 #pragma GCC unroll 4
@@ -116,7 +116,7 @@ ALWAYS void counted_fixed(const int R, const int P, const uint32_t *const *a, co
 }
 #endif
 
-/* Chooses the piece of code that is made for a tile. */
+/* Calls the code that is specialized for the size of a tile. */
 #define CASE(R, P)                                                     \
     case 8 * R + P:                                                    \
         if (R <= WORD_ROWS && P <= TILE_PANELS)                        \

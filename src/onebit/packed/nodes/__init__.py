@@ -1,6 +1,6 @@
-"""The operations of a packed net: one frozen dataclass each, all of them listed in `OPS`.
+"""The operations of a packed net: one frozen dataclass each, listed in `OPS`.
 
-Every value flowing through a net is known before it runs: its shape without the batch, and its kind.
+The shape (without the batch) and the kind of every value are known before a net runs.
 
 =========  ================================================================================
 kind       values
@@ -10,13 +10,12 @@ kind       values
 `real`     float32
 =========  ================================================================================
 
-A new operation is a dataclass here, a line in `OPS` and a function in `onebit.runtime`.
+A new operation is a dataclass here, an entry in `OPS` and an executor in `onebit.runtime`.
 """
 
 from __future__ import annotations
 
 from onebit.packed.nodes.arrange import Concat, Flatten, Pad, Slice
-from onebit.packed.nodes.base import MOST_SIZE, Node, Numbers, Stored, Value, check_finite, check_size
 from onebit.packed.nodes.conv import (
     Conv,
     Convolution,
@@ -28,6 +27,7 @@ from onebit.packed.nodes.conv import (
     Transposed,
 )
 from onebit.packed.nodes.dense import Dense, OneBitWeights, RealDense, RealWeights
+from onebit.packed.nodes.node import MOST_SIZE, Node, Numbers, Stored, Value, check_finite, check_size
 from onebit.packed.nodes.pointwise import Add, Affine, Hardtanh, Prelu, Relu, Sign, Threshold
 from onebit.packed.nodes.pool import AdaptiveAveragePool, AveragePool, MaxPool
 

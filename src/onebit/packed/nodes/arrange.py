@@ -1,4 +1,4 @@
-"""Operations that move values about and change none."""
+"""Operations that move values without changing them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from math import prod
 from typing import ClassVar
 
 from onebit.errors import FormatError
-from onebit.packed.nodes.base import Node, Numbers, Value, merged, require_image, same_kind
+from onebit.packed.nodes.node import Node, Numbers, Value, merged, require_image, same_kind
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -21,7 +21,7 @@ class Flatten(Node):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Concat(Node):
-    """Two or more values one after the other along the channels."""
+    """Concatenates two or more values along the channels."""
 
     arity: ClassVar[int | None] = None
 
@@ -37,8 +37,8 @@ class Slice(Node):
 
     Args:
         start: first index of each axis.
-        stop: the index that each axis ends before.
-        step: distance of two indices of each axis.
+        stop: index after the last of each axis.
+        step: distance between indices of each axis.
     """
 
     start: tuple[int, int, int] = (0, 0, 0)
@@ -55,7 +55,7 @@ class Slice(Node):
         (x,) = inputs
         axes = list(zip(require_image(x), self.start, self.stop, self.step, strict=True))
         if any(not start < stop <= size for size, start, stop, _ in axes):
-            raise FormatError(f"got a value of shape {x.shape}, expected one that {self.start} to {self.stop} lie in")
+            raise FormatError(f"got a value of shape {x.shape}, expected one that contains {self.start} to {self.stop}")
         return same_kind(x, [len(range(start, stop, step)) for _, start, stop, step in axes])
 
 
@@ -64,7 +64,7 @@ class Pad(Node):
     """An image with a border of one value.
 
     Args:
-        channels: (before, after), further channels.
+        channels: channels added (before, after).
         padding: (top, bottom, left, right).
         value: 0, 1 or -1.
     """

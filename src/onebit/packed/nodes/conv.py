@@ -1,7 +1,7 @@
 """Convolutions and transposed convolutions, with one-bit or real weights.
 
 A row of weights belongs to one output channel and holds its kernel in the order (kH, kW, I/groups), input channels
-fastest: the channels of one pixel meet neighbouring weights, as a kernel that makes no im2col wants them.
+fastest: the weights of the channels of one pixel are contiguous, as kernels without im2col need them.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from math import prod
 from typing import ClassVar
 
 from onebit.errors import FormatError
-from onebit.packed.nodes.base import Node, Numbers, Value, check_size, require_image
 from onebit.packed.nodes.dense import OneBitWeights, RealWeights, Weights
+from onebit.packed.nodes.node import Node, Numbers, Value, check_size, require_image
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Kernel(Node):
-    """What moves a kernel over an image.
+    """Base class of operations that slide a kernel over an image.
 
     Args:
         kernel: (kH, kW).
         stride: (sH, sW).
         padding: (top, bottom, left, right).
-        dilation: (dH, dW), the distance of two taps of a kernel.
+        dilation: (dH, dW), the distance between taps of the kernel.
     """
 
     kernel: tuple[int, int]
@@ -40,16 +40,12 @@ class Kernel(Node):
 
     @property
     def extent(self) -> tuple[int, int]:
-        """Height and width that the taps of a kernel span: dilation · (kernel − 1) + 1."""
+        """Height and width of the dilated kernel: dilation · (kernel − 1) + 1."""
         (height, width), (down, right) = self.kernel, self.dilation
         return down * (height - 1) + 1, right * (width - 1) + 1
 
     def places(self, x: Value) -> tuple[int, int]:
-        """(H', W'), the places that the kernel takes on the padded image.
-
-        Raises:
-            FormatError: `x` is no image, the kernel does not fit, or the padded image is beyond all memory.
-        """
+        """(H', W'), the number of positions of the kernel on the padded image; FormatError if it does not fit."""
         channels, height, width = require_image(x)
         top, bottom, left, right = self.padding
         height, width = height + top + bottom, width + left + right
@@ -61,10 +57,10 @@ class Kernel(Node):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Grouped(Kernel, Weights):
-    """What convolutions share: input and output channels fall into `groups`, and each sees its own group only.
+    """Base class of convolutions: an output channel reads the input channels of its group only.
 
     Args:
-        groups: 1 lets every output channel see all input channels.
+        groups: number of groups of channels.
     """
 
     groups: int = 1
@@ -74,13 +70,13 @@ class Grouped(Kernel, Weights):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.terms % prod(self.kernel):
-            raise FormatError(f"rows have {self.terms} weights, no multiple of the kernel's {prod(self.kernel)}")
+            raise FormatError(f"rows have {self.terms} weights, not a multiple of the kernel's {prod(self.kernel)}")
         if self.outputs % self.groups:
-            raise FormatError(f"{self.outputs} output channels do not fall into {self.groups} groups")
+            raise FormatError(f"{self.outputs} output channels do not split into {self.groups} groups")
 
     @property
     def group_channels(self) -> int:
-        """Input channels of a group."""
+        """Input channels per group."""
         return self.terms // prod(self.kernel)
 
     def _check_channels(self, x: Value) -> None:
@@ -93,7 +89,7 @@ class Convolution(Grouped):
     """(I, H, W) -> (O, H', W').
 
     Args:
-        padding_value: what the image is padded with: 0, which is a third value beside ±1, or 1 or -1.
+        padding_value: 0, which is a third value besides ±1, or 1 or -1.
     """
 
     padding_value: int = 0
@@ -114,10 +110,10 @@ class Convolution(Grouped):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Transposed(Grouped):
-    """(I, H, W) -> (O, H', W'): each pixel adds its kernel, `stride` apart, and `padding` is cut off the result.
+    """(I, H, W) -> (O, H', W'): pixels add their kernels, `stride` apart, and `padding` is cut from the result.
 
     Args:
-        extra: (rows, columns) at the bottom and the right beside it, which a stride leaves undecided.
+        extra: additional (rows, columns) at the bottom and right, torch's `output_padding`.
     """
 
     extra: tuple[int, int] = (0, 0)
@@ -135,15 +131,11 @@ class Transposed(Grouped):
         return self.products(x, shape)
 
     def whole(self, x: Value) -> tuple[int, int]:
-        """(H', W') before the padding is cut off.
-
-        Raises:
-            FormatError: it is beyond all memory.
-        """
+        """(H', W') before the padding is cut; FormatError if too large."""
         channels, height, width = require_image(x)
         height = (height - 1) * self.stride[0] + self.extent[0] + self.extra[0]
         width = (width - 1) * self.stride[1] + self.extent[1] + self.extra[1]
-        # an executor may spread the image over the result and surround it with a border of the kernel's extent
+        # an executor may dilate the image and add a border as wide as the kernel
         check_size("the result", (max(channels, self.outputs), height + self.extent[0], width + self.extent[1]))
         return height, width
 

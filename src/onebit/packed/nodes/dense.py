@@ -1,4 +1,4 @@
-"""Products with rows of weights, one bit or real: what dense layers and convolutions share, and the dense ones."""
+"""Base classes of operations with rows of one-bit or real weights, and dense layers."""
 
 from __future__ import annotations
 
@@ -10,41 +10,37 @@ import numpy as np
 
 from onebit.errors import FormatError
 from onebit.packed.bits import byte_count, check_tail, word_count
-from onebit.packed.nodes.base import Node, Stored, Value, integer
+from onebit.packed.nodes.node import Node, Stored, Value, integer
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Weights(Node):
-    """Base of nodes with a row of weights per output."""
+    """Base class of nodes with a row of weights per output."""
 
     @property
     @abstractmethod
     def outputs(self) -> int:
-        """Rows of weights."""
+        """Number of rows of weights."""
 
     @property
     @abstractmethod
     def terms(self) -> int:
-        """Weights in a row: products in a sum."""
+        """Weights per row, the number of products in a sum."""
 
     @abstractmethod
     def products(self, x: Value, shape: tuple[int, ...], *, padding_value: int = 0) -> Value:
-        """The value of shape `shape` that holds products of a row with values of `x`, or of a padding.
-
-        Raises:
-            FormatError: sums of integers may leave int32.
-        """
+        """The value of shape `shape` with sums of row · x; FormatError if integers may not fit an int32."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class OneBitWeights(Weights):
-    """Base of nodes with a row of one-bit weights per output: y = scale · (signs · x) + centre · sum(x).
+    """Base class of nodes with a row of one-bit weights per output: y = scale · (signs · x) + centre · sum(x).
 
-    Without scale and centre the sums of integers stay integers; otherwise y is real.
+    Sums of integers stay integers without scale and centre; otherwise y is real.
 
     Args:
         signs: (O, ceil(in_features / 64)) uint64 words, see `onebit.packed.bits.pack_signs`.
-        in_features: signs in a row.
+        in_features: signs per row.
         scale: (O,) float32 or None for 1.
         centre: (O,) float32 or None for 0.
     """
@@ -66,7 +62,7 @@ class OneBitWeights(Weights):
             raise FormatError(f"in_features is {self.in_features!r}, expected a positive integer")
         words = self.signs.shape[1]
         if words != word_count(self.in_features):
-            raise FormatError(f"signs have {words} words a row, expected {word_count(self.in_features)}")
+            raise FormatError(f"signs have {words} words per row, expected {word_count(self.in_features)}")
         for name in ("scale", "centre"):
             array = getattr(self, name)
             if array is not None and array.shape != (self.outputs,):
@@ -101,7 +97,7 @@ class OneBitWeights(Weights):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RealWeights(Weights):
-    """Base of nodes with a row of real weights per output, as first and last layers often keep: y = weight · x.
+    """Base class of nodes with a row of real weights per output, often the first and last layers: y = weight · x.
 
     Args:
         weight: (O, in_features) float32.

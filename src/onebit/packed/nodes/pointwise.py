@@ -1,4 +1,4 @@
-"""Operations on each number by itself; parameters belong to a channel, the first axis."""
+"""Elementwise operations, with one parameter per channel (the first axis)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,27 @@ from typing import ClassVar
 import numpy as np
 
 from onebit.errors import FormatError
-from onebit.packed.nodes.base import Node, Stored, Value, integer, require_channels
+from onebit.packed.nodes.node import Node, Stored, Value, integer, require_channels
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Affine(Node):
+class _PerChannel(Node):
+    """An operation whose arrays have one number per channel."""
+
+    def infer(self, *inputs: Value) -> Value:
+        (x,) = inputs
+        for name in self.arrays:
+            if (array := getattr(self, name)) is not None:
+                require_channels(x, len(array))
+        return self.made(x)
+
+    def made(self, x: Value) -> Value:
+        """The output value, real by default."""
+        return Value(x.shape, "real")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Affine(_PerChannel):
     """y = scale · x + shift, per channel: a folded BatchNorm, or a bias.
 
     Args:
@@ -33,20 +49,13 @@ class Affine(Node):
         if self.scale is None and self.shift is None:
             raise FormatError("has neither scale nor shift, expected at least one")
 
-    def infer(self, *inputs: Value) -> Value:
-        (x,) = inputs
-        for array in (self.scale, self.shift):
-            if array is not None:
-                require_channels(x, len(array))
-        return Value(x.shape, "real")
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Threshold(Node):
+class Threshold(_PerChannel):
     """A folded BatchNorm + sign of integers, per channel.
 
     direction +1: +1 where x >= threshold, else -1; direction -1: +1 where x <= threshold, else -1.
-    A threshold at an end of int32 makes a constant: sums never reach that far.
+    A threshold at a limit of int32 gives a constant, because sums stay below it.
 
     Args:
         threshold: (C,) int32.
@@ -63,11 +72,9 @@ class Threshold(Node):
         if self.direction.shape != self.threshold.shape:
             raise FormatError(f"direction has shape {self.direction.shape}, expected {self.threshold.shape}")
 
-    def infer(self, *inputs: Value) -> Value:
-        (x,) = inputs
+    def made(self, x: Value) -> Value:
         if not x.exact:
             raise FormatError(f"got {x.kind} values, expected integers; real values are binarized by `sign`")
-        require_channels(x, len(self.threshold))
         return Value(x.shape, "sign", 1)
 
     def check_values(self) -> None:
@@ -76,7 +83,7 @@ class Threshold(Node):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Sign(Node):
+class Sign(_PerChannel):
     """+1 where x >= shift, per channel, else -1; -0.0 is 0.
 
     Args:
@@ -87,10 +94,7 @@ class Sign(Node):
 
     arrays: ClassVar[dict[str, Stored]] = {"shift": Stored("float32", 1, optional=True)}
 
-    def infer(self, *inputs: Value) -> Value:
-        (x,) = inputs
-        if self.shift is not None:
-            require_channels(x, len(self.shift))
+    def made(self, x: Value) -> Value:
         return Value(x.shape, "sign", 1)
 
 
@@ -104,7 +108,7 @@ class Relu(Node):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Prelu(Node):
+class Prelu(_PerChannel):
     """x where x > 0, else slope · x, per channel.
 
     Args:
@@ -115,11 +119,6 @@ class Prelu(Node):
 
     arrays: ClassVar[dict[str, Stored]] = {"slope": Stored("float32", 1)}
 
-    def infer(self, *inputs: Value) -> Value:
-        (x,) = inputs
-        require_channels(x, len(self.slope))
-        return Value(x.shape, "real")
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Hardtanh(Node):
@@ -127,20 +126,20 @@ class Hardtanh(Node):
 
     def infer(self, *inputs: Value) -> Value:
         (x,) = inputs
-        # an integer may become 0, which is no sign
+        # an integer may become 0, which is not a sign
         return Value(x.shape, "integer", 1) if x.exact else Value(x.shape, "real")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Add(Node):
-    """The sum of two values of one shape, as behind the shortcut of a residual net."""
+    """The sum of two values of the same shape, as in a residual net."""
 
     arity: ClassVar[int | None] = 2
 
     def infer(self, *inputs: Value) -> Value:
         a, b = inputs
         if a.shape != b.shape:
-            raise FormatError(f"got values of shapes {a.shape} and {b.shape}, expected two of one shape")
+            raise FormatError(f"got values of shapes {a.shape} and {b.shape}, expected equal shapes")
         if a.bound is None or b.bound is None:
             return Value(a.shape, "real")
         return integer(a.shape, a.bound + b.bound)

@@ -7,27 +7,29 @@ from math import prod
 from typing import ClassVar
 
 from onebit.errors import FormatError
-from onebit.packed.nodes.base import Node, Numbers, Value, integer, require_image, same_kind
 from onebit.packed.nodes.conv import Kernel
+from onebit.packed.nodes.node import Node, Numbers, Value, integer, require_image, same_kind
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Pool(Kernel):
-    """(C, H, W) -> (C, H', W'), with a window that everywhere meets the image."""
+    """(C, H, W) -> (C, H', W'), with windows that all contain a pixel of the image."""
 
     def places(self, x: Value) -> tuple[int, int]:
         for size, span, step, before, after in zip(
             require_image(x)[1:], self.extent, self.dilation, self.padding[::2], self.padding[1::2], strict=True
         ):
-            # some tap lies inside when the window reaches over the border and the image is no narrower than the gaps
+            # a window over the border has a tap inside if the image is at least as wide as the gaps between taps
             if max(before, after) >= span or (max(before, after) and size < step):
-                raise FormatError(f"with a padding of {self.padding} some windows see nothing of an image {x.shape}")
+                raise FormatError(
+                    f"with a padding of {self.padding} some windows contain no pixel of an image {x.shape}"
+                )
         return super().places(x)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MaxPool(Pool):
-    """The largest value in each window; padding never is."""
+    """The largest value in each window, without padding."""
 
     def infer(self, *inputs: Value) -> Value:
         (x,) = inputs
@@ -39,8 +41,8 @@ class AveragePool(Pool):
     """The sum of each window divided by the number of its pixels.
 
     Args:
-        count_padding: 1 counts the padding, which is zero, 0 does not.
-        sums: 1 does not divide, so that sums of integers stay integers.
+        count_padding: 1 to count padding pixels, which are zero; else 0.
+        sums: 1 to omit the division, so that sums of integers stay integers; else 0.
     """
 
     count_padding: int = 0
@@ -62,7 +64,7 @@ class AveragePool(Pool):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AdaptiveAveragePool(Node):
-    """Averages of H' × W' windows that cover the image: window i of n reaches from floor(i·H/n) to ceil((i + 1)·H/n).
+    """Averages of H' × W' windows that cover the image: window i of n spans floor(i·H/n) to ceil((i + 1)·H/n).
 
     Args:
         size: (H', W'); (1, 1) averages the whole image.

@@ -12,7 +12,8 @@ from typing import Any
 
 from onebit.common.tables import did_you_mean, resolve
 from onebit.errors import UsageError
-from onebit.recipe.settings import ModelRecipe, Recipe
+from onebit.recipe.flags import flag_names
+from onebit.recipe.settings import Recipe
 
 CLASSIC = {
     "results_dir": "--out RESULTS_DIR/SAVE",
@@ -191,7 +192,7 @@ def _model_config(text: str) -> tuple[dict[str, Any], int | None]:
         config = None
     if not isinstance(config, dict):
         raise UsageError(f"--model_config must be a Python dictionary such as \"{{'depth': 18}}\", got {text[:200]!r}")
-    fields = [item.name for item in dataclasses.fields(ModelRecipe) if item.name != "name"]
+    fields = [name.partition(".")[2] for name in flag_names() if name.startswith("model.") and name != "model.name"]
     known = ["depth", "input_size", "dataset", "num_classes", *fields]
     for name in config:
         if name not in known:

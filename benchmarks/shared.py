@@ -1,0 +1,54 @@
+"""What the benchmarks share: their flags, the settings of the process, and what is printed about the machine."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+from contextlib import suppress
+from typing import Any
+
+import torch
+
+import onebit
+
+
+def add_rounds(parser: argparse.ArgumentParser, rounds: int, what: str = "timed rounds") -> None:
+    parser.add_argument("--rounds", type=int, default=rounds, help=f"{what} ({rounds})")
+
+
+def add_seconds(parser: argparse.ArgumentParser, seconds: float) -> None:
+    parser.add_argument(
+        "--seconds", type=float, default=seconds, help=f"at least, for each variant in a round ({seconds:g})"
+    )
+
+
+def add_process_options(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `set_up_process` as flags."""
+    parser.add_argument("--threads", type=int, default=1, help="threads of every variant (1)")
+    parser.add_argument(
+        "--default-malloc", action="store_true", help="leave malloc as it is (see onebit.common.memory); for comparison"
+    )
+
+
+def set_up_process(threads: int, *, default_malloc: bool = False) -> dict[str, Any]:
+    """Set the number of threads of torch and let malloc keep freed memory; returns the machine, as JSON."""
+    torch.set_num_threads(threads)
+    kept = not default_malloc and onebit.common.memory.keep_freed_memory()
+    return {**machine(threads), "freed_memory_kept": kept}
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """The machine and the torch that figures are measured with."""
+    name = platform.processor() or platform.machine()
+    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
+    return {"cpu": name, "cores": os.cpu_count(), "torch": torch.__version__, "threads": threads}
+
+
+def describe_machine(where: dict[str, Any]) -> str:
+    """What `set_up_process` returned, as text."""
+    return (
+        f"{where['cpu']}, {where['cores']} cores; torch {where['torch']}, {where['threads']} thread(s), "
+        f"freed memory {'kept' if where['freed_memory_kept'] else 'given back'}"
+    )

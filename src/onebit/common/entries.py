@@ -1,0 +1,146 @@
+"""Tables whose entries say what they are before the code behind them is imported."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from onebit.common.arguments import positive
+
+
+class Need(NamedTuple):
+    """What a setting needs to have an effect: in words, whether a recipe has it, and the field that decides."""
+
+    name: str
+    holds: Callable[[Any], bool]
+    field: str
+
+
+class Check(NamedTuple):
+    """Whether a value is valid, and which values are, in words."""
+
+    holds: Callable[[Any], bool]
+    expected: str
+
+
+POSITIVE = Check(positive, "positive")
+SHARE = Check(lambda value: 0 <= value < 1, "in [0, 1)")
+
+
+def one_of(*names: str) -> Check:
+    """The check of a name."""
+    return Check(lambda value: value in names, " or ".join(names))
+
+
+class Option(NamedTuple):
+    """An option that an entry declares: a flag, a field of recipes and JSON files, and a line of `train --help`.
+
+    Args:
+        kind: its type, such as float | None; text: what it is, in a line.
+        check: of values other than None.
+        needs: what else it needs to have an effect.
+    """
+
+    name: str
+    kind: Any
+    default: Any
+    text: str
+    check: Check | None = None
+    needs: tuple[Need, ...] = ()
+
+
+def load(target: Any) -> Any:
+    """What "module:name" names; anything but a string is returned as it is."""
+    if not isinstance(target, str):
+        return target
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One entry of a table.
+
+    Args:
+        target: the object, or "module:name" of one that is imported when it is first used.
+        leading: first arguments of the object, as `functools.partial` takes them.
+        options: of its own, which become fields of a part of the recipe.
+    """
+
+    target: Any
+    leading: tuple[Any, ...] = ()
+    options: tuple[Option, ...] = ()
+
+    @functools.cached_property
+    def object(self) -> Any:
+        """The object, with its leading arguments."""
+        found = load(self.target)
+        return functools.partial(found, *self.leading) if self.leading else found
+
+
+AnyEntry = TypeVar("AnyEntry", bound=Entry)
+
+
+class Table(MutableMapping[str, Any], Generic[AnyEntry]):
+    """Name -> object; `entry(name)` is what its entry declares, without importing the object.
+
+    What is put in at run time is an entry, or an object that needs to declare nothing.
+
+    Args:
+        kind: the class of the entries.
+        rows: name -> entry.
+    """
+
+    def __init__(self, kind: type[AnyEntry], rows: Mapping[str, AnyEntry]) -> None:
+        self._kind = kind
+        self._rows: dict[str, AnyEntry] = dict(rows)
+
+    def entry(self, name: Any) -> AnyEntry:
+        """The entry of a name; an unknown name gets one that declares nothing."""
+        return self._rows.get(name) or self._kind(name)
+
+    def entries(self) -> Mapping[str, AnyEntry]:
+        """Name -> entry."""
+        return self._rows
+
+    def __getitem__(self, name: str) -> Any:
+        return self._rows[name].object
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._rows[name] = value if isinstance(value, Entry) else self._kind(value)  # type: ignore[assignment]
+
+    def __delitem__(self, name: str) -> None:
+        del self._rows[name]
+
+    def __contains__(self, name: object) -> bool:  # without importing the object
+        return name in self._rows
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
+def lazy(package: str, home: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """`__getattr__` and `__dir__` of a package whose public names and modules are imported when they are first used.
+
+    Args:
+        package: its name.
+        home: public name -> module of the package that has it.
+    """
+    names = vars(sys.modules[package])
+
+    def find(name: str) -> Any:
+        if name in home:
+            names[name] = getattr(importlib.import_module(f"{package}.{home[name]}"), name)
+            return names[name]
+        if name not in home.values():
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return importlib.import_module(f"{package}.{name}")
+
+    return find, lambda: sorted({*names, *home})

@@ -1,0 +1,33 @@
+"""Opening untrusted safetensors files: regular files, whose header is bounded before it is parsed."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from onebit.common.files import open_regular
+
+MOST_HEADER = 8_000_000
+"""Bytes of the header with the names of the tensors and the facts; parsed JSON takes 40 times as much memory."""
+
+
+def open_safetensors(path: str | os.PathLike[str], framework: str) -> tuple[Any, dict[str, Any]]:
+    """(the open file, a context manager; the facts that onebit wrote into it, {} in other files).
+
+    Args:
+        framework: of its tensors: pt or numpy.
+
+    Raises:
+        OSError, ValueError, RecursionError, TypeError, safetensors.SafetensorError: it cannot be read, or is damaged.
+    """
+    import safetensors
+
+    with open_regular(path) as stream:
+        if int.from_bytes(stream.read(8), "little") > MOST_HEADER:
+            raise ValueError(f"its header has more than {MOST_HEADER:,} bytes")
+    file = safetensors.safe_open(path, framework=framework)
+    facts = json.loads((file.metadata() or {}).get("onebit", "{}"))
+    if not isinstance(facts, dict):
+        raise TypeError("its facts are not a mapping")
+    return file, facts

@@ -1,0 +1,174 @@
+"""Folders of images and masks as data sets: `image/NAME.png` and `label/NAME.png`, with a class for each pixel."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from onebit.common.files import read_regular
+from onebit.common.pictures import SUFFIXES, opened, picture, upright
+from onebit.data.fetch import find_folder
+from onebit.data.mask_scores import VOID, Masks
+from onebit.data.splits import DatasetEntry, LoadedFiles, Progress, Split, hold_out
+from onebit.data.streaming import Images
+from onebit.errors import DataError
+
+TEST_SHARE = 0.2
+"""Of the images; such a folder has no separate test images."""
+SPLIT_SEED = 0
+IMAGE_FOLDER, MASK_FOLDER, CLASS_FILE = "image", "label", "classes.txt"
+
+
+def read_masked_folder(
+    name: str,
+    *,
+    directory: str | Path | None = None,
+    progress: Progress | None = None,
+    classes: Sequence[str] | None = None,
+) -> LoadedFiles:
+    """Read the images and masks in a folder; a fifth of them, drawn with a fixed seed, are the test images.
+
+    Images are gray or RGB and all have one size. Masks are gray or palette images. If there is a file `classes.txt`
+    with one name on each line, mask values are line numbers 0, 1, …, or 255 for a pixel without a class; otherwise
+    there are two classes, 0 and 255. The EXIF orientation of each image and mask is applied.
+
+    Args:
+        name: "segmentation", or the name of a folder that is also searched for in `ONEBIT_DATA`.
+        directory: the folder, or its parent.
+        progress: has no effect; nothing is downloaded.
+        classes: names of the classes for a folder without `classes.txt`.
+
+    Raises:
+        DataError: no such folder, an image without a mask, a file that does not decode, several sizes, a mask of
+            another size than its image, or a mask with other values than the classes.
+    """
+    if name == "segmentation" and directory is None:
+        raise DataError("data set 'segmentation' is a folder of your own images and masks: name it with --data DIR")
+    needs = f"{IMAGE_FOLDER}/*.png and {MASK_FOLDER}/*.png"
+    root = find_folder(name, directory, (IMAGE_FOLDER, MASK_FOLDER), needs=needs)
+    images, masks = (_files(root / part) for part in (IMAGE_FOLDER, MASK_FOLDER))
+    if len(images) < 2:
+        raise DataError(f"{root / IMAGE_FOLDER}: got {len(images)} images, expected two or more")
+    for stem in sorted(images.keys() ^ masks.keys(), key=_by_number):
+        lone, other = (images[stem], root / MASK_FOLDER) if stem in images else (masks[stem], root / IMAGE_FOLDER)
+        raise DataError(f"{lone}: has no partner in {other}, expected a file named {stem}.png there")
+    names, values = mask_classes(root, classes)
+    stems = sorted(images, key=_by_number)
+    pixels = _read_images([images[stem] for stem in stems])
+    truth = np.stack([read_mask(masks[stem], pixels.shape[2:], values) for stem in stems])
+    count = max(1, round(TEST_SHARE * len(stems)))
+    train, test = hold_out(Split(pixels, truth), count, seed=SPLIT_SEED)
+    note = f"{len(test)} of its {len(stems)} images, drawn with seed {SPLIT_SEED}, are the test images"
+    files = tuple(str(path) for stem in stems for path in (images[stem], masks[stem]))
+    sizes = [(os.path.relpath(path, root), os.stat(path).st_size) for path in files]
+    identity = hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
+    return LoadedFiles(train, test, str(root), files, note=note, classes=names, identity=identity)
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Name without suffix -> image file."""
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+            if path.stem in files:
+                raise DataError(f"{path}: got a second file beside {files[path.stem].name}, expected one for each name")
+            files[path.stem] = path
+    return files
+
+
+def _by_number(stem: str) -> tuple[int, str]:
+    """Sorts numbered slices by number: 2 before 10."""
+    return (int(stem), stem) if stem.isdecimal() else (-1, stem)
+
+
+def mask_classes(root: Path, names: Sequence[str] | None) -> tuple[tuple[str, ...], dict[int, int]]:
+    """The names of the classes, and the class number for each value in a mask."""
+    path = root / CLASS_FILE
+    if not path.is_file():
+        return tuple(names or ("0", "255")), {0: 0, 255: 1}
+    try:
+        lines = [line.strip() for line in read_regular(path, largest=1_000_000).decode().splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from None
+    if not 2 <= len(set(lines)) == len(lines) < VOID:
+        raise DataError(f"{path}: got {len(lines)} names, expected 2 to {VOID - 1} different names, one on each line")
+    return tuple(lines), {value: value for value in (*range(len(lines)), VOID)}
+
+
+def _read_images(paths: Sequence[Path]) -> Images:
+    """(N, C, H, W): gray if all images are, otherwise RGB."""
+    pictures, color = [], False
+    for path in paths:
+        with opened(str(path)) as image:
+            color = color or image.mode not in ("1", "L", "LA", "I;16", "I;16B", "I;16L")
+            pictures.append(picture(image, "RGB" if image.mode not in ("1", "L") else "L"))
+        if pictures[-1].size != pictures[0].size:
+            (width, height), (first_width, first_height) = pictures[-1].size, pictures[0].size
+            raise DataError(
+                f"{path}: is {width}×{height} pixels, {paths[0].name} is {first_width}×{first_height}; "
+                "expected one size: crop or resize them"
+            )
+    mode = "RGB" if color else "L"
+    arrays = np.stack([np.asarray(image.convert(mode), np.uint8) for image in pictures])
+    return np.ascontiguousarray(arrays.transpose(0, 3, 1, 2)) if color else arrays[:, np.newaxis]
+
+
+def read_mask(path: Path, size: tuple[int, ...], values: dict[int, int]) -> Masks:
+    """Read a mask file as class numbers, (H, W).
+
+    Args:
+        size: (H, W) of its image.
+        values: value -> class number, see `mask_classes`.
+
+    Raises:
+        DataError: the file does not decode, has another size or other values; the message names it.
+    """
+    with opened(str(path)) as image:
+        mode = image.mode
+        mask = np.array(upright(image))
+    if mode == "1":  # one bit for each pixel: the first class and the second
+        mask = mask * np.uint8(next(value for value, number in values.items() if number == 1))
+    if mode not in ("1", "L", "P"):
+        raise DataError(f"{path}: the mask has {mode!r} pixels, expected one 8-bit number for each pixel, its class")
+    if mask.shape != size:
+        (height, width), (image_height, image_width) = mask.shape, size
+        raise DataError(
+            f"{path}: the mask is {width}×{height} pixels, its image is {image_width}×{image_height}; expected one size"
+        )
+    counts, numbers = np.bincount(mask.ravel(), minlength=256), np.full(256, -1)
+    numbers[list(values)] = list(values.values())
+    unknown = np.flatnonzero((counts > 0) & (numbers < 0))
+    if len(unknown):
+        some = ", ".join(map(str, unknown[:5])) + (", …" if len(unknown) > 5 else "")
+        expected = "0 and 255" if len(values) == 2 else f"0 to {sorted(values)[-2]}, or {VOID} for none"
+        raise DataError(
+            f"{path}: the mask has the values {some} ({int(counts[unknown].sum()):,} pixels), expected "
+            f"{expected}; for other classes, write their names to {CLASS_FILE} beside {MASK_FOLDER}/, one on each line"
+        )
+    return numbers[mask].astype(np.uint8)
+
+
+MEMBRANE = DatasetEntry(
+    name="membrane",
+    title="cell membranes in electron microscopy (ISBI 2012), with masks",
+    read=functools.partial(read_masked_folder, "membrane", classes=("membrane", "cell")),
+    classes=("membrane", "cell"),
+    input_shape=(1, 512, 512),
+    counts=(24, 6),
+    validation=4,
+    licence="Cardona et al., ISBI 2012 EM segmentation challenge",
+    masks=True,
+)
+
+SEGMENTATION = DatasetEntry(
+    name="segmentation",
+    title="your own images and masks: --data DIR with image/*.png and label/*.png",
+    read=functools.partial(read_masked_folder, "segmentation"),
+    masks=True,
+)

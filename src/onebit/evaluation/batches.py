@@ -1,0 +1,116 @@
+"""Images in batches that fit a net, and the logits that the net computes for them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from onebit.common.progress import progress, shows_progress
+from onebit.data import Images, Split, StreamedImages, fitted, read_batches
+from onebit.errors import UsageError
+from onebit.evaluation.model_inputs import kept_training, model_device
+
+OnImages = Callable[[int, int], None]
+"""Called with (images done, images in all)."""
+
+
+def batch_bounds(count: int, batch_size: int, *, least: int = 2) -> list[tuple[int, int]]:
+    """(start, stop) of every batch; all samples are used, and a last batch below `least` joins the batch before it.
+
+    BatchNorm cannot train on a single sample.
+
+    Raises:
+        UsageError: a batch size below 1.
+    """
+    if batch_size < 1:
+        raise UsageError(f"batch_size must be 1 or more, got {batch_size}")
+    starts = list(range(0, count, batch_size))
+    if len(starts) > 1 and count - starts[-1] < least:
+        starts.pop()
+    return list(zip(starts, [*starts[1:], count], strict=False))  # an empty split has no batches
+
+
+def fitting_batch(shape: Sequence[int]) -> int:
+    """Batch size for inference on images (C, H, W): 1,000 of 3×32×32, 20 of 3×224×224."""
+    return min(1000, max(1, 1000 * 3 * 32 * 32 // math.prod(shape)))
+
+
+def in_tiles(model: nn.Module, split: Split) -> Split:
+    """Cut images with masks into tiles that the model takes, see `onebit.data.fitted`; other splits are unchanged."""
+    taken, made = (getattr(model, name, None) for name in ("input_shape", "output_shape"))
+    return split if split.labels.ndim == 1 or taken is None or made is None else fitted(split, taken, made)
+
+
+def image_batches(
+    model: nn.Module,
+    images: Images | StreamedImages | Tensor,
+    batch_size: int | None = None,
+    *,
+    mixed: bool = False,
+) -> Iterator[Tensor]:
+    """uint8 batches on the device of the model, of `fitting_batch` images by default.
+
+    Args:
+        mixed: draw each batch from all images, with a fixed seed, instead of taking consecutive ones.
+    """
+    device = model_device(model)
+    size = fitting_batch(images.shape[1:]) if batch_size is None else batch_size
+    bounds = batch_bounds(len(images), size)
+    indices: list[Any] = [slice(start, stop) for start, stop in bounds]
+    if mixed:
+        order = np.random.default_rng(0).permutation(len(images))
+        indices = [np.sort(order[index]) for index in indices]  # sorted: a file is read from front to back
+    if isinstance(images, Tensor):
+        yield from (images[index].to(device) for index in indices)
+    else:
+        for batch in read_batches(images, indices):
+            yield torch.from_numpy(np.ascontiguousarray(batch)).to(device)
+
+
+@torch.no_grad()
+def predict_logits(
+    model: nn.Module,
+    images: Images | StreamedImages | Tensor,
+    *,
+    batch_size: int | None = None,
+    on_images: OnImages | None = None,
+) -> Tensor:
+    """Logits (N, classes) in float32 in eval mode.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        batch_size: `fitting_batch` by default.
+        on_images: called with (images done, images).
+    """
+    parts: list[Tensor] = []
+    done = 0
+    with kept_training(model):
+        model.eval()
+        for batch in image_batches(model, images, batch_size):
+            parts.append(model(batch).float())
+            done += len(batch)
+            if on_images is not None:
+                on_images(done, len(images))
+    return torch.cat(parts)
+
+
+@contextmanager
+def images_done(verbose: bool | None, on_images: OnImages | None) -> Iterator[OnImages | None]:
+    """The callback for (images done, images): it updates a progress bar, if one is shown, and calls `on_images`."""
+    if not shows_progress(verbose, on_images):
+        yield on_images
+        return
+    with progress("evaluating", "images") as bar:
+
+        def done(count: int, total: int) -> None:
+            bar.update(count, total)
+            if on_images is not None:
+                on_images(count, total)
+
+        yield done

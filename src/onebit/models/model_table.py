@@ -1,0 +1,60 @@
+"""Every model by name, with the options of its own. No torch here: `onebit train --help` prints them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from onebit.common.entries import SHARE, Check, Entry, Option, Table, one_of
+
+MOST_LAYERS = 1_000
+
+
+@dataclass(frozen=True, eq=False)
+class ModelEntry(Entry):
+    """What a model declares. It also takes the options that all models share (`onebit.recipe.ModelRecipe`).
+
+    Args:
+        options: are arguments of the model; None stands for its own default.
+        masks: it gives a class to each pixel, not to each image.
+    """
+
+    masks: bool = False
+
+
+_WIDTHS = Check(
+    lambda widths: 2 <= len(widths) <= MOST_LAYERS and min(widths) >= 1 and max(widths) <= 10**7,
+    f"two or more positive numbers, at most {MOST_LAYERS:,} of at most 10 million",
+)
+_STEMS, _PADDINGS = one_of("cifar", "imagenet"), one_of("same", "valid")
+DROPOUT = Option("dropout", float | None, None, "probability of zeroing a hidden unit; in a U-Net, a channel", SHARE)
+MLP = (
+    Option("widths", tuple[int, ...] | None, None, "units per layer, input and classes included", _WIDTHS),
+    DROPOUT,
+    Option("input_dropout", float | None, None, "probability of zeroing an input", SHARE),
+)
+STEM = Option("stem", str | None, None, "first layers, cifar or imagenet; null chooses by the size of images", _STEMS)
+BIREAL = Option("bireal", bool | None, None, "a shortcut around each convolution, in nets without bottlenecks")
+PADDING = Option("padding", str | None, None, "of the convolutions, same, or valid as in the paper", _PADDINGS)
+
+_chain = partial(ModelEntry, options=(DROPOUT,))
+_cifar = partial(ModelEntry, "onebit.models.resnet:cifar_resnet", options=(BIREAL,))
+_imagenet = partial(ModelEntry, "onebit.models.resnet:imagenet_resnet", options=(BIREAL, STEM))
+
+MODELS = Table(
+    ModelEntry,
+    {
+        "mlp": ModelEntry("onebit.models.mlp:MLP", options=MLP),
+        "lenet": _chain("onebit.models.small:lenet"),
+        "lrnet_small": _chain("onebit.models.lrnet:lrnet_small"),
+        "lrnet_big": _chain("onebit.models.lrnet:lrnet_big"),
+        "nin": _chain("onebit.models.small:nin"),
+        "vgg_small": _chain("onebit.models.vgg:vgg_small"),
+        "vgg11": _chain("onebit.models.vgg:vgg", (11,)),
+        "vgg16": _chain("onebit.models.vgg:vgg", (16,)),
+        "alexnet": ModelEntry("onebit.models.alexnet:alexnet", options=(STEM, DROPOUT)),
+        **{f"resnet{depth}": _cifar((depth,)) for depth in (14, 20, 32, 44, 56, 110)},
+        **{f"resnet{depth}": _imagenet((depth,)) for depth in (18, 34, 50)},
+        "unet": ModelEntry("onebit.models.unet:UNet", options=(DROPOUT, PADDING), masks=True),
+    },
+)

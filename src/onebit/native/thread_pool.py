@@ -1,0 +1,74 @@
+"""Thread pools: threads that share images, or that run each kernel call of a plan together."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from threading import Lock
+from typing import TypeVar
+
+from onebit.native.library import BarrierStruct
+
+Part = Callable[[int, int, int | None], int]
+"""(part, parts, address of the barrier) -> 1 if the net took the sign of a NaN, else 0."""
+
+_BUSY = Lock()
+_Share = TypeVar("_Share")
+_Result = TypeVar("_Result")
+
+
+def run_shares(run: Callable[[_Share], _Result], shares: Sequence[_Share]) -> Iterator[_Result]:
+    """The result of `run` for each share, one thread per share.
+
+    The calling thread runs the first share and every share that no thread has started, so that it never waits for a
+    thread that a busy machine does not start.
+    """
+    others = [_pool("shares", len(shares)).submit(run, share) for share in shares[1:]]
+    yield run(shares[0])
+    for other, share in zip(others, shares[1:], strict=True):
+        yield run(share) if other.cancel() else other.result()
+
+
+def run_together(run: Part, parts: int) -> bool:
+    """Run all parts at once, the first in this thread; if another call uses the pool, run everything in this thread.
+
+    Parts wait for each other, so each needs a free thread.
+
+    Returns:
+        Whether some part took the sign of a NaN.
+    """
+    if not _BUSY.acquire(blocking=False):
+        return bool(run(0, 1, None))
+    barrier = BarrierStruct()
+
+    def run_part(part: int) -> int:  # keeps the barrier in memory: parts may outlive an interrupted call
+        return run(part, parts, ctypes.addressof(barrier))
+
+    try:
+        others = [_pool("parts", parts).submit(run_part, part) for part in range(1, parts)]
+        return any([run_part(0), *(other.result() for other in others)])
+    except BaseException:
+        barrier.cancelled = 1  # no part waits for one that never arrives
+        raise
+    finally:
+        _BUSY.release()
+
+
+@cache
+def _pool(work: str, threads: int) -> ThreadPoolExecutor:
+    """The threads besides the calling one; parts have their own, because they wait for each other."""
+    return ThreadPoolExecutor(threads - 1, thread_name_prefix=f"onebit {work}")
+
+
+def _after_fork() -> None:
+    """A child process has none of the threads, and no thread that would release the lock."""
+    global _BUSY
+    _BUSY = Lock()
+    _pool.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,121 @@
+"""Every optimizer by name, with what it declares. No torch here: `onebit train --help` prints the options."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from onebit.common.entries import POSITIVE, Check, Entry, Need, Option, Table
+
+
+@dataclass(frozen=True)
+class OptimizerSetup:
+    """What an optimizer is built from.
+
+    Args:
+        settings: the optimizer part of the recipe (`onebit.recipe.OptimizerRecipe`), with the options of the entry.
+        groups: parameter groups, see `latent_groups`.
+        count: number of training labels, of images or of pixels.
+        steps_per_epoch, steps: optimizer steps in an epoch and in the whole training.
+        initialized: the model starts from trained weights (`init_from`).
+    """
+
+    settings: Any
+    groups: list[dict[str, Any]]
+    count: int
+    steps_per_epoch: int
+    steps: int
+    initialized: bool
+
+
+@dataclass(frozen=True, eq=False)
+class OptimizerEntry(Entry):
+    """What an optimizer declares; the defaults are those of an ordinary torch optimizer.
+
+    Args:
+        trains: the weight quantizers that it can train; None for all that do not name their optimizers.
+        own_rule: it moves latents by a rule of its own, leaves other parameters to a companion, and needs latents.
+        clips_latents: `latent_clip` has an effect.
+        clips_gradients: False for gradients as large as the number of images, of which a clip would leave nothing.
+        build: OptimizerSetup -> optimizer, or "module:name" of it; None for `target(groups, lr=…, momentum=…)`.
+        factors: OptimizerSetup -> {setting of a group of latents: (step -> factor)}, where the setting ("lr" or
+            another) does not follow the learning-rate schedule; or "module:name" of it.
+    """
+
+    trains: tuple[str, ...] | None = None
+    own_rule: bool = False
+    clips_latents: bool = True
+    clips_gradients: bool = True
+    build: Any = None
+    factors: Any = None
+
+
+_DECAYS = Need("decay_epochs", lambda recipe: recipe.optimizer.decay_epochs is not None, "optimizer.decay_epochs")
+_GAMMA = Check(lambda value: 0 < value <= 1, "in (0, 1]")
+_THRESHOLD = Check(lambda value: 0 <= value < math.inf, "0 or more")
+_NEW = Need("a training from new weights", lambda recipe: recipe.init_from is None, "init_from")
+
+BOP = (
+    Option("gamma", float, 1e-4, "share of the newest gradient in the running mean", _GAMMA),
+    Option("threshold", float, 1e-8, "a weight flips where its running mean is above this against it", _THRESHOLD),
+    Option("decay_epochs", float | None, None, "epochs between decays; null lets gamma follow the schedule", POSITIVE),
+    Option("gamma_decay", float, 0.1, "factor on gamma at each decay", POSITIVE, (_DECAYS,)),
+    Option("threshold_decay", float, 1.0, "factor on the threshold at each decay", POSITIVE, (_DECAYS,)),
+)
+BAYESBINN = (
+    Option("latent_init", float, 10.0, "latents start at plus or minus this", POSITIVE, (_NEW,)),
+    Option("data_scale", float, 1.0, "factor on the number of training images; above 1 if augmented", POSITIVE),
+    Option("prior", bool, False, "the weights of init_from are also the prior; otherwise it is 0"),
+)
+
+OPTIMIZERS = Table(
+    OptimizerEntry,
+    {
+        "adafactor": OptimizerEntry("torch.optim:Adafactor"),
+        "adadelta": OptimizerEntry("torch.optim:Adadelta"),
+        "adagrad": OptimizerEntry("torch.optim:Adagrad"),
+        "adam": OptimizerEntry("torch.optim:Adam"),
+        "adamax": OptimizerEntry("torch.optim:Adamax"),
+        "adamw": OptimizerEntry("torch.optim:AdamW"),
+        "asgd": OptimizerEntry("torch.optim:ASGD"),
+        "nadam": OptimizerEntry("torch.optim:NAdam"),
+        "radam": OptimizerEntry("torch.optim:RAdam"),
+        "rmsprop": OptimizerEntry("torch.optim:RMSprop"),
+        "rprop": OptimizerEntry("torch.optim:Rprop"),
+        "sgd": OptimizerEntry("torch.optim:SGD"),
+        "bop": OptimizerEntry(
+            "onebit.optim.bop:Bop",
+            options=BOP,
+            trains=("sign", "ste_sign"),
+            own_rule=True,
+            clips_latents=False,
+            build="onebit.optim.bop:build_bop",
+            factors="onebit.optim.bop:bop_factors",
+        ),
+        "bayesbinn": OptimizerEntry(
+            "onebit.optim.bayesbinn:BayesBiNN",
+            options=BAYESBINN,
+            trains=("concrete_sign",),
+            own_rule=True,
+            clips_gradients=False,
+            build="onebit.optim.bayesbinn:build_bayesbinn",
+        ),
+    },
+)
+"""torch's optimizers for dense parameters (LBFGS needs a closure, SparseAdam sparse gradients, Muon matrices), then
+those that move latents by a rule of their own."""
+
+AFTER_STEP = {"prox_growth": "onebit.optim.prox:prox_group_"}
+"""Key of a parameter group -> what is done after each step to its parameters that moved, before their clip."""
+
+
+def takes(kind: Any, option: str) -> bool:
+    """Whether an optimizer has an option of that name.
+
+    Example:
+        >>> takes(torch.optim.SGD, "momentum"), takes(torch.optim.Adam, "momentum")
+        (True, False)
+    """
+    return option in inspect.signature(kind).parameters

@@ -1,0 +1,176 @@
+"""`Node`, the base of all operations of a packed net, and what is known of the values between them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from math import prod
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from onebit.errors import FormatError
+
+INT32 = np.iinfo(np.int32)
+SUM_LIMIT = INT32.max - 1  # so that a threshold at a limit of int32 is true for every sum or for none
+MOST_VALUES = 2**27  # per value and image: half a gigabyte of float32
+MOST_SIZE = 2**20  # of a kernel, stride, padding, …
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value without its data: shape without the batch axis, kind, and for integers the largest magnitude."""
+
+    shape: tuple[int, ...]
+    kind: str
+    bound: int | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether the value consists of integers (including ±1)."""
+        return self.bound is not None
+
+
+class Stored(NamedTuple):
+    """dtype and rank of an array of a node, and whether it may be None."""
+
+    dtype: str
+    rank: int
+    optional: bool = False
+
+
+class Numbers(NamedTuple):
+    """An attribute of a node: an integer, or a tuple of `length` integers, each from `least` to `most`.
+
+    `default` is the default of each integer, None for a required attribute.
+    """
+
+    length: int
+    least: int = 1
+    most: int = MOST_SIZE
+    default: int | None = None
+
+    def check(self, name: str, value: object) -> None:
+        """Raise FormatError unless `value` is such an integer or tuple."""
+        numbers = (value,) if self.length == 1 else value
+        if not isinstance(numbers, tuple) or len(numbers) != self.length:
+            raise FormatError(f"{name} is {value!r}, expected {self.length} integers")
+        if any(type(number) is not int or not self.least <= number <= self.most for number in numbers):
+            raise FormatError(f"{name} is {value!r}, expected integers from {self.least} to {self.most}")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Node(ABC):
+    """Base class of the operations.
+
+    Args:
+        inputs: names of the input values.
+        output: name of the output value.
+    """
+
+    inputs: tuple[str, ...]
+    output: str
+
+    arity: ClassVar[int | None] = 1
+    """Number of inputs; None for two or more."""
+    arrays: ClassVar[dict[str, Stored]] = {}
+    """Array fields. A node with `signs` (packed rows) also has the field `in_features`, the signs per row."""
+    attributes: ClassVar[dict[str, Numbers]] = {}
+    """Fields that are integers or tuples of them."""
+
+    def __post_init__(self) -> None:
+        if len(self.inputs) != self.arity and (self.arity is not None or len(self.inputs) < 2):
+            raise FormatError(f"got {len(self.inputs)} inputs, expected {self.arity or 'two or more'}")
+        for name, numbers in self.attributes.items():
+            numbers.check(name, getattr(self, name))
+        for name, stored in self.arrays.items():
+            array = getattr(self, name)
+            if array is None and stored.optional:
+                continue
+            if not isinstance(array, np.ndarray) or array.dtype != stored.dtype or array.ndim != stored.rank:
+                got = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+                raise FormatError(f"{name} is {got}, expected a {stored.dtype} array with {stored.rank} axes")
+            if array.size == 0:
+                raise FormatError(f"{name} has shape {array.shape}, expected no empty axis")
+
+    @abstractmethod
+    def infer(self, *inputs: Value) -> Value:
+        """The output value for given inputs. Depends on shapes only, never on the contents of arrays.
+
+        Raises:
+            FormatError: an unsuitable input.
+        """
+
+    def check_values(self) -> None:
+        """Raise FormatError for values that are not finite or set tail bits; it names the array and counts them."""
+        for name, stored in self.arrays.items():
+            array = getattr(self, name)
+            if array is not None and stored.dtype == "float32":
+                check_finite(name, array)
+
+    @property
+    def binary_weights(self) -> int:
+        """Number of weights that take one bit."""
+        return 0
+
+    @property
+    def real_parameters(self) -> int:
+        """Number of parameters that take 4 bytes."""
+        arrays = (getattr(self, name) for name, stored in self.arrays.items() if stored.dtype in ("float32", "int32"))
+        return sum(array.size for array in arrays if array is not None)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of its arrays in a file."""
+        arrays = (getattr(self, name) for name in self.arrays if name != "signs")
+        return sum(array.nbytes for array in arrays if array is not None)
+
+    def macs(self, x: Value, y: Value) -> int:
+        """Multiply-accumulates with weights to compute `y` from `x`, for one image."""
+        return 0
+
+
+def check_finite(name: str, array: np.ndarray) -> None:
+    """Raise FormatError if some values of `array` are NaN or infinite."""
+    if count := array.size - int(np.count_nonzero(np.isfinite(array))):
+        raise FormatError(f"{count} of {array.size} values of {name} are not finite")
+
+
+def check_size(what: str, shape: tuple[int, ...]) -> None:
+    """Raise FormatError if a value of this shape is too large for any reasonable net."""
+    if prod(shape) > MOST_VALUES:
+        raise FormatError(f"{what} has shape {shape}, more than {MOST_VALUES} values per image")
+
+
+def require_channels(x: Value, channels: int) -> None:
+    """Raise FormatError unless the first axis of `x` has `channels`."""
+    if x.shape[0] != channels:
+        raise FormatError(f"got a value of shape {x.shape}, expected {channels} channels")
+
+
+def require_image(x: Value) -> tuple[int, int, int]:
+    """(C, H, W) of `x`, or FormatError."""
+    if len(x.shape) != 3:
+        raise FormatError(f"got a value of shape {x.shape}, expected an image (C, H, W)")
+    channels, height, width = x.shape
+    return channels, height, width
+
+
+def integer(shape: tuple[int, ...], bound: int) -> Value:
+    """A value of integers, or FormatError if they may not fit an int32."""
+    if bound > SUM_LIMIT:
+        raise FormatError(f"sums reach {bound}, more than int32 holds")
+    return Value(shape, "integer", bound)
+
+
+def merged(values: tuple[Value, ...], shape: tuple[int, ...]) -> Value:
+    """A value that can hold elements of all `values`: ±1 or integers if all are, else reals."""
+    bounds = [x.bound for x in values if x.bound is not None]
+    if len(bounds) < len(values):
+        return Value(shape, "real")
+    return Value(shape, "sign" if all(x.kind == "sign" for x in values) else "integer", max(bounds))
+
+
+def same_kind(x: Value, shape: Any) -> Value:
+    """Elements of `x` in another shape."""
+    return Value(tuple(shape), x.kind, x.bound)

@@ -1,0 +1,77 @@
+"""Every quantizer by name, with what it declares. No torch here.
+
+The same name may mean different things for weights and for inputs, hence two tables.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from onebit.common.entries import POSITIVE, Check, Entry, Need, Option, Table
+
+
+@dataclass(frozen=True, eq=False)
+class WeightQuantizerEntry(Entry):
+    """What a weight quantizer declares.
+
+    Args:
+        random: a forward pass in training draws; as the attribute of the class.
+        bayesian: latents are the parameters of a distribution of the weights; the class has a `mean`.
+        trained_by: the only optimizers that can train it; None for any.
+        options: of the optimizer part of a recipe; its other options are arguments of the class.
+        prepare: (optimizer, OptimizerSetup) -> None, called with the new optimizer; or "module:name" of it.
+    """
+
+    random: bool = False
+    bayesian: bool = False
+    trained_by: tuple[str, ...] | None = None
+    prepare: Any = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.target, type):  # added at run time, with the class at hand
+            object.__setattr__(self, "random", self.random or getattr(self.target, "random", False))
+            object.__setattr__(self, "bayesian", self.bayesian or hasattr(self.target, "mean"))
+
+
+_STRENGTH = Need("prox_strength", lambda recipe: recipe.optimizer.prox_strength is not None, "optimizer.prox_strength")
+
+_FREEZE = Check(lambda value: 0 <= value <= 1, "in [0, 1]")
+PROX = (
+    Option(
+        "prox_strength", float | None, None, "times lr, the pull to ±1 in the last step before the freeze", POSITIVE
+    ),
+    Option("prox_freeze", float | None, None, "share of training after which latents stay ±1", _FREEZE, (_STRENGTH,)),
+)
+
+WEIGHT_QUANTIZERS = Table(
+    WeightQuantizerEntry,
+    {
+        "sign": WeightQuantizerEntry("onebit.quantizers.binaryconnect:Sign"),
+        "stochastic": WeightQuantizerEntry("onebit.quantizers.binaryconnect:Stochastic", random=True),
+        "ste_sign": WeightQuantizerEntry("onebit.quantizers.ste_sign:SteSign"),
+        "xnor": WeightQuantizerEntry("onebit.quantizers.xnor:Xnor"),
+        "magnitude_aware": WeightQuantizerEntry("onebit.quantizers.magnitude_aware:MagnitudeAware"),
+        "swish_sign": WeightQuantizerEntry("onebit.quantizers.swish_sign:SwishSign"),
+        "irnet": WeightQuantizerEntry("onebit.quantizers.irnet:IRNet"),
+        "recu": WeightQuantizerEntry("onebit.quantizers.recu:ReCU"),
+        "adabin": WeightQuantizerEntry("onebit.quantizers.adabin:AdaBin"),
+        "concrete_sign": WeightQuantizerEntry(
+            "onebit.quantizers.bayesbinn:ConcreteSign", random=True, bayesian=True, trained_by=("bayesbinn",)
+        ),
+        "prox": WeightQuantizerEntry(
+            "onebit.quantizers.prox:Prox", options=PROX, prepare="onebit.optim.prox:prepare_prox"
+        ),
+    },
+)
+INPUT_QUANTIZERS = Table(
+    Entry,
+    {
+        "ste_sign": Entry("onebit.quantizers.ste_sign:SteSign"),
+        "approx_sign": Entry("onebit.quantizers.inputs:ApproxSign"),
+        "swish_sign": Entry("onebit.quantizers.swish_sign:SwishSign"),
+        "irnet": Entry("onebit.quantizers.irnet:EdeSign"),
+        "rsign": Entry("onebit.quantizers.inputs:RSign"),
+        "adabin": Entry("onebit.quantizers.inputs:InputAdaBin"),
+    },
+)

@@ -1,0 +1,160 @@
+"""Settings without effect, and what each of them belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from onebit.common.entries import Need
+from onebit.errors import UsageError
+from onebit.optim.optimizer_table import OPTIMIZERS
+from onebit.quantizers.quantizer_table import WEIGHT_QUANTIZERS, WeightQuantizerEntry
+from onebit.recipe.options import declared
+from onebit.recipe.override import with_method
+from onebit.recipe.reading import build_recipe, methods
+from onebit.recipe.settings import Recipe
+
+
+def _schedule(*names: str) -> Need:
+    return Need(f"schedule {' or '.join(names)}", lambda recipe: recipe.schedule.name in names, "schedule.name")
+
+
+def _samples_differ(recipe: Recipe) -> bool:
+    drops = any(value for name, value in recipe.model.own.items() if "dropout" in name)
+    return drops or recipe.optimizer.samples == 1 or _quantizer(recipe.model.weight_quantizer).random
+
+
+def _draws_ensemble(recipe: Recipe) -> bool:
+    return not recipe.draws or _quantizer(recipe.model.weight_quantizer).bayesian
+
+
+def _quantizer(name: str | None) -> WeightQuantizerEntry:
+    return WEIGHT_QUANTIZERS.entry(name)
+
+
+_BINARY = Need("binary weights", lambda recipe: recipe.model.weight_quantizer is not None, "model.weight_quantizer")
+_TASKS = Need("several tasks", lambda recipe: recipe.continual.tasks > 0, "continual.tasks")
+_TEACHER = Need("a teacher", lambda recipe: recipe.teacher is not None, "teacher")
+_WEIGHT_DECAY = Need("weight_decay", lambda recipe: recipe.optimizer.weight_decay > 0, "optimizer.weight_decay")
+
+NEEDS: dict[str, tuple[Need, ...]] = {
+    "optimizer.samples": (Need("random weights or dropout", _samples_differ, "model.weight_quantizer"),),
+    "optimizer.real_lr": (_BINARY,),
+    "optimizer.lr_scale": (_BINARY,),
+    "optimizer.latent_clip": (
+        _BINARY,
+        Need(
+            "an optimizer that clips latents",
+            lambda recipe: OPTIMIZERS.entry(recipe.optimizer.name).clips_latents,
+            "optimizer.name",
+        ),
+    ),
+    "optimizer.decay_latents": (_BINARY, _WEIGHT_DECAY),
+    "optimizer.decay_norm": (_WEIGHT_DECAY,),
+    "schedule.gamma": (_schedule("step", "milestones"),),
+    "schedule.step_size": (_schedule("step"),),
+    "schedule.milestones": (_schedule("milestones"),),
+    "schedule.final_lr": (_schedule("linear", "cosine", "one_cycle", "exponential"),),
+    "augmentation.padding_mode": (
+        Need("crop_padding", lambda recipe: recipe.augmentation.crop_padding > 0, "augmentation.crop_padding"),
+    ),
+    "augmentation.elastic_smoothness": (
+        Need("elastic", lambda recipe: recipe.augmentation.elastic > 0, "augmentation.elastic"),
+    ),
+    "recompute_inputs": (
+        Need("binary inputs", lambda recipe: recipe.model.input_quantizer is not None, "model.input_quantizer"),
+    ),
+    "continual.against": (_TASKS,),
+    "continual.own": (_TASKS,),
+    "teacher_weight": (_TEACHER,),
+    "teacher_temperature": (_TEACHER,),
+}  # fmt: skip
+"""Setting -> what it needs. `needs_of` adds what follows from the entries of the tables."""
+
+
+def needs_of(name: str) -> tuple[Need, ...]:
+    """What a setting needs to have an effect."""
+    if name == "draws":
+        ways = [method for method, row in methods().items() if _quantizer(row["model"]["weight_quantizer"]).bayesian]
+        ensemble = f"the ensemble of a Bayesian net (--method {' or '.join(ways)})"
+        return (Need(ensemble, _draws_ensemble, "model.weight_quantizer"),)
+    part, _, option = name.partition(".")
+    found = declared("optimizer").get(option) if part == "optimizer" else None
+    if found is None:
+        return NEEDS.get(name, ())
+    kind = found.chosen_by.removeprefix("model.").removesuffix(".name")
+
+    def chosen(recipe: Recipe) -> bool:
+        return recipe.values()[found.chosen_by] in found.entries
+
+    return (Need(f"{kind} {' or '.join(found.entries)}", chosen, found.chosen_by), *found.option.needs)
+
+
+def unused_settings(recipe: Recipe, names: Iterable[str]) -> list[str]:
+    """A sentence for each setting that has no effect; null and false need nothing.
+
+    Args:
+        recipe: what is trained; a setting that a method in `continual.against` uses has an effect.
+        names: flag names.
+
+    Example:
+        >>> unused_settings(Recipe(), ["optimizer.lr", "teacher_weight"])
+        ['teacher_weight belongs to a teacher, but teacher is None']
+    """
+    values = recipe.values()
+    named = [name for name in dict.fromkeys(names) if needs_of(name) and not _is_off(values[name])]
+    if not named:
+        return []
+    learners = _learners(recipe)
+    unused = []
+    for name in named:
+        lacking = [need for need in needs_of(name) if not need.holds(recipe)]
+        if lacking and not any(_uses(learner, name, values[name]) for learner in learners):
+            need = lacking[0]
+            unused.append(f"{name} belongs to {need.name}, but {need.field} is {values[need.field]!r}")
+    return unused
+
+
+def refuse_unused(recipe: Recipe, names: Iterable[str]) -> None:
+    """Refuse requested settings that have no effect.
+
+    Raises:
+        UsageError: the first of them.
+    """
+    for unused in unused_settings(recipe, names):
+        raise UsageError(f"{unused}: leave it out")
+
+
+def refuse_clipping(recipe: Recipe) -> None:
+    """Refuse clipped gradients with an optimizer whose gradients are as large as the number of images: nothing is left.
+
+    Raises:
+        UsageError: the setting that clips them.
+    """
+    for name in ("clip_grad_value", "clip_grad_norm"):
+        limit = getattr(recipe.optimizer, name)
+        if limit is not None and not OPTIMIZERS.entry(recipe.optimizer.name).clips_gradients:
+            raise UsageError(
+                f"optimizer.{name} {limit:g} would leave nothing of the gradients of {recipe.optimizer.name}, which "
+                "are as large as its number of images and more: leave it out, or set it to null"
+            )
+
+
+def changed_settings(recipe: Recipe) -> list[str]:
+    """The flag names of all settings that differ from the defaults."""
+    return [name for name, _, _ in recipe.changed_from(Recipe())]
+
+
+def _is_off(value: Any) -> bool:
+    return value is None or value is False
+
+
+def _uses(recipe: Recipe, name: str, value: Any) -> bool:
+    """Whether a value of a setting has an effect."""
+    return recipe.values()[name] == value and all(need.holds(recipe) for need in needs_of(name))
+
+
+def _learners(recipe: Recipe) -> list[Recipe]:
+    """The recipes of the methods that learn the same tasks for comparison."""
+    against = recipe.continual.against if recipe.continual.tasks else ()
+    return [build_recipe(with_method(recipe, name)) for name in against]

@@ -1,0 +1,127 @@
+"""Parts of a recipe whose entry, the optimizer or the model, declares options of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple, get_type_hints
+
+from onebit.common.arguments import need
+from onebit.common.entries import Option, Table
+from onebit.models.model_table import MODELS
+from onebit.optim.optimizer_table import OPTIMIZERS
+from onebit.quantizers.quantizer_table import WEIGHT_QUANTIZERS
+
+TABLES: dict[str, dict[str, Table[Any]]] = {
+    "model": {"model.name": MODELS},
+    "optimizer": {"optimizer.name": OPTIMIZERS, "model.weight_quantizer": WEIGHT_QUANTIZERS},
+}
+"""Part of a recipe -> {field that chooses an entry: table whose entries declare options of that part}."""
+MOST_SHOWN = 4
+"""Entries that the description of an option names."""
+
+
+class Declared(NamedTuple):
+    """An option, the field of a recipe that chooses its entry, and the names of the entries that declare it."""
+
+    option: Option
+    chosen_by: str
+    entries: tuple[str, ...]
+
+    def described(self) -> str:
+        """The description, with the entries it belongs to."""
+        shown, more = self.entries[:MOST_SHOWN], len(self.entries) - MOST_SHOWN
+        return f"{', '.join(shown)}{f' and {more} more' if more > 0 else ''}: {self.option.text}"
+
+
+def declared(part: str, chosen: str | None = None) -> dict[str, Declared]:
+    """Name -> option of a part; where entries declare the same name, `chosen` or else the first of them counts.
+
+    Args:
+        part: "model" or "optimizer".
+        chosen: name of an entry.
+    """
+    found: dict[str, Declared] = {}
+    for field, table in TABLES[part].items():
+        for name, entry in sorted(table.entries().items(), key=lambda row: row[0] != chosen):
+            for option in entry.options:
+                first = found.get(option.name, Declared(option, field, ()))
+                found[option.name] = first._replace(entries=(*first.entries, name))
+    return found
+
+
+@functools.cache
+def field_types(kind: Any) -> dict[str, Any]:
+    """Field -> its type: a dataclass, bool, int, float, str, tuple[T, ...], dict[str, Any], None, or a union."""
+    return get_type_hints(kind)
+
+
+def descriptions(kind: type) -> dict[str, str]:
+    """Field -> its description under `Args:` in the docstring of a dataclass."""
+    args = (inspect.getdoc(kind) or "").partition("Args:\n")[2]
+    rows = re.findall(r"^    (\w+): ((?:.|\n {5,})+)", args, re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in rows}
+
+
+def with_own(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings of a part with those under `own`, where `dataclasses.asdict` puts them, beside the others."""
+    own = settings.get("own")
+    return {**settings, **own, "own": {}} if isinstance(own, Mapping) else settings
+
+
+class Part:
+    """Base of parts of a recipe: options that entries declare are given and read like fields.
+
+    `own` holds those that differ from their defaults, also of entries that are not chosen: a complete recipe of an
+    earlier version names all of them.
+    """
+
+    PART: ClassVar[str]
+    name: str
+    own: dict[str, Any]
+
+    def __init__(self, **settings: Any) -> None:
+        own = dict(settings.pop("own", {}))
+        for item in dataclasses.fields(self):  # type: ignore[arg-type]  # each subclass is a dataclass
+            if item.name != "own":
+                object.__setattr__(self, item.name, settings.pop(item.name, item.default))
+        known = declared(self.PART, self.name)
+        for name, value in settings.items():
+            if name not in known:
+                raise TypeError(f"{type(self).__name__} has no field {name!r}")
+            own[name] = value
+        for name, value in own.items():
+            check = known[name].option.check
+            if check is not None and value is not None:
+                need(f"{self.PART}.{name}", value, check.holds(value), check.expected)
+        own = {name: value for name, value in own.items() if value != known[name].option.default}
+        object.__setattr__(self, "own", own)
+        self.__post_init__()
+
+    def __post_init__(self) -> None:
+        """The checks of the common fields."""
+
+    def __getattr__(self, name: str) -> Any:
+        found = None if name.startswith("_") or name == "own" else declared(self.PART, self.name).get(name)
+        if found is None:
+            raise AttributeError(f"{type(self).__name__} has no field {name!r}")
+        return self.own.get(name, found.option.default)
+
+    def takes(self, name: str) -> bool:
+        """Whether the chosen entry declares an option of that name."""
+        return any(option.name == name for option in TABLES[self.PART][f"{self.PART}.name"].entry(self.name).options)
+
+    def set_of(self, options: tuple[Option, ...]) -> dict[str, Any]:
+        """Those options that are set, without those that only refine another."""
+        names = {option.name for option in options if not option.needs}
+        return {name: value for name, value in self.own.items() if name in names}
+
+    def settings(self) -> dict[str, Any]:
+        """The common fields, all options of the chosen entry, and what differs from the defaults of others."""
+        common = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}  # type: ignore[arg-type]
+        del common["own"]
+        entry = TABLES[self.PART][f"{self.PART}.name"].entry(self.name)
+        return common | {option.name: option.default for option in entry.options} | self.own

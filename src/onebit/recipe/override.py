@@ -1,0 +1,101 @@
+"""A method on top of a recipe: it replaces what belongs to methods, everything else stays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from onebit.recipe.defaults import default_settings
+from onebit.recipe.flags import Flags, flag_names
+from onebit.recipe.reading import build_recipe, merge, method_settings, methods
+from onebit.recipe.settings import Recipe, flatten
+
+_COMMON = (
+    "model.weight_quantizer",
+    "model.input_quantizer",
+    "model.weight_options",
+    "model.input_options",
+    "model.value",
+    "model.activation",
+    "model.init",
+    "loss",
+    "label_smoothing",
+)
+
+
+def _is_of_methods(field: str) -> bool:
+    # the number of parts that a batch is computed in depends on the machine
+    return field in _COMMON or (field.startswith("optimizer.") and field != "optimizer.accumulate")
+
+
+METHOD_FIELDS = tuple(filter(_is_of_methods, flag_names()))
+"""The settings that belong to methods, whether or not a method sets them."""
+
+TELLING = (
+    "model.weight_quantizer",
+    "model.input_quantizer",
+    "model.activation",
+    "optimizer.name",
+    "optimizer.latent_clip",
+    "optimizer.clip_grad_value",
+)
+"""What identifies a method; rates may be tuned, and real weights have no latents to clip."""
+
+
+def method_of(recipe: Recipe) -> str | None:
+    """The method that a recipe uses: the one with the most settings among `TELLING`, all as in the recipe; or None.
+
+    Example:
+        >>> method_of(Recipe())
+        'binaryconnect'
+    """
+    values = recipe.values()
+    compared = [field for field in TELLING if recipe.model.weight_quantizer or field != "optimizer.latent_clip"]
+    fitting = {}
+    for name, row in methods().items():
+        settings = {field: value for field, value in flatten(row).items() if field in compared}
+        if all(values[field] == value for field, value in settings.items()):
+            fitting[name] = len(settings)
+    return max(fitting, key=lambda name: fitting[name], default=None)
+
+
+def with_method(recipe: Recipe, name: str, *, flags: Flags = (), optimizer: str | None = None) -> dict[str, Any]:
+    """The settings of a recipe with a method in place of its own; unchanged if it already uses that method.
+
+    The `METHOD_FIELDS` are those of a training without a recipe: the method's, else those of defaults.yaml for the net,
+    the data and the method, else the defaults. The last layer gets the BatchNorm that ±1 weights need unless the recipe
+    decides about it. Summary, reference and measured results describe another training and are dropped.
+
+    Args:
+        name: of the method.
+        flags: what will override it, which chooses the defaults.
+        optimizer: the requested optimizer, see `method_settings`.
+
+    Raises:
+        UnknownNameError: no such method.
+    """
+    row = method_settings(name, optimizer=optimizer)
+    own = method_of(recipe)
+    settings = recipe.settings()
+    if own == name:
+        return settings
+    kept = _fields(settings, of_methods=False)
+    requested = build_recipe(merge(kept, row), flags)
+    given = [] if optimizer is None else ["optimizer.name"]
+    defaults = default_settings(requested, method=name, given=given)
+    found = merge(merge(kept, _fields(defaults, of_methods=True)), row)
+    if recipe.model.last_norm is None:
+        found["model"]["last_norm"] = default_settings(requested).get("model", {}).get("last_norm")
+    plain_name = recipe.name.removesuffix(f"-with-{own}")
+    return found | {"name": f"{plain_name}-with-{name}", "summary": "", "reference": "", "measured": ""}
+
+
+def _fields(settings: Mapping[str, Any], *, of_methods: bool) -> dict[str, Any]:
+    """Those settings that belong to methods, or those that do not."""
+    chosen: dict[str, Any] = {}
+    for part, value in settings.items():
+        if isinstance(value, Mapping):
+            chosen[part] = {key: item for key, item in value.items() if _is_of_methods(f"{part}.{key}") is of_methods}
+        elif _is_of_methods(part) is of_methods:
+            chosen[part] = value
+    return chosen

@@ -1,0 +1,300 @@
+"""Run folders, read and checked without torch; runs that differ only in the seed form one group."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from onebit.common.files import read_regular
+from onebit.errors import DataError, FormatError
+from onebit.recipe import DESCRIPTIVE, Recipe, flatten, merge, read_settings
+from onebit.report.wording import printable, setting
+from onebit.train.history import (
+    MOST_METRICS,
+    MOST_RESULT,
+    TABLE_FILE,
+    WEIGHT_FILES,
+    EpochLog,
+    History,
+    task_folders,
+)
+
+LABEL_LENGTH = 60
+
+
+@dataclass(frozen=True)
+class TestScore:
+    """One test mode of a result.json; `bn` is the kind of BatchNorm statistics, if known.
+
+    mean_iou, dice: for masks, means over classes.
+    """
+
+    accuracy: float
+    correct: int | None
+    count: int | None
+    bn: str | None
+    mean_iou: float | None = None
+    dice: float | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """The contents of one run folder.
+
+    name: the folder's name, unique in a report.
+    settings: every recipe field by its flag name ("optimizer.lr"); empty without a recipe.yaml.
+    tests: by test mode; empty while the run is not finished.
+    seconds: of the whole training, from result.json or summed over epochs.
+    parameters: from result.json.
+    weights: best.safetensors, else final.safetensors, else None.
+    """
+
+    name: str
+    history: History
+    settings: dict[str, Any]
+    tests: dict[str, TestScore]
+    seconds: float
+    parameters: int | None
+    weights: Path | None
+
+
+class Named(Protocol):
+    """A training that can be grouped by its recipe, of one task or of several."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def settings(self) -> dict[str, Any]: ...
+
+
+T = TypeVar("T", bound=Named)
+
+
+def recipe_label(run: Named) -> str:
+    """The name of a run's recipe; without a recipe, the name of the run."""
+    return printable(run.settings.get("name", run.name), limit=LABEL_LENGTH)
+
+
+@dataclass(frozen=True)
+class Group(Generic[T]):
+    """Trainings of one recipe that differ at most in the seed; `label` is unique in a report."""
+
+    label: str
+    runs: tuple[T, ...]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.runs[0].settings
+
+    @property
+    def seeds(self) -> list[str]:
+        """The seeds of the runs, if their recipes are known."""
+        return [setting(run.settings["seed"]) for run in self.runs if "seed" in run.settings]
+
+
+def tests_by_mode(runs: Sequence[Run]) -> dict[str, list[TestScore]]:
+    """Test mode -> the scores of the runs that were tested in it."""
+    modes = dict.fromkeys(mode for run in runs for mode in run.tests)
+    return {mode: [run.tests[mode] for run in runs if mode in run.tests] for mode in modes}
+
+
+def find_folders(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """(run folders, folders of several tasks), without duplicates.
+
+    A folder of `seed-N` folders is replaced by them, and a folder of runs by its runs with an epoch. Any other
+    folder counts as a run folder, and is refused when it is read.
+    """
+    paths = {os.path.realpath(path): path for folder in folders for path in _runs_in(Path(folder))}.values()
+    several = [path for path in paths if (path / TABLE_FILE).exists() or task_folders(path)]
+    return [path for path in paths if path not in several], several
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """Read the run folders found by `find_folders`.
+
+    Raises:
+        DataError: a folder that is not a run, or a run without an epoch.
+        FormatError: a damaged file; for metrics.jsonl, the message names the line.
+        UsageError: a recipe.yaml with an unknown field.
+    """
+    single, several = find_folders(folders)
+    paths = [*single, *several]
+    return [_read_run(path, name) for path, name in zip(paths, unique_names(paths), strict=True)]
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    """The runs of a folder: itself, its seeds, or its subfolders that have an epoch."""
+    if (folder / "recipe.yaml").exists() or _has_epoch(folder) or _with_seeds(folder) != [folder]:
+        return _with_seeds(folder)
+    parts = sorted(path for path in folder.glob("*/") if path.is_dir())
+    return [path for part in parts for path in _with_seeds(part) if _has_epoch(path)] or [folder]
+
+
+def _has_epoch(folder: Path) -> bool:
+    """Whether a run has an epoch, or a folder of several tasks a task."""
+    metrics = folder / "metrics.jsonl"
+    has_task = (folder / TABLE_FILE).exists() or bool(task_folders(folder))
+    return has_task or (metrics.is_file() and metrics.stat().st_size > 0)
+
+
+def _with_seeds(folder: Path) -> list[Path]:
+    """The runs that `onebit train --seeds` wrote into a folder, by seed; for any other folder, the folder itself."""
+    kinds = ("metrics.jsonl", TABLE_FILE)
+    seeds = {path.parent for kind in kinds for path in folder.glob(f"seed-*/{kind}")}
+    if any((folder / kind).exists() for kind in kinds) or not seeds:
+        return [folder]
+    return sorted(seeds, key=lambda path: (len(path.name), path.name))
+
+
+def group_runs(runs: Sequence[T]) -> list[Group[T]]:
+    """Groups in the order of their first runs; a run without a recipe is a group of its own."""
+    members: dict[str, list[T]] = {}
+    for run in runs:
+        same = {key: value for key, value in run.settings.items() if key != "seed" and key not in DESCRIPTIVE[1:]}
+        members.setdefault(repr(same) if same else run.name, []).append(run)
+    groups = [Group(recipe_label(found[0]), tuple(found)) for found in members.values()]
+    labels = [group.label for group in groups]
+    return [group if labels.count(group.label) == 1 else _with_clear_label(group, groups) for group in groups]
+
+
+def differing_settings(groups: Sequence[Group[Any]]) -> dict[str, list[Any]]:
+    """Field -> its value in each group, for the fields that differ between groups with a recipe.
+
+    An option that a group does not set is None.
+    """
+    differing = {}
+    for key in dict.fromkeys(key for group in groups for key in group.settings):
+        values = [group.settings.get(key) for group in groups]
+        known = {repr(group.settings.get(key)) for group in groups if group.settings}
+        if len(known) > 1 and key != "seed" and key not in DESCRIPTIVE:
+            differing[key] = values
+    return differing
+
+
+def _with_clear_label(group: Group[T], groups: Sequence[Group[T]]) -> Group[T]:
+    """The group with a label that tells it from others of its recipe: by a few settings, or by the name of its run."""
+    differing = differing_settings([other for other in groups if other.label == group.label])
+    own = ", ".join(f"{key} {setting(group.settings.get(key))}" for key in differing) if group.settings else ""
+    if not own or len(differing) > 2 or len(own) > LABEL_LENGTH:
+        own = group.runs[0].name
+    return Group(f"{group.label}, {own}", group.runs)
+
+
+def data_name(groups: Sequence[Group[Any]]) -> str:
+    """The data sets of the groups; "unnamed data" if a run does not name its own."""
+    return ", ".join(dict.fromkeys(printable(group.settings.get("dataset", "unnamed data")) for group in groups))
+
+
+def unique_names(folders: Sequence[Path]) -> list[str]:
+    """Names of different folders, with as many parents in front as make them unique."""
+    depth, names = 0, list[str]()
+    while len(set(names)) < len(folders):
+        depth += 1
+        names = ["/".join(Path(os.path.realpath(folder)).parts[-depth:]) for folder in folders]
+    return [printable(name) for name in names]
+
+
+def _read_run(folder: Path, name: str) -> Run:
+    history = _read_metrics(folder)
+    settings = flat_settings(folder)
+    tests, seconds, parameters = _read_result(folder / "result.json")
+    weights = next((folder / file for file in WEIGHT_FILES if (folder / file).is_file()), None)
+    return Run(name, history, settings, tests, history.seconds if seconds is None else seconds, parameters, weights)
+
+
+def flat_settings(folder: Path) -> dict[str, Any]:
+    """Every recipe field by its flag name, from the folder's recipe.yaml; empty without one.
+
+    Raises:
+        FormatError, UsageError: the file is damaged, or has an unknown field.
+    """
+    if not (folder / "recipe.yaml").exists():
+        return {}
+    settings = flatten(merge(Recipe().settings(), read_settings(folder / "recipe.yaml")))
+    for key, value in settings.items():
+        items = value if isinstance(value, (list, tuple)) else [value]
+        if not all(item is None or isinstance(item, (str, int, float)) for item in items):
+            raise FormatError(f"{folder / 'recipe.yaml'}: {key} must be a value or a list of values")
+    return settings
+
+
+def _read_metrics(folder: Path) -> History:
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        why = "no metrics.jsonl in it" if folder.is_dir() else "not a folder" if folder.exists() else "no such folder"
+        raise DataError(f"{folder}: not a run folder ({why}); pass a folder written by `onebit train`")
+    rows: list[EpochLog] = []
+    for number, line in enumerate(_read_text(path, largest=MOST_METRICS).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = _printable(EpochLog.from_dict(json.loads(line)))
+            if rows and row.epoch <= rows[-1].epoch:
+                raise ValueError(f"epoch {row.epoch} after epoch {rows[-1].epoch}")
+        except (ValueError, RecursionError) as error:
+            raise FormatError(f"{path}, line {number}: damaged ({printable(error)})") from None
+        rows.append(row)
+    if not rows:
+        raise DataError(f"{folder}: the run has no finished epoch yet; train at least one epoch first")
+    return History(rows)
+
+
+def _printable(row: EpochLog) -> EpochLog:
+    """The row with names that can be shown on a page."""
+    layers = {printable(name, limit=60): dict(measured) for name, measured in row.layers.items()}
+    return dataclasses.replace(row, validation_weights=printable(row.validation_weights, limit=30), layers=layers)
+
+
+def _read_result(path: Path) -> tuple[dict[str, TestScore], float | None, int | None]:
+    """(test mode -> score, seconds, parameters) of a result.json; empty if it does not exist."""
+    if not path.exists():
+        return {}, None, None
+    try:
+        result = json.loads(_read_text(path, largest=MOST_RESULT))
+        if not isinstance(result, dict) or not isinstance(result.get("test", {}), dict):
+            raise ValueError("expected an object with an object 'test'")
+        tests = {}
+        for mode, score in result.get("test", {}).items():
+            if not isinstance(score, dict):
+                raise ValueError(f"test.{mode} must be an object")
+            shares = {"accuracy": _number(score, "accuracy", needed=True)}
+            shares |= {name: _number(score, name) for name in ("mean_iou", "dice")}
+            for name, share in shares.items():
+                if share is not None and not 0 <= share <= 1:
+                    raise ValueError(f"the {name} of test.{mode} must be a fraction 0–1, got {share}")
+            bn = score.get("bn") if isinstance(score.get("bn"), str) else None
+            tests[printable(mode, limit=30)] = TestScore(
+                correct=_count(score, "correct"), count=_count(score, "count"), bn=bn, **shares
+            )
+        return tests, _number(result, "seconds"), _count(result, "parameters")
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise FormatError(f"{path}: damaged ({printable(error)})") from None
+
+
+def _number(values: Mapping[str, Any], key: str, *, needed: bool = False) -> Any:
+    """A finite number; None if it is missing and not needed."""
+    value = values.get(key)
+    if value is None and not needed:
+        return None
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError(f"{key} must be a number, got {value!r}")
+    return float(value)
+
+
+def _count(values: Mapping[str, Any], key: str) -> int | None:
+    number = _number(values, key)
+    return None if number is None else int(number)
+
+
+def _read_text(path: Path, *, largest: int) -> str:
+    try:
+        return read_regular(path, largest=largest).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise FormatError(f"{path}: cannot be read ({reason})") from None

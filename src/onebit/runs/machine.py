@@ -1,0 +1,34 @@
+"""What a recipe's device, precision and threads come to on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from onebit.evaluation.precision import resolve_precision
+from onebit.recipe import Recipe
+from onebit.runs.model import resolve_device
+from onebit.train.ranks import ALONE, Ranks, rank_device
+
+
+@dataclass(frozen=True)
+class Machine:
+    """device: of this process; precision: "bf16" or "fp32"; threads: of torch, in this process."""
+
+    device: torch.device
+    precision: str
+    threads: int
+
+
+def resolve_machine(recipe: Recipe, ranks: Ranks = ALONE) -> Machine:
+    """The machine that a recipe trains on, with nothing left at "auto".
+
+    Args:
+        ranks: which of several processes this is.
+
+    Raises:
+        UnknownNameError, UsageError: a device or precision that does not exist, or that this machine does not have.
+    """
+    device = rank_device(resolve_device(recipe.device), ranks)
+    return Machine(device, resolve_precision(recipe.precision, device), recipe.threads or torch.get_num_threads())

@@ -1,0 +1,136 @@
+"""What a recipe comes to on this machine, and the check of everything that can be refused before data are read."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from onebit.common.aliases import MODEL_ALIASES
+from onebit.common.tables import resolve as look_up
+from onebit.data import DATASETS, Dataset, DatasetEntry, Split, TrainingSamples, refuse_held_out
+from onebit.errors import UsageError
+from onebit.evaluation.losses import LOSSES
+from onebit.evaluation.precision import resolve_memory_format
+from onebit.models import MODELS
+from onebit.optim import OPTIMIZERS
+from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
+from onebit.recipe import Recipe
+from onebit.runs.continual import arms, task_recipe
+from onebit.runs.machine import Machine, resolve_machine
+from onebit.runs.model import build_model, build_training, refuse_other_labels, training_of
+from onebit.runs.run import first_stage, open_teacher
+from onebit.runs.trackers import refuse_missing
+from onebit.train.ranks import ALONE, Ranks
+from onebit.train.schedules import SCHEDULES
+from onebit.train.step import plan_steps
+from onebit.train.weights import trained_file
+
+SIDE = 224
+"""Assumed side of images whose size only their files know: every model takes it."""
+MANY = 1_000_000
+"""Assumed number of images where only the files know it: no batch is too large."""
+
+
+def resolve(recipe: Recipe, *, trackers: Sequence[str] = (), ranks: Ranks = ALONE) -> Machine:
+    """Check a recipe once, before any data are read, and say what trains it here.
+
+    Refuses what no data can make right: unknown names, devices, options, sizes, and files or packages that are missing.
+    The nets are built on the meta device, without memory for their weights, and the optimizers on top of them. For data
+    sets with fixed content, the number and size of images and the number of classes are checked as well.
+
+    Args:
+        trackers: see `onebit.runs.trackers`; ranks: which of several processes this is.
+
+    Raises:
+        UsageError, UnknownNameError: the first mistake.
+        FormatError, CheckpointError: `init_from` or the teacher is damaged or another net.
+    """
+    check_names(recipe)
+    machine = resolve_machine(recipe, ranks)
+    if trackers:
+        ranks.first(lambda: refuse_missing(trackers))
+    for path in (recipe.init_from, recipe.teacher):
+        if path is not None:
+            trained_file(Path(path))
+    if recipe.continual.tasks:
+        if ranks.world > 1:
+            raise UsageError("several tasks are learned by one process: start without torchrun")
+        parts = [task_recipe(arm, 1) for arm in arms(recipe).values()]
+    else:
+        parts = [first_stage(recipe), recipe] if recipe.first_stage else [recipe]
+    for part in parts:
+        _check_training(part, processes=ranks.world)
+    return machine
+
+
+def check_names(recipe: Recipe) -> None:
+    """Refuse unknown names of models, quantizers, optimizers, schedules and losses.
+
+    Raises:
+        UnknownNameError: the first of them, with the nearest name.
+    """
+    for table, name, kind in (
+        ({**MODEL_ALIASES, **MODELS}, recipe.model.name, "model"),
+        (WEIGHT_QUANTIZERS, recipe.model.weight_quantizer, "weight quantizer"),
+        (INPUT_QUANTIZERS, recipe.model.input_quantizer, "input quantizer"),
+        (OPTIMIZERS, recipe.optimizer.name, "optimizer"),
+        (dict.fromkeys(SCHEDULES), recipe.schedule.name, "schedule"),
+        (LOSSES, recipe.loss, "loss"),
+    ):
+        look_up(table, name, kind=kind)
+
+
+def _check_training(recipe: Recipe, *, processes: int) -> None:
+    """Build one training on the meta device."""
+    entry = DATASETS.get(recipe.dataset)  # own arrays have names of their own
+    data = None if entry is None or entry.masks or entry.counts is None else _stand_in(recipe, entry)
+    shape, classes = (data.input_shape, len(data.classes)) if data else _likely(recipe)
+    with torch.device("meta"):
+        model = build_model(recipe.model, input_shape=shape, classes=classes)
+    resolve_memory_format(recipe.memory_format, model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the training itself prints them
+        if data is None:
+            training_of(recipe, model, images=MANY, labels=MANY, processes=processes)
+        else:
+            training = build_training(recipe, data, model=model, device=torch.device("meta"), processes=processes)
+            TrainingSamples(data.train[:1], training.augmentation, channels_last=False)
+            count = len(data.train) * recipe.augmentation.repeats
+            plan_steps(count, batch_size=recipe.batch_size, epochs=recipe.epochs, processes=processes)
+            open_teacher(recipe, data)
+    if entry is not None and entry.masks:
+        refuse_other_labels(recipe, model, masks=True, name=entry.name)
+
+
+def _stand_in(recipe: Recipe, entry: DatasetEntry) -> Dataset:
+    """A data set of the same size and shape, with black images that share the memory of one pixel.
+
+    Raises:
+        UsageError: `validation` leaves nothing to train on.
+    """
+    assert entry.counts is not None
+    assert entry.input_shape is not None
+    assert entry.classes is not None
+    channels, height, width = entry.input_shape
+    size = (channels, recipe.input_size or height, recipe.input_size or width)
+
+    def black(count: int) -> Split:
+        return Split(np.broadcast_to(np.uint8(0), (count, *size)), np.zeros(count, np.int64))
+
+    total, tested = entry.counts
+    held_out = (entry.validation if recipe.validation is None else recipe.validation) or 0
+    refuse_held_out(held_out, total)
+    return Dataset(entry.name, black(total - held_out), black(held_out), black(tested), entry.classes)
+
+
+def _likely(recipe: Recipe) -> tuple[tuple[int, int, int], int]:
+    """(C, H, W) and number of classes that suit the net, where only the files know the real ones."""
+    widths = recipe.model.widths
+    if recipe.model.name == "mlp" and widths is not None:
+        return (1, 1, widths[0]), widths[-1]
+    side = recipe.input_size or SIDE
+    return (3, side, side), 10

@@ -1,0 +1,183 @@
+"""Executors of dense layers and convolutions: the products of weights and inputs that define a packed net."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from onebit.packed import OneBitWeights, Value, nodes
+from onebit.packed.bits import pack_signs, unpack_signs, xnor_dot
+from onebit.packed.grid import GRID_BITS, exact_products, on_grid
+
+Executor = Callable[..., np.ndarray]
+"""Arrays (N, …), one per input of the node -> the array (N, …) of its output."""
+AnyConv = nodes.Conv | nodes.RealConv | nodes.ConvTranspose | nodes.RealConvTranspose
+AnyNode = nodes.Dense | nodes.RealDense | AnyConv
+
+_FLOAT32_EXACT = 2**24  # float32 holds every integer up to here, so sums of integers below it are exact in any order
+_BLOCK_VALUES = 1 << 18  # of windows unrolled at once: they stay in the second-level cache
+
+
+def dense(node: nodes.Dense | nodes.RealDense, x: Value) -> Executor:
+    """(N, K) -> (N, O)."""
+    finish = _finish(node, x)
+    if x.kind == "sign" and isinstance(node, nodes.Dense) and node.centre is None:
+        signs, count = node.signs, node.in_features
+        return lambda v: finish(xnor_dot(pack_signs(v), signs, count)[:, None, :, None], None)[:, 0, :, 0]
+    weight = _weight(node, x)
+    prepare = _prepare(node, x)
+
+    def execute(v: np.ndarray) -> np.ndarray:
+        v, units = prepare(v)
+        sums = _sums(node, weight[0], v.astype(weight.dtype, copy=False).T)
+        return finish(sums.T[:, None, :, None], units)[:, 0, :, 0]
+
+    return execute
+
+
+def conv(node: nodes.Conv | nodes.RealConv, x: Value) -> Executor:
+    """(N, I, H, W) -> (N, O, H', W')."""
+    weight = _weight(node, x, groups=node.groups, padding_value=node.padding_value)
+    channels, height, width = x.shape
+    top, bottom, left, right = node.padding
+    canvas = _Canvas(
+        shape=(channels, height + top + bottom, width + left + right),
+        border=node.padding_value,
+        source=(slice(None),),
+        target=(slice(None), slice(None), slice(top, top + height), slice(left, left + width)),
+    )
+    return _correlation(node, x, weight, canvas, node.stride)
+
+
+def conv_transpose(node: nodes.ConvTranspose | nodes.RealConvTranspose, x: Value) -> Executor:
+    """(N, I, H, W) -> (N, O, H', W'): the correlation of the dilated image with the flipped kernel."""
+    weight = _weight(node, x, groups=node.groups)
+    turned = weight.reshape(*weight.shape[:2], *node.kernel, -1)[:, :, ::-1, ::-1]
+    source, target, sizes = [slice(None)] * 2, [slice(None)] * 2, []
+    for size, made, span, stride, cut in zip(
+        x.shape[1:], node.infer(x).shape[1:], node.extent, node.stride, node.padding[::2], strict=True
+    ):
+        length, place = made + span - 1, span - 1 - cut  # of the canvas, and of the first pixel on it
+        first = -(min(place, 0) // stride)
+        last = max(first, min(size, (length - 1 - place) // stride + 1))
+        source.append(slice(first, last))
+        target.append(slice(place + first * stride, max(0, place + (last - 1) * stride + 1), stride))
+        sizes.append(length)
+    canvas = _Canvas((x.shape[0], *sizes), 0, tuple(source), tuple(target))
+    return _correlation(node, x, np.ascontiguousarray(turned).reshape(weight.shape), canvas, (1, 1))
+
+
+def _weight(node: AnyNode, x: Value, *, groups: int = 1, padding_value: int = 0) -> np.ndarray:
+    """(groups, rows, K) of integers: float32 if it holds every sum exactly, else float64.
+
+    With a centre, each group has an additional row of ones, which gives sum(x). Real weights are put on their grid.
+    """
+    if not isinstance(node, OneBitWeights):
+        return on_grid(node.weight)[0].astype(np.float64).reshape(groups, -1, node.terms)
+    exact = x.bound is not None and node.terms * max(x.bound, abs(padding_value)) <= _FLOAT32_EXACT
+    dtype = np.float32 if exact else np.float64
+    weight = unpack_signs(node.signs, node.terms, dtype=dtype).reshape(groups, -1, node.terms)
+    if node.centre is None:
+        return weight
+    return np.concatenate([weight, np.ones((groups, 1, node.terms), dtype)], axis=1)
+
+
+def _prepare(node: AnyNode, x: Value) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]:
+    """A function from values to integers and the grid unit of each image (None for integers, which stay as they are).
+
+    Integers larger than the grid count as real values if the weights are real.
+    """
+    if x.bound is not None and (isinstance(node, OneBitWeights) or x.bound <= 2**GRID_BITS):
+        return lambda v: (v, None)
+    least = abs(getattr(node, "padding_value", 0))
+    return lambda v: on_grid(v.astype(np.float32), least=least)
+
+
+def _sums(node: AnyNode, weight: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """weight @ columns, exactly."""
+    return weight @ columns if isinstance(node, OneBitWeights) else exact_products(weight, columns)
+
+
+def _finish(node: AnyNode, x: Value, *, groups: int = 1) -> Callable[[np.ndarray, np.ndarray | None], np.ndarray]:
+    """A function from sums (N, groups, rows, P) and grid units (N,) to outputs (N, groups, O / groups, P)."""
+    scale = centre = weight_units = None
+    if isinstance(node, OneBitWeights):
+        scale, centre = (None if array is None else array.reshape(groups, -1, 1) for array in (node.scale, node.centre))
+    else:
+        weight_units = on_grid(node.weight)[1].reshape(groups, -1, 1)
+
+    def finish(sums: np.ndarray, units: np.ndarray | None) -> np.ndarray:
+        if units is None and scale is None and centre is None and weight_units is None:
+            return sums.astype(np.int32, copy=False)
+        sums = sums.astype(np.float32)
+        if units is not None:
+            sums *= units[:, None, None, None]
+        y = sums if centre is None else sums[:, :, :-1]
+        if weight_units is not None:
+            y *= weight_units
+        if scale is not None:
+            y = y * scale
+        if centre is not None:
+            y = y + sums[:, :, -1:] * centre
+        return y
+
+    return finish
+
+
+@dataclass(frozen=True)
+class _Canvas:
+    """The padded image that a kernel slides over.
+
+    Args:
+        shape: (C, H, W) of the canvas.
+        border: value outside the image.
+        source, target: slices (images, channels, rows, columns) of the image, and where they go on the canvas.
+    """
+
+    shape: tuple[int, ...]
+    border: int
+    source: tuple[slice, ...]
+    target: tuple[slice, ...]
+
+
+def _correlation(node: AnyConv, x: Value, weight: np.ndarray, canvas: _Canvas, stride: tuple[int, int]) -> Executor:
+    """Each row of weights times each window of the canvas, in blocks of unrolled windows."""
+    made = node.infer(x)
+    outputs, height, width = made.shape
+    groups, _, terms = weight.shape
+    prepare, finish = _prepare(node, x), _finish(node, x, groups=groups)
+    unrolled = groups * terms  # values in the windows of all groups at one output pixel
+    across = min(width, max(1, _BLOCK_VALUES // unrolled))
+    down = min(height, max(1, _BLOCK_VALUES // (unrolled * width)))
+    together = max(1, _BLOCK_VALUES // (unrolled * width * height))
+
+    def execute(v: np.ndarray) -> np.ndarray:
+        y = np.empty((len(v), outputs, height, width), np.int32 if made.exact else np.float32)
+        v, units = prepare(v)
+        surface = np.full((min(together, len(v)), *canvas.shape), canvas.border, weight.dtype)
+        image = surface[canvas.target]
+        grouped = surface.reshape(len(surface), groups, -1, *canvas.shape[1:])
+        windows = np.lib.stride_tricks.sliding_window_view(grouped, node.extent, axis=(3, 4))
+        windows = windows[:, :, :, :: stride[0], :: stride[1], :: node.dilation[0], :: node.dilation[1]]
+        windows = windows.transpose(0, 1, 5, 6, 2, 3, 4)  # in the order of a row of weights: (kH, kW, I / groups)
+        unrolled_windows = np.empty(len(surface) * unrolled * down * across, weight.dtype)
+        for first in range(0, len(v), together):
+            count = len(v[first : first + together])
+            part_units = None if units is None else units[first : first + count]
+            if canvas.border and part_units is not None:
+                border = np.rint(canvas.border / part_units.reshape(-1, 1, 1, 1))
+                surface[:count] = np.where(np.isfinite(border), border, 0)
+            image[:count] = v[first : first + together][canvas.source]
+            for top in range(0, height, down):
+                for left in range(0, width, across):
+                    part = windows[:count, ..., top : min(top + down, height), left : min(left + across, width)]
+                    columns = unrolled_windows[: part.size].reshape(part.shape)
+                    np.copyto(columns, part)
+                    sums = finish(_sums(node, weight, columns.reshape(count, groups, terms, -1)), part_units)
+                    place = y[first : first + count, :, top : top + part.shape[-2], left : left + part.shape[-1]]
+                    place[...] = sums.reshape(place.shape)
+        return y
+
+    return execute

@@ -1,0 +1,77 @@
+"""The state of a training in progress."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from onebit.data import Augmentation, Dataset, TrainingSamples
+from onebit.evaluation.losses import Loss
+from onebit.layers import binary_layers
+from onebit.train.average import WeightAverage
+from onebit.train.distillation import Teacher
+from onebit.train.history import History
+from onebit.train.options import Execution, Output
+from onebit.train.ranks import Ranks
+from onebit.train.step import StepSettings
+
+
+@dataclass
+class Job:
+    """Everything that the phases of `fit` share: first the arguments, checked and with nothing left at "auto".
+
+    batches: (start, stop) of each batch in the order of an epoch.
+    average: the moving average of the weights; None without one.
+    settings: what a resumed training must have in common with the interrupted one.
+    forward: the model, possibly compiled or wrapped for several processes.
+    step: optimizer steps done so far.
+    signs: `binary_signs` of the weights that are saved, after the last epoch.
+    """
+
+    model: nn.Module
+    data: Dataset
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler | None
+    loss: Loss
+    batch_size: int
+    seed: int
+    augmentation: Augmentation | None
+    ema: float
+    teacher: Teacher | None
+    step_settings: StepSettings
+    execution: Execution
+    output: Output
+    device: torch.device
+    samples: TrainingSamples
+    batches: list[tuple[int, int]]
+    total_steps: int
+    average: WeightAverage | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    forward: nn.Module = field(default_factory=nn.Module)
+    history: History = field(default_factory=History)
+    step: int = 0
+    signs: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def ranks(self) -> Ranks:
+        return self.execution.ranks
+
+    @property
+    def folder(self) -> Path | None:
+        """The run folder; None writes no files."""
+        return None if self.output.folder is None else Path(self.output.folder)
+
+    @property
+    def random_weights(self) -> bool:
+        """Whether training draws weights, so that its BatchNorm statistics are not those of the saved signs."""
+        quantizers: list[Any] = [layer.weight_quantizer for _, layer in binary_layers(self.model)]
+        return any(quantizer.random or quantizer.relaxed for quantizer in quantizers)
+
+    def saved_weights(self) -> AbstractContextManager[None]:
+        """The context in which the model holds the weights that are validated and saved."""
+        return nullcontext() if self.average is None else self.average.applied()

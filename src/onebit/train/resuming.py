@@ -1,0 +1,198 @@
+"""What a checkpoint must share with the training that continues it: settings, and the kind of every stored state."""
+
+from __future__ import annotations
+
+import functools
+import reprlib
+import types
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onebit.train.weights import refuse_odd
+
+PLAIN = (bool, int, float, str, type(None))
+MOST_VALUES = 1_000
+"""Items of a list; a longer list is not a setting."""
+Settings = dict[str, Any]
+"""Name of a setting -> its value. Names have dots: `optimizer.0.lr` is the rate of the first parameter group."""
+SINGLE = ("step", "mu_product", "eta", "mu")
+"""States that the optimizers of torch keep as a single number per parameter."""
+KNOWN = ("torch.", "onebit.")
+"""Modules of optimizers with the same kind of state for every parameter."""
+
+
+# ------------------------------------------------------------------------------------------------------------ settings
+def training_settings(
+    optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler | None, loss: Any
+) -> Settings:
+    """The settings at the start of a training."""
+    groups = optimizer.param_groups
+    return settings_of_states(groups, None if schedule is None else schedule.state_dict()) | _flat(
+        {
+            "loss": _of_callable(loss),
+            "lr_lambdas": [_of_callable(factor) for factor in getattr(schedule, "lr_lambdas", ())],
+        }
+    )
+
+
+def settings_of_states(groups: Any, schedule: Any) -> Settings:
+    """The settings in the parameter groups of an optimizer and in the state_dict of a schedule, as they are now.
+
+    A rate that a schedule changes is left out; its `initial_lr` is not.
+    """
+    moved = ("params", "lr")
+    kept = [
+        {key: value for key, value in group.items() if key not in (moved if "initial_lr" in group else moved[:1])}
+        for group in groups
+    ]
+    found = _flat({"optimizer": kept, "schedule": schedule})
+    return {name: value for name, value in found.items() if not name.endswith("._last_lr")}
+
+
+def first_change(began: Settings, last: Settings, now: Settings) -> tuple[str, Any, Any] | None:
+    """(name, value then, value now) of the first setting that the user changed; None if there is none.
+
+    Args:
+        began: at the start of the training; last: in its checkpoint; now: of the training that continues it.
+    """
+    for name, value in now.items():
+        then, stored = began.get(name, value), last.get(name, value)
+        if isinstance(stored, bool):
+            then = stored  # training changes no switch; one like amsgrad decides which states there are
+        # a number that training itself changes, such as a step count, is not a setting
+        if then != value and last.get(name, then) == then:
+            words = [word for word in name.split(".")[1:] if not word.isdecimal()]
+            return ".".join(words) or name, then, value
+    return None
+
+
+def _of_callable(function: Any) -> Any:
+    """The arguments and attributes of a loss or a factor, and the plain values that its code refers to."""
+    if isinstance(function, functools.partial):
+        return {"arguments": list(function.args), **function.keywords, "of": _of_callable(function.func)}
+    if isinstance(function, types.FunctionType):
+        code = function.__code__
+        held = {
+            name: cell.cell_contents
+            for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True)
+            if cell != types.CellType()  # still empty
+        }
+        defaults = {"defaults": list(function.__defaults__ or ()), **(function.__kwdefaults__ or {})}
+        own = (function.__module__ or "").partition(".")[0] == "onebit"  # its code may change between versions
+        numbers = [value for value in code.co_consts if isinstance(value, (int, float))]
+        return {**held, **defaults, "numbers": [] if own else numbers}
+    attributes = getattr(function, "__dict__", {})
+    return {name: value for name, value in attributes.items() if not name.startswith("_") and name != "training"}
+
+
+def _flat(value: Any, name: str = "") -> Settings:
+    """Plain values and lists of them by dotted name; everything else is left out."""
+    if isinstance(value, PLAIN):
+        return {name: value}
+    if isinstance(value, (list, tuple)) and all(isinstance(item, PLAIN) for item in value):
+        return {name: list(value)} if len(value) <= MOST_VALUES else {}
+    if isinstance(value, Mapping) and not all(isinstance(key, str) for key in value):
+        return {name: repr(sorted(value.items()))} if all(isinstance(key, (int, float)) for key in value) else {}
+    if isinstance(value, (list, tuple)):
+        value = dict(enumerate(value))
+    items = value.items() if isinstance(value, Mapping) else ()
+    return {key: leaf for part, item in items for key, leaf in _flat(item, f"{name}.{part}".lstrip(".")).items()}
+
+
+# -------------------------------------------------------------------------------------------------------------- states
+def checked_optimizer(found: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The state_dict in a checkpoint, checked against a fresh `optimizer`.
+
+    torch accepts any state_dict; a state of another kind would break the first step.
+
+    Raises:
+        ValueError: it does not fit.
+    """
+    fresh = optimizer.state_dict()["param_groups"]
+    states = found.get("state") if isinstance(found, dict) else None
+    if not isinstance(states, dict):
+        raise ValueError("the optimizer has no state")
+    groups = alike(found.get("param_groups"), fresh, "param_groups")
+    for group, own, given in zip(groups, fresh, found["param_groups"], strict=True):
+        if group["params"] != own["params"]:
+            raise ValueError("a parameter group has other parameters")
+        group |= {key: value for key, value in given.items() if key not in own and isinstance(value, PLAIN)}
+    known = type(optimizer).__module__.startswith(KNOWN)
+    first: dict[Any, Any] = {}  # the kinds of the first parameter's states, for latents and for other parameters
+    for group, own in zip(optimizer.param_groups, fresh, strict=True):
+        for place, parameter in zip(own["params"], group["params"], strict=True):
+            if place not in states:
+                continue
+            values = states[place]
+            if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+                raise ValueError(f"the state of parameter {place} is {reprlib.repr(values)}")
+            kinds = {name: _kind(name, value, parameter, known=known) for name, value in values.items()}
+            like = first.setdefault(bool(group.get("latent")), kinds)
+            if known and (like.keys() != kinds.keys() or any(not _agree(like[name], kinds[name]) for name in like)):
+                raise ValueError(f"the state of parameter {place} is of another kind than that of others")
+    if any(type(place) is not int or not 0 <= place < sum(len(own["params"]) for own in fresh) for place in states):
+        raise ValueError("the optimizer has the state of a parameter that it does not train")
+    return {"state": states, "param_groups": groups}
+
+
+def alike(found: Any, expected: Any, name: str) -> Any:
+    """`found`, if it is of the same kind as `expected`; unexpected keys are left out.
+
+    Switches may be missing, as versions of torch have different ones.
+
+    Raises:
+        ValueError: it is of another kind.
+    """
+    if isinstance(expected, dict) and isinstance(found, Mapping):
+        if all(isinstance(key, str) for key in expected):
+            switches = {key: value for key, value in expected.items() if value is None or isinstance(value, bool)}
+            found = {**switches, **found}
+            return {key: alike(found.get(key, "missing"), value, f"{name}.{key}") for key, value in expected.items()}
+        if all(_is_number(part) for item in found.items() for part in item):  # a Counter, as of milestones
+            return found
+    elif isinstance(expected, (list, tuple)) and type(found) is type(expected) and len(found) == len(expected):
+        return type(expected)(
+            alike(item, own, f"{name}.{place}") for place, (item, own) in enumerate(zip(found, expected, strict=True))
+        )
+    elif isinstance(expected, Tensor) and isinstance(found, Tensor) and found.shape == expected.shape:
+        refuse_odd(name, found)
+        return found
+    elif isinstance(expected, bool) or expected is None or isinstance(expected, str):
+        # None: not chosen yet; training may set it
+        if isinstance(found, PLAIN if expected is None else type(expected)):
+            return found
+    elif _is_number(expected) and _is_number(found):
+        return found
+    elif not isinstance(expected, (dict, list, tuple, Tensor, *PLAIN)):
+        return expected  # an object, which a checkpoint cannot hold
+    raise ValueError(f"{name} is {reprlib.repr(found)}, expected {reprlib.repr(expected)}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and (value != value or abs(value) < 2**63)
+
+
+def _agree(one: Any, other: Any) -> bool:
+    return one is None or other is None or one == other
+
+
+def _kind(name: str, value: Any, parameter: Tensor, *, known: bool) -> Any:
+    """What is the same for all parameters of an optimizer.
+
+    Raises:
+        ValueError: a tensor that no optimizer makes, or a negative step count.
+    """
+    if isinstance(value, Tensor):
+        refuse_odd(name, value)
+    if name == "step" and not (float(value) >= 0):
+        raise ValueError(f"step is {reprlib.repr(value)}, expected 0 or more")
+    if isinstance(value, Tensor):
+        if not value.dim() and not parameter.dim():
+            return None  # for a parameter that is a single number, both look alike
+        if known and not value.dim() and name not in SINGLE:  # torch would read beyond its end
+            raise ValueError(f"{name} is a single number, expected one for each value of its parameter")
+        return (value.is_floating_point(), value.shape == parameter.shape, value.dim() == 0)
+    return "number" if _is_number(value) else type(value).__name__

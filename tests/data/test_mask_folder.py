@@ -1,0 +1,206 @@
+"""Folders of images and masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+from tiny_masks import blobs, masked_folder, write
+
+from onebit.data import VOID, Dataset, Split, load_dataset, mask_classes, read_mask
+from onebit.errors import DataError
+
+
+def test_images_and_masks_are_split_by_seed_and_the_note_says_so(tmp_path: Path) -> None:
+    masked_folder(tmp_path, 30)
+    data = load_dataset("segmentation", directory=tmp_path, validation=4)
+    assert (len(data.train), len(data.validation), len(data.test)) == (20, 4, 6)
+    assert data.input_shape == (1, 32, 32)
+    assert data.train.labels.shape == (20, 32, 32)
+    assert data.train.labels.dtype == data.train.images.dtype == np.uint8
+    assert data.classes == ("0", "255")
+    assert data.note == "6 of its 30 images, drawn with seed 0, are the test images"
+    other = load_dataset("segmentation", directory=tmp_path, validation=4, split_seed=1)
+    assert np.array_equal(other.test.images, data.test.images)
+    assert not np.array_equal(other.validation.images, data.validation.images)
+    # each image has kept its own mask: number N holds the discs of seed N, and 2 stands before 10
+    whole = load_dataset("segmentation", directory=tmp_path, validation=0)
+    drawn = np.random.default_rng(0).permutation(30)[:6]
+    expected = [blobs(i) for i in range(30) if i not in drawn]
+    assert np.array_equal(whole.train.labels, np.array(expected, np.uint8))
+    assert np.array_equal(whole.test.labels, np.array([blobs(i) for i in sorted(drawn)], np.uint8))
+
+
+def test_membrane_is_found_in_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    masked_folder(tmp_path / "membrane", 5)
+    monkeypatch.setenv("ONEBIT_DATA", str(tmp_path))
+    data = load_dataset("membrane", validation=1)
+    assert data.classes == ("membrane", "cell")
+    assert (len(data.train), len(data.validation), len(data.test)) == (3, 1, 1)
+    monkeypatch.delenv("ONEBIT_DATA")
+    with pytest.raises(
+        DataError, match=r"data set 'membrane' not found: needs image/\*\.png and label/\*\.png; looked"
+    ):
+        load_dataset("membrane")
+
+
+def test_classes_txt_names_the_classes_and_255_is_void(tmp_path: Path) -> None:
+    masked_folder(tmp_path, 4)
+    (tmp_path / "classes.txt").write_text("sky\n\ntree\nroad\n", encoding="utf-8")
+    for i in range(4):
+        mask = np.full((32, 32), i % 3, np.uint8)
+        mask[0] = 255
+        write(tmp_path / "label" / f"{i}.png", mask)
+    data = load_dataset("segmentation", directory=tmp_path, validation=0)
+    assert data.classes == ("sky", "tree", "road")
+    found = np.concatenate([data.train.labels, data.test.labels])
+    assert set(np.unique(found)) == {0, 1, 2, VOID}
+    assert (found[:, 0] == VOID).all()
+
+
+def test_color_images_stay_rgb_and_palette_masks_keep_their_numbers(tmp_path: Path) -> None:
+    masked_folder(tmp_path, 3)
+    write(tmp_path / "image" / "1.png", np.dstack([blobs(1) * np.uint8(200)] * 3))
+    (tmp_path / "classes.txt").write_text("a\nb\n", encoding="utf-8")
+    for i in range(3):
+        mask = Image.fromarray(blobs(i).astype(np.uint8), "P")
+        mask.putpalette([0, 0, 0, 200, 30, 30])
+        mask.save(tmp_path / "label" / f"{i}.png")
+    data = load_dataset("segmentation", directory=tmp_path, validation=0)
+    assert data.input_shape == (3, 32, 32)
+    assert set(np.unique(data.train.labels)) == {0, 1}
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_one_bit_masks_have_the_first_two_classes(tmp_path: Path, named: bool) -> None:
+    mask = write(masked_folder(tmp_path, 1) / "label" / "0.png", blobs(0))
+    if named:
+        (tmp_path / "classes.txt").write_text("ground\ndisc\n", encoding="utf-8")
+    with Image.open(mask) as image:
+        assert image.mode == "1"
+    _, values = mask_classes(tmp_path, None)
+    np.testing.assert_array_equal(read_mask(mask, (32, 32), values), blobs(0))
+
+
+def test_input_size_resizes_images_and_masks(tmp_path: Path) -> None:
+    data = load_dataset("segmentation", directory=masked_folder(tmp_path, 5), input_size=16, validation=1)
+    assert data.train.images.shape == (3, 1, 16, 16)
+    assert data.train.labels.shape == (3, 16, 16)
+    assert set(np.unique(data.train.labels)) == {0, 1}
+
+
+def turned(path: Path, orientation: int) -> None:
+    """Give the file an EXIF orientation; its pixels stay as they are."""
+    with Image.open(path) as image:
+        image.load()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(path, exif=exif)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_exif_orientation_of_each_image_and_mask_is_applied(tmp_path: Path, orientation: int) -> None:
+    """Number 0 as JPEG with a tag and an upright mask, 1 with a tag on both, 2 upright with a tag on the mask alone."""
+    inside = np.zeros((8, 16), bool)
+    inside[:3, :5] = True
+    back = {6: 8, 8: 6}.get(orientation, orientation)  # all but quarter turns undo themselves
+    with Image.fromarray(inside.astype(np.uint8) * 255) as upright:
+        exif = Image.Exif()
+        exif[0x0112] = back
+        upright.info["exif"] = exif.tobytes()
+        stored = np.asarray(ImageOps.exif_transpose(upright))
+    shown = inside.astype(np.uint8) * 255
+    for i, (image, mask) in enumerate(((stored, shown), (stored, stored), (shown, stored))):
+        (tmp_path / "image").mkdir(exist_ok=True)
+        Image.fromarray(image).save(tmp_path / "image" / f"{i}.jpg", quality=100)
+        write(tmp_path / "label" / f"{i}.png", mask)
+    for path in ("image/0.jpg", "image/1.jpg", "label/1.png", "label/2.png"):
+        turned(tmp_path / path, orientation)
+    data = load_dataset("segmentation", directory=tmp_path, validation=0)
+    for split in (data.train, data.test):
+        for pixels, truth in zip(split.images[:, 0], split.labels, strict=True):
+            assert np.array_equal(truth, inside)
+            assert np.array_equal(pixels > 127, inside)
+
+
+def test_a_rotated_palette_mask_keeps_its_numbers(tmp_path: Path) -> None:
+    numbers = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    mask = Image.fromarray(numbers, "P")
+    mask.putpalette(range(18))
+    mask.save(tmp_path / "mask.png")
+    turned(tmp_path / "mask.png", 6)
+    with Image.open(tmp_path / "mask.png") as image:
+        assert image.mode == "P"
+    found = read_mask(tmp_path / "mask.png", (3, 2), {number: number for number in range(6)})
+    assert np.array_equal(found, np.rot90(numbers, -1))
+
+
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+def test_masks_without_any_class_are_refused(part: str) -> None:
+    some, none = (Split(np.zeros((2, 1, 4, 4), np.uint8), np.full((2, 4, 4), value, np.uint8)) for value in (0, VOID))
+    parts = dict.fromkeys(("train", "validation", "test"), some)
+    with pytest.raises(
+        DataError, match=rf"^{part} masks: every pixel of all 2 is void \(255\), expected pixels with a class$"
+    ):
+        Dataset("d", **{**parts, part: none}, classes=("a",))
+    assert len(Dataset("d", **{**parts, part: none[:0]}, classes=("a",)).test) in (0, 2)
+
+
+def refused(root: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        load_dataset("segmentation", directory=root)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_wrong_masks_are_named_in_one_line(tmp_path: Path) -> None:
+    mask = masked_folder(tmp_path, 5) / "label" / "3.png"
+    write(mask, np.zeros((16, 20), np.uint8))
+    assert refused(tmp_path) == f"{mask}: the mask is 20×16 pixels, its image is 32×32; expected one size"
+    strange = blobs(3).astype(np.uint8) * 255
+    strange[0, :2], strange[1, 0] = 7, 128
+    write(mask, strange)
+    assert refused(tmp_path) == (
+        f"{mask}: the mask has the values 7, 128 (3 pixels), expected 0 and 255; for other classes, write their "
+        "names to classes.txt beside label/, one on each line"
+    )
+    (tmp_path / "classes.txt").write_text("\n".join("abcdefgh"), encoding="utf-8")
+    for i in range(5):
+        write(tmp_path / "label" / f"{i}.png", np.full((32, 32), 4 + i, np.uint8))
+    assert "4.png: the mask has the values 8 (1,024 pixels), expected 0 to 7, or 255 for none" in refused(tmp_path)
+    write(tmp_path / "label" / "0.png", np.zeros((32, 32, 3), np.uint8))
+    assert "0.png: the mask has 'RGB' pixels, expected one 8-bit number" in refused(tmp_path)
+    (tmp_path / "classes.txt").write_text("a\na\n", encoding="utf-8")
+    assert "classes.txt: got 2 names, expected 2 to 254 different names, one on each line" in refused(tmp_path)
+
+
+def test_wrong_folders_are_named_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="name it with --data DIR"):
+        load_dataset("segmentation")
+    assert "not found: needs image/*.png and label/*.png; looked in" in refused(tmp_path)
+    masked_folder(tmp_path, 3)
+    lone = write(tmp_path / "image" / "9.png", np.zeros((32, 32), np.uint8))
+    assert refused(tmp_path).startswith(
+        f"{lone}: has no partner in {tmp_path / 'label'}, expected a file named 9.png there"
+    )
+    write(tmp_path / "label" / "9.png", np.zeros((32, 32), np.uint8))
+    write(lone, np.zeros((30, 32), np.uint8))
+    assert refused(tmp_path) == f"{lone}: is 32×30 pixels, 0.png is 32×32; expected one size: crop or resize them"
+    lone.write_bytes(b"no image")
+    assert refused(tmp_path) == f"{lone}: is not an image that Pillow can read"
+
+
+def test_a_split_refuses_masks_of_other_shapes() -> None:
+    images = np.zeros((2, 1, 8, 8), np.uint8)
+    assert len(Split(images, np.zeros((2, 8, 8), np.uint8))[1:]) == 1
+    assert len(Split(images, np.zeros((2, 4, 4), np.uint8))) == 2  # of their center
+    for wrong in (np.zeros((3, 8, 8), np.uint8), np.zeros((2, 9, 8), np.uint8)):
+        with pytest.raises(DataError, match=r"masks: got uint8 .*, expected \(2, 8, 8\)"):
+            Split(images, wrong)
+    masks = np.full((2, 8, 8), VOID)
+    masks[0, 0, 0] = 2
+    assert Dataset.from_arrays((images, masks), (images, masks)).classes == ("0", "1", "2")
+    with pytest.raises(DataError, match=r"train labels: got 2\.\.2, expected 0\.\.1 for 2 classes"):
+        Dataset.from_arrays((images, masks), (images, masks), classes=("a", "b"))

@@ -1,0 +1,50 @@
+"""Scores of predicted masks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import confusion_matrix as sklearn_confusion
+from sklearn.metrics import f1_score, jaccard_score
+
+from onebit.data import VOID, by_pixel, confusion_matrix, is_counted, mask_facts, pixel_score
+
+
+def test_scores_equal_those_of_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 3, (4, 9, 7))
+    predicted = np.where(rng.random(truth.shape) < 0.6, truth, rng.integers(0, 3, truth.shape))
+    counts = confusion_matrix(truth, predicted, classes=3)
+    assert np.array_equal(counts, sklearn_confusion(truth.ravel(), predicted.ravel()))
+    score = pixel_score(counts)
+    both = truth.ravel(), predicted.ravel()
+    assert score.accuracy == pytest.approx((truth == predicted).mean())
+    assert score.iou == pytest.approx(jaccard_score(*both, average=None))
+    assert score.dice == pytest.approx(f1_score(*both, average=None))
+    assert score.mean_iou == pytest.approx(jaccard_score(*both, average="macro"))
+    assert score.mean_dice == pytest.approx(f1_score(*both, average="macro"))
+    assert mask_facts(counts)["confusion"] == counts.tolist()
+
+
+def test_void_pixels_and_classes_that_do_not_occur_do_not_count() -> None:
+    counts = confusion_matrix([0, 0, VOID, 1], [0, 1, 1, 1], classes=3)
+    assert counts.tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 0]]
+    score = pixel_score(counts)
+    assert np.isnan(score.iou[2])
+    assert score.mean_iou == 0.5
+    assert score.mean_dice == pytest.approx((2 / 3 + 2 / 3) / 2)
+    facts = mask_facts(counts)
+    assert facts["class_iou"] == [0.5, 0.5, None]  # which JSON has a word for
+    assert facts["class_dice"] == [*score.dice[:2], None]
+    assert (facts["mean_iou"], facts["dice"]) == (score.mean_iou, score.mean_dice)
+    assert np.isnan(pixel_score(np.zeros((2, 2))).mean_iou)
+    assert [is_counted(np.array(labels)) for labels in ([3], [], [[VOID, 0]], [[VOID, VOID]])] == [1, 0, 1, 0]
+
+
+def test_each_pixel_is_a_sample() -> None:
+    logits = np.arange(2 * 3 * 2 * 2, dtype=np.float32).reshape(2, 3, 2, 2)
+    labels = np.array([[[0, VOID], [1, 2]], [[VOID] * 2] * 2], np.uint8)
+    rows, classes = by_pixel(logits, labels)
+    assert rows.tolist() == [[0, 4, 8], [2, 6, 10], [3, 7, 11]]
+    assert classes.tolist() == [0, 1, 2]
+    assert by_pixel(logits, np.array([1, 2]))[0] is logits

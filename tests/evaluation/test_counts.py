@@ -1,0 +1,195 @@
+"""Counts of weights, bytes and MACs, and accuracy against scikit-learn and torchmetrics."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+
+import pytest
+import torch
+import torchmetrics.functional.classification as tm
+from sklearn.metrics import accuracy_score
+from torch import nn
+
+from onebit.errors import UsageError
+from onebit.evaluation.counts import layer_sizes, model_size, packed_bytes, state_sizes, summary
+from onebit.evaluation.scores import score_logits
+from onebit.layers import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear, binary_layers
+from onebit.models import MLP, create_model
+
+
+def net(**options: object) -> nn.Module:
+    torch.manual_seed(0)
+    return MLP((16, 12, 4), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+def test_accuracy_is_that_of_scikit_learn_and_torchmetrics(classes: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(317, classes, generator=generator)
+    labels = torch.randint(0, classes, (317,), generator=generator)
+    score = score_logits(logits, labels, loss="cross_entropy", weights="binary", bn="trained")
+    predicted = logits.argmax(1)
+    assert score.accuracy == accuracy_score(labels.numpy(), predicted.numpy())
+    micro = tm.multiclass_accuracy(logits, labels, num_classes=classes, average="micro")
+    assert score.accuracy == pytest.approx(float(micro), rel=1e-6)
+    confusion = tm.multiclass_confusion_matrix(logits, labels, num_classes=classes)
+    assert score.correct == int(confusion.trace())
+    assert score.count == int(confusion.sum()) == 317
+    assert score.error == 1 - score.accuracy
+
+
+def test_the_summary_counts_weights_bytes_and_macs() -> None:
+    layers = {layer.name: layer for layer in summary(net()).layers}
+    first, norm = layers["linear1"], layers["norm1"]
+    assert (first.binary_weights, first.real_parameters, first.binary_macs, first.real_macs) == (192, 0, 192, 0)
+    assert (first.bytes_packed, first.bytes_float32) == (24, 768)
+    assert (norm.binary_weights, norm.real_parameters) == (0, 2 * 12)  # scale and shift
+    total = summary(net())
+    assert total.total("binary_weights") == 192 + 48
+    assert "240" in str(total).splitlines()[-1]
+
+
+def test_the_summary_of_real_layers_has_real_macs() -> None:
+    layers = {layer.name: layer for layer in summary(net(real_last=True)).layers}
+    assert (layers["linear2"].binary_macs, layers["linear2"].real_macs) == (0, 48)
+    assert layers["linear1"].binary_macs == 192
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_batch_norm_counts_the_scale_and_the_shift_that_remain_of_it(affine: bool) -> None:
+    layers = {layer.name: layer for layer in summary(net(norm_affine=affine)).layers}
+    assert (layers["norm1"].real_parameters, layers["norm1"].bytes_packed) == (24, 96)
+
+
+def test_the_summary_of_resnet20_has_the_published_counts() -> None:
+    """0.27 M parameters (He et al. 2016, section 4.2); MACs of its 19 convolutions and the dense layer by hand."""
+    table = summary(create_model("resnet20", real_first=True, real_last=True))
+    assert table.total("binary_weights") + table.total("real_parameters") == 269_722
+    stages = 16 * 32 * 32 * (6 * 16 * 9) + 32 * 16 * 16 * (16 + 5 * 32) * 9 + 64 * 8 * 8 * (32 + 5 * 64) * 9
+    assert table.total("binary_macs") == stages
+    assert table.total("real_macs") == 16 * 32 * 32 * 3 * 9 + 64 * 10
+    assert stages + table.total("real_macs") == 40_551_040
+    assert table.layers[0].output_shape == (16, 32, 32)
+    assert table.total("bytes_float32") == 4 * 269_722
+    binary = 9 * (6 * 16 * 16 + (16 + 5 * 32) * 32 + (32 + 5 * 64) * 64)
+    assert table.total("bytes_packed") == binary // 8 + 4 * (269_722 - binary)
+
+
+def test_the_table_of_resnet20_fits_a_screen() -> None:
+    lines = str(summary(create_model("resnet20"))).splitlines()
+    assert max(map(len, lines)) <= 110
+    assert len({len(line) for line in lines}) == 1
+    assert len(lines) == 2 * 19 + 1 + 4  # convolutions and BatchNorms, the dense layer, head, rules and total
+    assert lines[0].split()[:4] == ["layer", "kind", "output", "binary"]
+    assert lines[2].startswith("conv1           BinaryConv2d  16×32×32      432")
+
+
+def test_a_long_name_keeps_its_end() -> None:
+    inner = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    for name in ("transformer", "encoder", "layers", "attention"):
+        inner = nn.Sequential(OrderedDict({name: inner}))
+    text = str(summary(inner, input_shape=(1, 2, 2)))
+    row = next(line for line in text.splitlines() if "Linear" in line)
+    assert row.split()[0] == "…on.layers.encoder.transformer.1"
+    assert len(row.split()[0]) == 32
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(4, 6, 3),
+        nn.Conv2d(4, 6, (3, 2), stride=2, groups=2, bias=False),
+        BinaryConv2d(4, 8, 3, dilation=2, stride=(1, 2), groups=4),
+        nn.ConvTranspose2d(4, 6, 3, bias=False),
+        BinaryConvTranspose2d(4, 6, 2, stride=2),
+        BinaryConvTranspose2d(4, 8, (3, 2), stride=(2, 1), groups=2, dilation=2),
+    ],
+    ids=repr,
+)
+def test_macs_are_the_products_that_are_summed(layer: nn.Module) -> None:
+    """With ones for inputs and weights every product adds 1, so that the sum of all outputs is their number."""
+    (row,) = summary(nn.Sequential(layer), input_shape=(4, 9, 7)).layers
+    twin = copy.deepcopy(layer)
+    for parameter in twin.parameters():
+        nn.init.ones_(parameter)
+    if twin.bias is not None:
+        nn.init.zeros_(twin.bias)
+    products = int(twin(torch.ones(1, 4, 9, 7)).sum())
+    binary = isinstance(layer, (BinaryConv2d, BinaryConvTranspose2d))
+    assert (row.binary_macs, row.real_macs) == ((products, 0) if binary else (0, products))
+    assert row.binary_weights + row.real_parameters == sum(p.numel() for p in layer.parameters())
+
+
+def test_macs_count_the_zeros_of_a_border() -> None:
+    (row,) = summary(nn.Sequential(BinaryConv2d(2, 3, 3, padding=1)), input_shape=(2, 5, 4)).layers
+    assert row.output_shape == (3, 5, 4)
+    assert row.binary_macs == 3 * 5 * 4 * (2 * 9)
+
+
+def test_a_layer_that_acts_on_every_position_counts_each() -> None:
+    class Rows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense = BinaryLinear(5, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.dense(x.float().flatten(1, 2))  # (N, 4, 5) -> (N, 4, 3)
+
+    assert summary(Rows(), input_shape=(1, 4, 5)).layers[0].binary_macs == 4 * 3 * 5
+
+
+def test_a_layer_that_is_called_twice_counts_its_macs_twice_and_one_that_never_is_not_at_all() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dense = BinaryLinear(5, 5)
+            self.spare = nn.Linear(5, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.dense(self.dense(x.flatten(1)))
+
+    dense, spare = summary(Twice(), input_shape=(1, 1, 5)).layers
+    assert (dense.binary_macs, dense.binary_weights) == (50, 25)
+    assert (spare.real_macs, spare.real_parameters, spare.output_shape) == (0, 12, ())
+
+
+def test_sizes_need_no_forward_pass() -> None:
+    model = net(real_last=True)
+    assert model_size(model) == (192, 48 + 2 * (12 + 4))
+    assert packed_bytes(layer_sizes(model)) == 192 // 8 + 4 * 80 == summary(model).total("bytes_packed")
+    assert packed_bytes([(9, 0), (9, 1)]) == 2 + 2 + 4, "the bits of each layer fill whole bytes"
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize(("name", "channels"), [("mlp", 1), ("lenet", 1), ("resnet20", 3), ("unet", 1)])
+def test_a_state_dict_has_the_size_of_its_model(name: str, channels: int, affine: bool) -> None:
+    statistics = {"mean": [1.0] * channels, "std": [2.0] * channels}
+    model = create_model(name, coding="standardise", norm_affine=affine, **statistics)
+    state = model.state_dict()
+    sizes = state_sizes(state, [f"{layer}.weight" for layer, _ in binary_layers(model)])
+    assert tuple(map(sum, zip(*sizes, strict=True))) == model_size(model)
+    assert packed_bytes(sizes) == packed_bytes(layer_sizes(model))
+
+
+def test_the_summary_works_without_memory() -> None:
+    with torch.device("meta"):
+        model = create_model("lenet")
+    assert summary(model).total("binary_macs") == 28 * 28 * 6 * 25 + 10 * 10 * 16 * 6 * 25 + 400 * 120 + 120 * 84 + 840
+
+
+def test_the_summary_leaves_the_model_as_it_was() -> None:
+    model = net().train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    summary(model)
+    assert model.training
+    model.norm1.eval()
+    summary(model)
+    assert (model.norm1.training, model.norm2.training) == (False, True)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_foreign_model_needs_a_shape() -> None:
+    with pytest.raises(UsageError, match="input_shape"):
+        summary(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))

@@ -1,0 +1,103 @@
+"""Nets and helpers that the tests of folding and agreement share."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from onebit.layers import RPReLU
+from onebit.models import create_model
+from onebit.packed import PackedNet, Threshold
+from onebit.quantizers import Quantizer, SteSign
+from onebit.runtime import run
+
+SHAPE = (1, 3, 4)
+INT32 = np.iinfo(np.int32)
+
+
+def make_nasty(model: nn.Module, seed: int = 0) -> nn.Module:
+    """BatchNorms where folding goes wrong: integer means without shift; negative, zero, tiny and huge factors."""
+    rng = np.random.default_rng(seed)
+    with torch.no_grad():
+        for norm in (m for m in model.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))):
+            size = norm.num_features
+            means = np.where(rng.random(size) < 0.7, rng.integers(-9, 10, size), rng.normal(0, 1e4, size))
+            norm.running_mean.copy_(torch.from_numpy(means))
+            norm.running_var.copy_(torch.from_numpy(rng.choice([1e-12, 0.3, 7.0, 900.0, 1e8], size) * rng.random(size)))
+            if norm.affine:
+                norm.weight.copy_(torch.from_numpy(rng.choice([-1.0, 1.0, 0.0, 1e-30, -3e4], size) * rng.random(size)))
+                norm.bias.copy_(torch.from_numpy(np.where(rng.random(size) < 0.6, 0.0, rng.normal(0, 1, size))))
+    return model.eval()
+
+
+def randomise(model: nn.Module, images: np.ndarray) -> nn.Module:
+    """Set BatchNorm statistics from images under random gains, and change learnable parameters from their defaults."""
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+                module.momentum = 1.0
+                if module.affine:
+                    module.weight.normal_(0.5, 1)  # some reverse the sign
+                    module.bias.normal_()
+            elif isinstance(module, RPReLU):
+                module.shift_in.normal_()
+                module.shift_out.normal_()
+                module.slope.uniform_(0, 0.5)
+            elif isinstance(module, Quantizer):
+                for parameter in module.parameters():
+                    parameter.normal_(0.2, 0.5)
+        model.train()(torch.from_numpy(images))
+    return model.eval()
+
+
+def make_mlp(widths: tuple[int, ...] = (12, 31, 40, 5), *, nasty: int | None = 0, **options: Any) -> nn.Module:
+    torch.manual_seed(len(widths))
+    options.setdefault("input_shape", SHAPE)
+    model = create_model("mlp", widths=widths, **options)
+    return model.eval() if nasty is None else make_nasty(model, nasty)
+
+
+def images_of(count: int = 200, shape: tuple[int, int, int] = SHAPE, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, *shape), dtype=np.uint8)
+
+
+@torch.no_grad()
+def torch_logits(model: nn.Module, images: np.ndarray) -> np.ndarray:
+    return copy.deepcopy(model).eval()(torch.from_numpy(images)).numpy()
+
+
+def assert_agrees(model: nn.Module, packed: PackedNet, images: np.ndarray | None = None) -> None:
+    images = images_of() if images is None else images
+    ours, theirs = run(packed, images), torch_logits(model, images)
+    scale = np.abs(theirs).max() + 1e-30
+    np.testing.assert_allclose(ours / scale, theirs / scale, atol=1e-5, rtol=0)
+
+
+def kinds(packed: PackedNet) -> list[str]:
+    return [type(node).__name__ for node in packed.nodes]
+
+
+def node_of(packed: PackedNet, kind: type, index: int = 0) -> Any:
+    return [node for node in packed.nodes if isinstance(node, kind)][index]
+
+
+def signs_of(node: Threshold, integers: np.ndarray) -> np.ndarray:
+    """(n, C) ±1 by the rule of the format."""
+    up, down = integers[:, None] >= node.threshold, integers[:, None] <= node.threshold
+    return np.where(np.where(node.direction > 0, up, down), 1, -1)
+
+
+def possible_sums(inputs: int, most: int) -> np.ndarray:
+    """All possible sums of `inputs` odd numbers up to ±most."""
+    return np.arange(-inputs * most, inputs * most + 1, 2)
+
+
+@torch.no_grad()
+def signs_of_modules(norm: nn.Module, integers: np.ndarray, channels: int) -> np.ndarray:
+    """(n, C) ±1 of the trained modules, for the same integer in every channel."""
+    x = torch.from_numpy(integers).float()[:, None].repeat(1, channels)
+    return SteSign()(norm(x)).numpy()

@@ -1,0 +1,180 @@
+"""Threads that share images or kernel calls: the bits do not depend on their number, and waiting threads sleep."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event, Thread, get_ident
+from typing import Any
+
+import numpy as np
+import pytest
+from kernel_nets import images_of, kernel_nets
+from packed_nets import Builder
+
+from onebit.errors import NotBinaryError
+from onebit.native import NativePlan, instruction_sets, make_plan, thread_pool
+from onebit.native.library import BarrierStruct
+from onebit.packed import Affine, Flatten, PackedNet, Relu, Sign
+from onebit.runtime import run, running
+
+pytestmark = pytest.mark.skipif(not instruction_sets(), reason="the native library is not installed")
+
+
+@pytest.fixture
+def shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every call uses all threads."""
+    monkeypatch.setattr(running, "threads_for", lambda plan, count, threads: threads)
+
+
+@pytest.mark.parametrize("isa", instruction_sets())
+def test_any_number_of_parts_makes_the_same_bits(isa: str) -> None:
+    for net in kernel_nets():
+        plan, images = make_plan(net, instruction_sets()[isa]), images_of(net, 2)
+        expected, _ = plan.run(images)
+        plan.plan.batch = 1  # parts continue with the next batch together
+        for parts in (2, 3, 7):
+            np.testing.assert_array_equal(plan.run(images, parts=parts)[0], expected)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
+    """(thread, images, parts) of each call of a plan."""
+    found: list[tuple[int, int, int]] = []
+    alone = NativePlan.run
+
+    def watched(plan: NativePlan, images: np.ndarray, *, parts: int = 1) -> tuple[np.ndarray, bool]:
+        found.append((get_ident(), len(images), parts))
+        return alone(plan, images, parts=parts)
+
+    monkeypatch.setattr(NativePlan, "run", watched)
+    return found
+
+
+def test_a_call_takes_as_many_threads_as_its_work_is_worth(
+    calls: list[tuple[int, int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = kernel_nets()[-1]
+    images = images_of(net, 12)
+    expected = run(net, images, executor="reference")
+    np.testing.assert_array_equal(run(net, images[:3], threads=3), expected[:3])
+    assert calls == [(get_ident(), 3, 1)], "waking a thread takes longer than running a small net"
+    plan = running.native_plan(net)
+    assert plan is not None
+    monkeypatch.setattr(running, "_THREAD_WORK", plan.work)  # an image for each thread
+    for count, sizes in ((12, [4, 4, 4]), (2, [1, 1])):
+        calls.clear()
+        np.testing.assert_array_equal(run(net, images[:count], threads=3), expected[:count])
+        assert [size for _, size, _ in calls] == sizes
+    monkeypatch.setattr(running, "_THREAD_WORK", plan.work // 2)  # half an image
+    calls.clear()
+    np.testing.assert_array_equal(run(net, images[:1], threads=3), expected[:1])
+    assert calls == [(get_ident(), 1, 2)]
+
+
+def test_shares_do_not_wait_for_threads_that_have_not_started() -> None:
+    """As on a busy machine."""
+    over = Event()
+    busy = [thread_pool._pool("shares", 3).submit(over.wait, 60) for _ in range(2)]
+    try:
+        assert list(thread_pool.run_shares(lambda share: (share, get_ident()), "abc")) == [
+            (s, get_ident()) for s in "abc"
+        ]
+    finally:
+        over.set()
+    assert all(one.result() for one in busy)
+
+
+def test_a_waiting_thread_uses_no_processor_time() -> None:
+    net = kernel_nets()[-1]
+    plan, images = make_plan(net, list(instruction_sets().values())[-1]), images_of(net, 1)
+    expected, _ = plan.run(images)
+    made, arena, barrier = np.empty_like(expected), plan.arena(2), BarrierStruct()
+    where: Any = images.ctypes.data, 1, arena.ctypes.data, made.ctypes.data
+    spent: list[float] = []
+
+    def part(number: int) -> None:
+        began = time.thread_time()
+        plan.isa.run(ctypes.byref(plan.plan), *where, number, 2, ctypes.addressof(barrier))
+        spent.append(time.thread_time() - began)
+
+    early = Thread(target=part, args=(0,))
+    early.start()
+    time.sleep(0.3)
+    assert early.is_alive()
+    part(1)
+    early.join()
+    np.testing.assert_array_equal(made, expected)
+    assert max(spent) < 0.1
+
+
+@pytest.mark.usefixtures("shared")
+def test_callers_at_the_same_time_do_not_wait_for_each_other() -> None:
+    nets = [(net, images_of(net, 1)) for net in kernel_nets()[:6]]
+    expected = [run(net, images, threads=1) for net, images in nets]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            found = pool.map(lambda pair: run(*pair, threads=3), nets)
+            for made, wanted in zip(found, expected, strict=True):
+                np.testing.assert_array_equal(made, wanted)
+
+
+def not_a_number() -> PackedNet:
+    b = Builder((1, 8, 8))
+    huge = np.full(1, 3e38, np.float32)
+    b.add(Affine, scale=huge, shift=None)  # infinite
+    b.add(Relu)
+    b.add(Affine, scale=np.zeros(1, np.float32), shift=None)
+    b.add(Sign)
+    b.add(Flatten)
+    b.dense(3)
+    return b.net()
+
+
+@pytest.mark.usefixtures("shared")
+def test_the_sign_of_nan_is_refused_whichever_part_takes_it() -> None:
+    images = np.full((1, 1, 8, 8), 0, np.uint8)
+    images[0, 0, -1, -1] = 255
+    with pytest.raises(NotBinaryError):
+        run(not_a_number(), images, threads=4)
+
+
+def test_a_part_that_never_arrives_releases_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = kernel_nets()[0]
+    plan, images = make_plan(net, next(iter(instruction_sets().values()))), images_of(net, 1)
+    expected, _ = plan.run(images, parts=3)
+
+    class Interrupted:
+        def __init__(self) -> None:
+            self.pool, self.left = ThreadPoolExecutor(2), 1
+
+        def submit(self, *arguments: object) -> object:
+            if not self.left:
+                raise KeyboardInterrupt
+            self.left -= 1
+            return self.pool.submit(*arguments)  # type: ignore[arg-type]
+
+    interrupted = Interrupted()
+    monkeypatch.setattr(thread_pool, "_pool", lambda work, parts: interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        plan.run(images, parts=3)
+    interrupted.pool.shutdown(wait=True)  # the submitted part has returned
+    monkeypatch.undo()
+    np.testing.assert_array_equal(plan.run(images, parts=3)[0], expected)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork") or sys.version_info >= (3, 12), reason="forks warn beside threads")
+@pytest.mark.usefixtures("shared")
+def test_a_forked_process_has_its_own_thread_pool() -> None:
+    net = kernel_nets()[0]
+    images = images_of(net, 1)
+    expected = run(net, images, threads=3)
+    child = os.fork()
+    if child == 0:
+        same = np.array_equal(run(net, images, threads=3), expected)
+        os._exit(0 if same else 1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0

@@ -1,0 +1,129 @@
+"""One of each thing that a user may add, as CONTRIBUTING describes it: a file like this, and a line in a table each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from onebit.common.entries import POSITIVE, Option
+from onebit.common.files import write_atomic
+from onebit.data import DATASETS, DatasetEntry
+from onebit.data.splits import LoadedFiles
+from onebit.data.toy import make_toy
+from onebit.export import EXPORTS, Target
+from onebit.export.torch_state import save_plain
+from onebit.fold import FOLDS
+from onebit.fold.chain import Pending
+from onebit.models import MODELS, ModelEntry
+from onebit.models.stack import ConvNet, Stack
+from onebit.optim import OPTIMIZERS, OptimizerEntry, OptimizerSetup
+from onebit.packed import OPS, Node, Value
+from onebit.quantizers import WEIGHT_QUANTIZERS, BinaryWeight, Quantizer, sign
+from onebit.runtime import EXECUTORS
+
+
+class OwnSign(Quantizer):
+    """gain·sign(w) with the gradient passed on unchanged."""
+
+    def __init__(self, gain: float = 1.0) -> None:
+        super().__init__()
+        self.gain = gain
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return latent + (self.gain * sign(latent) - latent).detach()
+
+    def decompose(self, latent: Tensor) -> BinaryWeight:
+        return BinaryWeight(sign(latent.detach()), latent.new_full((len(latent),), self.gain))
+
+
+class OwnOptimizer(torch.optim.SGD):
+    """SGD."""
+
+
+def build_own(setup: OptimizerSetup) -> OwnOptimizer:
+    for group in setup.groups:
+        group["lr"] *= setup.settings.own_option
+    return OwnOptimizer(setup.groups)
+
+
+class Negate(nn.Module):
+    """−x."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -x
+
+
+def own_net(*, input_shape: Sequence[int] = (1, 8, 8), classes: int = 4, own_units: int = 4, **options: Any) -> ConvNet:
+    """Two dense layers and −x."""
+    stack = Stack("own_net", input_shape=input_shape, classes=classes, **options)
+    layers = stack.head(own_units)
+    layers["negate"] = Negate()
+    return ConvNet(layers, stack.input_shape)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class NegateNode(Node):
+    """−x of real values."""
+
+    def infer(self, *inputs: Value) -> Value:
+        return Value(inputs[0].shape, "real")
+
+
+def fold_negate(folder: Any, call: Any, x: Any) -> Any:
+    return Pending(folder.emit(NegateNode, call.name, folder.write(x)))
+
+
+def run_negate(node: NegateNode, x: Value) -> Any:
+    return lambda v: -v.astype(np.float32)
+
+
+def read_own(**where: Any) -> LoadedFiles:
+    return LoadedFiles(*make_toy(128, 64, seed=1), "", ())
+
+
+def write_own(run: Any, path: Path) -> None:
+    plain = path.with_suffix(".safetensors")
+    save_plain(run.model, plain)
+    write_atomic(path, plain.read_bytes())
+
+
+OWN_DATA = DatasetEntry(
+    name="own_data",
+    title="made-up patterns",
+    read=read_own,
+    classes=("a", "b", "c", "d"),
+    input_shape=(1, 8, 8),
+    counts=(128, 64),
+    validation=32,
+    licence="none",
+    stored=False,
+)
+RECIPE = """
+name: own-recipe
+summary: one of each
+dataset: own_data
+model: {name: own_net, weight_quantizer: own_sign, weight_options: {gain: 0.5}, own_units: 16, init: default}
+optimizer: {name: own_optimizer, lr: 0.05, own_option: 2.0}
+epochs: 1
+batch_size: 32
+device: cpu
+"""
+FACTOR = Option("own_option", float, 1.0, "factor on the learning rate", POSITIVE)
+UNITS = Option("own_units", int | None, None, "hidden units")
+ROWS: list[tuple[Any, Any, Any]] = [
+    (WEIGHT_QUANTIZERS, "own_sign", OwnSign),
+    (OPTIMIZERS, "own_optimizer", OptimizerEntry(OwnOptimizer, options=(FACTOR,), build=build_own)),
+    (MODELS, "own_net", ModelEntry(own_net, options=(UNITS,))),
+    (DATASETS, "own_data", OWN_DATA),
+    (EXPORTS, "own_target", Target("plain weights", (".safetensors",), write_own)),
+    (OPS, "negate", NegateNode),
+    (EXECUTORS, NegateNode, run_negate),
+    (FOLDS, Negate, fold_negate),
+]
+"""Table, name and entry."""

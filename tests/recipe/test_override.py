@@ -1,0 +1,158 @@
+"""A method laid over a recipe: nothing of the method before it is left, and all that is not a method's stays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from onebit.errors import UnknownNameError
+from onebit.models import create_model
+from onebit.recipe import (
+    METHOD_FIELDS,
+    Recipe,
+    build_recipe,
+    default_settings,
+    flag_names,
+    flatten,
+    merge,
+    method_of,
+    method_settings,
+    methods,
+    read_settings,
+    recipe_names,
+    recipe_path,
+    with_method,
+)
+from onebit.runs.optimizer import check_pair
+
+NETS: dict[str, dict[str, Any]] = {
+    "mlp": {"dataset": "mnist", "epochs": 3, "model": {"name": "mlp", "widths": [784, 4, 10], "norm_eps": 1e-3}},
+    "resnet20": {"dataset": "cifar10", "batch_size": 50, "model": {"name": "resnet20", "width": 1 / 16}},
+    "unet": {"dataset": "membrane", "epochs": 7, "model": {"name": "unet", "width": 1 / 16}},
+}
+TOLD = {"name", "summary", "reference", "measured"}
+PLAIN: dict[tuple[str, str], Recipe] = {}
+
+
+def plain(net: str, method: str) -> Recipe:
+    """A training without a recipe."""
+    if (net, method) not in PLAIN:
+        asked = merge(NETS[net], method_settings(method))
+        PLAIN[net, method] = build_recipe(merge(default_settings(build_recipe(asked), method=method), asked))
+    return PLAIN[net, method]
+
+
+def shipped(name: str) -> Recipe:
+    return build_recipe(read_settings(recipe_path(name)))
+
+
+def parts(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """By flag name: what methods have a say in, and the rest; what nobody says is as in every recipe."""
+    values = Recipe().values() | flatten(settings)
+    own = {name: value for name, value in values.items() if name.startswith(METHOD_FIELDS)}
+    return own, {name: value for name, value in values.items() if name not in own and name not in TOLD}
+
+
+def check(net: str, before: str, after: str) -> None:
+    laid = with_method(plain(net, before), after)
+    own, rest = parts(laid)
+    expected = parts(plain(net, after).settings())[0]
+    assert own == expected
+    was = parts(plain(net, before).settings())[1]
+    if was["model.last_norm"] is None:  # open
+        was["model.last_norm"] = rest["model.last_norm"]
+    assert rest == was
+
+
+@pytest.mark.parametrize("before", methods())
+def test_every_method_takes_the_place_of_every_other(before: str) -> None:
+    for after in methods():
+        check("mlp", before, after)
+
+
+@pytest.mark.parametrize("net", ["resnet20", "unet"])
+def test_methods_take_the_place_of_each_other_on_every_kind_of_net(net: str) -> None:
+    names = list(methods())
+    for before, after in zip(names, [*names[5:], *names[:5]], strict=True):
+        check(net, before, after)
+
+
+@pytest.mark.parametrize("after", methods())
+def test_what_is_laid_makes_a_method(after: str) -> None:
+    """Over a recipe that says something odd of everything that methods have a say in."""
+    odd: dict[str, Any] = {
+        "model": {"value": "glorot", "activation": "rprelu", "weight_quantizer": "recu", "input_quantizer": "irnet"},
+        "optimizer": {
+            "name": "rmsprop", "lr": 0.5, "real_lr": 0.25, "lr_scale": "glorot", "weight_decay": 0.1, "momentum": 0.5,
+            "decay_latents": True, "decay_norm": True, "nesterov": True, "gamma": 0.5, "threshold": 0.5, "samples": 3,
+            "decay_epochs": 3.0, "gamma_decay": 0.5, "threshold_decay": 0.5, "latent_init": 3.0, "data_scale": 5.0,
+            "prior": True, "prox_strength": 3.0, "prox_freeze": 0.5, "clip_grad_norm": 0.5, "clip_grad_value": 0.5,
+            "compile": True, "latent_clip": 7.0, "accumulate": 2,
+        },
+        "label_smoothing": 0.5,
+    }  # fmt: skip
+    assert set(flatten(odd)) | {"model.init", "model.weight_options", "model.input_options", "loss"} == {
+        *METHOD_FIELDS,
+        "optimizer.accumulate",
+    }
+    recipe = build_recipe(with_method(build_recipe(merge(NETS["mlp"], odd)), after))
+    assert parts(recipe.settings())[0] == parts(plain("mlp", after).settings())[0]
+    assert recipe.optimizer.accumulate == 2
+    options = recipe.model.options() | {"input_shape": (1, 28, 28), "classes": 10}
+    check_pair(recipe, create_model(options.pop("name"), **options))
+    assert method_of(recipe) == after
+
+
+@pytest.mark.parametrize("method", methods())
+def test_every_method_is_part_of_a_recipe(method: str) -> None:
+    row = flatten(methods()[method])
+    assert row.items() <= flatten(build_recipe(methods()[method]).settings()).items()
+
+
+def test_the_fields_are_those_of_a_recipe_and_all_that_a_method_sets() -> None:
+    assert set(METHOD_FIELDS) <= {*flag_names(), "model.weight_options", "model.input_options"}
+    for row in methods().values():
+        assert set(flatten(row)) <= set(METHOD_FIELDS)
+    kept = {f"model.{name}" for name in ("widths", "coding", "real_last", "bireal", "dropout", "norm_eps")}
+    assert kept <= set(flag_names()) - set(METHOD_FIELDS)
+
+
+def test_a_recipe_of_the_method_stays_as_it_is() -> None:
+    own = shipped("mnist-permuted-short")
+    assert with_method(own, "bayesbinn") == own.settings()
+    with pytest.raises(UnknownNameError, match="unknown method 'bayesbin'; did you mean 'bayesbinn'"):
+        with_method(own, "bayesbin")
+
+
+def test_another_training_is_called_otherwise_and_tells_nothing_of_the_recipe() -> None:
+    once = build_recipe(with_method(shipped("mnist-ste"), "bayesbinn"))
+    assert (once.name, once.summary, once.reference, once.measured) == ("mnist-ste-with-bayesbinn", "", "", "")
+    assert with_method(once, "bop")["name"] == "mnist-ste-with-bop"
+
+
+def test_a_last_layer_that_becomes_binary_gets_its_batchnorm() -> None:
+    assert with_method(shipped("cifar10-resnet20-real"), "ste")["model"]["last_norm"] is True
+    ends_real = shipped("cifar10-resnet20-binaryconnect-ends-real-short")
+    assert with_method(ends_real, "ste")["model"]["last_norm"] is True  # as the recipe says
+    without = replace(ends_real, model=replace(ends_real.model, last_norm=None))
+    assert with_method(without, "ste")["model"]["last_norm"] is None
+    assert with_method(shipped("mnist-real"), "ste")["model"]["last_norm"] is None
+
+
+def test_flags_and_their_optimizer_choose_the_defaults() -> None:
+    own = shipped("cifar10-resnet20-binaryconnect")
+    assert with_method(own, "bnn")["optimizer"]["lr"] == 0.005
+    flags = ["--model.input_quantizer", "null"]
+    assert with_method(own, "bnn", flags=flags)["optimizer"]["lr"] == 0.01
+    momentum = with_method(own, "bnn", flags=["--optimizer.name", "sgd"], optimizer="sgd")["optimizer"]["momentum"]
+    assert momentum == 0.9
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_the_method_of_every_recipe_is_known(name: str) -> None:
+    found = method_of(shipped(name))
+    assert found is not None
+    named = next((method for method in sorted(methods(), key=len, reverse=True) if method in name), found)
+    assert found == named

@@ -1,0 +1,47 @@
+"""A recipe is resolved once, before data are read; nothing is left at "auto" after that."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from toy_training import DATA, TOY
+
+import onebit
+from onebit.errors import UnknownNameError, UsageError
+from onebit.evaluation.precision import resolve_precision
+from onebit.recipe import Recipe, build_recipe
+from onebit.runs import run
+from onebit.runs.machine import Machine
+from onebit.runs.resolve import resolve
+from onebit.runs.run import start_folder, train_run
+
+CPU = torch.device("cpu")
+
+
+def test_a_recipe_becomes_definite() -> None:
+    machine = resolve(build_recipe({"device": "cpu"}))
+    assert machine == Machine(CPU, resolve_precision("auto", CPU), torch.get_num_threads())
+    assert resolve(build_recipe({"device": "cpu", "precision": "bf16", "threads": 3})) == Machine(CPU, "bf16", 3)
+    assert resolve(Recipe()).device == torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_unknown_names_come_before_the_device() -> None:
+    with pytest.raises(UnknownNameError, match="unknown loss 'squared'; did you mean 'squared_hinge'"):
+        resolve(build_recipe({"loss": "squared", "device": "gpu"}))
+
+
+def test_a_training_takes_the_machine_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = build_recipe(TOY)
+    machine = Machine(CPU, "bf16" if resolve_precision("auto", CPU) == "fp32" else "fp32", torch.get_num_threads())
+    monkeypatch.setattr(run, "resolve_machine", None)
+    start_folder(tmp_path / "run", recipe, resume=False)
+    result = train_run(recipe, DATA, tmp_path / "run", machine=machine)
+    assert (result["precision"], result["device"], result["threads"]) == (machine.precision, "cpu", machine.threads)
+
+
+def test_a_trainer_checks_its_recipe_before_it_reads_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "load_dataset", None)
+    with pytest.raises(UsageError, match="batch_size is 60001, more than the 50,000 training images"):
+        onebit.Trainer("mlp", batch_size=60_001).fit("mnist")

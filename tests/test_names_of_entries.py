@@ -1,0 +1,63 @@
+"""Code asks an entry what it is, never what it is called: the name of a model, an optimizer with a rule of its own, a
+quantizer or a method is written in its own modules, in the tables and recipes, and in translations of other flags."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import onebit
+from onebit.common.aliases import MODEL_ALIASES
+from onebit.models import MODELS
+from onebit.optim import OPTIMIZERS
+from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
+from onebit.recipe import methods
+
+ROOT = Path(onebit.__file__).parent
+OWN_RULES = {name for name, entry in OPTIMIZERS.entries().items() if entry.own_rule}
+NAMES = {*OWN_RULES, *MODELS, *WEIGHT_QUANTIZERS, *INPUT_QUANTIZERS, *methods()}
+WORDS = {
+    **dict.fromkeys(("sign", "real", "stochastic"), "words of the subject"),
+    "xnor": "the product of packed signs",
+    **dict.fromkeys(("mlp", "binaryconnect", "bnn", "resnet20", "vgg_small"), "examples in help and docstrings"),
+    **dict.fromkeys(("ste", "ste_sign"), "straight-through: an example in docstrings, and the default of binarize_"),
+}
+"""Names that are written elsewhere, and why."""
+HOMES = {
+    "quantizers/": {*WEIGHT_QUANTIZERS, *INPUT_QUANTIZERS, *methods(), *OWN_RULES},
+    "models/": {*MODELS, "bireal"},
+    "optim/optimizer_table.py": {*OWN_RULES, *WEIGHT_QUANTIZERS},
+    "optim/__init__.py": {*OWN_RULES, "prox"},
+    "optim/bop.py": {"bop"},
+    "optim/bayesbinn.py": {"bayesbinn", "concrete_sign"},
+    "optim/prox.py": {"prox", "proxquant"},
+    # translations of names and flags that other repositories have
+    "common/aliases.py": {*MODELS, *MODEL_ALIASES},
+    "recipe/translations/": NAMES,
+}
+"""Folder or module -> the names that belong there."""
+
+
+def camel(name: str) -> str:
+    return name.replace("_", "_?").replace("-", "[-_]")
+
+
+@pytest.mark.parametrize("name", sorted(NAMES - WORDS.keys()))
+def test_a_name_is_written_in_its_own_modules_only(name: str) -> None:
+    pattern = re.compile(rf"(?<![A-Za-z0-9]){camel(name)}(?![a-z0-9])", re.IGNORECASE)
+    homes = tuple(home for home, names in HOMES.items() if name in names)
+    wrong = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in sorted(ROOT.rglob("*.py"))
+        if not path.relative_to(ROOT).as_posix().startswith(homes)
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        if pattern.search(line)
+    ]
+    assert wrong == []
+
+
+def test_every_exception_is_a_name() -> None:
+    assert WORDS.keys() <= NAMES
+    assert all((ROOT / home).exists() for home in HOMES if home != "recipe/translations/")

@@ -1,0 +1,108 @@
+"""A quantizer, an optimizer, a model, a data set, a recipe, an export target and a packed operation that are added at
+run time train, pack and run by the command line like those that ship."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from own_entries import RECIPE, ROWS
+
+from onebit.__main__ import main
+from onebit.recipe import Recipe, build_recipe, flag_names, read_settings
+from onebit.runtime import load
+
+Onebit = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lines of the tables, taken out again after each test."""
+    for table, name, entry in ROWS:
+        monkeypatch.setitem(table, name, entry)
+
+
+@pytest.fixture
+def onebit(capsys: pytest.CaptureFixture[str]) -> Onebit:
+    """Run a command that succeeds; its JSON answer."""
+
+    def run(*arguments: object) -> Any:
+        capsys.readouterr()
+        status = main([*map(str, arguments), "--json"])
+        found = capsys.readouterr()
+        assert status == 0, found.err
+        return json.loads(found.out)
+
+    return run
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "own.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+def test_what_was_added_trains_packs_and_runs(onebit: Onebit, recipe: Path, tmp_path: Path) -> None:
+    run, net = tmp_path / "run", tmp_path / "net.1bit"
+    trained = onebit("train", recipe, "--optimizer.own_option", "3", "--out", run)
+    assert (trained["recipe"], trained["dataset"]) == ("own-recipe", "own_data")
+    assert trained["binary_weights"] == 64 * 16 + 16 * 4
+    written = read_settings(run / "recipe.yaml")
+    assert written["optimizer"]["own_option"] == 3
+    assert written["model"]["own_units"] == 16
+    assert onebit("train", run / "recipe.yaml", "--out", tmp_path / "again")["test"] == trained["test"]
+
+    assert onebit("evaluate", run)["accuracy"] == trained["test"]["binary"]["accuracy"]
+    assert onebit("verify", run)["ok"]
+    onebit("pack", run, "-o", net)
+    assert "NegateNode" in {type(node).__name__ for node in load(net).nodes}
+    assert onebit("evaluate", net)["accuracy"] == trained["test"]["binary"]["accuracy"]
+
+    exported = onebit("export", run, "--to", "own_target", "-o", tmp_path / "plain.safetensors")
+    assert exported["verdict"] == "binary"
+
+
+def test_what_was_added_is_listed_and_described(onebit: Onebit, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "weights: own_sign" in onebit("list", "quantizers")["quantizers"]
+    for kind, name in (("optimizers", "own_optimizer"), ("models", "own_net"), ("datasets", "own_data")):
+        assert name in onebit("list", kind)[kind]
+    assert onebit("list", "optimizers")["optimizers"]["own_optimizer"] == "SGD."
+    assert "own_target" in onebit("list", "exports")["exports"]
+    assert main(["train", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--optimizer.own_option 1.0 own_optimizer: factor on the learning rate" in text
+    assert "--model.own_units null own_net: hidden units" in text
+
+
+def test_an_option_of_another_entry_is_refused(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(recipe), "--optimizer", "adam", "--optimizer.own_option", "3"]) == 2
+    assert "own_option belongs to optimizer own_optimizer, but optimizer.name is 'adam'" in capsys.readouterr().err
+    assert main(["train", str(recipe), "--optimizer.own_option", "0"]) == 2
+    assert "optimizer.own_option must be positive, got 0.0" in capsys.readouterr().err
+    assert main(["train", "--model", "mlp", "--model.own_unit", "3"]) == 2
+    assert "did you mean '--model.own_units'?" in capsys.readouterr().err
+
+
+def test_several_tasks_and_two_stages(onebit: Onebit, recipe: Path, tmp_path: Path) -> None:
+    short = ("--epochs", "0.5", "--optimizer.own_option", "2")
+    assert onebit("train", recipe, *short, "--first_stage", "0.5", "--out", tmp_path / "stages")["epochs"] == 0.5
+    tasks = onebit("train", recipe, *short, "--continual.tasks", "2", "--out", tmp_path / "tasks")
+    assert {cell["method"] for cell in tasks["cells"]} == {"own_sign"}
+
+
+def test_an_option_is_an_attribute_and_an_argument() -> None:
+    optimizer = Recipe().optimizer
+    assert "optimizer.own_option" in flag_names()
+    assert (optimizer.own_option, optimizer.gamma) == (1.0, 1e-4)
+    built = build_recipe({"optimizer": {"name": "own_optimizer"}}, ["--optimizer.own_option", "2.5"])
+    assert built.optimizer.own_option == 2.5
+    changed = {"optimizer.name": ("adam", "own_optimizer"), "optimizer.own_option": (1.0, 2.5)}
+    assert {name: (was, now) for name, was, now in built.changed_from(Recipe())} == changed
+    with pytest.raises(AttributeError, match="OptimizerRecipe has no field 'nothing'"):
+        _ = optimizer.nothing
+    with pytest.raises(TypeError, match="OptimizerRecipe has no field 'nothing'"):
+        type(optimizer)(nothing=1)
