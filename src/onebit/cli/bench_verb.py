@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from onebit.cli.output import answer_either, table
-from onebit.cli.parsing import Parser, thread_number
+from onebit.cli.output import answer_either, say, table
+from onebit.cli.parsing import Parser, thread_number, whole_number
 from onebit.errors import UsageError
 from onebit.packed import load
 from onebit.runtime.timing import time_packed
@@ -19,18 +19,21 @@ def main(argv: list[str]) -> int:
         "bench", "The speed of a packed net on this machine, with each instruction set and in numpy.", "json"
     )
     parser.add_argument("net", metavar="NET.1bit")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 64], metavar="N", help="images at once (1 64)")
-    parser.add_argument("--rounds", type=int, default=11, help="timed rounds (11)")
+    count = whole_number(1)
+    parser.add_argument("--batches", type=count, nargs="+", default=[1, 64], metavar="N", help="images at once (1 64)")
+    parser.add_argument("--rounds", type=count, default=11, metavar="N", help="timed rounds (11)")
     parser.add_argument("--seconds", type=float, default=0.02, help="per variant and round, at least (0.02)")
-    parser.add_argument(
-        "--threads", type=thread_number, default=1, metavar="N", help="threads of the native library (1)"
-    )
+    parser.add_argument("--threads", type=thread_number, default=1, metavar="N", help="of the native library (1)")
     args = parser.parse(argv)
     if args.net in OWN_BENCHMARKS:
         raise UsageError(
             f"bench takes a packed net, NET.1bit; in a clone of onebit, `python -m benchmarks {args.net}` runs that one"
         )
     rows = time_packed(load(args.net), args.batches, rounds=args.rounds, seconds=args.seconds, threads=args.threads)
+    if len(rows) == len(args.batches):
+        say(
+            "note: numpy alone is timed: the native library does not run this net, is not installed, or is switched off"
+        )
     facts = {"net": args.net, "threads": args.threads, "rounds": args.rounds, "rows": rows}
     answer_either(facts, _describe(rows, args), as_json=args.json)
     return 0

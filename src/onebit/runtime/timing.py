@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from onebit.errors import OnebitError, UsageError
-from onebit.native import NativePlan, instruction_sets, make_plan, run_shares
+from onebit.native import NativePlan, NotPlanned, instruction_set, instruction_sets, make_plan, run_shares
 from onebit.packed import PackedNet
 from onebit.runtime.running import run, threads_for
 
@@ -109,6 +111,8 @@ def time_packed(
 ) -> list[dict[str, Any]]:
     """Time a packed net on images of noise: numpy, then each instruction set of this processor, in turn.
 
+    numpy alone if the native library does not run the net, is not installed, or ONEBIT_NATIVE=0 is set.
+
     Args:
         batches: numbers of images that are run at once.
         rounds, seconds: see `take_turns`.
@@ -120,9 +124,12 @@ def time_packed(
     Raises:
         UsageError: numbers that are not positive. OnebitError: logits that are not those of numpy, bit for bit.
     """
-    if min(rounds, threads, *batches) < 1 or seconds <= 0:
+    if min(rounds, threads, *batches) < 1 or not 0 < seconds < math.inf:
         raise UsageError("batches, rounds, threads and seconds must be positive")
-    plans = {isa: make_plan(net, found) for isa, found in instruction_sets().items()}
+    plans = {}
+    for isa, found in instruction_sets().items() if instruction_set() else ():
+        with suppress(NotPlanned):
+            plans[isa] = make_plan(net, found)
     rows = []
     for batch in batches:
         images = np.random.default_rng(0).integers(0, 256, (batch, *net.input.shape), dtype=np.uint8)

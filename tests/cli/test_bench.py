@@ -1,0 +1,93 @@
+"""`onebit bench NET.1bit`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_support import Outcome
+
+from onebit.native import instruction_sets, plan
+from onebit.packed import Dense, Flatten, InputSpec, PackedNet, save
+from onebit.packed.bits import pack_signs
+
+FAST = ("--rounds", "2", "--seconds", "0.0001", "--batches", "1", "3")
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Path:
+    """A packed net of one layer."""
+    signs = pack_signs(np.where(np.arange(48).reshape(3, 16) % 3, 1, -1))
+    nodes = (
+        Flatten(inputs=("input",), output="x"),
+        Dense(inputs=("x",), output="sums", signs=signs, in_features=16),
+    )
+    save(PackedNet(input=InputSpec(shape=(1, 4, 4)), nodes=nodes, output="sums"), tmp_path / "net.1bit")
+    return tmp_path / "net.1bit"
+
+
+def variants(outcome: Outcome) -> list[tuple[int, str]]:
+    assert outcome.status == 0, outcome.err
+    return [(row["batch"], row["variant"]) for row in outcome.json["rows"]]
+
+
+def test_every_variant_is_timed(onebit: Callable[..., Outcome], net: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ONEBIT_NATIVE", raising=False)
+    done = onebit("bench", net, *FAST, "--json")
+    assert variants(done) == [(batch, name) for batch in (1, 3) for name in ("numpy", *instruction_sets())]
+    facts = done.json
+    assert (facts["net"], facts["threads"], facts["rounds"]) == (str(net), 1, 2)
+    for row in facts["rows"]:
+        assert row["us"] >= row["fastest_us"] > 0
+        assert row["numpy_speedup"] > 0
+    assert facts["rows"][0]["numpy_speedup"] == 1
+    assert done.err == ""
+
+
+def test_the_table(onebit: Callable[..., Outcome], net: Path) -> None:
+    head, columns, *rows = onebit("bench", net, *FAST).out.splitlines()
+    assert head == f"{net}, 1 thread: medians of 2 rounds; all variants give the same logits"
+    assert columns.split()[:2] == ["batch", "variant"]
+    assert rows[0].split()[:2] == ["1", "numpy"]
+
+
+def test_numpy_alone_with_the_library_switched_off(
+    onebit: Callable[..., Outcome], net: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONEBIT_NATIVE", "0")
+    done = onebit("bench", net, *FAST, "--json")
+    assert variants(done) == [(1, "numpy"), (3, "numpy")]
+    assert "numpy alone is timed" in done.line
+
+
+def test_numpy_alone_for_an_operation_without_a_native_kernel(
+    onebit: Callable[..., Outcome], net: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(plan._MAKERS, Dense)
+    done = onebit("bench", net, *FAST, "--json")
+    assert variants(done) == [(1, "numpy"), (3, "numpy")]
+    assert "the native library does not run this net" in done.line
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--rounds", "0"], "argument --rounds: must be 1 or more, got '0'"),
+        (["--batches", "1", "0"], "argument --batches: must be 1 or more, got '0'"),
+        (["--threads", "0"], "argument --threads: must be from 1 to 4096, got '0'"),
+        (["--seconds", "0"], "batches, rounds, threads and seconds must be positive"),
+        (["--seconds", "nan"], "batches, rounds, threads and seconds must be positive"),
+    ],
+)
+def test_refused_numbers(onebit: Callable[..., Outcome], net: Path, words: list[str], message: str) -> None:
+    done = onebit("bench", net, *words)
+    assert (done.status, done.out) == (2, "")
+    assert message in done.line
+
+
+def test_the_name_of_a_benchmark_gives_its_command(onebit: Callable[..., Outcome]) -> None:
+    done = onebit("bench", "kernels")
+    assert done.status == 2
+    assert "`python -m benchmarks kernels`" in done.line
