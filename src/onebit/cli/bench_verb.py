@@ -31,9 +31,7 @@ def main(argv: list[str]) -> int:
         )
     rows = time_packed(load(args.net), args.batches, rounds=args.rounds, seconds=args.seconds, threads=args.threads)
     if len(rows) == len(args.batches):
-        say(
-            "note: numpy alone is timed: the native library is missing, switched off, or does not run this net"
-        )
+        say("note: numpy alone is timed: the native library is missing, switched off, or does not run this net")
     facts = {"net": args.net, "threads": args.threads, "rounds": args.rounds, "rows": rows}
     answer_either(facts, _describe(rows, args), as_json=args.json)
     return 0

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from onebit.cli.output import percent
 from onebit.cli.progress_printer import printing_progress
-from onebit.common.files import write_atomic
 from onebit.recipe import Recipe
 from onebit.runs.folders import PICTURE
-from onebit.train.history import TABLE_FILE, refuse_used
+from onebit.train.history import TABLE_FILE
 
 if TYPE_CHECKING:
     from onebit.cli.train_command import TrainCommand
@@ -31,26 +30,20 @@ def learn_tasks(
     ranks: Ranks,
     on_begin: Callable[[], None],
 ) -> dict[str, Any]:
-    """Learn all tasks into a folder with progress messages; a table is there after each task, a picture at the end.
+    """Learn all tasks into a folder with progress messages; the table is written after each task, a picture at the end.
 
-    A training that is refused before its first step leaves nothing there; `on_begin` is called after that step.
-
-    Raises:
-        UsageError: the folder holds a training and the command does not resume it.
+    A training that is refused before its first step leaves no files; `on_begin` is called after that step.
     """
     from onebit.report.outcome import result_rows, task_lines
     from onebit.report.tasks import plot_tasks, task_rows
     from onebit.runs.continual import arms, train_continual
-    from onebit.runs.run import refuse_other_recipe
+    from onebit.runs.run import start_folder
 
-    refuse_used(folder, resume=command.resume)
-    refuse_other_recipe(folder, recipe)
-    first = folder / next(iter(arms(recipe))) / "task-1"  # an unknown method is refused before anything is written
+    first = folder / next(iter(arms(recipe))) / "task-1"
     files = [folder / name for name in (TABLE_FILE, "recipe.yaml", "log.txt")]
     made = (first / "recipe.yaml", first, first.parent, *files, folder, *folder.parents)
     new_paths = [path for path in made if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / "recipe.yaml", recipe.to_yaml().encode())
+    start_folder(folder, recipe, resume=command.resume)
     with printing_progress(recipe.name, folder, ranks, new_paths=new_paths, on_begin=on_begin) as printer:
 
         def task_done(method: str, task: int, cells: Sequence[Cell]) -> None:

@@ -74,11 +74,7 @@ def _note_on_draws(run: Run, weights: str) -> str:
 
 
 def _images(data: Dataset, split: str) -> tuple[Split, dict[str, str]]:
-    """The images of a split, and which ones they are.
-
-    Raises:
-        UsageError: the data set has no such images.
-    """
+    """The images of a split, and which ones they are; UsageError if there are none."""
     images: Split = getattr(data, split)
     if not len(images):
         raise UsageError(f"{data.name} has no {split} images in this recipe")

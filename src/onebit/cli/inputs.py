@@ -16,11 +16,7 @@ if TYPE_CHECKING:
 
 
 def set_threads() -> None:
-    """Apply ONEBIT_THREADS to torch.
-
-    Raises:
-        UsageError: not a number of threads.
-    """
+    """Apply ONEBIT_THREADS to torch; UsageError if it is not a number of threads."""
     text = os.environ.get("ONEBIT_THREADS")
     if not text:
         return
@@ -34,11 +30,7 @@ def set_threads() -> None:
 
 
 def open_trained(args: Namespace, *, to_pack: bool = False) -> Run:
-    """The run of the argument RUN.
-
-    Args:
-        to_pack: refuse a net that cannot be packed because its images are whitened.
-    """
+    """The run of the argument RUN; `to_pack` refuses whitened images, which a packed net cannot take."""
     from onebit.runs.run import open_run
     from onebit.verification.proof import refuse_whitened
 

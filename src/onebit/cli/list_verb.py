@@ -18,7 +18,7 @@ def _first_lines(entries: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _recipes() -> dict[str, str]:
-    """complete trainings by name: onebit train NAME"""
+    """complete recipes by name: onebit train NAME"""
     return {name: str(read_settings(recipe_path(name)).get("summary", "")) for name in recipe_names()}
 
 

@@ -34,9 +34,6 @@ def write_masks(net: PackedNet, files: Sequence[Path], args: Any) -> int:
 
     A mask is NAME.png, 0 and 255 for two classes, else the class numbers; NAME-beside.png shows image, true mask where
     `../label/NAME.*` has one, and predicted mask.
-
-    Raises:
-        UsageError: no folder for the masks, images of one name, or one that is not there. DataError: not an image.
     """
     if not args.masks:
         raise UsageError(f"{args.net} gives a class to each pixel: name a folder for the masks with --masks DIR")

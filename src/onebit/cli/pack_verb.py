@@ -11,7 +11,6 @@ from onebit.cli.parsing import Parser, one_of, output_path, whole_number
 from onebit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from onebit.data import Dataset
     from onebit.packed import PackedNet
     from onebit.runs.run import Run
 
@@ -77,7 +76,10 @@ def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any]]:
     from onebit.verification.proof import pack_run
     from onebit.verification.tally import reference_images
 
-    data = _data(run, args.data)
+    try:
+        data = load_data(run, args.data)
+    except (DataError, UsageError) as error:
+        raise type(error)(f"{error}; or pack without comparing anything: --no-certify") from None
     compared = 0
 
     def update(done: int, total: int) -> None:
@@ -94,15 +96,3 @@ def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any]]:
     share = reference_images(compared)
     say(f"native kernels ({plan.isa.name}) computed all of them, numpy {share:,}, with the same bits")
     return packed, {"images": compared, "native": plan.isa.name, "numpy": share}
-
-
-def _data(run: Run, directory: str | None) -> Dataset:
-    """The data of the run.
-
-    Raises:
-        DataError, UsageError: the data are not there; the message names the way without them.
-    """
-    try:
-        return load_data(run, directory)
-    except (DataError, UsageError) as error:
-        raise type(error)(f"{error}; or pack without comparing anything: --no-certify") from None

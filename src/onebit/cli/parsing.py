@@ -104,11 +104,7 @@ def one_of(*names: str) -> dict[str, Any]:
 
 
 def output_path(text: str, *, suffixes: Sequence[str], run: str) -> Path:
-    """Where a verb may write: a file of a known kind that is neither its own source nor part of a run.
-
-    Raises:
-        UsageError: another suffix, or a file that holds a training. OnebitError: it cannot be written.
-    """
+    """The path to write to; an error for another suffix, a file that holds trained weights, or one not writable."""
     path = Path(text)
     if path.suffix not in suffixes:
         raise UsageError(f"{text}: the output ends in {' or '.join(suffixes)}")

@@ -64,11 +64,7 @@ def main(argv: list[str]) -> int:
 
 
 def _read_images(files: Sequence[Path], net: PackedNet, *, invert: bool) -> list[Any]:
-    """Image files as uint8 (C, H, W) in the shape the net takes; an image of another shape is cropped and resized.
-
-    Raises:
-        UsageError: not there, or a net whose channels no image has. DataError: not an image.
-    """
+    """Image files as uint8 (C, H, W) in the shape the net takes; an image of another shape is cropped and resized."""
     from PIL import Image, ImageOps
 
     _, height, width = net.input.shape

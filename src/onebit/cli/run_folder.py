@@ -13,11 +13,7 @@ from onebit.train.history import holds_run, refuse_used
 
 
 def named_folder(*, out: str | None, resumed: str | None, saved: Path | None) -> Path | None:
-    """The one folder that --out, --resume and the classic --results_dir and --save name.
-
-    Raises:
-        UsageError: they name different ones.
-    """
+    """The one folder that --out, --resume and the classic --results_dir and --save name; UsageError if they differ."""
     named = {
         "--out": Path(out) if out else None,
         "--resume": resumed_folder(resumed) if resumed else None,
@@ -31,11 +27,7 @@ def named_folder(*, out: str | None, resumed: str | None, saved: Path | None) ->
 
 
 def resumed_folder(resumed: str) -> Path:
-    """The run folder that `--resume RUN` means: the folder itself, or that of its last.ckpt.
-
-    Raises:
-        UsageError: another file.
-    """
+    """The run folder that `--resume RUN` means: RUN, or the folder of a last.ckpt; UsageError for another file."""
     path = Path(resumed)
     if path.name == "last.ckpt" and path.is_file():
         return path.parent
@@ -50,11 +42,7 @@ def resumed_folder(resumed: str) -> Path:
 
 
 def stored_recipe(resumed: str) -> Path:
-    """The recipe in a run folder, or in that of the first of several seeds.
-
-    Raises:
-        UsageError: none there.
-    """
+    """The recipe in a run folder, or in that of the first of several seeds; UsageError if there is none."""
     folder = resumed_folder(resumed)
     found = [path for path in (folder, *seed_folders(folder)) if (path / "recipe.yaml").is_file()]
     if not found:
@@ -65,14 +53,10 @@ def stored_recipe(resumed: str) -> Path:
 
 
 def refuse_used_folder(folder: Path, seeds: Sequence[int] | None, *, resume: bool) -> None:
-    """Keep a training out of a folder that holds others.
+    """Raise UsageError if the folder holds another kind of run (one, or several seeds), or a run that is not resumed.
 
     Args:
-        seeds: those that are trained; None for a training into the folder itself.
-
-    Raises:
-        UsageError: a run is there and `resume` is False, the runs of several seeds where one is trained, or
-            a single run where several seeds are.
+        seeds: the seeds to train; None for one run in the folder itself.
     """
     if seeds is None:
         if found := seed_folders(folder):
@@ -88,25 +72,14 @@ def refuse_used_folder(folder: Path, seeds: Sequence[int] | None, *, resume: boo
         raise UsageError(f"{used} holds a run already: add --resume or --overwrite, or choose another --out")
 
 
-def refuse_other_folder(folder: Path) -> None:
-    """Keep `--overwrite` away from anything but a run folder, or one that is not there or empty.
-
-    Raises:
-        UsageError: it is something else.
-    """
-    if not is_replaceable(folder):
-        raise UsageError(f"--overwrite replaces run folders only, and {folder} is not one: choose another --out")
-
-
-def refuse_own_weights(folder: Path, read: Mapping[str, str | None]) -> None:
-    """Keep `--overwrite` away from the run whose weights the new training reads.
+def refuse_overwriting(folder: Path, read: Mapping[str, str | None]) -> None:
+    """Raise UsageError if `--overwrite` would replace other files than a run, or weights that the training reads.
 
     Args:
         read: flag -> the run folder or weight file that it names.
-
-    Raises:
-        UsageError: one of them is the folder, or in it.
     """
+    if not is_replaceable(folder):
+        raise UsageError(f"--overwrite replaces run folders only, and {folder} is not one: choose another --out")
     replaced = Path(os.path.realpath(folder))
     for flag, path in read.items():
         if path and Path(os.path.realpath(path)).is_relative_to(replaced):

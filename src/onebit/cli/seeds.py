@@ -24,11 +24,7 @@ MOST_SEEDS = 1000
 
 
 def parse_seeds(text: str) -> list[int]:
-    """The seeds of `0-4`, `0,3,7` or `0-2,7`.
-
-    Raises:
-        UsageError: none of these, a seed twice, or too many.
-    """
+    """The seeds of `0-4`, `0,3,7` or `0-2,7`; UsageError for other text, a repeated seed, or too many."""
     seeds: list[int] = []
     for part in text.split(","):
         found = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", part.strip())
@@ -52,18 +48,12 @@ def train_seeds(
     resume: bool,
     ranks: Ranks,
 ) -> dict[str, Any]:
-    """Train the recipe once for each seed into `folder/seed-N`; seeds.json is written after each.
+    """Train the recipe once for each seed into `folder/seed-N`; returns seeds.json, which is written after each.
 
     Args:
         train: trains one recipe into one folder and returns its result.json.
-        resume: leave out the seeds that have a result.
-        ranks: which process of several this is; one writes and talks.
-
-    Returns:
-        The content of seeds.json.
-
-    Raises:
-        KeyboardInterrupt: with the command that goes on.
+        resume: skip the seeds that have a result.
+        ranks: which process of several this is; one writes and prints.
     """
     from onebit.report.outcome import outcome_lines, summarize
 
@@ -91,11 +81,7 @@ def train_seeds(
 
 
 def _stored(path: Path, recipe: Recipe) -> dict[str, Any]:
-    """The result of a finished run, if it is one of this recipe.
-
-    Raises:
-        CheckpointError: it is not. FormatError: a damaged file.
-    """
+    """The result of a finished run; CheckpointError if it is of another recipe, FormatError if it is damaged."""
     from onebit.report.outcome import outcome_lines
     from onebit.runs.run import refuse_other_recipe
 

@@ -12,7 +12,7 @@ from onebit.cli.seeds import parse_seeds
 from onebit.common.tables import resolve
 from onebit.errors import UnknownNameError, UsageError
 from onebit.recipe import recipe_path
-from onebit.recipe.flags import OPTIONAL, SWITCH, VALUE, Word, read_words
+from onebit.recipe.flags import OPTIONAL, SWITCH, VALUE, read_words
 from onebit.recipe.request import RecipeRequest, request_recipe
 from onebit.recipe.translations import binarynet
 from onebit.recipe.translations.binarynet import BinaryNetFlags
@@ -64,11 +64,7 @@ class TrainCommand:
 
 
 def read_command(words: Sequence[str]) -> TrainCommand:
-    """Read the words after `onebit train`.
-
-    Raises:
-        UsageError: a word that is not understood, a value that is missing, or an option that was given twice.
-    """
+    """Read the words after `onebit train`; UsageError for words that cannot be understood."""
     options = OPTIONS | dict.fromkeys(binarynet.FLAGS, VALUE)
     found = read_words(words, options=options, short={**binarynet.SHORT, "-h": "help"})
     recipe: str | None = None
@@ -92,7 +88,7 @@ def read_command(words: Sequence[str]) -> TrainCommand:
         foreign,
         settings,
         short=any(word.typed[0][:2] in binarynet.SHORT for word in found),
-        without_gpus=_without(found, "gpus"),
+        without_gpus=[typed for word in found if word.name != "gpus" for typed in word.typed],
     )
     resume, resumed = own.get("resume", "") != "", own.get("resume") or None  # scripts have --resume '' for none
     if resume and own.get("out") and not (recipe or flags.settings or own.get("method") or own.get("task")):
@@ -122,11 +118,7 @@ def read_command(words: Sequence[str]) -> TrainCommand:
 
 
 def train_request(command: TrainCommand) -> RecipeRequest:
-    """The recipe of a command, and notes on it.
-
-    Raises:
-        UsageError, UnknownNameError: see `request_recipe`; a data set or a resumed run that is not there.
-    """
+    """The recipe of a command, and notes on it; errors: see `request_recipe`, `recipe_path` and `stored_recipe`."""
     if (dataset := command.flags.settings.get("dataset")) is not None:
         from onebit.data import DATASETS
 
@@ -145,8 +137,3 @@ def _own_value(name: str, value: str | None, *, repeated: bool) -> str | None:
     if not value and OPTIONS[name] == VALUE:  # "$DIR" where nothing set it
         raise UsageError(f"--{name} needs a value")
     return value
-
-
-def _without(words: Sequence[Word], name: str) -> list[str]:
-    """The command line without one flag."""
-    return [typed for word in words if word.name != name for typed in word.typed]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from onebit.cli.continual import learn_tasks
 from onebit.cli.inputs import load_data, set_threads
 from onebit.cli.output import answer, answer_either, answer_json, download_progress, say
-from onebit.cli.run_folder import named_folder, refuse_other_folder, refuse_own_weights, refuse_used_folder
+from onebit.cli.run_folder import named_folder, refuse_overwriting, refuse_used_folder
 from onebit.cli.seeds import train_seeds
 from onebit.cli.train_command import TrainCommand, read_command, train_request
 from onebit.cli.train_help import WHAT_TO_TYPE, train_help
@@ -55,7 +55,11 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
         for note in [*notes, *command.flags.notes_on(recipe)]:
             say(f"note: {note}")
     if command.print_config:
-        return _print_config(recipe, as_json=command.json)
+        from onebit.runs.resolve import check_names
+
+        check_names(recipe)
+        answer_either(recipe.settings(), recipe.to_yaml().rstrip(), as_json=command.json)
+        return 0
     if command.flags.evaluate is not None:
         return _evaluate(command, recipe)
     folder = _folder(command, recipe, ranks)
@@ -68,14 +72,6 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
 
     lines = summary_lines if command.seeds else task_lines if recipe.continual.tasks else outcome_lines
     answer("\n".join(lines(result)))
-    return 0
-
-
-def _print_config(recipe: Recipe, *, as_json: bool) -> int:
-    from onebit.runs.resolve import check_names
-
-    check_names(recipe)
-    answer_either(recipe.settings(), recipe.to_yaml().rstrip(), as_json=as_json)
     return 0
 
 
@@ -99,16 +95,11 @@ def _evaluate(command: TrainCommand, recipe: Recipe) -> int:
 
 
 def _folder(command: TrainCommand, recipe: Recipe, ranks: Ranks | None) -> Path:
-    """The run folder of a command: a named one, or runs/NAME with a number if that holds a run.
-
-    Raises:
-        UsageError: the folder cannot be used as the command says.
-    """
+    """The run folder of a command: a named one, or runs/NAME with a number if that holds a run."""
     named = named_folder(out=command.out, resumed=command.resumed, saved=command.flags.run_folder(recipe))
     folder = named or Path("runs") / recipe.name
     if command.overwrite:
-        refuse_other_folder(folder)
-        refuse_own_weights(folder, {"init_from": recipe.init_from, "teacher": recipe.teacher})
+        refuse_overwriting(folder, {"init_from": recipe.init_from, "teacher": recipe.teacher})
     elif named or command.resume:
         refuse_used_folder(folder, command.seeds, resume=command.resume)
     else:
@@ -150,10 +141,10 @@ def _train_all(command: TrainCommand, recipe: Recipe, folder: Path, ranks: Ranks
 
 
 def _load(recipe: Recipe, folder: Path | None, *, data_folder: str | None, ranks: Ranks) -> tuple[Recipe, Dataset]:
-    """The data of a recipe, and the recipe with the size of its validation split in place of null.
+    """The recipe with the size of its validation split in place of null, and its data.
 
     Args:
-        folder: that of a resumed training, which may know where the data are.
+        folder: of a resumed training, which may know where the data are.
     """
     from onebit.common.memory import keep_freed_memory
     from onebit.runs.run_data import load_from_place, place_of_training
@@ -176,11 +167,7 @@ def _train(
     ranks: Ranks,
     on_begin: Callable[[], None],
 ) -> dict[str, Any]:
-    """Train into a run folder with progress messages; a recipe that is refused before its first step leaves nothing.
-
-    Args:
-        on_begin: called after the first step.
-    """
+    """Train into a run folder with progress messages; `on_begin` is called after the first step."""
     from onebit.cli.progress_printer import printing_progress
     from onebit.report.outcome import outcome_lines
     from onebit.runs.results_table import write_results
