@@ -46,18 +46,11 @@ def read_text(path: Path) -> str:
 
 
 def checked_tree(value: Any, *, where: str = "", depth: int = 0) -> Any:
-    """A value made of mappings, lists, texts and numbers, each within its bounds.
-
-    Raises:
-        UsageError: it is not.
-    """
+    """A value made of mappings, lists, texts and numbers; UsageError unless each is within its bounds."""
     if depth > MOST_DEPTH:
         raise UsageError(f"{where}nested more than {MOST_DEPTH} deep")
-    if isinstance(value, dict):
-        for item in (*value, *value.values()):
-            checked_tree(item, where=where, depth=depth + 1)
-    elif isinstance(value, list):
-        for item in value:
+    if isinstance(value, (dict, list)):
+        for item in (*value, *value.values()) if isinstance(value, dict) else value:
             checked_tree(item, where=where, depth=depth + 1)
     elif isinstance(value, str):
         if len(value) > LONGEST_TEXT:

@@ -151,7 +151,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def build_recipe(settings: Mapping[str, Any], flags: Flags = ()) -> Recipe:
-    """A recipe from checked settings with flags laid over them.
+    """A recipe from settings, with flags that override them.
 
     Args:
         settings: nested fields, as `read_settings` returns them.

@@ -31,7 +31,7 @@ class RecipeRequest(NamedTuple):
 
 
 class _Base(NamedTuple):
-    """What the flags are laid over.
+    """The settings before the flags are applied.
 
     settings: of a file or of defaults.yaml.
     implied: settings that the name of a model or method implies; they win over `settings`.
@@ -51,7 +51,7 @@ def request_recipe(
     """Recipe file, JSON configuration or defaults, then the method in place of that of the recipe, then the flags.
 
     Args:
-        flags: fields of a recipe with their values, and what else is laid over the file.
+        flags: fields of a recipe with their values, and what else changes the file.
         source: a recipe or JSON configuration; None for the defaults that suit the flags.
         method, task: names of `methods()` and `TASKS`.
 
@@ -147,7 +147,7 @@ def _finished(recipe: Recipe, base: _Base, given: Sequence[str]) -> RecipeReques
     refuse_clipping(recipe)
     refuse_unused(recipe, given)
     if file is not None:
-        # a file is complete, and other settings may have been laid over it: its settings without effect are a note
+        # a file is complete, and flags may have changed it: its settings without effect are a note
         in_file = set(changed_settings(file)) - set(given)
         notes = (*notes, *unused_settings(recipe, [name for name in changed_settings(recipe) if name in in_file]))
     return RecipeRequest(recipe, notes)

@@ -57,11 +57,7 @@ class _BoundedLoader(yaml.SafeLoader):
 
 
 def load_yaml(text: str, *, where: str = "") -> Any:
-    """The value of a YAML text within the bounds.
-
-    Raises:
-        UsageError: nested too deeply, an anchor, a tag, or a value that is too long. yaml.YAMLError: not YAML.
-    """
+    """The value of a YAML text; UsageError beyond the bounds, yaml.YAMLError for other text."""
     loader = _BoundedLoader(text)
     loader.where = where
     try:

@@ -1,4 +1,4 @@
-"""The results of trainings in words: what `onebit train` prints at the end."""
+"""The results of training runs in words: what `onebit train` prints at the end."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def outcome_lines(result: Mapping[str, Any]) -> list[str]:
 
 
 def summary_lines(summary: Mapping[str, Any]) -> list[str]:
-    """The results of several seeds: a line for each test mode, and one about the trainings."""
+    """The results of several seeds: a line for each test mode, and one about the training runs."""
     lines = []
     for mode, score in summary["test"].items():
         each = ", ".join(f"{100 * accuracy:.2f}" for accuracy in score["accuracies"])

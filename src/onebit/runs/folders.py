@@ -1,4 +1,4 @@
-"""Run folders on disk: what trainings write there, whether one is free, and how the run in one is replaced.
+"""Run folders on disk: what training runs write there, whether one is free, and how the run in one is replaced.
 
 A run that is replaced waits in a sub-folder until the new training has made its first step. A training that is refused
 or stopped before that brings it back; one that was killed leaves that to the next one. Loads no torch.
@@ -32,7 +32,7 @@ FILES = (
     *("recipe.yaml", "log.txt", "data.json", RESULTS_TABLE, SEEDS_FILE, PICTURE, "tensorboard", "wandb", "wandb-id"),
     *RUN_FILES,
 )
-"""What trainings write into a run folder, beside the folders of seeds and tasks."""
+"""What training runs write into a run folder, beside the folders of seeds and tasks."""
 
 
 def seed_folder(folder: Path, seed: int) -> Path:
@@ -77,7 +77,7 @@ def free_folder(folder: Path) -> Path:
 
 
 def is_replaceable(folder: Path) -> bool:
-    """Whether all that trainings would replace there is theirs: a run folder, or one that is empty or not there."""
+    """Whether all that training runs would replace there is theirs: a run folder, or one that is empty or not there."""
     begun = (folder / "recipe.yaml").is_file() and (holds_run(folder) or (folder / "log.txt").exists())
     if begun or seed_folders(folder) or (folder / ASIDE).is_dir() or not os.path.lexists(folder):
         return True

@@ -111,11 +111,9 @@ class BinaryNetFlags:
 
     def notes_on(self, recipe: Recipe) -> list[str]:
         """What was understood in another way than it was written."""
-        ignored = self.momentum is not None and recipe.optimizer.name not in TAKES_MOMENTUM
-        return [
-            *self.notes,
-            *([f"--momentum is not used: {recipe.optimizer.name} has none; --optimizer sgd has"] if ignored else []),
-        ]
+        if self.momentum is None or recipe.optimizer.name in TAKES_MOMENTUM:
+            return [*self.notes]
+        return [*self.notes, f"--momentum is not used: {recipe.optimizer.name} has none; --optimizer sgd has"]
 
     def run_folder(self, recipe: Recipe) -> Path | None:
         """The run folder that `--results_dir` and `--save` name."""
@@ -125,22 +123,18 @@ class BinaryNetFlags:
 def translate(
     flags: Mapping[str, str], settings: Mapping[str, Any], *, short: bool = False, without_gpus: Sequence[str] = ()
 ) -> BinaryNetFlags:
-    """Translate the flags of `main_binary.py`.
+    """Translate the flags of `main_binary.py`; UsageError for a value that cannot be understood.
 
     Args:
         flags: name in `FLAGS` -> value.
         settings: fields of a recipe that were given beside them; they win.
         short: whether a flag was written as in `SHORT`.
         without_gpus: the command line without `--gpus`, for a message that says what to type instead.
-
-    Raises:
-        UsageError: a value cannot be understood.
     """
     config, classes = _model_config(flags.get("model_config") or "{}")
     given = dict(settings) | {name: config.pop(name) for name in ("dataset", "input_size") if name in config}
-    data, given["dataset"] = _data_path(given.get("dataset"))
-    if given["dataset"] is None:
-        del given["dataset"]
+    data, dataset = _data_path(given.get("dataset"))
+    given |= {} if dataset is None else {"dataset": dataset}
     if "optimizer.name" in given:
         given["optimizer.name"] = given["optimizer.name"].lower()  # torch's own names are capitalized: SGD, Adam
     model = given.get("model.name")
@@ -205,7 +199,6 @@ def _model_config(text: str) -> tuple[dict[str, Any], int | None]:
 
 
 def _resnet(model: str | None, given: Mapping[str, Any], depth: int) -> dict[str, Any]:
-    """The model of that depth."""
     if model not in CIFAR_RESNETS:
         raise UsageError(
             f"--model_config: depth belongs to --model {' and '.join(CIFAR_RESNETS)}: name the model itself"
@@ -241,7 +234,5 @@ def _device(flags: Mapping[str, str], notes: list[str], without_gpus: Sequence[s
             command = f"{launcher} {shlex.join(without_gpus)}".rstrip()
             raise UsageError(f"--gpus {flags['gpus']}: one process for each GPU; type: {command}")
         device = f"cuda:{gpus[0]}"
-    return {
-        **({"device": device} if device != "auto" or "type" in flags else {}),
-        **({"precision": precision} if precision else {}),
-    }
+    found = {"device": device} if device != "auto" or "type" in flags else {}
+    return found | ({"precision": precision} if precision else {})

@@ -51,47 +51,47 @@ LIMIT = 1e300
 class Key:
     """One key of the format.
 
-    kind: type of its value; holds: a condition, `expected` in words; needed: a file without it is refused.
+    kind: type of its value; holds: a condition, `expected` in words.
     """
 
     kind: type
     holds: Callable[[Any], bool]
     expected: str
-    needed: bool = False
 
 
-def _one(names: Mapping[str, Any]) -> dict[str, Any]:
-    return {"kind": str, "holds": lambda value: True, "expected": " or ".join(names)}
+def _one(names: Mapping[str, Any]) -> Key:
+    return Key(str, lambda value: True, " or ".join(names))
 
 
-_COUNT: dict[str, Any] = {"kind": int, "holds": lambda value: value >= 1, "expected": "a whole number, 1 or more"}
-_SHARE: dict[str, Any] = {"kind": float, "holds": lambda value: 0 <= value < 1, "expected": "a number in [0, 1)"}
-_POSITIVE: dict[str, Any] = {"kind": float, "holds": lambda value: value > 0, "expected": "a positive number"}
-_SWITCH: dict[str, Any] = {"kind": bool, "holds": lambda value: True, "expected": "true or false"}
+_COUNT = Key(int, lambda value: value >= 1, "a whole number, 1 or more")
+_SHARE = Key(float, lambda value: 0 <= value < 1, "a number in [0, 1)")
+_POSITIVE = Key(float, lambda value: value > 0, "a positive number")
+_SWITCH = Key(bool, lambda value: True, "true or false")
 
 KEYS: dict[str, Key] = {
-    "dataset": Key(**_one(IMAGES), needed=True),
-    "model_architecture": Key(**_one(ARCHITECTURES), needed=True),
-    "epochs": Key(**_COUNT, needed=True),
-    "batch_size": Key(**_COUNT, needed=True),
-    "lr_init": Key(**_POSITIVE, needed=True),
+    "dataset": _one(IMAGES),
+    "model_architecture": _one(ARCHITECTURES),
+    "epochs": _COUNT,
+    "batch_size": _COUNT,
+    "lr_init": _POSITIVE,
     "lr_final": Key(float, lambda value: value >= 0, "a number, 0 or more"),
-    "lr_scheduler": Key(**_one(SCHEDULES)),
-    "criterion": Key(**_one(CRITERIA)),
-    "input_shape": Key(**_COUNT),
-    "output_shape": Key(**_COUNT),
-    "data_augmentation": Key(**_SWITCH),
-    "validation_split": Key(**_SHARE),
-    "drop_prob": Key(**_SHARE),
-    "batch_affine": Key(**_SWITCH),
+    "lr_scheduler": _one(SCHEDULES),
+    "criterion": _one(CRITERIA),
+    "input_shape": _COUNT,
+    "output_shape": _COUNT,
+    "data_augmentation": _SWITCH,
+    "validation_split": _SHARE,
+    "drop_prob": _SHARE,
+    "batch_affine": _SWITCH,
     "momentum": Key(float, lambda value: 0 < value <= 1, "a number in (0, 1]"),
-    "eps": Key(**_POSITIVE),
-    "mc_steps": Key(**_COUNT),
-    "temperature": Key(**_POSITIVE),
+    "eps": _POSITIVE,
+    "mc_steps": _COUNT,
+    "temperature": _POSITIVE,
     EVALUATED: Key(int, lambda value: value >= 0, "a whole number, 0 or more"),
-    "grad_clip_value": Key(**_POSITIVE),
-    "weight_clip_value": Key(**_POSITIVE),
+    "grad_clip_value": _POSITIVE,
+    "weight_clip_value": _POSITIVE,
 }
+NEEDED = ("dataset", "model_architecture", "epochs", "batch_size", "lr_init")
 METHOD_KEYS = {"bayesbinn": ("mc_steps", "temperature"), "ste": ("weight_clip_value",)}
 """Method -> the keys it follows from."""
 
@@ -112,11 +112,7 @@ class Translation:
 
 
 def read_config(path: Path) -> dict[str, Any] | None:
-    """The keys of a JSON file of this format; None if the file is a recipe.
-
-    Raises:
-        UsageError: not JSON.
-    """
+    """The keys of a JSON file of this format; None for a recipe, UsageError for text that is not JSON."""
     if path.suffix != ".json":
         return None
     found = read_json(path)
@@ -202,11 +198,7 @@ def translate_config(
 
 
 def _plain_task(given: Mapping[str, Any], source: str) -> str:
-    """The task of a file that is trained without `--task`; the files do not name it.
-
-    Raises:
-        UsageError: the temperature is that of `test_cl.py`.
-    """
+    """The task of a file that is trained without `--task`; UsageError for the temperature of `test_cl.py`."""
     if given["model_architecture"] == "BinaryConnect" and given.get("temperature", 0) >= CONTINUAL_TEMPERATURE:
         raise UsageError(
             f"{source}: temperature {given['temperature']:g} is that of a continual training (test_cl.py): "
@@ -230,9 +222,9 @@ def _checked(config: Mapping[str, Any], source: str) -> dict[str, Any]:
     for key in config:
         if key not in KEYS:
             raise UsageError(f"{source}: unknown key {key}{did_you_mean(key, KEYS)}")
-    for key, rule in KEYS.items():
-        if rule.needed and key not in config:
-            raise UsageError(f"{source}: the key {key} is missing ({rule.expected})")
+    for key in NEEDED:
+        if key not in config:
+            raise UsageError(f"{source}: the key {key} is missing ({KEYS[key].expected})")
     given = {}
     for key, value in config.items():
         rule = KEYS[key]

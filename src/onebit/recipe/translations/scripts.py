@@ -53,14 +53,7 @@ WITHOUT_WORDS = {
 
 
 def refuse_script(word: str, rest: Sequence[str]) -> None:
-    """Refuse the name of a script of another repository as the first word of a command.
-
-    Args:
-        word: that word; rest: what follows it.
-
-    Raises:
-        UsageError: with the command to type instead.
-    """
+    """Raise UsageError, with the command to type, if `word` is a script of another repository and `rest` follows it."""
     if word in ("python", "python3") and rest:
         word, *rest = rest
     script = PurePath(word).name
