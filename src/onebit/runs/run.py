@@ -77,15 +77,10 @@ def start_folder(folder: Path, recipe: Recipe, *, resume: bool) -> bool:
 
 
 def refuse_other_recipe(folder: Path, recipe: Recipe) -> None:
-    """Refuse the run folder of another recipe.
-
-    Raises:
-        CheckpointError: its recipe.yaml differs.
-    """
+    """Raises CheckpointError: the recipe.yaml of a run folder is that of another recipe."""
     if not (folder / "recipe.yaml").exists():
         return
-    changed = recipe.changed_from(build_recipe(read_settings(folder / "recipe.yaml")))
-    if changed:
+    if changed := recipe.changed_from(build_recipe(read_settings(folder / "recipe.yaml"))):
         name, was, now = changed[0]
         raise CheckpointError(
             f"{folder}: was trained with {name} = {was!r}, now it is {now!r}; "
@@ -153,9 +148,9 @@ def first_stage(recipe: Recipe) -> Recipe:
             "another recipe and name its run with --init_from"
         )
     real = replace(recipe.model, weight_quantizer=None, weight_options=None, value=1.0, init="default")
-    optimizer = replace(recipe.optimizer, latent_clip=None, lr_scale=None, compile=False)
-    dropped = optimizer.set_of(WEIGHT_QUANTIZERS.entry(recipe.model.weight_quantizer).options)
-    optimizer = replace(optimizer, own={k: v for k, v in optimizer.own.items() if k not in dropped})
+    dropped = recipe.optimizer.set_of(WEIGHT_QUANTIZERS.entry(recipe.model.weight_quantizer).options)
+    own = {name: value for name, value in recipe.optimizer.own.items() if name not in dropped}
+    optimizer = replace(recipe.optimizer, latent_clip=None, lr_scale=None, compile=False, own=own)
     stage = replace(
         recipe,
         name=f"{recipe.name}-stage1",
@@ -234,10 +229,10 @@ def train_stage(
             on_epoch=epoch_done,
             **options,
         )
-        ranks.first(lambda: _load_best(training.model, folder))
+        ranks.first(lambda: _load_best(training.model, folder / "best.safetensors"))
         ranks.same_(list(training.model.state_dict().values()))
         scores = _test_scores(recipe, training, data, ranks)
-    result = _result(recipe, data, training.model, history, scores, machine=machine, ranks=ranks)
+    result = _result(recipe, data, training.model, history, scores, machine, ranks)
     result["folder"] = str(folder)
     if start is not None:
         result["seconds"] += read_seconds(start)
@@ -265,8 +260,7 @@ def _result(
     data: Dataset,
     model: nn.Module,
     history: History,
-    scores: Sequence[Score],
-    *,
+    scores: list[Score],
     machine: Machine,
     ranks: Ranks,
 ) -> dict[str, Any]:
@@ -297,9 +291,8 @@ def _result(
     }
 
 
-def _load_best(model: nn.Module, folder: Path) -> None:
+def _load_best(model: nn.Module, best: Path) -> None:
     """Load the weights that validation selected, if there are any."""
-    best = folder / "best.safetensors"
     if best.exists():
         load_weights(model, read_weights(best)[0], source=str(best))
 
@@ -379,11 +372,7 @@ def open_run(path: str | Path, *, recipe: str | None = None, fallback: Recipe | 
 
 
 def _shape_and_classes(facts: dict[str, Any], recipe: Recipe, source: Path) -> tuple[tuple[int, ...], int]:
-    """(C, H, W) and number of logits, stored next to the weights or known for the data set.
-
-    Raises:
-        UsageError: neither.
-    """
+    """(C, H, W) and number of logits, stored next to the weights or known for the data set; UsageError if neither."""
     shape, classes = facts.get("input_shape"), facts.get("classes")
     if isinstance(shape, list) and isinstance(classes, list) and all(type(size) is int for size in shape):
         return tuple(shape), len(classes)

@@ -132,11 +132,7 @@ def fit(
 
 # --------------------------------------------------------------------------------------------------------------- set-up
 def check_arguments(job: Job, epochs: float) -> None:
-    """Check what does not depend on the other arguments, before anything is changed.
-
-    Raises:
-        UsageError, WrongTypeError: as `fit`.
-    """
+    """Check what does not depend on the other arguments, before anything is changed; errors as `fit`."""
     check_model(job.model)
     check_dataset(job.data)
     check_optimizer(job.optimizer)
@@ -157,11 +153,7 @@ def check_arguments(job: Job, epochs: float) -> None:
 
 
 def plan(job: Job, epochs: float) -> None:
-    """Decide what is left at "auto", divide the images into batches, and check the teacher.
-
-    Raises:
-        UsageError: as `fit`.
-    """
+    """Decide what is left at "auto", divide the images into batches, and check the teacher; errors as `fit`."""
     model, data, execution = job.model, job.data, job.execution
     job.device = model_device(model)
     job.execution = replace(execution, precision=resolve_precision(execution.precision, job.device))
@@ -176,11 +168,7 @@ def plan(job: Job, epochs: float) -> None:
 
 
 def start(job: Job) -> None:
-    """Seed torch, give all ranks the same weights, restore the last checkpoint on resume, and wrap the model.
-
-    Raises:
-        CheckpointError, FormatError: the checkpoint belongs to another run, or is damaged.
-    """
+    """Seed torch, give all ranks the same weights, restore the last checkpoint on resume, and wrap the model."""
     model, ranks = job.model, job.ranks
     torch.manual_seed(job.seed + RANK_SEEDS * ranks.rank)  # dropout and draws differ from rank to rank
     finish_steps_(job.optimizer)
@@ -226,11 +214,7 @@ class TrainedEpoch:
 
 
 def train_epoch(job: Job) -> TrainedEpoch:
-    """Train on the batches of the next epoch; the last epoch may be shorter.
-
-    Raises:
-        TrainingError: a loss or a weight that is not a number.
-    """
+    """Train on the batches of the next epoch, which is shorter if it is the last; TrainingError for NaN."""
     started = time.perf_counter()
     epoch, ranks, device, total_steps = len(job.history) + 1, job.ranks, job.device, job.total_steps
     on_step, batch_watch = job.monitor.on_step, job.monitor.batch_watch
