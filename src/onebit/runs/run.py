@@ -17,7 +17,7 @@ from onebit.data import DATASETS, Dataset, Progress, load_dataset, permute_pixel
 from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation.modes import evaluate
 from onebit.evaluation.scores import Score, whole_score
-from onebit.layers import BinaryLayer, binary_layers
+from onebit.layers import binary_layers
 from onebit.optim import OPTIMIZERS
 from onebit.quantizers import WEIGHT_QUANTIZERS
 from onebit.recipe import Recipe, build_recipe, check_keys, read_settings, recipe_path, shrink_warmup
@@ -219,15 +219,9 @@ def train_stage(
         on_model(training.model)
     tracked = open_trackers(trackers, recipe, folder, ranks=ranks)
     with tracking(tracked, on_epoch) as epoch_done:
+        exact, facts = replace(recipe, precision=machine.precision), facts_of(recipe, data)
         history = fit_recipe(
-            replace(recipe, precision=machine.precision),
-            training,
-            data,
-            folder=folder,
-            facts=facts_of(recipe, data),
-            ranks=ranks,
-            on_epoch=epoch_done,
-            **options,
+            exact, training, data, folder=folder, facts=facts, ranks=ranks, on_epoch=epoch_done, **options
         )
         ranks.first(lambda: _load_best(training.model, folder / "best.safetensors"))
         ranks.same_(list(training.model.state_dict().values()))
@@ -265,9 +259,8 @@ def _result(
     ranks: Ranks,
 ) -> dict[str, Any]:
     """The content of result.json, but for the folder."""
-    best = history.best
+    best, mean_iou = history.best, history.best.validation_mean_iou
     chosen_by = "last epoch" if best.validation_error is None else "validation error"
-    masks = best.validation_mean_iou is not None
     return {
         "recipe": recipe.name,
         "dataset": recipe.dataset,
@@ -275,9 +268,9 @@ def _result(
         "seed": recipe.seed,
         "epochs": recipe.epochs,
         "chosen_epoch": best.epoch,
-        "chosen_by": "validation mean IoU" if masks else chosen_by,
+        "chosen_by": chosen_by if mean_iou is None else "validation mean IoU",
         "validation_error": best.validation_error,
-        **({"validation_mean_iou": best.validation_mean_iou} if masks else {}),
+        **({} if mean_iou is None else {"validation_mean_iou": mean_iou}),
         "test": {score.weights: score.as_dict() for score in scores},
         "seconds": history.seconds,
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -304,20 +297,16 @@ def test_modes(model: nn.Module, *, draws: int) -> list[str]:
     parameters of a distribution, is tested with its most probable weights (the packed signs), their mean, and an
     ensemble of `draws` samples.
     """
-    quantizers = [layer.weight_quantizer for _, layer in binary_layers(model)]
+    layers = [layer for _, layer in binary_layers(model)]
+    quantizers = [layer.weight_quantizer for layer in layers]
     if not quantizers:
         return ["real"]
     if all(hasattr(quantizer, "mean") for quantizer in quantizers):
         return ["binary", "mean", *([f"ensemble:{draws}"] if draws else [])]
     random = any(quantizer is not None and quantizer.random for quantizer in quantizers)
-    if not random and all(_is_its_sign(layer) for _, layer in binary_layers(model)):
+    if not random and all(torch.equal(x.outputs_first(x.weight), x.binary_weight().signs) for x in layers):
         return ["binary"]
     return ["binary", "latent", *(["sample"] if random else [])]
-
-
-def _is_its_sign(layer: BinaryLayer) -> bool:
-    """Whether the latent weight of a layer is the tensor of its packed signs."""
-    return torch.equal(layer.outputs_first(layer.weight), layer.binary_weight().signs)
 
 
 @dataclass(frozen=True)

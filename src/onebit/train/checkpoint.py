@@ -18,15 +18,7 @@ from onebit.layers import binary_layers
 from onebit.optim import finish_steps_
 from onebit.train.history import History
 from onebit.train.job import Job
-from onebit.train.resuming import (
-    PLAIN,
-    Settings,
-    alike,
-    checked_optimizer,
-    first_change,
-    settings_of_states,
-    training_settings,
-)
+from onebit.train.resuming import PLAIN, alike, checked_optimizer, first_change, settings_of_states, training_settings
 from onebit.train.weights import load_weights, read_torch_file, uninterrupted
 
 CHECKPOINT_FORMAT = 2
@@ -156,7 +148,7 @@ def _load_optimizer(path: Path, job: Job, state: dict[str, Any]) -> None:
     """Restore optimizer and schedule, if they have the settings that the training began with."""
     moved = checked_optimizer(state["optimizer"], job.optimizer)
     scheduled = None if job.schedule is None else alike(state["schedule"], job.schedule.state_dict(), "schedule")
-    began: Settings = state["setting"].get("settings", job.settings["settings"])
+    began: dict[str, Any] = state["setting"].get("settings", job.settings["settings"])
     last = settings_of_states(moved["param_groups"], scheduled)
     if changed := first_change(began, last, job.settings["settings"]):
         _refuse_other_setting(path, *changed)

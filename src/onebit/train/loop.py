@@ -214,7 +214,7 @@ class TrainedEpoch:
 
 
 def train_epoch(job: Job) -> TrainedEpoch:
-    """Train on the batches of the next epoch, which is shorter if it is the last; TrainingError for NaN."""
+    """Train on the batches of the next epoch; the last one may be shorter. TrainingError for NaN."""
     started = time.perf_counter()
     epoch, ranks, device, total_steps = len(job.history) + 1, job.ranks, job.device, job.total_steps
     on_step, batch_watch = job.monitor.on_step, job.monitor.batch_watch
