@@ -36,7 +36,7 @@ from onebit.train.lock import lock_folder
 OF_FILES = ("validation", "split_seed", "input_size", "permutation", "whitening", "workers", "skip_broken")
 """Settings for reading a data set."""
 OF_SEVERAL = ("first_stage", "continual")
-"""Settings of several consecutive trainings."""
+"""Settings of several consecutive training runs."""
 OF_BINARY = ("weight_quantizer", "input_quantizer")
 """Options of a model that apply to a module with binary layers."""
 OF_QUANTIZERS = (*OF_BINARY, "weight_options", "input_options", "value", "init")
@@ -112,11 +112,12 @@ class Trainer:
         if not isinstance(model, str):
             check_model(model)
         if several := next((name for name in OF_SEVERAL if name in settings), None):
-            raise UsageError(f"{several} needs several trainings, a Trainer does a single one: use onebit train")
+            raise UsageError(f"{several} needs several training runs, a Trainer does a single one: use onebit train")
         if "draws" in settings:
             raise UsageError('draws belongs to onebit train: with a Trainer, use evaluate(weights="ensemble:10")')
         self.method = method
-        self._settings = merge(settings, {"model": {**(options or {}), "name": _name(model)}})
+        name = model if isinstance(model, str) else type(model).__name__
+        self._settings = merge(settings, {"model": {**(options or {}), "name": name}})
         self._given: nn.Module | None = model if isinstance(model, nn.Module) else None
         self._trained: tuple[nn.Module, Dataset] | None = None
         self.recipe = self._recipe("mnist")
@@ -248,10 +249,6 @@ class Trainer:
         defaults = default_settings(build_recipe(chosen), method=self.method, given=list(flatten(settings)))
         named = {"name": f"{Path(dataset).name}-{settings['model']['name']}-{self.method}"}
         return build_recipe(merge(merge(defaults, named), chosen))
-
-
-def _name(model: str | nn.Module) -> str:
-    return model if isinstance(model, str) else type(model).__name__
 
 
 def _refuse_unfit(model: nn.Module, recipe: Recipe, method: str, options: dict[str, Any]) -> None:

@@ -43,7 +43,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class TaskTable:
-    """The content of a continual.json; `tasks` counts those to come as well, `seconds` is of all trainings together."""
+    """The content of a continual.json; `tasks` counts those to come as well, `seconds` is of all training runs together."""
 
     cells: tuple[Cell, ...]
     tasks: int

@@ -128,7 +128,7 @@ def load_checkpoint(path: Path, job: Job) -> None:
 
 
 def _refuse_other_settings(path: Path, job: Job, state: dict[str, Any]) -> None:
-    """Compare `settings_of` two trainings, but for the settings of optimizer, schedule and loss."""
+    """Compare `settings_of` two training runs, but for the settings of optimizer, schedule and loss."""
     compared = {**job.settings, "generators": sorted(_generators(job.model))}
     del compared["settings"]
     before = state["setting"] | {"generators": sorted(state["generators"])}
