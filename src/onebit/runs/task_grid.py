@@ -43,7 +43,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class TaskTable:
-    """The content of a continual.json; `tasks` counts those to come as well, `seconds` is of all training runs together."""
+    """The content of a continual.json; `tasks` counts those to come as well, `seconds` sums all training runs."""
 
     cells: tuple[Cell, ...]
     tasks: int

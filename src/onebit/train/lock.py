@@ -35,7 +35,7 @@ _held: ContextVar[frozenset[str]] = ContextVar("held", default=frozenset())
 def lock_folder(folder: str | Path | None, ranks: Ranks | None = None) -> Iterator[None]:
     """The context in which no other training may write into `folder`, which is created if needed.
 
-    Half-written files of killed training runs are removed. Without a folder, or within a lock of the same folder, nothing
+    Half-written files of killed runs are removed. Without a folder, or within a lock of the same folder, nothing
     happens.
 
     Args:
