@@ -120,68 +120,47 @@ class Parts:
         if self.activation not in ("relu", "rprelu"):
             raise UsageError(f"activation must be 'relu' or 'rprelu', got {self.activation!r}")
 
-    def conv(
-        self,
-        inputs: int,
-        outputs: int,
-        kernel: int,
-        *,
-        first: bool = False,
-        real: bool = False,
-        bias: bool = False,
-        **options: Any,
-    ) -> nn.Conv2d:
+    def conv(self, inputs: int, outputs: int, kernel: int, *, bias: bool = False, **options: Any) -> nn.Conv2d:
         """A convolution, plain where nothing is quantized.
 
         Args:
-            first: the layer takes pixels, which no input quantizer touches.
-            real: the layer keeps real weights and real inputs.
-            options: `stride`, `padding`, `groups`, … of `torch.nn.Conv2d`.
+            options: `first`: the layer takes pixels, which no input quantizer touches; `real`: it keeps real weights
+                and real inputs; others are `stride`, `padding`, `groups`, … of `torch.nn.Conv2d`.
         """
-        weight, activation = self._quantizers(first=first, real=real)
-        if weight is None and activation is None:
-            return nn.Conv2d(inputs, outputs, kernel, bias=bias, **options)
-        layer = BinaryConv2d(
-            inputs,
-            outputs,
-            kernel,
-            bias=bias,
-            **options,
-            # only ±1 inputs stay binary by it: pixels and real activations are padded with zero
-            padding_value=0.0 if activation is None else self.padding_value,
-            weight_quantizer=weight,
-            input_quantizer=activation,
-            value=self.value,
-        )
-        return self._initialized(layer)
+        return self._layer(nn.Conv2d, BinaryConv2d, inputs, outputs, kernel, bias=bias, **options)
 
     def conv_transpose(self, inputs: int, outputs: int, kernel: int, **options: Any) -> nn.ConvTranspose2d:
         """A transposed convolution without a bias, plain where nothing is quantized; `options` of torch's."""
-        weight, activation = self._quantizers(first=False, real=False)
-        if weight is None and activation is None:
-            return nn.ConvTranspose2d(inputs, outputs, kernel, bias=False, **options)
-        layer = BinaryConvTranspose2d(
-            inputs,
-            outputs,
-            kernel,
-            **options,
-            weight_quantizer=weight,
-            input_quantizer=activation,
-            value=self.value,
-        )
-        return self._initialized(layer)
+        return self._layer(nn.ConvTranspose2d, BinaryConvTranspose2d, inputs, outputs, kernel, bias=False, **options)
 
-    def linear(
-        self, inputs: int, outputs: int, *, first: bool = False, real: bool = False, bias: bool = False
-    ) -> nn.Linear:
-        """A dense layer, plain where nothing is quantized; arguments as `conv`."""
-        weight, activation = self._quantizers(first=first, real=real)
-        if weight is None and activation is None:
-            return nn.Linear(inputs, outputs, bias)
-        layer = BinaryLinear(
-            inputs, outputs, bias, weight_quantizer=weight, input_quantizer=activation, value=self.value
-        )
-        return self._initialized(layer)
+    def linear(self, inputs: int, outputs: int, *, bias: bool = False, **options: bool) -> nn.Linear:
+        """A dense layer, plain where nothing is quantized; `first` and `real` as in `conv`."""
+        return self._layer(nn.Linear, BinaryLinear, inputs, outputs, bias=bias, **options)
+
+    def _layer(
+        self,
+        plain: type[nn.Module],
+        binary: type[BinaryLayer],
+        *sizes: int,
+        first: bool = False,
+        real: bool = False,
+        **options: Any,
+    ) -> Any:
+        """A layer of the class `plain` where nothing is quantized, else of the class `binary`."""
+        weight = inputs = None
+        if not real:
+            weight = with_options(
+                WEIGHT_QUANTIZERS, self.weight_quantizer, self.weight_options, kind="weight quantizer"
+            )
+        if not (real or first):
+            inputs = with_options(INPUT_QUANTIZERS, self.input_quantizer, self.input_options, kind="input quantizer")
+        if weight is None and inputs is None:
+            return plain(*sizes, **options)
+        if binary is BinaryConv2d and inputs is not None:  # pixels and real activations are padded with zero
+            options["padding_value"] = self.padding_value
+        layer = binary(*sizes, **options, weight_quantizer=weight, input_quantizer=inputs, value=self.value)
+        init_latents_(layer, self.init)
+        return layer
 
     def norm2d(self, channels: int) -> nn.BatchNorm2d:
         """BatchNorm of images."""
@@ -201,18 +180,6 @@ class Parts:
         if self.activation == "rprelu":
             return RPReLU(channels)
         return nn.ReLU() if before_real or self.input_quantizer is None else nn.Identity()
-
-    def _quantizers(self, *, first: bool, real: bool) -> tuple[WeightQuantizer, InputQuantizer]:
-        if real:
-            return None, None
-        weight = with_options(WEIGHT_QUANTIZERS, self.weight_quantizer, self.weight_options, kind="weight quantizer")
-        if first:
-            return weight, None
-        return weight, with_options(INPUT_QUANTIZERS, self.input_quantizer, self.input_options, kind="input quantizer")
-
-    def _initialized(self, layer: Any) -> Any:
-        init_latents_(layer, self.init)
-        return layer
 
 
 def refuse_dropped_signs(dropout: float, parts: Parts) -> None:

@@ -49,10 +49,6 @@ class _ConcreteGradient(Surrogate):
     """`weight`, made from `latent`, with the gradient multiplied by `_slope`."""
 
     @staticmethod
-    def forward(latent: Tensor, weight: Tensor, relaxed: Tensor | None, temperature: float) -> Tensor:
-        return weight.detach()
-
-    @staticmethod
     def setup_context(ctx, inputs, output) -> None:
         latent, _, relaxed, ctx.temperature = inputs
         ctx.save_for_backward(latent, relaxed)

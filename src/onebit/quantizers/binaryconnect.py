@@ -22,10 +22,6 @@ class PassGradient(Surrogate):
     """`weight`, made from `latent`, with the gradient passed on to `latent` unchanged; autograd casts it."""
 
     @staticmethod
-    def forward(latent: Tensor, weight: Tensor) -> Tensor:
-        return weight.detach()
-
-    @staticmethod
     def setup_context(ctx, inputs, output) -> None:  # torch.func needs the two-part form
         pass
 

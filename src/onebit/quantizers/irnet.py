@@ -55,10 +55,6 @@ class _Libra(Surrogate):
     """`weight` = power·sign(ŵ); the gradient through the sign and the standardization."""
 
     @staticmethod
-    def forward(latent: Tensor, weight: Tensor, parts: Standardized, power: Tensor, t: Tensor) -> Tensor:
-        return weight.detach()
-
-    @staticmethod
     def setup_context(ctx, inputs, output) -> None:
         latent, _, parts, power, ctx.t = inputs
         ctx.unbiased = parts.unbiased

@@ -28,10 +28,6 @@ class _Clamped(Surrogate):
     """`signs` of w1; the gradient to w1 where |unit| <= bound, then through the standardization."""
 
     @staticmethod
-    def forward(latent: Tensor, signs: Tensor, parts: Standardized, bound: Tensor) -> Tensor:
-        return signs.detach()
-
-    @staticmethod
     def setup_context(ctx, inputs, output) -> None:
         latent, _, parts, ctx.bound = inputs
         ctx.factor = SHARPNESS * parts.unbiased
