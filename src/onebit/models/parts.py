@@ -60,17 +60,6 @@ def checked_shape(input_shape: Sequence[int]) -> tuple[int, int, int]:
     return shape
 
 
-def widened(channels: int, width: float) -> int:
-    """`channels` times `width`, rounded, at least 1.
-
-    Raises:
-        UsageError: a width that is not positive.
-    """
-    if not width > 0:
-        raise UsageError(f"width must be positive, got {width!r}")
-    return max(1, round(width * channels))
-
-
 def init_latents_(layer: nn.Module, init: str) -> None:
     """Begin the latents of a layer with binary weights as `Parts.init` says; any other layer stays as it is."""
     if init == "uniform" and isinstance(layer, BinaryLayer) and layer.weight_quantizer is not None:
@@ -78,16 +67,9 @@ def init_latents_(layer: nn.Module, init: str) -> None:
         nn.init.uniform_(layer.weight, -bound, bound)
 
 
-def image_coding(coding: str, mean: Sequence[float] | None, std: Sequence[float] | None) -> InputCoding:
-    """The first module of a model, see `InputCoding`, for the mean and std of pixels 0–255 that a data set has."""
-    # with a scale small numbers are believed: images may hold nothing but 0 and 1
-    coding = OLD_CODINGS.get(coding, coding)
-    return InputCoding(coding, mean=mean, std=std, scale=None if coding == "integer" else 1)
-
-
 @dataclass(frozen=True)
 class Parts:
-    """How the layers of one model are made; the same settings for all of them, but the first and the last.
+    """How the layers of one model are made: the settings that all models share.
 
     Args:
         weight_quantizer: name or object; None keeps real weights.
@@ -99,6 +81,13 @@ class Parts:
         dense_norm_momentum: that of BatchNorm after dense layers; None takes `norm_momentum`.
         activation: "relu", which the sign of a layer replaces; or "rprelu", ReActNet's, which is kept before a sign.
         init: "uniform" draws latents uniformly from ±value (binary layers), "default" is torch's.
+        width: factor on the channels, and on the units of hidden dense layers.
+        real_first, real_last: keep real weights in the first layer; real weights and inputs in the last.
+        last_norm: BatchNorm of the logits, which ±1 weights of the last layer need to find their scale.
+        coding, mean, std: see `InputCoding`; the mean and std of pixels 0–255 that a data set has.
+
+    Raises:
+        UsageError: an unknown activation or init, or a width that is not positive.
     """
 
     weight_quantizer: WeightQuantizer = "sign"
@@ -113,19 +102,38 @@ class Parts:
     norm_affine: bool = True
     activation: str = "relu"
     init: str = "default"
+    width: float = 1.0
+    real_first: bool = False
+    real_last: bool = False
+    last_norm: bool = False
+    coding: str = "integer"
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
+        if not self.width > 0:
+            raise UsageError(f"width must be positive, got {self.width!r}")
         if self.init not in ("uniform", "default"):
             raise UsageError(f"init must be 'uniform' or 'default', got {self.init!r}")
         if self.activation not in ("relu", "rprelu"):
             raise UsageError(f"activation must be 'relu' or 'rprelu', got {self.activation!r}")
 
+    def widened(self, channels: int) -> int:
+        """`channels` times `width`, rounded, at least 1."""
+        return max(1, round(self.width * channels))
+
+    def image_coding(self) -> InputCoding:
+        """The first module of a model."""
+        # with a scale small numbers are believed: images may hold nothing but 0 and 1
+        coding = OLD_CODINGS.get(self.coding, self.coding)
+        return InputCoding(coding, mean=self.mean, std=self.std, scale=None if coding == "integer" else 1)
+
     def conv(self, inputs: int, outputs: int, kernel: int, *, bias: bool = False, **options: Any) -> nn.Conv2d:
         """A convolution, plain where nothing is quantized.
 
         Args:
-            options: `first`: the layer takes pixels, which no input quantizer touches; `real`: it keeps real weights
-                and real inputs; others are `stride`, `padding`, `groups`, … of `torch.nn.Conv2d`.
+            options: `first`: the layer takes pixels, which no input quantizer touches, and has real weights if
+                `real_first`; `real`: it keeps real weights and real inputs; others are those of `torch.nn.Conv2d`.
         """
         return self._layer(nn.Conv2d, BinaryConv2d, inputs, outputs, kernel, bias=bias, **options)
 
@@ -148,6 +156,7 @@ class Parts:
     ) -> Any:
         """A layer of the class `plain` where nothing is quantized, else of the class `binary`."""
         weight = inputs = None
+        real = real or (first and self.real_first)
         if not real:
             weight = with_options(
                 WEIGHT_QUANTIZERS, self.weight_quantizer, self.weight_options, kind="weight quantizer"
