@@ -23,6 +23,7 @@ MOVED = {
     "onebit.memory": "onebit.common.memory",
     "onebit.metrics": "onebit.evaluation",
     "onebit.model_inputs": "onebit.evaluation.model_inputs",
+    **dict.fromkeys((f"onebit.models.{net}" for net in ("alexnet", "lrnet", "small", "vgg")), "onebit.models.chains"),
     "onebit.packed_module": "onebit.runtime.torch_module",
     "onebit.pictures": "onebit.common.pictures",
     "onebit.plain": "onebit.export.torch_state",
