@@ -60,14 +60,8 @@ def build_optimizer(recipe: Recipe, model: nn.Module, *, count: int, steps_per_e
     if entry.build is not None:
         optimizer: torch.optim.Optimizer = load(entry.build)(setup)
     else:
-        options: dict[str, object] = {"lr": settings.lr}
-        if settings.momentum:
-            options["momentum"] = settings.momentum
-        if settings.nesterov:
-            options["nesterov"] = True
-        if settings.name in FUSED:
-            options["fused"] = True
-        optimizer = kind(groups, **options)
+        options = {"momentum": settings.momentum, "nesterov": settings.nesterov, "fused": settings.name in FUSED}
+        optimizer = kind(groups, lr=settings.lr, **{name: value for name, value in options.items() if value})
     quantizer = WEIGHT_QUANTIZERS.entry(recipe.model.weight_quantizer)
     if quantizer.prepare is not None:
         load(quantizer.prepare)(optimizer, setup)
