@@ -65,8 +65,7 @@ class Stack:
         self.layers: OrderedDict[str, nn.Module] = OrderedDict(coding=self.parts.image_coding())
         self._count = 0
         self._trail: list[str] = []
-        self._inactive = False  # the last layer is a BatchNorm; its activation depends on what comes next
-        self._channels = 0  # of that BatchNorm
+        self._inactive = 0  # channels of a last BatchNorm, whose activation depends on what comes next
 
     def conv(
         self, channels: int, kernel: int, *, stride: int = 1, padding: int = 0, pool: Window | None = None
@@ -78,7 +77,7 @@ class Stack:
             self._slide("pool", channels, pool)
             self._add("pool", nn.MaxPool2d(*pool))
         self._add("norm", self.parts.norm2d(channels))
-        self._inactive, self._channels = True, channels
+        self._inactive = channels
 
     def average(self, window: Window) -> None:
         """Average pooling of what the last activation gives."""
@@ -105,7 +104,7 @@ class Stack:
             inputs, units = units, self.parts.widened(outputs)
             self._add_linear(inputs, units)
             self._add("norm", self.parts.norm1d(units))
-            self._inactive, self._channels = True, units
+            self._inactive = units
             self._activate(before_real=self.parts.real_last and i == len(hidden))
             self.drop()
         self._add_linear(units, self.classes, real=self.parts.real_last, bias=not self.parts.last_norm)
@@ -147,10 +146,10 @@ class Stack:
 
     def _activate(self, *, before_real: bool = False) -> None:
         if self._inactive:
-            layer = self.parts.active(self._channels, before_real=before_real)
+            layer = self.parts.active(self._inactive, before_real=before_real)
             if not isinstance(layer, nn.Identity):
                 self._add(type(layer).__name__.lower(), layer)
-        self._inactive = False
+        self._inactive = 0
 
     def _slide(self, kind: str, channels: int, window: Window) -> None:
         """Follow the shape through a convolution or a pooling."""

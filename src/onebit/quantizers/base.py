@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any, NamedTuple
 
@@ -200,6 +201,11 @@ class Quantizer(torch.nn.Module):
     def sample(self, latent: Tensor, *, generator: torch.Generator | None = None) -> BinaryWeight | None:
         """One random draw of the weights, or None where the method defines no draw."""
         return None
+
+    def extra_repr(self) -> str:
+        """The numbers that the quantizer was made with."""
+        given = {name: getattr(self, name, None) for name in inspect.signature(type(self)).parameters}
+        return ", ".join(f"{name}={value:g}" for name, value in given.items() if isinstance(value, (int, float)))
 
 
 def scheduled(model: torch.nn.Module) -> list[Any]:

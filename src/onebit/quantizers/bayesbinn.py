@@ -146,6 +146,3 @@ class ConcreteSign(Quantizer):
     def mean(self, latent: Tensor) -> Tensor:
         """The posterior mean tanh λ of the weights, shape of the latent."""
         return latent.detach().tanh()
-
-    def extra_repr(self) -> str:
-        return f"temperature={self.temperature:g}"

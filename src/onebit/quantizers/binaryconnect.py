@@ -88,9 +88,6 @@ class Sign(Quantizer):
         signs = draw_signs(latent, value=self.value, generator=generator)
         return BinaryWeight(signs, scale_per_channel(self.value, latent))
 
-    def extra_repr(self) -> str:
-        return f"value={self.value:g}"
-
 
 class Stochastic(Sign):
     """Stochastic BinaryConnect: in training +value with p = clip((w/value + 1)/2, 0, 1), else −value (eq. 2).

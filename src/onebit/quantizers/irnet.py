@@ -47,9 +47,6 @@ class EdeSign(Quantizer):
     def binary_input(self) -> BinaryInput | None:
         return BinaryInput()
 
-    def extra_repr(self) -> str:
-        return f"t_start={self.t_start:g}, t_end={self.t_end:g}"
-
 
 class _Libra(Surrogate):
     """`weight` = power·sign(ŵ); the gradient through the sign and the standardization."""

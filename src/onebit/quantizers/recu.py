@@ -103,9 +103,6 @@ class ReCU(Quantizer):
         signs = from_rows(_parts(latent).signs(), latent)
         return BinaryWeight(signs * sign(scales).view(-1, *[1] * (latent.dim() - 1)), scales.abs())
 
-    def extra_repr(self) -> str:
-        return f"tau_start={self.tau_start:g}, tau_end={self.tau_end:g}"
-
 
 def _parts(latent: Tensor) -> Standardized:
     share = 1 - 1 / max(math.prod(latent.shape[1:]), 1)  # of the unbiased variance that the population's is

@@ -60,6 +60,3 @@ class SteSign(Quantizer):
 
     def binary_input(self) -> BinaryInput:
         return BinaryInput()
-
-    def extra_repr(self) -> str:
-        return f"clip_value={self.clip_value:g}"
