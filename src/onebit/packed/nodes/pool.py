@@ -80,3 +80,10 @@ class AdaptiveAveragePool(Node):
         if self.size[0] > height or self.size[1] > width:
             raise FormatError(f"got an image of ({height}, {width}), expected at least {self.size}")
         return Value((channels, *self.size), "real")
+
+    def windows(self, x: Value) -> list[list[tuple[int, int]]]:
+        """(start, stop) of each window, for rows and for columns."""
+        return [
+            [(i * size // n, -(-(i + 1) * size // n)) for i in range(n)]
+            for n, size in zip(self.size, x.shape[1:], strict=True)
+        ]
