@@ -123,8 +123,7 @@ class RealWeights(Weights):
 class _DenseLayer(Weights):
     """(terms,) -> (O,)."""
 
-    def infer(self, *inputs: Value) -> Value:
-        (x,) = inputs
+    def infer(self, x: Value) -> Value:
         if x.shape != (self.terms,):
             raise FormatError(f"got a value of shape {x.shape}, expected ({self.terms},)")
         return self.products(x, (self.outputs,))

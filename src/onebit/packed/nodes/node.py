@@ -94,7 +94,7 @@ class Node(ABC):
                 raise FormatError(f"{name} has shape {array.shape}, expected no empty axis")
 
     @abstractmethod
-    def infer(self, *inputs: Value) -> Value:
+    def infer(self, *inputs: Any) -> Value:
         """The output value for given inputs. Depends on shapes only, never on the contents of arrays.
 
         Raises:
