@@ -16,9 +16,8 @@ class _PerChannel(Node):
     """An operation whose arrays have one number per channel."""
 
     def infer(self, x: Value) -> Value:
-        for name in self.arrays:
-            if (array := getattr(self, name)) is not None:
-                require_channels(x, len(array))
+        for array in self.stored.values():
+            require_channels(x, len(array))
         return self.made(x)
 
     def made(self, x: Value) -> Value:
