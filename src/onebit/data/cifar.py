@@ -169,7 +169,7 @@ CIFAR10 = DatasetEntry(
     input_shape=(3, 32, 32),
     counts=(50_000, 10_000),
     validation=5_000,
-    licence="Krizhevsky 2009; no licence stated",
+    licence="Krizhevsky 2009; no license stated",
 )
 CIFAR100 = dataclasses.replace(
     CIFAR10,

@@ -109,8 +109,8 @@ def read_folder(
     files = listing.files
     cached = _cache_path(listing, input_size)
     checked = _read_checked(cached)
-    size = (input_size, input_size) if input_size else None
-    size = checked.size if checked else size or _common_size(files, skip_broken=skip_broken)
+    square = (input_size, input_size) if input_size else None
+    size = checked.size if checked is not None else square or _common_size(files, skip_broken=skip_broken)
     needed = len(files) * size[0] * size[1] * 3
     streamed = needed > streamed_above
     decoders = Decoders(size, workers=workers)

@@ -79,7 +79,7 @@ def _binary_input(call: Call) -> BinaryInput:
     quantizer: Quantizer = call.module
     given = quantizer.binary_input()
     assert given is not None
-    for what, tensor in zip(("shifts", "scales", "centres"), given, strict=True):
+    for what, tensor in zip(("shifts", "scales", "centers"), given, strict=True):
         if tensor is not None:
             check_finite(call.path or call.name, what, tensor)
     shift, scale, centre = (torch.zeros(1) if tensor is None else tensor for tensor in given)

@@ -16,7 +16,7 @@ from onebit.packed import PackedNet, infer
 
 # the names of OB_EPILOGUE_* and OB_KERNEL_* of csrc/onebit.h, in the same order
 _EPILOGUE = (
-    *("real", "scale", "centre", "affine", "affine_int", "relu", "relu_int"),
+    *("real", "scale", "center", "affine", "affine_int", "relu", "relu_int"),
     *("prelu", "hardtanh", "hardtanh_int", "threshold", "sign"),
 )
 _KERNELS = (
@@ -197,7 +197,7 @@ def _pixels_per_block(call: KernelCall, isa: library.InstructionSet) -> int:
         return 0 if call.bits or _BLOCK % channels else _BLOCK // channels
     outputs = fields.get("outputs", 0)
     simple = call.kernel in ("xnor", "bytes", "lut") and fields["groups"] == 1
-    if not simple or fields["constant"] or fields.get("centre") or outputs % (_WORD if call.bits else _VECTOR):
+    if not simple or fields["constant"] or fields.get("center") or outputs % (_WORD if call.bits else _VECTOR):
         return 0
     pixels = _BLOCK // outputs if outputs <= isa.tile_outputs else 0
     return pixels if pixels >= _TILE_PIXELS else 0

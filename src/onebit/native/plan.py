@@ -184,8 +184,8 @@ class _Planner:
             if node.scale is not None:
                 self.calls.then(answer, "scale", node.scale)
             if node.centre is not None:
-                answer.call.fields["centre"] = 1
-                self.calls.then(answer, "centre", node.centre)
+                answer.call.fields["center"] = 1
+                self.calls.then(answer, "center", node.centre)
         return answer
 
     def bytes_of(self, node: Any, slot: Slot, rows: np.ndarray) -> tuple[Slot, WeightKernel] | None:

@@ -34,9 +34,9 @@ class Weights(Node):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class OneBitWeights(Weights):
-    """Base class of nodes with a row of one-bit weights per output: y = scale · (signs · x) + centre · sum(x).
+    """Base class of nodes with a row of one-bit weights per output: y = scale · (signs · x) + `centre` · sum(x).
 
-    Sums of integers stay integers without scale and centre; otherwise y is real.
+    Sums of integers stay integers without `scale` and `centre`; otherwise y is real.
 
     Args:
         signs: (O, ceil(in_features / 64)) uint64 words, see `onebit.packed.bits.pack_signs`.
