@@ -54,10 +54,7 @@ def _matmul(
 ) -> Pending:
     """The product with the weights of a layer, with its scale and bias deferred.
 
-    Args:
-        one_bit, real: the nodes for one-bit and for real weights.
-        weight: the real weights, outputs first.
-        fields: other fields of the node.
+    `one_bit` or `real` is the node, with other `fields`; `weight` has the real weights, outputs first.
     """
     layer = call.module
     if getattr(layer, "input_quantizer", None) is not None:

@@ -51,8 +51,7 @@ class NativePlan:
     def run(self, images: np.ndarray, *, parts: int = 1) -> tuple[np.ndarray, bool]:
         """Logits (N, …) float32 of contiguous uint8 images (N, C, H, W), and whether the net took the sign of a NaN.
 
-        Args:
-            parts: threads that share each kernel call.
+        `parts` threads share each kernel call.
         """
         arena = self.arena(parts)
         output = np.empty((len(images), *self.shape), np.float32)
@@ -84,11 +83,7 @@ class NativePlan:
 def lay_out(
     net: PackedNet, calls: KernelCalls, image: Slot, as_bytes: Slot | None, answer: Slot, isa: library.InstructionSet
 ) -> NativePlan:
-    """Give every buffer a place and return the plan.
-
-    Args:
-        image, as_bytes, answer: the coded image, the image as bytes, and the output of the net, values of `calls`.
-    """
+    """Give every buffer a place and return the plan; `answer` is the output of the net."""
     if image.buffer.last < 0:  # only the image as bytes is read
         image.buffer.units = 0
     largest = max(buffer.units for buffer in calls.buffers)

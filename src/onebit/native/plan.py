@@ -74,8 +74,7 @@ class _Planner:
     def open_epilogue(self, name: str, *, signs: bool) -> Slot:
         """A value whose call can take another epilogue operation because nothing else reads it; else a new call.
 
-        Args:
-            signs: the operation writes words of bits, which two groups of a convolution must not share.
+        With `signs`, the operation writes words of bits, which two groups of a convolution must not share.
         """
         slot = self.value(name)
         call = slot.call
