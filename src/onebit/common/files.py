@@ -127,14 +127,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         _fsync(temporary, os.O_RDWR)
         os.replace(temporary, target)
     except OSError as error:
-        _remove(temporary)
         reason = error.strerror or str(error)
         raise OnebitError(
             f"cannot write {os.fspath(path)!r}: {reason}; nothing was changed; fix that or choose another path"
         ) from error
-    except BaseException:
-        _remove(temporary)
-        raise
+    finally:
+        remove_made([temporary])  # is still there after an error
     with suppress(OSError):  # makes the rename durable, too; not every system can open a folder
         _fsync(target.parent, os.O_RDONLY)
 
@@ -191,8 +189,3 @@ def _fsync(path: Path, flags: int) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _remove(path: Path) -> None:
-    with suppress(OSError):
-        path.unlink()
