@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -124,23 +123,3 @@ class Table(MutableMapping[str, Any], Generic[AnyEntry]):
 
     def __len__(self) -> int:
         return len(self._rows)
-
-
-def lazy(package: str, home: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` of a package whose public names and modules are imported when they are first used.
-
-    Args:
-        package: its name.
-        home: public name -> module of the package that has it.
-    """
-    names = vars(sys.modules[package])
-
-    def find(name: str) -> Any:
-        if name in home:
-            names[name] = getattr(importlib.import_module(f"{package}.{home[name]}"), name)
-            return names[name]
-        if name not in home.values():
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return importlib.import_module(f"{package}.{name}")
-
-    return find, lambda: sorted({*names, *home})
