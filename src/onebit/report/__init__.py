@@ -19,7 +19,7 @@ from onebit.report.histograms import plot_run_weights, plot_weights
 from onebit.report.mask_scores import mask_rows
 from onebit.report.page import render_page
 from onebit.report.predictions import plot_answers, plot_predictions
-from onebit.report.run_folders import Group, Run, data_name, find_folders, group_runs, read_runs, tests_by_mode
+from onebit.report.run_folders import Group, RunResults, data_name, find_folders, group_runs, read_runs, tests_by_mode
 from onebit.report.tasks import TaskRun, group_rows, plot_tasks, read_task_runs
 from onebit.report.wording import mean_sd, over_runs, spread
 
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 
-def read_groups(folders: Sequence[Path]) -> tuple[list[Group[Run]], list[Group[TaskRun]]]:
+def read_groups(folders: Sequence[Path]) -> tuple[list[Group[RunResults]], list[Group[TaskRun]]]:
     """The groups of a report: of runs, and of trainings of several tasks.
 
     Raises:

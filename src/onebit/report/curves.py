@@ -28,7 +28,7 @@ from onebit.report.drawing import (
     scale_words,
 )
 from onebit.report.histograms import open_weights
-from onebit.report.run_folders import Group, Run, data_name
+from onebit.report.run_folders import Group, RunResults, data_name
 from onebit.report.wording import mean_sd, printable, time_unit
 from onebit.train.history import EpochLog, History
 
@@ -151,7 +151,7 @@ def plot_history(history: History, path: str | os.PathLike[str], *, data: str = 
         add_legend(figure, curves)
 
 
-def write_curves(groups: Sequence[Group[Run]], folder: Path) -> list[Picture]:
+def write_curves(groups: Sequence[Group[RunResults]], folder: Path) -> list[Picture]:
     """error.png, loss.png and time.png, and mean-iou.png for masks."""
     curves = list(map(_curve, groups))
     masked = [group for group, curve in zip(groups, curves, strict=True) if curve.masked]
@@ -175,7 +175,7 @@ def write_curves(groups: Sequence[Group[Run]], folder: Path) -> list[Picture]:
 
 
 def _write_chart(
-    groups: Sequence[Group[Run]], folder: Path, what: str, draw: Draw, *, training: bool = True, note: str = ""
+    groups: Sequence[Group[RunResults]], folder: Path, what: str, draw: Draw, *, training: bool = True, note: str = ""
 ) -> Picture:
     """One panel; without `training`, it has the validation curves only."""
     curves, path = list(map(_curve, groups)), folder / f"{what.lower().replace(' ', '-')}.png"
@@ -189,11 +189,11 @@ def _write_chart(
     return heading, path, f"{heading}{'' if training else ' of the validation masks'} per epoch.{note}"
 
 
-def _curve(group: Group[Run]) -> Curve:
+def _curve(group: Group[RunResults]) -> Curve:
     return Curve(group.label, tuple(run.history for run in group.runs), _smoothing(group.runs[0]))
 
 
-def _smoothing(run: Run) -> tuple[float, int] | None:
+def _smoothing(run: RunResults) -> tuple[float, int] | None:
     """(label smoothing, number of classes) if the loss is only the cross-entropy with smoothed labels."""
     smoothing, dataset = run.settings.get("label_smoothing"), str(run.settings.get("dataset"))
     if not isinstance(smoothing, float) or not 0 < smoothing < 1 or run.settings.get("teacher") is not None:

@@ -16,7 +16,7 @@ from onebit.common.safetensors_file import open_safetensors
 from onebit.errors import DataError, FormatError, UsageError
 from onebit.packed.bits import sign
 from onebit.report.drawing import INK, NEGATIVE, POSITIVE, REAL, add_title, picture
-from onebit.report.run_folders import Run, recipe_label
+from onebit.report.run_folders import RunResults, recipe_label
 from onebit.report.wording import printable
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def plot_weights(
     draw_weights(layers, path, title=title)
 
 
-def plot_run_weights(run: Run, path: Path) -> None:
+def plot_run_weights(run: RunResults, path: Path) -> None:
     """Draw the weights of a run folder, read without torch from `run.weights`, which must not be None.
 
     Raises:
@@ -148,7 +148,7 @@ def plot_run_weights(run: Run, path: Path) -> None:
     draw_weights(layers, path, title=title)
 
 
-def _binary_names(run: Run, names: Sequence[str], axes: Mapping[str, int]) -> set[str]:
+def _binary_names(run: RunResults, names: Sequence[str], axes: Mapping[str, int]) -> set[str]:
     """The latent weights of an old file, according to the recipe: all except real first and last layers."""
     if run.settings.get("model.weight_quantizer") is None:
         return set()

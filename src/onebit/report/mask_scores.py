@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onebit.report.run_folders import Group, Run, tests_by_mode
+from onebit.report.run_folders import Group, RunResults, tests_by_mode
 from onebit.report.wording import MISSING, number_range, share
 
 
@@ -29,7 +29,7 @@ class MaskRow:
         return [share(values) if values else MISSING for values in (self.mean_iou, self.dice)]
 
 
-def mask_rows(groups: Sequence[Group[Run]]) -> list[MaskRow]:
+def mask_rows(groups: Sequence[Group[RunResults]]) -> list[MaskRow]:
     """For each group, a row for the validation and one for each test mode; none for runs that classify whole images."""
     rows = []
     for group in groups:

@@ -10,7 +10,7 @@ from typing import Any
 from onebit._version import __version__
 from onebit.report.drawing import Picture
 from onebit.report.mask_scores import mask_rows
-from onebit.report.run_folders import Group, Run, TestScore, data_name, differing_settings, tests_by_mode
+from onebit.report.run_folders import Group, RunResults, TestScore, data_name, differing_settings, tests_by_mode
 from onebit.report.tasks import NORMS, Row, TaskRun, group_rows
 from onebit.report.wording import MISSING, duration, number_range, percent, printable, setting
 
@@ -51,7 +51,9 @@ footer { margin-top: 3rem; font-size: .8rem; color: var(--soft); }
 """
 
 
-def render_page(groups: Sequence[Group[Run]], several: Sequence[Group[TaskRun]], pictures: Sequence[Picture]) -> bytes:
+def render_page(
+    groups: Sequence[Group[RunResults]], several: Sequence[Group[TaskRun]], pictures: Sequence[Picture]
+) -> bytes:
     """The page as UTF-8.
 
     Args:
@@ -80,7 +82,7 @@ def render_page(groups: Sequence[Group[Run]], several: Sequence[Group[TaskRun]],
     return (head + "\n".join(body) + "\n</body>\n</html>\n").encode("utf-8", "replace")
 
 
-def _comparison(groups: Sequence[Group[Run]]) -> list[str]:
+def _comparison(groups: Sequence[Group[RunResults]]) -> list[str]:
     """A row per group, a column per test mode of any run."""
     modes = list(tests_by_mode([run for group in groups for run in group.runs]))
     header = [*_heads("recipe", "method", "seeds"), *_heads("epochs", number=True)]
@@ -96,7 +98,7 @@ def _comparison(groups: Sequence[Group[Run]]) -> list[str]:
     return [f"<h2>{'Result' if len(groups) == 1 else 'Comparison'}</h2>", table, f"<p>{notes}</p>"]
 
 
-def _row(group: Group[Run], modes: Sequence[str]) -> list[str]:
+def _row(group: Group[RunResults], modes: Sequence[str]) -> list[str]:
     runs, tests, seeds = group.runs, tests_by_mode(group.runs), ", ".join(group.seeds) or MISSING
     done, planned = (number_range([getattr(run.history.rows[-1], n) for run in runs]) for n in ("epoch", "epochs"))
     parameters = sorted({f"{run.parameters:,}" for run in runs if run.parameters is not None})
@@ -112,14 +114,14 @@ def _row(group: Group[Run], modes: Sequence[str]) -> list[str]:
     ]
 
 
-def _method(group: Group[Run]) -> tuple[str, str]:
+def _method(group: Group[RunResults]) -> tuple[str, str]:
     if not group.settings:
         return MISSING, ""
     weights, inputs = (printable(group.settings[f"model.{kind}_quantizer"] or "real") for kind in ("weight", "input"))
     return f"{weights} weights", f"{inputs} inputs"
 
 
-def _validation(group: Group[Run]) -> tuple[str, str]:
+def _validation(group: Group[RunResults]) -> tuple[str, str]:
     best = [run.history.best for run in group.runs]
     errors = [row.validation_error for row in best if row.validation_error is not None]
     modes = " and ".join(sorted({row.validation_weights for row in best}))
@@ -140,7 +142,7 @@ def _test(scores: Sequence[TestScore], runs: int) -> tuple[str, str]:
     return percent([score.accuracy for score in scores]), "; ".join(notes)
 
 
-def _masks(groups: Sequence[Group[Run]]) -> list[str]:
+def _masks(groups: Sequence[Group[RunResults]]) -> list[str]:
     """Mean IoU and Dice: a row for the validation of each group, and for each test mode."""
     header = [*_heads("recipe", "images", "weights"), *_heads("mean IoU", "Dice", number=True)]
     rows = [

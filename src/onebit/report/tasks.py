@@ -12,7 +12,7 @@ import numpy as np
 
 from onebit.errors import DataError
 from onebit.report.drawing import GREY, INK, add_title, band_key, curve_color, draw_mean, picture, whole_ticks
-from onebit.report.run_folders import Group, flat_settings, unique_names
+from onebit.report.run_folders import Group, Training, flat_settings, unique_names
 from onebit.report.wording import mean_sd, percent, plus_minus, printable
 from onebit.runs.task_grid import Cell, TaskTable, read_table
 from onebit.train.history import TABLE_FILE, task_folders
@@ -26,11 +26,9 @@ NORMS = {"trained": "BatchNorm of the latest task", "reestimate": "BatchNorm of 
 
 
 @dataclass(frozen=True)
-class TaskRun:
-    """The contents of one folder of several tasks; name and settings as in `onebit.report.run_folders.Run`."""
+class TaskRun(Training):
+    """The contents of one folder of several tasks."""
 
-    name: str
-    settings: dict[str, Any]
     table: TaskTable
 
 
