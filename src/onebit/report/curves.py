@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,13 +72,11 @@ class Curve:
 
     @property
     def masked(self) -> bool:
-        """Whether masks were validated."""
         return any(row.validation_mean_iou is not None for row in self.rows)
 
     @property
     def named(self) -> str:
-        seeds = f", {len(self.histories)} seeds" if len(self.histories) > 1 else ""
-        return printable(self.label) + seeds
+        return printable(self.label) + (f", {len(self.histories)} seeds" if len(self.histories) > 1 else "")
 
     @property
     def named_with_mode(self) -> str:
@@ -90,16 +88,15 @@ Points = Sequence[tuple[int, float | None]]
 Draw = Callable[["Axes", Sequence[Curve]], None]
 
 
-def per_epoch(trainings: Iterable[Points]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(epochs, mean, sd) over the trainings that completed an epoch; sd is 0 for a single one.
+def per_epoch(runs: Iterable[Points]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(epochs, mean, sd) over the runs that completed an epoch; sd is 0 for a single one.
 
     Epochs without a value are left out; a value that is not finite makes a gap.
     """
     values: dict[int, list[float]] = {}
-    for points in trainings:
-        for epoch, value in points:
-            if value is not None:
-                values.setdefault(epoch, []).append(value if math.isfinite(value) else math.nan)
+    for epoch, value in chain.from_iterable(runs):
+        if value is not None:
+            values.setdefault(epoch, []).append(value if math.isfinite(value) else math.nan)
     epochs = sorted(values)
     mean, sd = zip(*(mean_sd(values[epoch]) for epoch in epochs), strict=True) if epochs else ((), ())
     return np.array(epochs, np.int64), np.array(mean, np.float64), np.array([each or 0.0 for each in sd], np.float64)
@@ -208,11 +205,9 @@ def title(what: str, curves: Sequence[Curve], *, data: str, training: bool = Tru
     """`mnist: training and validation error, validation with binary weights`; a single recipe gets a line above."""
     validated = [curve for curve in curves if curve.validated]
     modes = " and ".join(sorted({mode for curve in validated for mode in curve.modes}))
-    text = f"training {what}"
+    text = f"training and validation {what}, validation with {modes} weights" if validated else f"training {what}"
     if not training:
         text = f"validation {what} with {modes} weights"
-    elif validated:
-        text = f"training and validation {what}, validation with {modes} weights"
     if len(curves) == 1 and curves[0].label:
         about = curves[0].named + (f" on {printable(data)}" if data else "")
         return f"{about}\n{text}"
@@ -259,7 +254,7 @@ def draw_total_time(axes: Axes, curves: Sequence[Curve]) -> None:
 
     def totals(history: History) -> Points:
         times = accumulate(row.seconds / seconds for row in history)
-        return list(zip([row.epoch for row in history], times, strict=True))
+        return [(row.epoch, time) for row, time in zip(history, times, strict=True)]
 
     _draw(axes, curves, totals, label=f"time since the start ({unit})")
     axes.set_ylim(bottom=0)
@@ -339,8 +334,7 @@ def _draw(
     def points(history: History) -> Points:
         if callable(values):
             return values(history)
-        numbers = [getattr(row, values) for row in history]
-        return [(row.epoch, n if n is None else scale * n) for row, n in zip(history, numbers, strict=True)]
+        return [(row.epoch, None if (n := getattr(row, values)) is None else scale * n) for row in history]
 
     means: list[float] = []
     for index, curve in enumerate(curves):
@@ -357,10 +351,8 @@ def _draw(
 
 def _best_row(curves: Sequence[Curve]) -> EpochLog | None:
     """The best epoch, in a picture of a single training with a validation split."""
-    if len(curves) > 1 or len(curves[0].histories) > 1:
-        return None
-    best = curves[0].histories[0].best
-    return None if best.validation_error is None else best
+    first, *others = (history for curve in curves for history in curve.histories)
+    return None if others or first.best.validation_error is None else first.best
 
 
 def _mark_best(axes: Axes, curves: Sequence[Curve], field: str, *, scale: float = 1) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Sequence
 from html import escape
+from itertools import groupby
 from typing import Any
 
 from onebit._version import __version__
@@ -57,20 +58,20 @@ def render_page(
     """The page as UTF-8.
 
     Args:
-        groups: trainings of one task, one row each. several: trainings of several tasks, one table each.
+        groups: training runs of one task, one row each. several: of several tasks, one table each.
         pictures: (heading, PNG file, caption) in the order of the page; consecutive equal headings are printed once.
     """
-    trainings: list[Group[Any]] = [*groups, *several]
-    runs = sum(len(group.runs) for group in trainings)
-    title = trainings[0].label if len(trainings) == 1 else f"Comparison of {len(trainings)} trainings"
+    every: list[Group[Any]] = [*groups, *several]
+    runs = sum(len(group.runs) for group in every)
+    title = every[0].label if len(every) == 1 else f"Comparison of {len(every)} recipes"
     body = [
         f"<h1>{escape(title)}</h1>",
-        f"<p>{runs} run{'s' if runs > 1 else ''} on {escape(data_name(trainings))}</p>",
+        f"<p>{runs} run{'s' if runs > 1 else ''} on {escape(data_name(every))}</p>",
         *(_comparison(groups) if groups else []),
         *_masks(groups),
         *(part for group in several for part in _tasks(group)),
         *_figures(pictures),
-        *_settings(trainings),
+        *_settings(every),
         f"<footer>Written by onebit {escape(__version__)}.</footer>",
     ]
     head = (
@@ -205,16 +206,12 @@ def _table(header: Sequence[str], bodies: Sequence[Sequence[Sequence[str]]], *, 
 
 def _figures(pictures: Sequence[Picture]) -> list[str]:
     parts: list[str] = []
-    previous = ""
-    for heading, path, caption in pictures:
-        if heading != previous:
-            parts.append(f"<h2>{escape(heading)}</h2>")
-        previous = heading
-        data = base64.b64encode(path.read_bytes()).decode("ascii")
-        parts.append(
-            f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
-            f"<figcaption>{escape(caption)}</figcaption></figure>"
-        )
+    for heading, same in groupby(pictures, key=lambda picture: picture[0]):
+        parts.append(f"<h2>{escape(heading)}</h2>")
+        for _, path, caption in same:
+            data, text = base64.b64encode(path.read_bytes()).decode("ascii"), escape(caption)
+            image = f'<img alt="{text}" src="data:image/png;base64,{data}">'
+            parts.append(f"<figure>{image}<figcaption>{text}</figcaption></figure>")
     return parts
 
 

@@ -115,13 +115,7 @@ def find_folders(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
 
 
 def read_runs(folders: Sequence[Path]) -> list[RunResults]:
-    """Read the run folders found by `find_folders`.
-
-    Raises:
-        DataError: a folder that is not a run, or a run without an epoch.
-        FormatError: a damaged file; for metrics.jsonl, the message names the line.
-        UsageError: a recipe.yaml with an unknown field.
-    """
+    """Read the run folders found by `find_folders`; for errors see `onebit.report.write_report`."""
     paths = [path for paths in find_folders(folders) for path in paths]
     return [_read_run(path, name) for path, name in zip(paths, unique_names(paths), strict=True)]
 
@@ -206,11 +200,7 @@ def _read_run(folder: Path, name: str) -> RunResults:
 
 
 def flat_settings(folder: Path) -> dict[str, Any]:
-    """Every recipe field by its flag name, from the folder's recipe.yaml; empty without one.
-
-    Raises:
-        FormatError, UsageError: the file is damaged, or has an unknown field.
-    """
+    """Every recipe field by its flag name, from the folder's recipe.yaml; empty without one."""
     if not (folder / "recipe.yaml").exists():
         return {}
     settings = flatten(merge(Recipe().settings(), read_settings(folder / "recipe.yaml")))

@@ -78,12 +78,7 @@ def group_rows(group: Group[TaskRun]) -> list[Row]:
 
 
 def read_task_runs(folders: Sequence[Path]) -> list[TaskRun]:
-    """Read folders of several tasks, as found by `find_folders`.
-
-    Raises:
-        DataError: a folder without a finished task.
-        FormatError, UsageError: a damaged continual.json or recipe.yaml.
-    """
+    """Read folders of several tasks, as found by `find_folders`; for errors see `onebit.report.write_report`."""
     return [_read(folder, name) for folder, name in zip(folders, unique_names(folders), strict=True)]
 
 
