@@ -95,9 +95,8 @@ def _regular(path: str | os.PathLike[str], flags: int) -> int:
         return descriptor
     folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
     os.close(descriptor)
-    if folder:
-        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
-    raise OSError(errno.EINVAL, "is not a regular file", os.fspath(path))
+    code, reason = (errno.EISDIR, os.strerror(errno.EISDIR)) if folder else (errno.EINVAL, "is not a regular file")
+    raise OSError(code, reason, os.fspath(path))
 
 
 @contextmanager
@@ -138,11 +137,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
-    """Write `data` to `path`, all of it or nothing.
-
-    Raises:
-        OnebitError: as `atomic_path`.
-    """
+    """Write `data` to `path`, all of it or nothing; for errors see `atomic_path`."""
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
         stream.write(data)
 

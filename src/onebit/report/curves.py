@@ -151,12 +151,11 @@ def plot_history(history: History, path: str | os.PathLike[str], *, data: str = 
 def write_curves(groups: Sequence[Group[RunResults]], folder: Path) -> list[Picture]:
     """error.png, loss.png and time.png, and mean-iou.png for masks."""
     curves = list(map(_curve, groups))
-    masked = [group for group, curve in zip(groups, curves, strict=True) if curve.masked]
     losses = {group.settings.get("loss") for group in groups}
     loss_name = str(losses.pop() or "").replace("_", " ") if len(losses) == 1 else ""
     floor = " No loss can fall below the dotted line." if any(curve.smoothing for curve in curves) else ""
     charts = [_write_chart(groups, folder, "error", draw_error)]
-    if masked:
+    if masked := [group for group, curve in zip(groups, curves, strict=True) if curve.masked]:
         charts.append(_write_chart(masked, folder, "mean IoU", draw_mean_iou, training=False))
     charts.append(_write_chart(groups, folder, "loss", partial(draw_loss, name=loss_name), note=floor))
     with picture(folder / "time.png", width=8, height=3.4) as figure:
