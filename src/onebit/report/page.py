@@ -6,13 +6,14 @@ import base64
 from collections.abc import Iterable, Sequence
 from html import escape
 from itertools import groupby
+from operator import attrgetter, itemgetter
 from typing import Any
 
 from onebit._version import __version__
 from onebit.report.drawing import Picture
 from onebit.report.mask_scores import mask_rows
 from onebit.report.run_folders import Group, RunResults, TestScore, data_name, differing_settings, tests_by_mode
-from onebit.report.tasks import NORMS, Row, TaskRun, group_rows
+from onebit.report.tasks import NORMS, TaskRun, group_rows
 from onebit.report.wording import MISSING, duration, number_range, percent, printable, setting
 
 # whatever a hostile name injects is neither run nor fetched
@@ -163,17 +164,14 @@ def _tasks(group: Group[TaskRun]) -> list[str]:
     tasks = max(run.table.tasks for run in group.runs)
     columns = ("after task", *(f"task {seen}" for seen in range(1, tasks + 1)), "mean")
     header = [*_heads("method", "weights"), *_heads(*columns, number=True)]
-    blocks: dict[tuple[str, str, str], list[Row]] = {}
-    for row in group_rows(group):
-        blocks.setdefault((row.method, row.weights, row.bn), []).append(row)
-    bodies: list[list[list[str]]] = []
-    for (method, weights, bn), rows in blocks.items():
-        bodies.append([])
+    bodies = []
+    for (method, weights, bn), rows in groupby(group_rows(group), key=attrgetter("method", "weights", "bn")):
+        body = []
         for row in rows:
             texts = [str(row.task), *map(percent, row.accuracies), *[""] * (tasks - row.task), percent(row.means)]
-            bodies[-1].append([_cell(text, number=True) for text in texts])
-        first = [_cell(method, head=True, rows=len(rows)), _cell(weights, NORMS[bn], rows=len(rows))]
-        bodies[-1][0] = first + bodies[-1][0]
+            body.append([_cell(text, number=True) for text in texts])
+        body[0][:0] = [_cell(method, head=True, rows=len(body)), _cell(weights, NORMS[bn], rows=len(body))]
+        bodies.append(body)
     done = ", ".join(f"{run.name} ({duration([run.table.seconds])})" for run in group.runs)
     notes = "Test accuracy on each task, under its own permutation, after each task; the mean is over the tasks so far."
     if len(group.runs) > 1:
@@ -206,7 +204,7 @@ def _table(header: Sequence[str], bodies: Sequence[Sequence[Sequence[str]]], *, 
 
 def _figures(pictures: Sequence[Picture]) -> list[str]:
     parts: list[str] = []
-    for heading, same in groupby(pictures, key=lambda picture: picture[0]):
+    for heading, same in groupby(pictures, key=itemgetter(0)):
         parts.append(f"<h2>{escape(heading)}</h2>")
         for _, path, caption in same:
             data, text = base64.b64encode(path.read_bytes()).decode("ascii"), escape(caption)

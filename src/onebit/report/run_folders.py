@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -250,33 +250,26 @@ def _read_result(path: Path) -> tuple[dict[str, TestScore], float | None, int | 
         for mode, score in result.get("test", {}).items():
             if not isinstance(score, dict):
                 raise ValueError(f"test.{mode} must be an object")
-            shares = {"accuracy": _number(score, "accuracy", needed=True)}
-            shares |= {name: _number(score, name) for name in ("mean_iou", "dice")}
+            shares = {key: _number(score, key, needed=key == "accuracy") for key in ("accuracy", "mean_iou", "dice")}
             for name, share in shares.items():
                 if share is not None and not 0 <= share <= 1:
                     raise ValueError(f"the {name} of test.{mode} must be a fraction 0–1, got {share}")
             bn = score.get("bn") if isinstance(score.get("bn"), str) else None
-            tests[printable(mode, limit=30)] = TestScore(
-                correct=_count(score, "correct"), count=_count(score, "count"), bn=bn, **shares
-            )
-        return tests, _number(result, "seconds"), _count(result, "parameters")
+            counts = {name: _number(score, name, int) for name in ("correct", "count")}
+            tests[printable(mode, limit=30)] = TestScore(bn=bn, **counts, **shares)
+        return tests, _number(result, "seconds"), _number(result, "parameters", int)
     except (ValueError, OverflowError, RecursionError) as error:
         raise FormatError(f"{path}: damaged ({printable(error)})") from None
 
 
-def _number(values: Mapping[str, Any], key: str, *, needed: bool = False) -> Any:
-    """A finite number; None if it is missing and not needed."""
+def _number(values: Mapping[str, Any], key: str, kind: Callable[[float], Any] = float, *, needed: bool = False) -> Any:
+    """A finite number as `kind`; None if it is missing and not needed."""
     value = values.get(key)
     if value is None and not needed:
         return None
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
         raise ValueError(f"{key} must be a number, got {value!r}")
-    return float(value)
-
-
-def _count(values: Mapping[str, Any], key: str) -> int | None:
-    number = _number(values, key)
-    return None if number is None else int(number)
+    return kind(value)
 
 
 def _read_text(path: Path, *, largest: int) -> str:

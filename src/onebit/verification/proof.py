@@ -42,11 +42,7 @@ class Claim:
 
 
 def refuse_whitened(run: Run) -> None:
-    """Refuse a net that cannot be packed, before any data are read.
-
-    Raises:
-        UsageError: the net was trained on whitened images.
-    """
+    """Refuse, with a UsageError, a net trained on whitened images, which cannot be packed, before data are read."""
     if run.recipe.whitening is not None:
         raise UsageError(
             f"{run.recipe.name} was trained on whitened images, and a packed net takes raw images: "
