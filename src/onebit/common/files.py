@@ -12,6 +12,7 @@ import os
 import secrets
 import socket
 import stat
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -140,6 +141,20 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | memoryview) -> None
     """Write `data` to `path`, all of it or nothing; for errors see `atomic_path`."""
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
         stream.write(data)
+
+
+def refuse_unwritable(path: str | os.PathLike[str]) -> None:
+    """Refuse a path that `atomic_path` could not write, before a long computation of what goes there.
+
+    Raises:
+        OnebitError: as `atomic_path`.
+    """
+    if os.path.lexists(path) and not os.path.isfile(path):
+        raise OnebitError(f"cannot write {os.fspath(path)!r}: it is not a regular file; choose another path")
+    try:
+        tempfile.TemporaryFile(dir=Path(os.path.realpath(path)).parent).close()
+    except OSError as error:
+        raise OnebitError(f"cannot write {os.fspath(path)!r}: {error.strerror or error}; choose another path") from None
 
 
 def remove_leftovers(folder: Path) -> None:

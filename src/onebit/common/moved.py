@@ -29,6 +29,7 @@ MOVED = {
     "onebit.precision": "onebit.evaluation.precision",
     "onebit.progress": "onebit.common.progress",
     "onebit.proof": "onebit.verification.proof",
+    "onebit.recipe.json_config": "onebit.recipe.translations.json_config",
     "onebit.scores": "onebit.evaluation.scores",
     "onebit.tables": "onebit.common.tables",
     "onebit.tally": "onebit.verification.tally",
