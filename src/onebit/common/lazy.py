@@ -1,23 +1,33 @@
-"""Modules of a package that are imported when they are first used: `import onebit` reaches all of them and is fast."""
+"""Names and modules of a package that are imported when they are first used: `import onebit` is fast."""
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 
-def lazy_modules(package: str) -> Callable[[str], Any]:
-    """The `__getattr__` of a package.
+def lazy(package: str, home: Mapping[str, str] | None = None) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """`__getattr__` and `__dir__` of a package.
+
+    Args:
+        package: its name.
+        home: public name -> module of the package that has it. Modules are found without it.
 
     Example:
-        >>> __getattr__ = lazy_modules(__name__)  # in an __init__.py
+        >>> __getattr__, __dir__ = lazy(__name__, {"MLP": "mlp"})  # in an __init__.py
     """
+    home = home or {}
+    names = vars(sys.modules[package])
 
-    def import_module(name: str) -> Any:
-        if name.startswith("_") or importlib.util.find_spec(f"{package}.{name}") is None:
+    def find(name: str) -> Any:
+        if name in home:
+            names[name] = getattr(importlib.import_module(f"{package}.{home[name]}"), name)
+            return names[name]
+        if name.startswith("_") or find_spec(f"{package}.{name}") is None:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return importlib.import_module(f"{package}.{name}")
 
-    return import_module
+    return find, lambda: sorted({*names, *home})

@@ -29,6 +29,7 @@ MOVED = {
     "onebit.precision": "onebit.evaluation.precision",
     "onebit.progress": "onebit.common.progress",
     "onebit.proof": "onebit.verification.proof",
+    "onebit.recipe.json_config": "onebit.recipe.translations.json_config",
     "onebit.scores": "onebit.evaluation.scores",
     "onebit.tables": "onebit.common.tables",
     "onebit.tally": "onebit.verification.tally",
@@ -53,11 +54,7 @@ class _MovedModules(MetaPathFinder, Loader):
     def exec_module(self, module: ModuleType) -> None:
         home = MOVED[module.__name__]
         warnings.warn(f"{module.__name__} has moved to {home}", DeprecationWarning, stacklevel=2)
-
-        def look_up(name: str) -> Any:
-            return getattr(importlib.import_module(home), name)
-
-        module.__getattr__ = look_up  # type: ignore[method-assign]
+        module.__getattr__ = lambda name: getattr(importlib.import_module(home), name)  # type: ignore[method-assign]
 
 
 def find_moved_modules() -> None:
