@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
-from typing import Any
+
+TYPE_CHECKING = False  # as `typing` has it, whose import takes longer than all of `import onebit`
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def lazy(package: str, home: Mapping[str, str] | None = None) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
@@ -26,6 +28,8 @@ def lazy(package: str, home: Mapping[str, str] | None = None) -> tuple[Callable[
         if name in home:
             names[name] = getattr(importlib.import_module(f"{package}.{home[name]}"), name)
             return names[name]
+        from importlib.util import find_spec
+
         if name.startswith("_") or find_spec(f"{package}.{name}") is None:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return importlib.import_module(f"{package}.{name}")

@@ -6,10 +6,12 @@ import importlib
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from types import ModuleType
-from typing import Any
+
+TYPE_CHECKING = False  # see `onebit.common.lazy`
+if TYPE_CHECKING:
+    from types import ModuleType
+    from typing import Any
 
 MOVED = {
     "onebit.agreement": "onebit.verification.agreement",
@@ -47,9 +49,14 @@ MOVED = {
 """Old module -> the module that has its names now."""
 
 
-class _MovedModules(MetaPathFinder, Loader):
+class _MovedModules:
+    """Finds the old modules and loads each as one whose names are looked up in the new one."""
+
     def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        return ModuleSpec(name, self) if name in MOVED else None
+        return ModuleSpec(name, self) if name in MOVED else None  # type: ignore[arg-type]  # has what a loader needs
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Leave it to the import system."""
 
     def exec_module(self, module: ModuleType) -> None:
         home = MOVED[module.__name__]
