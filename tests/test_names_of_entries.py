@@ -36,7 +36,7 @@ HOMES = {
     # translations of names and flags that other repositories have
     "common/aliases.py": {*MODELS, *MODEL_ALIASES},
     "common/moved.py": {*MODELS},  # names of earlier modules
-    **dict.fromkeys(("cli/classic.py", "cli/scripts.py", "recipe/json_config.py", "recipe/translations/"), NAMES),
+    "recipe/translations/": NAMES,
 }
 """Folder or module -> the names that belong there."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import sys
 from collections import UserDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -111,26 +110,3 @@ class Table(UserDict[str, Any], Generic[AnyEntry]):
 
     def __setitem__(self, name: str, value: Any) -> None:
         self.data[name] = value if isinstance(value, Entry) else self._kind(value)
-
-
-def lazy(
-    package: str, modules: Mapping[str, str]
-) -> tuple[Callable[[str], Any], Callable[[], list[str]], tuple[str, ...]]:
-    """`__getattr__`, `__dir__` and the public names of a package that imports them when they are first used.
-
-    Args:
-        package: its name.
-        modules: module of the package -> its public names, separated by spaces.
-    """
-    loaded = vars(sys.modules[package])
-    home = {name: module for module, names in modules.items() for name in names.split()}
-
-    def find(name: str) -> Any:
-        if name in home:
-            loaded[name] = load(f"{package}.{home[name]}:{name}")
-            return loaded[name]
-        if name not in modules:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return importlib.import_module(f"{package}.{name}")
-
-    return find, lambda: sorted({*loaded, *home}), tuple(home)

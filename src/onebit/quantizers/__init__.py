@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onebit.common.entries import lazy
+from onebit.common.lazy import lazy
 from onebit.quantizers.quantizer_table import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, WeightQuantizerEntry
 
 if TYPE_CHECKING:
