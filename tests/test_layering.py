@@ -22,10 +22,10 @@ WITH_TORCH = [
 TORCH_MODULES = {"runtime/torch_module.py"}
 """Modules of torch-free packages that are for torch programs; nothing in their packages imports them."""
 TORCH_FREE_MODULES = {
-    *("evaluation/calibration.py", "evaluation/__init__.py"),
+    *("evaluation/calibration.py", "evaluation/packed_nets.py", "evaluation/__init__.py"),
     *("quantizers/__init__.py", "optim/__init__.py", "models/__init__.py"),
     *("quantizers/quantizer_table.py", "optim/optimizer_table.py", "models/model_table.py"),
-    *(path.relative_to(ROOT).as_posix() for path in (ROOT / "recipe").glob("*.py")),
+    *(path.relative_to(ROOT).as_posix() for path in (ROOT / "recipe").rglob("*.py")),
 }
 """Modules without torch in packages that are for training otherwise: what packed nets use, and what a recipe is."""
 ORDER = WITHOUT_TORCH + WITH_TORCH

@@ -35,7 +35,8 @@ HOMES = {
     "optim/prox.py": {"prox", "proxquant"},
     # translations of names and flags that other repositories have
     "common/aliases.py": {*MODELS, *MODEL_ALIASES},
-    **dict.fromkeys(("cli/classic.py", "cli/scripts.py", "recipe/json_config.py", "recipe/translations/"), NAMES),
+    "common/moved.py": {*MODELS},  # names of earlier modules
+    "recipe/translations/": NAMES,
 }
 """Folder or module -> the names that belong there."""
 

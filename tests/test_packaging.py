@@ -29,6 +29,17 @@ def test_what_is_left_out_is_named_from_the_root() -> None:
     assert all(pattern.startswith("/") for pattern in patterns)
 
 
+def test_running_a_packed_net_needs_three_packages() -> None:
+    text = PYPROJECT.read_text(encoding="utf-8")
+    base, train = (
+        re.findall(r'"([\w-]+)', found[1])
+        for found in (re.search(rf"^{key} = \[(.*?)\]$", text, re.M | re.S) for key in ("dependencies", "train"))
+        if found is not None
+    )
+    assert base == ["numpy", "safetensors", "pillow"]
+    assert {"torch", "pyyaml"} <= set(train)
+
+
 def test_every_package_and_data_file_lies_in_src() -> None:
     package = PYPROJECT.parent / "src" / "onebit"
     names = {path.relative_to(package).as_posix() for path in package.rglob("*") if path.is_file()}

@@ -13,8 +13,7 @@ import torch
 from torch import nn
 
 import onebit
-from onebit.cli.asked import asked_recipe
-from onebit.cli.classic import translate
+from onebit.cli.train_command import read_command, train_request
 from onebit.data import Dataset, Split, make_toy
 from onebit.errors import UnknownNameError, UsageError
 from onebit.evaluation.modes import evaluate
@@ -51,7 +50,7 @@ def test_three_lines_train_and_evaluate(data: Dataset, method: str) -> None:
 @pytest.mark.parametrize(("model", "dataset"), [("mlp", "mnist"), ("resnet20", "cifar10")])
 def test_the_recipe_is_that_of_the_command_line(method: str, model: str, dataset: str) -> None:
     flags = ["--model", model, "--dataset", dataset, "--epochs", "7", "--optimizer.lr", "0.25"]
-    theirs = asked_recipe(translate(flags), method, None).recipe
+    theirs = train_request(read_command([*flags, "--method", method])).recipe
     trainer = onebit.Trainer(model, method, epochs=7, optimizer={"lr": 0.25})
     assert dataclasses.replace(trainer._recipe(dataset), name="same") == dataclasses.replace(theirs, name="same")
 

@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command line. Exit status: 0 done and true, 1 a claim does not hold, 2 wrong usage or input."""
     arguments = sys.argv[1:] if argv is None else argv
     if arguments[:1] == ["help"]:
-        arguments = [*arguments[1:2], "--help"]
+        arguments = [*arguments[1:], "--help"]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(overview())
         return 0 if arguments else 2
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     from onebit.cli.main import run_verb
 
-    # waiting threads of torch sleep after some 10 µs: they would spin on the core that the one they wait for needs
+    # idle threads of torch sleep after about 10 µs: spinning, they would take a core that the others need
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # read when torch is loaded
     return run_verb(arguments[0], arguments[1:], VERBS)

@@ -17,7 +17,7 @@ SMALL = ["--model.widths", "[784,32,10]", "--threads", "1"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command left: exit status, answer, talk."""
+    """The result of a command: exit status, stdout, stderr."""
 
     status: int
     out: str

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from cli_support import Outcome
 
+from onebit.cli import train_command, train_verb
 from onebit.data import DATASETS
 from onebit.errors import UsageError
 from onebit.models import MODELS, create_model
@@ -115,6 +116,25 @@ def test_a_missing_tracker_is_refused_before_the_data_are_read(
     refused = onebit("train", "mnist-fast", f"--{name}", "--out", tmp_path / "run")
     assert refused.status == 2
     assert f"--{name} needs {name}, which is not installed" in refused.err.splitlines()[-1]
+
+
+def test_only_the_first_process_opens_the_trackers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """wandb would log in once for each of them."""
+
+    class SecondProcess:
+        world = 2
+
+        def first(self, action: Callable[[], None]) -> None:
+            raise UsageError("the first process refuses")
+
+    def ready() -> None:
+        raise AssertionError("asked in the second process")
+
+    monkeypatch.setattr("onebit.runs.trackers.WeightsAndBiases.ready", ready)
+    command = train_command.read_command(["mnist-fast", "--wandb"])
+    recipe = train_command.train_request(command).recipe
+    with pytest.raises(UsageError, match="the first process refuses"):
+        train_verb._train_all(command, recipe, tmp_path, SecondProcess())  # type: ignore[arg-type]
 
 
 def test_weights_of_another_net_are_refused_before_the_data_are_read(onebit: Onebit, tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ import torch
 from cli_support import Outcome
 from PIL import Image
 
-from onebit.cli.asked import asked_recipe
-from onebit.cli.classic import CLASSIC, OTHER_NAMES, SHORT, TAKES_MOMENTUM, translate
-from onebit.cli.results_table import write_results
+from onebit.cli.train_command import read_command, train_request
 from onebit.errors import UsageError
 from onebit.optim import OPTIMIZERS, takes
+from onebit.recipe.translations.binarynet import CLASSIC, FLAGS, OTHER_NAMES, SAME, SHORT, TAKES_MOMENTUM
+from onebit.runs.results_table import write_results
 
 Onebit = Callable[..., Outcome]
 EVERY = """
@@ -192,19 +192,22 @@ def test_depth_is_counted_as_there(onebit: Onebit) -> None:
     assert "--model_config: depth of a resnet of ImageNet must be one of 18, 34, 50, got 152" in deep
 
 
-def test_the_run_folder_is_results_dir_and_save(onebit: Onebit) -> None:
-    recipe = translate(["-b", "4"])
-    assert recipe.folder is None
-    both = translate(["--results_dir", "a", "--save", "b"])
+def test_the_run_folder_is_results_dir_and_save() -> None:
+    assert read_command(["-b", "4"]).flags.folder is None
+    both = read_command(["--results_dir", "a", "--save", "b"]).flags
     assert (both.folder, both.named) == (Path("a/b"), True)
-    assert translate(["--save", "b"]).folder == Path("results/b")
-    alone = translate(["--results_dir", "a"])
+    assert read_command(["--save", "b"]).flags.folder == Path("results/b")
+    alone = read_command(["--results_dir", "a"]).flags
     assert (alone.folder, alone.named) == (Path("a"), False)
 
 
-def test_what_is_not_classic_is_left_alone_in_its_order() -> None:
-    words = ["mnist-fast", "--seed", "3", "--optimizer.lr", "0.1", "-x", "--nope", "--name=-b"]
-    assert list(translate(words).rest) == words
+def test_flags_that_are_not_classic_are_settings_and_win() -> None:
+    command = read_command(["--lr", "1", "mnist-fast", "--optimizer.lr", "0.1", "--seed", "3", "--name=-b"])
+    assert (command.recipe, command.flags.used) == ("mnist-fast", True)
+    assert command.flags.settings == {"optimizer.lr": "0.1", "seed": "3", "name": "-b"}
+    for unknown in ("-x", "--nope"):
+        with pytest.raises(UsageError, match=f"unknown option {unknown}"):
+            read_command(["mnist-fast", unknown])
 
 
 def test_momentum_is_that_of_optimizers_that_have_one() -> None:
@@ -212,8 +215,9 @@ def test_momentum_is_that_of_optimizers_that_have_one() -> None:
 
 
 def test_the_table_names_every_flag_once() -> None:
-    assert set(SHORT.values()) <= set(CLASSIC)
+    assert {name.removesuffix(".name").replace("model.", "") for name in SHORT.values()} <= set(CLASSIC)
     assert set(OTHER_NAMES.values()) <= set(CLASSIC)
+    assert {*FLAGS.values(), *SAME} == set(CLASSIC)
     assert len(CLASSIC) == 19
 
 
@@ -301,9 +305,9 @@ def test_resume_of_a_weight_file_names_the_way_out(onebit: Onebit, results: Path
     assert "--init_from" in onebit("train", "--resume", results / "try" / "best.safetensors").line
 
 
-def test_a_translation_keeps_python_errors_to_itself() -> None:
+def test_a_flag_without_its_value_is_refused() -> None:
     with pytest.raises(UsageError, match="needs a value"):
-        translate(["--model_config"])
+        read_command(["--model_config"])
 
 
 @pytest.mark.parametrize(
@@ -327,9 +331,7 @@ def test_a_translation_keeps_python_errors_to_itself() -> None:
 def test_momentum_and_weight_decay_mean_sgd_where_nothing_chooses_an_optimizer(
     flags: str, optimizer: tuple[object, ...], noted: str | None
 ) -> None:
-    words = flags.split()
-    method = words[words.index("--method") + 1] if "--method" in words else None
-    asked = asked_recipe(translate([word for word in words if word not in ("--method", method)]), method, None)
+    asked = train_request(read_command(flags.split()))
     found = asked.recipe.optimizer
     assert (found.name, found.lr, found.momentum, found.weight_decay) == optimizer
     meaning = "trains with SGD, as in the scripts that this flag comes from; --optimizer adam keeps Adam"

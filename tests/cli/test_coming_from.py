@@ -12,12 +12,13 @@ import pytest
 import torch
 from cli_support import Outcome
 
-from onebit.cli.classic import CLASSIC, OTHER_NAMES, SHORT, translate
-from onebit.cli.train_verb import TRACKER_FLAGS
+from onebit.cli.train_command import TRACKERS, read_command
 from onebit.data import DATASETS
 from onebit.layers import binary_layers
-from onebit.recipe import Recipe, build_recipe, flag_names, take_alias
-from onebit.recipe.json_config import KEYS
+from onebit.recipe import Recipe, build_recipe, flag_names
+from onebit.recipe.reading import split_alias
+from onebit.recipe.translations.binarynet import CLASSIC, OTHER_NAMES, SHORT
+from onebit.recipe.translations.json_config import KEYS
 from onebit.runs.model import build_model
 
 Onebit = Callable[..., Outcome]
@@ -78,7 +79,7 @@ def test_every_classic_flag_has_its_row() -> None:
 
 @pytest.mark.parametrize("section", SECTIONS.values(), ids=SECTIONS)
 def test_every_flag_that_is_called_ours_is_there(section: str) -> None:
-    known = {*flag_names(), *VERB_OPTIONS, *TRACKER_FLAGS, "model", "optimizer", "schedule", "model.FIELD", "to"}
+    known = {*flag_names(), *VERB_OPTIONS, *TRACKERS, "model", "optimizer", "schedule", "model.FIELD", "to"}
     for cells in rows(section):
         for flag in said_flags(cells[1]):
             name = flag.lstrip("-")
@@ -157,7 +158,7 @@ def test_models_mean_what_the_table_says() -> None:
         "resnet_binary": "resnet14",
     }.items():
         assert any(f"`{name}`" in cells[0] and f"`{ours}`" in cells[1] for cells in rows(BINARYNET))
-        meant, _ = take_alias(list(translate(["-a", name]).flags))
+        meant, _ = split_alias(read_command(["-a", name]).flags.settings)
         assert meant["model"]["name"] == ours
         assert meant["model"]["weight_quantizer"] == meant["model"]["input_quantizer"] == "ste_sign"
 

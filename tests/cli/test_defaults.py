@@ -9,8 +9,7 @@ import pytest
 import yaml
 from cli_support import Outcome
 
-from onebit.cli.asked import asked_recipe
-from onebit.cli.classic import translate
+from onebit.cli.train_command import read_command, train_request
 from onebit.models import MODELS
 from onebit.optim import OPTIMIZERS
 from onebit.recipe import DEFAULTS_FILE, Recipe, build_recipe, default_settings, methods
@@ -161,4 +160,4 @@ def test_a_flag_is_read_over_its_recipe(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text("schedule: {milestones: [1]}")
     flags = [str(path), "--schedule", "milestones", "--optimizer", "sgd"]
-    assert asked_recipe(translate(flags), None, None).recipe.schedule.milestones == (1,)
+    assert train_request(read_command(flags)).recipe.schedule.milestones == (1,)

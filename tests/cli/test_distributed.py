@@ -62,7 +62,7 @@ def test_torchrun_gives_the_curve_of_one_process(onebit: Callable[..., Outcome],
     # both processes talk through the first one
     for text, before in ((done.stderr, "      "), ((tmp_path / "two" / "log.txt").read_text(), "epoch ")):
         assert [text.count(f"{before}{epoch}/3  ") for epoch in (1, 2, 3)] == [1, 1, 1]
-        assert text.count("fp32 products on 2 processes (cpu, 1 threads)") == 1
+        assert text.count("fp32 products on 2 processes (cpu, 1 thread)") == 1
 
 
 # --------------------------------------------------------------------------------------------------------- stopped
@@ -111,7 +111,10 @@ def test_whatever_stops_a_process_stops_all_with_one_line(stopped: Stopped, name
     assert ended.out == ""
     (line,) = ended.lines
     assert line.endswith(f"; go on with: torchrun … -m onebit train --resume {stopped.folder}")
-    reasons = {"ctrl-c": ["interrupted"], "rank 1": ["another process of this training stopped", "told to stop"]}
+    reasons = {
+        "ctrl-c": ["interrupted"],
+        "rank 1": ["another process of this training stopped", "terminated by SIGTERM"],
+    }
     assert any(reason in line for reason in reasons.get(name, reasons["rank 1"]))
     assert not [pid for pid in stopped.processes if alive(pid)]
 
@@ -124,7 +127,7 @@ def test_a_process_that_cannot_run_python_ends_too(agents: Agents, tmp_path: Pat
     ended = launch.end()
     assert ended.status != 0
     (line,) = ended.lines
-    assert line.startswith("onebit: told to stop")
+    assert line.startswith("onebit: terminated by SIGTERM")
     assert line.endswith("go on from the last checkpoint with --resume")
 
 
@@ -133,7 +136,7 @@ def test_a_process_that_is_lost_at_the_start_is_told(agents: Agents, tmp_path: P
     ended = agents.launch("cli_support:starting", tmp_path, lost).end()
     assert ended.status != 0
     (line,) = ended.lines
-    assert line.startswith("onebit: told to stop, as another process ended")
+    assert line.startswith("onebit: terminated by SIGTERM: another process ended")
 
 
 def alive(pid: int) -> bool:

@@ -10,17 +10,17 @@ import pytest
 import yaml
 from cli_support import Outcome
 
-from onebit.cli.asked import Asked, asked_recipe
-from onebit.cli.classic import translate
+from onebit.cli.train_command import read_command, train_request
 from onebit.recipe import Recipe, read_settings, recipe_names, recipe_path
+from onebit.recipe.request import RecipeRequest
 from onebit.runs.resolve import resolve
 from onebit.runs.run import first_stage
 
 Onebit = Callable[..., Outcome]
 
 
-def asked(*words: object) -> Asked:
-    return asked_recipe(translate([str(word) for word in words]), None, None)
+def asked(*words: object) -> RecipeRequest:
+    return train_request(read_command([str(word) for word in words]))
 
 
 @pytest.mark.parametrize("name", recipe_names())

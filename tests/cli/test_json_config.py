@@ -13,7 +13,7 @@ from cli_support import Outcome
 from onebit.cli import train_verb
 from onebit.errors import UsageError
 from onebit.recipe import build_recipe, read_config, read_settings, recipe_path
-from onebit.recipe.json_config import ARCHITECTURES, KEYS, translate_config
+from onebit.recipe.translations.json_config import ARCHITECTURES, KEYS, translate_config
 
 Onebit = Callable[..., Outcome]
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
@@ -137,8 +137,8 @@ def test_what_is_not_used_is_said() -> None:
         ({"lr_scheduler": "cosin"}, "lr_scheduler 'cosin' is not known; did you mean 'cosine'?"),
         ({"input_shape": 3}, "input_shape of BinaryConnect on mnist is 784, got 3"),
         ({"output_shape": 100}, "output_shape of BinaryConnect on mnist is 10, got 100"),
-        ({"weight_clip_value": 1}, "got temperature and weight_clip_value: say --method NAME"),
-        ({"mc_steps": None, "temperature": None}, "got none of them: say --method NAME"),
+        ({"weight_clip_value": 1}, "got temperature and weight_clip_value: name it with --method NAME"),
+        ({"mc_steps": None, "temperature": None}, "got none of them: name it with --method NAME"),
         ({"epochs": "many"}, "epochs must be a whole number, 1 or more, got 'many'"),
         ({"epochs": 10**400}, "epochs must be a whole number, 1 or more, got 1000"),
     ],
@@ -152,7 +152,7 @@ def test_a_bad_file_is_one_clear_line(config: Callable[..., Outcome], changed: d
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["wandb_off"], "unrecognized arguments: wandb_off"),
+        (["wandb_off"], "unexpected 'wandb_off'"),
         (["--method", "bayesbin"], "unknown method 'bayesbin'; did you mean 'bayesbinn'?"),
         (["--task", "permuted"], "unknown task 'permuted'; did you mean 'permuted-mnist'?"),
     ],
@@ -170,10 +170,10 @@ def test_a_bad_word_beside_the_file_is_one_clear_line(onebit: Onebit, arguments:
 def test_wandb_on_is_a_word_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]) -> None:
     monkeypatch.chdir(tmp_path)
     asked: dict[str, Any] = {}
-    monkeypatch.setattr(train_verb, "_train_all", lambda recipe, folder, **found: asked.update(found, folder=folder))
+    monkeypatch.setattr(train_verb, "_train_all", lambda command, *_, **__: asked.update(trackers=command.trackers))
     monkeypatch.setattr(train_verb, "answer_json", lambda result: None)
     assert train_verb.main([str(EXAMPLES / "mnist_bayesbinn.json"), *words, "--json"]) == 0
-    assert asked["trackers"] == ["wandb"]
+    assert asked["trackers"] == ("wandb",)
 
 
 def test_wandb_on_after_a_flag_is_its_value(onebit: Onebit) -> None:

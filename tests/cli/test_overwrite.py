@@ -9,8 +9,7 @@ import pytest
 import yaml
 from cli_support import Outcome
 
-from onebit.cli import overwrite
-from onebit.runs import run
+from onebit.runs import folders, run
 
 Onebit = Callable[..., Outcome]
 NET = ["--dataset", "toy", "--model.widths", "64,4", "--batch_size", "256", "--threads", "1"]
@@ -115,10 +114,10 @@ def test_a_training_that_stops_before_its_first_step_leaves_the_run_as_it_was(
 
 def test_what_a_killed_training_left_aside_comes_back(onebit: Onebit, trained: Path) -> None:
     before = content(trained)
-    overwrite._set_aside(trained)
-    assert content(trained).keys() > {f"{overwrite.ASIDE}/last.ckpt", "notes.txt"}
+    folders._set_aside(trained)
+    assert content(trained).keys() > {f"{folders.ASIDE}/last.ckpt", "notes.txt"}
     # half of it was set aside, and something new was begun
-    (trained / overwrite.ASIDE / "last.ckpt").rename(trained / "last.ckpt")
+    (trained / folders.ASIDE / "last.ckpt").rename(trained / "last.ckpt")
     (trained / "log.txt").write_text("new")
     assert "holds a run already" in onebit("train", *SHORT, "--out", trained).line
     assert onebit("train", *SHORT, "--seed", "7", "--out", trained, "--resume").status == 2  # it was trained with 0

@@ -242,8 +242,8 @@ def test_pack_names_the_way_without_data(
         (["--no-certify", "--images", 10], "--images does not go with --no-certify, which compares nothing"),
         (["--no-certify", "--data", "x"], "--data does not go with --no-certify"),
         (["--no-certify", "--weights", "sample"], "--weights sample needs the training images"),
-        (["--images", 0], "argument --images: must be a positive number, got '0'"),
-        (["--images", "ten"], "argument --images: must be a positive number, got 'ten'"),
+        (["--images", 0], "argument --images: must be 1 or more, got '0'"),
+        (["--images", "ten"], "argument --images: must be 1 or more, got 'ten'"),
     ],
 )
 def test_flags_that_pack_would_not_use_are_refused(
@@ -282,3 +282,14 @@ def test_a_packed_net_in_place_of_weights_is_named_as_one(onebit: Onebit, packed
         assert refused.status == 2
         assert f"{packed_file} is a packed net: name the run folder or the weight file" in refused.line
     assert not list(tmp_path.iterdir())
+
+
+def test_a_path_that_cannot_be_written_is_refused_before_anything_is_compared(
+    onebit: Onebit, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onebit.runs.run.open_run", None)
+    (tmp_path / "folder.1bit").mkdir()
+    for path, why in (("nowhere/net.1bit", "No such file or directory"), ("folder.1bit", "it is not a regular file")):
+        refused = onebit("pack", run_folder, "-o", tmp_path / path)
+        assert refused.status == 2
+        assert f"cannot write '{tmp_path / path}': {why}; choose another path" in refused.line

@@ -7,8 +7,6 @@ from collections.abc import Callable
 import pytest
 from cli_support import Outcome
 
-from onebit.cli.parsing import own_spelling
-
 Onebit = Callable[..., Outcome]
 
 
@@ -35,17 +33,28 @@ def test_flags_of_a_recipe_are_known_in_all_their_forms(onebit: Onebit, flag: st
 
 
 @pytest.mark.parametrize(
-    ("word", "meant"),
+    ("flags", "message"),
     [
-        ("--print_config", "--print-config"),
-        ("--print-config", "--print-config"),
-        ("--out=a_b", "--out=a_b"),
-        ("--batch_size", "--batch_size"),
-        ("print_config", "print_config"),
+        (["--json=yes"], "--json takes no value, got 'yes'"),
+        (["--epochs"], "--epochs needs a value"),
+        (["--epochs", "--json"], "--epochs needs a value"),
+        (["--out", "a", "--out", "b"], "--out was given more than once"),
+        (["mnist-fast"], "unexpected 'mnist-fast': 'digits-smoke' is the recipe of this command"),
+        (["-x"], "unknown option -x"),
     ],
 )
-def test_dashes_and_underscores_are_the_same_in_flags_of_the_verb(word: str, meant: str) -> None:
-    assert own_spelling(word, ("print-config", "out")) == meant
+def test_a_command_that_cannot_be_read_is_one_line(onebit: Onebit, flags: list[str], message: str) -> None:
+    done = onebit("train", "digits-smoke", *flags, "--print-config")
+    assert done.status == 2
+    assert message in done.line
+
+
+def test_a_recipe_may_follow_the_flags(onebit: Onebit) -> None:
+    one, other = (
+        onebit("train", *words, "--print-config")
+        for words in (["digits-smoke", "--loss", "hinge"], ["--loss", "hinge", "digits-smoke"])
+    )
+    assert (one.status, one.out) == (0, other.out)
 
 
 def test_the_recipe_is_printed_in_both_spellings(onebit: Onebit) -> None:

@@ -9,8 +9,8 @@ import pytest
 from cli_support import Outcome
 
 from onebit.__main__ import VERBS
-from onebit.cli.scripts import OTHERWISE, SCRIPTS
 from onebit.recipe import recipe_names
+from onebit.recipe.translations.scripts import OTHERWISE, SCRIPTS
 
 Onebit = Callable[..., Outcome]
 

@@ -105,7 +105,7 @@ def test_list_alone_lists_its_kinds(onebit: Onebit) -> None:
 def test_train_help_shows_every_field_with_default_and_meaning(onebit: Onebit, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     lines = onebit("train", "--help").out.splitlines()
-    assert max(map(len, lines[lines.index("the net:") :])) <= 100
+    assert max(map(len, lines[lines.index("the model:") :])) <= 100
     for name in flag_names():
         flag = f"--{name}" if name == "name" else f"--{name.removesuffix('.name')}"
         [line] = [line for line in lines if re.match(rf"  {re.escape(flag)} \S", line)]
@@ -117,7 +117,25 @@ def test_train_help_shows_every_field_with_default_and_meaning(onebit: Onebit, m
         assert f"\n  {option}" in text
 
 
-def test_wrong_flags_are_told_without_torch() -> None:
+@pytest.mark.parametrize("columns", [80, 100, 120])
+def test_train_help_is_as_wide_as_the_terminal(onebit: Onebit, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for recipe in ([], ["mnist-bayesbinn"]):  # which says much of itself
+        assert max(map(len, onebit("train", *recipe, "--help").out.splitlines())) <= columns
+
+
+def test_train_help_of_a_recipe_shows_its_own_values(onebit: Onebit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    text = onebit("train", "cifar10-resnet20-real", "--epochs", "3", "--help").out
+    assert "shown with its value in cifar10-resnet20-real" in text
+    for flag in ("--epochs 3.0 ", "--optimizer sgd ", "--optimizer.lr 0.1 ", "--model resnet20 "):
+        assert f"\n  {flag}" in text
+    assert "\n  --model.weight_quantizer ste_sign " in onebit("train", "--model", "resnet_binary", "--help").out
+    assert "\n  --optimizer bop " in onebit("train", "mnist-fast", "--method", "bop", "--help").out
+    assert "unknown recipe 'mnist-fats'; did you mean 'mnist-fast'?" in onebit("train", "mnist-fats", "--help").line
+
+
+def test_wrong_flags_are_reported_without_torch() -> None:
     script = (
         "import sys; from onebit.__main__ import main; assert main(['train', 'digits-smoke', '--epoch', '3']) == 2;"
         "assert 'torch' not in sys.modules"

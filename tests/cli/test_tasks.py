@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cli_support import Outcome
 
-from onebit.cli.talk import Talk
+from onebit.cli.progress_printer import ProgressPrinter
 
 Onebit = Callable[..., Outcome]
 TASKS = ["--dataset", "toy", "--model.widths", "[64,16,4]", "--continual.tasks", "2", "--draws", "2"]
@@ -34,9 +34,9 @@ def test_a_table_and_a_picture_and_no_second_run_in_the_same_folder(onebit: Oneb
     lines = done.out.splitlines()
     assert (folder / "log.txt").read_text().splitlines()[-len(lines) :] == lines
     assert not any(ROW.fullmatch(line) for line in done.err.splitlines())  # the table is said once
-    learnt = [line for line in done.err.splitlines() if " learnt, " in line]
+    learnt = [line for line in done.err.splitlines() if " learned, " in line]
     assert [line.partition(",")[0] for line in learnt] == [
-        f"{method}: task {task} of 2 learnt" for method in ("bayesbinn", "ste") for task in "12"
+        f"{method}: task {task} of 2 learned" for method in ("bayesbinn", "ste") for task in "12"
     ]
 
     refused = onebit("train", "mnist-permuted", *SHORT, "--out", folder)
@@ -79,12 +79,12 @@ def test_several_seeds_of_several_tasks(onebit: Onebit, tmp_path: Path) -> None:
 def interrupt(onebit: Onebit, monkeypatch: pytest.MonkeyPatch, *arguments: object, step: int) -> None:
     """Run a training that is stopped by Ctrl-C after so many steps."""
 
-    def stop(self: Talk, done: int, total: int) -> None:
+    def stop(self: ProgressPrinter, done: int, total: int) -> None:
         if done == step:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(Talk, "step", stop)
+        patched.setattr(ProgressPrinter, "step", stop)
         assert "go on with: onebit train --resume" in onebit("train", *arguments).err.splitlines()[-1]
 
 

@@ -70,6 +70,50 @@ def test_print_config_is_a_recipe(onebit: Onebit, tmp_path: Path) -> None:
     assert build_recipe(read_settings(path)).seed == 7
 
 
+def test_print_config_has_the_notes_and_the_checks_of_a_training(onebit: Onebit) -> None:
+    done = onebit("train", "cifar10-resnet20-real", "--epochs", "1", "--print-config")
+    assert done.err == "note: schedule.warmup shrinks with --epochs 1, from 5 to 0.0333 epochs\n"
+    assert "name: cifar10-resnet20-real" in done.out
+    for flags, message in {
+        ("--model", "mpl"): "unknown model 'mpl'; did you mean 'mlp'?",
+        ("--loss", "squared"): "unknown loss 'squared'",
+        ("--dataset", "mnits"): "unknown data set 'mnits'; did you mean 'mnist'?",
+    }.items():
+        assert message in onebit("train", "mnist-fast", *flags, "--print-config").line
+
+
+def test_a_folder_without_a_slash_is_offered_with_one(
+    onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    assert "the folder of that name is --dataset ./images" in onebit("train", "--dataset", "images").line
+
+
+def test_a_folder_that_another_training_has_just_taken(
+    onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is locked, and nothing else is there yet."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs" / "digits-smoke"
+    code = "import sys; from onebit.train.lock import lock_folder\nwith lock_folder(sys.argv[1]): print(); input()"
+    other = subprocess.Popen(
+        [*command()[:1], "-c", code, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert other.stdout is not None
+        other.stdout.readline()
+        for flags in (["--out", folder], ["--out", folder, "--overwrite"], ["--resume", folder]):
+            refused = onebit("train", *([] if "--resume" in flags else ["digits-smoke"]), *flags)
+            assert refused.status == 2
+            assert f"{folder} is being trained into by process {other.pid}" in refused.line
+        done = onebit("train", "digits-smoke", *SMALL, "--epochs", "0.1", "--json")
+        assert done.json["folder"] == "runs/digits-smoke-2"
+        assert "on cpu, 1 thread\n" in done.err
+    finally:
+        other.communicate("\n")
+
+
 def test_method_sets_quantizers(onebit: Onebit) -> None:
     done = onebit("train", "--dataset", "toy", "--method", "bnn", "--model.widths", "[64,8,4]", "--print-config")
     assert "input_quantizer: ste_sign" in done.out

@@ -65,7 +65,7 @@ def test_evaluate_random_draws(onebit: Onebit, run_folder: Path) -> None:
     assert several["weights"] == "ensemble:3"
     assert several["correct"] > min(one[0]["correct"], one[2]["correct"])
     # digits-smoke is of binaryconnect, whose training never drew
-    told = "draws from latents that were trained without draws: they are no probabilities of the signs"
+    told = "draws from latents that were trained without draws: they are not probabilities of the signs"
     assert several["note"].endswith(f"; ensemble:3 {told}")
     assert told not in onebit("evaluate", run_folder, "--json").json["note"]
     assert f"sample {told}\n" in onebit("evaluate", run_folder, "--weights", "sample").err
@@ -404,7 +404,7 @@ def test_files_that_are_no_nets_are_refused(
 
 def test_weights_of_another_net_are_refused(onebit: Onebit, run_folder: Path, tmp_path: Path) -> None:
     save_file({"fc.weight": torch.ones(3, 3)}, tmp_path / "other.safetensors")
-    assert "carries no recipe" in onebit("evaluate", tmp_path / "other.safetensors").line
+    assert "the file has no recipe" in onebit("evaluate", tmp_path / "other.safetensors").line
     refused = onebit("evaluate", tmp_path / "other.safetensors", "--recipe", "digits-smoke")
     assert "belongs to another net" in refused.line
     (tmp_path / "recipe.yaml").write_text((run_folder / "recipe.yaml").read_text().replace("- 32", "- 16"))

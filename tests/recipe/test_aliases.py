@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from onebit.cli.asked import asked_recipe
-from onebit.cli.classic import translate
+from onebit.cli.train_command import read_command, train_request
 from onebit.common.aliases import MODEL_ALIASES, spelled_out
 from onebit.layers import binary_layers
 from onebit.models import MODELS, create_model
@@ -72,7 +71,7 @@ def test_every_binary_method_gives_every_model_binary_weights(name: str) -> None
     binary = {method: row["model"] for method, row in methods().items() if row["model"]["weight_quantizer"]}
     assert len(binary) == len(methods()) - 1
     for method, row in binary.items():
-        recipe = asked_recipe(translate(["--model", name]), method, None)
+        recipe = train_request(read_command(["--model", name, "--method", method]))
         assert recipe.recipe.model.weight_quantizer == row["weight_quantizer"], method
         assert recipe.recipe.model.input_quantizer == row["input_quantizer"], method
         with torch.device("meta"):
@@ -84,7 +83,7 @@ def test_every_binary_method_gives_every_model_binary_weights(name: str) -> None
 @pytest.mark.parametrize("flag", ["--model", "-a", "--model.name"])
 def test_a_binary_alias_is_binary_and_its_bare_name_real(alias: str, flag: str) -> None:
     binary, real = (
-        asked_recipe(translate([flag, name, "--dataset", "cifar10"]), None, None).recipe.model
+        train_request(read_command([flag, name, "--dataset", "cifar10"])).recipe.model
         for name in (alias, alias.removesuffix("_binary"))
     )
     assert (binary.weight_quantizer, binary.input_quantizer) == ("ste_sign", "ste_sign")
@@ -93,7 +92,7 @@ def test_a_binary_alias_is_binary_and_its_bare_name_real(alias: str, flag: str) 
 
 def test_a_net_of_ours_in_place_of_that_of_a_recipe_keeps_its_quantizers(tmp_path: Path) -> None:
     def quantizers(*words: str) -> tuple[str, str | None, str | None]:
-        model = asked_recipe(translate(words), None, None).recipe.model
+        model = train_request(read_command(words)).recipe.model
         return model.name, model.weight_quantizer, model.input_quantizer
 
     assert quantizers("cifar10-vgg-bnn", "--model", "alexnet") == ("alexnet", "ste_sign", "ste_sign")

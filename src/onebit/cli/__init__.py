@@ -1,1 +1,1 @@
-"""The command line: each verb parses, calls the API, prints. stdout is the answer, stderr is talk and progress."""
+"""The command line: each verb parses, calls the API and prints. stdout is the answer, stderr is progress and notes."""

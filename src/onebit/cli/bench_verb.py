@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from onebit.cli.output import answer, answer_json, table
-from onebit.cli.parsing import Parser, add_json, thread_number
+from onebit.cli.output import answer_either, table
+from onebit.cli.parsing import Parser, thread_number
 from onebit.errors import UsageError
 from onebit.packed import load
 from onebit.runtime.timing import time_packed
 
 OWN_BENCHMARKS = ("augmentation", "kernels", "mnist-time", "nets", "startup", "training-memory", "training-step")
-"""Those of onebit itself, which stay in its repository: `onebit bench NAME` says how to run them there."""
+"""Benchmarks of onebit itself: `onebit bench NAME` says how to run them in its repository."""
 
 
 def main(argv: list[str]) -> int:
-    parser = Parser("bench", "The speed of a packed net on this machine, each instruction set and numpy in turn.")
+    parser = Parser(
+        "bench", "The speed of a packed net on this machine, with each instruction set and in numpy.", "json"
+    )
     parser.add_argument("net", metavar="NET.1bit")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 64], metavar="N", help="images at once (1 64)")
     parser.add_argument("--rounds", type=int, default=11, help="timed rounds (11)")
@@ -23,17 +25,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--threads", type=thread_number, default=1, metavar="N", help="threads of the native library (1)"
     )
-    add_json(parser)
     args = parser.parse(argv)
     if args.net in OWN_BENCHMARKS:
         raise UsageError(
             f"bench takes a packed net, NET.1bit; in a clone of onebit, `python -m benchmarks {args.net}` runs that one"
         )
     rows = time_packed(load(args.net), args.batches, rounds=args.rounds, seconds=args.seconds, threads=args.threads)
-    if args.json:
-        answer_json({"net": args.net, "threads": args.threads, "rounds": args.rounds, "rows": rows})
-    else:
-        answer(_describe(rows, args))
+    facts = {"net": args.net, "threads": args.threads, "rounds": args.rounds, "rows": rows}
+    answer_either(facts, _describe(rows, args), as_json=args.json)
     return 0
 
 
@@ -49,5 +48,6 @@ def _describe(rows: list[dict[str, Any]], args: Any) -> str:
         ]
         for row in rows
     ]
-    head = f"{args.net}, {args.threads} thread(s): medians of {args.rounds} rounds; all variants give the same logits"
+    threads = f"{args.threads} thread{'' if args.threads == 1 else 's'}"
+    head = f"{args.net}, {threads}: medians of {args.rounds} rounds; all variants give the same logits"
     return f"{head}\n{table(cells, right=(0, 2, 3, 4))}"

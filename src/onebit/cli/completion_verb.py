@@ -27,7 +27,7 @@ fish: onebit completion fish > ~/.config/fish/completions/onebit.fish"""
 
 @dataclass(frozen=True)
 class Words:
-    """What may follow a verb: names in place of an argument, options, and the values of options that have a choice."""
+    """What may follow a verb: names for its argument, options, and the values of options that have a choice."""
 
     names: Sequence[str]
     options: Sequence[str]
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
 
 
 def _words(text: str, names: Mapping[str, Iterable[str]]) -> Words:
-    """What the help of a verb says of its options, with the names that it does not list."""
+    """The options in the help of a verb, with the names that the help does not list."""
     lines = re.findall(r"^  (-.*?)(?:   ?\S|$)", text, re.MULTILINE)  # an option and its value, without what it means
     options = {option for line in lines for option in re.findall(r"(?<![\w-])--?[a-zA-Z][\w.-]*", line)}
     choices = filter(None, (re.search(r"(--[\w-]+) (\w+(?:\|\w+)+)", line) for line in lines))
@@ -62,12 +62,12 @@ def _help(verb: str) -> str:
 
 
 def _names() -> dict[str, dict[str, Iterable[str]]]:
-    """Verb -> option, or "" for an argument -> the names that it takes. None that only torch knows."""
-    from onebit.cli.asked import TASKS
+    """Verb -> option, or "" for the argument -> its names, as far as they are known without torch."""
     from onebit.cli.list_verb import TABLES
     from onebit.data import DATASETS
     from onebit.export import EXPORTS
     from onebit.recipe import methods, recipe_names
+    from onebit.recipe.request import TASKS
 
     return {
         "train": {"": recipe_names(), "--method": methods(), "--dataset": DATASETS, "--task": TASKS},
@@ -103,7 +103,7 @@ def _bash(verbs: Mapping[str, Words]) -> str:
         "    esac",
         '    COMPREPLY=($(compgen -W "$words" -- "$current"))',
         "}",
-        "complete -o default -F _onebit onebit  # files where there is no such word",
+        "complete -o default -F _onebit onebit  # files, if no word fits",
     ]
     return "\n".join(lines)
 

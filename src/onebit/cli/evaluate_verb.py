@@ -4,20 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.output import answer, answer_json, download_progress, percent, progress, say, set_threads
-from onebit.cli.parsing import Parser, add_data, add_json, add_run, add_threads, one_of, seed
-from onebit.data import (
-    Dataset,
-    Split,
-    by_pixel,
-    confusion_matrix,
-    fitted_to,
-    load_dataset,
-    mask_facts,
-    refuse_other_classes,
-)
+from onebit.cli.inputs import load_data, open_trained
+from onebit.cli.output import answer, answer_json, download_progress, percent, progress, say
+from onebit.cli.parsing import Parser, one_of
+from onebit.data import Dataset, Split
 from onebit.errors import UsageError
-from onebit.packed import infer
 
 if TYPE_CHECKING:
     from onebit.packed import PackedNet
@@ -25,8 +16,8 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str]) -> int:
-    parser = Parser("evaluate", "Accuracy on a data set in a stated test mode, in float32.")
-    add_run(parser)
+    shared = ("run", "seed", "data", "threads", "json")
+    parser = Parser("evaluate", "Accuracy on a data set in a stated test mode, in float32.", *shared)
     parser.add_argument(
         "--weights",
         metavar="MODE",
@@ -40,10 +31,6 @@ def main(argv: list[str]) -> int:
         "(auto: re-estimated in modes that were not trained in)",
     )
     parser.add_argument("--dataset", metavar="NAME", help="another data set than the recipe's")
-    parser.add_argument("--seed", type=seed, default=0, help="of random draws (default: 0)")
-    add_data(parser)
-    add_threads(parser)
-    add_json(parser)
     args = parser.parse(argv)
     packed = args.run.endswith(".1bit")
     weights = args.weights or ("packed" if packed else "binary")
@@ -58,7 +45,7 @@ def main(argv: list[str]) -> int:
 
 
 def show(result: dict[str, Any], *, as_json: bool) -> None:
-    """Answer what `evaluate_run` found."""
+    """Print the result of `evaluate_run`."""
     if as_json:
         answer_json(result)
         return
@@ -76,30 +63,31 @@ def show(result: dict[str, Any], *, as_json: bool) -> None:
 
 
 def _note_on_draws(run: Run, weights: str) -> str:
-    """What must be said of draws from latents that were trained for their signs alone; "" of any other test mode."""
+    """A note on draws from latents that were trained for their signs alone; "" in any other test mode."""
     from onebit.evaluation.modes import parse_weights
     from onebit.layers import binary_layers
 
     quantizers = [layer.weight_quantizer for _, layer in binary_layers(run.model)]
     if parse_weights(weights)[0] != "sample" or all(q is not None and q.random for q in quantizers):
         return ""
-    return f"{weights} draws from latents that were trained without draws: they are no probabilities of the signs"
+    return f"{weights} draws from latents that were trained without draws: they are not probabilities of the signs"
 
 
-def choose_split(data: Dataset, name: str) -> Split:
-    """A split by name.
+def _images(data: Dataset, split: str) -> tuple[Split, dict[str, str]]:
+    """The images of a split, and which ones they are.
 
     Raises:
         UsageError: the data set has no such images.
     """
-    split: Split = getattr(data, name)
-    if not len(split):
-        raise UsageError(f"{data.name} has no {name} images in this recipe")
-    return split
+    images: Split = getattr(data, split)
+    if not len(images):
+        raise UsageError(f"{data.name} has no {split} images in this recipe")
+    return images, {"dataset": data.name, "directory": data.directory, "split": split, "note": data.note}
 
 
 def _packed_file(args: Any) -> dict[str, Any]:
     """Evaluate a .1bit file without torch."""
+    from onebit.evaluation.packed_nets import load_packed_data
     from onebit.runtime import load
 
     net = load(args.run)
@@ -107,119 +95,48 @@ def _packed_file(args: Any) -> dict[str, Any]:
     if name is None:
         raise UsageError(f"{args.run} carries no certificate that names its data; name it with --dataset")
     with download_progress() as fetched:
-        data = load_dataset(name, input_size=square_side(net), directory=args.data, progress=fetched)
-    refuse_other_classes(data, net.classes, source=args.run)
-    return {**_named(data, args.split), **score_packed(net, choose_split(data, args.split))}
+        data = load_packed_data(net, name, directory=args.data, progress=fetched, source=args.run)
+    images, facts = _images(data, args.split)
+    return facts | _score_packed(net, images)
 
 
-def square_side(net: PackedNet) -> int | None:
-    """The side of the square images that a net takes, to which a data set is resized; None for others.
+def _score_packed(net: PackedNet, images: Split) -> dict[str, Any]:
+    from onebit.evaluation.packed_nets import score_packed
 
-    A net that gives masks takes images of any size, in tiles.
-    """
-    _, height, width = net.input.shape
-    return height if height == width and len(infer(net)[net.output].shape) == 1 else None
-
-
-def _named(data: Dataset, split: str) -> dict[str, str]:
-    """What was evaluated on, and what must be said beside the numbers."""
-    return {"dataset": data.name, "directory": data.directory, "split": split, "note": data.note}
-
-
-def score_packed(net: Any, split: Split) -> dict[str, Any]:
-    """Counts, cross-entropy and calibration of a packed net on a split, by the executor of `onebit.runtime`."""
-    import numpy as np
-
-    from onebit.evaluation.calibration import calibration_error, confidence_gaps
-    from onebit.runtime import run
-
-    split = fitted_to(net, split)
     with progress("evaluating", "images") as bar:
-        logits = run(net, split.images, on_images=bar.update).astype(np.float64)
-    logits, labels = by_pixel(logits, split.labels)
-    predicted = logits.argmax(axis=1)
-    correct = int((predicted == labels).sum())
-    peak = logits.max(axis=1, keepdims=True)
-    log_sum = np.log(np.exp(logits - peak).sum(axis=1)) + peak[:, 0]
-    count = len(labels)
-    loss = float((log_sum - logits[np.arange(count), labels]).mean())
-    entropy, gaps = confidence_gaps(logits, labels)
-    masked = split.labels.ndim > 1
-    return {
-        "weights": "packed",
-        "bn": "trained",
-        "correct": correct,
-        "count": count,
-        "accuracy": correct / count,
-        "error": 1 - correct / count,
-        "loss": loss,
-        "entropy": entropy,
-        "ece": calibration_error(gaps, count),
-        **(mask_facts(confusion_matrix(labels, predicted, classes=logits.shape[1])) if masked else {}),
-        "loss_name": "cross_entropy",
-    }
+        return score_packed(net, images, on_images=bar.update)
 
 
 def _run(args: Any, weights: str) -> dict[str, Any]:
     from onebit.evaluation.modes import parse_weights
-    from onebit.runs.run import open_run
 
     if weights != "packed":
-        parse_weights(weights)  # a wrong mode is told before anything is loaded
-    set_threads()
-    run = open_run(args.run, recipe=args.recipe)
-    return evaluate_run(
-        run,
-        weights=weights,
-        split=args.split,
-        bn=args.bn,
-        dataset=args.dataset,
-        data_folder=args.data,
-        draw_seed=args.seed,
-    )
+        parse_weights(weights)  # a wrong mode is reported before anything is loaded
+    run = open_trained(args)
+    data = load_data(run, args.data, dataset=args.dataset)
+    return evaluate_run(run, data, weights, split=args.split, bn=args.bn, seed=args.seed)
 
 
 def evaluate_run(
-    run: Run,
-    *,
-    weights: str,
-    split: str = "test",
-    bn: str = "auto",
-    dataset: str | None = None,
-    data_folder: str | None = None,
-    draw_seed: int = 0,
+    run: Run, data: Dataset, weights: str, *, split: str = "test", bn: str = "auto", seed: int = 0
 ) -> dict[str, Any]:
     """Counts, accuracy and loss of a trained net, with progress.
 
     Args:
-        weights: the test mode, "packed" included. split, bn: see `onebit.evaluate`.
-        dataset: another one than the recipe's.
-        data_folder: folder of data sets. draw_seed: of random draws.
+        weights: the test mode, "packed" included. split, bn: see `onebit.evaluate`. seed: of random draws.
     """
     from onebit.evaluation.modes import evaluate
-    from onebit.runs.run_data import load_run_data
 
-    recipe = run.recipe
-    with download_progress() as fetched:
-        data = load_run_data(run, dataset=dataset, directory=data_folder, progress=fetched)
-    images = choose_split(data, split)
-    named = _named(data, split)
+    loss = run.recipe.loss
+    images, facts = _images(data, split)
     if weights == "packed":
         from onebit.fold import pack
 
-        return {**named, **score_packed(pack(run.model, classes=data.classes), images)}
+        return facts | _score_packed(pack(run.model, classes=data.classes), images)
     with progress("evaluating", "images") as bar:
         score = evaluate(
-            run.model,
-            images,
-            weights=weights,
-            train=data.train,
-            bn=bn,
-            loss=recipe.loss,
-            seed=draw_seed,
-            on_images=bar.update,
+            run.model, images, weights=weights, train=data.train, bn=bn, loss=loss, seed=seed, on_images=bar.update
         )
-    named["note"] = "; ".join(filter(None, [data.note, _note_on_draws(run, weights)]))
+    facts["note"] = "; ".join(filter(None, [data.note, _note_on_draws(run, weights)]))
     # the mean of several draws is a probability, which has a cross-entropy but no margins
-    loss_name = "cross_entropy" if weights.startswith("ensemble") else recipe.loss
-    return {**named, **score.as_dict(), "loss_name": loss_name}
+    return facts | score.as_dict() | {"loss_name": "cross_entropy" if weights.startswith("ensemble") else loss}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onebit.cli.output import answer, answer_json, say, size, table
-from onebit.cli.parsing import Parser, add_json
+from onebit.cli.parsing import Parser
 from onebit.errors import OnebitError
 
 if TYPE_CHECKING:
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str]) -> int:
-    parser = Parser("inspect", "Is it really binary? Looks into any torch, safetensors or .1bit file, or a run folder.")
+    parser = Parser(
+        "inspect", "Is it really binary? Inspects any torch, safetensors or .1bit file, or a run folder.", "json"
+    )
     parser.add_argument("run", metavar="RUN-or-FILE")
     parser.add_argument("--plot", metavar="FILE.png", help="draw the histograms of all layers")
-    add_json(parser)
     args = parser.parse(argv)
     from onebit.verification.inspection import inspect_file, net_totals
 
@@ -76,7 +77,7 @@ def main(argv: list[str]) -> int:
 
 
 def _known_net(path: str, found: Inspection) -> Run | None:
-    """The net of a file that carries its recipe; None for any other, which is looked into all the same."""
+    """The net of a file that carries its recipe; None for any other, which is inspected all the same."""
     from onebit.runs.run import open_run
 
     try:
@@ -86,7 +87,7 @@ def _known_net(path: str, found: Inspection) -> Run | None:
 
 
 def _plot(path: str, picture: str, found: Inspection, run: Run | None) -> None:
-    """Draw the weights: of a known net with the signs that its latents become, of any other file as they are."""
+    """Draw the weights: those of a known net with the signs of its latents, those of any other file as they are."""
     from onebit.report import plot_weights
     from onebit.train.weights import read_state, weight_file
 

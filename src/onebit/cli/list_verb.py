@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from onebit.cli.output import answer, answer_json, size, table
-from onebit.cli.parsing import Parser, add_json, one_of
+from onebit.cli.output import answer_either, size, table
+from onebit.cli.parsing import Parser, one_of
 from onebit.export import EXPORTS
 from onebit.recipe import methods, read_settings, recipe_names, recipe_path
 
@@ -56,7 +56,7 @@ def _models() -> dict[str, str]:
 
 
 def _quantizers() -> dict[str, str]:
-    """what makes ±1 of weights and of inputs: --model.weight_quantizer NAME, --model.input_quantizer NAME"""
+    """functions that make weights and inputs ±1: --model.weight_quantizer NAME, --model.input_quantizer NAME"""
     from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 
     weights = {f"weights: {name}": text for name, text in _first_lines(WEIGHT_QUANTIZERS).items()}
@@ -106,7 +106,7 @@ def _datasets() -> dict[str, str]:
 
 
 def _exports() -> dict[str, str]:
-    """what a trained net is written for: onebit export RUN --to NAME"""
+    """formats of other software: onebit export RUN --to NAME"""
     return {name: target.text for name, target in EXPORTS.items()}
 
 
@@ -124,13 +124,9 @@ TABLES: dict[str, Callable[[], dict[str, str]]] = {
 
 
 def main(argv: list[str]) -> int:
-    parser = Parser("list", "What there is, one line each.")
+    parser = Parser("list", "Everything that can be named, one line each.", "json")
     parser.add_argument("what", nargs="?", **one_of(*TABLES) | {"default": None})
-    add_json(parser)
     args = parser.parse(argv)
     rows = _first_lines(TABLES) if args.what is None else TABLES[args.what]()
-    if args.json:
-        answer_json({args.what or "kinds": rows})
-    else:
-        answer(table([[name, text] for name, text in rows.items()]))
+    answer_either({args.what or "kinds": rows}, table([[*row] for row in rows.items()]), as_json=args.json)
     return 0

@@ -1,4 +1,4 @@
-"""Find the verb, run it, and turn every error a user can mend into one line and an exit status."""
+"""Find the verb, run it, and turn every error a user can fix into one line and an exit status."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run_verb(verb: str, argv: list[str], verbs: Iterable[str]) -> int:
 
     def run(argv: list[str]) -> int:
         if verb not in verbs:
-            from onebit.cli.scripts import refuse_script
+            from onebit.recipe.translations.scripts import refuse_script
 
             refuse_script(verb, argv)
             raise UnknownNameError(f"unknown verb {verb!r}{did_you_mean(verb, verbs)} (onebit --help)")

@@ -1,4 +1,4 @@
-"""`onebit predict` of a net that gives a class to each pixel. Loads no torch."""
+"""`onebit predict` with a segmentation net. Loads no torch."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from onebit.cli.images import STANDARD_INPUT, as_array, read_picture
-from onebit.cli.output import answer, answer_json, percent
+from onebit.cli.output import answer_either, percent
+from onebit.common.picture_files import STANDARD_INPUT, as_array, read_picture
 from onebit.data import VOID, Masks, Tiling, confusion_matrix, is_counted, mask_classes, pixel_score, read_mask
 from onebit.errors import UsageError
 from onebit.packed import PackedNet, infer
@@ -19,18 +19,18 @@ from onebit.runtime import run
 
 GAP = 6
 """White pixels between two parts of a picture."""
-COLOURS = np.array(
+COLORS = np.array(
     [
         (0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0),
         (204, 121, 167), (153, 153, 153),
     ],
     np.uint8,
 )  # fmt: skip
-"""Of the classes of a mask with more than two of them, again from the start where they do not suffice."""
+"""Colors of the classes of a mask with more than two; further classes start again with the first."""
 
 
 def write_masks(net: PackedNet, files: Sequence[Path], args: Any) -> int:
-    """Write the masks of images into `args.masks`, and answer what they hold.
+    """Write the masks of images into `args.masks`, and print the share of each class.
 
     A mask is NAME.png, 0 and 255 for two classes, else the class numbers; NAME-beside.png shows image, true mask where
     `../label/NAME.*` has one, and predicted mask.
@@ -48,14 +48,15 @@ def write_masks(net: PackedNet, files: Sequence[Path], args: Any) -> int:
     folder = Path(args.masks)
     folder.mkdir(parents=True, exist_ok=True)
     predictions = [_predict(net, file, folder, invert=args.invert) for file in files]
-    if args.json:
-        answer_json({"net": args.net, "predictions": predictions})
-        return 0
-    for found in predictions:
-        shares = ", ".join(f"{name} {percent(share)}" for name, share in found["shares"].items())
-        right = f"; {percent(found['accuracy'])} right, mean IoU {found['mean_iou']:.4f}" if "accuracy" in found else ""
-        answer(f"{found['file']}: {shares}{right}; {found['mask']}")
+    text = "\n".join(map(_line, predictions))
+    answer_either({"net": args.net, "predictions": predictions}, text, as_json=args.json)
     return 0
+
+
+def _line(found: dict[str, Any]) -> str:
+    shares = ", ".join(f"{name} {percent(share)}" for name, share in found["shares"].items())
+    right = f"; {percent(found['accuracy'])} right, mean IoU {found['mean_iou']:.4f}" if "accuracy" in found else ""
+    return f"{found['file']}: {shares}{right}; {found['mask']}"
 
 
 def predict_mask(net: PackedNet, image: np.ndarray) -> Masks:
@@ -66,29 +67,29 @@ def predict_mask(net: PackedNet, image: np.ndarray) -> Masks:
 
 
 def _predict(net: PackedNet, file: Path, folder: Path, *, invert: bool) -> dict[str, Any]:
-    """Predict one image and write its mask and picture: what there is to tell."""
-    image = as_array(read_picture(file, net))
+    """Predict one image and write its mask and picture; returns the facts for the answer."""
+    image = as_array(read_picture(file, net.input.shape[0]))
     seen = 255 - image if invert else image
     mask = predict_mask(net, seen)
     count = infer(net)[net.output].shape[0]
     names = net.classes or tuple(map(str, range(count)))
-    told: dict[str, Any] = {"file": str(file), "mask": str(folder / f"{file.stem}.png")}
-    told["shares"] = {name: float(np.mean(mask == number)) for number, name in enumerate(names)}
+    facts: dict[str, Any] = {"file": str(file), "mask": str(folder / f"{file.stem}.png")}
+    facts["shares"] = {name: float(np.mean(mask == number)) for number, name in enumerate(names)}
     _save(mask * np.uint8(255) if count == 2 else mask, folder / f"{file.stem}.png")
     truth = _truth(file, mask.shape, names)
     if truth is not None and is_counted(truth):
         score = pixel_score(confusion_matrix(truth, mask, classes=count))
-        told |= {"accuracy": score.accuracy, "mean_iou": score.mean_iou, "dice": score.mean_dice}
+        facts |= {"accuracy": score.accuracy, "mean_iou": score.mean_iou, "dice": score.mean_dice}
     parts = [np.broadcast_to(image.transpose(1, 2, 0), (*mask.shape, 3))]
     parts += [_painted(shown, count) for shown in (truth, mask) if shown is not None]
     gap = np.full((len(mask), GAP, 3), 255, np.uint8)
-    told["picture"] = str(folder / f"{file.stem}-beside.png")
-    _save(np.hstack([parts[0], *(piece for part in parts[1:] for piece in (gap, part))]), Path(told["picture"]))
-    return told
+    facts["picture"] = str(folder / f"{file.stem}-beside.png")
+    _save(np.hstack([parts[0], *(piece for part in parts[1:] for piece in (gap, part))]), Path(facts["picture"]))
+    return facts
 
 
 def _truth(file: Path, size: tuple[int, ...], names: tuple[str, ...]) -> Masks | None:
-    """The true mask of an image that lies in a folder of images and masks."""
+    """The true mask of an image in a folder of images and masks."""
     place = Path(os.path.realpath(file)).parent
     root = place.parent
     found = sorted((root / "label").glob(f"{file.stem}.*")) if place.name == "image" else []
@@ -99,9 +100,9 @@ def _truth(file: Path, size: tuple[int, ...], names: tuple[str, ...]) -> Masks |
 
 
 def _painted(mask: Masks, count: int) -> np.ndarray:
-    """Classes as colours, two of them as black and white: (H, W) -> (H, W, 3); `VOID` is grey, or white."""
-    colours = np.array([(0, 0, 0), (255, 255, 255)], np.uint8) if count == 2 else COLOURS
-    painted = colours[mask % len(colours)]
+    """Classes as colors, two of them as black and white: (H, W) -> (H, W, 3); `VOID` is gray, or white."""
+    colors = np.array([(0, 0, 0), (255, 255, 255)], np.uint8) if count == 2 else COLORS
+    painted = colors[mask % len(colors)]
     painted[mask == VOID] = 128 if count == 2 else 255
     return painted
 

@@ -1,25 +1,26 @@
-"""What the verbs print: stdout for the answer, stderr for everything else (`onebit.common.progress`)."""
+"""Output of the verbs: the answer on stdout, everything else on stderr (`onebit.common.progress`)."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
-from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from onebit.cli.parsing import thread_number
 from onebit.common.progress import Progress as Progress
 from onebit.common.progress import progress as progress
 from onebit.common.progress import say as say
-from onebit.errors import UsageError
 
 
 def answer(text: str) -> None:
     """The answer, on stdout."""
     print(text, flush=True)
+
+
+def answer_either(value: dict[str, Any], text: str, *, as_json: bool) -> None:
+    """The answer as one JSON object or as text."""
+    answer_json(value) if as_json else answer(text)
 
 
 def answer_json(value: dict[str, Any]) -> None:
@@ -40,7 +41,7 @@ def percent(fraction: float) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes for people."""
+    """A number of bytes, readable."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
@@ -78,21 +79,3 @@ def download_progress() -> Iterator[Any]:
     finally:
         for bar in bars.values():
             bar.close()
-
-
-def set_threads() -> None:
-    """Apply ONEBIT_THREADS to torch.
-
-    Raises:
-        UsageError: not a number above 0.
-    """
-    text = os.environ.get("ONEBIT_THREADS")
-    if not text:
-        return
-    try:
-        threads = thread_number(text)
-    except ArgumentTypeError as error:
-        raise UsageError(f"ONEBIT_THREADS {error}") from None
-    import torch
-
-    torch.set_num_threads(threads)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.output import answer, answer_json, download_progress, progress, say, set_threads, size
-from onebit.cli.parsing import Parser, add_data, add_json, add_run, add_threads, one_of, output_path, seed
+from onebit.cli.inputs import load_data, open_trained
+from onebit.cli.output import answer_either, progress, say, size
+from onebit.cli.parsing import Parser, one_of, output_path, whole_number
 from onebit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -17,24 +17,20 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str]) -> int:
-    parser = Parser("pack", "Fold and pack a trained net to one bit per weight, and certify it on its test data.")
-    add_run(parser)
+    description = "Fold and pack a trained net to one bit per weight, and certify it on its test data."
+    parser = Parser("pack", description, "run", "seed", "data", "threads", "json")
     parser.add_argument("-o", "--output", required=True, metavar="NET.1bit")
     parser.add_argument(
         "--weights",
         **one_of("binary", "sample"),
-        help="what ships, or one random draw (default: binary)",
-    )
-    parser.add_argument("--seed", type=seed, default=0, help="of the draw (default: 0)")
-    parser.add_argument(
-        "--images", type=_count, metavar="N", help="test images to compare, evenly spread (default: all)"
+        help="the binary weights, or one random draw (default: binary)",
     )
     parser.add_argument(
-        "--no-certify", action="store_true", help="compare nothing with the trained net: needs no data set"
+        "--images", type=whole_number(1), metavar="N", help="test images to compare, evenly spread (default: all)"
     )
-    add_data(parser)
-    add_threads(parser)
-    add_json(parser)
+    parser.add_argument(
+        "--no-certify", action="store_true", help="do not compare with the trained net: needs no data set"
+    )
     args = parser.parse(argv)
     output = output_path(args.output, suffixes=(".1bit",), run=args.run)
     if args.no_certify:
@@ -46,12 +42,9 @@ def main(argv: list[str]) -> int:
                 "--weights sample needs the training images, for the BatchNorm of the draw: no --no-certify"
             )
     from onebit.packed import costs, infer, save
-    from onebit.runs.run import open_run
-    from onebit.verification.proof import fold_run, refuse_whitened
+    from onebit.verification.proof import fold_run
 
-    set_threads()
-    run = open_run(args.run, recipe=args.recipe)
-    refuse_whitened(run)
+    run = open_trained(args, to_pack=True)
     packed, compared = (fold_run(run, None)[1], {}) if args.no_certify else _certified(run, args)
     save(packed, output)
     certificate = packed.certificate
@@ -68,15 +61,13 @@ def main(argv: list[str]) -> int:
         "certificate": None if certificate is None else dataclasses.asdict(certificate),
         "compared": compared,
     }
-    if args.json:
-        answer_json(result)
+    text = f"{args.output}: {size(count)}, {bits:,} weights at one bit, {ratio:.1f} times smaller than float32\n"
+    if certificate is None:
+        text += "not certified: nothing was compared with the trained net"
     else:
-        answer(f"{args.output}: {size(count)}, {bits:,} weights at one bit, {ratio:.1f} times smaller than float32")
-        if certificate is None:
-            answer("not certified: nothing was compared with the trained net")
-        else:
-            counted = "pixels" if len(infer(packed)[packed.output].shape) == 3 else "images"
-            answer(f"certified on {certificate.in_words(counted)}")
+        counted = "pixels" if len(infer(packed)[packed.output].shape) == 3 else "images"
+        text += f"certified on {certificate.in_words(counted)}"
+    answer_either(result, text, as_json=args.json)
     return 0 if certificate is None or certificate.label_mismatches == certificate.tied else 1
 
 
@@ -109,19 +100,9 @@ def _data(run: Run, directory: str | None) -> Dataset:
     """The data of the run.
 
     Raises:
-        DataError, UsageError: not there, or not known where; names the way without.
+        DataError, UsageError: the data are not there; the message names the way without them.
     """
-    from onebit.runs.run_data import load_run_data
-
     try:
-        with download_progress() as fetched:
-            return load_run_data(run, directory=directory, progress=fetched)
+        return load_data(run, directory)
     except (DataError, UsageError) as error:
         raise type(error)(f"{error}; or pack without comparing anything: --no-certify") from None
-
-
-def _count(text: str) -> int:
-    """argparse type: a number of images."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}")
-    return int(text)

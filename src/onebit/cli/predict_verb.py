@@ -9,31 +9,35 @@ from typing import Any
 
 import numpy as np
 
-from onebit.cli.images import as_array, image_files, read_picture
-from onebit.cli.output import answer, answer_json, say
-from onebit.cli.parsing import Parser, add_json, add_threads
+from onebit.cli.output import answer_either, say
+from onebit.cli.parsing import Parser
+from onebit.common.picture_files import as_array, image_files, read_picture
 from onebit.errors import UsageError
 from onebit.packed import PackedNet, infer
+from onebit.runs.folders import is_run_folder
 from onebit.runtime import load, run, softmax
-from onebit.train.history import holds_run
 
 
 def main(argv: list[str]) -> int:
-    parser = Parser("predict", "Labels and probabilities of images with a packed net; needs no torch.")
+    parser = Parser(
+        "predict", "Labels and probabilities of images with a packed net; needs no torch.", "threads", "json"
+    )
     parser.add_argument("net", metavar="NET.1bit")
     parser.add_argument(
         "images", metavar="IMAGE", nargs="+", help="image file, folder, quoted pattern ('photos/*.png'), or - (stdin)"
     )
     parser.add_argument(
-        "--invert", action="store_true", help="for dark strokes on white paper: MNIST is white on black"
+        "--invert",
+        action="store_true",
+        help="invert the images: for dark strokes on white paper (MNIST is white on black)",
     )
     parser.add_argument(
-        "--masks", metavar="DIR", help="of a net for segmentation: write the mask of each image there, and a picture"
+        "--masks", metavar="DIR", help="for a segmentation net: write the mask of each image here, and a picture"
     )
-    add_threads(parser)
-    add_json(parser)
     args = parser.parse(argv)
-    refuse_run(args.net)
+    if is_run_folder(Path(args.net)):
+        command = shlex.join(["onebit", "pack", args.net, "-o", f"{Path(args.net).resolve().name}.1bit"])
+        raise UsageError(f"{args.net} is a run folder, predict takes a packed net; pack it first: {command}")
     net = load(args.net)
     files = image_files(args.images)
     if len(infer(net)[net.output].shape) == 3:
@@ -54,28 +58,13 @@ def main(argv: list[str]) -> int:
         }
         for file, label, row in zip(files, labels, probabilities, strict=True)
     ]
-    if args.json:
-        answer_json({"net": args.net, "predictions": predictions})
-    else:
-        for found in predictions:
-            answer(f"{found['file']}: {found['name']} ({100 * found['probability']:.1f} %)")
+    lines = [f"{found['file']}: {found['name']} ({100 * found['probability']:.1f} %)" for found in predictions]
+    answer_either({"net": args.net, "predictions": predictions}, "\n".join(lines), as_json=args.json)
     return 0
 
 
-def refuse_run(path: str) -> None:
-    """Refuse a run folder in the place of a packed net.
-
-    Raises:
-        UsageError: with the command that packs it.
-    """
-    folder = Path(path)
-    if folder.is_dir() and (holds_run(folder) or (folder / "recipe.yaml").exists()):
-        command = shlex.join(["onebit", "pack", path, "-o", f"{folder.resolve().name}.1bit"])
-        raise UsageError(f"{path} is a run folder, predict takes a packed net; pack it first: {command}")
-
-
 def _read_images(files: Sequence[Path], net: PackedNet, *, invert: bool) -> list[Any]:
-    """Image files as uint8 (C, H, W) in the shape the net takes: where one has another, its centre, resized.
+    """Image files as uint8 (C, H, W) in the shape the net takes; an image of another shape is cropped and resized.
 
     Raises:
         UsageError: not there, or a net whose channels no image has. DataError: not an image.
@@ -85,7 +74,7 @@ def _read_images(files: Sequence[Path], net: PackedNet, *, invert: bool) -> list
     _, height, width = net.input.shape
     images, resized = [], []
     for path in files:
-        pixels = read_picture(path, net)
+        pixels = read_picture(path, net.input.shape[0])
         if pixels.size != (width, height):
             resized.append(f"{path}: resized from {pixels.width}×{pixels.height} to {width}×{height}")
             pixels = ImageOps.fit(pixels, (width, height), Image.Resampling.BILINEAR)

@@ -1,4 +1,4 @@
-"""One voice for the processes that torchrun starts: whatever stops them, one of them says it, in one line."""
+"""The processes of torchrun as one: whatever stops them, one of them reports it, in one line."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE = 10.0
-"""Seconds that Python code has to end after a signal; torchrun kills after 30."""
-TOLD_TO_STOP = "told to stop, as another process ended or the machine is wanted (SIGTERM)"
+"""Seconds within which Python code must end after a signal; torchrun kills after 30."""
+TERMINATED = "terminated by SIGTERM: another process ended, or the machine is needed"
 
 
 def together(verb: Callable[[Ranks], int]) -> int:
     """Run a verb as one of the processes of torchrun; returns the exit status.
 
-    Rank 0 answers and talks. An error is raised by the rank that meets it first; the others leave without a word.
+    Rank 0 prints. The rank on which an error occurs first raises it; the others exit silently.
     """
     # before torch is imported, which takes seconds: torchrun stops all processes when one of them ends
     signals = None if os.environ.get("WORLD_SIZE") == "1" or "RANK" not in os.environ else Signals()
@@ -37,31 +37,31 @@ def together(verb: Callable[[Ranks], int]) -> int:
 
     if signals is None:
         return verb(ALONE)
-    speaker = ALONE  # who stands alone speaks
+    reporter = ALONE  # a single process always prints
     with ExitStack() as quiet:
         try:
             ranks = launched_ranks()
             if not ranks.writes:
                 quiet.enter_context(redirect_stdout(quiet.enter_context(open(os.devnull, "w", encoding="utf-8"))))
-                warnings.simplefilter("ignore")  # each would be said by rank 0 as well
-            speaker = ranks = meet(ranks)
+                warnings.simplefilter("ignore")  # rank 0 prints them
+            reporter = ranks = meet(ranks)
             signals.obey(ranks)
             ranks = join(ranks)
             status = verb(ranks)
             leave(ranks)
             return status
         except (OnebitError, OSError, MemoryError, KeyboardInterrupt) as error:
-            if speaker.is_first_to("speak"):
+            if reporter.is_first_to("report"):
                 raise
             return INTERRUPTED if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_status", 2)
         except RuntimeError as error:
             if not is_lost(error):
                 raise
-            if speaker.is_first_to("speak"):
+            if reporter.is_first_to("report"):
                 raise TrainingError("another process of this training stopped") from None
             return TrainingError.exit_status
         finally:
-            if speaker is ALONE:
+            if reporter is ALONE:
                 signals.withdraw()
             else:
                 _ignore_signals()  # torchrun may send one to a process that is leaving
@@ -69,7 +69,7 @@ def together(verb: Callable[[Ranks], int]) -> int:
 
 @contextmanager
 def resumable(folder: Path, ranks: Ranks) -> Iterator[None]:
-    """Within the context, what stops a training from outside ends in a line that says how to go on."""
+    """Within the context, an interrupted training ends in a line with the command that goes on."""
     from onebit.train.ranks import is_lost
 
     try:
@@ -78,9 +78,9 @@ def resumable(folder: Path, ranks: Ranks) -> Iterator[None]:
         except RuntimeError as error:
             if ranks.world == 1 or not is_lost(error):
                 raise
-            _ignore_signals()  # torchrun's SIGTERM would take the place of this line on its way out
+            _ignore_signals()  # torchrun's SIGTERM would replace this message
             raise TrainingError(f"another process of this training stopped; {way_on(folder, ranks)}") from None
-    except KeyboardInterrupt as stop:  # torchrun may send a signal while the loss of a process is told
+    except KeyboardInterrupt as stop:  # torchrun may send a signal while a lost process is reported
         raise KeyboardInterrupt(f"{str(stop) or 'interrupted'}; {way_on(folder, ranks)}") from None
 
 
@@ -96,54 +96,54 @@ def _ignore_signals() -> None:
 
 
 class Signals:
-    """Ctrl-C and SIGTERM raise KeyboardInterrupt, once: from `obey` on, which raises the one that came before.
+    """Ctrl-C and SIGTERM raise KeyboardInterrupt, once: from `obey` on, which raises an earlier one.
 
-    Until then the process does not know whether another one speaks.
+    Until then the process does not know which one reports.
 
-    Python code cannot run while the GPU, or another process, is waited for, and a GPU waits forever for a process that
-    has gone. So a thread hears the signal too, and ends the process when Python code has not done it in time.
+    Python code cannot run while it waits for the GPU or another process, and a GPU waits forever for a process that
+    has ended. So a thread receives the signal too, and ends the process when Python code has not done so in time.
     """
 
     def __init__(self) -> None:
         self.ranks: Ranks | None = None
-        self.came: int | None = None
-        self._heard, self._ear = socket.socketpair()
-        self._ear.setblocking(False)
-        signal.set_wakeup_fd(self._ear.fileno(), warn_on_full_buffer=False)
+        self.received: int | None = None
+        self._receiver, self._sender = socket.socketpair()
+        self._sender.setblocking(False)
+        signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
         self._before = {each: signal.signal(each, self._stop) for each in SIGNALS}
         self._watching = threading.Thread(target=self._watch, daemon=True)
         self._watching.start()
 
     def obey(self, ranks: Ranks) -> None:
-        """From now on a signal stops this process; `ranks` know who speaks."""
+        """From now on a signal stops this process; `ranks` know which one reports."""
         self.ranks = ranks
-        if self.came is not None:
-            self._raise(self.came)
+        if self.received is not None:
+            self._raise(self.received)
 
     def withdraw(self) -> None:
-        """Signals do again what they did before."""
+        """Restore the former signal handlers."""
         signal.set_wakeup_fd(-1)
         for each, handler in self._before.items():
             signal.signal(each, handler)
-        self._ear.close()
+        self._sender.close()
         self._watching.join()
-        self._heard.close()
+        self._receiver.close()
 
     def _stop(self, number: int, frame: Any) -> None:
-        self.came = number
+        self.received = number
         if self.ranks is not None:
             self._raise(number)
 
     def _raise(self, number: int) -> None:
-        _ignore_signals()  # the way out is not interrupted again
-        raise KeyboardInterrupt("interrupted" if number == signal.SIGINT else TOLD_TO_STOP)
+        _ignore_signals()  # the exit is not interrupted again
+        raise KeyboardInterrupt("interrupted" if number == signal.SIGINT else TERMINATED)
 
     def _watch(self) -> None:
-        while (heard := self._heard.recv(1)) and heard[0] not in SIGNALS:
+        while (number := self._receiver.recv(1)) and number[0] not in SIGNALS:
             pass
-        if not heard:  # withdrawn
+        if not number:  # withdrawn
             return
         time.sleep(GRACE)
-        if self.ranks is None or self.ranks.is_first_to("speak"):
-            say(f"onebit: {TOLD_TO_STOP}; go on from the last checkpoint with --resume")
+        if self.ranks is None or self.ranks.is_first_to("report"):
+            say(f"onebit: {TERMINATED}; go on from the last checkpoint with --resume")
         os._exit(INTERRUPTED)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from onebit.cli.continual import table_heading
 from onebit.cli.output import answer, answer_json, table
-from onebit.cli.parsing import Parser, add_json
+from onebit.cli.parsing import Parser
 
 
 def main(argv: list[str]) -> int:
@@ -15,6 +14,7 @@ def main(argv: list[str]) -> int:
         "report",
         "Curves of error, loss and time, of mean IoU, and of accuracy on several tasks; weight histograms, and a "
         "comparison of runs, as pictures and one page.",
+        "json",
     )
     parser.add_argument(
         "runs",
@@ -23,10 +23,10 @@ def main(argv: list[str]) -> int:
         help="run folder, or folder of several tasks, of --seeds, or of such folders",
     )
     parser.add_argument("-o", "--output", required=True, metavar="DIR")
-    add_json(parser)
     args = parser.parse(argv)
     from onebit.report import compare_runs, compare_tasks, read_groups, write_report
     from onebit.report.mask_scores import mask_rows
+    from onebit.report.outcome import table_heading
     from onebit.report.tasks import group_rows
 
     runs = [Path(run) for run in args.runs]
@@ -36,13 +36,13 @@ def main(argv: list[str]) -> int:
         tasks = compare_tasks(runs)
         answer_json({"files": [str(file) for file in files], "rows": rows} | ({"tasks": tasks} if tasks else {}))
         return 0
-    groups, learnt = read_groups(runs)
+    groups, learned = read_groups(runs)
     if rows:
         answer(_comparison(rows))
     if masks := mask_rows(groups):
         head = ["recipe", "images", "weights", "mean IoU", "Dice"]
         answer(table([head, *([row.label, row.split, row.weights, *row.cells] for row in masks)], right=(3, 4)))
-    for group in learnt:
+    for group in learned:
         answer(f"{group.label}: {table_heading(run.settings.get('seed', '?') for run in group.runs)}")
         for row in group_rows(group):
             answer(str(row))
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
 
 
 def _comparison(rows: list[dict[str, Any]]) -> str:
-    """The comparison for a terminal: a row for each recipe, a column for each test mode."""
+    """The comparison as a table: a row for each recipe, a column for each test mode."""
     from onebit.report.wording import MISSING, duration, number_range, percent
 
     modes = list(dict.fromkeys(mode for row in rows for mode in row["test"]))

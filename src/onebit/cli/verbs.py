@@ -1,4 +1,4 @@
-"""The verbs, in the order of life, and what each does. Imports nothing: `onebit --help` prints them."""
+"""The verbs in the order of their use, each with a description. Imports nothing: `onebit --help` prints them."""
 
 from __future__ import annotations
 

@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from onebit.cli.output import answer, answer_json, download_progress, progress, say, set_threads
-from onebit.cli.parsing import Parser, add_data, add_json, add_run, add_threads
+from onebit.cli.inputs import load_data, open_trained, set_threads
+from onebit.cli.output import answer, answer_json, download_progress, progress, say
+from onebit.cli.parsing import Parser
 from onebit.errors import FoldError, NotBinaryError, UsageError
 
 if TYPE_CHECKING:
@@ -20,14 +21,11 @@ def main(argv: list[str]) -> int:
     parser = Parser(
         "verify",
         "The whole proof of a trained net: latent weights, binarized weights, their accuracy, the reload into plain "
-        "torch layers, the packed net. Of a .1bit file: its certificate, recomputed. "
+        "torch layers, the packed net. For a .1bit file: its certificate, recomputed. "
         "Exit status 1 when a claim does not hold.",
+        *("run", "data", "threads", "json"),
     )
-    add_run(parser)
-    parser.add_argument("--source", metavar="RUN", help="of a .1bit file: the run it was packed from")
-    add_data(parser)
-    add_threads(parser)
-    add_json(parser)
+    parser.add_argument("--source", metavar="RUN", help="for a .1bit file: the run it was packed from")
     args = parser.parse(argv)
     if args.source and not args.run.endswith(".1bit"):
         raise UsageError("--source belongs to a .1bit file")
@@ -35,13 +33,13 @@ def main(argv: list[str]) -> int:
     done = []
     found: dict[str, str] = {}
 
-    def told(data: Dataset) -> None:
+    def on_data(data: Dataset) -> None:
         found.update(dataset=data.name, directory=data.directory)
         if not args.json:
             say(f"{data.name} from {data.directory or 'memory'}")
 
     with progress("verifying", "images") as bar:
-        for step in _steps(args, bar.update, told):
+        for step in _steps(args, bar.update, on_data):
             done.append(step)
             bar.close()  # the next claim opens it again
             if not args.json:
@@ -54,36 +52,30 @@ def main(argv: list[str]) -> int:
     return 0 if ok else 1
 
 
-def _steps(args: Any, on_images: OnImages, told: Callable[[Dataset], None]) -> Iterator[Claim]:
-    """The claims, and one that fails where the weights make it impossible to go on; `told` hears of the data."""
+def _steps(args: Any, on_images: OnImages, on_data: Callable[[Dataset], None]) -> Iterator[Claim]:
+    """The claims, and one that fails if the weights allow no other; `on_data` is called with the data."""
     try:
-        yield from (_packed if args.run.endswith(".1bit") else _run)(args, on_images, told)
+        yield from (_packed if args.run.endswith(".1bit") else _run)(args, on_images, on_data)
     except (FoldError, NotBinaryError) as error:
         from onebit.verification.proof import Claim
 
         yield Claim("binary", False, str(error))
 
 
-def _run(args: Any, on_images: OnImages, told: Callable[[Dataset], None]) -> Iterator[Claim]:
-    from onebit.runs.run import open_run
-    from onebit.runs.run_data import load_run_data
-    from onebit.verification.proof import prove_run, refuse_whitened
+def _run(args: Any, on_images: OnImages, on_data: Callable[[Dataset], None]) -> Iterator[Claim]:
+    from onebit.verification.proof import prove_run
 
-    set_threads()
-    run = open_run(args.run, recipe=args.recipe)
-    refuse_whitened(run)
-    with download_progress() as fetched:
-        data = load_run_data(run, directory=args.data, progress=fetched)
-    told(data)
+    run = open_trained(args, to_pack=True)
+    data = load_data(run, args.data)
+    on_data(data)
     return prove_run(run, data, on_images=on_images)
 
 
-def _packed(args: Any, on_images: OnImages, told: Callable[[Dataset], None]) -> Iterator[Claim]:
-    from onebit.cli.evaluate_verb import square_side
-    from onebit.data import load_dataset, refuse_other_classes
+def _packed(args: Any, on_images: OnImages, on_data: Callable[[Dataset], None]) -> Iterator[Claim]:
+    from onebit.data import refuse_other_classes
+    from onebit.evaluation.packed_nets import load_packed_data
     from onebit.packed.file import load_with_digest
     from onebit.runs.run import open_run
-    from onebit.runs.run_data import load_run_data
     from onebit.verification.proof import prove_packed
 
     set_threads()
@@ -96,13 +88,13 @@ def _packed(args: Any, on_images: OnImages, told: Callable[[Dataset], None]) -> 
     if net.certificate is None:
         say(f"note: {args.run} carries no certificate: no images are compared")
         return prove_packed(net, None, source=source)
-    with download_progress() as fetched:
-        if source is None:
-            data = load_dataset(
-                net.certificate.dataset, input_size=square_side(net), directory=args.data, progress=fetched
+    if source is None:
+        with download_progress() as fetched:
+            data = load_packed_data(
+                net, net.certificate.dataset, directory=args.data, progress=fetched, source=args.run
             )
-        else:
-            data = load_run_data(source, directory=args.data, progress=fetched)
-    refuse_other_classes(data, net.classes, source=args.run)
-    told(data)
+    else:
+        data = load_data(source, args.data)
+        refuse_other_classes(data, net.classes, source=args.run)
+    on_data(data)
     return prove_packed(net, data, source=source, on_images=on_images)

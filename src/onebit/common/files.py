@@ -12,6 +12,7 @@ import os
 import secrets
 import socket
 import stat
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -95,9 +96,8 @@ def _regular(path: str | os.PathLike[str], flags: int) -> int:
         return descriptor
     folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
     os.close(descriptor)
-    if folder:
-        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
-    raise OSError(errno.EINVAL, "is not a regular file", os.fspath(path))
+    code, reason = (errno.EISDIR, os.strerror(errno.EISDIR)) if folder else (errno.EINVAL, "is not a regular file")
+    raise OSError(code, reason, os.fspath(path))
 
 
 @contextmanager
@@ -127,26 +127,34 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         _fsync(temporary, os.O_RDWR)
         os.replace(temporary, target)
     except OSError as error:
-        _remove(temporary)
         reason = error.strerror or str(error)
         raise OnebitError(
             f"cannot write {os.fspath(path)!r}: {reason}; nothing was changed; fix that or choose another path"
         ) from error
-    except BaseException:
-        _remove(temporary)
-        raise
+    finally:
+        remove_made([temporary])  # is still there after an error
     with suppress(OSError):  # makes the rename durable, too; not every system can open a folder
         _fsync(target.parent, os.O_RDONLY)
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
-    """Write `data` to `path`, all of it or nothing.
+    """Write `data` to `path`, all of it or nothing; for errors see `atomic_path`."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        stream.write(data)
+
+
+def refuse_unwritable(path: str | os.PathLike[str]) -> None:
+    """Refuse a path that `atomic_path` could not write, before a long computation of what goes there.
 
     Raises:
         OnebitError: as `atomic_path`.
     """
-    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
-        stream.write(data)
+    if os.path.lexists(path) and not os.path.isfile(path):
+        raise OnebitError(f"cannot write {os.fspath(path)!r}: it is not a regular file; choose another path")
+    try:
+        tempfile.TemporaryFile(dir=Path(os.path.realpath(path)).parent).close()
+    except OSError as error:
+        raise OnebitError(f"cannot write {os.fspath(path)!r}: {error.strerror or error}; choose another path") from None
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -191,8 +199,3 @@ def _fsync(path: Path, flags: int) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _remove(path: Path) -> None:
-    with suppress(OSError):
-        path.unlink()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onebit.recipe.defaults import default_settings
-from onebit.recipe.json_config import Translation, read_config, translate_config
+from onebit.recipe.flags import flag_names
 from onebit.recipe.optimizer import OptimizerRecipe, ScheduleRecipe
 from onebit.recipe.option_owners import changed_settings, refuse_clipping, refuse_unused, unused_settings
 from onebit.recipe.override import METHOD_FIELDS, method_of, with_method
@@ -13,7 +13,6 @@ from onebit.recipe.reading import (
     RECIPE_FOLDER,
     build_recipe,
     check_keys,
-    flag_names,
     merge,
     method_settings,
     method_with,
@@ -31,6 +30,7 @@ from onebit.recipe.settings import (
     Recipe,
     flatten,
 )
+from onebit.recipe.translations.json_config import Translation, read_config, translate_config
 from onebit.recipe.warmup import refuse_long_warmup, shrink_warmup
 
 __all__ = [

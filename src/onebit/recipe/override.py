@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from onebit.recipe.defaults import default_settings
-from onebit.recipe.reading import build_recipe, flag_names, merge, method_settings, methods
+from onebit.recipe.flags import Flags, flag_names
+from onebit.recipe.reading import build_recipe, merge, method_settings, methods
 from onebit.recipe.settings import Recipe, flatten
 
 _COMMON = (
@@ -58,9 +59,7 @@ def method_of(recipe: Recipe) -> str | None:
     return max(fitting, key=lambda name: fitting[name], default=None)
 
 
-def with_method(
-    recipe: Recipe, name: str, *, flags: Sequence[str] = (), optimizer: str | None = None
-) -> dict[str, Any]:
+def with_method(recipe: Recipe, name: str, *, flags: Flags = (), optimizer: str | None = None) -> dict[str, Any]:
     """The settings of a recipe with a method in place of its own; unchanged if it already uses that method.
 
     The `METHOD_FIELDS` are those of a training without a recipe: the method's, else those of defaults.yaml for the net,

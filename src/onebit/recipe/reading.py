@@ -6,32 +6,23 @@ import dataclasses
 import functools
 import os
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
 from pathlib import Path
-from typing import Any, get_args
-
-import yaml
+from typing import Any
 
 from onebit.common.aliases import spelled_out
 from onebit.common.tables import did_you_mean, resolve
 from onebit.errors import UsageError
-from onebit.recipe.bounded import read_yaml
+from onebit.recipe.flags import Flags, flag_values
 from onebit.recipe.options import Part, declared, with_own
 from onebit.recipe.settings import Recipe
-from onebit.recipe.typed import build, types_of
+from onebit.recipe.typed import build
 
 RECIPE_FOLDER = Path(__file__).parent.parent / "recipes"
 METHODS_FILE = RECIPE_FOLDER / "methods.yaml"
 DEFAULTS_FILE = RECIPE_FOLDER / "defaults.yaml"
-NAMED_PARTS = ("model", "optimizer", "schedule")
-"""Parts that `--model NAME` picks by name while `--model.widths ...` sets an option."""
-
 NO_OPTIONS: dict[str, Any] = {"weight_options": None, "input_options": None}
 ANY_OPTIMIZER = ("latent_clip", "lr_scale")
 """Settings of latents that a method keeps with any optimizer."""
-
-OPTION_FIELDS = ("model.weight_options", "model.input_options")
-"""Fields that hold arguments by name: `--model.weight_options.temperature 1e-10`."""
 
 
 def recipe_names() -> list[str]:
@@ -48,6 +39,8 @@ def methods() -> dict[str, dict[str, Any]]:
 @functools.cache
 def read_shipped(path: Path) -> Any:
     """The content of a YAML file that ships, read once; not to be changed."""
+    import yaml  # only recipes need it: packed nets run without
+
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
@@ -105,6 +98,8 @@ def read_settings(path: Path, *, extending: tuple[Path, ...] = ()) -> dict[str, 
     Raises:
         UsageError: unreadable, not a mapping, an unknown field, or recipes that extend each other in a circle.
     """
+    from onebit.recipe.yaml_loader import read_yaml  # only recipes need yaml: packed nets run without
+
     settings = read_yaml(path)
     base = settings.pop("extends", None) if isinstance(settings, dict) else None
     check_keys(settings, Recipe, source=str(path))
@@ -146,11 +141,6 @@ def _fields(kind: type) -> dict[str, type | None]:
     return found | dict.fromkeys(declared(kind.PART)) if issubclass(kind, Part) else found
 
 
-def flag_names() -> list[str]:
-    """`seed`, `optimizer.lr`, …: every field that is a flag."""
-    return list(Recipe().values())
-
-
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Nested settings with those of `over` in place of those of `base`."""
     merged = dict(base)
@@ -160,102 +150,53 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def build_recipe(settings: Mapping[str, Any], flags: Sequence[str] = ()) -> Recipe:
-    """A recipe from settings, overridden by flags.
+def build_recipe(settings: Mapping[str, Any], flags: Flags = ()) -> Recipe:
+    """A recipe from checked settings with flags laid over them.
 
     Args:
         settings: nested fields, as `read_settings` returns them.
-        flags: `["--optimizer.lr", "0.01", "--model", "mlp"]`.
+        flags: `["--optimizer.lr", "0.01", "--model", "mlp"]`, or `{"optimizer.lr": "0.01", "model.name": "mlp"}`.
 
     Raises:
         UsageError: an unknown flag, a value of the wrong type, or one out of range.
     """
     check_keys(settings, Recipe, source="recipe")
-    meant, flags = take_alias(flags)
+    meant, values = split_alias(flag_values(flags))
     model = merge(spelled_out(settings.get("model", {})), meant.get("model", {}))
     settings = {**settings, "model": spelled_out(model)}
-    return build(Recipe, _with_flags(settings, flags))
-
-
-def _with_flags(settings: Mapping[str, Any], flags: Sequence[str]) -> dict[str, Any]:
-    """Settings overridden by checked flags; the last of repeated flags counts.
-
-    Raises:
-        UsageError: a flag without a value, or a word that belongs to none.
-    """
-    settings = dict(settings)
-    words = iter(flags)
-    for word in words:
-        flag, equals, value = word.partition("=")
-        if not flag.startswith("--"):
-            raise UsageError(f"unrecognized arguments: {' '.join([word, *words])}")
-        if not equals:
-            value = next(words, "--")
-            if value.startswith("--"):
-                raise UsageError(f"{flag}: expected one argument")
-        *parts, last = flag[2:].split(".")
+    for name, value in values.items():
+        *parts, last = name.split(".")
         part = settings
-        for name in parts:
-            part[name] = dict(part.get(name) or {})
-            part = part[name]
+        for key in parts:
+            part[key] = dict(part.get(key) or {})
+            part = part[key]
         part[last] = value
-    return settings
+    check_keys(settings, Recipe, source="recipe")
+    return build(Recipe, settings)
+
+
+def split_alias(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings that the model of some flags stands for, and the flags without it.
+
+    A name that is also one of our own (`resnet20`) chooses the net alone; `spelled_out` adds what nobody set.
+
+    Args:
+        values: of flags, by field.
+    """
+    rest = dict(values)
+    name = rest.pop("model.name", None)
+    if name is None:
+        return {}, rest
+    model = spelled_out({"name": name})
+    return {"model": {"name": name} if model["name"] == name else model}, rest
 
 
 def take_alias(flags: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """The settings that `--model NAME` stands for, and the flags without it: an alias is taken once, however often
-    they pass through here.
-
-    A name that is also in our table chooses the model only; `spelled_out` adds what is not set.
+    """`split_alias` of a list of words.
 
     Example:
         >>> take_alias(["--model", "vgg_cifar10", "--epochs", "3"])
         ({'model': {'name': 'vgg_small', 'weight_quantizer': None, 'input_quantizer': None}}, ['--epochs', '3'])
     """
-    flags = _checked_flags(flags)
-    meant: dict[str, Any] = {}
-    kept: list[str] = []
-    i = 0
-    while i < len(flags):
-        flag, equals, value = flags[i].partition("=")
-        i += 1
-        if flag == "--model.name" and (equals or i < len(flags)):
-            if not equals:
-                value, i = flags[i], i + 1
-            model = spelled_out({"name": value})
-            meant = merge(meant, {"model": {"name": value} if model["name"] == value else model})
-        else:
-            kept.append(flags[i - 1])
-    return meant, kept
-
-
-def _checked_flags(flags: Sequence[str]) -> list[str]:
-    """Flags with `--model NAME` spelled `--model.name NAME`, each known; a switch without a value is true.
-
-    Raises:
-        UsageError: an unknown flag.
-    """
-    known = flag_names()
-    checked = []
-    for flag, following in zip_longest(flags, flags[1:], fillvalue="--"):
-        if flag.startswith("--"):
-            name, equals, value = flag[2:].partition("=")
-            name = f"{name}.name" if name in NAMED_PARTS else name.replace("-", "_")
-            if name not in known and name.rpartition(".")[0] not in OPTION_FIELDS:
-                raise UsageError(f"unknown option --{name}{did_you_mean(f'--{name}', [f'--{flag}' for flag in known])}")
-            if not equals and following.startswith("--") and _is_switch(name):
-                equals, value = "=", "true"
-            flag = f"--{name}{equals}{value}"
-        checked.append(flag)
-    return checked
-
-
-def _is_switch(name: str) -> bool:
-    """Whether a field is true or false."""
-    kind: Any = Recipe
-    *parts, last = name.split(".")
-    if ".".join(parts) in OPTION_FIELDS:
-        return False
-    for part in (*parts, last):
-        kind = types_of(kind)[part]
-    return bool in (kind, *get_args(kind))
+    meant, rest = split_alias(flag_values(flags))
+    return meant, [word for name, value in rest.items() for word in (f"--{name}", value)]

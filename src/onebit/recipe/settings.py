@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import yaml
-
 from onebit.common.arguments import need, positive
 from onebit.recipe.optimizer import OptimizerRecipe, ScheduleRecipe
 from onebit.recipe.options import Part, declared
@@ -281,6 +279,8 @@ class Recipe:
 
     def to_yaml(self) -> str:
         """The complete recipe; `onebit train FILE` repeats it."""
+        import yaml
+
         return yaml.safe_dump(_plain(self.settings()), sort_keys=False, allow_unicode=True)
 
 

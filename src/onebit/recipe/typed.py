@@ -8,10 +8,7 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, Union, get_args, get_origin
 
-import yaml
-
 from onebit.errors import UsageError
-from onebit.recipe.bounded import load_yaml
 from onebit.recipe.options import Part, declared, field_types, with_own
 
 Kind = TypeVar("Kind")
@@ -142,6 +139,10 @@ def _loaded(value: Any) -> Any:
     """The list or mapping in a text."""
     if not isinstance(value, str):
         return value
+    import yaml
+
+    from onebit.recipe.yaml_loader import load_yaml
+
     try:
         return load_yaml(value)
     except (UsageError, yaml.YAMLError, ValueError, RecursionError):

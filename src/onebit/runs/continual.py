@@ -41,7 +41,7 @@ def task_recipe(recipe: Recipe, task: int) -> Recipe:
         task: 1, 2, …
     """
     optimizer = recipe.optimizer
-    if optimizer.takes("prior"):
+    if "prior" in optimizer.chosen():
         optimizer = replace(optimizer, own=optimizer.own | {"prior": recipe.continual.prior and task > 1})
     return replace(
         recipe,

@@ -8,9 +8,9 @@ import json
 from pathlib import Path
 
 from onebit.common.files import read_regular, write_atomic
+from onebit.runs.folders import RESULTS_TABLE
 from onebit.train.history import MOST_METRICS
 
-RESULTS_TABLE = "results.csv"
 COLUMNS = {
     "epoch": "epoch",
     "train_loss": "train_loss",

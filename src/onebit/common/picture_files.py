@@ -1,4 +1,4 @@
-"""Image files as `onebit predict` takes them. Loads no torch."""
+"""Image files of any user, named by words and read as they are."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ import numpy as np
 
 from onebit.common.pictures import SUFFIXES, opened, picture
 from onebit.errors import DataError, UsageError
-from onebit.packed import PackedNet
 
 STANDARD_INPUT = Path("-")
 MOST_BYTES = 1 << 28
-"""Of an image that comes from standard input."""
+"""Largest image on standard input."""
 
 
 def image_files(words: Sequence[str]) -> list[Path]:
-    """The image files that words of the command line name, in their order.
+    """The image files that words of the command line name, in order.
 
-    A folder gives the images in it and below it, by name; a pattern such as `photos/*.png`, which a shell passes on
-    when it is quoted or matches nothing, gives the files that match; `-` is standard input.
+    A folder gives the images in it and below it, by name; a quoted pattern such as `photos/*.png` gives the
+    files that match; `-` is standard input.
 
     Raises:
         UsageError: a folder without images, or a pattern that nothing matches.
@@ -50,19 +49,17 @@ def _named_by(word: str) -> list[Path]:
 
 
 def as_array(pixels: Any) -> Any:
-    """A grey or RGB picture as uint8 (C, H, W)."""
+    """A gray or RGB picture as uint8 (C, H, W)."""
     array = np.asarray(pixels, dtype=np.uint8)
     return array.reshape(pixels.height, pixels.width, -1).transpose(2, 0, 1)
 
 
-def read_picture(path: Path, net: PackedNet) -> Any:
-    """An image file in the colours that the net takes.
+def read_picture(path: Path, channels: int) -> Any:
+    """An image file in gray or RGB.
 
     Raises:
-        UsageError: not there, or a net whose channels no image has. DataError: not an image, or a very large one from
-            standard input.
+        UsageError: not there, or neither 1 nor 3 channels. DataError: not an image, or too large on standard input.
     """
-    channels = net.input.shape[0]
     modes = {1: "L", 3: "RGB"}
     if channels not in modes:
         raise UsageError(f"the net takes {channels} channels; predict reads images with 1 or 3")
@@ -72,7 +69,7 @@ def read_picture(path: Path, net: PackedNet) -> Any:
             raise DataError(f"standard input: got {len(data):,} bytes, expected an image of 1 to {MOST_BYTES:,}")
         with opened("standard input", io.BytesIO(data)) as image:
             return picture(image, modes[channels])
-    if not path.is_file():  # a pipe would wait for ever
+    if not path.is_file():  # a pipe would block forever
         raise UsageError(f"{str(path)!r}: no such image file")
     with opened(str(path)) as image:
         return picture(image, modes[channels])

@@ -2,7 +2,7 @@
 
     {"dataset": "mnist", "input_shape": 784, "output_shape": 10, "epochs": 500, "model_architecture": …, …}
 
-The keys say what they say in that repository's `train_bayesbinn.py`, `train_ste.py` and `test_cl.py`; what they leave
+The keys mean what they mean in that repository's `train_bayesbinn.py`, `train_ste.py` and `test_cl.py`; what they leave
 open (momentum 0 of the optimizer, λ0 = ±10, N × 10 with augmented images) is as in the code of the BayesBiNN authors.
 """
 
@@ -35,23 +35,23 @@ HIDDEN = {"image": (2048, 2048, 2048), "permuted-mnist": (100, 100)}
 """Hidden units of `BinaryConnect` in an ordinary training and in a continual one."""
 
 CONTINUAL_TEMPERATURE = 1e-2
-"""Of the continual configurations; the others have 1e-10 (BayesBiNN, section 4.3 and appendix)."""
+"""Temperature of the continual configurations; the others have 1e-10 (BayesBiNN, section 4.3 and appendix)."""
 
 CRITERIA = {"crossentropy": "cross_entropy", "squarehinge": "squared_hinge"}
 SCHEDULES = {"cosine": "cosine", "expo": "exponential", "exponential": "exponential", "constant": "constant"}
 EPS = {"mlp": 1e-4}
-"""BatchNorm's epsilon where the file says none; torch's own for the other nets."""
+"""BatchNorm's epsilon unless the file sets it; torch's own for the other nets."""
 EVALUATED = "evaluate_steps"
 AUGMENTED_SCALE = 10.0
 LIMIT = 1e300
-"""No number of a file is as large; a larger whole number has no float."""
+"""Numbers in a file must be smaller; a larger whole number has no float."""
 
 
 @dataclass(frozen=True)
 class Key:
     """One key of the format.
 
-    kind: what its value is; holds: what it must fulfil, `expected` in words; needed: a file without it is refused.
+    kind: type of its value; holds: a condition, `expected` in words; needed: a file without it is refused.
     """
 
     kind: type
@@ -96,15 +96,15 @@ METHOD_KEYS = {"bayesbinn": ("mc_steps", "temperature"), "ste": ("weight_clip_va
 """Method -> the keys it follows from."""
 
 OF_METHODS = ("mc_steps", "temperature", EVALUATED, "weight_clip_value", "grad_clip_value")
-"""Keys that not every method uses."""
+"""Keys that only some methods use."""
 # train_bayesbinn.py does not look at grad_clip_value; only its STE clips gradients
 USED = {"bayesbinn": {"mc_steps", "temperature", EVALUATED}, "real": {"grad_clip_value"}}
-"""Method -> those that it uses; any other clips."""
+"""Method -> those that it uses; the other methods clip."""
 
 
 @dataclass(frozen=True)
 class Translation:
-    """What a file says: settings of a recipe, the method, and notes on what is not used."""
+    """The content of a file: settings of a recipe, the method, and notes on keys that are not used."""
 
     settings: dict[str, Any]
     method: str
@@ -112,7 +112,7 @@ class Translation:
 
 
 def read_config(path: Path) -> dict[str, Any] | None:
-    """The keys of a JSON file of this format; None where the file is none, but a recipe.
+    """The keys of a JSON file of this format; None if the file is a recipe.
 
     Raises:
         UsageError: not JSON.
@@ -127,7 +127,7 @@ def read_config(path: Path) -> dict[str, Any] | None:
 def translate_config(
     config: Mapping[str, Any], *, source: str, method: str | None = None, task: str | None = None
 ) -> Translation:
-    """What the keys of a file say as settings of a recipe.
+    """Translate the keys of a file into settings of a recipe.
 
     The dropout of `drop_prob` is that of inputs and hidden units of `BinaryConnect`; the convolutional nets have none
     there. `momentum` is that of BatchNorm. `validation_split` is a share of the training images.
@@ -135,7 +135,7 @@ def translate_config(
     Args:
         config: keys and values of the file.
         source: its name, for messages.
-        method: the method that was asked for; None follows from the keys.
+        method: the requested method; None derives it from the keys.
         task: "image", or "permuted-mnist" for a continual training, whose net is smaller; None for "image" where the
             settings are not those of a continual one.
 
@@ -143,86 +143,86 @@ def translate_config(
         UsageError: an unknown or missing key, a value of another kind, a shape that the data set does not have, or keys
             from which no method follows.
     """
-    said = _checked(config, source)
+    given = _checked(config, source)
     if task is None:
-        task = _plain_task(said, source)
-    method = method or _method(said, source)
-    model = ARCHITECTURES[said["model_architecture"]]
-    images, channels, values, classes = IMAGES[said["dataset"]]
+        task = _plain_task(given, source)
+    method = method or _method(given, source)
+    model = ARCHITECTURES[given["model_architecture"]]
+    images, channels, values, classes = IMAGES[given["dataset"]]
     for key, actual in (("input_shape", values if model == "mlp" else channels), ("output_shape", classes)):
-        if said.get(key, actual) != actual:
-            what = f"{said['model_architecture']} on {said['dataset']}"
-            raise UsageError(f"{source}: {key} of {what} is {actual}, got {said[key]}")
-    augmented = said.get("data_augmentation", False)
+        if given.get(key, actual) != actual:
+            what = f"{given['model_architecture']} on {given['dataset']}"
+            raise UsageError(f"{source}: {key} of {what} is {actual}, got {given[key]}")
+    augmented = given.get("data_augmentation", False)
     settings: dict[str, Any] = {
         "name": Path(source).stem,
-        "dataset": said["dataset"],
-        "validation": math.floor(said.get("validation_split", 0) * images),
-        "epochs": said["epochs"],
-        "batch_size": said["batch_size"],
-        "loss": CRITERIA[said.get("criterion", "crossentropy")],
+        "dataset": given["dataset"],
+        "validation": math.floor(given.get("validation_split", 0) * images),
+        "epochs": given["epochs"],
+        "batch_size": given["batch_size"],
+        "loss": CRITERIA[given.get("criterion", "crossentropy")],
         "model": {
             "name": model,
             "coding": "standardize",
-            "norm_affine": said.get("batch_affine", False),
-            "norm_momentum": said.get("momentum", 0.15 if model == "mlp" else 0.2),
+            "norm_affine": given.get("batch_affine", False),
+            "norm_momentum": given.get("momentum", 0.15 if model == "mlp" else 0.2),
             # BatchNorm after the dense layers of a convolutional net is torch's there
             "dense_norm_momentum": None if model == "mlp" else 0.1,
-            "norm_eps": said.get("eps", EPS.get(model, 1e-5)),
+            "norm_eps": given.get("eps", EPS.get(model, 1e-5)),
         },
-        "optimizer": {"lr": said["lr_init"]},
+        "optimizer": {"lr": given["lr_init"]},
         "schedule": {
-            "name": SCHEDULES[said.get("lr_scheduler", "cosine")],
-            "final_lr": said.get("lr_final", 1e-16),
+            "name": SCHEDULES[given.get("lr_scheduler", "cosine")],
+            "final_lr": given.get("lr_final", 1e-16),
         },
         # digits have no mirror image
         "augmentation": {"crop_padding": 4 * augmented, "flip": augmented and channels == 3},
     }
     notes = []
-    dropped = said.get("drop_prob", 0.0)
+    dropped = given.get("drop_prob", 0.0)
     if model == "mlp":
         settings["model"] |= {"widths": [values, *HIDDEN[task], classes], "dropout": dropped, "input_dropout": dropped}
     elif dropped:
-        notes.append(f"drop_prob {dropped} is not used: {said['model_architecture']} has no dropout")
-    if "grad_clip_value" in said and method != "bayesbinn":
-        settings["optimizer"]["clip_grad_value"] = said["grad_clip_value"]
+        notes.append(f"drop_prob {dropped} is not used: {given['model_architecture']} has no dropout")
+    if "grad_clip_value" in given and method != "bayesbinn":
+        settings["optimizer"]["clip_grad_value"] = given["grad_clip_value"]
     if method == "bayesbinn":
-        settings["model"]["weight_options"] = {"temperature": said.get("temperature", 1e-10)}
+        settings["model"]["weight_options"] = {"temperature": given.get("temperature", 1e-10)}
         settings["optimizer"] |= {
-            "samples": said.get("mc_steps", 1),
+            "samples": given.get("mc_steps", 1),
             "data_scale": AUGMENTED_SCALE if augmented else 1.0,
         }
-        settings["draws"] = said.get(EVALUATED, 0)
-    if "weight_clip_value" in said and method not in ("bayesbinn", "real"):
-        settings["optimizer"]["latent_clip"] = said["weight_clip_value"]
+        settings["draws"] = given.get(EVALUATED, 0)
+    if "weight_clip_value" in given and method not in ("bayesbinn", "real"):
+        settings["optimizer"]["latent_clip"] = given["weight_clip_value"]
     used = USED.get(method, {"weight_clip_value", "grad_clip_value"})
-    other = [key for key in OF_METHODS if key in said.keys() - used]
+    other = [key for key in OF_METHODS if key in given.keys() - used]
     notes += [f"{key} is not used by --method {method}" for key in other]
     return Translation(settings, method, tuple(notes))
 
 
-def _plain_task(said: Mapping[str, Any], source: str) -> str:
+def _plain_task(given: Mapping[str, Any], source: str) -> str:
     """The task of a file that is trained without `--task`; the files do not name it.
 
     Raises:
         UsageError: the temperature is that of `test_cl.py`.
     """
-    if said["model_architecture"] == "BinaryConnect" and said.get("temperature", 0) >= CONTINUAL_TEMPERATURE:
+    if given["model_architecture"] == "BinaryConnect" and given.get("temperature", 0) >= CONTINUAL_TEMPERATURE:
         raise UsageError(
-            f"{source}: temperature {said['temperature']:g} is that of a continual training (test_cl.py): "
+            f"{source}: temperature {given['temperature']:g} is that of a continual training (test_cl.py): "
             "add --task permuted-mnist, or --task image to train on the images as they are"
         )
     return "image"
 
 
-def _method(said: Mapping[str, Any], source: str) -> str:
-    """The method that follows from the keys."""
-    found = {method: key for method, keys in METHOD_KEYS.items() for key in keys if key in said}
+def _method(given: Mapping[str, Any], source: str) -> str:
+    """The method that the keys imply."""
+    found = {method: key for method, keys in METHOD_KEYS.items() for key in keys if key in given}
     if len(found) == 1:
         return next(iter(found))
     ways = ", ".join(f"{' or '.join(keys)} for {method}" for method, keys in METHOD_KEYS.items())
     got = " and ".join(found.values()) or "none of them"
-    raise UsageError(f"{source}: the method follows from {ways}; got {got}: say --method NAME")
+    raise UsageError(f"{source}: the method follows from {ways}; got {got}: name it with --method NAME")
 
 
 def _checked(config: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -233,23 +233,23 @@ def _checked(config: Mapping[str, Any], source: str) -> dict[str, Any]:
     for key, rule in KEYS.items():
         if rule.needed and key not in config:
             raise UsageError(f"{source}: the key {key} is missing ({rule.expected})")
-    said = {}
+    given = {}
     for key, value in config.items():
         rule = KEYS[key]
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LIMIT
         whole = number and value == int(value) if rule.kind is int else number
         if not (whole if rule.kind in (int, float) else isinstance(value, rule.kind)) or not rule.holds(value):
             raise UsageError(f"{source}: {key} must be {rule.expected}, got {value!r}")
-        said[key] = rule.kind(value)
+        given[key] = rule.kind(value)
     for key, table in (("criterion", CRITERIA), ("lr_scheduler", SCHEDULES), ("dataset", IMAGES)):
-        if key in said:
-            said[key] = _spelled(said[key], table, key, source)
-    said["model_architecture"] = _spelled(said["model_architecture"], ARCHITECTURES, "model_architecture", source)
-    return said
+        if key in given:
+            given[key] = _spelled(given[key], table, key, source)
+    given["model_architecture"] = _spelled(given["model_architecture"], ARCHITECTURES, "model_architecture", source)
+    return given
 
 
 def _spelled(name: str, table: Mapping[str, Any], key: str, source: str) -> str:
-    """The name as the table has it; upper and lower case, dashes and underscores are the same."""
+    """The name as in the table; upper and lower case, dashes and underscores are the same."""
     plain = {known.lower(): known for known in table}
     found = plain.get(name.lower().replace("-", "").replace("_", ""))
     if found is None:

@@ -1,4 +1,4 @@
-"""Script names of other repositories, answered with the command to type (docs/coming-from.md)."""
+"""Names of scripts, answered with the command to type."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ WITHOUT_WORDS = {
     "train_ste": "train CONFIG.json",
     "test_cl": "train CONFIG.json --task permuted-mnist",
 }
-"""What a script is when nothing follows it; the others take a run folder or a weight file."""
+"""Script without arguments -> the command; the other scripts take a run folder or a weight file."""
 
 
 def refuse_script(word: str, rest: Sequence[str]) -> None:
@@ -67,9 +67,9 @@ def refuse_script(word: str, rest: Sequence[str]) -> None:
     name = script.removesuffix(".py")
     if name not in SCRIPTS or (script == name and "_" not in name):
         return
-    said = f" {' '.join(rest)} ".replace("=", " ")
-    told_apart = [text for (other, flag), text in OTHERWISE.items() if other == name and f" {flag} " in said]
+    flags = f" {' '.join(rest)} ".replace("=", " ")
+    by_flag = [text for (other, flag), text in OTHERWISE.items() if other == name and f" {flag} " in flags]
     alone = WITHOUT_WORDS.get(name, SCRIPTS[name].replace("{}", "RUN"))
-    command = told_apart[0] if told_apart else SCRIPTS[name] if rest else alone
+    command = by_flag[0] if by_flag else SCRIPTS[name] if rest else alone
     command = " ".join(command.replace("{}", shlex.join(rest)).split())
     raise UsageError(f"{script} is a script of another repository; type: onebit {command} (docs/coming-from.md)")

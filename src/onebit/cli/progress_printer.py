@@ -1,4 +1,4 @@
-"""What a training says while it runs: a bar, lines above it, and the same lines in log.txt."""
+"""Progress messages of a training: a bar, lines above it, and the same lines in log.txt."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Talk:
-    """The voice of a training; `aloud` is False for the processes of torchrun that leave it to another one."""
+class ProgressPrinter:
+    """Prints what a training does, and logs it; `prints` is False for all but one of the processes of torchrun."""
 
     bar: Progress
     log: TextIO
-    aloud: bool
+    prints: bool
     on_begin: Callable[[], None]
     began: bool = False
     lines: EpochLines = field(default_factory=EpochLines)
 
     def note(self, text: str) -> None:
         """A line above the bar, and in the log."""
-        if self.aloud:
+        if self.prints:
             self.bar.print(text)
             self.write(text)
 
@@ -45,55 +45,55 @@ class Talk:
         self.log.flush()
 
     def model(self, model: nn.Module) -> None:
-        """What is trained."""
+        """The model that is trained."""
         from onebit.train.printing import net_lines
 
         for line in net_lines(model):
             self.note(line)
 
     def epoch(self, row: EpochLog) -> None:
-        """An epoch is done: a line in a table above the bar, and all there is to say of it in the log."""
-        if self.aloud:
+        """An epoch is done: a row of a table above the bar, and all its numbers in the log."""
+        if self.prints:
             for line in self.lines.of(row):
                 self.bar.print(line)
             self.write(str(row))
 
     def step(self, done: int, total: int) -> None:
-        """So many steps are done."""
+        """`done` of `total` optimizer steps are done."""
         if not self.began:
             self.began = True
             self.on_begin()
-        if self.aloud:
+        if self.prints:
             self.bar.update(done, total)
 
 
 @contextmanager
-def talking(
+def printing_progress(
     name: str, folder: Path, ranks: Ranks, *, new_paths: Sequence[Path], on_begin: Callable[[], None]
-) -> Iterator[Talk]:
-    """Within the context a training talks; warnings become notes, and what stops it says how to go on.
+) -> Iterator[ProgressPrinter]:
+    """Within the context warnings become notes, and an interruption ends in a line that says how to go on.
 
     Args:
         name: of the training; folder: where log.txt goes.
         new_paths: what was not there before: removed again when the training is refused before its first step.
         on_begin: called after the first step.
     """
-    talk = None
+    printer = None
     try:
         with (
             progress(name, "steps") as bar,
             append_text(folder / "log.txt") if ranks.writes else open(os.devnull, "a", encoding="utf-8") as log,
         ):
-            talk = Talk(bar, log, aloud=ranks.writes, on_begin=on_begin)
+            printer = ProgressPrinter(bar, log, prints=ranks.writes, on_begin=on_begin)
             try:
                 with resumable(folder, ranks), warnings.catch_warnings():
-                    warnings.showwarning = lambda message, *where: talk.note(f"note: {message}")
-                    yield talk
+                    warnings.showwarning = lambda message, *where: printer.note(f"note: {message}")
+                    yield printer
             except (KeyboardInterrupt, TrainingError) as stop:
                 with suppress(OSError):
-                    talk.write(str(stop))
+                    printer.write(str(stop))
                 raise
     except OnebitError:
-        if ranks.writes and not (talk and talk.began):
+        if ranks.writes and not (printer and printer.began):
             remove_made(new_paths)
         raise

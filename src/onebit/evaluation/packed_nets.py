@@ -1,0 +1,76 @@
+"""A packed net on a data set, by the executor of `onebit.runtime`. Loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onebit.data import (
+    Dataset,
+    Progress,
+    Split,
+    by_pixel,
+    confusion_matrix,
+    fitted_to,
+    load_dataset,
+    mask_facts,
+    refuse_other_classes,
+)
+from onebit.evaluation.calibration import calibration_error, confidence_gaps
+from onebit.packed import PackedNet, infer
+from onebit.runtime import run
+
+
+def load_packed_data(
+    net: PackedNet, name: str, *, directory: str | Path | None, progress: Progress | None, source: str
+) -> Dataset:
+    """A data set with images of the size that a packed net takes.
+
+    A segmentation net takes images of any size, in tiles.
+
+    Args:
+        name, directory, progress: see `onebit.load_dataset`; source: the net, for messages.
+
+    Raises:
+        UsageError: other classes than those of the net. DataError: the data are not there, or damaged.
+    """
+    _, height, width = net.input.shape
+    square = height == width and len(infer(net)[net.output].shape) == 1
+    data = load_dataset(name, input_size=height if square else None, directory=directory, progress=progress)
+    refuse_other_classes(data, net.classes, source=source)
+    return data
+
+
+def score_packed(
+    net: PackedNet, split: Split, *, on_images: Callable[[int, int], None] | None = None
+) -> dict[str, Any]:
+    """Counts, cross-entropy and calibration of a packed net on a split.
+
+    Args:
+        on_images: called with the number of images done and of all.
+    """
+    split = fitted_to(net, split)
+    logits, labels = by_pixel(run(net, split.images, on_images=on_images).astype(np.float64), split.labels)
+    predicted = logits.argmax(axis=1)
+    correct = int((predicted == labels).sum())
+    peak = logits.max(axis=1, keepdims=True)
+    log_sum = np.log(np.exp(logits - peak).sum(axis=1)) + peak[:, 0]
+    count = len(labels)
+    entropy, gaps = confidence_gaps(logits, labels)
+    masked = split.labels.ndim > 1
+    return {
+        "weights": "packed",
+        "bn": "trained",
+        "correct": correct,
+        "count": count,
+        "accuracy": correct / count,
+        "error": 1 - correct / count,
+        "loss": float((log_sum - logits[np.arange(count), labels]).mean()),
+        "entropy": entropy,
+        "ece": calibration_error(gaps, count),
+        **(mask_facts(confusion_matrix(labels, predicted, classes=logits.shape[1])) if masked else {}),
+        "loss_name": "cross_entropy",
+    }

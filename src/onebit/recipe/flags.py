@@ -1,0 +1,122 @@
+"""The words of a command line as names and values: one pass, after which nothing looks at words again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Any, NamedTuple, get_args
+
+from onebit.common.tables import did_you_mean
+from onebit.errors import UsageError
+from onebit.recipe.settings import Recipe
+from onebit.recipe.typed import types_of
+
+Flags = Sequence[str] | Mapping[str, Any]
+"""Flags of a recipe: `["--optimizer.lr", "0.01"]`, or by field, `{"optimizer.lr": "0.01"}`."""
+
+SWITCH, OPTIONAL, VALUE = "no value", "a value or none", "a value"
+"""What an option of a verb takes."""
+_BOOLEAN = "a value that may be left out, which means true"
+
+NAMED_PARTS = ("model", "optimizer", "schedule")
+"""Parts that `--model NAME` picks by name while `--model.widths ...` sets an option."""
+OPTION_FIELDS = ("model.weight_options", "model.input_options")
+"""Fields that hold arguments by name: `--model.weight_options.temperature 1e-10`."""
+
+_NONE: Mapping[str, str] = MappingProxyType({})
+_FLAG = re.compile(r"-(?![\d.])")
+"""How a flag begins; -1 and -.5 are values."""
+
+
+class Word(NamedTuple):
+    """A flag with its value, or ("", word) for a word that is not a flag; `typed` is how it was written."""
+
+    name: str
+    value: str | None
+    typed: tuple[str, ...]
+
+
+def flag_names() -> list[str]:
+    """`seed`, `optimizer.lr`, …: every field that is a flag."""
+    return list(Recipe().values())
+
+
+def read_words(
+    words: Sequence[str], *, options: Mapping[str, str] = _NONE, short: Mapping[str, str] = _NONE
+) -> list[Word]:
+    """Split a command line into flags with their values, and other words.
+
+    Every field of a recipe is a flag. Dashes and underscores in a flag are the same.
+
+    Args:
+        options: other flags -> SWITCH, OPTIONAL or VALUE.
+        short: `-b` -> the name of its flag; the value may be attached.
+
+    Raises:
+        UsageError: an unknown flag, a value that is missing, or one for a SWITCH.
+    """
+    known = {name.replace("-", "_"): (name, takes) for name, takes in options.items()}
+    known |= {name: (name, _BOOLEAN if _is_boolean(name) else VALUE) for name in flag_names()}
+    found: list[Word] = []
+    i = 0
+    while i < len(words):
+        start, word = i, words[i]
+        i += 1
+        if not _FLAG.match(word):
+            found.append(Word("", word, (word,)))
+            continue
+        flag, equals, text = word.partition("=")
+        if flag[:2] in short:
+            flag, name = word[:2], short[word[:2]]
+            value = word[2:].removeprefix("=") or None
+        else:
+            name, value = flag[2:].replace("-", "_"), text if equals else None
+            name = f"{name}.name" if name in NAMED_PARTS else name
+        is_argument = name.rpartition(".")[0] in OPTION_FIELDS
+        if not (flag in short or flag.startswith("--")) or not (name in known or is_argument):
+            raise UsageError(f"unknown option {flag}{_nearest(flag, options)}")
+        name, takes = known.get(name, (name, VALUE))
+        if takes == SWITCH and value is not None:
+            raise UsageError(f"{flag} takes no value, got {value!r}")
+        if takes != SWITCH and value is None:
+            if i < len(words) and not _FLAG.match(words[i]):
+                value, i = words[i], i + 1
+            elif takes == VALUE:
+                raise UsageError(f"{flag} needs a value")
+            elif takes == _BOOLEAN:
+                value = "true"
+        found.append(Word(name, value, tuple(words[start:i])))
+    return found
+
+
+def flag_values(flags: Flags) -> dict[str, Any]:
+    """Field -> value of the flags of a recipe; the last value counts.
+
+    Raises:
+        UsageError: an unknown flag, one without a value, or a word that is not a flag.
+    """
+    if isinstance(flags, Mapping):
+        return dict(flags)
+    words = read_words(flags)
+    for word in words:
+        if not word.name:
+            raise UsageError(f"unexpected {word.value!r}")
+    return {word.name: word.value for word in words}
+
+
+def _nearest(flag: str, options: Mapping[str, str]) -> str:
+    """The flags that an unknown one resembles most: a field, an option, or both."""
+    fields, others = ([f"--{name}" for name in names] for names in (flag_names(), options))
+    near = [repr(name) for names in (fields, others) for name in get_close_matches(flag, names, n=1, cutoff=0.8)]
+    if near:
+        return f"; did you mean {' or '.join(near)}?"
+    return did_you_mean(flag, [*fields, *others], or_all=False) or "; `onebit train --help` lists all options"
+
+
+def _is_boolean(name: str) -> bool:
+    kind: Any = Recipe
+    for part in name.split("."):
+        kind = types_of(kind)[part]
+    return bool in (kind, *get_args(kind))

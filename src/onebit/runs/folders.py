@@ -1,0 +1,138 @@
+"""Run folders on disk: what trainings write there, whether one is free, and how the run in one is replaced.
+
+A run that is replaced waits in a sub-folder until the new training has made its first step. A training that is refused
+or stopped before that brings it back; one that was killed leaves that to the next one. Loads no torch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onebit.errors import UsageError
+from onebit.train.history import RUN_FILES, holds_run, task_folders
+from onebit.train.lock import LOCK_FILE, lock_folder
+
+if TYPE_CHECKING:
+    from onebit.train.ranks import Ranks
+
+RESULTS_TABLE = "results.csv"
+SEEDS_FILE = "seeds.json"
+PICTURE = "continual.png"
+ASIDE = ".replaced-run"
+"""Where a run waits."""
+DELETED = ".deleted-run"
+"""Where a run is while it is deleted: a folder is renamed at once, and deleted file by file."""
+FILES = (
+    *("recipe.yaml", "log.txt", "data.json", RESULTS_TABLE, SEEDS_FILE, PICTURE, "tensorboard", "wandb", "wandb-id"),
+    *RUN_FILES,
+)
+"""What trainings write into a run folder, beside the folders of seeds and tasks."""
+
+
+def seed_folder(folder: Path, seed: int) -> Path:
+    """The run folder of one seed."""
+    return folder / f"seed-{seed}"
+
+
+def seed_folders(folder: Path) -> list[Path]:
+    """The run folders of the seeds that a folder of several seeds holds."""
+    return sorted(path.parent for path in folder.glob("seed-*/recipe.yaml"))
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Whether a training has written there: one run, or several of seeds or tasks."""
+    parts = (folder / "recipe.yaml", folder / ASIDE)
+    return holds_run(folder) or any(part.exists() for part in parts) or bool(seed_folders(folder))
+
+
+def refuse_busy(folder: Path) -> None:
+    """Refuse a folder into which another process trains, which may have written nothing yet.
+
+    Raises:
+        UsageError: the message says which process.
+    """
+    if (folder / LOCK_FILE).exists():
+        with lock_folder(folder):
+            pass
+
+
+def free_folder(folder: Path) -> Path:
+    """The folder itself, else `folder-2`, `folder-3` …, the first one where no training has written, or writes."""
+
+    def is_free(path: Path) -> bool:
+        try:
+            refuse_busy(path)
+        except UsageError:
+            return False
+        return not is_run_folder(path)
+
+    numbered = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
+    return next(filter(is_free, itertools.chain([folder], numbered)))
+
+
+def is_replaceable(folder: Path) -> bool:
+    """Whether all that trainings would replace there is theirs: a run folder, or one that is empty or not there."""
+    begun = (folder / "recipe.yaml").is_file() and (holds_run(folder) or (folder / "log.txt").exists())
+    if begun or seed_folders(folder) or (folder / ASIDE).is_dir() or not os.path.lexists(folder):
+        return True
+    # a training that has just begun has locked the folder and written nothing yet
+    return folder.is_dir() and not any(path.name != LOCK_FILE for path in folder.iterdir())
+
+
+@contextmanager
+def replacing(folder: Path, ranks: Ranks, *, wanted: bool) -> Iterator[Callable[[], None]]:
+    """Within the context the run in a folder is out of the way; other files of the folder stay where they are.
+
+    Yields:
+        A function for after the first step, which deletes the run. Unless it is called, the run comes back.
+
+    Args:
+        wanted: whether to replace anything; a run that a killed training left aside comes back in any case.
+    """
+    ranks.first(lambda: _bring_back(folder))
+    if wanted:
+        ranks.first(lambda: _set_aside(folder))
+    try:
+        yield lambda: _drop(folder) if ranks.writes else None
+    finally:
+        if ranks.writes:
+            _bring_back(folder)
+
+
+def _set_aside(folder: Path) -> None:
+    paths = [folder / name for name in FILES] + seed_folders(folder) + [task.parent for task in task_folders(folder)]
+    there = [path for path in dict.fromkeys(paths) if os.path.lexists(path)]
+    if there:
+        (folder / ASIDE).mkdir()
+    for path in there:
+        path.rename(folder / ASIDE / path.name)
+
+
+def _bring_back(folder: Path) -> None:
+    """Put the waiting run back, over what a training without a step wrote; also one that was half set aside."""
+    _remove(folder / DELETED)
+    if not (folder / ASIDE).is_dir():
+        return
+    for path in (folder / ASIDE).iterdir():
+        _remove(folder / path.name)
+        path.rename(folder / path.name)
+    (folder / ASIDE).rmdir()
+
+
+def _drop(folder: Path) -> None:
+    with suppress(FileNotFoundError):
+        (folder / ASIDE).rename(folder / DELETED)
+    _remove(folder / DELETED)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    elif os.path.lexists(path):
+        path.unlink()

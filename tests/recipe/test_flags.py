@@ -1,0 +1,47 @@
+"""Words of a command line, read once."""
+
+from __future__ import annotations
+
+import pytest
+
+from onebit.errors import UsageError
+from onebit.recipe import build_recipe
+from onebit.recipe.flags import SWITCH, VALUE, read_words
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["--print_config"], [("print-config", None)]),
+        (["--print-config"], [("print-config", None)]),
+        (["--out=a_b"], [("out", "a_b")]),
+        (["--batch-size", "3"], [("batch_size", "3")]),
+        (["print_config"], [("", "print_config")]),
+        (["mnist-fast", "--compile", "--seed", "3"], [("", "mnist-fast"), ("compile", "true"), ("seed", "3")]),
+        (["--compile", "no", "mnist-fast"], [("compile", "no"), ("", "mnist-fast")]),
+        (["--optimizer.lr", "-1", "--name=-b"], [("optimizer.lr", "-1"), ("name", "-b")]),
+    ],
+)
+def test_words_are_flags_with_values_and_other_words(words: list[str], found: list[tuple[str, str | None]]) -> None:
+    read = read_words(words, options={"print-config": SWITCH, "out": VALUE})
+    assert [(word.name, word.value) for word in read] == found
+    assert [typed for word in read for typed in word.typed] == words
+
+
+def test_short_flags_have_their_value_attached_or_after() -> None:
+    for words in (["-b7"], ["-b=7"], ["-b", "7"]):
+        assert [word[:2] for word in read_words(words, short={"-b": "batch_size"})] == [("batch_size", "7")]
+
+
+def test_flags_are_words_or_values_by_field() -> None:
+    words = ["--optimizer.lr", "1e-3", "--model", "vgg_cifar10_binary", "--model.weight_options.temperature=2"]
+    values = {"optimizer.lr": 1e-3, "model.name": "vgg_cifar10_binary", "model.weight_options.temperature": "2"}
+    recipe = build_recipe({}, values)
+    assert recipe == build_recipe({}, words)
+    assert (recipe.optimizer.lr, recipe.model.name, recipe.model.weight_options) == (
+        1e-3,
+        "vgg_small",
+        {"temperature": 2},
+    )
+    with pytest.raises(UsageError, match=r"unknown field optimizer\.lrr"):
+        build_recipe({}, {"optimizer.lrr": 1})
