@@ -72,7 +72,7 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
 
 
 def _print_config(recipe: Recipe, *, as_json: bool) -> int:
-    from onebit.runs.resolve import check_names
+    from onebit.runs.names import check_names
 
     check_names(recipe)
     answer_either(recipe.settings(), recipe.to_yaml().rstrip(), as_json=as_json)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from onebit.data import VOID
+from onebit.evaluation.loss_table import LOSSES as LOSSES
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -116,11 +117,3 @@ def per_sample(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     if not bool(known.all()):
         logits, labels = logits[known], labels[known]
     return logits, labels.long()
-
-
-LOSSES: dict[str, Loss] = {
-    "cross_entropy": cross_entropy,
-    "hinge": hinge,
-    "iou": iou,
-    "squared_hinge": squared_hinge,
-}

@@ -15,8 +15,8 @@ import torch
 
 from onebit.common.tables import did_you_mean
 from onebit.errors import UsageError
+from onebit.recipe.optimizer import SCHEDULES as SCHEDULES
 
-SCHEDULES = ("constant", "cosine", "exponential", "linear", "milestones", "one_cycle", "step")
 Factor = Callable[[int], float]
 """Step -> factor."""
 ONE_CYCLE_START = 1 / 25
