@@ -7,7 +7,7 @@ import importlib
 import json
 import re
 import shlex
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from dataclasses import replace
 from fnmatch import fnmatch
@@ -161,12 +161,12 @@ def test_benchmarks_and_scripts_are_understood(monkeypatch: pytest.MonkeyPatch) 
     """The commands of figures, in code within a sentence: options of benchmarks, and files."""
     run_benchmark = importlib.import_module("benchmarks.__main__").run
 
-    def stop(self: Parser, argv: list[str]) -> Namespace:
+    def stop(self: ArgumentParser, argv: list[str]) -> Namespace:
         parse(self, argv)
         raise Parsed
 
-    parse = Parser.parse
-    monkeypatch.setattr(Parser, "parse", stop)
+    parse = ArgumentParser.parse_args
+    monkeypatch.setattr(ArgumentParser, "parse_args", stop)
     named = set()
     for path in DOCUMENTS:
         text = path.read_text(encoding="utf-8")

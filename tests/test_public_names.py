@@ -56,7 +56,7 @@ def test_modules_of_packages_are_loaded_by_their_names() -> None:
     assert done.stdout == "open_run autocast\n"
 
 
-@pytest.mark.parametrize("package", ["common", "evaluation", "runs", "runtime", "train"])
+@pytest.mark.parametrize("package", ["common", "evaluation", "models", "runs", "runtime", "train"])
 def test_an_unknown_module_of_a_package_is_an_attribute_error(package: str) -> None:
     with pytest.raises(AttributeError, match=f"module 'onebit.{package}.*' has no attribute 'no_such'"):
         _ = getattr(onebit, package).no_such

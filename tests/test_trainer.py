@@ -239,10 +239,10 @@ def test_data_by_name_is_read_as_the_settings_say(data: Dataset) -> None:
 
 
 @pytest.mark.parametrize("settings", [{"first_stage": 1}, {"continual": {"tasks": 2}}])
-def test_several_trainings_are_no_trainer(settings: dict[str, Any]) -> None:
+def test_a_trainer_does_a_single_training(settings: dict[str, Any]) -> None:
     with pytest.raises(
         UsageError,
-        match=f"{next(iter(settings))} needs several trainings, a Trainer does a single one: use onebit train",
+        match=f"{next(iter(settings))} needs several training runs, a Trainer does a single one: use onebit train",
     ):
         onebit.Trainer("mlp", **SMALL, **settings)
 

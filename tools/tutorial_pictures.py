@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 METHODS = {"deterministic": "sign", "stochastic": "stochastic"}
-"""Name in the tutorial -> weight quantizer, the only difference between the two trainings."""
+"""Name in the tutorial -> weight quantizer, the only difference between the two training runs."""
 SHIPPED_BN = {"deterministic": "trained", "stochastic": "reestimate"}
 """The BatchNorm statistics that `fit` leaves, and `onebit evaluate` uses for binary weights."""
 FLAGS = ("--optimizer.lr", "0.002", "--precision", "fp32", "--device", "cpu")
@@ -320,7 +320,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--recipe", default="mnist-tutorial", help="(%(default)s)")
     parser.add_argument("--dataset", default="mnist", help="mnist or mnist-sample (%(default)s)")
     parser.add_argument("--epochs", type=int, default=6, help="(%(default)s)")
-    parser.add_argument("--seeds", type=int, default=3, help="trainings per method (%(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, help="training runs per method (%(default)s)")
     parser.add_argument("--draws", type=int, default=32, help="random draws per net (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("docs/tutorial"), help="folder (%(default)s)")
     arguments, more_flags = parser.parse_known_args(argv)

@@ -7,7 +7,6 @@ used: `import onebit` is fast and needs no torch. Type checkers read `__init__.p
 from __future__ import annotations
 
 import importlib
-from typing import Any
 
 from onebit._version import __version__
 from onebit.common.moved import find_moved_modules
@@ -43,7 +42,7 @@ __all__ = ["__version__", *_HOME]
 find_moved_modules()
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in _PACKAGES:
         return importlib.import_module(f"onebit.{name}")
     if name not in _HOME:

@@ -36,7 +36,7 @@ from onebit.train.lock import lock_folder
 OF_FILES = ("validation", "split_seed", "input_size", "permutation", "whitening", "workers", "skip_broken")
 """Settings for reading a data set."""
 OF_SEVERAL = ("first_stage", "continual")
-"""Settings of several consecutive trainings."""
+"""Settings of several consecutive training runs."""
 OF_BINARY = ("weight_quantizer", "input_quantizer")
 """Options of a model that apply to a module with binary layers."""
 OF_QUANTIZERS = (*OF_BINARY, "weight_options", "input_options", "value", "init")
@@ -112,14 +112,14 @@ class Trainer:
         if not isinstance(model, str):
             check_model(model)
         if several := next((name for name in OF_SEVERAL if name in settings), None):
-            raise UsageError(f"{several} needs several trainings, a Trainer does a single one: use onebit train")
+            raise UsageError(f"{several} needs several training runs, a Trainer does a single one: use onebit train")
         if "draws" in settings:
             raise UsageError('draws belongs to onebit train: with a Trainer, use evaluate(weights="ensemble:10")')
         self.method = method
-        self._settings = merge(settings, {"model": {**(options or {}), "name": _name(model)}})
+        name = model if isinstance(model, str) else type(model).__name__
+        self._settings = merge(settings, {"model": {**(options or {}), "name": name}})
         self._given: nn.Module | None = model if isinstance(model, nn.Module) else None
-        self._data: Dataset | None = None
-        self._model: nn.Module | None = None
+        self._trained: tuple[nn.Module, Dataset] | None = None
         self.recipe = self._recipe("mnist")
         """The settings of the training; `fit` completes them with those of the data set."""
         if self._given is None:
@@ -135,9 +135,12 @@ class Trainer:
         Raises:
             UsageError: `fit` was not called yet.
         """
-        if self._model is None:
+        return self._model_and_data()[0]
+
+    def _model_and_data(self) -> tuple[nn.Module, Dataset]:
+        if self._trained is None:
             raise UsageError("nothing is trained yet: call fit(data) first")
-        return self._model
+        return self._trained
 
     def fit(
         self,
@@ -184,7 +187,7 @@ class Trainer:
             if folder is not None and given is None:
                 start_folder(Path(folder), recipe, resume=resume)
                 files["facts"] = facts_of(recipe, data)
-            self._data, self._model = data, training.model
+            self._trained = training.model, data
             history = fit_recipe(recipe, training, data, on_epoch=on_epoch, verbose=verbose, **files)
         self.history = TrainerHistory(history.rows, data.name)
         return self.history
@@ -201,8 +204,7 @@ class Trainer:
         Raises:
             UsageError: an unknown split, images of another shape than in training, or an unknown test mode.
         """
-        model, data = self.model, self._data
-        assert data is not None
+        model, data = self._model_and_data()
         if isinstance(split, str) and split not in SPLITS:
             raise UsageError(f"unknown split {split!r}{did_you_mean(split, SPLITS)}")
         chosen: Split = getattr(data, split) if isinstance(split, str) else split
@@ -219,8 +221,7 @@ class Trainer:
         Raises:
             UsageError: images of another dtype or shape than in training, or an unknown test mode.
         """
-        model, data = self.model, self._data
-        assert data is not None
+        model, data = self._model_and_data()
         images = np.asarray(images)
         self._check_images(images)
         parse_weights(weights)
@@ -231,9 +232,9 @@ class Trainer:
 
     def _check_images(self, images: Any) -> None:
         """Refuse all but uint8 (N, C, H, W), C × H × W as in training; a U-Net takes other sizes as well."""
-        assert self._data is not None
-        shape = self._data.input_shape
-        sides = images.shape[2:] if hasattr(self._model, "output_shape") else shape[1:]
+        model, data = self._model_and_data()
+        shape = data.input_shape
+        sides = images.shape[2:] if hasattr(model, "output_shape") else shape[1:]
         if images.dtype != np.uint8 or len(images.shape) != 4 or images.shape[1:] != (shape[0], *sides):
             raise UsageError(
                 f"images: got {images.dtype} {images.shape}, expected uint8 (N, {', '.join(map(str, shape))}), "
@@ -250,10 +251,6 @@ class Trainer:
         return build_recipe(merge(merge(defaults, named), chosen))
 
 
-def _name(model: str | nn.Module) -> str:
-    return model if isinstance(model, str) else type(model).__name__
-
-
 def _refuse_unfit(model: nn.Module, recipe: Recipe, method: str, options: dict[str, Any]) -> None:
     """Refuse a module and options that the recipe would not describe.
 
@@ -264,12 +261,11 @@ def _refuse_unfit(model: nn.Module, recipe: Recipe, method: str, options: dict[s
     """
     layers = [layer for _, layer in binary_layers(model)]
     usable, kind = (OF_BINARY, "with binary layers") if layers else (OF_QUANTIZERS, "without binary layers")
-    for name in options:
-        if name not in usable:
-            known = ", ".join(usable)
-            raise UsageError(
-                f"options: {name} belongs to a model that is given by its name; for a module {kind}: {known}"
-            )
+    if wrong := [name for name in options if name not in usable]:
+        known = ", ".join(usable)
+        raise UsageError(
+            f"options: {wrong[0]} belongs to a model that is given by its name; for a module {kind}: {known}"
+        )
     for kind, table, expected, several in (
         ("weight", WEIGHT_QUANTIZERS, recipe.model.weight_quantizer, bool(layers)),
         # a single layer may take pixels
@@ -302,16 +298,10 @@ def _made_binary(model: nn.Module, recipe: Recipe, data: Dataset) -> nn.Module:
     settings = recipe.model
     if settings.weight_quantizer is not None and not any(True for _ in binary_layers(model)):
         torch.manual_seed(recipe.seed)
-        binarize_(
-            model,
-            weight_quantizer=with_options(
-                WEIGHT_QUANTIZERS, settings.weight_quantizer, settings.weight_options, kind="weight quantizer"
-            ),
-            input_quantizer=with_options(
-                INPUT_QUANTIZERS, settings.input_quantizer, settings.input_options, kind="input quantizer"
-            ),
-            value=settings.value,
-        )
+        of_weights, of_inputs = settings.weight_options, settings.input_options
+        weights = with_options(WEIGHT_QUANTIZERS, settings.weight_quantizer, of_weights, kind="weight quantizer")
+        inputs = with_options(INPUT_QUANTIZERS, settings.input_quantizer, of_inputs, kind="input quantizer")
+        binarize_(model, weight_quantizer=weights, input_quantizer=inputs, value=settings.value)
         for _, layer in binary_layers(model):
             init_latents_(layer, settings.init)
     model.to(resolve_device(recipe.device))

@@ -206,3 +206,15 @@ def test_threads_of_the_command_line_go_before_the_environment(run_folder: Path,
         refused = run_process("evaluate", packed_file, "--threads", wrong)
         assert refused.status == 2
         assert f"must be from 1 to 4096, got '{wrong}'" in refused.line
+
+
+def test_print_config_checks_names_without_torch() -> None:
+    code = (
+        "import sys; from onebit.__main__ import main\n"
+        "assert main(['train', 'mnist-fast', '--print-config']) == 0\n"
+        "assert main(['train', 'mnist-fast', '--print-config', '--loss', 'hings']) == 2\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "unknown loss 'hings'; did you mean 'hinge'?" in done.stderr

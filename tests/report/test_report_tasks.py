@@ -84,7 +84,7 @@ def test_seeds_are_one_table_beside_other_recipes_and_runs(tmp_path: Path) -> No
     names = [file.name for file in files]
     assert names == ["error.png", "loss.png", "time.png", "tasks-tasks.png", "tasks-without.png", "index.html"]
     text = page_text(tmp_path / "report")
-    assert "Comparison of 3 trainings 4 runs on mnist" in text
+    assert "Comparison of 3 recipes 4 runs on mnist" in text
     assert "85.00 ± 7.07 %" in text
     assert "± is the sample standard deviation over the seeds. Seed 0, 1; seed-0 (12.5 s), seed-1 (12.5 s)." in text
     settings = text.partition("Settings that differ")[2].partition("All settings")[0]

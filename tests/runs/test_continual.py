@@ -39,13 +39,13 @@ def recipe(**settings: Any) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def learnt(toy: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def learned(toy: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("tasks") / "run"
     return folder, train_continual(recipe(), toy, folder)
 
 
-def test_both_methods_are_tested_on_every_task_seen(learnt: tuple[Path, dict[str, Any]]) -> None:
-    folder, result = learnt
+def test_both_methods_are_tested_on_every_task_seen(learned: tuple[Path, dict[str, Any]]) -> None:
+    folder, result = learned
     assert result == json.loads((folder / "continual.json").read_text())
     modes = {"bayesbinn": ["ensemble:3", "binary", "binary"], "ste": ["binary", "binary"]}
     for method, weights in modes.items():
@@ -60,8 +60,10 @@ def test_both_methods_are_tested_on_every_task_seen(learnt: tuple[Path, dict[str
     assert result["test"]["binary"]["correct"] == sum(c["correct"] for c in final if c["weights"] == "binary")
 
 
-def test_each_cell_is_the_accuracy_under_its_own_permutation(learnt: tuple[Path, dict[str, Any]], toy: Dataset) -> None:
-    folder, result = learnt
+def test_each_cell_is_the_accuracy_under_its_own_permutation(
+    learned: tuple[Path, dict[str, Any]], toy: Dataset
+) -> None:
+    folder, result = learned
     net = open_run(folder / "bayesbinn" / "task-2")
     assert net.recipe.permutation == 2
     for seen in (1, 2):
@@ -75,8 +77,8 @@ def test_each_cell_is_the_accuracy_under_its_own_permutation(learnt: tuple[Path,
         assert cell["correct"] == score.correct
 
 
-def test_the_posterior_of_a_task_is_the_prior_of_the_next(learnt: tuple[Path, dict[str, Any]]) -> None:
-    folder = learnt[0] / "bayesbinn"
+def test_the_posterior_of_a_task_is_the_prior_of_the_next(learned: tuple[Path, dict[str, Any]]) -> None:
+    folder = learned[0] / "bayesbinn"
     before = read_state(folder / "task-1" / "final.safetensors")[0]
     held = torch.load(folder / "task-2" / "last.ckpt", weights_only=True)
     priors = [state["prior"] for state in held["optimizer"]["state"].values() if "prior" in state]
@@ -89,7 +91,7 @@ def test_the_posterior_of_a_task_is_the_prior_of_the_next(learnt: tuple[Path, di
 
 
 def test_a_stopped_training_goes_on_bit_identically(
-    learnt: tuple[Path, dict[str, Any]], toy: Dataset, tmp_path: Path
+    learned: tuple[Path, dict[str, Any]], toy: Dataset, tmp_path: Path
 ) -> None:
     def stop(done: int, total: int) -> None:
         nonlocal steps
@@ -102,22 +104,22 @@ def test_a_stopped_training_goes_on_bit_identically(
         train_continual(recipe(), toy, tmp_path, on_step=stop)
     assert (tmp_path / "bayesbinn" / "task-2" / "last.ckpt").exists()
     result = train_continual(recipe(), toy, tmp_path, resume=True)
-    assert result["cells"] == learnt[1]["cells"]
+    assert result["cells"] == learned[1]["cells"]
     for part in ("bayesbinn/task-3", "ste/task-3"):
-        ours, whole = (read_state(folder / part / "final.safetensors")[0] for folder in (tmp_path, learnt[0]))
+        ours, whole = (read_state(folder / part / "final.safetensors")[0] for folder in (tmp_path, learned[0]))
         assert all(torch.equal(ours[name], whole[name]) for name in whole)
 
 
-def test_tested_tasks_are_not_learnt_again(
-    learnt: tuple[Path, dict[str, Any]], toy: Dataset, monkeypatch: pytest.MonkeyPatch
+def test_tested_tasks_are_not_learned_again(
+    learned: tuple[Path, dict[str, Any]], toy: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(continual, "train_stage", None)
-    assert train_continual(recipe(), toy, learnt[0], resume=True)["cells"] == learnt[1]["cells"]
+    assert train_continual(recipe(), toy, learned[0], resume=True)["cells"] == learned[1]["cells"]
 
 
-def test_a_table_of_other_methods_is_refused(learnt: tuple[Path, dict[str, Any]], toy: Dataset) -> None:
+def test_a_table_of_other_methods_is_refused(learned: tuple[Path, dict[str, Any]], toy: Dataset) -> None:
     with pytest.raises(CheckpointError, match="holds ste, the recipe trains bayesbinn; choose another --out"):
-        train_continual(recipe(continual={"tasks": 3}), toy, learnt[0], resume=True)
+        train_continual(recipe(continual={"tasks": 3}), toy, learned[0], resume=True)
 
 
 def test_the_arms_share_all_that_the_methods_do_not_set() -> None:

@@ -316,7 +316,7 @@ def test_binary_inputs_are_recomputed_where_that_is_asked_for(data: Dataset) -> 
 
 
 @pytest.mark.parametrize("name", ["lenet", "resnet20"])
-def test_images_of_zeros_and_ones_are_standardised(name: str) -> None:
+def test_images_of_zeros_and_ones_are_standardized(name: str) -> None:
     """Their mean and std are those of pixels 0–255, small as they are."""
     images = np.zeros((40, 1, 32, 32), np.uint8)
     images[:, :, ::4] = 1

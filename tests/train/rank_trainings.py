@@ -75,7 +75,7 @@ CURVES: dict[str, Any] = {
 
 
 def shares(ranks: Ranks, parts: int) -> History:
-    """Each process normalises its own share, as one process does with so many parts of a batch."""
+    """Each process normalizes its own share, as one process does with so many parts of a batch."""
     return mlp(ranks, EVEN, batch_size=32, step_settings=StepSettings(accumulate=parts))
 
 
@@ -115,8 +115,8 @@ def norm_case(name: str) -> tuple[nn.Module, Tensor, Tensor]:
     return norm, 3 * torch.randn(shape, generator=generator) + 50, torch.randn(shape, generator=generator)
 
 
-def normalise(name: str, ranks: Ranks) -> dict[str, Tensor]:
-    """Two steps of a synchronised layer on shares of 3 and 4 images."""
+def normalize(name: str, ranks: Ranks) -> dict[str, Tensor]:
+    """Two steps of a synchronized layer on shares of 3 and 4 images."""
     norm, x, gradient = norm_case(name)
     part, forward = ranks.part(len(x)), SyncedNorms(nn.Sequential(norm))
     for _ in range(2):
@@ -193,7 +193,7 @@ def all_in_ranks(folder: str) -> None:
     for name, case in RESUMED.items():
         interrupted(case, ranks, root / name)
     for name in NORMS:
-        found = normalise(name, ranks)
+        found = normalize(name, ranks)
         if ranks.writes:
             save_file({key: value.contiguous() for key, value in found.items()}, root / f"{name}.norm")
     (root / f"told-{ranks.rank}").write_text(json.dumps(told))

@@ -109,7 +109,7 @@ def test_a_stopped_training_goes_on_to_the_same_bits(data: Dataset, tmp_path: Pa
     assert flat(again.model.state_dict()) == flat(whole.state_dict())
 
 
-def test_valid_padding_trains_on_the_centre_and_evaluates_in_tiles() -> None:
+def test_valid_padding_trains_on_the_center_and_evaluates_in_tiles() -> None:
     data = Dataset("discs", discs(2, 100, 0), discs(1, 100, 1), discs(2, 100, 2), ("ground", "disc"))
     model = {**SETTINGS["model"], "width": 1 / 64, "padding": "valid"}
     border = {"crop_size": 188, "crop_padding": 92, "padding_mode": "reflect"}
@@ -189,9 +189,9 @@ def test_nets_and_windows_that_do_not_fit_masks_are_refused(
 
 
 def test_labels_are_refused_by_a_net_for_masks(data: Dataset) -> None:
-    labelled = Split(data.train.images, np.zeros(8, np.int64))
+    labeled = Split(data.train.images, np.zeros(8, np.int64))
     with pytest.raises(UsageError, match="gives a class to each pixel, toy has no masks: use another model"):
-        trained(Dataset("toy", labelled, labelled, labelled, ("a", "b")))
+        trained(Dataset("toy", labeled, labeled, labeled, ("a", "b")))
 
 
 def test_from_training_to_masks_on_disk(data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,7 +55,7 @@ def test_two_processes_give_the_curve_of_one(told: Told, name: str) -> None:
     assert expected[-1]["train_loss"] < 0.9 * expected[0]["train_loss"]
 
 
-def test_without_sync_norm_each_process_normalises_its_share(told: Told) -> None:
+def test_without_sync_norm_each_process_normalizes_its_share(told: Told) -> None:
     """As one process does with the parts of an accumulated batch."""
     for parts, found in zip((1, 2), told[0]["shares"], strict=True):
         expected = rows_of(shares(ALONE, 2 * parts))
@@ -77,7 +77,7 @@ def test_the_processes_hold_the_same_net_and_draw_differently(told: Told, folder
 
 
 @pytest.mark.parametrize("name", NORMS)
-def test_synchronised_statistics_are_those_of_the_whole_batch(folder: Path, name: str) -> None:
+def test_synchronized_statistics_are_those_of_the_whole_batch(folder: Path, name: str) -> None:
     norm, x, gradient = norm_case(name)
     norm = norm.double()
     for _ in range(2):

@@ -377,7 +377,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path: Pat
 
 @pytest.mark.parametrize("name", ["sign", "stochastic", "dropout"])
 def test_the_seed_of_fit_alone_changes_the_run(name: str) -> None:
-    """The same initial weights, another order: the seed is used beyond the initialisation."""
+    """The same initial weights, another order: the seed is used beyond the initialization."""
     states = []
     for seed in (0, 1):
         toy = build(CASES[name])

@@ -55,7 +55,7 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
         for note in [*notes, *command.flags.notes_on(recipe)]:
             say(f"note: {note}")
     if command.print_config:
-        from onebit.runs.resolve import check_names
+        from onebit.runs.names import check_names
 
         check_names(recipe)
         answer_either(recipe.settings(), recipe.to_yaml().rstrip(), as_json=command.json)

@@ -64,10 +64,6 @@ def positive(value: float) -> bool:
 
 
 def need(name: str, value: Any, holds: bool, expected: str) -> None:
-    """Refuse the value of a setting.
-
-    Raises:
-        UsageError: `holds` is false.
-    """
+    """Refuse the value of a setting with a UsageError if `holds` is false."""
     if not holds:
         raise UsageError(f"{name} must be {expected}, got {value!r}")

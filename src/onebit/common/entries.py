@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib
-import sys
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections import UserDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -78,69 +78,35 @@ class Entry:
     @functools.cached_property
     def object(self) -> Any:
         """The object, with its leading arguments."""
-        found = load(self.target)
-        return functools.partial(found, *self.leading) if self.leading else found
+        target = load(self.target)
+        return functools.partial(target, *self.leading) if self.leading else target
 
 
 AnyEntry = TypeVar("AnyEntry", bound=Entry)
 
 
-class Table(MutableMapping[str, Any], Generic[AnyEntry]):
+class Table(UserDict[str, Any], Generic[AnyEntry]):
     """Name -> object; `entry(name)` is what its entry declares, without importing the object.
-
-    What is put in at run time is an entry, or an object that needs to declare nothing.
 
     Args:
         kind: the class of the entries.
-        rows: name -> entry.
+        rows: name -> entry; or a target that needs to declare nothing, also when it is added at run time.
     """
 
-    def __init__(self, kind: type[AnyEntry], rows: Mapping[str, AnyEntry]) -> None:
+    def __init__(self, kind: type[AnyEntry], rows: Mapping[str, Any]) -> None:
         self._kind = kind
-        self._rows: dict[str, AnyEntry] = dict(rows)
+        super().__init__(rows)
 
     def entry(self, name: Any) -> AnyEntry:
         """The entry of a name; an unknown name gets one that declares nothing."""
-        return self._rows.get(name) or self._kind(name)
+        return self.data.get(name) or self._kind(name)
 
     def entries(self) -> Mapping[str, AnyEntry]:
         """Name -> entry."""
-        return self._rows
+        return self.data
 
     def __getitem__(self, name: str) -> Any:
-        return self._rows[name].object
+        return self.data[name].object
 
     def __setitem__(self, name: str, value: Any) -> None:
-        self._rows[name] = value if isinstance(value, Entry) else self._kind(value)  # type: ignore[assignment]
-
-    def __delitem__(self, name: str) -> None:
-        del self._rows[name]
-
-    def __contains__(self, name: object) -> bool:  # without importing the object
-        return name in self._rows
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._rows)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-
-def lazy(package: str, home: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` of a package whose public names and modules are imported when they are first used.
-
-    Args:
-        package: its name.
-        home: public name -> module of the package that has it.
-    """
-    names = vars(sys.modules[package])
-
-    def find(name: str) -> Any:
-        if name in home:
-            names[name] = getattr(importlib.import_module(f"{package}.{home[name]}"), name)
-            return names[name]
-        if name not in home.values():
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return importlib.import_module(f"{package}.{name}")
-
-    return find, lambda: sorted({*names, *home})
+        self.data[name] = value if isinstance(value, Entry) else self._kind(value)

@@ -96,9 +96,8 @@ def _regular(path: str | os.PathLike[str], flags: int) -> int:
         return descriptor
     folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
     os.close(descriptor)
-    if folder:
-        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
-    raise OSError(errno.EINVAL, "is not a regular file", os.fspath(path))
+    code, reason = (errno.EISDIR, os.strerror(errno.EISDIR)) if folder else (errno.EINVAL, "is not a regular file")
+    raise OSError(code, reason, os.fspath(path))
 
 
 @contextmanager
@@ -128,24 +127,18 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         _fsync(temporary, os.O_RDWR)
         os.replace(temporary, target)
     except OSError as error:
-        _remove(temporary)
         reason = error.strerror or str(error)
         raise OnebitError(
             f"cannot write {os.fspath(path)!r}: {reason}; nothing was changed; fix that or choose another path"
         ) from error
-    except BaseException:
-        _remove(temporary)
-        raise
+    finally:
+        remove_made([temporary])  # is still there after an error
     with suppress(OSError):  # makes the rename durable, too; not every system can open a folder
         _fsync(target.parent, os.O_RDONLY)
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
-    """Write `data` to `path`, all of it or nothing.
-
-    Raises:
-        OnebitError: as `atomic_path`.
-    """
+    """Write `data` to `path`, all of it or nothing; for errors see `atomic_path`."""
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
         stream.write(data)
 
@@ -206,8 +199,3 @@ def _fsync(path: Path, flags: int) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _remove(path: Path) -> None:
-    with suppress(OSError):
-        path.unlink()

@@ -1,23 +1,39 @@
-"""Modules of a package that are imported when they are first used: `import onebit` reaches all of them and is fast."""
+"""Names and modules of a package that are imported when they are first used: `import onebit` is fast."""
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
-from collections.abc import Callable
-from typing import Any
+import sys
+from collections.abc import Callable, Mapping
+
+TYPE_CHECKING = False  # as `typing` has it, whose import takes longer than all of `import onebit`
+if TYPE_CHECKING:
+    from typing import Any
 
 
-def lazy_modules(package: str) -> Callable[[str], Any]:
-    """The `__getattr__` of a package.
+def lazy(
+    package: str, modules: Mapping[str, str] | None = None
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], tuple[str, ...]]:
+    """`__getattr__`, `__dir__` and the public names of a package.
+
+    Args:
+        package: its name.
+        modules: module of the package -> its public names, separated by spaces. Modules are found without it.
 
     Example:
-        >>> __getattr__ = lazy_modules(__name__)  # in an __init__.py
+        >>> __getattr__, __dir__, _NAMES = lazy(__name__, {"mlp": "MLP"})  # in an __init__.py
     """
+    home = {name: module for module, names in (modules or {}).items() for name in names.split()}
+    loaded = vars(sys.modules[package])
 
-    def import_module(name: str) -> Any:
-        if name.startswith("_") or importlib.util.find_spec(f"{package}.{name}") is None:
+    def find(name: str) -> Any:
+        if name in home:
+            loaded[name] = getattr(importlib.import_module(f"{package}.{home[name]}"), name)
+            return loaded[name]
+        from importlib.util import find_spec
+
+        if name.startswith("_") or find_spec(f"{package}.{name}") is None:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return importlib.import_module(f"{package}.{name}")
 
-    return import_module
+    return find, lambda: sorted({*loaded, *home}), tuple(home)

@@ -6,10 +6,12 @@ import importlib
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from types import ModuleType
-from typing import Any
+
+TYPE_CHECKING = False  # see `onebit.common.lazy`
+if TYPE_CHECKING:
+    from types import ModuleType
+    from typing import Any
 
 MOVED = {
     "onebit.agreement": "onebit.verification.agreement",
@@ -23,6 +25,7 @@ MOVED = {
     "onebit.memory": "onebit.common.memory",
     "onebit.metrics": "onebit.evaluation",
     "onebit.model_inputs": "onebit.evaluation.model_inputs",
+    **dict.fromkeys((f"onebit.models.{net}" for net in ("alexnet", "lrnet", "small", "vgg")), "onebit.models.chains"),
     "onebit.packed_module": "onebit.runtime.torch_module",
     "onebit.pictures": "onebit.common.pictures",
     "onebit.plain": "onebit.export.torch_state",
@@ -47,18 +50,19 @@ MOVED = {
 """Old module -> the module that has its names now."""
 
 
-class _MovedModules(MetaPathFinder, Loader):
+class _MovedModules:
+    """Finds the old modules and loads each as one whose names are looked up in the new one."""
+
     def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        return ModuleSpec(name, self) if name in MOVED else None
+        return ModuleSpec(name, self) if name in MOVED else None  # type: ignore[arg-type]  # has what a loader needs
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Leave it to the import system."""
 
     def exec_module(self, module: ModuleType) -> None:
         home = MOVED[module.__name__]
         warnings.warn(f"{module.__name__} has moved to {home}", DeprecationWarning, stacklevel=2)
-
-        def look_up(name: str) -> Any:
-            return getattr(importlib.import_module(home), name)
-
-        module.__getattr__ = look_up  # type: ignore[method-assign]
+        module.__getattr__ = lambda name: getattr(importlib.import_module(home), name)  # type: ignore[method-assign]
 
 
 def find_moved_modules() -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from typing import Any, ClassVar
 
 from onebit.errors import shortened
@@ -117,11 +116,6 @@ class Progress:
         return f"{(done - before) / seconds:,.0f} {self.unit}/s" if seconds > 0.2 else ""
 
 
-@contextmanager
-def progress(label: str, unit: str) -> Iterator[Progress]:
+def progress(label: str, unit: str) -> closing[Progress]:
     """A `Progress` that is closed at the end of the block, also after an error."""
-    bar = Progress(label, unit)
-    try:
-        yield bar
-    finally:
-        bar.close()
+    return closing(Progress(label, unit))

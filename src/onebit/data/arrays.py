@@ -24,14 +24,10 @@ def is_array_file(path: str | Path | None) -> bool:
 
 
 def read_arrays(*, directory: str | Path | None = None, progress: Progress | None = None) -> LoadedFiles:
-    """Read the arrays in a file that `numpy.savez` wrote; nothing in it is unpickled.
+    """Read the arrays in the file `directory`, which `numpy.savez` wrote; nothing in it is unpickled.
 
     The file holds `train_images`, `train_labels`, `test_images` and `test_labels`, as `Dataset.from_arrays` takes them,
     and optionally `validation_images`, `validation_labels`, and `classes`, the names of the labels.
-
-    Args:
-        directory: the file.
-        progress: has no effect; nothing is downloaded.
 
     Raises:
         DataError: no such file, a damaged file, or other arrays than these.

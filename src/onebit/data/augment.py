@@ -13,7 +13,7 @@ from onebit.errors import UsageError
 
 PADDING_MODES = ("zero", "reflect")
 LARGEST_LOG_RATIO = math.log(4 / 3)
-"""Of the aspect ratio of a random resized crop."""
+"""The largest log(width / height) of a random resized crop."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,7 @@ class Draws(NamedTuple):
 def draw(augmentation: Augmentation, count: int, *, size: tuple[int, int], rng: np.random.Generator) -> Draws:
     """Draw for a batch, in this order: crops, rows of the windows, their columns, flips, cut rows, cut columns.
 
-    Args:
-        count: images in the batch.
-        size: height and width of an image.
-        rng: used only for what the augmentation needs.
+    `rng` is used only for what the augmentation needs; `size` is the height and width of an image.
     """
     crops, padding = np.zeros((count, 4)), augmentation.crop_padding
     top, left, cut_row, cut_column = np.zeros((4, count), np.int64)

@@ -45,8 +45,7 @@ class CifarFiles:
         files: those of the training images in order, then that of the test images.
         labels: the names of the labels in the pickled layout, in the order of the binary layout, where each is a byte;
             the last one is the class.
-        archive: the file that the mirrors serve.
-        mirrors: its addresses.
+        archive: the file that the `mirrors` serve.
     """
 
     dataset: str
@@ -84,16 +83,7 @@ CIFAR100_FILES = CifarFiles(
 def read_cifar(
     files: CifarFiles, classes: int, *, directory: str | Path | None = None, progress: Progress | None = None
 ) -> LoadedFiles:
-    """Find or download the files in either layout, read and check them.
-
-    Args:
-        files: which data set.
-        classes: number of classes.
-        directory: the only folder to search, see `find_or_fetch`.
-        progress: called during downloads.
-
-    Returns:
-        Images (N, 3, 32, 32), those for training in the order of their files.
+    """Find or download the files in either layout, read and check them; training images stay in the order of the files.
 
     Raises:
         DataError: a file is missing and cannot be downloaded, is damaged, or has a label out of range.
@@ -179,7 +169,7 @@ CIFAR10 = DatasetEntry(
     input_shape=(3, 32, 32),
     counts=(50_000, 10_000),
     validation=5_000,
-    licence="Krizhevsky 2009; no licence stated",
+    licence="Krizhevsky 2009; no license stated",
 )
 CIFAR100 = dataclasses.replace(
     CIFAR10,

@@ -32,11 +32,7 @@ _ORIENTATION = 0x0112  # the EXIF tag; values of 5 and more mean turned by a qua
 
 
 def image_size(path: str) -> tuple[int, int]:
-    """(height, width) of an image file as a viewer shows it, from its header.
-
-    Raises:
-        DataError: not an image that Pillow can read.
-    """
+    """(height, width) of an image file as a viewer shows it, from its header; DataError if Pillow cannot read it."""
     with opened(path) as image:
         turned = image.getexif().get(_ORIENTATION, 1) >= 5
         return (image.width, image.height) if turned else (image.height, image.width)
@@ -49,7 +45,6 @@ def decode_image(path: str, size: tuple[int, int], *, crop: npt.ArrayLike | None
     orientation is applied.
 
     Args:
-        path: the file.
         size: height and width.
         crop: the part to take instead of the center, see `resizing.crop_box`.
 

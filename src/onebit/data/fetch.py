@@ -42,7 +42,6 @@ class OfficialArchive:
     """A compressed tar file with all files of a data set, in a folder named like its folder in the cache.
 
     Args:
-        name: its name on the mirrors.
         checksum: algorithm and hex digits, as in "md5:…".
     """
 
@@ -144,11 +143,7 @@ def data_roots(directory: str | Path | None) -> Iterator[Path]:
 
 
 def find_folder(name: str, directory: str | Path | None, sub_folders: Sequence[str], *, needs: str) -> Path:
-    """The first of `data_roots`, or of their sub-folders `name`, with all of the given sub-folders.
-
-    Raises:
-        DataError: there is none; the message says what it `needs`.
-    """
+    """The first of `data_roots`, or of their sub-folders `name`, with all of the given sub-folders; else DataError."""
     places = [place for root in data_roots(directory) for place in (root, root / name)]
     for place in places:
         if all((place / sub_folder).is_dir() for sub_folder in sub_folders):

@@ -22,16 +22,13 @@ _GZIP_OVERHEAD = 1 << 16
 
 
 def read_idx(path: Path, *, shape: tuple[int, ...], sha256: str, remedy: str) -> npt.NDArray[np.uint8]:
-    """Read and check the array in an IDX file of unsigned bytes.
+    """Read and check the array in an IDX file of unsigned bytes; the array is writable.
 
     Args:
-        path: the file; a name that ends in `.gz` means that it is compressed.
+        path: the file; compressed if its name ends in `.gz`.
         shape: the expected shape; no more memory is used, whatever the file claims.
         sha256: of the uncompressed file including its header, hex.
         remedy: what the user can do about a damaged file, the end of the message.
-
-    Returns:
-        A writable uint8 array of `shape`.
 
     Raises:
         DataError: unreadable, another header, too short, too long, or another checksum.

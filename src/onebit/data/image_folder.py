@@ -13,8 +13,8 @@ import json
 import os
 from collections.abc import Sequence
 from contextlib import closing, nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -52,27 +52,18 @@ class MappedPixels:
         return pixels if crops is None else resized_crops(pixels, crops)
 
 
-@dataclass(frozen=True)
 class DecodedFiles:
     """A source of streamed images: files that are decoded when they are needed."""
 
-    paths: tuple[str, ...]
-    decoders: Decoders
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return (*self.decoders.size, 3)
-
-    @property
-    def count(self) -> int:
-        return len(self.paths)
+    def __init__(self, paths: Sequence[str], decoders: Decoders) -> None:
+        self.paths, self.decoders = paths, decoders
+        self.count, self.shape = len(paths), (*decoders.size, 3)
 
     def read(self, rows: npt.NDArray[np.int64], *, crops: npt.NDArray[np.float64] | None = None) -> Images:
         return self.decoders.decode([self.paths[row] for row in rows], crops=crops)
 
 
-@dataclass(frozen=True)
-class _Checked:
+class _Checked(NamedTuple):
     """The result of decoding a folder: the size of the decoded images, and the error for each broken file by index."""
 
     size: tuple[int, int]
@@ -94,8 +85,6 @@ def read_folder(
 
     Args:
         name: "folder", or "imagenet", which is also searched for in `ONEBIT_DATA`.
-        directory: the folder.
-        progress: called while files are decoded.
         input_size: side to resize the images to; None keeps their size, which must be the same for all.
         workers: number of processes that decode; 0 decodes in this one; None means one for each CPU.
         skip_broken: leave out images that do not decode, and list them in the note.
@@ -120,10 +109,8 @@ def read_folder(
     files = listing.files
     cached = _cache_path(listing, input_size)
     checked = _read_checked(cached)
-    if checked is not None:
-        size = checked.size
-    else:
-        size = (input_size, input_size) if input_size else _common_size(files, skip_broken=skip_broken)
+    square = (input_size, input_size) if input_size else None
+    size = checked.size if checked is not None else square or _common_size(files, skip_broken=skip_broken)
     needed = len(files) * size[0] * size[1] * 3
     streamed = needed > streamed_above
     decoders = Decoders(size, workers=workers)
@@ -145,7 +132,7 @@ def read_folder(
         raise _broken(next(iter(checked.broken.values())))
     images: Images | StreamedImages
     if streamed:
-        images = StreamedImages(DecodedFiles(tuple(file.path for file in files), decoders))
+        images = StreamedImages(DecodedFiles([file.path for file in files], decoders))
     elif needed > mapped_above:
         images = StreamedImages(MappedPixels(str(cached)))
     else:

@@ -17,7 +17,7 @@ from onebit.errors import DataError
 VALIDATION = ("val", "valid", "validation")
 """Names that the folder of validation images may have."""
 TEST_SHARE = 0.2
-"""Of the images of each class, for a folder without test images."""
+"""The share of each class that becomes the test images of a folder without them."""
 
 
 class ImageFile(NamedTuple):
@@ -46,7 +46,7 @@ class Listing:
 
     @property
     def digest(self) -> str:
-        """Of the relative path, the class and the size of all files: the same for a copy of the folder."""
+        """A digest of the relative path, the class and the size of all files: the same for a copy of the folder."""
         digest, start = hashlib.sha256(), len(str(self.root)) + 1
         for file in self.files:
             digest.update(os.fsencode(f"{file.path[start:]}\0{self.classes[file.label]}\0{file.size}\n"))

@@ -20,7 +20,7 @@ from onebit.data.streaming import Images
 from onebit.errors import DataError
 
 TEST_SHARE = 0.2
-"""Of the images; such a folder has no separate test images."""
+"""The share of the images that are test images; such a folder has no separate ones."""
 SPLIT_SEED = 0
 IMAGE_FOLDER, MASK_FOLDER, CLASS_FILE = "image", "label", "classes.txt"
 
@@ -41,7 +41,6 @@ def read_masked_folder(
     Args:
         name: "segmentation", or the name of a folder that is also searched for in `ONEBIT_DATA`.
         directory: the folder, or its parent.
-        progress: has no effect; nothing is downloaded.
         classes: names of the classes for a folder without `classes.txt`.
 
     Raises:

@@ -75,13 +75,7 @@ def read_mnist(
     files: Sequence[IdxFile] = MNIST_FILES,
     mirrors: Sequence[str] = MNIST_MIRRORS,
 ) -> LoadedFiles:
-    """Find or download the four files, read and check them.
-
-    Args:
-        directory: the only folder to search, see `find_or_fetch`.
-        progress: called during downloads.
-        files: training images and labels, test images and labels.
-        mirrors: URLs to download from.
+    """Find or download the four files (training images and labels, test images and labels), read and check them.
 
     Raises:
         DataError: a file is damaged, or missing and cannot be downloaded.
@@ -99,12 +93,8 @@ def read_mnist(
         read_idx(path, shape=file.shape, sha256=file.sha256, remedy=remedy)
         for path, file in zip(paths, files, strict=True)
     ]
-    return LoadedFiles(
-        Split(arrays[0][:, np.newaxis], arrays[1].astype(np.int64)),
-        Split(arrays[2][:, np.newaxis], arrays[3].astype(np.int64)),
-        str(paths[0].parent),
-        tuple(str(path) for path in paths),
-    )
+    train, test = (Split(images[:, np.newaxis], labels.astype(np.int64)) for images, labels in (arrays[:2], arrays[2:]))
+    return LoadedFiles(train, test, str(paths[0].parent), tuple(map(str, paths)))
 
 
 MNIST = DatasetEntry(

@@ -32,14 +32,7 @@ _ALLOWED = {*_ARRAYS, "numpy ndarray", "numpy dtype", "_codecs encode"}
 
 
 def read_pickled(path: Path, *, largest: int) -> dict[str, Any]:
-    """Read the dictionary in a pickled CIFAR file.
-
-    Args:
-        path: the file.
-        largest: the most bytes that the file may have.
-
-    Returns:
-        Its entries: uint8 arrays, lists, numbers, strings and None.
+    """Read the dictionary in a pickled CIFAR file of at most `largest` bytes: arrays, lists, numbers, strings and None.
 
     Raises:
         DataError: unreadable, too large, or a pickle of anything else.

@@ -13,15 +13,7 @@ from onebit.errors import UsageError
 
 
 def resize_images(images: Images, size: int) -> Images:
-    """Resize all images to `size`×`size`, each channel by itself.
-
-    Args:
-        images: (N, C, H, W) uint8.
-        size: side in pixels.
-
-    Returns:
-        (N, C, size, size) uint8; `images` itself if it has that size.
-    """
+    """Resize all images (N, C, H, W) to `size`×`size` pixels, each channel by itself; images of that size stay."""
     count, channels, height, width = images.shape
     if (height, width) == (size, size):
         return images
@@ -60,14 +52,10 @@ def crop_box(width: int, height: int, draw: npt.NDArray[np.float64]) -> tuple[fl
 
 
 def resized_crops(pixels: Images, crops: npt.NDArray[np.float64]) -> Images:
-    """Crop a random part of each image and resize it to the size of the image.
-
-    Args:
-        pixels: (N, H, W, C), C 1 or 3.
-        crops: (N, 4), see `crop_box`.
+    """Crop a random part (see `crop_box`) of each image (N, H, W, C) and resize it to the size of the image.
 
     Raises:
-        UsageError: another number of channels.
+        UsageError: neither 1 nor 3 channels.
     """
     from PIL import Image
 

@@ -154,7 +154,7 @@ class Dataset:
 
     @property
     def digest(self) -> str:
-        """Of the data for training and validation; it does not depend on where the files are."""
+        """A digest of the data for training and validation; it does not depend on where the files are."""
         digest = hashlib.sha256(json.dumps([self.identity, self.input_shape, self.classes]).encode())
         for split in (self.train, self.validation):
             digest.update(split.labels.tobytes())

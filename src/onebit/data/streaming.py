@@ -16,17 +16,10 @@ _T = TypeVar("_T")
 
 
 class PixelSource(Protocol):
-    """A source of streamed images.
+    """A source of `count` streamed images of the shape (H, W, C)."""
 
-    shape: (H, W, C) of every image.
-    count: number of images.
-    """
-
-    @property
-    def shape(self) -> tuple[int, int, int]: ...
-
-    @property
-    def count(self) -> int: ...
+    shape: tuple[int, int, int]
+    count: int
 
     def read(self, rows: npt.NDArray[np.int64], *, crops: npt.NDArray[np.float64] | None = None) -> Images:
         """Read images, (len(rows), H, W, C); with `crops` a random part of each, see `resizing.crop_box`."""

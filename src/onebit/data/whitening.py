@@ -14,7 +14,7 @@ ADDED = 0.1
 LEVELS_PER_UNIT = 32
 """Whitened values are stored as pixels of 8 bits, 128 + 32·value, which covers -4 to 3.97."""
 MOST_VALUES = 4096
-"""Of an image; the whitening matrix has the square of this number."""
+"""The most values of an image; the whitening matrix has the square of this number."""
 _CHUNK = 2000  # images at a time
 
 Floats = npt.NDArray[np.float32]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from onebit.common.lazy import lazy_modules
+from onebit.common.lazy import lazy
 
 if TYPE_CHECKING:
     from onebit.evaluation import modes as modes
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _MODULES = ("modes", "batches", "counts", "health")
 """Modules whose names the package has too."""
-_module = lazy_modules(__name__)
+_module, __dir__, _ = lazy(__name__)
 
 
 def __getattr__(name: str) -> Any:

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from onebit.common.arguments import need
 from onebit.common.progress import progress, shows_progress
 from onebit.data import Images, Split, StreamedImages, fitted, read_batches
-from onebit.errors import UsageError
 from onebit.evaluation.model_inputs import kept_training, model_device
 
 OnImages = Callable[[int, int], None]
@@ -28,8 +28,7 @@ def batch_bounds(count: int, batch_size: int, *, least: int = 2) -> list[tuple[i
     Raises:
         UsageError: a batch size below 1.
     """
-    if batch_size < 1:
-        raise UsageError(f"batch_size must be 1 or more, got {batch_size}")
+    need("batch_size", batch_size, batch_size >= 1, "1 or more")
     starts = list(range(0, count, batch_size))
     if len(starts) > 1 and count - starts[-1] < least:
         starts.pop()

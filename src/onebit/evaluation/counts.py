@@ -114,26 +114,16 @@ class Summary:
         return sum(getattr(layer, field) for layer in self.layers)
 
     def __str__(self) -> str:
-        head = ["layer", "kind", "output", *COLUMNS]
-        rows = [
-            [
-                _shortened(layer.name),
-                layer.kind,
-                "×".join(map(str, layer.output_shape)),
-                *(f"{getattr(layer, field):,}" for field in COLUMNS.values()),
-            ]
-            for layer in self.layers
-        ]
+        rows = [["layer", "kind", "output", *COLUMNS]]
+        for layer in self.layers:
+            counts = [f"{getattr(layer, field):,}" for field in COLUMNS.values()]
+            rows.append([_shortened(layer.name), layer.kind, "×".join(map(str, layer.output_shape)), *counts])
         rows.append(["total", "", "", *(f"{self.total(field):,}" for field in COLUMNS.values())])
-        widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-        lines = [
-            "  ".join(
-                cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in [head, *rows]
-        ]
-        rule = "-" * len(lines[0])
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        aligned = [f"<{width}" for width in widths[:3]] + [f">{width}" for width in widths[3:]]
+        head, *lines, total = ("  ".join(map(format, row, aligned)) for row in rows)
+        rule = "-" * len(head)
+        return "\n".join([head, rule, *lines, rule, total])
 
 
 def _shortened(name: str) -> str:
@@ -183,17 +173,8 @@ def summary(model: nn.Module, *, input_shape: tuple[int, ...] | None = None) -> 
     rows = []
     for layer, name in names.items():
         binary, real = layer_size(layer)
-        rows.append(
-            LayerSummary(
-                name=name,
-                kind=type(layer).__name__,
-                output_shape=outputs.get(layer, ()),
-                binary_weights=binary,
-                real_parameters=real,
-                binary_macs=macs[layer] if binary else 0,
-                real_macs=0 if binary else macs[layer],
-            )
-        )
+        layer_macs = (macs[layer], 0) if binary else (0, macs[layer])
+        rows.append(LayerSummary(name, type(layer).__name__, outputs.get(layer, ()), binary, real, *layer_macs))
     return Summary(tuple(rows))
 
 

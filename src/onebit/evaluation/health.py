@@ -132,10 +132,8 @@ def _cut_inputs(quantizer: nn.Module, into: list[Tensor]) -> Any:
 def _unchanged(model: nn.Module) -> Iterator[None]:
     """Restore buffers, random states and the mode at the end of the context, so that training is not affected."""
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    generators = {
-        id(g): g for module in model.modules() if isinstance(g := getattr(module, "generator", None), torch.Generator)
-    }
-    states = [(generator, generator.get_state()) for generator in generators.values()]
+    generators = {g for m in model.modules() if isinstance(g := getattr(m, "generator", None), torch.Generator)}
+    states = [(generator, generator.get_state()) for generator in generators]
     devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
     with torch.random.fork_rng(devices), kept_training(model):
         try:
@@ -186,8 +184,7 @@ class HealthWatch:
                 "the surrogate gradient of the input quantizer is zero for all inputs: nothing before the layer "
                 "learns; put BatchNorm before it"
             )
-        quantizer = layer.weight_quantizer
-        bound = None if quantizer is None else quantizer.latent_bound
+        bound = None if layer.weight_quantizer is None else layer.weight_quantizer.latent_bound
         unclipped = group and bound is not None and "latent_clip" not in group
         if unclipped and bool((layer.weight.detach().abs() > bound).any()):
             yield (

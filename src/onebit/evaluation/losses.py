@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from onebit.data import VOID
+from onebit.evaluation.loss_table import LOSSES as LOSSES
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -36,8 +37,7 @@ def squared_hinge(logits: Tensor, labels: Tensor) -> Tensor:
     """mean(max(0, 1 − t·y)²) over samples and classes, t = ±1 one-hot (BinaryConnect, arXiv:1511.00363, section 3.1).
 
     Args:
-        logits: (N, classes).
-        labels: (N,) integers.
+        logits: (N, classes); labels: (N,) integers.
     """
     return _margins(logits, labels).square().mean()
 
@@ -47,8 +47,7 @@ def hinge(logits: Tensor, labels: Tensor) -> Tensor:
     """mean(max(0, 1 − t·y)) over samples and classes, t = ±1 one-hot.
 
     Args:
-        logits: (N, classes).
-        labels: (N,) integers.
+        logits: (N, classes); labels: (N,) integers.
     """
     return _margins(logits, labels).mean()
 
@@ -58,8 +57,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.
     """Mean negative log-likelihood of softmax(logits).
 
     Args:
-        logits: (N, classes).
-        labels: (N,) integers.
+        logits: (N, classes); labels: (N,) integers.
         label_smoothing: share of the target spread evenly over the classes.
     """
     return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
@@ -72,8 +70,7 @@ def iou(logits: Tensor, labels: Tensor) -> Tensor:
     The sums are over all samples (usually pixels), so a rare class weighs as much as a frequent one.
 
     Args:
-        logits: (N, classes).
-        labels: (N,) integers.
+        logits: (N, classes); labels: (N,) integers.
 
     Source: Rahman and Wang 2016 (doi:10.1007/978-3-319-50835-1_22), section 3, for one class.
     """
@@ -120,11 +117,3 @@ def per_sample(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     if not bool(known.all()):
         logits, labels = logits[known], labels[known]
     return logits, labels.long()
-
-
-LOSSES: dict[str, Loss] = {
-    "cross_entropy": cross_entropy,
-    "hinge": hinge,
-    "iou": iou,
-    "squared_hinge": squared_hinge,
-}

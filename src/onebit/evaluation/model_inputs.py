@@ -60,11 +60,7 @@ def check_takes(model: nn.Module, shape: Sequence[int], *, classes: int | None =
 
 
 def check_own_shape(model: nn.Module, shape: Sequence[int]) -> None:
-    """Refuse images whose shape is not the model's `input_shape`.
-
-    Raises:
-        UsageError: names both shapes.
-    """
+    """Refuse images whose shape is not the model's `input_shape`; the UsageError names both."""
     expected = tuple(getattr(model, "input_shape", shape))
     if expected != tuple(shape):
         raise UsageError(f"the model takes images of shape {expected}, the data has {tuple(shape)}")
@@ -72,11 +68,7 @@ def check_own_shape(model: nn.Module, shape: Sequence[int]) -> None:
 
 @contextmanager
 def explained(model: nn.Module, shape: Sequence[int], *, classes: int | None = None, data: str = "") -> Iterator[None]:
-    """Replace an error of torch by that of `check_takes` if the model does not take the images.
-
-    Args:
-        shape, classes, data: see `check_takes`.
-    """
+    """Replace an error of torch by that of `check_takes`, with the same arguments, if the model refuses the images."""
     try:
         yield
     except (RuntimeError, IndexError, TypeError, ValueError):

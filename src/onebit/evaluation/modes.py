@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onebit.common.arguments import check_number
+from onebit.common.arguments import check_number, need
 from onebit.data import Images, Split, StreamedImages, check_split
 from onebit.errors import UsageError
 from onebit.evaluation.batches import OnImages, image_batches, images_done, in_tiles, predict_logits
@@ -170,8 +170,7 @@ def stated_mode(model: nn.Module, weights: str, bn: str = "auto") -> tuple[str, 
     if not any(True for _ in binary_layers(model)):
         packed = any(isinstance(module, PackedModule) for module in model.modules())
         weights = "packed" if packed else "real"
-    if bn not in ("auto", "trained", "reestimate"):
-        raise UsageError(f"bn must be auto, trained or reestimate, got {bn!r}")
+    need("bn", bn, bn in ("auto", "trained", "reestimate"), "auto, trained or reestimate")
     if bn == "auto":
         bn = "trained" if is_trained_mode(model, weights) else "reestimate"
     return weights, bn
@@ -272,6 +271,4 @@ def evaluate(
     # a mean of probabilities has no margins: its loss is the cross-entropy, whatever the training loss
     loss = "cross_entropy" if parse_weights(weights)[1] > 1 else loss
     labels = torch.from_numpy(split.labels).to(logits.device)
-    if weights == "real" and any(isinstance(module, PackedModule) for module in model.modules()):
-        weights = "packed"
     return score_logits(logits, labels, loss=loss, weights=weights, bn=bn)

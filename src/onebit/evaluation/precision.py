@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
-from onebit.errors import UsageError
+from onebit.common.arguments import need
 
 PRECISIONS = ("auto", "bf16", "fp32")
 MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
@@ -32,8 +32,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     Raises:
         UsageError: an unknown precision.
     """
-    if precision not in PRECISIONS:
-        raise UsageError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    need("precision", precision, precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
     if precision == "auto":
         return "bf16" if multiplies_bf16(device) else "fp32"
     return precision
@@ -52,8 +51,7 @@ def resolve_memory_format(memory_format: str, model: nn.Module) -> torch.memory_
     Raises:
         UsageError: an unknown memory format.
     """
-    if memory_format not in MEMORY_FORMATS:
-        raise UsageError(f"memory_format must be one of {', '.join(MEMORY_FORMATS)}, got {memory_format!r}")
+    need("memory_format", memory_format, memory_format in MEMORY_FORMATS, f"one of {', '.join(MEMORY_FORMATS)}")
     if memory_format == "auto":
         convolutional = any(parameter.dim() == 4 for parameter in model.parameters())
         memory_format = "channels_last" if convolutional else "contiguous"

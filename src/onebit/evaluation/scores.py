@@ -107,11 +107,7 @@ def whole_score(parts: Sequence[Score | None]) -> Score:
 
 
 def _some(count: int) -> int:
-    """A number of samples to divide by.
-
-    Raises:
-        DataError: it is 0.
-    """
+    """A number of samples to divide by; DataError if it is 0."""
     if not count:
         raise DataError(f"there is nothing to score: every pixel of the masks is void ({VOID})")
     return count

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from onebit.common.lazy import lazy_modules
+from onebit.common.lazy import lazy
 
 if TYPE_CHECKING:
     from onebit.export import torch_state as torch_state
@@ -39,4 +39,4 @@ EXPORTS = {
 }
 """Name -> target of `onebit export RUN --to NAME`."""
 
-__getattr__ = lazy_modules(__name__)
+__getattr__, __dir__, _ = lazy(__name__)

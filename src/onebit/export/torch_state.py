@@ -57,11 +57,7 @@ def save_plain(model: nn.Module, path: str | Path) -> None:
 
 
 def export_plain(run: Run, path: Path) -> None:
-    """Write the plain torch form of a run, and load the file into a net of torch.nn layers, as its user will.
-
-    Raises:
-        UsageError, NotBinaryError: see `save_plain`.
-    """
+    """`save_plain` of a run; then load the file into a net of torch.nn layers, as its user will."""
     save_plain(run.model, path)
     plain_twin(run, read_state(path)[0], source=str(path))
 

@@ -24,7 +24,6 @@ class FoldedOp:
     """A deferred operation: an affine map per channel, or an unchanged packed operation.
 
     Args:
-        name: name of its value.
         apply: what torch computes, elementwise: (n, C) -> (n, C).
         scale, shift: (C,) float64, None for 1 and 0, of an affine map.
         kind, fields: the packed operation, if it is not an affine map.
@@ -81,10 +80,7 @@ class Pending(NamedTuple):
 class Chain:
     """Operations that end in a sign, on integers: monotonic in each channel, because each of them and its rounding is.
 
-    Args:
-        quantizer: the module that takes the sign.
-        channels: C.
-        integers: the possible inputs, spread evenly around 0.
+    `integers` are the possible inputs, spread evenly around 0; `quantizer` takes the sign.
     """
 
     ops: tuple[FoldedOp, ...]
@@ -140,13 +136,10 @@ class Chain:
 
 
 def sums_are_exact(bound: int, scale: Tensor | None, bias: Tensor | None) -> bool:
-    """Whether torch's float32 sums of scale·integers + bias are exact in every order.
+    """Whether torch's float32 sums of scale·integers + bias, (C,) each, are exact in every order.
 
-    They are if all of them are multiples of one unit and below 2²⁴ units.
-
-    Args:
-        bound: largest magnitude of the sum of integers.
-        scale, bias: (C,) or None.
+    They are if all of them are multiples of one unit and below 2²⁴ units. `bound` is the largest magnitude of the sum
+    of integers.
     """
     unit = np.ones(1) if scale is None else scale.double().numpy()
     if (np.frexp(unit)[0] != 0.5).any() or (unit < 2.0**-60).any() or (unit > 2.0**60).any():

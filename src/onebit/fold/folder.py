@@ -87,10 +87,9 @@ Operation = Callable[..., Pending]
 
 
 class Folder:
-    """Builds the packed net of one model.
+    """Builds the packed net of one model, which is in eval mode on the CPU.
 
     Args:
-        model: in eval mode on the CPU.
         shape: (C, H, W) of an image.
         shipped: the binary weights of each binary layer.
         table: the operation for each layer class, function and method name.
@@ -184,9 +183,8 @@ class Folder:
             raise FoldError(f"cannot pack {name!r}: {error}") from None
         self.values[output] = value
         if value.exact:
-            self.ranges[output] = range_of(
-                node, value, *(self.ranges[source] for source in sources if source in self.ranges)
-            )
+            known = [self.ranges[source] for source in sources if source in self.ranges]
+            self.ranges[output] = range_of(node, value, *known)
         self.nodes.append(node)
         return output
 

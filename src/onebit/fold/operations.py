@@ -29,10 +29,8 @@ def _input_coding(folder: Folder, call: Call, x: Pending) -> Pending:
         for what in ("mean", "std"):
             tensor = check_finite(call.name, f"{what} values", getattr(coding, what))
             moments[what] = np.broadcast_to(tensor.reshape(-1).numpy(), folder.shape[:1]).copy()
-    folder.coding, folder.input = (
-        coding,
-        InputSpec(shape=folder.shape, coding="standardise" if moments else "integer", **moments),
-    )
+    folder.coding = coding
+    folder.input = InputSpec(shape=folder.shape, coding="standardise" if moments else "integer", **moments)
     folder.values[INPUT] = folder.input.value
     if folder.input.value.exact:
         folder.ranges[INPUT] = range(-255, 256, 2)
@@ -66,10 +64,8 @@ def _sign(folder: Folder, call: Call, x: Pending) -> Pending:
     if given.scale is None and given.centre is None:
         return signs
     (channels, *_) = folder.values[signs.base].shape
-    scale, centre = (
-        torch.full((), number) if tensor is None else tensor
-        for tensor, number in ((given.scale, 1.0), (given.centre, 0.0))
-    )
+    scale = torch.ones(()) if given.scale is None else given.scale
+    centre = torch.zeros(()) if given.centre is None else given.centre
     factor, shift = (tensor.double().expand(channels).numpy() for tensor in (scale, centre))
     return signs.then(FoldedOp(f"{call.name}.values", lambda x: x * scale + centre, scale=factor, shift=shift))
 
@@ -79,7 +75,7 @@ def _binary_input(call: Call) -> BinaryInput:
     quantizer: Quantizer = call.module
     given = quantizer.binary_input()
     assert given is not None
-    for what, tensor in zip(("shifts", "scales", "centres"), given, strict=True):
+    for what, tensor in zip(("shifts", "scales", "centers"), given, strict=True):
         if tensor is not None:
             check_finite(call.path or call.name, what, tensor)
     shift, scale, centre = (torch.zeros(1) if tensor is None else tensor for tensor in given)
@@ -104,12 +100,8 @@ def _prelu(folder: Folder, call: Call, x: Pending) -> Pending:
 
 def _rprelu(folder: Folder, call: Call, x: Pending) -> Pending:
     layer: RPReLU = call.module
-    before, slope, after = (
-        check_finite(call.name, what, parameter)
-        for what, parameter in (
-            ("shifts", layer.shift_in), ("slopes", layer.slope), ("shifts", layer.shift_out),
-        )
-    )  # fmt: skip
+    before, after = (check_finite(call.name, "shifts", shift) for shift in (layer.shift_in, layer.shift_out))
+    slope = check_finite(call.name, "slopes", layer.slope)
     x = folder.then(x, _shifted(f"{call.name}.in", -before))
     return folder.then(_bent(folder, call, x, slope), _shifted(f"{call.name}.out", after))
 

@@ -31,12 +31,7 @@ def union(a: range, b: range) -> range:
 
 
 def range_of(node: Node, made: Value, *inputs: range) -> range:
-    """The possible integers of the output of a node, or a superset.
-
-    Args:
-        made: the output, a value of integers.
-        inputs: the ranges of its inputs.
-    """
+    """The possible integers of `made`, the output of a node, or a superset; `inputs` are the ranges of its inputs."""
     assert made.bound is not None
     if isinstance(node, (Sign, Threshold)):
         return SIGNS

@@ -54,10 +54,7 @@ def _matmul(
 ) -> Pending:
     """The product with the weights of a layer, with its scale and bias deferred.
 
-    Args:
-        one_bit, real: the nodes for one-bit and for real weights.
-        weight: the real weights, outputs first.
-        fields: other fields of the node.
+    `one_bit` or `real` is the node, with other `fields`; `weight` has the real weights, outputs first.
     """
     layer = call.module
     if getattr(layer, "input_quantizer", None) is not None:
@@ -69,8 +66,8 @@ def _matmul(
         shipped = folder.shipped[layer]
         scale = None if shipped.scale is None else check_finite(call.name, "scales", shipped.scale)
         fields.update(_one_bit_fields(call.name, shipped))
-        if shipped.centre is not None:  # a centre needs the sum of the inputs, so nothing can be deferred
-            centre = check_finite(call.name, "centres", shipped.centre)
+        if shipped.centre is not None:  # a center needs the sum of the inputs, so nothing can be deferred
+            centre = check_finite(call.name, "centers", shipped.centre)
             fields.update(centre=centre.numpy(), scale=None if scale is None else scale.numpy())
             scale = None
         base = folder.emit(one_bit, call.name, source, **fields)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -77,44 +78,17 @@ def _copied(quantizer: Any) -> Any:
     return copy.deepcopy(quantizer, {id(generator): generator})
 
 
-def _binary_linear(layer: nn.Linear, **quantizers: Any) -> BinaryLinear:
-    return BinaryLinear(layer.in_features, layer.out_features, layer.bias is not None, **quantizers)
+def _twin(kind: type[BinaryLayer], arguments: str, layer: Any, **quantizers: Any) -> BinaryLayer:
+    """A layer of class `kind` with these arguments of `layer`."""
+    same = {name: getattr(layer, name) for name in arguments.split()}
+    return kind(**same, bias=layer.bias is not None, **quantizers)
 
 
-def _binary_conv(layer: nn.Conv2d, **quantizers: Any) -> BinaryConv2d:
-    return BinaryConv2d(
-        layer.in_channels,
-        layer.out_channels,
-        layer.kernel_size,  # type: ignore[arg-type]
-        layer.stride,  # type: ignore[arg-type]
-        layer.padding,  # type: ignore[arg-type]
-        layer.dilation,  # type: ignore[arg-type]
-        layer.groups,
-        layer.bias is not None,
-        layer.padding_mode,
-        **quantizers,
-    )
-
-
-def _binary_conv_transpose(layer: nn.ConvTranspose2d, **quantizers: Any) -> BinaryConvTranspose2d:
-    return BinaryConvTranspose2d(
-        layer.in_channels,
-        layer.out_channels,
-        layer.kernel_size,  # type: ignore[arg-type]
-        layer.stride,  # type: ignore[arg-type]
-        layer.padding,  # type: ignore[arg-type]
-        layer.output_padding,  # type: ignore[arg-type]
-        layer.groups,
-        layer.bias is not None,
-        layer.dilation,  # type: ignore[arg-type]
-        **quantizers,
-    )
-
-
+_CONV = "in_channels out_channels kernel_size stride padding dilation groups"
 BINARY_TWINS: dict[type[nn.Module], Callable[..., BinaryLayer]] = {
-    nn.Linear: _binary_linear,
-    nn.Conv2d: _binary_conv,
-    nn.ConvTranspose2d: _binary_conv_transpose,
+    nn.Linear: partial(_twin, BinaryLinear, "in_features out_features"),
+    nn.Conv2d: partial(_twin, BinaryConv2d, f"{_CONV} padding_mode"),
+    nn.ConvTranspose2d: partial(_twin, BinaryConvTranspose2d, f"{_CONV} output_padding"),
 }
 """Layer class -> a function that builds its binary twin, which gets the same weight and bias."""
 

@@ -50,12 +50,6 @@ class BinaryLinear(BinaryLayer, nn.Linear):
             return F.linear(inputs, weight, self.bias)
 
 
-def check_padding_value(value: float) -> None:
-    """Raises UsageError unless `value` is 0, 1 or -1."""
-    if value not in (0.0, 1.0, -1.0):
-        raise UsageError(f"padding_value must be 0, 1 or -1, got {value!r}")
-
-
 class BinaryConv2d(BinaryLayer, nn.Conv2d):
     """Convolution y = q_in(x) ∗ q_w(W) + b with latent weight W.
 
@@ -98,20 +92,12 @@ class BinaryConv2d(BinaryLayer, nn.Conv2d):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
+        window: Any = {"stride": stride, "padding": padding, "dilation": dilation, "padding_mode": padding_mode}
         super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,  # type: ignore[arg-type]
-            device=device,
-            dtype=dtype,
+            in_channels, out_channels, kernel_size, groups=groups, bias=bias, device=device, dtype=dtype, **window
         )
-        check_padding_value(padding_value)
+        if padding_value not in (0, 1, -1):
+            raise UsageError(f"padding_value must be 0, 1 or -1, got {padding_value!r}")
         if padding_value and padding_mode != "zeros":
             raise UsageError(f"padding_value={padding_value:g} needs padding_mode='zeros', got {padding_mode!r}")
         self.padding_value = padding_value
@@ -173,18 +159,9 @@ class BinaryConvTranspose2d(BinaryLayer, nn.ConvTranspose2d):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
+        window: Any = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
         super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            output_padding,
-            groups,
-            bias,
-            dilation,
-            device=device,
-            dtype=dtype,
+            in_channels, out_channels, kernel_size, groups=groups, bias=bias, device=device, dtype=dtype, **window
         )
         self._add_quantizers(weight_quantizer, input_quantizer, value)
 
@@ -192,8 +169,7 @@ class BinaryConvTranspose2d(BinaryLayer, nn.ConvTranspose2d):
         # (I, O/g, …) -> (g, I/g, O/g, …) -> (g, O/g, I/g, …) -> (O, I/g, …)
         return weight.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
 
-    def own_layout(self, weight: Tensor) -> Tensor:
-        return weight.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
+    own_layout = outputs_first  # its own inverse
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         inputs, weight = self.quantized_input(x), self.effective_weight()

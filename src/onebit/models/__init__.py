@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onebit.common.entries import lazy
+from onebit.common.lazy import lazy
 from onebit.models.model_table import MODELS, ModelEntry
 
 if TYPE_CHECKING:
@@ -15,13 +15,12 @@ if TYPE_CHECKING:
     from onebit.models.stack import ConvNet as ConvNet
     from onebit.models.unet import UNet as UNet
 
-_HOME = {
-    "MLP": "mlp",
-    "ConvNet": "stack",
-    "ResNet": "resnet",
-    "UNet": "unet",
-    "create_model": "creation",
-    "option_names": "creation",
+_MODULES = {
+    "mlp": "MLP",
+    "stack": "ConvNet",
+    "resnet": "ResNet",
+    "unet": "UNet",
+    "creation": "create_model option_names",
 }
-__getattr__, __dir__ = lazy(__name__, _HOME)
-__all__ = ["MODELS", "ModelEntry", *_HOME]
+__getattr__, __dir__, _NAMES = lazy(__name__, _MODULES)
+__all__ = ["MODELS", "ModelEntry", *_NAMES]

@@ -60,17 +60,6 @@ def checked_shape(input_shape: Sequence[int]) -> tuple[int, int, int]:
     return shape
 
 
-def widened(channels: int, width: float) -> int:
-    """`channels` times `width`, rounded, at least 1.
-
-    Raises:
-        UsageError: a width that is not positive.
-    """
-    if not width > 0:
-        raise UsageError(f"width must be positive, got {width!r}")
-    return max(1, round(width * channels))
-
-
 def init_latents_(layer: nn.Module, init: str) -> None:
     """Begin the latents of a layer with binary weights as `Parts.init` says; any other layer stays as it is."""
     if init == "uniform" and isinstance(layer, BinaryLayer) and layer.weight_quantizer is not None:
@@ -78,16 +67,9 @@ def init_latents_(layer: nn.Module, init: str) -> None:
         nn.init.uniform_(layer.weight, -bound, bound)
 
 
-def image_coding(coding: str, mean: Sequence[float] | None, std: Sequence[float] | None) -> InputCoding:
-    """The first module of a model, see `InputCoding`, for the mean and std of pixels 0–255 that a data set has."""
-    # with a scale small numbers are believed: images may hold nothing but 0 and 1
-    coding = OLD_CODINGS.get(coding, coding)
-    return InputCoding(coding, mean=mean, std=std, scale=None if coding == "integer" else 1)
-
-
 @dataclass(frozen=True)
 class Parts:
-    """How the layers of one model are made; the same settings for all of them, but the first and the last.
+    """How the layers of one model are made: the settings that all models share.
 
     Args:
         weight_quantizer: name or object; None keeps real weights.
@@ -99,6 +81,13 @@ class Parts:
         dense_norm_momentum: that of BatchNorm after dense layers; None takes `norm_momentum`.
         activation: "relu", which the sign of a layer replaces; or "rprelu", ReActNet's, which is kept before a sign.
         init: "uniform" draws latents uniformly from ±value (binary layers), "default" is torch's.
+        width: factor on the channels, and on the units of hidden dense layers.
+        real_first, real_last: keep real weights in the first layer; real weights and inputs in the last.
+        last_norm: BatchNorm of the logits, which ±1 weights of the last layer need to find their scale.
+        coding, mean, std: see `InputCoding`; the mean and std of pixels 0–255 that a data set has.
+
+    Raises:
+        UsageError: an unknown activation or init, or a width that is not positive.
     """
 
     weight_quantizer: WeightQuantizer = "sign"
@@ -113,75 +102,74 @@ class Parts:
     norm_affine: bool = True
     activation: str = "relu"
     init: str = "default"
+    width: float = 1.0
+    real_first: bool = False
+    real_last: bool = False
+    last_norm: bool = False
+    coding: str = "integer"
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
+        if not self.width > 0:
+            raise UsageError(f"width must be positive, got {self.width!r}")
         if self.init not in ("uniform", "default"):
             raise UsageError(f"init must be 'uniform' or 'default', got {self.init!r}")
         if self.activation not in ("relu", "rprelu"):
             raise UsageError(f"activation must be 'relu' or 'rprelu', got {self.activation!r}")
 
-    def conv(
-        self,
-        inputs: int,
-        outputs: int,
-        kernel: int,
-        *,
-        first: bool = False,
-        real: bool = False,
-        bias: bool = False,
-        **options: Any,
-    ) -> nn.Conv2d:
+    def widened(self, channels: int) -> int:
+        """`channels` times `width`, rounded, at least 1."""
+        return max(1, round(self.width * channels))
+
+    def image_coding(self) -> InputCoding:
+        """The first module of a model."""
+        # with a scale small numbers are believed: images may hold nothing but 0 and 1
+        coding = OLD_CODINGS.get(self.coding, self.coding)
+        return InputCoding(coding, mean=self.mean, std=self.std, scale=None if coding == "integer" else 1)
+
+    def conv(self, inputs: int, outputs: int, kernel: int, *, bias: bool = False, **options: Any) -> nn.Conv2d:
         """A convolution, plain where nothing is quantized.
 
         Args:
-            first: the layer takes pixels, which no input quantizer touches.
-            real: the layer keeps real weights and real inputs.
-            options: `stride`, `padding`, `groups`, … of `torch.nn.Conv2d`.
+            options: `first`: the layer takes pixels, which no input quantizer touches, and has real weights if
+                `real_first`; `real`: it keeps real weights and real inputs; others are those of `torch.nn.Conv2d`.
         """
-        weight, activation = self._quantizers(first=first, real=real)
-        if weight is None and activation is None:
-            return nn.Conv2d(inputs, outputs, kernel, bias=bias, **options)
-        layer = BinaryConv2d(
-            inputs,
-            outputs,
-            kernel,
-            bias=bias,
-            **options,
-            # only ±1 inputs stay binary by it: pixels and real activations are padded with zero
-            padding_value=0.0 if activation is None else self.padding_value,
-            weight_quantizer=weight,
-            input_quantizer=activation,
-            value=self.value,
-        )
-        return self._initialized(layer)
+        return self._layer(nn.Conv2d, BinaryConv2d, inputs, outputs, kernel, bias=bias, **options)
 
     def conv_transpose(self, inputs: int, outputs: int, kernel: int, **options: Any) -> nn.ConvTranspose2d:
         """A transposed convolution without a bias, plain where nothing is quantized; `options` of torch's."""
-        weight, activation = self._quantizers(first=False, real=False)
-        if weight is None and activation is None:
-            return nn.ConvTranspose2d(inputs, outputs, kernel, bias=False, **options)
-        layer = BinaryConvTranspose2d(
-            inputs,
-            outputs,
-            kernel,
-            **options,
-            weight_quantizer=weight,
-            input_quantizer=activation,
-            value=self.value,
-        )
-        return self._initialized(layer)
+        return self._layer(nn.ConvTranspose2d, BinaryConvTranspose2d, inputs, outputs, kernel, bias=False, **options)
 
-    def linear(
-        self, inputs: int, outputs: int, *, first: bool = False, real: bool = False, bias: bool = False
-    ) -> nn.Linear:
-        """A dense layer, plain where nothing is quantized; arguments as `conv`."""
-        weight, activation = self._quantizers(first=first, real=real)
-        if weight is None and activation is None:
-            return nn.Linear(inputs, outputs, bias)
-        layer = BinaryLinear(
-            inputs, outputs, bias, weight_quantizer=weight, input_quantizer=activation, value=self.value
-        )
-        return self._initialized(layer)
+    def linear(self, inputs: int, outputs: int, *, bias: bool = False, **options: bool) -> nn.Linear:
+        """A dense layer, plain where nothing is quantized; `first` and `real` as in `conv`."""
+        return self._layer(nn.Linear, BinaryLinear, inputs, outputs, bias=bias, **options)
+
+    def _layer(
+        self,
+        plain: type[nn.Module],
+        binary: type[BinaryLayer],
+        *sizes: int,
+        first: bool = False,
+        real: bool = False,
+        **options: Any,
+    ) -> Any:
+        """A layer of the class `plain` where nothing is quantized, else of the class `binary`."""
+        weight = inputs = None
+        real = real or (first and self.real_first)
+        if not real:
+            weight = with_options(
+                WEIGHT_QUANTIZERS, self.weight_quantizer, self.weight_options, kind="weight quantizer"
+            )
+        if not (real or first):
+            inputs = with_options(INPUT_QUANTIZERS, self.input_quantizer, self.input_options, kind="input quantizer")
+        if weight is None and inputs is None:
+            return plain(*sizes, **options)
+        if binary is BinaryConv2d and inputs is not None:  # pixels and real activations are padded with zero
+            options["padding_value"] = self.padding_value
+        layer = binary(*sizes, **options, weight_quantizer=weight, input_quantizer=inputs, value=self.value)
+        init_latents_(layer, self.init)
+        return layer
 
     def norm2d(self, channels: int) -> nn.BatchNorm2d:
         """BatchNorm of images."""
@@ -201,18 +189,6 @@ class Parts:
         if self.activation == "rprelu":
             return RPReLU(channels)
         return nn.ReLU() if before_real or self.input_quantizer is None else nn.Identity()
-
-    def _quantizers(self, *, first: bool, real: bool) -> tuple[WeightQuantizer, InputQuantizer]:
-        if real:
-            return None, None
-        weight = with_options(WEIGHT_QUANTIZERS, self.weight_quantizer, self.weight_options, kind="weight quantizer")
-        if first:
-            return weight, None
-        return weight, with_options(INPUT_QUANTIZERS, self.input_quantizer, self.input_options, kind="input quantizer")
-
-    def _initialized(self, layer: Any) -> Any:
-        init_latents_(layer, self.init)
-        return layer
 
 
 def refuse_dropped_signs(dropout: float, parts: Parts) -> None:

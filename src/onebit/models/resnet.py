@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
-from onebit.models.parts import Parts, checked_shape, choose_stem, image_coding, widened
+from onebit.models.parts import Parts, checked_shape, choose_stem
 
 
 class PaddedShortcut(nn.Module):
@@ -149,15 +149,11 @@ class ResNet(nn.Module):
     Args:
         blocks: number of blocks of each stage; channels: of each stage, before `width` and inside its bottlenecks.
         input_shape: (C, H, W); classes: number of logits.
-        width: factor on the channels.
         bottleneck: `Bottleneck`s instead of `Block`s.
         stem: "cifar" is a 3×3 convolution, "imagenet" a 7×7 one of stride 2 and max pooling.
         shortcut, around_each: see `Block`.
-        real_first, real_last: keep real weights in the first convolution; real weights and inputs in the dense layer.
-            That takes the averages of the last sum as it is, with an input quantizer without a ReLU, as in Bi-Real net.
-        last_norm: BatchNorm of the logits, which ±1 weights of the dense layer need to find their scale.
-        coding, mean, std: see `InputCoding`.
-        settings: see `Parts`.
+        settings: see `Parts`. With `real_last` the dense layer takes the averages of the last sum as it is, with an
+            input quantizer without a ReLU, as in Bi-Real net.
 
     Shapes:
         x: uint8 (N, C, H, W) -> (N, classes).
@@ -172,24 +168,17 @@ class ResNet(nn.Module):
         classes: int,
         stem: str,
         shortcut: str,
-        width: float = 1.0,
         bottleneck: bool = False,
         around_each: bool = False,
-        real_first: bool = False,
-        real_last: bool = False,
-        last_norm: bool = False,
-        coding: str = "integer",
-        mean: list[float] | None = None,
-        std: list[float] | None = None,
         **settings: Any,
     ) -> None:
         super().__init__()
         parts = Parts(**settings)
         self.input_shape = checked_shape(input_shape)
-        channels = [widened(base, width) for base in channels]
+        channels = list(map(parts.widened, channels))
         inputs = channels[0]
-        self.coding = image_coding(coding, mean, std)
-        first = partial(parts.conv, self.input_shape[0], inputs, first=True, real=real_first)
+        self.coding = parts.image_coding()
+        first = partial(parts.conv, self.input_shape[0], inputs, first=True)
         self.conv1 = first(3, padding=1) if stem == "cifar" else first(7, stride=2, padding=3)
         self.bn1 = parts.norm2d(inputs)
         self.relu = parts.active(inputs)
@@ -208,8 +197,8 @@ class ResNet(nn.Module):
         height, width = (-(-size // (1 << halvings)) for size in self.input_shape[1:])
         self.pool = nn.AvgPool2d((height, width))  # all of the image; cheaper than an adaptive pool that finds out
         self.flatten = nn.Flatten()
-        self.fc = parts.linear(inputs, classes, real=real_last, bias=True)
-        self.last_norm = parts.norm1d(classes) if last_norm else nn.Identity()
+        self.fc = parts.linear(inputs, classes, real=parts.real_last, bias=True)
+        self.last_norm = parts.norm1d(classes) if parts.last_norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(self.coding(x)))))

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from onebit.errors import UsageError
-from onebit.models.parts import Parts, checked_shape, image_coding, refuse_dropped_signs, widened
+from onebit.models.parts import Parts, checked_shape, refuse_dropped_signs
 
 Window = tuple[int, int, int]
 """Kernel, stride and padding, in pixels."""
@@ -40,11 +40,8 @@ class Stack:
     Args:
         name: of the model, for messages.
         input_shape: (C, H, W); classes: number of logits.
-        width: factor on channels and on hidden dense units.
         dropout: probability of zeroing a unit where the net drops out (not with an input quantizer).
-        last_norm: BatchNorm of the logits, which ±1 weights of the last layer need to find their scale; else a bias.
-        real_first, real_last: keep real weights in the first layer; real weights and inputs in the last.
-        coding, mean, std: see `InputCoding`.
+        last_norm: see `Parts`; without it the last layer has a bias.
         settings: see `Parts`.
 
     Raises:
@@ -57,38 +54,30 @@ class Stack:
         *,
         input_shape: Sequence[int],
         classes: int,
-        width: float = 1.0,
         dropout: float = 0.0,
         last_norm: bool = True,
-        real_first: bool = False,
-        real_last: bool = False,
-        coding: str = "integer",
-        mean: list[float] | None = None,
-        std: list[float] | None = None,
         **settings: Any,
     ) -> None:
-        self.parts = Parts(**settings)
+        self.parts = Parts(last_norm=last_norm, **settings)
         refuse_dropped_signs(dropout, self.parts)
-        self.name, self.classes, self.width, self.dropout = name, classes, width, dropout
-        self.last_norm, self.real_first, self.real_last = last_norm, real_first, real_last
+        self.name, self.classes, self.dropout = name, classes, dropout
         self.input_shape = self.shape = checked_shape(input_shape)
-        self.layers: OrderedDict[str, nn.Module] = OrderedDict(coding=image_coding(coding, mean, std))
+        self.layers: OrderedDict[str, nn.Module] = OrderedDict(coding=self.parts.image_coding())
         self._count = 0
         self._trail: list[str] = []
-        self._inactive = False  # the last layer is a BatchNorm; its activation depends on what comes next
-        self._channels = 0  # of that BatchNorm
+        self._inactive = 0  # channels of a last BatchNorm, whose activation depends on what comes next
 
     def conv(
         self, channels: int, kernel: int, *, stride: int = 1, padding: int = 0, pool: Window | None = None
     ) -> None:
         """Convolution to `channels` × width, optional max pooling, BatchNorm, and an activation."""
-        channels = widened(channels, self.width)
-        self._add_conv(channels, (kernel, stride, padding), real=self.real_first and self._count == 0)
+        channels = self.parts.widened(channels)
+        self._add_conv(channels, (kernel, stride, padding))
         if pool:
             self._slide("pool", channels, pool)
             self._add("pool", nn.MaxPool2d(*pool))
         self._add("norm", self.parts.norm2d(channels))
-        self._inactive, self._channels = True, channels
+        self._inactive = channels
 
     def average(self, window: Window) -> None:
         """Average pooling of what the last activation gives."""
@@ -108,17 +97,17 @@ class Stack:
         Returns:
             All layers by name.
         """
-        self._activate(before_real=self.real_last and not hidden)
+        self._activate(before_real=self.parts.real_last and not hidden)
         self.layers["flatten"] = nn.Flatten()
         units = self.shape[0] * self.shape[1] * self.shape[2]
         for i, outputs in enumerate(hidden, start=1):
-            inputs, units = units, widened(outputs, self.width)
-            self._add_linear(inputs, units, real=self.real_first and self._count == 0)
+            inputs, units = units, self.parts.widened(outputs)
+            self._add_linear(inputs, units)
             self._add("norm", self.parts.norm1d(units))
-            self._inactive, self._channels = True, units
-            self._activate(before_real=self.real_last and i == len(hidden))
+            self._inactive = units
+            self._activate(before_real=self.parts.real_last and i == len(hidden))
             self.drop()
-        self._add_linear(units, self.classes, real=self._last_is_real(), bias=not self.last_norm)
+        self._add_linear(units, self.classes, real=self.parts.real_last, bias=not self.parts.last_norm)
         return self._finished()
 
     def average_head(self) -> OrderedDict[str, nn.Module]:
@@ -127,17 +116,14 @@ class Stack:
         Returns:
             All layers by name.
         """
-        self._activate(before_real=self.real_last)
-        self._add_conv(self.classes, (1, 1, 0), real=self._last_is_real(), bias=not self.last_norm)
+        self._activate(before_real=self.parts.real_last)
+        self._add_conv(self.classes, (1, 1, 0), real=self.parts.real_last, bias=not self.parts.last_norm)
         self._add("pool", nn.AdaptiveAvgPool2d(1))
         self.layers["flatten"] = nn.Flatten()
         return self._finished()
 
-    def _last_is_real(self) -> bool:
-        return self.real_last or (self.real_first and self._count == 0)
-
     def _finished(self) -> OrderedDict[str, nn.Module]:
-        if self.last_norm:
+        if self.parts.last_norm:
             self._add("norm", self.parts.norm1d(self.classes))
         return self.layers
 
@@ -160,10 +146,10 @@ class Stack:
 
     def _activate(self, *, before_real: bool = False) -> None:
         if self._inactive:
-            layer = self.parts.active(self._channels, before_real=before_real)
+            layer = self.parts.active(self._inactive, before_real=before_real)
             if not isinstance(layer, nn.Identity):
                 self._add(type(layer).__name__.lower(), layer)
-        self._inactive = False
+        self._inactive = 0
 
     def _slide(self, kind: str, channels: int, window: Window) -> None:
         """Follow the shape through a convolution or a pooling."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
-from onebit.models.parts import Parts, checked_shape, image_coding, refuse_dropped_signs, widened
+from onebit.models.parts import Parts, checked_shape, refuse_dropped_signs
 
 BASE = 64
 """Channels of the first level before `width`; each level below has twice as many."""
@@ -36,17 +37,24 @@ class DoubleConv(nn.Module):
 
     Args:
         before_real: what comes next takes real inputs whatever the settings say.
-        first: `first` and `real` of the first convolution, see `Parts.conv`.
+        first: of the first convolution, see `Parts.conv`.
 
     Shapes:
         x: (N, inputs, H, W) -> (N, outputs, H − 4, W − 4) with valid padding, else (N, outputs, H, W).
     """
 
     def __init__(
-        self, parts: Parts, inputs: int, outputs: int, padding: int, *, before_real: bool = False, **first: bool
+        self,
+        parts: Parts,
+        inputs: int,
+        outputs: int,
+        padding: int,
+        *,
+        first: bool = False,
+        before_real: bool = False,
     ) -> None:
         super().__init__()
-        self.conv1 = parts.conv(inputs, outputs, 3, padding=padding, **first)
+        self.conv1 = parts.conv(inputs, outputs, 3, padding=padding, first=first)
         self.bn1 = parts.norm2d(outputs)
         self.relu1 = parts.active(outputs)
         self.conv2 = parts.conv(outputs, outputs, 3, padding=padding)
@@ -106,14 +114,10 @@ class UNet(nn.Module):
             of 188 + 16·k whose prediction covers the image, 572 for 388.
         classes: number of logits of a pixel.
         padding: "same", or "valid" for that of the paper: 572×572 pixels give the classes of the inner 388×388.
-        width: factor on the channels, which are 64 to 1024.
         depth: how often the image is halved.
-        real_first, real_last: keep real weights in the first convolution; real weights and inputs in the last one.
-        last_norm: BatchNorm of the logits, which ±1 weights of the last convolution need to find their scale.
         dropout: probability of zeroing a channel of what was pooled, and of what is joined on the way up, as in the
             reproduction by Garg and Singhal (2021; 0.05 there). Not with an input quantizer.
-        coding, mean, std: see `InputCoding`.
-        settings: see `Parts`.
+        settings: see `Parts`; `width` is a factor on the channels, which are 64 to 1024.
 
     Shapes:
         x: uint8 (N, C, H, W) -> (N, classes, H, W), or (N, classes, H − 184, W − 184) with "valid" padding.
@@ -128,15 +132,8 @@ class UNet(nn.Module):
         input_shape: Sequence[int] = (1, 512, 512),
         classes: int = 2,
         padding: str = "same",
-        width: float = 1.0,
         depth: int = 4,
-        real_first: bool = False,
-        real_last: bool = False,
-        last_norm: bool = False,
         dropout: float = 0.0,
-        coding: str = "integer",
-        mean: list[float] | None = None,
-        std: list[float] | None = None,
         **settings: Any,
     ) -> None:
         super().__init__()
@@ -151,18 +148,11 @@ class UNet(nn.Module):
         lost = lost_pixels(padding, depth)
         self.input_shape = (image[0], *(next_side(side + lost, padding, depth) for side in image[1:]))
         self.output_shape = (classes, *(side - lost for side in self.input_shape[1:]))
-        first = widened(BASE, width)
-        channels = [first * 2**level for level in range(depth + 1)]
-        self.coding = image_coding(coding, mean, std)
+        channels = [parts.widened(BASE) * 2**level for level in range(depth + 1)]
+        self.coding = parts.image_coding()
         self.down = nn.ModuleList(
-            DoubleConv(
-                parts,
-                image[0] if level == 0 else channels[level - 1],
-                outputs,
-                border,
-                **({"first": True, "real": real_first} if level == 0 else {}),
-            )
-            for level, outputs in enumerate(channels)
+            DoubleConv(parts, inputs, outputs, border, first=level == 0)
+            for level, (inputs, outputs) in enumerate(pairwise([image[0], *channels]))
         )
         self.pool = nn.MaxPool2d(2)
         self.drop = dropped_channels(dropout)
@@ -172,13 +162,13 @@ class UNet(nn.Module):
                 channels[level],
                 border,
                 margin=lost_pixels(padding, depth - level - 1),
-                before_real=real_last and level == 0,
+                before_real=parts.real_last and level == 0,
                 dropout=dropout,
             )
             for level in range(depth - 1, -1, -1)
         )
-        self.conv = parts.conv(channels[0], classes, 1, real=real_last, bias=True)
-        self.last_norm = parts.norm2d(classes) if last_norm else nn.Identity()
+        self.conv = parts.conv(channels[0], classes, 1, real=parts.real_last, bias=True)
+        self.last_norm = parts.norm2d(classes) if parts.last_norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.coding(x)

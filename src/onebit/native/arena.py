@@ -16,7 +16,7 @@ from onebit.packed import PackedNet, infer
 
 # the names of OB_EPILOGUE_* and OB_KERNEL_* of csrc/onebit.h, in the same order
 _EPILOGUE = (
-    *("real", "scale", "centre", "affine", "affine_int", "relu", "relu_int"),
+    *("real", "scale", "center", "affine", "affine_int", "relu", "relu_int"),
     *("prelu", "hardtanh", "hardtanh_int", "threshold", "sign"),
 )
 _KERNELS = (
@@ -51,8 +51,7 @@ class NativePlan:
     def run(self, images: np.ndarray, *, parts: int = 1) -> tuple[np.ndarray, bool]:
         """Logits (N, …) float32 of contiguous uint8 images (N, C, H, W), and whether the net took the sign of a NaN.
 
-        Args:
-            parts: threads that share each kernel call.
+        `parts` threads share each kernel call.
         """
         arena = self.arena(parts)
         output = np.empty((len(images), *self.shape), np.float32)
@@ -84,11 +83,7 @@ class NativePlan:
 def lay_out(
     net: PackedNet, calls: KernelCalls, image: Slot, as_bytes: Slot | None, answer: Slot, isa: library.InstructionSet
 ) -> NativePlan:
-    """Give every buffer a place and return the plan.
-
-    Args:
-        image, as_bytes, answer: the coded image, the image as bytes, and the output of the net, values of `calls`.
-    """
+    """Give every buffer a place and return the plan; `answer` is the output of the net."""
     if image.buffer.last < 0:  # only the image as bytes is read
         image.buffer.units = 0
     largest = max(buffer.units for buffer in calls.buffers)
@@ -197,7 +192,7 @@ def _pixels_per_block(call: KernelCall, isa: library.InstructionSet) -> int:
         return 0 if call.bits or _BLOCK % channels else _BLOCK // channels
     outputs = fields.get("outputs", 0)
     simple = call.kernel in ("xnor", "bytes", "lut") and fields["groups"] == 1
-    if not simple or fields["constant"] or fields.get("centre") or outputs % (_WORD if call.bits else _VECTOR):
+    if not simple or fields["constant"] or fields.get("center") or outputs % (_WORD if call.bits else _VECTOR):
         return 0
     pixels = _BLOCK // outputs if outputs <= isa.tile_outputs else 0
     return pixels if pixels >= _TILE_PIXELS else 0

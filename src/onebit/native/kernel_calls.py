@@ -143,9 +143,7 @@ class KernelCalls:
     ) -> Slot:
         """Copy x[start::step], `box` elements along each of (C, H, W), to unit `to` of a value of shape `shape`.
 
-        Args:
-            to_stride: target strides; those of `shape` in NHWC order if None.
-            into: an existing value to copy into.
+        That value is new, or `into`; its strides are `to_stride`, or those of NHWC order.
         """
         stride = (1, slot.shape[2] * slot.pixel, slot.pixel)
         fields = {

@@ -40,7 +40,7 @@ class CallStruct(ctypes.Structure):
         *_fields(_Int, "run_count constant"),
         ("weights", _Pointer),
         ("panel", _Long),
-        *_fields(_Int, "outputs tap_channels tap_words tap_lookups real centre together"),
+        *_fields(_Int, "outputs tap_channels tap_words tap_lookups real center together"),
         *_fields(_Pointer, "tap_sums weight_units epilogue"),
         *_fields(_Int, "epilogue_count bits"),
         ("divisor", _Pointer),

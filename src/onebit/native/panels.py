@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
-WORD = 32
-"""Signs or channels per word of the library."""
-REAL_LANES = 16
-_MOST_CONSTANT = 64
-"""Some processors add two products with 255 in 16 bits."""
+WORD = 32  # signs per word of the library
+_MOST_CONSTANT = 64  # some processors add two products with 255 in 16 bits
 
 
-def xnor_panels(bits: np.ndarray, lanes: int) -> tuple[np.ndarray, int]:
-    """(G, O, T, I) bool -> uint32 (G, panels, T · words, lanes), and the words per tap, 32 channels each."""
-    words = -(-bits.shape[-1] // WORD)
-    return _panels(_words(bits, words, WORD), lanes), words
+def sign_panels(bits: np.ndarray, lanes: int, *, size: int = WORD) -> tuple[np.ndarray, int]:
+    """(G, O, T, I) bool -> uint32 (G, panels, T · words, lanes), and the words per tap, `size` channels each.
 
-
-def lut_panels(bits: np.ndarray, lanes: int, *, inputs: int, groups: int) -> tuple[np.ndarray, int]:
-    """(G, O, T, I) bool -> uint32 (G, panels, T · words, lanes), and the words per tap.
-
-    The first input of a lookup is the lowest bit of its index.
+    The first channel is the lowest bit of a word, and so the first input of a lookup the lowest bit of its index.
     """
-    words = -(-bits.shape[-1] // (inputs * groups))
-    return _panels(_words(bits, words, inputs * groups), lanes), words
+    groups, outputs, _, channels = bits.shape
+    parted = _padded(bits, -channels % size).reshape(groups, outputs, -1, size)
+    rows = np.packbits(_padded(parted, WORD - size), axis=-1, bitorder="little")
+    return panels(rows.view("<u4")[..., 0].astype(np.uint32, copy=False), lanes), -(-channels // size)
 
 
 def byte_panels(bits: np.ndarray, lanes: int) -> tuple[np.ndarray, int]:
@@ -41,32 +34,16 @@ def byte_panels(bits: np.ndarray, lanes: int) -> tuple[np.ndarray, int]:
         weights[..., k] = rest.clip(-_MOST_CONSTANT, _MOST_CONSTANT)
         rest = rest - weights[..., k]
     rows = weights.view("<u4").astype(np.uint32, copy=False)
-    return _panels(rows.reshape(*bits.shape[:2], -1), lanes), words
+    return panels(rows.reshape(*bits.shape[:2], -1), lanes), words
 
 
-def real_panels(weight: np.ndarray) -> np.ndarray:
-    """(G, O, K) float64 -> (G, panels, K, 16)."""
-    return _panels(weight, REAL_LANES)
-
-
-def _words(bits: np.ndarray, words: int, size: int) -> np.ndarray:
-    """(G, O, T, I) -> (G, O, T · words), `size` signs per word, the first in the lowest bit."""
-    *shape, channels = bits.shape
-    padded = np.zeros((*shape, words * size), np.bool_)
-    padded[..., :channels] = bits
-    parted = padded.reshape(*shape[:2], -1, size)
-    if size < WORD:
-        wide = np.zeros((*parted.shape[:-1], WORD), np.bool_)
-        wide[..., :size] = parted
-        parted = wide
-    rows = np.packbits(parted, axis=-1, bitorder="little")
-    return rows.view("<u4")[..., 0].astype(np.uint32, copy=False)
-
-
-def _panels(rows: np.ndarray, lanes: int) -> np.ndarray:
+def panels(rows: np.ndarray, lanes: int) -> np.ndarray:
     """(G, O, U) -> (G, panels, U, lanes), padded with outputs of 0."""
     groups, outputs, units = rows.shape
-    panels = -(-outputs // lanes)
-    padded = np.zeros((groups, panels * lanes, units), rows.dtype)
-    padded[:, :outputs] = rows
-    return np.ascontiguousarray(padded.reshape(groups, panels, lanes, units).swapaxes(2, 3))
+    padded = np.pad(rows, ((0, 0), (0, -outputs % lanes), (0, 0)))
+    return np.ascontiguousarray(padded.reshape(groups, -1, lanes, units).swapaxes(2, 3))
+
+
+def _padded(bits: np.ndarray, count: int) -> np.ndarray:
+    """`count` zeros after the last axis of (G, O, N, I)."""
+    return np.pad(bits, ((0, 0), (0, 0), (0, 0), (0, count)))

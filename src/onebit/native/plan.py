@@ -11,8 +11,9 @@ import numpy as np
 from onebit.native import library
 from onebit.native.arena import NativePlan, lay_out
 from onebit.native.kernel_calls import BITS, BYTES, INTEGER, REAL, KernelCalls, Slot
+from onebit.native.panels import byte_panels, sign_panels
 from onebit.native.taps import POINT, Axis, axes_of, whole
-from onebit.native.weight_kernels import NotPlanned, WeightKernel, byte_kernel, lookup_kernel, real_kernel, xnor_kernel
+from onebit.native.weight_kernels import NotPlanned, WeightKernel, lookup_kernel, real_kernel
 from onebit.packed import Node, OneBitWeights, PackedNet, Value, infer, nodes
 from onebit.packed.bits import unpack_signs
 from onebit.packed.grid import GRID_BITS, on_grid
@@ -63,18 +64,17 @@ class _Planner:
     def value(self, name: str, *, flat: bool = False) -> Slot:
         """The value of a name; a flattened one is put in order first, unless `flat` allows it as it is."""
         slot = self.slots[name]
-        if slot.flat and not flat:
-            if "ordered" not in slot.kinds:
-                integers = self.calls.as_kind(slot, INTEGER) if slot.kind == BITS else slot
-                slot.kinds["ordered"] = self.calls.image_order(integers)
-            return slot.kinds["ordered"]
-        return slot
+        if flat or not slot.flat:
+            return slot
+        if "ordered" not in slot.kinds:
+            integers = self.calls.as_kind(slot, INTEGER) if slot.kind == BITS else slot
+            slot.kinds["ordered"] = self.calls.image_order(integers)
+        return slot.kinds["ordered"]
 
     def open_epilogue(self, name: str, *, signs: bool) -> Slot:
         """A value whose call can take another epilogue operation because nothing else reads it; else a new call.
 
-        Args:
-            signs: the operation writes words of bits, which two groups of a convolution must not share.
+        With `signs`, the operation writes words of bits, which two groups of a convolution must not share.
         """
         slot = self.value(name)
         call = slot.call
@@ -151,21 +151,15 @@ class _Planner:
         one_bit = isinstance(node, OneBitWeights)
         groups, outputs, taps, channels = rows.shape
         padding = getattr(node, "padding_value", 0)
-        fields: dict[str, Any] = {
-            "groups": groups,
-            "outputs": outputs,
-            "tap_channels": channels,
-            "constant": padding,
-            "runs": axes[1].runs,
-            **_taps(*axes),
-        }
+        fields: dict[str, Any] = {"groups": groups, "outputs": outputs, "tap_channels": channels}
+        fields |= {"constant": padding, "runs": axes[1].runs, **_taps(*axes)}
         dense = all(axis is POINT for axis in axes)
         if padding:
             signs = rows.astype(np.int64) * 2 - 1 if one_bit else rows.astype(np.int64)
             fields["tap_sums"] = np.ascontiguousarray(signs.sum(axis=-1).reshape(groups * outputs, taps).T)
         as_bytes: tuple[Slot, WeightKernel] | None = None
         if one_bit and slot.kind == BITS and (groups == 1 or channels % 32 == 0):
-            kernel = xnor_kernel(rows, self.isa)
+            kernel = WeightKernel("xnor", *sign_panels(rows, self.isa.lanes))
         else:
             as_bytes = None if dense and self.isa.bytes == _INT32_MOST else self.bytes_of(node, slot, rows)
             slot = self.integers(node, slot)
@@ -189,8 +183,8 @@ class _Planner:
             if node.scale is not None:
                 self.calls.then(answer, "scale", node.scale)
             if node.centre is not None:
-                answer.call.fields["centre"] = 1
-                self.calls.then(answer, "centre", node.centre)
+                answer.call.fields["center"] = 1
+                self.calls.then(answer, "center", node.centre)
         return answer
 
     def bytes_of(self, node: Any, slot: Slot, rows: np.ndarray) -> tuple[Slot, WeightKernel] | None:
@@ -198,7 +192,7 @@ class _Planner:
         plain = isinstance(node, OneBitWeights) and node.centre is None and len(rows) == 1
         if not (self.isa.bytes and plain and slot.buffer is self.image.buffer and slot.kind == INTEGER):
             return None
-        kernel = byte_kernel(rows, self.isa)
+        kernel = WeightKernel("bytes", *byte_panels(rows, self.isa.lanes))
         shape = (kernel.tap_words, *slot.shape[1:])
         if self.as_bytes is None:
             self.as_bytes = self.initial(shape, BYTES)
@@ -247,9 +241,8 @@ class _Planner:
         return target
 
     def slice(self, node: nodes.Slice) -> Slot:
-        made = self.known[node.output]
-        shape: Any = made.shape
-        return self.calls.copy(self.plain(node.inputs[0], made), shape, node.start, shape, node.step)
+        made: Any = self.known[node.output]
+        return self.calls.copy(self.plain(node.inputs[0], made), made.shape, node.start, made.shape, node.step)
 
     def pad(self, node: nodes.Pad) -> Slot:
         made = self.known[node.output]
@@ -271,9 +264,8 @@ class _Planner:
         self, kernel: str, slot: Slot, node: nodes.MaxPool | nodes.AveragePool, kind: str, **fields: Any
     ) -> Slot:
         made: Any = self.known[node.output].shape
-        return self.calls.emit(
-            kernel, (slot,), made, kind, **_taps(*_axes_of(node, slot.shape[1:], made[1:])), **fields
-        )
+        taps = _taps(*_axes_of(node, slot.shape[1:], made[1:]))
+        return self.calls.emit(kernel, (slot,), made, kind, **taps, **fields)
 
     def max_pool(self, node: nodes.MaxPool) -> Slot:
         slot = self.value(node.inputs[0])
@@ -284,8 +276,7 @@ class _Planner:
         x, made = self.known[node.inputs[0]], self.known[node.output]
         if x.bound is not None and x.bound * prod(node.kernel) > _INT32_MOST:
             raise NotPlanned("averages of integers beyond int32")
-        slot = self.value(node.inputs[0])
-        slot = self.calls.as_kind(slot, REAL if x.bound is None else INTEGER)
+        slot = self.calls.as_kind(self.value(node.inputs[0]), REAL if x.bound is None else INTEGER)
         divisor = None
         if not node.sums:
             rows, columns = (axis.taps for axis in _axes_of(node, x.shape[1:], made.shape[1:]))
@@ -299,12 +290,8 @@ class _Planner:
     def adaptive_average_pool(self, node: nodes.AdaptiveAveragePool) -> Slot:
         x = self.known[node.inputs[0]]
         shape: Any = self.known[node.output].shape
-        slot = self.value(node.inputs[0])
-        slot = self.calls.as_kind(slot, REAL if x.bound is None else INTEGER)
-        rows, columns = (
-            np.array([(i * size // n, -(-(i + 1) * size // n)) for i in range(n)], np.int32)
-            for n, size in zip(node.size, slot.shape[1:], strict=True)
-        )
+        slot = self.calls.as_kind(self.value(node.inputs[0]), REAL if x.bound is None else INTEGER)
+        rows, columns = (np.array(windows, np.int32) for windows in node.windows(x))
         divisor = np.outer(rows[:, 1] - rows[:, 0], columns[:, 1] - columns[:, 0]).astype(np.float32)
         real = int(slot.kind == REAL)
         return self.calls.emit("average", (slot,), shape, REAL, rows=rows, columns=columns, divisor=divisor, real=real)

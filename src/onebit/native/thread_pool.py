@@ -33,12 +33,9 @@ def run_shares(run: Callable[[_Share], _Result], shares: Sequence[_Share]) -> It
 
 
 def run_together(run: Part, parts: int) -> bool:
-    """Run all parts at once, the first in this thread; if another call uses the pool, run everything in this thread.
+    """Run all parts at once, the first in this thread, and return whether some part took the sign of a NaN.
 
-    Parts wait for each other, so each needs a free thread.
-
-    Returns:
-        Whether some part took the sign of a NaN.
+    Parts wait for each other, so each needs a free thread: while another call uses the pool, this thread runs them all.
     """
     if not _BUSY.acquire(blocking=False):
         return bool(run(0, 1, None))

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from onebit.native.library import InstructionSet
-from onebit.native.panels import byte_panels, lut_panels, real_panels, xnor_panels
+from onebit.native.panels import panels, sign_panels
 from onebit.native.taps import Axis, padded_columns
 from onebit.packed import Conv
 from onebit.packed.grid import MOST_EXACT_TERMS, on_grid
 
+_REAL_LANES = 16
 _SEGMENT_UNITS = 6
 _MOST_SCRATCH = 2**28  # units of 4 bytes
 _MOST_WIDENED = 2  # widest padded row of tables, relative to the row
@@ -45,26 +46,17 @@ class WeightKernel:
         return scratch
 
 
-def xnor_kernel(rows: np.ndarray, isa: InstructionSet) -> WeightKernel:
-    """±1 × ±1. In all these functions, rows: (G, O, T, I), bool for one-bit weights."""
-    return WeightKernel("xnor", *xnor_panels(rows, isa.lanes))
-
-
-def byte_kernel(rows: np.ndarray, isa: InstructionSet) -> WeightKernel:
-    """±1 × uint8."""
-    return WeightKernel("bytes", *byte_panels(rows, isa.lanes))
-
-
 def lookup_kernel(
     node: Any, rows: np.ndarray, axes: tuple[Axis, Axis], width: int, isa: InstructionSet
 ) -> WeightKernel:
-    """±1 × int32. width: pixels per row of the image."""
+    """±1 × int32. rows: (G, O, T, I) bool. width: pixels per row of the image."""
     groups, outputs, _, channels = rows.shape
+    size = isa.lut_inputs * isa.lut_groups
     lookups, table = -(-channels // isa.lut_inputs), 2**isa.lut_inputs
     wide = isa.tile_rows * -(-outputs // isa.lanes) * isa.lanes * 2
     if all(axis.taps.size == 1 and axis.taps == 0 for axis in axes):
         tables = isa.tile_rows * isa.dense_words * isa.lut_groups * table
-        return WeightKernel("lut", *_lut_panels(rows, isa), wide + tables)
+        return WeightKernel("lut", *sign_panels(rows, isa.lanes, size=size), wide + tables)
     more = {"table_rows": axes[0].rows_kept, "table_width": width, "tap_lookups": lookups}
     if isinstance(node, Conv) and not node.padding_value and node.centre is None:
         columns, left, table_width = padded_columns(node, width, len(axes[1].taps))
@@ -76,16 +68,12 @@ def lookup_kernel(
                 columns = Axis(columns.taps[:, :1], 1, columns.advance)
             more |= {"table_left": left, "table_width": table_width, "columns": columns.taps, "runs": columns.runs}
     tables = more["table_rows"] * more["table_width"] * groups * lookups * table
-    return WeightKernel("lut", *_lut_panels(rows, isa), wide + tables, more)
+    return WeightKernel("lut", *sign_panels(rows, isa.lanes, size=size), wide + tables, more)
 
 
 def real_kernel(node: Any, rows: np.ndarray) -> WeightKernel:
-    """Real weights × int32; NotPlanned if sums may not fit an int64. rows: float64 integers on grids."""
+    """Real weights × int32; NotPlanned if sums may not fit an int64. rows: (G, O, T, I) float64 integers on grids."""
     if node.terms > MOST_EXACT_TERMS:
         raise NotPlanned("sums of more real products than an int64 holds")
-    panels = real_panels(rows.reshape(*rows.shape[:2], -1))
-    return WeightKernel("real", panels, rows.shape[-1], more={"weight_units": on_grid(node.weight)[1]})
-
-
-def _lut_panels(rows: np.ndarray, isa: InstructionSet) -> tuple[np.ndarray, int]:
-    return lut_panels(rows, isa.lanes, inputs=isa.lut_inputs, groups=isa.lut_groups)
+    weights = panels(rows.reshape(*rows.shape[:2], -1), _REAL_LANES)
+    return WeightKernel("real", weights, rows.shape[-1], more={"weight_units": on_grid(node.weight)[1]})

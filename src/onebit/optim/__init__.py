@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onebit.common.entries import lazy
+from onebit.common.lazy import lazy
 from onebit.optim.optimizer_table import OPTIMIZERS, OptimizerEntry, OptimizerSetup, takes
 
 if TYPE_CHECKING:
@@ -20,18 +20,13 @@ if TYPE_CHECKING:
     from onebit.optim.prox import prox_ as prox_
     from onebit.optim.prox import prox_latents_ as prox_latents_
 
-_HOME = {
-    "BayesBiNN": "bayesbinn",
-    "Bop": "bop",
-    "CompanionOptimizer": "companion",
-    "check_optimizer": "latents",
-    "clip_latents_": "latents",
-    "compile_update_": "compiled",
-    "finish_steps_": "latents",
-    "latent_groups": "latents",
-    "latent_rate": "latents",
-    "prox_": "prox",
-    "prox_latents_": "prox",
+_MODULES = {
+    "bayesbinn": "BayesBiNN",
+    "bop": "Bop",
+    "companion": "CompanionOptimizer",
+    "compiled": "compile_update_",
+    "latents": "check_optimizer clip_latents_ finish_steps_ latent_groups latent_rate",
+    "prox": "prox_ prox_latents_",
 }
-__getattr__, __dir__ = lazy(__name__, _HOME)
-__all__ = ["OPTIMIZERS", "OptimizerEntry", "OptimizerSetup", "takes", *_HOME]
+__getattr__, __dir__, _NAMES = lazy(__name__, _MODULES)
+__all__ = ["OPTIMIZERS", "OptimizerEntry", "OptimizerSetup", "takes", *_NAMES]

@@ -198,18 +198,14 @@ def compile_update_(
             return  # gradients that a closure will make, or scaled ones: the eager step knows what to do
         groups = {p: group for group in optimizer.param_groups for p in group["params"] if p in known}
         latents = [p for p in groups if p.grad is not None]
-        states = [_state(optimizer, p) for p in latents]
-        numbers = [
-            _numbers(groups[p], float(state["step"]) + 1, quantizers[p])
-            for p, state in zip(latents, states, strict=True)
-        ]
         if not latents:
             return
-        rows = []
+        states = [_state(optimizer, p) for p in latents]
+        rows, numbers = [], []
         for p, state in zip(latents, states, strict=True):
-            flat = _flat(p)
             own = (p, _laid_out(p.grad, p), state["exp_avg"], state["exp_avg_sq"], weight_of(p))
-            rows.append([flat(x) for x in own])
+            rows.append(list(map(_flat(p), own)))
+            numbers.append(_numbers(groups[p], float(state["step"]) + 1, quantizers[p]))
         try:
             update(
                 *map(list, zip(*rows, strict=True)),

@@ -9,7 +9,7 @@ import numpy as np
 
 from onebit.errors import short
 from onebit.packed.net import PackedNet
-from onebit.packed.node_text import arrays_of, to_lines
+from onebit.packed.node_text import to_lines
 from onebit.packed.nodes import Node
 
 _RELATIVE = 1e-5
@@ -59,7 +59,7 @@ def graph_difference(net: PackedNet, other: PackedNet) -> str | None:
 def array_differences(net: PackedNet, other: PackedNet) -> Iterator[Difference]:
     """The arrays that differ in any bit between two nets with the same graph."""
     for node, twin in zip(net.nodes, other.nodes, strict=True):
-        for (field, here), (_, there) in zip(arrays_of(node), arrays_of(twin), strict=True):
+        for (field, here), (_, there) in zip(node.stored.items(), twin.stored.items(), strict=True):
             if here.tobytes() != there.tobytes():
                 yield _difference(node, field, here, there)
 

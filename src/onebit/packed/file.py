@@ -2,7 +2,7 @@
 
 docs/format.md specifies the format. Files are not trusted: the header is bounded and checked by hand, and the shapes of
 all arrays are checked against the graph before any array is read. A digest of all bytes detects accidental changes; it
-is no protection against deliberate ones.
+does not protect against deliberate ones.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from onebit.errors import FormatError, short
 from onebit.packed.bits import byte_count, bytes_to_words, word_count, words_to_bytes
 from onebit.packed.certificate import Certificate
 from onebit.packed.net import INPUT, MOST_NODES, InputSpec, PackedNet, check_net
-from onebit.packed.node_text import arrays_of, from_line, to_lines
+from onebit.packed.node_text import from_line, to_lines
 from onebit.packed.nodes import Node
 from onebit.packed.strict_json import check_fields, parse_json
 
@@ -107,7 +107,7 @@ def dumps(net: PackedNet) -> bytes:
     moments = {f"{INPUT}.{name}": getattr(net.input, name) for name in ("mean", "std")}
     parts = {name: [array] for name, array in moments.items() if array is not None}
     for node in net.nodes:
-        for name, array in arrays_of(node):
+        for name, array in node.stored.items():
             rows = words_to_bytes(array, node.in_features) if name == "signs" else array  # type: ignore[attr-defined]
             parts.setdefault(name, []).append(rows.reshape(-1))
     graph = {

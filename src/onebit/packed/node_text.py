@@ -33,7 +33,7 @@ def to_lines(nodes: Iterable[Node]) -> list[str]:
         words = [op_name(node), node.output]
         if node.inputs != previous:
             words.append(f"inputs={','.join(node.inputs)}")
-        for name, array in arrays_of(node):
+        for name, array in node.stored.items():
             shape = (len(array), node.in_features) if name == "signs" else array.shape  # type: ignore[attr-defined]
             words.append(f"{name}={_text(shape)}")
         for name, numbers in node.attributes.items():
@@ -46,21 +46,8 @@ def to_lines(nodes: Iterable[Node]) -> list[str]:
     return lines
 
 
-def arrays_of(node: Node) -> list[tuple[str, np.ndarray]]:
-    """(field, array) for each array of a node."""
-    return [(name, array) for name in node.arrays if (array := getattr(node, name)) is not None]
-
-
 def from_line(line: object, previous: str, take: Take) -> Node:
-    """The node that a line describes.
-
-    Args:
-        previous: the output of the node before it.
-        take: returns its arrays.
-
-    Raises:
-        FormatError: not such a line, or invalid numbers.
-    """
+    """The node that a line describes, after the node with the output `previous`; FormatError for any other text."""
     if not isinstance(line, str):
         raise FormatError(f"a node is {short(line)}, expected text")
     op, *words = line.split(" ")

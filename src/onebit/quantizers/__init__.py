@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onebit.common.entries import lazy
+from onebit.common.lazy import lazy
 from onebit.quantizers.quantizer_table import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, WeightQuantizerEntry
 
 if TYPE_CHECKING:
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
     from onebit.quantizers.swish_sign import SwishSign as SwishSign
     from onebit.quantizers.xnor import Xnor as Xnor
 
-_HOME = {
-    **dict.fromkeys(("BinaryInput", "BinaryWeight", "Quantizer", "scheduled", "sign"), "base"),
-    **dict.fromkeys(("Sign", "Stochastic", "draw_signs"), "binaryconnect"),
-    **dict.fromkeys(("ApproxSign", "InputAdaBin", "RSign"), "inputs"),
-    **dict.fromkeys(("EdeSign", "IRNet"), "irnet"),
-    "AdaBin": "adabin",
-    "ConcreteSign": "bayesbinn",
-    "MagnitudeAware": "magnitude_aware",
-    "Prox": "prox",
-    "ReCU": "recu",
-    "SteSign": "ste_sign",
-    "SwishSign": "swish_sign",
-    "Xnor": "xnor",
+_MODULES = {
+    "adabin": "AdaBin",
+    "base": "BinaryInput BinaryWeight Quantizer scheduled sign",
+    "bayesbinn": "ConcreteSign",
+    "binaryconnect": "Sign Stochastic draw_signs",
+    "inputs": "ApproxSign InputAdaBin RSign",
+    "irnet": "EdeSign IRNet",
+    "magnitude_aware": "MagnitudeAware",
+    "prox": "Prox",
+    "recu": "ReCU",
+    "ste_sign": "SteSign",
+    "swish_sign": "SwishSign",
+    "xnor": "Xnor",
 }
-__getattr__, __dir__ = lazy(__name__, _HOME)
-__all__ = ["INPUT_QUANTIZERS", "WEIGHT_QUANTIZERS", "WeightQuantizerEntry", *_HOME]
+__getattr__, __dir__, _NAMES = lazy(__name__, _MODULES)
+__all__ = ["INPUT_QUANTIZERS", "WEIGHT_QUANTIZERS", "WeightQuantizerEntry", *_NAMES]

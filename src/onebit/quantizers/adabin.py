@@ -18,10 +18,6 @@ class _Centered(Surrogate):
     """
 
     @staticmethod
-    def forward(latent: Tensor, weight: Tensor, parts: Standardized, t: Tensor) -> Tensor:
-        return weight.detach()
-
-    @staticmethod
     def setup_context(ctx, inputs, output) -> None:
         latent, _, parts, ctx.t = inputs
         ctx.save_for_backward(latent, *parts[1:])

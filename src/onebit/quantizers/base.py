@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any, NamedTuple
 
@@ -59,8 +60,13 @@ def memory_order(x: Tensor) -> tuple[int, ...]:
 class Surrogate(torch.autograd.Function):
     """Base of the surrogate gradients: `Function.apply` without its search for default arguments.
 
-    That search takes half of the time a quantizer adds to a small layer.
+    That search takes half of the time a quantizer adds to a small layer. A subclass has `setup_context` and `backward`.
     """
+
+    @staticmethod
+    def forward(x: Tensor, result: Tensor, *others: Any) -> Tensor:
+        """`result`, which the caller made from `x`; `others` are for `backward`."""
+        return result.detach()
 
     @classmethod
     def apply(cls, *args: Any) -> Any:
@@ -195,6 +201,11 @@ class Quantizer(torch.nn.Module):
     def sample(self, latent: Tensor, *, generator: torch.Generator | None = None) -> BinaryWeight | None:
         """One random draw of the weights, or None where the method defines no draw."""
         return None
+
+    def extra_repr(self) -> str:
+        """The numbers that the quantizer was made with."""
+        given = {name: getattr(self, name, None) for name in inspect.signature(type(self)).parameters}
+        return ", ".join(f"{name}={value:g}" for name, value in given.items() if isinstance(value, (int, float)))
 
 
 def scheduled(model: torch.nn.Module) -> list[Any]:

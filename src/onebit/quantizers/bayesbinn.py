@@ -49,10 +49,6 @@ class _ConcreteGradient(Surrogate):
     """`weight`, made from `latent`, with the gradient multiplied by `_slope`."""
 
     @staticmethod
-    def forward(latent: Tensor, weight: Tensor, relaxed: Tensor | None, temperature: float) -> Tensor:
-        return weight.detach()
-
-    @staticmethod
     def setup_context(ctx, inputs, output) -> None:
         latent, _, relaxed, ctx.temperature = inputs
         ctx.save_for_backward(latent, relaxed)
@@ -150,6 +146,3 @@ class ConcreteSign(Quantizer):
     def mean(self, latent: Tensor) -> Tensor:
         """The posterior mean tanh λ of the weights, shape of the latent."""
         return latent.detach().tanh()
-
-    def extra_repr(self) -> str:
-        return f"temperature={self.temperature:g}"

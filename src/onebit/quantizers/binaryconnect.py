@@ -22,10 +22,6 @@ class PassGradient(Surrogate):
     """`weight`, made from `latent`, with the gradient passed on to `latent` unchanged; autograd casts it."""
 
     @staticmethod
-    def forward(latent: Tensor, weight: Tensor) -> Tensor:
-        return weight.detach()
-
-    @staticmethod
     def setup_context(ctx, inputs, output) -> None:  # torch.func needs the two-part form
         pass
 
@@ -91,9 +87,6 @@ class Sign(Quantizer):
         latent = latent.detach()
         signs = draw_signs(latent, value=self.value, generator=generator)
         return BinaryWeight(signs, scale_per_channel(self.value, latent))
-
-    def extra_repr(self) -> str:
-        return f"value={self.value:g}"
 
 
 class Stochastic(Sign):

@@ -12,17 +12,6 @@ CHUNK = 1 << 17
 """Elements of a piece: a handful of float32 tensors of this size fit into 1 MiB."""
 
 
-def flat(x: Tensor, order: tuple[int, ...]) -> Tensor:
-    """(n,) in the order of memory: a view of `x` where its memory layout allows it, else a copy."""
-    return x.permute(order).reshape(-1)
-
-
-def alike(*tensors: Tensor) -> bool:
-    """Whether these tensors have one memory layout without gaps, so that their flat views are views."""
-    order = memory_order(tensors[0])
-    return all(x.stride() == tensors[0].stride() and x.permute(order).is_contiguous() for x in tensors)
-
-
 def in_chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """The same pieces of each tensor, as (n,) views.
 
@@ -33,12 +22,9 @@ def in_chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         tensors: of one shape.
     """
     first = tensors[0]
-    if first.device.type != "cpu" or not alike(*tensors):
-        yield tensors
-        return
     order = memory_order(first)
-    views = [flat(x, order) for x in tensors]
-    if first.numel() <= CHUNK:
-        yield tuple(views)
-        return
-    yield from zip(*(view.split(CHUNK) for view in views), strict=True)
+    alike = all(x.stride() == first.stride() and x.permute(order).is_contiguous() for x in tensors)
+    if first.device.type == "cpu" and alike:
+        yield from zip(*(x.permute(order).view(-1).split(CHUNK) for x in tensors), strict=True)
+    else:
+        yield tensors

@@ -49,18 +49,15 @@ class RSign(Quantizer):
 
 
 class _Distant(Surrogate):
-    """`made` of x, center + distance·sign(x − center), with the gradients that `InputAdaBin` states."""
-
-    @staticmethod
-    def forward(x: Tensor, centre: Tensor, distance: Tensor, made: Tensor) -> Tensor:
-        return made.detach()
+    """center + distance·sign(x − center), with the gradients that `InputAdaBin` states."""
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:  # torch.func needs the two-part form
-        ctx.save_for_backward(*inputs[:3])
+        x, _, centre, distance = inputs
+        ctx.save_for_backward(x, centre, distance)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
         x, centre, distance = ctx.saved_tensors
         gradient = gradient.to(x.dtype)
         least = torch.finfo(distance.dtype).tiny  # 0/0 would be NaN
@@ -68,7 +65,7 @@ class _Distant(Surrogate):
         through = 2 * (1 - z.abs()) * gradient
         to_center = (gradient - through).sum(dtype=centre.dtype)
         to_distance = (sign(z) * gradient - z * through).sum(dtype=distance.dtype)
-        return through, to_center, to_distance, None
+        return through, None, to_center, to_distance
 
 
 class InputAdaBin(Quantizer):
@@ -89,7 +86,7 @@ class InputAdaBin(Quantizer):
         distance = self.distance.abs()
         centered = x.detach() - self.centre.detach()
         made = sign(centered) * distance.detach() + self.centre.detach()
-        return _Distant.apply(x, self.centre, distance, made.to(autocast_dtype(x)))
+        return _Distant.apply(x, made.to(autocast_dtype(x)), self.centre, distance)
 
     def binary_input(self) -> BinaryInput:
         centre = self.centre.detach()

@@ -47,16 +47,9 @@ class EdeSign(Quantizer):
     def binary_input(self) -> BinaryInput | None:
         return BinaryInput()
 
-    def extra_repr(self) -> str:
-        return f"t_start={self.t_start:g}, t_end={self.t_end:g}"
-
 
 class _Libra(Surrogate):
     """`weight` = power·sign(ŵ); the gradient through the sign and the standardization."""
-
-    @staticmethod
-    def forward(latent: Tensor, weight: Tensor, parts: Standardized, power: Tensor, t: Tensor) -> Tensor:
-        return weight.detach()
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:

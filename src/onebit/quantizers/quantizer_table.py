@@ -47,15 +47,15 @@ PROX = (
 WEIGHT_QUANTIZERS = Table(
     WeightQuantizerEntry,
     {
-        "sign": WeightQuantizerEntry("onebit.quantizers.binaryconnect:Sign"),
+        "sign": "onebit.quantizers.binaryconnect:Sign",
         "stochastic": WeightQuantizerEntry("onebit.quantizers.binaryconnect:Stochastic", random=True),
-        "ste_sign": WeightQuantizerEntry("onebit.quantizers.ste_sign:SteSign"),
-        "xnor": WeightQuantizerEntry("onebit.quantizers.xnor:Xnor"),
-        "magnitude_aware": WeightQuantizerEntry("onebit.quantizers.magnitude_aware:MagnitudeAware"),
-        "swish_sign": WeightQuantizerEntry("onebit.quantizers.swish_sign:SwishSign"),
-        "irnet": WeightQuantizerEntry("onebit.quantizers.irnet:IRNet"),
-        "recu": WeightQuantizerEntry("onebit.quantizers.recu:ReCU"),
-        "adabin": WeightQuantizerEntry("onebit.quantizers.adabin:AdaBin"),
+        "ste_sign": "onebit.quantizers.ste_sign:SteSign",
+        "xnor": "onebit.quantizers.xnor:Xnor",
+        "magnitude_aware": "onebit.quantizers.magnitude_aware:MagnitudeAware",
+        "swish_sign": "onebit.quantizers.swish_sign:SwishSign",
+        "irnet": "onebit.quantizers.irnet:IRNet",
+        "recu": "onebit.quantizers.recu:ReCU",
+        "adabin": "onebit.quantizers.adabin:AdaBin",
         "concrete_sign": WeightQuantizerEntry(
             "onebit.quantizers.bayesbinn:ConcreteSign", random=True, bayesian=True, trained_by=("bayesbinn",)
         ),
@@ -67,11 +67,11 @@ WEIGHT_QUANTIZERS = Table(
 INPUT_QUANTIZERS = Table(
     Entry,
     {
-        "ste_sign": Entry("onebit.quantizers.ste_sign:SteSign"),
-        "approx_sign": Entry("onebit.quantizers.inputs:ApproxSign"),
-        "swish_sign": Entry("onebit.quantizers.swish_sign:SwishSign"),
-        "irnet": Entry("onebit.quantizers.irnet:EdeSign"),
-        "rsign": Entry("onebit.quantizers.inputs:RSign"),
-        "adabin": Entry("onebit.quantizers.inputs:InputAdaBin"),
+        "ste_sign": "onebit.quantizers.ste_sign:SteSign",
+        "approx_sign": "onebit.quantizers.inputs:ApproxSign",
+        "swish_sign": "onebit.quantizers.swish_sign:SwishSign",
+        "irnet": "onebit.quantizers.irnet:EdeSign",
+        "rsign": "onebit.quantizers.inputs:RSign",
+        "adabin": "onebit.quantizers.inputs:InputAdaBin",
     },
 )

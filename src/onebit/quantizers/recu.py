@@ -28,10 +28,6 @@ class _Clamped(Surrogate):
     """`signs` of w1; the gradient to w1 where |unit| <= bound, then through the standardization."""
 
     @staticmethod
-    def forward(latent: Tensor, signs: Tensor, parts: Standardized, bound: Tensor) -> Tensor:
-        return signs.detach()
-
-    @staticmethod
     def setup_context(ctx, inputs, output) -> None:
         latent, _, parts, ctx.bound = inputs
         ctx.factor = SHARPNESS * parts.unbiased
@@ -106,9 +102,6 @@ class ReCU(Quantizer):
         scales = self._scales(latent).detach()
         signs = from_rows(_parts(latent).signs(), latent)
         return BinaryWeight(signs * sign(scales).view(-1, *[1] * (latent.dim() - 1)), scales.abs())
-
-    def extra_repr(self) -> str:
-        return f"tau_start={self.tau_start:g}, tau_end={self.tau_end:g}"
 
 
 def _parts(latent: Tensor) -> Standardized:

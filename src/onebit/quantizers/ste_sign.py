@@ -19,10 +19,6 @@ class _SignClipped(Surrogate):
     """`signs` of x; the gradient passes to x where |x| <= clip_value, given as the numbers just above it."""
 
     @staticmethod
-    def forward(x: Tensor, signs: Tensor, above: dict[torch.dtype, float]) -> Tensor:
-        return signs.detach()
-
-    @staticmethod
     def setup_context(ctx, inputs, output) -> None:
         x, _, ctx.above = inputs
         ctx.save_for_backward(x)
@@ -64,6 +60,3 @@ class SteSign(Quantizer):
 
     def binary_input(self) -> BinaryInput:
         return BinaryInput()
-
-    def extra_repr(self) -> str:
-        return f"clip_value={self.clip_value:g}"

@@ -70,10 +70,6 @@ class _Signed(Surrogate):
     """`signs` of x; the gradient to x is `surrogate(gradient, x, *parameters)`."""
 
     @staticmethod
-    def forward(x: Tensor, signs: Tensor, surrogate: Callable[..., Tensor], *parameters: Any) -> Tensor:
-        return signs.detach()
-
-    @staticmethod
     def setup_context(ctx, inputs, output) -> None:  # torch.func needs the two-part form
         x, _, ctx.surrogate, *ctx.parameters = inputs
         ctx.save_for_backward(x)

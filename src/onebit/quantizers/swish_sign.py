@@ -29,6 +29,3 @@ class SwishSign(Quantizer):
 
     def binary_input(self) -> BinaryInput:
         return BinaryInput()
-
-    def extra_repr(self) -> str:
-        return f"beta={self.beta:g}"

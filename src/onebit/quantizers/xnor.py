@@ -14,10 +14,6 @@ class _Scaled(Surrogate):
     """`weight` = α·sign(w); gradient α·g·1{|w| <= 1} + sign(w)·mean(g·sign(w)), the mean over a channel."""
 
     @staticmethod
-    def forward(latent: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-        return weight.detach()
-
-    @staticmethod
     def setup_context(ctx, inputs, output) -> None:
         ctx.save_for_backward(*inputs)
 

@@ -64,6 +64,9 @@ class OptimizerRecipe(Part):
             need(f"optimizer.{name}", limit, limit is None or positive(limit), "positive")
 
 
+SCHEDULES = ("constant", "cosine", "exponential", "linear", "milestones", "one_cycle", "step")
+
+
 @dataclass(frozen=True)
 class ScheduleRecipe:
     """The learning-rate schedule.

@@ -32,43 +32,40 @@ def _quantizer(name: str | None) -> WeightQuantizerEntry:
     return WEIGHT_QUANTIZERS.entry(name)
 
 
+def _above_zero(field: str) -> Need:
+    return Need(field.partition(".")[2], lambda recipe: recipe.values()[field] > 0, field)
+
+
 _BINARY = Need("binary weights", lambda recipe: recipe.model.weight_quantizer is not None, "model.weight_quantizer")
 _TASKS = Need("several tasks", lambda recipe: recipe.continual.tasks > 0, "continual.tasks")
 _TEACHER = Need("a teacher", lambda recipe: recipe.teacher is not None, "teacher")
-_WEIGHT_DECAY = Need("weight_decay", lambda recipe: recipe.optimizer.weight_decay > 0, "optimizer.weight_decay")
+_WEIGHT_DECAY = _above_zero("optimizer.weight_decay")
+_CLIPS = Need(
+    "an optimizer that clips latents",
+    lambda recipe: OPTIMIZERS.entry(recipe.optimizer.name).clips_latents,
+    "optimizer.name",
+)
+_BINARY_INPUTS = Need("binary inputs", lambda recipe: recipe.model.input_quantizer is not None, "model.input_quantizer")
 
 NEEDS: dict[str, tuple[Need, ...]] = {
     "optimizer.samples": (Need("random weights or dropout", _samples_differ, "model.weight_quantizer"),),
     "optimizer.real_lr": (_BINARY,),
     "optimizer.lr_scale": (_BINARY,),
-    "optimizer.latent_clip": (
-        _BINARY,
-        Need(
-            "an optimizer that clips latents",
-            lambda recipe: OPTIMIZERS.entry(recipe.optimizer.name).clips_latents,
-            "optimizer.name",
-        ),
-    ),
+    "optimizer.latent_clip": (_BINARY, _CLIPS),
     "optimizer.decay_latents": (_BINARY, _WEIGHT_DECAY),
     "optimizer.decay_norm": (_WEIGHT_DECAY,),
     "schedule.gamma": (_schedule("step", "milestones"),),
     "schedule.step_size": (_schedule("step"),),
     "schedule.milestones": (_schedule("milestones"),),
     "schedule.final_lr": (_schedule("linear", "cosine", "one_cycle", "exponential"),),
-    "augmentation.padding_mode": (
-        Need("crop_padding", lambda recipe: recipe.augmentation.crop_padding > 0, "augmentation.crop_padding"),
-    ),
-    "augmentation.elastic_smoothness": (
-        Need("elastic", lambda recipe: recipe.augmentation.elastic > 0, "augmentation.elastic"),
-    ),
-    "recompute_inputs": (
-        Need("binary inputs", lambda recipe: recipe.model.input_quantizer is not None, "model.input_quantizer"),
-    ),
+    "augmentation.padding_mode": (_above_zero("augmentation.crop_padding"),),
+    "augmentation.elastic_smoothness": (_above_zero("augmentation.elastic"),),
+    "recompute_inputs": (_BINARY_INPUTS,),
     "continual.against": (_TASKS,),
     "continual.own": (_TASKS,),
     "teacher_weight": (_TEACHER,),
     "teacher_temperature": (_TEACHER,),
-}  # fmt: skip
+}
 """Setting -> what it needs. `needs_of` adds what follows from the entries of the tables."""
 
 

@@ -84,20 +84,19 @@ class Part:
     own: dict[str, Any]
 
     def __init__(self, **settings: Any) -> None:
-        own = dict(settings.pop("own", {}))
         for item in dataclasses.fields(self):  # type: ignore[arg-type]  # each subclass is a dataclass
             if item.name != "own":
                 object.__setattr__(self, item.name, settings.pop(item.name, item.default))
         known = declared(self.PART, self.name)
-        for name, value in settings.items():
+        own = {}
+        for name, value in {**settings.pop("own", {}), **settings}.items():
             if name not in known:
                 raise TypeError(f"{type(self).__name__} has no field {name!r}")
-            own[name] = value
-        for name, value in own.items():
-            check = known[name].option.check
-            if check is not None and value is not None:
-                need(f"{self.PART}.{name}", value, check.holds(value), check.expected)
-        own = {name: value for name, value in own.items() if value != known[name].option.default}
+            option = known[name].option
+            if option.check is not None and value is not None:
+                need(f"{self.PART}.{name}", value, option.check.holds(value), option.check.expected)
+            if value != option.default:
+                own[name] = value
         object.__setattr__(self, "own", own)
         self.__post_init__()
 
@@ -110,9 +109,10 @@ class Part:
             raise AttributeError(f"{type(self).__name__} has no field {name!r}")
         return self.own.get(name, found.option.default)
 
-    def takes(self, name: str) -> bool:
-        """Whether the chosen entry declares an option of that name."""
-        return any(option.name == name for option in TABLES[self.PART][f"{self.PART}.name"].entry(self.name).options)
+    def chosen(self) -> dict[str, Any]:
+        """The options that the chosen entry declares, with their defaults."""
+        entry = TABLES[self.PART][f"{self.PART}.name"].entry(self.name)
+        return {option.name: option.default for option in entry.options}
 
     def set_of(self, options: tuple[Option, ...]) -> dict[str, Any]:
         """Those options that are set, without those that only refine another."""
@@ -121,7 +121,6 @@ class Part:
 
     def settings(self) -> dict[str, Any]:
         """The common fields, all options of the chosen entry, and what differs from the defaults of others."""
-        common = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}  # type: ignore[arg-type]
-        del common["own"]
-        entry = TABLES[self.PART][f"{self.PART}.name"].entry(self.name)
-        return common | {option.name: option.default for option in entry.options} | self.own
+        names = (item.name for item in dataclasses.fields(self))  # type: ignore[arg-type]
+        common = {name: getattr(self, name) for name in names if name != "own"}
+        return common | self.chosen() | self.own

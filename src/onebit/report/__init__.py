@@ -19,7 +19,7 @@ from onebit.report.histograms import plot_run_weights, plot_weights
 from onebit.report.mask_scores import mask_rows
 from onebit.report.page import render_page
 from onebit.report.predictions import plot_answers, plot_predictions
-from onebit.report.run_folders import Group, Run, data_name, find_folders, group_runs, read_runs, tests_by_mode
+from onebit.report.run_folders import Group, RunResults, data_name, find_folders, group_runs, read_runs, tests_by_mode
 from onebit.report.tasks import TaskRun, group_rows, plot_tasks, read_task_runs
 from onebit.report.wording import mean_sd, over_runs, spread
 
@@ -35,12 +35,8 @@ __all__ = [
 ]
 
 
-def read_groups(folders: Sequence[Path]) -> tuple[list[Group[Run]], list[Group[TaskRun]]]:
-    """The groups of a report: of runs, and of trainings of several tasks.
-
-    Raises:
-        DataError, FormatError, UsageError: see `write_report`.
-    """
+def read_groups(folders: Sequence[Path]) -> tuple[list[Group[RunResults]], list[Group[TaskRun]]]:
+    """The groups of a report: of runs on one task, and on several tasks; for errors see `write_report`."""
     if not folders:
         raise DataError("there is no run to report: pass at least one run folder, written by `onebit train`")
     single, several = find_folders(folders)
@@ -48,7 +44,7 @@ def read_groups(folders: Sequence[Path]) -> tuple[list[Group[Run]], list[Group[T
 
 
 def compare_tasks(runs: Sequence[Path]) -> list[dict[str, Any]]:
-    """The tables of continual learning as numbers, one per group of trainings that differ only in the seed.
+    """The tables of continual learning as numbers, one per group of runs that differ only in the seed.
 
     Args:
         runs: see `write_report`; runs of a single task are left out.
@@ -69,10 +65,7 @@ def compare_tasks(runs: Sequence[Path]) -> list[dict[str, Any]]:
             "seconds": mean_sd([run.table.seconds for run in group.runs])[0],
             "table": [
                 {
-                    "method": row.method,
-                    "weights": row.weights,
-                    "bn": row.bn,
-                    "task": row.task,
+                    **{name: getattr(row, name) for name in ("method", "weights", "bn", "task")},
                     "seen": [over_runs(accuracies) for accuracies in row.accuracies],
                     "mean": over_runs(row.means),
                 }
@@ -87,7 +80,7 @@ def compare_runs(runs: Sequence[Path]) -> list[dict[str, Any]]:
     """The comparison of a report as numbers: one row per group of runs that differ only in the seed.
 
     Args:
-        runs: see `write_report`; trainings of several tasks are left out.
+        runs: see `write_report`; those of several tasks are left out.
 
     Returns:
         For each row: label, folders, seeds, epochs done, mean seconds; `validation` of the best epochs (None without a

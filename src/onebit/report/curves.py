@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ from onebit.report.drawing import (
     scale_words,
 )
 from onebit.report.histograms import open_weights
-from onebit.report.run_folders import Group, Run, data_name
+from onebit.report.run_folders import Group, RunResults, data_name
 from onebit.report.wording import mean_sd, printable, time_unit
 from onebit.train.history import EpochLog, History
 
@@ -72,13 +72,11 @@ class Curve:
 
     @property
     def masked(self) -> bool:
-        """Whether masks were validated."""
         return any(row.validation_mean_iou is not None for row in self.rows)
 
     @property
     def named(self) -> str:
-        seeds = f", {len(self.histories)} seeds" if len(self.histories) > 1 else ""
-        return printable(self.label) + seeds
+        return printable(self.label) + (f", {len(self.histories)} seeds" if len(self.histories) > 1 else "")
 
     @property
     def named_with_mode(self) -> str:
@@ -90,16 +88,15 @@ Points = Sequence[tuple[int, float | None]]
 Draw = Callable[["Axes", Sequence[Curve]], None]
 
 
-def per_epoch(trainings: Iterable[Points]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(epochs, mean, sd) over the trainings that completed an epoch; sd is 0 for a single one.
+def per_epoch(runs: Iterable[Points]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(epochs, mean, sd) over the runs that completed an epoch; sd is 0 for a single one.
 
     Epochs without a value are left out; a value that is not finite makes a gap.
     """
     values: dict[int, list[float]] = {}
-    for points in trainings:
-        for epoch, value in points:
-            if value is not None:
-                values.setdefault(epoch, []).append(value if math.isfinite(value) else math.nan)
+    for epoch, value in chain.from_iterable(runs):
+        if value is not None:
+            values.setdefault(epoch, []).append(value if math.isfinite(value) else math.nan)
     epochs = sorted(values)
     mean, sd = zip(*(mean_sd(values[epoch]) for epoch in epochs), strict=True) if epochs else ((), ())
     return np.array(epochs, np.int64), np.array(mean, np.float64), np.array([each or 0.0 for each in sd], np.float64)
@@ -151,15 +148,14 @@ def plot_history(history: History, path: str | os.PathLike[str], *, data: str = 
         add_legend(figure, curves)
 
 
-def write_curves(groups: Sequence[Group[Run]], folder: Path) -> list[Picture]:
+def write_curves(groups: Sequence[Group[RunResults]], folder: Path) -> list[Picture]:
     """error.png, loss.png and time.png, and mean-iou.png for masks."""
     curves = list(map(_curve, groups))
-    masked = [group for group, curve in zip(groups, curves, strict=True) if curve.masked]
     losses = {group.settings.get("loss") for group in groups}
     loss_name = str(losses.pop() or "").replace("_", " ") if len(losses) == 1 else ""
     floor = " No loss can fall below the dotted line." if any(curve.smoothing for curve in curves) else ""
     charts = [_write_chart(groups, folder, "error", draw_error)]
-    if masked:
+    if masked := [group for group, curve in zip(groups, curves, strict=True) if curve.masked]:
         charts.append(_write_chart(masked, folder, "mean IoU", draw_mean_iou, training=False))
     charts.append(_write_chart(groups, folder, "loss", partial(draw_loss, name=loss_name), note=floor))
     with picture(folder / "time.png", width=8, height=3.4) as figure:
@@ -175,7 +171,7 @@ def write_curves(groups: Sequence[Group[Run]], folder: Path) -> list[Picture]:
 
 
 def _write_chart(
-    groups: Sequence[Group[Run]], folder: Path, what: str, draw: Draw, *, training: bool = True, note: str = ""
+    groups: Sequence[Group[RunResults]], folder: Path, what: str, draw: Draw, *, training: bool = True, note: str = ""
 ) -> Picture:
     """One panel; without `training`, it has the validation curves only."""
     curves, path = list(map(_curve, groups)), folder / f"{what.lower().replace(' ', '-')}.png"
@@ -189,11 +185,11 @@ def _write_chart(
     return heading, path, f"{heading}{'' if training else ' of the validation masks'} per epoch.{note}"
 
 
-def _curve(group: Group[Run]) -> Curve:
+def _curve(group: Group[RunResults]) -> Curve:
     return Curve(group.label, tuple(run.history for run in group.runs), _smoothing(group.runs[0]))
 
 
-def _smoothing(run: Run) -> tuple[float, int] | None:
+def _smoothing(run: RunResults) -> tuple[float, int] | None:
     """(label smoothing, number of classes) if the loss is only the cross-entropy with smoothed labels."""
     smoothing, dataset = run.settings.get("label_smoothing"), str(run.settings.get("dataset"))
     if not isinstance(smoothing, float) or not 0 < smoothing < 1 or run.settings.get("teacher") is not None:
@@ -208,11 +204,9 @@ def title(what: str, curves: Sequence[Curve], *, data: str, training: bool = Tru
     """`mnist: training and validation error, validation with binary weights`; a single recipe gets a line above."""
     validated = [curve for curve in curves if curve.validated]
     modes = " and ".join(sorted({mode for curve in validated for mode in curve.modes}))
-    text = f"training {what}"
+    text = f"training and validation {what}, validation with {modes} weights" if validated else f"training {what}"
     if not training:
         text = f"validation {what} with {modes} weights"
-    elif validated:
-        text = f"training and validation {what}, validation with {modes} weights"
     if len(curves) == 1 and curves[0].label:
         about = curves[0].named + (f" on {printable(data)}" if data else "")
         return f"{about}\n{text}"
@@ -259,7 +253,7 @@ def draw_total_time(axes: Axes, curves: Sequence[Curve]) -> None:
 
     def totals(history: History) -> Points:
         times = accumulate(row.seconds / seconds for row in history)
-        return list(zip([row.epoch for row in history], times, strict=True))
+        return [(row.epoch, time) for row, time in zip(history, times, strict=True)]
 
     _draw(axes, curves, totals, label=f"time since the start ({unit})")
     axes.set_ylim(bottom=0)
@@ -339,8 +333,7 @@ def _draw(
     def points(history: History) -> Points:
         if callable(values):
             return values(history)
-        numbers = [getattr(row, values) for row in history]
-        return [(row.epoch, n if n is None else scale * n) for row, n in zip(history, numbers, strict=True)]
+        return [(row.epoch, None if (n := getattr(row, values)) is None else scale * n) for row in history]
 
     means: list[float] = []
     for index, curve in enumerate(curves):
@@ -357,10 +350,8 @@ def _draw(
 
 def _best_row(curves: Sequence[Curve]) -> EpochLog | None:
     """The best epoch, in a picture of a single training with a validation split."""
-    if len(curves) > 1 or len(curves[0].histories) > 1:
-        return None
-    best = curves[0].histories[0].best
-    return None if best.validation_error is None else best
+    first, *others = (history for curve in curves for history in curve.histories)
+    return None if others or first.best.validation_error is None else first.best
 
 
 def _mark_best(axes: Axes, curves: Sequence[Curve], field: str, *, scale: float = 1) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onebit.common.files import atomic_path
+from onebit.common.moved import renamed
 from onebit.errors import UsageError
 from onebit.report.wording import printable
 
@@ -167,9 +168,4 @@ def _ticks(multiples: Sequence[float], low: float, high: float) -> list[float]:
     return [tick for power in powers for each in multiples if low <= (tick := float(f"{each:g}e{power}")) <= high]
 
 
-def __getattr__(name: str) -> Any:
-    names = {"COLOURS": "COLORS", "colour": "curve_color"}  # British spellings of earlier versions
-    if name not in names:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warnings.warn(f"{__name__}.{name} is now called {names[name]}", DeprecationWarning, stacklevel=2)
-    return globals()[names[name]]
+__getattr__ = renamed(__name__, {"COLOURS": "COLORS", "colour": "curve_color"})

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from onebit.common.arguments import need, positive
 from onebit.common.safetensors_file import open_safetensors
 from onebit.errors import DataError, FormatError, UsageError
 from onebit.packed.bits import sign
 from onebit.report.drawing import INK, NEGATIVE, POSITIVE, REAL, add_title, picture
-from onebit.report.run_folders import Run, recipe_label
+from onebit.report.run_folders import RunResults, recipe_label
 from onebit.report.wording import printable
 
 if TYPE_CHECKING:
@@ -64,8 +65,7 @@ def layer_histogram(
         DataError: no weights, or weights that are not finite.
         UsageError: `value` is not a positive number.
     """
-    if value is not None and not (math.isfinite(value) and value > 0):
-        raise UsageError(f"value must be a positive number, got {value!r}")
+    need("value", value, value is None or positive(value), "a positive number")
     weight = np.asarray(weight, np.float32)
     limit = float(np.abs(weight).max()) if weight.size else math.nan
     if not math.isfinite(limit):
@@ -120,13 +120,8 @@ def plot_weights(
     draw_weights(layers, path, title=title)
 
 
-def plot_run_weights(run: Run, path: Path) -> None:
-    """Draw the weights of a run folder, read without torch from `run.weights`, which must not be None.
-
-    Raises:
-        FormatError: a damaged weight file.
-        DataError, OnebitError: see `plot_weights`.
-    """
+def plot_run_weights(run: RunResults, path: Path) -> None:
+    """Draw the weights of a run folder, read without torch from `run.weights`, which must not be None."""
     assert run.weights is not None
     facts, names, binary, read = open_weights(run.weights)
     value = run.settings.get("model.value", 1.0)
@@ -148,7 +143,7 @@ def plot_run_weights(run: Run, path: Path) -> None:
     draw_weights(layers, path, title=title)
 
 
-def _binary_names(run: Run, names: Sequence[str], axes: Mapping[str, int]) -> set[str]:
+def _binary_names(run: RunResults, names: Sequence[str], axes: Mapping[str, int]) -> set[str]:
     """The latent weights of an old file, according to the recipe: all except real first and last layers."""
     if run.settings.get("model.weight_quantizer") is None:
         return set()
@@ -241,11 +236,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def draw_weights(layers: Sequence[LayerHistogram], path: str | os.PathLike[str], *, title: str) -> None:
-    """One panel per layer.
-
-    Raises:
-        DataError: no layers.
-    """
+    """One panel per layer; DataError without layers."""
     if not layers:
         raise DataError(f"{printable(title)}: there are no weights with two or more axes to draw")
     columns = min(math.ceil(math.sqrt(len(layers))), 6)

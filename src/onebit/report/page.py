@@ -5,13 +5,15 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Sequence
 from html import escape
+from itertools import groupby
+from operator import attrgetter, itemgetter
 from typing import Any
 
 from onebit._version import __version__
 from onebit.report.drawing import Picture
 from onebit.report.mask_scores import mask_rows
-from onebit.report.run_folders import Group, Run, TestScore, data_name, differing_settings, tests_by_mode
-from onebit.report.tasks import NORMS, Row, TaskRun, group_rows
+from onebit.report.run_folders import Group, RunResults, TestScore, data_name, differing_settings, tests_by_mode
+from onebit.report.tasks import NORMS, TaskRun, group_rows
 from onebit.report.wording import MISSING, duration, number_range, percent, printable, setting
 
 # whatever a hostile name injects is neither run nor fetched
@@ -51,24 +53,26 @@ footer { margin-top: 3rem; font-size: .8rem; color: var(--soft); }
 """
 
 
-def render_page(groups: Sequence[Group[Run]], several: Sequence[Group[TaskRun]], pictures: Sequence[Picture]) -> bytes:
+def render_page(
+    groups: Sequence[Group[RunResults]], several: Sequence[Group[TaskRun]], pictures: Sequence[Picture]
+) -> bytes:
     """The page as UTF-8.
 
     Args:
-        groups: trainings of one task, one row each. several: trainings of several tasks, one table each.
+        groups: training runs of one task, one row each. several: of several tasks, one table each.
         pictures: (heading, PNG file, caption) in the order of the page; consecutive equal headings are printed once.
     """
-    trainings: list[Group[Any]] = [*groups, *several]
-    runs = sum(len(group.runs) for group in trainings)
-    title = trainings[0].label if len(trainings) == 1 else f"Comparison of {len(trainings)} trainings"
+    every: list[Group[Any]] = [*groups, *several]
+    runs = sum(len(group.runs) for group in every)
+    title = every[0].label if len(every) == 1 else f"Comparison of {len(every)} recipes"
     body = [
         f"<h1>{escape(title)}</h1>",
-        f"<p>{runs} run{'s' if runs > 1 else ''} on {escape(data_name(trainings))}</p>",
+        f"<p>{runs} run{'s' if runs > 1 else ''} on {escape(data_name(every))}</p>",
         *(_comparison(groups) if groups else []),
         *_masks(groups),
         *(part for group in several for part in _tasks(group)),
         *_figures(pictures),
-        *_settings(trainings),
+        *_settings(every),
         f"<footer>Written by onebit {escape(__version__)}.</footer>",
     ]
     head = (
@@ -80,7 +84,7 @@ def render_page(groups: Sequence[Group[Run]], several: Sequence[Group[TaskRun]],
     return (head + "\n".join(body) + "\n</body>\n</html>\n").encode("utf-8", "replace")
 
 
-def _comparison(groups: Sequence[Group[Run]]) -> list[str]:
+def _comparison(groups: Sequence[Group[RunResults]]) -> list[str]:
     """A row per group, a column per test mode of any run."""
     modes = list(tests_by_mode([run for group in groups for run in group.runs]))
     header = [*_heads("recipe", "method", "seeds"), *_heads("epochs", number=True)]
@@ -96,7 +100,7 @@ def _comparison(groups: Sequence[Group[Run]]) -> list[str]:
     return [f"<h2>{'Result' if len(groups) == 1 else 'Comparison'}</h2>", table, f"<p>{notes}</p>"]
 
 
-def _row(group: Group[Run], modes: Sequence[str]) -> list[str]:
+def _row(group: Group[RunResults], modes: Sequence[str]) -> list[str]:
     runs, tests, seeds = group.runs, tests_by_mode(group.runs), ", ".join(group.seeds) or MISSING
     done, planned = (number_range([getattr(run.history.rows[-1], n) for run in runs]) for n in ("epoch", "epochs"))
     parameters = sorted({f"{run.parameters:,}" for run in runs if run.parameters is not None})
@@ -112,14 +116,14 @@ def _row(group: Group[Run], modes: Sequence[str]) -> list[str]:
     ]
 
 
-def _method(group: Group[Run]) -> tuple[str, str]:
+def _method(group: Group[RunResults]) -> tuple[str, str]:
     if not group.settings:
         return MISSING, ""
     weights, inputs = (printable(group.settings[f"model.{kind}_quantizer"] or "real") for kind in ("weight", "input"))
     return f"{weights} weights", f"{inputs} inputs"
 
 
-def _validation(group: Group[Run]) -> tuple[str, str]:
+def _validation(group: Group[RunResults]) -> tuple[str, str]:
     best = [run.history.best for run in group.runs]
     errors = [row.validation_error for row in best if row.validation_error is not None]
     modes = " and ".join(sorted({row.validation_weights for row in best}))
@@ -140,7 +144,7 @@ def _test(scores: Sequence[TestScore], runs: int) -> tuple[str, str]:
     return percent([score.accuracy for score in scores]), "; ".join(notes)
 
 
-def _masks(groups: Sequence[Group[Run]]) -> list[str]:
+def _masks(groups: Sequence[Group[RunResults]]) -> list[str]:
     """Mean IoU and Dice: a row for the validation of each group, and for each test mode."""
     header = [*_heads("recipe", "images", "weights"), *_heads("mean IoU", "Dice", number=True)]
     rows = [
@@ -160,17 +164,14 @@ def _tasks(group: Group[TaskRun]) -> list[str]:
     tasks = max(run.table.tasks for run in group.runs)
     columns = ("after task", *(f"task {seen}" for seen in range(1, tasks + 1)), "mean")
     header = [*_heads("method", "weights"), *_heads(*columns, number=True)]
-    blocks: dict[tuple[str, str, str], list[Row]] = {}
-    for row in group_rows(group):
-        blocks.setdefault((row.method, row.weights, row.bn), []).append(row)
-    bodies: list[list[list[str]]] = []
-    for (method, weights, bn), rows in blocks.items():
-        bodies.append([])
+    bodies = []
+    for (method, weights, bn), rows in groupby(group_rows(group), key=attrgetter("method", "weights", "bn")):
+        body = []
         for row in rows:
             texts = [str(row.task), *map(percent, row.accuracies), *[""] * (tasks - row.task), percent(row.means)]
-            bodies[-1].append([_cell(text, number=True) for text in texts])
-        first = [_cell(method, head=True, rows=len(rows)), _cell(weights, NORMS[bn], rows=len(rows))]
-        bodies[-1][0] = first + bodies[-1][0]
+            body.append([_cell(text, number=True) for text in texts])
+        body[0][:0] = [_cell(method, head=True, rows=len(body)), _cell(weights, NORMS[bn], rows=len(body))]
+        bodies.append(body)
     done = ", ".join(f"{run.name} ({duration([run.table.seconds])})" for run in group.runs)
     notes = "Test accuracy on each task, under its own permutation, after each task; the mean is over the tasks so far."
     if len(group.runs) > 1:
@@ -203,16 +204,12 @@ def _table(header: Sequence[str], bodies: Sequence[Sequence[Sequence[str]]], *, 
 
 def _figures(pictures: Sequence[Picture]) -> list[str]:
     parts: list[str] = []
-    previous = ""
-    for heading, path, caption in pictures:
-        if heading != previous:
-            parts.append(f"<h2>{escape(heading)}</h2>")
-        previous = heading
-        data = base64.b64encode(path.read_bytes()).decode("ascii")
-        parts.append(
-            f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
-            f"<figcaption>{escape(caption)}</figcaption></figure>"
-        )
+    for heading, same in groupby(pictures, key=itemgetter(0)):
+        parts.append(f"<h2>{escape(heading)}</h2>")
+        for _, path, caption in same:
+            data, text = base64.b64encode(path.read_bytes()).decode("ascii"), escape(caption)
+            image = f'<img alt="{text}" src="data:image/png;base64,{data}">'
+            parts.append(f"<figure>{image}<figcaption>{text}</figcaption></figure>")
     return parts
 
 

@@ -53,9 +53,8 @@ def plot_predictions(
     """
     answers = _Answers(images, labels, predicted, probabilities, classes, most=MOST_IMAGES)
     columns = min(COLUMNS, max(len(images), 4))
-    answers.draw(
-        path, range(len(images)), cells=range(len(images)), columns=columns, title=answers.title(data, weights)
-    )
+    every = range(len(images))
+    answers.draw(path, every, cells=every, columns=columns, title=answers.title(data, weights))
 
 
 def plot_answers(
@@ -89,22 +88,14 @@ def plot_answers(
     wrong = wrong[np.argsort(-answers.probabilities[wrong], kind="stable")][:ANSWERS]
     title = answers.title(data, weights)
     title += f"\nleft: the first {len(right)} right answers; right: the {len(wrong)} most certain wrong ones"
-    half = COLUMNS // 2
-    cells = [
-        COLUMNS * (index // half) + start + index % half
-        for start, side in ((0, right), (half, wrong))
-        for index in range(len(side))
-    ]
+    grid = np.arange(2 * ANSWERS).reshape(-1, 2, COLUMNS // 2)
+    cells = [*grid[:, 0].flat[: len(right)], *grid[:, 1].flat[: len(wrong)]]
     answers.draw(path, np.concatenate([right, wrong]), cells=cells, columns=COLUMNS, title=title)
 
 
 @dataclass
 class _Answers:
-    """Images and what was predicted for them, as checked arrays; see `plot_predictions`.
-
-    Raises:
-        UsageError: arrays that do not fit together, or more than `most` images.
-    """
+    """At most `most` images and what was predicted for them, as checked arrays; see `plot_predictions`."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -122,13 +113,12 @@ class _Answers:
         if not 1 <= count <= (most or count):
             expected = "at least 1" if most is None else f"1 to {most}: choose some of them"
             raise UsageError(f"got {count} images, expected {expected}")
-        for name in ("labels", "predicted", "probabilities"):
+        for name in ("probabilities", "labels", "predicted"):
             array = getattr(self, name)
             if array.shape != (count,):
                 raise UsageError(f"got {name} of shape {array.shape}, expected ({count},), one for each image")
-        for name in ("labels", "predicted"):
-            array = getattr(self, name)
-            if array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= len(self.classes):
+            is_class = array.dtype.kind in "iu" and array.min() >= 0 and array.max() < len(self.classes)
+            if name != "probabilities" and not is_class:
                 raise UsageError(f"{name} must be class numbers from 0 to {len(self.classes) - 1}")
         if not ((self.probabilities >= 0) & (self.probabilities <= 1)).all():
             raise UsageError("probabilities must be between 0 and 1")

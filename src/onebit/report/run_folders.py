@@ -6,10 +6,10 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from onebit.common.files import read_regular
 from onebit.errors import DataError, FormatError
@@ -44,46 +44,45 @@ class TestScore:
 
 
 @dataclass(frozen=True)
-class Run:
-    """The contents of one run folder.
+class Training:
+    """A training run of one task or of several.
 
     name: the folder's name, unique in a report.
     settings: every recipe field by its flag name ("optimizer.lr"); empty without a recipe.yaml.
+    """
+
+    name: str
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunResults(Training):
+    """The contents of one run folder.
+
     tests: by test mode; empty while the run is not finished.
     seconds: of the whole training, from result.json or summed over epochs.
     parameters: from result.json.
     weights: best.safetensors, else final.safetensors, else None.
     """
 
-    name: str
     history: History
-    settings: dict[str, Any]
     tests: dict[str, TestScore]
     seconds: float
     parameters: int | None
     weights: Path | None
 
 
-class Named(Protocol):
-    """A training that can be grouped by its recipe, of one task or of several."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def settings(self) -> dict[str, Any]: ...
+T = TypeVar("T", bound=Training)
 
 
-T = TypeVar("T", bound=Named)
-
-
-def recipe_label(run: Named) -> str:
+def recipe_label(run: Training) -> str:
     """The name of a run's recipe; without a recipe, the name of the run."""
     return printable(run.settings.get("name", run.name), limit=LABEL_LENGTH)
 
 
 @dataclass(frozen=True)
 class Group(Generic[T]):
-    """Trainings of one recipe that differ at most in the seed; `label` is unique in a report."""
+    """Training runs of one recipe that differ at most in the seed; `label` is unique in a report."""
 
     label: str
     runs: tuple[T, ...]
@@ -98,7 +97,7 @@ class Group(Generic[T]):
         return [setting(run.settings["seed"]) for run in self.runs if "seed" in run.settings]
 
 
-def tests_by_mode(runs: Sequence[Run]) -> dict[str, list[TestScore]]:
+def tests_by_mode(runs: Sequence[RunResults]) -> dict[str, list[TestScore]]:
     """Test mode -> the scores of the runs that were tested in it."""
     modes = dict.fromkeys(mode for run in runs for mode in run.tests)
     return {mode: [run.tests[mode] for run in runs if mode in run.tests] for mode in modes}
@@ -115,16 +114,9 @@ def find_folders(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     return [path for path in paths if path not in several], several
 
 
-def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """Read the run folders found by `find_folders`.
-
-    Raises:
-        DataError: a folder that is not a run, or a run without an epoch.
-        FormatError: a damaged file; for metrics.jsonl, the message names the line.
-        UsageError: a recipe.yaml with an unknown field.
-    """
-    single, several = find_folders(folders)
-    paths = [*single, *several]
+def read_runs(folders: Sequence[Path]) -> list[RunResults]:
+    """Read the run folders found by `find_folders`; for errors see `onebit.report.write_report`."""
+    paths = [path for paths in find_folders(folders) for path in paths]
     return [_read_run(path, name) for path, name in zip(paths, unique_names(paths), strict=True)]
 
 
@@ -170,10 +162,9 @@ def differing_settings(groups: Sequence[Group[Any]]) -> dict[str, list[Any]]:
     """
     differing = {}
     for key in dict.fromkeys(key for group in groups for key in group.settings):
-        values = [group.settings.get(key) for group in groups]
         known = {repr(group.settings.get(key)) for group in groups if group.settings}
         if len(known) > 1 and key != "seed" and key not in DESCRIPTIVE:
-            differing[key] = values
+            differing[key] = [group.settings.get(key) for group in groups]
     return differing
 
 
@@ -200,20 +191,16 @@ def unique_names(folders: Sequence[Path]) -> list[str]:
     return [printable(name) for name in names]
 
 
-def _read_run(folder: Path, name: str) -> Run:
-    history = _read_metrics(folder)
-    settings = flat_settings(folder)
+def _read_run(folder: Path, name: str) -> RunResults:
+    history, settings = _read_metrics(folder), flat_settings(folder)
     tests, seconds, parameters = _read_result(folder / "result.json")
+    seconds = history.seconds if seconds is None else seconds
     weights = next((folder / file for file in WEIGHT_FILES if (folder / file).is_file()), None)
-    return Run(name, history, settings, tests, history.seconds if seconds is None else seconds, parameters, weights)
+    return RunResults(name, settings, history, tests, seconds, parameters, weights)
 
 
 def flat_settings(folder: Path) -> dict[str, Any]:
-    """Every recipe field by its flag name, from the folder's recipe.yaml; empty without one.
-
-    Raises:
-        FormatError, UsageError: the file is damaged, or has an unknown field.
-    """
+    """Every recipe field by its flag name, from the folder's recipe.yaml; empty without one."""
     if not (folder / "recipe.yaml").exists():
         return {}
     settings = flatten(merge(Recipe().settings(), read_settings(folder / "recipe.yaml")))
@@ -263,33 +250,26 @@ def _read_result(path: Path) -> tuple[dict[str, TestScore], float | None, int | 
         for mode, score in result.get("test", {}).items():
             if not isinstance(score, dict):
                 raise ValueError(f"test.{mode} must be an object")
-            shares = {"accuracy": _number(score, "accuracy", needed=True)}
-            shares |= {name: _number(score, name) for name in ("mean_iou", "dice")}
+            shares = {key: _number(score, key, needed=key == "accuracy") for key in ("accuracy", "mean_iou", "dice")}
             for name, share in shares.items():
                 if share is not None and not 0 <= share <= 1:
                     raise ValueError(f"the {name} of test.{mode} must be a fraction 0–1, got {share}")
             bn = score.get("bn") if isinstance(score.get("bn"), str) else None
-            tests[printable(mode, limit=30)] = TestScore(
-                correct=_count(score, "correct"), count=_count(score, "count"), bn=bn, **shares
-            )
-        return tests, _number(result, "seconds"), _count(result, "parameters")
+            counts = {name: _number(score, name, int) for name in ("correct", "count")}
+            tests[printable(mode, limit=30)] = TestScore(bn=bn, **counts, **shares)
+        return tests, _number(result, "seconds"), _number(result, "parameters", int)
     except (ValueError, OverflowError, RecursionError) as error:
         raise FormatError(f"{path}: damaged ({printable(error)})") from None
 
 
-def _number(values: Mapping[str, Any], key: str, *, needed: bool = False) -> Any:
-    """A finite number; None if it is missing and not needed."""
+def _number(values: Mapping[str, Any], key: str, kind: Callable[[float], Any] = float, *, needed: bool = False) -> Any:
+    """A finite number as `kind`; None if it is missing and not needed."""
     value = values.get(key)
     if value is None and not needed:
         return None
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
         raise ValueError(f"{key} must be a number, got {value!r}")
-    return float(value)
-
-
-def _count(values: Mapping[str, Any], key: str) -> int | None:
-    number = _number(values, key)
-    return None if number is None else int(number)
+    return kind(value)
 
 
 def _read_text(path: Path, *, largest: int) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from onebit.errors import DataError
 from onebit.report.drawing import GREY, INK, add_title, band_key, curve_color, draw_mean, picture, whole_ticks
-from onebit.report.run_folders import Group, flat_settings, unique_names
+from onebit.report.run_folders import Group, Training, flat_settings, unique_names
 from onebit.report.wording import mean_sd, percent, plus_minus, printable
 from onebit.runs.task_grid import Cell, TaskTable, read_table
 from onebit.train.history import TABLE_FILE, task_folders
@@ -26,11 +26,9 @@ NORMS = {"trained": "BatchNorm of the latest task", "reestimate": "BatchNorm of 
 
 
 @dataclass(frozen=True)
-class TaskRun:
-    """The contents of one folder of several tasks; name and settings as in `onebit.report.run_folders.Run`."""
+class TaskRun(Training):
+    """The contents of one folder of several tasks."""
 
-    name: str
-    settings: dict[str, Any]
     table: TaskTable
 
 
@@ -80,12 +78,7 @@ def group_rows(group: Group[TaskRun]) -> list[Row]:
 
 
 def read_task_runs(folders: Sequence[Path]) -> list[TaskRun]:
-    """Read folders of several tasks, as found by `find_folders`.
-
-    Raises:
-        DataError: a folder without a finished task.
-        FormatError, UsageError: a damaged continual.json or recipe.yaml.
-    """
+    """Read folders of several tasks, as found by `find_folders`; for errors see `onebit.report.write_report`."""
     return [_read(folder, name) for folder, name in zip(folders, unique_names(folders), strict=True)]
 
 

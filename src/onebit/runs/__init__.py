@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from onebit.common.lazy import lazy_modules
+from onebit.common.lazy import lazy
 
 if TYPE_CHECKING:
     from onebit.runs import model as model
     from onebit.runs import run as run
 
-__getattr__ = lazy_modules(__name__)
+__getattr__, __dir__, _ = lazy(__name__)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -27,18 +27,15 @@ def one_signed_inputs(model: nn.Module, images: Images | StreamedImages | Tensor
     """
     spans: dict[str, list[Tensor]] = {}
 
-    def recording(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def record(quantizer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            spans.setdefault(name, []).append(torch.stack(output.detach().aminmax()))
-
-        return record
+    def record(name: str, quantizer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        spans.setdefault(name, []).append(torch.stack(output.detach().aminmax()))
 
     with ExitStack() as kept:
         kept.enter_context(kept_batch_norm(model))
         reestimate_batch_norm_(model, images, batch_size=len(images))
         for name, layer in model.named_modules():
             if isinstance(layer, BinaryLayer) and layer.input_quantizer is not None:
-                kept.callback(layer.input_quantizer.register_forward_hook(recording(name)).remove)
+                kept.callback(layer.input_quantizer.register_forward_hook(partial(record, name)).remove)
         predict_logits(model, images, batch_size=len(images))
     return [name for name, found in spans.items() if len(torch.stack(found).unique()) == 1]
 
@@ -48,6 +45,6 @@ def one_sign_warning(model: nn.Module, images: Images | StreamedImages | Tensor)
     names = one_signed_inputs(model, images)
     if not names:
         return None
-    listed = f"{', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
-    layers = f"{'layers' if len(names) > 1 else 'layer'} {listed}"
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    layers = f"{'layers' if len(names) > 1 else 'layer'} {', '.join(names[:4])}{more}"
     return f"{layers}: all inputs have one sign, so they carry no information: {ADVICE}"

@@ -41,7 +41,7 @@ def task_recipe(recipe: Recipe, task: int) -> Recipe:
         task: 1, 2, …
     """
     optimizer = recipe.optimizer
-    if optimizer.takes("prior"):
+    if "prior" in optimizer.chosen():
         optimizer = replace(optimizer, own=optimizer.own | {"prior": recipe.continual.prior and task > 1})
     return replace(
         recipe,
@@ -158,8 +158,9 @@ def test_seen(recipe: Recipe, data: Dataset, part: Path, *, method: str, task: i
 
 def _result(recipe: Recipe, data: Dataset, folder: Path, cells: Sequence[Cell]) -> dict[str, Any]:
     """The content of continual.json."""
-    own, last = cells[0].method, max(cell.task for cell in cells if cell.method == cells[0].method)
-    runs = [json.loads((path).read_text(encoding="utf-8")) for path in sorted(folder.glob("*/task-*/result.json"))]
+    own = cells[0].method
+    last = max(cell.task for cell in cells if cell.method == own)
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*/task-*/result.json"))]
     final = [cell for cell in cells if (cell.method, cell.task, cell.bn) == (own, last, "trained")]
     test = {}
     for weights in dict.fromkeys(cell.weights for cell in final):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +93,7 @@ def build_model(
 
 
 def _refuse_too_large(name: str, options: dict[str, Any]) -> None:
-    """Refuse a net whose weights do not fit into the memory of this machine, before any of it is taken.
-
-    Raises:
-        UsageError: they do not.
-    """
+    """Raises UsageError, before memory is taken: the weights do not fit into the memory of this machine."""
     try:
         with torch.device("meta"):  # shapes without values
             count = sum(parameter.numel() for parameter in create_model(name, **options).parameters())
@@ -134,12 +129,9 @@ def build_training(
     """
     torch.manual_seed(recipe.seed)
     if model is None:
-        model = build_model(
-            recipe.model,
-            input_shape=data.input_shape,
-            classes=len(data.classes),
-            statistics=data.train.channel_statistics() if recipe.model.coding != "integer" else None,
-        )
+        statistics = data.train.channel_statistics() if recipe.model.coding != "integer" else None
+        shape, classes = data.input_shape, len(data.classes)
+        model = build_model(recipe.model, input_shape=shape, classes=classes, statistics=statistics)
     if recipe.init_from is not None:
         source = trained_file(Path(recipe.init_from))
         load_weights(model, read_state(source)[0], source=str(source), start=True)
@@ -172,14 +164,11 @@ def training_of(recipe: Recipe, model: nn.Module, *, images: int, labels: int, p
     steps_per_epoch = len(batch_bounds(images * recipe.augmentation.repeats, recipe.batch_size, least=2 * processes))
     optimizer = build_optimizer(recipe, model, count=labels, steps_per_epoch=steps_per_epoch)
     schedule = build_schedule(recipe, optimizer, steps_per_epoch=steps_per_epoch)
-    augmentation = Augmentation(**dataclasses.asdict(recipe.augmentation))
-    step_settings = StepSettings(
-        recipe.optimizer.accumulate,
-        recipe.optimizer.clip_grad_norm,
-        recipe.optimizer.clip_grad_value,
-        recipe.optimizer.samples,
-    )
+    augmentation = Augmentation(**asdict(recipe.augmentation))
     changes = augmentation if augmentation != Augmentation() else None
+    step_settings = StepSettings(
+        **{field.name: getattr(recipe.optimizer, field.name) for field in fields(StepSettings)}
+    )
     return Training(model, optimizer, schedule, loss, changes, step_settings)
 
 
@@ -193,7 +182,7 @@ def _check_binary(recipe: ModelRecipe, model: nn.Module) -> None:
 
 
 def _check_masks(recipe: Recipe, model: nn.Module, data: Dataset) -> None:
-    """Refuse masks for a net that gives one label an image, labels for one that gives masks, and windows of no fit."""
+    """Raises UsageError: masks or labels that the net does not predict, or images of a size that it does not take."""
     refuse_other_labels(recipe, model, masks=data.train.labels.ndim > 1, name=data.name)
     check_size = getattr(model, "check_size", None)
     if check_size is not None:
@@ -202,13 +191,13 @@ def _check_masks(recipe: Recipe, model: nn.Module, data: Dataset) -> None:
 
 
 def refuse_other_labels(recipe: Recipe, model: nn.Module, *, masks: bool, name: str) -> None:
-    """Keep a net that gives one class an image from masks, and one that gives masks from labels.
+    """Check that a net predicts what the data have: a class per image, or a mask.
 
     Args:
         masks: whether the data have masks; name: of the data.
 
     Raises:
-        UsageError: which of them the model gives.
+        UsageError: the net predicts the other.
     """
     if masks and not hasattr(model, "output_shape"):
         known = " or ".join(known for known, entry in MODELS.entries().items() if entry.masks)

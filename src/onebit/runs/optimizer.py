@@ -60,14 +60,8 @@ def build_optimizer(recipe: Recipe, model: nn.Module, *, count: int, steps_per_e
     if entry.build is not None:
         optimizer: torch.optim.Optimizer = load(entry.build)(setup)
     else:
-        options: dict[str, object] = {"lr": settings.lr}
-        if settings.momentum:
-            options["momentum"] = settings.momentum
-        if settings.nesterov:
-            options["nesterov"] = True
-        if settings.name in FUSED:
-            options["fused"] = True
-        optimizer = kind(groups, **options)
+        options = {"momentum": settings.momentum, "nesterov": settings.nesterov, "fused": settings.name in FUSED}
+        optimizer = kind(groups, lr=settings.lr, **{name: value for name, value in options.items() if value})
     quantizer = WEIGHT_QUANTIZERS.entry(recipe.model.weight_quantizer)
     if quantizer.prepare is not None:
         load(quantizer.prepare)(optimizer, setup)
@@ -76,14 +70,8 @@ def build_optimizer(recipe: Recipe, model: nn.Module, *, count: int, steps_per_e
 
 
 def _setup(recipe: Recipe, groups: list[dict[str, Any]], *, count: int, steps_per_epoch: int) -> OptimizerSetup:
-    return OptimizerSetup(
-        settings=recipe.optimizer,
-        groups=groups,
-        count=count,
-        steps_per_epoch=steps_per_epoch,
-        steps=round(recipe.epochs * steps_per_epoch),
-        initialized=recipe.init_from is not None,
-    )
+    steps, initialized = round(recipe.epochs * steps_per_epoch), recipe.init_from is not None
+    return OptimizerSetup(recipe.optimizer, groups, count, steps_per_epoch, steps, initialized)
 
 
 def check_pair(recipe: Recipe, model: nn.Module) -> None:
@@ -95,13 +83,13 @@ def check_pair(recipe: Recipe, model: nn.Module) -> None:
     refuse_clipping(recipe)
     name = recipe.optimizer.name
     kinds = {type(layer.weight_quantizer) for _, layer in binary_layers(model)}
-    known = {kind: known for known, kind in WEIGHT_QUANTIZERS.items()}
+    known = {kind: quantizer for quantizer, kind in WEIGHT_QUANTIZERS.items()}
     names = sorted(known.get(kind, kind.__name__) for kind in kinds)
     got = ", ".join(names)
     trains = OPTIMIZERS.entry(name).trains
     if trains is not None and not set(names) <= set(trains):
-        ways = _only(trains) + f", got {got}{method_with('optimizer.name', name)}"
-        raise UsageError(f"optimizer {name} trains weight_quantizer {ways}")
+        way = method_with("optimizer.name", name)
+        raise UsageError(f"optimizer {name} trains weight_quantizer {_only(trains)}, got {got}{way}")
     for quantizer, entry in WEIGHT_QUANTIZERS.entries().items():
         way = method_with("model.weight_quantizer", quantizer)
         if quantizer in names and entry.trained_by is not None and name not in entry.trained_by:

@@ -9,23 +9,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from onebit.common.aliases import MODEL_ALIASES
-from onebit.common.tables import resolve as look_up
 from onebit.data import DATASETS, Dataset, DatasetEntry, Split, TrainingSamples, refuse_held_out
 from onebit.errors import UsageError
-from onebit.evaluation.losses import LOSSES
 from onebit.evaluation.precision import resolve_memory_format
-from onebit.models import MODELS
-from onebit.optim import OPTIMIZERS
-from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 from onebit.recipe import Recipe
 from onebit.runs.continual import arms, task_recipe
 from onebit.runs.machine import Machine, resolve_machine
 from onebit.runs.model import build_model, build_training, refuse_other_labels, training_of
+from onebit.runs.names import check_names
 from onebit.runs.run import first_stage, open_teacher
 from onebit.runs.trackers import refuse_missing
 from onebit.train.ranks import ALONE, Ranks
-from onebit.train.schedules import SCHEDULES
 from onebit.train.step import plan_steps
 from onebit.train.weights import trained_file
 
@@ -65,23 +59,6 @@ def resolve(recipe: Recipe, *, trackers: Sequence[str] = (), ranks: Ranks = ALON
     for part in parts:
         _check_training(part, processes=ranks.world)
     return machine
-
-
-def check_names(recipe: Recipe) -> None:
-    """Refuse unknown names of models, quantizers, optimizers, schedules and losses.
-
-    Raises:
-        UnknownNameError: the first of them, with the nearest name.
-    """
-    for table, name, kind in (
-        ({**MODEL_ALIASES, **MODELS}, recipe.model.name, "model"),
-        (WEIGHT_QUANTIZERS, recipe.model.weight_quantizer, "weight quantizer"),
-        (INPUT_QUANTIZERS, recipe.model.input_quantizer, "input quantizer"),
-        (OPTIMIZERS, recipe.optimizer.name, "optimizer"),
-        (dict.fromkeys(SCHEDULES), recipe.schedule.name, "schedule"),
-        (LOSSES, recipe.loss, "loss"),
-    ):
-        look_up(table, name, kind=kind)
 
 
 def _check_training(recipe: Recipe, *, processes: int) -> None:

@@ -17,7 +17,7 @@ from onebit.data import DATASETS, Dataset, Progress, load_dataset, permute_pixel
 from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation.modes import evaluate
 from onebit.evaluation.scores import Score, whole_score
-from onebit.layers import BinaryLayer, binary_layers
+from onebit.layers import binary_layers
 from onebit.optim import OPTIMIZERS
 from onebit.quantizers import WEIGHT_QUANTIZERS
 from onebit.recipe import Recipe, build_recipe, check_keys, read_settings, recipe_path, shrink_warmup
@@ -77,15 +77,10 @@ def start_folder(folder: Path, recipe: Recipe, *, resume: bool) -> bool:
 
 
 def refuse_other_recipe(folder: Path, recipe: Recipe) -> None:
-    """Refuse the run folder of another recipe.
-
-    Raises:
-        CheckpointError: its recipe.yaml differs.
-    """
+    """Raises CheckpointError: the recipe.yaml of a run folder is that of another recipe."""
     if not (folder / "recipe.yaml").exists():
         return
-    changed = recipe.changed_from(build_recipe(read_settings(folder / "recipe.yaml")))
-    if changed:
+    if changed := recipe.changed_from(build_recipe(read_settings(folder / "recipe.yaml"))):
         name, was, now = changed[0]
         raise CheckpointError(
             f"{folder}: was trained with {name} = {was!r}, now it is {now!r}; "
@@ -153,9 +148,9 @@ def first_stage(recipe: Recipe) -> Recipe:
             "another recipe and name its run with --init_from"
         )
     real = replace(recipe.model, weight_quantizer=None, weight_options=None, value=1.0, init="default")
-    optimizer = replace(recipe.optimizer, latent_clip=None, lr_scale=None, compile=False)
-    dropped = optimizer.set_of(WEIGHT_QUANTIZERS.entry(recipe.model.weight_quantizer).options)
-    optimizer = replace(optimizer, own={k: v for k, v in optimizer.own.items() if k not in dropped})
+    dropped = recipe.optimizer.set_of(WEIGHT_QUANTIZERS.entry(recipe.model.weight_quantizer).options)
+    own = {name: value for name, value in recipe.optimizer.own.items() if name not in dropped}
+    optimizer = replace(recipe.optimizer, latent_clip=None, lr_scale=None, compile=False, own=own)
     stage = replace(
         recipe,
         name=f"{recipe.name}-stage1",
@@ -224,20 +219,14 @@ def train_stage(
         on_model(training.model)
     tracked = open_trackers(trackers, recipe, folder, ranks=ranks)
     with tracking(tracked, on_epoch) as epoch_done:
+        exact, facts = replace(recipe, precision=machine.precision), facts_of(recipe, data)
         history = fit_recipe(
-            replace(recipe, precision=machine.precision),
-            training,
-            data,
-            folder=folder,
-            facts=facts_of(recipe, data),
-            ranks=ranks,
-            on_epoch=epoch_done,
-            **options,
+            exact, training, data, folder=folder, facts=facts, ranks=ranks, on_epoch=epoch_done, **options
         )
-        ranks.first(lambda: _load_best(training.model, folder))
+        ranks.first(lambda: _load_best(training.model, folder / "best.safetensors"))
         ranks.same_(list(training.model.state_dict().values()))
         scores = _test_scores(recipe, training, data, ranks)
-    result = _result(recipe, data, training.model, history, scores, machine=machine, ranks=ranks)
+    result = _result(recipe, data, training.model, history, scores, machine, ranks)
     result["folder"] = str(folder)
     if start is not None:
         result["seconds"] += read_seconds(start)
@@ -265,15 +254,13 @@ def _result(
     data: Dataset,
     model: nn.Module,
     history: History,
-    scores: Sequence[Score],
-    *,
+    scores: list[Score],
     machine: Machine,
     ranks: Ranks,
 ) -> dict[str, Any]:
     """The content of result.json, but for the folder."""
-    best = history.best
+    best, mean_iou = history.best, history.best.validation_mean_iou
     chosen_by = "last epoch" if best.validation_error is None else "validation error"
-    masks = best.validation_mean_iou is not None
     return {
         "recipe": recipe.name,
         "dataset": recipe.dataset,
@@ -281,9 +268,9 @@ def _result(
         "seed": recipe.seed,
         "epochs": recipe.epochs,
         "chosen_epoch": best.epoch,
-        "chosen_by": "validation mean IoU" if masks else chosen_by,
+        "chosen_by": chosen_by if mean_iou is None else "validation mean IoU",
         "validation_error": best.validation_error,
-        **({"validation_mean_iou": best.validation_mean_iou} if masks else {}),
+        **({} if mean_iou is None else {"validation_mean_iou": mean_iou}),
         "test": {score.weights: score.as_dict() for score in scores},
         "seconds": history.seconds,
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -297,9 +284,8 @@ def _result(
     }
 
 
-def _load_best(model: nn.Module, folder: Path) -> None:
+def _load_best(model: nn.Module, best: Path) -> None:
     """Load the weights that validation selected, if there are any."""
-    best = folder / "best.safetensors"
     if best.exists():
         load_weights(model, read_weights(best)[0], source=str(best))
 
@@ -311,20 +297,16 @@ def test_modes(model: nn.Module, *, draws: int) -> list[str]:
     parameters of a distribution, is tested with its most probable weights (the packed signs), their mean, and an
     ensemble of `draws` samples.
     """
-    quantizers = [layer.weight_quantizer for _, layer in binary_layers(model)]
+    layers = [layer for _, layer in binary_layers(model)]
+    quantizers = [layer.weight_quantizer for layer in layers]
     if not quantizers:
         return ["real"]
     if all(hasattr(quantizer, "mean") for quantizer in quantizers):
         return ["binary", "mean", *([f"ensemble:{draws}"] if draws else [])]
     random = any(quantizer is not None and quantizer.random for quantizer in quantizers)
-    if not random and all(_is_its_sign(layer) for _, layer in binary_layers(model)):
+    if not random and all(torch.equal(x.outputs_first(x.weight), x.binary_weight().signs) for x in layers):
         return ["binary"]
     return ["binary", "latent", *(["sample"] if random else [])]
-
-
-def _is_its_sign(layer: BinaryLayer) -> bool:
-    """Whether the latent weight of a layer is the tensor of its packed signs."""
-    return torch.equal(layer.outputs_first(layer.weight), layer.binary_weight().signs)
 
 
 @dataclass(frozen=True)
@@ -379,11 +361,7 @@ def open_run(path: str | Path, *, recipe: str | None = None, fallback: Recipe | 
 
 
 def _shape_and_classes(facts: dict[str, Any], recipe: Recipe, source: Path) -> tuple[tuple[int, ...], int]:
-    """(C, H, W) and number of logits, stored next to the weights or known for the data set.
-
-    Raises:
-        UsageError: neither.
-    """
+    """(C, H, W) and number of logits, stored next to the weights or known for the data set; UsageError if neither."""
     shape, classes = facts.get("input_shape"), facts.get("classes")
     if isinstance(shape, list) and isinstance(classes, list) and all(type(size) is int for size in shape):
         return tuple(shape), len(classes)

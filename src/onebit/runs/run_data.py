@@ -38,11 +38,7 @@ def load_run_data(
 
 
 def load_from_place(
-    recipe: Recipe,
-    place: Path | None,
-    *,
-    directory: str | Path | None = None,
-    progress: Progress | None = None,
+    recipe: Recipe, place: Path | None, *, directory: str | Path | None = None, progress: Progress | None = None
 ) -> Dataset:
     """The data of a recipe; from a remembered place if neither `directory` nor `ONEBIT_DATA` names one.
 

@@ -43,7 +43,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class TaskTable:
-    """The content of a continual.json; `tasks` counts those to come as well, `seconds` is of all trainings together."""
+    """The content of a continual.json; `tasks` counts those to come as well, `seconds` sums all training runs."""
 
     cells: tuple[Cell, ...]
     tasks: int
@@ -76,25 +76,21 @@ def read_table(path: Path) -> TaskTable:
 
 def _read_cell(values: Any) -> Cell:
     """Raises ValueError: not a cell."""
-    if not isinstance(values, dict) or not {field.name for field in fields(Cell)} <= values.keys():
-        raise ValueError(f"a cell needs {', '.join(field.name for field in fields(Cell))}")
-    method, weights, bn = (values[name] for name in ("method", "weights", "bn"))
-    if not isinstance(method, str) or not isinstance(weights, str) or bn not in ("trained", "reestimate"):
+    names = [field.name for field in fields(Cell)]
+    if not isinstance(values, dict) or not set(names) <= values.keys():
+        raise ValueError(f"a cell needs {', '.join(names)}")
+    cell = Cell(**{name: values[name] for name in names})
+    if (
+        not isinstance(cell.method, str)
+        or not isinstance(cell.weights, str)
+        or cell.bn not in ("trained", "reestimate")
+    ):
         raise ValueError("method and weights of a cell must be text, bn trained or reestimate")
-    if not isinstance(values["loss"], (int, float)):
+    if not isinstance(cell.loss, (int, float)):
         raise ValueError("loss of a cell must be a number")
-    task = _whole(values, "task", least=1, most=MOST_TASKS)
-    count = _whole(values, "count", least=1)
-    return Cell(
-        method=method,
-        task=task,
-        seen=_whole(values, "seen", least=1, most=task),
-        weights=weights,
-        bn=bn,
-        correct=_whole(values, "correct", most=count),
-        count=count,
-        loss=values["loss"],
-    )
+    _whole(values, "seen", least=1, most=_whole(values, "task", least=1, most=MOST_TASKS))
+    _whole(values, "correct", most=_whole(values, "count", least=1))
+    return cell
 
 
 def _whole(values: Mapping[str, Any], name: str, *, least: int = 0, most: int = 2**63) -> int:

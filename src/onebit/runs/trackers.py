@@ -154,11 +154,7 @@ TRACKERS: dict[str, Any] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiase
 
 
 def refuse_missing(names: Sequence[str]) -> None:
-    """Refuse trackers that cannot be opened.
-
-    Raises:
-        UnknownNameError, UsageError: an unknown tracker, or one that cannot be used here.
-    """
+    """Raises UnknownNameError, UsageError: an unknown tracker, or one that cannot be used here."""
     for name in names:
         resolve(TRACKERS, name, kind="tracker").ready()
 

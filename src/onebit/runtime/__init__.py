@@ -10,7 +10,7 @@
 
 from typing import TYPE_CHECKING
 
-from onebit.common.lazy import lazy_modules
+from onebit.common.lazy import lazy
 from onebit.packed import load
 from onebit.runtime.executors import EXECUTORS
 from onebit.runtime.running import batches, check_logits, native_plan, run, softmax
@@ -20,4 +20,4 @@ if TYPE_CHECKING:
 
 __all__ = ["EXECUTORS", "batches", "check_logits", "load", "native_plan", "run", "softmax"]
 
-__getattr__ = lazy_modules(__name__)
+__getattr__, __dir__, _ = lazy(__name__)

@@ -36,12 +36,8 @@ def average_pool(node: AveragePool, x: Value) -> Executor:
 
 
 def adaptive_average_pool(node: AdaptiveAveragePool, x: Value) -> Executor:
-    rows, columns = (
-        [(i * size // n, -(-(i + 1) * size // n)) for i in range(n)]
-        for n, size in zip(node.size, x.shape[1:], strict=True)
-    )
-    heights, widths = (np.array([stop - start for start, stop in axis]) for axis in (rows, columns))
-    divisor = np.outer(heights, widths).astype(np.float32)
+    rows, columns = node.windows(x)
+    divisor = np.outer(*(np.diff(axis)[:, 0] for axis in (rows, columns))).astype(np.float32)
 
     def execute(v: np.ndarray) -> np.ndarray:
         sums = v.astype(np.int64 if x.exact else np.float64)

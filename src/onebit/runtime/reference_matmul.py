@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -42,13 +41,9 @@ def conv(node: nodes.Conv | nodes.RealConv, x: Value) -> Executor:
     weight = _weight(node, x, groups=node.groups, padding_value=node.padding_value)
     channels, height, width = x.shape
     top, bottom, left, right = node.padding
-    canvas = _Canvas(
-        shape=(channels, height + top + bottom, width + left + right),
-        border=node.padding_value,
-        source=(slice(None),),
-        target=(slice(None), slice(None), slice(top, top + height), slice(left, left + width)),
-    )
-    return _correlation(node, x, weight, canvas, node.stride)
+    canvas = channels, height + top + bottom, width + left + right
+    target = slice(None), slice(None), slice(top, top + height), slice(left, left + width)
+    return _correlation(node, x, weight, canvas, (slice(None),), target, stride=node.stride, border=node.padding_value)
 
 
 def conv_transpose(node: nodes.ConvTranspose | nodes.RealConvTranspose, x: Value) -> Executor:
@@ -65,14 +60,14 @@ def conv_transpose(node: nodes.ConvTranspose | nodes.RealConvTranspose, x: Value
         source.append(slice(first, last))
         target.append(slice(place + first * stride, max(0, place + (last - 1) * stride + 1), stride))
         sizes.append(length)
-    canvas = _Canvas((x.shape[0], *sizes), 0, tuple(source), tuple(target))
-    return _correlation(node, x, np.ascontiguousarray(turned).reshape(weight.shape), canvas, (1, 1))
+    weight = np.ascontiguousarray(turned).reshape(weight.shape)
+    return _correlation(node, x, weight, (x.shape[0], *sizes), tuple(source), tuple(target))
 
 
 def _weight(node: AnyNode, x: Value, *, groups: int = 1, padding_value: int = 0) -> np.ndarray:
     """(groups, rows, K) of integers: float32 if it holds every sum exactly, else float64.
 
-    With a centre, each group has an additional row of ones, which gives sum(x). Real weights are put on their grid.
+    With `centre`, each group has an additional row of ones, which gives sum(x). Real weights are put on their grid.
     """
     if not isinstance(node, OneBitWeights):
         return on_grid(node.weight)[0].astype(np.float64).reshape(groups, -1, node.terms)
@@ -126,24 +121,21 @@ def _finish(node: AnyNode, x: Value, *, groups: int = 1) -> Callable[[np.ndarray
     return finish
 
 
-@dataclass(frozen=True)
-class _Canvas:
-    """The padded image that a kernel slides over.
+def _correlation(
+    node: AnyConv,
+    x: Value,
+    weight: np.ndarray,
+    canvas: tuple[int, ...],
+    source: tuple[slice, ...],
+    target: tuple[slice, ...],
+    *,
+    stride: tuple[int, int] = (1, 1),
+    border: int = 0,
+) -> Executor:
+    """Each row of weights times each window of the canvas (C, H, W), in blocks of unrolled windows.
 
-    Args:
-        shape: (C, H, W) of the canvas.
-        border: value outside the image.
-        source, target: slices (images, channels, rows, columns) of the image, and where they go on the canvas.
+    The slices `source` of a batch of images go to `target` on the canvas; the rest of the canvas is `border`.
     """
-
-    shape: tuple[int, ...]
-    border: int
-    source: tuple[slice, ...]
-    target: tuple[slice, ...]
-
-
-def _correlation(node: AnyConv, x: Value, weight: np.ndarray, canvas: _Canvas, stride: tuple[int, int]) -> Executor:
-    """Each row of weights times each window of the canvas, in blocks of unrolled windows."""
     made = node.infer(x)
     outputs, height, width = made.shape
     groups, _, terms = weight.shape
@@ -156,9 +148,9 @@ def _correlation(node: AnyConv, x: Value, weight: np.ndarray, canvas: _Canvas, s
     def execute(v: np.ndarray) -> np.ndarray:
         y = np.empty((len(v), outputs, height, width), np.int32 if made.exact else np.float32)
         v, units = prepare(v)
-        surface = np.full((min(together, len(v)), *canvas.shape), canvas.border, weight.dtype)
-        image = surface[canvas.target]
-        grouped = surface.reshape(len(surface), groups, -1, *canvas.shape[1:])
+        surface = np.full((min(together, len(v)), *canvas), border, weight.dtype)
+        image = surface[target]
+        grouped = surface.reshape(len(surface), groups, -1, *canvas[1:])
         windows = np.lib.stride_tricks.sliding_window_view(grouped, node.extent, axis=(3, 4))
         windows = windows[:, :, :, :: stride[0], :: stride[1], :: node.dilation[0], :: node.dilation[1]]
         windows = windows.transpose(0, 1, 5, 6, 2, 3, 4)  # in the order of a row of weights: (kH, kW, I / groups)
@@ -166,10 +158,10 @@ def _correlation(node: AnyConv, x: Value, weight: np.ndarray, canvas: _Canvas, s
         for first in range(0, len(v), together):
             count = len(v[first : first + together])
             part_units = None if units is None else units[first : first + count]
-            if canvas.border and part_units is not None:
-                border = np.rint(canvas.border / part_units.reshape(-1, 1, 1, 1))
-                surface[:count] = np.where(np.isfinite(border), border, 0)
-            image[:count] = v[first : first + together][canvas.source]
+            if border and part_units is not None:
+                on_the_grid = np.rint(border / part_units.reshape(-1, 1, 1, 1))
+                surface[:count] = np.where(np.isfinite(on_the_grid), on_the_grid, 0)
+            image[:count] = v[first : first + together][source]
             for top in range(0, height, down):
                 for left in range(0, width, across):
                     part = windows[:count, ..., top : min(top + down, height), left : min(left + across, width)]

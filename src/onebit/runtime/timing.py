@@ -61,11 +61,7 @@ class Reference:
         self.logits = run(packed, images[self.some], executor="reference")
 
     def check(self, name: str, logits: np.ndarray) -> None:
-        """Compare the logits of all images, bit for bit.
-
-        Raises:
-            OnebitError: they differ.
-        """
+        """Raise OnebitError unless the logits of all images are equal, bit for bit."""
         differ = logits[self.some].view(np.int32) != self.logits.view(np.int32)
         wrong = differ.reshape(len(self.some), -1).any(axis=1)
         if wrong.any():
@@ -81,10 +77,9 @@ def take_turns(
     after: Callable[[Timed], None] | None = None,
     on_round: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Time each of them in each round.
+    """Time each of them in each round, for at least `seconds`.
 
     Args:
-        seconds: of each in a round, at least.
         after: called with each when it was timed.
         on_round: called with (rounds done, rounds).
     """

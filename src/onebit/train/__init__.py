@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from onebit.common.lazy import lazy_modules
+from onebit.common.lazy import lazy
 
 if TYPE_CHECKING:
     from onebit.train import history as history
 
-__getattr__ = lazy_modules(__name__)
+__getattr__, __dir__, _ = lazy(__name__)

@@ -27,12 +27,10 @@ class WeightAverage:
     @torch.no_grad()
     def update(self) -> None:
         """Include the current weights."""
-        real = [name for name, tensor in self._tensors.items() if tensor.is_floating_point()]
-        weights = [self._tensors[name].detach() for name in real]
+        real = {name: tensor for name, tensor in self._tensors.items() if tensor.is_floating_point()}
+        weights = [tensor.detach() for tensor in real.values()]
         torch._foreach_lerp_([self.state[name] for name in real], weights, 1 - self.decay)
-        for name, tensor in self._tensors.items():
-            if not tensor.is_floating_point():
-                self.state[name].copy_(tensor)
+        _copy(self._tensors, {name: tensor for name, tensor in self.state.items() if name not in real})
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -42,19 +40,18 @@ class WeightAverage:
         try:
             yield
         finally:
-            self._write(kept)
+            _copy(kept, self._tensors)
 
-    @torch.no_grad()
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Continue from a stored `state`; KeyError or RuntimeError if it belongs to another net."""
-        for name, tensor in self.state.items():
-            tensor.copy_(state[name])
+        _copy(state, self.state)
 
     def copy_to_model(self) -> None:
         """Replace the weights of the model by the average."""
-        self._write(self.state)
+        _copy(self.state, self._tensors)
 
-    @torch.no_grad()
-    def _write(self, state: dict[str, Tensor]) -> None:
-        for name, tensor in self._tensors.items():
-            tensor.copy_(state[name])
+
+@torch.no_grad()
+def _copy(source: dict[str, Tensor], target: dict[str, Tensor]) -> None:
+    for name, tensor in target.items():
+        tensor.copy_(source[name])

@@ -18,15 +18,7 @@ from onebit.layers import binary_layers
 from onebit.optim import finish_steps_
 from onebit.train.history import History
 from onebit.train.job import Job
-from onebit.train.resuming import (
-    PLAIN,
-    Settings,
-    alike,
-    checked_optimizer,
-    first_change,
-    settings_of_states,
-    training_settings,
-)
+from onebit.train.resuming import PLAIN, alike, checked_optimizer, first_change, settings_of_states, training_settings
 from onebit.train.weights import load_weights, read_torch_file, uninterrupted
 
 CHECKPOINT_FORMAT = 2
@@ -88,22 +80,6 @@ def save_checkpoint(path: Path, job: Job) -> None:
         write_atomic(path, buffer.getbuffer())
 
 
-def _refuse_other_data(path: Path, key: str, before: Any, now: Any) -> None:
-    """Refuse other data in words of their own: all classes, or a digest, would help nobody.
-
-    Raises:
-        CheckpointError: the key is one of those.
-    """
-    if key == "classes":
-        there, here = classes_in_short(before, now)
-        what = f"on the classes {there}, this data has {here}"
-    elif key == "data":
-        what = "on other images or labels than these"
-    else:
-        return
-    raise CheckpointError(f"{path}: was trained {what}; resume with the same data or choose another --out")
-
-
 def _refuse_other_setting(path: Path, name: str, before: Any, now: Any) -> NoReturn:
     same = "as many processes under torchrun" if name == "processes" else "the same recipe"
     was = repr(before) if isinstance(before, PLAIN) else reprlib.repr(before)  # short, however deep a file nests it
@@ -152,22 +128,27 @@ def load_checkpoint(path: Path, job: Job) -> None:
 
 
 def _refuse_other_settings(path: Path, job: Job, state: dict[str, Any]) -> None:
-    """Compare `settings_of` two trainings, but for the settings of optimizer, schedule and loss."""
+    """Compare `settings_of` two training runs, but for the settings of optimizer, schedule and loss."""
     compared = {**job.settings, "generators": sorted(_generators(job.model))}
     del compared["settings"]
     before = state["setting"] | {"generators": sorted(state["generators"])}
     for key, now in compared.items():
-        # earlier versions did not store the data
-        if before.get(key, now if key in ("classes", "data") else None) != now:
-            _refuse_other_data(path, key, before.get(key), now)
-            _refuse_other_setting(path, key, before.get(key), now)
+        of_data = key in ("classes", "data")
+        was = before.get(key, now if of_data else None)  # earlier versions did not store the data
+        if was != now and not of_data:
+            _refuse_other_setting(path, key, was, now)
+        if was != now:  # all classes, or a digest, would not help the user
+            on = "other images or labels than these"
+            if key == "classes":
+                on = "the classes {}, this data has {}".format(*classes_in_short(was, now))
+            raise CheckpointError(f"{path}: was trained on {on}; resume with the same data or choose another --out")
 
 
 def _load_optimizer(path: Path, job: Job, state: dict[str, Any]) -> None:
     """Restore optimizer and schedule, if they have the settings that the training began with."""
     moved = checked_optimizer(state["optimizer"], job.optimizer)
     scheduled = None if job.schedule is None else alike(state["schedule"], job.schedule.state_dict(), "schedule")
-    began: Settings = state["setting"].get("settings", job.settings["settings"])
+    began: dict[str, Any] = state["setting"].get("settings", job.settings["settings"])
     last = settings_of_states(moved["param_groups"], scheduled)
     if changed := first_change(began, last, job.settings["settings"]):
         _refuse_other_setting(path, *changed)

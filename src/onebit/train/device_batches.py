@@ -101,9 +101,9 @@ class DeviceImages:
         kept_y, kept_x = (from_y >= 0) & (from_y < height), (from_x >= 0) & (from_x < width)
         from_y, from_x = _reflected(from_y, height), _reflected(from_x, width)
         pixels = self._pixels[rows.unsqueeze(2), :, from_y.unsqueeze(2), from_x.unsqueeze(1)]  # (N, H, W, P, K)
-        kept = _inside(kept_y, kept_x) if augmentation.padding_mode == "zero" else None
+        kept = kept_y.unsqueeze(2) & kept_x.unsqueeze(1) if augmentation.padding_mode == "zero" else None
         if augmentation.cutout:
-            cut = _inside(_covered(y, cut_row, augmentation), _covered(x, cut_column, augmentation))
+            cut = _covered(y, cut_row, augmentation).unsqueeze(2) & _covered(x, cut_column, augmentation).unsqueeze(1)
             kept = ~cut if kept is None else kept & ~cut
         if kept is not None:
             pixels = pixels * kept[..., None, None]
@@ -121,11 +121,6 @@ def _covered(position: Tensor, center: Tensor, augmentation: Augmentation) -> Te
     """(N, size): whether the square around each of the N centers, (N, 1), covers each position."""
     first = center - augmentation.cutout // 2
     return (position >= first) & (position < first + augmentation.cutout)
-
-
-def _inside(rows: Tensor, columns: Tensor) -> Tensor:
-    """(N, H) and (N, W) combined to (N, H, W)."""
-    return rows.unsqueeze(2) & columns.unsqueeze(1)
 
 
 def _fits(size: int, device: torch.device) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from onebit.data import Dataset
 from onebit.errors import UsageError
 from onebit.evaluation.losses import Loss, distillation
+from onebit.evaluation.model_inputs import kept_training
 from onebit.evaluation.precision import autocast
 
 
@@ -75,10 +76,8 @@ def ready_teacher(
     teacher.model.to(device=device, memory_format=layout).eval()  # type: ignore[call-overload]
     shape = getattr(model, "input_shape", data.input_shape)
     images = torch.zeros(2, *shape, dtype=torch.uint8, device=device)
-    was_training = model.training
-    with torch.no_grad():
+    with torch.no_grad(), kept_training(model):
         given, expected = teacher.model(images).shape[1:], model.eval()(images).shape[1:]
-    model.train(was_training)
     if given != expected:
         raise UsageError(
             f"the teacher gives predictions of shape {tuple(given)}, the net {tuple(expected)}: use a teacher of "

@@ -33,12 +33,7 @@ def last_checkpoint(job: Job) -> Path | None:
 
 
 def restore(job: Job) -> None:
-    """Restore the last checkpoint, where there is one.
-
-    Raises:
-        UsageError: the machine of the first process has none, another one has.
-        CheckpointError, FormatError: as `load_checkpoint`.
-    """
+    """Restore the last checkpoint, if there is one; UsageError if only another machine than the first one has it."""
     seen = job.ranks.gather(last_checkpoint(job))
     if seen[0] is None and any(seen):  # to start afresh would lose what is there
         raise UsageError(

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,7 @@ MOST_METRICS = 256_000_000
 """Bytes of a metrics.jsonl."""
 FRACTIONS = ("_error", "_error5", "_iou", "best")
 """How the names of fields end that are between 0 and 1."""
-_KINDS: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "float": (int, float),
-    "float | None": (int, float, type(None)),
-    "str": (str,),
-}
+_KINDS = {"int": (int,), "float": (int, float), "float | None": (int, float, type(None)), "str": (str,)}
 
 
 def task_folders(folder: Path) -> list[Path]:
@@ -48,8 +43,7 @@ def holds_run(folder: Path) -> bool:
 
 def refuse_used(folder: Path, *, resume: bool) -> bool:
     """Whether the folder holds a run; UsageError if it does, unless `resume`."""
-    used = holds_run(folder)
-    if used and not resume:
+    if (used := holds_run(folder)) and not resume:
         raise in_use(folder)
     return used
 
@@ -63,11 +57,7 @@ def in_use(folder: Path) -> UsageError:
 
 
 def read_seconds(folder: Path) -> float:
-    """The seconds of a finished run.
-
-    Raises:
-        FormatError: its result.json is missing or damaged.
-    """
+    """The seconds of a finished run; FormatError if its result.json is missing or damaged."""
     try:
         return float(read_json(folder / "result.json", largest=MOST_RESULT)["seconds"])
     except (OSError, ValueError, LookupError, TypeError) as error:
@@ -140,11 +130,7 @@ class EpochLog:
 
 
 def read_row(row: Any) -> Any:
-    """The mapping in a row of a checkpoint.
-
-    Raises:
-        ValueError: text that is not JSON.
-    """
+    """The mapping in a row of a checkpoint; ValueError for text that is not JSON."""
     return json.loads(row) if isinstance(row, str) else row
 
 
@@ -216,11 +202,10 @@ class History:
     @property
     def best(self) -> EpochLog:
         """The first epoch with the highest mean IoU or the lowest validation error; the last one without validation."""
-        masked = [row for row in self.rows if row.validation_mean_iou is not None]
-        if masked:
+        if masked := [row for row in self.rows if row.validation_mean_iou is not None]:
             return max(masked, key=lambda row: row.validation_mean_iou or 0.0)
         validated = [row for row in self.rows if row.validation_error is not None]
-        return min(validated, key=lambda row: row.validation_error or 0.0) if validated else self.rows[-1]
+        return min(validated, key=lambda row: row.validation_error or 0.0, default=self.rows[-1])
 
     @property
     def seconds(self) -> float:
@@ -245,13 +230,8 @@ class History:
         best, count = self.best, f"{len(self.rows)} epoch{'s' if len(self.rows) > 1 else ''}, {self.seconds:.1f} s"
         if best.validation_error is None:
             return f"{count}; last train error {_percent(best.train_error)}"
-        masked = best.validation_mean_iou is not None
-        score = (
-            f"mean IoU {_iou(best.validation_mean_iou)}"
-            if masked
-            else f"validation error {_percent(best.validation_error)}"
-        )
-        return f"{count}; best: epoch {best.epoch}, {score} ({best.validation_weights} weights)"
+        name = "validation error" if best.validation_mean_iou is None else "mean IoU"
+        return f"{count}; best: epoch {best.epoch}, {name} {CELLS[name](best)} ({best.validation_weights} weights)"
 
     def __iter__(self) -> Iterator[EpochLog]:
         return iter(self.rows)
@@ -269,7 +249,7 @@ class History:
         return self.rows[-1]
 
     def to_jsonl(self) -> str:
-        return "".join(json.dumps(asdict(row)) + "\n" for row in self.rows)
+        return "".join(f"{text}\n" for text in self.texts)
 
     @property
     def texts(self) -> list[str]:
@@ -306,8 +286,7 @@ def _check_layers(layers: Any) -> None:
     """Raises ValueError: not fractions by layer and measure."""
     if not isinstance(layers, dict) or not all(isinstance(measured, dict) for measured in layers.values()):
         raise ValueError("layers must be an object of objects")
-    for name, measured in layers.items():
-        for measure, share in measured.items():
-            if type(share) not in (int, float) or not 0 <= share <= 1:
-                got = reprlib.repr(share)
-                raise ValueError(f"{measure} of layer {reprlib.repr(name)} must be a fraction 0–1, got {got}")
+    for layer, measure, share in ((layer, *item) for layer, measured in layers.items() for item in measured.items()):
+        if type(share) not in (int, float) or not 0 <= share <= 1:
+            got = reprlib.repr(share)
+            raise ValueError(f"{measure} of layer {reprlib.repr(layer)} must be a fraction 0–1, got {got}")

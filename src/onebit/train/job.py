@@ -11,21 +11,23 @@ import torch
 from torch import Tensor, nn
 
 from onebit.data import Augmentation, Dataset, TrainingSamples
+from onebit.evaluation.health import HealthWatch
 from onebit.evaluation.losses import Loss
 from onebit.layers import binary_layers
 from onebit.train.average import WeightAverage
+from onebit.train.device_batches import DeviceBatches
 from onebit.train.distillation import Teacher
 from onebit.train.history import History
-from onebit.train.options import Execution, Output
+from onebit.train.options import Execution, Monitor, Output
 from onebit.train.ranks import Ranks
 from onebit.train.step import StepSettings
 
 
 @dataclass
 class Job:
-    """Everything that the phases of `fit` share: first the arguments, checked and with nothing left at "auto".
+    """Everything that the phases of `fit` share: first its arguments, in which `plan` resolves "auto".
 
-    batches: (start, stop) of each batch in the order of an epoch.
+    batches: (start, stop) of each batch in the order of an epoch; on_device makes them.
     average: the moving average of the weights; None without one.
     settings: what a resumed training must have in common with the interrupted one.
     forward: the model, possibly compiled or wrapped for several processes.
@@ -46,13 +48,16 @@ class Job:
     step_settings: StepSettings
     execution: Execution
     output: Output
-    device: torch.device
-    samples: TrainingSamples
-    batches: list[tuple[int, int]]
-    total_steps: int
+    monitor: Monitor
+    device: torch.device = field(init=False)
+    samples: TrainingSamples = field(init=False)
+    batches: list[tuple[int, int]] = field(init=False)
+    total_steps: int = field(init=False)
+    settings: dict[str, Any] = field(init=False)
+    forward: nn.Module = field(init=False)
+    on_device: DeviceBatches = field(init=False)
+    health: HealthWatch = field(init=False)
     average: WeightAverage | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
-    forward: nn.Module = field(default_factory=nn.Module)
     history: History = field(default_factory=History)
     step: int = 0
     signs: dict[str, Tensor] = field(default_factory=dict)

@@ -35,7 +35,7 @@ _held: ContextVar[frozenset[str]] = ContextVar("held", default=frozenset())
 def lock_folder(folder: str | Path | None, ranks: Ranks | None = None) -> Iterator[None]:
     """The context in which no other training may write into `folder`, which is created if needed.
 
-    Half-written files of killed trainings are removed. Without a folder, or within a lock of the same folder, nothing
+    Half-written files of killed runs are removed. Without a folder, or within a lock of the same folder, nothing
     happens.
 
     Args:
@@ -83,11 +83,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _take(folder: Path) -> int:
-    """The descriptor of the lock file, locked by this process.
-
-    Raises:
-        UsageError: another training holds it. OSError: the file cannot be made.
-    """
+    """The descriptor of the lock file, locked by this process; UsageError if another training holds it."""
     path = folder / LOCK_FILE
     while True:
         descriptor = open_locked(path)
@@ -111,11 +107,7 @@ def _take(folder: Path) -> int:
 
 
 def _lock(descriptor: int) -> None:
-    """Lock an open file for this process, without waiting.
-
-    Raises:
-        BlockingIOError: it is locked.
-    """
+    """Lock an open file for this process, without waiting; BlockingIOError if it is locked."""
     try:
         if sys.platform == "win32":
             os.lseek(descriptor, _FAR, os.SEEK_SET)

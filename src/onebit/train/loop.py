@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,7 +16,15 @@ from onebit.common.arguments import check_number, described
 from onebit.common.tables import resolve
 from onebit.data import Augmentation, Dataset, TrainingSamples, check_dataset
 from onebit.errors import CheckpointError, TrainingError, UsageError, WrongTypeError
-from onebit.evaluation.health import HealthWatch, binary_signs, flip_ratio, gradient_health, layer_health, saturation
+from onebit.evaluation.health import (
+    HealthWatch,
+    LayerHealth,
+    binary_signs,
+    flip_ratio,
+    gradient_health,
+    layer_health,
+    saturation,
+)
 from onebit.evaluation.losses import LOSSES, Loss
 from onebit.evaluation.model_inputs import explained, model_device
 from onebit.evaluation.modes import kept_batch_norm
@@ -27,7 +34,6 @@ from onebit.layers import check_model
 from onebit.optim import check_optimizer, finish_steps_, latent_rate
 from onebit.quantizers import scheduled
 from onebit.train.average import WeightAverage
-from onebit.train.batch_log import BatchWatch
 from onebit.train.checkpoint import settings_of
 from onebit.train.device_batches import DeviceBatches
 from onebit.train.distillation import Teacher, ready_teacher
@@ -106,83 +112,63 @@ def fit(
     """
     groups = {"execution": execution, "output": output, "monitor": monitor}
     execution, output, monitor = group_options(groups, flat, own=["epochs", *(fit.__kwdefaults__ or ())])
-    loss = check_arguments(model, data, optimizer, epochs=epochs, loss=loss, batch_size=batch_size, seed=seed, ema=ema)
-    device, ranks = model_device(model), execution.ranks
-    execution = replace(execution, precision=resolve_precision(execution.precision, device))
-    layout = resolve_memory_format(execution.memory_format, model)
-    model.to(memory_format=layout)  # type: ignore[call-overload]
-    samples = TrainingSamples(data.train, augmentation, channels_last=layout == torch.channels_last)
-    batches, total_steps = plan_steps(samples.count, batch_size=batch_size, epochs=epochs, processes=ranks.world)
-    if teacher is not None:
-        teacher = ready_teacher(teacher, model, data, device=device, layout=layout)
-
+    teacher = Teacher(teacher) if isinstance(teacher, nn.Module) else teacher
     job = Job(
-        model, data, optimizer, schedule, loss, batch_size, seed, augmentation, ema, teacher, step_settings,
-        execution, output, device, samples, batches, total_steps,
+        model, data, optimizer, schedule, resolve(LOSSES, loss, kind="loss"), batch_size, seed, augmentation, ema,
+        teacher, step_settings, execution, output, monitor,
     )  # fmt: skip
-    with lock_folder(output.folder, ranks):
+    check_arguments(job, epochs)
+    plan(job, epochs)
+    with lock_folder(output.folder, job.ranks):
         start(job)
-        batches_on_device, health = DeviceBatches(samples, device), HealthWatch(model, optimizer)
-        with (
-            printed(model, monitor, writes=ranks.writes) as (on_step, on_epoch),
-            explained(model, data.input_shape, classes=len(data.classes), data=data.name),
-        ):
-            while job.step < total_steps:
-                trained = train_epoch(job, batches_on_device, on_step=on_step, batch_watch=monitor.batch_watch)
-                row = after_epoch(job, trained, health)
-                if on_epoch is not None:
-                    on_epoch(row)
+        with printed(job), explained(model, data.input_shape, classes=len(data.classes), data=data.name):
+            while job.step < job.total_steps:
+                row = after_epoch(job, train_epoch(job))
+                if job.monitor.on_epoch is not None:
+                    job.monitor.on_epoch(row)
         finish(job)
     return job.history
 
 
 # --------------------------------------------------------------------------------------------------------------- set-up
-def check_arguments(
-    model: nn.Module,
-    data: Dataset,
-    optimizer: torch.optim.Optimizer,
-    *,
-    epochs: float,
-    loss: str | Loss,
-    batch_size: int,
-    seed: int,
-    ema: float,
-) -> Loss:
-    """Check what does not depend on the other arguments, before anything is changed.
-
-    Returns:
-        The loss function.
-
-    Raises:
-        UsageError, WrongTypeError: as `fit`.
-    """
-    check_model(model)
-    check_dataset(data)
-    check_optimizer(optimizer)
+def check_arguments(job: Job, epochs: float) -> None:
+    """Check what does not depend on the other arguments, before anything is changed; errors as `fit`."""
+    check_model(job.model)
+    check_dataset(job.data)
+    check_optimizer(job.optimizer)
     check_number("epochs", epochs)
-    check_number("batch_size", batch_size, whole=True)
-    check_number("seed", seed, whole=True, least=0)
-    if not 0 <= ema < 1:
-        raise UsageError(f"ema must be in [0, 1), got {ema}")
-    mine = {id(parameter) for parameter in model.parameters()}
-    if not any(id(parameter) in mine for group in optimizer.param_groups for parameter in group["params"]):
+    check_number("batch_size", job.batch_size, whole=True)
+    check_number("seed", job.seed, whole=True, least=0)
+    if not 0 <= job.ema < 1:
+        raise UsageError(f"ema must be in [0, 1), got {job.ema}")
+    mine = {id(parameter) for parameter in job.model.parameters()}
+    if not any(id(parameter) in mine for group in job.optimizer.param_groups for parameter in group["params"]):
         raise UsageError(
             "the optimizer holds no parameter of this model: build it on onebit.latent_groups(model, lr=...)"
         )
-    function: Loss = resolve(LOSSES, loss, kind="loss")
-    if isinstance(function, type) or not callable(function):
+    if isinstance(job.loss, type) or not callable(job.loss):
         raise WrongTypeError(
-            f"loss: got {described(loss)}, expected a function (logits, labels), or one of {', '.join(LOSSES)}"
+            f"loss: got {described(job.loss)}, expected a function (logits, labels), or one of {', '.join(LOSSES)}"
         )
-    return function
+
+
+def plan(job: Job, epochs: float) -> None:
+    """Decide what is left at "auto", divide the images into batches, and check the teacher; errors as `fit`."""
+    model, data, execution = job.model, job.data, job.execution
+    job.device = model_device(model)
+    job.execution = replace(execution, precision=resolve_precision(execution.precision, job.device))
+    layout = resolve_memory_format(execution.memory_format, model)
+    model.to(memory_format=layout)  # type: ignore[call-overload]
+    job.samples = TrainingSamples(data.train, job.augmentation, channels_last=layout == torch.channels_last)
+    job.batches, job.total_steps = plan_steps(
+        job.samples.count, batch_size=job.batch_size, epochs=epochs, processes=job.ranks.world
+    )
+    if job.teacher is not None:
+        job.teacher = ready_teacher(job.teacher, model, data, device=job.device, layout=layout)
 
 
 def start(job: Job) -> None:
-    """Seed torch, give all ranks the same weights, restore the last checkpoint on resume, and wrap the model.
-
-    Raises:
-        CheckpointError, FormatError: the checkpoint belongs to another run, or is damaged.
-    """
+    """Seed torch, give all ranks the same weights, restore the last checkpoint on resume, and wrap the model."""
     model, ranks = job.model, job.ranks
     torch.manual_seed(job.seed + RANK_SEEDS * ranks.rank)  # dropout and draws differ from rank to rank
     finish_steps_(job.optimizer)
@@ -204,6 +190,7 @@ def start(job: Job) -> None:
     job.forward = ranks.wrap(SyncedNorms(forward) if job.execution.sync_norm and ranks.world > 1 else forward)
     with job.saved_weights():
         job.signs = binary_signs(model)
+    job.on_device, job.health = DeviceBatches(job.samples, job.device), HealthWatch(model, job.optimizer)
 
 
 # ------------------------------------------------------------------------------------------------------------- an epoch
@@ -226,20 +213,11 @@ class TrainedEpoch:
     batch: tuple[Tensor, Tensor]
 
 
-def train_epoch(
-    job: Job,
-    on_device: DeviceBatches,
-    *,
-    on_step: Callable[[int, int], None] | None,
-    batch_watch: BatchWatch | None,
-) -> TrainedEpoch:
-    """Train on the batches of the next epoch; the last epoch may be shorter.
-
-    Raises:
-        TrainingError: a loss or a weight that is not a number.
-    """
+def train_epoch(job: Job) -> TrainedEpoch:
+    """Train on the batches of the next epoch; the last one may be shorter. TrainingError for NaN."""
     started = time.perf_counter()
     epoch, ranks, device, total_steps = len(job.history) + 1, job.ranks, job.device, job.total_steps
+    on_step, batch_watch = job.monitor.on_step, job.monitor.batch_watch
     rng = np.random.default_rng([job.seed, epoch])
     order = job.samples.order(rng)
     bounds = job.batches[: total_steps - job.step]
@@ -255,7 +233,7 @@ def train_epoch(
     job.model.train()
     if batch_watch is not None:
         batch_watch.begin()
-    for i, (x, y) in enumerate(on_device.batches(chosen, rng), start=1):
+    for i, (x, y) in enumerate(job.on_device.batches(chosen, rng), start=1):
         count = len(chosen[i - 1][0])
         for quantizer in following:
             quantizer.set_progress(job.step / total_steps)
@@ -311,48 +289,35 @@ def _diverged(job: Job, what: str, *, step: int) -> TrainingError:
 
 
 # ------------------------------------------------------------------------------------------------------ after the epoch
-def after_epoch(job: Job, trained: TrainedEpoch, health: HealthWatch) -> EpochLog:
+def after_epoch(job: Job, trained: TrainedEpoch) -> EpochLog:
     """Validate, log, save a checkpoint and the best weights, and warn of layers that do not learn."""
-    model, history, precision = job.model, job.history, job.execution.precision
+    model, history, precision, random = job.model, job.history, job.execution.precision, job.random_weights
     # on the images of the first rank, for all ranks, so that all have the same history
     gradients = job.ranks.first(lambda: gradient_health(model, *trained.batch, precision=precision))
     with job.saved_weights():
         score = None
         if len(job.data.validation):
+            top5 = trained.error5 is not None
             score = validate(
-                model,
-                job.data,
-                loss=job.loss,
-                precision=precision,
-                reestimate=job.random_weights,
-                ranks=job.ranks,
-                top5=trained.error5 is not None,
+                model, job.data, loss=job.loss, precision=precision, reestimate=random, ranks=job.ranks, top5=top5
             )
-        previous, job.signs = job.signs, binary_signs(model)
-        row = history.add(
-            _epoch_log(job, trained, score, previous, layer_health(model, previous, job.signs, gradients))
-        )
+        row = history.add(_epoch_log(job, trained, score, gradients))
         if score is not None and history.best is row:
             with kept_batch_norm(model):
-                if job.random_weights:
+                if random:
                     statistics_of_signs_(job)
                 write_weights(job, "best", epoch=row.epoch, validation_error=row.validation_error)
     write_epoch(job)
     if job.ranks.writes:
         early = 2 * job.step <= job.total_steps
-        for text in health.read(row.layers, epoch=row.epoch, steps=trained.steps, early=early):
+        for text in job.health.read(row.layers, epoch=row.epoch, steps=trained.steps, early=early):
             warnings.warn(text, stacklevel=3)
     return row
 
 
-def _epoch_log(
-    job: Job,
-    trained: TrainedEpoch,
-    score: Score | None,
-    previous: dict[str, Tensor],
-    layers: dict[str, dict[str, float]],
-) -> EpochLog:
-    """The row of an epoch; `previous` are the signs before it."""
+def _epoch_log(job: Job, trained: TrainedEpoch, score: Score | None, gradients: LayerHealth) -> EpochLog:
+    """The row of an epoch. The model holds the weights that are saved; `job.signs` become theirs."""
+    previous, job.signs = job.signs, binary_signs(job.model)
     return EpochLog(
         epoch=len(job.history) + 1,
         epochs=-(-job.total_steps // len(job.batches)),
@@ -370,7 +335,7 @@ def _epoch_log(
         images_per_second=trained.images / trained.seconds,
         flip_ratio=flip_ratio(previous, job.signs),
         saturation=saturation(job.model),
-        layers=layers,
+        layers=layer_health(job.model, previous, job.signs, gradients),
     )
 
 

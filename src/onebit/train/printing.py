@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from torch import nn
 
@@ -11,10 +12,7 @@ from onebit.common.progress import progress, shows_progress
 from onebit.evaluation.counts import layer_sizes, model_size, packed_bytes
 from onebit.layers import BinaryLayer
 from onebit.train.history import EpochLines, EpochLog
-from onebit.train.options import Monitor
-
-OnStep = Callable[[int, int], None]
-OnEpoch = Callable[[EpochLog], None]
+from onebit.train.job import Job
 
 
 def net_lines(model: nn.Module) -> list[str]:
@@ -32,21 +30,15 @@ def net_lines(model: nn.Module) -> list[str]:
 
 
 @contextmanager
-def printed(
-    model: nn.Module, monitor: Monitor, *, writes: bool = True
-) -> Iterator[tuple[OnStep | None, OnEpoch | None]]:
-    """The context in which a training prints its progress, see `shows_progress`; nothing unless `writes`.
-
-    Yields:
-        What to call after each step and each epoch: it prints, and calls `on_step` or `on_epoch`.
-    """
-    on_step, on_epoch = monitor.on_step, monitor.on_epoch
-    if not shows_progress(monitor.verbose if writes else False, on_step, on_epoch):
-        yield on_step, on_epoch
+def printed(job: Job) -> Iterator[None]:
+    """The context in which a training prints its progress, see `shows_progress`: `job.monitor` then prints as well."""
+    on_step, on_epoch = job.monitor.on_step, job.monitor.on_epoch
+    if not shows_progress(job.monitor.verbose if job.ranks.writes else False, on_step, on_epoch):
+        yield
         return
     lines = EpochLines()
-    with progress(type(model).__name__, "steps") as bar:
-        for line in net_lines(model):
+    with progress(type(job.model).__name__, "steps") as bar:
+        for line in net_lines(job.model):
             bar.print(line)
 
         def step(done: int, total: int) -> None:
@@ -60,4 +52,5 @@ def printed(
             if on_epoch is not None:
                 on_epoch(row)
 
-        yield step, epoch
+        job.monitor = replace(job.monitor, on_step=step, on_epoch=epoch)
+        yield

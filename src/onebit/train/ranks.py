@@ -169,10 +169,7 @@ def meet(ranks: Ranks) -> Ranks:
 
 
 def join(ranks: Ranks) -> Ranks:
-    """Connect the processes: gloo for CPU tensors and Python objects, nccl between GPUs.
-
-    Returns:
-        The same ranks with their store; unchanged for a single process.
+    """The ranks with their store, after connecting: gloo for CPU tensors and Python objects, nccl between GPUs.
 
     Raises:
         UsageError: they cannot connect.
@@ -196,7 +193,7 @@ def _unconnected(ranks: Ranks, error: Exception) -> UsageError:
 
 
 def leave(ranks: Ranks) -> None:
-    """Disconnect."""
+    """Disconnect the processes."""
     if ranks.world > 1:
         dist.destroy_process_group()
 

@@ -29,13 +29,10 @@ def training_settings(
     optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler | None, loss: Any
 ) -> Settings:
     """The settings at the start of a training."""
-    groups = optimizer.param_groups
-    return settings_of_states(groups, None if schedule is None else schedule.state_dict()) | _flat(
-        {
-            "loss": _of_callable(loss),
-            "lr_lambdas": [_of_callable(factor) for factor in getattr(schedule, "lr_lambdas", ())],
-        }
-    )
+    stored = None if schedule is None else schedule.state_dict()
+    factors = [_of_callable(factor) for factor in getattr(schedule, "lr_lambdas", ())]
+    functions = {"loss": _of_callable(loss), "lr_lambdas": factors}
+    return settings_of_states(optimizer.param_groups, stored) | _flat(functions)
 
 
 def settings_of_states(groups: Any, schedule: Any) -> Settings:
@@ -43,9 +40,8 @@ def settings_of_states(groups: Any, schedule: Any) -> Settings:
 
     A rate that a schedule changes is left out; its `initial_lr` is not.
     """
-    moved = ("params", "lr")
     kept = [
-        {key: value for key, value in group.items() if key not in (moved if "initial_lr" in group else moved[:1])}
+        {key: value for key, value in group.items() if key != "params" and (key != "lr" or "initial_lr" not in group)}
         for group in groups
     ]
     found = _flat({"optimizer": kept, "schedule": schedule})
@@ -131,7 +127,9 @@ def checked_optimizer(found: Any, optimizer: torch.optim.Optimizer) -> dict[str,
                 raise ValueError(f"the state of parameter {place} is {reprlib.repr(values)}")
             kinds = {name: _kind(name, value, parameter, known=known) for name, value in values.items()}
             like = first.setdefault(bool(group.get("latent")), kinds)
-            if known and (like.keys() != kinds.keys() or any(not _agree(like[name], kinds[name]) for name in like)):
+            if known and (
+                like.keys() != kinds.keys() or any(len({like[name], kinds[name]} - {None}) > 1 for name in like)
+            ):
                 raise ValueError(f"the state of parameter {place} is of another kind than that of others")
     if any(type(place) is not int or not 0 <= place < sum(len(own["params"]) for own in fresh) for place in states):
         raise ValueError("the optimizer has the state of a parameter that it does not train")
@@ -160,7 +158,7 @@ def alike(found: Any, expected: Any, name: str) -> Any:
     elif isinstance(expected, Tensor) and isinstance(found, Tensor) and found.shape == expected.shape:
         refuse_odd(name, found)
         return found
-    elif isinstance(expected, bool) or expected is None or isinstance(expected, str):
+    elif isinstance(expected, (bool, str, type(None))):
         # None: not chosen yet; training may set it
         if isinstance(found, PLAIN if expected is None else type(expected)):
             return found
@@ -175,16 +173,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and (value != value or abs(value) < 2**63)
 
 
-def _agree(one: Any, other: Any) -> bool:
-    return one is None or other is None or one == other
-
-
 def _kind(name: str, value: Any, parameter: Tensor, *, known: bool) -> Any:
-    """What is the same for all parameters of an optimizer.
-
-    Raises:
-        ValueError: a tensor that no optimizer makes, or a negative step count.
-    """
+    """What is the same for all parameters; ValueError for a tensor that no optimizer makes, or a negative step."""
     if isinstance(value, Tensor):
         refuse_odd(name, value)
     if name == "step" and not (float(value) >= 0):

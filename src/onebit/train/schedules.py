@@ -15,8 +15,10 @@ import torch
 
 from onebit.common.tables import did_you_mean
 from onebit.errors import UsageError
+from onebit.recipe.optimizer import SCHEDULES as SCHEDULES
 
-SCHEDULES = ("constant", "cosine", "exponential", "linear", "milestones", "one_cycle", "step")
+Factor = Callable[[int], float]
+"""Step -> factor."""
 ONE_CYCLE_START = 1 / 25
 """Factor at which one_cycle begins."""
 
@@ -29,7 +31,7 @@ def schedule_factor(
     final: float = 0.0,
     gamma: float = 0.1,
     milestones: Sequence[int] = (),
-) -> Callable[[int], float]:
+) -> Factor:
     """step -> factor of the learning rate.
 
     After a linear warm-up over `warmup_steps`, with p = progress in [0, 1] through the remaining steps:
@@ -73,7 +75,7 @@ def schedule_factor(
     return factor
 
 
-def step_factor(decay: float, every: int) -> Callable[[int], float]:
+def step_factor(decay: float, every: int) -> Factor:
     """step -> decay**n with n = step // every."""
     return lambda step: decay ** (step // every)
 
@@ -81,12 +83,7 @@ def step_factor(decay: float, every: int) -> Callable[[int], float]:
 class _SettingsSchedule(torch.optim.lr_scheduler.LambdaLR):
     """LambdaLR that also multiplies other settings of the groups that have them."""
 
-    def __init__(
-        self,
-        optimizer: torch.optim.Optimizer,
-        factors: list[Callable[[int], float]],
-        own: Mapping[str, Callable[[int], float]],
-    ) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, factors: list[Factor], own: Mapping[str, Factor]) -> None:
         self._own = own
         for group, name in self._settings(optimizer):
             group.setdefault(f"initial_{name}", group[name])
@@ -106,11 +103,11 @@ class _SettingsSchedule(torch.optim.lr_scheduler.LambdaLR):
 
 def make_schedule(
     optimizer: torch.optim.Optimizer,
-    factor: Callable[[int], float],
+    factor: Factor,
     *,
-    latents: Callable[[int], float] | None = None,
-    threshold: Callable[[int], float] | None = None,
-    own: Mapping[str, Callable[[int], float]] | None = None,
+    latents: Factor | None = None,
+    threshold: Factor | None = None,
+    own: Mapping[str, Factor] | None = None,
 ) -> torch.optim.lr_scheduler.LRScheduler:
     """A torch scheduler that multiplies each group's rate by `factor(step)`, stepped once per optimizer step.
 

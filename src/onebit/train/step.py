@@ -114,14 +114,11 @@ def optimizer_step(
         if top5:
             right = torch.stack([right, top5_correct(found, truth)])
         correct += right * (len(labels) / max(1, len(truth)) / settings.samples)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if settings.clip_grad_norm is not None:
-        nn.utils.clip_grad_norm_(_parameters(optimizer), settings.clip_grad_norm)
+        nn.utils.clip_grad_norm_(parameters, settings.clip_grad_norm)
     if settings.clip_grad_value is not None:
-        nn.utils.clip_grad_value_(_parameters(optimizer), settings.clip_grad_value)
+        nn.utils.clip_grad_value_(parameters, settings.clip_grad_value)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return total, correct
-
-
-def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

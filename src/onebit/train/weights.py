@@ -87,24 +87,19 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         FormatError: unreadable, damaged, or without tensors.
     """
-    try:
-        with open_regular(path) as file:
-            start = file.read(9)
-    except OSError as error:
-        raise _unreadable(path, error) from None
+    start = _first_bytes(path, 9)
     # the length of a safetensors header may look like a zip or a pickle, but its JSON begins at byte 8
     is_zip_or_pickle = start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
     if start[8:] == b"{" or not is_zip_or_pickle:
         state, facts = read_weights(path)
     else:
         content, facts = read_torch_file(path), {}
-        if isinstance(content, dict):
-            inner = next((content[k] for k in STATE_KEYS if isinstance(content.get(k), dict)), None)
-            if inner is not None:
-                facts = {k: v for k, v in content.items() if isinstance(v, (str, int, float, bool))}
-                facts |= _checkpoint_facts(content)
-                content = inner
-        state = {k: v for k, v in content.items() if isinstance(v, Tensor)} if isinstance(content, dict) else {}
+        content = content if isinstance(content, dict) else {}
+        inner = next((content[k] for k in STATE_KEYS if isinstance(content.get(k), dict)), None)
+        if inner is not None:
+            facts = {k: v for k, v in content.items() if isinstance(v, (str, int, float))} | _checkpoint_facts(content)
+            content = inner
+        state = {k: v for k, v in content.items() if isinstance(v, Tensor)}
     if not state or not all(isinstance(name, str) for name in state):
         raise FormatError(f"{path}: holds no tensors by name")
     try:
@@ -140,10 +135,7 @@ def read_torch_file(path: Path) -> Any:
     Raises:
         FormatError: unreadable, or the file holds Python objects that are not plain data.
     """
-    try:
-        open_regular(path).close()
-    except OSError as error:
-        raise _unreadable(path, error) from None
+    _first_bytes(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd pickles, which torch refuses
@@ -158,10 +150,15 @@ def read_torch_file(path: Path) -> Any:
         raise FormatError(f"{path}: damaged, or not a torch file ({reason})") from None
 
 
-def _unreadable(path: Path, error: OSError) -> FormatError:
-    if isinstance(error, FileNotFoundError):
-        return FormatError(f"{path}: no such file")
-    return FormatError(f"{path}: cannot be read ({error.strerror or error})")
+def _first_bytes(path: Path, count: int = 0) -> bytes:
+    """The first bytes of a file; FormatError if it cannot be opened."""
+    try:
+        with open_regular(path) as file:
+            return file.read(count)
+    except FileNotFoundError:
+        raise FormatError(f"{path}: no such file") from None
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def _check_torch_file(path: Path) -> None:
@@ -198,9 +195,8 @@ def _check_pickles(stream: BinaryIO) -> None:
 
 def strip_prefixes(state: dict[str, Any]) -> dict[str, Any]:
     """Drop `model.`, `module.` and `_orig_mod.` in front of all keys, repeatedly."""
-    while state and any(all(key.startswith(prefix) for key in state) for prefix in PREFIXES):
-        prefix = next(prefix for prefix in PREFIXES if all(key.startswith(prefix) for key in state))
-        state = {key[len(prefix) :]: value for key, value in state.items()}
+    while state and (common := [prefix for prefix in PREFIXES if all(key.startswith(prefix) for key in state)]):
+        state = {key.removeprefix(common[0]): value for key, value in state.items()}
     return state
 
 
@@ -225,7 +221,9 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str, sta
     if dropped:
         warnings.warn(f"{source}: dropped {len(dropped)} quantizer parameters, first {dropped[0]!r}", stacklevel=2)
         state = {key: value for key, value in state.items() if key not in dropped}
-    kept = [key for key in own if start and key not in state and key not in _matrices(model)]
+    # a training cannot start without the weight matrices
+    matrices = {name for name, parameter in model.named_parameters() if parameter.dim() > 1}
+    kept = [key for key in own if start and key not in state and key not in matrices]
     state = state | {key: own[key] for key in kept}
     for key in own:
         if key not in state:
@@ -241,14 +239,10 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str, sta
     if extra:
         raise CheckpointError(f"{source}: belongs to another net: {extra[0]!r} is not in the model")
     if kept:
-        notice = f"lacks {len(kept)} tensors, which keep their initial values; first {kept[0]!r}"
-        warnings.warn(f"{source}: {notice}", stacklevel=2)
+        warnings.warn(
+            f"{source}: lacks {len(kept)} tensors, which keep their initial values; first {kept[0]!r}", stacklevel=2
+        )
     model.load_state_dict(state)
-
-
-def _matrices(model: nn.Module) -> set[str]:
-    """Names of the layers' weight matrices, which a training cannot start without."""
-    return {name for name, parameter in model.named_parameters() if parameter.dim() > 1}
 
 
 def in_order(names: Iterable[str], order: Sequence[str]) -> list[str]:
@@ -278,10 +272,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         FormatError: unreadable or damaged.
     """
-    try:
-        open_regular(path).close()
-    except OSError as error:
-        raise _unreadable(path, error) from None
+    _first_bytes(path)
     try:
         opened, facts = open_safetensors(path, "pt")
         with opened as file:

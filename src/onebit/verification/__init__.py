@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from onebit.common.lazy import lazy_modules
+from onebit.common.lazy import lazy
 
 if TYPE_CHECKING:
     from onebit.verification import agreement as agreement
     from onebit.verification import inspection as inspection
     from onebit.verification import proof as proof
 
-__getattr__ = lazy_modules(__name__)
+__getattr__, __dir__, _ = lazy(__name__)

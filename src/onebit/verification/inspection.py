@@ -193,11 +193,9 @@ def _inspect_packed(path: Path) -> Inspection:
     net, digest = load_with_digest(path)
     layers = []
     for node in net.nodes:
-        signs = getattr(node, "signs", None)
-        if signs is None:
-            continue
-        unpacked = unpack_signs(signs, node.in_features, dtype=np.float32)  # type: ignore[attr-defined]
-        layers.append(inspect_weight(node.output, unpacked, dtype="bit"))
+        if (signs := getattr(node, "signs", None)) is not None:
+            unpacked = unpack_signs(signs, node.in_features, dtype=np.float32)  # type: ignore[attr-defined]
+            layers.append(inspect_weight(node.output, unpacked, dtype="bit"))
     rows = costs(net)
     binary, real = sum(r.binary_weights for r in rows), sum(r.real_parameters for r in rows)
     return Inspection(
@@ -212,11 +210,7 @@ def _inspect_packed(path: Path) -> Inspection:
             "bytes_in_file": path.stat().st_size,
             "macs": sum(r.macs for r in rows),
         },
-        facts={
-            "certificate": asdict(net.certificate) if net.certificate else None,
-            "name": net.name,
-            "digest": digest,
-        },
+        facts={"certificate": net.certificate and asdict(net.certificate), "name": net.name, "digest": digest},
         tensors=tuple({"name": r.name, "shape": list(r.shape), "dtype": r.op} for r in rows),
         warnings=(
             *(() if digest else ("the file has format 1 and no digest: changes to it cannot be detected",)),

@@ -5,16 +5,15 @@ from __future__ import annotations
 import copy
 import math
 import tempfile
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from onebit.common.moved import renamed
 from onebit.data import DATASETS, VOID, Dataset, Split, by_pixel, fitted_to
 from onebit.errors import NotBinaryError, UsageError
 from onebit.evaluation.batches import OnImages, in_tiles, predict_logits
@@ -43,11 +42,7 @@ class Claim:
 
 
 def refuse_whitened(run: Run) -> None:
-    """Refuse a net that cannot be packed, before any data are read.
-
-    Raises:
-        UsageError: the net was trained on whitened images.
-    """
+    """Refuse, with a UsageError, a net trained on whitened images, which cannot be packed, before data are read."""
     if run.recipe.whitening is not None:
         raise UsageError(
             f"{run.recipe.name} was trained on whitened images, and a packed net takes raw images: "
@@ -173,27 +168,17 @@ def _claims(run: Run, data: Dataset, on_images: OnImages | None) -> Iterator[Cla
 
 
 def _packed(packed: PackedNet, reference: int) -> Claim:
-    """The comparison made by packing: the labels, the signs of every layer, and the bits of the native logits.
-
-    Args:
-        reference: number of images for which numpy computed the logits as well.
-    """
-    certificate = packed.certificate
-    assert certificate is not None
-    agreement = Agreement(
-        certificate.count,
-        certificate.label_mismatches,
-        certificate.max_logit_difference,
-        certificate.bit_exact,
-        certificate.tied,
-    )
+    """The comparison made by packing; numpy computed the logits of `reference` images as well."""
+    made = packed.certificate
+    assert made is not None
+    agreement = Agreement(made.count, made.label_mismatches, made.max_logit_difference, made.bit_exact, made.tied)
     detail = str(agreement)
-    proven = [layer for layer in certificate.layers if layer.proof == "every integer"]
+    proven = [layer for layer in made.layers if layer.proof == "every integer"]
     broken = sum(layer.mismatches for layer in proven)
     if proven:
         cases = sum(layer.integers for layer in proven)
         detail += f"; {len(proven)} layers proven at every reachable integer ({cases:,} cases, {broken} mismatches)"
-    compared = [layer for layer in certificate.layers if layer.proof != "every integer"]
+    compared = [layer for layer in made.layers if layer.proof != "every integer"]
     if compared:
         signs, differing = (sum(getattr(layer, name) for layer in compared) for name in ("integers", "mismatches"))
         detail += f"; {len(compared)} layers compared on the images ({differing:,} of {signs:,} signs differ)"
@@ -321,8 +306,4 @@ def _same_claims(certificate: Certificate, again: Certificate) -> Claim:
     return Claim("certificate", not differing, detail)
 
 
-def __getattr__(name: str) -> Any:
-    if name == "Step":
-        warnings.warn("onebit.verification.proof.Step is now called Claim", DeprecationWarning, stacklevel=2)
-        return Claim
-    raise AttributeError(f"module 'onebit.verification.proof' has no attribute {name!r}")
+__getattr__ = renamed(__name__, {"Step": "Claim"})

@@ -35,7 +35,7 @@ static inline int run_epilogue_op(const ob_epilogue_op *op, block_t *restrict x,
     case OB_EPILOGUE_SCALE:
         CHANNELS(x->f[k] *= p[k])
         break;
-    case OB_EPILOGUE_CENTRE:
+    case OB_EPILOGUE_CENTER:
         CHANNELS(x->f[k] += total * p[k])
         break;
     case OB_EPILOGUE_AFFINE:

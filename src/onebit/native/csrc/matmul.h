@@ -186,7 +186,7 @@ static int finish_sums(const place_t *at, spot_t spot, int group, int first, int
         }
     } else
         read_sums(at, &x, 0, count, sums, wide, unit);
-    float total = call->centre ? total_of(at, spot, group, padding, unit) : 0;
+    float total = call->center ? total_of(at, spot, group, padding, unit) : 0;
     return finish_block(call, &x, offset, count, total, out_pixel(at, spot));
 }
 

@@ -14,7 +14,7 @@
 enum {
     OB_EPILOGUE_REAL = 1,     /* int32 -> float32 */
     OB_EPILOGUE_SCALE,        /* x * p */
-    OB_EPILOGUE_CENTRE,       /* x + total * p */
+    OB_EPILOGUE_CENTER,       /* x + total * p */
     OB_EPILOGUE_AFFINE,       /* x * p + q in double, p and q too, of float32 */
     OB_EPILOGUE_AFFINE_INT,   /* the same, of int32 */
     OB_EPILOGUE_RELU,         /* max(x, 0), of float32 */
@@ -82,7 +82,7 @@ typedef struct {
     int32_t tap_words;    /* units per tap in a row of weights */
     int32_t tap_lookups;  /* lookups per tap; a tap may cover several neighboring pixels */
     int32_t real;         /* the input is on a grid (for OB_KERNEL_AVERAGE: is float32) */
-    int32_t centre;       /* the epilogue needs sum(x) */
+    int32_t center;       /* the epilogue needs sum(x) */
     int32_t together;     /* finish several pixels of few channels as one block: parameters are repeated for them */
     const int64_t *tap_sums;   /* [taps][outputs of all groups]: sums of the weights of a tap; NULL without padding value */
     const float *weight_units; /* grid units of real weights */

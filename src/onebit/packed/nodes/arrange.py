@@ -14,8 +14,7 @@ from onebit.packed.nodes.node import Node, Numbers, Value, merged, require_image
 class Flatten(Node):
     """(C, H, W) -> (C·H·W,), the last axis fastest."""
 
-    def infer(self, *inputs: Value) -> Value:
-        (x,) = inputs
+    def infer(self, x: Value) -> Value:
         return same_kind(x, (prod(x.shape),))
 
 
@@ -51,8 +50,7 @@ class Slice(Node):
         "step": Numbers(3, default=1),
     }
 
-    def infer(self, *inputs: Value) -> Value:
-        (x,) = inputs
+    def infer(self, x: Value) -> Value:
         axes = list(zip(require_image(x), self.start, self.stop, self.step, strict=True))
         if any(not start < stop <= size for size, start, stop, _ in axes):
             raise FormatError(f"got a value of shape {x.shape}, expected one that contains {self.start} to {self.stop}")
@@ -79,8 +77,7 @@ class Pad(Node):
         "value": Numbers(1, least=-1, most=1, default=0),
     }
 
-    def infer(self, *inputs: Value) -> Value:
-        (x,) = inputs
+    def infer(self, x: Value) -> Value:
         channels, height, width = require_image(x)
         top, bottom, left, right = self.padding
         border = Value((), "sign" if self.value else "integer", 1)

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from onebit.errors import FormatError
 from onebit.packed.nodes.dense import OneBitWeights, RealWeights, Weights
-from onebit.packed.nodes.node import Node, Numbers, Value, check_size, require_image
+from onebit.packed.nodes.node import Node, Numbers, Value, check_size, require_channels, require_image
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -79,10 +79,6 @@ class Grouped(Kernel, Weights):
         """Input channels per group."""
         return self.terms // prod(self.kernel)
 
-    def _check_channels(self, x: Value) -> None:
-        if require_image(x)[0] != self.group_channels * self.groups:
-            raise FormatError(f"got a value of shape {x.shape}, expected {self.group_channels * self.groups} channels")
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Convolution(Grouped):
@@ -99,10 +95,10 @@ class Convolution(Grouped):
         "padding_value": Numbers(1, least=-1, most=1, default=0),
     }
 
-    def infer(self, *inputs: Value) -> Value:
-        (x,) = inputs
-        self._check_channels(x)
-        return self.products(x, (self.outputs, *self.places(x)), padding_value=self.padding_value)
+    def infer(self, x: Value) -> Value:
+        shape = self.outputs, *self.places(x)
+        require_channels(x, self.group_channels * self.groups)
+        return self.products(x, shape, padding_value=self.padding_value)
 
     def macs(self, x: Value, y: Value) -> int:
         return self.terms * prod(y.shape)
@@ -120,10 +116,9 @@ class Transposed(Grouped):
 
     attributes: ClassVar[dict[str, Numbers]] = {**Grouped.attributes, "extra": Numbers(2, least=0, default=0)}
 
-    def infer(self, *inputs: Value) -> Value:
-        (x,) = inputs
-        self._check_channels(x)
+    def infer(self, x: Value) -> Value:
         height, width = self.whole(x)
+        require_channels(x, self.group_channels * self.groups)
         top, bottom, left, right = self.padding
         shape = (self.outputs, height - top - bottom, width - left - right)
         if min(shape) < 1:

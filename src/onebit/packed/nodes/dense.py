@@ -34,9 +34,9 @@ class Weights(Node):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class OneBitWeights(Weights):
-    """Base class of nodes with a row of one-bit weights per output: y = scale · (signs · x) + centre · sum(x).
+    """Base class of nodes with a row of one-bit weights per output: y = scale · (signs · x) + `centre` · sum(x).
 
-    Sums of integers stay integers without scale and centre; otherwise y is real.
+    Sums of integers stay integers without `scale` and `centre`; otherwise y is real.
 
     Args:
         signs: (O, ceil(in_features / 64)) uint64 words, see `onebit.packed.bits.pack_signs`.
@@ -123,8 +123,7 @@ class RealWeights(Weights):
 class _DenseLayer(Weights):
     """(terms,) -> (O,)."""
 
-    def infer(self, *inputs: Value) -> Value:
-        (x,) = inputs
+    def infer(self, x: Value) -> Value:
         if x.shape != (self.terms,):
             raise FormatError(f"got a value of shape {x.shape}, expected ({self.terms},)")
         return self.products(x, (self.outputs,))

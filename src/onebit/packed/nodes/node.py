@@ -1,4 +1,4 @@
-"""`Node`, the base of all operations of a packed net, and what is known of the values between them."""
+"""`Node`, the base class of all operations of a packed net, and `Value`, a value between them without its data."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Node(ABC):
                 raise FormatError(f"{name} has shape {array.shape}, expected no empty axis")
 
     @abstractmethod
-    def infer(self, *inputs: Value) -> Value:
+    def infer(self, *inputs: Any) -> Value:
         """The output value for given inputs. Depends on shapes only, never on the contents of arrays.
 
         Raises:
@@ -103,10 +103,14 @@ class Node(ABC):
 
     def check_values(self) -> None:
         """Raise FormatError for values that are not finite or set tail bits; it names the array and counts them."""
-        for name, stored in self.arrays.items():
-            array = getattr(self, name)
-            if array is not None and stored.dtype == "float32":
+        for name, array in self.stored.items():
+            if array.dtype == np.float32:
                 check_finite(name, array)
+
+    @property
+    def stored(self) -> dict[str, np.ndarray]:
+        """The arrays by field, without those that are None."""
+        return {name: array for name in self.arrays if (array := getattr(self, name)) is not None}
 
     @property
     def binary_weights(self) -> int:
@@ -116,14 +120,12 @@ class Node(ABC):
     @property
     def real_parameters(self) -> int:
         """Number of parameters that take 4 bytes."""
-        arrays = (getattr(self, name) for name, stored in self.arrays.items() if stored.dtype in ("float32", "int32"))
-        return sum(array.size for array in arrays if array is not None)
+        return sum(array.size for array in self.stored.values() if array.dtype in ("float32", "int32"))
 
     @property
     def stored_bytes(self) -> int:
         """Bytes of its arrays in a file."""
-        arrays = (getattr(self, name) for name in self.arrays if name != "signs")
-        return sum(array.nbytes for array in arrays if array is not None)
+        return sum(array.nbytes for name, array in self.stored.items() if name != "signs")
 
     def macs(self, x: Value, y: Value) -> int:
         """Multiply-accumulates with weights to compute `y` from `x`, for one image."""

@@ -15,11 +15,9 @@ from onebit.packed.nodes.node import Node, Stored, Value, integer, require_chann
 class _PerChannel(Node):
     """An operation whose arrays have one number per channel."""
 
-    def infer(self, *inputs: Value) -> Value:
-        (x,) = inputs
-        for name in self.arrays:
-            if (array := getattr(self, name)) is not None:
-                require_channels(x, len(array))
+    def infer(self, x: Value) -> Value:
+        for array in self.stored.values():
+            require_channels(x, len(array))
         return self.made(x)
 
     def made(self, x: Value) -> Value:
@@ -102,8 +100,7 @@ class Sign(_PerChannel):
 class Relu(Node):
     """max(x, 0)."""
 
-    def infer(self, *inputs: Value) -> Value:
-        (x,) = inputs
+    def infer(self, x: Value) -> Value:
         return Value(x.shape, "integer" if x.exact else "real", x.bound)
 
 
@@ -124,8 +121,7 @@ class Prelu(_PerChannel):
 class Hardtanh(Node):
     """min(max(x, -1), 1)."""
 
-    def infer(self, *inputs: Value) -> Value:
-        (x,) = inputs
+    def infer(self, x: Value) -> Value:
         # an integer may become 0, which is not a sign
         return Value(x.shape, "integer", 1) if x.exact else Value(x.shape, "real")
 
@@ -136,8 +132,7 @@ class Add(Node):
 
     arity: ClassVar[int | None] = 2
 
-    def infer(self, *inputs: Value) -> Value:
-        a, b = inputs
+    def infer(self, a: Value, b: Value) -> Value:
         if a.shape != b.shape:
             raise FormatError(f"got values of shapes {a.shape} and {b.shape}, expected equal shapes")
         if a.bound is None or b.bound is None:

@@ -31,8 +31,7 @@ class Pool(Kernel):
 class MaxPool(Pool):
     """The largest value in each window, without padding."""
 
-    def infer(self, *inputs: Value) -> Value:
-        (x,) = inputs
+    def infer(self, x: Value) -> Value:
         return same_kind(x, (x.shape[0], *self.places(x)))
 
 
@@ -54,8 +53,7 @@ class AveragePool(Pool):
         "sums": Numbers(1, least=0, most=1, default=0),
     }
 
-    def infer(self, *inputs: Value) -> Value:
-        (x,) = inputs
+    def infer(self, x: Value) -> Value:
         shape = (x.shape[0], *self.places(x))
         if x.bound is None or not self.sums:
             return Value(shape, "real")
@@ -74,9 +72,15 @@ class AdaptiveAveragePool(Node):
 
     attributes: ClassVar[dict[str, Numbers]] = {"size": Numbers(2)}
 
-    def infer(self, *inputs: Value) -> Value:
-        (x,) = inputs
+    def infer(self, x: Value) -> Value:
         channels, height, width = require_image(x)
         if self.size[0] > height or self.size[1] > width:
             raise FormatError(f"got an image of ({height}, {width}), expected at least {self.size}")
         return Value((channels, *self.size), "real")
+
+    def windows(self, x: Value) -> list[list[tuple[int, int]]]:
+        """(start, stop) of each window, for rows and for columns."""
+        return [
+            [(i * size // n, -(-(i + 1) * size // n)) for i in range(n)]
+            for n, size in zip(self.size, x.shape[1:], strict=True)
+        ]
