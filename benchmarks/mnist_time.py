@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import torch
 
 import onebit
-from benchmarks.shared import set_up_process
+from benchmarks.shared import ROOT, set_up_process
 
 SEEDS = (20, 21, 22, 23, 24)
 
@@ -154,7 +154,7 @@ def train_cold(percent: float, seed: int, dataset: str) -> Result:
     """`train_once` in a fresh process; the clock runs from its start to the printed accuracy."""
     code = f"from {__name__} import print_accuracy; print_accuracy({percent!r}, {seed!r}, {dataset!r})"
     before, started = os.times(), time.perf_counter()
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         seconds = time.perf_counter() - started

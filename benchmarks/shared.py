@@ -6,11 +6,15 @@ import argparse
 import os
 import platform
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
 
 import onebit
+
+ROOT = Path(__file__).parents[1]
+"""Where other processes can import these benchmarks: the clone of the repository."""
 
 
 def add_rounds(parser: argparse.ArgumentParser, rounds: int, what: str = "timed rounds") -> None:

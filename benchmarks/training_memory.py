@@ -24,7 +24,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import onebit
-from benchmarks.shared import add_rounds, describe_machine, machine, set_up_process
+from benchmarks.shared import ROOT, add_rounds, describe_machine, machine, set_up_process
 from benchmarks.variants import (
     COMPILED,
     EAGER,
@@ -193,7 +193,8 @@ def _ratio(of: list[dict[str, int]], to: list[dict[str, int]], key: str) -> floa
 
 
 def _in_a_process(settings: dict[str, Any]) -> dict[str, int]:
-    done = subprocess.run([sys.executable, "-c", CHILD, json.dumps(settings)], capture_output=True, text=True)
+    command = [sys.executable, "-c", CHILD, json.dumps(settings)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
         last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]

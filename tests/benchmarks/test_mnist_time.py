@@ -12,7 +12,7 @@ import pytest
 from benchmarks import mnist_time
 from onebit.errors import UsageError
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "mnist_time.py"
+ROOT = Path(__file__).parents[2]
 
 
 def test_row_of_a_target() -> None:
@@ -34,8 +34,9 @@ def test_row_of_a_target() -> None:
 @pytest.mark.nightly
 def test_same_seed_same_accuracy_in_a_fresh_process() -> None:
     options = {"targets": ["92"], "seeds": ["3"], "dataset": ["mnist-sample"]}
-    command = [sys.executable, str(SCRIPT), *(word for k, v in options.items() for word in (f"--{k}", *v))]
-    printed = subprocess.run([*command, "--cold", "--json"], check=True, capture_output=True, text=True).stdout
+    flags = [word for name, values in options.items() for word in (f"--{name}", *values)]
+    command = [sys.executable, "-m", "benchmarks", "mnist-time", *flags, "--cold", "--json"]
+    printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     (cold,) = json.loads(printed)["rows"]
     (warm,) = mnist_time.measure(targets=[92], seeds=[3], dataset="mnist-sample")["rows"]
     assert cold["accuracies"] == pytest.approx(list(warm["accuracies"]))
