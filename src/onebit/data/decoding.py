@@ -187,6 +187,7 @@ def _decode_in_worker(idle: _Idle, path: str, crop: Any, out: Images) -> DataErr
     """Decode an image into `out`, (H, W, 3), in an idle worker; returns its error or None."""
     process = idle.get()
     try:
+        # both ends of the pipe are ours: requests and decoded pixels are pickled, never the content of a file
         pickle.dump((path, crop), process.stdin)  # type: ignore[arg-type]
         process.stdin.flush()  # type: ignore[union-attr]
         return _store(pickle.load(process.stdout), out)  # type: ignore[arg-type]

@@ -58,7 +58,7 @@ def read_words(
         UsageError: an unknown flag, a value that is missing, or one for a SWITCH.
     """
     known = {name.replace("-", "_"): (name, takes) for name, takes in options.items()}
-    known |= {name: (name, _BOOLEAN if _is_boolean(name) else VALUE) for name in flag_names()}
+    fields = frozenset(flag_names())
     found: list[Word] = []
     i = 0
     while i < len(words):
@@ -75,9 +75,12 @@ def read_words(
             name, value = flag[2:].replace("-", "_"), text if equals else None
             name = f"{name}.name" if name in NAMED_PARTS else name
         is_argument = name.rpartition(".")[0] in OPTION_FIELDS
-        if not (flag in short or flag.startswith("--")) or not (name in known or is_argument):
+        if not (flag in short or flag.startswith("--")) or not (name in fields or name in known or is_argument):
             raise UsageError(f"unknown option {flag}{_nearest(flag, options)}")
-        name, takes = known.get(name, (name, VALUE))
+        if name in fields:
+            takes = _BOOLEAN if _is_boolean(name) else VALUE
+        else:
+            name, takes = known.get(name, (name, VALUE))
         if takes == SWITCH and value is not None:
             raise UsageError(f"{flag} takes no value, got {value!r}")
         if takes != SWITCH and value is None:
