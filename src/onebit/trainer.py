@@ -20,14 +20,13 @@ from onebit.evaluation.batches import fitting_batch
 from onebit.evaluation.model_inputs import check_takes
 from onebit.evaluation.modes import evaluate, mode_logits, parse_weights
 from onebit.evaluation.scores import Score
-from onebit.layers import binarize_, binary_layers, check_model, with_options
+from onebit.layers import binary_layers, check_model
 from onebit.models import MODELS
-from onebit.models.parts import init_latents_
-from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 from onebit.recipe import Recipe, build_recipe, default_settings, flatten, merge, method_settings, refuse_unused
 from onebit.report import plot_history
 from onebit.runs.constant_sign import one_sign_warning
 from onebit.runs.model import build_training, resolve_device
+from onebit.runs.own_model import binarized_, refuse_other_quantizers
 from onebit.runs.resolve import resolve as resolve_recipe
 from onebit.runs.run import facts_of, fit_recipe, load_recipe_data, start_folder
 from onebit.train.history import EpochLog, History
@@ -254,8 +253,6 @@ class Trainer:
 def _refuse_unfit(model: nn.Module, recipe: Recipe, method: str, options: dict[str, Any]) -> None:
     """Refuse a module and options that the recipe would not describe.
 
-    Quantizers that are not in the tables belong to no method and are accepted.
-
     Raises:
         UsageError: binary layers with other quantizers than the recipe's, or options that do not apply to a module.
     """
@@ -266,21 +263,8 @@ def _refuse_unfit(model: nn.Module, recipe: Recipe, method: str, options: dict[s
         raise UsageError(
             f"options: {wrong[0]} belongs to a model that is given by its name; for a module {kind}: {known}"
         )
-    for kind, table, expected, several in (
-        ("weight", WEIGHT_QUANTIZERS, recipe.model.weight_quantizer, bool(layers)),
-        # a single layer may take pixels
-        ("input", INPUT_QUANTIZERS, recipe.model.input_quantizer, len(layers) > 1),
-    ):
-        names: dict[Any, str] = {own: name for name, own in table.items()}
-        quantizers = [getattr(layer, f"{kind}_quantizer") for layer in layers]
-        found = [names.get(type(quantizer), expected) for quantizer in quantizers if quantizer is not None]
-        other = next((name for name in found if name != expected), None)
-        if other is not None or (several and expected is not None and not found):
-            shown = repr(other) if other else "none"
-            raise UsageError(
-                f"the layers of the module have {kind} quantizer {shown}, method {method!r} has {expected!r}: "
-                f"choose the method of the module, or pass options={{'{kind}_quantizer': {other!r}}}"
-            )
+    way = "choose the method of the module, or pass options={{'{kind}_quantizer': {name!r}}}"
+    refuse_other_quantizers(model, recipe.model, way=way, owner=f"method {method!r}")
 
 
 def _sample(data: Dataset) -> Any:
@@ -295,15 +279,8 @@ def _made_binary(model: nn.Module, recipe: Recipe, data: Dataset) -> nn.Module:
     Raises:
         UsageError: it does not take the images of the data.
     """
-    settings = recipe.model
-    if settings.weight_quantizer is not None and not any(True for _ in binary_layers(model)):
-        torch.manual_seed(recipe.seed)
-        of_weights, of_inputs = settings.weight_options, settings.input_options
-        weights = with_options(WEIGHT_QUANTIZERS, settings.weight_quantizer, of_weights, kind="weight quantizer")
-        inputs = with_options(INPUT_QUANTIZERS, settings.input_quantizer, of_inputs, kind="input quantizer")
-        binarize_(model, weight_quantizer=weights, input_quantizer=inputs, value=settings.value)
-        for _, layer in binary_layers(model):
-            init_latents_(layer, settings.init)
+    torch.manual_seed(recipe.seed)
+    binarized_(model, recipe.model)
     model.to(resolve_device(recipe.device))
     check_takes(model, data.input_shape, data=data.name)
     return model

@@ -13,6 +13,7 @@ from onebit.common.tables import resolve
 from onebit.errors import UnknownNameError, UsageError
 from onebit.recipe import recipe_path
 from onebit.recipe.flags import OPTIONAL, SWITCH, VALUE, read_words
+from onebit.recipe.own_names import is_own, split_own
 from onebit.recipe.request import RecipeRequest, request_recipe
 from onebit.recipe.translations import binarynet
 from onebit.recipe.translations.binarynet import BinaryNetFlags
@@ -55,6 +56,11 @@ class TrainCommand:
     json: bool = False
     print_config: bool = False
     help: bool = False
+
+    @property
+    def names_own_model(self) -> bool:
+        """Whether `--model` names code of the user's own."""
+        return is_own(str(self.flags.settings.get("model.name", "")))
 
     @property
     def names_training(self) -> bool:
@@ -125,6 +131,8 @@ def train_request(command: TrainCommand) -> RecipeRequest:
         if dataset not in DATASETS and Path(dataset).is_dir():
             raise UnknownNameError(f"unknown data set {dataset!r}; the folder of that name is --dataset ./{dataset}")
         resolve(DATASETS, dataset, kind="data set")
+    if command.names_own_model:
+        split_own(command.flags.settings["model.name"])
     source = recipe_path(command.recipe) if command.recipe else None
     if source is None and command.resumed:
         source = stored_recipe(command.resumed)

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import shutil
 import textwrap
+from collections.abc import Mapping
+from itertools import starmap
 from typing import Any
 
 from onebit.recipe import Recipe
 from onebit.recipe.options import Part, declared, descriptions
+from onebit.recipe.settings import OWN_ONLY
 
 WHAT_TO_TYPE = """onebit train: name what to train:
 
   onebit train mnist-fast                                  a recipe (onebit list recipes)
   onebit train --model resnet20 --dataset cifar10 --method bnn
                                                            any model, data set and method (onebit list)
+  onebit train --model nets.py:Net --dataset mnist --method bnn
+                                                           a torch module of your own, from a file
   onebit train --model vgg_small --dataset folder --data DIR --input_size 32
                                                            your own images, in a folder for each class
   onebit train --resume runs/mnist-fast                    go on with a training
@@ -47,20 +53,27 @@ OPTIONS = {
 CLASSIC = (
     "The flags of BinaryNet.pytorch (-a -b -e -j -p --lr --wd --save --gpus --type ...) work too: docs/coming-from.md."
 )
+OWN = (
+    "A model of your own: --model FILE.py:Class or --model package.module:Class, and --model.NAME VALUE for the arguments "
+    "of its constructor (with --help: a list of them)."
+)
 FIELDS = "Every field of a recipe is a flag, shown with {}. --flag alone means true."
 INDENT = 37
 
 
-def train_help(recipe: Recipe | None = None) -> str:
+def train_help(recipe: Recipe | None = None, parameters: Mapping[str, tuple[Any, Any]] | None = None) -> str:
     """The whole text, as wide as the terminal.
 
     Args:
         recipe: its values are shown; None for the defaults.
+        parameters: of a model of the user's own, see `onebit.runs.own_code.OwnCode.parameters`.
     """
     values = "its default" if recipe is None else f"its value in {recipe.name}"
     parts = [
         USAGE,
         *(_line(flag, text) for flag, text in OPTIONS.items()),
+        "",
+        *textwrap.wrap(OWN, _width()),
         "",
         *textwrap.wrap(CLASSIC, _width()),
         "",
@@ -68,6 +81,8 @@ def train_help(recipe: Recipe | None = None) -> str:
         "",
         *_section(Recipe() if recipe is None else recipe, ""),
     ]
+    if recipe is not None and parameters is not None:
+        parts[-1:] = [parts[-1], "", f"arguments of {recipe.model.name}:", *starmap(_argument, parameters.items())]
     return "\n".join(parts).rstrip()
 
 
@@ -80,13 +95,22 @@ def _section(part: Any, prefix: str) -> list[str]:
         value = getattr(part, item.name)
         if dataclasses.is_dataclass(value):
             parts += ["", f"{described[item.name]}:", *_section(value, f"{item.name}.")]
-        elif item.name != "own" or not isinstance(part, Part):
+        elif item.name not in ("own", *OWN_ONLY) or not isinstance(part, Part):
             # a part is chosen by its name: --model NAME
             flag = f"--{prefix}{item.name}".removesuffix(".name")
             lines.append(_line(f"{flag} {_shown(value)}", described[item.name]))
     for name, found in declared(part.PART).items() if isinstance(part, Part) else ():
         lines.append(_line(f"--{prefix}{name} {_shown(getattr(part, name))}", found.described()))
     return [*lines, *parts]
+
+
+def _argument(name: str, known: tuple[Any, Any]) -> str:
+    """The line of an argument of a model of the user's own."""
+    hint, default = known
+    shown = "VALUE" if default is inspect.Parameter.empty else str(default)
+    kind = "" if hint is None else getattr(hint, "__name__", str(hint)) if isinstance(hint, type) else str(hint)
+    need = "required" if default is inspect.Parameter.empty else ""
+    return _line(f"--model.{name} {shown}", ", ".join(filter(None, (kind, need))))
 
 
 def _shown(value: Any) -> str:

@@ -44,7 +44,13 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
     command = read_command(argv)
     prints = ranks is None or ranks.writes
     if command.help:
-        answer(train_help(train_request(command).recipe if command.names_training else None))
+        recipe = train_request(command).recipe if command.names_training else None
+        code = None
+        if recipe is not None and command.names_own_model:
+            from onebit.runs.own_code import load_code
+
+            code = load_code(recipe.model.name, named=True)
+        answer(train_help(recipe, code.parameters() if code else None))
         return 0
     if not command.names_training:
         if prints:
@@ -62,6 +68,10 @@ def _main(argv: list[str], ranks: Ranks | None = None) -> int:
         return 0
     if command.flags.evaluate is not None:
         return _evaluate(command, recipe)
+    if recipe.model.is_own:
+        from onebit.runs.own_model import settle_code
+
+        recipe = settle_code(recipe, named=command.names_own_model)
     folder = _folder(command, recipe, ranks)
     with lock_folder(folder, ranks):  # before the data are loaded: a second training learns of it at once
         result = _train_all(command, recipe, folder, ranks)
@@ -115,6 +125,7 @@ def _folder(command: TrainCommand, recipe: Recipe, ranks: Ranks | None) -> Path:
 
 def _train_all(command: TrainCommand, recipe: Recipe, folder: Path, ranks: Ranks | None) -> dict[str, Any]:
     """One training into `folder`, or one for each seed into folders in it; returns result.json or seeds.json."""
+    from onebit.runs.own_model import settle_coding
     from onebit.runs.resolve import resolve
     from onebit.train.ranks import ALONE
 
@@ -126,6 +137,11 @@ def _train_all(command: TrainCommand, recipe: Recipe, folder: Path, ranks: Ranks
         raise UsageError(
             f"--model_config: num_classes is {command.flags.classes}, {data.name} has {len(data.classes)} classes"
         )
+
+    if recipe.model.is_own:
+        recipe, line = settle_coding(recipe, data)
+        if line and ranks.writes:
+            say(f"note: {line}")
 
     with replacing(folder, ranks, wanted=command.overwrite) as on_begin:
 

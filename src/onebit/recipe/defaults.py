@@ -9,6 +9,9 @@ from typing import Any
 from onebit.recipe.reading import DEFAULTS_FILE, merge, read_shipped
 from onebit.recipe.settings import Recipe
 
+OWN_MODEL = "own"
+"""The name by which rules choose a model of the user's own."""
+
 
 def default_settings(recipe: Recipe, *, method: str | None = None, given: Sequence[str] = ()) -> dict[str, Any]:
     """The settings of every rule of defaults.yaml that fits; later rules override earlier ones.
@@ -23,7 +26,7 @@ def default_settings(recipe: Recipe, *, method: str | None = None, given: Sequen
         {'crop_padding': 4, 'flip': True}
     """
     facts = {
-        "model": recipe.model.name,
+        "model": OWN_MODEL if recipe.model.is_own else recipe.model.name,  # a file may be called resnet.py
         "dataset": recipe.dataset,
         "method": method or "any",
         "weights": "real" if recipe.model.weight_quantizer is None else "binary",

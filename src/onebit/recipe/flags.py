@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, get_args
 
 from onebit.common.tables import did_you_mean
 from onebit.errors import UsageError
+from onebit.recipe.own_names import ARGUMENTS, OWN_FIELDS, own_of_words
 from onebit.recipe.settings import Recipe
 from onebit.recipe.typed import types_of
 
@@ -22,7 +23,7 @@ _BOOLEAN = "a value that may be left out, which means true"
 
 NAMED_PARTS = ("model", "optimizer", "schedule")
 """Parts that `--model NAME` picks by name while `--model.widths ...` sets an option."""
-OPTION_FIELDS = ("model.weight_options", "model.input_options")
+OPTION_FIELDS = ("model.weight_options", "model.input_options", ARGUMENTS)
 """Fields that hold arguments by name: `--model.weight_options.temperature 1e-10`."""
 
 _NONE: Mapping[str, str] = MappingProxyType({})
@@ -48,7 +49,8 @@ def read_words(
 ) -> list[Word]:
     """Split a command line into flags with their values, and other words.
 
-    Every field of a recipe is a flag. Dashes and underscores in a flag are the same.
+    Every field of a recipe is a flag. Dashes and underscores in a flag are the same. If `--model` names a model of the
+    user's own, `--model.NAME` is an argument of it.
 
     Args:
         options: other flags -> SWITCH, OPTIONAL or VALUE.
@@ -59,6 +61,7 @@ def read_words(
     """
     known = {name.replace("-", "_"): (name, takes) for name, takes in options.items()}
     fields = frozenset(flag_names())
+    own_model = own_of_words(words)
     found: list[Word] = []
     i = 0
     while i < len(words):
@@ -74,13 +77,16 @@ def read_words(
         else:
             name, value = flag[2:].replace("-", "_"), text if equals else None
             name = f"{name}.name" if name in NAMED_PARTS else name
+        of_model = name.removeprefix("model.")
+        if own_model and of_model != name and of_model.isidentifier() and of_model not in OWN_FIELDS:
+            name = f"{ARGUMENTS}.{of_model}"
         is_argument = name.rpartition(".")[0] in OPTION_FIELDS
         if not (flag in short or flag.startswith("--")) or not (name in fields or name in known or is_argument):
             raise UsageError(f"unknown option {flag}{_nearest(flag, options)}")
         if name in fields:
             takes = _BOOLEAN if _is_boolean(name) else VALUE
         else:
-            name, takes = known.get(name, (name, VALUE))
+            name, takes = known.get(name, (name, _BOOLEAN if name.startswith(ARGUMENTS) else VALUE))
         if takes == SWITCH and value is not None:
             raise UsageError(f"{flag} takes no value, got {value!r}")
         if takes != SWITCH and value is None:

@@ -14,6 +14,7 @@ from onebit.common.tables import did_you_mean, resolve
 from onebit.errors import UsageError
 from onebit.recipe.flags import Flags, flag_values
 from onebit.recipe.options import Part, declared, with_own
+from onebit.recipe.own_names import is_own
 from onebit.recipe.settings import Recipe
 from onebit.recipe.typed import build
 
@@ -172,6 +173,8 @@ def build_recipe(settings: Mapping[str, Any], flags: Flags = ()) -> Recipe:
             part = part[key]
         part[last] = value
     check_keys(settings, Recipe, source="recipe")
+    if is_own(str(settings["model"].get("name"))):
+        settings["model"].setdefault("coding", "auto")
     return build(Recipe, settings)
 
 
@@ -187,6 +190,8 @@ def split_alias(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, An
     name = rest.pop("model.name", None)
     if name is None:
         return {}, rest
+    if is_own(name):  # the coding of the model that it replaces is not its own
+        return {"model": {"name": name, "coding": "auto"}}, rest
     model = spelled_out({"name": name})
     return {"model": {"name": name} if model["name"] == name else model}, rest
 

@@ -11,6 +11,7 @@ from onebit.common.tables import resolve
 from onebit.errors import UsageError
 from onebit.recipe.defaults import default_settings
 from onebit.recipe.option_owners import changed_settings, refuse_clipping, refuse_unused, unused_settings
+from onebit.recipe.own_names import is_own, short_name
 from onebit.recipe.override import method_of, with_method
 from onebit.recipe.reading import build_recipe, merge, method_settings, read_settings, recipe_path, split_alias
 from onebit.recipe.settings import LONGEST_NAME, Recipe
@@ -84,7 +85,7 @@ def _of_defaults(flags: BinaryNetFlags, method: str | None, implied: dict[str, A
             notes = (f"{of_sgd[0]} without --optimizer {meaning}",)
     what = build_recipe(implied, values)
     settings = default_settings(what, method=method, given=list(values))
-    name = filter(None, (Path(what.dataset).name, flags.model or what.model.name, method))
+    name = filter(None, (Path(what.dataset).name, short_name(flags.model or what.model.name), method))
     settings["name"] = "-".join(name)[:LONGEST_NAME]
     return _Base(settings, implied, None, method, notes)
 
@@ -109,6 +110,8 @@ def _of_file(
     if source is not None and learning is not None:
         settings = merge(settings, {"continual": read_settings(learning)["continual"], "measured": ""})
     recipe = build_recipe(settings)
+    if recipe.model.is_own and is_own(implied.get("model", {}).get("name", "")):
+        implied = merge(implied, {"model": {"coding": recipe.model.coding}})  # its code at another place
     if method is not None and config is None:
         settings = with_method(recipe, method, flags=values, optimizer=optimizer)
         # the quantizers of --method win over those of an alias

@@ -8,13 +8,17 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from onebit.common.arguments import need, positive
+from onebit.errors import UsageError
 from onebit.recipe.optimizer import OptimizerRecipe, ScheduleRecipe
 from onebit.recipe.options import Part, declared
+from onebit.recipe.own_names import is_own, short_name
 
 DESCRIPTIVE = ("name", "summary", "reference", "measured")
 """Fields that describe a training but do not change it."""
 LONGEST_NAME = 200
-SILENT = (*DESCRIPTIVE, "recompute_inputs", "threads", "workers")
+SILENT = (*DESCRIPTIVE, "recompute_inputs", "threads", "workers", "model.sha256")
+OWN_ONLY = ("arguments", "sha256")
+"""Fields of the model that only one of the user's own has."""
 
 
 @dataclass(frozen=True, init=False)
@@ -40,6 +44,8 @@ class ModelRecipe(Part):
         width: factor on the number of channels
         last_norm: BatchNorm of the logits
         padding_value: pads ±1 inputs of convolutions, 0, 1 or -1
+        arguments: of a model of your own (FILE.py:Class), by the names in its signature
+        sha256: of the file of a model of your own, when it was trained
     """
 
     PART: ClassVar[str] = "model"
@@ -62,6 +68,8 @@ class ModelRecipe(Part):
     width: float | None = None
     last_norm: bool | None = None
     padding_value: float | None = None
+    arguments: dict[str, object] | None = None
+    sha256: str | None = None
     own: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -72,10 +80,24 @@ class ModelRecipe(Part):
         need("model.width", self.width, self.width is None or 0 < self.width <= 64, "positive, at most 64")
         need("model.padding_value", self.padding_value, self.padding_value in (None, -1, 0, 1), "0, 1 or -1")
         need("model.activation", self.activation, self.activation in ("relu", "rprelu"), "relu or rprelu")
+        if not self.is_own and self.arguments:
+            raise UsageError(
+                f"model.arguments are those of a model of your own (FILE.py:Class), but model.name is {self.name!r}"
+            )
         need("model.norm_eps", self.norm_eps, positive(self.norm_eps), "positive")
         for name in ("norm_momentum", "dense_norm_momentum"):
             share = getattr(self, name)
             need(f"model.{name}", share, share is None or 0 < share <= 1, "in (0, 1]")
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the name is that of a model of the user's own."""
+        return is_own(self.name)
+
+    def settings(self) -> dict[str, Any]:
+        """See `Part.settings`; only a model of the user's own has the fields `OWN_ONLY`."""
+        found = super().settings()
+        return found if self.is_own else {name: value for name, value in found.items() if name not in OWN_ONLY}
 
     def options(self) -> dict[str, Any]:
         """The arguments of the model, without those that are left to its own defaults."""
@@ -275,7 +297,9 @@ class Recipe:
         names = [name for name in {**here, **there} if name not in SILENT]
         # arguments of a quantizer may be in one of them only
         both = [(name, there.get(name), here.get(name)) for name in names]
-        return [(name, was, now) for name, was, now in both if was != now]
+        changed = [(name, was, now) for name, was, now in both if was != now]
+        moved = self.model.is_own and other.model.is_own and short_name(self.model.name) == short_name(other.model.name)
+        return [row for row in changed if not (moved and row[0] == "model.name")]
 
     def to_yaml(self) -> str:
         """The complete recipe; `onebit train FILE` repeats it."""

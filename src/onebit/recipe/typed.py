@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import collections.abc
 import dataclasses
 import re
 import types
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, Union, get_args, get_origin
+from contextlib import suppress
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from onebit.errors import UsageError
 from onebit.recipe.options import Part, declared, field_types, with_own
@@ -92,6 +94,65 @@ def argument(value: Any) -> Any:
     return value
 
 
+def argument_of(value: Any, hint: Any, default: Any, *, name: str) -> Any:
+    """The value of an argument of a function of the user's own: text becomes what the signature says.
+
+    Args:
+        hint: its type, None where nobody says; then the type of the `default` counts.
+        name: for the message.
+
+    Raises:
+        UsageError: a value of another type.
+
+    Example:
+        >>> argument_of("64,32", list[int], (), name="model.widths")
+        [64, 32]
+    """
+    if hint is None and isinstance(default, (bool, int, float, str, tuple, list)):
+        hint = int | float if type(default) is int else type(default)
+    try:
+        return _as_hinted(value, hint)
+    except _WrongTypeError as error:
+        expected, got = error.args
+        raise UsageError(f"{name}: expected {expected}, got {'null' if got is None else str(got)[:100]}") from None
+
+
+def _as_hinted(value: Any, hint: Any) -> Any:
+    """A value as any type of a signature; one that text cannot say, such as a class, is left to the function."""
+    origin = get_origin(hint) or hint
+    if origin is Literal:
+        found = [choice for choice in get_args(hint) if str(choice) == str(value)]
+        if not found:
+            raise _WrongTypeError(" or ".join(map(repr, get_args(hint))), value)
+        return found[0]
+    if origin in (Union, types.UnionType):
+        kinds = sorted(get_args(hint), key=lambda kind: (kind is str, kind is not types.NoneType))
+        for kind in kinds:
+            with suppress(_WrongTypeError):
+                return _as_hinted(value, kind)
+        names = [getattr(kind, "__name__", str(kind)) for kind in get_args(hint) if kind is not types.NoneType]
+        raise _WrongTypeError(" or ".join(names), value)
+    if origin in (list, tuple, collections.abc.Sequence, collections.abc.Iterable):
+        items = _loaded(f"[{value}]" if isinstance(value, str) and value[:1] not in "[(" else value)
+        if isinstance(items, str) and items[:1] == "(":
+            items = _loaded(f"[{items[1:].removesuffix(')')}]")
+        if not isinstance(items, (list, tuple)):
+            raise _WrongTypeError("a list", value)
+        each = [kind for kind in get_args(hint) if kind is not ...]
+        if len(each) > 1 and len(each) != len(items):
+            raise _WrongTypeError(f"{len(each)} values", value)
+        each = each if len(each) > 1 else (each or [None]) * len(items)
+        made = [_as_hinted(item, kind) for item, kind in zip(items, each, strict=True)]
+        return tuple(made) if origin is tuple else made
+    if origin in (bool, int, float, str, dict, types.NoneType):
+        made = _READERS[origin](value, dict[str, Any] if origin is dict else hint)
+        if made is _OTHER:
+            raise _WrongTypeError(origin.__name__, value)
+        return made
+    loaded = _loaded(value) if isinstance(value, str) and value[:1] in "[{" else value
+    return argument(loaded)
+
+
 def _none(value: Any, kind: Any) -> Any:
     return None if value is None or value in _NULLS else _OTHER
 
@@ -132,6 +193,8 @@ def _dict(value: Any, kind: Any) -> Any:
     found = _loaded(value)
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
         return _OTHER
+    if get_args(kind)[1] is object:  # their types are not known yet
+        return found
     return {key: argument(each) for key, each in found.items()}
 
 

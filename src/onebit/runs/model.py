@@ -21,6 +21,7 @@ from onebit.evaluation.losses import LOSSES, Loss, cross_entropy
 from onebit.layers import binary_layers, recompute_inputs_
 from onebit.models import MODELS, create_model
 from onebit.recipe import ModelRecipe, Recipe
+from onebit.runs.own_model import build_own
 from onebit.runs.optimizer import build_optimizer, build_schedule
 from onebit.train.step import StepSettings
 from onebit.train.weights import load_weights, read_state, trained_file
@@ -83,6 +84,8 @@ def build_model(
     Raises:
         UnknownNameError, UsageError: no such model, options that it refuses, or more weights than fit into memory.
     """
+    if recipe.is_own:
+        return build_own(recipe, input_shape=input_shape, statistics=statistics)
     options = recipe.options() | {"input_shape": tuple(input_shape), "classes": classes}
     if recipe.coding != "integer":
         mean, std = statistics or ([0.0] * input_shape[0], [1.0] * input_shape[0])
@@ -129,7 +132,7 @@ def build_training(
     """
     torch.manual_seed(recipe.seed)
     if model is None:
-        statistics = data.train.channel_statistics() if recipe.model.coding != "integer" else None
+        statistics = data.train.channel_statistics() if recipe.model.coding == "standardize" else None
         shape, classes = data.input_shape, len(data.classes)
         model = build_model(recipe.model, input_shape=shape, classes=classes, statistics=statistics)
     if recipe.init_from is not None:

@@ -19,7 +19,7 @@ def check_names(recipe: Recipe) -> None:
         UnknownNameError: the first of them, with the nearest name.
     """
     for known, name, kind in (
-        ((*MODEL_ALIASES, *MODELS), recipe.model.name, "model"),
+        ((*MODEL_ALIASES, *MODELS, *([recipe.model.name] if recipe.model.is_own else [])), recipe.model.name, "model"),
         (WEIGHT_QUANTIZERS, recipe.model.weight_quantizer, "weight quantizer"),
         (INPUT_QUANTIZERS, recipe.model.input_quantizer, "input quantizer"),
         (OPTIMIZERS, recipe.optimizer.name, "optimizer"),

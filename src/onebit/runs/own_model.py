@@ -1,0 +1,151 @@
+"""A model of the user's own as a training needs it: built, taking uint8 images, with binary layers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from onebit.common.arguments import described
+from onebit.common.tables import did_you_mean
+from onebit.data import Dataset
+from onebit.errors import UsageError
+from onebit.evaluation.model_inputs import check_takes
+from onebit.layers import InputCoding, binarize_, binary_layers, with_options
+from onebit.models.parts import init_latents_
+from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
+from onebit.recipe import ModelRecipe, Recipe
+from onebit.recipe.own_names import OWN_CODINGS
+from onebit.runs.own_code import OwnCode, load_code
+
+Statistics = tuple[list[float], list[float]]
+
+
+def binarized_(model: nn.Module, settings: ModelRecipe) -> nn.Module:
+    """A module with the quantizers of a recipe, in place, unless it has binary layers of its own.
+
+    Its latents are initialized as the recipe says, with torch's random numbers.
+    """
+    quantizers = (settings.weight_quantizer, settings.input_quantizer)
+    if quantizers != (None, None) and not any(True for _ in binary_layers(model)):
+        weights, inputs = (
+            with_options(table, name, options, kind=f"{kind} quantizer")
+            for table, name, options, kind in (
+                (WEIGHT_QUANTIZERS, settings.weight_quantizer, settings.weight_options, "weight"),
+                (INPUT_QUANTIZERS, settings.input_quantizer, settings.input_options, "input"),
+            )
+        )
+        binarize_(model, weight_quantizer=weights, input_quantizer=inputs, value=settings.value)
+        for _, layer in binary_layers(model):
+            init_latents_(layer, settings.init)
+    return model
+
+
+def refuse_other_quantizers(model: nn.Module, settings: ModelRecipe, *, way: str, owner: str = "the recipe") -> None:
+    """Refuse a module whose binary layers have other quantizers than a recipe says.
+
+    Quantizers that are not in the tables belong to no method and are accepted.
+
+    Args:
+        way: how to go on, with {kind} and {name} of the module's quantizer; owner: of the settings, for the message.
+
+    Raises:
+        UsageError: the first quantizer that differs.
+    """
+    layers = [layer for _, layer in binary_layers(model)]
+    for kind, table, expected, several in (
+        ("weight", WEIGHT_QUANTIZERS, settings.weight_quantizer, bool(layers)),
+        # a single layer may take pixels
+        ("input", INPUT_QUANTIZERS, settings.input_quantizer, len(layers) > 1),
+    ):
+        names: dict[Any, str] = {own: name for name, own in table.items()}
+        quantizers = [getattr(layer, f"{kind}_quantizer") for layer in layers]
+        found = [names.get(type(quantizer), expected) for quantizer in quantizers if quantizer is not None]
+        other = next((name for name in found if name != expected), None)
+        if other is not None or (several and expected is not None and not found):
+            raise UsageError(
+                f"the layers of the module have {kind} quantizer {repr(other) if other else 'none'}, {owner} has "
+                f"{expected!r}: {way.format(kind=kind, name=other)}"
+            )
+
+
+def settle_code(recipe: Recipe, *, named: bool) -> Recipe:
+    """A recipe of an own model with the types of its arguments and the digest of its source; any other as it is.
+
+    Args:
+        named: see `load_code`.
+
+    Raises:
+        UsageError: see `load_code` and `OwnCode.arguments`.
+    """
+    if not recipe.model.is_own:
+        return recipe
+    code = load_code(recipe.model.name, named=named, sha256=recipe.model.sha256)
+    arguments = code.arguments(recipe.model.arguments or {})
+    model = dataclasses.replace(recipe.model, arguments=arguments, sha256=code.sha256)
+    return dataclasses.replace(recipe, model=model)
+
+
+def settle_coding(recipe: Recipe, data: Dataset) -> tuple[Recipe, str]:
+    """A recipe of an own model with a definite input coding, and a sentence about it; any other as it is.
+
+    Raises:
+        UsageError: the model takes neither the uint8 images of the data nor standardized ones.
+    """
+    if not recipe.model.is_own or recipe.model.coding != "auto":
+        return recipe, ""
+    found = {}
+    for coding in ("none", "standardize"):
+        settings = dataclasses.replace(recipe.model, coding=coding)
+        model = build_own(settings, input_shape=data.input_shape, statistics=data.train.channel_statistics())
+        try:
+            check_takes(model, data.input_shape, classes=len(data.classes), data=data.name)
+        except UsageError as error:
+            found[coding] = error
+            continue
+        line = "" if coding == "none" else f"{settings.name} does not take uint8 images: standardized ones go into it"
+        return dataclasses.replace(recipe, model=settings), line
+    raise UsageError(f"{recipe.model.name}: {found['standardize'].args[0].removesuffix(': begin it with onebit.InputCoding()')}")
+
+
+def build_own(
+    settings: ModelRecipe, *, input_shape: Sequence[int], statistics: Statistics | None = None
+) -> nn.Module:
+    """The model of a recipe, where it is the user's own: with its input coding and its binary layers.
+
+    Args:
+        input_shape, statistics: see `build_model`.
+
+    Raises:
+        UsageError: see `load_code`; the code builds no module, or one with other quantizers than the recipe.
+    """
+    code = load_code(settings.name, named=False, sha256=settings.sha256)
+    with torch.device("cpu"):  # its own code need not work without values
+        model = module_of(code, settings.arguments or {})
+        model = binarized_(model, settings)
+    if settings.weight_quantizer is not None or settings.input_quantizer is not None:
+        way = "--model.{kind}_quantizer {name}, or the --method of the module"
+        refuse_other_quantizers(model, settings, way=way)
+    if settings.coding not in OWN_CODINGS:
+        raise UsageError(f"unknown input coding {settings.coding!r}{did_you_mean(settings.coding, OWN_CODINGS)}")
+    if settings.coding not in ("auto", "none"):
+        options: dict[str, Any] = {}
+        if settings.coding == "standardize":
+            mean, std = statistics or ([0.0] * input_shape[0], [1.0] * input_shape[0])
+            options = {"mean": mean, "std": std, "scale": 1}
+        model = nn.Sequential(OrderedDict(coding=InputCoding(settings.coding, **options), model=model))
+    if not hasattr(model, "input_shape"):
+        model.input_shape = tuple(input_shape)  # type: ignore[assignment]
+    return model
+
+
+def module_of(code: OwnCode, arguments: dict[str, object]) -> nn.Module:
+    """The module that own code builds; UsageError for anything else."""
+    model = code(arguments)
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model {code.name!r} builds {described(model)}, expected a torch.nn.Module")
+    return model
