@@ -12,6 +12,7 @@ from onebit.errors import UsageError
 
 if TYPE_CHECKING:
     from onebit.data import Dataset
+    from onebit.recipe import ModelRecipe
     from onebit.runs.run import Run
 
 
@@ -29,13 +30,27 @@ def set_threads() -> None:
     torch.set_num_threads(threads)
 
 
+def named_model(args: Namespace) -> ModelRecipe | None:
+    """The model of the user's own that `--model` and `--model.NAME` name; None without them."""
+    if not args.model:
+        return None
+    from onebit.recipe import ModelRecipe
+    from onebit.recipe.own_names import is_own, split_own
+
+    if not is_own(args.model):
+        raise UsageError(f"--model {args.model}: expected code of your own, FILE.py:Class or package.module:Class")
+    split_own(args.model)
+    # a file that says nothing about its net was written by `onebit.fit`: the code builds the net as it was trained
+    return ModelRecipe(name=args.model, weight_quantizer=None, coding="none", arguments=args.model_arguments)
+
+
 def open_trained(args: Namespace, *, to_pack: bool = False) -> Run:
     """The run of the argument RUN; `to_pack` refuses whitened images, which a packed net cannot take."""
     from onebit.runs.run import open_run
     from onebit.verification.proof import refuse_whitened
 
     set_threads()
-    run = open_run(args.run, recipe=args.recipe)
+    run = open_run(args.run, recipe=args.recipe, model=named_model(args), dataset=getattr(args, "dataset", None))
     if to_pack:
         refuse_whitened(run)
     return run

@@ -30,6 +30,16 @@ class Parser(argparse.ArgumentParser):
             self.add_argument(
                 "--recipe", metavar="NAME", help="recipe of a weight file without one, outside a run folder"
             )
+            self.add_model()
+
+    def add_model(self) -> None:
+        """Add `--model FILE.py:Class`, and `--model.NAME VALUE` for its arguments, a mapping in `model_arguments`."""
+        self.add_argument(
+            "--model",
+            metavar="FILE.py:Class",
+            help="the code of a model of your own, also package.module:Class; --model.NAME VALUE for its arguments",
+        )
+        self.set_defaults(model_arguments={})
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} ({self.prog} --help)")
@@ -39,11 +49,30 @@ class Parser(argparse.ArgumentParser):
         for name in self._shared:
             self.add_argument(f"--{name}", **SHARED[name])
         found, extra = self.parse_known_args(argv)
+        if extra and "model_arguments" in found:
+            extra, found.model_arguments = _without_arguments(extra)
+            if found.model_arguments and not found.model:
+                self.error(f"--model.{next(iter(found.model_arguments))} belongs to --model FILE.py:Class")
         if extra:
             flags = [flag for action in self._actions for flag in action.option_strings]
             near = did_you_mean(extra[0].partition("=")[0], flags) if extra[0].startswith("-") else ""
             self.error(f"unexpected {extra[0]!r}{near}")
         return found
+
+
+def _without_arguments(words: Sequence[str]) -> tuple[list[str], dict[str, object]]:
+    """Words without `--model.NAME VALUE`, and NAME -> VALUE."""
+    rest: list[str] = []
+    arguments: dict[str, object] = {}
+    left = list(words)
+    while left:
+        name, equals, value = left.pop(0).partition("=")
+        argument = name.removeprefix("--model.").replace("-", "_")
+        if argument == name.replace("-", "_") or not argument.isidentifier():
+            rest.append(name + equals + value)
+        else:
+            arguments[argument] = value if equals else left.pop(0) if left and left[0][:2] != "--" else "true"
+    return rest, arguments
 
 
 class _SetThreads(argparse.Action):

@@ -54,8 +54,8 @@ CLASSIC = (
     "The flags of BinaryNet.pytorch (-a -b -e -j -p --lr --wd --save --gpus --type ...) work too: docs/coming-from.md."
 )
 OWN = (
-    "A model of your own: --model FILE.py:Class or --model package.module:Class, and --model.NAME VALUE for the arguments "
-    "of its constructor (with --help: a list of them)."
+    "A model of your own: --model FILE.py:Class or --model package.module:Class, and --model.NAME VALUE for the "
+    "arguments of its constructor (with --help: a list of them)."
 )
 FIELDS = "Every field of a recipe is a flag, shown with {}. --flag alone means true."
 INDENT = 37

@@ -70,5 +70,7 @@ def plain_twin(run: Run, state: dict[str, Tensor], *, source: str) -> nn.Module:
     """
     recipe = dataclasses.replace(run.recipe.model, weight_quantizer=None, weight_options=None, value=1.0)
     twin = build_model(recipe, input_shape=run.input_shape, classes=run.classes)
+    for _, layer in binary_layers(twin):  # of a model of the user's own, which says itself what is binary
+        layer.weight_quantizer = None
     load_weights(twin, state, source=source)
     return twin.eval()

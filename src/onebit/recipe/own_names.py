@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import PurePath
 from typing import NamedTuple
 
 from onebit.errors import UsageError
 
-OWN_FIELDS = ("name", "weight_quantizer", "input_quantizer", "weight_options", "input_options", "value", "init", "coding")
+OWN_FIELDS = (
+    *("name", "weight_quantizer", "input_quantizer", "weight_options", "input_options"),
+    *("value", "init", "coding", "real_first", "real_last"),
+)
 """Fields of the model that say how to binarize one of the user's own; other `--model.NAME` are its arguments."""
 ARGUMENTS = "model.arguments"
 """Field of a recipe with the arguments of an own model."""
@@ -56,7 +60,7 @@ def split_own(name: str) -> OwnName:
 
 def own_of_words(words: Sequence[str]) -> bool:
     """Whether a command line names an own model with `--model` or `-a`."""
-    pairs = zip(words, [*words[1:], ""], strict=True)
+    pairs = zip_longest(words, words[1:], fillvalue="")
     return any(
         is_own(after) if word in ("--model", "-a", "--model.name") else word.startswith("--model=") and is_own(word)
         for word, after in pairs

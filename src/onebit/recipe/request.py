@@ -11,8 +11,8 @@ from onebit.common.tables import resolve
 from onebit.errors import UsageError
 from onebit.recipe.defaults import default_settings
 from onebit.recipe.option_owners import changed_settings, refuse_clipping, refuse_unused, unused_settings
-from onebit.recipe.own_names import is_own, short_name
 from onebit.recipe.override import method_of, with_method
+from onebit.recipe.own_names import is_own, short_name
 from onebit.recipe.reading import build_recipe, merge, method_settings, read_settings, recipe_path, split_alias
 from onebit.recipe.settings import LONGEST_NAME, Recipe
 from onebit.recipe.translations.binarynet import BinaryNetFlags

@@ -21,8 +21,8 @@ from onebit.evaluation.losses import LOSSES, Loss, cross_entropy
 from onebit.layers import binary_layers, recompute_inputs_
 from onebit.models import MODELS, create_model
 from onebit.recipe import ModelRecipe, Recipe
-from onebit.runs.own_model import build_own
 from onebit.runs.optimizer import build_optimizer, build_schedule
+from onebit.runs.own_model import build_own
 from onebit.train.step import StepSettings
 from onebit.train.weights import load_weights, read_state, trained_file
 

@@ -38,13 +38,13 @@ MOST_BYTES = 10_000_000
 class OwnCode:
     """A class or function that builds a model.
 
-    name: as it was named; file: its source, None for a module without one; sha256: of that file.
+    name: as it was named; file: its source, None for a module without one; digest: of that file, "sha256:…".
     """
 
     name: str
     build: Callable[..., Any]
     file: Path | None
-    sha256: str | None
+    digest: str | None
 
     def arguments(self, given: Mapping[str, object]) -> dict[str, Any]:
         """Arguments as the types that the signature says; text that came from a flag becomes a number, a list …
@@ -90,16 +90,16 @@ class OwnCode:
 
 
 _LOADED: dict[tuple[str, str | None], ModuleType] = {}
-"""(file or dotted module, sha256 of the file) -> the module that it became in this process."""
+"""(file or dotted module, digest of the file) -> the module that it became in this process."""
 
 
-def load_code(name: str, *, named: bool, sha256: str | None = None) -> OwnCode:
+def load_code(name: str, *, named: bool, digest: str | None = None) -> OwnCode:
     """Import what builds a model.
 
     Args:
         name: `path/to/file.py:Class`, relative to the current folder, or `package.module:Class`.
         named: whether the user names it; else a file does, and the code must be the user's all the same.
-        sha256: of the file when the model was trained, if it is known.
+        digest: of the file when the model was trained, if it is known.
 
     Raises:
         UsageError: no such file, module or class, code that fails, or code that only a file names and that is not known
@@ -112,24 +112,24 @@ def load_code(name: str, *, named: bool, sha256: str | None = None) -> OwnCode:
     parts = split_own(name)
     file = _source(parts, named=named)
     source = b"" if file is None else _read(file)
-    digest = None if file is None else hashlib.sha256(source).hexdigest()
-    key = (parts.where if file is None else os.path.realpath(file), digest)
+    now = None if file is None else _digest(source)
+    key = (parts.where if file is None else os.path.realpath(file), now)
     if key not in _LOADED:
         if not named:
-            _check_known(name, file, digest, sha256)
+            _check_known(name, file, now, digest)
             warnings.warn(f"the model is {name!r}: running {file}", stacklevel=2)
         _LOADED[key] = _import(parts, file if parts.is_file else None, source)
     module = _LOADED[key]
     file = file or (Path(module.__file__) if getattr(module, "__file__", None) else None)
-    if digest is None and file is not None and file.suffix == ".py":
-        digest = hashlib.sha256(_read(file)).hexdigest()
-    if named and None not in (sha256, digest) and sha256 != digest:
-        warnings.warn(
-            f"{file} is not the file that the model was trained with (sha256 {str(sha256)[:12]}… then, "
-            f"{str(digest)[:12]}… now)",
-            stacklevel=2,
-        )
-    return OwnCode(name, _attribute(module, parts, name, named=named), file, digest)
+    if now is None and file is not None and file.suffix == ".py":
+        now = _digest(_read(file))
+    if named and None not in (digest, now) and digest != now:
+        warnings.warn(f"{file} has changed since the model was trained with it", stacklevel=2)
+    return OwnCode(name, _attribute(module, parts, name, named=named), file, now)
+
+
+def _digest(source: bytes) -> str:
+    return f"sha256:{hashlib.sha256(source).hexdigest()}"
 
 
 def _source(parts: OwnName, *, named: bool) -> Path | None:
@@ -150,7 +150,7 @@ def _read(file: Path) -> bytes:
         raise UsageError(f"{file}: cannot be read ({error.strerror or error})") from None
 
 
-def _check_known(name: str, file: Path | None, digest: str | None, sha256: str | None) -> None:
+def _check_known(name: str, file: Path | None, now: str | None, digest: str | None) -> None:
     """Refuse code that only a file names, unless it is the user's own, as the module says."""
     way = f"name it to run it: --model {name}"
     if file is None:
@@ -160,9 +160,9 @@ def _check_known(name: str, file: Path | None, digest: str | None, sha256: str |
         raise UsageError(f"the model is {name!r}, code that is not below the current folder: {way}")
     if run := next((folder for folder in place.parents if _is_run(folder)), None):
         raise UsageError(f"the model is {name!r}, code inside the run folder {run}, which may be a stranger's: {way}")
-    if sha256 is None:
+    if digest is None:
         raise UsageError(f"the model is {name!r}, code that only a file names: {way}")
-    if digest != sha256:
+    if digest != now:
         raise UsageError(f"{file} has changed since the model was trained with it: {way}")
 
 
@@ -203,7 +203,7 @@ def _attribute(module: ModuleType, parts: OwnName, name: str, *, named: bool) ->
 
 @contextlib.contextmanager
 def _running(what: str, file: Path | None) -> Iterator[None]:
-    """Code of the user runs: what it prints goes to stderr, and its errors become one line with the place in its file."""
+    """Code of the user runs: what it prints goes to stderr, and its errors become one line with the line of its file."""
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield

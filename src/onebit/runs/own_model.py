@@ -16,6 +16,7 @@ from onebit.data import Dataset
 from onebit.errors import UsageError
 from onebit.evaluation.model_inputs import check_takes
 from onebit.layers import InputCoding, binarize_, binary_layers, with_options
+from onebit.layers.binarize import BINARY_TWINS
 from onebit.models.parts import init_latents_
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 from onebit.recipe import ModelRecipe, Recipe
@@ -39,7 +40,15 @@ def binarized_(model: nn.Module, settings: ModelRecipe) -> nn.Module:
                 (INPUT_QUANTIZERS, settings.input_quantizer, settings.input_options, "input"),
             )
         )
-        binarize_(model, weight_quantizer=weights, input_quantizer=inputs, value=settings.value)
+        layers = [name for name, layer in model.named_modules() if type(layer) in BINARY_TWINS]
+        real = {*layers[: int(settings.real_first)], *(layers[-1:] if settings.real_last else [])}
+        binarize_(
+            model,
+            weight_quantizer=weights,
+            input_quantizer=inputs,
+            value=settings.value,
+            where=lambda name, layer: name not in real,
+        )
         for _, layer in binary_layers(model):
             init_latents_(layer, settings.init)
     return model
@@ -84,9 +93,9 @@ def settle_code(recipe: Recipe, *, named: bool) -> Recipe:
     """
     if not recipe.model.is_own:
         return recipe
-    code = load_code(recipe.model.name, named=named, sha256=recipe.model.sha256)
+    code = load_code(recipe.model.name, named=named, digest=recipe.model.source)
     arguments = code.arguments(recipe.model.arguments or {})
-    model = dataclasses.replace(recipe.model, arguments=arguments, sha256=code.sha256)
+    model = dataclasses.replace(recipe.model, arguments=arguments, source=code.digest)
     return dataclasses.replace(recipe, model=model)
 
 
@@ -109,12 +118,11 @@ def settle_coding(recipe: Recipe, data: Dataset) -> tuple[Recipe, str]:
             continue
         line = "" if coding == "none" else f"{settings.name} does not take uint8 images: standardized ones go into it"
         return dataclasses.replace(recipe, model=settings), line
-    raise UsageError(f"{recipe.model.name}: {found['standardize'].args[0].removesuffix(': begin it with onebit.InputCoding()')}")
+    reason = str(found["standardize"]).removesuffix(": begin it with onebit.InputCoding()")
+    raise UsageError(f"{recipe.model.name}: {reason}, nor standardized ones")
 
 
-def build_own(
-    settings: ModelRecipe, *, input_shape: Sequence[int], statistics: Statistics | None = None
-) -> nn.Module:
+def build_own(settings: ModelRecipe, *, input_shape: Sequence[int], statistics: Statistics | None = None) -> nn.Module:
     """The model of a recipe, where it is the user's own: with its input coding and its binary layers.
 
     Args:
@@ -123,7 +131,7 @@ def build_own(
     Raises:
         UsageError: see `load_code`; the code builds no module, or one with other quantizers than the recipe.
     """
-    code = load_code(settings.name, named=False, sha256=settings.sha256)
+    code = load_code(settings.name, named=False, digest=settings.source)
     with torch.device("cpu"):  # its own code need not work without values
         model = module_of(code, settings.arguments or {})
         model = binarized_(model, settings)

@@ -1,11 +1,10 @@
-"""Training a recipe into a run folder, and opening the trained net again."""
+"""Training a recipe into a run folder."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,18 @@ import torch
 from torch import nn
 
 from onebit.common.files import write_atomic
-from onebit.data import DATASETS, Dataset, Progress, load_dataset, permute_pixels, whiten
+from onebit.data import Dataset, Progress, load_dataset, permute_pixels, whiten
 from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation.modes import evaluate
 from onebit.evaluation.scores import Score, whole_score
 from onebit.layers import binary_layers
 from onebit.optim import OPTIMIZERS
 from onebit.quantizers import WEIGHT_QUANTIZERS
-from onebit.recipe import Recipe, build_recipe, check_keys, read_settings, recipe_path, shrink_warmup
-from onebit.recipe.bounded import checked_tree
+from onebit.recipe import Recipe, build_recipe, read_settings, shrink_warmup
 from onebit.runs.machine import Machine, resolve_machine
-from onebit.runs.model import Training, build_model, build_training
+from onebit.runs.model import Training, build_training
+from onebit.runs.opening import Run as Run
+from onebit.runs.opening import open_run
 from onebit.runs.trackers import open_trackers, tracking
 from onebit.train.distillation import Teacher, refuse_teacher
 from onebit.train.history import STAGE_FOLDER, EpochLog, History, read_seconds, refuse_used
@@ -31,7 +31,7 @@ from onebit.train.lock import lock_folder
 from onebit.train.loop import fit
 from onebit.train.options import Execution
 from onebit.train.ranks import ALONE, Ranks
-from onebit.train.weights import load_weights, read_state, read_weights, trained_file
+from onebit.train.weights import load_weights, read_weights
 
 
 def load_recipe_data(
@@ -307,65 +307,3 @@ def test_modes(model: nn.Module, *, draws: int) -> list[str]:
     if not random and all(torch.equal(x.outputs_first(x.weight), x.binary_weight().signs) for x in layers):
         return ["binary"]
     return ["binary", "latent", *(["sample"] if random else [])]
-
-
-@dataclass(frozen=True)
-class Run:
-    """A trained net opened from a run folder or a weight file.
-
-    input_shape: (C, H, W) of its images; classes: number of its logits. source: the weight file; sha256: of its bytes;
-    facts: stored next to the weights (epoch, validation error).
-    """
-
-    recipe: Recipe
-    model: nn.Module
-    input_shape: tuple[int, ...]
-    classes: int
-    source: Path
-    facts: dict[str, Any]
-
-    @property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.source.read_bytes()).hexdigest()
-
-
-def open_run(path: str | Path, *, recipe: str | None = None, fallback: Recipe | None = None) -> Run:
-    """A trained net from a run folder or a weight file, on the CPU in eval mode.
-
-    Args:
-        recipe: name or file, for a weight file without a recipe outside a run folder.
-        fallback: the recipe of such a file if no `recipe` is given.
-
-    Raises:
-        UsageError: no weight file, or no recipe.
-        FormatError: a damaged file. CheckpointError: the weights of another net.
-    """
-    source = trained_file(Path(path))
-    state, facts = read_state(source)
-    if recipe is not None:
-        settings = read_settings(recipe_path(recipe))
-    elif isinstance(facts.get("recipe"), dict):
-        settings = facts["recipe"]
-        check_keys(checked_tree(settings, where=f"{source}: "), Recipe, source=str(source))
-    elif (source.parent / "recipe.yaml").is_file():
-        settings = read_settings(source.parent / "recipe.yaml")
-    elif fallback is not None:
-        settings = fallback.settings()
-    else:
-        raise UsageError(f"{source}: the file has no recipe; name one with --recipe")
-    built = build_recipe(settings)
-    input_shape, classes = _shape_and_classes(facts, built, source)
-    model = build_model(built.model, input_shape=input_shape, classes=classes)
-    load_weights(model, state, source=str(source))
-    return Run(built, model.eval(), input_shape, classes, source, facts)
-
-
-def _shape_and_classes(facts: dict[str, Any], recipe: Recipe, source: Path) -> tuple[tuple[int, ...], int]:
-    """(C, H, W) and number of logits, stored next to the weights or known for the data set; UsageError if neither."""
-    shape, classes = facts.get("input_shape"), facts.get("classes")
-    if isinstance(shape, list) and isinstance(classes, list) and all(type(size) is int for size in shape):
-        return tuple(shape), len(classes)
-    entry = DATASETS.get(recipe.dataset)
-    if entry is None or entry.input_shape is None or entry.classes is None:
-        raise UsageError(f"{source}: the shape of its images is not stored, and {recipe.dataset!r} has no fixed one")
-    return entry.input_shape, len(entry.classes)

@@ -27,6 +27,8 @@ def load_run_data(
     """
     recipe = run.recipe if dataset is None else replace(run.recipe, dataset=dataset, validation=None)
     place = remembered_place(run.source.parent) if recipe.dataset == run.recipe.dataset else None
+    if not recipe.dataset:
+        raise UsageError(f"{run.source}: the data that its net was trained on are not stored: name them with --dataset")
     if dataset is None and recipe.dataset not in DATASETS and directory is place is None:
         raise UsageError(
             f"{run.source}: was trained on {recipe.dataset!r}, which is not a data set of onebit: "

@@ -1,0 +1,116 @@
+"""Opening a trained net: from a run folder or a weight file to the model on the CPU."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from onebit.data import DATASETS
+from onebit.errors import UsageError
+from onebit.models import MODELS
+from onebit.recipe import ModelRecipe, Recipe, build_recipe, check_keys, read_settings, recipe_path
+from onebit.recipe.bounded import checked_tree
+from onebit.runs.model import build_model
+from onebit.runs.own_model import settle_code
+from onebit.train.weights import load_weights, read_state, trained_file
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained net opened from a run folder or a weight file.
+
+    input_shape: (C, H, W) of its images; classes: number of its logits. source: the weight file; sha256: of its bytes;
+    facts: stored next to the weights (epoch, validation error).
+    """
+
+    recipe: Recipe
+    model: nn.Module
+    input_shape: tuple[int, ...]
+    classes: int
+    source: Path
+    facts: dict[str, Any]
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.source.read_bytes()).hexdigest()
+
+
+def open_run(
+    path: str | Path,
+    *,
+    recipe: str | None = None,
+    fallback: Recipe | None = None,
+    model: ModelRecipe | None = None,
+    dataset: str | None = None,
+) -> Run:
+    """A trained net from a run folder or a weight file, on the CPU in eval mode.
+
+    Args:
+        recipe: name or file, for a weight file without a recipe outside a run folder.
+        fallback: the recipe of such a file if no `recipe` is given.
+        model: code of the user's own that builds the net, in place of that of the recipe; the recipe still says how
+            the net is binarized. Without a recipe, this is the whole model.
+        dataset: of a file without a recipe.
+
+    Raises:
+        UsageError: no weight file, or no recipe; code of the user's own that is not run, see `load_code`.
+        FormatError: a damaged file. CheckpointError: the weights of another net.
+    """
+    source = trained_file(Path(path))
+    state, facts = read_state(source)
+    if fallback is None and model is not None:
+        fallback = Recipe(name=source.stem, dataset=dataset or str(facts.get("dataset") or ""), model=model)
+    if recipe is not None:
+        settings = read_settings(recipe_path(recipe))
+    elif isinstance(facts.get("recipe"), dict):
+        settings = facts["recipe"]
+        check_keys(checked_tree(settings, where=f"{source}: "), Recipe, source=str(source))
+    elif (source.parent / "recipe.yaml").is_file():
+        settings = read_settings(source.parent / "recipe.yaml")
+    elif fallback is not None:
+        settings = fallback.settings()
+    else:
+        raise UsageError(
+            f"{source}: the file has no recipe; name one with --recipe, or the code of its net with "
+            "--model FILE.py:Class"
+        )
+    built = build_recipe(settings)
+    if model is not None:
+        built = _with_code(built, model, source)
+    built = settle_code(built, named=model is not None)
+    if built.model.name not in MODELS and not built.model.is_own:
+        raise UsageError(
+            f"{source}: its net is a module of your own, {built.model.name}: name its code with "
+            f"--model FILE.py:{built.model.name}"
+        )
+    input_shape, classes = _shape_and_classes(facts, built, source)
+    net = build_model(built.model, input_shape=input_shape, classes=classes)
+    load_weights(net, state, source=str(source))
+    return Run(built, net.eval(), input_shape, classes, source, facts)
+
+
+def _with_code(recipe: Recipe, model: ModelRecipe, source: Path) -> Recipe:
+    """A recipe whose net is built by code that the user names; UsageError if its net is one of onebit."""
+    stored = recipe.model
+    if stored.name in MODELS:
+        raise UsageError(f"{source}: holds a {stored.name} of onebit, leave out --model {model.name}")
+    coding = stored.coding if stored.is_own else "none"  # a `Trainer` trains a module on images as they are
+    arguments = {**(stored.arguments or {}), **(model.arguments or {})}
+    return replace(recipe, model=replace(stored, name=model.name, arguments=arguments, coding=coding))
+
+
+def _shape_and_classes(facts: dict[str, Any], recipe: Recipe, source: Path) -> tuple[tuple[int, ...], int]:
+    """(C, H, W) and number of logits, stored next to the weights or known for the data set; UsageError if neither."""
+    shape, classes = facts.get("input_shape"), facts.get("classes")
+    if isinstance(shape, list) and isinstance(classes, list) and all(type(size) is int for size in shape):
+        return tuple(shape), len(classes)
+    entry = DATASETS.get(recipe.dataset)
+    if not recipe.dataset:
+        raise UsageError(f"{source}: the data that its net was trained on are not stored: name them with --dataset")
+    if entry is None or entry.input_shape is None or entry.classes is None:
+        raise UsageError(f"{source}: the shape of its images is not stored, and {recipe.dataset!r} has no fixed one")
+    return entry.input_shape, len(entry.classes)
