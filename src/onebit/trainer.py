@@ -183,9 +183,10 @@ class Trainer:
             warnings.warn(text, stacklevel=2)
         files: dict[str, Any] = {"folder": folder, "resume": resume}
         with lock_folder(folder):
+            if folder is not None:
+                files["facts"] = facts_of(recipe, data)
             if folder is not None and given is None:
                 start_folder(Path(folder), recipe, resume=resume)
-                files["facts"] = facts_of(recipe, data)
             self._trained = training.model, data
             history = fit_recipe(recipe, training, data, on_epoch=on_epoch, verbose=verbose, **files)
         self.history = TrainerHistory(history.rows, data.name)

@@ -125,7 +125,7 @@ def _folder(command: TrainCommand, recipe: Recipe, ranks: Ranks | None) -> Path:
 
 def _train_all(command: TrainCommand, recipe: Recipe, folder: Path, ranks: Ranks | None) -> dict[str, Any]:
     """One training into `folder`, or one for each seed into folders in it; returns result.json or seeds.json."""
-    from onebit.runs.own_model import settle_coding
+    from onebit.runs.own_model import settle_input
     from onebit.runs.resolve import resolve
     from onebit.train.ranks import ALONE
 
@@ -139,9 +139,9 @@ def _train_all(command: TrainCommand, recipe: Recipe, folder: Path, ranks: Ranks
         )
 
     if recipe.model.is_own:
-        recipe, line = settle_coding(recipe, data)
-        if line and ranks.writes:
-            say(f"note: {line}")
+        recipe, notes = settle_input(recipe, data)
+        for note in notes if ranks.writes else ():
+            say(f"note: {note}")
 
     with replacing(folder, ranks, wanted=command.overwrite) as on_begin:
 

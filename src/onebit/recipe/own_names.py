@@ -16,9 +16,9 @@ OWN_FIELDS = (
 )
 """Fields of the model that say how to binarize one of the user's own; other `--model.NAME` are its arguments."""
 ARGUMENTS = "model.arguments"
-"""Field of a recipe with the arguments of an own model."""
+"""Field of a recipe with the arguments of a custom model."""
 OWN_CODINGS = ("auto", "none", "integer", "standardize")
-"""Codings that can be placed before an own model; "auto" places one only if the model does not take uint8 images."""
+"""Codings that can be placed before a custom model; "auto" places one only if the model does not take uint8 images."""
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
@@ -41,7 +41,7 @@ def short_name(name: str) -> str:
 
 
 def split_own(name: str) -> OwnName:
-    """The parts of the name of an own model.
+    """The parts of the name of a custom model.
 
     Raises:
         UsageError: neither `package.module:Class` nor `path/to/file.py:Class`.
@@ -59,7 +59,7 @@ def split_own(name: str) -> OwnName:
 
 
 def own_of_words(words: Sequence[str]) -> bool:
-    """Whether a command line names an own model with `--model` or `-a`."""
+    """Whether a command line names a custom model with `--model` or `-a`."""
     pairs = zip_longest(words, words[1:], fillvalue="")
     return any(
         is_own(after) if word in ("--model", "-a", "--model.name") else word.startswith("--model=") and is_own(word)

@@ -1,8 +1,8 @@
 """The code of a model of the user's own: found, checked, imported, called.
 
-Importing a file runs it. Code that the user names is run; code that only a file names, such as the recipe of a run
-folder, is run if it is the very file that was trained with, below the current folder, and in no run folder: whoever
-opens the run folder of a stranger runs none of the stranger's code.
+Importing a file runs it. Code that the user names is run. Code that only a file names, such as the recipe of a run
+folder, is run only if it is below the current folder, outside of run folders, and the very file that was trained with:
+opening a run folder of unknown origin runs nothing that is in it.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class OwnCode:
 
     def __call__(self, arguments: Mapping[str, object]) -> Any:
         """What it builds; UsageError if it fails."""
-        with _running(f"model {self.name!r}: building it failed", self.file):
+        with running(f"model {self.name!r}: building it failed", self.file):
             return self.build(**self.arguments(arguments))
 
 
@@ -120,7 +120,8 @@ def load_code(name: str, *, named: bool, digest: str | None = None) -> OwnCode:
             warnings.warn(f"the model is {name!r}: running {file}", stacklevel=2)
         _LOADED[key] = _import(parts, file if parts.is_file else None, source)
     module = _LOADED[key]
-    file = file or (Path(module.__file__) if getattr(module, "__file__", None) else None)
+    if file is None and (found := getattr(module, "__file__", None)):
+        file = Path(found)
     if now is None and file is not None and file.suffix == ".py":
         now = _digest(_read(file))
     if named and None not in (digest, now) and digest != now:
@@ -159,7 +160,7 @@ def _check_known(name: str, file: Path | None, now: str | None, digest: str | No
     if not place.is_relative_to(Path.cwd().resolve()):
         raise UsageError(f"the model is {name!r}, code that is not below the current folder: {way}")
     if run := next((folder for folder in place.parents if _is_run(folder)), None):
-        raise UsageError(f"the model is {name!r}, code inside the run folder {run}, which may be a stranger's: {way}")
+        raise UsageError(f"the model is {name!r}, code inside the run folder {run}, of unknown origin: {way}")
     if digest is None:
         raise UsageError(f"the model is {name!r}, code that only a file names: {way}")
     if digest != now:
@@ -175,7 +176,7 @@ def _import(parts: OwnName, file: Path | None, source: bytes) -> ModuleType:
     where = str(file.resolve().parent if file else Path.cwd())
     if where not in sys.path:
         sys.path.insert(0, where)
-    with _running(f"importing {parts.where} failed", file):
+    with running(f"importing {parts.where} failed", file):
         if file is None:
             return importlib.import_module(parts.where)
         # not the bare name: a file may be called torch.py
@@ -202,16 +203,16 @@ def _attribute(module: ModuleType, parts: OwnName, name: str, *, named: bool) ->
 
 
 @contextlib.contextmanager
-def _running(what: str, file: Path | None) -> Iterator[None]:
-    """Code of the user runs: what it prints goes to stderr, and its errors become one line with the line of its file."""
+def running(what: str, file: Path | None) -> Iterator[None]:
+    """Code of the user runs: what it prints goes to stderr, its errors become one line with the line of its file."""
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
-    except (KeyboardInterrupt, UsageError):
+    except UsageError:
         raise
-    except BaseException as error:  # also SystemExit, of a script that parses its own arguments
+    except (Exception, SystemExit) as error:  # a script may parse its own arguments
         frames = traceback.extract_tb(error.__traceback__)
         place = str(file.resolve()) if file else ""
         lines = [frame.lineno for frame in frames if file and os.path.realpath(frame.filename) == place]
         where = f", line {lines[-1]}" if lines else ""
-        raise UsageError(f"{what}: {type(error).__name__}: {first_line(error)}{where}") from error
+        raise UsageError(f"{what}: {type(error).__name__}: {first_line(Exception(error))}{where}") from error

@@ -21,9 +21,14 @@ from onebit.models.parts import init_latents_
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 from onebit.recipe import ModelRecipe, Recipe
 from onebit.recipe.own_names import OWN_CODINGS
-from onebit.runs.own_code import OwnCode, load_code
+from onebit.runs.constant_sign import one_sign_warning
+from onebit.runs.own_code import OwnCode, load_code, running
 
 Statistics = tuple[list[float], list[float]]
+BEGIN = ": begin it with onebit.InputCoding()"
+"""Advice for modules in Python."""
+LOOK_IMAGES = 100
+"""Number of training images on which a model is checked before it is trained."""
 
 
 def binarized_(model: nn.Module, settings: ModelRecipe) -> nn.Module:
@@ -83,7 +88,7 @@ def refuse_other_quantizers(model: nn.Module, settings: ModelRecipe, *, way: str
 
 
 def settle_code(recipe: Recipe, *, named: bool) -> Recipe:
-    """A recipe of an own model with the types of its arguments and the digest of its source; any other as it is.
+    """A recipe of a custom model with the types of its arguments and the digest of its source; any other as it is.
 
     Args:
         named: see `load_code`.
@@ -99,27 +104,46 @@ def settle_code(recipe: Recipe, *, named: bool) -> Recipe:
     return dataclasses.replace(recipe, model=model)
 
 
-def settle_coding(recipe: Recipe, data: Dataset) -> tuple[Recipe, str]:
-    """A recipe of an own model with a definite input coding, and a sentence about it; any other as it is.
+def settle_input(recipe: Recipe, data: Dataset) -> tuple[Recipe, list[str]]:
+    """A recipe of a custom model with a definite input coding, and notes about the model; any other as it is.
 
     Raises:
-        UsageError: the model takes neither the uint8 images of the data nor standardized ones.
+        UsageError: the model takes neither the uint8 images of the data nor standardized ones, its forward fails, or it
+            has binary layers with other quantizers than the recipe.
     """
-    if not recipe.model.is_own or recipe.model.coding != "auto":
-        return recipe, ""
-    found = {}
-    for coding in ("none", "standardize"):
-        settings = dataclasses.replace(recipe.model, coding=coding)
-        model = build_own(settings, input_shape=data.input_shape, statistics=data.train.channel_statistics())
-        try:
+    if not recipe.model.is_own:
+        return recipe, []
+    settings, model, notes = recipe.model, _built(recipe.model, data), []
+    refuse_other_quantizers(model, settings, way="--model.{kind}_quantizer {name}, or the --method of the module")
+    error = _refused(model, settings, data)
+    if settings.coding == "auto":
+        settings = dataclasses.replace(settings, coding="none" if error is None else "standardize")
+        if error is not None:
+            model = _built(settings, data)
+            error = _refused(model, settings, data)
+            notes = [f"{settings.name} does not take uint8 images: it gets standardized ones"]
+    if error is not None:
+        advice = ": --model.coding standardize" if settings.coding == "none" else ""
+        raise UsageError(f"{settings.name}: {str(error).removesuffix(BEGIN)}{advice}")
+    if len(data.train) > 1 and (text := one_sign_warning(model, data.train.spread(LOOK_IMAGES).images)):
+        notes.append(text)
+    return dataclasses.replace(recipe, model=settings), notes
+
+
+def _built(settings: ModelRecipe, data: Dataset) -> nn.Module:
+    """The model for the images of the data, without a coding while none is chosen."""
+    statistics = data.train.channel_statistics() if settings.coding == "standardize" else None
+    return build_own(settings, input_shape=data.input_shape, statistics=statistics)
+
+
+def _refused(model: nn.Module, settings: ModelRecipe, data: Dataset) -> UsageError | None:
+    """Why a model does not take the images of the data, or gives no logit for one of its classes."""
+    try:
+        with running(f"model {settings.name!r}: its forward failed", load_code(settings.name, named=False).file):
             check_takes(model, data.input_shape, classes=len(data.classes), data=data.name)
-        except UsageError as error:
-            found[coding] = error
-            continue
-        line = "" if coding == "none" else f"{settings.name} does not take uint8 images: standardized ones go into it"
-        return dataclasses.replace(recipe, model=settings), line
-    reason = str(found["standardize"]).removesuffix(": begin it with onebit.InputCoding()")
-    raise UsageError(f"{recipe.model.name}: {reason}, nor standardized ones")
+    except UsageError as error:
+        return error
+    return None
 
 
 def build_own(settings: ModelRecipe, *, input_shape: Sequence[int], statistics: Statistics | None = None) -> nn.Module:
@@ -129,15 +153,12 @@ def build_own(settings: ModelRecipe, *, input_shape: Sequence[int], statistics: 
         input_shape, statistics: see `build_model`.
 
     Raises:
-        UsageError: see `load_code`; the code builds no module, or one with other quantizers than the recipe.
+        UsageError: see `load_code`; the code builds no module.
     """
     code = load_code(settings.name, named=False, digest=settings.source)
     with torch.device("cpu"):  # its own code need not work without values
         model = module_of(code, settings.arguments or {})
         model = binarized_(model, settings)
-    if settings.weight_quantizer is not None or settings.input_quantizer is not None:
-        way = "--model.{kind}_quantizer {name}, or the --method of the module"
-        refuse_other_quantizers(model, settings, way=way)
     if settings.coding not in OWN_CODINGS:
         raise UsageError(f"unknown input coding {settings.coding!r}{did_you_mean(settings.coding, OWN_CODINGS)}")
     if settings.coding not in ("auto", "none"):

@@ -72,4 +72,6 @@ def write_epoch(job: Job) -> None:
 def write_weights(job: Job, name: str, **facts: Any) -> None:
     """Write NAME.safetensors."""
     if job.folder is not None and job.ranks.writes:
-        save_weights(job.folder / f"{name}.safetensors", job.model, {**(job.output.facts or {}), **facts})
+        data = job.data
+        known = {"dataset": data.name, "input_shape": data.input_shape, "classes": data.classes}
+        save_weights(job.folder / f"{name}.safetensors", job.model, {**(job.output.facts or known), **facts})

@@ -1,0 +1,415 @@
+"""Models of the user's own on the command line: `--model FILE.py:Class`, and the run folders of such nets."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cli_support import Outcome
+from torch import nn
+
+import onebit as library
+from onebit.layers import InputCoding
+from onebit.recipe import read_settings
+from onebit.runs.run import open_run
+from onebit.train.weights import read_state
+
+Onebit = Callable[..., Outcome]
+
+NETS = '''
+import torch
+from torch import nn
+
+import onebit
+
+
+class Net(nn.Module):
+    """A net that takes float images."""
+
+    def __init__(self, hidden: int = 16, *, widths: tuple[int, ...] = (), mode: str = "max", bias=True, scale=1.0):
+        super().__init__()
+        self.given = (hidden, widths, mode, bias, scale)
+        self.conv = nn.Conv2d(1, 4, 3, stride=2, bias=bias)
+        self.norm = nn.BatchNorm2d(4)
+        self.pool = nn.MaxPool2d(2)
+        self.flat = nn.Flatten()
+        self.fc = nn.Linear(4 * 6 * 6, hidden)
+        self.norm1 = nn.BatchNorm1d(hidden)
+        self.out = nn.Linear(hidden, 10)
+        self.norm2 = nn.BatchNorm1d(10)
+
+    def forward(self, x):
+        x = self.pool(self.norm(self.conv(x)))
+        return self.norm2(self.out(self.norm1(self.fc(self.flat(x)))))
+
+
+class Pixels(Net):
+    """A net that takes uint8 images."""
+
+    def forward(self, x):
+        return super().forward(x.float() / 255)
+
+
+def function(needed, width: int = 4):
+    print("noise of its own")
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, width), nn.BatchNorm1d(width), nn.Linear(width, 10))
+
+
+def binary():
+    layers = onebit.BinaryLinear(784, 10, weight_quantizer="ste_sign"), nn.BatchNorm1d(10)
+    return nn.Sequential(onebit.InputCoding(), nn.Flatten(), *layers)
+
+
+class Few(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(784, 7))
+
+
+class Narrow(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(783, 10))
+
+
+class Broken(nn.Module):
+    def __init__(self, late: bool = False):
+        super().__init__()
+        self.fc = nn.Linear(784, 10)
+        if not late:
+            raise RuntimeError("no such part")
+
+    def forward(self, x):
+        return [][3]
+
+
+class Ends(nn.Module):
+    def __init__(self):
+        raise SystemExit(7)
+
+
+number = 3
+'''
+SHORT = ("--dataset", "mnist-sample", "--epochs", "0.3", "--threads", "1")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with nets.py."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nets.py").write_text(NETS)
+    return tmp_path
+
+
+@pytest.fixture
+def train(onebit: Onebit, here: Path) -> Callable[..., Outcome]:
+    """Train a little; the run folder is `run`."""
+
+    def run(*arguments: object, model: str = "nets.py:Net") -> Outcome:
+        done = onebit("train", "--model", model, *SHORT, "--out", "run", *arguments)
+        assert done.status == 0, done.err
+        return done
+
+    return run
+
+
+def edited(here: Path, text: str = "\n# another line\n") -> None:
+    with (here / "nets.py").open("a") as file:
+        file.write(text)
+
+
+# ------------------------------------------------------------------------------------------------------------- training
+def test_a_net_that_takes_float_images_is_trained_proven_packed_and_exported(
+    train: Callable[..., Outcome], onebit: Onebit, here: Path
+) -> None:
+    done = train("--model.hidden", "12", "--method", "binaryconnect", "--epochs", "2")
+    assert "note: nets.py:Net does not take uint8 images: it gets standardized ones" in done.err
+    accuracy = json.loads((here / "run" / "result.json").read_text())["test"]["binary"]["accuracy"]
+    assert accuracy > 0.5
+
+    model = read_settings(here / "run" / "recipe.yaml")["model"]
+    assert (model["name"], model["arguments"], model["coding"]) == ("nets.py:Net", {"hidden": 12}, "standardize")
+    assert model["source"].startswith("sha256:")
+    opened = open_run("run").model
+    assert isinstance(opened[0], InputCoding)
+    mean, std = library.load_dataset("mnist-sample", validation=1000).train.channel_statistics()
+    assert (opened[0].mean.item(), opened[0].std.item()) == pytest.approx((mean[0], std[0]), rel=1e-6)
+
+    assert onebit("evaluate", "run", "--json").json["accuracy"] == accuracy
+    assert onebit("verify", "run", "--json").json["ok"]
+    assert onebit("pack", "run", "-o", "net.1bit").status == 0
+    assert onebit("evaluate", "net.1bit", "--json").json["accuracy"] == accuracy
+    assert onebit("evaluate", "run", "--weights", "packed", "--json").json["accuracy"] == accuracy
+    assert onebit("verify", "net.1bit", "--source", "run").status == 0
+    assert onebit("inspect", "run", "--json").json["total"]["macs"] > 0
+    assert onebit("report", "run", "-o", "report").status == 0
+    assert onebit("export", "run", "--to", "torch", "-o", "plain.pth").status == 0
+    state = read_state(here / "plain.pth")[0]
+    assert set(state["model.fc.weight"].unique().tolist()) == {-1.0, 1.0}
+
+
+def test_the_latents_and_the_numbers_are_those_of_the_seed(train: Callable[..., Outcome], here: Path) -> None:
+    states = []
+    for _ in range(2):
+        train("--overwrite", "--json")
+        states.append(read_state(here / "run" / "final.safetensors")[0])
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_net_that_takes_uint8_images_gets_them_as_they_are(train: Callable[..., Outcome], here: Path) -> None:
+    done = train(model="nets.py:Pixels")
+    assert "does not take uint8" not in done.err
+    assert read_settings(here / "run" / "recipe.yaml")["model"]["coding"] == "none"
+    assert type(open_run("run").model).__name__ == "Pixels"
+
+
+def test_a_coding_can_be_chosen(train: Callable[..., Outcome]) -> None:
+    train("--model.coding", "integer")
+    assert open_run("run").model[0].coding == "integer"
+
+
+def test_first_and_last_layer_stay_real_where_the_method_says_so(train: Callable[..., Outcome]) -> None:
+    train("--method", "xnor")
+    assert [name for name, _ in library.layers.binary_layers(open_run("run").model)] == ["model.fc"]
+
+
+def test_a_module_that_is_importable_is_named_with_dots(onebit: Onebit, here: Path) -> None:
+    (here / "own_pack").mkdir()
+    (here / "own_pack" / "deep.py").write_text(NETS)
+    done = onebit("train", "--model", "own_pack.deep:Net", *SHORT, "--out", "run")
+    assert done.status == 0, done.err
+    assert onebit("evaluate", "run").status == 0
+
+
+def test_a_file_may_have_the_name_of_a_module_of_python(onebit: Onebit, here: Path) -> None:
+    (here / "resnet.py").write_text(NETS)  # which the defaults of resnets do not fit either
+    (here / "torch.py").write_text(NETS)
+    for name in ("resnet", "torch"):
+        assert onebit("train", "--model", f"{name}.py:Net", *SHORT, "--out", name).status == 0
+        assert read_settings(here / name / "recipe.yaml")["model"]["last_norm"] is None
+
+
+def test_arguments_have_the_types_of_the_signature(train: Callable[..., Outcome]) -> None:
+    train("--model.widths", "3,4", "--model.mode", "1e3", "--model.bias", "false", "--model.scale", "2")
+    assert open_run("run").model[1].given == (16, (3, 4), "1e3", False, 2.0)
+
+
+def test_two_stages_and_seeds_and_a_resumed_training(onebit: Onebit, train: Callable[..., Outcome], here: Path) -> None:
+    train("--first_stage", "0.3", "--seeds", "0,1")
+    assert (here / "run" / "seed-1" / "stage1" / "result.json").exists()
+    assert onebit("train", "--resume", "run/seed-0").status == 0
+    assert onebit("evaluate", "run/seed-1/stage1").status == 0
+
+
+def test_what_the_code_prints_is_not_the_answer(onebit: Onebit, here: Path) -> None:
+    done = onebit("train", "--model", "nets.py:function", "--model.needed", "1", *SHORT, "--out", "run", "--json")
+    assert done.json["epochs"] == 0.3
+    assert "noise of its own" in done.err
+
+
+def test_binary_inputs_after_a_relu_are_reported(onebit: Onebit, here: Path) -> None:
+    (here / "nets.py").write_text(
+        NETS.replace("self.norm1(self.fc(", "self.norm1(self.fc(").replace(
+            "self.out(self.norm1(self.fc(self.flat(x))))", "self.out(self.norm1(self.fc(self.flat(x))).relu())"
+        )
+    )
+    done = onebit("train", "--model", "nets.py:Net", "--method", "bnn", *SHORT, "--out", "run")
+    assert "note: layer model.out: all inputs have one sign" in done.err
+
+
+def test_help_lists_the_arguments(onebit: Onebit, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    text = onebit("train", "--model", "nets.py:Net", "--help").out
+    assert "arguments of nets.py:Net:" in text
+    assert "  --model.hidden 16                  int\n" in text
+    assert "required" in onebit("train", "--model", "nets.py:function", "--help").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nets.py:Nett"], "nets.py has no 'Nett'; did you mean 'Net'?"),
+        (["net.py:Net"], "net.py: no such file"),
+        (["nets/net:Net"], "did you mean nets/net.py:Net?"),
+        (["nets.py:"], "expected path/to/file.py:Class or package.module:Class"),
+        (["no.such:Net"], "importing no.such failed: ModuleNotFoundError: No module named 'no'"),
+        (["nets.py:number"], "expected a class or function that builds a module, got 3"),
+        (["nets.py:Net", "--model.hiden", "3"], "takes no argument 'hiden'; did you mean 'hidden'?"),
+        (["nets.py:Net", "--model.activation", "rprelu"], "takes no argument 'activation'"),
+        (["nets.py:Net", "--model.hidden", "x"], "model.hidden: expected int, got x"),
+        (["nets.py:function"], "needs its argument 'needed': add --model.needed VALUE"),
+        (["nets.py:Few"], "returns logits (2, 7) for two images, expected (2, 10)"),
+        (["nets.py:Narrow"], "shapes cannot be multiplied"),
+        (["nets.py:Broken"], "building it failed: RuntimeError: no such part, line 65"),
+        (["nets.py:Broken", "--model.late"], "its forward failed: IndexError: list index out of range, line 68"),
+        (["nets.py:Ends"], "SystemExit: 7"),
+        (["nets.py:binary"], "have weight quantizer 'ste_sign', the recipe has 'sign': --model.weight_quantizer ste_"),
+        (["nets.py:Net", "--model.coding", "none"], "does not take the uint8 images"),
+        (["nets.py:Net", "--model.coding", "standart"], "unknown input coding 'standart'; did you mean 'standardize'?"),
+        (["broken.py:Net"], "importing broken.py failed: SyntaxError"),
+        (["mlp", "--model.arguments.hidden", "3"], "model.arguments are those of a model of your own"),
+    ],
+)
+def test_what_is_wrong_is_one_line(onebit: Onebit, here: Path, arguments: list[str], message: str) -> None:
+    (here / "broken.py").write_text("class Net(:\n")
+    done = onebit("train", "--model", *arguments, *SHORT, "--out", "run")
+    assert done.status == 2
+    assert message in done.err.splitlines()[-1]
+    assert "Traceback" not in done.err
+    assert not (here / "run").exists()
+
+
+# ---------------------------------------------------------------------------------------------------------------- trust
+EVIL = "from pathlib import Path\nPath('was-here').touch()\n" + NETS
+
+
+@pytest.fixture
+def foreign(onebit: Onebit, here: Path) -> Path:
+    """A run folder that brings its own code, trained elsewhere; the current folder is another one."""
+    (here / "evil.py").write_text(EVIL)
+    assert onebit("train", "--model", "evil.py:Net", *SHORT, "--out", "run").status == 0
+    shutil.move(here / "evil.py", here / "run" / "evil.py")
+    (here / "was-here").unlink()
+    (here / "run" / "evil.py").write_text(EVIL + "# never run before\n")
+    return here
+
+
+def renamed(folder: Path, old: str, new: str) -> None:
+    """Name other code in the recipe of a run, and in its weight files by leaving those with a recipe out."""
+    state, facts = read_state(folder / "final.safetensors")
+    for name in ("best", "final"):
+        (folder / f"{name}.safetensors").unlink(missing_ok=True)
+    torch.save({"state_dict": state}, folder / "last.ckpt")
+    text = (folder / "recipe.yaml").read_text()
+    assert old in text
+    (folder / "recipe.yaml").write_text(text.replace(old, new))
+    assert facts["recipe"]["model"]["name"] in text
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "verify", "pack", "export", "train"])
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("run/evil.py:Net", "code inside the run folder"),
+        ("run.evil:Net", "code inside the run folder"),
+        ("os:system", "not below the current folder"),
+        ("/etc/hosts.py:Net", "no such file"),
+        ("evil.py:Net", "no such file"),
+    ],
+)
+def test_code_that_a_run_folder_brings_is_not_run(
+    onebit: Onebit, foreign: Path, verb: str, code: str, message: str
+) -> None:
+    renamed(foreign / "run", "evil.py:Net", code)
+    extra = {"pack": ["-o", "x.1bit"], "export": ["--to", "torch", "-o", "x.pth"]}.get(verb, [])
+    refused = onebit(verb, *(["--resume"] if verb == "train" else []), "run", *extra)
+    assert refused.status == 2
+    assert message in refused.line
+    assert not (foreign / "was-here").exists()
+
+
+def test_inspect_and_report_run_no_code_of_a_run_folder(onebit: Onebit, foreign: Path) -> None:
+    renamed(foreign / "run", "evil.py:Net", "run/evil.py:Net")
+    assert onebit("inspect", "run").status == 0
+    assert onebit("report", "run", "-o", "report").status == 0
+    assert not (foreign / "was-here").exists()
+
+
+@pytest.mark.filterwarnings("default:.*has changed since:UserWarning")
+def test_code_elsewhere_is_run_when_it_is_named(onebit: Onebit, foreign: Path) -> None:
+    done = onebit("evaluate", "run", "--model", "run/evil.py:Net")
+    assert done.status == 0, done.err
+    assert "note: run/evil.py has changed since the model was trained with it" in done.err
+    assert (foreign / "was-here").exists()
+
+
+@pytest.mark.filterwarnings("default:.*has changed since:UserWarning")
+def test_a_changed_file_is_not_run_unless_it_is_named(
+    train: Callable[..., Outcome], onebit: Onebit, here: Path
+) -> None:
+    train()
+    assert onebit("evaluate", "run").status == 0
+    edited(here)
+    refused = onebit("evaluate", "run")
+    assert refused.status == 2
+    assert (
+        "nets.py has changed since the model was trained with it: name it to run it: --model nets.py:Net"
+        in refused.line
+    )
+    named = onebit("evaluate", "run", "--model", "nets.py:Net")
+    assert named.status == 0
+    assert "note: nets.py has changed since" in named.err
+    resumed = onebit("train", "--resume", "run", "--model", "nets.py:Net")
+    assert resumed.status == 0, resumed.err
+    assert "note: nets.py has changed since" in resumed.err
+
+
+def test_only_what_a_file_defines_is_run_for_a_recipe(
+    train: Callable[..., Outcome], onebit: Onebit, here: Path
+) -> None:
+    train()
+    renamed(here / "run", "nets.py:Net", "nets.py:torch.nn.Identity")
+    refused = onebit("evaluate", "run")
+    assert refused.status == 2
+    assert "which nets.py only imports" in refused.err
+
+
+def test_code_that_runs_for_a_recipe_is_said(train: Callable[..., Outcome], here: Path) -> None:
+    from cli_support import run_process
+
+    train()
+    done = run_process("evaluate", "run")
+    assert done.status == 0
+    assert done.err.startswith("onebit: note: the model is 'nets.py:Net': running nets.py\n")
+
+
+# ------------------------------------------------------------------------------------------ folders of `fit` and Trainer
+def test_the_folder_of_a_trainer_is_opened_with_its_code(onebit: Onebit, here: Path) -> None:
+    net = nn.Sequential(
+        InputCoding(), nn.Flatten(), nn.Linear(784, 8), nn.BatchNorm1d(8), nn.Linear(8, 10), nn.BatchNorm1d(10)
+    )
+    trainer = library.Trainer(net, "ste", epochs=1, batch_size=500, device="cpu")
+    trainer.fit("mnist-sample", folder="run", verbose=False)
+    (here / "same.py").write_text(
+        "from torch import nn\nimport onebit\n\n\ndef net(units: int):\n"
+        "    dense = nn.Linear(784, units), nn.BatchNorm1d(units), nn.Linear(units, 10), nn.BatchNorm1d(10)\n"
+        "    return nn.Sequential(onebit.InputCoding(), nn.Flatten(), *dense)\n"
+    )
+    refused = onebit("evaluate", "run")
+    assert refused.status == 2
+    assert "its net is a module of your own, Sequential: name its code with --model FILE.py:Sequential" in refused.line
+    named = ["--model", "same.py:net", "--model.units", "8"]
+    assert onebit("evaluate", "run", *named, "--json").json["correct"] == trainer.evaluate().correct
+    assert onebit("verify", "run", *named, "--json").json["ok"]
+    assert onebit("pack", "run", *named, "-o", "net.1bit").status == 0
+    assert onebit("evaluate", "run", "--model", "same.py:net", "--model.units", "9").status == 2
+
+
+def test_the_folder_of_fit_is_opened_with_its_code(onebit: Onebit, here: Path) -> None:
+    code: dict[str, Any] = {}
+    exec(NETS, code)
+    net, data = code["binary"](), library.load_dataset("mnist-sample", validation=500)
+    optimizer = library.clip_latents_(torch.optim.Adam(library.latent_groups(net, lr=0.01)))
+    library.fit(net, data, optimizer, epochs=1, batch_size=500, folder="run", verbose=False)
+    refused = onebit("evaluate", "run")
+    assert "name one with --recipe, or the code of its net with --model FILE.py:Class" in refused.line
+    done = onebit("evaluate", "run", "--model", "nets.py:binary", "--json")
+    assert done.json["dataset"] == "mnist-sample"
+    best = open_run(
+        "run", model=library.recipe.ModelRecipe(name="nets.py:binary", coding="none", weight_quantizer=None)
+    )
+    assert done.json["correct"] == library.evaluate(best.model, data.test).correct
+    assert onebit("verify", "run", "--model", "nets.py:binary").status == 0
+
+
+def test_a_model_of_onebit_needs_no_code(onebit: Onebit, run_folder: Path, here: Path) -> None:
+    refused = onebit("evaluate", run_folder, "--model", "nets.py:Net")
+    assert "holds a mlp of onebit, leave out --model nets.py:Net" in refused.line
+    assert "expected code of your own" in onebit("evaluate", run_folder, "--model", "mlp").line
+    assert (
+        "--model.hidden belongs to --model FILE.py:Class" in onebit("evaluate", run_folder, "--model.hidden", "3").line
+    )
+    assert "did you mean" in onebit("evaluate", run_folder, "--modle", "3").line
