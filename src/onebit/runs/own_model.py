@@ -139,7 +139,7 @@ def _built(settings: ModelRecipe, data: Dataset) -> nn.Module:
 def _refused(model: nn.Module, settings: ModelRecipe, data: Dataset) -> UsageError | None:
     """Why a model does not take the images of the data, or gives no logit for one of its classes."""
     try:
-        with running(f"model {settings.name!r}: its forward failed", load_code(settings.name, named=False).file):
+        with running("its forward failed", load_code(settings.name, named=False).file):
             check_takes(model, data.input_shape, classes=len(data.classes), data=data.name)
     except UsageError as error:
         return error
