@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from onebit.cli.inputs import named_model
 from onebit.cli.output import answer, answer_json, say, size, table
 from onebit.cli.parsing import Parser
 from onebit.errors import OnebitError
@@ -20,11 +21,12 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("run", metavar="RUN-or-FILE")
     parser.add_argument("--plot", metavar="FILE.png", help="draw the histograms of all layers")
+    parser.add_model()
     args = parser.parse(argv)
     from onebit.verification.inspection import inspect_file, net_totals
 
     found = inspect_file(args.run)
-    run = None if found.kind == "packed" else _known_net(args.run, found)
+    run = None if found.kind == "packed" else _known_net(args, found)
     if run is not None:
         found.total.update(net_totals(run.model))
     if args.plot:
@@ -57,6 +59,8 @@ def main(argv: list[str]) -> int:
         f"{size(total['bytes_at_1_bit'])} with weights at 1 bit"
         + (f"; {total['macs']:,} multiply-adds an image" if total["macs"] is not None else "")
     )
+    if found.kind == "packed":
+        answer(_interface(found.facts["input"], found.facts["outputs"]))
     for key, value in found.facts.items():
         if key == "recipe" and isinstance(value, dict):
             answer(f"recipe: {value.get('name')}")
@@ -76,12 +80,34 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _known_net(path: str, found: Inspection) -> Run | None:
-    """The net of a file that carries its recipe; None for any other, which is inspected all the same."""
-    from onebit.runs.run import open_run
+CODINGS = {
+    "integer": ", coded as 2x - 255",
+    "standardize": ", standardized: (x - mean) / std",
+    "values": ", as they are",
+}
 
+
+def _interface(taken: dict[str, Any], given: list[dict[str, Any]]) -> str:
+    """What a packed net takes and gives, in two lines."""
+    meaning = f" ({taken['meaning']})" if taken["meaning"] else ""
+    statistics = "".join(
+        f", {name} {', '.join(f'{value:.6g}' for value in taken[name])}" for name in ("mean", "std") if name in taken
+    )
+    outputs = ", ".join(
+        f"{row['key']} {shape}".strip() for row in given for shape in ["×".join(map(str, row["shape"])) or "1"]
+    )
+    shape = "×".join(map(str, taken["shape"]))
+    return f"input: {taken['dtype']} {shape}{meaning}{CODINGS[taken['coding']]}{statistics}\noutput: {outputs}"
+
+
+def _known_net(args: Any, found: Inspection) -> Run | None:
+    """The net of a file that carries its recipe or has code; None for any other, which is inspected all the same."""
+    from onebit.runs.opening import open_run
+
+    if args.model:
+        return open_run(args.run, model=named_model(args))
     try:
-        return open_run(path) if "recipe" in found.facts else None
+        return open_run(args.run) if "recipe" in found.facts else None
     except OnebitError:
         return None
 

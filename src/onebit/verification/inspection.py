@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onebit.errors import FormatError
-from onebit.packed import costs
+from onebit.packed import PackedNet, costs, infer
 from onebit.packed.bits import unpack_signs
 from onebit.packed.file import load_with_digest
 
@@ -189,6 +189,21 @@ def inspect_file(path: str | Path) -> Inspection:
     return inspect_state(state, file=str(path), kind=kind, facts=facts)
 
 
+def _input_facts(net: PackedNet) -> dict[str, Any]:
+    """What a packed net takes."""
+    spec = net.input
+    statistics = {} if spec.mean is None or spec.std is None else {"mean": spec.mean.tolist(), "std": spec.std.tolist()}
+    coding = "standardize" if spec.coding == "standardise" else spec.coding
+    return {"dtype": spec.dtype, "shape": list(spec.shape), "meaning": spec.meaning, "coding": coding, **statistics}
+
+
+def _output_facts(net: PackedNet) -> list[dict[str, Any]]:
+    """What a packed net gives: the value, its shape, and its key or place if there are several."""
+    made, output = infer(net), net.output
+    named = {"": output} if isinstance(output, str) else output if isinstance(output, dict) else dict(enumerate(output))
+    return [{"key": str(key), "name": name, "shape": list(made[name].shape)} for key, name in named.items()]
+
+
 def _inspect_packed(path: Path) -> Inspection:
     net, digest = load_with_digest(path)
     layers = []
@@ -210,7 +225,13 @@ def _inspect_packed(path: Path) -> Inspection:
             "bytes_in_file": path.stat().st_size,
             "macs": sum(r.macs for r in rows),
         },
-        facts={"certificate": net.certificate and asdict(net.certificate), "name": net.name, "digest": digest},
+        facts={
+            "input": _input_facts(net),
+            "outputs": _output_facts(net),
+            "certificate": net.certificate and asdict(net.certificate),
+            "name": net.name,
+            "digest": digest,
+        },
         tensors=tuple({"name": r.name, "shape": list(r.shape), "dtype": r.op} for r in rows),
         warnings=(
             *(() if digest else ("the file has format 1 and no digest: changes to it cannot be detected",)),
