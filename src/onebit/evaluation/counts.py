@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from onebit.common.arguments import described
 from onebit.errors import UsageError, first_line
 from onebit.evaluation.model_inputs import kept_training, model_device
-from onebit.layers import BinaryLayer, InputCoding, check_model
+from onebit.layers import BinaryLayer, BinaryParametrization, InputCoding, binary_parametrizations, check_model
 
 
 def layer_size(layer: nn.Module) -> tuple[int, int]:
@@ -21,10 +22,12 @@ def layer_size(layer: nn.Module) -> tuple[int, int]:
     """
     if isinstance(layer, nn.modules.batchnorm._BatchNorm):
         return 0, 2 * layer.num_features
+    if isinstance(layer, ParametrizationList) and isinstance(layer[0], BinaryParametrization):
+        return 0, 0  # counts with the layer that reads the weight
     parameters = sum(p.numel() for p in layer.parameters(recurse=False))
     if isinstance(layer, BinaryLayer) and layer.weight_quantizer is not None:
         return layer.weight.numel(), parameters - layer.weight.numel()
-    return 0, parameters
+    return sum(part.weight.numel() for part in binary_parametrizations(layer).values()), parameters
 
 
 def layer_sizes(model: nn.Module) -> list[tuple[int, int]]:
