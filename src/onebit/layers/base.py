@@ -256,7 +256,7 @@ def _parametrized_name(name: str) -> str:
 
 
 class Latent(NamedTuple):
-    """Where a latent weight lies: its key in the state_dict of a net of plain torch layers, and what holds it."""
+    """A latent weight: its key in the state_dict of a net of plain torch layers, and what holds it."""
 
     plain_key: str
     layer: LatentWeight

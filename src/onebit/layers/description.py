@@ -14,14 +14,12 @@ from torch.nn.utils.parametrize import ParametrizationList
 from onebit.errors import WrongTypeError, shortened
 from onebit.layers.base import BinaryLayer, LatentWeight, check_model
 from onebit.layers.coding import InputCoding
-from onebit.layers.parametrized import PARAMETRIZED, binary_parametrizations, kind_of
+from onebit.layers.parametrized import PARAMETRIZED, binary_parametrizations, kind_name, kind_of
 from onebit.layers.rprelu import RPReLU
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, Quantizer
 
 REPLACED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 """Layer classes that have a binary twin."""
-OUT_PROJECTION = nn.modules.linear.NonDynamicallyQuantizableLinear
-"""The class of `nn.MultiheadAttention.out_proj`, a Linear whose weight the attention reads."""
 
 BIAS = "bias and scales of binary layers"
 NOT_CHOSEN = "not chosen by where"
@@ -144,8 +142,7 @@ def describe(model: nn.Module, where: Callable[[str, nn.Module], bool] | None) -
         latents = _latents(module)
         if latents:
             weights = sum(latent.weight.numel() for latent in latents)
-            shown = "Linear" if kind is OUT_PROJECTION else kind.__name__
-            report.binary.append(BinaryRow(name, shown, weights, _quantizers(latents[0])))
+            report.binary.append(BinaryRow(name, kind_name(module), weights, _quantizers(latents[0])))
         own = _real_parameters(module, latents)
         if not own:
             continue
@@ -158,7 +155,7 @@ def describe(model: nn.Module, where: Callable[[str, nn.Module], bool] | None) -
             reason, warn = NOT_CHOSEN, False
         if warn:
             reasons.setdefault(reason, []).append(name or THE_MODEL)
-        report.real.append(RealRow(name, kind.__name__, count, reason))
+        report.real.append(RealRow(name, kind_name(module), count, reason))
     report.warnings.extend(f"{_listed(names)} stays real: {reason}; {_WAYS}" for reason, names in reasons.items())
     return report
 

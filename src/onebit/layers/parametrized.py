@@ -97,6 +97,12 @@ def kind_of(module: nn.Module) -> type[nn.Module]:
     return parametrize.type_before_parametrizations(module)
 
 
+def kind_name(module: nn.Module) -> str:
+    """The name of `kind_of`; the output projection of attention, which torch gives a class of its own, is a Linear."""
+    kind = kind_of(module)
+    return nn.Linear.__name__ if kind is nn.modules.linear.NonDynamicallyQuantizableLinear else kind.__name__
+
+
 class Part(NamedTuple):
     """A weight that is to become binary, and its parametrization."""
 
