@@ -251,7 +251,7 @@ def _attention_macs(
     projected = width * (queries * width + keys * layer.kdim + values * layer.vdim)
     yield layer, projected, bool(layer_size(layer)[0])
     yield layer.out_proj, queries * width * width, bool(layer_size(layer.out_proj)[0])
-    # every query meets every key of its sequence, once for the scores and once for the values
+    # every query with every key of its sequence, once for the scores and once for the values
     length = key.shape[0] if query.dim() == 2 else key.shape[1 if layer.batch_first else 0]
     length += (layer.bias_k is not None) + layer.add_zero_attn
     yield layer, 2 * queries * length * width, False

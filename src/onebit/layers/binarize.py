@@ -16,7 +16,15 @@ from onebit.errors import UsageError
 from onebit.layers.base import BinaryLayer, InputQuantizer, WeightQuantizer, check_model
 from onebit.layers.binary import BinaryConv1d, BinaryConv2d, BinaryConvTranspose1d, BinaryConvTranspose2d, BinaryLinear
 from onebit.layers.description import BinarizeReport, describe
-from onebit.layers.parametrized import PARAMETRIZED, Part, make_parts, parametrize_, weights_of
+from onebit.layers.parametrized import (
+    PARAMETRIZED,
+    Part,
+    binary_parametrizations,
+    kind_of,
+    make_parts,
+    parametrize_,
+    weights_of,
+)
 
 
 def binarize_(
@@ -101,7 +109,7 @@ def _choose(model: nn.Module, where: Callable[[str, nn.Module], bool] | None) ->
     """The places of the layers to binarize."""
 
     def offered() -> Iterator[tuple[str, _Place]]:
-        if type(model) in PARAMETRIZED:
+        if kind_of(model) in PARAMETRIZED:
             yield "", _Place(None, "", model)
         for parent_name, parent in model.named_modules():
             for child_name, child in parent._modules.items():
@@ -114,14 +122,16 @@ def _choose(model: nn.Module, where: Callable[[str, nn.Module], bool] | None) ->
     places = []
     for name, place in offered():
         layer = place.layer
-        if type(layer) in kinds and (where is None or where(name, layer)) and not any(map(is_lazy, layer.parameters())):
+        if kind_of(layer) not in kinds or binary_parametrizations(layer) or any(map(is_lazy, layer.parameters())):
+            continue
+        if where is None or where(name, layer):
             _check_weights(name, layer)
             places.append(place)
     return places
 
 
 def _check_weights(name: str, layer: nn.Module) -> None:
-    weights = weights_of(layer) if type(layer) in PARAMETRIZED else [(layer, "weight")]
+    weights = weights_of(layer) if kind_of(layer) in PARAMETRIZED else [(layer, "weight")]
     if not all(isinstance(getattr(module, weight), nn.Parameter) for module, weight in weights):
         reason = "its weight is computed from other parameters (pruning, weight_norm); undo that first"
         raise UsageError(f"layer {name!r}: {reason}")

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple, NoReturn
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from onebit.errors import WrongTypeError, shortened
 from onebit.layers.base import BinaryLayer, LatentWeight, check_model
 from onebit.layers.coding import InputCoding
-from onebit.layers.parametrized import PARAMETRIZED, binary_parametrizations, kind_name, kind_of
+from onebit.layers.parametrized import PARAMETRIZED, BinaryParametrization, binary_parametrizations, kind_name, kind_of
 from onebit.layers.rprelu import RPReLU
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, Quantizer
 
@@ -134,10 +134,8 @@ def describe(model: nn.Module, where: Callable[[str, nn.Module], bool] | None) -
     reasons: dict[str, list[str]] = {}
     outputs = {id(m.out_proj) for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
     for name, module in model.named_modules():
-        if isinstance(module, (Quantizer, LatentWeight)) and not isinstance(module, BinaryLayer):
+        if isinstance(module, (Quantizer, ParametrizationList, BinaryParametrization)):
             continue  # counted with the layer that it belongs to
-        if isinstance(module, ParametrizationList) and isinstance(module[0], LatentWeight):
-            continue
         kind = kind_of(module)
         latents = _latents(module)
         if latents:
@@ -175,9 +173,10 @@ def _latents(module: nn.Module) -> list[LatentWeight]:
 
 def _real_parameters(module: nn.Module, latents: list[LatentWeight]) -> dict[str, Tensor]:
     """The parameters of a module itself and of its quantizers, but for latents."""
-    own = dict(module.named_parameters(recurse=False))
-    if isinstance(module, ParametrizationList):
-        own = {}  # of another parametrization, such as weight_norm: counted with its layer
+    own: dict[str, Tensor] = dict(module.named_parameters(recurse=False))
+    if is_parametrized(module):  # by weight_norm, for example
+        lists: Any = module.parametrizations
+        own |= dict(lists.named_parameters())
     for part in _quantizer_modules(module, latents):
         own |= {f"{id(part)}.{name}": parameter for name, parameter in part.named_parameters()}
     latent = {id(latent.weight) for latent in latents}

@@ -59,7 +59,8 @@ class BinaryParametrization(LatentWeight):
 
 
 def _recurrent(layer: nn.Module) -> list[tuple[str, str]]:
-    return [("", name) for name in dict(layer.named_parameters(recurse=False)) if name.startswith("weight_")]
+    names: Any = getattr(layer, "_flat_weights_names", ("weight_ih", "weight_hh"))
+    return [("", name) for name in names if name.startswith("weight_")]
 
 
 def _attention(layer: nn.Module) -> list[tuple[str, str]]:
@@ -81,7 +82,7 @@ PARAMETRIZED: dict[type[nn.Module], Callable[[nn.Module], list[tuple[str, str]]]
 
 def weights_of(layer: nn.Module) -> list[tuple[nn.Module, str]]:
     """(module, name) of each weight of a layer of PARAMETRIZED."""
-    return [(layer.get_submodule(path), name) for path, name in PARAMETRIZED[type(layer)](layer)]
+    return [(layer.get_submodule(path), name) for path, name in PARAMETRIZED[kind_of(layer)](layer)]
 
 
 def binary_parametrizations(module: nn.Module) -> dict[str, BinaryParametrization]:
@@ -160,7 +161,9 @@ def _hold(layer: nn.Module, args: tuple[Any, ...]) -> None:
     if not torch.compiler.is_compiling():  # a compiled graph computes what is equal once
         for part in _parts(layer):
             part.hold(None)
-            part.hold(part(part.weight))
+            weight = part(part.weight)
+            # cuDNN moves the weights of a recurrent layer into one buffer, in place: what autograd saved must not move
+            part.hold(weight.clone() if weight.is_cuda and isinstance(layer, nn.RNNBase) else weight)
 
 
 def _release(layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:

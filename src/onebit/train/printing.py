@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from onebit.common.progress import progress, shows_progress
 from onebit.evaluation.counts import layer_sizes, model_size, packed_bytes
@@ -22,7 +22,9 @@ def net_lines(model: nn.Module) -> list[str]:
     others: list[Any] = [
         layer for layer in model.modules() if layer not in binary and not binary_parametrizations(layer)
     ]
-    others = [layer for layer in others if getattr(layer, "weight", None) is not None and layer.weight.dim() > 1]
+    others = [
+        layer for layer in others if isinstance(getattr(layer, "weight", None), Tensor) and layer.weight.dim() > 1
+    ]
     signs, real = model_size(model)
     size = packed_bytes(layer_sizes(model))
     return [
