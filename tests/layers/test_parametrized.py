@@ -204,7 +204,7 @@ def test_the_fused_path_of_an_encoder_uses_binary_weights() -> None:
     torch.testing.assert_close(fast, chosen(X))
 
 
-# ------------------------------------------------------------------------------------------------- keys, copies, devices
+# ------------------------------------------------------------------------------------------------ keys, copies, devices
 def test_keys_are_those_of_torchs_parametrizations_and_plain_ones_load(plain: nn.Module) -> None:
     net = made_binary(plain)
     keys = latent_keys(net)
@@ -306,7 +306,7 @@ def test_compiled_equals_eager(name: str, whole: bool) -> None:
         torch.testing.assert_close(eager, compiled)
 
 
-# ------------------------------------------------------------------------------------------------ the rest of the package
+# ---------------------------------------------------------------------------------------------- the rest of the package
 def test_a_test_mode_fixes_the_weights(plain: nn.Module) -> None:
     net = made_binary(plain).eval()
     with fixed_weights(net, "latent"):
@@ -388,7 +388,7 @@ def test_bop_and_the_compiled_update_move_the_latents(classifier: nn.Module) -> 
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
-# ------------------------------------------------------------------------------------------------------------- binarize_
+# ------------------------------------------------------------------------------------------------------------ binarize_
 def test_a_layer_in_two_places_is_made_binary_once() -> None:
     layer = nn.GRU(4, 4)
     net = binarize_(nn.ModuleDict({"a": layer, "b": layer}), weight_quantizer="sign").model
