@@ -81,9 +81,9 @@ def seeded(loader: DataLoader[Any], *, seed: int, epoch: int) -> Iterator[None]:
     """
     number = (seed * EPOCH_SEEDS + epoch) % 2**63
     sampler = _index_order(loader) or loader.batch_sampler
-    owners = [loader, *([sampler] if hasattr(sampler, "generator") else [])]
+    owners: list[Any] = [loader, *([sampler] if hasattr(sampler, "generator") else [])]
     kept = [owner.generator for owner in owners]
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002 -- transforms draw from it
+    states = random.getstate(), np.random.get_state()
     generator = torch.Generator().manual_seed(number)
     try:
         for owner in owners:
@@ -91,13 +91,13 @@ def seeded(loader: DataLoader[Any], *, seed: int, epoch: int) -> Iterator[None]:
         if callable(set_epoch := getattr(sampler, "set_epoch", None)):
             set_epoch(epoch)
         random.seed(number)
-        np.random.seed(number % 2**32)  # noqa: NPY002
+        np.random.seed(number % 2**32)
         yield
     finally:
         for owner, before in zip(owners, kept, strict=True):
             owner.generator = before
         random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
+        np.random.set_state(states[1])
 
 
 def sequential(loader: DataLoader[Any]) -> DataLoader[Any]:
