@@ -23,17 +23,23 @@ BATCH_NORM_ALONE = "Expected more than 1 value per channel"
 
 
 @torch.no_grad()
-def check_takes_inputs(model: nn.Module, inputs: Any, *, name: str = "") -> None:
-    """Refuse inputs that a model does not take, by a forward pass of the first two.
+def outputs_for(model: nn.Module, inputs: Any) -> Any:
+    """The outputs for the first two samples in eval mode; nothing changes, also no random state of the CPU."""
+    plain, device = getattr(model, "_orig_mod", model), model_device(model)
+    few = mapped(lambda tensor: tensor.to(device), first_samples(inputs, 2))
+    with torch.random.fork_rng(devices=[]), kept_training(plain):
+        return plain.eval()(few)
+
+
+def check_takes_inputs(model: nn.Module, inputs: Any, *, name: str = "") -> Any:
+    """Refuse inputs that a model does not take; returns its outputs for the first two.
 
     Raises:
         UsageError: what the model got, why torch refuses it, and how to go on.
     """
-    plain, device = getattr(model, "_orig_mod", model), model_device(model)
-    few = mapped(lambda tensor: tensor.to(device), first_samples(inputs, 2))
+    plain = getattr(model, "_orig_mod", model)
     try:
-        with torch.random.fork_rng(devices=[]), kept_training(plain):
-            plain.eval()(few)
+        return outputs_for(model, inputs)
     except OnebitError:
         raise
     except OF_TORCH as error:
