@@ -384,7 +384,7 @@ def test_the_folder_of_a_trainer_is_opened_with_its_code(onebit: Onebit, here: P
     assert "its net is a module of your own, Sequential: name its code with --model FILE.py:Sequential" in refused.line
     named = ["--model", "same.py:net", "--model.units", "8"]
     assert onebit("evaluate", "run", *named, "--json").json["correct"] == trainer.evaluate().correct
-    assert onebit("verify", "run", *named, "--json").json["ok"]
+    assert onebit("verify", *named, "run", "--json").json["ok"]
     assert onebit("pack", "run", *named, "-o", "net.1bit").status == 0
     assert onebit("evaluate", "run", "--model", "same.py:net", "--model.units", "9").status == 2
 

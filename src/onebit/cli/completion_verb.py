@@ -72,6 +72,7 @@ def _names() -> dict[str, dict[str, Iterable[str]]]:
     return {
         "train": {"": recipe_names(), "--method": methods(), "--dataset": DATASETS, "--task": TASKS},
         "evaluate": {"--dataset": DATASETS},
+        "summary": {"--dataset": DATASETS, "--method": methods()},
         "export": {"--to": EXPORTS},
         "list": {"": TABLES},
         "data": {"": DATASETS},

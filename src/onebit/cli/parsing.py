@@ -48,11 +48,14 @@ class Parser(argparse.ArgumentParser):
         """All of `argv`, or a UsageError that names what is not understood."""
         for name in self._shared:
             self.add_argument(f"--{name}", **SHARED[name])
+        arguments: dict[str, object] = {}
+        if self.get_default("model_arguments") is not None:  # taken out first: a value is not the next positional one
+            argv, arguments = _without_arguments(argv)
         found, extra = self.parse_known_args(argv)
-        if extra and "model_arguments" in found:
-            extra, found.model_arguments = _without_arguments(extra)
-            if found.model_arguments and not found.model:
-                self.error(f"--model.{next(iter(found.model_arguments))} belongs to --model FILE.py:Class")
+        if arguments:
+            found.model_arguments = arguments
+            if not found.model:
+                self.error(f"--model.{next(iter(arguments))} belongs to --model FILE.py:Class")
         if extra:
             flags = [flag for action in self._actions for flag in action.option_strings]
             near = did_you_mean(extra[0].partition("=")[0], flags) if extra[0].startswith("-") else ""

@@ -6,6 +6,7 @@ VERBS = {
     "train": "train a recipe into a run folder, or go on with --resume",
     "evaluate": "accuracy in a stated test mode: latent, binary, mean, sample, ensemble:N, packed",
     "inspect": "is it really binary? ranges, counts and histograms of any weight file",
+    "summary": "what is binary, what is real and why; bits, bytes and multiply-adds per layer",
     "verify": "the whole proof, from latent weights to the packed net",
     "pack": "fold and pack to one bit per weight, with a certificate",
     "predict": "classify images with a packed net; needs no torch",

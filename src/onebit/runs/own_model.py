@@ -47,6 +47,11 @@ def binarized_(model: nn.Module, settings: ModelRecipe) -> nn.Module:
         )
         layers = [name for name, layer in model.named_modules() if type(layer) in BINARY_TWINS]
         real = {*layers[: int(settings.real_first)], *(layers[-1:] if settings.real_last else [])}
+        if real and real.issuperset(layers):
+            raise UsageError(
+                f"the {len(layers)} layers of {type(model).__name__} all stay real, as model.real_first and "
+                "model.real_last are true: --model.real_last false"
+            )
         binarize_(
             model,
             weight_quantizer=weights,

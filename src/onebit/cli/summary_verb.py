@@ -1,0 +1,191 @@
+"""`onebit summary`."""
+
+from __future__ import annotations
+
+from argparse import ArgumentTypeError, Namespace
+from dataclasses import dataclass, replace
+from math import prod
+from typing import TYPE_CHECKING
+
+from onebit.cli.inputs import named_model, set_threads
+from onebit.cli.output import answer, answer_json, say, size, table
+from onebit.cli.parsing import Parser
+from onebit.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+MOST_AXES, MOST_VALUES = 8, 10**8
+"""Of the shape of one sample."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer: its numbers, bytes at one bit per binary weight, multiply-accumulates, and why it is as it is.
+
+    verdict: "binary", "real", or "" for a layer without weights; reason: the quantizers, or why it is real.
+    """
+
+    name: str
+    kind: str
+    output_shape: tuple[int, ...]
+    binary_weights: int
+    real_parameters: int
+    bytes: int
+    macs: int
+    binary_macs: int
+    verdict: str
+    reason: str
+
+    @property
+    def bits(self) -> int:
+        """One for a binary weight, 32 for a real number."""
+        return self.binary_weights + 32 * self.real_parameters
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    parts = text.strip("()[] ").replace("x", ",").replace("×", ",").split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts) or len(parts) > MOST_AXES:
+        raise ArgumentTypeError(f"expected the sizes of one sample, such as 1,28,28, got {text!r}")
+    shape = tuple(map(int, parts))
+    if prod(shape) > MOST_VALUES:
+        raise ArgumentTypeError(f"expected a sample of at most {MOST_VALUES:,} numbers, got {text!r}")
+    return shape
+
+
+def main(argv: list[str]) -> int:
+    parser = Parser(
+        "summary",
+        "What of a net is binary, what is real and why; bits, bytes and multiply-accumulates of each layer. Of a run "
+        "folder, a weight file or a .1bit file; or of --model NAME as it would be trained.",
+        *("threads", "json"),
+    )
+    parser.add_argument("net", metavar="NET", nargs="?", help="run folder, weight file or .1bit file")
+    parser.add_model()
+    parser.add_argument("--recipe", metavar="NAME", help="recipe of a weight file without one, outside a run folder")
+    parser.add_argument("--method", metavar="NAME", help="without NET: the method that would train the model")
+    parser.add_argument("--dataset", metavar="NAME", help="without NET: the data set, whose samples have a known shape")
+    parser.add_argument(
+        "--input_shape", metavar="SIZES", type=_shape, help="without NET: of one sample, such as 1,28,28"
+    )
+    args = parser.parse(argv)
+    if args.net is None and args.model is None:
+        parser.error("name a net, or a model with --model")
+    if args.net is not None:
+        for flag in ("method", "dataset", "input_shape"):
+            if getattr(args, flag) is not None:
+                parser.error(f"--{flag} is for --model without a net")
+    packed = args.net is not None and args.net.endswith(".1bit")
+    name, rows, warnings = _packed(args) if packed else _modules(args)
+    totals = {
+        key: sum(getattr(row, key) for row in rows)
+        for key in ("binary_weights", "real_parameters", "bits", "bytes", "macs", "binary_macs")
+    }
+    totals["bytes_float32"] = 4 * (totals["binary_weights"] + totals["real_parameters"])
+    if args.json:
+        layers = [{**vars(row), "bits": row.bits} for row in rows]
+        answer_json({"net": name, "layers": layers, "total": totals, "warnings": warnings})
+        return 0
+    answer(_text(rows))
+    share = (
+        f", {100 * totals['binary_macs'] / totals['macs']:.0f} % of them with binary weights" if totals["macs"] else ""
+    )
+    answer(
+        f"{name}: {totals['binary_weights']:,} binary weights, {totals['real_parameters']:,} real parameters; "
+        f"{size(totals['bytes'])} packed, {size(totals['bytes_float32'])} at 32 bits; "
+        f"{totals['macs']:,} multiply-adds a sample{share}"
+    )
+    for line in warnings:
+        say(f"warning: {line}")
+    return 0
+
+
+def _text(rows: list[Row]) -> str:
+    head = ["layer", "kind", "output", "binary", "real", "bits", "bytes", "MACs", ""]
+    lines = [
+        [
+            row.name,
+            row.kind,
+            "×".join(map(str, row.output_shape)),
+            *(f"{count:,}" for count in (row.binary_weights, row.real_parameters, row.bits, row.bytes, row.macs)),
+            ": ".join(filter(None, (row.verdict, row.reason))),
+        ]
+        for row in rows
+    ]
+    return table([head, *lines], right=(3, 4, 5, 6, 7))
+
+
+def _packed(args: Namespace) -> tuple[str, list[Row], list[str]]:
+    """The operations of a packed net; loads no torch."""
+    from onebit.packed import costs
+    from onebit.runtime import load
+
+    rows = []
+    for cost in costs(load(args.net)):
+        verdict = "binary" if cost.binary_weights else "real" if cost.real_parameters else ""
+        folded = "folded from normalization" if verdict == "real" and not cost.op.startswith("real_") else ""
+        macs = cost.macs, cost.macs if cost.binary_weights else 0
+        rows.append(
+            Row(
+                *(cost.name, cost.op, cost.shape, cost.binary_weights, cost.real_parameters, cost.bytes),
+                *(*macs, verdict, folded),
+            )
+        )
+    return args.net, rows, []
+
+
+def _modules(args: Namespace) -> tuple[str, list[Row], list[str]]:
+    """The layers of a net in torch."""
+    from onebit.evaluation.counts import summary
+    from onebit.layers.description import describe_layers
+
+    set_threads()
+    name, model, shape = _opened(args) if args.net is not None else _planned(args)
+    report = describe_layers(model)
+    verdicts = {row.name: ("real", row.reason) for row in report.real}
+    verdicts |= {row.name: ("binary", row.quantizer) for row in report.binary}
+    rows = [
+        Row(
+            *(layer.name, layer.kind, layer.output_shape, layer.binary_weights, layer.real_parameters),
+            *(layer.bytes_packed, layer.binary_macs + layer.real_macs, layer.binary_macs),
+            *verdicts.get(layer.name, ("", "")),
+        )
+        for layer in summary(model, input_shape=shape).layers
+    ]
+    return name, rows, report.warnings
+
+
+def _opened(args: Namespace) -> tuple[str, nn.Module, tuple[int, ...]]:
+    from onebit.runs.opening import open_run
+
+    run = open_run(args.net, recipe=args.recipe, model=named_model(args))
+    return args.net, run.model, run.input_shape
+
+
+def _planned(args: Namespace) -> tuple[str, nn.Module, tuple[int, ...]]:
+    """A model as `onebit train` with the same flags would build it."""
+    from onebit.cli.train_command import read_command, train_request
+    from onebit.data import DATASETS
+    from onebit.runs.model import build_model
+    from onebit.runs.names import check_names
+    from onebit.runs.own_model import settle_code
+
+    words = [
+        word
+        for flag, value in (("model", args.model), ("method", args.method), ("dataset", args.dataset))
+        if value is not None
+        for word in (f"--{flag}", value)
+    ]
+    words += [word for name, value in args.model_arguments.items() for word in (f"--model.{name}", str(value))]
+    recipe = train_request(read_command(words)).recipe
+    check_names(recipe)
+    entry = DATASETS[recipe.dataset]
+    shape = args.input_shape or (entry.input_shape if args.dataset else None)
+    if shape is None:
+        raise UsageError("the shape of a sample is not known: add --input_shape 1,28,28, or --dataset NAME")
+    recipe = settle_code(recipe, named=True)
+    model = recipe.model
+    if model.is_own and model.coding == "auto":
+        model = replace(model, coding="none")
+    net = build_model(model, input_shape=shape, classes=len(entry.classes or range(10)))
+    return args.model, net, tuple(shape)
