@@ -30,6 +30,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--no-certify", action="store_true", help="do not compare with the trained net: needs no data set"
     )
+    parser.add_argument("--dataset", metavar="NAME", help="another data set than the recipe's")
     args = parser.parse(argv)
     output = output_path(args.output, suffixes=(".1bit",), run=args.run)
     if args.no_certify:
@@ -77,7 +78,7 @@ def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any]]:
     from onebit.verification.tally import reference_images
 
     try:
-        data = load_data(run, args.data)
+        data = load_data(run, args.data, dataset=args.dataset)
     except (DataError, UsageError) as error:
         raise type(error)(f"{error}; or pack without comparing anything: --no-certify") from None
     compared = 0

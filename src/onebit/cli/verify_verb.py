@@ -26,6 +26,7 @@ def main(argv: list[str]) -> int:
         *("run", "data", "threads", "json"),
     )
     parser.add_argument("--source", metavar="RUN", help="for a .1bit file: the run it was packed from")
+    parser.add_argument("--dataset", metavar="NAME", help="another data set than the recipe's")
     args = parser.parse(argv)
     if args.source and not args.run.endswith(".1bit"):
         raise UsageError("--source belongs to a .1bit file")
@@ -66,7 +67,7 @@ def _run(args: Any, on_images: OnImages, on_data: Callable[[Dataset], None]) -> 
     from onebit.verification.proof import prove_run
 
     run = open_trained(args, to_pack=True)
-    data = load_data(run, args.data)
+    data = load_data(run, args.data, dataset=args.dataset)
     on_data(data)
     return prove_run(run, data, on_images=on_images)
 
@@ -94,7 +95,7 @@ def _packed(args: Any, on_images: OnImages, on_data: Callable[[Dataset], None]) 
                 net, net.certificate.dataset, directory=args.data, progress=fetched, source=args.run
             )
     else:
-        data = load_data(source, args.data)
+        data = load_data(source, args.data, dataset=args.dataset)
         refuse_other_classes(data, net.classes, source=args.run)
     on_data(data)
     return prove_packed(net, data, source=source, on_images=on_images)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from onebit.errors import UsageError
 from onebit.evaluation.model_inputs import check_takes
 from onebit.layers import InputCoding, binarize_, binary_layers, with_options
 from onebit.layers.binarize import BINARY_TWINS
+from onebit.layers.description import describe_layers
 from onebit.models.parts import init_latents_
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 from onebit.recipe import ModelRecipe, Recipe
@@ -130,6 +132,7 @@ def settle_input(recipe: Recipe, data: Dataset) -> tuple[Recipe, list[str]]:
     if error is not None:
         advice = ": --model.coding standardize" if settings.coding == "none" else ""
         raise UsageError(f"{settings.name}: {str(error).removesuffix(BEGIN)}{advice}")
+    notes += describe_layers(model).warnings if settings.weight_quantizer else []
     if len(data.train) > 1 and (text := one_sign_warning(model, data.train.spread(LOOK_IMAGES).images)):
         notes.append(text)
     return dataclasses.replace(recipe, model=settings), notes
@@ -163,7 +166,9 @@ def build_own(settings: ModelRecipe, *, input_shape: Sequence[int], statistics: 
     code = load_code(settings.name, named=False, digest=settings.source)
     with torch.device("cpu"):  # its own code need not work without values
         model = module_of(code, settings.arguments or {})
-        model = binarized_(model, settings)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what stays real: `settle_input` says it once, before the training
+            model = binarized_(model, settings)
     if settings.coding not in OWN_CODINGS:
         raise UsageError(f"unknown input coding {settings.coding!r}{did_you_mean(settings.coding, OWN_CODINGS)}")
     if settings.coding not in ("auto", "none"):
