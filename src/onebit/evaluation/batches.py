@@ -58,18 +58,39 @@ def image_batches(
     Args:
         mixed: draw each batch from all images, with a fixed seed, instead of taking consecutive ones.
     """
-    device = model_device(model)
-    size = fitting_batch(images.shape[1:]) if batch_size is None else batch_size
-    bounds = batch_bounds(len(images), size)
-    indices: list[Any] = [slice(start, stop) for start, stop in bounds]
-    if mixed:
-        order = np.random.default_rng(0).permutation(len(images))
-        indices = [np.sort(order[index]) for index in indices]  # sorted: a file is read from front to back
-    if isinstance(images, Tensor):
-        yield from (images[index].to(device) for index in indices)
-    else:
-        for batch in read_batches(images, indices):
-            yield torch.from_numpy(np.ascontiguousarray(batch)).to(device)
+    device, size = model_device(model), fitting_batch(images.shape[1:]) if batch_size is None else batch_size
+    for (batch,) in array_batches([images], batch_indices(len(images), size, mixed=mixed)):
+        yield batch.to(device)
+
+
+def batch_indices(count: int, batch_size: int, *, mixed: bool = False) -> list[Any]:
+    """What to index arrays with for each batch; `mixed` as in `image_batches`."""
+    bounds = batch_bounds(count, batch_size)
+    if not mixed:
+        return [slice(start, stop) for start, stop in bounds]
+    order = np.random.default_rng(0).permutation(count)
+    # sorted: a file is read from front to back
+    return [np.sort(order[start:stop]) for start, stop in bounds]
+
+
+def array_batches(arrays: Sequence[Any], indices: Sequence[Any]) -> Iterator[tuple[Tensor, ...]]:
+    """Contiguous tensors of each batch of arrays, tensors or streamed images; streamed images are read ahead."""
+    read = [
+        map(array.__getitem__, indices) if isinstance(array, Tensor) else read_batches(array, indices)
+        for array in arrays
+    ]
+    for parts in zip(*read, strict=True):
+        yield tuple(map(in_memory_order, parts))
+
+
+def in_memory_order(array: Any) -> Tensor:
+    """A tensor of an array or a tensor with the strides of its shape, without a copy where they are equivalent.
+
+    torch mistakes an axis of one channel with an odd stride for channels_last, after which `view` fails.
+    """
+    if isinstance(array, Tensor):
+        return array.contiguous().view(-1).view(array.shape)
+    return torch.from_numpy(np.ascontiguousarray(array).reshape(-1).reshape(array.shape))
 
 
 @torch.no_grad()

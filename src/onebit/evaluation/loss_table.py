@@ -1,15 +1,36 @@
-"""Losses by name. Loads no torch."""
+"""Losses by name, each with the task that it is for. Loads no torch."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from onebit.common.entries import Entry, Table
 
+TASKS = {
+    "classification": "integer labels (N,), or masks (N, H, W)",
+    "regression": "float targets of the shape of the outputs",
+    "multi-label": "float targets (N, K), 1 for each label that a sample has and 0 for the others",
+}
+"""Task -> its targets."""
+
+
+@dataclass(frozen=True, eq=False)
+class LossEntry(Entry):
+    """A loss; `task` is one of TASKS and decides which scores an evaluation has."""
+
+    task: str = "classification"
+
+
 LOSSES = Table(
-    Entry,
+    LossEntry,
     {
+        "bce": LossEntry("onebit.evaluation.losses:bce", task="multi-label"),
         "cross_entropy": "onebit.evaluation.losses:cross_entropy",
         "hinge": "onebit.evaluation.losses:hinge",
+        "huber": LossEntry("onebit.evaluation.losses:huber", task="regression"),
         "iou": "onebit.evaluation.losses:iou",
+        "mae": LossEntry("onebit.evaluation.losses:mae", task="regression"),
+        "mse": LossEntry("onebit.evaluation.losses:mse", task="regression"),
         "squared_hinge": "onebit.evaluation.losses:squared_hinge",
     },
 )

@@ -1,18 +1,25 @@
-"""Losses: logits (N, classes), integer labels (N,) -> scalar mean; for masks over all pixels, see `per_sample`."""
+"""Losses of classification: logits (N, classes), integer labels (N,) -> scalar mean; for masks over all pixels.
+
+Those of regression and of several labels per sample take float targets of the shape of the outputs.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from onebit.data import VOID
+from onebit.errors import UsageError
 from onebit.evaluation.loss_table import LOSSES as LOSSES
+from onebit.evaluation.loss_table import TASKS
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[[Any, Any], Tensor]
+"""(outputs, targets) -> scalar mean over samples; both are tensors, or tuples or dicts of tensors."""
 
 
 def _of_known(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -81,6 +88,37 @@ def iou(logits: Tensor, labels: Tensor) -> Tensor:
     return 1 - (both / either).mean()
 
 
+def mse(outputs: Tensor, targets: Tensor) -> Tensor:
+    """mean((y − t)²).
+
+    Args:
+        outputs, targets: of one shape, (N, …); (N,) and (N, 1) are the same.
+    """
+    return F.mse_loss(*paired(outputs, targets, "regression"))
+
+
+def mae(outputs: Tensor, targets: Tensor) -> Tensor:
+    """mean(|y − t|); the shapes of `mse`."""
+    return F.l1_loss(*paired(outputs, targets, "regression"))
+
+
+def huber(outputs: Tensor, targets: Tensor, *, delta: float = 1.0) -> Tensor:
+    """Mean of e²/2 where |e| ≤ delta and delta·(|e| − delta/2) elsewhere, e = y − t; the shapes of `mse`.
+
+    Source: Huber 1964 (doi:10.1214/aoms/1177703732).
+    """
+    return F.huber_loss(*paired(outputs, targets, "regression"), delta=delta)
+
+
+def bce(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy of sigmoid(logits), mean over samples and labels.
+
+    Args:
+        logits, targets: (N, K); targets in [0, 1].
+    """
+    return F.binary_cross_entropy_with_logits(*paired(logits, targets, "multi-label"))
+
+
 def distillation(logits: Tensor, taught: Tensor, *, temperature: float = 1.0) -> Tensor:
     """T²·mean over samples of KL(q ‖ p), q = softmax(taught/T), p = softmax(logits/T); ReActNet's loss at T = 1.
 
@@ -101,14 +139,21 @@ def per_sample(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Logits and labels as every loss takes them; for masks, each pixel is a sample.
 
     Args:
-        logits: (N, classes), or (N, classes, h, w).
-        labels: (N,), or masks (N, H, W), which are cropped to the center h×w and lose their `VOID` pixels.
+        logits: (N, classes), or (N, classes, h, w), or (N, classes, T) for a sequence.
+        labels: (N,), or masks (N, H, W), which are cropped to the center h×w and lose their `VOID` pixels, or (N, T).
 
     Returns:
         (M, classes) and (M,) int64.
+
+    Raises:
+        UsageError: labels or logits of another kind or shape.
     """
+    if labels.is_floating_point() or labels.dim() not in (1, 2, 3) or logits.dim() != labels.dim() + 1:
+        raise _unfit("classification", logits, labels)
     if labels.dim() == 1:
         return logits, labels
+    if labels.dim() == 2:
+        return logits.movedim(1, -1).flatten(0, -2), labels.flatten().long()
     height, width = logits.shape[2:]
     top, left = (labels.shape[1] - height) // 2, (labels.shape[2] - width) // 2
     labels = labels[:, top : top + height, left : left + width].flatten()
@@ -117,3 +162,33 @@ def per_sample(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     if not bool(known.all()):
         logits, labels = logits[known], labels[known]
     return logits, labels.long()
+
+
+def paired(outputs: Tensor, targets: Tensor, task: str) -> tuple[Tensor, Tensor]:
+    """Outputs and targets of one shape, for regression and for several labels per sample.
+
+    Raises:
+        UsageError: targets of integers, or of another shape: torch would broadcast (N, 1) against (N,) to (N, N).
+    """
+    if not targets.is_floating_point() or len(outputs) != len(targets):
+        raise _unfit(task, outputs, targets)
+    if outputs.shape != targets.shape:
+        if [side for side in outputs.shape[1:] if side > 1] != [side for side in targets.shape[1:] if side > 1]:
+            raise _unfit(task, outputs, targets)
+        targets = targets.reshape(outputs.shape)
+    return outputs, targets
+
+
+def _unfit(task: str, outputs: Tensor, targets: Tensor) -> UsageError:
+    floats, several = targets.is_floating_point(), targets.dim() > 1
+    way = "use targets of the shape of the outputs, or change the last layer of the model"
+    if task == "classification":
+        way = "pass the logits (N, classes) and the labels (N,)"
+        if floats:
+            way = 'for regression use loss="mse"' + (', for several labels per sample loss="bce"' if several else "")
+    elif not floats:
+        way = 'pass targets.float(), or use loss="cross_entropy" if they are the numbers of classes'
+    return UsageError(
+        f"{task}: got outputs {tuple(outputs.shape)} and targets {str(targets.dtype).removeprefix('torch.')} "
+        f"{tuple(targets.shape)}, expected {TASKS[task]}; {way}"
+    )

@@ -1,9 +1,9 @@
-"""Scores of an evaluation: correct predictions, loss, entropy, calibration, and for masks the confusion matrix."""
+"""Scores of an evaluation: loss and metrics; of a classification correct predictions, entropy, calibration, IoU."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,10 @@ from torch import Tensor
 
 from onebit.common.tables import resolve
 from onebit.data import VOID, confusion_matrix, mask_facts, pixel_score
-from onebit.errors import DataError
+from onebit.errors import DataError, UsageError
 from onebit.evaluation.calibration import calibration_error, confidence_gaps
 from onebit.evaluation.losses import LOSSES, Loss, per_sample
+from onebit.evaluation.metrics import Metric, Sums, added, is_classification, task_of, values_of
 
 
 @dataclass(frozen=True)
@@ -27,20 +28,37 @@ class Score:
     gaps: sums per confidence bin for the calibration error, see `confidence_gaps`.
     top5: number of samples whose class is among the five largest logits; None if not counted.
     confusion: for masks (each pixel is a sample), counts by true and predicted class, see `confusion_matrix`.
+    sums: of each metric, see `onebit.evaluation.metrics.Metric`.
+
+    Only a classification has `correct`, `entropy` and `gaps`, and what follows from them: accuracy, error, ece.
     """
 
     weights: str
     bn: str
-    correct: int
+    correct: int | None
     count: int
     loss: float
-    entropy: float
-    gaps: tuple[float, ...] = field(repr=False)
+    entropy: float | None = None
+    gaps: tuple[float, ...] = field(default=(), repr=False)
     confusion: tuple[tuple[int, ...], ...] | None = None
     top5: int | None = field(default=None, repr=False)
+    sums: Mapping[str, Sums] = field(default_factory=dict, repr=False)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The value of each metric, by name."""
+        return values_of(self.sums)
 
     @property
     def accuracy(self) -> float:
+        """Share of correct predictions.
+
+        Raises:
+            UsageError: not a classification.
+        """
+        if self.correct is None:
+            known = ", ".join(f"metrics[{name!r}]" for name in self.sums)
+            raise UsageError(f"only a classification has an accuracy; this score has loss{', ' * bool(known)}{known}")
         return self.correct / _some(self.count)
 
     @property
@@ -54,7 +72,9 @@ class Score:
 
     @property
     def ece(self) -> float:
-        """Expected calibration error, a fraction; see `calibration_error`."""
+        """Expected calibration error, a fraction; see `calibration_error`. Raises as `accuracy`."""
+        if self.correct is None:
+            return self.accuracy  # which raises
         return calibration_error(self.gaps, _some(self.count))
 
     @property
@@ -63,18 +83,27 @@ class Score:
         return None if self.confusion is None else pixel_score(self.confusion).mean_iou
 
     def as_dict(self) -> dict[str, Any]:
-        values = {name: value for name, value in asdict(self).items() if name not in ("gaps", "confusion", "top5")}
-        values |= {"accuracy": self.accuracy, "error": self.error, "ece": self.ece}
+        values = {name: value for name, value in asdict(self).items() if name not in _OTHERWISE and value is not None}
+        if self.correct is not None:
+            values |= {"accuracy": self.accuracy, "error": self.error, "ece": self.ece}
+        values |= {"metrics": self.metrics} if self.sums else {}
         return values if self.confusion is None else values | mask_facts(self.confusion)
 
     def __str__(self) -> str:
-        counts = f"{self.correct:,} of {self.count:,}"
-        return f"{100 * self.accuracy:.2f} % ({counts}; {self.weights} weights, BatchNorm {self.bn})"
+        of = f"{self.weights} weights, BatchNorm {self.bn}"
+        metrics = "".join(f"  {name} {value:.4f}" for name, value in self.metrics.items())
+        if self.correct is None:
+            return f"loss {self.loss:.4f}{metrics} ({self.count:,} samples; {of})"
+        return f"{100 * self.accuracy:.2f} % ({self.correct:,} of {self.count:,}; {of}){metrics}"
+
+
+_OTHERWISE = ("gaps", "confusion", "top5", "sums")
+"""Fields that `Score.as_dict` gives in another form, or not at all."""
 
 
 def score_logits(logits: Tensor, labels: Tensor, *, loss: str | Loss, weights: str, bn: str) -> Score:
     """Counts, mean loss, entropy and calibration of the given logits; for masks, each pixel is a sample."""
-    masked = labels.dim() > 1
+    masked = labels.dim() == 3
     logits, labels = per_sample(logits, labels)
     correct = int((logits.argmax(dim=1) == labels).sum())
     mean_loss = float(resolve(LOSSES, loss, kind="loss")(logits, labels))
@@ -84,6 +113,30 @@ def score_logits(logits: Tensor, labels: Tensor, *, loss: str | Loss, weights: s
         counts = confusion_matrix(labels.cpu(), logits.argmax(dim=1).cpu(), classes=logits.shape[1])
         confusion = tuple(map(tuple, counts.tolist()))
     return Score(weights, bn, correct, len(labels), mean_loss, entropy, gaps, confusion)
+
+
+def score_outputs(
+    outputs: Any,
+    targets: Any,
+    *,
+    count: int,
+    loss: str | Loss,
+    metrics: Mapping[str, Metric],
+    weights: str,
+    bn: str,
+) -> Score:
+    """The score of outputs of any task: tensors, or tuples or dicts of tensors that the loss and the metrics take.
+
+    Args:
+        count: number of samples.
+    """
+    function = resolve(LOSSES, loss, kind="loss")
+    if is_classification(task_of(loss), outputs, targets):
+        score = score_logits(outputs, targets, loss=function, weights=weights, bn=bn)
+    else:
+        score = Score(weights, bn, None, count, float(function(outputs, targets)))
+    sums = {name: tuple(metric.sums(outputs, targets).tolist()) for name, metric in metrics.items()}
+    return replace(score, sums=sums) if sums else score
 
 
 def whole_score(parts: Sequence[Score | None]) -> Score:
@@ -96,14 +149,18 @@ def whole_score(parts: Sequence[Score | None]) -> Score:
     count = _some(sum(part.count for part in counted))
     if len(counted) == 1:
         return counted[0]
-    loss, entropy = (sum(getattr(part, name) * part.count for part in counted) / count for name in ("loss", "entropy"))
+    loss = sum(part.loss * part.count for part in counted) / count
+    if counted[0].correct is None:
+        return Score(counted[0].weights, counted[0].bn, None, count, loss, sums=added([part.sums for part in counted]))
+    entropy = sum((part.entropy or 0.0) * part.count for part in counted) / count
     gaps = tuple(map(sum, zip(*(part.gaps for part in counted), strict=True)))
     confusion = None
     if counted[0].confusion is not None:
         confusion = tuple(map(tuple, np.sum(np.array([part.confusion for part in counted]), axis=0).tolist()))
-    correct = sum(part.correct for part in counted)
+    correct = sum(part.correct or 0 for part in counted)
     top5 = None if counted[0].top5 is None else sum(part.top5 or 0 for part in counted)
-    return Score(counted[0].weights, counted[0].bn, correct, count, loss, entropy, gaps, confusion, top5)
+    sums = added([part.sums for part in counted])
+    return Score(counted[0].weights, counted[0].bn, correct, count, loss, entropy, gaps, confusion, top5, sums)
 
 
 def _some(count: int) -> int:

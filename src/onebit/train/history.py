@@ -24,8 +24,10 @@ MOST_RESULT = 16_000_000
 """Bytes of a result.json, continual.json or seeds.json."""
 MOST_METRICS = 256_000_000
 """Bytes of a metrics.jsonl."""
-FRACTIONS = ("_error", "_error5", "_iou", "best")
+FRACTIONS = ("_error", "_error5", "_iou")
 """How the names of fields end that are between 0 and 1."""
+PRINTED_EPOCHS = 10
+"""Most epochs that a printed `History` shows whole."""
 _KINDS = {"int": (int,), "float": (int, float), "float | None": (int, float, type(None)), "str": (str,)}
 
 
@@ -77,7 +79,11 @@ class EpochLog:
     saturation: share of latents at their bound.
     layers: the health of each layer, see `onebit.evaluation.health.LayerHealth`.
     train_error5, validation_error5: share whose class is not among the five largest logits; None if not counted.
-    best: lowest validation error so far, for segmentation the highest mean IoU; None without a validation split.
+    best: lowest validation error so far, for segmentation the highest mean IoU, where there are no classes the lowest
+        validation loss; None without a validation split.
+    train_metrics, validation_metrics: name -> value of the metrics, see `onebit.evaluation.metrics`.
+
+    Errors are None where there are no classes.
 
     Runs of earlier versions lack the fields with defaults.
     """
@@ -86,7 +92,7 @@ class EpochLog:
     epochs: int
     step: int
     train_loss: float
-    train_error: float
+    train_error: float | None
     validation_loss: float | None
     validation_error: float | None
     validation_weights: str
@@ -100,6 +106,8 @@ class EpochLog:
     train_error5: float | None = None
     validation_error5: float | None = None
     best: float | None = None
+    train_metrics: dict[str, float] = field(default_factory=dict)
+    validation_metrics: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, values: Any) -> EpochLog:
@@ -114,13 +122,22 @@ class EpochLog:
         for known in dataclasses.fields(cls):
             if known.name in values:
                 row[known.name] = value = values[known.name]
-                _check_layers(value) if known.name == "layers" else _check_field(known.name, str(known.type), value)
+                check = _CHECKS.get(known.name)
+                check(value) if check is not None else _check_field(known.name, str(known.type), value)
             elif known.default is known.default_factory is dataclasses.MISSING:
                 raise ValueError(f"{known.name} is missing")
+        if row.get("validation_error") is not None:
+            _check_fraction("best", row.get("best"))
         return cls(**row)
 
     def __str__(self) -> str:
-        text = f"epoch {self.epoch}/{self.epochs}  loss {self.train_loss:.4f}  error {100 * self.train_error:.2f} %"
+        text = f"epoch {self.epoch}/{self.epochs}  loss {self.train_loss:.4f}"
+        if self.train_error is not None:
+            text += f"  error {100 * self.train_error:.2f} %"
+        if self.train_error is None and self.validation_loss is not None:
+            text += f"  validation loss {self.validation_loss:.4f} ({self.validation_weights} weights)"
+        for name, value in (self.validation_metrics or self.train_metrics).items():
+            text += f"  {name} {value:.4f}"
         if self.validation_error is not None:
             text += f"  validation {100 * self.validation_error:.2f} % ({self.validation_weights} weights)"
         if self.validation_mean_iou is not None:
@@ -142,25 +159,61 @@ def _iou(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:.3g}"
+
+
+def _of_best(row: EpochLog) -> Callable[[float | None], str]:
+    """How the value is written that selects the best epoch."""
+    if row.validation_mean_iou is not None:
+        return _iou
+    return _percent if row.validation_error is not None else _number
+
+
 CELLS: dict[str, Callable[[EpochLog], str]] = {
     "loss": lambda row: f"{row.train_loss:.4f}" if row.train_loss < 1000 else f"{row.train_loss:.3g}",
     "train error": lambda row: _percent(row.train_error),
     "validation error": lambda row: _percent(row.validation_error),
+    "validation loss": lambda row: _number(row.validation_loss),
     "mean IoU": lambda row: _iou(row.validation_mean_iou),
-    "best": lambda row: (_percent if row.validation_mean_iou is None else _iou)(row.best),
+    "best": lambda row: _of_best(row)(row.best),
     "flips": lambda row: _percent(row.flip_ratio),
     "saturated": lambda row: f"{100 * row.saturation:.1f} %",
     "seconds": lambda row: f"{row.seconds:.1f}",
 }
-"""Heading of a column -> its cell."""
+"""Heading of a column -> its cell; the columns of metrics have their names."""
+
+
+def _cell(name: str, row: EpochLog) -> str:
+    if name in CELLS:
+        return CELLS[name](row)
+    metrics = row.validation_metrics if row.validation_loss is not None else row.train_metrics
+    return _number(metrics.get(name))
+
+
+MOST_METRIC_COLUMNS = 2
+"""Columns of metrics in a table of 80 columns."""
 
 
 def _columns(rows: Sequence[EpochLog], *names: str) -> list[str]:
-    """The columns that have something to show."""
-    validated = any(row.validation_error is not None for row in rows)
+    """The columns that have something to show; metrics come before "best", or else at the end."""
+    classes = any(row.train_error is not None for row in rows)
+    validated = any((row.validation_error if classes else row.validation_loss) is not None for row in rows)
     masked = any(row.validation_mean_iou is not None for row in rows)
-    shown = {"validation error": validated, "best": validated, "mean IoU": masked, "saturated": not masked}
-    return [name for name in names if shown.get(name, True)]
+    shown = {
+        "train error": classes,
+        "validation error": validated and classes,
+        "validation loss": validated and not classes,
+        "best": validated,
+        "mean IoU": masked,
+        "saturated": not masked,
+    }
+    known = [name for name in names if shown.get(name, True)]
+    metrics = list(dict.fromkeys(name for row in rows for name in (row.validation_metrics or row.train_metrics)))
+    place = next((known.index(name) for name in ("best", "flips") if name in known), len(known))
+    return [*known[:place], *[name for name in metrics if name not in CELLS][:MOST_METRIC_COLUMNS], *known[place:]]
 
 
 def _table_line(first: str, cells: Mapping[str, str], *, width: int) -> str:
@@ -180,8 +233,8 @@ class EpochLines:
             self._rows = []
         self._rows.append(row)
         mean = sum(seen.seconds for seen in self._rows) / len(self._rows)
-        names = _columns([row], "loss", "train error", "validation error", "mean IoU", "best")
-        cells = {name: CELLS[name](row) for name in names} | {"left": time_left(mean * (row.epochs - row.epoch))}
+        names = _columns([row], "loss", "train error", "validation error", "validation loss", "mean IoU", "best")
+        cells = {name: _cell(name, row) for name in names} | {"left": time_left(mean * (row.epochs - row.epoch))}
         line = _table_line(f"{row.epoch}/{row.epochs}", cells, width=9)
         return [line] if len(self._rows) > 1 else [_table_line("epoch", {name: name for name in cells}, width=9), line]
 
@@ -201,11 +254,15 @@ class History:
 
     @property
     def best(self) -> EpochLog:
-        """The first epoch with the highest mean IoU or the lowest validation error; the last one without validation."""
+        """The first epoch with the highest mean IoU, the lowest validation error, or the lowest validation loss where
+        there are no classes; the last one without validation.
+        """
         if masked := [row for row in self.rows if row.validation_mean_iou is not None]:
             return max(masked, key=lambda row: row.validation_mean_iou or 0.0)
-        validated = [row for row in self.rows if row.validation_error is not None]
-        return min(validated, key=lambda row: row.validation_error or 0.0, default=self.rows[-1])
+        if validated := [row for row in self.rows if row.validation_error is not None]:
+            return min(validated, key=lambda row: row.validation_error or 0.0)
+        scored = [row for row in self.rows if row.train_error is None and row.validation_loss is not None]
+        return min(scored, key=lambda row: row.validation_loss or 0.0, default=self.rows[-1])
 
     @property
     def seconds(self) -> float:
@@ -215,21 +272,39 @@ class History:
         return f"{type(self).__name__}({self._outline()})"
 
     def __str__(self) -> str:
-        """A table within 80 columns, a line per epoch; the last line names the best one."""
+        """A table within 80 columns: the first, the best and the last epochs, at most `PRINTED_EPOCHS`.
+
+        "…" stands for the epochs between them; the last line names the best one.
+        """
         if not self.rows:
             return "no epochs"
-        names = _columns(
-            self.rows, "loss", "train error", "validation error", "mean IoU", "flips", "saturated", "seconds"
-        )
-        lines = [_table_line(str(row.epoch), {name: CELLS[name](row) for name in names}, width=5) for row in self.rows]
+        headings = ("loss", "train error", "validation error", "validation loss", "mean IoU", "flips", "saturated")
+        names = _columns(self.rows, *headings, "seconds")
+        lines, before = [], 0
+        for row in self._printed():
+            if row.epoch != before + 1:
+                lines.append(f"{'…':>5}")
+            lines.append(_table_line(str(row.epoch), {name: _cell(name, row) for name in names}, width=5))
+            before = row.epoch
         return "\n".join([_table_line("epoch", {name: name for name in names}, width=5), *lines, self._outline()])
+
+    def _printed(self) -> list[EpochLog]:
+        """The rows that a table shows."""
+        if len(self.rows) <= PRINTED_EPOCHS:
+            return self.rows
+        shown = [*self.rows[:3], self.best, *self.rows[-3:]]
+        return sorted({row.epoch: row for row in shown}.values(), key=lambda row: row.epoch)
 
     def _outline(self) -> str:
         if not self.rows:
             return "no epochs"
         best, count = self.best, f"{len(self.rows)} epoch{'s' if len(self.rows) > 1 else ''}, {self.seconds:.1f} s"
+        if best.validation_error is None and (best.train_error is not None or best.validation_loss is None):
+            last = "loss" if best.train_error is None else "train error"
+            return f"{count}; last {last} {CELLS[last](best)}"
         if best.validation_error is None:
-            return f"{count}; last train error {_percent(best.train_error)}"
+            loss = _number(best.validation_loss)
+            return f"{count}; best: epoch {best.epoch}, validation loss {loss} ({best.validation_weights} weights)"
         name = "validation error" if best.validation_mean_iou is None else "mean IoU"
         return f"{count}; best: epoch {best.epoch}, {name} {CELLS[name](best)} ({best.validation_weights} weights)"
 
@@ -242,9 +317,10 @@ class History:
     def add(self, row: EpochLog) -> EpochLog:
         """Append an epoch, and fill in its `best`."""
         self.rows.append(row)
-        if row.validation_error is not None:
+        if row.validation_loss is not None:
             best = self.best
-            value = best.validation_error if best.validation_mean_iou is None else best.validation_mean_iou
+            value = best.validation_loss if best.validation_error is None else best.validation_error
+            value = value if best.validation_mean_iou is None else best.validation_mean_iou
             self.rows[-1] = replace(row, best=value)
         return self.rows[-1]
 
@@ -274,12 +350,23 @@ def _check_field(name: str, kind: str, value: Any) -> None:
     """Raises ValueError: a value of another type than the field, or out of range."""
     if type(value) not in _KINDS[kind]:
         raise ValueError(f"{name} must be {kind}, got {reprlib.repr(value)}")
-    if name.endswith(FRACTIONS) and value is not None and not 0 <= value <= 1:
-        raise ValueError(f"{name} must be a fraction 0–1, got {value}")
+    if name.endswith(FRACTIONS):
+        _check_fraction(name, value)
     if name in ("seconds", "epoch") and not 0 <= value < 1e12:
         raise ValueError(f"{name} must be 0 or more, got {value}")
     if isinstance(value, int) and abs(value) >= 2**63:
         raise ValueError(f"{name} is too large")
+
+
+def _check_fraction(name: str, value: Any) -> None:
+    if value is not None and not 0 <= value <= 1:
+        raise ValueError(f"{name} must be a fraction 0–1, got {value}")
+
+
+def _check_metrics(metrics: Any) -> None:
+    """Raises ValueError: not numbers by name."""
+    if not isinstance(metrics, dict) or any(type(value) not in (int, float) for value in metrics.values()):
+        raise ValueError(f"metrics must be an object of numbers, got {reprlib.repr(metrics)}")
 
 
 def _check_layers(layers: Any) -> None:
@@ -290,3 +377,6 @@ def _check_layers(layers: Any) -> None:
         if type(share) not in (int, float) or not 0 <= share <= 1:
             got = reprlib.repr(share)
             raise ValueError(f"{measure} of layer {reprlib.repr(layer)} must be a fraction 0–1, got {got}")
+
+
+_CHECKS = {"layers": _check_layers, "train_metrics": _check_metrics, "validation_metrics": _check_metrics}

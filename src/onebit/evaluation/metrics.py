@@ -1,0 +1,192 @@
+"""Metrics of an evaluation: sums over samples, which are added over batches and processes and then divided."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from onebit.common.arguments import described
+from onebit.common.tables import resolve
+from onebit.errors import UsageError, WrongTypeError
+from onebit.evaluation.losses import LOSSES, paired, per_sample
+
+Sums = tuple[float, ...]
+"""What a metric adds up."""
+
+
+class Metric(NamedTuple):
+    """A metric.
+
+    Args:
+        task: the targets that it takes, see `onebit.evaluation.loss_table.TASKS`.
+        sums: (outputs, targets) -> (S,) float64 sums over the samples; value: of the sums over all samples.
+    """
+
+    task: str
+    sums: Callable[[Any, Any], Tensor]
+    value: Callable[[Sums], float]
+
+
+def _ratio(sums: Sums) -> float:
+    return sums[0] / sums[1] if sums[1] else float("nan")
+
+
+def _right(outputs: Tensor, targets: Tensor) -> Tensor:
+    logits, labels = per_sample(outputs, targets)
+    return _both((logits.argmax(dim=1) == labels).sum(), len(labels))
+
+
+def _mean_of(term: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """The sums of the mean of `term` of the errors."""
+
+    def sums(outputs: Tensor, targets: Tensor) -> Tensor:
+        outputs, targets = paired(outputs, targets, "regression")
+        return _both(term(outputs.double() - targets.double()).sum(), outputs.numel())
+
+    return sums
+
+
+def _r2_sums(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Σ(y − t)², Σt², Σt for each column, and the number of samples."""
+    outputs, targets = (value.double().reshape(len(value), -1) for value in paired(outputs, targets, "regression"))
+    columns = [(outputs - targets).square().sum(0), targets.square().sum(0), targets.sum(0)]
+    return torch.cat([*columns, targets.new_tensor([len(targets)])])
+
+
+def _r2(sums: Sums) -> float:
+    """1 − Σ(y − t)² / Σ(t − mean t)², mean over columns; a constant column is 1 if it is met exactly and else 0."""
+    *columns, count = sums
+    width, total = len(columns) // 3, 0.0
+    for error, square, value in zip(*(columns[i * width : (i + 1) * width] for i in range(3)), strict=True):
+        spread = square - value * value / count
+        constant = spread <= 1e-15 * square  # what rounding leaves of zero
+        total += (0.0 if error > 0 else 1.0) if constant else 1 - error / spread
+    return total / width
+
+
+def _labels(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Predicted and true labels (N, K): a label is predicted where its probability is above one half."""
+    outputs, targets = (value.reshape(len(value), -1) for value in paired(outputs, targets, "multi-label"))
+    return outputs > 0, targets > 0.5
+
+
+def _f1_sums(outputs: Tensor, targets: Tensor) -> Tensor:
+    """2·true positives, and predicted plus true labels."""
+    found, true = _labels(outputs, targets)
+    return _both(2 * (found & true).sum(), found.sum() + true.sum())
+
+
+def _exact_sums(outputs: Tensor, targets: Tensor) -> Tensor:
+    found, true = _labels(outputs, targets)
+    return _both((found == true).all(dim=1).sum(), len(true))
+
+
+def _label_sums(outputs: Tensor, targets: Tensor) -> Tensor:
+    found, true = _labels(outputs, targets)
+    return _both((found == true).sum(), true.numel())
+
+
+def _both(total: Tensor, count: Any) -> Tensor:
+    return torch.stack([total.double(), torch.as_tensor(count, dtype=torch.float64, device=total.device)])
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric("classification", _right, _ratio),
+    "exact_match": Metric("multi-label", _exact_sums, _ratio),
+    "f1": Metric("multi-label", _f1_sums, _ratio),
+    "label_accuracy": Metric("multi-label", _label_sums, _ratio),
+    "mae": Metric("regression", _mean_of(torch.abs), _ratio),
+    "mse": Metric("regression", _mean_of(torch.square), _ratio),
+    "r2": Metric("regression", _r2_sums, _r2),
+}
+"""Name -> metric. f1 is micro-averaged over labels; exact_match (scikit-learn's accuracy of several labels) counts the
+samples with all labels right, label_accuracy the labels; r2 is scikit-learn's r2_score."""
+DEFAULT_METRICS = {"regression": ("r2", "mae"), "multi-label": ("f1", "exact_match")}
+"""Task -> the metrics of an evaluation that names none; a classification counts correct predictions anyway."""
+
+
+def task_of(loss: Any) -> str | None:
+    """The task of a loss by its name, or of its function in the table; None for a function of the user."""
+    if isinstance(loss, str):
+        resolve(LOSSES, loss, kind="loss")
+        return LOSSES.entry(loss).task
+    whole = getattr(loss, "func", loss)  # of a functools.partial
+    return next((LOSSES.entry(name).task for name in LOSSES if LOSSES[name] is whole), None)
+
+
+def is_classification(task: str | None, outputs: Any, targets: Any) -> bool:
+    """Whether correct predictions can be counted; with a loss of the user, by integer targets of a tensor of logits."""
+    if task is not None:
+        return task == "classification"
+    if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
+        return False
+    integers = not targets.is_floating_point() and targets.dtype is not torch.bool
+    return integers and outputs.dim() == targets.dim() + 1 and targets.dim() in (1, 2, 3)
+
+
+def chosen_metrics(metric: Any, task: str | None) -> dict[str, Metric]:
+    """The metrics of an evaluation by name.
+
+    Args:
+        metric: a name in METRICS, a function (outputs, targets) -> float, the mean over the samples that it gets, or
+            several of these; None for those of the task.
+
+    Raises:
+        UnknownNameError: no such metric. UsageError: one of another task. WrongTypeError: not a metric.
+    """
+    if metric is None:
+        return {name: METRICS[name] for name in DEFAULT_METRICS.get(task or "", ())}
+    chosen: dict[str, Metric] = {}
+    for one in metric if isinstance(metric, (tuple, list)) else [metric]:
+        if isinstance(one, str):
+            found = resolve(METRICS, one, kind="metric")
+            if task is not None and found.task != task:
+                fit = ", ".join(name for name, known in METRICS.items() if known.task == task)
+                raise UsageError(f"metric {one!r} is for {found.task}, the loss is for {task}: use {fit}")
+            chosen[one] = found
+        elif callable(one) and not isinstance(one, type):
+            chosen[own_name(one)] = Metric("", _sums_of(one), _ratio)
+        else:
+            raise WrongTypeError(
+                f"metric: got {described(one)}, expected a function (outputs, targets), or one of {', '.join(METRICS)}"
+            )
+    return chosen
+
+
+def own_name(function: Any) -> str:
+    """The name of a metric of the user, which is none of METRICS."""
+    name = getattr(function, "__name__", type(function).__name__)
+    return f"own {name}" if name in METRICS else name
+
+
+def _sums_of(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Tensor]:
+    def sums(outputs: Any, targets: Any) -> Tensor:
+        value = function(outputs, targets)
+        try:
+            mean = float(value)
+        except (TypeError, ValueError, RuntimeError):
+            got = f"metric {own_name(function)}: returned {described(value)}"
+            raise WrongTypeError(f"{got}, expected a number: the mean over the samples") from None
+        count = _count(targets if targets is not None else outputs)
+        return torch.tensor([mean * count, count], dtype=torch.float64)
+
+    return sums
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, Tensor):
+        return len(value)
+    return _count(next(iter(value.values() if isinstance(value, Mapping) else value)))
+
+
+def values_of(metrics: Mapping[str, Sums]) -> dict[str, float]:
+    """The value of each metric, from its sums over all samples."""
+    return {name: (METRICS[name].value if name in METRICS else _ratio)(sums) for name, sums in metrics.items()}
+
+
+def added(parts: Sequence[Mapping[str, Sums]]) -> dict[str, Sums]:
+    """The sums of several parts together."""
+    return {name: tuple(map(sum, zip(*(part[name] for part in parts), strict=True))) for name in parts[0]}

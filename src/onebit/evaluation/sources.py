@@ -1,0 +1,370 @@
+"""Data of any form as batches of (inputs, targets): a loader, a torch data set, arrays, a split, or a `Dataset`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from onebit.common.arguments import check_number, described
+from onebit.data import Dataset, Split, StreamedImages
+from onebit.errors import DataError, UsageError, WrongTypeError
+from onebit.evaluation.batches import array_batches, batch_indices, fitting_batch
+from onebit.evaluation.loaders import held_tensors, is_iterable, loader_length, sample_count, sequential, unpromised
+
+FORMS = "a DataLoader, a torch Dataset, a pair (inputs, targets) of arrays or tensors, a Split or a onebit.Dataset"
+LOADER_BATCH = 100
+"""Samples of a batch of a torch data set that comes without a loader."""
+DIGEST_SAMPLES = 8
+"""Samples of a data set that identify it, where it computes them."""
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySamples:
+    """Inputs and targets in memory, or streamed images.
+
+    Args:
+        inputs: array, tensor or `StreamedImages`, (N, …); float64 arrays are handed out as float32.
+        targets: array or tensor (N, …), or None; integers but masks are handed out as int64, float64 as float32.
+        name: of the data, for messages.
+    """
+
+    inputs: Any
+    targets: Any = None
+    name: str = "data"
+
+    repeatable = True
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    @property
+    def count(self) -> int:
+        return len(self.inputs)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample."""
+        return tuple(self.inputs.shape[1:])
+
+    def __getitem__(self, index: Any) -> ArraySamples:
+        inputs = self.inputs
+        chosen = inputs.subset(index) if isinstance(inputs, StreamedImages) else inputs[index]
+        return replace(self, inputs=chosen, targets=None if self.targets is None else self.targets[index])
+
+    def spread(self, count: int) -> ArraySamples:
+        """`count` evenly spaced samples, the first and the last among them; all if there are no more."""
+        if count >= len(self):
+            return self
+        return self[np.linspace(0, len(self) - 1, count).astype(np.int64)]
+
+    def batches(self, batch_size: int | None = None, *, indices: Any = None) -> Iterator[tuple[Any, Any]]:
+        """(inputs, targets) as tensors, in order, or those at each of `indices`; targets may be None."""
+        if indices is None:
+            indices = batch_indices(len(self), fitting_batch(self.shape) if batch_size is None else batch_size)
+        arrays = [self.inputs, *(() if self.targets is None else (self.targets,))]
+        for inputs, *targets in array_batches(arrays, indices):
+            yield _single(inputs, self.inputs), _as_targets(targets[0], self.targets) if targets else None
+
+    def mixed(self, count: int, batch_size: int | None = None) -> Iterator[Any]:
+        """Inputs of `count` samples, evenly spread; each batch is drawn from all of them with a fixed seed."""
+        chosen = replace(self.spread(count), targets=None)
+        size = fitting_batch(self.shape) if batch_size is None else batch_size
+        for inputs, _ in chosen.batches(indices=batch_indices(len(chosen), size, mixed=True)):
+            yield inputs
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of bytes, shape and dtype of inputs and targets; streamed images by their number and targets."""
+        parts = [part for part in (self.inputs, self.targets) if part is not None]
+        return "arrays " + _digest(parts)
+
+    unchecked = ""
+    """What the digest does not cover, in words."""
+
+
+@dataclass(frozen=True, eq=False)
+class LoaderSamples:
+    """The samples of a torch DataLoader, with its own collate function and batch size.
+
+    Args:
+        loader: gives (inputs, targets), each a tensor, or a tuple or dict of tensors.
+    """
+
+    loader: DataLoader[Any]
+    name: str = "the loader"
+
+    @cached_property
+    def ordered(self) -> DataLoader[Any]:
+        """The loader that gives the samples in the order of the data set, where its sampler allows that."""
+        return sequential(self.loader)
+
+    @property
+    def count(self) -> int | None:
+        """Samples of a pass in order; None if the loader does not know."""
+        return sample_count(self.ordered)
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether each pass gives the samples in the same order."""
+        return self.ordered is not self.loader or unpromised(self.loader) is None
+
+    def batches(self, batch_size: int | None = None) -> Iterator[tuple[Any, Any]]:
+        """(inputs, targets) in order, as the collate function makes them; targets are None if there are none."""
+        del batch_size  # the loader has its own
+        expected, given = loader_length(self.ordered), 0
+        for batch in self.ordered:
+            inputs, targets = parts_of(batch)
+            given += 1
+            yield inputs, targets
+        if expected is not None and given != expected:
+            raise length_error(self.name, expected, given)
+
+    def mixed(self, count: int, batch_size: int | None = None) -> Iterator[Any]:
+        """Inputs of the first batches with about `count` samples, in the loader's own order."""
+        done = 0
+        for batch in self.loader:
+            inputs, _ = parts_of(batch)
+            yield inputs
+            if (done := done + size_of(inputs)) >= count:
+                return
+
+    @cached_property
+    def digest(self) -> str:
+        """What identifies the data: all bytes where they are in memory, else the length and a few samples."""
+        tensors = held_tensors(self.loader)
+        if tensors is not None:
+            return "arrays " + _digest(tensors)
+        seen = _few_samples(self.loader)
+        return f"loader of {self.count} samples" + ("" if seen is None else f", the first are {seen}")
+
+    @cached_property
+    def unchecked(self) -> str:
+        """What the digest does not cover, in words; "" if it covers all."""
+        if held_tensors(self.loader) is not None:
+            return ""
+        if is_iterable(self.loader.dataset):
+            return "the samples of an iterable data set are not compared on resume"
+        return "on resume only the number of samples and the first ones are compared"
+
+
+Samples = ArraySamples | LoaderSamples
+
+
+# ------------------------------------------------------------------------------------------------------------ any form
+def as_samples(data: Any, *, name: str = "data", batch_size: int | None = None) -> Samples:
+    """Data of any form as samples; those of a `Dataset` are its test split.
+
+    Args:
+        data: one of FORMS; or inputs alone, an array or a tensor, which then have no targets.
+        name: of the argument, for messages.
+        batch_size: of a torch data set that comes without a loader; a loader has its own.
+
+    Raises:
+        WrongTypeError: anything else. DataError: arrays of different lengths, or without numbers. UsageError: no
+            samples, or a batch size for a loader.
+    """
+    if isinstance(data, (ArraySamples, LoaderSamples)):
+        return data
+    if batch_size is not None:
+        check_number("batch_size", batch_size, whole=True, least=1)
+    if isinstance(data, Dataset):
+        return as_samples(data.test, name=f"the test split of {data.name}")
+    if isinstance(data, Split):
+        return ArraySamples(data.images, data.labels, name)
+    if isinstance(data, DataLoader):
+        if batch_size is not None and data.batch_size != batch_size:
+            raise UsageError(
+                f"{name}: batch_size={batch_size} and a DataLoader with batches of {data.batch_size}: leave batch_size "
+                "out, a loader has its own"
+            )
+        if loader_length(data) == 0:
+            raise UsageError(f"{name}: the loader is empty, it gives no batches{_why_empty(data)}")
+        return LoaderSamples(data, name)
+    if isinstance(data, TorchDataset):
+        if is_iterable(data):
+            raise WrongTypeError(
+                f"{name}: got {type(data).__name__}, an iterable data set, expected it in a loader: "
+                "torch.utils.data.DataLoader(dataset, batch_size=...)"
+            )
+        if not len(data):  # type: ignore[arg-type]
+            raise UsageError(f"{name}: the data set {type(data).__name__} is empty")
+        return LoaderSamples(DataLoader(data, batch_size=batch_size or LOADER_BATCH), name)
+    return _arrays(data, name)
+
+
+def in_order(data: Any, *, batch_size: int | None = None) -> Iterator[tuple[Any, Any]]:
+    """(inputs, targets) of data of any form, batch by batch, in the order of the data, not shuffled.
+
+    A shuffling loader is read in the order of its data set, its last batch included; a sampler of your own keeps its
+    order. Targets are None if there are none: inputs alone, or a loader that gives only inputs.
+
+    Args:
+        data: see `as_samples`.
+        batch_size: of arrays and splits, by default `fitting_batch`; a loader has its own.
+
+    Returns:
+        Tensors on the CPU, or what the collate function of a loader makes: tuples or dicts of tensors.
+
+    Raises:
+        As `as_samples`; DataError: a batch that is not a pair, or a loader that gives another number of batches than
+            its length.
+
+    Example:
+        >>> [(x.shape, y.shape) for x, y in in_order((np.zeros((3, 20)), np.arange(3)), batch_size=2)]
+        [(torch.Size([3, 20]), torch.Size([3]))]
+    """
+    samples = as_samples(data, batch_size=None if isinstance(data, DataLoader) else batch_size)
+    return samples.batches(batch_size)
+
+
+def _arrays(data: Any, name: str) -> ArraySamples:
+    """A pair of arrays, or inputs alone."""
+    if isinstance(data, (tuple, list)):
+        if len(data) != 2:
+            raise WrongTypeError(f"{name}: got a {type(data).__name__} of {len(data)}, expected {FORMS}")
+        inputs, targets = _array(data[0], f"{name}: inputs"), data[1]
+        targets = None if targets is None else _array(targets, f"{name}: targets")
+    elif isinstance(data, (Tensor, StreamedImages)) or hasattr(data, "__array__"):
+        inputs, targets = _array(data, f"{name}: inputs"), None
+    else:
+        raise WrongTypeError(f"{name}: got {described(data)}, expected {FORMS}")
+    if not inputs.ndim or (targets is not None and not targets.ndim):
+        raise DataError(f"{name}: got a single number, expected (N, …)")
+    if targets is not None and len(inputs) != len(targets):
+        raise DataError(f"{name}: got {len(inputs):,} inputs and {len(targets):,} targets, expected as many")
+    if not len(inputs):
+        raise UsageError(f"{name}: there are no samples, got inputs {tuple(inputs.shape)}")
+    return ArraySamples(inputs, targets, name)
+
+
+def _array(value: Any, name: str) -> Any:
+    """A tensor or a numpy array of numbers."""
+    if isinstance(value, (Tensor, StreamedImages)):
+        return value.detach() if isinstance(value, Tensor) else value
+    if not hasattr(value, "__array__"):
+        raise WrongTypeError(f"{name}: got {described(value)}, expected an array or a tensor: numpy.asarray(...)")
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{name}: got {array.dtype} {array.shape}, expected numbers: encode them as integers")
+    return array
+
+
+# ------------------------------------------------------------------------------------------------------------- batches
+def parts_of(batch: Any) -> tuple[Any, Any]:
+    """The inputs and targets of a batch of a loader; inputs alone have None."""
+    if isinstance(batch, Tensor):
+        return batch, None
+    if isinstance(batch, (tuple, list)) and len(batch) in (1, 2):
+        return (batch[0], None) if len(batch) == 1 else (batch[0], batch[1])
+    got = f"a {type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else described(batch)
+    raise DataError(f"the loader gives {got}, expected a pair (inputs, targets): let its collate_fn return one")
+
+
+def size_of(value: Any) -> int:
+    """Number of samples of a tensor, or of the first one in a tuple or dict."""
+    return len(next(leaves(value)))
+
+
+def leaves(value: Any) -> Iterator[Tensor]:
+    """The tensors in a tensor, or in nested tuples and dicts of tensors.
+
+    Raises:
+        DataError: something else.
+    """
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list, Mapping)) and len(value):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from leaves(item)
+    else:
+        raise DataError(f"got {described(value)} in a batch, expected tensors, or tuples or dicts of tensors")
+
+
+def mapped(change: Any, value: Any) -> Any:
+    """`change` of every tensor of a nested value, in the same structure; None stays."""
+    if value is None or isinstance(value, Tensor):
+        return None if value is None else change(value)
+    if isinstance(value, Mapping):
+        return {key: mapped(change, item) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(mapped(change, item) for item in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(mapped(change, item) for item in value)
+    raise DataError(f"got {described(value)} in a batch, expected tensors, or tuples or dicts of tensors")
+
+
+def joined(parts: list[Any]) -> Any:
+    """The batches of `parts`, tensors or alike tuples or dicts of tensors, one after the other."""
+    first = parts[0]
+    if isinstance(first, Tensor):
+        return torch.cat(parts)
+    if isinstance(first, Mapping):
+        return {key: joined([part[key] for part in parts]) for key in first}
+    columns = [joined(list(column)) for column in zip(*parts, strict=True)]
+    return type(first)(*columns) if hasattr(first, "_fields") else type(first)(columns)
+
+
+def length_error(name: str, expected: int, given: int) -> DataError:
+    """The error for a loader whose length is not the number of its batches."""
+    return DataError(f"{name}: its length is {expected:,} batches, it gave {given:,}: every epoch needs as many")
+
+
+def _single(tensor: Tensor, source: Any) -> Tensor:
+    """float32 of what numpy made float64, its default, as nets have float32 weights; a tensor stays what it is."""
+    is_default = not isinstance(source, Tensor) and tensor.dtype in (torch.float64, torch.float16)
+    return tensor.float() if is_default else tensor
+
+
+def _as_targets(tensor: Tensor, source: Any) -> Tensor:
+    if tensor.dim() < 3 and not tensor.is_floating_point() and tensor.dtype is not torch.bool:
+        return tensor.long()
+    return _single(tensor, source)
+
+
+# ------------------------------------------------------------------------------------------------------------ identity
+def _digest(parts: Any) -> str:
+    """sha256 of arrays and tensors: bytes, shape and dtype."""
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(f"{str(part.dtype).removeprefix('torch.')} {tuple(part.shape)}".encode())
+        if not isinstance(part, StreamedImages):
+            array = part.cpu().contiguous().view(-1).view(torch.uint8).numpy() if isinstance(part, Tensor) else part
+            total.update(np.ascontiguousarray(array).data)
+    return total.hexdigest()
+
+
+def _few_samples(loader: DataLoader[Any]) -> str | None:
+    """A digest of the first samples of a data set; None if they differ from one look to the next, or cannot be seen."""
+    dataset: Any = loader.dataset
+    if is_iterable(dataset) or not hasattr(dataset, "__len__"):
+        return None
+    seen = [_look(dataset, min(len(dataset), DIGEST_SAMPLES)) for _ in range(2)]
+    return seen[0] if seen[0] == seen[1] else None
+
+
+def _look(dataset: Any, count: int) -> str | None:
+    """A digest of the first samples with torch's generator seeded, as transforms draw from it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        samples = [dataset[index] for index in range(count)]
+    total = hashlib.sha256()
+    for sample in samples:
+        for value in sample if isinstance(sample, (tuple, list)) else [sample]:
+            if not isinstance(value, (Tensor, np.ndarray, np.generic, int, float)):
+                return None
+            total.update(_digest([torch.as_tensor(value)]).encode())
+    return total.hexdigest()[:16]
+
+
+def _why_empty(loader: DataLoader[Any]) -> str:
+    size = sample_count(loader) if not loader.drop_last else None
+    return " (drop_last drops its only batch)" if size is None and len(loader.dataset) else ""  # type: ignore[arg-type]
