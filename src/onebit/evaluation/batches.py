@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from onebit.common.arguments import need
 from onebit.common.progress import progress, shows_progress
 from onebit.data import Images, Split, StreamedImages, fitted, read_batches
 from onebit.evaluation.model_inputs import kept_training, model_device
+from onebit.evaluation.nested import joined, mapped, size_of
 
 OnImages = Callable[[int, int], None]
 """Called with (images done, images in all)."""
@@ -108,16 +109,32 @@ def predict_logits(
         batch_size: `fitting_batch` by default.
         on_images: called with (images done, images).
     """
-    parts: list[Tensor] = []
+    batches = ((batch, None) for batch in image_batches(model, images, batch_size))
+    return outputs_of(model, batches, count=len(images), on_images=on_images)[0]
+
+
+@torch.no_grad()
+def outputs_of(
+    model: nn.Module, batches: Iterable[tuple[Any, Any]], *, count: int | None, on_images: OnImages | None = None
+) -> tuple[Any, Any]:
+    """Outputs in float32 of a model in eval mode, and the targets of the same samples; None without targets.
+
+    Args:
+        batches: (inputs, targets); count: number of samples, None if it is unknown.
+        on_images: called with (samples done, count).
+    """
+    device, parts, known = model_device(model), [], []
     done = 0
     with kept_training(model):
         model.eval()
-        for batch in image_batches(model, images, batch_size):
-            parts.append(model(batch).float())
-            done += len(batch)
+        for inputs, targets in batches:
+            outputs = model(mapped(lambda tensor: tensor.to(device), inputs))
+            parts.append(mapped(Tensor.float, outputs))
+            known.append(mapped(lambda tensor: tensor.to(device), targets))
+            done += size_of(inputs)
             if on_images is not None:
-                on_images(done, len(images))
-    return torch.cat(parts)
+                on_images(done, done if count is None else count)
+    return joined(parts), None if known[0] is None else joined(known)
 
 
 @contextmanager

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from onebit.common.arguments import check_number, need
-from onebit.data import Images, Split, StreamedImages, check_split
-from onebit.errors import UsageError
-from onebit.evaluation.batches import OnImages, image_batches, images_done, in_tiles, predict_logits
+from onebit.data import Images, Split, StreamedImages
+from onebit.errors import DataError, UsageError
+from onebit.evaluation.batches import OnImages, image_batches, images_done, in_tiles, outputs_of
+from onebit.evaluation.batches import predict_logits as predict_logits
 from onebit.evaluation.losses import Loss
-from onebit.evaluation.model_inputs import check_own_shape, explained, kept_training, model_device
-from onebit.evaluation.scores import Score, score_logits
+from onebit.evaluation.metrics import chosen_metrics, task_of
+from onebit.evaluation.misfits import explained_samples, explained_targets, refuse_not_finite
+from onebit.evaluation.model_inputs import check_own_shape, kept_training, model_device
+from onebit.evaluation.nested import mapped, shown, size_of
+from onebit.evaluation.scores import Score, score_outputs
+from onebit.evaluation.sources import ArraySamples, LoaderSamples, Samples, as_samples
 from onebit.layers import BinaryLayer, binary_layers, check_model
 from onebit.runtime.torch_module import PackedModule
 
@@ -83,7 +90,7 @@ def _batch_norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
 @torch.no_grad()
 def reestimate_batch_norm_(
     model: nn.Module,
-    images: Images | StreamedImages | Tensor,
+    images: Images | StreamedImages | Tensor | Samples,
     *,
     batch_size: int | None = None,
     autocast: AbstractContextManager | None = None,
@@ -94,16 +101,21 @@ def reestimate_batch_norm_(
     therefore drawn from all of `images`, with a fixed seed.
 
     Args:
-        images: uint8 (N, C, H, W).
-        batch_size: `fitting_batch` by default.
+        images: uint8 (N, C, H, W), any inputs (N, …), or samples of any form, of which `BN_IMAGES` are used.
+        batch_size: `fitting_batch` by default; a loader has its own.
         autocast: precision context of the forward passes.
     """
     norms = _batch_norms(model)
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
-    if isinstance(images, np.ndarray):
+    if isinstance(images, np.ndarray) and hasattr(model, "output_shape"):
         images = in_tiles(model, Split(images, np.zeros((len(images), *images.shape[2:]), np.uint8))).images
+    device = model_device(model)
+    if isinstance(images, (ArraySamples, LoaderSamples)):
+        batches = images.mixed(BN_IMAGES, batch_size)
+    else:
+        batches = image_batches(model, images, batch_size, mixed=True)
     with kept_training(model):
         model.eval()
         try:
@@ -112,8 +124,8 @@ def reestimate_batch_norm_(
                 norm.momentum = None  # torch then takes the plain mean over batches
                 norm.train()
             with autocast or nullcontext():
-                for batch in image_batches(model, images, batch_size, mixed=True):
-                    model(batch)
+                for batch in batches:
+                    model(mapped(lambda tensor: tensor.to(device), batch))
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
@@ -182,7 +194,7 @@ def mode_logits(
     images: Images | StreamedImages | Tensor,
     *,
     weights: str = "binary",
-    train: Split | None = None,
+    train: Any = None,
     bn: str = "auto",
     seed: int = 0,
     batch_size: int | None = None,
@@ -191,11 +203,38 @@ def mode_logits(
     """Logits (N, classes) in a test mode; for an ensemble, the logarithms of its mean probabilities.
 
     Args:
-        images: uint8 (N, C, H, W).
+        images: uint8 (N, C, H, W), or any inputs (N, …).
+        train: images with labels, or data of any form, see `onebit.evaluation.sources.as_samples`.
         Remaining arguments: see `evaluate`.
 
     Raises:
         UsageError: unknown mode, a quantizer without a draw or a mean, or `reestimate` without `train`.
+    """
+    samples = ArraySamples(images)
+    return mode_outputs(
+        model, samples, weights=weights, train=train, bn=bn, seed=seed, batch_size=batch_size, on_images=on_images
+    )[0]
+
+
+@torch.no_grad()
+def mode_outputs(
+    model: nn.Module,
+    samples: Samples,
+    *,
+    weights: str = "binary",
+    train: Any = None,
+    bn: str = "auto",
+    seed: int = 0,
+    batch_size: int | None = None,
+    on_images: OnImages | None = None,
+) -> tuple[Any, Any]:
+    """Outputs in a test mode, as `mode_logits`, and the targets of the same samples; None without targets.
+
+    Args:
+        Remaining arguments: see `evaluate`.
+
+    Raises:
+        UsageError: as `mode_logits`; an ensemble of a net without logits, or of samples in a random order.
     """
     weights, bn = stated_mode(model, weights, bn)
     mode, draws = parse_weights(weights)
@@ -204,71 +243,94 @@ def mode_logits(
             f"re-estimating BatchNorm for {weights} weights needs the training images: "
             "pass train=data.train, or bn='trained' to keep the statistics"
         )
+    if draws > 1 and not samples.repeatable:
+        raise UsageError(
+            f"{samples.name}: an ensemble needs the same order in each pass: pass a loader without sampler"
+        )
     generator = torch.Generator(model_device(model)).manual_seed(seed)
-    mean = torch.zeros(())
+    mean, count, targets = torch.zeros(()), samples.count, None
     for draw in range(draws):
 
-        def done(count: int, _: int, before: int = draw * len(images)) -> None:
+        def done(now: int, total: int, draw: int = draw) -> None:
             if on_images is not None:
-                on_images(before + count, draws * len(images))
+                on_images(draw * total + now, draws * total)
 
         with fixed_weights(model, mode, generator=generator), kept_batch_norm(model):
             if bn == "reestimate" and train is not None:
-                reestimate_batch_norm_(model, bn_images(train), batch_size=batch_size)
-            logits = predict_logits(model, images, batch_size=batch_size, on_images=done)
+                source = bn_images(train) if isinstance(train, Split) else as_samples(train, name="train")
+                reestimate_batch_norm_(model, source, batch_size=batch_size)
+            outputs, targets = outputs_of(model, samples.batches(batch_size), count=count, on_images=done)
         if draws == 1:
-            return logits
-        mean = mean + logits.double().softmax(dim=1) / draws
-    return mean.log().float()
+            return outputs, targets
+        if not isinstance(outputs, Tensor) or outputs.dim() < 2:
+            raise UsageError(f"{weights} averages probabilities, the model returns {shown(outputs)}: use one sample")
+        mean = mean + outputs.double().softmax(dim=1) / draws
+    return mean.log().float(), targets
 
 
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
-    split: Split,
+    data: Any,
     *,
     weights: str = "binary",
-    train: Split | None = None,
+    train: Any = None,
     bn: str = "auto",
     loss: str | Loss = "cross_entropy",
+    metric: Any = None,
     seed: int = 0,
     batch_size: int | None = None,
     on_images: OnImages | None = None,
     verbose: bool | None = None,
 ) -> Score:
-    """Accuracy, error, loss, predictive entropy and calibration on a split in a test mode, in float32.
+    """Loss and metrics in a test mode, in float32; of a classification also accuracy, entropy and calibration.
 
     Args:
+        data: a DataLoader, a torch Dataset, a pair (inputs, targets) of arrays or tensors, a `Split`, or a `Dataset`,
+            whose test split is evaluated. Samples are read in order, also those of a shuffling loader.
         weights: "latent", "binary", "mean" (of the distribution that a Bayesian net learned), "sample" (one draw),
             "ensemble:N" (mean softmax of N draws); without binary layers, the score says "real", or "packed" for a
             `PackedModule`.
-        train: training split, needed to re-estimate BatchNorm statistics.
+        train: training data of any form, needed to re-estimate BatchNorm statistics.
         bn: "trained", "reestimate", or "auto": re-estimate for modes that the net was not trained in.
+        loss: name or function (outputs, targets) -> scalar; the name decides the task, see
+            `onebit.evaluation.loss_table`.
+        metric: name, function (outputs, targets) -> float, or several; see `onebit.evaluation.metrics`.
         seed: of the random draws.
+        batch_size: of arrays and of a torch Dataset; a loader has its own.
         on_images: called with (images done, images), over all draws.
         verbose: whether to show a progress bar on a terminal; by default it is shown unless `on_images` is given.
 
     Raises:
-        UsageError: unknown mode, empty split, a quantizer without a draw or a mean, `reestimate` without `train`, or
-            images that the model does not take; WrongTypeError: not a model or not a split.
+        UsageError: unknown mode, no samples, a quantizer without a draw or a mean, `reestimate` without `train`, or
+            inputs or targets that do not fit the model and the loss; WrongTypeError: not a model, or other data.
+        DataError: inputs that are not finite, or batches that are not pairs.
 
     Example:
         >>> evaluate(model, data.test, weights="binary").accuracy  # doctest: +SKIP
         0.9783
     """
     check_model(model)
-    check_split(split)
-    if len(split) == 0:
-        raise UsageError("the split is empty: there are no images to evaluate")
-    split = in_tiles(model, split)
-    check_own_shape(model, split.images.shape[1:])
+    if isinstance(data, Split):
+        if len(data) == 0:
+            raise UsageError("the split is empty: there are no images to evaluate")
+        data = in_tiles(model, data)
+        check_own_shape(model, data.images.shape[1:])
+    samples = as_samples(data, batch_size=batch_size)
     check_number("seed", seed, whole=True, least=0)
     weights, bn = stated_mode(model, weights, bn)
-    with images_done(verbose, on_images) as done, explained(model, split.images.shape[1:]):
-        logits = mode_logits(
-            model, split.images, weights=weights, train=train, bn=bn, seed=seed, batch_size=batch_size, on_images=done
+    metrics = chosen_metrics(metric, task_of(loss))
+    with images_done(verbose, on_images) as done, explained_samples(model, samples):
+        outputs, targets = mode_outputs(
+            model, samples, weights=weights, train=train, bn=bn, seed=seed, batch_size=batch_size, on_images=done
         )
+    if targets is None:
+        raise DataError(f"{samples.name}: there are no targets to compare with: pass (inputs, targets)")
     # a mean of probabilities has no margins: its loss is the cross-entropy, whatever the training loss
     loss = "cross_entropy" if parse_weights(weights)[1] > 1 else loss
-    labels = torch.from_numpy(split.labels).to(logits.device)
-    return score_logits(logits, labels, loss=loss, weights=weights, bn=bn)
+    with explained_targets(outputs, targets, task_of(loss)):
+        count = size_of(targets)
+        score = score_outputs(outputs, targets, count=count, loss=loss, metrics=metrics, weights=weights, bn=bn)
+    if not math.isfinite(score.loss):
+        refuse_not_finite(samples)
+    return score

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -19,6 +19,7 @@ from onebit.data import Dataset, Split, StreamedImages
 from onebit.errors import DataError, UsageError, WrongTypeError
 from onebit.evaluation.batches import array_batches, batch_indices, fitting_batch
 from onebit.evaluation.loaders import held_tensors, is_iterable, loader_length, sample_count, sequential, unpromised
+from onebit.evaluation.nested import size_of
 
 FORMS = "a DataLoader, a torch Dataset, a pair (inputs, targets) of arrays or tensors, a Split or a onebit.Dataset"
 LOADER_BATCH = 100
@@ -267,50 +268,6 @@ def parts_of(batch: Any) -> tuple[Any, Any]:
         return (batch[0], None) if len(batch) == 1 else (batch[0], batch[1])
     got = f"a {type(batch).__name__} of {len(batch)}" if hasattr(batch, "__len__") else described(batch)
     raise DataError(f"the loader gives {got}, expected a pair (inputs, targets): let its collate_fn return one")
-
-
-def size_of(value: Any) -> int:
-    """Number of samples of a tensor, or of the first one in a tuple or dict."""
-    return len(next(leaves(value)))
-
-
-def leaves(value: Any) -> Iterator[Tensor]:
-    """The tensors in a tensor, or in nested tuples and dicts of tensors.
-
-    Raises:
-        DataError: something else.
-    """
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (tuple, list, Mapping)) and len(value):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from leaves(item)
-    else:
-        raise DataError(f"got {described(value)} in a batch, expected tensors, or tuples or dicts of tensors")
-
-
-def mapped(change: Any, value: Any) -> Any:
-    """`change` of every tensor of a nested value, in the same structure; None stays."""
-    if value is None or isinstance(value, Tensor):
-        return None if value is None else change(value)
-    if isinstance(value, Mapping):
-        return {key: mapped(change, item) for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(mapped(change, item) for item in value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(mapped(change, item) for item in value)
-    raise DataError(f"got {described(value)} in a batch, expected tensors, or tuples or dicts of tensors")
-
-
-def joined(parts: list[Any]) -> Any:
-    """The batches of `parts`, tensors or alike tuples or dicts of tensors, one after the other."""
-    first = parts[0]
-    if isinstance(first, Tensor):
-        return torch.cat(parts)
-    if isinstance(first, Mapping):
-        return {key: joined([part[key] for part in parts]) for key in first}
-    columns = [joined(list(column)) for column in zip(*parts, strict=True)]
-    return type(first)(*columns) if hasattr(first, "_fields") else type(first)(columns)
 
 
 def length_error(name: str, expected: int, given: int) -> DataError:

@@ -152,7 +152,7 @@ def test_seen(recipe: Recipe, data: Dataset, part: Path, *, method: str, task: i
         permuted = permute_pixels(data, task_recipe(recipe, seen).permutation or 0)
         for weights, bn in modes:
             score = evaluate(run.model, permuted.test, weights=weights, bn=bn, train=permuted.train, seed=recipe.seed)
-            cells.append(Cell(method, task, seen, weights, bn, score.correct, score.count, score.loss))
+            cells.append(Cell(method, task, seen, weights, bn, score.correct or 0, score.count, score.loss))
     return cells
 
 

@@ -141,7 +141,7 @@ def _claims(run: Run, data: Dataset, on_images: OnImages | None) -> Iterator[Cla
     score = evaluate(model, test, weights="binary", loss=run.recipe.loss, on_images=on_images)
     counts = np.bincount(test.labels if test.labels.ndim == 1 else test.labels[test.labels != VOID])
     largest = int(counts.max())  # correct when every image gets the largest class
-    better, least = score.correct > largest, f"more than {largest:,}, the largest class"
+    better, least = (score.correct or 0) > largest, f"more than {largest:,}, the largest class"
     if score.mean_iou is not None:  # in most masks one class has nearly all pixels, so accuracy says little
         constant = largest / int(counts.sum()) / int(np.count_nonzero(counts))
         better = bool(score.mean_iou > constant)

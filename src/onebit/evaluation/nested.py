@@ -1,0 +1,90 @@
+"""Inputs, outputs and targets that are a tensor, or nested tuples or dicts of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onebit.common.arguments import described
+from onebit.errors import DataError
+
+
+def size_of(value: Any) -> int:
+    """Number of samples of a tensor, or of the first one in a tuple or dict."""
+    return len(next(leaves(value)))
+
+
+def leaves(value: Any) -> Iterator[Tensor]:
+    """The tensors in a tensor, or in nested tuples and dicts of tensors.
+
+    Raises:
+        DataError: something else.
+    """
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list, Mapping)) and len(value):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from leaves(item)
+    else:
+        raise DataError(f"got {described(value)} in a batch, expected tensors, or tuples or dicts of tensors")
+
+
+def mapped(change: Callable[[Tensor], Any], value: Any) -> Any:
+    """`change` of every tensor of a nested value, in the same structure; None stays."""
+    if value is None or isinstance(value, Tensor):
+        return None if value is None else change(value)
+    if isinstance(value, Mapping):
+        return {key: mapped(change, item) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(mapped(change, item) for item in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(mapped(change, item) for item in value)
+    raise DataError(f"got {described(value)} in a batch, expected tensors, or tuples or dicts of tensors")
+
+
+def joined(parts: list[Any]) -> Any:
+    """The batches of `parts`, tensors or alike tuples or dicts of tensors, one after the other."""
+    first = parts[0]
+    if isinstance(first, Tensor):
+        return torch.cat(parts)
+    if isinstance(first, Mapping):
+        return {key: joined([part[key] for part in parts]) for key in first}
+    columns = [joined(list(column)) for column in zip(*parts, strict=True)]
+    return type(first)(*columns) if hasattr(first, "_fields") else type(first)(columns)
+
+
+def split_in(value: Any, parts: int) -> list[Any]:
+    """A nested value in `parts` parts of its samples."""
+    if isinstance(value, Tensor):
+        return list(value.tensor_split(parts))
+    pieces = [leaf.tensor_split(parts) for leaf in leaves(value)]
+    return [refilled(value, iter([piece[part] for piece in pieces])) for part in range(parts)]
+
+
+def refilled(value: Any, tensors: Iterator[Tensor]) -> Any:
+    """The structure of a nested value with other tensors."""
+    return mapped(lambda _: next(tensors), value)
+
+
+def shown(value: Any) -> str:
+    """Dtype and shape of a tensor, or of each one in a nested value, for a message."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {shown(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (tuple, list)):
+        return "(" + ", ".join(map(shown, value)) + ")"
+    return described(value)
+
+
+def first_samples(value: Any, count: int) -> Any:
+    """The first samples of a nested value."""
+    return mapped(lambda tensor: tensor[:count], value)
+
+
+def all_finite(value: Any) -> bool:
+    """Whether no number in it is NaN or infinite."""
+    return all(not leaf.is_floating_point() or bool(torch.isfinite(leaf).all()) for leaf in leaves(value))
