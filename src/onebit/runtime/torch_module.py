@@ -24,60 +24,111 @@ _COMPARED = 1 << 16  # bytes of a file that every call compares: the graph and r
 
 
 def _run_packed(images: Tensor, net: Tensor, shape: list[int]) -> Tensor:
-    """The operator: logits (N, *shape) float32 of images (N, C, H, W) uint8.
+    """The operator: logits, or another single output, (N, *shape) float32 of a batch (N, …) uint8 or float32.
 
     Args:
         net: (B,) uint8, the bytes of a `.1bit` file; parsed again only if they have changed since the last call.
-        shape: of the logits of an image; needed for tracing, where the bytes are unknown.
+        shape: of the output of one sample; needed for tracing, where the bytes are unknown.
 
     Raises:
-        UsageError: tensors of a wrong dtype, shape or device, or a net with logits of another shape.
-        FormatError: bytes that are not a valid file, or logits that are not finite.
+        UsageError: tensors of a wrong dtype, shape or device, numbers that are not finite, or a net with an output of
+            another shape.
+        FormatError: bytes that are not a valid file, or outputs that are not finite.
         NotBinaryError: as `onebit.runtime.run`.
     """
+    read = _read_for(images, net)
+    if read.shapes != (tuple(shape),):
+        got = " and ".join(map(str, read.shapes))
+        raise UsageError(f"got a packed net with logits of shape {got}, expected {tuple(shape)}")
+    return torch.from_numpy(_run(read, images)[0])
+
+
+def _run_packed_outputs(images: Tensor, net: Tensor, shapes: list[int], ranks: list[int]) -> list[Tensor]:
+    """The operator for several outputs. shapes, ranks: of each, for one sample; the shapes one after the other."""
+    read = _read_for(images, net)
+    if read.shapes != (expected := _shapes_of(shapes, ranks)):
+        raise UsageError(f"got a packed net with outputs of shapes {read.shapes}, expected {expected}")
+    # those of a native plan share memory, which tensors of an operator must not
+    return [torch.from_numpy(array.copy()) for array in _run(read, images)]
+
+
+def _read_for(images: Tensor, net: Tensor) -> _Read:
     if not images.is_cpu:
         raise _elsewhere("images", images)
-    read = _read(net)
-    if read.shape != tuple(shape):
-        raise UsageError(f"got a packed net with logits of shape {read.shape}, expected {tuple(shape)}")
-    return torch.from_numpy(_run(read, images.numpy()))
+    return _read(net)
 
 
-def _run(read: _Read, images: np.ndarray) -> np.ndarray:
-    """`run`, with a direct call of the library if a single thread is enough and the images are valid.
+def _run(read: _Read, images: Tensor) -> list[np.ndarray]:
+    """The outputs of `run`, with a direct call of the library if a single thread is enough and the inputs are valid.
 
     ONEBIT_THREADS threads, or as many as torch uses, share a batch.
     """
     net, plan, threads = read.net, read.plan, 1
-    if images.ndim and len(images) > 1:
+    batch = as_array(images)
+    if batch.ndim and len(batch) > 1:
         threads = thread_count() if os.environ.get("ONEBIT_THREADS") else torch.get_num_threads()
-        threads = threads if plan is None else threads_for(plan, len(images), threads)
-    if threads == 1 and plan is not None and images.shape[1:] == net.input.shape and images.dtype == np.uint8:
-        logits, nan = plan.run(np.ascontiguousarray(images))
-        # takes less than half the time of isfinite; `run` decides the other cases
-        if not nan and np.vdot(logits, logits) < inf:
-            return logits
-    return run(net, images, threads=threads)
+        threads = threads if plan is None else threads_for(plan, len(batch), threads)
+    if threads == 1 and plan is not None and batch.shape[1:] == net.input.shape and batch.dtype == net.input.dtype:
+        batch = np.ascontiguousarray(batch)
+        if batch.dtype == np.uint8 or np.vdot(batch, batch) < inf:
+            answers, nan = plan.run_all(batch)
+            # takes less than half the time of isfinite; `run` decides the other cases
+            if not nan and all(np.vdot(answer, answer) < inf for answer in answers):
+                return answers
+    made = run(net, batch, threads=threads)
+    if isinstance(net.output, str):
+        return [made]
+    by_name = dict(zip(_names(net.output), made.values() if isinstance(made, dict) else made, strict=True))
+    return [by_name[name] for name in net.outputs]
+
+
+def _names(output: Any) -> tuple[str, ...]:
+    return tuple(output.values() if isinstance(output, dict) else output)
 
 
 def _trace(images: Tensor, net: Tensor, shape: list[int]) -> Tensor:
-    """The fake version of `_run_packed`: a tensor with the shape of the logits."""
+    """The fake version of `_run_packed`: a tensor with the shape of the output."""
+    _check_traced(images, net)
+    return images.new_empty((images.shape[0], *shape), dtype=torch.float32)
+
+
+def _trace_outputs(images: Tensor, net: Tensor, shapes: list[int], ranks: list[int]) -> list[Tensor]:
+    _check_traced(images, net)
+    sizes = _shapes_of(shapes, ranks)
+    return [images.new_empty((images.shape[0], *shape), dtype=torch.float32) for shape in sizes]
+
+
+def _check_traced(images: Tensor, net: Tensor) -> None:
     for name, tensor in (("images", images), ("a packed net", net)):
         if tensor.device.type not in ("cpu", "meta"):
             raise _elsewhere(name, tensor)
     if images.device != net.device:
         raise UsageError(f"got images on {images.device} and a packed net on {net.device}, expected both on the CPU")
-    if images.dtype is not torch.uint8 or images.ndim == 0:
-        raise UsageError(f"got images {_kind(images)}, expected uint8 (N, C, H, W)")
-    return images.new_empty((images.shape[0], *shape), dtype=torch.float32)
+    if images.dtype not in (torch.uint8, torch.float32) or images.ndim == 0:
+        raise UsageError(f"got images {_kind(images)}, expected uint8 (N, C, H, W), or (N, …) of uint8 or float32")
 
 
-# `torch.library.custom_op` would define the same operator, but adds 5 µs per call
+def _shapes_of(sizes: list[int], ranks: list[int]) -> tuple[tuple[int, ...], ...]:
+    ends = [0, *accumulate(ranks)]
+    return tuple(tuple(sizes[start:stop]) for start, stop in pairwise(ends))
+
+
+# `torch.library.custom_op` would define the same operators, but adds 5 µs per call
 _LIBRARY = torch.library.Library("onebit", "DEF")
-_LIBRARY.define("run_packed(Tensor images, Tensor net, int[] shape) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
-_LIBRARY.impl("run_packed", _run_packed, "CompositeExplicitAutograd")  # for every device, to raise a clear error
-torch.library.register_fake("onebit::run_packed", _trace, lib=_LIBRARY)
+for _schema, _function, _traced in (
+    ("run_packed(Tensor images, Tensor net, int[] shape) -> Tensor", _run_packed, _trace),
+    (
+        "run_packed_outputs(Tensor images, Tensor net, int[] shapes, int[] ranks) -> Tensor[]",
+        _run_packed_outputs,
+        _trace_outputs,
+    ),
+):
+    _name = _schema.partition("(")[0]
+    _LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _LIBRARY.impl(_name, _function, "CompositeExplicitAutograd")  # for every device, to raise a clear error
+    torch.library.register_fake(f"onebit::{_name}", _traced, lib=_LIBRARY)
 _call: Callable[..., Tensor] = torch.ops.onebit.run_packed.default
+_call_outputs: Callable[..., list[Tensor]] = torch.ops.onebit.run_packed_outputs.default
 
 
 class PackedModule(nn.Module):

@@ -1,0 +1,105 @@
+"""What a packed net is fed: batches of its dtype and shape, and one clear line for anything else."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+import numpy as np
+
+from onebit.errors import UsageError
+from onebit.packed import InputSpec
+
+_BLOCK = 1 << 20  # numbers that are checked at once
+_OTHER_WAYS = {"list": "numpy.stack makes one array of a list", "Split": "pass its images: split.images"}
+
+
+def as_batch(spec: InputSpec, batch: Any) -> Any:
+    """A batch that the net takes, as an array; objects that load samples when they are indexed stay as they are.
+
+    Raises:
+        UsageError: a wrong shape, dtype or device, or numbers that are not finite.
+    """
+    batch = _without_torch(batch)
+    check_images(spec, batch)
+    if isinstance(batch, np.ndarray):
+        check_numbers(spec, batch)
+    return batch
+
+
+def check_images(spec: InputSpec, images: Any) -> int:
+    """The number of images, or other samples; UsageError for a wrong shape or dtype."""
+    images = _without_torch(images)
+    # arrays, and objects that load samples when they are indexed
+    if not (hasattr(images, "shape") and hasattr(images, "__getitem__")):
+        raise _refusal(spec, type(images).__name__, _OTHER_WAYS.get(type(images).__name__, ""))
+    shape = tuple(images.shape)
+    dtype = np.asarray(images[:0]).dtype if shape else np.asarray(images).dtype
+    if dtype == spec.dtype and (shape[1:] == spec.shape or (_is_gray(spec) and shape[1:] == spec.shape[1:])):
+        return int(shape[0])
+    raise _refusal(spec, f"{dtype} {shape}", _way(spec, dtype, shape))
+
+
+def check_numbers(spec: InputSpec, batch: np.ndarray) -> None:
+    """Raise UsageError for numbers that are NaN or infinite; it counts them."""
+    if spec.dtype != "float32" or all_finite(batch):
+        return
+    flat = batch.reshape(-1)
+    wrong = sum(np.count_nonzero(~np.isfinite(flat[start : start + _BLOCK])) for start in range(0, flat.size, _BLOCK))
+    raise UsageError(
+        f"{wrong:,} of {batch.size:,} numbers of the inputs are NaN or infinite, expected finite ones; "
+        "numpy.nan_to_num replaces them"
+    )
+
+
+def all_finite(array: np.ndarray) -> bool:
+    """Whether all float32 numbers are finite."""
+    # the sum of squares takes less than half the time of isfinite, and is finite for all but huge numbers
+    if array.flags.c_contiguous and np.vdot(array, array) < math.inf:
+        return True
+    return bool(np.isfinite(array).all())
+
+
+def describe_shape(spec: InputSpec) -> str:
+    """What the net takes, such as `uint8 (N, 1, 28, 28) or (N, 28, 28)`."""
+    sizes = ", ".join(map(str, spec.shape))
+    return f"{spec.dtype} (N, {sizes})" + (f" or (N, {sizes[3:]})" if _is_gray(spec) else "")
+
+
+def _is_gray(spec: InputSpec) -> bool:
+    return len(spec.shape) == 3 and spec.shape[0] == 1
+
+
+def _refusal(spec: InputSpec, got: str, way: str) -> UsageError:
+    noun = "images" if len(spec.shape) == 3 and spec.dtype == "uint8" else "inputs"
+    return UsageError(f"got {noun} {got}, expected {describe_shape(spec)}{way and '; '}{way}")
+
+
+def _way(spec: InputSpec, dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:
+    """What to do about a batch of a wrong dtype or shape, or ""."""
+    ways = []
+    if dtype != spec.dtype and dtype.kind in "fiub":
+        if spec.dtype == "float32":
+            ways.append("batch.astype('float32') converts it")
+        elif dtype.kind == "f":
+            ways.append("the net takes raw pixels, 0 to 255, and does the preprocessing itself")
+        else:
+            ways.append("batch.astype('uint8') converts values from 0 to 255")
+    if shape == spec.shape or (_is_gray(spec) and shape == spec.shape[1:]):
+        ways.append("of one sample, batch[None] makes a batch")
+    return "; ".join(ways)
+
+
+def _without_torch(batch: Any) -> Any:
+    """A tensor as an array; UsageError for one that is not on the CPU, or of a dtype that numpy lacks."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(batch, torch.Tensor):
+        return batch
+    if batch.device.type != "cpu":
+        raise UsageError(f"got a batch on {batch.device}, expected the CPU, where packed nets run: batch.cpu()")
+    try:
+        return batch.detach().numpy()
+    except (TypeError, RuntimeError):  # bfloat16, sparse, quantized
+        kind = f"{str(batch.dtype).removeprefix('torch.')} {tuple(batch.shape)}"
+        raise UsageError(f"got inputs {kind}, which numpy cannot hold, expected uint8 or float32") from None
