@@ -128,7 +128,8 @@ class Certificate:
     def in_words(self, counted: str) -> str:
         """What was compared, with the result; `counted` names what `count` counts."""
         correct = "" if self.correct is None else f"{self.correct:,} correct with packed weights, "
-        tied = f" ({self.tied:,} of them where logits are tied)" if self.tied else ""
+        why = "where logits are tied" if self.compared == "labels" else "decided by rounding"
+        tied = f" ({self.tied:,} of them {why})" if self.tied else ""
         what = f"{self.dataset} {self.split} {counted}" if self.split else f"{counted} of {self.dataset}"
         return (
             f"{self.count:,} {what}: {correct}{self.label_mismatches:,} {COMPARED[self.compared]} "

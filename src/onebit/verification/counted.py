@@ -36,7 +36,7 @@ class Agreement:
     own_model: the model is not one of onebit's, so it may have been trained with another preprocessing.
     compared: "labels" (the largest logit), "multi-label" (the sign of each logit), or "values".
     through_model: the model ran behind the packed preprocessing. If not, only the pipeline of the training was
-        compared, and the mismatches are those with it.
+        compared: the mismatches are those with it, and where `as_trained`, rounding explains them.
     relative_difference: for values, the largest difference divided by the range of that output in torch.
     r2, trained_r2: for values, 1 - Σ(packed - torch)² / Σ(torch - mean)²; 1 if they are equal.
     error, trained_error: for values, mean squared difference from the targets.
@@ -70,8 +70,8 @@ class Agreement:
     @property
     def ok(self) -> bool:
         """Whether the two agree: rounding explains every mismatch, also those with the model as trained."""
-        alone = self.label_mismatches == self.tied or not self.through_model
-        return alone and self.as_trained and all(output.ok for output in self.outputs.values())
+        equal = self.label_mismatches == self.tied and self.as_trained
+        return equal and all(output.ok for output in self.outputs.values())
 
     @property
     def as_trained(self) -> bool:
@@ -80,7 +80,7 @@ class Agreement:
 
     def __str__(self) -> str:
         text = f"{self.equal_labels:,} of {self.count:,} equal ({self._difference})"
-        if self.tied:
+        if self.tied and self.through_model:
             pixels = "; {:,} tied pixels, decided by rounding"
             text += (pixels if self.compared != "values" else "; in {:,} rounding decides a sign").format(self.tied)
         if self.correct is not None:

@@ -12,13 +12,17 @@ from torch import Tensor
 from onebit.common.arguments import described
 from onebit.data import Dataset, Split, fitted_to
 from onebit.errors import DataError, UsageError
-from onebit.evaluation.sources import ArraySamples, Samples, as_samples, joined, leaves, mapped, size_of
+from onebit.evaluation.nested import joined, leaves, mapped, size_of
+from onebit.evaluation.sources import ArraySamples, Samples, as_samples
 from onebit.packed import PackedNet, infer
-from onebit.runtime.running import check_images
+from onebit.runtime.inputs import check_images
 
 Trained = Callable[[Tensor], Any] | Any
 """How the model as trained sees the samples: a function from what the packed net takes to outputs, all outputs, or data
 of any form, with the same samples in the same order, that the model is fed."""
+
+
+FLOATS = "float32", "float64"
 
 
 def packed_samples(packed: PackedNet, data: Any) -> Samples:
@@ -50,20 +54,19 @@ def batches_of(samples: Samples, batch_size: int) -> Iterator[tuple[Any, Any]]:
 
 
 def check_fed(packed: PackedNet, inputs: Any) -> None:
-    """Raise UsageError unless a packed net takes the inputs; says how raw inputs are given."""
+    """Raise UsageError for inputs that a packed net does not take, saying how raw ones are given."""
     if not hasattr(inputs, "dtype"):
         raise UsageError(f"got {described(inputs)} as inputs, expected a tensor: a packed net has one input")
     expected, got = packed.input.dtype, str(inputs.dtype).removeprefix("torch.")
     try:
-        check_images(
-            packed.input, np.asarray(inputs, np.float32) if (expected, got) == ("float32", "float64") else inputs
-        )
+        # numpy's default dtype is handed out as float32
+        check_images(packed.input, inputs[:0].astype(expected) if (expected, got) == FLOATS else inputs)
     except UsageError as error:
         way = ""
         if expected == "uint8" and got.startswith("float"):
-            way = "; the packed net takes raw pixels: verify(model, packed, (raw, labels), trained=loader)"
+            way = ": verify(model, packed, (raw, labels), trained=loader) compares it with the preprocessed inputs"
         elif expected == "float32" and got == "uint8":
-            way = "; give it what the model is fed, or pack it for raw pixels: preprocess=onebit.Normalize(mean, std)"
+            way = "; or give it what the model is fed, or pack it for pixels: preprocess=onebit.Normalize(mean, std)"
         raise type(error)(f"{error}{way}") from None
 
 

@@ -156,9 +156,14 @@ def tally(
         for name in compared
     }
     agreement = counts[""].result() if "" in counts else joint(counts)
-    parts = {key: replace(part, through_model=alone, coding=coding) for key, part in agreement.outputs.items()}
-    agreement = replace(agreement, own_model=own_model, through_model=alone, coding=coding, outputs=parts)
-    return Tally(agreement, proofs)
+
+    def completed(part: Agreement) -> Agreement:
+        # the packed preprocessing may round in another order than the pipeline of the training
+        tied = part.tied if alone or not part.as_trained else part.label_mismatches
+        outputs = {key: completed(output) for key, output in part.outputs.items()}
+        return replace(part, own_model=own_model, through_model=alone, coding=coding, tied=tied, outputs=outputs)
+
+    return Tally(completed(agreement), proofs)
 
 
 def _coding(model: nn.Module, preprocess: nn.Module | None) -> str:
