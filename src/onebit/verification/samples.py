@@ -115,13 +115,14 @@ class Labels:
     """
 
     def __init__(self, packed: PackedNet, labels: Any, count: int | None) -> None:
+        if isinstance(labels, (tuple, list)) and not any(np.ndim(part) for part in labels):
+            labels = np.asarray(labels)
         self.packed, self.labels = packed, labels
-        for part in () if labels is None else _parts(labels):
-            if count is not None and len(part) != count:
-                raise UsageError(f"got {len(part):,} labels for {count:,} images")
+        if count is not None:
+            self.check_end(count)
 
     def check_end(self, count: int) -> None:
-        """Raise UsageError if there are more or fewer labels than samples, whose number is known at the end."""
+        """Raise UsageError if there are more or fewer labels than samples, whose number may be known only at the end."""
         for part in () if self.labels is None else _parts(self.labels):
             if len(part) != count:
                 raise UsageError(f"got {len(part):,} labels for {count:,} images")
@@ -173,7 +174,7 @@ def _target(value: Any) -> np.ndarray:
 def _parts(value: Any) -> list[Any]:
     if isinstance(value, dict):
         return [part for part in value.values() if part is not None]
-    if isinstance(value, (tuple, list)) and any(hasattr(part, "shape") for part in value):
+    if isinstance(value, (tuple, list)):
         return [part for part in value if part is not None]
     return [value]
 
@@ -181,7 +182,7 @@ def _parts(value: Any) -> list[Any]:
 def _sliced(labels: Any, start: int, stop: int) -> Any:
     if isinstance(labels, dict):
         return {key: None if part is None else part[start:stop] for key, part in labels.items()}
-    if isinstance(labels, (tuple, list)) and any(hasattr(part, "shape") for part in labels):
+    if isinstance(labels, (tuple, list)):
         return tuple(None if part is None else part[start:stop] for part in labels)
     return labels[start:stop]
 

@@ -123,7 +123,7 @@ def tally(
             ours, values = _packed_outputs(packed, inputs.numpy(), chosen, {site.compared for site in sites})
             theirs = as_trained = None
             if alone:
-                theirs = _checked("the model makes", packed, _run_model(behind, inputs, coding), ours)
+                theirs = _checked("the model makes", packed, _run_model(behind, inputs), ours)
                 if not all(np.isfinite(output).all() for output in theirs.values()):
                     raise FoldError(
                         "the model's own logits are not finite on these images: there is nothing to compare"
@@ -137,7 +137,7 @@ def tally(
                 if feed.feeds_model:
                     fed, their_targets = feed.take(len(inputs))
                     targets = _same_targets(targets, their_targets, done) if labels is None else targets
-                    made = _run_model(model, fed, coding, fed_by_trained=True)
+                    made = _run_model(model, fed, by_trained=True)
                 as_trained = _checked("the model as trained makes", packed, made, ours)
             if theirs is None:
                 assert as_trained is not None
@@ -170,8 +170,11 @@ def _coding(model: nn.Module, preprocess: nn.Module | None) -> str:
     """What preprocesses the input of the packed net, for messages."""
     if preprocess is not None:
         return type(preprocess).__name__
-    has_coding = any(isinstance(module, InputCoding) for module in model.modules())
-    return "InputCoding" if has_coding else "what is packed"
+    return "InputCoding" if _has_coding(model) else "what is packed"
+
+
+def _has_coding(model: nn.Module) -> bool:
+    return any(isinstance(module, InputCoding) for module in model.modules())
 
 
 def _same_targets(ours: Any, theirs: Any, start: int) -> Any:
@@ -181,9 +184,9 @@ def _same_targets(ours: Any, theirs: Any, start: int) -> Any:
     return theirs if ours is None else ours
 
 
-def _run_model(model: nn.Module, inputs: Any, coding: str, *, fed_by_trained: bool = False) -> Any:
+def _run_model(model: nn.Module, inputs: Any, *, by_trained: bool = False) -> Any:
     """The outputs of a model; UsageError if it does not take the inputs."""
-    if fed_by_trained and coding == "InputCoding" and isinstance(inputs, Tensor) and inputs.is_floating_point():
+    if by_trained and isinstance(inputs, Tensor) and inputs.is_floating_point() and _has_coding(model):
         raise UsageError(
             "the model begins with InputCoding, which takes raw pixels, and trained gives float inputs: pass the net "
             "behind it and preprocess=InputCoding(...), or a function: trained=lambda images: net(preprocessed(images))"
@@ -194,12 +197,8 @@ def _run_model(model: nn.Module, inputs: Any, coding: str, *, fed_by_trained: bo
         given = (
             f"{str(inputs.dtype).removeprefix('torch.')} {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else ""
         )
-        what = "inputs of trained" if fed_by_trained else "inputs of the packed net"
-        way = (
-            ""
-            if fed_by_trained
-            else ": give what the model is fed as trained=loader, or preprocess=onebit.Normalize(…)"
-        )
+        what = "inputs of trained" if by_trained else "inputs of the packed net"
+        way = "" if by_trained else ": give what the model is fed as trained=loader, or preprocess=onebit.Normalize(…)"
         raise UsageError(f"the model does not take the {what}, {given} ({first_line(error)}){way}") from error
 
 
