@@ -34,6 +34,7 @@ from onebit.optim import latent_groups as latent_groups
 from onebit.packed import load as load
 from onebit.packed import save as save
 from onebit.quantizers import sign as sign
+from onebit.runtime import run as run
 from onebit.runtime.torch_module import PackedModule as PackedModule
 from onebit.train.loop import fit as fit
 from onebit.trainer import Trainer as Trainer

@@ -136,8 +136,8 @@ MISTAKES: dict[str, tuple[Callable[[], Any], type[OnebitError], tuple[str, ...]]
     "pack a packed net": (lambda: onebit.pack(PACKED), WrongTypeError, ("PackedNet", "torch module")),
     "verify with a path": (lambda: onebit.verify(MODEL, "net.1bit", IMAGES), WrongTypeError, ("onebit.load(path)",)),
     "verify, the wrong way round": (lambda: onebit.verify(PACKED, MODEL, IMAGES), WrongTypeError, ("packed net",)),
-    "verify on nothing": (lambda: onebit.verify(MODEL, PACKED, None), UsageError, ("got images NoneType",)),
-    "certify images": (lambda: onebit.certify(MODEL, PACKED, IMAGES, dataset="toy"), WrongTypeError, ("split: got",)),
+    "verify on nothing": (lambda: onebit.verify(MODEL, PACKED, None), WrongTypeError, ("data: got None",)),
+    "certify numbers": (lambda: onebit.certify(MODEL, PACKED, [1, 2, 3]), WrongTypeError, ("data: got",)),
     "a summary of a name": (lambda: onebit.summary("mlp"), WrongTypeError, ("'mlp'", "onebit.create_model")),
     "a summary for other images": (
         lambda: onebit.summary(make_model(), input_shape=(3, 32, 32)), UsageError, ("(3, 32, 32)", "does not take"),

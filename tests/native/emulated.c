@@ -26,7 +26,7 @@ int main(int count, char **arguments) {
     memory = aligned((size_t)head[0]);
     if (fread(memory, 1, (size_t)head[0], file) != (size_t)head[0]) return 4;
     ob_plan *plan = (ob_plan *)(memory + head[1]);
-    plan->calls = at(plan->calls), plan->mean = at(plan->mean), plan->std = at(plan->std);
+    plan->calls = at(plan->calls), plan->outputs = at(plan->outputs), plan->mean = at(plan->mean), plan->std = at(plan->std);
     for (int64_t k = 0; k < plan->call_count; k++) {
         ob_call *call = (ob_call *)&plan->calls[k];
         call->rows = at(call->rows), call->columns = at(call->columns), call->runs = at(call->runs);
@@ -38,7 +38,8 @@ int main(int count, char **arguments) {
             op->p = at(op->p), op->q = at(op->q);
         }
     }
-    size_t size = (size_t)(head[3] * plan->output_size) * 4;
+    size_t size = 0;
+    for (int n = 0; n < plan->output_count; n++) size += (size_t)(head[3] * plan->outputs[n].size) * 4;
     float *output = aligned(size);
     isa->run(plan, (uint8_t *)memory + head[2], head[3], aligned((size_t)plan->arena_units * 4), output, 0, 1, NULL);
     FILE *answer = fopen(arguments[3], "wb");

@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
             raise UsageError(
                 "--weights sample needs the training images, for the BatchNorm of the draw: no --no-certify"
             )
-    from onebit.packed import costs, infer, save
+    from onebit.packed import costs, save
     from onebit.verification.proof import fold_run
 
     run = open_trained(args, to_pack=True)
@@ -62,11 +62,7 @@ def main(argv: list[str]) -> int:
         "compared": compared,
     }
     text = f"{args.output}: {size(count)}, {bits:,} weights at one bit, {ratio:.1f} times smaller than float32\n"
-    if certificate is None:
-        text += "not certified: nothing was compared with the trained net"
-    else:
-        counted = "pixels" if len(infer(packed)[packed.only_output].shape) == 3 else "images"
-        text += f"certified on {certificate.in_words(counted)}"
+    text += packed.statement
     answer_either(result, text, as_json=args.json)
     return 0 if certificate is None or certificate.label_mismatches == certificate.tied else 1
 

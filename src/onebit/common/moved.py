@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 import warnings
@@ -11,7 +12,9 @@ from importlib.machinery import ModuleSpec
 TYPE_CHECKING = False  # see `onebit.common.lazy`
 if TYPE_CHECKING:
     from types import ModuleType
-    from typing import Any
+    from typing import Any, TypeVar
+
+    _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 MOVED = {
     "onebit.agreement": "onebit.verification.agreement",
@@ -87,3 +90,25 @@ def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
         return getattr(sys.modules[module], names[name])
 
     return look_up
+
+
+def renamed_argument(old: str, new: str) -> Callable[[_Function], _Function]:
+    """Decorator of a function that still takes an argument under its old name, with a DeprecationWarning.
+
+    Example:
+        >>> @renamed_argument("colour", "color")
+        ... def paint(color):
+        ...     return color
+    """
+
+    def decorate(function: _Function) -> _Function:
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if old in kwargs:
+                warnings.warn(f"the argument {old} is now called {new}", DeprecationWarning, stacklevel=2)
+                kwargs[new] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return call  # type: ignore[return-value]
+
+    return decorate

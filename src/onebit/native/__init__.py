@@ -1,8 +1,9 @@
-"""Fast packed nets: a C library without dependencies that runs whole batches of images."""
+"""Fast packed nets: a C library without dependencies that runs whole batches."""
 
 from onebit.native.arena import NativePlan
+from onebit.native.layout import NotPlanned
 from onebit.native.library import InstructionSet, instruction_set, instruction_sets
-from onebit.native.plan import NotPlanned, make_plan
+from onebit.native.plan import make_plan
 from onebit.native.thread_pool import run_shares
 
 __all__ = [

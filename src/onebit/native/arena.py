@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import accumulate
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -17,13 +19,15 @@ from onebit.packed import PackedNet, infer
 # the names of OB_EPILOGUE_* and OB_KERNEL_* of csrc/onebit.h, in the same order
 _EPILOGUE = (
     *("real", "scale", "center", "affine", "affine_int", "relu", "relu_int"),
-    *("prelu", "hardtanh", "hardtanh_int", "threshold", "sign"),
+    *("prelu", "hardtanh", "hardtanh_int", "clamp", "threshold", "sign"),
 )
 _KERNELS = (
-    *("pointwise", "xnor", "bytes", "lut", "real", "grid", "expand", "add", "add_int", "fill", "copy"),
+    *("pointwise", "xnor", "bytes", "lut", "real", "depthwise", "depthwise_real", "grid", "expand"),
+    *("add", "add_int", "multiply", "fill", "copy"),
     *("max", "max_int", "max_bits", "sum", "sum_int", "average"),
 )
-_POINTWISE = ("pointwise", "add", "add_int")
+_CODINGS = {"integer": 1, "standardise": 2, "values": 3, "float32": 4}  # OB_CODING_*
+_POINTWISE = ("pointwise", "add", "add_int", "multiply")
 _ALIGNED = 16  # units: a cache line
 _BATCH_UNITS = 1 << 18  # of the largest value of a batch: it stays in the second-level cache
 _MOST_BATCH = 128
@@ -37,32 +41,46 @@ _VECTOR = 16  # channels that an epilogue computes at once, past the last one to
 class NativePlan:
     """A plan that the library runs.
 
-    shape: of the logits of an image. kept: the memory that the plan points to. work: approximate number of operations
-    on a register of weights per image. spare: arenas for the next calls.
+    shapes: of each of the net's `outputs`, for one sample. kept: the memory that the plan points to. work: approximate
+    number of operations on a register of weights per sample. spare: arenas for the next calls.
     """
 
     plan: library.PlanStruct
     isa: library.InstructionSet
-    shape: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
     kept: tuple[Any, ...]
     work: int
     spare: list[np.ndarray] = field(default_factory=list)
 
-    def run(self, images: np.ndarray, *, parts: int = 1) -> tuple[np.ndarray, bool]:
-        """Logits (N, …) float32 of contiguous uint8 images (N, C, H, W), and whether the net took the sign of a NaN.
+    def run(self, batch: np.ndarray, *, parts: int = 1) -> tuple[np.ndarray, bool]:
+        """The outputs for a contiguous batch (N, …) in the dtype and shape of the net's input.
 
         `parts` threads share each kernel call.
+
+        Returns:
+            float32 (N, …) of a single output, or all outputs one after the other for `separate`; and whether the net
+            took the sign of a NaN.
         """
         arena = self.arena(parts)
-        output = np.empty((len(images), *self.shape), np.float32)
+        single = len(self.shapes) == 1
+        sizes = (len(batch), *self.shapes[0]) if single else len(batch) * sum(map(prod, self.shapes))
+        answers = np.empty(sizes, np.float32)
 
         def run(part: int, parts: int, barrier: int | None) -> int:
-            memory = images.ctypes.data, len(images), arena.ctypes.data, output.ctypes.data
+            memory = batch.ctypes.data, len(batch), arena.ctypes.data, answers.ctypes.data
             return self.isa.run(ctypes.byref(self.plan), *memory, part, parts, barrier)
 
         nan = bool(run(0, 1, None)) if parts == 1 else run_together(run, parts)
         self.spare.append(arena)
-        return output, nan
+        return answers, nan
+
+    def separate(self, answers: np.ndarray, count: int) -> list[np.ndarray]:
+        """Each output (N, …) of what `run` returned for N = `count` samples; they share its memory."""
+        if len(self.shapes) == 1:
+            return [answers]
+        ends = list(accumulate(count * prod(shape) for shape in self.shapes))
+        parts = np.split(answers, ends[:-1])
+        return [part.reshape(count, *shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     @property
     def kernels(self) -> tuple[str, ...]:
@@ -81,9 +99,14 @@ class NativePlan:
 
 
 def lay_out(
-    net: PackedNet, calls: KernelCalls, image: Slot, as_bytes: Slot | None, answer: Slot, isa: library.InstructionSet
+    net: PackedNet,
+    calls: KernelCalls,
+    image: Slot,
+    as_bytes: Slot | None,
+    answers: list[Slot],
+    isa: library.InstructionSet,
 ) -> NativePlan:
-    """Give every buffer a place and return the plan; `answer` is the output of the net."""
+    """Give every buffer a place and return the plan; `answers` are the outputs of the net."""
     if image.buffer.last < 0:  # only the image as bytes is read
         image.buffer.units = 0
     largest = max(buffer.units for buffer in calls.buffers)
@@ -103,7 +126,8 @@ def lay_out(
                 setattr(following, name, getattr(struct, name))
     plan = library.PlanStruct()
     plan.calls, plan.call_count = ctypes.addressof(structs), len(structs)
-    plan.channels, plan.height, plan.width = net.input.shape
+    plan.channels, plan.height, plan.width = image.shape
+    plan.coding = _CODINGS[net.input.coding if net.input.dtype == "uint8" else net.input.dtype]
     plan.mean, plan.std = _pointer(net.input.mean, kept), _pointer(net.input.std, kept)
     plan.input = image.buffer.place if image.buffer.units else -1
     plan.bytes = -1
@@ -111,11 +135,12 @@ def lay_out(
         plan.bytes, plan.bytes_size = as_bytes.buffer.place, as_bytes.buffer.units
         flat = as_bytes.shape[1:] == (1, 1)
         plan.byte_pixel = image.shape[0] if flat else 4 * as_bytes.pixel
-    plan.output = answer.buffer.place
-    plan.output_size, plan.batch = answer.buffer.units, batch
+    outputs = np.array([(answer.buffer.place, answer.buffer.units) for answer in answers], np.int64)
+    plan.outputs, plan.output_count, plan.batch = _pointer(outputs, kept), len(answers), batch
     plan.arena_units, plan.scratch_units = end + scratch, scratch
     work = sum(_work(call, isa) for call in calls.list)
-    return NativePlan(plan, isa, infer(net)[net.only_output].shape, (structs, *kept), work)
+    known = infer(net)
+    return NativePlan(plan, isa, tuple(known[name].shape for name in net.outputs), (structs, *kept), work)
 
 
 def _work(call: KernelCall, isa: library.InstructionSet) -> int:
@@ -170,7 +195,7 @@ def _fill_struct(
                 struct.run_count = len(value)
             setattr(struct, name, _pointer(value, kept))
         elif isinstance(value, tuple):
-            setattr(struct, name, (ctypes.c_int32 * 3)(*value))
+            setattr(struct, name, (ctypes.c_int32 * len(value))(*value))
         elif value is not None:
             setattr(struct, name, value)
     struct.together = int(repeats > 0)
@@ -187,7 +212,7 @@ def _pixels_per_block(call: KernelCall, isa: library.InstructionSet) -> int:
     """How many neighboring pixels can be finished as one block, with repeated parameters; 0 for none."""
     fields = call.fields
     if call.kernel in _POINTWISE:
-        alike = all(p is None and q is None for _, p, q in call.epilogue)
+        alike = all(code == "clamp" or (p is None and q is None) for code, p, q in call.epilogue)
         channels = 1 if alike else fields["channels"]
         return 0 if call.bits or _BLOCK % channels else _BLOCK // channels
     outputs = fields.get("outputs", 0)

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from onebit.native.layout import Axis, box_fields, merged
+
 BITS, INTEGER, REAL, BYTES = "bits", "integer", "real", "bytes"
 """Kinds of values: 32 signs per word, int32, float32, or four uint8 per word."""
 
@@ -93,12 +95,16 @@ class KernelCalls:
         call.alternative = KernelCall(kernel, (source.buffer,), call.out, fields, min_batch=min_batch)
 
     def as_kind(self, slot: Slot, kind: str) -> Slot:
-        """The same value as integers or as real numbers. Only nodes of the net turn values into bits."""
+        """The same value as another kind: integers or real numbers, or bits of integers that are ±1."""
         if slot.kind == kind:
             return slot
         if kind not in slot.kinds:
             if slot.kind == BITS:
                 made = self.as_kind(self.emit("expand", (slot,), slot.shape, INTEGER), kind)
+            elif kind == BITS:
+                made = self.emit("pointwise", (slot,), slot.shape, INTEGER)
+                zeros = np.zeros(slot.shape[0], np.int32)
+                self.then_sign(made, "threshold", zeros, zeros)
             else:
                 assert kind == REAL
                 made = self.emit("pointwise", (slot,), slot.shape, REAL)
@@ -125,35 +131,30 @@ class KernelCalls:
         """The value as a vector in the order of (C, H, W); not for bits."""
         channels, height, width = slot.shape
         vector = (channels * height * width, 1, 1)
-        if channels == 1 or height * width == 1:
-            return Slot(vector, slot.kind, slot.buffer)
-        return self.copy(slot, vector, (0, 0, 0), slot.shape, (1, 1, 1), to_stride=(height * width, width, 1))
+        return self.move(slot, vector, [Axis(channels, 1, height * width), Axis(height * width, channels, 1)])
+
+    def move(self, slot: Slot, shape: tuple[int, int, int], axes: list[Axis]) -> Slot:
+        """A value of another shape, with the elements of `slot`: the same memory where its order is the same."""
+        if merged(axes) in ([Axis(slot.buffer.units, 1, 1)], [Axis(1, 1, 1)]):
+            # operations on channels can still be added to the call that made it
+            return Slot(shape, slot.kind, slot.buffer, slot.call if shape[0] == slot.shape[0] else None)
+        return self.copy(slot, shape, axes)
 
     def copy(
         self,
         slot: Slot,
         shape: tuple[int, int, int],
-        start: tuple[int, ...],
-        box: tuple[int, ...],
-        step: tuple[int, ...],
+        axes: list[Axis],
         *,
+        start: int = 0,
         to: int = 0,
-        to_stride: tuple[int, ...] | None = None,
         into: Slot | None = None,
     ) -> Slot:
-        """Copy x[start::step], `box` elements along each of (C, H, W), to unit `to` of a value of shape `shape`.
+        """Copy a box of units, from unit `start` of a value on, to unit `to` of a new value of shape `shape`.
 
-        That value is new, or `into`; its strides are `to_stride`, or those of NHWC order.
+        NotPlanned for too many axes. `into` is a value to copy to instead of a new one.
         """
-        stride = (1, slot.shape[2] * slot.pixel, slot.pixel)
-        fields = {
-            "box": box,
-            "from_stride": tuple(a * b for a, b in zip(step, stride, strict=True)),
-            "to_stride": to_stride or (1, shape[2] * shape[0], shape[0]),
-            "from_": sum(a * b for a, b in zip(start, stride, strict=True)),
-            "to": to,
-        }
-        made = self.emit("copy", (slot,), shape, slot.kind, **fields)
+        made = self.emit("copy", (slot,), shape, slot.kind, from_=start, to=to, **box_fields(axes))
         if into is None:
             return made
         assert made.call is not None

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from onebit.common.tables import resolve
 from onebit.errors import UsageError
+from onebit.native.layout import MOST_AXES
 
 _SUFFIXES = (".so", ".dylib", ".dll", ".pyd")
 _Pointer, _Int, _Long = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
@@ -44,7 +45,7 @@ class CallStruct(ctypes.Structure):
         *_fields(_Pointer, "tap_sums weight_units epilogue"),
         *_fields(_Int, "epilogue_count bits"),
         ("divisor", _Pointer),
-        *_fields(_Int * 3, "box from_stride to_stride"),
+        *_fields(_Int * MOST_AXES, "box from_stride to_stride"),
         *_fields(_Long, "from_ to"),
     )
 
@@ -55,9 +56,9 @@ class PlanStruct(ctypes.Structure):
     _fields_ = (
         ("calls", _Pointer),
         ("call_count", _Long),
-        *_fields(_Int, "channels height width byte_pixel"),
-        *_fields(_Pointer, "mean std"),
-        *_fields(_Long, "input output output_size bytes bytes_size arena_units batch scratch_units"),
+        *_fields(_Int, "channels height width byte_pixel coding output_count"),
+        *_fields(_Pointer, "mean std outputs"),
+        *_fields(_Long, "input bytes bytes_size arena_units batch scratch_units"),
     )
 
 
@@ -85,7 +86,7 @@ class InstructionSet(NamedTuple):
 
     lanes: outputs per panel of weights. lut_inputs, lut_groups: inputs per lookup, lookups per word.
     tile_rows, tile_outputs, dense_words: see csrc/matmul.h. bytes: see csrc/onebit.h.
-    run: (plan, images, count, arena, output, part, parts, barrier) -> 1 if the net took the sign of a NaN, else 0; it
+    run: (plan, images, count, arena, answers, part, parts, barrier) -> 1 if the net took the sign of a NaN, else 0; it
         releases Python's global lock.
     """
 

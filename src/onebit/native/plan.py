@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import numpy as np
 
 from onebit.native import library
 from onebit.native.arena import NativePlan, lay_out
-from onebit.native.kernel_calls import BITS, BYTES, INTEGER, REAL, KernelCalls, Slot
+from onebit.native.kernel_calls import BITS, BYTES, INTEGER, REAL, Slot
+from onebit.native.layout import NotPlanned
 from onebit.native.panels import byte_panels, sign_panels
 from onebit.native.taps import POINT, Axis, axes_of, whole
-from onebit.native.weight_kernels import NotPlanned, WeightKernel, lookup_kernel, real_kernel
-from onebit.packed import Node, OneBitWeights, PackedNet, Value, infer, nodes
+from onebit.native.values import Values
+from onebit.native.weight_kernels import WeightKernel, depthwise_kernel, lookup_kernel, real_kernel
+from onebit.packed import Node, OneBitWeights, PackedNet, nodes
 from onebit.packed.bits import unpack_signs
 from onebit.packed.grid import GRID_BITS, on_grid
-from onebit.packed.net import INPUT
 
 _FLOAT32_EXACT = 2**24
 _INT32_MOST = 2**31 - 1
-_EPILOGUE_KERNELS = ("pointwise", "add", "add_int", "xnor", "bytes", "lut", "real")
+_EPILOGUE_KERNELS = (
+    *("pointwise", "add", "add_int", "multiply", "xnor", "bytes", "lut", "real", "depthwise", "depthwise_real"),
+)
 _MOST_TAPS = 2**22  # per axis, over all outputs: the reference runs such strange nets
 
 
@@ -34,46 +36,21 @@ def make_plan(net: PackedNet, isa: library.InstructionSet) -> NativePlan:
     return _Planner(net, isa).plan()
 
 
-class _Planner:
+class _Planner(Values):
     def __init__(self, net: PackedNet, isa: library.InstructionSet) -> None:
-        if len(net.input.shape) != 3 or net.input.dtype != "uint8" or net.input.coding == "values":
-            raise NotPlanned("the library takes uint8 images")
-        if not isinstance(net.output, str):
-            raise NotPlanned("the library gives a single output")
-        self.net, self.isa = net, isa
-        self.known = infer(net)
-        self.uses = Counter([*net.outputs, *(name for node in net.nodes for name in node.inputs)])
-        self.calls = KernelCalls()
-        channels, height, width = net.input.shape
-        kind = INTEGER if net.input.value.exact else REAL
-        self.image = self.initial((channels, height, width), kind)
+        super().__init__(net)
+        self.isa = isa
         self.as_bytes: Slot | None = None
-        self.slots = {INPUT: self.image}
 
     def plan(self) -> NativePlan:
         for node in self.net.nodes:
             if type(node) not in _MAKERS:
                 raise NotPlanned(f"the operation of {node.output!r}, {type(node).__name__}, has no native kernel")
             self.slots[node.output] = _MAKERS[type(node)](self, node)
-        answer = self.calls.image_order(self.calls.as_kind(self.slots[self.net.only_output], REAL))
-        answer.buffer.last = len(self.calls.list)
-        return lay_out(self.net, self.calls, self.image, self.as_bytes, answer, self.isa)
-
-    def initial(self, shape: tuple[int, int, int], kind: str) -> Slot:
-        """A value that exists before the first call."""
-        slot = Slot(shape, kind, self.calls.buffer(prod(shape)))
-        slot.buffer.first = slot.buffer.last = -1
-        return slot
-
-    def value(self, name: str, *, flat: bool = False) -> Slot:
-        """The value of a name; a flattened one is put in order first, unless `flat` allows it as it is."""
-        slot = self.slots[name]
-        if flat or not slot.flat:
-            return slot
-        if "ordered" not in slot.kinds:
-            integers = self.calls.as_kind(slot, INTEGER) if slot.kind == BITS else slot
-            slot.kinds["ordered"] = self.calls.image_order(integers)
-        return slot.kinds["ordered"]
+        answers = [self.calls.image_order(self.calls.as_kind(self.slots[name], REAL)) for name in self.net.outputs]
+        for answer in answers:
+            answer.buffer.last = len(self.calls.list)
+        return lay_out(self.net, self.calls, self.image, self.as_bytes, answers, self.isa)
 
     def open_epilogue(self, name: str, *, signs: bool) -> Slot:
         """A value whose call can take another epilogue operation because nothing else reads it; else a new call.
@@ -112,6 +89,12 @@ class _Planner:
         else:
             if exact:
                 self.calls.then(slot, "real")
+            if isinstance(node, nodes.Clamp):
+                low, high = (
+                    np.full(1, v, np.float32) if a is None else a for a, v in ((node.low, -inf), (node.high, inf))
+                )
+                self.calls.then(slot, "clamp", low, high)
+                return slot
             if isinstance(node, nodes.Prelu):
                 self.calls.then(slot, "prelu", node.slope)
             else:
@@ -125,6 +108,8 @@ class _Planner:
 
     def dense(self, node: nodes.Dense | nodes.RealDense) -> Slot:
         slot = self.value(node.inputs[0], flat=True)
+        if self.packs(node, slot):
+            slot = self.calls.as_kind(self.value(node.inputs[0]), BITS)
         outputs, shape = node.outputs, slot.shape
         rows = _rows(node)
         if slot.flat:  # reorder the weights instead of the pixels
@@ -143,10 +128,16 @@ class _Planner:
 
     def conv(self, node: nodes.Conv | nodes.RealConv | nodes.ConvTranspose | nodes.RealConvTranspose) -> Slot:
         slot = self.value(node.inputs[0])
+        if node.group_channels % 32 == 0 or node.groups == 1:
+            slot = self.calls.as_kind(slot, BITS) if self.packs(node, slot) else slot
         made: Any = self.known[node.output].shape
         axes = _axes_of(node, slot.shape[1:], made[1:])
         rows = _rows(node).reshape(node.groups, -1, prod(node.kernel), node.group_channels)
         return self.matmul(node, slot, rows, axes, made)
+
+    def packs(self, node: Any, slot: Slot) -> bool:
+        """Whether one-bit weights multiply signs that an operation has left as integers."""
+        return isinstance(node, OneBitWeights) and slot.kind == INTEGER and self.known[node.inputs[0]].kind == "sign"
 
     def matmul(
         self, node: Any, slot: Slot, rows: np.ndarray, axes: tuple[Axis, Axis], made: tuple[int, int, int]
@@ -166,9 +157,15 @@ class _Planner:
             kernel = WeightKernel("xnor", *sign_panels(rows, self.isa.lanes))
         else:
             as_bytes = None if dense and self.isa.bytes == _INT32_MOST else self.bytes_of(node, slot, rows)
+            depthwise = depthwise_kernel(node, rows, on_a_grid=self.known[node.inputs[0]].bound is None)
+            if depthwise is not None and outputs > 1:
+                slot = self.channels_repeated(slot, outputs)
             slot = self.integers(node, slot)
             fields["real"] = slot.call is not None and slot.call.kernel == "grid"
-            if not one_bit:
+            if depthwise is not None:
+                kernel = depthwise
+                fields |= {"groups": 1, "outputs": groups * outputs}
+            elif not one_bit:
                 kernel = real_kernel(node, rows)
             elif as_bytes is None or dense:
                 kernel = lookup_kernel(node, rows, axes, slot.shape[2], self.isa)
@@ -194,9 +191,12 @@ class _Planner:
     def bytes_of(self, node: Any, slot: Slot, rows: np.ndarray) -> tuple[Slot, WeightKernel] | None:
         """The image as bytes and the kernel that multiplies them by one-bit weights; None if this is not possible."""
         plain = isinstance(node, OneBitWeights) and node.centre is None and len(rows) == 1
-        if not (self.isa.bytes and plain and slot.buffer is self.image.buffer and slot.kind == INTEGER):
+        shapes = self.image.shape, (prod(self.image.shape), 1, 1)  # other views have pixels of other bytes
+        image = slot.buffer is self.image.buffer and slot.kind == INTEGER and slot.shape in shapes
+        if not (self.isa.bytes and plain and image):
             return None
-        kernel = WeightKernel("bytes", *byte_panels(rows, self.isa.lanes))
+        coding = self.net.input.coding
+        kernel = WeightKernel("bytes", *byte_panels(rows, self.isa.lanes, coding=coding))
         shape = (kernel.tap_words, *slot.shape[1:])
         if self.as_bytes is None:
             self.as_bytes = self.initial(shape, BYTES)
@@ -217,50 +217,15 @@ class _Planner:
             slot.kinds[key] = self.calls.emit("grid", (slot,), slot.shape, INTEGER, constant=int(padded))
         return slot.kinds[key]
 
-    # operations that move values
-
-    def flatten(self, node: nodes.Flatten) -> Slot:
-        slot = self.value(node.inputs[0])
-        channels, height, width = slot.shape
-        vector = (channels * height * width, 1, 1)
-        if height * width == 1 or (channels == 1 and slot.kind != BITS):
-            return Slot(vector, slot.kind, slot.buffer)
-        return Slot(slot.shape, slot.kind, slot.buffer, flat=True)
-
-    def plain(self, name: str, made: Value) -> Slot:
-        """The value of a name with one unit per element, of the kind that `made` needs."""
-        slot = self.value(name)
-        return self.calls.as_kind(slot, REAL if not made.exact else INTEGER)
-
-    def concat(self, node: nodes.Concat) -> Slot:
-        made = self.known[node.output]
-        shape: Any = (*made.shape, 1, 1)[:3]
-        parts = [self.plain(name, made) for name in node.inputs]
-        target: Slot | None = None
-        before = 0
-        for part in parts:
-            target = self.calls.copy(part, shape, (0, 0, 0), part.shape, (1, 1, 1), to=before, into=target)
-            before += part.shape[0]
-        assert target is not None
-        return target
-
-    def slice(self, node: nodes.Slice) -> Slot:
-        made: Any = self.known[node.output]
-        return self.calls.copy(self.plain(node.inputs[0], made), made.shape, node.start, made.shape, node.step)
-
-    def pad(self, node: nodes.Pad) -> Slot:
-        made = self.known[node.output]
-        shape: Any = made.shape
-        slot = self.plain(node.inputs[0], made)
-        constant = node.value if made.exact else int(np.float32(node.value).view(np.int32))
-        target = self.calls.emit("fill", (), shape, slot.kind, constant=constant)
-        to = (node.padding[0] * shape[2] + node.padding[2]) * shape[0] + node.channels[0]
-        return self.calls.copy(slot, shape, (0, 0, 0), slot.shape, (1, 1, 1), to=to, into=target)
-
     def add(self, node: nodes.Add) -> Slot:
         made = self.known[node.output]
         a, b = (self.plain(name, made) for name in node.inputs)
         return self.calls.emit("add_int" if made.exact else "add", (a, b), a.shape, a.kind)
+
+    def multiply(self, node: nodes.Multiply) -> Slot:
+        made = self.known[node.output]
+        a, b = (self.plain(name, made) for name in node.inputs)
+        return self.calls.emit("multiply", (a, b), a.shape, REAL)
 
     # pooling
 
@@ -318,10 +283,15 @@ _MAKERS: dict[type[Node], Any] = {
     nodes.Relu: _Planner.pointwise,
     nodes.Prelu: _Planner.pointwise,
     nodes.Hardtanh: _Planner.pointwise,
+    nodes.Clamp: _Planner.pointwise,
     nodes.Add: _Planner.add,
+    nodes.Multiply: _Planner.multiply,
     nodes.Concat: _Planner.concat,
     nodes.Slice: _Planner.slice,
     nodes.Pad: _Planner.pad,
+    nodes.Reshape: _Planner.reshape,
+    nodes.Permute: _Planner.permute,
+    nodes.Repeat: _Planner.repeat,
 }
 
 

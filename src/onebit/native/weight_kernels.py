@@ -8,20 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from onebit.native.layout import NotPlanned
 from onebit.native.library import InstructionSet
 from onebit.native.panels import panels, sign_panels
 from onebit.native.taps import Axis, padded_columns
-from onebit.packed import Conv
-from onebit.packed.grid import MOST_EXACT_TERMS, on_grid
+from onebit.packed import Conv, OneBitWeights
+from onebit.packed.grid import EXACT_TERMS, MOST_EXACT_TERMS, on_grid
 
 _REAL_LANES = 16
 _SEGMENT_UNITS = 6
 _MOST_SCRATCH = 2**28  # units of 4 bytes
+_MOST_GRID_TAPS = 127  # whose sum of values on a grid fits an int32
 _MOST_WIDENED = 2  # widest padded row of tables, relative to the row
-
-
-class NotPlanned(Exception):
-    """The library cannot run a net; the reference executor can."""
 
 
 @dataclass(frozen=True)
@@ -77,3 +75,17 @@ def real_kernel(node: Any, rows: np.ndarray) -> WeightKernel:
         raise NotPlanned("sums of more real products than an int64 holds")
     weights = panels(rows.reshape(*rows.shape[:2], -1), _REAL_LANES)
     return WeightKernel("real", weights, rows.shape[-1], more={"weight_units": on_grid(node.weight)[1]})
+
+
+def depthwise_kernel(node: Any, rows: np.ndarray, *, on_a_grid: bool) -> WeightKernel | None:
+    """Weights × int32, each channel by itself; None if another kernel is needed. rows: (G, O, T, I), see above."""
+    groups, outputs, taps, channels = rows.shape
+    one_bit = isinstance(node, OneBitWeights)
+    most = (_MOST_GRID_TAPS if on_a_grid else taps) if one_bit else EXACT_TERMS
+    if channels > 1 or groups == 1 or taps > most or (one_bit and node.centre is not None):
+        return None
+    by_tap = rows.reshape(groups * outputs, taps).T
+    if one_bit:
+        return WeightKernel("depthwise", np.where(by_tap, 0, -1).astype(np.int32), groups * outputs)
+    more = {"weight_units": on_grid(node.weight)[1]}
+    return WeightKernel("depthwise_real", np.ascontiguousarray(by_tap), groups * outputs, more=more)

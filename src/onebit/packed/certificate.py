@@ -12,8 +12,14 @@ from onebit.errors import FormatError, short
 from onebit.packed.strict_json import check_fields, check_text
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_LATER: dict[str, Any] = {"tied": 0, "images": None}
+_LATER: dict[str, Any] = {
+    **{"tied": 0, "images": None, "compared": "labels"},
+    **{"trained_mismatches": None, "trained_correct": None},
+}
 """Fields that files of earlier versions lack, with their defaults."""
+NOT_CERTIFIED = "not certified: nothing was compared with the trained net"
+COMPARED = {"labels": "labels differ", "multi-label": "labels differ", "values": "outputs differ by more than rounding"}
+"""What was compared -> what is counted as a mismatch, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +53,9 @@ class Certificate:
     Args:
         onebit: version of onebit that packed and compared.
         dataset: name of the data set.
-        split: "train", "validation" or "test".
-        count: number of images compared; for segmentation, here and below, pixels.
+        split: "train", "validation" or "test"; "" for your own data.
+        count: number of images (samples) compared; for segmentation, here and below, pixels; for several labels per
+            sample, the labels.
         weights: the test mode that was packed: "binary", or "sample" for one random draw.
         seed: of that draw, else None.
         correct: images that the packed net classifies correctly; None without labels.
@@ -60,6 +67,11 @@ class Certificate:
         recipe: name of the recipe, or None.
         layers: the proof of each layer.
         images: number of images that were compared, evenly spread over the split; None for all.
+        compared: "labels", the largest logit of each sample; "multi-label", the sign of each logit; "values", the
+            outputs, where a mismatch is a sample that differs by more than rounding.
+        trained_mismatches: mismatches with the pipeline of the training, with its own preprocessing; None if the net
+            was compared only with the model behind the preprocessing that was packed.
+        trained_correct: labels that are correct in that pipeline; None without it or without labels.
     """
 
     onebit: str
@@ -77,6 +89,9 @@ class Certificate:
     layers: tuple[LayerProof, ...] = ()
     tied: int = 0
     images: int | None = None
+    compared: str = "labels"
+    trained_mismatches: int | None = None
+    trained_correct: int | None = None
 
     def __post_init__(self) -> None:
         def check(name: str, ok: bool, expected: str) -> None:
@@ -85,13 +100,15 @@ class Certificate:
 
         for name in ("onebit", "dataset", "split"):
             check_text(f"certificate {name}", getattr(self, name))
-        check("split", self.split in ("train", "validation", "test"), "'train', 'validation' or 'test'")
+        check("split", self.split in ("train", "validation", "test", ""), "'train', 'validation' or 'test'")
+        check("compared", self.compared in COMPARED, "'labels', 'multi-label' or 'values'")
         check("weights", self.weights in ("binary", "sample"), "'binary' or 'sample'")
         check("seed", (self.seed is not None) == (self.weights == "sample"), "one for 'sample', none for 'binary'")
         _check_count("certificate count", self.count)
         _check_count("certificate label_mismatches", self.label_mismatches, most=self.count)
         _check_count("certificate tied", self.tied, most=self.label_mismatches)
-        for name, most in (("seed", 2**63 - 1), ("correct", self.count), ("images", 2**63 - 1)):
+        counts = dict.fromkeys(("correct", "trained_mismatches", "trained_correct"), self.count)
+        for name, most in {"seed": 2**63 - 1, "images": 2**63 - 1, **counts}.items():
             if (number := getattr(self, name)) is not None:
                 _check_count(f"certificate {name}", number, most=most)
         difference, source = self.max_logit_difference, self.source
@@ -111,21 +128,32 @@ class Certificate:
     def in_words(self, counted: str) -> str:
         """What was compared, with the result; `counted` names what `count` counts."""
         correct = "" if self.correct is None else f"{self.correct:,} correct with packed weights, "
-        tied = f" ({self.tied:,} of them where logits are tied)" if self.tied else ""
+        why = "where logits are tied" if self.compared == "labels" else "decided by rounding"
+        tied = f" ({self.tied:,} of them {why})" if self.tied else ""
+        what = f"{self.dataset} {self.split} {counted}" if self.split else f"{counted} of {self.dataset}"
         return (
-            f"{self.count:,} {self.dataset} {self.split} {counted}: {correct}{self.label_mismatches:,} labels differ "
+            f"{self.count:,} {what}: {correct}{self.label_mismatches:,} {COMPARED[self.compared]} "
             f"from torch{tied}, largest logit difference {self.max_logit_difference:.3g}"
         )
+
+    @property
+    def against(self) -> str:
+        """Whether the net was compared with the pipeline of the training, or only with the packed preprocessing."""
+        if self.trained_mismatches is None:
+            return "compared with the model behind the packed preprocessing, not with the pipeline of the training"
+        correct = "" if self.trained_correct is None else f"{self.trained_correct:,} correct, "
+        return f"compared with the pipeline of the training: {correct}{self.trained_mismatches:,} differ"
 
     @property
     def claims(self) -> dict[str, object]:
         """The fields that every machine reproduces: all except the version and those that depend on torch's rounding.
 
-        These are logits, signs that were compared only on images, and pixels with tied labels.
+        These are logits, signs that were compared only on images, pixels with tied labels, and labels of the pipeline
+        of the training.
         """
         fields = self.to_json()
-        for name in ("onebit", "max_logit_difference", "bit_exact"):
-            del fields[name]
+        for name in ("onebit", "max_logit_difference", "bit_exact", "trained_mismatches", "trained_correct"):
+            fields.pop(name, None)
         fields["label_mismatches"] -= fields.pop("tied", 0)
         fields["layers"] = [layer if layer[1] == "every integer" else layer[:2] for layer in fields["layers"]]
         return fields

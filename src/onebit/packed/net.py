@@ -13,7 +13,7 @@ import numpy as np
 
 from onebit.common.arguments import check_kind
 from onebit.errors import FormatError, UsageError, short
-from onebit.packed.certificate import Certificate
+from onebit.packed.certificate import NOT_CERTIFIED, Certificate
 from onebit.packed.nodes import MOST_RANK, OPS, Node, Value, check_finite, check_size
 from onebit.packed.strict_json import check_text
 
@@ -144,6 +144,21 @@ class PackedNet:
             raise UsageError(f"the net {self.name!r} has {len(self.output)} outputs, expected one: the logits")
         return self.output
 
+    @property
+    def statement(self) -> str:
+        """What was compared with the trained model, in one line; also that nothing was."""
+        made = self.certificate
+        if made is None:
+            return NOT_CERTIFIED
+        shapes = [value.shape for name, value in infer(self).items() if name in self.outputs]
+        pixels = len(shapes) == 1 and len(shapes[0]) == 3 and made.compared == "labels"
+        counted = "pixels" if pixels else "images" if len(self.input.shape) == 3 else "samples"
+        if made.compared == "multi-label":
+            counted = "labels"
+        # a recipe has no preprocessing outside of its model
+        against = "" if made.recipe is not None and made.trained_mismatches is None else f"; {made.against}"
+        return f"certified on {made.in_words(counted)}{against}"
+
     def structured(self, values: Mapping[str, Any]) -> Any:
         """The output as the model returned it: one value, a tuple or a dict of `values`, which are by name."""
         output = self.output
@@ -152,6 +167,14 @@ class PackedNet:
         if isinstance(output, dict):
             return {key: values[name] for key, name in output.items()}
         return tuple(values[name] for name in output)
+
+    def by_name(self, output: Any) -> dict[str, Any]:
+        """The values of `outputs` by name; inverse of `structured`."""
+        if isinstance(self.output, str):
+            return {self.output: output}
+        if isinstance(self.output, dict):
+            return {name: output[key] for key, name in self.output.items()}
+        return dict(zip(self.output, output, strict=True))
 
     def check_values(self) -> None:
         """Check the contents of all arrays; the FormatError names the node and the array and counts the values."""

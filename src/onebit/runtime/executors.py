@@ -57,7 +57,13 @@ def _prelu(node: nodes.Prelu, x: Value) -> Executor:
 
 def _relu(node: nodes.Relu, x: Value) -> Executor:
     dtype = DTYPES[node.infer(x).kind]
-    return lambda v: np.maximum(v, 0, dtype=dtype)
+
+    def execute(v: np.ndarray) -> np.ndarray:
+        y = v.astype(dtype)
+        y[y < 0] = 0  # keeps -0.0, for which np.maximum gives either zero
+        return y
+
+    return execute
 
 
 def _hardtanh(node: nodes.Hardtanh, x: Value) -> Executor:
@@ -92,7 +98,14 @@ def _repeat(node: nodes.Repeat, x: Value) -> Executor:
 
 
 def _clamp(node: nodes.Clamp, x: Value) -> Executor:
-    return lambda v: np.clip(v.astype(np.float32, copy=False), node.low, node.high)
+    def execute(v: np.ndarray) -> np.ndarray:
+        y = v.astype(np.float32)
+        for bound, beyond in ((node.low, np.less), (node.high, np.greater)):
+            if bound is not None:  # keeps a -0.0 that is at a bound of 0.0, unlike np.clip
+                np.copyto(y, bound, where=beyond(y, bound))
+        return y
+
+    return execute
 
 
 def _multiply(node: nodes.Multiply, a: Value, b: Value) -> Executor:

@@ -12,8 +12,11 @@ def max_pool(node: MaxPool, x: Value) -> Executor:
     places = node.places(x)
 
     def execute(v: np.ndarray) -> np.ndarray:
-        lowest = -np.inf if v.dtype.kind == "f" else np.iinfo(v.dtype).min
-        return _over_windows(node, _padded(v, node.padding, lowest), places, np.maximum)
+        real = v.dtype.kind == "f"
+        largest = _over_windows(
+            node, _padded(v, node.padding, -np.inf if real else np.iinfo(v.dtype).min), places, np.maximum
+        )
+        return largest + np.float32(0) if real else largest  # of 0.0 and -0.0, np.maximum gives either
 
     return execute
 

@@ -1,10 +1,10 @@
-"""Run a packed net: from images to logits, batch by batch."""
+"""Run a packed net: from inputs to outputs, batch by batch."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterator, MutableMapping
+from collections.abc import Callable, Collection, Iterator, MutableMapping, Sequence
 from functools import cache
 from math import prod
 from typing import Any
@@ -14,9 +14,10 @@ import numpy as np
 
 from onebit.errors import FormatError, UsageError
 from onebit.native import NativePlan, NotPlanned, instruction_set, instruction_sets, make_plan, run_shares
-from onebit.packed import InputSpec, PackedNet, check_net, infer
+from onebit.packed import InputSpec, PackedNet, check_net, infer, load
 from onebit.packed.net import INPUT
 from onebit.runtime.executors import EXECUTORS, per_channel
+from onebit.runtime.inputs import check_images, check_numbers, without_torch
 
 _BATCH_VALUES = 1 << 22  # of the largest value of a net in one batch
 _NATIVE_BATCH = 4096
@@ -25,58 +26,90 @@ _PLANS: MutableMapping[PackedNet, dict[str, NativePlan | NotPlanned]] = WeakKeyD
 
 
 def run(
-    net: PackedNet,
-    images: np.ndarray,
+    net: PackedNet | str | os.PathLike[str],
+    batch: Any = None,
     *,
+    images: Any = None,
     batch_size: int | None = None,
     threads: int | None = None,
     executor: str | None = None,
     on_images: Callable[[int, int], None] | None = None,
-) -> np.ndarray:
-    """Logits of images; their `argmax(axis=1)` is the label. All executors give the same bits.
+) -> Any:
+    """The outputs of a packed net for a batch, such as logits: `argmax(axis=1)` is the label.
+
+    All executors give the same bits.
 
     Args:
-        net: a packed net, see `load`.
-        images: (N, C, H, W) uint8 in the shape of the net's input; also (N, H, W) if C is 1.
-        batch_size: images per batch, which changes memory use but no result; chosen automatically if None.
-        threads: most threads of the native executor; ONEBIT_THREADS or one per core if None. They share the images, or
-            the work on a single image. Fewer are used if each would have less than a third of a millisecond of work.
+        net: a packed net, or the path of its file, which is read in every call: for many calls, `load` it once.
+        batch: (N, …) in the shape and dtype (uint8 or float32) of the net's input, an array or a tensor on the CPU; of
+            gray images also (N, H, W).
+        images: the same as `batch`.
+        batch_size: samples per batch, which changes memory use but no result; chosen automatically if None.
+        threads: most threads of the native executor; ONEBIT_THREADS or one per core if None. They share the samples, or
+            the work on a single one. Fewer are used if each would have less than a third of a millisecond of work.
         executor: "native", the compiled library, or "reference", numpy; None chooses "native" if it is installed.
             Environment variables: ONEBIT_NATIVE=0 chooses "reference", ONEBIT_ISA=NAME an instruction set.
-        on_images: called with (images done, all images).
+        on_images: called with (samples done, all samples).
 
     Returns:
-        (N, classes) float32.
+        float32 (N, …), such as (N, classes); of several outputs a tuple or dict of arrays, as the model returned them.
 
     Raises:
-        WrongTypeError: `net` is not a packed net.
-        UsageError: wrong shape or dtype of images, an unknown executor, or no library for "native".
-        FormatError: some logit is not finite, because of the net's real parameters.
+        WrongTypeError: `net` is neither a packed net nor a path.
+        UsageError: wrong shape or dtype of the batch, numbers in it that are not finite, an unknown executor, or no
+            library for "native".
+        FormatError: some output is not finite, because of the net's real parameters; or as `load`.
         NotBinaryError: a sign operation gets NaN, for the same reason.
 
     Example:
-        >>> labels = run(load("mnist.1bit"), images).argmax(axis=1)
+        >>> labels = run("net.1bit", images).argmax(axis=1)
     """
-    check_net(net)
-    count = check_images(net.input, images)
+    net = opened(net)
+    if batch is not None and images is not None:
+        raise UsageError("got both a batch and images, expected one: run(net, batch)")
+    batch = as_batch(net.input, images if batch is None else batch)
     check_batch_size(batch_size)
     plan = native_plan(net, executor)
-    logits = np.empty((count, *(infer(net)[net.only_output].shape if plan is None else plan.shape)), np.float32)
-    parts: Iterator[np.ndarray]
+    known = infer(net)
+    made = {name: np.empty((batch.shape[0], *known[name].shape), np.float32) for name in net.outputs}
+    parts: Iterator[Sequence[np.ndarray]]
     if plan is None:
-        parts = (
-            values[net.only_output] for _, values in batches(net, images, (net.only_output,), batch_size=batch_size)
-        )
+        every = batches(net, batch, net.outputs, batch_size=batch_size)
+        parts = ([values[name] for name in net.outputs] for _, values in every)
     else:
-        parts = _native_parts(net, plan, images, batch_size or _NATIVE_BATCH, thread_count(threads))
+        parts = _native_parts(net, plan, batch, batch_size or _NATIVE_BATCH, thread_count(threads))
     done = 0
     for part in parts:
-        logits[done : done + len(part)] = part
-        done += len(part)
+        for whole, array in zip(made.values(), part, strict=True):
+            whole[done : done + len(array)] = array
+        done += len(part[0])
         if on_images is not None:
-            on_images(done, len(logits))
-    check_logits(net, logits)
-    return logits
+            on_images(done, batch.shape[0])
+    for array in made.values():
+        check_logits(net, array)
+    return net.structured(made)
+
+
+def opened(net: object) -> PackedNet:
+    """A packed net, or that of a path; WrongTypeError for anything else. Errors: see `load`."""
+    if isinstance(net, (str, os.PathLike)):
+        return load(net)
+    check_net(net)
+    assert isinstance(net, PackedNet)
+    return net
+
+
+def as_batch(spec: InputSpec, batch: Any) -> Any:
+    """A batch that the net takes, as an array; objects that load samples when they are indexed stay as they are.
+
+    Raises:
+        UsageError: a wrong shape, dtype or device, or numbers that are not finite.
+    """
+    batch = without_torch(batch)
+    check_images(spec, batch)
+    if isinstance(batch, np.ndarray):
+        check_numbers(spec, batch)
+    return batch
 
 
 def native_plan(net: PackedNet, executor: str | None = None) -> NativePlan | None:
@@ -119,7 +152,7 @@ def thread_count(threads: int | None = None) -> int:
 
 
 def threads_for(plan: NativePlan, count: int, threads: int) -> int:
-    """How many threads to use for `count` images; more threads than images share kernel calls."""
+    """How many threads to use for `count` samples; more threads than samples share kernel calls."""
     return max(1, min(threads, plan.work * count // _THREAD_WORK))
 
 
@@ -134,20 +167,19 @@ def _notice() -> None:
 
 
 def _native_parts(
-    net: PackedNet, plan: NativePlan, images: np.ndarray, batch_size: int, threads: int
-) -> Iterator[np.ndarray]:
-    """Logits batch by batch. Threads share the images of a batch; more threads than images share kernel calls."""
+    net: PackedNet, plan: NativePlan, inputs: Any, batch_size: int, threads: int
+) -> Iterator[list[np.ndarray]]:
+    """Each output, batch by batch. Threads share its samples; more threads than samples share kernel calls."""
 
-    def run_part(part: np.ndarray, parts: int = 1) -> np.ndarray:
-        logits, nan = plan.run(part, parts=parts)
+    def run_part(part: np.ndarray, parts: int = 1) -> list[np.ndarray]:
+        answers, nan = plan.run(part, parts=parts)
         if nan:  # the reference executor raises the error, with details
-            for _ in batches(net, part, (net.only_output,)):
+            for _ in batches(net, part, net.outputs):
                 pass
-        return logits
+        return plan.separate(answers, len(part))
 
-    for start in range(0, images.shape[0], batch_size):
-        batch = np.asarray(images[start : start + batch_size])
-        batch = np.ascontiguousarray(batch.reshape(len(batch), *net.input.shape))
+    for start in range(0, inputs.shape[0], batch_size):
+        batch = np.ascontiguousarray(_part(net.input, inputs, start, batch_size))
         workers = threads_for(plan, len(batch), threads)
         if len(batch) < workers:
             yield run_part(batch, workers)
@@ -155,28 +187,37 @@ def _native_parts(
             yield from run_shares(run_part, np.array_split(batch, workers))
 
 
+def _part(spec: InputSpec, inputs: Any, start: int, size: int) -> np.ndarray:
+    """The samples from `start` on, with all axes of the net's input; UsageError for numbers that are not finite."""
+    part = np.asarray(inputs[start : start + size])
+    if not isinstance(inputs, np.ndarray):  # read on demand: not checked before
+        check_numbers(spec, part)
+    return part.reshape(len(part), *spec.shape)
+
+
 def check_logits(net: PackedNet, logits: np.ndarray) -> None:
-    """Raise FormatError if some logits of a net are NaN or infinite."""
+    """Raise FormatError if some logits, or other outputs, of a net are NaN or infinite."""
     if not np.isfinite(logits).all():
+        what = "logits" if isinstance(net.output, str) else "outputs"
         raise FormatError(
-            f"the net {net.name!r} gives logits that are not finite: its real parameters overflow float32"
+            f"the net {net.name!r} gives {what} that are not finite: its real parameters overflow float32"
         )
 
 
 def batches(
-    net: PackedNet, images: np.ndarray, names: Collection[str], *, batch_size: int | None = None
+    net: PackedNet, images: Any, names: Collection[str], *, batch_size: int | None = None
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """Values inside a net, batch by batch: the images (n, C, H, W), and a dict of values (n, …).
+    """Values inside a net, batch by batch: the inputs (n, …), such as images, and a dict of values (n, …).
 
     Args:
-        net, images, batch_size: as for `run`.
+        net, images, batch_size: net, batch and batch_size of `run`.
         names: names of the values.
 
     Raises:
         UsageError: as `run`, or for an unknown name.
         NotBinaryError: as `run`.
     """
-    count = check_images(net.input, images)
+    inputs = as_batch(net.input, images)
     check_batch_size(batch_size)
     known = infer(net)
     if unknown := set(names) - set(known):
@@ -185,9 +226,8 @@ def batches(
     size = most if batch_size is None else min(batch_size, most)
     executors = [EXECUTORS[type(node)](node, *(known[name] for name in node.inputs)) for node in net.nodes]
     last_use = {name: index for index, node in enumerate(net.nodes) for name in node.inputs}
-    for start in range(0, count, size):
-        batch = np.asarray(images[start : start + size])
-        batch = batch.reshape(len(batch), *net.input.shape)
+    for start in range(0, inputs.shape[0], size):
+        batch = _part(net.input, inputs, start, size)
         values = {INPUT: _code(net.input, batch)}
         for index, (node, execute) in enumerate(zip(net.nodes, executors, strict=True)):
             with np.errstate(over="ignore", invalid="ignore"):  # overflow is found once, at the end
@@ -205,37 +245,16 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return (powers / powers.sum(axis=-1, keepdims=True)).astype(np.float32)
 
 
-_IMAGE_WAYS = {"list": "; numpy.stack makes one array of a list", "Split": "; pass its images: split.images"}
-
-
 def check_batch_size(batch_size: object) -> None:
     """Raise UsageError unless `batch_size` is a positive integer or None."""
     if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
         raise UsageError(f"got batch_size {batch_size!r}, expected a positive integer")
 
 
-def check_images(spec: InputSpec, images: Any) -> int:
-    """The number of images; UsageError for a wrong shape or dtype."""
-    # numpy arrays, tensors (without importing torch), and objects that load images when indexed
-    if hasattr(images, "shape") and hasattr(images, "__getitem__"):
-        shape = tuple(images.shape)
-        dtype = np.asarray(images[:0]).dtype if shape else np.asarray(images).dtype
-        gray = len(spec.shape) == 3 and spec.shape[0] == 1
-        if dtype == spec.dtype and (shape[1:] == spec.shape or (gray and shape[1:] == spec.shape[1:])):
-            return shape[0]
-        got = f"{dtype} {shape}"
-    else:
-        got = type(images).__name__
-    sizes = ", ".join(map(str, spec.shape))
-    also = f" or (N, {sizes[3:]})" if len(spec.shape) == 3 and spec.shape[0] == 1 else ""
-    way = _IMAGE_WAYS.get(type(images).__name__, "")
-    raise UsageError(f"got images {got}, expected {spec.dtype} (N, {sizes}){also}{way}")
-
-
-def _code(spec: InputSpec, images: np.ndarray) -> np.ndarray:
-    """The value "input" of a batch: int32 or float32, (N, C, H, W)."""
+def _code(spec: InputSpec, batch: np.ndarray) -> np.ndarray:
+    """The value "input" of a batch: int32 or float32, (N, …)."""
     if spec.coding == "values":
-        return images.astype(np.int32 if spec.value.exact else np.float32)
+        return batch.astype(np.int32 if spec.value.exact else np.float32)
     if spec.mean is None or spec.std is None:
-        return images.astype(np.int32) * 2 - 255
-    return (images.astype(np.float32) - per_channel(spec.mean, 4)) / per_channel(spec.std, 4)
+        return batch.astype(np.int32) * 2 - 255
+    return (batch.astype(np.float32) - per_channel(spec.mean, batch.ndim)) / per_channel(spec.std, batch.ndim)

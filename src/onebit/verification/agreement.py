@@ -9,60 +9,73 @@ from typing import Any
 from torch import nn
 
 from onebit._version import __version__
-from onebit.data import Split, check_split
+from onebit.common.moved import renamed_argument
+from onebit.data import Dataset
 from onebit.errors import FoldError, UsageError
 from onebit.fold import SignSite, fold_model
 from onebit.packed import Certificate, LayerProof, PackedNet, Threshold, check_net, infer
 from onebit.packed.net import op_name
-from onebit.verification.tally import Agreement, Trained, seed_of, tally
+from onebit.verification.counted import Agreement
+from onebit.verification.samples import Trained
+from onebit.verification.tally import seed_of, tally
 
 
+@renamed_argument("images", "data")
 def verify(
     model: nn.Module,
     packed: PackedNet,
-    images: Any,
+    data: Any,
     *,
     labels: Any = None,
     trained: Trained | None = None,
+    preprocess: nn.Module | None = None,
     weights: str = "binary",
     seed: int | None = None,
     batch_size: int | None = None,
     on_images: Callable[[int, int], None] | None = None,
 ) -> Agreement:
-    """Compare the labels and logits of a model with those of a packed net.
+    """Compare the outputs of a model with those of a packed net, and both with the labels if there are some.
 
-    The native library runs all images, and numpy, as a check, every (N // 1000)-th of them. Both nets begin with the
-    InputCoding of `model`; pass `trained` to check that this is the preprocessing of the training.
+    The native library runs all samples, and numpy, as a check, every (N // 1000)-th of them. Nets with one output of
+    logits agree if they give the same labels; other outputs, and those with float targets, if their values differ by no
+    more than rounding.
 
     Args:
         model: the trained net; runs on the CPU in float32 and eval mode.
         packed: the result of `onebit.pack`.
-        images: uint8 (N, C, H, W).
-        labels: (N,) integers or masks (N, H, W), to count correct images or pixels.
-        trained: for a model that was trained with its own preprocessing: a callable from a uint8 tensor (n, C, H, W) to
-            logits in eval mode, or the logits of all images.
+        data: what the packed net is fed, raw pixels for instance: inputs (N, …), a pair (inputs, targets), a torch data
+            set, a DataLoader, a `Split` or a `Dataset` (its test split). A shuffling loader is read in order.
+        labels: integers (N,), masks (N, H, W), or float targets of the shape of the outputs; those of the data if None.
+            For several outputs a tuple or dict.
+        trained: how the model as trained sees the same samples in the same order: data of any of these forms that the
+            model is fed; a function from a tensor of raw inputs to outputs in eval mode; or all outputs. Without
+            `preprocess`, data of this kind replace the inputs of the packed net for the model.
+        preprocess: what was packed in front of the model, the argument of `onebit.pack`.
         weights: the test mode that was packed: "binary" or "sample".
         seed: of the draw that was packed.
-        batch_size: images per batch; chosen automatically if None.
-        on_images: called with (images done, all images).
+        batch_size: samples per batch; chosen automatically if None.
+        on_images: called with (samples done, all samples).
 
     Raises:
-        UsageError: no images, images of another shape, wrong labels, or a test mode that cannot be packed.
-        FoldError: the model's own logits are not finite.
+        UsageError: no samples, samples of another shape or dtype, wrong labels, or a test mode that cannot be packed.
+        DataError: `data` and `trained` are not the same samples. FoldError: the model's own outputs are not finite.
 
     Example:
-        >>> print(verify(model, packed, data.test.images))  # doctest: +SKIP
-        10,000 of 10,000 equal (logits differ by at most 1.9e-06)
-        >>> coding = onebit.InputCoding("standardize", mean=[0.1307], std=[0.3081], scale=255)
-        >>> model = nn.Sequential(coding, net)  # doctest: +SKIP
-        >>> as_trained = lambda images: net((images / 255 - 0.1307) / 0.3081)  # doctest: +SKIP
-        >>> print(verify(model, packed, images, labels=labels, trained=as_trained))  # doctest: +SKIP
-        10,000 of 10,000 equal (logits differ by at most 1.9e-06); 9,831 correct; as trained 9,831 correct, 0 labels
+        >>> print(verify(model, packed, data.test))  # doctest: +SKIP
+        10,000 of 10,000 equal (logits differ by at most 1.9e-06); 9,831 correct
+        >>> packed = onebit.pack(model, x, preprocess=onebit.Normalize([0.1307], [0.3081]))  # doctest: +SKIP
+        >>> print(verify(model, packed, (pixels, labels), trained=loader))  # doctest: +SKIP
+        9,999 of 10,000 equal (logits differ by at most 1.9e-06); 9,831 correct; as trained 9,832 correct, 1 labels
         differ
     """
-    return tally(
-        model, packed, images, weights, seed, batch_size, labels=labels, trained=trained, on_images=on_images
-    ).agreement
+    counted = tally(
+        *(model, packed, data, weights, seed, batch_size),
+        labels=labels,
+        trained=trained,
+        preprocess=preprocess,
+        on_images=on_images,
+    )
+    return counted.agreement
 
 
 def prove(
@@ -70,6 +83,7 @@ def prove(
     packed: PackedNet,
     *,
     images: Any | None = None,
+    preprocess: nn.Module | None = None,
     weights: str = "binary",
     seed: int | None = None,
     batch_size: int | None = None,
@@ -80,32 +94,35 @@ def prove(
     sums that torch rounds, is compared on `images`; without images its proof counts 0.
 
     Args:
-        weights, seed: as for `verify`.
+        preprocess, weights, seed: as for `verify`.
 
     Raises:
         UsageError: the packed net does not have the operations of the model.
         FoldError, NotBinaryError: as `onebit.pack`.
     """
     seed = seed_of(weights, seed)
-    proofs, sites = _proofs(model, packed, weights, seed)
+    proofs, sites = _proofs(model, packed, weights, seed, preprocess)
     if images is not None and sites:
-        proofs |= tally(model, packed, images, weights, seed, batch_size, sites=sites).proofs
+        proofs |= tally(model, packed, images, weights, seed, batch_size, sites=sites, preprocess=preprocess).proofs
     return tuple(proofs.values())
 
 
+@renamed_argument("split", "data")
 def certify(
     model: nn.Module,
     packed: PackedNet,
-    split: Split,
+    data: Any,
     *,
-    dataset: str,
-    split_name: str = "test",
+    dataset: str | None = None,
+    split_name: str | None = None,
+    labels: Any = None,
     weights: str = "binary",
     seed: int | None = None,
     source: str | None = None,
     recipe: str | None = None,
     layers: Sequence[LayerProof] | None = None,
     trained: Trained | None = None,
+    preprocess: nn.Module | None = None,
     images: int | None = None,
     batch_size: int | None = None,
     on_images: Callable[[int, int], None] | None = None,
@@ -113,17 +130,17 @@ def certify(
     """The packed net with a certificate of its agreement with the trained net; `onebit.save` stores it.
 
     Args:
-        split: images and labels to compare.
-        dataset, split_name: names of the data set and the split.
+        data, labels, trained, preprocess, batch_size, on_images: as for `verify`.
+        dataset, split_name: names of the data set and the split; by default of the test split of a `Dataset`, and "own
+            data" for other forms.
         weights, seed: as for `verify`.
         source: sha256 of the checkpoint, in hexadecimal.
         recipe: name of the recipe.
         layers: proofs from `prove`; computed here if None.
-        images: number of images to state if `split` is only a part of the split, evenly spread over it.
-        trained, batch_size, on_images: as for `verify`.
+        images: number of images to state if `data` is only a part of the split, evenly spread over it.
 
     Raises:
-        UsageError, FoldError, NotBinaryError: as `verify` and `prove`; also FoldError if `trained` disagrees.
+        UsageError, DataError, FoldError, NotBinaryError: as `verify` and `prove`; FoldError if `trained` disagrees.
 
     Example:
         >>> packed = certify(model, pack(model), data.test, dataset=data.name)  # doctest: +SKIP
@@ -131,29 +148,26 @@ def certify(
         10,000 mnist test labels: 9,862 correct with packed weights, 0 labels differ from torch, largest logit differ…
     """
     check_net(packed)
-    check_split(split)
     sites: Sequence[SignSite] = ()
     proofs: dict[str, LayerProof] = {}
     if layers is None:
-        proofs, sites = _proofs(model, packed, weights, seed_of(weights, seed))
+        proofs, sites = _proofs(model, packed, weights, seed_of(weights, seed), preprocess)
     counted = tally(
-        model,
-        packed,
-        split.images,
-        weights,
-        seed,
-        batch_size,
+        *(model, packed, data, weights, seed, batch_size),
         sites=sites,
-        labels=split.labels,
+        labels=labels,
         trained=trained,
+        preprocess=preprocess,
         on_images=on_images,
     )
     agreement = counted.agreement
     if not agreement.as_trained:
         raise FoldError(str(agreement))
+    if split_name is None:
+        split_name = "test" if dataset is not None or isinstance(data, Dataset) else ""
     certificate = Certificate(
         onebit=__version__,
-        dataset=dataset,
+        dataset=_name_of(data) if dataset is None else dataset,
         split=split_name,
         count=agreement.count,
         weights=weights,
@@ -167,12 +181,23 @@ def certify(
         recipe=recipe,
         layers=tuple(layers if layers is not None else (proofs | counted.proofs).values()),
         images=images,
+        compared=agreement.compared,
+        trained_mismatches=agreement.trained_mismatches,
+        trained_correct=agreement.trained_correct,
     )
     return replace(packed, certificate=certificate)
 
 
+def _name_of(data: Any) -> str:
+    """The name of a data set, and for other data their form."""
+    if isinstance(data, Dataset):
+        return data.name
+    form = "arrays" if isinstance(data, (tuple, list)) or hasattr(data, "__array__") else type(data).__name__
+    return f"own data ({form})"
+
+
 def _proofs(
-    model: nn.Module, packed: PackedNet, weights: str, seed: int | None
+    model: nn.Module, packed: PackedNet, weights: str, seed: int | None, preprocess: nn.Module | None
 ) -> tuple[dict[str, LayerProof], list[SignSite]]:
     """The proof of each sign without images, by name, and the signs that can be compared only on images."""
     folded = fold_model(model, input_shape=packed.input.shape, weights=weights, seed=seed or 0)

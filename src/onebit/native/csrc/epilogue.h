@@ -59,6 +59,11 @@ static inline int run_epilogue_op(const ob_epilogue_op *op, block_t *restrict x,
     case OB_EPILOGUE_HARDTANH_INT:
         CHANNELS(x->i[k] = x->i[k] < -1 ? -1 : x->i[k] > 1 ? 1 : x->i[k])
         break;
+    case OB_EPILOGUE_CLAMP: {
+        float low = *(const float *)op->p, high = *(const float *)op->q;
+        CHANNELS(x->f[k] = x->f[k] < low ? low : x->f[k] > high ? high : x->f[k])
+        break;
+    }
     case OB_EPILOGUE_THRESHOLD: {
         const int32_t *restrict least = (const int32_t *)op->p + first, *restrict flip = (const int32_t *)op->q + first;
         CHANNELS(x->i[k] = (x->i[k] ^ flip[k]) >= least[k])
@@ -88,18 +93,20 @@ static int finish_block(const ob_call *call, block_t *x, int first, int count, f
     return saw_nan;
 }
 
-/* Reads a block of one value, or of the sum of two. */
+/* Reads a block of one value, or of the sum or product of two. */
 static inline void read_block(const ob_call *call, block_t *x, const uint32_t *a, const uint32_t *b, int count) {
     const float *f = (const float *)a, *g = (const float *)b;
     if (call->kernel == OB_KERNEL_ADD)
         for (int k = 0; k < count; k++) x->f[k] = f[k] + g[k];
+    else if (call->kernel == OB_KERNEL_MULTIPLY)
+        for (int k = 0; k < count; k++) x->f[k] = f[k] * g[k];
     else if (call->kernel == OB_KERNEL_ADD_INT)
         for (int k = 0; k < count; k++) x->i[k] = (int32_t)(a[k] + b[k]);
     else
         memcpy(x->i, a, (size_t)count * 4);
 }
 
-/* The epilogue on every pixel of one value, or of the sum of two. */
+/* The epilogue on every pixel of one value, or of the sum or product of two. */
 static int pointwise(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
     block_t x;
     int64_t pixels = (int64_t)call->out_height * call->out_width;

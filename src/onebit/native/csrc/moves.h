@@ -60,21 +60,37 @@ static void fill(const ob_call *call, const share_t *share, int64_t count, uint3
     }
 }
 
+static void copy_row(const uint32_t *in, int64_t from_stride, uint32_t *out, int64_t to_stride, int64_t size) {
+    if (from_stride == 1 && to_stride == 1)
+        memcpy(out, in, (size_t)size * 4);
+    else if (from_stride == 1)
+        for (int64_t k = 0; k < size; k++) out[k * to_stride] = in[k];
+    else if (to_stride == 1)
+        for (int64_t k = 0; k < size; k++) out[k] = in[k * from_stride];
+    else
+        for (int64_t k = 0; k < size; k++) out[k * to_stride] = in[k * from_stride];
+}
+
 static void copy_box(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
-    span_t mine = span_of(share, call->box[1]);
-    for (int64_t n = 0; n < count; n++) {
-        const uint32_t *in = arena + call->in + n * call->in_size + call->from;
-        uint32_t *out = arena + call->out + n * call->out_size + call->to;
-        for (int64_t i = mine.begin; i < mine.end; i++)
-            for (int64_t j = 0; j < call->box[2]; j++) {
-                const uint32_t *a = in + i * call->from_stride[1] + j * call->from_stride[2];
-                uint32_t *b = out + i * call->to_stride[1] + j * call->to_stride[2];
-                if (call->from_stride[0] == 1 && call->to_stride[0] == 1)
-                    memcpy(b, a, (size_t)call->box[0] * 4);
-                else
-                    for (int64_t c = 0; c < call->box[0]; c++) b[c * call->to_stride[0]] = a[c * call->from_stride[0]];
+    const int32_t *box = call->box, *from_stride = call->from_stride, *to_stride = call->to_stride;
+    span_t mine = span_of(share, box[1]);
+    int64_t rows = 1;
+    for (int axis = 2; axis < OB_AXES; axis++) rows *= box[axis];
+    for (int64_t n = 0; n < count; n++)
+        for (int64_t i = mine.begin; i < mine.end; i++) {
+            const uint32_t *in = arena + call->in + n * call->in_size + call->from + i * from_stride[1];
+            uint32_t *out = arena + call->out + n * call->out_size + call->to + i * to_stride[1];
+            int32_t at[OB_AXES] = {0};
+            for (int64_t row = 0; row < rows; row++) {
+                copy_row(in, from_stride[0], out, to_stride[0], box[0]);
+                for (int axis = 2; axis < OB_AXES; axis++) { /* to the next row */
+                    in += from_stride[axis], out += to_stride[axis];
+                    if (++at[axis] < box[axis]) break;
+                    in -= (int64_t)box[axis] * from_stride[axis], out -= (int64_t)box[axis] * to_stride[axis];
+                    at[axis] = 0;
+                }
             }
-    }
+        }
 }
 
 /* Pooling: combines the taps of each window that are inside the image, channel by channel. */
@@ -122,6 +138,8 @@ static void pool_windows(const ob_call *call, const share_t *share, int64_t coun
                             break;
                         }
                     }
+                if (call->kernel == OB_KERNEL_MAX) /* of 0 and -0, neither is the larger */
+                    for (int k = 0; k < units; k++) sums[k] += 0.0f;
                 if (call->divisor && call->kernel == OB_KERNEL_SUM)
                     for (int k = 0; k < units; k++) sums[k] /= call->divisor[place];
                 if (call->divisor && call->kernel == OB_KERNEL_SUM_INT) /* integers give a float32 quotient */

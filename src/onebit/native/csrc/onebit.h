@@ -2,7 +2,8 @@
  *
  * onebit/native/plan.py makes the plan and checks every shape; this code does not check again. All values are units of
  * 4 bytes, with pixels in NHWC order: bits (32 channels per word, first channel in the lowest bit, 1 = +1, tail bits 0),
- * int32, or float32. onebit.runtime defines every result bit for bit, on every instruction set.
+ * int32, or float32. A value that is not an image is one row of pixels; its first axis are the channels.
+ * onebit.runtime defines every result bit for bit, on every instruction set.
  */
 #ifndef ONEBIT_H
 #define ONEBIT_H
@@ -22,6 +23,7 @@ enum {
     OB_EPILOGUE_PRELU,        /* x > 0 ? x : x * p */
     OB_EPILOGUE_HARDTANH,     /* min(max(x, -1), 1), of float32 */
     OB_EPILOGUE_HARDTANH_INT,
+    OB_EPILOGUE_CLAMP,        /* x < p[0] ? p[0] : x > q[0] ? q[0] : x, of float32 */
     OB_EPILOGUE_THRESHOLD,    /* int32 -> 1 where (x ^ q) >= p, else 0; the last operation of its epilogue */
     OB_EPILOGUE_SIGN          /* float32 -> 1 where x - p >= 0, else 0; also last */
 };
@@ -38,12 +40,15 @@ enum {
     OB_KERNEL_BYTES,         /* uint8 x int8, 4 of them per unit -> sums, then the epilogue */
     OB_KERNEL_LUT,           /* int32 x bits -> sums, then the epilogue */
     OB_KERNEL_REAL,          /* int32 x real weights, both on grids -> sums, then the epilogue */
+    OB_KERNEL_DEPTHWISE,     /* int32 x bits, each channel by itself -> sums, then the epilogue */
+    OB_KERNEL_DEPTHWISE_REAL, /* the same with real weights */
     OB_KERNEL_GRID,          /* float32 -> int32 on a grid, followed by the image's grid unit and largest magnitude */
     OB_KERNEL_EXPAND,        /* bits -> int32 of +1 and -1 */
     OB_KERNEL_ADD,           /* float32 + float32, then the epilogue */
     OB_KERNEL_ADD_INT,
+    OB_KERNEL_MULTIPLY,      /* float32 * float32, then the epilogue */
     OB_KERNEL_FILL,          /* `constant` everywhere */
-    OB_KERNEL_COPY,          /* a box of units, with strides on both sides */
+    OB_KERNEL_COPY,          /* a box of units, with strides on both sides; a stride of 0 repeats them */
     OB_KERNEL_MAX,           /* the largest value of each window, float32 */
     OB_KERNEL_MAX_INT,
     OB_KERNEL_MAX_BITS,      /* the same for signs */
@@ -51,6 +56,8 @@ enum {
     OB_KERNEL_SUM_INT,       /* exact sums of windows */
     OB_KERNEL_AVERAGE        /* adaptive: sums in double, down and then across, / divisor */
 };
+
+#define OB_AXES 6
 
 /* One kernel call. */
 typedef struct {
@@ -74,7 +81,8 @@ typedef struct {
     int32_t run_count;
     int32_t constant; /* the padding value, or the value to fill with */
 
-    /* matrix products: rows of weights in panels of `lanes` outputs, group by group */
+    /* matrix products: rows of weights in panels of `lanes` outputs, group by group; for OB_KERNEL_DEPTHWISE -1 or 0 for
+     * each output, tap by tap, and for OB_KERNEL_DEPTHWISE_REAL doubles */
     const void *weights;
     int64_t panel;        /* units per panel */
     int32_t outputs;      /* per group */
@@ -91,22 +99,36 @@ typedef struct {
     int32_t epilogue_count, bits; /* bits: the epilogue ends in signs */
     const float *divisor;         /* per window, [out_height][out_width] */
 
-    /* boxes: counts, and strides in units, each for (channel, row, column) */
-    int32_t box[3];
-    int32_t from_stride[3], to_stride[3];
+    /* boxes: counts, and strides in units. The first axis is the innermost, the second the outermost: threads share it. */
+    int32_t box[OB_AXES];
+    int32_t from_stride[OB_AXES], to_stride[OB_AXES];
     int64_t from, to;
 } ob_call;
+
+/* How the input becomes the first value. */
+enum {
+    OB_CODING_INTEGER = 1, /* uint8 -> 2x - 255 */
+    OB_CODING_STANDARDISE, /* uint8 -> (x - mean) / std */
+    OB_CODING_VALUES,      /* uint8 -> x */
+    OB_CODING_REALS        /* float32, as they are */
+};
+
+typedef struct {
+    int64_t place, size; /* offset as in ob_call, and units per image */
+} ob_output;
 
 typedef struct {
     const ob_call *calls;
     int64_t call_count;
     int32_t channels, height, width; /* of the image */
     int32_t byte_pixel;              /* bytes per pixel of `bytes` */
-    const float *mean, *std;         /* NULL for the coding 2x - 255 */
-    int64_t input, output, output_size; /* offsets as in ob_call; input is -1 if no call reads it */
-    int64_t bytes, bytes_size;       /* the image as uint8 in NHWC order, pixels padded with 255; or -1 */
-    int64_t arena_units, batch;      /* the arena has arena_units * 4 bytes, for `batch` images */
-    int64_t scratch_units;           /* of these, scratch memory of one thread */
+    int32_t coding, output_count;
+    const float *mean, *std;
+    const ob_output *outputs;
+    int64_t input;             /* offset as in ob_call; -1 if no call reads it */
+    int64_t bytes, bytes_size; /* the image as uint8 in NHWC order, pixels padded with 255; or -1 */
+    int64_t arena_units, batch; /* the arena has arena_units * 4 bytes, for `batch` images */
+    int64_t scratch_units;      /* of these, scratch memory of one thread */
 } ob_plan;
 
 /* Barrier of the threads that share a plan's kernel calls; all 0 at first. */
@@ -125,8 +147,9 @@ typedef struct {
     int32_t bytes; /* smallest batch for which a dense layer is faster with OB_KERNEL_BYTES than with lookups, INT32_MAX
                       for never; convolutions always are; 0: there is no such kernel */
     /* Runs part number `part` of `parts`, one thread each, on the same images and arena. Each thread after the first
-     * adds scratch_units to the arena. `barrier` is NULL for a single thread. */
-    int64_t (*run)(const ob_plan *plan, const uint8_t *images, int64_t count, uint32_t *arena, float *output, int32_t part,
+     * adds scratch_units to the arena. `barrier` is NULL for a single thread. `answers` is filled with the first output
+     * of all images, then the second, … */
+    int64_t (*run)(const ob_plan *plan, const void *images, int64_t count, uint32_t *arena, float *answers, int32_t part,
                    int32_t parts, ob_barrier *barrier);
 } ob_isa;
 

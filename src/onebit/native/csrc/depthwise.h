@@ -1,0 +1,91 @@
+/* Depthwise convolutions: each output channel sums the taps of its own input channel, so that channels are neighbors in
+ * memory on both sides and need no panels.
+ *
+ * With one-bit weights, sums are int32: of up to 127 taps of values on a grid, or of integers whose sums fit. With real
+ * weights, sums of up to 32 products of 24-bit integers are exact in double. The plan checks that. */
+#define DEPTHWISE_LANES 16
+
+/* The sums of n channels: x + segments[k].a is the pixel under a tap, and segments[k].b the place of its weights. */
+static inline void sum_signs(const int32_t *x, const segment_t *segments, int found, const int32_t *flips, int n, int32_t *sums) {
+    int32_t total[DEPTHWISE_LANES] = {0};
+    for (int k = 0; k < found; k++) {
+        const int32_t *value = x + segments[k].a, *flip = flips + segments[k].b;
+        for (int c = 0; c < n; c++) total[c] += (value[c] ^ flip[c]) - flip[c]; /* -value where flip is -1 */
+    }
+    for (int c = 0; c < n; c++) sums[c] = total[c];
+}
+
+static inline void sum_products(const int32_t *x, const segment_t *segments, int found, const double *weights, int n,
+                                double *sums) {
+    double total[DEPTHWISE_LANES] = {0};
+    for (int k = 0; k < found; k++) {
+        const int32_t *value = x + segments[k].a;
+        const double *weight = weights + segments[k].b;
+        for (int c = 0; c < n; c++) total[c] += (double)value[c] * weight[c];
+    }
+    for (int c = 0; c < n; c++) sums[c] = total[c];
+}
+
+/* The sums of channels `first` to `first + count` of one pixel, in a block: as integers, or as real values. */
+static void depthwise_block(const place_t *at, spot_t spot, const segment_t *segments, int found, int first, int count,
+                            block_t *block) {
+    const ob_call *call = at->call;
+    const int32_t *x = (const int32_t *)at->arena + call->in + spot.n * call->in_size + spot.t * at->run[3] * call->in_pixel;
+    float unit = unit_of(at, spot);
+    int64_t padding = call->constant ? padding_of(call, unit) : 0;
+    int bits = call->kernel == OB_KERNEL_DEPTHWISE;
+    double products[BLOCK];
+    for (int k = 0; k < count; k += DEPTHWISE_LANES) {
+        int c = first + k, n = count - k < DEPTHWISE_LANES ? count - k : DEPTHWISE_LANES;
+        const int32_t *flips = (const int32_t *)call->weights + c;
+        const double *weights = (const double *)call->weights + c;
+        if (bits && n == DEPTHWISE_LANES) /* a constant, for whole registers */
+            sum_signs(x + c, segments, found, flips, DEPTHWISE_LANES, block->i + k);
+        else if (bits)
+            sum_signs(x + c, segments, found, flips, n, block->i + k);
+        else if (n == DEPTHWISE_LANES)
+            sum_products(x + c, segments, found, weights, DEPTHWISE_LANES, products + k);
+        else
+            sum_products(x + c, segments, found, weights, n, products + k);
+    }
+    for (int a = 0; padding && a < call->taps_down; a++)
+        for (int b = 0; b < call->taps_across; b++) {
+            if (call->rows[at->i * call->taps_down + a] >= 0 && call->columns[at->run[0] * call->taps_across + b] >= 0) continue;
+            int64_t tap = (int64_t)(a * call->taps_across + b) * call->tap_words + first;
+            const int32_t *flips = (const int32_t *)call->weights + tap;
+            const double *weights = (const double *)call->weights + tap;
+            for (int k = 0; k < count; k++)
+                if (bits)
+                    block->i[k] += flips[k] ? -(int32_t)padding : (int32_t)padding;
+                else
+                    products[k] += (double)padding * weights[k];
+        }
+    for (int k = 0; !bits && k < count; k++) block->f[k] = (float)products[k] * unit * call->weight_units[first + k];
+    for (int k = 0; bits && call->real && k < count; k++) block->f[k] = (float)block->i[k] * unit;
+}
+
+/* Threads share the rows, or the channels of a single row: 32 at a time, because bits are written as words. */
+static int depthwise(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
+    segment_t *segments = (segment_t *)(arena + call->scratch + share->scratch);
+    int64_t row_units = (int64_t)call->in_width * call->in_pixel;
+    int words = (call->channels + 31) / 32, saw_nan = 0;
+    span_t rows = {0, 1}, parts = {0, words};
+    if (call->out_height > 1)
+        rows = span_of(share, call->out_height);
+    else
+        parts = span_of(share, words);
+    int end = parts.end * 32 < call->channels ? parts.end * 32 : call->channels;
+    for (int i = rows.begin; i < rows.end; i++)
+        for (int r = 0; r < call->run_count; r++) {
+            place_t at = {call, arena, i, call->runs + 4 * r, 0};
+            int found = gather(call, i, at.run, row_units, call->in_pixel, 1 << 30, segments, &at.terms);
+            for (spot_t spot = {0, 0}; spot.n < count; spot = next_spot(&at, spot))
+                for (int first = parts.begin * 32; first < end; first += BLOCK) {
+                    block_t block;
+                    int part = end - first < BLOCK ? end - first : BLOCK;
+                    depthwise_block(&at, spot, segments, found, first, part, &block);
+                    saw_nan |= finish_block(call, &block, first, part, 0, out_pixel(&at, spot));
+                }
+        }
+    return saw_nan;
+}

@@ -1,0 +1,103 @@
+"""Where the elements of a value are in memory, and how moving them becomes one copy.
+
+A value (A, B, C, …) is in memory as (B, C, …, A): its channels, the first axis, are neighbors. An image (C, H, W) is
+in NHWC order, and any other value is an image with a single row.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any, NamedTuple
+
+MOST_AXES = 6  # OB_AXES of csrc/onebit.h
+
+
+class NotPlanned(Exception):
+    """The library cannot run a net; the reference executor can."""
+
+
+class Axis(NamedTuple):
+    """An axis of a copy: number of elements, and units between neighbors in the source and in the target."""
+
+    size: int
+    source: int
+    target: int
+
+
+def image_of(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """A value of any shape as an image (C, H, W)."""
+    if len(shape) == 3:
+        return shape[0], shape[1], shape[2]
+    return (shape[0], 1, prod(shape[1:])) if shape else (1, 1, 1)
+
+
+def reshaped(shape: tuple[int, ...], made: tuple[int, ...]) -> list[Axis] | None:
+    """The axes of a copy that reshapes; None if the channels of neither are a multiple of the other's.
+
+    Two reshapes, to a vector and from it, do the same.
+    """
+    (channels, *pixels), (others, *_) = image_of(shape), image_of(made)
+    count = channels * prod(pixels)
+    if others % channels == 0:
+        rest = count // others
+        parts = others // channels
+        return [Axis(channels, 1, parts), Axis(parts, rest * channels, 1), Axis(rest, channels, others)]
+    if channels % others == 0:
+        rest = count // channels
+        parts = channels // others
+        return [Axis(others, parts, 1), Axis(parts, 1, rest * others), Axis(rest, channels, others)]
+    return None
+
+
+def permuted(shape: tuple[int, ...], axes: tuple[int, ...], units: int) -> list[Axis]:
+    """The axes of a copy to a value whose axis i is axis axes[i] of the source. units: see `repeated`."""
+    made = [shape[axis] for axis in axes]
+    source = strides(shape, units)
+    target = strides(made, units if axes and axes[0] == 0 else made[0] if made else 1)
+    sizes = [units if axis == 0 and axes[0] == 0 else shape[axis] for axis in axes]
+    return [Axis(size, source[axis], to) for size, axis, to in zip(sizes, axes, target, strict=True)]
+
+
+def repeated(shape: tuple[int, ...], times: tuple[int, ...], units: int) -> list[Axis]:
+    """The axes of a copy that repeats each element along each axis.
+
+    units: of a pixel of the source, fewer than its channels if these are bits, which are not repeated along channels.
+    """
+    sizes = [units, *shape[1:]] if shape else []
+    made = [size * count for size, count in zip(sizes, times, strict=True)]
+    axes = []
+    for size, count, source, target in zip(
+        sizes, times, strides(sizes, units), strides(made, made[0] if made else 1), strict=True
+    ):
+        axes += [Axis(size, source, target * count), Axis(count, 0, target)]
+    return axes
+
+
+def strides(shape: Any, units: int) -> list[int]:
+    """Units between neighbors along each axis, for pixels of `units`."""
+    return [1, *(units * prod(shape[axis + 1 :]) for axis in range(1, len(shape)))][: len(shape)]
+
+
+def merged(axes: list[Axis]) -> list[Axis]:
+    """The same copy with as few axes as possible, the most distant targets first; [Axis(n, 1, 1)] copies in order."""
+    result: list[Axis] = []
+    for axis in sorted((axis for axis in axes if axis.size > 1), key=lambda axis: -axis.target):
+        outer = result[-1] if result else None
+        if outer and outer.source == axis.source * axis.size and outer.target == axis.target * axis.size:
+            result[-1] = Axis(outer.size * axis.size, axis.source, axis.target)
+        else:
+            result.append(axis)
+    return result or [Axis(1, 1, 1)]
+
+
+def box_fields(axes: list[Axis]) -> dict[str, tuple[int, ...]]:
+    """The fields of a copy: the innermost axis, the one that threads share, the others; NotPlanned for too many."""
+    axes = merged(axes)
+    if len(axes) > MOST_AXES:
+        raise NotPlanned(f"a copy along {len(axes)} axes")
+    inner = max(axes, key=lambda axis: ((axis.source == 1) + (axis.target == 1), axis.size))
+    axes.remove(inner)
+    ordered = [inner, *axes[:1], *reversed(axes[1:])]
+    ordered += [Axis(1, 0, 0)] * (MOST_AXES - len(ordered))
+    sizes, sources, targets = zip(*ordered, strict=True)
+    return {"box": sizes, "from_stride": sources, "to_stride": targets}

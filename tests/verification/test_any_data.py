@@ -1,0 +1,331 @@
+"""The packed net is fed data of any form, and compared with the pipeline that trained the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fold_nets import SHAPE, images_of, make_mlp
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from onebit.data import Dataset, Split
+from onebit.errors import DataError, FoldError, OnebitError, UsageError, WrongTypeError
+from onebit.fold import pack
+from onebit.layers import BinaryLinear, InputCoding
+from onebit.verification.agreement import certify, verify
+
+COUNT = 90
+RAW = images_of(COUNT)
+LABELS = np.random.default_rng(1).integers(0, 5, COUNT)
+X, Y = torch.from_numpy(RAW), torch.from_numpy(LABELS)
+
+
+def preprocessed(images: Tensor) -> Tensor:
+    return (images.float() / 255 - 0.4) / 0.3
+
+
+class Pairs(torch.utils.data.Dataset):
+    """Preprocesses each image when it is indexed, as torchvision does."""
+
+    def __len__(self) -> int:
+        return COUNT
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return preprocessed(X[index]), int(Y[index])
+
+
+class Streamed(IterableDataset):
+    def __iter__(self) -> Any:
+        yield from zip(X, Y, strict=True)
+
+
+def loader(inputs: Tensor = X, labels: Tensor = Y, **options: Any) -> DataLoader:
+    return DataLoader(TensorDataset(inputs, labels), **{"batch_size": 16, **options})
+
+
+@pytest.fixture(scope="module")
+def net() -> nn.Module:
+    """Takes preprocessed images."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), BinaryLinear(12, 31), nn.BatchNorm1d(31), nn.ReLU(), BinaryLinear(31, 5))
+    net.train()(preprocessed(X))
+    return net.eval()
+
+
+def packed_behind(coding: nn.Module, net: nn.Module) -> Any:
+    return pack(nn.Sequential(coding, net), input_shape=SHAPE)
+
+
+RIGHT = InputCoding("standardize", mean=[0.4], std=[0.3], scale=255)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        (RAW, LABELS),
+        (X, Y),
+        [X, LABELS],
+        (RAW[:, 0], LABELS),
+        TensorDataset(X, Y),
+        loader(),
+        loader(shuffle=True),
+        loader(batch_size=7, shuffle=True, drop_last=True),
+        DataLoader(Streamed(), batch_size=16),
+        Split(RAW, LABELS),
+        Dataset.from_arrays((RAW, LABELS), (RAW, LABELS)),
+    ],
+)
+def test_every_form_gives_the_same_counts(data: Any) -> None:
+    model = make_mlp(nasty=None)
+    expected = verify(model, pack(model), RAW, labels=LABELS)
+    found = verify(model, pack(model), data)
+    assert found == expected
+    assert found.count == COUNT
+    assert found.correct == (model(X).argmax(1) == Y).sum()
+
+
+@pytest.mark.parametrize("data", [RAW, X, RAW[:, 0], DataLoader(X, batch_size=7), loader()])  # type: ignore[arg-type]
+def test_labels_can_be_given_or_left_out(data: Any) -> None:
+    model = make_mlp(nasty=None)
+    given = verify(model, pack(model), data, labels=Y)
+    assert given.correct == (model(X).argmax(1) == Y).sum()
+    assert given == verify(model, pack(model), data, labels=LABELS.tolist())
+    without = verify(model, pack(model), X)
+    assert without.ok
+    assert without.correct is None
+
+
+def pipelines() -> dict[str, Any]:
+    inputs = preprocessed(X)
+    return {
+        "a loader": loader(inputs),
+        "a shuffling loader": loader(inputs, shuffle=True),
+        "a loader with other batches": loader(inputs, batch_size=37),
+        "a loader of single samples": loader(inputs, batch_size=1),
+        "a data set": Pairs(),
+        "a pair": (inputs, Y),
+        "a pair of arrays": (inputs.numpy(), LABELS),
+        "inputs alone": inputs,
+        "a loader of inputs alone": DataLoader(inputs, batch_size=8),  # type: ignore[arg-type]
+    }
+
+
+@pytest.mark.parametrize("name", pipelines())
+@pytest.mark.parametrize("data", [(RAW, LABELS), loader(), X], ids=["pair", "loader", "inputs"])
+def test_the_pipeline_of_the_training_is_compared(name: str, data: Any, net: nn.Module) -> None:
+    trained, packed = pipelines()[name], packed_behind(RIGHT, net)
+    found = verify(net, packed, data, labels=LABELS if isinstance(data, Tensor) else None, trained=trained)
+    assert found.ok, str(found)
+    assert not found.through_model
+    assert found.trained_mismatches == found.label_mismatches <= 1
+    right = int((net(preprocessed(X)).argmax(1) == Y).sum())
+    assert found.trained_correct == right
+    assert f"; as trained {right} correct, " in str(found)
+    both = verify(net, packed, data, labels=LABELS, trained=trained, preprocess=RIGHT)
+    assert both.through_model
+    assert (both.label_mismatches, both.trained_mismatches) == (0, found.trained_mismatches)
+
+
+def test_the_labels_of_the_pipeline_count_where_the_data_have_none(net: nn.Module) -> None:
+    found = verify(net, packed_behind(RIGHT, net), X, trained=loader(preprocessed(X)))
+    assert found.correct is not None
+    assert abs(found.correct - int((net(preprocessed(X)).argmax(1) == Y).sum())) <= 1
+
+
+@pytest.mark.parametrize(
+    "coding",
+    [
+        InputCoding(),
+        InputCoding("standardize", mean=[0.0], std=[255.0]),
+        InputCoding("standardize", mean=[0.4], std=[0.3], scale=1),
+    ],
+)
+def test_another_preprocessing_fails_with_both_accuracies(coding: InputCoding, net: nn.Module) -> None:
+    packed, trained = packed_behind(coding, net), loader(preprocessed(X))
+    for options in ({}, {"preprocess": coding}):
+        found = verify(net, packed, (RAW, LABELS), trained=trained, **options)
+        assert not found.ok
+        assert not found.as_trained
+        assert "\n" not in str(found)
+        what = "InputCoding" if options else "what is packed"
+        assert str(found).endswith(
+            f"; {found.correct} correct; as trained {found.trained_correct} correct, {found.trained_mismatches} "
+            f"labels differ: {what} is not the preprocessing of the training"
+        )
+    with pytest.raises(FoldError, match="is not the preprocessing of the training"):
+        certify(nn.Sequential(coding, net), packed, (RAW, LABELS), trained=lambda x: net(preprocessed(x)))
+
+
+def test_one_label_more_or_less_is_rounding_and_more_are_not(net: nn.Module) -> None:
+    """0.5 % of the labels, and at least one, may change."""
+    packed = packed_behind(RIGHT, net)
+    logits = net(preprocessed(X)).detach()
+    for wrong, ok in ((1, True), (2, False)):
+        given = logits.clone()
+        given[:wrong] = -given[:wrong]
+        found = verify(net, packed, X, trained=given, preprocess=RIGHT)
+        assert (found.trained_mismatches, found.ok) == (wrong, ok)
+
+
+MISTAKES: dict[str, tuple[Callable[[nn.Module], Any], type[OnebitError], str]] = {
+    "preprocessed inputs for a net that takes pixels": (
+        lambda net: verify(net, packed_behind(RIGHT, net), loader(preprocessed(X))),
+        UsageError,
+        r"got images float32 \(16, 1, 3, 4\), expected uint8 .*verify\(model, packed, \(raw, labels\), trained=loader\)",
+    ),
+    "float64 arrays for a net that takes pixels": (
+        lambda net: verify(net, packed_behind(RIGHT, net), (RAW / 255, LABELS)),
+        UsageError,
+        "got images float64 .*trained=loader",
+    ),
+    "no pipeline and no preprocessing": (
+        lambda net: verify(net, packed_behind(RIGHT, net), (RAW, LABELS)),
+        UsageError,
+        "the model does not take the inputs of the packed net, uint8 .* trained=loader, or preprocess=onebit.Normalize",
+    ),
+    "preprocessed inputs into InputCoding": (
+        lambda net: verify(
+            nn.Sequential(RIGHT, net), packed_behind(RIGHT, net), (RAW, LABELS), trained=loader(preprocessed(X))
+        ),
+        UsageError,
+        "the model begins with InputCoding, which takes raw pixels",
+    ),
+    "another order": (
+        lambda net: verify(
+            net, packed_behind(RIGHT, net), (RAW, LABELS), trained=loader(preprocessed(X).flip(0), Y.flip(0))
+        ),
+        DataError,
+        "the labels of data and trained differ, first at sample ",
+    ),
+    "fewer samples": (
+        lambda net: verify(net, packed_behind(RIGHT, net), (RAW, LABELS), trained=loader(preprocessed(X)[1:], Y[1:])),
+        UsageError,
+        "got 89 samples of the model as trained for 90 images",
+    ),
+    "fewer samples of unknown number": (
+        lambda net: verify(
+            nn.Sequential(RIGHT, net),
+            packed_behind(RIGHT, net),
+            (RAW[:80], LABELS[:80]),
+            trained=DataLoader(Streamed()),
+        ),
+        DataError,
+        "trained: it gives more samples than the data",
+    ),
+    "more samples of unknown number": (
+        lambda net: verify(
+            nn.Sequential(RIGHT, net),
+            packed_behind(RIGHT, net),
+            np.concatenate([RAW, RAW]),
+            trained=DataLoader(Streamed()),
+        ),
+        DataError,
+        "trained: it gives fewer samples than the data",
+    ),
+    "labels of another number": (
+        lambda net: verify(net, packed_behind(RIGHT, net), loader(), labels=LABELS[:9], preprocess=RIGHT),
+        UsageError,
+        "got 9 labels for 90 images",
+    ),
+    "labels of another number, after a stream": (
+        lambda net: verify(
+            net, packed_behind(RIGHT, net), DataLoader(Streamed()), labels=[*LABELS, 1], preprocess=RIGHT
+        ),
+        UsageError,
+        "got 91 labels for 90 images",
+    ),
+    "labels outside of the classes": (
+        lambda net: verify(net, packed_behind(RIGHT, net), (RAW, LABELS + 1), preprocess=RIGHT),
+        UsageError,
+        "got the label 5, expected 0 to 4: the net has 5 logits",
+    ),
+    "targets of another shape": (
+        lambda net: verify(net, packed_behind(RIGHT, net), (RAW, LABELS / 2), preprocess=RIGHT),
+        UsageError,
+        r"got targets float32 \(N,\) for outputs \(N, 5\), expected integer labels \(N,\), or targets of the shape",
+    ),
+    "an empty loader": (
+        lambda net: verify(net, packed_behind(RIGHT, net), loader(X[:0], Y[:0]), preprocess=RIGHT),
+        UsageError,
+        "is empty",
+    ),
+    "a list of numbers": (
+        lambda net: verify(net, packed_behind(RIGHT, net), [1, 2, 3], preprocess=RIGHT),
+        WrongTypeError,
+        "data: got a list of 3, expected a DataLoader",
+    ),
+    "text": (lambda net: verify(net, packed_behind(RIGHT, net), "data"), WrongTypeError, "data: got 'data'"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_clear_line(name: str, net: nn.Module) -> None:
+    call, kind, message = MISTAKES[name]
+    with pytest.raises(kind, match=message) as refused:
+        call(net)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_streaming_loader_counts_what_is_done(net: nn.Module) -> None:
+    done: list[tuple[int, int]] = []
+    verify(
+        net,
+        packed_behind(RIGHT, net),
+        DataLoader(Streamed(), batch_size=40),
+        preprocess=RIGHT,
+        on_images=lambda *n: done.append(n),
+    )
+    assert done == [(40, 40), (80, 80), (90, 90)]
+
+
+def test_the_old_names_of_arguments_still_work() -> None:
+    model = make_mlp(nasty=None)
+    with pytest.warns(DeprecationWarning, match="the argument images is now called data"):
+        found = verify(model, pack(model), images=RAW)  # type: ignore[call-arg]
+    assert found == verify(model, pack(model), RAW)
+    with pytest.warns(DeprecationWarning, match="the argument split is now called data"):
+        certify(model, pack(model), split=Split(RAW, LABELS), dataset="toy")  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ((RAW, LABELS), "own data (arrays)"),
+        (X, "own data (arrays)"),
+        (loader(), "own data (DataLoader)"),
+        (TensorDataset(X, Y), "own data (TensorDataset)"),
+    ],
+)
+def test_a_certificate_names_own_data(data: Any, name: str, net: nn.Module) -> None:
+    model = nn.Sequential(RIGHT, net)
+    certified = certify(model, packed_behind(RIGHT, net), data)
+    certificate = certified.certificate
+    assert certificate is not None
+    assert (certificate.dataset, certificate.split, certificate.count) == (name, "", COUNT)
+    assert certificate.label_mismatches == 0
+    assert (certificate.correct is None) == isinstance(data, Tensor)
+    assert certificate.trained_mismatches is None
+    assert certified.statement == (
+        f"certified on 90 images of {name}: "
+        + ("" if certificate.correct is None else f"{certificate.correct} correct with packed weights, ")
+        + f"0 labels differ from torch, largest logit difference {certificate.max_logit_difference:.3g}; "
+        "compared with the model behind the packed preprocessing, not with the pipeline of the training"
+    )
+    trained = certify(model, certified, data, trained=lambda x: net(preprocessed(x)))
+    assert trained.certificate is not None
+    right = "" if certificate.correct is None else f"{trained.certificate.trained_correct} correct, "
+    assert trained.statement.endswith(
+        f"; compared with the pipeline of the training: {right}{trained.certificate.trained_mismatches} differ"
+    )
+
+
+def test_a_dataset_is_named_with_its_split() -> None:
+    model = make_mlp(nasty=None)
+    data = Dataset.from_arrays((RAW, LABELS), (RAW[:50], LABELS[:50]), name="mine")
+    certificate = certify(model, pack(model), data).certificate
+    assert certificate is not None
+    assert (certificate.dataset, certificate.split, certificate.count) == ("mine", "test", 50)
