@@ -56,8 +56,8 @@ def _shape(text: str) -> tuple[int, ...]:
 def main(argv: list[str]) -> int:
     parser = Parser(
         "summary",
-        "What of a net is binary, what is real and why; bits, bytes and multiply-accumulates of each layer. The net is a "
-        "run folder, a weight file or a .1bit file; or --model NAME, as it would be trained.",
+        "What of a net is binary, what is real and why; bits, bytes and multiply-accumulates of each layer. The net "
+        "is a run folder, a weight file or a .1bit file; or --model NAME, as it would be trained.",
         *("threads", "json"),
     )
     parser.add_argument("net", metavar="NET", nargs="?", help="run folder, weight file or .1bit file")
