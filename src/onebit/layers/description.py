@@ -34,7 +34,7 @@ REASONS: tuple[tuple[str, tuple[type[nn.Module], ...]], ...] = (
     ("coding of the input", (InputCoding,)),
 )
 """Why a layer stays real -> classes of such layers."""
-LONGEST_NAME = 40
+LONGEST_NAME = 32
 THE_MODEL = "(the model)"
 
 
@@ -101,7 +101,7 @@ class BinarizeReport:
         self._not_the_model("iteration")
 
     def __getattr__(self, name: str) -> Any:
-        if not name.startswith("_") and hasattr(self.model, name):
+        if not name.startswith("_") and hasattr(self.__dict__.get("model"), name):
             self._not_the_model(f"report.{name}")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
@@ -154,7 +154,7 @@ def describe(model: nn.Module, where: Callable[[str, nn.Module], bool] | None) -
         if warn:
             reasons.setdefault(reason, []).append(name or THE_MODEL)
         report.real.append(RealRow(name, kind_name(module), count, reason))
-    report.warnings.extend(f"{_listed(names)} stays real: {reason}; {_WAYS}" for reason, names in reasons.items())
+    report.warnings.extend(f"{_listed(names)} real: {reason}; {_WAYS}" for reason, names in reasons.items())
     return report
 
 
@@ -228,6 +228,8 @@ _WAYS = "if that is meant, leave it out with `where`"
 
 
 def _listed(names: list[str]) -> str:
-    """The names; the first four of more than five."""
+    """ "'a' stays", or "'a', 'b' stay"; the first four names of more than five."""
     more = f" and {len(names) - 4} more" if len(names) > 5 else ""
-    return ", ".join(shortened(repr(name), 60) for name in (names[:4] if more else names)) + more
+    return ", ".join(shortened(repr(name), 60) for name in (names[:4] if more else names)) + (
+        f"{more} stay" if len(names) > 1 else " stays"
+    )
