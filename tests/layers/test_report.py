@@ -116,6 +116,22 @@ def test_several_layers_of_one_kind_are_one_warning() -> None:
     assert str(caught[0].message) == f"{first}; {second}"
 
 
+def test_an_embedding_that_shares_the_weight_of_a_binary_layer_is_a_warning() -> None:
+    net = nn.ModuleDict({"embedding": nn.Embedding(5, 4), "head": nn.Linear(4, 5, bias=False)})
+    net["head"].weight = net["embedding"].weight
+    with pytest.warns(UserWarning, match="'embedding' stays real: uses the latents of 'head', which is binary"):
+        report = binarize_(net)
+    assert report.real == [RealRow("embedding", "Embedding", 0, "uses the latents of 'head', which is binary")]
+
+
+def test_without_a_weight_quantizer_recurrent_layers_stay_as_they_are() -> None:
+    net = nn.ModuleDict({"lstm": nn.LSTM(4, 4), "head": nn.Linear(4, 4), "last": nn.Linear(4, 2)})
+    report = binarize_(net, weight_quantizer=None, input_quantizer="ste_sign")
+    assert report.binary == []
+    assert type(net["lstm"]) is nn.LSTM
+    assert isinstance(net["last"], BinaryLinear)
+
+
 def test_where_may_ask_for_what_only_usual_layers_have() -> None:
     net = nn.Sequential(nn.Linear(4, 4), Mixer())
     with pytest.warns(UserWarning, match="Mixer uses mix itself"):

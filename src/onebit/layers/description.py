@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from onebit.errors import WrongTypeError, shortened
-from onebit.layers.base import BinaryLayer, LatentWeight, check_model
+from onebit.layers.base import BinaryLayer, LatentWeight, binary_layers, check_model
 from onebit.layers.coding import InputCoding
 from onebit.layers.parametrized import PARAMETRIZED, BinaryParametrization, binary_parametrizations, kind_name, kind_of
 from onebit.layers.rprelu import RPReLU
@@ -133,6 +133,7 @@ def describe(model: nn.Module, where: Callable[[str, nn.Module], bool] | None) -
     report = BinarizeReport(model, [], [], [])
     reasons: dict[str, list[str]] = {}
     outputs = {id(m.out_proj) for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
+    binary = {id(layer.weight): name for name, layer in binary_layers(model)}
     for name, module in model.named_modules():
         if isinstance(module, (Quantizer, ParametrizationList, BinaryParametrization)):
             continue  # counted with the layer that it belongs to
@@ -144,10 +145,14 @@ def describe(model: nn.Module, where: Callable[[str, nn.Module], bool] | None) -
         own = _real_parameters(module, latents)
         if not own:
             continue
+        tied = [binary[id(parameter)] for parameter in own.values() if id(parameter) in binary]
+        own = {key: parameter for key, parameter in own.items() if id(parameter) not in binary}
         lazy = any(is_lazy(parameter) for parameter in own.values())
         count = 0 if lazy else sum(parameter.numel() for parameter in own.values())
         reason, warn = BIAS, False
-        if not latents:
+        if tied and not latents:
+            reason, warn = f"uses the latents of {tied[0]!r}, which is binary", True
+        elif not latents:
             reason, warn = _reason(kind, own, lazy=lazy, out_projection=id(module) in outputs)
         if (warn or reason == LEFT_REAL) and _left_out(where, name, module):
             reason, warn = NOT_CHOSEN, False
