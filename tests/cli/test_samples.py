@@ -137,6 +137,19 @@ def test_predict_repeats_the_certificate(onebit: Onebit, net: Path, samples: np.
     )
 
 
+@pytest.mark.parametrize(("trained", "words"), [(2, "2 differ"), (None, "not with the pipeline of the training")])
+def test_predict_says_whether_the_pipeline_of_the_training_was_compared(
+    onebit: Onebit, net: Path, samples: np.ndarray, trained: int | None, words: str
+) -> None:
+    np.save(net.parent / "x.npy", samples)
+    made = Certificate(
+        onebit="1", dataset="your data", split="", count=36, weights="binary", label_mismatches=0,
+        max_logit_difference=0.0, bit_exact=True, trained_mismatches=trained,
+    )  # fmt: skip
+    save(feature_net(certificate=made), net)
+    assert onebit("predict", net, net.parent / "x.npy").line.endswith(words)
+
+
 def test_inspect_shows_input_and_outputs(onebit: Onebit, net: Path, packed_file: Path) -> None:
     shown = onebit("inspect", net).out
     assert "\ninput: float32 5 (measurements), as they are\noutput: 3\n" in shown

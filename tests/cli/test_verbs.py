@@ -345,7 +345,10 @@ def test_predict_of_a_run_says_how_to_pack_it(
 
 @pytest.mark.parametrize(
     ("flag", "value", "words"),
-    [("--device", "gpu", ("did you mean 'cuda'?", "cpu")), ("--loss", "mse", ("unknown loss 'mse'", "squared_hinge"))],
+    [
+        ("--device", "gpu", ("did you mean 'cuda'?", "cpu")),
+        ("--loss", "mse", ("'mse' is for regression", "squared_hinge")),
+    ],
 )
 def test_a_word_of_other_libraries_is_answered_with_the_valid_ones(
     onebit: Onebit, tmp_path: Path, flag: str, value: str, words: tuple[str, ...]

@@ -78,7 +78,9 @@ def _certified(net: PackedNet, counted: str) -> str:
     """What the certificate says about the packed net and the net as it was trained."""
     if net.certificate is None:
         return "not certified: nothing was compared with the net as it was trained"
-    return f"certified on {net.certificate.in_words(counted)}"
+    made = net.certificate
+    own_data = made.trained_mismatches is not None or not made.split  # a data set by name has no outside preprocessing
+    return f"certified on {made.in_words(counted)}" + (f"; {made.against}" if own_data else "")
 
 
 def _labels(net: PackedNet, logits: np.ndarray) -> Iterator[dict[str, Any]]:

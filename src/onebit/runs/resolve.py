@@ -11,6 +11,7 @@ import torch
 
 from onebit.data import DATASETS, Dataset, DatasetEntry, Split, TrainingSamples, refuse_held_out
 from onebit.errors import UsageError
+from onebit.evaluation.loss_table import LOSSES
 from onebit.evaluation.precision import resolve_memory_format
 from onebit.recipe import Recipe
 from onebit.runs.continual import arms, task_recipe
@@ -23,6 +24,7 @@ from onebit.train.ranks import ALONE, Ranks
 from onebit.train.step import plan_steps
 from onebit.train.weights import trained_file
 
+CLASSIFICATION = "classification"
 SIDE = 224
 """Assumed side of images whose size only their files know: every model takes it."""
 MANY = 1_000_000
@@ -44,6 +46,7 @@ def resolve(recipe: Recipe, *, trackers: Sequence[str] = (), ranks: Ranks = ALON
         FormatError, CheckpointError: `init_from` or the teacher is damaged or another net.
     """
     check_names(recipe)
+    _check_loss(recipe)
     machine = resolve_machine(recipe, ranks)
     if trackers:
         ranks.first(lambda: refuse_missing(trackers))
@@ -59,6 +62,16 @@ def resolve(recipe: Recipe, *, trackers: Sequence[str] = (), ranks: Ranks = ALON
     for part in parts:
         _check_training(part, processes=ranks.world)
     return machine
+
+
+def _check_loss(recipe: Recipe) -> None:
+    """Refuse a loss of another task than classification: the data sets of recipes have classes."""
+    entries = LOSSES.entries()
+    if entries[recipe.loss].task != CLASSIFICATION:
+        known = ", ".join(name for name, entry in entries.items() if entry.task == CLASSIFICATION)
+        raise UsageError(
+            f"loss {recipe.loss!r} is for {entries[recipe.loss].task}, and {recipe.dataset} has classes: use one of {known}"
+        )
 
 
 def _check_training(recipe: Recipe, *, processes: int) -> None:
