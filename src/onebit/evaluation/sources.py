@@ -113,6 +113,20 @@ class LoaderSamples:
         """Samples of a pass in order; None if the loader does not know."""
         return sample_count(self.ordered)
 
+    @cached_property
+    def steps(self) -> int:
+        """Batches of an epoch; a loader that does not know its length is read once to count them.
+
+        Raises:
+            UsageError: there are none.
+        """
+        known = loader_length(self.loader)
+        if known is None:
+            known = sum(1 for _ in self.loader)
+        if not known:
+            raise UsageError(f"{self.name}: the loader is empty, it gives no batches")
+        return known
+
     @property
     def repeatable(self) -> bool:
         """Whether each pass gives the samples in the same order."""
@@ -167,7 +181,8 @@ def as_samples(data: Any, *, name: str = "data", batch_size: int | None = None) 
     Args:
         data: one of FORMS; or inputs alone, an array or a tensor, which then have no targets.
         name: of the argument, for messages.
-        batch_size: of a torch data set that comes without a loader; a loader has its own.
+        batch_size: of a torch data set that comes without a loader, which then shuffles it for training; a loader has
+            its own.
 
     Raises:
         WrongTypeError: anything else. DataError: arrays of different lengths, or without numbers. UsageError: no
@@ -198,7 +213,7 @@ def as_samples(data: Any, *, name: str = "data", batch_size: int | None = None) 
             )
         if not len(data):  # type: ignore[arg-type]
             raise UsageError(f"{name}: the data set {type(data).__name__} is empty")
-        return LoaderSamples(DataLoader(data, batch_size=batch_size or LOADER_BATCH), name)
+        return LoaderSamples(DataLoader(data, batch_size=batch_size or LOADER_BATCH, shuffle=True), name)
     return _arrays(data, name)
 
 
