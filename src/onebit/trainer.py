@@ -89,8 +89,9 @@ class Trainer:
     Args:
         model: name of a model (`onebit list models`), which each `fit` builds again, so that it gives the same result;
             or a module, which is trained in place. It takes the inputs of the data: uint8 images (N, C, H, W) of a data
-            set, see `onebit.InputCoding`, or what your own data have. A module without binary layers is binarized with the quantizers of the method, and its latents are
-            initialized as in a model; options={"init": "default"} keeps its weights. A module with binary layers is not
+            set, see `onebit.InputCoding`, or what your own data have. A module without binary layers is binarized
+            with the quantizers of the method, and its latents are initialized as in a model;
+            options={"init": "default"} keeps its weights. A module with binary layers is not
             changed.
         method: see `onebit list methods`.
         options: of the model, such as {"widths": (784, 256, 10)}; for a module those of its quantizers.

@@ -18,7 +18,7 @@ from onebit.common.arguments import check_number, described
 from onebit.data import Dataset, Split, StreamedImages
 from onebit.errors import DataError, UsageError, WrongTypeError
 from onebit.evaluation.batches import array_batches, batch_indices, fitting_batch
-from onebit.evaluation.loaders import held_tensors, is_iterable, loader_length, sample_count, sequential, unpromised
+from onebit.evaluation.loaders import held_tensors, is_iterable, keeps_order, loader_length, sample_count, sequential
 from onebit.evaluation.nested import size_of
 
 FORMS = "a DataLoader, a torch Dataset, a pair (inputs, targets) of arrays or tensors, a Split or a onebit.Dataset"
@@ -130,7 +130,7 @@ class LoaderSamples:
     @property
     def repeatable(self) -> bool:
         """Whether each pass gives the samples in the same order."""
-        return self.ordered is not self.loader or unpromised(self.loader) is None
+        return self.ordered is not self.loader or keeps_order(self.loader)
 
     def batches(self, batch_size: int | None = None) -> Iterator[tuple[Any, Any]]:
         """(inputs, targets) in order, as the collate function makes them; targets are None if there are none."""
