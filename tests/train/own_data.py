@@ -62,7 +62,7 @@ class Augmented(Dataset):
         return len(X)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        noise = torch.randn(12) + np.random.normal(size=12).astype("f") + random.random()
+        noise = torch.randn(12) + torch.from_numpy(np.random.normal(size=12)).float() + random.random()
         return torch.from_numpy(X[index]) + 0.1 * noise, int(Y[index])
 
 

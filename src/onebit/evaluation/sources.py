@@ -18,7 +18,15 @@ from onebit.common.arguments import check_number, described
 from onebit.data import Dataset, Split, StreamedImages
 from onebit.errors import DataError, UsageError, WrongTypeError
 from onebit.evaluation.batches import array_batches, batch_indices, fitting_batch
-from onebit.evaluation.loaders import held_tensors, is_iterable, keeps_order, loader_length, sample_count, sequential
+from onebit.evaluation.loaders import (
+    batch_samples,
+    held_tensors,
+    is_iterable,
+    keeps_order,
+    loader_length,
+    sample_count,
+    sequential,
+)
 from onebit.evaluation.nested import size_of
 
 FORMS = "a DataLoader, a torch Dataset, a pair (inputs, targets) of arrays or tensors, a Split or a onebit.Dataset"
@@ -159,7 +167,8 @@ class LoaderSamples:
         if tensors is not None:
             return "arrays " + _digest(tensors)
         seen = _few_samples(self.loader)
-        return f"loader of {self.count} samples" + ("" if seen is None else f", the first are {seen}")
+        count = f"{loader_length(self.loader)} batches" if self.count is None else f"{self.count} samples"
+        return f"loader of {count}" + ("" if seen is None else f", the first are {seen}")
 
     @cached_property
     def unchecked(self) -> str:
@@ -197,10 +206,11 @@ def as_samples(data: Any, *, name: str = "data", batch_size: int | None = None) 
     if isinstance(data, Split):
         return ArraySamples(data.images, data.labels, name)
     if isinstance(data, DataLoader):
-        if batch_size is not None and data.batch_size != batch_size:
+        if batch_size is not None and (own := batch_samples(data)) != batch_size:
+            of = "of its own" if own is None else f"of {own}"
             raise UsageError(
-                f"{name}: batch_size={batch_size} and a DataLoader with batches of {data.batch_size}: leave batch_size "
-                "out, a loader has its own"
+                f"{name}: batch_size={batch_size} and a DataLoader with batches {of}: leave batch_size out, "
+                "a loader has its own"
             )
         if loader_length(data) == 0:
             raise UsageError(f"{name}: the loader is empty, it gives no batches{_why_empty(data)}")

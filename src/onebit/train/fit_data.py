@@ -12,6 +12,7 @@ from onebit.data import Dataset, Split, StreamedImages, is_counted
 from onebit.data.splits import as_split, numbered_classes
 from onebit.errors import UsageError
 from onebit.evaluation.batches import batch_bounds
+from onebit.evaluation.loaders import batch_samples
 from onebit.evaluation.sources import ArraySamples, LoaderSamples, Samples, as_samples
 
 BATCH_SIZE = 100
@@ -133,7 +134,7 @@ def _are_labels(targets: Any, inputs: Any) -> bool:
 def batch_size_of(data: FitData, batch_size: int | None, *, usual: int = BATCH_SIZE) -> int:
     """Samples of a batch: the caller's, that of a loader, or `usual`; data of the user's own may have fewer."""
     if isinstance(data.train, LoaderSamples):
-        size = data.train.loader.batch_size  # None: a batch sampler of the user, whose batches may differ
+        size = batch_samples(data.train.loader)  # None: a batch sampler of the user, whose batches may differ
         return size or max(1, (data.train.count or 0) // data.train.steps)
     if batch_size is not None:
         return batch_size
