@@ -94,19 +94,28 @@ def seeded(loader: DataLoader[Any], *, seed: int, epoch: int) -> Iterator[None]:
     sampler = _index_order(loader) or loader.batch_sampler
     owners: list[Any] = [loader, *([sampler] if hasattr(sampler, "generator") else [])]
     kept = [owner.generator for owner in owners]
-    states = random.getstate(), np.random.get_state()
     generator = torch.Generator().manual_seed(number)
     try:
         for owner in owners:
             owner.generator = generator
         if callable(set_epoch := getattr(sampler, "set_epoch", None)):
             set_epoch(epoch)
-        random.seed(number)
-        np.random.seed(number % 2**32)
-        yield
+        with seeded_globals(number):
+            yield
     finally:
         for owner, before in zip(owners, kept, strict=True):
             owner.generator = before
+
+
+@contextmanager
+def seeded_globals(number: int) -> Iterator[None]:
+    """The context in which `random` and `numpy.random` start from a seed; their states are put back at the end."""
+    states = random.getstate(), np.random.get_state()
+    random.seed(number)
+    np.random.seed(number % 2**32)
+    try:
+        yield
+    finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
 

@@ -25,6 +25,7 @@ from onebit.evaluation.loaders import (
     keeps_order,
     loader_length,
     sample_count,
+    seeded_globals,
     sequential,
 )
 from onebit.evaluation.nested import size_of
@@ -334,8 +335,8 @@ def _few_samples(loader: DataLoader[Any]) -> str | None:
 
 
 def _look(dataset: Any, count: int) -> str | None:
-    """A digest of the first samples with torch's generator seeded, as transforms draw from it."""
-    with torch.random.fork_rng(devices=[]):
+    """A digest of the first samples with all global random numbers seeded, as transforms draw from them."""
+    with torch.random.fork_rng(devices=[]), seeded_globals(0):
         torch.manual_seed(0)
         samples = [dataset[index] for index in range(count)]
     total = hashlib.sha256()
