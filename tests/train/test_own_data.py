@@ -156,7 +156,7 @@ class Shuffled(Sampler):
     ],
 )
 def test_what_cannot_be_promised_is_said_once(make: Callable[[], DataLoader], reason: str) -> None:
-    with pytest.warns(UserWarning, match=f"two trainings on this loader may differ.*{reason}") as caught:
+    with pytest.warns(UserWarning, match=f"two training runs on this loader may differ.*{reason}") as caught:
         train(make(), epochs=2)
     assert len(caught) == 1
 
@@ -236,7 +236,7 @@ def test_without_validation_the_last_epoch_counts(tmp_path: Path) -> None:
 
 def test_half_an_epoch_of_a_loader_and_a_loader_without_length() -> None:
     assert train(loader(), epochs=0.4).rows[-1].step == 2
-    with pytest.warns(UserWarning, match="two trainings on this loader may differ"):
+    with pytest.warns(UserWarning, match="two training runs on this loader may differ"):
         history = train(DataLoader(Stream(), 20), epochs=3)
     assert [row.step for row in history] == [5, 10, 15]
 
@@ -349,7 +349,9 @@ def test_a_loss_that_is_no_number_is_not_blamed_on_sound_data() -> None:
     ],
 )
 def test_a_loader_that_changes_its_length_is_refused(stream: Callable[[], Stream], message: str) -> None:
-    warnings.filterwarnings("ignore", message="two trainings on this loader may differ")  # pytest restores the filters
+    warnings.filterwarnings(
+        "ignore", message="two training runs on this loader may differ"
+    )  # pytest restores the filters
     with pytest.raises((DataError, UsageError), match=message):
         train(DataLoader(stream(), 20))
 

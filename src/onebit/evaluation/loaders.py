@@ -21,7 +21,7 @@ from torch.utils.data import (
 )
 
 EPOCH_SEEDS = 1_000_003
-"""Distance of the seeds of two trainings; within it are those of its epochs."""
+"""Distance between the seeds of two training runs; the seeds of the epochs of one are in between."""
 
 
 def is_iterable(dataset: Any) -> bool:

@@ -283,7 +283,7 @@ def evaluate(
     on_images: OnImages | None = None,
     verbose: bool | None = None,
 ) -> Score:
-    """Loss and metrics in a test mode, in float32; of a classification also accuracy, entropy and calibration.
+    """Loss and metrics in a test mode, in float32. A classification also has accuracy, entropy and calibration.
 
     Args:
         data: a DataLoader, a torch Dataset, a pair (inputs, targets) of arrays or tensors, a `Split`, or a `Dataset`,

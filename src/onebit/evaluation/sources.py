@@ -62,7 +62,7 @@ class ArraySamples:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one sample."""
+        """The shape of one sample."""
         return tuple(self.inputs.shape[1:])
 
     def __getitem__(self, index: Any) -> ArraySamples:
