@@ -56,3 +56,24 @@ def test_a_row_reads_well() -> None:
         "lr 1.00e-03  flips 3.00 %  saturated 50.0 %  2.0 s"
     )
     assert "validation" not in str(rows(None).rows[0])
+
+
+def test_a_long_history_prints_the_first_the_best_and_the_last_epochs() -> None:
+    errors = [0.5 - 0.01 * epoch if epoch != 20 else 0.1 for epoch in range(30)]
+    lines = str(rows(*errors)).splitlines()
+    assert [line.split()[0] for line in lines[1:-1]] == ["1", "2", "3", "…", "21", "…", "28", "29", "30"]
+    assert lines[-1] == "30 epochs, 60.0 s; best: epoch 21, validation error 10.00 % (binary weights)"
+    assert len(str(rows(*errors[:10])).splitlines()) == 12
+
+
+def test_rows_without_classes_have_a_loss_and_metrics() -> None:
+    plain = dataclasses.replace(ROW, train_error=None, validation_error=None, train_metrics={"r2": 0.5})
+    history = History()
+    for epoch, loss in enumerate((3.0, 1.5, 2.0), 1):
+        history.add(dataclasses.replace(plain, epoch=epoch, validation_loss=loss, validation_metrics={"r2": 1 - loss}))
+    assert (history.best.epoch, history.rows[-1].best) == (2, 1.5)
+    assert History.from_rows(history.texts) == history
+    assert "validation loss" in str(history)
+    assert "error" not in str(history)
+    assert "r2" in str(history).splitlines()[0]
+    assert "validation loss 2.0000 (binary weights)  r2 -1.0000" in str(history.rows[-1])

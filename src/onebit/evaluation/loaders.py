@@ -21,7 +21,7 @@ from torch.utils.data import (
 )
 
 EPOCH_SEEDS = 1_000_003
-"""Distance of the seeds of two trainings; within it are those of its epochs."""
+"""Distance between the seeds of two training runs; the seeds of the epochs of one are in between."""
 
 
 def is_iterable(dataset: Any) -> bool:
@@ -37,15 +37,26 @@ def loader_length(loader: DataLoader[Any]) -> int | None:
         return None
 
 
+def batch_samples(loader: DataLoader[Any]) -> int | None:
+    """Samples of a batch; None if the data set or a batch sampler of the user decides."""
+    batches = loader.batch_sampler
+    if is_iterable(loader.dataset):
+        return loader.batch_size
+    return batches.batch_size if type(batches) is BatchSampler else None
+
+
 def sample_count(loader: DataLoader[Any]) -> int | None:
-    """Samples of an epoch; None if the loader does not know."""
-    source: Any = loader.dataset if is_iterable(loader.dataset) else loader.sampler
+    """Samples of an epoch; None if that is not known."""
+    size, streamed = batch_samples(loader), is_iterable(loader.dataset)
+    source: Any = loader.dataset if streamed else loader.sampler if loader.batch_size else _index_order(loader)
     try:
         count = len(source)
     except (TypeError, NotImplementedError):
         return None
-    batches, size = loader_length(loader), loader.batch_size
-    return count if batches is None or size is None or not loader.drop_last else batches * size
+    if size is None:
+        return None
+    drops = loader.drop_last if streamed else getattr(loader.batch_sampler, "drop_last", False)
+    return count // size * size if drops else count
 
 
 def _index_order(loader: DataLoader[Any]) -> Any:
@@ -83,19 +94,28 @@ def seeded(loader: DataLoader[Any], *, seed: int, epoch: int) -> Iterator[None]:
     sampler = _index_order(loader) or loader.batch_sampler
     owners: list[Any] = [loader, *([sampler] if hasattr(sampler, "generator") else [])]
     kept = [owner.generator for owner in owners]
-    states = random.getstate(), np.random.get_state()
     generator = torch.Generator().manual_seed(number)
     try:
         for owner in owners:
             owner.generator = generator
         if callable(set_epoch := getattr(sampler, "set_epoch", None)):
             set_epoch(epoch)
-        random.seed(number)
-        np.random.seed(number % 2**32)
-        yield
+        with seeded_globals(number):
+            yield
     finally:
         for owner, before in zip(owners, kept, strict=True):
             owner.generator = before
+
+
+@contextmanager
+def seeded_globals(number: int) -> Iterator[None]:
+    """The context in which `random` and `numpy.random` start from a seed; their states are put back at the end."""
+    states = random.getstate(), np.random.get_state()
+    random.seed(number)
+    np.random.seed(number % 2**32)
+    try:
+        yield
+    finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
 
@@ -110,25 +130,33 @@ def sequential(loader: DataLoader[Any]) -> DataLoader[Any]:
         order: Any = list(sampler.indices)
     elif isinstance(sampler, RandomSampler) and not sampler.replacement and sampler.num_samples == len(loader.dataset):  # type: ignore[arg-type]
         order = SequentialSampler(loader.dataset)  # type: ignore[arg-type]
-    elif isinstance(sampler, SequentialSampler) and loader.drop_last:
+    elif isinstance(sampler, SequentialSampler) and getattr(loader.batch_sampler, "drop_last", False):
         order = sampler
     else:
         return loader
-    return resampled(loader, order)
+    return _resampled(loader, order)
 
 
-def resampled(loader: DataLoader[Any], order: Any) -> DataLoader[Any]:
+def keeps_order(loader: DataLoader[Any]) -> bool:
+    """Whether each pass gives the samples in the same order."""
+    return isinstance(_index_order(loader), (SequentialSampler, DistributedSampler))
+
+
+def _resampled(loader: DataLoader[Any], order: Any) -> DataLoader[Any]:
     """A loader with the data set, batch size, collate function and workers of another one, and an order of its own."""
+    size = batch_samples(loader)
+    batches: dict[str, Any] = {"batch_size": None, "sampler": order}
+    if size is not None:
+        batches = {"batch_sampler": BatchSampler(order, size, drop_last=False)}
     return DataLoader(
         loader.dataset,
-        batch_size=loader.batch_size,
-        sampler=order,
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,
         pin_memory=loader.pin_memory,
         timeout=loader.timeout,
         worker_init_fn=loader.worker_init_fn,
         multiprocessing_context=loader.multiprocessing_context,
+        **batches,
     )
 
 

@@ -57,7 +57,7 @@ def _r2_sums(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _r2(sums: Sums) -> float:
-    """1 − Σ(y − t)² / Σ(t − mean t)², mean over columns; a constant column is 1 if it is met exactly and else 0."""
+    """1 − Σ(y − t)² / Σ(t − mean t)², mean over columns; a constant column is 1 if every y equals it, else 0."""
     *columns, count = sums
     width, total = len(columns) // 3, 0.0
     for error, square, value in zip(*(columns[i * width : (i + 1) * width] for i in range(3)), strict=True):

@@ -1,4 +1,4 @@
-"""Scores of an evaluation: loss and metrics; of a classification correct predictions, entropy, calibration, IoU."""
+"""Scores of an evaluation: loss, metrics, and for classification correct predictions, entropy, calibration, IoU."""
 
 from __future__ import annotations
 

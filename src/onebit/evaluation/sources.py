@@ -18,7 +18,16 @@ from onebit.common.arguments import check_number, described
 from onebit.data import Dataset, Split, StreamedImages
 from onebit.errors import DataError, UsageError, WrongTypeError
 from onebit.evaluation.batches import array_batches, batch_indices, fitting_batch
-from onebit.evaluation.loaders import held_tensors, is_iterable, loader_length, sample_count, sequential, unpromised
+from onebit.evaluation.loaders import (
+    batch_samples,
+    held_tensors,
+    is_iterable,
+    keeps_order,
+    loader_length,
+    sample_count,
+    seeded_globals,
+    sequential,
+)
 from onebit.evaluation.nested import size_of
 
 FORMS = "a DataLoader, a torch Dataset, a pair (inputs, targets) of arrays or tensors, a Split or a onebit.Dataset"
@@ -53,7 +62,7 @@ class ArraySamples:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one sample."""
+        """The shape of one sample."""
         return tuple(self.inputs.shape[1:])
 
     def __getitem__(self, index: Any) -> ArraySamples:
@@ -113,10 +122,24 @@ class LoaderSamples:
         """Samples of a pass in order; None if the loader does not know."""
         return sample_count(self.ordered)
 
+    @cached_property
+    def steps(self) -> int:
+        """Batches of an epoch; a loader that does not know its length is read once to count them.
+
+        Raises:
+            UsageError: there are none.
+        """
+        known = loader_length(self.loader)
+        if known is None:
+            known = sum(1 for _ in self.loader)
+        if not known:
+            raise UsageError(f"{self.name}: the loader is empty, it gives no batches")
+        return known
+
     @property
     def repeatable(self) -> bool:
         """Whether each pass gives the samples in the same order."""
-        return self.ordered is not self.loader or unpromised(self.loader) is None
+        return self.ordered is not self.loader or keeps_order(self.loader)
 
     def batches(self, batch_size: int | None = None) -> Iterator[tuple[Any, Any]]:
         """(inputs, targets) in order, as the collate function makes them; targets are None if there are none."""
@@ -145,7 +168,8 @@ class LoaderSamples:
         if tensors is not None:
             return "arrays " + _digest(tensors)
         seen = _few_samples(self.loader)
-        return f"loader of {self.count} samples" + ("" if seen is None else f", the first are {seen}")
+        count = f"{loader_length(self.loader)} batches" if self.count is None else f"{self.count} samples"
+        return f"loader of {count}" + ("" if seen is None else f", the first are {seen}")
 
     @cached_property
     def unchecked(self) -> str:
@@ -167,7 +191,8 @@ def as_samples(data: Any, *, name: str = "data", batch_size: int | None = None) 
     Args:
         data: one of FORMS; or inputs alone, an array or a tensor, which then have no targets.
         name: of the argument, for messages.
-        batch_size: of a torch data set that comes without a loader; a loader has its own.
+        batch_size: of a torch data set that comes without a loader, which then shuffles it for training; a loader has
+            its own.
 
     Raises:
         WrongTypeError: anything else. DataError: arrays of different lengths, or without numbers. UsageError: no
@@ -182,10 +207,11 @@ def as_samples(data: Any, *, name: str = "data", batch_size: int | None = None) 
     if isinstance(data, Split):
         return ArraySamples(data.images, data.labels, name)
     if isinstance(data, DataLoader):
-        if batch_size is not None and data.batch_size != batch_size:
+        if batch_size is not None and (own := batch_samples(data)) != batch_size:
+            of = "of its own" if own is None else f"of {own}"
             raise UsageError(
-                f"{name}: batch_size={batch_size} and a DataLoader with batches of {data.batch_size}: leave batch_size "
-                "out, a loader has its own"
+                f"{name}: batch_size={batch_size} and a DataLoader with batches {of}: leave batch_size out, "
+                "a loader has its own"
             )
         if loader_length(data) == 0:
             raise UsageError(f"{name}: the loader is empty, it gives no batches{_why_empty(data)}")
@@ -198,7 +224,7 @@ def as_samples(data: Any, *, name: str = "data", batch_size: int | None = None) 
             )
         if not len(data):  # type: ignore[arg-type]
             raise UsageError(f"{name}: the data set {type(data).__name__} is empty")
-        return LoaderSamples(DataLoader(data, batch_size=batch_size or LOADER_BATCH), name)
+        return LoaderSamples(DataLoader(data, batch_size=batch_size or LOADER_BATCH, shuffle=True), name)
     return _arrays(data, name)
 
 
@@ -309,8 +335,8 @@ def _few_samples(loader: DataLoader[Any]) -> str | None:
 
 
 def _look(dataset: Any, count: int) -> str | None:
-    """A digest of the first samples with torch's generator seeded, as transforms draw from it."""
-    with torch.random.fork_rng(devices=[]):
+    """A digest of the first samples with all global random numbers seeded, as transforms draw from them."""
+    with torch.random.fork_rng(devices=[]), seeded_globals(0):
         torch.manual_seed(0)
         samples = [dataset[index] for index in range(count)]
     total = hashlib.sha256()

@@ -70,7 +70,7 @@ def _check_loss(recipe: Recipe) -> None:
     if entries[recipe.loss].task != CLASSIFICATION:
         known = ", ".join(name for name, entry in entries.items() if entry.task == CLASSIFICATION)
         raise UsageError(
-            f"loss {recipe.loss!r} is for {entries[recipe.loss].task}, and {recipe.dataset} has classes: use one of {known}"
+            f"loss {recipe.loss!r} is for {entries[recipe.loss].task}, {recipe.dataset} has classes: use one of {known}"
         )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from onebit.data import TrainingSamples
 from onebit.errors import DataError, UsageError
-from onebit.evaluation.loaders import loader_length, of_rank, seeded
+from onebit.evaluation.loaders import of_rank, seeded
 from onebit.evaluation.nested import mapped, size_of
 from onebit.evaluation.sources import ArraySamples, LoaderSamples, length_error, parts_of
 from onebit.train.device_batches import DeviceBatches
@@ -112,14 +112,9 @@ class LoaderFeed:
                 "sampler=torch.utils.data.DistributedSampler(dataset)"
             )
 
-    @cached_property
+    @property
     def steps(self) -> int:
-        known = loader_length(self.samples.loader)
-        if known is None:  # a pass over the data, as schedules need the number of steps
-            known = sum(1 for _ in self.samples.loader)
-            if not known:
-                raise UsageError(f"{self.samples.name}: the loader is empty, it gives no batches")
-        return known
+        return self.samples.steps
 
     def epoch(self, epoch: int, *, steps: int) -> Iterator[Batch]:
         whole, given, name = steps >= self.steps, 0, self.samples.name

@@ -73,5 +73,6 @@ def write_weights(job: Job, name: str, **facts: Any) -> None:
     """Write NAME.safetensors."""
     if job.folder is not None and job.ranks.writes:
         data = job.data
-        known = {"dataset": data.name, "input_shape": data.input_shape, "classes": data.classes}
+        found = {"dataset": data.name, "input_shape": data.input_shape, "classes": data.classes}
+        known = {key: value for key, value in found.items() if value}
         save_weights(job.folder / f"{name}.safetensors", job.model, {**(job.output.facts or known), **facts})

@@ -11,6 +11,8 @@ from torch import Tensor
 from onebit.data import Dataset, Split, StreamedImages, is_counted
 from onebit.data.splits import as_split, numbered_classes
 from onebit.errors import UsageError
+from onebit.evaluation.batches import batch_bounds
+from onebit.evaluation.loaders import batch_samples
 from onebit.evaluation.sources import ArraySamples, LoaderSamples, Samples, as_samples
 
 BATCH_SIZE = 100
@@ -72,6 +74,8 @@ def fit_data(data: Any, validation: Any = None, *, batch_size: int | None = None
     Raises:
         As `onebit.evaluation.sources.as_samples`.
     """
+    if isinstance(data, FitData):
+        return data
     held_out: Split | Samples | None = None
     if validation is not None:
         held_out = _part(validation, name="validation")
@@ -127,8 +131,19 @@ def _are_labels(targets: Any, inputs: Any) -> bool:
     return bool(array.ndim == 1) and not isinstance(inputs, StreamedImages)
 
 
-def batch_size_of(data: FitData, batch_size: int | None) -> int:
-    """Samples of a batch, for the settings of a training: the caller's, that of a loader, or `BATCH_SIZE`."""
+def batch_size_of(data: FitData, batch_size: int | None, *, usual: int = BATCH_SIZE) -> int:
+    """Samples of a batch: the caller's, that of a loader, or `usual`; data of the user's own may have fewer."""
     if isinstance(data.train, LoaderSamples):
-        return data.train.loader.batch_size or 0
-    return BATCH_SIZE if batch_size is None else batch_size
+        size = batch_samples(data.train.loader)  # None: a batch sampler of the user, whose batches may differ
+        return size or max(1, (data.train.count or 0) // data.train.steps)
+    if batch_size is not None:
+        return batch_size
+    return usual if data.digest else min(usual, len(data.train))
+
+
+def epoch_size(data: FitData, batch_size: int) -> tuple[int, int]:
+    """Samples and batches of an epoch."""
+    if isinstance(data.train, LoaderSamples):
+        steps = data.train.steps
+        return data.train.count or steps * batch_size, steps
+    return len(data.train), len(batch_bounds(len(data.train), batch_size))

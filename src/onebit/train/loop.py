@@ -197,6 +197,8 @@ def start(job: Job) -> None:
     job.settings = settings_of(job)
     if job.output.resume:
         restore(job)
+        if job.history.rows and job.data.unchecked and ranks.writes:
+            warnings.warn(job.data.unchecked, stacklevel=3)
     lay_out_state_(job.optimizer)
     job.step = min(len(job.history) * job.feed.steps, job.total_steps)
     if job.history.rows and job.history.rows[-1].step != job.step:

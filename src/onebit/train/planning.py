@@ -33,7 +33,7 @@ from onebit.train.job import Job
 from onebit.train.step import plan_steps
 
 STRIDES = "view size is not compatible"
-"""Words of torch's error where `view` meets channels_last memory."""
+"""Words of torch's error for `view` of channels_last memory."""
 
 
 def plan_feed(job: Job, epochs: float, *, channels_last: bool) -> tuple[Feed, int]:
@@ -60,7 +60,7 @@ def plan_feed(job: Job, epochs: float, *, channels_last: bool) -> tuple[Feed, in
     if steps < 1:
         raise UsageError(f"nothing to train: {feed.steps:,} batches, {epochs:g} epochs")
     if ranks.writes and (reason := unpromised(data.loader)):
-        warnings.warn(f"two trainings on this loader may differ, also after a resume: {reason}", stacklevel=4)
+        warnings.warn(f"two training runs on this loader may differ, also after a resume: {reason}", stacklevel=4)
     return feed, steps
 
 

@@ -1,0 +1,115 @@
+"""`Trainer` on data of the user: features, float targets, loaders and images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import onebit
+from onebit.data import make_toy
+from onebit.errors import CheckpointError, DataError, UsageError
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(90, 12))
+VALUES = X @ RNG.normal(size=(12, 3))
+Y = VALUES.argmax(axis=1)
+OWN: dict[str, Any] = {"device": "cpu", "optimizer": {"lr": 0.01}}
+
+
+def net(outputs: int = 3) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(12, 32),
+        nn.BatchNorm1d(32),
+        nn.Linear(32, 32),
+        nn.BatchNorm1d(32),
+        nn.Linear(32, outputs),
+        nn.BatchNorm1d(outputs),
+    )
+
+
+def loader(targets: Any) -> DataLoader:
+    tensors = torch.from_numpy(X).float(), torch.as_tensor(targets)
+    return DataLoader(TensorDataset(*tensors), 16, shuffle=True)
+
+
+def test_a_module_of_features_is_binarized_trained_and_predicts() -> None:
+    model = net()
+    trainer = onebit.Trainer(model, "bnn", epochs=12, batch_size=16, **OWN)
+    history = trainer.fit((X, Y), validation=(X, Y))
+    assert history.rows[-1].validation_error < 0.4 < history.rows[0].train_error  # type: ignore[operator]
+    assert trainer.evaluate("validation").error == pytest.approx(history.rows[-1].validation_error)
+    assert trainer.evaluate((X, Y)) == trainer.evaluate("train") == trainer.evaluate("validation")
+    probabilities = trainer.predict(X[:5])
+    assert probabilities.shape == (5, 3)
+    assert probabilities.sum(axis=1) == pytest.approx(1, rel=1e-5)
+    assert np.array_equal(probabilities, trainer.predict(torch.from_numpy(X[:5]).float()))
+    with pytest.raises(UsageError, match="no such split: pass data, as"):
+        trainer.evaluate()
+    with pytest.raises(UsageError, match=r"does not take the inputs float32 \(90, 4\)"):
+        trainer.predict(X[:, :4])
+
+
+def test_regression_from_a_loader_resumes(tmp_path: Path) -> None:
+    def make(**settings: Any) -> onebit.Trainer:
+        return onebit.Trainer(net(), "bnn", loss="mse", epochs=4, **OWN, **settings)
+
+    data = loader(VALUES.astype(np.float32))
+    trainer = make()
+    history = trainer.fit(data, validation=(X, VALUES), metric="r2", folder=tmp_path)
+    assert trainer.recipe.batch_size == 16
+    assert history.rows[-1].step == 24
+    assert trainer.evaluate((X, VALUES)).metrics["r2"] == pytest.approx(history.rows[-1].validation_metrics["r2"])
+    assert trainer.predict(X[:2]).shape == (2, 3)
+    again = make()
+    assert again.fit(data, validation=(X, VALUES), metric="r2", folder=tmp_path, resume=True).rows == history.rows
+    with pytest.raises(CheckpointError, match="was trained on other images or labels"):
+        make().fit(loader(VALUES.astype(np.float32) + 1), validation=(X, VALUES), folder=tmp_path, resume=True)
+    assert history.plot().png.startswith(b"\x89PNG")
+
+
+def test_images_of_a_pair_train_a_model_by_its_name(tmp_path: Path) -> None:
+    train, test = make_toy(64, 40)
+    trainer = onebit.Trainer("mlp", epochs=1, batch_size=32, options={"widths": (64, 16, 4)}, device="cpu")
+    history = trainer.fit((train.images, train.labels), validation=test, folder=tmp_path)
+    assert trainer.evaluate(test).error == pytest.approx(history.rows[-1].validation_error)
+    assert trainer.evaluate((test.images, test.labels)) == trainer.evaluate("validation")
+    assert (tmp_path / "recipe.yaml").exists()
+
+
+BAD: dict[str, tuple[Callable[[], onebit.Trainer], Callable[[], Any], str]] = {
+    "a name": (lambda: onebit.Trainer("mlp", epochs=1), lambda: (X, Y), "model 'mlp' takes uint8 images .* in memory"),
+    "features": (lambda: onebit.Trainer(net(), "bnn", epochs=1), lambda: (X[:, :5], Y), "takes 12 features"),
+    "labels": (
+        lambda: onebit.Trainer(net(), "bnn", epochs=1),
+        lambda: (X, Y + 1),
+        "labels: got 3, the model has 3 logits",
+    ),
+    "float labels": (lambda: onebit.Trainer(net(), "bnn", epochs=1), lambda: (X, VALUES), "classification: .*mse"),
+    "two batch sizes": (
+        lambda: onebit.Trainer(net(), "bnn", epochs=1, batch_size=9),
+        lambda: loader(Y),
+        "batch_size=9 and a DataLoader with batches of 16",
+    ),
+    "a setting of files": (
+        lambda: onebit.Trainer(net(), "bnn", epochs=1, split_seed=3),
+        lambda: (X, Y),
+        "split_seed is for data that is given by its name",
+    ),
+    "nothing": (lambda: onebit.Trainer(net(), "bnn", epochs=1), lambda: None, "got None, expected a DataLoader"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_does_not_fit_is_refused_in_one_line(case: str) -> None:
+    make, data, message = BAD[case]
+    with pytest.raises((UsageError, DataError), match=message) as caught:
+        make().fit(data())
+    assert "\n" not in str(caught.value)
