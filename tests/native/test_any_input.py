@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,7 @@ def test_nets_of_other_inputs_are_planned(name: str) -> None:
             assert assert_agrees(net, batch, expected, isa, parts=parts)
 
 
-# --------------------------------------------------------------------------------------------- what is copied, and what not
+# ------------------------------------------------------------------------------------------------- what is copied
 def kernels_of(*steps: tuple[type[Node], dict[str, Any]], shape: tuple[int, ...], coding: str = "float32") -> list[str]:
     """The kernels of a net on the last instruction set, which agrees with the reference."""
     b = Builder(shape, coding=coding)
@@ -96,6 +97,11 @@ def kernels_of(*steps: tuple[type[Node], dict[str, Any]], shape: tuple[int, ...]
 
 
 RELU: tuple[type[Node], dict[str, Any]] = (Relu, {})
+
+
+def dense(shape: tuple[int, ...]) -> list[Any]:
+    """A layer that reads a value of any shape as it is, and whose output needs no copy."""
+    return [(Flatten, {}), (Dense, Builder((1,)).signs(3, prod(shape)))]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +119,7 @@ RELU: tuple[type[Node], dict[str, Any]] = (Relu, {})
     ],
 )
 def test_equal_layouts_are_not_copied(shape: tuple[int, ...], moves: list[Any]) -> None:
-    assert kernels_of(RELU, *moves, (Hardtanh, {}), shape=shape).count("copy") == (shape == (4, 3, 5) and 0)
+    assert "copy" not in kernels_of(RELU, *moves, (Hardtanh, {}), *dense(shape), shape=shape)
 
 
 def test_operations_on_channels_follow_a_value_that_is_seen_in_another_shape() -> None:
@@ -133,7 +139,7 @@ def test_operations_on_channels_follow_a_value_that_is_seen_in_another_shape() -
     [((6, 4), (4, 6), 2), ((6, 4), (12, 2), 1), ((12, 2), (2, 2, 6), 1), ((4, 6), (24,), 1)],
 )
 def test_reshapes_take_the_copies_they_need(shape: tuple[int, ...], made: tuple[int, ...], copies: int) -> None:
-    assert kernels_of(RELU, (Reshape, {"shape": made}), (Relu, {}), shape=shape).count("copy") == copies
+    assert kernels_of(RELU, (Reshape, {"shape": made}), *dense(shape), shape=shape).count("copy") == copies
 
 
 def test_signs_that_moved_are_bits_again() -> None:
@@ -175,14 +181,15 @@ def test_a_copy_along_too_many_axes_is_left_to_numpy() -> None:
     )
 
 
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_axes_of_copies_are_those_of_numpy(data: st.DataObject) -> None:
     """Every copy gives each element its place, with merged axes too."""
-    shape = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=5).map(tuple))
+    shape = data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=4).map(tuple))
     x = np.arange(int(np.prod(shape)), dtype=np.float32).reshape(shape)
     memory = np.moveaxis(x, 0, -1).reshape(-1)
     axes = tuple(data.draw(st.permutations(range(len(shape)))))
-    times = tuple(data.draw(st.integers(1, 3)) for _ in shape)
+    times = tuple(data.draw(st.integers(1, 2)) for _ in shape)
     made = (int(np.prod(shape[1:])), shape[0])
     repeats = x
     for axis, count in enumerate(times):
@@ -193,7 +200,7 @@ def test_axes_of_copies_are_those_of_numpy(data: st.DataObject) -> None:
         (x.reshape(made), reshaped(shape, made)),
     ):
         if copied is None:
-            assert made[0] % shape[0] and shape[0] % made[0]
+            assert made[0] % shape[0] != 0 != shape[0] % made[0]
             continue
         for form in (copied, merged(copied)):
             found = np.full(expected.size, np.nan, np.float32)
@@ -320,4 +327,5 @@ def test_an_average_of_a_value_of_one_row_is_one_of_an_image() -> None:
     b.add(Reshape, shape=(5, 1, 9))
     b.add(AveragePool, kernel=(1, 3), stride=(1, 3))
     batch = inputs_of(b.net(), 2)
-    np.testing.assert_array_equal(run(b.net(), batch)[:, :, 0], batch.reshape(2, 5, 3, 3).sum(-1) / np.float32(3))
+    sums = batch.reshape(2, 5, 3, 3).sum(axis=-1).astype(np.float32)
+    np.testing.assert_array_equal(run(b.net(), batch)[:, :, 0], sums / np.float32(3))
