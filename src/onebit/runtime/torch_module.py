@@ -184,8 +184,8 @@ class PackedModule(nn.Module):
             UsageError, FormatError, NotBinaryError: as `onebit.runtime.run`, and for tensors that are not on the CPU.
         """
         if not isinstance(images, Tensor):
-            way = ": torch.from_numpy(images)" if isinstance(images, np.ndarray) else ""
-            raise WrongTypeError(f"images: got {described(images)} of numpy, expected a tensor{way}")
+            kind, way = (" of numpy", ": torch.from_numpy(images)") if isinstance(images, np.ndarray) else ("", "")
+            raise WrongTypeError(f"images: got {described(images)}{kind}, expected a tensor{way}")
         signature = self.signature
         if images.dtype is not signature.dtype:
             raise refusal(signature.spec, str(images.dtype).removeprefix("torch."), tuple(images.shape))
