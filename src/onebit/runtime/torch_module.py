@@ -178,7 +178,7 @@ class PackedModule(nn.Module):
         """The outputs (N, …) float32 of a batch (N, …) of images or other inputs; gray images also (N, H, W).
 
         Returns:
-            one tensor, such as logits; of a net with several outputs a tuple or dict, as the model returned them.
+            one tensor, such as logits; a tuple or dict, as the model returned it, for several outputs.
 
         Raises:
             UsageError, FormatError, NotBinaryError: as `onebit.runtime.run`, and for tensors that are not on the CPU.
