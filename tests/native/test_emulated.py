@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from agreeing import reference
 from compiling import FLAGS, SOURCES, compiled
 from kernel_nets import images_of, kernel_nets
 
 from onebit.native import InstructionSet, NativePlan, make_plan
 from onebit.native.library import CallStruct, EpilogueStruct, PlanStruct
-from onebit.runtime import run
 
 COMPILER, EMULATOR = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
 pytestmark = pytest.mark.skipif(
@@ -75,7 +75,8 @@ def test_every_net_has_the_bits_of_the_reference(tmp_path: Path) -> None:
     assert [isa.name for isa in isas] == ["portable", "neon"]
     for number, net in enumerate(kernel_nets()):
         images = images_of(net, 5)
-        expected = run(net, images, executor="reference")
+        expected = reference(net, images)
+        assert expected is not None
         for index, isa in enumerate(isas):
             blob = Blob(make_plan(net, isa), images)
             files = tmp_path / "blob", tmp_path / "answer"

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from packed_nets import IMAGE_NETS, Builder
+from packed_nets import IMAGE_NETS, OTHER_NETS, Builder
 from safetensors import safe_open
 
 from onebit.errors import FormatError, OnebitError
@@ -255,7 +255,7 @@ def test_the_specification_s_reader_reads_what_we_write(tmp_path: Path, packed_m
     text = (ROOT / "docs" / "format.md").read_text(encoding="utf-8")
     (tmp_path / "reader.py").write_text(text.split("```python\n")[1].split("```")[0], encoding="utf-8")
     nets = [packed_mlp((12, 70, 10), form=form) for form in ("mixed", "weight-only", "sign")]
-    for net in [*(make() for make in IMAGE_NETS.values()), *nets]:
+    for net in [*(make() for make in (*OTHER_NETS.values(), *IMAGE_NETS.values())), *nets]:
         save(net, tmp_path / "net.1bit")
         graph, tensors = runpy.run_path(str(tmp_path / "reader.py"))["read"](tmp_path / "net.1bit")
         assert graph == graph_of(dumps(net))

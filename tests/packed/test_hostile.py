@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hostile_files import Header, damaged, join, mutated, renumbered, sound, split, without_digest
-from packed_nets import IMAGE_NETS
+from packed_nets import IMAGE_NETS, OTHER_NETS, inputs_of
 from safetensors.numpy import save as save_tensors
 
 from onebit.errors import FormatError, NotBinaryError
@@ -257,6 +257,108 @@ def test_invalid_contents_are_refused(data: bytes, tensor: str, value: Any, mess
     refused(join(header, graph, tensors[:first] + value + tensors[first + len(value) :]), message)
 
 
+CHANGED = {
+    "features": [
+        ("input", {"dtype": "uint8", "coding": "integer"}, None),
+        ("input", {"dtype": "float16"}, "input dtype is 'float16', expected 'uint8' or 'float32'"),
+        ("input", {"dtype": None}, "input dtype is None"),
+        ("input", {"coding": "standardise"}, "input coding is 'standardise', expected 'values' for float32"),
+        ("input", {"coding": "integer"}, "expected 'values' for float32"),
+        ("input", {"meaning": "x" * 201}, "input meaning is"),
+        ("input", {"meaning": ["x"]}, "input meaning is"),
+        ("input", {"meaning": "a\x1b[2J"}, "expected printable text"),
+        ("input", {"more": 1}, "input has the unknown field 'more'"),
+        ("input", {"shape": [20, 1]}, r"node 'n0' \(dense\): got a value of shape \(20, 1\)"),
+        ("input", {"shape": [1] * 7}, "expected 1 to 6 positive integers"),
+        ("input", {"shape": [2**27 + 1]}, "more than 134217728 values"),
+        ("input", {"shape": [2**62, 2**62]}, "more than 134217728 values"),
+        ("input", {"shape": [20.0]}, "expected a list of positive integers"),
+        ("input", {"shape": [True]}, "expected a list of positive integers"),
+        ("output", {"gated": "n5"}, "value 'n7' is never used"),
+        ("output", {}, "the net has 0 outputs, expected 1 to 100"),
+        ("output", {"gated": 5}, "5 is not a valid name"),
+        ("output", {"gated": ["n7"]}, "is not a valid name"),
+        ("output", {"": "n7", "b": "n5"}, None),
+        ("output", {"x" * 201: "n7"}, "output key is"),
+        ("output", {"gated": "input"}, "the output 'input' is made by no node"),
+        ("output", ["n7", "n7", "n5"], None),
+        ("output", [["n7"]], "is not a valid name"),
+        ("output", True, "the output is True, expected a name"),
+        ("output", {str(k): "n7" for k in range(101)}, "the net has 101 outputs"),
+        ("classes", ["a"] * 33, "got 33 class names for outputs that are not logits of classes"),
+        ("n2", "clamp n2 low=2 high=1", r"node 'n2' \(clamp\): low has shape \(2,\), expected \(1,\)"),
+        ("n2", "clamp n2", r"node 'n2' \(clamp\): has neither low nor high"),
+        ("n2", "clamp n2 low=0", "low has the shape 0, expected 1 positive integers"),
+        ("n2", "clamp n2 low=1,1", "low has the shape 1,1, expected 1 positive integers"),
+        ("n2", "clamp n2 low=1 high=1 more=1", "unknown field 'more'"),
+        ("n2", "clamp n2 low=1 low=1", "has the field 'low' twice"),
+        ("n2", "clamp n2 low=9999999", r"low of shape \(9999999,\) is not in the file"),
+        ("n5", "multiply n5 inputs=n3", "got 1 inputs, expected 2"),
+        ("n5", "multiply n5 inputs=n3,n4,n4", "got 3 inputs, expected 2"),
+        ("n5", "multiply n5 inputs=n3,input", r"got values of shapes \(33,\) and \(20,\), expected equal shapes"),
+        ("n7", "reshape n7 shape=2", r"got a value of shape \(1,\), expected 2 elements for \(2,\)"),
+        ("n7", "reshape n7", "lacks the field 'shape'"),
+        ("n7", "reshape n7 shape=0", "shape is .*expected integers from 1 to 1048576"),
+        ("n7", "reshape n7 shape=-1", "expected integers from 1 to 1048576"),
+        ("n7", "reshape n7 shape=1,1,1,1,1,1,1", "shape is '1,1,1,1,1,1,1', expected integers"),
+        ("n7", "reshape n7 shape=,", "shape is ',', expected integers"),
+        ("n7", "reshape n7 shape=1.0", "expected integers"),
+        ("n7", f"reshape n7 shape={10**18}", "expected integers from 1 to 1048576"),
+        ("n7", "reshape n7 shape=1048576,1048576,1048576,1048576", "expected 1208925819614629174706176 elements"),
+        ("n7", "reshape n7 shape=1,1,1,1,1,1", None),
+    ],
+    "tokens": [
+        ("n1", "permute n1 axes=1,1", r"axes are \(1, 1\), expected a permutation of the 2 axes of \(6, 40\)"),
+        ("n1", "permute n1 axes=0", "expected a permutation of the 2 axes"),
+        ("n1", "permute n1 axes=", "expected a permutation of the 2 axes"),
+        ("n1", "permute n1 axes=2,0", "expected a permutation of the 2 axes"),
+        ("n1", "permute n1 axes=0,-1", "expected integers from 0 to 1048576"),
+        ("n1", "permute n1 axes=0,1,2,3,4,5,6", "axes is '0,1,2,3,4,5,6', expected integers"),
+        ("n8", "repeat n8 times=1,1,3", r"times are \(1, 1, 3\), expected one for each axis of \(6, 2, 2, 16\)"),
+        ("n8", "repeat n8 times=1,1,0,1", "expected integers from 1 to 1048576"),
+        ("n8", "repeat n8 times=1048576,1048576,1048576,1048576", "its value has shape .* more than 134217728 values"),
+        ("n8", "repeat n8", "lacks the field 'times'"),
+        ("n8", "repeat n8 times=1,1,3,1 low=1", "unknown field 'low'"),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("form", "where", "change", "message"),
+    [(form, *rest) for form, changes in CHANGED.items() for rest in changes],
+    ids=lambda value: str(value)[:40] if isinstance(value, (str, dict, list)) else None,
+)
+def test_changed_graphs_of_any_input_are_refused(form: str, where: str, change: Any, message: str | None) -> None:
+    """`where` is a field of the graph or the node whose line is replaced; message None: the file is still valid."""
+    header, graph, tensors = split(without_digest(OTHER_NETS[form]()))
+    if where == "input":
+        graph["input"] |= change
+    elif where in graph:
+        graph[where] = change
+    else:
+        graph["nodes"] = [change if line.split(" ")[1] == where else line for line in graph["nodes"]]
+    if message is None:
+        loads(join(header, graph, tensors))
+    else:
+        refused(join(header, graph, tensors), message)
+
+
+@pytest.mark.parametrize("field", ["low", "high"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_bounds_that_are_not_finite_are_refused(field: str, value: float) -> None:
+    header, graph, tensors = split(without_digest(OTHER_NETS["features"]()))
+    first = header[field]["data_offsets"][0]
+    changed = tensors[:first] + np.float32(value).tobytes() + tensors[first + 4 :]
+    refused(join(header, graph, changed), f"1 of 1 values of {field} are not finite")
+
+
+def test_bounds_in_the_wrong_order_are_refused() -> None:
+    header, graph, tensors = split(without_digest(OTHER_NETS["features"]()))
+    first = header["high"]["data_offsets"][0]
+    changed = tensors[:first] + np.float32(-9).tobytes() + tensors[first + 4 :]
+    refused(join(header, graph, changed), r"node 'n2' \(clamp\): low is 0.0, expected at most high, -9.0")
+
+
 def graph_with(*lines: str, shape: tuple[int, int, int] = (1, 1, 1)) -> Header:
     """A graph with these nodes."""
     return {"format": 1, "name": "", "input": {"shape": list(shape), "coding": "integer"}, "nodes": list(lines),
@@ -279,6 +381,9 @@ def test_a_huge_claim_costs_nothing() -> None:
         (["conv c signs=1,1 kernel=1 padding=0,200000000,0,0"], "expected integers from 0 to 1048576"),
         (["max_pool c kernel=1000000 padding=999999"], "the padded image has shape"),
         (["pad c padding=1048576"], "its value has shape"),
+        (["repeat c times=1048576,1048576,1048576"], "its value has shape"),
+        (["repeat c times=512,1,1", "repeat d times=512,1,1", "repeat e times=513,1,1"], "node 'e' .* its value has"),
+        (["reshape c shape=1048576"], "expected 1048576 elements"),
         (["concat c inputs=input,input", *(f"concat c{i} inputs={'c' + str(i - 1) if i else 'c'},"
           f"{'c' + str(i - 1) if i else 'c'}" for i in range(40))], "node 'c26' .* its value has shape"),
     ]:  # fmt: skip
@@ -371,25 +476,29 @@ def test_random_damage_is_refused_or_still_a_valid_net(packed_mlp: Maker, form: 
     assert min(outcomes.values()) > 10, outcomes
 
 
-@pytest.mark.parametrize("form", IMAGE_NETS)
+@pytest.mark.parametrize("form", [*IMAGE_NETS, *OTHER_NETS])
 @pytest.mark.parametrize("change", [mutated, renumbered])
-def test_damaged_nets_of_images_are_refused_or_run(form: str, change: Callable[..., bytes]) -> None:
+def test_damaged_nets_are_refused_or_run(form: str, change: Callable[..., bytes]) -> None:
     """Changed bytes in 500 files each, changed digits in 400: files that are valid by chance run in bounded memory."""
     rng = random.Random(form)
-    good = without_digest(IMAGE_NETS[form]())
+    good = without_digest({**IMAGE_NETS, **OTHER_NETS}[form]())
     outcomes = {"refused": 0, "sound": 0}
     for _ in range(500 if change is mutated else 400):
         back = sound(change(good, rng))
         outcomes["refused" if back is None else "sound"] += 1
         if back is not None:
-            images = np.random.default_rng(0).integers(0, 256, (2, *back.input.shape), dtype=np.uint8)
-            answers = [outcome(back, images, executor) for executor in ("native", "reference")]
-            np.testing.assert_array_equal(*answers)
+            answers = [outcome(back, inputs_of(back, 2), executor) for executor in ("native", "reference")]
+            if isinstance(answers[1], str):
+                assert answers[0] == answers[1]
+                continue
+            found, expected = (back.by_name(answer) for answer in answers)
+            for name, array in expected.items():
+                np.testing.assert_array_equal(found[name], array)
     assert min(outcomes.values()) > 10, outcomes
 
 
 def outcome(net: PackedNet, images: np.ndarray, executor: str) -> Any:
-    """Logits, or the error: parameters of a valid file may overflow."""
+    """The outputs, or the error: parameters of a valid file may overflow."""
     if executor == "native" and not instruction_sets():
         executor = "reference"
     try:

@@ -12,7 +12,7 @@ import pytest
 from by_hand import by_hand
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from packed_nets import IMAGE_NETS, Builder
+from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of
 
 from onebit.errors import FormatError, NotBinaryError, UsageError
 from onebit.native import instruction_sets
@@ -90,6 +90,16 @@ def test_nets_of_images_compute_what_the_specification_says(form: str) -> None:
         images = random_images(net, 1, seed)
         logits = run(net, images)
         assert [[Fraction(float(x)) for x in row] for row in logits] == [by_hand(net, image) for image in images]
+
+
+@pytest.mark.parametrize("form", OTHER_NETS)
+def test_nets_of_other_inputs_compute_what_the_specification_says(form: str) -> None:
+    net = OTHER_NETS[form](0)
+    inputs = inputs_of(net, 2)
+    outputs = net.by_name(run(net, inputs))
+    for row, sample in enumerate(inputs):
+        found = [Fraction(float(x)) for name in net.outputs for x in outputs[name][row].reshape(-1)]
+        assert found == by_hand(net, sample)
 
 
 @settings(max_examples=25, deadline=None)

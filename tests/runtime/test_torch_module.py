@@ -17,20 +17,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from packed_nets import IMAGE_NETS
+from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of
 from torch._subclasses import FakeTensorMode
 from torch.utils.data import DataLoader
 
 import onebit.runtime.torch_module
 from onebit.data import Split
-from onebit.errors import FormatError, NotBinaryError, UsageError
+from onebit.errors import FormatError, NotBinaryError, UsageError, WrongTypeError
 from onebit.packed import Affine, Dense, Flatten, InputSpec, Node, PackedNet, Sign, dumps, save
 from onebit.runtime import run
 from onebit.runtime.torch_module import PackedModule
 
 Maker = Callable[..., PackedNet]
 RUN_PACKED = torch.ops.onebit.run_packed.default
-FORMS = ["weight-only", "sign", "mixed", *(f"images {form}" for form in IMAGE_NETS)]
+FORMS = ["weight-only", "sign", "mixed", *(f"images {form}" for form in IMAGE_NETS), *OTHER_NETS]
+SEVERAL = ["features", "signal"]
+RUN_OUTPUTS = torch.ops.onebit.run_packed_outputs.default
 # torch's compiler and exporter cause some themselves
 TORCHS_OWN = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -38,23 +40,24 @@ TORCHS_OWN = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 @pytest.fixture
 def make(packed_mlp: Maker) -> Maker:
     """A net of one of FORMS."""
-    return lambda form: IMAGE_NETS[form[7:]](0) if form[:7] == "images " else packed_mlp((12, 70, 5), form=form)
+    nets = {**{f"images {form}": net for form, net in IMAGE_NETS.items()}, **OTHER_NETS}
+    return lambda form: nets[form](0) if form in nets else packed_mlp((12, 70, 5), form=form)
 
 
 def images_of(net: PackedNet, count: int = 5, seed: int = 0) -> torch.Tensor:
-    images = np.random.default_rng(seed).integers(0, 256, (count, *net.input.shape), dtype=np.uint8)
-    return torch.from_numpy(images)
+    return torch.from_numpy(inputs_of(net, count, seed))
 
 
-def assert_runs(
-    call: Callable[[torch.Tensor], torch.Tensor], net: PackedNet, *, counts: tuple[int, ...] = (5,)
-) -> None:
-    """Assert that `call` gives the logits of the net, bit for bit, in batches of several sizes."""
+def assert_runs(call: Callable[[torch.Tensor], Any], net: PackedNet, *, counts: tuple[int, ...] = (5,)) -> None:
+    """Assert that `call` gives the outputs of the net, bit for bit, in batches of several sizes."""
     for count in counts:
         images = images_of(net, count, seed=count)
-        logits = call(images)
-        assert (logits.dtype, logits.device.type, logits.requires_grad) == (torch.float32, "cpu", False)
-        np.testing.assert_array_equal(logits.numpy().view(np.int32), run(net, images.numpy()).view(np.int32))
+        made, expected = call(images), run(net, images.numpy())
+        assert type(made) is {np.ndarray: torch.Tensor}.get(type(expected), type(expected))
+        expected = net.by_name(expected)
+        for name, logits in net.by_name(made).items():
+            assert (logits.dtype, logits.device.type, logits.requires_grad) == (torch.float32, "cpu", False)
+            np.testing.assert_array_equal(logits.numpy().view(np.int32), expected[name].view(np.int32))
 
 
 @pytest.fixture
@@ -83,7 +86,10 @@ def test_the_logits_are_those_of_run(
         monkeypatch.setenv("ONEBIT_NATIVE", "0")
         monkeypatch.setattr("onebit.native.NativePlan.run", None)
     module = PackedModule(net)
-    np.testing.assert_array_equal(module(images_of(net)).numpy(), expected)
+    made, expected = net.by_name(module(images_of(net))), net.by_name(expected)
+    assert made.keys() == expected.keys()
+    for name, logits in made.items():
+        np.testing.assert_array_equal(logits.numpy(), expected[name])
     with torch.inference_mode():
         assert_runs(module, net, counts=(0, 1, 2, 7))
     assert len(readings) == 1
@@ -132,6 +138,87 @@ def test_the_operator_obeys_the_rules_of_torch(make: Maker, form: str) -> None:
     module = PackedModule(net)
     found = torch.library.opcheck(RUN_PACKED, (images_of(net), module.file, module.logits_shape))
     assert set(found.values()) == {"SUCCESS"}
+
+
+@TORCHS_OWN
+@pytest.mark.parametrize("form", SEVERAL)
+def test_the_operator_of_several_outputs_obeys_the_rules_of_torch(make: Maker, form: str) -> None:
+    net = make(form)
+    module = PackedModule(net)
+    sizes, ranks = module.signature.sizes, module.signature.ranks
+    found = torch.library.opcheck(RUN_OUTPUTS, (images_of(net), module.file, sizes, ranks))
+    assert set(found.values()) == {"SUCCESS"}
+    made = RUN_OUTPUTS(images_of(net), module.file, sizes, ranks)
+    assert len({tensor.untyped_storage().data_ptr() for tensor in made}) == len(net.outputs)
+    with pytest.raises(UsageError, match=r"got a packed net with outputs of shapes .*, expected"):
+        RUN_OUTPUTS(images_of(net), module.file, [*sizes, 1], ranks[:-1])
+    with pytest.raises(UsageError, match=r"got a packed net with logits of shape .* and .*, expected \(3,\)"):
+        RUN_PACKED(images_of(net), module.file, [3])
+
+
+@TORCHS_OWN
+@pytest.mark.parametrize("form", OTHER_NETS)
+def test_nets_of_any_input_compile_and_export(make: Maker, form: str, tmp_path: Path) -> None:
+    torch.compiler.reset()
+    net = make(form)
+    assert_runs(torch.compile(PackedModule(net), fullgraph=True, backend="aot_eager"), net, counts=(5, 2, 1))
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(PackedModule(net), (images_of(net),), dynamic_shapes={"images": {0: batch}})
+    torch.export.save(program, tmp_path / "net.pt2")
+    assert_runs(torch.export.load(tmp_path / "net.pt2").module(), net, counts=(5, 2))
+
+
+def test_a_net_of_another_input_or_other_outputs_is_not_loaded(make: Maker) -> None:
+    def one(dtype: str, output: Any = None) -> PackedNet:
+        b = Builder((4,), coding="float32" if dtype == "float32" else "values")
+        b.affine(4)
+        return b.net(output)
+
+    module = PackedModule(one("float32"))
+    with pytest.raises(RuntimeError, match="got the net 'random', uint8 4 -> 4, expected float32 4 -> 4"):
+        module.load_state_dict(PackedModule(one("uint8")).state_dict())
+    with pytest.raises(RuntimeError, match=r"got the net 'random', float32 4 -> \(4\), expected float32 4 -> 4"):
+        module.load_state_dict(PackedModule(one("float32", ("n0",))).state_dict())
+    with pytest.raises(RuntimeError, match=r"float32 4 -> \{b: 4\}, expected float32 4 -> \{a: 4\}"):
+        PackedModule(one("float32", {"a": "n0"})).load_state_dict(
+            PackedModule(one("float32", {"b": "n0"})).state_dict()
+        )
+    for form in SEVERAL:  # other names of values are fine
+        net = make(form)
+        names = {node.output: f"x{index}" for index, node in enumerate(net.nodes)} | {"input": "input"}
+        nodes = tuple(
+            replace(node, output=names[node.output], inputs=tuple(names[name] for name in node.inputs))
+            for node in net.nodes
+        )
+        renamed = replace(net, nodes=nodes, output=renamed_output(net.output, names))
+        module = PackedModule(net)
+        module.load_state_dict(PackedModule(renamed).state_dict())
+        assert_runs(module, renamed)
+        assert_runs(copy.deepcopy(module), renamed)
+
+
+def renamed_output(output: Any, names: dict[str, str]) -> Any:
+    if isinstance(output, dict):
+        return {key: names[name] for key, name in output.items()}
+    return tuple(names[name] for name in output)
+
+
+def test_what_a_module_of_any_net_takes_is_refused_or_run(make: Maker) -> None:
+    net = make("features")
+    module = PackedModule(net)
+    assert "float32 20 -> {gated: 33, number: 1, again: 33}" in repr(module)
+    with pytest.raises(UsageError, match=r"^the net has outputs \{gated: 33, .*, expected one: the logits$"):
+        _ = module.logits_shape
+    with pytest.raises(UsageError, match=r"^got inputs float64 \(5, 20\), expected float32 \(N, 20\); batch.astype"):
+        module(images_of(net).double())
+    for count in (1, 5):
+        batch = images_of(net, count)
+        batch[0, 3] = torch.nan
+        with pytest.raises(UsageError, match=f"^1 of {20 * count} numbers of the inputs are NaN or infinite"):
+            module(batch)
+    wrong: Any = [1.0]
+    with pytest.raises(WrongTypeError, match=r"^images: got list, expected a tensor$"):
+        module(wrong)
 
 
 @TORCHS_OWN

@@ -123,7 +123,7 @@ class Values:
         return self.calls.copy(slot, shape, axes, to=to, into=canvas)
 
     def channels_repeated(self, slot: Slot, times: int) -> Slot:
-        """Each channel so many times, as integers or reals."""
+        """Each channel repeated `times`, as integers or reals."""
         slot = self.calls.as_kind(slot, INTEGER) if slot.kind == BITS else slot
         channels, height, width = slot.shape
         axes = repeated(slot.shape, (times, 1, 1), channels)

@@ -14,7 +14,7 @@ import numpy as np
 
 from onebit.errors import OnebitError, UsageError
 from onebit.native import NativePlan, NotPlanned, instruction_set, instruction_sets, make_plan, run_shares
-from onebit.packed import PackedNet
+from onebit.packed import InputSpec, PackedNet
 from onebit.runtime.running import run, threads_for
 
 CHECKED = 4
@@ -54,19 +54,30 @@ def speedups(of: Timed, to: Timed, name: str) -> dict[str, float]:
 
 
 class Reference:
-    """What the reference executor makes of some images of a batch."""
+    """What the reference executor makes of some samples of a batch."""
 
-    def __init__(self, packed: PackedNet, images: np.ndarray) -> None:
-        self.some = np.unique(np.linspace(0, len(images) - 1, CHECKED).astype(np.int64))
-        self.logits = run(packed, images[self.some], executor="reference")
+    def __init__(self, packed: PackedNet, batch: np.ndarray) -> None:
+        self.net = packed
+        self.some = np.unique(np.linspace(0, len(batch) - 1, CHECKED).astype(np.int64))
+        self.answers = packed.by_name(run(packed, batch[self.some], executor="reference"))
 
-    def check(self, name: str, logits: np.ndarray) -> None:
-        """Raise OnebitError unless the logits of all images are equal, bit for bit."""
-        differ = logits[self.some].view(np.int32) != self.logits.view(np.int32)
-        wrong = differ.reshape(len(self.some), -1).any(axis=1)
+    def check(self, name: str, answer: Any) -> None:
+        """Raise OnebitError unless the outputs of all samples, as `run` returns them, are equal, bit for bit."""
+        wrong = np.zeros(len(self.some), bool)
+        for output, found in self.net.by_name(answer).items():
+            differ = found[self.some].view(np.int32) != self.answers[output].view(np.int32)
+            wrong |= differ.reshape(len(self.some), -1).any(axis=1)
         if wrong.any():
             count = f"{wrong.sum()} of {len(self.some)} images"
             raise OnebitError(f"{name}: the logits of {count} are not those of the reference executor")
+
+
+def noise(spec: InputSpec, count: int) -> np.ndarray:
+    """A batch of noise: uint8 of all values, or float32 of variance 1."""
+    rng, size = np.random.default_rng(0), (count, *spec.shape)
+    if spec.dtype == "float32":
+        return rng.standard_normal(size, np.float32)
+    return rng.integers(0, 256, size, dtype=np.uint8)
 
 
 def take_turns(
@@ -93,23 +104,42 @@ def take_turns(
 
 
 def native_call(plan: NativePlan, images: np.ndarray, threads: int) -> Callable[[], np.ndarray]:
-    """As `run` shares images, or the work on one, between threads, but with the plan of a stated instruction set."""
+    """As `run` shares images, or the work on one, between threads, but with the plan of a stated instruction set.
+
+    The result is that of `plan.run`.
+    """
     workers = threads_for(plan, len(images), threads)
     if workers == 1 or len(images) < workers:
         return lambda: plan.run(images, parts=workers)[0]
     shares = np.array_split(images, workers)
-    return lambda: np.concatenate([logits for logits, _ in run_shares(plan.run, shares)])
+
+    def call() -> np.ndarray:
+        parts = [
+            plan.separate(answers, len(share))
+            for share, (answers, _) in zip(shares, run_shares(plan.run, shares), strict=True)
+        ]
+        outputs = [np.concatenate(output) for output in zip(*parts, strict=True)]
+        return outputs[0] if len(outputs) == 1 else np.concatenate([output.reshape(-1) for output in outputs])
+
+    return call
+
+
+def _structured(net: PackedNet, plan: NativePlan | None, answer: Any, count: int) -> Any:
+    """What a timed call returned, as `run` returns it."""
+    if plan is None:
+        return answer
+    return net.structured(dict(zip(net.outputs, plan.separate(answer, count), strict=True)))
 
 
 def time_packed(
     net: PackedNet, batches: Sequence[int], *, rounds: int = 11, seconds: float = 0.02, threads: int = 1
 ) -> list[dict[str, Any]]:
-    """Time a packed net on images of noise: numpy, then each instruction set of this processor, in turn.
+    """Time a packed net on noise: numpy, then each instruction set of this processor, in turn.
 
     numpy alone if the native library does not run the net, is not installed, or ONEBIT_NATIVE=0 is set.
 
     Args:
-        batches: numbers of images that are run at once.
+        batches: numbers of samples, such as images, that are run at once.
         rounds, seconds: see `take_turns`.
         threads: the most that the native library takes; numpy takes one.
 
@@ -127,12 +157,13 @@ def time_packed(
             plans[isa] = make_plan(net, found)
     rows = []
     for batch in batches:
-        images = np.random.default_rng(0).integers(0, 256, (batch, *net.input.shape), dtype=np.uint8)
+        images = noise(net.input, batch)
         reference = Reference(net, images)
         timed = [Timed("numpy", None, lambda images=images: run(net, images, executor="reference"))]  # type: ignore[misc]
         timed += [Timed(isa, isa, native_call(plan, images, threads)) for isa, plan in plans.items()]
         for one in timed:
-            reference.check(f"{one.variant}, batch {batch}", one.call())
+            answer = _structured(net, plans.get(one.isa or ""), one.call(), batch)
+            reference.check(f"{one.variant}, batch {batch}", answer)
         take_turns(timed, rounds=rounds, seconds=seconds)
         rows += [
             {

@@ -178,14 +178,14 @@ class PackedModule(nn.Module):
         """The outputs (N, …) float32 of a batch (N, …) of images or other inputs; gray images also (N, H, W).
 
         Returns:
-            one tensor, such as logits; of a net with several outputs a tuple or dict, as the model returned them.
+            one tensor, such as logits; a tuple or dict, as the model returned it, for several outputs.
 
         Raises:
             UsageError, FormatError, NotBinaryError: as `onebit.runtime.run`, and for tensors that are not on the CPU.
         """
         if not isinstance(images, Tensor):
-            way = ": torch.from_numpy(images)" if isinstance(images, np.ndarray) else ""
-            raise WrongTypeError(f"images: got {described(images)} of numpy, expected a tensor{way}")
+            kind, way = (" of numpy", ": torch.from_numpy(images)") if isinstance(images, np.ndarray) else ("", "")
+            raise WrongTypeError(f"images: got {described(images)}{kind}, expected a tensor{way}")
         signature = self.signature
         if images.dtype is not signature.dtype:
             raise refusal(signature.spec, str(images.dtype).removeprefix("torch."), tuple(images.shape))

@@ -33,7 +33,7 @@ static void code_images(const ob_plan *plan, const void *images, int64_t count, 
             case OB_CODING_INTEGER:
                 for (int64_t k = 0; k < pixels; k++) out[k * plan->channels] = (uint32_t)(2 * (int32_t)x[k] - 255);
                 break;
-            case OB_CODING_STANDARDISE:
+            case OB_CODING_MOMENTS:
                 for (int64_t k = 0; k < pixels; k++) {
                     float value = ((float)x[k] - plan->mean[c]) / plan->std[c];
                     memcpy(out + k * plan->channels, &value, 4);

@@ -108,7 +108,7 @@ typedef struct {
 /* How the input becomes the first value. */
 enum {
     OB_CODING_INTEGER = 1, /* uint8 -> 2x - 255 */
-    OB_CODING_STANDARDISE, /* uint8 -> (x - mean) / std */
+    OB_CODING_MOMENTS,     /* uint8 -> (x - mean) / std */
     OB_CODING_VALUES,      /* uint8 -> x */
     OB_CODING_REALS        /* float32, as they are */
 };

@@ -1,0 +1,167 @@
+"""`onebit.run`: any input, as an array or a tensor; several outputs; and one clear line for anything else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from packed_nets import OTHER_NETS, Builder, inputs_of, sign_net
+
+import onebit
+from onebit.errors import FormatError, UsageError, WrongTypeError
+from onebit.packed import Affine, InputSpec, PackedNet, Relu, Reshape, save
+from onebit.runtime import batches, run, timing
+from onebit.runtime.running import check_images
+
+
+def assert_equal(found: Any, expected: Any) -> None:
+    """The same structure, with the same bits."""
+    assert type(found) is type(expected)
+    if isinstance(expected, dict):
+        assert list(found) == list(expected)
+        found, expected = tuple(found.values()), tuple(expected.values())
+    for a, b in zip(found, expected, strict=True) if isinstance(expected, tuple) else [(found, expected)]:
+        assert a.dtype == np.float32
+        np.testing.assert_array_equal(a.view(np.int32), b.view(np.int32))
+
+
+@pytest.mark.parametrize("form", OTHER_NETS)
+def test_arrays_tensors_and_paths_give_the_same(form: str, tmp_path: Path) -> None:
+    net = OTHER_NETS[form]()
+    batch = inputs_of(net, 5)
+    expected = run(net, batch)
+    assert type(expected) is {"features": dict, "tokens": np.ndarray, "signal": tuple}[form]
+    save(net, tmp_path / "net.1bit")
+    tensor = torch.from_numpy(batch)
+    assert_equal(onebit.run(tmp_path / "net.1bit", batch), expected)
+    assert_equal(onebit.run(str(tmp_path / "net.1bit"), images=batch), expected)
+    assert_equal(run(net, tensor), expected)
+    assert_equal(run(net, tensor.clone().requires_grad_() if net.input.dtype == "float32" else tensor), expected)
+    assert_equal(run(net, np.asfortranarray(batch), executor="reference"), expected)
+    assert_equal(run(net, batch[::-1].copy()[::-1], threads=2, batch_size=3), expected)
+
+
+def test_the_outputs_have_the_shapes_and_keys_of_the_model() -> None:
+    net = OTHER_NETS["features"]()
+    made = run(net, inputs_of(net, 4))
+    assert {key: array.shape for key, array in made.items()} == {"gated": (4, 33), "number": (4,), "again": (4, 33)}
+    np.testing.assert_array_equal(made["gated"], made["again"])
+    empty = run(net, inputs_of(net, 0))
+    assert {key: array.shape for key, array in empty.items()} == {"gated": (0, 33), "number": (0,), "again": (0, 33)}
+    one = PackedNet(input=net.input, nodes=(Relu(inputs=("input",), output="a"),), output=("a",))
+    assert isinstance(run(one, inputs_of(net, 4)), tuple)
+
+
+def test_progress_counts_samples() -> None:
+    net, seen = OTHER_NETS["signal"](), []
+    run(net, inputs_of(net, 7), batch_size=3, threads=1, on_images=lambda *done: seen.append(done))
+    assert seen == [(3, 7), (6, 7), (7, 7)]
+
+
+@pytest.mark.parametrize("executor", ["native", "reference"])
+def test_numbers_that_are_not_finite_are_counted(executor: str) -> None:
+    net = OTHER_NETS["tokens"]()
+    batch = inputs_of(net, 3)
+    batch[0, 0, 0], batch[2, 5, :2] = np.nan, np.inf
+    line = "^3 of 720 numbers of the inputs are NaN or infinite, expected finite ones; numpy.nan_to_num replaces them$"
+    for given in (batch, torch.from_numpy(batch), batch.transpose(0, 2, 1).copy().transpose(0, 2, 1)):
+        with pytest.raises(UsageError, match=line):
+            run(net, given, executor=executor)
+    with pytest.raises(UsageError, match=line):
+        next(batches(net, batch, net.outputs))
+
+    class Streamed:
+        shape, dtype = batch.shape, batch.dtype
+
+        def __getitem__(self, index: slice) -> np.ndarray:
+            return batch[index]
+
+    streamed: Any = Streamed()
+    for size, count in ((1, "1 of 240"), (3, "3 of 720")):
+        with pytest.raises(UsageError, match=rf"^{count} numbers of the inputs"):
+            run(net, streamed, batch_size=size, executor=executor)
+
+
+def test_the_largest_numbers_are_finite() -> None:
+    net = PackedNet(
+        input=InputSpec(shape=(2,), dtype="float32", coding="values"),
+        nodes=(Relu(inputs=("input",), output="a"),),
+        output="a",
+    )
+    batch = np.full((3, 2), np.finfo(np.float32).max, np.float32)
+    np.testing.assert_array_equal(run(net, batch), batch)
+
+
+FEATURES = r"expected float32 \(N, 20\)"
+CONVERTS = r"; batch.astype\('float32'\) converts it"
+
+
+@pytest.mark.parametrize(
+    ("batch", "line"),
+    [
+        (np.zeros((5, 20)), rf"^got inputs float64 \(5, 20\), {FEATURES}{CONVERTS}$"),
+        (np.zeros((5, 20), np.int64), rf"^got inputs int64 \(5, 20\), {FEATURES}{CONVERTS}$"),
+        (np.zeros((5, 20), np.uint8), rf"^got inputs uint8 \(5, 20\), {FEATURES}{CONVERTS}$"),
+        (np.zeros((5, 20), bool), rf"^got inputs bool \(5, 20\), {FEATURES}{CONVERTS}$"),
+        (np.zeros(20, np.float32), rf"^got inputs float32 \(20,\), {FEATURES}; batch\[None\] makes a batch"),
+        (np.zeros((5, 4, 5), np.float32), rf"^got inputs float32 \(5, 4, 5\), {FEATURES}$"),
+        (np.zeros((5, 20), complex), rf"^got inputs complex128 \(5, 20\), {FEATURES}$"),
+        (torch.zeros(5, 20, dtype=torch.float64), rf"^got inputs float64 \(5, 20\), {FEATURES}{CONVERTS}$"),
+        (torch.zeros(5, 20, dtype=torch.bfloat16), r"^got inputs bfloat16 \(5, 20\), which numpy cannot hold"),
+        (torch.zeros(5, 20, device="meta"), r"^got a batch on meta, expected the CPU, .*: batch.cpu\(\)$"),
+        ([[0.0] * 20], rf"^got inputs list, {FEATURES}; numpy.stack makes one array of a list$"),
+        (None, rf"^got inputs NoneType, {FEATURES}$"),
+    ],
+)  # fmt: skip
+def test_other_inputs_are_refused_in_one_line(batch: Any, line: str) -> None:
+    net = OTHER_NETS["features"]()
+    for call in (run, lambda net, batch: check_images(net.input, batch)):
+        with pytest.raises(UsageError, match=line):
+            call(net, batch)
+
+
+def test_two_batches_and_other_nets_are_refused(tmp_path: Path) -> None:
+    net = sign_net()
+    batch = inputs_of(net, 1)
+    with pytest.raises(UsageError, match=r"^got both a batch and images, expected one"):
+        run(net, batch, images=batch)
+    other: Any = 3
+    with pytest.raises(WrongTypeError, match="packed net"):
+        run(other, batch)
+    with pytest.raises(FormatError, match="cannot read"):
+        run(tmp_path / "gone.1bit", batch)
+
+
+def test_outputs_that_overflow_are_refused() -> None:
+    b = Builder((2,), coding="float32")
+    fine = b.add(Relu)
+    b.add(Affine, scale=np.full(2, 3e38, np.float32))
+    net = b.net((fine, b.last))
+    with pytest.raises(FormatError, match="gives outputs that are not finite"):
+        run(net, np.full((1, 2), 9, np.float32))
+
+
+def test_a_number_per_sample_is_a_vector() -> None:
+    b = Builder((1,), coding="float32")
+    b.affine(1)
+    b.add(Reshape, shape=())
+    b.add(Relu)
+    for executor in ("native", "reference"):
+        assert run(b.net(), np.ones((7, 1), np.float32), executor=executor).shape == (7,)
+
+
+@pytest.mark.parametrize("form", OTHER_NETS)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_any_net_is_timed(form: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onebit.runtime.running._THREAD_WORK", 1)
+    net = OTHER_NETS[form]()
+    rows = timing.time_packed(net, [1, 3], rounds=1, seconds=1e-4, threads=threads)
+    assert {row["batch"] for row in rows} == {1, 3}
+    reference = timing.Reference(net, batch := timing.noise(net.input, 3))
+    wrong = net.by_name(run(net, batch))
+    wrong[net.outputs[-1]] = -wrong[net.outputs[-1]] + 1
+    with pytest.raises(onebit.errors.OnebitError, match="3 of 3 images are not those of the reference"):
+        reference.check("changed", net.structured(wrong))
