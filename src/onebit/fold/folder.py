@@ -133,7 +133,10 @@ class Folder:
 
     def fold(self, graph: fx.Graph) -> Folded:
         """The packed net of a graph from `trace`."""
-        output = self.walk(graph)
+        return self.finish(self.walk(graph))
+
+    def finish(self, output: Any) -> Folded:
+        """The packed net with these outputs, as `walk` returns them."""
         names = {output} if isinstance(output, str) else {*(output.values() if isinstance(output, dict) else output)}
         if INPUT in names:
             raise FoldError("the model returns its input itself, expected values that it computes")

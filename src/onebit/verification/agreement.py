@@ -11,7 +11,7 @@ from torch import nn
 from onebit._version import __version__
 from onebit.data import Split, check_split
 from onebit.errors import FoldError, UsageError
-from onebit.fold import SignSite, fold_model
+from onebit.fold import SignSite, example_of, fold_model
 from onebit.packed import Certificate, LayerProof, PackedNet, Threshold, check_net, infer
 from onebit.packed.net import op_name
 from onebit.verification.tally import Agreement, Trained, seed_of, tally
@@ -175,7 +175,7 @@ def _proofs(
     model: nn.Module, packed: PackedNet, weights: str, seed: int | None
 ) -> tuple[dict[str, LayerProof], list[SignSite]]:
     """The proof of each sign without images, by name, and the signs that can be compared only on images."""
-    folded = fold_model(model, input_shape=packed.input.shape, weights=weights, seed=seed or 0)
+    folded = fold_model(model, example_of(packed.input), weights=weights, seed=seed or 0)
     if _outline(folded.net) != _outline(packed):
         raise UsageError("the packed net does not have the operations of this model; pack it from this model")
     nodes = {node.output: node for node in packed.nodes}

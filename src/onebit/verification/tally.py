@@ -176,9 +176,10 @@ def tally(
                 trained_mismatches += int(np.count_nonzero((predicted != as_trained)[known]))
                 trained_correct += int(np.count_nonzero((as_trained == truth)[known]))
             for site in sites if len(values) else ():
-                signs = values[site.compared]
+                theirs_up = their_signs[site.value][chosen]
+                signs = values[site.compared].reshape(theirs_up.shape)  # an image of height 1 is a signal
                 compared[site.value] += signs.size
-                mismatches[site.value] += int(np.count_nonzero((signs > 0) != their_signs[site.value][chosen]))
+                mismatches[site.value] += int(np.count_nonzero((signs > 0) != theirs_up))
             done += len(ours)
             count += int(np.count_nonzero(known))
             if on_images is not None:
