@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from onebit.common.arguments import described
 from onebit.errors import FoldError, NotBinaryError, OnebitError, UsageError, WrongTypeError, first_line
-from onebit.fold.folder import Folded, Folder, SignSite, check_finite
+from onebit.fold.call import check_finite
+from onebit.fold.folder import Folded, Folder, SignSite
 from onebit.fold.operations import FOLDS
 from onebit.fold.trace import trace
 from onebit.layers import binary_layers, check_model

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from onebit.fold.call import Call, check_finite
 from onebit.fold.chain import FoldedOp, Pending
-from onebit.fold.folder import Call, Folder, check_finite
+from onebit.fold.folder import Folder
 from onebit.fold.shapes import shown
 from onebit.packed import Add, Multiply
 
@@ -72,7 +73,7 @@ def _terms(call: Call) -> tuple[Any, Any]:
     if len(call.node.args) > 1:
         second = call.node.args[1]
     if call.argument(9, "alpha", 1) != 1:
-        raise call.refusal("it multiplies by alpha; write the product, as in x + alpha * y")
+        raise call.refusal("it multiplies by alpha, expected the sum of two values: write x + alpha * y")
     return first, second
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from onebit.fold.call import Call, any_dtype
 from onebit.fold.chain import Pending
-from onebit.fold.folder import Call, Folder, any_dtype
+from onebit.fold.folder import Folder
 from onebit.fold.shapes import shown
 from onebit.packed import Concat, Pad, Slice
 from onebit.packed.nodes import MOST_SIZE
@@ -108,7 +109,9 @@ def stack(folder: Folder, call: Call, *values: Pending) -> Pending:
     before, after = call.shapes
     axis = call.argument(1, "dim", 0) % len(after)
     if axis == 0 or not all(isinstance(part, fx.Node) and part.op != "get_attr" for part in parts) or len(parts) < 2:
-        raise call.refusal(f"got dim={axis} of {shown(after)}, expected two or more values of the net, and dim=1 or more")
+        raise call.refusal(
+            f"got dim={axis} of {shown(after)}, expected two or more values of the net, and dim=1 or more"
+        )
     by_node, sample = _by_node(call, values), before[1:]
     order = (axis - 1, *(k for k in range(len(after) - 1) if k != axis - 1))
     sources = [folder.write(folder.reshaped(call, by_node[part], sample, (1, *sample))) for part in parts]

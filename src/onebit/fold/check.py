@@ -259,6 +259,8 @@ def _positive(model: nn.Module, node: fx.Node) -> str:
             return name
         scalar = [x for x in node.args if isinstance(x, (int, float))]
         scaled = node.target in (operator.truediv, operator.mul, torch.div, torch.mul, "div", "mul", operator.add)
-        passes = name in _KEEPS_SIGN_NAMES or (scaled and len(sources) + len(scalar) == 2 and all(n > 0 for n in scalar))
+        passes = name in _KEEPS_SIGN_NAMES or (
+            scaled and len(sources) + len(scalar) == 2 and all(n > 0 for n in scalar)
+        )
     found = [_positive(model, source) for source in sources] if passes and sources else [""]
     return found[0] if all(found) else ""

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from onebit.fold.arithmetic import with_constant
+from onebit.fold.call import Call, check_finite
 from onebit.fold.chain import Pending
-from onebit.fold.folder import Call, Folder, check_finite
+from onebit.fold.folder import Folder
 from onebit.layers import InputCoding, Normalize
 from onebit.packed import InputSpec
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from math import prod
 from typing import Any, NamedTuple
 
@@ -12,16 +12,33 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from onebit.errors import FoldError, FormatError, NotBinaryError, OnebitError
+from onebit.errors import FoldError, FormatError, OnebitError
 from onebit.fold.aliases import check_in_place
+from onebit.fold.call import Call, Operation, check_finite, is_part
 from onebit.fold.chain import Chain, FoldedOp, Pending
-from onebit.fold.trace import called_in, module_path, target_name
+from onebit.fold.trace import module_path
 from onebit.fold.value_range import range_of
 from onebit.layers import BinaryLayer, InputCoding
-from onebit.packed import Affine, AveragePool, Flatten, InputSpec, MaxPool, Node, PackedNet, Permute, Repeat, Reshape
-from onebit.packed import Sign, Threshold, Value
+from onebit.packed import (
+    Affine,
+    AveragePool,
+    Flatten,
+    InputSpec,
+    MaxPool,
+    Node,
+    PackedNet,
+    Permute,
+    Repeat,
+    Reshape,
+    Sign,
+    Threshold,
+    Value,
+)
 from onebit.packed.net import INPUT
 from onebit.quantizers import BinaryInput, BinaryWeight, Quantizer
+
+_UNKNOWN = "unknown "
+"""Begins the names of values behind refused operations; no emitted value has a space in its name."""
 
 
 class SignSite(NamedTuple):
@@ -48,54 +65,6 @@ class Folded(NamedTuple):
     signs: tuple[SignSite, ...]
 
 
-class Call(NamedTuple):
-    """One operation of the model.
-
-    name: name of its value; for a layer, its path.
-    module: the layer, None for a function or method.
-    node: node of the traced graph, None for the input quantizer of a layer.
-    path: path of the layer, if it differs from `name`.
-    """
-
-    name: str
-    module: Any = None
-    node: fx.Node | None = None
-    path: str = ""
-
-    def argument(self, position: int, keyword: str, default: Any) -> Any:
-        """The attribute of a layer, or the argument of a function."""
-        if self.node is None or self.module is not None:
-            return getattr(self.module, keyword, default)
-        arguments = self.node.args
-        found = arguments[position] if len(arguments) > position else self.node.kwargs.get(keyword, default)
-        return found.meta["value"] if isinstance(found, fx.Node) and found.op == "get_attr" else found
-
-    @property
-    def before(self) -> tuple[int, ...]:
-        """The shape of its first input that is no constant for the example, with the batch axis."""
-        assert self.node is not None
-        first = next(source for source in self.node.all_input_nodes if source.op != "get_attr")
-        return tuple(first.meta["value"].shape)
-
-    @property
-    def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The shapes of its first input and its output for the example, with the batch axis."""
-        assert self.node is not None
-        return self.before, tuple(self.node.meta["value"].shape)
-
-    def refusal(self, reason: str) -> FoldError:
-        """The error that names this operation."""
-        function = self.node is not None and self.module is None
-        what = target_name(self.node) if function and self.node is not None else type(self.module).__name__
-        where = called_in(self.node) if function and self.node is not None else ""
-        place = f"; it is called in {where}" if where else ""
-        return FoldError(f"cannot pack {what} ({self.path or self.name!r}): {reason}{place}")
-
-
-Operation = Callable[..., Pending]
-"""(folder, call, *inputs) -> output."""
-
-
 class Folder:
     """Builds the packed net of one model, which is in eval mode on the CPU.
 
@@ -103,7 +72,7 @@ class Folder:
         spec: the input, with the coding "values".
         shipped: the binary weights of each binary layer.
         table: the operation for each layer class, function and method name.
-        refusals: where refused operations are listed, with their paths, to go on behind them; None to stop at the first.
+        refusals: where refused operations are listed by path, to go on behind them; None to stop at the first.
     """
 
     def __init__(
@@ -163,6 +132,8 @@ class Folder:
                 made[node] = Pending(INPUT)
             elif node.op == "output":
                 return self._output(node.args[0], made)
+            elif isinstance(node.target, type):  # a dataclass or named tuple, as fx records it
+                raise _returns(node.target.__name__)
             else:
                 made[node] = self._step(node, [made[x] for x in node.all_input_nodes if x.op != "get_attr"])
         raise AssertionError("a graph has an output")
@@ -177,8 +148,10 @@ class Folder:
         except OnebitError as error:
             if self.refusals is None:
                 raise
-            self.refusals.setdefault(call.name, error)
-            name = f"unknown {node.name}"  # no name of an emitted value
+            behind = any(x.base.startswith(_UNKNOWN) for x in inputs) and is_part(node)
+            if not behind:  # a part of what a refused layer returns has the same reason
+                self.refusals.setdefault(call.name, error)
+            name = f"{_UNKNOWN}{node.name}"
             self.values[name] = Value(tuple(getattr(node.meta.get("value"), "shape", ()))[1:], "real")
             return Pending(name)
 
@@ -190,10 +163,7 @@ class Folder:
             kind = answer.target if isinstance(answer, fx.Node) else type(answer)
             what = getattr(kind, "__name__", str(kind)).removeprefix("immutable_")
             found = f" of {', '.join(sorted({_kind_of(part) for part in parts}))}" if parts else ""
-            raise FoldError(
-                f"the model returns a {what}{found}, expected a tensor of the net (the logits), or a tuple, list or "
-                "dict of them with text as keys; return those"
-            )
+            raise _returns(f"{what}{found}")
         if isinstance(answer, fx.Node):
             return self.write(made[answer])
         if isinstance(answer, dict):
@@ -221,16 +191,19 @@ class Folder:
         node, module = call.node, call.module
         kinds = self._kinds(module) if node is None or module is not None else [node.target]
         if not kinds or kinds[0] not in self.table:
-            known = ", ".join(kind.__name__ for kind in self.table if isinstance(kind, type))
+            names = [kind.__name__ for kind in self.table if isinstance(kind, type)]
+            known = ", ".join(
+                x for x in names if not x.startswith("Binary") and f"{x.removesuffix('1d')}2d" not in names
+            )
             raise call.refusal(
-                f"known layers are {known}; use those, pack layer by layer with onebit.packed_layers_(model), or move "
-                "it out of the model"
+                f"known layers are {known}, and their 1d and binary twins; pack layer by layer with "
+                "onebit.packed_layers_(model), or move it out of the model"
             )
         if module is not None and any(m._forward_hooks or m._forward_pre_hooks for m in module.modules()):
             raise call.refusal("it has forward hooks, which a packed net does not run; remove them")
         fold = self.table[kinds[0]]
         if node is not None:
-            if not node.users and not _is_part(node):
+            if not node.users and not is_part(node):
                 raise call.refusal("its result is never used; remove it from forward")
             if reason := check_in_place(node, module):
                 raise call.refusal(reason)
@@ -396,33 +369,17 @@ class Folder:
         return Pending(base, (*before, *x.ops[at + 1 :]))
 
 
-def any_dtype(fold: Operation) -> Operation:
-    """Marks an operation that computes nothing: it may have integers as its result."""
-    fold.any_dtype = True  # type: ignore[attr-defined]
-    return fold
-
-
-def _is_part(node: fx.Node) -> bool:
-    """Whether a node takes a value out of a tuple, as in `a, b = x.chunk(2)`."""
-    first = node.args[0] if node.args else None
-    return isinstance(first, fx.Node) and isinstance(first.meta.get("value"), (tuple, list))
+def _returns(what: str) -> FoldError:
+    return FoldError(
+        f"the model returns a {what}, expected a tensor of the net (the logits), or a tuple, list or dict of them with "
+        "text as keys; return those"
+    )
 
 
 def _kind_of(part: object) -> str:
     if isinstance(part, fx.Node):
         return "constant" if part.op == "get_attr" else "tensor"
     return "None" if part is None else type(part).__name__.removeprefix("immutable_")
-
-
-def check_finite(name: str, what: str, tensor: Tensor) -> Tensor:
-    """`tensor`, detached; NotBinaryError if some values are not finite, FoldError if it is not float32."""
-    if tensor.dtype != torch.float32:
-        raise FoldError(f"layer {name!r}: got {what} of {tensor.dtype}, expected torch.float32; use model.float()")
-    if count := tensor.numel() - int(torch.count_nonzero(torch.isfinite(tensor))):
-        raise NotBinaryError(
-            f"layer {name!r}: {count} of {tensor.numel()} {what} are not finite; pack an earlier checkpoint"
-        )
-    return tensor.detach()
 
 
 def _rounded(name: str, values: np.ndarray | None) -> np.ndarray | None:

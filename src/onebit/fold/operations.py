@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from onebit.fold import arithmetic, arrange, coding, pointwise, pooling, weight_layers
-from onebit.fold.folder import Operation
+from onebit.fold.call import Operation
 from onebit.layers import (
     BinaryConv1d,
     BinaryConv2d,

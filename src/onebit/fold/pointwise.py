@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onebit.fold.arithmetic import with_constant
+from onebit.fold.call import Call, any_dtype, check_finite
 from onebit.fold.chain import FoldedOp, Pending
-from onebit.fold.folder import Call, Folder, any_dtype, check_finite
+from onebit.fold.folder import Folder
 from onebit.layers import RPReLU
 from onebit.packed import Clamp, Hardtanh, Multiply, Prelu, Relu
 from onebit.quantizers import BinaryInput, Quantizer, sign
@@ -170,6 +171,8 @@ def convert(folder: Folder, call: Call, x: Pending, *others: Pending) -> Pending
     assert call.node is not None
     before, after = call.node.args[0].meta["value"].dtype, call.node.meta["value"].dtype  # type: ignore[union-attr]
     whole = (torch.uint8, torch.int16, torch.int32, torch.int64)
-    if after in (before, torch.float32) or (before in whole and after in whole[1:] and after.itemsize > before.itemsize):
+    if after in (before, torch.float32) or (
+        before in whole and after in whole[1:] and after.itemsize > before.itemsize
+    ):
         return x
     raise call.refusal(f"it turns {before} into {after}, expected torch.float32")

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from onebit.fold.arrange import picked
+from onebit.fold.call import Call, any_dtype
 from onebit.fold.chain import FoldedOp, Pending
-from onebit.fold.folder import Call, Folder, any_dtype
+from onebit.fold.folder import Folder
 from onebit.fold.shapes import as_image, as_size, from_image, shown
 from onebit.packed import AdaptiveAveragePool, AveragePool, Flatten, MaxPool
 

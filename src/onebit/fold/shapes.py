@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from onebit.fold.call import Call
 from onebit.fold.chain import Pending
-from onebit.fold.folder import Call, Folder
+from onebit.fold.folder import Folder
 
 
 def is_signal(call: Call) -> bool:

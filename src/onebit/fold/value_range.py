@@ -5,8 +5,22 @@ from __future__ import annotations
 from functools import reduce
 from math import prod
 
-from onebit.packed import Add, AveragePool, Concat, Flatten, MaxPool, Node, OneBitWeights, Pad, Permute, Repeat
-from onebit.packed import Reshape, Sign, Slice, Threshold
+from onebit.packed import (
+    Add,
+    AveragePool,
+    Concat,
+    Flatten,
+    MaxPool,
+    Node,
+    OneBitWeights,
+    Pad,
+    Permute,
+    Repeat,
+    Reshape,
+    Sign,
+    Slice,
+    Threshold,
+)
 from onebit.packed.nodes import Convolution, Grouped, Transposed, Value
 
 SIGNS = range(-1, 2, 2)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from onebit.errors import NotBinaryError
+from onebit.fold.call import Call, check_finite
 from onebit.fold.chain import FoldedOp, Pending, sums_are_exact
-from onebit.fold.folder import Call, Folder, check_finite
+from onebit.fold.folder import Folder
 from onebit.fold.shapes import as_image, as_size, from_image
 from onebit.packed import Conv, ConvTranspose, Dense, Node, RealConv, RealConvTranspose, RealDense
 from onebit.packed.bits import pack_signs
