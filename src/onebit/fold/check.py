@@ -117,7 +117,7 @@ def check(model: nn.Module, example: Any = None, *, preprocess: nn.Module | None
     Example:
         >>> net = nn.Sequential(onebit.BinaryLinear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 2))
         >>> check(net, torch.zeros(1, 64)).line
-        'check: 1 of 2 layers binary (97.0 % of weights); packs whole'
+        'check: 1 of 2 layers binary (96.9 % of weights); packs whole'
     """
     check_model(model)
     layers = describe_layers(model)
