@@ -12,6 +12,11 @@ from onebit._version import __version__
 from onebit.common.moved import find_moved_modules
 
 _HOME = {
+    "BinarizeReport": "onebit.layers",
+    "BinaryConv1d": "onebit.layers",
+    "BinaryConv2d": "onebit.layers",
+    "BinaryConvTranspose1d": "onebit.layers",
+    "BinaryConvTranspose2d": "onebit.layers",
     "BinaryLinear": "onebit.layers",
     "Dataset": "onebit.data",
     "InputCoding": "onebit.layers",
@@ -23,6 +28,7 @@ _HOME = {
     "check": "onebit.fold.check",
     "clip_latents_": "onebit.optim",
     "create_model": "onebit.models",
+    "describe_layers": "onebit.layers",
     "evaluate": "onebit.evaluation.modes",
     "fit": "onebit.train.loop",
     "latent_groups": "onebit.optim",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,16 @@ from torch import nn
 from onebit.errors import UsageError
 from onebit.evaluation.counts import layer_sizes, model_size, packed_bytes, state_sizes, summary
 from onebit.evaluation.scores import score_logits
-from onebit.layers import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear, binary_layers
+from onebit.layers import (
+    BinaryConv1d,
+    BinaryConv2d,
+    BinaryConvTranspose1d,
+    BinaryConvTranspose2d,
+    BinaryLinear,
+    binarize_,
+    binary_layers,
+    latent_keys,
+)
 from onebit.models import MLP, create_model
 
 
@@ -193,3 +203,122 @@ def test_the_summary_leaves_the_model_as_it_was() -> None:
 def test_a_foreign_model_needs_a_shape() -> None:
     with pytest.raises(UsageError, match="input_shape"):
         summary(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))
+
+
+# ------------------------------------------------------------------------------------- sequences, recurrence, attention
+class Sequence(nn.Module):
+    """Tokens (N, T) -> (N, 3)."""
+
+    def __init__(self, kind: type[nn.RNNBase] = nn.LSTM, *, batch_first: bool = True, **options: Any) -> None:
+        super().__init__()
+        self.batch_first = batch_first
+        self.embedding = nn.Embedding(10, 8)
+        self.recurrent = kind(8, 6, batch_first=batch_first, **options)
+        self.head = nn.Linear(6 * (2 if options.get("bidirectional") else 1), 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.embedding(x)
+        found = self.recurrent(x if self.batch_first else x.transpose(0, 1))[0]
+        return self.head(found[:, -1] if self.batch_first else found[-1])
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "options", "weights"),
+    [
+        (nn.LSTM, {}, 4 * 6 * (8 + 6)),
+        (nn.GRU, {"num_layers": 2, "bias": False}, 3 * 6 * (8 + 6) + 3 * 6 * (6 + 6)),
+        (nn.RNN, {"bidirectional": True}, 2 * 6 * (8 + 6)),
+    ],
+)
+def test_a_recurrent_layer_counts_every_step(
+    kind: Any, options: dict[str, Any], weights: int, batch_first: bool, batch: int
+) -> None:
+    tokens = torch.zeros(batch, 7, dtype=torch.int64)
+    model = Sequence(kind, batch_first=batch_first, **options)
+    rows = {row.name: row for row in summary(model, tokens).layers}
+    assert (rows["recurrent"].binary_macs, rows["recurrent"].real_macs) == (0, 7 * weights)
+    assert (rows["embedding"].real_macs, rows["embedding"].real_parameters) == (0, 80), "a table to look up"
+    binarize_(model, weight_quantizer="recu")
+    rows = {row.name: row for row in summary(model, tokens).layers}
+    found, head = rows["recurrent"], rows["head"]
+    assert (found.kind, found.binary_weights, found.binary_macs, found.real_macs) == (
+        kind.__name__,
+        weights,
+        7 * weights,
+        0,
+    )
+    assert found.output_shape == (7, head.binary_weights // 3)
+    assert head.binary_macs == head.binary_weights
+    assert found.real_parameters == sum(
+        p.numel() for n, p in model.recurrent.named_parameters() if n.startswith("bias")
+    )
+    assert model_size(model)[0] == weights + head.binary_weights
+    assert sum(model_size(model)) == sum(p.numel() for p in model.parameters())
+
+
+class SelfAttention(nn.Module):
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, **options)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        keys = x[:, :4] if self.attention.batch_first else x.transpose(0, 1)[:4]
+        x = x if self.attention.batch_first else x.transpose(0, 1)
+        return self.attention(x, key=keys, value=keys[..., : self.attention.vdim])[0]
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize(("options", "extra", "value"), [({}, 0, 8), ({"vdim": 5, "add_zero_attn": True}, 1, 5)])
+def test_attention_counts_projections_and_products(
+    options: dict[str, Any], extra: int, value: int, batch_first: bool
+) -> None:
+    """Five queries, four keys of width 8."""
+    model = binarize_(SelfAttention(batch_first=batch_first, **options), weight_quantizer="sign").model
+    attention, output = summary(model, torch.zeros(3, 5, 8)).layers
+    assert (attention.kind, output.kind) == ("MultiheadAttention", "Linear")
+    assert attention.binary_macs == 8 * (5 * 8 + 4 * 8 + 4 * value)
+    assert attention.real_macs == 2 * 5 * (4 + extra) * 8
+    assert (output.binary_macs, output.real_macs) == (5 * 8 * 8, 0)
+    assert attention.output_shape == (5, 8)
+    assert (attention.binary_weights, output.binary_weights) == (8 * (8 + 8 + value), 64)
+    real = summary(SelfAttention(batch_first=batch_first, **options), torch.zeros(3, 5, 8))
+    assert real.total("real_macs") == 5 * 64 + attention.binary_macs + attention.real_macs
+    assert real.total("binary_macs") == real.total("binary_weights") == 0
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.Conv1d(4, 6, 3, stride=2), BinaryConv1d(4, 8, 3, groups=4), BinaryConvTranspose1d(4, 6, 2, stride=2)]
+)
+def test_macs_of_one_axis_are_the_products_that_are_summed(layer: nn.Module) -> None:
+    (row,) = summary(nn.Sequential(layer), torch.zeros(3, 4, 9)).layers
+    twin = copy.deepcopy(layer)
+    for parameter in twin.parameters():
+        nn.init.ones_(parameter)
+    if twin.bias is not None:
+        nn.init.zeros_(twin.bias)
+    assert row.binary_macs + row.real_macs == int(twin(torch.ones(1, 4, 9)).sum())
+    assert bool(row.binary_macs) == bool(row.binary_weights)
+
+
+def test_a_state_dict_of_parametrized_weights_has_the_size_of_its_model() -> None:
+    model = binarize_(nn.Sequential(nn.LSTM(5, 3), nn.MultiheadAttention(6, 2)), weight_quantizer="recu").model
+    sizes = state_sizes(model.state_dict(), list(latent_keys(model)))
+    assert tuple(map(sum, zip(*sizes, strict=True))) == model_size(model)
+    assert packed_bytes(sizes) == packed_bytes(layer_sizes(model))
+
+
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        (torch.zeros(3, 5), "the model does not take the example (3, 5)"),
+        (torch.zeros(0, 4), "at least one sample, got array float32 (0, 4)"),
+        (torch.tensor(1.0), "at least one sample"),
+    ],
+)
+def test_an_example_that_does_not_fit_is_one_line(example: torch.Tensor, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        summary(nn.Sequential(nn.Linear(4, 2)), example)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -261,6 +261,10 @@ def test_copies_and_other_dtypes(plain: nn.Module) -> None:
     expected = net(X)
     twin = copy.deepcopy(net)
     assert torch.equal(twin(X), expected)
+    twin.load_state_dict({key: value + 1 for key, value in plain.state_dict().items()})
+    assert torch.equal(net(X), expected), "the copy loads plain keys into itself"
+    for plain_key, layer in latent_keys(twin).values():
+        assert torch.equal(layer.weight, plain.state_dict()[plain_key] + 1)
     with torch.no_grad():
         for _, layer in binary_layers(twin):
             layer.weight.fill_(1)

@@ -33,7 +33,9 @@ class Coin(Quantizer):
 
 
 def inputs(layer: nn.Module) -> Tensor:
-    shape = (5, 6) if isinstance(layer, BinaryLinear) else (5, 4, 7) if isinstance(layer, BinaryConv1d) else (5, 4, 7, 7)
+    shape = (
+        (5, 6) if isinstance(layer, BinaryLinear) else (5, 4, 7) if isinstance(layer, BinaryConv1d) else (5, 4, 7, 7)
+    )
     return torch.randn(shape, generator=torch.Generator().manual_seed(1)).requires_grad_()
 
 

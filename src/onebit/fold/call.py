@@ -38,7 +38,7 @@ class Call(NamedTuple):
 
     @property
     def before(self) -> tuple[int, ...]:
-        """The shape of its first input that is no constant for the example, with the batch axis."""
+        """The shape of its first input that is not a constant for the example, with the batch axis."""
         assert self.node is not None
         first = next(source for source in self.node.all_input_nodes if source.op != "get_attr")
         return tuple(first.meta["value"].shape)

@@ -105,7 +105,7 @@ _WEIGHTS = ("left real", "not chosen by where", "weight_quantizer=None")
 def check(model: nn.Module, example: Any = None, *, preprocess: nn.Module | None = None) -> CheckReport:
     """What of a model is binary, whether it packs whole or only layer by layer and why, and warnings, before training.
 
-    A model that cannot be checked is no error: the report says why.
+    A model that cannot be checked is not an error: the report says why.
 
     Args:
         example: a batch as the model is fed, (N, …); optional if the model has the attribute `input_shape`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -69,11 +69,13 @@ def binarize_(
     check_model(model)
     if type(model) in BINARY_TWINS:
         raise UsageError("binarize_ replaces layers inside a model; wrap a lone layer: nn.Sequential(layer)")
-    places = _choose(model, where)
+    # a parametrization is of weights alone: without a quantizer for them there is nothing to do
+    kinds = {*BINARY_TWINS, *(PARAMETRIZED if weight_quantizer is not None else ())}
+    places = _choose(model, kinds, where)
     if not places:
         missed = describe(model, where).warnings
-        kinds = ", ".join(kind.__name__ for kind in (*BINARY_TWINS, *PARAMETRIZED))
-        because = missed[0] if missed else f"no layer of torch.nn ({kinds}) was found or chosen by `where`"
+        names = ", ".join(kind.__name__ for kind in (*BINARY_TWINS, *PARAMETRIZED))
+        because = missed[0] if missed else f"no layer of torch.nn ({names}) was found or chosen by `where`"
         raise UsageError(f"nothing to binarize: {because}")
     # all parts are made before the first one is put into the model: an error leaves it as it was
     made: dict[int, BinaryLayer | list[Part]] = {}
@@ -105,7 +107,9 @@ class _Place(NamedTuple):
     layer: nn.Module
 
 
-def _choose(model: nn.Module, where: Callable[[str, nn.Module], bool] | None) -> list[_Place]:
+def _choose(
+    model: nn.Module, kinds: Collection[type[nn.Module]], where: Callable[[str, nn.Module], bool] | None
+) -> list[_Place]:
     """The places of the layers to binarize."""
 
     def offered() -> Iterator[tuple[str, _Place]]:
@@ -118,7 +122,6 @@ def _choose(model: nn.Module, where: Callable[[str, nn.Module], bool] | None) ->
                     name = f"{parent_name}.{child_name}" if parent_name else child_name
                     yield name, _Place(parent, child_name, child)
 
-    kinds = BINARY_TWINS.keys() | PARAMETRIZED.keys()
     places = []
     for name, place in offered():
         layer = place.layer

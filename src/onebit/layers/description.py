@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from onebit.errors import WrongTypeError, shortened
-from onebit.layers.base import BinaryLayer, LatentWeight, check_model
+from onebit.layers.base import BinaryLayer, LatentWeight, binary_layers, check_model
 from onebit.layers.coding import InputCoding
 from onebit.layers.parametrized import PARAMETRIZED, BinaryParametrization, binary_parametrizations, kind_name, kind_of
 from onebit.layers.rprelu import RPReLU
@@ -34,7 +34,7 @@ REASONS: tuple[tuple[str, tuple[type[nn.Module], ...]], ...] = (
     ("coding of the input", (InputCoding,)),
 )
 """Why a layer stays real -> classes of such layers."""
-LONGEST_NAME = 40
+LONGEST_NAME = 32
 THE_MODEL = "(the model)"
 
 
@@ -101,7 +101,7 @@ class BinarizeReport:
         self._not_the_model("iteration")
 
     def __getattr__(self, name: str) -> Any:
-        if not name.startswith("_") and hasattr(self.model, name):
+        if not name.startswith("_") and hasattr(self.__dict__.get("model"), name):
             self._not_the_model(f"report.{name}")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
@@ -133,6 +133,7 @@ def describe(model: nn.Module, where: Callable[[str, nn.Module], bool] | None) -
     report = BinarizeReport(model, [], [], [])
     reasons: dict[str, list[str]] = {}
     outputs = {id(m.out_proj) for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
+    binary = {id(layer.weight): name for name, layer in binary_layers(model)}
     for name, module in model.named_modules():
         if isinstance(module, (Quantizer, ParametrizationList, BinaryParametrization)):
             continue  # counted with the layer that it belongs to
@@ -144,17 +145,21 @@ def describe(model: nn.Module, where: Callable[[str, nn.Module], bool] | None) -
         own = _real_parameters(module, latents)
         if not own:
             continue
+        tied = [binary[id(parameter)] for parameter in own.values() if id(parameter) in binary]
+        own = {key: parameter for key, parameter in own.items() if id(parameter) not in binary}
         lazy = any(is_lazy(parameter) for parameter in own.values())
         count = 0 if lazy else sum(parameter.numel() for parameter in own.values())
         reason, warn = BIAS, False
-        if not latents:
+        if tied and not latents:
+            reason, warn = f"uses the latents of {tied[0]!r}, which is binary", True
+        elif not latents:
             reason, warn = _reason(kind, own, lazy=lazy, out_projection=id(module) in outputs)
         if (warn or reason == LEFT_REAL) and _left_out(where, name, module):
             reason, warn = NOT_CHOSEN, False
         if warn:
             reasons.setdefault(reason, []).append(name or THE_MODEL)
         report.real.append(RealRow(name, kind_name(module), count, reason))
-    report.warnings.extend(f"{_listed(names)} stays real: {reason}; {_WAYS}" for reason, names in reasons.items())
+    report.warnings.extend(f"{_listed(names)} real: {reason}; {_WAYS}" for reason, names in reasons.items())
     return report
 
 
@@ -228,6 +233,8 @@ _WAYS = "if that is meant, leave it out with `where`"
 
 
 def _listed(names: list[str]) -> str:
-    """The names; the first four of more than five."""
+    """ "'a' stays", or "'a', 'b' stay"; the first four names of more than five."""
     more = f" and {len(names) - 4} more" if len(names) > 5 else ""
-    return ", ".join(shortened(repr(name), 60) for name in (names[:4] if more else names)) + more
+    return ", ".join(shortened(repr(name), 60) for name in (names[:4] if more else names)) + (
+        f"{more} stay" if len(names) > 1 else " stays"
+    )

@@ -14,12 +14,12 @@ import numpy as np
 
 from onebit.common.arguments import need, positive
 from onebit.common.safetensors_file import open_safetensors
+from onebit.common.weight_names import WEIGHT_NAME
 from onebit.errors import DataError, FormatError, UsageError
 from onebit.packed.bits import sign
 from onebit.report.drawing import INK, NEGATIVE, POSITIVE, REAL, add_title, picture
 from onebit.report.run_folders import RunResults, recipe_label
 from onebit.report.wording import printable
-from onebit.verification.inspection import WEIGHT_NAME
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onebit.common.weight_names import RECURRENT_NAME, WEIGHT_NAME
 from onebit.errors import FormatError
 from onebit.packed import costs
 from onebit.packed.bits import unpack_signs
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 BINS = 21
 VERDICTS = ("binary", "clipped", "real")
-RECURRENT_NAME = re.compile(r"weight_(ih|hh|hr)(_l\d+(_reverse)?)?(\.original)?$")
-WEIGHT_NAME = re.compile(rf"weight$|weight\.original$|{RECURRENT_NAME.pattern}")
-"""The end of the name of a weight in a state_dict: of a plain layer, of a recurrent one, of a parametrized one."""
 
 
 @dataclass(frozen=True)

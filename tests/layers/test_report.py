@@ -1,0 +1,245 @@
+"""The report of `binarize_`: what became binary, what stayed real and why, and what could have been binary."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+import onebit
+from onebit.errors import UsageError, WrongTypeError
+from onebit.evaluation.counts import model_size
+from onebit.layers import (
+    BinarizeReport,
+    BinaryConv2d,
+    BinaryLinear,
+    BinaryRow,
+    InputCoding,
+    RealRow,
+    RPReLU,
+    binarize_,
+    describe_layers,
+)
+
+
+class OwnLinear(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 2
+
+
+class OwnLstm(nn.LSTM):
+    pass
+
+
+class Mixer(nn.Module):
+    """Multiplies by a parameter itself, and adds one that is no matrix of weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Parameter(torch.zeros(4, 4))
+        self.position = nn.Parameter(torch.zeros(1, 7, 4))
+
+
+class Gate(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.temperature = nn.Parameter(torch.ones(()))
+        self.position = nn.Parameter(torch.zeros(1, 7, 4))
+        self.scale = nn.Parameter(torch.ones(4))
+
+
+# layer that stays real -> its number of parameters, the reason, and whether that is a warning
+REAL: dict[str, tuple[Callable[[], nn.Module], int, str, bool]] = {
+    "own linear": (lambda: OwnLinear(3, 2), 8, "a subclass of Linear, whose forward is not known", True),
+    "own lstm": (lambda: OwnLstm(2, 1), 20, "a subclass of LSTM, whose forward is not known", True),
+    "conv3d": (lambda: nn.Conv3d(2, 2, 2, bias=False), 32, "there is no binary Conv3d", True),
+    "bilinear": (lambda: nn.Bilinear(2, 2, 2), 10, "there is no binary Bilinear", True),
+    "own matrix": (Mixer, 44, "Mixer uses mix itself", True),
+    "no matrix": (Gate, 33, "no weight matrix", False),
+    "lazy": (lambda: nn.LazyLinear(3), 0, "a LazyLinear has no shape before its first batch", True),
+    "embedding": (lambda: nn.Embedding(5, 2), 10, "embedding", False),
+    "bag": (lambda: nn.EmbeddingBag(5, 2), 10, "embedding", False),
+    "batch norm": (lambda: nn.BatchNorm1d(3), 6, "normalization", False),
+    "layer norm": (lambda: nn.LayerNorm((3, 2)), 12, "normalization", False),
+    "group norm": (lambda: nn.GroupNorm(1, 4), 8, "normalization", False),
+    "prelu": (nn.PReLU, 1, "activation", False),
+    "rprelu": (lambda: RPReLU(2), 6, "activation", False),
+    "real twin": (lambda: BinaryLinear(2, 2, weight_quantizer=None), 4, "weight_quantizer=None", False),
+}
+NO_PARAMETERS = [nn.ReLU, nn.Flatten, InputCoding, nn.Identity, lambda: nn.BatchNorm1d(3, affine=False)]
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature:UserWarning")
+@pytest.mark.parametrize("name", REAL)
+def test_a_layer_that_stays_real_says_why(name: str) -> None:
+    build, count, reason, warns = REAL[name]
+    net = nn.Sequential(nn.Linear(4, 4, bias=False), build())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        report = binarize_(net, weight_quantizer="sign")
+    assert report.binary == [BinaryRow("0", "BinaryLinear", 16, "sign")]
+    assert [(row.name, row.parameters, row.reason) for row in report.real] == [("1", count, reason)]
+    assert bool(report.warnings) == warns
+    told = [warning for warning in caught if warning.category is UserWarning and "Lazy" not in str(warning.message)[:5]]
+    assert [str(warning.message) for warning in told] == report.warnings
+    if warns:
+        assert report.warnings == [f"'1' stays real: {reason}; if that is meant, leave it out with `where`"]
+        assert Path(told[0].filename) == Path(__file__), "the line of the caller"
+        left = nn.Sequential(nn.Linear(4, 4, bias=False), build())
+        report = binarize_(left, where=lambda name, layer: name == "0")  # warnings are errors here
+        assert [row.reason for row in report.real] == ["not chosen by where"]
+        assert report.warnings == []
+
+
+@pytest.mark.parametrize("build", NO_PARAMETERS)
+def test_layers_without_parameters_are_not_listed(build: Callable[[], nn.Module]) -> None:
+    report = binarize_(nn.Sequential(nn.Linear(4, 4), build()))
+    assert [row.name for row in report.real] == ["0"], "its bias"
+
+
+def test_several_layers_of_one_kind_are_one_warning() -> None:
+    net = nn.Sequential(nn.Linear(3, 3), *(OwnLinear(3, 3) for _ in range(7)), nn.Bilinear(2, 2, 2))
+    with pytest.warns(UserWarning, match="stay real") as caught:
+        report = binarize_(net)
+    assert len(caught) == 1
+    first, second = report.warnings
+    assert first.startswith("'1', '2', '3', '4' and 3 more stay real: a subclass of Linear")
+    assert second.startswith("'8' stays real: there is no binary Bilinear")
+    assert str(caught[0].message) == f"{first}; {second}"
+
+
+def test_an_embedding_that_shares_the_weight_of_a_binary_layer_is_a_warning() -> None:
+    net = nn.ModuleDict({"embedding": nn.Embedding(5, 4), "head": nn.Linear(4, 5, bias=False)})
+    net["head"].weight = net["embedding"].weight
+    with pytest.warns(UserWarning, match="'embedding' stays real: uses the latents of 'head', which is binary"):
+        report = binarize_(net)
+    assert report.real == [RealRow("embedding", "Embedding", 0, "uses the latents of 'head', which is binary")]
+
+
+def test_without_a_weight_quantizer_recurrent_layers_stay_as_they_are() -> None:
+    net = nn.ModuleDict({"lstm": nn.LSTM(4, 4), "head": nn.Linear(4, 4), "last": nn.Linear(4, 2)})
+    report = binarize_(net, weight_quantizer=None, input_quantizer="ste_sign")
+    assert report.binary == []
+    assert type(net["lstm"]) is nn.LSTM
+    assert isinstance(net["last"], BinaryLinear)
+
+
+def test_where_may_ask_for_what_only_usual_layers_have() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), Mixer())
+    with pytest.warns(UserWarning, match="Mixer uses mix itself"):
+        binarize_(net, where=lambda name, layer: layer.bias is not None)
+
+
+def test_an_error_that_finds_nothing_says_what_it_saw() -> None:
+    with pytest.raises(UsageError, match="nothing to binarize: '0' stays real: a subclass of Linear"):
+        binarize_(nn.Sequential(OwnLinear(3, 3)))
+
+
+class Whole(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.attention = nn.MultiheadAttention(4, 2)
+        self.lstm = nn.LSTM(4, 4)
+        self.head = nn.Linear(4, 2)
+
+
+def test_the_rows_and_the_table_of_a_whole_net() -> None:
+    net = Whole()
+    parameters = sum(p.numel() for p in net.parameters())
+    chosen = {"weight_quantizer": "sign", "input_quantizer": "rsign"}
+    report = binarize_(net, **chosen, where=lambda name, layer: name != "stem")
+    assert report.model is net
+    assert report.binary == [
+        BinaryRow("attention", "MultiheadAttention", 48, "sign"),
+        BinaryRow("attention.out_proj", "Linear", 16, "sign"),
+        BinaryRow("lstm", "LSTM", 128, "sign"),
+        BinaryRow("head", "BinaryLinear", 8, "sign, inputs rsign"),
+    ]
+    assert RealRow("stem", "Conv2d", 112, "not chosen by where") in report.real
+    assert RealRow("norm", "BatchNorm2d", 8, "normalization") in report.real
+    numbers = sum(row.weights for row in report.binary) + sum(row.parameters for row in report.real)
+    assert numbers == parameters + 4, "the shifts of rsign"
+    assert model_size(net) == (200, numbers - 200)
+    assert str(report).splitlines() == [
+        "layer               kind                numbers",
+        "attention           MultiheadAttention       48  binary: sign",
+        "attention.out_proj  Linear                   16  binary: sign",
+        "lstm                LSTM                    128  binary: sign",
+        "head                BinaryLinear              8  binary: sign, inputs rsign",
+        "stem                Conv2d                  112  real: not chosen by where",
+        "norm                BatchNorm2d               8  real: normalization",
+        "                                             54  real: bias and scales of binary layers",
+        "200 binary weights, 174 real parameters",
+    ]
+
+
+def test_any_model_can_be_described() -> None:
+    net = nn.Sequential(BinaryConv2d(1, 2, 3, input_quantizer="ste_sign"), nn.Linear(4, 2), OwnLinear(2, 2))
+    described = describe_layers(net)
+    assert described.binary == [BinaryRow("0", "BinaryConv2d", 18, "sign, inputs ste_sign")]
+    assert [(row.name, row.reason) for row in described.real] == [
+        ("1", "left real"),
+        ("2", "a subclass of Linear, whose forward is not known"),
+    ]
+    assert len(described.warnings) == 1
+    real = describe_layers(nn.Sequential(weight_norm(nn.Linear(4, 2))))
+    assert (real.binary, real.real) == ([], [RealRow("0", "Linear", 12, "left real")])
+    again = describe_layers(copy.deepcopy(net))
+    assert (again.binary, again.real, again.warnings) == (described.binary, described.real, described.warnings)
+    with pytest.raises(WrongTypeError, match="expected a torch module"):
+        describe_layers("mlp")  # type: ignore[arg-type]
+
+
+def test_long_names_and_many_layers_fit_a_screen() -> None:
+    net: nn.Module = nn.Linear(3, 3)
+    for _ in range(6):
+        net = nn.ModuleDict({"encoder_layers": net})
+    lines = str(binarize_(net)).splitlines()
+    assert "…" in lines[1]
+    assert max(map(len, lines)) <= 95
+
+
+# ------------------------------------------------------------------------------------- the report is not the model
+USES: dict[str, Callable[[Any], object]] = {
+    "call": lambda report: report(torch.zeros(2, 4)),
+    "parameters": lambda report: report.parameters(),
+    "train": lambda report: report.train(),
+    "to": lambda report: report.to("cpu"),
+    "state_dict": lambda report: report.state_dict(),
+    "a layer": lambda report: report.head,
+    "index": lambda report: report[0],
+    "iteration": lambda report: list(report),
+    "groups": lambda report: onebit.latent_groups(report, lr=0.1),
+    "binarize again": lambda report: binarize_(report),
+    "summary": lambda report: onebit.summary(report),
+    "trainer": lambda report: onebit.Trainer(report, "bnn").fit("mnist-sample"),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_report_in_place_of_the_model_is_one_clear_line(use: str) -> None:
+    report = binarize_(Whole())
+    with pytest.raises(WrongTypeError) as caught:
+        USES[use](report)
+    assert "report.model" in str(caught.value)
+    assert "in place" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_report_is_an_ordinary_object_otherwise() -> None:
+    report = binarize_(nn.Sequential(nn.Linear(4, 4)))
+    assert not hasattr(report, "no_such_thing")
+    assert isinstance(copy.copy(report), BinarizeReport)
+    assert copy.deepcopy(report).binary == report.binary
+    assert pickle.loads(pickle.dumps(report)).real == report.real
+    assert "BinaryRow" in repr(report)
