@@ -25,6 +25,7 @@ from onebit.data import load_dataset as load_dataset
 from onebit.evaluation.counts import summary as summary
 from onebit.evaluation.modes import evaluate as evaluate
 from onebit.fold import pack as pack
+from onebit.fold.check import check as check
 from onebit.layers import BinarizeReport as BinarizeReport
 from onebit.layers import BinaryConv1d as BinaryConv1d
 from onebit.layers import BinaryConv2d as BinaryConv2d
@@ -32,6 +33,7 @@ from onebit.layers import BinaryConvTranspose1d as BinaryConvTranspose1d
 from onebit.layers import BinaryConvTranspose2d as BinaryConvTranspose2d
 from onebit.layers import BinaryLinear as BinaryLinear
 from onebit.layers import InputCoding as InputCoding
+from onebit.layers import Normalize as Normalize
 from onebit.layers import binarize_ as binarize_
 from onebit.layers import describe_layers as describe_layers
 from onebit.models import create_model as create_model

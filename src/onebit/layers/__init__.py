@@ -22,7 +22,7 @@ from onebit.layers.base import (
 )
 from onebit.layers.binarize import BINARY_TWINS, binarize_
 from onebit.layers.binary import BinaryConv1d, BinaryConv2d, BinaryConvTranspose1d, BinaryConvTranspose2d, BinaryLinear
-from onebit.layers.coding import InputCoding
+from onebit.layers.coding import InputCoding, Normalize
 from onebit.layers.description import BinarizeReport, BinaryRow, RealRow, describe_layers
 from onebit.layers.parametrized import PARAMETRIZED, BinaryParametrization, binary_parametrizations
 from onebit.layers.rprelu import RPReLU
@@ -42,6 +42,7 @@ __all__ = [
     "InputCoding",
     "InputQuantizer",
     "LatentWeight",
+    "Normalize",
     "RPReLU",
     "RealRow",
     "WeightQuantizer",

@@ -1,0 +1,85 @@
+"""`Call`, one operation of a model as a fold sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx
+
+from onebit.errors import FoldError, NotBinaryError
+from onebit.fold.chain import Pending
+from onebit.fold.trace import called_in, target_name
+from onebit.layers.parametrized import kind_name
+
+
+class Call(NamedTuple):
+    """One operation of the model.
+
+    name: name of its value; for a layer, its path.
+    module: the layer, None for a function or method.
+    node: node of the traced graph, None for the input quantizer of a layer.
+    path: path of the layer, if it differs from `name`.
+    """
+
+    name: str
+    module: Any = None
+    node: fx.Node | None = None
+    path: str = ""
+
+    def argument(self, position: int, keyword: str, default: Any) -> Any:
+        """The attribute of a layer, or the argument of a function."""
+        if self.node is None or self.module is not None:
+            return getattr(self.module, keyword, default)
+        arguments = self.node.args
+        found = arguments[position] if len(arguments) > position else self.node.kwargs.get(keyword, default)
+        return found.meta["value"] if isinstance(found, fx.Node) and found.op == "get_attr" else found
+
+    @property
+    def before(self) -> tuple[int, ...]:
+        """The shape of its first input that is not a constant for the example, with the batch axis."""
+        assert self.node is not None
+        first = next(source for source in self.node.all_input_nodes if source.op != "get_attr")
+        return tuple(first.meta["value"].shape)
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The shapes of its first input and its output for the example, with the batch axis."""
+        assert self.node is not None
+        return self.before, tuple(self.node.meta["value"].shape)
+
+    def refusal(self, reason: str) -> FoldError:
+        """The error that names this operation."""
+        function = self.node is not None and self.module is None
+        what = target_name(self.node) if function and self.node is not None else kind_name(self.module)
+        where = called_in(self.node) if function and self.node is not None else ""
+        place = f"; it is called in {where}" if where else ""
+        return FoldError(f"cannot pack {what} ({self.path or self.name!r}): {reason}{place}")
+
+
+Operation = Callable[..., Pending]
+"""(folder, call, *inputs) -> output."""
+
+
+def any_dtype(fold: Operation) -> Operation:
+    """Marks an operation that computes nothing: it may have integers as its result."""
+    fold.any_dtype = True  # type: ignore[attr-defined]
+    return fold
+
+
+def is_part(node: fx.Node) -> bool:
+    """Whether a node takes a value out of a tuple, as in `a, b = x.chunk(2)`."""
+    first = node.args[0] if node.args else None
+    return isinstance(first, fx.Node) and isinstance(first.meta.get("value"), (tuple, list))
+
+
+def check_finite(name: str, what: str, tensor: Tensor) -> Tensor:
+    """`tensor`, detached; NotBinaryError if some values are not finite, FoldError if it is not float32."""
+    if tensor.dtype != torch.float32:
+        raise FoldError(f"layer {name!r}: got {what} of {tensor.dtype}, expected torch.float32; use model.float()")
+    if count := tensor.numel() - int(torch.count_nonzero(torch.isfinite(tensor))):
+        raise NotBinaryError(
+            f"layer {name!r}: {count} of {tensor.numel()} {what} are not finite; pack an earlier checkpoint"
+        )
+    return tensor.detach()

@@ -1,0 +1,266 @@
+"""`check`: what of a model is binary, how it packs, and what will go wrong in training, before it is trained."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from onebit.common.arguments import described
+from onebit.errors import OnebitError, UsageError, first_line
+from onebit.fold import refusals_of
+from onebit.fold.trace import module_path
+from onebit.layers import BinarizeReport, BinaryLayer, InputCoding, Normalize, binary_layers, check_model
+from onebit.layers.description import describe_layers
+from onebit.layers.parametrized import binary_parametrizations
+from onebit.quantizers import Quantizer
+
+MODERATE = 5.0
+"""How many times larger than its inputs the outputs of a binary layer may be without a normalization behind it."""
+
+_NORMS = (
+    *(nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm, nn.Softmax),
+    *(nn.LogSoftmax, nn.Sigmoid, nn.Tanh, nn.Hardtanh, nn.ReLU6, nn.Hardsigmoid, nn.Softsign, Normalize, Quantizer),
+)
+_NORM_NAMES = {
+    *("layer_norm", "group_norm", "batch_norm", "instance_norm", "rms_norm", "normalize", "softmax", "log_softmax"),
+    *("sigmoid", "tanh", "hardtanh", "relu6", "hardsigmoid", "clamp", "clip", "sign"),
+}
+"""Functions and methods that bound or normalize their inputs, by name."""
+_POSITIVE = (nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, nn.Softplus)
+_POSITIVE_NAMES = {"relu", "relu_", "relu6", "sigmoid", "hardsigmoid", "softmax", "softplus", "abs", "square", "exp"}
+_KEEPS_SIGN = (
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d),
+    *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.Flatten, nn.Unflatten, nn.Identity, nn.Upsample),
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d),
+)
+_KEEPS_SIGN_NAMES = {
+    *("max_pool1d", "max_pool2d", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "mean"),
+    *("flatten", "view", "reshape", "permute", "transpose", "squeeze", "unsqueeze", "contiguous", "float", "to", "cat"),
+    *("getitem", "chunk", "split", "dropout", "dropout2d", "interpolate", "expand", "sum", "amax"),
+}
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What of a model is binary, whether it packs whole, and warnings; `print` it for a table.
+
+    Args:
+        layers: what is binary and what is real, layer by layer.
+        whole: whether `onebit.pack` packs the whole graph.
+        reasons: why it does not: path of the operation and the message, for each that is refused.
+        warnings: what will go wrong in training, a line each.
+        problem: why the model could not be checked, "" if it could.
+    """
+
+    layers: BinarizeReport
+    whole: bool
+    reasons: dict[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    problem: str = ""
+
+    @property
+    def line(self) -> str:
+        """One line, as a training begins with: how much is binary, how it packs, and the number of warnings."""
+        binary = sum(row.weights for row in self.layers.binary)
+        kinds = {row.name for row in self.layers.real if row.reason in _WEIGHTS}
+        real = sum(row.parameters for row in self.layers.real if row.name in kinds)
+        count, rest = len(self.layers.binary), len(kinds - {row.name for row in self.layers.binary})
+        share = f"{100 * binary / max(1, binary + real):.1f} % of weights"
+        text = f"check: {count} of {count + rest} layers binary ({share}); {self._packs}"
+        found = len(self.warnings)
+        return text + (f"; {found} warning{'s' * (found > 1)}: onebit.check(model, example)" if found else "")
+
+    @property
+    def _packs(self) -> str:
+        if self.problem:
+            return f"not checked further: {self.problem}"
+        if self.whole:
+            return "packs whole"
+        if not self.layers.binary:
+            return "nothing to pack"
+        first = next(iter(self.reasons), "")
+        return f"packs layer by layer, because of {first!r}" if first else "packs layer by layer"
+
+    def __str__(self) -> str:
+        lines = [str(self.layers)]
+        if self.problem:
+            lines.append(f"not checked further: {self.problem}")
+        elif self.whole:
+            lines.append("packs whole: onebit.pack(model, example)")
+        elif self.layers.binary:
+            lines.append("packs layer by layer: onebit.packed_layers_(model); not whole, because")
+            lines += [f"  {reason}" for reason in dict.fromkeys(self.reasons.values())]
+        return "\n".join([*lines, *(f"warning: {text}" for text in self.warnings)])
+
+
+_WEIGHTS = ("left real", "not chosen by where", "weight_quantizer=None")
+
+
+def check(model: nn.Module, example: Any = None, *, preprocess: nn.Module | None = None) -> CheckReport:
+    """What of a model is binary, whether it packs whole or only layer by layer and why, and warnings, before training.
+
+    A model that cannot be checked is not an error: the report says why.
+
+    Args:
+        example: a batch as the model is fed, (N, …); optional if the model has the attribute `input_shape`.
+        preprocess: what is applied outside the model, as in `onebit.pack`.
+
+    Raises:
+        WrongTypeError: `model` is not a module.
+
+    Example:
+        >>> net = nn.Sequential(onebit.BinaryLinear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 2))
+        >>> check(net, torch.zeros(1, 64)).line
+        'check: 1 of 2 layers binary (96.9 % of weights); packs whole'
+    """
+    check_model(model)
+    layers = describe_layers(model)
+    if not layers.binary:
+        return CheckReport(layers, False, problem="the model has no binary layer; onebit.binarize_(model) makes some")
+    try:
+        graph, refusals = refusals_of(model, _float(example), preprocess=preprocess)
+    except (OnebitError, UsageError) as error:
+        return CheckReport(layers, False, problem=first_line(error))
+    except Exception as error:  # a report must not stop a training, whatever the model does
+        return CheckReport(layers, False, problem=f"{type(error).__name__}: {first_line(error)}")
+    reasons = {path: first_line(error) for path, error in refusals.items()}
+    if graph is None:
+        return CheckReport(layers, False, reasons)
+    whole = model if preprocess is None else nn.Sequential(preprocess, model)
+    return CheckReport(layers, not reasons, reasons, (*_blown_up(whole, graph), *_constant(whole, graph)))
+
+
+def _float(example: Any) -> Any:
+    """An example in float32, if it has another real dtype; its first tensor, if it is a batch with targets."""
+    if isinstance(example, (tuple, list)) and example:
+        example = example[0]
+    if example is None or str(getattr(example, "dtype", "")).endswith(("uint8", "float32")):
+        return example
+    try:
+        return torch.as_tensor(example).float()
+    except (TypeError, ValueError, RuntimeError):
+        raise UsageError(f"got {described(example)}, expected a tensor (N, …)") from None
+
+
+def _blown_up(model: nn.Module, graph: fx.Graph) -> Iterator[str]:
+    """A warning for each binary layer whose large outputs reach the next layer or the answer without a norm."""
+    gains = {name: _gain(layer) for name, layer in binary_layers(model) if isinstance(layer, BinaryLayer)}
+    seen = set()
+    for node in graph.nodes:
+        path = module_path(node) if node.op == "call_module" else None
+        if path not in gains or path in seen:
+            continue
+        found = _reached(model, node, gains[path])
+        if found is not None:
+            seen.add(path)
+            gain, where = found
+            yield (
+                f"{path!r}: its outputs are about {gain:.0f} times as large as its inputs, and nothing normalizes them "
+                f"before {where}; put a BatchNorm behind it, or use a weight quantizer with scales, such as 'xnor'"
+            )
+
+
+def _gain(layer: BinaryLayer) -> float:
+    """The size of outputs for inputs of size 1: the norm of a row of weights, in the mean over rows."""
+    with torch.no_grad():
+        rows = layer.binary_weight().dense().flatten(1).float()
+        return float(rows.square().sum(1).mean().sqrt())
+
+
+def _reached(model: nn.Module, source: fx.Node, gain: float) -> tuple[float, str] | None:
+    """(gain, name) of a layer or the output that large values reach from a node; None if there is none."""
+    open_nodes, seen = [(source, gain)], {source}
+    while open_nodes:
+        node, size = open_nodes.pop()
+        for user in node.users:
+            if user in seen:
+                continue
+            if user.op == "output":
+                if size > MODERATE:
+                    return size, "the output"
+                continue
+            module = model.get_submodule(module_path(user)) if user.op == "call_module" else None
+            if _bounds(user, module):
+                continue
+            if module is not None and _has_weights(module):
+                if getattr(module, "input_quantizer", None) is None and size > MODERATE:
+                    return size, repr(module_path(user))
+                continue
+            seen.add(user)
+            open_nodes.append((user, size * _factor(user)))
+    return None
+
+
+def _bounds(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether an operation normalizes or bounds its input."""
+    return isinstance(module, _NORMS) if module is not None else _name(node).rstrip("_") in _NORM_NAMES
+
+
+def _has_weights(module: nn.Module) -> bool:
+    """Whether a module multiplies its input by weights: a layer of its own."""
+    return any(p.dim() > 1 for p in module.parameters()) or bool(binary_parametrizations(module))
+
+
+def _name(node: fx.Node) -> str:
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def _factor(node: fx.Node) -> float:
+    """By how much an operation with a constant changes the size of values."""
+    kinds = {"mul": 1, "mul_": 1, "imul": 1, "multiply": 1, "div": -1, "div_": -1, "truediv": -1, "itruediv": -1}
+    power = kinds.get(_name(node))
+    constants = [x.meta["value"] if isinstance(x, fx.Node) and x.op == "get_attr" else x for x in node.args[:2]]
+    numbers = [x for x in constants if isinstance(x, (int, float, Tensor))]
+    if power is None or len(numbers) != 1:
+        return 1.0
+    size = float(torch.as_tensor(numbers[0]).detach().float().square().mean().sqrt())
+    return size**power if size > 0 else 1.0
+
+
+def _constant(model: nn.Module, graph: fx.Graph) -> Iterator[str]:
+    """A warning for each sign whose input is never negative."""
+    seen = set()
+    for node in graph.nodes:
+        if node.op != "call_module":
+            continue
+        path = module_path(node)
+        module = model.get_submodule(path)
+        quantizer = module if isinstance(module, Quantizer) else getattr(module, "input_quantizer", None)
+        given = quantizer.binary_input() if isinstance(quantizer, Quantizer) else None
+        if given is None or given.shift is not None or path in seen or not node.all_input_nodes:
+            continue
+        if source := _positive(model, node.all_input_nodes[0]):
+            seen.add(path)
+            yield (
+                f"{path!r}: the inputs of its sign are never negative, because they come from {source}: all signs are "
+                "+1; put a BatchNorm before it, or leave that out"
+            )
+
+
+def _positive(model: nn.Module, node: fx.Node) -> str:
+    """What makes a value that is never negative; "" if it may be negative."""
+    if node.op == "placeholder":
+        return "uint8 pixels" if node.meta["value"].dtype == torch.uint8 else ""
+    sources = [x for x in node.all_input_nodes if x.op != "get_attr"]
+    if node.op == "call_module":
+        module = model.get_submodule(module_path(node))
+        if isinstance(module, _POSITIVE):
+            return repr(module_path(node))
+        passes = isinstance(module, _KEEPS_SIGN) and not isinstance(module, InputCoding)
+    else:
+        name = _name(node)
+        if name in _POSITIVE_NAMES or node.target is F.relu:
+            return name
+        scalar = [x for x in node.args if isinstance(x, (int, float))]
+        scaled = node.target in (operator.truediv, operator.mul, torch.div, torch.mul, "div", "mul", operator.add)
+        passes = name in _KEEPS_SIGN_NAMES or (
+            scaled and len(sources) + len(scalar) == 2 and all(n > 0 for n in scalar)
+        )
+    found = [_positive(model, source) for source in sources] if passes and sources else [""]
+    return found[0] if all(found) else ""

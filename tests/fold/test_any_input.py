@@ -1,0 +1,256 @@
+"""Inputs of any shape and dtype, their preprocessing inside and outside of the model, and several outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from fold_nets import answers, assert_answers, inputs_of, kinds
+from torch import Tensor, nn
+
+import onebit
+from onebit.errors import FoldError, UsageError, WrongTypeError
+from onebit.fold import pack
+from onebit.layers import BinaryConv1d, BinaryConv2d, BinaryLinear, InputCoding, Normalize
+from onebit.packed import Threshold, dumps, loads
+from onebit.quantizers import SteSign
+
+SHAPES = [(7,), (3, 10), (3, 6, 5), (2, 3, 4, 5)]
+
+
+class Foreign(nn.Module):
+    """torchvision's Normalize, as a person writes it: buffers and arithmetic."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor([0.4, 0.5, 0.3]).view(1, 3, *[1] * (rank - 1)))
+        self.register_buffer("std", torch.tensor([0.2, 0.3, 0.25]).view(3, *[1] * (rank - 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.to(torch.float32) / 255 - self.mean) / self.std
+
+
+class Before(nn.Module):
+    """`begin` on the input, then a net."""
+
+    def __init__(self, begin: Callable[[Tensor], Tensor], net: nn.Module) -> None:
+        super().__init__()
+        self.begin, self.net = begin, net
+
+    def forward(self, x: Tensor) -> Any:
+        return self.net(self.begin(x))
+
+
+def net_of(shape: tuple[int, ...]) -> nn.Module:
+    torch.manual_seed(0)
+    size = int(np.prod(shape))
+    return nn.Sequential(
+        nn.Flatten(), BinaryLinear(size, 16), nn.BatchNorm1d(16), nn.ReLU(), BinaryLinear(16, 4)
+    ).eval()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_any_shape_and_batch_is_an_example(shape: tuple[int, ...], count: int) -> None:
+    net, inputs = net_of(shape), inputs_of(shape)
+    packed = pack(net, inputs[:count])
+    assert (packed.input.shape, packed.input.dtype, packed.input.coding) == (shape, "float32", "values")
+    assert_answers(net, packed, inputs)
+    assert dumps(packed) == dumps(pack(net, torch.from_numpy(inputs[:count])))
+    assert_answers(net, loads(dumps(packed)), inputs)
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        lambda x: x.float() / 255,
+        lambda x: x / 255.0,
+        lambda x: x.to(torch.float32).div(255),
+        lambda x: x.float().div_(255).sub_(0.5).mul_(2),
+        lambda x: torch.div(x, 255) - 0.13,
+        lambda x: (x.type(torch.float32) - 127.5) / 60,
+        lambda x: 2 * (x / 255) - 1,
+        lambda x: x.flatten(1).float() * (1 / 255),
+        lambda x: x.int().long().float() - 100,
+        lambda x: x - 0.5,
+        Foreign(3),
+        Normalize([0.4, 0.5, 0.3], [0.2, 0.3, 0.25]),
+        Normalize(0.4, [0.2, 0.3, 0.25]),
+        Normalize(0.0, 1.0),
+    ],
+)
+def test_preprocessing_in_the_model_is_found(begin: Callable[[Tensor], Tensor]) -> None:
+    inputs = inputs_of((3, 6, 5), "uint8")
+    model = Before(begin, net_of((3, 6, 5)))
+    packed = pack(model, inputs)
+    assert (packed.input.dtype, packed.input.coding) == ("uint8", "values")
+    assert_answers(model, packed, inputs)
+    assert dumps(packed) == dumps(pack(model, input_shape=(3, 6, 5)))
+
+
+def test_pixels_times_a_number_stay_integers_to_the_threshold() -> None:
+    torch.manual_seed(0)
+    for begin in (lambda x: x / 255, lambda x: x.float() * -2, Normalize(0, 0.5)):
+        first, norm = BinaryConv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        body = nn.Sequential(first, norm, SteSign(), nn.Flatten(), BinaryLinear(240, 3))
+        with torch.no_grad():
+            norm.running_mean.normal_(0, 1)
+        model = Before(begin, body).eval()
+        packed = pack(model, inputs_of((3, 6, 5), "uint8"))
+        assert kinds(packed) == ["Conv", "Threshold", "Flatten", "Dense"]
+        assert any(isinstance(node, Threshold) for node in packed.nodes)
+        assert_answers(model, packed, inputs_of((3, 6, 5), "uint8", count=40))
+
+
+def test_a_border_is_not_multiplied() -> None:
+    torch.manual_seed(0)
+    body = BinaryConv2d(3, 4, 3, padding=1, padding_value=-1)
+    model = Before(lambda x: x / 255, body).eval()
+    packed = pack(model, inputs_of((3, 6, 5), "uint8"))
+    assert kinds(packed) == ["Affine", "Conv"]
+    assert_answers(model, packed, inputs_of((3, 6, 5), "uint8"))
+
+
+@pytest.mark.parametrize("shape", [(3, 6, 5), (3, 10), (3,)])
+def test_preprocessing_outside_the_model_is_packed_with_it(shape: tuple[int, ...]) -> None:
+    net, begin = net_of(shape), Normalize([0.4, 0.5, 0.3], [0.2, 0.3, 0.25])
+    pixels = inputs_of(shape, "uint8")
+    floats = begin(torch.from_numpy(pixels))
+    packed = pack(net, floats, preprocess=begin)
+    assert packed.input.dtype == "uint8"
+    assert dumps(packed) == dumps(pack(net, pixels, preprocess=begin))
+    assert dumps(packed) == dumps(pack(nn.Sequential(begin, net), pixels))
+    with torch.no_grad():
+        np.testing.assert_allclose(answers(packed, pixels), net(floats).numpy(), rtol=1e-4, atol=1e-4)
+        wrong = answers(pack(net, floats, preprocess=Normalize(0.0, 1.0)), pixels)
+        assert np.abs(wrong - net(floats).numpy()).max() > 1
+    raw = inputs_of(shape)
+    assert_answers(nn.Sequential(begin, net), pack(nn.Sequential(begin, net), raw), raw)
+
+
+def test_the_preprocessing_of_the_training_keeps_the_accuracy() -> None:
+    data = onebit.load_dataset("mnist-sample")
+    mean, std = 0.1307, 0.3081
+
+    def prepared(images: np.ndarray) -> Tensor:
+        return (torch.from_numpy(np.ascontiguousarray(images)).float() / 255 - mean) / std
+
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        BinaryConv2d(1, 16, 5, stride=2), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), BinaryLinear(2304, 10),
+        nn.BatchNorm1d(10),
+    )  # fmt: skip
+    inputs, labels = prepared(data.train.images[:1500]), torch.from_numpy(np.asarray(data.train.labels[:1500])).long()
+    optimizer = torch.optim.Adam(net.parameters(), 1e-2)
+    for _ in range(3):
+        for start in range(0, len(inputs), 100):
+            optimizer.zero_grad()
+            F.cross_entropy(net(inputs[start : start + 100]), labels[start : start + 100]).backward()
+            optimizer.step()
+    net.eval()
+    images, truth = data.test.images[:300], np.asarray(data.test.labels[:300])
+    with torch.no_grad():
+        expected = net(prepared(images)).argmax(1).numpy()
+    right = answers(pack(net, inputs[:2], preprocess=Normalize(mean, std)), images).argmax(1)
+    assert (right != expected).sum() <= 1
+    assert (right == truth).mean() > 0.75
+    wrong = answers(pack(nn.Sequential(InputCoding("integer"), net), input_shape=(1, 28, 28)), images).argmax(1)
+    assert (wrong != expected).mean() > 0.1
+
+
+def test_wrong_examples_and_preprocessing() -> None:
+    net, x = net_of((3,)), inputs_of((3,))
+    for example, message in (
+        (x.astype(np.float64), r"got float64 \(9, 3\), expected uint8 or float32 \(N, …\).*x.float\(\)"),
+        (x[:0], r"got float32 \(0, 3\), expected .* with N of 1 or more"),
+        (x[0], r"got float32 \(3,\), expected uint8 or float32 \(N, …\)"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            pack(net, example)
+    with pytest.raises(WrongTypeError, match=r"example: got tuple, expected a tensor or array .*example\[0\]"):
+        pack(net, (x, x))
+    with pytest.raises(UsageError, match="got an example and an input_shape, expected one of them"):
+        pack(net, x, input_shape=(3, 1, 1))
+    with pytest.raises(WrongTypeError, match="preprocess: got function, expected a module such as"):
+        pack(net, x, preprocess=lambda y: y)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="for uint8 pixels, expected those of pixels 0–1: divide them by 255"):
+        pack(net, x, preprocess=Normalize(33.3, 78.6))
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "message"),
+    [
+        (0.0, 0.0, "std: got 0.0, expected positive numbers"),
+        ([0.1, 0.2], [0.1, -0.2], "expected positive numbers"),
+        (float("nan"), 1.0, "mean: got nan, expected finite numbers"),
+        ([0.1, 0.2], [0.1, 0.2, 0.3], "got 2 means and 3 stds"),
+        ([[0.1]], 1.0, r"mean: got shape \(1, 1\)"),
+        ("a", 1.0, "mean: got 'a', expected a number or one per channel"),
+    ],
+)
+def test_normalize_refuses(mean: Any, std: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Normalize(mean, std)
+
+
+def test_normalize_is_torchvisions() -> None:
+    pixels = torch.from_numpy(inputs_of((3, 6, 5), "uint8"))
+    torch.testing.assert_close(Normalize([0.4, 0.5, 0.3], [0.2, 0.3, 0.25])(pixels), Foreign(3)(pixels))
+    features = torch.tensor([[57.0, 3.0]])
+    torch.testing.assert_close(Normalize([50.0, 1.0], [7.0, 2.0])(features), torch.tensor([[1.0, 1.0]]))
+    with pytest.raises(UsageError, match="expected those of pixels 0–1: divide them by 255"):
+        Normalize(33.3, 78.6)(pixels)
+    with pytest.raises(WrongTypeError, match="got numpy array"):
+        Normalize(0.5, 0.5)(pixels.numpy())  # type: ignore[arg-type]
+
+
+class Answers(nn.Module):
+    """A trunk and what `answer` makes of it."""
+
+    def __init__(self, answer: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.trunk, self.norm = BinaryConv1d(3, 4, 3), nn.BatchNorm1d(4)
+        self.head, self.answer = BinaryLinear(32, 2, input_quantizer="ste_sign"), answer
+
+    def forward(self, x: Tensor) -> Any:
+        y = F.relu(self.norm(self.trunk(x)) - 0.3)
+        return self.answer(y, self.head(y.flatten(1) - 0.2))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda y, z: (y, z),
+        lambda y, z: [z, y.mean(2)],
+        lambda y, z: {"logits": z, "features": y},
+        lambda y, z: (z, z, y * z.sum(1, keepdim=True)[:, :, None]),
+        lambda y, z: {"a": y.sum((1, 2)), "b": z.unbind(1)[0]},
+    ],
+)
+def test_several_outputs(answer: Callable[[Tensor, Tensor], Any]) -> None:
+    model, inputs = Answers(answer).eval(), inputs_of((3, 10))
+    packed = pack(model, inputs)
+    assert_answers(model, packed, inputs)
+    assert_answers(model, loads(dumps(packed)), inputs)
+
+
+def test_the_input_itself_is_no_output() -> None:
+    for begin in (lambda x: (x, F.relu(x)), lambda x: (x.unsqueeze(1).squeeze(1), F.relu(x))):
+        with pytest.raises(FoldError, match="the model returns its input itself, expected values that it computes"):
+            pack(Wrapped(begin), inputs_of((3,)))
+
+
+class Wrapped(nn.Module):
+    """A tuple of a function of the input and a layer."""
+
+    def __init__(self, begin: Callable[[Tensor], tuple[Tensor, ...]]) -> None:
+        super().__init__()
+        self.begin, self.fc = begin, BinaryLinear(3, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (*self.begin(x), self.fc(x))

@@ -1,0 +1,136 @@
+"""`onebit.check`: what is binary, what packs whole, every reason why not, and warnings."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import onebit
+from onebit.errors import WrongTypeError
+from onebit.fold.check import check
+from onebit.layers import BinaryLinear, Normalize, binarize_
+
+
+def mlp(*between: nn.Module, weight_quantizer: str = "ste_sign", inputs: str | None = None) -> nn.Module:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, 64), *between, nn.Linear(64, 64), nn.BatchNorm1d(64))
+    binarize_(net, weight_quantizer=weight_quantizer, input_quantizer=inputs)
+    return net
+
+
+class Attention(nn.Module):
+    """A block that cannot be packed whole, for four reasons."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.attention = nn.LayerNorm(8), nn.MultiheadAttention(8, 2, batch_first=True)
+        self.lstm, self.fc = nn.LSTM(8, 8, batch_first=True), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        y, _ = self.attention(y, y, y, need_weights=False)
+        y, _ = self.lstm(x + y)
+        return F.gelu(self.fc(y[:, -1]))
+
+
+def test_a_net_that_packs_whole() -> None:
+    model = nn.Sequential(BinaryLinear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 2))
+    report = check(model, torch.zeros(1, 64))
+    assert report.whole
+    assert report.line == "check: 1 of 2 layers binary (96.9 % of weights); packs whole"
+    assert str(report).endswith("packs whole: onebit.pack(model, example)")
+    assert model.training
+    assert onebit.check is check
+
+
+def test_every_reason_is_listed() -> None:
+    model = Attention()
+    binarize_(model)
+    report = check(model, torch.randn(2, 5, 8))
+    assert not report.whole
+    assert list(report.reasons) == ["norm", "attention", "lstm", "gelu"]
+    assert "packs layer by layer: onebit.packed_layers_(model); not whole, because" in str(report)
+    assert report.line.endswith("layers binary (100.0 % of weights); packs layer by layer, because of 'norm'")
+
+
+def test_large_outputs_without_a_norm_are_a_warning() -> None:
+    found = check(mlp(), torch.randn(2, 64)).warnings
+    assert len(found) == 1
+    assert found[0].startswith("'0': its outputs are about 8 times as large as its inputs, and nothing normalizes them")
+    assert "before '1'" in found[0]
+    report = check(mlp(nn.ReLU(), nn.Dropout()), torch.randn(2, 64))
+    assert len(report.warnings) == 1
+    assert "; 1 warning: " in report.line
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        mlp(nn.BatchNorm1d(64), nn.ReLU()),
+        mlp(nn.ReLU(), nn.LayerNorm(64)),
+        mlp(nn.Hardtanh()),
+        mlp(weight_quantizer="xnor"),
+        mlp(inputs="ste_sign"),
+    ],
+)
+def test_what_stays_moderate_is_no_warning(model: nn.Module) -> None:
+    assert check(model, torch.randn(2, 64)).warnings == ()
+
+
+def test_a_factor_counts() -> None:
+    class Scaled(nn.Module):
+        def __init__(self, factor: float) -> None:
+            super().__init__()
+            self.net, self.factor = BinaryLinear(64, 64), factor
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x) * self.factor
+
+    assert check(Scaled(1 / 8), torch.randn(2, 64)).warnings == ()
+    assert "before the output" in check(Scaled(0.9), torch.randn(2, 64)).warnings[0]
+
+
+def test_signs_of_what_is_never_negative_are_a_warning() -> None:
+    (found,) = check(mlp(nn.BatchNorm1d(64), nn.ReLU(), inputs="ste_sign"), torch.randn(2, 64)).warnings
+    assert found.startswith("'3': the inputs of its sign are never negative, because they come from '2'")
+    assert check(mlp(nn.ReLU(), nn.BatchNorm1d(64), inputs="ste_sign"), torch.randn(2, 64)).warnings == ()
+    assert check(mlp(nn.BatchNorm1d(64), nn.ReLU(), inputs="rsign"), torch.randn(2, 64)).warnings == ()
+    pixels = nn.Sequential(
+        nn.Flatten(), Scaled255(), BinaryLinear(64, 3, input_quantizer="ste_sign"), nn.BatchNorm1d(3)
+    )
+    assert "uint8 pixels" in check(pixels, torch.zeros(2, 64, dtype=torch.uint8)).warnings[0]
+
+
+class Scaled255(nn.Module):
+    """Pixels 0–1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / 255
+
+
+def test_what_cannot_be_checked_is_a_text() -> None:
+    class Random(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = BinaryLinear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(x) if x.sum() > 0 else x
+
+    report = check(Random(), torch.zeros(2, 4))
+    assert "cannot follow Random.forward" in str(report)
+    assert "packs layer by layer" in report.line
+    assert "the model has no binary layer" in check(nn.Linear(4, 4), torch.zeros(2, 4)).line
+    assert "got input_shape None" in check(Random()).line
+    assert "expected a tensor" in check(Random(), "abc").line
+    with pytest.raises(WrongTypeError, match="model: got 'abc', expected a torch module"):
+        check("abc")  # type: ignore[arg-type]
+
+
+def test_batches_of_a_loader_and_preprocessing() -> None:
+    net = nn.Sequential(nn.Flatten(), BinaryLinear(12, 3), nn.BatchNorm1d(3))
+    assert check(net, [torch.zeros(2, 1, 3, 4), torch.zeros(2)]).whole
+    assert check(net, torch.zeros(2, 1, 3, 4, dtype=torch.float64)).whole
+    assert check(net, torch.zeros(2, 1, 3, 4), preprocess=Normalize(0.5, 0.5)).whole
