@@ -24,9 +24,10 @@ from onebit.data import Dataset as Dataset
 from onebit.data import load_dataset as load_dataset
 from onebit.evaluation.counts import summary as summary
 from onebit.evaluation.modes import evaluate as evaluate
-from onebit.fold import pack as pack
+from onebit.fold.check import check as check
 from onebit.layers import BinaryLinear as BinaryLinear
 from onebit.layers import InputCoding as InputCoding
+from onebit.layers import Normalize as Normalize
 from onebit.layers import binarize_ as binarize_
 from onebit.models import create_model as create_model
 from onebit.optim import clip_latents_ as clip_latents_
@@ -40,5 +41,6 @@ from onebit.train.loop import fit as fit
 from onebit.trainer import Trainer as Trainer
 from onebit.verification.agreement import certify as certify
 from onebit.verification.agreement import verify as verify
+from onebit.verification.packing import pack as pack
 
 __all__: list[str]

@@ -1,4 +1,4 @@
-"""`BinaryConv2d` and `BinaryConvTranspose2d` against torch's own convolutions with the binary weight."""
+"""Binary convolutions, transposed ones too, against torch's own with the binary weight."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
-from onebit.layers import BinaryConv2d, BinaryConvTranspose2d, binary_layers
+from onebit.layers import BinaryConv1d, BinaryConv2d, BinaryConvTranspose1d, BinaryConvTranspose2d, binary_layers
 from onebit.optim import clip_latents_, latent_groups
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, BinaryWeight, Quantizer, Sign, sign
 
@@ -52,12 +52,31 @@ TRANSPOSED: list[dict[str, Any]] = [
     {"kernel_size": 3, "groups": 2, "dilation": 2},
     {"kernel_size": (2, 3), "stride": 3, "groups": 4, "output_padding": (1, 0)},
 ]
-CASES = [(BinaryConv2d, nn.Conv2d, o) for o in CONVS] + [
-    (BinaryConvTranspose2d, nn.ConvTranspose2d, o) for o in TRANSPOSED
+CONVS_1D: list[dict[str, Any]] = [
+    {"kernel_size": 3},
+    {"kernel_size": 5, "stride": 2, "padding": 2, "groups": 4, "bias": True},
+    {"kernel_size": 3, "padding": "same", "dilation": 2},
+    {"kernel_size": 3, "padding": 2, "padding_mode": "circular"},
 ]
+TRANSPOSED_1D: list[dict[str, Any]] = [
+    {"kernel_size": 2, "stride": 2, "groups": 2},
+    {"kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1, "dilation": 2, "bias": True},
+]
+CASES = [
+    *((BinaryConv1d, nn.Conv1d, o) for o in CONVS_1D),
+    *((BinaryConv2d, nn.Conv2d, o) for o in CONVS),
+    *((BinaryConvTranspose1d, nn.ConvTranspose1d, o) for o in TRANSPOSED_1D),
+    *((BinaryConvTranspose2d, nn.ConvTranspose2d, o) for o in TRANSPOSED),
+]
+KINDS = [BinaryConv1d, BinaryConv2d, BinaryConvTranspose1d, BinaryConvTranspose2d]
 each_case = pytest.mark.parametrize(
     ("kind", "plain_kind", "options"), CASES, ids=[f"{k.__name__}-{i}" for i, (k, _, _) in enumerate(CASES)]
 )
+
+
+def batch(kind: Any) -> Tensor:
+    """(2, 4, 9) or (2, 4, 9, 8)."""
+    return numbers(2, 4, 9, 8) if kind.axes == 2 else numbers(2, 4, 9)
 
 
 def plain(kind: type, options: dict[str, Any], weight: Tensor, bias: Tensor | None) -> Any:
@@ -80,19 +99,20 @@ def test_forward_is_the_convolution_with_the_weight_that_ships(
     shipped = layer.dense(layer.binary_weight())
     assert shipped.shape == layer.weight.shape
     assert torch.equal(shipped, sign(layer.weight))
-    x = numbers(2, 4, 9, 8)
+    x = batch(kind)
     expected = plain(plain_kind, options, shipped, layer.bias)(x if inputs is None else sign(x))
     assert torch.equal(layer(x), expected)
 
 
-@pytest.mark.parametrize("kind", [BinaryConv2d, BinaryConvTranspose2d])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("weight", [*WEIGHT_QUANTIZERS, None])
 @pytest.mark.parametrize("inputs", [*INPUT_QUANTIZERS, None])
 def test_every_quantizer_goes_with_every_layer(kind: Any, weight: str | None, inputs: str | None) -> None:
     layer = kind(4, 6, 3, weight_quantizer=weight, input_quantizer=inputs, stride=2).eval()
-    x = numbers(2, 4, 7, 7)
+    x = batch(kind)
     shipped = layer.weight if weight is None else layer.dense(layer.binary_weight())
-    operation = F.conv2d if kind is BinaryConv2d else F.conv_transpose2d
+    operations = F.conv1d, F.conv2d, F.conv_transpose1d, F.conv_transpose2d
+    operation = operations[KINDS.index(kind)]
     torch.testing.assert_close(
         layer(x), operation(x if inputs is None else layer.quantized_input(x), shipped, stride=2)
     )
@@ -103,7 +123,7 @@ def test_the_gradient_of_the_convolution_reaches_latent_input_and_bias(
     kind: Any, plain_kind: Any, options: dict[str, Any]
 ) -> None:
     layer = kind(4, 8, weight_quantizer="sign", input_quantizer="ste_sign", **options)
-    x = numbers(2, 4, 9, 8).requires_grad_()
+    x = batch(kind).requires_grad_()
     signs = sign(x.detach()).requires_grad_()
     twin = plain(plain_kind, options, sign(layer.weight.detach()), layer.bias)
     out = layer(x)
@@ -138,7 +158,7 @@ def test_quantizers_see_the_output_channels_first(kind: Any, plain_kind: Any, op
     assert weight.shape == layer.weight.shape
     assert torch.equal(layer.own_layout(layer.outputs_first(layer.weight)), layer.weight)
     for channel in range(8):
-        if kind is BinaryConv2d:
+        if issubclass(plain_kind, (nn.Conv1d, nn.Conv2d)):
             latent, effective = layer.weight[channel], weight[channel]
         else:  # input channels of the channel's own group, and its place among that group's outputs
             group, place = divmod(channel, 8 // groups)
@@ -210,7 +230,24 @@ def test_copies_are_independent() -> None:
     assert torch.equal(twin(x), -layer(x))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_sample_without_an_axis_n_is_quantized_by_channel(kind: Any) -> None:
+    layer = kind(4, 6, 3, padding=1, input_quantizer="rsign")
+    with torch.no_grad():
+        layer.input_quantizer.shift.copy_(torch.linspace(-1, 1, 4))
+    x = batch(kind)
+    torch.testing.assert_close(layer(x[0]), layer(x)[0])
+
+
 # --------------------------------------------------------------------------------------------------- ±1 at the border
+@pytest.mark.parametrize("value", [1, -1])
+def test_the_border_of_one_axis_holds_the_padding_value(value: float) -> None:
+    layer = BinaryConv1d(3, 4, 5, padding=2, stride=2, padding_value=value, input_quantizer="ste_sign")
+    x = numbers(2, 3, 8)
+    expected = F.conv1d(F.pad(sign(x), (2, 2), value=value), sign(layer.weight), stride=2)
+    assert torch.equal(layer(x), expected)
+
+
 @pytest.mark.parametrize("value", [1, -1])
 @pytest.mark.parametrize(
     ("padding", "margins"), [(1, (1, 1, 1, 1)), ((2, 0), (0, 0, 2, 2)), ("same", (1, 1, 1, 1)), ("valid", (0, 0, 0, 0))]
@@ -265,6 +302,11 @@ def test_wrong_options_are_one_clear_line(options: dict[str, Any], message: str)
 
 
 # ---------------------------------------------------------------------------------------------------- transposed only
+def test_an_output_size_of_one_axis() -> None:
+    layer = BinaryConvTranspose1d(4, 8, 3, stride=2, padding=1)
+    assert [layer(numbers(2, 4, 5), output_size=[size]).shape[2] for size in (9, 10)] == [9, 10]
+
+
 @pytest.mark.parametrize("size", [(7, 9), (8, 10), [8, 9]])
 def test_an_output_size_can_be_asked_for(size: Any) -> None:
     layer = BinaryConvTranspose2d(4, 8, 3, stride=2, padding=1)

@@ -113,3 +113,28 @@ def test_gradients_reach_latent_bias_and_input() -> None:
     torch.testing.assert_close(layer.weight.grad, incoming.t() @ sign(x))
     torch.testing.assert_close(x.grad, incoming @ sign(layer.weight) * (x.detach().abs() <= 1))
     torch.testing.assert_close(layer.bias.grad, incoming.sum(0))
+
+
+@pytest.mark.parametrize("name", INPUT_QUANTIZERS)
+@pytest.mark.parametrize("shape", [(7,), (2, 7), (2, 5, 7), (2, 7, 7), (2, 3, 4, 7), (0, 5, 7)])
+def test_inputs_of_more_axes_have_their_channels_last(name: str, shape: tuple[int, ...]) -> None:
+    layer = BinaryLinear(7, 4, input_quantizer=name)
+    with torch.no_grad():
+        for parameter in layer.input_quantizer.parameters():  # type: ignore[union-attr]
+            parameter.copy_(torch.linspace(-0.8, 0.9, parameter.numel()).view_as(parameter))
+    x = numbers(*shape).requires_grad_()
+    flat = x.detach().reshape(-1, 7).requires_grad_()
+    y, rows = layer(x), layer(flat)
+    assert y.shape == (*shape[:-1], 4)
+    assert torch.equal(y.reshape(-1, 4), rows)
+    own = [x, *layer.parameters()], [flat, *layer.parameters()]
+    incoming = numbers(*rows.shape, seed=1)
+    found = torch.autograd.grad(y, own[0], incoming.view_as(y))
+    expected = torch.autograd.grad(rows, own[1], incoming)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.reshape(other.shape), other)
+
+
+def test_quantizing_a_sequence_copies_nothing() -> None:
+    layer = BinaryLinear(6, 4, input_quantizer="rsign")
+    assert layer.quantized_input(numbers(2, 5, 6)).is_contiguous()

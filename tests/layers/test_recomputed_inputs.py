@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from onebit.layers import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear, recompute_inputs_
+from onebit.layers import BinaryConv1d, BinaryConv2d, BinaryConvTranspose2d, BinaryLinear, recompute_inputs_
 from onebit.quantizers import INPUT_QUANTIZERS, Quantizer, sign
 
 LAYERS: list[tuple[Any, tuple[int, ...], dict[str, Any]]] = [
     (BinaryLinear, (6, 4), {"bias": True}),
+    (BinaryConv1d, (4, 6, 3), {"padding": 1, "stride": 2}),
     (BinaryConv2d, (4, 6, 3), {"padding": 1, "groups": 2}),
     (BinaryConv2d, (4, 6, 3), {"padding": 1, "padding_value": -1.0, "stride": 2}),
     (BinaryConv2d, (4, 6, 3), {"padding": 1, "padding_mode": "reflect"}),
@@ -32,7 +33,7 @@ class Coin(Quantizer):
 
 
 def inputs(layer: nn.Module) -> Tensor:
-    shape = (5, 6) if isinstance(layer, BinaryLinear) else (5, 4, 7, 7)
+    shape = (5, 6) if isinstance(layer, BinaryLinear) else (5, 4, 7) if isinstance(layer, BinaryConv1d) else (5, 4, 7, 7)
     return torch.randn(shape, generator=torch.Generator().manual_seed(1)).requires_grad_()
 
 
@@ -96,3 +97,25 @@ def test_inputs_that_are_written_to_before_the_backward_pass_are_told() -> None:
     real.neg_()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.sum().backward()
+
+
+@pytest.mark.parametrize("quantizer", ["ste_sign", "rsign"])
+def test_sequences_are_recomputed_too(quantizer: str) -> None:
+    """A dense layer saves (N, T, I) as a matrix."""
+    x = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    layer = BinaryLinear(6, 4, input_quantizer=quantizer)
+    found = []
+    for recompute in (False, True):
+        recompute_inputs_(layer, recompute)
+        made: list[StorageWeakRef] = []
+        quantized = type(layer).quantized_input
+
+        def watched(x: Tensor) -> Tensor:
+            made.append(StorageWeakRef((result := quantized(layer, x)).untyped_storage()))  # noqa: B023
+            return result
+
+        layer.quantized_input = watched  # type: ignore[method-assign]
+        y = layer(x)
+        assert [ref.expired() for ref in made] == [recompute]
+        found.append(torch.autograd.grad((y * torch.linspace(-1, 1, 4)).sum(), [x, *layer.parameters()]))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

@@ -1,10 +1,10 @@
 """Trained model -> packed net: trace, fold BatchNorm, sign and scales, one bit per weight.
 
 The model runs once on an example under `torch.fx`, with known layers kept whole (`trace`). Each operation of the traced
-graph has one function in the table `FOLDS` (`operations`, `weight_layers`, `image_layers`). Per-channel operations are
-deferred until their value is needed (`folder`): a sign turns those on integers into an integer threshold (`chain`,
-`value_range`), anything else into one affine map. Pools between BatchNorm and a sign are deferred too, because the sign
-of the largest value is the largest sign.
+graph has one function in the table `FOLDS` (`operations`): layers with weights, pools, arithmetic, activations, and
+what moves elements. Per-channel operations are deferred until their value is needed (`folder`): a sign turns those on
+integers into an integer threshold (`chain`, `value_range`), anything else into one affine map. Pools between BatchNorm
+and a sign are deferred too, because the sign of the largest value is the largest sign.
 """
 
 from __future__ import annotations
@@ -12,25 +12,29 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from onebit.errors import FoldError, NotBinaryError, UsageError, first_line
+from onebit.common.arguments import described
+from onebit.errors import FoldError, NotBinaryError, OnebitError, UsageError, WrongTypeError, first_line
 from onebit.fold.folder import Folded, Folder, SignSite, check_finite
 from onebit.fold.operations import FOLDS
 from onebit.fold.trace import trace
 from onebit.layers import binary_layers, check_model
-from onebit.packed import PackedNet
+from onebit.packed import InputSpec, PackedNet
 from onebit.quantizers import BinaryWeight
 
-__all__ = ["FOLDS", "Folded", "SignSite", "eval_copy", "fold_model", "pack"]
+__all__ = ["FOLDS", "Folded", "SignSite", "eval_copy", "example_of", "fold_model", "pack"]
 
 
 def pack(
     model: nn.Module,
+    example: Any = None,
     *,
     input_shape: tuple[int, int, int] | None = None,
+    preprocess: nn.Module | None = None,
     weights: str = "binary",
     seed: int = 0,
     classes: Sequence[str] | None = None,
@@ -38,42 +42,132 @@ def pack(
 ) -> PackedNet:
     """The packed net that computes what `model` computes in eval mode with its binary weights.
 
+    What forward does to its input, such as `x.float() / 255`, `Normalize` or `InputCoding`, is packed with it.
+
     Args:
-        model: float32, maps uint8 images (N, C, H, W) to logits (N, classes). It is not changed.
-        input_shape: (C, H, W); optional if the model has the attribute `input_shape`.
+        model: float32, maps a batch (N, …) to a tensor (the logits), or to a tuple, list or dict of tensors. It is not
+            changed.
+        example: a batch as the model is fed: a uint8 or float32 tensor or array (N, …); its shape and dtype count, its
+            numbers do not.
+        input_shape: (C, H, W) in place of an example, for uint8 images; optional if the model has the attribute
+            `input_shape`.
+        preprocess: what was applied outside the model, as `onebit.Normalize(mean, std)`. The packed net then takes
+            uint8 of the shape of the example, whatever the example's dtype is. For raw float32 inputs pack
+            `nn.Sequential(preprocess, model)` with a raw example.
         weights: "binary" for the result of `decompose`, "sample" for one random draw.
         seed: of the draw; `onebit.evaluate` on the CPU makes the same draw from it.
         classes: one name per logit.
         name: name of the recipe or model, for display.
 
     Raises:
-        UsageError: no input shape, an unknown test mode, or a quantizer that defines no random draw.
+        UsageError: no example and no input shape, an unsuitable one, an unknown test mode, or a quantizer that defines
+            no random draw.
         NotBinaryError: no binary layer, or parameters that are not finite; names the layer.
         FoldError: an operation that cannot be packed; names it and a way out.
 
     Example:
-        >>> net = nn.Sequential(onebit.InputCoding(), nn.Flatten(), onebit.BinaryLinear(4, 2))
-        >>> [type(node).__name__ for node in pack(net, input_shape=(1, 2, 2)).nodes]
+        >>> net = nn.Sequential(nn.Flatten(), onebit.BinaryLinear(4, 2))
+        >>> [type(node).__name__ for node in pack(net, torch.zeros(1, 1, 2, 2)).nodes]
         ['Flatten', 'Dense']
+        >>> packed = pack(net, torch.zeros(1, 1, 2, 2), preprocess=onebit.Normalize(0.13, 0.31))
+        >>> packed.input.dtype, [type(node).__name__ for node in packed.nodes]
+        ('uint8', ['Affine', 'Flatten', 'Dense'])
     """
-    net = fold_model(model, input_shape=input_shape, weights=weights, seed=seed).net
-    return replace(net, classes=None if classes is None else tuple(classes), name=name)
+    folded = fold_model(model, example, input_shape=input_shape, preprocess=preprocess, weights=weights, seed=seed)
+    return replace(folded.net, classes=None if classes is None else tuple(classes), name=name)
 
 
 def fold_model(
-    model: nn.Module, *, input_shape: tuple[int, ...] | None = None, weights: str = "binary", seed: int = 0
+    model: nn.Module,
+    example: Any = None,
+    *,
+    input_shape: tuple[int, ...] | None = None,
+    preprocess: nn.Module | None = None,
+    weights: str = "binary",
+    seed: int = 0,
 ) -> Folded:
     """The packed net of a model, and where it takes signs. Arguments and errors: see `pack`."""
+    folder, batch, whole = _prepared(model, example, input_shape, preprocess, weights, seed)
+    return folder.fold(trace(whole, batch, is_leaf=folder.is_leaf))
+
+
+def refusals_of(
+    model: nn.Module,
+    example: Any = None,
+    *,
+    input_shape: tuple[int, ...] | None = None,
+    preprocess: nn.Module | None = None,
+) -> tuple[torch.fx.Graph | None, dict[str, OnebitError]]:
+    """The traced graph of a model, None if it cannot be traced, and why it cannot be packed whole: path -> error.
+
+    Each operation is tried, also behind those that are refused. Other errors are those of `pack`.
+    """
+    refusals: dict[str, OnebitError] = {}
+    folder, batch, whole = _prepared(model, example, input_shape, preprocess, "binary", 0, refusals)
+    try:
+        graph = trace(whole, batch, is_leaf=folder.is_leaf)
+    except FoldError as error:
+        return None, {"": error}
+    try:
+        output = folder.walk(graph)
+        if not refusals:
+            folder.finish(output)
+    except OnebitError as error:
+        refusals.setdefault("", error)
+    return graph, refusals
+
+
+def example_of(spec: InputSpec) -> Tensor:
+    """A batch of two zeros as a packed net takes it: what `fold_model` needs to fold its model again."""
+    return torch.zeros((2, *spec.shape), dtype=getattr(torch, spec.dtype))
+
+
+def _prepared(
+    model: nn.Module,
+    example: Any,
+    input_shape: Any,
+    preprocess: Any,
+    weights: str,
+    seed: int,
+    refusals: dict[str, OnebitError] | None = None,
+) -> tuple[Folder, Tensor, nn.Module]:
+    """The folder of a copy of a model, a batch of two for its trace, and the copy."""
     model = eval_copy(model)
-    shape = getattr(model, "input_shape", None) if input_shape is None else input_shape
-    if not isinstance(shape, (tuple, list)) or len(shape) != 3 or not all(type(n) is int and n > 0 for n in shape):
-        raise UsageError(f"got input_shape {shape!r}, expected (C, H, W) of an image, as in input_shape=(1, 28, 28)")
-    channels, height, width = shape
+    batch = _batch(model, example, input_shape)
+    if preprocess is not None:
+        if not isinstance(preprocess, nn.Module):
+            raise WrongTypeError(
+                f"preprocess: got {described(preprocess)}, expected a module such as onebit.Normalize(mean, std)"
+            )
+        model = eval_copy(nn.Sequential(preprocess, model))
+        batch = batch.to(torch.uint8)
     if not any(True for _ in binary_layers(model)):
         raise NotBinaryError("the model has no binary layer; make its layers binary with onebit.binarize_ and train it")
-    folder = Folder(model, (channels, height, width), _shipped(model, weights, seed), FOLDS)
-    graph = trace(model, torch.zeros((2, channels, height, width), dtype=torch.uint8), is_leaf=folder.is_leaf)
-    return folder.fold(graph)
+    spec = InputSpec(shape=tuple(batch.shape[1:]), dtype=str(batch.dtype).removeprefix("torch."), coding="values")
+    return Folder(model, spec, _shipped(model, weights, seed), FOLDS, refusals=refusals), batch, model
+
+
+def _batch(model: nn.Module, example: Any, input_shape: Any) -> Tensor:
+    """Two samples of zeros with the shape and dtype of the input."""
+    if example is None:
+        shape = getattr(model, "input_shape", None) if input_shape is None else input_shape
+        if not isinstance(shape, (tuple, list)) or len(shape) != 3 or not all(type(n) is int and n > 0 for n in shape):
+            raise UsageError(
+                f"got input_shape {shape!r}, expected (C, H, W) of an image, as in input_shape=(1, 28, 28), or an "
+                "example: pack(model, x) with a batch x"
+            )
+        return torch.zeros((2, *shape), dtype=torch.uint8)
+    if input_shape is not None:
+        raise UsageError("got an example and an input_shape, expected one of them: the example has a shape")
+    if isinstance(example, (tuple, list, dict)) or not (hasattr(example, "shape") and hasattr(example, "dtype")):
+        inputs = "; pass only its inputs: example[0]" if isinstance(example, (tuple, list)) else ""
+        raise WrongTypeError(f"example: got {described(example)}, expected a tensor or array (N, …){inputs}")
+    dtype = str(example.dtype).removeprefix("torch.")
+    shape = tuple(int(size) for size in example.shape)
+    if dtype not in ("uint8", "float32") or len(shape) < 2 or 0 in shape:
+        way = "; convert it: x.float(), or x.astype('float32')" if dtype not in ("uint8", "float32") else ""
+        raise UsageError(f"example: got {dtype} {shape}, expected uint8 or float32 (N, …) with N of 1 or more{way}")
+    return torch.zeros((2, *shape[1:]), dtype=getattr(torch, dtype))
 
 
 def eval_copy(model: nn.Module) -> nn.Module:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onebit.packed import Flatten, MaxPool, Node
+from onebit.packed import Flatten, MaxPool, Node, Permute, Prelu, Repeat, Reshape
 from onebit.quantizers import Quantizer
 
 EXACT_SUM = 2**24  # float32 holds every integer below it, so torch's sums are exact in any order
@@ -28,6 +28,7 @@ class FoldedOp:
         scale, shift: (C,) float64, None for 1 and 0, of an affine map.
         kind, fields: the packed operation, if it is not an affine map.
         exact: torch's result depends only on the integer input of the chain, not on the order of a sum.
+        mixes: its channels are not those of its input.
     """
 
     name: str
@@ -37,11 +38,19 @@ class FoldedOp:
     kind: type[Node] | None = None
     fields: dict[str, Any] | None = None
     exact: bool = True
+    mixes: bool = False
 
     @property
     def moves(self) -> bool:
         """Whether it only selects and moves elements, so that it commutes with sign."""
-        return self.kind in (Flatten, MaxPool)
+        return self.kind in (Flatten, MaxPool, Reshape, Permute, Repeat)
+
+    @property
+    def factor(self) -> float | None:
+        """The number by which it multiplies all values, None if it does anything else."""
+        if self.kind is not None or self.shift is not None or self.scale is None or (self.scale != self.scale[0]).any():
+            return None
+        return float(self.scale[0])
 
     @property
     def grows(self) -> bool:
@@ -56,7 +65,9 @@ class FoldedOp:
             return self.apply(images.flatten(0, 1)).unflatten(0, (-1, pixels)).movedim(1, 2).flatten(1)
 
         scale, shift = (None if a is None else np.repeat(a, pixels) for a in (self.scale, self.shift))
-        fields = {name: np.repeat(array, pixels) for name, array in (self.fields or {}).items()}
+        fields = self.fields
+        if self.kind is Prelu and fields is not None:
+            fields = {"slope": np.repeat(fields["slope"], pixels)}
         return replace(self, apply=apply, scale=scale, shift=shift, fields=fields)
 
 

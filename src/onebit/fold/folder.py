@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -11,15 +10,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from onebit.errors import FoldError, FormatError, NotBinaryError
+from onebit.errors import FoldError, FormatError, NotBinaryError, OnebitError
+from onebit.fold.aliases import check_in_place
 from onebit.fold.chain import Chain, FoldedOp, Pending
-from onebit.fold.trace import module_path, target_name
+from onebit.fold.trace import called_in, module_path, target_name
 from onebit.fold.value_range import range_of
 from onebit.layers import BinaryLayer, InputCoding
-from onebit.packed import Affine, AveragePool, Flatten, InputSpec, MaxPool, Node, PackedNet, Sign, Threshold, Value
+from onebit.packed import Affine, AveragePool, Flatten, InputSpec, MaxPool, Node, PackedNet, Permute, Repeat, Reshape
+from onebit.packed import Sign, Threshold, Value
 from onebit.packed.net import INPUT
 from onebit.quantizers import BinaryInput, BinaryWeight, Quantizer
 
@@ -67,7 +67,8 @@ class Call(NamedTuple):
         if self.node is None or self.module is not None:
             return getattr(self.module, keyword, default)
         arguments = self.node.args
-        return arguments[position] if len(arguments) > position else self.node.kwargs.get(keyword, default)
+        found = arguments[position] if len(arguments) > position else self.node.kwargs.get(keyword, default)
+        return found.meta["value"] if isinstance(found, fx.Node) and found.op == "get_attr" else found
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -78,8 +79,11 @@ class Call(NamedTuple):
 
     def refusal(self, reason: str) -> FoldError:
         """The error that names this operation."""
-        what = target_name(self.node) if self.node is not None and self.module is None else type(self.module).__name__
-        return FoldError(f"cannot pack {what} ({self.path or self.name!r}): {reason}")
+        function = self.node is not None and self.module is None
+        what = target_name(self.node) if function and self.node is not None else type(self.module).__name__
+        where = called_in(self.node) if function and self.node is not None else ""
+        place = f"; it is called in {where}" if where else ""
+        return FoldError(f"cannot pack {what} ({self.path or self.name!r}): {reason}{place}")
 
 
 Operation = Callable[..., Pending]
@@ -90,24 +94,27 @@ class Folder:
     """Builds the packed net of one model, which is in eval mode on the CPU.
 
     Args:
-        shape: (C, H, W) of an image.
+        spec: the input, with the coding "values".
         shipped: the binary weights of each binary layer.
         table: the operation for each layer class, function and method name.
+        refusals: where refused operations are listed, with their paths, to go on behind them; None to stop at the first.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        shape: tuple[int, int, int],
+        spec: InputSpec,
         shipped: Mapping[nn.Module, BinaryWeight],
         table: Mapping[Any, Operation],
+        *,
+        refusals: dict[str, OnebitError] | None = None,
     ) -> None:
         self.model = model
-        self.shape = shape
+        self.input = spec
         self.shipped = shipped
         self.table = table
+        self.refusals = refusals
         self.coding: InputCoding | None = None
-        self.input: InputSpec | None = None
         self.nodes: list[Node] = []
         self.values: dict[str, Value] = {}
         self.ranges: dict[str, range] = {}
@@ -116,31 +123,92 @@ class Folder:
         self._calls: Counter[nn.Module] = Counter()
         self._written: dict[Pending, str] = {}
         self._signed: dict[tuple[Pending, nn.Module | None], str] = {}
+        self.set_input(spec)
+
+    def set_input(self, spec: InputSpec) -> None:
+        """Choose how the input becomes the first value."""
+        self.input, self.values[INPUT] = spec, spec.value
+        if spec.value.exact:
+            self.ranges[INPUT] = range(-255, 256, 2 if spec.coding == "integer" else 1)
 
     def fold(self, graph: fx.Graph) -> Folded:
         """The packed net of a graph from `trace`."""
-        made: dict[fx.Node, Pending] = {}
-        output = ""
-        for node in graph.nodes:
-            if node.op == "placeholder":
-                made[node] = Pending(INPUT)
-            elif node.op == "output":
-                answer = node.args[0]
-                if not isinstance(answer, fx.Node):
-                    raise FoldError(f"the model returns a {type(answer).__name__}, expected one tensor: the logits")
-                output = self.write(made[answer])
-            else:
-                call = Call(node.name, node=node)
-                if node.op == "call_module":
-                    path = module_path(node)
-                    call = Call(path, self.model.get_submodule(path), node)
-                made[node] = self.apply(call, *(made[source] for source in node.all_input_nodes))
-        assert self.input is not None  # in a traced graph only InputCoding reads the image
+        return self.finish(self.walk(graph))
+
+    def finish(self, output: Any) -> Folded:
+        """The packed net with these outputs, as `walk` returns them."""
+        names = {output} if isinstance(output, str) else {*(output.values() if isinstance(output, dict) else output)}
+        if INPUT in names:
+            raise FoldError("the model returns its input itself, expected values that it computes")
+        self._prune(names)
         try:
             net = PackedNet(input=self.input, nodes=tuple(self.nodes), output=output)
         except FormatError as error:
             raise FoldError(f"the model cannot be packed: {error}") from None
         return Folded(net, tuple(self._signs))
+
+    def walk(self, graph: fx.Graph) -> Any:
+        """Apply the operations of a graph one after the other; returns the name of the output, or a tuple or dict."""
+        made: dict[fx.Node, Pending] = {}
+        for node in graph.nodes:
+            if node.op == "get_attr":
+                continue
+            if node.op == "placeholder":
+                made[node] = Pending(INPUT)
+            elif node.op == "output":
+                return self._output(node.args[0], made)
+            else:
+                made[node] = self._step(node, [made[x] for x in node.all_input_nodes if x.op != "get_attr"])
+        raise AssertionError("a graph has an output")
+
+    def _step(self, node: fx.Node, inputs: list[Pending]) -> Pending:
+        call = Call(node.name, node=node)
+        if node.op == "call_module":
+            path = module_path(node)
+            call = Call(path, self.model.get_submodule(path), node)
+        try:
+            return self.apply(call, *inputs)
+        except OnebitError as error:
+            if self.refusals is None:
+                raise
+            self.refusals.setdefault(call.name, error)
+            name = f"unknown {node.name}"  # no name of an emitted value
+            self.values[name] = Value(tuple(getattr(node.meta.get("value"), "shape", ()))[1:], "real")
+            return Pending(name)
+
+    def _output(self, answer: Any, made: dict[fx.Node, Pending]) -> Any:
+        parts = answer.values() if isinstance(answer, dict) else answer if isinstance(answer, (tuple, list)) else ()
+        one = isinstance(answer, fx.Node) and answer in made and isinstance(answer.meta.get("value"), Tensor)
+        named = isinstance(answer, dict) and not all(isinstance(key, str) for key in answer)
+        if not one and (named or not parts or not all(isinstance(part, fx.Node) and part in made for part in parts)):
+            kind = answer.target if isinstance(answer, fx.Node) else type(answer)
+            what = getattr(kind, "__name__", str(kind)).removeprefix("immutable_")
+            found = f" of {', '.join(sorted({_kind_of(part) for part in parts}))}" if parts else ""
+            raise FoldError(
+                f"the model returns a {what}{found}, expected a tensor of the net (the logits), or a tuple, list or "
+                "dict of them with text as keys; return those"
+            )
+        if isinstance(answer, fx.Node):
+            return self.write(made[answer])
+        if isinstance(answer, dict):
+            return {key: self.write(made[part]) for key, part in answer.items()}
+        return tuple(self.write(made[part]) for part in answer)
+
+    def _prune(self, needed: set[str]) -> None:
+        """Remove nodes that no output needs: reshapes that the next node undid."""
+        needed = set(needed)
+        kept: list[Node] = []
+        for node in reversed(self.nodes):
+            if node.output in needed:
+                kept.append(node)
+                needed.update(node.inputs)
+        source = {node.output: node.inputs[0] for node in self.nodes}
+        for index, site in enumerate(self._signs):
+            compared = site.compared
+            while compared not in needed and compared != site.value:
+                compared = source[compared]
+            self._signs[index] = site._replace(compared=compared)
+        self.nodes = kept[::-1]
 
     def apply(self, call: Call, *inputs: Pending) -> Pending:
         """The value of one operation; FoldError if it is not in the table or not possible in a packed net."""
@@ -148,15 +216,22 @@ class Folder:
         kinds = self._kinds(module) if node is None or module is not None else [node.target]
         if not kinds or kinds[0] not in self.table:
             known = ", ".join(kind.__name__ for kind in self.table if isinstance(kind, type))
-            raise call.refusal(f"known layers are {known}; use those, or move it out of the model")
+            raise call.refusal(
+                f"known layers are {known}; use those, pack layer by layer with onebit.packed_layers_(model), or move "
+                "it out of the model"
+            )
         if module is not None and any(m._forward_hooks or m._forward_pre_hooks for m in module.modules()):
             raise call.refusal("it has forward hooks, which a packed net does not run; remove them")
+        fold = self.table[kinds[0]]
         if node is not None:
-            if not node.users:
+            if not node.users and not _is_part(node):
                 raise call.refusal("its result is never used; remove it from forward")
-            if _in_place(node, module) and len(node.all_input_nodes[0].users) > 1:
-                raise call.refusal("it overwrites a value that is also used elsewhere; use inplace=False")
-        return self.table[kinds[0]](self, call, *inputs)
+            if reason := check_in_place(node, module):
+                raise call.refusal(reason)
+            dtype = getattr(node.meta["value"], "dtype", torch.float32)
+            if dtype != torch.float32 and not getattr(fold, "any_dtype", False):
+                raise call.refusal(f"its result is {dtype}, expected torch.float32: convert the input first, x.float()")
+        return fold(self, call, *inputs)
 
     def is_leaf(self, module: nn.Module) -> bool:
         """Whether a module is one operation, including unknown quantizers, so that the error names them."""
@@ -171,6 +246,11 @@ class Folder:
 
     def emit(self, kind: type[Node], name: str, *sources: str, **fields: Any) -> str:
         """Append a node; returns the name of its value, `name` or a similar free one. FoldError for wrong inputs."""
+        if kind in (Flatten, Reshape, Permute):
+            kind, sources, fields = self._shortened(kind, *sources, **fields)
+            shape = self.values[sources[0]].shape
+            if fields.get("shape") == shape or fields.get("axes") == tuple(range(len(shape))):
+                return sources[0]
         output = base = re.sub(r"[^A-Za-z0-9_.-]", "_", name[-90:]).lstrip(".-") or "value"
         count = 1
         while output in self.values or output == INPUT:
@@ -219,11 +299,56 @@ class Folder:
             x = Pending(self.write(x))
         return x.then(op)
 
-    def moved(self, call: Call, x: Pending, kind: type[Node], **fields: Any) -> Pending:
-        """`x` after an operation that moves elements, deferred if a sign that needs the integers may follow."""
+    def _shortened(self, kind: type[Node], source: str, **fields: Any) -> tuple[type[Node], tuple[str], dict[str, Any]]:
+        """The same elements from before a Reshape or Permute that this one undoes or continues."""
+        nodes = {node.output: node for node in self.nodes}
+        while (node := nodes.get(source)) is not None:
+            if kind in (Flatten, Reshape) and isinstance(node, (Flatten, Reshape)):
+                source = node.inputs[0]
+            elif kind is Permute and isinstance(node, Permute):
+                source, fields = node.inputs[0], {"axes": tuple(node.axes[axis] for axis in fields["axes"])}
+            else:
+                break
+        if kind is Flatten and len(self.values[source].shape) == 1:
+            kind, fields = Reshape, {"shape": self.values[source].shape}
+        return kind, (source,), fields
+
+    def moved(self, call: Call, x: Pending, kind: type[Node], *, mixes: bool = False, **fields: Any) -> Pending:
+        """`x` after an operation that moves elements, deferred if a sign that needs the integers may follow.
+
+        Args:
+            mixes: whether channels of the result are not those of `x`.
+        """
         if x.ops and self.values[x.base].exact:
-            return x.then(FoldedOp(call.name, lambda x: x, kind=kind, fields=fields))
+            return x.then(FoldedOp(call.name, lambda x: x, kind=kind, fields=fields, mixes=mixes))
         return Pending(self.emit(kind, call.name, self.write(x), **fields))
+
+    def reshaped(self, call: Call, x: Pending, before: tuple[int, ...], shape: tuple[int, ...]) -> Pending:
+        """`x`, of shape `before`, with another shape; both without the batch axis."""
+        if before == shape:
+            return x
+        if len(shape) == 1:
+            return self.moved(call, x, Flatten, mixes=True)
+        same = before[:1] == shape[:1] != ()
+        if same and not any(op.moves or op.kind is AveragePool for op in x.ops):  # it commutes with all of them
+            return Pending(self.emit(Reshape, call.name, x.base, shape=shape), x.ops)
+        return self.moved(call, x, Reshape, mixes=not same, shape=shape)
+
+    def permuted(self, call: Call, x: Pending, axes: tuple[int, ...]) -> Pending:
+        """`x` with axis `axes[i]` at place i, without the batch axis."""
+        if axes == tuple(range(len(axes))):
+            return x
+        if x.ops and x.ops[-1].kind is Permute and x.ops[-1].fields:
+            first = x.ops[-1].fields["axes"]
+            return self.permuted(call, Pending(x.base, x.ops[:-1]), tuple(first[axis] for axis in axes))
+        return self.moved(call, x, Permute, mixes=axes[0] != 0, axes=axes)
+
+    def repeated(self, call: Call, x: Pending, before: tuple[int, ...], shape: tuple[int, ...]) -> Pending:
+        """`x`, of shape `before`, with each element repeated to fill `shape`; both without the batch axis."""
+        if before == shape:
+            return x
+        times = tuple(new // old for old, new in zip(before, shape, strict=True))
+        return self.moved(call, x, Repeat, mixes=times[0] != 1, times=times)
 
     def signed(self, call: Call, x: Pending, binary_input: BinaryInput) -> Pending:
         """The signs of `x`: a threshold before the operations that only move elements, or the sign of a real value."""
@@ -232,7 +357,7 @@ class Folder:
         shift = binary_input.shift
         key = x, None if shift is None else call.module
         if key not in self._signed:
-            if shift is not None and shift.dim() and any(op.kind is Flatten for op in x.ops):
+            if shift is not None and shift.dim() and any(op.mixes for op in x.ops):
                 x = self._flat_first(x)
             if not self.values[x.base].exact:
                 source = self.write(x)
@@ -256,7 +381,8 @@ class Folder:
     def _flat_first(self, x: Pending) -> Pending:
         """`x` with its Flatten before other operations, so that channels are those of the base; else written."""
         shape, kinds = self.values[x.base].shape, [op.kind for op in x.ops]
-        if not self.values[x.base].exact or any(issubclass(kind, (MaxPool, AveragePool)) for kind in kinds if kind):
+        others = (MaxPool, AveragePool, Reshape, Permute, Repeat)
+        if not self.values[x.base].exact or any(kind in others for kind in kinds):
             return Pending(self.write(x))
         at = kinds.index(Flatten)
         base = self.emit(Flatten, x.ops[at].name, x.base)
@@ -264,16 +390,22 @@ class Folder:
         return Pending(base, (*before, *x.ops[at + 1 :]))
 
 
-_IN_PLACE: tuple[Any, ...] = (operator.iadd, "add_", "relu_", torch.relu_)
-_IN_PLACE_LAST: tuple[Any, ...] = (F.relu, F.hardtanh, F.dropout)  # by their last argument: F.relu(x, True)
+def any_dtype(fold: Operation) -> Operation:
+    """Marks an operation that computes nothing: it may have integers as its result."""
+    fold.any_dtype = True  # type: ignore[attr-defined]
+    return fold
 
 
-def _in_place(node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether an operation overwrites its input."""
-    if module is not None:
-        return bool(getattr(module, "inplace", False))
-    last = node.target in _IN_PLACE_LAST and any(value is True for value in node.args[-1:])
-    return node.target in _IN_PLACE or last or node.kwargs.get("inplace") is True
+def _is_part(node: fx.Node) -> bool:
+    """Whether a node takes a value out of a tuple, as in `a, b = x.chunk(2)`."""
+    first = node.args[0] if node.args else None
+    return isinstance(first, fx.Node) and isinstance(first.meta.get("value"), (tuple, list))
+
+
+def _kind_of(part: object) -> str:
+    if isinstance(part, fx.Node):
+        return "constant" if part.op == "get_attr" else "tensor"
+    return "None" if part is None else type(part).__name__.removeprefix("immutable_")
 
 
 def check_finite(name: str, what: str, tensor: Tensor) -> Tensor:

@@ -2,41 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from onebit.errors import FoldError, OnebitError, first_line
-from onebit.layers import InputCoding
 
 
 def trace(model: nn.Module, example: Tensor, *, is_leaf: Callable[[nn.Module], bool]) -> fx.Graph:
     """The graph of a model in eval mode, with the value of each node for `example` in `node.meta["value"]`.
 
+    Parameters, buffers and what forward makes of them alone are constants: nodes with the op "get_attr".
+
     Args:
-        example: uint8 (N, C, H, W); the graph is valid for this N only, because `view(N, -1)` stores it.
+        example: (N, …); the graph is valid for this N only, because `view(N, -1)` stores it.
         is_leaf: which modules are one node, in addition to torch's own layers.
 
     Raises:
-        FoldError: forward depends on the contents of tensors, fails, or reads the image without `InputCoding`.
+        FoldError: forward depends on the contents of tensors, fails, or draws random numbers.
     """
+    tracer = _Tracer(example.clone(), is_leaf)
+    state = torch.get_rng_state()
     try:
-        with torch.no_grad():
-            return _Tracer(example, is_leaf).trace(_Whole(model))
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            graph = tracer.trace(_Whole(model))
     except OnebitError:
         raise
     except Exception as error:
+        what = "images" if example.dim() == 4 else "inputs"
         raise FoldError(
-            f"cannot follow {type(model).__name__}.forward on images {tuple(example.shape)}: {first_line(error)}; "
+            f"cannot follow {type(model).__name__}.forward on {what} {tuple(example.shape)}: {first_line(error)}; "
             "it may depend on shapes, but not on the contents of tensors"
         ) from error
+    finally:
+        drawn = not torch.equal(state, torch.get_rng_state())
+        torch.set_rng_state(state)
+    if drawn:
+        raise FoldError(
+            f"{type(model).__name__}.forward draws random numbers in eval mode, which a packed net cannot; draw them "
+            "in training only: if self.training"
+        )
+    return graph
 
 
 def module_path(node: fx.Node) -> str:
     """The path of the module of a node in the model."""
-    return str(node.target).removeprefix("model").removeprefix(".")
+    return _in_model(str(node.target))
 
 
 def target_name(node: fx.Node) -> str:
@@ -45,26 +59,45 @@ def target_name(node: fx.Node) -> str:
     return str(name)
 
 
+def called_in(node: fx.Node) -> str:
+    """The innermost module of the user's whose forward makes this call, with its class, for messages; "" for none."""
+    for path, kind in reversed((node.meta.get("nn_module_stack") or {}).values()):
+        if kind is not _Whole and _in_model(path):
+            return f"{_in_model(path)!r} ({kind.__name__})"
+    return ""
+
+
+def _in_model(path: str) -> str:
+    return path.removeprefix("model").removeprefix(".")
+
+
 class _Whole(nn.Module):
-    """Calls the model with only the images, so that other arguments keep their defaults."""
+    """Calls the model with only the inputs, so that other arguments keep their defaults."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, images: Tensor) -> Any:
-        return self.model(images)
+    def forward(self, inputs: Tensor) -> Any:
+        return self.model(inputs)
 
 
 class _ExampleProxy(fx.Proxy):
     """A proxy with the shape, dtype and device of the example."""
 
     def __getattr__(self, name: str) -> Any:
-        known = name in ("shape", "ndim", "dtype", "device", "dim", "numel", "size")
-        return getattr(self.node.meta["value"], name) if known else super().__getattr__(name)
+        value = self.node.meta["value"]
+        known = (
+            *("shape", "ndim", "dtype", "device", "dim", "numel", "size", "nelement", "is_cuda", "requires_grad"),
+            *("is_floating_point", "is_contiguous", "get_device", "stride"),
+        )
+        return getattr(value, name) if name in known else super().__getattr__(name)
 
     def __len__(self) -> int:
         return len(self.node.meta["value"])
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[index] for index in range(len(self)))
 
 
 class _Tracer(fx.Tracer):
@@ -87,35 +120,41 @@ class _Tracer(fx.Tracer):
         return forward(*args, **kwargs) if self.running else super().call_module(m, forward, args, kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        return attr_val if self.running else super().getattr(attr, attr_val, parameter_proxy_cache)
+        return attr_val  # what forward computes from parameters alone is not recorded, but computed
+
+    def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **options: Any) -> fx.Node:
+        node = super().create_node(kind, target, args, kwargs, *rest, **options)
+        if kind == "get_attr":
+            node.meta["value"] = reduce(getattr, str(target).split("."), self.root)
+        return node
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **options: Any) -> fx.Proxy:
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **options)
         if kind not in ("output", "get_attr"):
-            self.running = True
+            self.running, state = True, torch.get_rng_state()
             try:
                 proxy.node.meta["value"] = self._run(proxy.node)
             finally:
                 self.running = False
+                torch.set_rng_state(state)  # what is drawn inside a node is seen in the graph
         return proxy
 
     def _run(self, node: fx.Node) -> Any:
         if node.op == "placeholder":
             return self.example
-        for source in node.all_input_nodes:
-            if source.op == "get_attr":
-                raise FoldError(f"the tensor {target_name(source)!r} is used outside a layer, which cannot be packed")
-        module = self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
-        reads_image = any(source.op == "placeholder" for source in node.all_input_nodes)
-        if reads_image and not isinstance(module, InputCoding):
-            raise FoldError(
-                f"the image goes into {target_name(node)!r}, expected InputCoding: a packed net takes uint8 images; "
-                'pack nn.Sequential(InputCoding("integer"), model), or "standardize" with mean and std of training: '
-                "those of pixels 0–255, or of pixels 0–1 with scale=255"
-            )
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: source.meta["value"])
-        if module is not None:
-            return module(*args, **kwargs)
-        if isinstance(node.target, str):
-            return getattr(args[0], node.target)(*args[1:], **kwargs)
-        return node.target(*args, **kwargs)
+        try:
+            if node.op == "call_module":
+                return self.root.get_submodule(str(node.target))(*args, **kwargs)
+            if isinstance(node.target, str):
+                return getattr(args[0], node.target)(*args[1:], **kwargs)
+            return node.target(*args, **kwargs)
+        except Exception as error:
+            given = [source.meta["value"] for source in node.all_input_nodes]
+            if isinstance(error, OnebitError) or not any(getattr(x, "dtype", None) == torch.uint8 for x in given):
+                raise
+            raise FoldError(
+                f"the uint8 input goes into {target_name(node)!r}, expected float32 ({first_line(error)}): convert it "
+                "in the model, as x.float() / 255; or begin it with onebit.Normalize or onebit.InputCoding; or pass "
+                "preprocess=onebit.Normalize(mean, std) if that was done outside; or pack with a float32 example"
+            ) from error

@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import reduce
 from math import prod
 
-from onebit.packed import Add, AveragePool, Concat, Flatten, MaxPool, Node, OneBitWeights, Pad, Sign, Slice, Threshold
+from onebit.packed import Add, AveragePool, Concat, Flatten, MaxPool, Node, OneBitWeights, Pad, Permute, Repeat
+from onebit.packed import Reshape, Sign, Slice, Threshold
 from onebit.packed.nodes import Convolution, Grouped, Transposed, Value
 
 SIGNS = range(-1, 2, 2)
@@ -35,7 +36,7 @@ def range_of(node: Node, made: Value, *inputs: range) -> range:
     assert made.bound is not None
     if isinstance(node, (Sign, Threshold)):
         return SIGNS
-    if isinstance(node, (Flatten, Slice, MaxPool)):
+    if isinstance(node, (Flatten, Reshape, Permute, Repeat, Slice, MaxPool)):
         return inputs[0]
     if isinstance(node, Add):
         a, b = (all_odd(x) for x in inputs)

@@ -2,64 +2,128 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from onebit.errors import NotBinaryError
 from onebit.fold.chain import FoldedOp, Pending, sums_are_exact
 from onebit.fold.folder import Call, Folder, check_finite
+from onebit.fold.shapes import as_image, as_size, from_image
 from onebit.packed import Conv, ConvTranspose, Dense, Node, RealConv, RealConvTranspose, RealDense
 from onebit.packed.bits import pack_signs
 from onebit.quantizers import BinaryWeight
 
 
 def linear(folder: Folder, call: Call, x: Pending) -> Pending:
-    return _matmul(folder, call, x, Dense, RealDense, call.module.weight)
+    return _dense(folder, call, x, call.module.weight, call.module.bias)
+
+
+def functional_linear(folder: Folder, call: Call, x: Pending) -> Pending:
+    weight, bias = call.argument(1, "weight", None), call.argument(2, "bias", None)
+    return _dense(folder, call, x, _constant(call, weight), None if bias is None else _constant(call, bias))
+
+
+def matmul(folder: Folder, call: Call, *values: Pending) -> Pending:
+    assert call.node is not None
+    first = call.node.args[0]
+    weight = call.argument(1, "mat2" if call.node.target in (torch.mm, "mm") else "other", None)
+    if len(values) != 1 or not isinstance(weight, Tensor) or weight.dim() != 2 or first is weight:
+        raise call.refusal(
+            "it multiplies two values of the net, expected x @ weight with a matrix of weights; pack layer by layer "
+            "with onebit.packed_layers_(model)"
+        )
+    return _dense(folder, call, values[0], weight.t(), None)
+
+
+def _constant(call: Call, given: Any) -> Tensor:
+    if not isinstance(given, Tensor):
+        raise call.refusal("its weights are a value of the net, expected parameters of the model")
+    return given
+
+
+def _dense(folder: Folder, call: Call, x: Pending, weight: Tensor, bias: Tensor | None) -> Pending:
+    """A dense layer on the last axis: of several, as a convolution with a kernel of 1 over the others."""
+    sample = call.shapes[0][1:]
+    if len(sample) == 1:
+        return _matmul(folder, call, _signed(folder, call, x), Dense, RealDense, weight, bias)
+    last = len(sample) - 1
+    x = folder.permuted(call, x, (last, *range(last)))
+    x = _signed(folder, call, x)
+    *others, features = sample
+    image = (1, prod(others))
+    x = folder.reshaped(call, x, (features, *others), (features, *image))
+    y = _matmul(folder, call, x, Conv, RealConv, weight, bias, kernel=(1, 1))
+    y = folder.reshaped(call, y, (len(weight), *image), (len(weight), *others))
+    return folder.permuted(call, y, (*range(1, len(sample)), 0))
 
 
 def conv(folder: Folder, call: Call, x: Pending) -> Pending:
-    layer: nn.Conv2d = call.module
+    layer: nn.Conv1d | nn.Conv2d = call.module
     if layer.padding_mode != "zeros":
         raise call.refusal(f"got padding_mode {layer.padding_mode!r}, expected 'zeros'")
+    x, _, _ = as_image(folder, call, _signed(folder, call, x))
     # torch's own field, because padding "same" is asymmetric for even kernels
-    left, right, top, bottom = layer._reversed_padding_repeated_twice
-    fields = {**_geometry(layer), "padding": (top, bottom, left, right)}
+    left, right, top, bottom = (*layer._reversed_padding_repeated_twice, 0, 0)[:4]
+    fields = {**_geometry(call, layer), "padding": (top, bottom, left, right)}
     fields["padding_value"] = int(getattr(layer, "padding_value", 0))
-    return _matmul(folder, call, x, Conv, RealConv, layer.weight, **fields)
+    y = _matmul(folder, call, x, Conv, RealConv, layer.weight, layer.bias, **fields)
+    return from_image(folder, call, y)
 
 
 def conv_transpose(folder: Folder, call: Call, x: Pending) -> Pending:
-    layer: nn.ConvTranspose2d = call.module
-    before, after = call.shapes
-    fields = {**_geometry(layer), "padding": tuple(n for size in layer.padding for n in (size, size))}
+    layer: nn.ConvTranspose1d | nn.ConvTranspose2d = call.module
+    x, before, after = as_image(folder, call, _signed(folder, call, x))
+    fields = _geometry(call, layer)
+    padding = as_size(call, layer.padding, 0)
+    fields["padding"] = tuple(n for size in padding for n in (size, size))
     fields["extra"] = tuple(  # by its effect, as forward may have been called with an output size
         after[axis + 2]
-        - ((before[axis + 2] - 1) * layer.stride[axis] + layer.dilation[axis] * (layer.kernel_size[axis] - 1) + 1)
-        + 2 * int(layer.padding[axis])
+        - (
+            (before[axis + 2] - 1) * fields["stride"][axis]
+            + fields["dilation"][axis] * (fields["kernel"][axis] - 1)
+            + 1
+        )
+        + 2 * padding[axis]
         for axis in (0, 1)
     )
     weight = layer.weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)  # outputs first
-    return _matmul(folder, call, x, ConvTranspose, RealConvTranspose, weight, **fields)
+    y = _matmul(folder, call, x, ConvTranspose, RealConvTranspose, weight, layer.bias, **fields)
+    return from_image(folder, call, y)
 
 
-def _geometry(layer: nn.Conv2d | nn.ConvTranspose2d) -> dict[str, Any]:
-    pairs = {"kernel": layer.kernel_size, "stride": layer.stride, "dilation": layer.dilation}
-    return {"groups": layer.groups, **{name: tuple(pair) for name, pair in pairs.items()}}
+def _geometry(call: Call, layer: Any) -> dict[str, Any]:
+    sizes = {"kernel": layer.kernel_size, "stride": layer.stride, "dilation": layer.dilation}
+    return {"groups": layer.groups, **{name: as_size(call, size, 1) for name, size in sizes.items()}}
+
+
+def _signed(folder: Folder, call: Call, x: Pending) -> Pending:
+    """`x` after the input quantizer of the layer, if there is one."""
+    if getattr(call.module, "input_quantizer", None) is None:
+        return x
+    path = f"{call.name}.input_quantizer"
+    return folder.apply(Call(f"{call.name}.sign", call.module.input_quantizer, path=path), x)
 
 
 def _matmul(
-    folder: Folder, call: Call, x: Pending, one_bit: type[Node], real: type[Node], weight: Tensor, **fields: Any
+    folder: Folder,
+    call: Call,
+    x: Pending,
+    one_bit: type[Node],
+    real: type[Node],
+    weight: Tensor,
+    bias: Tensor | None,
+    **fields: Any,
 ) -> Pending:
     """The product with the weights of a layer, with its scale and bias deferred.
 
     `one_bit` or `real` is the node, with other `fields`; `weight` has the real weights, outputs first.
     """
     layer = call.module
-    if getattr(layer, "input_quantizer", None) is not None:
-        path = f"{call.name}.input_quantizer"
-        x = folder.apply(Call(f"{call.name}.sign", layer.input_quantizer, path=path), x)
+    factor, x = (None, x) if fields.get("padding_value") else _without_factor(folder, x)
     source = folder.write(x)
     scale: Tensor | None = None
     if layer in folder.shipped:
@@ -75,14 +139,28 @@ def _matmul(
         rows = _rows(check_finite(call.name, "weights", weight)).contiguous()
         base = folder.emit(real, call.name, source, weight=rows.numpy(), **fields)
     y, bound = Pending(base), folder.values[base].bound
+    outputs = folder.values[base].shape[0]
+    if factor is not None:
+        name = f"{call.name}.factor"
+        y = y.then(FoldedOp(name, lambda sums: sums * factor, scale=np.full(outputs, factor), exact=False))
     if scale is not None:
         exact = bound is not None and sums_are_exact(bound, scale, None)
         y = y.then(FoldedOp(call.name, lambda sums: sums * scale, scale=scale.double().numpy(), exact=exact))
-    if layer.bias is not None:
-        bias = check_finite(call.name, "biases", layer.bias)
+    if bias is not None:
+        bias = check_finite(call.name, "biases", bias)
         exact = bound is not None and sums_are_exact(bound, scale, bias)
         y = y.then(FoldedOp(call.name, lambda sums: sums + bias, shift=bias.double().numpy(), exact=exact))
     return y
+
+
+def _without_factor(folder: Folder, x: Pending) -> tuple[float | None, Pending]:
+    """(factor, x / factor) for integers times one number, so that the weights multiply integers; else (None, x)."""
+    factors = [op.factor for op in x.ops if op.kind is None]
+    if not factors or not folder.values[x.base].exact or not all(op.kind is None or op.moves for op in x.ops):
+        return None, x
+    if any(factor is None or not np.isfinite(factor) or factor == 0 for factor in factors):
+        return None, x
+    return prod(factors), Pending(x.base, tuple(op for op in x.ops if op.kind is not None))  # type: ignore[arg-type]
 
 
 def _one_bit_fields(name: str, weight: BinaryWeight) -> dict[str, Any]:
@@ -94,5 +172,5 @@ def _one_bit_fields(name: str, weight: BinaryWeight) -> dict[str, Any]:
 
 
 def _rows(weight: Tensor) -> Tensor:
-    """A row per output, input channels last: (O, I, kH, kW) -> (O, kH·kW·I); (O, I) stays."""
+    """A row per output, input channels last: (O, I, …) -> (O, …·I); (O, I) stays."""
     return torch.movedim(weight, 1, -1).flatten(1)

@@ -1,4 +1,4 @@
-"""The first module of a model: from pixels to real numbers."""
+"""The first module of a model: from pixels or features to real numbers."""
 
 from __future__ import annotations
 
@@ -74,3 +74,68 @@ class InputCoding(nn.Module):
 
     def extra_repr(self) -> str:
         return repr(self.coding)
+
+
+class Normalize(nn.Module):
+    """(x − mean)/std per channel, in torchvision's units: uint8 pixels are divided by 255 first, as by `ToTensor`.
+
+    As the first module of a model it takes the place of torchvision's `ToTensor` and `Normalize`; for a model that was
+    trained behind them, `onebit.pack(model, images, preprocess=Normalize(mean, std))` packs both.
+
+    Args:
+        mean, std: a number, or one per channel (axis 1): of pixels 0–1, or of float32 features as they are.
+
+    Raises:
+        UsageError: numbers that are not finite, a std that is not positive, or lists of different lengths; in the
+            forward pass, uint8 inputs with a mean or std of pixels 0–255.
+
+    Shapes:
+        x: uint8 or float32 (N, C, …) -> float32 of the same shape.
+
+    Example:
+        >>> Normalize(0.5, 0.25)(torch.tensor([[0, 255]], dtype=torch.uint8))
+        tensor([[-2.,  2.]])
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: float | Sequence[float], std: float | Sequence[float]) -> None:
+        super().__init__()
+        lengths = []
+        for name, given in (("mean", mean), ("std", std)):
+            try:
+                numbers = torch.as_tensor(given, dtype=torch.float32).detach().clone()
+            except (TypeError, ValueError, RuntimeError):
+                raise WrongTypeError(f"{name}: got {described(given)}, expected a number or one per channel") from None
+            if numbers.dim() > 1 or numbers.numel() == 0:
+                raise UsageError(f"{name}: got shape {tuple(numbers.shape)}, expected a number or one per channel")
+            if not numbers.isfinite().all() or (name == "std" and (numbers <= 0).any()):
+                expected = "positive numbers" if name == "std" else "finite numbers"
+                raise UsageError(f"{name}: got {given}, expected {expected}")
+            lengths += [numbers.numel()] if numbers.dim() else []
+            self.register_buffer(name, numbers)
+        if len(set(lengths)) > 1:
+            raise UsageError(f"got {lengths[0]} means and {lengths[1]} stds, expected one of each per channel")
+        largest = max(float(self.mean.max()), float(self.std.max()))
+        self._pixel_units = largest > 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(x, np.ndarray):
+            raise WrongTypeError(f"inputs: got numpy {described(x)}, expected a tensor: torch.from_numpy(inputs)")
+        if x.dtype == torch.uint8:
+            if self._pixel_units:
+                raise UsageError(
+                    f"got mean {self.mean.tolist()} and std {self.std.tolist()} for uint8 pixels, expected those of "
+                    "pixels 0–1: divide them by 255"
+                )
+            x = x.to(self.mean.dtype) / 255
+        mean, std = (self.per_channel(numbers, x.dim()) for numbers in (self.mean, self.std))
+        return (x - mean) / std
+
+    def per_channel(self, numbers: Tensor, axes: int) -> Tensor:
+        """`numbers` shaped to broadcast along axis 1 of a batch with this number of axes."""
+        return numbers if numbers.dim() == 0 else numbers.view(-1, *[1] * (axes - 2))
+
+    def extra_repr(self) -> str:
+        return f"mean={self.mean.tolist()}, std={self.std.tolist()}"

@@ -12,7 +12,7 @@ from onebit._version import __version__
 from onebit.common.moved import renamed_argument
 from onebit.data import Dataset
 from onebit.errors import FoldError, UsageError
-from onebit.fold import SignSite, fold_model
+from onebit.fold import SignSite, example_of, fold_model
 from onebit.packed import Certificate, LayerProof, PackedNet, Threshold, check_net, infer
 from onebit.packed.net import op_name
 from onebit.verification.counted import Agreement
@@ -200,7 +200,7 @@ def _proofs(
     model: nn.Module, packed: PackedNet, weights: str, seed: int | None, preprocess: nn.Module | None
 ) -> tuple[dict[str, LayerProof], list[SignSite]]:
     """The proof of each sign without images, by name, and the signs that can be compared only on images."""
-    folded = fold_model(model, input_shape=packed.input.shape, weights=weights, seed=seed or 0)
+    folded = fold_model(model, example_of(packed.input), preprocess=preprocess, weights=weights, seed=seed or 0)
     if _outline(folded.net) != _outline(packed):
         raise UsageError("the packed net does not have the operations of this model; pack it from this model")
     nodes = {node.output: node for node in packed.nodes}

@@ -114,7 +114,7 @@ def tally(
         torch.no_grad(),
         fixed_weights(model, weights, generator=generator),
         torch.autocast("cpu", enabled=False),
-        _signs_of(model, sites if alone else ()) as their_signs,
+        _signs_of(behind, sites if alone else ()) as their_signs,
     ):
         for inputs, targets in batches_of(samples, size):
             check_fed(packed, inputs)
@@ -128,10 +128,11 @@ def tally(
                     raise FoldError(
                         "the model's own logits are not finite on these images: there is nothing to compare"
                     )
-                signs_here = {site: their_signs[site.value][chosen] for site in sites} if len(values) else {}
-                for site, expected in signs_here.items():
-                    compared[site.value] += values[site.compared].size
-                    mismatches[site.value] += int(np.count_nonzero((values[site.compared] > 0) != expected))
+                for site in sites if len(values) else ():
+                    theirs_up = their_signs[site.value][chosen]
+                    found = values[site.compared].reshape(theirs_up.shape)  # an image of height 1 is a signal
+                    compared[site.value] += found.size
+                    mismatches[site.value] += int(np.count_nonzero((found > 0) != theirs_up))
             if feed is not None:
                 made = feed.outputs(inputs, done) if not feed.feeds_model else None
                 if feed.feeds_model:

@@ -1,0 +1,42 @@
+"""Operations in place: which overwrite a value that the model reads again."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+_IN_PLACE: tuple[Any, ...] = (operator.iadd, operator.isub, operator.imul, operator.itruediv, torch.relu_)
+_BY_LAST_ARGUMENT: tuple[Any, ...] = (F.relu, F.hardtanh, F.dropout, F.relu6, F.leaky_relu, F.hardswish, F.hardsigmoid)
+
+
+def check_in_place(node: fx.Node, module: nn.Module | None) -> str:
+    """Why a node cannot be packed: it overwrites a value that is read after it, under any name; "" if it can."""
+    if not _in_place(node, module):
+        return ""
+    target = node.all_input_nodes[0]
+    reason = "it overwrites a value that is also used elsewhere; use inplace=False"
+    if len(target.users) > 1 or target.op == "get_attr":
+        return reason
+    aliases = [x for x in node.graph.nodes if x is not node and _storage(x) == _storage(target) is not None]
+    order = {x: index for index, x in enumerate(node.graph.nodes)}
+    later = any(order[user] > order[node] for x in aliases if order[x] < order[node] for user in x.users)
+    return reason if later else ""
+
+
+def _in_place(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether an operation overwrites its input."""
+    if module is not None:
+        return bool(getattr(module, "inplace", False))
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    method = name.endswith("_") and not name.endswith("__")
+    last = node.target in _BY_LAST_ARGUMENT and any(value is True for value in node.args[-1:])
+    return node.target in _IN_PLACE or method or last or node.kwargs.get("inplace") is True
+
+
+def _storage(node: fx.Node) -> int | None:
+    value = node.meta.get("value")
+    return value.untyped_storage().data_ptr() if isinstance(value, Tensor) else None

@@ -1,0 +1,243 @@
+"""Operations that move elements: reshape, permute, expand, upsampling, slices, concatenation, padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from onebit.fold.chain import Pending
+from onebit.fold.folder import Call, Folder, any_dtype
+from onebit.fold.shapes import shown
+from onebit.packed import Concat, Pad, Slice
+from onebit.packed.nodes import MOST_SIZE
+
+_PROBE = (2, 3, 5, 7, 11, 13, 17, 19)
+
+
+@any_dtype
+def same(folder: Folder, call: Call, x: Pending) -> Pending:
+    return x
+
+
+@any_dtype
+def reshape(folder: Folder, call: Call, x: Pending) -> Pending:
+    # recognized by its effect, because the many ways to flatten have different arguments
+    before, after = call.shapes
+    if after == before:
+        return x
+    if after[:1] != before[:1]:
+        raise call.refusal(
+            f"it turns {shown(before)} into {shown(after)}, expected (N, {prod(before[1:])}) or another shape with the "
+            "batch as first axis"
+        )
+    return folder.reshaped(call, x, before[1:], after[1:])
+
+
+@any_dtype
+def view_as(folder: Folder, call: Call, x: Pending, *others: Pending) -> Pending:
+    return reshape(folder, call, x)
+
+
+@any_dtype
+def permute(folder: Folder, call: Call, x: Pending) -> Pending:
+    assert call.node is not None
+    before, _ = call.shapes
+    sizes = _PROBE[: len(before)]
+    probe: Tensor = torch.empty(sizes, device="meta")  # its sizes tell where each axis goes, whatever the spelling
+    args, kwargs = fx.node.map_arg((call.node.args, call.node.kwargs), lambda node: probe)
+    target: Any = call.node.target
+    made = getattr(probe, target)(*args[1:], **kwargs) if isinstance(target, str) else target(*args, **kwargs)
+    axes = [sizes.index(size) for size in made.shape]
+    if axes[0] != 0:
+        raise call.refusal(f"it moves the batch axis of {shown(before)}, expected it first")
+    return folder.permuted(call, x, tuple(axis - 1 for axis in axes[1:]))
+
+
+@any_dtype
+def attribute(folder: Folder, call: Call, x: Pending) -> Pending:
+    if call.argument(1, "name", "") not in ("mT", "T"):
+        raise call.refusal("a packed net has no attributes of tensors but mT")
+    return permute(folder, call, x)
+
+
+@any_dtype
+def expand(folder: Folder, call: Call, x: Pending, *others: Pending) -> Pending:
+    before, after = call.shapes
+    if len(before) != len(after) or before[0] != after[0]:
+        raise call.refusal(f"it turns {shown(before)} into {shown(after)}, expected the same axes, the batch first")
+    return folder.repeated(call, x, before[1:], after[1:])
+
+
+@any_dtype
+def upsample(folder: Folder, call: Call, x: Pending) -> Pending:
+    before, after = call.shapes
+    mode = call.argument(3, "mode", "nearest")
+    whole = len(before) == len(after) and all(new % old == 0 for old, new in zip(before, after, strict=True))
+    if mode not in ("nearest", "nearest-exact") or not whole:
+        raise call.refusal(
+            f"got mode {mode!r}, {shown(before)} to {shown(after)}; expected mode 'nearest' and whole factors"
+        )
+    return folder.repeated(call, x, before[1:], after[1:])
+
+
+@any_dtype
+def concat(folder: Folder, call: Call, *values: Pending) -> Pending:
+    parts = call.argument(0, "tensors", ())
+    _, after = call.shapes
+    axis = call.argument(1, "dim", 0) % len(after)
+    if axis == 0:
+        raise call.refusal(f"got dim=0 of {shown(after)}, the batch; expected another axis: dim=1")
+    if not all(isinstance(part, fx.Node) and part.op != "get_attr" for part in parts):
+        raise call.refusal("expected values of the net; add a constant to one instead")
+    if len(parts) == 1:
+        return values[0]
+    order = (axis - 1, *(k for k in range(len(after) - 1) if k != axis - 1))
+    by_node = _by_node(call, values)
+    sources = [folder.write(folder.permuted(call, by_node[part], order)) for part in parts]
+    made = Pending(folder.emit(Concat, call.name, *sources))
+    return folder.permuted(call, made, tuple(order.index(k) for k in range(len(order))))
+
+
+@any_dtype
+def stack(folder: Folder, call: Call, *values: Pending) -> Pending:
+    parts = call.argument(0, "tensors", ())
+    before, after = call.shapes
+    axis = call.argument(1, "dim", 0) % len(after)
+    if axis == 0 or not all(isinstance(part, fx.Node) and part.op != "get_attr" for part in parts) or len(parts) < 2:
+        raise call.refusal(f"got dim={axis} of {shown(after)}, expected two or more values of the net, and dim=1 or more")
+    by_node, sample = _by_node(call, values), before[1:]
+    order = (axis - 1, *(k for k in range(len(after) - 1) if k != axis - 1))
+    sources = [folder.write(folder.reshaped(call, by_node[part], sample, (1, *sample))) for part in parts]
+    made = Pending(folder.emit(Concat, call.name, *sources))
+    return folder.permuted(call, made, tuple(order.index(k) for k in range(len(order))))
+
+
+def _by_node(call: Call, values: Sequence[Pending]) -> dict[fx.Node, Pending]:
+    """The value of each input node; `values` has no duplicates and no constants."""
+    assert call.node is not None
+    return dict(zip([x for x in call.node.all_input_nodes if x.op != "get_attr"], values, strict=True))
+
+
+@any_dtype
+def pad(folder: Folder, call: Call, x: Pending) -> Pending:
+    before, _ = call.shapes
+    if call.module is None:
+        mode, value = call.argument(2, "mode", "constant"), call.argument(3, "value", None) or 0
+        sizes = list(call.argument(1, "pad", ()))
+    else:
+        mode, value, sizes = "constant", getattr(call.module, "value", 0), list(call.module.padding)
+    sizes += [0] * (8 - len(sizes))
+    if len(before) == 3:  # a signal: its channels are named second
+        sizes = [*sizes[:2], 0, 0, *sizes[2:6]]
+    if mode != "constant" or value not in (-1, 0, 1) or len(before) not in (3, 4) or any(sizes[6:]):
+        raise call.refusal(
+            f"got mode {mode!r} and value {value}, expected an image padded with the constant 0, 1 or -1"
+        )
+    left, right, top, bottom, first, last = sizes[:6]  # torch names the last axis first
+    image = before[1:] if len(before) == 4 else (before[1], 1, before[2])
+    source = folder.write(folder.reshaped(call, x, before[1:], image))
+    if min(sizes) < 0:  # negative padding crops
+        start = [max(0, -n) for n in (first, top, left)]
+        ends = (last, bottom, right)
+        stop = [size - max(0, -n) for size, n in zip(image, ends, strict=True)]
+        source = folder.emit(Slice, call.name, source, start=tuple(start), stop=tuple(stop))
+    if max(sizes) > 0:
+        left, right, top, bottom, first, last = (max(0, n) for n in sizes[:6])
+        fields: dict[str, Any] = {"channels": (first, last), "padding": (top, bottom, left, right), "value": int(value)}
+        source = folder.emit(Pad, call.name, source, **fields)
+    return folder.reshaped(call, Pending(source), folder.values[source].shape, call.shapes[1][1:])
+
+
+@any_dtype
+def parts(folder: Folder, call: Call, x: Pending) -> Pending:
+    """A chunk or split: its parts are slices, see `select`."""
+    before = call.shapes[0]
+    if _split_axis(call) % len(before) == 0:
+        raise call.refusal(f"it splits the batch of {shown(before)}, expected dim=1 or more")
+    return x
+
+
+def _split_axis(call: Call) -> int:
+    return int(call.argument(2, "dim", 0))
+
+
+@any_dtype
+def unbind(folder: Folder, call: Call, x: Pending) -> Pending:
+    before = call.shapes[0]
+    if call.argument(1, "dim", 0) % len(before) == 0:
+        raise call.refusal(f"it splits the batch of {shown(before)}, expected dim=1 or more")
+    return x
+
+
+@any_dtype
+def select(folder: Folder, call: Call, x: Pending) -> Pending:
+    assert call.node is not None
+    source, index = call.node.args[0], call.node.args[1]
+    if isinstance(source, fx.Node) and isinstance(source.meta["value"], (tuple, list)):
+        return _part(folder, call, x, source, index)
+    before, after = call.shapes
+    given = list(index) if isinstance(index, tuple) else [index]
+    kept = sum(part is not None and part is not Ellipsis for part in given)
+    if any(part is Ellipsis for part in given):
+        at = next(i for i, part in enumerate(given) if part is Ellipsis)
+        given[at : at + 1] = [slice(None)] * (len(before) - kept)
+    chosen = [part for part in given if part is not None]
+    chosen += [slice(None)] * (len(before) - len(chosen))
+    batch = isinstance(chosen[0], slice) and given[0] is not None and after[:1] == before[:1]
+    if not batch or not all(type(part) in (slice, int) for part in chosen):
+        raise call.refusal(
+            "expected slices of an image, as in x[:, :, ::2, ::2], or integers, as in x[:, 0], and the whole batch"
+        )
+    ranges = [
+        range(*part.indices(size)) if isinstance(part, slice) else range(part % size, part % size + 1)
+        for part, size in zip(chosen[1:], before[1:], strict=True)
+    ]
+    y = picked(folder, call, x, before[1:], ranges)
+    return folder.reshaped(call, y, tuple(map(len, ranges)), after[1:])
+
+
+def _part(folder: Folder, call: Call, x: Pending, source: fx.Node, index: Any) -> Pending:
+    """One of the parts that chunk, split or unbind made."""
+    first = source.all_input_nodes[0].meta.get("value")
+    if not isinstance(first, Tensor) or source.op == "call_module":
+        raise call.refusal("it takes a part of a value that is not a tensor")
+    split, sizes = Call(source.name, node=source), tuple(first.shape)
+    whole = source.meta["value"]
+    tied = len(whole[0].shape) < len(sizes)  # unbind removes the axis
+    axis = (split.argument(1, "dim", 0) if tied else _split_axis(split)) % len(sizes)
+    lengths = [1 if tied else part.shape[axis] for part in whole]
+    start = sum(lengths[: index % len(whole)])
+    ranges = [range(size) for size in sizes[1:]]
+    ranges[axis - 1] = range(start, start + lengths[index])
+    y = picked(folder, call, x, sizes[1:], ranges)
+    return folder.reshaped(call, y, tuple(map(len, ranges)), tuple(whole[index].shape)[1:])
+
+
+def picked(folder: Folder, call: Call, x: Pending, sample: tuple[int, ...], ranges: Sequence[range]) -> Pending:
+    """The elements of `x`, of shape `sample`, at these indices of each axis."""
+    if all(len(r) == size for r, size in zip(ranges, sample, strict=True)):
+        return x
+    if not all(ranges):
+        raise call.refusal("it selects nothing")
+    if len(sample) == 3:
+        return _sliced(folder, call, x, ranges)
+    for axis, r in enumerate(ranges):  # one axis after the other, as the middle one of three
+        if len(r) == sample[axis]:
+            continue
+        around = (prod(sample[:axis]), sample[axis], prod(sample[axis + 1 :]))
+        x = folder.reshaped(call, x, sample, around)
+        x = _sliced(folder, call, x, [range(around[0]), r, range(around[2])])
+        made, sample = (around[0], len(r), around[2]), (*sample[:axis], len(r), *sample[axis + 1 :])
+        x = folder.reshaped(call, x, made, sample)
+    return x
+
+
+def _sliced(folder: Folder, call: Call, x: Pending, ranges: Sequence[range]) -> Pending:
+    """The pixels of an image at (channels, rows, columns)."""
+    start, stop = tuple(r.start for r in ranges), tuple(r.stop for r in ranges)
+    step = tuple(min(r.step, MOST_SIZE) for r in ranges)
+    return Pending(folder.emit(Slice, call.name, folder.write(x), start=start, stop=stop, step=step))

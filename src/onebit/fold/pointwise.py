@@ -1,0 +1,175 @@
+"""Elementwise operations: BatchNorm, signs, activations, conversions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from onebit.fold.arithmetic import with_constant
+from onebit.fold.chain import FoldedOp, Pending
+from onebit.fold.folder import Call, Folder, any_dtype, check_finite
+from onebit.layers import RPReLU
+from onebit.packed import Clamp, Hardtanh, Multiply, Prelu, Relu
+from onebit.quantizers import BinaryInput, Quantizer, sign
+
+
+def batch_norm(folder: Folder, call: Call, x: Pending) -> Pending:
+    norm: nn.BatchNorm1d | nn.BatchNorm2d = call.module
+    if norm.running_mean is None or norm.running_var is None:
+        raise call.refusal("with track_running_stats=False the logits depend on the other images of the batch")
+    for what, tensor in (*norm.named_parameters(), *norm.named_buffers()):
+        if tensor.is_floating_point():
+            check_finite(call.name, f"BatchNorm {what} values", tensor)
+
+    # torch computes scale·x + shift; get both from torch, as its numbers differ from the formula's in the last digits
+    def apply(x: Tensor) -> Tensor:
+        return norm(x) if isinstance(norm, nn.BatchNorm1d) else norm(x[:, :, None, None])[:, :, 0, 0]
+
+    zeros = torch.zeros(1, norm.num_features)
+    with torch.no_grad():
+        scale = F.batch_norm(zeros + 1, zeros[0], norm.running_var, norm.weight, None, eps=norm.eps)[0]
+        shift = apply(zeros)[0]
+    for tensor in (scale, shift):
+        check_finite(call.name, "folded BatchNorm values", tensor)
+    return folder.then(x, FoldedOp(call.name, apply, scale=scale.double().numpy(), shift=shift.double().numpy()))
+
+
+def binarized(folder: Folder, call: Call, x: Pending) -> Pending:
+    given = _binary_input(call)
+    signs = folder.signed(call, x, given)
+    if given.scale is None and given.centre is None:
+        return signs
+    (channels, *_) = folder.values[signs.base].shape
+    scale = torch.ones(()) if given.scale is None else given.scale
+    centre = torch.zeros(()) if given.centre is None else given.centre
+    factor, shift = (tensor.double().expand(channels).numpy() for tensor in (scale, centre))
+    return signs.then(FoldedOp(f"{call.name}.values", lambda x: x * scale + centre, scale=factor, shift=shift))
+
+
+def _binary_input(call: Call) -> BinaryInput:
+    """The `binary_input()` of an input quantizer, checked on some values."""
+    quantizer: Quantizer = call.module
+    given = quantizer.binary_input()
+    assert given is not None
+    for what, tensor in zip(("shifts", "scales", "centers"), given, strict=True):
+        if tensor is not None:
+            check_finite(call.path or call.name, what, tensor)
+    shift, scale, centre = (torch.zeros(1) if tensor is None else tensor for tensor in given)
+    x = shift + torch.tensor([-3.0, -1.0, -0.25, -1e-6, -0.0, 0.0, 1e-6, 0.25, 1.0, 3.0])[:, None]
+    expected = sign(x - shift) * (1 if given.scale is None else scale) + centre
+    with torch.no_grad():
+        same = torch.allclose(quantizer(x), expected)
+    if not same:
+        raise call.refusal("it does not compute what its binary_input() says")
+    return given
+
+
+def relu(folder: Folder, call: Call, x: Pending) -> Pending:
+    return x.then(FoldedOp(call.name, torch.relu, kind=Relu))
+
+
+def prelu(folder: Folder, call: Call, x: Pending) -> Pending:
+    slope = check_finite(call.name, "slopes", call.argument(1, "weight", None))
+    return _bent(folder, call, x, slope.expand(call.shapes[1][1]))
+
+
+def leaky_relu(folder: Folder, call: Call, x: Pending) -> Pending:
+    slope = float(call.argument(1, "negative_slope", 0.01))
+    return _bent(folder, call, x, torch.full(call.shapes[1][1:2], slope))
+
+
+def rprelu(folder: Folder, call: Call, x: Pending) -> Pending:
+    layer: RPReLU = call.module
+    before, after = (check_finite(call.name, "shifts", shift) for shift in (layer.shift_in, layer.shift_out))
+    slope = check_finite(call.name, "slopes", layer.slope)
+    x = folder.then(x, _shifted(f"{call.name}.in", -before))
+    return folder.then(_bent(folder, call, x, slope), _shifted(f"{call.name}.out", after))
+
+
+def _bent(folder: Folder, call: Call, x: Pending, slope: Tensor) -> Pending:
+    """`x` where it is positive, else slope · x."""
+    if x.moved:
+        x = Pending(folder.write(x))
+    fields = {"slope": slope.contiguous().numpy()}
+    y = x.then(FoldedOp(call.name, lambda x: F.prelu(x, slope), kind=Prelu, fields=fields))
+    # with a negative slope it is not monotonic: no integer threshold can replace it
+    return y if bool((slope >= 0).all()) else Pending(folder.write(y))
+
+
+def _shifted(name: str, shift: Tensor) -> FoldedOp:
+    return FoldedOp(name, lambda x: x + shift, shift=shift.double().numpy())
+
+
+def hardtanh(folder: Folder, call: Call, x: Pending) -> Pending:
+    low, high = call.argument(1, "min_val", -1.0), call.argument(2, "max_val", 1.0)
+    if (low, high) == (-1, 1):
+        return x.then(FoldedOp(call.name, F.hardtanh, kind=Hardtanh))
+    return _clamped(call, x, low, high)
+
+
+def relu6(folder: Folder, call: Call, x: Pending) -> Pending:
+    return _clamped(call, x, 0.0, 6.0)
+
+
+def clamp(folder: Folder, call: Call, x: Pending) -> Pending:
+    return _clamped(call, x, call.argument(1, "min", None), call.argument(2, "max", None))
+
+
+def clamp_min(folder: Folder, call: Call, x: Pending) -> Pending:
+    return _clamped(call, x, call.argument(1, "min", None), None)
+
+
+def clamp_max(folder: Folder, call: Call, x: Pending) -> Pending:
+    return _clamped(call, x, None, call.argument(1, "max", None))
+
+
+def _clamped(call: Call, x: Pending, low: Any, high: Any, *, name: str = "") -> Pending:
+    bounds = [float(bound) if isinstance(bound, Tensor) and bound.numel() == 1 else bound for bound in (low, high)]
+    if not all(bound is None or isinstance(bound, (int, float)) for bound in bounds):
+        raise call.refusal("expected numbers as its bounds")
+    low, high = bounds
+    if low is not None and high is not None and low > high:
+        low = high  # as torch: the upper bound decides
+    fields = {
+        side: np.array([bound], np.float32)
+        for side, bound in (("low", low), ("high", high))
+        if bound is not None and np.isfinite(np.float32(bound))
+    }
+    if not fields:
+        return x
+    low, high = (None if (array := fields.get(side)) is None else float(array[0]) for side in ("low", "high"))
+    op = FoldedOp(name or call.name, lambda sums: sums.clamp(low, high), kind=Clamp, fields=dict(fields))
+    return x.then(op)
+
+
+def hardsigmoid(folder: Folder, call: Call, x: Pending) -> Pending:
+    name = f"{call.name}.clamp"
+    y = with_constant(folder, call, x, 3.0, torch.add, name=f"{call.name}.shift")
+    return with_constant(folder, call, _clamped(call, y, 0.0, 6.0, name=name), 6.0, torch.div)
+
+
+def hardswish(folder: Folder, call: Call, x: Pending) -> Pending:
+    x = Pending(folder.write(x))  # it is not monotonic: no integer threshold can replace it
+    gate = hardsigmoid(folder, call._replace(name=f"{call.name}.gate"), x)
+    return Pending(folder.emit(Multiply, call.name, x.base, folder.write(gate)))
+
+
+@any_dtype
+def dropout(folder: Folder, call: Call, x: Pending) -> Pending:
+    if call.module is None and call.argument(2, "training", True):
+        raise call.refusal("it drops values in eval mode too; pass training=self.training")
+    return x
+
+
+@any_dtype
+def convert(folder: Folder, call: Call, x: Pending, *others: Pending) -> Pending:
+    assert call.node is not None
+    before, after = call.node.args[0].meta["value"].dtype, call.node.meta["value"].dtype  # type: ignore[union-attr]
+    whole = (torch.uint8, torch.int16, torch.int32, torch.int64)
+    if after in (before, torch.float32) or (before in whole and after in whole[1:] and after.itemsize > before.itemsize):
+        return x
+    raise call.refusal(f"it turns {before} into {after}, expected torch.float32")

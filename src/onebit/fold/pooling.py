@@ -1,0 +1,133 @@
+"""Pools of images and signals, and means over axes. A signal (C, L) is pooled as an image (C, 1, L)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from onebit.fold.arrange import picked
+from onebit.fold.chain import FoldedOp, Pending
+from onebit.fold.folder import Call, Folder, any_dtype
+from onebit.fold.shapes import as_image, as_size, from_image, shown
+from onebit.packed import AdaptiveAveragePool, AveragePool, Flatten, MaxPool
+
+
+@any_dtype
+def max_pool(folder: Folder, call: Call, x: Pending) -> Pending:
+    if call.argument(6, "return_indices", False):
+        raise call.refusal("it returns indices too; use return_indices=False")
+    x, before, after = as_image(folder, call, x)
+    fields = _window(call, before, after, dilation=as_size(call, call.argument(4, "dilation", 1), 1))
+    if x.ops and folder.values[x.base].exact and all(op.grows for op in x.ops):
+        y = Pending(folder.emit(MaxPool, call.name, x.base, **fields), x.ops)  # scales stay deferred, on integers
+    else:
+        y = folder.moved(call, x, MaxPool, **fields)
+    return from_image(folder, call, y)
+
+
+def average_pool(folder: Folder, call: Call, x: Pending) -> Pending:
+    if call.argument(6, "divisor_override", None) is not None:
+        raise call.refusal("it does not divide by the number of pixels; use divisor_override=None")
+    x, before, after = as_image(folder, call, x)
+    fields, stated = _window(call, before, after), as_size(call, call.argument(3, "padding", 0), 0)
+    if any(stated) and call.argument(5, "count_include_pad", True):
+        if fields["padding"][1::2] != stated:
+            raise call.refusal("its last windows count less padding than the others; use ceil_mode=False")
+        fields["count_padding"] = 1
+    del fields["dilation"]
+    if fields["kernel"] == (1, 1) and not any(fields["padding"]):
+        strides = (1, *fields["stride"])
+        ranges = [range(0, size, by) for size, by in zip(before[1:], strides, strict=True)]
+        return from_image(folder, call, picked(folder, call, x, before[1:], ranges))
+    whole = not any(fields["padding"])
+    if whole and not x.ops and folder.values[x.base].exact:  # a sign that needs the sums of integers may follow
+        pixels = prod(fields["kernel"])
+        y = x.then(FoldedOp(call.name, lambda sums: sums / pixels, kind=AveragePool, fields=fields))
+    else:
+        y = Pending(folder.emit(AveragePool, call.name, folder.write(x), **fields))
+    return from_image(folder, call, y)
+
+
+def adaptive_average_pool(folder: Folder, call: Call, x: Pending) -> Pending:
+    x, before, after = as_image(folder, call, x)
+    if any(new > old for old, new in zip(before[2:], after[2:], strict=True)):
+        raise call.refusal(f"it makes {shown(call.shapes[0])} larger, {shown(call.shapes[1])}; use nearest upsampling")
+    return from_image(
+        folder, call, Pending(folder.emit(AdaptiveAveragePool, call.name, folder.write(x), size=after[2:]))
+    )
+
+
+def adaptive_max_pool(folder: Folder, call: Call, x: Pending) -> Pending:
+    if call.argument(2, "return_indices", False):
+        raise call.refusal("it returns indices too; use return_indices=False")
+    x, before, after = as_image(folder, call, x)
+    sizes = list(zip(before[2:], after[2:], strict=True))
+    if any(old % new for old, new in sizes):
+        raise call.refusal(f"it turns {shown(before)} into {shown(after)}, expected windows of one size: use MaxPool")
+    kernel = tuple(old // new for old, new in sizes)
+    return from_image(folder, call, folder.moved(call, x, MaxPool, kernel=kernel, stride=kernel))
+
+
+def mean(folder: Folder, call: Call, x: Pending) -> Pending:
+    before, after = call.shapes
+    axes = _axes(call, call.argument(1, "dim", None))
+    if len(before) == 4 and axes == [2, 3]:
+        made = folder.emit(AdaptiveAveragePool, call.name, folder.write(x), size=(1, 1))
+        return Pending(made if len(after) == 4 else folder.emit(Flatten, call.name, made))
+    y = Pending(folder.emit(AdaptiveAveragePool, call.name, folder.write(_last(folder, call, x, axes)), size=(1, 1)))
+    return folder.reshaped(call, y, folder.values[y.base].shape, after[1:])
+
+
+def total(folder: Folder, call: Call, x: Pending) -> Pending:
+    before, after = call.shapes
+    axes = _axes(call, call.argument(1, "dim", None))
+    source = folder.write(_last(folder, call, x, axes))
+    count = prod(before[axis] for axis in axes)
+    made = folder.emit(AveragePool, call.name, source, kernel=(1, count), sums=1)
+    return folder.reshaped(call, Pending(made), folder.values[made].shape, after[1:])
+
+
+def largest(folder: Folder, call: Call, x: Pending) -> Pending:
+    before, after = call.shapes
+    axes = _axes(call, call.argument(1, "dim", None))
+    count = prod(before[axis] for axis in axes)
+    made = folder.emit(MaxPool, call.name, folder.write(_last(folder, call, x, axes)), kernel=(1, count))
+    return folder.reshaped(call, Pending(made), folder.values[made].shape, after[1:])
+
+
+def _axes(call: Call, given: Any) -> list[int]:
+    """The axes of a reduction, in order, with the batch as axis 0."""
+    before, _ = call.shapes
+    numbers = [given] if isinstance(given, int) else given
+    axes = sorted(axis % len(before) for axis in numbers) if isinstance(numbers, (tuple, list)) else []
+    if not axes or axes[0] == 0:
+        raise call.refusal(f"got dim={given} of {shown(before)}, expected axes without the batch, as dim=(2, 3)")
+    return axes
+
+
+def _last(folder: Folder, call: Call, x: Pending, axes: Sequence[int]) -> Pending:
+    """`x` as an image with the reduced axes in its last axis: (rest, 1, reduced)."""
+    before, _ = call.shapes
+    sample = before[1:]
+    reduced = [axis - 1 for axis in axes]
+    rest = [axis for axis in range(len(sample)) if axis not in reduced]
+    y = folder.permuted(call, x, (*rest, *reduced))
+    order = tuple(np.take(sample, [*rest, *reduced]).tolist())
+    return folder.reshaped(call, y, order, (prod(order[: len(rest)]), 1, prod(order[len(rest) :])))
+
+
+def _window(
+    call: Call, before: Sequence[int], after: Sequence[int], *, dilation: tuple[int, int] = (1, 1)
+) -> dict[str, Any]:
+    """The fields of a pool. With `ceil_mode`, windows over the end need more padding there."""
+    kernel = as_size(call, call.argument(1, "kernel_size", None), 1)
+    stride = as_size(call, call.argument(2, "stride", None) or call.argument(1, "kernel_size", None), 1)
+    padding: list[int] = []
+    for axis, first in enumerate(as_size(call, call.argument(3, "padding", 0), 0)):
+        span = dilation[axis] * (kernel[axis] - 1) + 1
+        needed = (after[axis + 2] - 1) * stride[axis] + span - before[axis + 2] - first
+        padding += [first, max(first, needed)]
+    return {"kernel": kernel, "stride": stride, "padding": tuple(padding), "dilation": dilation}

@@ -1,0 +1,45 @@
+"""Shapes of folded operations: signals as images of height 1, and how messages show a shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from onebit.fold.chain import Pending
+from onebit.fold.folder import Call, Folder
+
+
+def is_signal(call: Call) -> bool:
+    """Whether an operation reads signals (N, C, L), by the name of its layer or function."""
+    assert call.node is not None
+    bases = type(call.module).__mro__ if call.module is not None else (call.node.target,)
+    return any(getattr(base, "__name__", "").endswith("1d") for base in bases)
+
+
+def as_image(folder: Folder, call: Call, x: Pending) -> tuple[Pending, tuple[int, ...], tuple[int, ...]]:
+    """The first input as an image (C, H, W), and the shapes (N, C, H, W) of it and of the output."""
+    before, after = call.shapes
+    signal = is_signal(call)
+    if len(before) != 4 - signal:
+        raise call.refusal(f"got {shown(before)}, expected {'(N, C, L)' if signal else '(N, C, H, W)'}")
+    if not signal:
+        return x, before, after
+    wide, out = (*before[:2], 1, before[2]), (*after[:2], 1, after[2])
+    return folder.reshaped(call, x, before[1:], wide[1:]), wide, out
+
+
+def from_image(folder: Folder, call: Call, y: Pending) -> Pending:
+    """The output of an operation, from an image of it."""
+    _, after = call.shapes
+    return folder.reshaped(call, y, (after[1], 1, after[2]), after[1:]) if is_signal(call) else y
+
+
+def as_size(call: Call, numbers: Any, fill: int) -> tuple[int, int]:
+    """A number, or one per axis, as (height, width); `fill` for the height of a signal."""
+    first, last = (numbers, numbers) if isinstance(numbers, int) else (numbers[0], numbers[-1])
+    return (fill, int(last)) if is_signal(call) else (int(first), int(last))
+
+
+def shown(size: Sequence[int]) -> str:
+    """A shape with the batch axis, as in (N, 3, 8, 8)."""
+    return f"(N, {', '.join(str(axis) for axis in size[1:])})" if len(size) > 1 else "(N,)"

@@ -1,0 +1,427 @@
+"""Recurrent layers and attention with binary weights: torch's own code, keys, copies, compiler and fast paths."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import onebit
+from onebit.errors import CheckpointError, UsageError
+from onebit.evaluation.health import binary_signs, flip_ratio, gradient_health, layer_health, saturation
+from onebit.evaluation.modes import fixed_weights
+from onebit.export.torch_state import plain_state_dict, save_plain
+from onebit.layers import BinaryParametrization, binarize_, binary_layers, latent_keys
+from onebit.models.parts import init_latents_
+from onebit.optim import Bop, clip_latents_, compile_update_, latent_groups
+from onebit.quantizers import Sign, Stochastic, sign
+from onebit.report.histograms import _model_layers
+from onebit.train.printing import net_lines
+from onebit.train.weights import load_weights, read_weights, save_weights
+from onebit.verification.inspection import inspect_file
+
+
+def numbers(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+class Attention(nn.Module):
+    """Attention of a sequence to itself, or with keys and values of other widths."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True, **options)
+        self.other = options.get("kdim", 8), options.get("vdim", 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        keys, values = ((x if width == 8 else x[..., :width]) for width in self.other)
+        return self.attention(x, keys, values, need_weights=False)[0]
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind: type[nn.Module], **options: Any) -> None:
+        super().__init__()
+        self.layer = kind(8, 6, **options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not isinstance(self.layer, nn.RNNCellBase):
+            return self.layer(x)[0]
+        state = self.layer(x[:, 0])
+        return self.layer(x[:, 1], state)[0]
+
+
+CASES: dict[str, Callable[[], nn.Module]] = {
+    "lstm": lambda: Recurrent(nn.LSTM, batch_first=True),
+    "deep lstm": lambda: Recurrent(nn.LSTM, num_layers=2, bidirectional=True, proj_size=3),
+    "gru": lambda: Recurrent(nn.GRU, num_layers=2, bias=False),
+    "rnn": lambda: Recurrent(nn.RNN, nonlinearity="relu", bidirectional=True),
+    "lstm cell": lambda: Recurrent(nn.LSTMCell),
+    "gru cell": lambda: Recurrent(nn.GRUCell, bias=False),
+    "rnn cell": lambda: Recurrent(nn.RNNCell),
+    "attention": Attention,
+    "other widths": lambda: Attention(kdim=6, vdim=4, add_bias_kv=True),
+    "extra zeros": lambda: Attention(bias=False, add_zero_attn=True),
+}
+X = numbers(3, 5, 8)
+pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
+
+
+@pytest.fixture(params=list(CASES))
+def plain(request: pytest.FixtureRequest) -> nn.Module:
+    torch.manual_seed(0)
+    return CASES[request.param]()
+
+
+def made_binary(net: nn.Module, quantizer: Any = "sign") -> nn.Module:
+    return binarize_(copy.deepcopy(net), weight_quantizer=quantizer).model
+
+
+def matrices(net: nn.Module) -> dict[str, Tensor]:
+    return {name: p for name, p in net.named_parameters() if p.dim() == 2}
+
+
+def with_signs(net: nn.Module) -> nn.Module:
+    twin = copy.deepcopy(net)
+    with torch.no_grad():
+        for weight in matrices(twin).values():
+            weight.copy_(sign(weight))
+    return twin
+
+
+@pytest.fixture
+def lstm() -> nn.Module:
+    torch.manual_seed(0)
+    return made_binary(CASES["deep lstm"]())
+
+
+# ---------------------------------------------------------------------------------------------------- forward, backward
+@pytest.mark.parametrize("training", [True, False])
+def test_the_output_is_that_of_torchs_layer_with_binary_weights(plain: nn.Module, training: bool) -> None:
+    net, twin = made_binary(plain).train(training), with_signs(plain).train(training)
+    assert torch.equal(net(X), twin(X))
+    assert not torch.equal(net(X), plain.train(training)(X))
+    with torch.no_grad():  # torch has faster code for this
+        torch.testing.assert_close(net(X), twin(X))
+
+
+def test_every_matrix_is_binary_and_its_gradient_reaches_the_latent(plain: nn.Module) -> None:
+    net, twin = made_binary(plain), with_signs(plain)
+    incoming = numbers(*twin(X).shape, seed=1)
+    twin(X).backward(incoming)
+    net(X).backward(incoming)
+    layers = dict(binary_layers(net))
+    assert layers.keys() == matrices(plain).keys()
+    for name, weight in matrices(twin).items():
+        assert isinstance(layers[name].weight, nn.Parameter)
+        torch.testing.assert_close(layers[name].weight.grad, weight.grad)
+
+
+def test_a_step_of_the_optimizer_is_seen_by_the_next_pass(plain: nn.Module) -> None:
+    net = made_binary(plain)
+    optimizer = clip_latents_(torch.optim.SGD(latent_groups(net, lr=5.0)))
+    net(X).square().sum().backward()
+    before, signs = net(X), binary_signs(net)
+    optimizer.step()
+    assert flip_ratio(signs, binary_signs(net)) > 0
+    after = net(X)
+    assert not torch.equal(before, after)
+    clean = copy.deepcopy(plain)
+    clean.load_state_dict(plain_state_dict(net))
+    assert torch.equal(after, clean(X))
+    assert all(float(layer.weight.detach().abs().max()) <= 1 for _, layer in binary_layers(net))
+
+
+class Counted(Stochastic):
+    calls = 0
+
+    def forward(self, latent: Tensor) -> Tensor:
+        type(self).calls += 1
+        return super().forward(latent)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_each_weight_is_computed_once_in_a_pass(plain: nn.Module, training: bool) -> None:
+    net = made_binary(plain, Counted).train(training)
+    weights = len(list(binary_layers(net)))
+    Counted.calls = 0
+    passes = 2 if isinstance(getattr(plain, "layer", None), nn.RNNCellBase) else 1
+    net(X)
+    assert Counted.calls == weights * passes
+    assert all(layer.held is None for _, layer in binary_layers(net))  # type: ignore[attr-defined]
+
+
+def test_draws_come_from_the_generator_and_differ_from_weight_to_weight(plain: nn.Module) -> None:
+    generator = torch.Generator().manual_seed(3)
+    net = made_binary(plain, Stochastic(generator=generator))
+    first, second = net(X), net(X)
+    assert not torch.equal(first, second)
+    generator.manual_seed(3)
+    assert torch.equal(net(X), first)
+
+
+def test_after_an_error_the_next_pass_computes_the_weights_again(lstm: nn.Module) -> None:
+    expected = lstm(X)
+    with pytest.raises(RuntimeError):
+        lstm(X[..., :3])
+    for _, layer in binary_layers(lstm):
+        assert layer.held is None  # type: ignore[attr-defined]
+    assert torch.equal(lstm(X), expected)
+
+
+def test_a_weight_that_is_read_or_assigned_outside_of_a_pass(lstm: nn.Module) -> None:
+    layer = lstm.layer
+    assert set(layer.weight_ih_l0.unique().tolist()) == {-1.0, 1.0}
+    layer.weight_ih_l0 = torch.full_like(layer.weight_ih_l0, -0.25)
+    assert torch.equal(layer.parametrizations.weight_ih_l0.original.detach(), torch.full((24, 8), -0.25))
+    assert torch.equal(layer.weight_ih_l0, -torch.ones(24, 8))
+
+
+def test_packed_sequences_and_unbatched_ones() -> None:
+    torch.manual_seed(0)
+    plain = nn.LSTM(8, 6)
+    net, twin = made_binary(plain), with_signs(plain)
+    packed = nn.utils.rnn.pack_padded_sequence(X.transpose(0, 1), torch.tensor([5, 3, 1]))
+    assert torch.equal(net(packed)[0].data, twin(packed)[0].data)
+    assert torch.equal(net(X[0])[0], twin(X[0])[0])
+
+
+def test_the_fused_path_of_an_encoder_uses_binary_weights() -> None:
+    torch.manual_seed(0)
+    plain = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    net, twin = made_binary(plain).eval(), with_signs(plain).eval()
+    assert len(list(binary_layers(net))) == 4
+    with torch.no_grad():
+        torch.testing.assert_close(net(X), twin(X), rtol=1e-4, atol=1e-5)
+    chosen = binarize_(plain, weight_quantizer="sign", where=lambda name, layer: "attn" in name).model.eval()
+    assert [name for name, _ in binary_layers(chosen)] == ["self_attn.out_proj.weight", "self_attn.in_proj_weight"]
+    with torch.no_grad():
+        fast = chosen(X)
+    torch.testing.assert_close(fast, chosen(X))
+
+
+# ------------------------------------------------------------------------------------------------ keys, copies, devices
+def test_keys_are_those_of_torchs_parametrizations_and_plain_ones_load(plain: nn.Module) -> None:
+    net = made_binary(plain)
+    keys = latent_keys(net)
+    assert all(key.endswith(".original") for key in keys)
+    assert {latent.plain_key for latent in keys.values()} == matrices(plain).keys()
+    other = made_binary(plain)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(1)
+    state = other.state_dict()
+    assert state.keys() == net.state_dict().keys()
+    net.load_state_dict(state)
+    assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
+    assert torch.equal(net(X), other(X))
+    net.load_state_dict(plain.state_dict())  # strict: a real twin starts the training
+    for key, (plain_key, layer) in latent_keys(net).items():
+        assert torch.equal(layer.weight, plain.state_dict()[plain_key]), key
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        net.load_state_dict(plain.state_dict() | {"weight_ih_l9": X})
+
+
+def test_weight_files_hold_the_latents_and_take_plain_keys(plain: nn.Module, tmp_path: Path) -> None:
+    net = made_binary(plain)
+    save_weights(tmp_path / "w.safetensors", net, {})
+    again = made_binary(plain)
+    with torch.no_grad():
+        for parameter in again.parameters():
+            parameter.zero_()
+    load_weights(again, read_weights(tmp_path / "w.safetensors")[0], source="w")
+    assert torch.equal(again(X), net(X))
+    load_weights(again, {key: value + 1 for key, value in plain.state_dict().items()}, source="plain")
+    first = next(iter(latent_keys(again).values()))
+    assert torch.equal(first.layer.weight, plain.state_dict()[first.plain_key] + 1)
+    with pytest.raises(CheckpointError, match="belongs to another net"):
+        load_weights(again, {"other.weight": X}, source="w")
+    found = inspect_file(tmp_path / "w.safetensors")
+    assert {layer.name for layer in found.layers} == latent_keys(net).keys()
+
+
+def test_the_plain_export_loads_into_plain_layers_and_is_binary(plain: nn.Module, tmp_path: Path) -> None:
+    net = made_binary(plain, "xnor").eval()
+    save_plain(net, tmp_path / "plain.safetensors")
+    state = read_weights(tmp_path / "plain.safetensors")[0]
+    twin = copy.deepcopy(plain).eval()
+    twin.load_state_dict(state)
+    assert torch.equal(twin(X), net(X))
+    found = inspect_file(tmp_path / "plain.safetensors")
+    assert {layer.name for layer in found.layers} == matrices(plain).keys()
+    assert {layer.verdict for layer in found.layers} == {"binary"}
+
+
+def test_copies_and_other_dtypes(plain: nn.Module) -> None:
+    net = made_binary(plain)
+    expected = net(X)
+    twin = copy.deepcopy(net)
+    assert torch.equal(twin(X), expected)
+    with torch.no_grad():
+        for _, layer in binary_layers(twin):
+            layer.weight.fill_(1)
+    assert torch.equal(net(X), expected)
+    assert not torch.equal(twin(X), expected)
+    wide = copy.deepcopy(net.double())
+    assert wide(X.double()).dtype == torch.float64
+    torch.testing.assert_close(wide(X.double()).float(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_under_autocast() -> None:
+    torch.manual_seed(0)
+    net = made_binary(Attention())
+    with torch.autocast("cpu", torch.bfloat16):
+        out = net(X)
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), net(X), rtol=0.1, atol=0.1)
+
+
+def test_functional_calls_use_the_latents_that_are_given(lstm: nn.Module) -> None:
+    expected = lstm(X)
+    other = {key: -p.detach() if key in latent_keys(lstm) else p.detach() for key, p in lstm.named_parameters()}
+    found = torch.func.functional_call(lstm, other, (X,))
+    assert not torch.equal(found, expected)
+    lstm.load_state_dict(other)
+    assert torch.equal(lstm(X), found)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler causes some itself
+@pytest.mark.parametrize(("name", "whole"), [("attention", True), ("lstm", False)])
+def test_compiled_equals_eager(name: str, whole: bool) -> None:
+    """torch does not compile LSTM layers themselves: they run eagerly between two graphs."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    net = made_binary(CASES[name](), "xnor")
+    results = []
+    for run in (net, torch.compile(net, backend="aot_eager", fullgraph=whole)):
+        net.zero_grad()
+        out = run(X)
+        out.square().sum().backward()
+        results.append([out.detach(), *(p.grad.clone() for p in net.parameters() if p.grad is not None)])
+    for eager, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(eager, compiled)
+
+
+# ---------------------------------------------------------------------------------------------- the rest of the package
+def test_a_test_mode_fixes_the_weights(plain: nn.Module) -> None:
+    net = made_binary(plain).eval()
+    with fixed_weights(net, "latent"):
+        torch.testing.assert_close(net(X), plain.eval()(X))
+    with fixed_weights(net, "binary"):
+        torch.testing.assert_close(net(X), with_signs(plain).eval()(X))
+    with fixed_weights(net, "sample", generator=torch.Generator().manual_seed(0)):
+        drawn = net(X)
+        assert torch.equal(net(X), drawn)
+    assert not torch.equal(net(X), drawn)
+
+
+def test_groups_health_and_initialization_know_the_latents(plain: nn.Module) -> None:
+    net = made_binary(plain)
+    groups = latent_groups(net, lr=0.1, lr_scale="glorot")
+    latents = {id(layer.weight) for _, layer in binary_layers(net)}
+    assert {id(p) for group in groups if group["latent"] for p in group["params"]} == latents
+    assert sorted(id(p) for group in groups for p in group["params"]) == sorted(id(p) for p in net.parameters())
+    for _, layer in binary_layers(net):
+        init_latents_(layer, "uniform")
+    assert 0 < max(float(layer.weight.detach().abs().max()) for _, layer in binary_layers(net)) <= 1
+    assert saturation(net) == 0
+    before = binary_signs(net)
+    with torch.no_grad():
+        for _, layer in binary_layers(net):
+            layer.weight.fill_(-1)
+    assert saturation(net) == 1
+    health = layer_health(net, before, binary_signs(net), {})
+    assert health.keys() == matrices(plain).keys()
+    assert all(0.1 < measured["flip_ratio"] < 0.9 for measured in health.values())
+
+
+class Classifier(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = Attention()
+        self.lstm = nn.LSTM(8, 6, batch_first=True)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.lstm(x + self.attention(x))[0][:, -1])
+
+
+@pytest.fixture
+def classifier() -> nn.Module:
+    torch.manual_seed(0)
+    return made_binary(Classifier())
+
+
+def test_gradient_health_names_the_weights(classifier: nn.Module) -> None:
+    measured = gradient_health(classifier, X, torch.tensor([0, 1, 2]), precision="fp32")
+    assert measured.keys() == {name for name, _ in binary_layers(classifier)}
+    assert all(0 <= row["zero_gradients"] < 0.5 for row in measured.values())
+
+
+def test_pictures_and_lines_count_each_weight_once(classifier: nn.Module) -> None:
+    shown = {layer.name for layer in _model_layers(classifier)}
+    assert shown == {latent.plain_key for latent in latent_keys(classifier).values()}
+    first, _ = net_lines(classifier)
+    assert first.startswith("Classifier: 5 layers (5 binary), ")
+
+
+def test_bop_and_the_compiled_update_move_the_latents(classifier: nn.Module) -> None:
+    Bop(latent_groups(copy.deepcopy(classifier), lr=1e-3))
+    nets = [copy.deepcopy(classifier) for _ in range(2)]
+    for net, compiled in zip(nets, (False, True), strict=True):
+        optimizer = clip_latents_(torch.optim.Adam(latent_groups(net, lr=0.01)))
+        if compiled:
+            compile_update_(optimizer, net, precision="fp32", backend="eager")
+        for _ in range(3):
+            optimizer.zero_grad()
+            net(X).square().sum().backward()
+            optimizer.step()
+        prepared = [layer.weight_quantizer.prepared is not None for _, layer in binary_layers(net)]  # type: ignore[union-attr]
+        assert all(prepared) == any(prepared) == compiled
+        net(X)
+        assert not any(layer.weight_quantizer.prepared for _, layer in binary_layers(net))  # type: ignore[union-attr]
+    for one, other in zip(*(net.parameters() for net in nets), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------------------------ binarize_
+def test_a_layer_in_two_places_is_made_binary_once() -> None:
+    layer = nn.GRU(4, 4)
+    net = binarize_(nn.ModuleDict({"a": layer, "b": layer}), weight_quantizer="sign").model
+    assert net["a"] is net["b"] is layer
+    assert [name for name, _ in binary_layers(net)] == ["a.weight_ih_l0", "a.weight_hh_l0"]
+    assert set(plain_state_dict(net)) == set(nn.ModuleDict({"a": nn.GRU(4, 4), "b": nn.GRU(4, 4)}).state_dict())
+
+
+def test_a_lone_layer_a_scale_and_a_second_call() -> None:
+    layer = nn.LSTM(4, 4)
+    assert binarize_(layer, weight_quantizer="sign", value="glorot").model is layer
+    assert [name for name, _ in binary_layers(layer)] == ["weight_ih_l0", "weight_hh_l0"]
+    magnitudes = layer.weight_ih_l0.abs().unique()
+    assert magnitudes.tolist() == pytest.approx([(1.5 / (16 + 4)) ** 0.5])
+    with pytest.raises(UsageError, match="nothing to binarize"):
+        binarize_(layer)
+
+
+def test_a_weight_that_is_computed_already_is_refused() -> None:
+    layer = nn.utils.parametrizations.weight_norm(nn.LSTM(4, 4), "weight_hh_l0")
+    net = nn.Sequential(nn.Linear(4, 4), nn.GRU(4, 4))
+    nn.utils.parametrizations.weight_norm(net[1], "weight_hh_l0")
+    for refused in (layer, net):
+        with pytest.raises(UsageError, match=r"its weight is computed from other parameters|nothing to binarize"):
+            binarize_(refused)
+    assert type(net[0]) is nn.Linear, "nothing was replaced before the error"
+
+
+def test_the_interface_of_a_parametrized_weight(lstm: nn.Module) -> None:
+    part = lstm.layer.parametrizations.weight_hh_l0[0]
+    assert isinstance(part, BinaryParametrization)
+    assert isinstance(part.weight_quantizer, Sign)
+    assert part.weight is lstm.layer.parametrizations.weight_hh_l0.original
+    assert part.input_quantizer is None
+    assert torch.equal(part.binary_weight().signs, part.effective_weight())
+    assert onebit.layers.binary_parametrizations(lstm.layer)["weight_hh_l0"] is part
