@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -281,7 +282,7 @@ def test_batches_do_not_matter(seed: int, count: int, shape: tuple[int, ...], cu
     whole, parts = Spread(), Spread()
     whole.add(ours, theirs)
     edges = [0, *sorted(min(cut, count) for cut in cuts), count]
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in itertools.pairwise(edges):
         parts.add(ours[start:stop], theirs[start:stop])
     assert (whole.apart() == parts.apart()).all()
     assert whole.relative_difference == parts.relative_difference
