@@ -319,7 +319,7 @@ def _batch(array: np.ndarray, *, without: int | None = None) -> str:
 
 def _any_of(differs: np.ndarray) -> np.ndarray:
     """Whether anything differs in each sample: bool (n, …) -> (n,)."""
-    found: np.ndarray = differs.reshape(len(differs), -1).any(axis=1)
+    found = np.asarray(differs.reshape(len(differs), -1).any(axis=1))
     return found
 
 
