@@ -11,15 +11,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from onebit.common.tables import did_you_mean, resolve
-from onebit.data import Dataset, Split, check_dataset
+from onebit.data import Dataset, Split
 from onebit.errors import UsageError
 from onebit.evaluation.batches import fitting_batch
+from onebit.evaluation.metrics import task_of
+from onebit.evaluation.misfits import check_takes_inputs, explained_samples
 from onebit.evaluation.model_inputs import check_takes
-from onebit.evaluation.modes import evaluate, mode_logits, parse_weights
+from onebit.evaluation.modes import evaluate, mode_outputs, parse_weights
+from onebit.evaluation.nested import first_samples, mapped
 from onebit.evaluation.scores import Score
+from onebit.evaluation.sources import ArraySamples, Samples, as_samples
 from onebit.layers import binarize_, binary_layers, check_model, with_options
 from onebit.models import MODELS
 from onebit.models.parts import init_latents_
@@ -27,9 +31,10 @@ from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 from onebit.recipe import Recipe, build_recipe, default_settings, flatten, merge, method_settings, refuse_unused
 from onebit.report import plot_history
 from onebit.runs.constant_sign import one_sign_warning
-from onebit.runs.model import build_training, resolve_device
+from onebit.runs.model import build_own_training, build_training, resolve_device
 from onebit.runs.resolve import resolve as resolve_recipe
 from onebit.runs.run import facts_of, fit_recipe, load_recipe_data, start_folder
+from onebit.train.fit_data import FitData, batch_size_of, epoch_size, fit_data
 from onebit.train.history import EpochLog, History
 from onebit.train.lock import lock_folder
 
@@ -83,9 +88,10 @@ class Trainer:
 
     Args:
         model: name of a model (`onebit list models`), which each `fit` builds again, so that it gives the same result;
-            or a module, which is trained in place. A module takes uint8 images (N, C, H, W), see `onebit.InputCoding`.
-            A module without binary layers is binarized with the quantizers of the method, and its latents are
-            initialized as in a model; options={"init": "default"} keeps its weights. A module with binary layers is not
+            or a module, which is trained in place. It takes the inputs of the data: uint8 images (N, C, H, W) of a data
+            set, see `onebit.InputCoding`, or what your own data have. A module without binary layers is binarized
+            with the quantizers of the method, and its latents are initialized as in a model;
+            options={"init": "default"} keeps its weights. A module with binary layers is not
             changed.
         method: see `onebit list methods`.
         options: of the model, such as {"widths": (784, 256, 10)}; for a module those of its quantizers.
@@ -119,7 +125,8 @@ class Trainer:
         name = model if isinstance(model, str) else type(model).__name__
         self._settings = merge(settings, {"model": {**(options or {}), "name": name}})
         self._given: nn.Module | None = model if isinstance(model, nn.Module) else None
-        self._trained: tuple[nn.Module, Dataset] | None = None
+        self._trained: tuple[nn.Module, Dataset | FitData] | None = None
+        self._metric: Any = None
         self.recipe = self._recipe("mnist")
         """The settings of the training; `fit` completes them with those of the data set."""
         if self._given is None:
@@ -137,15 +144,17 @@ class Trainer:
         """
         return self._model_and_data()[0]
 
-    def _model_and_data(self) -> tuple[nn.Module, Dataset]:
+    def _model_and_data(self) -> tuple[nn.Module, Dataset | FitData]:
         if self._trained is None:
             raise UsageError("nothing is trained yet: call fit(data) first")
         return self._trained
 
     def fit(
         self,
-        data: Dataset | str,
+        data: Any,
         *,
+        validation: Any = None,
+        metric: Any = None,
         epochs: float | None = None,
         folder: str | Path | None = None,
         resume: bool = False,
@@ -155,9 +164,11 @@ class Trainer:
         """Train; afterwards the net holds the weights of the last epoch.
 
         Args:
-            data: a data set, or the name of one.
+            data: the name of a data set, or data of any form that `onebit.fit` takes, such as (inputs, targets).
+            validation, metric: see `onebit.fit`.
             epochs: instead of those of the settings.
-            folder: a run folder for metrics, checkpoint and weights; None writes nothing.
+            folder: a run folder for metrics, checkpoint and weights; None writes nothing. Your own data are not copied
+                there: the checkpoint has a digest of them.
             resume: continue from its last checkpoint.
             on_epoch, verbose: see `onebit.train.options.Monitor`.
 
@@ -166,69 +177,124 @@ class Trainer:
 
         A layer of a module whose binary inputs are all equal, as after a ReLU, causes a warning.
         """
-        if not isinstance(data, str):
-            check_dataset(data)
-        name = data if isinstance(data, str) else data.name
+        source = data if isinstance(data, str) else _own_data(data, validation, self._settings.get("batch_size"))
+        name = source if isinstance(source, str) else source.name
         recipe = self._recipe(name, {} if epochs is None else {"epochs": epochs})
         refuse_unused(recipe, flatten(self._settings))
-        if isinstance(data, str):
+        self._metric = metric
+        options: dict[str, Any] = {"folder": folder, "resume": resume, "metric": metric}
+        options |= {"on_epoch": on_epoch, "verbose": verbose}
+        if isinstance(source, str):
             if self._given is None:
                 resolve_recipe(recipe)
-            data = load_recipe_data(recipe)
+            source = load_recipe_data(recipe)
         elif unused := next((name for name in OF_FILES if name in self._settings), None):
-            raise UsageError(f"{unused} is for data that is given by its name, got {data.name} as a Dataset")
-        self.recipe = recipe = replace(recipe, validation=len(data.validation))
-        given = None if self._given is None else _made_binary(self._given, recipe, data)
-        training = build_training(recipe, data, model=given)
-        if given is not None and len(data.train) > 1 and (text := one_sign_warning(given, _sample(data))):
+            raise UsageError(f"{unused} is for data that is given by its name, got {source.name} as a Dataset")
+        if isinstance(source, FitData):
+            return self._fit_own(source, recipe, **options)
+        if isinstance(data, (str, Dataset)) and validation is not None:
+            options["validation"] = validation
+        self.recipe = recipe = replace(recipe, validation=len(source.validation))
+        given = None if self._given is None else _made_binary(self._given, recipe)
+        if given is not None:
+            check_takes(given, source.input_shape, data=source.name)
+        training = build_training(recipe, source, model=given)
+        if given is not None and len(source.train) > 1 and (text := one_sign_warning(given, _sample(source))):
             warnings.warn(text, stacklevel=2)
-        files: dict[str, Any] = {"folder": folder, "resume": resume}
         with lock_folder(folder):
             if folder is not None and given is None:
                 start_folder(Path(folder), recipe, resume=resume)
-                files["facts"] = facts_of(recipe, data)
-            self._trained = training.model, data
-            history = fit_recipe(recipe, training, data, on_epoch=on_epoch, verbose=verbose, **files)
+                options["facts"] = facts_of(recipe, source)
+            self._trained = training.model, source
+            history = fit_recipe(recipe, training, source, **options)
+        self.history = TrainerHistory(history.rows, source.name)
+        return self.history
+
+    def _fit_own(self, data: FitData, recipe: Recipe, **options: Any) -> TrainerHistory:
+        """`fit` of a module on data that are not images in memory."""
+        if self._given is None:
+            raise UsageError(
+                f"model {self._settings['model']['name']!r} takes uint8 images (N, C, H, W) in memory: "
+                "pass a module that takes these data"
+            )
+        assert not isinstance(data.train, Split)  # else it is a Dataset
+        batch_size = self._settings.get("batch_size")
+        self.recipe = recipe = replace(recipe, batch_size=batch_size_of(data, batch_size, usual=recipe.batch_size))
+        model = _made_binary(self._given, recipe)
+        inputs = next(data.train.batches())[0]
+        check_takes_inputs(model, inputs, name=data.name)
+        samples, steps = epoch_size(data, recipe.batch_size)
+        training = build_own_training(recipe, model, samples=samples, steps=steps)
+        few = first_samples(inputs, LOOK_IMAGES)
+        if isinstance(few, Tensor) and len(few) > 1 and (text := one_sign_warning(model, few)):
+            warnings.warn(text, stacklevel=3)
+        self._trained = model, data
+        history = fit_recipe(recipe, training, data, **options)
         self.history = TrainerHistory(history.rows, data.name)
         return self.history
 
     def evaluate(
-        self, split: Split | str = "test", *, weights: str = "binary", seed: int = 0, verbose: bool | None = None
+        self, split: Any = "test", *, weights: str = "binary", seed: int = 0, verbose: bool | None = None
     ) -> Score:
-        """Accuracy, loss, entropy and calibration in a test mode; see `onebit.evaluate`.
+        """Loss and metrics in a test mode, of a classification also accuracy and calibration; see `onebit.evaluate`.
 
         Args:
-            split: images with labels, or "test", "validation" or "train" of the training data set.
+            split: "test", "validation" or "train" of the data set of the training, or data of any form that
+                `onebit.evaluate` takes; your own data have no test split.
             weights, seed, verbose: see `onebit.evaluate`.
 
         Raises:
             UsageError: an unknown split, images of another shape than in training, or an unknown test mode.
         """
         model, data = self._model_and_data()
-        if isinstance(split, str) and split not in SPLITS:
-            raise UsageError(f"unknown split {split!r}{did_you_mean(split, SPLITS)}")
-        chosen: Split = getattr(data, split) if isinstance(split, str) else split
-        if not isinstance(chosen, Split):
-            raise UsageError(f"split must be a Split or one of {', '.join(SPLITS)}, got {type(chosen).__name__}")
-        self._check_images(chosen.images)
+        if isinstance(split, str):
+            if split not in SPLITS:
+                raise UsageError(f"unknown split {split!r}{did_you_mean(split, SPLITS)}")
+            split = getattr(data, split, None)
+            if split is None:
+                raise UsageError("the data of this training have no such split: pass data, as (inputs, targets)")
+        elif isinstance(split, Dataset):
+            split = split.test
+        elif isinstance(split, (np.ndarray, Tensor)):
+            raise UsageError(
+                f"split must be a Split or one of {', '.join(SPLITS)}, got {type(split).__name__}; of arrays pass "
+                "(inputs, targets)"
+            )
+        if isinstance(split, Split) and isinstance(data, Dataset):
+            self._check_images(split.images)
+        loss, metric = self.recipe.loss, self._metric
         return evaluate(
-            model, chosen, weights=weights, train=data.train, loss=self.recipe.loss, seed=seed, verbose=verbose
+            model, split, weights=weights, train=data.train, loss=loss, metric=metric, seed=seed, verbose=verbose
         )
 
-    def predict(self, images: np.ndarray, *, weights: str = "binary", seed: int = 0) -> np.ndarray:
-        """Probabilities (N, classes) of uint8 images (N, C, H, W) in a test mode.
+    def predict(self, images: Any, *, weights: str = "binary", seed: int = 0) -> Any:
+        """Predictions in a test mode: probabilities (N, classes), of each label, or the outputs of a regression.
+
+        Args:
+            images: uint8 images (N, C, H, W), or inputs of the kind that the net was trained on: an array, a tensor, a
+                loader or a data set, whose targets are left out.
+            weights, seed: see `onebit.evaluate`.
 
         Raises:
             UsageError: images of another dtype or shape than in training, or an unknown test mode.
         """
         model, data = self._model_and_data()
-        images = np.asarray(images)
-        self._check_images(images)
         parse_weights(weights)
-        if not len(images):
-            return np.zeros((0, *getattr(model, "output_shape", (len(data.classes),))), np.float32)
-        logits = mode_logits(model, images, weights=weights, train=data.train, seed=seed)
-        return logits.softmax(dim=1).cpu().numpy()
+        if isinstance(data, Dataset):
+            images = np.asarray(images)
+            self._check_images(images)
+            if not len(images):
+                return np.zeros((0, *getattr(model, "output_shape", (len(data.classes),))), np.float32)
+            samples: Samples = ArraySamples(images)
+        else:
+            samples = as_samples(images, name="inputs")
+        with explained_samples(model, samples):
+            outputs, _ = mode_outputs(model, samples, weights=weights, train=data.train, seed=seed)
+        if isinstance(outputs, Tensor):
+            task = task_of(self.recipe.loss)
+            outputs = outputs.sigmoid() if task == "multi-label" else outputs
+            outputs = outputs.softmax(dim=1) if task == "classification" else outputs
+        return mapped(lambda tensor: tensor.cpu().numpy(), outputs)
 
     def _check_images(self, images: Any) -> None:
         """Refuse all but uint8 (N, C, H, W), C × H × W as in training; a U-Net takes other sizes as well."""
@@ -289,12 +355,8 @@ def _sample(data: Dataset) -> Any:
     return data.train[np.linspace(0, len(data.train) - 1, count).astype(np.int64)].images
 
 
-def _made_binary(model: nn.Module, recipe: Recipe, data: Dataset) -> nn.Module:
-    """A module of the user, binarized in place, with latents that are initialized as the recipe says.
-
-    Raises:
-        UsageError: it does not take the images of the data.
-    """
+def _made_binary(model: nn.Module, recipe: Recipe) -> nn.Module:
+    """A module of the user, binarized in place, with latents that are initialized as the recipe says."""
     settings = recipe.model
     if settings.weight_quantizer is not None and not any(True for _ in binary_layers(model)):
         torch.manual_seed(recipe.seed)
@@ -304,6 +366,16 @@ def _made_binary(model: nn.Module, recipe: Recipe, data: Dataset) -> nn.Module:
         binarize_(model, weight_quantizer=weights, input_quantizer=inputs, value=settings.value)
         for _, layer in binary_layers(model):
             init_latents_(layer, settings.init)
-    model.to(resolve_device(recipe.device))
-    check_takes(model, data.input_shape, data=data.name)
-    return model
+    return model.to(resolve_device(recipe.device))
+
+
+def _own_data(data: Any, validation: Any, batch_size: int | None) -> Dataset | FitData:
+    """Data that are not named: images with labels as a `Dataset` without a test split, all other data as they are."""
+    if isinstance(data, Dataset):
+        return data
+    own = fit_data(data, validation, batch_size=batch_size)
+    if not isinstance(own.train, Split) or not isinstance(own.validation, (Split, type(None))):
+        return own
+    empty = own.train[:0]
+    identity = own.identity()
+    return Dataset(own.name, own.train, own.validation or empty, empty, own.classes, identity=identity)

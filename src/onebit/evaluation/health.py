@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onebit.evaluation.losses import cross_entropy
+from onebit.evaluation.losses import Loss, cross_entropy
 from onebit.evaluation.model_inputs import kept_training
+from onebit.evaluation.nested import first_samples, leaves, mapped
 from onebit.evaluation.precision import autocast
 from onebit.layers import BinaryLayer, LatentWeight, binary_layers
 
@@ -79,17 +80,18 @@ def layer_health(
     return health
 
 
-def gradient_health(model: nn.Module, x: Tensor, y: Tensor, *, precision: str) -> LayerHealth:
+def gradient_health(model: nn.Module, x: Any, y: Any, *, precision: str, loss: Loss = cross_entropy) -> LayerHealth:
     """Shares of zero gradients, from one extra forward and backward pass that leaves the training unchanged.
 
-    The gradient is that of the cross-entropy, whatever the training loss: a hinge loss of 0 has no gradient, which says
-    nothing about the layers.
+    For a classification the gradient is that of the cross-entropy, whatever the training loss: a hinge loss of 0 has no
+    gradient, which says nothing about the layers.
 
     Args:
-        x, y: images (uint8, N×C×H×W) and labels of a training batch; the first LOOK_IMAGES are used.
+        x, y: inputs and targets of a training batch; the first LOOK_IMAGES are used.
+        loss: of other tasks.
         precision: see `onebit.evaluation.precision`.
     """
-    x, y = x[:LOOK_IMAGES], y[:LOOK_IMAGES]
+    x, y = first_samples(x, LOOK_IMAGES), first_samples(y, LOOK_IMAGES)
     latents = {name: layer.weight for name, layer in binary_layers(model) if layer.weight.requires_grad}
     inputs: dict[str, list[Tensor]] = {}
     with ExitStack() as stack:
@@ -101,9 +103,9 @@ def gradient_health(model: nn.Module, x: Tensor, y: Tensor, *, precision: str) -
         if not latents and not inputs:
             return {}
         model.train()
-        with autocast(precision, y.device):
+        with autocast(precision, next(leaves(y)).device):
             logits = model(x)
-        value = cross_entropy(logits.float(), y)
+        value = loss(mapped(Tensor.float, logits), y)
         if not value:
             latents = {}  # the logits are so large that even the cross-entropy has no gradient
         gradients = torch.autograd.grad(value, list(latents.values()), allow_unused=True) if latents else ()

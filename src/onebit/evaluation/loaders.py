@@ -117,6 +117,11 @@ def sequential(loader: DataLoader[Any]) -> DataLoader[Any]:
     return resampled(loader, order)
 
 
+def keeps_order(loader: DataLoader[Any]) -> bool:
+    """Whether each pass gives the samples in the same order."""
+    return isinstance(_index_order(loader), (SequentialSampler, DistributedSampler))
+
+
 def resampled(loader: DataLoader[Any], order: Any) -> DataLoader[Any]:
     """A loader with the data set, batch size, collate function and workers of another one, and an order of its own."""
     return DataLoader(

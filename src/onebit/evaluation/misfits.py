@@ -13,7 +13,7 @@ from onebit.errors import DataError, OnebitError, UsageError, first_line
 from onebit.evaluation.losses import paired, per_sample
 from onebit.evaluation.metrics import is_classification
 from onebit.evaluation.model_inputs import check_takes, kept_training, model_device
-from onebit.evaluation.nested import all_finite, first_samples, leaves, mapped, shown
+from onebit.evaluation.nested import all_finite, first_samples, leaves, mapped, shown, size_of
 from onebit.evaluation.sources import ArraySamples, Samples
 from onebit.layers import InputCoding
 
@@ -23,17 +23,23 @@ BATCH_NORM_ALONE = "Expected more than 1 value per channel"
 
 
 @torch.no_grad()
-def check_takes_inputs(model: nn.Module, inputs: Any, *, name: str = "") -> None:
-    """Refuse inputs that a model does not take, by a forward pass of the first two.
+def outputs_for(model: nn.Module, inputs: Any) -> Any:
+    """The outputs for the first two samples in eval mode; nothing changes, also no random state of the CPU."""
+    plain, device = getattr(model, "_orig_mod", model), model_device(model)
+    few = mapped(lambda tensor: tensor.to(device), first_samples(inputs, 2))
+    with torch.random.fork_rng(devices=[]), kept_training(plain):
+        return plain.eval()(few)
+
+
+def check_takes_inputs(model: nn.Module, inputs: Any, *, name: str = "") -> Any:
+    """Refuse inputs that a model does not take; returns its outputs for the first two.
 
     Raises:
         UsageError: what the model got, why torch refuses it, and how to go on.
     """
-    plain, device = getattr(model, "_orig_mod", model), model_device(model)
-    few = mapped(lambda tensor: tensor.to(device), first_samples(inputs, 2))
+    plain = getattr(model, "_orig_mod", model)
     try:
-        with torch.random.fork_rng(devices=[]), kept_training(plain):
-            plain.eval()(few)
+        return outputs_for(model, inputs)
     except OnebitError:
         raise
     except OF_TORCH as error:
@@ -55,6 +61,10 @@ def _way(model: nn.Module, inputs: Any) -> str:
         return "pass float32, or begin it with onebit.InputCoding() for uint8 pixels"
     if coded and torch.uint8 not in dtypes:
         return "its InputCoding takes uint8 pixels; leave it out for inputs of other kinds"
+    if not any(dtype.is_floating_point for dtype in dtypes) and not any(
+        isinstance(m, nn.Embedding) for m in model.modules()
+    ):
+        return f"its weights are {str(own).removeprefix('torch.')}, convert the inputs with .float()"
     for path, layer in model.named_modules():
         for attribute, what in (("in_features", "features, (N, {})"), ("in_channels", "channels, (N, {}, …)")):
             if isinstance(size := getattr(layer, attribute, None), int):
@@ -79,7 +89,7 @@ def check_targets(outputs: Any, targets: Any, task: str | None) -> None:
                 f"the {what} {shown(value)}, expected a tensor: pass loss=, a function (outputs, targets) -> scalar"
             )
     if not all_finite(targets):
-        raise DataError(f"the targets hold NaN or infinite values, {_where(targets)}: clean them before training")
+        raise not_finite("targets", targets)
     if task in ("regression", "multi-label"):
         paired(outputs, targets, task)
         low, high = float(targets.min()), float(targets.max())
@@ -99,14 +109,6 @@ def check_labels(labels: Tensor, classes: int) -> None:
             f"labels: got {wrong}, the model has {classes} logits for the labels 0..{classes - 1}: "
             "number the classes from 0, or give the model more outputs"
         )
-
-
-def _where(value: Any) -> str:
-    """The first sample of a batch with a number that is not finite."""
-    for leaf in leaves(value):
-        if leaf.is_floating_point() and len(bad := (~torch.isfinite(leaf)).nonzero()):
-            return f"the first in sample {int(bad[0][0])}"
-    return ""
 
 
 @contextmanager
@@ -140,23 +142,28 @@ def explained_targets(outputs: Any, targets: Any, task: str | None) -> Iterator[
         raise
 
 
-def refuse_not_finite(samples: Samples, *, most: int | None = None) -> None:
-    """Look for NaN and infinite values in samples, after a loss that is not a number.
+def checked(samples: Samples, batch_size: int | None = None) -> Iterator[tuple[Any, Any]]:
+    """The batches of samples in order; DataError for inputs that are not finite, which binary layers would hide."""
+    done = 0
+    for inputs, targets in samples.batches(batch_size):
+        if not all_finite(inputs):
+            raise not_finite("inputs", inputs, before=done, name=samples.name)
+        done += size_of(inputs)
+        yield inputs, targets
 
-    Args:
-        most: number of batches to look at; all by default.
+
+def refuse_not_finite(samples: Samples) -> None:
+    """Look for NaN and infinite values in samples, after a loss that is not a number.
 
     Raises:
         DataError: the first batch with one.
     """
     done = 0
-    for index, (inputs, targets) in enumerate(samples.batches()):
+    for inputs, targets in samples.batches():
         for what, value in (("inputs", inputs), ("targets", targets)):
             if value is not None and not all_finite(value):
                 raise not_finite(what, value, before=done, name=samples.name)
-        done += len(next(leaves(inputs)))
-        if index + 1 == most:
-            return
+        done += size_of(inputs)
 
 
 def not_finite(what: str, value: Any, *, before: int = 0, name: str = "") -> DataError:
@@ -165,12 +172,8 @@ def not_finite(what: str, value: Any, *, before: int = 0, name: str = "") -> Dat
     Args:
         before: number of samples before this batch.
     """
-    for leaf in leaves(value):
-        if leaf.is_floating_point() and len(bad := (~torch.isfinite(leaf)).nonzero()):
-            sample = before + int(bad[0][0])
-            kind = "NaN" if bool(torch.isnan(leaf).any()) else "infinite values"
-            return DataError(
-                f"{name or 'the data'}: the {what} hold {kind}, the first in sample {sample}: clean them, or fill in "
-                "what is missing"
-            )
-    return DataError(f"{name or 'the data'}: the {what} are not finite")
+    wrong = next(leaf for leaf in leaves(value) if not all_finite(leaf))
+    sample = before + int((~torch.isfinite(wrong)).nonzero()[0][0])
+    kind = "NaN" if bool(torch.isnan(wrong).any()) else "infinite values"
+    way = "clean them, or fill in what is missing"
+    return DataError(f"{name or 'the data'}: the {what} hold {kind}, the first in sample {sample}: {way}")

@@ -19,7 +19,7 @@ from onebit.evaluation.batches import OnImages, image_batches, images_done, in_t
 from onebit.evaluation.batches import predict_logits as predict_logits
 from onebit.evaluation.losses import Loss
 from onebit.evaluation.metrics import chosen_metrics, task_of
-from onebit.evaluation.misfits import explained_samples, explained_targets, refuse_not_finite
+from onebit.evaluation.misfits import check_targets, checked, explained_samples, refuse_not_finite
 from onebit.evaluation.model_inputs import check_own_shape, kept_training, model_device
 from onebit.evaluation.nested import mapped, shown, size_of
 from onebit.evaluation.scores import Score, score_outputs
@@ -259,7 +259,7 @@ def mode_outputs(
             if bn == "reestimate" and train is not None:
                 source = bn_images(train) if isinstance(train, Split) else as_samples(train, name="train")
                 reestimate_batch_norm_(model, source, batch_size=batch_size)
-            outputs, targets = outputs_of(model, samples.batches(batch_size), count=count, on_images=done)
+            outputs, targets = outputs_of(model, checked(samples, batch_size), count=count, on_images=done)
         if draws == 1:
             return outputs, targets
         if not isinstance(outputs, Tensor) or outputs.dim() < 2:
@@ -328,9 +328,9 @@ def evaluate(
         raise DataError(f"{samples.name}: there are no targets to compare with: pass (inputs, targets)")
     # a mean of probabilities has no margins: its loss is the cross-entropy, whatever the training loss
     loss = "cross_entropy" if parse_weights(weights)[1] > 1 else loss
-    with explained_targets(outputs, targets, task_of(loss)):
-        count = size_of(targets)
-        score = score_outputs(outputs, targets, count=count, loss=loss, metrics=metrics, weights=weights, bn=bn)
+    check_targets(outputs, targets, task_of(loss))
+    count = size_of(targets)
+    score = score_outputs(outputs, targets, count=count, loss=loss, metrics=metrics, weights=weights, bn=bn)
     if not math.isfinite(score.loss):
         refuse_not_finite(samples)
     return score

@@ -18,7 +18,7 @@ from onebit.common.arguments import check_number, described
 from onebit.data import Dataset, Split, StreamedImages
 from onebit.errors import DataError, UsageError, WrongTypeError
 from onebit.evaluation.batches import array_batches, batch_indices, fitting_batch
-from onebit.evaluation.loaders import held_tensors, is_iterable, loader_length, sample_count, sequential, unpromised
+from onebit.evaluation.loaders import held_tensors, is_iterable, keeps_order, loader_length, sample_count, sequential
 from onebit.evaluation.nested import size_of
 
 FORMS = "a DataLoader, a torch Dataset, a pair (inputs, targets) of arrays or tensors, a Split or a onebit.Dataset"
@@ -113,10 +113,24 @@ class LoaderSamples:
         """Samples of a pass in order; None if the loader does not know."""
         return sample_count(self.ordered)
 
+    @cached_property
+    def steps(self) -> int:
+        """Batches of an epoch; a loader that does not know its length is read once to count them.
+
+        Raises:
+            UsageError: there are none.
+        """
+        known = loader_length(self.loader)
+        if known is None:
+            known = sum(1 for _ in self.loader)
+        if not known:
+            raise UsageError(f"{self.name}: the loader is empty, it gives no batches")
+        return known
+
     @property
     def repeatable(self) -> bool:
         """Whether each pass gives the samples in the same order."""
-        return self.ordered is not self.loader or unpromised(self.loader) is None
+        return self.ordered is not self.loader or keeps_order(self.loader)
 
     def batches(self, batch_size: int | None = None) -> Iterator[tuple[Any, Any]]:
         """(inputs, targets) in order, as the collate function makes them; targets are None if there are none."""
@@ -167,7 +181,8 @@ def as_samples(data: Any, *, name: str = "data", batch_size: int | None = None) 
     Args:
         data: one of FORMS; or inputs alone, an array or a tensor, which then have no targets.
         name: of the argument, for messages.
-        batch_size: of a torch data set that comes without a loader; a loader has its own.
+        batch_size: of a torch data set that comes without a loader, which then shuffles it for training; a loader has
+            its own.
 
     Raises:
         WrongTypeError: anything else. DataError: arrays of different lengths, or without numbers. UsageError: no
@@ -198,7 +213,7 @@ def as_samples(data: Any, *, name: str = "data", batch_size: int | None = None) 
             )
         if not len(data):  # type: ignore[arg-type]
             raise UsageError(f"{name}: the data set {type(data).__name__} is empty")
-        return LoaderSamples(DataLoader(data, batch_size=batch_size or LOADER_BATCH), name)
+        return LoaderSamples(DataLoader(data, batch_size=batch_size or LOADER_BATCH, shuffle=True), name)
     return _arrays(data, name)
 
 

@@ -144,6 +144,22 @@ def build_training(
     return training_of(recipe, model, images=len(labels), labels=labeled, processes=processes)
 
 
+def build_own_training(recipe: Recipe, model: nn.Module, *, samples: int, steps: int) -> Training:
+    """`build_training` of a module on data that are not a `Dataset`.
+
+    Args:
+        samples: of training; steps: batches of an epoch.
+    """
+    torch.manual_seed(recipe.seed)
+    if recipe.init_from is not None:
+        source = trained_file(Path(recipe.init_from))
+        load_weights(model, read_state(source)[0], source=str(source), start=True)
+    _check_binary(recipe.model, model)
+    recompute_inputs_(model, recipe.recompute_inputs)
+    model.to(resolve_device(recipe.device))
+    return training_of(recipe, model, images=steps * recipe.batch_size, labels=samples)
+
+
 def training_of(recipe: Recipe, model: nn.Module, *, images: int, labels: int, processes: int = 1) -> Training:
     """What trains a model as a recipe says.
 

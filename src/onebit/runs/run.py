@@ -26,6 +26,7 @@ from onebit.runs.machine import Machine, resolve_machine
 from onebit.runs.model import Training, build_model, build_training
 from onebit.runs.trackers import open_trackers, tracking
 from onebit.train.distillation import Teacher, refuse_teacher
+from onebit.train.fit_data import FitData
 from onebit.train.history import STAGE_FOLDER, EpochLog, History, read_seconds, refuse_used
 from onebit.train.lock import lock_folder
 from onebit.train.loop import fit
@@ -88,7 +89,7 @@ def refuse_other_recipe(folder: Path, recipe: Recipe) -> None:
         )
 
 
-def fit_recipe(recipe: Recipe, training: Training, data: Dataset, **options: Any) -> History:
+def fit_recipe(recipe: Recipe, training: Training, data: Dataset | FitData, **options: Any) -> History:
     """`fit` with the settings of a recipe and the objects that `build_training` made from it.
 
     Args:
@@ -117,7 +118,7 @@ def facts_of(recipe: Recipe, data: Dataset) -> dict[str, Any]:
     return {"recipe": recipe.settings(), "input_shape": data.input_shape, "classes": data.classes}
 
 
-def open_teacher(recipe: Recipe, data: Dataset) -> Teacher | None:
+def open_teacher(recipe: Recipe, data: Dataset | FitData) -> Teacher | None:
     """The teacher of a recipe.
 
     Raises:

@@ -34,8 +34,8 @@ def settings_of(job: Job) -> dict[str, Any]:
         "total_steps": job.total_steps,
         "precision": job.execution.precision,
         "classes": list(job.data.classes),
-        "training images": len(job.data.train),
-        "data": job.data.digest,
+        "training images": job.data.count,
+        "data": job.data.identity() if job.folder is not None else "",  # reading all arrays takes time
         "quantizers": sorted({repr(layer.weight_quantizer) for _, layer in binary_layers(job.model)}),
         "loss": getattr(job.loss, "__name__", type(job.loss).__name__),
         "optimizer": type(job.optimizer).__name__,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from onebit.errors import UsageError
 from onebit.evaluation.losses import Loss, distillation
 from onebit.evaluation.model_inputs import kept_training
 from onebit.evaluation.precision import autocast
+from onebit.train.fit_data import FitData
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,18 @@ class Teacher:
 
 
 def ready_teacher(
-    teacher: nn.Module | Teacher, model: nn.Module, data: Dataset, *, device: torch.device, layout: torch.memory_format
+    teacher: nn.Module | Teacher,
+    model: nn.Module,
+    data: Dataset | FitData,
+    *,
+    device: torch.device,
+    layout: torch.memory_format,
+    inputs: Any = None,
 ) -> Teacher:
     """The teacher of a training, on its device and in eval mode.
+
+    Args:
+        inputs: of two samples, on the device; None for blank images.
 
     Raises:
         UsageError: it takes other images or gives other classes than the net that is trained.
@@ -74,26 +85,29 @@ def ready_teacher(
     teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
     refuse_teacher(getattr(teacher.model, "input_shape", None), None, data)
     teacher.model.to(device=device, memory_format=layout).eval()  # type: ignore[call-overload]
-    shape = getattr(model, "input_shape", data.input_shape)
-    images = torch.zeros(2, *shape, dtype=torch.uint8, device=device)
+    if inputs is None:
+        shape = getattr(model, "input_shape", data.input_shape)
+        inputs = torch.zeros(2, *shape, dtype=torch.uint8, device=device)
     with torch.no_grad(), kept_training(model):
-        given, expected = teacher.model(images).shape[1:], model.eval()(images).shape[1:]
+        given, expected = teacher.model(inputs).shape[1:], model.eval()(inputs).shape[1:]
     if given != expected:
         raise UsageError(
             f"the teacher gives predictions of shape {tuple(given)}, the net {tuple(expected)}: use a teacher of "
-            f"{len(data.classes)} classes, trained on {data.name}"
+            f"{len(data.classes) or expected[0]} classes, trained on {data.name}"
         )
     return teacher
 
 
-def refuse_teacher(input_shape: tuple[int, ...] | None, classes: int | None, data: Dataset, *, name: str = "") -> None:
+def refuse_teacher(
+    input_shape: tuple[int, ...] | None, classes: int | None, data: Dataset | FitData, *, name: str = ""
+) -> None:
     """Refuse a teacher of other images or classes than the data; None skips a check.
 
     Raises:
         UsageError: it takes other images, or has other classes.
     """
     who = f"teacher {name}" if name else "the teacher"
-    if input_shape is not None and tuple(input_shape) != tuple(data.input_shape):
+    if input_shape is not None and data.input_shape and tuple(input_shape) != tuple(data.input_shape):
         raise UsageError(
             f"{who} takes images of shape {tuple(input_shape)}, {data.name} has {tuple(data.input_shape)}: "
             "use one that was trained on the same images"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onebit.data import Augmentation, Dataset, TrainingSamples
+from onebit.data import Augmentation
 from onebit.evaluation.health import HealthWatch
 from onebit.evaluation.losses import Loss
+from onebit.evaluation.metrics import Metric
 from onebit.layers import binary_layers
 from onebit.train.average import WeightAverage
-from onebit.train.device_batches import DeviceBatches
 from onebit.train.distillation import Teacher
+from onebit.train.feeds import Feed
+from onebit.train.fit_data import FitData
 from onebit.train.history import History
 from onebit.train.options import Execution, Monitor, Output
 from onebit.train.ranks import Ranks
@@ -27,7 +30,8 @@ from onebit.train.step import StepSettings
 class Job:
     """Everything that the phases of `fit` share: first its arguments, in which `plan` resolves "auto".
 
-    batches: (start, stop) of each batch in the order of an epoch; on_device makes them.
+    task: of the loss, see `onebit.evaluation.loss_table`; None for a loss of the user.
+    feed: makes the batches of each epoch.
     average: the moving average of the weights; None without one.
     settings: what a resumed training must have in common with the interrupted one.
     forward: the model, possibly compiled or wrapped for several processes.
@@ -36,10 +40,12 @@ class Job:
     """
 
     model: nn.Module
-    data: Dataset
+    data: FitData
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler | None
     loss: Loss
+    task: str | None
+    metrics: Mapping[str, Metric]
     batch_size: int
     seed: int
     augmentation: Augmentation | None
@@ -50,12 +56,10 @@ class Job:
     output: Output
     monitor: Monitor
     device: torch.device = field(init=False)
-    samples: TrainingSamples = field(init=False)
-    batches: list[tuple[int, int]] = field(init=False)
+    feed: Feed = field(init=False)
     total_steps: int = field(init=False)
     settings: dict[str, Any] = field(init=False)
     forward: nn.Module = field(init=False)
-    on_device: DeviceBatches = field(init=False)
     health: HealthWatch = field(init=False)
     average: WeightAverage | None = None
     history: History = field(default_factory=History)

@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from onebit.common.arguments import check_number, described
 from onebit.common.tables import resolve
-from onebit.data import Augmentation, Dataset, TrainingSamples, check_dataset
+from onebit.data import Augmentation, Split
 from onebit.errors import CheckpointError, TrainingError, UsageError, WrongTypeError
 from onebit.evaluation.health import (
     HealthWatch,
@@ -26,7 +25,8 @@ from onebit.evaluation.health import (
     saturation,
 )
 from onebit.evaluation.losses import LOSSES, Loss
-from onebit.evaluation.model_inputs import explained, model_device
+from onebit.evaluation.metrics import chosen_metrics, task_of, values_of
+from onebit.evaluation.model_inputs import model_device
 from onebit.evaluation.modes import kept_batch_norm
 from onebit.evaluation.precision import lay_out_state_, resolve_memory_format, resolve_precision
 from onebit.evaluation.scores import Score
@@ -35,15 +35,24 @@ from onebit.optim import check_optimizer, finish_steps_, latent_rate
 from onebit.quantizers import scheduled
 from onebit.train.average import WeightAverage
 from onebit.train.checkpoint import settings_of
-from onebit.train.device_batches import DeviceBatches
 from onebit.train.distillation import Teacher, ready_teacher
 from onebit.train.files import last_checkpoint, restore, write_epoch, write_place, write_rows, write_weights
+from onebit.train.fit_data import batch_size_of, fit_data
 from onebit.train.history import EpochLog, History
 from onebit.train.job import Job
 from onebit.train.lock import lock_folder
 from onebit.train.options import Execution, Monitor, Output, group_options
+from onebit.train.planning import (
+    blame_data,
+    check_data,
+    explained_fit,
+    explained_step,
+    fitting_layout,
+    plan_feed,
+    two_inputs,
+)
 from onebit.train.printing import printed
-from onebit.train.step import StepSettings, optimizer_step, plan_steps
+from onebit.train.step import StepSettings, optimizer_step
 from onebit.train.sync_norm import SyncedNorms
 from onebit.train.validation import statistics_of_signs_, validate
 
@@ -56,13 +65,15 @@ RANK_SEEDS = 1_000_003
 
 def fit(
     model: nn.Module,
-    data: Dataset,
+    data: Any,
     optimizer: torch.optim.Optimizer,
     *,
     epochs: float,
+    validation: Any = None,
     loss: str | Loss = "cross_entropy",
+    metric: Any = None,
     schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
-    batch_size: int = 100,
+    batch_size: int | None = None,
     seed: int = 0,
     augmentation: Augmentation | None = None,
     ema: float = 0.0,
@@ -75,19 +86,24 @@ def fit(
 ) -> History:
     """Train a model; afterwards it holds the weights of the last epoch, in eval mode.
 
-    The order of images and the augmentation come from (seed, epoch), everything else from torch's generator, which is
-    seeded here. The same seed, machine and thread count give the same bits, resumed or not.
+    The order of samples and the augmentation come from (seed, epoch), everything else from torch's generator, which is
+    seeded here. The same seed, machine and thread count give the same bits, resumed or not; a loader whose sampler
+    cannot be seeded causes a warning.
 
     Args:
-        model: takes uint8 images (N, C, H, W), returns logits (N, classes); trained on the device it is on.
-        data: `data.validation` is evaluated after each epoch with the weights that are saved, and selects the best
-            epoch.
+        model: returns logits (N, classes), or what the loss takes; trained on the device it is on.
+        data: a `Dataset`, a torch DataLoader or Dataset, a pair (inputs, targets) of arrays or tensors, or a `Split`.
+            A loader keeps its own batches.
         optimizer: any torch optimizer; groups with `latent_clip` are clipped after each step.
-        epochs: passes over the training split; 0.5 trains on half of it.
-        loss: name or function (logits, labels) -> scalar.
+        epochs: passes over the training data; 0.5 trains on half of it.
+        validation: data of any form, evaluated after each epoch with the weights that are saved. It selects the best
+            epoch: by accuracy or mean IoU, without classes by the loss. None for that of a `Dataset`.
+        loss: name or function (outputs, targets) -> scalar; outputs may be a tuple or a dict. The name decides the
+            task, see `onebit.evaluation.loss_table`.
+        metric: name, function (outputs, targets) -> float, or several of them, see `onebit.evaluation.metrics`.
         schedule: a torch scheduler, stepped once per optimizer step.
-        batch_size: images per optimizer step, over all ranks.
-        augmentation: applied to whole batches of uint8 images.
+        batch_size: samples per optimizer step, over all ranks; 100 by default, a loader has its own.
+        augmentation: applied to whole batches of uint8 images (N, C, H, W) in memory.
         ema: decay of an exponential moving average of the weights; the averaged weights are validated and saved. 0
             turns it off.
         teacher: a trained net to learn from, see `onebit.train.distillation`; its weights are not changed.
@@ -99,10 +115,12 @@ def fit(
             fit(…, output=Output("run", resume=True)).
 
     Raises:
-        UsageError: no training images, epochs below one step, a batch size below 1 or above their number, a negative
-            seed or ema, a model that does not take these images or has too few logits, an optimizer of another model,
-            a teacher of other images or classes, or another training that writes into `folder` now; WrongTypeError for
-            arguments of another type.
+        UsageError: no training data, epochs below one step, a batch size below 1 or above their number, a negative
+            seed or ema, a model that does not take these inputs or has too few logits, targets that do not fit the
+            loss, an optimizer of another model, a teacher of other images or classes, or another training that writes
+            into `folder` now; WrongTypeError for arguments of another type.
+        DataError: values that are not finite, labels without a logit, batches that are not pairs, or a loader whose
+            number of batches changes.
         TrainingError: a loss or a weight that is not a number; the last checkpoint is kept.
         CheckpointError, FormatError: `resume` found a checkpoint of another run, or a damaged one.
 
@@ -113,15 +131,20 @@ def fit(
     groups = {"execution": execution, "output": output, "monitor": monitor}
     execution, output, monitor = group_options(groups, flat, own=["epochs", *(fit.__kwdefaults__ or ())])
     teacher = Teacher(teacher) if isinstance(teacher, nn.Module) else teacher
+    task = task_of(loss)
+    check_model(model)
+    if batch_size is not None:
+        check_number("batch_size", batch_size, whole=True)
+    source = fit_data(data, validation, batch_size=batch_size)
     job = Job(
-        model, data, optimizer, schedule, resolve(LOSSES, loss, kind="loss"), batch_size, seed, augmentation, ema,
-        teacher, step_settings, execution, output, monitor,
+        model, source, optimizer, schedule, resolve(LOSSES, loss, kind="loss"), task, chosen_metrics(metric, task),
+        batch_size_of(source, batch_size), seed, augmentation, ema, teacher, step_settings, execution, output, monitor,
     )  # fmt: skip
     check_arguments(job, epochs)
     plan(job, epochs)
     with lock_folder(output.folder, job.ranks):
         start(job)
-        with printed(job), explained(model, data.input_shape, classes=len(data.classes), data=data.name):
+        with printed(job), explained_fit(job):
             while job.step < job.total_steps:
                 row = after_epoch(job, train_epoch(job))
                 if job.monitor.on_epoch is not None:
@@ -133,11 +156,8 @@ def fit(
 # --------------------------------------------------------------------------------------------------------------- set-up
 def check_arguments(job: Job, epochs: float) -> None:
     """Check what does not depend on the other arguments, before anything is changed; errors as `fit`."""
-    check_model(job.model)
-    check_dataset(job.data)
     check_optimizer(job.optimizer)
     check_number("epochs", epochs)
-    check_number("batch_size", job.batch_size, whole=True)
     check_number("seed", job.seed, whole=True, least=0)
     if not 0 <= job.ema < 1:
         raise UsageError(f"ema must be in [0, 1), got {job.ema}")
@@ -154,17 +174,16 @@ def check_arguments(job: Job, epochs: float) -> None:
 
 def plan(job: Job, epochs: float) -> None:
     """Decide what is left at "auto", divide the images into batches, and check the teacher; errors as `fit`."""
-    model, data, execution = job.model, job.data, job.execution
+    model, execution = job.model, job.execution
     job.device = model_device(model)
     job.execution = replace(execution, precision=resolve_precision(execution.precision, job.device))
-    layout = resolve_memory_format(execution.memory_format, model)
+    layout = fitting_layout(job, resolve_memory_format(execution.memory_format, model))
     model.to(memory_format=layout)  # type: ignore[call-overload]
-    job.samples = TrainingSamples(data.train, job.augmentation, channels_last=layout == torch.channels_last)
-    job.batches, job.total_steps = plan_steps(
-        job.samples.count, batch_size=job.batch_size, epochs=epochs, processes=job.ranks.world
-    )
+    job.feed, job.total_steps = plan_feed(job, epochs, channels_last=layout == torch.channels_last)
+    check_data(job)
     if job.teacher is not None:
-        job.teacher = ready_teacher(job.teacher, model, data, device=job.device, layout=layout)
+        inputs = None if isinstance(job.data.train, Split) else two_inputs(job)
+        job.teacher = ready_teacher(job.teacher, model, job.data, device=job.device, layout=layout, inputs=inputs)
 
 
 def start(job: Job) -> None:
@@ -178,8 +197,10 @@ def start(job: Job) -> None:
     job.settings = settings_of(job)
     if job.output.resume:
         restore(job)
+        if job.history.rows and job.data.unchecked and ranks.writes:
+            warnings.warn(job.data.unchecked, stacklevel=3)
     lay_out_state_(job.optimizer)
-    job.step = min(len(job.history) * len(job.batches), job.total_steps)
+    job.step = min(len(job.history) * job.feed.steps, job.total_steps)
     if job.history.rows and job.history.rows[-1].step != job.step:
         done = job.history.rows[-1].step
         raise CheckpointError(f"{last_checkpoint(job)}: holds {done} steps, this run has made {job.step} by then")
@@ -190,7 +211,7 @@ def start(job: Job) -> None:
     job.forward = ranks.wrap(SyncedNorms(forward) if job.execution.sync_norm and ranks.world > 1 else forward)
     with job.saved_weights():
         job.signs = binary_signs(model)
-    job.on_device, job.health = DeviceBatches(job.samples, job.device), HealthWatch(model, job.optimizer)
+    job.health = HealthWatch(model, job.optimizer)
 
 
 # ------------------------------------------------------------------------------------------------------------- an epoch
@@ -199,8 +220,9 @@ class TrainedEpoch:
     """The outcome of training over one epoch.
 
     started: value of `time.perf_counter`; seconds: the duration. steps, images: in the epoch.
-    loss, error, error5: means over its images; error5 is None if it is not counted.
-    batch: images and labels of the last batch.
+    loss, error, error5: means over its images; an error is None if it is not counted.
+    metrics: name -> value.
+    batch: inputs and targets of the last batch.
     """
 
     started: float
@@ -208,9 +230,10 @@ class TrainedEpoch:
     steps: int
     images: int
     loss: float
-    error: float
+    error: float | None
     error5: float | None
-    batch: tuple[Tensor, Tensor]
+    metrics: dict[str, float]
+    batch: tuple[Any, Any]
 
 
 def train_epoch(job: Job) -> TrainedEpoch:
@@ -218,29 +241,29 @@ def train_epoch(job: Job) -> TrainedEpoch:
     started = time.perf_counter()
     epoch, ranks, device, total_steps = len(job.history) + 1, job.ranks, job.device, job.total_steps
     on_step, batch_watch = job.monitor.on_step, job.monitor.batch_watch
-    rng = np.random.default_rng([job.seed, epoch])
-    order = job.samples.order(rng)
-    bounds = job.batches[: total_steps - job.step]
-    chosen = [(order[start:stop], ranks.part(stop - start)) for start, stop in bounds]
+    steps, counts = min(job.feed.steps, total_steps - job.step), list[int]()
     top5 = batch_watch is not None
-    losses = torch.zeros(len(bounds), device=device)
-    correct = torch.zeros(2 if top5 else (), dtype=torch.float64, device=device)
+    losses = torch.zeros(steps, device=device)
+    correct: Tensor | None = torch.zeros(2 if top5 else (), dtype=torch.float64, device=device)
+    sums: dict[str, Tensor] = {}
     step = partial(
         optimizer_step, job.forward, job.optimizer, loss=job.loss, precision=job.execution.precision,
-        settings=job.step_settings, ranks=ranks, teacher=job.teacher, top5=top5,
+        settings=job.step_settings, ranks=ranks, teacher=job.teacher, top5=top5, task=job.task,
+        metrics=job.metrics, sums=sums,
     )  # fmt: skip
     following, checked = scheduled(job.model), 0
     job.model.train()
     if batch_watch is not None:
         batch_watch.begin()
-    for i, (x, y) in enumerate(job.on_device.batches(chosen, rng), start=1):
-        count = len(chosen[i - 1][0])
+    for i, (x, y, count) in enumerate(job.feed.epoch(epoch, steps=steps), start=1):
+        counts.append(count)
         for quantizer in following:
             quantizer.set_progress(job.step / total_steps)
-        losses[i - 1], right = step(x, y, count=count)
-        correct += right
-        if batch_watch is not None:
-            batch_watch.add(epoch, i, len(bounds), loss=losses[i - 1], correct=right, count=count, ranks=ranks)
+        with explained_step(job, x, y):
+            losses[i - 1], right = step(x, y, count=count)
+        correct = None if right is None or correct is None else correct.add_(right)
+        if batch_watch is not None and right is not None:
+            batch_watch.add(epoch, i, steps, loss=losses[i - 1], correct=right, count=count, ranks=ranks)
         if job.schedule is not None:
             job.schedule.step()
         if job.average is not None:
@@ -248,30 +271,34 @@ def train_epoch(job: Job) -> TrainedEpoch:
         job.step += 1
         if on_step is not None:
             on_step(job.step, total_steps)
-        if i - checked == LOSS_CHECK_STEPS or i == len(bounds):
+        if i - checked == LOSS_CHECK_STEPS or i == steps:
             _check_losses(job, ranks.sum_(losses[checked:i]), steps_before=job.step - (i - checked))
             checked = i
     # BatchNorm statistics and the moving average differ from rank to rank: those of the first rank count
     ranks.same_([*job.model.buffers(), *(job.average.state.values() if job.average is not None else ())])
     _check_weights(job)
-    loss, error, error5 = _epoch_means(bounds, losses, ranks.sum_(correct))
+    loss, error, error5 = _epoch_means(counts, losses, None if correct is None else ranks.sum_(correct))
+    metrics = values_of({name: tuple(ranks.sum_(value.to(device)).tolist()) for name, value in sums.items()})
     seconds = time.perf_counter() - started
-    return TrainedEpoch(started, seconds, len(bounds), bounds[-1][1], loss, error, error5, (x, y))
+    return TrainedEpoch(started, seconds, steps, sum(counts), loss, error, error5, metrics, (x, y))
 
 
-def _epoch_means(bounds: list[tuple[int, int]], losses: Tensor, correct: Tensor) -> tuple[float, float, float | None]:
-    """Mean loss, top-1 error, and top-5 error if it was counted."""
-    images = bounds[-1][1]
-    sizes = torch.tensor([stop - start for start, stop in bounds], device=losses.device)
+def _epoch_means(counts: list[int], losses: Tensor, correct: Tensor | None) -> tuple[float, float | None, float | None]:
+    """Mean loss, top-1 error, and top-5 error, each None if it was not counted."""
+    images = sum(counts)
+    loss = float((losses * torch.tensor(counts, device=losses.device)).sum()) / images
+    if correct is None:
+        return loss, None, None
     # the counts are sums of rounded fractions: together they may be some 1e-8 more than all
     error, *others = (max(0.0, 1 - right / images) for right in correct.reshape(-1).tolist())
-    return float((losses * sizes).sum()) / images, error, others[0] if others else None
+    return loss, error, others[0] if others else None
 
 
 def _check_losses(job: Job, losses: Tensor, *, steps_before: int) -> None:
     """Raise at the first loss that is not a number."""
     bad = torch.nonzero(~torch.isfinite(losses))
     if len(bad):
+        blame_data(job)
         raise _diverged(job, f"the loss became {float(losses[bad[0]])}", step=steps_before + int(bad[0]) + 1)
 
 
@@ -279,6 +306,7 @@ def _check_weights(job: Job) -> None:
     """Raise when a weight is not a number, before it is saved: the sign of NaN is +1, so the loss may not show it."""
     for name, tensor in job.model.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            blame_data(job)
             raise _diverged(job, f"{name} holds values that are not finite numbers", step=job.step)
 
 
@@ -293,20 +321,23 @@ def after_epoch(job: Job, trained: TrainedEpoch) -> EpochLog:
     """Validate, log, save a checkpoint and the best weights, and warn of layers that do not learn."""
     model, history, precision, random = job.model, job.history, job.execution.precision, job.random_weights
     # on the images of the first rank, for all ranks, so that all have the same history
-    gradients = job.ranks.first(lambda: gradient_health(model, *trained.batch, precision=precision))
+    other: dict[str, Any] = {"loss": job.loss} if trained.error is None else {}  # the cross-entropy needs classes
+    gradients = job.ranks.first(lambda: gradient_health(model, *trained.batch, precision=precision, **other))
     with job.saved_weights():
         score = None
-        if len(job.data.validation):
+        if job.data.validation is not None:
             top5 = trained.error5 is not None
             score = validate(
-                model, job.data, loss=job.loss, precision=precision, reestimate=random, ranks=job.ranks, top5=top5
-            )
+                model, job.data, loss=job.loss, precision=precision, reestimate=random, ranks=job.ranks, top5=top5,
+                metrics=job.metrics,
+            )  # fmt: skip
         row = history.add(_epoch_log(job, trained, score, gradients))
         if score is not None and history.best is row:
             with kept_batch_norm(model):
                 if random:
                     statistics_of_signs_(job)
-                write_weights(job, "best", epoch=row.epoch, validation_error=row.validation_error)
+                of_loss = {} if row.validation_error is not None else {"validation_loss": row.validation_loss}
+                write_weights(job, "best", epoch=row.epoch, validation_error=row.validation_error, **of_loss)
     write_epoch(job)
     if job.ranks.writes:
         early = 2 * job.step <= job.total_steps
@@ -320,15 +351,17 @@ def _epoch_log(job: Job, trained: TrainedEpoch, score: Score | None, gradients: 
     previous, job.signs = job.signs, binary_signs(job.model)
     return EpochLog(
         epoch=len(job.history) + 1,
-        epochs=-(-job.total_steps // len(job.batches)),
+        epochs=-(-job.total_steps // job.feed.steps),
         step=job.step,
         train_loss=trained.loss,
         train_error=trained.error,
         validation_loss=None if score is None else score.loss,
-        validation_error=None if score is None else score.error,
+        validation_error=None if score is None or score.correct is None else score.error,
         validation_mean_iou=None if score is None else score.mean_iou,
         train_error5=trained.error5,
         validation_error5=None if score is None else score.error5,
+        train_metrics=trained.metrics,
+        validation_metrics={} if score is None else score.metrics,
         validation_weights="binary" if job.signs else "real",
         lr=latent_rate(job.optimizer),
         seconds=time.perf_counter() - trained.started,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,8 @@ from torch import Tensor, nn
 from onebit.errors import UsageError
 from onebit.evaluation.batches import batch_bounds
 from onebit.evaluation.losses import Loss, per_sample
+from onebit.evaluation.metrics import Metric, is_classification
+from onebit.evaluation.nested import leaves, mapped, size_of, split_in
 from onebit.evaluation.precision import autocast
 from onebit.train.batch_log import top5_correct
 from onebit.train.distillation import Teacher
@@ -67,8 +71,8 @@ def plan_steps(count: int, *, batch_size: int, epochs: float, processes: int = 1
 def optimizer_step(
     forward: nn.Module,
     optimizer: torch.optim.Optimizer,
-    x: Tensor,
-    y: Tensor,
+    x: Any,
+    y: Any,
     *,
     loss: Loss,
     precision: str,
@@ -77,38 +81,51 @@ def optimizer_step(
     ranks: Ranks = ALONE,
     teacher: Teacher | None = None,
     top5: bool = False,
-) -> tuple[Tensor, Tensor]:
+    task: str | None = "classification",
+    metrics: Mapping[str, Metric] | None = None,
+    sums: dict[str, Tensor] | None = None,
+) -> tuple[Tensor, Tensor | None]:
     """Train on one batch.
 
     Args:
         forward: the model, possibly compiled or wrapped for several processes.
-        x, y: this rank's images (uint8, N×C×H×W) and labels, or masks.
+        x, y: this rank's inputs and targets, such as images (uint8, N×C×H×W) and labels, or masks.
         count: images of the batch over all ranks; N when None.
         teacher: adds its distillation loss.
         top5: also count labels among the five largest logits.
+        task: of the loss; None for a loss of the user.
+        metrics: whose sums over this rank's samples are added to `sums`.
 
     Returns:
         (this rank's share of the mean loss, number of its correct predictions), both on the device, averaged over Monte
         Carlo samples. An image with a mask counts with its share of correct pixels. With `top5` the second is (2,).
+        It is None where there are no classes.
     """
-    count = len(y) if count is None else count
+    count = size_of(y) if count is None else count
+    device = next(leaves(y)).device
     # the same number on every rank, as they wait for each other; BatchNorm cannot train on a single image
     parts = min(settings.accumulate, count // ranks.world // 2) or 1
-    total = torch.zeros((), device=y.device)
-    correct = torch.zeros(2 if top5 else (), dtype=torch.float64, device=y.device)
-    passes = list(zip(x.tensor_split(parts), y.tensor_split(parts), strict=True)) * settings.samples
+    total = torch.zeros((), device=device)
+    correct: Tensor | None = torch.zeros(2 if top5 else (), dtype=torch.float64, device=device)
+    passes = list(zip(split_in(x, parts), split_in(y, parts), strict=True)) * settings.samples
     for done, (images, labels) in enumerate(passes, start=1):
-        share = len(labels) / count / settings.samples
+        share = size_of(labels) / count / settings.samples
         with ranks.gradients(forward, averaged=done == len(passes)):
-            with autocast(precision, y.device):
+            with autocast(precision, device):
                 logits = forward(images)
+            logits = mapped(Tensor.float, logits)
             if teacher is None:
-                part_loss = loss(logits.float(), labels)
+                part_loss = loss(logits, labels)
             else:
-                part_loss = teacher.loss(loss, logits.float(), labels, images=images, precision=precision)
+                part_loss = teacher.loss(loss, logits, labels, images=images, precision=precision)
             # torch averages over ranks, but the shares of all ranks sum to one, so their sum is needed
             (part_loss if share == 1 else part_loss * (share * ranks.world)).backward()
         total += part_loss.detach() * share
+        if metrics and sums is not None:
+            _add_sums(sums, metrics, logits, labels, passes=settings.samples)
+        if correct is None or not is_classification(task, logits, labels):
+            correct = None
+            continue
         found, truth = per_sample(logits.detach(), labels)
         right = (found.argmax(dim=1) == truth).sum()
         if top5:
@@ -122,3 +139,14 @@ def optimizer_step(
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return total, correct
+
+
+@torch.no_grad()
+def _add_sums(
+    sums: dict[str, Tensor], metrics: Mapping[str, Metric], outputs: Any, targets: Any, *, passes: int
+) -> None:
+    """Add the sums of every metric over these samples; each Monte Carlo pass counts with its share."""
+    outputs = mapped(Tensor.detach, outputs)
+    for name, metric in metrics.items():
+        new = metric.sums(outputs, targets) / passes
+        sums[name] = new if name not in sums else sums[name] + new

@@ -2,57 +2,86 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
-import torch
 from torch import nn
 
-from onebit.data import Dataset
-from onebit.evaluation.batches import in_tiles, predict_logits
+from onebit.data import Split
+from onebit.errors import DataError
+from onebit.evaluation.batches import in_tiles, outputs_of
 from onebit.evaluation.losses import Loss
+from onebit.evaluation.metrics import Metric, task_of
+from onebit.evaluation.misfits import explained_targets
 from onebit.evaluation.model_inputs import model_device
 from onebit.evaluation.modes import bn_images, fixed_weights, kept_batch_norm, reestimate_batch_norm_
+from onebit.evaluation.nested import size_of
 from onebit.evaluation.precision import autocast
-from onebit.evaluation.scores import Score, score_logits, whole_score
+from onebit.evaluation.scores import Score, score_outputs, whole_score
+from onebit.evaluation.sources import LoaderSamples, Samples, as_samples
 from onebit.layers import binary_layers
 from onebit.train.batch_log import top5_correct
+from onebit.train.fit_data import FitData
 from onebit.train.job import Job
 from onebit.train.ranks import ALONE, Ranks
 
 
 def validate(
     model: nn.Module,
-    data: Dataset,
+    data: FitData,
     *,
     loss: Loss,
     precision: str,
     reestimate: bool,
     ranks: Ranks = ALONE,
     top5: bool = False,
+    metrics: Mapping[str, Metric] | None = None,
 ) -> Score:
-    """Score on the validation split with the weights that are saved, in the precision of training.
+    """Score on the validation data with the weights that are saved, in the precision of training.
 
-    BatchNorm statistics are left as training had them. Each rank evaluates its share; the counts are summed.
+    BatchNorm statistics are left as training had them. Each rank evaluates its share, the first one a whole loader; the
+    counts are summed.
     """
     device = model_device(model)
     weights = "binary" if any(True for _ in binary_layers(model)) else "real"
     bn = "reestimate" if reestimate else "trained"
-    mine = in_tiles(model, data.validation[ranks.part(len(data.validation))])
+    mine = _share(model, data.validation, ranks)
     with fixed_weights(model, weights), kept_batch_norm(model), autocast(precision, device):
         if reestimate:
-            reestimate_batch_norm_(model, bn_images(data.train))
+            reestimate_batch_norm_(model, bn_inputs(data))
         score = None
-        if len(mine):
-            logits = predict_logits(model, mine.images)
-            labels = torch.from_numpy(mine.labels).to(device)
-            score = score_logits(logits, labels, loss=loss, weights=weights, bn=bn)
+        if mine is not None:
+            outputs, targets = outputs_of(model, mine.batches(), count=mine.count)
+            if targets is None:
+                raise DataError("validation: there are no targets to compare with: pass (inputs, targets)")
+            with explained_targets(outputs, targets, task_of(loss)):
+                score = score_outputs(
+                    outputs, targets, count=size_of(targets), loss=loss, metrics=metrics or {}, weights=weights, bn=bn
+                )
             if top5:
-                score = replace(score, top5=int(top5_correct(logits, labels)))
+                score = replace(score, top5=int(top5_correct(outputs, targets)))
     return whole_score(ranks.gather(score))
+
+
+def _share(model: nn.Module, data: Split | Samples | None, ranks: Ranks) -> Samples | None:
+    """The validation samples of this rank; None for none."""
+    if isinstance(data, LoaderSamples):
+        return data if ranks.writes else None
+    assert data is not None
+    part = data[ranks.part(len(data))]
+    if not len(part):
+        return None
+    return as_samples(in_tiles(model, part) if isinstance(part, Split) else part, name="validation")
+
+
+def bn_inputs(data: FitData) -> Any:
+    """The training inputs that re-estimate BatchNorm."""
+    return bn_images(data.train) if isinstance(data.train, Split) else data.train
 
 
 def statistics_of_signs_(job: Job) -> None:
     """Give BatchNorm the statistics of the signs that are saved: those of training belong to random draws."""
     context = autocast(job.execution.precision, job.device)
     with fixed_weights(job.model, "binary"):
-        reestimate_batch_norm_(job.model, bn_images(job.data.train), autocast=context)
+        reestimate_batch_norm_(job.model, bn_inputs(job.data), autocast=context)

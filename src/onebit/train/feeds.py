@@ -1,0 +1,136 @@
+"""The batches of each training epoch: of images that can be augmented, of arrays, and of a loader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from onebit.data import TrainingSamples
+from onebit.errors import DataError, UsageError
+from onebit.evaluation.loaders import of_rank, seeded
+from onebit.evaluation.nested import mapped, size_of
+from onebit.evaluation.sources import ArraySamples, LoaderSamples, length_error, parts_of
+from onebit.train.device_batches import DeviceBatches
+from onebit.train.ranks import Ranks
+
+Batch = tuple[Any, Any, int]
+"""Inputs and targets of this rank on its device, and the number of samples over all ranks."""
+
+
+class Feed(Protocol):
+    """A source of training batches; the same (seed, epoch) give the same ones."""
+
+    @property
+    def steps(self) -> int:
+        """Batches of a whole epoch."""
+
+    def epoch(self, epoch: int, *, steps: int) -> Iterator[Batch]:
+        """The first `steps` batches of an epoch; the last one of an epoch may be shorter."""
+
+
+@dataclass
+class ImageFeed:
+    """Images with labels or masks, augmented; see `TrainingSamples`.
+
+    Args:
+        bounds: (start, stop) of each batch in the order of an epoch.
+    """
+
+    samples: TrainingSamples
+    bounds: list[tuple[int, int]]
+    device: torch.device
+    seed: int
+    ranks: Ranks
+
+    @property
+    def steps(self) -> int:
+        return len(self.bounds)
+
+    @cached_property
+    def _on_device(self) -> DeviceBatches:
+        return DeviceBatches(self.samples, self.device)
+
+    def epoch(self, epoch: int, *, steps: int) -> Iterator[Batch]:
+        rng = np.random.default_rng([self.seed, epoch])
+        order = self.samples.order(rng)
+        chosen = [(order[start:stop], self.ranks.part(stop - start)) for start, stop in self.bounds[:steps]]
+        for (indices, _), (x, y) in zip(chosen, self._on_device.batches(chosen, rng), strict=True):
+            yield x, y, len(indices)
+
+
+@dataclass
+class ArrayFeed:
+    """Arrays or tensors of any dtype and shape, in a random order."""
+
+    samples: ArraySamples
+    bounds: list[tuple[int, int]]
+    device: torch.device
+    seed: int
+    ranks: Ranks
+
+    @property
+    def steps(self) -> int:
+        return len(self.bounds)
+
+    def epoch(self, epoch: int, *, steps: int) -> Iterator[Batch]:
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.samples))
+        bounds = self.bounds[:steps]
+        chosen = [order[start:stop][self.ranks.part(stop - start)] for start, stop in bounds]
+        for (start, stop), (x, y) in zip(bounds, self.samples.batches(indices=chosen), strict=True):
+            yield self._sent(x), self._sent(y), stop - start
+
+    def _sent(self, tensor: Tensor) -> Tensor:
+        if self.device.type == "cuda" and not tensor.is_cuda:  # a copy from pinned memory runs beside the computation
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
+
+
+@dataclass
+class LoaderFeed:
+    """The batches of a loader, whose order and random transforms are seeded by epoch where torch allows that.
+
+    Raises:
+        UsageError: several processes, and a loader that does not divide its samples among them.
+    """
+
+    samples: LoaderSamples
+    device: torch.device
+    seed: int
+    ranks: Ranks
+
+    def __post_init__(self) -> None:
+        ranks = self.ranks
+        if ranks.world > 1 and not of_rank(self.samples.loader, rank=ranks.rank, world=ranks.world):
+            raise UsageError(
+                f"{ranks.world} processes and a loader that gives each of them all samples: pass it "
+                "sampler=torch.utils.data.DistributedSampler(dataset)"
+            )
+
+    @property
+    def steps(self) -> int:
+        return self.samples.steps
+
+    def epoch(self, epoch: int, *, steps: int) -> Iterator[Batch]:
+        whole, given, name = steps >= self.steps, 0, self.samples.name
+        with seeded(self.samples.loader, seed=self.seed, epoch=epoch):
+            for batch in self.samples.loader:
+                if given == steps:
+                    raise length_error(name, self.steps, given + 1)
+                inputs, targets = parts_of(batch)
+                if targets is None:
+                    raise DataError(f"{name}: the loader gives inputs without targets, expected (inputs, targets)")
+                given += 1
+                yield self._sent(inputs), self._sent(targets), size_of(inputs) * self.ranks.world
+                if given == steps and not whole:
+                    return
+        if given != steps:
+            raise length_error(name, self.steps, given)
+
+    def _sent(self, value: Any) -> Any:
+        return mapped(lambda tensor: tensor.to(self.device, non_blocking=True), value)

@@ -1,0 +1,148 @@
+"""The data of a training, from any form of data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from onebit.data import Dataset, Split, StreamedImages, is_counted
+from onebit.data.splits import as_split, numbered_classes
+from onebit.errors import UsageError
+from onebit.evaluation.batches import batch_bounds
+from onebit.evaluation.sources import ArraySamples, LoaderSamples, Samples, as_samples
+
+BATCH_SIZE = 100
+"""Samples of a batch, where neither the caller nor a loader says."""
+
+
+@dataclass(frozen=True, eq=False)
+class FitData:
+    """Training and validation data.
+
+    Args:
+        train, validation: images with labels as a `Split`, which can be augmented, or any samples; no validation is
+            None.
+        classes: the name of each label; () if they are not known.
+        digest: identifies the data of a `Dataset`; "" for other data, see `identity`.
+        directory: see `Dataset.directory`.
+    """
+
+    name: str
+    train: Split | Samples
+    validation: Split | Samples | None
+    classes: tuple[str, ...] = ()
+    digest: str = ""
+    directory: str = ""
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one sample; () where only the batches of a loader show it."""
+        if isinstance(self.train, Split):
+            return self.train.images.shape[1:]
+        return self.train.shape if isinstance(self.train, ArraySamples) else ()
+
+    @property
+    def count(self) -> int | None:
+        """Number of training samples; None if it is not known."""
+        return self.train.count if isinstance(self.train, LoaderSamples) else len(self.train)
+
+    def identity(self) -> str:
+        """What a checkpoint must have been trained on; reads all arrays."""
+        return self.digest or " | ".join(_digest(part) for part in (self.train, self.validation) if part is not None)
+
+    @property
+    def unchecked(self) -> str:
+        """What `identity` does not cover, in words; "" if it covers all."""
+        return self.train.unchecked if isinstance(self.train, LoaderSamples) else ""
+
+
+def _digest(part: Split | Samples) -> str:
+    return ArraySamples(part.images, part.labels).digest if isinstance(part, Split) else part.digest
+
+
+def fit_data(data: Any, validation: Any = None, *, batch_size: int | None = None) -> FitData:
+    """The data of a training.
+
+    Args:
+        data: see `fit`; validation: of any form, instead of that of a `Dataset`; None for none.
+        batch_size: of the training; a loader has its own.
+
+    Raises:
+        As `onebit.evaluation.sources.as_samples`.
+    """
+    if isinstance(data, FitData):
+        return data
+    held_out: Split | Samples | None = None
+    if validation is not None:
+        held_out = _part(validation, name="validation")
+    if isinstance(data, Dataset):
+        if held_out is None:
+            held_out = data.validation if len(data.validation) else None
+        if isinstance(held_out, Split) and held_out.images.shape[1:] != data.input_shape:
+            got = held_out.images.shape[1:]
+            raise UsageError(f"validation: got images {got}, the training images are {data.input_shape}")
+        digest = data.digest if validation is None or held_out is None else f"{data.digest} | {_digest(held_out)}"
+        return FitData(data.name, data.train, held_out, data.classes, digest, data.directory)
+    train = _part(data, name="data", batch_size=batch_size)
+    if isinstance(train, Split):
+        known = [part.labels for part in (train, held_out) if isinstance(part, Split)]
+        classes = max((numbered_classes(labels) for labels in known), key=len)
+        return FitData("data", train, held_out, classes)
+    return FitData("data", train, held_out)
+
+
+def _part(data: Any, *, name: str, batch_size: int | None = None) -> Split | Samples:
+    """Images with integer labels or masks as a `Split`, all other data as samples with targets."""
+    if isinstance(data, Dataset):
+        data = data.validation
+    if isinstance(data, Split):
+        if not len(data):
+            raise UsageError(f"{name}: the split is empty")
+        return data
+    samples = as_samples(data, name=name, batch_size=batch_size)
+    if not isinstance(samples, ArraySamples):
+        return samples
+    inputs, targets = samples.inputs, samples.targets
+    if targets is None:
+        raise UsageError(f"{name}: got inputs without targets, expected a pair (inputs, targets)")
+    pixels = str(inputs.dtype).removeprefix("torch.") == "uint8" and inputs.ndim == 4
+    if not pixels or not _are_labels(targets, inputs) or _on_device(inputs):
+        return samples
+    images = inputs.numpy() if isinstance(inputs, Tensor) else inputs
+    return as_split(images, targets.cpu().numpy() if isinstance(targets, Tensor) else targets)
+
+
+def _on_device(inputs: Any) -> bool:
+    return isinstance(inputs, Tensor) and inputs.device.type != "cpu"
+
+
+def _are_labels(targets: Any, inputs: Any) -> bool:
+    """Whether targets are class numbers, (N,), or masks of class numbers, uint8 (N, H, W)."""
+    array = targets.cpu().numpy() if isinstance(targets, Tensor) else targets
+    if array.dtype.kind not in "iu" or array.min() < 0:
+        return False
+    if array.ndim == 3:
+        fits = array.shape[1] <= inputs.shape[2] and array.shape[2] <= inputs.shape[3]
+        return array.dtype == np.uint8 and fits and is_counted(array)
+    return bool(array.ndim == 1) and not isinstance(inputs, StreamedImages)
+
+
+def batch_size_of(data: FitData, batch_size: int | None, *, usual: int = BATCH_SIZE) -> int:
+    """Samples of a batch: the caller's, that of a loader, or `usual`; data of the user's own may have fewer."""
+    if isinstance(data.train, LoaderSamples):
+        size = data.train.loader.batch_size  # None: a batch sampler of the user, whose batches may differ
+        return size or max(1, (data.train.count or 0) // data.train.steps)
+    if batch_size is not None:
+        return batch_size
+    return usual if data.digest else min(usual, len(data.train))
+
+
+def epoch_size(data: FitData, batch_size: int) -> tuple[int, int]:
+    """Samples and batches of an epoch."""
+    if isinstance(data.train, LoaderSamples):
+        steps = data.train.steps
+        return data.train.count or steps * batch_size, steps
+    return len(data.train), len(batch_bounds(len(data.train), batch_size))

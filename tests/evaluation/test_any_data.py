@@ -1,0 +1,162 @@
+"""`evaluate` on data of every form, and the errors for data that do not fit the model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import onebit
+from onebit.data import Dataset, make_toy
+from onebit.errors import DataError, OnebitError, UsageError
+from onebit.layers import BinaryLinear
+from onebit.models import MLP
+from onebit.runtime.torch_module import PackedModule
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(50, 20))
+Y = np.arange(50) % 3
+T = X[:, :3] + 0.1 * RNG.normal(size=(50, 3))
+
+
+def net(outputs: int = 3) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(20, 16), nn.BatchNorm1d(16), BinaryLinear(16, outputs)).eval()
+
+
+def loader(x: Any, y: Any, **options: Any) -> DataLoader:
+    return DataLoader(TensorDataset(torch.as_tensor(x, dtype=torch.float32), torch.as_tensor(y)), 8, **options)
+
+
+def test_every_form_gives_the_same_score() -> None:
+    model = net()
+    expected = onebit.evaluate(model, (X, Y))
+    x = torch.from_numpy(X).float()
+    for data in ((x, torch.from_numpy(Y)), TensorDataset(x, torch.from_numpy(Y)), loader(X, Y, shuffle=True)):
+        found = onebit.evaluate(model, data)
+        assert dataclasses.replace(found, loss=expected.loss, entropy=expected.entropy, gaps=expected.gaps) == expected
+        assert found.loss == pytest.approx(expected.loss, rel=1e-6)
+    logits = model(x)
+    # in eval mode the layer's own weights are the binary ones
+    assert expected.correct == int((logits.argmax(1).numpy() == Y).sum())
+
+
+def test_images_of_every_form_and_packed_nets() -> None:
+    train, test = make_toy(64, 40)
+    data = Dataset("toy", train, train[:0], test, tuple("abcd"))
+    model = MLP((64, 16, 4), input_quantizer="ste_sign")
+    packed = PackedModule(onebit.pack(model))
+    images, labels = torch.from_numpy(test.images), torch.from_numpy(test.labels)
+    for kind in (model, packed):
+        expected = onebit.evaluate(kind, test)
+        for form in (
+            data,
+            (test.images, test.labels),
+            (images, labels),
+            DataLoader(TensorDataset(images, labels), 1000),
+        ):
+            assert onebit.evaluate(kind, form) == expected
+    assert onebit.evaluate(packed, test).correct == onebit.evaluate(model, test).correct
+
+
+def test_statistics_come_from_training_data_of_any_form() -> None:
+    model = net()
+    x = torch.from_numpy(X).float()
+    expected = onebit.evaluate(model, (X, Y), weights="latent", train=(X, Y))
+    assert onebit.evaluate(model, (X, Y), weights="latent", train=(x, torch.from_numpy(Y))) == expected
+    assert expected.bn == "reestimate"
+    trained = onebit.evaluate(model, (X, Y), weights="latent", bn="trained")
+    assert trained.loss != expected.loss
+    assert onebit.evaluate(model, (X, Y), weights="latent", train=loader(X, Y)).loss not in (trained.loss, np.nan)
+
+
+class TwoHeads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = net(8)
+        self.kind, self.size = nn.Linear(8, 3), nn.Linear(8, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        seen = self.body(x)
+        return {"kind": self.kind(seen), "size": self.size(seen)}
+
+
+def both(outputs: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
+    size = nn.functional.mse_loss(outputs["size"], targets["size"])
+    return nn.functional.cross_entropy(outputs["kind"], targets["kind"]) + size
+
+
+def right(outputs: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
+    return (outputs["kind"].argmax(1) == targets["kind"]).float().mean()
+
+
+def test_several_outputs_have_the_loss_and_the_metrics_of_the_user() -> None:
+    torch.manual_seed(1)
+    model = TwoHeads().eval()
+    samples = [
+        (x, {"kind": int(y), "size": t[:1]}) for x, y, t in zip(X.astype(np.float32), Y, T.astype("f"), strict=True)
+    ]
+    score = onebit.evaluate(model, DataLoader(samples, 7), loss=both, metric=right)  # type: ignore[arg-type]
+    with torch.no_grad():
+        outputs = model(torch.from_numpy(X).float())
+    targets = {"kind": torch.from_numpy(Y), "size": torch.from_numpy(T[:, :1]).float()}
+    assert score.loss == pytest.approx(float(both(outputs, targets)), rel=1e-5)
+    assert score.metrics == {"right": pytest.approx(float(right(outputs, targets)))}
+    assert (score.correct, score.count) == (None, 50)
+    with pytest.raises(UsageError, match=r"the model returns \{kind: float32 .*pass loss="):
+        onebit.evaluate(model, DataLoader(samples, 7))  # type: ignore[arg-type]
+
+
+def holed(x: Any, value: float = np.nan) -> Any:
+    x = np.array(x, np.float32)
+    x[37, 1] = value
+    return x
+
+
+BAD: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
+    "features": (lambda: (X[:, :5], Y), {}, r"does not take the inputs float32 \(50, 5\).*'0', takes 20 features"),
+    "double": (lambda: (torch.from_numpy(X), Y), {}, r"inputs float64 .*its weights are float32, convert"),
+    "integers": (lambda: (X.astype(np.int64), Y), {}, r"inputs int64 .*convert the inputs with .float\(\)"),
+    "pixels": (
+        lambda: (X.astype(np.uint8), Y),
+        {},
+        r"inputs uint8 .*pass float32, or begin it with onebit.InputCoding",
+    ),
+    "NaN": (lambda: (holed(X), Y), {}, "the inputs hold NaN, the first in sample 37"),
+    "infinite": (lambda: loader(holed(X, np.inf), Y), {}, "the inputs hold infinite values, the first in sample 37"),
+    "NaN targets": (lambda: (X, holed(T)), {"loss": "mse"}, "the targets hold NaN, the first in sample 37"),
+    "too many classes": (lambda: (X, Y + 8), {}, r"labels: got 10, the model has 3 logits for the labels 0..2"),
+    "negative": (lambda: loader(X, Y - 1), {}, "labels: got -1, the model has 3 logits"),
+    "no targets": (lambda: X, {}, "there are no targets to compare with"),
+    "a loader without targets": (lambda: DataLoader(X.astype(np.float32), 5), {}, "no targets to compare with"),
+    "probabilities above 1": (lambda: (X, T), {"loss": "bce"}, "multi-label: got targets .* expected 0 to 1"),
+    "a metric of another task": (lambda: (X, Y), {"metric": "r2"}, "metric 'r2' is for regression"),
+    "an ensemble in a random order": (
+        lambda: loader(X, Y, sampler=torch.utils.data.WeightedRandomSampler([1.0] * 50, 50)),
+        {"weights": "ensemble:2", "bn": "trained"},
+        "an ensemble needs the same order in each pass",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_data_that_do_not_fit_are_refused_in_one_line(case: str) -> None:
+    make, options, message = BAD[case]
+    with pytest.raises((UsageError, DataError), match=message) as caught:
+        onebit.evaluate(net(), make(), **options)
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value, OnebitError)
+
+
+def test_signs_do_not_hide_what_is_not_a_number() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(BinaryLinear(20, 3, input_quantizer="ste_sign"))
+    assert bool(torch.isfinite(model(torch.from_numpy(holed(X)))).all())
+    with pytest.raises(DataError, match="the inputs hold NaN, the first in sample 37"):
+        onebit.evaluate(model, (holed(X), Y))

@@ -1,0 +1,181 @@
+"""Losses and metrics of regression and of several labels against scikit-learn, torch and their formulas."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import sklearn.metrics
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from onebit.errors import OnebitError, UnknownNameError, UsageError, WrongTypeError
+from onebit.evaluation.loss_table import TASKS
+from onebit.evaluation.losses import LOSSES, bce, huber, mse, per_sample
+from onebit.evaluation.metrics import METRICS, added, chosen_metrics, task_of, values_of
+from onebit.evaluation.scores import Score, score_outputs, whole_score
+
+BY_SKLEARN: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "accuracy": lambda y, t: sklearn.metrics.accuracy_score(t, y.argmax(1)),
+    "exact_match": lambda y, t: sklearn.metrics.accuracy_score(t, y > 0),
+    "f1": lambda y, t: sklearn.metrics.f1_score(t, y > 0, average="micro"),
+    "label_accuracy": lambda y, t: 1 - sklearn.metrics.hamming_loss(t, y > 0),
+    "mae": lambda y, t: sklearn.metrics.mean_absolute_error(t, y),
+    "mse": lambda y, t: sklearn.metrics.mean_squared_error(t, y),
+    "r2": lambda y, t: sklearn.metrics.r2_score(t, y),
+}
+
+
+def made(task: str, *, count: int = 30, width: int = 3, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    outputs = torch.randn(count, width, generator=generator, dtype=torch.float64)
+    if task == "classification":
+        return outputs, torch.randint(0, width, (count,), generator=generator)
+    targets = 5 + outputs + torch.randn(count, width, generator=generator, dtype=torch.float64)
+    return (outputs + 5, targets) if task == "regression" else (outputs, (targets > 5).double())
+
+
+@pytest.mark.parametrize("name", METRICS)
+@given(count=st.integers(2, 40), width=st.integers(2, 5), cut=st.integers(1, 39), seed=st.integers(0, 99))
+@settings(max_examples=15, deadline=None)
+def test_each_metric_is_that_of_scikit_learn_however_the_samples_are_divided(
+    name: str, count: int, width: int, cut: int, seed: int
+) -> None:
+    outputs, targets = made(METRICS[name].task, count=count, width=width, seed=seed)
+    expected = BY_SKLEARN[name](outputs.numpy(), targets.numpy())
+    bounds = [0, min(cut, count - 1), count]
+    parts = [
+        {name: tuple(METRICS[name].sums(outputs[a:b], targets[a:b]).tolist())} for a, b in itertools.pairwise(bounds)
+    ]
+    assert values_of(added(parts))[name] == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+def test_r2_of_a_constant_column() -> None:
+    constant = torch.full((7, 1), 3.5)
+    for outputs, expected in ((constant, 1.0), (constant + 1, 0.0)):
+        sums = tuple(METRICS["r2"].sums(outputs, constant).tolist())
+        assert METRICS["r2"].value(sums) == expected == sklearn.metrics.r2_score(constant, outputs)
+
+
+def test_losses_of_regression_and_several_labels() -> None:
+    outputs, targets = made("regression")
+    error = (outputs - targets).numpy()
+    assert float(mse(outputs, targets)) == pytest.approx(np.square(error).mean())
+    assert float(LOSSES["mae"](outputs, targets)) == pytest.approx(np.abs(error).mean())
+    for delta in (0.5, 1.0):
+        size = np.abs(error)
+        expected = np.where(size <= delta, error**2 / 2, delta * (size - delta / 2)).mean()
+        assert float(huber(outputs, targets, delta=delta)) == pytest.approx(expected)
+    outputs, targets = made("multi-label")
+    p = 1 / (1 + np.exp(-outputs.numpy()))
+    t = targets.numpy()
+    assert float(bce(outputs, targets)) == pytest.approx(-(t * np.log(p) + (1 - t) * np.log(1 - p)).mean())
+
+
+@pytest.mark.parametrize("name", ["mse", "mae", "huber"])
+def test_a_column_and_a_vector_are_the_same_and_never_broadcast(name: str) -> None:
+    outputs, targets = torch.randn(6, 1), torch.randn(6)
+    expected = LOSSES[name](outputs[:, 0], targets)
+    assert torch.equal(LOSSES[name](outputs, targets), expected)
+    assert torch.equal(LOSSES[name](outputs[:, 0], targets[:, None]), expected)
+
+
+def test_labels_of_a_sequence_are_samples_of_their_own() -> None:
+    logits, labels = torch.randn(4, 3, 5), torch.randint(0, 3, (4, 5))
+    expected = torch.nn.functional.cross_entropy(logits, labels)
+    assert float(LOSSES["cross_entropy"](logits, labels)) == pytest.approx(float(expected))
+    assert per_sample(logits, labels)[0].shape == (20, 3)
+
+
+F, L = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
+MISFITS: dict[str, tuple[str, Any, Any, str]] = {
+    "float labels": ("cross_entropy", F, F, r'classification: got outputs \(4, 3\) and targets float32 .* loss="bce"'),
+    "float vector": ("squared_hinge", F, F[:, 0], r'targets float32 \(4,\), expected integer labels .* loss="mse"'),
+    "one logit without classes": ("cross_entropy", F[:, 0], L, r"got outputs \(4,\).* pass the logits"),
+    "classes for mse": ("mse", F, L, r"regression: .* int64 \(4,\), expected float targets .* targets.float\(\)"),
+    "classes for bce": ("bce", F, L, r"multi-label: .* targets int64 .*cross_entropy"),
+    "a vector for a matrix": ("mse", F, F[:, 0], r"outputs \(4, 3\) and targets float32 \(4,\).* last layer"),
+    "two labels for three": ("bce", F, F[:, :2], r"expected float targets \(N, K\)"),
+    "three samples for four": ("huber", F, F[:3], r"targets float32 \(3, 3\)"),
+}
+
+
+@pytest.mark.parametrize("case", MISFITS)
+def test_targets_that_do_not_fit_the_loss_are_refused_in_one_line(case: str) -> None:
+    name, outputs, targets, message = MISFITS[case]
+    with pytest.raises(UsageError, match=message) as caught:
+        LOSSES[name](outputs, targets)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_table_knows_the_task_of_each_loss() -> None:
+    assert {LOSSES.entry(name).task for name in LOSSES} == set(TASKS)
+    assert task_of("mse") == task_of(mse) == "regression"
+    assert task_of("bce") == "multi-label"
+    assert task_of(torch.nn.functional.mse_loss) is None
+    assert {metric.task for metric in METRICS.values()} == set(TASKS)
+
+
+def test_metrics_are_chosen_by_name_and_function() -> None:
+    assert list(chosen_metrics(None, "regression")) == ["r2", "mae"]
+    assert list(chosen_metrics(None, "multi-label")) == ["f1", "exact_match"]
+    assert chosen_metrics(None, "classification") == chosen_metrics(None, None) == {}
+
+    def worst(outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs - targets).abs().max()
+
+    assert list(chosen_metrics(["mae", worst], "regression")) == ["mae", "worst"]
+
+    def mae(outputs: Tensor, targets: Tensor) -> float:
+        return 7.0
+
+    score = score_outputs(
+        *made("regression"),
+        count=30,
+        loss="mse",
+        metrics=chosen_metrics(["mae", mae], None),
+        weights="real",
+        bn="trained",
+    )
+    assert score.metrics["own mae"] == 7.0 != score.metrics["mae"]
+    wrong: list[tuple[Any, type[OnebitError], str]] = [
+        ("r22", UnknownNameError, "did you mean 'r2'"),
+        (
+            "accuracy",
+            UsageError,
+            "metric 'accuracy' is for classification, the loss is for regression: use mae, mse, r2",
+        ),
+        (3, WrongTypeError, "metric: got 3, expected a function"),
+        (lambda outputs, targets: outputs, WrongTypeError, "returned .*expected a number"),
+    ]
+    for metric, kind, message in wrong:
+        with pytest.raises(kind, match=message):
+            [found.sums(*made("regression")) for found in chosen_metrics(metric, "regression").values()]
+
+
+def test_a_score_without_classes_has_no_accuracy() -> None:
+    outputs, targets = made("regression")
+    metrics = chosen_metrics(None, "regression")
+
+    def score(part: slice) -> Score:
+        count = len(outputs[part])
+        return score_outputs(
+            outputs[part], targets[part], count=count, loss="mse", metrics=metrics, weights="real", bn="trained"
+        )
+
+    whole, joined = score(slice(None)), whole_score([score(slice(11)), None, score(slice(11, None))])
+    assert joined.loss == pytest.approx(whole.loss)
+    assert joined.metrics == pytest.approx(whole.metrics)
+    assert joined.count == 30
+    for ask in ("accuracy", "error", "ece"):
+        with pytest.raises(
+            UsageError, match=r"only a classification has an accuracy; this score has loss, metrics\['r2"
+        ):
+            getattr(whole, ask)
+    assert set(whole.as_dict()) == {"weights", "bn", "count", "loss", "metrics"}
+    assert str(whole).startswith(f"loss {whole.loss:.4f}  r2 {whole.metrics['r2']:.4f}  mae ")

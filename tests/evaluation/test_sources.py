@@ -1,0 +1,232 @@
+"""Data of every form, read in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    SubsetRandomSampler,
+    TensorDataset,
+)
+
+from onebit.data import Split, make_toy
+from onebit.errors import DataError, OnebitError, UsageError, WrongTypeError
+from onebit.evaluation.sources import LoaderSamples, as_samples, in_order
+
+X = np.arange(20, dtype=np.float32).reshape(10, 2)
+Y = np.arange(10) % 3
+TENSORS = TensorDataset(torch.from_numpy(X), torch.from_numpy(Y))
+
+
+class Pairs(Dataset):
+    """A map-style data set that computes its samples."""
+
+    def __len__(self) -> int:
+        return len(X)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        return X[index], int(Y[index])
+
+
+class Stream(IterableDataset):
+    def __iter__(self) -> Iterator[tuple[np.ndarray, int]]:
+        return iter([(x, int(y)) for x, y in zip(X, Y, strict=True)])
+
+
+FORMS: dict[str, Callable[[], Any]] = {
+    "arrays": lambda: (X, Y),
+    "float64 and int32": lambda: (X.astype(np.float64), Y.astype(np.int32)),
+    "a list of two": lambda: [X, Y],
+    "tensors": lambda: (torch.from_numpy(X), torch.from_numpy(Y)),
+    "tensor and array": lambda: (torch.from_numpy(X), Y),
+    "columns of another order": lambda: (np.asfortranarray(X), Y),
+    "data set": Pairs,
+    "tensor data set": lambda: TENSORS,
+    "loader": lambda: DataLoader(Pairs(), 4),
+    "shuffling loader": lambda: DataLoader(TENSORS, 4, shuffle=True),
+    "loader that drops": lambda: DataLoader(TENSORS, 4, drop_last=True),
+    "shuffling loader that drops": lambda: DataLoader(Pairs(), 4, shuffle=True, drop_last=True),
+    "workers": lambda: DataLoader(Pairs(), 4, shuffle=True, num_workers=1),
+    "a random order of a subset that is all": lambda: DataLoader(Pairs(), 4, sampler=SubsetRandomSampler(range(10))),
+    "no batches": lambda: DataLoader(Pairs(), 1, sampler=RandomSampler(Pairs())),
+    "stream": lambda: DataLoader(Stream(), 3),
+}
+
+
+def whole(data: Any, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    inputs, targets = zip(*in_order(data, **options), strict=True)
+    return torch.cat(inputs), torch.cat(targets)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_the_samples_in_order(form: str) -> None:
+    for _ in range(2):
+        inputs, targets = whole(FORMS[form]())
+        assert torch.equal(inputs, torch.from_numpy(X))
+        assert inputs.dtype == torch.float32
+        assert torch.equal(targets, torch.from_numpy(Y))
+        assert targets.dtype == torch.int64
+
+
+@given(
+    st.integers(1, 12), st.integers(1, 15), st.sampled_from(["float32", "float64", "uint8", "int64", "bool"]),
+    st.lists(st.integers(1, 3), max_size=3), st.booleans(),
+)  # fmt: skip
+@settings(max_examples=40, deadline=None)
+def test_arrays_of_any_shape_come_in_batches(count: int, size: int, dtype: str, shape: list[int], tensor: bool) -> None:
+    x = np.random.default_rng(0).integers(0, 5, (count, *shape)).astype(dtype)
+    given_x: Any = torch.from_numpy(x) if tensor else x
+    batches = list(in_order(given_x, batch_size=size))
+    assert all(targets is None for _, targets in batches)
+    joined = torch.cat([inputs for inputs, _ in batches])
+    assert np.array_equal(joined.numpy(), x)
+    assert joined.is_contiguous()
+    assert joined.dtype == (torch.float32 if dtype == "float64" and not tensor else torch.from_numpy(x).dtype)
+    # a last batch of one sample joins the one before it
+    assert all(len(inputs) <= size + 1 for inputs, _ in batches)
+
+
+def test_a_split_keeps_its_pixels_and_plain_strides() -> None:
+    split, _ = make_toy(20, 4)
+    odd = np.moveaxis(np.ascontiguousarray(np.moveaxis(split.images, 1, 3)), 3, 1)  # NHWC memory of one channel
+    for data in (split, (split.images, split.labels), (odd, split.labels), (torch.from_numpy(odd), split.labels)):
+        inputs, targets = whole(data, batch_size=7)
+        assert np.array_equal(inputs.numpy(), split.images)
+        assert np.array_equal(targets.numpy(), split.labels)
+        for x, _ in in_order(data, batch_size=7):
+            assert x.stride() == (64, 64, 8, 1)
+
+
+def test_a_subset_is_read_in_its_own_order() -> None:
+    loader = DataLoader(Pairs(), 2, sampler=SubsetRandomSampler([7, 2, 5]))
+    assert whole(loader)[0][:, 0].tolist() == [14.0, 4.0, 10.0]
+
+
+class Backwards(Sampler):
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(9, -1, -1))
+
+    def __len__(self) -> int:
+        return 10
+
+
+def test_a_sampler_of_your_own_keeps_its_order() -> None:
+    loader = DataLoader(Pairs(), 4, sampler=Backwards())
+    assert whole(loader)[1].tolist() == Y[::-1].tolist()
+    assert not as_samples(loader).repeatable
+    assert as_samples(DataLoader(Pairs(), shuffle=True)).repeatable
+
+
+def test_dicts_and_tuples_of_a_collate_function_stay() -> None:
+    def collate(samples: list[Any]) -> Any:
+        x, y = torch.utils.data.default_collate(samples)
+        return {"x": x, "again": (x, x)}, {"y": y}
+
+    (inputs, targets), *_ = in_order(DataLoader(Pairs(), 4, collate_fn=collate))
+    assert inputs["again"][1].shape == (4, 2)
+    assert targets["y"].tolist() == [0, 1, 2, 0]
+
+
+def test_the_digest_is_of_bytes_shape_and_dtype() -> None:
+    def of(data: Any) -> str:
+        return as_samples(data).digest
+
+    same = [of((X, Y)), of((torch.from_numpy(X), Y)), of(TENSORS), of(DataLoader(TENSORS, 3, shuffle=True))]
+    assert len(set(same)) == 1
+    changed = X.copy()
+    changed[9, 1] += 1
+    others = [(changed, Y), (X, Y + 1), (X.reshape(10, 2, 1), Y), (X.astype(np.float64), Y), (X, Y.astype(np.int32))]
+    assert len({of(data) for data in others} | set(same)) == len(others) + 1
+
+
+def test_the_digest_of_computed_samples_is_of_their_number_and_the_first() -> None:
+    class Noisy(Pairs):
+        def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+            return X[index] + float(torch.rand(())), int(Y[index])
+
+    class Unseeded(Pairs):
+        noise = np.random.default_rng()
+
+        def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+            return X[index] + self.noise.random(), int(Y[index])
+
+    def of(data: Any) -> str:
+        return as_samples(data).digest
+
+    state = torch.get_rng_state()
+    assert of(Noisy()) == of(Noisy()) != of(Pairs()) == of(DataLoader(Pairs(), 3))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert of(Unseeded()) == of(Unseeded()) == "loader of 10 samples"
+    assert "only the number of samples" in LoaderSamples(DataLoader(Pairs())).unchecked
+    assert LoaderSamples(DataLoader(TENSORS)).unchecked == ""
+
+
+class TooLong(Stream):
+    def __len__(self) -> int:
+        return 4
+
+
+class TooShort(Stream):
+    def __len__(self) -> int:
+        return 40
+
+
+BAD: dict[str, tuple[Callable[[], Any], type[OnebitError], str]] = {
+    "a name": (lambda: "mnist", WrongTypeError, "got 'mnist', expected a DataLoader, a torch Dataset, a pair"),
+    "nothing": (lambda: None, WrongTypeError, "got None, expected a DataLoader"),
+    "three": (lambda: (X, Y, Y), WrongTypeError, "got a tuple of 3, expected"),
+    "lists": (lambda: ([1.0], [2]), WrongTypeError, r"inputs: got list, expected an array or a tensor: numpy.asarray"),
+    "words": (lambda: (np.array(["a", "b"]), Y[:2]), DataError, r"inputs: got <U1 \(2,\), expected numbers"),
+    "objects": (lambda: (X, np.array([None] * 10)), DataError, "targets: got object"),
+    "lengths": (lambda: (X, Y[:4]), DataError, "got 10 inputs and 4 targets"),
+    "a number": (lambda: (np.float64(3), np.float64(3)), DataError, "got a single number"),
+    "no samples": (lambda: (X[:0], Y[:0]), UsageError, r"there are no samples, got inputs \(0, 2\)"),
+    "an empty loader": (
+        lambda: DataLoader(TENSORS, 40, drop_last=True),
+        UsageError,
+        "loader is empty.*drop_last drops",
+    ),
+    "a stream alone": (
+        Stream,
+        WrongTypeError,
+        r"iterable data set, expected it in a loader: torch.utils.data.DataLoader",
+    ),
+    "three parts": (lambda: DataLoader([(1, 2, 3)] * 4, 2), DataError, "gives a list of 3, expected a pair"),
+    "a dict": (lambda: DataLoader([{"x": 1.0}] * 4, 2), DataError, "gives a dict of 1, expected a pair"),
+    "a short loader": (lambda: DataLoader(TooShort(), 4), DataError, "its length is 10 batches, it gave 3"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_other_data_are_refused_in_one_line(case: str) -> None:
+    make, kind, message = BAD[case]
+    with pytest.raises(kind, match=message) as caught:
+        list(in_order(make()))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_loader_longer_than_its_length_is_refused() -> None:
+    with pytest.raises(DataError, match="its length is 1 batches, it gave 3"):
+        list(in_order(DataLoader(TooLong(), 4)))
+
+
+def test_the_batch_size_of_a_loader_is_its_own() -> None:
+    with pytest.raises(UsageError, match=r"batch_size=5 and a DataLoader with batches of 4: leave batch_size out"):
+        as_samples(DataLoader(TENSORS, 4), batch_size=5)
+    assert [len(x) for x, _ in in_order(DataLoader(TENSORS, 4), batch_size=5)] == [4, 4, 2]
+    assert [len(x) for x, _ in in_order(Split(*_images()), batch_size=3)] == [3, 3, 3]
+
+
+def _images() -> tuple[np.ndarray, np.ndarray]:
+    return np.zeros((9, 1, 2, 2), np.uint8), np.zeros(9, np.int64)

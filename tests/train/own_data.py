@@ -1,0 +1,86 @@
+"""Samples of the user for training: features with classes, a float target and several labels."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from onebit.layers import BinaryLinear
+from onebit.optim import clip_latents_, latent_groups
+from onebit.train.history import History
+from onebit.train.loop import fit
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(83, 12)).astype(np.float32)
+VALUES = (X @ RNG.normal(size=(12, 3))).astype(np.float32)
+Y = VALUES.argmax(axis=1)
+LABELS = (VALUES > 0).astype(np.float32)
+EPOCHS = 4
+
+
+def net(outputs: int = 3, *, inputs: int = 12) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(inputs, 16), nn.BatchNorm1d(16), nn.Dropout(0.1), BinaryLinear(16, 16, input_quantizer="ste_sign"),
+        nn.BatchNorm1d(16), nn.Linear(16, outputs),
+    )  # fmt: skip
+
+
+def train(data: Any, folder: Path | None = None, *, model: nn.Module | None = None, **options: Any) -> History:
+    model = net() if model is None else model
+    optimizer = clip_latents_(torch.optim.Adam(latent_groups(model, lr=0.02)))
+    settings: dict[str, Any] = {"epochs": EPOCHS, "verbose": False, "precision": "fp32", "folder": folder}
+    return fit(model, data, optimizer, **(settings | options))
+
+
+def trained(data: Any, folder: Path | None = None, **options: Any) -> dict[str, Tensor]:
+    """The weights after a training."""
+    model = net()
+    train(data, folder, model=model, **options)
+    return model.state_dict()
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def tensors() -> TensorDataset:
+    return TensorDataset(torch.from_numpy(X), torch.from_numpy(Y))
+
+
+class Augmented(Dataset):
+    """Draws from all global random numbers, as transforms do."""
+
+    def __len__(self) -> int:
+        return len(X)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        noise = torch.randn(12) + np.random.normal(size=12).astype("f") + random.random()
+        return torch.from_numpy(X[index]) + 0.1 * noise, int(Y[index])
+
+
+class Stream(IterableDataset):
+    """Gives `counts[i]` samples in its pass i, and all of them after these."""
+
+    def __init__(self, *counts: int) -> None:
+        self.counts = list(counts)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        count = self.counts.pop(0) if self.counts else len(X)
+        return iter([(torch.from_numpy(x), int(y)) for x, y in zip(X[:count], Y[:count], strict=True)])
+
+
+class SizedStream(Stream):
+    def __len__(self) -> int:
+        return len(X)
+
+
+def loader(data: Any = None, **options: Any) -> DataLoader:
+    return DataLoader(tensors() if data is None else data, **({"batch_size": 20, "shuffle": True} | options))
