@@ -13,6 +13,7 @@ from onebit.packed import (
     Add,
     Affine,
     AveragePool,
+    Clamp,
     Concat,
     Conv,
     ConvTranspose,
@@ -20,14 +21,18 @@ from onebit.packed import (
     Flatten,
     Hardtanh,
     MaxPool,
+    Multiply,
     Node,
     PackedNet,
     Pad,
+    Permute,
     Prelu,
     RealConv,
     RealConvTranspose,
     RealDense,
     Relu,
+    Repeat,
+    Reshape,
     Sign,
     Slice,
     Threshold,
@@ -49,21 +54,24 @@ def f32(x: Fraction | float) -> Fraction:
 
 
 def by_hand(net: PackedNet, image: np.ndarray) -> list[Fraction]:
-    """The logits of a net for one image (C, H, W)."""
+    """The logits of a net for one image (C, H, W), or its outputs, one after the other, for another input."""
     values = {"input": _coded(net, image)}
     known = infer(net)
     for node in net.nodes:
         inputs = [values[name] for name in node.inputs]
         values[node.output] = _made(node, known, *inputs)
         assert values[node.output].shape == known[node.output].shape
-    return values[net.output].reshape(-1).tolist()
+    return [number for name in net.outputs for number in values[name].reshape(-1).tolist()]
 
 
 def _coded(net: PackedNet, image: np.ndarray) -> np.ndarray:
-    pixels = _each(lambda x: Fraction(int(x)), image)
+    pixels = _each(lambda x: Fraction(float(x)), image)
+    if net.input.coding == "values":
+        return pixels
     if net.input.mean is None or net.input.std is None:
         return 2 * pixels - 255
-    mean, std = (_each(f32, array)[:, None, None] for array in (net.input.mean, net.input.std))
+    shape = (-1, *[1] * (image.ndim - 1))
+    mean, std = (_each(f32, array).reshape(shape) for array in (net.input.mean, net.input.std))
     return _each(f32, _each(f32, pixels - mean) / std)
 
 
@@ -112,6 +120,28 @@ def _made(node: Node, known: dict[str, Value], x: np.ndarray, *others: np.ndarra
         return x[first, second, third]
     if isinstance(node, Pad):
         return _bordered(x, node.channels, node.padding, node.value)
+    if isinstance(node, Clamp):
+        low, high = (None if bound is None else Fraction(float(bound[0])) for bound in (node.low, node.high))
+        x = _each(f32, x)
+        x = x if low is None else _each(lambda v: max(v, low), x)
+        return x if high is None else _each(lambda v: min(v, high), x)
+    if isinstance(node, Multiply):
+        return _each(f32, _each(f32, x) * _each(f32, others[0]))
+    if isinstance(node, Reshape):
+        return x.reshape(node.shape)
+    if isinstance(node, Permute):
+        y = np.empty(made.shape, object)
+        for index in np.ndindex(made.shape):
+            source = [0] * len(index)
+            for axis, at in zip(node.axes, index, strict=True):
+                source[axis] = at
+            y[index] = x[tuple(source)]
+        return y
+    if isinstance(node, Repeat):
+        y = np.empty(made.shape, object)
+        for index in np.ndindex(made.shape):
+            y[index] = x[tuple(at // times for at, times in zip(index, node.times, strict=True))]
+        return y
     assert isinstance(node, Flatten)
     return x.reshape(-1)
 

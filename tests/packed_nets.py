@@ -1,4 +1,4 @@
-"""Random packed nets of images, made without torch."""
+"""Random packed nets of images and of other inputs, made without torch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from onebit.packed import (
     Add,
     Affine,
     AveragePool,
+    Clamp,
     Concat,
     Conv,
     ConvTranspose,
@@ -19,14 +20,18 @@ from onebit.packed import (
     Hardtanh,
     InputSpec,
     MaxPool,
+    Multiply,
     Node,
     PackedNet,
     Pad,
+    Permute,
     Prelu,
     RealConv,
     RealConvTranspose,
     RealDense,
     Relu,
+    Repeat,
+    Reshape,
     Sign,
     Slice,
     Threshold,
@@ -37,10 +42,12 @@ from onebit.packed.bits import pack_signs
 class Builder:
     """Appends nodes with random arrays; by default each reads the one before it."""
 
-    def __init__(self, shape: tuple[int, int, int], *, seed: int = 0, coding: str = "integer") -> None:
+    def __init__(self, shape: tuple[int, ...], *, seed: int = 0, coding: str = "integer") -> None:
         self.rng = np.random.default_rng(seed)
         channels = shape[0]
         self.input = InputSpec(shape=shape)
+        if coding in ("values", "float32"):
+            self.input = InputSpec(shape=shape, coding="values", dtype="float32" if coding == "float32" else "uint8")
         if coding == "standardise":
             moments = {"mean": self.real(channels) * 9 + np.float32(120), "std": np.full(channels, 60, np.float32)}
             self.input = InputSpec(shape=shape, coding=coding, **moments)
@@ -71,8 +78,9 @@ class Builder:
     def affine(self, channels: int) -> str:
         return self.add(Affine, scale=self.real(channels), shift=self.real(channels))
 
-    def net(self) -> PackedNet:
-        return PackedNet(input=self.input, nodes=tuple(self.nodes), output=self.last, name="random")
+    def net(self, output: str | tuple[str, ...] | dict[str, str] | None = None) -> PackedNet:
+        """The net whose output is that of the last node, or `output`."""
+        return PackedNet(input=self.input, nodes=tuple(self.nodes), output=output or self.last, name="random")
 
     def dense(self, outputs: int) -> None:
         """A dense layer with one-bit weights."""
@@ -133,3 +141,67 @@ def real_net(seed: int = 0) -> PackedNet:
 
 
 IMAGE_NETS = {"sign": sign_net, "real": real_net}
+
+
+def features_net(seed: int = 0) -> PackedNet:
+    """float32 features (F,), and two outputs: a sum that is gated, and one number per sample."""
+    b = Builder((20,), seed=seed, coding="float32")
+    b.dense(33)
+    b.affine(33)
+    b.add(Clamp, low=np.float32([0]), high=np.float32([6]))
+    hidden = b.add(Dense, **b.signs(33, 33, scale=True))
+    gate = b.add(Clamp, low=np.float32([-0.5]))
+    gated = b.add(Multiply, hidden, gate)
+    b.add(RealDense, weight=b.real(1, 33))
+    number = b.add(Reshape, shape=())
+    return b.net({"gated": gated, "number": number, "again": gated})
+
+
+def tokens_net(seed: int = 0) -> PackedNet:
+    """float32 tokens (T, F): a dense layer on the last axis, heads that change places, and an average over tokens."""
+    b = Builder((6, 40), seed=seed, coding="float32")
+    b.add(Sign)
+    b.add(Permute, axes=(1, 0))
+    b.add(Reshape, shape=(40, 1, 6))
+    b.add(Conv, **b.signs(64, 40), kernel=(1, 1))
+    b.affine(64)
+    b.add(Reshape, shape=(4, 16, 6))
+    b.add(Permute, axes=(2, 0, 1))
+    b.add(Reshape, shape=(6, 2, 2, 16))
+    b.add(Repeat, times=(1, 1, 3, 1))
+    b.add(Permute, axes=(3, 1, 0, 2))
+    b.add(Reshape, shape=(96, 12, 1))
+    b.add(AdaptiveAveragePool, size=(1, 1))
+    b.add(Flatten)
+    b.add(Dense, **b.signs(5, 96))
+    return b.net()
+
+
+def signal_net(seed: int = 0) -> PackedNet:
+    """uint8 signals (C, L) as they are: 1-D convolutions of images with one row, each channel by itself, upsampling."""
+    b = Builder((3, 19), seed=seed, coding="values")
+    b.add(Reshape, shape=(3, 1, 19))
+    b.add(Conv, **b.signs(35, 15), kernel=(1, 5), padding=(0, 0, 2, 2))
+    b.threshold(35, most=900)
+    b.add(Conv, **b.signs(70, 3), kernel=(1, 3), padding=(0, 0, 1, 1), groups=35, padding_value=1)
+    b.affine(70)
+    b.add(RealConv, weight=b.real(70, 3), kernel=(1, 3), groups=70, stride=(1, 2))
+    b.add(Repeat, times=(1, 2, 2))
+    pooled = b.add(MaxPool, kernel=(2, 2), stride=(2, 2))
+    b.add(Reshape, shape=(70, 9))
+    b.add(Permute, axes=(1, 0))
+    b.add(Flatten)
+    b.add(Dense, **b.signs(4, 630))
+    return b.net((b.last, pooled))
+
+
+OTHER_NETS = {"features": features_net, "tokens": tokens_net, "signal": signal_net}
+
+
+def inputs_of(net: PackedNet, count: int, seed: int = 0) -> np.ndarray:
+    """A batch for a net: noise in the dtype of its input."""
+    rng = np.random.default_rng(seed)
+    size = (count, *net.input.shape)
+    if net.input.dtype == "float32":
+        return rng.standard_normal(size).astype(np.float32)
+    return rng.integers(0, 256, size, dtype=np.uint8)

@@ -11,12 +11,16 @@ from onebit.runtime.running import batches
 
 
 def reference(net: PackedNet, images: np.ndarray) -> np.ndarray | None:
-    """Logits as float32, including those that are not finite; None if the net takes the sign of a NaN."""
+    """Logits as float32, including those that are not finite; None if the net takes the sign of a NaN.
+
+    Several outputs follow one another, as in the result of `NativePlan.run`.
+    """
     try:
-        answer = [values[net.output] for _, values in batches(net, images, (net.output,))]
+        parts = [values for _, values in batches(net, images, net.outputs)]
     except NotBinaryError:
         return None
-    return np.concatenate(answer).astype(np.float32)
+    outputs = [np.concatenate([part[name] for part in parts]).astype(np.float32) for name in net.outputs]
+    return outputs[0] if len(outputs) == 1 else np.concatenate([output.reshape(-1) for output in outputs])
 
 
 def assert_agrees(

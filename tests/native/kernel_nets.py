@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
-from packed_nets import IMAGE_NETS, Builder
+from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of
 
 from onebit.packed import Conv, Dense, Flatten, PackedNet, RealConv, Relu, Sign, Threshold
 
@@ -69,8 +69,9 @@ def kernel_nets() -> list[PackedNet]:
         for channels, outputs in ((1, 1), (3, 16), (33, 37), (64, 130)):
             nets += [_wide(channels, outputs, form, value) for value in (0, 1)]
     nets += [make() for make in THRESHOLD_NETS.values()]
+    nets += [make() for make in OTHER_NETS.values()]
     return [*nets, _long(2100, 1100)]
 
 
 def images_of(net: PackedNet, count: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (count, *net.input.shape), dtype=np.uint8)
+    return inputs_of(net, count, seed)

@@ -12,7 +12,7 @@ import pytest
 from by_hand import by_hand
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from packed_nets import IMAGE_NETS, Builder
+from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of
 
 from onebit.errors import FormatError, NotBinaryError, UsageError
 from onebit.native import instruction_sets
@@ -90,6 +90,16 @@ def test_nets_of_images_compute_what_the_specification_says(form: str) -> None:
         images = random_images(net, 1, seed)
         logits = run(net, images)
         assert [[Fraction(float(x)) for x in row] for row in logits] == [by_hand(net, image) for image in images]
+
+
+@pytest.mark.parametrize("form", OTHER_NETS)
+def test_nets_of_other_inputs_compute_what_the_specification_says(form: str) -> None:
+    net = OTHER_NETS[form](0)
+    inputs = inputs_of(net, 2)
+    outputs = net.by_name(run(net, inputs))
+    for row, sample in enumerate(inputs):
+        found = [Fraction(float(x)) for name in net.outputs for x in outputs[name][row].reshape(-1)]
+        assert found == by_hand(net, sample)
 
 
 @settings(max_examples=25, deadline=None)
@@ -295,31 +305,42 @@ def test_gray_images_need_no_channel_axis_and_may_be_empty(packed_mlp: Maker) ->
     assert run(net, images[:0]).shape == (0, 5)
 
 
+RAW = "; the net takes raw values, 0 to 255, and does the preprocessing itself"
+UINT8 = r"; batch.astype\('uint8'\) converts values from 0 to 255"
+ONE = r"; batch\[None\] makes a batch of one sample"
+STACK = "; numpy.stack makes one array of a list"
+
+
 @pytest.mark.parametrize(
-    ("images", "got"),
+    ("images", "got", "way"),
     [
-        (np.zeros((2, 1, 3, 4), np.float32), r"float32 \(2, 1, 3, 4\)"),
-        (np.zeros((2, 1, 4, 3), np.uint8), r"uint8 \(2, 1, 4, 3\)"),
-        (np.zeros((2, 3, 3, 4), np.uint8), r"uint8 \(2, 3, 3, 4\)"),
-        (np.zeros((3, 4), np.uint8), r"uint8 \(3, 4\)"),
-        (np.zeros((2, 12), np.uint8), r"uint8 \(2, 12\)"),
-        (np.zeros((), np.uint8), r"uint8 \(\)"),
-        ([[[[0] * 4] * 3]], "list"),
-        ([[1], [1, 2]], "list"),
-        (None, "NoneType"),
-        (np.zeros((2, 1, 3, 4), bool), r"bool \(2, 1, 3, 4\)"),
+        (np.zeros((2, 1, 3, 4), np.float32), r"float32 \(2, 1, 3, 4\)", RAW),
+        (np.zeros((2, 1, 3, 4), np.int64), r"int64 \(2, 1, 3, 4\)", UINT8),
+        (np.zeros((2, 1, 4, 3), np.uint8), r"uint8 \(2, 1, 4, 3\)", ""),
+        (np.zeros((2, 3, 3, 4), np.uint8), r"uint8 \(2, 3, 3, 4\)", ""),
+        (np.zeros((3, 4), np.uint8), r"uint8 \(3, 4\)", ONE),
+        (np.zeros((1, 3, 4)), r"float64 \(1, 3, 4\)", RAW + ONE),
+        (np.zeros((2, 12), np.uint8), r"uint8 \(2, 12\)", ""),
+        (np.zeros((), np.uint8), r"uint8 \(\)", ""),
+        ([[[[0] * 4] * 3]], "list", STACK),
+        ([[1], [1, 2]], "list", STACK),
+        (None, "NoneType", ""),
+        (np.zeros((2, 1, 3, 4), bool), r"bool \(2, 1, 3, 4\)", UINT8),
+        (np.zeros((2, 1, 3, 4), object), r"object \(2, 1, 3, 4\)", ""),
     ],
 )
-def test_other_images_are_refused_in_one_line(packed_mlp: Maker, images: Any, got: str) -> None:
+def test_other_images_are_refused_in_one_line(packed_mlp: Maker, images: Any, got: str, way: str) -> None:
     net = packed_mlp((12, 5), shape=(1, 3, 4))
-    way = "; numpy.stack makes one array of a list" if got == "list" else ""
-    with pytest.raises(UsageError, match=rf"got images {got}, expected uint8 \(N, 1, 3, 4\) or \(N, 3, 4\){way}$"):
+    with pytest.raises(UsageError, match=rf"^got images {got}, expected uint8 \(N, 1, 3, 4\) or \(N, 3, 4\){way}$"):
         run(net, images)
 
 
 def test_color_nets_need_a_channel_axis(packed_mlp: Maker) -> None:
+    net = packed_mlp((12, 5), shape=(3, 2, 2))
+    with pytest.raises(UsageError, match=rf"expected uint8 \(N, 3, 2, 2\){ONE}$"):
+        run(net, np.zeros((3, 2, 2), np.uint8))
     with pytest.raises(UsageError, match=r"expected uint8 \(N, 3, 2, 2\)$"):
-        run(packed_mlp((12, 5), shape=(3, 2, 2)), np.zeros((3, 2, 2), np.uint8))
+        run(net, np.zeros((5, 2, 2), np.uint8))
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, 2.0, True])

@@ -401,22 +401,29 @@ def test_a_strided_file_is_read(packed_mlp: Maker) -> None:
 
 # ---------------------------------------------------------------------------------------------------- what is refused
 @pytest.mark.parametrize(
-    ("images", "got"),
+    ("images", "got", "way"),
     [
-        (torch.zeros(2, 3, 9, 8), r"float32 \(2, 3, 9, 8\)"),
-        (torch.zeros(2, 3, 9, 8, dtype=torch.int8), r"int8 \(2, 3, 9, 8\)"),
-        (torch.zeros(2, 3, 8, 9, dtype=torch.uint8), r"uint8 \(2, 3, 8, 9\)"),
-        (torch.zeros(1, 3, 8, 9, dtype=torch.uint8), r"uint8 \(1, 3, 8, 9\)"),
-        (torch.zeros(3, 9, 8, dtype=torch.uint8), r"uint8 \(3, 9, 8\)"),
-        (torch.zeros((), dtype=torch.uint8), r"uint8 \(\)"),
+        (torch.zeros(2, 3, 9, 8), r"float32 \(2, 3, 9, 8\)", "; the net takes raw values, 0 to 255, and .*"),
+        (torch.zeros(2, 3, 9, 8, dtype=torch.int8), r"int8 \(2, 3, 9, 8\)", r"; batch.astype\('uint8'\) converts .*"),
+        (torch.zeros(2, 3, 9, 8, dtype=torch.bfloat16), r"bfloat16 \(2, 3, 9, 8\)", ""),
+        (torch.zeros(2, 3, 8, 9, dtype=torch.uint8), r"uint8 \(2, 3, 8, 9\)", ""),
+        (torch.zeros(1, 3, 8, 9, dtype=torch.uint8), r"uint8 \(1, 3, 8, 9\)", ""),
+        (torch.zeros(3, 9, 8, dtype=torch.uint8), r"uint8 \(3, 9, 8\)", r"; batch\[None\] makes a batch of one sample"),
+        (torch.zeros((), dtype=torch.uint8), r"uint8 \(\)", ""),
     ],
 )
-def test_other_images_are_refused(images: torch.Tensor, got: str) -> None:
-    with pytest.raises(UsageError, match=rf"^got images {got}, expected uint8 \(N, 3, 9, 8\)$"):
-        PackedModule(IMAGE_NETS["sign"](0))(images)
-    if images.dtype != torch.uint8:
-        with pytest.raises(UsageError, match=rf"got images {got}, expected uint8 \(N, C, H, W\)"):
-            torch.export.export(PackedModule(IMAGE_NETS["sign"](0)), (images,))
+def test_other_images_are_refused(images: torch.Tensor, got: str, way: str) -> None:
+    message = rf"^got images {got}, expected uint8 \(N, 3, 9, 8\){way}$"
+    module = PackedModule(IMAGE_NETS["sign"](0))
+    with pytest.raises(UsageError, match=message):
+        module(images)
+    with torch.no_grad():
+        if images.dtype != torch.uint8:
+            with pytest.raises(UsageError, match=message):
+                torch.export.export(module, (images,))
+        else:
+            with pytest.raises(UsageError, match=message):
+                RUN_PACKED(images, module.file, module.logits_shape)
 
 
 def test_other_devices_are_refused(packed_mlp: Maker) -> None:

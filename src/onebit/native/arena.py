@@ -53,34 +53,34 @@ class NativePlan:
     spare: list[np.ndarray] = field(default_factory=list)
 
     def run(self, batch: np.ndarray, *, parts: int = 1) -> tuple[np.ndarray, bool]:
-        """`run_all` of a net with a single output: its array instead of a list."""
-        (answer,), nan = self.run_all(batch, parts=parts)
-        return answer, nan
+        """The outputs for a contiguous batch (N, …) in the dtype and shape of the net's input.
 
-    def run_all(self, batch: np.ndarray, *, parts: int = 1) -> tuple[list[np.ndarray], bool]:
-        """Each output (N, …) float32 for a contiguous batch, and whether the net took the sign of a NaN.
+        `parts` threads share each kernel call.
 
-        The batch has the dtype and shape of the net's input. `parts` threads share each kernel call. Several outputs
-        share memory.
+        Returns:
+            float32 (N, …) of a single output, or all outputs one after the other for `separate`; and whether the net
+            took the sign of a NaN.
         """
         arena = self.arena(parts)
-        count = len(batch)
-        if len(self.shapes) == 1:
-            memory = np.empty((count, *self.shapes[0]), np.float32)
-            answers = [memory]
-        else:
-            ends = list(accumulate(count * prod(shape) for shape in self.shapes))
-            memory = np.empty(ends[-1], np.float32)
-            parted = zip(np.split(memory, ends[:-1]), self.shapes, strict=True)
-            answers = [array.reshape(count, *shape) for array, shape in parted]
+        single = len(self.shapes) == 1
+        sizes = (len(batch), *self.shapes[0]) if single else len(batch) * sum(map(prod, self.shapes))
+        answers = np.empty(sizes, np.float32)
 
         def run(part: int, parts: int, barrier: int | None) -> int:
-            places = batch.ctypes.data, count, arena.ctypes.data, memory.ctypes.data
-            return self.isa.run(ctypes.byref(self.plan), *places, part, parts, barrier)
+            memory = batch.ctypes.data, len(batch), arena.ctypes.data, answers.ctypes.data
+            return self.isa.run(ctypes.byref(self.plan), *memory, part, parts, barrier)
 
         nan = bool(run(0, 1, None)) if parts == 1 else run_together(run, parts)
         self.spare.append(arena)
         return answers, nan
+
+    def separate(self, answers: np.ndarray, count: int) -> list[np.ndarray]:
+        """Each output (N, …) of what `run` returned for N = `count` samples; they share its memory."""
+        if len(self.shapes) == 1:
+            return [answers]
+        ends = list(accumulate(count * prod(shape) for shape in self.shapes))
+        parts = np.split(answers, ends[:-1])
+        return [part.reshape(count, *shape) for part, shape in zip(parts, self.shapes, strict=True)]
 
     @property
     def kernels(self) -> tuple[str, ...]:

@@ -15,7 +15,8 @@ def sign_panels(bits: np.ndarray, lanes: int, *, size: int = WORD) -> tuple[np.n
     """
     groups, outputs, _, channels = bits.shape
     parted = _padded(bits, -channels % size).reshape(groups, outputs, -1, size)
-    rows = np.packbits(_padded(parted, WORD - size), axis=-1, bitorder="little")
+    # contiguous, which packbits alone does not promise
+    rows = np.ascontiguousarray(np.packbits(_padded(parted, WORD - size), axis=-1, bitorder="little"))
     return panels(rows.view("<u4")[..., 0].astype(np.uint32, copy=False), lanes), -(-channels // size)
 
 
@@ -42,7 +43,7 @@ def byte_panels(bits: np.ndarray, lanes: int, *, coding: str = "integer") -> tup
 
 
 def _panels_of_bytes(weights: np.ndarray, lanes: int) -> tuple[np.ndarray, int]:
-    rows = weights.view("<u4").astype(np.uint32, copy=False)
+    rows = np.ascontiguousarray(weights).view("<u4").astype(np.uint32, copy=False)
     return panels(rows.reshape(*weights.shape[:2], -1), lanes), rows.shape[-1]
 
 

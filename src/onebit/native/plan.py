@@ -90,7 +90,9 @@ class _Planner(Values):
             if exact:
                 self.calls.then(slot, "real")
             if isinstance(node, nodes.Clamp):
-                low, high = (np.float32([v]) if a is None else a for a, v in ((node.low, -inf), (node.high, inf)))
+                low, high = (
+                    np.full(1, v, np.float32) if a is None else a for a, v in ((node.low, -inf), (node.high, inf))
+                )
                 self.calls.then(slot, "clamp", low, high)
                 return slot
             if isinstance(node, nodes.Prelu):

@@ -168,6 +168,14 @@ class PackedNet:
             return {key: values[name] for key, name in output.items()}
         return tuple(values[name] for name in output)
 
+    def by_name(self, output: Any) -> dict[str, Any]:
+        """The values of `outputs` by name; inverse of `structured`."""
+        if isinstance(self.output, str):
+            return {self.output: output}
+        if isinstance(self.output, dict):
+            return {name: output[key] for key, name in self.output.items()}
+        return dict(zip(self.output, output, strict=True))
+
     def check_values(self) -> None:
         """Check the contents of all arrays; the FormatError names the node and the array and counts the values."""
         self.input.check_values()

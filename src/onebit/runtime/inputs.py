@@ -15,30 +15,17 @@ _BLOCK = 1 << 20  # numbers that are checked at once
 _OTHER_WAYS = {"list": "numpy.stack makes one array of a list", "Split": "pass its images: split.images"}
 
 
-def as_batch(spec: InputSpec, batch: Any) -> Any:
-    """A batch that the net takes, as an array; objects that load samples when they are indexed stay as they are.
-
-    Raises:
-        UsageError: a wrong shape, dtype or device, or numbers that are not finite.
-    """
-    batch = _without_torch(batch)
-    check_images(spec, batch)
-    if isinstance(batch, np.ndarray):
-        check_numbers(spec, batch)
-    return batch
-
-
 def check_images(spec: InputSpec, images: Any) -> int:
     """The number of images, or other samples; UsageError for a wrong shape or dtype."""
-    images = _without_torch(images)
+    images = without_torch(images)
     # arrays, and objects that load samples when they are indexed
     if not (hasattr(images, "shape") and hasattr(images, "__getitem__")):
-        raise _refusal(spec, type(images).__name__, _OTHER_WAYS.get(type(images).__name__, ""))
+        raise _refused(spec, type(images).__name__, _OTHER_WAYS.get(type(images).__name__, ""))
     shape = tuple(images.shape)
     dtype = np.asarray(images[:0]).dtype if shape else np.asarray(images).dtype
     if dtype == spec.dtype and (shape[1:] == spec.shape or (_is_gray(spec) and shape[1:] == spec.shape[1:])):
         return int(shape[0])
-    raise _refusal(spec, f"{dtype} {shape}", _way(spec, dtype, shape))
+    raise refusal(spec, str(dtype), shape)
 
 
 def check_numbers(spec: InputSpec, batch: np.ndarray) -> None:
@@ -71,27 +58,27 @@ def _is_gray(spec: InputSpec) -> bool:
     return len(spec.shape) == 3 and spec.shape[0] == 1
 
 
-def _refusal(spec: InputSpec, got: str, way: str) -> UsageError:
+def refusal(spec: InputSpec, dtype: str, shape: tuple[int, ...]) -> UsageError:
+    """The error for a batch of a wrong dtype or shape."""
+    ways = []
+    if dtype != spec.dtype and dtype.startswith(("float", "int", "uint", "bool")):
+        if spec.dtype == "float32":
+            ways.append("batch.astype('float32') converts it")
+        elif dtype.startswith("float"):
+            ways.append("the net takes raw values, 0 to 255, and does the preprocessing itself")
+        else:
+            ways.append("batch.astype('uint8') converts values from 0 to 255")
+    if shape == spec.shape or (_is_gray(spec) and shape == spec.shape[1:]):
+        ways.append("batch[None] makes a batch of one sample")
+    return _refused(spec, f"{dtype} {shape}", "; ".join(ways))
+
+
+def _refused(spec: InputSpec, got: str, way: str) -> UsageError:
     noun = "images" if len(spec.shape) == 3 and spec.dtype == "uint8" else "inputs"
     return UsageError(f"got {noun} {got}, expected {describe_shape(spec)}{way and '; '}{way}")
 
 
-def _way(spec: InputSpec, dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:
-    """What to do about a batch of a wrong dtype or shape, or ""."""
-    ways = []
-    if dtype != spec.dtype and dtype.kind in "fiub":
-        if spec.dtype == "float32":
-            ways.append("batch.astype('float32') converts it")
-        elif dtype.kind == "f":
-            ways.append("the net takes raw pixels, 0 to 255, and does the preprocessing itself")
-        else:
-            ways.append("batch.astype('uint8') converts values from 0 to 255")
-    if shape == spec.shape or (_is_gray(spec) and shape == spec.shape[1:]):
-        ways.append("of one sample, batch[None] makes a batch")
-    return "; ".join(ways)
-
-
-def _without_torch(batch: Any) -> Any:
+def without_torch(batch: Any) -> Any:
     """A tensor as an array; UsageError for one that is not on the CPU, or of a dtype that numpy lacks."""
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(batch, torch.Tensor):

@@ -17,7 +17,7 @@ from onebit.native import NativePlan, NotPlanned, instruction_set, instruction_s
 from onebit.packed import InputSpec, PackedNet, check_net, infer, load
 from onebit.packed.net import INPUT
 from onebit.runtime.executors import EXECUTORS, per_channel
-from onebit.runtime.inputs import as_batch, check_numbers
+from onebit.runtime.inputs import check_images, check_numbers, without_torch
 
 _BATCH_VALUES = 1 << 22  # of the largest value of a net in one batch
 _NATIVE_BATCH = 4096
@@ -65,8 +65,8 @@ def run(
         >>> labels = run("net.1bit", images).argmax(axis=1)
     """
     net = opened(net)
-    if (batch is None) == (images is None):
-        raise UsageError(f"got {'no' if batch is None else 'two'} batches of inputs, expected one: run(net, batch)")
+    if batch is not None and images is not None:
+        raise UsageError("got both a batch and images, expected one: run(net, batch)")
     batch = as_batch(net.input, images if batch is None else batch)
     check_batch_size(batch_size)
     plan = native_plan(net, executor)
@@ -97,6 +97,19 @@ def opened(net: object) -> PackedNet:
     check_net(net)
     assert isinstance(net, PackedNet)
     return net
+
+
+def as_batch(spec: InputSpec, batch: Any) -> Any:
+    """A batch that the net takes, as an array; objects that load samples when they are indexed stay as they are.
+
+    Raises:
+        UsageError: a wrong shape, dtype or device, or numbers that are not finite.
+    """
+    batch = without_torch(batch)
+    check_images(spec, batch)
+    if isinstance(batch, np.ndarray):
+        check_numbers(spec, batch)
+    return batch
 
 
 def native_plan(net: PackedNet, executor: str | None = None) -> NativePlan | None:
@@ -159,11 +172,11 @@ def _native_parts(
     """Each output, batch by batch. Threads share its samples; more threads than samples share kernel calls."""
 
     def run_part(part: np.ndarray, parts: int = 1) -> list[np.ndarray]:
-        answers, nan = plan.run_all(part, parts=parts)
+        answers, nan = plan.run(part, parts=parts)
         if nan:  # the reference executor raises the error, with details
             for _ in batches(net, part, net.outputs):
                 pass
-        return answers
+        return plan.separate(answers, len(part))
 
     for start in range(0, inputs.shape[0], batch_size):
         batch = np.ascontiguousarray(_part(net.input, inputs, start, batch_size))

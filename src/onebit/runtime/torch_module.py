@@ -6,6 +6,7 @@ import ctypes
 import os
 import weakref
 from collections.abc import Callable
+from itertools import accumulate, pairwise
 from math import inf
 from typing import Any, NamedTuple
 
@@ -16,9 +17,10 @@ from torch import Tensor, nn
 from onebit.common.arguments import described
 from onebit.errors import FormatError, OnebitError, UsageError, WrongTypeError
 from onebit.native import NativePlan
-from onebit.packed import PackedNet, check_net, costs, dumps, infer, load, loads
+from onebit.packed import InputSpec, PackedNet, costs, dumps, infer, loads
 from onebit.runtime import native_plan, run
-from onebit.runtime.running import thread_count, threads_for
+from onebit.runtime.inputs import refusal, without_torch
+from onebit.runtime.running import opened, thread_count, threads_for
 
 _COMPARED = 1 << 16  # bytes of a file that every call compares: the graph and real parameters, which precede the signs
 
@@ -64,26 +66,19 @@ def _run(read: _Read, images: Tensor) -> list[np.ndarray]:
     ONEBIT_THREADS threads, or as many as torch uses, share a batch.
     """
     net, plan, threads = read.net, read.plan, 1
-    batch = as_array(images)
+    batch = without_torch(images)
     if batch.ndim and len(batch) > 1:
         threads = thread_count() if os.environ.get("ONEBIT_THREADS") else torch.get_num_threads()
         threads = threads if plan is None else threads_for(plan, len(batch), threads)
     if threads == 1 and plan is not None and batch.shape[1:] == net.input.shape and batch.dtype == net.input.dtype:
         batch = np.ascontiguousarray(batch)
+        # takes less than half the time of isfinite; `run` decides the other cases
         if batch.dtype == np.uint8 or np.vdot(batch, batch) < inf:
-            answers, nan = plan.run_all(batch)
-            # takes less than half the time of isfinite; `run` decides the other cases
-            if not nan and all(np.vdot(answer, answer) < inf for answer in answers):
-                return answers
-    made = run(net, batch, threads=threads)
-    if isinstance(net.output, str):
-        return [made]
-    by_name = dict(zip(_names(net.output), made.values() if isinstance(made, dict) else made, strict=True))
-    return [by_name[name] for name in net.outputs]
-
-
-def _names(output: Any) -> tuple[str, ...]:
-    return tuple(output.values() if isinstance(output, dict) else output)
+            answers, nan = plan.run(batch)
+            if not nan and np.vdot(answers, answers) < inf:
+                return plan.separate(answers, len(batch))
+    made = net.by_name(run(net, batch, threads=threads))
+    return [made[name] for name in net.outputs]
 
 
 def _trace(images: Tensor, net: Tensor, shape: list[int]) -> Tensor:
@@ -134,9 +129,9 @@ _call_outputs: Callable[..., list[Tensor]] = torch.ops.onebit.run_packed_outputs
 class PackedModule(nn.Module):
     """A packed net as a module: `forward` is `onebit.runtime.run`, bit for bit, as one operator of torch.
 
-    It is for inference only: images are uint8, and logits have no gradient. Its state_dict has a single entry, `file`:
-    (B,) uint8, the bytes of the `.1bit` file. Copies, pickles and exported programs contain only these one-bit weights.
-    `load_state_dict` accepts any net with the same shapes of images and logits.
+    It is for inference only: outputs have no gradient. Its state_dict has a single entry, `file`: (B,) uint8, the bytes
+    of the `.1bit` file. Copies, pickles and exported programs contain only these one-bit weights. `load_state_dict`
+    accepts any net with the same shapes and dtype of inputs and outputs.
 
     Args:
         net: a packed net, or the path of its file.
@@ -153,12 +148,21 @@ class PackedModule(nn.Module):
 
     def __init__(self, net: PackedNet | str | os.PathLike[str]) -> None:
         super().__init__()
-        if isinstance(net, (str, os.PathLike)):
-            net = load(net)
-        check_net(net)
+        net = opened(net)
         self.register_buffer("file", torch.frombuffer(bytearray(dumps(net)), dtype=torch.uint8))
-        self.image_shape = net.input.shape
-        self.logits_shape = infer(net)[net.only_output].shape
+        self.signature = Signature.of(net)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """The shape of one sample of the input."""
+        return self.signature.spec.shape
+
+    @property
+    def logits_shape(self) -> tuple[int, ...]:
+        """The shape of the output of one sample; UsageError if the net has several outputs."""
+        if self.signature.order is not None:
+            raise UsageError(f"the net has outputs {self.signature.outputs}, expected one: the logits")
+        return self.signature.shapes[0]
 
     @property
     def net(self) -> PackedNet:
@@ -170,17 +174,27 @@ class PackedModule(nn.Module):
         """
         return _read(self.file).net
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (N, …) float32 of images (N, C, H, W) uint8, also (N, H, W) when C is 1.
+    def forward(self, images: Tensor) -> Any:
+        """The outputs (N, …) float32 of a batch (N, …) of images or other inputs; gray images also (N, H, W).
+
+        Returns:
+            one tensor, such as logits; of a net with several outputs a tuple or dict, as the model returned them.
 
         Raises:
             UsageError, FormatError, NotBinaryError: as `onebit.runtime.run`, and for tensors that are not on the CPU.
         """
-        if isinstance(images, np.ndarray):
-            raise WrongTypeError(
-                f"images: got {described(images)} of numpy, expected a tensor: torch.from_numpy(images)"
-            )
-        return _call(images, self.file, self.logits_shape)
+        if not isinstance(images, Tensor):
+            way = ": torch.from_numpy(images)" if isinstance(images, np.ndarray) else ""
+            raise WrongTypeError(f"images: got {described(images)} of numpy, expected a tensor{way}")
+        signature = self.signature
+        if images.dtype is not signature.dtype:
+            raise refusal(signature.spec, str(images.dtype).removeprefix("torch."), tuple(images.shape))
+        if signature.order is None:
+            return _call(images, self.file, signature.shapes[0])
+        made = _call_outputs(images, self.file, signature.sizes, signature.ranks)
+        if isinstance(signature.order, dict):
+            return {key: made[index] for key, index in signature.order.items()}
+        return tuple(made[index] for index in signature.order)
 
     def extra_repr(self) -> str:
         try:
@@ -191,8 +205,7 @@ class PackedModule(nn.Module):
         bits, real = sum(node.binary_weights for node in rows), sum(node.real_parameters for node in rows)
         name = f"{net.name!r}, " if net.name else ""
         return (
-            f"{name}{_shapes(self.image_shape, self.logits_shape)}, {bits:,} one-bit weights, "
-            f"{real:,} real parameters, {self.file.numel():,} bytes"
+            f"{name}{self.signature}, {bits:,} one-bit weights, {real:,} real parameters, {self.file.numel():,} bytes"
         )
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
@@ -207,20 +220,59 @@ class PackedModule(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _make_room(self, given: Tensor) -> None:
-        """Resize `file` for the bytes of another net; UsageError for other shapes of images or logits."""
+        """Resize `file` for the bytes of another net; UsageError for other shapes of inputs or outputs."""
         net = _net_in(_bytes_of(given).tobytes())
-        expected, got = (self.image_shape, self.logits_shape), (net.input.shape, infer(net)[net.only_output].shape)
-        if got != expected:
-            raise UsageError(f"got the net {net.name!r}, {_shapes(*got)}, expected {_shapes(*expected)}")
+        got = Signature.of(net)
+        if not got.equals(self.signature):
+            raise UsageError(f"got the net {net.name!r}, {got}, expected {self.signature}")
         if given.shape != self.file.shape:  # names and certificates differ in length
             self.file = self.file.new_empty(given.shape)
+
+
+class Signature(NamedTuple):
+    """What a packed net takes and gives.
+
+    spec: of the input. shapes: of each value that is an output, for one sample; sizes, ranks: the same as lists.
+    order: for several outputs, the index of each in `shapes`, as a tuple or by key; None for a single output.
+    """
+
+    spec: InputSpec
+    dtype: torch.dtype
+    shapes: tuple[tuple[int, ...], ...]
+    sizes: list[int]
+    ranks: list[int]
+    order: tuple[int, ...] | dict[str, int] | None
+
+    @classmethod
+    def of(cls, net: PackedNet) -> Signature:
+        known, names = infer(net), net.outputs
+        shapes = tuple(known[name].shape for name in names)
+        order = None if isinstance(net.output, str) else net.structured({name: k for k, name in enumerate(names)})
+        spec = InputSpec(shape=net.input.shape, dtype=net.input.dtype, coding="values")  # without its arrays
+        dtype = torch.uint8 if spec.dtype == "uint8" else torch.float32
+        return cls(spec, dtype, shapes, [size for shape in shapes for size in shape], [*map(len, shapes)], order)
+
+    def equals(self, other: Signature) -> bool:
+        key = (self.spec.shape, self.dtype, self.shapes, self.order)
+        return key == (other.spec.shape, other.dtype, other.shapes, other.order)
+
+    @property
+    def outputs(self) -> str:
+        """The shape of the output, or of each output."""
+        sizes = ["×".join(map(str, shape)) or "1" for shape in self.shapes]
+        if isinstance(self.order, dict):
+            return "{" + ", ".join(f"{key}: {sizes[index]}" for key, index in self.order.items()) + "}"
+        return sizes[0] if self.order is None else "(" + ", ".join(sizes[index] for index in self.order) + ")"
+
+    def __str__(self) -> str:
+        return f"{self.spec.dtype} {'×'.join(map(str, self.spec.shape))} -> {self.outputs}"
 
 
 class _Read(NamedTuple):
     """A net that was read from a tensor, without keeping the tensor alive.
 
     Args:
-        shape: of its logits.
+        shapes: of each of its outputs, for one sample.
         plan: its native plan, for the values of ONEBIT_NATIVE and ONEBIT_ISA at that time.
         data: the bytes that it was read from.
         tensor, storage: the tensor and its memory; this entry is removed with the memory.
@@ -229,7 +281,7 @@ class _Read(NamedTuple):
     """
 
     net: PackedNet
-    shape: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
     plan: NativePlan | None
     data: bytes
     tensor: weakref.ref[Tensor]
@@ -266,14 +318,14 @@ def _read(file: Tensor) -> _Read:
     counted = not (file.is_inference() or file.is_shared()) and file.is_contiguous()
     version = file._version if counted else None  # before the bytes are read, as they may change meanwhile
     if known is not None and len(bytes_now) == len(known.data) and known.data.startswith(bytes_now):
-        net, shape, plan, data, *_ = known
+        net, shapes, plan, data, *_ = known
     else:
         data = bytes_now.tobytes()
         net = _net_in(data)
-        shape, plan = infer(net)[net.only_output].shape, native_plan(net)
+        shapes, plan = Signature.of(net).shapes, native_plan(net)
     view = (ctypes.c_uint8 * min(len(data), _COMPARED)).from_address(address)
     storage = weakref.ref(file.untyped_storage(), lambda _: _READ.pop(address, None))
-    _READ[address] = read = _Read(net, shape, plan, data, weakref.ref(file), storage, view, version)
+    _READ[address] = read = _Read(net, shapes, plan, data, weakref.ref(file), storage, view, version)
     return read
 
 
@@ -298,7 +350,3 @@ def _elsewhere(name: str, tensor: Tensor) -> UsageError:
 
 def _kind(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
-
-
-def _shapes(images: tuple[int, ...], logits: tuple[int, ...]) -> str:
-    return f"uint8 {'×'.join(map(str, images))} -> {'×'.join(map(str, logits))}"
