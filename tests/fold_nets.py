@@ -13,7 +13,7 @@ from onebit.layers import RPReLU
 from onebit.models import create_model
 from onebit.packed import PackedNet, Threshold
 from onebit.quantizers import Quantizer, SteSign
-from onebit.runtime import run
+from onebit.runtime import batches, run
 
 SHAPE = (1, 3, 4)
 INT32 = np.iinfo(np.int32)
@@ -101,3 +101,34 @@ def signs_of_modules(norm: nn.Module, integers: np.ndarray, channels: int) -> np
     """(n, C) ±1 of the trained modules, for the same integer in every channel."""
     x = torch.from_numpy(integers).float()[:, None].repeat(1, channels)
     return SteSign()(norm(x)).numpy()
+
+
+def answers(packed: PackedNet, inputs: np.ndarray) -> Any:
+    """What the packed net answers, in numpy: an array, a tuple or a dict."""
+    parts = [values for _, values in batches(packed, inputs, packed.outputs)]
+    return packed.structured({name: np.concatenate([part[name] for part in parts]) for name in packed.outputs})
+
+
+@torch.no_grad()
+def assert_answers(model: nn.Module, packed: PackedNet, inputs: np.ndarray, *, atol: float = 1e-5) -> None:
+    """The packed net answers what the model answers, relative to the largest number."""
+    theirs = copy.deepcopy(model).eval()(torch.from_numpy(inputs.copy()))
+    ours = answers(packed, inputs)
+    if isinstance(theirs, dict):
+        assert list(ours) == list(theirs)
+        theirs, ours = tuple(theirs.values()), tuple(ours.values())
+    if not isinstance(theirs, (tuple, list)):
+        theirs, ours = (theirs,), (ours,)
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.shape == tuple(other.shape)
+        scale = float(other.abs().max()) + 1e-30
+        np.testing.assert_allclose(one / scale, other.numpy() / scale, atol=atol, rtol=0)
+
+
+def inputs_of(shape: tuple[int, ...], dtype: str = "float32", *, count: int = 9, seed: int = 1) -> np.ndarray:
+    """Random inputs: normal numbers, or integers 0-255."""
+    rng = np.random.default_rng(seed)
+    if dtype == "uint8":
+        return rng.integers(0, 256, (count, *shape), dtype=np.uint8)
+    return rng.standard_normal((count, *shape)).astype(np.float32)

@@ -124,7 +124,7 @@ def with_constant(
 
     A constant that differs within a channel makes the value a vector, with each element a channel.
     """
-    before, after = _operand_shape(call), tuple(call.node.meta["value"].shape)  # type: ignore[union-attr]
+    before, after = call.shapes
     kind = next(kind for kind in (_ADD, _SUBTRACT, _MULTIPLY, _DIVIDE) if kind.compute is compute)
     affine = kind.after if value_first else kind.before
     if affine is None:
@@ -153,13 +153,6 @@ def with_constant(
         return folder.then(x, op)
     flat = folder.reshaped(call, x, sample, (prod(sample),))
     return folder.reshaped(call, folder.then(flat, op), (prod(sample),), sample)
-
-
-def _operand_shape(call: Call) -> tuple[int, ...]:
-    """The shape of the value that is not a constant."""
-    assert call.node is not None
-    (node,) = (x for x in call.node.all_input_nodes if x.op != "get_attr")
-    return tuple(node.meta["value"].shape)
 
 
 def _of_sample(call: Call, constant: Any, before: tuple[int, ...], after: tuple[int, ...]) -> Tensor:

@@ -155,7 +155,7 @@ def pad(folder: Folder, call: Call, x: Pending) -> Pending:
 @any_dtype
 def parts(folder: Folder, call: Call, x: Pending) -> Pending:
     """A chunk or split: its parts are slices, see `select`."""
-    before = call.shapes[0]
+    before = call.before
     if _split_axis(call) % len(before) == 0:
         raise call.refusal(f"it splits the batch of {shown(before)}, expected dim=1 or more")
     return x
@@ -167,7 +167,7 @@ def _split_axis(call: Call) -> int:
 
 @any_dtype
 def unbind(folder: Folder, call: Call, x: Pending) -> Pending:
-    before = call.shapes[0]
+    before = call.before
     if call.argument(1, "dim", 0) % len(before) == 0:
         raise call.refusal(f"it splits the batch of {shown(before)}, expected dim=1 or more")
     return x

@@ -71,11 +71,17 @@ class Call(NamedTuple):
         return found.meta["value"] if isinstance(found, fx.Node) and found.op == "get_attr" else found
 
     @property
+    def before(self) -> tuple[int, ...]:
+        """The shape of its first input that is no constant for the example, with the batch axis."""
+        assert self.node is not None
+        first = next(source for source in self.node.all_input_nodes if source.op != "get_attr")
+        return tuple(first.meta["value"].shape)
+
+    @property
     def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The shapes of its first input and its output for the example, with the batch axis."""
         assert self.node is not None
-        before, after = self.node.all_input_nodes[0].meta["value"], self.node.meta["value"]
-        return tuple(before.shape), tuple(after.shape)
+        return self.before, tuple(self.node.meta["value"].shape)
 
     def refusal(self, reason: str) -> FoldError:
         """The error that names this operation."""

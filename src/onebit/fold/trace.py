@@ -91,10 +91,17 @@ class _ExampleProxy(fx.Proxy):
             *("shape", "ndim", "dtype", "device", "dim", "numel", "size", "nelement", "is_cuda", "requires_grad"),
             *("is_floating_point", "is_contiguous", "get_device", "stride"),
         )
+        if name in ("T", "mT"):
+            return self.tracer.create_proxy("call_function", getattr, (self, name), {})
         return getattr(value, name) if name in known else super().__getattr__(name)
 
     def __len__(self) -> int:
         return len(self.node.meta["value"])
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice) and isinstance(self.node.meta["value"], (tuple, list)):
+            return tuple(self)[index]
+        return super().__getitem__(index)  # type: ignore[misc]
 
     def __iter__(self) -> Iterator[Any]:
         return (self[index] for index in range(len(self)))
