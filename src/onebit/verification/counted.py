@@ -124,7 +124,7 @@ class Agreement:
 
 def _r2_text(value: float) -> str:
     """Six digits, never rounded up to 1."""
-    return "1" if value == 1 else f"{min(value, 0.999999):.6g}"
+    return "above 0.999999" if 0.999999 < value < 1 else f"{value:.6g}"
 
 
 class OutputCounts:
