@@ -25,8 +25,7 @@ class TwoHeads(nn.Module):
 
 
 torch.manual_seed(0)
-model = TwoHeads()
-print(onebit.binarize_(model))
+print(onebit.binarize_(model := TwoHeads()))
 optimizer = onebit.clip_latents_(torch.optim.Adam(onebit.latent_groups(model, lr=0.005)))
 for _ in range(20):
     for batch in torch.randperm(1300).split(50):
@@ -38,4 +37,4 @@ for _ in range(20):
 targets = {"digit": labels[1300:], "ink": ink[1300:]}
 packed = onebit.pack(model.eval(), images[:2], data=images[1300:], labels=targets)
 print(onebit.verify(model, packed, images[1300:], labels=targets))
-print({name: found.shape for name, found in onebit.run(packed, images[1300:]).items()})
+print({name: found.shape for name, found in onebit.run(packed, images).items()})

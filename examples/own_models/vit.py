@@ -33,7 +33,6 @@ optimizer = onebit.clip_latents_(torch.optim.Adam(onebit.latent_groups(model, lr
 onebit.fit(model, train, optimizer, epochs=8, batch_size=50, verbose=False)
 score = onebit.evaluate(model, test, weights="binary", verbose=False)
 print(f"binary weights: {score.correct} of {score.count} test digits correct")
-
 before = model(test[0]).detach()
 print(onebit.packed_layers_(model))
 after = model(test[0]).detach()
