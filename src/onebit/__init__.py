@@ -34,7 +34,7 @@ _HOME = {
     "latent_groups": "onebit.optim",
     "load": "onebit.packed",
     "load_dataset": "onebit.data",
-    "pack": "onebit.fold",
+    "pack": "onebit.verification.packing",
     "run": "onebit.runtime",
     "save": "onebit.packed",
     "sign": "onebit.quantizers",

@@ -24,7 +24,6 @@ from onebit.data import Dataset as Dataset
 from onebit.data import load_dataset as load_dataset
 from onebit.evaluation.counts import summary as summary
 from onebit.evaluation.modes import evaluate as evaluate
-from onebit.fold import pack as pack
 from onebit.fold.check import check as check
 from onebit.layers import BinarizeReport as BinarizeReport
 from onebit.layers import BinaryConv1d as BinaryConv1d
@@ -48,5 +47,6 @@ from onebit.train.loop import fit as fit
 from onebit.trainer import Trainer as Trainer
 from onebit.verification.agreement import certify as certify
 from onebit.verification.agreement import verify as verify
+from onebit.verification.packing import pack as pack
 
 __all__: list[str]

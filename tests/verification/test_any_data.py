@@ -175,7 +175,7 @@ MISTAKES: dict[str, tuple[Callable[[nn.Module], Any], type[OnebitError], str]] =
     "preprocessed inputs for a net that takes pixels": (
         lambda net: verify(net, packed_behind(RIGHT, net), loader(preprocessed(X))),
         UsageError,
-        r"got images float32 \(16, 1, 3, 4\), expected uint8 .*verify\(model, packed, \(raw, labels\), trained=loader\)",
+        r"got images float32 \(16, 1, 3, 4\), expected uint8 .*verify\(model, packed, \(raw, labels\), trained=",
     ),
     "float64 arrays for a net that takes pixels": (
         lambda net: verify(net, packed_behind(RIGHT, net), (RAW / 255, LABELS)),

@@ -200,7 +200,7 @@ def _proofs(
     model: nn.Module, packed: PackedNet, weights: str, seed: int | None, preprocess: nn.Module | None
 ) -> tuple[dict[str, LayerProof], list[SignSite]]:
     """The proof of each sign without images, by name, and the signs that can be compared only on images."""
-    folded = fold_model(model, example_of(packed.input), weights=weights, seed=seed or 0)
+    folded = fold_model(model, example_of(packed.input), preprocess=preprocess, weights=weights, seed=seed or 0)
     if _outline(folded.net) != _outline(packed):
         raise UsageError("the packed net does not have the operations of this model; pack it from this model")
     nodes = {node.output: node for node in packed.nodes}

@@ -124,7 +124,7 @@ class Agreement:
 
 def _r2_text(value: float) -> str:
     """Six digits, never rounded up to 1."""
-    return "1" if value == 1 else f"{min(value, 0.999999):.6g}"
+    return "above 0.999999" if 0.999999 < value < 1 else f"{value:.6g}"
 
 
 class OutputCounts:
@@ -319,7 +319,8 @@ def _batch(array: np.ndarray, *, without: int | None = None) -> str:
 
 def _any_of(differs: np.ndarray) -> np.ndarray:
     """Whether anything differs in each sample: bool (n, …) -> (n,)."""
-    return differs.reshape(len(differs), -1).any(axis=1)
+    found = np.asarray(differs.reshape(len(differs), -1).any(axis=1))
+    return found
 
 
 def _add_error(total: list[float], outputs: np.ndarray, targets: np.ndarray) -> None:

@@ -18,7 +18,7 @@ def pack(
     model: nn.Module,
     example: Tensor | None = None,
     *,
-    input_shape: Sequence[int] | None = None,
+    input_shape: tuple[int, int, int] | None = None,
     preprocess: nn.Module | None = None,
     data: Any = None,
     trained: Trained | None = None,

@@ -62,12 +62,13 @@ def check_fed(packed: PackedNet, inputs: Any) -> None:
         # numpy's default dtype is handed out as float32
         check_images(packed.input, inputs[:0].astype(expected) if (expected, got) == FLOATS else inputs)
     except UsageError as error:
-        way = ""
+        line = str(error)
         if expected == "uint8" and got.startswith("float"):
-            way = ": verify(model, packed, (raw, labels), trained=loader) compares it with the preprocessed inputs"
+            line += ": verify(model, packed, (raw, labels), trained=loader) compares it with the preprocessed inputs"
         elif expected == "float32" and got == "uint8":
-            way = "; or give it what the model is fed, or pack it for pixels: preprocess=onebit.Normalize(mean, std)"
-        raise type(error)(f"{error}{way}") from None
+            shapes = line.partition("; ")[0]
+            line = f"{shapes}; give what the model is fed, or pack for pixels: preprocess=onebit.Normalize(mean, std)"
+        raise type(error)(line) from None
 
 
 def output_keys(packed: PackedNet) -> dict[str, str]:
@@ -122,7 +123,7 @@ class Labels:
             self.check_end(count)
 
     def check_end(self, count: int) -> None:
-        """Raise UsageError if there are more or fewer labels than samples, whose number may be known only at the end."""
+        """Raise UsageError if there are more or fewer labels than samples; streams are counted only at the end."""
         for part in () if self.labels is None else _parts(self.labels):
             if len(part) != count:
                 raise UsageError(f"got {len(part):,} labels for {count:,} images")

@@ -27,11 +27,11 @@ class Spread:
 
     def add(self, ours: np.ndarray, theirs: np.ndarray) -> None:
         """Add a batch of packed outputs and of torch's."""
+        if not len(ours):
+            return
         columns = ours.shape[1] if ours.ndim > 1 else 1
         expected = theirs.reshape(len(ours), columns, -1).astype(np.float64)
         apart = ours.reshape(expected.shape) - expected
-        if not len(ours):
-            return
         low, high = expected.min(axis=(0, 2)), expected.max(axis=(0, 2))
         first = self.count == 0
         zero = np.zeros(columns) if first else 0
