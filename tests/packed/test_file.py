@@ -24,15 +24,20 @@ from onebit.packed import (
     Add,
     Affine,
     Certificate,
+    Clamp,
     Conv,
     Dense,
     Flatten,
     Hardtanh,
     InputSpec,
+    Multiply,
     PackedNet,
     Pad,
+    Permute,
     RealDense,
     Relu,
+    Repeat,
+    Reshape,
     Sign,
     Slice,
     costs,
@@ -97,6 +102,16 @@ def test_every_operation_survives(packed_mlp: Maker) -> None:
     a, b = Flatten(inputs=("input",), output="a"), Hardtanh(inputs=("a",), output="b")
     chain = (a, b, Sign(inputs=("b",), output="c"))
     nets.append(PackedNet(input=InputSpec(shape=(3, 2, 2)), nodes=chain, output="c"))  # a file without tensors
+    b = Builder((3, 2, 4))
+    b.add(Reshape, shape=(3, 8))
+    b.add(Permute, axes=(1, 0))
+    x = b.add(Repeat, times=(1, 2))
+    y = b.add(Clamp, low=np.float32([-1]), high=np.float32([2.5]))
+    b.add(Multiply, x, y)
+    b.add(Reshape, shape=(48,))
+    b.dense(1)
+    b.add(Reshape, shape=())
+    nets.append(b.net())
     assert {type(node) for net in nets for node in net.nodes} == set(OPS.values())
     for net in nets:
         assert dumps(loads(dumps(net))) == dumps(net)

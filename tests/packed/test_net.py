@@ -185,9 +185,9 @@ def test_invalid_contents_are_refused(node: Node, message: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"shape": (1, 28)}, "expected three positive integers"),
-        ({"shape": (1, 0, 28)}, "expected three positive integers"),
-        ({"shape": (1, 28.0, 28)}, "expected three positive integers"),
+        ({"shape": (1,) * 7}, "expected (1 to 6|a list of) positive integers"),
+        ({"shape": (1, 0, 28)}, "expected (1 to 6|a list of) positive integers"),
+        ({"shape": (1, 28.0, 28)}, "expected (1 to 6|a list of) positive integers"),
         ({"shape": (1, 65536, 65536)}, "more than 134217728 values"),
         ({"coding": "zca"}, "coding is 'zca', expected 'integer' or 'standardise'"),
         ({"mean": zeros(1)}, "'integer' has none"),

@@ -58,8 +58,8 @@ def _line(found: dict[str, Any]) -> str:
 
 def predict_mask(net: PackedNet, image: np.ndarray) -> Masks:
     """The class of each pixel of an image of any size: (C, H, W) uint8 -> (H, W)."""
-    taken, made = net.input.shape, infer(net)[net.output].shape
-    tiling = Tiling((image.shape[1], image.shape[2]), taken[1:], (made[1], made[2]))
+    taken, made = net.input.shape, infer(net)[net.only_output].shape
+    tiling = Tiling((image.shape[1], image.shape[2]), (taken[1], taken[2]), (made[1], made[2]))
     return tiling.join(run(net, tiling.cut(image[np.newaxis])))[0].argmax(axis=0).astype(np.uint8)
 
 
@@ -68,7 +68,7 @@ def _predict(net: PackedNet, file: Path, folder: Path, *, invert: bool) -> dict[
     image = as_array(read_picture(file, net.input.shape[0]))
     seen = 255 - image if invert else image
     mask = predict_mask(net, seen)
-    count = infer(net)[net.output].shape[0]
+    count = infer(net)[net.only_output].shape[0]
     names = net.classes or tuple(map(str, range(count)))
     facts: dict[str, Any] = {"file": str(file), "mask": str(folder / f"{file.stem}.png")}
     facts["shares"] = {name: float(np.mean(mask == number)) for number, name in enumerate(names)}

@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
     if certificate is None:
         text += "not certified: nothing was compared with the trained net"
     else:
-        counted = "pixels" if len(infer(packed)[packed.output].shape) == 3 else "images"
+        counted = "pixels" if len(infer(packed)[packed.only_output].shape) == 3 else "images"
         text += f"certified on {certificate.in_words(counted)}"
     answer_either(result, text, as_json=args.json)
     return 0 if certificate is None or certificate.label_mismatches == certificate.tied else 1

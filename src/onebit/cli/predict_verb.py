@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"{args.net} is a run folder, predict takes a packed net; pack it first: {command}")
     net = load(args.net)
     files = image_files(args.images)
-    if len(infer(net)[net.output].shape) == 3:
+    if len(infer(net)[net.only_output].shape) == 3:
         from onebit.cli.masks import write_masks
 
         return write_masks(net, files, args)

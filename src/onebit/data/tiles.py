@@ -108,4 +108,4 @@ def fitted(split: Split, taken: Sequence[int], made: Sequence[int]) -> Split:
 
 def fitted_to(net: PackedNet, split: Split) -> Split:
     """`fitted` for a packed net; a split without masks is returned as it is."""
-    return split if split.labels.ndim == 1 else fitted(split, net.input.shape, infer(net)[net.output].shape)
+    return split if split.labels.ndim == 1 else fitted(split, net.input.shape, infer(net)[net.only_output].shape)

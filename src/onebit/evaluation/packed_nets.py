@@ -38,7 +38,7 @@ def load_packed_data(
         UsageError: other classes than those of the net. DataError: the data are not there, or damaged.
     """
     _, height, width = net.input.shape
-    square = height == width and len(infer(net)[net.output].shape) == 1
+    square = height == width and len(infer(net)[net.only_output].shape) == 1
     data = load_dataset(name, input_size=height if square else None, directory=directory, progress=progress)
     refuse_other_classes(data, net.classes, source=source)
     return data

@@ -61,7 +61,7 @@ def pack(
 
 
 def fold_model(
-    model: nn.Module, *, input_shape: tuple[int, int, int] | None = None, weights: str = "binary", seed: int = 0
+    model: nn.Module, *, input_shape: tuple[int, ...] | None = None, weights: str = "binary", seed: int = 0
 ) -> Folded:
     """The packed net of a model, and where it takes signs. Arguments and errors: see `pack`."""
     model = eval_copy(model)

@@ -24,7 +24,7 @@ def _input_coding(folder: Folder, call: Call, x: Pending) -> Pending:
     assert call.node is not None
     if call.node.all_input_nodes[0].op != "placeholder" or folder.coding not in (None, coding):
         raise call.refusal("expected one coding, of the image itself")
-    moments: dict[str, np.ndarray] = {}
+    moments: dict[str, Any] = {}
     if coding.coding == "standardize":
         for what in ("mean", "std"):
             tensor = check_finite(call.name, f"{what} values", getattr(coding, what))

@@ -115,7 +115,7 @@ def lay_out(
     plan.output_size, plan.batch = answer.buffer.units, batch
     plan.arena_units, plan.scratch_units = end + scratch, scratch
     work = sum(_work(call, isa) for call in calls.list)
-    return NativePlan(plan, isa, infer(net)[net.output].shape, (structs, *kept), work)
+    return NativePlan(plan, isa, infer(net)[net.only_output].shape, (structs, *kept), work)
 
 
 def _work(call: KernelCall, isa: library.InstructionSet) -> int:

@@ -36,9 +36,13 @@ def make_plan(net: PackedNet, isa: library.InstructionSet) -> NativePlan:
 
 class _Planner:
     def __init__(self, net: PackedNet, isa: library.InstructionSet) -> None:
+        if len(net.input.shape) != 3 or net.input.dtype != "uint8" or net.input.coding == "values":
+            raise NotPlanned("the library takes uint8 images")
+        if not isinstance(net.output, str):
+            raise NotPlanned("the library gives a single output")
         self.net, self.isa = net, isa
         self.known = infer(net)
-        self.uses = Counter([net.output, *(name for node in net.nodes for name in node.inputs)])
+        self.uses = Counter([*net.outputs, *(name for node in net.nodes for name in node.inputs)])
         self.calls = KernelCalls()
         channels, height, width = net.input.shape
         kind = INTEGER if net.input.value.exact else REAL
@@ -51,7 +55,7 @@ class _Planner:
             if type(node) not in _MAKERS:
                 raise NotPlanned(f"the operation of {node.output!r}, {type(node).__name__}, has no native kernel")
             self.slots[node.output] = _MAKERS[type(node)](self, node)
-        answer = self.calls.image_order(self.calls.as_kind(self.slots[self.net.output], REAL))
+        answer = self.calls.image_order(self.calls.as_kind(self.slots[self.net.only_output], REAL))
         answer.buffer.last = len(self.calls.list)
         return lay_out(self.net, self.calls, self.image, self.as_bytes, answer, self.isa)
 

@@ -44,14 +44,14 @@ def graph_difference(net: PackedNet, other: PackedNet) -> str | None:
     """The first difference between two nets apart from arrays and certificates, in words; None if there is none."""
     parts = [
         (f"input {name}", getattr(net.input, name), getattr(other.input, name))
-        for name in ("shape", "coding", "mean", "std")
+        for name in ("shape", "dtype", "coding", "mean", "std")
     ]
     lines, others = to_lines(net.nodes), to_lines(other.nodes)
     parts += [("number of nodes", len(lines), len(others))]
     parts += [("node", line, another) for line, another in zip(lines, others, strict=False)]
     parts += [(name, getattr(net, name), getattr(other, name)) for name in ("output", "classes", "name")]
     for what, here, there in parts:
-        if not np.array_equal(here, there):
+        if here != there if isinstance(here, dict) else not np.array_equal(here, there):
             return f"{what} {short(here)} instead of {short(there)}"
     return None
 

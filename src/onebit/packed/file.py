@@ -44,6 +44,8 @@ TENSORS: dict[str, str] = {
     "slope": "F32",
     "threshold": "I32",
     "direction": "I8",
+    "low": "F32",
+    "high": "F32",
     f"{INPUT}.mean": "F32",
     f"{INPUT}.std": "F32",
 }
@@ -51,6 +53,8 @@ TENSORS: dict[str, str] = {
 
 _DTYPES = {name: np.dtype(kind) for name, kind in {"U8": "u1", "I8": "i1", "I32": "i4", "F32": "f4"}.items()}
 _FIELDS = ("format", "name", "input", "nodes", "output", "classes", "certificate")
+_SPEC_FIELDS = ("shape", "coding", "dtype", "meaning")
+_SPEC_DEFAULTS = {"dtype": "uint8", "meaning": ""}  # not written, so that image nets have the bytes of before
 _NO_DIGEST = "0" * 64  # replaces the digest while it is computed
 _DIGEST = re.compile("[0-9a-f]{64}")
 
@@ -114,7 +118,7 @@ def dumps(net: PackedNet) -> bytes:
         "digest": _NO_DIGEST,  # first, so that these are the first 64 zeros of the file
         "format": FORMAT,
         "name": net.name,
-        "input": {"shape": list(net.input.shape), "coding": net.input.coding},
+        "input": _spec_fields(net.input),
         "nodes": to_lines(net.nodes),
         "output": net.output,
         "classes": None if net.classes is None else list(net.classes),
@@ -157,6 +161,11 @@ def _read(stream: BinaryIO, size: int) -> tuple[PackedNet, str | None]:
     net = _build(graph, arrays, bytes_to_words)
     net.check_values()
     return net, graph.get("digest")
+
+
+def _spec_fields(spec: InputSpec) -> dict[str, Any]:
+    fields = {name: getattr(spec, name) for name in _SPEC_FIELDS}
+    return {name: value for name, value in fields.items() if _SPEC_DEFAULTS.get(name) != value}
 
 
 def _check_digest(digest: object, data: bytes, header: int) -> None:
@@ -233,10 +242,12 @@ def _build(
     if version > FORMAT:
         raise FormatError(f"has format {version}, but this onebit reads up to {FORMAT}; upgrade onebit")
     fields = check_fields("the graph", graph, _FIELDS if version == 1 else ("digest", *_FIELDS))
-    spec = check_fields("input", fields["input"], ("shape", "coding"))
+    spec = fields["input"]
+    spec = check_fields("input", {**_SPEC_DEFAULTS, **spec} if isinstance(spec, dict) else spec, _SPEC_FIELDS)
     if not _are_sizes(spec["shape"]):
-        raise FormatError(f"input shape is {short(spec['shape'])}, expected three positive integers (C, H, W)")
-    moments = {name: tensors.get(f"{INPUT}.{name}") for name in ("mean", "std")}
+        raise FormatError(f"input shape is {short(spec['shape'])}, expected a list of positive integers")
+    output = fields["output"]
+    moments: dict[str, Any] = {name: tensors.get(f"{INPUT}.{name}") for name in ("mean", "std")}
     used = Counter({f"{INPUT}.{name}": len(array) for name, array in moments.items() if array is not None})
 
     def take(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -256,9 +267,9 @@ def _build(
     for line in lines:
         nodes.append(from_line(line, nodes[-1].output if nodes else INPUT, take))
     net = PackedNet(
-        input=InputSpec(shape=tuple(spec["shape"]), coding=spec["coding"], **moments),
+        input=InputSpec(**{**spec, "shape": tuple(spec["shape"])}, **moments),
         nodes=tuple(nodes),
-        output=fields["output"],
+        output=tuple(output) if isinstance(output, list) else output,
         classes=None if fields["classes"] is None else tuple(_list("classes", fields["classes"])),
         certificate=None if fields["certificate"] is None else Certificate.from_json(fields["certificate"]),
         name=fields["name"],

@@ -4,50 +4,61 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from onebit.common.arguments import check_kind
-from onebit.errors import FormatError, short
+from onebit.errors import FormatError, UsageError, short
 from onebit.packed.certificate import Certificate
-from onebit.packed.nodes import OPS, Node, Value, check_finite, check_size
+from onebit.packed.nodes import MOST_RANK, OPS, Node, Value, check_finite, check_size
 from onebit.packed.strict_json import check_text
 
-INPUT = "input"  # the name of the coded image
+INPUT = "input"  # the name of the coded input
 MOST_NODES = 10_000
+MOST_OUTPUTS = 100
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class InputSpec:
-    """The input of a net, and how a uint8 image becomes its first value.
+    """The input of a net, and how it becomes the first value.
 
     Args:
-        shape: (C, H, W) of an image.
-        coding: "integer" for 2x - 255, exactly; "standardise" for (x - mean) / std in float32.
+        shape: of one sample: (C, H, W) of an image, (C, L) of a signal, (F,) of features, or any other.
+        dtype: "uint8" or "float32".
+        coding: "values" for the numbers as they are; for uint8 also "integer" for 2x - 255, exactly, and "standardise"
+            for (x - mean) / std in float32. Other preprocessing is part of the nodes.
         mean: (C,) float32 in pixel units 0..255, for "standardise" only.
         std: (C,) float32 in pixel units, positive, for "standardise" only.
+        meaning: what a sample is, in words, for display.
     """
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
+    dtype: str = "uint8"
     coding: str = "integer"
     mean: np.ndarray | None = None
     std: np.ndarray | None = None
+    meaning: str = ""
 
     def __post_init__(self) -> None:
-        if len(self.shape) != 3 or any(type(size) is not int or size < 1 for size in self.shape):
-            raise FormatError(f"input shape is {short(self.shape)}, expected three positive integers (C, H, W)")
+        if not 1 <= len(self.shape) <= MOST_RANK or any(type(size) is not int or size < 1 for size in self.shape):
+            raise FormatError(f"input shape is {short(self.shape)}, expected 1 to {MOST_RANK} positive integers")
         check_size("input", self.shape)
-        if self.coding not in ("integer", "standardise"):
-            raise FormatError(f"input coding is {short(self.coding)}, expected 'integer' or 'standardise'")
+        check_text("input meaning", self.meaning)
+        codings = {"uint8": ("integer", "standardise", "values"), "float32": ("values",)}
+        if not isinstance(self.dtype, str) or self.dtype not in codings:
+            raise FormatError(f"input dtype is {short(self.dtype)}, expected 'uint8' or 'float32'")
+        if self.coding not in codings[self.dtype]:
+            known = " or ".join(map(repr, codings[self.dtype]))
+            raise FormatError(f"input coding is {short(self.coding)}, expected {known} for {self.dtype}")
         for name, array in (("mean", self.mean), ("std", self.std)):
-            if self.coding == "integer":
+            if self.coding != "standardise":
                 if array is not None:
-                    raise FormatError(f"input {name} is given, but the coding 'integer' has none")
+                    raise FormatError(f"input {name} is given, but the coding {self.coding!r} has none")
             elif not isinstance(array, np.ndarray) or array.dtype != "float32" or array.shape != self.shape[:1]:
                 raise FormatError(
                     f"input {name} is not a float32 array of shape {self.shape[:1]}, as 'standardise' needs"
@@ -55,8 +66,9 @@ class InputSpec:
 
     @property
     def value(self) -> Value:
-        """The coded image."""
-        return Value(self.shape, "integer", 255) if self.coding == "integer" else Value(self.shape, "real")
+        """The coded input."""
+        real = self.dtype == "float32" or self.coding == "standardise"
+        return Value(self.shape, "real") if real else Value(self.shape, "integer", 255)
 
     def check_values(self) -> None:
         """Raise FormatError for a mean that is not finite or a std that is not positive."""
@@ -74,10 +86,11 @@ class PackedNet:
     Two nets are equal if `onebit.packed.dumps` gives the same bytes.
 
     Args:
-        input: the image; once coded, it is the value "input".
+        input: the input; once coded, it is the value "input".
         nodes: the operations in topological order.
-        output: name of the output value (the logits).
-        classes: one name per logit, or None.
+        output: name of the output value (the logits); for several outputs a tuple of names, or a dict from the key of
+            each output to its name.
+        classes: one name per logit, or None; for a single output only.
         certificate: the proof for this net, or None.
         name: name of the recipe or model, for display.
 
@@ -87,7 +100,7 @@ class PackedNet:
 
     input: InputSpec
     nodes: tuple[Node, ...]
-    output: str
+    output: str | tuple[str, ...] | dict[str, str]
     classes: tuple[str, ...] | None = None
     certificate: Certificate | None = None
     name: str = ""
@@ -96,20 +109,49 @@ class PackedNet:
         check_text("name", self.name)
         for text in self.classes or ():
             check_text("class name", text)
-        answer = infer(self)[self.output]
-        if self.classes is not None and len(self.classes) != answer.shape[0]:
-            raise FormatError(f"got {len(self.classes)} class names for {answer.shape[0]} outputs")
+        made = infer(self)
+        if self.classes is not None:
+            logits = made[self.output].shape[:1] if isinstance(self.output, str) else ()
+            if logits != (len(self.classes),):
+                expected = f"{logits[0]} outputs" if logits else "outputs that are not logits of classes"
+                raise FormatError(f"got {len(self.classes)} class names for {expected}")
 
     def __repr__(self) -> str:
         """One line: shapes of input and output, number of nodes per operation, binary weights, bytes of arrays."""
         shape, rows = "×".join(map(str, self.input.shape)), costs(self)
         nodes = ", ".join(f"{count} {op}" for op, count in Counter(node.op for node in rows).items())
         bits, size = sum(node.binary_weights for node in rows), sum(node.bytes for node in rows)
-        given = "×".join(map(str, infer(self)[self.output].shape))
+        made = infer(self)
+        given = ", ".join("×".join(map(str, made[name].shape)) or "1" for name in self.outputs)
+        coding = self.input.coding if self.input.dtype == "uint8" else self.input.dtype
         return (
-            f"PackedNet({short(self.name)}, {shape} {self.input.coding} -> {given}: {nodes}; "
+            f"PackedNet({short(self.name)}, {shape} {coding} -> {given}: {nodes}; "
             f"{bits:,} binary weights, {size:,} bytes)"
         )
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the output values, each once."""
+        output = self.output
+        if isinstance(output, str):
+            return (output,)
+        return tuple(dict.fromkeys(output.values() if isinstance(output, dict) else output))
+
+    @property
+    def only_output(self) -> str:
+        """The name of the only output, usually the logits; UsageError if the net has several."""
+        if not isinstance(self.output, str):
+            raise UsageError(f"the net {self.name!r} has {len(self.output)} outputs, expected one: the logits")
+        return self.output
+
+    def structured(self, values: Mapping[str, Any]) -> Any:
+        """The output as the model returned it: one value, a tuple or a dict of `values`, which are by name."""
+        output = self.output
+        if isinstance(output, str):
+            return values[output]
+        if isinstance(output, dict):
+            return {key: values[name] for key, name in output.items()}
+        return tuple(values[name] for name in output)
 
     def check_values(self) -> None:
         """Check the contents of all arrays; the FormatError names the node and the array and counts the values."""
@@ -134,9 +176,9 @@ def infer(net: PackedNet) -> dict[str, Value]:
     """
     if not 1 <= len(net.nodes) <= MOST_NODES:
         raise FormatError(f"the net has {len(net.nodes) or 'no'} nodes, expected 1 to {MOST_NODES}")
-    check_name(net.output)
+    _check_output(net.output)
     values = {INPUT: net.input.value}
-    used = {net.output}
+    used = set(net.outputs)
     for node in net.nodes:
         with _about(node):
             check_name(node.output)
@@ -149,11 +191,27 @@ def infer(net: PackedNet) -> dict[str, Value]:
             made = node.infer(*(values[name] for name in node.inputs))
             check_size("its value", made.shape)
             values[node.output] = made
-    if net.output not in values or net.output == INPUT:
-        raise FormatError(f"the output {short(net.output)} is made by no node")
+    for name in net.outputs:
+        if name not in values or name == INPUT:
+            raise FormatError(f"the output {short(name)} is made by no node")
     if unused := [name for name in values if name not in used]:
         raise FormatError(f"value {unused[0]!r} is never used")
     return values
+
+
+def _check_output(output: object) -> None:
+    """Raise FormatError unless `output` is a name, a tuple of names, or a dict from keys to names."""
+    names = (output,) if isinstance(output, str) else output
+    if not isinstance(names, (tuple, dict)):
+        raise FormatError(f"the output is {short(output)}, expected a name, a list of names, or an object of names")
+    if not 1 <= len(names) <= MOST_OUTPUTS:
+        raise FormatError(f"the net has {len(names)} outputs, expected 1 to {MOST_OUTPUTS}")
+    if isinstance(names, dict):
+        for key in names:
+            check_text("output key", key)
+        names = tuple(names.values())
+    for name in names:
+        check_name(name)
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
 Words are separated by one space: the operation, the name of the output, then `field=number,number,…`. For an array the
 numbers are its shape (for `signs`: rows and signs per row). For an attribute they are its values, written once if all
-are equal and omitted if all are the default. `inputs=name,…` is omitted if the node reads the output of the node before
-it.
+are equal and omitted if all are the default; those of `shape`, `axes` and `times` are always written in full.
+`inputs=name,…` is omitted if the node reads the output of the node before it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from onebit.common.tables import did_you_mean
 from onebit.errors import FormatError, short
 from onebit.packed.net import INPUT, op_name
-from onebit.packed.nodes import OPS, Node, Numbers
+from onebit.packed.nodes import MOST_RANK, OPS, Node, Numbers
 
 _NUMBER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
@@ -39,7 +39,9 @@ def to_lines(nodes: Iterable[Node]) -> list[str]:
         for name, numbers in node.attributes.items():
             value = getattr(node, name)
             values = (value,) if numbers.length == 1 else value
-            if set(values) != {numbers.default}:
+            if numbers.length is None:
+                words.append(f"{name}={_text(values)}")
+            elif set(values) != {numbers.default}:
                 words.append(f"{name}={_text(values[:1] if len(set(values)) == 1 else values)}")
         lines.append(" ".join(words))
         previous = (node.output,)
@@ -61,7 +63,7 @@ def from_line(line: object, previous: str, take: Take) -> Node:
         inputs = tuple(fields.pop("inputs", previous).split(","))
         values: dict[str, Any] = {}
         for name, text in fields.items():
-            numbers = _numbers(name, text)
+            numbers = _numbers(name, text, empty=name in kind.attributes and kind.attributes[name].length is None)
             if name in kind.attributes:
                 values[name] = _attribute(kind.attributes[name], numbers)
                 continue
@@ -92,15 +94,15 @@ def _fields(kind: type[Node], words: list[str]) -> dict[str, str]:
     return fields
 
 
-def _numbers(name: str, text: str) -> tuple[int, ...]:
-    numbers = text.split(",")
-    if len(numbers) > 4 or not all(_NUMBER.fullmatch(number) for number in numbers):
+def _numbers(name: str, text: str, *, empty: bool) -> tuple[int, ...]:
+    numbers = text.split(",") if text or not empty else []
+    if len(numbers) > MOST_RANK or not all(_NUMBER.fullmatch(number) for number in numbers):
         raise FormatError(f"{name} is {short(text)}, expected integers")
     return tuple(int(number) for number in numbers)
 
 
 def _attribute(attribute: Numbers, numbers: tuple[int, ...]) -> int | tuple[int, ...]:
-    if len(numbers) > 1:
+    if len(numbers) != 1 or attribute.length is None:
         return numbers
     return numbers[0] if attribute.length == 1 else numbers * attribute.length
 

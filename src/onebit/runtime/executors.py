@@ -74,6 +74,31 @@ def _flatten(node: nodes.Flatten, x: Value) -> Executor:
     return lambda v: v.reshape(len(v), -1)
 
 
+def _reshape(node: nodes.Reshape, x: Value) -> Executor:
+    return lambda v: v.reshape(len(v), *node.shape)
+
+
+def _permute(node: nodes.Permute, x: Value) -> Executor:
+    return lambda v: v.transpose(0, *(axis + 1 for axis in node.axes))
+
+
+def _repeat(node: nodes.Repeat, x: Value) -> Executor:
+    def execute(v: np.ndarray) -> np.ndarray:
+        for axis, times in enumerate(node.times, start=1):
+            v = v.repeat(times, axis=axis)
+        return v
+
+    return execute
+
+
+def _clamp(node: nodes.Clamp, x: Value) -> Executor:
+    return lambda v: np.clip(v.astype(np.float32, copy=False), node.low, node.high)
+
+
+def _multiply(node: nodes.Multiply, a: Value, b: Value) -> Executor:
+    return lambda v, w: np.multiply(v, w, dtype=np.float32, casting="unsafe")
+
+
 def _concat(node: nodes.Concat, *inputs: Value) -> Executor:
     dtype = DTYPES[node.infer(*inputs).kind]
     return lambda *arrays: np.concatenate(arrays, axis=1, dtype=dtype, casting="unsafe")
@@ -111,5 +136,10 @@ EXECUTORS: dict[type[Node], Callable[..., Executor]] = {
     nodes.Concat: _concat,
     nodes.Slice: _slice,
     nodes.Pad: _pad,
+    nodes.Reshape: _reshape,
+    nodes.Permute: _permute,
+    nodes.Repeat: _repeat,
+    nodes.Clamp: _clamp,
+    nodes.Multiply: _multiply,
 }
 """For each operation: (node, values of its inputs without data) -> its executor."""

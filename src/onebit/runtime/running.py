@@ -61,10 +61,12 @@ def run(
     count = check_images(net.input, images)
     check_batch_size(batch_size)
     plan = native_plan(net, executor)
-    logits = np.empty((count, *(infer(net)[net.output].shape if plan is None else plan.shape)), np.float32)
+    logits = np.empty((count, *(infer(net)[net.only_output].shape if plan is None else plan.shape)), np.float32)
     parts: Iterator[np.ndarray]
     if plan is None:
-        parts = (values[net.output] for _, values in batches(net, images, (net.output,), batch_size=batch_size))
+        parts = (
+            values[net.only_output] for _, values in batches(net, images, (net.only_output,), batch_size=batch_size)
+        )
     else:
         parts = _native_parts(net, plan, images, batch_size or _NATIVE_BATCH, thread_count(threads))
     done = 0
@@ -139,7 +141,7 @@ def _native_parts(
     def run_part(part: np.ndarray, parts: int = 1) -> np.ndarray:
         logits, nan = plan.run(part, parts=parts)
         if nan:  # the reference executor raises the error, with details
-            for _ in batches(net, part, (net.output,)):
+            for _ in batches(net, part, (net.only_output,)):
                 pass
         return logits
 
@@ -214,23 +216,26 @@ def check_batch_size(batch_size: object) -> None:
 
 def check_images(spec: InputSpec, images: Any) -> int:
     """The number of images; UsageError for a wrong shape or dtype."""
-    channels, height, width = spec.shape
     # numpy arrays, tensors (without importing torch), and objects that load images when indexed
     if hasattr(images, "shape") and hasattr(images, "__getitem__"):
         shape = tuple(images.shape)
         dtype = np.asarray(images[:0]).dtype if shape else np.asarray(images).dtype
-        if dtype == np.uint8 and (shape[1:] == spec.shape or (channels == 1 and shape[1:] == spec.shape[1:])):
+        gray = len(spec.shape) == 3 and spec.shape[0] == 1
+        if dtype == spec.dtype and (shape[1:] == spec.shape or (gray and shape[1:] == spec.shape[1:])):
             return shape[0]
         got = f"{dtype} {shape}"
     else:
         got = type(images).__name__
-    also = f" or (N, {height}, {width})" if channels == 1 else ""
+    sizes = ", ".join(map(str, spec.shape))
+    also = f" or (N, {sizes[3:]})" if len(spec.shape) == 3 and spec.shape[0] == 1 else ""
     way = _IMAGE_WAYS.get(type(images).__name__, "")
-    raise UsageError(f"got images {got}, expected uint8 (N, {channels}, {height}, {width}){also}{way}")
+    raise UsageError(f"got images {got}, expected {spec.dtype} (N, {sizes}){also}{way}")
 
 
 def _code(spec: InputSpec, images: np.ndarray) -> np.ndarray:
     """The value "input" of a batch: int32 or float32, (N, C, H, W)."""
+    if spec.coding == "values":
+        return images.astype(np.int32 if spec.value.exact else np.float32)
     if spec.mean is None or spec.std is None:
         return images.astype(np.int32) * 2 - 255
     return (images.astype(np.float32) - per_channel(spec.mean, 4)) / per_channel(spec.std, 4)

@@ -107,7 +107,7 @@ class PackedModule(nn.Module):
         check_net(net)
         self.register_buffer("file", torch.frombuffer(bytearray(dumps(net)), dtype=torch.uint8))
         self.image_shape = net.input.shape
-        self.logits_shape = infer(net)[net.output].shape
+        self.logits_shape = infer(net)[net.only_output].shape
 
     @property
     def net(self) -> PackedNet:
@@ -158,7 +158,7 @@ class PackedModule(nn.Module):
     def _make_room(self, given: Tensor) -> None:
         """Resize `file` for the bytes of another net; UsageError for other shapes of images or logits."""
         net = _net_in(_bytes_of(given).tobytes())
-        expected, got = (self.image_shape, self.logits_shape), (net.input.shape, infer(net)[net.output].shape)
+        expected, got = (self.image_shape, self.logits_shape), (net.input.shape, infer(net)[net.only_output].shape)
         if got != expected:
             raise UsageError(f"got the net {net.name!r}, {_shapes(*got)}, expected {_shapes(*expected)}")
         if given.shape != self.file.shape:  # names and certificates differ in length
@@ -219,7 +219,7 @@ def _read(file: Tensor) -> _Read:
     else:
         data = bytes_now.tobytes()
         net = _net_in(data)
-        shape, plan = infer(net)[net.output].shape, native_plan(net)
+        shape, plan = infer(net)[net.only_output].shape, native_plan(net)
     view = (ctypes.c_uint8 * min(len(data), _COMPARED)).from_address(address)
     storage = weakref.ref(file.untyped_storage(), lambda _: _READ.pop(address, None))
     _READ[address] = read = _Read(net, shape, plan, data, weakref.ref(file), storage, view, version)

@@ -207,13 +207,13 @@ def _packed_logits(
     """The logits of a batch, and numpy's values `names` of the `chosen` images; FoldError if the executors differ."""
     plan = runtime.native_plan(packed)
     part = images if plan is None else images[chosen]
-    parts = [values for _, values in runtime.batches(packed, part, {packed.output, *names})]
+    parts = [values for _, values in runtime.batches(packed, part, {packed.only_output, *names})]
     values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
     if plan is None:
-        runtime.check_logits(packed, values[packed.output])
-        return values[packed.output], {name: value[chosen] for name, value in values.items()}
+        runtime.check_logits(packed, values[packed.only_output])
+        return values[packed.only_output], {name: value[chosen] for name, value in values.items()}
     ours = runtime.run(packed, images, executor="native")
-    different = (ours[chosen] != values[packed.output]).reshape(len(part), -1).any(axis=1).sum() if parts else 0
+    different = (ours[chosen] != values[packed.only_output]).reshape(len(part), -1).any(axis=1).sum() if parts else 0
     if different:
         raise FoldError(
             f"the native library ({plan.isa.name}) gives other logits than numpy for {different} of {len(part)} "

@@ -15,7 +15,7 @@ A new operation is a dataclass here, an entry in `OPS` and an executor in `onebi
 
 from __future__ import annotations
 
-from onebit.packed.nodes.arrange import Concat, Flatten, Pad, Slice
+from onebit.packed.nodes.arrange import Concat, Flatten, Pad, Permute, Repeat, Reshape, Slice
 from onebit.packed.nodes.conv import (
     Conv,
     Convolution,
@@ -27,8 +27,8 @@ from onebit.packed.nodes.conv import (
     Transposed,
 )
 from onebit.packed.nodes.dense import Dense, OneBitWeights, RealDense, RealWeights
-from onebit.packed.nodes.node import MOST_SIZE, Node, Numbers, Stored, Value, check_finite, check_size
-from onebit.packed.nodes.pointwise import Add, Affine, Hardtanh, Prelu, Relu, Sign, Threshold
+from onebit.packed.nodes.node import MOST_RANK, MOST_SIZE, Node, Numbers, Stored, Value, check_finite, check_size
+from onebit.packed.nodes.pointwise import Add, Affine, Clamp, Hardtanh, Multiply, Prelu, Relu, Sign, Threshold
 from onebit.packed.nodes.pool import AdaptiveAveragePool, AveragePool, MaxPool
 
 OPS: dict[str, type[Node]] = {
@@ -52,15 +52,22 @@ OPS: dict[str, type[Node]] = {
     "concat": Concat,
     "slice": Slice,
     "pad": Pad,
+    "reshape": Reshape,
+    "permute": Permute,
+    "repeat": Repeat,
+    "clamp": Clamp,
+    "multiply": Multiply,
 }
 
 __all__ = [
+    "MOST_RANK",
     "MOST_SIZE",
     "OPS",
     "AdaptiveAveragePool",
     "Add",
     "Affine",
     "AveragePool",
+    "Clamp",
     "Concat",
     "Conv",
     "ConvTranspose",
@@ -71,16 +78,20 @@ __all__ = [
     "Hardtanh",
     "Kernel",
     "MaxPool",
+    "Multiply",
     "Node",
     "Numbers",
     "OneBitWeights",
     "Pad",
+    "Permute",
     "Prelu",
     "RealConv",
     "RealConvTranspose",
     "RealDense",
     "RealWeights",
     "Relu",
+    "Repeat",
+    "Reshape",
     "Sign",
     "Slice",
     "Stored",

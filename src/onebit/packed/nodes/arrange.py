@@ -1,4 +1,4 @@
-"""Operations that move values without changing them."""
+"""Operations that move or repeat values without changing them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from math import prod
 from typing import ClassVar
 
 from onebit.errors import FormatError
-from onebit.packed.nodes.node import Node, Numbers, Value, merged, require_image, same_kind
+from onebit.packed.nodes.node import Node, Numbers, Value, check_size, merged, require_image, same_kind
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -16,6 +16,62 @@ class Flatten(Node):
 
     def infer(self, x: Value) -> Value:
         return same_kind(x, (prod(x.shape),))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Reshape(Node):
+    """The same elements, the last axis fastest, with another shape.
+
+    Args:
+        shape: of the output, without the batch axis; () for one number per sample.
+    """
+
+    shape: tuple[int, ...]
+
+    attributes: ClassVar[dict[str, Numbers]] = {"shape": Numbers(None)}
+
+    def infer(self, x: Value) -> Value:
+        if prod(self.shape) != prod(x.shape):
+            raise FormatError(f"got a value of shape {x.shape}, expected {prod(self.shape)} elements for {self.shape}")
+        return same_kind(x, self.shape)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Permute(Node):
+    """Axis i of the output is axis `axes[i]` of the input; axes are counted without the batch axis.
+
+    Args:
+        axes: a permutation of 0, 1, …
+    """
+
+    axes: tuple[int, ...]
+
+    attributes: ClassVar[dict[str, Numbers]] = {"axes": Numbers(None, least=0)}
+
+    def infer(self, x: Value) -> Value:
+        if sorted(self.axes) != list(range(len(x.shape))):
+            raise FormatError(f"axes are {self.axes}, expected a permutation of the {len(x.shape)} axes of {x.shape}")
+        return same_kind(x, (x.shape[axis] for axis in self.axes))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Repeat(Node):
+    """Each element repeated along each axis, as `numpy.repeat`: nearest upsampling, or an axis of 1 broadcast.
+
+    Args:
+        times: repetitions along each axis, without the batch axis.
+    """
+
+    times: tuple[int, ...]
+
+    attributes: ClassVar[dict[str, Numbers]] = {"times": Numbers(None)}
+
+    def infer(self, x: Value) -> Value:
+        if len(self.times) != len(x.shape):
+            raise FormatError(f"times are {self.times}, expected one for each axis of {x.shape}")
+        shape = tuple(size * times for size, times in zip(x.shape, self.times, strict=True))
+        check_size("its value", shape)
+        return same_kind(x, shape)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -15,6 +15,7 @@ INT32 = np.iinfo(np.int32)
 SUM_LIMIT = INT32.max - 1  # so that a threshold at a limit of int32 is true for every sum or for none
 MOST_VALUES = 2**27  # per value and image: half a gigabyte of float32
 MOST_SIZE = 2**20  # of a kernel, stride, padding, …
+MOST_RANK = 6  # axes of a value, without the batch
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,11 @@ class Stored(NamedTuple):
 class Numbers(NamedTuple):
     """An attribute of a node: an integer, or a tuple of `length` integers, each from `least` to `most`.
 
-    `default` is the default of each integer, None for a required attribute.
+    `length` is None for a tuple of up to MOST_RANK integers, and `default` is the default of each integer, None for a
+    required attribute.
     """
 
-    length: int
+    length: int | None
     least: int = 1
     most: int = MOST_SIZE
     default: int | None = None
@@ -53,8 +55,12 @@ class Numbers(NamedTuple):
     def check(self, name: str, value: object) -> None:
         """Raise FormatError unless `value` is such an integer or tuple."""
         numbers = (value,) if self.length == 1 else value
-        if not isinstance(numbers, tuple) or len(numbers) != self.length:
-            raise FormatError(f"{name} is {value!r}, expected {self.length} integers")
+        if (
+            not isinstance(numbers, tuple)
+            or not len(numbers) <= MOST_RANK
+            or len(numbers) != (self.length or len(numbers))
+        ):
+            raise FormatError(f"{name} is {value!r}, expected {self.length or f'at most {MOST_RANK}'} integers")
         if any(type(number) is not int or not self.least <= number <= self.most for number in numbers):
             raise FormatError(f"{name} is {value!r}, expected integers from {self.least} to {self.most}")
 
@@ -146,7 +152,7 @@ def check_size(what: str, shape: tuple[int, ...]) -> None:
 
 def require_channels(x: Value, channels: int) -> None:
     """Raise FormatError unless the first axis of `x` has `channels`."""
-    if x.shape[0] != channels:
+    if x.shape[:1] != (channels,):
         raise FormatError(f"got a value of shape {x.shape}, expected {channels} channels")
 
 

@@ -127,6 +127,40 @@ class Hardtanh(Node):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Clamp(Node):
+    """min(max(x, low), high), in float32.
+
+    Args:
+        low: (1,) float32 or None for no lower bound.
+        high: (1,) float32 or None for no upper bound.
+    """
+
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+
+    arrays: ClassVar[dict[str, Stored]] = {
+        "low": Stored("float32", 1, optional=True),
+        "high": Stored("float32", 1, optional=True),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.low is None and self.high is None:
+            raise FormatError("has neither low nor high, expected at least one")
+        for name, array in self.stored.items():
+            if array.shape != (1,):
+                raise FormatError(f"{name} has shape {array.shape}, expected (1,)")
+
+    def infer(self, x: Value) -> Value:
+        return Value(x.shape, "real")
+
+    def check_values(self) -> None:
+        super().check_values()
+        if self.low is not None and self.high is not None and self.low[0] > self.high[0]:
+            raise FormatError(f"low is {self.low[0]}, expected at most high, {self.high[0]}")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Add(Node):
     """The sum of two values of the same shape, as in a residual net."""
 
@@ -138,3 +172,15 @@ class Add(Node):
         if a.bound is None or b.bound is None:
             return Value(a.shape, "real")
         return integer(a.shape, a.bound + b.bound)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Multiply(Node):
+    """The product of two values of the same shape, such as features and their gates, in float32."""
+
+    arity: ClassVar[int | None] = 2
+
+    def infer(self, a: Value, b: Value) -> Value:
+        if a.shape != b.shape:
+            raise FormatError(f"got values of shapes {a.shape} and {b.shape}, expected equal shapes")
+        return Value(a.shape, "real")
