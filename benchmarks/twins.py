@@ -98,7 +98,7 @@ def float_twin(model: nn.Module) -> nn.Module:
     return twin.eval()
 
 
-def _plain_layer(layer: onebit.layers.BinaryLayer) -> nn.Module:
+def _plain_layer(layer: Any) -> nn.Module:
     plain: nn.Linear | nn.Conv2d
     bias = layer.bias is not None
     if isinstance(layer, nn.Linear):

@@ -112,7 +112,7 @@ def test_the_last_norm_is_torchs_own_scale_and_shift() -> None:
 def test_biases_are_kept() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 30), nn.Hardtanh(), nn.Linear(30, 4))
-    model = nn.Sequential(InputCoding(), binarize_(net, where=lambda name, layer: name != "5")).eval()
+    model = nn.Sequential(InputCoding(), binarize_(net, where=lambda name, layer: name != "5").model).eval()
     packed = pack(model, input_shape=SHAPE)
     assert kinds(packed) == ["Flatten", "Dense", "Affine", "Relu", "Dense", "Affine", "Hardtanh", "RealDense", "Affine"]
     assert node_of(packed, Affine).scale is None

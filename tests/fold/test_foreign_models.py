@@ -66,7 +66,7 @@ class Foreign(nn.Module):
 )
 def test_foreign_models_with_every_way_to_flatten(flatten: Callable[[Tensor], Tensor]) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(InputCoding(), binarize_(Foreign(flatten))).eval()
+    model = nn.Sequential(InputCoding(), binarize_(Foreign(flatten)).model).eval()
     packed = pack(model, input_shape=SHAPE)
     assert kinds(packed).count("Flatten") == 1
     assert kinds(packed).count("Dense") == 4  # fc2 is called twice
@@ -82,7 +82,7 @@ def test_foreign_activations(activation: Callable[[Tensor], Tensor]) -> None:
     torch.manual_seed(0)
     if activation is Tensor.relu:
         activation = lambda x: x.relu()  # noqa: E731
-    model = nn.Sequential(InputCoding(), binarize_(Foreign(lambda x: x.flatten(1), activation))).eval()
+    model = nn.Sequential(InputCoding(), binarize_(Foreign(lambda x: x.flatten(1), activation)).model).eval()
     assert_agrees(model, pack(model, input_shape=SHAPE))
 
 

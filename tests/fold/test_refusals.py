@@ -154,7 +154,7 @@ def test_hooks_on_a_layer_are_refused_and_on_containers_traced() -> None:
 def test_parameters_that_are_not_finite_are_refused(path: str, message: str, value: float) -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 20), nn.BatchNorm1d(20), nn.ReLU(), nn.Linear(20, 3))
     coding = InputCoding("standardize", mean=[100.0], std=[50.0])
-    model = nn.Sequential(coding, binarize_(net, where=lambda name, layer: name == "1")).eval()
+    model = nn.Sequential(coding, binarize_(net, where=lambda name, layer: name == "1").model).eval()
     with torch.no_grad():
         model.state_dict()[path].view(-1)[:2] = value
     with pytest.raises(NotBinaryError, match=message):

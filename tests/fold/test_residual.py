@@ -91,7 +91,7 @@ def trained(model: nn.Module) -> nn.Module:
 
 def test_a_foreign_residual_net_binarized() -> None:
     torch.manual_seed(0)
-    model = trained(nn.Sequential(InputCoding(), binarize_(ForeignResNet())))
+    model = trained(nn.Sequential(InputCoding(), binarize_(ForeignResNet()).model))
     packed = pack(model, input_shape=SHAPE)
     assert Counter(kinds(packed)) == {
         "Conv": 13, "Affine": 14, "Relu": 13, "Add": 6, "Slice": 2, "Pad": 2,
@@ -103,7 +103,7 @@ def test_a_foreign_residual_net_binarized() -> None:
 
 def test_a_foreign_residual_net_with_signs() -> None:
     torch.manual_seed(0)
-    model = trained(nn.Sequential(InputCoding(), binarize_(ForeignResNet(), input_quantizer="ste_sign")))
+    model = trained(nn.Sequential(InputCoding(), binarize_(ForeignResNet(), input_quantizer="ste_sign").model))
     packed = pack(model, input_shape=SHAPE)
     agreement = verify(model, packed, images_of(100, SHAPE))
     assert agreement.ok

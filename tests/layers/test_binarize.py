@@ -49,7 +49,7 @@ def test_binarize_keeps_names_weights_and_keys() -> None:
     torch.manual_seed(0)
     net = Net()
     before, parameters = copy.deepcopy(net.state_dict()), {name: id(p) for name, p in net.named_parameters()}
-    assert binarize_(net, weight_quantizer="sign") is net
+    assert binarize_(net, weight_quantizer="sign").model is net
     assert {name for name, _ in binary_layers(net)} == {"stem", "block.first", "block.second", "head"}
     after = net.state_dict()
     assert list(after) == list(before)
@@ -60,24 +60,24 @@ def test_binarize_keeps_names_weights_and_keys() -> None:
 
 
 def test_a_shared_layer_stays_one_layer() -> None:
-    net = binarize_(Net(), weight_quantizer="sign")
+    net = binarize_(Net(), weight_quantizer="sign").model
     assert net.again is net.block.first
     assert isinstance(net.again, BinaryLinear)
 
 
 def test_where_chooses_by_name_and_module() -> None:
-    net = binarize_(Net(), where=lambda name, layer: name.startswith("block.") and layer.bias is None)
+    net = binarize_(Net(), where=lambda name, layer: name.startswith("block.") and layer.bias is None).model
     assert [name for name, _ in binary_layers(net)] == ["block.second"]
     assert type(net.stem) is nn.Linear
 
 
 def test_the_first_binarized_layer_keeps_real_inputs() -> None:
-    net = binarize_(Net(), input_quantizer="ste_sign")
+    net = binarize_(Net(), input_quantizer="ste_sign").model
     assert [layer.input_quantizer is not None for _, layer in binary_layers(net)] == [False, True, True, True]
 
 
 def test_each_layer_gets_its_own_copy_of_a_quantizer_object() -> None:
-    net = binarize_(Net(), weight_quantizer=Sign(0.5))
+    net = binarize_(Net(), weight_quantizer=Sign(0.5)).model
     quantizers = [layer.weight_quantizer for _, layer in binary_layers(net)]
     assert len({id(quantizer) for quantizer in quantizers}) == 4
     assert all(isinstance(q, Sign) and q.value == 0.5 for q in quantizers)
@@ -158,7 +158,7 @@ def test_a_foreign_model_learns_in_its_own_loop_and_stays_in_the_clip(name: str)
         nn.Sequential(nn.Linear(8, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 2)),
         weight_quantizer=name,
         where=lambda name, layer: name != "3",
-    )
+    ).model
     optimizer = clip_latents_(torch.optim.Adam(latent_groups(net, lr=0.05)))
     x = numbers(400, 8)
     y = (x @ sign(numbers(8, seed=1)) > 0).long()
@@ -172,7 +172,7 @@ def test_a_foreign_model_learns_in_its_own_loop_and_stays_in_the_clip(name: str)
 
 
 def test_a_binary_model_can_be_copied_and_moved() -> None:
-    net = binarize_(Net(), weight_quantizer="sign").eval()
+    net = binarize_(Net(), weight_quantizer="sign").model.eval()
     twin = copy.deepcopy(net).double()
     x = numbers(3, 4)
     torch.testing.assert_close(twin(x.double()).float(), net(x), atol=1e-4, rtol=1e-4)
@@ -206,7 +206,7 @@ def test_a_convolutional_model_becomes_binary_layer_by_layer() -> None:
     torch.manual_seed(0)
     net, x = ConvBlock().eval(), numbers(2, 3, 9, 9)
     state = copy.deepcopy(net.state_dict())
-    assert binarize_(net, weight_quantizer="sign") is net
+    assert binarize_(net, weight_quantizer="sign").model is net
     kinds = {name: type(layer) for name, layer in binary_layers(net)}
     assert kinds == {
         "stem": BinaryConv2d,
@@ -223,19 +223,19 @@ def test_a_convolutional_model_becomes_binary_layer_by_layer() -> None:
 
 
 def test_the_first_convolution_keeps_real_inputs() -> None:
-    net = binarize_(ConvBlock(), input_quantizer="ste_sign")
+    net = binarize_(ConvBlock(), input_quantizer="ste_sign").model
     assert [layer.input_quantizer is not None for _, layer in binary_layers(net)] == [False, True, True, True]
     assert net(numbers(2, 3, 9, 9)).shape == (2, 5)
 
 
 def test_only_convolutions_can_be_chosen() -> None:
-    net = binarize_(ConvBlock(), where=lambda name, layer: isinstance(layer, nn.Conv2d))
+    net = binarize_(ConvBlock(), where=lambda name, layer: isinstance(layer, nn.Conv2d)).model
     assert [name for name, _ in binary_layers(net)] == ["stem", "depthwise"]
     assert type(net.up) is nn.ConvTranspose2d
 
 
 def test_the_value_of_each_convolution_follows_its_own_fans() -> None:
-    net = binarize_(ConvBlock(), weight_quantizer="sign", value="glorot")
+    net = binarize_(ConvBlock(), weight_quantizer="sign", value="glorot").model
     bounds = [layer.weight_quantizer.latent_bound for _, layer in binary_layers(net)]  # type: ignore[union-attr]
     fans = [9 * (4 + 3), 9 * (4 + 1), 4 * (2 + 2), 5 + 2]
     assert bounds == pytest.approx([(1.5 / fan) ** 0.5 for fan in fans])

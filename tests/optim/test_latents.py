@@ -179,7 +179,7 @@ def test_every_parameter_is_in_one_group(name: str) -> None:
         nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4), nn.Linear(4, 2)),
         weight_quantizer=name,
         where=lambda name, layer: name != "3",
-    )
+    ).model
     groups = latent_groups(model, lr=0.1, weight_decay=0.01)
     held = [id(p) for group in groups for p in group["params"]]
     assert sorted(held) == sorted(id(p) for p in model.parameters())

@@ -180,7 +180,9 @@ def test_a_layer_binds_its_quantizer_to_its_channels() -> None:
     assert conv.input_quantizer.shift.grad.shape == (5,)
     twin = copy.deepcopy(conv)
     assert torch.equal(twin(torch.ones(1, 5, 3, 3)), conv(torch.ones(1, 5, 3, 3)))
-    foreign = binarize_(torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Linear(6, 2)), input_quantizer="rsign")
+    foreign = binarize_(
+        torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Linear(6, 2)), input_quantizer="rsign"
+    ).model
     assert [key for key in foreign.state_dict() if "shift" in key] == ["1.input_quantizer.shift"]
 
 

@@ -21,7 +21,7 @@ def net(between: nn.Module, *, inputs: str = "ste_sign") -> nn.Module:
     layers: list[nn.Module] = [InputCoding(), nn.Flatten()]
     for wide, narrow in ((64, 16), (16, 8)):
         layers += [nn.Linear(wide, narrow), nn.BatchNorm1d(narrow), copy.deepcopy(between)]
-    return binarize_(nn.Sequential(*layers, nn.Linear(8, 4)), input_quantizer=inputs)
+    return binarize_(nn.Sequential(*layers, nn.Linear(8, 4)), input_quantizer=inputs).model
 
 
 @pytest.mark.parametrize("inputs", ["ste_sign", "rsign", "adabin"])

@@ -39,13 +39,13 @@ def convolutional() -> nn.Module:
         # no bias before BatchNorm: its gradient is rounding alone, which Adam would make steps of
         nn.Flatten(), nn.Linear(32, 4, bias=False), nn.BatchNorm1d(4, affine=False),
     )  # fmt: skip
-    return binarize_(nn.Sequential(Pixels(), net), weight_quantizer="sign")
+    return binarize_(nn.Sequential(Pixels(), net), weight_quantizer="sign").model
 
 
 def without_norms() -> nn.Module:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.LayerNorm(16), nn.ReLU(), nn.Linear(16, 4))
-    return binarize_(nn.Sequential(Pixels(), net), weight_quantizer="sign")
+    return binarize_(nn.Sequential(Pixels(), net), weight_quantizer="sign").model
 
 
 class Pixels(nn.Module):

@@ -68,7 +68,7 @@ def test_a_model_of_somebody_else_trains_here_too(tmp_path: Path) -> None:
 
     def make() -> tuple[nn.Module, torch.optim.Optimizer]:
         torch.manual_seed(0)
-        model = binarize_(Foreign(), weight_quantizer="sign", where=lambda name, layer: name != "model.6")
+        model = binarize_(Foreign(), weight_quantizer="sign", where=lambda name, layer: name != "model.6").model
         return model, clip_latents_(torch.optim.AdamW(latent_groups(model, lr=0.01), lr=0.01))
 
     model, optimizer = make()

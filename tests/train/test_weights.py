@@ -238,7 +238,7 @@ def test_the_same_weights_are_the_same_bytes(tmp_path: Path) -> None:
 def test_a_layer_in_two_places_can_be_saved(tmp_path: Path) -> None:
     torch.manual_seed(0)
     layer = nn.Linear(3, 3)
-    model = binarize_(nn.Sequential(layer, nn.ReLU(), layer))
+    model = binarize_(nn.Sequential(layer, nn.ReLU(), layer)).model
     save_weights(tmp_path / "w", model, {})
     state, _ = read_weights(tmp_path / "w")
     assert flat(state) == flat(dict(sorted(model.state_dict().items())))

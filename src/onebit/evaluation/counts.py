@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from onebit.common.arguments import described
 from onebit.errors import UsageError, first_line
 from onebit.evaluation.model_inputs import kept_training, model_device
-from onebit.layers import BinaryLayer, InputCoding, check_model
+from onebit.layers import BinaryLayer, BinaryParametrization, InputCoding, binary_parametrizations, check_model
+from onebit.layers.parametrized import kind_name
 
 
 def layer_size(layer: nn.Module) -> tuple[int, int]:
@@ -21,10 +24,12 @@ def layer_size(layer: nn.Module) -> tuple[int, int]:
     """
     if isinstance(layer, nn.modules.batchnorm._BatchNorm):
         return 0, 2 * layer.num_features
+    if isinstance(layer, ParametrizationList) and isinstance(layer[0], BinaryParametrization):
+        return 0, 0  # counts with the layer that reads the weight
     parameters = sum(p.numel() for p in layer.parameters(recurse=False))
     if isinstance(layer, BinaryLayer) and layer.weight_quantizer is not None:
         return layer.weight.numel(), parameters - layer.weight.numel()
-    return 0, parameters
+    return sum(part.weight.numel() for part in binary_parametrizations(layer).values()), parameters
 
 
 def layer_sizes(model: nn.Module) -> list[tuple[int, int]]:
@@ -44,17 +49,20 @@ def state_sizes(state: Mapping[str, Tensor], weights: Collection[str]) -> list[t
     Args:
         weights: names of the tensors that count as binary.
     """
-    layers: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in state.items():
-        layer, _, key = name.rpartition(".")
-        layers.setdefault(layer, {})[key] = tensor
+    layers: dict[str, dict[str, str]] = {}
+    for name in state:
+        layer, parametrized, key = f".{name}".rpartition(".parametrizations.")
+        if not parametrized:
+            layer, _, key = f".{name}".rpartition(".")
+        layers.setdefault(layer, {})[key] = name
     sizes = []
-    for layer, tensors in layers.items():
-        if "running_mean" in tensors:  # a BatchNorm
-            sizes.append((0, 2 * tensors["running_mean"].numel()))
-        elif set(tensors) != {"mean", "std"}:  # an `InputCoding` learns nothing
-            binary = [f"{layer}.{key}".removeprefix(".") in weights for key in tensors]
-            numbers = [tensor.numel() if tensor.is_floating_point() else 0 for tensor in tensors.values()]
+    for names in layers.values():
+        if "running_mean" in names:  # a BatchNorm
+            sizes.append((0, 2 * state[names["running_mean"]].numel()))
+        elif set(names) != {"mean", "std"}:  # an `InputCoding` learns nothing
+            binary = [name in weights for name in names.values()]
+            tensors = [state[name] for name in names.values()]
+            numbers = [tensor.numel() if tensor.is_floating_point() else 0 for tensor in tensors]
             signs = sum(count for count, is_sign in zip(numbers, binary, strict=True) if is_sign)
             sizes.append((signs, sum(numbers) - signs))
     return sizes
@@ -67,9 +75,10 @@ def packed_bytes(sizes: Iterable[tuple[int, int]]) -> int:
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """One layer with parameters: sizes by `layer_size`, MACs for one image.
+    """One layer with parameters: sizes by `layer_size`, MACs for one sample.
 
-    Binary MACs are those with a binary weight, whatever the input. `output_shape` is (C, H, W) or (C,).
+    Binary MACs are those with a binary weight, whatever the input. `output_shape` is that of one sample: (C, H, W),
+    (T, F), (C,), …
     """
 
     name: str
@@ -132,57 +141,117 @@ def _shortened(name: str) -> str:
 
 
 @torch.no_grad()
-def summary(model: nn.Module, *, input_shape: tuple[int, ...] | None = None) -> Summary:
-    """Sizes and MACs of every layer that has parameters, from one forward pass of two blank images.
+def summary(model: nn.Module, example: Tensor | None = None, *, input_shape: tuple[int, ...] | None = None) -> Summary:
+    """Sizes and MACs of every layer that has parameters, from one forward pass of `example` or of two blank images.
 
     A layer that is called several times counts its MACs each time and its weights once; a layer that is never called
-    has no output shape. Multiplications with zero padding count.
+    has no output shape. Multiplications with zero padding count. A recurrent layer counts every step of the sequence;
+    attention counts its projections, and the products of queries, keys and values as real MACs.
 
     Args:
-        input_shape: (C, H, W); by default the model's own `input_shape`. The images are uint8 for a model with an
-            `InputCoding`, else float32.
+        example: a batch (N, …) as the model takes it, such as token numbers (N, T); MACs are those of one sample.
+        input_shape: of one sample, without an example; by default the model's own `input_shape`. The blank images are
+            uint8 for a model with an `InputCoding`, else float32.
 
     Raises:
-        UsageError: unknown shape, or the model does not take such images. WrongTypeError: not a module.
+        UsageError: unknown shape, or the model does not take such inputs. WrongTypeError: not a module.
     """
     check_model(model)
-    shape = input_shape or getattr(model, "input_shape", None)
-    if not isinstance(shape, (tuple, list)):
-        got = "the model has none of its own" if shape is None else f"got {described(shape)}"
-        raise UsageError(f"summary needs input_shape=(C, H, W), {got}")
+    inputs, what = _inputs(model, example, input_shape)
     names = {layer: name for name, layer in model.named_modules() if sum(layer_size(layer))}
     outputs: dict[nn.Module, tuple[int, ...]] = {}
-    macs = dict.fromkeys(names, 0)
+    binary_macs, real_macs = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
 
-    def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor | tuple[Tensor, ...]) -> None:
-        output = output[0] if isinstance(output, tuple) else output
-        outputs[layer] = tuple(output.shape[1:])
-        macs[layer] += _macs(layer, inputs, output)
+    def note(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        outputs[layer] = _sample_shape(layer, output)
+        for counted, macs, binary in _macs(layer, args, kwargs, output):
+            (binary_macs if binary else real_macs)[counted] += macs
 
-    hooks = [layer.register_forward_hook(note) for layer in names]
-    coded = any(isinstance(layer, InputCoding) for layer in model.modules())
+    hooks = [layer.register_forward_hook(note, with_kwargs=True) for layer in names]
     try:
-        images = torch.zeros(2, *shape, dtype=torch.uint8 if coded else torch.float32, device=model_device(model))
         with kept_training(model):
-            model.eval()(images)
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise UsageError(f"the model does not take images {tuple(shape)}: {first_line(error)}") from error
+            model.eval()(inputs)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise UsageError(f"the model does not take {what}: {first_line(error)}") from error
     finally:
         for hook in hooks:
             hook.remove()
-    rows = []
-    for layer, name in names.items():
-        binary, real = layer_size(layer)
-        layer_macs = (macs[layer], 0) if binary else (0, macs[layer])
-        rows.append(LayerSummary(name, type(layer).__name__, outputs.get(layer, ()), binary, real, *layer_macs))
-    return Summary(tuple(rows))
+    count = len(inputs)
+    return Summary(
+        tuple(
+            LayerSummary(
+                name,
+                kind_name(layer),
+                outputs.get(layer, ()),
+                *layer_size(layer),
+                binary_macs[layer] // count,
+                real_macs[layer] // count,
+            )
+            for layer, name in names.items()
+        )
+    )
 
 
-def _macs(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> int:
-    """Multiply-accumulates of one call, for one image."""
-    weight = getattr(layer, "weight", None)
-    if not isinstance(weight, Tensor) or weight.dim() < 2:
-        return 0
-    # each output value costs the weights of its output channel; transposed, each input value those of its input channel
-    transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
-    return (inputs[0] if transposed else output)[0].numel() * weight[0].numel()
+def _inputs(model: nn.Module, example: Tensor | None, input_shape: tuple[int, ...] | None) -> tuple[Tensor, str]:
+    """The batch for a summary, and what it is in words."""
+    if example is not None:
+        batch = torch.as_tensor(example)
+        if batch.dim() == 0 or len(batch) == 0:
+            raise UsageError(f"example must be a batch (N, …) of at least one sample, got {described(example)}")
+        return batch.to(model_device(model)), f"the example {tuple(batch.shape)}"
+    shape = input_shape or getattr(model, "input_shape", None)
+    if not isinstance(shape, (tuple, list)):
+        got = "the model has none of its own" if shape is None else f"got {described(shape)}"
+        raise UsageError(f"summary needs input_shape=(C, H, W) or an example, {got}")
+    coded = any(isinstance(layer, InputCoding) for layer in model.modules())
+    images = torch.zeros(2, *shape, dtype=torch.uint8 if coded else torch.float32, device=model_device(model))
+    return images, f"images {tuple(shape)}"
+
+
+def _sample_shape(layer: nn.Module, output: Any) -> tuple[int, ...]:
+    """The shape of what a layer returns of one sample; of its first tensor if it returns several."""
+    output = output[0] if isinstance(output, tuple) else output
+    if not isinstance(output, Tensor):
+        return ()
+    sequence = isinstance(layer, (nn.RNNBase, nn.MultiheadAttention))
+    if sequence and output.dim() == 2:  # no axis N, or that of packed sequences
+        return tuple(output.shape)
+    sample = 1 if sequence and not layer.batch_first else 0
+    return tuple(size for axis, size in enumerate(output.shape) if axis != sample)
+
+
+def _macs(
+    layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+) -> Iterator[tuple[nn.Module, int, bool]]:
+    """(layer, multiply-accumulates, whether with binary weights) of one call, for the whole batch."""
+    if isinstance(layer, nn.MultiheadAttention):
+        yield from _attention_macs(layer, args, kwargs)
+    elif isinstance(layer, (nn.RNNBase, nn.RNNCellBase)):
+        x = args[0] if args else kwargs["input"]
+        steps = getattr(x, "data", x).numel() // layer.input_size  # `data` holds the values of packed sequences
+        signs = layer_size(layer)[0]
+        real = [p.numel() for name, p in layer.named_parameters(recurse=False) if name.startswith("weight_")]
+        yield layer, steps * signs, True
+        yield layer, steps * sum(real), False
+    elif not isinstance(layer, (nn.Embedding, nn.EmbeddingBag)):  # a table to look up
+        weight = getattr(layer, "weight", None)
+        if isinstance(weight, Tensor) and weight.dim() > 1 and isinstance(output, Tensor):
+            # each output costs the weights of its output channel; transposed, each input those of its input channel
+            transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
+            x = (args[0] if args else kwargs["input"]) if transposed else output
+            yield layer, x.numel() * weight[0].numel(), bool(layer_size(layer)[0])
+
+
+def _attention_macs(
+    layer: nn.MultiheadAttention, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Iterator[tuple[nn.Module, int, bool]]:
+    given = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
+    width, query, key = layer.embed_dim, given["query"], given["key"]
+    queries, keys, values = (given[name].shape[:-1].numel() for name in ("query", "key", "value"))
+    projected = width * (queries * width + keys * layer.kdim + values * layer.vdim)
+    yield layer, projected, bool(layer_size(layer)[0])
+    yield layer.out_proj, queries * width * width, bool(layer_size(layer.out_proj)[0])
+    # every query meets every key of its sequence, once for the scores and once for the values
+    length = key.shape[0] if query.dim() == 2 else key.shape[1 if layer.batch_first else 0]
+    length += (layer.bias_k is not None) + layer.add_zero_attn
+    yield layer, 2 * queries * length * width, False

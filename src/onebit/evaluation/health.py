@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from onebit.evaluation.losses import cross_entropy
 from onebit.evaluation.model_inputs import kept_training
 from onebit.evaluation.precision import autocast
-from onebit.layers import BinaryLayer, binary_layers
+from onebit.layers import BinaryLayer, LatentWeight, binary_layers
 
 LayerHealth = dict[str, dict[str, float]]
 """Layer -> measure -> share 0–1; a measure that does not apply to a layer is missing.
@@ -45,7 +45,7 @@ def saturation(model: nn.Module) -> float:
     return _share(at_bound for _, layer in binary_layers(model) if (at_bound := _at_bound(layer)) is not None)
 
 
-def _at_bound(layer: BinaryLayer) -> Tensor | None:
+def _at_bound(layer: LatentWeight) -> Tensor | None:
     """Which latents are at or beyond their bound; None without a bound."""
     bound = layer.weight_quantizer.latent_bound if layer.weight_quantizer is not None else None
     return None if bound is None else layer.weight.detach().abs() >= bound
@@ -96,7 +96,7 @@ def gradient_health(model: nn.Module, x: Tensor, y: Tensor, *, precision: str) -
         stack.enter_context(_unchanged(model))
         for name, layer in model.named_modules():
             if isinstance(layer, BinaryLayer) and layer.input_quantizer is not None:
-                hook = layer.register_forward_pre_hook(_cut_inputs(layer.input_quantizer, inputs.setdefault(name, [])))
+                hook = layer.register_forward_pre_hook(_cut_inputs(inputs.setdefault(name, [])))
                 stack.callback(hook.remove)
         if not latents and not inputs:
             return {}
@@ -116,13 +116,13 @@ def gradient_health(model: nn.Module, x: Tensor, y: Tensor, *, precision: str) -
     return health
 
 
-def _cut_inputs(quantizer: nn.Module, into: list[Tensor]) -> Any:
+def _cut_inputs(into: list[Tensor]) -> Any:
     """A hook that records where the inputs of a layer get no gradient through its input quantizer."""
 
-    def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def note(layer: Any, inputs: tuple[Tensor, ...]) -> None:
         with torch.enable_grad():
             x = inputs[0].detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(quantizer(x).sum(), x)
+            (gradient,) = torch.autograd.grad(layer.quantized_input(x).sum(), x)
         into.append(gradient == 0)
 
     return note
@@ -173,7 +173,7 @@ class HealthWatch:
         return [f"epoch {epoch}, {_listed(names)}: {reason}" for reason, names in warnings.items()]
 
     def _reasons(self, name: str, measured: Mapping[str, float], *, steps: int) -> Iterator[str]:
-        layer: Any = self.model.get_submodule(name)
+        layer: Any = dict(binary_layers(self.model)).get(name) or self.model.get_submodule(name)
         group = next((g for g in self.optimizer.param_groups if any(p is layer.weight for p in g["params"])), {})
         if measured.get("zero_gradients") == 1:
             yield "all gradients are zero: the layer no longer learns; lower the learning rate, or normalize its inputs"

@@ -17,7 +17,7 @@ from onebit.evaluation.batches import OnImages, image_batches, images_done, in_t
 from onebit.evaluation.losses import Loss
 from onebit.evaluation.model_inputs import check_own_shape, explained, kept_training, model_device
 from onebit.evaluation.scores import Score, score_logits
-from onebit.layers import BinaryLayer, binary_layers, check_model
+from onebit.layers import LatentWeight, binary_layers, check_model
 from onebit.runtime.torch_module import PackedModule
 
 BN_IMAGES = 10_000
@@ -62,7 +62,7 @@ def fixed_weights(model: nn.Module, weights: str, *, generator: torch.Generator 
             layer.fixed_weight = None
 
 
-def _mode_weight(layer: BinaryLayer, weights: str, generator: torch.Generator | None) -> Tensor | None:
+def _mode_weight(layer: LatentWeight, weights: str, generator: torch.Generator | None) -> Tensor | None:
     """The weight of a layer in a test mode; None if its quantizer does not define it."""
     if weights == "latent":
         return layer.weight.detach()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from onebit.common.files import write_atomic
 from onebit.errors import NotBinaryError, UsageError
-from onebit.layers import binary_layers
+from onebit.layers import binary_layers, latent_keys
 from onebit.runs.model import build_model
 from onebit.runs.run import Run
 from onebit.train.weights import load_weights, read_state
@@ -21,6 +21,7 @@ from onebit.train.weights import load_weights, read_state
 def plain_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The state_dict with every latent weight replaced by its two shipped values, for a model of `torch.nn` layers.
 
+    Keys are those of plain layers, also where the weights are parametrized (recurrent layers, attention).
     Learnable parameters of input quantizers stay, as `LAYER.input_quantizer.…`: the model that loads this must still
     binarize its inputs.
 
@@ -31,11 +32,19 @@ def plain_state_dict(model: nn.Module) -> dict[str, Tensor]:
     for name, layer in binary_layers(model):
         if bad := int(torch.count_nonzero(torch.isnan(layer.weight))):
             raise NotBinaryError(f"layer {name!r}: {bad} latent weights are not numbers")
-        weights[f"{name}.weight" if name else "weight"] = layer.dense(layer.binary_weight())
+        weights[id(layer)] = layer.dense(layer.binary_weight())
     if not weights:
         raise NotBinaryError("the net has no binary layer: all its weights are real")
-    state = {key: value for key, value in model.state_dict().items() if "weight_quantizer." not in key}
-    return {key: weights.get(key, value).detach().clone().contiguous() for key, value in state.items()}
+    latents = latent_keys(model, shared=True)
+    state = {}
+    for key, value in model.state_dict().items():
+        if key in latents:
+            key, layer = latents[key]
+            value = weights[id(layer)]
+        elif "weight_quantizer." in key:
+            continue
+        state[key] = value.detach().clone().contiguous()
+    return state
 
 
 def save_plain(model: nn.Module, path: str | Path) -> None:

@@ -1,7 +1,7 @@
 """Layers with binary weights: the Parameter is the latent weight, forward derives the binary one.
 
 A binary layer *is* its `torch.nn` twin with two quantizers added, so state_dict keys, shapes and hooks are those of the
-twin and a checkpoint moves between the two.
+twin and a checkpoint moves between the two. Recurrent layers and attention stay torch's own, with parametrized weights.
 """
 
 from __future__ import annotations
@@ -9,34 +9,49 @@ from __future__ import annotations
 from onebit.layers.base import (
     BinaryLayer,
     InputQuantizer,
+    LatentWeight,
     WeightQuantizer,
     binary_layers,
     check_model,
     glorot_bound,
+    latent_keys,
     make_input_quantizer,
     make_weight_quantizer,
     recompute_inputs_,
     with_options,
 )
 from onebit.layers.binarize import BINARY_TWINS, binarize_
-from onebit.layers.binary import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear
+from onebit.layers.binary import BinaryConv1d, BinaryConv2d, BinaryConvTranspose1d, BinaryConvTranspose2d, BinaryLinear
 from onebit.layers.coding import InputCoding
+from onebit.layers.description import BinarizeReport, BinaryRow, RealRow, describe_layers
+from onebit.layers.parametrized import PARAMETRIZED, BinaryParametrization, binary_parametrizations
 from onebit.layers.rprelu import RPReLU
 
 __all__ = [
     "BINARY_TWINS",
+    "PARAMETRIZED",
+    "BinarizeReport",
+    "BinaryConv1d",
     "BinaryConv2d",
+    "BinaryConvTranspose1d",
     "BinaryConvTranspose2d",
     "BinaryLayer",
     "BinaryLinear",
+    "BinaryParametrization",
+    "BinaryRow",
     "InputCoding",
     "InputQuantizer",
+    "LatentWeight",
     "RPReLU",
+    "RealRow",
     "WeightQuantizer",
     "binarize_",
     "binary_layers",
+    "binary_parametrizations",
     "check_model",
+    "describe_layers",
     "glorot_bound",
+    "latent_keys",
     "make_input_quantizer",
     "make_weight_quantizer",
     "recompute_inputs_",

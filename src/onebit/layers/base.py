@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ def check_model(model: object) -> None:
         "str": "build one: onebit.create_model(name)",
         "PackedNet": "onebit.PackedModule(net) is a module; onebit.runtime.run(net, images) returns logits",
         "type": "create an instance of the class first",
+        "BinarizeReport": "binarize_ works in place: the model is report.model",
         "generator": "pass the model itself",
     }
     check_kind("model", model, nn.Module, "a torch module", ways)
@@ -113,27 +114,22 @@ def make_input_quantizer(quantizer: InputQuantizer) -> nn.Module | None:
     return found if found is None or isinstance(found, nn.Module) else found()
 
 
-class BinaryLayer(nn.Module):
-    """The mixin that binary layers share: for a `torch.nn` layer with a `weight` of shape (O, …)."""
+class LatentWeight(nn.Module):
+    """What holds a latent weight of shape (O, …) and derives the binary one; `binary_layers` yields these.
+
+    Two kinds: a `BinaryLayer`, whose own Parameter it is, and a `BinaryParametrization` of a weight of a torch layer.
+    """
 
     weight: Tensor
     weight_quantizer: Quantizer | None
-    input_quantizer: nn.Module | None
     fixed_weight: Tensor | None
-    recompute_inputs = False
-    """See `recompute_inputs_`."""
+    input_quantizer: nn.Module | None
 
-    def _add_quantizers(self, weight: WeightQuantizer, inputs: InputQuantizer, value: float | str) -> None:
-        latent = self.outputs_first(self.weight)
-        self.weight_quantizer = make_weight_quantizer(weight, latent, value=value)
+    def _add_weight_quantizer(self, latent: Tensor, quantizer: WeightQuantizer, value: float | str) -> None:
+        latent = self.outputs_first(latent)
+        self.weight_quantizer = make_weight_quantizer(quantizer, latent, value=value)
         if self.weight_quantizer is not None:
             self.weight_quantizer.bind(latent)
-        self.input_quantizer = make_input_quantizer(inputs)
-        bind_inputs = getattr(self.input_quantizer, "bind_inputs", None)
-        if bind_inputs is not None:
-            bind_inputs(getattr(self, "in_channels", None) or self.in_features)
-        if self.input_quantizer is not None:
-            self.input_quantizer.to(self.weight.device)
         # the weight of a test mode (onebit.evaluation.modes), never part of the state_dict
         self.fixed_weight = None
 
@@ -173,6 +169,22 @@ class BinaryLayer(nn.Module):
             return self.weight
         return self.own_layout(self.weight_quantizer(self.outputs_first(self.weight)))
 
+
+class BinaryLayer(LatentWeight):
+    """The mixin that binary layers share: for a `torch.nn` layer with a `weight` of shape (O, …)."""
+
+    recompute_inputs = False
+    """See `recompute_inputs_`."""
+
+    def _add_quantizers(self, weight: WeightQuantizer, inputs: InputQuantizer, value: float | str) -> None:
+        self._add_weight_quantizer(self.weight, weight, value)
+        self.input_quantizer = make_input_quantizer(inputs)
+        bind_inputs = getattr(self.input_quantizer, "bind_inputs", None)
+        if bind_inputs is not None:
+            bind_inputs(getattr(self, "in_channels", None) or self.in_features)
+        if self.input_quantizer is not None:
+            self.input_quantizer.to(self.weight.device)
+
     def quantized_input(self, x: Tensor) -> Tensor:
         """The input after the input quantizer, if there is one."""
         return x if self.input_quantizer is None else self.input_quantizer(x)
@@ -193,14 +205,19 @@ class BinaryLayer(nn.Module):
         # the hooks live as long as the saved tensors, so they must not hold a reference to `quantized`
         place, shape, dtype = quantized.data_ptr(), quantized.shape, quantized.dtype
 
-        def pack(saved: Tensor) -> Tensor:
-            return real if (saved.data_ptr(), saved.shape) == (place, shape) else saved
+        dense = quantized.is_contiguous()
 
-        def unpack(saved: Tensor) -> Tensor:
-            if saved is not real:
+        def pack(saved: Tensor) -> Tensor | torch.Size:
+            # a dense layer saves (N, T, I) as the matrix (N·T, I)
+            same = saved.shape == shape or (dense and saved.is_contiguous() and saved.numel() == shape.numel())
+            return saved.shape if same and saved.data_ptr() == place else saved
+
+        def unpack(saved: Tensor | torch.Size) -> Tensor:
+            if isinstance(saved, Tensor):
                 return saved
             with torch.no_grad():
-                return self.quantized_input(real).to(dtype)
+                again = self.quantized_input(real).to(dtype)
+            return again if saved == shape else again.view(saved)
 
         return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
 
@@ -222,8 +239,44 @@ def recompute_inputs_(model: nn.Module, recompute: bool = True) -> nn.Module:
     return model
 
 
-def binary_layers(model: nn.Module) -> Iterator[tuple[str, BinaryLayer]]:
-    """(name, layer) of every layer with binary weights, in the order of `named_modules`."""
+def binary_layers(model: nn.Module) -> Iterator[tuple[str, LatentWeight]]:
+    """(name, layer) of everything with a binary weight, in the order of `named_modules`.
+
+    A parametrized weight has the name that its layer gives it: "lstm.weight_ih_l0", "attention.out_proj.weight".
+    """
     for name, module in model.named_modules():
-        if isinstance(module, BinaryLayer) and module.weight_quantizer is not None:
-            yield name, module
+        if isinstance(module, LatentWeight) and module.weight_quantizer is not None:
+            yield (name if isinstance(module, BinaryLayer) else _parametrized_name(name)), module
+
+
+def _parametrized_name(name: str) -> str:
+    """The weight that a parametrization computes: "lstm.parametrizations.weight_ih_l0.0" -> "lstm.weight_ih_l0"."""
+    *layer, _, weight, _ = name.split(".")
+    return ".".join([*layer, weight])
+
+
+class Latent(NamedTuple):
+    """A latent weight: its key in the state_dict of a net of plain torch layers, and what holds it."""
+
+    plain_key: str
+    layer: LatentWeight
+
+
+def latent_keys(model: nn.Module, *, shared: bool = False) -> dict[str, Latent]:
+    """Key in the state_dict -> latent weight, of all binary weights, in the order of `binary_layers`.
+
+    The two keys of a weight differ where a parametrization holds it: "lstm.parametrizations.weight_ih_l0.original"
+    is "lstm.weight_ih_l0" in a plain net.
+
+    Args:
+        shared: whether a layer that is used twice appears under both names.
+    """
+    found = {}
+    for name, module in model.named_modules(remove_duplicate=not shared):
+        if isinstance(module, LatentWeight) and module.weight_quantizer is not None:
+            if isinstance(module, BinaryLayer):
+                key = plain = f"{name}.weight" if name else "weight"
+            else:
+                key, plain = f"{name.rpartition('.')[0]}.original", _parametrized_name(name)
+            found[key] = Latent(plain, module)
+    return found

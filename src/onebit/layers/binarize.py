@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
 
 from onebit.errors import UsageError
 from onebit.layers.base import BinaryLayer, InputQuantizer, WeightQuantizer, check_model
-from onebit.layers.binary import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear
+from onebit.layers.binary import BinaryConv1d, BinaryConv2d, BinaryConvTranspose1d, BinaryConvTranspose2d, BinaryLinear
+from onebit.layers.description import BinarizeReport, describe
+from onebit.layers.parametrized import PARAMETRIZED, Part, make_parts, parametrize_, weights_of
 
 
 def binarize_(
@@ -21,55 +26,116 @@ def binarize_(
     input_quantizer: InputQuantizer = None,
     where: Callable[[str, nn.Module], bool] | None = None,
     value: float | str = 1.0,
-) -> nn.Module:
-    """Make the dense and convolutional layers of any torch model binary, in place; weights, names and keys stay.
+) -> BinarizeReport:
+    """Make the layers of any torch model binary, in place; names stay, and the weights become the latents.
 
-    The first of them keeps real inputs, whatever `input_quantizer` is: pixels are not ±1.
+    `torch.nn.Linear`, `Conv1d`, `Conv2d`, `ConvTranspose1d` and `ConvTranspose2d` are replaced by their binary twins,
+    which keep every key of the state_dict. `MultiheadAttention`, `LSTM`, `GRU`, `RNN` and their cells get
+    parametrizations of their weights: their inputs stay real, and they load plain checkpoints too. Subclasses stay as
+    they are. The first of all layers keeps real inputs, whatever `input_quantizer` is: pixels are not ±1.
+
+    Whatever could have been binary and is not, unless `where` left it out, is named in one UserWarning.
 
     Args:
-        model: any module; `torch.nn.Linear`, `Conv2d` and `ConvTranspose2d` (not subclasses) are replaced.
+        model: any module.
         weight_quantizer, input_quantizer: name or object; each layer gets a copy, which shares the random generator.
         where: `where(name, module)` chooses layers; all by default.
         value: the two values are ±value.
 
     Returns:
-        `model` itself.
+        What became binary, what stayed real and why; `print` it for a table. Its `model` is `model` itself.
 
     Raises:
-        UsageError: nothing to binarize, `model` itself is such a layer, or a layer is reparametrized.
+        UsageError: nothing to binarize, `model` itself would be replaced, or a layer is reparametrized.
         WrongTypeError: `model` is not a module.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
-        >>> _ = binarize_(net, weight_quantizer="sign", where=lambda name, layer: name != "2")
+        >>> print(binarize_(net, weight_quantizer="sign", where=lambda name, layer: name != "2"))
+        layer     kind          numbers
+        0         BinaryLinear       64  binary: sign
+        2         Linear             18  real: not chosen by where
+                                  8  real: bias and scales of binary layers
+        64 binary weights, 26 real parameters
     """
     check_model(model)
     if type(model) in BINARY_TWINS:
         raise UsageError("binarize_ replaces layers inside a model; wrap a lone layer: nn.Sequential(layer)")
-    found: dict[int, BinaryLayer] = {}
-    for parent_name, parent in list(model.named_modules()):
-        for child_name, child in list(parent.named_children()):
-            name = f"{parent_name}.{child_name}" if parent_name else child_name
-            if type(child) not in BINARY_TWINS or (where is not None and not where(name, child)):
-                continue
-            if not isinstance(child.weight, nn.Parameter):
-                reason = "its weight is computed from other parameters (pruning, weight_norm); undo that first"
-                raise UsageError(f"layer {name!r}: {reason}")
-            if id(child) not in found:  # a layer that is used twice stays one layer
-                inputs = _copied(input_quantizer) if found else None
-                found[id(child)] = _binary_twin(child, _copied(weight_quantizer), inputs, value)
-            setattr(parent, child_name, found[id(child)])
-            if isinstance(parent, nn.TransformerEncoderLayer):
-                # the fused path in eval mode reads the weights of its layers directly and skips the quantizers
-                parent.activation_relu_or_gelu = 0
-    if not found:
-        raise UsageError(
-            "nothing to binarize: no torch.nn.Linear, Conv2d or ConvTranspose2d layer was found or chosen by `where`"
-        )
+    places = _choose(model, where)
+    if not places:
+        missed = describe(model, where).warnings
+        kinds = ", ".join(kind.__name__ for kind in (*BINARY_TWINS, *PARAMETRIZED))
+        because = missed[0] if missed else f"no layer of torch.nn ({kinds}) was found or chosen by `where`"
+        raise UsageError(f"nothing to binarize: {because}")
+    # all parts are made before the first one is put into the model: an error leaves it as it was
+    made: dict[int, BinaryLayer | list[Part]] = {}
+    for place in places:
+        layer = place.layer
+        if id(layer) in made:  # a layer that is used twice stays one layer
+            continue
+        if type(layer) in PARAMETRIZED:
+            made[id(layer)] = make_parts(layer, lambda: _copied(weight_quantizer), value)
+        else:
+            inputs = _copied(input_quantizer) if made else None
+            made[id(layer)] = _binary_twin(layer, _copied(weight_quantizer), inputs, value)
+    for place in places:
+        _install(place, made[id(place.layer)])
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoder):
             module.use_nested_tensor = False  # only the fused path takes nested tensors
-    return model
+    report = describe(model, where)
+    if report.warnings:
+        warnings.warn("; ".join(report.warnings), stacklevel=2)
+    return report
+
+
+class _Place(NamedTuple):
+    """Where a layer to binarize stands; a layer that is used twice has two places, the model itself no parent."""
+
+    parent: nn.Module | None
+    name: str
+    layer: nn.Module
+
+
+def _choose(model: nn.Module, where: Callable[[str, nn.Module], bool] | None) -> list[_Place]:
+    """The places of the layers to binarize."""
+
+    def offered() -> Iterator[tuple[str, _Place]]:
+        if type(model) in PARAMETRIZED:
+            yield "", _Place(None, "", model)
+        for parent_name, parent in model.named_modules():
+            for child_name, child in parent._modules.items():
+                # attention reads the weight of its output projection itself: a twin there would be passed by
+                if child is not None and not isinstance(parent, nn.MultiheadAttention):
+                    name = f"{parent_name}.{child_name}" if parent_name else child_name
+                    yield name, _Place(parent, child_name, child)
+
+    kinds = BINARY_TWINS.keys() | PARAMETRIZED.keys()
+    places = []
+    for name, place in offered():
+        layer = place.layer
+        if type(layer) in kinds and (where is None or where(name, layer)) and not any(map(is_lazy, layer.parameters())):
+            _check_weights(name, layer)
+            places.append(place)
+    return places
+
+
+def _check_weights(name: str, layer: nn.Module) -> None:
+    weights = weights_of(layer) if type(layer) in PARAMETRIZED else [(layer, "weight")]
+    if not all(isinstance(getattr(module, weight), nn.Parameter) for module, weight in weights):
+        reason = "its weight is computed from other parameters (pruning, weight_norm); undo that first"
+        raise UsageError(f"layer {name!r}: {reason}")
+
+
+def _install(place: _Place, made: BinaryLayer | list[Part]) -> None:
+    if isinstance(made, BinaryLayer):
+        assert place.parent is not None
+        setattr(place.parent, place.name, made)
+    elif not is_parametrized(place.layer):  # the second place of a layer has nothing left to do
+        parametrize_(place.layer, made)
+    if isinstance(place.parent, nn.TransformerEncoderLayer):
+        # the fused path in eval mode reads the weights of its layers directly and skips the quantizers
+        place.parent.activation_relu_or_gelu = 0
 
 
 def _copied(quantizer: Any) -> Any:
@@ -87,7 +153,9 @@ def _twin(kind: type[BinaryLayer], arguments: str, layer: Any, **quantizers: Any
 _CONV = "in_channels out_channels kernel_size stride padding dilation groups"
 BINARY_TWINS: dict[type[nn.Module], Callable[..., BinaryLayer]] = {
     nn.Linear: partial(_twin, BinaryLinear, "in_features out_features"),
+    nn.Conv1d: partial(_twin, BinaryConv1d, f"{_CONV} padding_mode"),
     nn.Conv2d: partial(_twin, BinaryConv2d, f"{_CONV} padding_mode"),
+    nn.ConvTranspose1d: partial(_twin, BinaryConvTranspose1d, f"{_CONV} output_padding"),
     nn.ConvTranspose2d: partial(_twin, BinaryConvTranspose2d, f"{_CONV} output_padding"),
 }
 """Layer class -> a function that builds its binary twin, which gets the same weight and bias."""

@@ -1,4 +1,4 @@
-"""The binary twins of `torch.nn.Linear`, `Conv2d` and `ConvTranspose2d`."""
+"""The binary twins of `torch.nn.Linear` and of the convolutions over one and two axes, transposed ones too."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class BinaryLinear(BinaryLayer, nn.Linear):
         in_features, out_features: as in `torch.nn.Linear`.
         bias: off by default: BatchNorm usually follows.
         weight_quantizer: name or object; None keeps real weights.
-        input_quantizer: name or object; None keeps real inputs.
+        input_quantizer: name or object; None keeps real inputs. Its parameters per channel belong to the last axis.
         value: the two values are ±value; "glorot" for sqrt(1.5/(fan_in + fan_out)).
 
     Shapes:
-        x: (N, I) -> (N, O); weight (O, I).
+        x: (N, …, I) -> (N, …, O); weight (O, I).
 
     Example:
         >>> BinaryLinear(784, 512, weight_quantizer="sign")(torch.zeros(2, 784)).shape
@@ -44,43 +44,42 @@ class BinaryLinear(BinaryLayer, nn.Linear):
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
         self._add_quantizers(weight_quantizer, input_quantizer, value)
 
+    def quantized_input(self, x: Tensor) -> Tensor:
+        """The input after the input quantizer, if there is one; its channels are the last axis."""
+        if self.input_quantizer is None or x.dim() <= 2:
+            return super().quantized_input(x)
+        # input quantizers have channels on axis 1; a view, and so is the way back
+        return super().quantized_input(x.movedim(-1, 1)).movedim(1, -1)
+
     def forward(self, x: Tensor) -> Tensor:
         inputs, weight = self.quantized_input(x), self.effective_weight()
         with self.saved_as_real(x, inputs):
             return F.linear(inputs, weight, self.bias)
 
 
-class BinaryConv2d(BinaryLayer, nn.Conv2d):
-    """Convolution y = q_in(x) ∗ q_w(W) + b with latent weight W.
+class _Convolution(BinaryLayer):
+    """What binary convolutions share, transposed or not: `axes` is the number of axes that they slide over."""
 
-    Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode: as `torch.nn.Conv2d`.
-        bias: off by default: BatchNorm usually follows.
-        padding_value: value of the padding, after the input quantizer. 0, as in torch, is a third value next to ±1;
-            1 or -1 keeps a ±1 input binary (with padding_mode="zeros" only).
-        weight_quantizer: name or object; None keeps real weights.
-        input_quantizer: name or object; None keeps real inputs.
-        value: the two values are ±value; "glorot" for sqrt(1.5/(fan_in + fan_out)).
+    axes: int
 
-    Shapes:
-        x: (N, I, H, W) -> (N, O, H', W'); weight (O, I/groups, kH, kW).
+    def quantized_input(self, x: Tensor) -> Tensor:
+        """The input after the input quantizer, if there is one."""
+        if self.input_quantizer is None or x.dim() != self.axes + 1:
+            return super().quantized_input(x)
+        return super().quantized_input(x.unsqueeze(0)).squeeze(0)  # one sample without an axis N
 
-    Raises:
-        UsageError: another padding_value, or one with another padding_mode.
 
-    Example:
-        >>> BinaryConv2d(3, 16, 3, padding=1)(torch.zeros(2, 3, 8, 8)).shape
-        torch.Size([2, 16, 8, 8])
-    """
+class _Conv(_Convolution):
+    """The constructor and the forward pass of `BinaryConv1d` and `BinaryConv2d`."""
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: str | int | tuple[int, int] = 0,
-        dilation: int | tuple[int, int] = 1,
+        kernel_size: int | tuple[int, ...],
+        stride: int | tuple[int, ...] = 1,
+        padding: str | int | tuple[int, ...] = 0,
+        dilation: int | tuple[int, ...] = 1,
         groups: int = 1,
         bias: bool = False,
         padding_mode: str = "zeros",
@@ -108,21 +107,136 @@ class BinaryConv2d(BinaryLayer, nn.Conv2d):
         x = super().quantized_input(x)
         if not self.padding_value:
             return x
+        own: Any = self
         # in the order of F.pad: left, right, top, bottom; torch uses this field for its other padding modes
-        return F.pad(x, self._reversed_padding_repeated_twice, value=self.padding_value)
+        return F.pad(x, own._reversed_padding_repeated_twice, value=self.padding_value)
 
     def forward(self, x: Tensor) -> Tensor:
         inputs, weight = self.quantized_input(x), self.effective_weight()
+        own: Any = self
         with self.saved_as_real(x, inputs):
             if not self.padding_value:
-                return self._conv_forward(inputs, weight, self.bias)
-            return F.conv2d(inputs, weight, self.bias, self.stride, 0, self.dilation, self.groups)
+                return own._conv_forward(inputs, weight, own.bias)
+            convolve = F.conv1d if self.axes == 1 else F.conv2d
+            return convolve(inputs, weight, own.bias, own.stride, 0, own.dilation, own.groups)
 
     def extra_repr(self) -> str:
         return super().extra_repr() + (f", padding_value={self.padding_value:g}" if self.padding_value else "")
 
 
-class BinaryConvTranspose2d(BinaryLayer, nn.ConvTranspose2d):
+class BinaryConv1d(_Conv, nn.Conv1d):
+    """Convolution y = q_in(x) ∗ q_w(W) + b over one axis with latent weight W.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode: as `torch.nn.Conv1d`.
+        bias, padding_value, weight_quantizer, input_quantizer, value: as `BinaryConv2d`.
+
+    Shapes:
+        x: (N, I, L) -> (N, O, L'); weight (O, I/groups, k).
+
+    Raises:
+        UsageError: another padding_value, or one with another padding_mode.
+
+    Example:
+        >>> BinaryConv1d(3, 16, 5, padding=2)(torch.zeros(2, 3, 100)).shape
+        torch.Size([2, 16, 100])
+    """
+
+    axes = 1
+
+
+class BinaryConv2d(_Conv, nn.Conv2d):
+    """Convolution y = q_in(x) ∗ q_w(W) + b with latent weight W.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode: as `torch.nn.Conv2d`.
+        bias: off by default: BatchNorm usually follows.
+        padding_value: value of the padding, after the input quantizer. 0, as in torch, is a third value next to ±1;
+            1 or -1 keeps a ±1 input binary (with padding_mode="zeros" only).
+        weight_quantizer: name or object; None keeps real weights.
+        input_quantizer: name or object; None keeps real inputs.
+        value: the two values are ±value; "glorot" for sqrt(1.5/(fan_in + fan_out)).
+
+    Shapes:
+        x: (N, I, H, W) -> (N, O, H', W'); weight (O, I/groups, kH, kW).
+
+    Raises:
+        UsageError: another padding_value, or one with another padding_mode.
+
+    Example:
+        >>> BinaryConv2d(3, 16, 3, padding=1)(torch.zeros(2, 3, 8, 8)).shape
+        torch.Size([2, 16, 8, 8])
+    """
+
+    axes = 2
+
+
+class _ConvTranspose(_Convolution):
+    """The constructor and the forward pass of `BinaryConvTranspose1d` and `BinaryConvTranspose2d`."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...],
+        stride: int | tuple[int, ...] = 1,
+        padding: int | tuple[int, ...] = 0,
+        output_padding: int | tuple[int, ...] = 0,
+        groups: int = 1,
+        bias: bool = False,
+        dilation: int | tuple[int, ...] = 1,
+        *,
+        weight_quantizer: WeightQuantizer = "sign",
+        input_quantizer: InputQuantizer = None,
+        value: float | str = 1.0,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        window: Any = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
+        super().__init__(
+            in_channels, out_channels, kernel_size, groups=groups, bias=bias, device=device, dtype=dtype, **window
+        )
+        self._add_quantizers(weight_quantizer, input_quantizer, value)
+
+    def outputs_first(self, weight: Tensor) -> Tensor:
+        # (I, O/g, …) -> (g, I/g, O/g, …) -> (g, O/g, I/g, …) -> (O, I/g, …)
+        own: Any = self
+        return weight.unflatten(0, (own.groups, -1)).transpose(1, 2).flatten(0, 1)
+
+    own_layout = outputs_first  # its own inverse
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        inputs, weight = self.quantized_input(x), self.effective_weight()
+        own: Any = self  # torch annotates these fields as tuples of any length or as strings
+        extra = own.output_padding
+        if output_size is not None:  # the output padding that gives this size
+            sizes = (own.stride, own.padding, own.kernel_size, self.axes, own.dilation)
+            extra = own._output_padding(inputs, output_size, *sizes)
+        convolve = F.conv_transpose1d if self.axes == 1 else F.conv_transpose2d
+        with self.saved_as_real(x, inputs):
+            return convolve(inputs, weight, own.bias, own.stride, own.padding, extra, own.groups, own.dilation)
+
+
+class BinaryConvTranspose1d(_ConvTranspose, nn.ConvTranspose1d):
+    """Transposed convolution over one axis with latent weight W, see `BinaryConvTranspose2d`.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, dilation: as
+            `torch.nn.ConvTranspose1d`.
+        bias, weight_quantizer, input_quantizer, value: as `BinaryConv2d`.
+
+    Shapes:
+        x: (N, I, L) -> (N, O, L'); weight (I, O/groups, k), `binary_weight().signs` (O, I/groups, k).
+
+    Example:
+        >>> BinaryConvTranspose1d(16, 8, 2, stride=2)(torch.zeros(2, 16, 50)).shape
+        torch.Size([2, 8, 100])
+    """
+
+    axes = 1
+
+
+class BinaryConvTranspose2d(_ConvTranspose, nn.ConvTranspose2d):
     """Transposed convolution with latent weight W, the gradient of a convolution with respect to its input.
 
     The border is padded with zeros only.
@@ -141,43 +255,4 @@ class BinaryConvTranspose2d(BinaryLayer, nn.ConvTranspose2d):
         torch.Size([2, 8, 8, 8])
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0,
-        output_padding: int | tuple[int, int] = 0,
-        groups: int = 1,
-        bias: bool = False,
-        dilation: int | tuple[int, int] = 1,
-        *,
-        weight_quantizer: WeightQuantizer = "sign",
-        input_quantizer: InputQuantizer = None,
-        value: float | str = 1.0,
-        device: Any = None,
-        dtype: Any = None,
-    ) -> None:
-        window: Any = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation}
-        super().__init__(
-            in_channels, out_channels, kernel_size, groups=groups, bias=bias, device=device, dtype=dtype, **window
-        )
-        self._add_quantizers(weight_quantizer, input_quantizer, value)
-
-    def outputs_first(self, weight: Tensor) -> Tensor:
-        # (I, O/g, …) -> (g, I/g, O/g, …) -> (g, O/g, I/g, …) -> (O, I/g, …)
-        return weight.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
-
-    own_layout = outputs_first  # its own inverse
-
-    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        inputs, weight = self.quantized_input(x), self.effective_weight()
-        own: Any = self  # torch annotates these fields as tuples of any length or as strings
-        extra = own.output_padding
-        if output_size is not None:  # the output padding that gives this size
-            extra = own._output_padding(inputs, output_size, own.stride, own.padding, own.kernel_size, 2, own.dilation)
-        with self.saved_as_real(x, inputs):
-            return F.conv_transpose2d(
-                inputs, weight, self.bias, own.stride, own.padding, extra, self.groups, own.dilation
-            )
+    axes = 2

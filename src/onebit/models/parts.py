@@ -18,6 +18,7 @@ from onebit.layers import (
     BinaryLinear,
     InputCoding,
     InputQuantizer,
+    LatentWeight,
     RPReLU,
     WeightQuantizer,
     with_options,
@@ -62,7 +63,7 @@ def checked_shape(input_shape: Sequence[int]) -> tuple[int, int, int]:
 
 def init_latents_(layer: nn.Module, init: str) -> None:
     """Begin the latents of a layer with binary weights as `Parts.init` says; any other layer stays as it is."""
-    if init == "uniform" and isinstance(layer, BinaryLayer) and layer.weight_quantizer is not None:
+    if init == "uniform" and isinstance(layer, LatentWeight) and layer.weight_quantizer is not None:
         bound = layer.weight_quantizer.latent_bound or 1.0
         nn.init.uniform_(layer.weight, -bound, bound)
 

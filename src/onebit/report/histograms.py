@@ -19,6 +19,7 @@ from onebit.packed.bits import sign
 from onebit.report.drawing import INK, NEGATIVE, POSITIVE, REAL, add_title, picture
 from onebit.report.run_folders import RunResults, recipe_label
 from onebit.report.wording import printable
+from onebit.verification.inspection import WEIGHT_NAME
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -178,9 +179,10 @@ def open_weights(path: Path) -> tuple[dict[str, Any], list[str], set[str] | None
             # safetensors raises AttributeError for a dtype that numpy lacks
             raise FormatError(f"{path}: {printable(name)} cannot be read ({printable(error)})") from None
 
-    names = [name for name, shape in shapes.items() if _is_weight(name, len(shape))]
+    named = set(latents) if _is_names(latents) else None
+    names = [name for name, shape in shapes.items() if _is_weight(name, len(shape)) or name in (named or ())]
     names.sort(key=lambda name: (places.get(name, len(places)), _natural(name)))
-    return facts, names, set(latents) if _is_names(latents) else None, read
+    return facts, names, named, read
 
 
 def _is_names(value: Any) -> bool:
@@ -205,16 +207,16 @@ def _exact_value(weight: np.ndarray) -> float | None:
 
 
 def _model_layers(model: Any) -> Iterator[LayerHistogram]:
-    from onebit.layers import binary_layers
+    from onebit.layers import latent_keys
 
-    binary = {f"{name}.weight" if name else "weight": layer for name, layer in binary_layers(model)}
+    binary = latent_keys(model)
     for name, parameter in model.named_parameters():
-        if not _is_weight(name, parameter.dim()):
-            continue
         if name not in binary:
-            yield layer_histogram(name, _array(parameter))
+            if _is_weight(name, parameter.dim()):
+                yield layer_histogram(name, _array(parameter))
             continue
-        signs, scale, center = binary[name].binary_weight()
+        name, layer = binary[name]
+        signs, scale, center = layer.binary_weight()
         one_value = center is None and (scale is None or bool((scale == scale[0]).all()))
         value = (1.0 if scale is None else float(scale[0])) if one_value else None
         yield layer_histogram(name, _array(parameter), value=value, signs=_array(signs))
@@ -227,7 +229,7 @@ def _array(tensor: Any) -> np.ndarray:
 
 def _is_weight(name: str, axes: int) -> bool:
     """Whether a tensor is a layer's weight; the weight of a BatchNorm has one axis."""
-    return axes >= 2 and name.rpartition(".")[2] == "weight"
+    return axes >= 2 and WEIGHT_NAME.search(name) is not None
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

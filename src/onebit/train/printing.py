@@ -5,25 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
 from onebit.common.progress import progress, shows_progress
 from onebit.evaluation.counts import layer_sizes, model_size, packed_bytes
-from onebit.layers import BinaryLayer
+from onebit.layers import binary_layers, binary_parametrizations
 from onebit.train.history import EpochLines, EpochLog
 from onebit.train.job import Job
 
 
 def net_lines(model: nn.Module) -> list[str]:
     """A net in two lines: layers with weights, parameters, and bytes when packed."""
-    weighted = [layer for layer in model.modules() if getattr(layer, "weight", None) is not None]
-    layers = [layer for layer in weighted if layer.weight.dim() > 1]  # type: ignore[operator]
-    binary = [layer for layer in layers if isinstance(layer, BinaryLayer) and layer.weight_quantizer is not None]
+    binary = [layer for _, layer in binary_layers(model)]
+    others: list[Any] = [
+        layer for layer in model.modules() if layer not in binary and not binary_parametrizations(layer)
+    ]
+    others = [layer for layer in others if getattr(layer, "weight", None) is not None and layer.weight.dim() > 1]
     signs, real = model_size(model)
     size = packed_bytes(layer_sizes(model))
     return [
-        f"{type(model).__name__}: {len(layers)} layers ({len(binary)} binary), "
+        f"{type(model).__name__}: {len(binary) + len(others)} layers ({len(binary)} binary), "
         f"{signs:,} binary weights, {real:,} real parameters",
         f"{size:,} bytes when packed, {4 * (signs + real):,} as float32",
     ]

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from onebit.common.files import open_regular, write_atomic
 from onebit.common.safetensors_file import open_safetensors
 from onebit.errors import CheckpointError, FormatError, UsageError, first_line
-from onebit.layers import binary_layers
+from onebit.layers import latent_keys
 from onebit.train.history import WEIGHT_FILES, read_row
 
 PREFIXES = ("_orig_mod.", "module.", "model.")
@@ -217,6 +217,8 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str, sta
         raise CheckpointError(f"{source}: belongs to another net: not a mapping of names to tensors")
     names = strip_prefixes({key: key for key in own})  # a net may keep all its layers under `self.model`
     state = {names.get(key, key): value for key, value in strip_prefixes(state).items()}
+    plain = {latent.plain_key: key for key, latent in latent_keys(model, shared=True).items()}
+    state = {plain.get(key, key): value for key, value in state.items()}
     dropped = [key for key in state if key not in own and "quantizer." in key]
     if dropped:
         warnings.warn(f"{source}: dropped {len(dropped)} quantizer parameters, first {dropped[0]!r}", stacklevel=2)
@@ -259,7 +261,7 @@ def save_weights(path: Path, model: nn.Module, facts: dict[str, Any]) -> None:
     """
     # cloned, as safetensors refuses tensors that share memory, such as a layer that is used twice
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    latents = [f"{name}.weight" for name, _ in binary_layers(model)]
+    latents = list(latent_keys(model))
     stored = json.dumps({**facts, "order": list(tensors), "latents": latents})
     data = safetensors.torch.save(tensors, metadata={"onebit": stored})
     with uninterrupted():

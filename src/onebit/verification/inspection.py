@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 BINS = 21
 VERDICTS = ("binary", "clipped", "real")
+RECURRENT_NAME = re.compile(r"weight_(ih|hh|hr)(_l\d+(_reverse)?)?(\.original)?$")
+WEIGHT_NAME = re.compile(rf"weight$|weight\.original$|{RECURRENT_NAME.pattern}")
+"""The end of the name of a weight in a state_dict: of a plain layer, of a recurrent one, of a parametrized one."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,7 @@ def inspect_state(state: dict[str, Tensor], *, file: str, kind: str, facts: dict
     layers = tuple(
         inspect_weight(name, _values(tensor), dtype=str(tensor.dtype).removeprefix("torch."))
         for name, tensor in state.items()
-        if tensor.dim() >= 2 and tensor.is_floating_point() and name.endswith("weight")
+        if tensor.dim() >= 2 and tensor.is_floating_point() and WEIGHT_NAME.search(name)
     )
     if not layers:
         raise FormatError(f"{file}: no weight tensors found (two or more axes, named …weight)")
@@ -167,8 +171,8 @@ def _total(state: dict[str, Tensor], layers: tuple[LayerReport, ...]) -> dict[st
         "weights": weights,
         "binary_weights": sum(math.prod(layer.shape) for layer in layers if layer.bits == 1),
         "bytes_in_file": sum(t.numel() * t.element_size() for t in state.values()),
-        # the MACs of a convolution depend on the image size, which a weight file does not have
-        "macs": None if any(len(layer.shape) > 2 for layer in layers) else weights,
+        # the MACs of a convolution depend on the image size, those of a recurrent layer on the length of the sequence
+        "macs": None if any(len(x.shape) > 2 or RECURRENT_NAME.search(x.name) for x in layers) else weights,
     }
 
 

@@ -20,7 +20,7 @@ from onebit.evaluation.batches import OnImages, in_tiles, predict_logits
 from onebit.evaluation.modes import bn_images, evaluate, fixed_weights, reestimate_batch_norm_
 from onebit.export.torch_state import plain_twin, save_plain
 from onebit.fold import pack
-from onebit.layers import binary_layers
+from onebit.layers import binary_layers, latent_keys
 from onebit.packed import Certificate, PackedNet
 from onebit.packed.difference import Difference, array_differences, graph_difference
 from onebit.runs.run import Run
@@ -152,7 +152,7 @@ def _claims(run: Run, data: Dataset, on_images: OnImages | None) -> Iterator[Cla
         save_plain(model, path)
         state, facts = read_state(path)
         inspection = inspect_state(state, file="binarized.pth", kind="torch", facts=facts)
-        binary = {f"{name}.weight" for name, _ in binary_layers(model)}
+        binary = {latent.plain_key for latent in latent_keys(model).values()}
         layers = [layer for layer in inspection.layers if layer.name in binary and layer.verdict == "binary"]
         minus, plus = sum(layer.minus_one for layer in layers), sum(layer.plus_one for layer in layers)
         yield Claim(

@@ -1,0 +1,234 @@
+"""What of a model is binary, what is real, and why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, NoReturn
+
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import ParametrizationList
+
+from onebit.errors import WrongTypeError, shortened
+from onebit.layers.base import BinaryLayer, LatentWeight, check_model
+from onebit.layers.coding import InputCoding
+from onebit.layers.parametrized import PARAMETRIZED, binary_parametrizations, kind_name, kind_of
+from onebit.layers.rprelu import RPReLU
+from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, Quantizer
+
+REPLACED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
+"""Layer classes that have a binary twin."""
+
+BIAS = "bias and scales of binary layers"
+NOT_CHOSEN = "not chosen by where"
+LEFT_REAL = "left real"
+REASONS: tuple[tuple[str, tuple[type[nn.Module], ...]], ...] = (
+    (
+        "normalization",
+        (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.instancenorm._InstanceNorm),
+    ),
+    ("embedding", (nn.Embedding, nn.EmbeddingBag)),
+    ("activation", (nn.PReLU, RPReLU)),
+    ("coding of the input", (InputCoding,)),
+)
+"""Why a layer stays real -> classes of such layers."""
+LONGEST_NAME = 40
+THE_MODEL = "(the model)"
+
+
+class BinaryRow(NamedTuple):
+    """A layer with binary weights: their number, and the quantizers by name."""
+
+    name: str
+    kind: str
+    weights: int
+    quantizer: str
+
+
+class RealRow(NamedTuple):
+    """A layer with real parameters of its own: their number, and why they are real."""
+
+    name: str
+    kind: str
+    parameters: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class BinarizeReport:
+    """What of a model is binary, what is real and why; `print` it for a table.
+
+    Args:
+        model: the model itself, which `binarize_` changed in place.
+        binary: a row for each layer with binary weights.
+        real: a row for each layer that has real parameters.
+        warnings: what could have been binary and is not, a line each.
+    """
+
+    model: nn.Module = field(repr=False)
+    binary: list[BinaryRow]
+    real: list[RealRow]
+    warnings: list[str]
+
+    def __str__(self) -> str:
+        rows = [("layer", "kind", "numbers", "")]
+        rows += [(_shown(row.name), row.kind, f"{row.weights:,}", f"binary: {row.quantizer}") for row in self.binary]
+        own = [row for row in self.real if row.reason != BIAS]
+        rows += [(_shown(row.name), row.kind, f"{row.parameters:,}", f"real: {row.reason}") for row in own]
+        if rest := sum(row.parameters for row in self.real if row.reason == BIAS):
+            rows.append(("", "", f"{rest:,}", f"real: {BIAS}"))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            f"{name:<{widths[0]}}  {kind:<{widths[1]}}  {count:>{widths[2]}}  {what}".rstrip()
+            for name, kind, count, what in rows
+        ]
+        binary, real = sum(row.weights for row in self.binary), sum(row.parameters for row in self.real)
+        lines.append(f"{binary:,} binary weights, {real:,} real parameters")
+        return "\n".join([*lines, *(f"warning: {line}" for line in self.warnings)])
+
+    def _not_the_model(self, use: str) -> NoReturn:
+        raise WrongTypeError(f"{use}: this is the report of binarize_, which works in place; the model is report.model")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        self._not_the_model("report(x)")
+
+    def __getitem__(self, index: Any) -> NoReturn:
+        self._not_the_model("report[…]")
+
+    def __iter__(self) -> NoReturn:
+        self._not_the_model("iteration")
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_") and hasattr(self.model, name):
+            self._not_the_model(f"report.{name}")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
+def _shown(name: str) -> str:
+    """A name that fits a column; the end is kept because it is the most specific."""
+    return (name or THE_MODEL) if len(name) <= LONGEST_NAME else "…" + name[1 - LONGEST_NAME :]
+
+
+def describe_layers(model: nn.Module) -> BinarizeReport:
+    """What of a model is binary, what is real and why, layer by layer: the report of `binarize_` for any model.
+
+    Raises:
+        WrongTypeError: not a module.
+
+    Example:
+        >>> print(describe_layers(nn.Sequential(BinaryLinear(8, 4), nn.ReLU(), nn.Linear(4, 2))))
+        layer  kind          numbers
+        0      BinaryLinear       32  binary: sign
+        2      Linear             10  real: left real
+        32 binary weights, 10 real parameters
+    """
+    check_model(model)
+    return describe(model, None)
+
+
+def describe(model: nn.Module, where: Callable[[str, nn.Module], bool] | None) -> BinarizeReport:
+    """`describe_layers`, in which the layers that `where` leaves out are marked."""
+    report = BinarizeReport(model, [], [], [])
+    reasons: dict[str, list[str]] = {}
+    outputs = {id(m.out_proj) for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
+    for name, module in model.named_modules():
+        if isinstance(module, (Quantizer, LatentWeight)) and not isinstance(module, BinaryLayer):
+            continue  # counted with the layer that it belongs to
+        if isinstance(module, ParametrizationList) and isinstance(module[0], LatentWeight):
+            continue
+        kind = kind_of(module)
+        latents = _latents(module)
+        if latents:
+            weights = sum(latent.weight.numel() for latent in latents)
+            report.binary.append(BinaryRow(name, kind_name(module), weights, _quantizers(latents[0])))
+        own = _real_parameters(module, latents)
+        if not own:
+            continue
+        lazy = any(is_lazy(parameter) for parameter in own.values())
+        count = 0 if lazy else sum(parameter.numel() for parameter in own.values())
+        reason, warn = BIAS, False
+        if not latents:
+            reason, warn = _reason(kind, own, lazy=lazy, out_projection=id(module) in outputs)
+        if (warn or reason == LEFT_REAL) and _left_out(where, name, module):
+            reason, warn = NOT_CHOSEN, False
+        if warn:
+            reasons.setdefault(reason, []).append(name or THE_MODEL)
+        report.real.append(RealRow(name, kind_name(module), count, reason))
+    report.warnings.extend(f"{_listed(names)} stays real: {reason}; {_WAYS}" for reason, names in reasons.items())
+    return report
+
+
+def _left_out(where: Callable[[str, nn.Module], bool] | None, name: str, module: nn.Module) -> bool:
+    try:
+        return where is not None and not where(name, module)
+    except AttributeError:  # `where` may ask for what only the layers have that can be binary
+        return False
+
+
+def _latents(module: nn.Module) -> list[LatentWeight]:
+    if isinstance(module, BinaryLayer):
+        return [module] if module.weight_quantizer is not None else []
+    return list(binary_parametrizations(module).values())
+
+
+def _real_parameters(module: nn.Module, latents: list[LatentWeight]) -> dict[str, Tensor]:
+    """The parameters of a module itself and of its quantizers, but for latents."""
+    own = dict(module.named_parameters(recurse=False))
+    if isinstance(module, ParametrizationList):
+        own = {}  # of another parametrization, such as weight_norm: counted with its layer
+    for part in _quantizer_modules(module, latents):
+        own |= {f"{id(part)}.{name}": parameter for name, parameter in part.named_parameters()}
+    latent = {id(latent.weight) for latent in latents}
+    return {name: parameter for name, parameter in own.items() if id(parameter) not in latent}
+
+
+def _quantizer_modules(module: nn.Module, latents: list[LatentWeight]) -> Iterator[nn.Module]:
+    for latent in latents:
+        if latent.weight_quantizer is not None:
+            yield latent.weight_quantizer
+    if isinstance(module, BinaryLayer) and module.input_quantizer is not None:
+        yield module.input_quantizer
+
+
+def _quantizers(latent: LatentWeight) -> str:
+    """ "sign", or "sign, inputs rsign"."""
+
+    def named(quantizer: Any, table: Any) -> str:
+        return next((name for name, kind in table.items() if type(quantizer) is kind), type(quantizer).__name__)
+
+    weights = named(latent.weight_quantizer, WEIGHT_QUANTIZERS)
+    inputs = latent.input_quantizer
+    return weights if inputs is None else f"{weights}, inputs {named(inputs, INPUT_QUANTIZERS)}"
+
+
+def _reason(kind: type, own: dict[str, Tensor], *, lazy: bool, out_projection: bool) -> tuple[str, bool]:
+    """Why a module with the parameters `own` is real, and whether that may surprise."""
+    if lazy:
+        return f"a {kind.__name__} has no shape before its first batch", True
+    if issubclass(kind, BinaryLayer):
+        return "weight_quantizer=None", False
+    if kind in REPLACED or kind in PARAMETRIZED or out_projection:
+        return LEFT_REAL, False
+    for reason, classes in REASONS:
+        if issubclass(kind, classes):
+            return reason, False
+    for known in (*REPLACED, *PARAMETRIZED):
+        if issubclass(kind, known):
+            return f"a subclass of {known.__name__}, whose forward is not known", True
+    if all(math.prod(parameter.shape[1:]) <= 1 or len(parameter) == 1 for parameter in own.values() if parameter.dim()):
+        return "no weight matrix", False
+    if kind.__module__.startswith("torch.nn."):
+        return f"there is no binary {kind.__name__}", True
+    names = [name for name, parameter in own.items() if parameter.dim() > 1 and len(parameter) > 1]
+    return f"{kind.__name__} uses {', '.join(names[:3])} itself", True
+
+
+_WAYS = "if that is meant, leave it out with `where`"
+
+
+def _listed(names: list[str]) -> str:
+    """The names; the first four of more than five."""
+    more = f" and {len(names) - 4} more" if len(names) > 5 else ""
+    return ", ".join(shortened(repr(name), 60) for name in (names[:4] if more else names)) + more
