@@ -27,6 +27,7 @@ _HOME = {
     "load": "onebit.packed",
     "load_dataset": "onebit.data",
     "pack": "onebit.fold",
+    "packed_layers_": "onebit.fold.packed_layers",
     "save": "onebit.packed",
     "sign": "onebit.quantizers",
     "summary": "onebit.evaluation.counts",

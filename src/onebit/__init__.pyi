@@ -25,6 +25,7 @@ from onebit.data import load_dataset as load_dataset
 from onebit.evaluation.counts import summary as summary
 from onebit.evaluation.modes import evaluate as evaluate
 from onebit.fold import pack as pack
+from onebit.fold.packed_layers import packed_layers_ as packed_layers_
 from onebit.layers import BinaryLinear as BinaryLinear
 from onebit.layers import InputCoding as InputCoding
 from onebit.layers import binarize_ as binarize_

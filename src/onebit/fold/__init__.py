@@ -17,12 +17,12 @@ import torch
 from torch import nn
 
 from onebit.errors import FoldError, NotBinaryError, UsageError, first_line
-from onebit.fold.folder import Folded, Folder, SignSite, check_finite
+from onebit.fold.folder import Folded, Folder, SignSite
 from onebit.fold.operations import FOLDS
+from onebit.fold.shipped import shipped_weights
 from onebit.fold.trace import trace
 from onebit.layers import binary_layers, check_model
 from onebit.packed import PackedNet
-from onebit.quantizers import BinaryWeight
 
 __all__ = ["FOLDS", "Folded", "SignSite", "eval_copy", "fold_model", "pack"]
 
@@ -71,7 +71,7 @@ def fold_model(
     channels, height, width = shape
     if not any(True for _ in binary_layers(model)):
         raise NotBinaryError("the model has no binary layer; make its layers binary with onebit.binarize_ and train it")
-    folder = Folder(model, (channels, height, width), _shipped(model, weights, seed), FOLDS)
+    folder = Folder(model, (channels, height, width), shipped_weights(model, weights, seed), FOLDS)
     graph = trace(model, torch.zeros((2, channels, height, width), dtype=torch.uint8), is_leaf=folder.is_leaf)
     return folder.fold(graph)
 
@@ -85,19 +85,3 @@ def eval_copy(model: nn.Module) -> nn.Module:
         raise FoldError(
             f"cannot copy the {type(model).__name__}: {first_line(error)}; do not keep results of forward in it"
         ) from error
-
-
-def _shipped(model: nn.Module, weights: str, seed: int) -> dict[nn.Module, BinaryWeight]:
-    """The binary weights of each layer."""
-    if weights not in ("binary", "sample"):
-        raise UsageError(f"got weights {weights!r}, expected 'binary' or 'sample'")
-    generator = torch.Generator().manual_seed(seed)
-    shipped: dict[nn.Module, BinaryWeight] = {}
-    for name, layer in binary_layers(model):
-        check_finite(name, "latent weights", layer.weight)
-        weight = layer.binary_weight() if weights == "binary" else layer.sample_weight(generator=generator)
-        if weight is None:
-            kind = type(layer.weight_quantizer).__name__
-            raise UsageError(f"layer {name!r}: {kind} defines no random draw; use weights='binary'")
-        shipped[layer] = weight
-    return shipped

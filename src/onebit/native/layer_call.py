@@ -56,6 +56,11 @@ class LayerCall:
     kept: tuple[Any, ...]
     spare: list[np.ndarray] = field(default_factory=list)
 
+    @property
+    def outputs(self) -> int:
+        """Of all groups."""
+        return int(self.layer.groups * self.layer.outputs)
+
     def run(self, x: int, count: int, parameters: tuple[int | None, ...], out: int, threads: int) -> None:
         """Write the outputs of `count` samples.
 
@@ -96,8 +101,8 @@ def dense_call(isa: str, outputs: int, inputs: int, signs: bool) -> LayerCall:
     return _call(layer, instruction_sets()[isa], 1, ())
 
 
-def window_call(isa: InstructionSet, node: Conv | ConvTranspose, shape: tuple[int, int, int], signs: bool) -> LayerCall:
-    """A convolution or transposed convolution of images (C, H, W). The signs of `node` are not read."""
+def window_call(isa: str, node: Conv | ConvTranspose, shape: tuple[int, int, int], signs: bool) -> LayerCall:
+    """A (transposed) convolution of images (C, H, W) on an instruction set. The signs of `node` are not read."""
     made: Any = node.infer(Value(shape, "real")).shape
     rows, columns = (np.ascontiguousarray(axis.taps) for axis in axes_of(node, shape[1:], made[1:]))
     layer = LayerStruct(node.groups, node.outputs // node.groups, node.terms, node.group_channels, *shape[1:], *made[1:])
@@ -105,7 +110,7 @@ def window_call(isa: InstructionSet, node: Conv | ConvTranspose, shape: tuple[in
     layer.taps_down, layer.taps_across = node.kernel
     layer.padding = getattr(node, "padding_value", 0)
     layer.signs = signs
-    return _call(layer, isa, prod(made[1:]), (rows, columns))
+    return _call(layer, instruction_sets()[isa], prod(made[1:]), (rows, columns))
 
 
 def _call(layer: LayerStruct, isa: InstructionSet, pixels: int, kept: tuple[Any, ...]) -> LayerCall:
