@@ -16,7 +16,7 @@ from onebit.native.thread_pool import run_shares
 from onebit.packed import Conv, ConvTranspose, Value
 
 WORD = 32  # weights
-PADDING = 16  # words, which the kernels may read past the last one
+PANEL = PADDING = 32  # outputs, and words that the kernels may read past the last one
 _UNITS = 16  # of a cache line
 _LOOKUP_WORK = 6  # operations on a register, about, that a word of weights takes for each lane of places
 _THREAD_WORK = 1 << 17  # least work per thread: about 50 µs
@@ -26,15 +26,26 @@ def kernel_words(rows: np.ndarray, groups: int) -> np.ndarray:
     """File rows of signs as the kernels read them: uint8 (O, ceil(K / 8)) -> uint32, see `ob_parameters`."""
     padded = np.pad(rows, ((0, 0), (0, -rows.shape[1] % 4)))
     words = np.ascontiguousarray(padded).view("<u4").astype(np.uint32, copy=False)
-    words = words.reshape(groups, -1, words.shape[1]).swapaxes(1, 2)
-    return np.concatenate([words.ravel(), np.zeros(PADDING, np.uint32)])
+    words = words.reshape(groups, -1, words.shape[1])
+    panels = [words[:, span].swapaxes(1, 2).reshape(groups, -1) for span in panel_spans(words.shape[1])]
+    return np.concatenate([np.concatenate(panels, axis=1).ravel(), np.zeros(PADDING, np.uint32)])
 
 
 def file_rows(words: np.ndarray, groups: int, outputs: int, terms: int) -> np.ndarray:
     """The inverse of `kernel_words`; outputs: of all groups. terms: weights of an output, K."""
-    rows = words[: word_count(groups, outputs, terms) - PADDING].reshape(groups, -(-terms // WORD), -1).swapaxes(1, 2)
-    rows = np.ascontiguousarray(rows, dtype="<u4").reshape(outputs, -1).view(np.uint8)
+    count = -(-terms // WORD)
+    panels = words[: outputs * count].reshape(groups, -1, count)
+    parts = []
+    for span in panel_spans(outputs // groups):
+        part = panels[:, span].reshape(groups, count, -1)
+        parts.append(part.swapaxes(1, 2))
+    rows = np.ascontiguousarray(np.concatenate(parts, axis=1), dtype="<u4").reshape(outputs, -1).view(np.uint8)
     return np.ascontiguousarray(rows[:, : -(-terms // 8)])
+
+
+def panel_spans(outputs: int) -> list[slice]:
+    """The outputs of each panel of a group."""
+    return [slice(first, min(first + PANEL, outputs)) for first in range(0, outputs, PANEL)]
 
 
 def word_count(groups: int, outputs: int, terms: int) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from onebit.errors import UsageError
 from onebit.native import instruction_set
-from onebit.native.layer_call import WORD, LayerCall, dense_call, file_rows, window_call, word_count
+from onebit.native.layer_call import WORD, LayerCall, dense_call, file_rows, panel_spans, window_call, word_count
 from onebit.packed import Conv, ConvTranspose, Dense, Value
 from onebit.packed.bits import bytes_to_words
 from onebit.runtime.executors import EXECUTORS
@@ -250,7 +250,9 @@ packed_conv: Any = torch.ops.onebit.packed_conv.default
 def dense_signs(words: Tensor, groups: int, outputs: int, terms: int) -> Tensor:
     """(O, K) float32 of ±1: the signs in `words`."""
     count = -(-terms // WORD)
-    rows = words[: outputs * count].view(groups, count, -1).transpose(1, 2).reshape(outputs, count, 1)
+    panels = words[: outputs * count].view(groups, -1, count)
+    parts = [panels[:, span].reshape(groups, count, -1).transpose(1, 2) for span in panel_spans(outputs // groups)]
+    rows = torch.cat(parts, dim=1).reshape(outputs, count, 1)
     bits = rows >> torch.arange(WORD, dtype=torch.int32, device=words.device) & 1
     return (bits.reshape(outputs, -1)[:, :terms] * 2 - 1).float()
 

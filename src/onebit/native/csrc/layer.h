@@ -2,8 +2,8 @@
  *
  * The values of a sample are put on their grid (moves.h). Outputs are computed for TOKENS places at once, one per lane:
  * samples of a dense layer, or pixels of an image. For each word of 32 inputs, tables hold the sums of every choice of signs
- * of 6 or 7 inputs, for all lanes; each output then adds one entry per table. A single sample of a dense layer has its outputs
- * in the lanes instead, and the tables of a word in registers.
+ * of 5 or 6 inputs, for all lanes; each output then adds one entry per table. A few samples of a dense layer are computed one by
+ * one instead, with outputs in the lanes.
  */
 #if defined(__AVX512F__)
 #define PIECE 16 /* int32 in a register */
@@ -22,7 +22,8 @@
 #define WORD_INPUTS 32
 #define TABLE_ENTRIES (2 * 64 + 4 * 32) /* of 6, 6, 5, 5, 5 and 5 inputs */
 #define LEAST_OUTPUTS 8 /* per group: tables for fewer cost more than they save */
-#define LEAST_TOKENS 3  /* samples of a dense layer: fewer are computed one by one */
+#define LEAST_TOKENS 9  /* samples of a dense layer: fewer are computed one by one */
+#define PANEL 32        /* outputs whose words are next to each other */
 #define MOST_SAFE (INT32_MAX - WORD_INPUTS * (1 << 24)) /* sums up to here can take another word of inputs */
 
 #if defined(__GNUC__)
@@ -53,6 +54,48 @@ typedef struct {
     piece_t of[PIECES];
 } lanes_t;
 
+#ifndef ROW_TABLE_UNITS
+#ifdef vec_choose
+#define ROW_BLOCK 32
+#define WORD_TABLES ((WORD_INPUTS + LUT_INPUTS - 1) / LUT_INPUTS)
+#define ROW_TABLE_UNITS (ROW_BLOCK * WORD_TABLES * TABLE)
+
+/* The tables of the next words, as many as have sums that fit an int32; returns their number. */
+static int row_tables(const int32_t *x, int words, int32_t *tables) {
+    int32_t bound = 0, count = 0;
+    for (; count < words && count < ROW_BLOCK && bound <= MOST_SAFE; count++, x += WORD_INPUTS) {
+        for (int k = 0; k < WORD_INPUTS; k++) bound += x[k] < 0 ? -x[k] : x[k];
+        lut_tables(x, WORD_INPUTS, tables + count * WORD_TABLES * TABLE);
+    }
+    return count;
+}
+
+/* Adds the sums of PANEL outputs over a block of words, which are `width` apart. */
+static void row_panel(const int32_t *tables, int words, const uint32_t *w, int width, int64_t *wide) {
+    vec sum[PANEL / LANES];
+#pragma GCC unroll 4
+    for (int v = 0; v < PANEL / LANES; v++) sum[v] = vec_zero();
+    for (int word = 0; word < words; word++, w += width) {
+        vec index[PANEL / LANES];
+#pragma GCC unroll 4
+        for (int v = 0; v < PANEL / LANES; v++) index[v] = vec_load(w + v * LANES);
+#pragma GCC unroll 16
+        for (int t = 0; t < WORD_TABLES; t++, tables += TABLE) {
+            vec table = vec_load(tables);
+#pragma GCC unroll 4
+            for (int v = 0; v < PANEL / LANES; v++) {
+                sum[v] = vec_add(sum[v], vec_choose(table, index[v]));
+                index[v] = vec_shift(index[v], LUT_INPUTS);
+            }
+        }
+    }
+    for (int v = 0; v < PANEL / LANES; v++) widen(wide + v * LANES, sum[v]);
+}
+#else
+#define ROW_TABLE_UNITS 0 /* a single sample is computed as several are */
+#endif
+#endif
+
 /* Scratch memory of a thread. */
 typedef struct {
     lanes_t *inputs, *tables; /* of a word */
@@ -65,12 +108,12 @@ typedef struct {
 static int64_t room_for(const ob_layer *layer, uint32_t *memory, room_t *room) {
     int64_t used = 0, image = (int64_t)layer->groups * layer->channels * layer->in_height * layer->in_width;
     int64_t inputs = (layer->terms + WORD_INPUTS - 1) / WORD_INPUTS * WORD_INPUTS;
-    int64_t outputs = (layer->outputs + 15) / 16 * 16;
+    int64_t outputs = (layer->outputs + PANEL - 1) / PANEL * PANEL;
 #define TAKE(name, type, units)                 \
     if (memory) room->name = (type *)(memory + used); \
     used += ((units) + 15) / 16 * 16;
     TAKE(inputs, lanes_t, WORD_INPUTS * TOKENS)
-    TAKE(tables, lanes_t, TABLE_ENTRIES * TOKENS)
+    TAKE(tables, lanes_t, TABLE_ENTRIES * TOKENS > ROW_TABLE_UNITS ? TABLE_ENTRIES * TOKENS : ROW_TABLE_UNITS)
     TAKE(sums, lanes_t, outputs * TOKENS)
     TAKE(wide, int64_t, 2 * outputs * TOKENS)
     TAKE(taps, int32_t, layer->rows ? 2 * TOKENS * layer->taps_down * layer->taps_across : 0)
@@ -92,10 +135,39 @@ static float sample_to_grid(const ob_layer *layer, const float *x, int64_t size,
     return unit;
 }
 
+/* to[k][l] = from[l][k], 8 × 8; strides from one row to the next. */
+static inline void turn_block(const int32_t *from, int64_t from_stride, int32_t *to, int64_t to_stride) {
+#ifdef __AVX2__
+    __m256i row[8], pair[8], four[8];
+#pragma GCC unroll 8
+    for (int k = 0; k < 8; k++) row[k] = _mm256_loadu_si256((const __m256i *)(from + k * from_stride));
+#pragma GCC unroll 4
+    for (int k = 0; k < 8; k += 2) {
+        pair[k] = _mm256_unpacklo_epi32(row[k], row[k + 1]);
+        pair[k + 1] = _mm256_unpackhi_epi32(row[k], row[k + 1]);
+    }
+#pragma GCC unroll 2
+    for (int k = 0; k < 8; k += 4) {
+        four[k] = _mm256_unpacklo_epi64(pair[k], pair[k + 2]);
+        four[k + 1] = _mm256_unpackhi_epi64(pair[k], pair[k + 2]);
+        four[k + 2] = _mm256_unpacklo_epi64(pair[k + 1], pair[k + 3]);
+        four[k + 3] = _mm256_unpackhi_epi64(pair[k + 1], pair[k + 3]);
+    }
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; k++) {
+        _mm256_storeu_si256((__m256i *)(to + k * to_stride), _mm256_permute2x128_si256(four[k], four[k + 4], 0x20));
+        _mm256_storeu_si256((__m256i *)(to + (k + 4) * to_stride), _mm256_permute2x128_si256(four[k], four[k + 4], 0x31));
+    }
+#else
+    for (int k = 0; k < 8; k++)
+        for (int l = 0; l < 8; l++) to[k * to_stride + l] = from[l * from_stride + k];
+#endif
+}
+
 /* WORD_INPUTS columns of TOKENS rows, which are `stride` apart. */
 static void lanes_from_rows(const int32_t *rows, int64_t stride, int32_t *lanes) {
-    for (int k = 0; k < WORD_INPUTS; k++)
-        for (int l = 0; l < TOKENS; l++) lanes[k * TOKENS + l] = rows[l * stride + k];
+    for (int l = 0; l < TOKENS; l += 8)
+        for (int k = 0; k < WORD_INPUTS; k += 8) turn_block(rows + l * stride + k, stride, lanes + k * TOKENS + l, TOKENS);
 }
 
 /* The tables of a word of inputs. */
@@ -216,7 +288,6 @@ static int sum_outputs(const tile_t *tile, int group, span_t outputs, const uint
     memset(room->sums + outputs.begin, 0, (size_t)count * sizeof *room->sums);
     memset(total, 0, TOKENS * sizeof *total);
     for (int word = 0; word < all; word++) {
-        const uint32_t *w = words + ((int64_t)group * all + word) * layer->outputs + outputs.begin;
         int32_t magnitude[TOKENS] = {0}, whole[TOKENS] = {0}, full = 0;
         gather_inputs(tile, group, word);
         for (int k = 0; k < WORD_INPUTS; k++) {
@@ -231,11 +302,14 @@ static int sum_outputs(const tile_t *tile, int group, span_t outputs, const uint
             is_wide = 1;
         }
         for (int l = 0; l < TOKENS; l++) bound[l] += magnitude[l];
-        if (layer->outputs < LEAST_OUTPUTS)
-            add_inputs(room->inputs, w, count, room->sums + outputs.begin);
-        else {
-            choose_signs(room->inputs, room->tables);
-            add_entries(room->tables, w, count, room->sums + outputs.begin);
+        if (layer->outputs >= LEAST_OUTPUTS) choose_signs(room->inputs, room->tables);
+        for (int o = outputs.begin; o < outputs.end; o += PANEL) {
+            int width = layer->outputs - o < PANEL ? layer->outputs - o : PANEL;
+            const uint32_t *w = words + ((int64_t)group * layer->outputs + o) * all + word * width;
+            if (layer->outputs < LEAST_OUTPUTS)
+                add_inputs(room->inputs, w, width, room->sums + o);
+            else
+                add_entries(room->tables, w, width, room->sums + o);
         }
     }
     if (is_wide) flush(room, outputs);
@@ -275,57 +349,41 @@ static void run_tile(const tile_t *tile, int group, span_t outputs, const ob_par
             for (int o = 0; o < count; o++) memcpy(to + o * stride, block[o], sizeof block[o]);
         else if (step == 1)
             for (int o = 0; o < count; o++) memcpy(to + o * stride, block[o], (size_t)tile->count * 4);
+        else if (tile->count == TOKENS && count == 16)
+            for (int l = 0; l < TOKENS; l += 8)
+                for (int o = 0; o < 16; o += 8)
+                    turn_block((int32_t *)&block[o][l], TOKENS, (int32_t *)to + l * step + o, step);
         else
             for (int l = 0; l < tile->count; l++)
                 for (int o = 0; o < count; o++) to[l * step + o] = block[o][l];
     }
 }
 
-#ifdef vec_choose
-#define WORD_TABLES ((WORD_INPUTS + LUT_INPUTS - 1) / LUT_INPUTS)
-
+#if ROW_TABLE_UNITS
 /* A single sample of a dense layer: outputs in the lanes. */
 static void run_row(const ob_layer *layer, const room_t *room, span_t outputs, const ob_parameters *given, float unit,
                     float *out) {
-    int all = (layer->terms + WORD_INPUTS - 1) / WORD_INPUTS, count = outputs.end - outputs.begin, is_wide = 0;
-    int32_t *sums = (int32_t *)room->sums + outputs.begin, *tables = (int32_t *)room->tables, bound = 0;
-    int64_t *wide = room->wide + outputs.begin, whole = 0;
-    memset(sums, 0, (size_t)(count + LANES - 1) / LANES * LANES * 4);
-    for (int word = 0; word < all; word++) {
-        const uint32_t *w = given->words + (int64_t)word * layer->outputs + outputs.begin;
-        const int32_t *x = room->grid + word * WORD_INPUTS;
-        int32_t magnitude = 0, total = 0;
-        for (int k = 0; k < WORD_INPUTS; k++) magnitude += x[k] < 0 ? -x[k] : x[k], total += x[k];
-        whole += total;
-        if (bound > MOST_SAFE) {
-            if (!is_wide) memset(wide, 0, (size_t)count * 8);
-            for (int o = 0; o < count; o++) wide[o] += sums[o];
-            memset(sums, 0, (size_t)count * 4);
-            bound = 0, is_wide = 1;
-        }
-        bound += magnitude;
-        lut_tables(x, WORD_INPUTS, tables);
-        vec table[WORD_TABLES];
-#pragma GCC unroll 16
-        for (int t = 0; t < WORD_TABLES; t++) table[t] = vec_load(tables + t * TABLE);
-        for (int o = 0; o < count; o += LANES) {
-            vec index = vec_load(w + o), sum = vec_load(sums + o);
-#pragma GCC unroll 16
-            for (int t = 0; t < WORD_TABLES; t++) {
-                sum = vec_add(sum, vec_choose(table[t], index));
-                index = vec_shift(index, LUT_INPUTS);
-            }
-            vec_store(sums + o, sum);
+    int all = (layer->terms + WORD_INPUTS - 1) / WORD_INPUTS;
+    int32_t *tables = (int32_t *)room->tables;
+    int64_t *wide = room->wide, whole = 0;
+    memset(wide, 0, (size_t)((layer->outputs + PANEL - 1) / PANEL * PANEL) * 8);
+    for (int word = 0, block; word < all; word += block) {
+        block = row_tables(room->grid + word * WORD_INPUTS, all - word, tables);
+        for (int o = outputs.begin; o < outputs.end; o += PANEL) {
+            int width = layer->outputs - o < PANEL ? layer->outputs - o : PANEL;
+            row_panel(tables, block, given->words + (int64_t)o * all + word * width, width, wide + o);
         }
     }
+    if (given->center)
+        for (int k = 0; k < layer->terms; k++) whole += room->grid[k];
     float total = float_of(whole) * unit;
-    for (int o = 0; o < count; o++) {
-        float y = (is_wide ? float_of(wide[o] + sums[o]) : (float)sums[o]) * unit;
-        if (given->scale) y *= given->scale[outputs.begin + o];
-        if (given->center) y += total * given->center[outputs.begin + o];
-        if (given->bias) y += given->bias[outputs.begin + o];
-        out[outputs.begin + o] = y;
-    }
+    for (int o = outputs.begin; o < outputs.end; o++) out[o] = float_of(wide[o]) * unit;
+    if (given->scale)
+        for (int o = outputs.begin; o < outputs.end; o++) out[o] *= given->scale[o];
+    if (given->center)
+        for (int o = outputs.begin; o < outputs.end; o++) out[o] += total * given->center[o];
+    if (given->bias)
+        for (int o = outputs.begin; o < outputs.end; o++) out[o] += given->bias[o];
 }
 #endif
 
@@ -336,7 +394,7 @@ static void run_samples(const ob_layer *layer, const room_t *room, span_t sample
     for (int first = samples.begin; first < samples.end; first += tile.count) {
         int left = samples.end - first;
         tile.count = left < TOKENS ? left : TOKENS;
-#ifdef vec_choose
+#if ROW_TABLE_UNITS
         if (left < LEAST_TOKENS) tile.count = 1;
 #endif
         for (int l = 0; l < tile.count; l++) {
@@ -345,7 +403,7 @@ static void run_samples(const ob_layer *layer, const room_t *room, span_t sample
             memset(z + layer->terms, 0, (size_t)(stride - layer->terms) * 4);
         }
         float *to = out + (int64_t)first * layer->outputs;
-#ifdef vec_choose
+#if ROW_TABLE_UNITS
         if (left < LEAST_TOKENS) {
             run_row(layer, room, outputs, given, tile.unit[0], to);
             continue;
@@ -393,9 +451,9 @@ static int64_t run_layer(const ob_layer *layer, const float *x, int64_t count, c
         if (!layer->rows)
             places.begin *= TOKENS, places.end = places.end == tiles ? (int)count : places.end * TOKENS;
     } else { /* threads share the outputs */
-        span_t blocks = span_of(&share, (layer->outputs + 15) / 16);
-        all.begin = 16 * blocks.begin;
-        all.end = 16 * blocks.end < layer->outputs ? 16 * blocks.end : layer->outputs;
+        span_t panels = span_of(&share, (layer->outputs + PANEL - 1) / PANEL);
+        all.begin = PANEL * panels.begin;
+        all.end = PANEL * panels.end < layer->outputs ? PANEL * panels.end : layer->outputs;
         if (all.begin >= all.end) return units;
     }
     (layer->rows ? run_pixels : run_samples)(layer, &room, places, all, x, given, out);

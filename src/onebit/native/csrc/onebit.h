@@ -126,7 +126,8 @@ typedef struct {
 } ob_layer;
 
 /* Its weights and parameters, one per output, NULL for 1 or 0. Words have 32 weights of an output, in the order of taps and
- * channels; they lie group by group and word by word, with the outputs next to each other, and 16 words of padding. */
+ * channels. Each panel of 32 outputs
+ * of a group has its first words next to each other, then its second ones, …; 32 words of padding follow. */
 typedef struct {
     const uint32_t *words;
     const float *scale, *center, *bias; /* y = sum * scale + sum(x) * center + bias */
