@@ -37,7 +37,7 @@ Shipped = dict[nn.Module, BinaryWeight]
 
 
 class PackedRow(NamedTuple):
-    """A layer that holds bits: its one-bit weights, and the bytes of weights and bias in float32 and now."""
+    """A layer that holds bits: its one-bit weights, and their bytes in float32 and now, scales and centers included."""
 
     name: str
     kind: str
@@ -53,7 +53,7 @@ class PackedLayersReport:
     Args:
         model: the model itself, which has changed in place.
         packed: a row per layer.
-        real_bytes: of all other parameters and buffers of the model.
+        real_bytes: of all other parameters and buffers of the model, biases too.
     """
 
     model: nn.Module = field(repr=False)
@@ -97,10 +97,10 @@ def packed_layers_(model: nn.Module, *, weights: str = "binary", seed: int = 0) 
         >>> net = nn.Sequential(onebit.BinaryLinear(256, 256), nn.ReLU(), onebit.BinaryLinear(256, 64))
         >>> print(packed_layers_(net))
         layer  kind          one-bit weights  float32 bytes  bytes
-        0      BinaryLinear           65,536        262,144  8,256
-        2      BinaryLinear           16,384         65,536  2,112
-        all                           81,920        327,680  10,368
-        1/31.6 of float32; 0 bytes of the model stay real
+        0      BinaryLinear           65,536        262,144   8,320
+        2      BinaryLinear           16,384         65,536   2,176
+        all                           81,920        327,680  10,496
+        1/31.2 of float32; 0 bytes of the model stay real
     """
     check_model(model)
     if isinstance(model, BinaryLayer) or kind_of(model) in PARAMETRIZED:
@@ -120,17 +120,15 @@ def packed_layers_(model: nn.Module, *, weights: str = "binary", seed: int = 0) 
         made[module] = maker(name, module, shipped)
         parts = [part for part in made[module].modules() if isinstance(part, PackedLayer)]
         count = sum(shipped[part].signs.numel() for part in own)
-        biases = sum(0 if part.bias is None else part.bias.numel() for part in parts)
-        size = sum(part.nbytes for part in parts)
-        rows.append(PackedRow(name, kind_name(module), count, 4 * (count + biases), size))
+        rows.append(PackedRow(name, kind_name(module), count, 4 * count, sum(part.nbytes for part in parts)))
     for parent in list(model.modules()):
         if parent not in made:
             for name, child in list(parent._modules.items()):
                 if child in made:
                     setattr(parent, name, made[child].train(child.training))
-    packed = {id(buffer) for part in model.modules() if isinstance(part, PackedLayer) for buffer in part.buffers(False)}
-    others = {id(one): one for one in (*model.parameters(), *model.buffers()) if id(one) not in packed}
-    return PackedLayersReport(model, rows, sum(one.numel() * one.element_size() for one in others.values()))
+    kept = (*model.parameters(), *model.buffers())
+    held = sum(row.packed_bytes for row in rows)
+    return PackedLayersReport(model, rows, sum(one.numel() * one.element_size() for one in kept) - held)
 
 
 Maker = Callable[[str, Any, Shipped], nn.Module]

@@ -73,8 +73,9 @@ class PackedLayer(nn.Module):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of everything that the layer keeps of its weights and bias."""
-        return sum(buffer.numel() * buffer.element_size() for buffer in self.buffers(recurse=False))
+        """Bytes of everything that the layer keeps of its weights: bits, scale and center."""
+        kept = (self.words, self.scale, self.center)
+        return sum(one.numel() * one.element_size() for one in kept if one is not None)
 
     def quantized_input(self, x: Tensor) -> Tensor:
         """The input after the input quantizer, unless the kernels do its work."""
@@ -187,10 +188,12 @@ class PackedLinear(PackedLayer):
         Raises:
             UsageError: another number of inputs, or a tensor that is not real or not on the CPU.
         """
-        if x.requires_grad and torch.is_grad_enabled():
-            return use_dense(self, self.quantized_input(x), None)
+        if x.dim() == 0 or x.shape[-1] != self.terms:
+            raise UsageError(f"got a tensor of shape {tuple(x.shape)}, expected {self.terms} inputs on the last axis")
         if self.input_quantizer is not None:
             x = self.quantized_input(x)
+        if x.requires_grad and torch.is_grad_enabled():
+            return use_dense(self, x, None)
         return packed_linear(x, self.words, self.scale, self.center, self.bias, self.outputs, self.signs)
 
 

@@ -45,7 +45,7 @@ static void row_panel(const int32_t *tables, int words, const uint32_t *w, int w
         bytes[0] = _mm256_unpacklo_epi64(ab, cd), bytes[1] = _mm256_unpackhi_epi64(ab, cd);
         ab = _mm256_unpackhi_epi32(a, b), cd = _mm256_unpackhi_epi32(c, d);
         bytes[2] = _mm256_unpacklo_epi64(ab, cd), bytes[3] = _mm256_unpackhi_epi64(ab, cd);
-#pragma GCC unroll 4
+#pragma GCC unroll 1 /* gcc would add in another order, which needs more registers than there are */
         for (int n = 0; n < 4; n++, table += 8) {
             __m256i low = _mm256_and_si256(bytes[n], nibble);
             __m256i high = _mm256_and_si256(_mm256_srli_epi16(bytes[n], 4), nibble);
