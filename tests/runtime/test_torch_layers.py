@@ -301,8 +301,8 @@ def test_wrong_inputs_get_one_line(way: str, monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises(UsageError, match=message):
             layer(x)
     for x, message in (
-        (torch.randn(4, 8), r"got a tensor of shape \(4, 8\), expected \(N, C, H, W\)"),
-        (torch.randn(4, 6, 7, 7), r"expected 8 channels"),
+        (torch.randn(4, 8), r"got a tensor of shape \(4, 8\), expected \(N, 8, H, W\)"),
+        (torch.randn(4, 6, 7, 7), r"got a tensor of shape \(4, 6, 7, 7\), expected \(N, 8, H, W\)"),
         (torch.randn(4, 8, 0, 1), "a kernel of"),
     ):
         with pytest.raises(UsageError, match=message):

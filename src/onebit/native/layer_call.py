@@ -67,11 +67,6 @@ class LayerCall:
     kept: tuple[Any, ...]
     spare: list[np.ndarray] = field(default_factory=list)
 
-    @property
-    def outputs(self) -> int:
-        """Of all groups."""
-        return int(self.layer.groups * self.layer.outputs)
-
     def run(self, x: int, count: int, parameters: tuple[int | None, ...], out: int, threads: int) -> None:
         """Write the outputs of `count` samples.
 

@@ -69,13 +69,14 @@ def _linear(
     inputs = x.shape[-1] if x.dim() else 0
     if inputs < 1 or word_count(1, outputs, inputs) != words.numel():
         raise _wrong_inputs(x, words, outputs)
-    isa = instruction_set()
+    isa, given = instruction_set(), (words, scale, center, bias)
+    _check_given(given, outputs)
     out = x.new_empty((*x.shape[:-1], outputs), dtype=torch.float32)
     count = x.numel() // inputs
     if isa is None:
-        node = _node(Dense, words, 1, outputs, inputs, scale, center)
+        node = _node(Dense, words, outputs, inputs, scale, center)
         return _reference(node, x.reshape(count, inputs), (inputs,), bias, signs).reshape(out.shape).to(x.dtype)
-    return _call(dense_call(isa.name, outputs, inputs, signs), x, count, (words, scale, center, bias), out)
+    return _call(dense_call(isa.name, outputs, inputs, signs), x, count, given, out)
 
 
 def _conv(
@@ -90,17 +91,18 @@ def _conv(
 ) -> Tensor:
     """(N, I, H, W) -> (N, O, H', W'). window: see `PackedWindow.numbers`."""
     how, shape = PackedWindow.of(window), tuple(x.shape[1:])
-    isa = instruction_set()
+    isa, given = instruction_set(), (words, scale, center, bias)
+    _check_given(given, outputs)
     made = (outputs, *_made(how, x))
     terms = shape[0] // how.groups * how.kernel[0] * how.kernel[1]
     if word_count(how.groups, outputs, terms) != words.numel() or shape[0] % how.groups:
         raise UsageError(f"got images {tuple(x.shape)}, expected as many channels as the weights have")
     out = x.new_empty((x.shape[0], *made), dtype=torch.float32)
     if isa is None:
-        node = _node(_kind(how), words, how.groups, outputs, terms, scale, center, **_fields(how))
+        node = _node(_kind(how), words, outputs, terms, scale, center, **_fields(how))
         return _reference(node, x, shape, bias, signs).to(x.dtype)
     call = _window_call(isa.name, how, outputs, terms, shape, signs)
-    return _call(call, x, x.shape[0], (words, scale, center, bias), out)
+    return _call(call, x, x.shape[0], given, out)
 
 
 def _call(call: LayerCall, x: Tensor, count: int, given: tuple[Tensor | None, ...], out: Tensor) -> Tensor:
@@ -108,12 +110,13 @@ def _call(call: LayerCall, x: Tensor, count: int, given: tuple[Tensor | None, ..
     values = _values(x)
     threads = thread_count() if os.environ.get("ONEBIT_THREADS") else torch.get_num_threads()
     if count:
-        call.run(values.data_ptr(), count, _addresses(given, call.outputs), out.data_ptr(), threads)
+        addresses = tuple(None if part is None else part.data_ptr() for part in given)
+        call.run(values.data_ptr(), count, addresses, out.data_ptr(), threads)
     return out if x.dtype is torch.float32 else out.to(x.dtype)
 
 
-def _addresses(given: tuple[Tensor | None, ...], outputs: int) -> tuple[int | None, ...]:
-    """Addresses of words, scale, center and bias, which the library reads without a check."""
+def _check_given(given: tuple[Tensor | None, ...], outputs: int) -> None:
+    """Check words, scale, center and bias, which the library reads without a check."""
     words, *parameters = given
     assert words is not None
     if words.dtype is not torch.int32 or not words.is_cpu or not words.is_contiguous():
@@ -123,7 +126,6 @@ def _addresses(given: tuple[Tensor | None, ...], outputs: int) -> tuple[int | No
             continue
         if part.dtype is not torch.float32 or not part.is_cpu or part.shape != (outputs,) or not part.is_contiguous():
             raise UsageError(f"got a parameter of a packed layer as {_kind_of(part)}, expected float32 ({outputs},) on cpu")
-    return tuple(None if part is None else part.data_ptr() for part in given)
 
 
 def _values(x: Tensor) -> Tensor:
@@ -173,9 +175,9 @@ def _fields(how: PackedWindow) -> dict[str, Any]:
 
 
 def _node(
-    kind: Any, words: Tensor, groups: int, outputs: int, terms: int, scale: Tensor | None, center: Tensor | None, **more: Any
+    kind: Any, words: Tensor, outputs: int, terms: int, scale: Tensor | None, center: Tensor | None, **more: Any
 ) -> Any:
-    rows = file_rows(words.numpy().view(np.uint32), groups, outputs, terms)
+    rows = file_rows(words.numpy().view(np.uint32), more.get("groups", 1), outputs, terms)
     scales = {"scale": None if scale is None else scale.numpy(), "centre": None if center is None else center.numpy()}
     return kind(inputs=("x",), output="y", signs=bytes_to_words(rows, terms), in_features=terms, **scales, **more)
 

@@ -230,9 +230,8 @@ class PackedConv(PackedLayer):
         """
         if x.dim() == self.axes + 1:
             return self.forward(x.unsqueeze(0), output_size).squeeze(0)
-        if x.dim() != self.axes + 2:
-            shape = ("C", "H", "W")[: self.axes + 1] if self.axes == 2 else ("C", "L")
-            raise UsageError(f"got a tensor of shape {tuple(x.shape)}, expected (N, {', '.join(shape)})")
+        if x.dim() != self.axes + 2 or x.shape[1] != self.in_channels:
+            raise self._wrong_shape(x)
         if self.input_quantizer is not None:
             x = self.quantized_input(x)
         if self.padding_mode != "zeros":
@@ -247,6 +246,15 @@ class PackedConv(PackedLayer):
                 x, self.words, self.scale, self.center, self.bias, self.outputs, window.numbers, self.signs
             )
         return y.squeeze(2) if self.axes == 1 else y
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the input."""
+        return self.terms // (self.window.kernel[0] * self.window.kernel[1]) * self.groups
+
+    def _wrong_shape(self, x: Tensor) -> UsageError:
+        places = "H, W" if self.axes == 2 else "L"
+        return UsageError(f"got a tensor of shape {tuple(x.shape)}, expected (N, {self.in_channels}, {places})")
 
     def _window_for(self, x: Tensor, output_size: list[int]) -> PackedWindow:
         """The window whose result has this size."""

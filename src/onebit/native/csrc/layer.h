@@ -22,7 +22,7 @@
 #define WORD_INPUTS 32
 #define TABLE_ENTRIES (2 * 64 + 4 * 32) /* of 6, 6, 5, 5, 5 and 5 inputs */
 #define LEAST_OUTPUTS 8 /* per group: tables for fewer cost more than they save */
-#define LEAST_TOKENS 9  /* samples of a dense layer: fewer are computed one by one */
+#define LEAST_TOKENS 7  /* samples of a dense layer: fewer are computed one by one */
 #define PANEL 32        /* outputs whose words are next to each other */
 #define MOST_SAFE (INT32_MAX - WORD_INPUTS * (1 << 24)) /* sums up to here can take another word of inputs */
 
