@@ -114,7 +114,8 @@ def test_a_transposed_convolution_takes_an_output_size() -> None:
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 @pytest.mark.parametrize(
-    "options", [{}, {"num_layers": 2, "bidirectional": True, "batch_first": True}, {"bias": False, "bidirectional": True}]
+    "options",
+    [{}, {"num_layers": 2, "bidirectional": True, "batch_first": True}, {"bias": False, "bidirectional": True}],
 )
 def test_recurrent_layers(kind: Any, options: dict[str, Any]) -> None:
     net = binary(Around(kind(10, 12, **options)))
@@ -193,7 +194,9 @@ def test_a_layer_that_is_used_twice_stays_one_layer() -> None:
 def test_the_state_loads_into_another_packed_model(tmp_path: Path) -> None:
     def make(seed: int) -> nn.Module:
         torch.manual_seed(seed)
-        net = nn.ModuleDict({"lstm": nn.LSTM(8, 12), "dense": nn.Linear(12, 4), "attention": nn.MultiheadAttention(8, 2)})
+        net = nn.ModuleDict(
+            {"lstm": nn.LSTM(8, 12), "dense": nn.Linear(12, 4), "attention": nn.MultiheadAttention(8, 2)}
+        )
         binary(net)
         onebit.packed_layers_(net)
         return net
@@ -215,7 +218,9 @@ def test_weights_take_a_thirtieth_of_float32_and_nothing_else_is_kept() -> None:
     layers = [layer for layer in net if isinstance(layer, PackedLayer)]
     biases = 4 * (1152 + 1536)
     assert sum(b.untyped_storage().nbytes() for layer in layers for b in layer.buffers()) == packed + biases
-    tensors = {id(value) for layer in layers for value in vars(layer).values() if isinstance(value, (Tensor, np.ndarray))}
+    tensors = {
+        id(value) for layer in layers for value in vars(layer).values() if isinstance(value, (Tensor, np.ndarray))
+    }
     assert tensors == set()
     assert report.real_bytes == biases + 4 * 4 * 1536 + 8
     lines = str(report).splitlines()

@@ -243,7 +243,11 @@ def test_files_hold_the_rows_of_a_packed_net(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("signs", torch.zeros(6, 4, dtype=torch.uint8), r"signs: got uint8 \(6, 4\), expected uint8 \(6, 3\), 20 signs"),
+        (
+            "signs",
+            torch.zeros(6, 4, dtype=torch.uint8),
+            r"signs: got uint8 \(6, 4\), expected uint8 \(6, 3\), 20 signs",
+        ),
         ("signs", torch.zeros(6, 3), r"signs: got float32 \(6, 3\), expected uint8"),
         ("signs", torch.full((6, 3), 255, dtype=torch.uint8), "6 rows have bits set after their 20 signs"),
         ("scale", torch.full((6,), float("nan")), "scale: 6 values are not finite"),
@@ -263,7 +267,13 @@ def test_a_wrong_state_is_refused_and_changes_no_bit(key: str, value: Tensor, me
 def test_copies_pickles_and_other_dtypes_give_the_same_answers() -> None:
     layer, x = small_layer(), torch.randn(4, 20)
     expected = layer(x)
-    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), layer.to("cpu"), layer.half(), layer.double()):
+    for other in (
+        copy.deepcopy(layer),
+        pickle.loads(pickle.dumps(layer)),
+        layer.to("cpu"),
+        layer.half(),
+        layer.double(),
+    ):
         assert_same_bits(other(x), expected.numpy())
     assert layer(x.half()).dtype == torch.float16
     torch.testing.assert_close(layer(x.double()).float(), expected)

@@ -67,9 +67,12 @@ class PackedLayersReport:
         rows.append(("all", "", f"{sum(row.weights for row in self.packed):,}", f"{before:,}", f"{after:,}"))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
-            "  ".join(f"{cell:{'<' if n < 2 else '>'}{widths[n]}}" for n, cell in enumerate(row)).rstrip() for row in rows
+            "  ".join(f"{cell:{'<' if n < 2 else '>'}{widths[n]}}" for n, cell in enumerate(row)).rstrip()
+            for row in rows
         ]
-        return "\n".join([*lines, f"1/{before / after:.1f} of float32; {self.real_bytes:,} bytes of the model stay real"])
+        return "\n".join(
+            [*lines, f"1/{before / after:.1f} of float32; {self.real_bytes:,} bytes of the model stay real"]
+        )
 
 
 def packed_layers_(model: nn.Module, *, weights: str = "binary", seed: int = 0) -> PackedLayersReport:
@@ -191,9 +194,7 @@ def _conv_transpose(axes: int, name: str, layer: Any, shipped: Shipped) -> Packe
     bits, arguments = _bits(name, shipped[layer], layer.bias, layer.input_quantizer)
     down, across = _pair(layer.padding, axes, 0)
     window = _window(layer, axes)._replace(transposed=True, padding=(down, down, across, across))
-    return PackedConv(
-        *bits, window=window._replace(extra=_pair(layer.output_padding, axes, 0)), axes=axes, **arguments
-    )
+    return PackedConv(*bits, window=window._replace(extra=_pair(layer.output_padding, axes, 0)), axes=axes, **arguments)
 
 
 def _window(layer: Any, axes: int) -> PackedWindow:

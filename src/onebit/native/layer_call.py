@@ -111,7 +111,9 @@ def window_call(isa: str, node: Conv | ConvTranspose, shape: tuple[int, int, int
     """A (transposed) convolution of images (C, H, W) on an instruction set. The signs of `node` are not read."""
     made: Any = node.infer(Value(shape, "real")).shape
     rows, columns = (np.ascontiguousarray(axis.taps) for axis in axes_of(node, shape[1:], made[1:]))
-    layer = LayerStruct(node.groups, node.outputs // node.groups, node.terms, node.group_channels, *shape[1:], *made[1:])
+    layer = LayerStruct(
+        node.groups, node.outputs // node.groups, node.terms, node.group_channels, *shape[1:], *made[1:]
+    )
     layer.rows, layer.columns = rows.ctypes.data, columns.ctypes.data
     layer.taps_down, layer.taps_across = node.kernel
     layer.padding = getattr(node, "padding_value", 0)
@@ -123,5 +125,3 @@ def _call(layer: LayerStruct, isa: InstructionSet, pixels: int, kept: tuple[Any,
     units = isa.run_layer(layer, None, 0, None, None, None, 0, 1)
     words = layer.groups * layer.outputs * -(-layer.terms // WORD)
     return LayerCall(layer, isa, int(units), pixels * words * _LOOKUP_WORK // 8, kept)
-
-

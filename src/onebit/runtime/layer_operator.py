@@ -63,7 +63,13 @@ class PackedWindow(NamedTuple):
 
 
 def _linear(
-    x: Tensor, words: Tensor, scale: Tensor | None, center: Tensor | None, bias: Tensor | None, outputs: int, signs: bool
+    x: Tensor,
+    words: Tensor,
+    scale: Tensor | None,
+    center: Tensor | None,
+    bias: Tensor | None,
+    outputs: int,
+    signs: bool,
 ) -> Tensor:
     """(…, K) -> (…, O). words: see `onebit.native.layer_call.kernel_words`. signs: take the signs of the values."""
     inputs = x.shape[-1] if x.dim() else 0
@@ -125,7 +131,9 @@ def _check_given(given: tuple[Tensor | None, ...], outputs: int) -> None:
         if part is None:
             continue
         if part.dtype is not torch.float32 or not part.is_cpu or part.shape != (outputs,) or not part.is_contiguous():
-            raise UsageError(f"got a parameter of a packed layer as {_kind_of(part)}, expected float32 ({outputs},) on cpu")
+            raise UsageError(
+                f"got a parameter of a packed layer as {_kind_of(part)}, expected float32 ({outputs},) on cpu"
+            )
 
 
 def _values(x: Tensor) -> Tensor:
@@ -149,7 +157,9 @@ def _kind_of(tensor: Tensor) -> str:
 
 def _wrong_inputs(x: Tensor, words: Tensor, outputs: int) -> UsageError:
     most = (words.numel() - word_count(1, outputs, 0)) // max(1, outputs) * WORD
-    return UsageError(f"got a tensor of shape {tuple(x.shape)}, expected {most - WORD + 1} to {most} inputs on the last axis")
+    return UsageError(
+        f"got a tensor of shape {tuple(x.shape)}, expected {most - WORD + 1} to {most} inputs on the last axis"
+    )
 
 
 def _made(how: PackedWindow, x: Tensor) -> tuple[Any, Any]:
@@ -212,7 +222,13 @@ def _window_call(
 
 
 def _trace_linear(
-    x: Tensor, words: Tensor, scale: Tensor | None, center: Tensor | None, bias: Tensor | None, outputs: int, signs: bool
+    x: Tensor,
+    words: Tensor,
+    scale: Tensor | None,
+    center: Tensor | None,
+    bias: Tensor | None,
+    outputs: int,
+    signs: bool,
 ) -> Tensor:
     _check(x)
     return x.new_empty((*x.shape[:-1], outputs))
@@ -292,9 +308,7 @@ class _Differentiable(torch.autograd.Function):
             made = made[:, :, : shape[2], : shape[3]]
         else:
             size = (shape[0], shape[1], shape[2] + top + bottom, shape[3] + left + right)
-            made = torch.nn.grad.conv2d_input(
-                size, kernel, gradient, window.stride, 0, window.dilation, groups
-            )
+            made = torch.nn.grad.conv2d_input(size, kernel, gradient, window.stride, 0, window.dilation, groups)
             made = made[:, :, top : top + shape[2], left : left + shape[3]]
         return made.to(gradients[0].dtype), None, None
 

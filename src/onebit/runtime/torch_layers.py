@@ -125,9 +125,7 @@ class PackedLayer(nn.Module):
     ) -> None:
         key = f"{prefix}signs"
         others = {name: value for name, value in state_dict.items() if name.startswith(prefix) and name != key}
-        super()._load_from_state_dict(
-            others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
-        )
+        super()._load_from_state_dict(others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
         for name in ("scale", "center", "bias"):
             value = others.get(prefix + name)
             if value is not None and not value.is_meta and not bool(value.isfinite().all()):
@@ -242,9 +240,7 @@ class PackedConv(PackedLayer):
         if x.requires_grad and torch.is_grad_enabled():
             y = use_dense(self, x, window)
         else:
-            y = packed_conv(
-                x, self.words, self.scale, self.center, self.bias, self.outputs, window.numbers, self.signs
-            )
+            y = packed_conv(x, self.words, self.scale, self.center, self.bias, self.outputs, window.numbers, self.signs)
         return y.squeeze(2) if self.axes == 1 else y
 
     @property
