@@ -1,4 +1,4 @@
-"""Layers that hold bits inside torch (`onebit.packed_layers_`) against float32 ones: a dense layer and a block of a ViT."""
+"""Layers that hold bits (`onebit.packed_layers_`) against float32 ones: a dense layer and a block of a ViT."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Timed, speedups, take_turns = (
     onebit.runtime.timing.take_turns,
 )
 TOLERANCE = 1e-4
-"""Of the largest output: how far packed layers may be from the binary ones in float32."""
+"""How far packed layers may be from the binary ones in float32, as a share of the largest output."""
 
 
 class Block(nn.Module):
@@ -65,11 +65,10 @@ def measure(
     """Time each in turn: torch in float32, packed layers, and for the dense layer the kernel alone.
 
     Returns:
-        machine, and rows of case, variant, µs, speedups, and what share of float32 the weights take.
+        machine, and rows of case, variant, µs, speedups, and the share of float32 that the weights take.
 
     Raises:
-        UsageError: numbers that are not positive, or no native library. OnebitError: packed layers whose answers are not
-            those of the binary ones.
+        UsageError: numbers that are not positive, or no native library. OnebitError: packed layers with wrong answers.
     """
     if min(features, width, threads, rounds, *rows, *tokens) < 1 or not 0 < seconds < math.inf:
         raise onebit.errors.UsageError("features, rows, width, tokens, threads, rounds and seconds must be positive")

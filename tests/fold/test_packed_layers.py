@@ -126,7 +126,7 @@ def test_recurrent_layers(kind: Any, options: dict[str, Any]) -> None:
     packed = assert_agrees(net, pack_padded_sequence(x, lengths, enforce_sorted=False))
     state = net(x)[1]
     assert_agrees(net, x, state)
-    with pytest.raises(UsageError, match="expected .*10"):
+    with pytest.raises(UsageError, match=r"expected .*10"):
         packed(torch.randn(6, 4, 11))
     with pytest.raises(UsageError, match="got hx"):
         packed(x, torch.randn(7, 4, 12))
@@ -188,7 +188,8 @@ def test_a_layer_that_is_used_twice_stays_one_layer() -> None:
     net = nn.Sequential(shared, nn.ReLU(), shared)
     assert_agrees(net, torch.randn(2, 8))
     report = onebit.packed_layers_(net)
-    assert net[0] is net[2] and len(report.packed) == 1
+    assert net[0] is net[2]
+    assert len(report.packed) == 1
 
 
 def test_the_state_loads_into_another_packed_model(tmp_path: Path) -> None:
@@ -224,7 +225,8 @@ def test_weights_take_a_thirtieth_of_float32_and_nothing_else_is_kept() -> None:
     assert tensors == set()
     assert report.real_bytes == biases + 4 * 4 * 1536 + 8
     lines = str(report).splitlines()
-    assert len(lines) == 5 and lines[-1].startswith("1/30.")
+    assert len(lines) == 5
+    assert lines[-1].startswith("1/30.")
 
 
 def test_a_draw_is_reproduced_by_its_seed() -> None:
@@ -234,7 +236,8 @@ def test_a_draw_is_reproduced_by_its_seed() -> None:
         packed = copy.deepcopy(net)
         onebit.packed_layers_(packed, weights="sample", seed=seed)
         drawn.append(packed[0].rows)
-    assert (drawn[0] == drawn[1]).all() and (drawn[0] != drawn[2]).any()
+    assert (drawn[0] == drawn[1]).all()
+    assert (drawn[0] != drawn[2]).any()
 
 
 class Own(BinaryLinear):

@@ -232,7 +232,8 @@ def test_files_hold_the_rows_of_a_packed_net(tmp_path: Path) -> None:
     layer = small_layer()
     save_file(layer.state_dict(), tmp_path / "layer.safetensors")
     read = load_file(tmp_path / "layer.safetensors")
-    assert read["signs"].dtype == torch.uint8 and read["signs"].shape == (6, 3)
+    assert read["signs"].dtype == torch.uint8
+    assert read["signs"].shape == (6, 3)
     assert set(read) == {"signs", "scale", "bias"}
     other = PackedLinear(np.zeros((6, 3), np.uint8), 20, scale=torch.ones(6), bias=torch.zeros(6))
     other.load_state_dict(read, strict=True)
@@ -260,7 +261,7 @@ def test_a_wrong_state_is_refused_and_changes_no_bit(key: str, value: Tensor, me
     with pytest.raises(RuntimeError, match=message):
         layer.load_state_dict({**layer.state_dict(), key: value})
     np.testing.assert_array_equal(layer.rows, before)
-    with pytest.raises(RuntimeError, match="Missing key.*signs"):
+    with pytest.raises(RuntimeError, match=r"Missing key.*signs"):
         layer.load_state_dict({"scale": torch.ones(6), "bias": torch.ones(6)})
 
 

@@ -80,8 +80,8 @@ def packed_layers_(model: nn.Module, *, weights: str = "binary", seed: int = 0) 
 
     The rest of the model stays torch: use this where `onebit.pack` cannot pack the whole graph. Inputs of packed layers
     may be any real values; products are those of a packed net, exact on the 24-bit grid of each sample. The state_dict
-    of a packed layer has `signs` (uint8, a row of bits per output), `scale`, `center` and `bias`; it loads into any model
-    of the same architecture that was packed the same way. For inference on the CPU.
+    of a packed layer has `signs` (uint8, a row of bits per output), `scale`, `center` and `bias`; it loads into any
+    packed model of the same architecture. For inference on the CPU; inputs have the gradient of the dense layer.
 
     Args:
         model: with layers of `onebit.layers`, or made binary by `onebit.binarize_`; float32, on the CPU.

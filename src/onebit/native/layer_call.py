@@ -1,8 +1,7 @@
-"""A layer of one-bit weights by itself: its words as the kernels read them, and a call of the library on float32 values."""
+"""A layer of one-bit weights by itself: its words as the kernels read them, and the call of the library."""
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod

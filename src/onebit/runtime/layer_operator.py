@@ -1,4 +1,4 @@
-"""The operators `torch.ops.onebit.packed_linear` and `packed_conv`: products with one-bit weights as torch calls them."""
+"""The operators `torch.ops.onebit.packed_linear` and `packed_conv`: products with one-bit weights."""
 
 from __future__ import annotations
 

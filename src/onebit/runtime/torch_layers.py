@@ -1,9 +1,10 @@
 """Layers of one-bit weights inside a torch program: modules that hold bits, and the operators that run them.
 
-`onebit.packed_layers_` makes them. A module holds its signs once, as the words that the kernels read; its state_dict has
-them as the rows of a packed net (`onebit.packed.bits`), the same for every processor. The outputs are those of the node
-`Dense`, `Conv` or `ConvTranspose` of a packed net with real inputs, bit for bit: the values of a sample (a row of a dense
-layer, an image of a convolution) are put on their 24-bit grid, sums are exact, and scale, center and bias follow in float32.
+`onebit.packed_layers_` makes them. A module holds its signs once, as the words that the kernels read; its state_dict
+has them as the rows of a packed net (`onebit.packed.bits`), the same for every processor. The outputs are those of the
+node `Dense`, `Conv` or `ConvTranspose` of a packed net with real inputs, bit for bit: the values of a sample (a row of
+a dense layer, an image of a convolution) are put on their 24-bit grid, sums are exact, and scale, center and bias
+follow in float32. A sample with a value that is not finite gives NaN.
 """
 
 from __future__ import annotations
@@ -221,7 +222,10 @@ class PackedConv(PackedLayer):
         self.padding_mode, self.mode_padding = padding_mode, mode_padding
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """Of a batch (N, I, …), or of one sample (I, …). output_size: of a transposed convolution, as in torch.
+        """The output for a batch (N, I, …) or one sample (I, …).
+
+        Args:
+            output_size: of a transposed convolution, as in torch.
 
         Raises:
             UsageError: another shape, or a tensor that is not real or not on the CPU.

@@ -48,7 +48,7 @@ STEPS: dict[str, Step] = {"LSTM": lstm_step, "GRU": gru_step, "RNN_TANH": tanh_s
 
 
 class PackedRecurrent(nn.Module):
-    """An LSTM, GRU or RNN of one-bit weights, called as torch's: (input, hx) -> (output, h_n), or (h_n, c_n) of an LSTM.
+    """An LSTM, GRU or RNN of one-bit weights, called as torch's: (input, hx) -> (output, h_n); an LSTM adds c_n.
 
     The products of all time steps with the weights of the input are one call, those with h one call per step. For
     inference: there is no dropout between layers.
@@ -82,7 +82,7 @@ class PackedRecurrent(nn.Module):
         return self.get_submodule("weight_ih_l0").terms
 
     def forward(self, input: Any, hx: Any = None) -> tuple[Any, Any]:
-        """Of (L, N, F), (N, L, F) with batch_first, (L, F) or a PackedSequence.
+        """The output for (L, N, F), (N, L, F) with batch_first, (L, F) or a PackedSequence.
 
         Raises:
             UsageError: another shape of the input or of `hx`.
@@ -143,7 +143,7 @@ class PackedRecurrent(nn.Module):
     def _direction(
         self, name: str, data: Tensor, sizes: list[int], h: Tensor, cell: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
-        """One layer in one direction. The rows of a step are those sequences that are long enough, the longest first."""
+        """One layer in one direction. A step has a row for each sequence that is long enough, the longest first."""
         own: dict[str, Any] = dict(self.named_children())
         hidden, project, step = own[f"weight_hh_{name}"], own.get(f"weight_hr_{name}"), STEPS[self.mode]
         gates = own[f"weight_ih_{name}"](data).split(sizes)
@@ -168,7 +168,7 @@ class PackedRecurrent(nn.Module):
 
 
 class PackedCell(nn.Module):
-    """An LSTMCell, GRUCell or RNNCell of one-bit weights, called as torch's: (input, hx) -> h, or (h, c) of an LSTMCell."""
+    """An LSTMCell, GRUCell or RNNCell of one-bit weights, called as torch's: (input, hx) -> h; an LSTMCell adds c."""
 
     def __init__(self, mode: str, weight_ih: PackedLinear, weight_hh: PackedLinear) -> None:
         super().__init__()
@@ -180,7 +180,7 @@ class PackedCell(nn.Module):
         return self.weight_hh.terms
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
-        """Of (N, F) or (F,)."""
+        """The next state for (N, F) or (F,)."""
         shape = (*input.shape[:-1], self.hidden_size)
         if hx is None:
             zeros = input.new_zeros(shape)
