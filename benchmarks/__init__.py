@@ -5,5 +5,14 @@ One module per benchmark, with `add_options(parser)`, `measure(**options) -> dic
 
 from __future__ import annotations
 
-BENCHMARKS = ("augmentation", "kernels", "mnist-time", "nets", "startup", "training-memory", "training-step")
+BENCHMARKS = (
+    "augmentation",
+    "kernels",
+    "mnist-time",
+    "nets",
+    "packed-layers",
+    "startup",
+    "training-memory",
+    "training-step",
+)
 """The names; each module is imported when its benchmark runs."""

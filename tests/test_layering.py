@@ -19,7 +19,10 @@ WITH_TORCH = [
     *("quantizers", "layers", "evaluation", "optim", "models", "recipe", "fold", "train", "runs", "export"),
     *("verification", "report", "trainer", "cli", "__main__"),
 ]
-TORCH_MODULES = {"runtime/torch_module.py"}
+TORCH_MODULES = {
+    *("runtime/torch_module.py", "runtime/layer_operator.py", "runtime/torch_layers.py"),
+    *("runtime/torch_recurrent.py", "runtime/torch_attention.py"),
+}
 """Modules of torch-free packages that are for torch programs; nothing in their packages imports them."""
 TORCH_FREE_MODULES = {
     *("evaluation/calibration.py", "evaluation/packed_nets.py", "evaluation/__init__.py", "evaluation/loss_table.py"),

@@ -35,6 +35,7 @@ _HOME = {
     "load": "onebit.packed",
     "load_dataset": "onebit.data",
     "pack": "onebit.verification.packing",
+    "packed_layers_": "onebit.fold.packed_layers",
     "run": "onebit.runtime",
     "save": "onebit.packed",
     "sign": "onebit.quantizers",

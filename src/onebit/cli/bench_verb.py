@@ -10,7 +10,9 @@ from onebit.errors import UsageError
 from onebit.packed import load
 from onebit.runtime.timing import time_packed
 
-OWN_BENCHMARKS = ("augmentation", "kernels", "mnist-time", "nets", "startup", "training-memory", "training-step")
+OWN_BENCHMARKS = (
+    *("augmentation", "kernels", "mnist-time", "nets", "packed-layers", "startup", "training-memory", "training-step"),
+)
 """Benchmarks of onebit itself: `onebit bench NAME` says how to run them in its repository."""
 
 

@@ -22,10 +22,10 @@ from onebit.errors import FoldError, NotBinaryError, OnebitError, UsageError, Wr
 from onebit.fold.call import check_finite
 from onebit.fold.folder import Folded, Folder, SignSite
 from onebit.fold.operations import FOLDS
+from onebit.fold.shipped import shipped_weights
 from onebit.fold.trace import trace
 from onebit.layers import binary_layers, check_model
 from onebit.packed import InputSpec, PackedNet
-from onebit.quantizers import BinaryWeight
 
 __all__ = ["FOLDS", "Folded", "SignSite", "eval_copy", "example_of", "fold_model", "pack"]
 
@@ -145,7 +145,7 @@ def _prepared(
     if not any(True for _ in binary_layers(model)):
         raise NotBinaryError("the model has no binary layer; make its layers binary with onebit.binarize_ and train it")
     spec = InputSpec(shape=tuple(batch.shape[1:]), dtype=str(batch.dtype).removeprefix("torch."), coding="values")
-    return Folder(model, spec, _shipped(model, weights, seed), FOLDS, refusals=refusals), batch, model
+    return Folder(model, spec, shipped_weights(model, weights, seed), FOLDS, refusals=refusals), batch, model
 
 
 def _batch(model: nn.Module, example: Any, input_shape: Any) -> Tensor:
@@ -180,19 +180,3 @@ def eval_copy(model: nn.Module) -> nn.Module:
         raise FoldError(
             f"cannot copy the {type(model).__name__}: {first_line(error)}; do not keep results of forward in it"
         ) from error
-
-
-def _shipped(model: nn.Module, weights: str, seed: int) -> dict[nn.Module, BinaryWeight]:
-    """The binary weights of each layer."""
-    if weights not in ("binary", "sample"):
-        raise UsageError(f"got weights {weights!r}, expected 'binary' or 'sample'")
-    generator = torch.Generator().manual_seed(seed)
-    shipped: dict[nn.Module, BinaryWeight] = {}
-    for name, layer in binary_layers(model):
-        check_finite(name, "latent weights", layer.weight)
-        weight = layer.binary_weight() if weights == "binary" else layer.sample_weight(generator=generator)
-        if weight is None:
-            kind = type(layer.weight_quantizer).__name__
-            raise UsageError(f"layer {name!r}: {kind} defines no random draw; use weights='binary'")
-        shipped[layer] = weight
-    return shipped

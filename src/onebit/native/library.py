@@ -62,6 +62,22 @@ class PlanStruct(ctypes.Structure):
     )
 
 
+class LayerStruct(ctypes.Structure):
+    """`ob_layer` of csrc/onebit.h."""
+
+    _fields_ = (
+        *_fields(_Int, "groups outputs terms channels in_height in_width out_height out_width"),
+        *_fields(_Pointer, "rows columns"),
+        *_fields(_Int, "taps_down taps_across padding signs"),
+    )
+
+
+class ParametersStruct(ctypes.Structure):
+    """`ob_parameters` of csrc/onebit.h."""
+
+    _fields_ = _fields(_Pointer, "words scale center bias")
+
+
 class BarrierStruct(ctypes.Structure):
     """`ob_barrier` of csrc/onebit.h."""
 
@@ -69,6 +85,9 @@ class BarrierStruct(ctypes.Structure):
 
 
 _RUN = ctypes.CFUNCTYPE(_Long, ctypes.POINTER(PlanStruct), _Pointer, _Long, _Pointer, _Pointer, _Int, _Int, _Pointer)
+_RUN_LAYER = ctypes.CFUNCTYPE(
+    _Long, ctypes.POINTER(LayerStruct), _Pointer, _Long, ctypes.POINTER(ParametersStruct), *[_Pointer] * 2, _Int, _Int
+)
 
 
 class _IsaStruct(ctypes.Structure):
@@ -78,6 +97,7 @@ class _IsaStruct(ctypes.Structure):
         ("name", ctypes.c_char_p),
         *_fields(_Int, "lanes lut_inputs lut_groups tile_rows tile_outputs dense_words bytes"),
         ("run", _RUN),
+        ("run_layer", _RUN_LAYER),
     )
 
 
@@ -87,7 +107,7 @@ class InstructionSet(NamedTuple):
     lanes: outputs per panel of weights. lut_inputs, lut_groups: inputs per lookup, lookups per word.
     tile_rows, tile_outputs, dense_words: see csrc/matmul.h. bytes: see csrc/onebit.h.
     run: (plan, images, count, arena, answers, part, parts, barrier) -> 1 if the net took the sign of a NaN, else 0; it
-        releases Python's global lock.
+        releases Python's global lock. run_layer: see csrc/onebit.h.
     """
 
     name: str
@@ -99,6 +119,7 @@ class InstructionSet(NamedTuple):
     dense_words: int
     bytes: int
     run: Callable[..., int]
+    run_layer: Callable[..., int]
 
 
 @cache
@@ -110,12 +131,13 @@ def _load() -> ctypes.CDLL | None:
         return None
     try:
         library = ctypes.CDLL(path)
-        sizes = [library.ob_size(which) for which in range(4)]
+        sizes = [library.ob_size(which) for which in range(5)]
         library.ob_instruction_set.restype = ctypes.POINTER(_IsaStruct)
         library.ob_chain.argtypes, library.ob_chain.restype = [ctypes.c_uint64] * 2, ctypes.c_uint64
     except (OSError, AttributeError) as error:
         raise UsageError(f"{path} does not load: {error}; reinstall onebit or set ONEBIT_NATIVE=0") from None
-    if sizes != [ctypes.sizeof(structure) for structure in (CallStruct, PlanStruct, _IsaStruct, BarrierStruct)]:
+    structures = CallStruct, PlanStruct, _IsaStruct, BarrierStruct, LayerStruct
+    if sizes != [ctypes.sizeof(structure) for structure in structures]:
         raise UsageError(f"{path} belongs to another version of onebit; reinstall onebit or set ONEBIT_NATIVE=0")
     return library
 

@@ -120,3 +120,5 @@ static void lut_tables(const int32_t *x, int channels, int32_t *tables) {
     for (; c < channels; c += LUT_INPUTS, tables += TABLE)
         _mm512_storeu_si512(tables, table_of(x + c, channels - c < LUT_INPUTS ? channels - c : LUT_INPUTS));
 }
+
+#include "layer.h"

@@ -12,8 +12,9 @@ extern const ob_isa ob_neon;
 #endif
 
 int ob_size(int which) {
-    const size_t sizes[] = {sizeof(ob_call), sizeof(ob_plan), sizeof(ob_isa), sizeof(ob_barrier)};
-    return which >= 0 && which < 4 ? (int)sizes[which] : 0;
+    const size_t sizes[] = {sizeof(ob_call), sizeof(ob_plan), sizeof(ob_isa), sizeof(ob_barrier),
+                            sizeof(ob_layer)};
+    return which >= 0 && which < 5 ? (int)sizes[which] : 0;
 }
 
 static int always(void) { return 1; }

@@ -1,43 +1,50 @@
 /* Kernels that convert or copy values, and pooling. */
 
-/* Rounds real values to a grid of 2^-e: e = min(126, 24 - p), with the largest magnitude in [2^(p-1), 2^p). */
+/* Rounds real values to a grid of 2^-e: e = min(126, 24 - p), with the largest magnitude in [2^(p-1), 2^p). `padded`: a padding
+ * of 1 or -1 is on the grid too. Every thread finds the largest of all values and rounds its share. most: an upper bound of all
+ * integers. */
+static void row_to_grid(const float *x, int64_t size, int padded, const share_t *share, int32_t *z, float *unit_of_row,
+                        uint32_t *most) {
+    const uint32_t *in = (const uint32_t *)x;
+    uint32_t largest = padded ? 0x3f800000u : 0; /* the bits of 1 */
+    for (int64_t k = 0; k < size; k++) {
+        uint32_t magnitude = in[k] & 0x7fffffffu;
+        largest = magnitude > largest ? magnitude : largest;
+    }
+    span_t mine = span_of(share, size);
+    union {
+        uint32_t bits;
+        float value;
+    } power, unit;
+    if (largest >= 0x7f800000u) { /* infinite, or NaN */
+        memset(z + mine.begin, 0, (size_t)(mine.end - mine.begin) * 4);
+        unit.bits = 0x7fc00000u;
+        *most = 0;
+    } else {
+        int e = 24 + 126 - (int)(largest >> 23);
+        if (e > 126) e = 126;
+        power.bits = (uint32_t)(e + 127) << 23;
+#if defined(__SSE4_1__) || defined(__ARM_NEON)
+        for (int64_t k = mine.begin; k < mine.end; k++) z[k] = (int32_t)rintf(x[k] * power.value);
+#else /* without a rounding instruction */
+        /* in double, because adding and subtracting 2^24 + 2^23 in float would lose the last of 24 bits */
+        const double magic = 6755399441055744.0; /* 1.5 * 2^52: the sum has no fraction bits */
+        for (int64_t k = mine.begin; k < mine.end; k++) z[k] = (int32_t)(((double)(x[k] * power.value) + magic) - magic);
+#endif
+        unit.bits = largest;
+        *most = (uint32_t)(unit.value * power.value) + 1;
+        unit.bits = (uint32_t)(127 - e) << 23;
+    }
+    *unit_of_row = unit.value;
+}
+
 static void to_grid(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
     for (int64_t n = 0; n < count; n++) {
-        const uint32_t *in = arena + call->in + n * call->in_size;
-        uint32_t *out = arena + call->out + n * call->out_size;
-        int64_t size = call->in_size;
-        uint32_t largest = call->constant ? 0x3f800000u : 0; /* the bits of 1: a padding of 1 or -1 is on the grid too */
-        for (int64_t k = 0; k < size; k++) {
-            uint32_t magnitude = in[k] & 0x7fffffffu;
-            largest = magnitude > largest ? magnitude : largest;
-        }
-        span_t mine = span_of(share, size); /* every thread finds the largest of all values */
-        union {
-            uint32_t bits;
-            float value;
-        } power, unit;
-        if (largest >= 0x7f800000u) { /* infinite, or NaN */
-            memset(out + mine.begin, 0, (size_t)(mine.end - mine.begin) * 4);
-            unit.bits = 0x7fc00000u;
-            power.value = 0;
-        } else {
-            int e = 24 + 126 - (int)(largest >> 23);
-            if (e > 126) e = 126;
-            power.bits = (uint32_t)(e + 127) << 23;
-            const float *x = (const float *)in;
-            int32_t *z = (int32_t *)out;
-#if defined(__SSE4_1__) || defined(__ARM_NEON)
-            for (int64_t k = mine.begin; k < mine.end; k++) z[k] = (int32_t)rintf(x[k] * power.value);
-#else /* without a rounding instruction */
-            /* in double, because adding and subtracting 2^24 + 2^23 in float would lose the last of 24 bits */
-            const double magic = 6755399441055744.0; /* 1.5 * 2^52: the sum has no fraction bits */
-            for (int64_t k = mine.begin; k < mine.end; k++) z[k] = (int32_t)(((double)(x[k] * power.value) + magic) - magic);
-#endif
-            unit.bits = largest;
-            power.bits = (uint32_t)(unit.value * power.value) + 1; /* an upper bound of all integers */
-            unit.bits = (uint32_t)(127 - e) << 23;
-        }
-        if (share->part == 0) out[size] = unit.bits, out[size + 1] = power.bits;
+        const float *in = (const float *)arena + call->in + n * call->in_size;
+        uint32_t *out = arena + call->out + n * call->out_size, most;
+        float unit;
+        row_to_grid(in, call->in_size, call->constant, share, (int32_t *)out, &unit, &most);
+        if (share->part == 0) memcpy(out + call->in_size, &unit, 4), out[call->in_size + 1] = most;
     }
 }
 

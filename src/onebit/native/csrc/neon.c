@@ -199,4 +199,7 @@ static void lut_tables(const int32_t *x, int channels, int32_t *tables) {
     }
 }
 
-const ob_isa ob_neon = {"neon", LANES, LUT_INPUTS, LUT_GROUPS, TILE_ROWS, TILE_OUTPUTS, DENSE_WORDS, BYTES, run_plan};
+#include "layer.h"
+
+const ob_isa ob_neon = {"neon", LANES, LUT_INPUTS, LUT_GROUPS, TILE_ROWS, TILE_OUTPUTS, DENSE_WORDS, BYTES, run_plan,
+                        run_layer};

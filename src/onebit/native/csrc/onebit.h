@@ -137,6 +137,24 @@ typedef struct {
     int32_t cancelled; /* set when some thread will never arrive */
 } ob_barrier;
 
+/* A dense layer or convolution of one-bit weights by itself, on float32 values in torch's layout. */
+typedef struct {
+    int32_t groups, outputs, terms, channels; /* outputs, weights of an output and input channels of a group */
+    int32_t in_height, in_width, out_height, out_width;
+    const int32_t *rows, *columns; /* as in ob_call; NULL for a dense layer */
+    int32_t taps_down, taps_across;
+    int32_t padding; /* the padding value: 0, 1 or -1 */
+    int32_t signs;   /* multiply the signs of the values, not the values on their grid */
+} ob_layer;
+
+/* Its weights and parameters, one per output, NULL for 1 or 0. Words have 32 weights of an output, in the order of taps and
+ * channels. Each panel of 32 outputs
+ * of a group has its first words next to each other, then its second ones, …; 32 words of padding follow. */
+typedef struct {
+    const uint32_t *words;
+    const float *scale, *center, *bias; /* y = sum * scale + sum(x) * center + bias */
+} ob_parameters;
+
 typedef struct {
     const char *name;
     int32_t lanes;      /* outputs per panel */
@@ -151,6 +169,10 @@ typedef struct {
      * of all images, then the second, … */
     int64_t (*run)(const ob_plan *plan, const void *images, int64_t count, uint32_t *arena, float *answers, int32_t part,
                    int32_t parts, ob_barrier *barrier);
+    /* The outputs of a layer for `count` samples, part number `part` of `parts`; returns the units of scratch memory, aligned
+     * to 64 bytes, that each part needs. If `scratch` is NULL, it does nothing else. */
+    int64_t (*run_layer)(const ob_layer *layer, const float *x, int64_t count, const ob_parameters *given, float *out,
+                         uint32_t *scratch, int32_t part, int32_t parts);
 } ob_isa;
 
 #if defined(_WIN32)
@@ -159,7 +181,7 @@ typedef struct {
 #define OB_PUBLIC __attribute__((visibility("default")))
 #endif
 
-/* sizeof(ob_call), ob_plan, ob_isa, ob_barrier for `which` 0 to 3: Python compares them with its own. */
+/* sizeof(ob_call), ob_plan, ob_isa, ob_barrier, ob_layer for `which` 0 to 4: Python compares them with its own. */
 OB_PUBLIC int ob_size(int which);
 /* The instruction sets that were compiled in and that this processor supports, the best last; NULL after them. */
 OB_PUBLIC const ob_isa *ob_instruction_set(int index);

@@ -1,0 +1,270 @@
+"""Replace the binary layers of any torch model by modules that hold bits: `packed_layers_`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from onebit.errors import FoldError, NotBinaryError, UsageError
+from onebit.fold.folder import check_finite
+from onebit.fold.shipped import shipped_weights
+from onebit.layers import (
+    PARAMETRIZED,
+    BinaryConv1d,
+    BinaryConv2d,
+    BinaryConvTranspose1d,
+    BinaryConvTranspose2d,
+    BinaryLayer,
+    BinaryLinear,
+    LatentWeight,
+    binary_parametrizations,
+    check_model,
+)
+from onebit.layers.parametrized import kind_name, kind_of
+from onebit.packed.bits import pack_signs, words_to_bytes
+from onebit.quantizers import BinaryInput, BinaryWeight
+from onebit.runtime.layer_operator import PackedWindow
+from onebit.runtime.torch_attention import PackedAttention
+from onebit.runtime.torch_layers import PackedConv, PackedLayer, PackedLinear
+from onebit.runtime.torch_recurrent import PackedCell, PackedRecurrent
+
+Shipped = dict[nn.Module, BinaryWeight]
+
+
+class PackedRow(NamedTuple):
+    """A layer that holds bits: its one-bit weights, and their bytes in float32 and now, scales and centers included."""
+
+    name: str
+    kind: str
+    weights: int
+    float_bytes: int
+    packed_bytes: int
+
+
+@dataclass(frozen=True)
+class PackedLayersReport:
+    """What `packed_layers_` replaced; `print` it for a table.
+
+    Args:
+        model: the model itself, which has changed in place.
+        packed: a row per layer.
+        real_bytes: of all other parameters and buffers of the model, biases too.
+    """
+
+    model: nn.Module = field(repr=False)
+    packed: list[PackedRow]
+    real_bytes: int
+
+    def __str__(self) -> str:
+        rows = [("layer", "kind", "one-bit weights", "float32 bytes", "bytes")]
+        rows += [(row.name, row.kind, *(f"{n:,}" for n in row[2:])) for row in self.packed]  # type: ignore[misc]
+        before, after = (sum(row[n] for row in self.packed) for n in (3, 4))
+        rows.append(("all", "", f"{sum(row.weights for row in self.packed):,}", f"{before:,}", f"{after:,}"))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(f"{cell:{'<' if n < 2 else '>'}{widths[n]}}" for n, cell in enumerate(row)).rstrip()
+            for row in rows
+        ]
+        return "\n".join(
+            [*lines, f"1/{before / after:.1f} of float32; {self.real_bytes:,} bytes of the model stay real"]
+        )
+
+
+def packed_layers_(model: nn.Module, *, weights: str = "binary", seed: int = 0) -> PackedLayersReport:
+    """Replace the binary layers of any torch model by modules that hold one bit per weight, in place.
+
+    The rest of the model stays torch: use this where `onebit.pack` cannot pack the whole graph. Inputs of packed layers
+    may be any real values; products are those of a packed net, exact on the 24-bit grid of each sample. The state_dict
+    of a packed layer has `signs` (uint8, a row of bits per output), `scale`, `center` and `bias`; it loads into any
+    packed model of the same architecture. For inference on the CPU; inputs have the gradient of the dense layer.
+
+    Args:
+        model: with layers of `onebit.layers`, or made binary by `onebit.binarize_`; float32, on the CPU.
+        weights: "binary" for the result of `decompose`, "sample" for one random draw.
+        seed: of the draw.
+
+    Returns:
+        What was replaced; its `model` is `model`.
+
+    Raises:
+        UsageError: an unknown test mode, or a quantizer that defines no random draw.
+        NotBinaryError: no binary layer, or parameters that are not finite; names the layer.
+        FoldError: a layer that cannot be replaced; names it. The model has not changed then.
+
+    Example:
+        >>> net = nn.Sequential(onebit.BinaryLinear(256, 256), nn.ReLU(), onebit.BinaryLinear(256, 64))
+        >>> print(packed_layers_(net))
+        layer  kind          one-bit weights  float32 bytes  bytes
+        0      BinaryLinear           65,536        262,144   8,320
+        2      BinaryLinear           16,384         65,536   2,176
+        all                           81,920        327,680  10,496
+        1/31.2 of float32; 0 bytes of the model stay real
+    """
+    check_model(model)
+    if isinstance(model, BinaryLayer) or kind_of(model) in PARAMETRIZED:
+        raise UsageError("packed_layers_ replaces layers inside a model; wrap a lone layer: nn.Sequential(layer)")
+    shipped = shipped_weights(model, weights, seed)
+    if not shipped:
+        raise NotBinaryError("the model has no binary layer; make its layers binary with onebit.binarize_ and train it")
+    made: dict[nn.Module, nn.Module] = {}
+    rows: list[PackedRow] = []
+    left = set(shipped)
+    for name, module in model.named_modules():
+        maker = _maker(name, module, left)
+        if maker is None:
+            continue
+        own = [part for part in module.modules() if part in left]
+        left.difference_update(own)
+        made[module] = maker(name, module, shipped)
+        parts = [part for part in made[module].modules() if isinstance(part, PackedLayer)]
+        count = sum(shipped[part].signs.numel() for part in own)
+        rows.append(PackedRow(name, kind_name(module), count, 4 * count, sum(part.nbytes for part in parts)))
+    for parent in list(model.modules()):
+        if parent not in made:
+            for name, child in list(parent._modules.items()):
+                if child in made:
+                    setattr(parent, name, made[child].train(child.training))
+    kept = (*model.parameters(), *model.buffers())
+    held = sum(row.packed_bytes for row in rows)
+    return PackedLayersReport(model, rows, sum(one.numel() * one.element_size() for one in kept) - held)
+
+
+Maker = Callable[[str, Any, Shipped], nn.Module]
+
+
+def _maker(name: str, module: nn.Module, left: set[nn.Module]) -> Maker | None:
+    """The function that packs this module, None for one to go into; FoldError if it cannot be packed."""
+    if isinstance(module, LatentWeight):
+        if module not in left:
+            return None
+        if type(module) in PACKED:
+            return PACKED[type(module)]
+        kind = type(module).__name__
+        known = ", ".join(one.__name__ for one in (*PACKED, *PARAMETRIZED))
+        raise FoldError(f"layer {name!r}: {kind} cannot hold bits; known are {known}, not subclasses of them")
+    if kind_of(module) in PACKED and any(part in left for part in module.modules()):
+        return PACKED[kind_of(module)]
+    return None
+
+
+def _bits(
+    name: str, weight: BinaryWeight, bias: Tensor | None, quantizer: nn.Module | None = None
+) -> tuple[tuple[Any, int], dict[str, Any]]:
+    """Rows and terms, and the other arguments of a `PackedLayer`."""
+    signs = torch.movedim(weight.signs.detach(), 1, -1).flatten(1)
+    if not signs.is_cpu:
+        raise UsageError(f"layer {name!r} is on {signs.device}: packed layers run on the CPU; use model.cpu()")
+    try:
+        rows = words_to_bytes(pack_signs(signs.numpy()), signs.shape[1])
+    except NotBinaryError as error:
+        raise NotBinaryError(f"layer {name!r}: {error}") from None
+    given = {"scale": (weight.scale, "scales"), "center": (weight.centre, "centers"), "bias": (bias, "biases")}
+    arguments: dict[str, Any] = {
+        key: None if value is None else check_finite(name, what, value.detach()) for key, (value, what) in given.items()
+    }
+    found = None if quantizer is None else getattr(quantizer, "binary_input", lambda: None)()
+    if quantizer is not None:
+        signs_only = isinstance(found, BinaryInput) and found.scale is None and found.centre is None
+        arguments |= {"input_quantizer": quantizer, "signs": signs_only, "plain": signs_only and found.shift is None}
+    return (rows, signs.shape[1]), arguments
+
+
+def _linear(name: str, layer: BinaryLinear, shipped: Shipped) -> PackedLinear:
+    bits, arguments = _bits(name, shipped[layer], layer.bias, layer.input_quantizer)
+    return PackedLinear(*bits, **arguments)
+
+
+def _conv(axes: int, name: str, layer: Any, shipped: Shipped) -> PackedConv:
+    bits, arguments = _bits(name, shipped[layer], layer.bias, layer.input_quantizer)
+    padding = tuple(layer._reversed_padding_repeated_twice)
+    left, right, top, bottom = (*padding, 0, 0) if axes == 1 else padding
+    window = _window(layer, axes)._replace(padding_value=int(layer.padding_value))
+    if layer.padding_mode == "zeros":
+        return PackedConv(*bits, window=window._replace(padding=(top, bottom, left, right)), axes=axes, **arguments)
+    modes = {"padding_mode": layer.padding_mode, "mode_padding": padding}
+    return PackedConv(*bits, window=window, axes=axes, **modes, **arguments)
+
+
+def _conv_transpose(axes: int, name: str, layer: Any, shipped: Shipped) -> PackedConv:
+    bits, arguments = _bits(name, shipped[layer], layer.bias, layer.input_quantizer)
+    down, across = _pair(layer.padding, axes, 0)
+    window = _window(layer, axes)._replace(transposed=True, padding=(down, down, across, across))
+    return PackedConv(*bits, window=window._replace(extra=_pair(layer.output_padding, axes, 0)), axes=axes, **arguments)
+
+
+def _window(layer: Any, axes: int) -> PackedWindow:
+    kernel, stride, dilation = (
+        _pair(numbers, axes, 1) for numbers in (layer.kernel_size, layer.stride, layer.dilation)
+    )
+    return PackedWindow(kernel, layer.groups, stride, dilation=dilation)
+
+
+def _pair(numbers: tuple[int, ...], axes: int, of_height: int) -> tuple[int, int]:
+    """(down, across); one axis is across."""
+    return (of_height, int(numbers[0])) if axes == 1 else (int(numbers[0]), int(numbers[1]))
+
+
+# layers of torch whose weights are parametrized
+
+
+def _part(name: str, layer: nn.Module, weight: str, bias: Tensor | None, shipped: Shipped) -> PackedLinear:
+    """A weight of `layer` as a packed layer of its own."""
+    found = binary_parametrizations(layer).get(weight)
+    path = f"{name}.{weight}" if name else weight
+    if found is None or found not in shipped:
+        raise FoldError(f"layer {name!r}: the weight {weight!r} is real; make all weights of the layer binary")
+    bits, arguments = _bits(path, shipped[found], bias)
+    return PackedLinear(*bits, **arguments)
+
+
+def _recurrent(name: str, layer: Any, shipped: Shipped) -> PackedRecurrent:
+    weights = {
+        weight: _part(name, layer, weight, getattr(layer, weight.replace("weight", "bias"), None), shipped)
+        for weight in layer._flat_weights_names
+        if weight.startswith("weight")
+    }
+    same = ("hidden_size", "num_layers", "bidirectional", "batch_first", "proj_size")
+    return PackedRecurrent(layer.mode, weights, **{key: getattr(layer, key) for key in same})
+
+
+def _cell(mode: str, name: str, layer: Any, shipped: Shipped) -> PackedCell:
+    if mode == "RNN":
+        mode = f"RNN_{layer.nonlinearity.upper()}"
+    parts = (_part(name, layer, f"weight_{one}", getattr(layer, f"bias_{one}"), shipped) for one in ("ih", "hh"))
+    return PackedCell(mode, *parts)
+
+
+def _attention(name: str, layer: Any, shipped: Shipped) -> PackedAttention:
+    out = _part(f"{name}.out_proj", layer.out_proj, "weight", layer.out_proj.bias, shipped)
+    inputs: Any
+    if layer._qkv_same_embed_dim:
+        inputs = _part(name, layer, "in_proj_weight", layer.in_proj_bias, shipped)
+    else:
+        biases = (None,) * 3 if layer.in_proj_bias is None else layer.in_proj_bias.chunk(3)
+        inputs = tuple(
+            _part(name, layer, f"{one}_proj_weight", bias, shipped) for one, bias in zip("qkv", biases, strict=True)
+        )
+    same = ("num_heads", "batch_first", "bias_k", "bias_v", "add_zero_attn")
+    return PackedAttention(inputs, out, **{key: getattr(layer, key) for key in same})
+
+
+PACKED: dict[type[nn.Module], Maker] = {
+    BinaryLinear: _linear,
+    BinaryConv1d: partial(_conv, 1),
+    BinaryConv2d: partial(_conv, 2),
+    BinaryConvTranspose1d: partial(_conv_transpose, 1),
+    BinaryConvTranspose2d: partial(_conv_transpose, 2),
+    nn.LSTM: _recurrent,
+    nn.GRU: _recurrent,
+    nn.RNN: _recurrent,
+    nn.LSTMCell: partial(_cell, "LSTM"),
+    nn.GRUCell: partial(_cell, "GRU"),
+    nn.RNNCell: partial(_cell, "RNN"),
+    nn.MultiheadAttention: _attention,
+}
+"""Class of a binary layer, or of a torch layer with binary weights -> the function that makes its packed module."""

@@ -1,0 +1,75 @@
+/* A single row of inputs with AVX2: byte lookups for 32 outputs at once, as 32-bit lookups find 8 only.
+ *
+ * The table of 4 inputs has 16 sums of integers within 2^24. Plus 2^26 they are 28 bits without a sign: four planes of 7 bits,
+ * so that two entries can be added in a byte, and those of ROW_BLOCK words in 16 bits.
+ */
+#define ROW_BLOCK 32
+#define ROW_TABLE_UNITS (ROW_BLOCK * 8 * 16) /* per word: 8 groups of 4 inputs, 4 planes, 16 bytes */
+#define ROW_OFFSET (1 << 26)
+
+/* The tables of up to ROW_BLOCK of the `words`; returns their number. */
+static int row_tables(const int32_t *x, int words, int32_t *tables) {
+    const __m256i mask = _mm256_set1_epi32(127), order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    const __m256i turn[3] = {_mm256_setr_epi32(-1, 1, -1, 1, -1, 1, -1, 1), _mm256_setr_epi32(-1, -1, 1, 1, -1, -1, 1, 1),
+                             _mm256_setr_epi32(-1, -1, -1, -1, 1, 1, 1, 1)};
+    int count = words < ROW_BLOCK ? words : ROW_BLOCK;
+    __m256i *to = (__m256i *)tables;
+    for (int group = 0; group < 8 * count; group++, x += 4, to += 2) {
+        __m256i last = _mm256_set1_epi32(x[3]), sum = _mm256_set1_epi32(ROW_OFFSET);
+        for (int k = 0; k < 3; k++) sum = _mm256_add_epi32(sum, _mm256_sign_epi32(_mm256_set1_epi32(x[k]), turn[k]));
+        __m256i low = _mm256_sub_epi32(sum, last), high = _mm256_add_epi32(sum, last), plane[4];
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++)
+            plane[j] = _mm256_packus_epi32(_mm256_and_si256(_mm256_srli_epi32(low, 7 * j), mask),
+                                           _mm256_and_si256(_mm256_srli_epi32(high, 7 * j), mask));
+        for (int j = 0; j < 4; j += 2) /* bytes of plane j and then j + 1 */
+            _mm256_storeu_si256(to + j / 2, _mm256_permutevar8x32_epi32(_mm256_packus_epi16(plane[j], plane[j + 1]), order));
+    }
+    return count;
+}
+
+/* Adds the sums of 32 outputs over a block of words, which are `width` apart. */
+static void row_panel(const int32_t *tables, int words, const uint32_t *w, int width, int64_t *wide) {
+    const __m256i gather = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    const __m256i nibble = _mm256_set1_epi8(15), upper = _mm256_set1_epi16(256);
+    __m256i all[4], odd[4]; /* per plane, in 16 bits: the even bytes plus 256 times the odd ones, and the odd ones */
+    const __m128i *table = (const __m128i *)tables;
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) all[j] = odd[j] = _mm256_setzero_si256();
+    for (int word = 0; word < words; word++, w += width) {
+        __m256i a = _mm256_shuffle_epi8(_mm256_loadu_si256((const __m256i *)w), gather);
+        __m256i b = _mm256_shuffle_epi8(_mm256_loadu_si256((const __m256i *)(w + 8)), gather);
+        __m256i c = _mm256_shuffle_epi8(_mm256_loadu_si256((const __m256i *)(w + 16)), gather);
+        __m256i d = _mm256_shuffle_epi8(_mm256_loadu_si256((const __m256i *)(w + 24)), gather);
+        __m256i ab = _mm256_unpacklo_epi32(a, b), cd = _mm256_unpacklo_epi32(c, d), bytes[4];
+        bytes[0] = _mm256_unpacklo_epi64(ab, cd), bytes[1] = _mm256_unpackhi_epi64(ab, cd);
+        ab = _mm256_unpackhi_epi32(a, b), cd = _mm256_unpackhi_epi32(c, d);
+        bytes[2] = _mm256_unpacklo_epi64(ab, cd), bytes[3] = _mm256_unpackhi_epi64(ab, cd);
+#pragma GCC unroll 1 /* gcc would add in another order, which needs more registers than there are */
+        for (int n = 0; n < 4; n++, table += 8) {
+            __m256i low = _mm256_and_si256(bytes[n], nibble);
+            __m256i high = _mm256_and_si256(_mm256_srli_epi16(bytes[n], 4), nibble);
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; j++) {
+                __m256i sum = _mm256_add_epi8(_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(table + j)), low),
+                                              _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(table + 4 + j)), high));
+                all[j] = _mm256_add_epi16(all[j], sum);
+                odd[j] = _mm256_add_epi16(odd[j], _mm256_mulhi_epu16(sum, upper)); /* a shift, on a port that is free */
+            }
+        }
+    }
+    int64_t sums[32], offset = (int64_t)words * 8 * ROW_OFFSET;
+    uint16_t part[4][2][16];
+    for (int j = 0; j < 4; j++) {
+        _mm256_storeu_si256((__m256i *)part[j][0], _mm256_sub_epi16(all[j], _mm256_slli_epi16(odd[j], 8)));
+        _mm256_storeu_si256((__m256i *)part[j][1], odd[j]);
+    }
+    for (int h = 0; h < 2; h++)
+        for (int k = 0; k < 16; k++)
+            sums[16 * h + k] = (int64_t)part[0][h][k] + ((int64_t)part[1][h][k] << 7) + ((int64_t)part[2][h][k] << 14) +
+                               ((int64_t)part[3][h][k] << 21);
+    for (int k = 0; k < 32; k++) { /* byte k: lane k / 16, then a to d, then one of 4 outputs */
+        int output = k % 16 / 4 * 8 + k / 16 * 4 + k % 4;
+        wide[output] += sums[k % 2 * 16 + k / 2] - offset;
+    }
+}

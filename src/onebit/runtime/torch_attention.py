@@ -1,0 +1,140 @@
+"""`torch.nn.MultiheadAttention` of one-bit weights."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from onebit.errors import UsageError
+from onebit.runtime.torch_layers import PackedLinear
+
+
+class PackedAttention(nn.Module):
+    """Attention of one-bit projections, called as torch's MultiheadAttention; for inference: there is no dropout.
+
+    Args:
+        in_proj: the projections of query, key and value as one, with its bias; or those of each.
+        out_proj: of the result.
+        num_heads, batch_first, bias_k, bias_v, add_zero_attn: as in torch.
+    """
+
+    in_proj_bias = None
+    """torch's encoder layers read these two, and then call `forward`."""
+    in_proj_weight = None
+
+    def __init__(
+        self,
+        in_proj: PackedLinear | tuple[PackedLinear, PackedLinear, PackedLinear],
+        out_proj: PackedLinear,
+        *,
+        num_heads: int,
+        batch_first: bool = False,
+        bias_k: Tensor | None = None,
+        bias_v: Tensor | None = None,
+        add_zero_attn: bool = False,
+    ) -> None:
+        super().__init__()
+        self._qkv_same_embed_dim = isinstance(in_proj, PackedLinear)
+        if isinstance(in_proj, PackedLinear):
+            self.in_proj = in_proj
+        else:
+            self.q_proj, self.k_proj, self.v_proj = in_proj
+        self.out_proj = out_proj
+        self.embed_dim, self.num_heads, self.batch_first = out_proj.outputs, num_heads, batch_first
+        self.head_dim = self.embed_dim // num_heads
+        self.add_zero_attn = add_zero_attn
+        for name, value in (("bias_k", bias_k), ("bias_v", bias_v)):
+            self.register_buffer(name, None if value is None else value.detach().clone())
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """As `torch.nn.MultiheadAttention.forward`.
+
+        Raises:
+            UsageError: `is_causal` without `attn_mask`, as in torch, or tensors of another rank.
+        """
+        if is_causal and attn_mask is None:
+            raise UsageError("got is_causal without attn_mask, expected both, as torch does")
+        if query.dim() not in (2, 3) or {key.dim(), value.dim()} != {query.dim()}:
+            shapes = ", ".join(str(tuple(x.shape)) for x in (query, key, value))
+            raise UsageError(f"got query, key and value of shapes {shapes}, expected three tensors of 2 or 3 axes")
+        single = query.dim() == 2
+        q, k, v = self._project(query, key, value)
+        if single:
+            q, k, v = (x.unsqueeze(0) for x in (q, k, v))
+            key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
+        elif not self.batch_first:
+            q, k, v = (x.transpose(0, 1) for x in (q, k, v))
+        batch, length = q.shape[:2]
+        mask = self._mask(attn_mask, key_padding_mask, batch, q.dtype)
+        k, v, mask = self._more_keys(k, v, mask)
+        q, k, v = (x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for x in (q, k, v))
+        weights = None
+        if need_weights:
+            scores = q * math.sqrt(1 / self.head_dim) @ k.transpose(-2, -1)
+            weights = torch.softmax(scores if mask is None else scores + mask, dim=-1)
+            made = weights @ v
+            weights = weights.mean(dim=1) if average_attn_weights else weights
+        else:
+            made = F.scaled_dot_product_attention(q, k, v, mask)
+        output = self.out_proj(made.transpose(1, 2).reshape(batch, length, self.embed_dim))
+        if single:
+            return output.squeeze(0), None if weights is None else weights.squeeze(0)
+        return output if self.batch_first else output.transpose(0, 1), weights
+
+    def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if not self._qkv_same_embed_dim:
+            return self.q_proj(query), self.k_proj(key), self.v_proj(value)
+        made = [self.in_proj(query)]
+        for new, old in ((key, query), (value, key)):
+            made.append(made[-1] if new is old else self.in_proj(new))
+        q, k, v = (projected.chunk(3, dim=-1)[n] for n, projected in enumerate(made))
+        return q, k, v
+
+    def _mask(self, attn: Tensor | None, padding: Tensor | None, batch: int, dtype: torch.dtype) -> Tensor | None:
+        """What is added to the scores (N, heads, L, S)."""
+        given = None
+        if attn is not None:
+            given = _added(attn, dtype)
+            given = given.view(batch, self.num_heads, *given.shape[1:]) if given.dim() == 3 else given[None, None]
+        if padding is not None:
+            hidden = _added(padding, dtype)[:, None, None]
+            given = hidden if given is None else given + hidden
+        return given
+
+    def _more_keys(self, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """With the learned key and value, and the zero ones, that every query may attend to."""
+        own: Any = self
+        more = []
+        if own.bias_k is not None:
+            more.append((own.bias_k.view(1, 1, -1), own.bias_v.view(1, 1, -1)))
+        if self.add_zero_attn:
+            more.append((k.new_zeros(1, 1, k.shape[-1]), v.new_zeros(1, 1, v.shape[-1])))
+        for key, value in more:
+            k = torch.cat([k, key.to(k.dtype).expand(len(k), -1, -1)], dim=1)
+            v = torch.cat([v, value.to(v.dtype).expand(len(v), -1, -1)], dim=1)
+            mask = None if mask is None else F.pad(mask, (0, 1))
+        return k, v, mask
+
+    def extra_repr(self) -> str:
+        return f"{self.embed_dim}, {self.num_heads} heads{', batch_first' * self.batch_first}"
+
+
+def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask as numbers: true becomes -inf."""
+    if mask.dtype != torch.bool:
+        return mask.to(dtype)
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask, -math.inf)

@@ -1,0 +1,272 @@
+"""Layers of one-bit weights inside a torch program: modules that hold bits, and the operators that run them.
+
+`onebit.packed_layers_` makes them. A module holds its signs once, as the words that the kernels read; its state_dict
+has them as the rows of a packed net (`onebit.packed.bits`), the same for every processor. The outputs are those of the
+node `Dense`, `Conv` or `ConvTranspose` of a packed net with real inputs, bit for bit: the values of a sample (a row of
+a dense layer, an image of a convolution) are put on their 24-bit grid, sums are exact, and scale, center and bias
+follow in float32. A sample with a value that is not finite gives NaN.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from onebit.errors import FormatError, UsageError
+from onebit.native.layer_call import file_rows, kernel_words
+from onebit.packed.bits import byte_count, bytes_to_words
+from onebit.runtime.layer_operator import PackedWindow, packed_conv, packed_linear, use_dense
+
+
+class PackedLayer(nn.Module):
+    """What packed layers share: the bits, the parameters of each output, and the input quantizer.
+
+    They are for inference on the CPU: weights have no gradient, inputs have that of the dense layer. `train()` does not
+    change them, and `half()` or `double()` leave them as they are: the answer has the dtype of the input.
+
+    Args:
+        rows: (O, ceil(K / 8)) uint8, see `onebit.packed.bits.words_to_bytes`.
+        terms: weights of an output, K.
+        groups: of channels.
+        scale, center, bias: (O,) float32; None for 1 or 0.
+        input_quantizer: applied to inputs first.
+        signs: `input_quantizer` gives ±1 and nothing else.
+        plain: it gives the sign of its inputs, which the kernels take themselves.
+    """
+
+    words: Tensor
+    scale: Tensor | None
+    center: Tensor | None
+    bias: Tensor | None
+
+    def __init__(
+        self,
+        rows: np.ndarray,
+        terms: int,
+        *,
+        groups: int = 1,
+        scale: Tensor | None = None,
+        center: Tensor | None = None,
+        bias: Tensor | None = None,
+        input_quantizer: nn.Module | None = None,
+        signs: bool = False,
+        plain: bool = False,
+    ) -> None:
+        super().__init__()
+        self.outputs, self.terms, self.groups = len(rows), terms, groups
+        bytes_to_words(rows, terms)
+        words = torch.from_numpy(kernel_words(rows, groups).view(np.int32))
+        self.register_buffer("words", words, persistent=False)
+        for name, value in (("scale", scale), ("center", center), ("bias", bias)):
+            self.register_buffer(name, None if value is None else value.detach().float().cpu().contiguous().clone())
+        self.input_quantizer = None if input_quantizer is None else input_quantizer.eval()
+        self.signs, self.plain = signs, plain
+        self.training = False
+
+    @property
+    def rows(self) -> np.ndarray:
+        """(O, ceil(K / 8)) uint8: the signs as a packed net has them."""
+        return file_rows(self.words.cpu().numpy().view(np.uint32), self.groups, self.outputs, self.terms)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of everything that the layer keeps of its weights: bits, scale and center."""
+        kept = (self.words, self.scale, self.center)
+        return sum(one.numel() * one.element_size() for one in kept if one is not None)
+
+    def quantized_input(self, x: Tensor) -> Tensor:
+        """The input after the input quantizer, unless the kernels do its work."""
+        differentiable = x.requires_grad and torch.is_grad_enabled()
+        if self.input_quantizer is None or (self.plain and not differentiable):
+            return x
+        return self._quantize(x)
+
+    def _quantize(self, x: Tensor) -> Tensor:
+        assert self.input_quantizer is not None
+        return self.input_quantizer(x)
+
+    def train(self, mode: bool = True) -> PackedLayer:
+        """Stay in eval mode."""
+        return super().train(False)
+
+    def extra_repr(self) -> str:
+        real = [name for name in ("scale", "center", "bias") if getattr(self, name) is not None]
+        return f"{self.outputs} × {self.terms} bits{''.join(f', {name}' for name in real)}"
+
+    def _apply(self, fn: Any, recurse: bool = True) -> PackedLayer:
+        before = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
+        super()._apply(fn, recurse)
+        for name, old in before.items():  # half() and double() must not change the results
+            new = self._buffers[name]
+            if new is not None and new.dtype != old.dtype:
+                self._buffers[name] = old.to(new.device)
+        return self
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        shape = self.outputs, byte_count(self.terms)
+        if self.words.is_meta:
+            destination[f"{prefix}signs"] = torch.empty(shape, dtype=torch.uint8, device="meta")
+        else:
+            destination[f"{prefix}signs"] = torch.from_numpy(self.rows)
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        key = f"{prefix}signs"
+        others = {name: value for name, value in state_dict.items() if name.startswith(prefix) and name != key}
+        super()._load_from_state_dict(others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        for name in ("scale", "center", "bias"):
+            value = others.get(prefix + name)
+            if value is not None and not value.is_meta and not bool(value.isfinite().all()):
+                error_msgs.append(f"{prefix}{name}: {int((~value.isfinite()).sum())} values are not finite")
+        if key not in state_dict:
+            if strict:
+                missing_keys.append(key)
+            return
+        given = state_dict[key]
+        expected = self.outputs, byte_count(self.terms)
+        if given.dtype != torch.uint8 or tuple(given.shape) != expected:
+            got = f"{str(given.dtype).removeprefix('torch.')} {tuple(given.shape)}"
+            error_msgs.append(f"{key}: got {got}, expected uint8 {expected}, {self.terms} signs of each output")
+            return
+        if given.is_meta:
+            return
+        rows = given.cpu().numpy()
+        try:
+            bytes_to_words(rows, self.terms)
+        except FormatError as error:
+            error_msgs.append(f"{key}: {error}")
+            return
+        words = torch.from_numpy(kernel_words(rows, self.groups).view(np.int32))
+        if self.words.is_meta:
+            self.words = words
+        else:
+            with torch.no_grad():
+                self.words.copy_(words)
+
+
+class PackedLinear(PackedLayer):
+    """A dense layer of one-bit weights: (…, K) -> (…, O). Arguments: see `PackedLayer`.
+
+    Example:
+        >>> rows = np.array([[0b101], [0b010]], np.uint8)  # + - + and - + -
+        >>> PackedLinear(rows, 3)(torch.tensor([1.0, 2.0, 4.0]))
+        tensor([ 3., -3.])
+    """
+
+    @property
+    def in_features(self) -> int:
+        """Inputs, K."""
+        return self.terms
+
+    @property
+    def out_features(self) -> int:
+        """Outputs, O."""
+        return self.outputs
+
+    def _quantize(self, x: Tensor) -> Tensor:
+        if x.dim() <= 2:
+            return super()._quantize(x)
+        return super()._quantize(x.movedim(-1, 1)).movedim(1, -1)  # input quantizers have channels on axis 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, K) -> (…, O), in the dtype of `x`, computed in float32.
+
+        Raises:
+            UsageError: another number of inputs, or a tensor that is not real or not on the CPU.
+        """
+        if x.dim() == 0 or x.shape[-1] != self.terms:
+            raise UsageError(f"got a tensor of shape {tuple(x.shape)}, expected {self.terms} inputs on the last axis")
+        if self.input_quantizer is not None:
+            x = self.quantized_input(x)
+        if x.requires_grad and torch.is_grad_enabled():
+            return use_dense(self, x, None)
+        return packed_linear(x, self.words, self.scale, self.center, self.bias, self.outputs, self.signs)
+
+
+class PackedConv(PackedLayer):
+    """A convolution of one-bit weights over one or two axes: (N, I, …) -> (N, O, …), also without N.
+
+    Args:
+        window: how it slides; a convolution over one axis is one over images of height 1.
+        axes: 1 or 2.
+        padding_mode, mode_padding: of torch, if not "zeros": the padding before the product, in the order of `F.pad`.
+        Others: see `PackedLayer`.
+    """
+
+    def __init__(
+        self,
+        rows: np.ndarray,
+        terms: int,
+        *,
+        window: PackedWindow,
+        axes: int = 2,
+        padding_mode: str = "zeros",
+        mode_padding: tuple[int, ...] = (),
+        **parameters: Any,
+    ) -> None:
+        super().__init__(rows, terms, groups=window.groups, **parameters)
+        self.window, self.axes = window, axes
+        self.padding_mode, self.mode_padding = padding_mode, mode_padding
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """The output for a batch (N, I, …) or one sample (I, …).
+
+        Args:
+            output_size: of a transposed convolution, as in torch.
+
+        Raises:
+            UsageError: another shape, or a tensor that is not real or not on the CPU.
+        """
+        if x.dim() == self.axes + 1:
+            return self.forward(x.unsqueeze(0), output_size).squeeze(0)
+        if x.dim() != self.axes + 2 or x.shape[1] != self.in_channels:
+            raise self._wrong_shape(x)
+        if self.input_quantizer is not None:
+            x = self.quantized_input(x)
+        if self.padding_mode != "zeros":
+            x = F.pad(x, self.mode_padding, mode=self.padding_mode)
+        if self.axes == 1:
+            x = x.unsqueeze(2)
+        window = self.window if output_size is None else self._window_for(x, output_size)
+        if x.requires_grad and torch.is_grad_enabled():
+            y = use_dense(self, x, window)
+        else:
+            y = packed_conv(x, self.words, self.scale, self.center, self.bias, self.outputs, window.numbers, self.signs)
+        return y.squeeze(2) if self.axes == 1 else y
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the input."""
+        return self.terms // (self.window.kernel[0] * self.window.kernel[1]) * self.groups
+
+    def _wrong_shape(self, x: Tensor) -> UsageError:
+        places = "H, W" if self.axes == 2 else "L"
+        return UsageError(f"got a tensor of shape {tuple(x.shape)}, expected (N, {self.in_channels}, {places})")
+
+    def _window_for(self, x: Tensor, output_size: list[int]) -> PackedWindow:
+        """The window whose result has this size."""
+        sizes = [int(size) for size in output_size[-self.axes :]]
+        wanted = [1, *sizes] if self.axes == 1 else sizes
+        plain = self.window._replace(extra=(0, 0))
+        extra = tuple(size - made for size, made in zip(wanted, plain.made(x.shape[2], x.shape[3]), strict=True))
+        if any(not 0 <= more < stride for more, stride in zip(extra, self.window.stride, strict=True)):
+            least = plain.made(x.shape[2], x.shape[3])[-self.axes :]
+            raise UsageError(f"got output_size {tuple(sizes)}, expected from {least} to less than one stride more")
+        return self.window._replace(extra=(extra[0], extra[1]))
+
+    def extra_repr(self) -> str:
+        where = "transposed, " if self.window.transposed else ""
+        return f"{super().extra_repr()}, {where}kernel {self.window.kernel}, stride {self.window.stride}"

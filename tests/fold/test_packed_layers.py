@@ -1,0 +1,286 @@
+"""`packed_layers_`: any torch model with binary layers gives the same answers from bits."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+
+import onebit
+from onebit.errors import FoldError, NotBinaryError, UsageError
+from onebit.layers import BinaryConv1d, BinaryConv2d, BinaryConvTranspose1d, BinaryConvTranspose2d, BinaryLinear
+from onebit.quantizers import BinaryWeight, SteSign
+from onebit.runtime.torch_layers import PackedLayer, PackedLinear
+
+TOLERANCE = 1e-5
+"""Of the largest output: exact sums of rounded inputs against float32 sums in some order."""
+
+
+class Centered(SteSign):
+    """A quantizer whose weights are ±s + c, with a scale and a center per output."""
+
+    def decompose(self, latent: Tensor) -> BinaryWeight:
+        rows = latent.detach().flatten(1)
+        return BinaryWeight(super().decompose(latent).signs, rows.abs().mean(1) + 0.1, rows.mean(1))
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return self.decompose(latent).dense()
+
+
+def tensors_of(made: Any) -> list[Tensor]:
+    if isinstance(made, Tensor):
+        return [made]
+    if isinstance(made, PackedSequence):
+        return [made.data]
+    return [tensor for part in made if part is not None for tensor in tensors_of(part)]
+
+
+def assert_agrees(model: nn.Module, *inputs: Any, **options: Any) -> nn.Module:
+    """The packed model, which gives what `model` gives."""
+    model.eval()
+    packed = copy.deepcopy(model)
+    report = onebit.packed_layers_(packed)
+    assert report.model is packed
+    assert not list(onebit.layers.binary_layers(packed))
+    with torch.no_grad():
+        expected, found = (tensors_of(net(*inputs, **options)) for net in (model, packed))
+    for one, other in zip(expected, found, strict=True):
+        torch.testing.assert_close(other, one, rtol=0, atol=TOLERANCE * max(1.0, float(one.abs().max())))
+    return packed
+
+
+def binary(model: nn.Module, quantizer: Any = None, **options: Any) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        onebit.binarize_(model, weight_quantizer=quantizer or Centered(), **options)
+    return model
+
+
+class Around(nn.Module):
+    """A module with one layer, so that the layer itself can be replaced."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        return self.layer(*inputs, **options)
+
+
+CONVOLUTIONS = [
+    (BinaryConv1d(6, 12, 5, padding=2, padding_mode="circular", bias=True), (3, 6, 21)),
+    (BinaryConv1d(6, 12, 4, padding="same", dilation=2, groups=3, padding_value=-1), (3, 6, 21)),
+    (BinaryConv2d(6, 12, (3, 1), stride=(2, 1), padding=(1, 0), bias=True), (3, 6, 9, 8)),
+    (BinaryConv2d(6, 6, 3, padding=1, groups=6, padding_mode="reflect"), (3, 6, 9, 8)),
+    (BinaryConv2d(6, 12, 3, padding=2, padding_value=1, dilation=2), (3, 6, 9, 8)),
+    (BinaryConvTranspose1d(6, 12, 4, stride=3, padding=1, output_padding=2, bias=True), (3, 6, 11)),
+    (BinaryConvTranspose2d(6, 12, 3, stride=2, padding=1, output_padding=(1, 0), groups=2), (3, 6, 5, 6)),
+]
+
+
+@pytest.mark.parametrize("quantizer", [SteSign(), Centered()], ids=["signs", "scale and center"])
+@pytest.mark.parametrize(("layer", "shape"), CONVOLUTIONS, ids=[str(n) for n in range(len(CONVOLUTIONS))])
+@pytest.mark.parametrize("inputs", [None, "ste_sign", "rsign", "adabin"])
+def test_convolutions(layer: Any, shape: tuple[int, ...], quantizer: Any, inputs: str | None) -> None:
+    layer = copy.deepcopy(layer)
+    layer._add_quantizers(copy.deepcopy(quantizer), inputs, 1.0)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    assert_agrees(Around(layer), x)
+    assert_agrees(Around(layer), x[0])
+
+
+@pytest.mark.parametrize("inputs", [None, "ste_sign", "rsign", "adabin"])
+def test_dense_layers(inputs: str | None) -> None:
+    layer = BinaryLinear(20, 30, bias=True, weight_quantizer=Centered(), input_quantizer=inputs)
+    for shape in ((20,), (5, 20), (5, 3, 20)):
+        if inputs != "rsign" or len(shape) > 1:
+            assert_agrees(Around(layer), torch.randn(shape))
+
+
+def test_a_transposed_convolution_takes_an_output_size() -> None:
+    net = Around(BinaryConvTranspose2d(4, 3, 3, stride=2))
+    packed = assert_agrees(net, torch.randn(2, 4, 5, 5), output_size=[12, 11])
+    with pytest.raises(UsageError, match=r"got output_size \(13, 11\), expected from \(11, 11\)"):
+        packed(torch.randn(2, 4, 5, 5), output_size=[13, 11])
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"num_layers": 2, "bidirectional": True, "batch_first": True}, {"bias": False, "bidirectional": True}],
+)
+def test_recurrent_layers(kind: Any, options: dict[str, Any]) -> None:
+    net = binary(Around(kind(10, 12, **options)))
+    x = torch.randn(6, 4, 10)
+    assert_agrees(net, x)
+    assert_agrees(net, x[0])
+    lengths = [3, 6, 1, 4]
+    packed = assert_agrees(net, pack_padded_sequence(x, lengths, enforce_sorted=False))
+    state = net(x)[1]
+    assert_agrees(net, x, state)
+    with pytest.raises(UsageError, match=r"expected .*10"):
+        packed(torch.randn(6, 4, 11))
+    with pytest.raises(UsageError, match="got hx"):
+        packed(x, torch.randn(7, 4, 12))
+
+
+def test_recurrent_layers_of_other_forms() -> None:
+    x = torch.randn(5, 4, 10)
+    assert_agrees(binary(Around(nn.RNN(10, 12, nonlinearity="relu"))), x)
+    hx = torch.randn(2, 4, 6), torch.randn(2, 4, 12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that a slower implementation runs
+        assert_agrees(binary(Around(nn.LSTM(10, 12, proj_size=6, num_layers=2))), x, hx)
+    for kind in (nn.LSTMCell, nn.GRUCell, nn.RNNCell):
+        assert_agrees(binary(Around(kind(10, 12))), x[0])
+        assert_agrees(binary(Around(kind(10, 12))), x[0, 0])
+
+
+ATTENTION: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {}),
+    ({"batch_first": True}, {"need_weights": False, "attn_mask": torch.eye(5, dtype=torch.bool)}),
+    ({"batch_first": True, "bias": False}, {"key_padding_mask": torch.tensor([[False] * 4 + [True]] * 3)}),
+    ({"batch_first": True, "add_bias_kv": True, "add_zero_attn": True}, {"average_attn_weights": False}),
+    (
+        {"batch_first": True, "add_bias_kv": True},
+        {"attn_mask": torch.randn(12, 5, 5), "key_padding_mask": torch.tensor([[False] * 4 + [True]] * 3)},
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "call"), ATTENTION)
+def test_attention_to_itself(options: dict[str, Any], call: dict[str, Any]) -> None:
+    net = binary(Around(nn.MultiheadAttention(32, 4, **options)))
+    x = torch.randn(3, 5, 32) if options.get("batch_first") else torch.randn(5, 3, 32)
+    if "key_padding_mask" in call and "attn_mask" in call:
+        call = {**call, "key_padding_mask": torch.zeros(3, 5).masked_fill_(call["key_padding_mask"], float("-inf"))}
+    assert_agrees(net, x, x, x, **call)
+
+
+def test_attention_to_others() -> None:
+    net = binary(Around(nn.MultiheadAttention(32, 4, batch_first=True)))
+    x, memory = torch.randn(3, 5, 32), torch.randn(3, 7, 32)
+    assert_agrees(net, x, memory, memory)
+    assert_agrees(net, x, memory, torch.randn(3, 7, 32))
+    packed = assert_agrees(net, x[0], memory[0], memory[0])
+    net = binary(Around(nn.MultiheadAttention(32, 4, batch_first=True, kdim=16, vdim=8)))
+    assert_agrees(net, x, torch.randn(3, 7, 16), torch.randn(3, 7, 8))
+    with pytest.raises(UsageError, match="is_causal without attn_mask"):
+        packed(x, x, x, is_causal=True)
+
+
+def test_transformers_of_torch() -> None:
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+    hidden = torch.arange(7)[None] > torch.tensor([[6], [3], [5]])
+    assert_agrees(binary(nn.TransformerEncoder(layer, 2)), torch.randn(3, 7, 32), src_key_padding_mask=hidden)
+
+
+def test_a_layer_that_is_used_twice_stays_one_layer() -> None:
+    shared = BinaryLinear(8, 8)
+    net = nn.Sequential(shared, nn.ReLU(), shared)
+    assert_agrees(net, torch.randn(2, 8))
+    report = onebit.packed_layers_(net)
+    assert net[0] is net[2]
+    assert len(report.packed) == 1
+
+
+def test_the_state_loads_into_another_packed_model(tmp_path: Path) -> None:
+    def make(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        net = nn.ModuleDict(
+            {"lstm": nn.LSTM(8, 12), "dense": nn.Linear(12, 4), "attention": nn.MultiheadAttention(8, 2)}
+        )
+        binary(net)
+        onebit.packed_layers_(net)
+        return net
+
+    one, other = make(0), make(1)
+    save_file(one.state_dict(), tmp_path / "net.safetensors")
+    other.load_state_dict(load_file(tmp_path / "net.safetensors"), strict=True)
+    x = torch.randn(5, 3, 8)
+    for name, inputs in (("lstm", (x,)), ("attention", (x, x, x))):
+        assert torch.equal(one[name](*inputs)[0], other[name](*inputs)[0])  # type: ignore[index]
+    assert one.state_dict()["lstm.weight_ih_l0.signs"].shape == (48, 1)
+
+
+def test_weights_take_a_thirtieth_of_float32_and_nothing_else_is_kept() -> None:
+    net = binary(nn.Sequential(nn.Linear(384, 1152), nn.Linear(1152, 1536), nn.BatchNorm1d(1536)), "xnor")
+    report = onebit.packed_layers_(net)
+    packed = sum(row.packed_bytes for row in report.packed)
+    assert 30 * packed <= sum(row.float_bytes for row in report.packed) == 4 * 1152 * (384 + 1536)
+    layers = [layer for layer in net if isinstance(layer, PackedLayer)]
+    biases = 4 * (1152 + 1536)
+    assert sum(b.untyped_storage().nbytes() for layer in layers for b in layer.buffers()) == packed + biases
+    tensors = {
+        id(value) for layer in layers for value in vars(layer).values() if isinstance(value, (Tensor, np.ndarray))
+    }
+    assert tensors == set()
+    assert report.real_bytes == biases + 4 * 4 * 1536 + 8
+    lines = str(report).splitlines()
+    assert len(lines) == 5
+    assert lines[-1].startswith("1/30.")
+
+
+def test_a_draw_is_reproduced_by_its_seed() -> None:
+    net = nn.Sequential(BinaryLinear(40, 30, weight_quantizer="stochastic"))
+    drawn = []
+    for seed in (0, 0, 1):
+        packed = copy.deepcopy(net)
+        onebit.packed_layers_(packed, weights="sample", seed=seed)
+        drawn.append(packed[0].rows)
+    assert (drawn[0] == drawn[1]).all()
+    assert (drawn[0] != drawn[2]).any()
+
+
+class Own(BinaryLinear):
+    """A layer whose forward pass is not known."""
+
+
+@pytest.mark.parametrize(
+    ("net", "error", "message"),
+    [
+        (nn.Sequential(nn.Linear(2, 2)), NotBinaryError, "no binary layer"),
+        (BinaryLinear(2, 2), UsageError, "wrap a lone layer"),
+        (nn.Sequential(nn.Sequential(Own(2, 2))), FoldError, "layer '0.0': Own cannot hold bits"),
+        (nn.Sequential(BinaryLinear(2, 2).half()), FoldError, "layer '0': got latent weights of torch.float16"),
+    ],
+)
+def test_what_cannot_be_packed_is_named(net: nn.Module, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        onebit.packed_layers_(net)
+
+
+def test_a_refusal_leaves_the_model_as_it_was() -> None:
+    net = nn.Sequential(BinaryLinear(8, 8), BinaryLinear(8, 8, bias=True))
+    with torch.no_grad():
+        net[1].bias[2] = float("nan")  # type: ignore[index]
+    with pytest.raises(NotBinaryError, match="layer '1': 1 of 8 biases are not finite"):
+        onebit.packed_layers_(net)
+    assert not any(isinstance(layer, PackedLinear) for layer in net)
+    with torch.no_grad():
+        net[0].weight[0, 0] = float("nan")  # type: ignore[index]
+    with pytest.raises(NotBinaryError, match="layer '0': 1 of 64 latent weights are not finite"):
+        onebit.packed_layers_(net)
+    with pytest.raises(UsageError, match="expected 'binary' or 'sample'"):
+        onebit.packed_layers_(net, weights="latent")
+
+
+def test_packed_layers_stay_in_eval_mode_and_compile() -> None:
+    net = binary(nn.Sequential(nn.Linear(16, 24), nn.LayerNorm(24), nn.Linear(24, 4)))
+    onebit.packed_layers_(net)
+    net.train()
+    assert not net[0].training
+    x = torch.randn(3, 16)
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        assert torch.equal(compiled(x), net(x))
+    assert net(x).requires_grad  # through the normalization
+    net(x).sum().backward()
