@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from onebit.common.arguments import described
 from onebit.errors import FoldError, NotBinaryError, OnebitError, UsageError, WrongTypeError, first_line
-from onebit.fold.call import check_finite
 from onebit.fold.folder import Folded, Folder, SignSite
 from onebit.fold.operations import FOLDS
 from onebit.fold.shipped import shipped_weights
