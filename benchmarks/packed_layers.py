@@ -13,12 +13,9 @@ from torch import Tensor, nn
 
 import onebit
 from benchmarks.shared import add_process_options, add_rounds, add_seconds, describe_machine, set_up_process
+from onebit.native.layer_call import dense_call
+from onebit.runtime.timing import Timed, speedups, take_turns
 
-Timed, speedups, take_turns = (
-    onebit.runtime.timing.Timed,
-    onebit.runtime.timing.speedups,
-    onebit.runtime.timing.take_turns,
-)
 TOLERANCE = 1e-4
 """How far packed layers may be from the binary ones in float32, as a share of the largest output."""
 
@@ -72,12 +69,13 @@ def measure(
     """
     if min(features, width, threads, rounds, *rows, *tokens) < 1 or not 0 < seconds < math.inf:
         raise onebit.errors.UsageError("features, rows, width, tokens, threads, rounds and seconds must be positive")
-    if onebit.native.instruction_set() is None:
+    if (isa := onebit.native.instruction_set()) is None:
         raise onebit.errors.UsageError("the native library is not installed, or ONEBIT_NATIVE=0 is set")
     machine = set_up_process(threads, default_malloc=default_malloc)
     torch.manual_seed(0)
     made = []
     dense, block = nn.Linear(features, features, bias=False), Block(width, max(1, width // 64))
+    cases: list[tuple[str, nn.Module, Tensor]]
     cases = [(f"dense {features} × {features}, batch {n}", dense, torch.randn(n, features)) for n in rows]
     cases += [(f"ViT block of width {width}, {n} tokens", block, torch.randn(1, n, width)) for n in tokens]
     with torch.inference_mode():
@@ -88,7 +86,7 @@ def measure(
                 Timed("packed layers", None, lambda packed=packed, x=x: packed(x)),  # type: ignore[misc]
             ]
             if real is dense:
-                timed.append(Timed("kernel alone", None, _kernel(packed, x, threads)))
+                timed.append(Timed("kernel alone", None, _kernel(packed, x, threads, isa.name)))
 
             def done(count: int, of: int, number: int = number) -> None:
                 if on_round is not None:
@@ -106,7 +104,7 @@ def measure(
                 if real is dense and one is timed[1]:
                     row["times_the_kernel"] = 1 / speedups(one, timed[2], "kernel")["kernel_speedup"]
                 made.append(row)
-    settings = {"rounds": rounds, "seconds": seconds, "isa": onebit.native.instruction_set().name}
+    settings = {"rounds": rounds, "seconds": seconds, "isa": isa.name}
     return {"benchmark": "packed-layers", "machine": machine, "settings": settings, "rows": made}
 
 
@@ -119,14 +117,12 @@ def _packed(name: str, real: nn.Module, x: Tensor) -> tuple[nn.Module, float]:
     found = around(x)
     if not float((found - expected).abs().max()) <= TOLERANCE * float(expected.abs().max()):
         raise onebit.errors.OnebitError(f"{name}: the packed layers do not give what the binary ones give")
-    packed, whole = (sum(row[n] for row in report.packed) for n in (4, 3))
-    return around[0], packed / whole
+    return around[0], sum(row.packed_bytes for row in report.packed) / sum(row.float_bytes for row in report.packed)
 
 
-def _kernel(layer: Any, x: Tensor, threads: int) -> Callable[[], None]:
+def _kernel(layer: Any, x: Tensor, threads: int, isa: str) -> Callable[[], None]:
     """The call of the library that a packed dense layer makes."""
-    isa = onebit.native.instruction_set()
-    call = onebit.native.layer_call.dense_call(isa.name, layer.outputs, layer.terms, layer.signs)
+    call = dense_call(isa, layer.outputs, layer.terms, layer.signs)
     out = torch.empty(len(x), layer.outputs)
     given = layer.words.data_ptr(), layer.scale.data_ptr(), None, None
     return lambda: call.run(x.data_ptr(), len(x), given, out.data_ptr(), threads)

@@ -24,7 +24,7 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.norms[0](self.stem(x * 2 - 1)))
-        for conv, norm in zip(self.convs, self.norms[1:], strict=True):  # type: ignore[arg-type]
+        for conv, norm in zip(self.convs, self.norms[1:], strict=True):
             x = F.relu(norm(conv(x)) + x)
         x = (x * self.gain).mean((2, 3))
         return self.last(self.head(torch.flatten(x, 1)))

@@ -16,8 +16,8 @@ class TwoHeads(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.body = nn.Sequential(nn.Linear(64, 256, bias=False), nn.BatchNorm1d(256), nn.ReLU())
-        for name, width in (("digit", 10), ("ink", 1)):
-            self.add_module(name, nn.Sequential(nn.Linear(256, width, bias=False), nn.BatchNorm1d(width)))
+        self.digit = nn.Sequential(nn.Linear(256, 10, bias=False), nn.BatchNorm1d(10))
+        self.ink = nn.Sequential(nn.Linear(256, 1, bias=False), nn.BatchNorm1d(1))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         x = self.body(x)

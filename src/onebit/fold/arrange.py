@@ -183,7 +183,7 @@ def select(folder: Folder, call: Call, x: Pending) -> Pending:
     if isinstance(source, fx.Node) and isinstance(source.meta["value"], (tuple, list)):
         return _part(folder, call, x, source, index)
     before, after = call.shapes
-    given = list(index) if isinstance(index, tuple) else [index]
+    given: list[Any] = list(index) if isinstance(index, tuple) else [index]
     kept = sum(part is not None and part is not Ellipsis for part in given)
     if any(part is Ellipsis for part in given):
         at = next(i for i, part in enumerate(given) if part is Ellipsis)

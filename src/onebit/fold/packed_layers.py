@@ -63,7 +63,7 @@ class PackedLayersReport:
     def __str__(self) -> str:
         rows = [("layer", "kind", "one-bit weights", "float32 bytes", "bytes")]
         rows += [(row.name, row.kind, *(f"{n:,}" for n in row[2:])) for row in self.packed]  # type: ignore[misc]
-        before, after = (sum(row[n] for row in self.packed) for n in (3, 4))
+        before, after = (sum(getattr(row, key) for row in self.packed) for key in ("float_bytes", "packed_bytes"))
         rows.append(("all", "", f"{sum(row.weights for row in self.packed):,}", f"{before:,}", f"{after:,}"))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
@@ -167,10 +167,11 @@ def _bits(
     arguments: dict[str, Any] = {
         key: None if value is None else check_finite(name, what, value.detach()) for key, (value, what) in given.items()
     }
-    found = None if quantizer is None else getattr(quantizer, "binary_input", lambda: None)()
     if quantizer is not None:
+        found = getattr(quantizer, "binary_input", lambda: None)()
         signs_only = isinstance(found, BinaryInput) and found.scale is None and found.centre is None
-        arguments |= {"input_quantizer": quantizer, "signs": signs_only, "plain": signs_only and found.shift is None}
+        plain = signs_only and found is not None and found.shift is None
+        arguments |= {"input_quantizer": quantizer, "signs": signs_only, "plain": plain}
     return (rows, signs.shape[1]), arguments
 
 
@@ -186,7 +187,7 @@ def _conv(axes: int, name: str, layer: Any, shipped: Shipped) -> PackedConv:
     window = _window(layer, axes)._replace(padding_value=int(layer.padding_value))
     if layer.padding_mode == "zeros":
         return PackedConv(*bits, window=window._replace(padding=(top, bottom, left, right)), axes=axes, **arguments)
-    modes = {"padding_mode": layer.padding_mode, "mode_padding": padding}
+    modes: dict[str, Any] = {"padding_mode": layer.padding_mode, "mode_padding": padding}
     return PackedConv(*bits, window=window, axes=axes, **modes, **arguments)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv2d_input
 
 from onebit.errors import UsageError
 from onebit.native import instruction_set
@@ -308,7 +309,7 @@ class _Differentiable(torch.autograd.Function):
             made = made[:, :, : shape[2], : shape[3]]
         else:
             size = (shape[0], shape[1], shape[2] + top + bottom, shape[3] + left + right)
-            made = torch.nn.grad.conv2d_input(size, kernel, gradient, window.stride, 0, window.dilation, groups)
+            made = conv2d_input(size, kernel, gradient, window.stride, 0, window.dilation, groups)
             made = made[:, :, top : top + shape[2], left : left + shape[3]]
         return made.to(gradients[0].dtype), None, None
 

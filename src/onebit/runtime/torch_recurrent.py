@@ -79,7 +79,9 @@ class PackedRecurrent(nn.Module):
     @property
     def input_size(self) -> int:
         """Features of the input."""
-        return self.get_submodule("weight_ih_l0").terms
+        first = self.get_submodule("weight_ih_l0")
+        assert isinstance(first, PackedLinear)
+        return first.terms
 
     def forward(self, input: Any, hx: Any = None) -> tuple[Any, Any]:
         """The output for (L, N, F), (N, L, F) with batch_first, (L, F) or a PackedSequence.

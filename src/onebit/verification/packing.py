@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from onebit.errors import FoldError, UsageError
 from onebit.fold import pack as fold
@@ -16,7 +16,7 @@ from onebit.verification.samples import Trained
 
 def pack(
     model: nn.Module,
-    example: Tensor | None = None,
+    example: Any = None,
     *,
     input_shape: tuple[int, int, int] | None = None,
     preprocess: nn.Module | None = None,
