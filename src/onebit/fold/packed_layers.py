@@ -187,8 +187,8 @@ def _conv(axes: int, name: str, layer: Any, shipped: Shipped) -> PackedConv:
     window = _window(layer, axes)._replace(padding_value=int(layer.padding_value))
     if layer.padding_mode == "zeros":
         return PackedConv(*bits, window=window._replace(padding=(top, bottom, left, right)), axes=axes, **arguments)
-    modes: dict[str, Any] = {"padding_mode": layer.padding_mode, "mode_padding": padding}
-    return PackedConv(*bits, window=window, axes=axes, **modes, **arguments)
+    arguments |= {"padding_mode": layer.padding_mode, "mode_padding": padding}
+    return PackedConv(*bits, window=window, axes=axes, **arguments)
 
 
 def _conv_transpose(axes: int, name: str, layer: Any, shipped: Shipped) -> PackedConv:
