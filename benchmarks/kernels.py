@@ -76,7 +76,7 @@ def alone(plan: onebit.native.NativePlan, images: np.ndarray, calls: range) -> C
     before, part = (library.PlanStruct.from_buffer_copy(plan.plan) for _ in range(2))
     before.call_count, part.call_count = calls.start, len(calls)
     part.calls += calls.start * ctypes.sizeof(library.CallStruct)
-    before.output_size = part.output_size = 0  # no output is copied,
+    before.output_count = part.output_count = 0  # no output is copied,
     part.input = part.bytes = -1  # and no image is coded, so their addresses do not matter
     plan.isa.run(ctypes.byref(before), images.ctypes.data, count, memory, memory, 0, 1, None)
     arguments = (ctypes.byref(part), memory, len(images), memory, memory, 0, 1, None)

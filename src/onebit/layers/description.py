@@ -197,7 +197,7 @@ def _quantizer_modules(module: nn.Module, latents: list[LatentWeight]) -> Iterat
 
 
 def _quantizers(latent: LatentWeight) -> str:
-    """ "sign", or "sign, inputs rsign"."""
+    """Names of the quantizers: that of the weights, then that of the inputs."""
 
     def named(quantizer: Any, table: Any) -> str:
         return next((name for name, kind in table.items() if type(quantizer) is kind), type(quantizer).__name__)
