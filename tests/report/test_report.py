@@ -238,7 +238,7 @@ def break_line(run: Path, change: Callable[[dict[str, Any]], Any]) -> None:
         (lambda values: "[" * 100_000, "damaged"),
         (lambda values: "[1]", "expected a JSON object"),
         (lambda values: values.pop("train_loss"), "train_loss is missing"),
-        (lambda values: values.update(train_error="low"), "train_error must be float, got 'low'"),
+        (lambda values: values.update(train_error="low"), "train_error must be float | None, got 'low'"),
         (lambda values: values.update(epoch=True), "epoch must be int, got True"),
         (lambda values: values.update(train_error=None), "train_error must be float, got None"),
         (lambda values: values.update(validation_error=97.5), "validation_error must be a fraction 0–1, got 97.5"),

@@ -128,6 +128,7 @@ class EpochLog:
                 raise ValueError(f"{known.name} is missing")
         if row.get("validation_error") is not None:
             _check_fraction("best", row.get("best"))
+            _check_field("train_error", "float", row["train_error"])
         return cls(**row)
 
     def __str__(self) -> str:
