@@ -103,7 +103,7 @@ class Random(nn.Module):
         x = x.float() / 255 if self.divide else x
         for index, step in enumerate(self.steps):
             x = self._step(index, step, x)
-        return self.head(x.flatten(1)), x
+        return self.head(x.flatten(1)), x * 1.5  # never the input itself, which is no output
 
 
 @given(

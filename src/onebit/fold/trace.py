@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from onebit.errors import FoldError, OnebitError, first_line
+from onebit.fold.aliases import remove_unused_
 
 
 def trace(model: nn.Module, example: Tensor, *, is_leaf: Callable[[nn.Module], bool]) -> fx.Graph:
@@ -45,6 +46,7 @@ def trace(model: nn.Module, example: Tensor, *, is_leaf: Callable[[nn.Module], b
             f"{type(model).__name__}.forward draws random numbers in eval mode, which a packed net cannot; draw them "
             "in training only: if self.training"
         )
+    remove_unused_(graph)
     return graph
 
 
