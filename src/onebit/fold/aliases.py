@@ -52,4 +52,5 @@ def remove_unused_(graph: fx.Graph) -> None:
 
 def _storage(node: fx.Node) -> int | None:
     value = node.meta.get("value")
-    return value.untyped_storage().data_ptr() if isinstance(value, Tensor) else None
+    # not data_ptr(), which is 0 on the device "meta"
+    return value.untyped_storage()._cdata if isinstance(value, Tensor) else None
