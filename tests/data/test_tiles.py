@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onebit.data import VOID, Split, Tiling, fitted
 from onebit.data.tiles import mirrored
+from onebit.errors import DataError
 
 
 def test_indices_are_mirrored_at_both_ends() -> None:
@@ -50,3 +52,10 @@ def test_a_split_of_the_size_of_the_net_is_unchanged() -> None:
     tiles = fitted(split, (1, 12, 12), (2, 4, 4))
     assert tiles.images.shape == (8, 1, 12, 12)
     assert tiles.labels.shape == (8, 4, 4)
+    assert fitted(tiles, (1, 12, 12), (2, 4, 4)) is tiles
+
+
+def test_masks_of_neither_the_images_nor_the_net_are_refused() -> None:
+    split = Split(np.zeros((2, 1, 8, 8), np.uint8), np.zeros((2, 6, 6), np.uint8))
+    with pytest.raises(DataError, match=r"masks: got \(6, 6\) for images of \(8, 8\), expected \(8, 8\), or \(4, 4\)"):
+        fitted(split, (1, 12, 12), (2, 4, 4))

@@ -45,6 +45,18 @@ def unused(x: Tensor) -> Tensor:
     return x
 
 
+class UnusedLayer(nn.Module):
+    """Computes a branch that nothing uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.branch(x).sum()
+        return x
+
+
 def view_and_relu(x: Tensor) -> Tensor:
     y = x.view(len(x), 2, 3).relu_()
     return x + y.flatten(1)
@@ -91,6 +103,8 @@ def read_twice(x: Tensor) -> Tensor:
         ),
         (lambda x: x.view(-1, 3), r"cannot pack view \('view'\): it turns \(N, 6\) into \(N, 3\), expected \(N, 6\)"),
         (unused, r"cannot pack relu .*its result is never used"),
+        (UnusedLayer(), r"cannot pack Linear \('body.branch'\): its result is never used; remove it from forward"),
+        (lambda x: torch.add(x, 1, out=torch.zeros(2, 6)), r"cannot pack add .*it writes its result into a tensor"),
         (read_twice, r"cannot pack relu .*it overwrites a value that is also used elsewhere"),
         (view_and_relu, r"cannot pack relu_ .*it overwrites a value that is also used elsewhere"),
         (lambda x: (x, (x, x)), r"the model returns a tuple of tensor, tuple, expected a tensor of the net"),

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from onebit.data.mask_scores import VOID, Masks
 from onebit.data.splits import Split
 from onebit.data.streaming import Images
+from onebit.errors import DataError
 from onebit.packed import PackedNet, infer
 
 
@@ -92,17 +93,25 @@ def mirrored(places: npt.NDArray[np.int64], size: int) -> npt.NDArray[np.int64]:
 
 
 def fitted(split: Split, taken: Sequence[int], made: Sequence[int]) -> Split:
-    """Cut a split of images and masks into tiles for a net, with each pixel in one mask; itself if the size fits.
+    """Cut a split of images and masks into tiles for a net, with each pixel in one mask; itself if the sizes fit.
 
     Args:
         split: the split.
         taken: (C, H, W), the input shape of the net.
         made: (K, H', W'), its output shape.
+
+    Raises:
+        DataError: images of another size than that of the net, with masks of another size than the images.
     """
-    image, (height, width) = split.images.shape[2:], taken[1:]
-    if image == (height, width) == tuple(made[1:]):
+    image, mask = split.images.shape[2:], split.labels.shape[1:]
+    seen, predicted = (taken[1], taken[2]), (made[1], made[2])
+    if image == seen and mask == predicted:  # with valid padding the masks of tiles are smaller than the tiles
         return split
-    tiling = Tiling(image, (height, width), (made[1], made[2]))
+    if mask != image:
+        raise DataError(
+            f"masks: got {mask} for images of {image}, expected {image}, or {predicted} for tiles of {seen}"
+        )
+    tiling = Tiling(image, seen, predicted)
     return Split(tiling.cut(split.images), tiling.cut_masks(split.labels))
 
 

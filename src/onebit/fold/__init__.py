@@ -29,6 +29,10 @@ from onebit.packed import InputSpec, PackedNet
 __all__ = ["FOLDS", "Folded", "SignSite", "eval_copy", "example_of", "fold_model", "pack"]
 
 
+TRACE_SECONDS = 0.3
+"""Time of the processor after which a check goes on without values."""
+
+
 def pack(
     model: nn.Module,
     example: Any = None,
@@ -105,7 +109,7 @@ def refusals_of(
     refusals: dict[str, OnebitError] = {}
     folder, batch, whole = _prepared(model, example, input_shape, preprocess, "binary", 0, refusals)
     try:
-        graph = trace(whole, batch, is_leaf=folder.is_leaf)
+        graph = _traced(whole, batch, folder)
     except FoldError as error:
         return None, {"": error}
     try:
@@ -115,6 +119,18 @@ def refusals_of(
     except OnebitError as error:
         refusals.setdefault("", error)
     return graph, refusals
+
+
+def _traced(model: nn.Module, batch: Tensor, folder: Folder) -> torch.fx.Graph:
+    """The graph of a model, without its values if they take long, unless forward reads them."""
+    try:
+        return trace(model, batch, is_leaf=folder.is_leaf, seconds=TRACE_SECONDS)
+    except TimeoutError:  # not before, because the first operation on meta imports much
+        pass
+    try:
+        return trace(model, batch, is_leaf=folder.is_leaf, shapes_only=True)
+    except FoldError:
+        return trace(model, batch, is_leaf=folder.is_leaf)
 
 
 def example_of(spec: InputSpec) -> Tensor:

@@ -1,4 +1,4 @@
-"""Operations in place: which overwrite a value that the model reads again."""
+"""Operations in place: which overwrite a value that the model reads again; and results that nothing reads."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ def check_in_place(node: fx.Node, module: nn.Module | None) -> str:
     """Why a node cannot be packed: it overwrites a value that is read after it, under any name; "" if it can."""
     if not _in_place(node, module):
         return ""
+    if node.kwargs.get("out") is not None:
+        return "it writes its result into a tensor; use what it returns, without out="
     target = node.all_input_nodes[0]
     reason = "it overwrites a value that is also used elsewhere; use inplace=False"
     if len(target.users) > 1 or target.op == "get_attr":
@@ -34,9 +36,21 @@ def _in_place(node: fx.Node, module: nn.Module | None) -> bool:
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     method = name.endswith("_") and not name.endswith("__")
     last = node.target in _BY_LAST_ARGUMENT and any(value is True for value in node.args[-1:])
-    return node.target in _IN_PLACE or method or last or node.kwargs.get("inplace") is True
+    written = node.kwargs.get("inplace") is True or node.kwargs.get("out") is not None
+    return node.target in _IN_PLACE or method or last or written
+
+
+def remove_unused_(graph: fx.Graph) -> None:
+    """Remove functions and methods that the output does not need, as `x[0]` in `x[0].numel()`.
+
+    Layers stay, because a layer without effect is a mistake to report.
+    """
+    for node in reversed(graph.nodes):
+        if node.op in ("call_function", "call_method") and not node.users and not _in_place(node, None):
+            graph.erase_node(node)
 
 
 def _storage(node: fx.Node) -> int | None:
     value = node.meta.get("value")
-    return value.untyped_storage().data_ptr() if isinstance(value, Tensor) else None
+    # not data_ptr(), which is 0 on the device "meta"
+    return value.untyped_storage()._cdata if isinstance(value, Tensor) else None

@@ -150,19 +150,21 @@ def _float(example: Any) -> Any:
 
 def _blown_up(model: nn.Module, graph: fx.Graph) -> Iterator[str]:
     """A warning for each binary layer whose large outputs reach the next layer or the answer without a norm."""
-    gains = {name: _gain(layer) for name, layer in binary_layers(model) if isinstance(layer, BinaryLayer)}
+    layers = {name: layer for name, layer in binary_layers(model) if isinstance(layer, BinaryLayer)}
     seen = set()
     for node in graph.nodes:
         path = module_path(node) if node.op == "call_module" else None
-        if path not in gains or path in seen:
+        if path not in layers or path in seen:
             continue
-        found = _reached(model, node, gains[path])
+        reached = list(_reached(model, node))
+        gain = _gain(layers[path]) if reached else 0.0
+        found = next(((gain * factor, where) for factor, where in reached if gain * factor > MODERATE), None)
         if found is not None:
             seen.add(path)
-            gain, where = found
             yield (
-                f"{path!r}: its outputs are about {gain:.0f} times as large as its inputs, and nothing normalizes them "
-                f"before {where}; put a BatchNorm behind it, or use a weight quantizer with scales, such as 'xnor'"
+                f"{path!r}: its outputs are about {found[0]:.0f} times as large as its inputs, and nothing normalizes "
+                f"them before {found[1]}; put a BatchNorm behind it, or use a weight quantizer with scales, such as "
+                "'xnor'"
             )
 
 
@@ -173,28 +175,26 @@ def _gain(layer: BinaryLayer) -> float:
         return float(rows.square().sum(1).mean().sqrt())
 
 
-def _reached(model: nn.Module, source: fx.Node, gain: float) -> tuple[float, str] | None:
-    """(gain, name) of a layer or the output that large values reach from a node; None if there is none."""
-    open_nodes, seen = [(source, gain)], {source}
+def _reached(model: nn.Module, source: fx.Node) -> Iterator[tuple[float, str]]:
+    """(factor, name) of each layer, or the output, that a value reaches without a norm; factor: of constants between."""
+    open_nodes, seen = [(source, 1.0)], {source}
     while open_nodes:
-        node, size = open_nodes.pop()
+        node, factor = open_nodes.pop()
         for user in node.users:
             if user in seen:
                 continue
             if user.op == "output":
-                if size > MODERATE:
-                    return size, "the output"
+                yield factor, "the output"
                 continue
             module = model.get_submodule(module_path(user)) if user.op == "call_module" else None
             if _bounds(user, module):
                 continue
             if module is not None and _has_weights(module):
-                if getattr(module, "input_quantizer", None) is None and size > MODERATE:
-                    return size, repr(module_path(user))
+                if getattr(module, "input_quantizer", None) is None:
+                    yield factor, repr(module_path(user))
                 continue
             seen.add(user)
-            open_nodes.append((user, size * _factor(user)))
-    return None
+            open_nodes.append((user, factor * _factor(user)))
 
 
 def _bounds(node: fx.Node, module: nn.Module | None) -> bool:

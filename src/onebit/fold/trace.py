@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator
 from functools import reduce
 from typing import Any
@@ -10,9 +12,17 @@ import torch
 from torch import Tensor, fx, nn
 
 from onebit.errors import FoldError, OnebitError, first_line
+from onebit.fold.aliases import remove_unused_
 
 
-def trace(model: nn.Module, example: Tensor, *, is_leaf: Callable[[nn.Module], bool]) -> fx.Graph:
+def trace(
+    model: nn.Module,
+    example: Tensor,
+    *,
+    is_leaf: Callable[[nn.Module], bool],
+    shapes_only: bool = False,
+    seconds: float = math.inf,
+) -> fx.Graph:
     """The graph of a model in eval mode, with the value of each node for `example` in `node.meta["value"]`.
 
     Parameters, buffers and what forward makes of them alone are constants: nodes with the op "get_attr".
@@ -20,16 +30,20 @@ def trace(model: nn.Module, example: Tensor, *, is_leaf: Callable[[nn.Module], b
     Args:
         example: (N, …); the graph is valid for this N only, because `view(N, -1)` stores it.
         is_leaf: which modules are one node, in addition to torch's own layers.
+        shapes_only: float values have only shapes, on the device "meta", which takes no time. Layers that read their
+            inputs fail.
+        seconds: of computing, after which it gives up.
 
     Raises:
+        TimeoutError: the values took longer than `seconds`.
         FoldError: forward depends on the contents of tensors, fails, or draws random numbers.
     """
-    tracer = _Tracer(example.clone(), is_leaf)
+    tracer = _Tracer(example.clone(), is_leaf, shapes_only=shapes_only, end=time.thread_time() + seconds)
     state = torch.get_rng_state()
     try:
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             graph = tracer.trace(_Whole(model))
-    except OnebitError:
+    except (OnebitError, TimeoutError):
         raise
     except Exception as error:
         what = "images" if example.dim() == 4 else "inputs"
@@ -45,6 +59,7 @@ def trace(model: nn.Module, example: Tensor, *, is_leaf: Callable[[nn.Module], b
             f"{type(model).__name__}.forward draws random numbers in eval mode, which a packed net cannot; draw them "
             "in training only: if self.training"
         )
+    remove_unused_(graph)
     return graph
 
 
@@ -107,13 +122,24 @@ class _ExampleProxy(fx.Proxy):
         return (self[index] for index in range(len(self)))
 
 
+def _is_float(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _on_meta(value: Any) -> Any:
+    return value.detach().to("meta") if isinstance(value, Tensor) else value
+
+
 class _Tracer(fx.Tracer):
     """Runs each node on the example when it is created."""
 
-    def __init__(self, example: Tensor, is_leaf: Callable[[nn.Module], bool]) -> None:
+    def __init__(
+        self, example: Tensor, is_leaf: Callable[[nn.Module], bool], *, shapes_only: bool, end: float
+    ) -> None:
         super().__init__()
         self.example = example
         self.is_leaf = is_leaf
+        self.shapes_only, self.end = shapes_only, end
         self.running = False
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -150,9 +176,19 @@ class _Tracer(fx.Tracer):
         if node.op == "placeholder":
             return self.example
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: source.meta["value"])
+        if time.thread_time() > self.end:
+            raise TimeoutError("the values of the example take too long")
+        # other dtypes are computed, because kernels of meta do not refuse to mix them with floats
+        on_meta = self.shapes_only and any(_is_float(source.meta["value"]) for source in node.all_input_nodes)
+        if on_meta:
+            args, kwargs = fx.node.map_aggregate((args, kwargs), _on_meta)
         try:
             if node.op == "call_module":
-                return self.root.get_submodule(str(node.target))(*args, **kwargs)
+                module = self.root.get_submodule(str(node.target))
+                if on_meta:
+                    state = {name: _on_meta(t) for name, t in (*module.named_parameters(), *module.named_buffers())}
+                    return torch.func.functional_call(module, state, args, kwargs)
+                return module(*args, **kwargs)
             if isinstance(node.target, str):
                 return getattr(args[0], node.target)(*args[1:], **kwargs)
             return node.target(*args, **kwargs)
