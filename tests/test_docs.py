@@ -266,6 +266,24 @@ def test_everything_in_the_readme_works_as_typed_from_top_to_bottom(
     assert {"*.1bit", "*.pth", "*.safetensors", "runs"} <= ignored
 
 
+def test_the_page_on_own_models_is_one_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its blocks run from top to bottom, and what it says of their results is true."""
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "own-models.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    for block in blocks(text, "python"):
+        exec(compile(block, "own-models.md", "exec"), names)
+    shown = capsys.readouterr().out
+    assert (tmp_path / "digits.1bit").exists()
+    assert (names["logits"].argmax(axis=1) == names["test_labels"].numpy()).mean() > 0.6
+    assert (names["labels_found"] == names["test_labels"].numpy()).mean() > 0.6
+    assert "compared with the model on the same inputs, not with the training pipeline" in shown
+    assert "; compared with the training pipeline: " in shown
+    assert shown.count(": what is packed is not the preprocessing of the training") == 1
+
+
 def test_the_figures_of_the_readme_are_the_measured_ones() -> None:
     readme, measured = ((ROOT / path).read_text(encoding="utf-8") for path in ("README.md", "docs/performance.md"))
     ratios = [row.split("|")[3::2] for row in re.findall(r"^\| (?:MLP|the same|ResNet|VGG).*$", readme, re.MULTILINE)]

@@ -8,11 +8,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import onebit
 from onebit.evaluation.modes import reestimate_batch_norm_
 from onebit.export.torch_state import save_plain
 from onebit.recipe.reading import build_recipe, read_settings, recipe_path
@@ -30,7 +33,7 @@ def run_example(name: str, *arguments: object) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.py")), ids=lambda path: path.name)
 def test_examples_are_short(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES
 
@@ -106,3 +109,103 @@ def test_what_an_example_does_not_load_is_refused_in_one_line(
     with pytest.raises(SystemExit) as refused:
         plain_net(example, tmp_path / "plain.pth", *words)
     assert re.fullmatch(rf"got '{re.escape(got)}', expected .*load_binarized\w*\.py takes .*", str(refused.value))
+
+
+# ---------------------------------------------------------------------------------------------------- your own models
+OWN_MODELS = EXAMPLES / "own_models"
+
+
+class Claim(NamedTuple):
+    """What an example of a model of one's own promises."""
+
+    least: int  # correct samples; a net that learned nothing, or is packed wrongly, is far below
+    count: int  # test samples
+    certified: bool  # packed whole and certified; if not, layer by layer
+
+
+CLAIMS = {
+    "features.py": Claim(155, 171, True),
+    "signals.py": Claim(550, 600, True),
+    "cnn_loader.py": Claim(800, 1000, True),
+    "residual.py": Claim(400, 497, True),
+    "two_outputs.py": Claim(440, 497, True),
+    "vit.py": Claim(380, 497, False),
+    "lstm.py": Claim(800, 1000, False),
+}
+
+
+def test_every_own_model_has_a_claim() -> None:
+    assert {path.name for path in OWN_MODELS.glob("*.py")} == set(CLAIMS)
+
+
+def counted(printed: str) -> tuple[int, int]:
+    """The correct test samples and all, as an example prints them."""
+    found = re.search(
+        r"^binary weights: (\d+) of (\d+) test |^\d+ of (?P<all>\d+) equal .*?; (?P<right>\d+) correct",
+        printed,
+        re.MULTILINE,
+    )
+    assert found, printed
+    return int(found[1] or found["right"]), int(found[2] or found["all"])
+
+
+@pytest.mark.parametrize("name", [name for name in CLAIMS if name != "two_outputs.py"])  # that has a loop of its own
+def test_an_own_model_that_learned_nothing_is_far_below(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onebit.fit", lambda model, *_, **__: model.eval())
+    runpy.run_path(str(OWN_MODELS / name), run_name="__main__")
+    assert counted(capsys.readouterr().out)[0] < 0.85 * CLAIMS[name].least
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_an_own_model_trains_packs_and_proves_that_it_is_equal(
+    name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    claim = CLAIMS[name]
+    made = runpy.run_path(str(OWN_MODELS / name), run_name="__main__")
+    printed = capsys.readouterr().out
+    correct, count = counted(printed)
+    assert correct >= claim.least
+    assert count == claim.count
+    model, (inputs, targets) = made["model"], fed_and_targets(name, made)
+    assert not model.training
+    with torch.no_grad():
+        logits = model(inputs)
+    if claim.certified:
+        packed = made["packed"]
+        statement = packed.statement
+        assert statement in printed or name == "two_outputs.py"
+        assert statement.startswith(f"certified on {claim.count:,} ")
+        assert packed.certificate.label_mismatches == 0
+        onebit.save(packed, tmp_path / "net.1bit")
+        taken = made["raw"].images if name == "cnn_loader.py" else inputs.numpy()
+        ours = onebit.run(tmp_path / "net.1bit", taken)
+        if name == "two_outputs.py":
+            assert set(ours) == set(logits) == {"digit", "ink"}
+            np.testing.assert_allclose(ours["ink"], logits["ink"].numpy(), atol=1e-4)
+            assert f"{claim.count} of {claim.count} equal" in printed
+            ours, logits = ours["digit"], logits["digit"]
+    else:
+        assert re.search(
+            rf"^packed layers: {claim.count} of {claim.count} equal, logits differ by at most", printed, re.M
+        )
+        assert any(type(module).__name__.startswith("Packed") for module in model.modules())
+        ours = logits.numpy()
+        logits = made["before"]
+    np.testing.assert_allclose(ours, logits.numpy(), atol=1e-4 * float(logits.abs().max()))
+    assert (ours.argmax(1) == logits.argmax(1).numpy()).all()
+    assert int((ours.argmax(1) == targets.numpy()).sum()) >= claim.least
+
+
+def fed_and_targets(name: str, made: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The test samples as the model of an example is fed, and their labels."""
+    if name == "features.py":
+        inputs, targets = made["test_x"], made["test_y"]
+    elif name == "cnn_loader.py":
+        inputs, targets = (torch.from_numpy(made["raw"].images) / 255 - 0.1307) / 0.3081, made["raw"].labels
+    elif name == "two_outputs.py":
+        inputs, targets = made["images"][1300:], made["targets"]["digit"]
+    else:
+        inputs, targets = made["test"]
+    return torch.as_tensor(inputs), torch.as_tensor(targets)

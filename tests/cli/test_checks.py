@@ -63,7 +63,10 @@ def no_data(monkeypatch: pytest.MonkeyPatch) -> None:
         ("--device gpu", "unknown device 'gpu'; did you mean 'cuda'?"),
         ("--device cuda:77", "device 'cuda:77' cannot be used here"),
         ("--label_smoothing 0 --loss squared", "unknown loss 'squared'; did you mean 'squared_hinge'?"),
-        ("--label_smoothing 0.1 --loss mse", "unknown loss 'mse'; known: cross_entropy, hinge, iou, squared_hinge"),
+        (
+            "--label_smoothing 0.1 --loss mse",
+            "loss 'mse' is for regression, mnist has classes: use one of cross_entropy, ",
+        ),
         ("--label_smoothing 0.1 --loss hinge", "label_smoothing belongs to cross_entropy, the loss is 'hinge': add --"),
         ("--augmentation.crop_padding 28 --augmentation.padding_mode reflect", "expected at most 27 for images of 28"),
         ("--augmentation.crop_padding 2 --augmentation.min_area 0.5", "two ways to crop: choose one"),

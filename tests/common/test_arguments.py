@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import onebit
 from onebit.common.arguments import check_number, described
 from onebit.data import Split
-from onebit.errors import DataError, OnebitError, UsageError, WrongTypeError
+from onebit.errors import DataError, FormatError, OnebitError, UsageError, WrongTypeError
 from onebit.evaluation.model_inputs import check_takes
 from onebit.models import MODELS, create_model, option_names
 from onebit.recipe import build_recipe
@@ -33,6 +33,7 @@ def make_model() -> nn.Module:
 
 MODEL = make_model()
 PACKED = onebit.pack(MODEL)
+LAYER = nn.Sequential(onebit.BinaryLinear(4, 2))
 
 
 def adam(model: nn.Module = MODEL) -> torch.optim.Optimizer:
@@ -45,8 +46,8 @@ def fit(model: Any = MODEL, data: Any = DATA, optimizer: Any = None, **settings:
 
 
 MISTAKES: dict[str, tuple[Callable[[], Any], type[OnebitError], tuple[str, ...]]] = {
-    "run of a path": (lambda: run("net.1bit", IMAGES), WrongTypeError, ("net: got 'net.1bit'", "onebit.load(path)")),
-    "run of a Path": (lambda: run(Path("net.1bit"), IMAGES), WrongTypeError, ("the path 'net.1bit'", "onebit.load")),
+    "run of a missing path": (lambda: run("net.1bit", IMAGES), FormatError, ("cannot read 'net.1bit'", "No such file")),
+    "run of a list of paths": (lambda: run([Path("net.1bit")], IMAGES), WrongTypeError, ("got list", "packed net")),
     "run of a model": (lambda: run(MODEL, IMAGES), WrongTypeError, ("got MLP", "onebit.pack(model)")),
     "run on a list": (lambda: run(PACKED, list(IMAGES)), UsageError, ("list", "uint8 (N, 1, 8, 8)", "numpy.stack")),
     "run on a Split": (lambda: run(PACKED, DATA.test), UsageError, ("Split", "split.images")),
@@ -62,10 +63,25 @@ MISTAKES: dict[str, tuple[Callable[[], Any], type[OnebitError], tuple[str, ...]]
     "PackedModule on an array": (
         lambda: onebit.PackedModule(PACKED)(IMAGES), WrongTypeError, ("array uint8", "torch.from_numpy"),
     ),
-    "fit with a DataLoader": (lambda: fit(data=LOADER), WrongTypeError, ("DataLoader", "onebit.Dataset.from_arrays")),
-    "fit with a pair": (lambda: fit(data=(IMAGES, LABELS)), WrongTypeError, ("tuple", "onebit.Dataset.from_arrays")),
-    "fit with a split": (lambda: fit(data=DATA.train), WrongTypeError, ("Split", "not data.train")),
+    "fit with a list of images": (lambda: fit(data=list(IMAGES)), WrongTypeError, ("list of 512", "numpy.stack")),
+    "fit with other lengths": (lambda: fit(data=(IMAGES, LABELS[:9])), DataError, ("512 inputs", "9 targets")),
+    "fit with images alone": (lambda: fit(data=IMAGES), UsageError, ("without targets", "pair (inputs, targets)")),
     "fit with a name": (lambda: fit(data="toy"), WrongTypeError, ("'toy'", "onebit.load_dataset(name)")),
+    "fit with names of files": (lambda: fit(data=["a", "b"]), WrongTypeError, ("inputs: got 'a'", "numpy.asarray")),
+    "fit with a DataLoader of images": (
+        lambda: fit(data=DataLoader(torch.from_numpy(IMAGES), 64)), UsageError, ("inputs without targets",),
+    ),
+    "fit with images that are not a batch": (
+        lambda: fit(data=(IMAGES[:, 0, :, :4], LABELS)), UsageError, ("does not take", "(512, 8, 4)"),
+    ),
+    "fit with NaN": (
+        lambda: fit(nn.Sequential(nn.Flatten(), onebit.BinaryLinear(64, 4)), (IMAGES * np.nan, LABELS)),
+        DataError,
+        ("the inputs hold NaN", "sample 0"),
+    ),
+    "fit with a validation set of inputs": (
+        lambda: fit(validation=IMAGES), UsageError, ("validation: got inputs without targets",),
+    ),
     "fit of a name": (lambda: fit(model="mlp"), WrongTypeError, ("model: got 'mlp'", "onebit.create_model")),
     "fit with the name of an optimizer": (lambda: fit(optimizer="adam"), WrongTypeError, ("'adam'", "latent_groups")),
     "fit with a class": (lambda: fit(optimizer=torch.optim.Adam), WrongTypeError, ("the class Adam", "latent_groups")),
@@ -75,7 +91,10 @@ MISTAKES: dict[str, tuple[Callable[[], Any], type[OnebitError], tuple[str, ...]]
     "fit for a text": (lambda: fit(epochs="3"), WrongTypeError, ("epochs: got '3', expected a number",)),
     "fit with half an image": (lambda: fit(batch_size=10.5), WrongTypeError, ("batch_size: got 10.5", "whole number")),
     "fit without a seed": (lambda: fit(seed=None), WrongTypeError, ("seed: got None",)),
-    "fit with an unknown loss": (lambda: fit(loss="mse"), UsageError, ("unknown loss 'mse'", "cross_entropy", "hinge")),
+    "fit with an unknown loss": (lambda: fit(loss="l1"), UsageError, ("unknown loss 'l1'", "cross_entropy", "hinge")),
+    "fit with a loss of another task": (
+        lambda: fit(loss="mse"), UsageError, ("loss 'mse' is for regression", 'loss="cross_entropy"'),
+    ),
     "fit with the class of a loss": (lambda: fit(loss=nn.MSELoss), WrongTypeError, ("MSELoss", "cross_entropy")),
     "fit with a number as loss": (lambda: fit(loss=3), WrongTypeError, ("loss: got 3", "cross_entropy")),
     "fit of other images": (lambda: fit(model=create_model("mlp")), UsageError, ("(1, 28, 28)", "(1, 8, 8)")),
@@ -87,9 +106,14 @@ MISTAKES: dict[str, tuple[Callable[[], Any], type[OnebitError], tuple[str, ...]]
         UsageError,
         ("logits (2, 2)", "expected (2, 4)"),
     ),
-    "evaluate on a DataLoader": (lambda: onebit.evaluate(MODEL, LOADER), WrongTypeError, ("DataLoader", "data.test")),
-    "evaluate on a data set": (lambda: onebit.evaluate(MODEL, DATA), WrongTypeError, ("got Dataset", "data.test")),
-    "evaluate on images": (lambda: onebit.evaluate(MODEL, IMAGES), WrongTypeError, ("array uint8", "Split(images,")),
+    "evaluate on a loader without targets": (
+        lambda: onebit.evaluate(MODEL, DataLoader(torch.from_numpy(IMAGES), 64)), DataError, ("no targets",),
+    ),
+    "evaluate on an empty data set": (
+        lambda: onebit.evaluate(MODEL, TensorDataset(torch.zeros(0, 1, 8, 8))), UsageError, ("TensorDataset is empty",),
+    ),
+    "evaluate on images": (lambda: onebit.evaluate(MODEL, IMAGES), DataError, ("no targets", "(inputs, targets)")),
+    "evaluate on a name": (lambda: onebit.evaluate(MODEL, "toy"), WrongTypeError, ("'toy'", "load_dataset(name)")),
     "evaluate a packed net": (lambda: onebit.evaluate(PACKED, DATA.test), WrongTypeError, ("PackedModule(net)",)),
     "evaluate without a mode": (
         lambda: onebit.evaluate(MODEL, DATA.test, weights=None), UsageError, ("weights must be latent, binary", "None"),
@@ -133,6 +157,57 @@ MISTAKES: dict[str, tuple[Callable[[], Any], type[OnebitError], tuple[str, ...]]
         "onebit.Dataset.from_arrays"),
     ),
     "pack a name": (lambda: onebit.pack("mlp"), WrongTypeError, ("'mlp'", "onebit.create_model")),
+    "pack with a loader": (lambda: onebit.pack(LAYER, LOADER), WrongTypeError, ("DataLoader", "next(iter(loader))[0]")),
+    "pack with a pair": (lambda: onebit.pack(LAYER, (IMAGES, LABELS)), WrongTypeError, ("tuple", "example[0]")),
+    "pack with a list": (lambda: onebit.pack(LAYER, list(IMAGES)), WrongTypeError, ("list", "torch.stack(example)")),
+    "pack with a split": (lambda: onebit.pack(LAYER, DATA.test), WrongTypeError, ("Split", "split.images")),
+    "pack with a data set": (lambda: onebit.pack(LAYER, DATA), WrongTypeError, ("got Dataset", "data.test.images")),
+    "pack with a torch data set": (
+        lambda: onebit.pack(LAYER, TensorDataset(torch.ones(3, 4))), WrongTypeError, ("TensorDataset", "dataset[0][0]"),
+    ),
+    "pack with a name of data": (lambda: onebit.pack(LAYER, "toy"), WrongTypeError, ("'toy'", "load_dataset(name)")),
+    "pack with one sample": (lambda: onebit.pack(LAYER, torch.ones(4)), UsageError, ("float32 (4,)", "(N, …)")),
+    "pack with no samples": (lambda: onebit.pack(LAYER, torch.ones(0, 4)), UsageError, ("(0, 4)", "N of 1 or more")),
+    "pack with whole numbers": (
+        lambda: onebit.pack(LAYER, torch.ones(3, 4, dtype=torch.long)), UsageError, ("int64 (3, 4)", "x.float()"),
+    ),
+    "pack with doubles": (lambda: onebit.pack(LAYER, np.ones((3, 4))), UsageError, ("float64", "x.astype('float32')")),
+    "pack with other features": (
+        lambda: onebit.pack(LAYER, torch.ones(3, 5)), UsageError, ("(3, 5) of the example", "takes 4 features"),
+    ),
+    "pack with another rank": (
+        lambda: onebit.pack(nn.Sequential(onebit.BinaryConv2d(3, 4, 3)), torch.ones(3, 5)),
+        UsageError, ("float32 (3, 5)", "takes 3 channels, (N, 3, …)"),
+    ),
+    "pack with a mean and a deviation": (
+        lambda: onebit.pack(LAYER, torch.ones(3, 4), preprocess=(0.13, 0.31)),
+        WrongTypeError, ("preprocess: got tuple", "onebit.Normalize(mean, std)"),
+    ),
+    "pack with a function": (
+        lambda: onebit.pack(LAYER, torch.ones(3, 4), preprocess=lambda x: x / 255),
+        WrongTypeError, ("preprocess: got function", "onebit.Normalize(mean, std)"),
+    ),
+    "pack with the class Normalize": (
+        lambda: onebit.pack(LAYER, torch.ones(3, 4), preprocess=onebit.Normalize),
+        WrongTypeError, ("preprocess: got the class Normalize",),
+    ),
+    "pack with other data": (
+        lambda: onebit.pack(LAYER, torch.ones(3, 4), data=torch.ones(3, 5)), UsageError, ("float32 (3, 5)", "(N, 4)"),
+    ),
+    "pack with data that hold NaN": (
+        lambda: onebit.pack(LAYER, torch.ones(3, 4), data=torch.ones(3, 4) * np.nan), UsageError, ("12 of 12", "NaN"),
+    ),
+    "pack compared with fewer samples": (
+        lambda: onebit.pack(LAYER, torch.ones(3, 4), data=torch.ones(3, 4), trained=torch.ones(2, 2)),
+        UsageError, ("got 2 logits of the model as trained for 3",),
+    ),
+    "pack with targets that are not labels": (
+        lambda: onebit.pack(LAYER, torch.ones(3, 4), data=(torch.ones(3, 4), torch.tensor([0, 1, 2]))),
+        UsageError, ("label 2", "expected 0 to 1"),
+    ),
+    "more means than deviations": (
+        lambda: onebit.Normalize([0.1, 0.2], [1.0]), UsageError, ("2 means and 1 stds", "one of each per channel"),
+    ),
     "pack a packed net": (lambda: onebit.pack(PACKED), WrongTypeError, ("PackedNet", "torch module")),
     "verify with a path": (lambda: onebit.verify(MODEL, "net.1bit", IMAGES), WrongTypeError, ("onebit.load(path)",)),
     "verify, the wrong way round": (lambda: onebit.verify(PACKED, MODEL, IMAGES), WrongTypeError, ("packed net",)),
@@ -142,13 +217,19 @@ MISTAKES: dict[str, tuple[Callable[[], Any], type[OnebitError], tuple[str, ...]]
     "a summary for other images": (
         lambda: onebit.summary(make_model(), input_shape=(3, 32, 32)), UsageError, ("(3, 32, 32)", "does not take"),
     ),
-    "a summary of a side": (lambda: onebit.summary(MODEL, input_shape=64), UsageError, ("(C, H, W), got 64",)),
+    "a summary of a side": (
+        lambda: onebit.summary(MODEL, input_shape=64), UsageError, ("input_shape=(C, H, W) or an example, got 64",),
+    ),
     "binarize a name": (lambda: onebit.binarize_("mlp"), WrongTypeError, ("'mlp'", "onebit.create_model")),
     "a model on an array": (lambda: MODEL(IMAGES), WrongTypeError, ("array uint8", "torch.from_numpy(images)")),
     "a Trainer of an unknown model": (lambda: onebit.Trainer("mlpp"), UsageError, ("unknown model 'mlpp'", "'mlp'")),
     "a Trainer of a class": (lambda: onebit.Trainer(nn.Flatten), WrongTypeError, ("the class Flatten", "an instance")),
     "a Trainer with lr": (lambda: onebit.Trainer("mlp", lr=0.1), UsageError, ("unknown field lr", "optimizer.lr")),
-    "a Trainer on a DataLoader": (lambda: onebit.Trainer("mlp").fit(LOADER), WrongTypeError, ("DataLoader",)),
+    "a Trainer by name on a DataLoader": (
+        lambda: onebit.Trainer("mlp").fit(LOADER), UsageError, ("'mlp' takes uint8 images", "in memory", "a module"),
+    ),
+    "a Trainer on inputs": (lambda: onebit.Trainer(make_model()).fit(IMAGES), UsageError, ("without targets",)),
+    "a Trainer on unknown data": (lambda: onebit.Trainer("mlp").fit("tooy"), UsageError, ("did you mean 'toy'?",)),
     "a field of no recipe": (lambda: build_recipe({"learning": 1}), UsageError, ("unknown field learning",)),
     "a GPU by another name": (lambda: resolve_device("gpu"), UsageError, ("did you mean 'cuda'?", "auto, cpu, cuda")),
     "a device of nobody": (lambda: resolve_device("abacus"), UsageError, ("'abacus'", "auto, cpu, cuda")),

@@ -81,7 +81,7 @@ def test_the_right_preprocessing_is_certified(
     assert certificate.correct is not None
     assert abs(certificate.correct - correct) <= (certificate.trained_mismatches or 0) <= 2
     assert packed.statement.endswith(
-        f"; compared with the pipeline of the training: {correct:,} correct, {certificate.trained_mismatches} differ"
+        f"; compared with the training pipeline: {correct:,} correct, {certificate.trained_mismatches} differ"
     )
     assert (onebit.run(packed, raw[0]).argmax(1) == raw[1]).sum() == certificate.correct
     onebit.save(packed, tmp_path / "net.1bit")
@@ -129,9 +129,7 @@ def test_the_net_takes_what_the_model_is_fed(model: nn.Module, trained: DataLoad
     assert (certificate.dataset, certificate.count) == ("own data (DataLoader)", COUNT)
     assert certificate.label_mismatches == 0
     assert certificate.correct == sum(int((model(x).argmax(1) == y).sum()) for x, y in trained)
-    assert packed.statement.endswith(
-        "; compared with the model behind the packed preprocessing, not with the pipeline of the training"
-    )
+    assert packed.statement.endswith("; compared with the model on the same inputs, not with the training pipeline")
 
 
 def test_pixels_that_the_model_converts_itself(data: Dataset) -> None:

@@ -313,13 +313,13 @@ def test_a_certificate_names_own_data(data: Any, name: str, net: nn.Module) -> N
         f"certified on 90 images of {name}: "
         + ("" if certificate.correct is None else f"{certificate.correct} correct with packed weights, ")
         + f"0 labels differ from torch, largest logit difference {certificate.max_logit_difference:.3g}; "
-        "compared with the model behind the packed preprocessing, not with the pipeline of the training"
+        "compared with the model on the same inputs, not with the training pipeline"
     )
     trained = certify(model, certified, data, trained=lambda x: net(preprocessed(x)))
     assert trained.certificate is not None
     right = "" if certificate.correct is None else f"{trained.certificate.trained_correct} correct, "
     assert trained.statement.endswith(
-        f"; compared with the pipeline of the training: {right}{trained.certificate.trained_mismatches} differ"
+        f"; compared with the training pipeline: {right}{trained.certificate.trained_mismatches} differ"
     )
 
 

@@ -94,12 +94,12 @@ def mse(outputs: Tensor, targets: Tensor) -> Tensor:
     Args:
         outputs, targets: of one shape, (N, …); (N,) and (N, 1) are the same.
     """
-    return F.mse_loss(*paired(outputs, targets, "regression"))
+    return F.mse_loss(*paired(outputs, targets, "regression", loss="mse"))
 
 
 def mae(outputs: Tensor, targets: Tensor) -> Tensor:
     """mean(|y − t|); the shapes of `mse`."""
-    return F.l1_loss(*paired(outputs, targets, "regression"))
+    return F.l1_loss(*paired(outputs, targets, "regression", loss="mae"))
 
 
 def huber(outputs: Tensor, targets: Tensor, *, delta: float = 1.0) -> Tensor:
@@ -107,7 +107,7 @@ def huber(outputs: Tensor, targets: Tensor, *, delta: float = 1.0) -> Tensor:
 
     Source: Huber 1964 (doi:10.1214/aoms/1177703732).
     """
-    return F.huber_loss(*paired(outputs, targets, "regression"), delta=delta)
+    return F.huber_loss(*paired(outputs, targets, "regression", loss="huber"), delta=delta)
 
 
 def bce(logits: Tensor, targets: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ def bce(logits: Tensor, targets: Tensor) -> Tensor:
     Args:
         logits, targets: (N, K); targets in [0, 1].
     """
-    return F.binary_cross_entropy_with_logits(*paired(logits, targets, "multi-label"))
+    return F.binary_cross_entropy_with_logits(*paired(logits, targets, "multi-label", loss="bce"))
 
 
 def distillation(logits: Tensor, taught: Tensor, *, temperature: float = 1.0) -> Tensor:
@@ -164,22 +164,22 @@ def per_sample(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return logits, labels.long()
 
 
-def paired(outputs: Tensor, targets: Tensor, task: str) -> tuple[Tensor, Tensor]:
-    """Outputs and targets of one shape, for regression and for several labels per sample.
+def paired(outputs: Tensor, targets: Tensor, task: str, *, loss: str = "") -> tuple[Tensor, Tensor]:
+    """Outputs and targets of one shape, for regression and for several labels per sample; `loss` is for messages.
 
     Raises:
         UsageError: targets of integers, or of another shape: torch would broadcast (N, 1) against (N,) to (N, N).
     """
     if not targets.is_floating_point() or len(outputs) != len(targets):
-        raise _unfit(task, outputs, targets)
+        raise _unfit(task, outputs, targets, loss)
     if outputs.shape != targets.shape:
         if [side for side in outputs.shape[1:] if side > 1] != [side for side in targets.shape[1:] if side > 1]:
-            raise _unfit(task, outputs, targets)
+            raise _unfit(task, outputs, targets, loss)
         targets = targets.reshape(outputs.shape)
     return outputs, targets
 
 
-def _unfit(task: str, outputs: Tensor, targets: Tensor) -> UsageError:
+def _unfit(task: str, outputs: Tensor, targets: Tensor, loss: str = "") -> UsageError:
     floats, several = targets.is_floating_point(), targets.dim() > 1
     way = "use targets of the shape of the outputs, or change the last layer of the model"
     if task == "classification":
@@ -188,7 +188,8 @@ def _unfit(task: str, outputs: Tensor, targets: Tensor) -> UsageError:
             way = 'for regression use loss="mse"' + (', for several labels per sample loss="bce"' if several else "")
     elif not floats:
         way = 'pass targets.float(), or use loss="cross_entropy" if they are the numbers of classes'
+    what = f"loss {loss!r} is for {task}" if loss else task
     return UsageError(
-        f"{task}: got outputs {tuple(outputs.shape)} and targets {str(targets.dtype).removeprefix('torch.')} "
+        f"{what}: got outputs {tuple(outputs.shape)} and targets {str(targets.dtype).removeprefix('torch.')} "
         f"{tuple(targets.shape)}, expected {TASKS[task]}; {way}"
     )

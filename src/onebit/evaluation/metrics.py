@@ -112,9 +112,16 @@ def task_of(loss: Any) -> str | None:
     """The task of a loss by its name, or of its function in the table; None for a function of the user."""
     if isinstance(loss, str):
         resolve(LOSSES, loss, kind="loss")
-        return LOSSES.entry(loss).task
+    name = name_of(loss)
+    return LOSSES.entry(name).task if name else None
+
+
+def name_of(loss: Any) -> str:
+    """The name of a loss of the table, given by name or as a function; "" for a function of the user."""
+    if isinstance(loss, str):
+        return loss
     whole = getattr(loss, "func", loss)  # of a functools.partial
-    return next((LOSSES.entry(name).task for name in LOSSES if LOSSES[name] is whole), None)
+    return next((name for name in LOSSES if LOSSES[name] is whole), "")
 
 
 def is_classification(task: str | None, outputs: Any, targets: Any) -> bool:

@@ -72,11 +72,12 @@ def _way(model: nn.Module, inputs: Any) -> str:
     return "pass inputs of the shape and dtype that its forward expects"
 
 
-def check_targets(outputs: Any, targets: Any, task: str | None) -> None:
+def check_targets(outputs: Any, targets: Any, task: str | None, *, loss: str = "") -> None:
     """Refuse targets that do not fit the outputs and the task.
 
     Args:
         task: see `onebit.evaluation.loss_table.TASKS`; None for a loss of the user, whose targets are hers.
+        loss: its name, for messages.
 
     Raises:
         UsageError: another dtype or shape. DataError: labels outside of the classes, targets that are not finite.
@@ -91,7 +92,7 @@ def check_targets(outputs: Any, targets: Any, task: str | None) -> None:
     if not all_finite(targets):
         raise not_finite("targets", targets)
     if task in ("regression", "multi-label"):
-        paired(outputs, targets, task)
+        paired(outputs, targets, task, loss=loss)
         low, high = float(targets.min()), float(targets.max())
         if task == "multi-label" and not 0 <= low <= high <= 1:
             raise DataError(f"multi-label: got targets {low:g} to {high:g}, expected 0 to 1 for each label")

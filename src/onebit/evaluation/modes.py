@@ -18,7 +18,7 @@ from onebit.errors import DataError, UsageError
 from onebit.evaluation.batches import OnImages, image_batches, images_done, in_tiles, outputs_of
 from onebit.evaluation.batches import predict_logits as predict_logits
 from onebit.evaluation.losses import Loss
-from onebit.evaluation.metrics import chosen_metrics, task_of
+from onebit.evaluation.metrics import chosen_metrics, name_of, task_of
 from onebit.evaluation.misfits import check_targets, checked, explained_samples, refuse_not_finite
 from onebit.evaluation.model_inputs import check_own_shape, kept_training, model_device
 from onebit.evaluation.nested import mapped, shown, size_of
@@ -328,7 +328,7 @@ def evaluate(
         raise DataError(f"{samples.name}: there are no targets to compare with: pass (inputs, targets)")
     # a mean of probabilities has no margins: its loss is the cross-entropy, whatever the training loss
     loss = "cross_entropy" if parse_weights(weights)[1] > 1 else loss
-    check_targets(outputs, targets, task_of(loss))
+    check_targets(outputs, targets, task_of(loss), loss=name_of(loss))
     count = size_of(targets)
     score = score_outputs(outputs, targets, count=count, loss=loss, metrics=metrics, weights=weights, bn=bn)
     if not math.isfinite(score.loss):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -257,13 +258,15 @@ def _arrays(data: Any, name: str) -> ArraySamples:
     """A pair of arrays, or inputs alone."""
     if isinstance(data, (tuple, list)):
         if len(data) != 2:
-            raise WrongTypeError(f"{name}: got a {type(data).__name__} of {len(data)}, expected {FORMS}")
+            stacked = "" if isinstance(data, tuple) else "; numpy.stack makes one array of a list"
+            raise WrongTypeError(f"{name}: got a {type(data).__name__} of {len(data)}, expected {FORMS}{stacked}")
         inputs, targets = _array(data[0], f"{name}: inputs"), data[1]
         targets = None if targets is None else _array(targets, f"{name}: targets")
     elif isinstance(data, (Tensor, StreamedImages)) or hasattr(data, "__array__"):
         inputs, targets = _array(data, f"{name}: inputs"), None
     else:
-        raise WrongTypeError(f"{name}: got {described(data)}, expected {FORMS}")
+        named = "; load it first: onebit.load_dataset(name)" if isinstance(data, (str, os.PathLike)) else ""
+        raise WrongTypeError(f"{name}: got {described(data)}, expected {FORMS}{named}")
     if not inputs.ndim or (targets is not None and not targets.ndim):
         raise DataError(f"{name}: got a single number, expected (N, …)")
     if targets is not None and len(inputs) != len(targets):

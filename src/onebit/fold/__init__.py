@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onebit.common.arguments import described
+from onebit.common.arguments import check_kind, described
 from onebit.errors import FoldError, NotBinaryError, OnebitError, UsageError, WrongTypeError, first_line
 from onebit.fold.folder import Folded, Folder, SignSite
 from onebit.fold.operations import FOLDS
@@ -26,6 +26,15 @@ from onebit.fold.trace import trace
 from onebit.layers import binary_layers, check_model
 from onebit.packed import InputSpec, PackedNet
 
+_EXAMPLES = {
+    "tuple": "pass only its inputs: example[0]",
+    "list": "torch.stack(example) makes a batch of samples; of a pair pass only the inputs: example[0]",
+    "DataLoader": "pass the inputs of a batch: next(iter(loader))[0]",
+    "Dataset": "pass some of its inputs: data.test.images[:2], or dataset[0][0][None] of a torch data set",
+    "Split": "pass its images: split.images[:2]",
+    "str": "load a batch of inputs: onebit.load_dataset(name).test.images[:2]",
+}
+"""What to pass as the example instead, by the name of the type."""
 __all__ = ["FOLDS", "Folded", "SignSite", "eval_copy", "example_of", "fold_model", "pack"]
 
 
@@ -176,8 +185,7 @@ def _batch(model: nn.Module, example: Any, input_shape: Any) -> Tensor:
     if input_shape is not None:
         raise UsageError("got an example and an input_shape, expected one of them: the example has a shape")
     if isinstance(example, (tuple, list, dict)) or not (hasattr(example, "shape") and hasattr(example, "dtype")):
-        inputs = "; pass only its inputs: example[0]" if isinstance(example, (tuple, list)) else ""
-        raise WrongTypeError(f"example: got {described(example)}, expected a tensor or array (N, …){inputs}")
+        check_kind("example", example, (), "a tensor or array (N, …)", _EXAMPLES)
     dtype = str(example.dtype).removeprefix("torch.")
     shape = tuple(int(size) for size in example.shape)
     if dtype not in ("uint8", "float32") or len(shape) < 2 or 0 in shape:

@@ -49,7 +49,8 @@ def trace(
         what = "images" if example.dim() == 4 else "inputs"
         raise FoldError(
             f"cannot follow {type(model).__name__}.forward on {what} {tuple(example.shape)}: {first_line(error)}; "
-            "it may depend on shapes, but not on the contents of tensors"
+            "it may depend on shapes, but not on the contents of tensors; change that, or pack layer by layer with "
+            "onebit.packed_layers_(model)"
         ) from error
     finally:
         drawn = not torch.equal(state, torch.get_rng_state())

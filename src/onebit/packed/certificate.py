@@ -138,11 +138,11 @@ class Certificate:
 
     @property
     def against(self) -> str:
-        """Whether the net was compared with the pipeline of the training, or only with the packed preprocessing."""
+        """Whether the net was compared with the training pipeline, or only with the model on the same inputs."""
         if self.trained_mismatches is None:
-            return "compared with the model behind the packed preprocessing, not with the pipeline of the training"
+            return "compared with the model on the same inputs, not with the training pipeline"
         correct = "" if self.trained_correct is None else f"{self.trained_correct:,} correct, "
-        return f"compared with the pipeline of the training: {correct}{self.trained_mismatches:,} differ"
+        return f"compared with the training pipeline: {correct}{self.trained_mismatches:,} differ"
 
     @property
     def claims(self) -> dict[str, object]:

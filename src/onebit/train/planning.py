@@ -15,6 +15,7 @@ from torch import Tensor
 from onebit.data import Split, TrainingSamples
 from onebit.errors import OnebitError, UsageError
 from onebit.evaluation.loaders import unpromised
+from onebit.evaluation.metrics import name_of
 from onebit.evaluation.misfits import (
     BATCH_NORM_ALONE,
     OF_TORCH,
@@ -94,7 +95,7 @@ def check_batch(job: Job, inputs: Any, targets: Any, *, name: str) -> None:
     if size_of(inputs) != size_of(targets):
         raise UsageError(f"{name}: got {size_of(inputs)} inputs and {size_of(targets)} targets in a batch")
     few = mapped(lambda tensor: tensor.to(job.device), first_samples(targets, 2))
-    check_targets(outputs, few, job.task)
+    check_targets(outputs, few, job.task, loss=name_of(job.loss))
     if isinstance(targets, Tensor) and isinstance(outputs, Tensor) and is_labels(job, outputs, targets):
         check_labels(targets, outputs.shape[1])
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from onebit.errors import FoldError, UsageError
+from onebit.evaluation.misfits import check_takes_inputs
 from onebit.fold import pack as fold
 from onebit.packed import PackedNet
 from onebit.verification.agreement import certify
@@ -67,16 +69,22 @@ def pack(
         raise UsageError(
             "got trained or labels without data, expected data as well: the raw inputs that the packed net is fed"
         )
-    packed = fold(
-        model,
-        example,
-        input_shape=input_shape,
-        preprocess=preprocess,
-        weights=weights,
-        seed=seed,
-        classes=classes,
-        name=name,
-    )
+    try:
+        packed = fold(
+            model,
+            example,
+            input_shape=input_shape,
+            preprocess=preprocess,
+            weights=weights,
+            seed=seed,
+            classes=classes,
+            name=name,
+        )
+    except FoldError:
+        if preprocess is None and str(getattr(example, "dtype", "")).endswith("float32"):
+            # a model that does not take the example at all is a mistake of another kind
+            check_takes_inputs(model, torch.as_tensor(example), name="the example")
+        raise
     if data is None:
         return packed
     made = certify(
