@@ -272,10 +272,14 @@ static void find_taps(const tile_t *tile, int64_t first) {
         }
 }
 
-static void flush(const room_t *room, span_t outputs) {
+/* Moves the sums to `wide`, where those before are added. */
+static void flush(const room_t *room, span_t outputs, int before) {
     const int32_t *sum = (const int32_t *)(room->sums + outputs.begin);
     int64_t *wide = room->wide + (int64_t)outputs.begin * TOKENS, count = (int64_t)(outputs.end - outputs.begin) * TOKENS;
-    for (int64_t k = 0; k < count; k++) wide[k] += sum[k];
+    if (before)
+        for (int64_t k = 0; k < count; k++) wide[k] += sum[k];
+    else
+        for (int64_t k = 0; k < count; k++) wide[k] = sum[k];
     memset(room->sums + outputs.begin, 0, (size_t)count * 4);
 }
 
@@ -296,8 +300,7 @@ static int sum_outputs(const tile_t *tile, int group, span_t outputs, const uint
         }
         for (int l = 0; l < TOKENS; l++) total[l] += whole[l], full |= bound[l] > MOST_SAFE;
         if (full) {
-            if (!is_wide) memset(room->wide + (int64_t)outputs.begin * TOKENS, 0, (size_t)count * TOKENS * 8);
-            flush(room, outputs);
+            flush(room, outputs, is_wide);
             memset(bound, 0, sizeof bound);
             is_wide = 1;
         }
@@ -312,7 +315,7 @@ static int sum_outputs(const tile_t *tile, int group, span_t outputs, const uint
                 add_entries(room->tables, w, width, room->sums + o);
         }
     }
-    if (is_wide) flush(room, outputs);
+    if (is_wide) flush(room, outputs, 1);
     return is_wide;
 }
 
@@ -335,13 +338,15 @@ static void run_tile(const tile_t *tile, int group, span_t outputs, const ob_par
     for (int l = 0; l < TOKENS; l++) total[l] = float_of(whole[l]) * tile->unit[l];
     for (int from = outputs.begin; from < outputs.end; from += 16) {
         int count = outputs.end - from < 16 ? outputs.end - from : 16;
+        const int32_t *sum = (const int32_t *)(tile->room->sums + from);
+        const int64_t *wide = tile->room->wide + (int64_t)from * TOKENS;
+        float *values = block[0];
+        if (is_wide)
+            for (int k = 0; k < count * TOKENS; k++) values[k] = float_of(wide[k]);
+        else
+            for (int k = 0; k < count * TOKENS; k++) values[k] = (float)sum[k];
         for (int o = 0; o < count; o++) {
-            const int32_t *sum = (const int32_t *)(tile->room->sums + from + o);
-            const int64_t *wide = tile->room->wide + (int64_t)(from + o) * TOKENS;
-            if (is_wide)
-                for (int l = 0; l < TOKENS; l++) block[o][l] = float_of(wide[l]) * tile->unit[l];
-            else
-                for (int l = 0; l < TOKENS; l++) block[o][l] = (float)sum[l] * tile->unit[l];
+            for (int l = 0; l < TOKENS; l++) block[o][l] *= tile->unit[l];
             finish_lanes(given, group * tile->layer->outputs + from + o, total, block[o]);
         }
         float *to = out + (int64_t)from * stride;

@@ -45,7 +45,7 @@ static void row_panel(const int32_t *tables, int words, const uint32_t *w, int w
         bytes[0] = _mm256_unpacklo_epi64(ab, cd), bytes[1] = _mm256_unpackhi_epi64(ab, cd);
         ab = _mm256_unpackhi_epi32(a, b), cd = _mm256_unpackhi_epi32(c, d);
         bytes[2] = _mm256_unpacklo_epi64(ab, cd), bytes[3] = _mm256_unpackhi_epi64(ab, cd);
-#pragma GCC unroll 1 /* gcc would add in another order, which needs more registers than there are */
+#pragma GCC unroll 4
         for (int n = 0; n < 4; n++, table += 8) {
             __m256i low = _mm256_and_si256(bytes[n], nibble);
             __m256i high = _mm256_and_si256(_mm256_srli_epi16(bytes[n], 4), nibble);
@@ -55,21 +55,30 @@ static void row_panel(const int32_t *tables, int words, const uint32_t *w, int w
                                               _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(table + 4 + j)), high));
                 all[j] = _mm256_add_epi16(all[j], sum);
                 odd[j] = _mm256_add_epi16(odd[j], _mm256_mulhi_epu16(sum, upper)); /* a shift, on a port that is free */
+                __asm__("" : "+x"(all[j]), "+x"(odd[j])); /* gcc would add in an order that needs more registers */
             }
         }
     }
-    int64_t sums[32], offset = (int64_t)words * 8 * ROW_OFFSET;
-    uint16_t part[4][2][16];
+    /* byte k of a register is lane k / 16, then a to d, then one of 4 outputs: two unpackings put them in order */
+    const __m256i zero = _mm256_setzero_si256(), offset = _mm256_set1_epi64x((int64_t)words * 8 * ROW_OFFSET);
+    __m256i sums[4][4]; /* per plane and a to d, in 32 bits */
+#pragma GCC unroll 4
     for (int j = 0; j < 4; j++) {
-        _mm256_storeu_si256((__m256i *)part[j][0], _mm256_sub_epi16(all[j], _mm256_slli_epi16(odd[j], 8)));
-        _mm256_storeu_si256((__m256i *)part[j][1], odd[j]);
+        __m256i even = _mm256_sub_epi16(all[j], _mm256_slli_epi16(odd[j], 8));
+        __m256i ab = _mm256_unpacklo_epi16(even, odd[j]), cd = _mm256_unpackhi_epi16(even, odd[j]);
+        sums[j][0] = _mm256_unpacklo_epi16(ab, zero), sums[j][1] = _mm256_unpackhi_epi16(ab, zero);
+        sums[j][2] = _mm256_unpacklo_epi16(cd, zero), sums[j][3] = _mm256_unpackhi_epi16(cd, zero);
     }
-    for (int h = 0; h < 2; h++)
-        for (int k = 0; k < 16; k++)
-            sums[16 * h + k] = (int64_t)part[0][h][k] + ((int64_t)part[1][h][k] << 7) + ((int64_t)part[2][h][k] << 14) +
-                               ((int64_t)part[3][h][k] << 21);
-    for (int k = 0; k < 32; k++) { /* byte k: lane k / 16, then a to d, then one of 4 outputs */
-        int output = k % 16 / 4 * 8 + k / 16 * 4 + k % 4;
-        wide[output] += sums[k % 2 * 16 + k / 2] - offset;
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; v++) {
+        __m256i low = _mm256_add_epi32(sums[0][v], _mm256_slli_epi32(sums[1][v], 7));
+        __m256i high = _mm256_add_epi32(sums[2][v], _mm256_slli_epi32(sums[3][v], 7));
+        for (int half = 0; half < 2; half++) {
+            __m256i *to = (__m256i *)(wide + 8 * v + 4 * half);
+            __m128i l = half ? _mm256_extracti128_si256(low, 1) : _mm256_castsi256_si128(low);
+            __m128i h = half ? _mm256_extracti128_si256(high, 1) : _mm256_castsi256_si128(high);
+            __m256i sum = _mm256_add_epi64(_mm256_cvtepu32_epi64(l), _mm256_slli_epi64(_mm256_cvtepu32_epi64(h), 14));
+            _mm256_storeu_si256(to, _mm256_add_epi64(_mm256_loadu_si256(to), _mm256_sub_epi64(sum, offset)));
+        }
     }
 }
