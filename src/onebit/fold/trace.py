@@ -134,9 +134,7 @@ def _on_meta(value: Any) -> Any:
 class _Tracer(fx.Tracer):
     """Runs each node on the example when it is created."""
 
-    def __init__(
-        self, example: Tensor, is_leaf: Callable[[nn.Module], bool], *, shapes_only: bool, end: float
-    ) -> None:
+    def __init__(self, example: Tensor, is_leaf: Callable[[nn.Module], bool], *, shapes_only: bool, end: float) -> None:
         super().__init__()
         self.example = example
         self.is_leaf = is_leaf
