@@ -137,7 +137,7 @@ def test_predict_repeats_the_certificate(onebit: Onebit, net: Path, samples: np.
     )
 
 
-@pytest.mark.parametrize(("trained", "words"), [(2, "2 differ"), (None, "not with the pipeline of the training")])
+@pytest.mark.parametrize(("trained", "words"), [(2, "2 differ"), (None, "not with the training pipeline")])
 def test_predict_says_whether_the_pipeline_of_the_training_was_compared(
     onebit: Onebit, net: Path, samples: np.ndarray, trained: int | None, words: str
 ) -> None:
