@@ -235,6 +235,7 @@ def test_help_lists_the_arguments(onebit: Onebit, here: Path, monkeypatch: pytes
         (["net.py:Net"], "net.py: no such file"),
         (["nets/net:Net"], "did you mean nets/net.py:Net?"),
         (["nets.py:"], "expected path/to/file.py:Class or package.module:Class"),
+        (["nets.py"], "model 'nets.py': expected path/to/file.py:Class"),
         (["no.such:Net"], "importing no.such failed: ModuleNotFoundError: No module named 'no'"),
         (["nets.py:number"], "expected a class or function that builds a module, got 3"),
         (["nets.py:Net", "--model.hiden", "3"], "takes no argument 'hiden'; did you mean 'hidden'?"),

@@ -31,8 +31,8 @@ class OwnName(NamedTuple):
 
 
 def is_own(name: str) -> bool:
-    """Whether a model's name is one of the user's own code."""
-    return ":" in name
+    """Whether a model's name is one of the user's own code; also a file without a class, which is refused as such."""
+    return ":" in name or name.endswith(".py")
 
 
 def short_name(name: str) -> str:
