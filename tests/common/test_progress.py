@@ -82,9 +82,10 @@ def test_fit_prints_the_net_a_bar_and_its_epochs(capsys: pytest.CaptureFixture[s
     with on_terminal() as terminal:
         history = fit()
     lines = terminal.lines
-    assert lines[:2] == [
+    assert lines[:3] == [
         "MLP: 2 layers (2 binary), 1,088 binary weights, 40 real parameters",
         "296 bytes when packed, 4,512 as float32",
+        "check: 2 of 2 layers binary (100.0 % of weights); packs whole",
     ]
     (head,) = [line for line in lines if line.split()[:2] == ["epoch", "loss"]]
     assert head.split() == ["epoch", "loss", "train", "error", "validation", "error", "best", "left"]
@@ -131,7 +132,7 @@ def test_a_pipe_gets_nothing_unless_asked(capsys: pytest.CaptureFixture[str]) ->
     fit(verbose=True)
     out, err = capsys.readouterr()
     assert out == ""
-    assert [line.split()[0] for line in err.splitlines()[3:]] == ["1/3", "2/3", "3/3"]
+    assert [line.split()[0] for line in err.splitlines()[4:]] == ["1/3", "2/3", "3/3"]
 
 
 def test_a_notebook_gets_lines_on_stdout(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,7 +143,7 @@ def test_a_notebook_gets_lines_on_stdout(monkeypatch: pytest.MonkeyPatch, capsys
         patched.setattr(sys, "stdout", out)
         assert shows_progress(None)
         fit()
-    assert [line.split()[0] for line in out.getvalue().splitlines()[3:]] == ["1/3", "2/3", "3/3"]
+    assert [line.split()[0] for line in out.getvalue().splitlines()[4:]] == ["1/3", "2/3", "3/3"]
     assert capsys.readouterr() == ("", "")
 
 
@@ -171,7 +172,7 @@ def test_without_rich_there_are_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rich.console", None)
     with on_terminal() as terminal:
         fit()
-    assert [line.split()[0] for line in terminal.lines[3:]] == ["1/3", "2/3", "3/3"]
+    assert [line.split()[0] for line in terminal.lines[4:]] == ["1/3", "2/3", "3/3"]
 
 
 def test_the_command_line_shows_the_same_lines(tmp_path: Path) -> None:
@@ -180,6 +181,7 @@ def test_the_command_line_shows_the_same_lines(tmp_path: Path) -> None:
         assert main(["train", "--dataset", "toy", "--model", "mlp", *flags]) == 0
     text = "\n".join(terminal.lines)
     assert "MLP: 2 layers (2 binary), 544 binary weights" in text
+    assert "check: 2 of 2 layers binary (100.0 % of weights); packs whole" in terminal.lines
     assert re.search(r"^ +epoch +loss +train error +validation error +best +left$", text, flags=re.M)
     assert [line.split()[0] for line in terminal.lines if "/2 " in line] == ["1/2", "2/2"]
     log = (tmp_path / "run" / "log.txt").read_text()

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 import onebit
 from onebit.errors import WrongTypeError
 from onebit.fold.check import check
-from onebit.layers import BinaryLinear, Normalize, binarize_
+from onebit.layers import BinaryConv2d, BinaryLinear, InputCoding, Normalize, binarize_
+from onebit.quantizers import BinaryInput, Quantizer, sign
 
 
 def mlp(*between: nn.Module, weight_quantizer: str = "ste_sign", inputs: str | None = None) -> nn.Module:
@@ -127,6 +128,56 @@ def test_what_cannot_be_checked_is_a_text() -> None:
     assert "expected a tensor" in check(Random(), "abc").line
     with pytest.raises(WrongTypeError, match="model: got 'abc', expected a torch module"):
         check("abc")  # type: ignore[arg-type]
+
+
+def test_inputs_that_no_packed_net_takes() -> None:
+    model = nn.Sequential(nn.Embedding(5, 4), BinaryLinear(4, 4))
+    report = check(model, torch.zeros(2, 3, dtype=torch.int64))
+    assert report.line == (
+        "check: 1 of 1 layers binary (100.0 % of weights); packs layer by layer: "
+        "the model takes int64, such as tokens, a packed net takes uint8 or float32"
+    )
+    assert "the model takes int64, such as tokens, a packed net takes uint8 or float32" in str(report)
+    assert "a packed net takes one tensor" in str(check(model, {"ids": torch.zeros(2, 3)}))
+
+
+def test_a_share_of_nearly_all_is_not_all() -> None:
+    model = nn.Sequential(BinaryLinear(300, 300), nn.Linear(1, 2))
+    assert "1 of 2 layers binary (99.9 % of weights)" in check(model, torch.zeros(1, 300)).line
+
+
+def test_a_large_net_is_checked_by_its_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(InputCoding(), BinaryConv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten())
+    model.append(BinaryLinear(4 * 36, 3))
+    images = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    expected = str(check(model, images))
+    assert "'5': its outputs are about 12 times as large" in expected
+    monkeypatch.setattr("onebit.fold.TRACE_SECONDS", -1)
+    assert str(check(model, images)) == expected
+    floats = nn.Sequential(Forks(), BinaryLinear(4, 4), nn.LayerNorm(4))
+    assert check(floats, torch.zeros(2, 4)).reasons.keys() == {"2"}
+    pixels = nn.Sequential(BinaryConv2d(1, 4, 3))
+    assert "the uint8 input goes into '0', expected float32" in str(check(pixels, images))
+    overwrites = nn.Sequential(BinaryLinear(4, 4), Overwrites())
+    assert "it overwrites a value that is also used elsewhere" in str(check(overwrites, torch.zeros(2, 4)))
+
+
+class Forks(Quantizer):
+    """A quantizer that reads its inputs, which has no values on the device "meta"."""
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return sign(latent) if float(latent.detach().sum()) < 1e9 else latent
+
+    def binary_input(self) -> BinaryInput:
+        return BinaryInput()
+
+
+class Overwrites(nn.Module):
+    """Overwrites a view of what it reads again."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.view(len(x), 2, 2).relu_()
+        return x + y.flatten(1)
 
 
 def test_batches_of_a_loader_and_preprocessing() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from onebit.cli.output import Progress, progress
 from onebit.cli.processes import resumable
@@ -44,12 +44,13 @@ class ProgressPrinter:
         self.log.write(text + "\n")
         self.log.flush()
 
-    def model(self, model: nn.Module) -> None:
-        """The model that is trained."""
-        from onebit.train.printing import net_lines
+    def model(self, model: nn.Module, example: Any) -> None:
+        """The model that is trained; `example` is a batch as it is fed."""
+        from onebit.train.printing import check_lines, net_lines
 
-        for line in net_lines(model):
-            self.note(line)
+        if self.prints:
+            for line in [*net_lines(model), *check_lines(model, example)]:
+                self.note(line)
 
     def epoch(self, row: EpochLog) -> None:
         """An epoch is done: a row of a table above the bar, and all its numbers in the log."""

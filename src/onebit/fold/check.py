@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from onebit.common.arguments import described
-from onebit.errors import OnebitError, UsageError, first_line
+from onebit.errors import OnebitError, UsageError, first_line, shortened
 from onebit.fold import refusals_of
 from onebit.fold.trace import module_path
 from onebit.layers import BinarizeReport, BinaryLayer, InputCoding, Normalize, binary_layers, check_model
@@ -20,6 +20,8 @@ from onebit.layers.description import describe_layers
 from onebit.layers.parametrized import binary_parametrizations
 from onebit.quantizers import Quantizer
 
+REASON_LENGTH = 100
+"""Characters of a reason in the line of a training."""
 MODERATE = 5.0
 """How many times larger than its inputs the outputs of a binary layer may be without a normalization behind it."""
 
@@ -71,7 +73,7 @@ class CheckReport:
         kinds = {row.name for row in self.layers.real if row.reason in _WEIGHTS}
         real = sum(row.parameters for row in self.layers.real if row.name in kinds)
         count, rest = len(self.layers.binary), len(kinds - {row.name for row in self.layers.binary})
-        share = f"{100 * binary / max(1, binary + real):.1f} % of weights"
+        share = f"{_percent(binary, binary + real)} of weights"
         text = f"check: {count} of {count + rest} layers binary ({share}); {self._packs}"
         found = len(self.warnings)
         return text + (f"; {found} warning{'s' * (found > 1)}: onebit.check(model, example)" if found else "")
@@ -84,8 +86,10 @@ class CheckReport:
             return "packs whole"
         if not self.layers.binary:
             return "nothing to pack"
-        first = next(iter(self.reasons), "")
-        return f"packs layer by layer, because of {first!r}" if first else "packs layer by layer"
+        path, reason = next(iter(self.reasons.items()), ("", ""))
+        if path:
+            return f"packs layer by layer, because of {path!r}"
+        return f"packs layer by layer: {shortened(reason, REASON_LENGTH)}" if reason else "packs layer by layer"
 
     def __str__(self) -> str:
         lines = [str(self.layers)]
@@ -99,16 +103,23 @@ class CheckReport:
         return "\n".join([*lines, *(f"warning: {text}" for text in self.warnings)])
 
 
+def _percent(part: int, whole: int) -> str:
+    """A share with one decimal, which is 100.0 only for all."""
+    share = 100 * part / max(1, whole)
+    return f"{min(share, 99.9) if part < whole else share:.1f} %"
+
+
 _WEIGHTS = ("left real", "not chosen by where", "weight_quantizer=None")
 
 
 def check(model: nn.Module, example: Any = None, *, preprocess: nn.Module | None = None) -> CheckReport:
     """What of a model is binary, whether it packs whole or only layer by layer and why, and warnings, before training.
 
-    A model that cannot be checked is not an error: the report says why.
+    A model that cannot be checked is not an error: the report says why. Only shapes and dtypes of the example count.
 
     Args:
-        example: a batch as the model is fed, (N, …); optional if the model has the attribute `input_shape`.
+        example: a batch as the model is fed, (N, …), or (inputs, targets); optional if the model has the attribute
+            `input_shape`.
         preprocess: what is applied outside the model, as in `onebit.pack`.
 
     Raises:
@@ -123,6 +134,8 @@ def check(model: nn.Module, example: Any = None, *, preprocess: nn.Module | None
     layers = describe_layers(model)
     if not layers.binary:
         return CheckReport(layers, False, problem="the model has no binary layer; onebit.binarize_(model) makes some")
+    if reason := _unfit(example):
+        return CheckReport(layers, False, {"": reason})
     try:
         graph, refusals = refusals_of(model, _float(example), preprocess=preprocess)
     except (OnebitError, UsageError) as error:
@@ -134,6 +147,17 @@ def check(model: nn.Module, example: Any = None, *, preprocess: nn.Module | None
         return CheckReport(layers, False, reasons)
     whole = model if preprocess is None else nn.Sequential(preprocess, model)
     return CheckReport(layers, not reasons, reasons, (*_blown_up(whole, graph), *_constant(whole, graph)))
+
+
+def _unfit(example: Any) -> str:
+    """Why no packed net takes such inputs; "" if it may."""
+    if isinstance(example, Mapping):
+        return "the model takes a dict or tuple of inputs, a packed net takes one tensor"
+    first = example[0] if isinstance(example, (tuple, list)) and example else example
+    dtype = str(getattr(first, "dtype", "")).removeprefix("torch.")
+    if dtype.startswith(("int", "uint", "bool")) and dtype != "uint8":
+        return f"the model takes {dtype}, such as tokens, a packed net takes uint8 or float32"
+    return ""
 
 
 def _float(example: Any) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from onebit.common.files import write_atomic
 from onebit.data import Dataset, Progress, load_dataset, permute_pixels, whiten
@@ -196,7 +196,7 @@ def train_stage(
     ranks: Ranks = ALONE,
     trackers: Sequence[str] = (),
     on_epoch: Callable[[EpochLog], None] | None = None,
-    on_model: Callable[[nn.Module], None] | None = None,
+    on_model: Callable[[nn.Module, Tensor], None] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Train a recipe into a folder made by `start_folder`, evaluate the chosen weights, write result.json.
@@ -206,7 +206,7 @@ def train_stage(
         start: the run to start from instead of the recipe's `init_from`.
         ranks: which of several processes this is; all of them call this, each evaluates its share of the test split.
         trackers: names in `onebit.runs.trackers.TRACKERS`, which follow every epoch as well.
-        on_epoch: see `fit`; on_model: called with the net before its first step.
+        on_epoch: see `fit`; on_model: called with the net and blank images before the first step.
         options: of `fit`: `resume`, `on_step`, `batch_watch`.
 
     Returns:
@@ -217,7 +217,7 @@ def train_stage(
     origin = recipe if start is None else replace(recipe, init_from=str(start))
     training = build_training(origin, data, device=machine.device, processes=ranks.world)
     if on_model is not None:
-        on_model(training.model)
+        on_model(training.model, torch.zeros(2, *data.input_shape, dtype=torch.uint8))
     tracked = open_trackers(trackers, recipe, folder, ranks=ranks)
     with tracking(tracked, on_epoch) as epoch_done:
         exact, facts = replace(recipe, precision=machine.precision), facts_of(recipe, data)

@@ -31,6 +31,7 @@ class Job:
     """Everything that the phases of `fit` share: first its arguments, in which `plan` resolves "auto".
 
     task: of the loss, see `onebit.evaluation.loss_table`; None for a loss of the user.
+    example: the inputs of two samples.
     feed: makes the batches of each epoch.
     average: the moving average of the weights; None without one.
     settings: what a resumed training must have in common with the interrupted one.
@@ -56,6 +57,7 @@ class Job:
     output: Output
     monitor: Monitor
     device: torch.device = field(init=False)
+    example: Any = field(init=False)
     feed: Feed = field(init=False)
     total_steps: int = field(init=False)
     settings: dict[str, Any] = field(init=False)

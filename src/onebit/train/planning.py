@@ -68,11 +68,13 @@ def plan_feed(job: Job, epochs: float, *, channels_last: bool) -> tuple[Feed, in
 def check_data(job: Job) -> None:
     """Refuse data that do not fit the model or the loss, by the first batch of training and of validation.
 
-    Images as a `Split` are checked when a step fails.
+    `job.example` becomes the inputs of two samples, blank for a `Split`, whose images are checked when a step fails.
 
     Raises:
         UsageError, DataError: see `fit`.
     """
+    if isinstance(job.data.train, Split):
+        job.example = two_inputs(job)
     for part in (job.data.train, job.data.validation):
         if part is None or isinstance(part, Split):
             continue
@@ -85,6 +87,8 @@ def check_data(job: Job) -> None:
             if not all_finite(value):
                 raise not_finite(what, value, name=part.name)
         check_batch(job, inputs, targets, name=part.name)
+        if part is job.data.train:
+            job.example = mapped(lambda tensor: tensor.detach().clone(), first_samples(inputs, 2))
         if isinstance(part, ArraySamples):
             _check_all_targets(job, part)
 

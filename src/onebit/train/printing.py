@@ -1,16 +1,22 @@
-"""What a training prints on a terminal or in a notebook: the net, a progress bar, and a line per epoch."""
+"""What a training prints on a terminal or in a notebook: the net, how it packs, a progress bar, a line per epoch."""
 
 from __future__ import annotations
 
+import random
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from onebit.common.progress import progress, shows_progress
+from onebit.errors import first_line
 from onebit.evaluation.counts import layer_sizes, model_size, packed_bytes
+from onebit.fold.check import check
 from onebit.layers import binary_layers, binary_parametrizations
 from onebit.train.history import EpochLines, EpochLog
 from onebit.train.job import Job
@@ -34,6 +40,30 @@ def net_lines(model: nn.Module) -> list[str]:
     ]
 
 
+def check_lines(model: nn.Module, inputs: Any = None) -> list[str]:
+    """The line of `onebit.check`; none for a net of ours that is real on purpose.
+
+    It raises no error, and leaves random numbers and the model as they are.
+
+    Args:
+        inputs: a batch, for a model without `input_shape`.
+    """
+    ours = hasattr(model, "input_shape") and (inputs is None or getattr(inputs, "dtype", None) == torch.uint8)
+    state, numbers = random.getstate(), np.random.get_state()  # noqa: NPY002: forward may draw from both
+    try:
+        if ours and not any(True for _ in binary_layers(model)):
+            return []
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what the first step warns of, it warns of once
+            several = {} if isinstance(inputs, (tuple, list)) else inputs
+            return [check(model, None if ours else several).line]
+    except Exception as error:  # a note must not stop a training
+        return [f"check: not checked: {type(error).__name__}: {first_line(error)}"]
+    finally:
+        random.setstate(state)
+        np.random.set_state(numbers)  # noqa: NPY002
+
+
 @contextmanager
 def printed(job: Job) -> Iterator[None]:
     """The context in which a training prints its progress, see `shows_progress`: `job.monitor` then prints as well."""
@@ -43,7 +73,7 @@ def printed(job: Job) -> Iterator[None]:
         return
     lines = EpochLines()
     with progress(type(job.model).__name__, "steps") as bar:
-        for line in net_lines(job.model):
+        for line in [*net_lines(job.model), *check_lines(job.model, job.example)]:
             bar.print(line)
 
         def step(done: int, total: int) -> None:
