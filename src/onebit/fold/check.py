@@ -200,7 +200,7 @@ def _gain(layer: BinaryLayer) -> float:
 
 
 def _reached(model: nn.Module, source: fx.Node) -> Iterator[tuple[float, str]]:
-    """(factor, name) of each layer, or the output, that a value reaches without a norm; factor: of constants."""
+    """(factor, name) of each layer, or the output, that a value reaches without a norm; the factor is of constants."""
     open_nodes, seen = [(source, 1.0)], {source}
     while open_nodes:
         node, factor = open_nodes.pop()

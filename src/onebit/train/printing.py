@@ -49,7 +49,7 @@ def check_lines(model: nn.Module, inputs: Any = None) -> list[str]:
         inputs: a batch, for a model without `input_shape`.
     """
     ours = hasattr(model, "input_shape") and (inputs is None or getattr(inputs, "dtype", None) == torch.uint8)
-    state, numbers = random.getstate(), np.random.get_state()  # noqa: NPY002: forward may draw from both
+    state, numbers = random.getstate(), np.random.get_state()  # forward may draw from both
     try:
         if ours and not any(True for _ in binary_layers(model)):
             return []
@@ -61,7 +61,7 @@ def check_lines(model: nn.Module, inputs: Any = None) -> list[str]:
         return [f"check: not checked: {type(error).__name__}: {first_line(error)}"]
     finally:
         random.setstate(state)
-        np.random.set_state(numbers)  # noqa: NPY002
+        np.random.set_state(numbers)
 
 
 @contextmanager

@@ -1,0 +1,154 @@
+"""The line of `onebit.check` at the start of a training: what it says, and that it changes nothing."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from own_data import LABELS, Augmented, X, Y, loader, net, same, train, trained
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+import onebit
+from onebit.layers import BinaryLinear
+from onebit.train.printing import check_lines
+
+WHOLE = "check: 1 of 3 layers binary (49.7 % of weights); packs whole"
+
+
+def printed(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """What a training printed of `onebit.check`, on stderr alone."""
+    out, err = capsys.readouterr()
+    assert out == ""
+    return [line for line in err.splitlines() if line.startswith("check: ")]
+
+
+def test_each_form_of_data_gives_the_line_once(capsys: pytest.CaptureFixture[str]) -> None:
+    for data in ((X, Y), loader(), loader(Augmented())):
+        train(data, verbose=True, epochs=2)
+        assert printed(capsys) == [WHOLE]
+    train((X, Y), verbose=False)
+    train((X, Y), verbose=None)
+    assert printed(capsys) == []
+
+
+def test_a_trainer_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    onebit.Trainer(net(), epochs=1, method="bnn", options={"weight_quantizer": "sign"}).fit((X, Y), verbose=True)
+    assert printed(capsys) == [WHOLE]
+
+
+class Counts(nn.Module):
+    """Draws random numbers of every kind, counts its calls, and has running statistics and a moving tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.calls = net(), 0
+        self.register_buffer("steps", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.steps += 1
+        noise = random.random() + np.random.random() + torch.rand(())
+        return self.net(x + 0.01 * noise)
+
+
+@pytest.mark.parametrize("data", [(X, Y), Augmented()], ids=["arrays", "a data set that draws"])
+def test_a_training_with_the_line_has_the_same_bits(data: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert same(trained(data, verbose=True), trained(data))
+    assert printed(capsys) == [WHOLE]
+    models = []
+    for verbose in (True, False):
+        random.seed(0)
+        np.random.seed(0)
+        models.append(Counts())
+        train(data, model=models[-1], verbose=verbose)
+    assert same(models[0].state_dict(), models[1].state_dict())
+    assert models[0].calls == models[1].calls
+    assert len(printed(capsys)) == 1
+
+
+def test_it_leaves_model_and_random_numbers() -> None:
+    model = Counts()
+    model.net[1].eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    states = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
+    (line,) = check_lines(model, torch.zeros(2, 12))
+    assert "draws random numbers in eval mode" in line
+    assert same(model.state_dict(), before)
+    assert modes == [module.training for module in model.modules()]
+    assert model.calls == 0
+    assert states[0] == random.getstate()
+    assert np.array_equal(states[1], np.random.get_state()[1])
+    assert torch.equal(states[2], torch.get_rng_state())
+
+
+class Tricky(nn.Module):
+    """Cannot be copied, and its layers cannot be listed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = BinaryLinear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x)
+
+    def __deepcopy__(self, memo: Any) -> Tricky:
+        raise RuntimeError("no copies\nof this")
+
+
+def test_what_cannot_be_checked_is_trained(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    train((X, Y), model=Tricky(), verbose=True, epochs=1)
+    (line,) = printed(capsys)
+    assert "not checked further: cannot copy the Tricky: no copies" in line
+
+    def fails(*args: Any) -> None:
+        raise ValueError("a mistake\nof ours")
+
+    monkeypatch.setattr("onebit.train.printing.check", fails)
+    train((X, Y), verbose=True, epochs=1)
+    assert printed(capsys) == ["check: not checked: ValueError: a mistake"]
+
+
+class Pairs(TensorDataset):
+    """Samples with two inputs."""
+
+    def __getitem__(self, index: int) -> Any:
+        x, labels, y = super().__getitem__(index)
+        return (x, labels), y
+
+
+class Pair(nn.Module):
+    """Takes a pair of inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = BinaryLinear(12, 3), nn.Linear(3, 3)
+
+    def forward(self, x: Any) -> Tensor:
+        return self.one(x[0]) + self.other(x[1])
+
+
+def test_several_inputs_pack_layer_by_layer(capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = Pairs(*map(torch.from_numpy, (X, LABELS, Y)))
+    train(loader(pairs), model=Pair(), verbose=True, epochs=1)
+    (line,) = printed(capsys)
+    assert line.endswith(
+        "packs layer by layer: the model takes a dict or tuple of inputs, a packed net takes one tensor"
+    )
+
+
+def test_nets_of_ours_are_checked_by_their_own_shape() -> None:
+    assert check_lines(onebit.create_model("mlp", widths=(784, 8, 10))) == [
+        "check: 2 of 2 layers binary (100.0 % of weights); packs whole"
+    ]
+    # a U-Net with valid padding takes tiles, whatever the size of the images is
+    tiled = onebit.create_model("unet", input_shape=(1, 16, 16), width=1 / 32, padding="valid")
+    assert check_lines(tiled, torch.zeros(2, 1, 16, 16, dtype=torch.uint8))[0].endswith("; packs whole")
+    real = onebit.create_model("lenet", weight_quantizer=None)
+    assert check_lines(real, torch.zeros(2, 1, 28, 28, dtype=torch.uint8)) == []
+    (line,) = check_lines(nn.Linear(12, 3), torch.zeros(2, 12))
+    assert "the model has no binary layer; onebit.binarize_(model) makes some" in line
