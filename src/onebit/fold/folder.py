@@ -16,7 +16,8 @@ from onebit.errors import FoldError, FormatError, OnebitError
 from onebit.fold.aliases import check_in_place
 from onebit.fold.call import Call, Operation, check_finite, is_part
 from onebit.fold.chain import Chain, FoldedOp, Pending
-from onebit.fold.trace import module_path
+from onebit.fold.trace import module_path, target_name
+from onebit.fold.unknown import unknown_operation
 from onebit.fold.value_range import range_of
 from onebit.layers import BinaryLayer, InputCoding
 from onebit.packed import (
@@ -191,14 +192,8 @@ class Folder:
         node, module = call.node, call.module
         kinds = self._kinds(module) if node is None or module is not None else [node.target]
         if not kinds or kinds[0] not in self.table:
-            names = [kind.__name__ for kind in self.table if isinstance(kind, type)]
-            known = ", ".join(
-                x for x in names if not x.startswith("Binary") and f"{x.removesuffix('1d')}2d" not in names
-            )
-            raise call.refusal(
-                f"known layers are {known}, and their 1d and binary twins; pack layer by layer with "
-                "onebit.packed_layers_(model), or move it out of the model"
-            )
+            name = type(module).__name__ if node is None or module is not None else target_name(node)
+            raise call.refusal(unknown_operation(name, self.table))
         if module is not None and any(m._forward_hooks or m._forward_pre_hooks for m in module.modules()):
             raise call.refusal("it has forward hooks, which a packed net does not run; remove them")
         fold = self.table[kinds[0]]
