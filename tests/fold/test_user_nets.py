@@ -1,0 +1,78 @@
+"""Well-known nets as people write them: each packs whole and exactly, or a message names the layer and the way on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from fold_nets import answers, assert_answers, inputs_of
+from torch import nn
+from user_nets import Mixer, MobileNetV2, ResNet1d, SEResNet, UNet
+
+from onebit.errors import FoldError
+from onebit.fold import pack
+from onebit.fold.check import check
+from onebit.layers import binarize_
+from onebit.packed import dumps, loads
+
+NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "mobilenet": (MobileNetV2, (3, 32, 32)),
+    "resnet of signals": (ResNet1d, (12, 100)),
+    "squeeze and excite": (SEResNet, (3, 12, 12)),
+    "mixer": (Mixer, (3, 16, 16)),
+    "unet": (UNet, (1, 16, 16)),
+    "unet of odd images": (UNet, (1, 18, 21)),
+}
+
+
+def made_binary(make: Callable[[], nn.Module], shape: tuple[int, ...], input_quantizer: str | None) -> nn.Module:
+    """A net with random weights and the BatchNorm statistics of random inputs."""
+    torch.manual_seed(0)
+    model = make()
+    binarize_(model, input_quantizer=input_quantizer)
+    with torch.no_grad():
+        for _ in range(20):
+            model.train()(torch.randn(8, *shape))
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_net_packs_whole_and_answers_as_torch(name: str) -> None:
+    make, shape = NETS[name]
+    inputs = inputs_of(shape)
+    model = made_binary(make, shape, None)
+    assert check(model, inputs).whole
+    packed = loads(dumps(pack(model, inputs)))
+    assert_answers(model, packed, inputs, atol=2e-5)
+    # torch may take another sign of a real sum that is nearly 0, but all executors take the same
+    answers(pack(made_binary(make, shape, "ste_sign"), inputs), inputs)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "message"),
+    [
+        (
+            lambda: SEResNet(nn.Sigmoid),
+            (3, 12, 12),
+            r"Sigmoid \('layer1.se.fc.3'\): .* use nn.Hardsigmoid in its place",
+        ),
+        (lambda: Mixer(nn.LayerNorm), (3, 16, 16), r"LayerNorm \('blocks.0.norm1'\): .* use nn.BatchNorm1d"),
+        (lambda: Mixer(act=nn.GELU), (3, 16, 16), r"GELU \('blocks.0.token.1'\): .* use nn.Hardswish or nn.ReLU"),
+        (
+            lambda: UNet("bilinear"),
+            (1, 16, 16),
+            r"Upsample \('up1.up'\): got mode 'bilinear', .*expected mode 'nearest'",
+        ),
+    ],
+)
+def test_a_refusal_names_the_layer_and_the_way(
+    make: Callable[[], nn.Module], shape: tuple[int, ...], message: str
+) -> None:
+    model, inputs = made_binary(make, shape, None), inputs_of(shape)
+    with pytest.raises(FoldError, match=f"^cannot pack {message}") as caught:
+        pack(model, inputs)
+    assert "\n" not in str(caught.value)
+    report = check(model, inputs)
+    assert not report.whole
+    assert str(caught.value) == next(iter(report.reasons.values()))
