@@ -11,6 +11,7 @@ from torch import nn
 
 from onebit.layers import RPReLU
 from onebit.models import create_model
+from onebit.native import instruction_sets, make_plan
 from onebit.packed import PackedNet, Threshold
 from onebit.quantizers import Quantizer, SteSign
 from onebit.runtime import batches, run
@@ -111,7 +112,8 @@ def answers(packed: PackedNet, inputs: np.ndarray) -> Any:
 
 @torch.no_grad()
 def assert_answers(model: nn.Module, packed: PackedNet, inputs: np.ndarray, *, atol: float = 1e-5) -> None:
-    """The packed net answers what the model answers, relative to the largest number."""
+    """The packed net answers what the model answers, relative to the largest number; natively the same bits."""
+    assert_native(packed, inputs)
     theirs = copy.deepcopy(model).eval()(torch.from_numpy(inputs.copy()))
     ours = answers(packed, inputs)
     if isinstance(theirs, dict):
@@ -124,6 +126,17 @@ def assert_answers(model: nn.Module, packed: PackedNet, inputs: np.ndarray, *, a
         assert one.shape == tuple(other.shape)
         scale = float(other.abs().max()) + 1e-30
         np.testing.assert_allclose(one / scale, other.numpy() / scale, atol=atol, rtol=0)
+
+
+def assert_native(packed: PackedNet, inputs: np.ndarray) -> None:
+    """Every instruction set of this machine gives the bits of numpy."""
+    parts = [values for _, values in batches(packed, inputs, packed.outputs)]
+    outputs = [np.concatenate([part[name] for part in parts]).astype(np.float32) for name in packed.outputs]
+    expected = outputs[0] if len(outputs) == 1 else np.concatenate([output.reshape(-1) for output in outputs])
+    for isa in instruction_sets().values():
+        found, nan = make_plan(packed, isa).run(inputs)
+        assert not nan
+        np.testing.assert_array_equal(found.view(np.int32), expected.view(np.int32), err_msg=isa.name)
 
 
 def inputs_of(shape: tuple[int, ...], dtype: str = "float32", *, count: int = 9, seed: int = 1) -> np.ndarray:
