@@ -72,6 +72,12 @@ def with_module(module: Callable[[], nn.Module]) -> Body:
     return body
 
 
+def _residual(x: Tensor) -> Tensor:
+    out = F.relu(x)
+    out += x
+    return out
+
+
 def _unused(net: Net, x: Tensor) -> Tensor:
     F.relu(x).argmax()
     return x / x[0].numel() + len(x[0].flatten())
@@ -133,6 +139,23 @@ ANY_SHAPE: dict[str, Body] = {
     "sum of branches": lambda net, x: torch.add(F.relu(x), x.clamp(max=1)),
     "what nothing reads": _unused,
     "flatten": lambda net, x: x.flatten(1),
+    "torch.flatten": lambda net, x: torch.flatten(x, start_dim=1),
+    "Flatten": with_module(nn.Flatten),
+    "view of the batch": lambda net, x: x.view(x.size(0), -1) - 0.5,
+    "view of the features": lambda net, x: x.view(-1, x[0].numel()),
+    "reshape of the batch": lambda net, x: torch.reshape(x, (x.shape[0], x.shape[1] // 2, -1)),
+    "new axes": lambda net, x: x[:, None].squeeze(1)[..., None].squeeze(),
+    "ReLU": with_module(lambda: nn.ReLU(inplace=True)),
+    "F.relu in place": lambda net, x: F.relu(x * 2, inplace=True),
+    "ReLU6 in place": with_module(lambda: nn.ReLU6(inplace=True)),
+    "leaky_relu_": lambda net, x: F.leaky_relu_(x + 0.1, 0.2),
+    "hardtanh_": lambda net, x: F.hardtanh_(x + 0.1),
+    "Hardswish in place": with_module(lambda: nn.Hardswish(inplace=True)),
+    "a new tensor": lambda net, x: x * torch.tensor(0.3) + torch.ones(x.shape[1:]),
+    "AlphaDropout": with_module(nn.AlphaDropout),
+    "iadd of a value": lambda net, x: _residual(x),
+    "subtract_": lambda net, x: (x + 0.1).subtract_(0.2).multiply_(2).divide_(3).negative_(),
+    "subtract": lambda net, x: torch.subtract(x, 0.2).multiply(2).divide(3).subtract(x).negative(),
     "clone": lambda net, x: x.clone().detach().contiguous().to(torch.float32).type(torch.float32).cpu(),
     "to like": lambda net, x: x.to(x).type_as(x),
     "unsqueeze": lambda net, x: x.unsqueeze(1).squeeze(1),
@@ -185,6 +208,25 @@ IMAGES: dict[str, Body] = {
     "AdaptiveMaxPool2d": with_module(lambda: nn.AdaptiveMaxPool2d(2)),
     "adaptive_max_pool2d": lambda net, x: F.adaptive_max_pool2d(x, 1),
     "mean": lambda net, x: x.mean((2, 3)),
+    "mean of all pixels": lambda net, x: torch.mean(x, dim=[2, 3], keepdim=True).flatten(1),
+    "mean after mean": lambda net, x: x.mean(-1).mean(dim=-1),
+    "global pool": lambda net, x: F.avg_pool2d(x, x.size()[2:]).squeeze(-1).squeeze(-1),
+    "adaptive_avg_pool2d": lambda net, x: torch.flatten(F.adaptive_avg_pool2d(x, 1), 1),
+    "squeeze all": lambda net, x: F.adaptive_avg_pool2d(x, (1, 1)).squeeze(),
+    "torch.permute": lambda net, x: torch.permute(x, (0, 3, 1, 2)),
+    "swapaxes": lambda net, x: x.swapaxes(2, 3).swapdims(1, 2),
+    "interpolate like": lambda net, x: F.interpolate(F.max_pool2d(x, 2), size=x.shape[2:]),
+    "nearest-exact": lambda net, x: F.interpolate(x, scale_factor=2.0, mode="nearest-exact"),
+    "Upsample to": with_module(lambda: nn.Upsample(size=(12, 16), mode="nearest")),
+    "gate of channels": lambda net, x: x * F.hardsigmoid(x.mean((2, 3)))[:, :, None, None],
+    "gate expanded": lambda net, x: x * F.relu6(x.mean((2, 3)) + 3).div(6).view(len(x), -1, 1, 1).expand_as(x),
+    "ZeroPad2d": with_module(lambda: nn.ZeroPad2d((1, 0, 2, 1))),
+    "binary depthwise": with_module(lambda: BinaryConv2d(4, 4, 3, padding=1, groups=4, bias=True)),
+    "depthwise and pointwise": with_module(
+        lambda: nn.Sequential(
+            nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.ReLU6(), BinaryConv2d(4, 6, 1, weight_quantizer="xnor")
+        )
+    ),
     "mean of one": lambda net, x: torch.mean(x, dim=-1, keepdim=True),
     "mean of channels": lambda net, x: x.mean(1),
     "mean of all": lambda net, x: x.mean([1, 2, 3]),
@@ -225,6 +267,16 @@ SIGNALS: dict[str, Body] = {
     "AdaptiveMaxPool1d": with_module(lambda: nn.AdaptiveMaxPool1d(1)),
     "mean": lambda net, x: x.mean(2),
     "mean of channels": lambda net, x: x.mean(dim=1, keepdim=True),
+    "mean of the last": lambda net, x: x.mean(dim=-1),
+    "torch.max_pool1d": lambda net, x: torch.max_pool1d(x, 3, 2),
+    "adaptive_avg_pool1d": lambda net, x: F.adaptive_avg_pool1d(x, 1).squeeze(-1),
+    "adaptive_max_pool1d": lambda net, x: F.adaptive_max_pool1d(x, 4),
+    "interpolate": lambda net, x: F.interpolate(x, scale_factor=2),
+    "Dropout1d": with_module(lambda: nn.Dropout1d(0.5)),
+    "F.dropout1d": lambda net, x: F.dropout1d(x, 0.5, training=net.training),
+    "ZeroPad1d": with_module(lambda: nn.ZeroPad1d(2)),
+    "depthwise": with_module(lambda: nn.Conv1d(4, 8, 3, groups=4)),
+    "binary depthwise": with_module(lambda: BinaryConv1d(4, 4, 5, padding=2, groups=4, input_quantizer="ste_sign")),
     "Upsample": with_module(lambda: nn.Upsample(scale_factor=3)),
     "transpose": lambda net, x: x.transpose(1, 2),
     "crop": lambda net, x: x[:, 1:, 2:-2],

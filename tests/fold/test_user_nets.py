@@ -7,13 +7,13 @@ from collections.abc import Callable
 import pytest
 import torch
 from fold_nets import assert_answers, assert_native, inputs_of
-from torch import nn
+from torch import Tensor, nn
 from user_nets import Mixer, MobileNetV2, ResNet1d, SEResNet, UNet
 
 from onebit.errors import FoldError
 from onebit.fold import pack
 from onebit.fold.check import check
-from onebit.layers import binarize_
+from onebit.layers import BinaryLinear, binarize_
 from onebit.packed import dumps, loads
 
 NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -76,3 +76,24 @@ def test_a_refusal_names_the_layer_and_the_way(
     report = check(model, inputs)
     assert not report.whole
     assert str(caught.value) == next(iter(report.reasons.values()))
+
+
+class Gated(nn.Module):
+    """Looks at its values in forward."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.mean() > 0 else -x
+
+
+def test_forward_that_reads_values_is_refused_by_its_part() -> None:
+    model, inputs = nn.Sequential(nn.Sequential(BinaryLinear(6, 4), Gated()), nn.ReLU()), inputs_of((6,))
+    with pytest.raises(
+        FoldError, match=r"^cannot follow Sequential.forward on inputs \(2, 6\), in '0.1' \(Gated\): .*"
+    ) as caught:
+        pack(model, inputs)
+    assert str(caught.value).endswith("; pack layer by layer with onebit.packed_layers_(model)")
+    recurrent = nn.Sequential(BinaryLinear(6, 4), nn.LSTM(4, 4))
+    with pytest.raises(
+        FoldError, match=r"^cannot pack LSTM \('1'\): a packed net has no LSTM; pack layer by layer with"
+    ):
+        pack(recurrent, inputs_of((3, 6)))

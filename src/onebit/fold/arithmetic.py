@@ -15,8 +15,10 @@ from onebit.fold.call import Call, check_finite
 from onebit.fold.chain import FoldedOp, Pending
 from onebit.fold.folder import Folder
 from onebit.fold.shapes import shown
+from onebit.fold.unknown import LAYER_BY_LAYER
 from onebit.packed import Add, Multiply
 
+DIVIDES = f"it divides by a value of the net; multiply, or divide by a constant, or {LAYER_BY_LAYER}"
 Parts = tuple[np.ndarray | None, np.ndarray | None]
 """scale and shift of an affine map, float64 (C,); None for 1 and 0."""
 
@@ -96,7 +98,7 @@ def _of_values(
     folder: Folder, call: Call, kind: _Arithmetic, terms: tuple[fx.Node, fx.Node], values: tuple[Pending, ...]
 ) -> Pending:
     if kind is _DIVIDE:
-        raise call.refusal("it divides by a value of the net; multiply, or divide by a constant")
+        raise call.refusal(DIVIDES)
     assert call.node is not None
     after = tuple(call.node.meta["value"].shape)
     by_node = dict(zip([x for x in call.node.all_input_nodes if x.op != "get_attr"], values, strict=True))
@@ -129,7 +131,7 @@ def with_constant(
     kind = next(kind for kind in (_ADD, _SUBTRACT, _MULTIPLY, _DIVIDE) if kind.compute is compute)
     affine = kind.after if value_first else kind.before
     if affine is None:
-        raise call.refusal("it divides by a value of the net; multiply, or divide by a constant")
+        raise call.refusal(DIVIDES)
     if isinstance(constant, fx.Node):
         constant = constant.meta["value"]
     if not isinstance(constant, (int, float, Tensor)):

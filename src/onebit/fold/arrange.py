@@ -13,6 +13,7 @@ from onebit.fold.call import Call, any_dtype
 from onebit.fold.chain import Pending
 from onebit.fold.folder import Folder
 from onebit.fold.shapes import shown
+from onebit.fold.unknown import LAYER_BY_LAYER
 from onebit.packed import Concat, Pad, Slice
 from onebit.packed.nodes import MOST_SIZE
 
@@ -80,7 +81,8 @@ def upsample(folder: Folder, call: Call, x: Pending) -> Pending:
     whole = len(before) == len(after) and all(new % old == 0 for old, new in zip(before, after, strict=True))
     if mode not in ("nearest", "nearest-exact") or not whole:
         raise call.refusal(
-            f"got mode {mode!r}, {shown(before)} to {shown(after)}; expected mode 'nearest' and whole factors"
+            f"got mode {mode!r}, {shown(before)} to {shown(after)}; expected mode 'nearest' and whole factors, "
+            f"or {LAYER_BY_LAYER}"
         )
     return folder.repeated(call, x, before[1:], after[1:])
 
@@ -93,7 +95,9 @@ def concat(folder: Folder, call: Call, *values: Pending) -> Pending:
     if axis == 0:
         raise call.refusal(f"got dim=0 of {shown(after)}, the batch; expected another axis: dim=1")
     if not all(isinstance(part, fx.Node) and part.op != "get_attr" for part in parts):
-        raise call.refusal("expected values of the net; add a constant to one instead")
+        raise call.refusal(
+            f"expected values of the net, got a constant; add it to a value instead, or {LAYER_BY_LAYER}"
+        )
     if len(parts) == 1:
         return values[0]
     order = (axis - 1, *(k for k in range(len(after) - 1) if k != axis - 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from functools import reduce
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from onebit.errors import FoldError, OnebitError, first_line
 from onebit.fold.aliases import remove_unused_
+from onebit.fold.unknown import LAYER_BY_LAYER
 
 
 def trace(
@@ -48,9 +50,8 @@ def trace(
     except Exception as error:
         what = "images" if example.dim() == 4 else "inputs"
         raise FoldError(
-            f"cannot follow {type(model).__name__}.forward on {what} {tuple(example.shape)}: {first_line(error)}; "
-            "it may depend on shapes, but not on the contents of tensors; change that, or pack layer by layer with "
-            "onebit.packed_layers_(model)"
+            f"cannot follow {type(model).__name__}.forward on {what} {tuple(example.shape)}{_place(model, error)}: "
+            f"{first_line(error)}; it may depend on shapes, but not on the contents of tensors; {LAYER_BY_LAYER}"
         ) from error
     finally:
         drawn = not torch.equal(state, torch.get_rng_state())
@@ -80,6 +81,16 @@ def called_in(node: fx.Node) -> str:
     for path, kind in reversed((node.meta.get("nn_module_stack") or {}).values()):
         if kind is not _Whole and _in_model(path):
             return f"{_in_model(path)!r} ({kind.__name__})"
+    return ""
+
+
+def _place(model: nn.Module, error: BaseException) -> str:
+    """The innermost part of the model that an error comes from, as ", in 'blocks.0' (Block)"; "" for the model."""
+    names = {module: name for name, module in model.named_modules() if name}
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        module = frame.f_locals.get("self")
+        if isinstance(module, nn.Module) and module in names:
+            return f", in {names[module]!r} ({type(module).__name__})"
     return ""
 
 

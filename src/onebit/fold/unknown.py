@@ -1,4 +1,4 @@
-"""What a refusal says of an operation that packed nets do not have: what to use in its place, or how to go on."""
+"""The message for an operation that packed nets do not have: what to use in its place, or how to go on."""
 
 from __future__ import annotations
 
@@ -14,12 +14,20 @@ INSTEAD = {
     **dict.fromkeys(("layernorm", "groupnorm", "rmsnorm", "instancenorm1d", "instancenorm2d"), _NORM),
     **dict.fromkeys(("layer_norm", "group_norm", "rms_norm", "instance_norm"), _NORM),
     "pixelshuffle": "nn.Upsample or a transposed convolution",
+    "max": "x.amax(dim)",
+    "pixel_shuffle": "nn.Upsample or a transposed convolution",
     "conv2d": "the layer nn.Conv2d or onebit.BinaryConv2d",
     "conv1d": "the layer nn.Conv1d or onebit.BinaryConv1d",
     "batch_norm": "the layer nn.BatchNorm1d or nn.BatchNorm2d",
 }
 """Lower-case name of a layer, function or method -> what is packed and does a similar thing."""
 
+ONLY_IN_TORCH = {
+    *("lstm", "gru", "rnn", "multiheadattention", "scaled_dot_product_attention", "embedding", "bmm", "baddbmm"),
+    *("einsum", "normalize", "std", "var", "topk", "gather", "argmax", "where", "gt", "lt", "ge", "le", "eq", "sqrt"),
+    *("pow", "exp", "log", "rsqrt", "cumsum", "softmin", "transformerencoderlayer", "lstmcell", "grucell"),
+}
+"""What has nothing like it in a packed net."""
 LAYER_BY_LAYER = "pack layer by layer with onebit.packed_layers_(model)"
 
 
@@ -32,6 +40,8 @@ def unknown_operation(name: str, known: Iterable[Any]) -> str:
     """
     if instead := INSTEAD.get(name.lower().rstrip("_")):
         return f"a packed net has no {name}; use {instead} in its place and train again, or {LAYER_BY_LAYER}"
+    if name.lower().rstrip("_") in ONLY_IN_TORCH:
+        return f"a packed net has no {name}; {LAYER_BY_LAYER}"
     names = [kind.__name__ for kind in known if isinstance(kind, type)]
     layers = ", ".join(x for x in names if not x.startswith("Binary") and f"{x.removesuffix('1d')}2d" not in names)
     return f"known layers are {layers}, and their 1d and binary twins; {LAYER_BY_LAYER}, or move it out of the model"

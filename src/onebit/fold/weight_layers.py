@@ -14,6 +14,7 @@ from onebit.fold.call import Call, check_finite
 from onebit.fold.chain import FoldedOp, Pending, sums_are_exact
 from onebit.fold.folder import Folder
 from onebit.fold.shapes import as_image, as_size, from_image
+from onebit.fold.unknown import LAYER_BY_LAYER
 from onebit.packed import Conv, ConvTranspose, Dense, Node, RealConv, RealConvTranspose, RealDense
 from onebit.packed.bits import pack_signs
 from onebit.quantizers import BinaryWeight
@@ -34,8 +35,7 @@ def matmul(folder: Folder, call: Call, *values: Pending) -> Pending:
     weight = call.argument(1, "mat2" if call.node.target in (torch.mm, "mm") else "other", None)
     if len(values) != 1 or not isinstance(weight, Tensor) or weight.dim() != 2 or first is weight:
         raise call.refusal(
-            "it multiplies two values of the net, expected x @ weight with a matrix of weights; pack layer by layer "
-            "with onebit.packed_layers_(model)"
+            f"it multiplies two values of the net, expected x @ weight with a matrix of weights; {LAYER_BY_LAYER}"
         )
     return _dense(folder, call, values[0], weight.t(), None)
 
