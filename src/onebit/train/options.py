@@ -57,8 +57,8 @@ class Monitor:
     Args:
         on_step: called with (steps done, total steps); on_epoch: called with each `EpochLog`.
         batch_watch: reads the batches of each epoch; top-5 errors are then counted as well.
-        verbose: whether to print the net, a progress bar and a line per epoch; by default on a terminal and in a
-            notebook, unless `on_step` or `on_epoch` is given.
+        verbose: whether to print the net, the line of `onebit.check`, a progress bar and a line per epoch; by default
+            on a terminal and in a notebook, unless `on_step` or `on_epoch` is given.
     """
 
     on_step: Callable[[int, int], None] | None = None
