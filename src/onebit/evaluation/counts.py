@@ -15,6 +15,8 @@ from onebit.errors import UsageError, first_line
 from onebit.evaluation.model_inputs import kept_training, model_device
 from onebit.layers import BinaryLayer, BinaryParametrization, InputCoding, binary_parametrizations, check_model
 from onebit.layers.parametrized import kind_name
+from onebit.runtime.torch_attention import PackedAttention
+from onebit.runtime.torch_layers import PackedConv, PackedLayer
 
 
 def layer_size(layer: nn.Module) -> tuple[int, int]:
@@ -26,6 +28,8 @@ def layer_size(layer: nn.Module) -> tuple[int, int]:
         return 0, 2 * layer.num_features
     if isinstance(layer, ParametrizationList) and isinstance(layer[0], BinaryParametrization):
         return 0, 0  # counts with the layer that reads the weight
+    if isinstance(layer, PackedLayer):
+        return layer.sizes
     parameters = sum(p.numel() for p in layer.parameters(recurse=False))
     if isinstance(layer, BinaryLayer) and layer.weight_quantizer is not None:
         return layer.weight.numel(), parameters - layer.weight.numel()
@@ -158,7 +162,11 @@ def summary(model: nn.Module, example: Tensor | None = None, *, input_shape: tup
     """
     check_model(model)
     inputs, what = _inputs(model, example, input_shape)
-    names = {layer: name for name, layer in model.named_modules() if sum(layer_size(layer))}
+    names = {
+        layer: name
+        for name, layer in model.named_modules()
+        if sum(layer_size(layer)) or isinstance(layer, PackedAttention)
+    }
     outputs: dict[nn.Module, tuple[int, ...]] = {}
     binary_macs, real_macs = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
 
@@ -226,6 +234,13 @@ def _macs(
     """(layer, multiply-accumulates, whether with binary weights) of one call, for the whole batch."""
     if isinstance(layer, nn.MultiheadAttention):
         yield from _attention_macs(layer, args, kwargs)
+    elif isinstance(layer, PackedAttention):  # its projections are layers of their own
+        yield layer, _attention_products(layer, args, kwargs), False
+    elif isinstance(layer, PackedLayer):
+        transposed = isinstance(layer, PackedConv) and layer.window.transposed
+        x = args[0] if transposed else output
+        channels = layer.in_channels if transposed else layer.outputs  # type: ignore[operator]
+        yield layer, x.numel() * (layer.outputs * layer.terms // channels), True
     elif isinstance(layer, (nn.RNNBase, nn.RNNCellBase)):
         x = args[0] if args else kwargs["input"]
         steps = getattr(x, "data", x).numel() // layer.input_size  # `data` holds the values of packed sequences
@@ -251,7 +266,13 @@ def _attention_macs(
     projected = width * (queries * width + keys * layer.kdim + values * layer.vdim)
     yield layer, projected, bool(layer_size(layer)[0])
     yield layer.out_proj, queries * width * width, bool(layer_size(layer.out_proj)[0])
-    # every query with every key of its sequence, once for the scores and once for the values
+    yield layer, _attention_products(layer, args, kwargs), False
+
+
+def _attention_products(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """Every query with every key of its sequence, once for the scores and once for the values."""
+    given = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
+    query, key = given["query"], given["key"]
     length = key.shape[0] if query.dim() == 2 else key.shape[1 if layer.batch_first else 0]
     length += (layer.bias_k is not None) + layer.add_zero_attn
-    yield layer, 2 * queries * length * width, False
+    return 2 * query.shape[:-1].numel() * length * layer.embed_dim

@@ -25,6 +25,7 @@ from onebit.evaluation.nested import mapped, shown, size_of
 from onebit.evaluation.scores import Score, score_outputs
 from onebit.evaluation.sources import ArraySamples, LoaderSamples, Samples, as_samples
 from onebit.layers import LatentWeight, binary_layers, check_model
+from onebit.runtime.torch_layers import PackedLayer
 from onebit.runtime.torch_module import PackedModule
 
 BN_IMAGES = 10_000
@@ -170,7 +171,7 @@ def _no_mode(weights: str) -> UsageError:
 def stated_mode(model: nn.Module, weights: str, bn: str = "auto") -> tuple[str, str]:
     """The test mode and the BatchNorm statistics to use.
 
-    Without binary layers, the mode is "packed" for a `PackedModule` and "real" for any other net.
+    Without binary layers, the mode is "packed" for a `PackedModule` or a net with packed layers, "real" for others.
 
     Args:
         bn: "auto" means "reestimate" for modes that the net was not trained in.
@@ -180,7 +181,7 @@ def stated_mode(model: nn.Module, weights: str, bn: str = "auto") -> tuple[str, 
     """
     parse_weights(weights)
     if not any(True for _ in binary_layers(model)):
-        packed = any(isinstance(module, PackedModule) for module in model.modules())
+        packed = any(isinstance(module, (PackedModule, PackedLayer)) for module in model.modules())
         weights = "packed" if packed else "real"
     need("bn", bn, bn in ("auto", "trained", "reestimate"), "auto, trained or reestimate")
     if bn == "auto":
@@ -290,7 +291,7 @@ def evaluate(
             whose test split is evaluated. Samples are read in order, also those of a shuffling loader.
         weights: "latent", "binary", "mean" (of the distribution that a Bayesian net learned), "sample" (one draw),
             "ensemble:N" (mean softmax of N draws); without binary layers, the score says "real", or "packed" for a
-            `PackedModule`.
+            `PackedModule` and for packed layers.
         train: training data of any form, needed to re-estimate BatchNorm statistics.
         bn: "trained", "reestimate", or "auto": re-estimate for modes that the net was not trained in.
         loss: name or function (outputs, targets) -> scalar; the name decides the task, see

@@ -21,7 +21,7 @@ from onebit.common.arguments import check_kind, described
 from onebit.errors import FoldError, NotBinaryError, OnebitError, UsageError, WrongTypeError, first_line
 from onebit.fold.folder import Folded, Folder, SignSite
 from onebit.fold.operations import FOLDS
-from onebit.fold.shipped import shipped_weights
+from onebit.fold.shipped import no_binary_layers, shipped_weights
 from onebit.fold.trace import trace
 from onebit.layers import binary_layers, check_model
 from onebit.packed import InputSpec, PackedNet
@@ -167,7 +167,7 @@ def _prepared(
         model = eval_copy(nn.Sequential(preprocess, model))
         batch = batch.to(torch.uint8)
     if not any(True for _ in binary_layers(model)):
-        raise NotBinaryError("the model has no binary layer; make its layers binary with onebit.binarize_ and train it")
+        raise NotBinaryError(no_binary_layers(model))
     spec = InputSpec(shape=tuple(batch.shape[1:]), dtype=str(batch.dtype).removeprefix("torch."), coding="values")
     return Folder(model, spec, shipped_weights(model, weights, seed), FOLDS, refusals=refusals), batch, model
 

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from onebit.common.arguments import described
 from onebit.errors import OnebitError, UsageError, first_line, shortened
 from onebit.fold import refusals_of
+from onebit.fold.shipped import no_binary_layers
 from onebit.fold.trace import module_path
 from onebit.layers import BinarizeReport, BinaryLayer, InputCoding, Normalize, binary_layers, check_model
 from onebit.layers.description import describe_layers
@@ -132,8 +133,8 @@ def check(model: nn.Module, example: Any = None, *, preprocess: nn.Module | None
     """
     check_model(model)
     layers = describe_layers(model)
-    if not layers.binary:
-        return CheckReport(layers, False, problem="the model has no binary layer; onebit.binarize_(model) makes some")
+    if not any(True for _ in binary_layers(model)):
+        return CheckReport(layers, False, problem=no_binary_layers(model))
     if reason := _unfit(example):
         return CheckReport(layers, False, {"": reason})
     try:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from onebit.errors import FoldError, NotBinaryError, UsageError
 from onebit.fold.folder import check_finite
-from onebit.fold.shipped import shipped_weights
+from onebit.fold.shipped import no_binary_layers, shipped_weights
 from onebit.layers import (
     PARAMETRIZED,
     BinaryConv1d,
@@ -110,7 +110,7 @@ def packed_layers_(model: nn.Module, *, weights: str = "binary", seed: int = 0) 
         raise UsageError("packed_layers_ replaces layers inside a model; wrap a lone layer: nn.Sequential(layer)")
     shipped = shipped_weights(model, weights, seed)
     if not shipped:
-        raise NotBinaryError("the model has no binary layer; make its layers binary with onebit.binarize_ and train it")
+        raise NotBinaryError(no_binary_layers(model))
     made: dict[nn.Module, nn.Module] = {}
     rows: list[PackedRow] = []
     left = set(shipped)

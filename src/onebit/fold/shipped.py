@@ -9,6 +9,14 @@ from onebit.errors import UsageError
 from onebit.fold.call import check_finite
 from onebit.layers import binary_layers
 from onebit.quantizers import BinaryWeight
+from onebit.runtime.torch_layers import PackedLayer
+
+
+def no_binary_layers(model: nn.Module) -> str:
+    """The error for a model without latent weights: there never were any, or `packed_layers_` has replaced them."""
+    if any(isinstance(module, PackedLayer) for module in model.modules()):
+        return "the layers of the model hold bits already, by onebit.packed_layers_; use a copy of it from before"
+    return "the model has no binary layer; make its layers binary with onebit.binarize_ and train it"
 
 
 def shipped_weights(model: nn.Module, weights: str, seed: int) -> dict[nn.Module, BinaryWeight]:

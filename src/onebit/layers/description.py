@@ -17,6 +17,7 @@ from onebit.layers.coding import InputCoding
 from onebit.layers.parametrized import PARAMETRIZED, BinaryParametrization, binary_parametrizations, kind_name, kind_of
 from onebit.layers.rprelu import RPReLU
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, Quantizer
+from onebit.runtime.torch_layers import PackedLayer
 
 REPLACED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 """Layer classes that have a binary twin."""
@@ -137,6 +138,13 @@ def describe(model: nn.Module, where: Callable[[str, nn.Module], bool] | None) -
     for name, module in model.named_modules():
         if isinstance(module, (Quantizer, ParametrizationList, BinaryParametrization)):
             continue  # counted with the layer that it belongs to
+        if isinstance(module, PackedLayer):
+            signs, real = module.sizes
+            if module.input_quantizer is not None:
+                real += sum(parameter.numel() for parameter in module.input_quantizer.parameters())
+            report.binary.append(BinaryRow(name, kind_name(module), signs, "packed"))
+            report.real.extend([RealRow(name, kind_name(module), real, BIAS)] if real else [])
+            continue
         kind = kind_of(module)
         latents = _latents(module)
         if latents:

@@ -78,6 +78,13 @@ class PackedLayer(nn.Module):
         kept = (self.words, self.scale, self.center)
         return sum(one.numel() * one.element_size() for one in kept if one is not None)
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """(one-bit weights, real numbers of scale, center and bias)."""
+        return self.outputs * self.terms, self.outputs * sum(
+            one is not None for one in (self.scale, self.center, self.bias)
+        )
+
     def quantized_input(self, x: Tensor) -> Tensor:
         """The input after the input quantizer, unless the kernels do its work."""
         differentiable = x.requires_grad and torch.is_grad_enabled()
