@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 import onebit
 from onebit.errors import FoldError, NotBinaryError, UsageError
 from onebit.layers import BinaryConv1d, BinaryConv2d, BinaryConvTranspose1d, BinaryConvTranspose2d, BinaryLinear
-from onebit.quantizers import BinaryWeight, SteSign
+from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, BinaryWeight, SteSign
 from onebit.runtime.torch_layers import PackedLayer, PackedLinear
 
 TOLERANCE = 1e-5
@@ -135,10 +135,12 @@ def test_recurrent_layers(kind: Any, options: dict[str, Any]) -> None:
 def test_recurrent_layers_of_other_forms() -> None:
     x = torch.randn(5, 4, 10)
     assert_agrees(binary(Around(nn.RNN(10, 12, nonlinearity="relu"))), x)
-    hx = torch.randn(2, 4, 6), torch.randn(2, 4, 12)
+    hx, lengths = (torch.randn(2, 4, 6), torch.randn(2, 4, 12)), [3, 5, 1, 4]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch says that a slower implementation runs
         assert_agrees(binary(Around(nn.LSTM(10, 12, proj_size=6, num_layers=2))), x, hx)
+        both = binary(Around(nn.LSTM(10, 12, proj_size=6, bidirectional=True)))
+        assert_agrees(both, pack_padded_sequence(x, lengths, enforce_sorted=False), hx)
     for kind in (nn.LSTMCell, nn.GRUCell, nn.RNNCell):
         assert_agrees(binary(Around(kind(10, 12))), x[0])
         assert_agrees(binary(Around(kind(10, 12))), x[0, 0])
@@ -180,7 +182,111 @@ def test_attention_to_others() -> None:
 def test_transformers_of_torch() -> None:
     layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
     hidden = torch.arange(7)[None] > torch.tensor([[6], [3], [5]])
-    assert_agrees(binary(nn.TransformerEncoder(layer, 2)), torch.randn(3, 7, 32), src_key_padding_mask=hidden)
+    net, x = binary(nn.TransformerEncoder(layer, 2)), torch.randn(3, 7, 32)
+    packed = assert_agrees(net, x, src_key_padding_mask=hidden)
+    inputs = [x.clone().requires_grad_() for _ in (net, packed)]  # other branches of torch's layers than without
+    weight = torch.randn(3, 7, 32)  # the normalization makes the sum of all outputs constant
+    expected, found = (
+        torch.autograd.grad((one(x) * weight).sum(), x)[0] for one, x in zip((net, packed), inputs, strict=True)
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(packed(x), net(x), rtol=0, atol=TOLERANCE * 4)
+    decoder = nn.TransformerDecoderLayer(32, 4, 64, batch_first=True)
+    mask = nn.Transformer.generate_square_subsequent_mask(7)
+    assert_agrees(binary(decoder), x, torch.randn(3, 5, 32), tgt_mask=mask, tgt_is_causal=True)
+
+
+@pytest.mark.parametrize("name", WEIGHT_QUANTIZERS)
+def test_every_weight_quantizer(name: str) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv1d(6, 8, 3), nn.Flatten(), nn.Linear(8 * 19, 5))
+    assert_agrees(binary(net, name), torch.randn(2, 6, 21))
+    assert_agrees(binary(Around(nn.LSTM(10, 12)), name), torch.randn(6, 4, 10))
+    assert_agrees(binary(Around(nn.MultiheadAttention(32, 4)), name), *[torch.randn(5, 3, 32)] * 3)
+
+
+@pytest.mark.parametrize("name", INPUT_QUANTIZERS)
+def test_every_input_quantizer(name: str) -> None:
+    layer = BinaryConv2d(6, 12, 3, padding=1, padding_value=1, input_quantizer=name)
+    assert_agrees(Around(layer), torch.randn(3, 6, 9, 8))
+    assert_agrees(Around(BinaryLinear(20, 30, input_quantizer=name)), torch.randn(3, 20))
+
+
+def test_empty_batches_and_empty_sequences() -> None:
+    net = binary(Around(nn.LSTM(10, 12, bidirectional=True)))
+    onebit.packed_layers_(net)
+    output, (h, cell) = net(torch.randn(6, 0, 10))
+    assert (output.shape, h.shape, cell.shape) == ((6, 0, 24), (2, 0, 12), (2, 0, 12))
+    with pytest.raises(UsageError, match=r"got a tensor of shape \(0, 2, 10\), expected at least one time step"):
+        net(torch.randn(0, 2, 10))
+    attention = binary(Around(nn.MultiheadAttention(32, 4, batch_first=True)))
+    onebit.packed_layers_(attention)
+    assert attention(*[torch.randn(0, 5, 32)] * 3)[0].shape == (0, 5, 32)
+    conv = nn.Sequential(BinaryConv2d(3, 4, 3))
+    onebit.packed_layers_(conv)
+    assert conv(torch.randn(0, 3, 8, 9)).shape == (0, 4, 6, 7)
+
+
+def test_whole_models_in_half_precision_and_exported() -> None:
+    torch.manual_seed(0)
+    net = binary(nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), 1)).eval()
+    x = torch.randn(3, 7, 32)
+    onebit.packed_layers_(net)
+    expected = net(x).detach()
+    assert torch.equal(torch.export.export(net, (x,)).module()(x), expected)
+    with torch.no_grad():
+        for dtype, tolerance in ((torch.float16, 0.01), (torch.bfloat16, 0.06)):
+            found = copy.deepcopy(net).to(dtype)(x.to(dtype))
+            assert found.dtype == dtype
+            torch.testing.assert_close(found.float(), expected, rtol=0, atol=tolerance)
+
+
+def test_a_packed_model_is_evaluated_counted_and_described() -> None:
+    torch.manual_seed(0)
+    net = binary(
+        nn.Sequential(nn.Conv1d(4, 6, 3), nn.Flatten(), nn.Linear(54, 10), nn.BatchNorm1d(10), nn.Linear(10, 3)), "xnor"
+    ).eval()
+    packed = copy.deepcopy(net)
+    onebit.packed_layers_(packed)
+    x, labels = torch.randn(30, 4, 11), torch.randint(3, (30,))
+    before, after = (onebit.evaluate(one, (x, labels)) for one in (net, packed))
+    assert (after.weights, after.correct, after.count) == ("packed", before.correct, 30)
+    assert after.loss == pytest.approx(before.loss, rel=1e-4)
+    before, after = onebit.summary(net, x), onebit.summary(packed, x)
+    for name in ("binary_weights", "binary_macs", "real_macs"):
+        assert [getattr(row, name) for row in after.layers] == [getattr(row, name) for row in before.layers]
+    scales = 6 + 10 + 3
+    assert after.total("real_parameters") == before.total("real_parameters") + scales
+    text = str(onebit.describe_layers(packed))
+    assert f"{4 * 6 * 3 + 540 + 30} binary weights, {2 * scales + 20} real parameters" in text
+    assert "PackedConv" in text
+    assert "not checked further: the layers of the model hold bits already" in str(onebit.check(packed, x))
+    for refused in (onebit.packed_layers_, lambda model: onebit.pack(model, x)):
+        with pytest.raises(NotBinaryError, match=r"hold bits already, by onebit[.]packed_layers_; use a copy"):
+            refused(packed)
+
+
+def test_products_of_packed_attention_count_as_before() -> None:
+    net = binary(Around(nn.MultiheadAttention(32, 4, batch_first=True, add_bias_kv=True)))
+    conv = binary(nn.Sequential(nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2)))
+    for model, x in ((net, torch.randn(2, 5, 32)), (conv, torch.randn(2, 4, 5, 6))):
+        model = nn.Sequential(model) if model is conv else SelfAttention(model)
+        before = onebit.summary(model, x)
+        onebit.packed_layers_(model)
+        after = onebit.summary(model, x)
+        for name in ("binary_weights", "binary_macs", "real_macs"):
+            assert after.total(name) == before.total(name)
+
+
+class SelfAttention(nn.Module):
+    """Attention of a sequence to itself."""
+
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.attention(x, x, x)[0]
 
 
 def test_a_layer_that_is_used_twice_stays_one_layer() -> None:

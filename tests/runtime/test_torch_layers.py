@@ -75,7 +75,7 @@ def inputs_of(rng: np.random.Generator, shape: tuple[int, ...]) -> Tensor:
 @settings(max_examples=40, deadline=None)
 @given(
     seed=SEEDS,
-    shape=st.tuples(st.integers(1, 40), st.integers(1, 80), st.sampled_from((1, 3, 31, 32, 33, 100, 400))),
+    shape=st.tuples(st.integers(1, 40), st.integers(1, 80), st.sampled_from((1, 3, 31, 32, 33, 100, 400, 2100))),
     names=CHOSEN,
     signs=st.booleans(),
 )
@@ -170,6 +170,18 @@ def test_threads_give_the_same_bits(count: int, monkeypatch: pytest.MonkeyPatch)
     assert_same_bits(layer(x), one.numpy())
 
 
+@pytest.mark.parametrize("count", [1, 5])
+def test_threads_give_the_same_bits_of_a_convolution(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    window = PackedWindow((3, 3), 2, padding=(1, 1, 1, 1))
+    layer = PackedConv(rows_of(rng, 96, 288), 288, window=window, **parameters_of(rng, 96, ("scale", "center")))
+    x = inputs_of(rng, (count, 64, 11, 13))
+    monkeypatch.setenv("ONEBIT_THREADS", "1")
+    one = layer(x)
+    monkeypatch.setenv("ONEBIT_THREADS", "2")
+    assert_same_bits(layer(x), one.numpy())
+
+
 def test_another_leading_shape_changes_nothing() -> None:
     rng = np.random.default_rng(0)
     layer = PackedLinear(rows_of(rng, 7, 50), 50)
@@ -191,6 +203,12 @@ def test_a_sample_that_is_not_finite_gives_nan_and_leaves_the_others() -> None:
     assert found[[3, 17]].isnan().all()
     others = [n for n in range(30) if n not in (3, 17)]
     assert_same_bits(found[others], expected[others].numpy())
+    conv, images = small_conv(), torch.randn(3, 8, 7, 6)
+    expected = conv(images)
+    images[1, 2, 3, 4] = float("-inf")
+    found = conv(images)
+    assert found[1].isnan().all()
+    assert_same_bits(found[[0, 2]], expected[[0, 2]].numpy())
 
 
 def small_layer(**more: Any) -> PackedLinear:

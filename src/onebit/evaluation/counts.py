@@ -237,10 +237,10 @@ def _macs(
     elif isinstance(layer, PackedAttention):  # its projections are layers of their own
         yield layer, _attention_products(layer, args, kwargs), False
     elif isinstance(layer, PackedLayer):
-        transposed = isinstance(layer, PackedConv) and layer.window.transposed
-        x = args[0] if transposed else output
-        channels = layer.in_channels if transposed else layer.outputs  # type: ignore[operator]
-        yield layer, x.numel() * (layer.outputs * layer.terms // channels), True
+        places, channels = output, layer.outputs
+        if isinstance(layer, PackedConv) and layer.window.transposed:
+            places, channels = args[0] if args else kwargs["x"], layer.in_channels
+        yield layer, places.numel() * (layer.sizes[0] // channels), True
     elif isinstance(layer, (nn.RNNBase, nn.RNNCellBase)):
         x = args[0] if args else kwargs["input"]
         steps = getattr(x, "data", x).numel() // layer.input_size  # `data` holds the values of packed sequences
@@ -261,7 +261,7 @@ def _attention_macs(
     layer: nn.MultiheadAttention, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Iterator[tuple[nn.Module, int, bool]]:
     given = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
-    width, query, key = layer.embed_dim, given["query"], given["key"]
+    width = layer.embed_dim
     queries, keys, values = (given[name].shape[:-1].numel() for name in ("query", "key", "value"))
     projected = width * (queries * width + keys * layer.kdim + values * layer.vdim)
     yield layer, projected, bool(layer_size(layer)[0])

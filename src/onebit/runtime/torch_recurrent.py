@@ -106,8 +106,11 @@ class PackedRecurrent(nn.Module):
         elif self.batch_first:
             input = input.transpose(0, 1)
         steps, batch = input.shape[:2]
-        data, states = self._run(input.reshape(steps * batch, -1), [batch] * steps, self._begin(input, batch, hx))
-        output = data.view(steps, batch, -1)
+        if steps < 1:
+            raise UsageError(f"got a tensor of shape {tuple(input.shape)}, expected at least one time step")
+        data = input.reshape(steps * batch, self.input_size)
+        data, states = self._run(data, [batch] * steps, self._begin(input, batch, hx))
+        output = data.view(steps, batch, data.shape[-1])
         if single:
             return output.squeeze(1), _each(states, lambda state: state.squeeze(1))
         return output.transpose(0, 1) if self.batch_first else output, states
