@@ -92,6 +92,22 @@ def test_a_dense_layer_has_the_bits_of_the_node(
         np.testing.assert_array_equal(layer.rows, rows)
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_the_largest_sums_of_lookups_do_not_overflow(way: str, sign: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose(way, monkeypatch)
+    terms = 4 * 1024
+    rows = words_to_bytes(pack_signs(np.full((40, terms), sign, np.int8)), terms)
+    x = torch.zeros(2, terms)
+    x[0, 3::4] = 2**21 - 1  # all bits of the lowest three planes of 7 bits are set
+    x[1] = 2**24 - 1
+    x[0, 0] = 2**23  # a unit of 1
+    layer = PackedLinear(rows, terms)
+    assert_same_bits(layer(x), of_node(Dense, layer, x))
+    expected = torch.tensor([2.0**23 + 1024 * (2**21 - 1), 4096.0 * (2**24 - 1)])
+    assert_same_bits(layer(x), (sign * expected)[:, None].expand(2, 40).numpy())
+
+
 WINDOWS = st.tuples(
     st.tuples(st.integers(1, 3), st.integers(1, 3)),
     st.sampled_from((1, 2, 6)),

@@ -1,9 +1,9 @@
 /* A single row of inputs with AVX2: byte lookups for 32 outputs at once, as 32-bit lookups find 8 only.
  *
  * The table of 4 inputs has 16 sums of integers within 2^24. Plus 2^26 they are 28 bits without a sign: four planes of 7 bits,
- * so that two entries can be added in a byte, and those of ROW_BLOCK words in 16 bits.
+ * so that two entries can be added in a byte, and those of ROW_BLOCK words in 16 bits: 64 * 4 * 254 < 2^16.
  */
-#define ROW_BLOCK 32
+#define ROW_BLOCK 64
 #define ROW_TABLE_UNITS (ROW_BLOCK * 8 * 16) /* per word: 8 groups of 4 inputs, 4 planes, 16 bytes */
 #define ROW_OFFSET (1 << 26)
 
