@@ -178,7 +178,10 @@ def test_benchmarks_and_scripts_are_understood(monkeypatch: pytest.MonkeyPatch) 
                     run_benchmark(arguments)
         for script in re.findall(r"python ((?:tools|examples)/\S+\.py)", text):
             assert (ROOT / script).exists(), f"{path.name}: {script}"
-    assert named == {"augmentation", "kernels", "mnist-time", "nets", "startup", "training-memory", "training-step"}
+    assert named == {
+        *("augmentation", "kernels", "mnist-time", "nets", "packed-layers", "startup", "training-memory"),
+        "training-step",
+    }
 
 
 @pytest.mark.parametrize(
