@@ -151,4 +151,4 @@ def test_nets_of_ours_are_checked_by_their_own_shape() -> None:
     real = onebit.create_model("lenet", weight_quantizer=None)
     assert check_lines(real, torch.zeros(2, 1, 28, 28, dtype=torch.uint8)) == []
     (line,) = check_lines(nn.Linear(12, 3), torch.zeros(2, 12))
-    assert "the model has no binary layer; onebit.binarize_(model) makes some" in line
+    assert "the model has no binary layer; make its layers binary with onebit.binarize_" in line
