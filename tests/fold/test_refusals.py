@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -62,6 +63,30 @@ def view_and_relu(x: Tensor) -> Tensor:
     return x + y.flatten(1)
 
 
+def add_to_alias(x: Tensor) -> Tensor:
+    y = x * 2
+    z = y
+    y += 1
+    return F.relu(z)
+
+
+def divide_viewed(x: Tensor) -> Tensor:
+    y = x * 2
+    z = y.view(len(y), 2, 3)
+    y /= 4
+    return z.flatten(1)
+
+
+class Counter(nn.Module):
+    """Its outputs depend on how often it was called."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x * self.calls
+
+
 class Answer(NamedTuple):
     """A named tuple, which a packed net does not return."""
 
@@ -107,6 +132,11 @@ def read_twice(x: Tensor) -> Tensor:
         (lambda x: torch.add(x, 1, out=torch.zeros(2, 6)), r"cannot pack add .*it writes its result into a tensor"),
         (read_twice, r"cannot pack relu .*it overwrites a value that is also used elsewhere"),
         (view_and_relu, r"cannot pack relu_ .*it overwrites a value that is also used elsewhere"),
+        (add_to_alias, r"cannot pack iadd .*is also used elsewhere; write x = x \+ y in place of x \+= y"),
+        (divide_viewed, r"cannot pack itruediv .*is also used elsewhere; write x = x / y in place of x /= y"),
+        (lambda x: x / len(x), r"computes something else for 7 samples than for 2 \(.* of scale of .*len\(x\)"),
+        (lambda x: x if x.shape[0] < 4 else -x, r"computes something else for 7 samples than for 2"),
+        (Counter(), r"computes something else for 7 samples than for 2 .*earlier batches"),
         (lambda x: (x, (x, x)), r"the model returns a tuple of tensor, tuple, expected a tensor of the net"),
         (lambda x: (x, None), r"the model returns a tuple of None, tensor, expected a tensor of the net"),
         (lambda x: {1: x}, r"the model returns a dict of tensor, .*text as keys"),
@@ -180,6 +210,32 @@ def test_a_coding_of_what_is_no_image_itself_is_refused() -> None:
 def test_only_one_coding_of_the_image() -> None:
     with pytest.raises(FoldError, match=r"cannot pack InputCoding \('1'\): expected one coding, of the image itself"):
         pack(nn.Sequential(InputCoding(), InputCoding(), nn.Flatten(), BinaryLinear(12, 3)), input_shape=SHAPE)
+
+
+def test_a_layer_whose_forward_was_replaced_is_refused() -> None:
+    model = nn.Sequential(nn.Flatten(), BinaryLinear(12, 3), nn.ReLU())
+    model[2].forward = lambda x: -x
+    with pytest.raises(FoldError, match=r"cannot pack ReLU \('2'\): its forward was replaced"):
+        pack(model, torch.zeros(2, 1, 3, 4))
+
+
+def test_assignments_in_place_pack_where_no_other_name_reads_the_value() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = BinaryLinear(12, 12), BinaryLinear(12, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x * 1
+            x -= 0.5
+            y = self.first(x)
+            y += x
+            y *= 2
+            y /= 4
+            return self.second(y)
+
+    model, x = Own(), torch.rand(5, 12)
+    assert np.allclose(run(pack(model, x), x.numpy()), model(x).detach(), atol=1e-5)
 
 
 def test_hooks_on_a_layer_are_refused_and_on_containers_traced() -> None:

@@ -25,6 +25,7 @@ from onebit.fold.shipped import no_binary_layers, shipped_weights
 from onebit.fold.trace import trace
 from onebit.layers import binary_layers, check_model
 from onebit.packed import InputSpec, PackedNet
+from onebit.packed.difference import array_differences, graph_difference
 
 _EXAMPLES = {
     "tuple": "pass only its inputs: example[0]",
@@ -38,6 +39,10 @@ _EXAMPLES = {
 __all__ = ["FOLDS", "Folded", "SignSite", "eval_copy", "example_of", "fold_model", "pack"]
 
 
+OTHER_BATCH = 7
+"""Samples of a second trace, which finds models that compute with the size of the batch."""
+LARGE = 100_000
+"""Numbers of a batch for which the second trace does not wait for the first layer's values."""
 TRACE_SECONDS = 0.3
 """Time of the processor after which a check goes on without values."""
 
@@ -101,7 +106,9 @@ def fold_model(
 ) -> Folded:
     """The packed net of a model, and where it takes signs. Arguments and errors: see `pack`."""
     folder, batch, whole = _prepared(model, example, input_shape, preprocess, weights, seed)
-    return folder.fold(trace(whole, batch, is_leaf=folder.is_leaf))
+    folded = folder.fold(trace(whole, batch, is_leaf=folder.is_leaf))
+    _check_other_batch(folded.net, whole, batch, folder.again())
+    return folded
 
 
 def refusals_of(
@@ -124,22 +131,35 @@ def refusals_of(
     try:
         output = folder.walk(graph)
         if not refusals:
-            folder.finish(output)
+            _check_other_batch(folder.finish(output).net, whole, batch, folder.again())
     except OnebitError as error:
         refusals.setdefault("", error)
     return graph, refusals
 
 
-def _traced(model: nn.Module, batch: Tensor, folder: Folder) -> torch.fx.Graph:
-    """The graph of a model, without its values if they take long, unless forward reads them."""
+def _traced(model: nn.Module, batch: Tensor, folder: Folder, *, seconds: float = TRACE_SECONDS) -> torch.fx.Graph:
+    """The graph of a model, without its values if they take longer than `seconds`, unless forward reads them."""
     try:
-        return trace(model, batch, is_leaf=folder.is_leaf, seconds=TRACE_SECONDS)
+        return trace(model, batch, is_leaf=folder.is_leaf, seconds=seconds)
     except TimeoutError:  # not before, because the first operation on meta imports much
         pass
     try:
         return trace(model, batch, is_leaf=folder.is_leaf, shapes_only=True)
     except FoldError:
         return trace(model, batch, is_leaf=folder.is_leaf)
+
+
+def _check_other_batch(net: PackedNet, model: nn.Module, batch: Tensor, folder: Folder) -> None:
+    """Raise FoldError if the model is another net for more samples: a packed net takes any number of them."""
+    larger = torch.zeros((OTHER_BATCH, *batch.shape[1:]), dtype=batch.dtype)
+    other = folder.fold(_traced(model, larger, folder, seconds=TRACE_SECONDS * (larger.numel() < LARGE))).net
+    difference = graph_difference(net, other) or next(map(str, array_differences(net, other)), None)
+    if difference is not None:
+        raise FoldError(
+            f"the model computes something else for {len(larger)} samples than for {len(batch)} ({difference}), a "
+            "packed net the same for any number; compute no values and take no branches from len(x), x.shape[0] or "
+            "earlier batches"
+        )
 
 
 def example_of(spec: InputSpec) -> Tensor:

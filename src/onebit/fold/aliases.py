@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-_IN_PLACE: tuple[Any, ...] = (operator.iadd, operator.isub, operator.imul, operator.itruediv, torch.relu_)
+ASSIGNMENTS: dict[Any, str] = {operator.iadd: "+", operator.isub: "-", operator.imul: "*", operator.itruediv: "/"}
+"""Operators such as +=, which change their first argument."""
+_IN_PLACE: tuple[Any, ...] = (*ASSIGNMENTS, torch.relu_)
 _BY_LAST_ARGUMENT: tuple[Any, ...] = (F.relu, F.hardtanh, F.dropout, F.relu6, F.leaky_relu, F.hardswish, F.hardsigmoid)
 
 
@@ -20,7 +22,9 @@ def check_in_place(node: fx.Node, module: nn.Module | None) -> str:
     if node.kwargs.get("out") is not None:
         return "it writes its result into a tensor; use what it returns, without out="
     target = node.all_input_nodes[0]
-    reason = "it overwrites a value that is also used elsewhere; use inplace=False"
+    sign = ASSIGNMENTS.get(node.target)
+    way = "use inplace=False" if sign is None else f"write x = x {sign} y in place of x {sign}= y"
+    reason = f"it overwrites a value that is also used elsewhere; {way}"
     if len(target.users) > 1 or target.op == "get_attr":
         return reason
     aliases = [x for x in node.graph.nodes if x is not node and _storage(x) == _storage(target) is not None]

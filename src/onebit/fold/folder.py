@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from onebit.errors import FoldError, FormatError, OnebitError
-from onebit.fold.aliases import check_in_place
+from onebit.fold.aliases import ASSIGNMENTS, check_in_place
 from onebit.fold.call import Call, Operation, check_finite, is_part
 from onebit.fold.chain import Chain, FoldedOp, Pending
 from onebit.fold.trace import module_path, target_name
@@ -86,7 +86,7 @@ class Folder:
         refusals: dict[str, OnebitError] | None = None,
     ) -> None:
         self.model = model
-        self.input = spec
+        self.input = self.first_input = spec
         self.shipped = shipped
         self.table = table
         self.refusals = refusals
@@ -100,6 +100,10 @@ class Folder:
         self._written: dict[Pending, str] = {}
         self._signed: dict[tuple[Pending, nn.Module | None], str] = {}
         self.set_input(spec)
+
+    def again(self) -> Folder:
+        """A new folder for the same model and weights, which stops at the first refusal."""
+        return Folder(self.model, self.first_input, self.shipped, self.table)
 
     def set_input(self, spec: InputSpec) -> None:
         """Choose how the input becomes the first value."""
@@ -196,9 +200,11 @@ class Folder:
             raise call.refusal(unknown_operation(name, self.table))
         if module is not None and any(m._forward_hooks or m._forward_pre_hooks for m in module.modules()):
             raise call.refusal("it has forward hooks, which a packed net does not run; remove them")
+        if module is not None and any("forward" in vars(m) for m in module.modules()):
+            raise call.refusal("its forward was replaced by another function; write a class with this forward")
         fold = self.table[kinds[0]]
         if node is not None:
-            if not node.users and not is_part(node):
+            if not node.users and not is_part(node) and node.target not in ASSIGNMENTS:
                 raise call.refusal("its result is never used; remove it from forward")
             if reason := check_in_place(node, module):
                 raise call.refusal(reason)

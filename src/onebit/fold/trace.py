@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -121,6 +122,19 @@ class _ExampleProxy(fx.Proxy):
         if name in ("T", "mT"):
             return self.tracer.create_proxy("call_function", getattr, (self, name), {})
         return getattr(value, name) if name in known else super().__getattr__(name)
+
+    # without these, Python would take a += b for a = a + b, and no other name of a would see the sum
+    def __iadd__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+
+    def __isub__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.isub, (self, other), {})
+
+    def __imul__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
 
     def __len__(self) -> int:
         return len(self.node.meta["value"])
