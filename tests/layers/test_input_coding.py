@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from onebit.errors import UsageError
-from onebit.layers import InputCoding
+from onebit.layers import InputCoding, Normalize
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float32])
@@ -57,6 +57,14 @@ def test_a_wrong_coding_is_refused(arguments: dict, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         InputCoding(**arguments)
     assert message in str(caught.value)
+
+
+def test_normalize_refuses_another_number_of_channels() -> None:
+    normalize = Normalize((0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
+    assert normalize(torch.zeros(2, 3, 4, 4)).shape == (2, 3, 4, 4)
+    # broadcasting would make three channels of one
+    with pytest.raises(UsageError, match=r"got inputs \(2, 1, 4, 4\), expected 3 channels on axis 1"):
+        normalize(torch.zeros(2, 1, 4, 4))
 
 
 def test_the_old_name_works_and_warns() -> None:

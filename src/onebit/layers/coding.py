@@ -123,6 +123,7 @@ class Normalize(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if isinstance(x, np.ndarray):
             raise WrongTypeError(f"inputs: got numpy {described(x)}, expected a tensor: torch.from_numpy(inputs)")
+        self._check_channels(x)
         if x.dtype == torch.uint8:
             if self._pixel_units:
                 raise UsageError(
@@ -136,6 +137,13 @@ class Normalize(nn.Module):
     def per_channel(self, numbers: Tensor, axes: int) -> Tensor:
         """`numbers` shaped to broadcast along axis 1 of a batch with this number of axes."""
         return numbers if numbers.dim() == 0 else numbers.view(-1, *[1] * (axes - 2))
+
+    def _check_channels(self, x: Tensor) -> None:
+        count = max(self.mean.numel(), self.std.numel())
+        if count > 1 and x.dim() > 1 and x.shape[1] != count:
+            raise UsageError(
+                f"got inputs {tuple(x.shape)}, expected {count} channels on axis 1, as many as mean and std"
+            )
 
     def extra_repr(self) -> str:
         return f"mean={self.mean.tolist()}, std={self.std.tolist()}"
