@@ -154,6 +154,16 @@ def test_data_that_do_not_fit_are_refused_in_one_line(case: str) -> None:
     assert isinstance(caught.value, OnebitError)
 
 
+def test_latent_weights_of_a_net_without_batch_norm_need_no_training_data() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(BinaryLinear(20, 3, weight_quantizer="sign")).eval()
+    x = torch.from_numpy(X).float()
+    latent = onebit.evaluate(model, (X, Y), weights="latent")
+    assert latent.correct == int(((x @ model[0].weight.T).argmax(1).numpy() == Y).sum())
+    with pytest.raises(UsageError, match="re-estimating BatchNorm for latent weights needs the training images"):
+        onebit.evaluate(net(), (X, Y), weights="latent")
+
+
 def test_signs_do_not_hide_what_is_not_a_number() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(BinaryLinear(20, 3, input_quantizer="ste_sign"))

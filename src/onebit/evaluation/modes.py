@@ -174,7 +174,7 @@ def stated_mode(model: nn.Module, weights: str, bn: str = "auto") -> tuple[str, 
     Without binary layers, the mode is "packed" for a `PackedModule` or a net with packed layers, "real" for others.
 
     Args:
-        bn: "auto" means "reestimate" for modes that the net was not trained in.
+        bn: "auto" means "reestimate" for modes that a net with BatchNorm was not trained in.
 
     Raises:
         UsageError: not a test mode, or unknown `bn`.
@@ -185,7 +185,7 @@ def stated_mode(model: nn.Module, weights: str, bn: str = "auto") -> tuple[str, 
         weights = "packed" if packed else "real"
     need("bn", bn, bn in ("auto", "trained", "reestimate"), "auto, trained or reestimate")
     if bn == "auto":
-        bn = "trained" if is_trained_mode(model, weights) else "reestimate"
+        bn = "trained" if is_trained_mode(model, weights) or not _batch_norms(model) else "reestimate"
     return weights, bn
 
 
