@@ -330,6 +330,69 @@ def test_what_does_not_fit_is_refused_in_one_line(case: str) -> None:
     assert isinstance(caught.value, OnebitError)
 
 
+@pytest.mark.parametrize("returned", [None, "a", torch.ones(3), torch.ones((), dtype=torch.int64)], ids=repr)
+def test_a_loss_that_returns_no_scalar_is_refused_in_one_line(returned: Any) -> None:
+    def own(outputs: Tensor, targets: Tensor) -> Any:
+        return returned
+
+    with pytest.raises(WrongTypeError, match="loss own: returned .*, expected a scalar tensor: the mean over"):
+        train((X, Y), loss=own)
+    with pytest.raises(WrongTypeError, match="loss own: returned .*, expected a scalar tensor"):
+        onebit.evaluate(net(), (X, Y), loss=own)
+
+
+@pytest.mark.parametrize("returned", [1.0, torch.ones(())], ids=repr)
+def test_a_loss_without_a_gradient_is_refused_in_one_line(returned: Any) -> None:
+    with pytest.raises(TrainingError, match="the loss does not depend on any parameter that is trained"):
+        train((X, Y), loss=lambda outputs, targets: returned)
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared_hinge", "hinge"])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8, torch.bool])
+def test_labels_of_every_integer_type_train_alike(loss: str, dtype: torch.dtype) -> None:
+    labels = torch.from_numpy(Y % 2).to(dtype)
+    expected = trained(loader(pairs(X, Y % 2)), loss=loss, epochs=1)
+    assert same(trained(loader(TensorDataset(torch.from_numpy(X), labels)), loss=loss, epochs=1), expected)
+    assert same(trained((X, labels.numpy()), loss=loss, epochs=1), trained((X, Y % 2), loss=loss, epochs=1))
+
+
+def test_arrays_of_every_layout_train_alike() -> None:
+    expected = trained((X, Y), epochs=1)
+    fixed = X.copy()
+    fixed.setflags(write=False)
+    for x, y in (
+        (X.astype(">f4"), Y.astype(">i4")),
+        (X[::-1].copy()[::-1], Y[::-1].copy()[::-1]),
+        (np.asfortranarray(X), Y),
+        (fixed, Y),
+    ):
+        assert same(trained((x, y), epochs=1), expected)
+
+
+class InPlace(nn.Module):
+    """Changes its inputs, as `x /= 255` in many a forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = net()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x /= 2
+        return self.fc(x)
+
+
+def test_a_model_that_works_in_place_leaves_the_data_alone() -> None:
+    x, labels = torch.from_numpy(X.copy()), torch.from_numpy(Y)
+    for inputs in (x, x.numpy()):
+        model = InPlace()
+        train((inputs, labels), model=model, epochs=1, validation=(inputs, labels))
+        onebit.evaluate(model, (inputs, labels))
+        packed = onebit.pack(model.eval(), x[:2], data=(inputs, labels), trained=(inputs, labels))
+        found = onebit.verify(model, packed, (inputs, labels), trained=model)
+        assert (found.label_mismatches, found.trained_mismatches) == (0, 0)
+        assert np.array_equal(x.numpy(), X)
+
+
 def test_a_loss_that_is_no_number_is_not_blamed_on_sound_data() -> None:
     def broken(outputs: Tensor, targets: Tensor) -> Tensor:
         return outputs.sum() * np.nan

@@ -75,13 +75,21 @@ def batch_indices(count: int, batch_size: int, *, mixed: bool = False) -> list[A
 
 
 def array_batches(arrays: Sequence[Any], indices: Sequence[Any]) -> Iterator[tuple[Tensor, ...]]:
-    """Contiguous tensors of each batch of arrays, tensors or streamed images; streamed images are read ahead."""
+    """Contiguous tensors of each batch of arrays, tensors or streamed images; streamed images are read ahead.
+
+    They are copies: a model may change its inputs in place, as in `x /= 255`.
+    """
     read = [
         map(array.__getitem__, indices) if isinstance(array, Tensor) else read_batches(array, indices)
         for array in arrays
     ]
-    for parts in zip(*read, strict=True):
-        yield tuple(map(in_memory_order, parts))
+    for index, *parts in zip(indices, *read, strict=True):
+        views = isinstance(index, slice)  # what other indices choose is a copy
+        yield tuple(in_memory_order(_copied(part) if views else part) for part in parts)
+
+
+def _copied(array: Any) -> Any:
+    return array.clone() if isinstance(array, Tensor) else np.array(array)
 
 
 def in_memory_order(array: Any) -> Tensor:

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from onebit.common.arguments import described
 from onebit.data import VOID
-from onebit.errors import UsageError
+from onebit.errors import UsageError, WrongTypeError
 from onebit.evaluation.loss_table import LOSSES as LOSSES
 from onebit.evaluation.loss_table import TASKS
 
@@ -88,6 +89,18 @@ def iou(logits: Tensor, labels: Tensor) -> Tensor:
     return 1 - (both / either).mean()
 
 
+def checked_loss(value: Any, loss: Any) -> Tensor:
+    """What a loss returned, as a tensor; WrongTypeError if that is not a number."""
+    if isinstance(value, (int, float)):
+        return torch.tensor(float(value))
+    if isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point():
+        return value
+    name = getattr(loss, "__name__", type(loss).__name__)
+    raise WrongTypeError(
+        f"loss {name}: returned {described(value)}, expected a scalar tensor: the mean over the samples"
+    )
+
+
 def mse(outputs: Tensor, targets: Tensor) -> Tensor:
     """mean((y − t)²).
 
@@ -151,7 +164,7 @@ def per_sample(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     if labels.is_floating_point() or labels.dim() not in (1, 2, 3) or logits.dim() != labels.dim() + 1:
         raise _unfit("classification", logits, labels)
     if labels.dim() == 1:
-        return logits, labels
+        return logits, labels.long()
     if labels.dim() == 2:
         return logits.movedim(1, -1).flatten(0, -2), labels.flatten().long()
     height, width = logits.shape[2:]

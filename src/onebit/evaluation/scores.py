@@ -13,7 +13,7 @@ from onebit.common.tables import resolve
 from onebit.data import VOID, confusion_matrix, mask_facts, pixel_score
 from onebit.errors import DataError, UsageError
 from onebit.evaluation.calibration import calibration_error, confidence_gaps
-from onebit.evaluation.losses import LOSSES, Loss, per_sample
+from onebit.evaluation.losses import LOSSES, Loss, checked_loss, per_sample
 from onebit.evaluation.metrics import Metric, Sums, added, is_classification, task_of, values_of
 
 
@@ -106,7 +106,7 @@ def score_logits(logits: Tensor, labels: Tensor, *, loss: str | Loss, weights: s
     masked = labels.dim() == 3
     logits, labels = per_sample(logits, labels)
     correct = int((logits.argmax(dim=1) == labels).sum())
-    mean_loss = float(resolve(LOSSES, loss, kind="loss")(logits, labels))
+    mean_loss = float(checked_loss(resolve(LOSSES, loss, kind="loss")(logits, labels), loss))
     entropy, gaps = confidence_gaps(logits.float().cpu(), labels.cpu())
     confusion = None
     if masked:
@@ -134,7 +134,7 @@ def score_outputs(
     if is_classification(task_of(loss), outputs, targets):
         score = score_logits(outputs, targets, loss=function, weights=weights, bn=bn)
     else:
-        score = Score(weights, bn, None, count, float(function(outputs, targets)))
+        score = Score(weights, bn, None, count, float(checked_loss(function(outputs, targets), loss)))
     sums = {name: tuple(metric.sums(outputs, targets).tolist()) for name, metric in metrics.items()}
     return replace(score, sums=sums) if sums else score
 

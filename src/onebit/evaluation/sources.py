@@ -285,7 +285,8 @@ def _array(value: Any, name: str) -> Any:
     array = np.asarray(value)
     if array.dtype.kind not in "biuf":
         raise DataError(f"{name}: got {array.dtype} {array.shape}, expected numbers: encode them as integers")
-    return array
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)  # torch takes no other byte order
+    return array if all(stride >= 0 for stride in array.strides) else array.copy()  # nor negative strides
 
 
 # ------------------------------------------------------------------------------------------------------------- batches

@@ -112,7 +112,7 @@ def is_labels(job: Job, outputs: Tensor, targets: Tensor) -> bool:
 
 def _check_all_targets(job: Job, samples: ArraySamples) -> None:
     """Refuse arrays with labels outside of the classes, or targets that are not finite."""
-    targets = samples.targets if isinstance(samples.targets, Tensor) else torch.from_numpy(np.asarray(samples.targets))
+    targets = samples.targets if isinstance(samples.targets, Tensor) else torch.tensor(np.asarray(samples.targets))
     if not all_finite(targets):
         raise not_finite("targets", targets, name=samples.name)
     if job.task == "classification" and targets.dim() == 1:

@@ -123,7 +123,7 @@ def tally(
             ours, values = _packed_outputs(packed, inputs.numpy(), chosen, {site.compared for site in sites})
             theirs = as_trained = None
             if alone:
-                theirs = _checked("the model makes", packed, _run_model(behind, inputs), ours)
+                theirs = _checked("the model makes", packed, _run_model(behind, inputs.clone()), ours)
                 if not all(np.isfinite(output).all() for output in theirs.values()):
                     raise FoldError(
                         "the model's own logits are not finite on these images: there is nothing to compare"
