@@ -190,6 +190,23 @@ def test_packed_sequences_and_unbatched_ones() -> None:
     assert torch.equal(net(X[0])[0], twin(X[0])[0])
 
 
+def test_layers_put_into_an_encoder_by_hand_are_evaluated_with_binary_weights() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(40, 5, 8)
+    plain = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0).eval()
+    model = nn.Sequential(copy.deepcopy(plain))
+    mine = onebit.BinaryLinear(8, 16, bias=True, weight_quantizer="sign")
+    mine.load_state_dict(plain.linear1.state_dict())
+    model[0].linear1 = mine
+    plain.linear1.weight.data = sign(plain.linear1.weight.data)
+    with torch.no_grad():
+        expected = plain(x)
+        assert not torch.allclose(model.eval()(x), expected, atol=0.1)  # torch's fused path reads the latents
+    assert onebit.evaluate(model, (x, expected), loss="mse").loss < 1e-8
+    with torch.no_grad():
+        assert torch.allclose(model.eval()(x), expected, atol=1e-5)  # torch's fused path is off from now on
+
+
 def test_the_fused_path_of_an_encoder_uses_binary_weights() -> None:
     torch.manual_seed(0)
     plain = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)

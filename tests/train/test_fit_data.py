@@ -335,9 +335,9 @@ def test_a_loss_that_returns_no_scalar_is_refused_in_one_line(returned: Any) -> 
     def own(outputs: Tensor, targets: Tensor) -> Any:
         return returned
 
-    with pytest.raises(WrongTypeError, match="loss own: returned .*, expected a scalar tensor: the mean over"):
+    with pytest.raises(WrongTypeError, match=r"loss own: returned .*, expected a scalar tensor: the mean over"):
         train((X, Y), loss=own)
-    with pytest.raises(WrongTypeError, match="loss own: returned .*, expected a scalar tensor"):
+    with pytest.raises(WrongTypeError, match=r"loss own: returned .*, expected a scalar tensor"):
         onebit.evaluate(net(), (X, Y), loss=own)
 
 

@@ -25,6 +25,7 @@ from onebit.evaluation.nested import mapped, shown, size_of
 from onebit.evaluation.scores import Score, score_outputs
 from onebit.evaluation.sources import ArraySamples, LoaderSamples, Samples, as_samples
 from onebit.layers import LatentWeight, binary_layers, check_model
+from onebit.layers.base import skip_fused_path_
 from onebit.runtime.torch_layers import PackedLayer
 from onebit.runtime.torch_module import PackedModule
 
@@ -57,6 +58,7 @@ def fixed_weights(model: nn.Module, weights: str, *, generator: torch.Generator 
         UsageError: unknown mode, or a quantizer without a random draw or a mean.
     """
     layers = list(binary_layers(model))
+    skip_fused_path_(model)
     try:
         for name, layer in layers:
             layer.fixed_weight = _mode_weight(layer, weights, generator)

@@ -25,6 +25,7 @@ from onebit.layers import (
     binary_parametrizations,
     check_model,
 )
+from onebit.layers.base import skip_fused_path_
 from onebit.layers.parametrized import kind_name, kind_of
 from onebit.packed.bits import pack_signs, words_to_bytes
 from onebit.quantizers import BinaryInput, BinaryWeight
@@ -111,6 +112,7 @@ def packed_layers_(model: nn.Module, *, weights: str = "binary", seed: int = 0) 
     shipped = shipped_weights(model, weights, seed)
     if not shipped:
         raise NotBinaryError(no_binary_layers(model))
+    skip_fused_path_(model)
     made: dict[nn.Module, nn.Module] = {}
     rows: list[PackedRow] = []
     left = set(shipped)

@@ -249,6 +249,18 @@ def binary_layers(model: nn.Module) -> Iterator[tuple[str, LatentWeight]]:
             yield (name if isinstance(module, BinaryLayer) else _parametrized_name(name)), module
 
 
+def skip_fused_path_(model: nn.Module) -> None:
+    """Turn off torch's fused path of transformer layers that hold binary ones.
+
+    In eval mode that path reads the weights of its layers directly and skips the quantizers.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer) and any(True for _ in binary_layers(module)):
+            module.activation_relu_or_gelu = 0
+        elif isinstance(module, nn.TransformerEncoder) and any(True for _ in binary_layers(module)):
+            module.use_nested_tensor = False  # only the fused path takes nested tensors
+
+
 def _parametrized_name(name: str) -> str:
     """The weight that a parametrization computes: "lstm.parametrizations.weight_ih_l0.0" -> "lstm.weight_ih_l0"."""
     *layer, _, weight, _ = name.split(".")

@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from onebit.errors import UsageError
-from onebit.layers.base import BinaryLayer, InputQuantizer, WeightQuantizer, check_model
+from onebit.layers.base import BinaryLayer, InputQuantizer, WeightQuantizer, check_model, skip_fused_path_
 from onebit.layers.binary import BinaryConv1d, BinaryConv2d, BinaryConvTranspose1d, BinaryConvTranspose2d, BinaryLinear
 from onebit.layers.description import BinarizeReport, describe
 from onebit.layers.parametrized import (
@@ -90,9 +90,7 @@ def binarize_(
             made[id(layer)] = _binary_twin(layer, _copied(weight_quantizer), inputs, value)
     for place in places:
         _install(place, made[id(place.layer)])
-    for module in model.modules():
-        if isinstance(module, nn.TransformerEncoder):
-            module.use_nested_tensor = False  # only the fused path takes nested tensors
+    skip_fused_path_(model)
     report = describe(model, where)
     if report.warnings:
         warnings.warn("; ".join(report.warnings), stacklevel=2)
@@ -146,9 +144,6 @@ def _install(place: _Place, made: BinaryLayer | list[Part]) -> None:
         setattr(place.parent, place.name, made)
     elif not is_parametrized(place.layer):  # the second place of a layer has nothing left to do
         parametrize_(place.layer, made)
-    if isinstance(place.parent, nn.TransformerEncoderLayer):
-        # the fused path in eval mode reads the weights of its layers directly and skips the quantizers
-        place.parent.activation_relu_or_gelu = 0
 
 
 def _copied(quantizer: Any) -> Any:

@@ -31,6 +31,7 @@ from onebit.evaluation.modes import kept_batch_norm
 from onebit.evaluation.precision import lay_out_state_, resolve_memory_format, resolve_precision
 from onebit.evaluation.scores import Score
 from onebit.layers import check_model
+from onebit.layers.base import skip_fused_path_
 from onebit.optim import check_optimizer, finish_steps_, latent_rate
 from onebit.quantizers import scheduled
 from onebit.train.average import WeightAverage
@@ -133,6 +134,7 @@ def fit(
     teacher = Teacher(teacher) if isinstance(teacher, nn.Module) else teacher
     task = task_of(loss)
     check_model(model)
+    skip_fused_path_(model)
     if batch_size is not None:
         check_number("batch_size", batch_size, whole=True)
     source = fit_data(data, validation, batch_size=batch_size)
