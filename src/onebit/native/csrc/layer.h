@@ -30,6 +30,7 @@
 typedef int32_t piece_t __attribute__((vector_size(4 * PIECE), may_alias));
 #define ADD(x, y) ((x) + (y))
 #define SUBTRACT(x, y) ((x) - (y))
+#define MAGNITUDE(x) (((x) ^ (x) >> 31) - ((x) >> 31))
 #define EACH_PIECE(body)                        \
     _Pragma("GCC unroll 2")                     \
     for (int p = 0; p < PIECES; p++) {          \
@@ -45,6 +46,10 @@ static inline piece_t ADD(piece_t x, piece_t y) {
 }
 static inline piece_t SUBTRACT(piece_t x, piece_t y) {
     for (int l = 0; l < PIECE; l++) x.of[l] -= y.of[l];
+    return x;
+}
+static inline piece_t MAGNITUDE(piece_t x) {
+    for (int l = 0; l < PIECE; l++) x.of[l] = x.of[l] < 0 ? -x.of[l] : x.of[l];
     return x;
 }
 #define EACH_PIECE(body) for (int p = 0; p < PIECES; p++) { body; }
@@ -170,6 +175,17 @@ static void lanes_from_rows(const int32_t *rows, int64_t stride, int32_t *lanes)
         for (int k = 0; k < WORD_INPUTS; k += 8) turn_block(rows + l * stride + k, stride, lanes + k * TOKENS + l, TOKENS);
 }
 
+/* The sums over a word of inputs and over their magnitudes. */
+static void add_up(const lanes_t *x, lanes_t *magnitude, lanes_t *whole) {
+    lanes_t sums = *x, sizes;
+    EACH_PIECE(sizes.of[p] = MAGNITUDE(x->of[p]))
+    for (int k = 1; k < WORD_INPUTS; k++) {
+        EACH_PIECE(sums.of[p] = ADD(sums.of[p], x[k].of[p]))
+        EACH_PIECE(sizes.of[p] = ADD(sizes.of[p], MAGNITUDE(x[k].of[p])))
+    }
+    *magnitude = sizes, *whole = sums;
+}
+
 /* The tables of a word of inputs. */
 static void choose_signs(const lanes_t *x, lanes_t *table) {
     static const int sizes[] = {6, 6, 5, 5, 5, 5};
@@ -292,19 +308,18 @@ static int sum_outputs(const tile_t *tile, int group, span_t outputs, const uint
     memset(room->sums + outputs.begin, 0, (size_t)count * sizeof *room->sums);
     memset(total, 0, TOKENS * sizeof *total);
     for (int word = 0; word < all; word++) {
-        int32_t magnitude[TOKENS] = {0}, whole[TOKENS] = {0}, full = 0;
+        lanes_t magnitude, whole;
+        int32_t full = 0;
         gather_inputs(tile, group, word);
-        for (int k = 0; k < WORD_INPUTS; k++) {
-            const int32_t *x = (const int32_t *)(room->inputs + k);
-            for (int l = 0; l < TOKENS; l++) magnitude[l] += x[l] < 0 ? -x[l] : x[l], whole[l] += x[l];
-        }
-        for (int l = 0; l < TOKENS; l++) total[l] += whole[l], full |= bound[l] > MOST_SAFE;
+        add_up(room->inputs, &magnitude, &whole);
+        const int32_t *more = (const int32_t *)&magnitude, *sum = (const int32_t *)&whole;
+        for (int l = 0; l < TOKENS; l++) total[l] += sum[l], full |= bound[l] > MOST_SAFE;
         if (full) {
             flush(room, outputs, is_wide);
             memset(bound, 0, sizeof bound);
             is_wide = 1;
         }
-        for (int l = 0; l < TOKENS; l++) bound[l] += magnitude[l];
+        for (int l = 0; l < TOKENS; l++) bound[l] += more[l];
         if (layer->outputs >= LEAST_OUTPUTS) choose_signs(room->inputs, room->tables);
         for (int o = outputs.begin; o < outputs.end; o += PANEL) {
             int width = layer->outputs - o < PANEL ? layer->outputs - o : PANEL;
