@@ -64,7 +64,7 @@ class LayerCall:
     units: int
     work: int
     kept: tuple[Any, ...]
-    spare: list[np.ndarray] = field(default_factory=list)
+    spare: list[tuple[int, np.ndarray]] = field(default_factory=list)
 
     def run(self, x: int, count: int, parameters: tuple[int | None, ...], out: int, threads: int) -> None:
         """Write the outputs of `count` samples.
@@ -78,9 +78,12 @@ class LayerCall:
         parts = 1 if threads == 1 else max(1, min(threads, self.work * count // _THREAD_WORK))
 
         def run_part(part: int) -> None:
-            memory = self._scratch()
-            self.isa.run_layer(self.layer, x, count, given, out, memory.ctypes.data, part, parts)
-            self.spare.append(memory)
+            try:
+                address, memory = self.spare.pop()
+            except IndexError:
+                address, memory = self._scratch()
+            self.isa.run_layer(self.layer, x, count, given, out, address, part, parts)
+            self.spare.append((address, memory))
 
         if parts == 1:
             run_part(0)
@@ -88,13 +91,11 @@ class LayerCall:
             for _ in run_shares(run_part, range(parts)):
                 pass
 
-    def _scratch(self) -> np.ndarray:
-        try:
-            return self.spare.pop()
-        except IndexError:
-            memory = np.empty(self.units + _UNITS, np.uint32)
-            start = -memory.ctypes.data % 64 // 4
-            return memory[start : start + self.units]
+    def _scratch(self) -> tuple[int, np.ndarray]:
+        """Memory of a thread, which begins a cache line: its address, and what keeps it."""
+        memory = np.empty(self.units + _UNITS, np.uint32)
+        start = memory.ctypes.data
+        return start + -start % 64, memory
 
 
 @lru_cache(maxsize=256)

@@ -78,7 +78,7 @@ def _linear(
         raise _wrong_inputs(x, words, outputs)
     isa, given = instruction_set(), (words, scale, center, bias)
     _check_given(given, outputs)
-    out = x.new_empty((*x.shape[:-1], outputs), dtype=torch.float32)
+    out = _empty(x, (*x.shape[:-1], outputs))
     count = x.numel() // inputs
     if isa is None:
         node = _node(Dense, words, outputs, inputs, scale, center)
@@ -104,7 +104,7 @@ def _conv(
     terms = shape[0] // how.groups * how.kernel[0] * how.kernel[1]
     if word_count(how.groups, outputs, terms) != words.numel() or shape[0] % how.groups:
         raise UsageError(f"got images {tuple(x.shape)}, expected as many channels as the weights have")
-    out = x.new_empty((x.shape[0], *made), dtype=torch.float32)
+    out = _empty(x, (x.shape[0], *made))
     if isa is None:
         node = _node(_kind(how), words, outputs, terms, scale, center, **_fields(how))
         return _reference(node, x, shape, bias, signs).to(x.dtype)
@@ -120,6 +120,11 @@ def _call(call: LayerCall, x: Tensor, count: int, given: tuple[Tensor | None, ..
         addresses = tuple(None if part is None else part.data_ptr() for part in given)
         call.run(values.data_ptr(), count, addresses, out.data_ptr(), threads)
     return out if x.dtype is torch.float32 else out.to(x.dtype)
+
+
+def _empty(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Float32 memory; to name the dtype takes longer."""
+    return x.new_empty(shape) if x.dtype is torch.float32 else x.new_empty(shape, dtype=torch.float32)
 
 
 def _check_given(given: tuple[Tensor | None, ...], outputs: int) -> None:
