@@ -1,7 +1,8 @@
 /* A single row of inputs with AVX2: byte lookups for 32 outputs at once, as 32-bit lookups find 8 only.
  *
- * The table of 4 inputs has 16 sums of integers within 2^24. Plus 2^26 they are 28 bits without a sign: four planes of 7 bits,
- * so that two entries can be added in a byte, and those of ROW_BLOCK words in 16 bits: 64 * 4 * 254 < 2^16.
+ * The table of 4 inputs has 16 sums of integers below 2^24. Plus 2^26 they are 27 bits without a sign: three planes of 7 bits
+ * and one of 6, so that two entries, or four, can be added in a byte, and those of ROW_BLOCK words in 16 bits:
+ * 64 * 4 * 254 < 2^16.
  */
 #define ROW_BLOCK 64
 #define ROW_TABLE_UNITS (ROW_BLOCK * 8 * 16) /* per word: 8 groups of 4 inputs, 4 planes, 16 bytes */
@@ -37,6 +38,7 @@ static void row_panel(const int32_t *tables, int words, const uint32_t *w, int w
 #pragma GCC unroll 4
     for (int j = 0; j < 4; j++) all[j] = odd[j] = _mm256_setzero_si256();
     for (int word = 0; word < words; word++, w += width) {
+        __m256i last = _mm256_setzero_si256(); /* of plane 3: the sum that the next one is added to */
         __m256i a = _mm256_shuffle_epi8(_mm256_loadu_si256((const __m256i *)w), gather);
         __m256i b = _mm256_shuffle_epi8(_mm256_loadu_si256((const __m256i *)(w + 8)), gather);
         __m256i c = _mm256_shuffle_epi8(_mm256_loadu_si256((const __m256i *)(w + 16)), gather);
@@ -53,6 +55,15 @@ static void row_panel(const int32_t *tables, int words, const uint32_t *w, int w
             for (int j = 0; j < 4; j++) {
                 __m256i sum = _mm256_add_epi8(_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(table + j)), low),
                                               _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(table + 4 + j)), high));
+                if (j == 3) {
+                    sum = _mm256_add_epi8(sum, last);
+                    if (n % 2 == 0) {
+                        last = sum;
+                        __asm__("" : "+x"(last));
+                        continue;
+                    }
+                    last = _mm256_setzero_si256();
+                }
                 all[j] = _mm256_add_epi16(all[j], sum);
                 odd[j] = _mm256_add_epi16(odd[j], _mm256_mulhi_epu16(sum, upper)); /* a shift, on a port that is free */
                 __asm__("" : "+x"(all[j]), "+x"(odd[j])); /* gcc would add in an order that needs more registers */
