@@ -24,22 +24,18 @@ _THREAD_WORK = 1 << 17  # least work per thread: about 50 µs
 def kernel_words(rows: np.ndarray, groups: int) -> np.ndarray:
     """File rows of signs as the kernels read them: uint8 (O, ceil(K / 8)) -> uint32, see `ob_parameters`."""
     padded = np.pad(rows, ((0, 0), (0, -rows.shape[1] % 4)))
-    words = np.ascontiguousarray(padded).view("<u4").astype(np.uint32, copy=False)
-    words = words.reshape(groups, -1, words.shape[1])
-    panels = [words[:, span].swapaxes(1, 2).reshape(groups, -1) for span in panel_spans(words.shape[1])]
-    return np.concatenate([np.concatenate(panels, axis=1).ravel(), np.zeros(PADDING, np.uint32)])
+    parts = padded.reshape(groups, -1, padded.shape[1])
+    panels = [parts[:, span].swapaxes(1, 2).reshape(groups, -1) for span in panel_spans(parts.shape[1])]
+    made = np.concatenate([np.concatenate(panels, axis=1).ravel(), np.zeros(4 * PADDING, np.uint8)])
+    return made.view(np.uint32)
 
 
 def file_rows(words: np.ndarray, groups: int, outputs: int, terms: int) -> np.ndarray:
     """The inverse of `kernel_words`; outputs: of all groups. terms: weights of an output, K."""
-    count = -(-terms // WORD)
-    panels = words[: outputs * count].reshape(groups, -1, count)
-    parts = []
-    for span in panel_spans(outputs // groups):
-        part = panels[:, span].reshape(groups, count, -1)
-        parts.append(part.swapaxes(1, 2))
-    rows = np.ascontiguousarray(np.concatenate(parts, axis=1), dtype="<u4").reshape(outputs, -1).view(np.uint8)
-    return np.ascontiguousarray(rows[:, : -(-terms // 8)])
+    count = 4 * -(-terms // WORD)
+    panels = words.view(np.uint8)[: outputs * count].reshape(groups, -1, count)
+    parts = [panels[:, span].reshape(groups, count, -1).swapaxes(1, 2) for span in panel_spans(outputs // groups)]
+    return np.ascontiguousarray(np.concatenate(parts, axis=1).reshape(outputs, count)[:, : -(-terms // 8)])
 
 
 def panel_spans(outputs: int) -> list[slice]:

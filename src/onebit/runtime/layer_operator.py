@@ -273,11 +273,11 @@ packed_conv: Any = torch.ops.onebit.packed_conv.default
 
 def dense_signs(words: Tensor, groups: int, outputs: int, terms: int) -> Tensor:
     """(O, K) float32 of ±1: the signs in `words`."""
-    count = -(-terms // WORD)
-    panels = words[: outputs * count].view(groups, -1, count)
+    count = 4 * -(-terms // WORD)
+    panels = words.view(torch.uint8)[: outputs * count].view(groups, -1, count)
     parts = [panels[:, span].reshape(groups, count, -1).transpose(1, 2) for span in panel_spans(outputs // groups)]
-    rows = torch.cat(parts, dim=1).reshape(outputs, count, 1)
-    bits = rows >> torch.arange(WORD, dtype=torch.int32, device=words.device) & 1
+    rows = torch.cat(parts, dim=1).reshape(outputs, count, 1).int()
+    bits = rows >> torch.arange(8, dtype=torch.int32, device=words.device) & 1
     return (bits.reshape(outputs, -1)[:, :terms] * 2 - 1).float()
 
 

@@ -60,9 +60,9 @@ typedef struct {
 } lanes_t;
 
 #ifndef ROW_TABLE_UNITS
-#ifdef vec_choose
+#ifdef vec_load_bytes /* one byte per lane: the indices of two lookups of 4 inputs */
 #define ROW_BLOCK 32
-#define WORD_TABLES ((WORD_INPUTS + LUT_INPUTS - 1) / LUT_INPUTS)
+#define WORD_TABLES (WORD_INPUTS / LUT_INPUTS)
 #define ROW_TABLE_UNITS (ROW_BLOCK * WORD_TABLES * TABLE)
 
 /* The tables of the next words, as many as have sums that fit an int32; returns their number. */
@@ -81,16 +81,14 @@ static void row_panel(const int32_t *tables, int words, const uint32_t *w, int w
 #pragma GCC unroll 4
     for (int v = 0; v < PANEL / LANES; v++) sum[v] = vec_zero();
     for (int word = 0; word < words; word++, w += width) {
-        vec index[PANEL / LANES];
 #pragma GCC unroll 4
-        for (int v = 0; v < PANEL / LANES; v++) index[v] = vec_load(w + v * LANES);
-#pragma GCC unroll 16
-        for (int t = 0; t < WORD_TABLES; t++, tables += TABLE) {
-            vec table = vec_load(tables);
+        for (int n = 0; n < 4; n++, tables += 2 * TABLE) {
+            vec low = vec_load(tables), high = vec_load(tables + TABLE);
 #pragma GCC unroll 4
             for (int v = 0; v < PANEL / LANES; v++) {
-                sum[v] = vec_add(sum[v], vec_choose(table, index[v]));
-                index[v] = vec_shift(index[v], LUT_INPUTS);
+                vec index = vec_load_bytes((const uint8_t *)w + n * width + v * LANES);
+                sum[v] = vec_add(sum[v], vec_choose(low, index));
+                sum[v] = vec_add(sum[v], vec_choose(high, vec_shift(index, LUT_INPUTS)));
             }
         }
     }
@@ -206,6 +204,13 @@ static void choose_signs(const lanes_t *x, lanes_t *table) {
 #define SHIFTED(word, from) ((from) > LANES_LOG ? (word) >> ((from) - LANES_LOG) : (word) << (LANES_LOG - (from)))
 #define ENTRY(table, word, from, bits) \
     ((const lanes_t *)((const char *)(table) + (SHIFTED(word, from) & ((1u << (bits)) - 1) << LANES_LOG)))
+
+/* The words of a panel's outputs. */
+static inline void panel_words(const uint8_t *bytes, int width, uint32_t *words) {
+    for (int o = 0; o < width; o++)
+        words[o] = (uint32_t)bytes[o] | (uint32_t)bytes[width + o] << 8 | (uint32_t)bytes[2 * width + o] << 16 |
+                   (uint32_t)bytes[3 * width + o] << 24;
+}
 
 /* Adds the entries of each output's word. */
 static void add_entries(const lanes_t *restrict table, const uint32_t *words, int count, lanes_t *restrict sums) {
@@ -323,7 +328,12 @@ static int sum_outputs(const tile_t *tile, int group, span_t outputs, const uint
         if (layer->outputs >= LEAST_OUTPUTS) choose_signs(room->inputs, room->tables);
         for (int o = outputs.begin; o < outputs.end; o += PANEL) {
             int width = layer->outputs - o < PANEL ? layer->outputs - o : PANEL;
-            const uint32_t *w = words + ((int64_t)group * layer->outputs + o) * all + word * width;
+            const uint8_t *bytes = (const uint8_t *)(words + ((int64_t)group * layer->outputs + o) * all + word * width);
+            uint32_t w[PANEL];
+            if (width == PANEL) /* known to the compiler, which uses vectors */
+                panel_words(bytes, PANEL, w);
+            else
+                panel_words(bytes, width, w);
             if (layer->outputs < LEAST_OUTPUTS)
                 add_inputs(room->inputs, w, width, room->sums + o);
             else

@@ -147,9 +147,9 @@ typedef struct {
     int32_t signs;   /* multiply the signs of the values, not the values on their grid */
 } ob_layer;
 
-/* Its weights and parameters, one per output, NULL for 1 or 0. Words have 32 weights of an output, in the order of taps and
- * channels. Each panel of 32 outputs
- * of a group has its first words next to each other, then its second ones, …; 32 words of padding follow. */
+/* Its weights and parameters, one per output, NULL for 1 or 0. A byte has 8 weights of an output, in the order of taps and
+ * channels; those of an output are padded to words of 4. Each panel of 32 outputs of a group has its first bytes next to each
+ * other, then its second ones, …; 32 words of padding follow. */
 typedef struct {
     const uint32_t *words;
     const float *scale, *center, *bias; /* y = sum * scale + sum(x) * center + bias */

@@ -31,26 +31,17 @@ static int row_tables(const int32_t *x, int words, int32_t *tables) {
 
 /* Adds the sums of 32 outputs over a block of words, which are `width` apart. */
 static void row_panel(const int32_t *tables, int words, const uint32_t *w, int width, int64_t *wide) {
-    const __m256i gather = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-    const __m256i nibble = _mm256_set1_epi8(15), upper = _mm256_set1_epi16(256);
+    const __m256i nibble = _mm256_set1_epi8(15), shift = _mm256_set1_epi16(256);
     __m256i all[4], odd[4]; /* per plane, in 16 bits: the even bytes plus 256 times the odd ones, and the odd ones */
     const __m128i *table = (const __m128i *)tables;
 #pragma GCC unroll 4
     for (int j = 0; j < 4; j++) all[j] = odd[j] = _mm256_setzero_si256();
     for (int word = 0; word < words; word++, w += width) {
         __m256i last = _mm256_setzero_si256(); /* of plane 3: the sum that the next one is added to */
-        __m256i a = _mm256_shuffle_epi8(_mm256_loadu_si256((const __m256i *)w), gather);
-        __m256i b = _mm256_shuffle_epi8(_mm256_loadu_si256((const __m256i *)(w + 8)), gather);
-        __m256i c = _mm256_shuffle_epi8(_mm256_loadu_si256((const __m256i *)(w + 16)), gather);
-        __m256i d = _mm256_shuffle_epi8(_mm256_loadu_si256((const __m256i *)(w + 24)), gather);
-        __m256i ab = _mm256_unpacklo_epi32(a, b), cd = _mm256_unpacklo_epi32(c, d), bytes[4];
-        bytes[0] = _mm256_unpacklo_epi64(ab, cd), bytes[1] = _mm256_unpackhi_epi64(ab, cd);
-        ab = _mm256_unpackhi_epi32(a, b), cd = _mm256_unpackhi_epi32(c, d);
-        bytes[2] = _mm256_unpacklo_epi64(ab, cd), bytes[3] = _mm256_unpackhi_epi64(ab, cd);
 #pragma GCC unroll 4
         for (int n = 0; n < 4; n++, table += 8) {
-            __m256i low = _mm256_and_si256(bytes[n], nibble);
-            __m256i high = _mm256_and_si256(_mm256_srli_epi16(bytes[n], 4), nibble);
+            __m256i bytes = _mm256_loadu_si256((const __m256i *)((const uint8_t *)w + n * width));
+            __m256i low = _mm256_and_si256(bytes, nibble), high = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble);
 #pragma GCC unroll 4
             for (int j = 0; j < 4; j++) {
                 __m256i sum = _mm256_add_epi8(_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128(table + j)), low),
@@ -65,27 +56,27 @@ static void row_panel(const int32_t *tables, int words, const uint32_t *w, int w
                     last = _mm256_setzero_si256();
                 }
                 all[j] = _mm256_add_epi16(all[j], sum);
-                odd[j] = _mm256_add_epi16(odd[j], _mm256_mulhi_epu16(sum, upper)); /* a shift, on a port that is free */
+                odd[j] = _mm256_add_epi16(odd[j], _mm256_mulhi_epu16(sum, shift)); /* a shift, on a port that is free */
                 __asm__("" : "+x"(all[j]), "+x"(odd[j])); /* gcc would add in an order that needs more registers */
             }
         }
     }
-    /* byte k of a register is lane k / 16, then a to d, then one of 4 outputs: two unpackings put them in order */
+    /* two unpackings put even and odd bytes in order: 4 outputs in each half of a register */
     const __m256i zero = _mm256_setzero_si256(), offset = _mm256_set1_epi64x((int64_t)words * 8 * ROW_OFFSET);
-    __m256i sums[4][4]; /* per plane and a to d, in 32 bits */
+    __m256i sums[4][4]; /* per plane and 4 outputs of each half, in 32 bits */
 #pragma GCC unroll 4
     for (int j = 0; j < 4; j++) {
         __m256i even = _mm256_sub_epi16(all[j], _mm256_slli_epi16(odd[j], 8));
-        __m256i ab = _mm256_unpacklo_epi16(even, odd[j]), cd = _mm256_unpackhi_epi16(even, odd[j]);
-        sums[j][0] = _mm256_unpacklo_epi16(ab, zero), sums[j][1] = _mm256_unpackhi_epi16(ab, zero);
-        sums[j][2] = _mm256_unpacklo_epi16(cd, zero), sums[j][3] = _mm256_unpackhi_epi16(cd, zero);
+        __m256i lower = _mm256_unpacklo_epi16(even, odd[j]), upper = _mm256_unpackhi_epi16(even, odd[j]);
+        sums[j][0] = _mm256_unpacklo_epi16(lower, zero), sums[j][1] = _mm256_unpackhi_epi16(lower, zero);
+        sums[j][2] = _mm256_unpacklo_epi16(upper, zero), sums[j][3] = _mm256_unpackhi_epi16(upper, zero);
     }
 #pragma GCC unroll 4
     for (int v = 0; v < 4; v++) {
         __m256i low = _mm256_add_epi32(sums[0][v], _mm256_slli_epi32(sums[1][v], 7));
         __m256i high = _mm256_add_epi32(sums[2][v], _mm256_slli_epi32(sums[3][v], 7));
         for (int half = 0; half < 2; half++) {
-            __m256i *to = (__m256i *)(wide + 8 * v + 4 * half);
+            __m256i *to = (__m256i *)(wide + 4 * v + 16 * half);
             __m128i l = half ? _mm256_extracti128_si256(low, 1) : _mm256_castsi256_si128(low);
             __m128i h = half ? _mm256_extracti128_si256(high, 1) : _mm256_castsi256_si128(high);
             __m256i sum = _mm256_add_epi64(_mm256_cvtepu32_epi64(l), _mm256_slli_epi64(_mm256_cvtepu32_epi64(h), 14));
