@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,7 +64,7 @@ class PackedWindow(NamedTuple):
         return sizes[0], sizes[1]
 
 
-def _linear(
+def linear(
     x: Tensor,
     words: Tensor,
     scale: Tensor | None,
@@ -258,7 +259,7 @@ def _trace_conv(
 _LIBRARY = torch.library.Library("onebit", "FRAGMENT")
 _GIVEN = "Tensor x, Tensor words, Tensor? scale, Tensor? center, Tensor? bias, int outputs"
 for _name, _more, _run, _trace in (
-    ("packed_linear", "", _linear, _trace_linear),
+    ("packed_linear", "", linear, _trace_linear),
     ("packed_conv", ", int[] window", _conv, _trace_conv),
 ):
     _LIBRARY.define(f"{_name}({_GIVEN}{_more}, bool signs) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
@@ -266,6 +267,30 @@ for _name, _more, _run, _trace in (
     torch.library.register_fake(f"onebit::{_name}", _trace, lib=_LIBRARY)
 packed_linear: Any = torch.ops.onebit.packed_linear.default
 packed_conv: Any = torch.ops.onebit.packed_conv.default
+
+
+# without the dispatcher
+
+_WATCHERS: tuple[Any, ...] = tuple(
+    attrgetter(name)(torch._C)
+    for name in (
+        "_len_torch_dispatch_stack",  # modes of tracers and fake tensors
+        "_len_torch_function_stack",
+        "_functorch.peek_interpreter_stack",  # vmap, grad, functionalize
+        "_get_tracing_state",  # torch.jit.trace
+        "_autograd._profiler_enabled",
+    )
+)
+
+
+def is_unwatched(x: Tensor) -> bool:
+    """Whether this is plain inference: nothing traces, transforms or records operators, or follows their gradients.
+
+    The function of an operator may then be called instead, which takes less time than the dispatcher of torch.
+    """
+    if torch.compiler.is_compiling() or type(x) is not Tensor or not torch.is_inference_mode_enabled():
+        return False
+    return not any(watches() for watches in _WATCHERS)
 
 
 # gradients of inputs

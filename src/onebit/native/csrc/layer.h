@@ -207,6 +207,22 @@ static void choose_signs(const lanes_t *x, lanes_t *table) {
 
 /* The words of a panel's outputs. */
 static inline void panel_words(const uint8_t *bytes, int width, uint32_t *words) {
+#ifdef __AVX2__
+    if (width == PANEL) {
+        __m256i row[4];
+#pragma GCC unroll 4
+        for (int n = 0; n < 4; n++) row[n] = _mm256_loadu_si256((const __m256i *)(bytes + n * PANEL));
+#pragma GCC unroll 4
+        for (int v = 0; v < 4; v++) { /* 4 outputs of each half */
+            __m256i low = v < 2 ? _mm256_unpacklo_epi8(row[0], row[1]) : _mm256_unpackhi_epi8(row[0], row[1]);
+            __m256i high = v < 2 ? _mm256_unpacklo_epi8(row[2], row[3]) : _mm256_unpackhi_epi8(row[2], row[3]);
+            __m256i made = v % 2 ? _mm256_unpackhi_epi16(low, high) : _mm256_unpacklo_epi16(low, high);
+            _mm_storeu_si128((__m128i *)(words + 4 * v), _mm256_castsi256_si128(made));
+            _mm_storeu_si128((__m128i *)(words + 4 * v + 16), _mm256_extracti128_si256(made, 1));
+        }
+        return;
+    }
+#endif
     for (int o = 0; o < width; o++)
         words[o] = (uint32_t)bytes[o] | (uint32_t)bytes[width + o] << 8 | (uint32_t)bytes[2 * width + o] << 16 |
                    (uint32_t)bytes[3 * width + o] << 24;
@@ -330,10 +346,7 @@ static int sum_outputs(const tile_t *tile, int group, span_t outputs, const uint
             int width = layer->outputs - o < PANEL ? layer->outputs - o : PANEL;
             const uint8_t *bytes = (const uint8_t *)(words + ((int64_t)group * layer->outputs + o) * all + word * width);
             uint32_t w[PANEL];
-            if (width == PANEL) /* known to the compiler, which uses vectors */
-                panel_words(bytes, PANEL, w);
-            else
-                panel_words(bytes, width, w);
+            panel_words(bytes, width, w);
             if (layer->outputs < LEAST_OUTPUTS)
                 add_inputs(room->inputs, w, width, room->sums + o);
             else
