@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from onebit.errors import UnknownNameError, UsageError
+from onebit.errors import UnknownNameError, UsageError, WrongTypeError
 from onebit.layers import BinaryConv2d, BinaryConvTranspose2d, BinaryLinear, binarize_, binary_layers
 from onebit.optim import clip_latents_, latent_groups
 from onebit.quantizers import WEIGHT_QUANTIZERS, Sign, Stochastic, sign
@@ -239,3 +239,26 @@ def test_the_value_of_each_convolution_follows_its_own_fans() -> None:
     bounds = [layer.weight_quantizer.latent_bound for _, layer in binary_layers(net)]  # type: ignore[union-attr]
     fans = [9 * (4 + 3), 9 * (4 + 1), 4 * (2 + 2), 5 + 2]
     assert bounds == pytest.approx([(1.5 / fan) ** 0.5 for fan in fans])
+
+
+def test_hooks_of_a_layer_stay_and_their_handles_remove_them() -> None:
+    calls: list[str] = []
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    handle = model[0].register_forward_hook(lambda *_: calls.append("after"))
+    model[1].register_forward_pre_hook(lambda *_: calls.append("before"), with_kwargs=True)
+    model[1].register_full_backward_hook(lambda *_: calls.append("backward"))
+    binarize_(model, weight_quantizer="sign")
+    model(torch.rand(3, 4)).sum().backward()
+    assert calls == ["after", "before", "backward"]
+    handle.remove()
+    model(torch.rand(3, 4))
+    assert calls == ["after", "before", "backward", "before"]
+
+
+def test_where_and_the_input_quantizer_are_checked_before_anything_changes() -> None:
+    model = nn.Sequential(nn.Linear(4, 4))
+    with pytest.raises(WrongTypeError, match="where: got '0', expected a function"):
+        binarize_(model, where="0")  # type: ignore[arg-type]
+    with pytest.raises(UnknownNameError, match="unknown input quantizer 'ste_sgn'; did you mean 'ste_sign'"):
+        binarize_(model, input_quantizer="ste_sgn")
+    assert type(model[0]) is nn.Linear

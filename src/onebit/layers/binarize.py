@@ -12,6 +12,8 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
+from onebit.common.arguments import check_kind
+from onebit.common.tables import resolve
 from onebit.errors import UsageError
 from onebit.layers.base import BinaryLayer, InputQuantizer, WeightQuantizer, check_model, skip_fused_path_
 from onebit.layers.binary import BinaryConv1d, BinaryConv2d, BinaryConvTranspose1d, BinaryConvTranspose2d, BinaryLinear
@@ -25,6 +27,7 @@ from onebit.layers.parametrized import (
     parametrize_,
     weights_of,
 )
+from onebit.quantizers import INPUT_QUANTIZERS
 
 
 def binarize_(
@@ -69,6 +72,10 @@ def binarize_(
     check_model(model)
     if type(model) in BINARY_TWINS:
         raise UsageError("binarize_ replaces layers inside a model; wrap a lone layer: nn.Sequential(layer)")
+    if where is not None:
+        check_kind("where", where, Callable, "a function (name, module) -> bool")
+    if isinstance(input_quantizer, str):
+        resolve(INPUT_QUANTIZERS, input_quantizer, kind="input quantizer")  # a net of one layer has no use for it
     # a parametrization is of weights alone: without a quantizer for them there is nothing to do
     kinds = {*BINARY_TWINS, *(PARAMETRIZED if weight_quantizer is not None else ())}
     places = _choose(model, kinds, where)
@@ -169,9 +176,19 @@ BINARY_TWINS: dict[type[nn.Module], Callable[..., BinaryLayer]] = {
 """Layer class -> a function that builds its binary twin, which gets the same weight and bias."""
 
 
+_HOOKS = (
+    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
+    *("_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook"),
+)
+"""What torch keeps of the hooks of calls of a module."""
+
+
 def _binary_twin(layer: nn.Module, weight: WeightQuantizer, inputs: InputQuantizer, value: float | str) -> BinaryLayer:
     # on "meta": takes no memory and no random numbers; the parameters of `layer` replace its own
     twin = BINARY_TWINS[type(layer)](layer, weight_quantizer=None, device="meta")
     twin.weight, twin.bias = layer.weight, layer.bias  # type: ignore[assignment]
     twin._add_quantizers(weight, inputs, value)
+    for name in _HOOKS:  # the same dicts: the handles of the hooks remove them as before
+        vars(twin)[name] = vars(layer)[name]
     return twin.train(layer.training)
