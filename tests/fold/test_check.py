@@ -185,3 +185,23 @@ def test_batches_of_a_loader_and_preprocessing() -> None:
     assert check(net, [torch.zeros(2, 1, 3, 4), torch.zeros(2)]).whole
     assert check(net, torch.zeros(2, 1, 3, 4, dtype=torch.float64)).whole
     assert check(net, torch.zeros(2, 1, 3, 4), preprocess=Normalize(0.5, 0.5)).whole
+
+
+def test_what_depends_on_the_size_of_the_batch_does_not_pack_whole() -> None:
+    class PerSample(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = BinaryLinear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(x) / len(x)
+
+    report = check(PerSample(), torch.zeros(2, 4))
+    assert not report.whole
+    assert "the model computes something else for 7 samples than for 2" in str(report)
+
+
+def test_the_answer_of_a_refused_layer_is_named_by_its_kind() -> None:
+    model = nn.Sequential(nn.LSTM(4, 4))
+    binarize_(model, weight_quantizer="sign")
+    assert check(model, torch.zeros(2, 3, 4)).reasons[""].startswith("the model returns a tuple, expected a tensor")

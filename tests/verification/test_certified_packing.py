@@ -180,3 +180,13 @@ def test_wrong_arguments_are_refused(model: nn.Module, data: Dataset, trained: D
             model, x, preprocess=RIGHT, data=data,
             trained=loader(data.test.images[order], data.test.labels[order]),
         )  # fmt: skip
+
+
+def test_models_without_float32_weights_are_told_what_to_do() -> None:
+    x = torch.rand(2, 6)
+    for dtype in (torch.float16, torch.float64):
+        name = str(dtype).removeprefix("torch.")
+        with pytest.raises(UsageError, match=rf"weights in {name}, expected float32: pack model.float\(\)"):
+            onebit.pack(nn.Sequential(onebit.BinaryLinear(6, 3)).to(dtype), x)
+    with pytest.raises(FoldError, match="is on the device 'meta' and has no numbers"):
+        onebit.pack(nn.Sequential(onebit.BinaryLinear(6, 3, device="meta")), x)

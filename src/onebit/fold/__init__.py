@@ -217,6 +217,11 @@ def _batch(model: nn.Module, example: Any, input_shape: Any) -> Tensor:
 def eval_copy(model: nn.Module) -> nn.Module:
     """A copy on the CPU in eval mode; for a compiled model, of the original. FoldError if it cannot be copied."""
     check_model(model)
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        raise FoldError(
+            f"the {type(model).__name__} is on the device 'meta' and has no numbers; give it some: "
+            "model.to_empty(device='cpu'), then load_state_dict"
+        )
     try:
         return copy.deepcopy(getattr(model, "_orig_mod", model)).cpu().eval()
     except Exception as error:

@@ -81,6 +81,13 @@ def pack(
             name=name,
         )
     except FoldError:
+        others = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()} - {
+            "float32"
+        }
+        if others:
+            raise UsageError(
+                f"the model has weights in {', '.join(sorted(others))}, expected float32: pack model.float()"
+            ) from None
         if preprocess is None and str(getattr(example, "dtype", "")).endswith("float32"):
             # a model that does not take the example at all is a mistake of another kind
             check_takes_inputs(model, torch.as_tensor(example), name="the example")
