@@ -165,7 +165,9 @@ class Folder:
         one = isinstance(answer, fx.Node) and answer in made and isinstance(answer.meta.get("value"), Tensor)
         named = isinstance(answer, dict) and not all(isinstance(key, str) for key in answer)
         if not one and (named or not parts or not all(isinstance(part, fx.Node) and part in made for part in parts)):
-            kind = answer.target if isinstance(answer, fx.Node) else type(answer)
+            kind: Any = type(answer)
+            if isinstance(answer, fx.Node):
+                kind = type(answer.meta["value"]) if answer.op == "call_module" else answer.target
             what = getattr(kind, "__name__", str(kind)).removeprefix("immutable_")
             found = f" of {', '.join(sorted({_kind_of(part) for part in parts}))}" if parts else ""
             raise _returns(f"{what}{found}")
