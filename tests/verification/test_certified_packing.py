@@ -19,6 +19,7 @@ from onebit.layers import InputCoding, Normalize
 COUNT = 600
 MEAN, STD = 0.1307, 0.3081  # of MNIST, for pixels from 0 to 1
 RIGHT = Normalize(MEAN, STD)
+NEAR = Normalize(MEAN + 0.01, STD + 0.005)
 WRONG = {
     "integer": InputCoding("integer"),
     "mean not times 255": InputCoding("standardize", mean=[MEAN], std=[STD], scale=1),
@@ -89,6 +90,20 @@ def test_the_right_preprocessing_is_certified(
     found = onebit.verify(model, packed, raw, trained=trained)
     assert found.ok
     assert found.trained_correct == correct
+
+
+def test_a_preprocessing_that_is_a_little_off_is_doubted(model: nn.Module, data: Dataset, trained: DataLoader) -> None:
+    """The labels agree within 0.5 %, the logits do not."""
+    raw = data.test.images, data.test.labels
+    with pytest.warns(UserWarning, match="more than rounding explains: check the numbers of Normalize"):
+        packed = onebit.pack(model, example(trained), preprocess=NEAR, data=raw, trained=trained)
+    found = onebit.verify(model, packed, raw, trained=trained, preprocess=NEAR)
+    assert found.ok
+    assert found.doubt in str(found)
+    right = onebit.verify(model, onebit.pack(model, example(trained), preprocess=RIGHT), raw, trained=trained)
+    assert right.doubt == ""
+    assert right.trained_difference is not None
+    assert right.trained_difference < 1e-4
 
 
 @pytest.mark.parametrize("wrong", WRONG)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -163,6 +164,8 @@ def certify(
     agreement = counted.agreement
     if not agreement.as_trained:
         raise FoldError(str(agreement))
+    if agreement.doubt:
+        warnings.warn(agreement.doubt, stacklevel=2)
     if split_name is None:
         split_name = "test" if dataset is not None or isinstance(data, Dataset) else ""
     certificate = Certificate(

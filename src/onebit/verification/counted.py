@@ -14,6 +14,9 @@ TIED = 1e-5
 """Two logits are equal up to rounding if they differ by at most this fraction of the largest logit."""
 MOST_CHANGED = 1 / 200
 """Fraction of labels, or of samples, that may change where rounding decides a sign inside of the net."""
+MOST_ROUNDED = 1e-3
+"""Largest difference of logits, as a fraction of their range, that rounding in the preprocessing explains where the net
+takes no signs."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class Agreement:
     error, trained_error: for values, mean squared difference from the targets.
     coding: what stands for the preprocessing of the packed net, for messages.
     outputs: for a net with several outputs, the agreement of each; above are the samples in which any of them differs.
+    trained_difference: for labels, the largest difference of a logit from that of the model as trained, divided by its
+        range; None where the net takes signs, which rounding may change.
     """
 
     count: int
@@ -62,6 +67,7 @@ class Agreement:
     trained_error: float | None = None
     coding: str = field(default="InputCoding", compare=False)
     outputs: dict[str, Agreement] = field(default_factory=dict, hash=False)
+    trained_difference: float | None = field(default=None, compare=False)
 
     @property
     def equal_labels(self) -> int:
@@ -77,6 +83,17 @@ class Agreement:
     def as_trained(self) -> bool:
         """Whether rounding can explain the labels that differ from those of the model as trained."""
         return (self.trained_mismatches or 0) <= max(1, MOST_CHANGED * self.count)
+
+    @property
+    def doubt(self) -> str:
+        """Why the preprocessing may be wrong though the labels agree, such as a mean that is a little off; or ""."""
+        apart = self.trained_difference or 0
+        if not self.as_trained or apart <= MOST_ROUNDED:
+            return ""
+        return (
+            f"the logits differ from those of the model as trained by up to {100 * apart:.2g} % of their range, more "
+            f"than rounding explains: check the numbers of {self.coding}"
+        )
 
     def __str__(self) -> str:
         text = f"{self.equal_labels:,} of {self.count:,} equal ({self._difference})"
@@ -119,7 +136,8 @@ class Agreement:
         if self.trained_r2 is not None and not self.as_trained:
             differ += f" (R² {_r2_text(self.trained_r2)})"
         way_out = "" if self.as_trained else f": {self.coding} is not the preprocessing of the training"
-        return f"; as trained {right}{self.trained_mismatches:,} {differ}{way_out}"
+        doubt = f"; {self.doubt}" if self.doubt else ""
+        return f"; as trained {right}{self.trained_mismatches:,} {differ}{way_out}{doubt}"
 
 
 def _r2_text(value: float) -> str:
@@ -159,6 +177,8 @@ class OutputCounts:
         self.bit_exact = self.bit_exact and bool((ours == theirs).all())
         if self.kind == "labels":
             self._add_labels(ours, theirs, targets, as_trained)
+            if as_trained is not None and not self.signs:
+                self.trained_values.add(ours, as_trained)
             return
         self.values.add(ours, theirs)
         if as_trained is not None:
@@ -244,6 +264,9 @@ class OutputCounts:
                 trained_mismatches=self.trained_mismatches if self.with_trained else None,
                 trained_correct=self.trained_correct if self.with_trained and self.with_targets else None,
                 compared="labels" if self.kind == "labels" else "multi-label",
+                trained_difference=self.trained_values.relative_difference
+                if self.with_trained and not self.signs
+                else None,
             )
         differs = self.samples_apart()
         count, mismatches = len(differs), int(np.count_nonzero(differs))
