@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
+from torch.profiler import profile
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from onebit.errors import UsageError
 from onebit.native import instruction_sets
 from onebit.packed import Conv, ConvTranspose, Dense, Value
 from onebit.packed.bits import bytes_to_words, pack_signs, words_to_bytes
 from onebit.runtime.executors import EXECUTORS
-from onebit.runtime.layer_operator import PackedWindow, dense_signs
+from onebit.runtime import torch_layers
+from onebit.runtime.layer_operator import PackedWindow, dense_signs, packed_linear
 from onebit.runtime.torch_layers import PackedConv, PackedLinear
 
 WAYS = [*instruction_sets(), "numpy"]
@@ -260,6 +266,63 @@ def test_export_and_compile_take_any_batch() -> None:
     images = torch.randn(2, 8, 7, 6)
     conv = small_conv()
     assert_same_bits(torch.compile(conv, fullgraph=True, backend="aot_eager")(images), conv(images).numpy())
+
+
+class Seen(TorchDispatchMode):
+    """Records the operators that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+class Named(TorchFunctionMode):
+    """Records the functions that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_whatever_watches_operators_sees_packed_linear_in_inference_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = small_layer(), torch.randn(3, 20)
+    expected, name = layer(x), "onebit.packed_linear.default"
+    with torch.inference_mode():
+        seen, named = Seen(), Named()
+        with seen:
+            assert_same_bits(layer(x), expected.numpy())
+        assert name in seen.names
+        with named:
+            assert_same_bits(layer(x), expected.numpy())
+        assert name in named.names
+        assert name in make_fx(layer)(x).code.replace("torch.ops.", "")
+        assert_same_bits(torch.func.vmap(layer)(x), expected.numpy())
+        with profile() as recorded:
+            layer(x)
+        assert "onebit::packed_linear" in {event.key for event in recorded.key_averages()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # deprecated, and it warns of each shape that is compared
+            traced = torch.jit.trace(layer, x, check_trace=False)
+        assert "onebit::packed_linear" in str(traced.graph)
+        compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+        assert_same_bits(compiled(x), expected.numpy())
+    exported = torch.export.export(layer, (x,))
+    assert name in exported.graph_module.code.replace("torch.ops.", "")
+    calls: list[int] = []
+    monkeypatch.setattr(torch_layers, "packed_linear", lambda *given: calls.append(1) or packed_linear(*given))
+    with torch.inference_mode():
+        assert_same_bits(layer(x), expected.numpy())
+        assert not calls
+    assert_same_bits(layer(x), expected.numpy())
+    assert calls
 
 
 def test_files_hold_the_rows_of_a_packed_net(tmp_path: Path) -> None:
