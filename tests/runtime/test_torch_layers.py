@@ -25,8 +25,8 @@ from onebit.errors import UsageError
 from onebit.native import instruction_sets
 from onebit.packed import Conv, ConvTranspose, Dense, Value
 from onebit.packed.bits import bytes_to_words, pack_signs, words_to_bytes
-from onebit.runtime.executors import EXECUTORS
 from onebit.runtime import torch_layers
+from onebit.runtime.executors import EXECUTORS
 from onebit.runtime.layer_operator import PackedWindow, dense_signs, packed_linear
 from onebit.runtime.torch_layers import PackedConv, PackedLinear
 

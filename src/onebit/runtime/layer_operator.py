@@ -271,16 +271,23 @@ packed_conv: Any = torch.ops.onebit.packed_conv.default
 
 # without the dispatcher
 
-_WATCHERS: tuple[Any, ...] = tuple(
-    attrgetter(name)(torch._C)
-    for name in (
-        "_len_torch_dispatch_stack",  # modes of tracers and fake tensors
-        "_len_torch_function_stack",
-        "_functorch.peek_interpreter_stack",  # vmap, grad, functionalize
-        "_get_tracing_state",  # torch.jit.trace
-        "_autograd._profiler_enabled",
-    )
+_WATCHERS = (
+    "_len_torch_dispatch_stack",  # modes of tracers and fake tensors
+    "_len_torch_function_stack",
+    "_functorch.peek_interpreter_stack",  # vmap, grad, functionalize
+    "_get_tracing_state",  # torch.jit.trace
+    "_autograd._profiler_enabled",
 )
+
+
+def _watchers() -> tuple[Any, ...]:
+    try:
+        return tuple(attrgetter(name)(torch._C) for name in _WATCHERS)
+    except AttributeError:  # another version of torch: always use the dispatcher
+        return (lambda: True,)
+
+
+_WATCHES = _watchers()
 
 
 def is_unwatched(x: Tensor) -> bool:
@@ -290,7 +297,7 @@ def is_unwatched(x: Tensor) -> bool:
     """
     if torch.compiler.is_compiling() or type(x) is not Tensor or not torch.is_inference_mode_enabled():
         return False
-    return not any(watches() for watches in _WATCHERS)
+    return not any(watches() for watches in _WATCHES)
 
 
 # gradients of inputs
