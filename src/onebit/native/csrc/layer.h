@@ -346,6 +346,10 @@ static int sum_outputs(const tile_t *tile, int group, span_t outputs, const uint
             int width = layer->outputs - o < PANEL ? layer->outputs - o : PANEL;
             const uint8_t *bytes = (const uint8_t *)(words + ((int64_t)group * layer->outputs + o) * all + word * width);
             uint32_t w[PANEL];
+#ifdef __GNUC__ /* of the next panel: too far away for the processor to foresee */
+            __builtin_prefetch(bytes + (int64_t)4 * PANEL * all);
+            __builtin_prefetch(bytes + (int64_t)4 * PANEL * all + 64);
+#endif
             panel_words(bytes, width, w);
             if (layer->outputs < LEAST_OUTPUTS)
                 add_inputs(room->inputs, w, width, room->sums + o);
