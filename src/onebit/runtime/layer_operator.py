@@ -278,16 +278,10 @@ _WATCHERS = (
     "_get_tracing_state",  # torch.jit.trace
     "_autograd._profiler_enabled",
 )
-
-
-def _watchers() -> tuple[Any, ...]:
-    try:
-        return tuple(attrgetter(name)(torch._C) for name in _WATCHERS)
-    except AttributeError:  # another version of torch: always use the dispatcher
-        return (lambda: True,)
-
-
-_WATCHES = _watchers()
+try:
+    _modes, _functions, _transforms, _trace, _profiler = (attrgetter(name)(torch._C) for name in _WATCHERS)
+except AttributeError:  # another version of torch: always use the dispatcher
+    _modes = _functions = _transforms = _trace = _profiler = lambda: True
 
 
 def is_unwatched(x: Tensor) -> bool:
@@ -297,7 +291,7 @@ def is_unwatched(x: Tensor) -> bool:
     """
     if torch.compiler.is_compiling() or type(x) is not Tensor or not torch.is_inference_mode_enabled():
         return False
-    return not any(watches() for watches in _WATCHES)
+    return not (_modes() or _functions() or _transforms() or _trace() or _profiler())
 
 
 # gradients of inputs
