@@ -279,9 +279,9 @@ _WATCHERS = (
     "_autograd._profiler_enabled",
 )
 try:
-    _modes, _functions, _transforms, _trace, _profiler = (attrgetter(name)(torch._C) for name in _WATCHERS)
+    _modes, _functions, _transforms, _tracing, _profiler = (attrgetter(name)(torch._C) for name in _WATCHERS)
 except AttributeError:  # another version of torch: always use the dispatcher
-    _modes = _functions = _transforms = _trace = _profiler = lambda: True
+    _modes = _functions = _transforms = _tracing = _profiler = lambda: True
 
 
 def is_unwatched(x: Tensor) -> bool:
@@ -291,7 +291,7 @@ def is_unwatched(x: Tensor) -> bool:
     """
     if torch.compiler.is_compiling() or type(x) is not Tensor or not torch.is_inference_mode_enabled():
         return False
-    return not (_modes() or _functions() or _transforms() or _trace() or _profiler())
+    return not (_modes() or _functions() or _transforms() or _tracing() or _profiler())
 
 
 # gradients of inputs
