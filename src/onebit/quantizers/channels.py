@@ -21,7 +21,7 @@ def rows(x: Tensor, like: Tensor) -> Tensor:
 
     A view where `x` has the memory layout of `like`, contiguous or channels_last.
     """
-    return x.permute(_order(like)).reshape(x.shape[0], math.prod(x.shape[1:]))
+    return x.permute(_order(like)).reshape(x.shape[0], x.shape[1:].numel())
 
 
 def from_rows(x: Tensor, like: Tensor) -> Tensor:

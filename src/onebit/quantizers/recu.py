@@ -105,5 +105,5 @@ class ReCU(Quantizer):
 
 
 def _parts(latent: Tensor) -> Standardized:
-    share = 1 - 1 / max(math.prod(latent.shape[1:]), 1)  # of the unbiased variance that the population's is
+    share = 1 - 1 / max(latent.shape[1:].numel(), 1)  # of the unbiased variance that the population's is
     return standardized(rows(latent, latent), eps=EPSILON * share)
