@@ -28,7 +28,7 @@ from onebit.layers import binary_layers, check_model
 from onebit.models import MODELS
 from onebit.recipe import Recipe, build_recipe, default_settings, flatten, merge, method_settings, refuse_unused
 from onebit.report import plot_history
-from onebit.runs.constant_sign import one_sign_warning
+from onebit.runs.constant_sign import LOOK_IMAGES, one_sign_warning
 from onebit.runs.model import build_own_training, build_training, resolve_device
 from onebit.runs.own_model import binarized_, refuse_other_quantizers
 from onebit.runs.resolve import resolve as resolve_recipe
@@ -46,8 +46,6 @@ OF_BINARY = ("weight_quantizer", "input_quantizer")
 OF_QUANTIZERS = (*OF_BINARY, "weight_options", "input_options", "value", "init")
 """Options of a model that say how to binarize a module."""
 SPLITS = ("test", "validation", "train")
-LOOK_IMAGES = 100
-"""Number of training images on which a module is checked before it is trained."""
 
 
 @dataclass(frozen=True)

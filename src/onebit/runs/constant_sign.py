@@ -13,6 +13,8 @@ from onebit.evaluation.batches import predict_logits
 from onebit.evaluation.modes import kept_batch_norm, reestimate_batch_norm_
 from onebit.layers import BinaryLayer
 
+LOOK_IMAGES = 100
+"""Number of training images on which a model is checked before it is trained."""
 ADVICE = "leave out the ReLU, or another activation that is never negative, before a layer with binary inputs"
 
 

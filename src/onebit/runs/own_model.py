@@ -23,14 +23,12 @@ from onebit.models.parts import init_latents_
 from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 from onebit.recipe import ModelRecipe, Recipe
 from onebit.recipe.own_names import OWN_CODINGS
-from onebit.runs.constant_sign import one_sign_warning
+from onebit.runs.constant_sign import LOOK_IMAGES, one_sign_warning
 from onebit.runs.own_code import OwnCode, load_code, running
 
 Statistics = tuple[list[float], list[float]]
 BEGIN = ": begin it with onebit.InputCoding()"
 """Advice for modules in Python."""
-LOOK_IMAGES = 100
-"""Number of training images on which a model is checked before it is trained."""
 
 
 def binarized_(model: nn.Module, settings: ModelRecipe) -> nn.Module:
