@@ -17,7 +17,6 @@ from onebit.data import DATASETS, DatasetEntry
 from onebit.data.splits import LoadedFiles
 from onebit.data.toy import make_toy
 from onebit.export import EXPORTS, Target
-from onebit.export.torch_state import save_plain
 from onebit.fold import FOLDS
 from onebit.fold.chain import Pending
 from onebit.models import MODELS, ModelEntry
@@ -25,6 +24,7 @@ from onebit.models.stack import ConvNet, Stack
 from onebit.optim import OPTIMIZERS, OptimizerEntry, OptimizerSetup
 from onebit.packed import OPS, Node, Value
 from onebit.quantizers import WEIGHT_QUANTIZERS, BinaryWeight, Quantizer, sign
+from onebit.runs.plain_state import save_plain
 from onebit.runtime import EXECUTORS
 
 

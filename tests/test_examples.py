@@ -17,9 +17,9 @@ from torch import nn
 
 import onebit
 from onebit.evaluation.modes import reestimate_batch_norm_
-from onebit.export.torch_state import save_plain
 from onebit.recipe.reading import build_recipe, read_settings, recipe_path
 from onebit.runs.model import build_model
+from onebit.runs.plain_state import save_plain
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 MOST_LINES = 40

@@ -14,9 +14,9 @@ import onebit
 
 ROOT = Path(onebit.__file__).parent
 
-WITHOUT_TORCH = ["_version", "errors", "common", "packed", "native", "runtime", "data"]
+WITHOUT_TORCH = ["_version", "errors", "common", "packed", "native", "runtime", "export", "data"]
 WITH_TORCH = [
-    *("quantizers", "layers", "evaluation", "optim", "models", "recipe", "fold", "train", "runs", "export"),
+    *("quantizers", "layers", "evaluation", "optim", "models", "recipe", "fold", "train", "runs"),
     *("verification", "report", "trainer", "cli", "__main__"),
 ]
 TORCH_MODULES = {

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from onebit.data import Split
 from onebit.errors import FoldError, NotBinaryError
-from onebit.export.torch_state import plain_state_dict
 from onebit.fold import pack
 from onebit.layers import BinaryConv2d, BinaryLinear, InputCoding, RPReLU
 from onebit.packed import Affine, Certificate, PackedNet, Prelu, Sign, Threshold, dumps, loads
@@ -22,6 +21,7 @@ from onebit.quantizers import BinaryInput, InputAdaBin, Quantizer, RSign, SteSig
 from onebit.recipe import ModelRecipe, build_recipe, merge, methods
 from onebit.recipe.defaults import default_settings
 from onebit.runs.model import build_model
+from onebit.runs.plain_state import plain_state_dict
 from onebit.runtime import run
 from onebit.verification.agreement import certify
 

@@ -15,12 +15,12 @@ import onebit
 from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation.health import binary_signs, flip_ratio, gradient_health, layer_health, saturation
 from onebit.evaluation.modes import fixed_weights
-from onebit.export.torch_state import plain_state_dict, save_plain
 from onebit.layers import BinaryParametrization, binarize_, binary_layers, latent_keys
 from onebit.models.parts import init_latents_
 from onebit.optim import Bop, clip_latents_, compile_update_, latent_groups
 from onebit.quantizers import Sign, Stochastic, sign
 from onebit.report.histograms import _model_layers
+from onebit.runs.plain_state import plain_state_dict, save_plain
 from onebit.train.printing import net_lines
 from onebit.train.weights import load_weights, read_weights, save_weights
 from onebit.verification.inspection import inspect_file

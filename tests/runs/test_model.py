@@ -18,7 +18,6 @@ from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation.batches import in_tiles, predict_logits
 from onebit.evaluation.losses import LOSSES
 from onebit.evaluation.modes import evaluate
-from onebit.export.torch_state import plain_state_dict
 from onebit.layers import binary_layers
 from onebit.optim import OPTIMIZERS
 from onebit.recipe import (
@@ -32,6 +31,7 @@ from onebit.recipe import (
     recipe_path,
 )
 from onebit.runs.model import build_model, build_training, resolve_device
+from onebit.runs.plain_state import plain_state_dict
 from onebit.runs.run import fit_recipe
 from onebit.train.loop import fit
 from onebit.train.schedules import SCHEDULES

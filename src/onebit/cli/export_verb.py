@@ -2,37 +2,106 @@
 
 from __future__ import annotations
 
-from onebit.cli.inputs import open_trained
-from onebit.cli.output import answer_either, say, size
-from onebit.cli.parsing import Parser, output_path
-from onebit.common.tables import did_you_mean
-from onebit.errors import UsageError
-from onebit.export import EXPORTS
+from typing import TYPE_CHECKING, Any
+
+from onebit.cli.inputs import load_data, open_trained
+from onebit.cli.output import answer_either, download_progress, say, size
+from onebit.cli.parsing import Parser, refuse_trained, whole_number
+from onebit.errors import DataError, UsageError
+from onebit.export import EXPORTS, export_net
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from onebit.packed import PackedNet
+
+IMAGES = 200
+CERTIFIED = 1000
 
 
 def main(argv: list[str]) -> int:
-    parser = Parser("export", "Write a trained net for other software.", "run", "json")
+    parser = Parser(
+        "export", "Write a trained or packed net for other software, and compare it.", "run", "data", "json"
+    )
     targets = "; ".join(f"{name}: {target.text}" for name, target in EXPORTS.items())
     parser.add_argument("--to", required=True, metavar="TARGET", help=targets)
-    parser.add_argument("-o", "--output", required=True, metavar="PATH")
-    args = parser.parse(argv)
-    if args.to not in EXPORTS:
-        raise UsageError(f"unknown export target {args.to!r}{did_you_mean(args.to, EXPORTS)}")
-    if args.run.endswith(".1bit"):
-        raise UsageError(
-            "a packed net has its BatchNorm folded away: export to torch from the run folder or weight file"
+    parser.add_argument("-o", "--output", required=True, metavar="PATH", help="a file, or for some targets a folder")
+    parser.add_argument(
+        "--images",
+        type=whole_number(1),
+        default=IMAGES,
+        metavar="N",
+        help=f"test images to compare, evenly spread (default: {IMAGES})",
+    )
+    for option in _options():
+        takes = "; ".join(
+            f"--to {name}: {' or '.join(target.options[option])}"
+            for name, target in EXPORTS.items()
+            if option in target.options
         )
-    target = EXPORTS[args.to]
-    output = output_path(args.output, suffixes=target.suffixes, run=args.run)
-    from onebit.verification.inspection import inspect_file
-
-    run = open_trained(args)
-    if run.recipe.whitening is not None:
-        say(f"note: the net takes images after --whitening {run.recipe.whitening}, which is not part of its weights")
-    target.write(run, output)
-    verdict = inspect_file(output).verdict
-    checked = f"loads into the net of torch.nn layers; weights are {verdict}"
-    count = output.stat().st_size
-    facts = {"file": str(output), "bytes": count, "checked": checked, "verdict": verdict}
-    answer_either(facts, f"{output}: {size(count)}; {checked}", as_json=args.json)
+        parser.add_argument(f"--{option}", metavar="NAME", help=takes)
+    reporting = " or ".join(name for name, target in EXPORTS.items() if target.report)
+    parser.add_argument("--report", action="store_true", help=f"measure what the net needs, for --to {reporting}")
+    args = parser.parse(argv)
+    path = refuse_trained(args.output, run=args.run)
+    options = {option: value for option in _options() if (value := getattr(args, option)) is not None}
+    net = _packed(args)
+    inputs, what = _inputs(net, args)
+    made = export_net(net, args.to, path, inputs=inputs, what=what, report=args.report, **options)
+    checked = str(made.comparison) if made.comparison else f"not run here: {made.not_compared}"
+    facts = {
+        "file": args.output,
+        "files": [str(file) for file in made.files],
+        "bytes": made.size,
+        "checked": checked,
+        "comparison": made.comparison and made.comparison._asdict(),
+        "report": made.report,
+    }
+    text = "\n".join(filter(None, (f"{args.output}: {size(made.size)}", made.report, checked)))
+    answer_either(facts, text, as_json=args.json)
     return 0
+
+
+def _options() -> list[str]:
+    return sorted({option for target in EXPORTS.values() for option in target.options})
+
+
+def _packed(args: Any) -> PackedNet:
+    """The packed net of a `.1bit` file; or of a run or weight file, certified if its data are at hand."""
+    if args.run.endswith(".1bit"):
+        from onebit.packed import load
+
+        for flag, given in (("--recipe", args.recipe), ("--model", args.model)):
+            if given:
+                raise UsageError(f"{flag} does not go with a packed net, which says itself what it is")
+        return load(args.run)
+    from onebit.verification.proof import fold_run, pack_run
+
+    run = open_trained(args, to_pack=True)
+    try:
+        data = load_data(run, args.data)
+    except (DataError, UsageError) as error:
+        if args.data is not None:
+            raise
+        say(f"note: the net is not certified: {error}")
+        return fold_run(run, None)[1]
+    return pack_run(run, data, images=min(CERTIFIED, len(data.test)))
+
+
+def _inputs(net: PackedNet, args: Any) -> tuple[np.ndarray | None, str]:
+    """Test images of the data set that a net is certified on, and what they are; None without them."""
+    name = net.certificate.dataset if net.certificate else None
+    if name is None or len(net.input.shape) != 3 or not isinstance(net.output, str):
+        return None, ""
+    from onebit.evaluation.packed_nets import load_packed_data
+
+    try:
+        with download_progress() as fetched:
+            data = load_packed_data(net, name, directory=args.data, progress=fetched, source=args.run)
+    except (DataError, UsageError) as error:
+        if args.data is not None:
+            raise
+        say(f"note: no test images to compare with: {error}")
+        return None, ""
+    images = data.test.spread(min(args.images, len(data.test)))
+    return images.images[:], f"{len(images):,} {name} test images"

@@ -137,11 +137,17 @@ def one_of(*names: str) -> dict[str, Any]:
 
 def output_path(text: str, *, suffixes: Sequence[str], run: str) -> Path:
     """The path to write to; an error for another suffix, a file that holds trained weights, or one not writable."""
-    path = Path(text)
-    if path.suffix not in suffixes:
+    if Path(text).suffix not in suffixes:
         raise UsageError(f"{text}: the output ends in {' or '.join(suffixes)}")
+    path = refuse_trained(text, run=run)
+    refuse_unwritable(path)
+    return path
+
+
+def refuse_trained(text: str, *, run: str) -> Path:
+    """The path to write to; an error for a file that holds trained weights."""
+    path = Path(text)
     part_of_run = path.name in ("best.safetensors", "final.safetensors") and (path.parent / "recipe.yaml").exists()
     if os.path.realpath(path) == os.path.realpath(run) or part_of_run:
         raise UsageError(f"{text}: holds the trained weights, which this would overwrite; choose another --output")
-    refuse_unwritable(path)
     return path

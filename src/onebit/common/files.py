@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import socket
 import stat
 import tempfile
@@ -135,6 +136,39 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         remove_made([temporary])  # is still there after an error
     with suppress(OSError):  # makes the rename durable, too; not every system can open a folder
         _fsync(target.parent, os.O_RDONLY)
+
+
+@contextmanager
+def atomic_files(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """An empty temporary folder, whose files move into `folder` when the block ends without an error.
+
+    Other files of `folder`, which is made if it is missing, stay. After an error in the block, Ctrl-C included,
+    nothing is changed.
+
+    Raises:
+        OnebitError: for every OSError; the message names `folder`.
+    """
+    target = Path(os.path.realpath(folder))
+    if target.exists() and not target.is_dir():
+        raise OnebitError(f"cannot write into {os.fspath(folder)!r}: it is not a folder; choose another path")
+    staging = None
+    try:
+        staging = Path(tempfile.mkdtemp(prefix=PREFIX, dir=target if target.exists() else target.parent))
+        yield staging
+        for path in sorted(path for path in staging.rglob("*") if path.is_file()):
+            _fsync(path, os.O_RDWR)
+        for path in sorted(path for path in staging.rglob("*") if path.is_file()):
+            place = target / path.relative_to(staging)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, place)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OnebitError(
+            f"cannot write into {os.fspath(folder)!r}: {reason}; nothing was changed; fix that or choose another path"
+        ) from error
+    finally:
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes | memoryview) -> None:

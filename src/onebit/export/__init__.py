@@ -1,42 +1,21 @@
-"""Trained nets for other software: one file and one line of `EXPORTS` per target. Loads no torch."""
+"""Packed nets for other software: one module and one line of `EXPORTS` per target. Loads no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from onebit.common.lazy import lazy
 
 if TYPE_CHECKING:
-    from onebit.export import torch_state as torch_state
-    from onebit.runs.run import Run
+    from onebit.export.comparison import Comparison as Comparison
+    from onebit.export.target import CannotRun as CannotRun
+    from onebit.export.target import Target as Target
+    from onebit.export.writing import Exported as Exported
+    from onebit.export.writing import export_net as export_net
 
+from onebit.export.targets import EXPORTS as EXPORTS
 
-class Target(NamedTuple):
-    """A format of other software.
-
-    text: what is written, in a line; suffixes: of the file; write: writes a run to a path, and checks what it wrote.
-    """
-
-    text: str
-    suffixes: tuple[str, ...]
-    write: Callable[[Run, Path], None]
-
-
-def _torch(run: Run, path: Path) -> None:
-    from onebit.export.torch_state import export_plain
-
-    export_plain(run, path)
-
-
-EXPORTS = {
-    "torch": Target(
-        "a plain ±1 checkpoint for torch.nn layers: .pth (state_dict) or .safetensors",
-        (".pth", ".pt", ".safetensors"),
-        _torch,
-    ),
-}
-"""Name -> target of `onebit export RUN --to NAME`."""
-
-__getattr__, __dir__, _ = lazy(__name__)
+__getattr__, __dir__, _ = lazy(
+    __name__,
+    {"comparison": "Comparison", "target": "CannotRun Target", "writing": "Exported export_net"},
+)

@@ -18,11 +18,11 @@ from onebit.data import DATASETS, VOID, Dataset, Split, by_pixel, fitted_to
 from onebit.errors import NotBinaryError, UsageError
 from onebit.evaluation.batches import OnImages, in_tiles, predict_logits
 from onebit.evaluation.modes import bn_images, evaluate, fixed_weights, reestimate_batch_norm_
-from onebit.export.torch_state import plain_twin, save_plain
 from onebit.fold import pack
 from onebit.layers import binary_layers, latent_keys
 from onebit.packed import Certificate, PackedNet
 from onebit.packed.difference import Difference, array_differences, graph_difference
+from onebit.runs.plain_state import plain_twin, save_plain
 from onebit.runs.run import Run
 from onebit.runtime import native_plan
 from onebit.runtime import run as run_packed

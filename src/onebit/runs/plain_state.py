@@ -15,7 +15,7 @@ from onebit.errors import NotBinaryError, UsageError
 from onebit.layers import binary_layers, latent_keys
 from onebit.runs.model import build_model
 from onebit.runs.run import Run
-from onebit.train.weights import load_weights, read_state
+from onebit.train.weights import load_weights
 
 
 def plain_state_dict(model: nn.Module) -> dict[str, Tensor]:
@@ -63,12 +63,6 @@ def save_plain(model: nn.Module, path: str | Path) -> None:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         write_atomic(path, buffer.getbuffer())
-
-
-def export_plain(run: Run, path: Path) -> None:
-    """`save_plain` of a run; then load the file into a net of torch.nn layers, as its user will."""
-    save_plain(run.model, path)
-    plain_twin(run, read_state(path)[0], source=str(path))
 
 
 def plain_twin(run: Run, state: dict[str, Tensor], *, source: str) -> nn.Module:

@@ -1,0 +1,82 @@
+"""An exported net compared with the packed net that it was written from, on the same inputs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from onebit.errors import OnebitError
+from onebit.packed import PackedNet, infer
+
+MOST_LABELS = 0.05
+"""Share of labels that may differ where a target adds real numbers in another order. A sum that rounds to the other
+side of a sign changes a label in hundreds; a wrong graph changes most of them."""
+MOST_DISTANCE = 1e-3
+"""The same for outputs that are not logits: largest difference, relative to the largest output."""
+
+
+class Comparison(NamedTuple):
+    """How the outputs of an exported net differ from those of the packed net.
+
+    samples, what: how many inputs, and what they are; runs_with: what ran the exported net.
+    labels, label_mismatches: labels compared (pixels of masks), and how many differ; None where outputs are not logits.
+    largest: largest |difference| of an output; relative: the same, relative to the largest output.
+    bit_exact: every bit is equal.
+    """
+
+    samples: int
+    what: str
+    runs_with: str
+    labels: int | None
+    label_mismatches: int | None
+    largest: float
+    relative: float
+    bit_exact: bool
+
+    def __str__(self) -> str:
+        found = "every bit equal" if self.bit_exact else f"largest difference {self.largest:.2g}"
+        if self.label_mismatches is not None:
+            noun = "labels" if self.labels == self.samples else "pixels"
+            found = f"{self.label_mismatches:,} of {self.labels:,} {noun} differ, {found}"
+        return f"compared with the packed net on {self.what}, run with {self.runs_with}: {found}"
+
+    def check(self, *, exact: bool) -> None:
+        """Raise OnebitError if the exported net is another one; `exact`: every bit must be equal."""
+        wrong = self.relative > MOST_DISTANCE
+        if self.label_mismatches is not None and self.labels:
+            wrong = self.label_mismatches > MOST_LABELS * self.labels
+        if wrong or (exact and not self.bit_exact):
+            raise OnebitError(
+                f"the exported net is not the packed net: {self}; nothing was written; please report this"
+            )
+
+
+def compare(
+    net: PackedNet, expected: dict[str, np.ndarray], found: dict[str, np.ndarray], *, what: str, runs_with: str
+) -> Comparison:
+    """Compare outputs by name, (N, …) float32 each.
+
+    Raises:
+        OnebitError: `found` has other outputs or shapes.
+    """
+    known = infer(net)
+    labels = mismatches = None
+    largest = most = 0.0
+    exact = True
+    for name in net.outputs:
+        here, there = expected[name], found.get(name)
+        if there is None or there.shape != here.shape or there.dtype != here.dtype:
+            got = "nothing" if there is None else f"{there.dtype} {there.shape}"
+            raise OnebitError(f"the exported net gives {got} for {name!r}, expected {here.dtype} {here.shape}")
+        exact &= here.tobytes() == there.tobytes()
+        apart = np.abs(here - there)
+        largest = max(largest, float(apart.max(initial=0)))
+        largest = largest if np.isfinite(apart).all() else np.inf
+        most = max(most, float(np.abs(here).max(initial=0)))
+    shape = known[net.outputs[0]].shape
+    if isinstance(net.output, str) and len(shape) in (1, 3) and shape[0] > 1:
+        here, there = (outputs[net.output].argmax(axis=1) for outputs in (expected, found))
+        labels, mismatches = here.size, int(np.count_nonzero(here != there))
+    samples = len(expected[net.outputs[0]])
+    return Comparison(samples, what, runs_with, labels, mismatches, largest, largest / (most or 1.0), exact)

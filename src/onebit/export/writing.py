@@ -1,0 +1,139 @@
+"""Write a packed net for other software, and compare what was written with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from onebit.common.files import atomic_files
+from onebit.common.tables import did_you_mean
+from onebit.errors import UnknownNameError, UsageError
+from onebit.export.comparison import Comparison, compare
+from onebit.export.target import CannotRun, Target
+from onebit.export.targets import EXPORTS
+from onebit.packed import PackedNet, check_net
+from onebit.packed.net import op_name
+from onebit.runtime import run
+
+RANDOM_INPUTS = 20
+
+
+class Exported(NamedTuple):
+    """What `export_net` wrote.
+
+    files: the paths; size: their bytes; comparison: with the packed net, None if it could not be run here:
+    `not_compared` says why.
+    """
+
+    files: tuple[Path, ...]
+    size: int
+    comparison: Comparison | None
+    not_compared: str
+    report: str = ""
+
+
+def export_net(
+    net: PackedNet,
+    to: str,
+    path: str | Path,
+    *,
+    inputs: np.ndarray | None = None,
+    what: str = "",
+    report: bool = False,
+    **options: str,
+) -> Exported:
+    """Write a packed net for other software, run what was written, and compare its outputs with `onebit.run`.
+
+    The files appear at `path` only after the comparison.
+
+    Args:
+        to: name of a target in `EXPORTS`.
+        path: a file with a suffix of the target, or a folder, which is made.
+        inputs: (N, …) inputs of the net to compare with; 20 random ones if None.
+        what: what the inputs are, for display.
+        report: also measure what the exported net needs, where the target can.
+        options: of the target.
+
+    Raises:
+        UnknownNameError: unknown target, option or value of an option.
+        UsageError: another suffix, or the net has an operation that the target lacks.
+        OnebitError: the path cannot be written, or the outputs differ; nothing was written.
+
+    Example:
+        >>> export_net(onebit.load("net.1bit"), "onnx", "net.onnx").comparison
+    """
+    check_net(net)
+    target = find_target(to)
+    path = Path(path)
+    if target.suffixes and path.suffix not in target.suffixes:
+        raise UsageError(f"{path}: the file name of an export to {to} must end in {' or '.join(target.suffixes)}")
+    settings = check_options(to, target, options)
+    if report and not target.report:
+        raise UsageError(
+            f"--report does not go with --to {to}; {_which([name for name, other in EXPORTS.items() if other.report])}"
+        )
+    check_operations(net, to, target)
+    if inputs is None:
+        inputs, what = random_inputs(net, RANDOM_INPUTS), f"{RANDOM_INPUTS} random inputs"
+    writer = target.writer
+    folder = path.parent if target.suffixes else path
+    with atomic_files(folder) as staging:
+        written = staging / path.name if target.suffixes else staging
+        writer.write(net, written, **settings)
+        comparison, reason = None, ""
+        try:
+            found = writer.run(net, written, inputs, **settings)
+        except CannotRun as error:
+            reason = str(error)
+        else:
+            expected = net.by_name(run(net, inputs))
+            comparison = compare(net, expected, found, what=what or f"{len(inputs)} inputs", runs_with=writer.RUNS_WITH)
+            comparison.check(exact=writer.EXACT)
+        needs = target.report_on(net, written, **settings) if report else ""
+        names = sorted(file.relative_to(staging) for file in staging.rglob("*") if file.is_file())
+        size = sum((staging / name).stat().st_size for name in names)
+    return Exported(tuple(folder / name for name in names), size, comparison, reason, needs)
+
+
+def find_target(name: str) -> Target:
+    """The target of a name, or UnknownNameError."""
+    if name not in EXPORTS:
+        raise UnknownNameError(f"unknown export target {name!r}{did_you_mean(name, EXPORTS)}")
+    return EXPORTS[name]
+
+
+def check_options(name: str, target: Target, options: dict[str, str]) -> dict[str, str]:
+    """All options of a target with their values; UsageError for one that it lacks, or an unknown value."""
+    for option, value in options.items():
+        if option not in target.options:
+            having = [other for other, entry in EXPORTS.items() if option in entry.options]
+            raise UsageError(f"--{option} does not go with --to {name}; {_which(having)}")
+        if value not in (values := target.options[option]):
+            raise UnknownNameError(f"--{option} {value!r}{did_you_mean(value, values)}")
+    return {option: options.get(option, values[0]) for option, values in target.options.items()}
+
+
+def check_operations(net: PackedNet, name: str, target: Target) -> None:
+    """Raise UsageError for an operation that the target lacks; it names those that have all of the net's."""
+    kinds = {type(node) for node in net.nodes}
+    for node in net.nodes:
+        if type(node) not in target.writer.OPERATIONS:
+            others = _which([other for other, entry in EXPORTS.items() if kinds <= set(entry.writer.OPERATIONS)])
+            raise UsageError(
+                f"{name} has no operation {op_name(node)!r}, which makes the value {node.output!r} of the net; {others}"
+            )
+
+
+def random_inputs(net: PackedNet, count: int, *, seed: int = 0) -> np.ndarray:
+    """(count, …) inputs of a net: uniform bytes, or normally distributed float32."""
+    rng = np.random.default_rng(seed)
+    shape = (count, *net.input.shape)
+    if net.input.dtype == "uint8":
+        return rng.integers(0, 256, shape, dtype=np.uint8)
+    return rng.standard_normal(shape, dtype=np.float32)
+
+
+def _which(names: list[str]) -> str:
+    return f"targets that have it: {', '.join(names)}" if names else "no target has it"
