@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from onebit.packed import PackedNet
 
 IMAGES = 200
+LEAST_IMAGES = 10
+MOST_MACS = 10**10  # of all images that are compared by default: seconds of plain C or JavaScript
 CERTIFIED = 1000
 
 
@@ -29,9 +31,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--images",
         type=whole_number(1),
-        default=IMAGES,
         metavar="N",
-        help=f"test images to compare, evenly spread (default: {IMAGES})",
+        help=f"test images to compare, evenly spread (default: {IMAGES}, fewer for large nets)",
     )
     for option in _options():
         takes = "; ".join(
@@ -93,7 +94,9 @@ def _inputs(net: PackedNet, args: Any) -> tuple[np.ndarray | None, str]:
     name = net.certificate.dataset if net.certificate else None
     if name is None or len(net.input.shape) != 3 or not isinstance(net.output, str):
         return None, ""
+    from onebit.data import fitted_to
     from onebit.evaluation.packed_nets import load_packed_data
+    from onebit.packed import costs
 
     try:
         with download_progress() as fetched:
@@ -103,5 +106,7 @@ def _inputs(net: PackedNet, args: Any) -> tuple[np.ndarray | None, str]:
             raise
         say(f"note: no test images to compare with: {error}")
         return None, ""
-    images = data.test.spread(min(args.images, len(data.test)))
+    macs = sum(row.macs for row in costs(net))
+    count = args.images or max(LEAST_IMAGES, min(IMAGES, MOST_MACS // macs))
+    images = fitted_to(net, data.test).spread(count)
     return images.images[:], f"{len(images):,} {name} test images"
