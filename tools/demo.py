@@ -17,6 +17,7 @@ import onebit
 FOLDER = Path("runs/demo")
 NET = FOLDER / "mnist.1bit"
 DIGITS = FOLDER / "digits"
+PAGE = FOLDER / "digits.html"
 DIGIT_COUNT = 30
 
 WITHOUT_TORCH = """
@@ -44,8 +45,9 @@ def try_next(digit: str, data: list[str]) -> str:
         "onebit list recipes": "what else can be trained",
     }
     lines = [f"  {command:<45}{f' # {what}' if what else ''}".rstrip() for command, what in commands.items()]
-    page = f"and open {FOLDER / 'report' / 'index.html'}: curves, weights, settings"
-    return "\n".join(["", "try next:", *lines, page])
+    report = f"and open {FOLDER / 'report' / 'index.html'}: curves, weights, settings"
+    page = f"the net as a web page: open {PAGE} in a browser and draw a digit; it needs no server and no network"
+    return "\n".join(["", "try next:", *lines, report, "", page])
 
 
 def run_onebit(*arguments: str, quiet: bool = False) -> subprocess.CompletedProcess[str]:
@@ -145,6 +147,7 @@ def main() -> None:
     show_speed(dataset)
     run_onebit("report", str(FOLDER), "-o", str(FOLDER / "report"))
     draw_answers(test, FOLDER / "predictions.png", data=f"{dataset} test")
+    run_onebit("export", str(NET), "--to", "html", "-o", str(PAGE))
     result = json.loads((FOLDER / "result.json").read_text())
     print(f"\n{dataset}{' (' + result['note'] + ')' if result['note'] else ''}: test accuracy")
     for mode, score in result["test"].items():
