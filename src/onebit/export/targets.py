@@ -4,5 +4,11 @@ from __future__ import annotations
 
 from onebit.export.target import Target
 
-EXPORTS: dict[str, Target] = {}
+EXPORTS: dict[str, Target] = {
+    "torch": Target(
+        text="±1 weights and a program in plain torch that loads them",
+        module="onebit.export.plain_torch.writer",
+        suffixes=(".safetensors", ".pth", ".pt"),
+    ),
+}
 """Name -> target of `onebit export NET --to NAME`."""

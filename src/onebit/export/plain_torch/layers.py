@@ -1,0 +1,273 @@
+"""The operations of packed nets as layers and expressions of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onebit.packed import Node, nodes
+from onebit.packed.bits import unpack_signs
+
+if TYPE_CHECKING:
+    from onebit.export.plain_torch.program import Program
+
+
+def pair(sizes: tuple[int, ...]) -> str:
+    """(3, 3) as torch takes it: 3."""
+    return str(sizes[0]) if len(set(sizes)) == 1 else f"({', '.join(map(str, sizes))})"
+
+
+def options(**values: tuple[int, ...] | int) -> list[str]:
+    """Arguments by name, without those that have the default of torch."""
+    defaults = {"stride": 1, "dilation": 1, "groups": 1, "padding": 0, "output_padding": 0}
+    texts = {name: pair(value) if isinstance(value, tuple) else str(value) for name, value in values.items()}
+    return [f"{name}={text}" for name, text in texts.items() if text != str(defaults.get(name))]
+
+
+def sides(padding: tuple[int, int, int, int]) -> str:
+    """(top, bottom, left, right) in the order of `F.pad`."""
+    top, bottom, left, right = padding
+    return f"({left}, {right}, {top}, {bottom})"
+
+
+def is_even(padding: tuple[int, int, int, int]) -> bool:
+    """Whether there is as much on each side as on the other."""
+    return padding[0] == padding[1] and padding[2] == padding[3]
+
+
+# ------------------------------------------------------------------------------------------------------------- weights
+def weights(node: Any) -> np.ndarray:
+    """(O, K) float32: ±1, or real weights."""
+    if isinstance(node, nodes.RealDense | nodes.RealConv | nodes.RealConvTranspose):
+        return node.weight
+    return unpack_signs(node.signs, node.in_features, dtype=np.float32)
+
+
+def products(program: Program, node: Any, layer: str, x: str) -> str:
+    """scale · layer(x) + centre · sum(x)."""
+    ones = [1] * (len(program.known[node.output].shape) - 1)
+    scale, centre = (getattr(node, name, None) for name in ("scale", "centre"))
+    made = f"{layer}({x})"
+    if scale is not None:
+        made = f"{made} * {program.parameter(f'{node.output}_scale', scale.reshape(-1, *ones))}"
+    if centre is not None:
+        name = program.parameter(f"{node.output}_center", centre.reshape(-1, *ones), start="zeros")
+        sums = program.part("sums")
+        made += f" + {program.step(f'{sums}({layer}, {x}) * {name}', into='total')}"
+    return made
+
+
+def dense(program: Program, node: nodes.Dense | nodes.RealDense, x: str) -> str:
+    sizes = str(node.terms), str(node.outputs), "bias=False"
+    return products(program, node, program.layer(node.output, "nn.Linear", *sizes, weight=weights(node)), x)
+
+
+def conv(program: Program, node: nodes.Conv | nodes.RealConv, x: str) -> str:
+    (top, _, left, _), rows = node.padding, weights(node)
+    inside = is_even(node.padding) and not node.padding_value
+    if not inside and any(node.padding):
+        value = f", value={node.padding_value}" if node.padding_value else ""
+        x = program.step(f"F.pad({x}, {sides(node.padding)}{value})")
+    layer = program.layer(
+        node.output,
+        "nn.Conv2d",
+        str(node.group_channels * node.groups),
+        str(node.outputs),
+        *options(kernel_size=node.kernel, stride=node.stride, padding=(top, left) if inside else 0),
+        *options(dilation=node.dilation, groups=node.groups),
+        "bias=False",
+        weight=rows.reshape(node.outputs, *node.kernel, node.group_channels).transpose(0, 3, 1, 2),
+    )
+    return products(program, node, layer, x)
+
+
+def conv_transpose(program: Program, node: nodes.ConvTranspose | nodes.RealConvTranspose, x: str) -> str:
+    (top, bottom, left, right), (down, across) = node.padding, node.extra
+    # torch wants less output_padding than stride or dilation
+    inside = is_even(node.padding) and all(
+        more < max(sizes) for more, *sizes in zip(node.extra, node.stride, node.dilation, strict=True)
+    )
+    channels = node.group_channels * node.groups
+    rows = weights(node).reshape(node.groups, node.outputs // node.groups, *node.kernel, node.group_channels)
+    layer = program.layer(
+        node.output,
+        "nn.ConvTranspose2d",
+        str(channels),
+        str(node.outputs),
+        *options(kernel_size=node.kernel, stride=node.stride, padding=(top, left) if inside else 0),
+        *options(output_padding=node.extra if inside else 0, groups=node.groups),
+        "bias=False",
+        *options(dilation=node.dilation),
+        weight=rows.transpose(0, 4, 1, 2, 3).reshape(channels, -1, *node.kernel),
+    )
+    made = products(program, node, layer, x)
+    if inside or not any((*node.padding, *node.extra)):
+        return made
+    return f"F.pad({program.step(made)}, {sides((-top, down - bottom, -left, across - right))})"
+
+
+# --------------------------------------------------------------------------------------------------------------- pools
+def fits(node: nodes.MaxPool | nodes.AveragePool) -> bool:
+    """Whether torch pads by itself: as much on each side, at most half a kernel."""
+    (top, _, left, _), (height, width) = node.padding, node.kernel
+    return is_even(node.padding) and 2 * top <= height and 2 * left <= width
+
+
+def max_pool(program: Program, node: nodes.MaxPool, x: str) -> str:
+    top, _, left, _ = node.padding
+    if not fits(node):
+        x = program.step(f"F.pad({x}, {sides(node.padding)}, value=-torch.inf)")
+    stride = [] if node.stride == node.kernel else [f"stride={pair(node.stride)}"]
+    padding = options(padding=(top, left)) if fits(node) else []
+    sizes = pair(node.kernel), *stride, *padding, *options(dilation=node.dilation)
+    return f"{program.layer(node.output, 'nn.MaxPool2d', *sizes)}({x})"
+
+
+def average_pool(program: Program, node: nodes.AveragePool, x: str) -> str:
+    top, _, left, _ = node.padding
+    counted = bool(node.count_padding or node.sums or not any(node.padding))
+    if node.dilation != (1, 1) or not (fits(node) or counted):
+        by = "one" if node.sums else "window" if node.count_padding else "pixels"
+        sizes = f"{x}, {node.kernel}, stride={node.stride}, dilation={node.dilation}, padding={sides(node.padding)}"
+        return f'{program.part("average_pool")}({sizes}, divide_by="{by}")'
+    if not fits(node):
+        x = program.step(f"F.pad({x}, {sides(node.padding)})")
+    stride = [] if node.stride == node.kernel else [f"stride={pair(node.stride)}"]
+    padding = options(padding=(top, left)) if fits(node) else []
+    count = ["count_include_pad=False"] if padding and not counted else []
+    divide = ["divisor_override=1"] if node.sums else []
+    sizes = pair(node.kernel), *stride, *padding, *count, *divide
+    return f"{program.layer(node.output, 'nn.AvgPool2d', *sizes)}({x})"
+
+
+def adaptive_average_pool(program: Program, node: nodes.AdaptiveAveragePool, x: str) -> str:
+    return f"{program.layer(node.output, 'nn.AdaptiveAvgPool2d', pair(node.size))}({x})"
+
+
+# ---------------------------------------------------------------------------------------------------- for each channel
+def per_channel(program: Program, node: Node, kind: str, **state: np.ndarray | None) -> str:
+    """A module with one number per channel, shaped to broadcast."""
+    shape = program.known[node.inputs[0]].shape
+    sizes = [shape[0], *[1] * (len(shape) - 1)]
+    arrays = {name: array.reshape(sizes) for name, array in state.items() if array is not None}
+    return program.layer(node.output, kind, *map(str, sizes), **arrays)
+
+
+def affine(program: Program, node: nodes.Affine, x: str) -> str:
+    channels = program.known[node.output].shape[0]
+    scale = np.ones(channels, np.float32) if node.scale is None else node.scale
+    shift = np.zeros(channels, np.float32) if node.shift is None else node.shift
+    return f"{per_channel(program, node, 'Affine', scale=scale, shift=shift)}({x})"
+
+
+def threshold(program: Program, node: nodes.Threshold, x: str) -> str:
+    program.part("sign")
+    state = {"threshold": node.threshold.astype(np.float32), "direction": node.direction.astype(np.float32)}
+    return f"{per_channel(program, node, 'Threshold', **state)}({x})"
+
+
+def sign(program: Program, node: nodes.Sign, x: str) -> str:
+    function = program.part("sign")
+    if node.shift is None:
+        return f"{function}({x})"
+    return f"{per_channel(program, node, 'ShiftedSign', shift=node.shift)}({x})"
+
+
+def prelu(program: Program, node: nodes.Prelu, x: str) -> str:
+    return f"{program.layer(node.output, 'nn.PReLU', str(len(node.slope)), weight=node.slope)}({x})"
+
+
+def clamp(program: Program, node: nodes.Clamp, x: str) -> str:
+    bounds = [
+        f"{name}={number(array[0])}" for name, array in (("min", node.low), ("max", node.high)) if array is not None
+    ]
+    return f"torch.clamp({x}, {', '.join(bounds)})"
+
+
+def number(value: np.float32) -> str:
+    """A number as Python writes it, the shortest that is the same in float32."""
+    return repr(float(str(value))).replace("e+", "e")
+
+
+# ------------------------------------------------------------------------------------------------- values change place
+def slice_(program: Program, node: nodes.Slice, x: str) -> str:
+    parts = []
+    for size, start, stop, step in zip(
+        program.known[node.inputs[0]].shape, node.start, node.stop, node.step, strict=True
+    ):
+        end = "" if stop == size else str(stop)
+        parts.append(f"{start or ''}:{end}{f':{step}' if step > 1 else ''}")
+    return f"{x}[:, {', '.join(parts)}]"
+
+
+def pad(program: Program, node: nodes.Pad, x: str) -> str:
+    top, bottom, left, right = node.padding
+    sizes = f"({left}, {right}, {top}, {bottom}, {node.channels[0]}, {node.channels[1]})"
+    if not any(node.channels):
+        sizes = sides(node.padding)
+    return f"F.pad({x}, {sizes}{f', value={node.value}' if node.value else ''})"
+
+
+def flatten(program: Program, node: nodes.Flatten, x: str) -> str:
+    if not program.known[node.inputs[0]].shape:
+        return f"torch.unsqueeze({x}, 1)"
+    return f"torch.flatten({x}, 1)"
+
+
+def reshape(program: Program, node: nodes.Reshape, x: str) -> str:
+    return f"{x}.reshape({', '.join(map(str, (f'len({x})', *node.shape)))})"
+
+
+def permute(program: Program, node: nodes.Permute, x: str) -> str:
+    return f"torch.permute({x}, ({', '.join(map(str, (0, *(axis + 1 for axis in node.axes))))}))"
+
+
+def repeat(program: Program, node: nodes.Repeat, x: str) -> str:
+    for axis, times in enumerate(node.times, start=1):
+        if times > 1:
+            x = program.step(f"torch.repeat_interleave({x}, {times}, dim={axis})")
+    return x
+
+
+def concat(program: Program, node: nodes.Concat, *inputs: str) -> str:
+    line = f"torch.cat([{', '.join(inputs)}], dim=1)"
+    if len(line) < 100:
+        return line
+    return f"torch.cat({program.list_of(inputs)}, dim=1)"
+
+
+LAYERS: dict[type[Node], Callable[..., str]] = {
+    nodes.Flatten: flatten,
+    nodes.Dense: dense,
+    nodes.RealDense: dense,
+    nodes.Conv: conv,
+    nodes.RealConv: conv,
+    nodes.ConvTranspose: conv_transpose,
+    nodes.RealConvTranspose: conv_transpose,
+    nodes.MaxPool: max_pool,
+    nodes.AveragePool: average_pool,
+    nodes.AdaptiveAveragePool: adaptive_average_pool,
+    nodes.Affine: affine,
+    nodes.Threshold: threshold,
+    nodes.Sign: sign,
+    nodes.Relu: lambda program, node, x: f"F.relu({x})",
+    nodes.Prelu: prelu,
+    nodes.Hardtanh: lambda program, node, x: f"F.hardtanh({x})",
+    nodes.Add: lambda program, node, a, b: f"{a} + {b}",
+    nodes.Concat: concat,
+    nodes.Slice: slice_,
+    nodes.Pad: pad,
+    nodes.Reshape: reshape,
+    nodes.Permute: permute,
+    nodes.Repeat: repeat,
+    nodes.Clamp: clamp,
+    nodes.Multiply: lambda program, node, a, b: f"{a} * {b}",
+}
+"""For each operation: (program, node, expressions of its inputs) -> the expression of its output."""
+SEPARATE = (
+    *(nodes.Dense, nodes.RealDense, nodes.Conv, nodes.RealConv, nodes.ConvTranspose, nodes.RealConvTranspose),
+    *(nodes.AveragePool, nodes.Slice, nodes.Reshape, nodes.Clamp, nodes.Repeat, nodes.Pad),
+)
+"""Operations that begin a line: their input is a variable."""

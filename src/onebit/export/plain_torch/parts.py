@@ -1,0 +1,73 @@
+"""Parts of the programs that `program` writes; each has those that its net needs, word for word."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def sign(x: Tensor) -> Tensor:
+    """+1 where x >= 0, else -1: the sign of zero is +1, unlike that of torch.sign."""
+    return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+
+
+class Affine(nn.Module):
+    """scale * x + shift for each channel, rounded once: a folded BatchNorm, or a bias."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(shape))
+        self.shift = nn.Parameter(torch.zeros(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.double() * self.scale + self.shift).to(x.dtype)
+
+
+class Threshold(nn.Module):
+    """A folded BatchNorm and sign: +1 where x >= threshold, or x <= threshold for a direction of -1; else -1."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.threshold = nn.Parameter(torch.zeros(shape))
+        self.direction = nn.Parameter(torch.ones(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sign(self.direction * (x - self.threshold))
+
+
+class ShiftedSign(nn.Module):
+    """sign(x - shift) for each channel."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sign(x - self.shift)
+
+
+def sums(layer: nn.Module, x: Tensor) -> Tensor:
+    """What a layer gives with weights of 1: the sums of the inputs that its weights see."""
+    return torch.func.functional_call(layer, {"weight": torch.ones_like(layer.weight)}, (x,))
+
+
+def average_pool(
+    x: Tensor,
+    kernel: tuple[int, int],
+    *,
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    divide_by: str,
+) -> Tensor:
+    """F.avg_pool2d with gaps between the pixels of a window, and any padding of zeros (left, right, top, bottom).
+
+    divide_by: "pixels" for the pixels of the image in each window, "window" for padding too, "one" for sums.
+    """
+
+    def add_up(image: Tensor) -> Tensor:
+        ones = image.new_ones(image.shape[1], 1, *kernel)
+        return F.conv2d(F.pad(image, padding), ones, stride=stride, dilation=dilation, groups=len(ones))
+
+    if divide_by == "pixels":
+        return add_up(x) / add_up(torch.ones_like(x[:1, :1]))
+    return add_up(x) / (kernel[0] * kernel[1] if divide_by == "window" else 1)

@@ -1,0 +1,244 @@
+"""The text of a program in plain torch that computes what a packed net does, and the weights that it loads."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from importlib import resources
+
+import numpy as np
+
+from onebit.export.plain_torch.layers import LAYERS, SEPARATE
+from onebit.export.plain_torch.names import MODULE_NAMES, PROGRAM_NAMES, Names
+from onebit.export.plain_torch.text import WIDTH, call, listing, plain, quoted
+from onebit.packed import PackedNet, infer
+from onebit.packed.net import INPUT
+
+NESTED = 66
+"""Longest expression that applies one layer to the result of another; with the longest variable, a line is full."""
+EXACT_FLOAT = 2**24
+"""Integers up to this magnitude are exact in float32."""
+INDENT = " " * 8
+LOAD = '''\
+def load(path: str | Path) -> Net:
+    """The net with the weights in a file, ready to be used."""
+    net = Net()
+    net.load_state_dict({reader})
+    return net.eval()'''
+READERS = {
+    ".safetensors": "safetensors.torch.load_file(path)",
+    ".pth": 'torch.load(path, map_location="cpu", weights_only=True)',
+}
+READERS[".pt"] = READERS[".pth"]
+MAIN = '''\
+def main() -> None:
+    """Print the weights; or {what} of inputs, which a .npy file holds as `Net` takes them."""
+    net = load(Path(__file__).with_suffix("{suffix}"))
+    if len(sys.argv) == 1:
+        for name, weight in net.state_dict().items():
+            print(f"{{name}}: {{tuple(weight.shape)}}, {{len(weight.unique())}} values")
+        return
+    with torch.inference_mode():
+        for inputs in torch.from_numpy(np.load(sys.argv[1])).split(100):
+            {answer}
+
+
+if __name__ == "__main__":
+    main()
+'''
+ANSWERS = {
+    "classes": 'print(*(CLASSES[label] for label in net(inputs).argmax(dim=1).tolist()), sep="\\n")',
+    "labels": 'print(*net(inputs).argmax(dim=1).tolist(), sep="\\n")',
+    "outputs": "print(net(inputs))",
+}
+
+
+class Program:
+    """A program while its lines are written, node by node.
+
+    Args:
+        net: the packed net.
+        suffix: of the file with its weights, which is beside the program.
+    """
+
+    def __init__(self, net: PackedNet, *, suffix: str) -> None:
+        self.net, self.suffix = net, suffix
+        self.known = infer(net)
+        self.state: dict[str, np.ndarray] = {}
+        """The weights, by their names in the state_dict."""
+        self._parts: set[str] = set()
+        self._layers: list[str] = []
+        self._steps: list[str] = []
+        self._attributes = Names([*MODULE_NAMES, *all_parts()])
+        self._locals = Names([*PROGRAM_NAMES, *all_parts()])
+        self._waiting = ("", "")  # a value and its expression, which no line has yet
+        self._places: dict[str, str] = {}  # value -> the variable that has it
+        self._readers = Counter(name for node in net.nodes for name in set(node.inputs))
+        self._readers.update(net.outputs)
+        wide = any((value.bound or 0) > EXACT_FLOAT for value in self.known.values())
+        self._real = "double" if wide else "float"  # has every integer of the net
+        self._write()
+
+    # -------------------------------------------------------------------------------------- for the table of operations
+    def layer(self, name: str, kind: str, *arguments: str, **state: np.ndarray) -> str:
+        """Add a module with its weights; the expression of it, such as `self.conv1`."""
+        attribute = self._attributes.make(name)
+        if not kind.startswith("nn."):
+            self.part(kind)
+        self._layers.append(call(f"self.{attribute} = {kind}", arguments, indent=INDENT))
+        self.state.update({f"{attribute}.{key}": np.ascontiguousarray(array) for key, array in state.items()})
+        return f"self.{attribute}"
+
+    def parameter(self, name: str, value: np.ndarray, *, start: str = "ones") -> str:
+        """Add a parameter of the net itself, all ones or zeros until the weights are loaded; the expression of it."""
+        attribute = self._attributes.make(name)
+        sizes = ", ".join(map(str, value.shape))
+        self._layers.append(f"{INDENT}self.{attribute} = nn.Parameter(torch.{start}({sizes}))")
+        self.state[attribute] = value
+        return f"self.{attribute}"
+
+    def part(self, name: str) -> str:
+        """The name of something in `parts`, which the program then has."""
+        self._parts.add(name)
+        return name
+
+    def step(self, expression: str, *, into: str = "x") -> str:
+        """Add a line that computes something on the way to the value of a node; the name of its variable."""
+        self._steps.append(f"{INDENT}{into} = {expression}")
+        return into
+
+    def list_of(self, items: Sequence[str]) -> str:
+        """Add lines with a long list; the name of its variable."""
+        self._steps.append(listing("parts = [", items, "]", indent=INDENT))
+        return "parts"
+
+    # ----------------------------------------------------------------------------------------------------- forward pass
+    def _write(self) -> None:
+        self._waiting = INPUT, self._coded()
+        for index, node in enumerate(self.net.nodes):
+            arguments = [self._argument(name, index) for name in node.inputs]
+            self._waiting = node.output, LAYERS[type(node)](self, node, *arguments)
+        self._flush(len(self.net.nodes))
+
+    def _argument(self, name: str, index: int) -> str:
+        """The expression of an input of a node: a variable, or what this node alone reads and fits into its line."""
+        waiting, expression = self._waiting
+        node = self.net.nodes[index]
+        alone = name == waiting and self._readers[name] == 1 and len(node.inputs) == 1
+        length = len(expression) + max(len(node.output), 20) + len("self.()")
+        if alone and length <= NESTED and not isinstance(node, SEPARATE):
+            return expression
+        if waiting not in self._places:
+            self._flush(index)
+        return self._places[name]
+
+    def _flush(self, index: int) -> None:
+        """Write the line of the value that waits; `index` is that of the node which comes next."""
+        name, expression = self._waiting
+        following = self.net.nodes[index].inputs if index < len(self.net.nodes) else self.net.outputs
+        soon = self._readers[name] == 1 and name in following
+        variable = "x" if soon else self._locals.make("coded" if name == INPUT else name)
+        self._places[name] = variable
+        if len(f"{INDENT}{variable} = {expression}") > WIDTH:
+            expression = self.step(expression)
+        if expression != variable:
+            self.step(expression, into=variable)
+
+    def _coded(self) -> str:
+        spec = self.net.input
+        if spec.coding == "integer":
+            return f"2 * x.{self._real}() - 255"
+        if spec.mean is None or spec.std is None:
+            return f"x.{self._real}()"
+        ones = [1] * (len(spec.shape) - 1)
+        mean = self.parameter("input_mean", spec.mean.reshape(-1, *ones), start="zeros")
+        std = self.parameter("input_std", spec.std.reshape(-1, *ones))
+        return f"(x.{self._real}() - {mean}) / {std}"
+
+    # ------------------------------------------------------------------------------------------------------- whole text
+    def text(self) -> str:
+        """The program."""
+        shape, classes = self.known[self.net.outputs[0]].shape, self.net.classes
+        labels = isinstance(self.net.output, str) and len(shape) == 1 and shape[0] > 1
+        answer = "outputs" if not labels else "classes" if classes else "labels"
+        what = "the outputs" if answer == "outputs" else "the class"
+        head = [
+            f'"""{plain(self.net.name) or "A net"} in plain torch, written by onebit; its weights are beside it."""'
+        ]
+        head += ["", *self._imports()]
+        if classes:
+            head += ["", listing("CLASSES = [", [quoted(name) for name in classes], "]", indent="")]
+        blocks = [
+            "\n".join(head),
+            *(text for name, text in all_parts().items() if name in self._parts),
+            self._net_text(),
+            LOAD.format(reader=READERS[self.suffix]),
+            MAIN.format(what=what, suffix=self.suffix, answer=ANSWERS[answer]),
+        ]
+        return "\n\n\n".join(blocks)
+
+    def _imports(self) -> list[str]:
+        code = "\n".join([*self._steps, *(all_parts()[name] for name in self._parts)])
+        return [
+            "import sys",
+            "from pathlib import Path",
+            "",
+            "import numpy as np",
+            *(["import safetensors.torch"] if self.suffix == ".safetensors" else []),
+            "import torch",
+            *(["import torch.nn.functional as F"] if "F." in code else []),
+            "from torch import Tensor, nn",
+        ]
+
+    def _net_text(self) -> str:
+        spec, output = self.net.input, self.net.output
+        values = {
+            name: self._places[name] + (".float()" if self._real == "double" else "") for name in self.net.outputs
+        }
+        shapes = {name: sized(self.known[name].shape) for name in self.net.outputs}
+        if isinstance(output, str):
+            kind, given, answer = "Tensor", shapes[output], f"{INDENT}return {values[output]}"
+        elif isinstance(output, dict):
+            kind, given = "dict[str, Tensor]", "outputs by name"
+            items = [f"{quoted(key)}: {values[name]}" for key, name in output.items()]
+            answer = listing("return {", items, "}", indent=INDENT)
+        else:
+            kind, given = "tuple[Tensor, ...]", f"{len(output)} outputs"
+            comma = "," if len(output) == 1 else ""
+            answer = listing("return (", [values[name] for name in output], f"{comma})", indent=INDENT)
+        meaning = f", {plain(spec.meaning)}," if spec.meaning else ""
+        double = [f"{INDENT}self.double()  # float32 does not have all integers of this net"]
+        return "\n".join(
+            [
+                "class Net(nn.Module):",
+                f'    """{spec.dtype} {sized(spec.shape)}{meaning} -> {given}."""',
+                "",
+                "    def __init__(self) -> None:",
+                f"{INDENT}super().__init__()",
+                *self._layers,
+                *(double if self._real == "double" else []),
+                "",
+                f"    def forward(self, x: Tensor) -> {kind}:",
+                *self._steps,
+                answer,
+            ]
+        )
+
+
+def sized(shape: tuple[int, ...]) -> str:
+    """The shape of a batch."""
+    return f"({', '.join(map(str, ('N', *shape)))})" if shape else "(N,)"
+
+
+@cache
+def all_parts() -> dict[str, str]:
+    """The functions and classes of `parts`, by name, as they are written there."""
+    text = resources.files(__package__).joinpath("parts.py").read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    return {
+        part.name: ast.get_source_segment(text, part) or ""
+        for part in tree.body
+        if isinstance(part, ast.FunctionDef | ast.ClassDef)
+    }

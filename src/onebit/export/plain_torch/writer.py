@@ -1,0 +1,64 @@
+"""The export target `torch`: a ±1 state_dict, and beside it the program in plain torch that loads it."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onebit.errors import UsageError
+from onebit.export.plain_torch.layers import LAYERS
+from onebit.export.plain_torch.program import Program
+from onebit.export.target import CannotRun
+from onebit.packed import PackedNet
+
+OPERATIONS = LAYERS.keys()
+EXACT = False
+"""Sums of integers are exact; torch adds real numbers in an order of its own."""
+RUNS_WITH = "torch"
+BATCH = 50
+HIDING = frozenset(
+    {
+        *sys.stdlib_module_names,
+        *("torch", "torchgen", "functorch", "numpy", "safetensors", "sympy", "mpmath", "networkx", "jinja2"),
+        *("markupsafe", "fsspec", "filelock", "typing_extensions", "setuptools"),
+    }
+)
+"""What torch imports: a program of that name would be imported instead."""
+
+
+def write(net: PackedNet, path: Path, **options: str) -> None:
+    """Write the weights to `path` and the program to `path` with the suffix .py."""
+    if path.stem.partition(".")[0] in HIDING:
+        raise UsageError(
+            f"{path.name}: the program {path.stem}.py would hide a module of that name from torch; "
+            "choose another name, such as net" + path.suffix
+        )
+    program = Program(net, suffix=path.suffix)
+    path.with_suffix(".py").write_text(program.text(), encoding="utf-8")
+    if path.suffix == ".safetensors":
+        from safetensors.numpy import save_file
+
+        save_file(program.state, path)
+    else:
+        import torch
+
+        torch.save({name: torch.from_numpy(array) for name, array in program.state.items()}, path)
+
+
+def run(net: PackedNet, path: Path, inputs: np.ndarray, **options: str) -> dict[str, np.ndarray]:
+    """What the program computes for `inputs`, in batches."""
+    try:
+        import torch
+    except ImportError:
+        raise CannotRun("torch is not installed") from None
+    model: Any = runpy.run_path(str(path.with_suffix(".py")))["load"](path)
+    made: list[dict[str, Any]] = []
+    with torch.inference_mode():
+        for start in range(0, len(inputs), BATCH):
+            outputs = model(torch.from_numpy(np.ascontiguousarray(inputs[start : start + BATCH])))
+            made.append({name: value.numpy() for name, value in net.by_name(outputs).items()})
+    return {name: np.concatenate([batch[name] for batch in made]) for name in net.outputs}
