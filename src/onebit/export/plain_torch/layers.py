@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from onebit.export.plain_torch.body import Body
 from onebit.packed import Node, nodes
 from onebit.packed.bits import unpack_signs
-
-if TYPE_CHECKING:
-    from onebit.export.plain_torch.program import Program
 
 
 def pair(sizes: tuple[int, ...]) -> str:
@@ -45,32 +43,32 @@ def weights(node: Any) -> np.ndarray:
     return unpack_signs(node.signs, node.in_features, dtype=np.float32)
 
 
-def products(program: Program, node: Any, layer: str, x: str) -> str:
-    """scale · layer(x) + centre · sum(x)."""
-    ones = [1] * (len(program.known[node.output].shape) - 1)
+def products(body: Body, node: Any, layer: str, x: str) -> str:
+    """A layer of weights with its scale and center."""
+    ones = [1] * (len(body.known[node.output].shape) - 1)
     scale, centre = (getattr(node, name, None) for name in ("scale", "centre"))
     made = f"{layer}({x})"
     if scale is not None:
-        made = f"{made} * {program.parameter(f'{node.output}_scale', scale.reshape(-1, *ones))}"
+        made = f"{made} * {body.parameter(f'{node.output}_scale', scale.reshape(-1, *ones))}"
     if centre is not None:
-        name = program.parameter(f"{node.output}_center", centre.reshape(-1, *ones), start="zeros")
-        sums = program.part("sums")
-        made += f" + {program.step(f'{sums}({layer}, {x}) * {name}', into='total')}"
+        name = body.parameter(f"{node.output}_center", centre.reshape(-1, *ones), start="zeros")
+        sums = body.part("sums")
+        made += f" + {body.step(f'{sums}({layer}, {x}) * {name}', into='total')}"
     return made
 
 
-def dense(program: Program, node: nodes.Dense | nodes.RealDense, x: str) -> str:
+def dense(body: Body, node: nodes.Dense | nodes.RealDense, x: str) -> str:
     sizes = str(node.terms), str(node.outputs), "bias=False"
-    return products(program, node, program.layer(node.output, "nn.Linear", *sizes, weight=weights(node)), x)
+    return products(body, node, body.layer(node.output, "nn.Linear", *sizes, weight=weights(node)), x)
 
 
-def conv(program: Program, node: nodes.Conv | nodes.RealConv, x: str) -> str:
+def conv(body: Body, node: nodes.Conv | nodes.RealConv, x: str) -> str:
     (top, _, left, _), rows = node.padding, weights(node)
     inside = is_even(node.padding) and not node.padding_value
     if not inside and any(node.padding):
         value = f", value={node.padding_value}" if node.padding_value else ""
-        x = program.step(f"F.pad({x}, {sides(node.padding)}{value})")
-    layer = program.layer(
+        x = body.step(f"F.pad({x}, {sides(node.padding)}{value})")
+    layer = body.layer(
         node.output,
         "nn.Conv2d",
         str(node.group_channels * node.groups),
@@ -80,10 +78,10 @@ def conv(program: Program, node: nodes.Conv | nodes.RealConv, x: str) -> str:
         "bias=False",
         weight=rows.reshape(node.outputs, *node.kernel, node.group_channels).transpose(0, 3, 1, 2),
     )
-    return products(program, node, layer, x)
+    return products(body, node, layer, x)
 
 
-def conv_transpose(program: Program, node: nodes.ConvTranspose | nodes.RealConvTranspose, x: str) -> str:
+def conv_transpose(body: Body, node: nodes.ConvTranspose | nodes.RealConvTranspose, x: str) -> str:
     (top, bottom, left, right), (down, across) = node.padding, node.extra
     # torch wants less output_padding than stride or dilation
     inside = is_even(node.padding) and all(
@@ -91,7 +89,7 @@ def conv_transpose(program: Program, node: nodes.ConvTranspose | nodes.RealConvT
     )
     channels = node.group_channels * node.groups
     rows = weights(node).reshape(node.groups, node.outputs // node.groups, *node.kernel, node.group_channels)
-    layer = program.layer(
+    layer = body.layer(
         node.output,
         "nn.ConvTranspose2d",
         str(channels),
@@ -102,10 +100,10 @@ def conv_transpose(program: Program, node: nodes.ConvTranspose | nodes.RealConvT
         *options(dilation=node.dilation),
         weight=rows.transpose(0, 4, 1, 2, 3).reshape(channels, -1, *node.kernel),
     )
-    made = products(program, node, layer, x)
+    made = products(body, node, layer, x)
     if inside or not any((*node.padding, *node.extra)):
         return made
-    return f"F.pad({program.step(made)}, {sides((-top, down - bottom, -left, across - right))})"
+    return f"F.pad({body.step(made)}, {sides((-top, down - bottom, -left, across - right))})"
 
 
 # --------------------------------------------------------------------------------------------------------------- pools
@@ -115,71 +113,71 @@ def fits(node: nodes.MaxPool | nodes.AveragePool) -> bool:
     return is_even(node.padding) and 2 * top <= height and 2 * left <= width
 
 
-def max_pool(program: Program, node: nodes.MaxPool, x: str) -> str:
+def max_pool(body: Body, node: nodes.MaxPool, x: str) -> str:
     top, _, left, _ = node.padding
     if not fits(node):
-        x = program.step(f"F.pad({x}, {sides(node.padding)}, value=-torch.inf)")
+        x = body.step(f"F.pad({x}, {sides(node.padding)}, value=-torch.inf)")
     stride = [] if node.stride == node.kernel else [f"stride={pair(node.stride)}"]
     padding = options(padding=(top, left)) if fits(node) else []
     sizes = pair(node.kernel), *stride, *padding, *options(dilation=node.dilation)
-    return f"{program.layer(node.output, 'nn.MaxPool2d', *sizes)}({x})"
+    return f"{body.layer(node.output, 'nn.MaxPool2d', *sizes)}({x})"
 
 
-def average_pool(program: Program, node: nodes.AveragePool, x: str) -> str:
+def average_pool(body: Body, node: nodes.AveragePool, x: str) -> str:
     top, _, left, _ = node.padding
     counted = bool(node.count_padding or node.sums or not any(node.padding))
     if node.dilation != (1, 1) or not (fits(node) or counted):
         by = "one" if node.sums else "window" if node.count_padding else "pixels"
         sizes = f"{x}, {node.kernel}, stride={node.stride}, dilation={node.dilation}, padding={sides(node.padding)}"
-        return f'{program.part("average_pool")}({sizes}, divide_by="{by}")'
+        return f'{body.part("average_pool")}({sizes}, divide_by="{by}")'
     if not fits(node):
-        x = program.step(f"F.pad({x}, {sides(node.padding)})")
+        x = body.step(f"F.pad({x}, {sides(node.padding)})")
     stride = [] if node.stride == node.kernel else [f"stride={pair(node.stride)}"]
     padding = options(padding=(top, left)) if fits(node) else []
     count = ["count_include_pad=False"] if padding and not counted else []
     divide = ["divisor_override=1"] if node.sums else []
-    sizes = pair(node.kernel), *stride, *padding, *count, *divide
-    return f"{program.layer(node.output, 'nn.AvgPool2d', *sizes)}({x})"
+    settings = pair(node.kernel), *stride, *padding, *count, *divide
+    return f"{body.layer(node.output, 'nn.AvgPool2d', *settings)}({x})"
 
 
-def adaptive_average_pool(program: Program, node: nodes.AdaptiveAveragePool, x: str) -> str:
-    return f"{program.layer(node.output, 'nn.AdaptiveAvgPool2d', pair(node.size))}({x})"
+def adaptive_average_pool(body: Body, node: nodes.AdaptiveAveragePool, x: str) -> str:
+    return f"{body.layer(node.output, 'nn.AdaptiveAvgPool2d', pair(node.size))}({x})"
 
 
 # ---------------------------------------------------------------------------------------------------- for each channel
-def per_channel(program: Program, node: Node, kind: str, **state: np.ndarray | None) -> str:
+def per_channel(body: Body, node: Node, kind: str, **state: np.ndarray | None) -> str:
     """A module with one number per channel, shaped to broadcast."""
-    shape = program.known[node.inputs[0]].shape
+    shape = body.known[node.inputs[0]].shape
     sizes = [shape[0], *[1] * (len(shape) - 1)]
     arrays = {name: array.reshape(sizes) for name, array in state.items() if array is not None}
-    return program.layer(node.output, kind, *map(str, sizes), **arrays)
+    return body.layer(node.output, kind, *map(str, sizes), **arrays)
 
 
-def affine(program: Program, node: nodes.Affine, x: str) -> str:
-    channels = program.known[node.output].shape[0]
+def affine(body: Body, node: nodes.Affine, x: str) -> str:
+    channels = body.known[node.output].shape[0]
     scale = np.ones(channels, np.float32) if node.scale is None else node.scale
     shift = np.zeros(channels, np.float32) if node.shift is None else node.shift
-    return f"{per_channel(program, node, 'Affine', scale=scale, shift=shift)}({x})"
+    return f"{per_channel(body, node, 'Affine', scale=scale, shift=shift)}({x})"
 
 
-def threshold(program: Program, node: nodes.Threshold, x: str) -> str:
-    program.part("sign")
+def threshold(body: Body, node: nodes.Threshold, x: str) -> str:
+    body.part("sign")
     state = {"threshold": node.threshold.astype(np.float32), "direction": node.direction.astype(np.float32)}
-    return f"{per_channel(program, node, 'Threshold', **state)}({x})"
+    return f"{per_channel(body, node, 'Threshold', **state)}({x})"
 
 
-def sign(program: Program, node: nodes.Sign, x: str) -> str:
-    function = program.part("sign")
+def sign(body: Body, node: nodes.Sign, x: str) -> str:
+    function = body.part("sign")
     if node.shift is None:
         return f"{function}({x})"
-    return f"{per_channel(program, node, 'ShiftedSign', shift=node.shift)}({x})"
+    return f"{per_channel(body, node, 'ShiftedSign', shift=node.shift)}({x})"
 
 
-def prelu(program: Program, node: nodes.Prelu, x: str) -> str:
-    return f"{program.layer(node.output, 'nn.PReLU', str(len(node.slope)), weight=node.slope)}({x})"
+def prelu(body: Body, node: nodes.Prelu, x: str) -> str:
+    return f"{body.layer(node.output, 'nn.PReLU', str(len(node.slope)), weight=node.slope)}({x})"
 
 
-def clamp(program: Program, node: nodes.Clamp, x: str) -> str:
+def clamp(body: Body, node: nodes.Clamp, x: str) -> str:
     bounds = [
         f"{name}={number(array[0])}" for name, array in (("min", node.low), ("max", node.high)) if array is not None
     ]
@@ -192,17 +190,15 @@ def number(value: np.float32) -> str:
 
 
 # ------------------------------------------------------------------------------------------------- values change place
-def slice_(program: Program, node: nodes.Slice, x: str) -> str:
+def slice_(body: Body, node: nodes.Slice, x: str) -> str:
     parts = []
-    for size, start, stop, step in zip(
-        program.known[node.inputs[0]].shape, node.start, node.stop, node.step, strict=True
-    ):
+    for size, start, stop, step in zip(body.known[node.inputs[0]].shape, node.start, node.stop, node.step, strict=True):
         end = "" if stop == size else str(stop)
         parts.append(f"{start or ''}:{end}{f':{step}' if step > 1 else ''}")
     return f"{x}[:, {', '.join(parts)}]"
 
 
-def pad(program: Program, node: nodes.Pad, x: str) -> str:
+def pad(body: Body, node: nodes.Pad, x: str) -> str:
     top, bottom, left, right = node.padding
     sizes = f"({left}, {right}, {top}, {bottom}, {node.channels[0]}, {node.channels[1]})"
     if not any(node.channels):
@@ -210,32 +206,32 @@ def pad(program: Program, node: nodes.Pad, x: str) -> str:
     return f"F.pad({x}, {sizes}{f', value={node.value}' if node.value else ''})"
 
 
-def flatten(program: Program, node: nodes.Flatten, x: str) -> str:
-    if not program.known[node.inputs[0]].shape:
+def flatten(body: Body, node: nodes.Flatten, x: str) -> str:
+    if not body.known[node.inputs[0]].shape:
         return f"torch.unsqueeze({x}, 1)"
     return f"torch.flatten({x}, 1)"
 
 
-def reshape(program: Program, node: nodes.Reshape, x: str) -> str:
+def reshape(body: Body, node: nodes.Reshape, x: str) -> str:
     return f"{x}.reshape({', '.join(map(str, (f'len({x})', *node.shape)))})"
 
 
-def permute(program: Program, node: nodes.Permute, x: str) -> str:
+def permute(body: Body, node: nodes.Permute, x: str) -> str:
     return f"torch.permute({x}, ({', '.join(map(str, (0, *(axis + 1 for axis in node.axes))))}))"
 
 
-def repeat(program: Program, node: nodes.Repeat, x: str) -> str:
+def repeat(body: Body, node: nodes.Repeat, x: str) -> str:
     for axis, times in enumerate(node.times, start=1):
         if times > 1:
-            x = program.step(f"torch.repeat_interleave({x}, {times}, dim={axis})")
+            x = body.step(f"torch.repeat_interleave({x}, {times}, dim={axis})")
     return x
 
 
-def concat(program: Program, node: nodes.Concat, *inputs: str) -> str:
+def concat(body: Body, node: nodes.Concat, *inputs: str) -> str:
     line = f"torch.cat([{', '.join(inputs)}], dim=1)"
     if len(line) < 100:
         return line
-    return f"torch.cat({program.list_of(inputs)}, dim=1)"
+    return f"torch.cat({body.list_of(inputs)}, dim=1)"
 
 
 LAYERS: dict[type[Node], Callable[..., str]] = {
@@ -252,10 +248,10 @@ LAYERS: dict[type[Node], Callable[..., str]] = {
     nodes.Affine: affine,
     nodes.Threshold: threshold,
     nodes.Sign: sign,
-    nodes.Relu: lambda program, node, x: f"F.relu({x})",
+    nodes.Relu: lambda body, node, x: f"F.relu({x})",
     nodes.Prelu: prelu,
-    nodes.Hardtanh: lambda program, node, x: f"F.hardtanh({x})",
-    nodes.Add: lambda program, node, a, b: f"{a} + {b}",
+    nodes.Hardtanh: lambda body, node, x: f"F.hardtanh({x})",
+    nodes.Add: lambda body, node, a, b: f"{a} + {b}",
     nodes.Concat: concat,
     nodes.Slice: slice_,
     nodes.Pad: pad,
@@ -263,9 +259,9 @@ LAYERS: dict[type[Node], Callable[..., str]] = {
     nodes.Permute: permute,
     nodes.Repeat: repeat,
     nodes.Clamp: clamp,
-    nodes.Multiply: lambda program, node, a, b: f"{a} * {b}",
+    nodes.Multiply: lambda body, node, a, b: f"{a} * {b}",
 }
-"""For each operation: (program, node, expressions of its inputs) -> the expression of its output."""
+"""For each operation: (body, node, expressions of its inputs) -> the expression of its output."""
 SEPARATE = (
     *(nodes.Dense, nodes.RealDense, nodes.Conv, nodes.RealConv, nodes.ConvTranspose, nodes.RealConvTranspose),
     *(nodes.AveragePool, nodes.Slice, nodes.Reshape, nodes.Clamp, nodes.Repeat, nodes.Pad),

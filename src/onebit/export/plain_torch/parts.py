@@ -45,7 +45,7 @@ class ShiftedSign(nn.Module):
         return sign(x - self.shift)
 
 
-def sums(layer: nn.Module, x: Tensor) -> Tensor:
+def sums(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d, x: Tensor) -> Tensor:
     """What a layer gives with weights of 1: the sums of the inputs that its weights see."""
     return torch.func.functional_call(layer, {"weight": torch.ones_like(layer.weight)}, (x,))
 

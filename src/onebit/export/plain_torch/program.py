@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 from collections import Counter
-from collections.abc import Sequence
-from functools import cache
-from importlib import resources
 
-import numpy as np
-
+from onebit.export.plain_torch.body import INDENT, Body, all_parts
 from onebit.export.plain_torch.layers import LAYERS, SEPARATE
-from onebit.export.plain_torch.names import MODULE_NAMES, PROGRAM_NAMES, Names
-from onebit.export.plain_torch.text import WIDTH, call, listing, plain, quoted
+from onebit.export.plain_torch.names import PROGRAM_NAMES, Names
+from onebit.export.plain_torch.text import WIDTH, listing, plain, quoted
 from onebit.packed import PackedNet, infer
 from onebit.packed.net import INPUT
 
@@ -20,7 +15,6 @@ NESTED = 66
 """Longest expression that applies one layer to the result of another; with the longest variable, a line is full."""
 EXACT_FLOAT = 2**24
 """Integers up to this magnitude are exact in float32."""
-INDENT = " " * 8
 LOAD = '''\
 def load(path: str | Path) -> Net:
     """The net with the weights in a file, ready to be used."""
@@ -66,12 +60,7 @@ class Program:
     def __init__(self, net: PackedNet, *, suffix: str) -> None:
         self.net, self.suffix = net, suffix
         self.known = infer(net)
-        self.state: dict[str, np.ndarray] = {}
-        """The weights, by their names in the state_dict."""
-        self._parts: set[str] = set()
-        self._layers: list[str] = []
-        self._steps: list[str] = []
-        self._attributes = Names([*MODULE_NAMES, *all_parts()])
+        self.body = Body(self.known)
         self._locals = Names([*PROGRAM_NAMES, *all_parts()])
         self._waiting = ("", "")  # a value and its expression, which no line has yet
         self._places: dict[str, str] = {}  # value -> the variable that has it
@@ -81,45 +70,12 @@ class Program:
         self._real = "double" if wide else "float"  # has every integer of the net
         self._write()
 
-    # -------------------------------------------------------------------------------------- for the table of operations
-    def layer(self, name: str, kind: str, *arguments: str, **state: np.ndarray) -> str:
-        """Add a module with its weights; the expression of it, such as `self.conv1`."""
-        attribute = self._attributes.make(name)
-        if not kind.startswith("nn."):
-            self.part(kind)
-        self._layers.append(call(f"self.{attribute} = {kind}", arguments, indent=INDENT))
-        self.state.update({f"{attribute}.{key}": np.ascontiguousarray(array) for key, array in state.items()})
-        return f"self.{attribute}"
-
-    def parameter(self, name: str, value: np.ndarray, *, start: str = "ones") -> str:
-        """Add a parameter of the net itself, all ones or zeros until the weights are loaded; the expression of it."""
-        attribute = self._attributes.make(name)
-        sizes = ", ".join(map(str, value.shape))
-        self._layers.append(f"{INDENT}self.{attribute} = nn.Parameter(torch.{start}({sizes}))")
-        self.state[attribute] = value
-        return f"self.{attribute}"
-
-    def part(self, name: str) -> str:
-        """The name of something in `parts`, which the program then has."""
-        self._parts.add(name)
-        return name
-
-    def step(self, expression: str, *, into: str = "x") -> str:
-        """Add a line that computes something on the way to the value of a node; the name of its variable."""
-        self._steps.append(f"{INDENT}{into} = {expression}")
-        return into
-
-    def list_of(self, items: Sequence[str]) -> str:
-        """Add lines with a long list; the name of its variable."""
-        self._steps.append(listing("parts = [", items, "]", indent=INDENT))
-        return "parts"
-
     # ----------------------------------------------------------------------------------------------------- forward pass
     def _write(self) -> None:
         self._waiting = INPUT, self._coded()
         for index, node in enumerate(self.net.nodes):
             arguments = [self._argument(name, index) for name in node.inputs]
-            self._waiting = node.output, LAYERS[type(node)](self, node, *arguments)
+            self._waiting = node.output, LAYERS[type(node)](self.body, node, *arguments)
         self._flush(len(self.net.nodes))
 
     def _argument(self, name: str, index: int) -> str:
@@ -142,9 +98,9 @@ class Program:
         variable = "x" if soon else self._locals.make("coded" if name == INPUT else name)
         self._places[name] = variable
         if len(f"{INDENT}{variable} = {expression}") > WIDTH:
-            expression = self.step(expression)
+            expression = self.body.step(expression)
         if expression != variable:
-            self.step(expression, into=variable)
+            self.body.step(expression, into=variable)
 
     def _coded(self) -> str:
         spec = self.net.input
@@ -153,8 +109,8 @@ class Program:
         if spec.mean is None or spec.std is None:
             return f"x.{self._real}()"
         ones = [1] * (len(spec.shape) - 1)
-        mean = self.parameter("input_mean", spec.mean.reshape(-1, *ones), start="zeros")
-        std = self.parameter("input_std", spec.std.reshape(-1, *ones))
+        mean = self.body.parameter("input_mean", spec.mean.reshape(-1, *ones), start="zeros")
+        std = self.body.parameter("input_std", spec.std.reshape(-1, *ones))
         return f"(x.{self._real}() - {mean}) / {std}"
 
     # ------------------------------------------------------------------------------------------------------- whole text
@@ -172,7 +128,7 @@ class Program:
             head += ["", listing("CLASSES = [", [quoted(name) for name in classes], "]", indent="")]
         blocks = [
             "\n".join(head),
-            *(text for name, text in all_parts().items() if name in self._parts),
+            *(text for name, text in all_parts().items() if name in self.body.parts),
             self._net_text(),
             LOAD.format(reader=READERS[self.suffix]),
             MAIN.format(what=what, suffix=self.suffix, answer=ANSWERS[answer]),
@@ -180,7 +136,7 @@ class Program:
         return "\n\n\n".join(blocks)
 
     def _imports(self) -> list[str]:
-        code = "\n".join([*self._steps, *(all_parts()[name] for name in self._parts)])
+        code = "\n".join([*self.body.steps, *(all_parts()[name] for name in self.body.parts)])
         return [
             "import sys",
             "from pathlib import Path",
@@ -217,11 +173,11 @@ class Program:
                 "",
                 "    def __init__(self) -> None:",
                 f"{INDENT}super().__init__()",
-                *self._layers,
+                *self.body.layers,
                 *(double if self._real == "double" else []),
                 "",
                 f"    def forward(self, x: Tensor) -> {kind}:",
-                *self._steps,
+                *self.body.steps,
                 answer,
             ]
         )
@@ -230,15 +186,3 @@ class Program:
 def sized(shape: tuple[int, ...]) -> str:
     """The shape of a batch."""
     return f"({', '.join(map(str, ('N', *shape)))})" if shape else "(N,)"
-
-
-@cache
-def all_parts() -> dict[str, str]:
-    """The functions and classes of `parts`, by name, as they are written there."""
-    text = resources.files(__package__).joinpath("parts.py").read_text(encoding="utf-8")
-    tree = ast.parse(text)
-    return {
-        part.name: ast.get_source_segment(text, part) or ""
-        for part in tree.body
-        if isinstance(part, ast.FunctionDef | ast.ClassDef)
-    }

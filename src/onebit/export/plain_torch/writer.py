@@ -40,13 +40,13 @@ def write(net: PackedNet, path: Path, **options: str) -> None:
     program = Program(net, suffix=path.suffix)
     path.with_suffix(".py").write_text(program.text(), encoding="utf-8")
     if path.suffix == ".safetensors":
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
-        save_file(program.state, path)
+        path.write_bytes(save(program.body.state))
     else:
         import torch
 
-        torch.save({name: torch.from_numpy(array) for name, array in program.state.items()}, path)
+        torch.save({name: torch.from_numpy(array) for name, array in program.body.state.items()}, path)
 
 
 def run(net: PackedNet, path: Path, inputs: np.ndarray, **options: str) -> dict[str, np.ndarray]:

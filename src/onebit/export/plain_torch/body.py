@@ -1,0 +1,80 @@
+"""What the operations add to a program: layers with their weights, steps of the forward pass, and parts."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
+
+import numpy as np
+
+from onebit.export.plain_torch.names import MODULE_NAMES, Names
+from onebit.export.plain_torch.text import call, listing
+from onebit.packed import Value
+
+INDENT = " " * 8
+
+
+class Body:
+    """The class of a net while its lines are written.
+
+    Args:
+        known: shapes and kinds of all values of the net.
+    """
+
+    def __init__(self, known: Mapping[str, Value]) -> None:
+        self.known = known
+        self.layers: list[str] = []
+        """Lines of `__init__`."""
+        self.steps: list[str] = []
+        """Lines of `forward`."""
+        self.parts: set[str] = set()
+        """Names of what the program has of `parts`."""
+        self.state: dict[str, np.ndarray] = {}
+        """The weights, by their names in the state_dict."""
+        self._attributes = Names([*MODULE_NAMES, *all_parts()])
+
+    def layer(self, name: str, kind: str, *arguments: str, **state: np.ndarray) -> str:
+        """Add a module with its weights; the expression of it, such as `self.conv1`."""
+        attribute = self._attributes.make(name)
+        if not kind.startswith("nn."):
+            self.part(kind)
+        self.layers.append(call(f"self.{attribute} = {kind}", arguments, indent=INDENT))
+        self.state.update({f"{attribute}.{key}": np.ascontiguousarray(array) for key, array in state.items()})
+        return f"self.{attribute}"
+
+    def parameter(self, name: str, value: np.ndarray, *, start: str = "ones") -> str:
+        """Add a parameter of the net itself, all ones or zeros until the weights are loaded; the expression of it."""
+        attribute = self._attributes.make(name)
+        sizes = ", ".join(map(str, value.shape))
+        self.layers.append(f"{INDENT}self.{attribute} = nn.Parameter(torch.{start}({sizes}))")
+        self.state[attribute] = value
+        return f"self.{attribute}"
+
+    def part(self, name: str) -> str:
+        """The name of something in `parts`, which the program then has."""
+        self.parts.add(name)
+        return name
+
+    def step(self, expression: str, *, into: str = "x") -> str:
+        """Add a line that computes something on the way to the value of a node; the name of its variable."""
+        self.steps.append(f"{INDENT}{into} = {expression}")
+        return into
+
+    def list_of(self, items: Sequence[str]) -> str:
+        """Add lines with a long list; the name of its variable."""
+        self.steps.append(listing("parts = [", items, "]", indent=INDENT))
+        return "parts"
+
+
+@cache
+def all_parts() -> dict[str, str]:
+    """The functions and classes of `parts`, by name, as they are written there."""
+    text = resources.files(__package__).joinpath("parts.py").read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    return {
+        part.name: ast.get_source_segment(text, part) or ""
+        for part in tree.body
+        if isinstance(part, ast.FunctionDef | ast.ClassDef)
+    }
