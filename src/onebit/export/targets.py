@@ -7,7 +7,7 @@ from onebit.export.target import Target
 EXPORTS: dict[str, Target] = {
     "torch": Target(
         text="±1 weights and a program in plain torch that loads them",
-        module="onebit.export.plain_torch.writer",
+        module="onebit.export.plain_torch.target",
         suffixes=(".safetensors", ".pth", ".pt"),
     ),
 }
