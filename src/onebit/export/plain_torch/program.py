@@ -164,7 +164,7 @@ class Program:
             kind, given = "tuple[Tensor, ...]", f"{len(output)} outputs"
             comma = "," if len(output) == 1 else ""
             answer = listing("return (", [values[name] for name in output], f"{comma})", indent=INDENT)
-        meaning = f", {plain(spec.meaning)}," if spec.meaning else ""
+        meaning = f", {told}," if (told := plain(spec.meaning)) else ""
         double = [f"{INDENT}self.double()  # float32 does not have all integers of this net"]
         return "\n".join(
             [

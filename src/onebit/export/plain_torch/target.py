@@ -32,7 +32,7 @@ HIDING = frozenset(
 
 def write(net: PackedNet, path: Path, **options: str) -> None:
     """Write the weights to `path` and the program to `path` with the suffix .py."""
-    if path.stem.partition(".")[0] in HIDING:
+    if path.stem in HIDING:
         raise UsageError(
             f"{path.name}: the program {path.stem}.py would hide a module of that name from torch; "
             "choose another name, such as net" + path.suffix

@@ -16,7 +16,7 @@ def quoted(text: str) -> str:
 
 def plain(text: str) -> str:
     """Text for a docstring."""
-    return text.replace("\\", "/").replace('"', "'")
+    return text.replace("\\", "/").replace('"', "'").strip()
 
 
 def listing(start: str, items: Sequence[str], end: str, *, indent: str) -> str:

@@ -1,0 +1,309 @@
+"""The target `torch`: programs without onebit that compute what the packed net does, for any net and any names."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import keyword
+import runpy
+import string
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from drawn_nets import batches_of, nets
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of
+from recipe_nets import SMALL, packed_net
+from torch import nn
+
+from onebit.errors import UsageError
+from onebit.export import export_net
+from onebit.export.plain_torch.body import Body
+from onebit.export.plain_torch.names import MODULE_NAMES, Names
+from onebit.export.plain_torch.program import Program
+from onebit.export.plain_torch.target import HIDING
+from onebit.packed import Dense, PackedNet, Sign, infer
+from onebit.packed.bits import pack_signs
+from onebit.runtime import run
+from onebit.verification.inspection import inspect_file
+
+ALONE = """
+import sys, runpy
+sys.modules["onebit"] = None  # so that `import onebit` raises
+try:
+    import onebit
+except ImportError:
+    pass
+else:
+    sys.exit("onebit can be imported")
+import numpy as np, torch
+program, weights, inputs, outputs = sys.argv[1:]
+net = runpy.run_path(program)["load"](weights)
+with torch.inference_mode():
+    made = net(torch.from_numpy(np.load(inputs)))
+np.save(outputs, made.numpy())
+assert not any(name.startswith("onebit.") for name in sys.modules)
+"""
+
+
+def program_of(net: PackedNet, suffix: str = ".safetensors") -> str:
+    return Program(net, suffix=suffix).text()
+
+
+def loaded(path: Path) -> Any:
+    """The module that the program beside a weight file loads."""
+    return runpy.run_path(str(path.with_suffix(".py")))["load"](path)
+
+
+def assert_clean(folder: Path) -> None:
+    """ruff would lay out the programs in a folder as they are, and finds nothing but strings longer than a line."""
+    for command in (["format", "--diff"], ["check", "--select", "E,F,I,W,B", "--ignore", "E501"]):
+        arguments = [sys.executable, "-m", "ruff", *command, "--isolated", "--line-length", "120", str(folder)]
+        done = subprocess.run(arguments, capture_output=True, text=True, encoding="utf-8", timeout=60)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def own_path(folder: Path) -> Path:
+    """A new path in a folder of its own for a weight file."""
+    made = folder / f"{len([*folder.iterdir()])}"
+    made.mkdir()
+    return made / "net.safetensors"
+
+
+# --------------------------------------------------------------------------------------------------- without onebit
+FAMILIES = {
+    "mlp": "mnist-binaryconnect",
+    "mlp of signs": "mnist-bnn",
+    "resnet": "cifar10-resnet20-binaryconnect",
+    "resnet of signs": "cifar10-resnet18-bnn",
+    "vgg": "cifar10-vgg-bnn",
+    "unet": "membrane-unet-ste",
+}
+
+
+@pytest.mark.parametrize(("family", "suffix"), [*((family, ".safetensors") for family in FAMILIES), ("mlp", ".pth")])
+def test_a_process_that_cannot_import_onebit_runs_the_program(family: str, suffix: str, tmp_path: Path) -> None:
+    net = packed_net(SMALL[FAMILIES[family]], 4)[1]
+    path = tmp_path / f"net{suffix}"
+    export_net(net, "torch", path)
+    inputs = inputs_of(net, 6, seed=3)
+    np.save(tmp_path / "inputs.npy", inputs)
+    paths = path.with_suffix(".py"), path, tmp_path / "inputs.npy", tmp_path / "outputs.npy"
+    subprocess.run([sys.executable, "-c", ALONE, *map(str, paths)], check=True, timeout=120)
+    found, expected = np.load(tmp_path / "outputs.npy"), run(net, inputs)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+    if not expected.ndim > 2:
+        np.testing.assert_array_equal(found.argmax(axis=1), expected.argmax(axis=1))
+
+
+# ------------------------------------------------------------------------------------------------------------ any net
+def is_integer(net: PackedNet) -> bool:
+    """Whether all values are integers that float32 or float64 holds."""
+    return all(value.exact for value in infer(net).values())
+
+
+def test_drawn_nets_give_what_the_reference_does(tmp_path: Path) -> None:
+    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(data=st.data(), net=nets())
+    def check(data: st.DataObject, net: PackedNet) -> None:
+        inputs = data.draw(batches_of(net))
+        if net.input.dtype == "float32":  # other magnitudes meet the grid of the packed net, which torch does not have
+            inputs = inputs_of(net, len(inputs))
+        comparison = export_net(net, "torch", own_path(tmp_path), inputs=inputs).comparison
+        assert comparison is not None
+        if is_integer(net):
+            assert comparison.bit_exact
+
+    check()
+    assert_clean(tmp_path)
+
+
+@pytest.mark.parametrize("name", [*IMAGE_NETS, *OTHER_NETS])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt"])
+def test_nets_with_every_operation(name: str, suffix: str, tmp_path: Path) -> None:
+    net = {**IMAGE_NETS, **OTHER_NETS}[name]()
+    made = export_net(net, "torch", tmp_path / f"net{suffix}", inputs=inputs_of(net, 30))
+    assert made.comparison is not None
+    assert made.comparison.bit_exact == (name == "sign")  # integers, up to the affine
+    assert {path.name for path in made.files} == {"net.py", f"net{suffix}"}
+    program = (tmp_path / "net.py").read_text(encoding="utf-8")
+    assert_clean(tmp_path)
+    assert "onebit" not in program.split('"""', 2)[2]
+
+
+def test_the_same_net_gives_the_same_files(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        export_net(IMAGE_NETS["real"](), "torch", tmp_path / folder / "net.safetensors")
+    for name in ("net.py", "net.safetensors"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_integers_beyond_those_of_float32_stay_exact(tmp_path: Path) -> None:
+    b = Builder((783,))
+    two = np.ones((2, 301), np.int8)
+    two[1, 0] = -1  # the difference of two large odd numbers
+    for signs in (np.ones((301, 783), np.int8), two, np.int8([[1, -1]])):
+        b.add(Dense, signs=pack_signs(signs), in_features=signs.shape[1])
+    net = b.net()
+    inputs = inputs_of(net, 20) // 2 + 128
+    expected = run(net, inputs)
+    made = export_net(net, "torch", tmp_path / "net.safetensors", inputs=inputs)
+    assert made.comparison is not None
+    assert made.comparison.bit_exact
+    text = made.files[0].read_text()
+    assert "self.double()" in text
+    assert loaded(made.files[1])(torch.from_numpy(inputs)).dtype == torch.float32
+    # the test would see the rounding of float32
+    narrow = text.replace("self.double()", "pass").replace("x.double()", "x.float()")
+    made.files[0].write_text(narrow)
+    with torch.inference_mode():
+        assert not np.array_equal(loaded(made.files[1])(torch.from_numpy(inputs)).numpy(), expected)
+
+
+def test_zero_is_plus_one(tmp_path: Path) -> None:
+    b = Builder((3,), coding="float32")
+    b.add(Sign)
+    b.dense(2)
+    net = b.net()
+    path = tmp_path / "net.safetensors"
+    zeros = np.float32([[0.0, -0.0, 1e-45], [-1e-45, -1.0, np.float32(0)]])
+    made = export_net(net, "torch", path, inputs=zeros).comparison
+    assert made is not None
+    assert made.bit_exact
+
+
+# --------------------------------------------------------------------------------------------------------- any names
+NASTY = [
+    *("class", "None", "self", "x", "torch", "F", "nn", "np", "Net", "forward", "sign", "Affine", "Threshold", "sums"),
+    *("total", "parts", "coded", "load", "main", "CLASSES", "print", "len", "float", "state_dict", "training", "type"),
+    *("a.b", "a_b", "a-b", "a_b_2", "1", "0.1.0", "_", "__", "__init__", "__class__", "_modules", "_parameters", "l"),
+    *("conv1", "conv1_scale", "conv1_center", "input_mean", "input_std", "match", "T_destination", "average_pool"),
+    *("n" * 100, "n" * 99 + "m", "n" * 40, "9" * 100, "Path.with_suffix", "sys.exit-1", "F.relu", "tuple"),
+]
+names = st.sampled_from(NASTY) | st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", fullmatch=True)
+texts = st.sampled_from(
+    [
+        *('"', "'", '"""', "\\", "\\\\", 'x"', '\\"', "{x}", "{", "%s", "\\N{BULLET}", "\\x41", "漢字" * 90, "é", "#"),
+        *('" + __import__("os")', "'" * 200, '"' * 199 + "'", " ", "  two", "two  ", "\\n"),
+    ]
+) | st.text(st.characters(exclude_categories=["C", "Z"]) | st.just(" "), max_size=200)
+
+
+@st.composite
+def renamed(draw: Any) -> PackedNet:
+    """A net whose nodes, outputs, classes, name and meaning have names of any kind."""
+    net = draw(nets())
+    count = len(net.nodes)
+    chosen = draw(st.lists(names.filter(lambda name: name != "input"), min_size=count, max_size=count, unique=True))
+    new = {node.output: name for node, name in zip(net.nodes, chosen, strict=True)} | {"input": "input"}
+    made = tuple(
+        dataclasses.replace(node, output=new[node.output], inputs=tuple(new[name] for name in node.inputs))
+        for node in net.nodes
+    )
+    output: Any
+    if isinstance(net.output, str):
+        output = new[net.output]
+    elif isinstance(net.output, tuple):
+        output = tuple(new[name] for name in net.output)
+    else:
+        keys = draw(st.lists(texts, min_size=len(net.output), max_size=len(net.output), unique=True))
+        output = {key: new[name] for key, name in zip(keys, net.output.values(), strict=True)}
+    shape = infer(net)[net.output].shape if isinstance(net.output, str) else ()
+    classes = tuple(draw(texts) for _ in range(shape[0])) if shape and draw(st.booleans()) else None
+    spec = dataclasses.replace(net.input, meaning=draw(texts))
+    return PackedNet(input=spec, nodes=made, output=output, classes=classes, name=draw(texts))
+
+
+def test_names_of_any_kind_are_text_and_never_code(tmp_path: Path) -> None:
+    @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(net=renamed())
+    def check(net: PackedNet) -> None:
+        path = own_path(tmp_path)
+        made = export_net(net, "torch", path)
+        assert made.comparison is not None
+        text = made.files[0].read_text(encoding="utf-8")
+        tree = ast.parse(text)
+        called = {
+            node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        }
+        assert called <= {"super", "print", "net", "len", "tuple", "load", "main", "Net", "Path", *parts()}
+        module = runpy.run_path(str(made.files[0]))
+        if net.classes:
+            assert module["CLASSES"] == list(net.classes)
+        answer = module["load"](path)(torch.from_numpy(inputs_of(net, 2)))
+        assert type(answer) is (torch.Tensor if isinstance(net.output, str) else type(net.output))
+        if isinstance(net.output, dict):
+            assert list(answer) == list(net.output)
+
+    check()
+    assert_clean(tmp_path)
+
+
+def parts() -> set[str]:
+    return {*Body({}).parts, "sign", "sums", "add_up", "average_pool", "Affine", "Threshold", "ShiftedSign"}
+
+
+@given(st.lists(names, max_size=30, unique=True))
+def test_names_are_different_identifiers(texts: list[str]) -> None:
+    given = Names(MODULE_NAMES)
+    made = [given.make(text) for text in texts]
+    assert len({*made}) == len(made)
+    for name in made:
+        assert name.isidentifier()
+        assert not keyword.iskeyword(name)
+        assert name[0] in string.ascii_letters
+        assert len(name) <= 44
+
+
+def test_a_layer_hides_nothing_of_a_module() -> None:
+    assert {name for name in dir(nn.Module()) if not name.startswith("_")} <= MODULE_NAMES
+
+
+# ------------------------------------------------------------------------------------------------------------ the files
+def test_inspect_finds_the_weights_binary(tmp_path: Path) -> None:
+    net = packed_net(SMALL["cifar10-binaryconnect"], 4)[1]
+    path = tmp_path / "net.safetensors"
+    export_net(net, "torch", path)
+    found = inspect_file(path)
+    assert found.verdict == "binary"
+    assert sum(layer.minus_one + layer.plus_one for layer in found.layers) == found.total["binary_weights"]
+    assert found.total["binary_weights"] == sum(node.binary_weights for node in net.nodes)
+
+
+def test_a_program_prints_its_weights_and_the_classes_of_inputs(tmp_path: Path) -> None:
+    net = dataclasses.replace(IMAGE_NETS["sign"](), classes=("zero", "one", "two", "three", "fünf"))
+    export_net(net, "torch", tmp_path / "net.pth")
+    inputs = inputs_of(net, 130)
+    np.save(tmp_path / "inputs.npy", inputs)
+
+    def printed(*arguments: str) -> list[str]:
+        command = [sys.executable, "-X", "utf8", "net.py", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=120, check=True)
+        return done.stdout.splitlines()
+
+    lines = printed()
+    assert "n0.weight: (6, 3, 3, 3), 2 values" in lines
+    assert "n2.threshold: (6, 1, 1), 6 values" in lines
+    assert printed("inputs.npy") == [net.classes[label] for label in run(net, inputs).argmax(axis=1)]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("stem", ["torch", "numpy", "random", "signal"])
+def test_a_program_that_would_hide_a_module_is_refused(stem: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=rf"{stem}\.py would hide a module .*; choose another name, such as net\.pth"):
+        export_net(IMAGE_NETS["sign"](), "torch", tmp_path / f"{stem}.pth")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_torch_imports_is_known() -> None:
+    code = "import sys, numpy, safetensors.torch, torch; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    outside = {name for name in done.stdout.split() if not name.startswith(("_", "__editable__"))}
+    assert outside <= HIDING, sorted(outside - HIDING)
