@@ -1,7 +1,7 @@
 """Load an exported net in plain torch, without onebit: python examples/load_binarized.py net.safetensors
 
-`onebit export NET --to torch -o net.safetensors`, or `-o net.pth`, writes the weights and beside them the program net.py
-with the layers of the net in plain torch, whatever they are: a class `Net`, and a function `load`.
+`onebit export NET --to torch -o net.safetensors`, or `-o net.pth`, writes the weights, and beside them the program
+net.py: the net in plain torch, whatever its layers are, as a class `Net`, and a function `load`.
 """
 
 import runpy

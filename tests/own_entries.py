@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from onebit.common.entries import POSITIVE, Option
-from onebit.common.files import write_atomic
 from onebit.data import DATASETS, DatasetEntry
 from onebit.data.splits import LoadedFiles
 from onebit.data.toy import make_toy
@@ -24,7 +22,6 @@ from onebit.models.stack import ConvNet, Stack
 from onebit.optim import OPTIMIZERS, OptimizerEntry, OptimizerSetup
 from onebit.packed import OPS, Node, Value
 from onebit.quantizers import WEIGHT_QUANTIZERS, BinaryWeight, Quantizer, sign
-from onebit.runs.plain_state import save_plain
 from onebit.runtime import EXECUTORS
 
 
@@ -87,12 +84,6 @@ def read_own(**where: Any) -> LoadedFiles:
     return LoadedFiles(*make_toy(128, 64, seed=1), "", ())
 
 
-def write_own(run: Any, path: Path) -> None:
-    plain = path.with_suffix(".safetensors")
-    save_plain(run.model, plain)
-    write_atomic(path, plain.read_bytes())
-
-
 OWN_DATA = DatasetEntry(
     name="own_data",
     title="made-up patterns",
@@ -121,7 +112,7 @@ ROWS: list[tuple[Any, Any, Any]] = [
     (OPTIMIZERS, "own_optimizer", OptimizerEntry(OwnOptimizer, options=(FACTOR,), build=build_own)),
     (MODELS, "own_net", ModelEntry(own_net, options=(UNITS,))),
     (DATASETS, "own_data", OWN_DATA),
-    (EXPORTS, "own_target", Target("plain weights", (".safetensors",), write_own)),
+    (EXPORTS, "own_target", Target(text="arrays of NumPy", module="own_target", suffixes=(".npz",))),
     (OPS, "negate", NegateNode),
     (EXECUTORS, NegateNode, run_negate),
     (FOLDS, Negate, fold_negate),

@@ -13,13 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from packed_nets import sign_net
+from recipe_nets import SMALL, packed_net
 
-import onebit
-from onebit.evaluation.modes import reestimate_batch_norm_
-from onebit.recipe.reading import build_recipe, read_settings, recipe_path
-from onebit.runs.model import build_model
-from onebit.runs.plain_state import save_plain
+import onebit.export
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 MOST_LINES = 40
@@ -46,69 +43,46 @@ def test_minimal_binaryconnect() -> None:
     assert 1700 < int(found[1]) < 2000
 
 
-def plain_net(example: str, *arguments: object) -> Callable[[torch.Tensor], torch.Tensor]:
+def plain_net(*arguments: object) -> Callable[[torch.Tensor], torch.Tensor]:
     """The net that an example makes where onebit cannot be imported."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setitem(sys.modules, "onebit", None)
-        patched.setattr(sys, "argv", [example, *map(str, arguments)])
-        return runpy.run_path(str(EXAMPLES / example))["net"]
+        patched.setattr(sys, "argv", ["load_binarized.py", *map(str, arguments)])
+        return runpy.run_path(str(EXAMPLES / "load_binarized.py"))["net"]
 
 
-def exported(recipe: str, path: Path) -> nn.Module:
-    """A net of random weights and of the statistics of noise, exported to `path`."""
-    torch.manual_seed(0)
-    shape = (1, 28, 28) if recipe.startswith("mnist") else (3, 32, 32)
-    statistics = [120.0, 130.0, 140.0][: shape[0]], [60.0, 70.0, 80.0][: shape[0]]
-    settings = build_recipe(read_settings(recipe_path(recipe))).model
-    model = build_model(settings, input_shape=shape, classes=10, statistics=statistics)
-    reestimate_batch_norm_(model, torch.randint(0, 256, (32, *shape), dtype=torch.uint8).numpy())
-    for name, parameter in model.named_parameters():
-        if "norm" in name or "bn" in name:
-            parameter.data += 0.3 * torch.randn_like(parameter)
-    save_plain(model, path)
-    return model.eval()
-
-
-MLP, RESNET = "load_binarized.py", "load_binarized_resnet.py"
-
-
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 @pytest.mark.parametrize(
-    ("recipe", "example", "words"),
+    "recipe",
     [
-        *((f"mnist-{name}", MLP, []) for name in ("fast", "ste", "binaryconnect", "bayesbinn", "tutorial")),
-        ("mnist-bnn", MLP, ["sign"]),
-        ("cifar10-resnet20-binaryconnect", RESNET, []),
-        ("cifar10-resnet20-binaryconnect-ends-real-short", RESNET, []),
+        *(f"mnist-{name}" for name in ("fast", "ste", "bnn", "binaryconnect", "bayesbinn", "tutorial")),
+        *(f"cifar10-{name}" for name in ("resnet20-binaryconnect", "resnet20-binaryconnect-ends-real-short")),
+        *("cifar10-resnet18-bnn", "cifar10-binaryconnect", "imagenet-alexnet-bnn", "membrane-unet-ste"),
     ],
 )
-def test_load_binarized(recipe: str, example: str, words: list[str], tmp_path: Path) -> None:
-    """The plain layers of the examples answer like the net that was exported."""
-    model = exported(recipe, tmp_path / "plain.pth")
-    images = torch.randint(0, 256, (16, *model.input_shape), dtype=torch.uint8)  # type: ignore[misc]
+def test_load_binarized(recipe: str, suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An example loads any exported net, which answers like the model that was packed."""
+    model, net = packed_net(SMALL[recipe], 4)
+    path = tmp_path / f"net{suffix}"
+    onebit.export.export_net(net, "torch", path)
+    images = torch.randint(0, 256, (8, *net.input.shape), dtype=torch.uint8)
     with torch.no_grad():
-        found, expected = plain_net(example, tmp_path / "plain.pth", *words)(images.float()), model(images)
+        found, expected = plain_net(path)(images), model.eval()(images)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
     assert torch.equal(found.argmax(1), expected.argmax(1))
+    printed = capsys.readouterr().out.splitlines()
+    weights = [node for node in net.nodes if node.binary_weights]
+    assert sum(line.endswith(": 2 values") for line in printed) == len(weights)
 
 
-@pytest.mark.parametrize(
-    ("recipe", "example", "words", "got"),
-    [
-        ("cifar10-resnet20-binaryconnect", MLP, [], "conv1"),
-        ("cifar10-resnet18-bnn", RESNET, [], "layer2.0.downsample.0"),
-        ("cifar10-binaryconnect", RESNET, [], "norm1"),
-        ("mnist-fast", RESNET, [], "linear1"),
-        ("mnist-fast", MLP, ["relu"], "relu"),
-        ("cifar10-resnet20-binaryconnect", RESNET, ["sign"], "sign"),
-    ],
-)
-def test_what_an_example_does_not_load_is_refused_in_one_line(
-    recipe: str, example: str, words: list[str], got: str, tmp_path: Path
-) -> None:
-    exported(recipe, tmp_path / "plain.pth")
-    with pytest.raises(SystemExit) as refused:
-        plain_net(example, tmp_path / "plain.pth", *words)
-    assert re.fullmatch(rf"got '{re.escape(got)}', expected .*load_binarized\w*\.py takes .*", str(refused.value))
+def test_what_an_example_does_not_load_is_refused_in_one_line(tmp_path: Path) -> None:
+    onebit.export.export_net(sign_net(), "torch", tmp_path / "net.pth")
+    (tmp_path / "alone.pth").write_bytes((tmp_path / "net.pth").read_bytes())
+    for arguments in ([], [tmp_path / "nowhere.pth"], [tmp_path], [tmp_path / "net.pth", "sign"]):
+        with pytest.raises(SystemExit, match=r"^expected one file, which onebit export --to torch has written$"):
+            plain_net(*arguments)
+    with pytest.raises(SystemExit, match=r"^got .*alone\.pth without its program alone\.py beside it; .* writes both$"):
+        plain_net(tmp_path / "alone.pth")
 
 
 # ---------------------------------------------------------------------------------------------------- your own models

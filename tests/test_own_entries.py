@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from own_entries import RECIPE, ROWS
 
@@ -62,8 +63,21 @@ def test_what_was_added_trains_packs_and_runs(onebit: Onebit, recipe: Path, tmp_
     assert "NegateNode" in {type(node).__name__ for node in load(net).nodes}
     assert onebit("evaluate", net)["accuracy"] == trained["test"]["binary"]["accuracy"]
 
-    exported = onebit("export", run, "--to", "own_target", "-o", tmp_path / "plain.safetensors")
-    assert exported["verdict"] == "binary"
+    exported = onebit("export", run, "--to", "own_target", "-o", tmp_path / "net.npz")
+    assert exported["comparison"]["bit_exact"]
+    with np.load(tmp_path / "net.npz") as arrays:
+        assert "linear1.signs" in arrays
+
+
+def test_a_target_that_lacks_an_operation_names_the_one_that_has_it(
+    onebit: Onebit, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onebit("train", recipe, "--out", tmp_path / "run")
+    assert main(["export", str(tmp_path / "run"), "--to", "torch", "-o", str(tmp_path / "net.pth")]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "torch has no operation 'negate', which makes the value 'negate' of the net" in said
+    assert said.endswith("targets that have it: own_target")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["own.yaml", "run"]
 
 
 def test_what_was_added_is_listed_and_described(onebit: Onebit, capsys: pytest.CaptureFixture[str]) -> None:

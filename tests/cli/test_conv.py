@@ -13,6 +13,8 @@ from cli_support import Outcome
 from PIL import Image
 
 from onebit.__main__ import main
+from onebit.runs.plain_state import save_plain
+from onebit.runs.run import open_run
 
 Onebit = Callable[..., Outcome]
 
@@ -41,7 +43,7 @@ def test_inspect_before_and_after_lists_the_layers_in_the_order_of_the_net(
     assert before["total"]["macs"] > sum(8 * 8 * layer["shape"][0] * 9 for layer in before["layers"][:7])
 
     plain = tmp_path / "plain.pth"
-    assert onebit("export", conv_folder, "--to", "torch", "-o", plain).status == 0
+    save_plain(open_run(conv_folder).model, plain)
     after = onebit("inspect", plain, "--plot", tmp_path / "after.png", "--json").json
     assert [layer["name"] for layer in after["layers"]] == names
     assert after["verdict"] == "mixed"
@@ -50,6 +52,11 @@ def test_inspect_before_and_after_lists_the_layers_in_the_order_of_the_net(
     assert after["total"]["macs"] is None
     assert "multiply-adds" not in onebit("inspect", plain).out
     assert "multiply-adds" in onebit("inspect", conv_folder).out
+    exported = tmp_path / "net.safetensors"
+    assert onebit("export", conv_folder, "--to", "torch", "-o", exported).status == 0
+    layers = onebit("inspect", exported, "--json").json["layers"]
+    assert [layer["name"].replace("_", ".") for layer in layers] == names
+    assert [layer["verdict"] for layer in layers] == ["real", *["binary"] * 18, "real"]
     for picture in ("before.png", "after.png"):
         with Image.open(tmp_path / picture) as image:
             assert image.size[0] > 2000
@@ -61,7 +68,7 @@ def test_evaluate_in_each_mode_and_of_the_plain_export(onebit: Onebit, conv_fold
     for mode in ("binary", "latent"):
         assert onebit("evaluate", conv_folder, "--weights", mode, "--json").json["correct"] == stored[mode]["correct"]
     plain = tmp_path / "plain.safetensors"
-    assert onebit("export", conv_folder, "--to", "torch", "-o", plain).status == 0
+    save_plain(open_run(conv_folder).model, plain)
     again = onebit("evaluate", plain, "--recipe", conv_folder / "recipe.yaml", "--json").json
     assert again["correct"] == stored["binary"]["correct"]
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from onebit.data import load_dataset
 from onebit.evaluation.counts import summary
+from onebit.runs.plain_state import save_plain
 from onebit.runs.run import open_run
 from onebit.runtime import load, run
 
@@ -103,7 +104,7 @@ def test_inspect_of_latents_and_of_a_plain_export(onebit: Onebit, run_folder: Pa
         path = tmp_path / f"plain{suffix}"
         exported = onebit("export", run_folder, "--to", "torch", "-o", path, "--json")
         assert exported.status == 0
-        assert {"file", "bytes", "checked"} <= exported.json.keys()
+        assert {"file", "files", "bytes", "checked", "comparison"} <= exported.json.keys()
         plain = onebit("inspect", path, "--json").json
         assert plain["verdict"] == "binary"
         layer = plain["layers"][0]
@@ -122,7 +123,7 @@ def test_inspect_counts_what_summary_counts(onebit: Onebit, run_folder: Path, tm
         "bytes_at_32_bit": whole.total("bytes_float32"),
     }
     assert expected["parameters"] == 784 * 32 + 32 * 10 + 2 * (32 + 10)
-    assert onebit("export", run_folder, "--to", "torch", "-o", tmp_path / "plain.pth").status == 0
+    save_plain(open_run(run_folder).model, tmp_path / "plain.pth")
     for path in (run_folder, tmp_path / "plain.pth"):
         assert onebit("inspect", path, "--json").json["total"].items() >= expected.items()
 
@@ -427,16 +428,6 @@ def test_missing_runs_are_refused(onebit: Onebit, tmp_path: Path) -> None:
     ):
         assert "no such run folder or file" in onebit(*verb, tmp_path / "nowhere").line
         assert "holds no weights" in onebit(*verb, tmp_path).line
-
-
-def test_export_refusals(
-    onebit: Onebit, run_folder: Path, packed_file: Path, real_folder: Path, tmp_path: Path
-) -> None:
-    out = ["-o", tmp_path / "x.pth"]
-    assert "did you mean 'torch'?" in onebit("export", run_folder, "--to", "trch", *out).line
-    assert "ends in .pth" in onebit("export", run_folder, "--to", "torch", "-o", tmp_path / "x.bin").line
-    assert "folded away" in onebit("export", packed_file, "--to", "torch", *out).line
-    assert "no binary layer" in onebit("export", real_folder, "--to", "torch", *out).line
 
 
 def test_report_names_every_file(onebit: Onebit, run_folder: Path, real_folder: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from onebit.cli.output import answer_either, download_progress, say, size
 from onebit.cli.parsing import Parser, refuse_trained, whole_number
 from onebit.errors import DataError, UsageError
 from onebit.export import EXPORTS, export_net
+from onebit.export.writing import check_request
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,6 +47,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse(argv)
     path = refuse_trained(args.output, run=args.run)
     options = {option: value for option in _options() if (value := getattr(args, option)) is not None}
+    check_request(args.to, path, options, report=args.report)
     net = _packed(args)
     inputs, what = _inputs(net, args)
     made = export_net(net, args.to, path, inputs=inputs, what=what, report=args.report, **options)

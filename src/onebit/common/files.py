@@ -148,19 +148,21 @@ def atomic_files(folder: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         OnebitError: for every OSError; the message names `folder`.
     """
-    target = Path(os.path.realpath(folder))
-    if target.exists() and not target.is_dir():
-        raise OnebitError(f"cannot write into {os.fspath(folder)!r}: it is not a folder; choose another path")
+    target = _folder(folder)
     staging = None
     try:
         staging = Path(tempfile.mkdtemp(prefix=PREFIX, dir=target if target.exists() else target.parent))
         yield staging
-        for path in sorted(path for path in staging.rglob("*") if path.is_file()):
-            _fsync(path, os.O_RDWR)
-        for path in sorted(path for path in staging.rglob("*") if path.is_file()):
-            place = target / path.relative_to(staging)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, place)
+        names = sorted(path.relative_to(staging) for path in staging.rglob("*") if path.is_file())
+        for name in names:  # before the first file moves
+            _fsync(staging / name, os.O_RDWR)
+            if (target / name).is_dir():
+                raise IsADirectoryError(errno.EISDIR, f"{name} is a folder there")
+            if taken := [str(parent) for parent in name.parents if (target / parent).is_file()]:
+                raise NotADirectoryError(errno.ENOTDIR, f"{taken[0]} is a file there")
+        for name in names:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(staging / name, target / name)
     except OSError as error:
         reason = error.strerror or str(error)
         raise OnebitError(
@@ -189,6 +191,29 @@ def refuse_unwritable(path: str | os.PathLike[str]) -> None:
         tempfile.TemporaryFile(dir=Path(os.path.realpath(path)).parent).close()
     except OSError as error:
         raise OnebitError(f"cannot write {os.fspath(path)!r}: {error.strerror or error}; choose another path") from None
+
+
+def refuse_unwritable_folder(folder: str | os.PathLike[str]) -> None:
+    """Refuse a folder that `atomic_files` could not write into, before a long computation of what goes there.
+
+    Raises:
+        OnebitError: as `atomic_files`.
+    """
+    target = _folder(folder)
+    try:
+        tempfile.TemporaryFile(dir=target if target.exists() else target.parent).close()
+    except OSError as error:
+        raise OnebitError(
+            f"cannot write into {os.fspath(folder)!r}: {error.strerror or error}; choose another path"
+        ) from None
+
+
+def _folder(folder: str | os.PathLike[str]) -> Path:
+    """Where a folder is or will be; OnebitError if something else is there."""
+    target = Path(os.path.realpath(folder))
+    if target.exists() and not target.is_dir():
+        raise OnebitError(f"cannot write into {os.fspath(folder)!r}: it is not a folder; choose another path")
+    return target
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from onebit.common.files import atomic_files
+from onebit.common.files import atomic_files, open_regular, refuse_unwritable, refuse_unwritable_folder
 from onebit.common.tables import did_you_mean
 from onebit.errors import UnknownNameError, UsageError
 from onebit.export.comparison import Comparison, compare
@@ -18,6 +19,8 @@ from onebit.packed.net import op_name
 from onebit.runtime import run
 
 RANDOM_INPUTS = 20
+MARK = b"written by onebit"
+"""What a file beside the named one has near its start."""
 
 
 class Exported(NamedTuple):
@@ -65,15 +68,8 @@ def export_net(
         >>> export_net(onebit.load("net.1bit"), "onnx", "net.onnx").comparison
     """
     check_net(net)
-    target = find_target(to)
     path = Path(path)
-    if target.suffixes and path.suffix not in target.suffixes:
-        raise UsageError(f"{path}: the file name of an export to {to} must end in {' or '.join(target.suffixes)}")
-    settings = check_options(to, target, options)
-    if report and not target.report:
-        raise UsageError(
-            f"--report does not go with --to {to}; {_which([name for name, other in EXPORTS.items() if other.report])}"
-        )
+    target, settings = check_request(to, path, options, report=report)
     check_operations(net, to, target)
     if inputs is None:
         inputs, what = random_inputs(net, RANDOM_INPUTS), f"{RANDOM_INPUTS} random inputs"
@@ -94,7 +90,41 @@ def export_net(
         needs = target.report_on(net, written, **settings) if report else ""
         names = sorted(file.relative_to(staging) for file in staging.rglob("*") if file.is_file())
         size = sum((staging / name).stat().st_size for name in names)
+        if target.suffixes:
+            refuse_foreign(folder, [name for name in names if name != Path(path.name)])
     return Exported(tuple(folder / name for name in names), size, comparison, reason, needs)
+
+
+def check_request(
+    to: str, path: Path, options: dict[str, str], *, report: bool = False
+) -> tuple[Target, dict[str, str]]:
+    """The target and all of its options; for errors that need no net see `export_net`."""
+    target = find_target(to)
+    if target.suffixes and path.suffix not in target.suffixes:
+        raise UsageError(f"{path}: the file name of an export to {to} must end in {' or '.join(target.suffixes)}")
+    settings = check_options(to, target, options)
+    if report and not target.report:
+        raise UsageError(
+            f"--report does not go with --to {to}; {_which([name for name, other in EXPORTS.items() if other.report])}"
+        )
+    if target.suffixes:
+        refuse_unwritable(path)
+    else:
+        refuse_unwritable_folder(path)
+    return target, settings
+
+
+def refuse_foreign(folder: Path, names: list[Path]) -> None:
+    """Raise UsageError for a file beside the named one that an export would replace without having written it."""
+    for name in names:
+        if not os.path.lexists(folder / name):
+            continue
+        with open_regular(folder / name) as stream:
+            ours = MARK in stream.read(1000)
+        if not ours:
+            raise UsageError(
+                f"{folder / name} is there already, and onebit has not written it; move it or choose another name"
+            )
 
 
 def find_target(name: str) -> Target:

@@ -1,0 +1,283 @@
+"""`onebit export`: what it takes, says and refuses, and that nothing is left behind when it fails."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_support import Outcome
+from packed_nets import OTHER_NETS, sign_net
+
+from onebit.__main__ import main
+from onebit.errors import DataError
+from onebit.export import EXPORTS, CannotRun, Target
+from onebit.packed import Conv, PackedNet, nodes, save
+from onebit.runtime import run
+
+Onebit = Callable[..., Outcome]
+
+
+class Archive:
+    """A target in memory: the net itself, packed; what it gives is that of the net, or what `change` makes of it."""
+
+    OPERATIONS = frozenset(kind for kind in vars(nodes).values() if isinstance(kind, type)) - {Conv}
+    EXACT = True
+    RUNS_WITH = "the archive"
+
+    def __init__(self, change: Callable[[np.ndarray], np.ndarray] = lambda outputs: outputs) -> None:
+        self.change = change
+        self.options: dict[str, str] = {}
+
+    def write(self, net: PackedNet, path: Path, **options: str) -> None:
+        self.options = options
+        save(net, path.with_suffix(".1bit"))
+        path.with_suffix(".1bit").rename(path)
+
+    def run(self, net: PackedNet, path: Path, inputs: np.ndarray, **options: str) -> dict[str, np.ndarray]:
+        return {name: self.change(outputs) for name, outputs in net.by_name(run(net, inputs)).items()}
+
+    def report(self, net: PackedNet, path: Path, **options: str) -> str:
+        return f"{path.stat().st_size} bytes of flash"
+
+
+@pytest.fixture
+def archive(monkeypatch: pytest.MonkeyPatch) -> Archive:
+    """The target `archive`, with an option and a report."""
+    writer = Archive()
+    entry = Target(
+        text="as it is", module="archive", suffixes=(".zip",), options={"form": ("long", "short")}, report=True
+    )
+    monkeypatch.setitem(EXPORTS, "archive", entry)
+    monkeypatch.setitem(sys.modules, "archive", writer)
+    return writer
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def left(folder: Path) -> list[str]:
+    """All files and folders, hidden ones too."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+# ------------------------------------------------------------------------------------------------------------- sources
+def test_a_packed_file_a_run_and_a_weight_file_give_the_same_net(
+    onebit: Onebit, run_folder: Path, packed_file: Path, here: Path
+) -> None:
+    shutil.copy(run_folder / "best.safetensors", "weights.safetensors")
+    recipe = ["--recipe", run_folder / "recipe.yaml"]
+    sources = {"packed": [packed_file], "run": [run_folder], "weights": ["weights.safetensors", *recipe]}
+    for name, source in sources.items():
+        done = onebit("export", *source, "--to", "torch", "-o", f"{name}.pth", "--images", "50", "--json")
+        assert done.status == 0, done.err
+        found = done.json
+        assert found["comparison"]["label_mismatches"] == 0
+        assert found["comparison"]["what"] == "50 mnist-sample test images"
+        assert found["files"] == [f"{name}.pth", f"{name}.py"]
+        assert found["bytes"] == sum(Path(file).stat().st_size for file in found["files"])
+    programs = {Path(f"{name}.py").read_text() for name in sources}
+    assert len(programs) == 1
+    layers = [onebit("inspect", f"{name}.pth", "--json").json["layers"] for name in sources]
+    assert layers[0] == layers[1] == layers[2]
+
+
+def test_what_was_compared_is_printed(onebit: Onebit, packed_file: Path, here: Path) -> None:
+    done = onebit("export", packed_file, "--to", "torch", "-o", "net.safetensors")
+    assert done.status == 0
+    first, second = done.out.splitlines()
+    assert first.startswith("net.safetensors: ")
+    assert second.startswith(
+        "compared with the packed net on 200 mnist-sample test images, run with torch: 0 of 200 labels"
+    )
+    assert done.err == ""
+    assert left(here) == ["net.py", "net.safetensors"]
+
+
+def test_a_net_without_data_is_compared_on_random_inputs(onebit: Onebit, here: Path) -> None:
+    for name, make in OTHER_NETS.items():
+        save(make(), f"{name}.1bit")
+        done = onebit("export", f"{name}.1bit", "--to", "torch", "-o", f"{name}-net.pth", "--json")
+        assert done.status == 0
+        assert done.json["comparison"]["what"] == "20 random inputs"
+
+
+def test_without_data_it_says_so(
+    onebit: Onebit, run_folder: Path, packed_file: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise DataError("no such folder")
+
+    monkeypatch.setattr("onebit.cli.export_verb.load_data", missing)
+    monkeypatch.setattr("onebit.evaluation.packed_nets.load_packed_data", missing)
+    for source, note in ((run_folder, "the net is not certified"), (packed_file, "no test images to compare with")):
+        request = ["export", source, "--to", "torch", "-o", "net.pth"]
+        done = onebit(*request, "--json")
+        assert done.status == 0
+        assert f"note: {note}: no such folder" in done.err
+        assert done.json["comparison"]["what"] == "20 random inputs"
+        refused = onebit(*request, "--data", "somewhere")  # asked for
+        assert refused.status == 2
+        assert refused.line.endswith("no such folder")
+
+
+# ------------------------------------------------------------------------------------------------------------ refusals
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--to", "trch", "-o", "x.pth"], "unknown export target 'trch'; did you mean 'torch'?"),
+        (
+            ["--to", "torch", "-o", "x.bin"],
+            "x.bin: the file name of an export to torch must end in .safetensors or .pth",
+        ),
+        (["--to", "torch", "-o", "x"], "x: the file name of an export to torch must end in"),
+        (
+            ["--to", "torch", "-o", "x.pth", "--form", "long"],
+            "--form does not go with --to torch; targets that have it: archive",
+        ),
+        (["--to", "archive", "-o", "x.zip", "--form", "lng"], "--form 'lng'; did you mean 'long'?"),
+        (
+            ["--to", "torch", "-o", "x.pth", "--report"],
+            "--report does not go with --to torch; targets that have it: archive",
+        ),
+        (["--to", "torch", "-o", "missing/x.pth"], "cannot write 'missing/x.pth': No such file or directory"),
+        (["--to", "torch", "-o", "folder.pth"], "cannot write 'folder.pth': it is not a regular file"),
+        (["--to", "torch", "-o", "file/x.pth"], "cannot write 'file/x.pth': Not a directory"),
+        (["--to", "torch", "-o", "torch.pth"], "torch.pth: the program torch.py would hide a module of that name"),
+        (["--to", "torch", "-o", "mine.pth"], "mine.py is there already, and onebit has not written it"),
+        (["--to", "torch", "-o", "x.pth", "--images", "0"], "--images"),
+        (["--to", "torch", "-o", "x.pth", "--model", "mlp"], "--model does not go with a packed net"),
+        (["--to", "torch"], "-o/--output"),
+        (["-o", "x.pth"], "--to"),
+    ],
+)
+def test_a_request_is_refused_in_one_line_and_nothing_is_written(
+    arguments: list[str], message: str, onebit: Onebit, packed_file: Path, here: Path, archive: Archive
+) -> None:
+    (here / "folder.pth").mkdir()
+    (here / "file").touch()
+    (here / "mine.py").write_text("print('my own program')\n")
+    before = left(here)
+    refused = onebit("export", packed_file, *arguments)
+    assert refused.status == 2
+    assert message in refused.err
+    assert "Traceback" not in refused.err
+    assert refused.out == ""
+    assert left(here) == before
+    assert (here / "mine.py").read_text() == "print('my own program')\n"
+
+
+def test_a_request_is_refused_before_the_net_is_folded(
+    onebit: Onebit, run_folder: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onebit.verification.proof.pack_run", None)
+    monkeypatch.setattr("onebit.cli.export_verb.open_trained", None)
+    for output in ("x.bin", "missing/x.pth"):
+        assert onebit("export", run_folder, "--to", "torch", "-o", output).status == 2
+
+
+def test_a_folder_that_cannot_be_written(onebit: Onebit, packed_file: Path) -> None:
+    refused = onebit("export", packed_file, "--to", "torch", "-o", "/proc/self/x.pth")  # root cannot, either
+    assert refused.status != 0
+    assert "cannot write '/proc/self/x.pth': " in refused.line
+
+
+def test_a_run_without_binary_weights_is_refused(onebit: Onebit, real_folder: Path, here: Path) -> None:
+    refused = onebit("export", real_folder, "--to", "torch", "-o", "x.pth")
+    assert refused.status == 2
+    assert "no binary layer" in refused.line
+    assert left(here) == []
+
+
+def test_a_newer_or_damaged_file_is_refused(onebit: Onebit, packed_file: Path, here: Path) -> None:
+    data = packed_file.read_bytes()
+    (here / "newer.1bit").write_bytes(data.replace(b'\\"format\\":2', b'\\"format\\":9', 1))
+    assert b'\\"format\\":9' in (here / "newer.1bit").read_bytes()
+    (here / "damaged.1bit").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    (here / "short.1bit").write_bytes(data[:100])
+    for name, message in (("newer", "format 9"), ("damaged", "digest"), ("short", "short.1bit")):
+        refused = onebit("export", f"{name}.1bit", "--to", "torch", "-o", "x.pth")
+        assert refused.status == 2
+        assert message in refused.line
+    assert left(here) == ["damaged.1bit", "newer.1bit", "short.1bit"]
+
+
+def test_an_operation_that_a_target_lacks_is_named(onebit: Onebit, here: Path, archive: Archive) -> None:
+    save(sign_net(), "net.1bit")
+    refused = onebit("export", "net.1bit", "--to", "archive", "-o", "x.zip")
+    assert refused.status == 2
+    assert (
+        "archive has no operation 'conv', which makes the value 'n0' of the net; targets that have it: " in refused.line
+    )
+    assert "torch" in refused.line.rpartition(": ")[2].split(", ")
+    assert left(here) == ["net.1bit"]
+
+
+# ---------------------------------------------------------------------------------------------- nothing half written
+def test_a_net_that_differs_is_not_delivered(onebit: Onebit, packed_file: Path, here: Path, archive: Archive) -> None:
+    exported = onebit("export", packed_file, "--to", "archive", "-o", "x.zip", "--form", "short", "--report", "--json")
+    assert exported.status == 0
+    assert exported.json["comparison"]["bit_exact"]
+    assert exported.json["report"] == f"{exported.json['bytes']} bytes of flash"
+    assert archive.options == {"form": "short"}
+    before = Path("x.zip").read_bytes()
+    changes: list[Callable[[np.ndarray], np.ndarray]] = [
+        lambda outputs: np.nextafter(outputs, np.float32(np.inf)),  # the last bit
+        lambda outputs: outputs[:, ::-1].copy(),  # other classes
+        lambda outputs: outputs * np.float32(np.nan),
+        lambda outputs: outputs[:-1],
+        lambda outputs: outputs.astype(np.float64),
+    ]
+    for archive.change in changes:
+        for output in ("x.zip", "new.zip"):
+            refused = onebit("export", packed_file, "--to", "archive", "-o", output)
+            assert refused.status != 0
+            assert "the exported net" in refused.line
+            assert refused.out == ""
+            assert left(here) == ["x.zip"]
+            assert Path("x.zip").read_bytes() == before
+
+
+def test_what_cannot_be_run_here_is_written_and_said(
+    onebit: Onebit, packed_file: Path, here: Path, archive: Archive
+) -> None:
+    def stop(outputs: np.ndarray) -> np.ndarray:
+        raise CannotRun("the archive is not installed")
+
+    archive.change = stop
+    done = onebit("export", packed_file, "--to", "archive", "-o", "x.zip")
+    assert done.status == 0
+    assert done.out.splitlines()[-1] == "not run here: the archive is not installed"
+    assert onebit("export", packed_file, "--to", "archive", "-o", "x.zip", "--json").json["comparison"] is None
+    assert left(here) == ["x.zip"]
+
+
+def test_an_interrupted_export_leaves_nothing(packed_file: Path, here: Path, archive: Archive) -> None:
+    (here / "x.zip").write_text("the old one")
+
+    def interrupt(outputs: np.ndarray) -> np.ndarray:
+        assert any(name.endswith("x.zip") and name != "x.zip" for name in left(here))  # the file is written already
+        raise KeyboardInterrupt
+
+    archive.change = interrupt
+    try:
+        status = main(["export", str(packed_file), "--to", "archive", "-o", "x.zip"])
+    except KeyboardInterrupt:
+        status = 130
+    assert status == 130
+    assert left(here) == ["x.zip"]
+    assert (here / "x.zip").read_text() == "the old one"
+
+
+def test_a_second_export_replaces_the_first(onebit: Onebit, packed_file: Path, here: Path) -> None:
+    save(sign_net(), "other.1bit")
+    for source in ("other.1bit", packed_file):
+        assert onebit("export", source, "--to", "torch", "-o", "net.pth").status == 0
+    assert "nn.Conv2d" not in (here / "net.py").read_text()
+    assert left(here) == ["net.pth", "net.py", "other.1bit"]
