@@ -55,8 +55,10 @@ def test_inspect_before_and_after_lists_the_layers_in_the_order_of_the_net(
     exported = tmp_path / "net.safetensors"
     assert onebit("export", conv_folder, "--to", "torch", "-o", exported).status == 0
     layers = onebit("inspect", exported, "--json").json["layers"]
-    assert [layer["name"].replace("_", ".") for layer in layers] == names
-    assert [layer["verdict"] for layer in layers] == ["real", *["binary"] * 18, "real"]
+    assert [layer["name"] for layer in layers] == [
+        name.replace(".", "_").replace("_weight", ".weight") for name in names
+    ]
+    assert [layer["verdict"] == "binary" for layer in layers] == [False, *[True] * 18, False]
     for picture in ("before.png", "after.png"):
         with Image.open(tmp_path / picture) as image:
             assert image.size[0] > 2000

@@ -148,7 +148,7 @@ def test_a_net_that_takes_float_images_is_trained_proven_packed_and_exported(
     assert onebit("report", "run", "-o", "report").status == 0
     assert onebit("export", "run", "--to", "torch", "-o", "plain.pth").status == 0
     state = read_state(here / "plain.pth")[0]
-    assert set(state["fc.weight"].unique().tolist()) == {-1.0, 1.0}
+    assert set(state["model_fc.weight"].unique().tolist()) == {-1.0, 1.0}
 
 
 def test_the_latents_and_the_numbers_are_those_of_the_seed(train: Callable[..., Outcome], here: Path) -> None:

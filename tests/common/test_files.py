@@ -11,7 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from onebit.common.files import atomic_path, read_json, remove_leftovers, write_atomic
+from onebit.common.files import (
+    atomic_files,
+    atomic_path,
+    read_json,
+    refuse_unwritable_folder,
+    remove_leftovers,
+    write_atomic,
+)
 from onebit.errors import OnebitError
 
 
@@ -147,3 +154,84 @@ def test_a_json_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     path.write_text('{"test": {"binary": 0.5}}', encoding="utf-8")
     assert read_json(path, largest=100) == {"test": {"binary": 0.5}}
+
+
+# ------------------------------------------------------------------------------------------------------- several files
+def content(folder: Path) -> dict[str, bytes]:
+    """All files below a folder, hidden ones too."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_several_files_appear_together_and_others_stay(tmp_path: Path, there: bool) -> None:
+    folder = tmp_path / "net"
+    old = {"kept": b"kept", "a": b"old"} if there else {}
+    if there:
+        folder.mkdir()
+    for name, data in old.items():
+        (folder / name).write_bytes(data)
+    with atomic_files(folder) as staging:
+        (staging / "a").write_bytes(b"new")
+        (staging / "src").mkdir()
+        (staging / "src" / "b").write_bytes(b"deep")
+        assert (content(folder) if folder.exists() else {}).items() >= old.items()
+        assert staging.parent == (folder if there else tmp_path)  # the same file system
+    assert content(folder) == {**({"kept": b"kept"} if there else {}), "a": b"new", "src/b": b"deep"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net"]
+    (tmp_path / "plain").touch()
+    assert (folder / "a").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    (tmp_path / "dir").mkdir()
+    assert there or folder.stat().st_mode == (tmp_path / "dir").stat().st_mode
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("there", [True, False])
+def test_after_an_error_no_file_of_several_is_changed(tmp_path: Path, error: type[BaseException], there: bool) -> None:
+    folder = tmp_path / "net"
+    if there:
+        folder.mkdir()
+        (folder / "a").write_bytes(b"old")
+    before = content(tmp_path)
+
+    def write() -> None:
+        with atomic_files(folder) as staging:
+            (staging / "a").write_bytes(b"new")
+            raise error("stopped")
+
+    with pytest.raises(OnebitError if error is OSError else error):
+        write()
+    assert content(tmp_path) == before
+    assert folder.exists() == there
+
+
+@pytest.mark.parametrize("blocked", ["b", "sub"])
+def test_no_file_moves_if_one_of_them_cannot(tmp_path: Path, blocked: str) -> None:
+    if blocked == "b":
+        (tmp_path / "b").mkdir()  # where a file should be
+    else:
+        (tmp_path / "sub").write_bytes(b"a file")  # where a folder should be
+    (tmp_path / "a").write_bytes(b"old")
+    before = content(tmp_path)
+    message = f"cannot write into .*: {blocked} is a (folder|file) there; nothing was changed"
+
+    def write() -> None:
+        with atomic_files(tmp_path) as staging:
+            for name in ("a", "b"):
+                (staging / name).write_bytes(b"new")
+            (staging / "sub").mkdir()
+            (staging / "sub" / "c").write_bytes(b"new")
+
+    with pytest.raises(OnebitError, match=message):
+        write()
+    assert content(tmp_path) == before
+
+
+def test_several_files_need_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder, message in (("file", "it is not a folder"), ("missing/deep", "No such file"), ("file/x", "Not a dir")):
+        for use in (refuse_unwritable_folder, lambda path: atomic_files(path).__enter__()):
+            with pytest.raises(OnebitError, match=f"cannot write into .*{message}"):
+                use(tmp_path / folder)
+    for folder in ("new", "."):
+        refuse_unwritable_folder(tmp_path / folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

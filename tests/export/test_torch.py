@@ -274,6 +274,8 @@ def test_inspect_finds_the_weights_binary(tmp_path: Path) -> None:
     export_net(net, "torch", path)
     found = inspect_file(path)
     assert found.verdict == "binary"
+    weights = [node.output for node in net.nodes if node.binary_weights]
+    assert [layer.name for layer in found.layers] == [f"{name.replace('.', '_')}.weight" for name in weights]
     assert sum(layer.minus_one + layer.plus_one for layer in found.layers) == found.total["binary_weights"]
     assert found.total["binary_weights"] == sum(node.binary_weights for node in net.nodes)
 

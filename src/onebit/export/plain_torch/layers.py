@@ -264,6 +264,6 @@ LAYERS: dict[type[Node], Callable[..., str]] = {
 """For each operation: (body, node, expressions of its inputs) -> the expression of its output."""
 SEPARATE = (
     *(nodes.Dense, nodes.RealDense, nodes.Conv, nodes.RealConv, nodes.ConvTranspose, nodes.RealConvTranspose),
-    *(nodes.AveragePool, nodes.Slice, nodes.Reshape, nodes.Clamp, nodes.Repeat, nodes.Pad),
+    *(nodes.AveragePool, nodes.Slice, nodes.Reshape, nodes.Clamp, nodes.Repeat, nodes.Pad, nodes.Permute),
 )
 """Operations that begin a line: their input is a variable."""

@@ -6,13 +6,13 @@ from collections import Counter
 
 from onebit.export.plain_torch.body import INDENT, Body, all_parts
 from onebit.export.plain_torch.layers import LAYERS, SEPARATE
-from onebit.export.plain_torch.names import PROGRAM_NAMES, Names
+from onebit.export.plain_torch.names import LONGEST, PROGRAM_NAMES, Names
 from onebit.export.plain_torch.text import WIDTH, listing, plain, quoted
 from onebit.packed import PackedNet, infer
 from onebit.packed.net import INPUT
 
-NESTED = 66
-"""Longest expression that applies one layer to the result of another; with the longest variable, a line is full."""
+NESTED = 90
+"""Longest expression that applies one layer to the result of another, so that it fits into a line."""
 EXACT_FLOAT = 2**24
 """Integers up to this magnitude are exact in float32."""
 LOAD = '''\
@@ -83,7 +83,7 @@ class Program:
         waiting, expression = self._waiting
         node = self.net.nodes[index]
         alone = name == waiting and self._readers[name] == 1 and len(node.inputs) == 1
-        length = len(expression) + max(len(node.output), 20) + len("self.()")
+        length = len(expression) + min(len(node.output), LONGEST) + len("self.()")
         if alone and length <= NESTED and not isinstance(node, SEPARATE):
             return expression
         if waiting not in self._places:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -42,7 +43,8 @@ def write(net: PackedNet, path: Path, **options: str) -> None:
     if path.suffix == ".safetensors":
         from safetensors.numpy import save
 
-        path.write_bytes(save(program.body.state))
+        order = json.dumps({"order": list(program.body.state)})  # safetensors sorts them
+        path.write_bytes(save(program.body.state, metadata={"onebit": order}))
     else:
         import torch
 
