@@ -83,7 +83,7 @@ def test_the_last_bit_is_seen() -> None:
     assert not found.bit_exact
     assert 0 < found.largest < 1e-3
     found.check(exact=False)
-    with pytest.raises(OnebitError, match="the exported net is not the packed net: .*; nothing was written"):
+    with pytest.raises(OnebitError, match=r"the exported net is not the packed net: .*; nothing was written"):
         found.check(exact=True)
 
 
