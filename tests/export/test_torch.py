@@ -82,9 +82,14 @@ FAMILIES = {
     "mlp of signs": "mnist-bnn",
     "resnet": "cifar10-resnet20-binaryconnect",
     "resnet of signs": "cifar10-resnet18-bnn",
-    "vgg": "cifar10-vgg-bnn",
+    "vgg": "cifar10-binaryconnect",
+    "vgg of signs": "cifar10-vgg-bnn",
     "unet": "membrane-unet-ste",
 }
+
+
+INTEGER = "mlp of signs", "vgg of signs"
+"""They sum nothing but integers, so that every bit is equal."""
 
 
 @pytest.mark.parametrize(("family", "suffix"), [*((family, ".safetensors") for family in FAMILIES), ("mlp", ".pth")])
@@ -98,6 +103,9 @@ def test_a_process_that_cannot_import_onebit_runs_the_program(family: str, suffi
     subprocess.run([sys.executable, "-c", ALONE, *map(str, paths)], check=True, timeout=120)
     found, expected = np.load(tmp_path / "outputs.npy"), run(net, inputs)
     assert found.dtype == np.float32
+    if family in INTEGER:
+        np.testing.assert_array_equal(found, expected)
+        return
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
     if not expected.ndim > 2:
         np.testing.assert_array_equal(found.argmax(axis=1), expected.argmax(axis=1))
@@ -309,3 +317,15 @@ def test_what_torch_imports_is_known() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     outside = {name for name in done.stdout.split() if not name.startswith(("_", "__editable__"))}
     assert outside <= HIDING, sorted(outside - HIDING)
+
+
+def test_without_torch_it_writes_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = IMAGE_NETS["real"]()
+    export_net(net, "torch", tmp_path / "net.safetensors")
+    before = (tmp_path / "net.safetensors").read_bytes()
+    monkeypatch.setitem(sys.modules, "torch", None)
+    made = export_net(net, "torch", tmp_path / "net.safetensors")
+    assert (made.comparison, made.not_compared) == (None, "torch is not installed")
+    assert (tmp_path / "net.safetensors").read_bytes() == before
+    with pytest.raises(UsageError, match=r"other\.pth: torch, .*, is not installed; other\.safetensors needs no torch"):
+        export_net(net, "torch", tmp_path / "other.pth")

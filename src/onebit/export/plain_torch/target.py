@@ -39,15 +39,19 @@ def write(net: PackedNet, path: Path, **options: str) -> None:
             "choose another name, such as net" + path.suffix
         )
     program = Program(net, suffix=path.suffix)
-    path.with_suffix(".py").write_text(program.text(), encoding="utf-8")
+    path.with_suffix(".py").write_text(program.text(), encoding="utf-8", newline="\n")
     if path.suffix == ".safetensors":
         from safetensors.numpy import save
 
         order = json.dumps({"order": list(program.body.state)})  # safetensors sorts them
         path.write_bytes(save(program.body.state, metadata={"onebit": order}))
     else:
-        import torch
-
+        try:
+            import torch
+        except ImportError:
+            raise UsageError(
+                f"{path.name}: torch, which writes such files, is not installed; {path.stem}.safetensors needs no torch"
+            ) from None
         torch.save({name: torch.from_numpy(array) for name, array in program.body.state.items()}, path)
 
 
