@@ -10,5 +10,10 @@ EXPORTS: dict[str, Target] = {
         module="onebit.export.plain_torch.target",
         suffixes=(".safetensors", ".pth", ".pt"),
     ),
+    "html": Target(
+        text="one web page that runs the net, without a server",
+        module="onebit.export.html.writer",
+        suffixes=(".html",),
+    ),
 }
 """Name -> target of `onebit export NET --to NAME`."""

@@ -1,0 +1,1 @@
+"""The target `html`: a web page that runs a packed net."""

@@ -1,0 +1,52 @@
+// The .1bit file of the page: its bytes, its graph, and its arrays. docs/format.md of onebit specifies all of it.
+
+// base64 of a zlib stream -> bytes
+async function inflate(text) {
+  const packed = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
+
+const TYPES = { U8: Uint8Array, I8: Int8Array, I32: Int32Array, F32: Float32Array };
+// integers of a field that has more than one, if all are equal they are written as one
+const LENGTHS = { kernel: 2, stride: 2, dilation: 2, padding: 4, extra: 2, size: 2, start: 3, stop: 3, step: 3, channels: 2 };
+const ONE = ["groups", "padding_value", "value", "count_padding", "sums"];
+
+// bytes -> {graph, nodes, mean, std}; a node has its fields as numbers and typed arrays
+function readFile(file) {
+  const start = 8 + new DataView(file.buffer).getUint32(0, true);
+  const header = JSON.parse(new TextDecoder().decode(file.subarray(8, start)));
+  const graph = JSON.parse(header.__metadata__.onebit);
+  const left = new Map();
+  for (const [name, entry] of Object.entries(header)) {
+    if (name === "__metadata__") continue;
+    const [first, last] = entry.data_offsets;
+    left.set(name, new TYPES[entry.dtype](file.slice(start + first, start + last).buffer));
+  }
+  const take = (name, count) => {
+    const array = left.get(name);
+    left.set(name, array.subarray(count));
+    return array.subarray(0, count);
+  };
+  let before = "input";
+  const nodes = graph.nodes.map((line) => {
+    const [op, output, ...words] = line.split(" ");
+    const node = { op, output, inputs: [before] };
+    for (const word of words) {
+      const [field, text] = word.split("=");
+      const numbers = text ? text.split(",").map(Number) : [];
+      if (field === "inputs") node.inputs = text.split(",");
+      else if (field === "signs") {
+        [node.rows, node.terms] = numbers;
+        node.signs = take(field, node.rows * ((node.terms + 7) >> 3));
+      } else if (left.has(field)) {
+        if (field === "weight") [node.rows, node.terms] = numbers;
+        node[field] = take(field, size(numbers));
+      } else if (ONE.includes(field)) node[field] = numbers[0];
+      else node[field] = numbers.length === 1 && LENGTHS[field] ? Array(LENGTHS[field]).fill(numbers[0]) : numbers;
+    }
+    before = output;
+    return node;
+  });
+  return { graph, nodes, mean: left.get("input.mean"), std: left.get("input.std") };
+}

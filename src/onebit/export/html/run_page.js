@@ -1,0 +1,28 @@
+// `node run_page.js PAGE float32|uint8 [time] < inputs > outputs`: the script of a page, run outside of a browser.
+//
+// Inputs are the numbers of the samples, one after the other; outputs are the float32 numbers of each output, in the
+// order of the net, for all samples. With `time`, the median of milliseconds per sample is written to standard error.
+"use strict";
+const { readFileSync } = require("node:fs");
+
+const [, , page, dtype, time] = process.argv;
+const text = readFileSync(page, "utf8");
+const part = (id) => text.match(new RegExp(`<script id="${id}"[^>]*>([^]*?)</script>`))[1];
+const { inflate, openNet } = new Function(`${part("engine")}\nreturn { inflate, openNet };`)();
+
+inflate(part("net")).then((file) => {
+  const net = openNet(file);
+  const bytes = new Uint8Array(readFileSync(0));
+  const numbers = dtype === "float32" ? new Float32Array(bytes.buffer) : bytes;
+  const found = net.outputs.map(() => []);
+  const times = [];
+  for (let start = 0; start < numbers.length; start += net.count) {
+    const sample = numbers.subarray(start, start + net.count);
+    const began = performance.now();
+    const made = net.run(sample);
+    times.push(performance.now() - began);
+    net.outputs.forEach((name, index) => found[index].push(made.get(name)));
+  }
+  process.stdout.write(Buffer.concat(found.flat().map((array) => new Uint8Array(array.buffer))));
+  if (time) process.stderr.write(`${times.sort((a, b) => a - b)[times.length >> 1]}`);
+});
