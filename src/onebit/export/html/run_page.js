@@ -1,11 +1,11 @@
-// `node run_page.js PAGE float32|uint8 [time] < inputs > outputs`: the script of a page, run outside of a browser.
+// `node run_page.js PAGE float32|uint8 < inputs > outputs`: the script of a page, run outside of a browser.
 //
 // Inputs are the numbers of the samples, one after the other; outputs are the float32 numbers of each output, in the
-// order of the net, for all samples. With `time`, the median of milliseconds per sample is written to standard error.
+// order of the net, for all samples. The median of milliseconds per sample is written to standard error.
 "use strict";
 const { readFileSync } = require("node:fs");
 
-const [, , page, dtype, time] = process.argv;
+const [, , page, dtype] = process.argv;
 const text = readFileSync(page, "utf8");
 const part = (id) => text.match(new RegExp(`<script id="${id}"[^>]*>([^]*?)</script>`))[1];
 const { inflate, openNet } = new Function(`${part("engine")}\nreturn { inflate, openNet };`)();
@@ -24,5 +24,5 @@ inflate(part("net")).then((file) => {
     net.outputs.forEach((name, index) => found[index].push(made.get(name)));
   }
   process.stdout.write(Buffer.concat(found.flat().map((array) => new Uint8Array(array.buffer))));
-  if (time) process.stderr.write(`${times.sort((a, b) => a - b)[times.length >> 1]}`);
+  process.stderr.write(`${times.sort((a, b) => a - b)[times.length >> 1]}`);
 });

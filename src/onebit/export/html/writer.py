@@ -3,40 +3,67 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
+import io
+import json
+import re
 import subprocess
 import zlib
 from importlib import resources
 from math import prod
 from pathlib import Path
 from shutil import which
+from typing import Any
 
 import numpy as np
 
 from onebit.errors import OnebitError
+from onebit.export.html.scripts import asset, compact_script, compact_style, engine_script
 from onebit.export.target import CannotRun
 from onebit.packed import OPS, Node, PackedNet, dumps, infer, nodes
+from onebit.packed.net import op_name
+from onebit.runtime import run as run_net
 
 OPERATIONS: frozenset[type[Node]] = frozenset(OPS.values())
 EXACT = True
 RUNS_WITH = "node"
 
-_ENGINE: dict[str, frozenset[type[Node]]] = {
-    "tables": frozenset({nodes.Dense, nodes.Conv, nodes.ConvTranspose}),
-    "reals": frozenset({nodes.RealDense, nodes.RealConv, nodes.RealConvTranspose}),
-    "pools": frozenset({nodes.MaxPool, nodes.AveragePool, nodes.AdaptiveAveragePool}),
-}
-"""Parts of the engine that only some nets need -> their operations."""
+ENGINE = ("read", "net", "pointwise", "arrange", "grid", "tables", "reals", "pools")
+SAMPLES = 10
+LARGEST_DRAWING = 64
+"""Gray images of more pixels on a side are chosen as files instead of drawn."""
+SAMPLE_BYTES = 4000
+SAMPLE_SHARE = 0.1
+"""Samples stored as JPEG take at most SAMPLE_BYTES, or this share of the net's file."""
+MOST_NUMBERS = 4096
+"""Samples of more numbers are not shown as text."""
 
 
-def write(net: PackedNet, path: Path) -> None:
-    """Write the page of a net."""
-    net_text = base64.b64encode(zlib.compress(dumps(net), 9)).decode()
-    engine = "\n".join(compact(_asset(f"engine/{name}.js")) for name in engine_parts(net))
-    page = _asset("page/page.html")
-    for name, text in {"title": html.escape(net.name or "packed net"), "net": net_text, "engine": engine}.items():
-        page = page.replace("{{" + name + "}}", text)
-    path.write_text(page, encoding="utf-8")
+def write(net: PackedNet, path: Path, *, samples: np.ndarray | None = None) -> None:
+    """Write the page of a net.
+
+    Args:
+        samples: (N, …) inputs to try in the page; some of them are stored in it.
+    """
+    kind, file = page_kind(net), dumps(net)
+    names = [*ENGINE, *(["bits"] if _multiplies_signs(net) else [])]
+    shown = ["page", kind, *(["outputs"] if kind != "digits" else [])]
+    parts = {
+        "title": html.escape(net.name or "packed net"),
+        "style": "".join(compact_style(asset(f"page/{name}.css")) for name in ("page", kind)),
+        "form": asset(f"page/{kind}.html").strip(),
+        "net": _base64(zlib.compress(file, 9)),
+        # no "<", so that no name of the net ends the script
+        "info": json.dumps(
+            {"statement": net.statement, "samples": samples_of(net, kind, samples, len(file))}, separators=(",", ":")
+        ).replace("<", "\\u003c"),
+        "engine": '"use strict";\n' + engine_script(names, map(op_name, net.nodes)),
+        "script": '"use strict";\n' + "\n".join(compact_script(asset(f"page/{name}.js")) for name in shown),
+    }
+    parts |= {f"{name}_hash": _source_hash(parts[name]) for name in ("style", "engine", "script")}
+    page = re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], asset("page/page.html"))
+    path.write_text(page, encoding="utf-8", newline="\n")
 
 
 def run(net: PackedNet, path: Path, inputs: np.ndarray) -> dict[str, np.ndarray]:
@@ -55,7 +82,7 @@ def run_page(net: PackedNet, path: Path, inputs: np.ndarray) -> tuple[dict[str, 
     if node is None:
         raise CannotRun("node is not installed")
     with resources.as_file(resources.files("onebit.export.html") / "run_page.js") as script:
-        command = [node, str(script), str(path), net.input.dtype, "time"]
+        command = [node, str(script), str(path), net.input.dtype]
         done = subprocess.run(command, input=np.ascontiguousarray(inputs).tobytes(), capture_output=True)
     if done.returncode:
         raise OnebitError(f"node could not run the page: {done.stderr.decode(errors='replace').strip()}")
@@ -68,25 +95,59 @@ def run_page(net: PackedNet, path: Path, inputs: np.ndarray) -> tuple[dict[str, 
     return found, float(done.stderr)
 
 
-def engine_parts(net: PackedNet) -> list[str]:
-    """The files of the engine that a net needs, in order."""
-    kinds = {type(node) for node in net.nodes}
-    parts = ["read", "net", "pointwise", "arrange"]
-    weights = kinds & (_ENGINE["tables"] | _ENGINE["reals"])
-    if weights or kinds & _ENGINE["pools"]:
-        parts.append("grid")
-    parts += [name for name, needing in _ENGINE.items() if kinds & needing]
+def page_kind(net: PackedNet) -> str:
+    """How inputs are entered: "digits" are drawn, "images" are files, and "numbers" are typed."""
+    shape = net.input.shape
+    if net.input.dtype != "uint8" or len(shape) != 3 or shape[0] not in (1, 3):
+        return "numbers"
+    logits = isinstance(net.output, str) and len(infer(net)[net.output].shape) == 1
+    return "digits" if shape[0] == 1 and max(shape) <= LARGEST_DRAWING and logits else "images"
+
+
+def samples_of(net: PackedNet, kind: str, inputs: np.ndarray | None, size: int) -> Any:
+    """Some inputs as the page stores them: base64 of bytes or of a JPEG file, or lists of numbers."""
+    chosen = [] if inputs is None or not len(inputs) else [inputs[k] for k in _of_all_labels(net, inputs)]
+    if kind == "digits":
+        return _base64(zlib.compress(b"".join(image.tobytes() for image in chosen), 9))
+    if kind == "numbers":
+        count = prod(net.input.shape)
+        return [sample.reshape(-1).tolist() for sample in chosen] if count <= MOST_NUMBERS else []
+    most = max(SAMPLE_BYTES, SAMPLE_SHARE * size)
+    for count in range(len(chosen), 0, -1):
+        if len(sheet := _jpeg(chosen[:count])) <= most:
+            return _base64(sheet)
+    return ""
+
+
+def _of_all_labels(net: PackedNet, inputs: np.ndarray) -> list[int]:
+    """Indices of inputs, as different as the net's answers allow; of inputs without labels, evenly spread."""
+    spread = [len(inputs) * k // SAMPLES for k in range(SAMPLES)]
+    if not isinstance(net.output, str) or len(infer(net)[net.output].shape) != 1:
+        return sorted(set(spread))
+    labels = run_net(net, inputs).argmax(axis=1)
+    first = sorted(np.unique(labels, return_index=True)[1].tolist(), key=lambda k: int(labels[k]))
+    return first[:SAMPLES] if len(first) > SAMPLES // 2 else sorted({*first, *spread})[:SAMPLES]
+
+
+def _jpeg(images: list[np.ndarray]) -> bytes:
+    """Images (C, H, W) of bytes, one below the other, as a file that browsers read."""
+    from PIL import Image
+
+    sheet = np.concatenate(images, axis=1).transpose(1, 2, 0)
+    stream = io.BytesIO()
+    Image.fromarray(sheet if sheet.shape[2] == 3 else sheet[:, :, 0]).save(stream, "JPEG", quality=85, optimize=True)
+    return stream.getvalue()
+
+
+def _multiplies_signs(net: PackedNet) -> bool:
     values = infer(net)
-    if any(isinstance(node, nodes.OneBitWeights) and values[node.inputs[0]].kind == "sign" for node in net.nodes):
-        parts.append("bits")
-    return parts
+    return any(isinstance(node, nodes.OneBitWeights) and values[node.inputs[0]].kind == "sign" for node in net.nodes)
 
 
-def compact(text: str) -> str:
-    """A script or style sheet without comments and indentation; comments follow two spaces, or have their own line."""
-    lines = (line.strip() for line in text.splitlines())
-    return "\n".join(line.partition("  // ")[0] for line in lines if line and not line.startswith(("//", "/*")))
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
-def _asset(name: str) -> str:
-    return (resources.files("onebit.export.html") / name).read_text(encoding="utf-8")
+def _source_hash(text: str) -> str:
+    """How a content security policy names a script or style."""
+    return f"'sha256-{_base64(hashlib.sha256(text.encode()).digest())}'"

@@ -1,0 +1,165 @@
+// What all pages share: the answer, facts on the net, its first weights as pictures, its layers.
+
+const $ = (id) => document.getElementById(id);
+const info = JSON.parse($("info").textContent);
+const text = (count, digits = 0) => count.toLocaleString("en", { maximumFractionDigits: digits });
+
+// An element with properties and children; text is never read as HTML
+function element(tag, properties, ...children) {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.append(...children);
+  return made;
+}
+
+const image = (canvas) => {
+  const pen = canvas.getContext("2d");
+  return [pen, pen.createImageData(canvas.width, canvas.height)];
+};
+
+// Numbers 0 to 255 in the order (C, H, W), of one or three channels, on a canvas
+function paint(canvas, numbers, [channels, height, width]) {
+  Object.assign(canvas, { width, height });
+  const [pen, pixels] = image(canvas);
+  for (let i = 0; i < width * height; i++) {
+    for (let c = 0; c < 3; c++) pixels.data[4 * i + c] = numbers[(channels > 1 ? c : 0) * width * height + i];
+    pixels.data[4 * i + 3] = 255;
+  }
+  pen.putImageData(pixels, 0, 0);
+}
+
+// Outputs for the numbers of one sample, shown; they are timed as well
+let last;
+const times = [];
+function answer(numbers) {
+  last = numbers;
+  const began = performance.now();
+  const made = net.run(numbers);
+  times.push(performance.now() - began);
+  show(made);
+}
+
+// The time of a sample is the median of several rounds that each take 20 ms or more, so that coarse clocks do
+function measure() {
+  const rounds = times[0] > 200 ? times.slice(0, 1) : Array.from({ length: 5 }, () => {
+    let [count, began, now] = [0, performance.now(), 0];
+    do {
+      net.run(last);
+      count++;
+      now = performance.now();
+    } while (now - began < 20);
+    return (now - began) / count;
+  });
+  const time = rounds.sort((a, b) => a - b)[rounds.length >> 1];
+  $("time").textContent = `${text(time, time < 10 ? 2 : 0)} ms, measured in this browser`;
+}
+
+// One output with a number per class: probabilities, as bars; of many classes the ten most probable
+function showClasses(logits) {
+  const most = Math.max(...logits);
+  const powers = Array.from(logits, (x) => Math.exp(x - most));
+  const sum = powers.reduce((a, b) => a + b, 0);
+  const names = net.graph.classes || powers.map((_, k) => `${k}`);
+  let order = [...powers.keys()];
+  const best = powers.indexOf(1);
+  if (order.length > 20) order = order.sort((a, b) => powers[b] - powers[a]).slice(0, 10);
+  $("answer").textContent = names[best];
+  if (!$("results").children.length) {
+    for (const _ of order) $("results").append(element("div", { className: "bar" }, element("span"), element("div", {}, element("i")), element("b")));
+  }
+  order.forEach((k, row) => {
+    $("results").children[row].hidden = false;
+    const [name, bar, number] = $("results").children[row].children;
+    const share = (100 * powers[k]) / sum;
+    name.textContent = names[k];
+    bar.firstChild.style.width = `${share}%`;
+    number.textContent = `${text(share, 1)} %`;
+  });
+}
+
+function facts() {
+  const reals = ["scale", "centre", "shift", "slope", "weight", "threshold", "low", "high"];
+  const rows = net.nodes.map((node) => ({
+    name: node.output,
+    operation: node.op.replaceAll("_", " "),
+    output: node.made.shape.join(" × "),
+    bits: node.signs ? node.rows * node.terms : 0,
+    reals: reals.reduce((sum, field) => sum + (node[field]?.length || 0), 0),
+  }));
+  const total = (key) => rows.reduce((sum, row) => sum + row[key], 0);
+  const ratio = (4 * (total("bits") + total("reals"))) / file.length;
+  $("name").textContent = net.graph.name || "Packed net";
+  const list = {
+    Size: `${text(total("bits"))} weights of one bit in a file of ${text(file.length / 1000, 1)} kB, ${text(ratio, 1)} × smaller than float32`,
+    Certificate: info.statement,
+    "Time per sample": "…",
+  };
+  for (const [name, value] of Object.entries(list)) {
+    $("facts").append(element("div", {}, element("dt", {}, name), element("dd", { id: name[0] === "T" ? "time" : "" }, value)));
+  }
+  const head = ["layer", "operation", "output", "one-bit weights", "real numbers"];
+  $("layers").append(element("tr", {}, ...head.map((name) => element("th", {}, name))));
+  for (const { name, operation, output, bits, reals } of rows) {
+    const cells = [name, operation, output, bits && text(bits), reals && text(reals)];
+    $("layers").append(element("tr", {}, ...cells.map((cell) => element("td", {}, cell || ""))));
+  }
+  $("download").onclick = () => {
+    const href = URL.createObjectURL(new Blob([file]));
+    element("a", { href, download: `${net.graph.name || "net"}.1bit` }).click();
+    setTimeout(() => URL.revokeObjectURL(href), 1000);
+  };
+}
+
+// Each row of the first weights as a picture; or all rows as the lines of one
+function pictures() {
+  const node = net.nodes.find((node) => node.terms);
+  if (!node) return;
+  const { shape } = net.values.get("input");
+  const first = shape.length === 3 && [1, 3].includes(shape[0]);
+  const kernel = node.kernel || shape.slice(1);
+  const [height, width] = kernel;
+  const channels = node.terms / (height * width);
+  const whole = !first || ![1, 3].includes(channels) || height < 2;
+  const [h, w] = whole ? [1, node.terms] : [height, width];
+  const count = Math.min(node.rows, whole ? 512 : 60);
+  const across = whole ? 1 : Math.min(count, h > 9 ? 12 : 16);
+  const gap = whole ? 0 : h > 9 ? 2 : 1;
+  const canvas = $("signs");
+  canvas.width = across * (w + gap) - gap;
+  canvas.height = Math.ceil(count / across) * (h + gap) - gap;
+  const [pen, pixels] = image(canvas);
+  const perRow = (node.terms + 7) >> 3;
+  for (let row = 0; row < count; row++) {
+    const reals = node.weight?.subarray(row * node.terms, (row + 1) * node.terms);
+    const most = reals?.reduce((m, x) => Math.max(m, Math.abs(x)), 1e-30);
+    for (let i = 0; i < h * w; i++) {
+      const x = (row % across) * (w + gap) + (i % w);
+      const y = ((row / across) | 0) * (h + gap) + ((i / w) | 0);
+      for (let c = 0; c < 3; c++) {
+        // dense: (C, H, W); convolutions: (H, W, C)
+        const channel = channels === 3 && !whole ? c : 0;
+        const k = node.kernel && !whole ? i * channels + channel : channel * h * w + i;
+        const value = reals ? reals[k] / most : ((node.signs[row * perRow + (k >> 3)] >> (k & 7)) & 1) * 2 - 1;
+        const [low, high] = channels === 3 && !whole ? [30, 240] : [[38, 62, 110][c], [244, 236, 220][c]];
+        pixels.data[4 * (y * canvas.width + x) + c] = low + ((value + 1) / 2) * (high - low);
+      }
+      pixels.data[4 * (y * canvas.width + x) + 3] = 255;
+    }
+  }
+  pen.putImageData(pixels, 0, 0);
+  $("weights").hidden = false;
+  const each = whole ? "a line" : "a picture";
+  const words = `${text(count)} of ${text(node.rows)} rows of ${node.output}, each ${each}: light is +1, dark is −1`;
+  $("legend").textContent = canvas.ariaLabel = channels === 3 && !whole ? `${words}, in red, green and blue` : words;
+}
+
+// `onebit.run(Uint8Array or Float32Array of a sample)` of the console gives a Map from each output to its numbers
+let net, file;
+const ready = inflate($("net").textContent).then((bytes) => {
+  file = bytes;
+  net = openNet(file);
+  facts();
+  pictures();
+  start();
+  setTimeout(() => last && measure(), 50);
+}, () => ($("answer").textContent = "This browser is too old for this page"));
+window.onebit = { ready, run: (numbers) => net.run(numbers) };

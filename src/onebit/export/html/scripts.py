@@ -1,0 +1,58 @@
+"""The scripts and styles of a page: only the parts that a net needs, without comments and spaces."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from importlib import resources
+
+_PARTS = re.compile(r"\n\n(?=\S)")
+_DEFINED = re.compile(r"^(?:async )?(?:function|const|let) (\w+)", re.M)
+_OPERATIONS = re.compile(r"\bOPS\.(\w+) =")
+_STRINGS = re.compile(r"""("(?:\\.|[^"\\])*"|`(?:\\.|[^`\\])*`)""")
+# not around + and -, where two may follow each other
+_SPACES = re.compile(r" ?([^\w$\s+-]) ?")
+
+
+def asset(name: str) -> str:
+    """The text of a file of this folder."""
+    return (resources.files("onebit.export.html") / name).read_text(encoding="utf-8")
+
+
+def engine_script(files: Iterable[str], operations: Iterable[str]) -> str:
+    """The engine for some operations: parts of files that define what nothing uses are left out.
+
+    A part ends with an empty line before a line that is not indented.
+    """
+    wanted = set(operations)
+    parts = [part for name in files for part in _PARTS.split(asset(f"engine/{name}.js"))]
+    parts = [part for part in parts if not (made := _OPERATIONS.findall(part)) or wanted & set(made)]
+    roots = {"OPS", "openNet", "inflate"}
+    while True:
+        words = [set(re.findall(r"\w+", compact_script(part))) for part in parts]
+        kept = []
+        for index, part in enumerate(parts):
+            names = set(_DEFINED.findall(part))
+            others = set().union(roots, *words[:index], *words[index + 1 :])
+            if not names or names & others:
+                kept.append(part)
+        if len(kept) == len(parts):
+            return compact_script("\n".join(kept))
+        parts = kept
+
+
+def compact_script(text: str) -> str:
+    """A script without comments, which have their own line or follow two spaces, and without needless spaces."""
+    lines = []
+    for line in text.splitlines():
+        code = line.strip().partition("  // ")[0]
+        if code and not code.startswith("//"):
+            pieces = _STRINGS.split(code)
+            pieces[::2] = [_SPACES.sub(r"\1", piece) for piece in pieces[::2]]
+            lines.append("".join(pieces))
+    return "\n".join(lines)
+
+
+def compact_style(text: str) -> str:
+    """A style sheet without line breaks and needless spaces."""
+    return re.sub(r"\s*([{};,])\s*", r"\1", text.strip()).replace(": ", ":").replace(";}", "}")
