@@ -4,25 +4,24 @@
 // order of the net, for all samples. The median of milliseconds per sample is written to standard error.
 "use strict";
 const { readFileSync } = require("node:fs");
+const { inflateSync } = require("node:zlib");
 
 const [, , page, dtype] = process.argv;
 const text = readFileSync(page, "utf8");
-const part = (id) => text.match(new RegExp(`<script id="${id}"[^>]*>([^]*?)</script>`))[1];
-const { inflate, openNet } = new Function(`${part("engine")}\nreturn { inflate, openNet };`)();
+const part = (id) => inflateSync(Buffer.from(text.match(new RegExp(`<script id="${id}"[^>]*>([^<]*)<`))[1], "base64"));
+const openNet = new Function(`${part("engine")}\nreturn openNet;`)();
 
-inflate(part("net")).then((file) => {
-  const net = openNet(file);
-  const bytes = new Uint8Array(readFileSync(0));
-  const numbers = dtype === "float32" ? new Float32Array(bytes.buffer) : bytes;
-  const found = net.outputs.map(() => []);
-  const times = [];
-  for (let start = 0; start < numbers.length; start += net.count) {
-    const sample = numbers.subarray(start, start + net.count);
-    const began = performance.now();
-    const made = net.run(sample);
-    times.push(performance.now() - began);
-    net.outputs.forEach((name, index) => found[index].push(made.get(name)));
-  }
-  process.stdout.write(Buffer.concat(found.flat().map((array) => new Uint8Array(array.buffer))));
-  process.stderr.write(`${times.sort((a, b) => a - b)[times.length >> 1]}`);
-});
+const net = openNet(new Uint8Array(part("net")));
+const bytes = new Uint8Array(readFileSync(0));
+const numbers = dtype === "float32" ? new Float32Array(bytes.buffer) : bytes;
+const found = net.outputs.map(() => []);
+const times = [];
+for (let start = 0; start < numbers.length; start += net.count) {
+  const sample = numbers.subarray(start, start + net.count);
+  const began = performance.now();
+  const made = net.run(sample);
+  times.push(performance.now() - began);
+  net.outputs.forEach((name, index) => found[index].push(made.get(name)));
+}
+process.stdout.write(Buffer.concat(found.flat().map((array) => new Uint8Array(array.buffer))));
+process.stderr.write(`${times.sort((a, b) => a - b)[times.length >> 1]}`);

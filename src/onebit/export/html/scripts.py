@@ -1,4 +1,4 @@
-"""The scripts and styles of a page: only the parts that a net needs, without comments and spaces."""
+"""The scripts and styles of a page: only the parts that a net needs, without comments."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ from importlib import resources
 _PARTS = re.compile(r"\n\n(?=\S)")
 _DEFINED = re.compile(r"^(?:async )?(?:function|const|let) (\w+)", re.M)
 _OPERATIONS = re.compile(r"\bOPS\.(\w+) =")
-_STRINGS = re.compile(r"""("(?:\\.|[^"\\])*"|`(?:\\.|[^`\\])*`)""")
-# not around + and -, where two may follow each other
-_SPACES = re.compile(r" ?([^\w$\s+-]) ?")
 
 
 def asset(name: str) -> str:
@@ -27,7 +24,7 @@ def engine_script(files: Iterable[str], operations: Iterable[str]) -> str:
     wanted = set(operations)
     parts = [part for name in files for part in _PARTS.split(asset(f"engine/{name}.js"))]
     parts = [part for part in parts if not (made := _OPERATIONS.findall(part)) or wanted & set(made)]
-    roots = {"OPS", "openNet", "inflate"}
+    roots = {"OPS", "openNet"}
     while True:
         words = [set(re.findall(r"\w+", compact_script(part))) for part in parts]
         kept = []
@@ -42,15 +39,9 @@ def engine_script(files: Iterable[str], operations: Iterable[str]) -> str:
 
 
 def compact_script(text: str) -> str:
-    """A script without comments, which have their own line or follow two spaces, and without needless spaces."""
-    lines = []
-    for line in text.splitlines():
-        code = line.strip().partition("  // ")[0]
-        if code and not code.startswith("//"):
-            pieces = _STRINGS.split(code)
-            pieces[::2] = [_SPACES.sub(r"\1", piece) for piece in pieces[::2]]
-            lines.append("".join(pieces))
-    return "\n".join(lines)
+    """A script without comments, which have their own line or follow two spaces, and without empty lines."""
+    lines = (line.partition("  // ")[0] for line in text.splitlines())
+    return "\n".join(line for line in lines if line.strip() and not line.lstrip().startswith("//"))
 
 
 def compact_style(text: str) -> str:

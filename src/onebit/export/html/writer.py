@@ -14,7 +14,6 @@ from importlib import resources
 from math import prod
 from pathlib import Path
 from shutil import which
-from typing import Any
 
 import numpy as np
 
@@ -47,21 +46,26 @@ def write(net: PackedNet, path: Path, *, samples: np.ndarray | None = None) -> N
         samples: (N, …) inputs to try in the page; some of them are stored in it.
     """
     kind, file = page_kind(net), dumps(net)
-    names = [*ENGINE, *(["bits"] if _multiplies_signs(net) else [])]
     shown = ["page", kind, *(["outputs"] if kind != "digits" else [])]
+    engine = engine_script([*ENGINE, *(["bits"] if _multiplies_signs(net) else [])], map(op_name, net.nodes))
+    script = "\n".join(compact_script(asset(f"page/{name}.js")) for name in shown)
+    boot = compact_script(asset("page/boot.js"))
+    style = "".join(compact_style(asset(f"page/{name}.css")) for name in ("page", kind))
+    stored, numbers = samples_of(net, kind, samples, len(file))
     parts = {
         "title": html.escape(net.name or "packed net"),
-        "style": "".join(compact_style(asset(f"page/{name}.css")) for name in ("page", kind)),
+        "style": style,
+        "style_hash": _source_hash(style),
+        "hashes": " ".join(map(_source_hash, (boot, engine, script))),
         "form": asset(f"page/{kind}.html").strip(),
-        "net": _base64(zlib.compress(file, 9)),
         # no "<", so that no name of the net ends the script
-        "info": json.dumps(
-            {"statement": net.statement, "samples": samples_of(net, kind, samples, len(file))}, separators=(",", ":")
-        ).replace("<", "\\u003c"),
-        "engine": '"use strict";\n' + engine_script(names, map(op_name, net.nodes)),
-        "script": '"use strict";\n' + "\n".join(compact_script(asset(f"page/{name}.js")) for name in shown),
+        "info": json.dumps({"statement": net.statement, "samples": numbers}).replace("<", "\\u003c"),
+        "net": _zlib(file),
+        "samples": stored,
+        "engine": _zlib(engine.encode()),
+        "page": _zlib(script.encode()),
+        "boot": boot,
     }
-    parts |= {f"{name}_hash": _source_hash(parts[name]) for name in ("style", "engine", "script")}
     page = re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], asset("page/page.html"))
     path.write_text(page, encoding="utf-8", newline="\n")
 
@@ -104,19 +108,22 @@ def page_kind(net: PackedNet) -> str:
     return "digits" if shape[0] == 1 and max(shape) <= LARGEST_DRAWING and logits else "images"
 
 
-def samples_of(net: PackedNet, kind: str, inputs: np.ndarray | None, size: int) -> Any:
-    """Some inputs as the page stores them: base64 of bytes or of a JPEG file, or lists of numbers."""
+def samples_of(net: PackedNet, kind: str, inputs: np.ndarray | None, size: int) -> tuple[str, list[list[float]]]:
+    """Some inputs as the page stores them: base64 of a zlib stream or of a JPEG file, or lists of numbers.
+
+    Args:
+        size: bytes of the net's file.
+    """
     chosen = [] if inputs is None or not len(inputs) else [inputs[k] for k in _of_all_labels(net, inputs)]
     if kind == "digits":
-        return _base64(zlib.compress(b"".join(image.tobytes() for image in chosen), 9))
+        return _zlib(b"".join(image.tobytes() for image in chosen)), []
     if kind == "numbers":
-        count = prod(net.input.shape)
-        return [sample.reshape(-1).tolist() for sample in chosen] if count <= MOST_NUMBERS else []
+        return "", [sample.reshape(-1).tolist() for sample in chosen if sample.size <= MOST_NUMBERS]
     most = max(SAMPLE_BYTES, SAMPLE_SHARE * size)
     for count in range(len(chosen), 0, -1):
         if len(sheet := _jpeg(chosen[:count])) <= most:
-            return _base64(sheet)
-    return ""
+            return _base64(sheet), []
+    return "", []
 
 
 def _of_all_labels(net: PackedNet, inputs: np.ndarray) -> list[int]:
@@ -142,6 +149,12 @@ def _jpeg(images: list[np.ndarray]) -> bytes:
 def _multiplies_signs(net: PackedNet) -> bool:
     values = infer(net)
     return any(isinstance(node, nodes.OneBitWeights) and values[node.inputs[0]].kind == "sign" for node in net.nodes)
+
+
+def _zlib(data: bytes) -> str:
+    """base64 of the shortest zlib stream; small memory levels adapt more often to what comes."""
+    packers = (zlib.compressobj(9, zlib.DEFLATED, 15, level) for level in (4, 6, 7, 8, 9))
+    return _base64(min((packer.compress(data) + packer.flush() for packer in packers), key=len))
 
 
 def _base64(data: bytes) -> str:

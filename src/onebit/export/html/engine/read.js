@@ -1,12 +1,5 @@
 // The .1bit file of the page: its bytes, its graph, and its arrays. docs/format.md of onebit specifies all of it.
 
-// base64 of a zlib stream -> bytes
-async function inflate(text) {
-  const packed = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return new Uint8Array(await new Response(stream).arrayBuffer());
-}
-
 const TYPES = { U8: Uint8Array, I8: Int8Array, I32: Int32Array, F32: Float32Array };
 // integers of a field that has more than one, if all are equal they are written as one
 const LENGTHS = { kernel: 2, stride: 2, dilation: 2, padding: 4, extra: 2, size: 2, start: 3, stop: 3, step: 3, channels: 2 };

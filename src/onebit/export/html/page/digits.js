@@ -109,7 +109,7 @@ function start() {
   };
   pad.onblur = () => (pad.style.background = "");
 
-  inflate(info.samples).then((bytes) => {
+  const offer = (bytes) => {
     for (let at = 0; at < bytes.length; at += net.count) {
       const numbers = bytes.subarray(at, at + net.count);
       const small = element("canvas");
@@ -121,11 +121,12 @@ function start() {
         sample = true;
         see(numbers);
       };
-      $("samples").append(element("button", { onclick: use, ariaLabel: `Sample ${at / net.count + 1}` }, small));
+      $("choices").append(element("button", { onclick: use, ariaLabel: `Sample ${at / net.count + 1}` }, small));
       if (!at) use();
     }
     if (!bytes.length) clear();
-  });
+  };
+  inflate("samples").then(async (stored) => offer(new Uint8Array(await stored.arrayBuffer())));
 }
 
 function show(made) {

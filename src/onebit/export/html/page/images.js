@@ -50,18 +50,19 @@ function start() {
     const blob = [...event.clipboardData.files].find((one) => one.type.startsWith("image/"));
     if (blob) read(blob);
   };
-  if (!info.samples) return;
+  const stored = $("samples").textContent;
+  if (!stored) return;
   const sheet = new Image();
   sheet.onload = () => {
     for (let at = 0; at < sheet.naturalHeight; at += height) {
       const numbers = numbersOf(sheet, 0, at, width, height);
       const small = element("canvas");
       paint(small, numbers, shape);
-      $("samples").append(element("button", { onclick: () => see(numbers), ariaLabel: `Sample ${at / height + 1}` }, small));
+      $("choices").append(element("button", { onclick: () => see(numbers), ariaLabel: `Sample ${at / height + 1}` }, small));
       if (!at) see(numbers);
     }
   };
-  sheet.src = `data:image/jpeg;base64,${info.samples}`;
+  sheet.src = `data:image/jpeg;base64,${stored}`;
 }
 
 function show(made) {

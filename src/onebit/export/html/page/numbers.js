@@ -48,10 +48,10 @@ function start() {
     fill(numbers);
     check(Array.from(numbers));
   };
-  samples.forEach((numbers, k) => $("samples").append(element("button", { onclick: () => use(numbers) }, `Sample ${k + 1}`)));
+  samples.forEach((numbers, k) => $("choices").append(element("button", { onclick: () => use(numbers) }, `Sample ${k + 1}`)));
   const draw = () => Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(6.283185 * Math.random());
   const random = () => Array.from({ length: count }, () => (bytes ? Math.floor(256 * Math.random()) : +draw().toFixed(3)));
-  $("samples").append(element("button", { onclick: () => use(random()) }, "Random numbers"));
+  $("choices").append(element("button", { onclick: () => use(random()) }, "Random numbers"));
   use(middle);
 }
 

@@ -152,14 +152,13 @@ function pictures() {
   $("legend").textContent = canvas.ariaLabel = channels === 3 && !whole ? `${words}, in red, green and blue` : words;
 }
 
-// `onebit.run(Uint8Array or Float32Array of a sample)` of the console gives a Map from each output to its numbers
 let net, file;
-const ready = inflate($("net").textContent).then((bytes) => {
+function begin(bytes) {
   file = bytes;
   net = openNet(file);
+  onebit.run = (numbers) => net.run(numbers);
   facts();
   pictures();
   start();
   setTimeout(() => last && measure(), 50);
-}, () => ($("answer").textContent = "This browser is too old for this page"));
-window.onebit = { ready, run: (numbers) => net.run(numbers) };
+}
