@@ -32,7 +32,7 @@ ENGINE = ("read", "net", "pointwise", "arrange", "grid", "tables", "reals", "poo
 SAMPLES = 10
 LARGEST_DRAWING = 64
 """Gray images of more pixels on a side are chosen as files instead of drawn."""
-SAMPLE_BYTES = 4000
+SAMPLE_BYTES = 3000
 SAMPLE_SHARE = 0.1
 """Samples stored as JPEG take at most SAMPLE_BYTES, or this share of the net's file."""
 MOST_NUMBERS = 4096
@@ -142,7 +142,7 @@ def _jpeg(images: list[np.ndarray]) -> bytes:
 
     sheet = np.concatenate(images, axis=1).transpose(1, 2, 0)
     stream = io.BytesIO()
-    Image.fromarray(sheet if sheet.shape[2] == 3 else sheet[:, :, 0]).save(stream, "JPEG", quality=85, optimize=True)
+    Image.fromarray(sheet if sheet.shape[2] == 3 else sheet[:, :, 0]).save(stream, "JPEG", quality=80, optimize=True)
     return stream.getvalue()
 
 

@@ -4,12 +4,15 @@ const ROUND = 1.5 * 2 ** 52;  // a double plus this, minus this, is rounded to a
 
 // Real numbers -> integers `z` within 2^24, and their `unit`: numbers[i] is about z[i] * unit
 function onGrid(numbers, least) {
+  const count = numbers.length;
+  const z = new Float64Array(count);
   let largest = least;
-  for (const x of numbers) largest = Math.max(largest, Math.abs(fround(x)));
-  if (!Number.isFinite(largest)) return { z: new Float64Array(numbers.length), unit: NaN };
+  for (let i = 0; i < count; i++) largest = Math.max(largest, Math.abs(fround(numbers[i])));
+  if (!Number.isFinite(largest)) return { z, unit: NaN };
   const p = (new Uint32Array(Float32Array.of(largest).buffer)[0] >>> 23) - 126;
   const power = 2 ** Math.min(126, 24 - p);
-  return { z: Float64Array.from(numbers, (x) => fround(x) * power + ROUND - ROUND), unit: 1 / power };
+  for (let i = 0; i < count; i++) z[i] = fround(numbers[i]) * power + ROUND - ROUND;
+  return { z, unit: 1 / power };
 }
 
 // The place in the image of each tap of each window along one axis, -1 outside: [window * taps + tap]

@@ -20,9 +20,19 @@ function ofTwo(made, one) {
   return { ...made, run };
 }
 
-// in doubles, rounded once
-OPS.affine = ({ scale, shift }, x) =>
-  pointwise(real(x.shape), !scale ? (v, c) => v + shift[c] : !shift ? (v, c) => v * scale[c] : (v, c) => v * scale[c] + shift[c]);
+// in doubles, rounded once; to multiply by 1 and to add -0 changes no number
+OPS.affine = ({ scale, shift }, x) => {
+  const made = real(x.shape);
+  const [channels = 1] = x.shape;
+  const [by, plus] = [scale || new Float32Array(channels).fill(1), shift || new Float32Array(channels).fill(-0)];
+  const run = (v) => {
+    const y = fresh(made);
+    const each = y.length / channels;
+    for (let c = 0, i = 0; c < channels; c++) for (const stop = (c + 1) * each; i < stop; i++) y[i] = v[i] * by[c] + plus[c];
+    return y;
+  };
+  return { ...made, run };
+};
 
 OPS.threshold = ({ threshold, direction }, x) =>
   pointwise({ shape: x.shape, bound: 1, sign: true }, (v, c) =>
@@ -34,7 +44,14 @@ OPS.sign = ({ shift }, x) =>
     return v >= (shift ? shift[c] : 0) ? 1 : -1;
   });
 
-OPS.relu = (node, { shape, bound }) => pointwise({ shape, bound }, (v) => (v < 0 ? 0 : v));
+OPS.relu = (node, { shape, bound }) => {
+  const run = (v) => {
+    const y = fresh({ shape, bound });
+    for (let i = 0; i < y.length; i++) y[i] = v[i] < 0 ? 0 : v[i];
+    return y;
+  };
+  return { shape, bound, run };
+};
 
 OPS.prelu = ({ slope }, x) =>
   pointwise(real(x.shape), (v, c) => (v > 0 ? v : fround(v) * slope[c]));
