@@ -1,4 +1,4 @@
-"""The scripts and styles of a page: only the parts that a net needs, without comments."""
+"""The scripts of a page: only the parts that a net needs, without comments."""
 
 from __future__ import annotations
 
@@ -42,8 +42,3 @@ def compact_script(text: str) -> str:
     """A script without comments, which have their own line or follow two spaces, and without empty lines."""
     lines = (line.partition("  // ")[0] for line in text.splitlines())
     return "\n".join(line for line in lines if line.strip() and not line.lstrip().startswith("//"))
-
-
-def compact_style(text: str) -> str:
-    """A style sheet without line breaks and needless spaces."""
-    return re.sub(r"\s*([{};,])\s*", r"\1", text.strip()).replace(": ", ":").replace(";}", "}")

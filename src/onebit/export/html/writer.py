@@ -18,7 +18,7 @@ from shutil import which
 import numpy as np
 
 from onebit.errors import OnebitError
-from onebit.export.html.scripts import asset, compact_script, compact_style, engine_script
+from onebit.export.html.scripts import asset, compact_script, engine_script
 from onebit.export.target import CannotRun
 from onebit.packed import OPS, Node, PackedNet, dumps, infer, nodes
 from onebit.packed.net import op_name
@@ -34,7 +34,7 @@ LARGEST_DRAWING = 64
 """Gray images of more pixels on a side are chosen as files instead of drawn."""
 SAMPLE_BYTES = 3000
 SAMPLE_SHARE = 0.1
-"""Samples stored as JPEG take at most SAMPLE_BYTES, or this share of the net's file."""
+"""Samples stored as JPEG take at most SAMPLE_BYTES, or this share of the net's file; but there is one at least."""
 MOST_NUMBERS = 4096
 """Samples of more numbers are not shown as text."""
 
@@ -45,16 +45,15 @@ def write(net: PackedNet, path: Path, *, samples: np.ndarray | None = None) -> N
     Args:
         samples: (N, …) inputs to try in the page; some of them are stored in it.
     """
-    kind, file = page_kind(net), dumps(net)
-    shown = ["page", kind, *(["outputs"] if kind != "digits" else [])]
-    engine = engine_script([*ENGINE, *(["bits"] if _multiplies_signs(net) else [])], map(op_name, net.nodes))
+    kind, file = input_kind(net), dumps(net)
+    shown = ["page", kind, output_kind(net)]
     script = "\n".join(compact_script(asset(f"page/{name}.js")) for name in shown)
+    style = "".join(asset(f"page/{name}.css") for name in shown)
+    engine = engine_script([*ENGINE, *(["bits"] if _multiplies_signs(net) else [])], map(op_name, net.nodes))
     boot = compact_script(asset("page/boot.js"))
-    style = "".join(compact_style(asset(f"page/{name}.css")) for name in ("page", kind))
     stored, numbers = samples_of(net, kind, samples, len(file))
     parts = {
         "title": html.escape(net.name or "packed net"),
-        "style": style,
         "style_hash": _source_hash(style),
         "hashes": " ".join(map(_source_hash, (boot, engine, script))),
         "form": asset(f"page/{kind}.html").strip(),
@@ -62,6 +61,7 @@ def write(net: PackedNet, path: Path, *, samples: np.ndarray | None = None) -> N
         "info": json.dumps({"statement": net.statement, "samples": numbers}).replace("<", "\\u003c"),
         "net": _zlib(file),
         "samples": stored,
+        "style": _zlib(style.encode()),
         "engine": _zlib(engine.encode()),
         "page": _zlib(script.encode()),
         "boot": boot,
@@ -99,13 +99,25 @@ def run_page(net: PackedNet, path: Path, inputs: np.ndarray) -> tuple[dict[str, 
     return found, float(done.stderr)
 
 
-def page_kind(net: PackedNet) -> str:
+def input_kind(net: PackedNet) -> str:
     """How inputs are entered: "digits" are drawn, "images" are files, and "numbers" are typed."""
     shape = net.input.shape
     if net.input.dtype != "uint8" or len(shape) != 3 or shape[0] not in (1, 3):
         return "numbers"
-    logits = isinstance(net.output, str) and len(infer(net)[net.output].shape) == 1
-    return "digits" if shape[0] == 1 and max(shape) <= LARGEST_DRAWING and logits else "images"
+    small = shape[0] == 1 and max(shape) <= LARGEST_DRAWING
+    return "digits" if small and output_kind(net) == "classes" else "images"
+
+
+def output_kind(net: PackedNet) -> str:
+    """How outputs are shown: probabilities of "classes", "masks" with the label of each pixel, or any "outputs"."""
+    if isinstance(net.output, str):
+        shape = infer(net)[net.output].shape
+        image = len(net.input.shape) == 3 and net.input.dtype == "uint8"
+        if len(shape) == 1 and shape[0] > 1 and (image or net.classes):
+            return "classes"
+        if len(shape) == 3 and image:
+            return "masks"
+    return "outputs"
 
 
 def samples_of(net: PackedNet, kind: str, inputs: np.ndarray | None, size: int) -> tuple[str, list[list[float]]]:
@@ -118,12 +130,11 @@ def samples_of(net: PackedNet, kind: str, inputs: np.ndarray | None, size: int) 
     if kind == "digits":
         return _zlib(b"".join(image.tobytes() for image in chosen)), []
     if kind == "numbers":
-        return "", [sample.reshape(-1).tolist() for sample in chosen if sample.size <= MOST_NUMBERS]
-    most = max(SAMPLE_BYTES, SAMPLE_SHARE * size)
-    for count in range(len(chosen), 0, -1):
-        if len(sheet := _jpeg(chosen[:count])) <= most:
-            return _base64(sheet), []
-    return "", []
+        return "", [[float(str(x)) for x in sample.reshape(-1)] for sample in chosen if sample.size <= MOST_NUMBERS]
+    count = len(chosen)
+    while count > 1 and len(_jpeg(chosen[:count])) > max(SAMPLE_BYTES, SAMPLE_SHARE * size):
+        count -= 1
+    return _base64(_jpeg(chosen[:count])) if count else "", []
 
 
 def _of_all_labels(net: PackedNet, inputs: np.ndarray) -> list[int]:

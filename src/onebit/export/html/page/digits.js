@@ -128,7 +128,3 @@ function start() {
   };
   inflate("samples").then(async (stored) => offer(new Uint8Array(await stored.arrayBuffer())));
 }
-
-function show(made) {
-  showClasses(made.get(net.outputs[0]));
-}

@@ -1,6 +1,26 @@
 // Pictures: from a file, dropped or pasted; cut to the net's shape around their middle and resized.
 
+// The net runs in a worker, so that the page lives on while a large one takes seconds
+function worker() {
+  const begun = `let net;
+    ${timed}
+    onmessage = ({ data }) => {
+      if (!net) return (net = openNet(data));
+      const began = performance.now();
+      const made = net.run(data);
+      const time = performance.now() - began;
+      postMessage(made);
+      postMessage(time > 1000 ? time : timed(() => net.run(data)));
+    };`;
+  const engine = document.getElementById("engine script").textContent;
+  const made = new Worker(URL.createObjectURL(new Blob([engine, begun])));
+  made.onmessage = ({ data }) => (data instanceof Map ? show : showTime)(data);
+  made.postMessage(file);
+  return (numbers) => made.postMessage(numbers);
+}
+
 function start() {
+  const ask = worker();
   const { shape } = net.graph.input;
   const [channels, height, width] = shape;
   const seen = $("seen");
@@ -9,8 +29,7 @@ function start() {
   const see = (numbers) => {
     paint(seen, numbers, shape);
     $("answer").textContent = "…";
-    // the page shows the picture before a net that takes seconds runs
-    setTimeout(() => answer(numbers), 30);
+    ask(numbers);
   };
   const numbersOf = (picture, x, y, w, h) => {
     const canvas = element("canvas", { width, height });
@@ -63,38 +82,4 @@ function start() {
     }
   };
   sheet.src = `data:image/jpeg;base64,${stored}`;
-}
-
-function show(made) {
-  const values = made.get(net.outputs[0]);
-  const { shape } = net.values.get(net.outputs[0]);
-  if (net.outputs.length > 1 || ![1, 3].includes(shape.length)) showNumbers(made);
-  else if (shape.length === 1) showClasses(values);
-  else showMap(values, shape);
-}
-
-// The label of each pixel, as a color
-function showMap(values, [labels, height, width]) {
-  const count = Math.max(2, labels);
-  const color = (k) => (count === 2 ? [38 + 206 * k, 62 + 174 * k, 110 + 110 * k] : [0, 2, 4].map((c) => 128 + 110 * Math.cos((6.28 * k) / count + c)));
-  const pixels = width * height;
-  const seen = new Float64Array(count);
-  const map = new Uint8Array(3 * pixels);
-  for (let i = 0; i < pixels; i++) {
-    let best = labels === 1 ? +(values[i] >= 0) : 0;
-    for (let k = 1; k < labels; k++) if (values[k * pixels + i] > values[best * pixels + i]) best = k;
-    seen[best]++;
-    color(best).forEach((v, c) => (map[c * pixels + i] = v));
-  }
-  const canvas = element("canvas", { id: "map", role: "img", ariaLabel: "The label of each pixel" });
-  paint(canvas, map, [3, height, width]);
-  const names = net.graph.classes?.length === count ? net.graph.classes : Array.from(seen, (_, k) => `class ${k}`);
-  const legend = element("p");
-  [...seen.keys()].filter((k) => seen[k]).slice(0, 30).forEach((k) => {
-    const key = element("i", { className: "key" });
-    key.style.background = `rgb(${color(k).map(Math.round)})`;
-    legend.append(key, `${names[k]} ${text((100 * seen[k]) / pixels, 1)} %`);
-  });
-  $("answer").textContent = `${text(pixels)} pixels labeled`;
-  $("results").replaceChildren(canvas, legend);
 }

@@ -54,9 +54,3 @@ function start() {
   $("choices").append(element("button", { onclick: () => use(random()) }, "Random numbers"));
   use(middle);
 }
-
-function show(made) {
-  const { shape } = net.values.get(net.outputs[0]);
-  if (net.outputs.length === 1 && shape.length === 1 && shape[0] > 1 && net.graph.classes) showClasses(made.get(net.outputs[0]));
-  else showNumbers(made);
-}

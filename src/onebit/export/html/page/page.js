@@ -27,54 +27,28 @@ function paint(canvas, numbers, [channels, height, width]) {
   pen.putImageData(pixels, 0, 0);
 }
 
-// Outputs for the numbers of one sample, shown; they are timed as well
+// Outputs for the numbers of one sample, shown
 let last;
-const times = [];
 function answer(numbers) {
   last = numbers;
-  const began = performance.now();
-  const made = net.run(numbers);
-  times.push(performance.now() - began);
-  show(made);
+  show(net.run(numbers));
 }
 
-// The time of a sample is the median of several rounds that each take 20 ms or more, so that coarse clocks do
-function measure() {
-  const rounds = times[0] > 200 ? times.slice(0, 1) : Array.from({ length: 5 }, () => {
+// Milliseconds of a call: the median of five rounds of 20 ms or more, because clocks of browsers are coarse
+function timed(call) {
+  const rounds = Array.from({ length: 5 }, () => {
     let [count, began, now] = [0, performance.now(), 0];
     do {
-      net.run(last);
+      call();
       count++;
       now = performance.now();
     } while (now - began < 20);
     return (now - began) / count;
   });
-  const time = rounds.sort((a, b) => a - b)[rounds.length >> 1];
-  $("time").textContent = `${text(time, time < 10 ? 2 : 0)} ms, measured in this browser`;
+  return rounds.sort((a, b) => a - b)[2];
 }
 
-// One output with a number per class: probabilities, as bars; of many classes the ten most probable
-function showClasses(logits) {
-  const most = Math.max(...logits);
-  const powers = Array.from(logits, (x) => Math.exp(x - most));
-  const sum = powers.reduce((a, b) => a + b, 0);
-  const names = net.graph.classes || powers.map((_, k) => `${k}`);
-  let order = [...powers.keys()];
-  const best = powers.indexOf(1);
-  if (order.length > 20) order = order.sort((a, b) => powers[b] - powers[a]).slice(0, 10);
-  $("answer").textContent = names[best];
-  if (!$("results").children.length) {
-    for (const _ of order) $("results").append(element("div", { className: "bar" }, element("span"), element("div", {}, element("i")), element("b")));
-  }
-  order.forEach((k, row) => {
-    $("results").children[row].hidden = false;
-    const [name, bar, number] = $("results").children[row].children;
-    const share = (100 * powers[k]) / sum;
-    name.textContent = names[k];
-    bar.firstChild.style.width = `${share}%`;
-    number.textContent = `${text(share, 1)} %`;
-  });
-}
+const showTime = (time) => ($("time").textContent = `${text(time, time < 10 ? 2 : 0)} ms, measured in this browser`);
 
 function facts() {
   const reals = ["scale", "centre", "shift", "slope", "weight", "threshold", "low", "high"];
@@ -109,7 +83,7 @@ function facts() {
   };
 }
 
-// Each row of the first weights as a picture; or all rows as the lines of one
+// Each row of the first weights as a picture; or all rows as the columns of one
 function pictures() {
   const node = net.nodes.find((node) => node.terms);
   if (!node) return;
@@ -119,9 +93,9 @@ function pictures() {
   const [height, width] = kernel;
   const channels = node.terms / (height * width);
   const whole = !first || ![1, 3].includes(channels) || height < 2;
-  const [h, w] = whole ? [1, node.terms] : [height, width];
+  const [h, w] = whole ? [node.terms, 1] : [height, width];
   const count = Math.min(node.rows, whole ? 512 : 60);
-  const across = whole ? 1 : Math.min(count, h > 9 ? 12 : 16);
+  const across = whole ? count : Math.min(count, h > 9 ? 12 : 16);
   const gap = whole ? 0 : h > 9 ? 2 : 1;
   const canvas = $("signs");
   canvas.width = across * (w + gap) - gap;
@@ -139,7 +113,7 @@ function pictures() {
         const channel = channels === 3 && !whole ? c : 0;
         const k = node.kernel && !whole ? i * channels + channel : channel * h * w + i;
         const value = reals ? reals[k] / most : ((node.signs[row * perRow + (k >> 3)] >> (k & 7)) & 1) * 2 - 1;
-        const [low, high] = channels === 3 && !whole ? [30, 240] : [[38, 62, 110][c], [244, 236, 220][c]];
+        const [low, high] = channels === 3 && !whole ? [60, 230] : [[38, 62, 110][c], [244, 236, 220][c]];
         pixels.data[4 * (y * canvas.width + x) + c] = low + ((value + 1) / 2) * (high - low);
       }
       pixels.data[4 * (y * canvas.width + x) + 3] = 255;
@@ -147,7 +121,8 @@ function pictures() {
   }
   pen.putImageData(pixels, 0, 0);
   $("weights").hidden = false;
-  const each = whole ? "a line" : "a picture";
+  canvas.style.maxWidth = `min(100%, ${(h > 9 && !whole ? 4 : 12) * canvas.width}px)`;
+  const each = whole ? "a column" : "a picture";
   const words = `${text(count)} of ${text(node.rows)} rows of ${node.output}, each ${each}: light is +1, dark is −1`;
   $("legend").textContent = canvas.ariaLabel = channels === 3 && !whole ? `${words}, in red, green and blue` : words;
 }
@@ -160,5 +135,5 @@ function begin(bytes) {
   facts();
   pictures();
   start();
-  setTimeout(() => last && measure(), 50);
+  setTimeout(() => last && showTime(timed(() => net.run(last))), 300);
 }
