@@ -30,7 +30,7 @@ class Writer(Protocol):
     EXACT: bool
     RUNS_WITH: str
 
-    def write(self, net: PackedNet, path: Path, **options: str) -> None:
+    def write(self, net: PackedNet, path: Path, **options: Any) -> None:
         """Write a net to `path`, in a folder of its own: a file, perhaps with others beside it; or an empty folder.
 
         Raises:
@@ -55,6 +55,7 @@ class Target:
         suffixes: of the file; empty if a folder is written.
         options: options of its own -> their values, the first of which is the default.
         report: the module has `report(net, path, **options)`, a text on what the exported net needs.
+        samples: `write` takes `samples`: (N, …) real inputs of the net, or None.
     """
 
     text: str
@@ -62,6 +63,7 @@ class Target:
     suffixes: tuple[str, ...] = ()
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     report: bool = False
+    samples: bool = False
 
     @property
     def writer(self) -> Writer:

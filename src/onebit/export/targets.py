@@ -14,6 +14,7 @@ EXPORTS: dict[str, Target] = {
         text="one web page that runs the net, without a server",
         module="onebit.export.html.writer",
         suffixes=(".html",),
+        samples=True,
     ),
 }
 """Name -> target of `onebit export NET --to NAME`."""

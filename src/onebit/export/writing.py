@@ -54,7 +54,8 @@ def export_net(
     Args:
         to: name of a target in `EXPORTS`.
         path: a file with a suffix of the target, or a folder, which is made.
-        inputs: (N, …) inputs of the net to compare with; 20 random ones if None.
+        inputs: (N, …) inputs of the net to compare with; 20 random ones if None. Some targets store a few of them as
+            samples.
         what: what the inputs are, for display.
         report: also measure what the exported net needs, where the target can.
         options: of the target.
@@ -71,13 +72,14 @@ def export_net(
     path = Path(path)
     target, settings = check_request(to, path, options, report=report)
     check_operations(net, to, target)
+    given = {"samples": inputs} if target.samples else {}
     if inputs is None:
         inputs, what = random_inputs(net, RANDOM_INPUTS), f"{RANDOM_INPUTS} random inputs"
     writer = target.writer
     folder = path.parent if target.suffixes else path
     with atomic_files(folder) as staging:
         written = staging / path.name if target.suffixes else staging
-        writer.write(net, written, **settings)
+        writer.write(net, written, **given, **settings)
         comparison, reason = None, ""
         try:
             found = writer.run(net, written, inputs, **settings)

@@ -28,7 +28,7 @@ function start() {
   seen.height = height;
   const see = (numbers) => {
     paint(seen, numbers, shape);
-    $("answer").textContent = "…";
+    $("answer").textContent = "Working …";
     ask(numbers);
   };
   const numbersOf = (picture, x, y, w, h) => {

@@ -22,6 +22,7 @@ function show(made) {
     key.style.background = `rgb(${color(k).map(Math.round)})`;
     legend.append(key, `${names[k]} ${text((100 * seen[k]) / pixels, 1)} %`);
   });
-  $("answer").textContent = `${text(pixels)} pixels labeled`;
+  const most = seen.indexOf(Math.max(...seen));
+  $("answer").textContent = `${names[most]} ${text((100 * seen[most]) / pixels, 1)} %`;
   $("results").replaceChildren(canvas, legend);
 }

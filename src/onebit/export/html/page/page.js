@@ -19,6 +19,7 @@ const image = (canvas) => {
 // Numbers 0 to 255 in the order (C, H, W), of one or three channels, on a canvas
 function paint(canvas, numbers, [channels, height, width]) {
   Object.assign(canvas, { width, height });
+  if (width > 100) canvas.style.imageRendering = "auto";
   const [pen, pixels] = image(canvas);
   for (let i = 0; i < width * height; i++) {
     for (let c = 0; c < 3; c++) pixels.data[4 * i + c] = numbers[(channels > 1 ? c : 0) * width * height + i];
@@ -48,7 +49,10 @@ function timed(call) {
   return rounds.sort((a, b) => a - b)[2];
 }
 
-const showTime = (time) => ($("time").textContent = `${text(time, time < 10 ? 2 : 0)} ms, measured in this browser`);
+function showTime(time) {
+  const shown = time < 2000 ? `${text(time, time < 10 ? 2 : 0)} ms` : `${text(time / 1000)} s`;
+  $("time").textContent = `${shown}, measured in this browser`;
+}
 
 function facts() {
   const reals = ["scale", "centre", "shift", "slope", "weight", "threshold", "low", "high"];
@@ -95,7 +99,7 @@ function pictures() {
   const whole = !first || ![1, 3].includes(channels) || height < 2;
   const [h, w] = whole ? [node.terms, 1] : [height, width];
   const count = Math.min(node.rows, whole ? 512 : 60);
-  const across = whole ? count : Math.min(count, h > 9 ? 12 : 16);
+  const across = whole ? count : Math.min(count, h > 9 ? 12 : 8);
   const gap = whole ? 0 : h > 9 ? 2 : 1;
   const canvas = $("signs");
   canvas.width = across * (w + gap) - gap;
