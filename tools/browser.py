@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import shutil
 import socket
@@ -15,7 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
 CHROMEDRIVER = shutil.which("chromedriver")
 MISSING = ", ".join(name for name, path in (("chromium", CHROMIUM), ("chromedriver", CHROMEDRIVER)) if path is None)
 """What is not installed here; empty if a browser can be started."""
@@ -55,7 +58,9 @@ class Browser:
     def __enter__(self) -> Browser:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             self._call("DELETE", self._session)
         finally:
@@ -72,7 +77,8 @@ class Browser:
         """What an asynchronous function in the page returns; `values` is the list of its arguments."""
         body = (
             "const done = arguments[arguments.length - 1]; const values = [...arguments].slice(0, -1);"
-            f"(async () => {{ {text} }})().then((value) => done({{ value }}), (error) => done({{ error: `${{error}}` }}));"
+            f"(async () => {{ {text} }})()"
+            ".then((value) => done({ value }), (error) => done({ error: `${error}` }));"
         )
         found = self._post("/execute/async", {"script": body, "args": list(values)})
         if "error" in found:
@@ -145,9 +151,8 @@ class Browser:
 
     def _wait_for_driver(self) -> None:
         for _ in range(200):
-            try:
+            with contextlib.suppress(OSError):
                 self._call("GET", "/status")
                 return
-            except OSError:
-                time.sleep(0.05)
+            time.sleep(0.05)
         raise RuntimeError("chromedriver does not answer")

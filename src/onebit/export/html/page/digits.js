@@ -1,4 +1,4 @@
-// Drawing: the picture is scaled into a box of 20 by 20 and centered by its mass on 28 by 28, as in MNIST.
+// Drawing: the picture is scaled into a box of 20 by 20, and its center of mass is put on pixel 14 of 28, as in MNIST.
 
 const pad = $("pad");
 const pen = pad.getContext("2d", { willReadFrequently: true });
@@ -27,8 +27,8 @@ function center(ink, side, height, width) {
     }
     small[i] = sum / count;
     mass += small[i];
-    down += small[i] * (y + 0.5);
-    across += small[i] * (x + 0.5);
+    down += small[i] * y;
+    across += small[i] * x;
   }
   const [dy, dx] = [Math.round(height / 2 - down / mass), Math.round(width / 2 - across / mass)];
   small.forEach((v, i) => {
@@ -64,7 +64,7 @@ function start() {
   const line = (from, to) => {
     pen.beginPath();
     pen.moveTo(...from);
-    pen.lineTo(...to);
+    pen.lineTo(to[0] + 0.01, to[1]);  // a line without length would not be drawn
     pen.stroke();
     read();
   };

@@ -127,7 +127,7 @@ function pictures() {
   $("weights").hidden = false;
   canvas.style.maxWidth = `min(100%, ${(h > 9 && !whole ? 4 : 12) * canvas.width}px)`;
   const each = whole ? "a column" : "a picture";
-  const words = `${text(count)} of ${text(node.rows)} rows of ${node.output}, each ${each}: light is +1, dark is −1`;
+  const words = `${text(count)} of ${text(node.rows)} rows of ${node.output}, each ${each}: light is ${node.weight ? "positive" : "+1"}, dark is ${node.weight ? "negative" : "−1"}`;
   $("legend").textContent = canvas.ariaLabel = channels === 3 && !whole ? `${words}, in red, green and blue` : words;
 }
 

@@ -1,0 +1,531 @@
+"""The web page: every bit in node, and the page itself in Chromium."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from shutil import which
+
+import numpy as np
+import pytest
+from conftest import make_packed_mlp
+from drawn_nets import nets
+from hypothesis import HealthCheck, assume, given, settings
+from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of
+from PIL import Image
+
+from onebit.data import load_dataset
+from onebit.errors import FormatError, NotBinaryError, OnebitError
+from onebit.export import EXPORTS, export_net
+from onebit.export.html import scripts, writer
+from onebit.packed import (
+    AdaptiveAveragePool,
+    Add,
+    Affine,
+    AveragePool,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Flatten,
+    Multiply,
+    PackedNet,
+    RealConv,
+    RealConvTranspose,
+    RealDense,
+    Relu,
+    Sign,
+    dumps,
+)
+from onebit.runtime import run, softmax
+from tools.browser import MISSING, Browser
+
+MNIST_WIDTHS = (784, 512, 256, 10)
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
+needs_node = pytest.mark.skipif(which("node") is None, reason="node is not installed")
+needs_browser = pytest.mark.skipif(bool(MISSING), reason=f"{MISSING} is not installed")
+
+
+def stored(page: Path, name: str) -> bytes:
+    """What a page stores under a name."""
+    found = re.search(rf'<script id="{name}" type="text/plain">([^<]*)</script>', page.read_text(encoding="utf-8"))
+    assert found is not None
+    return zlib.decompress(base64.b64decode(found[1]))
+
+
+def assert_equal(net: PackedNet, page: Path, inputs: np.ndarray) -> None:
+    """The page gives the bits of the reference executor."""
+    expected = net.by_name(run(net, inputs, executor="reference"))
+    writer.write(net, page)
+    found = writer.run(net, page, inputs)
+    assert list(found) == list(net.outputs)
+    for name, values in expected.items():
+        assert found[name].dtype == np.float32
+        np.testing.assert_array_equal(found[name].view(np.int32), values.view(np.int32), err_msg=name)
+
+
+@needs_node
+@pytest.mark.parametrize("name", [*IMAGE_NETS, *OTHER_NETS])
+def test_nets_of_all_operations_give_the_bits_of_the_reference(name: str, tmp_path: Path) -> None:
+    for seed in range(2):
+        net = {**IMAGE_NETS, **OTHER_NETS}[name](seed)
+        assert_equal(net, tmp_path / "net.html", inputs_of(net, 3, seed))
+
+
+@needs_node
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(net=nets())
+def test_drawn_nets_give_the_bits_of_the_reference(net: PackedNet, tmp_path: Path) -> None:
+    inputs = inputs_of(net, 2)
+    try:
+        run(net, inputs, executor="reference")
+    except (FormatError, NotBinaryError):  # real parameters overflow
+        assume(False)
+    assert_equal(net, tmp_path / "net.html", inputs)
+
+
+def rounding_nets() -> dict[str, PackedNet]:
+    """Nets with sums that doubles round, if they are added carelessly."""
+    made = {}
+    for terms in (2000, 2**15, 2**15 + 3):
+        b = Builder((terms,), seed=terms, coding="float32")
+        b.add(RealDense, weight=b.real(5, terms) ** 5)
+        made[f"{terms} real products"] = b.net()
+    b = Builder((2**13 + 1, 2, 2), coding="values")
+    b.add(RealConvTranspose, weight=b.real(2, 4 * (2**13 + 1)), kernel=(2, 2))
+    made["long sums of a transposed convolution"] = b.net()
+    b = Builder((40, 5, 3))
+    b.add(Conv, **b.signs(40, 360), kernel=(3, 3), padding=(1, 1, 1, 1), padding_value=-1)
+    big = b.last
+    for _ in range(9):  # integers beyond 2^24
+        big = b.add(Add, big, big)
+    b.add(RealConv, weight=b.real(3, 160), kernel=(2, 2), padding=(1, 0, 0, 0), padding_value=1)
+    b.add(Multiply, b.last, b.last)
+    real = b.add(Flatten)
+    b.add(AveragePool, big, kernel=(2, 3), padding=(1, 0, 0, 1))
+    b.add(AdaptiveAveragePool, size=(2, 2))
+    b.add(ConvTranspose, big, **b.signs(40, 9, scale=True, centre=True), kernel=(3, 3), groups=40, stride=(2, 1))
+    made["large integers"] = b.net((real, b.nodes[-2].output, b.last))
+    b = Builder((33, 4, 4), coding="float32")
+    b.add(Sign)
+    b.add(Conv, **b.signs(66, 11 * 9, scale=True), kernel=(3, 3), groups=3, padding=(1, 0, 1, 1), padding_value=1)
+    b.add(Sign)
+    b.add(ConvTranspose, **b.signs(37, 66 * 6), kernel=(2, 3), padding=(1, 0, 0, 2), dilation=(1, 2))
+    b.add(Sign)
+    b.add(Conv, **b.signs(5, 37 * 4, centre=True), kernel=(2, 2), padding=(1, 1, 1, 1))
+    made["signs in groups"] = b.net()
+    return made
+
+
+ROUNDING = rounding_nets()
+
+
+@needs_node
+@pytest.mark.parametrize("name", ROUNDING)
+def test_sums_are_rounded_once(name: str, tmp_path: Path) -> None:
+    net = ROUNDING[name]
+    inputs = inputs_of(net, 2)
+    if net.input.dtype == "float32":
+        inputs = (
+            inputs
+            * np.float32(10)
+            ** np.arange(-3, 3, 6 / inputs[0].size, dtype=np.float32).reshape(-1, *inputs.shape[1:])[:1]
+        )
+    assert_equal(net, tmp_path / "net.html", inputs)
+
+
+@needs_node
+def test_one_wrong_number_is_found_before_the_page_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = scripts.engine_script
+    monkeypatch.setattr(writer, "engine_script", lambda *given: right(*given).replace("2 * x - 255", "2 * x - 254"))
+    with pytest.raises(OnebitError, match="the exported net is not the packed net"):
+        export_net(make_packed_mlp(), "html", tmp_path / "net.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_node_the_page_is_written_and_the_export_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    made = export_net(make_packed_mlp(), "html", tmp_path / "net.html")
+    assert made.comparison is None
+    assert made.not_compared == "node is not installed"
+    assert stored(tmp_path / "net.html", "net") == dumps(make_packed_mlp())
+
+
+def digits_net() -> PackedNet:
+    """A net of digits that answers well: the class whose mean picture is most like the image."""
+    train = load_dataset("mnist-sample").train
+    images = train.images.reshape(len(train), -1).astype(np.float32)
+    means = np.stack([images[train.labels == label].mean(axis=0) for label in range(10)])
+    b = Builder((1, 28, 28))
+    b.add(Flatten)
+    weight = means - means.mean(axis=0)
+    weight /= np.linalg.norm(weight, axis=1, keepdims=True) * 500
+    b.add(RealDense, weight=weight.astype(np.float32))
+    b.add(Affine, shift=np.zeros(10, np.float32))
+    return replace(b.net(), classes=tuple("0123456789"), name="mean digits")
+
+
+def test_what_surrounds_the_net_is_small(tmp_path: Path) -> None:
+    """The trained MLP takes 89.2 kB and ResNet-20 53.5 kB of base64: the limits are 110 and 75 kB."""
+    rng = np.random.default_rng(0)
+    digits = load_dataset("mnist-sample").test.images[:200]
+    b = Builder((3, 32, 32), coding="standardise")
+    b.add(Conv, **b.signs(16, 27), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.affine(16)
+    x = b.add(Relu)
+    b.add(Conv, **b.signs(16, 144), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.add(Add, b.affine(16), x)
+    b.add(AdaptiveAveragePool, size=(1, 1))
+    b.add(Flatten)
+    b.dense(10)
+    smooth = np.repeat(np.repeat(rng.integers(0, 256, (20, 3, 8, 8), dtype=np.uint8), 4, axis=2), 4, axis=3)
+    for net, samples, most in (
+        (make_packed_mlp(MNIST_WIDTHS, shape=(1, 28, 28)), digits, 20_000),
+        (b.net(), smooth, 21_300),
+    ):
+        page = tmp_path / "net.html"
+        writer.write(net, page, samples=samples)
+        assert page.stat().st_size - len(writer._zlib(dumps(net))) < most
+
+
+def test_a_page_has_only_the_engine_that_its_net_needs(tmp_path: Path) -> None:
+    page = tmp_path / "net.html"
+    writer.write(make_packed_mlp(), page)
+    engine = stored(page, "engine").decode()
+    assert "OPS.relu" in engine
+    for other in ("OPS.max_pool", "OPS.permute", "realWeights", "xnor", "placesOf", "//"):
+        assert other not in engine
+
+
+def test_the_page_asks_for_nothing(tmp_path: Path) -> None:
+    for make in (*IMAGE_NETS.values(), *OTHER_NETS.values()):
+        page = tmp_path / "net.html"
+        writer.write(make(0), page)
+        text = page.read_text(encoding="utf-8")
+        assert "default-src 'none'" in text
+        assert "unsafe" not in text
+        code = "".join(stored(page, name).decode() for name in ("style", "engine", "page"))
+        assert not re.search(r"https?:|//\w+\.|\bfetch\(|XMLHttpRequest|innerHTML|\beval\(|@import", text + code)
+
+
+def test_names_of_strangers_stay_text(tmp_path: Path) -> None:
+    page = tmp_path / "net.html"
+    writer.write(replace(digits_net(), name=HOSTILE[:60] + "{{net}}", classes=(HOSTILE,) * 10), page)
+    text = page.read_text(encoding="utf-8")
+    assert "<img" not in text
+    assert text.count("<script") == text.count("</script>") == 7
+    assert "{{net}}</title>" in text
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if MISSING:
+        pytest.skip(f"{MISSING} is not installed")
+    with Browser() as made:
+        yield made
+        assert made.messages() == []
+
+
+def open_page(browser: Browser, net: PackedNet, page: Path, samples: np.ndarray | None = None) -> None:
+    writer.write(net, page, samples=samples)
+    browser.resize(1000, 1400)
+    browser.theme("light")
+    browser.requests()
+    browser.open(page)
+
+
+def answer(browser: Browser) -> str:
+    found = browser.script("return document.getElementById('answer').textContent")
+    assert isinstance(found, str)
+    return found
+
+
+def seen(browser: Browser, shape: tuple[int, ...]) -> np.ndarray:
+    """The picture that the page shows as what the net sees."""
+    return pixels_of(browser, "seen").reshape(*shape[1:], 4).transpose(2, 0, 1)[np.newaxis, : shape[0]]
+
+
+def pixels_of(browser: Browser, canvas: str) -> np.ndarray:
+    """(H·W·4,) bytes of a canvas."""
+    code = (
+        "const { width, height } = document.getElementById(values[0]);"
+        "const pen = new OffscreenCanvas(width, height).getContext('2d', { willReadFrequently: true });"
+        "pen.drawImage(document.getElementById(values[0]), 0, 0);"
+        "return [...pen.getImageData(0, 0, width, height).data]"
+    )
+    return np.array(browser.script(code, canvas), np.uint8)
+
+
+def strokes_of(digit: np.ndarray, corner: tuple[float, float]) -> list[list[tuple[float, float]]]:
+    """Strokes along the rows of a digit (28, 28), thinner than it by the width of the pen; ten pixels for each."""
+    strokes = []
+    for row in range(28):
+        bright = np.flatnonzero(digit[row] > 127)
+        for part in np.split(bright, np.flatnonzero(np.diff(bright) > 1) + 1):
+            if len(part):
+                y = corner[1] + 10 * row + 5
+                left, right = corner[0] + 10 * part[0] + 5, corner[0] + 10 * part[-1] + 5
+                inset = min(8, (right - left) / 2)
+                strokes.append([(left + inset, y), (right - inset, y)])
+    return strokes
+
+
+@needs_browser
+def test_a_digit_that_is_drawn_is_read(browser: Browser, tmp_path: Path) -> None:
+    net, test = digits_net(), load_dataset("mnist-sample").test
+    open_page(browser, net, tmp_path / "net.html", test.images[:200])
+    browser.wait("document.querySelectorAll('#choices button').length === 10")
+    box = browser.script("const { x, y } = document.getElementById('pad').getBoundingClientRect(); return [x, y]")
+    right = run(net, test.images).argmax(axis=1) == test.labels
+    for label in (0, 3, 7):
+        index = int(np.flatnonzero(right & (test.labels == label))[0])
+        browser.script("document.getElementById('clear').click()")
+        browser.wait("document.getElementById('answer').textContent === 'Draw a digit'")
+        for stroke in strokes_of(test.images[index, 0], box):
+            browser.stroke(stroke)
+        browser.script("await new Promise(requestAnimationFrame); await new Promise(requestAnimationFrame)")
+        picture = seen(browser, (1, 28, 28))
+        # the page draws what MNIST would have: the digit itself, up to the width of the pen
+        assert np.corrcoef(picture.ravel(), test.images[index].ravel())[0, 1] > 0.8
+        expected = softmax(run(net, picture))[0]
+        assert answer(browser) == str(expected.argmax()) == str(label)
+        shown = browser.script(
+            "return [...document.querySelectorAll('.bar b')].map((cell) => parseFloat(cell.textContent))"
+        )
+        np.testing.assert_allclose(shown, 100 * expected, atol=0.051)
+    assert {url.partition(":")[0] for url in browser.requests()} <= {"file", "blob", "data"}
+    assert browser.messages() == []
+
+
+@needs_browser
+def test_labels_of_200_test_images_are_those_of_the_reference(browser: Browser, tmp_path: Path) -> None:
+    for net in (digits_net(), make_packed_mlp(MNIST_WIDTHS, shape=(1, 28, 28), form="sign")):
+        images = load_dataset("mnist-sample").test.images[:200]
+        open_page(browser, net, tmp_path / "net.html")
+        text = base64.b64encode(images.tobytes()).decode()
+        found = browser.script(
+            "const bytes = Uint8Array.from(atob(values[0]), (letter) => letter.charCodeAt(0));"
+            "return Array.from({ length: 200 }, (_, k) =>"
+            " [...[...onebit.run(bytes.subarray(784 * k, 784 * (k + 1))).values()][0]])",
+            text,
+        )
+        expected = run(net, images, executor="reference")
+        np.testing.assert_array_equal(np.argmax(found, axis=1), expected.argmax(axis=1))
+        np.testing.assert_array_equal(np.array(found, np.float32), expected)
+
+
+@needs_browser
+def test_the_digit_page_works_by_keyboard(browser: Browser, tmp_path: Path) -> None:
+    net = digits_net()
+    open_page(browser, net, tmp_path / "net.html")
+    browser.wait("document.getElementById('answer').textContent === 'Draw a digit'")
+    down = "\ue015"
+    browser.keys("#pad", " " + 8 * down)
+    browser.wait("document.getElementById('answer').textContent !== 'Draw a digit'")
+    picture = seen(browser, (1, 28, 28))
+    assert np.count_nonzero(picture[0, 0].max(axis=1)) >= 18  # a vertical line
+    assert answer(browser) == str(run(net, picture).argmax())
+    browser.keys("#clear", " ")
+    browser.wait("document.getElementById('answer').textContent === 'Draw a digit'")
+
+
+PAGES = {
+    "digits": lambda: (digits_net(), load_dataset("mnist-sample").test.images[:20]),
+    "images": lambda: (replace(image_net(), classes=("first", "second", "third")), inputs_of(image_net(), 3)),
+    "masks": lambda: (mask_net(), None),
+    "numbers": lambda: (OTHER_NETS["features"](0), None),
+    "signal": lambda: (OTHER_NETS["signal"](0), None),
+}
+
+
+def image_net() -> PackedNet:
+    b = Builder((3, 20, 24), coding="standardise")
+    b.add(Conv, **b.signs(8, 27), kernel=(3, 3))
+    b.add(Relu)
+    b.add(AdaptiveAveragePool, size=(1, 1))
+    b.add(Flatten)
+    b.add(Dense, **b.signs(3, 8))
+    b.add(Affine, scale=np.full(3, 1e-1, np.float32))
+    return b.net()
+
+
+def mask_net() -> PackedNet:
+    b = Builder((3, 20, 24))
+    b.add(Conv, **b.signs(4, 27), kernel=(3, 3), padding=(1, 1, 1, 1))
+    return replace(b.net(), classes=("sky", "tree", "house", HOSTILE[:190]))
+
+
+CONTRAST = """
+const channels = (color) => color.match(/[\\d.]+/g).slice(0, 3).map((v) => v / 255)
+  .map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+const light = (color) => { const [r, g, b] = channels(color); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+const behind = (one) => {
+  for (; one; one = one.parentElement) {
+    const { backgroundColor: color } = getComputedStyle(one);
+    if (color !== 'rgba(0, 0, 0, 0)') return color;
+  }
+};
+const kinds = 'h1, h2, header p, dt, dd, button, output, footer, label, small, figcaption, #legend, .bar b';
+return [...document.querySelectorAll(kinds)].filter((one) => one.textContent.trim() && one.offsetParent).map((one) => {
+  const [a, b] = [light(getComputedStyle(one).color), light(behind(one))];
+  return [one.tagName + ' ' + one.textContent.slice(0, 20), (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)];
+});
+"""
+
+
+@needs_browser
+@pytest.mark.parametrize("kind", PAGES)
+def test_every_page_is_readable_in_light_and_dark_and_on_narrow_screens(
+    kind: str, browser: Browser, tmp_path: Path
+) -> None:
+    net, samples = PAGES[kind]()
+    open_page(browser, net, tmp_path / "net.html", samples)
+    browser.wait("/browser/.test(document.getElementById('time').textContent) || !last")
+    papers = {}
+    for theme in ("light", "dark"):
+        browser.theme(theme)
+        papers[theme] = browser.script("return getComputedStyle(document.body).backgroundColor")
+        contrasts = browser.script(CONTRAST)
+        assert len(contrasts) > 8
+        assert [name for name, ratio in contrasts if ratio < 4.5] == []
+    assert papers["light"] != papers["dark"]
+    for width in (1000, 360):
+        browser.resize(width, 700)
+        browser.script("document.querySelector('details').open = true")
+        assert browser.script("return document.documentElement.scrollWidth") <= width
+        unnamed = browser.script(
+            "return [...document.querySelectorAll('button, input, textarea, canvas[role=img]')].filter((one) =>"
+            " !(one.ariaLabel || one.textContent || one.labels?.length)).map((one) => one.outerHTML)"
+        )
+        assert unnamed == []
+    assert browser.messages() == []
+    assert {url.partition(":")[0] for url in browser.requests()} <= {"file", "blob", "data"}
+
+
+@needs_browser
+def test_an_image_from_a_file_is_answered(browser: Browser, tmp_path: Path) -> None:
+    net = replace(image_net(), classes=("first", "second", "third"))
+    open_page(browser, net, tmp_path / "net.html")
+    smooth = np.linspace(0, 255, 3 * 20 * 24).reshape(3, 20, 24).astype(np.uint8)[::-1]
+    Image.fromarray(smooth.transpose(1, 2, 0)).save(tmp_path / "image.png")
+    browser.keys("#file", str(tmp_path / "image.png"))
+    label = net.classes[int(run(net, smooth[np.newaxis])[0].argmax())] if net.classes else ""
+    browser.wait("document.getElementById('answer').textContent === values[0]", label)
+    np.testing.assert_array_equal(seen(browser, (3, 20, 24))[0], smooth)
+    # a larger one, dropped: cut to the net's shape around its middle
+    large = np.zeros((40, 100, 3), np.uint8)
+    large[:, 26:74] = (10, 200, 30)
+    stream = io.BytesIO()
+    Image.fromarray(large).save(stream, "PNG")
+    browser.script(
+        "const bytes = Uint8Array.from(atob(values[0]), (letter) => letter.charCodeAt(0));"
+        "const dataTransfer = new DataTransfer();"
+        "dataTransfer.items.add(new File([bytes], 'x.png', { type: 'image/png' }));"
+        "document.body.dispatchEvent(new DragEvent('drop', { dataTransfer, bubbles: true }))",
+        base64.b64encode(stream.getvalue()).decode(),
+    )
+    browser.wait("document.getElementById('seen').getContext('2d').getImageData(0, 0, 1, 1).data[1] === 200")
+    assert (seen(browser, (3, 20, 24))[0] == np.array([10, 200, 30]).reshape(3, 1, 1)).all()
+
+
+@needs_browser
+def test_masks_show_the_label_of_each_pixel(browser: Browser, tmp_path: Path) -> None:
+    net = mask_net()
+    image = np.repeat(np.arange(0, 240, 10, dtype=np.uint8)[np.newaxis, np.newaxis, np.newaxis], 20, axis=2).repeat(
+        3, axis=1
+    )
+    open_page(browser, net, tmp_path / "net.html", image)
+    # the sample is stored as JPEG: the net sees what is shown
+    browser.wait("document.getElementById('map') !== null")
+    labels = run(net, seen(browser, (3, 20, 24)))[0].argmax(axis=0)
+    pixels = pixels_of(browser, "map").reshape(20 * 24, 4)
+    kinds = {label: {tuple(pixel) for pixel in pixels[labels.ravel() == label]} for label in np.unique(labels)}
+    assert len(kinds) > 1
+    assert all(len(found) == 1 for found in kinds.values())
+    assert len(set.union(*kinds.values())) == len(kinds)
+
+
+@needs_browser
+def test_numbers_are_entered_by_field_slider_and_text(browser: Browser, tmp_path: Path) -> None:
+    net = OTHER_NETS["features"](0)
+    open_page(browser, net, tmp_path / "net.html")
+    shown = (
+        "return [...document.querySelectorAll('#results .row')]"
+        ".map((row) => [...row.children].map((one) => +one.textContent))"
+    )
+    inputs = np.zeros((1, 20), np.float32)
+    for selector, value in (("#fields input[type=number]", 1.25), ("#fields input[type=range]", -2.4)):
+        inputs[0, 0] = value
+        browser.script(
+            "const field = document.querySelector(values[0]); field.value = values[1];"
+            "field.dispatchEvent(new Event('input', { bubbles: true }))",
+            selector,
+            value,
+        )
+        expected = run(net, inputs)
+        for key, found in zip(net.output, browser.script(shown), strict=True):
+            np.testing.assert_allclose(found, expected[key].reshape(-1)[:60], rtol=1e-4)
+    browser.script(
+        "const field = document.querySelector('#fields input[type=number]'); field.value = '';"
+        "field.dispatchEvent(new Event('input', { bubbles: true }))"
+    )
+    assert answer(browser) == "Input 0 is not a number"
+
+    signal = OTHER_NETS["signal"](0)
+    open_page(browser, signal, tmp_path / "net.html")
+    numbers = inputs_of(signal, 1)
+    write = (
+        "const area = document.querySelector('textarea'); area.value = values[0];"
+        "area.dispatchEvent(new Event('input', { bubbles: true }))"
+    )
+    browser.script(write, ", ".join(map(str, numbers.ravel().tolist())))
+    np.testing.assert_allclose(browser.script(shown)[0], run(signal, numbers)[0][0], rtol=1e-4)
+    browser.script(write, "1, 2, 300")
+    assert answer(browser) == "Got 3 numbers, expected 57"
+    browser.script(write, ", ".join(["300"] * 57))
+    assert answer(browser) == "Input 0 is not a whole number from 0 to 255"
+
+
+@needs_browser
+def test_names_of_strangers_are_shown_as_text(browser: Browser, tmp_path: Path) -> None:
+    net = replace(digits_net(), name=HOSTILE, classes=(HOSTILE,) * 10)
+    open_page(browser, net, tmp_path / "net.html", load_dataset("mnist-sample").test.images[:1])
+    browser.wait("document.getElementById('answer').textContent === values[0]", HOSTILE)
+    assert browser.script("return [document.title, document.getElementById('name').textContent]") == [HOSTILE, HOSTILE]
+    assert browser.script("return document.querySelectorAll('img').length") == 0
+    assert browser.messages() == []
+
+
+@needs_browser
+def test_the_packed_net_can_be_taken_out_of_the_page(browser: Browser, tmp_path: Path) -> None:
+    net = digits_net()
+    open_page(browser, net, tmp_path / "net.html")
+    found = browser.script(
+        "let blob; URL.createObjectURL = (made) => { blob = made; return 'blob:null/0' };"
+        "HTMLAnchorElement.prototype.click = () => {};"
+        "document.getElementById('download').click(); return [...new Uint8Array(await blob.arrayBuffer())]"
+    )
+    assert bytes(found) == dumps(net)
+
+
+def test_samples_of_features_are_stored_as_numbers(tmp_path: Path) -> None:
+    net = OTHER_NETS["features"](0)
+    inputs = inputs_of(net, 30)
+    export_net(net, "html", tmp_path / "net.html", inputs=inputs)
+    text = (tmp_path / "net.html").read_text(encoding="utf-8")
+    found = re.search(r'<script id="info" type="application/json">(.*?)</script>', text)
+    assert found is not None
+    stored_samples = np.array(json.loads(found[1])["samples"], np.float32)
+    assert (stored_samples[:, np.newaxis] == inputs).all(axis=2).sum() == len(stored_samples) == writer.SAMPLES
+
+
+def test_the_table_has_the_page() -> None:
+    assert EXPORTS["html"].suffixes == (".html",)
+    assert EXPORTS["html"].samples
