@@ -14,11 +14,11 @@ function show(made) {
     for (const _ of order) $("results").append(element("div", { className: "bar" }, element("span"), element("div", {}, element("i")), element("b")));
   }
   order.forEach((k, row) => {
-    $("results").children[row].hidden = false;
+    Object.assign($("results").children[row], { hidden: false, className: k === best ? "bar best" : "bar" });
     const [name, bar, number] = $("results").children[row].children;
     const share = (100 * powers[k]) / sum;
     name.textContent = names[k];
     bar.firstChild.style.width = `${share}%`;
-    number.textContent = `${text(share, 1)} %`;
+    number.textContent = `${share.toFixed(1)} %`;
   });
 }
