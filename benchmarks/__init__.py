@@ -14,5 +14,6 @@ BENCHMARKS = (
     "startup",
     "training-memory",
     "training-step",
+    "web",
 )
 """The names; each module is imported when its benchmark runs."""
