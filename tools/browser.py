@@ -99,13 +99,16 @@ class Browser:
         element = self._post("/element", {"using": "css selector", "value": selector})[_ELEMENT]
         self._post(f"/element/{element}/value", {"text": text})
 
-    def stroke(self, points: list[tuple[float, float]]) -> None:
-        """Press the mouse at the first point, move it along the others, and release it; in pixels of the window."""
-        moves = [
-            {"type": "pointerMove", "duration": 0, "origin": "viewport", "x": round(x), "y": round(y)}
-            for x, y in points
-        ]
-        actions = [moves[0], {"type": "pointerDown", "button": 0}, *moves[1:], {"type": "pointerUp", "button": 0}]
+    def draw(self, strokes: list[list[tuple[float, float]]]) -> None:
+        """Press the mouse at the first point of each stroke, move it along the others, and release it.
+
+        Args:
+            strokes: points (x, y) in pixels of the window.
+        """
+        actions: list[dict[str, Any]] = []
+        for points in strokes:
+            moves = [{"type": "pointerMove", "duration": 0, "x": round(x), "y": round(y)} for x, y in points]
+            actions += [moves[0], {"type": "pointerDown", "button": 0}, *moves[1:], {"type": "pointerUp", "button": 0}]
         self._post("/actions", {"actions": [{"type": "pointer", "id": "mouse", "actions": actions}]})
 
     def resize(self, width: int, height: int, *, scale: float = 1) -> None:

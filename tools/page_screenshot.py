@@ -50,8 +50,7 @@ def take(net: str, path: Path) -> str:
         left, top, side = browser.script(
             "const { x, y, width } = document.getElementById('pad').getBoundingClientRect(); return [x, y, width]"
         )
-        for stroke in three():
-            browser.stroke([(left + side * x, top + side * y) for x, y in stroke])
+        browser.draw([[(left + side * x, top + side * y) for x, y in stroke] for stroke in three()])
         browser.script("await new Promise(requestAnimationFrame); await new Promise(requestAnimationFrame)")
         answer = str(browser.script("return document.getElementById('answer').textContent"))
         picture = Image.open(io.BytesIO(browser.picture())).convert("RGB").quantize(COLORS)

@@ -16,7 +16,16 @@ from itertools import accumulate
 from pathlib import Path
 
 PLACES = (
-    *("src/**/*.py", "src/**/*.[ch]", "src/**/*.yaml", "tools/*.py", "benchmarks/*.py", "examples/*.py"),
+    *(
+        "src/**/*.py",
+        "src/**/*.[ch]",
+        "src/**/*.js",
+        "src/**/*.html",
+        "src/**/*.yaml",
+        "tools/*.py",
+        "benchmarks/*.py",
+        "examples/*.py",
+    ),
     *("docs/**/*.md", "README.md", "CONTRIBUTING.md", "notebooks/*.ipynb", "Makefile", "pyproject.toml"),
 )
 
@@ -139,9 +148,9 @@ def find_words(source: str, suffix: str = ".md") -> list[tuple[int, str, str]]:
     """(line, what was found, advice) of every word and phrase, in the order of the lines.
 
     Args:
-        source: the content of a file. suffix: of its name; anything but `.py`, `.c` and `.h` is prose as a whole.
+        source: the content of a file. suffix: of its name; all but `.py`, `.c`, `.h` and `.js` is prose as a whole.
     """
-    reader = {".py": _python_prose, ".c": _c_prose, ".h": _c_prose}.get(suffix)
+    reader = {".py": _python_prose, ".c": _c_prose, ".h": _c_prose, ".js": _c_prose}.get(suffix)
     prose = source if reader is None else _only(reader(source), source)
     flat = re.sub(r" ?\n ?", "\n", re.sub(r"[ \t]+", " ", prose))
     spellings, phrases = _COMPILED

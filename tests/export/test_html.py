@@ -29,6 +29,7 @@ from onebit.packed import (
     Add,
     Affine,
     AveragePool,
+    Certificate,
     Conv,
     ConvTranspose,
     Dense,
@@ -42,6 +43,7 @@ from onebit.packed import (
     Sign,
     dumps,
 )
+from onebit.packed.bits import unpack_signs
 from onebit.runtime import run, softmax
 from tools.browser import MISSING, Browser
 
@@ -87,6 +89,19 @@ def test_drawn_nets_give_the_bits_of_the_reference(net: PackedNet, tmp_path: Pat
     except (FormatError, NotBinaryError):  # real parameters overflow
         assume(False)
     assert_equal(net, tmp_path / "net.html", inputs)
+
+
+@needs_node
+def test_names_that_javascript_knows_are_names(tmp_path: Path) -> None:
+    nodes = [
+        Flatten(inputs=("input",), output="constructor"),
+        Relu(inputs=("constructor",), output="__proto__"),
+        Relu(inputs=("__proto__",), output="toString"),
+    ]
+    net = PackedNet(
+        input=Builder((2, 3, 1)).input, nodes=tuple(nodes), output={"__proto__": "toString", "length": "__proto__"}
+    )
+    assert_equal(net, tmp_path / "net.html", inputs_of(net, 2))
 
 
 def rounding_nets() -> dict[str, PackedNet]:
@@ -287,9 +302,8 @@ def test_a_digit_that_is_drawn_is_read(browser: Browser, tmp_path: Path) -> None
     for label in (0, 3, 7):
         index = int(np.flatnonzero(right & (test.labels == label))[0])
         browser.script("document.getElementById('clear').click()")
-        browser.wait("document.getElementById('answer').textContent === 'Draw a digit'")
-        for stroke in strokes_of(test.images[index, 0], box):
-            browser.stroke(stroke)
+        browser.wait("document.getElementById('answer').textContent === 'Draw something'")
+        browser.draw(strokes_of(test.images[index, 0], box))
         browser.script("await new Promise(requestAnimationFrame); await new Promise(requestAnimationFrame)")
         picture = seen(browser, (1, 28, 28))
         # the digit itself, up to the width of the pen; as large and in the place as all of MNIST
@@ -329,15 +343,15 @@ def test_labels_of_200_test_images_are_those_of_the_reference(browser: Browser, 
 def test_the_digit_page_works_by_keyboard(browser: Browser, tmp_path: Path) -> None:
     net = digits_net()
     open_page(browser, net, tmp_path / "net.html")
-    browser.wait("document.getElementById('answer').textContent === 'Draw a digit'")
+    browser.wait("document.getElementById('answer').textContent === 'Draw something'")
     down = "\ue015"
     browser.keys("#pad", " " + 8 * down)
-    browser.wait("document.getElementById('answer').textContent !== 'Draw a digit'")
+    browser.wait("document.getElementById('answer').textContent !== 'Draw something'")
     picture = seen(browser, (1, 28, 28))
     assert np.count_nonzero(picture[0, 0].max(axis=1)) >= 18  # a vertical line
     assert answer(browser) == str(run(net, picture).argmax())
     browser.keys("#clear", " ")
-    browser.wait("document.getElementById('answer').textContent === 'Draw a digit'")
+    browser.wait("document.getElementById('answer').textContent === 'Draw something'")
 
 
 PAGES = {
@@ -392,6 +406,11 @@ def test_every_page_is_readable_in_light_and_dark_and_on_narrow_screens(
     net, samples = PAGES[kind]()
     open_page(browser, net, tmp_path / "net.html", samples)
     browser.wait("/browser/.test(document.getElementById('time').textContent) || !last")
+    facts = browser.script("return document.getElementById('facts').textContent")
+    assert net.statement in facts
+    bits, size = sum(node.binary_weights for node in net.nodes), f"{len(dumps(net)) / 1000:.1f}".removesuffix(".0")
+    assert f"{bits:,} weights of one bit in a file of {size} kB" in facts
+    assert browser.script("return document.querySelectorAll('#layers tr').length") == len(net.nodes) + 1
     papers = {}
     for theme in ("light", "dark"):
         browser.theme(theme)
@@ -411,6 +430,46 @@ def test_every_page_is_readable_in_light_and_dark_and_on_narrow_screens(
         assert unnamed == []
     assert browser.messages() == []
     assert {url.partition(":")[0] for url in browser.requests()} <= {"file", "blob", "data"}
+
+
+@needs_browser
+def test_first_weights_are_pictures(browser: Browser, tmp_path: Path) -> None:
+    b = Builder((1, 5, 6))
+    b.add(Flatten)
+    b.dense(7)
+    net = b.net()
+    open_page(browser, net, tmp_path / "net.html")
+    shape = browser.script("const { width, height } = document.getElementById('signs'); return [height, width, 4]")
+    pixels = pixels_of(browser, "signs").reshape(shape)
+    first = net.nodes[1]
+    assert isinstance(first, Dense)
+    signs = unpack_signs(first.signs, 30).reshape(7, 5, 6)
+    for k in range(7):
+        np.testing.assert_array_equal(pixels[:5, 7 * k : 7 * k + 6, 0] > 128, signs[k] > 0)
+
+
+@needs_browser
+def test_several_labels_have_a_probability_each(browser: Browser, tmp_path: Path) -> None:
+    net = digits_net()
+    compared = Certificate(
+        onebit="1",
+        dataset="d",
+        split="",
+        count=1,
+        weights="binary",
+        label_mismatches=0,
+        max_logit_difference=0,
+        bit_exact=True,
+        compared="multi-label",
+    )
+    image = load_dataset("mnist-sample").test.images[:1]
+    open_page(browser, replace(net, certificate=compared), tmp_path / "net.html", image)
+    browser.wait("document.querySelectorAll('.bar').length === 10")
+    logits = run(net, image)[0].astype(np.float64)
+    assert answer(browser) == ", ".join(str(k) for k in np.flatnonzero(logits >= 0))
+    shown = browser.script("return [...document.querySelectorAll('.bar b')].map((one) => parseFloat(one.textContent))")
+    np.testing.assert_allclose(shown, 100 / (1 + np.exp(-logits)), atol=0.051)
+    assert writer.output_kind(replace(net, certificate=replace(compared, compared="values"))) == "outputs"
 
 
 @needs_browser

@@ -58,7 +58,9 @@ def write(net: PackedNet, path: Path, *, samples: np.ndarray | None = None) -> N
         "hashes": " ".join(map(_source_hash, (boot, engine, script))),
         "form": asset(f"page/{kind}.html").strip(),
         # no "<", so that no name of the net ends the script
-        "info": json.dumps({"statement": net.statement, "samples": numbers}).replace("<", "\\u003c"),
+        "info": json.dumps(
+            {"statement": net.statement, "several": _compared(net) == "multi-label", "samples": numbers}
+        ).replace("<", "\\u003c"),
         "net": _zlib(file),
         "samples": stored,
         "style": _zlib(style.encode()),
@@ -110,7 +112,7 @@ def input_kind(net: PackedNet) -> str:
 
 def output_kind(net: PackedNet) -> str:
     """How outputs are shown: probabilities of "classes", "masks" with the label of each pixel, or any "outputs"."""
-    if isinstance(net.output, str):
+    if isinstance(net.output, str) and _compared(net) != "values":
         shape = infer(net)[net.output].shape
         image = len(net.input.shape) == 3 and net.input.dtype == "uint8"
         if len(shape) == 1 and shape[0] > 1 and (image or net.classes):
@@ -155,6 +157,11 @@ def _jpeg(images: list[np.ndarray]) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(sheet if sheet.shape[2] == 3 else sheet[:, :, 0]).save(stream, "JPEG", quality=80, optimize=True)
     return stream.getvalue()
+
+
+def _compared(net: PackedNet) -> str:
+    """What was compared when the net was certified: "labels", "multi-label" or "values"."""
+    return net.certificate.compared if net.certificate else "labels"
 
 
 def _multiplies_signs(net: PackedNet) -> bool:

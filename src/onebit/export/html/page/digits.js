@@ -45,7 +45,7 @@ function start() {
     paint($("seen"), numbers, [1, height, width]);
     if (numbers.some((v) => v)) answer(numbers);
     else {
-      $("answer").textContent = "Draw a digit";
+      $("answer").textContent = "Draw something";
       for (const bar of document.querySelectorAll(".bar")) bar.hidden = true;
     }
   };

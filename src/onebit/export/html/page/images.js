@@ -13,7 +13,12 @@ function worker() {
       postMessage(time > 1000 ? time : timed(() => net.run(data)));
     };`;
   const engine = document.getElementById("engine script").textContent;
-  const made = new Worker(URL.createObjectURL(new Blob([engine, begun])));
+  let made;
+  try {
+    made = new Worker(URL.createObjectURL(new Blob([engine, begun])));
+  } catch {
+    return answer;
+  }
   made.onmessage = ({ data }) => (data instanceof Map ? show : showTime)(data);
   made.postMessage(file);
   return (numbers) => made.postMessage(numbers);
