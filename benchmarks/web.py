@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import onebit
+from benchmarks.browser import MISSING, Browser
 from benchmarks.shared import add_rounds, describe_machine, set_up_process
 from onebit.export.html import writer
 from onebit.export.writing import export_net, random_inputs
-from tools.browser import MISSING, Browser
 
 SAMPLES = 100
 

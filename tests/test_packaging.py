@@ -44,6 +44,7 @@ def test_every_package_and_data_file_lies_in_src() -> None:
     package = PYPROJECT.parent / "src" / "onebit"
     names = {path.relative_to(package).as_posix() for path in package.rglob("*") if path.is_file()}
     assert {"py.typed", "__init__.pyi", "recipes/methods.yaml", "data/MNIST_SAMPLE_LICENSE.md"} <= names
+    assert {"export/html/run_page.js", "export/html/engine/net.js", "export/html/page/page.html"} <= names
 
 
 @pytest.mark.nightly

@@ -14,9 +14,9 @@ from pathlib import Path
 from PIL import Image
 
 import onebit
+from benchmarks.browser import Browser
 from onebit.common.files import write_atomic
 from onebit.export import export_net
-from tools.browser import Browser
 
 WIDTH, SCALE = 1000, 1.5
 COLORS = 64  # few are enough for flat areas, and keep the file small

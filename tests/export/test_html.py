@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of
 from PIL import Image
 
+from benchmarks.browser import MISSING, Browser
 from onebit.data import load_dataset
 from onebit.errors import FormatError, NotBinaryError, OnebitError
 from onebit.export import EXPORTS, export_net
@@ -45,7 +46,6 @@ from onebit.packed import (
 )
 from onebit.packed.bits import unpack_signs
 from onebit.runtime import run, softmax
-from tools.browser import MISSING, Browser
 
 MNIST_WIDTHS = (784, 512, 256, 10)
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
