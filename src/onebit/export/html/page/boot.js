@@ -10,7 +10,7 @@ window.onebit = {};
 onebit.ready = (async () => {
   for (const id of ["style", "engine", "page"]) {
     const part = document.createElement(id === "style" ? id : "script");
-    part.id = `${id} script`;
+    part.id = `${id}-script`;
     part.textContent = await (await inflate(id)).text();
     document.head.append(part);
   }

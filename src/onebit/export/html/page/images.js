@@ -12,7 +12,7 @@ function worker() {
       postMessage(made);
       postMessage(time > 1000 ? time : timed(() => net.run(data)));
     };`;
-  const engine = document.getElementById("engine script").textContent;
+  const engine = document.getElementById("engine-script").textContent;
   let made;
   try {
     made = new Worker(URL.createObjectURL(new Blob([engine, begun])));
