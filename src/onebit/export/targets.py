@@ -10,6 +10,12 @@ EXPORTS: dict[str, Target] = {
         module="onebit.export.plain_torch.target",
         suffixes=(".safetensors", ".pth", ".pt"),
     ),
+    "onnx": Target(
+        text="an ONNX file for onnxruntime, with weights of one bit",
+        module="onebit.export.onnx.target",
+        suffixes=(".onnx",),
+        options={"flavor": ("standard", "float", "qonnx")},
+    ),
     "html": Target(
         text="one web page that runs the net, without a server",
         module="onebit.export.html.writer",

@@ -1,0 +1,116 @@
+"""Where the bits of real numbers matter, and what the nodes of a net want of each other.
+
+A packed net computes an affine map in float64 and rounds once. A graph for onnxruntime does so only where that keeps
+bits: the numbers before it are those of the packed net, bit for bit, and a sign is taken of the result, or it is an
+output. Elsewhere float32 is faster, because onnxruntime merges the map with the convolution before it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from math import prod
+
+from onebit.packed import (
+    AdaptiveAveragePool,
+    AveragePool,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Flatten,
+    MaxPool,
+    Node,
+    OneBitWeights,
+    PackedNet,
+    Pad,
+    Permute,
+    RealConv,
+    RealConvTranspose,
+    RealDense,
+    Repeat,
+    Reshape,
+    Sign,
+    Slice,
+    Threshold,
+    Value,
+    infer,
+)
+from onebit.packed.net import INPUT
+
+FLOAT_EXACT = 2**24
+"""float32 holds every integer up to here, so sums that stay below are exact in any order."""
+MOVES = (Flatten, Reshape, Permute, Repeat, Slice, Pad, MaxPool)
+"""Operations of one input that compute on codes of ±1 as on the numbers."""
+SIGNS = (Sign, Threshold)
+_REAL_WEIGHTS = (RealDense, RealConv, RealConvTranspose)
+
+
+def sum_bound(node: Node, x: Value) -> int:
+    """The largest magnitude of the sums of integers that a node forms; 0 if it forms none."""
+    bound = x.bound or 0
+    if isinstance(node, OneBitWeights):
+        return node.in_features * max(bound, abs(getattr(node, "padding_value", 0)))
+    if isinstance(node, AveragePool):
+        return prod(node.kernel) * bound
+    if isinstance(node, AdaptiveAveragePool):
+        return prod(x.shape[1:]) * bound
+    return 0
+
+
+class Uses:
+    """What is known of the values of a net from the nodes before and after them.
+
+    values: shape and kind. readers: the nodes that read a value. exact: values that a graph computes bit for bit.
+    precise: exact values whose bits matter. codes: ±1 values that are read as {0, 2} by products of integers.
+    """
+
+    def __init__(self, net: PackedNet) -> None:
+        self.net = net
+        self.values = infer(net)
+        self.readers: dict[str, list[Node]] = defaultdict(list)
+        for node in net.nodes:
+            for name in dict.fromkeys(node.inputs):
+                self.readers[name].append(node)
+        self.exact = {INPUT}
+        for node in net.nodes:
+            if self._keeps_bits(node):
+                self.exact.add(node.output)
+        matters = set(net.outputs)
+        codes: set[str] = set()
+        for node in reversed(net.nodes):
+            if isinstance(node, SIGNS) or (node.output in matters and node.output in self.exact):
+                matters.update(node.inputs)
+            moved = isinstance(node, MOVES) and node.output in codes
+            if moved or isinstance(node, Dense) or (isinstance(node, Conv) and self.conv_to_sign(node)):
+                codes.update(node.inputs)
+        self.precise = self.exact & matters
+        self.codes = codes
+
+    def _keeps_bits(self, node: Node) -> bool:
+        inputs = [self.values[name] for name in node.inputs]
+        if isinstance(node, _REAL_WEIGHTS):
+            return False
+        if isinstance(node, (Dense, AdaptiveAveragePool)):  # double holds the sums
+            return inputs[0].exact
+        if isinstance(node, (Conv, ConvTranspose, AveragePool)):
+            return inputs[0].exact and sum_bound(node, inputs[0]) <= FLOAT_EXACT
+        return all(name in self.exact for name in node.inputs)
+
+    def only_reader(self, node: Node) -> Node | None:
+        """The only node that reads the output of `node`; None if several do, or if it is an output of the net."""
+        readers = self.readers[node.output]
+        return readers[0] if len(readers) == 1 and node.output not in self.net.outputs else None
+
+    def dense_to_sign(self, node: Dense) -> Node | None:
+        """The sign of the integers that a dense layer computes, if nothing else reads them."""
+        after = self.only_reader(node)
+        return after if isinstance(after, SIGNS) and self.values[node.output].exact else None
+
+    def conv_to_sign(self, node: Conv) -> tuple[MaxPool | None, Node] | None:
+        """The sign of what a convolution of ±1 computes, and a max pool between them, if nothing else reads that."""
+        if self.values[node.inputs[0]].bound != 1 or not self.values[node.output].exact:
+            return None
+        after = self.only_reader(node)
+        pool = after if isinstance(after, MaxPool) else None
+        if pool is not None:
+            after = self.only_reader(pool)
+        return (pool, after) if isinstance(after, SIGNS) else None

@@ -1,0 +1,90 @@
+"""Pools as ONNX nodes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onebit.errors import UsageError
+from onebit.export.onnx.exactness import FLOAT_EXACT, sum_bound
+from onebit.export.onnx.products import pool_geometry
+from onebit.export.onnx.values import Values
+from onebit.packed import AdaptiveAveragePool, AveragePool, MaxPool
+from onebit.packed.net import op_name
+
+
+def write_max_pool(to: Values, node: MaxPool) -> None:
+    (source,) = node.inputs
+    form = to.natural(source)
+    if form == "int":  # onnxruntime has no MaxPool of int32; double holds the same integers
+        form = "double"
+    if form == "raw":
+        form = "float"
+    to.add("MaxPool", to.get(source, form), of=node.output, form=form, **pool_geometry(node))
+
+
+def write_average_pool(to: Values, node: AveragePool) -> None:
+    """A convolution with ones if the sums are integers, or if ONNX's AveragePool lacks something; else that."""
+    (source,), name = node.inputs, node.output
+    x, geometry = to.value(source), pool_geometry(node)
+    dilated = geometry.pop("dilations", None)
+    tensor = to.get(source, "float")
+    if not (x.exact or node.sums or dilated):
+        to.add("AveragePool", tensor, of=name, form="float", count_include_pad=node.count_padding, **geometry)
+        return
+    if to.value(name).exact and sum_bound(node, x) > FLOAT_EXACT:
+        raise UsageError(
+            f"{op_name(node)} {name!r} sums integers up to {sum_bound(node, x):,}; onnx has sums of windows only up to "
+            f"{FLOAT_EXACT:,}, which float32 holds; use another target"
+        )
+    channels, height, width = x.shape
+    if dilated:
+        geometry["dilations"] = dilated
+    ones = to.graph.constant(np.ones((1, 1, *node.kernel)), f"{name}/ones", np.float32)
+    tensor = to.add("Reshape", tensor, to.graph.shape(-1, 1, height, width), of=name)
+    tensor = to.add("Conv", tensor, ones, of=name, **geometry)
+    form = "float" if node.sums else ""
+    tensor = to.add("Reshape", tensor, to.graph.shape(-1, *to.value(name).shape), of=name, form=form)
+    if not node.sums:
+        _divide(to, name, tensor, _pixels(node, x.shape[1:], node.places(x)))
+
+
+def write_adaptive_average_pool(to: Values, node: AdaptiveAveragePool) -> None:
+    """Sums down the rows and across, as products with 0 and 1, so that windows may overlap; then the division."""
+    (source,), name = node.inputs, node.output
+    x = to.value(source)
+    form = "double" if x.exact and sum_bound(node, x) > FLOAT_EXACT else "float"
+    dtype = np.float64 if form == "double" else np.float32
+    rows, columns = node.windows(x)
+    tensor = to.get(source, form)
+    if node.size == (1, 1):
+        tensor = to.add("ReduceSum", tensor, to.graph.shape(2, 3), of=name)
+    else:
+        for axis, windows in ((2, rows), (3, columns)):
+            inside = np.zeros((len(windows), x.shape[axis - 1]), dtype)
+            for row, (start, stop) in zip(inside, windows, strict=True):
+                row[start:stop] = 1
+            if axis == 2:
+                tensor = to.add("MatMul", to.graph.constant(inside, f"{name}/rows"), tensor, of=name)
+            else:
+                inside = np.ascontiguousarray(inside.T)
+                tensor = to.add("MatMul", tensor, to.graph.constant(inside, f"{name}/columns"), of=name)
+    if form == "double":
+        tensor = to.cast(tensor, np.float32, of=name)
+    _divide(to, name, tensor, np.outer(*(np.diff(axis)[:, 0] for axis in (rows, columns))))
+
+
+def _divide(to: Values, name: str, tensor: str, pixels: np.ndarray) -> None:
+    if (pixels == pixels.flat[0]).all():
+        pixels = pixels.flat[0]
+    to.add("Div", tensor, to.graph.constant(pixels, f"{name}/pixels", np.float32), of=name, form="float")
+
+
+def _pixels(node: AveragePool, size: tuple[int, ...], places: tuple[int, int]) -> np.ndarray:
+    """(H', W'): how many pixels of each window count."""
+    top, bottom, left, right = node.padding
+    inside = np.pad(np.ones(size, np.int64), ((top, bottom), (left, right)), constant_values=node.count_padding)
+    windows = np.lib.stride_tricks.sliding_window_view(inside, node.extent)
+    windows = windows[:: node.stride[0], :: node.stride[1], :: node.dilation[0], :: node.dilation[1]]
+    sums: np.ndarray = windows.sum(axis=(2, 3))
+    assert sums.shape == places
+    return sums

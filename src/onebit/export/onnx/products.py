@@ -1,0 +1,227 @@
+"""Dense layers and convolutions as ONNX nodes.
+
+Products of ±1 weights and ±1 values are products of integers: MatMulInteger and QLinearConv of uint8 codes {0, 2}, whose
+zero point is 1, and int8 weights. Both int8, or ConvInteger, would be many times slower in onnxruntime than floats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from onebit.errors import UsageError
+from onebit.export.onnx.exactness import FLOAT_EXACT, sum_bound
+from onebit.export.onnx.pointwise import real, rising, write_sign
+from onebit.export.onnx.values import Values
+from onebit.packed import (
+    Conv,
+    ConvTranspose,
+    Dense,
+    MaxPool,
+    Node,
+    OneBitWeights,
+    RealConv,
+    RealConvTranspose,
+    RealDense,
+)
+from onebit.packed.bits import unpack_signs
+from onebit.packed.net import op_name
+
+AnyConv = Conv | RealConv | ConvTranspose | RealConvTranspose
+_TWICE = 0.5
+"""The scale of the output of a QLinearConv: twice the sum minus the threshold, around the code 2, is cut to {0, 2}."""
+
+
+def write_real_dense(to: Values, node: RealDense) -> None:
+    weight = to.graph.constant(np.ascontiguousarray(node.weight.T), f"{node.output}/weight")
+    to.add("MatMul", to.get(node.inputs[0], "float"), weight, of=node.output, form="float")
+
+
+def write_dense(to: Values, node: Dense) -> None:
+    (source,), name = node.inputs, node.output
+    x = to.value(source)
+    signs = unpack_signs(node.signs, node.terms).T
+    raw = to.natural(source) == "raw"
+    if to.integers and (raw or x.bound == 1):
+        _integer_dense(to, node, signs, raw=raw)
+        return
+    form = "float" if not x.exact or sum_bound(node, x) <= FLOAT_EXACT else "double"
+    weight = to.graph.weights(name, signs, np.float32 if form == "float" else np.float64)
+    tensor = to.get(source, form)
+    _finish(to, node, to.add("MatMul", tensor, weight, of=name, form=_last_form(node, form)), form)
+
+
+def _integer_dense(to: Values, node: Dense, signs: np.ndarray, *, raw: bool) -> None:
+    """MatMulInteger of codes of ±1, or of the bytes b of the input, whose values are b, or 2b - 255."""
+    (source,), name, graph = node.inputs, node.output, to.graph
+    zero = graph.constant(0 if raw else 1, "zero" if raw else "code/zero", np.uint8)
+    weight = graph.weights(name, signs, np.int8)
+    coded = raw and to.net.input.coding == "integer"
+    factor, offset = (2, 255 * signs.sum(axis=0, dtype=np.int64)) if coded else (1, np.int64(0))
+    after = to.uses.dense_to_sign(node)
+    form = "" if coded or after else _last_form(node, "int")
+    sums = to.add("MatMulInteger", to.get(source, "raw" if raw else "code"), weight, zero, of=name, form=form)
+    if after is not None:
+        least, direction = rising(after, to.value(name))
+        least = to.per_channel(-(-(least + offset) // factor), after.output, "least", np.int32)
+        write_sign(to, after.output, to.add("GreaterOrEqual", sums, least, of=after.output), direction)
+        to.written.add(after.output)
+        return
+    if coded:
+        sums = to.add("Mul", sums, graph.constant(2, "two", np.int32), of=name)
+        offset = to.per_channel(offset, name, "offset", np.int32)
+        sums = to.add("Sub", sums, offset, of=name, form=_last_form(node, "int"))
+    _finish(to, node, sums, "int")
+
+
+def write_conv(to: Values, node: Conv | RealConv) -> None:
+    (source,), name = node.inputs, node.output
+    if isinstance(node, Conv) and to.integers and (found := to.uses.conv_to_sign(node)):
+        _integer_conv(to, node, *found)
+        return
+    tensor, padding = to.get(source, "float"), node.padding
+    if node.padding_value and any(padding):
+        top, bottom, left, right = padding
+        border = to.graph.constant(node.padding_value, f"border/{node.padding_value}", np.float32)
+        tensor = to.add("Pad", tensor, to.graph.shape(0, 0, top, left, 0, 0, bottom, right), border, of=name)
+        padding = (0, 0, 0, 0)
+    _convolve(to, node, "Conv", tensor, _geometry(node, padding))
+
+
+def write_conv_transpose(to: Values, node: ConvTranspose | RealConvTranspose) -> None:
+    geometry = _geometry(node, node.padding)
+    if any(node.extra):
+        geometry["output_padding"] = node.extra
+    _convolve(to, node, "ConvTranspose", to.get(node.inputs[0], "float"), geometry)
+
+
+def _convolve(to: Values, node: AnyConv, op: str, tensor: str, geometry: dict[str, Any]) -> None:
+    """A convolution in float32, in which sums of integers are exact up to 2^24."""
+    x, name = to.value(node.inputs[0]), node.output
+    if to.value(name).exact and sum_bound(node, x) > FLOAT_EXACT:
+        raise UsageError(
+            f"{op_name(node)} {name!r} sums integers up to {sum_bound(node, x):,}; onnx has fast convolutions only for "
+            f"sums up to {FLOAT_EXACT:,}, which float32 holds; binarize its input, or use another target"
+        )
+    if isinstance(node, OneBitWeights):
+        weight = to.graph.weights(name, _kernels(node, unpack_signs(node.signs, node.terms)))
+    else:
+        weight = to.graph.constant(_kernels(node, node.weight), f"{name}/weight")
+    sums = to.add(op, tensor, weight, of=name, form=_last_form(node, "float"), **geometry)
+    if isinstance(node, OneBitWeights):
+        _finish(to, node, sums, "float", lambda: _window_sums(to, node, op, tensor, geometry))
+
+
+def _window_sums(to: Values, node: Any, op: str, tensor: str, geometry: dict[str, Any]) -> str:
+    """The sums of the pixels that each output reads: the same convolution, of ones."""
+    outputs, shape = node.outputs if node.groups > 1 else 1, (node.group_channels, *node.kernel)
+    if op == "Conv":
+        shape = (outputs, *shape)
+    else:
+        shape = (node.groups * shape[0], outputs // node.groups or 1, *node.kernel)
+    one = to.graph.constant(1, "one", np.float32)
+    ones = to.add("Expand", one, to.graph.shape(*shape), of=node.output)
+    return to.add(op, tensor, ones, of=node.output, **geometry)
+
+
+def _finish(to: Values, node: OneBitWeights, sums: str, form: str, totals: Callable[[], str] | None = None) -> None:
+    """scale · sums + centre · (sum of the inputs), if the node has a scale or a centre; `totals` writes the latter."""
+    if node.scale is None and node.centre is None:
+        return
+    name = node.output
+    if form != "float":
+        sums = to.cast(sums, np.float32, of=name)
+    if node.scale is not None:
+        scale = to.per_channel(node.scale, name, "scale")
+        sums = real(to, "Mul", sums, scale, of=name, last=node.centre is None)
+    if node.centre is not None:
+        centre = to.per_channel(node.centre, name, "centre")
+        total = real(to, "Mul", totals() if totals else _total(to, node), centre, of=name)
+        real(to, "Add", sums, total, of=name, last=True)
+
+
+def _total(to: Values, node: OneBitWeights) -> str:
+    """(N, 1) sums of the inputs of a dense layer."""
+    x = to.value(node.inputs[0])
+    exact = not x.exact or sum_bound(node, x) <= FLOAT_EXACT
+    tensor = to.get(node.inputs[0], "float" if exact else "double")
+    total = to.add("ReduceSum", tensor, to.graph.shape(1), of=node.output)
+    return total if exact else to.cast(total, np.float32, of=node.output)
+
+
+def _kernels(node: AnyConv, rows: np.ndarray) -> np.ndarray:
+    """Rows of weights (O, kH · kW · I / groups) in the shape of ONNX: (O, I / groups, kH, kW), or (I, O / groups, …)."""
+    rows = rows.reshape(node.groups, -1, *node.kernel, node.group_channels)  # (groups, O / groups, kH, kW, I / groups)
+    if isinstance(node, (Conv, RealConv)):
+        return np.ascontiguousarray(rows.transpose(0, 1, 4, 2, 3)).reshape(-1, node.group_channels, *node.kernel)
+    rows = rows.transpose(0, 4, 1, 2, 3)
+    return np.ascontiguousarray(rows).reshape(node.groups * node.group_channels, -1, *node.kernel)
+
+
+def _geometry(node: AnyConv, padding: tuple[int, int, int, int]) -> dict[str, Any]:
+    """Attributes, without those that have their defaults."""
+    top, bottom, left, right = padding
+    every = {
+        "kernel_shape": (node.kernel, None),
+        "strides": (node.stride, (1, 1)),
+        "dilations": (node.dilation, (1, 1)),
+        "pads": ((top, left, bottom, right), (0, 0, 0, 0)),
+        "group": (node.groups, 1),
+    }
+    return {name: value for name, (value, default) in every.items() if value != default}
+
+
+def _integer_conv(to: Values, node: Conv, pool: MaxPool | None, after: Node) -> None:
+    """QLinearConv of codes whose bias is the threshold: 2 · (sum - threshold) + 2, cut to {0, 2}, is the code."""
+    (source,), name, graph = node.inputs, node.output, to.graph
+    least, direction = rising(after, to.value(name))
+    signs = _kernels(node, unpack_signs(node.signs, node.terms))
+    if pool is None:  # sum <= threshold is -sum >= -threshold; `least` is threshold + 1 there
+        flipped = direction < 0
+        signs = np.where(flipped[:, None, None, None], -signs, signs)
+        least, direction = np.where(flipped, 1 - least, least), np.ones_like(direction)
+    codes, padding = to.get(source, "code"), node.padding
+    if node.padding_value and any(padding):
+        top, bottom, left, right = padding
+        border = graph.constant(node.padding_value + 1, f"border/code{node.padding_value + 1}", np.uint8)
+        codes = to.add("Pad", codes, graph.shape(0, 0, top, left, 0, 0, bottom, right), border, of=name)
+        padding = (0, 0, 0, 0)
+    one, code = graph.constant(1, "one", np.float32), graph.constant(1, "code/zero", np.uint8)
+    weight = graph.weights(name, signs, np.int8)
+    more = (
+        *(graph.constant(0, "zero/weight", np.int8), graph.constant(_TWICE, "half", np.float32)),
+        *(graph.constant(2, "code/one", np.uint8), graph.constant(-least, f"{name}/bias", np.int32)),
+    )
+    tensor = to.add("QLinearConv", codes, one, code, weight, one, *more, of=name, **_geometry(node, padding))
+    form = "code" if pool is None else ""
+    target = after.output
+    tensor = to.add("Clip", tensor, graph.constant(0, "zero", np.uint8), more[2], of=target, form=form)
+    to.written.add(target)
+    if pool is None:
+        return
+    to.written.add(pool.output)
+    every = (direction > 0).all()
+    tensor = to.add("MaxPool", tensor, of=target, form="code" if every else "", **pool_geometry(pool))
+    if not every:
+        high = to.per_channel(direction + 1, target, "high", np.uint8)
+        write_sign(to, target, to.add("Equal", tensor, high, of=target), np.ones(1, np.int64))
+
+
+def pool_geometry(node: MaxPool) -> dict[str, Any]:
+    """Attributes of a MaxPool."""
+    top, bottom, left, right = node.padding
+    every = {
+        "kernel_shape": (node.kernel, None),
+        "strides": (node.stride, (1, 1)),
+        "dilations": (node.dilation, (1, 1)),
+        "pads": ((top, left, bottom, right), (0, 0, 0, 0)),
+    }
+    return {name: value for name, (value, default) in every.items() if value != default}
+
+
+def _last_form(node: OneBitWeights | Any, form: str) -> str:
+    """The form of sums that are the value itself; "" if a scale or a centre follows."""
+    plain = getattr(node, "scale", None) is None and getattr(node, "centre", None) is None
+    return form if plain else ""

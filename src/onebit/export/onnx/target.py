@@ -1,0 +1,135 @@
+"""The export target `onnx`: a net as an ONNX file.
+
+`flavor` "standard": ±1 weights take one bit each in the file, and products of ±1 values are products of integers.
+"float": the same net in plain float32, 32 times as large. "qonnx": floats that BipolarQuant marks as binary, for FINN and
+other tools that read QONNX; one sample at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onebit._version import __version__
+from onebit.errors import UsageError
+from onebit.export.onnx import pointwise, pooling, products
+from onebit.export.onnx.graph import Graph
+from onebit.export.onnx.values import Values
+from onebit.export.target import CannotRun
+from onebit.packed import Node, PackedNet, dumps, nodes
+from onebit.packed.net import INPUT
+
+FLAVORS = {"standard": "bits", "float": "floats", "qonnx": "bipolar"}
+"""How each flavor stores ±1 weights."""
+
+WRITERS: dict[type[Node], Callable[[Values, Any], None]] = {
+    nodes.Flatten: pointwise.write_flatten,
+    nodes.Dense: products.write_dense,
+    nodes.RealDense: products.write_real_dense,
+    nodes.Conv: products.write_conv,
+    nodes.RealConv: products.write_conv,
+    nodes.ConvTranspose: products.write_conv_transpose,
+    nodes.RealConvTranspose: products.write_conv_transpose,
+    nodes.MaxPool: pooling.write_max_pool,
+    nodes.AveragePool: pooling.write_average_pool,
+    nodes.AdaptiveAveragePool: pooling.write_adaptive_average_pool,
+    nodes.Affine: pointwise.write_affine,
+    nodes.Threshold: pointwise.write_threshold,
+    nodes.Sign: pointwise.write_threshold,
+    nodes.Relu: pointwise.write_relu,
+    nodes.Prelu: pointwise.write_prelu,
+    nodes.Hardtanh: pointwise.write_hardtanh,
+    nodes.Add: pointwise.write_add,
+    nodes.Concat: pointwise.write_concat,
+    nodes.Slice: pointwise.write_slice,
+    nodes.Pad: pointwise.write_pad,
+    nodes.Reshape: pointwise.write_reshape,
+    nodes.Permute: pointwise.write_permute,
+    nodes.Repeat: pointwise.write_repeat,
+    nodes.Clamp: pointwise.write_clamp,
+    nodes.Multiply: pointwise.write_multiply,
+}
+OPERATIONS = WRITERS.keys()
+EXACT = False  # real numbers are added in another order
+RUNS_WITH = "onnxruntime"
+_BATCH = 100
+
+
+def write(net: PackedNet, path: Path, *, flavor: str = "standard") -> None:
+    """Write a net as an ONNX file.
+
+    Raises:
+        UsageError: the onnx package is not installed, or the net sums integers beyond those of float32 in a convolution.
+    """
+    path.write_bytes(build(net, flavor=flavor).SerializeToString())
+
+
+def build(net: PackedNet, *, flavor: str = "standard") -> Any:
+    """The model of a net, an onnx.ModelProto. Errors: see `write`."""
+    if find_spec("onnx") is None:
+        raise UsageError("an export to onnx needs the onnx package: pip install 'onebit[export]'")
+    graph = Graph(FLAVORS[flavor])
+    to = Values(net, graph, integers=flavor == "standard", precise=flavor != "qonnx")
+    for node in net.nodes:
+        if node.output not in to.written:
+            WRITERS[type(node)](to, node)
+    for name in net.outputs:
+        if (tensor := to.get(name, "float")) != name:
+            graph.add("Identity", tensor, output=name)
+    samples = 1 if flavor == "qonnx" else "N"
+    model = graph.model(
+        net.name or "net",
+        [(INPUT, net.input.dtype, [samples, *net.input.shape])],
+        [(name, "float32", [samples, *to.value(name).shape]) for name in net.outputs],
+        producer_name="onebit",
+        producer_version=__version__,
+        doc_string=net.statement,
+    )
+    graph.helper.set_model_props(model, card(net))
+    return model
+
+
+def card(net: PackedNet) -> dict[str, str]:
+    """What the metadata of the file say of a net: names of fields -> texts, JSON where a field has parts."""
+    spec = net.input
+    fields: dict[str, Any] = {
+        "name": net.name,
+        "statement": net.statement,
+        "input": {"dtype": spec.dtype, "shape": list(spec.shape), "meaning": spec.meaning},
+        "output": net.output,
+        "classes": net.classes,
+        "certificate": None if net.certificate is None else net.certificate.to_json(),
+        "onebit": __version__,
+        "sha256": hashlib.sha256(dumps(net)).hexdigest(),
+    }
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in fields.items() if value}
+
+
+def run(net: PackedNet, path: Path, inputs: np.ndarray, *, flavor: str = "standard") -> dict[str, np.ndarray]:
+    """What onnxruntime computes, or the executor of qonnx for its flavor.
+
+    Raises:
+        CannotRun: that is not installed.
+    """
+    if flavor == "qonnx":
+        from onebit.export.onnx.qonnx_executor import run_qonnx
+
+        return run_qonnx(net, path, inputs)
+    if find_spec("onnxruntime") is None:
+        raise CannotRun("onnxruntime is not installed: pip install 'onebit[export]'")
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+    parts = [
+        session.run(net.outputs, {INPUT: inputs[start : start + _BATCH].reshape(-1, *net.input.shape)})
+        for start in range(0, len(inputs), _BATCH)
+    ]
+    return {name: np.concatenate(part) for name, part in zip(net.outputs, zip(*parts, strict=True), strict=True)}

@@ -1,0 +1,119 @@
+"""`Values`: in which forms the values of a net are there as tensors, and how one form becomes another.
+
+=========  ==================================================================================
+form       tensor
+=========  ==================================================================================
+`float`    float32, the numbers themselves
+`int`      int32, the numbers themselves
+`double`   float64, the numbers themselves
+`code`     uint8, x + 1 of values -1, 0 and 1: {0, 2} of ±1, for products of integers
+`raw`      uint8, the bytes of the input before their coding
+=========  ==================================================================================
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from onebit.export.onnx.exactness import Uses
+from onebit.export.onnx.graph import Graph
+from onebit.packed import PackedNet, Value
+from onebit.packed.net import INPUT
+
+DTYPES = {"float": np.float32, "int": np.int32, "double": np.float64, "code": np.uint8, "raw": np.uint8}
+
+
+class Values:
+    """The tensors of the values of a net in a graph.
+
+    Args:
+        integers: use products of integers where they are exact.
+        precise: compute in float64 where bits matter.
+    """
+
+    def __init__(self, net: PackedNet, graph: Graph, *, integers: bool, precise: bool) -> None:
+        self.net, self.graph, self.integers = net, graph, integers
+        self.uses = Uses(net)
+        self.values = self.uses.values
+        self.precise = self.uses.precise if precise else set()
+        self.written: set[str] = set()
+        """Values whose node was written together with one before it."""
+        self._tensors: dict[str, dict[str, str]] = {INPUT: self._input()}
+
+    def value(self, name: str) -> Value:
+        """Shape and kind."""
+        return self.values[name]
+
+    def natural(self, name: str) -> str:
+        """The form in which a value was made."""
+        return next(iter(self._tensors[name]))
+
+    def made(self, name: str, form: str, tensor: str) -> None:
+        """Remember a tensor."""
+        self._tensors.setdefault(name, {})[form] = tensor
+
+    def tensor_name(self, name: str, form: str) -> str:
+        """What the tensor of a value is called: its own name for float32, so that outputs have theirs."""
+        return self.graph.name(name if form == "float" and name != INPUT else f"{name}/{form}")
+
+    def add(self, op: str, *inputs: str, of: str, form: str = "", **attributes: Any) -> str:
+        """Append a node for the value `of`: its last one, which makes the value in `form`, or one before that."""
+        output = self.tensor_name(of, form) if form else self.graph.name(f"{of}/{op.lower()}")
+        self.graph.add(op, *inputs, output=output, **attributes)
+        if form:
+            self.made(of, form, output)
+        return output
+
+    def cast(self, tensor: str, dtype: Any, *, of: str, form: str = "") -> str:
+        """Append a Cast, as `add`."""
+        to = self.graph.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        return self.add("Cast", tensor, of=of, form=form, to=to)
+
+    def get(self, name: str, form: str) -> str:
+        """The tensor of a value in a form; nodes that convert it are appended if it is not there."""
+        have = self._tensors[name]
+        if form not in have:
+            source = self.natural(name)
+            tensor = have[source]
+            if source == "raw" and self.net.input.coding == "integer":
+                dtype = np.int32 if form == "int" else np.float32
+                tensor = self.cast(tensor, dtype, of=name)
+                tensor = self.add("Mul", tensor, self.graph.constant(2, "two", dtype), of=name)
+                self.add("Sub", tensor, self.graph.constant(255, "255", dtype), of=name, form="int" if form == "int" else "float")
+                if form not in have:
+                    self.cast(self.get(name, "float"), DTYPES[form], of=name, form=form)
+            elif source == "code":
+                dtype = np.int32 if form == "int" else np.float32
+                tensor = self.cast(tensor, dtype, of=name)
+                self.add("Sub", tensor, self.graph.constant(1, "one", dtype), of=name, form="int" if form == "int" else "float")
+                if form not in have:
+                    self.cast(self.get(name, "float"), DTYPES[form], of=name, form=form)
+            elif form == "code":
+                tensor = self.add("Add", self.get(name, "float"), self.graph.constant(1, "one", np.float32), of=name)
+                self.cast(tensor, np.uint8, of=name, form=form)
+            else:
+                self.cast(tensor, DTYPES[form], of=name, form=form)
+        return have[form]
+
+    def per_channel(self, array: np.ndarray, of: str, what: str, dtype: Any = None) -> str:
+        """A constant (C, 1, …) for the axes of the value `of`."""
+        array = np.asarray(array, dtype)
+        rank = len(self.values[of].shape)
+        return self.graph.constant(array.reshape(-1, *[1] * (rank - 1)), f"{of}/{what}")
+
+    def _input(self) -> dict[str, str]:
+        spec, graph = self.net.input, self.graph
+        if spec.dtype == "float32":
+            return {"float": INPUT}
+        if spec.mean is None or spec.std is None:
+            return {"raw": INPUT}
+        rank = len(spec.shape)
+        mean, std = (
+            graph.constant(array.reshape(-1, *[1] * (rank - 1)), f"{INPUT}/{name}")
+            for name, array in (("mean", spec.mean), ("std", spec.std))
+        )
+        tensor = graph.cast(INPUT, np.float32, output=f"{INPUT}/cast")
+        tensor = graph.add("Sub", tensor, mean, output=f"{INPUT}/sub")
+        return {"float": graph.add("Div", tensor, std, output=f"{INPUT}/float")}
