@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -62,11 +61,16 @@ class Graph:
         if key not in self._known:
             self._known[key] = name = self.name(name)
             if array.dtype == np.int64:  # as variable-length integers, which are shorter
-                tensor = self.helper.make_tensor(name, self.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape, array.reshape(-1))
+                kind = self.helper.np_dtype_to_tensor_dtype(array.dtype)
+                tensor = self.helper.make_tensor(name, kind, array.shape, array.reshape(-1))
             else:
                 tensor = self.to_tensor(array, name)
             self.constants[name] = tensor
         return self._known[key]
+
+    def number(self, value: float, dtype: Any) -> str:
+        """The name of a constant without axes."""
+        return self.constant(value, f"{np.dtype(dtype)}/{value}", dtype)
 
     def shape(self, *sizes: int) -> str:
         """A constant list of integers, for shapes and axes."""
@@ -91,7 +95,7 @@ class Graph:
 
     def bipolar(self, tensor: str, *, output: str) -> str:
         """±1: the sign of a tensor, with QONNX's operator, for which zero is +1 too."""
-        one = self.constant(1, "one", np.float32)
+        one = self.number(1, np.float32)
         return self.add("BipolarQuant", tensor, one, output=output, domain=QONNX_DOMAIN)
 
     def model(self, name: str, inputs: Sequence[Any], outputs: Sequence[Any], **fields: Any) -> Any:
@@ -101,12 +105,17 @@ class Graph:
             fields: of the model, such as `doc_string`.
         """
         helper = self.helper
-        info = [
-            [helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape) for name, dtype, shape in some]
-            for some in (inputs, outputs)
-        ]
+
+        def info(name: str, dtype: Any, shape: Any) -> Any:
+            return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
+
         unpacking = [node for dtype, layers in self._layers.items() for node in self._unpack(dtype, layers)]
-        graph = helper.make_graph([*unpacking, *self.nodes], name, *info, list(self.constants.values()))
+        graph = helper.make_graph(
+            [*unpacking, *self.nodes],
+            name,
+            *([info(*one) for one in some] for some in (inputs, outputs)),
+            list(self.constants.values()),
+        )
         opsets = [helper.make_opsetid("", OPSET)]
         if self.stored == "bipolar":
             opsets.append(helper.make_opsetid(QONNX_DOMAIN, 1))
@@ -115,9 +124,9 @@ class Graph:
     def _unpack(self, dtype: Any, layers: list[tuple[str, np.ndarray]]) -> list[Any]:
         """Nodes that make the weights of one dtype from their bits."""
         first = len(self.nodes)
-        what = {"int8": "bits", "float32": "bits/float", "float64": "bits/double"}[dtype.name]
+        what = "bits" if len(self._layers) == 1 else f"bits/{dtype.name}"
         signs = np.concatenate([layer.reshape(-1) for _, layer in layers])
-        bits = self.constant(np.packbits(signs > 0, bitorder="little"), what)
+        bits = self.constant(np.packbits(signs > 0, bitorder="little"), f"{what}/packed")
         tensor = self.cast(bits, np.int32, output=f"{what}/index")
         tensor = self.add("Gather", self.constant(_TABLE, "bits/table"), tensor, output=f"{what}/signs")
         tensor = self.add("Reshape", tensor, self.shape(-1), output=f"{what}/flat")
@@ -128,9 +137,10 @@ class Graph:
         if rest := -sum(sizes) % 8:
             sizes.append(rest)
             parts.append(f"{what}/rest")
-        self.nodes.append(self.helper.make_node("Split", [tensor, self.shape(*sizes)], parts))
+        self.nodes.append(
+            self.helper.make_node("Split", [tensor, self.constant(sizes, f"{what}/sizes", np.int64)], parts)
+        )
         for part, (name, layer) in zip(parts, layers, strict=False):
-            assert layer.size == prod(layer.shape)
             self.add("Reshape", part, self.shape(*layer.shape), output=name)
         made = self.nodes[first:]
         del self.nodes[first:]

@@ -65,7 +65,7 @@ def write_sign(to: Values, name: str, condition: str, direction: np.ndarray) -> 
     high, low = (direction + 1, 1 - direction) if form == "code" else (direction, -direction)
     dtype = np.uint8 if form == "code" else np.float32
     if (direction > 0).all():
-        ends = [to.graph.constant(int(end.flat[0]), f"{form}/{what}", dtype) for end, what in ((high, "one"), (low, "minus"))]
+        ends = [to.graph.number(int(end.flat[0]), dtype) for end in (high, low)]
     else:
         ends = [to.per_channel(end, name, what, dtype) for end, what in ((high, "then"), (low, "else"))]
     to.add("Where", condition, *ends, of=name, form=form)
@@ -102,7 +102,7 @@ def _write_real_sign(to: Values, node: Sign) -> None:
         _bipolar(to, name, x if shift is None else to.add("Sub", x, to.per_channel(shift, name, "shift"), of=name))
         return
     # never ONNX's Sign, for which zero is zero
-    least = to.graph.constant(0, "nothing", np.float32) if shift is None else to.per_channel(shift, name, "shift")
+    least = to.graph.number(0, np.float32) if shift is None else to.per_channel(shift, name, "shift")
     write_sign(to, name, to.add("GreaterOrEqual", x, least, of=name), np.ones(1, np.int64))
 
 
@@ -144,7 +144,7 @@ def write_multiply(to: Values, node: Multiply) -> None:
 def write_relu(to: Values, node: Relu) -> None:
     (source,) = node.inputs
     if to.natural(source) in ("int", "double"):
-        zero = to.graph.constant(0, "nothing/int", np.int32)
+        zero = to.graph.number(0, np.int32)
         to.add("Clip", to.get(source, "int"), zero, of=node.output, form="int")
     else:
         to.add("Relu", to.get(source, "float"), of=node.output, form="float")
@@ -159,7 +159,7 @@ def write_hardtanh(to: Values, node: Hardtanh) -> None:
     (source,) = node.inputs
     form = "int" if to.natural(source) in ("int", "double") else "float"
     dtype = np.int32 if form == "int" else np.float32
-    ends = [to.graph.constant(end, f"{form}/{what}", dtype) for end, what in ((-1, "minus"), (1, "one"))]
+    ends = [to.graph.number(end, dtype) for end in (-1, 1)]
     to.add("Clip", to.get(source, form), *ends, of=node.output, form=form)
 
 
@@ -207,7 +207,7 @@ def write_pad(to: Values, node: Pad) -> None:
     value = node.value + 1 if form == "code" else node.value
     dtype = {"code": np.uint8, "int": np.int32, "double": np.float64}.get(form, np.float32)
     (before, after), (top, bottom, left, right) = node.channels, node.padding
-    border = to.graph.constant(value, f"border/{form}{value}", dtype)
+    border = to.graph.number(value, dtype)
     sizes = to.graph.shape(0, before, top, left, 0, after, bottom, right)
     to.add("Pad", to.get(source, form), sizes, border, of=node.output, form=form)
 

@@ -25,23 +25,23 @@ def write_max_pool(to: Values, node: MaxPool) -> None:
 def write_average_pool(to: Values, node: AveragePool) -> None:
     """A convolution with ones if the sums are integers, or if ONNX's AveragePool lacks something; else that."""
     (source,), name = node.inputs, node.output
-    x, geometry = to.value(source), pool_geometry(node)
-    dilated = geometry.pop("dilations", None)
+    x, attributes = to.value(source), pool_geometry(node)
+    dilated = attributes.pop("dilations", None)
     tensor = to.get(source, "float")
     if not (x.exact or node.sums or dilated):
-        to.add("AveragePool", tensor, of=name, form="float", count_include_pad=node.count_padding, **geometry)
+        to.add("AveragePool", tensor, of=name, form="float", count_include_pad=node.count_padding, **attributes)
         return
     if to.value(name).exact and sum_bound(node, x) > FLOAT_EXACT:
         raise UsageError(
             f"{op_name(node)} {name!r} sums integers up to {sum_bound(node, x):,}; onnx has sums of windows only up to "
             f"{FLOAT_EXACT:,}, which float32 holds; use another target"
         )
-    channels, height, width = x.shape
+    _, height, width = x.shape
     if dilated:
-        geometry["dilations"] = dilated
+        attributes["dilations"] = dilated
     ones = to.graph.constant(np.ones((1, 1, *node.kernel)), f"{name}/ones", np.float32)
     tensor = to.add("Reshape", tensor, to.graph.shape(-1, 1, height, width), of=name)
-    tensor = to.add("Conv", tensor, ones, of=name, **geometry)
+    tensor = to.add("Conv", tensor, ones, of=name, **attributes)
     form = "float" if node.sums else ""
     tensor = to.add("Reshape", tensor, to.graph.shape(-1, *to.value(name).shape), of=name, form=form)
     if not node.sums:

@@ -1,7 +1,8 @@
 """Dense layers and convolutions as ONNX nodes.
 
-Products of ±1 weights and ±1 values are products of integers: MatMulInteger and QLinearConv of uint8 codes {0, 2}, whose
-zero point is 1, and int8 weights. Both int8, or ConvInteger, would be many times slower in onnxruntime than floats.
+Products of ±1 weights and ±1 values are products of integers: MatMulInteger and QLinearConv of uint8 codes {0, 2},
+whose zero point is 1, and int8 weights. With both int8, or by ConvInteger, onnxruntime is many times slower than with
+floats.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from onebit.packed import (
 )
 from onebit.packed.bits import unpack_signs
 from onebit.packed.net import op_name
+from onebit.packed.nodes import Kernel
+from onebit.packed.nodes.pool import Pool
 
 AnyConv = Conv | RealConv | ConvTranspose | RealConvTranspose
 _TWICE = 0.5
@@ -56,7 +59,7 @@ def write_dense(to: Values, node: Dense) -> None:
 def _integer_dense(to: Values, node: Dense, signs: np.ndarray, *, raw: bool) -> None:
     """MatMulInteger of codes of ±1, or of the bytes b of the input, whose values are b, or 2b - 255."""
     (source,), name, graph = node.inputs, node.output, to.graph
-    zero = graph.constant(0 if raw else 1, "zero" if raw else "code/zero", np.uint8)
+    zero = graph.number(0 if raw else 1, np.uint8)
     weight = graph.weights(name, signs, np.int8)
     coded = raw and to.net.input.coding == "integer"
     factor, offset = (2, 255 * signs.sum(axis=0, dtype=np.int64)) if coded else (1, np.int64(0))
@@ -65,14 +68,14 @@ def _integer_dense(to: Values, node: Dense, signs: np.ndarray, *, raw: bool) -> 
     sums = to.add("MatMulInteger", to.get(source, "raw" if raw else "code"), weight, zero, of=name, form=form)
     if after is not None:
         least, direction = rising(after, to.value(name))
-        least = to.per_channel(-(-(least + offset) // factor), after.output, "least", np.int32)
-        write_sign(to, after.output, to.add("GreaterOrEqual", sums, least, of=after.output), direction)
+        bound = to.per_channel(-(-(least + offset) // factor), after.output, "least", np.int32)
+        write_sign(to, after.output, to.add("GreaterOrEqual", sums, bound, of=after.output), direction)
         to.written.add(after.output)
         return
     if coded:
-        sums = to.add("Mul", sums, graph.constant(2, "two", np.int32), of=name)
-        offset = to.per_channel(offset, name, "offset", np.int32)
-        sums = to.add("Sub", sums, offset, of=name, form=_last_form(node, "int"))
+        sums = to.add("Mul", sums, graph.number(2, np.int32), of=name)
+        shift = to.per_channel(offset, name, "offset", np.int32)
+        sums = to.add("Sub", sums, shift, of=name, form=_last_form(node, "int"))
     _finish(to, node, sums, "int")
 
 
@@ -84,20 +87,20 @@ def write_conv(to: Values, node: Conv | RealConv) -> None:
     tensor, padding = to.get(source, "float"), node.padding
     if node.padding_value and any(padding):
         top, bottom, left, right = padding
-        border = to.graph.constant(node.padding_value, f"border/{node.padding_value}", np.float32)
+        border = to.graph.number(node.padding_value, np.float32)
         tensor = to.add("Pad", tensor, to.graph.shape(0, 0, top, left, 0, 0, bottom, right), border, of=name)
         padding = (0, 0, 0, 0)
     _convolve(to, node, "Conv", tensor, _geometry(node, padding))
 
 
 def write_conv_transpose(to: Values, node: ConvTranspose | RealConvTranspose) -> None:
-    geometry = _geometry(node, node.padding)
+    attributes = _geometry(node, node.padding)
     if any(node.extra):
-        geometry["output_padding"] = node.extra
-    _convolve(to, node, "ConvTranspose", to.get(node.inputs[0], "float"), geometry)
+        attributes["output_padding"] = node.extra
+    _convolve(to, node, "ConvTranspose", to.get(node.inputs[0], "float"), attributes)
 
 
-def _convolve(to: Values, node: AnyConv, op: str, tensor: str, geometry: dict[str, Any]) -> None:
+def _convolve(to: Values, node: AnyConv, op: str, tensor: str, attributes: dict[str, Any]) -> None:
     """A convolution in float32, in which sums of integers are exact up to 2^24."""
     x, name = to.value(node.inputs[0]), node.output
     if to.value(name).exact and sum_bound(node, x) > FLOAT_EXACT:
@@ -109,21 +112,19 @@ def _convolve(to: Values, node: AnyConv, op: str, tensor: str, geometry: dict[st
         weight = to.graph.weights(name, _kernels(node, unpack_signs(node.signs, node.terms)))
     else:
         weight = to.graph.constant(_kernels(node, node.weight), f"{name}/weight")
-    sums = to.add(op, tensor, weight, of=name, form=_last_form(node, "float"), **geometry)
+    sums = to.add(op, tensor, weight, of=name, form=_last_form(node, "float"), **attributes)
     if isinstance(node, OneBitWeights):
-        _finish(to, node, sums, "float", lambda: _window_sums(to, node, op, tensor, geometry))
+        _finish(to, node, sums, "float", lambda: _window_sums(to, node, op, tensor, attributes))
 
 
-def _window_sums(to: Values, node: Any, op: str, tensor: str, geometry: dict[str, Any]) -> str:
+def _window_sums(to: Values, node: Any, op: str, tensor: str, attributes: dict[str, Any]) -> str:
     """The sums of the pixels that each output reads: the same convolution, of ones."""
     outputs, shape = node.outputs if node.groups > 1 else 1, (node.group_channels, *node.kernel)
-    if op == "Conv":
-        shape = (outputs, *shape)
-    else:
-        shape = (node.groups * shape[0], outputs // node.groups or 1, *node.kernel)
-    one = to.graph.constant(1, "one", np.float32)
+    transposed = node.groups * node.group_channels, max(1, outputs // node.groups), *node.kernel
+    shape = (outputs, *shape) if op == "Conv" else transposed
+    one = to.graph.number(1, np.float32)
     ones = to.add("Expand", one, to.graph.shape(*shape), of=node.output)
-    return to.add(op, tensor, ones, of=node.output, **geometry)
+    return to.add(op, tensor, ones, of=node.output, **attributes)
 
 
 def _finish(to: Values, node: OneBitWeights, sums: str, form: str, totals: Callable[[], str] | None = None) -> None:
@@ -152,7 +153,7 @@ def _total(to: Values, node: OneBitWeights) -> str:
 
 
 def _kernels(node: AnyConv, rows: np.ndarray) -> np.ndarray:
-    """Rows of weights (O, kH · kW · I / groups) in the shape of ONNX: (O, I / groups, kH, kW), or (I, O / groups, …)."""
+    """Rows of weights (O, kH · kW · I / groups) as ONNX has them: (O, I / groups, kH, kW), or (I, O / groups, …)."""
     rows = rows.reshape(node.groups, -1, *node.kernel, node.group_channels)  # (groups, O / groups, kH, kW, I / groups)
     if isinstance(node, (Conv, RealConv)):
         return np.ascontiguousarray(rows.transpose(0, 1, 4, 2, 3)).reshape(-1, node.group_channels, *node.kernel)
@@ -161,16 +162,8 @@ def _kernels(node: AnyConv, rows: np.ndarray) -> np.ndarray:
 
 
 def _geometry(node: AnyConv, padding: tuple[int, int, int, int]) -> dict[str, Any]:
-    """Attributes, without those that have their defaults."""
-    top, bottom, left, right = padding
-    every = {
-        "kernel_shape": (node.kernel, None),
-        "strides": (node.stride, (1, 1)),
-        "dilations": (node.dilation, (1, 1)),
-        "pads": ((top, left, bottom, right), (0, 0, 0, 0)),
-        "group": (node.groups, 1),
-    }
-    return {name: value for name, (value, default) in every.items() if value != default}
+    """Attributes of a convolution; the shape of its weights has the kernel."""
+    return geometry(node, padding) | ({"group": node.groups} if node.groups > 1 else {})
 
 
 def _integer_conv(to: Values, node: Conv, pool: MaxPool | None, after: Node) -> None:
@@ -185,19 +178,19 @@ def _integer_conv(to: Values, node: Conv, pool: MaxPool | None, after: Node) -> 
     codes, padding = to.get(source, "code"), node.padding
     if node.padding_value and any(padding):
         top, bottom, left, right = padding
-        border = graph.constant(node.padding_value + 1, f"border/code{node.padding_value + 1}", np.uint8)
+        border = graph.number(node.padding_value + 1, np.uint8)
         codes = to.add("Pad", codes, graph.shape(0, 0, top, left, 0, 0, bottom, right), border, of=name)
         padding = (0, 0, 0, 0)
-    one, code = graph.constant(1, "one", np.float32), graph.constant(1, "code/zero", np.uint8)
+    one, code = graph.number(1, np.float32), graph.number(1, np.uint8)
     weight = graph.weights(name, signs, np.int8)
     more = (
-        *(graph.constant(0, "zero/weight", np.int8), graph.constant(_TWICE, "half", np.float32)),
-        *(graph.constant(2, "code/one", np.uint8), graph.constant(-least, f"{name}/bias", np.int32)),
+        *(graph.number(0, np.int8), graph.number(_TWICE, np.float32)),
+        *(graph.number(2, np.uint8), graph.constant(-least, f"{name}/bias", np.int32)),
     )
     tensor = to.add("QLinearConv", codes, one, code, weight, one, *more, of=name, **_geometry(node, padding))
     form = "code" if pool is None else ""
     target = after.output
-    tensor = to.add("Clip", tensor, graph.constant(0, "zero", np.uint8), more[2], of=target, form=form)
+    tensor = to.add("Clip", tensor, graph.number(0, np.uint8), more[2], of=target, form=form)
     to.written.add(target)
     if pool is None:
         return
@@ -209,16 +202,20 @@ def _integer_conv(to: Values, node: Conv, pool: MaxPool | None, after: Node) -> 
         write_sign(to, target, to.add("Equal", tensor, high, of=target), np.ones(1, np.int64))
 
 
-def pool_geometry(node: MaxPool) -> dict[str, Any]:
-    """Attributes of a MaxPool."""
-    top, bottom, left, right = node.padding
+def geometry(node: Kernel, padding: tuple[int, int, int, int]) -> dict[str, Any]:
+    """Strides, dilations and padding of a kernel as attributes, without those that have their defaults."""
+    top, bottom, left, right = padding
     every = {
-        "kernel_shape": (node.kernel, None),
         "strides": (node.stride, (1, 1)),
         "dilations": (node.dilation, (1, 1)),
         "pads": ((top, left, bottom, right), (0, 0, 0, 0)),
     }
     return {name: value for name, (value, default) in every.items() if value != default}
+
+
+def pool_geometry(node: Pool) -> dict[str, Any]:
+    """Attributes of a pool."""
+    return {"kernel_shape": node.kernel, **geometry(node, node.padding)}
 
 
 def _last_form(node: OneBitWeights | Any, form: str) -> str:

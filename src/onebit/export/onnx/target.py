@@ -1,8 +1,8 @@
 """The export target `onnx`: a net as an ONNX file.
 
 `flavor` "standard": ±1 weights take one bit each in the file, and products of ±1 values are products of integers.
-"float": the same net in plain float32, 32 times as large. "qonnx": floats that BipolarQuant marks as binary, for FINN and
-other tools that read QONNX; one sample at a time.
+"float": the same net in plain float32, 32 times as large. "qonnx": floats that BipolarQuant marks as binary, for FINN
+and other tools that read QONNX; one sample at a time.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def write(net: PackedNet, path: Path, *, flavor: str = "standard") -> None:
     """Write a net as an ONNX file.
 
     Raises:
-        UsageError: the onnx package is not installed, or the net sums integers beyond those of float32 in a convolution.
+        UsageError: the onnx package is not installed, or a convolution sums integers beyond 2^24.
     """
     path.write_bytes(build(net, flavor=flavor).SerializeToString())
 
@@ -80,8 +80,7 @@ def build(net: PackedNet, *, flavor: str = "standard") -> Any:
         if node.output not in to.written:
             WRITERS[type(node)](to, node)
     for name in net.outputs:
-        if (tensor := to.get(name, "float")) != name:
-            graph.add("Identity", tensor, output=name)
+        to.get(name, "float")  # whose tensor has the name of the value
     samples = 1 if flavor == "qonnx" else "N"
     model = graph.model(
         net.name or "net",
@@ -89,7 +88,6 @@ def build(net: PackedNet, *, flavor: str = "standard") -> Any:
         [(name, "float32", [samples, *to.value(name).shape]) for name in net.outputs],
         producer_name="onebit",
         producer_version=__version__,
-        doc_string=net.statement,
     )
     graph.helper.set_model_props(model, card(net))
     return model
@@ -104,7 +102,6 @@ def card(net: PackedNet) -> dict[str, str]:
         "input": {"dtype": spec.dtype, "shape": list(spec.shape), "meaning": spec.meaning},
         "output": net.output,
         "classes": net.classes,
-        "certificate": None if net.certificate is None else net.certificate.to_json(),
         "onebit": __version__,
         "sha256": hashlib.sha256(dumps(net)).hexdigest(),
     }

@@ -73,29 +73,22 @@ class Values:
 
     def get(self, name: str, form: str) -> str:
         """The tensor of a value in a form; nodes that convert it are appended if it is not there."""
-        have = self._tensors[name]
-        if form not in have:
-            source = self.natural(name)
-            tensor = have[source]
-            if source == "raw" and self.net.input.coding == "integer":
-                dtype = np.int32 if form == "int" else np.float32
-                tensor = self.cast(tensor, dtype, of=name)
-                tensor = self.add("Mul", tensor, self.graph.constant(2, "two", dtype), of=name)
-                self.add("Sub", tensor, self.graph.constant(255, "255", dtype), of=name, form="int" if form == "int" else "float")
-                if form not in have:
-                    self.cast(self.get(name, "float"), DTYPES[form], of=name, form=form)
-            elif source == "code":
-                dtype = np.int32 if form == "int" else np.float32
-                tensor = self.cast(tensor, dtype, of=name)
-                self.add("Sub", tensor, self.graph.constant(1, "one", dtype), of=name, form="int" if form == "int" else "float")
-                if form not in have:
-                    self.cast(self.get(name, "float"), DTYPES[form], of=name, form=form)
-            elif form == "code":
-                tensor = self.add("Add", self.get(name, "float"), self.graph.constant(1, "one", np.float32), of=name)
-                self.cast(tensor, np.uint8, of=name, form=form)
-            else:
-                self.cast(tensor, DTYPES[form], of=name, form=form)
-        return have[form]
+        have, number = self._tensors[name], self.graph.number
+        if form in have:
+            return have[form]
+        source = self.natural(name)
+        tensor = have[source]
+        if source in ("raw", "code") and form not in ("float", "int"):
+            tensor, source = self.get(name, "float"), "float"
+        if form == "code":
+            tensor = self.add("Add", tensor, number(1, DTYPES[source]), of=name)
+        if source == "code" or (source == "raw" and self.net.input.coding == "integer"):
+            dtype = DTYPES[form]
+            tensor = self.cast(tensor, dtype, of=name)
+            if source == "raw":
+                tensor = self.add("Mul", tensor, number(2, dtype), of=name)
+            return self.add("Sub", tensor, number(255 if source == "raw" else 1, dtype), of=name, form=form)
+        return self.cast(tensor, DTYPES[form], of=name, form=form)
 
     def per_channel(self, array: np.ndarray, of: str, what: str, dtype: Any = None) -> str:
         """A constant (C, 1, …) for the axes of the value `of`."""
