@@ -6,6 +6,7 @@ import numpy as np
 
 from onebit.errors import UsageError
 from onebit.export.onnx.exactness import FLOAT_EXACT, sum_bound
+from onebit.export.onnx.pointwise import real
 from onebit.export.onnx.products import pool_geometry
 from onebit.export.onnx.values import Values
 from onebit.packed import AdaptiveAveragePool, AveragePool, MaxPool
@@ -76,7 +77,7 @@ def write_adaptive_average_pool(to: Values, node: AdaptiveAveragePool) -> None:
 def _divide(to: Values, name: str, tensor: str, pixels: np.ndarray) -> None:
     if (pixels == pixels.flat[0]).all():
         pixels = pixels.flat[0]
-    to.add("Div", tensor, to.graph.constant(pixels, f"{name}/pixels", np.float32), of=name, form="float")
+    real(to, "Div", tensor, to.graph.constant(pixels, f"{name}/pixels", np.float32), of=name, last=True)
 
 
 def _pixels(node: AveragePool, size: tuple[int, ...], places: tuple[int, int]) -> np.ndarray:

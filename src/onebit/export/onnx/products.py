@@ -198,8 +198,7 @@ def _integer_conv(to: Values, node: Conv, pool: MaxPool | None, after: Node) -> 
     every = (direction > 0).all()
     tensor = to.add("MaxPool", tensor, of=target, form="code" if every else "", **pool_geometry(pool))
     if not every:
-        high = to.per_channel(direction + 1, target, "high", np.uint8)
-        write_sign(to, target, to.add("Equal", tensor, high, of=target), np.ones(1, np.int64))
+        write_sign(to, target, to.cast(tensor, np.bool_, of=target), direction)
 
 
 def geometry(node: Kernel, padding: tuple[int, int, int, int]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from importlib.util import find_spec
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from onebit.export.onnx import pointwise, pooling, products
 from onebit.export.onnx.graph import Graph
 from onebit.export.onnx.values import Values
 from onebit.export.target import CannotRun
-from onebit.packed import Node, PackedNet, dumps, nodes
+from onebit.packed import Node, PackedNet, dumps, infer, nodes
 from onebit.packed.net import INPUT
 
 FLAVORS = {"standard": "bits", "float": "floats", "qonnx": "bipolar"}
@@ -58,7 +59,7 @@ WRITERS: dict[type[Node], Callable[[Values, Any], None]] = {
 OPERATIONS = WRITERS.keys()
 EXACT = False  # real numbers are added in another order
 RUNS_WITH = "onnxruntime"
-_BATCH = 100
+_BATCH_VALUES = 1 << 22  # of the largest value of a net in one batch
 
 
 def write(net: PackedNet, path: Path, *, flavor: str = "standard") -> None:
@@ -125,8 +126,9 @@ def run(net: PackedNet, path: Path, inputs: np.ndarray, *, flavor: str = "standa
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+    size = max(1, _BATCH_VALUES // max(prod(value.shape) for value in infer(net).values()))
     parts = [
-        session.run(net.outputs, {INPUT: inputs[start : start + _BATCH].reshape(-1, *net.input.shape)})
-        for start in range(0, len(inputs), _BATCH)
+        session.run(net.outputs, {INPUT: inputs[start : start + size].reshape(-1, *net.input.shape)})
+        for start in range(0, len(inputs), size)
     ]
     return {name: np.concatenate(part) for name, part in zip(net.outputs, zip(*parts, strict=True), strict=True)}

@@ -102,11 +102,18 @@ class Values:
             return {"float": INPUT}
         if spec.mean is None or spec.std is None:
             return {"raw": INPUT}
-        rank = len(spec.shape)
-        mean, std = (
-            graph.constant(array.reshape(-1, *[1] * (rank - 1)), f"{INPUT}/{name}")
+        tensors = [
+            graph.constant(array.reshape(-1, *[1] * (len(spec.shape) - 1)), f"{INPUT}/{name}")
             for name, array in (("mean", spec.mean), ("std", spec.std))
-        )
+        ]
         tensor = graph.cast(INPUT, np.float32, output=f"{INPUT}/cast")
-        tensor = graph.add("Sub", tensor, mean, output=f"{INPUT}/sub")
-        return {"float": graph.add("Div", tensor, std, output=f"{INPUT}/float")}
+        tensor = graph.add("Sub", tensor, tensors[0], output=f"{INPUT}/sub")
+        if INPUT not in self.precise:
+            return {"float": graph.add("Div", tensor, tensors[1], output=f"{INPUT}/float")}
+        # onnxruntime may multiply by the reciprocal: in float64, that too is rounded to the right float32
+        tensor, std = (
+            graph.cast(one, np.float64, output=f"{INPUT}/{name}")
+            for one, name in ((tensor, "wide"), (tensors[1], "wide_std"))
+        )
+        tensor = graph.add("Div", tensor, std, output=f"{INPUT}/div")
+        return {"float": graph.cast(tensor, np.float32, output=f"{INPUT}/float")}
