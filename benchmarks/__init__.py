@@ -10,6 +10,7 @@ BENCHMARKS = (
     "kernels",
     "mnist-time",
     "nets",
+    "onnx",
     "packed-layers",
     "startup",
     "training-memory",

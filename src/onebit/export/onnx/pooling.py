@@ -7,20 +7,23 @@ import numpy as np
 from onebit.errors import UsageError
 from onebit.export.onnx.exactness import FLOAT_EXACT, sum_bound
 from onebit.export.onnx.pointwise import real
-from onebit.export.onnx.products import pool_geometry
+from onebit.export.onnx.products import pool_codes, pool_geometry
 from onebit.export.onnx.values import Values
 from onebit.packed import AdaptiveAveragePool, AveragePool, MaxPool
 from onebit.packed.net import op_name
 
 
 def write_max_pool(to: Values, node: MaxPool) -> None:
-    (source,) = node.inputs
+    (source,), name = node.inputs, node.output
     form = to.natural(source)
+    if form == "code":
+        to.cast(pool_codes(to, to.get(source, form), node, of=name), np.uint8, of=name, form=form)
+        return
     if form == "int":  # onnxruntime has no MaxPool of int32; double holds the same integers
         form = "double"
     if form == "raw":
         form = "float"
-    to.add("MaxPool", to.get(source, form), of=node.output, form=form, **pool_geometry(node))
+    to.add("MaxPool", to.get(source, form), of=name, form=form, **pool_geometry(node))
 
 
 def write_average_pool(to: Values, node: AveragePool) -> None:

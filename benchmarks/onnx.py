@@ -1,0 +1,138 @@
+"""Exported ONNX files in onnxruntime, against the same nets as plain float32 ONNX files, which are 32 times as large.
+
+`onebit export --to onnx` writes both: the second with `--flavor float`. They take turns in one process, and every ratio
+is that of one round. Before anything is timed, the outputs of both must be equal, bit for bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+import onebit
+from benchmarks.shared import add_process_options, add_rounds, add_seconds, describe_machine, set_up_process
+from benchmarks.twins import NETS, build
+from onebit.export.onnx import target
+from onebit.export.writing import random_inputs
+
+timing = onebit.runtime.timing
+
+FLAVORS = ("float", "standard")
+BATCHES = (1, 100)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The keyword arguments of `measure` as flags."""
+    parser.add_argument("--nets", type=lambda text: text.split(","), help=f"which of {','.join(NETS)} (all)")
+    parser.add_argument("--batches", type=int, nargs="+", metavar="N", default=BATCHES, help="batch sizes (1, 100)")
+    parser.add_argument("--width", type=float, default=1.0, help="factor on channels and hidden units (1)")
+    add_rounds(parser, 11)
+    add_seconds(parser, 0.05)
+    add_process_options(parser)
+
+
+def measure(
+    *,
+    nets: Sequence[str] | None = None,
+    batches: Sequence[int] = BATCHES,
+    width: float = 1.0,
+    rounds: int = 11,
+    seconds: float = 0.05,
+    threads: int = 1,
+    default_malloc: bool = False,
+    on_round: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Export each net in both ways, compare them, then time them in turn.
+
+    Args:
+        nets: names in NETS; all for None.
+        on_round: called with (rounds done, rounds), for each net and batch.
+
+    Returns:
+        machine, settings, and rows of net, batch, flavor, bytes of the file, ms to load it, µs per call (median and
+        fastest), speed-up over the float file (median over rounds, and of the fastest rounds), and the operators that
+        onnxruntime runs after its optimizations.
+
+    Raises:
+        UsageError: numbers that are not positive, or an unknown net.
+        OnebitError: outputs of the two files that differ.
+    """
+    chosen = [onebit.common.tables.resolve(NETS, name, kind="net") for name in (NETS if nets is None else nets)]
+    if min(rounds, threads, *batches) < 1 or seconds <= 0:
+        raise onebit.errors.UsageError("batches, rounds, threads and seconds must be positive")
+    where = set_up_process(threads, default_malloc=default_malloc)
+    rows = []
+    for name, net in zip(NETS if nets is None else nets, chosen, strict=True):
+        packed = onebit.pack(build(net, width=width))
+        loaded = {flavor: load(packed, flavor, threads) for flavor in FLAVORS}
+        for batch in batches:
+            inputs = {"input": random_inputs(packed, batch)}
+            timed = [
+                timing.Timed(flavor, None, lambda session=session: session.run(None, inputs)[0])  # type: ignore[misc]
+                for flavor, (session, _) in loaded.items()
+            ]
+            float_answer, answer = (one.call() for one in timed)
+            if float_answer.tobytes() != answer.tobytes():
+                raise onebit.errors.OnebitError(f"{name}, batch {batch}: the two files give different outputs")
+            timing.take_turns(timed, rounds=rounds, seconds=seconds, on_round=on_round)
+            rows += [
+                {
+                    "net": name,
+                    "batch": batch,
+                    "flavor": one.variant,
+                    **loaded[one.variant][1],
+                    "us": 1e6 * one.median,
+                    "fastest_us": 1e6 * min(one.seconds),
+                    **timing.speedups(one, timed[0], "float"),
+                }
+                for one in timed
+            ]
+    return {
+        "benchmark": "onnx",
+        "machine": {**where, "onnxruntime": onnxruntime.__version__},
+        "settings": {"rounds": rounds, "seconds": seconds, "width": width},
+        "rows": rows,
+    }
+
+
+def load(net: onebit.packed.PackedNet, flavor: str, threads: int) -> tuple[Any, dict[str, Any]]:
+    """A session of an exported net; bytes of the file, ms to load it, and the operators that are left."""
+    import onnx
+
+    with tempfile.TemporaryDirectory() as folder:
+        path, optimized = Path(folder) / "net.onnx", Path(folder) / "optimized.onnx"
+        target.write(net, path, flavor=flavor)
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
+        settings.log_severity_level = 3
+        started = time.perf_counter()
+        session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+        milliseconds = 1e3 * (time.perf_counter() - started)
+        settings.optimized_model_filepath = str(optimized)
+        onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+        operators = Counter(node.op_type for node in onnx.load(str(optimized)).graph.node)
+        return session, {"bytes": path.stat().st_size, "load_ms": milliseconds, "operators": dict(operators)}
+
+
+def describe(result: dict[str, Any]) -> str:
+    """The result as text."""
+    how = result["settings"]
+    lines = [
+        f"ONNX files: µs a batch, median and fastest of {how['rounds']} rounds; width {how['width']:g}",
+        f"{describe_machine(result['machine'])}, onnxruntime {result['machine']['onnxruntime']}",
+        f"{'net':<18}{'batch':>6}  {'flavor':<9}{'bytes':>12}{'load ms':>9}{'µs':>11}{'fastest':>11}{'× float':>9}{'':>7}",
+    ]
+    for row in result["rows"]:
+        times = f"{row['us']:>11,.0f}{row['fastest_us']:>11,.0f}"
+        ratios = f"{row['float_speedup']:>9.2f}{row['float_fastest_speedup']:>7.2f}"
+        lines.append(
+            f"{row['net']:<18}{row['batch']:>6}  {row['flavor']:<9}{row['bytes']:>12,}{row['load_ms']:>9.0f}{times}{ratios}"
+        )
+    return "\n".join(lines)
