@@ -1,0 +1,484 @@
+"""ONNX files compute what packed nets do, with weights of one bit that onnxruntime unpacks once."""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import sys
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from conftest import make_packed_mlp
+from drawn_nets import batches_of, nets
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of
+from recipe_nets import WHOLE, packed_net
+
+from onebit.__main__ import main
+from onebit.data.mnist_sample import read_mnist_sample
+from onebit.errors import FormatError, NotBinaryError, UnknownNameError, UsageError
+from onebit.export import export_net
+from onebit.export.onnx import target
+from onebit.export.onnx.exactness import Uses
+from onebit.packed import (
+    Clamp,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Flatten,
+    MaxPool,
+    OneBitWeights,
+    PackedNet,
+    Reshape,
+    Sign,
+    Threshold,
+    dumps,
+    save,
+)
+from onebit.packed.bits import pack_signs
+from onebit.runtime import batches, run
+
+UNPACKING = {"Gather", "Split", "Reshape"}
+"""Operators that turn bits into weights; none is left when a session has started, but for a Reshape of the net."""
+SLOW_OR_WRONG = {"ConvInteger", "Sign", "MatMulNBits", "DequantizeLinear", "QuantizeLinear"}
+"""ONNX's Sign gives 0 for 0; the others round activations, or are slower in onnxruntime than float32."""
+
+
+def signs_mlp() -> PackedNet:
+    return make_packed_mlp((60, 70, 65, 10), form="sign")
+
+
+def signs_conv(seed: int = 0) -> PackedNet:
+    """Convolutions of ±1 before thresholds, with and without max pools, and a dense end, as in VGG-small."""
+    b = Builder((3, 12, 12), seed=seed)
+    b.add(Conv, **b.signs(8, 27), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.threshold(8, most=300)
+    b.add(Conv, **b.signs(16, 72), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.add(MaxPool, kernel=(2, 2), stride=(2, 2))
+    b.threshold(16)
+    b.add(Conv, **b.signs(16, 144), kernel=(3, 3), padding=(0, 1, 2, 1), padding_value=-1)
+    b.threshold(16)
+    b.add(Conv, **b.signs(12, 16), kernel=(1, 1), stride=(1, 2))
+    b.threshold(12, most=5)
+    b.add(Flatten)
+    b.dense(30)
+    b.threshold(30)
+    b.dense(10)
+    b.affine(10)
+    return b.net()
+
+
+NETS = {
+    **{f"mlp {form}": functools.partial(make_packed_mlp, form=form) for form in ("weight-only", "sign", "mixed")},
+    "signs in convolutions": signs_conv,
+    **IMAGE_NETS,
+    **OTHER_NETS,
+}
+
+
+def write(net: PackedNet, folder: Path, flavor: str = "standard") -> Path:
+    path = folder / f"{flavor}.onnx"
+    target.write(net, path, flavor=flavor)
+    return path
+
+
+def session(path: Path, **fields: Any) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    for name, value in fields.items():
+        setattr(options, name, value)
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def optimized(path: Path, **fields: Any) -> Any:
+    """The graph that onnxruntime runs."""
+    dump = path.with_suffix(".optimized")
+    session(path, optimized_model_filepath=str(dump), **fields)
+    return onnx.load(str(dump)).graph
+
+
+def operators(graph: Any) -> Counter[str]:
+    return Counter(node.op_type for node in graph.node)
+
+
+def assert_equal(net: PackedNet, found: dict[str, np.ndarray], inputs: np.ndarray) -> None:
+    """Exact values have the numbers of the reference executor; others are near, unless a sign is taken before."""
+    expected, uses = net.by_name(run(net, inputs, executor="reference")), Uses(net)
+    values = [part.values() for _, part in batches(net, inputs, list(uses.values))]
+    largest = max(float(np.abs(value).max()) for part in values for value in part) or 1.0
+    signed = any(isinstance(node, Sign) and node.inputs[0] not in uses.exact for node in net.nodes)
+    for name in net.outputs:
+        assert found[name].dtype == np.float32
+        if name in uses.exact:
+            np.testing.assert_array_equal(found[name], expected[name])
+        elif not signed:
+            np.testing.assert_allclose(found[name] / largest, expected[name] / largest, atol=1e-4, rtol=0)
+        else:
+            assert found[name].shape == expected[name].shape
+
+
+@pytest.mark.parametrize("flavor", ["standard", "float"])
+@pytest.mark.parametrize("name", NETS)
+def test_nets_compute_what_the_reference_does(name: str, flavor: str, tmp_path: Path) -> None:
+    net = NETS[name]()
+    inputs = inputs_of(net, 30)
+    made = export_net(net, "onnx", tmp_path / "net.onnx", inputs=inputs, flavor=flavor)
+    assert made.files == (tmp_path / "net.onnx",)
+    assert made.comparison is not None
+    assert made.comparison.samples == 30
+    assert made.comparison.bit_exact or not set(net.outputs) <= Uses(net).exact
+    onnx.checker.check_model(str(made.files[0]), full_check=True)
+    assert_equal(net, target.run(net, made.files[0], inputs, flavor=flavor), inputs)
+
+
+@pytest.mark.parametrize("make", [signs_mlp, signs_conv])
+def test_nets_of_signs_are_exact_to_the_last_bit(make: Any, tmp_path: Path) -> None:
+    net = make()
+    assert set(net.outputs) <= Uses(net).exact
+    made = export_net(net, "onnx", tmp_path / "net.onnx", inputs=inputs_of(net, 500))
+    assert made.comparison is not None
+    assert made.comparison.bit_exact
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_drawn_nets_compute_what_the_reference_does(tmp_path_factory: Any, data: st.DataObject) -> None:
+    net = data.draw(nets())
+    inputs = data.draw(batches_of(net))
+    if inputs.dtype == np.float32:  # a pixel of 1e30 would leave nothing of the others on their grid
+        inputs = np.clip(inputs, -30, 30)
+    try:
+        run(net, inputs)
+    except (FormatError, NotBinaryError):  # overflow
+        return
+    path = write(net, tmp_path_factory.mktemp("drawn"))
+    assert_equal(net, target.run(net, path, inputs), inputs)
+
+
+def rows_of(node: OneBitWeights) -> np.ndarray:
+    """±1 (O, K), from the words of a node."""
+    rows = np.ascontiguousarray(node.signs).view(np.uint8)
+    return np.unpackbits(rows, axis=1, count=node.in_features, bitorder="little").astype(np.int8) * 2 - 1
+
+
+def plain_weights(node: Any) -> np.ndarray:
+    """The weights of a node in the layout of ONNX."""
+    rows = rows_of(node)
+    if isinstance(node, Dense):
+        return rows.T
+    weights = np.empty((node.outputs, node.group_channels, *node.kernel), np.int8)
+    for (channel, i, j), row in np.ndenumerate(np.zeros((node.group_channels, *node.kernel))):
+        del row
+        weights[:, channel, i, j] = rows[:, (i * node.kernel[1] + j) * node.group_channels + channel]
+    if isinstance(node, ConvTranspose):
+        grouped = np.split(weights, node.groups)
+        weights = np.concatenate([group.swapaxes(0, 1) for group in grouped])
+    return weights
+
+
+def plain_graph(net: PackedNet, path: Path) -> Path:
+    """The same file with plain weights, made from the packed net, in place of bits and what unpacks them."""
+    model = onnx.load(str(path))
+    graph = model.graph
+    last = {f"{node.output}/weight": node for node in net.nodes if isinstance(node, OneBitWeights)}
+    dtypes = {}
+    for node in graph.node:
+        if node.op_type == "Reshape" and node.output[0] in last:
+            dtypes[node.output[0]] = np.float32 if "float" in _source(graph, node) else np.int8
+    assert dtypes.keys() == last.keys()
+    kept = [node for node in graph.node if not node.output[0].startswith("bits") and node.output[0] not in last]
+    assert len(kept) < len(graph.node)
+    del graph.node[:]
+    graph.node.extend(kept)
+    for name, node in last.items():
+        graph.initializer.append(onnx.numpy_helper.from_array(plain_weights(node).astype(dtypes[name]), name))
+    plain = path.with_name("plain.onnx")
+    onnx.save(model, str(plain))
+    return plain
+
+
+def _source(graph: Any, node: Any) -> str:
+    """The dtype of weights: "float" if their bits are cast to it."""
+    made = {name: node for node in graph.node for name in node.output}
+    while node.op_type != "Gather":
+        if node.op_type == "Cast":
+            return {onnx.TensorProto.FLOAT: "float"}[node.attribute[0].i]
+        node = made[node.input[0]]
+    return "int8"
+
+
+@pytest.mark.parametrize("name", ["mlp weight-only", "mlp mixed", "real", "features"])
+def test_every_bit_is_that_of_the_plain_graph(name: str, tmp_path: Path) -> None:
+    net = NETS[name]()
+    path = write(net, tmp_path)
+    inputs = inputs_of(net, 40)
+    packed, plain = (session(file).run(None, {"input": inputs}) for file in (path, plain_graph(net, path)))
+    for one, other in zip(packed, plain, strict=True):
+        assert one.tobytes() == other.tobytes()
+    assert operators(optimized(path)) == operators(optimized(tmp_path / "plain.onnx"))
+
+
+def test_plain_weights_matter(tmp_path: Path) -> None:
+    """The comparison above fails for other weights."""
+    net = make_packed_mlp()
+    path = write(net, tmp_path)
+    model = onnx.load(str(plain_graph(net, path)))
+    (weight,) = (tensor for tensor in model.graph.initializer if tensor.name == "fc1/weight")
+    changed = onnx.numpy_helper.to_array(weight).copy()
+    changed[3, 4] *= -1
+    weight.CopyFrom(onnx.numpy_helper.from_array(changed, "fc1/weight"))
+    onnx.save(model, str(tmp_path / "changed.onnx"))
+    inputs = inputs_of(net, 40)
+    packed, other = (session(file).run(None, {"input": inputs})[0] for file in (path, tmp_path / "changed.onnx"))
+    assert packed.tobytes() != other.tobytes()
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_weights_are_unpacked_once_by_fast_and_right_operators(name: str, tmp_path: Path) -> None:
+    net = NETS[name]()
+    path = write(net, tmp_path)
+    kept = {type(node) for node in net.nodes}
+    model = onnx.load(str(path))
+    assert not operators(model.graph).keys() & SLOW_OR_WRONG
+    graph = optimized(path)
+    found = operators(graph)
+    assert not found.keys() & SLOW_OR_WRONG
+    own = {type(node).__name__ for node in net.nodes} & {"Reshape", "Repeat", "AveragePool"}
+    assert not found.keys() & (UNPACKING - ({"Reshape"} if own else set())), kept
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "MatMulInteger":
+            assert types[node.input[1]] == onnx.TensorProto.INT8
+            assert types[node.input[2]] == onnx.TensorProto.UINT8  # the zero point of the inputs, of their dtype
+        if node.op_type == "QLinearConv":
+            assert types[node.input[3]] == onnx.TensorProto.INT8
+            assert types[node.input[2]] == onnx.TensorProto.UINT8
+    level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    assert {"Gather", "Split"} <= operators(optimized(path, graph_optimization_level=level)).keys()
+
+
+def test_nets_of_signs_are_graphs_of_integers(tmp_path: Path) -> None:
+    found = operators(optimized(write(signs_mlp(), tmp_path)))
+    assert found["MatMulInteger"] == 3
+    assert not found.keys() & {"MatMul", "Gemm", "FusedGemm", "Relu"}
+    found = operators(optimized(write(signs_conv(), tmp_path)))
+    assert (found["QLinearConv"], found["MatMulInteger"], found["Conv"], found["Clip"]) == (3, 2, 1, 3)
+    # the scale and shift of real activations become part of the convolution
+    b = Builder((2, 6, 6), coding="standardise")
+    b.add(Conv, **b.signs(8, 18), kernel=(3, 3))
+    b.affine(8)
+    b.add(Conv, **b.signs(8, 72), kernel=(3, 3))
+    b.affine(8)
+    found = operators(optimized(write(b.net(), tmp_path)))
+    assert (found["Conv"], found["Mul"], found["Add"]) == (2, 0, 0)
+
+
+ZEROS = np.float32([0, -0.0, 1e-45, -1e-45, 1e-38, -1e-38, 3, -3])
+
+
+@pytest.mark.parametrize("flavor", ["standard", "float"])
+@pytest.mark.parametrize("dense", [False, True])
+def test_the_sign_of_zero_is_plus_one(flavor: str, dense: bool, tmp_path: Path) -> None:
+    b = Builder((1,), coding="float32")
+    b.add(Sign)
+    if dense:
+        b.add(Dense, **{**b.signs(1, 1), "signs": np.ones((1, 1), np.uint64)})
+    net = b.net()
+    path = write(net, tmp_path, flavor)
+    found = target.run(net, path, ZEROS[:, None], flavor=flavor)[net.output]
+    np.testing.assert_array_equal(found[:, 0], [1, 1, 1, -1, 1, -1, 1, -1])
+
+
+@pytest.mark.parametrize("flavor", ["standard", "float"])
+def test_a_shift_that_a_value_equals_gives_plus_one(flavor: str, tmp_path: Path) -> None:
+    b = Builder((4,), coding="float32")
+    shift = np.float32([0.1, -2.5, 1e-45, -0.0])
+    b.add(Sign, shift=shift)
+    inputs = np.stack([shift, np.nextafter(shift, np.float32(-9)), np.nextafter(shift, np.float32(9))])
+    found = target.run(net := b.net(), write(net, tmp_path, flavor), inputs, flavor=flavor)[net.output]
+    np.testing.assert_array_equal(found, [[1] * 4, [-1] * 4, [1] * 4])
+
+
+@pytest.mark.parametrize("first", ["dense", "conv", "pooled"])
+def test_thresholds_at_every_sum_and_at_the_limits_of_int32(first: str, tmp_path: Path) -> None:
+    """A channel for each threshold of either direction; sums of five ±1, so -5 to 5."""
+    limits = np.iinfo(np.int32)
+    at = np.array([limits.min, limits.min + 1, *range(-7, 8), limits.max - 1, limits.max], np.int64).astype(np.int32)
+    at = np.tile(at, 2)
+    direction = np.repeat(np.array([1, -1], np.int8), len(at) // 2)
+    b = Builder((5,) if first == "dense" else (5, 4, 4), coding="float32")
+    b.add(Sign)
+    if first == "dense":
+        b.dense(len(at))
+    else:
+        b.add(Conv, **b.signs(len(at), 5), kernel=(1, 1))
+    if first == "pooled":
+        b.add(MaxPool, kernel=(2, 2), stride=(1, 2), padding=(1, 0, 0, 0))
+    b.add(Threshold, threshold=at, direction=direction)
+    net = b.net()
+    inputs = inputs_of(net, 32)
+    path = write(net, tmp_path)
+    assert first == "dense" or operators(onnx.load(str(path)).graph)["QLinearConv"] == 1
+    np.testing.assert_array_equal(target.run(net, path, inputs)[net.output], run(net, inputs))
+
+
+def mlp(*widths: int, coding: str = "integer") -> PackedNet:
+    """Random weights in bulk: `make_packed_mlp` would draw each."""
+    b = Builder((widths[0],), coding=coding)
+    for inputs, outputs in pairwise(widths):
+        words = b.rng.integers(0, 2**64, (outputs, -(-inputs // 64)), dtype=np.uint64)
+        if inputs % 64:
+            words[:, -1] &= np.uint64((1 << inputs % 64) - 1)
+        b.add(Dense, signs=words, in_features=inputs)
+        b.affine(outputs)
+        if outputs != widths[-1]:
+            b.add(Clamp, low=np.float32([0]))
+    return b.net()
+
+
+def ratio(net: PackedNet, folder: Path) -> float:
+    sizes = {flavor: write(net, folder, flavor).stat().st_size for flavor in ("standard", "float")}
+    return sizes["float"] / sizes["standard"]
+
+
+def test_files_are_small(tmp_path: Path) -> None:
+    assert ratio(mlp(784, 2048, 2048, 2048, 10), tmp_path) >= 29
+    assert ratio(packed_net(WHOLE["cifar10-resnet20-binaryconnect"], 2)[1], tmp_path) >= 21
+
+
+def test_any_number_of_samples_runs_in_one_session(tmp_path: Path) -> None:
+    net = make_packed_mlp()
+    opened = session(write(net, tmp_path))
+    assert opened.get_inputs()[0].shape == ["N", *net.input.shape]
+    assert opened.get_inputs()[0].type == "tensor(uint8)"
+    assert opened.get_outputs()[0].shape == ["N", 10]
+    for count in (1, 3, 130):
+        assert opened.run(None, {"input": inputs_of(net, count)})[0].shape == (count, 10)
+
+
+def test_the_file_says_what_the_net_is(certificate: Any, tmp_path: Path) -> None:
+    net = make_packed_mlp(certificate=certificate)
+    said = session(write(net, tmp_path)).get_modelmeta().custom_metadata_map
+    save(net, tmp_path / "net.1bit")
+    assert said["name"] == net.name
+    assert said["statement"] == net.statement
+    assert "9,876 correct" in said["statement"]
+    assert json.loads(said["classes"]) == list(net.classes or ())
+    assert json.loads(said["input"]) == {"dtype": "uint8", "shape": list(net.input.shape), "meaning": ""}
+    assert said["output"] == net.output
+    digest = subprocess.run(["sha256sum", tmp_path / "net.1bit"], check=True, capture_output=True, text=True).stdout
+    assert said["sha256"] == digest.split()[0]
+    assert dumps(net) == (tmp_path / "net.1bit").read_bytes()
+    several = OTHER_NETS["features"]()
+    said = session(write(several, tmp_path)).get_modelmeta().custom_metadata_map
+    assert json.loads(said["output"]) == several.output
+
+
+def test_equal_nets_give_equal_bytes(tmp_path: Path) -> None:
+    first, second = (write(signs_conv(), tmp_path).read_bytes() for _ in range(2))
+    assert first == second
+
+
+def test_names_of_values_do_not_meet_names_of_constants(tmp_path: Path) -> None:
+    b = Builder((6,))
+    names = ["bits", "uint8", "shape", "float32", "input2", "fc", "n"]
+    net = make_packed_mlp((6, 5, 5, 4), form="sign")
+    renamed = {node.output: name for node, name in zip(net.nodes, names, strict=True)} | {"input": "input"}
+    for node in net.nodes:
+        fields = {name: getattr(node, name) for name in (*node.arrays, *node.attributes)}
+        if isinstance(node, OneBitWeights):
+            fields["in_features"] = node.in_features
+        b.nodes.append(type(node)(inputs=tuple(renamed[x] for x in node.inputs), output=renamed[node.output], **fields))
+    b.last = b.nodes[-1].output
+    made = b.net()
+    inputs = inputs_of(made, 9)
+    assert_equal(made, target.run(made, write(made, tmp_path), inputs), inputs)
+
+
+def test_qonnx_marks_binary_weights_and_signs(tmp_path: Path) -> None:
+    net = signs_conv()
+    model = onnx.load(str(write(net, tmp_path, "qonnx")))
+    found = operators(model.graph)
+    assert found["BipolarQuant"] == 6 + 5  # of weights, of signs
+    assert {opset.domain for opset in model.opset_import} == {"", "qonnx.custom_op.general"}
+    assert [size.dim_value for size in model.graph.input[0].type.tensor_type.shape.dim] == [1, 3, 12, 12]
+    made = export_net(net, "onnx", tmp_path / "net.onnx", flavor="qonnx")
+    assert made.comparison is None
+    assert "qonnx is not installed" in made.not_compared
+    assert made.size > 8 * (write(net, tmp_path).stat().st_size - 4000)
+
+
+def test_sums_beyond_those_of_float32_are_exact_or_refused(tmp_path: Path) -> None:
+    def ones(outputs: int, terms: int) -> dict[str, Any]:
+        return {"signs": pack_signs(np.ones((outputs, terms), np.int8)), "in_features": terms}
+
+    b = Builder((300, 1, 1), coding="values")
+    b.add(Conv, **ones(299, 300), kernel=(1, 1))
+    b.add(Flatten)
+    b.add(Dense, **ones(2, 299))
+    odd = 299 * 299 * 255  # beyond 2^24, so float32 has only the even numbers beside it
+    b.add(Threshold, threshold=np.array([odd, odd + 1], np.int32), direction=np.ones(2, np.int8))
+    exact = b.net()
+    inputs = np.full((1, 300, 1, 1), 255, np.uint8)
+    inputs[0, 7] = 0
+    found = target.run(exact, write(exact, tmp_path), inputs)[exact.output]
+    np.testing.assert_array_equal(found, [[1, -1]])
+    del b.nodes[1:]
+    b.add(Conv, "n0", **ones(2, 299), kernel=(1, 1))
+    with pytest.raises(UsageError, match="conv 'n1' sums integers up to 22,873,500; onnx has fast convolutions"):
+        export_net(b.net(), "onnx", tmp_path / "net.onnx")
+    assert not (tmp_path / "net.onnx").exists()
+
+
+def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = make_packed_mlp()
+    monkeypatch.setattr(target, "find_spec", lambda name: None if name == "onnxruntime" else object())
+    made = export_net(net, "onnx", tmp_path / "net.onnx")
+    assert made.comparison is None
+    assert made.not_compared == "onnxruntime is not installed: pip install 'onebit[export]'"
+    monkeypatch.setattr(target, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"needs the onnx package: pip install 'onebit\[export\]'"):
+        export_net(net, "onnx", tmp_path / "other.onnx")
+    assert not (tmp_path / "other.onnx").exists()
+
+
+def test_exports_load_onnx_only_to_write() -> None:
+    code = "import onebit.export, onebit.export.onnx.target as t, sys; print(len(t.OPERATIONS), *sys.modules)"
+    count, *loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split()
+    assert count == "25"
+    assert not {"onnx", "onnxruntime", "torch"} & set(loaded)
+
+
+def test_an_unknown_flavor_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="--flavor 'qonx'; did you mean 'qonnx'"):
+        export_net(make_packed_mlp(), "onnx", tmp_path / "net.onnx", flavor="qonx")
+
+
+def test_the_command_compares_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net = make_packed_mlp((784, 30, 10), shape=(1, 28, 28))
+    save(net, tmp_path / "net.1bit")
+    path = tmp_path / "net.onnx"
+    assert main(["export", str(tmp_path / "net.1bit"), "--to", "onnx", "-o", str(path), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["comparison"]["label_mismatches"] == 0
+    assert said["bytes"] == path.stat().st_size
+    digits = read_mnist_sample().test.images[:]
+    labels = session(path).run(None, {"input": digits})[0].argmax(axis=1)
+    np.testing.assert_array_equal(labels, run(net, digits).argmax(axis=1))
+
+
+def test_one_number_a_sample_is_an_output(tmp_path: Path) -> None:
+    b = Builder((3,), coding="float32")
+    b.add(Dense, **b.signs(1, 3, scale=True))
+    b.add(Reshape, shape=())
+    net = b.net()
+    inputs = inputs_of(net, 4)
+    assert target.run(net, write(net, tmp_path), inputs)[net.output].shape == (4,)
