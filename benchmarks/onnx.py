@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 
 import onebit
@@ -73,11 +74,8 @@ def measure(
         packed = onebit.pack(build(net, width=width))
         loaded = {flavor: load(packed, flavor, threads) for flavor in FLAVORS}
         for batch in batches:
-            inputs = {"input": random_inputs(packed, batch)}
-            timed = [
-                timing.Timed(flavor, None, lambda session=session: session.run(None, inputs)[0])  # type: ignore[misc]
-                for flavor, (session, _) in loaded.items()
-            ]
+            inputs = random_inputs(packed, batch)
+            timed = [timing.Timed(flavor, None, call(session, inputs)) for flavor, (session, _) in loaded.items()]
             float_answer, answer = (one.call() for one in timed)
             if float_answer.tobytes() != answer.tobytes():
                 raise onebit.errors.OnebitError(f"{name}, batch {batch}: the two files give different outputs")
@@ -100,6 +98,11 @@ def measure(
         "settings": {"rounds": rounds, "seconds": seconds, "width": width},
         "rows": rows,
     }
+
+
+def call(session: Any, inputs: np.ndarray) -> Callable[[], np.ndarray]:
+    """A function that computes the outputs of a batch."""
+    return lambda: session.run(None, {"input": inputs})[0]
 
 
 def load(net: onebit.packed.PackedNet, flavor: str, threads: int) -> tuple[Any, dict[str, Any]]:
@@ -127,12 +130,15 @@ def describe(result: dict[str, Any]) -> str:
     lines = [
         f"ONNX files: µs a batch, median and fastest of {how['rounds']} rounds; width {how['width']:g}",
         f"{describe_machine(result['machine'])}, onnxruntime {result['machine']['onnxruntime']}",
-        f"{'net':<18}{'batch':>6}  {'flavor':<9}{'bytes':>12}{'load ms':>9}{'µs':>11}{'fastest':>11}{'× float':>9}{'':>7}",
+        _line("net", "batch", "flavor", "bytes", "load ms", "µs", "fastest", "× float", "fastest"),
     ]
     for row in result["rows"]:
-        times = f"{row['us']:>11,.0f}{row['fastest_us']:>11,.0f}"
-        ratios = f"{row['float_speedup']:>9.2f}{row['float_fastest_speedup']:>7.2f}"
-        lines.append(
-            f"{row['net']:<18}{row['batch']:>6}  {row['flavor']:<9}{row['bytes']:>12,}{row['load_ms']:>9.0f}{times}{ratios}"
-        )
+        numbers = (f"{row['bytes']:,}", f"{row['load_ms']:.0f}", f"{row['us']:,.0f}", f"{row['fastest_us']:,.0f}")
+        ratios = (f"{row[f'float_{which}']:.2f}" for which in ("speedup", "fastest_speedup"))
+        lines.append(_line(row["net"], str(row["batch"]), row["flavor"], *numbers, *ratios))
     return "\n".join(lines)
+
+
+def _line(net: str, *cells: str) -> str:
+    widths = (6, 10, 12, 9, 12, 12, 9, 9)
+    return f"{net:<18}" + "".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
