@@ -10,7 +10,6 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -42,8 +41,9 @@ found = target.run(onebit.load(net), Path(model), np.load(inputs), flavor="qonnx
 np.savez(answers, **found)
 from qonnx.core.modelwrapper import ModelWrapper
 from qonnx.core.onnx_exec import execute_onnx
+from qonnx.transformation.infer_shapes import InferShapes
 from qonnx.util.cleanup import cleanup_model
-clean = cleanup_model(ModelWrapper(model))  # which renames inputs and outputs, as tools do first
+clean = cleanup_model(ModelWrapper(model)).transform(InferShapes())  # which renames inputs and outputs, as tools do first
 given, made = clean.graph.input[0].name, [value.name for value in clean.graph.output]
 for index, sample in enumerate(np.load(inputs)):
     again = execute_onnx(clean, {given: sample[None]})
@@ -120,21 +120,22 @@ def test_onnxruntime_web_computes_the_same(name: str, tmp_path: Path) -> None:
         pytest.skip("node and npm are not installed: onnxruntime-web is not tested")
 
     def install(folder: Path) -> list[list[str]]:
-        (folder / "serve.mjs").write_text(SERVE, encoding="utf-8")
         return [["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(folder), WEB]]
 
     folder = cached("onnxruntime-web", install)
     (folder / "serve.mjs").write_text(SERVE, encoding="utf-8")
     net = NETS[name]()
-    inputs, answers = inputs_of(net, 5), {}
-    for flavor in ("standard", "float"):
-        path = tmp_path / flavor
+    inputs = inputs_of(net, 5)
+    said = json.dumps({"dtype": str(inputs.dtype), "shape": inputs.shape, "output": net.output})
+    paths = {flavor: tmp_path / flavor for flavor in ("standard", "float")}
+    for flavor, path in paths.items():
         target.write(net, path.with_suffix(".onnx"), flavor=flavor)
-        said: dict[str, Any] = {"dtype": str(inputs.dtype), "shape": inputs.shape, "output": net.output}
-        path.with_suffix(".json").write_text(json.dumps(said), encoding="utf-8")
+        path.with_suffix(".json").write_text(said, encoding="utf-8")
         path.with_suffix(".in").write_bytes(inputs.tobytes())
-        subprocess.run(["node", "serve.mjs", str(path)], cwd=folder, check=True)
-        answers[flavor] = np.frombuffer(path.with_suffix(".out").read_bytes(), np.float32)
+    subprocess.run(["node", "serve.mjs", *map(str, paths.values())], cwd=folder, check=True)
+    answers = {
+        flavor: np.frombuffer(path.with_suffix(".out").read_bytes(), np.float32) for flavor, path in paths.items()
+    }
     assert answers["standard"].tobytes() == answers["float"].tobytes()
     expected = net.by_name(run(net, inputs))[net.output].reshape(-1)
     if net.output in Uses(net).exact:
