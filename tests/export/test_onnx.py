@@ -29,6 +29,8 @@ from onebit.export import export_net
 from onebit.export.onnx import target
 from onebit.export.onnx.exactness import Uses
 from onebit.packed import (
+    AdaptiveAveragePool,
+    AveragePool,
     Clamp,
     Conv,
     ConvTranspose,
@@ -76,7 +78,24 @@ def signs_conv(seed: int = 0) -> PackedNet:
     return b.net()
 
 
+def windows(seed: int = 0) -> PackedNet:
+    """Groups, centers, dilations and paddings in which ONNX could differ."""
+    b = Builder((4, 9, 8), seed=seed, coding="values")
+    odd = b.signs(6, 2 * 6, scale=True, centre=True)
+    b.add(ConvTranspose, **odd, kernel=(2, 3), stride=(2, 1), padding=(1, 0, 2, 1), groups=2, extra=(3, 1))
+    b.affine(6)
+    first = b.add(Conv, **b.signs(12, 9, centre=True), kernel=(3, 3), dilation=(2, 1), groups=6, padding=(0, 2, 1, 0))
+    b.add(AveragePool, kernel=(2, 2), dilation=(2, 1), padding=(1, 0, 0, 1), sums=1)
+    b.add(Sign, shift=b.real(12))
+    b.add(MaxPool, kernel=(2, 2), dilation=(1, 2), padding=(0, 1, 1, 1))
+    b.add(AveragePool, kernel=(3, 2), stride=(2, 1), padding=(1, 2, 0, 1))
+    b.add(ConvTranspose, **b.signs(4, 12 * 4), kernel=(2, 2), dilation=(1, 2), padding=(0, 1, 1, 0))
+    b.add(AdaptiveAveragePool, size=(3, 2))
+    return b.net((first, b.last))
+
+
 NETS = {
+    "windows": windows,
     **{f"mlp {form}": functools.partial(make_packed_mlp, form=form) for form in ("weight-only", "sign", "mixed")},
     "signs in convolutions": signs_conv,
     **IMAGE_NETS,

@@ -43,7 +43,8 @@ from qonnx.core.modelwrapper import ModelWrapper
 from qonnx.core.onnx_exec import execute_onnx
 from qonnx.transformation.infer_shapes import InferShapes
 from qonnx.util.cleanup import cleanup_model
-clean = cleanup_model(ModelWrapper(model)).transform(InferShapes())  # which renames inputs and outputs, as tools do first
+# what tools do first, which renames inputs and outputs
+clean = cleanup_model(ModelWrapper(model)).transform(InferShapes())
 given, made = clean.graph.input[0].name, [value.name for value in clean.graph.output]
 for index, sample in enumerate(np.load(inputs)):
     again = execute_onnx(clean, {given: sample[None]})

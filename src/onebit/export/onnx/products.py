@@ -94,10 +94,21 @@ def write_conv(to: Values, node: Conv | RealConv) -> None:
 
 
 def write_conv_transpose(to: Values, node: ConvTranspose | RealConvTranspose) -> None:
-    attributes = _geometry(node, node.padding)
-    if any(node.extra):
-        attributes["output_padding"] = node.extra
-    _convolve(to, node, "ConvTranspose", to.get(node.inputs[0], "float"), attributes)
+    tensor, extra = to.get(node.inputs[0], "float"), list(node.extra)
+    top, bottom, left, right = node.padding
+    limits = [max(pair) for pair in zip(node.stride, node.dilation, strict=True)]
+    if any(count >= limit for count, limit in zip(extra, limits, strict=True)):
+        # more than onnxruntime adds: rows and columns of zeros in the image, of whose results the rest is cut off
+        below, beside = (-(-count // stride) for count, stride in zip(extra, node.stride, strict=True))
+        zero = to.graph.number(0, np.float32)
+        tensor = to.add("Pad", tensor, to.graph.shape(0, 0, 0, 0, 0, 0, below, beside), zero, of=node.output)
+        bottom += below * node.stride[0] - extra[0]
+        right += beside * node.stride[1] - extra[1]
+        extra = [0, 0]
+    attributes = _geometry(node, (top, bottom, left, right))
+    if any(extra):
+        attributes["output_padding"] = extra
+    _convolve(to, node, "ConvTranspose", tensor, attributes)
 
 
 def _convolve(to: Values, node: AnyConv, op: str, tensor: str, attributes: dict[str, Any]) -> None:

@@ -57,7 +57,7 @@ WRITERS: dict[type[Node], Callable[[Values, Any], None]] = {
     nodes.Multiply: pointwise.write_multiply,
 }
 OPERATIONS = WRITERS.keys()
-EXACT = False  # real numbers are added in another order
+EXACT = False  # real numbers are added in another order, and some zeros have the other sign
 RUNS_WITH = "onnxruntime"
 _BATCH_VALUES = 1 << 22  # of the largest value of a net in one batch
 
