@@ -39,6 +39,7 @@ function openNet(file) {
 
   // Numbers of one sample, 0 to 255 or float32 -> Map from the name of each output to its Float32Array
   const run = (numbers) => {
+    if (numbers.length !== size(shape)) throw new Error(`got ${numbers.length} numbers, expected ${size(shape)}`);
     const held = new Map([["input", code(numbers)]]);
     nodes.forEach((node, index) => {
       held.set(node.output, node.made.run(...node.inputs.map((name) => held.get(name))));
