@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from onebit.packed import PackedNet
 
 IMAGES = 200
-LEAST_IMAGES = 10
+LEAST_IMAGES = 2
 MOST_MACS = 10**10  # of all images that are compared by default: seconds of plain C or JavaScript
 CERTIFIED = 1000
 
