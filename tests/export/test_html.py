@@ -15,10 +15,9 @@ from shutil import which
 
 import numpy as np
 import pytest
-from conftest import make_packed_mlp
 from drawn_nets import nets
 from hypothesis import HealthCheck, assume, given, settings
-from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of
+from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, make_packed_mlp
 from PIL import Image
 
 from benchmarks.browser import MISSING, Browser

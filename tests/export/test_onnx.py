@@ -15,11 +15,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from conftest import make_packed_mlp
 from drawn_nets import batches_of, nets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of
+from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, make_packed_mlp
 from recipe_nets import WHOLE, packed_net
 
 from onebit.__main__ import main

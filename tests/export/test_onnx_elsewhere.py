@@ -13,8 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_packed_mlp
-from packed_nets import IMAGE_NETS, inputs_of
+from packed_nets import IMAGE_NETS, inputs_of, make_packed_mlp
 from recipe_nets import SMALL, packed_net
 from test_onnx import signs_conv
 
