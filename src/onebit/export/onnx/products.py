@@ -139,7 +139,7 @@ def _window_sums(to: Values, node: Any, op: str, tensor: str, attributes: dict[s
 
 
 def _finish(to: Values, node: OneBitWeights, sums: str, form: str, totals: Callable[[], str] | None = None) -> None:
-    """scale · sums + centre · (sum of the inputs), if the node has a scale or a centre; `totals` writes the latter."""
+    """`scale` · sums + `centre` · (sum of the inputs), where the node has them; `totals` writes the sums."""
     if node.scale is None and node.centre is None:
         return
     name = node.output
@@ -235,6 +235,6 @@ def pool_geometry(node: Pool) -> dict[str, Any]:
 
 
 def _last_form(node: OneBitWeights | Any, form: str) -> str:
-    """The form of sums that are the value itself; "" if a scale or a centre follows."""
+    """The form of sums that are the value itself; "" if a factor follows."""
     plain = getattr(node, "scale", None) is None and getattr(node, "centre", None) is None
     return form if plain else ""

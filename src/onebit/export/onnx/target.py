@@ -95,7 +95,7 @@ def build(net: PackedNet, *, flavor: str = "standard") -> Any:
 
 
 def card(net: PackedNet) -> dict[str, str]:
-    """What the metadata of the file say of a net: names of fields -> texts, JSON where a field has parts."""
+    """What the metadata of the file tell about a net: names of fields -> texts, JSON where a field has parts."""
     spec = net.input
     fields: dict[str, Any] = {
         "name": net.name,
