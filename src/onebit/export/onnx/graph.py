@@ -7,7 +7,6 @@ starts: Cast -> Gather -> Reshape -> Cast -> Split -> a Reshape per layer.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,7 +36,7 @@ class Graph:
         self.nodes: list[Any] = []
         self.constants: dict[str, Any] = {}
         self._known: dict[tuple[Any, ...], str] = {}
-        self._names: Counter[str] = Counter()
+        self._taken: set[str] = set()
         self._layers: dict[Any, list[tuple[str, np.ndarray]]] = {}
 
     def add(self, op: str, *inputs: str, output: str, domain: str = "", **attributes: Any) -> str:
@@ -47,8 +46,12 @@ class Graph:
 
     def name(self, text: str) -> str:
         """A tensor name that is not taken: `text`, or with a number behind it."""
-        self._names[text] += 1
-        return text if self._names[text] == 1 else f"{text}{self._names[text]}"
+        made, number = text, 1
+        while made in self._taken:
+            number += 1
+            made = f"{text}{number}"
+        self._taken.add(made)
+        return made
 
     def cast(self, tensor: str, dtype: Any, *, output: str) -> str:
         """The same values in another dtype of numpy."""
