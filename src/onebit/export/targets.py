@@ -16,6 +16,12 @@ EXPORTS: dict[str, Target] = {
         suffixes=(".onnx",),
         options={"flavor": ("standard", "float", "qonnx")},
     ),
+    "c": Target(
+        text="a folder of C99 for microcontrollers",
+        module="onebit.export.c",
+        options={"layout": ("make", "arduino")},
+        report=True,
+    ),
     "html": Target(
         text="one web page that runs the net, without a server",
         module="onebit.export.html.writer",

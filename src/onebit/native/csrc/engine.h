@@ -4,6 +4,7 @@
 
 #include "onebit.h"
 #include "barrier.h"
+#include "numbers.h"
 #include "epilogue.h"
 #include "moves.h"
 #include "matmul.h"

@@ -17,7 +17,7 @@ typedef union {
 /* Computed in double and rounded once. */
 #define AFFINE(value)                                               \
     if (op->p && op->q)                                         \
-        CHANNELS(x->f[k] = (float)((double)(value) * slope[k] + shift[k])) \
+        CHANNELS(x->f[k] = affine_of(value, slope[k], shift[k])) \
     else if (op->p)                                               \
         CHANNELS(x->f[k] = (float)((double)(value) * slope[k]))       \
     else                                                            \
@@ -45,28 +45,28 @@ static inline int run_epilogue_op(const ob_epilogue_op *op, block_t *restrict x,
         AFFINE(x->i[k])
         break;
     case OB_EPILOGUE_RELU: /* keeps NaN */
-        CHANNELS(x->f[k] = x->f[k] < 0 ? 0 : x->f[k])
+        CHANNELS(x->f[k] = relu_of(x->f[k]))
         break;
     case OB_EPILOGUE_RELU_INT:
         CHANNELS(x->i[k] = x->i[k] < 0 ? 0 : x->i[k])
         break;
     case OB_EPILOGUE_PRELU:
-        CHANNELS(x->f[k] = x->f[k] > 0 ? x->f[k] : x->f[k] * p[k])
+        CHANNELS(x->f[k] = prelu_of(x->f[k], p[k]))
         break;
     case OB_EPILOGUE_HARDTANH:
-        CHANNELS(x->f[k] = x->f[k] < -1 ? -1 : x->f[k] > 1 ? 1 : x->f[k])
+        CHANNELS(x->f[k] = clamp_of(x->f[k], -1, 1))
         break;
     case OB_EPILOGUE_HARDTANH_INT:
-        CHANNELS(x->i[k] = x->i[k] < -1 ? -1 : x->i[k] > 1 ? 1 : x->i[k])
+        CHANNELS(x->i[k] = clamp_int(x->i[k], -1, 1))
         break;
     case OB_EPILOGUE_CLAMP: {
         float low = *(const float *)op->p, high = *(const float *)op->q;
-        CHANNELS(x->f[k] = x->f[k] < low ? low : x->f[k] > high ? high : x->f[k])
+        CHANNELS(x->f[k] = clamp_of(x->f[k], low, high))
         break;
     }
     case OB_EPILOGUE_THRESHOLD: {
         const int32_t *restrict least = (const int32_t *)op->p + first, *restrict flip = (const int32_t *)op->q + first;
-        CHANNELS(x->i[k] = (x->i[k] ^ flip[k]) >= least[k])
+        CHANNELS(x->i[k] = threshold_of(x->i[k], flip[k], least[k]))
         break;
     }
     case OB_EPILOGUE_SIGN:

@@ -12,30 +12,21 @@ static void row_to_grid(const float *x, int64_t size, int padded, const share_t 
         largest = magnitude > largest ? magnitude : largest;
     }
     span_t mine = span_of(share, size);
-    union {
-        uint32_t bits;
-        float value;
-    } power, unit;
     if (largest >= 0x7f800000u) { /* infinite, or NaN */
         memset(z + mine.begin, 0, (size_t)(mine.end - mine.begin) * 4);
-        unit.bits = 0x7fc00000u;
+        *unit_of_row = float_of_bits(0x7fc00000u);
         *most = 0;
-    } else {
-        int e = 24 + 126 - (int)(largest >> 23);
-        if (e > 126) e = 126;
-        power.bits = (uint32_t)(e + 127) << 23;
-#if defined(__SSE4_1__) || defined(__ARM_NEON)
-        for (int64_t k = mine.begin; k < mine.end; k++) z[k] = (int32_t)rintf(x[k] * power.value);
-#else /* without a rounding instruction */
-        /* in double, because adding and subtracting 2^24 + 2^23 in float would lose the last of 24 bits */
-        const double magic = 6755399441055744.0; /* 1.5 * 2^52: the sum has no fraction bits */
-        for (int64_t k = mine.begin; k < mine.end; k++) z[k] = (int32_t)(((double)(x[k] * power.value) + magic) - magic);
-#endif
-        unit.bits = largest;
-        *most = (uint32_t)(unit.value * power.value) + 1;
-        unit.bits = (uint32_t)(127 - e) << 23;
+        return;
     }
-    *unit_of_row = unit.value;
+    int e = grid_exponent(largest);
+    float power = power_of_two(e);
+#if defined(__SSE4_1__) || defined(__ARM_NEON)
+    for (int64_t k = mine.begin; k < mine.end; k++) z[k] = (int32_t)rintf(x[k] * power);
+#else /* without a rounding instruction */
+    for (int64_t k = mine.begin; k < mine.end; k++) z[k] = rounded(x[k] * power);
+#endif
+    *most = (uint32_t)(float_of_bits(largest) * power) + 1;
+    *unit_of_row = power_of_two(-e);
 }
 
 static void to_grid(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
@@ -128,7 +119,7 @@ static void pool_windows(const ob_call *call, const share_t *share, int64_t coun
                         const float *f = (const float *)x;
                         switch (call->kernel) {
                         case OB_KERNEL_MAX:
-                            for (int k = 0; k < units; k++) sums[k] = f[k] > sums[k] || f[k] != f[k] ? f[k] : sums[k];
+                            for (int k = 0; k < units; k++) sums[k] = larger_of(sums[k], f[k]);
                             break;
                         case OB_KERNEL_MAX_INT:
                             for (int k = 0; k < units; k++)

@@ -19,16 +19,7 @@ static inline uint32_t word_of(const int32_t *flags) {
 }
 
 #include "engine.h"
-
-static inline uint32_t ones(uint32_t x) {
-#if defined(__POPCNT__) || defined(__ARM_NEON)
-    return (uint32_t)__builtin_popcount(x);
-#else
-    x -= x >> 1 & 0x55555555u;
-    x = (x & 0x33333333u) + (x >> 2 & 0x33333333u);
-    return ((x + (x >> 4)) & 0x0f0f0f0fu) * 0x01010101u >> 24;
-#endif
-}
+#include "tables.h"
 
 static void words_tile(int bytes, int rows, int panels, const uint32_t *const *a, const segment_t *segments, int count,
                        const uint32_t *b, int64_t panel, int32_t *sums) {
@@ -70,17 +61,6 @@ static void lut_tile(int rows, int panels, const int32_t *const *tables, const s
                 else
                     sums[(m * panels + p) * LANES + l] = sum[l];
         }
-}
-
-/* tables[group][index]: sums of 4 channels, added where their bit of the index is 1, else subtracted. */
-static void lut_tables(const int32_t *x, int channels, int32_t *tables) {
-    for (int c = 0; c < channels; c += LUT_INPUTS, tables += TABLE) {
-        int32_t sum = 0, twice[LUT_INPUTS] = {0};
-        for (int k = 0; k < LUT_INPUTS && c + k < channels; k++) sum -= x[c + k], twice[k] = 2 * x[c + k];
-        tables[0] = sum;
-        for (int k = 0; k < LUT_INPUTS; k++)
-            for (int index = 0; index < 1 << k; index++) tables[(1 << k) + index] = tables[index] + twice[k];
-    }
 }
 
 #include "layer.h"

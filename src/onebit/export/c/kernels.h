@@ -1,0 +1,439 @@
+/* Kernels of exported nets: loops over the channels of one pixel. What a net needs of this file, numbers.h and tables.h goes
+ * into its net.c, piece by piece. A piece is a comment and what stands under it, up to a blank line; a net without real
+ * numbers gets `value_t` without the float. */
+
+/* The memory of a net holds values of several types, one after the other. */
+#if defined(__GNUC__)
+#define SHARED __attribute__((may_alias))
+#else
+#define SHARED
+#endif
+
+/* A number of a value, an integer or a real one. */
+typedef union SHARED {
+    int32_t i;
+    float f;
+} value_t;
+
+/* A sum that may not fit 32 bits. */
+typedef int64_t SHARED wide_t;
+
+/* A small integer in memory. */
+typedef int16_t SHARED short_t;
+
+/* Reads numbers first, first + step, ... of a value. */
+typedef void load_t(const void *from, int32_t first, int32_t step, int32_t count, value_t *x);
+
+/* The grid of real values: they are rounded to integers times `unit`, 1 / power; power is 0 if they are not finite. */
+typedef struct {
+    float power, unit;
+} grid_t;
+
+/* A sliding window on the rows and columns of an image, or of a group of its channels; `steps`: between channels, rows and
+ * columns in memory. */
+typedef struct {
+    int32_t channels, height, width, kernel[2], stride[2], dilation[2], padding[2], steps[3];
+} window_t;
+
+/* Inputs that are multiplied by weights at once. */
+enum { PART = 64 };
+
+/* Inputs of a part. */
+static value_t part[PART];
+
+static void load_words(const void *from, int32_t first, int32_t step, int32_t count, value_t *x) {
+    const value_t *in = (const value_t *)from + first;
+    for (int32_t k = 0; k < count; k++) x[k] = in[k * step];
+}
+
+static void load_floats(const void *from, int32_t first, int32_t step, int32_t count, value_t *x) {
+    const float *in = (const float *)from + first;
+    for (int32_t k = 0; k < count; k++) x[k].f = in[k * step];
+}
+
+static void load_bytes(const void *from, int32_t first, int32_t step, int32_t count, value_t *x) {
+    const uint8_t *in = (const uint8_t *)from + first;
+    for (int32_t k = 0; k < count; k++) x[k].i = in[k * step];
+}
+
+/* Pixels 0 to 255 as 2x - 255. */
+static void load_centered(const void *from, int32_t first, int32_t step, int32_t count, value_t *x) {
+    const uint8_t *in = (const uint8_t *)from + first;
+    for (int32_t k = 0; k < count; k++) x[k].i = 2 * in[k * step] - 255;
+}
+
+static void load_small(const void *from, int32_t first, int32_t step, int32_t count, value_t *x) {
+    const int8_t *in = (const int8_t *)from + first;
+    for (int32_t k = 0; k < count; k++) x[k].i = in[k * step];
+}
+
+static void load_shorts(const void *from, int32_t first, int32_t step, int32_t count, value_t *x) {
+    const short_t *in = (const short_t *)from + first;
+    for (int32_t k = 0; k < count; k++) x[k].i = in[k * step];
+}
+
+/* Signs, one bit each: 1 is +1, 0 is -1. */
+static void load_signs(const void *from, int32_t first, int32_t step, int32_t count, value_t *x) {
+    const uint8_t *in = from;
+    for (int32_t k = 0; k < count; k++, first += step) x[k].i = (in[first >> 3] >> (first & 7) & 1) * 2 - 1;
+}
+
+static void store_words(const value_t *x, int32_t count, void *to, int32_t first, int32_t step) {
+    value_t *out = (value_t *)to + first;
+    for (int32_t k = 0; k < count; k++) out[k * step] = x[k];
+}
+
+static void store_small(const value_t *x, int32_t count, void *to, int32_t first, int32_t step) {
+    int8_t *out = (int8_t *)to + first;
+    for (int32_t k = 0; k < count; k++) out[k * step] = (int8_t)x[k].i;
+}
+
+static void store_shorts(const value_t *x, int32_t count, void *to, int32_t first, int32_t step) {
+    short_t *out = (short_t *)to + first;
+    for (int32_t k = 0; k < count; k++) out[k * step] = (int16_t)x[k].i;
+}
+
+static void store_signs(const value_t *x, int32_t count, void *to, int32_t first, int32_t step) {
+    uint8_t *out = to;
+    for (int32_t k = 0; k < count; k++, first += step) {
+        uint8_t bit = (uint8_t)(1 << (first & 7));
+        if (x[k].i > 0)
+            out[first >> 3] |= bit;
+        else
+            out[first >> 3] &= (uint8_t)~bit;
+    }
+}
+
+static void store_floats(const value_t *x, int32_t count, float *to, int32_t first, int32_t step) {
+    for (int32_t k = 0; k < count; k++) to[first + k * step] = x[k].f;
+}
+
+static void store_integers(const value_t *x, int32_t count, int32_t *to, int32_t first, int32_t step) {
+    for (int32_t k = 0; k < count; k++) to[first + k * step] = x[k].i;
+}
+
+static void fill(value_t *x, int32_t count, int32_t value) {
+    for (int32_t k = 0; k < count; k++) x[k].i = value;
+}
+
+static void fill_real(value_t *x, int32_t count, float value) {
+    for (int32_t k = 0; k < count; k++) x[k].f = value;
+}
+
+/* The values under the window at (i, j), pixel by pixel; `outside` is padding. */
+static void gather(const window_t *w, load_t *load, const void *from, int32_t first, int32_t i, int32_t j, value_t outside,
+                   value_t *column) {
+    for (int32_t a = 0; a < w->kernel[0]; a++)
+        for (int32_t b = 0; b < w->kernel[1]; b++, column += w->channels) {
+            int32_t row = i * w->stride[0] + a * w->dilation[0] - w->padding[0];
+            int32_t at = j * w->stride[1] + b * w->dilation[1] - w->padding[1];
+            if (row >= 0 && row < w->height && at >= 0 && at < w->width)
+                load(from, first + row * w->steps[1] + at * w->steps[2], w->steps[0], w->channels, column);
+            else
+                for (int32_t c = 0; c < w->channels; c++) column[c] = outside;
+        }
+}
+
+/* The values that a transposed convolution adds up at (i, j), pixel by pixel; 0 where no pixel is. */
+static void gather_transposed(const window_t *w, load_t *load, const void *from, int32_t first, int32_t i, int32_t j,
+                              value_t outside, value_t *column) {
+    for (int32_t a = 0; a < w->kernel[0]; a++)
+        for (int32_t b = 0; b < w->kernel[1]; b++, column += w->channels) {
+            int32_t row = i + w->padding[0] - a * w->dilation[0], at = j + w->padding[1] - b * w->dilation[1];
+            int32_t hit = row >= 0 && at >= 0 && row % w->stride[0] == 0 && at % w->stride[1] == 0;
+            row /= w->stride[0], at /= w->stride[1];
+            if (hit && row < w->height && at < w->width)
+                load(from, first + row * w->steps[1] + at * w->steps[2], w->steps[0], w->channels, column);
+            else
+                for (int32_t c = 0; c < w->channels; c++) column[c] = outside;
+        }
+}
+
+/* The signs under the window at (i, j), whole bytes of each pixel, and where they are inside the image. */
+static void gather_signs(const window_t *w, const uint8_t *from, int32_t first, int32_t i, int32_t j, uint8_t outside,
+                         uint8_t *column, uint8_t *inside) {
+    for (int32_t a = 0; a < w->kernel[0]; a++)
+        for (int32_t b = 0; b < w->kernel[1]; b++) {
+            int32_t row = i * w->stride[0] + a * w->dilation[0] - w->padding[0];
+            int32_t at = j * w->stride[1] + b * w->dilation[1] - w->padding[1];
+            int32_t hit = row >= 0 && row < w->height && at >= 0 && at < w->width;
+            const uint8_t *pixel = hit ? from + (first + row * w->steps[1] + at * w->steps[2]) / 8 : from;
+            for (int32_t c = 0; c < w->channels / 8; c++) *column++ = hit ? pixel[c] : outside, *inside++ = hit ? 255 : 0;
+        }
+}
+
+/* The grid of `count` values; it includes `largest`, a magnitude. */
+static grid_t grid_of(const value_t *x, int32_t count, float largest) {
+    uint32_t most = bits_of_float(largest);
+    grid_t grid = {0, 0};
+    for (int32_t k = 0; k < count; k++) {
+        uint32_t magnitude = (uint32_t)x[k].i & 0x7fffffffu;
+        if (magnitude > most) most = magnitude;
+    }
+    grid.unit = float_of_bits(0x7fc00000u); /* NaN */
+    if (most < 0x7f800000u) grid.power = power_of_two(grid_exponent(most)), grid.unit = power_of_two(-grid_exponent(most));
+    return grid;
+}
+
+/* Rounds values to their grid. */
+static void to_grid(value_t *x, int32_t count, float power) {
+    for (int32_t k = 0; k < count; k++) x[k].i = power > 0 ? rounded(x[k].f * power) : 0;
+}
+
+/* The sum of the table entries that `count` groups of 4 bits choose. */
+static int32_t chosen(const int32_t *tables, const uint8_t *bits, int32_t count) {
+    int32_t sum = 0;
+    for (; count > 1; count -= 2, tables += 32, bits++) sum += tables[*bits & 15] + tables[16 + (*bits >> 4)];
+    return count ? sum + tables[*bits & 15] : sum;
+}
+
+/* How many inputs the part has that begins at input k. */
+static int32_t part_size(int32_t terms, int32_t k) { return terms - k < PART ? terms - k : PART; }
+
+/* Tables of the sums of 4 inputs, for a part of them. */
+static int32_t tables[PART * 4];
+
+/* Rows of signs times a part of the inputs, which begins at input k: added to the sums of the rows. */
+static void one_bit(const value_t *x, int32_t k, int32_t terms, const uint8_t *rows, int32_t outputs, value_t *sums) {
+    int32_t count = part_size(terms, k);
+    lut_tables(&x->i, count, tables);
+    rows += k / 8;
+    for (int32_t o = 0; o < outputs; o++, rows += (terms + 7) / 8) {
+        int32_t sum = chosen(tables, rows, (count + 3) / 4);
+        sums[o].i = k ? sums[o].i + sum : sum;
+    }
+}
+
+/* The same for values on a grid: a part of them fits 32 bits, a whole row does not. */
+static void one_bit_wide(const value_t *x, int32_t k, int32_t terms, const uint8_t *rows, int32_t outputs, wide_t *sums) {
+    int32_t count = part_size(terms, k);
+    lut_tables(&x->i, count, tables);
+    rows += k / 8;
+    for (int32_t o = 0; o < outputs; o++, rows += (terms + 7) / 8) {
+        int32_t sum = chosen(tables, rows, (count + 3) / 4);
+        sums[o] = k ? sums[o] + sum : sum;
+    }
+}
+
+/* Rows of integer weights times a part of the inputs, which begins at input k: added to the sums of the rows. */
+static void products(const value_t *x, int32_t k, int32_t terms, const int32_t *rows, int32_t outputs, wide_t *sums) {
+    int32_t count = part_size(terms, k);
+    rows += k;
+    for (int32_t o = 0; o < outputs; o++, rows += terms) {
+        int64_t sum = 0;
+        for (int32_t n = 0; n < count; n++) sum += (int64_t)x[n].i * rows[n];
+        sums[o] = k ? sums[o] + sum : sum;
+    }
+}
+
+/* Four bytes as a word. */
+static inline uint32_t word_at(const uint8_t *x) {
+    return x[0] | (uint32_t)x[1] << 8 | (uint32_t)x[2] << 16 | (uint32_t)x[3] << 24;
+}
+
+/* Rows of signs times signs: +1 for each that is equal, -1 for each that differs. */
+static void signs_dot(const uint8_t *x, int32_t terms, const uint8_t *rows, int32_t outputs, value_t *sums) {
+    int32_t bytes = (terms + 7) / 8;
+    for (int32_t o = 0; o < outputs; o++, rows += bytes) {
+        uint32_t differing = 0;
+        int32_t k = 0;
+        for (; k + 4 <= bytes; k += 4) differing += ones(word_at(x + k) ^ word_at(rows + k));
+        for (; k < bytes; k++) differing += ones((uint32_t)x[k] ^ rows[k]);
+        sums[o].i = terms - 2 * (int32_t)differing;
+    }
+}
+
+/* The same where `inside` has a 1; the other signs are padding of 0. */
+static void signs_dot_inside(const uint8_t *x, const uint8_t *inside, int32_t terms, const uint8_t *rows, int32_t outputs,
+                             value_t *sums) {
+    int32_t bytes = (terms + 7) / 8, count = 0;
+    for (int32_t k = 0; k < bytes; k++) count += (int32_t)ones(inside[k]);
+    for (int32_t o = 0; o < outputs; o++, rows += bytes) {
+        uint32_t differing = 0;
+        int32_t k = 0;
+        for (; k + 4 <= bytes; k += 4) differing += ones((word_at(x + k) ^ word_at(rows + k)) & word_at(inside + k));
+        for (; k < bytes; k++) differing += ones(((uint32_t)x[k] ^ rows[k]) & inside[k]);
+        sums[o].i = count - 2 * (int32_t)differing;
+    }
+}
+
+/* The sum of values. */
+static int64_t total_of(const value_t *x, int32_t count) {
+    int64_t total = 0;
+    for (int32_t k = 0; k < count; k++) total += x[k].i;
+    return total;
+}
+
+/* Sums on a grid as real values; they may share their memory. */
+static void wide_real(const wide_t *sums, int32_t count, float unit, value_t *x) {
+    for (int32_t k = 0; k < count; k++) x[k].f = (float)sums[k] * unit;
+}
+
+/* Integers as real values. */
+static void real(value_t *x, int32_t count) {
+    for (int32_t k = 0; k < count; k++) x[k].f = (float)x[k].i;
+}
+
+static void scale_by(value_t *x, int32_t count, const float *by) {
+    for (int32_t k = 0; k < count; k++) x[k].f *= by[k];
+}
+
+/* Adds the sum of the inputs times `by`. */
+static void center(value_t *x, int32_t count, float total, const float *by) {
+    for (int32_t k = 0; k < count; k++) {
+        /* the product of two floats is exact in double: no compiler can round it together with the sum */
+        float product = (float)((double)total * by[k]);
+        x[k].f += product;
+    }
+}
+
+static void affine(value_t *x, int32_t count, const float *by, const float *shift) {
+    for (int32_t k = 0; k < count; k++) x[k].f = affine_of(x[k].f, by[k], shift[k]);
+}
+
+static void shift_by(value_t *x, int32_t count, const float *by) {
+    for (int32_t k = 0; k < count; k++) x[k].f += by[k];
+}
+
+static void affine_integers(value_t *x, int32_t count, const float *by, const float *shift) {
+    for (int32_t k = 0; k < count; k++) x[k].f = affine_of(x[k].i, by[k], shift[k]);
+}
+
+static void scale_integers_by(value_t *x, int32_t count, const float *by) {
+    for (int32_t k = 0; k < count; k++) x[k].f = (float)((double)x[k].i * by[k]);
+}
+
+static void shift_integers_by(value_t *x, int32_t count, const float *by) {
+    for (int32_t k = 0; k < count; k++) x[k].f = (float)((double)x[k].i + by[k]);
+}
+
+static void relu(value_t *x, int32_t count) {
+    for (int32_t k = 0; k < count; k++) x[k].f = relu_of(x[k].f);
+}
+
+static void clamp_integers(value_t *x, int32_t count, int32_t low, int32_t high) {
+    for (int32_t k = 0; k < count; k++) x[k].i = clamp_int(x[k].i, low, high);
+}
+
+static void prelu(value_t *x, int32_t count, const float *slope) {
+    for (int32_t k = 0; k < count; k++) x[k].f = prelu_of(x[k].f, slope[k]);
+}
+
+static void clamp(value_t *x, int32_t count, float low, float high) {
+    for (int32_t k = 0; k < count; k++) x[k].f = clamp_of(x[k].f, low, high);
+}
+
+static void at_least(value_t *x, int32_t count, float low) {
+    for (int32_t k = 0; k < count; k++) x[k].f = x[k].f < low ? low : x[k].f;
+}
+
+static void at_most(value_t *x, int32_t count, float high) {
+    for (int32_t k = 0; k < count; k++) x[k].f = x[k].f > high ? high : x[k].f;
+}
+
+/* Signs: +1 where x >= least, or where the bit of `flips` is 1, -1 - x >= least. */
+static void threshold(value_t *x, int32_t count, const int32_t *least, const uint8_t *flips) {
+    for (int32_t k = 0; k < count; k++) {
+        int32_t flip = -(int32_t)(flips[k / 8] >> k % 8 & 1);
+        x[k].i = threshold_of(x[k].i, flip, least[k]) ? 1 : -1;
+    }
+}
+
+/* Signs: +1 where x >= least. */
+static void rising(value_t *x, int32_t count, const int32_t *least) {
+    for (int32_t k = 0; k < count; k++) x[k].i = threshold_of(x[k].i, 0, least[k]) ? 1 : -1;
+}
+
+static void sign(value_t *x, int32_t count) {
+    for (int32_t k = 0; k < count; k++) x[k].i = x[k].f >= 0 ? 1 : -1;
+}
+
+static void sign_shifted(value_t *x, int32_t count, const float *shift) {
+    for (int32_t k = 0; k < count; k++) x[k].i = x[k].f >= shift[k] ? 1 : -1;
+}
+
+static void sign_integers(value_t *x, int32_t count) {
+    for (int32_t k = 0; k < count; k++) x[k].i = x[k].i >= 0 ? 1 : -1;
+}
+
+static void sign_integers_shifted(value_t *x, int32_t count, const float *shift) {
+    for (int32_t k = 0; k < count; k++) x[k].i = (double)x[k].i >= shift[k] ? 1 : -1;
+}
+
+static void add(value_t *x, const value_t *y, int32_t count) {
+    for (int32_t k = 0; k < count; k++) x[k].f += y[k].f;
+}
+
+static void add_integers(value_t *x, const value_t *y, int32_t count) {
+    for (int32_t k = 0; k < count; k++) x[k].i += y[k].i;
+}
+
+static void multiply(value_t *x, const value_t *y, int32_t count) {
+    for (int32_t k = 0; k < count; k++) x[k].f *= y[k].f;
+}
+
+static void larger(value_t *x, const value_t *y, int32_t count) {
+    for (int32_t k = 0; k < count; k++) x[k].f = larger_of(x[k].f, y[k].f);
+}
+
+static void larger_integers(value_t *x, const value_t *y, int32_t count) {
+    for (int32_t k = 0; k < count; k++)
+        if (y[k].i > x[k].i) x[k].i = y[k].i;
+}
+
+/* Of 0 and -0, neither is the larger: 0. */
+static void no_negative_zero(value_t *x, int32_t count) {
+    for (int32_t k = 0; k < count; k++) x[k].f += 0.0f;
+}
+
+static void divide(value_t *x, int32_t count, float by) {
+    for (int32_t k = 0; k < count; k++) x[k].f /= by;
+}
+
+static void standardize(value_t *x, int32_t count, const float *mean, const float *deviation) {
+    for (int32_t k = 0; k < count; k++) x[k].f = ((float)x[k].i - mean[k]) / deviation[k];
+}
+
+/* Combines the pixels of the window at (i, j); x holds the first one, or if `begun` what the others are combined with. */
+static void pool(const window_t *w, load_t *load, const void *from, int32_t first, int32_t i, int32_t j,
+                 void (*combine)(value_t *x, const value_t *y, int32_t count), int32_t begun, value_t *x, value_t *y) {
+    for (int32_t a = 0; a < w->kernel[0]; a++)
+        for (int32_t b = 0; b < w->kernel[1]; b++) {
+            int32_t row = i * w->stride[0] + a * w->dilation[0] - w->padding[0];
+            int32_t at = j * w->stride[1] + b * w->dilation[1] - w->padding[1];
+            if (row < 0 || row >= w->height || at < 0 || at >= w->width) continue;
+            load(from, first + row * w->steps[1] + at * w->steps[2], w->steps[0], w->channels, begun ? y : x);
+            if (begun) combine(x, y, w->channels);
+            begun = 1;
+        }
+}
+
+/* Averages of rows top to bottom - 1 and columns left to right - 1: sums down each column, then across. */
+static void average(load_t *load, const void *from, int32_t first, const int32_t *steps, int32_t channels, int32_t top,
+                    int32_t bottom, int32_t left, int32_t right, value_t *x) {
+    for (int32_t c = 0; c < channels; c++) {
+        double total = 0, down = 0;
+        for (int32_t column = left; column < right; column++) {
+            for (int32_t row = top; row < bottom; row++) {
+                load(from, first + c * steps[0] + row * steps[1] + column * steps[2], 1, 1, x + c);
+                down = row == top ? x[c].f : down + x[c].f;
+            }
+            total = column == left ? down : total + down;
+        }
+        x[c].f = (float)total / (float)((bottom - top) * (right - left));
+    }
+}
+
+/* The same of integers. */
+static void average_integers(load_t *load, const void *from, int32_t first, const int32_t *steps, int32_t channels, int32_t top,
+                             int32_t bottom, int32_t left, int32_t right, value_t *x) {
+    for (int32_t c = 0; c < channels; c++) {
+        int64_t total = 0;
+        for (int32_t row = top; row < bottom; row++)
+            for (int32_t column = left; column < right; column++) {
+                load(from, first + c * steps[0] + row * steps[1] + column * steps[2], 1, 1, x + c);
+                total += x[c].i;
+            }
+        x[c].f = (float)total / (float)((bottom - top) * (right - left));
+    }
+}

@@ -1,0 +1,175 @@
+"""The C text of an exported net: kernels, weights, stages."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib.resources import files
+from itertools import takewhile
+
+import numpy as np
+
+from onebit.export.c.plan import Planner
+from onebit.export.c.stages import Stage
+from onebit.native.arena import place
+
+_NAME = re.compile(r"[A-Za-z_]\w*")
+_TYPES = {"uint8": "uint8_t", "int32": "int32_t", "float32": "float"}
+WIDTH = 118
+
+
+def place_all(plan: Planner) -> int:
+    """Give every memory its place; returns the bytes of the arena."""
+    used = [memory for memory in plan.memories if memory.units]
+    for memory in plan.memories:
+        memory.place = max(memory.place, 0)
+    return max(8, place(used, 1))  # type: ignore[arg-type]
+
+
+@cache
+def pieces() -> dict[str, str]:
+    """Name -> text of every kernel, in an order in which each uses only those before it."""
+    native = files("onebit.native") / "csrc"
+    texts = [native / "numbers.h", native / "tables.h", files("onebit.export.c") / "kernels.h"]
+    found = {}
+    for text in texts:
+        for piece in text.read_text(encoding="utf-8").split("\n\n")[1:]:  # after the comment of the file
+            found[_name_of(piece)] = piece.rstrip("\n")
+    return found
+
+
+def _name_of(piece: str) -> str:
+    """What a piece defines."""
+    code = re.sub(r"/\*.*?\*/", "", piece, flags=re.DOTALL).strip()
+    if code.startswith("#if"):
+        match = re.search(r"#define (\w+)", code)
+    elif code.startswith("typedef"):
+        match = re.search(r"\(\*?(\w+)\)\(|void (\w+)\(|(\w+);$", code)
+    elif code.startswith("enum"):
+        match = re.search(r"\{ (\w+)", code)
+    else:
+        match = re.match(r"static (?:inline )?\w+ (\w+)", code)
+    assert match is not None, piece
+    return next(name for name in match.groups() if name)
+
+
+def needed(text: str) -> list[str]:
+    """The pieces that a text uses, and those that they use."""
+    known = pieces()
+    wanted = [name for name in _words(text) if name in known]
+    found: set[str] = set()
+    while wanted:
+        name = wanted.pop()
+        if name not in found:
+            found.add(name)
+            wanted += [other for other in _words(known[name]) if other in known and other not in found]
+    return [name for name in known if name in found]
+
+
+def _words(text: str) -> set[str]:
+    return set(_NAME.findall(re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)))
+
+
+def functions(plan: Planner) -> tuple[str, str]:
+    """The functions of all stages, and the lines that call them."""
+    made, calls = [], []
+    for stage in plan.list:
+        name = f"stage_{stage.index + 1}"
+        given = [("input", f"const {input_type(plan)} *input")] * stage.input
+        given += [("output", f"{output_type(plan)} *output")] * stage.output
+        made.append(_function(plan, stage, name, ", ".join(text for _, text in given) or "void"))
+        calls.append(f"    {name}({', '.join(text for text, _ in given)});")
+    return "\n\n".join(made), "\n".join(calls)
+
+
+def input_type(plan: Planner) -> str:
+    return "float" if plan.net.input.dtype == "float32" else "uint8_t"
+
+
+def output_type(plan: Planner) -> str:
+    return "int32_t" if plan.integer_output else "float"
+
+
+def _function(plan: Planner, stage: Stage, name: str, arguments: str) -> str:
+    lines = [comment("; ".join(stage.titles)), f"static void {name}({arguments}) {{"]
+    lines += stage.head
+    for variable, end in stage.loops:
+        lines.append(f"for (int32_t {variable} = 0; {variable} < {end}; {variable}++) {{")
+    lines += stage.body
+    lines += ["}"] * len(stage.loops) + ["}"]
+    text = "\n".join(_indented(lines))
+    return re.sub(r"@(\d+)@", lambda match: str(plan.memories[int(match[1])].place), text)
+
+
+def _indented(lines: list[str]) -> list[str]:
+    """Lines of C with the indentation that their braces ask for."""
+    made, depth, once = [], 0, 0
+    for line in lines:
+        depth -= line.startswith("}")
+        made.append("    " * (depth + once) + line)
+        depth += line.endswith("{")
+        # a loop without braces holds the next line
+        once = once + 1 if line.startswith("for") and not line.endswith("{") else 0
+    return made
+
+
+def comment(text: str) -> str:
+    """A comment; no text ends it, continues a line or is a trigraph."""
+    return f"/* {plain_text(text)} */"
+
+
+def plain_text(text: str) -> str:
+    """Printable ASCII that is safe in a comment: no */, no backslash, no ??."""
+    text = text.encode("ascii", "backslashreplace").decode().replace("\\", "/")
+    text = "".join(c if " " <= c <= "~" else "?" for c in text).replace("??", "? ?")
+    return text.replace("*/", "* /").replace("/*", "/ *").replace("//", "/ /").replace("??", "? ?")
+
+
+def string(text: str) -> str:
+    """A string in C with the bytes of a text in UTF-8."""
+    parts = []
+    for byte in text.encode("utf-8", "surrogatepass"):
+        safe = 32 <= byte <= 126 and chr(byte) not in '"\\?'
+        parts.append(chr(byte) if safe else f"\\{byte:03o}")
+    return f'"{"".join(parts)}"'
+
+
+def array(name: str, values: np.ndarray) -> str:
+    """A constant array in C."""
+    if values.dtype == np.float32:
+        words = [_real(number) for number in values.reshape(-1)]
+    elif values.dtype == np.int32:
+        words = ["-2147483647 - 1" if number == -(2**31) else str(number) for number in values.reshape(-1).tolist()]
+    else:
+        words = [str(number) for number in values.reshape(-1).tolist()]
+    lines, left = [], iter([f"{word}," for word in words])
+    line = ""
+    for word in left:
+        if len(line) + len(word) + 1 > WIDTH - 4:
+            lines.append(line)
+            line = ""
+        line += f" {word}" if line else word
+    lines.append(line)
+    body = "\n".join(f"    {line}" for line in lines)
+    return f"static const {_TYPES[values.dtype.name]} {name}[{values.size}] = {{\n{body}\n}};"
+
+
+def _real(number: np.float32) -> str:
+    text = f"{number:.9g}"
+    return text + ("" if "." in text or "e" in text else ".0") + "f"
+
+
+def weights(plan: Planner) -> str:
+    """All arrays."""
+    return "\n\n".join(array(name, values) for name, values in plan.arrays.items())
+
+
+def kernels(plan: Planner, text: str) -> str:
+    """The kernels that a text uses."""
+    names = needed(text)
+    found = {name: pieces()[name] for name in names}
+    if "value_t" in found:
+        others = [code for name, code in found.items() if name not in ("value_t", "load_floats")]
+        if not _words("\n".join([text, *others])) & {"float", "double", "f"}:
+            found["value_t"] = found["value_t"].replace("    float f;\n", "").replace(", an integer or a real one", "")
+    return "\n\n".join(found.values())

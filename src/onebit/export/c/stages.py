@@ -1,0 +1,259 @@
+"""The stages of an exported net, each a C function that makes one value: loops over its pixels, and kernels on the channels
+of one pixel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import prod
+
+import numpy as np
+
+from onebit.export.c.values import LOADS, STORES, Memory, Stored, plain
+from onebit.packed import PackedNet, Value, infer
+
+
+@dataclass
+class Stage:
+    """A function in the making.
+
+    value: the name of the value that it makes; made: how far that is: shape, kind and bound of the pixel in `x`.
+    titles: what it does, for its comment; loops: variables and their ends. head and body: lines of C.
+    room: bytes of `x` per channel. replaces: values whose memory the result may take, pixel by pixel; keeps: those whose
+    memory it may not take.
+    """
+
+    index: int
+    value: str
+    made: Value
+    titles: list[str]
+    head: list[str] = field(default_factory=list)
+    loops: list[tuple[str, int]] = field(default_factory=list)
+    body: list[str] = field(default_factory=list)
+    room: int = 4
+    replaces: list[Stored] = field(default_factory=list)
+    keeps: list[Stored] = field(default_factory=list)
+    other: Memory | None = None
+    input: bool = False
+    output: bool = False
+
+    @property
+    def channels(self) -> int:
+        return self.made.shape[0] if self.made.shape else 1
+
+    @property
+    def pixels(self) -> int:
+        return prod(self.made.shape[1:])
+
+    @property
+    def pixel(self) -> list[tuple[str, int]]:
+        """Index of the current pixel, as variables and factors."""
+        steps, step = [], 1
+        for variable, end in reversed(self.loops):
+            steps.insert(0, (variable, step))
+            step *= end
+        return steps
+
+
+class Stages:
+    """Functions, memory and weights of an exported net; the base class of its planner."""
+
+    def __init__(self, net: PackedNet) -> None:
+        self.net = net
+        self.known = infer(net)
+        self.list: list[Stage] = []
+        self.memories: list[Memory] = []
+        self.stored: dict[str, Stored] = {}
+        self.arrays: dict[str, np.ndarray] = {}
+        self.open: Stage | None = None
+        self.uses = {name: 0 for name in self.known}
+        for name in [*net.outputs, *(name for node in net.nodes for name in node.inputs)]:
+            self.uses[name] += 1
+        self.places: dict[str, int] = {}
+        size = 0
+        for name in net.outputs:
+            self.places[name] = size
+            size += prod(self.known[name].shape)
+        self.output_size = size
+        self.integer_output = all(self.known[name].exact for name in net.outputs)
+
+    # stages
+
+    def begin(self, value: str, made: Value, title: str) -> Stage:
+        """A new stage; the one before it is finished."""
+        self.close()
+        stage = Stage(len(self.list), value, made, [title])
+        self.list.append(stage)
+        self.open = stage
+        return stage
+
+    def close(self) -> None:
+        """Finish the open stage: its value goes to memory, or to the output."""
+        stage, self.open = self.open, None
+        if stage is None:
+            return
+        made, name = stage.made, stage.value
+        if self.uses.get(name) == 1 and name in self.places:
+            x = self.scratch(stage, stage.room * stage.channels)
+            self.to_output(stage, name)
+        else:
+            target = plain(made, stage.index)
+            assert target.memory is not None
+            old = next((s for s in stage.replaces if self.can_replace(s, target, stage)), None)
+            if old is not None and old.memory is not None:
+                target.memory.units = 0
+                target = Stored(old.memory, target.form, 0, target.axes, target.bound)
+            direct = stage.pixels == 1 and STORES[target.form] == "store_words" and old is None
+            self.keep(target)
+            if direct:
+                x = self.pointer(target, stage)
+                assert target.memory is not None
+                target.memory.units = max(target.memory.units, stage.room * stage.channels)
+            else:
+                x = self.scratch(stage, stage.room * stage.channels)
+                at = index(0, [(v, s * stage.channels) for v, s in stage.pixel])
+                stage.body.append(
+                    f"{STORES[target.form]}(x, {stage.channels}, {self.pointer(target, stage)}, {at}, 1);"
+                )
+            self.stored[name] = target
+        stage.head.insert(0, f"value_t *x = {x};")
+
+    def can_replace(self, old: Stored, new: Stored, stage: Stage) -> bool:
+        """Whether a new value may take the memory of an old one, which no other stage reads any more."""
+        bits = {"real": 32, "integers": 32}
+        alike = bits.get(old.form, old.form) == bits.get(new.form, new.form)
+        alive = any(s.memory is old.memory and self.uses[name] > 0 for name, s in self.stored.items())
+        alive |= any(other.memory is old.memory for other in stage.keeps)
+        return old.memory is not None and alike and not alive and old.is_plain and old.shape == new.shape
+
+    def to_output(self, stage: Stage, name: str) -> None:
+        """The line that writes the current pixel to the output."""
+        if not self.integer_output:
+            self.as_real(stage)
+        store = "store_integers" if self.integer_output else "store_floats"
+        place = index(self.places[name], stage.pixel)
+        stage.body.append(f"{store}(x, {stage.channels}, output, {place}, {stage.pixels});")
+        stage.output = True
+
+    # memory
+
+    def keep(self, stored: Stored) -> None:
+        if stored.memory is not None and all(stored.memory is not other for other in self.memories):
+            self.memories.append(stored.memory)
+
+    def pointer(self, stored: Stored, stage: Stage) -> str:
+        """C of the beginning of a value's memory, for a stage."""
+        if stored.memory is None:
+            stage.input = True
+            return "input"
+        return self.address(stored.memory, stage)
+
+    def address(self, memory: Memory, stage: Stage) -> str:
+        memory.last = max(memory.last, stage.index)
+        self.keep(Stored(memory, "", 0, (), None))
+        number = next(k for k, other in enumerate(self.memories) if other is memory)
+        return f"MEMORY(@{number}@)"
+
+    def scratch(self, stage: Stage, size: int) -> str:
+        """Memory for one stage."""
+        return self.address(Memory(size, stage.index, stage.index), stage)
+
+    def value(self, name: str) -> Stored:
+        """A value in memory, which is read once more."""
+        if self.open is not None and self.open.value == name:
+            self.close()
+        self.uses[name] -= 1
+        return self.stored[name]
+
+    # pixels
+
+    def reading(self, name: str, value: str, made: Value, title: str) -> Stage:
+        """A stage whose `x` holds each pixel of a stored value: the open one if nothing else needs the value."""
+        stage = self.open
+        if stage is not None and stage.value == name and self.uses[name] == 1:
+            stage.value = value
+            stage.titles.append(title)
+            return stage
+        source = self.even(self.value(name), name)
+        stage = self.begin(value, Value(source.shape, self.known[name].kind, source.bound), title)
+        self.over_pixels(stage)
+        stage.body.append(self.load_pixel(stage, source, "x"))
+        stage.replaces.append(source)
+        return stage
+
+    def over_pixels(self, stage: Stage) -> None:
+        stage.loops = [("p", stage.pixels)] if stage.pixels > 1 else []
+
+    def load_pixel(self, stage: Stage, source: Stored, to: str) -> str:
+        at = index(source.first, [(v, s * (source.pixel_step or 0)) for v, s in stage.pixel])
+        pointer = self.pointer(source, stage)
+        return f"{LOADS[source.form]}({pointer}, {at}, {source.step}, {stage.channels}, {to});"
+
+    def even(self, stored: Stored, name: str) -> Stored:
+        """A value whose pixels and channels are evenly spaced; a copy if they are not."""
+        return stored if stored.step is not None and stored.pixel_step is not None else self.copied(stored, name)
+
+    def copied(self, stored: Stored, name: str, *, real: bool = False) -> Stored:
+        """A plain copy of a value."""
+        value = Value(stored.shape, "real") if real else Value(stored.shape, self.known[name].kind, stored.bound)
+        self.close()
+        stage = self.begin("", value, f"{name} in order")
+        target = plain(value, stage.index)
+        self.open = None
+        self.keep(target)
+        self.copy(stage, stored, target, target.axes)
+        return target
+
+    def copy(
+        self, stage: Stage, source: Stored, target: Stored, axes: tuple[tuple[tuple[int, int], ...], ...], first: int = 0
+    ) -> None:
+        """Lines that copy a value to even `axes` of another, from element `first` on."""
+        runs = []
+        for parts, axis in zip(source.axes, axes, strict=True):
+            step = axis[0][1]
+            for size, from_step in reversed(parts):
+                if size > 1:
+                    runs.append((size, from_step, step))
+                step *= size
+        runs.sort(key=lambda run: run[0])
+        size, from_step, to_step = runs.pop() if runs else (1, 0, 0)
+        names = [f"n{k}" for k in range(len(runs))]
+        for name, (count, _, _) in zip(names, runs, strict=True):
+            stage.body.append(f"for (int32_t {name} = 0; {name} < {count}; {name}++)")
+        read = index(source.first, [(n, run[1]) for n, run in zip(names, runs, strict=True)])
+        write = index(first, [(n, run[2]) for n, run in zip(names, runs, strict=True)])
+        lines = [f"{LOADS[source.form]}({self.pointer(source, stage)}, {read}, {from_step}, {size}, y);"]
+        if source.bound is not None and target.form == "real":
+            lines.append(f"real(y, {size});")
+        lines.append(f"{STORES[target.form]}(y, {size}, {self.pointer(target, stage)}, {write}, {to_step});")
+        self.second(stage, size)
+        stage.body[-1:] = [stage.body[-1] + " {", *lines, "}"] if runs else [*stage.body[-1:], *lines]
+
+    def second(self, stage: Stage, count: int) -> None:
+        """Another row of numbers beside `x`, named y."""
+        if stage.other is None:
+            stage.other = Memory(0, stage.index, stage.index)
+            stage.head.append(f"value_t *y = {self.address(stage.other, stage)};")
+        stage.other.units = max(stage.other.units, 4 * count)
+
+    def as_real(self, stage: Stage) -> None:
+        """Integers of the pixel become real."""
+        if stage.made.bound is not None:
+            stage.body.append(f"real(x, {stage.channels});")
+            stage.made = Value(stage.made.shape, "real")
+
+    # arrays
+
+    def array(self, value: str, field: str, array: np.ndarray) -> str:
+        """The name in C of an array of weights."""
+        name = f"w_{''.join(c if c.isalnum() else '_' for c in value)}_{field}"
+        while name in self.arrays:
+            name += "_"
+        self.arrays[name] = np.ascontiguousarray(array)
+        return name
+
+
+def index(first: int, steps: list[tuple[str, int]]) -> str:
+    """C of first + variable · factor + …"""
+    terms = [str(first)] if first else []
+    terms += [name if factor == 1 else f"{factor} * {name}" for name, factor in steps if factor]
+    return " + ".join(terms) or "0"

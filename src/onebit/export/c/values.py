@@ -1,0 +1,167 @@
+"""Where the values of an exported net are in memory, and in which order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+
+from onebit.packed import Value
+
+LOADS = {
+    "signs": "load_signs",
+    "small": "load_small",
+    "shorts": "load_shorts",
+    "integers": "load_words",
+    "real": "load_words",
+    "bytes": "load_bytes",
+    "centered": "load_centered",
+    "floats": "load_floats",
+}
+"""Form of a value in memory -> the kernel that reads it; the last three are forms of inputs."""
+STORES = {"signs": "store_signs", "small": "store_small", "shorts": "store_shorts", "integers": "store_words"}
+STORES["real"] = "store_words"
+_BITS = {"signs": 1, "small": 8, "shorts": 16, "integers": 32, "real": 32}
+
+Axis = tuple[tuple[int, int], ...]
+"""An axis of a value in memory: parts (size, step), the last one fastest; more than one where axes were joined."""
+
+
+@dataclass
+class Memory:
+    """A part of the arena.
+
+    units: bytes; first, last: the first and last stage that use it; count: of the numbers in it; place: where it begins.
+    """
+
+    units: int
+    first: int
+    last: int
+    count: int = 0
+    place: int = -1
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A value in memory.
+
+    memory: None for the input; form: a key of LOADS; first: number of its first element; axes: one per logical axis.
+    bound: the largest magnitude of integers, None for real values.
+    """
+
+    memory: Memory | None
+    form: str
+    first: int
+    axes: tuple[Axis, ...]
+    bound: int | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(prod(size for size, _ in axis) for axis in self.axes)
+
+    @property
+    def step(self) -> int | None:
+        """Distance of channels, None if they are not evenly spaced."""
+        return _single(self.axes[0]) if self.axes else 1
+
+    @property
+    def pixel_step(self) -> int | None:
+        """Distance of pixels, None if they are not evenly spaced."""
+        return _single(tuple(part for axis in self.axes[1:] for part in axis))
+
+    def steps(self) -> tuple[int, ...] | None:
+        """Distance of neighbors along each axis, None if they are not evenly spaced."""
+        steps = [_single(axis) for axis in self.axes]
+        return None if None in steps else tuple(step for step in steps if step is not None)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is stored as by `plain`."""
+        return self.first == 0 and merged(self.axes) == merged(plain_axes(self.shape))
+
+    # the same memory in another shape
+
+    def reshaped(self, shape: tuple[int, ...]) -> Stored | None:
+        """The same elements in order, None if that needs a copy."""
+        parts = list(_join(tuple(part for axis in self.axes for part in axis)))
+        axes = []
+        for size in shape:
+            axis: list[tuple[int, int]] = []
+            while size > 1:
+                if not parts:
+                    return None
+                count, step = parts.pop(0)
+                if size % count == 0:
+                    axis.append((count, step))
+                    size //= count
+                elif count % size == 0:
+                    axis.append((size, step * (count // size)))
+                    parts.insert(0, (count // size, step))
+                    size = 1
+                else:
+                    return None
+            axes.append(tuple(axis) or ((1, 0),))
+        return replace(self, axes=tuple(axes))
+
+    def permuted(self, axes: tuple[int, ...]) -> Stored:
+        return replace(self, axes=tuple(self.axes[axis] for axis in axes))
+
+    def sliced(self, start: tuple[int, ...], stop: tuple[int, ...], by: tuple[int, ...]) -> Stored | None:
+        steps = self.steps()
+        if steps is None:
+            return None
+        first = self.first + sum(begin * step for begin, step in zip(start, steps, strict=True))
+        spans = zip(start, stop, by, steps, strict=True)
+        axes = tuple(((len(range(begin, end, every)), step * every),) for begin, end, every, step in spans)
+        return replace(self, first=first, axes=axes)
+
+    def repeated(self, times: tuple[int, ...]) -> Stored:
+        return replace(self, axes=tuple((*axis, (n, 0)) for axis, n in zip(self.axes, times, strict=True)))
+
+
+def form_of(value: Value) -> str:
+    """The smallest form that holds a value."""
+    if value.bound is None:
+        return "real"
+    if value.kind == "sign":
+        return "signs"
+    return "small" if value.bound <= 127 else "shorts" if value.bound <= 32767 else "integers"
+
+
+def plain_axes(shape: tuple[int, ...]) -> tuple[Axis, ...]:
+    """Channels fastest, then the other axes as in the value."""
+    axes: list[Axis] = []
+    step = shape[0] if shape else 1
+    for size in reversed(shape[1:]):
+        axes.insert(0, ((size, step),))
+        step *= size
+    return (((shape[0], 1),), *axes) if shape else ()
+
+
+def plain(value: Value, stage: int, *, form: str = "") -> Stored:
+    """A value in memory of its own: the channels of each pixel side by side."""
+    form = form or form_of(value)
+    units = -(-prod(value.shape) * _BITS[form] // 8)
+    return Stored(Memory(units, stage, stage, prod(value.shape)), form, 0, plain_axes(value.shape), value.bound)
+
+
+def merged(axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
+    """Each axis with as few parts as possible."""
+    return tuple(_join(axis) for axis in axes)
+
+
+def _join(parts: Axis) -> Axis:
+    """Parts that continue one another as one; without parts of size 1."""
+    joined: list[tuple[int, int]] = []
+    for size, step in parts:
+        if size == 1:
+            continue
+        if joined and joined[-1][1] == size * step:
+            joined[-1] = (joined[-1][0] * size, step)
+        else:
+            joined.append((size, step))
+    return tuple(joined)
+
+
+def _single(axis: Axis) -> int | None:
+    joined = _join(axis)
+    return None if len(joined) > 1 else joined[0][1] if joined else 0

@@ -1,0 +1,58 @@
+/* Arithmetic on single numbers, in plain C99 without libraries; docs/format.md specifies every result. `onebit export --to c`
+ * copies what a net needs of this file: each function stands by itself, its comment right above it, without blank lines
+ * inside. */
+
+/* A float of given bits. */
+static inline float float_of_bits(uint32_t bits) {
+    union {
+        uint32_t bits;
+        float value;
+    } same = {bits};
+    return same.value;
+}
+
+/* The bits of a float. */
+static inline uint32_t bits_of_float(float value) {
+    union {
+        float value;
+        uint32_t bits;
+    } same = {value};
+    return same.bits;
+}
+
+/* 2^e, for e from -126 to 127. */
+static inline float power_of_two(int e) { return float_of_bits((uint32_t)(e + 127) << 23); }
+
+/* e of the grid of multiples of 2^-e: min(126, 24 - p), with the largest magnitude, given as bits, in [2^(p-1), 2^p). */
+static inline int grid_exponent(uint32_t largest) {
+    int e = 24 + 126 - (int)(largest >> 23);
+    return e > 126 ? 126 : e;
+}
+
+/* The nearest integer, ties to even, of a magnitude up to 2^24: at 2^23 and beyond, a float has no fraction bits. */
+static inline int32_t rounded(float x) {
+    const float whole = 8388608.0f; /* 2^23 */
+    float up = (x + whole) - whole, down = (x - whole) + whole;
+    return (int32_t)(x >= whole || x <= -whole ? x : x < 0 ? down : up);
+}
+
+/* scale * x + shift of numbers that were float or int32: rounded once. */
+static inline float affine_of(double x, double scale, double shift) { return (float)(x * scale + shift); }
+
+/* max(x, 0); keeps NaN and -0. */
+static inline float relu_of(float x) { return x < 0 ? 0 : x; }
+
+/* x where it is positive, else slope * x. */
+static inline float prelu_of(float x, float slope) { return x > 0 ? x : x * slope; }
+
+/* min(max(x, low), high); keeps NaN. */
+static inline float clamp_of(float x, float low, float high) { return x < low ? low : x > high ? high : x; }
+
+/* min(max(x, low), high) of integers. */
+static inline int32_t clamp_int(int32_t x, int32_t low, int32_t high) { return x < low ? low : x > high ? high : x; }
+
+/* Whether x >= least; or with flip -1, whether -1 - x is. */
+static inline int32_t threshold_of(int32_t x, int32_t flip, int32_t least) { return (x ^ flip) >= least; }
+
+/* The larger of two, or NaN. */
+static inline float larger_of(float x, float other) { return other > x || other != other ? other : x; }
