@@ -27,6 +27,8 @@ class Planner(Stages):
         self.code_input()
         for node in net.nodes:
             MAKERS[type(node)](self, node)
+            for name in node.inputs:  # only now: what this node reads must outlive a stage that it finishes
+                self.uses[name] -= 1
         self.close()
         for name in net.outputs:
             if name in self.stored:  # something else reads it too, or it is a view

@@ -158,10 +158,9 @@ class Stages:
         return self.address(Memory(size, stage.index, stage.index), stage)
 
     def value(self, name: str) -> Stored:
-        """A value in memory, which is read once more."""
+        """A value in memory."""
         if self.open is not None and self.open.value == name:
             self.close()
-        self.uses[name] -= 1
         return self.stored[name]
 
     # pixels
