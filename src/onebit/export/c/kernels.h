@@ -35,8 +35,8 @@ typedef struct {
     int32_t channels, height, width, kernel[2], stride[2], dilation[2], padding[2], steps[3];
 } window_t;
 
-/* Inputs that are multiplied by weights at once. */
-enum { PART = 64 };
+/* Inputs that are multiplied by weights at once: the sums of 96 numbers of a grid fit 32 bits. */
+enum { PART = 96 };
 
 /* Inputs of a part. */
 static value_t part[PART];
@@ -120,32 +120,69 @@ static void fill_real(value_t *x, int32_t count, float value) {
     for (int32_t k = 0; k < count; k++) x[k].f = value;
 }
 
-/* The values under the window at (i, j), pixel by pixel; `outside` is padding. */
+/* Rounds values to their grid; `in` may be `x`. */
+static void to_grid(const value_t *in, int32_t count, float power, value_t *x) {
+    for (int32_t k = 0; k < count; k++) x[k].i = power > 0 ? rounded(in[k].f * power) : 0;
+}
+
+/* Where the pixel under tap (a, b) of the window at (i, j) is in memory; -1 outside the image. */
+static int32_t pixel_under(const window_t *w, int32_t i, int32_t j, int32_t a, int32_t b) {
+    int32_t row = i * w->stride[0] + a * w->dilation[0] - w->padding[0];
+    int32_t at = j * w->stride[1] + b * w->dilation[1] - w->padding[1];
+    if (row < 0 || row >= w->height || at < 0 || at >= w->width) return -1;
+    return row * w->steps[1] + at * w->steps[2];
+}
+
+/* The same for a transposed convolution: the pixel whose tap (a, b) is added to (i, j); -1 if there is none. */
+static int32_t pixel_over(const window_t *w, int32_t i, int32_t j, int32_t a, int32_t b) {
+    int32_t row = i + w->padding[0] - a * w->dilation[0], at = j + w->padding[1] - b * w->dilation[1];
+    if (row < 0 || row % w->stride[0] || at < 0 || at % w->stride[1]) return -1;
+    row /= w->stride[0], at /= w->stride[1];
+    return row < w->height && at < w->width ? row * w->steps[1] + at * w->steps[2] : -1;
+}
+
+/* The values under the window at (i, j), pixel by pixel; `outside` is padding. `kept` columns of the window are moved: they
+ * were under the window before. */
 static void gather(const window_t *w, load_t *load, const void *from, int32_t first, int32_t i, int32_t j, value_t outside,
-                   value_t *column) {
-    for (int32_t a = 0; a < w->kernel[0]; a++)
-        for (int32_t b = 0; b < w->kernel[1]; b++, column += w->channels) {
-            int32_t row = i * w->stride[0] + a * w->dilation[0] - w->padding[0];
-            int32_t at = j * w->stride[1] + b * w->dilation[1] - w->padding[1];
-            if (row >= 0 && row < w->height && at >= 0 && at < w->width)
-                load(from, first + row * w->steps[1] + at * w->steps[2], w->steps[0], w->channels, column);
+                   int32_t kept, value_t *column) {
+    for (int32_t a = 0; a < w->kernel[0]; a++) {
+        for (int32_t n = kept * w->channels; n > 0; n--, column++) column[0] = column[w->stride[1] * w->channels];
+        for (int32_t b = kept; b < w->kernel[1]; b++, column += w->channels) {
+            int32_t pixel = pixel_under(w, i, j, a, b);
+            if (pixel >= 0)
+                load(from, first + pixel, w->steps[0], w->channels, column);
             else
                 for (int32_t c = 0; c < w->channels; c++) column[c] = outside;
         }
+    }
 }
 
-/* The values that a transposed convolution adds up at (i, j), pixel by pixel; 0 where no pixel is. */
+/* The same of real values, rounded to their grid. */
+static void gather_grid(const window_t *w, load_t *load, const void *from, int32_t first, int32_t i, int32_t j,
+                        value_t outside, int32_t kept, float power, value_t *column) {
+    for (int32_t a = 0; a < w->kernel[0]; a++) {
+        for (int32_t n = kept * w->channels; n > 0; n--, column++) column[0] = column[w->stride[1] * w->channels];
+        for (int32_t b = kept; b < w->kernel[1]; b++, column += w->channels) {
+            int32_t pixel = pixel_under(w, i, j, a, b);
+            if (pixel >= 0) {
+                load(from, first + pixel, w->steps[0], w->channels, column);
+                to_grid(column, w->channels, power, column);
+            } else
+                for (int32_t c = 0; c < w->channels; c++) column[c] = outside;
+        }
+    }
+}
+
+/* The values that a transposed convolution adds up at (i, j), pixel by pixel. */
 static void gather_transposed(const window_t *w, load_t *load, const void *from, int32_t first, int32_t i, int32_t j,
-                              value_t outside, value_t *column) {
+                              value_t *column) {
     for (int32_t a = 0; a < w->kernel[0]; a++)
         for (int32_t b = 0; b < w->kernel[1]; b++, column += w->channels) {
-            int32_t row = i + w->padding[0] - a * w->dilation[0], at = j + w->padding[1] - b * w->dilation[1];
-            int32_t hit = row >= 0 && at >= 0 && row % w->stride[0] == 0 && at % w->stride[1] == 0;
-            row /= w->stride[0], at /= w->stride[1];
-            if (hit && row < w->height && at < w->width)
-                load(from, first + row * w->steps[1] + at * w->steps[2], w->steps[0], w->channels, column);
+            int32_t pixel = pixel_over(w, i, j, a, b);
+            if (pixel >= 0)
+                load(from, first + pixel, w->steps[0], w->channels, column);
             else
-                for (int32_t c = 0; c < w->channels; c++) column[c] = outside;
+                for (int32_t c = 0; c < w->channels; c++) column[c].i = 0;
         }
 }
 
@@ -154,11 +191,11 @@ static void gather_signs(const window_t *w, const uint8_t *from, int32_t first, 
                          uint8_t *column, uint8_t *inside) {
     for (int32_t a = 0; a < w->kernel[0]; a++)
         for (int32_t b = 0; b < w->kernel[1]; b++) {
-            int32_t row = i * w->stride[0] + a * w->dilation[0] - w->padding[0];
-            int32_t at = j * w->stride[1] + b * w->dilation[1] - w->padding[1];
-            int32_t hit = row >= 0 && row < w->height && at >= 0 && at < w->width;
-            const uint8_t *pixel = hit ? from + (first + row * w->steps[1] + at * w->steps[2]) / 8 : from;
-            for (int32_t c = 0; c < w->channels / 8; c++) *column++ = hit ? pixel[c] : outside, *inside++ = hit ? 255 : 0;
+            int32_t pixel = pixel_under(w, i, j, a, b);
+            for (int32_t c = 0; c < w->channels / 8; c++) {
+                *column++ = pixel >= 0 ? from[(first + pixel) / 8 + c] : outside;
+                *inside++ = pixel >= 0 ? 255 : 0;
+            }
         }
 }
 
@@ -175,16 +212,21 @@ static grid_t grid_of(const value_t *x, int32_t count, float largest) {
     return grid;
 }
 
-/* Rounds values to their grid. */
-static void to_grid(value_t *x, int32_t count, float power) {
-    for (int32_t k = 0; k < count; k++) x[k].i = power > 0 ? rounded(x[k].f * power) : 0;
+/* Four bytes as a word. */
+static inline uint32_t word_at(const uint8_t *x) {
+    return x[0] | (uint32_t)x[1] << 8 | (uint32_t)x[2] << 16 | (uint32_t)x[3] << 24;
 }
 
 /* The sum of the table entries that `count` groups of 4 bits choose. */
 static int32_t chosen(const int32_t *tables, const uint8_t *bits, int32_t count) {
     int32_t sum = 0;
-    for (; count > 1; count -= 2, tables += 32, bits++) sum += tables[*bits & 15] + tables[16 + (*bits >> 4)];
-    return count ? sum + tables[*bits & 15] : sum;
+    for (; count >= 8; count -= 8, bits += 4, tables += 128) {
+        uint32_t w = word_at(bits);
+        sum += tables[w & 15] + tables[16 + (w >> 4 & 15)] + tables[32 + (w >> 8 & 15)] + tables[48 + (w >> 12 & 15)];
+        sum += tables[64 + (w >> 16 & 15)] + tables[80 + (w >> 20 & 15)] + tables[96 + (w >> 24 & 15)] + tables[112 + (w >> 28)];
+    }
+    for (int32_t k = 0; k < count; k++) sum += tables[16 * k + (bits[k / 2] >> k % 2 * 4 & 15)];
+    return sum;
 }
 
 /* How many inputs the part has that begins at input k. */
@@ -226,11 +268,6 @@ static void products(const value_t *x, int32_t k, int32_t terms, const int32_t *
     }
 }
 
-/* Four bytes as a word. */
-static inline uint32_t word_at(const uint8_t *x) {
-    return x[0] | (uint32_t)x[1] << 8 | (uint32_t)x[2] << 16 | (uint32_t)x[3] << 24;
-}
-
 /* Rows of signs times signs: +1 for each that is equal, -1 for each that differs. */
 static void signs_dot(const uint8_t *x, int32_t terms, const uint8_t *rows, int32_t outputs, value_t *sums) {
     int32_t bytes = (terms + 7) / 8;
@@ -265,6 +302,12 @@ static int64_t total_of(const value_t *x, int32_t count) {
 }
 
 /* Sums on a grid as real values; they may share their memory. */
+static void grid_real(const wide_t *sums, int32_t count, float unit, value_t *x) {
+    /* one rounding: double holds the sums of up to 2^28 values exactly, and its conversion takes less code */
+    for (int32_t k = 0; k < count; k++) x[k].f = (float)(double)sums[k] * unit;
+}
+
+/* Sums of products as real values; they may share their memory. */
 static void wide_real(const wide_t *sums, int32_t count, float unit, value_t *x) {
     for (int32_t k = 0; k < count; k++) x[k].f = (float)sums[k] * unit;
 }
@@ -399,10 +442,9 @@ static void pool(const window_t *w, load_t *load, const void *from, int32_t firs
                  void (*combine)(value_t *x, const value_t *y, int32_t count), int32_t begun, value_t *x, value_t *y) {
     for (int32_t a = 0; a < w->kernel[0]; a++)
         for (int32_t b = 0; b < w->kernel[1]; b++) {
-            int32_t row = i * w->stride[0] + a * w->dilation[0] - w->padding[0];
-            int32_t at = j * w->stride[1] + b * w->dilation[1] - w->padding[1];
-            if (row < 0 || row >= w->height || at < 0 || at >= w->width) continue;
-            load(from, first + row * w->steps[1] + at * w->steps[2], w->steps[0], w->channels, begun ? y : x);
+            int32_t pixel = pixel_under(w, i, j, a, b);
+            if (pixel < 0) continue;
+            load(from, first + pixel, w->steps[0], w->channels, begun ? y : x);
             if (begun) combine(x, y, w->channels);
             begun = 1;
         }

@@ -15,7 +15,8 @@ from onebit.packed.bits import unpack_signs
 from onebit.packed.grid import GRID_BITS, MOST_EXACT_TERMS, on_grid
 from onebit.packed.net import INPUT, op_name
 
-PART = 64
+PART = 96
+_FLOAT32_EXACT = 2**24
 _INT32 = np.iinfo(np.int32)
 
 
@@ -141,6 +142,9 @@ class Planner(Stages):
                 shifted = "sign_integers_shifted" if exact else "sign_shifted"
                 line = f"{shifted}(x, {count}, {self.array(node.output, 'shift', node.shift)});"
         elif isinstance(node, nodes.Affine):
+            if exact and (stage.made.bound or 0) <= _FLOAT32_EXACT:
+                self.as_real(stage)
+                exact = False
             given = [(field, array) for field in ("scale", "shift") if (array := getattr(node, field)) is not None]
             arrays = ", ".join(self.array(node.output, field, array) for field, array in given)
             kernel = ("affine" if len(given) == 2 else given[0][0]) + "_integers" * exact + "_by" * (len(given) == 1)
@@ -300,16 +304,28 @@ class Planner(Stages):
             column = "part"
             at = index(source.first, [("k", source.step or 0)] if terms > PART else [])
             inner = [f"{load}({pointer}, {at}, {source.step}, {count}, part);"]
+            words = load == "load_words" and source.step in (0, 1)
+            if words:
+                place = f"(value_t *){pointer}" + (f" + {at}" if at != "0" else "")
+                inner, column = ([], place) if not on_a_grid else ([], column)
             if on_a_grid:
-                inner.append(f"to_grid(part, {count}, grid.power);")
+                inner.append(f"to_grid({place if words else 'part'}, {count}, grid.power, part);")
         else:
             stage.head.append(f"value_t *column = {self.scratch(stage, 4 * terms)};")
-            value = f".f = {real(padding)}" if on_a_grid else f".i = {padding}"
-            stage.head.append(f"const value_t outside = {{{value}}};")
-            gather = "gather_transposed" if isinstance(node, nodes.Transposed) else "gather"
-            lines.append(f"{gather}(&window, {load}, {pointer}, {first}, i, j, outside, column);")
-            if on_a_grid:
-                lines.append(f"to_grid(column, {terms}, grid.power);")
+            given = f"&window, {load}, {pointer}, {first}, i, j"
+            if isinstance(node, nodes.Transposed):
+                lines.append(f"gather_transposed({given}, column);")
+                if on_a_grid:
+                    lines.append(f"to_grid(column, {terms}, grid.power, column);")
+            else:
+                outside = f"grid.power > 0 ? rounded({real(padding)} * grid.power) : 0" if on_a_grid else padding
+                stage.head.append(f"const value_t outside = {{{outside if padding else 0}}};")
+                kept = max(0, node.kernel[1] - node.stride[1]) if groups == node.dilation[1] == 1 else 0
+                kept = f"j ? {kept} : 0" if kept and stage.made.shape[2] > 1 else "0"
+                if on_a_grid:
+                    lines.append(f"gather_grid({given}, outside, {kept}, grid.power, column);")
+                else:
+                    lines.append(f"gather({given}, outside, {kept}, column);")
             column, inner = ("column + k" if terms > PART else "column"), []
         inner.append(f"{kernel}({column}, {k}, {terms}, {rows}, {outputs}, {y});")
         if center:
@@ -320,7 +336,7 @@ class Planner(Stages):
         if wide:
             part = f"x + {outputs} * g" if groups > 1 else "x"
             unit = "grid.unit" if on_a_grid else real(1)
-            lines.append(f"wide_real({y}, {outputs}, {unit}, {part});")
+            lines.append(f"{'grid_real' if one_bit else 'wide_real'}({y}, {outputs}, {unit}, {part});")
             stage.made = Value(stage.made.shape, "real")
         elif one_bit:
             stage.made = Value(stage.made.shape, "integer", terms * max(source.bound or 0, abs(padding)))

@@ -29,11 +29,11 @@ static inline int grid_exponent(uint32_t largest) {
     return e > 126 ? 126 : e;
 }
 
-/* The nearest integer, ties to even, of a magnitude up to 2^24: at 2^23 and beyond, a float has no fraction bits. */
+/* The nearest integer, ties to even, of a magnitude up to 2^24: from 2^23 on, a float has no fraction bits. */
 static inline int32_t rounded(float x) {
-    const float whole = 8388608.0f; /* 2^23 */
-    float up = (x + whole) - whole, down = (x - whole) + whole;
-    return (int32_t)(x >= whole || x <= -whole ? x : x < 0 ? down : up);
+    uint32_t bits = bits_of_float(x), whole = 0x4b000000u; /* the bits of 2^23 */
+    float far = float_of_bits(whole | (bits & 0x80000000u)), nearest = (x + far) - far;
+    return (int32_t)((bits & 0x7fffffffu) < whole ? nearest : x);
 }
 
 /* scale * x + shift of numbers that were float or int32: rounded once. */

@@ -15,8 +15,11 @@ static inline uint32_t ones(uint32_t x) {
 /* tables[group][index]: sums of 4 values, added where their bit of the index is 1, else subtracted. */
 static void lut_tables(const int32_t *x, int count, int32_t *tables) {
     for (int c = 0; c < count; c += 4, tables += 16) {
-        uint32_t sum = 0, twice[4] = {0}; /* unsigned: sums that no weights choose may overflow */
-        for (int k = 0; k < 4 && c + k < count; k++) sum -= (uint32_t)x[c + k], twice[k] = 2 * (uint32_t)x[c + k];
+        uint32_t sum = 0, twice[4]; /* unsigned: sums that no weights choose may overflow */
+        for (int k = 0; k < 4; k++) {
+            twice[k] = c + k < count ? 2 * (uint32_t)x[c + k] : 0;
+            sum -= c + k < count ? (uint32_t)x[c + k] : 0;
+        }
         tables[0] = (int32_t)sum;
         for (int k = 0; k < 4; k++)
             for (int index = 0; index < 1 << k; index++) tables[(1 << k) + index] = (int32_t)((uint32_t)tables[index] + twice[k]);
