@@ -303,8 +303,21 @@ static int64_t total_of(const value_t *x, int32_t count) {
 
 /* Sums on a grid as real values; they may share their memory. */
 static void grid_real(const wide_t *sums, int32_t count, float unit, value_t *x) {
-    /* one rounding: double holds the sums of up to 2^28 values exactly, and its conversion takes less code */
-    for (int32_t k = 0; k < count; k++) x[k].f = (float)(double)sums[k] * unit;
+    for (int32_t k = 0; k < count; k++) {
+        int64_t sum = sums[k];
+        /* rounded once either way: double holds sums of up to 2^28 values exactly; small ones take less time */
+        x[k].f = (sum == (int32_t)sum ? (float)(int32_t)sum : (float)(double)sum) * unit;
+    }
+}
+
+/* A dense layer of one-bit weights on real values. */
+static void dense(const value_t *in, int32_t terms, const uint8_t *rows, int32_t outputs, value_t *x) {
+    const grid_t grid = grid_of(in, terms, 0);
+    for (int32_t k = 0; k < terms; k += PART) {
+        to_grid(in + k, part_size(terms, k), grid.power, part);
+        one_bit_wide(part, k, terms, rows, outputs, (wide_t *)x);
+    }
+    grid_real((const wide_t *)x, outputs, grid.unit, x);
 }
 
 /* Sums of products as real values; they may share their memory. */

@@ -288,6 +288,51 @@ class Planner(Stages):
             assert steps is not None
             first = index(source.first, [("g", steps[0] * node.group_channels)])
             y, rows = f"{y} + {outputs} * g", f"{weights} + {each * outputs} * g"
+        words = load == "load_words" and source.step in (0, 1)
+        if dense and one_bit and on_a_grid and words and node.centre is None:
+            stage.body.append(f"dense({pointer}, {terms}, {weights}, {outputs}, x);")
+            stage.made = Value(stage.made.shape, "real")
+            return
+        if node.scale is not None or node.centre is not None:
+            self.as_real(stage)
+        if node.scale is not None:
+            stage.body.append(f"scale_by(x, {count}, {self.array(node.output, 'scale', node.scale)});")
+        if node.centre is not None:
+            center = self.array(node.output, "center", node.centre)
+            groups = getattr(node, "groups", 1)
+            if groups == 1:
+                stage.body.append(f"center(x, {count}, totals[0], {center});")
+            else:
+                each = count // groups
+                stage.body.append(f"for (int32_t g = 0; g < {groups}; g++)")
+                stage.body.append(f"center(x + {each} * g, {each}, totals[g], {center} + {each} * g);")
+
+    def part_products(self, stage: Stage, node: Any, source: Stored, weights: str, padding: int) -> None:
+        """Sums of the inputs, or of their integers on a grid, with rows of weights."""
+        one_bit, terms = isinstance(node, OneBitWeights), node.terms
+        groups = getattr(node, "groups", 1)
+        outputs = node.outputs // groups
+        on_a_grid = source.bound is None
+        wide = on_a_grid or not one_bit
+        dense = isinstance(node, (nodes.Dense, nodes.RealDense))
+        pointer, load = self.pointer(source, stage), LOADS[source.form]
+        each = -(-terms // 8) if one_bit else terms
+        first = index(source.first, [])
+        y, rows = "x", weights
+        if wide:
+            stage.room = 8
+            y = "(wide_t *)x"
+        if groups > 1:
+            steps = source.steps()
+            assert steps is not None
+            first = index(source.first, [("g", steps[0] * node.group_channels)])
+            y, rows = f"{y} + {outputs} * g", f"{weights} + {each * outputs} * g"
+        words = load == "load_words" and source.step in (0, 1)
+        if dense and one_bit and on_a_grid and words and node.centre is None:
+            at = f" + {source.first}" if source.first else ""
+            stage.body.append(f"dense((value_t *){pointer}{at}, {terms}, {weights}, {outputs}, x);" if at else f"dense({pointer}, {terms}, {weights}, {outputs}, x);")
+            stage.made = Value(stage.made.shape, "real")
+            return
         if on_a_grid:
             size = self.size_of(source)
             least = real(abs(padding))
@@ -304,7 +349,6 @@ class Planner(Stages):
             column = "part"
             at = index(source.first, [("k", source.step or 0)] if terms > PART else [])
             inner = [f"{load}({pointer}, {at}, {source.step}, {count}, part);"]
-            words = load == "load_words" and source.step in (0, 1)
             if words:
                 place = f"(value_t *){pointer}" + (f" + {at}" if at != "0" else "")
                 inner, column = ([], place) if not on_a_grid else ([], column)

@@ -12,16 +12,17 @@ static inline uint32_t ones(uint32_t x) {
 #endif
 }
 
-/* tables[group][index]: sums of 4 values, added where their bit of the index is 1, else subtracted. */
+/* tables[group][index]: sums of 4 values, added where their bit of the index is 1, else subtracted; unsigned, because sums that
+ * no weights choose may overflow. */
 static void lut_tables(const int32_t *x, int count, int32_t *tables) {
-    for (int c = 0; c < count; c += 4, tables += 16) {
-        uint32_t sum = 0, twice[4]; /* unsigned: sums that no weights choose may overflow */
-        for (int k = 0; k < 4; k++) {
-            twice[k] = c + k < count ? 2 * (uint32_t)x[c + k] : 0;
-            sum -= c + k < count ? (uint32_t)x[c + k] : 0;
+    for (int c = 0; c < count; c += 4) {
+        uint32_t value[4];
+        for (int k = 0; k < 4; k++) value[k] = c + k < count ? (uint32_t)x[c + k] : 0;
+        uint32_t sum = value[0] + value[1], difference = value[0] - value[1];
+        for (int k = 0; k < 16; k += 4, tables += 4) {
+            uint32_t others = (k & 4 ? value[2] : -value[2]) + (k & 8 ? value[3] : -value[3]);
+            tables[0] = (int32_t)(others - sum), tables[1] = (int32_t)(others + difference);
+            tables[2] = (int32_t)(others - difference), tables[3] = (int32_t)(others + sum);
         }
-        tables[0] = (int32_t)sum;
-        for (int k = 0; k < 4; k++)
-            for (int index = 0; index < 1 << k; index++) tables[(1 << k) + index] = (int32_t)((uint32_t)tables[index] + twice[k]);
     }
 }
