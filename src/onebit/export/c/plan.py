@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -24,6 +25,7 @@ class Planner(Stages):
     """Plans a net; `list` then holds its stages."""
 
     def __init__(self, net: PackedNet) -> None:
+        net = signs_before_pools(net)
         super().__init__(net)
         self.code_input()
         for node in net.nodes:
@@ -415,9 +417,9 @@ class Planner(Stages):
             stage.body.append(f"signs_dot_inside(column, inside, {terms}, {rows}, {outputs}, {sums});")
 
     def has_bytes(self, node: Any, source: Stored) -> bool:
-        """Whether the signs of each pixel begin with a byte of their own, side by side."""
+        """Whether the signs of each pixel are whole bytes, side by side."""
         if isinstance(node, nodes.Dense):
-            return source.step in (0, 1) and source.first % 8 == 0
+            return source.step == 1 and source.first % 8 == 0 and node.terms % 8 == 0
         steps = source.steps()
         if steps is None or isinstance(node, nodes.Transposed) or node.group_channels % 8 or steps[0] != 1:
             return False
@@ -524,6 +526,27 @@ class Planner(Stages):
             f"{kernel}({LOADS[source.form]}, {self.pointer(source, stage)}, {source.first}, steps, {stage.channels}, "
             f"{', '.join(spans)}, x);"
         )
+
+
+def signs_before_pools(net: PackedNet) -> PackedNet:
+    """The same net with pools of signs in place of signs of pools, which take a small part of the memory.
+
+    Rising thresholds commute with the maximum: max(x) >= t where some x >= t.
+    """
+    readers: dict[str, list[Node]] = {}
+    for node in net.nodes:
+        for name in node.inputs:
+            readers.setdefault(name, []).append(node)
+    changed: dict[str, Node] = {}
+    for pool in net.nodes:
+        only = readers.get(pool.output, [])
+        if not isinstance(pool, nodes.MaxPool) or len(only) != 1 or pool.output in net.outputs:
+            continue
+        (sign,) = only
+        if isinstance(sign, nodes.Sign) or (isinstance(sign, nodes.Threshold) and (sign.direction > 0).all()):
+            changed[pool.output] = replace(sign, inputs=pool.inputs, output=pool.output)
+            changed[sign.output] = replace(pool, inputs=(pool.output,), output=sign.output)
+    return replace(net, nodes=tuple(changed.get(node.output, node) for node in net.nodes)) if changed else net
 
 
 def real(number: Any) -> str:
