@@ -1,4 +1,4 @@
-"""`onebit export --to c`: a folder of plain C99 that needs no library, memory or operating system."""
+"""`onebit export --to c`: a folder of plain C99 that needs no library, no heap and no operating system."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from shutil import copytree, which
 
 import numpy as np
 
-from onebit.export.c.folder import write_folder
-from onebit.export.c.plan import MAKERS
+from onebit.errors import OnebitError, short
+from onebit.export.c.folder import template, write_folder
+from onebit.export.c.plan import MAKERS, Planner
+from onebit.export.c.size import measure
 from onebit.export.target import CannotRun
 from onebit.packed import PackedNet, infer
 
@@ -21,31 +23,58 @@ RUNS_WITH = "a C compiler"
 
 
 def write(net: PackedNet, path: Path, *, layout: str = "make") -> None:
-    """Write the folder of a net."""
+    """Write the folder of a net.
+
+    Raises:
+        UsageError: rows of more than 32,768 real weights, or averages of integers whose sums do not fit 32 bits.
+    """
     write_folder(net, path, layout=layout)
 
 
 def run(net: PackedNet, path: Path, inputs: np.ndarray, *, layout: str = "make") -> dict[str, np.ndarray]:
-    """What the program computes that `make` builds; in a copy of the folder."""
-    if which("make") is None or which("cc") is None:
-        raise CannotRun("make or cc is not installed")
+    """What the program computes that `make` builds in a copy of the folder.
+
+    Raises:
+        CannotRun: there is no make or no C compiler.
+    """
+    for tool in ("make", "cc"):
+        if which(tool) is None:
+            raise CannotRun(f"{tool} is not installed")
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "net"
-        copytree(path, place)
-        subprocess.run(["make", "-s", "-C", str(place)], check=True, capture_output=True)
-        data = np.ascontiguousarray(inputs.astype(inputs.dtype.newbyteorder("<"))).tobytes()
-        done = subprocess.run([str(place / "net")], input=data, check=True, capture_output=True)
-    return outputs_of(net, done.stdout.decode())
+        if layout == "arduino":
+            copytree(path / "src", place)
+            for name in ("main.c", "Makefile"):
+                (place / name).write_text(template(name), encoding="ascii")
+        else:
+            copytree(path, place)
+        _checked(["make", "-s", "-C", str(place)], b"")
+        data = np.ascontiguousarray(inputs, dtype=inputs.dtype.newbyteorder("<")).tobytes()
+        text = _checked([str(place / "net")], data).decode("ascii")
+    return outputs_of(net, text)
+
+
+def _checked(command: list[str], given: bytes) -> bytes:
+    done = subprocess.run(command, input=given, capture_output=True)
+    if done.returncode:
+        said = (done.stderr.decode("utf-8", "replace").strip() or "nothing").splitlines()[0]
+        raise OnebitError(f"the exported program fails: {Path(command[0]).name} says {short(said)}; please report this")
+    return done.stdout
 
 
 def outputs_of(net: PackedNet, text: str) -> dict[str, np.ndarray]:
-    """The outputs by name that the lines of the program hold."""
+    """The outputs by name, (N, …) float32, from the lines that the program prints."""
     known = infer(net)
-    numbers = np.array([line.split() for line in text.splitlines()], np.float64).astype(np.float32)
-    made, start = {}, 0
-    numbers = numbers.reshape(-1, sum(prod(known[name].shape) for name in net.outputs))
-    for name in net.outputs:
-        shape = known[name].shape
-        made[name] = np.ascontiguousarray(numbers[:, start : start + prod(shape)]).reshape(-1, *shape)
-        start += prod(shape)
-    return made
+    sizes = [prod(known[name].shape) for name in net.outputs]
+    # float holds integers of 32 bits and every float32 exactly; the latter have 9 digits
+    numbers = np.array(text.split(), np.float64).astype(np.float32).reshape(-1, sum(sizes))
+    parts = np.split(numbers, np.cumsum(sizes)[:-1], axis=1)
+    return {
+        name: np.ascontiguousarray(part).reshape(-1, *known[name].shape)
+        for name, part in zip(net.outputs, parts, strict=True)
+    }
+
+
+def report(net: PackedNet, path: Path, *, layout: str = "make") -> str:
+    """Flash, RAM and multiply-accumulates of the exported net, measured for a Cortex-M4 where its compiler is installed."""
+    return measure(Planner(net), path / "src" if layout == "arduino" else path)

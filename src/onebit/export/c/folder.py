@@ -2,49 +2,218 @@
 
 from __future__ import annotations
 
+import json
+import re
+from importlib.resources import files
+from math import prod
 from pathlib import Path
 
+from onebit._version import __version__
 from onebit.export.c import source
 from onebit.export.c.plan import Planner
-from onebit.packed import PackedNet
+from onebit.packed import PackedNet, costs
+
+DESCRIPTION = "A net with one-bit weights in plain C, without dependencies"
 
 
 def write_folder(net: PackedNet, path: Path, *, layout: str) -> None:
+    """Write C of a net, how to build it, and an example."""
     plan = Planner(net)
-    size = source.place_all(plan)
-    body, calls = source.functions(plan)
-    head = f"""#include <stdint.h>
+    code = source.code_of(plan)
+    written = {"net.h": header(plan), "net.c": source_file(plan, code), "net_weights.h": weights_file(plan)}
+    if layout == "arduino":
+        name = "onebit_" + (re.sub(r"[^A-Za-z0-9]+", "_", net.name).strip("_") or "net")
+        written = {f"src/{file}": text for file, text in written.items()}
+        written["library.properties"] = library_properties(name)
+        written["library.json"] = library_json(name)
+        written["examples/run/run.ino"] = template("run.ino")
+    else:
+        written["main.c"] = template("main.c")
+        written["Makefile"] = template("Makefile")
+    written["README.md"] = readme(plan, layout)
+    for file, text in written.items():
+        place = path / file
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text, encoding="ascii", newline="\n")
 
-#include "net.h"
-#include "net_weights.h"
 
-/* The memory of all values. */
-static union {{
-    uint64_t aligned;
-    uint8_t bytes[{size}];
-}} memory;
-#define MEMORY(place) ((void *)(memory.bytes + (place)))
-"""
-    text = f"{head}\n{source.kernels(plan, body)}\n\n{body}\n\nvoid net_run(const {source.input_type(plan)} *input, {source.output_type(plan)} *output) {{\n{calls}\n}}\n"
-    (path / "net.c").write_text(text)
-    (path / "net_weights.h").write_text(source.weights(plan) + "\n")
-    (path / "net.h").write_text(f"""#include <stdint.h>
-#define NET_INPUT_SIZE {__import__('math').prod(net.input.shape)}
-#define NET_OUTPUT_SIZE {plan.output_size}
-typedef {source.input_type(plan)} net_input_t;
-typedef {source.output_type(plan)} net_output_t;
-void net_run(const net_input_t *input, net_output_t *output);
-""")
-    (path / "main.c").write_text("""#include <stdio.h>
-#include "net.h"
-int main(void) {
-    static net_input_t input[NET_INPUT_SIZE];
-    static net_output_t output[NET_OUTPUT_SIZE];
-    while (fread(input, sizeof input, 1, stdin) == 1) {
-        net_run(input, output);
-        for (int k = 0; k < NET_OUTPUT_SIZE; k++) printf("%.9g%c", (double)output[k], k + 1 < NET_OUTPUT_SIZE ? ' ' : '\\n');
+def template(name: str) -> str:
+    return (files("onebit.export.c") / "templates" / name).read_text(encoding="utf-8")
+
+
+def header(plan: Planner) -> str:
+    net = plan.net
+    kind, made = source.input_type(plan), source.output_type(plan)
+    lines = [
+        *about(plan),
+        "",
+        f"    {kind} input[NET_INPUT_SIZE];",
+        f"    {made} output[NET_OUTPUT_SIZE];",
+        "    net_run(input, output);",
+        "",
+        *_input_in_words(net),
+        "The memory between the layers is static: one call at a time.",
+    ]
+    defines = [
+        f"#define NET_INPUT_SIZE {prod(net.input.shape)}",
+        f"#define NET_OUTPUT_SIZE {plan.output_size}",
+        f"#define NET_INPUT_IS_FLOAT {int(kind == 'float')}",
+        f"#define NET_OUTPUT_IS_FLOAT {int(made == 'float')}",
+    ]
+    if not isinstance(net.output, str):
+        defines += ["", "/* Where each output begins. */"]
+        keys = list(net.output) if isinstance(net.output, dict) else [str(k) for k in range(len(net.output))]
+        names = list(net.output.values()) if isinstance(net.output, dict) else list(net.output)
+        for k, (key, name) in enumerate(zip(keys, names, strict=True)):
+            shape = source.dimensions(plan.known[name].shape)
+            defines.append(f"#define NET_OUTPUT_{k} {plan.places[name]} {source.comment(f'{key}: {shape}')}")
+    classes = []
+    if net.classes:
+        classes = ["", "/* The names of the outputs. */", "extern const char *const net_classes[NET_OUTPUT_SIZE];"]
+    return "\n".join(
+        [
+            *source.block(lines),
+            "#ifndef NET_H",
+            "#define NET_H",
+            "",
+            "#include <stdint.h>",
+            "",
+            *defines,
+            "",
+            f"typedef {kind} net_input_t;",
+            f"typedef {made} net_output_t;",
+            "",
+            "#ifdef __cplusplus",
+            'extern "C" {',
+            "#endif",
+            "",
+            "/* Computes the outputs for one input. */",
+            f"void net_run(const {kind} *input, {made} *output);",
+            *classes,
+            "",
+            "#ifdef __cplusplus",
+            "}",
+            "#endif",
+            "",
+            "#endif",
+            "",
+        ]
+    )
+
+
+def about(plan: Planner) -> list[str]:
+    """What the net is, and what it needs."""
+    net = plan.net
+    weights = sum(row.binary_weights for row in costs(net))
+    name = f"{net.name}: " if net.name else ""
+    kind = "float32" if net.input.dtype == "float32" else "uint8"
+    given = " and ".join(source.dimensions(plan.known[name].shape) for name in net.outputs)
+    return [
+        f"{name}{source.dimensions(net.input.shape)} {kind} -> {given}. Written by onebit {__version__}, export --to c.",
+        net.statement,
+        f"{weights:,} one-bit weights; {plan.constant_bytes:,} bytes of constants, {plan.static_bytes:,} bytes of memory.",
+    ]
+
+
+def _input_in_words(net: PackedNet) -> list[str]:
+    axes = {1: "", 2: " (channels, places)", 3: " (channels, rows, columns)"}.get(len(net.input.shape), "")
+    lines = [f"input: {source.dimensions(net.input.shape)}{axes}, the last axis fastest."]
+    if net.input.meaning:
+        lines.append(f"A sample is: {net.input.meaning}")
+    if net.input.dtype == "float32":
+        lines.append("The numbers must be finite: if one is not, outputs that depend on it are NaN or infinite, or signs of")
+        lines.append("an undefined choice.")
+    return lines
+
+
+def source_file(plan: Planner, code: source.Code) -> str:
+    parts = ["\n".join(source.block([*about(plan), "", "Every sum has a fixed order: the outputs are those of onebit, bit for bit."]))]
+    includes = ["#include <stdint.h>"]
+    if code.uses_floats:
+        includes.insert(0, "#include <float.h>")
+    includes += ["", '#include "net.h"', '#include "net_weights.h"']
+    parts.append("\n".join(includes))
+    if code.uses_floats:
+        parts.append(_CHECKS)
+    parts.append(
+        "/* The memory of all values. */\n"
+        f"static union {{\n    uint64_t aligned;\n    uint8_t bytes[{plan.arena_bytes}];\n}} memory;\n"
+        "#define MEMORY(place) ((void *)(memory.bytes + (place)))"
+    )
+    parts += [code.kernels, code.stages]
+    if plan.net.classes:
+        rows = "\n".join(f"    {source.string(text)}," for text in plan.net.classes)
+        parts.append(f"const char *const net_classes[NET_OUTPUT_SIZE] = {{\n{rows}\n}};")
+    arguments = f"const {source.input_type(plan)} *input, {source.output_type(plan)} *output"
+    parts.append(f"void net_run({arguments}) {{\n{code.calls}\n}}")
+    return "\n\n".join(parts) + "\n"
+
+
+_CHECKS = """#if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0
+#error "float operations that are not rounded to float give other bits"
+#endif
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#endif
+typedef char net_needs_double_of_64_bits[sizeof(double) == 8 ? 1 : -1];"""
+
+
+def weights_file(plan: Planner) -> str:
+    top = source.block(
+        [
+            "The weights of net.c. A row of one-bit weights belongs to one output: bit 1 is +1, bit 0 is -1, the lowest bit of",
+            "the first byte first.",
+        ]
+    )
+    arrays = [source.array(name, values) for name, values in plan.arrays.items()]
+    return "\n".join(["\n".join(top), "#include <stdint.h>", "", "\n\n".join(arrays)]) + "\n"
+
+
+def library_properties(name: str) -> str:
+    return (
+        f"name={name}\nversion=1.0.0\nauthor=onebit\nmaintainer=onebit\nsentence={DESCRIPTION}.\n"
+        "paragraph=Computes the same bits as onebit.\ncategory=Data Processing\nurl=https://docs.arduino.cc\n"
+        "architectures=*\nincludes=net.h\n"
+    )
+
+
+def library_json(name: str) -> str:
+    fields = {
+        "name": name,
+        "version": "1.0.0",
+        "description": f"{DESCRIPTION}.",
+        "frameworks": "*",
+        "platforms": "*",
+        "build": {"flags": "-ffp-contract=off"},
     }
-    return 0;
-}
-""")
-    (path / "Makefile").write_text("CFLAGS = -O2 -std=c99 -Wall -Wextra -Werror -pedantic -ffp-contract=off\n\nnet: main.c net.c net.h net_weights.h\n\t$(CC) $(CFLAGS) -o $@ main.c net.c\n")
+    return json.dumps(fields, indent=2) + "\n"
+
+
+def readme(plan: Planner, layout: str) -> str:
+    net = plan.net
+    kind = "float32 in little-endian order" if net.input.dtype == "float32" else "one byte each"
+    build = """    make
+    ./net < inputs.bin
+
+`inputs.bin` holds inputs one after the other, {size:,} numbers each ({kind}); `net` prints one line of outputs for each.""".format(
+        size=prod(net.input.shape), kind=kind
+    )
+    if layout == "arduino":
+        build = (
+            "A library for the Arduino IDE (copy this folder into `libraries`) and for PlatformIO (into `lib`).\n"
+            "`examples/run` shows how to call it."
+        )
+    text = "\n".join(source.plain_text(line).replace("`", "'") for line in about(plan))
+    where = "src/" if layout == "arduino" else ""
+    return f"""# {source.plain_text(net.name).replace("`", "'") or "A net with one-bit weights"}
+
+{text}
+
+## Use
+
+{build}
+
+In firmware, compile `{where}net.c`, include `net.h`, and call `net_run(input, output)`; `net.h` says how. The code is C99, calls no
+library (a processor without floating-point hardware needs its compiler's routines), allocates nothing, and is not
+reentrant. Compile with `-ffp-contract=off`. Every output is the one of `onebit predict`, bit for bit.
+"""

@@ -11,6 +11,7 @@ import numpy as np
 from onebit.errors import UsageError
 from onebit.export.c.stages import Stage, Stages, index
 from onebit.export.c.values import LOADS, STORES, Stored, plain
+from onebit.native.arena import place
 from onebit.packed import Node, OneBitWeights, PackedNet, Value, nodes
 from onebit.packed.bits import unpack_signs
 from onebit.packed.grid import GRID_BITS, MOST_EXACT_TERMS, on_grid
@@ -43,6 +44,8 @@ class Planner(Stages):
                 self.to_output(stage, name)
                 stage.head.insert(0, f"value_t *x = {x};")
                 self.open = None
+        self.arena_bytes = self.static_bytes = self.place()
+        self.constant_bytes = sum(array.nbytes for array in self.arrays.values())
 
     def code_input(self) -> None:
         spec = self.net.input
@@ -63,6 +66,13 @@ class Planner(Stages):
             mean, std = self.array(INPUT, "mean", spec.mean), self.array(INPUT, "deviation", spec.std)
             stage.body.append(f"standardize(x, {stage.channels}, {mean}, {std});")
             stage.made = Value(spec.shape, "real")
+
+    def place(self) -> int:
+        """Give every memory its place; returns the bytes of all."""
+        for memory in self.memories:
+            memory.place = 0
+        used: list[Any] = [memory for memory in self.memories if memory.units]
+        return max(8, place(used, 1))
 
     # values that are views of others
 

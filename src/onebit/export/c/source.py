@@ -5,25 +5,38 @@ from __future__ import annotations
 import re
 from functools import cache
 from importlib.resources import files
-from itertools import takewhile
+from typing import NamedTuple
 
 import numpy as np
 
-from onebit.export.c.plan import Planner
+from onebit.export.c.plan import PART, Planner
 from onebit.export.c.stages import Stage
-from onebit.native.arena import place
 
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _TYPES = {"uint8": "uint8_t", "int32": "int32_t", "float32": "float"}
+_STATIC = {"tables": 4 * 4 * PART, "part": 4 * PART}  # bytes of the kernels' own memory
 WIDTH = 118
 
 
-def place_all(plan: Planner) -> int:
-    """Give every memory its place; returns the bytes of the arena."""
-    used = [memory for memory in plan.memories if memory.units]
-    for memory in plan.memories:
-        memory.place = max(memory.place, 0)
-    return max(8, place(used, 1))  # type: ignore[arg-type]
+class Code(NamedTuple):
+    """The text of net.c: kernels, the functions of the stages, and the calls of these."""
+
+    kernels: str
+    stages: str
+    calls: str
+    uses_floats: bool
+
+
+def code_of(plan: Planner) -> Code:
+    stages, calls = functions(plan)
+    names = needed(stages)
+    found = {name: pieces()[name] for name in names}
+    text = "\n".join([stages, *(code for name, code in found.items() if name != "value_t")])
+    floats = not _words(text).isdisjoint(("float", "double", "f"))
+    if not floats and "value_t" in found:
+        found["value_t"] = found["value_t"].replace("    float f;\n", "").replace(", an integer or a real one", "")
+    plan.static_bytes = plan.arena_bytes + sum(_STATIC[name] for name in names if name in _STATIC)
+    return Code("\n\n".join(found.values()), stages, calls, floats)
 
 
 @cache
@@ -122,7 +135,17 @@ def plain_text(text: str) -> str:
     """Printable ASCII that is safe in a comment: no */, no backslash, no ??."""
     text = text.encode("ascii", "backslashreplace").decode().replace("\\", "/")
     text = "".join(c if " " <= c <= "~" else "?" for c in text).replace("??", "? ?")
-    return text.replace("*/", "* /").replace("/*", "/ *").replace("//", "/ /").replace("??", "? ?")
+    return text.replace("*/", "* /").replace("/*", "/ *").replace("??", "? ?")
+
+
+def block(lines: list[str]) -> list[str]:
+    """A comment of several lines."""
+    texts = [plain_text(line) for line in lines]
+    return [f"{'/*' if k == 0 else ' *'} {text}".rstrip() for k, text in enumerate(texts)] + [" */"]
+
+
+def dimensions(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "1"
 
 
 def string(text: str) -> str:
@@ -157,19 +180,3 @@ def array(name: str, values: np.ndarray) -> str:
 def _real(number: np.float32) -> str:
     text = f"{number:.9g}"
     return text + ("" if "." in text or "e" in text else ".0") + "f"
-
-
-def weights(plan: Planner) -> str:
-    """All arrays."""
-    return "\n\n".join(array(name, values) for name, values in plan.arrays.items())
-
-
-def kernels(plan: Planner, text: str) -> str:
-    """The kernels that a text uses."""
-    names = needed(text)
-    found = {name: pieces()[name] for name in names}
-    if "value_t" in found:
-        others = [code for name, code in found.items() if name not in ("value_t", "load_floats")]
-        if not _words("\n".join([text, *others])) & {"float", "double", "f"}:
-            found["value_t"] = found["value_t"].replace("    float f;\n", "").replace(", an integer or a real one", "")
-    return "\n\n".join(found.values())

@@ -1,0 +1,61 @@
+"""How much flash and RAM an exported net takes."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from pathlib import Path
+from shutil import which
+
+from onebit.export.c import source
+from onebit.export.c.plan import Planner
+from onebit.packed import costs
+
+COMPILER = "arm-none-eabi-gcc"
+CORTEX_M4 = ("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16")
+FLAGS = ("-Os", "-std=c99", "-ffp-contract=off", "-ffunction-sections", "-fdata-sections")
+_LIBRARY_STACK = 64  # of the compiler's routines for float64 and int64
+
+
+def measure(plan: Planner, folder: Path) -> str:
+    """The report on a net whose net.c is in `folder`."""
+    source.code_of(plan)  # also counts the memory of the kernels
+    macs = {row.name: row.macs for row in costs(plan.net)}
+    lines = [f"{sum(macs.values()):,} multiply-accumulates"]
+    if which(COMPILER) is None:
+        lines.append(f"flash: {plan.constant_bytes:,} bytes of constants, and code ({COMPILER} is not installed: not measured)")
+        lines.append(f"RAM: {plan.static_bytes:,} bytes, and the stack")
+    else:
+        flash, static, stack = linked(folder)
+        lines.append(
+            f"flash: {flash:,} bytes on a Cortex-M4 at -Os, {plan.constant_bytes:,} of them constants, the compiler's routines "
+            "included"
+        )
+        lines.append(f"RAM: {static + stack:,} bytes, {static:,} of them static, at most {stack:,} of stack")
+    for stage in plan.list:
+        count = sum(macs.get(title.partition(":")[0], 0) for title in stage.titles)
+        lines.append(f"  {source.plain_text('; '.join(stage.titles))}" + (f": {count:,} MACs" if count else ""))
+    return "\n".join(lines)
+
+
+def linked(folder: Path) -> tuple[int, int, int]:
+    """Bytes of flash, of static memory and at most of stack of net.c, linked for a Cortex-M4 with nothing else."""
+    with tempfile.TemporaryDirectory() as temporary:
+        program = Path(temporary) / "net.elf"
+        link = ("-Wl,--gc-sections", "-Wl,-e,net_run", "-nostartfiles", "--specs=nano.specs")
+        command = [COMPILER, *CORTEX_M4, *FLAGS, *link, str((folder / "net.c").resolve()), "-o", str(program)]
+        subprocess.run(command, check=True, capture_output=True, cwd=temporary)
+        text, data, bss = _output(["arm-none-eabi-size", str(program)]).splitlines()[1].split()[:3]
+        usage = Path(temporary) / "net.su"
+        compiled = [COMPILER, *CORTEX_M4, *FLAGS, "-fstack-usage", "-c", command[-3], "-o", str(usage.with_suffix(".o"))]
+        subprocess.run(compiled, check=True, capture_output=True, cwd=temporary)
+        rows = [line.split("\t") for line in usage.read_text(encoding="utf-8").splitlines()]
+    frames = {row[0].rpartition(":")[2]: int(row[1]) for row in rows}
+    # no function calls itself, and no stage another one
+    stages = [size for name, size in frames.items() if name.startswith("stage_")]
+    others = [size for name, size in frames.items() if not name.startswith("stage_")]
+    return int(text) + int(data), int(data) + int(bss), max(stages, default=0) + sum(others) + _LIBRARY_STACK
+
+
+def _output(command: list[str]) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
