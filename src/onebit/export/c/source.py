@@ -42,7 +42,7 @@ def code_of(plan: Planner) -> Code:
 @cache
 def pieces() -> dict[str, str]:
     """Name -> text of every kernel, in an order in which each uses only those before it."""
-    native = files("onebit.native") / "csrc"
+    native = files("onebit.native") / "plain"
     texts = [native / "numbers.h", native / "tables.h", files("onebit.export.c") / "kernels.h"]
     found = {}
     for text in texts:

@@ -4,7 +4,7 @@
 
 #include "onebit.h"
 #include "barrier.h"
-#include "numbers.h"
+#include "../plain/numbers.h"
 #include "epilogue.h"
 #include "moves.h"
 #include "matmul.h"

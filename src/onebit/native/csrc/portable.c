@@ -19,7 +19,7 @@ static inline uint32_t word_of(const int32_t *flags) {
 }
 
 #include "engine.h"
-#include "tables.h"
+#include "../plain/tables.h"
 
 static void words_tile(int bytes, int rows, int panels, const uint32_t *const *a, const segment_t *segments, int count,
                        const uint32_t *b, int64_t panel, int32_t *sums) {

@@ -1,0 +1,94 @@
+"""Programs that run several exported nets, on this machine and on others in an emulator."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from onebit.export import c
+from onebit.packed import PackedNet
+
+STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-ffp-contract=off")
+CORTEX_M4 = Path(__file__).parent / "cortex_m4"
+
+Case = tuple[PackedNet, np.ndarray]
+
+
+def exported(net: PackedNet, folder: Path, **options: str) -> Path:
+    """The folder of a net."""
+    folder.mkdir(parents=True)
+    c.write(net, folder, **options)
+    return folder
+
+
+def outputs_of(cases: Sequence[Case], folder: Path, command: Sequence[str], runner: Sequence[str] = ()) -> list[np.ndarray]:
+    """(N, numbers) float32 of each net, all of them in one program that `command` compiles and `runner` runs."""
+    lines = ["#include <stdio.h>"]
+    body, objects = [], []
+    for k, (net, inputs) in enumerate(cases):
+        place = exported(net, folder / f"net{k}")
+        names = [f"-Dnet_run=net_run_{k}", f"-Dnet_classes=net_classes_{k}"]
+        objects.append(str(folder / f"net{k}.o"))
+        subprocess.run([*command, *STRICT, *names, "-c", str(place / "net.c"), "-o", objects[-1]], check=True)
+        lines += [f"#undef {name}" for name in ("NET_H", "NET_INPUT_SIZE", "NET_OUTPUT_SIZE", "NET_INPUT_IS_FLOAT")]
+        lines += ["#undef NET_OUTPUT_IS_FLOAT", *(f"#undef NET_OUTPUT_{n}" for n in range(9))]
+        renamed = {"net_run": f"net_run_{k}", "net_classes": f"net_classes_{k}"}
+        renamed |= {"net_input_t": f"input_{k}_t", "net_output_t": f"output_{k}_t"}
+        lines += [f"#define {name} {other}" for name, other in renamed.items()]
+        lines.append(f'#include "net{k}/net.h"')
+        lines += [f"#undef {name}" for name in renamed]
+        lines.append(f"static input_{k}_t in_{k}[NET_INPUT_SIZE]; static output_{k}_t out_{k}[NET_OUTPUT_SIZE];")
+        body.append(
+            f"for (int n = 0; n < {len(inputs)}; n++) {{ if (fread(in_{k}, sizeof in_{k}, 1, stdin) != 1) return 1; "
+            f"net_run_{k}(in_{k}, out_{k}); fwrite(out_{k}, sizeof out_{k}, 1, stdout); }}"
+        )
+    (folder / "all.c").write_text("\n".join([*lines, "int main(void) {", *body, "return 0;", "}", ""]))
+    program = str(folder / "all")
+    subprocess.run([*command, str(folder / "all.c"), *objects, "-o", program], check=True)
+    data = b"".join(np.ascontiguousarray(inputs).tobytes() for _, inputs in cases)
+    done = subprocess.run([*runner, program], input=data, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    found, start = [], 0
+    for k, (_, inputs) in enumerate(cases):
+        text = (folder / f"net{k}" / "net.h").read_text()
+        size = int(text.partition("NET_OUTPUT_SIZE ")[2].split()[0])
+        dtype = np.float32 if "NET_OUTPUT_IS_FLOAT 1" in text else np.int32
+        numbers = np.frombuffer(done.stdout, dtype, len(inputs) * size, start)
+        start += numbers.nbytes
+        found.append(numbers.reshape(len(inputs), size).astype(np.float32))
+    assert start == len(done.stdout)
+    return found
+
+
+def on_cortex_m4(case: Case, folder: Path, *flags: str) -> tuple[np.ndarray, int, int]:
+    """Outputs (N, numbers) of a net on a Cortex-M4 without an operating system, in QEMU; instructions of the last input, and
+    bytes of stack."""
+    net, inputs = case
+    place = exported(net, folder / "net")
+    data = np.ascontiguousarray(inputs).tobytes()
+    words = np.frombuffer(data.ljust(-(-len(data) // 4) * 4, b"\0"), "<u4")
+    array = ",".join(map(str, words))
+    (folder / "inputs.h").write_text(
+        f"#include <stdint.h>\n#define INPUTS {len(inputs)}\nstatic const uint32_t inputs[] = {{{array}}};\n"
+    )
+    machine = ["-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16"]
+    sections = ["-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections"]
+    link = ["-nostartfiles", "--specs=nano.specs", "-T", str(CORTEX_M4 / "memory.ld"), f"-I{folder}", f"-I{place}"]
+    program = str(folder / "program.elf")
+    sources = [str(CORTEX_M4 / "start.c"), str(CORTEX_M4 / "main.c")]
+    compiled = ["arm-none-eabi-gcc", *machine, *sections]
+    subprocess.run([*compiled, *flags, *STRICT, "-c", str(place / "net.c"), "-o", str(folder / "net.o")], check=True)
+    subprocess.run([*compiled, "-O1", *link, *sources, str(folder / "net.o"), "-o", program], check=True)
+    board = ["qemu-system-arm", "-M", "mps2-an386", "-nographic", "-semihosting", "-icount", "shift=0"]
+    done = subprocess.run(
+        [*board, "-kernel", program], capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL
+    )
+    numbers, _, rest = (done.stdout + done.stderr).partition("instructions")
+    instructions, _, stack = rest.split()
+    bits = np.array([int(line, 16) for line in numbers.split()], np.uint32)
+    floats = "NET_OUTPUT_IS_FLOAT 1" in (place / "net.h").read_text()
+    outputs = bits.view(np.float32 if floats else np.int32).astype(np.float32)
+    return outputs.reshape(len(inputs), -1), int(instructions, 16), int(stack, 16)

@@ -1,0 +1,380 @@
+"""`onebit export --to c`: the bits of the reference executor on every machine, and little flash, memory and time."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from shutil import which
+from typing import Any
+
+import numpy as np
+import pytest
+from c_programs import STRICT, Case, exported, on_cortex_m4, outputs_of
+from conftest import make_packed_mlp
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+import onebit
+from onebit.errors import OnebitError, UsageError
+from onebit.export import CannotRun, c, export_net
+from onebit.export.c import size, source
+from onebit.packed import OPS, AveragePool, Conv, Flatten, MaxPool, PackedNet, RealDense, Relu, Sign
+from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of
+
+import sys
+
+sys.path.append(str(Path(__file__).parents[1] / "native"))  # nets that cover every kernel
+
+from agreeing import reference  # noqa: E402
+from drawn_nets import batches_of, nets  # noqa: E402
+from kernel_nets import kernel_nets  # noqa: E402
+
+SANITIZE = ("-O1", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all")
+
+
+def needs(*tools: str) -> None:
+    missing = [tool for tool in tools if which(tool) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+
+
+def assert_same(cases: list[Case], found: list[np.ndarray]) -> None:
+    """Every bit is that of the reference executor, which must not have refused."""
+    for (net, inputs), numbers in zip(cases, found, strict=True):
+        expected = reference(net, inputs)
+        assert expected is not None
+        sizes = np.cumsum([np.prod(shape) for shape in (onebit.packed.infer(net)[name].shape for name in net.outputs)])
+        parts = np.split(numbers, sizes[:-1].astype(int), axis=1)
+        flat = np.concatenate([part.reshape(-1) for part in parts])
+        np.testing.assert_array_equal(bits(flat), bits(expected.reshape(-1)), err_msg=repr(net))
+
+
+def bits(numbers: np.ndarray) -> np.ndarray:
+    """Equal for two NaNs of any bits, unequal for 0 and -0."""
+    return np.where(np.isnan(numbers), np.float32(np.nan), numbers).view(np.int32)
+
+
+def drawn(count: int) -> list[Case]:
+    """Nets and inputs that hypothesis draws, the same ones in every run."""
+    cases: list[Case] = []
+
+    @settings(max_examples=count, deadline=None, database=None, derandomize=True, phases=[Phase.generate])
+    @settings(suppress_health_check=list(HealthCheck))
+    @given(st.data())
+    def draw(data: Any) -> None:
+        net = data.draw(nets())
+        cases.append((net, data.draw(batches_of(net))))
+
+    draw()
+    return [case for case in cases if reference(*case) is not None]
+
+
+def overflowing() -> PackedNet:
+    """Real parameters that overflow float32, so that infinities and NaN meet every kind of kernel."""
+    b = Builder((2, 5, 5), coding="standardise")
+    huge = np.full(2, 3e38, np.float32)
+    b.add(onebit.packed.Affine, scale=huge, shift=-huge)
+    b.add(onebit.packed.Affine, scale=huge, shift=huge)
+    b.add(Conv, **b.signs(3, 18, scale=True, centre=True), kernel=(3, 3), padding=(1, 1, 1, 1), padding_value=1)
+    b.add(MaxPool, kernel=(2, 2))
+    b.add(AveragePool, kernel=(2, 2), padding=(1, 0, 0, 0))
+    b.add(Relu)
+    b.add(Flatten)
+    b.add(RealDense, weight=b.real(4, b.values[b.last].shape[0]))
+    return b.net()
+
+
+def pooled_signs(direction: int) -> PackedNet:
+    """Signs and thresholds after pools of integers and reals."""
+    b = Builder((3, 8, 8))
+    b.add(Conv, **b.signs(9, 27), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.add(MaxPool, kernel=(3, 3), stride=(2, 2), padding=(1, 1, 1, 1))
+    b.threshold(9, most=900)
+    b.nodes[-1] = replace(b.nodes[-1], direction=np.full(9, direction, np.int8))
+    b.add(Conv, **b.signs(8, 81, scale=True), kernel=(3, 3))
+    b.affine(8)
+    b.add(MaxPool, kernel=(2, 2))
+    b.add(Sign, shift=b.real(8))
+    b.add(Flatten)
+    b.dense(6)
+    return b.net()
+
+
+CASES = [*kernel_nets(), pooled_signs(1), pooled_signs(-1)]
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_every_kernel_gives_the_bits_of_the_reference(compiler: str, tmp_path: Path) -> None:
+    needs(compiler)
+    cases = [(net, inputs_of(net, 3)) for net in CASES]
+    assert_same(cases, outputs_of(cases, tmp_path, [compiler, "-O2"]))
+
+
+def test_drawn_nets_are_exact_and_nothing_in_them_is_undefined(tmp_path: Path) -> None:
+    needs("cc")
+    cases = [*drawn(40), (overflowing(), inputs_of(overflowing(), 2)), *((n, inputs_of(n, 2)) for n in CASES[:4])]
+    assert {type(node) for net, _ in cases for node in net.nodes} >= set(OPS.values()) - {onebit.packed.Conv}
+    assert_same(cases, outputs_of(cases, tmp_path, ["cc", *SANITIZE]))
+
+
+@pytest.mark.nightly
+def test_many_drawn_nets_are_exact(tmp_path: Path) -> None:
+    needs("cc")
+    cases = drawn(400)
+    assert_same(cases, outputs_of(cases, tmp_path, ["cc", "-O1"]))
+
+
+SMALL = [*(make() for make in IMAGE_NETS.values()), *(make() for make in OTHER_NETS.values())]
+
+
+def test_a_32_bit_arm_gives_the_same_bits(tmp_path: Path) -> None:
+    needs("arm-linux-gnueabihf-gcc", "qemu-arm")
+    cases = [(net, inputs_of(net, 3)) for net in SMALL]
+    command = ["arm-linux-gnueabihf-gcc", "-O2", "-static"]
+    assert_same(cases, outputs_of(cases, tmp_path, command, ["qemu-arm"]))
+
+
+@pytest.mark.parametrize("k", range(len(SMALL)))
+def test_a_cortex_m4_gives_the_same_bits(k: int, tmp_path: Path) -> None:
+    needs("arm-none-eabi-gcc", "qemu-system-arm")
+    case = SMALL[k], inputs_of(SMALL[k], 2)
+    found, _, stack = on_cortex_m4(case, tmp_path, "-Os")
+    assert_same([case], [found])
+    _, _, most = size.linked(tmp_path / "net")
+    assert stack <= most + 256  # the frame of main
+
+
+MLP = (784, 512, 256, 10)
+
+
+@pytest.mark.parametrize(("form", "most", "ram"), [("weight-only", 1_100_000, 7000), ("sign", 850_000, 5000)])
+def test_an_mlp_is_small_and_fast_on_a_cortex_m4(form: str, most: int, ram: int, tmp_path: Path) -> None:
+    needs("arm-none-eabi-gcc", "qemu-system-arm")
+    net = make_packed_mlp(MLP, form=form, shape=(1, 28, 28))
+    case = net, inputs_of(net, 1)
+    found, instructions, _ = on_cortex_m4(case, tmp_path, "-Os")
+    assert_same([case], [found])
+    assert 400_000 < instructions <= most
+    flash, static, stack = size.linked(tmp_path / "net")
+    assert 66_880 < flash <= 76_000
+    assert static + stack <= ram
+
+
+def residual_net(channels: int, edge: int, blocks: int) -> PackedNet:
+    """Residual blocks as in ResNet-20, with real activations."""
+    b = Builder((3, edge, edge))
+    geometry = {"kernel": (3, 3), "padding": (1, 1, 1, 1)}
+    b.add(Conv, **b.signs(channels, 27), **geometry)
+    b.affine(channels)
+    x = b.add(Relu)
+    for _ in range(blocks):
+        b.add(Conv, **b.signs(channels, 9 * channels), **geometry)
+        b.affine(channels)
+        b.add(Relu)
+        b.add(Conv, **b.signs(channels, 9 * channels), **geometry)
+        y = b.affine(channels)
+        b.add(onebit.packed.Add, y, x)
+        x = b.add(Relu)
+    b.add(onebit.packed.AdaptiveAveragePool, size=(1, 1))
+    b.add(Flatten)
+    b.dense(10)
+    b.affine(10)
+    return b.net()
+
+
+def test_residual_blocks_take_two_maps_of_memory_and_few_instructions(tmp_path: Path) -> None:
+    needs("arm-none-eabi-gcc", "qemu-system-arm")
+    net = residual_net(16, 12, 2)
+    case = net, inputs_of(net, 1)
+    found, instructions, _ = on_cortex_m4(case, tmp_path, "-O2")
+    assert_same([case], [found])
+    macs = sum(row.macs for row in onebit.packed.costs(net))
+    assert instructions <= 6 * macs
+    _, static, _ = size.linked(tmp_path / "net")
+    assert static <= 2 * 4 * 16 * 12 * 12 + 4096
+
+
+@pytest.mark.nightly
+def test_a_resnet_20_takes_less_than_the_instructions_of_the_plain_loops(tmp_path: Path) -> None:
+    needs("arm-none-eabi-gcc", "qemu-system-arm")
+    from onebit.runs.model import build_model  # noqa: F401
+
+    net = residual_net(16, 32, 3)
+    case = net, inputs_of(net, 1)
+    found, instructions, _ = on_cortex_m4(case, tmp_path, "-O2")
+    assert_same([case], [found])
+    assert instructions <= 110_000_000
+
+
+def test_a_net_of_integers_has_no_float(tmp_path: Path) -> None:
+    b = Builder((1, 6, 6))
+    b.add(Conv, **b.signs(8, 9), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.add(MaxPool, kernel=(2, 2), stride=(2, 2))
+    b.threshold(8)
+    b.add(Flatten)
+    b.dense(5)
+    place = exported(b.net(), tmp_path / "net")
+    for name in ("net.c", "net.h", "net_weights.h"):
+        text = re.sub(r"/\*.*?\*/", "", (place / name).read_text(), flags=re.DOTALL)
+        assert not re.search(r"\b(float|double)\b", text), name
+    assert "int32_t *output" in (place / "net.h").read_text()
+    exact = export_net(b.net(), "c", tmp_path / "again").comparison
+    assert exact is not None
+    assert exact.bit_exact
+
+
+def test_the_functions_are_those_of_the_native_library(tmp_path: Path) -> None:
+    """What net.c computes with numbers and one-bit weights is the text that the native library is compiled from."""
+    folder = Path(onebit.__file__).parent / "native"
+    shared = [piece.strip("\n") for name in ("numbers.h", "tables.h") for piece in _pieces(folder / "plain" / name)]
+    used = "".join(path.read_text() for path in (folder / "csrc").glob("*.[ch]"))
+    for name in ("numbers.h", "tables.h"):
+        assert f'#include "../plain/{name}"' in used
+    found = set()
+    for k, net in enumerate(SMALL):
+        text = exported(net, tmp_path / str(k)).joinpath("net.c").read_text()
+        defined = re.findall(r"^static (?:inline )?\w+ \*?(\w+)\(", text, flags=re.MULTILINE)
+        assert len(defined) == len(set(defined))
+        for piece in shared:
+            name = re.search(r"^static (?:inline )?\w+ (\w+)\(", piece, flags=re.MULTILINE)
+            assert name is not None
+            if name[1] in defined:
+                assert piece in text
+                found.add(name[1])
+                assert used.count(f"{name[1]}(") + "".join(shared).count(f"{name[1]}(") > 1, f"{name[1]} is used nowhere"
+    assert {"lut_tables", "rounded", "affine_of", "ones", "grid_exponent", "larger_of", "clamp_of"} <= found
+
+
+def _pieces(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").split("\n\n")[1:]
+
+
+def test_names_cannot_leave_their_strings_and_comments(tmp_path: Path) -> None:
+    needs("cc")
+    hostile = ('"};int x[', "*/ int main", "/* ??/", "\\", "%s%n", "é\u202e", "#include", "'", "??/??/", "a" * 150)
+    net = make_packed_mlp((12, 70, 65, 10))
+    spec = replace(net.input, meaning="*/ # ??/ \\")
+    net = replace(net, name="*/ int y; /* \\ ??/ é", classes=hostile, input=spec)
+    place = exported(net, tmp_path / "net")
+    (place / "main.c").write_text(
+        '#include <stdio.h>\n#include "net.h"\nint main(void) { for (int k = 0; k < NET_OUTPUT_SIZE; k++) '
+        'fwrite(net_classes[k], 1, 200, stdout); return 0; }\n'.replace(
+            "fwrite(net_classes[k], 1, 200, stdout)", "puts(net_classes[k])"
+        )
+    )
+    subprocess.run(["make", "-s", "-C", str(place)], check=True)
+    said = subprocess.run([str(place / "net")], capture_output=True, check=True).stdout
+    assert said.decode("utf-8").splitlines() == list(hostile)
+    for file in place.glob("*.[ch]"):
+        file.read_bytes().decode("ascii")
+
+
+def test_nodes_of_any_name_get_names_in_c(tmp_path: Path) -> None:
+    """Names that differ in C only by what it cannot hold, or that are its keywords."""
+    b = Builder((4, 4, 4))
+    names = {}
+    for old, new in zip(("n0", "n1", "n2", "n3"), ("int", "a.b", "a-b", "0"), strict=True):
+        names[old] = new
+        b.add(Conv, **b.signs(4, 4, scale=True), kernel=(1, 1))
+    made = [replace(node, inputs=tuple(names.get(n, n) for n in node.inputs), output=names[node.output]) for node in b.nodes]
+    net = PackedNet(input=b.input, nodes=tuple(made), output="0")
+    assert export_net(net, "c", tmp_path / "net").comparison is not None
+
+
+def test_the_program_says_when_an_input_is_cut_off(tmp_path: Path) -> None:
+    needs("cc", "make")
+    net = make_packed_mlp()
+    place = exported(net, tmp_path / "net")
+    subprocess.run(["make", "-s", "-C", str(place)], check=True)
+    done = subprocess.run([str(place / "net")], input=bytes(12 + 5), capture_output=True)
+    assert done.returncode == 1
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stderr == b"5 bytes are left, an input has 12\n"
+    empty = subprocess.run([str(place / "net")], input=b"", capture_output=True)
+    assert (empty.returncode, empty.stdout) == (0, b"")
+
+
+def test_an_arduino_library_compiles_as_c_plus_plus(tmp_path: Path) -> None:
+    needs("g++")
+    net = make_packed_mlp()
+    made = export_net(net, "c", tmp_path / "lib", layout="arduino")
+    assert made.comparison is None or made.comparison.bit_exact
+    names = {str(path.relative_to(tmp_path / "lib")) for path in made.files}
+    assert names == {
+        *("README.md", "library.properties", "library.json", "examples/run/run.ino"),
+        *("src/net.h", "src/net.c", "src/net_weights.h"),
+    }
+    (tmp_path / "Arduino.h").write_text(
+        "struct { void begin(long); void print(...); void println(); } Serial; unsigned long micros(); void delay(long);\n"
+    )
+    include = ["-include", str(tmp_path / "Arduino.h"), f"-I{tmp_path / 'lib' / 'src'}"]
+    sketch = str(tmp_path / "lib" / "examples" / "run" / "run.ino")
+    subprocess.run(["g++", "-Wall", "-Werror", "-fsyntax-only", *include, "-x", "c++", sketch], check=True)
+
+
+def test_a_machine_without_a_compiler_writes_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    net = make_packed_mlp()
+    made = export_net(net, "c", tmp_path / "net", report=True)
+    assert made.comparison is None
+    assert made.not_compared == "make is not installed"
+    assert "arm-none-eabi-gcc is not installed: not measured" in made.report
+    with pytest.raises(CannotRun):
+        c.run(net, tmp_path / "net", inputs_of(net, 1))
+
+
+def test_the_report_measures_flash_and_memory(tmp_path: Path) -> None:
+    needs("arm-none-eabi-gcc", "cc", "make")
+    net = make_packed_mlp()
+    lines = export_net(net, "c", tmp_path / "net", report=True).report.splitlines()
+    flash, static, stack = size.linked(tmp_path / "net")
+    assert lines[0] == f"{12 * 70 + 70 * 65 + 65 * 10:,} multiply-accumulates"
+    assert lines[1].startswith(f"flash: {flash:,} bytes on a Cortex-M4 at -Os, ")
+    assert lines[2] == f"RAM: {static + stack:,} bytes, {static:,} of them static, at most {stack:,} of stack"
+    assert lines[3] == "  fc0: dense 12 -> 70; affine0: affine; relu0: relu: 840 MACs"
+    declared = re.search(r"([\d,]+) bytes of memory", (tmp_path / "net" / "net.h").read_text())
+    assert declared is not None
+    assert declared[1] == f"{static:,}"
+
+
+def test_a_program_that_fails_is_reported(tmp_path: Path) -> None:
+    needs("cc", "make")
+    net = make_packed_mlp()
+    place = exported(net, tmp_path / "net")
+    (place / "main.c").write_text("#error broken\n")
+    with pytest.raises(OnebitError, match=r"^the exported program fails: make says .*please report this$"):
+        c.run(net, place, inputs_of(net, 1))
+
+
+def test_what_the_target_cannot_hold_is_refused(tmp_path: Path) -> None:
+    b = Builder((1, 40, 1000))
+    b.add(Flatten)
+    b.add(RealDense, weight=b.real(2, 40_000))
+    with pytest.raises(UsageError, match=r"^--to c takes rows of at most 32,768 real weights; 'n1' has 40,000$"):
+        export_net(b.net(), "c", tmp_path / "net")
+    assert list(tmp_path.iterdir()) == []
+    b = Builder((1, 4096, 4))
+    for _ in range(2):
+        b.add(onebit.packed.Repeat, times=(1, 1, 64))
+        b.add(AveragePool, kernel=(2048, 1), sums=1)
+    b.add(AveragePool, kernel=(1, 64))
+    with pytest.raises(UsageError, match=r"^--to c takes averages of integers whose sums fit 32 bits"):
+        export_net(b.net(), "c", tmp_path / "net")
+
+
+def test_the_same_net_gives_the_same_files(tmp_path: Path) -> None:
+    net = IMAGE_NETS["real"](0)
+    first, second = (exported(net, tmp_path / name) for name in ("a", "b"))
+    for file in first.iterdir():
+        assert file.read_bytes() == (second / file.name).read_bytes()
+    assert sum(len(line) > 120 for line in (first / "net.c").read_text().splitlines()) <= 20
+
+
+def test_every_kernel_is_there_once() -> None:
+    names = list(source.pieces())
+    text = "\n".join(source.pieces().values())
+    for name in names:
+        assert len(re.findall(rf"\b{name}\b", text)) >= 1
+    assert STRICT[0] == "-std=c99"
