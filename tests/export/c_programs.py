@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +28,12 @@ def exported(net: PackedNet, folder: Path, **options: str) -> Path:
 def outputs_of(cases: Sequence[Case], folder: Path, command: Sequence[str], runner: Sequence[str] = ()) -> list[np.ndarray]:
     """(N, numbers) float32 of each net, all of them in one program that `command` compiles and `runner` runs."""
     lines = ["#include <stdio.h>"]
-    body, objects = [], []
+    body, objects, commands = [], [], []
     for k, (net, inputs) in enumerate(cases):
         place = exported(net, folder / f"net{k}")
         names = [f"-Dnet_run=net_run_{k}", f"-Dnet_classes=net_classes_{k}"]
         objects.append(str(folder / f"net{k}.o"))
-        subprocess.run([*command, *STRICT, *names, "-c", str(place / "net.c"), "-o", objects[-1]], check=True)
+        commands.append([*command, *STRICT, *names, "-c", str(place / "net.c"), "-o", objects[-1]])
         lines += [f"#undef {name}" for name in ("NET_H", "NET_INPUT_SIZE", "NET_OUTPUT_SIZE", "NET_INPUT_IS_FLOAT")]
         lines += ["#undef NET_OUTPUT_IS_FLOAT", *(f"#undef NET_OUTPUT_{n}" for n in range(9))]
         renamed = {"net_run": f"net_run_{k}", "net_classes": f"net_classes_{k}"}
@@ -45,21 +46,24 @@ def outputs_of(cases: Sequence[Case], folder: Path, command: Sequence[str], runn
             f"for (int n = 0; n < {len(inputs)}; n++) {{ if (fread(in_{k}, sizeof in_{k}, 1, stdin) != 1) return 1; "
             f"net_run_{k}(in_{k}, out_{k}); fwrite(out_{k}, sizeof out_{k}, 1, stdout); }}"
         )
+    with ThreadPoolExecutor(2) as pool:
+        for done in pool.map(lambda made: subprocess.run(made, capture_output=True, text=True), commands):
+            assert done.returncode == 0, done.stderr[:3000]
     (folder / "all.c").write_text("\n".join([*lines, "int main(void) {", *body, "return 0;", "}", ""]))
     program = str(folder / "all")
     subprocess.run([*command, str(folder / "all.c"), *objects, "-o", program], check=True)
     data = b"".join(np.ascontiguousarray(inputs).tobytes() for _, inputs in cases)
-    done = subprocess.run([*runner, program], input=data, capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    ran = subprocess.run([*runner, program], input=data, capture_output=True)
+    assert ran.returncode == 0, ran.stderr.decode()[-3000:]
     found, start = [], 0
     for k, (_, inputs) in enumerate(cases):
         text = (folder / f"net{k}" / "net.h").read_text()
         size = int(text.partition("NET_OUTPUT_SIZE ")[2].split()[0])
         dtype = np.float32 if "NET_OUTPUT_IS_FLOAT 1" in text else np.int32
-        numbers = np.frombuffer(done.stdout, dtype, len(inputs) * size, start)
+        numbers = np.frombuffer(ran.stdout, dtype, len(inputs) * size, start)
         start += numbers.nbytes
         found.append(numbers.reshape(len(inputs), size).astype(np.float32))
-    assert start == len(done.stdout)
+    assert start == len(ran.stdout)
     return found
 
 
