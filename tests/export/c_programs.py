@@ -25,7 +25,9 @@ def exported(net: PackedNet, folder: Path, **options: str) -> Path:
     return folder
 
 
-def outputs_of(cases: Sequence[Case], folder: Path, command: Sequence[str], runner: Sequence[str] = ()) -> list[np.ndarray]:
+def outputs_of(
+    cases: Sequence[Case], folder: Path, command: Sequence[str], runner: Sequence[str] = ()
+) -> list[np.ndarray]:
     """(N, numbers) float32 of each net, all of them in one program that `command` compiles and `runner` runs."""
     lines = ["#include <stdio.h>"]
     body, objects, commands = [], [], []
@@ -68,8 +70,11 @@ def outputs_of(cases: Sequence[Case], folder: Path, command: Sequence[str], runn
 
 
 def on_cortex_m4(case: Case, folder: Path, *flags: str) -> tuple[np.ndarray, int, int]:
-    """Outputs (N, numbers) of a net on a Cortex-M4 without an operating system, in QEMU; instructions of the last input, and
-    bytes of stack."""
+    """A net on an emulated Cortex-M4 without an operating system.
+
+    Returns:
+        Outputs (N, numbers), instructions for the last input, and bytes of stack.
+    """
     net, inputs = case
     place = exported(net, folder / "net")
     data = np.ascontiguousarray(inputs).tobytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from shutil import which
@@ -15,6 +16,7 @@ from c_programs import STRICT, Case, exported, on_cortex_m4, outputs_of
 from conftest import make_packed_mlp
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of
 
 import onebit
 from onebit.errors import OnebitError, UsageError
@@ -22,15 +24,12 @@ from onebit.export import CannotRun, c, export_net
 from onebit.export.c import size, source
 from onebit.export.c.plan import Planner
 from onebit.packed import OPS, AveragePool, Conv, Flatten, MaxPool, PackedNet, RealDense, Relu, Sign
-from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of
-
-import sys
 
 sys.path.append(str(Path(__file__).parents[1] / "native"))  # nets that cover every kernel
 
-from agreeing import reference  # noqa: E402
-from drawn_nets import batches_of, nets  # noqa: E402
-from kernel_nets import kernel_nets  # noqa: E402
+from agreeing import reference
+from drawn_nets import batches_of, nets
+from kernel_nets import kernel_nets
 
 SANITIZE = ("-O1", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all")
 
@@ -285,7 +284,9 @@ def test_the_functions_are_those_of_the_native_library(tmp_path: Path) -> None:
             if name[1] in defined:
                 assert piece in text
                 found.add(name[1])
-                assert used.count(f"{name[1]}(") + "".join(shared).count(f"{name[1]}(") > 1, f"{name[1]} is used nowhere"
+                assert used.count(f"{name[1]}(") + "".join(shared).count(f"{name[1]}(") > 1, (
+                    f"{name[1]} is used nowhere"
+                )
     assert {"lut_tables", "rounded", "affine_of", "ones", "grid_exponent", "larger_of", "clamp_of"} <= found
 
 
@@ -318,7 +319,9 @@ def test_nodes_of_any_name_get_names_in_c(tmp_path: Path) -> None:
     for old, new in zip(("n0", "n1", "n2", "n3"), ("int", "a.b", "a-b", "0"), strict=True):
         names[old] = new
         b.add(Conv, **b.signs(4, 4, scale=True), kernel=(1, 1))
-    made = [replace(node, inputs=tuple(names.get(n, n) for n in node.inputs), output=names[node.output]) for node in b.nodes]
+    made = [
+        replace(node, inputs=tuple(names.get(n, n) for n in node.inputs), output=names[node.output]) for node in b.nodes
+    ]
     net = PackedNet(input=b.input, nodes=tuple(made), output="0")
     assert export_net(net, "c", tmp_path / "net").comparison is not None
 
@@ -347,7 +350,8 @@ def test_an_arduino_library_compiles_as_c_plus_plus(tmp_path: Path) -> None:
         *("src/net.h", "src/net.c", "src/net_weights.h"),
     }
     (tmp_path / "Arduino.h").write_text(
-        "struct { void begin(long); void print(...); void println(); } Serial; unsigned long micros(); void delay(long);\n"
+        "struct { void begin(long); void print(...); void println(); } Serial;\n"
+        "unsigned long micros(); void delay(long);\n"
     )
     include = ["-include", str(tmp_path / "Arduino.h"), f"-I{tmp_path / 'lib' / 'src'}"]
     sketch = str(tmp_path / "lib" / "examples" / "run" / "run.ino")

@@ -76,5 +76,5 @@ def outputs_of(net: PackedNet, text: str) -> dict[str, np.ndarray]:
 
 
 def report(net: PackedNet, path: Path, *, layout: str = "make") -> str:
-    """Flash, RAM and multiply-accumulates of the exported net, measured for a Cortex-M4 where its compiler is installed."""
+    """Flash, RAM and multiply-accumulates of an exported net; measured for a Cortex-M4 where its compiler is here."""
     return measure(Planner(net), path / "src" if layout == "arduino" else path)

@@ -20,7 +20,7 @@ def write_folder(net: PackedNet, path: Path, *, layout: str) -> None:
     """Write C of a net, how to build it, and an example."""
     plan = Planner(net)
     code = source.code_of(plan)
-    written = {"net.h": header(plan), "net.c": source_file(plan, code), "net_weights.h": weights_file(plan)}
+    written = {"net.h": header(plan, code), "net.c": source_file(plan, code), "net_weights.h": weights_file(plan)}
     if layout == "arduino":
         name = "onebit_" + (re.sub(r"[^A-Za-z0-9]+", "_", net.name).strip("_") or "net")
         written = {f"src/{file}": text for file, text in written.items()}
@@ -30,7 +30,7 @@ def write_folder(net: PackedNet, path: Path, *, layout: str) -> None:
     else:
         written["main.c"] = template("main.c")
         written["Makefile"] = template("Makefile")
-    written["README.md"] = readme(plan, layout)
+    written["README.md"] = readme(plan, code, layout)
     for file, text in written.items():
         place = path / file
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -41,11 +41,11 @@ def template(name: str) -> str:
     return (files("onebit.export.c") / "templates" / name).read_text(encoding="utf-8")
 
 
-def header(plan: Planner) -> str:
+def header(plan: Planner, code: source.Code) -> str:
     net = plan.net
     kind, made = source.input_type(plan), source.output_type(plan)
     lines = [
-        *about(plan),
+        *about(plan, code),
         "",
         f"    {kind} input[NET_INPUT_SIZE];",
         f"    {made} output[NET_OUTPUT_SIZE];",
@@ -101,7 +101,7 @@ def header(plan: Planner) -> str:
     )
 
 
-def about(plan: Planner) -> list[str]:
+def about(plan: Planner, code: source.Code) -> list[str]:
     """What the net is, and what it needs."""
     net = plan.net
     weights = sum(row.binary_weights for row in costs(net))
@@ -109,9 +109,10 @@ def about(plan: Planner) -> list[str]:
     kind = "float32" if net.input.dtype == "float32" else "uint8"
     given = " and ".join(source.dimensions(plan.known[name].shape) for name in net.outputs)
     return [
-        f"{name}{source.dimensions(net.input.shape)} {kind} -> {given}. Written by onebit {__version__}, export --to c.",
-        net.statement,
-        f"{weights:,} one-bit weights; {plan.constant_bytes:,} bytes of constants, {plan.static_bytes:,} bytes of memory.",
+        f"{name}{source.dimensions(net.input.shape)} {kind} -> {given}",
+        f"written by onebit {__version__}, {net.statement}",
+        f"{weights:,} one-bit weights, {plan.constant_bytes:,} bytes of constants, "
+        f"{code.static_bytes:,} bytes of memory",
     ]
 
 
@@ -121,13 +122,21 @@ def _input_in_words(net: PackedNet) -> list[str]:
     if net.input.meaning:
         lines.append(f"A sample is: {net.input.meaning}")
     if net.input.dtype == "float32":
-        lines.append("The numbers must be finite: if one is not, outputs that depend on it are NaN or infinite, or signs of")
+        lines.append(
+            "The numbers must be finite: if one is not, outputs that depend on it are NaN or infinite, or signs of"
+        )
         lines.append("an undefined choice.")
     return lines
 
 
 def source_file(plan: Planner, code: source.Code) -> str:
-    parts = ["\n".join(source.block([*about(plan), "", "Every sum has a fixed order: the outputs are those of onebit, bit for bit."]))]
+    parts = [
+        "\n".join(
+            source.block(
+                [*about(plan, code), "", "Every sum has a fixed order: the outputs are those of onebit, bit for bit."]
+            )
+        )
+    ]
     includes = ["#include <stdint.h>"]
     if code.uses_floats:
         includes.insert(0, "#include <float.h>")
@@ -161,8 +170,8 @@ typedef char net_needs_double_of_64_bits[sizeof(double) == 8 ? 1 : -1];"""
 def weights_file(plan: Planner) -> str:
     top = source.block(
         [
-            "The weights of net.c. A row of one-bit weights belongs to one output: bit 1 is +1, bit 0 is -1, the lowest bit of",
-            "the first byte first.",
+            "The weights of net.c. A row of one-bit weights belongs to one output: bit 1 is +1, bit 0 is -1, the",
+            "lowest bit of the first byte first.",
         ]
     )
     arrays = [source.array(name, values) for name, values in plan.arrays.items()]
@@ -189,21 +198,20 @@ def library_json(name: str) -> str:
     return json.dumps(fields, indent=2) + "\n"
 
 
-def readme(plan: Planner, layout: str) -> str:
+def readme(plan: Planner, code: source.Code, layout: str) -> str:
     net = plan.net
     kind = "float32 in little-endian order" if net.input.dtype == "float32" else "one byte each"
-    build = """    make
-    ./net < inputs.bin
-
-`inputs.bin` holds inputs one after the other, {size:,} numbers each ({kind}); `net` prints one line of outputs for each.""".format(
-        size=prod(net.input.shape), kind=kind
+    build = (
+        "    make\n    ./net < inputs.bin\n\n"
+        f"`inputs.bin` holds inputs one after the other, {prod(net.input.shape):,} numbers each ({kind}).\n"
+        "`net` prints one line of outputs for each."
     )
     if layout == "arduino":
         build = (
             "A library for the Arduino IDE (copy this folder into `libraries`) and for PlatformIO (into `lib`).\n"
             "`examples/run` shows how to call it."
         )
-    text = "\n".join(source.plain_text(line).replace("`", "'") for line in about(plan))
+    text = "\n".join(source.plain_text(line).replace("`", "'") for line in about(plan, code))
     where = "src/" if layout == "arduino" else ""
     return f"""# {source.plain_text(net.name).replace("`", "'") or "A net with one-bit weights"}
 
@@ -213,7 +221,7 @@ def readme(plan: Planner, layout: str) -> str:
 
 {build}
 
-In firmware, compile `{where}net.c`, include `net.h`, and call `net_run(input, output)`; `net.h` says how. The code is C99, calls no
-library (a processor without floating-point hardware needs its compiler's routines), allocates nothing, and is not
+In firmware, compile `{where}net.c`, include `net.h`, and call `net_run(input, output)`; `net.h` says how. The code is
+C99, calls no library (what a processor cannot compute, its compiler's own routines do), allocates nothing, and is not
 reentrant. Compile with `-ffp-contract=off`. Every output is the one of `onebit predict`, bit for bit.
 """

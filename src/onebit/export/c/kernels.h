@@ -1,5 +1,5 @@
 /* Kernels of exported nets: loops over the channels of one pixel. What a net needs of this file, numbers.h and tables.h goes
- * into its net.c, piece by piece. A piece is a comment and what stands under it, up to a blank line; a net without real
+ * into its net.c, piece by piece. A piece is a comment and the code under it, up to a blank line; a net without real
  * numbers gets `value_t` without the float. */
 
 /* The memory of a net holds values of several types, one after the other. */
@@ -437,7 +437,7 @@ static void larger_integers(value_t *x, const value_t *y, int32_t count) {
         if (y[k].i > x[k].i) x[k].i = y[k].i;
 }
 
-/* Of 0 and -0, neither is the larger: 0. */
+/* -0 becomes 0: neither is the larger. */
 static void no_negative_zero(value_t *x, int32_t count) {
     for (int32_t k = 0; k < count; k++) x[k].f += 0.0f;
 }

@@ -19,18 +19,16 @@ _LIBRARY_STACK = 64  # of the compiler's routines for float64 and int64
 
 def measure(plan: Planner, folder: Path) -> str:
     """The report on a net whose net.c is in `folder`."""
-    source.code_of(plan)  # also counts the memory of the kernels
     macs = {row.name: row.macs for row in costs(plan.net)}
     lines = [f"{sum(macs.values()):,} multiply-accumulates"]
     if which(COMPILER) is None:
-        lines.append(f"flash: {plan.constant_bytes:,} bytes of constants, and code ({COMPILER} is not installed: not measured)")
-        lines.append(f"RAM: {plan.static_bytes:,} bytes, and the stack")
+        missing = f"{COMPILER} is not installed: not measured"
+        lines.append(f"flash: {plan.constant_bytes:,} bytes of constants, and code ({missing})")
+        lines.append(f"RAM: {source.code_of(plan).static_bytes:,} bytes, and the stack")
     else:
         flash, static, stack = linked(folder)
-        lines.append(
-            f"flash: {flash:,} bytes on a Cortex-M4 at -Os, {plan.constant_bytes:,} of them constants, the compiler's routines "
-            "included"
-        )
+        constants = f"{plan.constant_bytes:,} of them constants, the compiler's routines included"
+        lines.append(f"flash: {flash:,} bytes on a Cortex-M4 at -Os, {constants}")
         lines.append(f"RAM: {static + stack:,} bytes, {static:,} of them static, at most {stack:,} of stack")
     for stage in plan.list:
         count = sum(macs.get(title.partition(":")[0], 0) for title in stage.titles)
@@ -47,7 +45,16 @@ def linked(folder: Path) -> tuple[int, int, int]:
         subprocess.run(command, check=True, capture_output=True, cwd=temporary)
         text, data, bss = _output(["arm-none-eabi-size", str(program)]).splitlines()[1].split()[:3]
         usage = Path(temporary) / "net.su"
-        compiled = [COMPILER, *CORTEX_M4, *FLAGS, "-fstack-usage", "-c", command[-3], "-o", str(usage.with_suffix(".o"))]
+        compiled = [
+            COMPILER,
+            *CORTEX_M4,
+            *FLAGS,
+            "-fstack-usage",
+            "-c",
+            command[-3],
+            "-o",
+            str(usage.with_suffix(".o")),
+        ]
         subprocess.run(compiled, check=True, capture_output=True, cwd=temporary)
         rows = [line.split("\t") for line in usage.read_text(encoding="utf-8").splitlines()]
     frames = {row[0].rpartition(":")[2]: int(row[1]) for row in rows}

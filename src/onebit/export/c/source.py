@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from onebit.export.c.plan import PART, Planner
+from onebit.export.c.plan import Planner
+from onebit.export.c.products import PART
 from onebit.export.c.stages import Stage
 
 _NAME = re.compile(r"[A-Za-z_]\w*")
@@ -19,12 +20,13 @@ WIDTH = 118
 
 
 class Code(NamedTuple):
-    """The text of net.c: kernels, the functions of the stages, and the calls of these."""
+    """The text of net.c: kernels, the functions of the stages, and the calls of these; static_bytes: of memory."""
 
     kernels: str
     stages: str
     calls: str
     uses_floats: bool
+    static_bytes: int
 
 
 def code_of(plan: Planner) -> Code:
@@ -35,8 +37,8 @@ def code_of(plan: Planner) -> Code:
     floats = not _words(text).isdisjoint(("float", "double", "f"))
     if not floats and "value_t" in found:
         found["value_t"] = found["value_t"].replace("    float f;\n", "").replace(", an integer or a real one", "")
-    plan.static_bytes = plan.arena_bytes + sum(_STATIC[name] for name in names if name in _STATIC)
-    return Code("\n\n".join(found.values()), stages, calls, floats)
+    static = plan.arena_bytes + sum(_STATIC[name] for name in names if name in _STATIC)
+    return Code("\n\n".join(found.values()), stages, calls, floats, static)
 
 
 @cache

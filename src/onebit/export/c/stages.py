@@ -1,15 +1,16 @@
-"""The stages of an exported net, each a C function that makes one value: loops over its pixels, and kernels on the channels
-of one pixel."""
+"""The stages of an exported net: C functions that each make one value, pixel by pixel."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import prod
+from typing import Any
 
 import numpy as np
 
-from onebit.export.c.values import LOADS, STORES, Memory, Stored, plain
-from onebit.packed import PackedNet, Value, infer
+from onebit.export.c.values import LOADS, STORES, Axis, Memory, Stored, plain
+from onebit.packed import Node, PackedNet, Value, infer
+from onebit.packed.net import op_name
 
 
 @dataclass
@@ -18,8 +19,8 @@ class Stage:
 
     value: the name of the value that it makes; made: how far that is: shape, kind and bound of the pixel in `x`.
     titles: what it does, for its comment; loops: variables and their ends. head and body: lines of C.
-    room: bytes of `x` per channel. replaces: values whose memory the result may take, pixel by pixel; keeps: those whose
-    memory it may not take.
+    room: bytes of `x` per channel. replaces: values whose memory the result may take, pixel by pixel; keeps: those
+    whose memory it may not take. other: memory of `y`. input, output: whether it uses them.
     """
 
     index: int
@@ -47,7 +48,8 @@ class Stage:
     @property
     def pixel(self) -> list[tuple[str, int]]:
         """Index of the current pixel, as variables and factors."""
-        steps, step = [], 1
+        steps: list[tuple[str, int]] = []
+        step = 1
         for variable, end in reversed(self.loops):
             steps.insert(0, (variable, step))
             step *= end
@@ -65,7 +67,7 @@ class Stages:
         self.stored: dict[str, Stored] = {}
         self.arrays: dict[str, np.ndarray] = {}
         self.open: Stage | None = None
-        self.uses = {name: 0 for name in self.known}
+        self.uses = dict.fromkeys(self.known, 0)
         for name in [*net.outputs, *(name for node in net.nodes for name in node.inputs)]:
             self.uses[name] += 1
         self.places: dict[str, int] = {}
@@ -203,7 +205,12 @@ class Stages:
         return target
 
     def copy(
-        self, stage: Stage, source: Stored, target: Stored, axes: tuple[tuple[tuple[int, int], ...], ...], first: int = 0
+        self,
+        stage: Stage,
+        source: Stored,
+        target: Stored,
+        axes: tuple[Axis, ...],
+        first: int = 0,
     ) -> None:
         """Lines that copy a value to even `axes` of another, from element `first` on."""
         runs = []
@@ -240,6 +247,27 @@ class Stages:
             stage.body.append(f"real(x, {stage.channels});")
             stage.made = Value(stage.made.shape, "real")
 
+    # windows
+
+    def window(self, stage: Stage, node: Any, source: Stored, channels: int) -> None:
+        """The window of a stage, and its loops."""
+        steps = source.steps()
+        assert steps is not None
+        _, height, width = source.shape
+        pairs = node.kernel, node.stride, node.dilation, node.padding[::2]
+        numbers = [f"{{{a}, {b}}}" for a, b in pairs] + [f"{{{', '.join(map(str, steps))}}}"]
+        stage.head.append(f"static const window_t window = {{{channels}, {height}, {width}, {', '.join(numbers)}}};")
+        self.over_places(stage)
+
+    def over_places(self, stage: Stage) -> None:
+        _, height, width = stage.made.shape
+        stage.loops = [(v, end) for v, end in (("i", height), ("j", width)) if end > 1]
+        stage.head += [f"const int32_t {v} = 0;" for v, end in (("i", height), ("j", width)) if end == 1]
+
+    def evenly(self, name: str) -> Stored:
+        stored = self.value(name)
+        return self.copied(stored, name) if stored.steps() is None else stored
+
     # arrays
 
     def array(self, value: str, field: str, array: np.ndarray) -> str:
@@ -256,3 +284,15 @@ def index(first: int, steps: list[tuple[str, int]]) -> str:
     terms = [str(first)] if first else []
     terms += [name if factor == 1 else f"{factor} * {name}" for name, factor in steps if factor]
     return " + ".join(terms) or "0"
+
+
+def real(number: Any) -> str:
+    """A float32 in C, exactly."""
+    text = f"{np.float32(number):.9g}"
+    return text + ("" if any(c in text for c in ".e") else ".0") + "f"
+
+
+def title(node: Node, x: Value, made: Value) -> str:
+    """What an operation does, in words."""
+    shapes = (" x ".join(map(str, value.shape)) for value in (x, made))
+    return f"{node.output}: {op_name(node)} {' -> '.join(shapes)}"

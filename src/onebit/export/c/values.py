@@ -30,7 +30,7 @@ Axis = tuple[tuple[int, int], ...]
 class Memory:
     """A part of the arena.
 
-    units: bytes; first, last: the first and last stage that use it; count: of the numbers in it; place: where it begins.
+    units: bytes; first, last: the first and last stage that use it; count: of its numbers; place: where it begins.
     """
 
     units: int

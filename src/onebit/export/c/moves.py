@@ -1,0 +1,92 @@
+"""Stages of operations that move numbers: most of them only look at memory in another way."""
+
+from __future__ import annotations
+
+from math import prod
+
+from onebit.export.c.stages import Stages, index, real
+from onebit.export.c.values import STORES, Axis, Stored, plain
+from onebit.packed import Node, Value, nodes
+from onebit.packed.net import INPUT, op_name
+
+
+class Moves(Stages):
+    """The input, and operations that change no number."""
+
+    def code_input(self) -> None:
+        spec = self.net.input
+        step = 1
+        axes: list[Axis] = []
+        for size in reversed(spec.shape):
+            axes.insert(0, ((size, step),))
+            step *= size
+        form = "floats" if spec.dtype == "float32" else "centered" if spec.coding == "integer" else "bytes"
+        bound = None if form == "floats" else 255
+        self.stored[INPUT] = Stored(None, form, 0, tuple(axes), bound)
+        if spec.mean is not None and spec.std is not None:
+            source = self.stored.pop(INPUT)
+            if source.pixel_step is None:
+                raise AssertionError("axes of the input are evenly spaced")
+            stage = self.begin(INPUT, Value(spec.shape, "integer", 255), "the input, standardized")
+            self.over_pixels(stage)
+            stage.body.append(self.load_pixel(stage, source, "x"))
+            mean, std = self.array(INPUT, "mean", spec.mean), self.array(INPUT, "deviation", spec.std)
+            stage.body.append(f"standardize(x, {stage.channels}, {mean}, {std});")
+            stage.made = Value(spec.shape, "real")
+
+    def view(self, node: Node) -> None:
+        (name,) = node.inputs
+        stored, shape = self.value(name), self.known[node.output].shape
+        made: Stored | None
+        if isinstance(node, nodes.Permute):
+            made = stored.permuted(node.axes)
+        elif isinstance(node, nodes.Repeat):
+            made = stored.repeated(node.times)
+        elif isinstance(node, nodes.Slice):
+            made = stored.sliced(node.start, node.stop, node.step)
+            if made is None:
+                made = self.copied(stored, name).sliced(node.start, node.stop, node.step)
+        else:
+            made = stored.reshaped(shape)
+            if made is None:  # in the order of the value
+                value = Value((prod(shape),), self.known[name].kind, stored.bound)
+                self.close()
+                stage = self.begin("", value, f"{name} in order")
+                flat = plain(value, stage.index)
+                self.open = None
+                self.keep(flat)
+                target = flat.reshaped(stored.shape)
+                assert target is not None
+                self.copy(stage, stored, target, target.axes)
+                made = flat.reshaped(shape)
+        assert made is not None
+        self.stored[node.output] = made
+
+    def joined(self, node: nodes.Concat | nodes.Pad) -> None:
+        """A value that is copied together from others."""
+        made = self.known[node.output]
+        sources = [self.value(name) for name in node.inputs]
+        stage = self.begin("", made, f"{node.output}: {op_name(node)}")
+        target = plain(made, stage.index)
+        self.open = None
+        self.keep(target)
+        steps = target.steps()
+        assert steps is not None
+        first = 0
+        if isinstance(node, nodes.Pad):
+            self.over_pixels(stage)
+            stage.head.insert(0, f"value_t *x = {self.scratch(stage, 4 * stage.channels)};")
+            filled = f"fill(x, {stage.channels}, {node.value});"
+            if made.bound is None:
+                filled = f"fill_real(x, {stage.channels}, {real(node.value)});"
+            at = index(0, [(v, s * stage.channels) for v, s in stage.pixel])
+            lines = [filled, f"{STORES[target.form]}(x, {stage.channels}, {self.pointer(target, stage)}, {at}, 1);"]
+            if stage.pixels > 1:
+                lines = [f"for (int32_t p = 0; p < {stage.pixels}; p++) {{", *lines, "}"]
+            stage.body += lines
+            stage.loops = []
+            first = node.channels[0] * steps[0] + node.padding[0] * steps[1] + node.padding[2] * steps[2]
+        for source in sources:
+            self.copy(stage, source, target, target.axes, first)
+            first += source.shape[0] * steps[0]
+        self.stored[node.output] = target

@@ -1,0 +1,88 @@
+"""Stages of operations on each number."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onebit.export.c.stages import Stages, index, real
+from onebit.export.c.values import LOADS
+from onebit.packed import Node, nodes
+from onebit.packed.net import op_name
+
+FLOAT32_EXACT = 2**24
+_INT32_MOST = 2**31 - 1
+
+
+class Pointwise(Stages):
+    """Operations on each number of a value, or of two values."""
+
+    def pointwise(self, node: Node) -> None:
+        (name,) = node.inputs
+        stage = self.reading(name, node.output, self.known[node.output], f"{node.output}: {op_name(node)}")
+        count, exact = stage.channels, stage.made.bound is not None
+        made, line = self.known[node.output], ""
+        if isinstance(node, nodes.Threshold):
+            flip = np.where(node.direction > 0, 0, -1).astype(np.int32)
+            least = self.array(node.output, "least", node.threshold ^ flip)
+            line = f"rising(x, {count}, {least});"
+            if flip.any():
+                bits = self.array(node.output, "flips", np.packbits(flip != 0, bitorder="little"))
+                line = f"threshold(x, {count}, {least}, {bits});"
+        elif isinstance(node, nodes.Sign):
+            kernel = "sign_integers" if exact else "sign"
+            line = f"{kernel}(x, {count});"
+            if node.shift is not None:
+                shifted = "sign_integers_shifted" if exact else "sign_shifted"
+                line = f"{shifted}(x, {count}, {self.array(node.output, 'shift', node.shift)});"
+        elif isinstance(node, nodes.Affine):
+            if exact and (stage.made.bound or 0) <= FLOAT32_EXACT:
+                self.as_real(stage)
+                exact = False
+            given = [(field, array) for field in ("scale", "shift") if (array := getattr(node, field)) is not None]
+            arrays = ", ".join(self.array(node.output, field, array) for field, array in given)
+            kernel = ("affine" if len(given) == 2 else given[0][0]) + "_integers" * exact + "_by" * (len(given) == 1)
+            line = f"{kernel}(x, {count}, {arrays});"
+        elif isinstance(node, nodes.Relu):
+            line = f"clamp_integers(x, {count}, 0, {_INT32_MOST});" if exact else f"relu(x, {count});"
+        elif isinstance(node, nodes.Hardtanh):
+            line = f"clamp_integers(x, {count}, -1, 1);" if exact else f"clamp(x, {count}, {real(-1)}, {real(1)});"
+        else:
+            self.as_real(stage)
+            if isinstance(node, nodes.Prelu):
+                line = f"prelu(x, {count}, {self.array(node.output, 'slope', node.slope)});"
+            else:
+                assert isinstance(node, nodes.Clamp)
+                low, high = (None if bound is None else real(bound[0]) for bound in (node.low, node.high))
+                if low and high:
+                    line = f"clamp(x, {count}, {low}, {high});"
+                else:
+                    line = f"at_least(x, {count}, {low});" if low else f"at_most(x, {count}, {high});"
+        stage.body.append(line)
+        stage.made = made
+
+    def combine(self, node: nodes.Add | nodes.Multiply) -> None:
+        made = self.known[node.output]
+        names = list(node.inputs)
+        if self.open is not None and self.open.value == names[1]:
+            names.reverse()
+        other = self.even(self.value(names[1]), names[1])
+        stage = self.reading(names[0], node.output, made, f"{node.output}: {op_name(node)} {node.inputs[1]}")
+        count, exact = stage.channels, made.exact
+        if not exact:
+            self.as_real(stage)
+        y = "y"
+        words = (
+            LOADS[other.form] == "load_words" and other.step in (0, 1) and (other.bound is None) == (made.bound is None)
+        )
+        if words:
+            at = index(other.first, [(v, s * (other.pixel_step or 0)) for v, s in stage.pixel])
+            y = f"(value_t *){self.pointer(other, stage)} + {at}"
+        else:
+            self.second(stage, count)
+            stage.body.append(self.load_pixel(stage, other, "y"))
+            if not exact and other.bound is not None:
+                stage.body.append(f"real(y, {count});")
+        kernel = "multiply" if isinstance(node, nodes.Multiply) else "add" + "_integers" * exact
+        stage.body.append(f"{kernel}(x, {y}, {count});")
+        stage.replaces.append(other)
+        stage.made = made

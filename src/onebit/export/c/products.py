@@ -1,0 +1,238 @@
+"""Stages of dense layers and convolutions."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from onebit.errors import UsageError
+from onebit.export.c.stages import Stage, Stages, index, real, title
+from onebit.export.c.values import LOADS, Stored
+from onebit.packed import OneBitWeights, Value, nodes
+from onebit.packed.bits import unpack_signs
+from onebit.packed.grid import GRID_BITS, MOST_EXACT_TERMS, on_grid
+
+PART = 96
+"""Inputs that are multiplied by weights at once, as in kernels.h."""
+
+
+class Products(Stages):
+    """Products of inputs and rows of weights."""
+
+    def matmul(self, node: Any) -> None:
+        (name,) = node.inputs
+        made, one_bit, dense = self.known[node.output], isinstance(node, OneBitWeights), _is_dense(node)
+        rows = self.rows_of(node)
+        source = self.evenly(name) if not dense else self.value(name)
+        if dense:
+            source, rows = self.column_of(source, name, rows)
+        if not one_bit and source.bound is not None and source.bound > 2**GRID_BITS:
+            source = self.copied(source, name, real=True)
+        if source.bound is None and not self.covers(source):  # a grid is that of a whole value
+            source = self.copied(source, name)
+        stage = self.begin(node.output, made, title(node, self.known[name], made))
+        stage.keeps.append(source)
+        stored = np.packbits(rows > 0, axis=1, bitorder="little") if one_bit else rows
+        weights = self.array(node.output, "signs" if one_bit else "weights", stored)
+        if not dense:
+            self.window(stage, node, source, node.group_channels)
+        if one_bit and source.form == "signs" and node.centre is None and _has_bytes(node, source):
+            self.sign_products(stage, node, source, weights)
+        elif dense and one_bit and source.bound is None and _is_words(source) and node.centre is None:
+            stage.room = 8
+            stage.body.append(f"dense({self.pointer(source, stage)}, {node.terms}, {weights}, {node.outputs}, x);")
+            stage.made = Value(made.shape, "real")
+        else:
+            self.part_products(stage, node, source, weights)
+        groups = getattr(node, "groups", 1)
+        if groups > 1:
+            stage.body = [f"for (int32_t g = 0; g < {groups}; g++) {{", *stage.body, "}"]
+        self.scaled(stage, node)
+
+    def sign_products(self, stage: Stage, node: Any, source: Stored, weights: str) -> None:
+        """Sums of signs with rows of signs, 32 at once."""
+        terms, padding = node.terms, getattr(node, "padding_value", 0)
+        pointer = self.pointer(source, stage)
+        stage.made = Value(stage.made.shape, "integer", terms)
+        if _is_dense(node):
+            if source.first:
+                pointer = f"(const uint8_t *){pointer} + {source.first // 8}"
+            stage.body.append(f"signs_dot({pointer}, {terms}, {weights}, {node.outputs}, x);")
+            return
+        size = -(-terms // 8)
+        first, rows, sums, outputs = _group(node, source, weights, "x", size)
+        stage.head.append(f"uint8_t *column = {self.scratch(stage, size)};")
+        stage.head.append(f"uint8_t *inside = {self.scratch(stage, size)};")
+        outside = 255 if padding > 0 else 0
+        stage.body.append(f"gather_signs(&window, {pointer}, {first}, i, j, {outside}, column, inside);")
+        if padding or not any(node.padding):
+            stage.body.append(f"signs_dot(column, {terms}, {rows}, {outputs}, {sums});")
+        else:
+            stage.body.append(f"signs_dot_inside(column, inside, {terms}, {rows}, {outputs}, {sums});")
+
+    def part_products(self, stage: Stage, node: Any, source: Stored, weights: str) -> None:
+        """Sums of the inputs, or of their integers on a grid, with rows of weights: a part of the inputs at once."""
+        one_bit, terms, on_a_grid = isinstance(node, OneBitWeights), node.terms, source.bound is None
+        wide = on_a_grid or not one_bit
+        padding = getattr(node, "padding_value", 0)
+        if wide:
+            stage.room = 8
+        if on_a_grid:
+            cast = "(const value_t *)" if source.memory is None else ""
+            given = f"{cast}{self.pointer(source, stage)}, {self.size_of(source)}, {real(abs(padding))}"
+            stage.head.append(f"const grid_t grid = grid_of({given});")
+        sums = "(wide_t *)x" if wide else "x"
+        first, rows, sums, outputs = _group(node, source, weights, sums, -(-terms // 8) if one_bit else terms)
+        if _is_dense(node):
+            column, inner = self.column_part(stage, node, source)
+        else:
+            stage.body.append(self.gathered(stage, node, source, first))
+            column, inner = f"column{_plus_k(terms)}", []
+        kernel = "one_bit" + "_wide" * wide if one_bit else "products"
+        inner.append(f"{kernel}({column}, {_k(terms)}, {terms}, {rows}, {outputs}, {sums});")
+        group = "g" if getattr(node, "groups", 1) > 1 else "0"
+        if one_bit and node.centre is not None:
+            stage.head.append(f"float totals[{getattr(node, 'groups', 1)}];")
+            stage.body.insert(0, "int64_t total = 0;")
+            inner.append(f"total += total_of({column}, {_count(terms)});")
+        if terms > PART:
+            inner = [f"for (int32_t k = 0; k < {terms}; k += PART) {{", *inner, "}"]
+        stage.body += inner
+        if one_bit and node.centre is not None:
+            stage.body.append(f"totals[{group}] = (float)total{' * grid.unit' if on_a_grid else ''};")
+        if wide:
+            part = f"x + {outputs} * g" if group == "g" else "x"
+            unit = "grid.unit" if on_a_grid else real(1)
+            stage.body.append(f"{'grid_real' if one_bit else 'wide_real'}({sums}, {outputs}, {unit}, {part});")
+            stage.made = Value(stage.made.shape, "real")
+        else:
+            stage.made = Value(stage.made.shape, "integer", terms * max(source.bound or 0, abs(padding)))
+
+    def column_part(self, stage: Stage, node: Any, source: Stored) -> tuple[str, list[str]]:
+        """C of a part of the inputs of a dense layer, and the lines that make it."""
+        pointer, count = self.pointer(source, stage), _count(node.terms)
+        at = index(source.first, [("k", source.step or 0)] if node.terms > PART else [])
+        if _is_words(source):
+            place = f"(value_t *){pointer}" + (f" + {at}" if at != "0" else "")
+            if source.bound is not None:
+                return place, []
+            return "part", [f"to_grid({place}, {count}, grid.power, part);"]
+        lines = [f"{LOADS[source.form]}({pointer}, {at}, {source.step}, {count}, part);"]
+        if source.bound is None:
+            lines.append(f"to_grid(part, {count}, grid.power, part);")
+        return "part", lines
+
+    def gathered(self, stage: Stage, node: Any, source: Stored, first: str) -> str:
+        """The line that gathers the inputs under a window."""
+        stage.head.append(f"value_t *column = {self.scratch(stage, 4 * node.terms)};")
+        given = f"&window, {LOADS[source.form]}, {self.pointer(source, stage)}, {first}, i, j"
+        if isinstance(node, nodes.Transposed):
+            if source.bound is not None:
+                return f"gather_transposed({given}, column);"
+            return f"gather_transposed({given}, column), to_grid(column, {node.terms}, grid.power, column);"
+        value = str(node.padding_value)
+        if node.padding_value and source.bound is None:
+            value = f"grid.power > 0 ? rounded({real(node.padding_value)} * grid.power) : 0"
+        stage.head.append(f"const value_t outside = {{{value}}};")
+        # columns of the window that were under it one step to the left
+        shared = node.kernel[1] - node.stride[1] if node.groups == 1 and node.dilation[1] == 1 else 0
+        kept = f"j ? {shared} : 0" if shared > 0 and stage.made.shape[2] > 1 else "0"
+        if source.bound is None:
+            return f"gather_grid({given}, outside, {kept}, grid.power, column);"
+        return f"gather({given}, outside, {kept}, column);"
+
+    def scaled(self, stage: Stage, node: Any) -> None:
+        """Lines for the factors of the sums."""
+        count, groups = stage.channels, getattr(node, "groups", 1)
+        if not isinstance(node, OneBitWeights):
+            units = self.array(node.output, "units", on_grid(node.weight)[1])
+            stage.body.append(f"scale_by(x, {count}, {units});")
+            return
+        if node.scale is not None or node.centre is not None:
+            self.as_real(stage)
+        if node.scale is not None:
+            stage.body.append(f"scale_by(x, {count}, {self.array(node.output, 'scale', node.scale)});")
+        if node.centre is None:
+            return
+        center, each = self.array(node.output, "center", node.centre), count // groups
+        if groups == 1:
+            stage.body.append(f"center(x, {count}, totals[0], {center});")
+        else:
+            stage.body.append(f"for (int32_t g = 0; g < {groups}; g++)")
+            stage.body.append(f"center(x + {each} * g, {each}, totals[g], {center} + {each} * g);")
+
+    def covers(self, source: Stored) -> bool:
+        """Whether a value consists of all numbers in its memory."""
+        return prod(count for axis in source.axes for count, step in axis if step) == self.size_of(source)
+
+    def size_of(self, source: Stored) -> int:
+        """How many numbers are in the memory of a value."""
+        return source.memory.count if source.memory is not None else prod(self.net.input.shape)
+
+    def rows_of(self, node: Any) -> np.ndarray:
+        """(O, K): weights as ±1, or as integers on their grids."""
+        if isinstance(node, OneBitWeights):
+            return unpack_signs(node.signs, node.in_features)
+        if node.terms > MOST_EXACT_TERMS:
+            raise UsageError(
+                f"--to c takes rows of at most {MOST_EXACT_TERMS:,} real weights; {node.output!r} has {node.terms:,}"
+            )
+        return on_grid(node.weight)[0].astype(np.int32)
+
+    def column_of(self, source: Stored, name: str, rows: np.ndarray) -> tuple[Stored, np.ndarray]:
+        """A vector whose numbers are evenly spaced, and the weights in its order."""
+        if source.step is not None:
+            return source, rows
+        places = np.zeros(1, np.int64)
+        for size, step in source.axes[0]:
+            places = np.add.outer(places, np.arange(size) * step).reshape(-1)
+        order = np.argsort(places, kind="stable")
+        if (np.diff(places[order]) == 1).all():
+            first = source.first + int(places[order[0]])
+            return Stored(source.memory, source.form, first, (((places.size, 1),),), source.bound), rows[:, order]
+        return self.copied(source, name), rows
+
+
+def _is_dense(node: Any) -> bool:
+    return isinstance(node, (nodes.Dense, nodes.RealDense))
+
+
+def _is_words(source: Stored) -> bool:
+    """Whether the numbers of a vector are 32-bit words side by side."""
+    return LOADS[source.form] == "load_words" and source.step in (0, 1)
+
+
+def _has_bytes(node: Any, source: Stored) -> bool:
+    """Whether the signs of each pixel are whole bytes, side by side."""
+    if _is_dense(node):
+        return source.step == 1 and source.first % 8 == 0 and node.terms % 8 == 0
+    steps = source.steps()
+    if steps is None or isinstance(node, nodes.Transposed) or node.group_channels % 8 or steps[0] != 1:
+        return False
+    return not any(number % 8 for number in (source.first, *steps[1:]))
+
+
+def _group(node: Any, source: Stored, weights: str, sums: str, size: int) -> tuple[str, str, str, int]:
+    """C of a group's first input, its weights (rows of `size`) and its sums; and how many sums."""
+    groups, steps = getattr(node, "groups", 1), source.steps()
+    if groups == 1 or steps is None:
+        return index(source.first, []), weights, sums, node.outputs
+    outputs = node.outputs // groups
+    first = index(source.first, [("g", steps[0] * node.group_channels)])
+    return first, f"{weights} + {size * outputs} * g", f"{sums} + {outputs} * g", outputs
+
+
+def _k(terms: int) -> str:
+    """C of the first input of a part."""
+    return "k" if terms > PART else "0"
+
+
+def _plus_k(terms: int) -> str:
+    return " + k" if terms > PART else ""
+
+
+def _count(terms: int) -> str:
+    """C of how many inputs a part has."""
+    return f"part_size({terms}, k)" if terms > PART else str(terms)
