@@ -144,7 +144,7 @@ def test_without_data_it_says_so(
         (["--to", "archive", "-o", "x.zip", "--form", "lng"], "--form 'lng'; did you mean 'long'?"),
         (
             ["--to", "torch", "-o", "x.pth", "--report"],
-            "--report does not go with --to torch; targets that have it: archive",
+            "--report does not go with --to torch; targets that have it: c, archive",
         ),
         (["--to", "torch", "-o", "missing/x.pth"], "cannot write 'missing/x.pth': No such file or directory"),
         (["--to", "torch", "-o", "folder.pth"], "cannot write 'folder.pth': it is not a regular file"),

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 from c_programs import STRICT, Case, exported, on_cortex_m4, outputs_of
-from conftest import make_packed_mlp
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of
+from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, make_packed_mlp
 
 import onebit
 from onebit.errors import OnebitError, UsageError
