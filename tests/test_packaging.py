@@ -45,6 +45,9 @@ def test_every_package_and_data_file_lies_in_src() -> None:
     names = {path.relative_to(package).as_posix() for path in package.rglob("*") if path.is_file()}
     assert {"py.typed", "__init__.pyi", "recipes/methods.yaml", "data/MNIST_SAMPLE_LICENSE.md"} <= names
     assert {"export/html/run_page.js", "export/html/engine/net.js", "export/html/page/page.html"} <= names
+    # what `onebit export --to c` copies; folders named csrc are not in the wheel
+    assert {"native/plain/numbers.h", "native/plain/tables.h", "export/c/kernels.h"} <= names
+    assert {f"export/c/templates/{name}" for name in ("main.c", "Makefile", "run.ino")} <= names
 
 
 @pytest.mark.nightly
@@ -75,6 +78,10 @@ def test_a_wheel_installs_and_predicts_without_torch(tmp_path: Path) -> None:
     expected = run(net, pixels.transpose(2, 0, 1)[np.newaxis])[0]
     assert json.loads(done.stdout)["predictions"][0]["label"] == expected.argmax()
     code = "import runpy, sys; sys.path[:0] = sys.argv[1:3]; runpy.run_path(sys.argv[3], run_name='__main__')"
+    written = "import onebit.export; onebit.export.export_net(onebit.load(sys.argv[3]), 'c', sys.argv[4])"
+    export = [*command[:3], f"import sys; sys.path[:0] = sys.argv[1:3]; import onebit; {written}", *command[4:]]
+    subprocess.run([*export, str(tmp_path / "net.1bit"), str(tmp_path / "c")], check=True)
+    assert (tmp_path / "c" / "net.c").is_file()
     check = [*command[:3], code, *command[4:], str(PYPROJECT.parent / "tools" / "wheel_check.py")]
     done = subprocess.run(check, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
