@@ -7,6 +7,7 @@ from __future__ import annotations
 
 BENCHMARKS = (
     "augmentation",
+    "cortex-m4",
     "kernels",
     "mnist-time",
     "nets",

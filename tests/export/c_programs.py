@@ -1,4 +1,4 @@
-"""Programs that run several exported nets, on this machine and on others in an emulator."""
+"""Programs that run several exported nets."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.cortex_m4 import STRICT
 from onebit.export import c
 from onebit.packed import PackedNet
-
-STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-ffp-contract=off")
-CORTEX_M4 = Path(__file__).parent / "cortex_m4"
 
 Case = tuple[PackedNet, np.ndarray]
 
@@ -67,37 +65,3 @@ def outputs_of(
         found.append(numbers.reshape(len(inputs), size).astype(np.float32))
     assert start == len(ran.stdout)
     return found
-
-
-def on_cortex_m4(case: Case, folder: Path, *flags: str) -> tuple[np.ndarray, int, int]:
-    """A net on an emulated Cortex-M4 without an operating system.
-
-    Returns:
-        Outputs (N, numbers), instructions for the last input, and bytes of stack.
-    """
-    net, inputs = case
-    place = exported(net, folder / "net")
-    data = np.ascontiguousarray(inputs).tobytes()
-    words = np.frombuffer(data.ljust(-(-len(data) // 4) * 4, b"\0"), "<u4")
-    array = ",".join(map(str, words))
-    (folder / "inputs.h").write_text(
-        f"#include <stdint.h>\n#define INPUTS {len(inputs)}\nstatic const uint32_t inputs[] = {{{array}}};\n"
-    )
-    machine = ["-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16"]
-    sections = ["-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections"]
-    link = ["-nostartfiles", "--specs=nano.specs", "-T", str(CORTEX_M4 / "memory.ld"), f"-I{folder}", f"-I{place}"]
-    program = str(folder / "program.elf")
-    sources = [str(CORTEX_M4 / "start.c"), str(CORTEX_M4 / "main.c")]
-    compiled = ["arm-none-eabi-gcc", *machine, *sections]
-    subprocess.run([*compiled, *flags, *STRICT, "-c", str(place / "net.c"), "-o", str(folder / "net.o")], check=True)
-    subprocess.run([*compiled, "-O1", *link, *sources, str(folder / "net.o"), "-o", program], check=True)
-    board = ["qemu-system-arm", "-M", "mps2-an386", "-nographic", "-semihosting", "-icount", "shift=0"]
-    done = subprocess.run(
-        [*board, "-kernel", program], capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL
-    )
-    numbers, _, rest = (done.stdout + done.stderr).partition("instructions")
-    instructions, _, stack = rest.split()
-    bits = np.array([int(line, 16) for line in numbers.split()], np.uint32)
-    floats = "NET_OUTPUT_IS_FLOAT 1" in (place / "net.h").read_text()
-    outputs = bits.view(np.float32 if floats else np.int32).astype(np.float32)
-    return outputs.reshape(len(inputs), -1), int(instructions, 16), int(stack, 16)

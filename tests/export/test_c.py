@@ -12,15 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from c_programs import STRICT, Case, exported, on_cortex_m4, outputs_of
+from c_programs import Case, exported, outputs_of
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, make_packed_mlp
 
 import onebit
+from benchmarks.cortex_m4 import OnBoard, on_cortex_m4
 from onebit.errors import OnebitError, UsageError
 from onebit.export import CannotRun, c, export_net
-from onebit.export.c import size, source
+from onebit.export.c import size
 from onebit.export.c.plan import Planner
 from onebit.packed import OPS, AveragePool, Conv, Flatten, MaxPool, PackedNet, RealDense, Relu, Sign
 
@@ -29,6 +30,16 @@ sys.path.append(str(Path(__file__).parents[1] / "native"))  # nets that cover ev
 from agreeing import reference
 from drawn_nets import batches_of, nets
 from kernel_nets import kernel_nets
+
+
+def on_board(net: PackedNet, folder: Path, *, optimize: str, count: int = 1) -> OnBoard:
+    """The bits of the reference on an emulated Cortex-M4, and what they take."""
+    needs("arm-none-eabi-gcc", "qemu-system-arm")
+    inputs = inputs_of(net, count)
+    found = on_cortex_m4(exported(net, folder / "net"), inputs, folder, optimize)
+    assert_same([(net, inputs)], [found.outputs])
+    return found
+
 
 SANITIZE = ("-O1", "-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all")
 
@@ -149,12 +160,9 @@ def test_a_32_bit_arm_gives_the_same_bits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("k", range(len(SMALL)))
 def test_a_cortex_m4_gives_the_same_bits(k: int, tmp_path: Path) -> None:
-    needs("arm-none-eabi-gcc", "qemu-system-arm")
-    case = SMALL[k], inputs_of(SMALL[k], 2)
-    found, _, stack = on_cortex_m4(case, tmp_path, "-Os")
-    assert_same([case], [found])
+    found = on_board(SMALL[k], tmp_path, optimize="-Os", count=2)
     _, _, most = size.linked(tmp_path / "net")
-    assert stack <= most + 256  # the frame of main
+    assert 0 < found.stack <= most + 64  # what main keeps meanwhile
 
 
 MLP = (784, 512, 256, 10)
@@ -162,12 +170,8 @@ MLP = (784, 512, 256, 10)
 
 @pytest.mark.parametrize(("form", "most", "ram"), [("weight-only", 1_100_000, 7000), ("sign", 850_000, 5000)])
 def test_an_mlp_is_small_and_fast_on_a_cortex_m4(form: str, most: int, ram: int, tmp_path: Path) -> None:
-    needs("arm-none-eabi-gcc", "qemu-system-arm")
-    net = make_packed_mlp(MLP, form=form, shape=(1, 28, 28))
-    case = net, inputs_of(net, 1)
-    found, instructions, _ = on_cortex_m4(case, tmp_path, "-Os")
-    assert_same([case], [found])
-    assert 400_000 < instructions <= most
+    found = on_board(make_packed_mlp(MLP, form=form, shape=(1, 28, 28)), tmp_path, optimize="-Os")
+    assert 400_000 < found.instructions <= most
     flash, static, stack = size.linked(tmp_path / "net")
     assert 66_880 < flash <= 76_000
     assert static + stack <= ram
@@ -223,25 +227,18 @@ def residual_net(channels: int, edge: int, blocks: int) -> PackedNet:
 
 
 def test_residual_blocks_take_two_maps_of_memory_and_few_instructions(tmp_path: Path) -> None:
-    needs("arm-none-eabi-gcc", "qemu-system-arm")
     net = residual_net(16, 12, 2)
-    case = net, inputs_of(net, 1)
-    found, instructions, _ = on_cortex_m4(case, tmp_path, "-O2")
-    assert_same([case], [found])
-    macs = sum(row.macs for row in onebit.packed.costs(net))
-    assert instructions <= 7 * macs
+    found = on_board(net, tmp_path, optimize="-O2")
+    assert found.instructions <= 7 * sum(row.macs for row in onebit.packed.costs(net))
     _, static, _ = size.linked(tmp_path / "net")
     assert static <= 2 * 4 * 16 * 12 * 12 + 4096
 
 
 @pytest.mark.nightly
 def test_a_resnet_20_takes_at_most_190_million_instructions(tmp_path: Path) -> None:
-    needs("arm-none-eabi-gcc", "qemu-system-arm")
     net = resnet20()
-    case = net, inputs_of(net, 1)
-    found, instructions, _ = on_cortex_m4(case, tmp_path, "-O2")
-    assert_same([case], [found])
-    assert 40_000_000 < instructions <= 190_000_000
+    found = on_board(net, tmp_path, optimize="-O2")
+    assert 40_000_000 < found.instructions <= 190_000_000
     _, static, stack = size.linked(tmp_path / "net")
     assert static + stack <= 2 * 65_536 + 4096
     constants = sum(array.nbytes for array in Planner(net).arrays.values())
@@ -413,11 +410,3 @@ def test_the_same_net_gives_the_same_files(tmp_path: Path) -> None:
     for file in first.iterdir():
         assert file.read_bytes() == (second / file.name).read_bytes()
     assert sum(len(line) > 120 for line in (first / "net.c").read_text().splitlines()) <= 20
-
-
-def test_every_kernel_is_there_once() -> None:
-    names = list(source.pieces())
-    text = "\n".join(source.pieces().values())
-    for name in names:
-        assert len(re.findall(rf"\b{name}\b", text)) >= 1
-    assert STRICT[0] == "-std=c99"

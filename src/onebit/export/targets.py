@@ -17,7 +17,7 @@ EXPORTS: dict[str, Target] = {
         options={"flavor": ("standard", "float", "qonnx")},
     ),
     "c": Target(
-        text="a folder of C99 for microcontrollers",
+        text="a folder of C99 without dependencies, for microcontrollers",
         module="onebit.export.c",
         options={"layout": ("make", "arduino")},
         report=True,

@@ -24,7 +24,7 @@ int main(void) {
     uint32_t *const painted = &stack_end - 4096, *const top = __builtin_frame_address(0);
     uint32_t instructions = 0, left = 0;
     for (int n = 0; n < INPUTS; n++) {
-        for (uint32_t *at = painted; at < top - 64; at++) *at = 0x5afe57ac;
+        for (uint32_t *at = painted; at < top - 32; at++) *at = 0x5afe57ac;
         timer[1] = 0xffffff, timer[2] = 0, timer[0] = 5;
         net_run((const net_input_t *)inputs + n * NET_INPUT_SIZE, output);
         instructions = (0xffffff - timer[2]) * 40; /* with -icount shift=0, a tick of 25 MHz takes 40 instructions */
@@ -38,7 +38,7 @@ int main(void) {
         }
     }
     print("instructions\n"), print_hex(instructions);
-    print("stack\n"), print_hex(4 * (uint32_t)(top - 64 - painted - left) + 256);
+    print("stack\n"), print_hex(4 * (uint32_t)(top - 32 - painted - left) + 128);
     register int call __asm__("r0") = 0x18; /* SYS_EXIT */
     register int reason __asm__("r1") = 0x20026;
     __asm__ volatile("bkpt 0xAB" : : "r"(call), "r"(reason));
