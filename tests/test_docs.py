@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from benchmarks import BENCHMARKS
 from onebit.__main__ import VERBS, main
 from onebit.cli.parsing import Parser
 from onebit.data import DATASETS, LoadedFiles
@@ -26,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 INDEX = ROOT / "docs" / "index.md"
 TUTORIAL = ROOT / "docs" / "tutorial.md"
-WITH_FIGURES = ("README.md", "performance.md", "results.md")
+WITH_FIGURES = ("README.md", "deploy.md", "performance.md", "results.md")
 """The only documents with names of machines and measured times."""
 FENCE = re.compile(r"^ {0,3}```([\w+-]*)[^\n]*\n(.*?)^ {0,3}```\s*$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\)|<(?:img|a)\b[^>]*\b(?:src|href)=\"([^\"]+)\"")
@@ -158,7 +159,7 @@ def test_commands_are_understood(
 
 
 def test_benchmarks_and_scripts_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commands of figures, in code within a sentence: options of benchmarks, and files."""
+    """The commands of figures: options of benchmarks, each of which is named somewhere, and files."""
     run_benchmark = importlib.import_module("benchmarks.__main__").run
 
     def stop(self: ArgumentParser, argv: list[str]) -> Namespace:
@@ -170,18 +171,17 @@ def test_benchmarks_and_scripts_are_understood(monkeypatch: pytest.MonkeyPatch) 
     named = set()
     for path in DOCUMENTS:
         text = path.read_text(encoding="utf-8")
-        for command in re.findall(r"`python -m benchmarks ([^`]+)`", text):
-            arguments = shlex.split(command)
+        for sentence, line in re.findall(
+            r"`python -m benchmarks ([^`]+)`|^(?:\$ )?python -m benchmarks (.+)$", text, re.MULTILINE
+        ):
+            arguments = shlex.split(sentence or line, comments=True)
             if arguments[0] != "NAME":
                 named.add(arguments[0])
                 with pytest.raises(Parsed):
                     run_benchmark(arguments)
         for script in re.findall(r"python ((?:tools|examples)/\S+\.py)", text):
             assert (ROOT / script).exists(), f"{path.name}: {script}"
-    assert named == {
-        *("augmentation", "kernels", "mnist-time", "nets", "packed-layers", "startup", "training-memory"),
-        "training-step",
-    }
+    assert named == set(BENCHMARKS)
 
 
 @pytest.mark.parametrize(
