@@ -13,6 +13,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from covering import covering
 from hostile_files import damaged, forged_values, mutated
 
 from onebit.__main__ import main
@@ -334,8 +336,7 @@ def torch_file(pickled: bytes) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("wrap", [torch_file, bytes], ids=["zip", "old format"])
-@pytest.mark.parametrize("instruction", [b"(", b"]", b"}", b"N"])
+@pytest.mark.parametrize(("instruction", "wrap"), covering(product([b"(", b"]", b"}", b"N"], [torch_file, bytes])))
 def test_a_pickle_of_millions_of_instructions_is_refused(
     place: Path, instruction: bytes, wrap: Callable[[bytes], bytes]
 ) -> None:
@@ -402,10 +403,10 @@ def test_crafted_recipes_are_refused_at_once(
 
 
 # ---------------------------------------------------------------------------------------------------------------- pipes
-@pytest.mark.parametrize(
-    "name", ["recipe.yaml", "last.ckpt", "best.safetensors", "result.json", "metrics.jsonl", "log.txt"]
-)
-@pytest.mark.parametrize("verb", ["train", "report", "evaluate"])
+RUN_FILES = ["recipe.yaml", "last.ckpt", "best.safetensors", "result.json", "metrics.jsonl", "log.txt"]
+
+
+@pytest.mark.parametrize(("verb", "name"), covering(product(["train", "report", "evaluate"], RUN_FILES)))
 def test_a_pipe_in_a_run_folder_is_never_waited_for(
     run: Path, place: Path, capsys: pytest.CaptureFixture[str], name: str, verb: str
 ) -> None:

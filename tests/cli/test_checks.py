@@ -5,10 +5,12 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pytest
 from cli_support import Outcome
+from covering import DEEPER, covering
 
 from onebit.cli import train_command, train_verb
 from onebit.data import DATASETS
@@ -156,10 +158,18 @@ def test_a_teacher_of_other_images_is_refused_before_the_data_are_read(
     assert "takes images of shape (1, 28, 28), cifar10 has (3, 32, 32)" in refused.line
 
 
-@pytest.mark.parametrize("dataset", ["folder", "arrays", "imagenet", "mine"])
-@pytest.mark.parametrize("model", [name for name in MODELS if name != "unet"])
+@pytest.mark.parametrize(
+    ("model", "dataset"),
+    covering(
+        product([name for name in MODELS if name != "unet"], ["folder", "arrays", "imagenet", "mine"]), heavy=DEEPER
+    ),
+)
 def test_every_model_is_taken_for_images_of_any_size(model: str, dataset: str) -> None:
+    """Daily each model for one data set."""
     resolve(build_recipe({"dataset": dataset, "model": {"name": model, "coding": "standardize"}}))
+
+
+def test_samples_of_any_number_are_taken() -> None:
     resolve(build_recipe({"dataset": "arrays", "model": {"widths": [50, 3]}, "batch_size": 5000}))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from covering import covering, recipe_traits
 from fold_nets import images_of
 from recipe_nets import BINARY, RECIPES, SMALL, WHOLE, Net, packed_net, small
 
@@ -34,8 +35,9 @@ def assert_runs(net: Net, count: int) -> None:
         np.testing.assert_array_equal(found, expected, err_msg=isa.name)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", covering(SMALL, of=lambda name: recipe_traits(RECIPES[name])))
 def test_every_recipe_packs_and_runs_natively(name: str) -> None:
+    """Daily those that have every trait of a recipe among them."""
     assert_runs(SMALL[name], 4)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from covering import DEEPER, covering
 from fold_nets import images_of
 from torch import Tensor, nn
 
@@ -64,7 +65,7 @@ def images(model: nn.Module, count: int, *, seed: int) -> Tensor:
     return torch.from_numpy(images_of(count, shape, seed))
 
 
-# the deep ones differ from resnet20 only in depth
+# the deepest differ from resnet20 only in depth
 CASES = [
     (name, form)
     for name in MODELS
@@ -73,8 +74,9 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "form"), CASES)
+@pytest.mark.parametrize(("name", "form"), covering(CASES, heavy=DEEPER))
 def test_every_model_packs_and_agrees(name: str, form: str) -> None:
+    """Daily each model in one form and each form."""
     model = make(name, **FORMS[form])
     packed = loads(dumps(pack(model, name=name)))
     seen = images(model, 40, seed=2).numpy()

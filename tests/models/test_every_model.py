@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from covering import DEEPER, covering
 from small_models import FORMS, images, quantizes_inputs, weight_layers
 from torch import Tensor, fx, nn
 
@@ -27,6 +28,7 @@ KINDS = {
 PLAIN = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d, nn.AvgPool2d)
 PLAIN += (nn.AdaptiveAvgPool2d, nn.Flatten, nn.Dropout, nn.Identity, InputCoding)
 each_form = pytest.mark.parametrize("form", FORMS)
+each_kind_of_model = pytest.mark.parametrize("form", covering(FORMS, heavy=DEEPER))
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -47,7 +49,7 @@ def test_every_model_has_a_small_form() -> None:
     assert {name for name, _ in FORMS.values()} == MODELS.keys()
 
 
-@each_form
+@each_kind_of_model
 @each_kind
 def test_uint8_images_in_logits_out_and_every_parameter_learns(form: str, kind: str) -> None:
     model = build(form, kind, classes=10)
@@ -63,13 +65,13 @@ def test_uint8_images_in_logits_out_and_every_parameter_learns(form: str, kind: 
     assert still == []
 
 
-@each_form
+@each_kind_of_model
 def test_the_number_of_classes_is_a_setting(form: str) -> None:
     model = settled(form, classes=100)
     assert model(images(model, 2)).shape[:2] == (2, 100)
 
 
-@each_form
+@each_kind_of_model
 def test_the_full_precision_twin_is_plain_torch_with_the_same_keys(form: str) -> None:
     twin = build(form, "real")
     assert not any(isinstance(layer, BinaryLayer) for layer in twin.modules())
@@ -97,7 +99,7 @@ def is_real(form: str, name: str) -> bool:
     return "bireal" in form and "downsample" in name
 
 
-@each_form
+@each_kind_of_model
 def test_every_input_but_the_first_is_a_sign_of_numbers_of_both_signs(form: str) -> None:
     """A ReLU before a sign would leave +1 alone."""
     model = build(form, "binary weights and inputs")
@@ -113,7 +115,7 @@ def test_every_input_but_the_first_is_a_sign_of_numbers_of_both_signs(form: str)
     assert all(float(seen[names[layer]].min()) < 0 for layer in others if quantizes_inputs(layer))
 
 
-@each_form
+@each_kind_of_model
 def test_the_first_and_the_last_layer_can_stay_real(form: str) -> None:
     model = settled(form, "binary weights and inputs", real_first=True, real_last=True)
     first, *middle, last = weight_layers(model)
@@ -123,7 +125,7 @@ def test_the_first_and_the_last_layer_can_stay_real(form: str) -> None:
     assert model(images(model, 2)).isfinite().all()
 
 
-@each_form
+@each_kind_of_model
 def test_a_real_last_layer_takes_what_has_passed_a_relu(form: str) -> None:
     """Else it and the BatchNorm before it would be one linear map. A resnet averages its sums, which stay real."""
     model = settled(form, "binary weights and inputs", real_last=True)
@@ -133,7 +135,7 @@ def test_a_real_last_layer_takes_what_has_passed_a_relu(form: str) -> None:
     assert (float(seen[0].min()) >= 0) != ("resnet" in form)
 
 
-@each_form
+@each_kind_of_model
 def test_the_same_seed_gives_the_same_model(form: str) -> None:
     first, second = build(form).state_dict(), build(form).state_dict()
     assert all(torch.equal(first[key], second[key]) for key in first)
@@ -143,7 +145,7 @@ def test_the_same_seed_gives_the_same_model(form: str) -> None:
     assert not all(torch.equal(first[key], other[key]) for key in first)
 
 
-@each_form
+@each_kind_of_model
 @pytest.mark.parametrize("kind", ["binary weights and inputs", "real"])
 def test_torch_fx_sees_nothing_but_plain_operations(form: str, kind: str) -> None:
     class Tracer(fx.Tracer):
@@ -171,7 +173,7 @@ def test_the_summary_counts_every_parameter(form: str) -> None:
     assert table.total("binary_weights") == sum(layer.weight.numel() for _, layer in binary_layers(model))
 
 
-@each_form
+@each_kind_of_model
 def test_standardised_pixels_and_the_settings_of_the_parts_arrive(form: str) -> None:
     channels = FORMS[form][1]["input_shape"][0]
     model = build(

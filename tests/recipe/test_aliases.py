@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from covering import DEEPER, covering
 from torch import nn
 
 from onebit.cli.train_command import read_command, train_request
@@ -65,7 +66,9 @@ def test_the_binary_resnet_is_five_times_as_wide() -> None:
     assert len(convolutions) + 1 == 14
 
 
-@pytest.mark.parametrize("name", [*MODELS, *(alias for alias in MODEL_ALIASES if alias not in MODELS)])
+@pytest.mark.parametrize(
+    "name", covering([*MODELS, *(alias for alias in MODEL_ALIASES if alias not in MODELS)], heavy=DEEPER)
+)
 def test_every_binary_method_gives_every_model_binary_weights(name: str) -> None:
     """Under each of its names, as the command line asks for it."""
     binary = {method: row["model"] for method, row in methods().items() if row["model"]["weight_quantizer"]}

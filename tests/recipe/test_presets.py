@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 from typing import Any
 
 import pytest
 import torch
+from covering import covering
 
 import onebit
 from onebit.data import Dataset, load_dataset
@@ -46,9 +48,9 @@ def test_the_published_methods_are_there() -> None:
     assert inputs == IN_THE_ISSUE - WEIGHT_ONLY - {"real"}
 
 
-@pytest.mark.parametrize("net", NETS)
-@pytest.mark.parametrize("method", methods())
+@pytest.mark.parametrize(("method", "net"), covering(product(methods(), NETS)))
 def test_every_method_trains_and_packs_every_kind_of_net(method: str, net: str, toy: Dataset) -> None:
+    """Daily each method with one net."""
     recipe = recipe_of(method, net)
     training = build_training(recipe, toy)
     history = fit_recipe(recipe, training, toy)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from covering import covering, recipe_traits
 from torch import nn
 from toy_training import TOY
 
@@ -213,7 +214,7 @@ def with_masks(shipped: Recipe, classes: tuple[str, ...]) -> tuple[Recipe, Datas
 
 def shrunken(name: str) -> tuple[Recipe, Dataset]:
     """A shipped recipe with thin layers and two steps on random images of its data's shape."""
-    shipped = build_recipe(read_settings(recipe_path(name)))
+    shipped = SHIPPED[name]
     entry = DATASETS[shipped.dataset]
     if shipped.model.name == "unet":
         return with_masks(shipped, entry.classes or ("0", "255"))
@@ -242,8 +243,12 @@ def shrunken(name: str) -> tuple[Recipe, Dataset]:
     return small, Dataset(entry.name, draw(64), draw(8), draw(8), classes)
 
 
-@pytest.mark.parametrize("name", recipe_names())
+SHIPPED = {name: build_recipe(read_settings(recipe_path(name))) for name in recipe_names()}
+
+
+@pytest.mark.parametrize("name", covering(SHIPPED, of=lambda name: recipe_traits(SHIPPED[name])))
 def test_a_shipped_recipe_trains_two_steps(name: str) -> None:
+    """Daily those that have every trait of a recipe among them."""
     small, tiny = shrunken(name)
     built = build_training(small, tiny)
     before = {key: value.clone() for key, value in built.model.state_dict().items()}
