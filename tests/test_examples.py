@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from covering import covering
 from packed_nets import sign_net
 from recipe_nets import SMALL, packed_net
 
@@ -125,23 +126,31 @@ def counted(printed: str) -> tuple[int, int]:
 
 @pytest.mark.parametrize("name", [name for name in CLAIMS if name != "two_outputs.py"])  # that has a loop of its own
 def test_an_own_model_that_learned_nothing_is_far_below(
-    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """But it is packed and equal all the same."""
     monkeypatch.setattr("onebit.fit", lambda model, *_, **__: model.eval())
-    runpy.run_path(str(OWN_MODELS / name), run_name="__main__")
-    assert counted(capsys.readouterr().out)[0] < 0.85 * CLAIMS[name].least
+    made = runpy.run_path(str(OWN_MODELS / name), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert counted(printed)[0] < 0.85 * CLAIMS[name].least
+    assert assert_packed_and_equal(name, made, printed, tmp_path) < 0.85 * CLAIMS[name].least
 
 
-@pytest.mark.parametrize("name", CLAIMS)
+@pytest.mark.parametrize("name", covering(CLAIMS, heavy={"vit.py", "residual.py", "lstm.py"}))
 def test_an_own_model_trains_packs_and_proves_that_it_is_equal(
     name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    claim = CLAIMS[name]
+    """The slow ones nightly; daily they are packed as above, without a training."""
     made = runpy.run_path(str(OWN_MODELS / name), run_name="__main__")
     printed = capsys.readouterr().out
-    correct, count = counted(printed)
-    assert correct >= claim.least
-    assert count == claim.count
+    assert counted(printed)[0] >= CLAIMS[name].least
+    assert assert_packed_and_equal(name, made, printed, tmp_path) >= CLAIMS[name].least
+
+
+def assert_packed_and_equal(name: str, made: dict[str, Any], printed: str, folder: Path) -> int:
+    """What an example packed answers as its model; the correct test samples of what it packed."""
+    claim = CLAIMS[name]
+    assert counted(printed)[1] == claim.count
     model, (inputs, targets) = made["model"], fed_and_targets(name, made)
     assert not model.training
     with torch.no_grad():
@@ -152,9 +161,9 @@ def test_an_own_model_trains_packs_and_proves_that_it_is_equal(
         assert statement in printed or name == "two_outputs.py"
         assert statement.startswith(f"certified on {claim.count:,} ")
         assert packed.certificate.label_mismatches == 0
-        onebit.save(packed, tmp_path / "net.1bit")
+        onebit.save(packed, folder / "net.1bit")
         taken = made["raw"].images if name == "cnn_loader.py" else inputs.numpy()
-        ours = onebit.run(tmp_path / "net.1bit", taken)
+        ours = onebit.run(folder / "net.1bit", taken)
         if name == "two_outputs.py":
             assert set(ours) == set(logits) == {"digit", "ink"}
             np.testing.assert_allclose(ours["ink"], logits["ink"].numpy(), atol=1e-4)
@@ -169,7 +178,7 @@ def test_an_own_model_trains_packs_and_proves_that_it_is_equal(
         logits = made["before"]
     np.testing.assert_allclose(ours, logits.numpy(), atol=1e-4 * float(logits.abs().max()))
     assert (ours.argmax(1) == logits.argmax(1).numpy()).all()
-    assert int((ours.argmax(1) == targets.numpy()).sum()) >= claim.least
+    return int((ours.argmax(1) == targets.numpy()).sum())
 
 
 def fed_and_targets(name: str, made: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,6 +14,7 @@ from cli_support import Outcome
 from torch import nn
 
 import onebit as library
+from onebit.__main__ import main
 from onebit.layers import InputCoding
 from onebit.recipe import read_settings
 from onebit.runs.run import open_run
@@ -268,14 +269,22 @@ def test_what_is_wrong_is_one_line(onebit: Onebit, here: Path, arguments: list[s
 EVIL = "from pathlib import Path\nPath('was-here').touch()\n" + NETS
 
 
+@pytest.fixture(scope="module")
+def brought(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder that brings its own code."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        Path("evil.py").write_text(EVIL)
+        assert main(["train", "--model", "evil.py:Net", *SHORT, "--out", "run"]) == 0
+    (folder / "run" / "evil.py").write_text(EVIL + "# never run before\n")
+    return folder / "run"
+
+
 @pytest.fixture
-def foreign(onebit: Onebit, here: Path) -> Path:
-    """A run folder that brings its own code, trained elsewhere; the current folder is another one."""
-    (here / "evil.py").write_text(EVIL)
-    assert onebit("train", "--model", "evil.py:Net", *SHORT, "--out", "run").status == 0
-    shutil.move(here / "evil.py", here / "run" / "evil.py")
-    (here / "was-here").unlink()
-    (here / "run" / "evil.py").write_text(EVIL + "# never run before\n")
+def foreign(brought: Path, here: Path) -> Path:
+    """A folder with a copy of it, trained elsewhere; the current folder."""
+    shutil.copytree(brought, here / "run")
     return here
 
 
@@ -291,17 +300,17 @@ def renamed(folder: Path, old: str, new: str) -> None:
     assert facts["recipe"]["model"]["name"] in text
 
 
+CODES = {
+    "run/evil.py:Net": "code inside the run folder",
+    "run.evil:Net": "code inside the run folder",
+    "os:system": "not below the current folder",
+    "/etc/hosts.py:Net": "no such file",
+    "evil.py:Net": "no such file",
+}
+
+
 @pytest.mark.parametrize("verb", ["evaluate", "verify", "pack", "export", "train"])
-@pytest.mark.parametrize(
-    ("code", "message"),
-    [
-        ("run/evil.py:Net", "code inside the run folder"),
-        ("run.evil:Net", "code inside the run folder"),
-        ("os:system", "not below the current folder"),
-        ("/etc/hosts.py:Net", "no such file"),
-        ("evil.py:Net", "no such file"),
-    ],
-)
+@pytest.mark.parametrize(("code", "message"), CODES.items())
 def test_code_that_a_run_folder_brings_is_not_run(
     onebit: Onebit, foreign: Path, verb: str, code: str, message: str
 ) -> None:

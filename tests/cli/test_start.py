@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from cli_support import Outcome, command, run_process
+from cli_support import Outcome, command
 
 from onebit import __version__
 from onebit.__main__ import VERBS
@@ -64,11 +65,30 @@ def test_unknown_verb(onebit: Onebit) -> None:
     assert "unknown verb 'trian'; did you mean 'train'?" in refused.line
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_help_of_every_verb_is_an_answer_without_torch(verb: str) -> None:
-    done = run_process(verb, "--help")
-    assert done.status == 0
-    assert done.out.startswith("usage: onebit ")
+def test_help_of_every_verb_is_an_answer_without_torch() -> None:
+    """One process shows all, one after the other."""
+    code = (
+        "import contextlib, io, json, sys\n"
+        "from onebit.__main__ import VERBS, main\n"
+        "shown = {}\n"
+        "for verb in VERBS:\n"
+        "    with contextlib.redirect_stdout(io.StringIO()) as out:\n"
+        "        try:\n"
+        "            status = main([verb, '--help'])\n"
+        "        except SystemExit as end:\n"
+        "            status = end.code or 0\n"
+        "    shown[verb] = [status, out.getvalue(), 'torch' in sys.modules]\n"
+        "print(json.dumps(shown))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    shown = json.loads(done.stdout)
+    assert list(shown) == list(VERBS)
+    for verb, (status, text, torch_is_loaded) in shown.items():
+        assert (status, torch_is_loaded) == (0, False), verb
+        assert text.startswith("usage: onebit "), verb
+
+
+def test_recipes_are_listed_without_torch() -> None:
     assert "torch" not in loaded_modules("list", "recipes")
 
 
@@ -192,18 +212,37 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     assert b"Traceback" not in errors
 
 
-def test_wrong_thread_count_in_the_environment(run_folder: Path) -> None:
-    refused = run_process("evaluate", run_folder, ONEBIT_THREADS="none")
+@pytest.fixture
+def no_count(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """ONEBIT_THREADS is no number; afterwards torch has the threads of before."""
+    import torch
+
+    threads = torch.get_num_threads()
+    monkeypatch.setenv("ONEBIT_THREADS", "none")
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("no_count")
+def test_wrong_thread_count_in_the_environment(onebit: Onebit, run_folder: Path) -> None:
+    refused = onebit("evaluate", run_folder)
     assert refused.status == 2
     assert "ONEBIT_THREADS must be from 1 to 4096, got 'none'" in refused.line
 
 
-def test_threads_of_the_command_line_go_before_the_environment(run_folder: Path, packed_file: Path) -> None:
+@pytest.mark.usefixtures("no_count")
+def test_threads_of_the_command_line_go_before_the_environment(
+    onebit: Onebit, run_folder: Path, packed_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
     for verb, file in (("evaluate", run_folder), ("evaluate", packed_file), ("verify", packed_file)):
-        done = run_process(verb, file, "--threads", "2", "--json", ONEBIT_THREADS="none")
+        monkeypatch.setenv("ONEBIT_THREADS", "none")
+        done = onebit(verb, file, "--threads", "2", "--json")
         assert done.status == 0, done.line
+    assert torch.get_num_threads() == 2
     for wrong in ("0", "none", "5000"):
-        refused = run_process("evaluate", packed_file, "--threads", wrong)
+        refused = onebit("evaluate", packed_file, "--threads", wrong)
         assert refused.status == 2
         assert f"must be from 1 to 4096, got '{wrong}'" in refused.line
 
