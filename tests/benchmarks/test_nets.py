@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from covering import covering
 from torch import nn
 
 from benchmarks import nets, twins
@@ -40,7 +41,7 @@ def quick(**options: Any) -> dict[str, Any]:
 
 
 @native
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", covering(NETS, heavy={"resnet20-weights"}))
 def test_every_variant_is_a_row(name: str) -> None:
     told: list[tuple[int, int]] = []
     result = quick(nets=[name], batches=[1, 3], on_round=lambda *news: told.append(news))
@@ -119,7 +120,7 @@ def test_what_torch_does_not_freeze_is_left_out(monkeypatch: pytest.MonkeyPatch)
     assert [row["variant"] for row in rows] == expected
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", covering(NETS, heavy={"vgg-signs"}))
 def test_float_nets_are_plain_and_give_the_same_logits(name: str) -> None:
     model = build(NETS[name], width=TINY)
     images, twin = make_images(model, 4), float_twin(model)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from agreeing import reference
 from compiling import FLAGS, SOURCES, compiled
+from covering import covering
 from kernel_nets import images_of, kernel_nets
 
 from onebit.native import InstructionSet, NativePlan, make_plan
@@ -64,23 +65,32 @@ def instruction_sets(program: Path) -> list[InstructionSet]:
     ]
 
 
-def test_every_net_has_the_bits_of_the_reference(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs a plan with all kernels of AArch64."""
     assert COMPILER is not None
-    program = tmp_path / "emulated"
-    objects = compiled([COMPILER, "-O2"], "aarch64", tmp_path)
+    folder = tmp_path_factory.mktemp("emulated")
+    program = folder / "emulated"
+    objects = compiled([COMPILER, "-O2"], "aarch64", folder)
     source = Path(__file__).with_name("emulated.c")
     command = [COMPILER, *FLAGS, "-O2", "-static", f"-I{SOURCES}", str(source), *objects, "-o", str(program)]
     subprocess.run(command, check=True)
+    return program
+
+
+@pytest.mark.parametrize("name", covering(["portable", "neon"], heavy={"portable"}))
+def test_every_net_has_the_bits_of_the_reference(program: Path, name: str, tmp_path: Path) -> None:
+    """The portable kernels nightly; daily they run on this machine."""
     isas = instruction_sets(program)
     assert [isa.name for isa in isas] == ["portable", "neon"]
+    index = [isa.name for isa in isas].index(name)
     for number, net in enumerate(kernel_nets()):
         images = images_of(net, 5)
         expected = reference(net, images)
         assert expected is not None
-        for index, isa in enumerate(isas):
-            blob = Blob(make_plan(net, isa), images)
-            files = tmp_path / "blob", tmp_path / "answer"
-            files[0].write_bytes(blob.head.tobytes() + blob.data)
-            subprocess.run([str(EMULATOR), str(program), str(index), *map(str, files)], check=True)
-            found = np.frombuffer(files[1].read_bytes(), np.float32).reshape(expected.shape)
-            np.testing.assert_array_equal(found, expected, err_msg=f"{isa.name}, net {number}")
+        blob = Blob(make_plan(net, isas[index]), images)
+        files = tmp_path / "blob", tmp_path / "answer"
+        files[0].write_bytes(blob.head.tobytes() + blob.data)
+        subprocess.run([str(EMULATOR), str(program), str(index), *map(str, files)], check=True)
+        found = np.frombuffer(files[1].read_bytes(), np.float32).reshape(expected.shape)
+        np.testing.assert_array_equal(found, expected, err_msg=f"{name}, net {number}")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from compiled_training import adam, compiled, latents, net, quantizers, train
+from covering import covering
 from torch import Tensor, nn
 
 from onebit.data import Dataset, make_toy
@@ -109,13 +110,14 @@ def assert_resumes(name: str, *, backend: str) -> None:
         assert torch.equal(a, b), key
 
 
-@pytest.mark.parametrize("name", ["sign", "ste_sign", "stochastic"])
+@pytest.mark.parametrize("name", covering(["sign", "ste_sign", "stochastic"], heavy={"sign"}))
 def test_a_resumed_run_agrees_bit_for_bit(name: str) -> None:
     assert_resumes(name, backend="eager")
 
 
-@pytest.mark.parametrize("name", ["sign", "stochastic"])
+@pytest.mark.parametrize("name", covering(["sign", "stochastic"], heavy={"sign"}))
 def test_fit_goes_on_bit_for_bit_from_its_checkpoint(name: str, tmp_path: Path) -> None:
+    """Daily the quantizer whose draws must go on as well."""
     images, held_out = make_toy(160, 32)
     data = Dataset("toy", images[:128], images[128:], held_out, tuple("abcd"))
 

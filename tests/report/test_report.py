@@ -69,6 +69,7 @@ def test_the_page_holds_runs_pictures_and_settings_and_fetches_nothing(tmp_path:
     assert settings.split() == ["setting", "tiny", "fast", "optimizer.lr", "0.001", "0.25"]
 
 
+@pytest.mark.usefixtures("no_ink")
 def test_seeds_become_one_row_with_mean_and_standard_deviation(tmp_path: Path) -> None:
     accuracies = [0.975, 0.981, 0.984]
     runs = [
@@ -91,6 +92,7 @@ def test_seeds_become_one_row_with_mean_and_standard_deviation(tmp_path: Path) -
     assert "96.67 ± 0.00 % binary weights, epoch 3" in text
 
 
+@pytest.mark.usefixtures("no_ink")
 def test_a_folder_of_seeds_is_replaced_by_its_runs_and_the_first_weights_are_drawn(tmp_path: Path) -> None:
     for seed in (0, 2, 10):
         make_run(tmp_path / "all" / f"seed-{seed}", recipe=replace(RECIPE, seed=seed), accuracy=0.9, weights=True)
@@ -150,6 +152,7 @@ def test_runs_of_one_recipe_with_other_settings_get_different_labels(tmp_path: P
     assert [group.label for group in groups] == ["tiny, a", "tiny, b", "tiny, c"]
 
 
+@pytest.mark.usefixtures("no_ink")
 def test_options_of_a_quantizer_are_settings_that_may_be_missing(tmp_path: Path) -> None:
     options = ModelRecipe(weight_quantizer="concrete_sign", weight_options={"temperature": 0.5})
     runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", recipe=replace(RECIPE, model=options))]
@@ -161,6 +164,7 @@ def test_options_of_a_quantizer_are_settings_that_may_be_missing(tmp_path: Path)
         assert "model.weight_options.temperature" in page_text(tmp_path / "report")
 
 
+@pytest.mark.usefixtures("no_ink")
 def test_folders_with_the_same_name_get_unique_names_and_duplicates_are_read_once(tmp_path: Path) -> None:
     one = make_run(tmp_path / "one" / "run", weights=True)
     two = make_run(tmp_path / "two" / "run", weights=True, recipe=replace(RECIPE, batch_size=7))
@@ -304,6 +308,7 @@ def test_folders_that_are_not_a_run(tmp_path: Path) -> None:
     assert not (tmp_path / "report").exists()
 
 
+@pytest.mark.usefixtures("no_ink")
 def test_damaged_recipes_and_weights_are_named(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", weights=True)
     (run / "best.safetensors").write_bytes((run / "best.safetensors").read_bytes()[:-5])

@@ -332,6 +332,7 @@ def test_a_model_knows_its_binary_layers(tmp_path: Path, monkeypatch: pytest.Mon
     assert found[-1].value == 1.0
 
 
+@pytest.mark.usefixtures("no_ink")
 def test_the_recipe_of_a_run_names_its_binary_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = replace(RECIPE, model=ModelRecipe(value="glorot", real_last=True))
     run = make_run(tmp_path / "run", recipe=recipe)
@@ -346,6 +347,7 @@ def test_the_recipe_of_a_run_names_its_binary_layers(tmp_path: Path, monkeypatch
     assert [layer.value for layer in found] == [pytest.approx(bound), pytest.approx(bound), None]
 
 
+@pytest.mark.usefixtures("no_ink")
 def test_weights_of_a_kind_that_numpy_lacks_are_named(tmp_path: Path) -> None:
     from safetensors.torch import save_file as save_tensors
 
@@ -469,6 +471,7 @@ def test_without_health_there_is_nothing_to_draw(tmp_path: Path) -> None:
         plot_health(History([row(1)]), tmp_path / "health.png")
 
 
+@pytest.mark.usefixtures("no_ink")
 def test_a_report_shows_the_health_of_runs_that_have_it(tmp_path: Path) -> None:
     make_run(tmp_path / "new", rows=[healthy(1), healthy(2)])
     make_run(tmp_path / "old")

@@ -70,6 +70,7 @@ def test_a_report_holds_a_table_and_a_picture(tmp_path: Path) -> None:
     assert "No run has been tested yet" not in text
 
 
+@pytest.mark.usefixtures("no_ink")
 def test_seeds_are_one_table_beside_other_recipes_and_runs(tmp_path: Path) -> None:
     for seed in (0, 1):
         tasks_run(tmp_path / "all" / f"seed-{seed}", seed=seed, lower=0.1 * seed)
@@ -101,6 +102,7 @@ def test_a_folder_named_twice_is_found_once(tmp_path: Path) -> None:
     assert find_folders([one / ".." / "run", one, run]) == ([one], [run])
 
 
+@pytest.mark.usefixtures("no_ink")
 def test_a_folder_of_runs_is_replaced_by_those_with_an_epoch(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     two, seed, one = tasks_run(runs / "b-tasks"), make_run(runs / "c-seeds" / "seed-1"), make_run(runs / "a")
@@ -113,6 +115,7 @@ def test_a_folder_of_runs_is_replaced_by_those_with_an_epoch(tmp_path: Path) -> 
     assert len(write_report([runs], tmp_path / "report")) > 3
 
 
+@pytest.mark.usefixtures("no_ink")
 def test_what_cannot_be_reported_is_named_and_nothing_is_written(tmp_path: Path) -> None:
     run = tasks_run(tmp_path / "run")
     (run / "continual.json").write_text("{")

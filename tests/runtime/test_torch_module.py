@@ -10,6 +10,7 @@ import random
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from covering import covering
 from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of
 from torch._subclasses import FakeTensorMode
 from torch.utils.data import DataLoader
@@ -222,8 +224,9 @@ def test_what_a_module_of_any_net_takes_is_refused_or_run(make: Maker) -> None:
 
 
 @TORCHS_OWN
-@pytest.mark.parametrize("dynamic", [None, True, False])
-@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
+@pytest.mark.parametrize(
+    ("backend", "dynamic"), covering(product(["eager", "aot_eager", "inductor"], [None, True, False]))
+)
 def test_the_module_compiles_without_a_break(make: Maker, backend: str, dynamic: bool | None) -> None:
     torch.compiler.reset()
     net = make("images real")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from covering import covering
 from fold_nets import SHAPE, images_of, make_mlp, make_nasty, torch_logits
 from torch import nn
 
@@ -331,8 +333,7 @@ def drawn(count: int) -> np.ndarray:
     return np.random.default_rng(5).integers(0, 256, (count, *SHAPE), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("native", ["0", "1"])
-@pytest.mark.parametrize("batch_size", [None, 7, 640])
+@pytest.mark.parametrize(("batch_size", "native"), covering(product([None, 7, 640], ["0", "1"])))
 def test_numpy_runs_a_part_of_many_images(native: str, batch_size: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every second of 2,500 images; signs inside the net are compared on these, with or without the library."""
     monkeypatch.setenv("ONEBIT_NATIVE", native)
