@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from packed_nets import make_packed_mlp
+from PIL import Image
 from rank_agents import Agents, warm_agents
 
 from onebit.packed import Certificate, LayerProof, PackedNet
@@ -40,6 +43,17 @@ def packed_mlp() -> Callable[..., PackedNet]:
 def certificate() -> Certificate:
     """A certificate with every field set but the seed."""
     return CERTIFICATE
+
+
+@pytest.fixture
+def no_ink(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are made of all their parts and left blank, for tests of pages: rendering is most of their time."""
+    from matplotlib.figure import Figure
+
+    def save(figure: Figure, path: Path, **_: Any) -> None:
+        Image.new("RGB", (3, 3), "white").save(path, "PNG")
+
+    monkeypatch.setattr(Figure, "savefig", save)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import runpy
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,23 +22,14 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 MOST_LINES = 40
 
 
-def run_example(name: str, *arguments: object) -> str:
-    """What an example prints, in a process of its own."""
-    command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.py")), ids=lambda path: path.name)
 def test_examples_are_short(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES
 
 
-def test_minimal_binaryconnect() -> None:
-    found = re.fullmatch(
-        r"(\d+) of 2000 test digits correct with binary weights\n", run_example("minimal_binaryconnect.py")
-    )
+def test_minimal_binaryconnect(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(EXAMPLES / "minimal_binaryconnect.py"), run_name="__main__")
+    found = re.fullmatch(r"(\d+) of 2000 test digits correct with binary weights\n", capsys.readouterr().out)
     assert found
     assert 1700 < int(found[1]) < 2000
 

@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -47,10 +48,16 @@ def files() -> list[Path]:
     return sorted(path for path in ROOT.rglob("*.py") if part_of(path) != FACADE)
 
 
+@cache
+def tree(path: Path) -> ast.Module:
+    """The syntax of a file, read once."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imports(path: Path) -> Iterator[tuple[int, str]]:
     """(line, dotted name) of everything that a file imports, wherever it does."""
     package = ["onebit", *path.relative_to(ROOT).parent.parts]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield node.lineno, alias.name
@@ -71,6 +78,7 @@ def own_parts(path: Path) -> Iterator[tuple[int, str]]:
             yield line, parts[1]
 
 
+@cache
 def _is_module(name: str) -> bool:
     return (ROOT / name).is_dir() or (ROOT / f"{name}.py").is_file()
 
@@ -107,7 +115,7 @@ def test_nothing_imports_the_facade_or_imports_relatively() -> None:
     """Public names come from their own modules; of the package itself only the version is read."""
     wrong = []
     for path in files():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree(path)):
             if isinstance(node, ast.ImportFrom):
                 names = {alias.name for alias in node.names}
                 public = {name for name in names if name != "__version__" and not _is_module(name)}

@@ -4,6 +4,7 @@ quantizer or a method is written in its own modules, in the tables and recipes, 
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,14 @@ HOMES = {
 """Folder or module -> the names that belong there."""
 
 
+@cache
+def sources() -> list[tuple[str, str]]:
+    """(path below the package, text) of every module."""
+    return [
+        (path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")) for path in sorted(ROOT.rglob("*.py"))
+    ]
+
+
 def camel(name: str) -> str:
     return name.replace("_", "_?").replace("-", "[-_]")
 
@@ -50,10 +59,10 @@ def test_a_name_is_written_in_its_own_modules_only(name: str) -> None:
     pattern = re.compile(rf"(?<![A-Za-z0-9]){camel(name)}(?![a-z0-9])", re.IGNORECASE)
     homes = tuple(home for home, names in HOMES.items() if name in names)
     wrong = [
-        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
-        for path in sorted(ROOT.rglob("*.py"))
-        if not path.relative_to(ROOT).as_posix().startswith(homes)
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        f"{path}:{number}: {line.strip()}"
+        for path, text in sources()
+        if not path.startswith(homes) and pattern.search(text)
+        for number, line in enumerate(text.splitlines(), start=1)
         if pattern.search(line)
     ]
     assert wrong == []

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
 import numpy as np
 import pytest
+from covering import covering
 
 from benchmarks.__main__ import main
 from benchmarks.startup import example_net
 from onebit.runtime import run
 
 
-def test_every_command_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("really", covering([False, True], heavy={True}))
+def test_every_command_is_timed(
+    really: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Daily without the processes, which all import torch or the package anew."""
+    if not really:
+        ended = subprocess.CompletedProcess([], 0)
+        monkeypatch.setattr("benchmarks.startup.subprocess.run", lambda *_, **__: ended)
     assert main(["startup", "--rounds", "1", "--json"]) == 0
     rows = {row["command"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
     assert {"onebit --help", "onebit predict NET IMAGE"} <= rows.keys()

@@ -123,6 +123,7 @@ def edited(here: Path, text: str = "\n# another line\n") -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- training
+@pytest.mark.usefixtures("no_ink")
 def test_a_net_that_takes_float_images_is_trained_proven_packed_and_exported(
     train: Callable[..., Outcome], onebit: Onebit, here: Path
 ) -> None:
@@ -322,6 +323,7 @@ def test_code_that_a_run_folder_brings_is_not_run(
     assert not (foreign / "was-here").exists()
 
 
+@pytest.mark.usefixtures("no_ink")
 def test_inspect_and_report_run_no_code_of_a_run_folder(onebit: Onebit, foreign: Path) -> None:
     renamed(foreign / "run", "evil.py:Net", "run/evil.py:Net")
     assert onebit("inspect", "run").status == 0

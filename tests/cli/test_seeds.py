@@ -61,6 +61,7 @@ def test_resuming_leaves_out_what_is_done(onebit: Onebit, seeds_folder: Path) ->
     assert expected in done.out.splitlines()
 
 
+@pytest.mark.usefixtures("no_ink")
 def test_report_compares_the_seeds_with_another_run(
     onebit: Onebit, seeds_folder: Path, real_folder: Path, tmp_path: Path
 ) -> None:

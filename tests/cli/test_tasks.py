@@ -53,6 +53,7 @@ def test_a_table_and_a_picture_and_no_second_run_in_the_same_folder(onebit: Oneb
     assert f"{100 * own['accuracy']:.2f}" == row[3].split()[1]
 
 
+@pytest.mark.usefixtures("no_ink")
 def test_several_seeds_of_several_tasks(onebit: Onebit, tmp_path: Path) -> None:
     folder = tmp_path / "all"
     flags = ["mnist-permuted", *SHORT, "--continual.against", "[]"]

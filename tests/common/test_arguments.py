@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from covering import DEEPER, covering
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -259,7 +260,7 @@ def refusal(name: str, option: str) -> str:
     return ""
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", covering(MODELS, heavy=DEEPER))
 def test_a_model_takes_every_option_that_it_names(name: str) -> None:
     """An option that a message offers exists; its value None may well be refused."""
     names = option_names(MODELS[name])

@@ -320,19 +320,23 @@ CASES = [
 ]
 
 
+KINDS = {"floats": ("float32", False), "pixels": ("uint8", False), "signs of pixels": ("uint8", True)}
+EVERY = [(*case, kind) for case in CASES for kind in KINDS]
+
+
 @pytest.mark.parametrize(
-    ("body", "shape"),
-    covering(case[1:] for case in CASES),
-    ids=[f"{name}-{len(shape)}" for name, _, shape in CASES],
+    ("body", "shape", "kind"),
+    covering((case[1:] for case in EVERY), of=lambda body, shape, kind: ((body, KINDS[kind][1]), shape, kind)),
+    ids=[f"{name}-{len(shape)}-{kind}" for name, _, shape, kind in EVERY],
 )
-def test_an_operation_answers_as_torch(body: Body, shape: tuple[int, ...]) -> None:
-    """Daily those that take any shape with one of the three."""
-    for dtype, signs in (("float32", False), ("uint8", False), ("uint8", True)):
-        model = Net(body, shape, signs=signs)
-        inputs = inputs_of(shape, dtype)
-        packed = pack(model, inputs)
-        assert packed.input.dtype == dtype
-        assert_answers(model, packed, inputs)
+def test_an_operation_answers_as_torch(body: Body, shape: tuple[int, ...], kind: str) -> None:
+    """Daily each operation on real values and on signs, in one of the shapes that it takes."""
+    dtype, signs = KINDS[kind]
+    model = Net(body, shape, signs=signs)
+    inputs = inputs_of(shape, dtype)
+    packed = pack(model, inputs)
+    assert packed.input.dtype == dtype
+    assert_answers(model, packed, inputs)
 
 
 def test_more_than_one_axis_of_tokens() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from covering import covering
 from fold_nets import assert_answers, assert_native, inputs_of
 from torch import Tensor, nn
 from user_nets import Mixer, MobileNetV2, ResNet1d, SEResNet, UNet
@@ -45,7 +46,13 @@ def test_a_net_packs_whole_and_answers_as_torch(name: str) -> None:
     assert check(model, inputs).whole
     packed = loads(dumps(pack(model, inputs)))
     assert_answers(model, packed, inputs, atol=2e-5)
-    # torch may take another sign of a real sum that is nearly 0, but all executors take the same
+
+
+@pytest.mark.parametrize("name", covering(NETS, heavy={"mobilenet", "unet of odd images"}))
+def test_a_net_of_signs_has_the_same_bits_in_every_executor(name: str) -> None:
+    """Torch may take another sign of a real sum that is nearly 0, but all executors take the same."""
+    make, shape = NETS[name]
+    inputs = inputs_of(shape)
     assert_native(pack(made_binary(make, shape, "ste_sign"), inputs), inputs)
 
 

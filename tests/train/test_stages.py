@@ -241,6 +241,7 @@ def test_wandb_without_login_says_how_to_go_offline(tmp_path: Path) -> None:
     assert not (tmp_path / "wandb-id").exists()
 
 
+@pytest.mark.nightly  # seconds for one line; daily the missing login is one
 @pytest.mark.usefixtures("no_login")
 def test_a_variable_that_wandb_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a process of its own: wandb reads its variables once."""
