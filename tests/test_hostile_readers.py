@@ -266,7 +266,7 @@ def place(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("make", READERS)
 def test_damaged_files_are_read_or_refused(make: Callable[[Path], Case], run: Path, place: Path) -> None:
-    fuzz(make, run, place, 99)
+    fuzz(make, run, place, 60)
 
 
 @pytest.mark.nightly
@@ -318,7 +318,7 @@ def test_a_single_number_in_place_of_those_of_a_layer_is_refused(run: Path, plac
 
 
 def test_states_of_another_kind_are_resumed_or_refused(run: Path, place: Path) -> None:
-    resume_forged(run, place, 100)
+    resume_forged(run, place, 3 * len(STRANGE))
 
 
 @pytest.mark.nightly

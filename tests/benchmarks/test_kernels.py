@@ -110,6 +110,7 @@ def test_without_onnxruntime_its_column_is_empty() -> None:
 
 
 @native
+@pytest.mark.nightly  # daily one thread
 def test_threads_share_the_images() -> None:
     result = quick("weights-dense", "xnor-conv", threads=2)
     assert result["machine"]["threads"] == 2

@@ -64,6 +64,7 @@ def test_every_variant_is_a_row(name: str) -> None:
 
 
 @native
+@pytest.mark.nightly  # daily one thread
 def test_threads_share_the_images() -> None:
     assert quick(nets=["mlp-signs"], batches=[5], threads=2)["machine"]["threads"] == 2
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from cli_support import Outcome
+from covering import covering
 
 from onebit.cli.train_command import TRACKERS, read_command
 from onebit.data import DATASETS
@@ -103,8 +104,17 @@ def test_every_command_is_of_a_section_that_is_run() -> None:
     assert len(said) == sum(len(commands(section)) for section in SECTIONS.values()) > 15
 
 
+@pytest.mark.parametrize("line", BINARY_WEIGHTS)
+def test_the_commands_ask_for_the_net_that_they_say(onebit: Onebit, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    asked = onebit("train", *shlex.split(line), "--print-config", "--json")
+    assert asked.status == 0, asked.err
+    assert binary_weights(build_recipe(asked.json)) == BINARY_WEIGHTS[line]
+
+
 @pytest.mark.filterwarnings("ignore:.*keep their initial values")  # BatchNorm of the logits, which a real net lacks
-@pytest.mark.parametrize("section", SECTIONS)
+@pytest.mark.parametrize("section", covering(SECTIONS, heavy={"binarynet", "bayesbinn"}))
 def test_the_commands_train_the_net_that_they_say(
     onebit: Onebit, section: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,9 +44,20 @@ ISAS = instruction_sets()
 pytestmark = pytest.mark.skipif(not ISAS, reason="the native library is not installed")
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(data=st.data(), net=nets())
 def test_drawn_nets_have_the_bits_of_the_reference(data: st.DataObject, net: PackedNet) -> None:
+    assert_bits_of_the_reference(data, net)
+
+
+@pytest.mark.nightly
+@settings(max_examples=1000, deadline=None)
+@given(data=st.data(), net=nets())
+def test_a_thousand_drawn_nets_have_the_bits_of_the_reference(data: st.DataObject, net: PackedNet) -> None:
+    assert_bits_of_the_reference(data, net)
+
+
+def assert_bits_of_the_reference(data: st.DataObject, net: PackedNet) -> None:
     batch = data.draw(batches_of(net))
     expected = reference(net, batch)
     for isa in ISAS.values():

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import tracemalloc
 from functools import cache
+from itertools import product
 
 import numpy as np
 import pytest
+from covering import covering
 from kernel_nets import images_of
 
 from benchmarks.twins import NETS, Net, build
@@ -19,7 +21,7 @@ pytestmark = pytest.mark.skipif(not ISAS, reason="the native library is not inst
 TIMED = {**NETS, "resnet20-signs": Net("resnet20", "ste_sign", "ste_sign", (1,))}
 VALUES = {"mlp": 2, "resnet20": 3.2, "vgg_small": 1.26}
 """Size of the arena relative to the largest value of a net; a residual block also keeps its shortcut and a grid."""
-each_plan = pytest.mark.parametrize(("name", "isa"), [(name, isa) for name in TIMED for isa in ISAS])
+each_plan = pytest.mark.parametrize(("name", "isa"), covering(product(TIMED, ISAS), heavy={"vgg-signs"}))
 
 
 @cache

@@ -279,6 +279,7 @@ def goes_to_a_plain_twin_and_back(small: Recipe, data: Dataset, trained: nn.Modu
     assert torch.equal(predict_logits(twin, images), logits)
 
 
+@pytest.mark.nightly  # daily each method learns within a few steps: tests/recipe/test_presets.py
 @pytest.mark.parametrize("method", methods())
 def test_every_method_trains_the_toy_data(method: str) -> None:
     toy = load_dataset("toy")

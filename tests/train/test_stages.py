@@ -254,6 +254,7 @@ def test_a_variable_that_wandb_refuses_is_one_line(tmp_path: Path, monkeypatch: 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.nightly  # starts its service; daily the trackers are told of a run with tensorboard
 @pytest.mark.usefixtures("no_login")
 def test_wandb_offline_logs_into_the_run_folder_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
