@@ -472,14 +472,18 @@ def test_a_deleted_module_frees_its_net(packed_mlp: Maker, use: str, tmp_path: P
 
 
 def test_a_replaced_net_is_freed(packed_mlp: Maker) -> None:
-    module = PackedModule(packed_mlp((12, 5), seed=0))
-    for change in (CHANGES["copy_"], CHANGES["assigned"], CHANGES["swapped"]):
-        for seed in (1, 0):
-            old = weakref.ref(module.net)
-            change(module, PackedModule(packed_mlp((12, 5), seed=seed)).file)
-            assert_runs(module, module.net)
-            gc.collect()
-            assert old() is None
+    gc.freeze()  # only what is made from here on is looked through
+    try:
+        module = PackedModule(packed_mlp((12, 5), seed=0))
+        for change in (CHANGES["copy_"], CHANGES["assigned"], CHANGES["swapped"]):
+            for seed in (1, 0):
+                old = weakref.ref(module.net)
+                change(module, PackedModule(packed_mlp((12, 5), seed=seed)).file)
+                assert_runs(module, module.net)
+                gc.collect()
+                assert old() is None
+    finally:
+        gc.unfreeze()
 
 
 def test_a_strided_file_is_read(packed_mlp: Maker) -> None:
