@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
+from itertools import product
 from typing import Any
 
 import pytest
@@ -29,7 +30,6 @@ PLAIN = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2
 PLAIN += (nn.AdaptiveAvgPool2d, nn.Flatten, nn.Dropout, nn.Identity, InputCoding)
 each_form = pytest.mark.parametrize("form", FORMS)
 each_kind_of_model = pytest.mark.parametrize("form", covering(FORMS, heavy=DEEPER))
-each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def build(form: str, kind: str = "binary weights", **options: Any) -> nn.Module:
@@ -49,8 +49,7 @@ def test_every_model_has_a_small_form() -> None:
     assert {name for name, _ in FORMS.values()} == MODELS.keys()
 
 
-@each_kind_of_model
-@each_kind
+@pytest.mark.parametrize(("form", "kind"), covering(product(FORMS, KINDS), heavy=DEEPER))
 def test_uint8_images_in_logits_out_and_every_parameter_learns(form: str, kind: str) -> None:
     model = build(form, kind, classes=10)
     assert isinstance(next(m for m in model.modules() if not any(m.children())), InputCoding)
@@ -145,8 +144,9 @@ def test_the_same_seed_gives_the_same_model(form: str) -> None:
     assert not all(torch.equal(first[key], other[key]) for key in first)
 
 
-@each_kind_of_model
-@pytest.mark.parametrize("kind", ["binary weights and inputs", "real"])
+@pytest.mark.parametrize(
+    ("form", "kind"), covering(product(FORMS, ["binary weights and inputs", "real"]), heavy=DEEPER)
+)
 def test_torch_fx_sees_nothing_but_plain_operations(form: str, kind: str) -> None:
     class Tracer(fx.Tracer):
         def is_leaf_module(self, m: nn.Module, name: str) -> bool:
