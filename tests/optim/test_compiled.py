@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from compiled_training import DETERMINISTIC, adam, assert_same_training, compiled, latents, net, quantizers, train
+from covering import covering
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
@@ -25,8 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 # ------------------------------------------------------------------------------------------------- the same as eager
-@pytest.mark.parametrize("quantizer", DETERMINISTIC)
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize(("quantizer", "backend"), covering(product(DETERMINISTIC, ["eager", "aot_eager"])))
 def test_it_equals_eager_training(quantizer: str, backend: str) -> None:
     assert_same_training(quantizer, backend=backend)
 
