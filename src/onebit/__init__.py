@@ -30,6 +30,7 @@ _HOME = {
     "create_model": "onebit.models",
     "describe_layers": "onebit.layers",
     "evaluate": "onebit.evaluation.modes",
+    "export_net": "onebit.export",
     "fit": "onebit.train.loop",
     "latent_groups": "onebit.optim",
     "load": "onebit.packed",

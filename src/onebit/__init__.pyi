@@ -24,6 +24,7 @@ from onebit.data import Dataset as Dataset
 from onebit.data import load_dataset as load_dataset
 from onebit.evaluation.counts import summary as summary
 from onebit.evaluation.modes import evaluate as evaluate
+from onebit.export import export_net as export_net
 from onebit.fold.check import check as check
 from onebit.fold.packed_layers import packed_layers_ as packed_layers_
 from onebit.layers import BinarizeReport as BinarizeReport

@@ -123,11 +123,14 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    script = "import os, sys\nfrom onebit.common.files import atomic_files\n"
+    script += "with atomic_files(sys.argv[1]) as folder: (folder / 'a').touch(); os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", script, tmp_path / "folder"], check=False)
     script = "import os, sys\nfrom onebit.common.files import atomic_path\n"
     script += "with atomic_path(sys.argv[1]): os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", script, tmp_path / "net.bin"], check=False)
     (tmp_path / "other.bin").write_bytes(b"")
-    assert len(names(tmp_path)) == 2
+    assert len(names(tmp_path)) == 3
     remove_leftovers(tmp_path)
     assert names(tmp_path) == ["other.bin"]
 

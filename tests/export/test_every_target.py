@@ -6,7 +6,8 @@ import functools
 from pathlib import Path
 
 import pytest
-from recipe_nets import SMALL, packed_net
+from covering import covering, recipe_traits
+from recipe_nets import RECIPES, SMALL, packed_net
 
 from onebit.export import EXPORTS, export_net
 from onebit.packed import PackedNet
@@ -18,7 +19,7 @@ def net_of(recipe: str) -> PackedNet:
 
 
 @pytest.mark.parametrize("target", EXPORTS)
-@pytest.mark.parametrize("recipe", SMALL)
+@pytest.mark.parametrize("recipe", covering(SMALL, of=lambda name: recipe_traits(RECIPES[name])))
 def test_the_net_of_every_recipe_is_exported_and_equal(recipe: str, target: str, tmp_path: Path) -> None:
     net, suffixes = net_of(recipe), EXPORTS[target].suffixes
     made = export_net(net, target, tmp_path / f"net{suffixes[0] if suffixes else ''}")

@@ -182,8 +182,8 @@ def test_a_folder_target(target: Callable[..., ModuleType], tmp_path: Path) -> N
 def test_what_no_target_takes(target: Callable[..., ModuleType], tmp_path: Path) -> None:
     target("own", suffixes=(".own",), options={"form": ("a", "b")})
     net, path = sign_net(), tmp_path / "net.own"
-    bad: Any = "net.1bit"
-    with pytest.raises(WrongTypeError, match=r"read it first: onebit\.load"):
+    bad: Any = [net]
+    with pytest.raises(WrongTypeError, match="expected a packed net"):
         export_net(bad, "own", path)
     with pytest.raises(UnknownNameError, match="unknown export target 'onw'; did you mean 'own'"):
         export_net(net, "onw", path)

@@ -120,7 +120,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
         raise OnebitError(f"cannot write {os.fspath(path)!r}: it is not a regular file; choose another path")
-    temporary = target.with_name(f"{PREFIX}{_machine()}-{os.getpid()}-{secrets.token_hex(4)}{target.suffix}")
+    temporary = target.with_name(_temporary_name() + target.suffix)
     try:
         # not tempfile: only the owner can read its files, also after the rename
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -151,7 +151,10 @@ def atomic_files(folder: str | os.PathLike[str]) -> Iterator[Path]:
     target = _folder(folder)
     staging = None
     try:
-        staging = Path(tempfile.mkdtemp(prefix=PREFIX, dir=target if target.exists() else target.parent))
+        place = target if target.exists() else target.parent
+        remove_leftovers(place)
+        staging = place / _temporary_name()
+        staging.mkdir(mode=0o700)
         yield staging
         names = sorted(path.relative_to(staging) for path in staging.rglob("*") if path.is_file())
         for name in names:  # before the first file moves
@@ -217,11 +220,15 @@ def _folder(folder: str | os.PathLike[str]) -> Path:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of killed processes from a folder; those of a running process stay."""
+    """Remove the temporary files and folders of killed processes from a folder; those of a running process stay."""
     for path in folder.glob(f"{PREFIX}*"):
         with suppress(OSError):
             if _is_left_over(path):
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _temporary_name() -> str:
+    return f"{PREFIX}{_machine()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def _machine() -> str:

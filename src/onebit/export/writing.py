@@ -14,9 +14,10 @@ from onebit.errors import UnknownNameError, UsageError
 from onebit.export.comparison import Comparison, compare
 from onebit.export.target import CannotRun, Target
 from onebit.export.targets import EXPORTS
-from onebit.packed import PackedNet, check_net
+from onebit.packed import PackedNet
 from onebit.packed.net import op_name
 from onebit.runtime import run
+from onebit.runtime.running import opened
 
 RANDOM_INPUTS = 20
 MARK = b"written by onebit"
@@ -38,7 +39,7 @@ class Exported(NamedTuple):
 
 
 def export_net(
-    net: PackedNet,
+    net: PackedNet | str | os.PathLike[str],
     to: str,
     path: str | Path,
     *,
@@ -52,6 +53,7 @@ def export_net(
     The files appear at `path` only after the comparison.
 
     Args:
+        net: a packed net, or the path of its file.
         to: name of a target in `EXPORTS`.
         path: a file with a suffix of the target, or a folder, which is made.
         inputs: (N, …) inputs of the net to compare with; 20 random ones if None. Some targets store a few of them as
@@ -66,9 +68,9 @@ def export_net(
         OnebitError: the path cannot be written, or the outputs differ; nothing was written.
 
     Example:
-        >>> export_net(onebit.load("net.1bit"), "onnx", "net.onnx").comparison
+        >>> export_net("net.1bit", "onnx", "net.onnx").comparison
     """
-    check_net(net)
+    net = opened(net)
     path = Path(path)
     target, settings = check_request(to, path, options, report=report)
     check_operations(net, to, target)
