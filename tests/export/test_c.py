@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import subprocess
 import sys
@@ -128,6 +129,19 @@ def test_every_kernel_gives_the_bits_of_the_reference(compiler: str, tmp_path: P
     needs(compiler)
     cases = [(net, inputs_of(net, 3)) for net in CASES]
     assert_same(cases, outputs_of(cases, tmp_path, [compiler, "-O2"]))
+
+
+def test_vectors_of_constants_are_not_exchanged(tmp_path: Path) -> None:
+    """gcc 12 does that at -O3 with AVX to two affine operations in turn."""
+    needs("gcc")
+    if platform.machine() != "x86_64" or "avx" not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("the processor has no AVX")
+    b = Builder((5,), coding="float32", seed=1)
+    b.affine(5)
+    b.affine(5)
+    case = b.net(), inputs_of(b.net(), 20)
+    found = outputs_of([case], tmp_path, ["gcc", "-O3", "-mavx"])
+    assert_same([case], found)
 
 
 @pytest.mark.nightly

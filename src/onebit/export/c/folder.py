@@ -122,10 +122,7 @@ def _input_in_words(net: PackedNet) -> list[str]:
     if net.input.meaning:
         lines.append(f"A sample is: {net.input.meaning}")
     if net.input.dtype == "float32":
-        lines.append(
-            "The numbers must be finite: if one is not, outputs that depend on it are NaN or infinite, or signs of"
-        )
-        lines.append("an undefined choice.")
+        lines.append("Numbers that are not finite make NaN of what depends on them; the sign of NaN is -1.")
     return lines
 
 
@@ -163,6 +160,8 @@ _CHECKS = """#if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0
 #endif
 #if defined(__clang__)
 #pragma STDC FP_CONTRACT OFF
+#elif defined(__GNUC__) && defined(__AVX__)
+#pragma GCC optimize("no-tree-slp-vectorize") /* gcc 12 exchanges constants that it converts to vectors of double */
 #endif
 typedef char net_needs_double_of_64_bits[sizeof(double) == 8 ? 1 : -1];"""
 
