@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
@@ -142,8 +143,12 @@ def plain_text(text: str) -> str:
 
 def block(lines: list[str]) -> list[str]:
     """A comment of several lines."""
-    texts = [plain_text(line) for line in lines]
+    texts = [part for line in lines for part in _wrapped(plain_text(line))]
     return [f"{'/*' if k == 0 else ' *'} {text}".rstrip() for k, text in enumerate(texts)] + [" */"]
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH - 3) if len(text) > WIDTH - 3 else [text]
 
 
 def dimensions(shape: tuple[int, ...]) -> str:

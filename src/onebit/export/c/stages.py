@@ -220,19 +220,19 @@ class Stages:
                 if size > 1:
                     runs.append((size, from_step, step))
                 step *= size
-        runs.sort(key=lambda run: run[0])
+        runs.sort(key=lambda run: (run[0], -run[1] - run[2]))  # the innermost run last
         size, from_step, to_step = runs.pop() if runs else (1, 0, 0)
         names = [f"n{k}" for k in range(len(runs))]
         for name, (count, _, _) in zip(names, runs, strict=True):
-            stage.body.append(f"for (int32_t {name} = 0; {name} < {count}; {name}++)")
+            stage.body.append(f"for (int32_t {name} = 0; {name} < {count}; {name}++) {{")
         read = index(source.first, [(n, run[1]) for n, run in zip(names, runs, strict=True)])
         write = index(first, [(n, run[2]) for n, run in zip(names, runs, strict=True)])
-        lines = [f"{LOADS[source.form]}({self.pointer(source, stage)}, {read}, {from_step}, {size}, y);"]
-        if source.bound is not None and target.form == "real":
-            lines.append(f"real(y, {size});")
-        lines.append(f"{STORES[target.form]}(y, {size}, {self.pointer(target, stage)}, {write}, {to_step});")
         self.second(stage, size)
-        stage.body[-1:] = [stage.body[-1] + " {", *lines, "}"] if runs else [*stage.body[-1:], *lines]
+        stage.body.append(f"{LOADS[source.form]}({self.pointer(source, stage)}, {read}, {from_step}, {size}, y);")
+        if source.bound is not None and target.form == "real":
+            stage.body.append(f"real(y, {size});")
+        stage.body.append(f"{STORES[target.form]}(y, {size}, {self.pointer(target, stage)}, {write}, {to_step});")
+        stage.body += ["}"] * len(runs)
 
     def second(self, stage: Stage, count: int) -> None:
         """Another row of numbers beside `x`, named y."""
