@@ -183,8 +183,10 @@ MLP = (784, 512, 256, 10)
 
 
 @pytest.mark.parametrize(("form", "most", "ram"), [("weight-only", 1_100_000, 7000), ("sign", 850_000, 5000)])
-def test_an_mlp_is_small_and_fast_on_a_cortex_m4(form: str, most: int, ram: int, tmp_path: Path) -> None:
-    found = on_board(make_packed_mlp(MLP, form=form, shape=(1, 28, 28)), tmp_path, optimize="-Os")
+def test_an_mlp_is_small_and_fast_on_a_cortex_m4(
+    form: str, most: int, ram: int, tmp_path: Path, packed_mlp: Any
+) -> None:
+    found = on_board(packed_mlp(MLP, form=form, shape=(1, 28, 28)), tmp_path, optimize="-Os")
     assert 400_000 < found.instructions <= most
     flash, static, stack = size.linked(tmp_path / "net")
     assert 66_880 < flash <= 76_000
@@ -276,7 +278,7 @@ def test_a_net_of_integers_has_no_float(tmp_path: Path) -> None:
     assert exact.bit_exact
 
 
-def test_the_functions_are_those_of_the_native_library(tmp_path: Path) -> None:
+def test_the_functions_are_those_of_the_native_library(tmp_path: Path, packed_mlp: Any) -> None:
     """What net.c computes with numbers and one-bit weights is the text that the native library is compiled from."""
     folder = Path(onebit.__file__).parent / "native"
     shared = [piece.strip("\n") for name in ("numbers.h", "tables.h") for piece in _pieces(folder / "plain" / name)]
@@ -284,7 +286,7 @@ def test_the_functions_are_those_of_the_native_library(tmp_path: Path) -> None:
     for name in ("numbers.h", "tables.h"):
         assert f'#include "../plain/{name}"' in used
     found = set()
-    for k, net in enumerate([*SMALL, make_packed_mlp((16, 8, 8, 4), form="sign")]):
+    for k, net in enumerate([*SMALL, packed_mlp((16, 8, 8, 4), form="sign")]):
         text = exported(net, tmp_path / str(k)).joinpath("net.c").read_text()
         defined = re.findall(r"^static (?:inline )?\w+ \*?(\w+)\(", text, flags=re.MULTILINE)
         assert len(defined) == len(set(defined))
@@ -304,10 +306,10 @@ def _pieces(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").split("\n\n")[1:]
 
 
-def test_names_cannot_leave_their_strings_and_comments(tmp_path: Path) -> None:
+def test_names_cannot_leave_their_strings_and_comments(tmp_path: Path, packed_mlp: Any) -> None:
     needs("cc")
     hostile = ('"};int x[', "*/ int main", "/* ??/", "\\", "%s%n", "é√", "#include", "'", "??/??/", "a" * 150)
-    net = make_packed_mlp((12, 70, 65, 10))
+    net = packed_mlp((12, 70, 65, 10))
     spec = replace(net.input, meaning="*/ # ??/ \\")
     net = replace(net, name="*/ int y; /* \\ ??/ é", classes=hostile, input=spec)
     place = exported(net, tmp_path / "net")
@@ -336,9 +338,9 @@ def test_nodes_of_any_name_get_names_in_c(tmp_path: Path) -> None:
     assert export_net(net, "c", tmp_path / "net").comparison is not None
 
 
-def test_the_program_says_when_an_input_is_cut_off(tmp_path: Path) -> None:
+def test_the_program_says_when_an_input_is_cut_off(tmp_path: Path, packed_mlp: Any) -> None:
     needs("cc", "make")
-    net = make_packed_mlp()
+    net = packed_mlp()
     place = exported(net, tmp_path / "net")
     subprocess.run(["make", "-s", "-C", str(place)], check=True)
     done = subprocess.run([str(place / "net")], input=bytes(12 + 5), capture_output=True)
@@ -349,9 +351,9 @@ def test_the_program_says_when_an_input_is_cut_off(tmp_path: Path) -> None:
     assert (empty.returncode, empty.stdout) == (0, b"")
 
 
-def test_an_arduino_library_compiles_as_c_plus_plus(tmp_path: Path) -> None:
+def test_an_arduino_library_compiles_as_c_plus_plus(tmp_path: Path, packed_mlp: Any) -> None:
     needs("g++")
-    net = make_packed_mlp()
+    net = packed_mlp()
     made = export_net(net, "c", tmp_path / "lib", layout="arduino")
     assert made.comparison is None or made.comparison.bit_exact
     names = {str(path.relative_to(tmp_path / "lib")) for path in made.files}
@@ -368,9 +370,11 @@ def test_an_arduino_library_compiles_as_c_plus_plus(tmp_path: Path) -> None:
     subprocess.run(["g++", "-Wall", "-Werror", "-fsyntax-only", *include, "-x", "c++", sketch], check=True)
 
 
-def test_a_machine_without_a_compiler_writes_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_a_compiler_writes_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed_mlp: Any
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    net = make_packed_mlp()
+    net = packed_mlp()
     made = export_net(net, "c", tmp_path / "net", report=True)
     assert made.comparison is None
     assert made.not_compared == "make is not installed"
@@ -379,9 +383,9 @@ def test_a_machine_without_a_compiler_writes_all_the_same(tmp_path: Path, monkey
         c.run(net, tmp_path / "net", inputs_of(net, 1))
 
 
-def test_the_report_measures_flash_and_memory(tmp_path: Path) -> None:
+def test_the_report_measures_flash_and_memory(tmp_path: Path, packed_mlp: Any) -> None:
     needs("arm-none-eabi-gcc", "cc", "make")
-    net = make_packed_mlp()
+    net = packed_mlp()
     lines = export_net(net, "c", tmp_path / "net", report=True).report.splitlines()
     flash, static, stack = size.linked(tmp_path / "net")
     assert lines[0] == f"{12 * 70 + 70 * 65 + 65 * 10:,} multiply-accumulates"
@@ -393,9 +397,9 @@ def test_the_report_measures_flash_and_memory(tmp_path: Path) -> None:
     assert declared[1] == f"{static:,}"
 
 
-def test_a_program_that_fails_is_reported(tmp_path: Path) -> None:
+def test_a_program_that_fails_is_reported(tmp_path: Path, packed_mlp: Any) -> None:
     needs("cc", "make")
-    net = make_packed_mlp()
+    net = packed_mlp()
     place = exported(net, tmp_path / "net")
     (place / "main.c").write_text("#error broken\n")
     with pytest.raises(OnebitError, match=r"^the exported program fails: make says .*please report this$"):
