@@ -46,7 +46,7 @@ def test_every_package_and_data_file_lies_in_src() -> None:
     assert {"py.typed", "__init__.pyi", "recipes/methods.yaml", "data/MNIST_SAMPLE_LICENSE.md"} <= names
     assert {"export/html/run_page.js", "export/html/engine/net.js", "export/html/page/page.html"} <= names
     # what `onebit export --to c` copies; folders named csrc are not in the wheel
-    assert {"native/plain/numbers.h", "native/plain/tables.h", "export/c/kernels.h"} <= names
+    assert {"native/plain/numbers.h", "native/plain/tables.h", "export/c/kernels.h", "export/c/memory.h"} <= names
     assert {f"export/c/templates/{name}" for name in ("main.c", "Makefile", "run.ino")} <= names
 
 

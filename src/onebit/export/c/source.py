@@ -46,7 +46,8 @@ def code_of(plan: Planner) -> Code:
 def pieces() -> dict[str, str]:
     """Name -> text of every kernel, in an order in which each uses only those before it."""
     native = files("onebit.native") / "plain"
-    texts = [native / "numbers.h", native / "tables.h", files("onebit.export.c") / "kernels.h"]
+    own = files("onebit.export.c")
+    texts = [native / "numbers.h", native / "tables.h", own / "memory.h", own / "kernels.h"]
     found = {}
     for text in texts:
         for piece in text.read_text(encoding="utf-8").split("\n\n")[1:]:  # after the comment of the file
