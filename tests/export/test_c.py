@@ -16,7 +16,7 @@ import pytest
 from c_programs import Case, exported, outputs_of
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, make_packed_mlp
+from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of
 
 import onebit
 from benchmarks.cortex_m4 import OnBoard, on_cortex_m4
