@@ -7,7 +7,7 @@ from pathlib import Path
 from shutil import which
 
 import pytest
-from conftest import make_packed_mlp
+from packed_nets import make_packed_mlp
 
 from benchmarks.__main__ import main
 from onebit.packed import save
