@@ -10,7 +10,7 @@ function start() {
   const middle = samples[0] || Array(count).fill(bytes ? 128 : 0);
   const refuse = (problem) => ($("answer").textContent = problem);
   const check = (numbers) => {
-    const wrong = numbers.findIndex((x) => !Number.isFinite(x) || (bytes && (x < 0 || x > 255 || x % 1)));
+    const wrong = numbers.findIndex((x) => !Number.isFinite(Math.fround(x)) || (bytes && (x < 0 || x > 255 || x % 1)));
     if (numbers.length !== count) refuse(`Got ${text(numbers.length)} numbers, expected ${text(count)}`);
     else if (wrong >= 0) refuse(`Input ${wrong} is not ${bytes ? "a whole number from 0 to 255" : "a number"}`);
     else answer(make.from(numbers));
