@@ -145,7 +145,9 @@ def output_path(text: str, *, suffixes: Sequence[str], run: str) -> Path:
 
 
 def refuse_trained(text: str, *, run: str) -> Path:
-    """The path to write to; an error for a file that holds trained weights."""
+    """The path to write to; an error for an empty one, or a file that holds trained weights."""
+    if not text:
+        raise UsageError("--output is empty; expected a path")
     path = Path(text)
     part_of_run = path.name in ("best.safetensors", "final.safetensors") and (path.parent / "recipe.yaml").exists()
     if os.path.realpath(path) == os.path.realpath(run) or part_of_run:
