@@ -13,7 +13,7 @@ MOST_LABELS = 0.05
 """Share of labels that may differ where a target adds real numbers in another order. A sum that rounds to the other
 side of a sign changes a label in hundreds; a wrong graph changes most of them."""
 MOST_DISTANCE = 1e-3
-"""The same for outputs that are not logits: largest difference, relative to the largest output."""
+"""The same for numbers: the largest difference of outputs that are not logits, the median difference of logits."""
 
 
 class Comparison(NamedTuple):
@@ -21,7 +21,8 @@ class Comparison(NamedTuple):
 
     samples, what: how many inputs, and what they are; runs_with: what ran the exported net.
     labels, label_mismatches: labels compared (pixels of masks), and how many differ; None where outputs are not logits.
-    largest: largest |difference| of an output; relative: the same, relative to the largest output.
+    largest: largest |difference|; relative: the same, relative to the largest number of that output; median: the
+    median of the relative differences, of the output where it is largest.
     bit_exact: every bit is equal.
     """
 
@@ -32,6 +33,7 @@ class Comparison(NamedTuple):
     label_mismatches: int | None
     largest: float
     relative: float
+    median: float
     bit_exact: bool
 
     def __str__(self) -> str:
@@ -45,7 +47,7 @@ class Comparison(NamedTuple):
         """Raise OnebitError if the exported net is another one; `exact`: every bit must be equal."""
         wrong = self.relative > MOST_DISTANCE
         if self.label_mismatches is not None and self.labels:
-            wrong = self.label_mismatches > MOST_LABELS * self.labels
+            wrong = self.label_mismatches > MOST_LABELS * self.labels or self.median > MOST_DISTANCE
         if wrong or (exact and not self.bit_exact):
             raise OnebitError(
                 f"the exported net is not the packed net: {self}; nothing was written; please report this"
@@ -62,7 +64,7 @@ def compare(
     """
     known = infer(net)
     labels = mismatches = None
-    largest = most = 0.0
+    largest = relative = median = 0.0
     exact = True
     for name in net.outputs:
         here, there = expected[name], found.get(name)
@@ -71,12 +73,14 @@ def compare(
             raise OnebitError(f"the exported net gives {got} for {name!r}, expected {here.dtype} {here.shape}")
         exact &= here.tobytes() == there.tobytes()
         apart = np.abs(here - there)
+        apart[~np.isfinite(apart)] = np.inf
+        most = float(np.abs(here).max(initial=0)) or 1.0
         largest = max(largest, float(apart.max(initial=0)))
-        largest = largest if np.isfinite(apart).all() else np.inf
-        most = max(most, float(np.abs(here).max(initial=0)))
+        relative = max(relative, float(apart.max(initial=0)) / most)
+        median = max(median, float(np.median(apart)) / most if apart.size else 0.0)
     shape = known[net.outputs[0]].shape
     if isinstance(net.output, str) and len(shape) in (1, 3) and shape[0] > 1:
         here, there = (outputs[net.output].argmax(axis=1) for outputs in (expected, found))
         labels, mismatches = here.size, int(np.count_nonzero(here != there))
     samples = len(expected[net.outputs[0]])
-    return Comparison(samples, what, runs_with, labels, mismatches, largest, largest / (most or 1.0), exact)
+    return Comparison(samples, what, runs_with, labels, mismatches, largest, relative, median, exact)
