@@ -33,7 +33,7 @@ def target(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ModuleType]:
                 path.write_text(f"{name} {options}")
                 return
             assert list(path.iterdir()) == []
-            (path / "net.txt").write_text(name)
+            (path / "net.txt").write_text(f"{name}, written by onebit")
             (path / "src").mkdir()
             (path / "src" / "more.txt").write_text("more")
 
@@ -110,14 +110,34 @@ def test_a_target_may_round_a_few_labels_to_the_other_side(share: float, passes:
 def test_outputs_that_are_no_logits_differ_by_their_distance(factor: float) -> None:
     net = OTHER_NETS["features"]()
     expected = outputs_of(net)
-    most = max(float(np.abs(values).max()) for values in expected.values())
-    moved = changed(expected, lambda values: values + np.float32(factor * MOST_DISTANCE * most))
+    moved = changed(expected, lambda values: values + np.float32(factor * MOST_DISTANCE) * np.abs(values).max())
     found = compare(net, expected, moved, what="noise", runs_with="a test")
     assert found.labels is None
     assert "largest difference" in str(found)
     if factor < 1:
         found.check(exact=False)
     else:
+        with pytest.raises(OnebitError, match="is not the packed net"):
+            found.check(exact=False)
+
+
+def test_a_small_output_is_not_measured_by_a_large_one() -> None:
+    net = OTHER_NETS["features"]()
+    expected = outputs_of(net)
+    small = min(expected, key=lambda name: float(np.abs(expected[name]).max()))
+    expected[small] *= np.float32(1e-6)
+    moved = expected | {small: -expected[small]}
+    with pytest.raises(OnebitError, match="is not the packed net"):
+        compare(net, expected, moved, what="noise", runs_with="a test").check(exact=False)
+
+
+def test_logits_of_another_scale_differ_though_their_labels_do_not() -> None:
+    net = sign_net()
+    expected = outputs_of(net)
+    for factor in (1.01, 1e-6, np.nan):
+        moved = {name: values * np.float32(factor) for name, values in expected.items()}
+        found = compare(net, expected, moved, what="noise", runs_with="a test")
+        assert np.isnan(factor) or found.label_mismatches == 0
         with pytest.raises(OnebitError, match="is not the packed net"):
             found.check(exact=False)
 
@@ -179,6 +199,17 @@ def test_a_folder_target(target: Callable[..., ModuleType], tmp_path: Path) -> N
         assert sorted(path.name for path in tmp_path.iterdir()) == ["net"]
 
 
+def test_a_folder_of_the_user_keeps_its_files(target: Callable[..., ModuleType], tmp_path: Path) -> None:
+    target("own")
+    (tmp_path / "src").mkdir()
+    mine = tmp_path / "src" / "more.txt"
+    mine.write_text("mine")
+    with pytest.raises(UsageError, match=r"more\.txt is there already, and onebit has not written it"):
+        export_net(sign_net(), "own", tmp_path)
+    assert mine.read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["src"]
+
+
 def test_what_no_target_takes(target: Callable[..., ModuleType], tmp_path: Path) -> None:
     target("own", suffixes=(".own",), options={"form": ("a", "b")})
     net, path = sign_net(), tmp_path / "net.own"
@@ -220,6 +251,24 @@ def test_a_net_that_differs_or_fails_is_not_written(target: Callable[..., Module
     made = export_net(real_net(), "own", tmp_path / "net.own")
     assert (made.comparison, made.not_compared) == (None, "node is not installed")
     assert made.files[0].exists()
+
+
+def test_no_inputs_compare_nothing(target: Callable[..., ModuleType], tmp_path: Path) -> None:
+    target("own", suffixes=(".own",))
+    with pytest.raises(UsageError, match="got no inputs to compare with"):
+        export_net(sign_net(), "own", tmp_path / "net.own", inputs=inputs_of(sign_net(), 0))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_inputs_that_the_packed_net_refuses_are_its_error(target: Callable[..., ModuleType], tmp_path: Path) -> None:
+    def broken(net: PackedNet, path: Path, inputs: np.ndarray) -> Outputs:
+        raise RuntimeError("what the target says of them")
+
+    vars(target("own", suffixes=(".own",)))["run"] = broken
+    net = OTHER_NETS["tokens"]()
+    with pytest.raises(UsageError, match="numbers of the inputs are NaN"):
+        export_net(net, "own", tmp_path / "net.own", inputs=np.full((1, *net.input.shape), np.nan, np.float32))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_beside_is_replaced_only_if_onebit_wrote_it(tmp_path: Path) -> None:

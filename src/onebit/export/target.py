@@ -33,6 +33,9 @@ class Writer(Protocol):
     def write(self, net: PackedNet, path: Path, **options: Any) -> None:
         """Write a net to `path`, in a folder of its own: a file, perhaps with others beside it; or an empty folder.
 
+        Files beside, and one file of a folder at least, say near their start that they are "written by onebit": a later
+        export replaces those, and no others.
+
         Raises:
             UsageError: the net has a shape, or another property, that the target cannot hold.
         """

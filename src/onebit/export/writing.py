@@ -21,7 +21,7 @@ from onebit.runtime.running import opened
 
 RANDOM_INPUTS = 20
 MARK = b"written by onebit"
-"""What a file beside the named one has near its start."""
+"""What a file beside the named one has near its start, and one file of a folder at least."""
 
 
 class Exported(NamedTuple):
@@ -79,6 +79,9 @@ def export_net(
         inputs, what = random_inputs(net, RANDOM_INPUTS), f"{RANDOM_INPUTS} random inputs"
     writer = target.writer
     folder = path.parent if target.suffixes else path
+    expected = net.by_name(run(net, inputs))
+    if not len(inputs):
+        raise UsageError("got no inputs to compare with; without the argument, random ones are taken")
     with atomic_files(folder) as staging:
         written = staging / path.name if target.suffixes else staging
         writer.write(net, written, **given, **settings)
@@ -88,7 +91,6 @@ def export_net(
         except CannotRun as error:
             reason = str(error)
         else:
-            expected = net.by_name(run(net, inputs))
             comparison = compare(net, expected, found, what=what or f"{len(inputs)} inputs", runs_with=writer.RUNS_WITH)
             comparison.check(exact=writer.EXACT)
         needs = target.report_on(net, written, **settings) if report else ""
@@ -96,6 +98,8 @@ def export_net(
         size = sum((staging / name).stat().st_size for name in names)
         if target.suffixes:
             refuse_foreign(folder, [name for name in names if name != Path(path.name)])
+        elif not any(is_own(folder / name) for name in names):
+            refuse_foreign(folder, names)
     return Exported(tuple(folder / name for name in names), size, comparison, reason, needs)
 
 
@@ -119,16 +123,20 @@ def check_request(
 
 
 def refuse_foreign(folder: Path, names: list[Path]) -> None:
-    """Raise UsageError for a file beside the named one that an export would replace without having written it."""
+    """Raise UsageError for a file that the user has not named and an export would replace without having written it."""
     for name in names:
-        if not os.path.lexists(folder / name):
-            continue
-        with open_regular(folder / name) as stream:
-            ours = MARK in stream.read(1000)
-        if not ours:
+        if os.path.lexists(folder / name) and not is_own(folder / name):
             raise UsageError(
                 f"{folder / name} is there already, and onebit has not written it; move it or choose another name"
             )
+
+
+def is_own(file: Path) -> bool:
+    """Whether a file is there and an export has written it."""
+    if not os.path.lexists(file):
+        return False
+    with open_regular(file) as stream:
+        return MARK in stream.read(1000)
 
 
 def find_target(name: str) -> Target:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import runpy
 import sys
@@ -52,7 +53,9 @@ def write(net: PackedNet, path: Path, **options: str) -> None:
             raise UsageError(
                 f"{path.name}: torch, which writes such files, is not installed; {path.stem}.safetensors needs no torch"
             ) from None
-        torch.save({name: torch.from_numpy(array) for name, array in program.body.state.items()}, path)
+        stream = io.BytesIO()  # on a full disk, torch raises no OSError
+        torch.save({name: torch.from_numpy(array) for name, array in program.body.state.items()}, stream)
+        path.write_bytes(stream.getvalue())
 
 
 def run(net: PackedNet, path: Path, inputs: np.ndarray, **options: str) -> dict[str, np.ndarray]:
