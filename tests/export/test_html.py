@@ -134,6 +134,12 @@ def rounding_nets() -> dict[str, PackedNet]:
     b.add(Sign)
     b.add(Conv, **b.signs(5, 37 * 4, centre=True), kernel=(2, 2), padding=(1, 1, 1, 1))
     made["signs in groups"] = b.net()
+    b = Builder((2, 4, 4), coding="float32")
+    large = b.add(Affine, scale=np.full(2, 2**20, np.float32))  # beside which a border of 1 is rounded to 0
+    window = {"kernel": (2, 2), "padding": (2, 1, 2, 1), "padding_value": 1}
+    one = b.add(Conv, large, **b.signs(3, 8), **window)
+    b.add(RealConv, large, weight=b.real(3, 8), **window)
+    made["borders of large numbers"] = b.net((one, b.last))
     return made
 
 

@@ -17,7 +17,7 @@ function realWeights(node, x) {
   const run = (input) => {
     const { z, unit } = whole ? { z: input, unit: 1 } : onGrid(input, Math.abs(border));
     const y = fresh(made);
-    const edge = whole ? border : border / unit || 0;
+    const edge = whole ? border : border / unit + ROUND - ROUND || 0;
     const window = new Float64Array(terms);
     const outputs = node.rows / groups;
     for (let i = 0, pixel = 0; i < rows.made; i++) {

@@ -20,7 +20,7 @@ function oneBit(node, x) {
     const y = fresh(made);
     // sums of the rows that the windows reach, and of a pixel of the border
     const sums = new Float64Array(outside + perPixel);
-    const edge = (x.bound === null ? border / unit : border) || 0;
+    const edge = (x.bound === null ? border / unit + ROUND - ROUND : border) || 0;
     if (border) fill(sums, outside, Float64Array.of(edge), 0, 0, groups, each);
     const rowHeld = new Int32Array(stored).fill(-1);
     const hold = (row) => {
