@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import keyword
+import resource
 import runpy
 import string
 import subprocess
@@ -18,11 +19,11 @@ import torch
 from drawn_nets import batches_of, nets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of
+from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, make_packed_mlp
 from recipe_nets import SMALL, packed_net
 from torch import nn
 
-from onebit.errors import UsageError
+from onebit.errors import OnebitError, UsageError
 from onebit.export import export_net
 from onebit.export.plain_torch.body import Body
 from onebit.export.plain_torch.names import MODULE_NAMES, Names
@@ -329,3 +330,15 @@ def test_without_torch_it_writes_safetensors(tmp_path: Path, monkeypatch: pytest
     assert (tmp_path / "net.safetensors").read_bytes() == before
     with pytest.raises(UsageError, match=r"other\.pth: torch, .*, is not installed; other\.safetensors needs no torch"):
         export_net(net, "torch", tmp_path / "other.pth")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_file_that_does_not_fit_is_one_line(suffix: str, tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+    try:
+        with pytest.raises(OnebitError, match="cannot write into .*: File too large; nothing was changed"):
+            export_net(make_packed_mlp((784, 70, 10)), "torch", tmp_path / f"net{suffix}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []

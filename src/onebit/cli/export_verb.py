@@ -24,7 +24,9 @@ CERTIFIED = 1000
 
 def main(argv: list[str]) -> int:
     parser = Parser(
-        "export", "Write a trained or packed net for other software, and compare it.", "run", "data", "json"
+        "export",
+        "Write a trained net, or a packed one (RUN is a .1bit file), for other software, and compare it.",
+        *("run", "data", "json"),
     )
     targets = "; ".join(f"{name}: {target.text}" for name, target in EXPORTS.items())
     parser.add_argument("--to", required=True, metavar="TARGET", help=targets)
