@@ -15,8 +15,9 @@ from shutil import which
 
 import numpy as np
 import pytest
-from drawn_nets import nets
+from drawn_nets import batches_of, nets
 from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, make_packed_mlp
 from PIL import Image
 
@@ -81,9 +82,9 @@ def test_nets_of_all_operations_give_the_bits_of_the_reference(name: str, tmp_pa
 
 @needs_node
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(net=nets())
-def test_drawn_nets_give_the_bits_of_the_reference(net: PackedNet, tmp_path: Path) -> None:
-    inputs = inputs_of(net, 2)
+@given(drawn=nets().flatmap(lambda net: st.tuples(st.just(net), batches_of(net, 2))))
+def test_drawn_nets_give_the_bits_of_the_reference(drawn: tuple[PackedNet, np.ndarray], tmp_path: Path) -> None:
+    net, inputs = drawn
     try:
         run(net, inputs, executor="reference")
     except (FormatError, NotBinaryError):  # real parameters overflow
