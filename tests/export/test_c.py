@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import subprocess
@@ -389,7 +390,7 @@ def test_the_report_measures_flash_and_memory(tmp_path: Path, packed_mlp: Any) -
     lines = export_net(net, "c", tmp_path / "net", report=True).report.splitlines()
     flash, static, stack = size.linked(tmp_path / "net")
     assert lines[0] == f"{12 * 70 + 70 * 65 + 65 * 10:,} multiply-accumulates"
-    assert lines[1].startswith(f"flash: {flash:,} bytes on a Cortex-M4 at -Os, ")
+    assert lines[1].startswith(f"flash: {flash:,} bytes on a Cortex-M4 at -Os with the compiler's own routines, ")
     assert lines[2] == f"RAM: {static + stack:,} bytes, {static:,} of them static, at most {stack:,} of stack"
     assert lines[3] == "  fc0: dense 12 -> 70; affine0: affine; relu0: relu: 840 MACs"
     declared = re.search(r"([\d,]+) bytes of memory", (tmp_path / "net" / "net.h").read_text())
@@ -428,3 +429,21 @@ def test_the_same_net_gives_the_same_files(tmp_path: Path) -> None:
     for file in first.iterdir():
         assert file.read_bytes() == (second / file.name).read_bytes()
     assert sum(len(line) > 120 for line in (first / "net.c").read_text().splitlines()) <= 20
+
+
+def test_a_compiler_that_compiles_nothing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "bin" / "cc"
+    broken.parent.mkdir()
+    broken.write_text("#!/bin/sh\necho no stdio.h >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{broken.parent}{os.pathsep}{os.environ['PATH']}")
+    made = export_net(IMAGE_NETS["sign"](0), "c", tmp_path / "net")
+    assert made.comparison is None
+    assert made.not_compared == "cc compiles not even an empty program"
+
+
+def test_without_room_to_build_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    with pytest.raises(OnebitError, match=r"cannot build the exported program in '.*gone'.*TMPDIR"):
+        export_net(IMAGE_NETS["sign"](0), "c", tmp_path / "net")
+    assert not (tmp_path / "net").exists()

@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     )
     for option in _options():
         takes = "; ".join(
-            f"--to {name}: {' or '.join(target.options[option])}"
+            f"--to {name}: {', '.join(target.options[option])} (default: {target.options[option][0]})"
             for name, target in EXPORTS.items()
             if option in target.options
         )

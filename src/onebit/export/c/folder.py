@@ -222,5 +222,5 @@ def readme(plan: Planner, code: source.Code, layout: str) -> str:
 
 In firmware, compile `{where}net.c`, include `net.h`, and call `net_run(input, output)`; `net.h` says how. The code is
 C99, calls no library (what a processor cannot compute, its compiler's own routines do), allocates nothing, and is not
-reentrant. Compile with `-ffp-contract=off`. Every output is the one of `onebit predict`, bit for bit.
+reentrant. Compile with `-ffp-contract=off`. Every output is that of `onebit.run`, bit for bit.
 """

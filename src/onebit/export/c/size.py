@@ -27,8 +27,8 @@ def measure(plan: Planner, folder: Path) -> str:
         lines.append(f"RAM: {source.code_of(plan).static_bytes:,} bytes, and the stack")
     else:
         flash, static, stack = linked(folder)
-        constants = f"{plan.constant_bytes:,} of them constants, the compiler's routines included"
-        lines.append(f"flash: {flash:,} bytes on a Cortex-M4 at -Os, {constants}")
+        constants = f"{plan.constant_bytes:,} of them constants"
+        lines.append(f"flash: {flash:,} bytes on a Cortex-M4 at -Os with the compiler's own routines, {constants}")
         lines.append(f"RAM: {static + stack:,} bytes, {static:,} of them static, at most {stack:,} of stack")
     for stage in plan.list:
         count = sum(macs.get(title.partition(":")[0], 0) for title in stage.titles)

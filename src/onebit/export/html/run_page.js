@@ -3,8 +3,9 @@
 // Inputs are the numbers of the samples, one after the other; outputs are the float32 numbers of each output, in the
 // order of the net, for all samples. The median and the smallest of the milliseconds per sample go to standard error.
 "use strict";
-const { readFileSync } = require("node:fs");
-const { inflateSync } = require("node:zlib");
+const { readFileSync } = require("fs");
+const { performance } = require("perf_hooks");
+const { inflateSync } = require("zlib");
 
 const [, , page, dtype] = process.argv;
 const text = readFileSync(page, "utf8");

@@ -17,7 +17,7 @@ from shutil import which
 
 import numpy as np
 
-from onebit.errors import OnebitError
+from onebit.errors import OnebitError, short
 from onebit.export.html.scripts import asset, compact_script, engine_script
 from onebit.export.target import CannotRun
 from onebit.packed import OPS, Node, PackedNet, dumps, infer, nodes
@@ -90,9 +90,11 @@ def run_page(net: PackedNet, path: Path, inputs: np.ndarray) -> tuple[dict[str, 
     with resources.as_file(resources.files("onebit.export.html") / "run_page.js") as script:
         command = [node, str(script), str(path), net.input.dtype]
         done = subprocess.run(command, input=np.ascontiguousarray(inputs).tobytes(), capture_output=True)
-    if done.returncode:
-        raise OnebitError(f"node could not run the page: {done.stderr.decode(errors='replace').strip()}")
     known, found, start = infer(net), {}, 0
+    expected = 4 * len(inputs) * sum(prod(known[name].shape) for name in net.outputs)
+    if done.returncode or len(done.stdout) != expected:
+        said = done.stderr.decode(errors="replace").strip() or f"{len(done.stdout)} bytes instead of {expected}"
+        raise OnebitError(f"node could not run the page: {short(said.splitlines()[-1])}")
     left = np.frombuffer(done.stdout, np.float32)
     for name in net.outputs:
         shape = (len(inputs), *known[name].shape)
