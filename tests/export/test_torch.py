@@ -44,11 +44,13 @@ except ImportError:
 else:
     sys.exit("onebit can be imported")
 import numpy as np, torch
-program, weights, inputs, outputs = sys.argv[1:]
-net = runpy.run_path(program)["load"](weights)
-with torch.inference_mode():
-    made = net(torch.from_numpy(np.load(inputs)))
-np.save(outputs, made.numpy())
+from pathlib import Path
+for folder in map(Path, sys.argv[1:]):  # each with the two files of a net, and inputs
+    (weights,) = (path for path in folder.glob("net.*") if path.suffix != ".py")
+    net = runpy.run_path(str(folder / "net.py"))["load"](weights)
+    with torch.inference_mode():
+        made = net(torch.from_numpy(np.load(folder / "inputs.npy")))
+    np.save(folder / "outputs.npy", made.numpy())
 assert not any(name.startswith("onebit.") for name in sys.modules)
 """
 
@@ -93,16 +95,29 @@ INTEGER = "mlp of signs", "vgg of signs"
 """They sum nothing but integers, so that every bit is equal."""
 
 
-@pytest.mark.parametrize(("family", "suffix"), [*((family, ".safetensors") for family in FAMILIES), ("mlp", ".pth")])
-def test_a_process_that_cannot_import_onebit_runs_the_program(family: str, suffix: str, tmp_path: Path) -> None:
-    net = packed_net(SMALL[FAMILIES[family]], 4)[1]
-    path = tmp_path / f"net{suffix}"
-    export_net(net, "torch", path)
-    inputs = inputs_of(net, 6, seed=3)
-    np.save(tmp_path / "inputs.npy", inputs)
-    paths = path.with_suffix(".py"), path, tmp_path / "inputs.npy", tmp_path / "outputs.npy"
-    subprocess.run([sys.executable, "-c", ALONE, *map(str, paths)], check=True, timeout=120)
-    found, expected = np.load(tmp_path / "outputs.npy"), run(net, inputs)
+PROGRAMS = [*((family, ".safetensors") for family in FAMILIES), ("mlp", ".pth")]
+
+
+@pytest.fixture(scope="module")
+def without_onebit(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
+    """What the programs of some nets answer in one process that cannot import onebit, and what is expected."""
+    folders, expected = {}, {}
+    for family, suffix in PROGRAMS:
+        folder = folders[family, suffix] = tmp_path_factory.mktemp("program")
+        net = packed_net(SMALL[FAMILIES[family]], 4)[1]
+        export_net(net, "torch", folder / f"net{suffix}")
+        inputs = inputs_of(net, 6, seed=3)
+        np.save(folder / "inputs.npy", inputs)
+        expected[family, suffix] = run(net, inputs)
+    subprocess.run([sys.executable, "-c", ALONE, *map(str, folders.values())], check=True, timeout=120)
+    return {key: (np.load(folder / "outputs.npy"), expected[key]) for key, folder in folders.items()}
+
+
+@pytest.mark.parametrize(("family", "suffix"), PROGRAMS)
+def test_a_process_that_cannot_import_onebit_runs_the_program(
+    family: str, suffix: str, without_onebit: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]
+) -> None:
+    found, expected = without_onebit[family, suffix]
     assert found.dtype == np.float32
     if family in INTEGER:
         np.testing.assert_array_equal(found, expected)

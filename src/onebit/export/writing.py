@@ -17,7 +17,7 @@ from onebit.export.targets import EXPORTS
 from onebit.packed import PackedNet
 from onebit.packed.net import op_name
 from onebit.runtime import run
-from onebit.runtime.running import opened
+from onebit.runtime.running import as_batch, opened
 
 RANDOM_INPUTS = 20
 MARK = b"written by onebit"
@@ -74,17 +74,20 @@ def export_net(
     path = Path(path)
     target, settings = check_request(to, path, options, report=report)
     check_operations(net, to, target)
-    given = {"samples": inputs} if target.samples else {}
-    if inputs is None:
+    samples = None if inputs is None else as_batch(net.input, inputs)
+    given = {"samples": samples} if target.samples else {}
+    if samples is None:
         inputs, what = random_inputs(net, RANDOM_INPUTS), f"{RANDOM_INPUTS} random inputs"
+    else:
+        inputs = samples
     writer = target.writer
     folder = path.parent if target.suffixes else path
-    expected = net.by_name(run(net, inputs))
     if not len(inputs):
         raise UsageError("got no inputs to compare with; without the argument, random ones are taken")
     with atomic_files(folder) as staging:
         written = staging / path.name if target.suffixes else staging
         writer.write(net, written, **given, **settings)
+        expected = net.by_name(run(net, inputs))
         comparison, reason = None, ""
         try:
             found = writer.run(net, written, inputs, **settings)
