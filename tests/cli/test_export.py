@@ -5,17 +5,18 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from cli_support import Outcome
-from packed_nets import OTHER_NETS, sign_net
+from packed_nets import OTHER_NETS, Builder, sign_net
 
 from onebit.__main__ import main
 from onebit.errors import DataError
 from onebit.export import EXPORTS, CannotRun, Target
-from onebit.packed import Conv, PackedNet, nodes, save
+from onebit.packed import Certificate, Conv, PackedNet, nodes, save
 from onebit.runtime import run
 
 Onebit = Callable[..., Outcome]
@@ -106,6 +107,30 @@ def test_a_net_without_data_is_compared_on_random_inputs(onebit: Onebit, here: P
         done = onebit("export", f"{name}.1bit", "--to", "torch", "-o", f"{name}-net.pth", "--json")
         assert done.status == 0
         assert done.json["comparison"]["what"] == "20 random inputs"
+
+
+def test_the_data_of_a_run_are_read_once(
+    onebit: Onebit, run_folder: Path, here: Path, archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def again(*_: object, **__: object) -> None:
+        raise AssertionError("the data are read a second time")
+
+    monkeypatch.setattr("onebit.evaluation.packed_nets.load_packed_data", again)
+    done = onebit("export", run_folder, "--to", "archive", "-o", "net.zip", "--json")
+    assert done.status == 0, done.err
+    assert done.json["comparison"]["what"] == "200 mnist-sample test images"
+
+
+def test_a_net_that_multiplies_nothing_is_compared_too(
+    onebit: Onebit, here: Path, archive: Archive, certificate: Certificate
+) -> None:
+    b = Builder((1, 28, 28))
+    b.add(nodes.AdaptiveAveragePool, size=(1, 10))
+    b.add(nodes.Flatten)
+    save(replace(b.net(), certificate=replace(certificate, dataset="mnist-sample")), "net.1bit")
+    done = onebit("export", "net.1bit", "--to", "archive", "-o", "net.zip", "--json")
+    assert done.status == 0, done.err
+    assert done.json["comparison"]["what"] == "200 mnist-sample test images"
 
 
 def test_without_data_it_says_so(

@@ -14,6 +14,7 @@ from onebit.export.writing import check_request
 if TYPE_CHECKING:
     import numpy as np
 
+    from onebit.data import Dataset
     from onebit.packed import PackedNet
 
 IMAGES = 200
@@ -50,8 +51,8 @@ def main(argv: list[str]) -> int:
     path = refuse_trained(args.output, run=args.run)
     options = {option: value for option in _options() if (value := getattr(args, option)) is not None}
     check_request(args.to, path, options, report=args.report)
-    net = _packed(args)
-    inputs, what = _inputs(net, args)
+    net, data = _packed_file(args) if args.run.endswith(".1bit") else _packed_run(args)
+    inputs, what = (None, "") if data is None else _inputs(net, data, args.images)
     made = export_net(net, args.to, path, inputs=inputs, what=what, report=args.report, **options)
     checked = str(made.comparison) if made.comparison else f"not run here: {made.not_compared}"
     facts = {
@@ -71,15 +72,31 @@ def _options() -> list[str]:
     return sorted({option for target in EXPORTS.values() for option in target.options})
 
 
-def _packed(args: Any) -> PackedNet:
-    """The packed net of a `.1bit` file; or of a run or weight file, certified if its data are at hand."""
-    if args.run.endswith(".1bit"):
-        from onebit.packed import load
+def _packed_file(args: Any) -> tuple[PackedNet, Dataset | None]:
+    """The packed net of a `.1bit` file, and the data that it is certified on; None without them."""
+    from onebit.packed import load
 
-        for flag, given in (("--recipe", args.recipe), ("--model", args.model)):
-            if given:
-                raise UsageError(f"{flag} does not go with a packed net, which says itself what it is")
-        return load(args.run)
+    for flag, given in (("--recipe", args.recipe), ("--model", args.model)):
+        if given:
+            raise UsageError(f"{flag} does not go with a packed net, which says itself what it is")
+    net = load(args.run)
+    name = net.certificate.dataset if net.certificate else None
+    if name is None or not _takes_images(net):
+        return net, None
+    from onebit.evaluation.packed_nets import load_packed_data
+
+    try:
+        with download_progress() as fetched:
+            return net, load_packed_data(net, name, directory=args.data, progress=fetched, source=args.run)
+    except (DataError, UsageError) as error:
+        if args.data is not None:
+            raise
+        say(f"note: no test images to compare with: {error}")
+        return net, None
+
+
+def _packed_run(args: Any) -> tuple[PackedNet, Dataset | None]:
+    """The packed net of a run or weight file, certified on its data if they are at hand, and these data."""
     from onebit.verification.proof import fold_run, pack_run
 
     run = open_trained(args, to_pack=True)
@@ -89,28 +106,21 @@ def _packed(args: Any) -> PackedNet:
         if args.data is not None:
             raise
         say(f"note: the net is not certified: {error}")
-        return fold_run(run, None)[1]
-    return pack_run(run, data, images=min(CERTIFIED, len(data.test)))
+        return fold_run(run, None)[1], None
+    net = pack_run(run, data, images=min(CERTIFIED, len(data.test)))
+    return net, data if _takes_images(net) else None
 
 
-def _inputs(net: PackedNet, args: Any) -> tuple[np.ndarray | None, str]:
-    """Test images of the data set that a net is certified on, and what they are; None without them."""
-    name = net.certificate.dataset if net.certificate else None
-    if name is None or len(net.input.shape) != 3 or not isinstance(net.output, str):
-        return None, ""
+def _takes_images(net: PackedNet) -> bool:
+    return len(net.input.shape) == 3 and isinstance(net.output, str)
+
+
+def _inputs(net: PackedNet, data: Dataset, most: int | None) -> tuple[np.ndarray, str]:
+    """Test images to compare with, and what they are."""
     from onebit.data import fitted_to
-    from onebit.evaluation.packed_nets import load_packed_data
     from onebit.packed import costs
 
-    try:
-        with download_progress() as fetched:
-            data = load_packed_data(net, name, directory=args.data, progress=fetched, source=args.run)
-    except (DataError, UsageError) as error:
-        if args.data is not None:
-            raise
-        say(f"note: no test images to compare with: {error}")
-        return None, ""
     macs = sum(row.macs for row in costs(net))
-    count = args.images or max(LEAST_IMAGES, min(IMAGES, MOST_MACS // macs))
+    count = most or max(LEAST_IMAGES, min(IMAGES, MOST_MACS // max(1, macs)))
     images = fitted_to(net, data.test).spread(count)
-    return images.images[:], f"{len(images):,} {name} test images"
+    return images.images[:], f"{len(images):,} {data.name} test images"
