@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
+from math import floor
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from onebit.packed import (
     Hardtanh,
     MaxPool,
     Multiply,
+    Quantize,
     Node,
     PackedNet,
     Pad,
@@ -31,6 +33,7 @@ from onebit.packed import (
     RealConvTranspose,
     RealDense,
     Relu,
+    Requantize,
     Repeat,
     Reshape,
     Sign,
@@ -125,6 +128,13 @@ def _made(node: Node, known: dict[str, Value], x: np.ndarray, *others: np.ndarra
         x = _each(f32, x)
         x = x if low is None else _each(lambda v: max(v, low), x)
         return x if high is None else _each(lambda v: min(v, high), x)
+    if isinstance(node, Requantize):
+        y = x * 0 + _per_channel(node.offset, x)
+        for row, v in zip(node.multiplier, (x, *others), strict=True):
+            y = y + _per_channel(row, x) * v
+        return _each(lambda v: Fraction(min(max(floor(v / 2**node.shift), node.least), node.most)), y)
+    if isinstance(node, Quantize):
+        return _each(lambda v: Fraction(min(max(round(f32(v)), node.least), node.most)), x)
     if isinstance(node, Multiply):
         return _each(f32, _each(f32, x) * _each(f32, others[0]))
     if isinstance(node, Reshape):

@@ -28,11 +28,13 @@ from onebit.packed import (
     Pad,
     Permute,
     Prelu,
+    Quantize,
     RealConv,
     RealConvTranspose,
     RealDense,
     Relu,
     Repeat,
+    Requantize,
     Reshape,
     Sign,
     Slice,
@@ -79,6 +81,16 @@ class Builder:
 
     def affine(self, channels: int) -> str:
         return self.add(Affine, scale=self.real(channels), shift=self.real(channels))
+
+    def requantize(self, *inputs: str, least: int = 0, most: int = 255) -> str:
+        """Multipliers of either sign with which most results are inside the range, and some at its ends."""
+        values = [self.values[name] for name in inputs or (self.last,)]
+        channels, shift = values[0].shape[0], int(self.rng.integers(8, 30))
+        unit = [2.0**shift * (most - least) / (2 * (x.bound or 1) ** 0.5 * (x.bound or 1) ** 0.25) for x in values]
+        multiplier = np.array([self.rng.uniform(-1, 1, channels) * u for u in unit]).clip(-(2**31) + 1, 2**31 - 1)
+        offset = self.rng.uniform(least, most, channels) * 2.0**shift + 2.0 ** (shift - 1)
+        fields = {"multiplier": multiplier.astype(np.int32), "offset": offset.astype(np.int64), "shift": shift}
+        return self.add(Requantize, *inputs, least=least, most=most, **fields)
 
     def net(self, output: str | tuple[str, ...] | dict[str, str] | None = None) -> PackedNet:
         """The net whose output is that of the last node, or `output`."""
@@ -142,7 +154,43 @@ def real_net(seed: int = 0) -> PackedNet:
     return b.net()
 
 
-IMAGE_NETS = {"sign": sign_net, "real": real_net}
+def integer_net(seed: int = 0) -> PackedNet:
+    """Activations of 8, 4 and 2 bits, signed ones too: residual sums, pools, all kinds of convolutions, a real layer."""
+    b = Builder((3, 8, 9), seed=seed, coding="values")
+    b.requantize(least=-128, most=127)
+    b.add(Conv, **b.signs(16, 27), kernel=(3, 3), padding=(1, 1, 1, 1))
+    x = b.requantize()
+    b.add(Conv, **b.signs(16, 144), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.requantize()
+    y = b.add(Conv, **b.signs(16, 144), kernel=(3, 3), padding=(1, 1, 1, 1))
+    x = b.requantize(y, x)
+    y = b.add(Conv, **b.signs(33, 16 * 9), kernel=(3, 3), padding=(0, 1, 0, 1), stride=(2, 2))
+    b.add(Slice, x, stop=(16, 8, 9), step=(1, 2, 2))
+    b.add(Slice, stop=(16, 4, 4))
+    x = b.add(Pad, channels=(0, 17))
+    x = b.requantize(y, x, most=15)
+    b.add(Conv, **b.signs(33, 9), kernel=(3, 3), padding=(1, 1, 1, 1), groups=33)
+    b.requantize(least=-8, most=7)
+    b.add(MaxPool, kernel=(2, 2), padding=(1, 0, 0, 0))
+    b.add(ConvTranspose, **b.signs(12, 33 * 4), kernel=(2, 2), stride=(2, 2))
+    y = b.requantize(most=3)
+    b.add(Conv, **b.signs(6, 4 * 2), kernel=(1, 2), groups=3, dilation=(1, 2), padding_value=1, padding=(0, 0, 1, 0))
+    b.requantize(least=-1, most=1)
+    b.add(AveragePool, kernel=(2, 2), stride=(2, 1), sums=1)
+    x = b.requantize(most=255)
+    b.add(RealConv, weight=b.real(5, 6), kernel=(1, 1))
+    b.add(Quantize, least=-3, most=300)
+    one = b.add(Flatten)
+    two = b.add(Flatten, x)
+    b.add(Concat, one, two)
+    b.dense(70)
+    b.requantize()
+    b.dense(5)
+    b.affine(5)
+    return b.net()
+
+
+IMAGE_NETS = {"sign": sign_net, "real": real_net, "integer": integer_net}
 
 
 def features_net(seed: int = 0) -> PackedNet:

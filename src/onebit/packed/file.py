@@ -44,6 +44,8 @@ TENSORS: dict[str, str] = {
     "slope": "F32",
     "threshold": "I32",
     "direction": "I8",
+    "multiplier": "I32",
+    "offset": "I64",
     "low": "F32",
     "high": "F32",
     f"{INPUT}.mean": "F32",
@@ -51,7 +53,9 @@ TENSORS: dict[str, str] = {
 }
 """The possible tensors of a file: each concatenates the arrays of one field over all nodes."""
 
-_DTYPES = {name: np.dtype(kind) for name, kind in {"U8": "u1", "I8": "i1", "I32": "i4", "F32": "f4"}.items()}
+_DTYPES = {
+    name: np.dtype(kind) for name, kind in {"U8": "u1", "I8": "i1", "I32": "i4", "I64": "i8", "F32": "f4"}.items()
+}
 _FIELDS = ("format", "name", "input", "nodes", "output", "classes", "certificate")
 _SPEC_FIELDS = ("shape", "coding", "dtype", "meaning")
 _SPEC_DEFAULTS = {"dtype": "uint8", "meaning": ""}  # not written, so that image nets have the bytes of before

@@ -68,7 +68,9 @@ class InputSpec:
     def value(self) -> Value:
         """The coded input."""
         real = self.dtype == "float32" or self.coding == "standardise"
-        return Value(self.shape, "real") if real else Value(self.shape, "integer", 255)
+        if real:
+            return Value(self.shape, "real")
+        return Value(self.shape, "integer", 255, 0 if self.coding == "values" else None)
 
     def check_values(self) -> None:
         """Raise FormatError for a mean that is not finite or a std that is not positive."""
@@ -180,9 +182,10 @@ class PackedNet:
     def check_values(self) -> None:
         """Check the contents of all arrays; the FormatError names the node and the array and counts the values."""
         self.input.check_values()
+        known = infer(self)
         for node in self.nodes:
             with _about(node):
-                node.check_values()
+                node.check_values(*(known[name] for name in node.inputs))
 
 
 def check_net(net: object) -> None:

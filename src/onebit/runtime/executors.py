@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from onebit.errors import FormatError
 from onebit.packed import Node, Value, nodes
 from onebit.packed.bits import sign
 from onebit.runtime.pooling import adaptive_average_pool, average_pool, max_pool
@@ -128,6 +129,30 @@ def _pad(node: nodes.Pad, x: Value) -> Executor:
     return lambda v: np.pad(v.astype(dtype, copy=False), width, constant_values=node.value)
 
 
+def _requantize(node: nodes.Requantize, *inputs: Value) -> Executor:
+    multipliers = node.multiplier.astype(np.int64)
+
+    def execute(*arrays: np.ndarray) -> np.ndarray:
+        ndim = arrays[0].ndim
+        total = np.broadcast_to(per_channel(node.offset, ndim), arrays[0].shape).copy()
+        for v, multiplier in zip(arrays, multipliers, strict=True):
+            total += v * per_channel(multiplier, ndim)
+        total >>= node.shift  # of negative integers, too, the floor
+        return np.clip(total, node.least, node.most, out=total).astype(np.int32)
+
+    return execute
+
+
+def _quantize(node: nodes.Quantize, x: Value) -> Executor:
+    def execute(v: np.ndarray) -> np.ndarray:
+        y = v.astype(np.float32)
+        if count := int(np.count_nonzero(np.isnan(y))):
+            raise FormatError(f"{count} of {y.size} values are NaN, which cannot be rounded to an integer")
+        return np.clip(np.rint(y, out=y), node.least, node.most, out=y).astype(np.int32)
+
+    return execute
+
+
 EXECUTORS: dict[type[Node], Callable[..., Executor]] = {
     nodes.Flatten: _flatten,
     nodes.Dense: dense,
@@ -154,5 +179,7 @@ EXECUTORS: dict[type[Node], Callable[..., Executor]] = {
     nodes.Repeat: _repeat,
     nodes.Clamp: _clamp,
     nodes.Multiply: _multiply,
+    nodes.Requantize: _requantize,
+    nodes.Quantize: _quantize,
 }
 """For each operation: (node, values of its inputs without data) -> its executor."""

@@ -6,7 +6,7 @@ The shape (without the batch) and the kind of every value are known before a net
 kind       values
 =========  ================================================================================
 `sign`     exactly ±1
-`integer`  int32, at most `bound` in magnitude
+`integer`  int32 within `limits`
 `real`     float32
 =========  ================================================================================
 
@@ -30,6 +30,7 @@ from onebit.packed.nodes.dense import Dense, OneBitWeights, RealDense, RealWeigh
 from onebit.packed.nodes.node import MOST_RANK, MOST_SIZE, Node, Numbers, Stored, Value, check_finite, check_size
 from onebit.packed.nodes.pointwise import Add, Affine, Clamp, Hardtanh, Multiply, Prelu, Relu, Sign, Threshold
 from onebit.packed.nodes.pool import AdaptiveAveragePool, AveragePool, MaxPool
+from onebit.packed.nodes.rounding import Quantize, Requantize
 
 OPS: dict[str, type[Node]] = {
     "flatten": Flatten,
@@ -57,6 +58,8 @@ OPS: dict[str, type[Node]] = {
     "repeat": Repeat,
     "clamp": Clamp,
     "multiply": Multiply,
+    "requantize": Requantize,
+    "quantize": Quantize,
 }
 
 __all__ = [
@@ -85,12 +88,14 @@ __all__ = [
     "Pad",
     "Permute",
     "Prelu",
+    "Quantize",
     "RealConv",
     "RealConvTranspose",
     "RealDense",
     "RealWeights",
     "Relu",
     "Repeat",
+    "Requantize",
     "Reshape",
     "Sign",
     "Slice",

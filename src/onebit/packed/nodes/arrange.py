@@ -136,5 +136,5 @@ class Pad(Node):
     def infer(self, x: Value) -> Value:
         channels, height, width = require_image(x)
         top, bottom, left, right = self.padding
-        border = Value((), "sign" if self.value else "integer", 1)
+        border = Value((), "sign" if self.value else "integer", 1, self.value, self.value)
         return merged((x, border), (channels + sum(self.channels), height + top + bottom, width + left + right))

@@ -82,8 +82,8 @@ class OneBitWeights(Weights):
         sums = integer(shape, self.in_features * max(x.bound, abs(padding_value)))
         return sums if self.scale is None and self.centre is None else Value(shape, "real")
 
-    def check_values(self) -> None:
-        super().check_values()
+    def check_values(self, *inputs: Value) -> None:
+        super().check_values(*inputs)
         check_tail(self.signs, self.in_features)
 
     @property

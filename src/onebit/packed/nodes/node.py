@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,20 +16,32 @@ SUM_LIMIT = INT32.max - 1  # so that a threshold at a limit of int32 is true for
 MOST_VALUES = 2**27  # per value and image: half a gigabyte of float32
 MOST_SIZE = 2**20  # of a kernel, stride, padding, …
 MOST_RANK = 6  # axes of a value, without the batch
+_OR_MORE = {1: "one or more", 2: "two or more"}
 
 
 @dataclass(frozen=True)
 class Value:
-    """A value without its data: shape without the batch axis, kind, and for integers the largest magnitude."""
+    """A value without its data: shape without the batch axis, kind, and for integers their limits.
+
+    bound: the largest magnitude. least, most: the smallest and the largest integer; None for -`bound` and `bound`.
+    """
 
     shape: tuple[int, ...]
     kind: str
     bound: int | None = None
+    least: int | None = field(default=None, compare=False)
+    most: int | None = field(default=None, compare=False)
 
     @property
     def exact(self) -> bool:
         """Whether the value consists of integers (including ±1)."""
         return self.bound is not None
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """The smallest and the largest integer; of integers only."""
+        assert self.bound is not None
+        return -self.bound if self.least is None else self.least, self.bound if self.most is None else self.most
 
 
 class Stored(NamedTuple):
@@ -78,15 +90,16 @@ class Node(ABC):
     output: str
 
     arity: ClassVar[int | None] = 1
-    """Number of inputs; None for two or more."""
+    """Number of inputs; None for `fewest` or more."""
+    fewest: ClassVar[int] = 2
     arrays: ClassVar[dict[str, Stored]] = {}
     """Array fields. A node with `signs` (packed rows) also has the field `in_features`, the signs per row."""
     attributes: ClassVar[dict[str, Numbers]] = {}
     """Fields that are integers or tuples of them."""
 
     def __post_init__(self) -> None:
-        if len(self.inputs) != self.arity and (self.arity is not None or len(self.inputs) < 2):
-            raise FormatError(f"got {len(self.inputs)} inputs, expected {self.arity or 'two or more'}")
+        if len(self.inputs) != self.arity and (self.arity is not None or len(self.inputs) < self.fewest):
+            raise FormatError(f"got {len(self.inputs)} inputs, expected {self.arity or _OR_MORE[self.fewest]}")
         for name, numbers in self.attributes.items():
             numbers.check(name, getattr(self, name))
         for name, stored in self.arrays.items():
@@ -107,8 +120,11 @@ class Node(ABC):
             FormatError: an unsuitable input.
         """
 
-    def check_values(self) -> None:
-        """Raise FormatError for values that are not finite or set tail bits; it names the array and counts them."""
+    def check_values(self, *inputs: Value) -> None:
+        """Raise FormatError for numbers that are not finite, set tail bits, and integers that may overflow.
+
+        It names the array and counts them. `inputs` are those of `infer`.
+        """
         for name, array in self.stored.items():
             if array.dtype == np.float32:
                 check_finite(name, array)
@@ -125,8 +141,8 @@ class Node(ABC):
 
     @property
     def real_parameters(self) -> int:
-        """Number of parameters that take 4 bytes."""
-        return sum(array.size for array in self.stored.values() if array.dtype in ("float32", "int32"))
+        """Number of parameters that take 4 bytes; one of int64 counts as two."""
+        return sum(array.nbytes // 4 for array in self.stored.values() if array.dtype in ("float32", "int32", "int64"))
 
     @property
     def stored_bytes(self) -> int:
@@ -164,11 +180,11 @@ def require_image(x: Value) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def integer(shape: tuple[int, ...], bound: int) -> Value:
+def integer(shape: tuple[int, ...], bound: int, least: int | None = None, most: int | None = None) -> Value:
     """A value of integers, or FormatError if they may not fit an int32."""
     if bound > SUM_LIMIT:
         raise FormatError(f"sums reach {bound}, more than int32 holds")
-    return Value(shape, "integer", bound)
+    return Value(shape, "integer", bound, least, most)
 
 
 def merged(values: tuple[Value, ...], shape: tuple[int, ...]) -> Value:
@@ -176,9 +192,10 @@ def merged(values: tuple[Value, ...], shape: tuple[int, ...]) -> Value:
     bounds = [x.bound for x in values if x.bound is not None]
     if len(bounds) < len(values):
         return Value(shape, "real")
-    return Value(shape, "sign" if all(x.kind == "sign" for x in values) else "integer", max(bounds))
+    kind = "sign" if all(x.kind == "sign" for x in values) else "integer"
+    return Value(shape, kind, max(bounds), min(x.limits[0] for x in values), max(x.limits[1] for x in values))
 
 
 def same_kind(x: Value, shape: Any) -> Value:
     """Elements of `x` in another shape."""
-    return Value(tuple(shape), x.kind, x.bound)
+    return Value(tuple(shape), x.kind, x.bound, x.least, x.most)

@@ -75,7 +75,7 @@ class Threshold(_PerChannel):
             raise FormatError(f"got {x.kind} values, expected integers; real values are binarized by `sign`")
         return Value(x.shape, "sign", 1)
 
-    def check_values(self) -> None:
+    def check_values(self, *inputs: Value) -> None:
         if count := int(np.count_nonzero(np.abs(self.direction) != 1)):
             raise FormatError(f"{count} of {self.direction.size} values of direction are neither +1 nor -1")
 
@@ -101,7 +101,7 @@ class Relu(Node):
     """max(x, 0)."""
 
     def infer(self, x: Value) -> Value:
-        return Value(x.shape, "integer" if x.exact else "real", x.bound)
+        return Value(x.shape, "integer", x.bound, 0, max(0, x.limits[1])) if x.exact else Value(x.shape, "real")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -154,8 +154,8 @@ class Clamp(Node):
     def infer(self, x: Value) -> Value:
         return Value(x.shape, "real")
 
-    def check_values(self) -> None:
-        super().check_values()
+    def check_values(self, *inputs: Value) -> None:
+        super().check_values(*inputs)
         if self.low is not None and self.high is not None and self.low[0] > self.high[0]:
             raise FormatError(f"low is {self.low[0]}, expected at most high, {self.high[0]}")
 
@@ -171,7 +171,8 @@ class Add(Node):
             raise FormatError(f"got values of shapes {a.shape} and {b.shape}, expected equal shapes")
         if a.bound is None or b.bound is None:
             return Value(a.shape, "real")
-        return integer(a.shape, a.bound + b.bound)
+        least, most = (sum(limits) for limits in zip(a.limits, b.limits, strict=True))
+        return integer(a.shape, a.bound + b.bound, least, most)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

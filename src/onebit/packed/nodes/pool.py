@@ -57,7 +57,8 @@ class AveragePool(Pool):
         shape = (x.shape[0], *self.places(x))
         if x.bound is None or not self.sums:
             return Value(shape, "real")
-        return integer(shape, prod(self.kernel) * x.bound)
+        area, (least, most) = prod(self.kernel), x.limits
+        return integer(shape, area * x.bound, area * min(0, least), area * max(0, most))  # borders have fewer pixels
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -1,0 +1,95 @@
+"""Integers of few bits: rounded once, from exact sums or from real values, and clipped to a range."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from onebit.errors import FormatError
+from onebit.packed.nodes.node import Node, Numbers, Stored, Value, require_channels
+
+WIDEST = 2**16  # of a range: activations have up to 16 bits
+MOST_SHIFT = 52
+EXACT_LIMIT = 2**52
+"""Magnitudes below it, and the halves between them, are exact in float64, so that integers are not the only way."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Clipped(Node):
+    """An operation that makes integers from `least` to `most`.
+
+    Args:
+        least: smallest result.
+        most: largest result.
+    """
+
+    least: int
+    most: int
+
+    attributes: ClassVar[dict[str, Numbers]] = {
+        "least": Numbers(1, least=-WIDEST, most=0),
+        "most": Numbers(1, least=1, most=WIDEST),
+    }
+
+    def clipped(self, shape: tuple[int, ...]) -> Value:
+        """The output value."""
+        return Value(shape, "integer", max(-self.least, self.most), self.least, self.most)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Requantize(_Clipped):
+    """y = min(max(⌊(Σᵢ multiplier[i] · xᵢ + offset) / 2^shift⌋, least), most), per channel, of integers xᵢ.
+
+    One rule for every executor: BatchNorm, ReLU, residual sum and rounding of exact sums, with one rounding. For
+    rounding to the nearest, `offset` includes half of 2^shift.
+
+    Args:
+        multiplier: (inputs, C) int32.
+        offset: (C,) int64.
+        shift: 0 to 52.
+    """
+
+    multiplier: np.ndarray
+    offset: np.ndarray
+    shift: int
+
+    arity: ClassVar[int | None] = None
+    fewest: ClassVar[int] = 1
+    arrays: ClassVar[dict[str, Stored]] = {"multiplier": Stored("int32", 2), "offset": Stored("int64", 1)}
+    attributes: ClassVar[dict[str, Numbers]] = {**_Clipped.attributes, "shift": Numbers(1, least=0, most=MOST_SHIFT)}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        expected = len(self.inputs), len(self.offset)
+        if self.multiplier.shape != expected:
+            raise FormatError(f"multiplier has shape {self.multiplier.shape}, expected {expected}")
+
+    def infer(self, *inputs: Value) -> Value:
+        if len({x.shape for x in inputs}) > 1:
+            raise FormatError(f"got values of shapes {', '.join(str(x.shape) for x in inputs)}, expected equal shapes")
+        require_channels(inputs[0], len(self.offset))
+        if real := [x.kind for x in inputs if not x.exact]:
+            raise FormatError(f"got {real[0]} values, expected integers; real values are rounded by `quantize`")
+        return self.clipped(inputs[0].shape)
+
+    def check_values(self, *inputs: Value) -> None:
+        if count := int(np.count_nonzero(self.reach(*inputs) >= EXACT_LIMIT)):
+            raise FormatError(
+                f"multipliers and offset of {count} of {self.offset.size} channels may reach 2^52 or more, beyond exact "
+                "arithmetic"
+            )
+
+    def reach(self, *inputs: Value) -> np.ndarray:
+        """(C,) float64: the largest magnitude of each channel before the division, or any number from 2^52 on."""
+        bounds = np.array([x.bound for x in inputs], np.float64)
+        return bounds @ np.abs(self.multiplier.astype(np.float64)) + np.abs(self.offset.astype(np.float64))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Quantize(_Clipped):
+    """y = min(max(round(x), least), most) of real values x, ties to even."""
+
+    def infer(self, x: Value) -> Value:
+        return self.clipped(x.shape)
