@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from onebit.errors import NotBinaryError
+from onebit.errors import FormatError, NotBinaryError
 from onebit.native import InstructionSet, NotPlanned, make_plan
 from onebit.packed import PackedNet
 from onebit.runtime.running import batches
 
 
 def reference(net: PackedNet, images: np.ndarray) -> np.ndarray | None:
-    """Logits as float32, including those that are not finite; None if the net takes the sign of a NaN.
+    """Logits as float32, including those that are not finite; None if the net takes the sign of a NaN or rounds it.
 
     Several outputs follow one another, as in the result of `NativePlan.run`.
     """
     try:
         parts = [values for _, values in batches(net, images, net.outputs)]
-    except NotBinaryError:
+    except (NotBinaryError, FormatError) as error:
+        assert "NaN" in str(error)
         return None
     outputs = [np.concatenate([part[name] for part in parts]).astype(np.float32) for name in net.outputs]
     return outputs[0] if len(outputs) == 1 else np.concatenate([output.reshape(-1) for output in outputs])

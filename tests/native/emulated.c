@@ -15,8 +15,8 @@ int main(int count, char **arguments) {
     const ob_isa *isa;
     if (count == 1) {
         for (int n = 0; (isa = ob_instruction_set(n)); n++)
-            printf("%s %d %d %d %d %d %d %d\n", isa->name, isa->lanes, isa->lut_inputs, isa->lut_groups, isa->tile_rows,
-                   isa->tile_outputs, isa->dense_words, isa->bytes);
+            printf("%s %d %d %d %d %d %d %d %d\n", isa->name, isa->lanes, isa->lut_inputs, isa->lut_groups, isa->tile_rows,
+                   isa->tile_outputs, isa->dense_words, isa->dot_fours, isa->dot_shift);
         return 0;
     }
     if (count != 4) return 2;
@@ -35,7 +35,7 @@ int main(int count, char **arguments) {
         call->epilogue = at(call->epilogue);
         for (int n = 0; n < call->epilogue_count; n++) {
             ob_epilogue_op *op = (ob_epilogue_op *)&call->epilogue[n];
-            op->p = at(op->p), op->q = at(op->q);
+            op->p = at(op->p), op->q = at(op->q), op->more = at(op->more);
         }
     }
     size_t size = 0;

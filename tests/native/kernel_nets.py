@@ -47,11 +47,12 @@ def _threshold_net(kind: str) -> PackedNet:
         b.threshold(5, most=200)
     if kind == "lookups":
         b.add(Flatten)
+        b.add(Relu)  # not the bytes of the image
         b.add(Dense, **b.signs(70, 72))
     else:
         channels = b.values[b.last].shape[0]
         b.add(Conv, **b.signs(70, 9 * channels), kernel=(3, 3), padding=(1, 1, 1, 1))
-    most = {"xnor": 45, "bytes": 27 * 255, "lookups": 72 * 255}[kind]
+    most = {"xnor": 45, "dot": 27 * 255, "lookups": 72 * 255}[kind]
     ends = np.array([_INT32.min, _INT32.min + 1, -most, -1, 0, 1, most, _INT32.max - 1, _INT32.max], np.int32)
     at = b.rng.integers(-most // 4, most // 4, 70).astype(np.int32)
     at[: 2 * len(ends)] = np.tile(ends, 2)
@@ -59,7 +60,7 @@ def _threshold_net(kind: str) -> PackedNet:
     return b.net()
 
 
-THRESHOLD_NETS = {kind: partial(_threshold_net, kind) for kind in ("xnor", "bytes", "lookups")}
+THRESHOLD_NETS = {kind: partial(_threshold_net, kind) for kind in ("xnor", "dot", "lookups")}
 """Each net ends in a threshold; the key is the kernel before it, where the instruction set has that kernel."""
 
 

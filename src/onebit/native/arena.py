@@ -19,19 +19,19 @@ from onebit.packed import PackedNet, infer
 # the names of OB_EPILOGUE_* and OB_KERNEL_* of csrc/onebit.h, in the same order
 _EPILOGUE = (
     *("real", "scale", "center", "affine", "affine_int", "relu", "relu_int"),
-    *("prelu", "hardtanh", "hardtanh_int", "clamp", "threshold", "sign"),
+    *("prelu", "hardtanh", "hardtanh_int", "clamp", "threshold", "sign", "requantize", "quantize"),
 )
 _KERNELS = (
-    *("pointwise", "xnor", "bytes", "lut", "real", "depthwise", "depthwise_real", "grid", "expand"),
+    *("pointwise", "xnor", "dot", "lut", "real", "depthwise", "depthwise_real", "grid", "expand"),
     *("add", "add_int", "multiply", "fill", "copy"),
-    *("max", "max_int", "max_bits", "sum", "sum_int", "average"),
+    *("max", "max_int", "max_bits", "max_bytes", "sum", "sum_int", "average"),
 )
-_CODINGS = {"integer": 1, "standardise": 2, "values": 3, "float32": 4}  # OB_CODING_*
+_CODINGS = {"integer": 1, "values": 1, "standardise": 2, "float32": 3}  # OB_CODING_*
 _POINTWISE = ("pointwise", "add", "add_int", "multiply")
 _ALIGNED = 16  # units: a cache line
 _BATCH_UNITS = 1 << 18  # of the largest value of a batch: it stays in the second-level cache
 _MOST_BATCH = 128
-_ANY_BATCH = 1 << 62
+_SLACK = 16  # units after the values of a buffer, which kernels of bytes may read
 _BLOCK, _TILE_PIXELS = 256, 4  # BLOCK of csrc/epilogue.h, and the most pixels of a tile
 _WORD = 32  # signs
 _VECTOR = 16  # channels that an epilogue computes at once, past the last one too
@@ -102,39 +102,25 @@ def lay_out(
     net: PackedNet,
     calls: KernelCalls,
     image: Slot,
-    as_bytes: Slot | None,
     answers: list[Slot],
     isa: library.InstructionSet,
 ) -> NativePlan:
     """Give every buffer a place and return the plan; `answers` are the outputs of the net."""
-    if image.buffer.last < 0:  # only the image as bytes is read
-        image.buffer.units = 0
     largest = max(buffer.units for buffer in calls.buffers)
     batch = max(1, min(_MOST_BATCH, _BATCH_UNITS // largest))
     end = place(calls.buffers, batch)
     scratch = max((call.scratch for call in calls.list), default=0)
     scratch += -scratch % _ALIGNED
     kept: list[Any] = []
-    both = [one for call in calls.list for one in (call, call.alternative) if one is not None]
-    structs = (library.CallStruct * len(both))()
-    for call, struct in zip(both, structs, strict=True):
+    structs = (library.CallStruct * len(calls.list))()
+    for call, struct in zip(calls.list, structs, strict=True):
         _fill_struct(call, struct, end, isa, kept)
-    for call, struct, following in zip(both, structs, structs[1:], strict=False):
-        if call.alternative is not None:
-            struct.max_batch = following.min_batch - 1
-            for name in ("epilogue", "epilogue_count", "bits", "together"):
-                setattr(following, name, getattr(struct, name))
     plan = library.PlanStruct()
     plan.calls, plan.call_count = ctypes.addressof(structs), len(structs)
     plan.channels, plan.height, plan.width = image.shape
     plan.coding = _CODINGS[net.input.coding if net.input.dtype == "uint8" else net.input.dtype]
     plan.mean, plan.std = _pointer(net.input.mean, kept), _pointer(net.input.std, kept)
-    plan.input = image.buffer.place if image.buffer.units else -1
-    plan.bytes = -1
-    if as_bytes is not None:
-        plan.bytes, plan.bytes_size = as_bytes.buffer.place, as_bytes.buffer.units
-        flat = as_bytes.shape[1:] == (1, 1)
-        plan.byte_pixel = image.shape[0] if flat else 4 * as_bytes.pixel
+    plan.input, plan.input_size = image.buffer.place, image.buffer.units
     outputs = np.array([(answer.buffer.place, answer.buffer.units) for answer in answers], np.int64)
     plan.outputs, plan.output_count, plan.batch = _pointer(outputs, kept), len(answers), batch
     plan.arena_units, plan.scratch_units = end + scratch, scratch
@@ -147,6 +133,8 @@ def _work(call: KernelCall, isa: library.InstructionSet) -> int:
     if "weights" not in call.fields:
         return 0
     pixels = call.fields["out_height"] * call.fields["out_width"]
+    if call.kernel == "dot":  # one per four
+        return int(pixels * call.fields["weights"].size * 2 // isa.lanes)
     lookups = isa.lut_groups if call.kernel == "lut" else 1
     return int(pixels * call.fields["weights"].size // isa.lanes * lookups)
 
@@ -164,7 +152,7 @@ def _place_in_order(buffers: list[Buffer], batch: int) -> int:
     placed: list[tuple[int, int, Buffer]] = []
     end = 0
     for buffer in buffers:
-        size = -(-buffer.units * batch // _ALIGNED) * _ALIGNED
+        size = -(-buffer.units * batch // _ALIGNED) * _ALIGNED + _SLACK
         place = 0
         for start, stop, other in sorted(placed, key=lambda entry: entry[0]):
             if other.first <= buffer.last and buffer.first <= other.last and start < place + size and place < stop:
@@ -179,16 +167,14 @@ def _fill_struct(
     call: KernelCall, struct: library.CallStruct, scratch: int, isa: library.InstructionSet, kept: list[Any]
 ) -> None:
     struct.kernel, struct.scratch = _KERNELS.index(call.kernel) + 1, scratch
-    struct.min_batch, struct.max_batch = call.min_batch, _ANY_BATCH
     for field_name, size_name, buffer in zip(("in_", "in2"), ("in_size", "in2_size"), call.inputs, strict=False):
         setattr(struct, field_name, buffer.place)
         setattr(struct, size_name, buffer.units)
     struct.out, struct.out_size = call.out.place, call.out.units
     repeats = _pixels_per_block(call, isa)
     if repeats and call.kernel in _POINTWISE:  # one long row of channels
-        call.fields.update(channels=call.out.units, out_height=1, out_width=1)
-    pixels = call.fields["out_height"] * call.fields["out_width"]
-    struct.out_pixel = call.out.units // pixels
+        size = call.fields["channels"] * call.fields["out_height"] * call.fields["out_width"]
+        call.fields.update(channels=size, out_height=1, out_width=1)
     for name, value in call.fields.items():
         if isinstance(value, np.ndarray):
             if name == "runs":
@@ -198,12 +184,18 @@ def _fill_struct(
             setattr(struct, name, (ctypes.c_int32 * len(value))(*value))
         elif value is not None:
             setattr(struct, name, value)
-    struct.together = int(repeats > 0)
+    struct.together = repeats
     epilogue = (library.EpilogueStruct * max(1, len(call.epilogue)))()
-    for operation, (code, p, q) in zip(epilogue, call.epilogue, strict=False):
-        dtype = np.float64 if code in ("affine", "affine_int") else None
-        operation.code = _EPILOGUE.index(code) + 1
-        operation.p, operation.q = (_parameters(array, max(1, repeats), dtype, kept) for array in (p, q))
+    for into, operation in zip(epilogue, call.epilogue, strict=False):
+        dtype = np.float64 if operation.code in ("affine", "affine_int") else None
+        into.code = _EPILOGUE.index(operation.code) + 1
+        into.p, into.q = (_parameters(array, max(1, repeats), dtype, kept) for array in (operation.p, operation.q))
+        into.least, into.most = operation.least, operation.most
+        if operation.p is not None:
+            into.stride = operation.p.shape[-1] * max(1, repeats) + _VECTOR - 1
+        if operation.more:
+            more = [(s.buffer.place, s.buffer.units, s.pixel, *(s.coding or (0, 0))) for s in operation.more]
+            into.more, into.more_count = _pointer(np.array(more, np.int64), kept), len(more)
     kept.append(epilogue)
     struct.epilogue, struct.epilogue_count, struct.bits = ctypes.addressof(epilogue), len(call.epilogue), call.bits
 
@@ -212,22 +204,24 @@ def _pixels_per_block(call: KernelCall, isa: library.InstructionSet) -> int:
     """How many neighboring pixels can be finished as one block, with repeated parameters; 0 for none."""
     fields = call.fields
     if call.kernel in _POINTWISE:
-        alike = all(code == "clamp" or (p is None and q is None) for code, p, q in call.epilogue)
+        alike = all(op.code == "clamp" or (op.p is None and op.q is None) for op in call.epilogue)
         channels = 1 if alike else fields["channels"]
         return 0 if call.bits or _BLOCK % channels else _BLOCK // channels
     outputs = fields.get("outputs", 0)
-    simple = call.kernel in ("xnor", "bytes", "lut") and fields["groups"] == 1
-    if not simple or fields["constant"] or fields.get("center") or outputs % (_WORD if call.bits else _VECTOR):
+    simple = call.kernel in ("xnor", "dot", "lut") and fields["groups"] == 1
+    padded = fields.get("constant") and call.kernel != "dot"
+    if not simple or padded or fields.get("center") or outputs % (_WORD if call.bits else _VECTOR):
         return 0
     pixels = _BLOCK // outputs if outputs <= isa.tile_outputs else 0
     return pixels if pixels >= _TILE_PIXELS else 0
 
 
 def _parameters(array: np.ndarray | None, repeats: int, dtype: Any, kept: list[Any]) -> int | None:
-    """Address of an array with one parameter per channel, padded to whole vectors."""
+    """Address of an array with one parameter per channel, or several rows of them, each padded to whole vectors."""
     if array is None:
         return None
-    return _pointer(np.pad(np.tile(array, repeats), (0, _VECTOR - 1)).astype(dtype or array.dtype), kept)
+    padding = [(0, 0)] * (array.ndim - 1) + [(0, _VECTOR - 1)]
+    return _pointer(np.pad(np.tile(array, repeats), padding).astype(dtype or array.dtype), kept)
 
 
 def _pointer(array: np.ndarray | None, kept: list[Any]) -> int | None:

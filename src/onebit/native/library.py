@@ -24,7 +24,12 @@ def _fields(kind: Any, names: str) -> tuple[tuple[str, Any], ...]:
 class EpilogueStruct(ctypes.Structure):
     """`ob_epilogue_op` of csrc/onebit.h, which documents the fields of all structures."""
 
-    _fields_ = (("code", _Long), *_fields(_Pointer, "p q"))
+    _fields_ = (
+        ("code", _Long),
+        *_fields(_Pointer, "p q more"),
+        *_fields(_Long, "more_count stride"),
+        *_fields(_Int, "least most"),
+    )
 
 
 class CallStruct(ctypes.Structure):
@@ -32,9 +37,11 @@ class CallStruct(ctypes.Structure):
 
     _fields_ = (
         *_fields(_Int, "kernel groups"),
-        *_fields(_Long, "min_batch max_batch in_ in2 out in_size in2_size out_size scratch"),
-        *_fields(_Int, "in_height in_width in_pixel out_height out_width out_pixel"),
-        *_fields(_Int, "channels table_rows table_left table_width"),
+        *_fields(_Long, "in_ in2 out in_size in2_size out_size scratch"),
+        *_fields(
+            _Int, "in_height in_width in_pixel out_height out_width out_pixel in_factor in_zero out_bytes out_zero"
+        ),
+        *_fields(_Int, "channels table_rows table_left table_width table_byte block"),
         *_fields(_Pointer, "rows columns"),
         *_fields(_Int, "taps_down taps_across"),
         ("runs", _Pointer),
@@ -56,9 +63,9 @@ class PlanStruct(ctypes.Structure):
     _fields_ = (
         ("calls", _Pointer),
         ("call_count", _Long),
-        *_fields(_Int, "channels height width byte_pixel coding output_count"),
+        *_fields(_Int, "channels height width coding output_count"),
         *_fields(_Pointer, "mean std outputs"),
-        *_fields(_Long, "input bytes bytes_size arena_units batch scratch_units"),
+        *_fields(_Long, "input input_size arena_units batch scratch_units"),
     )
 
 
@@ -95,7 +102,7 @@ class _IsaStruct(ctypes.Structure):
 
     _fields_ = (
         ("name", ctypes.c_char_p),
-        *_fields(_Int, "lanes lut_inputs lut_groups tile_rows tile_outputs dense_words bytes"),
+        *_fields(_Int, "lanes lut_inputs lut_groups tile_rows tile_outputs dense_words dot_fours dot_shift"),
         ("run", _RUN),
         ("run_layer", _RUN_LAYER),
     )
@@ -105,7 +112,7 @@ class InstructionSet(NamedTuple):
     """The kernels for one instruction set.
 
     lanes: outputs per panel of weights. lut_inputs, lut_groups: inputs per lookup, lookups per word.
-    tile_rows, tile_outputs, dense_words: see csrc/matmul.h. bytes: see csrc/onebit.h.
+    tile_rows, tile_outputs, dense_words: see csrc/matmul.h. dot_fours, dot_shift: see csrc/dot.h.
     run: (plan, images, count, arena, answers, part, parts, barrier) -> 1 if the net took the sign of a NaN, else 0; it
         releases Python's global lock. run_layer: see csrc/onebit.h.
     """
@@ -117,7 +124,8 @@ class InstructionSet(NamedTuple):
     tile_rows: int
     tile_outputs: int
     dense_words: int
-    bytes: int
+    dot_fours: int
+    dot_shift: int
     run: Callable[..., int]
     run_layer: Callable[..., int]
 

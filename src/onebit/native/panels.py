@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 WORD = 32  # signs per word of the library
-_MOST_CONSTANT = 64  # some processors add two products with 255 in 16 bits
+FOUR = 4  # bytes that are multiplied at once
 
 
 def sign_panels(bits: np.ndarray, lanes: int, *, size: int = WORD) -> tuple[np.ndarray, int]:
@@ -20,31 +20,17 @@ def sign_panels(bits: np.ndarray, lanes: int, *, size: int = WORD) -> tuple[np.n
     return panels(rows.view("<u4")[..., 0].astype(np.uint32, copy=False), lanes), -(-channels // size)
 
 
-def byte_panels(bits: np.ndarray, lanes: int, *, coding: str = "integer") -> tuple[np.ndarray, int]:
-    """(G, O, T, I) bool -> uint32 (G, panels, T · words, lanes), four int8 each, and the words per tap.
+def four_panels(bits: np.ndarray, lanes: int) -> tuple[np.ndarray, int]:
+    """(G, O, T, I) bool -> uint8 (G, panels, bytes), and the fours per tap: inputs that are multiplied at once.
 
-    They multiply uint8 images x. With the coding "integer" they give the sums of 2x − 255, as
-    Σ w(2x − 255) = Σ 2w·x + 255·(−Σ w): weights are ±2, and the inputs of a tap are followed by bytes of 255 whose
-    weights add up to −Σ w. With "values" weights are ±1, and the weights of these bytes are 0.
+    Weight k of output l of a four is bit 4l + k. What follows the last input of a tap has no weight.
     """
-    if coding == "values":
-        weights = np.zeros((*bits.shape[:-1], 4 * -(-bits.shape[-1] // 4)), np.int8)
-        weights[..., : bits.shape[-1]] = np.where(bits, 1, -1)
-        return _panels_of_bytes(weights, lanes)
-    rest = bits.shape[-1] - 2 * bits.sum(axis=-1)
-    constants = max(1, -(-int(np.abs(rest).max(initial=0)) // _MOST_CONSTANT))
-    words = -(-(bits.shape[-1] + constants) // 4)
-    weights = np.zeros((*bits.shape[:-1], 4 * words), np.int8)
-    weights[..., : bits.shape[-1]] = np.where(bits, 2, -2)
-    for k in range(bits.shape[-1], 4 * words):
-        weights[..., k] = rest.clip(-_MOST_CONSTANT, _MOST_CONSTANT)
-        rest = rest - weights[..., k]
-    return _panels_of_bytes(weights, lanes)
-
-
-def _panels_of_bytes(weights: np.ndarray, lanes: int) -> tuple[np.ndarray, int]:
-    rows = np.ascontiguousarray(weights).view("<u4").astype(np.uint32, copy=False)
-    return panels(rows.reshape(*weights.shape[:2], -1), lanes), rows.shape[-1]
+    groups, outputs, taps, channels = bits.shape
+    fours = -(-channels // FOUR)
+    padded = np.pad(bits, ((0, 0), (0, -outputs % lanes), (0, 0), (0, -channels % FOUR)))
+    parted = padded.reshape(groups, -1, lanes, taps * fours, FOUR).swapaxes(2, 3)
+    panels = np.packbits(parted.reshape(*parted.shape[:2], -1), axis=-1, bitorder="little")
+    return np.ascontiguousarray(panels), fours
 
 
 def panels(rows: np.ndarray, lanes: int) -> np.ndarray:

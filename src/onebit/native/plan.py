@@ -9,12 +9,12 @@ import numpy as np
 
 from onebit.native import library
 from onebit.native.arena import NativePlan, lay_out
-from onebit.native.kernel_calls import BITS, BYTES, INTEGER, REAL, Slot
+from onebit.native.kernel_calls import BITS, BYTES, INTEGER, REAL, Operation, Slot
 from onebit.native.layout import NotPlanned
-from onebit.native.panels import byte_panels, sign_panels
+from onebit.native.panels import sign_panels
 from onebit.native.taps import POINT, Axis, axes_of, whole
 from onebit.native.values import Values
-from onebit.native.weight_kernels import WeightKernel, depthwise_kernel, lookup_kernel, real_kernel
+from onebit.native.weight_kernels import WeightKernel, depthwise_kernel, dot_kernel, lookup_kernel, real_kernel
 from onebit.packed import Node, OneBitWeights, PackedNet, nodes
 from onebit.packed.bits import unpack_signs
 from onebit.packed.grid import GRID_BITS, on_grid
@@ -22,7 +22,7 @@ from onebit.packed.grid import GRID_BITS, on_grid
 _FLOAT32_EXACT = 2**24
 _INT32_MOST = 2**31 - 1
 _EPILOGUE_KERNELS = (
-    *("pointwise", "add", "add_int", "multiply", "xnor", "bytes", "lut", "real", "depthwise", "depthwise_real"),
+    *("pointwise", "add", "add_int", "multiply", "xnor", "dot", "lut", "real", "depthwise", "depthwise_real"),
 )
 _MOST_TAPS = 2**22  # per axis, over all outputs: the reference runs such strange nets
 
@@ -40,7 +40,6 @@ class _Planner(Values):
     def __init__(self, net: PackedNet, isa: library.InstructionSet) -> None:
         super().__init__(net)
         self.isa = isa
-        self.as_bytes: Slot | None = None
 
     def plan(self) -> NativePlan:
         for node in self.net.nodes:
@@ -50,7 +49,7 @@ class _Planner(Values):
         answers = [self.calls.image_order(self.calls.as_kind(self.slots[name], REAL)) for name in self.net.outputs]
         for answer in answers:
             answer.buffer.last = len(self.calls.list)
-        return lay_out(self.net, self.calls, self.image, self.as_bytes, answers, self.isa)
+        return lay_out(self.net, self.calls, self.image, answers, self.isa)
 
     def open_epilogue(self, name: str, *, signs: bool) -> Slot:
         """A value whose call can take another epilogue operation because nothing else reads it; else a new call.
@@ -62,14 +61,58 @@ class _Planner(Values):
         if (
             call is not None
             and call.kernel in _EPILOGUE_KERNELS
-            and not call.bits
+            and not call.closed
             and self.uses[name] == 1
             and call is self.calls.list[-1]
             and not slot.kinds
             and not (signs and call.fields.get("groups", 1) > 1 and call.fields["outputs"] % 32)
         ):
             return slot
-        return self.calls.emit("pointwise", (slot,), slot.shape, slot.kind)
+        return self.calls.emit("pointwise", (slot,), slot.shape, INTEGER if slot.kind == BYTES else slot.kind)
+
+    def requantize(self, node: nodes.Requantize) -> Slot:
+        """One call, with the epilogue of the sums among the inputs, if nothing else reads them."""
+        scale, offset = (
+            np.ldexp(node.multiplier.astype(np.float64), -node.shift),
+            np.ldexp(node.offset * 1.0, -node.shift),
+        )
+        for name in node.inputs:
+            if self.value(name).kind == BITS:
+                self.slots[name] = self.calls.as_kind(self.value(name), INTEGER)
+        first = next((k for k, name in enumerate(node.inputs) if self.can_follow(name)), 0)
+        slot = self.value(node.inputs[first])
+        if self.can_follow(node.inputs[first]):
+            assert slot.call is not None
+            self.calls.to_end(slot.call)
+        else:
+            slot = self.open_epilogue(node.inputs[first], signs=False)
+        order = [first, *(k for k in range(len(node.inputs)) if k != first)]
+        more = tuple(self.value(node.inputs[k]) for k in order[1:])
+        operation = Operation("requantize", scale[order], offset, more, node.least, node.most)
+        self.calls.then_integers(slot, operation)
+        return slot
+
+    def can_follow(self, name: str) -> bool:
+        """Whether the epilogue of the call that makes integers can go on."""
+        slot = self.value(name)
+        return (
+            slot.kind == INTEGER
+            and slot.call is not None
+            and slot.call.kernel in _EPILOGUE_KERNELS
+            and not slot.call.closed
+            and self.uses[name] == 1
+            and not slot.kinds
+        )
+
+    def quantize(self, node: nodes.Quantize) -> Slot:
+        (name,) = node.inputs
+        if self.value(name).kind == BITS:
+            self.slots[name] = self.calls.as_kind(self.value(name), INTEGER)
+        slot = self.open_epilogue(name, signs=False)
+        if slot.kind == INTEGER:
+            self.calls.then(slot, "real")
+        self.calls.then_integers(slot, Operation("quantize", least=node.least, most=node.most))
+        return slot
 
     def pointwise(self, node: Node) -> Slot:
         (name,) = node.inputs
@@ -123,7 +166,7 @@ class _Planner(Values):
             rows = rows.reshape(1, outputs, 1, -1)
             if not bits:
                 slot = self.calls.as_kind(slot, INTEGER) if slot.kind == BITS else slot
-            slot = Slot((rows.shape[-1], 1, 1), slot.kind, slot.buffer) if slot.flat else slot
+            slot = slot.seen_as((rows.shape[-1], 1, 1)) if slot.flat else slot
         return self.matmul(node, slot, rows, axes, (outputs, 1, 1))
 
     def conv(self, node: nodes.Conv | nodes.RealConv | nodes.ConvTranspose | nodes.RealConvTranspose) -> Slot:
@@ -148,16 +191,15 @@ class _Planner(Values):
         padding = getattr(node, "padding_value", 0)
         fields: dict[str, Any] = {"groups": groups, "outputs": outputs, "tap_channels": channels}
         fields |= {"constant": padding, "runs": axes[1].runs, **_taps(*axes)}
-        dense = all(axis is POINT for axis in axes)
         if padding:
             signs = rows.astype(np.int64) * 2 - 1 if one_bit else rows.astype(np.int64)
             fields["tap_sums"] = np.ascontiguousarray(signs.sum(axis=-1).reshape(groups * outputs, taps).T)
-        as_bytes: tuple[Slot, WeightKernel] | None = None
+        depthwise = depthwise_kernel(node, rows, on_a_grid=self.known[node.inputs[0]].bound is None)
         if one_bit and slot.kind == BITS and (groups == 1 or channels % 32 == 0):
             kernel = WeightKernel("xnor", *sign_panels(rows, self.isa.lanes))
+        elif one_bit and slot.coding is not None and depthwise is None and node.centre is None:
+            kernel = dot_kernel(node, rows, axes, slot.shape[2], slot.pixel, slot.coding, self.isa)
         else:
-            as_bytes = None if dense and self.isa.bytes == _INT32_MOST else self.bytes_of(node, slot, rows)
-            depthwise = depthwise_kernel(node, rows, on_a_grid=self.known[node.inputs[0]].bound is None)
             if depthwise is not None and outputs > 1:
                 slot = self.channels_repeated(slot, outputs)
             slot = self.integers(node, slot)
@@ -167,17 +209,12 @@ class _Planner(Values):
                 fields |= {"groups": 1, "outputs": groups * outputs}
             elif not one_bit:
                 kernel = real_kernel(node, rows)
-            elif as_bytes is None or dense:
-                kernel = lookup_kernel(node, rows, axes, slot.shape[2], self.isa)
             else:
-                slot, kernel = as_bytes
+                kernel = lookup_kernel(node, rows, axes, slot.shape[2], self.isa)
         kind = INTEGER if one_bit and not fields.get("real") else REAL
         answer = self.calls.emit(kernel.name, (slot,), made, kind, **{**fields, **kernel.fields})
         assert answer.call is not None
         answer.call.scratch = kernel.scratch_for(taps)
-        if dense and as_bytes is not None:
-            source, other = as_bytes
-            self.calls.add_alternative(answer.call, self.isa.bytes, source, other.name, **other.fields)
         if one_bit and (node.scale is not None or node.centre is not None):
             if kind == INTEGER:
                 self.calls.then(answer, "real")
@@ -188,24 +225,10 @@ class _Planner(Values):
                 self.calls.then(answer, "center", node.centre)
         return answer
 
-    def bytes_of(self, node: Any, slot: Slot, rows: np.ndarray) -> tuple[Slot, WeightKernel] | None:
-        """The image as bytes and the kernel that multiplies them by one-bit weights; None if this is not possible."""
-        plain = isinstance(node, OneBitWeights) and node.centre is None and len(rows) == 1
-        shapes = self.image.shape, (prod(self.image.shape), 1, 1)  # other views have pixels of other bytes
-        image = slot.buffer is self.image.buffer and slot.kind == INTEGER and slot.shape in shapes
-        if not (self.isa.bytes and plain and image):
-            return None
-        coding = self.net.input.coding
-        kernel = WeightKernel("bytes", *byte_panels(rows, self.isa.lanes, coding=coding))
-        shape = (kernel.tap_words, *slot.shape[1:])
-        if self.as_bytes is None:
-            self.as_bytes = self.initial(shape, BYTES)
-        return (self.as_bytes, kernel) if self.as_bytes.shape == shape else None
-
     def integers(self, node: Any, slot: Slot) -> Slot:
         """The values that weights multiply, as integers: real values are put on their grid."""
         bound = self.known[node.inputs[0]].bound
-        if slot.kind == BITS:
+        if slot.kind in (BITS, BYTES):
             slot = self.calls.as_kind(slot, INTEGER)
         beyond = not isinstance(node, OneBitWeights) and bound is not None and bound > 2**GRID_BITS
         if slot.kind == INTEGER and not beyond:
@@ -234,18 +257,21 @@ class _Planner(Values):
     ) -> Slot:
         made: Any = self.known[node.output].shape
         taps = _taps(*_axes_of(node, slot.shape[1:], made[1:]))
-        return self.calls.emit(kernel, (slot,), made, kind, **taps, **fields)
+        coding = slot.coding if kind == BYTES else None
+        return self.calls.emit(kernel, (slot,), made, kind, coding, **taps, **fields)
 
     def max_pool(self, node: nodes.MaxPool) -> Slot:
         slot = self.value(node.inputs[0])
-        kernel = {BITS: "max_bits", INTEGER: "max_int", REAL: "max"}[slot.kind]
+        kernel = {BITS: "max_bits", BYTES: "max_bytes", INTEGER: "max_int", REAL: "max"}[slot.kind]
         return self.windows(kernel, slot, node, slot.kind)
 
     def average_pool(self, node: nodes.AveragePool) -> Slot:
         x, made = self.known[node.inputs[0]], self.known[node.output]
         if x.bound is not None and x.bound * prod(node.kernel) > _INT32_MOST:
             raise NotPlanned("averages of integers beyond int32")
-        slot = self.calls.as_kind(self.value(node.inputs[0]), REAL if x.bound is None else INTEGER)
+        slot = self.value(node.inputs[0])
+        if slot.kind != BYTES:
+            slot = self.calls.as_kind(slot, REAL if x.bound is None else INTEGER)
         divisor = None
         if not node.sums:
             rows, columns = (axis.taps for axis in _axes_of(node, x.shape[1:], made.shape[1:]))
@@ -284,6 +310,8 @@ _MAKERS: dict[type[Node], Any] = {
     nodes.Prelu: _Planner.pointwise,
     nodes.Hardtanh: _Planner.pointwise,
     nodes.Clamp: _Planner.pointwise,
+    nodes.Requantize: _Planner.requantize,
+    nodes.Quantize: _Planner.quantize,
     nodes.Add: _Planner.add,
     nodes.Multiply: _Planner.multiply,
     nodes.Concat: _Planner.concat,

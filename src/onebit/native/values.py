@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from math import prod
 
 import numpy as np
 
-from onebit.native.kernel_calls import BITS, INTEGER, REAL, KernelCalls, Slot
+from onebit.native.kernel_calls import BITS, BYTES, CENTERED, INTEGER, REAL, UNSIGNED, Coding, KernelCalls, Slot
 from onebit.native.layout import Axis, image_of, permuted, repeated, reshaped, strides
 from onebit.packed import Node, PackedNet, Value, infer, nodes
 from onebit.packed.net import INPUT
@@ -24,14 +23,12 @@ class Values:
         self.known = infer(net)
         self.uses = Counter([*net.outputs, *(name for node in net.nodes for name in node.inputs)])
         self.calls = KernelCalls()
-        self.image = self.initial(image_of(net.input.shape), INTEGER if net.input.value.exact else REAL)
+        coding = {"integer": CENTERED, "values": UNSIGNED}[net.input.coding] if net.input.value.exact else None
+        shape = image_of(net.input.shape)
+        self.image = Slot(shape, REAL if coding is None else BYTES, self.calls.buffer(0), coding=coding)
+        self.image.buffer.units = self.image.units
+        self.image.buffer.first = self.image.buffer.last = -1
         self.slots = {INPUT: self.image}
-
-    def initial(self, shape: tuple[int, int, int], kind: str) -> Slot:
-        """A value that exists before the first call."""
-        slot = Slot(shape, kind, self.calls.buffer(prod(shape)))
-        slot.buffer.first = slot.buffer.last = -1
-        return slot
 
     def value(self, name: str, *, flat: bool = False) -> Slot:
         """The value of a name; a flattened one is put in order first, unless `flat` allows it as it is."""
@@ -48,15 +45,15 @@ class Values:
         channels, height, width = slot.shape
         vector = (channels * height * width, 1, 1)
         if height * width == 1 or (channels == 1 and slot.kind != BITS):
-            return self.seen_as(node, self.calls.move(slot, vector, [Axis(slot.buffer.units, 1, 1)]))
-        return Slot(slot.shape, slot.kind, slot.buffer, flat=True)
+            return self.seen_as(node, self.calls.move(slot, vector, [Axis(slot.size, 1, 1)]))
+        return slot.seen_as(slot.shape, flat=True)
 
     def reshape(self, node: nodes.Reshape) -> Slot:
         if len(node.shape) == 1:
             return self.flatten(node)
         slot, made = self.value(node.inputs[0]), image_of(node.shape)
         if made[0] == slot.shape[0]:
-            return self.seen_as(node, Slot(made, slot.kind, slot.buffer, slot.call))
+            return self.seen_as(node, slot.seen_as(made, slot.call))
         slot = self.calls.as_kind(slot, INTEGER) if slot.kind == BITS else slot
         if (axes := reshaped(slot.shape, made)) is None:
             slot = self.calls.image_order(slot)
@@ -83,16 +80,24 @@ class Values:
             slot = self.calls.as_kind(slot, INTEGER)
         return self.seen_as(node, self.calls.move(slot, image_of(made), repeated(shape, node.times, slot.pixel)))
 
-    def plain(self, name: str, made: Value) -> Slot:
-        """The value of a name with one unit per element, of the kind that `made` needs."""
+    def plain(self, name: str, made: Value, *, coding: Coding | None = None) -> Slot:
+        """The value of a name with one unit per element, of the kind that `made` needs; or as bytes of a coding."""
         slot = self.value(name)
+        if coding is not None and slot.coding == coding:
+            return slot
         return self.calls.as_kind(slot, REAL if not made.exact else INTEGER)
+
+    def shared_coding(self, names: tuple[str, ...]) -> Coding | None:
+        """The coding of values that are all bytes and have the same one."""
+        codings = {self.slots[name].coding for name in names}
+        return codings.pop() if len(codings) == 1 else None
 
     def concat(self, node: nodes.Concat) -> Slot:
         made = self.known[node.output]
         shape = image_of(made.shape)
         pixels = shape[1] * shape[2]
-        parts = [self.plain(name, made) for name in node.inputs]
+        coding = self.shared_coding(node.inputs)
+        parts = [self.plain(name, made, coding=coding) for name in node.inputs]
         target: Slot | None = None
         before = 0
         for part in parts:
@@ -104,7 +109,7 @@ class Values:
 
     def slice(self, node: nodes.Slice) -> Slot:
         made = self.known[node.output]
-        slot, shape = self.plain(node.inputs[0], made), image_of(made.shape)
+        slot, shape = self.plain(node.inputs[0], made, coding=self.shared_coding(node.inputs)), image_of(made.shape)
         source, target = strides(slot.shape, slot.shape[0]), strides(shape, shape[0])
         axes = [Axis(size, step * a, b) for size, step, a, b in zip(shape, node.step, source, target, strict=True)]
         start = sum(first * stride for first, stride in zip(node.start, source, strict=True))
@@ -113,9 +118,13 @@ class Values:
     def pad(self, node: nodes.Pad) -> Slot:
         made = self.known[node.output]
         shape = image_of(made.shape)
-        slot = self.plain(node.inputs[0], made)
+        coding = self.shared_coding(node.inputs)
+        byte = None if coding is None else coding.byte(node.value)
+        slot = self.plain(node.inputs[0], made, coding=None if byte is None else coding)
         constant = node.value if made.exact else int(np.float32(node.value).view(np.int32))
-        canvas = self.calls.emit("fill", (), shape, slot.kind, constant=constant)
+        if slot.kind == BYTES:
+            constant = int(np.full(4, byte, np.uint8).view(np.int32)[0])
+        canvas = self.calls.emit("fill", (), shape, slot.kind, slot.coding, constant=constant)
         target = strides(shape, shape[0])
         sources = strides(slot.shape, slot.shape[0])
         axes = [Axis(size, a, b) for size, a, b in zip(slot.shape, sources, target, strict=True)]

@@ -8,15 +8,19 @@ from typing import Any
 
 import numpy as np
 
+from onebit.native.kernel_calls import Coding
 from onebit.native.layout import NotPlanned
 from onebit.native.library import InstructionSet
-from onebit.native.panels import panels, sign_panels
+from onebit.native.panels import FOUR, four_panels, panels, sign_panels
 from onebit.native.taps import Axis, padded_columns
 from onebit.packed import Conv, OneBitWeights
 from onebit.packed.grid import EXACT_TERMS, MOST_EXACT_TERMS, on_grid
 
 _REAL_LANES = 16
 _SEGMENT_UNITS = 6
+_BLOCK_BYTES = 2**17  # of weights that are bytes at the same time: they stay in the second-level cache
+_BLOCK = 256  # of csrc/epilogue.h
+_SLACK = 17  # units after the last row, which kernels of bytes may read
 _MOST_SCRATCH = 2**28  # units of 4 bytes
 _MOST_GRID_TAPS = 127  # whose sum of values on a grid fits an int32
 _MOST_WIDENED = 2  # widest padded row of tables, relative to the row
@@ -67,6 +71,41 @@ def lookup_kernel(
             more |= {"table_left": left, "table_width": table_width, "columns": columns.taps, "runs": columns.runs}
     tables = more["table_rows"] * more["table_width"] * groups * lookups * table
     return WeightKernel("lut", *sign_panels(rows, isa.lanes, size=size), wide + tables, more)
+
+
+def dot_kernel(
+    node: Any, rows: np.ndarray, axes: tuple[Axis, Axis], width: int, pixel: int, coding: Coding, isa: InstructionSet
+) -> WeightKernel:
+    """±1 × bytes. rows: (G, O, T, I) bool. width: pixels per row of the image, of `pixel` bytes."""
+    groups, outputs, taps, channels = rows.shape
+    down, columns = axes
+    padding = getattr(node, "padding_value", 0)
+    byte = coding.byte(padding)
+    more: dict[str, Any] = {}
+    kept = 0
+    if byte is not None and isinstance(node, Conv) and (columns.taps < 0).any():
+        padded, left, table_width = padded_columns(node, width, len(columns.taps))
+        if table_width <= _MOST_WIDENED * width:
+            more = {"table_rows": down.rows_kept, "table_left": left, "table_width": table_width, "table_byte": byte}
+            kept = more["table_rows"] * table_width * pixel
+            columns = padded
+    inside = not (columns.taps < 0).any()
+    if inside and isinstance(node, Conv) and groups == 1 and node.dilation[1] == 1:
+        # the bytes of neighboring pixels are contiguous: one tap per row
+        rows = rows.reshape(1, outputs, node.kernel[0], -1)
+        columns = Axis(columns.taps[:, :1], columns.stride, columns.advance)
+    _, _, taps, channels = rows.shape
+    weights, fours = four_panels(rows, isa.lanes)
+    more |= {"tap_channels": channels, "columns": columns.taps, "runs": columns.runs}
+    more["taps_across"] = columns.taps.shape[1]
+    signs = 2 * rows.sum(axis=-1, dtype=np.int64) - channels
+    more["tap_sums"] = np.ascontiguousarray(signs.reshape(groups * outputs, taps).T)
+    tile = isa.tile_outputs * taps * -(-fours // isa.dot_fours) * isa.dot_fours * FOUR  # bytes
+    tiles = -(-outputs // isa.tile_outputs)
+    more["block"] = max(1, min(tiles, _BLOCK_BYTES // tile))
+    base = max(_BLOCK, more["block"] * isa.tile_outputs)
+    units = base + (more["block"] * tile + kept) // 4 + _SLACK
+    return WeightKernel("dot", weights, fours, units, more)
 
 
 def real_kernel(node: Any, rows: np.ndarray) -> WeightKernel:

@@ -11,7 +11,9 @@
 #define TILE_PANELS 4
 #define WORD_ROWS 2
 #define LUT_ROWS(panels) ((panels) < 3 ? 4 : 2)
-#define BYTES INT32_MAX
+#define DOT_ROWS 16
+#define DOT_FOURS 1
+#define DOT_SHIFT 0
 
 /* The lowest bits of 32 flags. */
 static inline uint32_t word_of(const int32_t *flags) {
@@ -64,10 +66,26 @@ typedef __m256i vec;
 #define vec_add_ones(x, y) _mm256_add_epi8(x, y)
 #define vec_lane_sums(x) lane_sums(x)
 #define COUNTED 31 /* words: 31 * 8 = 248 fits a byte, 32 * 8 does not */
-#define vec_dot(sum, x, w) \
-    _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1)))
+#define vec_dot(sum, x, w) _mm256_add_epi16(sum, _mm256_maddubs_epi16(x, w))
+#define vec_lanes(sum) _mm256_madd_epi16(sum, _mm256_set1_epi16(1))
+#define DOT_STEPS 64 /* 64 * 2 * 255 fits 16 bits */
+#define DOT_REGISTERS(panels) ((panels) < 3 ? 4 : 2)
 #include "words.h"
 #include "lookups.h"
+#include "dot_tiles.h"
+
+static void expand_fours(const uint8_t *bits, int64_t fours, int8_t *to) {
+    const __m256i places = _mm256_set1_epi64x((int64_t)0x8040201008040201u), one = _mm256_set1_epi8(1);
+    const __m256i byte_of = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3,
+                                             3, 3, 3, 3, 3, 3);
+    for (int64_t n = 0; n < fours; n++, bits += 4, to += 32) {
+        int32_t word;
+        memcpy(&word, bits, 4);
+        __m256i chosen = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(word), byte_of), places);
+        __m256i negative = _mm256_cmpeq_epi8(chosen, _mm256_setzero_si256()); /* -1 where the bit is 0 */
+        _mm256_storeu_si256((__m256i *)to, _mm256_or_si256(negative, one));
+    }
+}
 
 /* tables[group][index]: sums of 3 channels, added where their bit of the index is 1, else subtracted. */
 static void lut_tables(const int32_t *x, int channels, int32_t *tables) {
@@ -85,5 +103,5 @@ static void lut_tables(const int32_t *x, int channels, int32_t *tables) {
 #include "row_planes.h"
 #include "layer.h"
 
-const ob_isa ob_avx2 = {"avx2", LANES, LUT_INPUTS, LUT_GROUPS, TILE_ROWS, TILE_OUTPUTS, DENSE_WORDS, BYTES, run_plan,
-                        run_layer};
+const ob_isa ob_avx2 = {"avx2", LANES, LUT_INPUTS, LUT_GROUPS, TILE_ROWS, TILE_OUTPUTS, DENSE_WORDS, DOT_FOURS, DOT_SHIFT,
+                        run_plan, run_layer};

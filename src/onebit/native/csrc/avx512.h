@@ -12,11 +12,9 @@
 #define TILE_PANELS 4
 #define WORD_ROWS 4
 #define LUT_ROWS(panels) ((panels) < 2 ? 8 : 4)
-#ifdef __AVX512VNNI__
-#define BYTES 12
-#else
-#define BYTES INT32_MAX
-#endif
+#define DOT_ROWS 24
+#define DOT_FOURS 1
+#define DOT_SHIFT 0
 
 /* The lowest bits of 32 flags. */
 static inline uint32_t word_of(const int32_t *flags) {
@@ -73,12 +71,26 @@ ALWAYS __m512i lane_sums(__m512i bytes) {
 #endif
 #ifdef __AVX512VNNI__
 #define vec_dot(sum, x, w) _mm512_dpbusd_epi32(sum, x, w)
+#define vec_lanes(sum) sum
+#define DOT_STEPS INT32_MAX
 #else
-#define vec_dot(sum, x, w) \
-    _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_maddubs_epi16(x, w), _mm512_set1_epi16(1)))
+#define vec_dot(sum, x, w) _mm512_add_epi16(sum, _mm512_maddubs_epi16(x, w))
+#define vec_lanes(sum) _mm512_madd_epi16(sum, _mm512_set1_epi16(1))
+#define DOT_STEPS 64 /* 64 * 2 * 255 fits 16 bits */
 #endif
+#define DOT_REGISTERS(panels) 6
 #include "words.h"
 #include "lookups.h"
+#include "dot_tiles.h"
+
+static void expand_fours(const uint8_t *bits, int64_t fours, int8_t *to) {
+    const __m512i one = _mm512_set1_epi8(1);
+    for (int64_t n = 0; n < fours; n++, bits += 8, to += 64) {
+        uint64_t word;
+        memcpy(&word, bits, 8);
+        _mm512_storeu_si512(to, _mm512_mask_blend_epi8(word, _mm512_set1_epi8(-1), one));
+    }
+}
 
 /* The table of up to 4 channels, added where their bit of the index is 1, else subtracted. */
 ALWAYS __m512i table_of(const int32_t *x, int channels) {

@@ -1,5 +1,5 @@
 /* AVX-512 without VPOPCNTDQ and VNNI: Skylake-X. */
 #include "avx512.h"
 
-const ob_isa ob_avx512bw = {"avx512bw", LANES, LUT_INPUTS, LUT_GROUPS, TILE_ROWS, TILE_OUTPUTS, DENSE_WORDS, BYTES, run_plan,
-                        run_layer};
+const ob_isa ob_avx512bw = {"avx512bw", LANES, LUT_INPUTS, LUT_GROUPS, TILE_ROWS, TILE_OUTPUTS, DENSE_WORDS, DOT_FOURS, DOT_SHIFT,
+                        run_plan, run_layer};

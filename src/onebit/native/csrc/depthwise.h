@@ -84,7 +84,8 @@ static int depthwise(const ob_call *call, const share_t *share, int64_t count, u
                     block_t block;
                     int part = end - first < BLOCK ? end - first : BLOCK;
                     depthwise_block(&at, spot, segments, found, first, part, &block);
-                    saw_nan |= finish_block(call, &block, first, part, 0, out_pixel(&at, spot));
+                    site_t site = site_of(&at, spot, first);
+                    saw_nan |= finish_block(call, &block, &site, first, part, 0);
                 }
         }
     return saw_nan;

@@ -9,51 +9,41 @@
 #include "moves.h"
 #include "matmul.h"
 #include "depthwise.h"
+#include "dot.h"
 
-/* The input as the first value, pixels in NHWC order; and the same pixels as bytes. */
+/* The input as the first value, pixels in NHWC order. */
 static void code_images(const ob_plan *plan, const void *images, int64_t count, uint32_t *arena) {
-    const uint8_t *bytes = images;
-    int64_t pixels = (int64_t)plan->height * plan->width, size = pixels * plan->channels;
-    for (int64_t n = 0; n < count && plan->bytes >= 0; n++) {
-        uint8_t *out = (uint8_t *)(arena + plan->bytes + n * plan->bytes_size);
-        memset(out, 255, (size_t)plan->bytes_size * 4);
-        for (int c = 0; c < plan->channels; c++)
-            for (int64_t k = 0; k < pixels; k++) out[k * plan->byte_pixel + c] = bytes[n * size + c * pixels + k];
-    }
-    if (plan->input < 0) return;
-    if (plan->coding == OB_CODING_REALS && (plan->channels == 1 || pixels == 1)) {
-        memcpy(arena + plan->input, images, (size_t)(count * size) * 4);
-        return;
-    }
-    for (int64_t n = 0; n < count; n++)
-        for (int c = 0; c < plan->channels; c++) {
-            int64_t from = n * size + c * pixels;
-            const uint8_t *x = bytes + from;
-            uint32_t *out = arena + plan->input + n * size + c;
+    int64_t pixels = (int64_t)plan->height * plan->width, size = pixels * plan->channels, units = plan->input_size;
+    int reals = plan->coding == OB_CODING_REALS, ordered = plan->channels == 1 || pixels == 1;
+    for (int64_t n = 0; n < count; n++) {
+        uint32_t *out = arena + plan->input + n * units;
+        const uint8_t *x = (const uint8_t *)images + n * size;
+        const uint32_t *real = (const uint32_t *)images + n * size;
+        if (plan->coding != OB_CODING_MOMENTS && ordered) {
+            memcpy(out, reals ? (const void *)real : x, (size_t)size * (reals ? 4 : 1));
+            continue;
+        }
+        for (int c = 0; c < plan->channels; c++, x += pixels, real += pixels)
             switch (plan->coding) {
-            case OB_CODING_INTEGER:
-                for (int64_t k = 0; k < pixels; k++) out[k * plan->channels] = (uint32_t)(2 * (int32_t)x[k] - 255);
+            case OB_CODING_BYTES: {
+                uint8_t *bytes = (uint8_t *)out + c;
+                for (int64_t k = 0; k < pixels; k++) bytes[k * plan->channels] = x[k];
                 break;
+            }
             case OB_CODING_MOMENTS:
                 for (int64_t k = 0; k < pixels; k++) {
                     float value = ((float)x[k] - plan->mean[c]) / plan->std[c];
-                    memcpy(out + k * plan->channels, &value, 4);
+                    memcpy(out + k * plan->channels + c, &value, 4);
                 }
                 break;
-            case OB_CODING_VALUES:
-                for (int64_t k = 0; k < pixels; k++) out[k * plan->channels] = x[k];
-                break;
-            case OB_CODING_REALS: {
-                const uint32_t *reals = (const uint32_t *)images + from;
-                for (int64_t k = 0; k < pixels; k++) out[k * plan->channels] = reals[k];
+            case OB_CODING_REALS:
+                for (int64_t k = 0; k < pixels; k++) out[k * plan->channels + c] = real[k];
                 break;
             }
-            }
-        }
+    }
 }
 
 static int run_call(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
-    if (count < call->min_batch || count > call->max_batch) return 0;
     switch (call->kernel) {
     case OB_KERNEL_POINTWISE:
     case OB_KERNEL_ADD:
@@ -61,8 +51,9 @@ static int run_call(const ob_call *call, const share_t *share, int64_t count, ui
     case OB_KERNEL_MULTIPLY:
         return pointwise(call, share, count, arena);
     case OB_KERNEL_XNOR:
-    case OB_KERNEL_BYTES:
         return matmul_words(call, share, count, arena);
+    case OB_KERNEL_DOT:
+        return dot(call, share, count, arena);
     case OB_KERNEL_LUT:
         return call->table_rows ? lut_conv(call, share, count, arena) : lut_dense(call, share, count, arena);
     case OB_KERNEL_REAL:
@@ -86,7 +77,10 @@ static int run_call(const ob_call *call, const share_t *share, int64_t count, ui
         adaptive_average(call, share, count, arena);
         return 0;
     default:
-        pool_windows(call, share, count, arena);
+        if (call->in_factor)
+            pool_bytes(call, share, count, arena);
+        else
+            pool_windows(call, share, count, arena);
         return 0;
     }
 }

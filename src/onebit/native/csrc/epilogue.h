@@ -23,7 +23,59 @@ typedef union {
     else                                                            \
         CHANNELS(x->f[k] = (float)((double)(value) + shift[k]))
 
-static inline int run_epilogue_op(const ob_epilogue_op *op, block_t *restrict x, int first, int count, float total) {
+/* Of a magnitude below 2^31. */
+static inline int32_t floor_int(double x) {
+#if defined(__SSE4_1__) || defined(__ARM_NEON)
+    return (int32_t)floor(x);
+#else /* without a rounding instruction */
+    int32_t whole = (int32_t)x;
+    return whole - ((double)whole > x);
+#endif
+}
+
+static inline double clamp_double(double x, double low, double high) { return x < low ? low : x > high ? high : x; }
+
+/* Ties to even, of a magnitude up to 2^24. */
+static inline int32_t nearest_int(float x) {
+#if defined(__SSE4_1__) || defined(__ARM_NEON)
+    return (int32_t)rintf(x);
+#else
+    return rounded(x);
+#endif
+}
+
+/* Where the channels of a block are: from channel `from` of a pixel of image n on. */
+typedef struct {
+    uint32_t *arena;
+    int64_t n, pixel;
+    int from;
+} site_t;
+
+/* Adds the products of another value. */
+static inline void add_more(const ob_more *more, const site_t *at, int count, const double *restrict scale, double *restrict sums) {
+    const uint32_t *image = at->arena + more->place + at->n * more->size;
+    int64_t begin = at->pixel * more->pixel + at->from;
+    if (more->factor) {
+        const uint8_t *bytes = (const uint8_t *)image + begin;
+        int32_t factor = (int32_t)more->factor, zero = (int32_t)more->zero;
+        for (int k = 0; k < count; k++) sums[k] += (double)(bytes[k] * factor - zero) * scale[k];
+    } else {
+        const int32_t *values = (const int32_t *)image + begin;
+        for (int k = 0; k < count; k++) sums[k] += (double)values[k] * scale[k];
+    }
+}
+
+/* Multipliers and offset are multiples of 2^-shift, and so are all sums, which are below 2^52 of them: nothing is rounded. */
+static inline void requantize(const ob_epilogue_op *op, const site_t *at, block_t *restrict x, int first, int count) {
+    const double *restrict scale = (const double *)op->p + first, *restrict offset = (const double *)op->q + first;
+    double sums[BLOCK], least = op->least, most = op->most;
+    CHANNELS(sums[k] = (double)x->i[k] * scale[k] + offset[k])
+    for (int64_t n = 0; n < op->more_count; n++) add_more(&op->more[n], at, count, scale + (n + 1) * op->stride, sums);
+    CHANNELS(x->i[k] = floor_int(clamp_double(sums[k], least, most)))
+}
+
+static inline int run_epilogue_op(const ob_epilogue_op *op, const site_t *at, block_t *restrict x, int first, int count,
+                                  float total) {
     const float *restrict p = op->p ? (const float *)op->p + first : NULL;
     const double *restrict slope = op->p ? (const double *)op->p + first : NULL;
     const double *restrict shift = op->q ? (const double *)op->q + first : NULL;
@@ -74,29 +126,55 @@ static inline int run_epilogue_op(const ob_epilogue_op *op, block_t *restrict x,
         for (int k = 0; k < count; k++) saw_nan |= x->f[k] != x->f[k];
         CHANNELS(x->i[k] = x->f[k] >= 0)
         break;
+    case OB_EPILOGUE_REQUANTIZE:
+        requantize(op, at, x, first, count);
+        break;
+    case OB_EPILOGUE_QUANTIZE: {
+        float low = (float)op->least, high = (float)op->most;
+        for (int k = 0; k < count; k++) saw_nan |= x->f[k] != x->f[k];
+        CHANNELS(x->i[k] = nearest_int(x->f[k] < low ? low : x->f[k] > high ? high : x->f[k] == x->f[k] ? x->f[k] : 0))
+        break;
+    }
     }
     return saw_nan;
 }
 
-/* Runs the epilogue of a call on channels `first` to `first + count` and writes them to `pixel`; 1 for the sign of a NaN. */
-static int finish_block(const ob_call *call, block_t *x, int first, int count, float total, uint32_t *pixel) {
+/* Runs the epilogue of a call on `count` channels, whose parameters begin at `first`, and writes them; 1 for a NaN that has no
+ * sign or integer. */
+static int finish_block(const ob_call *call, block_t *x, const site_t *at, int first, int count, float total) {
     int saw_nan = 0;
-    for (int n = 0; n < call->epilogue_count; n++) saw_nan |= run_epilogue_op(&call->epilogue[n], x, first, count, total);
+    uint32_t *image = at->arena + call->out + at->n * call->out_size;
+    for (int n = 0; n < call->epilogue_count; n++) saw_nan |= run_epilogue_op(&call->epilogue[n], at, x, first, count, total);
+    if (call->out_bytes) {
+        uint8_t *out = (uint8_t *)image + at->pixel * call->out_pixel + at->from;
+        int32_t zero = call->out_zero;
+        if (count % 16 == 0)
+            CHANNELS(out[k] = (uint8_t)(x->i[k] + zero))
+        else
+            for (int k = 0; k < count; k++) out[k] = (uint8_t)(x->i[k] + zero);
+        return saw_nan;
+    }
+    uint32_t *out = image + at->pixel * call->out_pixel;
     if (call->bits)
         for (int k = 0; k < count; k += 32) /* tail bits are 0 */
-            pixel[(first + k) / 32] = word_of(x->i + k) & (count - k < 32 ? (1u << (count - k)) - 1 : ~0u);
+            out[(at->from + k) / 32] = word_of(x->i + k) & (count - k < 32 ? (1u << (count - k)) - 1 : ~0u);
     else if (count % 16 == 0) { /* unlike memcpy, no function call */
-        uint32_t *out = pixel + first;
+        out += at->from;
         CHANNELS(out[k] = (uint32_t)x->i[k])
     } else
-        memcpy(pixel + first, x->i, (size_t)count * 4);
+        memcpy(out + at->from, x->i, (size_t)count * 4);
     return saw_nan;
 }
 
 /* Reads a block of one value, or of the sum or product of two. */
-static inline void read_block(const ob_call *call, block_t *x, const uint32_t *a, const uint32_t *b, int count) {
+static inline void read_block(const ob_call *call, block_t *x, const uint32_t *in, const uint32_t *in2, int64_t begin, int count) {
+    const uint32_t *a = in + begin, *b = in2 + begin;
     const float *f = (const float *)a, *g = (const float *)b;
-    if (call->kernel == OB_KERNEL_ADD)
+    if (call->in_factor) {
+        const uint8_t *bytes = (const uint8_t *)in + begin;
+        int32_t factor = call->in_factor, zero = call->in_zero;
+        for (int k = 0; k < count; k++) x->i[k] = bytes[k] * factor - zero;
+    } else if (call->kernel == OB_KERNEL_ADD)
         for (int k = 0; k < count; k++) x->f[k] = f[k] + g[k];
     else if (call->kernel == OB_KERNEL_MULTIPLY)
         for (int k = 0; k < count; k++) x->f[k] = f[k] * g[k];
@@ -116,15 +194,12 @@ static int pointwise(const ob_call *call, const share_t *share, int64_t count, u
     const span_t of_pixels = pixels == 1 ? all : mine, of_blocks = pixels == 1 ? mine : all;
     for (int64_t n = 0; n < count; n++) {
         const uint32_t *in = arena + call->in + n * call->in_size, *in2 = arena + call->in2 + n * call->in2_size;
-        uint32_t *out = arena + call->out + n * call->out_size;
         for (int64_t at = of_pixels.begin; at < of_pixels.end; at++)
             for (int block = of_blocks.begin; block < of_blocks.end; block++) {
                 int first = block * BLOCK, part = call->channels - first < BLOCK ? call->channels - first : BLOCK;
-                read_block(call, &x, in + at * call->in_pixel + first, in2 + at * call->in_pixel + first, part);
-                if (call->together)
-                    saw_nan |= finish_block(call, &x, 0, part, 0, out + at * call->out_pixel + first);
-                else
-                    saw_nan |= finish_block(call, &x, first, part, 0, out + at * call->out_pixel);
+                site_t site = {arena, n, at, first};
+                read_block(call, &x, in, in2, at * call->in_pixel + first, part);
+                saw_nan |= finish_block(call, &x, &site, call->together ? 0 : first, part, 0);
             }
     }
     return saw_nan;

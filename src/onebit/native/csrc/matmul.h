@@ -5,7 +5,6 @@
  * TABLE         entries of a lookup table: 2^LUT_INPUTS
  * TILE_ROWS, TILE_PANELS   largest tile; the panels are a multiple of 32 outputs
  * WORD_ROWS, LUT_ROWS(panels)   most rows in a tile of each kind of product; a tile has that many, or 2, or 1
- * BYTES         see ob_isa
  * words_tile, lut_tile     sums of a tile, see below
  * lut_tables               the tables of the channels of a pixel
  *
@@ -21,8 +20,8 @@ typedef struct {
 #define TILE_OUTPUTS (TILE_PANELS * LANES)
 #define DENSE_WORDS 16 /* a block of a dense layer: the tables of 4 rows stay in the first-level cache */
 
-/* sums[m][panel][lane]: bits in which row m differs from that row of weights, or with `bytes` the sums of products. */
-static void words_tile(int bytes, int rows, int panels, const uint32_t *const *a, const segment_t *segments, int count,
+/* sums[m][panel][lane]: bits in which row m differs from that row of weights. */
+static void words_tile(int rows, int panels, const uint32_t *const *a, const segment_t *segments, int count,
                        const uint32_t *b, int64_t panel, int32_t *sums);
 /* Sums of table entries; with `wide`, added to wide[m][panel][lane] after at most `most` lookups. */
 static void lut_tile(int rows, int panels, const int32_t *const *tables, const segment_t *segments, int count,
@@ -86,10 +85,9 @@ static inline spot_t next_spot(const place_t *at, spot_t spot) {
     return next;
 }
 
-static uint32_t *out_pixel(const place_t *at, spot_t spot) {
-    const ob_call *call = at->call;
-    int64_t pixel = (int64_t)at->i * call->out_width + at->run[0] + spot.t * at->run[1];
-    return at->arena + call->out + spot.n * call->out_size + pixel * call->out_pixel;
+static site_t site_of(const place_t *at, spot_t spot, int from) {
+    site_t site = {at->arena, spot.n, (int64_t)at->i * at->call->out_width + at->run[0] + spot.t * at->run[1], from};
+    return site;
 }
 
 /* The grid unit of an image, which is stored after its values; 1 without a grid. */
@@ -187,7 +185,8 @@ static int finish_sums(const place_t *at, spot_t spot, int group, int first, int
     } else
         read_sums(at, &x, 0, count, sums, wide, unit);
     float total = call->center ? total_of(at, spot, group, padding, unit) : 0;
-    return finish_block(call, &x, offset, count, total, out_pixel(at, spot));
+    site_t site = site_of(at, spot, offset);
+    return finish_block(call, &x, &site, offset, count, total);
 }
 
 /* Runs the epilogue on all outputs of neighboring pixels, or of images of one pixel, as one block; their parameters are
@@ -196,14 +195,14 @@ static int finish_together(const place_t *at, spot_t spot, int many, const int32
                            const int64_t *wide, int64_t wide_stride) {
     const ob_call *call = at->call;
     block_t x;
-    uint32_t *out = out_pixel(at, spot);
+    site_t site = site_of(at, spot, 0);
     if (at->run[2] > 1 && !wide && sums_stride == call->outputs) /* contiguous in one image */
         read_sums(at, &x, 0, many * call->outputs, sums, NULL, unit_of(at, spot));
     else
         for (int m = 0; m < many; m++, spot = next_spot(at, spot))
             read_sums(at, &x, m * call->outputs, call->outputs, sums + m * sums_stride, wide ? wide + m * wide_stride : NULL,
                       unit_of(at, spot));
-    return finish_block(call, &x, 0, many * call->outputs, 0, out);
+    return finish_block(call, &x, &site, 0, many * call->outputs, 0);
 }
 
 /* What a thread computes: some rows of the image, or if it has one row, some tiles of `lanes` outputs. */
@@ -224,11 +223,11 @@ static inline work_t work_of(const ob_call *call, const share_t *share, int lane
 /* Number of rows in the next tile. */
 static inline int tile_rows(int64_t left, int most) { return left >= most ? most : left >= 4 && most > 4 ? 4 : left >= 2 ? 2 : 1; }
 
-/* Products of words: of 32 bits, or of four bytes. */
+/* Products of words of bits. */
 static int matmul_words(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
     segment_t *segments = (segment_t *)(arena + call->scratch + share->scratch);
     int64_t row_units = (int64_t)call->in_width * call->in_pixel;
-    int padded = (call->outputs + LANES - 1) / LANES, bytes = call->kernel == OB_KERNEL_BYTES, saw_nan = 0;
+    int padded = (call->outputs + LANES - 1) / LANES, saw_nan = 0;
     work_t work = work_of(call, share, TILE_OUTPUTS);
     int32_t sums[WORD_ROWS * TILE_OUTPUTS];
     for (int i = work.rows.begin; i < work.rows.end; i++)
@@ -248,7 +247,7 @@ static int matmul_words(const ob_call *call, const share_t *share, int64_t count
                         for (int m = 0; m < many; m++, ahead = next_spot(&at, ahead))
                             a[m] = arena + call->in + ahead.n * call->in_size + ahead.t * at.run[3] * call->in_pixel +
                                    (int64_t)group * call->tap_words;
-                        words_tile(bytes, many, panels, a, segments, found, b, call->panel, sums);
+                        words_tile(many, panels, a, segments, found, b, call->panel, sums);
                         if (call->together && at.run[1] == 1 && spot.t + many <= at.run[2])
                             saw_nan |= finish_together(&at, spot, many, sums, width, NULL, 0);
                         else

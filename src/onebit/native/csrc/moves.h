@@ -20,11 +20,7 @@ static void row_to_grid(const float *x, int64_t size, int padded, const share_t 
     }
     int e = grid_exponent(largest);
     float power = power_of_two(e);
-#if defined(__SSE4_1__) || defined(__ARM_NEON)
-    for (int64_t k = mine.begin; k < mine.end; k++) z[k] = (int32_t)rintf(x[k] * power);
-#else /* without a rounding instruction */
-    for (int64_t k = mine.begin; k < mine.end; k++) z[k] = rounded(x[k] * power);
-#endif
+    for (int64_t k = mine.begin; k < mine.end; k++) z[k] = nearest_int(x[k] * power);
     *most = (uint32_t)(float_of_bits(largest) * power) + 1;
     *unit_of_row = power_of_two(-e);
 }
@@ -58,16 +54,18 @@ static void fill(const ob_call *call, const share_t *share, int64_t count, uint3
     }
 }
 
-static void copy_row(const uint32_t *in, int64_t from_stride, uint32_t *out, int64_t to_stride, int64_t size) {
-    if (from_stride == 1 && to_stride == 1)
-        memcpy(out, in, (size_t)size * 4);
-    else if (from_stride == 1)
-        for (int64_t k = 0; k < size; k++) out[k * to_stride] = in[k];
-    else if (to_stride == 1)
-        for (int64_t k = 0; k < size; k++) out[k] = in[k * from_stride];
-    else
+#define COPY_ROW                                                                       \
+    if (from_stride == 1 && to_stride == 1)                                            \
+        memcpy(out, in, (size_t)size * sizeof *in);                                    \
+    else if (from_stride == 1)                                                         \
+        for (int64_t k = 0; k < size; k++) out[k * to_stride] = in[k];                 \
+    else if (to_stride == 1)                                                           \
+        for (int64_t k = 0; k < size; k++) out[k] = in[k * from_stride];               \
+    else                                                                               \
         for (int64_t k = 0; k < size; k++) out[k * to_stride] = in[k * from_stride];
-}
+
+static void copy_units(const uint32_t *in, int64_t from_stride, uint32_t *out, int64_t to_stride, int64_t size) { COPY_ROW }
+static void copy_bytes(const uint8_t *in, int64_t from_stride, uint8_t *out, int64_t to_stride, int64_t size) { COPY_ROW }
 
 static void copy_box(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
     const int32_t *box = call->box, *from_stride = call->from_stride, *to_stride = call->to_stride;
@@ -76,11 +74,15 @@ static void copy_box(const ob_call *call, const share_t *share, int64_t count, u
     for (int axis = 2; axis < OB_AXES; axis++) rows *= box[axis];
     for (int64_t n = 0; n < count; n++)
         for (int64_t i = mine.begin; i < mine.end; i++) {
-            const uint32_t *in = arena + call->in + n * call->in_size + call->from + i * from_stride[1];
-            uint32_t *out = arena + call->out + n * call->out_size + call->to + i * to_stride[1];
+            const uint32_t *image = arena + call->in + n * call->in_size;
+            uint32_t *made = arena + call->out + n * call->out_size;
+            int64_t in = call->from + (int64_t)i * from_stride[1], out = call->to + (int64_t)i * to_stride[1];
             int32_t at[OB_AXES] = {0};
             for (int64_t row = 0; row < rows; row++) {
-                copy_row(in, from_stride[0], out, to_stride[0], box[0]);
+                if (call->in_factor)
+                    copy_bytes((const uint8_t *)image + in, from_stride[0], (uint8_t *)made + out, to_stride[0], box[0]);
+                else
+                    copy_units(image + in, from_stride[0], made + out, to_stride[0], box[0]);
                 for (int axis = 2; axis < OB_AXES; axis++) { /* to the next row */
                     in += from_stride[axis], out += to_stride[axis];
                     if (++at[axis] < box[axis]) break;
@@ -142,6 +144,42 @@ static void pool_windows(const ob_call *call, const share_t *share, int64_t coun
                     for (int k = 0; k < units; k++) sums[k] /= call->divisor[place];
                 if (call->divisor && call->kernel == OB_KERNEL_SUM_INT) /* integers give a float32 quotient */
                     for (int k = 0; k < units; k++) sums[k] = (float)(int32_t)out[k] / call->divisor[place];
+            }
+}
+
+/* The same for bytes: the largest, or exact sums as int32. */
+static void pool_bytes(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
+    int channels = call->channels;
+    span_t mine = span_of(share, call->out_height);
+    for (int64_t n = 0; n < count; n++)
+        for (int i = mine.begin; i < mine.end; i++)
+            for (int j = 0; j < call->out_width; j++) {
+                const uint8_t *in = (const uint8_t *)(arena + call->in + n * call->in_size);
+                int64_t place = (int64_t)i * call->out_width + j;
+                uint32_t *image = arena + call->out + n * call->out_size;
+                uint8_t *out = (uint8_t *)image + place * call->out_pixel;
+                uint32_t *sums = image + place * call->out_pixel;
+                int seen = 0;
+                if (call->kernel == OB_KERNEL_SUM_INT) memset(sums, 0, (size_t)channels * 4);
+                for (int a = 0; a < call->taps_down; a++)
+                    for (int b = 0; b < call->taps_across; b++) {
+                        int row = call->rows[i * call->taps_down + a], column = call->columns[j * call->taps_across + b];
+                        if (row < 0 || column < 0) continue;
+                        const uint8_t *x = in + ((int64_t)row * call->in_width + column) * call->in_pixel;
+                        if (call->kernel == OB_KERNEL_SUM_INT)
+                            for (int k = 0; k < channels; k++) sums[k] += x[k];
+                        else if (!seen)
+                            memcpy(out, x, (size_t)channels);
+                        else
+                            for (int k = 0; k < channels; k++) out[k] = x[k] > out[k] ? x[k] : out[k];
+                        seen++;
+                    }
+                if (call->kernel != OB_KERNEL_SUM_INT) continue;
+                uint32_t factor = (uint32_t)call->in_factor, zero = (uint32_t)call->in_zero * (uint32_t)seen;
+                float *quotients = (float *)sums;
+                for (int k = 0; k < channels; k++) sums[k] = factor * sums[k] - zero;
+                if (call->divisor)
+                    for (int k = 0; k < channels; k++) quotients[k] = (float)(int32_t)sums[k] / call->divisor[place];
             }
 }
 

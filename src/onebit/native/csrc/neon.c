@@ -11,7 +11,9 @@
 #define TILE_PANELS 2
 #define WORD_ROWS 2
 #define LUT_ROWS(panels) 2
-#define BYTES 0 /* uses lookups instead */
+#define DOT_ROWS 16
+#define DOT_FOURS 1
+#define DOT_SHIFT 128
 
 /* The lowest bits of 32 flags. */
 static inline uint32_t word_of(const int32_t *flags) {
@@ -199,7 +201,78 @@ static void lut_tables(const int32_t *x, int channels, int32_t *tables) {
     }
 }
 
+static void expand_fours(const uint8_t *bits, int64_t fours, int8_t *to) {
+    const uint8x16_t byte_of = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1};
+    const uint8x16_t places = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
+    for (int64_t k = 0; k < 4 * fours; k++, bits += 2, to += 16) {
+        uint16_t word;
+        memcpy(&word, bits, 2);
+        uint8x16_t set = vtstq_u8(vqtbl1q_u8(vreinterpretq_u8_u16(vdupq_n_u16(word)), byte_of), places);
+        vst1q_s8(to, vreinterpretq_s8_u8(vorrq_u8(vmvnq_u8(set), vdupq_n_u8(1))));
+    }
+}
+
+/* Products of signed bytes with 1 and -1 are added in 16 bits, which hold 255 of -128. */
+#define DOT_STEPS 255
+
+/* Adds the four products of each of 16 outputs, and clears them. */
+ALWAYS void add_parts(int16x8_t *part, int32_t *sums) {
+#pragma GCC unroll 4
+    for (int q = 0; q < 4; q++) {
+        int32x4_t fours = vpaddq_s32(vpaddlq_s16(part[2 * q]), vpaddlq_s16(part[2 * q + 1]));
+        vst1q_s32(sums + 4 * q, vaddq_s32(vld1q_s32(sums + 4 * q), fours));
+        part[2 * q] = part[2 * q + 1] = vdupq_n_s16(0);
+    }
+}
+
+ALWAYS void dot_fixed(const int R, const uint8_t *const *a, const segment_t *segments, int count, const int8_t *b, int32_t *sums,
+                      int stride) {
+    int16x8_t part[2][8];
+    int room = DOT_STEPS;
+    memset(part, 0, sizeof part);
+    for (int m = 0; m < R; m++) memset(sums + m * stride, 0, LANES * sizeof *sums);
+    for (int k = 0; k < count; k++) {
+        const int8_t *w = b + segments[k].b * LANES * 4;
+        int64_t at = segments[k].a;
+        for (int left = segments[k].words; left > 0;) {
+            int steps = left < room ? left : room;
+            left -= steps, room -= steps;
+            for (; steps; steps--, at += 4, w += LANES * 4) {
+                int8x8_t x[2];
+#pragma GCC unroll 2
+                for (int m = 0; m < R; m++) {
+                    uint32_t four;
+                    memcpy(&four, a[m] + at, 4);
+                    x[m] = vreinterpret_s8_u32(vdup_n_u32(four ^ 0x80808080u));
+                }
+#pragma GCC unroll 8
+                for (int q = 0; q < 8; q++)
+#pragma GCC unroll 2
+                    for (int m = 0; m < R; m++) part[m][q] = vmlal_s8(part[m][q], x[m], vld1_s8(w + 8 * q));
+            }
+            if (room) continue;
+            room = DOT_STEPS;
+#pragma GCC unroll 2
+            for (int m = 0; m < R; m++) add_parts(part[m], sums + m * stride);
+        }
+    }
+#pragma GCC unroll 2
+    for (int m = 0; m < R; m++) add_parts(part[m], sums + m * stride);
+}
+
+static void dot_tile(int rows, int panels, const uint8_t *const *a, const segment_t *segments, int count, const int8_t *b,
+                     int64_t panel, int32_t *sums) {
+    for (int many; rows > 0; rows -= many, a += many, sums += many * panels * LANES) {
+        many = rows > 1 ? 2 : 1;
+        for (int p = 0; p < panels; p++)
+            if (many == 2)
+                dot_fixed(2, a, segments, count, b + p * panel, sums + p * LANES, panels * LANES);
+            else
+                dot_fixed(1, a, segments, count, b + p * panel, sums + p * LANES, panels * LANES);
+    }
+}
+
 #include "layer.h"
 
-const ob_isa ob_neon = {"neon", LANES, LUT_INPUTS, LUT_GROUPS, TILE_ROWS, TILE_OUTPUTS, DENSE_WORDS, BYTES, run_plan,
-                        run_layer};
+const ob_isa ob_neon = {"neon", LANES, LUT_INPUTS, LUT_GROUPS, TILE_ROWS, TILE_OUTPUTS, DENSE_WORDS, DOT_FOURS, DOT_SHIFT,
+                        run_plan, run_layer};

@@ -2,7 +2,7 @@
  *
  * onebit/native/plan.py makes the plan and checks every shape; this code does not check again. All values are units of
  * 4 bytes, with pixels in NHWC order: bits (32 channels per word, first channel in the lowest bit, 1 = +1, tail bits 0),
- * int32, or float32. A value that is not an image is one row of pixels; its first axis are the channels.
+ * int32, float32, or bytes: integers factor * byte - zero, without padding between pixels. A value that is not an image is one row of pixels; its first axis are the channels.
  * onebit.runtime defines every result bit for bit, on every instruction set.
  */
 #ifndef ONEBIT_H
@@ -25,19 +25,30 @@ enum {
     OB_EPILOGUE_HARDTANH_INT,
     OB_EPILOGUE_CLAMP,        /* x < p[0] ? p[0] : x > q[0] ? q[0] : x, of float32 */
     OB_EPILOGUE_THRESHOLD,    /* int32 -> 1 where (x ^ q) >= p, else 0; the last operation of its epilogue */
-    OB_EPILOGUE_SIGN          /* float32 -> 1 where x - p >= 0, else 0; also last */
+    OB_EPILOGUE_SIGN,         /* float32 -> 1 where x - p >= 0, else 0; also last */
+    OB_EPILOGUE_REQUANTIZE,   /* int32 -> floor(x * p[0] + more[0] * p[1] + ... + q), least to most; double, and exact */
+    OB_EPILOGUE_QUANTIZE      /* float32 -> int32, ties to even, least to most */
 };
+
+/* Another value that an epilogue reads, of the same shape as the one it makes. */
+typedef struct {
+    int64_t place, size, pixel; /* as in ob_call: in bytes, pixel is their number */
+    int64_t factor, zero;       /* of bytes; factor is 0 for int32 */
+} ob_more;
 
 typedef struct {
     int64_t code;
     const void *p, *q; /* NULL for 1 or 0 */
+    const ob_more *more;
+    int64_t more_count, stride; /* stride: from p[0] to p[1] */
+    int32_t least, most;
 } ob_epilogue_op;
 
 /* Kernels. */
 enum {
     OB_KERNEL_POINTWISE = 1, /* the epilogue on every pixel */
     OB_KERNEL_XNOR,          /* bits x bits -> sums, then the epilogue */
-    OB_KERNEL_BYTES,         /* uint8 x int8, 4 of them per unit -> sums, then the epilogue */
+    OB_KERNEL_DOT,           /* bytes x bits -> sums, then the epilogue */
     OB_KERNEL_LUT,           /* int32 x bits -> sums, then the epilogue */
     OB_KERNEL_REAL,          /* int32 x real weights, both on grids -> sums, then the epilogue */
     OB_KERNEL_DEPTHWISE,     /* int32 x bits, each channel by itself -> sums, then the epilogue */
@@ -52,8 +63,9 @@ enum {
     OB_KERNEL_MAX,           /* the largest value of each window, float32 */
     OB_KERNEL_MAX_INT,
     OB_KERNEL_MAX_BITS,      /* the same for signs */
+    OB_KERNEL_MAX_BYTES,
     OB_KERNEL_SUM,           /* sums of windows in float32, row by row, then / divisor */
-    OB_KERNEL_SUM_INT,       /* exact sums of windows */
+    OB_KERNEL_SUM_INT,       /* exact sums of windows, of int32 or bytes */
     OB_KERNEL_AVERAGE        /* adaptive: sums in double, down and then across, / divisor */
 };
 
@@ -62,17 +74,20 @@ enum {
 /* One kernel call. */
 typedef struct {
     int32_t kernel, groups;
-    int64_t min_batch, max_batch;        /* skipped for batches of fewer or more images */
     int64_t in, in2, out;                /* where the values of all images begin in the arena */
     int64_t in_size, in2_size, out_size; /* units per image */
     int64_t scratch;                     /* where scratch memory begins in the arena */
 
     /* images */
-    int32_t in_height, in_width, in_pixel; /* pixel: units per pixel */
+    int32_t in_height, in_width, in_pixel; /* pixel: units per pixel, or bytes */
     int32_t out_height, out_width, out_pixel;
+    int32_t in_factor, in_zero; /* of bytes; in_factor is 0 for units */
+    int32_t out_bytes, out_zero; /* whether the epilogue's integers become bytes, plus out_zero */
     int32_t channels;                /* of the output */
-    int32_t table_rows;              /* input rows whose lookup tables are kept */
-    int32_t table_left, table_width; /* tables of zeros before a row that is padded with 0; all tables of a row */
+    int32_t table_rows;              /* input rows that are kept: their lookup tables, or bytes with padding; or 0 */
+    int32_t table_left, table_width; /* pixels of padding before a row that is kept; all of its pixels */
+    int32_t table_byte;              /* the padding as a byte */
+    int32_t block;                   /* tiles of outputs whose weights are bytes at the same time */
 
     /* windows: the input row (column) under tap k of output row (column) o is rows[o * taps + k], or -1 */
     const int32_t *rows, *columns;
@@ -84,15 +99,15 @@ typedef struct {
     /* matrix products: rows of weights in panels of `lanes` outputs, group by group; for OB_KERNEL_DEPTHWISE -1 or 0 for
      * each output, tap by tap, and for OB_KERNEL_DEPTHWISE_REAL doubles */
     const void *weights;
-    int64_t panel;        /* units per panel */
+    int64_t panel;        /* units per panel; bytes for OB_KERNEL_DOT */
     int32_t outputs;      /* per group */
     int32_t tap_channels; /* input channels per group */
-    int32_t tap_words;    /* units per tap in a row of weights */
+    int32_t tap_words;    /* units per tap in a row of weights; for OB_KERNEL_DOT fours of bytes */
     int32_t tap_lookups;  /* lookups per tap; a tap may cover several neighboring pixels */
     int32_t real;         /* the input is on a grid (for OB_KERNEL_AVERAGE: is float32) */
     int32_t center;       /* the epilogue needs sum(x) */
-    int32_t together;     /* finish several pixels of few channels as one block: parameters are repeated for them */
-    const int64_t *tap_sums;   /* [taps][outputs of all groups]: sums of the weights of a tap; NULL without padding value */
+    int32_t together;     /* finish so many pixels of few channels as one block: parameters are repeated for them */
+    const int64_t *tap_sums;   /* [taps][outputs of all groups]: sums of the weights of a tap; NULL if they are not needed */
     const float *weight_units; /* grid units of real weights */
 
     const ob_epilogue_op *epilogue;
@@ -107,10 +122,9 @@ typedef struct {
 
 /* How the input becomes the first value. */
 enum {
-    OB_CODING_INTEGER = 1, /* uint8 -> 2x - 255 */
-    OB_CODING_MOMENTS,     /* uint8 -> (x - mean) / std */
-    OB_CODING_VALUES,      /* uint8 -> x */
-    OB_CODING_REALS        /* float32, as they are */
+    OB_CODING_BYTES = 1, /* uint8, as they are */
+    OB_CODING_MOMENTS,   /* uint8 -> (x - mean) / std */
+    OB_CODING_REALS      /* float32, as they are */
 };
 
 typedef struct {
@@ -121,12 +135,10 @@ typedef struct {
     const ob_call *calls;
     int64_t call_count;
     int32_t channels, height, width; /* of the image */
-    int32_t byte_pixel;              /* bytes per pixel of `bytes` */
     int32_t coding, output_count;
     const float *mean, *std;
     const ob_output *outputs;
-    int64_t input;             /* offset as in ob_call; -1 if no call reads it */
-    int64_t bytes, bytes_size; /* the image as uint8 in NHWC order, pixels padded with 255; or -1 */
+    int64_t input, input_size;  /* offset as in ob_call, and units per image */
     int64_t arena_units, batch; /* the arena has arena_units * 4 bytes, for `batch` images */
     int64_t scratch_units;      /* of these, scratch memory of one thread */
 } ob_plan;
@@ -162,8 +174,7 @@ typedef struct {
     int32_t lut_groups; /* lookups per word */
     int32_t tile_rows, tile_outputs; /* largest tile */
     int32_t dense_words; /* words per block of a dense layer's rows */
-    int32_t bytes; /* smallest batch for which a dense layer is faster with OB_KERNEL_BYTES than with lookups, INT32_MAX
-                      for never; convolutions always are; 0: there is no such kernel */
+    int32_t dot_fours, dot_shift; /* see dot.h */
     /* Runs part number `part` of `parts`, one thread each, on the same images and arena. Each thread after the first
      * adds scratch_units to the arena. `barrier` is NULL for a single thread. `answers` is filled with the first output
      * of all images, then the second, … */

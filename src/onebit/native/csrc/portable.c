@@ -10,7 +10,9 @@
 #define TILE_PANELS 2
 #define WORD_ROWS 4
 #define LUT_ROWS(panels) 4
-#define BYTES 0 /* uses lookups instead */
+#define DOT_ROWS 16
+#define DOT_FOURS 1
+#define DOT_SHIFT 0
 
 static inline uint32_t word_of(const int32_t *flags) {
     uint32_t word = 0;
@@ -21,9 +23,8 @@ static inline uint32_t word_of(const int32_t *flags) {
 #include "engine.h"
 #include "../plain/tables.h"
 
-static void words_tile(int bytes, int rows, int panels, const uint32_t *const *a, const segment_t *segments, int count,
+static void words_tile(int rows, int panels, const uint32_t *const *a, const segment_t *segments, int count,
                        const uint32_t *b, int64_t panel, int32_t *sums) {
-    (void)bytes;
     for (int m = 0; m < rows; m++)
         for (int p = 0; p < panels; p++, sums += LANES) {
             uint32_t differing[LANES] = {0};
@@ -63,7 +64,27 @@ static void lut_tile(int rows, int panels, const int32_t *const *tables, const s
         }
 }
 
+static void expand_fours(const uint8_t *bits, int64_t fours, int8_t *to) {
+    for (int64_t k = 0; k < fours * LANES * 4; k++) to[k] = (int8_t)((bits[k / 8] >> k % 8 & 1) * 2 - 1);
+}
+
+static void dot_tile(int rows, int panels, const uint8_t *const *a, const segment_t *segments, int count, const int8_t *b,
+                     int64_t panel, int32_t *sums) {
+    for (int m = 0; m < rows; m++)
+        for (int p = 0; p < panels; p++, sums += LANES) {
+            int32_t sum[LANES] = {0};
+            for (int k = 0; k < count; k++) {
+                const uint8_t *x = a[m] + segments[k].a;
+                const int8_t *w = b + p * panel + segments[k].b * LANES * 4;
+                for (int n = 0; n < segments[k].words; n++, x += 4, w += LANES * 4)
+                    for (int l = 0; l < LANES; l++)
+                        sum[l] += x[0] * w[4 * l] + x[1] * w[4 * l + 1] + x[2] * w[4 * l + 2] + x[3] * w[4 * l + 3];
+            }
+            memcpy(sums, sum, sizeof sum);
+        }
+}
+
 #include "layer.h"
 
-const ob_isa ob_portable = {"portable", LANES, LUT_INPUTS, LUT_GROUPS, TILE_ROWS, TILE_OUTPUTS, DENSE_WORDS, BYTES, run_plan,
-                        run_layer};
+const ob_isa ob_portable = {"portable", LANES, LUT_INPUTS, LUT_GROUPS, TILE_ROWS, TILE_OUTPUTS, DENSE_WORDS, DOT_FOURS, DOT_SHIFT,
+                        run_plan, run_layer};

@@ -1,15 +1,11 @@
-/* Sums over the 32-bit words of a tile: bits in which rows and weights differ, or products of four bytes. Besides what
+/* Bits in which the rows and weights of a tile differ. Besides what
  * lookups.h lists, the instruction set's file defines vec_broadcast (a word in every lane), vec_xor, vec_ones (the number of
  * bits set in each lane or byte) and vec_add_ones (adds such numbers). If they are per byte, COUNTED words can be added
- * before a byte overflows, and vec_lane_sums adds the four bytes of each lane. With BYTES, vec_dot adds to each lane the
- * products of four unsigned bytes with four signed ones.
+ * before a byte overflows, and vec_lane_sums adds the four bytes of each lane.
  */
 #ifndef COUNTED
 #define COUNTED INT32_MAX /* int32 lanes do not overflow */
 #define vec_lane_sums(x) x
-#endif
-#if !BYTES
-#define vec_dot(sum, x, w) sum
 #endif
 
 /* Accumulators stay in registers only if every loop over them is unrolled. */
@@ -21,50 +17,9 @@
             body;                     \
         }
 
-ALWAYS void words_fixed(const int bytes, const int R, const int P, const uint32_t *const *a, const segment_t *segments,
-                        int count, const uint32_t *b, int64_t panel, int32_t *sums) {
-    const int flushed = !bytes && COUNTED != INT32_MAX; /* whether `sum` would overflow and is flushed to `sums` */
-    vec sum[4][4];
-    int room = COUNTED;
-    TILE(sum[m][p] = vec_zero())
-    if (flushed) TILE(vec_store(sums + (m * P + p) * LANES, vec_zero()))
-    for (int k = 0; k < count; k++) {
-        const uint32_t *w = b + segments[k].b * LANES;
-        for (int n = 0; n < segments[k].words;) {
-            int end = segments[k].words;
-            if (flushed) {
-                if (end - n > room) end = n + room;
-                room -= end - n;
-            }
-            for (; n < end; n++, w += LANES) {
-                vec weights[4];
-#pragma GCC unroll 4
-                for (int p = 0; p < P; p++) weights[p] = vec_load(w + p * panel);
-#pragma GCC unroll 4
-                for (int m = 0; m < R; m++) {
-                    vec x = vec_broadcast(a[m][segments[k].a + n]);
-#pragma GCC unroll 4
-                    for (int p = 0; p < P; p++)
-                        sum[m][p] = bytes ? vec_dot(sum[m][p], x, weights[p])
-                                          : vec_add_ones(sum[m][p], vec_ones(vec_xor(x, weights[p])));
-                }
-            }
-            if (flushed && !room) {
-                TILE(int32_t *to = sums + (m * P + p) * LANES;
-                     vec_store(to, vec_add(vec_load(to), vec_lane_sums(sum[m][p]))); sum[m][p] = vec_zero())
-                room = COUNTED;
-            }
-        }
-    }
-    if (flushed)
-        TILE(int32_t *to = sums + (m * P + p) * LANES; vec_store(to, vec_add(vec_load(to), vec_lane_sums(sum[m][p]))))
-    else
-        TILE(vec_store(sums + (m * P + p) * LANES, sum[m][p]))
-}
-
+#ifdef vec_three
 /* With vec_three (any bitwise function of three operands), carry-save adders add the bits of four words (Harley and Seal), so
  * that only one word in four is counted. */
-#ifdef vec_three
 #define SUM_OF_THREE 0x96   /* a ^ b ^ c */
 #define CARRY_OF_THREE 0xe8 /* majority */
 
@@ -114,33 +69,15 @@ ALWAYS void counted_fixed(const int R, const int P, const uint32_t *const *a, co
          vec twos = vec_add(vec_add(fours, fours), vec_lane_sums(vec_ones(sum[m][p].twos)));
          vec_store(to, vec_add(vec_add(twos, twos), vec_lane_sums(vec_ones(sum[m][p].ones)))))
 }
-#endif
 
 /* Calls the code that is specialized for the size of a tile. */
-#define CASE(R, P)                                                     \
-    case 8 * R + P:                                                    \
-        if (R <= WORD_ROWS && P <= TILE_PANELS)                        \
-            words_fixed(bytes, R, P, a, segments, count, b, panel, sums); \
-        break;
-
-ALWAYS void words_of(const int bytes, int rows, int panels, const uint32_t *const *a, const segment_t *segments,
-                     int count, const uint32_t *b, int64_t panel, int32_t *sums) {
-    switch (8 * rows + panels) {
-        CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4)
-        CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(2, 4)
-        CASE(4, 1) CASE(4, 2) CASE(4, 3) CASE(4, 4)
-    }
-}
-#undef CASE
-
-#ifdef vec_three
 #define CASE(R, P)                                               \
     case 8 * R + P:                                              \
         counted_fixed(R, P, a, segments, count, b, panel, sums); \
         break;
 
-static void count_words(int rows, int panels, const uint32_t *const *a, const segment_t *segments, int count,
-                        const uint32_t *b, int64_t panel, int32_t *sums) {
+static void words_tile(int rows, int panels, const uint32_t *const *a, const segment_t *segments, int count,
+                       const uint32_t *b, int64_t panel, int32_t *sums) {
     for (int m = 0; m < rows; m += 2, a += 2, sums += 2 * panels * LANES) {
         switch (8 * (rows == 1 ? 1 : 2) + panels) { /* rows: 1, 2 or 4 */
             CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4)
@@ -150,13 +87,59 @@ static void count_words(int rows, int panels, const uint32_t *const *a, const se
 }
 #undef CASE
 #else
-#define count_words(...) words_of(0, __VA_ARGS__)
-#endif
-
-static void words_tile(int bytes, int rows, int panels, const uint32_t *const *a, const segment_t *segments, int count,
-                       const uint32_t *b, int64_t panel, int32_t *sums) {
-    if (BYTES && bytes)
-        words_of(1, rows, panels, a, segments, count, b, panel, sums);
+ALWAYS void words_fixed(const int R, const int P, const uint32_t *const *a, const segment_t *segments,
+                        int count, const uint32_t *b, int64_t panel, int32_t *sums) {
+    const int flushed = COUNTED != INT32_MAX; /* whether `sum` would overflow and is flushed to `sums` */
+    vec sum[4][4];
+    int room = COUNTED;
+    TILE(sum[m][p] = vec_zero())
+    if (flushed) TILE(vec_store(sums + (m * P + p) * LANES, vec_zero()))
+    for (int k = 0; k < count; k++) {
+        const uint32_t *w = b + segments[k].b * LANES;
+        for (int n = 0; n < segments[k].words;) {
+            int end = segments[k].words;
+            if (flushed) {
+                if (end - n > room) end = n + room;
+                room -= end - n;
+            }
+            for (; n < end; n++, w += LANES) {
+                vec weights[4];
+#pragma GCC unroll 4
+                for (int p = 0; p < P; p++) weights[p] = vec_load(w + p * panel);
+#pragma GCC unroll 4
+                for (int m = 0; m < R; m++) {
+                    vec x = vec_broadcast(a[m][segments[k].a + n]);
+#pragma GCC unroll 4
+                    for (int p = 0; p < P; p++)
+                        sum[m][p] = vec_add_ones(sum[m][p], vec_ones(vec_xor(x, weights[p])));
+                }
+            }
+            if (flushed && !room) {
+                TILE(int32_t *to = sums + (m * P + p) * LANES;
+                     vec_store(to, vec_add(vec_load(to), vec_lane_sums(sum[m][p]))); sum[m][p] = vec_zero())
+                room = COUNTED;
+            }
+        }
+    }
+    if (flushed)
+        TILE(int32_t *to = sums + (m * P + p) * LANES; vec_store(to, vec_add(vec_load(to), vec_lane_sums(sum[m][p]))))
     else
-        count_words(rows, panels, a, segments, count, b, panel, sums);
+        TILE(vec_store(sums + (m * P + p) * LANES, sum[m][p]))
 }
+
+#define CASE(R, P)                                                     \
+    case 8 * R + P:                                                    \
+        if (R <= WORD_ROWS && P <= TILE_PANELS)                        \
+            words_fixed(R, P, a, segments, count, b, panel, sums); \
+        break;
+
+static void words_tile(int rows, int panels, const uint32_t *const *a, const segment_t *segments, int count,
+                       const uint32_t *b, int64_t panel, int32_t *sums) {
+    switch (8 * rows + panels) {
+        CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4)
+        CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(2, 4)
+        CASE(4, 1) CASE(4, 2) CASE(4, 3) CASE(4, 4)
+    }
+}
+#undef CASE
+#endif

@@ -1,0 +1,226 @@
+/* Dense layers and convolutions of bytes with one-bit weights. In memory a weight is a bit; the weights of a block of outputs
+ * become bytes of 1 and -1 once per call, and every row of inputs is multiplied by them. The instruction set's file defines
+ *
+ * DOT_ROWS      most rows of a tile, whose panels are at most TILE_PANELS
+ * DOT_FOURS     a tap is a multiple of so many fours of bytes; what follows the inputs of a tap has weights of 0
+ * DOT_SHIFT     dot_tile multiplies byte - DOT_SHIFT
+ * expand_fours, dot_tile   see below
+ *
+ * A row is the receptive field of an output pixel: segments of fours of bytes, each at an offset from the start of the row.
+ */
+
+/* Weights of a panel as bytes, [four][lane][4]; of a four, weight k of lane l is bit 4l + k. */
+static void expand_fours(const uint8_t *bits, int64_t fours, int8_t *to);
+/* sums[m][panel][lane] of rows a[m]. Panels of bytes are `panel` bytes apart. Offsets of segments are bytes in a, and fours
+ * of a panel in b; `words` are fours. */
+static void dot_tile(int rows, int panels, const uint8_t *const *a, const segment_t *segments, int count, const int8_t *b,
+                     int64_t panel, int32_t *sums);
+
+/* The scratch memory of a call, and what its places share. */
+typedef struct {
+    const ob_call *call;
+    segment_t *segments;
+    int32_t *base;  /* per output of a block: what is added to its sum */
+    int8_t *bytes;  /* the weights of a block */
+    uint8_t *rows;  /* input rows with padding */
+    int64_t panel;  /* bytes per panel */
+    int tap_fours, is_whole;
+    span_t tiles; /* of the block */
+} dot_t;
+
+static dot_t dot_room(const ob_call *call, uint32_t *scratch) {
+    dot_t dot = {call, (segment_t *)scratch, NULL, NULL, NULL, 0, 0, 0, {0, 0}};
+    int64_t taps = (int64_t)call->taps_down * call->taps_across, base = (int64_t)call->block * TILE_OUTPUTS;
+    dot.tap_fours = (call->tap_words + DOT_FOURS - 1) / DOT_FOURS * DOT_FOURS;
+    dot.panel = taps * dot.tap_fours * LANES * 4;
+    dot.base = (int32_t *)(dot.segments + (taps + 7) / 8 * 8); /* 8 segments are 3 cache lines */
+    dot.bytes = (int8_t *)(dot.base + (base < BLOCK ? BLOCK : base));
+    dot.rows = (uint8_t *)dot.bytes + call->block * TILE_PANELS * dot.panel;
+    return dot;
+}
+
+/* Makes bytes of the weights of a block. */
+static void expand_tiles(dot_t *dot, int group) {
+    const ob_call *call = dot->call;
+    int all = (call->outputs + LANES - 1) / LANES, end = dot->tiles.end * TILE_PANELS < all ? dot->tiles.end * TILE_PANELS : all;
+    int64_t taps = (int64_t)call->taps_down * call->taps_across, four = LANES * 4;
+    int8_t *to = dot->bytes;
+    for (int p = dot->tiles.begin * TILE_PANELS; p < end; p++) {
+        const uint8_t *bits = (const uint8_t *)call->weights + ((int64_t)group * all + p) * call->panel;
+        if (dot->tap_fours == call->tap_words)
+            expand_fours(bits, taps * call->tap_words, to);
+        for (int64_t tap = 0; tap < taps; tap++, to += dot->tap_fours * four) {
+            if (dot->tap_fours != call->tap_words) {
+                expand_fours(bits + tap * call->tap_words * (four / 8), call->tap_words, to);
+                memset(to + call->tap_words * four, 0, (size_t)((dot->tap_fours - call->tap_words) * four));
+            }
+            int8_t *last = to + (call->tap_words - 1) * four;
+            for (int k = call->tap_channels % 4; k % 4; k++)
+                for (int l = 0; l < LANES; l++) last[4 * l + k] = 0;
+        }
+    }
+}
+
+/* The segments of output row `i` and run `run`: the taps inside the image. Their number is at most that of the taps. */
+static int dot_segments(const dot_t *dot, int i, const int32_t *run) {
+    const ob_call *call = dot->call;
+    int64_t width = call->table_rows ? call->table_width : call->in_width;
+    int count = 0;
+    for (int a = 0; a < call->taps_down; a++) {
+        int row = call->rows[i * call->taps_down + a];
+        if (row < 0) continue;
+        if (call->table_rows) row %= call->table_rows;
+        for (int b = 0; b < call->taps_across; b++) {
+            int column = call->columns[run[0] * call->taps_across + b];
+            if (column < 0) continue;
+            segment_t next = {(row * width + column) * call->in_pixel,
+                              (int64_t)(a * call->taps_across + b) * dot->tap_fours, dot->tap_fours, 0};
+            segment_t *last = count ? dot->segments + count - 1 : NULL;
+            /* taps that are neighbors in both image and weights make one longer segment */
+            if (last && last->a + 4 * last->words == next.a && last->b + last->words == next.b)
+                last->words += next.words;
+            else
+                dot->segments[count++] = next;
+        }
+    }
+    return count;
+}
+
+/* What is added to the sums of each output of a block: a tap inside the image has bytes without `zero`, one outside has the
+ * padding value instead. */
+static void dot_base(dot_t *dot, int group, int i, const int32_t *run) {
+    const ob_call *call = dot->call;
+    int32_t zero = call->in_zero - call->in_factor * DOT_SHIFT, whole = 1;
+    int first = dot->tiles.begin * TILE_OUTPUTS, end = dot->tiles.end * TILE_OUTPUTS;
+    int count = (call->outputs < end ? call->outputs : end) - first;
+    if (!zero && !call->constant) return;
+    for (int a = 0; a < call->taps_down; a++) whole &= call->rows[i * call->taps_down + a] >= 0;
+    for (int b = 0; b < call->taps_across; b++) whole &= call->columns[run[0] * call->taps_across + b] >= 0;
+    if (whole && dot->is_whole) return;
+    dot->is_whole = whole;
+    memset(dot->base, 0, (size_t)count * sizeof *dot->base);
+    for (int a = 0; a < call->taps_down; a++)
+        for (int b = 0; b < call->taps_across; b++) {
+            int inside = call->rows[i * call->taps_down + a] >= 0 && call->columns[run[0] * call->taps_across + b] >= 0;
+            uint32_t value = (uint32_t)(inside ? -zero : call->constant);
+            const int64_t *tap = call->tap_sums + (int64_t)(a * call->taps_across + b) * call->groups * call->outputs +
+                                 (int64_t)group * call->outputs + first;
+            for (int k = 0; k < count; k++) dot->base[k] = (int32_t)((uint32_t)dot->base[k] + value * (uint32_t)tap[k]);
+        }
+    for (int k = count; k < call->together * call->outputs; k++) dot->base[k] = dot->base[k - count];
+}
+
+/* Runs the epilogue on the sums of some rows of a tile. */
+static int finish_rows(const dot_t *dot, const place_t *at, spot_t spot, int many, int group, int tile, const int32_t *sums,
+                       int width) {
+    const ob_call *call = dot->call;
+    int first = tile * TILE_OUTPUTS, part = call->outputs - first < width ? call->outputs - first : width, saw_nan = 0;
+    int together = at->run[1] == 1 ? call->together : 0, single = call->out_height * call->out_width == 1;
+    uint32_t factor = (uint32_t)call->in_factor;
+    block_t x;
+    for (int m = 0; m < many;) {
+        const int32_t *sum = sums + (int64_t)m * width;
+        int pixels = 1;
+        if (together) {
+            pixels = many - m < together ? many - m : together;
+            if (!single && at->run[2] - spot.t < pixels) pixels = at->run[2] - spot.t;
+        }
+        const int32_t *base = dot->base + (tile - dot->tiles.begin) * TILE_OUTPUTS;
+        if (pixels == 1 || width == part) {
+            int count = pixels * part;
+            CHANNELS(x.i[k] = (int32_t)(factor * (uint32_t)sum[k] + (uint32_t)base[k]))
+        } else
+            for (int p = 0, to = 0; p < pixels; p++)
+                for (int k = 0; k < part; k++, to++) x.i[to] = (int32_t)(factor * (uint32_t)sum[p * width + k] + (uint32_t)base[k]);
+        site_t site = site_of(at, spot, group * call->outputs + first);
+        saw_nan |= finish_block(call, &x, &site, pixels > 1 ? 0 : group * call->outputs + first, pixels * part, 0);
+        m += pixels;
+        if (single)
+            spot.n += pixels;
+        else if ((spot.t += pixels) == at->run[2])
+            spot.n++, spot.t = 0;
+    }
+    return saw_nan;
+}
+
+/* All outputs of a block for `left` pixels of a place from `spot` on. from: where the row of pixel 0 of image 0 begins; image:
+ * bytes to that of the next image. */
+static int dot_place(dot_t *dot, const place_t *at, int group, spot_t spot, int64_t left, const uint8_t *from, int64_t image) {
+    const ob_call *call = dot->call;
+    int padded = (call->outputs + LANES - 1) / LANES, found = dot_segments(dot, at->i, at->run), saw_nan = 0;
+    int64_t step = (int64_t)at->run[3] * call->in_pixel;
+    int32_t sums[DOT_ROWS * TILE_OUTPUTS];
+    dot_base(dot, group, at->i, at->run);
+    for (spot_t ahead; left > 0; spot = ahead) {
+        const uint8_t *a[DOT_ROWS];
+        int many = left < DOT_ROWS ? (int)left : DOT_ROWS;
+        ahead = spot;
+        for (int m = 0; m < many; m++, ahead = next_spot(at, ahead))
+            a[m] = from + ahead.n * image + ahead.t * step + (int64_t)group * call->tap_channels;
+        for (int tile = dot->tiles.begin; tile < dot->tiles.end; tile++) {
+            int p = tile * TILE_PANELS, panels = padded - p < TILE_PANELS ? padded - p : TILE_PANELS;
+            const int8_t *b = dot->bytes + (tile - dot->tiles.begin) * TILE_PANELS * dot->panel;
+            dot_tile(many, panels, a, dot->segments, found, b, dot->panel, sums);
+            saw_nan |= finish_rows(dot, at, spot, many, group, tile, sums, panels * LANES);
+        }
+        left -= many;
+    }
+    return saw_nan;
+}
+
+/* Images whose rows need no padding: pixels of all images together. */
+static int dot_images(dot_t *dot, const share_t *rows, int group, int64_t count, uint32_t *arena) {
+    const ob_call *call = dot->call;
+    const span_t mine = span_of(rows, call->out_height);
+    int saw_nan = 0;
+    for (int i = mine.begin; i < mine.end; i++)
+        for (int r = 0; r < call->run_count; r++) {
+            place_t at = {call, arena, i, call->runs + 4 * r, 0};
+            spot_t spot = {0, 0};
+            saw_nan |= dot_place(dot, &at, group, spot, count * at.run[2], (const uint8_t *)(arena + call->in), call->in_size * 4);
+        }
+    return saw_nan;
+}
+
+/* Images whose rows are copied and padded. */
+static int dot_padded(dot_t *dot, const share_t *rows, int group, int64_t count, uint32_t *arena) {
+    const ob_call *call = dot->call;
+    const span_t mine = span_of(rows, call->out_height);
+    int64_t left = (int64_t)call->table_left * call->in_pixel, width = (int64_t)call->in_width * call->in_pixel;
+    int64_t size = (int64_t)call->table_width * call->in_pixel;
+    int saw_nan = 0;
+    memset(dot->rows, call->table_byte, (size_t)(call->table_rows * size));
+    for (int64_t n = 0; n < count; n++) {
+        const uint8_t *in = (const uint8_t *)(arena + call->in + n * call->in_size);
+        int made = -1; /* the last row that was copied */
+        for (int i = mine.begin; i < mine.end; i++) {
+            for (int a = 0; a < call->taps_down; a++) {
+                int row = call->rows[i * call->taps_down + a];
+                if (row - made > call->table_rows) made = row - call->table_rows;
+                for (; made < row; made++)
+                    memcpy(dot->rows + (made + 1) % call->table_rows * size + left, in + (made + 1) * width, (size_t)width);
+            }
+            place_t at = {call, arena, i, call->runs, 0};
+            spot_t spot = {n, 0};
+            saw_nan |= dot_place(dot, &at, group, spot, at.run[2], dot->rows, 0);
+        }
+    }
+    return saw_nan;
+}
+
+static int dot(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
+    dot_t dot = dot_room(call, arena + call->scratch + share->scratch);
+    const share_t alone = {0, 1, 0}, *rows = call->out_height > 1 ? share : &alone;
+    work_t work = work_of(call, share, TILE_OUTPUTS);
+    int saw_nan = 0;
+    for (int group = 0; group < call->groups; group++)
+        for (int tile = work.outputs.begin; tile < work.outputs.end; tile += call->block) {
+            dot.tiles.begin = tile;
+            dot.tiles.end = work.outputs.end - tile < call->block ? work.outputs.end : tile + call->block;
+            dot.is_whole = 0;
+            expand_tiles(&dot, group);
+            memset(dot.base, 0, (size_t)(dot.bytes - (int8_t *)dot.base));
+            saw_nan |= (call->table_rows ? dot_padded : dot_images)(&dot, rows, group, count, arena);
+        }
+    return saw_nan;
+}

@@ -1,0 +1,72 @@
+/* Tiles of bytes in registers of LANES fours. The instruction set's file defines vec, vec_zero, vec_load, vec_store, vec_add,
+ * vec_broadcast (a four in every lane), vec_dot (adds the products of a broadcast with weights to partial sums), DOT_STEPS (how
+ * often, before they overflow), vec_lanes (a sum per lane of the partial sums) and DOT_REGISTERS(panels), the rows whose partial
+ * sums stay in registers.
+ */
+ALWAYS void dot_fixed(const int R, const int P, const uint8_t *const *a, const segment_t *segments, int count, const int8_t *b,
+                      int64_t panel, int32_t *sums, int stride) {
+    vec part[6][4];
+    int room = DOT_STEPS;
+#define EACH(body)                    \
+    _Pragma("GCC unroll 6")           \
+    for (int m = 0; m < R; m++)       \
+        _Pragma("GCC unroll 4")       \
+        for (int p = 0; p < P; p++) { \
+            body;                     \
+        }
+    const int flushed = DOT_STEPS != INT32_MAX;
+    EACH(part[m][p] = vec_zero())
+    if (flushed) EACH(vec_store(sums + m * stride + p * LANES, vec_zero()))
+    for (int k = 0; k < count; k++) {
+        const int8_t *w = b + segments[k].b * LANES * 4;
+        int64_t at = segments[k].a;
+        for (int left = segments[k].words; left > 0;) {
+            int steps = left < room ? left : room;
+            left -= steps, room -= steps;
+            for (; steps; steps--, at += 4, w += LANES * 4) {
+                vec weights[4];
+#pragma GCC unroll 4
+                for (int p = 0; p < P; p++) weights[p] = vec_load(w + p * panel);
+#pragma GCC unroll 6
+                for (int m = 0; m < R; m++) {
+                    uint32_t four;
+                    memcpy(&four, a[m] + at, 4);
+                    vec x = vec_broadcast(four);
+#pragma GCC unroll 4
+                    for (int p = 0; p < P; p++) part[m][p] = vec_dot(part[m][p], x, weights[p]);
+                }
+            }
+            if (flushed && !room) {
+                EACH(int32_t *to = sums + m * stride + p * LANES; vec_store(to, vec_add(vec_load(to), vec_lanes(part[m][p])));
+                     part[m][p] = vec_zero())
+                room = DOT_STEPS;
+            }
+        }
+    }
+    if (flushed)
+        EACH(int32_t *to = sums + m * stride + p * LANES; vec_store(to, vec_add(vec_load(to), vec_lanes(part[m][p]))))
+    else
+        EACH(vec_store(sums + m * stride + p * LANES, part[m][p]))
+#undef EACH
+}
+
+#define CASE(R, P)                                                                   \
+    case 8 * R + P:                                                                  \
+        if (R <= DOT_REGISTERS(P) && P <= TILE_PANELS)                               \
+            dot_fixed(R, P, a, segments, count, b, panel, sums, panels * LANES);     \
+        break;
+
+static void dot_tile(int rows, int panels, const uint8_t *const *a, const segment_t *segments, int count, const int8_t *b,
+                     int64_t panel, int32_t *sums) {
+    for (int many; rows > 0; rows -= many, a += many, sums += many * panels * LANES) {
+        int most = DOT_REGISTERS(panels);
+        many = rows >= most ? most : rows >= 4 ? 4 : rows >= 2 ? 2 : 1;
+        switch (8 * many + panels) {
+            CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4)
+            CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(2, 4)
+            CASE(4, 1) CASE(4, 2) CASE(4, 3) CASE(4, 4)
+            CASE(6, 1) CASE(6, 2) CASE(6, 3) CASE(6, 4)
+        }
+    }
+}
+#undef CASE

@@ -1,0 +1,136 @@
+"""Bytes times one-bit weights: exact for every weight, byte and coding, in batches of every size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernel_nets import images_of
+from packed_nets import Builder
+
+from onebit.native import InstructionSet, instruction_sets, make_plan
+from onebit.native.kernel_calls import CENTERED, SIGNED, UNSIGNED, coding_of
+from onebit.native.panels import four_panels
+from onebit.packed import Conv, ConvTranspose, Dense, Flatten, PackedNet
+from onebit.packed.bits import pack_signs
+from onebit.runtime import run
+
+ISAS = list(instruction_sets().values())
+pytestmark = pytest.mark.skipif(not ISAS, reason="the native library is not installed")
+each_isa = pytest.mark.parametrize("isa", ISAS, ids=lambda isa: isa.name)
+
+
+def assert_same(net: PackedNet, images: np.ndarray, isa: InstructionSet) -> tuple[str, ...]:
+    plan = make_plan(net, isa)
+    np.testing.assert_array_equal(plan.run(images)[0], run(net, images, executor="reference"), err_msg=isa.name)
+    return plan.kernels
+
+
+@given(st.integers(-300, 300), st.integers(-300, 300))
+def test_a_coding_has_a_byte_for_each_integer_of_its_range(least: int, most: int) -> None:
+    coding = coding_of(least, most)
+    assert (coding is not None) == (
+        (min(least, most) >= 0 and max(least, most) <= 255) or (min(least, most) >= -128 and max(least, most) <= 127)
+    )
+    for one in (UNSIGNED, SIGNED, CENTERED):
+        byte = one.byte(least)
+        assert byte is None or one.factor * byte - one.zero == least
+        assert byte is not None or least not in {one.factor * b - one.zero for b in range(256)}
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 2), st.integers(1, 40), st.integers(1, 3), st.integers(1, 40), st.integers(0, 2**32 - 1))
+def test_panels_hold_every_weight_once(groups: int, outputs: int, taps: int, channels: int, seed: int) -> None:
+    bits = np.random.default_rng(seed).random((groups, outputs, taps, channels)) < 0.5
+    panels, fours = four_panels(bits, 8)
+    read = np.unpackbits(panels, axis=-1, bitorder="little").reshape(groups, -1, taps, fours, 8, 4)
+    rows = read.transpose(0, 1, 4, 2, 3, 5).reshape(groups, -1, taps, 4 * fours)
+    np.testing.assert_array_equal(rows[:, :outputs, :, :channels], bits)
+    assert panels.size * 8 == rows.size
+
+
+@each_isa
+@pytest.mark.parametrize("sign", [1, -1])
+def test_weights_of_one_sign_and_extreme_pixels(isa: InstructionSet, sign: int) -> None:
+    """The largest possible sums, of a dense layer longer than 16 bits hold and of a convolution."""
+    images = np.stack([np.full((3, 19, 19), value, np.uint8) for value in (0, 255, 128)] * 5)
+    dense, conv = (Builder((3, 19, 19), coding=coding) for coding in ("values", "integer"))
+    dense.add(Flatten)
+    dense.add(Dense, signs=pack_signs(np.full((20, 1083), sign, np.int8)), in_features=1083)
+    conv.add(Conv, signs=pack_signs(np.full((20, 27), sign, np.int8)), in_features=27, kernel=(3, 3), padding=(1,) * 4)
+    for net in (dense.net(), conv.net()):
+        assert assert_same(net, images, isa)[0] == "dot"
+
+
+@each_isa
+@settings(max_examples=30, deadline=None)
+@given(
+    coding=st.sampled_from(["integer", "values", "signed"]),
+    channels=st.integers(1, 40),
+    outputs=st.sampled_from([1, 5, 16, 32, 48, 70, 130]),
+    size=st.tuples(st.integers(4, 9), st.integers(5, 11)),
+    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    padding=st.tuples(*[st.integers(0, 2)] * 4),
+    value=st.integers(-1, 1),
+    groups=st.integers(1, 3),
+    transposed=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_convolutions_of_every_kind(
+    isa: InstructionSet,
+    coding: str,
+    channels: int,
+    outputs: int,
+    groups: int,
+    transposed: bool,
+    seed: int,
+    value: int,
+    size: tuple[int, int],
+    **window: Any,
+) -> None:
+    b = Builder((groups * channels, *size), seed=seed, coding="integer" if coding == "integer" else "values")
+    if coding == "signed":
+        b.requantize(least=-128, most=127)
+    window |= {} if transposed else {"padding_value": value}
+    if transposed:  # which cuts what the padding covers
+        window["padding"] = (0, min(1, window["kernel"][0] - 1), 0, 0)
+    signs = b.signs(groups * outputs, channels * window["kernel"][0] * window["kernel"][1], scale=seed % 5 == 0)
+    b.add(ConvTranspose if transposed else Conv, **signs, groups=groups, **window)
+    kernels = assert_same(b.net(), images_of(b.net(), 3), isa)
+    assert ("dot" in kernels) == (groups == 1 or channels > 1)
+
+
+@each_isa
+@settings(max_examples=20, deadline=None)
+@given(
+    coding=st.sampled_from(["integer", "values", "signed"]),
+    inputs=st.integers(1, 700),
+    outputs=st.integers(1, 150),
+    count=st.integers(1, 40),
+    seed=st.integers(0, 99),
+)
+def test_dense_layers_of_every_size(
+    isa: InstructionSet, coding: str, inputs: int, outputs: int, count: int, seed: int
+) -> None:
+    b = Builder((inputs,), seed=seed, coding="integer" if coding == "integer" else "values")
+    if coding == "signed":
+        b.requantize(least=-128, most=127)
+    b.dense(outputs)
+    b.requantize(least=-7, most=8)
+    b.dense(3)
+    assert assert_same(b.net(), images_of(b.net(), count), isa).count("dot") == 2
+
+
+@each_isa
+def test_weights_of_more_outputs_than_become_bytes_at_once(isa: InstructionSet) -> None:
+    b = Builder((600, 3, 4), coding="values")
+    b.add(Conv, **b.signs(300, 5400), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.requantize()
+    b.add(Flatten)
+    b.dense(700)
+    assert assert_same(b.net(), images_of(b.net(), 3), isa) == ("dot", "dot", "pointwise")
