@@ -18,7 +18,8 @@ def reference(net: PackedNet, images: np.ndarray) -> np.ndarray | None:
     try:
         parts = [values for _, values in batches(net, images, net.outputs)]
     except (NotBinaryError, FormatError) as error:
-        assert "NaN" in str(error)
+        if "NaN" not in str(error):
+            raise
         return None
     outputs = [np.concatenate([part[name] for part in parts]).astype(np.float32) for name in net.outputs]
     return outputs[0] if len(outputs) == 1 else np.concatenate([output.reshape(-1) for output in outputs])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 WORD = 32  # signs per word of the library
-FOUR = 4  # bytes that are multiplied at once
+FOUR, OUTPUTS = 4, 32  # bytes that are multiplied at once, and outputs whose weights of them are neighbors
 
 
 def sign_panels(bits: np.ndarray, lanes: int, *, size: int = WORD) -> tuple[np.ndarray, int]:
@@ -20,15 +20,15 @@ def sign_panels(bits: np.ndarray, lanes: int, *, size: int = WORD) -> tuple[np.n
     return panels(rows.view("<u4")[..., 0].astype(np.uint32, copy=False), lanes), -(-channels // size)
 
 
-def four_panels(bits: np.ndarray, lanes: int) -> tuple[np.ndarray, int]:
-    """(G, O, T, I) bool -> uint8 (G, panels, bytes), and the fours per tap: inputs that are multiplied at once.
+def four_panels(bits: np.ndarray) -> tuple[np.ndarray, int]:
+    """(G, O, T, I) bool -> uint8 (G, panels, bytes), and the fours of inputs per tap.
 
-    Weight k of output l of a four is bit 4l + k. What follows the last input of a tap has no weight.
+    Weight k of output o of a four is bit 4o + k. What follows the last input of a tap has no weight.
     """
     groups, outputs, taps, channels = bits.shape
     fours = -(-channels // FOUR)
-    padded = np.pad(bits, ((0, 0), (0, -outputs % lanes), (0, 0), (0, -channels % FOUR)))
-    parted = padded.reshape(groups, -1, lanes, taps * fours, FOUR).swapaxes(2, 3)
+    padded = np.pad(bits, ((0, 0), (0, -outputs % OUTPUTS), (0, 0), (0, -channels % FOUR)))
+    parted = padded.reshape(groups, -1, OUTPUTS, taps * fours, FOUR).swapaxes(2, 3)
     panels = np.packbits(parted.reshape(*parted.shape[:2], -1), axis=-1, bitorder="little")
     return np.ascontiguousarray(panels), fours
 

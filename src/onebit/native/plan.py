@@ -197,7 +197,7 @@ class _Planner(Values):
         depthwise = depthwise_kernel(node, rows, on_a_grid=self.known[node.inputs[0]].bound is None)
         if one_bit and slot.kind == BITS and (groups == 1 or channels % 32 == 0):
             kernel = WeightKernel("xnor", *sign_panels(rows, self.isa.lanes))
-        elif one_bit and slot.coding is not None and depthwise is None and node.centre is None:
+        elif one_bit and self.isa.dot_fours and slot.coding and depthwise is None and node.centre is None:
             kernel = dot_kernel(node, rows, axes, slot.shape[2], slot.pixel, slot.coding, self.isa)
         else:
             if depthwise is not None and outputs > 1:

@@ -95,7 +95,7 @@ def dot_kernel(
         rows = rows.reshape(1, outputs, node.kernel[0], -1)
         columns = Axis(columns.taps[:, :1], columns.stride, columns.advance)
     _, _, taps, channels = rows.shape
-    weights, fours = four_panels(rows, isa.lanes)
+    weights, fours = four_panels(rows)
     more |= {"tap_channels": channels, "columns": columns.taps, "runs": columns.runs}
     more["taps_across"] = columns.taps.shape[1]
     signs = 2 * rows.sum(axis=-1, dtype=np.int64) - channels

@@ -78,7 +78,7 @@ static void expand_fours(const uint8_t *bits, int64_t fours, int8_t *to) {
     const __m256i places = _mm256_set1_epi64x((int64_t)0x8040201008040201u), one = _mm256_set1_epi8(1);
     const __m256i byte_of = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3,
                                              3, 3, 3, 3, 3, 3);
-    for (int64_t n = 0; n < fours; n++, bits += 4, to += 32) {
+    for (int64_t n = 0; n < fours; n++, bits += DOT_BYTES, to += 32) {
         int32_t word;
         memcpy(&word, bits, 4);
         __m256i chosen = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(word), byte_of), places);

@@ -85,7 +85,7 @@ ALWAYS __m512i lane_sums(__m512i bytes) {
 
 static void expand_fours(const uint8_t *bits, int64_t fours, int8_t *to) {
     const __m512i one = _mm512_set1_epi8(1);
-    for (int64_t n = 0; n < fours; n++, bits += 8, to += 64) {
+    for (int64_t n = 0; n < fours; n++, bits += DOT_BYTES, to += 64) {
         uint64_t word;
         memcpy(&word, bits, 8);
         _mm512_storeu_si512(to, _mm512_mask_blend_epi8(word, _mm512_set1_epi8(-1), one));

@@ -9,7 +9,10 @@
  * A row is the receptive field of an output pixel: segments of fours of bytes, each at an offset from the start of the row.
  */
 
-/* Weights of a panel as bytes, [four][lane][4]; of a four, weight k of lane l is bit 4l + k. */
+#define DOT_OUTPUTS 32           /* whose weights of a four are neighbors in memory: weight k of output o is bit 4o + k */
+#define DOT_BYTES (DOT_OUTPUTS / 2) /* of a four of inputs */
+
+/* Weights of a panel as bytes, [four][lane][4]; those of a four are DOT_BYTES after those of the last. */
 static void expand_fours(const uint8_t *bits, int64_t fours, int8_t *to);
 /* sums[m][panel][lane] of rows a[m]. Panels of bytes are `panel` bytes apart. Offsets of segments are bytes in a, and fours
  * of a panel in b; `words` are fours. */
@@ -44,14 +47,17 @@ static void expand_tiles(dot_t *dot, int group) {
     const ob_call *call = dot->call;
     int all = (call->outputs + LANES - 1) / LANES, end = dot->tiles.end * TILE_PANELS < all ? dot->tiles.end * TILE_PANELS : all;
     int64_t taps = (int64_t)call->taps_down * call->taps_across, four = LANES * 4;
+    int64_t several = (call->outputs + DOT_OUTPUTS - 1) / DOT_OUTPUTS;
     int8_t *to = dot->bytes;
     for (int p = dot->tiles.begin * TILE_PANELS; p < end; p++) {
-        const uint8_t *bits = (const uint8_t *)call->weights + ((int64_t)group * all + p) * call->panel;
+        int first = p * LANES;
+        const uint8_t *bits = (const uint8_t *)call->weights + (group * several + first / DOT_OUTPUTS) * call->panel +
+                              first % DOT_OUTPUTS / 2;
         if (dot->tap_fours == call->tap_words)
             expand_fours(bits, taps * call->tap_words, to);
         for (int64_t tap = 0; tap < taps; tap++, to += dot->tap_fours * four) {
             if (dot->tap_fours != call->tap_words) {
-                expand_fours(bits + tap * call->tap_words * (four / 8), call->tap_words, to);
+                expand_fours(bits + tap * call->tap_words * DOT_BYTES, call->tap_words, to);
                 memset(to + call->tap_words * four, 0, (size_t)((dot->tap_fours - call->tap_words) * four));
             }
             int8_t *last = to + (call->tap_words - 1) * four;

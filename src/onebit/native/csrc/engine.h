@@ -9,7 +9,9 @@
 #include "moves.h"
 #include "matmul.h"
 #include "depthwise.h"
+#if DOT_FOURS
 #include "dot.h"
+#endif
 
 /* The input as the first value, pixels in NHWC order. */
 static void code_images(const ob_plan *plan, const void *images, int64_t count, uint32_t *arena) {
@@ -52,8 +54,10 @@ static int run_call(const ob_call *call, const share_t *share, int64_t count, ui
         return pointwise(call, share, count, arena);
     case OB_KERNEL_XNOR:
         return matmul_words(call, share, count, arena);
+#if DOT_FOURS
     case OB_KERNEL_DOT:
         return dot(call, share, count, arena);
+#endif
     case OB_KERNEL_LUT:
         return call->table_rows ? lut_conv(call, share, count, arena) : lut_dense(call, share, count, arena);
     case OB_KERNEL_REAL:

@@ -204,9 +204,9 @@ static void lut_tables(const int32_t *x, int channels, int32_t *tables) {
 static void expand_fours(const uint8_t *bits, int64_t fours, int8_t *to) {
     const uint8x16_t byte_of = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1};
     const uint8x16_t places = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
-    for (int64_t k = 0; k < 4 * fours; k++, bits += 2, to += 16) {
+    for (int64_t k = 0; k < 4 * fours; k++, to += 16) {
         uint16_t word;
-        memcpy(&word, bits, 2);
+        memcpy(&word, bits + k / 4 * DOT_BYTES + k % 4 * 2, 2);
         uint8x16_t set = vtstq_u8(vqtbl1q_u8(vreinterpretq_u8_u16(vdupq_n_u16(word)), byte_of), places);
         vst1q_s8(to, vreinterpretq_s8_u8(vorrq_u8(vmvnq_u8(set), vdupq_n_u8(1))));
     }

@@ -99,7 +99,7 @@ typedef struct {
     /* matrix products: rows of weights in panels of `lanes` outputs, group by group; for OB_KERNEL_DEPTHWISE -1 or 0 for
      * each output, tap by tap, and for OB_KERNEL_DEPTHWISE_REAL doubles */
     const void *weights;
-    int64_t panel;        /* units per panel; bytes for OB_KERNEL_DOT */
+    int64_t panel;        /* units per panel; for OB_KERNEL_DOT bytes of 32 outputs, see dot.h */
     int32_t outputs;      /* per group */
     int32_t tap_channels; /* input channels per group */
     int32_t tap_words;    /* units per tap in a row of weights; for OB_KERNEL_DOT fours of bytes */
@@ -174,7 +174,7 @@ typedef struct {
     int32_t lut_groups; /* lookups per word */
     int32_t tile_rows, tile_outputs; /* largest tile */
     int32_t dense_words; /* words per block of a dense layer's rows */
-    int32_t dot_fours, dot_shift; /* see dot.h */
+    int32_t dot_fours, dot_shift; /* see dot.h; dot_fours is 0 without OB_KERNEL_DOT, whose layers use lookups */
     /* Runs part number `part` of `parts`, one thread each, on the same images and arena. Each thread after the first
      * adds scratch_units to the arena. `barrier` is NULL for a single thread. `answers` is filled with the first output
      * of all images, then the second, … */

@@ -10,8 +10,7 @@
 #define TILE_PANELS 2
 #define WORD_ROWS 4
 #define LUT_ROWS(panels) 4
-#define DOT_ROWS 16
-#define DOT_FOURS 1
+#define DOT_FOURS 0 /* uses lookups instead */
 #define DOT_SHIFT 0
 
 static inline uint32_t word_of(const int32_t *flags) {
@@ -61,26 +60,6 @@ static void lut_tile(int rows, int panels, const int32_t *const *tables, const s
                     wide[m * wide_stride + p * LANES + l] += sum[l];
                 else
                     sums[(m * panels + p) * LANES + l] = sum[l];
-        }
-}
-
-static void expand_fours(const uint8_t *bits, int64_t fours, int8_t *to) {
-    for (int64_t k = 0; k < fours * LANES * 4; k++) to[k] = (int8_t)((bits[k / 8] >> k % 8 & 1) * 2 - 1);
-}
-
-static void dot_tile(int rows, int panels, const uint8_t *const *a, const segment_t *segments, int count, const int8_t *b,
-                     int64_t panel, int32_t *sums) {
-    for (int m = 0; m < rows; m++)
-        for (int p = 0; p < panels; p++, sums += LANES) {
-            int32_t sum[LANES] = {0};
-            for (int k = 0; k < count; k++) {
-                const uint8_t *x = a[m] + segments[k].a;
-                const int8_t *w = b + p * panel + segments[k].b * LANES * 4;
-                for (int n = 0; n < segments[k].words; n++, x += 4, w += LANES * 4)
-                    for (int l = 0; l < LANES; l++)
-                        sum[l] += x[0] * w[4 * l] + x[1] * w[4 * l + 1] + x[2] * w[4 * l + 2] + x[3] * w[4 * l + 3];
-            }
-            memcpy(sums, sum, sizeof sum);
         }
 }
 
