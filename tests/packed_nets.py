@@ -86,10 +86,14 @@ class Builder:
         """Multipliers of either sign with which most results are inside the range, and some at its ends."""
         values = [self.values[name] for name in inputs or (self.last,)]
         channels, shift = values[0].shape[0], int(self.rng.integers(8, 30))
-        unit = [2.0**shift * (most - least) / (2 * (x.bound or 1) ** 0.5 * (x.bound or 1) ** 0.25) for x in values]
-        multiplier = np.array([self.rng.uniform(-1, 1, channels) * u for u in unit]).clip(-(2**31) + 1, 2**31 - 1)
-        offset = self.rng.uniform(least, most, channels) * 2.0**shift + 2.0 ** (shift - 1)
-        fields = {"multiplier": multiplier.astype(np.int32), "offset": offset.astype(np.int64), "shift": shift}
+        sign = self.rng.choice([-1, 1], (len(values), channels))
+        multiplier = sign * self.rng.uniform(0.5, 1.2, sign.shape) * 2.0**shift * (most - least)
+        multiplier /= np.array([[(x.bound or 1) ** 0.75] for x in values])
+        multiplier = multiplier.clip(-(2**31) + 1, 2**31 - 1).astype(np.int32)
+        # the middle of the inputs becomes a number in the range, not far from its middle
+        offset = self.rng.uniform(0.7 * least + 0.3 * most, 0.3 * least + 0.7 * most, channels) * 2.0**shift
+        offset += 2.0 ** (shift - 1) - np.array([sum(x.limits) / 2 for x in values]) @ multiplier
+        fields = {"multiplier": multiplier, "offset": offset.astype(np.int64), "shift": shift}
         return self.add(Requantize, *inputs, least=least, most=most, **fields)
 
     def net(self, output: str | tuple[str, ...] | dict[str, str] | None = None) -> PackedNet:
@@ -155,7 +159,7 @@ def real_net(seed: int = 0) -> PackedNet:
 
 
 def integer_net(seed: int = 0) -> PackedNet:
-    """Activations of 8, 4 and 2 bits, signed ones too: residual sums, pools, all kinds of convolutions, a real layer."""
+    """Activations of 8, 4 and 2 bits, signed ones too: residual sums, pools, all convolutions, a real layer."""
     b = Builder((3, 8, 9), seed=seed, coding="values")
     b.requantize(least=-128, most=127)
     b.add(Conv, **b.signs(16, 27), kernel=(3, 3), padding=(1, 1, 1, 1))
@@ -187,6 +191,32 @@ def integer_net(seed: int = 0) -> PackedNet:
     b.requantize()
     b.dense(5)
     b.affine(5)
+    return b.net()
+
+
+def integer_resnet(widths: tuple[int, ...] = (8, 16), *, blocks: int = 1, size: int = 12, seed: int = 0) -> PackedNet:
+    """A residual net as on CIFAR-10 with activations of 8 bits: one rounding for a block and its shortcut."""
+    b = Builder((3, size, size), seed=seed, coding="values")
+    b.requantize(least=-128, most=127)
+    same = {"kernel": (3, 3), "padding": (1, 1, 1, 1)}
+    b.add(Conv, **b.signs(widths[0], 27), **same)
+    x = b.requantize()
+    for width in widths:
+        for _ in range(blocks):
+            before = b.values[x].shape[0]
+            stride = (1, 1) if before == width else (2, 2)
+            b.add(Conv, x, **b.signs(width, 9 * before), stride=stride, **same)
+            b.requantize()
+            y = b.add(Conv, **b.signs(width, 9 * width), **same)
+            if before != width:
+                b.add(Slice, x, stop=b.values[x].shape, step=(1, 2, 2))
+                x = b.add(Pad, channels=((width - before) // 2, (width - before) // 2))
+            x = b.requantize(y, x)
+    _, *kernel = b.values[x].shape
+    b.add(AveragePool, kernel=tuple(kernel), sums=1)
+    b.add(Flatten)
+    b.dense(10)
+    b.affine(10)
     return b.net()
 
 
