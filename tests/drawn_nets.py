@@ -27,6 +27,7 @@ from onebit.packed import (
     Pad,
     Permute,
     Prelu,
+    Quantize,
     RealConv,
     RealDense,
     Relu,
@@ -37,6 +38,7 @@ from onebit.packed import (
 )
 
 _MOST = 3000  # elements of a value
+_RANGES = [(0, 255), (-128, 127), (0, 15), (0, 3), (-8, 7), (-1, 1), (-3, 300), (-(2**16), 2**16)]
 _SPECIAL = np.float32([0, -0.0, 1, -1, 1e-40, -1e-30, 3e5, 1e30])
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
@@ -59,7 +61,10 @@ def _any_value(b: Builder, draw: Draw) -> None:
     joinable = [name for name, value in b.values.items() if value.shape[1:] == shape[1:]]
     kind = draw(
         st.sampled_from(
-            ["relu", "hardtanh", "clamp", "affine", "prelu", "sign", "threshold", "add", "multiply", "concat", "move"]
+            [
+                *("relu", "hardtanh", "clamp", "affine", "prelu", "sign", "threshold", "add", "multiply", "concat"),
+                *("move", "round", "round"),
+            ]
         )
     )
     if kind == "clamp":
@@ -71,6 +76,16 @@ def _any_value(b: Builder, draw: Draw) -> None:
         b.affine(channels)
     elif kind == "prelu":
         b.add(Prelu, slope=b.real(channels))
+    elif kind == "round":
+        least, most = draw(st.sampled_from(_RANGES))
+        exact = [name for name in alike if b.values[name].exact]
+        if b.last not in exact or draw(st.integers(0, 4)) == 0:
+            b.add(Quantize, least=least, most=most)
+            return
+        others = draw(st.lists(st.sampled_from(exact), max_size=2))  # residual sums, also of a value with itself
+        b.requantize(*draw(st.permutations([b.last, *others])), least=least, most=most)
+        node = b.nodes[-1]
+        node.check_values(*(b.values[name] for name in node.inputs))
     elif kind == "sign":
         b.add(Sign, shift=b.real(channels) if draw(st.booleans()) else None)
     elif kind == "threshold":

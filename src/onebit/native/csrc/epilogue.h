@@ -35,15 +35,6 @@ static inline int32_t floor_int(double x) {
 
 static inline double clamp_double(double x, double low, double high) { return x < low ? low : x > high ? high : x; }
 
-/* Ties to even, of a magnitude up to 2^24. */
-static inline int32_t nearest_int(float x) {
-#if defined(__SSE4_1__) || defined(__ARM_NEON)
-    return (int32_t)rintf(x);
-#else
-    return rounded(x);
-#endif
-}
-
 /* Where the channels of a block are: from channel `from` of a pixel of image n on. */
 typedef struct {
     uint32_t *arena;
@@ -65,7 +56,8 @@ static inline void add_more(const ob_more *more, const site_t *at, int count, co
     }
 }
 
-/* Multipliers and offset are multiples of 2^-shift, and so are all sums, which are below 2^52 of them: nothing is rounded. */
+/* `requantized` of plain/numbers.h in double: multipliers and offset are multiples of 2^-shift, and so are all sums, which are
+ * below 2^52 of them, so that nothing is rounded. */
 static inline void requantize(const ob_epilogue_op *op, const site_t *at, block_t *restrict x, int first, int count) {
     const double *restrict scale = (const double *)op->p + first, *restrict offset = (const double *)op->q + first;
     double sums[BLOCK], least = op->least, most = op->most;
@@ -129,12 +121,10 @@ static inline int run_epilogue_op(const ob_epilogue_op *op, const site_t *at, bl
     case OB_EPILOGUE_REQUANTIZE:
         requantize(op, at, x, first, count);
         break;
-    case OB_EPILOGUE_QUANTIZE: {
-        float low = (float)op->least, high = (float)op->most;
+    case OB_EPILOGUE_QUANTIZE:
         for (int k = 0; k < count; k++) saw_nan |= x->f[k] != x->f[k];
-        CHANNELS(x->i[k] = nearest_int(x->f[k] < low ? low : x->f[k] > high ? high : x->f[k] == x->f[k] ? x->f[k] : 0))
+        CHANNELS(x->i[k] = quantized(x->f[k], op->least, op->most))
         break;
-    }
     }
     return saw_nan;
 }

@@ -20,7 +20,11 @@ static void row_to_grid(const float *x, int64_t size, int padded, const share_t 
     }
     int e = grid_exponent(largest);
     float power = power_of_two(e);
-    for (int64_t k = mine.begin; k < mine.end; k++) z[k] = nearest_int(x[k] * power);
+#if defined(__SSE4_1__) || defined(__ARM_NEON)
+    for (int64_t k = mine.begin; k < mine.end; k++) z[k] = (int32_t)rintf(x[k] * power);
+#else /* without a rounding instruction */
+    for (int64_t k = mine.begin; k < mine.end; k++) z[k] = rounded(x[k] * power);
+#endif
     *most = (uint32_t)(float_of_bits(largest) * power) + 1;
     *unit_of_row = power_of_two(-e);
 }

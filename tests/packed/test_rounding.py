@@ -1,0 +1,131 @@
+"""Requantize and Quantize: shapes, ranges, refusals, and the bound of what is reached before the division."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onebit.errors import FormatError
+from onebit.packed import InputSpec, PackedNet, Quantize, Requantize, Value, dumps
+from onebit.packed.nodes.rounding import EXACT_LIMIT
+from onebit.runtime.executors import EXECUTORS
+
+BYTES = Value((2, 3, 4), "integer", 255, 0, 255)
+SUMS = Value((2, 3, 4), "integer", 2**20)
+REALS = Value((2, 3, 4), "real")
+
+
+def requantize(*inputs: str, multiplier: Any = ((1, 2),), offset: Any = (0, 0), **fields: Any) -> Requantize:
+    arrays = {"multiplier": np.array(multiplier, np.int32), "offset": np.array(offset, np.int64)}
+    return Requantize(inputs=inputs or ("x",), output="y", **{**arrays, "shift": 3, "least": 0, "most": 255, **fields})
+
+
+@pytest.mark.parametrize(("least", "most"), [(0, 255), (-128, 127), (0, 15), (-8, 7), (-(2**16), 2**16), (0, 1)])
+def test_values_have_the_range_of_the_operation(least: int, most: int) -> None:
+    quantize = Quantize(inputs=("x",), output="y", least=least, most=most)
+    for made in (requantize(least=least, most=most).infer(SUMS), quantize.infer(REALS), quantize.infer(SUMS)):
+        assert made == Value((2, 3, 4), "integer", max(-least, most))
+        assert made.limits == (least, most)
+
+
+def test_any_number_of_inputs_of_equal_shapes() -> None:
+    three = requantize("x", "y", "x", multiplier=np.ones((3, 2)))
+    assert three.infer(BYTES, SUMS, BYTES).shape == BYTES.shape
+    with pytest.raises(FormatError, match=r"got values of shapes .*, expected equal shapes"):
+        three.infer(BYTES, SUMS, Value((2, 3, 5), "integer", 1))
+    with pytest.raises(FormatError, match=r"got a value of shape \(3, 3, 4\), expected 2 channels"):
+        requantize().infer(Value((3, 3, 4), "integer", 1))
+    with pytest.raises(FormatError, match="got real values, expected integers; real values are rounded by `quantize`"):
+        requantize("x", "y", multiplier=np.ones((2, 2))).infer(BYTES, REALS)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"multiplier": ((1, 2), (3, 4))}, r"multiplier has shape \(2, 2\), expected \(1, 2\)"),
+        ({"multiplier": ((1, 2, 3),)}, r"multiplier has shape \(1, 3\), expected \(1, 2\)"),
+        ({"multiplier": (1, 2)}, "multiplier is int32 .* with 2 axes"),
+        ({"offset": ()}, "offset has shape .*, expected no empty axis"),
+        ({"shift": 53}, "shift is 53, expected integers from 0 to 52"),
+        ({"shift": -1}, "shift is -1, expected integers from 0 to 52"),
+        ({"least": 1}, "least is 1, expected integers from -65536 to 0"),
+        ({"most": 0}, "most is 0, expected integers from 1 to 65536"),
+        ({"most": 2**16 + 1}, "most is 65537"),
+        ({"least": -(2**16) - 1}, "least is -65537"),
+    ],
+)
+def test_invalid_fields_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(FormatError, match=message):
+        requantize(**fields)
+
+
+def test_multipliers_of_another_dtype_are_refused() -> None:
+    with pytest.raises(FormatError, match=r"multiplier is int64 .*, expected a int32 array with 2 axes"):
+        Requantize(
+            inputs=("x",),
+            output="y",
+            multiplier=np.ones((1, 2), np.int64),
+            offset=np.zeros(2, np.int64),
+            shift=0,
+            least=0,
+            most=1,
+        )
+
+
+def test_a_net_that_may_reach_the_limit_is_not_written() -> None:
+    """One channel of two is exactly at 2^52, and one below it."""
+    offset = np.array([EXACT_LIMIT - 255 * 7, EXACT_LIMIT - 255 * 7 - 1])
+    fields: dict[str, Any] = {"multiplier": ((-7, 7),)}
+    spec = InputSpec(shape=(2, 3, 4), coding="values")
+    for sign in (1, -1):
+        with pytest.raises(FormatError, match=r"offset of 1 of 2 channels may reach 2\^52 or more"):
+            dumps(PackedNet(input=spec, nodes=(requantize("input", offset=sign * offset, **fields),), output="y"))
+        dumps(
+            PackedNet(input=spec, nodes=(requantize("input", offset=sign * (offset - [1, 0]), **fields),), output="y")
+        )
+
+
+@given(st.data())
+def test_no_input_reaches_more_than_is_promised(data: st.DataObject) -> None:
+    """`reach` is the largest magnitude that any inputs within their bounds give."""
+    count, channels = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3))
+    bounds = [data.draw(st.integers(1, 2**31 - 2)) for _ in range(count)]
+    multiplier = [[data.draw(st.integers(-(2**31), 2**31 - 1)) for _ in range(channels)] for _ in range(count)]
+    offset = [data.draw(st.integers(-(2**63), 2**63 - 1)) for _ in range(channels)]
+    node = requantize(*"xyz"[:count], multiplier=multiplier, offset=offset)
+    reached = node.reach(*(Value((channels,), "integer", bound) for bound in bounds))
+    for c in range(channels):
+        exact = sum(abs(row[c]) * bound for row, bound in zip(multiplier, bounds, strict=True)) + abs(offset[c])
+        assert (reached[c] >= EXACT_LIMIT) == (exact >= EXACT_LIMIT)
+        assert exact >= EXACT_LIMIT or reached[c] == exact
+
+
+@given(
+    st.lists(st.tuples(st.integers(-(2**31), 2**31 - 1), st.integers(-(2**20), 2**20)), min_size=1, max_size=3),
+    st.integers(-(2**51), 2**51),
+    st.integers(0, 52),
+)
+def test_results_are_floors_of_exact_fractions(terms: list[tuple[int, int]], offset: int, shift: int) -> None:
+    node = requantize(
+        *"xyz"[: len(terms)], multiplier=[[m] for m, _ in terms], offset=[offset], shift=shift, least=-100, most=200
+    )
+    values = [Value((1,), "integer", max(1, abs(x))) for _, x in terms]
+    if (node.reach(*values) >= EXACT_LIMIT).any():
+        return
+    execute = EXECUTORS[Requantize](node, *values)
+    (found,) = execute(*(np.array([[x]], np.int32) for _, x in terms)).ravel()
+    total = sum(m * x for m, x in terms) + offset
+    assert found == min(max(total // 2**shift, -100), 200)
+
+
+def test_real_values_are_rounded_to_even_and_clipped() -> None:
+    execute = EXECUTORS[Quantize](Quantize(inputs=("x",), output="y", least=-3, most=4), REALS)
+    x = np.float32([[0.5, 1.5, 2.5, -0.5, -1.5, 3.51, 4.5, 1e30, -1e30, np.inf, -np.inf, -2.5000002]])
+    assert execute(x).tolist() == [[0, 2, 2, 0, -2, 4, 4, 4, -3, 4, -3, -3]]
+    assert execute(x).dtype == np.int32
+    with pytest.raises(FormatError, match="1 of 2 values are NaN, which cannot be rounded to an integer"):
+        execute(np.float32([[np.nan, 1]]))
