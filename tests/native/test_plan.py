@@ -29,6 +29,7 @@ from onebit.packed import (
     RealConv,
     RealDense,
     Relu,
+    Requantize,
     Sign,
 )
 from onebit.packed.bits import pack_signs
@@ -266,6 +267,28 @@ def test_more_real_products_than_an_int64_holds() -> None:
         make_plan(net, instruction_sets()[ISAS[0]])
     answer = run(net, np.full((1, 1, 1, 70_000), 255, np.uint8))
     assert answer.tolist() == [[np.float32((2.0**24 - 1) ** 2 * 70_000)] * 2]
+
+
+def test_multipliers_beyond_exact_float64_run_in_numpy() -> None:
+    """255 · 2³¹ and an offset give 2⁵² − 1 or 2⁵², which a file may not reach, but a net in memory may."""
+    for beyond in (0, 1):
+        b = Builder((1, 1, 2), coding="values")
+        offset = np.array([2**52 - 1 + beyond - 255 * 2**31])
+        fields = {
+            "multiplier": np.array([[-(2**31)]], np.int32),
+            "offset": offset,
+            "shift": 45,
+            "least": 0,
+            "most": 255,
+        }
+        b.add(Requantize, **fields)
+        net, images = b.net(), np.array([[[[0, 255]]]], np.uint8)
+        if beyond:
+            with pytest.raises(NotPlanned, match=r"may reach 2\^52"):
+                make_plan(net, instruction_sets()[ISAS[0]])
+        else:
+            make_plan(net, instruction_sets()[ISAS[0]])
+        np.testing.assert_array_equal(run(net, images), run(net, images, executor="reference"))
 
 
 def test_a_kernel_of_a_million_taps_takes_no_memory() -> None:

@@ -1,0 +1,118 @@
+"""Operations on single numbers: epilogues of the calls that make their inputs, or calls of their own."""
+
+from __future__ import annotations
+
+from math import inf
+
+import numpy as np
+
+from onebit.native.kernel_calls import BITS, BYTES, INTEGER, Operation, Slot
+from onebit.native.layout import NotPlanned
+from onebit.native.values import Values
+from onebit.packed import Node, nodes
+from onebit.packed.nodes.rounding import EXACT_LIMIT
+
+_FLOAT32_EXACT = 2**24
+_EPILOGUE_KERNELS = (
+    *("pointwise", "add", "add_int", "multiply", "xnor", "dot", "lut", "real", "depthwise", "depthwise_real"),
+)
+
+
+class Pointwise(Values):
+    """Values, and the operations that a kernel call can end with."""
+
+    def open_epilogue(self, name: str, *, signs: bool) -> Slot:
+        """A value whose call can take another epilogue operation because nothing else reads it; else a new call.
+
+        With `signs`, the operation writes words of bits, which two groups of a convolution must not share.
+        """
+        slot = self.value(name)
+        call = slot.call
+        if (
+            call is not None
+            and call.kernel in _EPILOGUE_KERNELS
+            and not call.closed
+            and self.uses[name] == 1
+            and call is self.calls.list[-1]
+            and not slot.kinds
+            and not (signs and call.fields.get("groups", 1) > 1 and call.fields["outputs"] % 32)
+        ):
+            return slot
+        return self.calls.emit("pointwise", (slot,), slot.shape, INTEGER if slot.kind == BYTES else slot.kind)
+
+    def requantize(self, node: nodes.Requantize) -> Slot:
+        """The epilogue of the sums among the inputs that nothing else reads; the other inputs are read there."""
+        if (node.reach(*(self.known[name] for name in node.inputs)) >= EXACT_LIMIT).any():
+            raise NotPlanned("multipliers with which sums may reach 2^52")
+        scale = np.ldexp(node.multiplier.astype(np.float64), -node.shift)
+        offset = np.ldexp(node.offset.astype(np.float64), -node.shift)
+        for name in node.inputs:
+            if self.value(name).kind == BITS:
+                self.slots[name] = self.calls.as_kind(self.value(name), INTEGER)
+        first = next((k for k, name in enumerate(node.inputs) if self.can_follow(name)), 0)
+        slot = self.value(node.inputs[first])
+        if self.can_follow(node.inputs[first]):
+            assert slot.call is not None
+            self.calls.to_end(slot.call)
+        else:
+            slot = self.open_epilogue(node.inputs[first], signs=False)
+        order = [first, *(k for k in range(len(node.inputs)) if k != first)]
+        more = tuple(self.value(node.inputs[k]) for k in order[1:])
+        operation = Operation("requantize", scale[order], offset, more, node.least, node.most)
+        self.calls.then_integers(slot, operation)
+        return slot
+
+    def can_follow(self, name: str) -> bool:
+        """Whether the epilogue of the call that makes integers can go on."""
+        slot = self.value(name)
+        return (
+            slot.kind == INTEGER
+            and slot.call is not None
+            and slot.call.kernel in _EPILOGUE_KERNELS
+            and not slot.call.closed
+            and self.uses[name] == 1
+            and not slot.kinds
+        )
+
+    def quantize(self, node: nodes.Quantize) -> Slot:
+        (name,) = node.inputs
+        if self.value(name).kind == BITS:
+            self.slots[name] = self.calls.as_kind(self.value(name), INTEGER)
+        slot = self.open_epilogue(name, signs=False)
+        if slot.kind == INTEGER:
+            self.calls.then(slot, "real")
+        self.calls.then_integers(slot, Operation("quantize", least=node.least, most=node.most))
+        return slot
+
+    def pointwise(self, node: Node) -> Slot:
+        (name,) = node.inputs
+        if self.value(name).kind == BITS:
+            self.slots[name] = self.calls.as_kind(self.value(name), INTEGER)
+        slot = self.open_epilogue(name, signs=isinstance(node, (nodes.Threshold, nodes.Sign)))
+        exact = slot.kind == INTEGER
+        if isinstance(node, nodes.Threshold):
+            flip = np.where(node.direction > 0, 0, -1).astype(np.int32)  # x <= t where -1 - x >= -1 - t
+            self.calls.then_sign(slot, "threshold", node.threshold ^ flip, flip)
+        elif isinstance(node, nodes.Affine):
+            self.calls.then(slot, "affine_int" if exact else "affine", node.scale, node.shift)
+        elif isinstance(node, nodes.Relu):
+            self.calls.then(slot, "relu_int" if exact else "relu")
+        elif isinstance(node, nodes.Hardtanh):
+            self.calls.then(slot, "hardtanh_int" if exact else "hardtanh")
+        else:
+            if exact:
+                self.calls.then(slot, "real")
+            if isinstance(node, nodes.Clamp):
+                low, high = (
+                    np.full(1, v, np.float32) if a is None else a for a, v in ((node.low, -inf), (node.high, inf))
+                )
+                self.calls.then(slot, "clamp", low, high)
+                return slot
+            if isinstance(node, nodes.Prelu):
+                self.calls.then(slot, "prelu", node.slope)
+            else:
+                assert isinstance(node, nodes.Sign)
+                if (self.known[name].bound or 0) > _FLOAT32_EXACT:
+                    raise NotPlanned("signs of integers beyond float32")
+                self.calls.then_sign(slot, "sign", node.shift)
+        return slot
