@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from onebit.native import library
-from onebit.native.kernel_calls import Buffer, KernelCall, KernelCalls, Slot
+from onebit.native.kernel_calls import BYTES, Buffer, KernelCall, KernelCalls, Slot
 from onebit.native.thread_pool import run_together
 from onebit.packed import PackedNet, infer
 
@@ -194,7 +194,7 @@ def _fill_struct(
         if operation.p is not None:
             into.stride = operation.p.shape[-1] * max(1, repeats) + _VECTOR - 1
         if operation.more:
-            more = [(s.buffer.place, s.buffer.units, s.pixel, *(s.coding or (0, 0))) for s in operation.more]
+            more = [(s.buffer.place, s.buffer.units, s.pixel, s.kind == BYTES) for s in operation.more]
             into.more, into.more_count = _pointer(np.array(more, np.int64), kept), len(more)
     kept.append(epilogue)
     struct.epilogue, struct.epilogue_count, struct.bits = ctypes.addressof(epilogue), len(call.epilogue), call.bits

@@ -13,6 +13,7 @@ from onebit.packed import Node, nodes
 from onebit.packed.nodes.rounding import EXACT_LIMIT
 
 _FLOAT32_EXACT = 2**24
+_MOST_INPUTS = 1000  # of a sum that is rounded: bytes without their zeros add less than 2⁴⁰ each, and 2⁵³ is exact
 _EPILOGUE_KERNELS = (
     *("pointwise", "add", "add_int", "multiply", "xnor", "dot", "lut", "real", "depthwise", "depthwise_real"),
 )
@@ -44,6 +45,8 @@ class Pointwise(Values):
         """The epilogue of the sums among the inputs that nothing else reads; the other inputs are read there."""
         if (node.reach(*(self.known[name] for name in node.inputs)) >= EXACT_LIMIT).any():
             raise NotPlanned("multipliers with which sums may reach 2^52")
+        if len(node.inputs) > _MOST_INPUTS:
+            raise NotPlanned("a sum of too many values")
         scale = np.ldexp(node.multiplier.astype(np.float64), -node.shift)
         offset = np.ldexp(node.offset.astype(np.float64), -node.shift)
         for name in node.inputs:
@@ -58,7 +61,12 @@ class Pointwise(Values):
             slot = self.open_epilogue(node.inputs[first], signs=False)
         order = [first, *(k for k in range(len(node.inputs)) if k != first)]
         more = tuple(self.value(node.inputs[k]) for k in order[1:])
-        operation = Operation("requantize", scale[order], offset, more, node.least, node.most)
+        scale = scale[order]
+        for k, coding in enumerate((other.coding for other in more), start=1):
+            if coding is not None:  # factor · byte − zero
+                offset = offset - coding.zero * scale[k]
+                scale[k] *= coding.factor
+        operation = Operation("requantize", scale, offset, more, node.least, node.most)
         self.calls.then_integers(slot, operation)
         return slot
 

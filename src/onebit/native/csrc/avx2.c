@@ -25,9 +25,27 @@ static inline uint32_t word_of(const int32_t *flags) {
     return word;
 }
 
-#include "engine.h"
-
 #define ALWAYS static inline __attribute__((always_inline))
+
+#define WIDE 4
+typedef __m256d wide;
+#define wide_load(from) _mm256_loadu_pd(from)
+#define wide_all(x) _mm256_set1_pd(x)
+#define wide_ints(from) _mm256_cvtepi32_pd(_mm_loadu_si128((const __m128i *)(from)))
+#define wide_add_product(sum, x, y) _mm256_fmadd_pd(x, y, sum)
+
+ALWAYS __m256d wide_bytes(const uint8_t *from) {
+    int32_t four;
+    memcpy(&four, from, 4);
+    return _mm256_cvtepi32_pd(_mm_cvtepu8_epi32(_mm_cvtsi32_si128(four)));
+}
+
+ALWAYS void wide_floor(int32_t *to, __m256d x, __m256d least, __m256d most) {
+    __m256d whole = _mm256_floor_pd(_mm256_min_pd(_mm256_max_pd(x, least), most));
+    _mm_storeu_si128((__m128i *)to, _mm256_cvttpd_epi32(whole));
+}
+
+#include "engine.h"
 
 /* Number of bits set in each byte. */
 ALWAYS __m256i byte_ones(__m256i x) {

@@ -23,9 +23,24 @@ static inline uint32_t word_of(const int32_t *flags) {
     return low | (uint32_t)_mm512_test_epi32_mask(_mm512_loadu_si512(flags + 16), one) << 16;
 }
 
+#define ALWAYS static inline __attribute__((always_inline))
+
+#define WIDE 8
+typedef __m512d wide;
+#define wide_load(from) _mm512_loadu_pd(from)
+#define wide_all(x) _mm512_set1_pd(x)
+#define wide_ints(from) _mm512_cvtepi32_pd(_mm256_loadu_si256((const __m256i *)(from)))
+#define wide_bytes(from) _mm512_cvtepi32_pd(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(from))))
+#define wide_add_product(sum, x, y) _mm512_fmadd_pd(x, y, sum)
+
+ALWAYS void wide_floor(int32_t *to, __m512d x, __m512d least, __m512d most) {
+    __m512d near = _mm512_min_pd(_mm512_max_pd(x, least), most);
+    __m256i whole = _mm512_cvt_roundpd_epi32(near, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    _mm256_storeu_si256((__m256i *)to, whole);
+}
+
 #include "engine.h"
 
-#define ALWAYS static inline __attribute__((always_inline))
 
 /* Adds 16 int32 sums to 16 int64 ones. */
 ALWAYS void widen(int64_t *wide, __m512i sum) {

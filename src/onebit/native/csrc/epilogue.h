@@ -1,5 +1,5 @@
 /* Epilogue operations (OB_EPILOGUE_*) on a block of channels of one pixel. The instruction set's file defines word_of: the
- * lowest bits of 32 flags. */
+ * lowest bits of 32 flags, and may define WIDE. */
 #define BLOCK 256 /* most channels of a block; blocks begin at multiples of 32 */
 
 typedef union {
@@ -23,17 +23,22 @@ typedef union {
     else                                                            \
         CHANNELS(x->f[k] = (float)((double)(value) + shift[k]))
 
-/* Of a magnitude below 2^31. */
-static inline int32_t floor_int(double x) {
-#if defined(__SSE4_1__) || defined(__ARM_NEON)
-    return (int32_t)floor(x);
-#else /* without a rounding instruction */
-    int32_t whole = (int32_t)x;
-    return whole - ((double)whole > x);
-#endif
-}
+/* WIDE doubles at once, where the instruction set's file does not define them: wide_floor writes integers from least to most. */
+#ifndef WIDE
+#define WIDE 1
+typedef double wide;
+#define wide_load(from) (*(from))
+#define wide_all(x) (x)
+#define wide_ints(from) ((double)*(from))
+#define wide_bytes(from) ((double)*(from))
+#define wide_add_product(sum, x, y) ((sum) + (x) * (y))
 
-static inline double clamp_double(double x, double low, double high) { return x < low ? low : x > high ? high : x; }
+static inline void wide_floor(int32_t *to, double x, double least, double most) {
+    double near = x < least ? least : x > most ? most : x;
+    int32_t whole = (int32_t)near;
+    *to = whole - ((double)whole > near);
+}
+#endif
 
 /* Where the channels of a block are: from channel `from` of a pixel of image n on. */
 typedef struct {
@@ -42,28 +47,25 @@ typedef struct {
     int from;
 } site_t;
 
-/* Adds the products of another value. */
-static inline void add_more(const ob_more *more, const site_t *at, int count, const double *restrict scale, double *restrict sums) {
-    const uint32_t *image = at->arena + more->place + at->n * more->size;
-    int64_t begin = at->pixel * more->pixel + at->from;
-    if (more->factor) {
-        const uint8_t *bytes = (const uint8_t *)image + begin;
-        int32_t factor = (int32_t)more->factor, zero = (int32_t)more->zero;
-        for (int k = 0; k < count; k++) sums[k] += (double)(bytes[k] * factor - zero) * scale[k];
-    } else {
-        const int32_t *values = (const int32_t *)image + begin;
-        for (int k = 0; k < count; k++) sums[k] += (double)values[k] * scale[k];
-    }
-}
-
 /* `requantized` of plain/numbers.h in double: multipliers and offset are multiples of 2^-shift, and so are all sums, which are
- * below 2^52 of them, so that nothing is rounded. */
+ * at most 2^53 of them, so that nothing is rounded. Up to a multiple of WIDE channels are computed, as in CHANNELS. */
 static inline void requantize(const ob_epilogue_op *op, const site_t *at, block_t *restrict x, int first, int count) {
-    const double *restrict scale = (const double *)op->p + first, *restrict offset = (const double *)op->q + first;
-    double sums[BLOCK], least = op->least, most = op->most;
-    CHANNELS(sums[k] = (double)x->i[k] * scale[k] + offset[k])
-    for (int64_t n = 0; n < op->more_count; n++) add_more(&op->more[n], at, count, scale + (n + 1) * op->stride, sums);
-    CHANNELS(x->i[k] = floor_int(clamp_double(sums[k], least, most)))
+    const double *scale = (const double *)op->p + first, *offset = (const double *)op->q + first;
+    const wide least = wide_all(op->least), most = wide_all(op->most);
+    for (int k = 0; k < count; k += WIDE) {
+        wide sum = wide_add_product(wide_load(offset + k), wide_ints(x->i + k), wide_load(scale + k));
+        for (int64_t n = 0; n < op->more_count; n++) {
+            const ob_more *more = &op->more[n];
+            const uint32_t *image = at->arena + more->place + at->n * more->size;
+            int64_t place = at->pixel * more->pixel + at->from + k;
+            wide factor = wide_load(scale + k + (n + 1) * op->stride);
+            if (more->bytes)
+                sum = wide_add_product(sum, wide_bytes((const uint8_t *)image + place), factor);
+            else
+                sum = wide_add_product(sum, wide_ints((const int32_t *)image + place), factor);
+        }
+        wide_floor(x->i + k, sum, least, most);
+    }
 }
 
 static inline int run_epilogue_op(const ob_epilogue_op *op, const site_t *at, block_t *restrict x, int first, int count,

@@ -26,14 +26,14 @@ enum {
     OB_EPILOGUE_CLAMP,        /* x < p[0] ? p[0] : x > q[0] ? q[0] : x, of float32 */
     OB_EPILOGUE_THRESHOLD,    /* int32 -> 1 where (x ^ q) >= p, else 0; the last operation of its epilogue */
     OB_EPILOGUE_SIGN,         /* float32 -> 1 where x - p >= 0, else 0; also last */
-    OB_EPILOGUE_REQUANTIZE,   /* int32 -> floor(x * p[0] + more[0] * p[1] + ... + q), least to most; double, and exact */
+    OB_EPILOGUE_REQUANTIZE,   /* int32 -> floor(x * p[0] + more[0] * p[1] + ... + q), least to most; in double, p and q too */
     OB_EPILOGUE_QUANTIZE      /* float32 -> int32, ties to even, least to most */
 };
 
 /* Another value that an epilogue reads, of the same shape as the one it makes. */
 typedef struct {
-    int64_t place, size, pixel; /* as in ob_call: in bytes, pixel is their number */
-    int64_t factor, zero;       /* of bytes; factor is 0 for int32 */
+    int64_t place, size, pixel; /* as in ob_call */
+    int64_t bytes;              /* 0: int32 */
 } ob_more;
 
 typedef struct {
