@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,20 +16,38 @@ PROCESSORS = {"x86_64": "x86", "AMD64": "x86", "aarch64": "arm64", "arm64": "arm
 """The names of machines in instruction_sets.txt."""
 
 
-def compiled(command: list[str], machine: str, folder: Path) -> list[str]:
-    """Object files of the library: the portable kernels and those of each instruction set of a machine."""
+def compiled(
+    command: list[str], machine: str, folder: Path, *, names: Sequence[str] | None = None, support: Path | None = None
+) -> list[str]:
+    """Object files of the library.
+
+    Args:
+        names: of the C files without `.c`; for None the portable kernels and those of each instruction set of a machine
+            that the compiler supports.
+        support: what says whether AMX can be used, in place of `amx_support.c`.
+    """
     processor = PROCESSORS.get(machine, "other")
-    options: dict[str, list[str]] = {"dispatch": [f"-DOB_{processor.upper()}"], "portable": []}
+    options: dict[str, list[str]] = {"dispatch": [f"-DOB_{processor.upper()}"], "portable": [], "amx_support": []}
     for line in (SOURCES / "instruction_sets.txt").read_text(encoding="utf-8").splitlines():
         kind, *rest = line.split()
-        if kind == processor:
+        if kind == processor and compiles(command, rest[1:], folder):
             options[rest[0]] = rest[1:]
+            options["dispatch"].append(f"-DOB_{rest[0].upper()}")
 
     def compile_one(name: str) -> str:
         made = str(folder / f"{name}.o")
-        source = str(SOURCES / f"{name}.c")
-        subprocess.run([*command, *FLAGS, *options[name], "-c", source, "-o", made], check=True)
+        source = str(support if support and name == "amx_support" else SOURCES / f"{name}.c")
+        include = f"-I{SOURCES}"
+        subprocess.run([*command, *FLAGS, *options[name], include, "-c", source, "-o", made], check=True)
         return made
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(compile_one, options))
+        return list(pool.map(compile_one, names or options))
+
+
+def compiles(command: list[str], options: list[str], folder: Path) -> bool:
+    """Whether the compiler has these options."""
+    empty = folder / "empty.c"
+    empty.write_text("int none;")
+    done = subprocess.run([*command, *options, "-c", str(empty), "-o", str(folder / "empty.o")], capture_output=True)
+    return done.returncode == 0

@@ -107,7 +107,7 @@ def lay_out(
 ) -> NativePlan:
     """Give every buffer a place and return the plan; `answers` are the outputs of the net."""
     largest = max(buffer.units for buffer in calls.buffers)
-    batch = max(1, min(_MOST_BATCH, _BATCH_UNITS // largest))
+    batch = most_batch(largest)
     end = place(calls.buffers, batch)
     scratch = max((call.scratch for call in calls.list), default=0)
     scratch += -scratch % _ALIGNED
@@ -127,6 +127,11 @@ def lay_out(
     work = sum(_work(call, isa) for call in calls.list)
     known = infer(net)
     return NativePlan(plan, isa, tuple(known[name].shape for name in net.outputs), (structs, *kept), work)
+
+
+def most_batch(units: int) -> int:
+    """Images of a batch whose largest value has so many units per image."""
+    return max(1, min(_MOST_BATCH, _BATCH_UNITS // units))
 
 
 def _work(call: KernelCall, isa: library.InstructionSet) -> int:

@@ -48,7 +48,7 @@ class CallStruct(ctypes.Structure):
         *_fields(_Int, "run_count constant"),
         ("weights", _Pointer),
         ("panel", _Long),
-        *_fields(_Int, "outputs tap_channels tap_words tap_lookups real center together"),
+        *_fields(_Int, "outputs tap_channels tap_words tap_lookups real center planes together"),
         *_fields(_Pointer, "tap_sums weight_units epilogue"),
         *_fields(_Int, "epilogue_count bits"),
         ("divisor", _Pointer),
@@ -102,7 +102,7 @@ class _IsaStruct(ctypes.Structure):
 
     _fields_ = (
         ("name", ctypes.c_char_p),
-        *_fields(_Int, "lanes lut_inputs lut_groups tile_rows tile_outputs dense_words dot_fours dot_shift"),
+        *_fields(_Int, "lanes lut_inputs lut_groups tile_rows tile_outputs dense_words dot_fours dot_shift byte_tiles"),
         ("run", _RUN),
         ("run_layer", _RUN_LAYER),
     )
@@ -112,7 +112,8 @@ class InstructionSet(NamedTuple):
     """The kernels for one instruction set.
 
     lanes: outputs per panel of weights. lut_inputs, lut_groups: inputs per lookup, lookups per word.
-    tile_rows, tile_outputs, dense_words: see csrc/matmul.h. dot_fours, dot_shift: see csrc/dot.h.
+    tile_rows, tile_outputs, dense_words: see csrc/matmul.h. dot_fours, dot_shift: see csrc/dot.h. byte_tiles:
+        see csrc/onebit.h.
     run: (plan, images, count, arena, answers, part, parts, barrier) -> 1 if the net took the sign of a NaN, else 0; it
         releases Python's global lock. run_layer: see csrc/onebit.h.
     """
@@ -126,6 +127,7 @@ class InstructionSet(NamedTuple):
     dense_words: int
     dot_fours: int
     dot_shift: int
+    byte_tiles: int
     run: Callable[..., int]
     run_layer: Callable[..., int]
 
@@ -140,7 +142,6 @@ def _load() -> ctypes.CDLL | None:
     try:
         library = ctypes.CDLL(path)
         sizes = [library.ob_size(which) for which in range(5)]
-        library.ob_instruction_set.restype = ctypes.POINTER(_IsaStruct)
         library.ob_chain.argtypes, library.ob_chain.restype = [ctypes.c_uint64] * 2, ctypes.c_uint64
     except (OSError, AttributeError) as error:
         raise UsageError(f"{path} does not load: {error}; reinstall onebit or set ONEBIT_NATIVE=0") from None
@@ -166,8 +167,12 @@ def instruction_sets() -> Mapping[str, InstructionSet]:
         UsageError: the library belongs to another version of onebit or does not load.
     """
     library = _load()
-    if library is None:
-        return {}
+    return {} if library is None else sets_of(library)
+
+
+def sets_of(library: ctypes.CDLL) -> Mapping[str, InstructionSet]:
+    """The instruction sets of a compiled library that this processor has."""
+    library.ob_instruction_set.restype = ctypes.POINTER(_IsaStruct)
     known: dict[str, InstructionSet] = {}
     while isa := library.ob_instruction_set(len(known)):
         name, *others = (getattr(isa.contents, field) for field in InstructionSet._fields)

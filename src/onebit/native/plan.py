@@ -8,13 +8,20 @@ from typing import Any
 import numpy as np
 
 from onebit.native import library
-from onebit.native.arena import NativePlan, lay_out
+from onebit.native.arena import NativePlan, lay_out, most_batch
 from onebit.native.kernel_calls import BITS, BYTES, INTEGER, REAL, Slot
 from onebit.native.layout import NotPlanned
 from onebit.native.panels import sign_panels
 from onebit.native.pointwise import Pointwise
 from onebit.native.taps import POINT, Axis, axes_of, whole
-from onebit.native.weight_kernels import WeightKernel, depthwise_kernel, dot_kernel, lookup_kernel, real_kernel
+from onebit.native.weight_kernels import (
+    WeightKernel,
+    depthwise_kernel,
+    dot_kernel,
+    lookup_kernel,
+    planes_scratch,
+    real_kernel,
+)
 from onebit.packed import Node, OneBitWeights, PackedNet, nodes
 from onebit.packed.bits import unpack_signs
 from onebit.packed.grid import GRID_BITS, on_grid
@@ -115,6 +122,10 @@ class _Planner(Pointwise):
         answer = self.calls.emit(kernel.name, (slot,), made, kind, **{**fields, **kernel.fields})
         assert answer.call is not None
         answer.call.scratch = kernel.scratch_for(taps)
+        if kernel.name == "lut" and not kernel.more and self.isa.byte_tiles:
+            most = most_batch(slot.buffer.units)
+            answer.call.fields["planes"] = self.isa.byte_tiles
+            answer.call.scratch = max(answer.call.scratch, planes_scratch(channels, most, self.isa))
         if one_bit and (node.scale is not None or node.centre is not None):
             if kind == INTEGER:
                 self.calls.then(answer, "real")

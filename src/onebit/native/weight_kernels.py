@@ -21,6 +21,7 @@ _SEGMENT_UNITS = 6
 _BLOCK_BYTES = 2**17  # of weights that are bytes at the same time: they stay in the second-level cache
 _BLOCK = 256  # of csrc/epilogue.h
 _SLACK = 17  # units after the last row, which kernels of bytes may read
+_STEP, _MOST_ROWS, _PLANES = 64, 32, 4  # inputs and rows of tiles of bytes, and bytes of an int32: as in csrc/amx.h
 _MOST_SCRATCH = 2**28  # units of 4 bytes
 _MOST_GRID_TAPS = 127  # whose sum of values on a grid fits an int32
 _MOST_WIDENED = 2  # widest padded row of tables, relative to the row
@@ -105,7 +106,18 @@ def dot_kernel(
     more["block"] = max(1, min(tiles, _BLOCK_BYTES // tile))
     base = max(_BLOCK, more["block"] * isa.tile_outputs)
     units = base + (more["block"] * tile + kept) // 4 + _SLACK
+    if isa.byte_tiles:  # rows without gaps
+        steps = -(-taps * fours * FOUR // _STEP)
+        units += (_MOST_ROWS * (steps | 1) + 1) * _STEP // 4
     return WeightKernel("dot", weights, fours, units, more)
+
+
+def planes_scratch(inputs: int, batch: int, isa: InstructionSet) -> int:
+    """Units of scratch memory of a dense layer of int32 inputs, byte by byte, for batches of up to `batch` images."""
+    if batch < isa.byte_tiles:
+        return 0
+    steps = -(-inputs // _STEP)
+    return (isa.tile_outputs * steps + _PLANES * batch * (steps | 1)) * _STEP // 4
 
 
 def real_kernel(node: Any, rows: np.ndarray) -> WeightKernel:

@@ -122,4 +122,4 @@ static void lut_tables(const int32_t *x, int channels, int32_t *tables) {
 #include "layer.h"
 
 const ob_isa ob_avx2 = {"avx2", LANES, LUT_INPUTS, LUT_GROUPS, TILE_ROWS, TILE_OUTPUTS, DENSE_WORDS, DOT_FOURS, DOT_SHIFT,
-                        run_plan, run_layer};
+                        BYTE_TILES, run_plan, run_layer};

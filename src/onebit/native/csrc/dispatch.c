@@ -1,5 +1,6 @@
 /* The instruction sets that were compiled in, and which of them this processor supports. */
 #include "onebit.h"
+#include "amx_support.h"
 
 extern const ob_isa ob_portable;
 #if defined(OB_X86)
@@ -7,6 +8,9 @@ extern const ob_isa ob_avx2;
 extern const ob_isa ob_avx512bw;
 extern const ob_isa ob_avx512vnni;
 extern const ob_isa ob_avx512;
+#if defined(OB_AMX)
+extern const ob_isa ob_amx;
+#endif
 #elif defined(OB_ARM64)
 extern const ob_isa ob_neon;
 #endif
@@ -29,6 +33,9 @@ static int has_avx512bw(void) {
 }
 static int has_avx512vnni(void) { return has_avx512bw() && __builtin_cpu_supports("avx512vnni"); }
 static int has_avx512(void) { return has_avx512vnni() && __builtin_cpu_supports("avx512vpopcntdq"); }
+#if defined(OB_AMX)
+static int has_amx(void) { return has_avx512() && ob_has_amx(); }
+#endif
 #endif
 
 /* The best comes last: each is faster than the ones before it. */
@@ -42,6 +49,9 @@ static const struct {
     {&ob_avx512bw, has_avx512bw},
     {&ob_avx512vnni, has_avx512vnni},
     {&ob_avx512, has_avx512},
+#if defined(OB_AMX)
+    {&ob_amx, has_amx},
+#endif
 #elif defined(OB_ARM64)
     {&ob_neon, always}, /* every AArch64 processor has NEON */
 #endif

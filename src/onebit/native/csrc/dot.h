@@ -5,6 +5,7 @@
  * DOT_FOURS     a tap is a multiple of so many fours of bytes; what follows the inputs of a tap has weights of 0
  * DOT_SHIFT     dot_tile multiplies byte - DOT_SHIFT
  * expand_fours, dot_tile   see below
+ * DOT_MANY      with BYTE_TILES, the least pixels of which tiles_place is the faster dot_place
  *
  * A row is the receptive field of an output pixel: segments of fours of bytes, each at an offset from the start of the row.
  */
@@ -29,10 +30,17 @@ typedef struct {
     int64_t panel;  /* bytes per panel */
     int tap_fours, is_whole;
     span_t tiles; /* of the block */
+    int shaped;   /* rows for which the tiles of bytes have their shapes */
 } dot_t;
 
+#if BYTE_TILES
+/* dot_place in tiles of bytes. */
+static int tiles_place(dot_t *dot, const place_t *at, int group, spot_t spot, int64_t left, const uint8_t *from, int64_t image);
+static void release_tiles(void);
+#endif
+
 static dot_t dot_room(const ob_call *call, uint32_t *scratch) {
-    dot_t dot = {call, (segment_t *)scratch, NULL, NULL, NULL, 0, 0, 0, {0, 0}};
+    dot_t dot = {call, (segment_t *)scratch, NULL, NULL, NULL, 0, 0, 0, {0, 0}, 0};
     int64_t taps = (int64_t)call->taps_down * call->taps_across, base = (int64_t)call->block * TILE_OUTPUTS;
     dot.tap_fours = (call->tap_words + DOT_FOURS - 1) / DOT_FOURS * DOT_FOURS;
     dot.panel = taps * dot.tap_fours * LANES * 4;
@@ -152,6 +160,9 @@ static int finish_rows(const dot_t *dot, const place_t *at, spot_t spot, int man
 /* All outputs of a block for `left` pixels of a place from `spot` on. from: where the row of pixel 0 of image 0 begins; image:
  * bytes to that of the next image. */
 static int dot_place(dot_t *dot, const place_t *at, int group, spot_t spot, int64_t left, const uint8_t *from, int64_t image) {
+#if BYTE_TILES
+    if (left >= DOT_MANY) return tiles_place(dot, at, group, spot, left, from, image);
+#endif
     const ob_call *call = dot->call;
     int padded = (call->outputs + LANES - 1) / LANES, found = dot_segments(dot, at->i, at->run), saw_nan = 0;
     int64_t step = (int64_t)at->run[3] * call->in_pixel;
@@ -228,5 +239,8 @@ static int dot(const ob_call *call, const share_t *share, int64_t count, uint32_
             memset(dot.base, 0, (size_t)(dot.bytes - (int8_t *)dot.base));
             saw_nan |= (call->table_rows ? dot_padded : dot_images)(&dot, rows, group, count, arena);
         }
+#if BYTE_TILES
+    if (dot.shaped) release_tiles();
+#endif
     return saw_nan;
 }

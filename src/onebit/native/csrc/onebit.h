@@ -106,6 +106,7 @@ typedef struct {
     int32_t tap_lookups;  /* lookups per tap; a tap may cover several neighboring pixels */
     int32_t real;         /* the input is on a grid (for OB_KERNEL_AVERAGE: is float32) */
     int32_t center;       /* the epilogue needs sum(x) */
+    int32_t planes;       /* OB_KERNEL_LUT, dense: batches of so many images are multiplied byte by byte; 0: none */
     int32_t together;     /* finish so many pixels of few channels as one block: parameters are repeated for them */
     const int64_t *tap_sums;   /* [taps][outputs of all groups]: sums of the weights of a tap; NULL if they are not needed */
     const float *weight_units; /* grid units of real weights */
@@ -175,6 +176,8 @@ typedef struct {
     int32_t tile_rows, tile_outputs; /* largest tile */
     int32_t dense_words; /* words per block of a dense layer's rows */
     int32_t dot_fours, dot_shift; /* see dot.h; dot_fours is 0 without OB_KERNEL_DOT, whose layers use lookups */
+    int32_t byte_tiles; /* 0, or with registers that hold tiles of bytes, the smallest batch for which a dense layer of int32 is
+                           faster byte by byte than with lookups */
     /* Runs part number `part` of `parts`, one thread each, on the same images and arena. Each thread after the first
      * adds scratch_units to the arena. `barrier` is NULL for a single thread. `answers` is filled with the first output
      * of all images, then the second, … */

@@ -1,0 +1,8 @@
+/* AVX-512 and products of bytes in tiles: Sapphire Rapids and later. */
+#define BYTE_TILES 16
+#define DOT_MANY 8
+#include "avx512.h"
+#include "amx.h"
+
+const ob_isa ob_amx = {"amx", LANES, LUT_INPUTS, LUT_GROUPS, TILE_ROWS, TILE_OUTPUTS, DENSE_WORDS, DOT_FOURS, DOT_SHIFT,
+                       BYTE_TILES, run_plan, run_layer};

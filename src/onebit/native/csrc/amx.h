@@ -1,0 +1,237 @@
+/* Products of bytes in the tile registers of AMX: 16 rows of inputs times 16 outputs, 64 inputs an instruction.
+ *
+ * Four tiles of sums, of 32 rows and 32 outputs, are computed at once from two tiles of inputs and two of weights. A tile of
+ * inputs has a row of 64 bytes for each row; a tile of weights has the weights of 4 inputs in a row, output by output. The
+ * instruction names a tile by a literal.
+ */
+#define STEP 64          /* inputs of a tile */
+#define TILE_BYTES 1024
+#define MOST_ROWS 32     /* of inputs at once */
+#define MOST_PLANES 4
+
+/* Tiles 0 to 3: sums of the first and second rows, each of the first and second outputs; 4, 5: inputs; 6, 7: weights. */
+typedef struct {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t row_bytes[16]; /* per tile */
+    uint8_t rows[16];
+} tile_shapes_t;
+
+/* The compiler does not know that tiles are read from memory. */
+#define WRITTEN() __asm__ volatile("" ::: "memory")
+
+/* Shapes for `rows` rows of inputs, up to MOST_ROWS. */
+static void shape_tiles(int rows) {
+    tile_shapes_t shapes = {.palette = 1};
+    int first = rows < 16 ? rows : 16, second = rows > 16 ? rows - 16 : 1; /* no tile is empty */
+    const int of_tile[8] = {first, first, second, second, first, second, 16, 16};
+    for (int t = 0; t < 8; t++) shapes.row_bytes[t] = 64, shapes.rows[t] = (uint8_t)of_tile[t];
+    WRITTEN();
+    _tile_loadconfig(&shapes);
+}
+
+#define PRODUCT(sum, x, w)            \
+    do {                              \
+        if (is_signed)                \
+            _tile_dpbssd(sum, x, w);  \
+        else                          \
+            _tile_dpbusd(sum, x, w);  \
+    } while (0)
+
+/* sums[row][output], of one panel of 16 outputs or two. Rows of unsigned or signed bytes are `step` bytes apart, in each segment
+ * whole tiles. b: weights, four by four of each panel; those of the second begin at b + panel. */
+ALWAYS void tile_sums(const int is_signed, const int more_rows, const int more_outputs, const uint8_t *rows, int64_t step,
+                      const segment_t *segments, int count, const uint8_t *b, int64_t panel, int32_t *sums, int64_t stride) {
+    WRITTEN();
+    _tile_zero(0);
+    if (more_outputs) _tile_zero(1);
+    if (more_rows) _tile_zero(2);
+    if (more_rows && more_outputs) _tile_zero(3);
+    for (int k = 0; k < count; k++) {
+        const uint8_t *x = rows + segments[k].a, *w = b + segments[k].b * LANES * 4;
+        for (int left = segments[k].words; left > 0; left -= STEP / 4, x += STEP, w += TILE_BYTES) {
+            _tile_loadd(4, x, step);
+            _tile_loadd(6, w, 64);
+            if (more_outputs) _tile_loadd(7, w + panel, 64);
+            PRODUCT(0, 4, 6);
+            if (more_outputs) PRODUCT(1, 4, 7);
+            if (more_rows) _tile_loadd(5, x + 16 * step, step);
+            if (more_rows) PRODUCT(2, 5, 6);
+            if (more_rows && more_outputs) PRODUCT(3, 5, 7);
+        }
+    }
+    _tile_stored(0, sums, 4 * stride);
+    if (more_outputs) _tile_stored(1, sums + 16, 4 * stride);
+    if (more_rows) _tile_stored(2, sums + 16 * stride, 4 * stride);
+    if (more_rows && more_outputs) _tile_stored(3, sums + 16 * stride + 16, 4 * stride);
+}
+#undef PRODUCT
+
+/* The tiles have shapes for these rows. */
+static void multiply_tiles(int is_signed, int many, int panels, const uint8_t *rows, int64_t step, const segment_t *segments,
+                           int count, const uint8_t *b, int64_t panel, int32_t *sums, int64_t stride) {
+    switch (4 * is_signed + 2 * (many > 16) + (panels > 1)) {
+#define CASE(S, R, P)                                                                   \
+    case 4 * S + 2 * R + P:                                                             \
+        tile_sums(S, R, P, rows, step, segments, count, b, panel, sums, stride);        \
+        break;
+        CASE(0, 0, 0) CASE(0, 0, 1) CASE(0, 1, 0) CASE(0, 1, 1)
+        CASE(1, 0, 0) CASE(1, 0, 1) CASE(1, 1, 0) CASE(1, 1, 1)
+#undef CASE
+    }
+}
+
+static void release_tiles(void) { _tile_release(); } /* the system no longer saves those of this thread */
+
+/* Copies a row with its segments at the places of their weights, and zeros between them and up to `padded` bytes. */
+static void pack_row(const uint8_t *from, const segment_t *segments, int count, uint8_t *to, int64_t padded) {
+    int64_t done = 0;
+    for (int k = 0; k < count; k++) {
+        int64_t begin = 4 * segments[k].b, size = 4 * (int64_t)segments[k].words;
+        if (begin > done) memset(to + done, 0, (size_t)(begin - done));
+        for (int64_t n = 0; n < size; n += 64) {
+            __mmask64 some = size - n < 64 ? ((__mmask64)1 << (size - n)) - 1 : ~(__mmask64)0;
+            _mm512_mask_storeu_epi8(to + begin + n, some, _mm512_maskz_loadu_epi8(some, from + segments[k].a + n));
+        }
+        done = begin + size;
+    }
+    memset(to + done, 0, (size_t)(padded - done));
+}
+
+/* See dot.h. Rows whose segments are whole tiles are read where they are, if they are equally far apart. Others are packed, an
+ * odd number of cache lines apart, so that 16 of them are not all in one set; weights after the last are multiplied by 0. */
+static int tiles_place(dot_t *dot, const place_t *at, int group, spot_t spot, int64_t left, const uint8_t *from, int64_t image) {
+    const ob_call *call = dot->call;
+    int padded = (call->outputs + LANES - 1) / LANES, found = dot_segments(dot, at->i, at->run), straight = 1, saw_nan = 0;
+    int64_t apart = (int64_t)at->run[3] * call->in_pixel, fours = dot->panel / (LANES * 4);
+    int64_t steps = (4 * fours + STEP - 1) / STEP, stride = (steps | 1) * STEP;
+    uint8_t *packed = dot->rows + (int64_t)call->table_rows * call->table_width * call->in_pixel;
+    const segment_t all = {0, 0, (int32_t)steps * (STEP / 4), 0};
+    int32_t sums[MOST_ROWS * TILE_OUTPUTS];
+    packed += -(uintptr_t)packed % STEP;
+    for (int k = 0; k < found; k++) straight &= dot->segments[k].words % (STEP / 4) == 0;
+    dot_base(dot, group, at->i, at->run);
+    for (spot_t ahead; left > 0; spot = ahead) {
+        int many = left < MOST_ROWS ? (int)left : MOST_ROWS, even = straight;
+        const uint8_t *a[MOST_ROWS];
+        ahead = spot;
+        for (int m = 0; m < many; m++, ahead = next_spot(at, ahead)) {
+            a[m] = from + ahead.n * image + ahead.t * apart + (int64_t)group * call->tap_channels;
+            if (m > 1) even &= a[m] - a[m - 1] == a[1] - a[0];
+        }
+        if (!even)
+            for (int m = 0; m < many; m++) pack_row(a[m], dot->segments, found, packed + m * stride, steps * STEP);
+        if (dot->shaped != many) shape_tiles(dot->shaped = many);
+        for (int tile = dot->tiles.begin; tile < dot->tiles.end; tile++) {
+            int p = tile * TILE_PANELS, panels = padded - p < TILE_PANELS ? padded - p : TILE_PANELS;
+            const uint8_t *b = (const uint8_t *)dot->bytes + (tile - dot->tiles.begin) * TILE_PANELS * dot->panel;
+            for (int q = 0; q < panels; q += 2, b += 2 * dot->panel) {
+                int32_t *to = sums + q * LANES;
+                if (even)
+                    multiply_tiles(0, many, panels - q, a[0], many > 1 ? a[1] - a[0] : 0, dot->segments, found, b, dot->panel, to,
+                                   panels * LANES);
+                else
+                    multiply_tiles(0, many, panels - q, packed, stride, &all, 1, b, dot->panel, to, panels * LANES);
+            }
+            saw_nan |= finish_rows(dot, at, spot, many, group, tile, sums, panels * LANES);
+        }
+        left -= many;
+    }
+    return saw_nan;
+}
+
+/* Words of a panel as tiles of weights: a byte of 1 or -1 for each bit. What the last tile lacks is multiplied by 0. */
+static void expand_panel(const uint32_t *w, int64_t words, uint8_t *tiles) {
+    uint32_t bytes[16]; /* of 4 weights */
+    for (int bits = 0; bits < 16; bits++) {
+        bytes[bits] = 0;
+        for (int k = 0; k < 4; k++) bytes[bits] |= (bits >> k & 1 ? 1u : 255u) << 8 * k;
+    }
+    const __m512i table = _mm512_loadu_si512(bytes);
+    for (int64_t word = 0; word < words; word++, w += LANES) {
+        __m512i index = _mm512_loadu_si512(w);
+#pragma GCC unroll 8
+        for (int k = 0; k < 8; k++, tiles += 64)
+            _mm512_storeu_si512(tiles, _mm512_permutexvar_epi32(_mm512_srli_epi32(index, 4 * k), table));
+    }
+}
+
+/* Bytes that hold the integers of all images, the highest with a sign. */
+static int planes_for(const ob_call *call, int64_t count, const uint32_t *arena) {
+    uint32_t used = 0; /* bits of the magnitudes */
+    int planes = 1;
+    if (call->real)
+        for (int64_t n = 1; n <= count; n++) used |= arena[call->in + n * call->in_size - 1];
+    else
+        for (int64_t k = 0; k < count * call->in_size; k++) {
+            uint32_t x = arena[call->in + k];
+            used |= x ^ (uint32_t)((int32_t)x >> 31);
+        }
+    while (planes < MOST_PLANES && used >> (8 * planes - 1)) planes++;
+    return planes;
+}
+
+/* Byte 0 of each integer, then byte 1, …, `plane` bytes apart; zeros after the last one. */
+static void split_row(const int32_t *x, int count, int planes, uint8_t *to, int64_t plane, int64_t padded) {
+    for (int64_t k = 0; k < padded; k += 16) {
+        __mmask16 inside = count - k >= 16 ? 0xffff : k < count ? (__mmask16)((1u << (count - k)) - 1) : 0;
+        __m512i value = _mm512_maskz_loadu_epi32(inside, x + k);
+        for (int j = 0; j < planes; j++, value = _mm512_srai_epi32(value, 8))
+            _mm_storeu_si128((__m128i *)(to + j * plane + k), _mm512_cvtepi32_epi8(value));
+    }
+}
+
+/* Adds 2^(8 · plane) times the sums of a plane. */
+static void add_plane(const int32_t *sums, int plane, int64_t *wide) {
+    __m512i low = _mm512_cvtepi32_epi64(_mm256_loadu_si256((const __m256i *)sums));
+    __m512i high = _mm512_cvtepi32_epi64(_mm256_loadu_si256((const __m256i *)(sums + 8)));
+    const __m128i bits = _mm_cvtsi32_si128(8 * plane);
+    _mm512_storeu_si512(wide, _mm512_add_epi64(_mm512_loadu_si512(wide), _mm512_sll_epi64(low, bits)));
+    _mm512_storeu_si512(wide + 8, _mm512_add_epi64(_mm512_loadu_si512(wide + 8), _mm512_sll_epi64(high, bits)));
+}
+
+/* A dense layer of int32 inputs, exact for each of them: their bytes times the weights, plane by plane. Weights become bytes
+ * once for all rows. Rows of bytes are an odd number of cache lines apart, so that 16 of them are not all in one set. */
+static int matmul_planes(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
+    static const int32_t one[4] = {0, 1, 1, 0};
+    const segment_t all = {0, 0, (call->tap_channels + STEP - 1) / STEP * (STEP / 4), 0};
+    int64_t steps = (call->tap_channels + STEP - 1) / STEP, stride = (steps | 1) * STEP, plane = count * stride;
+    int padded = (call->outputs + LANES - 1) / LANES, planes = planes_for(call, count, arena), shaped = 0, saw_nan = 0;
+    uint8_t *weights = (uint8_t *)(arena + call->scratch + share->scratch), *bytes = weights + TILE_PANELS * steps * TILE_BYTES;
+    work_t work = work_of(call, share, TILE_OUTPUTS);
+    if (work.outputs.begin == work.outputs.end) return 0;
+    place_t at = {call, arena, 0, one, 0};
+    for (int group = 0; group < call->groups; group++) {
+        for (int64_t n = 0; n < count; n++) {
+            const int32_t *x = (const int32_t *)arena + call->in + n * call->in_size + (int64_t)group * call->tap_channels;
+            split_row(x, call->tap_channels, planes, bytes + n * stride, plane, steps * STEP);
+        }
+        for (int tile = work.outputs.begin; tile < work.outputs.end; tile++) {
+            int p = tile * TILE_PANELS, panels = padded - p < TILE_PANELS ? padded - p : TILE_PANELS, first = p * LANES;
+            int part = call->outputs - first < panels * LANES ? call->outputs - first : panels * LANES;
+            const uint32_t *b = (const uint32_t *)call->weights + ((int64_t)group * padded + p) * call->panel;
+            for (int q = 0; q < panels; q++)
+                expand_panel(b + q * call->panel, call->tap_words, weights + q * steps * TILE_BYTES);
+            for (int64_t row = 0; row < count; row += MOST_ROWS) {
+                int many = count - row < MOST_ROWS ? (int)(count - row) : MOST_ROWS;
+                int64_t wide[MOST_ROWS * TILE_OUTPUTS] = {0};
+                if (many != shaped) shape_tiles(shaped = many);
+                for (int q = 0; q < panels; q += 2)
+                    for (int j = 0; j < planes; j++) {
+                        int32_t sums[MOST_ROWS * 2 * LANES];
+                        int pair = panels - q < 2 ? 1 : 2;
+                        multiply_tiles(j == planes - 1, many, pair, bytes + j * plane + row * stride, stride, &all, 1,
+                                       weights + q * steps * TILE_BYTES, steps * TILE_BYTES, sums, 2 * LANES);
+                        for (int m = 0; m < many; m++)
+                            for (int k = 0; k < pair; k++)
+                                add_plane(sums + (2 * m + k) * LANES, j, wide + m * TILE_OUTPUTS + (q + k) * LANES);
+                    }
+                for (int m = 0; m < many; m++) {
+                    spot_t spot = {row + m, 0};
+                    saw_nan |= finish_sums(&at, spot, group, first, part, NULL, wide + m * TILE_OUTPUTS);
+                }
+            }
+        }
+    }
+    release_tiles();
+    return saw_nan;
+}

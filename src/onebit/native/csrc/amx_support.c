@@ -1,0 +1,24 @@
+/* Whether this process may use AMX: the processor has it, and the system saves its tiles. */
+#include "amx_support.h"
+
+#if defined(__linux__) && defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 }; /* ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA of Linux */
+
+int ob_has_amx(void) {
+    enum { AMX_TILE = 1 << 24, AMX_INT8 = 1 << 25, OSXSAVE = 1 << 27, TILE_STATES = 1 << 17 | 1 << 18 };
+    unsigned a, b, c, d, low, high;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & AMX_TILE) || !(d & AMX_INT8)) return 0;
+    __cpuid(1, a, b, c, d);
+    if (!(c & OSXSAVE)) return 0;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    if ((low & TILE_STATES) != TILE_STATES) return 0;
+    /* asked for the whole process, in which it stays; an old system or a small stack for signals refuses */
+    return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+}
+#else
+int ob_has_amx(void) { return 0; } /* unknown how to ask */
+#endif

@@ -1,0 +1,235 @@
+"""The kernels of AMX: the same machine code as in the library, with each AMX instruction done by a signal handler.
+
+See amx_emulated.c. On a processor with AMX the instructions run as they are.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from agreeing import assert_agrees, reference
+from compiling import SOURCES, compiled, compiles
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernel_nets import images_of, kernel_nets
+from packed_nets import Builder
+
+from onebit.errors import UnknownNameError
+from onebit.native import InstructionSet, instruction_set, instruction_sets, library, make_plan
+from onebit.packed import Conv, ConvTranspose, Dense, PackedNet
+from onebit.packed.bits import pack_signs
+from onebit.runtime import run
+
+COMPILER = shutil.which(os.environ.get("CC", "cc"))
+EMULATOR = Path(__file__).with_name("amx_emulated.c")
+pytestmark = pytest.mark.skipif(
+    COMPILER is None or platform.system() != "Linux" or "avx512" not in instruction_sets(),
+    reason="AMX is tested on Linux, on a processor with AVX-512 and with a C compiler",
+)
+
+
+@pytest.fixture(scope="module")
+def emulated(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    assert COMPILER is not None
+    folder = tmp_path_factory.mktemp("amx")
+    command = [COMPILER, "-O3", "-fPIC", "-DALONE"]
+    if not compiles(command, ["-mamx-tile", "-mamx-int8"], folder):
+        pytest.skip("the C compiler does not support AMX")
+    objects = compiled(command, platform.machine(), folder, names=["amx", "amx_support"], support=EMULATOR)
+    subprocess.run([COMPILER, "-shared", *objects, "-o", str(folder / "kernels.so")], check=True)
+    return ctypes.CDLL(str(folder / "kernels.so"))
+
+
+@pytest.fixture(scope="module")
+def amx(emulated: ctypes.CDLL) -> Iterator[InstructionSet]:
+    isa = library.sets_of(emulated)["amx"]
+    yield isa
+    assert emulated.amx_released()
+
+
+def test_every_net_has_the_bits_of_the_reference(amx: InstructionSet, emulated: ctypes.CDLL) -> None:
+    """Byte by byte in every dense layer of integers, in batches of up to 3."""
+    amx, used = amx._replace(byte_tiles=1), 0
+    for net in kernel_nets():
+        images = images_of(net, 5)
+        expected, before = reference(net, images), emulated.amx_products()
+        if assert_agrees(net, images, expected, amx):
+            used += emulated.amx_products() > before
+            assert_agrees(net, images, expected, amx, parts=3)
+    assert used > 5
+
+
+def assert_same(net: PackedNet, count: int, amx: InstructionSet, emulated: ctypes.CDLL, *, tiles: bool) -> None:
+    """The bits of the reference. tiles: whether tiles multiply."""
+    images, before = images_of(net, count), emulated.amx_products()
+    images >>= np.arange(count, dtype=np.uint8).reshape(-1, *[1] * (images.ndim - 1)) % 7  # each has its own grid
+    found, _ = make_plan(net, amx).run(images)
+    np.testing.assert_array_equal(found, run(net, images, executor="reference"))
+    assert (emulated.amx_products() > before) == tiles
+    assert emulated.amx_released()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    form=st.sampled_from(["real", "sums", "most"]),
+    inputs=st.integers(1, 300),
+    outputs=st.integers(1, 150),
+    count=st.sampled_from([1, 2, 15, 16, 17, 31, 32, 33, 50]),
+    seed=st.integers(0, 99),
+    scaled=st.booleans(),
+)
+def test_dense_layers_byte_by_byte(
+    amx: InstructionSet,
+    emulated: ctypes.CDLL,
+    form: str,
+    inputs: int,
+    outputs: int,
+    count: int,
+    seed: int,
+    scaled: bool,
+) -> None:
+    """Integers of one to three bytes, and values on their grid, which have four."""
+    b = Builder((inputs,), seed=seed)
+    if form == "real":
+        b.affine(inputs)
+    elif form == "sums":
+        b.dense(inputs)
+    else:
+        b.add(Dense, signs=pack_signs(np.ones((inputs, inputs), np.int8)), in_features=inputs)
+    b.add(Dense, **b.signs(outputs, inputs, scale=scaled, centre=scaled))
+    assert_same(b.net(), count, amx._replace(byte_tiles=1), emulated, tiles=True)
+
+
+@pytest.mark.parametrize(
+    ("value", "planes"), [(127, 1), (128, 2), (2**15 - 1, 2), (2**15, 3), (2**23 - 1, 3), (2**23, 4)]
+)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_integers_have_as_many_bytes_as_they_need(
+    amx: InstructionSet, emulated: ctypes.CDLL, value: int, planes: int, sign: int
+) -> None:
+    """One product per byte, of one tile of inputs and one of outputs; the first layer has too few rows for tiles."""
+    value = -value - 1 if sign < 0 else value
+    inputs = 2**16
+    b = Builder((inputs,), coding="values")
+    b.add(Dense, signs=pack_signs(np.full((1, inputs), sign, np.int8)), in_features=inputs)
+    b.dense(1)
+    images = np.zeros((1, inputs), np.uint8)
+    images[0, : abs(value) // 255], images[0, -1] = 255, abs(value) % 255
+    before = emulated.amx_products()
+    found, _ = make_plan(b.net(), amx._replace(byte_tiles=1)).run(images)
+    assert abs(found.item()) == abs(value)
+    np.testing.assert_array_equal(found, run(b.net(), images, executor="reference"))
+    assert emulated.amx_products() - before == planes
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    coding=st.sampled_from(["integer", "values", "signed"]),
+    inputs=st.one_of(st.integers(1, 300), st.sampled_from([64, 128, 192])),
+    outputs=st.integers(1, 150),
+    count=st.sampled_from([1, 7, 8, 15, 16, 17, 31, 32, 33, 50]),
+    seed=st.integers(0, 99),
+)
+def test_dense_layers_of_bytes(
+    amx: InstructionSet, emulated: ctypes.CDLL, coding: str, inputs: int, outputs: int, count: int, seed: int
+) -> None:
+    b = Builder((inputs,), seed=seed, coding="integer" if coding == "integer" else "values")
+    if coding == "signed":
+        b.requantize(least=-128, most=127)
+    b.dense(outputs)
+    b.requantize(least=-7, most=8)
+    b.dense(3)
+    assert_same(b.net(), count, amx, emulated, tiles=count >= 8)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    channels=st.one_of(st.integers(1, 40), st.just(64)),
+    outputs=st.sampled_from([1, 16, 32, 48, 70, 130]),
+    size=st.tuples(st.integers(4, 7), st.integers(7, 40)),
+    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    stride=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    padding=st.tuples(*[st.integers(0, 2)] * 4),
+    value=st.integers(-1, 1),
+    groups=st.integers(1, 3),
+    transposed=st.booleans(),
+    count=st.sampled_from([1, 3, 17]),
+    seed=st.integers(0, 99),
+)
+def test_convolutions_of_bytes(
+    amx: InstructionSet,
+    emulated: ctypes.CDLL,
+    channels: int,
+    outputs: int,
+    groups: int,
+    transposed: bool,
+    count: int,
+    seed: int,
+    value: int,
+    size: tuple[int, int],
+    **window: Any,
+) -> None:
+    """Rows of pixels that are read where they are, and rows that are packed."""
+    b = Builder((groups * channels, *size), seed=seed, coding="values")
+    if seed % 2:
+        b.requantize(least=-128, most=127)
+    window |= {} if transposed else {"padding_value": value}
+    if transposed:  # which cuts what the padding covers
+        window["padding"] = (0, min(1, window["kernel"][0] - 1), 0, 0)
+    signs = b.signs(groups * outputs, channels * window["kernel"][0] * window["kernel"][1])
+    b.add(ConvTranspose if transposed else Conv, **signs, groups=groups, **window)
+    net = b.net()
+    images, before = images_of(net, count), emulated.amx_products()
+    plan = make_plan(net, amx)
+    expected = run(net, images, executor="reference")
+    for parts in (1, 3):
+        np.testing.assert_array_equal(plan.run(images, parts=parts)[0], expected)
+    columns = b.values[b.last].shape[2]
+    if "dot" in plan.kernels and columns >= 16 and count * columns < 2**9 and window["stride"] == (1, 1):
+        assert emulated.amx_products() > before
+
+
+@pytest.mark.skipif("amx" in instruction_sets(), reason="this processor has AMX")
+def test_without_amx_asking_for_it_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEBIT_ISA", "amx")
+    with pytest.raises(UnknownNameError, match="unknown instruction set of this machine 'amx'"):
+        instruction_set()
+
+
+def test_a_compiler_without_amx_leaves_its_kernels_out(tmp_path: Path) -> None:
+    cmake, project = shutil.which("cmake"), SOURCES.parents[3]
+    if cmake is None or not (project / "CMakeLists.txt").is_file():
+        pytest.skip("no cmake, or not a clone of the repository")
+    assert COMPILER is not None
+    old = tmp_path / "old-cc"
+    old.write_text(
+        f'#!/bin/sh\ncase " $* " in *" -mamx-"*) echo unknown option >&2; exit 1;; esac\nexec {COMPILER} "$@"\n'
+    )
+    old.chmod(0o755)
+    for compiler, has in ((COMPILER, True), (old, False)):
+        build = tmp_path / f"build {has}"
+        command = [
+            cmake,
+            "-S",
+            str(project),
+            "-B",
+            str(build),
+            f"-DCMAKE_C_COMPILER={compiler}",
+            "-G",
+            "Unix Makefiles",
+        ]
+        done = subprocess.run(command, text=True, capture_output=True, check=True)
+        assert ("onebit is installed without its amx kernels" in done.stdout) is not has
+        flags = (build / "CMakeFiles" / "kernels.dir" / "flags.make").read_text()
+        assert ("-DOB_AMX" in flags) is has
+        assert "-DOB_AVX512" in flags
