@@ -24,10 +24,11 @@ def compiled(
     Args:
         names: of the C files without `.c`; for None the portable kernels and those of each instruction set of a machine
             that the compiler supports.
-        support: what says whether AMX can be used, in place of `amx_support.c`.
+        support: in place of `support.c`.
     """
     processor = PROCESSORS.get(machine, "other")
-    options: dict[str, list[str]] = {"dispatch": [f"-DOB_{processor.upper()}"], "portable": [], "amx_support": []}
+    define = f"-DOB_{processor.upper()}"
+    options: dict[str, list[str]] = {"dispatch": [define], "portable": [], "support": [define]}
     for line in (SOURCES / "instruction_sets.txt").read_text(encoding="utf-8").splitlines():
         kind, *rest = line.split()
         if kind == processor and compiles(command, rest[1:], folder):
@@ -36,7 +37,7 @@ def compiled(
 
     def compile_one(name: str) -> str:
         made = str(folder / f"{name}.o")
-        source = str(support if support and name == "amx_support" else SOURCES / f"{name}.c")
+        source = str(support if support and name == "support" else SOURCES / f"{name}.c")
         include = f"-I{SOURCES}"
         subprocess.run([*command, *FLAGS, *options[name], include, "-c", source, "-o", made], check=True)
         return made

@@ -1,6 +1,6 @@
-"""The kernels of AMX: the same machine code as in the library, with each AMX instruction done by a signal handler.
+"""The kernels of AMX and AVX-VNNI: the machine code of the library, with each new instruction done by a signal handler.
 
-See amx_emulated.c. On a processor with AMX the instructions run as they are.
+See emulated_instructions.c. A processor that has them runs them itself.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from onebit.packed.bits import pack_signs
 from onebit.runtime import run
 
 COMPILER = shutil.which(os.environ.get("CC", "cc"))
-EMULATOR = Path(__file__).with_name("amx_emulated.c")
+EMULATOR = Path(__file__).with_name("emulated_instructions.c")
 pytestmark = pytest.mark.skipif(
     COMPILER is None or platform.system() != "Linux" or "avx512" not in instruction_sets(),
     reason="AMX is tested on Linux, on a processor with AVX-512 and with a C compiler",
@@ -42,11 +42,16 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     assert COMPILER is not None
     folder = tmp_path_factory.mktemp("amx")
     command = [COMPILER, "-O3", "-fPIC", "-DALONE"]
-    if not compiles(command, ["-mamx-tile", "-mamx-int8"], folder):
-        pytest.skip("the C compiler does not support AMX")
-    objects = compiled(command, platform.machine(), folder, names=["amx", "amx_support"], support=EMULATOR)
+    if not compiles(command, ["-mamx-tile", "-mamx-int8", "-mavxvnni"], folder):
+        pytest.skip("the C compiler does not support AMX or AVX-VNNI")
+    objects = compiled(command, platform.machine(), folder, names=["amx", "avxvnni", "support"], support=EMULATOR)
     subprocess.run([COMPILER, "-shared", *objects, "-o", str(folder / "kernels.so")], check=True)
     return ctypes.CDLL(str(folder / "kernels.so"))
+
+
+@pytest.fixture(scope="module")
+def avxvnni(emulated: ctypes.CDLL) -> InstructionSet:
+    return library.sets_of(emulated)["avxvnni"]
 
 
 @pytest.fixture(scope="module")
@@ -61,20 +66,39 @@ def test_every_net_has_the_bits_of_the_reference(amx: InstructionSet, emulated: 
     amx, used = amx._replace(byte_tiles=1), 0
     for net in kernel_nets():
         images = images_of(net, 5)
-        expected, before = reference(net, images), emulated.amx_products()
+        expected, before = reference(net, images), emulated.emulated_products()
         if assert_agrees(net, images, expected, amx):
-            used += emulated.amx_products() > before
+            used += emulated.emulated_products() > before
             assert_agrees(net, images, expected, amx, parts=3)
-    assert used > 5
+    assert used > 5 or "amx" in instruction_sets()
+
+
+def test_every_net_has_the_bits_of_the_reference_with_avxvnni(avxvnni: InstructionSet, emulated: ctypes.CDLL) -> None:
+    used = 0
+    for net in kernel_nets():
+        images, before = images_of(net, 5), emulated.emulated_products()
+        if assert_agrees(net, images, reference(net, images), avxvnni):
+            used += emulated.emulated_products() > before
+    assert used > 5 or "avxvnni" in instruction_sets()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_products_of_avxvnni_are_not_cut_to_16_bits(avxvnni: InstructionSet, sign: int) -> None:
+    """The largest sums of a four of bytes, and of many of them."""
+    b = Builder((1083,), coding="values")
+    b.add(Dense, signs=pack_signs(np.full((20, 1083), sign, np.int8)), in_features=1083)
+    images = np.repeat(np.array([[0], [255], [128]], np.uint8), 1083, axis=1)
+    found, _ = make_plan(b.net(), avxvnni).run(images)
+    np.testing.assert_array_equal(found, run(b.net(), images, executor="reference"))
 
 
 def assert_same(net: PackedNet, count: int, amx: InstructionSet, emulated: ctypes.CDLL, *, tiles: bool) -> None:
     """The bits of the reference. tiles: whether tiles multiply."""
-    images, before = images_of(net, count), emulated.amx_products()
+    images, before = images_of(net, count), emulated.emulated_products()
     images >>= np.arange(count, dtype=np.uint8).reshape(-1, *[1] * (images.ndim - 1)) % 7  # each has its own grid
     found, _ = make_plan(net, amx).run(images)
     np.testing.assert_array_equal(found, run(net, images, executor="reference"))
-    assert (emulated.amx_products() > before) == tiles
+    assert (emulated.emulated_products() > before) == tiles or "amx" in instruction_sets()
     assert emulated.amx_released()
 
 
@@ -124,11 +148,11 @@ def test_integers_have_as_many_bytes_as_they_need(
     b.dense(1)
     images = np.zeros((1, inputs), np.uint8)
     images[0, : abs(value) // 255], images[0, -1] = 255, abs(value) % 255
-    before = emulated.amx_products()
+    before = emulated.emulated_products()
     found, _ = make_plan(b.net(), amx._replace(byte_tiles=1)).run(images)
     assert abs(found.item()) == abs(value)
     np.testing.assert_array_equal(found, run(b.net(), images, executor="reference"))
-    assert emulated.amx_products() - before == planes
+    assert emulated.emulated_products() - before == planes or "amx" in instruction_sets()
 
 
 @settings(max_examples=40, deadline=None)
@@ -189,32 +213,34 @@ def test_convolutions_of_bytes(
     signs = b.signs(groups * outputs, channels * window["kernel"][0] * window["kernel"][1])
     b.add(ConvTranspose if transposed else Conv, **signs, groups=groups, **window)
     net = b.net()
-    images, before = images_of(net, count), emulated.amx_products()
+    images, before = images_of(net, count), emulated.emulated_products()
     plan = make_plan(net, amx)
     expected = run(net, images, executor="reference")
     for parts in (1, 3):
         np.testing.assert_array_equal(plan.run(images, parts=parts)[0], expected)
     columns = b.values[b.last].shape[2]
-    if "dot" in plan.kernels and columns >= 16 and count * columns < 2**9 and window["stride"] == (1, 1):
-        assert emulated.amx_products() > before
+    emulates = "dot" in plan.kernels and "amx" not in instruction_sets()
+    if emulates and columns >= 16 and count * columns < 2**9 and window["stride"] == (1, 1):
+        assert emulated.emulated_products() > before
 
 
-@pytest.mark.skipif("amx" in instruction_sets(), reason="this processor has AMX")
-def test_without_amx_asking_for_it_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ONEBIT_ISA", "amx")
-    with pytest.raises(UnknownNameError, match="unknown instruction set of this machine 'amx'"):
+@pytest.mark.parametrize("name", ["amx", "avxvnni"])
+def test_without_an_instruction_set_asking_for_it_is_an_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name in instruction_sets():
+        pytest.skip(f"this processor has {name}")
+    monkeypatch.setenv("ONEBIT_ISA", name)
+    with pytest.raises(UnknownNameError, match=f"unknown instruction set of this machine '{name}'"):
         instruction_set()
 
 
-def test_a_compiler_without_amx_leaves_its_kernels_out(tmp_path: Path) -> None:
+def test_an_old_compiler_leaves_kernels_out(tmp_path: Path) -> None:
     cmake, project = shutil.which("cmake"), SOURCES.parents[3]
     if cmake is None or not (project / "CMakeLists.txt").is_file():
         pytest.skip("no cmake, or not a clone of the repository")
     assert COMPILER is not None
     old = tmp_path / "old-cc"
-    old.write_text(
-        f'#!/bin/sh\ncase " $* " in *" -mamx-"*) echo unknown option >&2; exit 1;; esac\nexec {COMPILER} "$@"\n'
-    )
+    refuse = '*" -mamx-"*|*" -mavxvnni "*) echo unknown option >&2; exit 1;;'
+    old.write_text(f'#!/bin/sh\ncase " $* " in {refuse} esac\nexec {COMPILER} "$@"\n')
     old.chmod(0o755)
     for compiler, has in ((COMPILER, True), (old, False)):
         build = tmp_path / f"build {has}"
@@ -229,7 +255,8 @@ def test_a_compiler_without_amx_leaves_its_kernels_out(tmp_path: Path) -> None:
             "Unix Makefiles",
         ]
         done = subprocess.run(command, text=True, capture_output=True, check=True)
-        assert ("onebit is installed without its amx kernels" in done.stdout) is not has
         flags = (build / "CMakeFiles" / "kernels.dir" / "flags.make").read_text()
-        assert ("-DOB_AMX" in flags) is has
+        for name in ("amx", "avxvnni"):
+            assert (f"onebit is installed without its {name} kernels" in done.stdout) is not has
+            assert (f"-DOB_{name.upper()}" in flags) is has
         assert "-DOB_AVX512" in flags

@@ -84,9 +84,15 @@ typedef __m256i vec;
 #define vec_add_ones(x, y) _mm256_add_epi8(x, y)
 #define vec_lane_sums(x) lane_sums(x)
 #define COUNTED 31 /* words: 31 * 8 = 248 fits a byte, 32 * 8 does not */
+#ifdef __AVXVNNI__
+#define vec_dot(sum, x, w) _mm256_dpbusd_avx_epi32(sum, x, w)
+#define vec_lanes(sum) sum
+#define DOT_STEPS INT32_MAX
+#else
 #define vec_dot(sum, x, w) _mm256_add_epi16(sum, _mm256_maddubs_epi16(x, w))
 #define vec_lanes(sum) _mm256_madd_epi16(sum, _mm256_set1_epi16(1))
 #define DOT_STEPS 64 /* 64 * 2 * 255 fits 16 bits */
+#endif
 #define DOT_REGISTERS(panels) ((panels) < 3 ? 4 : 2)
 #include "words.h"
 #include "lookups.h"
@@ -121,5 +127,8 @@ static void lut_tables(const int32_t *x, int channels, int32_t *tables) {
 #include "row_planes.h"
 #include "layer.h"
 
-const ob_isa ob_avx2 = {"avx2", LANES, LUT_INPUTS, LUT_GROUPS, TILE_ROWS, TILE_OUTPUTS, DENSE_WORDS, DOT_FOURS, DOT_SHIFT,
+#ifndef ISA_NAME /* avxvnni.c has another */
+#define ISA_NAME "avx2"
+#endif
+const ob_isa ob_avx2 = {ISA_NAME, LANES, LUT_INPUTS, LUT_GROUPS, TILE_ROWS, TILE_OUTPUTS, DENSE_WORDS, DOT_FOURS, DOT_SHIFT,
                         BYTE_TILES, run_plan, run_layer};

@@ -1,10 +1,13 @@
 /* The instruction sets that were compiled in, and which of them this processor supports. */
 #include "onebit.h"
-#include "amx_support.h"
+#include "support.h"
 
 extern const ob_isa ob_portable;
 #if defined(OB_X86)
 extern const ob_isa ob_avx2;
+#if defined(OB_AVXVNNI)
+extern const ob_isa ob_avxvnni;
+#endif
 extern const ob_isa ob_avx512bw;
 extern const ob_isa ob_avx512vnni;
 extern const ob_isa ob_avx512;
@@ -27,6 +30,9 @@ static int has_avx2(void) {
     __builtin_cpu_init();
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
+#if defined(OB_AVXVNNI)
+static int has_avxvnni(void) { return has_avx2() && ob_has_avxvnni(); }
+#endif
 static int has_avx512bw(void) {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
@@ -46,6 +52,9 @@ static const struct {
     {&ob_portable, always},
 #if defined(OB_X86)
     {&ob_avx2, has_avx2},
+#if defined(OB_AVXVNNI)
+    {&ob_avxvnni, has_avxvnni},
+#endif
     {&ob_avx512bw, has_avx512bw},
     {&ob_avx512vnni, has_avx512vnni},
     {&ob_avx512, has_avx512},

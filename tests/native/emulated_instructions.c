@@ -1,9 +1,10 @@
-/* The AMX instructions that the kernels use, on a processor without them: it refuses each with SIGILL, and the handler does
- * its work, as the manual of the architecture defines it. The kernels are the very same machine code. Wrong use ends the
- * process with a message: shapes that do not fit, tiles that are not configured, a configuration that the processor refuses.
+/* The instructions of AMX and AVX-VNNI that the kernels use, on a processor without them: it refuses each with SIGILL, and the
+ * handler does its work, as the manual of the architecture defines it. The kernels are the very same machine code. Wrong use
+ * of tiles ends the process with a message: shapes that do not fit, tiles that are not configured, a configuration that the
+ * processor refuses. Each thread has its own tiles.
  *
- * Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, LDTILECFG, TILELOADD, TILESTORED, TILEZERO,
- * TILERELEASE and TDPB*D. Each thread has its own tiles.
+ * Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2: LDTILECFG, TILELOADD, TILESTORED, TILEZERO,
+ * TILERELEASE, TDPB*D and VPDPBUSD; volume 1, 13.4, for the order of XSAVE.
  */
 #define _GNU_SOURCE
 #include <signal.h>
@@ -31,7 +32,7 @@ static _Thread_local struct {
 } state;
 
 static int products; /* done in all threads */
-OB_PUBLIC int amx_products(void) { return __atomic_load_n(&products, __ATOMIC_RELAXED); }
+OB_PUBLIC int emulated_products(void) { return __atomic_load_n(&products, __ATOMIC_RELAXED); }
 /* Whether the tiles of this thread are released, so that switching threads does not save them. */
 OB_PUBLIC int amx_released(void) { return !state.configured; }
 
@@ -109,55 +110,86 @@ static int64_t of_register(const ucontext_t *at, int number) {
     return at->uc_mcontext.gregs[order[number]];
 }
 
-/* Does the instruction at the program counter; returns its length, or 0 if it is not one of AMX. */
-static int step(const ucontext_t *at) {
-    const uint8_t *code = (const uint8_t *)at->uc_mcontext.gregs[REG_RIP];
-    if (code[0] != 0xc4 || (code[1] & 31) != 2 || code[2] & 0x84) return 0; /* VEX.128.0F38.W0 */
-    int prefix = code[2] & 3, opcode = code[3], mode = code[4] >> 6, reg = code[4] >> 3 & 7, rm = code[4] & 7;
-    int other = ~code[2] >> 3 & 15, length = 5;
+/* A register of 32 bytes as the signal saved it: its lower half, and its upper one. */
+static uint8_t *half_of(const ucontext_t *at, int number, int upper) {
+    uint8_t *saved = (uint8_t *)at->uc_mcontext.fpregs; /* in the order of XSAVE */
+    return saved + (upper ? 576 : 160) + 16 * number;
+}
+
+/* VPDPBUSD of 32 bytes: to += the products of fours of x, without a sign, and of w. */
+static void add_fours(const ucontext_t *at, int to, int x, const uint8_t *const w[2]) {
+    for (int half = 0; half < 2; half++) {
+        uint8_t left[16], right[16], *sums = half_of(at, to, half);
+        memcpy(left, half_of(at, x, half), 16);
+        memcpy(right, w[half], 16);
+        for (int lane = 0; lane < 4; lane++) {
+            int32_t sum;
+            memcpy(&sum, sums + 4 * lane, 4);
+            for (int k = 4 * lane; k < 4 * lane + 4; k++) sum = (int32_t)((uint32_t)sum + (uint32_t)(left[k] * (int8_t)right[k]));
+            memcpy(sums + 4 * lane, &sum, 4);
+        }
+    }
+    *((uint8_t *)at->uc_mcontext.fpregs + 512) |= 6; /* both halves are restored */
+    __atomic_add_fetch(&products, 1, __ATOMIC_RELAXED);
+}
+
+/* The address that an instruction names, and its index by itself. Returns the length of the instruction. */
+static int address_of(const ucontext_t *at, const uint8_t *code, int64_t *address, int64_t *index) {
+    int mode = code[4] >> 6, rm = code[4] & 7, length = 5;
     int index_extension = code[1] & 0x40 ? 0 : 8, base_extension = code[1] & 0x20 ? 0 : 8;
-    enum { NONE, P66, PF3, PF2 };
-    if (opcode == 0x5e && mode == 3) {
-        add_products(reg, rm, other, prefix == PF2 || prefix == PF3, prefix == P66 || prefix == PF2);
-        return length;
-    }
-    if (opcode == 0x49 && mode == 3 && prefix == NONE && code[4] == 0xc0) {
-        memset(&state, 0, sizeof state);
-        return length;
-    }
-    if (opcode == 0x49 && mode == 3 && prefix == PF2 && rm == 0) {
-        memset(used(reg), 0, sizeof state.tile[reg]);
-        return length;
-    }
-    int configures = opcode == 0x49 && prefix == NONE && reg == 0;
-    int stores = opcode == 0x4b && prefix == PF3, loads = opcode == 0x4b && (prefix == PF2 || prefix == P66);
-    if (mode == 3 || !(configures || stores || loads)) return 0;
-    int64_t address = 0, index = 0;
+    *address = *index = 0;
     if (rm == 4) {
         int scale = code[5] >> 6, number = code[5] >> 3 & 7, base = code[5] & 7;
         length++;
-        if (number + index_extension != 4) index = of_register(at, number + index_extension) << scale;
+        if (number + index_extension != 4) *index = of_register(at, number + index_extension) << scale;
         if (mode == 0 && base == 5)
             mode = 2;
         else
-            address = of_register(at, base + base_extension);
+            *address = of_register(at, base + base_extension);
     } else if (mode == 0 && rm == 5)
-        mode = 2, address = (int64_t)(code + 9);
+        mode = 2, *address = (int64_t)(code + 9);
     else
-        address = of_register(at, rm + base_extension);
-    if (!configures) REQUIRE(rm == 4);
-    if (mode == 1) address += (int8_t)code[length], length += 1;
+        *address = of_register(at, rm + base_extension);
+    if (mode == 1) *address += (int8_t)code[length], length += 1;
     if (mode == 2) {
         int32_t offset;
         memcpy(&offset, code + length, 4);
-        address += offset, length += 4;
+        *address += offset, length += 4;
     }
-    if (configures)
+    return length;
+}
+
+/* Does the instruction at the program counter; returns its length, or 0 if it is not one of these. */
+static int step(const ucontext_t *at) {
+    const uint8_t *code = (const uint8_t *)at->uc_mcontext.gregs[REG_RIP];
+    if (code[0] != 0xc4 || (code[1] & 31) != 2 || code[2] & 0x80) return 0; /* VEX.0F38.W0 */
+    int prefix = code[2] & 3, opcode = code[3], mode = code[4] >> 6, reg = code[4] >> 3 & 7, rm = code[4] & 7;
+    int other = ~code[2] >> 3 & 15, wide = code[2] & 4, length = 5;
+    int64_t address = 0, index = 0;
+    enum { NONE, P66, PF3, PF2 };
+    if (mode != 3) length = address_of(at, code, &address, &index);
+    if (opcode == 0x50 && wide && prefix == P66) {
+        const uint8_t *in_memory = (const uint8_t *)(address + index), *w[2] = {in_memory, in_memory + 16};
+        int right = rm + (code[1] & 0x20 ? 0 : 8);
+        if (mode == 3) w[0] = half_of(at, right, 0), w[1] = half_of(at, right, 1);
+        add_fours(at, reg + (code[1] & 0x80 ? 0 : 8), other, w);
+        return length;
+    }
+    if (wide) return 0;
+    if (opcode == 0x5e && mode == 3)
+        add_products(reg, rm, other, prefix == PF2 || prefix == PF3, prefix == P66 || prefix == PF2);
+    else if (opcode == 0x49 && mode == 3 && prefix == NONE && code[4] == 0xc0)
+        memset(&state, 0, sizeof state);
+    else if (opcode == 0x49 && mode == 3 && prefix == PF2 && rm == 0)
+        memset(used(reg), 0, sizeof state.tile[reg]);
+    else if (opcode == 0x49 && mode != 3 && prefix == NONE && reg == 0)
         load_configuration((const uint8_t *)(address + index));
-    else if (loads)
+    else if (opcode == 0x4b && mode != 3 && rm == 4 && prefix == PF3)
+        store_tile(reg, (uint8_t *)address, index);
+    else if (opcode == 0x4b && mode != 3 && rm == 4 && prefix != NONE)
         load_tile(reg, (const uint8_t *)address, index);
     else
-        store_tile(reg, (uint8_t *)address, index);
+        return 0;
     return length;
 }
 
@@ -181,8 +213,9 @@ __attribute__((constructor)) static void install(void) {
 }
 
 #if defined(ALONE) /* a library of these kernels only */
-extern const ob_isa ob_amx;
-OB_PUBLIC const ob_isa *ob_instruction_set(int index) { return index ? NULL : &ob_amx; }
-#else /* in place of csrc/amx_support.c */
+extern const ob_isa ob_amx, ob_avxvnni;
+OB_PUBLIC const ob_isa *ob_instruction_set(int index) { return index == 0 ? &ob_avxvnni : index == 1 ? &ob_amx : NULL; }
+#else /* in place of csrc/support.c */
 int ob_has_amx(void) { return 1; }
+int ob_has_avxvnni(void) { return 1; }
 #endif

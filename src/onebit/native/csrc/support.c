@@ -1,8 +1,15 @@
-/* Whether this process may use AMX: the processor has it, and the system saves its tiles. */
-#include "amx_support.h"
+#include "support.h"
 
-#if defined(__linux__) && defined(__x86_64__)
+#if defined(OB_X86)
 #include <cpuid.h>
+
+int ob_has_avxvnni(void) {
+    enum { AVX_VNNI = 1 << 4 };
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && a & AVX_VNNI;
+}
+
+#if defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -16,9 +23,10 @@ int ob_has_amx(void) {
     if (!(c & OSXSAVE)) return 0;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     if ((low & TILE_STATES) != TILE_STATES) return 0;
-    /* asked for the whole process, in which it stays; an old system or a small stack for signals refuses */
+    /* for the whole process, once: an old system refuses, or one where some thread has too small a stack for signals */
     return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
 }
 #else
-int ob_has_amx(void) { return 0; } /* unknown how to ask */
+int ob_has_amx(void) { return 0; } /* only Linux is known to give the permission */
+#endif
 #endif
