@@ -51,10 +51,9 @@ class _Native:
     timed: timing.Timed
 
 
-def matmuls(plan: onebit.native.NativePlan, count: int) -> tuple[int, ...]:
-    """Indices of the calls that multiply by weights in a batch of `count` images."""
-    calls = enumerate(plan.kept[0])
-    return tuple(index for index, call in calls if call.weights and call.min_batch <= count <= call.max_batch)
+def matmuls(plan: onebit.native.NativePlan) -> tuple[int, ...]:
+    """Indices of the calls that multiply by weights."""
+    return tuple(index for index, call in enumerate(plan.kept[0]) if call.weights)
 
 
 def alone(plan: onebit.native.NativePlan, images: np.ndarray, calls: range) -> Callable[[], np.ndarray]:
@@ -77,7 +76,7 @@ def alone(plan: onebit.native.NativePlan, images: np.ndarray, calls: range) -> C
     before.call_count, part.call_count = calls.start, len(calls)
     part.calls += calls.start * ctypes.sizeof(library.CallStruct)
     before.output_count = part.output_count = 0  # no output is copied,
-    part.input = part.bytes = -1  # and no image is coded, so their addresses do not matter
+    part.input = -1  # and no image is coded, so their addresses do not matter
     plan.isa.run(ctypes.byref(before), images.ctypes.data, count, memory, memory, 0, 1, None)
     arguments = (ctypes.byref(part), memory, len(images), memory, memory, 0, 1, None)
     made = arena[last.out : last.out + count * last.out_size].view(np.int32).reshape(count, -1)
@@ -91,10 +90,9 @@ def alone(plan: onebit.native.NativePlan, images: np.ndarray, calls: range) -> C
 
 def _native(isa: str, layer: Layer, plan: onebit.native.NativePlan, pool: ThreadPoolExecutor, threads: int) -> _Native:
     parts = np.array_split(layer.images, min(threads, len(layer.images)))
-    (product,) = matmuls(plan, min(len(parts[0]), plan.plan.batch))
-    either = (product, *matmuls(plan, 1), *matmuls(plan, plan.plan.batch))  # few images and many may go different ways
-    grid = min(either) > 0 and plan.kernels[min(either) - 1] == "grid"
-    calls = [alone(plan, part, range(min(either) - grid, max(either) + 1)) for part in parts]
+    (product,) = matmuls(plan)
+    grid = product > 0 and plan.kernels[product - 1] == "grid"
+    calls = [alone(plan, part, range(product - grid, product + 1)) for part in parts]
     firsts = [sum(map(len, parts[:index])) for index in range(len(parts))]
 
     def together() -> None:

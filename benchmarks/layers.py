@@ -14,8 +14,8 @@ from benchmarks.rivals import Product, Rival, float_rivals, int8_rivals
 
 packed = onebit.packed
 
-KINDS = {"xnor": "±1 × ±1", "weights": "±1 × real", "first": "±1 × uint8"}
-"""Kind of the product: weights × inputs."""
+KINDS = {"xnor": "±1 × ±1", "weights": "±1 × real", "first": "±1 × pixels", "integer": "±1 × uint8"}
+"""Kind of the product: weights × inputs. Pixels are coded as 2x − 255; uint8 are the activations of integer nets."""
 
 _UNIT = np.float32(1 / 148)  # about the standard deviation of a coded pixel, and not a power of two
 _MOST_INT8 = 127
@@ -58,6 +58,12 @@ CASES = {
         Case("first-dense-784", "first", (784, 1, 1), 2048, (1, 256)),
         Case("first-dense-3072", "first", (3072, 1, 1), 1024, (64,)),
         Case("first-conv-3", "first", (3, 32, 32), 64, (1, 32), convolves=True),
+        Case("integer-dense-4096", "integer", (4096, 1, 1), 4096, (1, 8, 64, 256)),
+        Case("integer-dense-2048", "integer", (2048, 1, 1), 2048, (1, 8, 64, 256)),
+        Case("integer-conv-16", "integer", (16, 32, 32), 16, (1, 32), convolves=True),
+        Case("integer-conv-32", "integer", (32, 16, 16), 32, (1, 32), convolves=True),
+        Case("integer-conv-64", "integer", (64, 8, 8), 64, (1, 32), convolves=True),
+        Case("integer-conv-128", "integer", (128, 16, 16), 128, (1, 32), convolves=True),
     )
 }
 
@@ -88,11 +94,15 @@ class Layer:
         signs = rng.choice(np.array([-1, 1], np.int8), (case.outputs, terms))
         self.case, self.whole = case, case.kind != "weights"
         self.packed = packed.PackedNet(
-            input=packed.InputSpec(shape=case.shape), nodes=tuple(_nodes(case, signs)), output="y"
+            input=packed.InputSpec(shape=case.shape, coding="values" if case.kind == "integer" else "integer"),
+            nodes=tuple(_nodes(case, signs)),
+            output="y",
         )
         self.images = rng.integers(0, 256, (batch, *case.shape), dtype=np.uint8)
         self.macs = batch * sum(cost.macs for cost in packed.costs(self.packed) if cost.binary_weights)
-        coded = self.images.astype(np.float32) * 2 - 255
+        coded = self.images.astype(np.float32)
+        if case.kind != "integer":
+            coded = coded * 2 - 255
         if case.kind == "xnor":
             x, quantized, self.zero = np.sign(coded), np.sign(coded), 1  # coded pixels are odd
         elif case.kind == "weights":

@@ -24,7 +24,7 @@ from onebit.native import NativePlan, instruction_sets, make_plan
 
 SMALL = {
     case.name: case
-    for kind in ("xnor", "weights", "first")
+    for kind in ("xnor", "weights", "first", "integer")
     for case in (
         Case(f"{kind}-dense", kind, (20, 1, 1), 24, (1, 3)),
         Case(f"{kind}-conv", kind, (5, 4, 3), 6, (1, 2), convolves=True),
@@ -80,10 +80,9 @@ def test_every_instruction_set_is_a_row(name: str) -> None:
 
 @native
 @pytest.mark.usefixtures("without_onnxruntime")
-def test_batches_that_the_plan_does_in_different_ways_are_whole() -> None:
-    """First layers of many images are products of bytes where an instruction set has them, the rest of them not."""
+def test_images_of_several_batches_of_the_plan_are_whole() -> None:
     for row in quick(MANY)["rows"]:
-        assert row["step"] in ("bytes", "lut")
+        assert row["step"] in ("dot", "dot_lut", "lut")
 
 
 @native
@@ -248,7 +247,7 @@ def test_steps_alone_compute_what_they_compute_among_the_others() -> None:
     for isa in instruction_sets().values():
         plan = make_plan(layer.packed, isa)
         plan.plan.batch = 4
-        (product,) = kernels.matmuls(plan, 4)
+        (product,) = kernels.matmuls(plan)
         assert plan.kernels[product - 1 : product + 1] == ("grid", "lut")
         call = kernels.alone(plan, layer.images, range(product - 1, product + 1))
         logits, _ = plan.run(layer.images)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -11,22 +13,29 @@ from hypothesis import strategies as st
 from kernel_nets import images_of
 from packed_nets import Builder
 
-from onebit.native import InstructionSet, instruction_sets, make_plan
+from onebit.native import InstructionSet, instruction_sets, make_plan, weight_kernels
 from onebit.native.kernel_calls import CENTERED, SIGNED, UNSIGNED, coding_of
 from onebit.native.panels import four_panels
 from onebit.packed import Conv, ConvTranspose, Dense, Flatten, PackedNet
 from onebit.packed.bits import pack_signs
 from onebit.runtime import run
 
-ISAS = [isa for isa in instruction_sets().values() if isa.dot_fours]
+ISAS = [isa._replace(dot_lut=0) for isa in instruction_sets().values() if isa.dot_fours]
+LOOKUPS = [isa._replace(dot_lut=32) for isa in ISAS if isa.name.startswith("avx512")]
+"""Instruction sets that multiply by lookups wherever they can, whatever is faster on this processor."""
 pytestmark = pytest.mark.skipif(not ISAS, reason="no instruction set of this processor multiplies bytes")
-each_isa = pytest.mark.parametrize("isa", ISAS, ids=lambda isa: isa.name)
+each_isa = pytest.mark.parametrize(
+    "isa", ISAS + LOOKUPS, ids=lambda isa: f"{isa.name}-lookups" if isa.dot_lut else isa.name
+)
 
 
 def assert_same(net: PackedNet, images: np.ndarray, isa: InstructionSet) -> tuple[str, ...]:
-    plan = make_plan(net, isa)
+    """The kernels of a plan whose outputs are those of the reference, "dot" for lookups too."""
+    with patch.object(weight_kernels, "_lookups_are_faster", return_value=True):
+        plan = make_plan(net, isa)
     np.testing.assert_array_equal(plan.run(images)[0], run(net, images, executor="reference"), err_msg=isa.name)
-    return plan.kernels
+    assert isa.dot_lut or "dot_lut" not in plan.kernels
+    return tuple(kernel.removesuffix("_lut") for kernel in plan.kernels)
 
 
 @given(st.integers(-300, 300), st.integers(-300, 300))
@@ -134,3 +143,35 @@ def test_weights_of_more_outputs_than_become_bytes_at_once(isa: InstructionSet) 
     b.add(Flatten)
     b.dense(700)
     assert assert_same(b.net(), images_of(b.net(), 3), isa) == ("dot", "dot", "pointwise")
+
+
+@pytest.mark.parametrize("isa", LOOKUPS, ids=lambda isa: isa.name)
+def test_lookups_multiply_where_outputs_share_the_tables(isa: InstructionSet) -> None:
+    def kernel(channels: int, outputs: int, **window: Any) -> str:
+        b = Builder((channels, 8, 8), coding="values")
+        b.add(Conv, **b.signs(outputs, channels * prod(window["kernel"])), **window)
+        return make_plan(b.net(), isa).kernels[0]
+
+    window = {"kernel": (3, 3), "padding": (1,) * 4}
+    assert [kernel(c, c, **window) for c in (3, 16, 32, 64)] == ["dot", "dot", "dot_lut", "dot_lut"]
+    assert kernel(64, 10, kernel=(8, 8)) == "dot"
+    assert kernel(64, 64, **window, stride=(2, 2)) == "dot_lut"
+    for outputs, expected in ((10, "dot"), (512, "dot_lut")):
+        dense = Builder((2048,), coding="values")
+        dense.dense(outputs)
+        assert make_plan(dense.net(), isa).kernels[0] == expected
+
+
+@pytest.mark.parametrize("isa", LOOKUPS, ids=lambda isa: isa.name)
+def test_threads_share_lookups(isa: InstructionSet) -> None:
+    b = Builder((40, 9, 6), coding="values")
+    b.add(Conv, **b.signs(70, 360), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.requantize()
+    b.add(Flatten)
+    b.dense(300)
+    images = images_of(b.net(), 11)
+    plan = make_plan(b.net(), isa)
+    assert plan.kernels[:2] == ("dot_lut", "dot_lut")
+    expected = run(b.net(), images, executor="reference")
+    for parts in (1, 2, 3, 7):
+        np.testing.assert_array_equal(plan.run(images, parts=parts)[0], expected)

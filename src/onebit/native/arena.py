@@ -13,6 +13,7 @@ import numpy as np
 
 from onebit.native import library
 from onebit.native.kernel_calls import BYTES, Buffer, KernelCall, KernelCalls, Slot
+from onebit.native.panels import LOOKUPS
 from onebit.native.thread_pool import run_together
 from onebit.packed import PackedNet, infer
 
@@ -22,7 +23,7 @@ _EPILOGUE = (
     *("prelu", "hardtanh", "hardtanh_int", "clamp", "threshold", "sign", "requantize", "quantize"),
 )
 _KERNELS = (
-    *("pointwise", "xnor", "dot", "lut", "real", "depthwise", "depthwise_real", "grid", "expand"),
+    *("pointwise", "xnor", "dot", "dot_lut", "lut", "real", "depthwise", "depthwise_real", "grid", "expand"),
     *("add", "add_int", "multiply", "fill", "copy"),
     *("max", "max_int", "max_bits", "max_bytes", "sum", "sum_int", "average"),
 )
@@ -140,6 +141,8 @@ def _work(call: KernelCall, isa: library.InstructionSet) -> int:
     pixels = call.fields["out_height"] * call.fields["out_width"]
     if call.kernel == "dot":  # one per four
         return int(pixels * call.fields["weights"].size * 2 // isa.lanes)
+    if call.kernel == "dot_lut":
+        return int(pixels * call.fields["weights"].size * LOOKUPS // isa.dot_lut)
     lookups = isa.lut_groups if call.kernel == "lut" else 1
     return int(pixels * call.fields["weights"].size // isa.lanes * lookups)
 
@@ -213,8 +216,8 @@ def _pixels_per_block(call: KernelCall, isa: library.InstructionSet) -> int:
         channels = 1 if alike else fields["channels"]
         return 0 if call.bits or _BLOCK % channels else _BLOCK // channels
     outputs = fields.get("outputs", 0)
-    simple = call.kernel in ("xnor", "dot", "lut") and fields["groups"] == 1
-    padded = fields.get("constant") and call.kernel != "dot"
+    simple = call.kernel in ("xnor", "dot", "dot_lut", "lut") and fields["groups"] == 1
+    padded = fields.get("constant") and call.kernel not in ("dot", "dot_lut")
     if not simple or padded or fields.get("center") or outputs % (_WORD if call.bits else _VECTOR):
         return 0
     pixels = _BLOCK // outputs if outputs <= isa.tile_outputs else 0

@@ -102,7 +102,8 @@ class _IsaStruct(ctypes.Structure):
 
     _fields_ = (
         ("name", ctypes.c_char_p),
-        *_fields(_Int, "lanes lut_inputs lut_groups tile_rows tile_outputs dense_words dot_fours dot_shift byte_tiles"),
+        *_fields(_Int, "lanes lut_inputs lut_groups tile_rows tile_outputs dense_words dot_fours dot_shift"),
+        *_fields(_Int, "dot_lut byte_tiles"),
         ("run", _RUN),
         ("run_layer", _RUN_LAYER),
     )
@@ -112,8 +113,9 @@ class InstructionSet(NamedTuple):
     """The kernels for one instruction set.
 
     lanes: outputs per panel of weights. lut_inputs, lut_groups: inputs per lookup, lookups per word.
-    tile_rows, tile_outputs, dense_words: see csrc/matmul.h. dot_fours, dot_shift: see csrc/dot.h. byte_tiles:
-        see csrc/onebit.h.
+    tile_rows, tile_outputs, dense_words: see csrc/matmul.h. dot_fours, dot_shift: see csrc/dot.h.
+    dot_lut: outputs per panel of lookups of 16-bit sums; 0 if there are none, or if the processor is slow at them.
+    byte_tiles: see csrc/onebit.h.
     run: (plan, images, count, arena, answers, part, parts, barrier) -> 1 if the net took the sign of a NaN, else 0; it
         releases Python's global lock. run_layer: see csrc/onebit.h.
     """
@@ -127,6 +129,7 @@ class InstructionSet(NamedTuple):
     dense_words: int
     dot_fours: int
     dot_shift: int
+    dot_lut: int
     byte_tiles: int
     run: Callable[..., int]
     run_layer: Callable[..., int]
@@ -176,7 +179,8 @@ def sets_of(library: ctypes.CDLL) -> Mapping[str, InstructionSet]:
     known: dict[str, InstructionSet] = {}
     while isa := library.ob_instruction_set(len(known)):
         name, *others = (getattr(isa.contents, field) for field in InstructionSet._fields)
-        known[name.decode()] = InstructionSet(name.decode(), *others)
+        found = InstructionSet(name.decode(), *others)
+        known[found.name] = found if library.ob_looks_up_quickly() else found._replace(dot_lut=0)
     return known
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 WORD = 32  # signs per word of the library
 FOUR, OUTPUTS = 4, 32  # bytes that are multiplied at once, and outputs whose weights of them are neighbors
+FIVE, LOOKUPS = 5, 3  # bytes whose sums are looked up, and such lookups per word
 
 
 def sign_panels(bits: np.ndarray, lanes: int, *, size: int = WORD) -> tuple[np.ndarray, int]:
@@ -31,6 +32,19 @@ def four_panels(bits: np.ndarray) -> tuple[np.ndarray, int]:
     parted = padded.reshape(groups, -1, OUTPUTS, taps * fours, FOUR).swapaxes(2, 3)
     panels = np.packbits(parted.reshape(*parted.shape[:2], -1), axis=-1, bitorder="little")
     return np.ascontiguousarray(panels), fours
+
+
+def lookup_panels(bits: np.ndarray, lanes: int) -> np.ndarray:
+    """(O, N, I) bool -> uint16 (1, panels, N · words, lanes): fives of inputs, three of them in a word.
+
+    The inputs are in fives. The two halves of a panel alternate, see csrc/dot_lut.h.
+    """
+    outputs, taps, inputs = bits.shape
+    size = FIVE * LOOKUPS
+    parted = _padded(np.pad(bits, ((0, -outputs % lanes), (0, 0), (0, 0)))[None], -inputs % size)
+    rows = np.packbits(_padded(parted.reshape(1, 1, -1, size), 1), axis=-1, bitorder="little")
+    words = np.ascontiguousarray(rows).view("<u2").reshape(-1, 2, lanes // 2, taps * -(-inputs // size))
+    return words.transpose(0, 3, 2, 1).astype(np.uint16, order="C").reshape(1, len(words), -1, lanes)
 
 
 def panels(rows: np.ndarray, lanes: int) -> np.ndarray:

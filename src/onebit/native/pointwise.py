@@ -15,7 +15,8 @@ from onebit.packed.nodes.rounding import EXACT_LIMIT
 _FLOAT32_EXACT = 2**24
 _MOST_INPUTS = 1000  # of a sum that is rounded: bytes without their zeros add less than 2⁴⁰ each, and 2⁵³ is exact
 _EPILOGUE_KERNELS = (
-    *("pointwise", "add", "add_int", "multiply", "xnor", "dot", "lut", "real", "depthwise", "depthwise_real"),
+    *("pointwise", "add", "add_int", "multiply", "xnor", "dot", "dot_lut", "lut", "real"),
+    *("depthwise", "depthwise_real"),
 )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from onebit.native.kernel_calls import Coding
 from onebit.native.layout import NotPlanned
 from onebit.native.library import InstructionSet
-from onebit.native.panels import FOUR, four_panels, panels, sign_panels
+from onebit.native.panels import FIVE, FOUR, LOOKUPS, four_panels, lookup_panels, panels, sign_panels
 from onebit.native.taps import Axis, padded_columns
 from onebit.packed import Conv, OneBitWeights
 from onebit.packed.grid import EXACT_TERMS, MOST_EXACT_TERMS, on_grid
@@ -21,6 +21,7 @@ _SEGMENT_UNITS = 6
 _BLOCK_BYTES = 2**17  # of weights that are bytes at the same time: they stay in the second-level cache
 _BLOCK = 256  # of csrc/epilogue.h
 _SLACK = 17  # units after the last row, which kernels of bytes may read
+_TABLES_KEPT, _TABLE_UNITS = 51, 16  # of csrc/dot_lut.h: the tables of a dense layer's row at the same time, their size
 _STEP, _MOST_ROWS, _PLANES = 64, 32, 4  # inputs and rows of tiles of bytes, and bytes of an int32: as in csrc/amx.h
 _MOST_SCRATCH = 2**28  # units of 4 bytes
 _MOST_GRID_TAPS = 127  # whose sum of values on a grid fits an int32
@@ -96,11 +97,17 @@ def dot_kernel(
         rows = rows.reshape(1, outputs, node.kernel[0], -1)
         columns = Axis(columns.taps[:, :1], columns.stride, columns.advance)
     _, _, taps, channels = rows.shape
-    weights, fours = four_panels(rows)
     more |= {"tap_channels": channels, "columns": columns.taps, "runs": columns.runs}
     more["taps_across"] = columns.taps.shape[1]
     signs = 2 * rows.sum(axis=-1, dtype=np.int64) - channels
     more["tap_sums"] = np.ascontiguousarray(signs.reshape(groups * outputs, taps).T)
+    one = all(axis.taps.size == 1 and axis.taps == 0 for axis in axes)
+    if isa.dot_lut and groups == 1 and (one or (inside and columns.taps.shape[1] == 1 and isinstance(node, Conv))):
+        read = 1.0 if one else width * (int(down.taps.max()) + 1) / (len(down.taps) * len(columns.taps))
+        if _lookups_are_faster(rows.shape[1:], 1 if one else channels // pixel, read):
+            unpadded = {"table_rows": down.rows_kept, "table_left": 0, "table_width": width, "table_byte": 0}
+            return _dot_lookup_kernel(rows[0], channels if one else pixel, more if one else unpadded | more, isa)
+    weights, fours = four_panels(rows)
     tile = isa.tile_outputs * taps * -(-fours // isa.dot_fours) * isa.dot_fours * FOUR  # bytes
     tiles = -(-outputs // isa.tile_outputs)
     more["block"] = max(1, min(tiles, _BLOCK_BYTES // tile))
@@ -110,6 +117,34 @@ def dot_kernel(
         steps = -(-taps * fours * FOUR // _STEP)
         units += (_MOST_ROWS * (steps | 1) + 1) * _STEP // 4
     return WeightKernel("dot", weights, fours, units, more)
+
+
+def _lookups_are_faster(shape: tuple[int, ...], across: int, read: float) -> bool:
+    """Whether lookups multiply bytes faster than VNNI. shape: (O, T, I), each tap a row of pixels.
+
+    read: pixels whose tables are made per output pixel. Cycles are those of Zen 4, which starts as many lookups of 32
+    sums of five bytes as products of 16 fours; without VNNI products are slower.
+    """
+    outputs, taps, inputs = shape
+    tables = across * -(-inputs // across // FIVE)
+    lookups = taps * tables * -(-outputs // 32) * 1.4
+    return read * (2 * tables / across + 10) + lookups < taps * -(-inputs // FOUR) * -(-outputs // 16) * 1.05
+
+
+def _dot_lookup_kernel(rows: np.ndarray, pixel: int, more: dict[str, Any], isa: InstructionSet) -> WeightKernel:
+    """±1 × bytes by lookups. rows: (O, T, I) bool, each tap a row of pixels of `pixel` bytes. See csrc/dot_lut.h."""
+    outputs, taps, _ = rows.shape
+    fives = -(-pixel // FIVE)
+    pixels = np.pad(rows.reshape(outputs, taps, -1, pixel), ((0, 0), (0, 0), (0, 0), (0, fives * FIVE - pixel)))
+    weights = lookup_panels(pixels.reshape(outputs, taps, -1), isa.dot_lut)
+    padded = -(-outputs // isa.tile_outputs) * isa.tile_outputs
+    units = max(_BLOCK, padded) + isa.tile_rows * padded
+    if "table_rows" not in more:
+        units += isa.tile_rows * (_TABLES_KEPT + LOOKUPS - 1) * _TABLE_UNITS
+    else:
+        kept, width = more["table_rows"], more["table_width"]
+        units += kept * (width * fives + LOOKUPS - 1) * _TABLE_UNITS + (kept + 1) * width + -(-pixel // 4)
+    return WeightKernel("dot_lut", weights, weights.shape[2] // taps, units, more)
 
 
 def planes_scratch(inputs: int, batch: int, isa: InstructionSet) -> int:

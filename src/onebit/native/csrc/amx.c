@@ -1,8 +1,8 @@
-/* AVX-512 and products of bytes in tiles: Sapphire Rapids and later. */
+/* AVX-512 and products of bytes in tiles, in place of lookups of 16-bit sums: Sapphire Rapids and later. */
 #define BYTE_TILES 16
 #define DOT_MANY 8
 #include "avx512.h"
 #include "amx.h"
 
 const ob_isa ob_amx = {"amx", LANES, LUT_INPUTS, LUT_GROUPS, TILE_ROWS, TILE_OUTPUTS, DENSE_WORDS, DOT_FOURS, DOT_SHIFT,
-                       BYTE_TILES, run_plan, run_layer};
+                       0, BYTE_TILES, run_plan, run_layer};

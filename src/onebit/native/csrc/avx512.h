@@ -15,6 +15,7 @@
 #define DOT_ROWS 24
 #define DOT_FOURS 1
 #define DOT_SHIFT 0
+#define DOT_LUT 32
 
 /* The lowest bits of 32 flags. */
 static inline uint32_t word_of(const int32_t *flags) {
@@ -40,7 +41,6 @@ ALWAYS void wide_floor(int32_t *to, __m512d x, __m512d least, __m512d most) {
 }
 
 #include "engine.h"
-
 
 /* Adds 16 int32 sums to 16 int64 ones. */
 ALWAYS void widen(int64_t *wide, __m512i sum) {

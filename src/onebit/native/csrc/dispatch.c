@@ -72,6 +72,15 @@ const ob_isa *ob_instruction_set(int index) {
     return NULL;
 }
 
+int ob_looks_up_quickly(void) {
+#if defined(OB_X86)
+    __builtin_cpu_init();
+    return __builtin_cpu_is("amd"); /* Intel's vpermw takes two cycles */
+#else
+    return 0;
+#endif
+}
+
 uint64_t ob_chain(uint64_t x, uint64_t count) {
     /* 64-bit constants: some processors add small ones during register renaming, at no cost */
     for (; count; count--) x = x * 6364136223846793005u + 1442695040888963407u;

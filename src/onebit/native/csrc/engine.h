@@ -12,11 +12,17 @@
 #if DOT_FOURS
 #include "dot.h"
 #endif
+#if defined(DOT_LUT)
+#include "dot_lut.h"
+#else
+#define DOT_LUT 0
+#endif
 
 /* The input as the first value, pixels in NHWC order. */
 static void code_images(const ob_plan *plan, const void *images, int64_t count, uint32_t *arena) {
     int64_t pixels = (int64_t)plan->height * plan->width, size = pixels * plan->channels, units = plan->input_size;
     int reals = plan->coding == OB_CODING_REALS, ordered = plan->channels == 1 || pixels == 1;
+    if (plan->input < 0) return;
     for (int64_t n = 0; n < count; n++) {
         uint32_t *out = arena + plan->input + n * units;
         const uint8_t *x = (const uint8_t *)images + n * size;
@@ -57,6 +63,10 @@ static int run_call(const ob_call *call, const share_t *share, int64_t count, ui
 #if DOT_FOURS
     case OB_KERNEL_DOT:
         return dot(call, share, count, arena);
+#endif
+#if DOT_LUT
+    case OB_KERNEL_DOT_LUT:
+        return dot_lut(call, share, count, arena);
 #endif
     case OB_KERNEL_LUT:
         return call->table_rows ? lut_conv(call, share, count, arena) : lut_dense(call, share, count, arena);

@@ -49,6 +49,7 @@ enum {
     OB_KERNEL_POINTWISE = 1, /* the epilogue on every pixel */
     OB_KERNEL_XNOR,          /* bits x bits -> sums, then the epilogue */
     OB_KERNEL_DOT,           /* bytes x bits -> sums, then the epilogue */
+    OB_KERNEL_DOT_LUT,       /* the same by lookups of 16-bit sums */
     OB_KERNEL_LUT,           /* int32 x bits -> sums, then the epilogue */
     OB_KERNEL_REAL,          /* int32 x real weights, both on grids -> sums, then the epilogue */
     OB_KERNEL_DEPTHWISE,     /* int32 x bits, each channel by itself -> sums, then the epilogue */
@@ -139,7 +140,7 @@ typedef struct {
     int32_t coding, output_count;
     const float *mean, *std;
     const ob_output *outputs;
-    int64_t input, input_size;  /* offset as in ob_call, and units per image */
+    int64_t input, input_size;  /* offset as in ob_call (-1: leaves it as it is), and units per image */
     int64_t arena_units, batch; /* the arena has arena_units * 4 bytes, for `batch` images */
     int64_t scratch_units;      /* of these, scratch memory of one thread */
 } ob_plan;
@@ -176,6 +177,7 @@ typedef struct {
     int32_t tile_rows, tile_outputs; /* largest tile */
     int32_t dense_words; /* words per block of a dense layer's rows */
     int32_t dot_fours, dot_shift; /* see dot.h; dot_fours is 0 without OB_KERNEL_DOT, whose layers use lookups */
+    int32_t dot_lut;              /* outputs per panel of OB_KERNEL_DOT_LUT; 0: there is no such kernel */
     int32_t byte_tiles; /* 0, or with registers that hold tiles of bytes, the smallest batch for which a dense layer of int32 is
                            faster byte by byte than with lookups */
     /* Runs part number `part` of `parts`, one thread each, on the same images and arena. Each thread after the first
@@ -199,6 +201,8 @@ typedef struct {
 OB_PUBLIC int ob_size(int which);
 /* The instruction sets that were compiled in and that this processor supports, the best last; NULL after them. */
 OB_PUBLIC const ob_isa *ob_instruction_set(int index);
+/* Whether the processor looks up 16-bit sums as fast as it multiplies bytes. */
+OB_PUBLIC int ob_looks_up_quickly(void);
 /* `count` dependent multiply-adds: measures the clock frequency. */
 OB_PUBLIC uint64_t ob_chain(uint64_t x, uint64_t count);
 
