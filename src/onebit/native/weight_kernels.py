@@ -136,6 +136,8 @@ def _dot_lookup_kernel(rows: np.ndarray, pixel: int, more: dict[str, Any], isa: 
     outputs, taps, _ = rows.shape
     fives = -(-pixel // FIVE)
     pixels = np.pad(rows.reshape(outputs, taps, -1, pixel), ((0, 0), (0, 0), (0, 0), (0, fives * FIVE - pixel)))
+    if pixels.shape[2] == LOOKUPS and "table_rows" in more:  # a word has weights of three pixels
+        pixels = pixels.reshape(outputs, taps, LOOKUPS, fives, FIVE).swapaxes(2, 3)
     weights = lookup_panels(pixels.reshape(outputs, taps, -1), isa.dot_lut)
     padded = -(-outputs // isa.tile_outputs) * isa.tile_outputs
     units = max(_BLOCK, padded) + isa.tile_rows * padded
@@ -143,7 +145,7 @@ def _dot_lookup_kernel(rows: np.ndarray, pixel: int, more: dict[str, Any], isa: 
         units += isa.tile_rows * (_TABLES_KEPT + LOOKUPS - 1) * _TABLE_UNITS
     else:
         kept, width = more["table_rows"], more["table_width"]
-        units += kept * (width * fives + LOOKUPS - 1) * _TABLE_UNITS + (kept + 1) * width + -(-pixel // 4)
+        units += kept * (width * fives + LOOKUPS - 1) * _TABLE_UNITS + (kept + 1) * width + 8 + -(-pixel // 4)
     return WeightKernel("dot_lut", weights, weights.shape[2] // taps, units, more)
 
 

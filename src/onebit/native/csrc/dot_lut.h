@@ -2,8 +2,9 @@
  * 16 bits of some of five bytes. One instruction chooses for each of 32 outputs the sum of the bytes whose weight is +1. Twice
  * that sum, minus the sum of all bytes, is the product.
  *
- * Weights: of each output 15 in 16 bits, three lookups. In a panel of 32 outputs, 0 and 16 are neighbors, then 1 and 17, …, so
- * that sums come in order when the even ones and the odd ones become 32 bits. A row of taps has its weights without gaps.
+ * Weights: of each output 15 in 16 bits, three lookups: of neighboring bytes, or in a row of three taps of one pixel each. In a
+ * panel of 32 outputs, 0 and 16 are neighbors, then 1 and 17, …, so that sums come in order when the even ones and the odd ones
+ * become 32 bits.
  */
 #define DOT_LUT_INPUTS 5
 #define DOT_LUT_GROUPS 3
@@ -20,41 +21,57 @@
 #define add_pairs(sum, x, twice) _mm512_add_epi32(sum, _mm512_madd_epi16(x, twice))
 #endif
 
+/* The table of the bytes 0 and 1 in every lane of `first`, 2 and 3 in `second`, and 3 and 4 in `third`. */
+ALWAYS void dot_lut_table(__m256i first, __m256i second, __m256i third, uint16_t *table) {
+    const __m256i one_two = _mm256_set1_epi64x(0x0101010000010000), five = _mm256_set1_epi16(256);
+    const __m256i three_four = _mm256_setr_epi64x(0, 0x0001000100010001, 0x0100010001000100, 0x0101010101010101);
+    __m256i low = _mm256_add_epi16(_mm256_maddubs_epi16(first, one_two), _mm256_maddubs_epi16(second, three_four));
+    _mm256_store_si256((__m256i *)table, low);
+    _mm256_store_si256((__m256i *)(table + 16), _mm256_add_epi16(low, _mm256_maddubs_epi16(third, five)));
+}
+
 /* tables[group] of the bytes of a pixel; the last group is filled up with 0. Returns the sum of the bytes. */
-static int32_t dot_lut_tables(const uint8_t *x, int channels, uint16_t *tables) {
-    const __m256i first = _mm256_set1_epi64x(0x0101010000010000), third = _mm256_set1_epi16(256);
-    const __m256i second = _mm256_setr_epi64x(0, 0x0001000100010001, 0x0100010001000100, 0x0101010101010101);
+ALWAYS int32_t dot_lut_tables(const uint8_t *x, int channels, uint16_t *tables) {
     const __m512i zero = _mm512_setzero_si512();
     __m512i total = zero;
-    uint8_t last[DOT_LUT_INPUTS] = {0};
-    for (int c = 0; c < channels; c += 64) {
-        __mmask64 some = channels - c < 64 ? ((__mmask64)1 << (channels - c)) - 1 : ~(__mmask64)0;
-        total = _mm512_add_epi64(total, _mm512_sad_epu8(_mm512_maskz_loadu_epi8(some, x + c), zero));
+    int c = 0;
+    for (; c + DOT_LUT_INPUTS <= channels; c += DOT_LUT_INPUTS, tables += DOT_LUT_TABLE) {
+        int16_t first, second, third;
+        memcpy(&first, x + c, 2), memcpy(&second, x + c + 2, 2), memcpy(&third, x + c + 3, 2);
+        dot_lut_table(_mm256_set1_epi16(first), _mm256_set1_epi16(second), _mm256_set1_epi16(third), tables);
     }
-    for (int c = 0; c < channels; c += DOT_LUT_INPUTS, tables += DOT_LUT_TABLE) {
-        const uint8_t *five = x + c;
-        int16_t pairs[3];
-        if (channels - c < DOT_LUT_INPUTS) {
-            memcpy(last, five, (size_t)(channels - c));
-            five = last;
-        }
-        memcpy(pairs, five, 4), memcpy(pairs + 2, five + 3, 2);
-        __m256i low = _mm256_add_epi16(_mm256_maddubs_epi16(_mm256_set1_epi16(pairs[0]), first),
-                                       _mm256_maddubs_epi16(_mm256_set1_epi16(pairs[1]), second));
-        __m256i high = _mm256_add_epi16(low, _mm256_maddubs_epi16(_mm256_set1_epi16(pairs[2]), third));
-        _mm256_store_si256((__m256i *)tables, low);
-        _mm256_store_si256((__m256i *)(tables + 16), high);
+    if (c < channels) {
+        __m128i last = _mm_maskz_loadu_epi8((__mmask16)((1 << (channels - c)) - 1), x + c);
+        dot_lut_table(_mm256_broadcastw_epi16(last), _mm256_broadcastw_epi16(_mm_srli_si128(last, 2)),
+                      _mm256_broadcastw_epi16(_mm_srli_si128(last, 3)), tables);
+    }
+    for (c = 0; c + 64 <= channels; c += 64) total = _mm512_add_epi64(total, _mm512_sad_epu8(_mm512_loadu_si512(x + c), zero));
+    if (c < channels) {
+        __m512i last = _mm512_maskz_loadu_epi8(((__mmask64)1 << (channels - c)) - 1, x + c);
+        total = _mm512_add_epi64(total, _mm512_sad_epu8(last, zero));
     }
     return (int32_t)_mm512_reduce_add_epi64(total);
 }
 
-/* Adds the products of R rows, minus the sum of all their bytes in `totals`, to `sums`, or begins them. The tables of rows are
- * `stride` apart. sums: the order of finish_rows, tile by tile. Accumulators stay in registers only if every loop over them is
- * unrolled, and if gcc does not add in another order. */
-ALWAYS void dot_lut_fixed(const int R, const int P, const uint16_t *tables, int64_t stride, const segment_t *segments, int count,
-                          const uint16_t *b, int64_t panel, const int32_t *totals, int begins, int32_t *sums) {
+/* Where the tables of a tile are: rows are `row` apart, the three lookups of a word `lookup`, and words `word`. */
+typedef struct {
+    const uint16_t *tables;
+    int64_t row, lookup, word;
+} dot_lut_place_t;
+
+/* Adds the sum that each output of a panel chooses. gcc would add in another order, which needs more registers. */
+#define DOT_LUT_CHOOSE(sum, index, entries)                                     \
+    sum = _mm512_add_epi16(sum, _mm512_permutexvar_epi16(index, entries)); \
+    __asm__("" : "+v"(sum))
+
+/* Adds the products of R rows, minus the sum of all their bytes in `totals`, to `sums`, or begins them. With `shared`, lookup
+ * k of row m and lookup 0 of row m + k have the same table. sums: in the order of finish_rows, tile by tile. Accumulators stay
+ * in registers only if every loop over them is unrolled. */
+ALWAYS void dot_lut_fixed(const int R, const int P, const int shared, const dot_lut_place_t *at, const segment_t *segments,
+                          int count, const uint16_t *b, int64_t panel, const int32_t *totals, int begins, int32_t *sums) {
     const __m512i least = _mm512_set1_epi16(INT16_MIN); /* sums without a sign, moved to where 16 bits have one */
     const __m512i even = _mm512_set1_epi32(2), odd = _mm512_set1_epi32(2 << 16);
+    const int64_t row = at->row, lookup = shared ? at->row : at->lookup;
     __m512i sum[8][4];
     int room = DOT_LUT_WORDS, adds = !begins;
 #pragma GCC unroll 8
@@ -62,33 +79,45 @@ ALWAYS void dot_lut_fixed(const int R, const int P, const uint16_t *tables, int6
 #pragma GCC unroll 4
         for (int p = 0; p < P; p++) sum[m][p] = least;
     for (int k = 0; k < count; k++) {
-        const uint16_t *table = tables + segments[k].a, *w = b + segments[k].b * DOT_LUT_LANES;
+        const uint16_t *table = at->tables + segments[k].a, *w = b + segments[k].b * DOT_LUT_LANES;
         for (int left = segments[k].words; left > 0;) {
             int words = left < room ? left : room;
             left -= words, room -= words;
 #pragma GCC unroll 1
-            for (; words; words--, w += DOT_LUT_LANES) {
-                __m512i index[4]; /* only its lowest 5 bits choose */
+            for (; words; words--, w += DOT_LUT_LANES, table += at->word) {
+                __m512i index[3][4]; /* only its lowest 5 bits choose */
 #pragma GCC unroll 4
                 for (int p = 0; p < P; p++) {
-                    index[p] = _mm512_loadu_si512(w + p * panel);
+                    index[0][p] = _mm512_loadu_si512(w + p * panel);
+                    __asm__("" : "+v"(index[0][p])); /* gcc would load it for each shift */
+                    index[1][p] = _mm512_srli_epi16(index[0][p], DOT_LUT_INPUTS);
+                    index[2][p] = _mm512_srli_epi16(index[0][p], 2 * DOT_LUT_INPUTS);
                     if (R == 1) __builtin_prefetch(w + (P + p) * panel); /* of the next tile */
                 }
+                if (shared) {
+#pragma GCC unroll 10
+                    for (int m = 0; m < R + 2; m++) {
+                        __m512i entries = _mm512_load_si512(table + m * row);
 #pragma GCC unroll 3
-                for (int g = 0; g < DOT_LUT_GROUPS; g++, table += DOT_LUT_TABLE) {
+                        for (int g = 0; g < DOT_LUT_GROUPS; g++)
+#pragma GCC unroll 4
+                            for (int p = 0; p < P; p++)
+                                if (m >= g && m - g < R) {
+                                    DOT_LUT_CHOOSE(sum[m - g][p], index[g][p], entries);
+                                }
+                    }
+                    continue;
+                }
+#pragma GCC unroll 3
+                for (int g = 0; g < DOT_LUT_GROUPS; g++)
 #pragma GCC unroll 8
                     for (int m = 0; m < R; m++) {
-                        __m512i entries = _mm512_load_si512(table + m * stride);
+                        __m512i entries = _mm512_load_si512(table + g * lookup + m * row);
 #pragma GCC unroll 4
                         for (int p = 0; p < P; p++) {
-                            sum[m][p] = _mm512_add_epi16(sum[m][p], _mm512_permutexvar_epi16(index[p], entries));
-                            __asm__("" : "+v"(sum[m][p]));
+                            DOT_LUT_CHOOSE(sum[m][p], index[g][p], entries);
                         }
                     }
-#pragma GCC unroll 4
-                    for (int p = 0; p < P; p++)
-                        if (g < DOT_LUT_GROUPS - 1) index[p] = _mm512_srli_epi16(index[p], DOT_LUT_INPUTS);
-                }
             }
             if (room && (left || k < count - 1)) continue;
 #pragma GCC unroll 8
@@ -113,12 +142,15 @@ ALWAYS void dot_lut_fixed(const int R, const int P, const uint16_t *tables, int6
     }
 }
 
-#define CASE(R, P)                                                                            \
-    case 8 * R + P:                                                                           \
-        dot_lut_fixed(R, P, tables, stride, segments, count, b, panel, totals, begins, sums); \
+#define CASE(R, P)                                                                                        \
+    case 8 * R + P:                                                                                       \
+        if (R > 1 && at->lookup == at->row)                                                               \
+            dot_lut_fixed(R, P, R > 1, at, segments, count, b, panel, totals, begins, sums);              \
+        else                                                                                              \
+            dot_lut_fixed(R, P, 0, at, segments, count, b, panel, totals, begins, sums);                  \
         break;
 
-static void dot_lut_tile(int rows, int panels, const uint16_t *tables, int64_t stride, const segment_t *segments, int count,
+static void dot_lut_tile(int rows, int panels, const dot_lut_place_t *at, const segment_t *segments, int count,
                          const uint16_t *b, int64_t panel, const int32_t *totals, int begins, int32_t *sums) {
     switch (8 * rows + panels) {
         CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4)
@@ -138,15 +170,15 @@ typedef struct {
 } dot_lut_t;
 
 /* The products of `many` rows with all outputs, tile by tile. */
-static void dot_lut_sums(const dot_lut_t *lut, int many, const uint16_t *tables, int64_t stride, const segment_t *segments,
-                         int count, const int32_t *totals, int begins) {
+static void dot_lut_sums(const dot_lut_t *lut, int many, const dot_lut_place_t *at, const segment_t *segments, int count,
+                         const int32_t *totals, int begins) {
     const ob_call *call = lut->dot.call;
     const uint16_t *weights = call->weights;
     const int step = many == 8 ? 2 : 4, begin = lut->dot.tiles.begin * DOT_LUT_PANELS;
     int end = lut->dot.tiles.end * DOT_LUT_PANELS < lut->panels ? lut->dot.tiles.end * DOT_LUT_PANELS : lut->panels;
     for (int p = begin; p < end; p += step)
-        dot_lut_tile(many, end - p < step ? end - p : step, tables, stride, segments, count, weights + p * call->panel,
-                     call->panel, totals, begins, lut->sums + (int64_t)many * (p - begin) * DOT_LUT_LANES);
+        dot_lut_tile(many, end - p < step ? end - p : step, at, segments, count, weights + p * call->panel, call->panel, totals,
+                     begins, lut->sums + (int64_t)many * (p - begin) * DOT_LUT_LANES);
 }
 
 /* Runs the epilogue on the sums of `many` rows. */
@@ -185,7 +217,8 @@ static int dot_lut_dense(dot_lut_t *lut, int64_t count, uint32_t *arena) {
                 totals[m] = dot_lut_tables(x, part, lut->tables + m * stride);
                 end_tables(lut->tables + m * stride + groups * DOT_LUT_TABLE);
             }
-            dot_lut_sums(lut, many, lut->tables, stride, &segment, 1, totals, !from);
+            dot_lut_place_t tables = {lut->tables, stride, DOT_LUT_TABLE, DOT_LUT_GROUPS * DOT_LUT_TABLE};
+            dot_lut_sums(lut, many, &tables, &segment, 1, totals, !from);
         }
         saw_nan |= dot_lut_finish(lut, &at, spot, many);
         n += many;
@@ -200,6 +233,7 @@ static int dot_lut_conv(dot_lut_t *lut, const share_t *share, int64_t count, uin
     const span_t mine = span_of(share, call->out_height);
     int channels = call->in_pixel, across = call->tap_channels / channels; /* a tap is a row of pixels */
     int groups = (channels + DOT_LUT_INPUTS - 1) / DOT_LUT_INPUTS, words = (across * groups + DOT_LUT_GROUPS - 1) / DOT_LUT_GROUPS;
+    int three = across == DOT_LUT_GROUPS; /* a word has lookups of three pixels, else of one */
     int width = call->table_width, right = call->table_left + call->in_width, saw_nan = 0;
     int64_t pixel = (int64_t)groups * DOT_LUT_TABLE, row_units = width * pixel + 2 * DOT_LUT_TABLE;
     int32_t *down = lut->totals + (int64_t)call->table_rows * width; /* of a column under the taps of an output row */
@@ -239,10 +273,15 @@ static int dot_lut_conv(dot_lut_t *lut, const share_t *share, int64_t count, uin
                 int32_t totals[8] = {0};
                 spot_t spot = {n, t};
                 many = tile_rows(run[2] - t, DOT_LUT_ROWS(lut->panels));
-                for (int m = 0; m < many; m++)
-                    for (int b = 0; b < across; b++) totals[m] += down[first + m * run[3] + b];
+                for (int b = 0; b < across; b++)
+                    if (run[3] == 1)
+                        for (int m = 0; m < 8; m++) totals[m] += down[first + b + m]; /* of 8 pixels, if there are fewer too */
+                    else
+                        for (int m = 0; m < many; m++) totals[m] += down[first + b + m * run[3]];
+                dot_lut_place_t tables = {lut->tables + first * pixel, run[3] * pixel, three ? pixel : DOT_LUT_TABLE,
+                                          three ? DOT_LUT_TABLE : DOT_LUT_GROUPS * DOT_LUT_TABLE};
                 if (found)
-                    dot_lut_sums(lut, many, lut->tables + first * pixel, run[3] * pixel, lut->dot.segments, found, totals, 1);
+                    dot_lut_sums(lut, many, &tables, lut->dot.segments, found, totals, 1);
                 else
                     memset(lut->sums, 0, (size_t)(lut->panels * DOT_LUT_LANES * many) * sizeof *lut->sums);
                 saw_nan |= dot_lut_finish(lut, &at, spot, many);
@@ -267,6 +306,6 @@ static int dot_lut(const ob_call *call, const share_t *share, int64_t count, uin
     int groups = (call->in_pixel + DOT_LUT_INPUTS - 1) / DOT_LUT_INPUTS;
     lut.dot.segments = (segment_t *)(lut.tables + call->table_rows * (call->table_width * groups + 2) * DOT_LUT_TABLE);
     lut.totals = (int32_t *)(lut.dot.segments + call->taps_down);
-    lut.dot.rows = (uint8_t *)(lut.totals + (call->table_rows + 1) * call->table_width);
+    lut.dot.rows = (uint8_t *)(lut.totals + (call->table_rows + 1) * call->table_width + 8);
     return dot_lut_conv(&lut, share, count, arena);
 }
