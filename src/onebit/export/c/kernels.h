@@ -75,6 +75,24 @@ static void gather_grid(const window_t *w, load_t *load, const void *from, int32
     }
 }
 
+/* The bytes under the windows at (i, j) and (i, j + 1), in the lower and the upper half of each value: sums of them are sums
+ * of both, below 2^15 each. `flip` is 128 for int8, 0 for uint8. */
+static void gather_pair(const window_t *w, const void *from, int32_t first, int32_t i, int32_t j, const uint8_t *outside,
+                        int32_t kept, int32_t flip, value_t *column) {
+    for (int32_t a = 0; a < w->kernel[0]; a++) {
+        for (int32_t n = kept * w->channels; n > 0; n--, column++) column[0] = column[2 * w->stride[1] * w->channels];
+        for (int32_t b = kept; b < w->kernel[1]; b++) {
+            int32_t pixels[2] = {pixel_under(w, i, j, a, b), pixel_under(w, i, j + 1, a, b)}, steps[2] = {0, 0};
+            const uint8_t *in[2] = {outside, outside};
+            for (int32_t n = 0; n < 2; n++)
+                if (pixels[n] >= 0) in[n] = (const uint8_t *)from + first + pixels[n], steps[n] = w->steps[0];
+            const uint8_t *low = in[0], *high = in[1];
+            for (int32_t c = 0; c < w->channels; c++, low += steps[0], high += steps[1], column++)
+                column->i = (*low ^ flip) - flip + ((*high ^ flip) - flip) * 65536;
+        }
+    }
+}
+
 /* The values that a transposed convolution adds up at (i, j), pixel by pixel. */
 static void gather_transposed(const window_t *w, load_t *load, const void *from, int32_t first, int32_t i, int32_t j,
                               value_t *column) {
@@ -145,6 +163,20 @@ static void one_bit(const value_t *x, int32_t k, int32_t terms, const uint8_t *r
     for (int32_t o = 0; o < outputs; o++, rows += (terms + 7) / 8) {
         int32_t sum = chosen(tables, rows, (count + 3) / 4);
         sums[o].i = k ? sums[o].i + sum : sum;
+    }
+}
+
+/* The same of two pixels, whose sums are `channels` apart. */
+static void one_bit_pair(const value_t *x, int32_t k, int32_t terms, const uint8_t *rows, int32_t outputs, int32_t channels,
+                         value_t *sums) {
+    int32_t count = part_size(terms, k);
+    lut_tables(&x->i, count, tables);
+    rows += k / 8;
+    for (int32_t o = 0; o < outputs; o++, rows += (terms + 7) / 8) {
+        int32_t both = chosen(tables, rows, (count + 3) / 4), low = ((both & 0xffff) ^ 0x8000) - 0x8000;
+        int32_t high = (both - low) / 65536;
+        sums[o].i = k ? sums[o].i + low : low;
+        sums[channels + o].i = k ? sums[channels + o].i + high : high;
     }
 }
 
@@ -271,6 +303,23 @@ static void relu(value_t *x, int32_t count) {
 
 static void clamp_integers(value_t *x, int32_t count, int32_t low, int32_t high) {
     for (int32_t k = 0; k < count; k++) x[k].i = clamp_int(x[k].i, low, high);
+}
+
+static void quantize(value_t *x, int32_t count, int32_t least, int32_t most) {
+    for (int32_t k = 0; k < count; k++) x[k].i = quantized(x[k].f, least, most);
+}
+
+/* The sums of `offset` and products; multipliers are `step` apart, 0 if they are equal. The sums may replace `offset`. */
+static void weighted(const value_t *x, int32_t count, const int32_t *multiplier, int32_t step, const wide_t *offset,
+                     wide_t *totals) {
+    for (int32_t k = 0; k < count; k++, multiplier += step) totals[k] = offset[k] + (int64_t)*multiplier * x[k].i;
+}
+
+/* Products and `offset`, divided by 2^shift and rounded down, from least to most. */
+static void requantize(value_t *x, int32_t count, const int32_t *multiplier, int32_t step, const wide_t *offset, int32_t shift,
+                       int32_t least, int32_t most) {
+    for (int32_t k = 0; k < count; k++, multiplier += step)
+        x[k].i = requantized(offset[k] + (int64_t)*multiplier * x[k].i, shift, least, most);
 }
 
 static void prelu(value_t *x, int32_t count, const float *slope) {

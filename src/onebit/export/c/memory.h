@@ -66,6 +66,11 @@ static void store_small(const value_t *x, int32_t count, void *to, int32_t first
     for (int32_t k = 0; k < count; k++) out[k * step] = (int8_t)x[k].i;
 }
 
+static void store_bytes(const value_t *x, int32_t count, void *to, int32_t first, int32_t step) {
+    uint8_t *out = (uint8_t *)to + first;
+    for (int32_t k = 0; k < count; k++) out[k * step] = (uint8_t)x[k].i;
+}
+
 static void store_shorts(const value_t *x, int32_t count, void *to, int32_t first, int32_t step) {
     short_t *out = (short_t *)to + first;
     for (int32_t k = 0; k < count; k++) out[k * step] = (int16_t)x[k].i;

@@ -21,8 +21,8 @@ class Moves(Stages):
             axes.insert(0, ((size, step),))
             step *= size
         form = "floats" if spec.dtype == "float32" else "centered" if spec.coding == "integer" else "bytes"
-        bound = None if form == "floats" else 255
-        self.stored[INPUT] = Stored(None, form, 0, tuple(axes), bound)
+        limits = {"floats": None, "centered": (-255, 255), "bytes": (0, 255)}[form]
+        self.stored[INPUT] = Stored(None, form, 0, tuple(axes), limits)
         if spec.mean is not None and spec.std is not None:
             source = self.stored.pop(INPUT)
             if source.pixel_step is None:
@@ -49,7 +49,7 @@ class Moves(Stages):
         else:
             made = stored.reshaped(shape)
             if made is None:  # in the order of the value
-                value = Value((prod(shape),), self.known[name].kind, stored.bound)
+                value = stored.described(self.known[name].kind, (prod(shape),))
                 self.close()
                 stage = self.begin("", value, f"{name} in order")
                 flat = plain(value, stage.index)

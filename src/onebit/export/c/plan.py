@@ -7,9 +7,9 @@ from typing import Any
 from onebit.export.c.moves import Moves
 from onebit.export.c.pointwise import Pointwise
 from onebit.export.c.pools import Pools, signs_before_pools
-from onebit.export.c.products import Products
+from onebit.export.c.products import Products, sums_last
 from onebit.native.arena import place
-from onebit.packed import Node, PackedNet, Value, nodes
+from onebit.packed import Node, PackedNet, nodes
 
 
 class Planner(Moves, Pointwise, Products, Pools):
@@ -22,7 +22,7 @@ class Planner(Moves, Pointwise, Products, Pools):
     """
 
     def __init__(self, net: PackedNet) -> None:
-        super().__init__(signs_before_pools(net))
+        super().__init__(sums_last(signs_before_pools(net)))
         self.code_input()
         for node in self.net.nodes:
             MAKERS[type(node)](self, node)
@@ -38,7 +38,7 @@ class Planner(Moves, Pointwise, Products, Pools):
     def give_out(self, name: str) -> None:
         """A stage that copies a value to the output."""
         source = self.even(self.value(name), name)
-        stage = self.begin("", Value(source.shape, self.known[name].kind, source.bound), f"{name} is an output")
+        stage = self.begin("", source.described(self.known[name].kind), f"{name} is an output")
         self.over_pixels(stage)
         stage.body.append(self.load_pixel(stage, source, "x"))
         x = self.scratch(stage, 4 * stage.channels)
@@ -71,6 +71,8 @@ MAKERS: dict[type[Node], Any] = {
     nodes.Prelu: Planner.pointwise,
     nodes.Hardtanh: Planner.pointwise,
     nodes.Clamp: Planner.pointwise,
+    nodes.Quantize: Planner.pointwise,
+    nodes.Requantize: Planner.requantize,
     nodes.Add: Planner.combine,
     nodes.Multiply: Planner.combine,
     nodes.Concat: Planner.joined,

@@ -44,6 +44,9 @@ class Pointwise(Stages):
             line = f"{kernel}(x, {count}, {arrays});"
         elif isinstance(node, nodes.Relu):
             line = f"clamp_integers(x, {count}, 0, {_INT32_MOST});" if exact else f"relu(x, {count});"
+        elif isinstance(node, nodes.Quantize):
+            kernel = "clamp_integers" if exact else "quantize"
+            line = f"{kernel}(x, {count}, {node.least}, {node.most});"
         elif isinstance(node, nodes.Hardtanh):
             line = f"clamp_integers(x, {count}, -1, 1);" if exact else f"clamp(x, {count}, {real(-1)}, {real(1)});"
         else:
@@ -59,6 +62,33 @@ class Pointwise(Stages):
                     line = f"at_least(x, {count}, {low});" if low else f"at_most(x, {count}, {high});"
         stage.body.append(line)
         stage.made = made
+
+    def requantize(self, node: nodes.Requantize) -> None:
+        made = self.known[node.output]
+        inputs = list(zip(node.inputs, node.multiplier, strict=True))
+        if self.open is not None and self.open.value in node.inputs:  # the value on the way first
+            inputs.insert(0, inputs.pop(node.inputs.index(self.open.value)))
+        (first, multiplier), *rest = inputs
+        others = [(self.even(self.value(name), name), row) for name, row in rest]
+        named = ", ".join(name for name, _ in rest)
+        stage = self.reading(first, node.output, made, f"{node.output}: {op_name(node)} {named}".rstrip())
+        count, offset = stage.channels, self.array(node.output, "offset", node.offset)
+        for k, (other, row) in enumerate(others):
+            if k == 0:
+                stage.head.append(f"wide_t *totals = {self.scratch(stage, 8 * count)};")
+            self.second(stage, count)
+            stage.body.append(self.load_pixel(stage, other, "y"))
+            stage.body.append(f"weighted(y, {count}, {self.multiplier(node, row)}, {offset}, totals);")
+            stage.replaces.append(other)
+            offset = "totals"
+        given = f"{self.multiplier(node, multiplier)}, {offset}, {node.shift}, {node.least}, {node.most}"
+        stage.body.append(f"requantize(x, {count}, {given});")
+        stage.made = made
+
+    def multiplier(self, node: nodes.Requantize, row: np.ndarray) -> str:
+        """C of the multipliers of an input, and of the distance between those of two channels: 0 if all are equal."""
+        step = int((row != row[0]).any())
+        return f"{self.array(node.output, 'multiplier', row if step else row[:1])}, {step}"
 
     def combine(self, node: nodes.Add | nodes.Multiply) -> None:
         made = self.known[node.output]

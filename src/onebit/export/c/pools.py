@@ -22,16 +22,16 @@ class Pools(Stages):
         (name,) = node.inputs
         made, source = self.known[node.output], self.evenly(name)
         exact, largest = source.bound is not None, isinstance(node, nodes.MaxPool)
-        bound = source.bound
+        value = source.described("integer" if exact else "real", made.shape)
         if isinstance(node, nodes.AveragePool) and exact:
-            bound = prod(node.kernel) * (source.bound or 0)
-            if bound > _INT32_MOST:
+            least, most = (prod(node.kernel) * limit for limit in source.limits or ())
+            # windows over the border have fewer pixels
+            value = Value(made.shape, "integer", max(-least, most), min(0, least), max(0, most))
+            if max(-least, most) > _INT32_MOST:
                 raise UsageError(
                     f"--to c takes averages of integers whose sums fit 32 bits; those of {node.output!r} do not"
                 )
-        stage = self.begin(
-            node.output, Value(made.shape, "integer" if exact else "real", bound), title(node, self.known[name], made)
-        )
+        stage = self.begin(node.output, value, title(node, self.known[name], made))
         stage.keeps.append(source)
         self.window(stage, node, source, stage.channels)
         self.second(stage, stage.channels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -10,12 +11,15 @@ import numpy as np
 from onebit.errors import UsageError
 from onebit.export.c.stages import Stage, Stages, index, real, title
 from onebit.export.c.values import LOADS, Stored
-from onebit.packed import OneBitWeights, Value, nodes
+from onebit.packed import Node, OneBitWeights, PackedNet, Value, nodes
 from onebit.packed.bits import unpack_signs
 from onebit.packed.grid import GRID_BITS, MOST_EXACT_TERMS, on_grid
 
 PART = 96
 """Inputs that are multiplied by weights at once, as in kernels.h."""
+
+
+_BYTES = {"bytes": (0, 255), "small": (-128, 127)}
 
 
 class Products(Stages):
@@ -44,11 +48,15 @@ class Products(Stages):
             stage.room = 8
             stage.body.append(f"dense({self.pointer(source, stage)}, {node.terms}, {weights}, {node.outputs}, x);")
             stage.made = Value(made.shape, "real")
+        elif self.has_pairs(stage, node, source):
+            self.pair_products(stage, node, source, weights)
         else:
             self.part_products(stage, node, source, weights)
         groups = getattr(node, "groups", 1)
         if groups > 1:
             stage.body = [f"for (int32_t g = 0; g < {groups}; g++) {{", *stage.body, "}"]
+        if stage.pairs:
+            stage.body = ["if (j % 2 == 0) {", *stage.body, "}", f"value_t *x = pair + {stage.channels} * (j % 2);"]
         self.scaled(stage, node)
 
     def sign_products(self, stage: Stage, node: Any, source: Stored, weights: str) -> None:
@@ -71,6 +79,30 @@ class Products(Stages):
             stage.body.append(f"signs_dot(column, {terms}, {rows}, {outputs}, {sums});")
         else:
             stage.body.append(f"signs_dot_inside(column, inside, {terms}, {rows}, {outputs}, {sums});")
+
+    def has_pairs(self, stage: Stage, node: Any, source: Stored) -> bool:
+        """Whether the windows of two pixels can be summed at once: they are bytes."""
+        if not isinstance(node, nodes.Conv) or node.centre is not None or stage.made.shape[2] < 2:
+            return False
+        least, most = _BYTES.get(source.form, (1, 0))
+        return least <= node.padding_value <= most
+
+    def pair_products(self, stage: Stage, node: Any, source: Stored, weights: str) -> None:
+        """Sums of the bytes of two windows with rows of weights."""
+        terms, stage.pairs = node.terms, True
+        first, rows, sums, outputs = _group(node, source, weights, "pair", -(-terms // 8))
+        stage.head.append(f"value_t *column = {self.scratch(stage, 4 * terms)};")
+        stage.head.append(f"const uint8_t outside = {node.padding_value % 256};")
+        shared = node.kernel[1] - 2 * node.stride[1] if node.groups == 1 and node.dilation[1] == 1 else 0
+        kept = f"j ? {shared} : 0" if shared > 0 else "0"
+        flip = 128 if source.form == "small" else 0
+        given = f"&window, {self.pointer(source, stage)}, {first}, i, j, &outside, {kept}, {flip}, column"
+        given_part = f"column{_plus_k(terms)}, {_k(terms)}, {terms}, {rows}, {outputs}, {stage.channels}, {sums}"
+        inner = [f"one_bit_pair({given_part});"]
+        if terms > PART:
+            inner = [f"for (int32_t k = 0; k < {terms}; k += PART) {{", *inner, "}"]
+        stage.body += [f"gather_pair({given});", *inner]
+        stage.made = Value(stage.made.shape, "integer", terms * max(source.bound or 0, abs(node.padding_value)))
 
     def part_products(self, stage: Stage, node: Any, source: Stored, weights: str) -> None:
         """Sums of the inputs, or of their integers on a grid, with rows of weights: a part of the inputs at once."""
@@ -191,8 +223,26 @@ class Products(Stages):
         order = np.argsort(places, kind="stable")
         if (np.diff(places[order]) == 1).all():
             first = source.first + int(places[order[0]])
-            return Stored(source.memory, source.form, first, (((places.size, 1),),), source.bound), rows[:, order]
+            return Stored(source.memory, source.form, first, (((places.size, 1),),), source.limits), rows[:, order]
         return self.copied(source, name), rows
+
+
+def sums_last(net: PackedNet) -> PackedNet:
+    """The same net with sums of products right before the only `requantize` that reads them: they need no memory."""
+    readers: dict[str, list[Node]] = {}
+    for node in net.nodes:
+        for name in node.inputs:
+            readers.setdefault(name, []).append(node)
+    waiting: dict[str, Node] = {}
+    order: list[Node] = []
+    for node in net.nodes:
+        alone = node.output not in net.outputs and len(readers[node.output]) == 1
+        if isinstance(node, OneBitWeights) and alone and isinstance(readers[node.output][0], nodes.Requantize):
+            waiting[node.output] = node
+            continue
+        order += [waiting.pop(name) for name in node.inputs if name in waiting]
+        order.append(node)
+    return replace(net, nodes=tuple(order))
 
 
 def _is_dense(node: Any) -> bool:

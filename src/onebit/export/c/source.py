@@ -15,7 +15,7 @@ from onebit.export.c.products import PART
 from onebit.export.c.stages import Stage
 
 _NAME = re.compile(r"[A-Za-z_]\w*")
-_TYPES = {"uint8": "uint8_t", "int32": "int32_t", "float32": "float"}
+_TYPES = {"uint8": "uint8_t", "int32": "int32_t", "int64": "int64_t", "float32": "float"}
 _STATIC = {"tables": 4 * 4 * PART, "part": 4 * PART}  # bytes of the kernels' own memory
 WIDTH = 118
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from onebit.export.c.values import LOADS, STORES, Axis, Memory, Stored, plain
+from onebit.export.c.values import BITS, LOADS, STORES, Axis, Memory, Stored, plain
 from onebit.packed import Node, PackedNet, Value, infer
 from onebit.packed.net import op_name
 
@@ -19,8 +19,9 @@ class Stage:
 
     value: the name of the value that it makes; made: how far that is: shape, kind and bound of the pixel in `x`.
     titles: what it does, for its comment; loops: variables and their ends. head and body: lines of C.
-    room: bytes of `x` per channel. replaces: values whose memory the result may take, pixel by pixel; keeps: those
-    whose memory it may not take. other: memory of `y`. input, output: whether it uses them.
+    room: bytes of `x` per channel. pairs: whether `x` is one of two pixels that are made at once. replaces: values
+    whose memory the result may take, pixel by pixel; keeps: those whose memory it may not take. other: memory of `y`.
+    input, output: whether it uses them.
     """
 
     index: int
@@ -31,6 +32,7 @@ class Stage:
     loops: list[tuple[str, int]] = field(default_factory=list)
     body: list[str] = field(default_factory=list)
     room: int = 4
+    pairs: bool = False
     replaces: list[Stored] = field(default_factory=list)
     keeps: list[Stored] = field(default_factory=list)
     other: Memory | None = None
@@ -44,6 +46,11 @@ class Stage:
     @property
     def pixels(self) -> int:
         return prod(self.made.shape[1:])
+
+    @property
+    def bytes(self) -> int:
+        """Memory of `x`, or of a pair."""
+        return self.room * self.channels * (1 + self.pairs)
 
     @property
     def pixel(self) -> list[tuple[str, int]]:
@@ -95,7 +102,7 @@ class Stages:
             return
         made, name = stage.made, stage.value
         if self.uses.get(name) == 1 and name in self.places:
-            x = self.scratch(stage, stage.room * stage.channels)
+            x = self.scratch(stage, stage.bytes)
             self.to_output(stage, name)
         else:
             target = plain(made, stage.index)
@@ -103,7 +110,7 @@ class Stages:
             old = next((s for s in stage.replaces if self.can_replace(s, target, stage)), None)
             if old is not None and old.memory is not None:
                 target.memory.units = 0
-                target = Stored(old.memory, target.form, 0, target.axes, target.bound)
+                target = replace(target, memory=old.memory)
             direct = stage.pixels == 1 and STORES[target.form] == "store_words" and old is None
             self.keep(target)
             if direct:
@@ -111,20 +118,19 @@ class Stages:
                 assert target.memory is not None
                 target.memory.units = max(target.memory.units, stage.room * stage.channels)
             else:
-                x = self.scratch(stage, stage.room * stage.channels)
+                x = self.scratch(stage, stage.bytes)
                 at = index(0, [(v, s * stage.channels) for v, s in stage.pixel])
                 stage.body.append(
                     f"{STORES[target.form]}(x, {stage.channels}, {self.pointer(target, stage)}, {at}, 1);"
                 )
             self.stored[name] = target
-        stage.head.insert(0, f"value_t *x = {x};")
+        stage.head.insert(0, f"value_t *{'pair' if stage.pairs else 'x'} = {x};")
 
     def can_replace(self, old: Stored, new: Stored, stage: Stage) -> bool:
         """Whether a new value may take the memory of an old one, which no other stage reads any more."""
-        bits = {"real": 32, "integers": 32}
-        alike = bits.get(old.form, old.form) == bits.get(new.form, new.form)
         alive = any(s.memory is old.memory and self.uses[name] > 0 for name, s in self.stored.items())
         alive |= any(other.memory is old.memory for other in stage.keeps)
+        alike = BITS.get(old.form) == BITS[new.form]
         return old.memory is not None and alike and not alive and old.is_plain and old.shape == new.shape
 
     def to_output(self, stage: Stage, name: str) -> None:
@@ -175,7 +181,7 @@ class Stages:
             stage.titles.append(title)
             return stage
         source = self.even(self.value(name), name)
-        stage = self.begin(value, Value(source.shape, self.known[name].kind, source.bound), title)
+        stage = self.begin(value, source.described(self.known[name].kind), title)
         self.over_pixels(stage)
         stage.body.append(self.load_pixel(stage, source, "x"))
         stage.replaces.append(source)
@@ -195,7 +201,7 @@ class Stages:
 
     def copied(self, stored: Stored, name: str, *, real: bool = False) -> Stored:
         """A plain copy of a value."""
-        value = Value(stored.shape, "real") if real else Value(stored.shape, self.known[name].kind, stored.bound)
+        value = Value(stored.shape, "real") if real else stored.described(self.known[name].kind)
         self.close()
         stage = self.begin("", value, f"{name} in order")
         target = plain(value, stage.index)

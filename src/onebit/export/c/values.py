@@ -17,10 +17,11 @@ LOADS = {
     "centered": "load_centered",
     "floats": "load_floats",
 }
-"""Form of a value in memory -> the kernel that reads it; the last three are forms of inputs."""
+"""Form of a value in memory -> the kernel that reads it; the last two are forms of inputs only."""
 STORES = {"signs": "store_signs", "small": "store_small", "shorts": "store_shorts", "integers": "store_words"}
-STORES["real"] = "store_words"
-_BITS = {"signs": 1, "small": 8, "shorts": 16, "integers": 32, "real": 32}
+STORES |= {"real": "store_words", "bytes": "store_bytes"}
+BITS = {"signs": 1, "small": 8, "bytes": 8, "shorts": 16, "integers": 32, "real": 32}
+_RANGES = {"small": (-128, 127), "bytes": (0, 255), "shorts": (-32768, 32767)}
 
 Axis = tuple[tuple[int, int], ...]
 """An axis of a value in memory: parts (size, step), the last one fastest; more than one where axes were joined."""
@@ -45,14 +46,23 @@ class Stored:
     """A value in memory.
 
     memory: None for the input; form: a key of LOADS; first: number of its first element; axes: one per logical axis.
-    bound: the largest magnitude of integers, None for real values.
+    limits: the smallest and the largest integer, None for real values.
     """
 
     memory: Memory | None
     form: str
     first: int
     axes: tuple[Axis, ...]
-    bound: int | None
+    limits: tuple[int, int] | None
+
+    @property
+    def bound(self) -> int | None:
+        """The largest magnitude of integers, None for real values."""
+        return None if self.limits is None else max(-self.limits[0], self.limits[1])
+
+    def described(self, kind: str, shape: tuple[int, ...] | None = None) -> Value:
+        """The value without its place, in its own or another shape."""
+        return Value(self.shape if shape is None else shape, kind, self.bound, *(self.limits or ()))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -124,7 +134,8 @@ def form_of(value: Value) -> str:
         return "real"
     if value.kind == "sign":
         return "signs"
-    return "small" if value.bound <= 127 else "shorts" if value.bound <= 32767 else "integers"
+    least, most = value.limits
+    return next((form for form, (low, high) in _RANGES.items() if low <= least and most <= high), "integers")
 
 
 def plain_axes(shape: tuple[int, ...]) -> tuple[Axis, ...]:
@@ -140,8 +151,9 @@ def plain_axes(shape: tuple[int, ...]) -> tuple[Axis, ...]:
 def plain(value: Value, stage: int, *, form: str = "") -> Stored:
     """A value in memory of its own: the channels of each pixel side by side."""
     form = form or form_of(value)
-    units = -(-prod(value.shape) * _BITS[form] // 8)
-    return Stored(Memory(units, stage, stage, prod(value.shape)), form, 0, plain_axes(value.shape), value.bound)
+    units = -(-prod(value.shape) * BITS[form] // 8)
+    limits = value.limits if value.exact else None
+    return Stored(Memory(units, stage, stage, prod(value.shape)), form, 0, plain_axes(value.shape), limits)
 
 
 def merged(axes: tuple[Axis, ...]) -> tuple[Axis, ...]:

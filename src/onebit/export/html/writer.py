@@ -28,7 +28,7 @@ OPERATIONS: frozenset[type[Node]] = frozenset(OPS.values())
 EXACT = True
 RUNS_WITH = "node"
 
-ENGINE = ("read", "net", "pointwise", "arrange", "grid", "tables", "reals", "pools")
+ENGINE = ("read", "net", "pointwise", "rounding", "arrange", "grid", "tables", "reals", "pools")
 SAMPLES = 10
 LARGEST_DRAWING = 64
 """Gray images of more pixels on a side are chosen as files instead of drawn."""

@@ -1,6 +1,6 @@
 // Operations that move or repeat numbers.
 
-const same = (x, shape) => ({ shape, bound: x.bound, sign: x.sign });
+const same = (x, shape) => ({ ...x, shape });
 const strides = (shape) => shape.map((_, axis) => size(shape.slice(axis + 1)));
 
 // where the elements of an array of this shape are, in order, if its axes have these strides
@@ -26,7 +26,13 @@ function pick(made, places) {
 // ±1 or integers if all are, else reals
 function merged(values, shape) {
   if (values.some((x) => x.bound === null)) return real(shape);
-  return { shape, bound: Math.max(...values.map((x) => x.bound)), sign: values.every((x) => x.sign) };
+  const [{ form }] = values;
+  return {
+    shape,
+    bound: Math.max(...values.map((x) => x.bound)),
+    sign: values.every((x) => x.sign),
+    form: values.every((x) => x.form === form) ? form : undefined,
+  };
 }
 
 OPS.flatten = (node, x) => ({ ...same(x, [size(x.shape)]), run: (numbers) => numbers });
@@ -56,7 +62,7 @@ OPS.slice = ({ start = [0, 0, 0], stop, step = [1, 1, 1] }, x) => {
 OPS.pad = ({ channels = [0, 0], padding = [0, 0, 0, 0], value = 0 }, x) => {
   const [top, bottom, left, right] = padding;
   const shape = [x.shape[0] + channels[0] + channels[1], x.shape[1] + top + bottom, x.shape[2] + left + right];
-  const made = merged([x, { bound: 1, sign: value !== 0 }], shape);
+  const made = merged([x, { bound: 1, sign: value !== 0, form: value < 0 ? Int32Array : x.form }], shape);
   const steps = strides(shape);
   const places = placesOf(x.shape, steps, channels[0] * steps[0] + top * steps[1] + left);
   const run = (numbers) => {

@@ -1,13 +1,13 @@
 // A net that runs: `const net = openNet(bytes of a .1bit file)`, `net.run(numbers of one sample)`.
 //
-// A value is described by {shape, bound, sign}: `bound` is the largest magnitude of integers, null for real numbers;
-// `sign` is true if all are +1 or -1. Its numbers are an Int32Array or a Float32Array, whose elements round what is
-// stored to float32. All other sums are doubles: exact for integers up to 2^53.
+// A value is described by {shape, bound, sign, form}: `bound` is the largest magnitude of integers, null for real numbers;
+// `sign` is true if all are +1 or -1. Its numbers are an array of the type `form`, by default an Int32Array or a
+// Float32Array, whose elements round what is stored to float32. All other sums are doubles: exact for integers up to 2^53.
 
 const { fround } = Math;
 const size = (shape) => shape.reduce((product, length) => product * length, 1);
 const real = (shape) => ({ shape, bound: null });
-const fresh = ({ shape, bound }) => new (bound === null ? Float32Array : Int32Array)(size(shape));
+const fresh = ({ shape, bound, form }) => new (form || (bound === null ? Float32Array : Int32Array))(size(shape));
 
 // operation -> (node, description of each input) -> description of its output, with `run(numbers of each input)`
 const OPS = {};
