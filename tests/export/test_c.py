@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from byte_nets import EXTREMES, extreme_inputs, random_net, residual_bytes
 from c_programs import Case, exported, outputs_of
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -34,10 +35,10 @@ from drawn_nets import batches_of, nets
 from kernel_nets import kernel_nets
 
 
-def on_board(net: PackedNet, folder: Path, *, optimize: str, count: int = 1) -> OnBoard:
+def on_board(net: PackedNet, folder: Path, *, optimize: str, inputs: np.ndarray | None = None) -> OnBoard:
     """The bits of the reference on an emulated Cortex-M4, and what they take."""
     needs("arm-none-eabi-gcc", "qemu-system-arm")
-    inputs = inputs_of(net, count)
+    inputs = inputs_of(net, 1) if inputs is None else inputs
     found = on_cortex_m4(exported(net, folder / "net"), inputs, folder, optimize)
     assert_same([(net, inputs)], [found.outputs])
     return found
@@ -120,6 +121,14 @@ def pooled_signs(direction: int) -> PackedNet:
     return b.net()
 
 
+def extremes() -> list[Case]:
+    return [(net, extreme_inputs(net)) for net in (make() for make in EXTREMES.values())]
+
+
+def random_integers(count: int) -> list[Case]:
+    return [(net, extreme_inputs(net)) for net in map(random_net, range(count))]
+
+
 SMALL = [*(make() for make in IMAGE_NETS.values()), *(make() for make in OTHER_NETS.values())]
 ALL = [*kernel_nets(), pooled_signs(1), pooled_signs(-1)]
 CASES = [*ALL[1:28:3], *ALL[28:]]
@@ -128,7 +137,7 @@ CASES = [*ALL[1:28:3], *ALL[28:]]
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
 def test_every_kernel_gives_the_bits_of_the_reference(compiler: str, tmp_path: Path) -> None:
     needs(compiler)
-    cases = [(net, inputs_of(net, 3)) for net in CASES]
+    cases = [*((net, inputs_of(net, 3)) for net in CASES), *extremes()]
     assert_same(cases, outputs_of(cases, tmp_path, [compiler, "-O2"]))
 
 
@@ -154,7 +163,13 @@ def test_every_width_gives_the_bits_of_the_reference(tmp_path: Path) -> None:
 
 def test_drawn_nets_are_exact_and_nothing_in_them_is_undefined(tmp_path: Path) -> None:
     needs("cc")
-    cases = [*drawn(20), (overflowing(), inputs_of(overflowing(), 2)), *((net, inputs_of(net, 2)) for net in SMALL)]
+    cases = [
+        *drawn(20),
+        *extremes(),
+        *random_integers(12),
+        (overflowing(), inputs_of(overflowing(), 2)),
+        *((net, inputs_of(net, 2)) for net in SMALL),
+    ]
     assert {type(node) for net, _ in cases for node in net.nodes} == set(OPS.values())
     assert_same(cases, outputs_of(cases, tmp_path, ["cc", *SANITIZE]))
 
@@ -162,20 +177,22 @@ def test_drawn_nets_are_exact_and_nothing_in_them_is_undefined(tmp_path: Path) -
 @pytest.mark.nightly
 def test_many_drawn_nets_are_exact(tmp_path: Path) -> None:
     needs("cc")
-    cases = drawn(400)
+    cases = [*drawn(400), *random_integers(400)]
     assert_same(cases, outputs_of(cases, tmp_path, ["cc", "-O1"]))
 
 
 def test_a_32_bit_arm_gives_the_same_bits(tmp_path: Path) -> None:
     needs("arm-linux-gnueabihf-gcc", "qemu-arm")
-    cases = [(net, inputs_of(net, 3)) for net in SMALL]
+    cases = [*((net, inputs_of(net, 3)) for net in SMALL), *extremes()]
     command = ["arm-linux-gnueabihf-gcc", "-O2", "-static"]
     assert_same(cases, outputs_of(cases, tmp_path, command, ["qemu-arm"]))
 
 
-@pytest.mark.parametrize("k", range(len(SMALL)))
-def test_a_cortex_m4_gives_the_same_bits(k: int, tmp_path: Path) -> None:
-    found = on_board(SMALL[k], tmp_path, optimize="-Os", count=2)
+@pytest.mark.parametrize("k", [*range(len(SMALL)), *EXTREMES])
+def test_a_cortex_m4_gives_the_same_bits(k: int | str, tmp_path: Path) -> None:
+    net = SMALL[k] if isinstance(k, int) else EXTREMES[k]()
+    inputs = inputs_of(net, 2) if isinstance(k, int) else extreme_inputs(net)
+    found = on_board(net, tmp_path, optimize="-Os", inputs=inputs)
     _, _, most = size.linked(tmp_path / "net")
     assert 0 < found.stack <= most + 64  # what main keeps meanwhile
 
@@ -260,6 +277,51 @@ def test_a_resnet_20_takes_at_most_190_million_instructions(tmp_path: Path) -> N
     assert static + stack <= 2 * 65_536 + 4096
     constants = sum(array.nbytes for array in Planner(net).arrays.values())
     assert constants <= 42_000
+
+
+def test_bytes_take_a_quarter_of_the_memory_and_few_instructions(tmp_path: Path) -> None:
+    net = residual_bytes(12, (16,), 2)
+    found = on_board(net, tmp_path, optimize="-O2")
+    assert found.instructions <= 2.6 * sum(row.macs for row in onebit.packed.costs(net))
+    _, static, _ = size.linked(tmp_path / "net")
+    assert static <= 2 * 16 * 12 * 12 + 3072
+
+
+def test_an_integer_resnet_20_takes_64_kb_of_memory_and_42_kb_of_weights(tmp_path: Path) -> None:
+    needs("arm-none-eabi-gcc")
+    net = residual_bytes()
+    _, static, stack = size.linked(exported(net, tmp_path / "net"))
+    assert static + stack <= 2 * 16_384 + 4096
+    assert Planner(net).constant_bytes <= 42_000
+
+
+@pytest.mark.nightly
+def test_an_integer_resnet_20_takes_at_most_80_million_instructions(tmp_path: Path) -> None:
+    found = on_board(residual_bytes(), tmp_path, optimize="-O2")
+    assert 20_000_000 < found.instructions <= 80_000_000
+
+
+def test_rounding_nan_gives_the_least_integer(tmp_path: Path) -> None:
+    """The reference refuses NaN; a program has no way to."""
+    needs("cc", "make")
+    b = Builder((3,), coding="float32")
+    b.add(onebit.packed.Quantize, least=-7, most=9)
+    net = b.net()
+    place = exported(net, tmp_path / "net")
+    inputs = np.float32([[np.nan, -0.5, np.inf], [2.5, -np.inf, -np.nan]])
+    (found,) = c.run(net, place, inputs).values()
+    np.testing.assert_array_equal(found, [[-7, 0, 9], [2, -7, -7]])
+    assert "NaN that is rounded to an integer becomes the least" in (place / "net.h").read_text()
+
+
+def test_an_integer_net_has_no_float_before_its_logits(tmp_path: Path) -> None:
+    b = Builder((3, 9, 9), coding="values")
+    b.requantize(least=-128, most=127)
+    b.add(Conv, **b.signs(8, 27), kernel=(3, 3))
+    b.requantize()
+    place = exported(b.net(), tmp_path / "net")
+    text = re.sub(r"/\*.*?\*/", "", (place / "net.c").read_text(), flags=re.DOTALL)
+    assert not re.search(r"\b(float|double)\b", text)
 
 
 def test_a_net_of_integers_has_no_float(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from shutil import which
 
 import numpy as np
 import pytest
+from byte_nets import EXTREMES, extreme_inputs, random_net, residual_bytes
 from drawn_nets import batches_of, nets
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -38,6 +39,7 @@ from onebit.packed import (
     Flatten,
     Multiply,
     PackedNet,
+    Quantize,
     RealConv,
     RealConvTranspose,
     RealDense,
@@ -90,6 +92,34 @@ def test_drawn_nets_give_the_bits_of_the_reference(drawn: tuple[PackedNet, np.nd
     except (FormatError, NotBinaryError):  # real parameters overflow
         assume(False)
     assert_equal(net, tmp_path / "net.html", inputs)
+
+
+@needs_node
+@pytest.mark.parametrize("name", EXTREMES)
+def test_integers_of_few_bits_give_the_bits_of_the_reference(name: str, tmp_path: Path) -> None:
+    net = EXTREMES[name]()
+    assert_equal(net, tmp_path / "net.html", extreme_inputs(net))
+
+
+@needs_node
+@pytest.mark.parametrize(
+    "seed", [*range(8), *(pytest.param(seed, marks=pytest.mark.nightly) for seed in range(8, 200))]
+)
+def test_random_integer_nets_give_the_bits_of_the_reference(seed: int, tmp_path: Path) -> None:
+    net = random_net(seed)
+    assert_equal(net, tmp_path / "net.html", extreme_inputs(net))
+
+
+@needs_node
+def test_nan_that_cannot_be_rounded_is_said(tmp_path: Path) -> None:
+    b = Builder((3,), coding="float32")
+    b.add(Quantize, least=-7, most=9)
+    net, page = b.net(), tmp_path / "net.html"
+    writer.write(net, page)
+    (found,) = writer.run(net, page, np.float32([[-0.5, np.inf, 2.5]])).values()
+    np.testing.assert_array_equal(found, [[0, 9, 2]])
+    with pytest.raises(OnebitError, match="NaN cannot be rounded to an integer"):
+        writer.run(net, page, np.float32([[0, np.nan, 0]]))
 
 
 @needs_node

@@ -11,7 +11,7 @@ from pathlib import Path
 from onebit._version import __version__
 from onebit.export.c import source
 from onebit.export.c.plan import Planner
-from onebit.packed import PackedNet, costs
+from onebit.packed import PackedNet, costs, nodes
 
 DESCRIPTION = "A net with one-bit weights in plain C, without dependencies"
 
@@ -123,6 +123,8 @@ def _input_in_words(net: PackedNet) -> list[str]:
         lines.append(f"A sample is: {net.input.meaning}")
     if net.input.dtype == "float32":
         lines.append("Numbers that are not finite make NaN of what depends on them; the sign of NaN is -1.")
+        if any(isinstance(node, nodes.Quantize) for node in net.nodes):
+            lines.append("NaN that is rounded to an integer becomes the least integer of the range.")
     return lines
 
 

@@ -73,9 +73,8 @@ class Pointwise(Stages):
         named = ", ".join(name for name, _ in rest)
         stage = self.reading(first, node.output, made, f"{node.output}: {op_name(node)} {named}".rstrip())
         count, offset = stage.channels, self.array(node.output, "offset", node.offset)
-        for k, (other, row) in enumerate(others):
-            if k == 0:
-                stage.head.append(f"wide_t *totals = {self.scratch(stage, 8 * count)};")
+        for other, row in others:
+            self.row(stage, "wide_t *totals", 8 * count)
             self.second(stage, count)
             stage.body.append(self.load_pixel(stage, other, "y"))
             stage.body.append(f"weighted(y, {count}, {self.multiplier(node, row)}, {offset}, totals);")

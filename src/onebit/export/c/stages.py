@@ -20,8 +20,8 @@ class Stage:
     value: the name of the value that it makes; made: how far that is: shape, kind and bound of the pixel in `x`.
     titles: what it does, for its comment; loops: variables and their ends. head and body: lines of C.
     room: bytes of `x` per channel. pairs: whether `x` is one of two pixels that are made at once. replaces: values
-    whose memory the result may take, pixel by pixel; keeps: those whose memory it may not take. other: memory of `y`.
-    input, output: whether it uses them.
+    whose memory the result may take, pixel by pixel; keeps: those whose memory it may not take. rows: more
+    memory, by its declaration in C. input, output: whether it uses them.
     """
 
     index: int
@@ -35,7 +35,7 @@ class Stage:
     pairs: bool = False
     replaces: list[Stored] = field(default_factory=list)
     keeps: list[Stored] = field(default_factory=list)
-    other: Memory | None = None
+    rows: dict[str, Memory] = field(default_factory=dict)
     input: bool = False
     output: bool = False
 
@@ -130,6 +130,8 @@ class Stages:
         """Whether a new value may take the memory of an old one, which no other stage reads any more."""
         alive = any(s.memory is old.memory and self.uses[name] > 0 for name, s in self.stored.items())
         alive |= any(other.memory is old.memory for other in stage.keeps)
+        # read in another order beside it
+        alive |= any(other.memory is old.memory and not other.is_plain for other in stage.replaces)
         alike = BITS.get(old.form) == BITS[new.form]
         return old.memory is not None and alike and not alive and old.is_plain and old.shape == new.shape
 
@@ -242,10 +244,14 @@ class Stages:
 
     def second(self, stage: Stage, count: int) -> None:
         """Another row of numbers beside `x`, named y."""
-        if stage.other is None:
-            stage.other = Memory(0, stage.index, stage.index)
-            stage.head.append(f"value_t *y = {self.address(stage.other, stage)};")
-        stage.other.units = max(stage.other.units, 4 * count)
+        self.row(stage, "value_t *y", 4 * count)
+
+    def row(self, stage: Stage, declared: str, size: int) -> None:
+        """Memory of `size` bytes that all operations of a stage share."""
+        if declared not in stage.rows:
+            stage.rows[declared] = Memory(0, stage.index, stage.index)
+            stage.head.append(f"{declared} = {self.address(stage.rows[declared], stage)};")
+        stage.rows[declared].units = max(stage.rows[declared].units, size)
 
     def as_real(self, stage: Stage) -> None:
         """Integers of the pixel become real."""

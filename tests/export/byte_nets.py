@@ -1,0 +1,272 @@
+"""Integer nets at their extremes: ranges of bytes and beyond, shifts, multipliers, windows of every form."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from packed_nets import Builder
+
+from onebit.errors import FormatError
+from onebit.packed import (
+    Add,
+    Affine,
+    AveragePool,
+    Concat,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Flatten,
+    MaxPool,
+    PackedNet,
+    Pad,
+    Permute,
+    Quantize,
+    RealConv,
+    Repeat,
+    Requantize,
+    Slice,
+)
+from onebit.packed.bits import pack_signs
+
+RANGES = ((0, 255), (-128, 127), (0, 15), (-8, 7), (-1, 1), (0, 256), (-129, 1), (-(2**16), 2**16), (0, 2**16))
+
+
+def ranges_net() -> PackedNet:
+    """Sums in every range, with shifts of 0 and 52, multipliers of either sign and at their limits, of one channel too."""
+    b = Builder((1, 4, 5), coding="values")
+    sums = b.add(Conv, **b.signs(1, 9), kernel=(3, 3), padding=(1, 1, 1, 1))
+    most = 2**52 - 1
+    fields: list[dict[str, Any]] = [
+        {"multiplier": [3], "offset": -5, "shift": 0},
+        {"multiplier": [-1], "offset": -1, "shift": 1},
+        {"multiplier": [2**31 - 1], "offset": -(2**30), "shift": 34},
+        {"multiplier": [-(2**31)], "offset": 2**43, "shift": 35},
+        {"multiplier": [1], "offset": 2**52 - 2296, "shift": 52},
+        {"multiplier": [1], "offset": 2296 - 2**52, "shift": 52},
+        {"multiplier": [0], "offset": most, "shift": 36},
+        {"multiplier": [0], "offset": -most, "shift": 36},
+    ]
+    made = []
+    for k, (least, greatest) in enumerate(RANGES):
+        for given in fields[k % 2 :: 2]:
+            multiplier, offset = np.int32([given["multiplier"]]), np.int64([given["offset"]])
+            ends = {"least": least, "most": greatest, "shift": given["shift"]}
+            made.append(b.add(Requantize, sums, multiplier=multiplier, offset=offset, **ends))
+    b.add(Concat, *made)
+    return b.net((b.last, made[0]))
+
+
+def sums_net() -> PackedNet:
+    """Rounded sums of one to four values, also of the same value, of values that others read, and of views."""
+    b = Builder((3, 6, 7), coding="integer")
+    x = b.requantize(least=-128, most=127)
+    y = b.requantize("input", x, most=255)
+    z = b.requantize(x, x)
+    w = b.requantize(x, y, z)
+    geometry = {"kernel": (3, 3), "padding": (1, 1, 1, 1)}
+    one = b.add(Conv, w, **b.signs(3, 27), **geometry)
+    two = b.add(Conv, y, **b.signs(3, 27), **geometry)
+    b.requantize(z, one, two, w, least=-7)
+    shortcut = b.last
+    b.add(Conv, **b.signs(3, 27), **geometry)
+    b.requantize()
+    b.add(Conv, **b.signs(3, 27), **geometry)
+    summed = b.requantize(shortcut, b.last)  # takes the memory of its shortcut
+    turned = b.add(Permute, axes=(0, 2, 1))
+    half = b.add(Slice, turned, start=(0, 1, 0), stop=(3, 7, 6), step=(1, 2, 1))
+    b.add(Repeat, half, times=(2, 1, 2))
+    wide = b.requantize(b.last, b.last, most=2**16, least=-(2**16))
+    b.add(Conv, summed, **b.signs(5, 12), kernel=(2, 2), stride=(2, 2))
+    b.requantize()
+    b.add(Flatten)
+    b.add(Add, b.last, b.last)
+    b.requantize(most=3)
+    b.dense(6)
+    return b.net((b.last, summed, half, wide))
+
+
+def turned_net(*, real: bool) -> PackedNet:
+    """Sums of a value and the same value with its axes exchanged, which must not be written over it."""
+    b = Builder((3, 3, 1), coding="values")
+    x = b.affine(3) if real else b.requantize()
+    y = b.add(Permute, axes=(1, 0, 2))
+    return b.net(b.add(Add, x, y) if real else b.requantize(x, y))
+
+
+def windows_net(kind: str) -> PackedNet:
+    """Windows of bytes of every form, with the largest sums: all weights of some outputs are equal."""
+    b = Builder((5, 9, 10), coding="values", seed=len(kind))
+    x = "input"
+    if kind != "input":
+        low = -128 if kind == "int8" else 0
+        one, offset = np.ones((1, 5), np.int32), np.full(5, low, np.int64)
+        x = b.add(Requantize, multiplier=one, offset=offset, shift=0, least=low, most=255 + low)
+    outputs = [
+        _conv(b, x, 7, kernel=(3, 3), padding=(1, 1, 1, 1), value=1),
+        _conv(b, x, 7, kernel=(3, 3), padding=(1, 1, 1, 1), value=-1),
+        _conv(b, x, 6, kernel=(3, 2), padding=(0, 2, 2, 1), stride=(2, 3), dilation=(1, 2)),
+        _conv(b, x, 5, kernel=(5, 5), padding=(2, 2, 2, 2)),
+        _conv(b, x, 5, kernel=(1, 4)),
+        _conv(b, x, 10, kernel=(3, 3), groups=5, padding=(2, 0, 1, 1), value=1),
+        _conv(b, x, 4, kernel=(9, 9)),  # several parts, windows of two columns
+        _conv(b, x, 4, kernel=(9, 10)),  # a window as wide as the image
+        b.add(ConvTranspose, x, **b.signs(3, 20), kernel=(2, 2), stride=(2, 1)),
+    ]
+    pooled = b.add(MaxPool, x, kernel=(2, 2), stride=(2, 1), padding=(1, 0, 0, 1))
+    bordered = b.add(Pad, pooled, channels=(1, 2), padding=(0, 1, 2, 0), value=1)
+    outputs.append(_conv(b, bordered, 3, kernel=(3, 3), padding=(1, 1, 1, 1)))
+    b.add(Concat, pooled, pooled)
+    outputs.append(_conv(b, b.last, 3, kernel=(2, 2), stride=(1, 2)))
+    outputs.append(b.add(AveragePool, x, kernel=(3, 3), padding=(1, 1, 0, 0), sums=1))
+    b.add(Flatten, x)
+    outputs.append(b.add(Dense, **b.signs(3, 450)))
+    return b.net(tuple(outputs))
+
+
+def _conv(b: Builder, x: str, outputs: int, *, value: int = 0, groups: int = 1, **window: Any) -> str:
+    """A convolution; the weights of its first outputs are all +1 and all -1."""
+    terms = b.values[x].shape[0] // groups * int(np.prod(window["kernel"]))
+    signs = b.rng.choice([-1, 1], (outputs, terms))
+    signs[0], signs[1] = 1, -1
+    packed = {"signs": pack_signs(signs), "in_features": terms}
+    return b.add(Conv, x, **packed, groups=groups, padding_value=value, **window)
+
+
+def rounded_net() -> PackedNet:
+    """Real values of every magnitude, infinite ones too, and integers, as integers of every range."""
+    b = Builder((6, 5), coding="float32")
+    doubled = b.add(Affine, scale=np.full(6, 2, np.float32))
+    halves = b.add(Affine, scale=np.full(6, 0.5, np.float32))
+    huge = b.add(Affine, doubled, scale=np.full(6, 3e38, np.float32))
+    made = [b.add(Quantize, x, least=low, most=high) for x in (doubled, halves, huge) for low, high in RANGES[:-1:2]]
+    made.append(b.add(Quantize, made[-1], least=-3, most=200))
+    b.add(Concat, *made)
+    return b.net(b.requantize(least=-100))
+
+
+def real_weights_net() -> PackedNet:
+    """Real weights and scales on bytes, and bytes of their sums."""
+    b = Builder((4, 5, 5), coding="values")
+    b.add(RealConv, weight=b.real(6, 36), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.affine(6)
+    b.add(Quantize, least=-128, most=127)
+    b.add(Conv, **b.signs(8, 54, scale=True, centre=True), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.add(Quantize, least=0, most=255)
+    b.add(Conv, **b.signs(4, 32, scale=True), kernel=(2, 2))
+    b.affine(4)
+    return b.net()
+
+
+def residual_bytes(edge: int = 32, widths: tuple[int, ...] = (16, 32, 64), blocks: int = 3) -> PackedNet:
+    """ResNet-20 with activations of 8 bits, or a smaller one: sums and shortcut are rounded together."""
+    b = Builder((3, edge, edge), coding="values")
+    window = {"kernel": (3, 3), "padding": (1, 1, 1, 1)}
+    b.requantize(least=-128, most=127)
+    b.add(Conv, **b.signs(widths[0], 27), **window)
+    x, before = b.requantize(), widths[0]
+    for width in np.repeat(widths, blocks).tolist():
+        down = 1 + (width > before)
+        b.add(Conv, x, **b.signs(width, 9 * before), stride=(down, down), **window)
+        b.requantize()
+        y = b.add(Conv, **b.signs(width, 9 * width), **window)
+        if down > 1:
+            b.add(Slice, x, stop=b.values[x].shape, step=(1, 2, 2))
+            x = b.add(Pad, channels=(before // 2, before // 2))
+        x, before = b.requantize(y, x), width
+        multiplier = b.nodes[-1].multiplier.copy()
+        multiplier[1] = multiplier[1, 0]  # one scale for all channels of the shortcut
+        b.nodes[-1] = replace(b.nodes[-1], multiplier=multiplier)
+    b.add(AveragePool, kernel=b.values[x].shape[1:], sums=1)
+    b.add(Flatten)
+    b.dense(10)
+    b.affine(10)
+    return b.net()
+
+
+EXTREMES = {
+    "ranges": ranges_net,
+    "sums": sums_net,
+    "turned": lambda: turned_net(real=False),
+    "turned real": lambda: turned_net(real=True),
+    "input windows": lambda: windows_net("input"),
+    "uint8 windows": lambda: windows_net("uint8"),
+    "int8 windows": lambda: windows_net("int8"),
+    "rounded": rounded_net,
+    "real weights": real_weights_net,
+}
+
+
+def extreme_inputs(net: PackedNet) -> np.ndarray:
+    """All at the least, all at the largest, and any numbers; reals at ties and beyond every range."""
+    rng = np.random.default_rng(0)
+    size = net.input.shape
+    if net.input.dtype == "float32":
+        ties = rng.integers(-300, 300, size) + np.float32(0.5)
+        special = rng.choice(np.float32([0, -0.0, 0.5, -0.5, 1.5, 2.5, 8388607.5, -3e9, 1e30, 65535.5, 1e-40]), size)
+        return np.stack([ties, special, ties * np.float32(201)]).astype(np.float32)
+    return np.stack([np.full(size, 0), np.full(size, 255), *rng.integers(0, 256, (2, *size))]).astype(np.uint8)
+
+
+def random_net(seed: int) -> PackedNet:
+    """Any operations on integers; every value that nothing reads is an output."""
+    rng = np.random.default_rng(seed)
+    shape = int(rng.choice([1, 2, 3, 5, 8, 33])), *_numbers(rng, 1, 9, 2)
+    b = Builder(shape, seed=seed, coding=str(rng.choice(["values", "integer"])))
+    b.requantize(least=int(rng.choice([0, -128])), most=127)
+    for _ in range(int(rng.integers(2, 12))):
+        before = len(b.nodes), b.last, dict(b.values)
+        try:
+            _any_operation(b, rng)
+            node = b.nodes[-1]
+            node.check_values(*(b.values[name] for name in node.inputs))
+            fits = np.prod(b.values[b.last].shape) <= 3000
+        except FormatError:  # a kernel beyond the image, sums beyond int32, multipliers beyond 2^52, …
+            fits = False
+        if not fits:
+            del b.nodes[before[0] :]
+            b.last, b.values = before[1:]
+    read = {name for node in b.nodes for name in node.inputs}
+    return b.net(tuple(name for name in b.values if name not in read and name != "input"))
+
+
+def _any_operation(b: Builder, rng: np.random.Generator) -> None:
+    shape = b.values[b.last].shape
+    kind = rng.choice(["conv", "grouped", "depthwise", "transposed", "max", "sums", "rounded", "rounded", "move"])
+    if kind in ("conv", "grouped", "depthwise", "transposed"):
+        groups = {"grouped": 2 - shape[0] % 2, "depthwise": shape[0]}.get(str(kind), 1)
+        kernel, outputs = _numbers(rng, 1, 4, 2), groups * int(rng.integers(1, 6))
+        window: dict[str, Any] = {
+            "kernel": kernel,
+            "stride": _numbers(rng, 1, 3, 2),
+            "dilation": _numbers(rng, 1, 3, 2),
+        }
+        window |= {"groups": groups, "padding": _numbers(rng, 0, 3, 4)}
+        one_bit = b.signs(outputs, shape[0] // groups * int(np.prod(kernel)))
+        if kind == "transposed":
+            b.add(ConvTranspose, **one_bit, **window)
+        else:
+            b.add(Conv, **one_bit, **window, padding_value=int(rng.integers(-1, 2)))
+    elif kind == "max":
+        b.add(MaxPool, kernel=_numbers(rng, 1, 4, 2), stride=_numbers(rng, 1, 3, 2))
+    elif kind == "sums":
+        b.add(AveragePool, kernel=_numbers(rng, 1, 4, 2), sums=1)
+    elif kind == "move":
+        moves = [
+            (Permute, {"axes": (0, 2, 1)}),
+            (Repeat, {"times": (1, 2, 1)}),
+            (Pad, {"channels": (1, 0), "value": -1}),
+        ]
+        operation, fields = moves[int(rng.integers(3))]
+        b.add(operation, **fields)
+    else:
+        alike = [name for name, value in b.values.items() if value.shape == shape]
+        names = [b.last, *map(str, rng.choice(alike, int(rng.integers(0, 3))))]
+        rng.shuffle(names)
+        least, most = RANGES[int(rng.integers(len(RANGES)) * rng.integers(2))]
+        b.requantize(*names, least=least, most=most)
+
+
+def _numbers(rng: np.random.Generator, least: int, end: int, count: int) -> tuple[int, ...]:
+    return tuple(map(int, rng.integers(least, end, count)))
