@@ -34,7 +34,7 @@ RANGES = ((0, 255), (-128, 127), (0, 15), (-8, 7), (-1, 1), (0, 256), (-129, 1),
 
 
 def ranges_net() -> PackedNet:
-    """Sums in every range, with shifts of 0 and 52, multipliers of either sign and at their limits, of one channel too."""
+    """Sums of one channel in every range: shifts of 0 and 52, multipliers of either sign and at their limits."""
     b = Builder((1, 4, 5), coding="values")
     sums = b.add(Conv, **b.signs(1, 9), kernel=(3, 3), padding=(1, 1, 1, 1))
     most = 2**52 - 1
@@ -104,14 +104,16 @@ def windows_net(kind: str) -> PackedNet:
         one, offset = np.ones((1, 5), np.int32), np.full(5, low, np.int64)
         x = b.add(Requantize, multiplier=one, offset=offset, shift=0, least=low, most=255 + low)
     outputs = [
-        _conv(b, x, 7, kernel=(3, 3), padding=(1, 1, 1, 1), value=1),
-        _conv(b, x, 7, kernel=(3, 3), padding=(1, 1, 1, 1), value=-1),
-        _conv(b, x, 6, kernel=(3, 2), padding=(0, 2, 2, 1), stride=(2, 3), dilation=(1, 2)),
-        _conv(b, x, 5, kernel=(5, 5), padding=(2, 2, 2, 2)),
-        _conv(b, x, 5, kernel=(1, 4)),
+        _conv(b, x, 8, kernel=(3, 3), padding=(1, 1, 1, 1), value=1),
+        _conv(b, x, 16, kernel=(3, 3), padding=(1, 1, 1, 1), value=-1),
+        _conv(b, x, 7, kernel=(3, 3), padding=(1, 1, 1, 1)),
+        _conv(b, x, 8, kernel=(3, 2), padding=(0, 2, 2, 1), stride=(2, 3), dilation=(1, 2)),
+        _conv(b, x, 8, kernel=(5, 5), padding=(2, 2, 2, 2)),
+        _conv(b, x, 8, kernel=(1, 4)),
         _conv(b, x, 10, kernel=(3, 3), groups=5, padding=(2, 0, 1, 1), value=1),
-        _conv(b, x, 4, kernel=(9, 9)),  # several parts, windows of two columns
-        _conv(b, x, 4, kernel=(9, 10)),  # a window as wide as the image
+        _conv(b, x, 40, kernel=(3, 3), groups=5, padding=(2, 0, 1, 1)),
+        _conv(b, x, 8, kernel=(9, 9)),  # several parts, windows of two columns
+        _conv(b, x, 8, kernel=(9, 10)),  # a window as wide as the image
         b.add(ConvTranspose, x, **b.signs(3, 20), kernel=(2, 2), stride=(2, 1)),
     ]
     pooled = b.add(MaxPool, x, kernel=(2, 2), stride=(2, 1), padding=(1, 0, 0, 1))
@@ -119,6 +121,7 @@ def windows_net(kind: str) -> PackedNet:
     outputs.append(_conv(b, bordered, 3, kernel=(3, 3), padding=(1, 1, 1, 1)))
     b.add(Concat, pooled, pooled)
     outputs.append(_conv(b, b.last, 3, kernel=(2, 2), stride=(1, 2)))
+    outputs.append(_conv(b, pooled, 8, kernel=(2, 2), stride=(1, 2)))
     outputs.append(b.add(AveragePool, x, kernel=(3, 3), padding=(1, 1, 0, 0), sums=1))
     b.add(Flatten, x)
     outputs.append(b.add(Dense, **b.signs(3, 450)))
@@ -236,7 +239,7 @@ def _any_operation(b: Builder, rng: np.random.Generator) -> None:
     kind = rng.choice(["conv", "grouped", "depthwise", "transposed", "max", "sums", "rounded", "rounded", "move"])
     if kind in ("conv", "grouped", "depthwise", "transposed"):
         groups = {"grouped": 2 - shape[0] % 2, "depthwise": shape[0]}.get(str(kind), 1)
-        kernel, outputs = _numbers(rng, 1, 4, 2), groups * int(rng.integers(1, 6))
+        kernel, outputs = _numbers(rng, 1, 4, 2), groups * int(rng.choice([1, 2, 3, 5, 8, 16]))
         window: dict[str, Any] = {
             "kernel": kernel,
             "stride": _numbers(rng, 1, 3, 2),

@@ -282,23 +282,23 @@ def test_a_resnet_20_takes_at_most_190_million_instructions(tmp_path: Path) -> N
 def test_bytes_take_a_quarter_of_the_memory_and_few_instructions(tmp_path: Path) -> None:
     net = residual_bytes(12, (16,), 2)
     found = on_board(net, tmp_path, optimize="-O2")
-    assert found.instructions <= 2.6 * sum(row.macs for row in onebit.packed.costs(net))
+    assert found.instructions <= 2 * sum(row.macs for row in onebit.packed.costs(net))
     _, static, _ = size.linked(tmp_path / "net")
-    assert static <= 2 * 16 * 12 * 12 + 3072
+    assert static <= 2 * 16 * 12 * 12 + 5120
 
 
-def test_an_integer_resnet_20_takes_64_kb_of_memory_and_42_kb_of_weights(tmp_path: Path) -> None:
+def test_an_integer_resnet_20_takes_two_maps_of_bytes_and_42_kb_of_weights(tmp_path: Path) -> None:
     needs("arm-none-eabi-gcc")
     net = residual_bytes()
     _, static, stack = size.linked(exported(net, tmp_path / "net"))
-    assert static + stack <= 2 * 16_384 + 4096
+    assert static + stack <= 2 * 16_384 + 6144
     assert Planner(net).constant_bytes <= 42_000
 
 
 @pytest.mark.nightly
-def test_an_integer_resnet_20_takes_at_most_80_million_instructions(tmp_path: Path) -> None:
+def test_an_integer_resnet_20_takes_at_most_50_million_instructions(tmp_path: Path) -> None:
     found = on_board(residual_bytes(), tmp_path, optimize="-O2")
-    assert 20_000_000 < found.instructions <= 80_000_000
+    assert 20_000_000 < found.instructions <= 50_000_000
 
 
 def test_rounding_nan_gives_the_least_integer(tmp_path: Path) -> None:

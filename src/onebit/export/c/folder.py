@@ -172,7 +172,8 @@ def weights_file(plan: Planner) -> str:
     top = source.block(
         [
             "The weights of net.c. A row of one-bit weights belongs to one output: bit 1 is +1, bit 0 is -1, the",
-            "lowest bit of the first byte first.",
+            "lowest bit of the first byte first. Words of 32 bits hold 4 weights of each of 8 rows, those of the",
+            "first row in the lowest bits.",
         ]
     )
     arrays = [source.array(name, values) for name, values in plan.arrays.items()]

@@ -75,19 +75,19 @@ static void gather_grid(const window_t *w, load_t *load, const void *from, int32
     }
 }
 
-/* The bytes under the windows at (i, j) and (i, j + 1), in the lower and the upper half of each value: sums of them are sums
- * of both, below 2^15 each. `flip` is 128 for int8, 0 for uint8. */
+/* The bytes under the windows at (i, j) and (i, j + 1), in the lower and the upper half of each value, so that both are summed
+ * at once. `flip` is 128 for int8, 0 for uint8. */
 static void gather_pair(const window_t *w, const void *from, int32_t first, int32_t i, int32_t j, const uint8_t *outside,
                         int32_t kept, int32_t flip, value_t *column) {
+    const int32_t channels = w->channels, moved = 2 * w->stride[1] * channels;
     for (int32_t a = 0; a < w->kernel[0]; a++) {
-        for (int32_t n = kept * w->channels; n > 0; n--, column++) column[0] = column[2 * w->stride[1] * w->channels];
+        for (int32_t n = kept * channels; n > 0; n--, column++) column[0] = column[moved];
         for (int32_t b = kept; b < w->kernel[1]; b++) {
-            int32_t pixels[2] = {pixel_under(w, i, j, a, b), pixel_under(w, i, j + 1, a, b)}, steps[2] = {0, 0};
-            const uint8_t *in[2] = {outside, outside};
-            for (int32_t n = 0; n < 2; n++)
-                if (pixels[n] >= 0) in[n] = (const uint8_t *)from + first + pixels[n], steps[n] = w->steps[0];
-            const uint8_t *low = in[0], *high = in[1];
-            for (int32_t c = 0; c < w->channels; c++, low += steps[0], high += steps[1], column++)
+            const int32_t left = pixel_under(w, i, j, a, b), right = pixel_under(w, i, j + 1, a, b);
+            const uint8_t *low = left < 0 ? outside : (const uint8_t *)from + first + left;
+            const uint8_t *high = right < 0 ? outside : (const uint8_t *)from + first + right;
+            const int32_t low_step = left < 0 ? 0 : w->steps[0], high_step = right < 0 ? 0 : w->steps[0];
+            for (int32_t c = 0; c < channels; c++, low += low_step, high += high_step, column++)
                 column->i = (*low ^ flip) - flip + ((*high ^ flip) - flip) * 65536;
         }
     }
@@ -166,17 +166,56 @@ static void one_bit(const value_t *x, int32_t k, int32_t terms, const uint8_t *r
     }
 }
 
-/* The same of two pixels, whose sums are `channels` apart. */
-static void one_bit_pair(const value_t *x, int32_t k, int32_t terms, const uint8_t *rows, int32_t outputs, int32_t channels,
-                         value_t *sums) {
-    int32_t count = part_size(terms, k);
-    lut_tables(&x->i, count, tables);
-    rows += k / 8;
-    for (int32_t o = 0; o < outputs; o++, rows += (terms + 7) / 8) {
-        int32_t both = chosen(tables, rows, (count + 3) / 4), low = ((both & 0xffff) ^ 0x8000) - 0x8000;
-        int32_t high = (both - low) / 65536;
-        sums[o].i = k ? sums[o].i + low : low;
-        sums[channels + o].i = k ? sums[channels + o].i + high : high;
+/* Inputs of a pair that are multiplied by weights at once: sums of 256 bytes fit 16 bits. */
+enum { PAIR_PART = 256 };
+
+/* Four sums: with and without each of two inputs. */
+static inline void with_two(uint32_t sum, uint32_t a, uint32_t b, uint32_t both, value_t *table) {
+    table[0].i = (int32_t)sum, table[1].i = (int32_t)(sum + a), table[2].i = (int32_t)(sum + b);
+    table[3].i = (int32_t)(sum + both);
+}
+
+/* The sums of each choice of 4 inputs, for groups of inputs; returns the sum of all inputs. */
+static uint32_t pair_tables(const value_t *x, int32_t groups, value_t *choices) {
+    uint32_t total = 0;
+    for (; groups > 0; groups--, x += 4, choices += 16) {
+        const uint32_t a = (uint32_t)x[0].i, b = (uint32_t)x[1].i, c = (uint32_t)x[2].i, d = (uint32_t)x[3].i, both = a + b;
+        with_two(0, a, b, both, choices), with_two(c, a, b, both, choices + 4);
+        with_two(d, a, b, both, choices + 8), with_two(c + d, a, b, both, choices + 12);
+        total += both + c + d;
+    }
+    return total;
+}
+
+/* The halves of a number; each is from -bias to 65535 - bias. */
+static inline void halves_of(uint32_t number, int32_t bias, int32_t *low, int32_t *high) {
+    *low = (int32_t)((number + (uint32_t)bias) & 0xffff) - bias;
+    *high = (int32_t)((((number - (uint32_t)*low) >> 16) + (uint32_t)bias) & 0xffff) - bias;
+}
+
+/* Rows of signs times a part of a pair, which begins at input k. Each word has 4 bits of each of 8 rows: the inputs that are
+ * added; the others are subtracted. The sums of the two pixels are `channels` apart. */
+static void one_bit_pair(const value_t *x, int32_t k, int32_t terms, const uint32_t *words, int32_t outputs, int32_t channels,
+                         int32_t flip, value_t *choices, value_t *sums) {
+    const int32_t bias = 256 * flip, groups = ((terms - k < PAIR_PART ? terms - k : PAIR_PART) + 3) / 4;
+    int32_t totals[2];
+    halves_of(pair_tables(x, groups, choices), bias, &totals[0], &totals[1]);
+    words += k / 4;
+    for (int32_t o = 0; o < outputs; o += 8, words += (terms + 3) / 4) {
+        uint32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0, s4 = 0, s5 = 0, s6 = 0, s7 = 0;
+        const value_t *table = choices;
+        for (const uint32_t *at = words; at < words + groups; at++, table += 16) {
+            const uint32_t w = *at;
+            s0 += table[w & 15].i, s1 += table[w >> 4 & 15].i, s2 += table[w >> 8 & 15].i, s3 += table[w >> 12 & 15].i;
+            s4 += table[w >> 16 & 15].i, s5 += table[w >> 20 & 15].i, s6 += table[w >> 24 & 15].i, s7 += table[w >> 28].i;
+        }
+        const uint32_t found[8] = {s0, s1, s2, s3, s4, s5, s6, s7};
+        for (int32_t n = 0; n < 8; n++, sums++) {
+            int32_t low, high;
+            halves_of(found[n], bias, &low, &high);
+            sums[0].i = 2 * low - totals[0] + (k ? sums[0].i : 0);
+            sums[channels].i = 2 * high - totals[1] + (k ? sums[channels].i : 0);
+        }
     }
 }
 

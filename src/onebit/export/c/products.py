@@ -17,6 +17,10 @@ from onebit.packed.grid import GRID_BITS, MOST_EXACT_TERMS, on_grid
 
 PART = 96
 """Inputs that are multiplied by weights at once, as in kernels.h."""
+PAIR_PART = 256
+"""Inputs of two pixels that are multiplied by weights at once, as in kernels.h."""
+TOGETHER = 8
+"""Outputs whose weights are in one word, for two pixels at once."""
 
 
 _BYTES = {"bytes": (0, 255), "small": (-128, 127)}
@@ -39,6 +43,9 @@ class Products(Stages):
         stage = self.begin(node.output, made, title(node, self.known[name], made))
         stage.keeps.append(source)
         stored = np.packbits(rows > 0, axis=1, bitorder="little") if one_bit else rows
+        pairs = one_bit and self.has_pairs(stage, node, source)
+        if pairs:
+            stored = words_of(rows)
         weights = self.array(node.output, "signs" if one_bit else "weights", stored)
         if not dense:
             self.window(stage, node, source, node.group_channels)
@@ -48,7 +55,7 @@ class Products(Stages):
             stage.room = 8
             stage.body.append(f"dense({self.pointer(source, stage)}, {node.terms}, {weights}, {node.outputs}, x);")
             stage.made = Value(made.shape, "real")
-        elif self.has_pairs(stage, node, source):
+        elif pairs:
             self.pair_products(stage, node, source, weights)
         else:
             self.part_products(stage, node, source, weights)
@@ -84,23 +91,29 @@ class Products(Stages):
         """Whether the windows of two pixels can be summed at once: they are bytes."""
         if not isinstance(node, nodes.Conv) or node.centre is not None or stage.made.shape[2] < 2:
             return False
+        if node.outputs // node.groups % TOGETHER:
+            return False
         least, most = _BYTES.get(source.form, (1, 0))
         return least <= node.padding_value <= most
 
     def pair_products(self, stage: Stage, node: Any, source: Stored, weights: str) -> None:
         """Sums of the bytes of two windows with rows of weights."""
         terms, stage.pairs = node.terms, True
-        first, rows, sums, outputs = _group(node, source, weights, "pair", -(-terms // 8))
-        stage.head.append(f"value_t *column = {self.scratch(stage, 4 * terms)};")
+        fours = -(-terms // 4)
+        first, words, sums, outputs = _group(node, source, weights, "pair", fours, rows=TOGETHER)
+        stage.head.append(f"value_t *column = {self.scratch(stage, 16 * fours)};")
+        stage.head += [f"column[{k}].i = 0;" for k in range(terms, 4 * fours)]
+        stage.head.append(f"value_t *choices = {self.scratch(stage, 64 * min(fours, PAIR_PART // 4))};")
         stage.head.append(f"const uint8_t outside = {node.padding_value % 256};")
         shared = node.kernel[1] - 2 * node.stride[1] if node.groups == 1 and node.dilation[1] == 1 else 0
         kept = f"j ? {shared} : 0" if shared > 0 else "0"
         flip = 128 if source.form == "small" else 0
         given = f"&window, {self.pointer(source, stage)}, {first}, i, j, &outside, {kept}, {flip}, column"
-        given_part = f"column{_plus_k(terms)}, {_k(terms)}, {terms}, {rows}, {outputs}, {stage.channels}, {sums}"
+        k, column = ("k", "column + k") if terms > PAIR_PART else ("0", "column")
+        given_part = f"{column}, {k}, {terms}, {words}, {outputs}, {stage.channels}, {flip}, choices, {sums}"
         inner = [f"one_bit_pair({given_part});"]
-        if terms > PART:
-            inner = [f"for (int32_t k = 0; k < {terms}; k += PART) {{", *inner, "}"]
+        if terms > PAIR_PART:
+            inner = [f"for (int32_t k = 0; k < {terms}; k += PAIR_PART) {{", *inner, "}"]
         stage.body += [f"gather_pair({given});", *inner]
         stage.made = Value(stage.made.shape, "integer", terms * max(source.bound or 0, abs(node.padding_value)))
 
@@ -264,14 +277,25 @@ def _has_bytes(node: Any, source: Stored) -> bool:
     return not any(number % 8 for number in (source.first, *steps[1:]))
 
 
-def _group(node: Any, source: Stored, weights: str, sums: str, size: int) -> tuple[str, str, str, int]:
-    """C of a group's first input, its weights (rows of `size`) and its sums; and how many sums."""
+def words_of(rows: np.ndarray) -> np.ndarray:
+    """(O/8, K/4) uint32: 4 bits of each of 8 rows (O, K) of signs; the lowest are those of the first row."""
+    outputs, terms = rows.shape
+    fours = np.zeros((outputs, -(-terms // 4) * 4), np.uint32)
+    fours[:, :terms] = rows > 0
+    bits = fours.reshape(outputs // TOGETHER, TOGETHER, -1, 4) << np.arange(4, dtype=np.uint32)
+    return np.bitwise_or.reduce(bits.sum(axis=3, dtype=np.uint32) << 4 * np.arange(8, dtype=np.uint32)[:, None], axis=1)
+
+
+def _group(
+    node: Any, source: Stored, weights: str, sums: str, size: int, *, rows: int = 1
+) -> tuple[str, str, str, int]:
+    """C of a group's first input, its weights (`size` numbers for each `rows`) and its sums; and how many sums."""
     groups, steps = getattr(node, "groups", 1), source.steps()
     if groups == 1 or steps is None:
         return index(source.first, []), weights, sums, node.outputs
     outputs = node.outputs // groups
     first = index(source.first, [("g", steps[0] * node.group_channels)])
-    return first, f"{weights} + {size * outputs} * g", f"{sums} + {outputs} * g", outputs
+    return first, f"{weights} + {size * outputs // rows} * g", f"{sums} + {outputs} * g", outputs
 
 
 def _k(terms: int) -> str:

@@ -15,7 +15,7 @@ from onebit.export.c.products import PART
 from onebit.export.c.stages import Stage
 
 _NAME = re.compile(r"[A-Za-z_]\w*")
-_TYPES = {"uint8": "uint8_t", "int32": "int32_t", "int64": "int64_t", "float32": "float"}
+_TYPES = {"uint8": "uint8_t", "int32": "int32_t", "uint32": "uint32_t", "int64": "int64_t", "float32": "float"}
 _STATIC = {"tables": 4 * 4 * PART, "part": 4 * PART}  # bytes of the kernels' own memory
 WIDTH = 118
 
@@ -172,7 +172,8 @@ def array(name: str, values: np.ndarray) -> str:
     elif values.dtype == np.int32:
         words = ["-2147483647 - 1" if number == -(2**31) else str(number) for number in values.reshape(-1).tolist()]
     else:
-        words = [str(number) for number in values.reshape(-1).tolist()]
+        suffix = "u" if values.dtype == np.uint32 else ""
+        words = [f"{number}{suffix}" for number in values.reshape(-1).tolist()]
     lines, left = [], iter([f"{word}," for word in words])
     line = ""
     for word in left:

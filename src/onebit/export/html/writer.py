@@ -94,7 +94,9 @@ def run_page(net: PackedNet, path: Path, inputs: np.ndarray) -> tuple[dict[str, 
     expected = 4 * len(inputs) * sum(prod(known[name].shape) for name in net.outputs)
     if done.returncode or len(done.stdout) != expected:
         said = done.stderr.decode(errors="replace").strip() or f"{len(done.stdout)} bytes instead of {expected}"
-        raise OnebitError(f"node could not run the page: {short(said.splitlines()[-1])}")
+        lines = said.splitlines()
+        error = next((line for line in lines if re.match(r"\w*Error: ", line)), lines[-1])
+        raise OnebitError(f"node could not run the page: {short(error)}")
     left = np.frombuffer(done.stdout, np.float32)
     for name in net.outputs:
         shape = (len(inputs), *known[name].shape)
