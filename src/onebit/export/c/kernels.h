@@ -344,16 +344,8 @@ static void clamp_integers(value_t *x, int32_t count, int32_t low, int32_t high)
     for (int32_t k = 0; k < count; k++) x[k].i = clamp_int(x[k].i, low, high);
 }
 
-/* The nearest integers, ties to even, from least to most; of NaN, least. */
 static void quantize(value_t *x, int32_t count, int32_t least, int32_t most) {
-    float low = (float)least, high = (float)most;
-    for (int32_t k = 0; k < count; k++) x[k].i = rounded(x[k].f > low ? x[k].f < high ? x[k].f : high : low);
-}
-
-/* floor(total / 2^shift), from least to most; only the shift of a number that is not negative is the same everywhere. */
-static inline int32_t requantized(int64_t total, int32_t shift, int32_t least, int32_t most) {
-    int64_t x = total < 0 ? ~(~total >> shift) : total >> shift;
-    return x < least ? least : x > most ? most : (int32_t)x;
+    for (int32_t k = 0; k < count; k++) x[k].i = quantized(x[k].f, least, most);
 }
 
 /* The sums of `offset` and products; multipliers are `step` apart, 0 if they are equal. The sums may replace `offset`. */

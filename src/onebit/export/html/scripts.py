@@ -39,6 +39,10 @@ def engine_script(files: Iterable[str], operations: Iterable[str]) -> str:
 
 
 def compact_script(text: str) -> str:
-    """A script without comments, which have their own line or follow two spaces, and without empty lines."""
-    lines = (line.partition("  // ")[0] for line in text.splitlines())
-    return "\n".join(line for line in lines if line.strip() and not line.lstrip().startswith("//"))
+    """A script without comments, which have their own line or follow two spaces, indentation and empty lines."""
+    lines = (line.lstrip().partition("  // ")[0] for line in text.splitlines())
+    return "\n".join(line for line in lines if line and not line.startswith("//"))
+
+
+def without_indentation(text: str) -> str:
+    return "\n".join(line.lstrip() for line in text.splitlines())

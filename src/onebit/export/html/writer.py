@@ -11,6 +11,7 @@ import re
 import subprocess
 import zlib
 from importlib import resources
+from itertools import pairwise, product
 from math import prod
 from pathlib import Path
 from shutil import which
@@ -18,7 +19,7 @@ from shutil import which
 import numpy as np
 
 from onebit.errors import OnebitError, short
-from onebit.export.html.scripts import asset, compact_script, engine_script
+from onebit.export.html.scripts import asset, compact_script, engine_script, without_indentation
 from onebit.export.target import CannotRun
 from onebit.packed import OPS, Node, PackedNet, dumps, infer, nodes
 from onebit.packed.net import op_name
@@ -48,7 +49,7 @@ def write(net: PackedNet, path: Path, *, samples: np.ndarray | None = None) -> N
     kind, file = input_kind(net), dumps(net)
     shown = ["page", kind, output_kind(net)]
     script = "\n".join(compact_script(asset(f"page/{name}.js")) for name in shown)
-    style = "".join(asset(f"page/{name}.css") for name in shown)
+    style = "".join(without_indentation(asset(f"page/{name}.css")) for name in shown)
     engine = engine_script([*ENGINE, *(["bits"] if _multiplies_signs(net) else [])], map(op_name, net.nodes))
     boot = compact_script(asset("page/boot.js"))
     stored, numbers = samples_of(net, kind, samples, len(file))
@@ -61,7 +62,7 @@ def write(net: PackedNet, path: Path, *, samples: np.ndarray | None = None) -> N
         "info": json.dumps(
             {"statement": net.statement, "several": _compared(net) == "multi-label", "samples": numbers}
         ).replace("<", "\\u003c"),
-        "net": _zlib(file),
+        "net": _zlib(*parts_of(file)),
         "samples": stored,
         "style": _zlib(style.encode()),
         "engine": _zlib(engine.encode()),
@@ -173,10 +174,25 @@ def _multiplies_signs(net: PackedNet) -> bool:
     return any(isinstance(node, nodes.OneBitWeights) and values[node.inputs[0]].kind == "sign" for node in net.nodes)
 
 
-def _zlib(data: bytes) -> str:
-    """base64 of the shortest zlib stream; small memory levels adapt more often to what comes."""
-    packers = (zlib.compressobj(9, zlib.DEFLATED, 15, level) for level in (4, 6, 7, 8, 9))
-    return _base64(min((packer.compress(data) + packer.flush() for packer in packers), key=len))
+def parts_of(file: bytes) -> list[bytes]:
+    """The header of a .1bit file and each of its tensors."""
+    start = 8 + int.from_bytes(file[:8], "little")
+    entries = json.loads(file[8:start])
+    ends = sorted(entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__")
+    return [file[a:b] for a, b in pairwise([0, start, *(start + end for end in ends)])]
+
+
+def _zlib(*parts: bytes) -> str:
+    """base64 of the shortest zlib stream; small memory levels adapt more often to what comes.
+
+    Each part has codes of its own.
+    """
+    ways = product((4, 6, 7, 8, 9), (zlib.Z_DEFAULT_STRATEGY, zlib.Z_FILTERED))
+    return _base64(min((_packed(parts, zlib.compressobj(9, zlib.DEFLATED, 15, *way)) for way in ways), key=len))
+
+
+def _packed(parts: tuple[bytes, ...], packer: zlib._Compress) -> bytes:
+    return b"".join(packer.compress(part) + packer.flush(zlib.Z_BLOCK) for part in parts) + packer.flush()
 
 
 def _base64(data: bytes) -> str:

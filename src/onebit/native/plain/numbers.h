@@ -56,3 +56,15 @@ static inline int32_t threshold_of(int32_t x, int32_t flip, int32_t least) { ret
 
 /* The larger of two, or NaN. */
 static inline float larger_of(float x, float other) { return other > x || other != other ? other : x; }
+
+/* floor(total / 2^shift), from least to most. Every compiler shifts a number that is not negative alike. */
+static inline int32_t requantized(int64_t total, int shift, int32_t least, int32_t most) {
+    int64_t x = total < 0 ? ~(~total >> shift) : total >> shift;
+    return x < least ? least : x > most ? most : (int32_t)x;
+}
+
+/* The nearest integer, ties to even, from least to most, which have magnitudes up to 2^24; of NaN, least. */
+static inline int32_t quantized(float x, int32_t least, int32_t most) {
+    float low = (float)least, high = (float)most;
+    return rounded(x > low ? x < high ? x : high : low);
+}
