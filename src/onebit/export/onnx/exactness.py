@@ -1,8 +1,9 @@
 """Where the bits of real numbers matter, and what the nodes of a net want of each other.
 
 A packed net computes an affine map in float64 and rounds once. A graph for onnxruntime does so only where that keeps
-bits: the numbers before it are those of the packed net, bit for bit, and a sign is taken of the result, or it is an
-output. Elsewhere float32 is faster, because onnxruntime merges the map with the convolution before it.
+bits: the numbers before it are those of the packed net, bit for bit, and a sign is taken of the result, it is rounded
+to integers, or it is an output. Elsewhere float32 is faster, because onnxruntime merges the map with the convolution
+before it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from onebit.packed import (
     PackedNet,
     Pad,
     Permute,
+    Quantize,
     RealConv,
     RealConvTranspose,
     RealDense,
@@ -77,7 +79,7 @@ class Uses:
         matters = set(net.outputs)
         codes: set[str] = set()
         for node in reversed(net.nodes):
-            if isinstance(node, SIGNS) or (node.output in matters and node.output in self.exact):
+            if isinstance(node, (*SIGNS, Quantize)) or (node.output in matters and node.output in self.exact):
                 matters.update(node.inputs)
             moved = isinstance(node, MOVES) and node.output in codes
             if moved or isinstance(node, Dense) or (isinstance(node, Conv) and self.conv_to_sign(node)):

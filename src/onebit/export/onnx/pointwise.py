@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from onebit.export.onnx.exactness import FLOAT_EXACT
-from onebit.export.onnx.values import Values
+from onebit.export.onnx.values import Values, zero_point
 from onebit.packed import (
     Add,
     Affine,
@@ -175,7 +175,8 @@ def write_concat(to: Values, node: Concat) -> None:
     forms = {to.natural(source) for source in node.inputs}
     form = forms.pop() if len(forms) == 1 else "float"
     made = to.value(node.output)
-    if form != "float" and (not made.exact or form == "raw"):
+    zeros = {zero_point(value) for value in (made, *map(to.value, node.inputs)) if form == "code" and value.exact}
+    if form != "float" and (not made.exact or form == "raw" or len(zeros) > 1):
         form = "float"
     if form == "float" and made.exact and (made.bound or 0) > FLOAT_EXACT:
         form = "int"
@@ -202,9 +203,9 @@ def write_slice(to: Values, node: Slice) -> None:
 def write_pad(to: Values, node: Pad) -> None:
     (source,) = node.inputs
     form = to.natural(source)
-    if form == "raw" or (form == "code" and to.value(source).bound != 1):
+    if form == "raw" or (form == "code" and zero_point(to.value(source)) != zero_point(to.value(node.output))):
         form = "float"
-    value = node.value + 1 if form == "code" else node.value
+    value = node.value + zero_point(to.value(source)) if form == "code" else node.value
     dtype = {"code": np.uint8, "int": np.int32, "double": np.float64}.get(form, np.float32)
     (before, after), (top, bottom, left, right) = node.channels, node.padding
     border = to.graph.number(value, dtype)

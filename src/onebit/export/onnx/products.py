@@ -1,8 +1,8 @@
 """Dense layers and convolutions as ONNX nodes.
 
 Products of ±1 weights and ±1 values are products of integers: MatMulInteger and QLinearConv of uint8 codes {0, 2},
-whose zero point is 1, and int8 weights. With both int8, or by ConvInteger, onnxruntime is many times slower than with
-floats.
+whose zero point is 1, and int8 weights. Dense layers multiply other integers of at most 8 bits in the same way. With
+both int8, or by ConvInteger, onnxruntime is many times slower than with floats.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from onebit.errors import UsageError
 from onebit.export.onnx.exactness import FLOAT_EXACT, sum_bound
 from onebit.export.onnx.pointwise import real, rising, write_sign
-from onebit.export.onnx.values import Values
+from onebit.export.onnx.values import Values, zero_point
 from onebit.packed import (
     Conv,
     ConvTranspose,
@@ -47,7 +47,7 @@ def write_dense(to: Values, node: Dense) -> None:
     x = to.value(source)
     signs = unpack_signs(node.signs, node.terms).T
     raw = to.natural(source) == "raw"
-    if to.integers and (raw or x.bound == 1):
+    if to.integers and (raw or x.bound == 1 or to.natural(source) == "code"):
         _integer_dense(to, node, signs, raw=raw)
         return
     form = "float" if not x.exact or sum_bound(node, x) <= FLOAT_EXACT else "double"
@@ -57,9 +57,9 @@ def write_dense(to: Values, node: Dense) -> None:
 
 
 def _integer_dense(to: Values, node: Dense, signs: np.ndarray, *, raw: bool) -> None:
-    """MatMulInteger of codes of ±1, or of the bytes b of the input, whose values are b, or 2b - 255."""
+    """MatMulInteger of codes, or of the bytes b of the input, whose values are b, or 2b - 255."""
     (source,), name, graph = node.inputs, node.output, to.graph
-    zero = graph.number(0 if raw else 1, np.uint8)
+    zero = graph.number(0 if raw else zero_point(to.value(source)), np.uint8)
     weight = graph.weights(name, signs, np.int8)
     coded = raw and to.net.input.coding == "integer"
     factor, offset = (2, 255 * signs.sum(axis=0, dtype=np.int64)) if coded else (1, np.int64(0))

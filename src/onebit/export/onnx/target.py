@@ -19,7 +19,7 @@ import numpy as np
 
 from onebit._version import __version__
 from onebit.errors import UsageError
-from onebit.export.onnx import pointwise, pooling, products
+from onebit.export.onnx import pointwise, pooling, products, rounding
 from onebit.export.onnx.graph import Graph
 from onebit.export.onnx.values import Values
 from onebit.export.target import CannotRun
@@ -55,6 +55,8 @@ WRITERS: dict[type[Node], Callable[[Values, Any], None]] = {
     nodes.Repeat: pointwise.write_repeat,
     nodes.Clamp: pointwise.write_clamp,
     nodes.Multiply: pointwise.write_multiply,
+    nodes.Requantize: rounding.write_requantize,
+    nodes.Quantize: rounding.write_quantize,
 }
 OPERATIONS = WRITERS.keys()
 EXACT = False  # real numbers are added in another order, and some zeros have the other sign

@@ -6,7 +6,7 @@ form       tensor
 `float`    float32, the numbers themselves
 `int`      int32, the numbers themselves
 `double`   float64, the numbers themselves
-`code`     uint8, x + 1 of values -1, 0 and 1: {0, 2} of ±1, for products of integers
+`code`     uint8, x + zero point: {0, 2} of ±1, and other integers of at most 8 bits, for products of integers
 `raw`      uint8, the bytes of the input before their coding
 =========  ==================================================================================
 """
@@ -23,6 +23,16 @@ from onebit.packed import PackedNet, Value
 from onebit.packed.net import INPUT
 
 DTYPES = {"float": np.float32, "int": np.int32, "double": np.float64, "code": np.uint8, "raw": np.uint8}
+
+
+def zero_point(value: Value) -> int:
+    """What the code of a value of integers has for 0: 1 for ±1, 0 for integers that are not negative."""
+    return max(0, -value.limits[0])
+
+
+def fits_byte(value: Value) -> bool:
+    """Whether a value has a code."""
+    return value.exact and value.limits[1] + zero_point(value) <= 255
 
 
 class Values:
@@ -77,18 +87,26 @@ class Values:
         if form in have:
             return have[form]
         source = self.natural(name)
-        tensor = have[source]
-        if source in ("raw", "code") and form not in ("float", "int"):
-            tensor, source = self.get(name, "float"), "float"
+        tensor, dtype = have[source], DTYPES[form]
         if form == "code":
-            tensor = self.add("Add", tensor, number(1, DTYPES[source]), of=name)
-        if source == "code" or (source == "raw" and self.net.input.coding == "integer"):
-            dtype = DTYPES[form]
-            tensor = self.cast(tensor, dtype, of=name)
             if source == "raw":
-                tensor = self.add("Mul", tensor, number(2, dtype), of=name)
-            return self.add("Sub", tensor, number(255 if source == "raw" else 1, dtype), of=name, form=form)
-        return self.cast(tensor, DTYPES[form], of=name, form=form)
+                tensor, source = self.get(name, "float"), "float"
+            if zero := zero_point(self.values[name]):
+                tensor = self.add("Add", tensor, number(zero, DTYPES[source]), of=name)
+            return self.cast(tensor, dtype, of=name, form=form)
+        factor, zero = self.coding(name, source)
+        if not zero:
+            return self.cast(tensor, dtype, of=name, form=form)
+        tensor = self.cast(tensor, dtype, of=name)
+        if factor != 1:
+            tensor = self.add("Mul", tensor, number(factor, dtype), of=name)
+        return self.add("Sub", tensor, number(zero, dtype), of=name, form=form)
+
+    def coding(self, name: str, form: str) -> tuple[int, int]:
+        """(factor, zero): factor · tensor - zero is the value."""
+        if form == "code":
+            return 1, zero_point(self.values[name])
+        return (2, 255) if form == "raw" and self.net.input.coding == "integer" else (1, 0)
 
     def per_channel(self, array: np.ndarray, of: str, what: str, dtype: Any = None) -> str:
         """A constant (C, 1, …) for the axes of the value `of`."""

@@ -184,6 +184,18 @@ def clamp(body: Body, node: nodes.Clamp, x: str) -> str:
     return f"torch.clamp({x}, {', '.join(bounds)})"
 
 
+def requantize(body: Body, node: nodes.Requantize, *inputs: str) -> str:
+    shape = body.known[node.output].shape
+    sizes = [shape[0], *[1] * (len(shape) - 1)]
+    settings = f"inputs={len(inputs)}", f"shift={node.shift}", f"least={node.least}", f"most={node.most}"
+    state = {"multiplier": node.multiplier.reshape(-1, *sizes), "offset": node.offset.reshape(sizes)}
+    return f"{body.layer(node.output, 'Requantize', *map(str, sizes), *settings, **state)}({', '.join(inputs)})"
+
+
+def quantize(body: Body, node: nodes.Quantize, x: str) -> str:
+    return f"{body.part('quantize')}({x}, least={node.least}, most={node.most})"
+
+
 def number(value: np.float32) -> str:
     """A number as Python writes it, the shortest that is the same in float32."""
     return repr(float(str(value))).replace("e+", "e")
@@ -260,6 +272,8 @@ LAYERS: dict[type[Node], Callable[..., str]] = {
     nodes.Repeat: repeat,
     nodes.Clamp: clamp,
     nodes.Multiply: lambda body, node, a, b: f"{a} * {b}",
+    nodes.Requantize: requantize,
+    nodes.Quantize: quantize,
 }
 """For each operation: (body, node, expressions of its inputs) -> the expression of its output."""
 SEPARATE = (

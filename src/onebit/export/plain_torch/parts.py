@@ -45,6 +45,35 @@ class ShiftedSign(nn.Module):
         return sign(x - self.shift)
 
 
+class Requantize(nn.Module):
+    """floor((multiplier * x + offset) / 2^shift) for each channel, from least to most, of integers.
+
+    Several inputs are added up, each with multipliers of its own. int64 has every number on the way.
+    """
+
+    multiplier: Tensor
+    offset: Tensor
+
+    def __init__(self, *shape: int, inputs: int, shift: int, least: int, most: int) -> None:
+        super().__init__()
+        self.register_buffer("multiplier", torch.ones(inputs, *shape, dtype=torch.int32))
+        self.register_buffer("offset", torch.zeros(shape, dtype=torch.int64))
+        self.shift, self.least, self.most = shift, least, most
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        total = self.offset
+        for x, multiplier in zip(inputs, self.multiplier, strict=True):
+            total = total + multiplier * x.long()
+        return torch.clamp(total >> self.shift, self.least, self.most).to(inputs[0].dtype)
+
+
+def quantize(x: Tensor, *, least: int, most: int) -> Tensor:
+    """x rounded to integers from least to most, halves to even ones."""
+    if x.isnan().any():
+        raise ValueError("NaN cannot be rounded to an integer")
+    return torch.clamp(torch.round(x.float()), least, most).int().to(x.dtype)
+
+
 def sums(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d, x: Tensor) -> Tensor:
     """What a layer gives with weights of 1: the sums of the inputs that its weights see."""
     return torch.func.functional_call(layer, {"weight": torch.ones_like(layer.weight)}, (x,))

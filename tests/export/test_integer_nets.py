@@ -1,0 +1,204 @@
+"""Integer nets as programs in torch and as ONNX files: every bit is that of the reference executor."""
+
+from __future__ import annotations
+
+import runpy
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from drawn_integer_nets import integer_nets
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from packed_nets import Builder, inputs_of, integer_net, integer_resnet
+from safetensors.torch import load_file
+
+from onebit.errors import UsageError
+from onebit.export import export_net
+from onebit.export.onnx import target
+from onebit.packed import Affine, Clamp, Multiply, PackedNet, Quantize, Requantize
+from onebit.runtime import run
+
+LEVELS = {
+    "optimized": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "as written": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
+
+
+def session(path: Path, level: str = "optimized", dump: Path | None = None) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    options.graph_optimization_level = LEVELS[level]
+    if dump is not None:
+        options.optimized_model_filepath = str(dump)
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def operators(path: Path) -> Counter[str]:
+    return Counter(node.op_type for node in onnx.load(str(path)).graph.node)
+
+
+def answers(net: PackedNet, to: str, inputs: np.ndarray, folder: Path) -> dict[str, np.ndarray]:
+    """What an exported net gives: `to` is torch, or a flavor of onnx."""
+    if to == "torch":
+        (program, weights) = export_net(net, "torch", folder / "net.safetensors", inputs=inputs).files
+        with torch.inference_mode():
+            made = net.by_name(runpy.run_path(str(program))["load"](weights)(torch.from_numpy(inputs)))
+        return {name: value.numpy() for name, value in made.items()}
+    path = folder / "net.onnx"
+    target.write(net, path, flavor=to)
+    return target.run(net, path, inputs, flavor=to)
+
+
+# ------------------------------------------------------------------------------------------------------------ any net
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(net=integer_nets(), flavor=st.sampled_from(["standard", "float"]))
+def test_drawn_nets_in_onnxruntime(tmp_path_factory: Any, net: PackedNet, flavor: str) -> None:
+    inputs = inputs_of(net, 6)
+    path = tmp_path_factory.mktemp("drawn") / "net.onnx"
+    try:
+        target.write(net, path, flavor=flavor)
+    except UsageError as error:
+        assert "sums integers up to" in str(error)  # noqa: PT017 # activations of 16 bits
+        return
+    expected = net.by_name(run(net, inputs, executor="reference"))
+    for level in LEVELS:
+        for name, found in zip(net.outputs, session(path, level).run(None, {"input": inputs}), strict=True):
+            np.testing.assert_array_equal(found, expected[name], err_msg=level)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(net=integer_nets())
+def test_drawn_nets_in_torch(tmp_path_factory: Any, net: PackedNet) -> None:
+    made = export_net(net, "torch", tmp_path_factory.mktemp("drawn") / "net.safetensors", inputs=inputs_of(net, 6))
+    assert made.comparison is not None
+    assert made.comparison.bit_exact
+
+
+@pytest.mark.parametrize("to", ["torch", "standard", "float"])
+@pytest.mark.parametrize("make", [integer_net, integer_resnet])
+def test_nets_with_every_kind_of_layer(make: Any, to: str, tmp_path: Path) -> None:
+    net = make()
+    inputs = inputs_of(net, 30)
+    expected = run(net, inputs, executor="reference")
+    assert len(np.unique(expected)) > 100
+    np.testing.assert_array_equal(answers(net, to, inputs, tmp_path)[net.output], expected)
+
+
+# ------------------------------------------------------------------------------------------------------- one rounding
+LIMIT = 2**52 - 1
+ROUNDINGS: dict[str, dict[str, Any]] = {
+    "no shift": {"multiplier": [[1, -1, 3, 2**31 - 1]], "offset": [-7, 200, -300, -(2**31) * 100], "shift": 0},
+    "a shift of 52": {"multiplier": [[2**31 - 1, -(2**31) + 1, 1, -1]], "offset": [LIMIT - 255 * (2**31 - 1)] * 4},
+    "a shift of 52, below zero": {"multiplier": [[-(2**31) + 1, 1, -1, 0]], "offset": [-LIMIT + 255 * 2**31] * 4},
+    "multipliers below zero": {"multiplier": [[-1, -128, -129, -(2**15)]], "offset": [0, 2**15, -1, 2**50], "shift": 8},
+    "two equal halves": {"multiplier": [[1, 1, -1, -1]], "offset": [1, 0, 1, 0], "shift": 1},
+    "three times the input": {
+        "multiplier": [[1, -1, 2**30, -(2**30)], [2, 1, -(2**30), 2**30], [-2, 1, 5, -5]],
+        "offset": [3, -3, -400, 2**20],
+        "shift": 3,
+    },
+}
+
+
+@pytest.mark.parametrize("ends", [(0, 255), (-128, 127), (-1, 1), (-7, 300), (0, 2**16)])
+@pytest.mark.parametrize("coding", ["values", "integer"])
+@pytest.mark.parametrize("to", ["torch", "standard", "float"])
+def test_every_byte_is_requantized_as_in_integers(to: str, coding: str, ends: tuple[int, int], tmp_path: Path) -> None:
+    """Against Python's integers, for all numbers that the input can be; all cases are outputs of one net."""
+    bytes_ = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 4, axis=1)
+    x = bytes_.astype(object) * (2 if coding == "integer" else 1) - (255 if coding == "integer" else 0)
+    b = Builder((4,), coding=coding)
+    expected = {}
+    for case in ROUNDINGS.values():
+        rows, offset, shift = case["multiplier"], case["offset"], case.get("shift", 52)
+        arrays = {"multiplier": np.array(rows, np.int32), "offset": np.array(offset, np.int64)}
+        name = b.add(Requantize, *["input"] * len(rows), **arrays, shift=shift, least=ends[0], most=ends[1])
+        total = x * np.array(rows, object).sum(axis=0) + np.array(offset, object)
+        expected[name] = np.clip(total >> shift, *ends).astype(np.float32)
+    net = b.net(tuple(expected))
+    for node in net.nodes:
+        node.check_values(*[net.input.value] * len(node.inputs))
+    found = answers(net, to, bytes_, tmp_path)
+    for name, case in zip(expected, ROUNDINGS, strict=True):
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=case)
+    assert sum(len(np.unique(numbers)) for numbers in expected.values()) > 12
+
+
+@pytest.mark.parametrize("ends", [(0, 3), (-2, 2), (-300, 300)])
+@pytest.mark.parametrize("to", ["torch", "standard", "float"])
+def test_halves_become_even_and_numbers_beyond_an_end_the_end(to: str, ends: tuple[int, int], tmp_path: Path) -> None:
+    halves = np.arange(-6, 7, dtype=np.float32) / 2
+    near = [np.nextafter(halves, np.float32(end)) for end in (-np.inf, np.inf)]
+    numbers = np.concatenate([halves, *near, np.float32([-0.0, 1e30, -1e30, 3e38, 1e-45])])
+    b = Builder((1,), coding="float32")
+    b.add(Quantize, least=ends[0], most=ends[1])
+    b.add(Affine, "input", scale=np.float32([1e30]))
+    b.add(Quantize, least=ends[0], most=ends[1])
+    net = b.net(("n0", b.last))
+    found = answers(net, to, numbers[:, None], tmp_path)
+    with np.errstate(over="ignore"):
+        for name, x in {"n0": numbers, b.last: numbers * np.float32(1e30)}.items():
+            assert name == "n0" or np.isinf(x).any()
+            np.testing.assert_array_equal(found[name][:, 0], np.clip(np.rint(x), *ends))
+
+
+@pytest.mark.parametrize("to", ["torch", "standard", "float"])
+def test_an_affine_map_is_rounded_to_float32_before_it_is_rounded_to_integers(to: str, tmp_path: Path) -> None:
+    """In float64 2.5 - 2^-30 is below 2.5, in float32 it is 2.5, and the even integer beside that is 2."""
+    b = Builder((4,), coding="values")
+    shift = np.float32([2.5, 3.5, 2.5, 3.5])
+    b.add(Affine, scale=np.float32([-(2.0**-31), -(2.0**-31), 2.0**-31, 2.0**-31]), shift=shift)
+    b.add(Quantize, least=0, most=9)
+    found = answers(net := b.net("n1"), to, np.full((1, 4), 2, np.uint8), tmp_path)["n1"]
+    np.testing.assert_array_equal(found, run(net, np.full((1, 4), 2, np.uint8), executor="reference"))
+    np.testing.assert_array_equal(found, [[2, 4, 2, 4]])
+
+
+def test_nan_is_an_error_in_torch(tmp_path: Path) -> None:
+    b = Builder((1,), coding="float32")
+    big = b.add(Affine, scale=np.float32([3e38]))
+    low = b.add(Clamp, "input", high=np.float32([0]))
+    b.add(Multiply, big, low)
+    b.add(Quantize, least=0, most=3)
+    net = b.net()
+    program, weights = export_net(net, "torch", tmp_path / "net.safetensors", inputs=np.float32([[-0.5]])).files
+    loaded = runpy.run_path(str(program))["load"](weights)
+    with pytest.raises(ValueError, match="NaN cannot be rounded to an integer"):
+        loaded(torch.tensor([[1e30]]))  # infinity times zero
+
+
+# ------------------------------------------------------------------------------------------------------------ the files
+def test_a_program_holds_the_integers(tmp_path: Path) -> None:
+    net = integer_net()
+    program, weights = export_net(net, "torch", tmp_path / "net.safetensors").files
+    state = load_file(weights)
+    for node in net.nodes:
+        if isinstance(node, Requantize):
+            multiplier, offset = state[f"{node.output}.multiplier"], state[f"{node.output}.offset"]
+            assert (multiplier.dtype, offset.dtype) == (torch.int32, torch.int64)
+            np.testing.assert_array_equal(multiplier.flatten(1), node.multiplier)
+            np.testing.assert_array_equal(offset.flatten(), node.offset)
+    (sums,) = (node for node in net.nodes if isinstance(node, Requantize) and node.output == "n6")
+    line = f"self.n6 = Requantize(16, 1, 1, inputs=2, shift={sums.shift}, least=0, most=255)"
+    assert line in program.read_text()
+
+
+def test_dense_layers_multiply_bytes(tmp_path: Path) -> None:
+    b = Builder((40,), coding="values")
+    for width in (50, 30):
+        b.dense(width)
+        b.requantize(least=-128 if width == 50 else 0, most=127)
+    b.dense(5)
+    b.affine(5)
+    path = tmp_path / "net.onnx"
+    target.write(b.net(), path)
+    session(path, dump=tmp_path / "run.onnx")
+    found = operators(tmp_path / "run.onnx")
+    assert found["MatMulInteger"] == 3
+    assert not found.keys() & {"MatMul", "Gemm", "FusedGemm", "Floor", "MatMulIntegerToFloat", "DynamicQuantizeLinear"}
