@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import runpy
 from collections import Counter
 from pathlib import Path
@@ -20,8 +21,9 @@ from safetensors.torch import load_file
 
 from onebit.errors import UsageError
 from onebit.export import export_net
-from onebit.export.onnx import target
-from onebit.packed import Affine, Clamp, Multiply, PackedNet, Quantize, Requantize
+from onebit.export.onnx import products, target
+from onebit.export.onnx.byte_conv import MOST_WEIGHT, channel_scales, gives, rising_sums
+from onebit.packed import Add, Affine, Clamp, Multiply, Node, PackedNet, Quantize, Relu, Requantize
 from onebit.runtime import run
 
 LEVELS = {
@@ -173,6 +175,79 @@ def test_nan_is_an_error_in_torch(tmp_path: Path) -> None:
         loaded(torch.tensor([[1e30]]))  # infinity times zero
 
 
+# ---------------------------------------------------------------------------------- a convolution with its rounding
+@st.composite
+def roundings(draw: Any) -> tuple[Requantize, tuple[int, int]]:
+    """One channel of a requantization, and the limits of its sums."""
+    bits, shift = draw(st.sampled_from([1, 2, 4, 8])), draw(st.integers(0, 40))
+    least = draw(st.sampled_from([0, -(2 ** (bits - 1)) if bits > 1 else -1]))
+    most = max(1, least + 2**bits - 1)
+    widest = draw(st.sampled_from([3, 255, 9 * 255, 144 * 255, 576 * 255]))
+    slope = draw(st.floats(2.0**-8, 2)) * 2.0**bits / widest * draw(st.sampled_from([1, 8, 32]))
+    multiplier = draw(st.sampled_from([0, 1])) or min(max(1, round(slope * 2**shift)), 2**31 - 1)
+    offset = draw(st.integers(-widest, widest)) * multiplier + draw(st.integers(0, 2**shift))
+    array = {"multiplier": np.array([[multiplier]], np.int32), "offset": np.array([offset])}
+    node = Requantize(inputs=("x",), output="y", shift=shift, least=least, most=most, **array)
+    return node, (-widest + draw(st.integers(0, widest)), widest)
+
+
+@settings(max_examples=200, deadline=None)
+@given(roundings())
+def test_scales_that_are_found_give_the_integer_of_every_sum(drawn: tuple[Requantize, tuple[int, int]]) -> None:
+    node, limits = drawn
+    multiplier, offset = int(node.multiplier[0, 0]), int(node.offset[0])
+    rises = rising_sums(multiplier, offset - (node.least << node.shift), node)
+    found = channel_scales(rises, limits, multiplier / 2.0**node.shift)
+    if found is None:
+        return
+    w, bias, scale = found
+    sums = np.arange(limits[0], limits[1] + 1)
+    expected = np.clip((multiplier * sums + offset) >> node.shift, node.least, node.most) - node.least
+    product = (w * sums + bias).astype(np.float32) * np.float32(scale)
+    np.testing.assert_array_equal(np.clip(np.rint(product), 0, node.most - node.least), expected)
+    assert 0 <= w <= MOST_WEIGHT
+    if ((rises > limits[0]) & (rises <= limits[1])).any():  # one rise a sum earlier or later is another rounding
+        at = int(np.flatnonzero((rises > limits[0]) & (rises <= limits[1]))[0])
+        for change in (-1, 1):
+            other = rises.copy()
+            other[at] += change
+            assert not gives(w, bias, scale, np.sort(other), limits) or not limits[0] < other[at] <= limits[1]
+
+
+def test_scales_are_found_for_nearly_all_channels() -> None:
+    rng = np.random.default_rng(0)
+    found = Counter[bool]()
+    for terms in (27, 144, 576):
+        for _ in range(100):
+            slope, shift = 255 / (np.sqrt(terms) * 80 * rng.uniform(2, 6)), 30
+            array = {"multiplier": np.array([[round(slope * 2**shift)]], np.int32)}
+            array["offset"] = np.array([int(rng.uniform(-100, 200) * 2**shift)])
+            node = Requantize(inputs=("x",), output="y", shift=shift, least=0, most=255, **array)
+            rises = rising_sums(int(node.multiplier[0, 0]), int(node.offset[0]), node)
+            found[channel_scales(rises, (-terms * 128, terms * 128), slope) is not None] += 1
+    assert found[True] >= 294, found
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_convolutions_are_those_of_bytes_where_that_is_exact(
+    fused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not fused:
+        monkeypatch.setattr(products, "scales", lambda *_: None)
+    net = integer_resnet()
+    inputs, path = inputs_of(net, 30), tmp_path / "net.onnx"
+    target.write(net, path)
+    expected = run(net, inputs, executor="reference")
+    for level in LEVELS:
+        dump = tmp_path / f"{level}.onnx"
+        (found,) = session(path, level, dump).run(None, {"input": inputs})
+        np.testing.assert_array_equal(found, expected)
+        kinds = operators(dump)
+        # the first one and one of each block; the sums of the others are added to a shortcut, and one is the pool
+        assert (kinds["QLinearConv"], kinds["Conv"] + kinds["FusedConv"]) == ((3, 3) if fused else (0, 6))
+        assert not kinds.keys() & {"ConvInteger", "QLinearAdd", "QuantizeLinear", "DequantizeLinear", "MatMulNBits"}
+
+
 # ------------------------------------------------------------------------------------------------------------ the files
 def test_a_program_holds_the_integers(tmp_path: Path) -> None:
     net = integer_net()
@@ -202,3 +277,32 @@ def test_dense_layers_multiply_bytes(tmp_path: Path) -> None:
     found = operators(tmp_path / "run.onnx")
     assert found["MatMulInteger"] == 3
     assert not found.keys() & {"MatMul", "Gemm", "FusedGemm", "Floor", "MatMulIntegerToFloat", "DynamicQuantizeLinear"}
+
+
+def test_files_are_small(tmp_path: Path) -> None:
+    """8 bytes a channel more than scale and shift, and what the nodes of a requantization take."""
+    net = integer_resnet((16, 32, 64), size=32)
+    sizes = [tmp_path / "integer.onnx", tmp_path / "exact.onnx"]
+    target.write(net, sizes[0])
+    target.write(with_affine_maps(net), sizes[1])
+    roundings = [node for node in net.nodes if isinstance(node, Requantize)]
+    channels = sum(node.multiplier.size for node in roundings)
+    more = sizes[0].stat().st_size - sizes[1].stat().st_size
+    assert more <= 8 * channels + 300 * len(roundings)
+
+
+def with_affine_maps(net: PackedNet) -> PackedNet:
+    """The exact net of the same layers: an affine map and a ReLU in place of a requantization."""
+    made: list[Node] = []
+    for node in net.nodes:
+        if not isinstance(node, Requantize):
+            made.append(node)
+            continue
+        scale = np.ones(len(node.offset), np.float32) / 3
+        made.append(Affine(inputs=node.inputs[:1], output=f"{node.output}.map", scale=scale * 7, shift=scale))
+        last = made[-1].output
+        if len(node.inputs) > 1:
+            made.append(Add(inputs=(last, node.inputs[1]), output=f"{node.output}.sum"))
+            last = made[-1].output
+        made.append(Relu(inputs=(last,), output=node.output))
+    return dataclasses.replace(net, nodes=tuple(made))

@@ -29,6 +29,7 @@ from onebit.packed import (
     RealConvTranspose,
     RealDense,
     Repeat,
+    Requantize,
     Reshape,
     Sign,
     Slice,
@@ -56,6 +57,16 @@ def sum_bound(node: Node, x: Value) -> int:
     if isinstance(node, AdaptiveAveragePool):
         return prod(x.shape[1:]) * bound
     return 0
+
+
+def zero_point(value: Value) -> int:
+    """What the code of a value of integers has for 0: 1 for ±1, 0 for integers that are not negative."""
+    return max(0, -value.limits[0])
+
+
+def fits_byte(value: Value) -> bool:
+    """Whether a value has a code."""
+    return value.exact and value.limits[1] + zero_point(value) <= 255
 
 
 class Uses:
@@ -116,3 +127,12 @@ class Uses:
         if pool is not None:
             after = self.only_reader(pool)
         return (pool, after) if isinstance(after, SIGNS) else None
+
+    def conv_to_requantize(self, node: Conv) -> Requantize | None:
+        """The requantization to bytes of what a convolution of bytes computes, if nothing else reads that."""
+        x, after = self.values[node.inputs[0]], self.only_reader(node)
+        if not (isinstance(after, Requantize) and len(after.inputs) == 1):
+            return None
+        # the border has a code, too
+        inside = fits_byte(x) and 0 <= node.padding_value + zero_point(x) <= 255
+        return after if inside and fits_byte(self.values[after.output]) else None

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from onebit.export.onnx.exactness import FLOAT_EXACT
-from onebit.export.onnx.values import Values, zero_point
+from onebit.export.onnx.exactness import FLOAT_EXACT, zero_point
+from onebit.export.onnx.values import Values
 from onebit.packed import (
     Add,
     Affine,

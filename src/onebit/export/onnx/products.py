@@ -1,8 +1,9 @@
 """Dense layers and convolutions as ONNX nodes.
 
 Products of ±1 weights and ±1 values are products of integers: MatMulInteger and QLinearConv of uint8 codes {0, 2},
-whose zero point is 1, and int8 weights. Dense layers multiply other integers of at most 8 bits in the same way. With
-both int8, or by ConvInteger, onnxruntime is many times slower than with floats.
+whose zero point is 1, and int8 weights. So are those of other integers of at most 8 bits, in dense layers, and in
+convolutions whose sums are requantized at once. With both int8, or by ConvInteger, onnxruntime is many times slower
+than with floats.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from onebit.errors import UsageError
-from onebit.export.onnx.exactness import FLOAT_EXACT, sum_bound
+from onebit.export.onnx.byte_conv import Scales, scales
+from onebit.export.onnx.exactness import FLOAT_EXACT, sum_bound, zero_point
 from onebit.export.onnx.pointwise import real, rising, write_sign
-from onebit.export.onnx.values import Values, zero_point
+from onebit.export.onnx.values import Values
 from onebit.packed import (
     Conv,
     ConvTranspose,
@@ -26,6 +28,7 @@ from onebit.packed import (
     RealConv,
     RealConvTranspose,
     RealDense,
+    Requantize,
 )
 from onebit.packed.bits import unpack_signs
 from onebit.packed.net import op_name
@@ -57,14 +60,13 @@ def write_dense(to: Values, node: Dense) -> None:
 
 
 def _integer_dense(to: Values, node: Dense, signs: np.ndarray, *, raw: bool) -> None:
-    """MatMulInteger of codes, or of the bytes b of the input, whose values are b, or 2b - 255."""
+    """MatMulInteger of codes, or of the bytes b of the input, whose values are 2b - 255."""
     (source,), name, graph = node.inputs, node.output, to.graph
     zero = graph.number(0 if raw else zero_point(to.value(source)), np.uint8)
     weight = graph.weights(name, signs, np.int8)
-    coded = raw and to.net.input.coding == "integer"
-    factor, offset = (2, 255 * signs.sum(axis=0, dtype=np.int64)) if coded else (1, np.int64(0))
+    factor, offset = (2, 255 * signs.sum(axis=0, dtype=np.int64)) if raw else (1, np.int64(0))
     after = to.uses.dense_to_sign(node)
-    form = "" if coded or after else _last_form(node, "int")
+    form = "" if raw or after else _last_form(node, "int")
     sums = to.add("MatMulInteger", to.get(source, "raw" if raw else "code"), weight, zero, of=name, form=form)
     if after is not None:
         least, direction = rising(after, to.value(name))
@@ -72,7 +74,7 @@ def _integer_dense(to: Values, node: Dense, signs: np.ndarray, *, raw: bool) -> 
         write_sign(to, after.output, to.add("GreaterOrEqual", sums, bound, of=after.output), direction)
         to.written.add(after.output)
         return
-    if coded:
+    if raw:
         sums = to.add("Mul", sums, graph.number(2, np.int32), of=name)
         shift = to.per_channel(offset, name, "offset", np.int32)
         sums = to.add("Sub", sums, shift, of=name, form=_last_form(node, "int"))
@@ -82,8 +84,13 @@ def _integer_dense(to: Values, node: Dense, signs: np.ndarray, *, raw: bool) -> 
 def write_conv(to: Values, node: Conv | RealConv) -> None:
     (source,), name = node.inputs, node.output
     if isinstance(node, Conv) and to.integers and (found := to.uses.conv_to_sign(node)):
-        _integer_conv(to, node, *found)
+        _conv_to_sign(to, node, *found)
         return
+    if isinstance(node, Conv) and to.natural(source) == "code" and (after := to.uses.conv_to_requantize(node)):
+        factors = scales(node, after, to.value(source))
+        if factors is not None:
+            _conv_to_code(to, node, after, factors)
+            return
     tensor, padding = to.get(source, "float"), node.padding
     if node.padding_value and any(padding):
         top, bottom, left, right = padding
@@ -177,21 +184,16 @@ def _geometry(node: AnyConv, padding: tuple[int, int, int, int]) -> dict[str, An
     return geometry(node, padding) | ({"group": node.groups} if node.groups > 1 else {})
 
 
-def _integer_conv(to: Values, node: Conv, pool: MaxPool | None, after: Node) -> None:
+def _conv_to_sign(to: Values, node: Conv, pool: MaxPool | None, after: Node) -> None:
     """QLinearConv of codes whose bias is the threshold: 2 · (sum - threshold) + 2, cut to {0, 2}, is the code."""
-    (source,), name, graph = node.inputs, node.output, to.graph
+    name, graph = node.output, to.graph
     least, direction = rising(after, to.value(name))
     signs = _kernels(node, unpack_signs(node.signs, node.terms))
     if pool is None:  # sum <= threshold is -sum >= -threshold; `least` is threshold + 1 there
         flipped = direction < 0
         signs = np.where(flipped[:, None, None, None], -signs, signs)
         least, direction = np.where(flipped, 1 - least, least), np.ones_like(direction)
-    codes, padding = to.get(source, "code"), node.padding
-    if node.padding_value and any(padding):
-        top, bottom, left, right = padding
-        border = graph.number(node.padding_value + 1, np.uint8)
-        codes = to.add("Pad", codes, graph.shape(0, 0, top, left, 0, 0, bottom, right), border, of=name)
-        padding = (0, 0, 0, 0)
+    codes, padding = _padded_codes(to, node)
     one, code = graph.number(1, np.float32), graph.number(1, np.uint8)
     weight = graph.weights(name, signs, np.int8)
     more = (
@@ -211,6 +213,37 @@ def _integer_conv(to: Values, node: Conv, pool: MaxPool | None, after: Node) -> 
         to.cast(tensor, np.uint8, of=target, form="code")
     else:
         write_sign(to, target, to.cast(tensor, np.bool_, of=target), direction)
+
+
+def _conv_to_code(to: Values, node: Conv, after: Requantize, found: Scales) -> None:
+    """QLinearConv of codes whose output is the code of the requantization, see `byte_conv`."""
+    (source,), name, graph, made = node.inputs, after.output, to.graph, to.value(after.output)
+    codes, padding = _padded_codes(to, node)
+    weight = graph.weights(node.output, _kernels(node, unpack_signs(node.signs, node.terms)))
+    sizes = graph.constant(found.weight.reshape(-1, 1, 1, 1), f"{name}/sizes", np.float32)
+    weight = to.cast(to.add("Mul", weight, sizes, of=name), np.int8, of=name)
+    one, none = graph.number(1, np.float32), graph.number(0, np.uint8)
+    zero, scale = graph.number(zero_point(to.value(source)), np.uint8), graph.constant(found.scale, f"{name}/scale")
+    bias = graph.constant(found.bias, f"{name}/bias", np.int32)
+    most = made.limits[1] + zero_point(made)
+    more = (scale, graph.number(0, np.int8), one, none, bias)
+    form = "code" if most == 255 else ""
+    attributes = _geometry(node, padding)
+    tensor = to.add("QLinearConv", codes, one, zero, weight, *more, of=name, form=form, **attributes)
+    if most < 255:
+        to.add("Clip", tensor, none, graph.number(most, np.uint8), of=name, form="code")
+    to.written.add(name)
+
+
+def _padded_codes(to: Values, node: Conv) -> tuple[str, tuple[int, int, int, int]]:
+    """The codes that a convolution reads, and the padding that is left: QLinearConv pads with the code of 0."""
+    (source,), graph = node.inputs, to.graph
+    codes = to.get(source, "code")
+    if not (node.padding_value and any(node.padding)):
+        return codes, node.padding
+    top, bottom, left, right = node.padding
+    border = graph.number(node.padding_value + zero_point(to.value(source)), np.uint8)
+    return to.add("Pad", codes, graph.shape(0, 0, top, left, 0, 0, bottom, right), border, of=node.output), (0, 0, 0, 0)
 
 
 def pool_codes(to: Values, codes: str, node: MaxPool, *, of: str) -> str:

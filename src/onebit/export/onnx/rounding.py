@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from onebit.export.onnx.exactness import fits_byte, zero_point
 from onebit.export.onnx.graph import QONNX_DOMAIN
-from onebit.export.onnx.values import Values, fits_byte, zero_point
+from onebit.export.onnx.values import Values
 from onebit.packed import Quantize, Requantize
 from onebit.packed.nodes.rounding import EXACT_LIMIT
 

@@ -7,7 +7,7 @@ form       tensor
 `int`      int32, the numbers themselves
 `double`   float64, the numbers themselves
 `code`     uint8, x + zero point: {0, 2} of ±1, and other integers of at most 8 bits, for products of integers
-`raw`      uint8, the bytes of the input before their coding
+`raw`      uint8, the bytes b of an input whose values are 2b - 255
 =========  ==================================================================================
 """
 
@@ -17,22 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from onebit.export.onnx.exactness import Uses
+from onebit.export.onnx.exactness import Uses, zero_point
 from onebit.export.onnx.graph import Graph
 from onebit.packed import PackedNet, Value
 from onebit.packed.net import INPUT
 
 DTYPES = {"float": np.float32, "int": np.int32, "double": np.float64, "code": np.uint8, "raw": np.uint8}
-
-
-def zero_point(value: Value) -> int:
-    """What the code of a value of integers has for 0: 1 for ±1, 0 for integers that are not negative."""
-    return max(0, -value.limits[0])
-
-
-def fits_byte(value: Value) -> bool:
-    """Whether a value has a code."""
-    return value.exact and value.limits[1] + zero_point(value) <= 255
 
 
 class Values:
@@ -89,8 +79,6 @@ class Values:
         source = self.natural(name)
         tensor, dtype = have[source], DTYPES[form]
         if form == "code":
-            if source == "raw":
-                tensor, source = self.get(name, "float"), "float"
             if zero := zero_point(self.values[name]):
                 tensor = self.add("Add", tensor, number(zero, DTYPES[source]), of=name)
             return self.cast(tensor, dtype, of=name, form=form)
@@ -106,7 +94,7 @@ class Values:
         """(factor, zero): factor · tensor - zero is the value."""
         if form == "code":
             return 1, zero_point(self.values[name])
-        return (2, 255) if form == "raw" and self.net.input.coding == "integer" else (1, 0)
+        return (2, 255) if form == "raw" else (1, 0)
 
     def per_channel(self, array: np.ndarray, of: str, what: str, dtype: Any = None) -> str:
         """A constant (C, 1, …) for the axes of the value `of`."""
@@ -119,7 +107,7 @@ class Values:
         if spec.dtype == "float32":
             return {"float": INPUT}
         if spec.mean is None or spec.std is None:
-            return {"raw": INPUT}
+            return {"raw" if spec.coding == "integer" else "code": INPUT}
         tensors = [
             graph.constant(array.reshape(-1, *[1] * (len(spec.shape) - 1)), f"{INPUT}/{name}")
             for name, array in (("mean", spec.mean), ("std", spec.std))

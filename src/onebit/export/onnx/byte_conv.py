@@ -1,0 +1,106 @@
+"""A convolution and the requantization of its sums as one QLinearConv, where that gives the same integers.
+
+QLinearConv multiplies a sum and its bias, both int32, by a scale in float32 and rounds to the nearest integer. Its bias
+moves the sums by whole units only, which is too coarse for most offsets. So the weights are ±w, and the bias moves the
+sums by parts of w. For each channel `scales` looks for w, bias and scale such that every sum that the inputs can have
+gives the integer that it has to: both sides never fall, so that it is enough to look at the sums where one of them
+rises.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from onebit.packed import Conv, Requantize, Value
+from onebit.packed.bits import unpack_signs
+
+MOST_WEIGHT = 64
+"""Processors without VNNI add two products of a byte and a weight in 16 bits: 2 · 255 · 64 is below 2^15."""
+_CHANGES = sorted(np.linspace(-8, 8, 129).tolist(), key=abs)
+"""Of the slope, in the order in which they are tried; by 1 moves the last of n rises by 1 / n of a sum."""
+_FAR = 2**40
+"""Beyond all sums."""
+
+
+class Scales(NamedTuple):
+    """Arrays (C,): w of the weights ±w, negative where signs are flipped, int64; bias, int64; scale, float32."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+    scale: np.ndarray
+
+
+def scales(conv: Conv, after: Requantize, x: Value) -> Scales | None:
+    """How a QLinearConv gives the codes of `after`, value - `least`; None if that of a channel was not found."""
+    ones = (unpack_signs(conv.signs, conv.terms) > 0).sum(axis=1).tolist()
+    low, high = min(0, conv.padding_value, x.limits[0]), max(0, conv.padding_value, x.limits[1])
+    offsets = (after.offset - (after.least << after.shift)).tolist()
+    found = []
+    for plus, multiplier, offset in zip(ones, after.multiplier[0].tolist(), offsets, strict=True):
+        minus = conv.terms - plus
+        if multiplier < 0:
+            plus, minus = minus, plus
+        limits = plus * low - minus * high, plus * high - minus * low
+        rises = rising_sums(abs(multiplier), offset, after)
+        one = channel_scales(rises, limits, abs(multiplier) / 2.0**after.shift)
+        if one is None:
+            return None
+        weight, bias, scale = one
+        found.append((-weight if multiplier < 0 else weight, bias, scale))
+    weights, biases, factors = zip(*found, strict=True)
+    return Scales(np.array(weights, np.int64), np.array(biases, np.int64), np.array(factors, np.float32))
+
+
+def rising_sums(multiplier: int, offset: int, after: Requantize) -> np.ndarray:
+    """(levels,) int64: the smallest sum v with ⌊(multiplier · v + offset) / 2^shift⌋ ≥ 1, 2, …, the largest code."""
+    levels = range(1, after.most - after.least + 1)
+    if not multiplier:
+        return np.array([-_FAR if offset >> after.shift >= level else _FAR for level in levels])
+    sums = [-((offset - (level << after.shift)) // multiplier) for level in levels]
+    return np.array([min(max(v, -_FAR), _FAR) for v in sums])
+
+
+def channel_scales(rises: np.ndarray, limits: tuple[int, int], slope: float) -> tuple[int, int, float] | None:
+    """(w, bias, scale) such that round((w · v + bias) · scale), clipped, is the number of rises up to v.
+
+    For every integer v from one of `limits` to the other. None if they were not found.
+
+    Args:
+        rises: see `rising_sums`.
+        slope: how fast codes rise.
+    """
+    inside = (rises > limits[0]) & (rises <= limits[1])
+    if not inside.any():
+        return 0, int(np.count_nonzero(rises <= limits[0])), 1.0
+    rise, level = rises[inside].astype(np.float64), np.flatnonzero(inside) + 1
+    w = np.arange(MOST_WEIGHT, 0, -1, dtype=np.float64)
+    span = len(level) * max(1.0, rise[-1] - rise[0])
+    for change in (change for change in _CHANGES if abs(change) < span):
+        scale = (slope * (1 + change / span) / w).astype(np.float32)
+        crossed = (level - 0.5) / scale[:, None].astype(np.float64)
+        # the bias has to be between these, for each w
+        low = (crossed - w[:, None] * rise).max(axis=1)
+        high = (crossed - w[:, None] * (rise - 1)).min(axis=1)
+        bias = np.rint((low + high) / 2)
+        room = np.minimum(bias - low, high - bias)
+        for index in np.argsort(-room)[:3]:
+            one = int(w[index]), int(bias[index]), float(scale[index])
+            if room[index] > 0 and gives(*one, rises, limits):
+                return one
+    return None
+
+
+def gives(w: int, bias: int, scale: float, rises: np.ndarray, limits: tuple[int, int]) -> bool:
+    """Whether round((w · v + bias) · scale), clipped, is the number of rises up to v, for every v within the limits.
+
+    Also with an exact product, as where a processor adds and multiplies with one rounding.
+    """
+    sums = np.unique(np.concatenate([rises - 1, rises, limits]).clip(*limits))
+    shifted = w * sums + bias
+    if max(abs(int(shifted[0])), abs(int(shifted[-1])), abs(bias)) > np.iinfo(np.int32).max:
+        return False
+    near, codes = shifted.astype(np.float32), np.searchsorted(rises, sums, side="right")
+    products = near * np.float32(scale), near.astype(np.float64) * scale
+    return all((np.clip(np.rint(product), 0, len(rises)) == codes).all() for product in products)
