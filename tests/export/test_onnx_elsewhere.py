@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from packed_nets import IMAGE_NETS, inputs_of, make_packed_mlp
+from packed_nets import IMAGE_NETS, inputs_of, integer_resnet, make_packed_mlp
 from recipe_nets import SMALL, packed_net
 from test_onnx import signs_conv
 
@@ -90,6 +90,8 @@ NETS: dict[str, Callable[[], PackedNet]] = {
     "convolutions of signs": signs_conv,
     "all of signs": IMAGE_NETS["sign"],
     "reals": IMAGE_NETS["real"],
+    "integers": IMAGE_NETS["integer"],
+    "residual integers": integer_resnet,
     "resnet20": lambda: packed_net(SMALL["cifar10-resnet20-binaryconnect"], 4)[1],
 }
 
