@@ -223,7 +223,7 @@ class Folder:
         """The classes of a module that are in the table; none for a subclass that overrides `forward`."""
         cls = type(module)
         if isinstance(module, Quantizer):
-            return [] if module.binary_input() is None else [Quantizer]
+            return [] if (module.binary_input(), module.integer_input()) == (None, None) else [Quantizer]
         return [kind for kind in cls.__mro__ if kind in self.table and getattr(kind, "forward", None) is cls.forward]
 
     def emit(self, kind: type[Node], name: str, *sources: str, **fields: Any) -> str:

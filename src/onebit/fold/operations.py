@@ -38,7 +38,7 @@ _LAYERS: dict[Any, Operation] = {
     nn.ConvTranspose2d: weight_layers.conv_transpose,
     nn.BatchNorm1d: pointwise.batch_norm,
     nn.BatchNorm2d: pointwise.batch_norm,
-    Quantizer: pointwise.binarized,
+    Quantizer: pointwise.input_quantizer,
     nn.ReLU: pointwise.relu,
     nn.ReLU6: pointwise.relu6,
     nn.PReLU: pointwise.prelu,

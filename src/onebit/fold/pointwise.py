@@ -14,7 +14,7 @@ from onebit.fold.call import Call, any_dtype, check_finite
 from onebit.fold.chain import FoldedOp, Pending
 from onebit.fold.folder import Folder
 from onebit.layers import RPReLU
-from onebit.packed import Clamp, Hardtanh, Multiply, Prelu, Relu
+from onebit.packed import Clamp, Hardtanh, Multiply, Prelu, Quantize, Relu
 from onebit.quantizers import BinaryInput, Quantizer, sign
 
 
@@ -39,7 +39,12 @@ def batch_norm(folder: Folder, call: Call, x: Pending) -> Pending:
     return folder.then(x, FoldedOp(call.name, apply, scale=scale.double().numpy(), shift=shift.double().numpy()))
 
 
-def binarized(folder: Folder, call: Call, x: Pending) -> Pending:
+def input_quantizer(folder: Folder, call: Call, x: Pending) -> Pending:
+    quantizer: Quantizer = call.module
+    return _binarized(folder, call, x) if quantizer.integer_input() is None else _few_bits(folder, call, x)
+
+
+def _binarized(folder: Folder, call: Call, x: Pending) -> Pending:
     given = _binary_input(call)
     signs = folder.signed(call, x, given)
     if given.scale is None and given.centre is None:
@@ -67,6 +72,34 @@ def _binary_input(call: Call) -> BinaryInput:
     if not same:
         raise call.refusal("it does not compute what its binary_input() says")
     return given
+
+
+def _few_bits(folder: Folder, call: Call, x: Pending) -> Pending:
+    """Integers of few bits: `Quantize` of x / step, and then the step, which the weights behind it need not see."""
+    quantizer: Quantizer = call.module
+    given = quantizer.integer_input()
+    assert given is not None
+    step = check_finite(call.path or call.name, "steps", given.step)
+    if not float(step) > 0:
+        raise call.refusal(f"its step is {float(step):g}, expected a positive number")
+    numbers = torch.arange(given.least - 2, given.most + 3) + torch.tensor([-0.25, 0.0, 0.25])[:, None]
+    with torch.no_grad():
+        same = torch.equal(quantizer(numbers * step), numbers.round().clamp(given.least, given.most) * step)
+    if not same:
+        raise call.refusal("it does not compute what its integer_input() says")
+    least = given.least
+    if x.ops and x.ops[-1].kind is Relu:  # clipping at 0 does the same
+        x, least = Pending(x.base, x.ops[:-1]), 0
+    if x.moved:  # its channels are not those of the base
+        x = Pending(folder.write(x))
+    count, size = folder.values[x.base].shape[0], float(step)
+    divided = FoldedOp(f"{call.name}.step", lambda x: x / step, scale=np.full(count, 1 / size))
+    source = folder.write(x.then(divided))
+    made = folder.emit(Quantize, call.name, source, least=least, most=given.most)
+    if size == 1:
+        return Pending(made)
+    times = FoldedOp(f"{call.name}.values", lambda x: x * step, scale=np.full(count, size), exact=False)
+    return Pending(made, (times,))
 
 
 def relu(folder: Folder, call: Call, x: Pending) -> Pending:

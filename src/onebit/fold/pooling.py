@@ -14,6 +14,7 @@ from onebit.fold.chain import FoldedOp, Pending
 from onebit.fold.folder import Folder
 from onebit.fold.shapes import as_image, as_size, from_image, shown
 from onebit.packed import AdaptiveAveragePool, AveragePool, Flatten, MaxPool
+from onebit.packed.nodes.rounding import WIDEST
 
 
 @any_dtype
@@ -44,6 +45,8 @@ def average_pool(folder: Folder, call: Call, x: Pending) -> Pending:
         ranges = [range(0, size, by) for size, by in zip(before[1:], strides, strict=True)]
         return from_image(folder, call, picked(folder, call, x, before[1:], ranges))
     whole = not any(fields["padding"])
+    if whole and _few_bits(folder, x):
+        return from_image(folder, call, _average_of_integers(folder, call, x, **fields))
     if whole and not x.ops and folder.values[x.base].exact:  # a sign that needs the sums of integers may follow
         pixels = prod(fields["kernel"])
         y = x.then(FoldedOp(call.name, lambda sums: sums / pixels, kind=AveragePool, fields=fields))
@@ -52,8 +55,27 @@ def average_pool(folder: Folder, call: Call, x: Pending) -> Pending:
     return from_image(folder, call, y)
 
 
+def _few_bits(folder: Folder, x: Pending) -> bool:
+    """Whether `x` is a number times integers of few bits, whose sums the weights behind a pool can multiply."""
+    value = folder.values[x.base]
+    small = value.exact and value.bound is not None and value.bound <= WIDEST
+    return small and bool(x.ops) and all(op.factor is not None for op in x.ops)
+
+
+def _average_of_integers(folder: Folder, call: Call, x: Pending, **fields: Any) -> Pending:
+    """Sums of windows of integers, with the division deferred."""
+    pixels = prod(fields["kernel"])
+    sums = folder.emit(AveragePool, call.name, x.base, **{**fields, "sums": 1})
+    count = folder.values[sums].shape[0]
+    mean = FoldedOp(f"{call.name}.mean", lambda x: x / pixels, scale=np.full(count, 1 / pixels), exact=False)
+    return Pending(sums, (*x.ops, mean))
+
+
 def adaptive_average_pool(folder: Folder, call: Call, x: Pending) -> Pending:
-    x, _, after = as_image(folder, call, x)
+    x, before, after = as_image(folder, call, x)
+    if after[2:] == (1, 1) and _few_bits(folder, x):
+        size = tuple(before[2:])
+        return from_image(folder, call, _average_of_integers(folder, call, x, kernel=size, stride=size))
     y = Pending(folder.emit(AdaptiveAveragePool, call.name, folder.write(x), size=after[2:]))
     return from_image(folder, call, y)
 
@@ -72,6 +94,9 @@ def adaptive_max_pool(folder: Folder, call: Call, x: Pending) -> Pending:
 def mean(folder: Folder, call: Call, x: Pending) -> Pending:
     before, after = call.shapes
     axes = _axes(call, call.argument(1, "dim", None))
+    if len(before) == 4 and axes == [2, 3] and _few_bits(folder, x):
+        y = _average_of_integers(folder, call, x, kernel=before[2:], stride=before[2:])
+        return y if len(after) == 4 else folder.reshaped(call, y, folder.values[y.base].shape, after[1:])
     if len(before) == 4 and axes == [2, 3]:
         made = folder.emit(AdaptiveAveragePool, call.name, folder.write(x), size=(1, 1))
         return Pending(made if len(after) == 4 else folder.emit(Flatten, call.name, made))

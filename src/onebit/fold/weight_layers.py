@@ -17,7 +17,7 @@ from onebit.fold.shapes import as_image, as_size, from_image
 from onebit.fold.unknown import LAYER_BY_LAYER
 from onebit.packed import Conv, ConvTranspose, Dense, Node, RealConv, RealConvTranspose, RealDense
 from onebit.packed.bits import pack_signs
-from onebit.quantizers import BinaryWeight
+from onebit.quantizers import BinaryWeight, Quantizer
 
 
 def linear(folder: Folder, call: Call, x: Pending) -> Pending:
@@ -50,10 +50,10 @@ def _dense(folder: Folder, call: Call, x: Pending, weight: Tensor, bias: Tensor 
     """A dense layer on the last axis: of several, as a convolution with a kernel of 1 over the others."""
     sample = call.shapes[0][1:]
     if len(sample) == 1:
-        return _matmul(folder, call, _signed(folder, call, x), Dense, RealDense, weight, bias)
+        return _matmul(folder, call, _quantized(folder, call, x), Dense, RealDense, weight, bias)
     last = len(sample) - 1
     x = folder.permuted(call, x, (last, *range(last)))
-    x = _signed(folder, call, x)
+    x = _quantized(folder, call, x)
     *others, features = sample
     image = (1, prod(others))
     x = folder.reshaped(call, x, (features, *others), (features, *image))
@@ -66,7 +66,7 @@ def conv(folder: Folder, call: Call, x: Pending) -> Pending:
     layer: nn.Conv1d | nn.Conv2d = call.module
     if layer.padding_mode != "zeros":
         raise call.refusal(f"got padding_mode {layer.padding_mode!r}, expected 'zeros'")
-    x, _, _ = as_image(folder, call, _signed(folder, call, x))
+    x, _, _ = as_image(folder, call, _quantized(folder, call, x))
     # torch's own field, because padding "same" is asymmetric for even kernels
     left, right, top, bottom = (*layer._reversed_padding_repeated_twice, 0, 0)[:4]
     fields = {**_geometry(call, layer), "padding": (top, bottom, left, right)}
@@ -77,7 +77,7 @@ def conv(folder: Folder, call: Call, x: Pending) -> Pending:
 
 def conv_transpose(folder: Folder, call: Call, x: Pending) -> Pending:
     layer: nn.ConvTranspose1d | nn.ConvTranspose2d = call.module
-    x, before, after = as_image(folder, call, _signed(folder, call, x))
+    x, before, after = as_image(folder, call, _quantized(folder, call, x))
     fields = _geometry(call, layer)
     padding = as_size(call, layer.padding, 0)
     fields["padding"] = tuple(n for size in padding for n in (size, size))
@@ -101,12 +101,13 @@ def _geometry(call: Call, layer: Any) -> dict[str, Any]:
     return {"groups": layer.groups, **{name: as_size(call, size, 1) for name, size in sizes.items()}}
 
 
-def _signed(folder: Folder, call: Call, x: Pending) -> Pending:
+def _quantized(folder: Folder, call: Call, x: Pending) -> Pending:
     """`x` after the input quantizer of the layer, if there is one."""
     if getattr(call.module, "input_quantizer", None) is None:
         return x
-    path = f"{call.name}.input_quantizer"
-    return folder.apply(Call(f"{call.name}.sign", call.module.input_quantizer, path=path), x)
+    quantizer, path = call.module.input_quantizer, f"{call.name}.input_quantizer"
+    signs = not isinstance(quantizer, Quantizer) or quantizer.integer_input() is None
+    return folder.apply(Call(f"{call.name}.{'sign' if signs else 'quantized'}", quantizer, path=path), x)
 
 
 def _matmul(

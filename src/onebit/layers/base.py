@@ -197,7 +197,7 @@ class BinaryLayer(LatentWeight):
         """
         quantizer = self.input_quantizer
         traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-        repeatable = isinstance(quantizer, Quantizer) and not quantizer.random
+        repeatable = isinstance(quantizer, Quantizer) and quantizer.repeatable and not quantizer.random
         saves = self.recompute_inputs and x.requires_grad and torch.is_grad_enabled()
         if not (saves and repeatable) or traced:
             return nullcontext()
@@ -228,7 +228,8 @@ def recompute_inputs_(model: nn.Module, recompute: bool = True) -> nn.Module:
     The surrogate gradient needs the real inputs in any case. If the ±1 values are saved as well, a net with binary
     activations takes up to 1.5 times the memory of the same net without quantizers; if they are recomputed, it takes
     the same memory, for one more pass over the inputs of each layer. The gradients are bit-identical. `torch.compile`
-    makes its own choice; random quantizers, and modules other than `Quantizer`, are not recomputed.
+    makes its own choice; random quantizers, those whose range follows their inputs, and modules other than `Quantizer`,
+    are not recomputed.
 
     Returns:
         The same model.

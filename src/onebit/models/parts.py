@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -21,10 +22,11 @@ from onebit.layers import (
     LatentWeight,
     RPReLU,
     WeightQuantizer,
+    make_input_quantizer,
     with_options,
 )
 from onebit.layers.coding import OLD_CODINGS
-from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
+from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, Quantizer
 
 LARGE = 64
 """Images with more pixels than this on their shorter side count as large (ImageNet), others as small (CIFAR)."""
@@ -74,13 +76,15 @@ class Parts:
 
     Args:
         weight_quantizer: name or object; None keeps real weights.
-        input_quantizer: name or object for every layer but the first; None keeps real activations.
+        input_quantizer: name or object for every layer but the first; None keeps real activations. One of few bits is
+            part of the activations, so that whatever takes one, a shortcut too, takes the same integers.
         weight_options, input_options: arguments of the quantizers that are given by name.
         value: the two weight values are ±value, a number or "glorot".
         padding_value: what binary convolutions are padded with: 0, 1 or -1.
         norm_eps, norm_momentum, norm_affine: BatchNorm's; momentum 0.15 means 15 % of the newest batch.
         dense_norm_momentum: that of BatchNorm after dense layers; None takes `norm_momentum`.
-        activation: "relu", which the sign of a layer replaces; or "rprelu", ReActNet's, which is kept before a sign.
+        activation: "relu", which the sign of a layer replaces, and a quantizer of few bits that begins at 0 too; or
+            "rprelu", ReActNet's, which is kept before either.
         init: "uniform" draws latents uniformly from ±value (binary layers), "default" is torch's.
         width: factor on the channels, and on the units of hidden dense layers.
         real_first, real_last: keep real weights in the first layer; real weights and inputs in the last.
@@ -162,7 +166,7 @@ class Parts:
             weight = with_options(
                 WEIGHT_QUANTIZERS, self.weight_quantizer, self.weight_options, kind="weight quantizer"
             )
-        if not (real or first):
+        if not (real or first) and self.takes_signs:
             inputs = with_options(INPUT_QUANTIZERS, self.input_quantizer, self.input_options, kind="input quantizer")
         if weight is None and inputs is None:
             return plain(*sizes, **options)
@@ -181,15 +185,42 @@ class Parts:
         momentum = self.norm_momentum if self.dense_norm_momentum is None else self.dense_norm_momentum
         return nn.BatchNorm1d(channels, eps=self.norm_eps, momentum=momentum, affine=self.norm_affine)
 
+    @property
+    def takes_signs(self) -> bool:
+        """Whether layers quantize their inputs themselves, as with signs; those of few bits are made by `active`."""
+        return self.input_quantizer is not None and self.few_bits() is None
+
+    def few_bits(self) -> Quantizer | None:
+        """A new quantizer of few bits, None if there is no input quantizer or it makes signs."""
+        made = make_input_quantizer(
+            with_options(INPUT_QUANTIZERS, self.input_quantizer, self.input_options, kind="input quantizer")
+        )
+        return made if isinstance(made, Quantizer) and made.integer_input() is not None else None
+
     def active(self, channels: int, *, before_real: bool = False) -> nn.Module:
         """The activation for a number of channels; no ReLU where the sign of the next layer replaces it.
 
         Args:
-            before_real: the next layer keeps real inputs whatever the settings say, and so takes no sign.
+            before_real: the next layer keeps real inputs whatever the settings say, and so takes no quantizer.
         """
-        if self.activation == "rprelu":
-            return RPReLU(channels)
-        return nn.ReLU() if before_real or self.input_quantizer is None else nn.Identity()
+        real = RPReLU(channels) if self.activation == "rprelu" else nn.ReLU()
+        if before_real or self.input_quantizer is None:
+            return real
+        quantizer = self.few_bits()
+        if quantizer is None:
+            return real if self.activation == "rprelu" else nn.Identity()
+        return quantized(quantizer, real)
+
+
+def quantized(quantizer: Quantizer, activation: nn.Module | None = None) -> nn.Sequential:
+    """A quantizer of few bits behind an activation, without a ReLU where clipping at 0 is one."""
+    given = quantizer.integer_input()
+    assert given is not None
+    parts: OrderedDict[str, nn.Module] = OrderedDict()
+    if activation is not None and not (isinstance(activation, nn.ReLU) and given.least == 0):
+        parts["activation"] = activation
+    parts["quantizer"] = quantizer
+    return nn.Sequential(parts)
 
 
 def refuse_dropped_signs(dropout: float, parts: Parts) -> None:
@@ -198,5 +229,5 @@ def refuse_dropped_signs(dropout: float, parts: Parts) -> None:
     Raises:
         UsageError: zeroes would become +1.
     """
-    if dropout and parts.input_quantizer is not None:
+    if dropout and parts.takes_signs:
         raise UsageError("dropout zeroes a unit before its sign, and sign(0) = +1: use it without input_quantizer")

@@ -63,9 +63,10 @@ IMAGENET_DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 class Block(nn.Module):
     """Two 3×3 convolutions beside a shortcut.
 
-    With real activations y = relu(bn(conv(relu(bn(conv(x))))) + shortcut(x)). With an input quantizer no ReLU: every
+    With real activations y = relu(bn(conv(relu(bn(conv(x))))) + shortcut(x)). With signs of inputs no ReLU: every
     convolution takes the sign of what it is given, and the sum stays real. An RPReLU is there in either case, as in
-    ReActNet.
+    ReActNet. With integers of few bits a quantizer takes the place of each ReLU: convolution and shortcut take the
+    same integers.
 
     Args:
         parts: how layers are made.
@@ -152,8 +153,8 @@ class ResNet(nn.Module):
         bottleneck: `Bottleneck`s instead of `Block`s.
         stem: "cifar" is a 3×3 convolution, "imagenet" a 7×7 one of stride 2 and max pooling.
         shortcut, around_each: see `Block`.
-        settings: see `Parts`. With `real_last` the dense layer takes the averages of the last sum as it is, with an
-            input quantizer without a ReLU, as in Bi-Real net.
+        settings: see `Parts`. With `real_last` the dense layer takes the averages of the last sum as it is, with
+            signs of inputs without a ReLU, as in Bi-Real net.
 
     Shapes:
         x: uint8 (N, C, H, W) -> (N, classes).

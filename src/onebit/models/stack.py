@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from onebit.errors import UsageError
-from onebit.models.parts import Parts, checked_shape, refuse_dropped_signs
+from onebit.models.parts import Parts, checked_shape, quantized, refuse_dropped_signs
 
 Window = tuple[int, int, int]
 """Kernel, stride and padding, in pixels."""
@@ -34,13 +34,14 @@ class Stack:
     logits.
 
     Pooling comes right after the convolution, so that the next sign follows BatchNorm, as in BNN's nets
-    (arXiv:1602.02830). With an input quantizer that sign takes the place of the ReLU, but not of an RPReLU. Layers are
-    numbered by the weights: `conv1`, `pool1`, `norm1`, `relu1`, `conv2`, …, `linear7`.
+    (arXiv:1602.02830). With an input quantizer that sign takes the place of the ReLU, but not of an RPReLU; one of few
+    bits is part of the activation. Layers are numbered by the weights: `conv1`, `pool1`, `norm1`, `relu1`, `conv2`, …,
+    `linear7`.
 
     Args:
         name: of the model, for messages.
         input_shape: (C, H, W); classes: number of logits.
-        dropout: probability of zeroing a unit where the net drops out (not with an input quantizer).
+        dropout: probability of zeroing a unit where the net drops out (not before a sign).
         last_norm: see `Parts`; without it the last layer has a bias.
         settings: see `Parts`.
 
@@ -80,10 +81,13 @@ class Stack:
         self._inactive = channels
 
     def average(self, window: Window) -> None:
-        """Average pooling of what the last activation gives."""
-        self._activate()
+        """Average pooling of what the last activation gives; an average of integers of few bits would not be one."""
+        few_bits = self.parts.few_bits()
+        self._activate(before_real=few_bits is not None)
         self._slide("pool", self.shape[0], window)
         self._add("pool", nn.AvgPool2d(*window))
+        if few_bits is not None:
+            self._add("integers", quantized(few_bits))
 
     def drop(self) -> None:
         """Dropout, if the net has any."""
@@ -148,7 +152,7 @@ class Stack:
         if self._inactive:
             layer = self.parts.active(self._inactive, before_real=before_real)
             if not isinstance(layer, nn.Identity):
-                self._add(type(layer).__name__.lower(), layer)
+                self._add(self.parts.activation, layer)
         self._inactive = 0
 
     def _slide(self, kind: str, channels: int, window: Window) -> None:

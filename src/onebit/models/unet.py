@@ -116,7 +116,7 @@ class UNet(nn.Module):
         padding: "same", or "valid" for that of the paper: 572×572 pixels give the classes of the inner 388×388.
         depth: how often the image is halved.
         dropout: probability of zeroing a channel of what was pooled, and of what is joined on the way up, as in the
-            reproduction by Garg and Singhal (2021; 0.05 there). Not with an input quantizer.
+            reproduction by Garg and Singhal (2021; 0.05 there). Not before a sign.
         settings: see `Parts`; `width` is a factor on the channels, which are 64 to 1024.
 
     Shapes:

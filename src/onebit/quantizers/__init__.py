@@ -1,16 +1,17 @@
-"""Quantizers: real tensor -> ±1 (times a scale), each with its own surrogate gradient."""
+"""Quantizers: real tensor -> ±1, or of inputs integers of few bits, times a scale, each with a surrogate gradient."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from onebit.common.lazy import lazy
-from onebit.quantizers.quantizer_table import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, WeightQuantizerEntry
+from onebit.quantizers.quantizer_table import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, InputQuantizerEntry, WeightQuantizerEntry
 
 if TYPE_CHECKING:
     from onebit.quantizers.adabin import AdaBin as AdaBin
     from onebit.quantizers.base import BinaryInput as BinaryInput
     from onebit.quantizers.base import BinaryWeight as BinaryWeight
+    from onebit.quantizers.base import IntegerInput as IntegerInput
     from onebit.quantizers.base import Quantizer as Quantizer
     from onebit.quantizers.base import scheduled as scheduled
     from onebit.quantizers.base import sign as sign
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
     from onebit.quantizers.binaryconnect import Sign as Sign
     from onebit.quantizers.binaryconnect import Stochastic as Stochastic
     from onebit.quantizers.binaryconnect import draw_signs as draw_signs
+    from onebit.quantizers.few_bits import FewBits as FewBits
+    from onebit.quantizers.few_bits import Int2 as Int2
+    from onebit.quantizers.few_bits import Int4 as Int4
+    from onebit.quantizers.few_bits import Int8 as Int8
+    from onebit.quantizers.few_bits import UInt2 as UInt2
+    from onebit.quantizers.few_bits import UInt4 as UInt4
+    from onebit.quantizers.few_bits import UInt8 as UInt8
     from onebit.quantizers.inputs import ApproxSign as ApproxSign
     from onebit.quantizers.inputs import InputAdaBin as InputAdaBin
     from onebit.quantizers.inputs import RSign as RSign
@@ -32,9 +40,10 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "adabin": "AdaBin",
-    "base": "BinaryInput BinaryWeight Quantizer scheduled sign",
+    "base": "BinaryInput BinaryWeight IntegerInput Quantizer scheduled sign",
     "bayesbinn": "ConcreteSign",
     "binaryconnect": "Sign Stochastic draw_signs",
+    "few_bits": "FewBits Int2 Int4 Int8 UInt2 UInt4 UInt8",
     "inputs": "ApproxSign InputAdaBin RSign",
     "irnet": "EdeSign IRNet",
     "magnitude_aware": "MagnitudeAware",
@@ -45,4 +54,4 @@ _MODULES = {
     "xnor": "Xnor",
 }
 __getattr__, __dir__, _NAMES = lazy(__name__, _MODULES)
-__all__ = ["INPUT_QUANTIZERS", "WEIGHT_QUANTIZERS", "WeightQuantizerEntry", *_NAMES]
+__all__ = ["INPUT_QUANTIZERS", "WEIGHT_QUANTIZERS", "InputQuantizerEntry", "WeightQuantizerEntry", *_NAMES]

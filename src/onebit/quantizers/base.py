@@ -117,6 +117,17 @@ class BinaryInput(NamedTuple):
         return output > (0 if self.centre is None else per_channel(self.centre, output))
 
 
+class IntegerInput(NamedTuple):
+    """What an input quantizer of few bits computes in eval mode: `step · clip(round(x/step), least, most)`.
+
+    step: positive, shape (). least, most: integers, least <= 0 < most.
+    """
+
+    step: Tensor
+    least: int
+    most: int
+
+
 def per_channel(parameter: Tensor, x: Tensor) -> Tensor:
     """A parameter of shape () or (C,), shaped to broadcast along axis 1 of x (N, C, …)."""
     return parameter if parameter.dim() == 0 else parameter.view(-1, *[1] * (x.dim() - 2))
@@ -169,6 +180,8 @@ class Quantizer(torch.nn.Module):
 
     random = False
     relaxed = False
+    repeatable: bool = True
+    """Whether a second forward pass of the same inputs gives the same and changes nothing, if it is not `random`."""
     latent_bound: float | None = None
     """The bound ±b inside which latents are meant to stay, None if the method knows none."""
     prepared: Prepared | None = None
@@ -195,7 +208,11 @@ class Quantizer(torch.nn.Module):
         return BinaryWeight(sign(latent.detach()))
 
     def binary_input(self) -> BinaryInput | None:
-        """What the forward pass computes of inputs in eval mode; None if it is not an input quantizer."""
+        """What the forward pass computes of inputs in eval mode; None if it does not make two values of them."""
+        return None
+
+    def integer_input(self) -> IntegerInput | None:
+        """What the forward pass computes of inputs in eval mode; None if it does not make integers of few bits."""
         return None
 
     def sample(self, latent: Tensor, *, generator: torch.Generator | None = None) -> BinaryWeight | None:

@@ -34,6 +34,17 @@ class WeightQuantizerEntry(Entry):
             object.__setattr__(self, "bayesian", self.bayesian or hasattr(self.target, "mean"))
 
 
+@dataclass(frozen=True, eq=False)
+class InputQuantizerEntry(Entry):
+    """What an input quantizer declares.
+
+    Args:
+        bits: of what it makes of a value: 1 for one of two values.
+    """
+
+    bits: int = 1
+
+
 _STRENGTH = Need("prox_strength", lambda recipe: recipe.optimizer.prox_strength is not None, "optimizer.prox_strength")
 
 _FREEZE = Check(lambda value: 0 <= value <= 1, "in [0, 1]")
@@ -65,7 +76,7 @@ WEIGHT_QUANTIZERS = Table(
     },
 )
 INPUT_QUANTIZERS = Table(
-    Entry,
+    InputQuantizerEntry,
     {
         "ste_sign": "onebit.quantizers.ste_sign:SteSign",
         "approx_sign": "onebit.quantizers.inputs:ApproxSign",
@@ -73,5 +84,11 @@ INPUT_QUANTIZERS = Table(
         "irnet": "onebit.quantizers.irnet:EdeSign",
         "rsign": "onebit.quantizers.inputs:RSign",
         "adabin": "onebit.quantizers.inputs:InputAdaBin",
+        "uint8": InputQuantizerEntry("onebit.quantizers.few_bits:UInt8", bits=8),
+        "uint4": InputQuantizerEntry("onebit.quantizers.few_bits:UInt4", bits=4),
+        "uint2": InputQuantizerEntry("onebit.quantizers.few_bits:UInt2", bits=2),
+        "int8": InputQuantizerEntry("onebit.quantizers.few_bits:Int8", bits=8),
+        "int4": InputQuantizerEntry("onebit.quantizers.few_bits:Int4", bits=4),
+        "int2": InputQuantizerEntry("onebit.quantizers.few_bits:Int2", bits=2),
     },
 )

@@ -1,0 +1,189 @@
+"""Quantizers of inputs to integers of few bits: y = step · clip(round(x/step), least, most).
+
+The range is the rule that finds the step, with limit = most · step:
+
+| range | limit | source |
+|---|---|---|
+| `lsq` | learned; rounding errors move it as well | LSQ, Esser et al. 2020, arXiv:1902.08153, eq. 1 to 3 |
+| `pact` | learned; only clipped inputs move it | PACT, Choi et al. 2018, arXiv:1805.06085, eq. 2 and 3 |
+| `dorefa` | 1 | DoReFa-Net, Zhou et al. 2016, arXiv:1606.06160, eq. 5 and 11 |
+| `follow` | running mean of the largest magnitude of a batch | Jacob et al. 2018, arXiv:1712.05877, section 3.1 |
+
+Zero is the integer 0 in all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from onebit.common.tables import did_you_mean
+from onebit.errors import TrainingError, UsageError
+from onebit.quantizers.base import IntegerInput, Quantizer, Surrogate, autocast_dtype
+
+RANGES = ("lsq", "pact", "dorefa", "follow")
+FOLLOWED = 0.1
+"""Share of the newest batch in a limit that follows, as in BatchNorm."""
+UNSEEN = 4.0
+"""The limit before the first batch of training: four standard deviations of what BatchNorm gives."""
+
+
+class _Rounded(Surrogate):
+    """`result` of x and the limit, with the gradients that `FewBits` states."""
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        x, result, limit, ctx.least, ctx.most, ctx.learns = inputs
+        ctx.save_for_backward(x, result, limit)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, result, limit = ctx.saved_tensors
+        step = limit / ctx.most
+        scaled = x / step
+        inside = (scaled > ctx.least) & (scaled < ctx.most)
+        gradient = gradient.to(x.dtype)
+        through = gradient * inside
+        if ctx.learns is None:
+            return through, None, None, None, None, None
+        # of LSQ, (y − x)/step inside and y/step outside; of PACT, y/step outside alone
+        kept = x if ctx.learns == "lsq" else result.to(x.dtype)
+        change = ((result.to(x.dtype) - torch.where(inside, kept, 0)) * gradient).sum(dtype=limit.dtype) / step
+        if ctx.learns == "lsq":
+            change = change * math.sqrt(ctx.most / max(1, math.prod(x.shape[1:])))
+        else:
+            change = change / ctx.most
+        return through, None, change, None, None, None
+
+
+class FewBits(Quantizer):
+    """step · clip(round(x/step), least, most) with step = limit/most; rounding is to even, as in torch.
+
+    With v = x/step and g the gradient to y, the gradient to x is g · 1{least < v < most}, in every range. That to the
+    limit is √(most/n) · Σ g·(round(v) − v · 1{least < v < most}) of `lsq`, rounded after clipping, and
+    Σ g·clip(v)/most · 1{v ≤ least or v ≥ most} of `pact`; n is the number of values of a sample. The paper of LSQ
+    learns the step, with the factor 1/√(n·most): a step of SGD that moves the limit moves the step just so. The limit
+    is learned because steps of Adam are as large for every parameter, and a step is far smaller than a range.
+
+    The first batch of training sets a learned limit so that step = 2·mean|x|/√most, as LSQ does; of a range that
+    begins at 0, over inputs that are positive or 0 elsewhere. Before it the limit is `UNSEEN`, and 0 is stored. Only
+    the magnitude of a learned limit counts.
+
+    Args:
+        range: `lsq`, `pact`, `dorefa` or `follow`, see the module.
+
+    Raises:
+        UsageError: another range. TrainingError: a first batch with values that are not finite.
+    """
+
+    least: ClassVar[int]
+    most: ClassVar[int]
+    limit: Tensor
+
+    def __init__(self, range: str = "lsq") -> None:
+        super().__init__()
+        if range not in RANGES:
+            raise UsageError(f"unknown range {range!r}{did_you_mean(range, RANGES)}")
+        self.range = range
+        self.begun = False
+        if range in ("lsq", "pact"):
+            self.limit = nn.Parameter(torch.zeros(()))
+        elif range == "follow":
+            self.register_buffer("limit", torch.zeros(()))
+
+    @property
+    def repeatable(self) -> bool:
+        return self.range != "follow"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape -> a step times integers, of the same shape."""
+        if self.training and self.range != "dorefa" and x.numel():
+            self._see(x.detach())
+        limit = self._limit(x)
+        step = limit.detach() / self.most
+        # in place: the passes over x cost more than the arithmetic
+        result = (x.detach() / step).round_().clamp_(self.least, self.most).mul_(step)
+        learns = self.range if self.range in ("lsq", "pact") else None
+        return _Rounded.apply(x, result.to(autocast_dtype(x)), limit, self.least, self.most, learns)
+
+    def integer_input(self) -> IntegerInput:
+        limit = self._limit(torch.empty(0)).detach()
+        return IntegerInput(limit / self.most, self.least, self.most)
+
+    def _limit(self, x: Tensor) -> Tensor:
+        """The positive limit, shape ()."""
+        if self.range == "dorefa":
+            return torch.ones((), device=x.device)
+        return torch.where(self.limit == 0, UNSEEN, self.limit.abs())
+
+    @torch.no_grad()
+    def _see(self, x: Tensor) -> None:
+        """Set the limit from a batch of training: a learned one from the first, one that follows from each."""
+        if self.range != "follow" and self.begun:
+            return
+        if self.range == "follow":
+            now = (torch.stack(x.aminmax()).abs() if self.least else x).amax().clamp(min=0).to(self.limit.dtype)
+        else:
+            magnitude = x.abs() if self.least else x.clamp(min=0)
+            now = magnitude.mean(dtype=self.limit.dtype) * (2 * math.sqrt(self.most))
+        if not torch.compiler.is_compiling() and not self.begun:
+            if dist.is_available() and dist.is_initialized():  # the same range in every process
+                dist.all_reduce(now)
+                now = now / dist.get_world_size()
+            if not bool(now.isfinite()):
+                raise TrainingError("the first inputs of a quantizer are not finite: they have no range")
+        first = self.limit == 0
+        if self.range == "follow":
+            # one bad batch, which the loss tells of, must not end the range
+            moved = torch.where(first, now, self.limit.lerp(now, FOLLOWED))
+            self.limit.copy_(torch.where(now.isfinite(), moved, self.limit))
+        else:
+            self.limit.copy_(torch.where(first, now, self.limit))  # that of a checkpoint stays
+        self.begun = torch.compiler.is_compiling() or bool(now > 0)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self.begun = False
+
+    def extra_repr(self) -> str:
+        return f"range={self.range!r}"
+
+
+class UInt8(FewBits):
+    """Integers 0 to 255 times a step; the range is learned (LSQ, arXiv:1902.08153), or another `range`."""
+
+    least, most = 0, 255
+
+
+class UInt4(FewBits):
+    """Integers 0 to 15 times a step; the range is learned (LSQ, arXiv:1902.08153), or another `range`."""
+
+    least, most = 0, 15
+
+
+class UInt2(FewBits):
+    """Integers 0 to 3 times a step; the range is learned (LSQ, arXiv:1902.08153), or another `range`."""
+
+    least, most = 0, 3
+
+
+class Int8(FewBits):
+    """Integers -128 to 127 times a step; the range is learned (LSQ, arXiv:1902.08153), or another `range`."""
+
+    least, most = -128, 127
+
+
+class Int4(FewBits):
+    """Integers -8 to 7 times a step; the range is learned (LSQ, arXiv:1902.08153), or another `range`."""
+
+    least, most = -8, 7
+
+
+class Int2(FewBits):
+    """Integers -2 to 1 times a step; the range is learned (LSQ, arXiv:1902.08153), or another `range`."""
+
+    least, most = -2, 1
