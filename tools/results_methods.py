@@ -98,9 +98,13 @@ def row(protocol: Protocol, folder: Path) -> dict[str, Any] | None:
         "test": summary["test"],
         "flips_first": statistics.mean(log[0]["flip_ratio"] for log in logs),
         "flips_last": statistics.mean(log[-1]["flip_ratio"] for log in logs),
-        "bits": f"{'32' if model['weight_quantizer'] is None else '1'} / "
-        f"{'32' if model['input_quantizer'] is None else '1'}",
+        "bits": f"{'32' if model['weight_quantizer'] is None else '1'} / {_bits(model['input_quantizer'])}",
     }
+
+
+def _bits(input_quantizer: str | None) -> int:
+    """Bits of the inputs of layers."""
+    return 32 if input_quantizer is None else onebit.quantizers.INPUT_QUANTIZERS.entry(input_quantizer).bits
 
 
 def time_steps(protocol: Protocol, folders: dict[str, Path], file: Path) -> None:

@@ -136,9 +136,14 @@ def test_an_input_quantizer_and_a_kind_of_layer(name: str, quantizer: str) -> No
             parameter.copy_(torch.linspace(-0.8, 0.9, parameter.numel()).view_as(parameter))
     x = numbers(*shape).requires_grad_()
     quantized = layer.eval().quantized_input(x)
-    shift, scale, centre = own.binary_input()
+    integers = own.integer_input()
+    shift, scale, centre = own.binary_input() or (None, None, None)
     for channel in range(6):  # what the quantizer states, channel by channel
         part, found = x.select(axis, channel), quantized.select(axis, channel)
+        if integers is not None:
+            step, least, most = integers
+            assert torch.equal(found, (part / step).round().clamp(least, most) * step)
+            continue
         moved = part if shift is None else part - (shift[channel] if shift.dim() else shift)
         expected = onebit.sign(moved) * (1 if scale is None else scale) + (0 if centre is None else centre)
         assert torch.equal(found, expected)

@@ -56,7 +56,7 @@ def _models() -> dict[str, str]:
 
 
 def _quantizers() -> dict[str, str]:
-    """functions that make weights and inputs ±1: --model.weight_quantizer NAME, --model.input_quantizer NAME"""
+    """functions that make weights ±1, inputs ±1 or of few bits: --model.weight_quantizer, --model.input_quantizer"""
     from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS
 
     weights = {f"weights: {name}": text for name, text in _first_lines(WEIGHT_QUANTIZERS).items()}

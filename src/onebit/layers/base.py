@@ -250,6 +250,18 @@ def binary_layers(model: nn.Module) -> Iterator[tuple[str, LatentWeight]]:
             yield (name if isinstance(module, BinaryLayer) else _parametrized_name(name)), module
 
 
+def input_quantizers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """(name, quantizer) of inputs: of each layer that has one, and those of few bits that are modules of their own."""
+    held = {id(layer.weight_quantizer) for _, layer in binary_layers(model)}
+    inside: set[int] = set()
+    for name, module in model.named_modules():
+        if isinstance(module, BinaryLayer) and module.input_quantizer is not None:
+            inside.add(id(module.input_quantizer))
+            yield f"{name}.input_quantizer" if name else "input_quantizer", module.input_quantizer
+        elif isinstance(module, Quantizer) and id(module) not in inside | held:
+            yield name, module
+
+
 def skip_fused_path_(model: nn.Module) -> None:
     """Turn off torch's fused path of transformer layers that hold binary ones.
 

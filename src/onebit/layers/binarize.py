@@ -43,7 +43,8 @@ def binarize_(
     `torch.nn.Linear`, `Conv1d`, `Conv2d`, `ConvTranspose1d` and `ConvTranspose2d` are replaced by their binary twins,
     which keep every key of the state_dict. `MultiheadAttention`, `LSTM`, `GRU`, `RNN` and their cells get
     parametrizations of their weights: their inputs stay real, and they load plain checkpoints too. Subclasses stay as
-    they are. The first of all layers keeps real inputs, whatever `input_quantizer` is: pixels are not ±1.
+    they are. The first of all layers keeps real inputs, whatever `input_quantizer` is: pixels are integers
+    already.
 
     Whatever could have been binary and is not, unless `where` left it out, is named in one UserWarning.
 

@@ -12,11 +12,11 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from onebit.errors import WrongTypeError, shortened
-from onebit.layers.base import BinaryLayer, LatentWeight, binary_layers, check_model
+from onebit.layers.base import BinaryLayer, LatentWeight, binary_layers, check_model, input_quantizers
 from onebit.layers.coding import InputCoding
 from onebit.layers.parametrized import PARAMETRIZED, BinaryParametrization, binary_parametrizations, kind_name, kind_of
 from onebit.layers.rprelu import RPReLU
-from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, Quantizer
+from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, FewBits, Quantizer
 from onebit.runtime.torch_layers import PackedLayer
 
 REPLACED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
@@ -31,7 +31,7 @@ REASONS: tuple[tuple[str, tuple[type[nn.Module], ...]], ...] = (
         (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.instancenorm._InstanceNorm),
     ),
     ("embedding", (nn.Embedding, nn.EmbeddingBag)),
-    ("activation", (nn.PReLU, RPReLU)),
+    ("activation", (nn.PReLU, RPReLU, FewBits)),
     ("coding of the input", (InputCoding,)),
 )
 """Why a layer stays real -> classes of such layers."""
@@ -135,8 +135,9 @@ def describe(model: nn.Module, where: Callable[[str, nn.Module], bool] | None) -
     reasons: dict[str, list[str]] = {}
     outputs = {id(m.out_proj) for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
     binary = {id(layer.weight): name for name, layer in binary_layers(model)}
+    alone = {id(quantizer) for name, quantizer in input_quantizers(model) if not name.endswith("input_quantizer")}
     for name, module in model.named_modules():
-        if isinstance(module, (Quantizer, ParametrizationList, BinaryParametrization)):
+        if id(module) not in alone and isinstance(module, (Quantizer, ParametrizationList, BinaryParametrization)):
             continue  # counted with the layer that it belongs to
         if isinstance(module, PackedLayer):
             signs, real = module.sizes

@@ -17,8 +17,8 @@ from onebit.models.stack import Stack
 class MLP(nn.Sequential):
     """uint8 image -> coding -> flatten -> (linear -> BatchNorm -> ReLU)* -> linear -> BatchNorm -> logits.
 
-    With an `input_quantizer` the sign of the next layer, or a quantizer of few bits, takes the place of the ReLU. With `weight_quantizer=None` and
-    `input_quantizer=None` it is the full-precision twin, with the same state_dict keys.
+    With an `input_quantizer` the sign of the next layer, or a quantizer of few bits, takes the place of the ReLU. With
+    `weight_quantizer=None` and `input_quantizer=None` it is the full-precision twin, with the same state_dict keys.
 
     Args:
         widths: units per layer, input and classes included; two hidden layers of 512 when None.

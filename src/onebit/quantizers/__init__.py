@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from onebit.common.lazy import lazy
-from onebit.quantizers.quantizer_table import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, InputQuantizerEntry, WeightQuantizerEntry
+from onebit.quantizers.quantizer_table import (
+    INPUT_QUANTIZERS,
+    WEIGHT_QUANTIZERS,
+    InputQuantizerEntry,
+    WeightQuantizerEntry,
+)
 
 if TYPE_CHECKING:
     from onebit.quantizers.adabin import AdaBin as AdaBin

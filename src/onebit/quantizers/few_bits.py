@@ -90,14 +90,11 @@ class FewBits(Quantizer):
             raise UsageError(f"unknown range {range!r}{did_you_mean(range, RANGES)}")
         self.range = range
         self.begun = False
+        self.repeatable = range != "follow"
         if range in ("lsq", "pact"):
             self.limit = nn.Parameter(torch.zeros(()))
         elif range == "follow":
             self.register_buffer("limit", torch.zeros(()))
-
-    @property
-    def repeatable(self) -> bool:
-        return self.range != "follow"
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape -> a step times integers, of the same shape."""
@@ -117,7 +114,7 @@ class FewBits(Quantizer):
     def _limit(self, x: Tensor) -> Tensor:
         """The positive limit, shape ()."""
         if self.range == "dorefa":
-            return torch.ones((), device=x.device)
+            return torch.ones((), dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
         return torch.where(self.limit == 0, UNSEEN, self.limit.abs())
 
     @torch.no_grad()

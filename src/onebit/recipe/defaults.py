@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+from onebit.quantizers.quantizer_table import INPUT_QUANTIZERS
 from onebit.recipe.reading import DEFAULTS_FILE, merge, read_shipped
 from onebit.recipe.settings import Recipe
 
@@ -30,7 +31,7 @@ def default_settings(recipe: Recipe, *, method: str | None = None, given: Sequen
         "dataset": recipe.dataset,
         "method": method or "any",
         "weights": "real" if recipe.model.weight_quantizer is None else "binary",
-        "inputs": "real" if recipe.model.input_quantizer is None else "binary",
+        "inputs": _inputs(recipe.model.input_quantizer),
         "last": "real" if recipe.model.weight_quantizer is None or recipe.model.real_last else "binary",
         "optimizer": recipe.optimizer.name if "optimizer.name" in given else "any",
     }
@@ -40,3 +41,10 @@ def default_settings(recipe: Recipe, *, method: str | None = None, given: Sequen
         if all(any(fnmatchcase(facts[fact], pattern) for pattern in patterns) for fact, patterns in when):
             settings = merge(settings, rule["set"])
     return settings
+
+
+def _inputs(quantizer: str | None) -> str:
+    """The inputs of layers by the name of their quantizer: real, few (integers of few bits) or binary."""
+    if quantizer is None:
+        return "real"
+    return "binary" if INPUT_QUANTIZERS.entry(quantizer).bits == 1 else "few"

@@ -8,7 +8,7 @@ from typing import Any
 from onebit.common.entries import Need
 from onebit.errors import UsageError
 from onebit.optim.optimizer_table import OPTIMIZERS
-from onebit.quantizers.quantizer_table import WEIGHT_QUANTIZERS, WeightQuantizerEntry
+from onebit.quantizers.quantizer_table import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, WeightQuantizerEntry
 from onebit.recipe.options import declared
 from onebit.recipe.override import with_method
 from onebit.recipe.reading import build_recipe, methods
@@ -45,7 +45,15 @@ _CLIPS = Need(
     lambda recipe: OPTIMIZERS.entry(recipe.optimizer.name).clips_latents,
     "optimizer.name",
 )
-_BINARY_INPUTS = Need("binary inputs", lambda recipe: recipe.model.input_quantizer is not None, "model.input_quantizer")
+
+
+def _quantizes_inputs(recipe: Recipe) -> bool:
+    """Whether layers quantize their inputs; few bits are part of the activations of onebit's own models."""
+    name = recipe.model.input_quantizer
+    return name is not None and (recipe.model.is_own or INPUT_QUANTIZERS.entry(name).bits == 1)
+
+
+_BINARY_INPUTS = Need("binary inputs", _quantizes_inputs, "model.input_quantizer")
 
 NEEDS: dict[str, tuple[Need, ...]] = {
     "optimizer.samples": (Need("random weights or dropout", _samples_differ, "model.weight_quantizer"),),

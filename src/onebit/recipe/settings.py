@@ -28,9 +28,9 @@ class ModelRecipe(Part):
     Args:
         name: see `onebit list models`
         weight_quantizer: see `onebit list quantizers`; null keeps real weights
-        input_quantizer: binarizes the inputs of all layers except the first; null keeps real activations
+        input_quantizer: signs, or integers of few bits, as inputs of all layers except the first; null keeps real ones
         weight_options: arguments of the weight quantizer, e.g. {temperature: 1e-10}
-        input_options: arguments of the input quantizer
+        input_options: arguments of the input quantizer, e.g. {range: pact}
         value: weights are ±value, a number or glorot
         real_first: keep real weights in the first layer
         real_last: keep real weights in the last layer
@@ -38,7 +38,7 @@ class ModelRecipe(Part):
         norm_momentum: BatchNorm's momentum, the share of the newest batch
         dense_norm_momentum: momentum of BatchNorm after dense layers; null takes norm_momentum
         norm_affine: BatchNorm with learnable scale and shift
-        activation: relu, which a sign replaces, or rprelu (ReActNet), which is kept before a sign
+        activation: relu, which a quantizer replaces, or rprelu (ReActNet), which is kept before one
         init: initial weights, uniform (latents uniform in ±value) or default (torch's)
         coding: input coding, integer (2x − 255) or standardize
         width: factor on the number of channels

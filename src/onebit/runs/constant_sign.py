@@ -12,6 +12,7 @@ from onebit.data import Images, StreamedImages
 from onebit.evaluation.batches import predict_logits
 from onebit.evaluation.modes import kept_batch_norm, reestimate_batch_norm_
 from onebit.layers import BinaryLayer
+from onebit.quantizers import Quantizer
 
 LOOK_IMAGES = 100
 """Number of training images on which a model is checked before it is trained."""
@@ -36,8 +37,10 @@ def one_signed_inputs(model: nn.Module, images: Images | StreamedImages | Tensor
         kept.enter_context(kept_batch_norm(model))
         reestimate_batch_norm_(model, images, batch_size=len(images))
         for name, layer in model.named_modules():
-            if isinstance(layer, BinaryLayer) and layer.input_quantizer is not None:
-                kept.callback(layer.input_quantizer.register_forward_hook(partial(record, name)).remove)
+            quantizer = layer.input_quantizer if isinstance(layer, BinaryLayer) else None
+            few_bits = isinstance(quantizer, Quantizer) and quantizer.integer_input() is not None
+            if quantizer is not None and not few_bits:
+                kept.callback(quantizer.register_forward_hook(partial(record, name)).remove)
         predict_logits(model, images, batch_size=len(images))
     return [name for name, found in spans.items() if len(torch.stack(found).unique()) == 1]
 

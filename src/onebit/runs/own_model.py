@@ -16,7 +16,7 @@ from onebit.common.tables import did_you_mean
 from onebit.data import Dataset
 from onebit.errors import UsageError
 from onebit.evaluation.model_inputs import check_takes
-from onebit.layers import InputCoding, binarize_, binary_layers, with_options
+from onebit.layers import InputCoding, binarize_, binary_layers, input_quantizers, with_options
 from onebit.layers.binarize import BINARY_TWINS
 from onebit.layers.description import describe_layers
 from onebit.models.parts import init_latents_
@@ -82,7 +82,9 @@ def refuse_other_quantizers(model: nn.Module, settings: ModelRecipe, *, way: str
         ("input", INPUT_QUANTIZERS, settings.input_quantizer, len(layers) > 1),
     ):
         names: dict[Any, str] = {own: name for name, own in table.items()}
-        quantizers = [getattr(layer, f"{kind}_quantizer") for layer in layers]
+        quantizers: list[nn.Module | None] = [layer.weight_quantizer for layer in layers]
+        if kind == "input":
+            quantizers = [quantizer for _, quantizer in input_quantizers(model)]
         found = [names.get(type(quantizer), expected) for quantizer in quantizers if quantizer is not None]
         other = next((name for name in found if name != expected), None)
         if other is not None or (several and expected is not None and not found):

@@ -22,8 +22,8 @@ def plain_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The state_dict with every latent weight replaced by its two shipped values, for a model of `torch.nn` layers.
 
     Keys are those of plain layers, also where the weights are parametrized (recurrent layers, attention).
-    Learnable parameters of input quantizers stay, as `LAYER.input_quantizer.…`: the model that loads this must still
-    binarize its inputs.
+    Parameters of input quantizers stay, as `LAYER.input_quantizer.…` or `ACTIVATION.quantizer.…`: the model that loads
+    this must still quantize its inputs.
 
     Raises:
         NotBinaryError: the model has no binary layer, or a latent weight is NaN.

@@ -13,7 +13,7 @@ from onebit.verification.spread import Spread
 TIED = 1e-5
 """Two logits are equal up to rounding if they differ by at most this fraction of the largest logit."""
 MOST_CHANGED = 1 / 200
-"""Fraction of labels, or of samples, that may change where rounding decides a sign inside of the net."""
+"""Fraction of labels, or of samples, that may change where rounding decides a sign or an integer inside of the net."""
 MOST_ROUNDED = 1e-3
 """Largest difference of logits, as a fraction of their range, that rounding in the preprocessing explains where the net
 takes no signs."""
@@ -31,7 +31,8 @@ class Agreement:
     bit_exact: every output is equal.
     tied: mismatches that rounding explains. Pixels whose two labels are tied in both nets: their logits differ by at
         most `TIED` times the largest logit; among millions of pixels, rounding decides a few. For values, if signs of
-        real sums are inside of the net, at most `MOST_CHANGED` of the samples.
+        real sums are inside of the net, at most `MOST_CHANGED` of the samples; if real values are rounded to integers
+        there, for labels too, because torch rounds sums of another order, or in float32.
     correct: correct labels of the packed net; None without labels.
     trained_mismatches: labels, or samples, in which the packed net differs from the model as trained, with its own
         preprocessing.
@@ -46,7 +47,8 @@ class Agreement:
     coding: what stands for the preprocessing of the packed net, for messages.
     outputs: for a net with several outputs, the agreement of each; above are the samples in which any of them differs.
     trained_difference: for labels, the largest difference of a logit from that of the model as trained, divided by its
-        range; None where the net takes signs, which rounding may change.
+        range; None where the net takes signs, or rounds to integers, which rounding may change.
+    integers: the net rounds real values to integers of few bits.
     """
 
     count: int
@@ -68,6 +70,7 @@ class Agreement:
     coding: str = field(default="InputCoding", compare=False)
     outputs: dict[str, Agreement] = field(default_factory=dict, hash=False)
     trained_difference: float | None = field(default=None, compare=False)
+    integers: bool = field(default=False, compare=False)
 
     @property
     def equal_labels(self) -> int:
@@ -99,7 +102,8 @@ class Agreement:
         text = f"{self.equal_labels:,} of {self.count:,} equal ({self._difference})"
         if self.tied and self.through_model:
             pixels = "; {:,} tied pixels, decided by rounding"
-            text += (pixels if self.compared != "values" else "; in {:,} rounding decides a sign").format(self.tied)
+            inside = f"; in {{:,}} rounding decides {'an integer' if self.integers else 'a sign'}"
+            text += (inside if self.integers or self.compared == "values" else pixels).format(self.tied)
         if self.correct is not None:
             text += f"; {self.correct:,} correct"
         if self.error is not None:
@@ -151,10 +155,11 @@ class OutputCounts:
     Args:
         alone: it is the only output, so that without targets vectors and maps of logits have labels.
         signs: signs of real sums are inside of the net, so rounding may decide one.
+        integers: real values are rounded to integers inside of the net, so rounding may decide one.
     """
 
-    def __init__(self, *, alone: bool, signs: bool) -> None:
-        self.alone, self.signs = alone, signs
+    def __init__(self, *, alone: bool, signs: bool, integers: bool = False) -> None:
+        self.alone, self.signs, self.integers = alone, signs or integers, integers
         self.kind = ""
         self.difference, self.bit_exact = 0.0, True
         self.count = self.mismatches = self.tied = self.correct = self.trained_mismatches = self.trained_correct = 0
@@ -254,12 +259,14 @@ class OutputCounts:
     def result(self) -> Agreement:
         """The counts of all batches."""
         if self.kind == "labels" or (self.with_targets and self.zero_or_one):
+            rounded = self.integers and self.mismatches <= max(1, MOST_CHANGED * self.count)
             return Agreement(
                 self.count,
                 self.mismatches,
                 self.difference,
                 self.bit_exact,
-                self.tied,
+                self.mismatches if rounded else self.tied,
+                integers=self.integers,
                 correct=self.correct if self.with_targets else None,
                 trained_mismatches=self.trained_mismatches if self.with_trained else None,
                 trained_correct=self.trained_correct if self.with_trained and self.with_targets else None,
@@ -277,6 +284,7 @@ class OutputCounts:
             self.difference,
             self.bit_exact,
             mismatches if explained else 0,
+            integers=self.integers,
             trained_mismatches=int(np.count_nonzero(self.trained_samples_apart())) if self.with_trained else None,
             compared="values",
             relative_difference=self.values.relative_difference,

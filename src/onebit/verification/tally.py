@@ -19,7 +19,7 @@ from onebit.evaluation.batches import fitting_batch
 from onebit.evaluation.modes import fixed_weights
 from onebit.fold import SignSite, eval_copy
 from onebit.layers import InputCoding
-from onebit.packed import LayerProof, PackedNet, Sign, check_net
+from onebit.packed import LayerProof, PackedNet, Quantize, Sign, check_net
 from onebit.runtime.running import check_batch_size
 from onebit.verification.counted import MOST_CHANGED, TIED, Agreement, OutputCounts, joint
 from onebit.verification.samples import (
@@ -101,8 +101,8 @@ def tally(
     # without the packed preprocessing, a model that is fed by its own pipeline cannot run on what the packed net takes
     alone = preprocess is not None or feed is None or not feed.feeds_model
     done, keys = 0, output_keys(packed)
-    signs = any(isinstance(node, Sign) for node in packed.nodes)
-    counts = {key: OutputCounts(alone=len(keys) == 1, signs=signs) for key in keys}
+    signs, integers = (any(isinstance(node, kind) for node in packed.nodes) for kind in (Sign, Quantize))
+    counts = {key: OutputCounts(alone=len(keys) == 1, signs=signs, integers=integers) for key in keys}
     compared, mismatches = Counter[str](), Counter[str]()
     coding = _coding(model, preprocess)
     own_model = not hasattr(model, "input_shape")

@@ -1,0 +1,300 @@
+"""Quantizers of inputs to few bits: values and gradients by the formulas of the papers, and how a range begins."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from onebit.errors import TrainingError, UsageError
+from onebit.layers import BinaryConv2d, BinaryLinear, binarize_, input_quantizers, recompute_inputs_
+from onebit.quantizers import INPUT_QUANTIZERS, FewBits
+from onebit.quantizers.few_bits import FOLLOWED, RANGES, UNSEEN
+
+NAMES = [name for name, entry in INPUT_QUANTIZERS.entries().items() if entry.bits > 1]
+LEARNED = ("lsq", "pact")
+BOUNDS = {"uint8": (0, 255), "uint4": (0, 15), "uint2": (0, 3), "int8": (-128, 127), "int4": (-8, 7), "int2": (-2, 1)}
+
+
+def seeded(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def make(name: str, range: str = "lsq", limit: float = 1.5) -> FewBits:
+    quantizer = INPUT_QUANTIZERS[name](range=range)
+    if range != "dorefa":
+        with torch.no_grad():
+            quantizer.limit.fill_(limit)
+    return quantizer
+
+
+# ------------------------------------------------------------------------------- the formulas of the papers, by autograd
+def rounded(v: Tensor) -> Tensor:
+    """round(v) with the straight-through gradient 1."""
+    return v + (v.round() - v).detach()
+
+
+def lsq(x: Tensor, limit: Tensor, least: int, most: int) -> Tensor:
+    """Algorithm 1 of LSQ's appendix with step = limit/most; a move of the limit by g·∂L/∂step · most moves the step
+    as the paper does, by g·∂L/∂step."""
+    g = 1 / math.sqrt(x[0].numel() * most)
+    step = limit / most
+    times = g * most * most  # of ∂L/∂limit = ∂L/∂step / most
+    step = (step - step * times).detach() + step * times
+    return rounded((x / step).clamp(least, most)) * step
+
+
+def pact(x: Tensor, limit: Tensor, least: int, most: int) -> Tensor:
+    """Equations 2 and 3: clipping, with its gradients, and rounding, through which gradients pass unchanged."""
+    clipped = torch.minimum(torch.maximum(x, limit * least / most), limit)
+    return clipped + ((clipped * most / limit).round() * limit / most - clipped).detach()
+
+
+def fixed(x: Tensor, limit: Tensor, least: int, most: int) -> Tensor:
+    """Equations 5 and 11 of DoReFa-Net, for any limit."""
+    return pact(x, limit.detach(), least, most) + 0 * limit
+
+
+FORMULAS: dict[str, Callable[[Tensor, Tensor, int, int], Tensor]] = {
+    "lsq": lsq,
+    "pact": pact,
+    "dorefa": fixed,
+    "follow": fixed,
+}
+
+
+def limit_of(quantizer: FewBits) -> Tensor:
+    return torch.ones(()) if quantizer.range == "dorefa" else quantizer.limit.detach().clone()
+
+
+@pytest.fixture(params=NAMES)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(params=RANGES)
+def rule(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def test_every_name_and_range_has_its_bounds_and_formula() -> None:
+    assert set(BOUNDS) == set(NAMES)
+    assert set(FORMULAS) == set(RANGES)
+    for name, bounds in BOUNDS.items():
+        assert (INPUT_QUANTIZERS[name].least, INPUT_QUANTIZERS[name].most) == bounds
+        assert bounds[1] - bounds[0] + 1 == 2 ** INPUT_QUANTIZERS.entry(name).bits
+
+
+@pytest.mark.parametrize("limit", [1.5, -0.4])
+def test_values_and_gradients_are_those_of_the_paper(name: str, rule: str, limit: float) -> None:
+    quantizer = make(name, rule, limit).double().eval()
+    x, g = seeded(6, 4, 3, 3).double().requires_grad_(), seeded(6, 4, 3, 3, seed=1).double()
+    y = quantizer(x)
+    y.backward(g)
+    twin, size = x.detach().clone().requires_grad_(), limit_of(quantizer).double().abs().requires_grad_()
+    expected = FORMULAS[rule](twin, size, quantizer.least, quantizer.most)
+    expected.backward(g)
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(x.grad, twin.grad, rtol=1e-12, atol=1e-12)
+    if rule in LEARNED:
+        assert float(size.grad) != 0
+        torch.testing.assert_close(quantizer.limit.grad, size.grad * math.copysign(1, limit), rtol=1e-9, atol=1e-12)
+    else:
+        assert not list(quantizer.parameters())
+
+
+def test_values_by_hand() -> None:
+    quantizer = make("uint4", limit=7.5)  # a step of one half
+    x = torch.tensor([-3.0, -0.1, -0.0, 0.0, 0.24, 0.25, 0.26, 0.75, 3.1, 7.2, 7.5, 90.0, math.inf, -math.inf])
+    made = [0, 0, 0, 0, 0, 0, 0.5, 1.0, 3.0, 7.0, 7.5, 7.5, 7.5, 0]
+    assert quantizer(x).tolist() == made
+    signed = make("int2", limit=0.5)
+    assert signed(torch.tensor([-9.0, -0.8, -0.7, -0.2, 0.0, 0.3, 4.0])).tolist() == [-1, -1, -0.5, 0, 0, 0.5, 0.5]
+
+
+def test_no_gradient_passes_at_the_ends_of_the_range(rule: str) -> None:
+    quantizer = make("int4", rule, limit=1.0).eval()
+    step = 1 / 7
+    x = torch.tensor([[-8 * step - 1, 1.0, 1.5, 0.0, 0.9, -8 * step + 0.01]], requires_grad=True)
+    quantizer(x).sum().backward()
+    assert x.grad.tolist() == [[0, 0, 0, 1, 1, 1]]
+
+
+def test_a_step_of_sgd_moves_the_step_as_in_the_paper(name: str) -> None:
+    quantizer, x, g = make(name), seeded(5, 40), seeded(5, 40, seed=1)
+    before = quantizer.integer_input().step
+    step = before.clone().requires_grad_()
+    (rounded((x / step).clamp(quantizer.least, quantizer.most)) * step).backward(g)
+    moved = before - 0.01 * step.grad / math.sqrt(40 * quantizer.most)
+    optimizer = torch.optim.SGD(quantizer.parameters(), lr=0.01)
+    quantizer(x).backward(g)
+    optimizer.step()
+    assert float(moved) != float(before)
+    torch.testing.assert_close(quantizer.integer_input().step, moved, rtol=1e-4, atol=1e-7)
+
+
+def test_zero_is_zero_and_nan_stays_nan(name: str, rule: str) -> None:
+    quantizer = make(name, rule).eval()
+    y = quantizer(torch.tensor([0.0, -0.0, math.nan]))
+    assert y[:2].tolist() == [0, 0]
+    assert bool(y[2].isnan())
+
+
+def test_eval_forward_is_what_the_quantizer_states(name: str, rule: str) -> None:
+    for quantizer in (make(name, rule).eval(), INPUT_QUANTIZERS[name](range=rule).eval()):
+        state = copy.deepcopy(quantizer.state_dict())
+        step, least, most = quantizer.integer_input()
+        x = 3 * seeded(50, 20)
+        assert torch.equal(quantizer(x), (x / step).round().clamp(least, most) * step)
+        assert torch.equal(quantizer(x), quantizer(x))
+        assert quantizer.binary_input() is None
+        assert all(torch.equal(value, state[key]) for key, value in quantizer.state_dict().items())
+
+
+# --------------------------------------------------------------------------------------------------- how a range begins
+def test_the_first_batch_of_training_sets_a_learned_range(name: str) -> None:
+    for rule in LEARNED:
+        quantizer = INPUT_QUANTIZERS[name](range=rule)
+        x = seeded(50, 20)
+        assert float(quantizer.integer_input().step) * quantizer.most == pytest.approx(UNSEEN)
+        quantizer.eval()(x)
+        assert float(quantizer.limit) == 0
+        quantizer.train()(x)
+        seen = x.abs() if quantizer.least else x.clamp(min=0)
+        step = 2 * float(seen.mean()) / math.sqrt(quantizer.most)
+        assert float(quantizer.integer_input().step) == pytest.approx(step, rel=1e-5)
+        quantizer(100 * x)
+        assert float(quantizer.integer_input().step) == pytest.approx(step, rel=1e-5)
+
+
+def test_a_followed_range_is_the_running_mean_of_the_largest_magnitude() -> None:
+    for name, sign in (("uint8", 1), ("int8", -1)):
+        quantizer = INPUT_QUANTIZERS[name](range="follow")
+        quantizer(torch.tensor([[0.5, sign * 2.0]]))
+        assert float(quantizer.limit) == 2
+        quantizer(torch.tensor([[0.5, sign * 4.0]]))
+        assert float(quantizer.limit) == pytest.approx(2 + FOLLOWED * 2)
+        kept = float(quantizer.limit)
+        quantizer.eval()(torch.tensor([[100.0]]))
+        assert float(quantizer.limit) == kept
+        quantizer.train()(torch.tensor([[math.nan, 1.0]]))
+        assert float(quantizer.limit) == kept
+
+
+def test_a_batch_of_zeros_sets_no_range() -> None:
+    for rule in ("lsq", "pact", "follow"):
+        quantizer = INPUT_QUANTIZERS["uint4"](range=rule)
+        assert torch.equal(quantizer(torch.zeros(2, 3)), torch.zeros(2, 3))
+        assert float(quantizer.limit) == 0
+        quantizer(torch.ones(2, 3))
+        assert float(quantizer.limit) > 0
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_first_batch_that_is_not_finite_is_refused(bad: float) -> None:
+    for rule in ("lsq", "pact", "follow"):
+        with pytest.raises(TrainingError, match="not finite"):
+            INPUT_QUANTIZERS["uint4"](range=rule)(torch.tensor([[bad, 1.0]]))
+
+
+def test_a_stored_range_stays(rule: str) -> None:
+    if rule == "dorefa":
+        assert not make("uint4", rule).state_dict()
+        return
+    trained = make("uint4", rule, limit=0.75)
+    again = INPUT_QUANTIZERS["uint4"](range=rule)
+    again(torch.full((2, 3), 9.0))  # has begun with another range
+    again.load_state_dict(trained.state_dict())
+    assert float(again.limit) == 0.75
+    again(torch.full((2, 3), 5.0))
+    assert float(again.limit) == (pytest.approx(0.75 + FOLLOWED * 4.25) if rule == "follow" else 0.75)
+    empty = INPUT_QUANTIZERS["uint4"](range=rule)
+    again.load_state_dict(empty.state_dict())  # of a net that saw no batch: the next one sets the range
+    again(torch.full((2, 3), 5.0))
+    assert float(again.limit) > 0.75
+
+
+# ---------------------------------------------------------------------------------------------------- dtypes and graphs
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler causes some itself
+def test_compiled_equals_eager(rule: str) -> None:
+    torch._dynamo.reset()
+    for name in ("uint4", "int8"):
+        eager, x = INPUT_QUANTIZERS[name](range=rule), seeded(6, 20)
+        compiled = torch.compile(copy.deepcopy(eager), fullgraph=True, backend="aot_eager")
+        for step in range(3):
+            results = []
+            for quantizer in (eager, compiled):
+                given = ((step + 1) * x).requires_grad_()
+                y = quantizer(given)
+                wanted = [given, *quantizer.parameters()]
+                results.append(
+                    [y.detach(), *torch.autograd.grad(y, wanted, seeded(6, 20, seed=2)), *quantizer.buffers()]
+                )
+            for one, other in zip(*results, strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+
+
+def test_under_autocast_values_are_rounded_and_gradients_float32(name: str, rule: str) -> None:
+    quantizer, x = make(name, rule).eval(), seeded(6, 20).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = quantizer(x)
+    assert y.dtype == torch.bfloat16
+    assert torch.equal(y, quantizer(x).bfloat16())
+    y.backward(seeded(6, 20, seed=1).bfloat16())
+    assert x.grad.dtype == torch.float32
+    assert all(parameter.grad.dtype == torch.float32 for parameter in quantizer.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_inputs_of_half_precision(name: str, rule: str, dtype: torch.dtype) -> None:
+    quantizer, x = make(name, rule), seeded(6, 20).to(dtype).requires_grad_()
+    y = quantizer(x)
+    y.sum().backward()
+    assert y.dtype == x.grad.dtype == dtype
+    assert bool(x.grad.isfinite().all())
+    assert len(y.unique()) <= quantizer.most - quantizer.least + 1
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3,), (2, 3), (2, 3, 4), (2, 3, 4, 5)])
+def test_any_shape(name: str, rule: str, shape: tuple[int, ...]) -> None:
+    quantizer = INPUT_QUANTIZERS[name](range=rule)
+    assert quantizer(seeded(*shape).requires_grad_()).shape == shape
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda q: pickle.loads(pickle.dumps(q))], ids=["copy", "pickle"])
+def test_a_copy_works_like_the_original(rule: str, copied: Callable[[FewBits], FewBits]) -> None:
+    quantizer, x = make("int4", rule).eval(), seeded(6, 20)
+    assert torch.equal(copied(quantizer)(x), quantizer(x))
+
+
+# ------------------------------------------------------------------------------------------------------------ in layers
+def test_an_unknown_range_is_refused() -> None:
+    with pytest.raises(UsageError, match="unknown range 'lsp'; did you mean 'lsq'"):
+        INPUT_QUANTIZERS["uint4"](range="lsp")
+    assert repr(INPUT_QUANTIZERS["uint4"](range="pact")) == "UInt4(range='pact')"
+
+
+def test_keys_of_the_state_are_those_of_quantizers() -> None:
+    assert list(BinaryConv2d(5, 4, 3, input_quantizer="uint4").state_dict()) == ["weight", "input_quantizer.limit"]
+    net = binarize_(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), input_quantizer="int8").model
+    assert [name for name, _ in input_quantizers(net)] == ["2.input_quantizer"]
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_recomputed_inputs_give_the_same_and_move_a_range_once(rule: str, dims: int) -> None:
+    found = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        layer = BinaryLinear(8, 6, input_quantizer=INPUT_QUANTIZERS["uint4"](range=rule))
+        recompute_inputs_(layer, recompute)
+        for step in range(2):
+            x = (seeded(*(3, 5, 8)[-dims:], seed=step)).requires_grad_()
+            layer(x).square().sum().backward()
+        found.append([x.grad, layer.weight.grad, *(p.grad for p in layer.input_quantizer.parameters())])
+        found[-1] += list(layer.input_quantizer.state_dict().values())
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
