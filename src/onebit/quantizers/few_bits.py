@@ -54,7 +54,8 @@ class _Rounded(Surrogate):
         kept = x if ctx.learns == "lsq" else result.to(x.dtype)
         change = ((result.to(x.dtype) - torch.where(inside, kept, 0)) * gradient).sum(dtype=limit.dtype) / step
         if ctx.learns == "lsq":
-            change = change * math.sqrt(ctx.most / max(1, math.prod(x.shape[1:])))
+            sample = x.shape[1:] if x.dim() > 1 else x.shape
+            change = change * math.sqrt(ctx.most / max(1, math.prod(sample)))
         else:
             change = change / ctx.most
         return through, None, change, None, None, None
