@@ -21,6 +21,7 @@ OWN_RULES = {name for name, entry in OPTIMIZERS.entries().items() if entry.own_r
 NAMES = {*OWN_RULES, *MODELS, *WEIGHT_QUANTIZERS, *INPUT_QUANTIZERS, *methods()}
 WORDS = {
     **dict.fromkeys(("sign", "real", "stochastic"), "words of the subject"),
+    **dict.fromkeys(("uint8", "int8"), "types of numbers in numpy, torch and onnx"),
     "xnor": "the product of packed signs",
     **dict.fromkeys(("mlp", "binaryconnect", "bnn", "resnet20", "vgg_small"), "examples in help and docstrings"),
     **dict.fromkeys(("ste", "ste_sign"), "straight-through: an example in docstrings, and the default of binarize_"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from onebit.data import Augmentation, Dataset, Split, make_toy
 from onebit.evaluation.losses import Loss, cross_entropy
 from onebit.models import MLP
 from onebit.optim import OPTIMIZERS, clip_latents_, latent_groups, prox_latents_
-from onebit.quantizers import Stochastic
+from onebit.quantizers import Stochastic, UInt2
 from onebit.train.history import EpochLog, History, read_row
 from onebit.train.loop import DEFAULT_STEP, fit
 from onebit.train.schedules import make_schedule, schedule_factor
@@ -52,7 +53,7 @@ class Case:
     """One way to train. `generator`: the quantizers own their random stream; else torch's is used."""
 
     quantizer: str | None = "sign"
-    inputs: str | None = None
+    inputs: Any = None
     generator: bool = False
     dropout: float = 0.0
     optimizer: str = "adam"
@@ -176,6 +177,8 @@ CASES = {
     "stochastic bf16": Case("stochastic", precision="bf16"),
     "own generator": Case("stochastic", generator=True),
     "sign activations": Case("ste_sign", inputs="ste_sign"),
+    "few bits": Case("sign", inputs="uint4", precision="bf16"),
+    "few bits, followed": Case("ste_sign", inputs=partial(UInt2, range="follow"), ema=0.9),
     "real": Case(None, loss="cross_entropy"),
     "dropout": Case("sign", dropout=0.3),
     "stochastic dropout": Case("stochastic", dropout=0.3, augmentation=Augmentation(crop_padding=1)),

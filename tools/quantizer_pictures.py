@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 POINTS = 400  # an even number: no point at 0, where a jump would be drawn as a slope
 COLUMNS = 4
-OPTIONS = {"concrete_sign": {"temperature": 0.5}}
+OPTIONS: dict[str, dict[str, Any]] = {"concrete_sign": {"temperature": 0.5}}
 """Arguments of a quantizer whose defaults cannot be drawn: at 1e-10 the gradient is 1e10 or 0."""
 PROGRESS = (0.0, 0.5, 1.0)
 SHADES = (0.35, 0.6, 1.0)
@@ -43,6 +43,10 @@ def make(table: str, name: str) -> quantizers.Quantizer:
                 parameter.fill_(1)
     else:
         getattr(quantizer, "bind_inputs", lambda channels: None)(1)
+        if quantizer.integer_input() is not None:  # a range that the picture shows whole
+            with torch.no_grad():
+                for parameter in quantizer.parameters():
+                    parameter.fill_(1)
     return quantizer.train()
 
 

@@ -13,6 +13,7 @@ from onebit.errors import NotBinaryError
 from onebit.fold import pack
 from onebit.native import instruction_sets, make_plan
 from onebit.packed import dumps, infer, loads
+from onebit.quantizers import INPUT_QUANTIZERS
 from onebit.runs.model import build_model
 from onebit.runtime import run
 from onebit.verification.agreement import certify
@@ -27,7 +28,8 @@ def assert_runs(net: Net, count: int) -> None:
     certificate = certify(model, packed, split, dataset="toy").certificate
     assert certificate is not None
     assert certificate.label_mismatches == 0
-    assert bool(certificate.layers) == (net[0].input_quantizer is not None)
+    signs = net[0].input_quantizer is not None and INPUT_QUANTIZERS.entry(net[0].input_quantizer).bits == 1
+    assert bool(certificate.layers) == signs
     expected = run(packed, images, executor="reference")
     for isa in instruction_sets().values():
         found, nan = make_plan(packed, isa).run(images)

@@ -33,7 +33,7 @@ def make(name: str, range: str = "lsq", limit: float = 1.5) -> FewBits:
     return quantizer
 
 
-# ------------------------------------------------------------------------------- the formulas of the papers, by autograd
+# ---------------------------------------------------------------------------- the formulas of the papers, by autograd
 def rounded(v: Tensor) -> Tensor:
     """round(v) with the straight-through gradient 1."""
     return v + (v.round() - v).detach()

@@ -189,6 +189,9 @@ def all_in_ranks(folder: str) -> None:
     toy = build(Case())
     fit(toy.model, DATA, toy.optimizer, epochs=1, ema=0.8, ranks=ranks, folder=root / "two")
     told["weights"] = {name: tensor.tolist() for name, tensor in toy.model.state_dict().items()}
+    few_bits = build(Case(inputs="uint4"))
+    fit(few_bits.model, DATA, few_bits.optimizer, epochs=1, ranks=ranks)
+    told["ranges"] = {name: tensor.tolist() for name, tensor in few_bits.model.state_dict().items() if "limit" in name}
     told["seed"] = torch.initial_seed()
     for name, case in RESUMED.items():
         interrupted(case, ranks, root / name)

@@ -74,6 +74,8 @@ def test_uneven_shares_are_cut_into_as_many_parts(told: Told) -> None:
 def test_the_processes_hold_the_same_net_and_draw_differently(told: Told, folder: Path) -> None:
     assert told[0]["weights"] == told[1]["weights"]
     assert told[0]["seed"] == 0 != told[1]["seed"]
+    assert told[0]["ranges"] == told[1]["ranges"]  # each process sees other images first
+    assert min(told[0]["ranges"].values()) > 0
 
 
 @pytest.mark.parametrize("name", NORMS)

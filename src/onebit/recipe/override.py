@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from onebit.quantizers.quantizer_table import INPUT_QUANTIZERS
 from onebit.recipe.defaults import default_settings
 from onebit.recipe.flags import Flags, flag_names
 from onebit.recipe.reading import build_recipe, merge, method_settings, methods
@@ -45,11 +46,15 @@ TELLING = (
 def method_of(recipe: Recipe) -> str | None:
     """The method that a recipe uses: the one with the most settings among `TELLING`, all as in the recipe; or None.
 
+    Activations of few bits go with any method of real ones.
+
     Example:
         >>> method_of(Recipe())
         'binaryconnect'
     """
     values = recipe.values()
+    if INPUT_QUANTIZERS.entry(recipe.model.input_quantizer).bits > 1:
+        values["model.input_quantizer"] = None
     compared = [field for field in TELLING if recipe.model.weight_quantizer or field != "optimizer.latent_clip"]
     fitting = {}
     for name, row in methods().items():

@@ -1,0 +1,247 @@
+"""Nets with activations of few bits: what they pack to, and that the packed net computes what torch does."""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fold_nets import images_of, make_mlp, torch_logits
+from torch import Tensor, nn
+
+import onebit
+from onebit.errors import FoldError, NotBinaryError, UsageError
+from onebit.fold import pack
+from onebit.layers import BinaryConv2d, BinaryLinear, InputCoding, binarize_, describe_layers
+from onebit.models import create_model
+from onebit.packed import Affine, AveragePool, Conv, Dense, PackedNet, Quantize, Relu, infer
+from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, Quantizer, UInt4
+from onebit.quantizers.base import IntegerInput
+from onebit.recipe import Recipe
+from onebit.recipe.defaults import default_settings
+from onebit.recipe.override import method_of
+from onebit.recipe.reading import build_recipe
+from onebit.runtime import run
+from onebit.verification.agreement import certify
+
+NAMES = [name for name, entry in INPUT_QUANTIZERS.entries().items() if entry.bits > 1]
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "mlp": ("mlp", {"widths": (192, 24, 20, 6), "input_shape": (3, 8, 8)}),
+    "resnet": ("resnet20", {"width": 0.25, "input_shape": (3, 8, 8)}),
+    "bireal": ("resnet18", {"width": 0.1, "input_shape": (3, 8, 8), "bireal": True}),
+    "rprelu": ("resnet20", {"width": 0.25, "input_shape": (3, 8, 8), "activation": "rprelu"}),
+    "bottlenecks": ("resnet50", {"width": 0.05, "input_shape": (3, 8, 8)}),
+    "vgg": ("vgg_small", {"width": 0.1, "input_shape": (3, 8, 8), "dropout": 0.2}),
+    "nin": ("nin", {"width": 0.1, "input_shape": (3, 16, 16)}),
+    "unet": ("unet", {"width": 0.1, "input_shape": (3, 16, 16), "depth": 2}),
+}
+
+
+def trained(model: nn.Module, shape: tuple[int, ...] = (3, 8, 8)) -> nn.Module:
+    """A net in eval mode whose ranges and BatchNorms have seen images."""
+    images = torch.from_numpy(images_of(32, shape, seed=3))
+    with torch.no_grad():
+        for _ in range(20):  # the running statistics are nearly those of the images
+            model.train()(images)
+    return model.eval()
+
+
+def kinds(packed: PackedNet) -> list[str]:
+    return [type(node).__name__ for node in packed.nodes]
+
+
+def equal_up_to_ties(model: nn.Module, packed: PackedNet, images: np.ndarray) -> None:
+    """All logits of nearly all images are equal: rounding in float32 may decide an integer of the others."""
+    ours, theirs = run(packed, images, executor="reference"), torch_logits(model, images)
+    apart = np.abs(ours - theirs).reshape(len(images), -1).max(axis=1) > 1e-4 * np.abs(theirs).max()
+    assert apart.mean() <= 0.2, apart.sum()
+    np.testing.assert_allclose(ours, theirs, atol=0.05 * np.abs(theirs).max(), rtol=0)
+
+
+@pytest.mark.parametrize("inputs", ["uint4", "int4"])
+@pytest.mark.parametrize("form", MODELS)
+def test_a_packed_model_computes_what_torch_does(form: str, inputs: str) -> None:
+    torch.manual_seed(0)
+    name, options = MODELS[form]
+    model = trained(create_model(name, input_quantizer=inputs, **options), options["input_shape"])
+    packed = pack(model)
+    equal_up_to_ties(model, packed, images_of(20, options["input_shape"]))
+    values, made = infer(packed), {node.output: node for node in packed.nodes}
+    first, *layers = [node for node in packed.nodes if isinstance(node, (Conv, Dense))]
+    taken = [node for node in layers if values[node.inputs[0]].exact]
+    assert made.get(first.inputs[0]) is None or not isinstance(made[first.inputs[0]], Quantize)
+    if form not in ("unet", "bireal", "nin"):  # concatenated steps, real shortcuts and averages are real values
+        assert taken == layers
+
+
+@pytest.mark.parametrize("inputs", NAMES)
+@pytest.mark.parametrize("range", ["lsq", "pact", "dorefa", "follow"])
+def test_every_quantizer_and_range_packs(inputs: str, range: str) -> None:
+    model = trained(make_mlp(nasty=None, input_quantizer=inputs, input_options={"range": range}), (1, 3, 4))
+    packed = pack(model)
+    equal_up_to_ties(model, packed, images_of(100))
+    quantizers = [module for module in model.modules() if isinstance(module, Quantizer) and module.integer_input()]
+    least, most = quantizers[0].least, quantizers[0].most
+    # a ReLU before a signed one is part of the clipping
+    assert [(n.least, n.most) for n in packed.nodes if isinstance(n, Quantize)] == [(max(least, 0), most)] * 2
+    assert kinds(packed) == ["Flatten", "Dense", "Affine", "Quantize", "Dense", "Affine", "Quantize", "Dense", "Affine"]
+
+
+@pytest.mark.parametrize("weights", WEIGHT_QUANTIZERS)
+def test_every_weight_quantizer_goes_with_few_bits(weights: str) -> None:
+    model = trained(make_mlp(nasty=None, weight_quantizer=weights, input_quantizer="uint4"), (1, 3, 4))
+    equal_up_to_ties(model, pack(model), images_of(100))
+
+
+class Residual(nn.Module):
+    """A convolution beside a shortcut, as a stranger writes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.coding = InputCoding()
+        self.first, self.bn1 = nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
+        self.conv1, self.bn2 = nn.Conv2d(6, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
+        self.conv2 = nn.Conv2d(6, 6, 1, bias=False)
+        self.pool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.bn1(self.first(self.coding(x))))
+        y = torch.relu(self.bn2(self.conv1(x)) + self.conv2(x) / 8 + x)
+        return self.fc(self.pool(y).flatten(1))
+
+
+def test_two_quantizers_of_one_value_have_their_own_steps() -> None:
+    torch.manual_seed(0)
+    model = trained(binarize_(Residual(), input_quantizer="uint4").model)
+    with torch.no_grad():
+        model.conv2.input_quantizer.limit.mul_(0.3)
+    packed = pack(model, input_shape=(3, 8, 8))
+    equal_up_to_ties(model, packed, images_of(20, (3, 8, 8)))
+    assert kinds(packed).count("Quantize") == 3
+    assert kinds(packed).count("Relu") >= 1  # the shortcut is real
+
+
+def test_a_shortcut_takes_the_integers_of_its_convolution() -> None:
+    torch.manual_seed(0)
+    model = trained(create_model("resnet20", width=0.25, input_shape=(3, 8, 8), input_quantizer="uint4"))
+    packed = pack(model)
+    assert kinds(packed).count("Quantize") == 19  # one for each convolution: the block's input counts once
+    assert not any(isinstance(node, Relu) for node in packed.nodes)
+    nodes = {node.output: node for node in packed.nodes}
+    for node in packed.nodes:
+        if isinstance(node, Quantize):
+            assert isinstance(nodes[node.inputs[0]], Affine)
+    pool = next(node for node in packed.nodes if isinstance(node, AveragePool))
+    assert (pool.sums, isinstance(nodes[pool.inputs[0]], Quantize)) == (1, True)
+    assert isinstance(packed.nodes[-2], Dense)
+
+
+def test_the_node_behind_integers_is_their_step_alone() -> None:
+    """What turns a net into one of integers alone relies on it."""
+    model = trained(create_model("resnet20", width=0.25, input_shape=(3, 8, 8), input_quantizer="uint4"))
+    packed = pack(model)
+    steps = {float(m.integer_input().step) for m in model.modules() if isinstance(m, UInt4)}
+    rounded = {node.output for node in packed.nodes if isinstance(node, Quantize)}
+    found = [node for node in packed.nodes if isinstance(node, Affine) and node.inputs[0] in rounded]
+    assert found
+    for node in found:
+        assert node.shift is None
+        assert len(set(node.scale.tolist())) == 1
+        assert float(node.scale[0]) in steps
+
+
+def test_zero_padding_is_the_integer_zero() -> None:
+    torch.manual_seed(0)
+    for padding_value in (0.0, 1.0, -1.0):
+        options: dict[str, Any] = {"padding": 1, "padding_value": padding_value, "input_quantizer": "uint4"}
+        net = nn.Sequential(
+            InputCoding(),
+            BinaryConv2d(3, 4, 3),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            BinaryConv2d(4, 5, 3, **options),
+            nn.Flatten(),
+            BinaryLinear(180, 4),
+        )
+        model = trained(net)
+        equal_up_to_ties(model, pack(model, input_shape=(3, 8, 8)), images_of(20, (3, 8, 8)))
+
+
+@pytest.mark.parametrize(("limit", "error"), [(float("nan"), NotBinaryError), (float("inf"), NotBinaryError)])
+def test_a_range_that_is_no_number_is_refused(limit: float, error: type[Exception]) -> None:
+    model = trained(make_mlp(nasty=None, input_quantizer="uint4"), (1, 3, 4))
+    with torch.no_grad():
+        next(m for m in model.modules() if isinstance(m, UInt4)).limit.fill_(limit)
+    with pytest.raises(error, match="steps are not finite"):
+        pack(model)
+
+
+def test_a_quantizer_that_does_something_else_is_refused() -> None:
+    class Other(UInt4):
+        def integer_input(self) -> IntegerInput:
+            return super().integer_input()._replace(most=14)
+
+    model = trained(make_mlp(nasty=None, input_quantizer=Other), (1, 3, 4))
+    with pytest.raises(FoldError, match=r"does not compute what its integer_input\(\) says"):
+        pack(model)
+
+
+def test_packed_layers_keep_the_quantizer() -> None:
+    model = trained(create_model("mlp", widths=(192, 24, 20, 6), input_shape=(3, 8, 8), input_quantizer="uint4"))
+    images = torch.from_numpy(images_of(20, (3, 8, 8)))
+    expected = model(images)
+    onebit.packed_layers_(copied := copy.deepcopy(model))
+    torch.testing.assert_close(copied(images), expected, rtol=1e-4, atol=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------- models and recipes
+def test_dropout_goes_with_few_bits_but_not_with_signs() -> None:
+    create_model("mlp", input_quantizer="uint4", dropout=0.2)
+    with pytest.raises(UsageError, match="sign"):
+        create_model("mlp", input_quantizer="ste_sign", dropout=0.2)
+
+
+def test_what_stays_real_takes_no_quantizer() -> None:
+    model = create_model("mlp", input_quantizer="uint4", real_last=True)
+    assert sum(isinstance(module, UInt4) for module in model.modules()) == 1
+    real = create_model("mlp", input_quantizer=None)
+    made = create_model("mlp", input_quantizer="uint4")
+    assert set(made.state_dict()) - set(real.state_dict()) == {"relu1.quantizer.limit", "relu2.quantizer.limit"}
+
+
+def test_a_report_counts_the_range() -> None:
+    rows = describe_layers(create_model("mlp", input_quantizer="uint4")).real
+    assert [(row.name, row.parameters, row.reason) for row in rows if "quantizer" in row.name] == [
+        ("relu1.quantizer", 1, "activation"),
+        ("relu2.quantizer", 1, "activation"),
+    ]
+
+
+def test_few_bits_belong_to_no_method() -> None:
+    def recipe(inputs: str | None) -> Recipe:
+        return build_recipe({"dataset": "cifar10", "model": {"name": "vgg_small", "input_quantizer": inputs}})
+
+    assert method_of(recipe("uint4")) == method_of(recipe(None)) == "binaryconnect"
+    real, few, binary = (default_settings(recipe(inputs)) for inputs in (None, "uint4", "ste_sign"))
+    assert few["optimizer"]["lr"] == real["optimizer"]["lr"] != binary["optimizer"]["lr"]
+    # sums of integers from the first layer on
+    assert (real["model"]["coding"], few["model"]["coding"]) == ("standardize", "integer")
+
+
+def test_training_on_real_digits_packs_to_the_same_labels() -> None:
+    data = onebit.load_dataset("mnist-sample")
+    torch.manual_seed(0)
+    model = create_model("mlp", widths=(784, 64, 48, 10), input_quantizer=partial(UInt4, range="lsq"), init="default")
+    optimizer = onebit.clip_latents_(torch.optim.Adam(onebit.latent_groups(model, lr=0.02)))
+    history = onebit.fit(model, data, optimizer, epochs=1, batch_size=100, loss="cross_entropy")
+    assert history.rows[-1].train_loss < 1
+    result = certify(model, pack(model), data.test, dataset="mnist-sample")
+    certificate = result.certificate
+    assert certificate is not None
+    assert certificate.count == len(data.test)
+    assert certificate.label_mismatches <= 2  # ties
+    score = onebit.evaluate(model, data.test)
+    assert score.accuracy > 0.7
