@@ -32,6 +32,7 @@ _HOME = {
     "evaluate": "onebit.evaluation.modes",
     "export_net": "onebit.export",
     "fit": "onebit.train.loop",
+    "integer_net": "onebit.integer",
     "latent_groups": "onebit.optim",
     "load": "onebit.packed",
     "load_dataset": "onebit.data",
@@ -44,7 +45,20 @@ _HOME = {
     "verify": "onebit.verification.agreement",
 }
 _PACKAGES = {
-    *("common", "data", "errors", "evaluation", "export", "fold", "layers", "models", "native", "optim", "packed"),
+    *(
+        "common",
+        "data",
+        "errors",
+        "evaluation",
+        "export",
+        "fold",
+        "integer",
+        "layers",
+        "models",
+        "native",
+        "optim",
+        "packed",
+    ),
     *("quantizers", "recipe", "report", "runs", "runtime", "train", "trainer", "verification"),
 }
 

@@ -6,6 +6,7 @@ from onebit import errors as errors
 from onebit import evaluation as evaluation
 from onebit import export as export
 from onebit import fold as fold
+from onebit import integer as integer
 from onebit import layers as layers
 from onebit import models as models
 from onebit import native as native
@@ -27,6 +28,7 @@ from onebit.evaluation.modes import evaluate as evaluate
 from onebit.export import export_net as export_net
 from onebit.fold.check import check as check
 from onebit.fold.packed_layers import packed_layers_ as packed_layers_
+from onebit.integer import integer_net as integer_net
 from onebit.layers import BinarizeReport as BinarizeReport
 from onebit.layers import BinaryConv1d as BinaryConv1d
 from onebit.layers import BinaryConv2d as BinaryConv2d

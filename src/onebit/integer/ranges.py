@@ -1,0 +1,128 @@
+"""The ranges of activations: what a net computes on some images decides how finely each value is rounded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from onebit.errors import FormatError, NotBinaryError, UsageError
+from onebit.integer.conversion import Rounding
+from onebit.packed import PackedNet, infer
+from onebit.packed.net import INPUT, MOST_OUTPUTS
+from onebit.runtime import batches, run
+from onebit.runtime.running import as_batch
+
+LEAST_IMAGES = 32
+_SAMPLE = 1 << 16
+"""Numbers of a value that are compared with their roundings; of all its numbers the largest is known."""
+_AT_ONCE = 1 << 25
+"""Numbers of all values of a batch."""
+_FINER, _CANDIDATES = 16, 97
+"""Candidates of a range: the largest magnitude divided by powers of 2^(1/16), down to a 64th."""
+_HEADROOM = 2
+"""A residual stream may be twice as large as in the calibration."""
+
+
+class Range(NamedTuple):
+    """The step of a rounded value; the share of the sampled numbers that its range cuts off."""
+
+    step: float
+    beyond: float
+
+
+def find_ranges(net: PackedNet, images: Any, roundings: Sequence[Rounding]) -> dict[str, Range]:
+    """The range of each value to be rounded, by name.
+
+    It minimizes the mean squared rounding error of the values that the exact net computes for the images.
+
+    Raises:
+        UsageError: fewer than 32 images, images that the net does not take, or a value that is zero for all of them.
+        FormatError, NotBinaryError: values that are NaN or infinite; the message names the first.
+    """
+    images = as_batch(net.input, images)
+    count = images.shape[0]
+    if count < LEAST_IMAGES:
+        raise UsageError(f"got {count} images to calibrate ranges on, expected at least {LEAST_IMAGES}")
+    found = {}
+    for start in range(0, len(roundings), MOST_OUTPUTS):
+        part = roundings[start : start + MOST_OUTPUTS]
+        samples = _samples(net, images, [rounding.name for rounding in part])
+        for rounding in part:
+            numbers, largest = samples[rounding.name]
+            found[rounding.name] = _range_of(rounding, numbers, largest, count)
+    return found
+
+
+def _samples(net: PackedNet, images: Any, names: list[str]) -> dict[str, tuple[np.ndarray, float]]:
+    """Numbers of each value drawn with a fixed seed, and the largest magnitude of all."""
+    rng, count = np.random.default_rng(0), images.shape[0]
+    drawn: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    largest = dict.fromkeys(names, 0.0)
+    for done, values in _values(net, images, names):
+        for name, value in values.items():
+            numbers = value.reshape(-1)
+            largest[name] = max(largest[name], float(np.abs(numbers).max(initial=0)))
+            share = -(-_SAMPLE * done // count)
+            drawn[name].append(numbers[rng.integers(0, numbers.size, share)] if share < numbers.size else numbers)
+    return {name: (np.concatenate(drawn[name]).astype(np.float64), largest[name]) for name in names}
+
+
+def _values(net: PackedNet, images: Any, names: list[str]) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """(number of images, values) of each batch."""
+    # values inside of the net become its outputs, so that the native library computes them
+    inside = [name for name in names if name != INPUT]
+    inner, known = _until(net, inside), infer(net)
+    size = max(1, _AT_ONCE // sum(prod(known[name].shape) for name in names))
+    for start in range(0, images.shape[0], size):
+        batch = np.asarray(images[start : start + size])
+        try:
+            made = dict(zip(inside, run(inner, batch), strict=True)) if inside else {}
+        except (FormatError, NotBinaryError):
+            _find_not_finite(net, batch)
+            raise
+        yield len(batch), {name: batch if name == INPUT else made[name] for name in names}
+
+
+def _until(net: PackedNet, names: list[str]) -> PackedNet:
+    """The part of a net that computes some values, which become its outputs; the net itself for none."""
+    if not names:
+        return net
+    needed, kept = set(names), []
+    for node in reversed(net.nodes):
+        if node.output in needed:
+            needed.update(node.inputs)
+            kept.append(node)
+    return replace(net, nodes=tuple(reversed(kept)), output=tuple(names), classes=None, certificate=None)
+
+
+def _find_not_finite(net: PackedNet, images: Any) -> None:
+    """Raise a FormatError that names the first value that is NaN or infinite."""
+    for node in net.nodes:
+        inner = _until(net, [node.output])
+        for _, values in batches(inner, images, [node.output]):
+            if not np.isfinite(values[node.output]).all():
+                raise FormatError(
+                    f"{node.output}: some values are NaN or infinite on the calibration images, so they have no range"
+                )
+
+
+def _range_of(rounding: Rounding, numbers: np.ndarray, largest: float, images: int) -> Range:
+    if largest == 0:
+        raise UsageError(
+            f"{rounding.name}: every value is 0 on the {images} calibration images, so it has no range; train the net "
+            "further, or calibrate on other images"
+        )
+    if rounding.sums:
+        return Range(_HEADROOM * largest / rounding.most, 0.0)
+    errors = []
+    steps = [largest / rounding.most * 2 ** (-k / _FINER) for k in range(_CANDIDATES)]
+    for step in steps:
+        rounded = np.clip(np.floor(numbers / step + 0.5), rounding.least, rounding.most)
+        errors.append(float(np.square(rounded * step - numbers).sum()))
+    step = steps[int(np.argmin(errors))]
+    cut = (numbers >= (rounding.most + 0.5) * step) | (numbers < (rounding.least - 0.5) * step)
+    return Range(step, float(np.count_nonzero(cut)) / numbers.size)

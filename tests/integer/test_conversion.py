@@ -1,0 +1,281 @@
+"""An integer net computes what its exact net does in fractions, each value rounded once where the ranges say so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from math import floor
+
+import by_hand
+import numpy as np
+import pytest
+from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, make_packed_mlp
+
+from onebit.errors import UsageError
+from onebit.integer import calibrated, rounded_as_trained
+from onebit.integer.conversion import CONVERSIONS
+from onebit.integer.nets import _planned
+from onebit.packed import (
+    OPS,
+    AdaptiveAveragePool,
+    Add,
+    Affine,
+    AveragePool,
+    Clamp,
+    Concat,
+    Conv,
+    ConvTranspose,
+    Dense,
+    Flatten,
+    MaxPool,
+    PackedNet,
+    Pad,
+    Quantize,
+    Relu,
+    Requantize,
+    Sign,
+    Slice,
+    dumps,
+    infer,
+    loads,
+)
+from onebit.runtime import run
+
+
+def residual_net(seed: int = 0) -> PackedNet:
+    """Standardized images, residual blocks with a strided shortcut, averages over the whole image."""
+    b = Builder((3, 6, 6), seed=seed, coding="standardise")
+    b.add(Conv, **b.signs(4, 27), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.affine(4)
+    x = b.add(Relu)
+    b.add(Conv, **b.signs(4, 36), kernel=(3, 3), padding=(1, 1, 1, 1))
+    y = b.affine(4)
+    b.add(Add, y, x)
+    x = b.add(Relu)
+    shortcut = b.add(Slice, x, stop=(4, 6, 6), step=(1, 2, 2))
+    shortcut = b.add(Pad, shortcut, channels=(0, 2))
+    b.add(Conv, x, **b.signs(6, 36), kernel=(3, 3), padding=(1, 1, 1, 1), stride=(2, 2))
+    y = b.affine(6)
+    b.add(Add, y, shortcut)
+    b.add(Relu)
+    b.add(AveragePool, kernel=(3, 3), stride=(3, 3))
+    b.add(Flatten)
+    b.dense(4)
+    b.affine(4)
+    return b.net()
+
+
+def stream_net(seed: int = 0) -> PackedNet:
+    """A residual stream without bounds: BatchNorm and ReLU come before the weights; pixels are normalized by a node."""
+    b = Builder((2, 5, 5), seed=seed, coding="values")
+    b.add(Affine, scale=np.array([1 / 60, 1 / 50], np.float32), shift=np.array([-2.1, -2.4], np.float32))
+    b.add(Conv, **b.signs(4, 18), kernel=(3, 3), padding=(1, 1, 1, 1))
+    x = b.affine(4)
+    for _ in range(2):
+        b.affine(4)
+        b.add(Relu)
+        y = b.add(Conv, **b.signs(4, 36, scale=True), kernel=(3, 3), padding=(1, 1, 1, 1))
+        x = b.add(Add, x, y)
+    b.affine(4)
+    b.add(Relu)
+    b.add(AdaptiveAveragePool, size=(1, 1))
+    b.add(Flatten)
+    b.dense(3)
+    return b.net()
+
+
+def unet(seed: int = 0) -> PackedNet:
+    """Pools, upsampling, and a concatenation of values that must have the same step."""
+    b = Builder((1, 6, 6), seed=seed)
+    b.add(Conv, **b.signs(4, 9), kernel=(3, 3), padding=(1, 1, 1, 1), padding_value=1)
+    b.affine(4)
+    skip = b.add(Relu)
+    b.add(MaxPool, kernel=(2, 2), stride=(2, 2))
+    b.add(Conv, **b.signs(5, 36), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.affine(5)
+    b.add(Relu)
+    b.add(ConvTranspose, **b.signs(3, 20), kernel=(2, 2), stride=(2, 2))
+    b.affine(3)
+    up = b.add(Relu)
+    b.add(Concat, skip, up)
+    b.add(Conv, **b.signs(3, 63, scale=True, centre=True), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.affine(3)
+    b.add(Clamp, low=np.float32([0]), high=np.float32([6]))
+    b.add(Conv, **b.signs(2, 3), kernel=(1, 1))
+    b.affine(2)
+    return b.net()
+
+
+def mixed_net(seed: int = 0) -> PackedNet:
+    """Signs of sums of integers, after activations of few bits, and a bound on both sides without weights behind it."""
+    b = Builder((2, 4, 4), seed=seed, coding="standardise")
+    b.add(Conv, **b.signs(6, 18), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.affine(6)
+    b.add(Sign, shift=b.real(6))
+    b.add(Conv, **b.signs(6, 27), kernel=(3, 3), padding=(1, 1, 1, 1), groups=2, padding_value=-1)
+    b.affine(6)
+    b.add(Clamp, low=np.float32([-1.5]), high=np.float32([2]))
+    b.add(Flatten)
+    b.dense(8)
+    b.affine(8)
+    b.add(Sign)
+    b.dense(3)
+    b.affine(3)
+    return b.net()
+
+
+NETS: dict[str, Callable[[int], PackedNet]] = {
+    "residual": residual_net,
+    "stream": stream_net,
+    "unet": unet,
+    "mixed": mixed_net,
+    "mlp": lambda seed: make_packed_mlp((12, 20, 15, 4), seed=seed),
+    "mixed mlp": lambda seed: make_packed_mlp((12, 20, 15, 4), form="mixed", seed=seed),
+    "real": IMAGE_NETS["real"],
+    "signal": OTHER_NETS["signal"],
+    "features": OTHER_NETS["features"],
+    "tokens": OTHER_NETS["tokens"],
+}
+
+
+def steps_of(net: PackedNet, bits: int, images: np.ndarray) -> dict[str, tuple[Fraction, int, int]]:
+    """What is rounded: name -> (step, least, most); the image to the step with which all pixels fit."""
+    plan, groups = _planned(net, bits)
+    ranges = calibrated(net, images, activations=bits).ranges
+    steps = {
+        name: (Fraction(max(ranges[other].step for other in groups[name])), rounding.least, rounding.most)
+        for name, rounding in plan.roundings.items()
+    }
+    return steps
+
+
+def rounded_by_hand(net: PackedNet, steps: dict[str, tuple[Fraction, int, int]], image: np.ndarray) -> list[Fraction]:
+    """The outputs of an exact net, in fractions, with some values rounded to multiples of their steps."""
+
+    def settled(name: str, value: np.ndarray) -> np.ndarray:
+        if name not in steps:
+            return value
+        step, least, most = steps[name]
+        return by_hand._each(lambda x: min(max(floor(x / step + Fraction(1, 2)), least), most) * step, value)
+
+    known = infer(net)
+    values = {"input": settled("input", by_hand._coded(net, image))}
+    for node in net.nodes:
+        made = by_hand._made(node, known, *(values[name] for name in node.inputs))
+        values[node.output] = settled(node.output, made)
+    return [number for name in net.outputs for number in values[name].reshape(-1).tolist()]
+
+
+def image_step(net: PackedNet) -> dict[str, tuple[Fraction, int, int]]:
+    """The rounding of an image with real values, and the name of the value."""
+    first = next((node for node in net.nodes if isinstance(node, Affine) and node.inputs == ("input",)), None)
+    if net.input.mean is not None and net.input.std is not None:
+        name, ends = "input", [(x - net.input.mean.astype(float)) / net.input.std.astype(float) for x in (0, 255)]
+    elif first is not None:
+        name, ends = first.output, [first.scale.astype(float) * x + first.shift.astype(float) for x in (0, 255)]
+    else:
+        return {}
+    return {name: (Fraction(float(np.abs(ends).max())) / 127, -128, 127)}
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+@pytest.mark.parametrize("name", NETS)
+def test_it_computes_the_exact_net_with_each_value_rounded_once(
+    name: str, bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = NETS[name](bits)
+    images = inputs_of(net, 40, seed=1)
+    made = calibrated(net, images, activations=bits)
+    steps = steps_of(net, bits, images)
+    if any(isinstance(node, Requantize) and node.inputs == ("input",) for node in made.net.nodes):
+        steps |= image_step(net)
+    outputs = run(made.net, images[:2])
+    parts = list(made.net.by_name(outputs).values())
+    monkeypatch.setattr(by_hand, "f32", lambda x: x if isinstance(x, Fraction) else Fraction(float(x)))
+    monkeypatch.setattr(by_hand, "_on_grid", lambda values, least: values)
+    for index, image in enumerate(images[:2]):
+        expected = np.array([float(x) for x in rounded_by_hand(net, steps, image)])
+        given = np.concatenate([part[index].reshape(-1) for part in parts])
+        np.testing.assert_allclose(given, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_weights_multiply_integers_of_few_bits(name: str) -> None:
+    net = NETS[name](0)
+    made = calibrated(net, inputs_of(net, 40), activations=8).net
+    known = infer(made)
+    for node in made.nodes:
+        if isinstance(node, (Dense, Conv, ConvTranspose)):
+            x = known[node.inputs[0]]
+            assert x.exact, node.output
+            assert node.scale is None
+            assert node.centre is None
+            assert -128 <= x.limits[0] <= x.limits[1] <= 255 or x.bound == 255 or isinstance(node, Dense)
+    assert dumps(loads(dumps(made))) == dumps(made)
+
+
+def test_every_operation_has_a_conversion() -> None:
+    assert CONVERSIONS.keys() == set(OPS.values())
+
+
+def test_values_that_are_concatenated_have_one_step() -> None:
+    net = unet()
+    made = calibrated(net, inputs_of(net, 40)).net
+    [joint] = [node.output for node in made.nodes if isinstance(node, Concat)]
+    assert [type(node) for node in made.nodes if joint in node.inputs] == [Conv, Conv]  # the second for its centers
+
+
+def test_a_residual_block_is_one_rounding_of_sums_and_shortcut() -> None:
+    net = residual_net()
+    made = calibrated(net, inputs_of(net, 40)).net
+    assert made.input.coding == "values"
+    operations = [type(node).__name__ for node in made.nodes]
+    assert operations == [
+        *("Requantize", "Conv", "Requantize", "Conv", "Requantize", "Slice", "Pad", "Conv", "Requantize"),
+        *("AveragePool", "Flatten", "Dense", "Affine"),
+    ]
+    assert [len(node.inputs) for node in made.nodes if isinstance(node, Requantize)] == [1, 1, 2, 2]
+
+
+def test_a_stream_has_16_bits_and_pixels_8() -> None:
+    net = stream_net()
+    made = calibrated(net, inputs_of(net, 40), activations=2).net
+    limits = [(node.least, node.most) for node in made.nodes if isinstance(node, Requantize)]
+    assert limits == [(-128, 127), (0, 3), (-32768, 32767), (0, 3), (0, 3)]
+
+
+def rounding_net(*, standardized: bool = False) -> PackedNet:
+    """A net that was trained with its roundings: bounds, a division by the step, `quantize`, a multiplication."""
+    b = Builder((2, 4, 4), coding="standardise" if standardized else "values")
+    b.add(Conv, **b.signs(6, 18), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.affine(6)
+    b.add(Relu)
+    b.add(Affine, scale=np.full(6, 1 / 0.375, np.float32))
+    b.add(Quantize, least=0, most=15)
+    b.add(Affine, scale=np.full(6, 0.375, np.float32))
+    b.add(Flatten)
+    b.dense(5)
+    b.affine(5)
+    return b.net()
+
+
+def test_roundings_of_the_training_are_kept() -> None:
+    net = rounding_net()
+    made = rounded_as_trained(net)
+    assert [type(node).__name__ for node in made.nodes] == ["Conv", "Requantize", "Flatten", "Dense", "Affine"]
+    images = inputs_of(net, 200)
+    np.testing.assert_allclose(run(made, images), run(net, images), rtol=1e-5, atol=1e-4)
+    with pytest.raises(UsageError, match="nothing to round"):
+        calibrated(net, images, activations=8)
+
+
+def test_without_images_only_roundings_of_the_training_become_integers() -> None:
+    net = rounding_net(standardized=True)
+    made = rounded_as_trained(net)
+    assert made.input.coding == "standardise"
+    operations = [type(node).__name__ for node in made.nodes]
+    assert operations == ["Conv", "Affine", "Quantize", "Flatten", "Dense", "Affine"]
+    images = inputs_of(net, 200)
+    np.testing.assert_allclose(run(made, images), run(net, images), rtol=1e-5, atol=1e-4)
+    plain = unet()
+    assert rounded_as_trained(plain) is plain
