@@ -45,21 +45,8 @@ _HOME = {
     "verify": "onebit.verification.agreement",
 }
 _PACKAGES = {
-    *(
-        "common",
-        "data",
-        "errors",
-        "evaluation",
-        "export",
-        "fold",
-        "integer",
-        "layers",
-        "models",
-        "native",
-        "optim",
-        "packed",
-    ),
-    *("quantizers", "recipe", "report", "runs", "runtime", "train", "trainer", "verification"),
+    *("common", "data", "errors", "evaluation", "export", "fold", "integer", "layers", "models", "native", "optim"),
+    *("packed", "quantizers", "recipe", "report", "runs", "runtime", "train", "trainer", "verification"),
 }
 
 __all__ = ["__version__", *_HOME]

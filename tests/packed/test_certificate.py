@@ -98,6 +98,36 @@ def test_default_fields_are_omitted(certificate: Certificate) -> None:
     assert "images" not in certificate.to_json()
 
 
+def test_rounded_activations_are_stated(certificate: Certificate) -> None:
+    made = replace(certificate, activations=4, calibration=500, model_correct=9_880, label_mismatches=7)
+    assert Certificate.from_json(made.to_json()) == made
+    assert not {"activations", "calibration", "model_correct"} & certificate.to_json().keys()
+    assert str(made) == (
+        "10,000 mnist test labels: 9,876 correct with packed weights and 4-bit activations (9,880 in torch, with real "
+        "activations), 7 labels differ from torch, largest logit difference 1.5e-05; ranges of 500 training images"
+    )
+    for change in ({"activations": 8}, {"calibration": 400}, {"model_correct": 9_881}):
+        assert replace(made, **change).claims != made.claims, change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"activations": 3, "calibration": 500}, "activations is 3, expected 8, 4 or 2 bits"),
+        ({"activations": 8.0, "calibration": 500}, "activations is 8.0, expected 8, 4 or 2 bits"),
+        ({"activations": [8], "calibration": 500}, "activations is .8., expected 8, 4 or 2 bits"),
+        ({"activations": 8}, "calibration is None, expected a number with activations"),
+        ({"calibration": 500}, "calibration is 500, expected a number with activations, none without"),
+        ({"activations": 8, "calibration": -1}, "calibration is -1, expected a count"),
+        ({"activations": 8, "calibration": 500, "model_correct": 10_001}, "model_correct is 10001, expected a count"),
+        ({"model_correct": 9}, "model_correct is 9, expected none without activations"),
+    ],
+)
+def test_impossible_activations_are_refused(certificate: Certificate, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(FormatError, match=message):
+        Certificate.from_json({**certificate.to_json(), **change})
+
+
 def test_a_missing_field_is_named(certificate: Certificate) -> None:
     value = certificate.to_json()
     del value["split"]

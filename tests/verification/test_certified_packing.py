@@ -205,3 +205,22 @@ def test_models_without_float32_weights_are_told_what_to_do() -> None:
             onebit.pack(nn.Sequential(onebit.BinaryLinear(6, 3)).to(dtype), x)
     with pytest.raises(FoldError, match="is on the device 'meta' and has no numbers"):
         onebit.pack(nn.Sequential(onebit.BinaryLinear(6, 3, device="meta")), x)
+
+
+def test_an_integer_net_is_certified_with_both_accuracies() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Flatten(), onebit.BinaryLinear(16, 24), nn.BatchNorm1d(24), nn.ReLU(), onebit.BinaryLinear(24, 3)
+    )
+    images = torch.randint(0, 256, (200, 1, 4, 4), dtype=torch.uint8)
+    model = nn.Sequential(InputCoding(), model).eval()
+    with torch.no_grad():
+        labels = model(images).argmax(1)
+    small = onebit.integer_net(onebit.pack(model, images), images.numpy(), activations=2)
+    with pytest.raises(UsageError, match="does not have the operations of this model"):
+        onebit.certify(model, small, (images, labels))
+    certificate = onebit.certify(model, small, (images, labels), activations=2, calibration=200).certificate
+    assert certificate is not None
+    assert certificate.model_correct == 200
+    assert certificate.correct == 200 - certificate.label_mismatches < 200
+    assert certificate.tied == 0

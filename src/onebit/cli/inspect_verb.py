@@ -66,8 +66,10 @@ def main(argv: list[str]) -> int:
             answer(f"recipe: {value.get('name')}")
         elif key == "certificate" and isinstance(value, dict):
             tied = f" ({value['tied']} of them where logits are tied)" if value["tied"] else ""
+            rounded = f"{value['activations']}-bit activations ({value['model_correct']} right in torch), "
             answer(
                 f"certificate: {value['correct']} of {value['count']} {value['dataset']} {value['split']} right, "
+                f"{rounded if value['activations'] else ''}"
                 f"{value['label_mismatches']} labels differ from torch{tied}; "
                 f"{value['weights']} weights of {value['recipe']}"
             )

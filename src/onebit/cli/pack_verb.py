@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from argparse import ArgumentTypeError
 from typing import TYPE_CHECKING, Any
 
 from onebit.cli.inputs import load_data, open_trained
-from onebit.cli.output import answer_either, progress, say, size
+from onebit.cli.output import answer_either, percent, progress, say, size
 from onebit.cli.parsing import Parser, one_of, output_path, whole_number
 from onebit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from onebit.packed import PackedNet
+    from onebit.integer import Calibrated
+    from onebit.packed import Certificate, PackedNet
     from onebit.runs.run import Run
+
+ALLOWED_DROP = 0.5
+"""Percentage points of accuracy that rounding the activations may cost."""
 
 
 def main(argv: list[str]) -> int:
@@ -31,23 +36,51 @@ def main(argv: list[str]) -> int:
         "--no-certify", action="store_true", help="do not compare with the trained net: needs no data set"
     )
     parser.add_argument("--dataset", metavar="NAME", help="another data set than the recipe's")
+    parser.add_argument(
+        "--activations",
+        type=_bits,
+        metavar="8|4|2",
+        help="bits of the activations: an integer net, with ranges found on training images",
+    )
+    parser.add_argument(
+        "--calibration",
+        type=whole_number(1),
+        metavar="N",
+        help="training images to find the ranges on, evenly spread (default: 500)",
+    )
+    parser.add_argument(
+        "--allow-drop",
+        type=_points,
+        metavar="POINTS",
+        help=f"percentage points of accuracy that rounding the activations may cost (default: {ALLOWED_DROP})",
+    )
     args = parser.parse(argv)
     output = output_path(args.output, suffixes=(".1bit",), run=args.run)
     if args.no_certify:
         for flag, given in (("--images", args.images), ("--data", args.data)):
             if given is not None:
                 raise UsageError(f"{flag} does not go with --no-certify, which compares nothing")
+        if args.activations is not None:
+            raise UsageError("--activations needs the training images, for the ranges: no --no-certify")
         if args.weights == "sample":
             raise UsageError(
                 "--weights sample needs the training images, for the BatchNorm of the draw: no --no-certify"
             )
+    for flag, given in (("--calibration", args.calibration), ("--allow-drop", args.allow_drop)):
+        if given is not None and args.activations is None:
+            raise UsageError(f"{flag} belongs to --activations 8, 4 or 2")
     from onebit.packed import costs, save
     from onebit.verification.proof import fold_run
 
     run = open_trained(args, to_pack=True)
-    packed, compared = (fold_run(run, None)[1], {}) if args.no_certify else _certified(run, args)
-    save(packed, output)
+    packed, compared, ranges = (fold_run(run, None)[1], {}, {}) if args.no_certify else _certified(run, args)
     certificate = packed.certificate
+    if certificate is not None and certificate.activations is not None:
+        refusal = _too_much(certificate, ALLOWED_DROP if args.allow_drop is None else args.allow_drop)
+        if refusal:
+            say(f"onebit: {refusal}")
+            return 1
+    save(packed, output)
     rows = costs(packed)
     bits, reals = sum(row.binary_weights for row in rows), sum(row.real_parameters for row in rows)
     count = output.stat().st_size
@@ -60,17 +93,49 @@ def main(argv: list[str]) -> int:
         "ratio_to_float32": ratio,
         "certificate": None if certificate is None else dataclasses.asdict(certificate),
         "compared": compared,
+        **({} if args.activations is None else {"activations": args.activations, "ranges": ranges}),
     }
     text = f"{args.output}: {size(count)}, {bits:,} weights at one bit, {ratio:.1f} times smaller than float32\n"
     text += packed.statement
     answer_either(result, text, as_json=args.json)
-    return 0 if certificate is None or certificate.label_mismatches == certificate.tied else 1
+    if certificate is None or certificate.activations is not None:
+        return 0
+    return 0 if certificate.label_mismatches == certificate.tied else 1
 
 
-def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any]]:
-    """The packed net of a run, compared; and how many images (tiles of images with masks) which executor computed."""
+def _bits(text: str) -> int:
+    if text not in ("8", "4", "2"):
+        raise ArgumentTypeError(f"must be 8, 4 or 2 bits, got {text!r}")
+    return int(text)
+
+
+def _points(text: str) -> float:
+    try:
+        points = float(text)
+    except ValueError:
+        points = -1
+    if not 0 <= points <= 100:
+        raise ArgumentTypeError(f"must be percentage points from 0 to 100, got {text!r}")
+    return points
+
+
+def _too_much(made: Certificate, allowed: float) -> str:
+    """Why a net is not written: its activations cost more accuracy than allowed; else ""."""
+    if made.correct is None or made.model_correct is None:
+        return ""
+    before, after = (100 * correct / made.count for correct in (made.model_correct, made.correct))
+    if before - after <= allowed:
+        return ""
+    return (
+        f"{made.activations}-bit activations cost {before - after:.2f} points of accuracy ({before:.2f} % in torch, "
+        f"{after:.2f} % rounded), more than {allowed:g}: nothing is written; use more bits, or --allow-drop POINTS"
+    )
+
+
+def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any], dict[str, Any]]:
+    """The packed net of a run, compared; how many images (tiles of masks) which executor computed; and its ranges."""
     from onebit.runtime import native_plan
-    from onebit.verification.proof import pack_run
+    from onebit.verification.proof import CALIBRATION, pack_run
     from onebit.verification.tally import reference_images
 
     try:
@@ -86,10 +151,28 @@ def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any]]:
         compared = total
         bar.update(done, total)
 
+    ranges: dict[str, Any] = {}
+
+    def state(found: Calibrated) -> None:
+        ranges.update({name: made._asdict() for name, made in found.ranges.items()})
+        say(
+            f"activations rounded to {args.activations} bits; of no value more than {percent(found.beyond)} are beyond the range"
+        )
+
     with progress("comparing", "images") as bar:
-        packed = pack_run(run, data, weights=args.weights, seed=args.seed, images=args.images, on_images=update)
+        packed = pack_run(
+            run,
+            data,
+            weights=args.weights,
+            seed=args.seed,
+            images=args.images,
+            activations=args.activations,
+            calibration=args.calibration or CALIBRATION,
+            on_ranges=state,
+            on_images=update,
+        )
     if (plan := native_plan(packed)) is None:
-        return packed, {"images": compared, "native": None, "numpy": compared}
+        return packed, {"images": compared, "native": None, "numpy": compared}, ranges
     share = reference_images(compared)
     say(f"native kernels ({plan.isa.name}) computed all of them, numpy {share:,}, with the same bits")
-    return packed, {"images": compared, "native": plan.isa.name, "numpy": share}
+    return packed, {"images": compared, "native": plan.isa.name, "numpy": share}, ranges

@@ -124,6 +124,8 @@ def _packed(args: Namespace) -> tuple[str, list[Row], list[str]]:
     for cost in costs(load(args.net)):
         verdict = "binary" if cost.binary_weights else "real" if cost.real_parameters else ""
         folded = "folded from normalization" if verdict == "real" and not cost.op.startswith("real_") else ""
+        if cost.op == "requantize":
+            verdict, folded = "integer", "normalization and rounding"
         macs = cost.macs, cost.macs if cost.binary_weights else 0
         rows.append(
             Row(

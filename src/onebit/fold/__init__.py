@@ -23,6 +23,7 @@ from onebit.fold.folder import Folded, Folder, SignSite
 from onebit.fold.operations import FOLDS
 from onebit.fold.shipped import no_binary_layers, shipped_weights
 from onebit.fold.trace import trace
+from onebit.integer import rounded_as_trained
 from onebit.layers import binary_layers, check_model
 from onebit.packed import InputSpec, PackedNet
 from onebit.packed.difference import array_differences, graph_difference
@@ -108,7 +109,7 @@ def fold_model(
     folder, batch, whole = _prepared(model, example, input_shape, preprocess, weights, seed)
     folded = folder.fold(trace(whole, batch, is_leaf=folder.is_leaf))
     _check_other_batch(folded.net, whole, batch, folder.again())
-    return folded
+    return folded._replace(net=rounded_as_trained(folded.net))
 
 
 def refusals_of(

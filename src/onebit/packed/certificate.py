@@ -15,6 +15,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LATER: dict[str, Any] = {
     **{"tied": 0, "images": None, "compared": "labels"},
     **{"trained_mismatches": None, "trained_correct": None},
+    **{"activations": None, "calibration": None, "model_correct": None},
 }
 """Fields that files of earlier versions lack, with their defaults."""
 NOT_CERTIFIED = "not certified: nothing was compared with the trained net"
@@ -72,6 +73,9 @@ class Certificate:
         trained_mismatches: mismatches with the pipeline of the training, with its own preprocessing; None if the net
             was compared only with the model behind the preprocessing that was packed.
         trained_correct: labels that are correct in that pipeline; None without it or without labels.
+        activations: bits of the activations if they were rounded after the training; else None.
+        calibration: number of training images that their ranges were found on, evenly spread over the split.
+        model_correct: for such a net, labels that are correct in torch, with real activations; None without labels.
     """
 
     onebit: str
@@ -92,6 +96,9 @@ class Certificate:
     compared: str = "labels"
     trained_mismatches: int | None = None
     trained_correct: int | None = None
+    activations: int | None = None
+    calibration: int | None = None
+    model_correct: int | None = None
 
     def __post_init__(self) -> None:
         def check(name: str, ok: bool, expected: str) -> None:
@@ -107,8 +114,12 @@ class Certificate:
         _check_count("certificate count", self.count)
         _check_count("certificate label_mismatches", self.label_mismatches, most=self.count)
         _check_count("certificate tied", self.tied, most=self.label_mismatches)
-        counts = dict.fromkeys(("correct", "trained_mismatches", "trained_correct"), self.count)
-        for name, most in {"seed": 2**63 - 1, "images": 2**63 - 1, **counts}.items():
+        bits, rounded = self.activations, self.activations is not None
+        check("activations", not rounded or (type(bits) is int and bits in (8, 4, 2)), "8, 4 or 2 bits")
+        check("calibration", (self.calibration is not None) == rounded, "a number with activations, none without")
+        check("model_correct", self.model_correct is None or rounded, "none without activations")
+        counts = dict.fromkeys(("correct", "trained_mismatches", "trained_correct", "model_correct"), self.count)
+        for name, most in {**dict.fromkeys(("seed", "images", "calibration"), 2**63 - 1), **counts}.items():
             if (number := getattr(self, name)) is not None:
                 _check_count(f"certificate {name}", number, most=most)
         difference, source = self.max_logit_difference, self.source
@@ -128,12 +139,16 @@ class Certificate:
     def in_words(self, counted: str) -> str:
         """What was compared, with the result; `counted` names what `count` counts."""
         correct = "" if self.correct is None else f"{self.correct:,} correct with packed weights, "
+        if self.activations is not None:
+            before = "" if self.model_correct is None else f" ({self.model_correct:,} in torch, with real activations)"
+            correct = f"{correct[:-2]} and {self.activations}-bit activations{before}, "
         why = "where logits are tied" if self.compared == "labels" else "decided by rounding"
         tied = f" ({self.tied:,} of them {why})" if self.tied else ""
+        calibrated = "" if self.calibration is None else f"; ranges of {self.calibration:,} training images"
         what = f"{self.dataset} {self.split} {counted}" if self.split else f"{counted} of {self.dataset}"
         return (
             f"{self.count:,} {what}: {correct}{self.label_mismatches:,} {COMPARED[self.compared]} "
-            f"from torch{tied}, largest logit difference {self.max_logit_difference:.3g}"
+            f"from torch{tied}, largest logit difference {self.max_logit_difference:.3g}{calibrated}"
         )
 
     @property

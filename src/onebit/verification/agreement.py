@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from onebit._version import __version__
@@ -14,7 +15,7 @@ from onebit.common.moved import renamed_argument
 from onebit.data import Dataset
 from onebit.errors import FoldError, UsageError
 from onebit.fold import SignSite, example_of, fold_model
-from onebit.packed import Certificate, LayerProof, PackedNet, Threshold, check_net, infer
+from onebit.packed import Certificate, LayerProof, Node, PackedNet, Threshold, check_net, infer
 from onebit.packed.net import op_name
 from onebit.verification.counted import Agreement
 from onebit.verification.samples import Trained
@@ -88,6 +89,7 @@ def prove(
     weights: str = "binary",
     seed: int | None = None,
     batch_size: int | None = None,
+    integer: bool = False,
 ) -> tuple[LayerProof, ...]:
     """Compare the signs of a packed net with those of the trained modules, one by one.
 
@@ -96,13 +98,15 @@ def prove(
 
     Args:
         preprocess, weights, seed: as for `verify`.
+        integer: the activations were rounded after the training; compares thresholds that are still those of the exact
+            net.
 
     Raises:
         UsageError: the packed net does not have the operations of the model.
         FoldError, NotBinaryError: as `onebit.pack`.
     """
     seed = seed_of(weights, seed)
-    proofs, sites = _proofs(model, packed, weights, seed, preprocess)
+    proofs, sites = _proofs(model, packed, weights, seed, preprocess, integer=integer)
     if images is not None and sites:
         proofs |= tally(model, packed, images, weights, seed, batch_size, sites=sites, preprocess=preprocess).proofs
     return tuple(proofs.values())
@@ -125,6 +129,8 @@ def certify(
     trained: Trained | None = None,
     preprocess: nn.Module | None = None,
     images: int | None = None,
+    activations: int | None = None,
+    calibration: int | None = None,
     batch_size: int | None = None,
     on_images: Callable[[int, int], None] | None = None,
 ) -> PackedNet:
@@ -139,6 +145,8 @@ def certify(
         recipe: name of the recipe.
         layers: proofs from `prove`; computed here if None.
         images: number of images to state if `data` is only a part of the split, evenly spread over it.
+        activations, calibration: of a net from `onebit.integer_net`: bits of its activations, and the number of
+            training images, evenly spread over the split.
 
     Raises:
         UsageError, DataError, FoldError, NotBinaryError: as `verify` and `prove`; FoldError if `trained` disagrees.
@@ -152,7 +160,8 @@ def certify(
     sites: Sequence[SignSite] = ()
     proofs: dict[str, LayerProof] = {}
     if layers is None:
-        proofs, sites = _proofs(model, packed, weights, seed_of(weights, seed), preprocess)
+        integer = activations is not None
+        proofs, sites = _proofs(model, packed, weights, seed_of(weights, seed), preprocess, integer=integer)
     counted = tally(
         *(model, packed, data, weights, seed, batch_size),
         sites=sites,
@@ -179,7 +188,7 @@ def certify(
         bit_exact=agreement.bit_exact,
         seed=seed_of(weights, seed),
         correct=agreement.correct,
-        tied=agreement.tied,
+        tied=agreement.tied if activations is None else 0,  # labels that differ because of the activations
         source=source,
         recipe=recipe,
         layers=tuple(layers if layers is not None else (proofs | counted.proofs).values()),
@@ -187,6 +196,9 @@ def certify(
         compared=agreement.compared,
         trained_mismatches=agreement.trained_mismatches,
         trained_correct=agreement.trained_correct,
+        activations=activations,
+        calibration=calibration,
+        model_correct=None if activations is None else agreement.model_correct,
     )
     return replace(packed, certificate=certificate)
 
@@ -200,15 +212,25 @@ def _name_of(data: Any) -> str:
 
 
 def _proofs(
-    model: nn.Module, packed: PackedNet, weights: str, seed: int | None, preprocess: nn.Module | None
+    model: nn.Module,
+    packed: PackedNet,
+    weights: str,
+    seed: int | None,
+    preprocess: nn.Module | None,
+    *,
+    integer: bool = False,
 ) -> tuple[dict[str, LayerProof], list[SignSite]]:
     """The proof of each sign without images, by name, and the signs that can be compared only on images."""
     folded = fold_model(model, example_of(packed.input), preprocess=preprocess, weights=weights, seed=seed or 0)
-    if _outline(folded.net) != _outline(packed):
-        raise UsageError("the packed net does not have the operations of this model; pack it from this model")
     nodes = {node.output: node for node in packed.nodes}
+    signs = folded.signs
+    if integer:  # behind rounded values, a threshold is another one
+        exact = {node.output: node for node in folded.net.nodes}
+        signs = tuple(site for site in signs if _same_threshold(exact[site.value], nodes.get(site.value)))
+    elif _outline(folded.net) != _outline(packed):
+        raise UsageError("the packed net does not have the operations of this model; pack it from this model")
     proofs: dict[str, LayerProof] = {}
-    for site in folded.signs:
+    for site in signs:
         proof, integers, mismatches = "float", 0, 0
         if site.chain is not None and site.chain.exact:
             node = nodes[site.value]
@@ -216,7 +238,14 @@ def _proofs(
             proof, integers = "every integer", len(site.chain.integers) * site.chain.channels
             mismatches = site.chain.mismatches(node.threshold, node.direction)
         proofs[site.value] = LayerProof(name=site.value, proof=proof, integers=integers, mismatches=mismatches)
-    return proofs, [site for site in folded.signs if proofs[site.value].proof == "float"]
+    return proofs, [site for site in signs if proofs[site.value].proof == "float"]
+
+
+def _same_threshold(node: Node, twin: Node | None) -> bool:
+    """Whether an integer net has the threshold of the exact net."""
+    if not isinstance(node, Threshold) or not isinstance(twin, Threshold) or node.inputs != twin.inputs:
+        return False
+    return all(np.array_equal(getattr(node, name), getattr(twin, name)) for name in ("threshold", "direction"))
 
 
 def _outline(net: PackedNet) -> tuple[object, ...]:

@@ -49,6 +49,7 @@ class Agreement:
     trained_difference: for labels, the largest difference of a logit from that of the model as trained, divided by its
         range; None where the net takes signs, or rounds to integers, which rounding may change.
     integers: the net rounds real values to integers of few bits.
+    model_correct: correct labels of torch; None without labels.
     """
 
     count: int
@@ -71,6 +72,7 @@ class Agreement:
     outputs: dict[str, Agreement] = field(default_factory=dict, hash=False)
     trained_difference: float | None = field(default=None, compare=False)
     integers: bool = field(default=False, compare=False)
+    model_correct: int | None = field(default=None, compare=False)
 
     @property
     def equal_labels(self) -> int:
@@ -163,6 +165,7 @@ class OutputCounts:
         self.kind = ""
         self.difference, self.bit_exact = 0.0, True
         self.count = self.mismatches = self.tied = self.correct = self.trained_mismatches = self.trained_correct = 0
+        self.model_correct = 0
         self.with_targets = self.with_trained = False
         self.differs: list[np.ndarray] = []  # bool (n,) of each batch
         self.trained_differs: list[np.ndarray] = []
@@ -223,6 +226,7 @@ class OutputCounts:
             apart = np.maximum(_margin(theirs, predicted), _margin(ours, expected))
             self.tied += int(np.count_nonzero(apart[differs] <= TIED * np.abs(theirs).max()))
         self.correct += int(np.count_nonzero((predicted == truth)[known]))
+        self.model_correct += int(np.count_nonzero((expected == truth)[known]))
         self.differs.append(_any_of(differs))
         if as_trained is not None:
             trained = as_trained.argmax(axis=1)
@@ -249,6 +253,7 @@ class OutputCounts:
             )
         )
         self.correct += int(np.count_nonzero((ours > 0) == truth))
+        self.model_correct += int(np.count_nonzero((theirs > 0) == truth))
         self.differs.append(_any_of(differs))
         if as_trained is not None:
             changed = (as_trained > 0) != (ours > 0)
@@ -268,6 +273,7 @@ class OutputCounts:
                 self.mismatches if rounded else self.tied,
                 integers=self.integers,
                 correct=self.correct if self.with_targets else None,
+                model_correct=self.model_correct if self.with_targets else None,
                 trained_mismatches=self.trained_mismatches if self.with_trained else None,
                 trained_correct=self.trained_correct if self.with_trained and self.with_targets else None,
                 compared="labels" if self.kind == "labels" else "multi-label",
@@ -328,6 +334,7 @@ def joint(outputs: dict[str, OutputCounts]) -> Agreement:
         all(part.bit_exact for part in parts.values()),
         int(np.count_nonzero(apart & ~broken)),
         correct=None if only is None else only.correct,
+        model_correct=None if only is None else only.model_correct,
         trained_mismatches=trained,
         trained_correct=None if only is None else only.trained_correct,
         compared="values",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from onebit.errors import NotBinaryError, UsageError
 from onebit.evaluation.batches import OnImages, in_tiles, predict_logits
 from onebit.evaluation.modes import bn_images, evaluate, fixed_weights, reestimate_batch_norm_
 from onebit.fold import pack
+from onebit.integer import Calibrated, calibrated
 from onebit.layers import binary_layers, latent_keys
 from onebit.packed import Certificate, PackedNet
 from onebit.packed.difference import Difference, array_differences, graph_difference
@@ -30,6 +31,9 @@ from onebit.train.weights import read_state
 from onebit.verification.agreement import certify, prove
 from onebit.verification.inspection import inspect_state
 from onebit.verification.tally import Agreement, reference_images
+
+CALIBRATION = 500
+"""Training images on which the ranges of activations are found."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,9 @@ def pack_run(
     weights: str = "binary",
     seed: int = 0,
     images: int | None = None,
+    activations: int | None = None,
+    calibration: int = CALIBRATION,
+    on_ranges: Callable[[Calibrated], None] | None = None,
     on_images: OnImages | None = None,
 ) -> PackedNet:
     """Fold and pack a trained net, and certify it on the test split of its data.
@@ -87,13 +94,21 @@ def pack_run(
     Args:
         weights: "binary", or "sample" for one random draw from `seed`.
         images: number of images to compare, evenly spread over the split; all when None.
+        activations: bits to which the activations are rounded, see `onebit.integer_net`; None for real ones.
+        calibration: number of training images to find their ranges on, evenly spread over the split.
+        on_ranges: called with the integer net and its ranges.
         on_images: called with (images done, images) during the comparison.
 
     Raises:
-        UsageError: the net was trained on whitened images.
+        UsageError: the net was trained on whitened images; for `activations` also as `onebit.integer_net`.
         NotBinaryError: no binary layer, or NaN weights. FoldError: an operation that cannot be folded.
     """
     model, packed = fold_run(run, data, weights=weights, seed=seed)
+    if activations is not None:
+        found = calibrated_on(model, packed, data, activations, calibration)
+        packed, calibration = found.net, min(calibration, len(data.train))
+        if on_ranges is not None:
+            on_ranges(found)
     split = data.test if images is None else data.test.spread(images)
     return certify(
         model,
@@ -105,8 +120,16 @@ def pack_run(
         source=run.sha256,
         recipe=run.recipe.name,
         images=None if split is data.test else images,
+        activations=activations,
+        calibration=None if activations is None else calibration,
         on_images=on_images,
     )
+
+
+def calibrated_on(model: nn.Module, packed: PackedNet, data: Dataset, activations: int, calibration: int) -> Calibrated:
+    """The integer net of a packed net, with ranges of some training images, evenly spread. Errors: `integer_net`."""
+    images = in_tiles(model, data.train.spread(calibration)).images
+    return calibrated(packed, images, activations=activations)
 
 
 def _class_names(run: Run) -> tuple[str, ...] | None:
@@ -253,6 +276,8 @@ def prove_packed(
     yield Claim("source", same_file, f"{source.source} is {'' if same_file else 'not '}the certified checkpoint")
     seed = certificate.seed or 0
     model, fresh = fold_run(source, data, weights=certificate.weights, seed=seed)
+    if certificate.activations is not None and certificate.calibration is not None:
+        fresh = calibrated_on(model, fresh, data, certificate.activations, certificate.calibration).net
     yield _same_net(net, fresh)
     if graph_difference(net, fresh) is not None:
         return
@@ -267,8 +292,10 @@ def prove_packed(
         source=source.sha256,
         recipe=source.recipe.name,
         # of the net packed here: another processor may round differently where a sum is exactly at a threshold
-        layers=prove(model, fresh, weights=certificate.weights, seed=seed),
+        layers=prove(model, fresh, weights=certificate.weights, seed=seed, integer=certificate.activations is not None),
         images=certificate.images,
+        activations=certificate.activations,
+        calibration=certificate.calibration,
         on_images=on_images,
     ).certificate
     assert again is not None

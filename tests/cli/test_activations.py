@@ -1,0 +1,180 @@
+"""`pack --activations`: integer nets from a run, their certificate, its verification, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cli_support import SMALL, Outcome
+
+from onebit.__main__ import main
+from onebit.data import load_dataset
+from onebit.packed import PackedNet, Requantize, load, save
+from onebit.runtime import run
+
+Onebit = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="module")
+def integer_file(run_folder: Path) -> Path:
+    """The run as an integer net of 8 bits."""
+    path = run_folder.parent / "integer.1bit"
+    assert main(["pack", str(run_folder), "-o", str(path), "--activations", "8"]) == 0
+    return path
+
+
+def steps(done: Outcome) -> dict[str, tuple[bool, str]]:
+    return {step["name"]: (step["ok"], step["detail"]) for step in done.json["steps"]}
+
+
+def changed(net: PackedNet, **arrays: Callable[[np.ndarray], np.ndarray]) -> PackedNet:
+    """The net with other arrays in its first requantization."""
+    [at, *_] = [index for index, node in enumerate(net.nodes) if isinstance(node, Requantize)]
+    fields: dict[str, Any] = {name: change(getattr(net.nodes[at], name)) for name, change in arrays.items()}
+    nodes = [*net.nodes[:at], replace(net.nodes[at], **fields), *net.nodes[at + 1 :]]
+    return replace(net, nodes=tuple(nodes))
+
+
+def test_the_certificate_states_labels_and_both_accuracies(
+    onebit: Onebit, run_folder: Path, packed_file: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "net.1bit"
+    done = onebit(
+        "pack", run_folder, "-o", path, "--activations", 2, "--calibration", 100, "--json", *("--allow-drop", 100)
+    )
+    assert done.status == 0
+    assert "activations rounded to 2 bits: at most" in done.err
+    test = load_dataset("mnist-sample").test
+    exact, rounded = (run(load(file), test.images).argmax(axis=1) for file in (packed_file, path))
+    made = done.json["certificate"]
+    assert made["activations"] == done.json["activations"] == 2
+    assert made["calibration"] == 100
+    assert made["count"] == len(test)
+    assert made["correct"] == int((rounded == test.labels).sum())
+    assert made["model_correct"] == int((exact == test.labels).sum())
+    assert made["label_mismatches"] == int((exact != rounded).sum())
+    assert made["tied"] == 0
+    assert {"step", "beyond"} == done.json["ranges"]["relu1"].keys()
+    assert [(node.least, node.most) for node in load(path).nodes if isinstance(node, Requantize)] == [(0, 3)]
+
+
+def test_the_file_has_at_most_8_more_bytes_a_channel(integer_file: Path, packed_file: Path) -> None:
+    assert integer_file.stat().st_size <= packed_file.stat().st_size + 8 * (32 + 10) + 100  # of the certificate
+
+
+def test_it_is_written_in_the_same_bytes_again(
+    onebit: Onebit, run_folder: Path, integer_file: Path, tmp_path: Path
+) -> None:
+    assert onebit("pack", run_folder, "-o", tmp_path / "net.1bit", "--activations", 8).status == 0
+    assert (tmp_path / "net.1bit").read_bytes() == integer_file.read_bytes()
+
+
+def test_verify_recomputes_it_from_its_source(onebit: Onebit, run_folder: Path, integer_file: Path) -> None:
+    done = onebit("verify", integer_file, "--source", run_folder, "--json")
+    assert done.status == 0, done.out
+    assert [*steps(done)] == ["packed accuracy", "source", "packed bits", "certificate"]
+    assert steps(done)["packed bits"][1] == "every weight and parameter equals that of the source, packed again"
+    assert onebit("verify", integer_file).status == 0
+
+
+def test_rounding_on_another_processor_is_not_a_difference(
+    onebit: Onebit, run_folder: Path, integer_file: Path, tmp_path: Path
+) -> None:
+    """Ranges follow from float32 parameters of the run, which another version of torch may round differently."""
+    near = changed(load(integer_file), multiplier=lambda a: a + np.int32(1), offset=lambda a: a + np.int64(100))
+    save(near, tmp_path / "net.1bit")
+    done = onebit("verify", tmp_path / "net.1bit", "--source", run_folder, "--json")
+    assert steps(done)["packed bits"][1].startswith("equal to the source, packed again, up to rounding in torch: 32 of")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"multiplier": lambda a: (a * 1.01).astype(np.int32)}, "32 of 32 values of multiplier of relu1"),
+        ({"offset": lambda a: a + np.abs(a).max() // 100}, "32 of 32 values of offset of relu1"),
+    ],
+)
+def test_other_multipliers_are_found_by_the_source(
+    onebit: Onebit, run_folder: Path, integer_file: Path, tmp_path: Path, arrays: Any, message: str
+) -> None:
+    save(changed(load(integer_file), **arrays), tmp_path / "net.1bit")
+    done = onebit("verify", tmp_path / "net.1bit", "--source", run_folder, "--json")
+    assert done.status == 1
+    ok, detail = steps(done)["packed bits"]
+    assert not ok
+    assert detail.startswith(f"the file differs from its source, packed again: {message}")
+
+
+def test_other_bits_in_the_certificate_are_found_by_the_source(
+    onebit: Onebit, run_folder: Path, integer_file: Path, tmp_path: Path
+) -> None:
+    net = load(integer_file)
+    assert net.certificate is not None
+    save(replace(net, certificate=replace(net.certificate, activations=4)), tmp_path / "net.1bit")
+    done = onebit("verify", tmp_path / "net.1bit", "--source", run_folder, "--json")
+    assert done.status == 1
+    assert not steps(done)["packed bits"][0]
+
+
+def test_too_large_a_loss_of_accuracy_writes_nothing(onebit: Onebit, run_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "net.1bit"
+    done = onebit("pack", run_folder, "-o", path, "--activations", 2, "--allow-drop", 0, "--json")
+    assert done.status == 1
+    assert done.out == ""
+    assert not path.exists()
+    assert done.err.splitlines()[-1].startswith("onebit: 2-bit activations cost ")
+    assert "more than 0: nothing is written; use more bits, or --allow-drop POINTS" in done.err
+    done = onebit("pack", run_folder, "-o", path, "--activations", 2, "--allow-drop", 50)
+    assert done.status == 0
+    assert path.exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--activations", "3"], "argument --activations: must be 8, 4 or 2 bits, got '3'"),
+        (["--activations", "8", "--no-certify"], "--activations needs the training images"),
+        (["--activations", "8", "--calibration", "20"], "got 20 images to calibrate ranges on, expected at least 32"),
+        (["--calibration", "50"], "--calibration belongs to --activations 8, 4 or 2"),
+        (["--allow-drop", "1"], "--allow-drop belongs to --activations 8, 4 or 2"),
+        (
+            ["--activations", "8", "--allow-drop", "-1"],
+            "argument --allow-drop: must be percentage points from 0 to 100",
+        ),
+        (
+            ["--activations", "8", "--allow-drop", "nan"],
+            "argument --allow-drop: must be percentage points from 0 to 100",
+        ),
+    ],
+)
+def test_wrong_flags_are_one_line(
+    onebit: Onebit, run_folder: Path, tmp_path: Path, flags: list[str], message: str
+) -> None:
+    done = onebit("pack", run_folder, "-o", tmp_path / "net.1bit", *flags)
+    assert done.status == 2
+    assert message in done.line
+    assert not (tmp_path / "net.1bit").exists()
+
+
+def test_a_net_of_signs_is_refused(onebit: Onebit, tmp_path: Path) -> None:
+    folder = tmp_path / "signs"
+    assert main(["train", "digits-smoke", *SMALL, "--method", "bnn", "--epochs", "0.2", "--out", str(folder)]) == 0
+    done = onebit("pack", folder, "-o", tmp_path / "net.1bit", "--activations", 8)
+    assert done.status == 2
+    assert "all activations of the net are ±1 or integers already: there is nothing to round" in done.line
+
+
+def test_the_verbs_take_it(onebit: Onebit, integer_file: Path, tmp_path: Path) -> None:
+    assert onebit("evaluate", integer_file, "--json").json["correct"] == load(integer_file).certificate.correct
+    inspected = onebit("inspect", integer_file)
+    assert inspected.status == 0
+    assert "8-bit activations (" in inspected.out
+    row = next(line for line in onebit("summary", integer_file).out.splitlines() if line.startswith("relu1"))
+    assert row.endswith("integer: normalization and rounding")
+    np.save(tmp_path / "digit.npy", load_dataset("mnist-sample").test.images[:1])
+    assert json.loads(onebit("summary", integer_file, "--json").out)

@@ -1,0 +1,159 @@
+"""Ranges of activations: their steps, what is refused, and what does not depend on how they are found."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from packed_nets import IMAGE_NETS, Builder, inputs_of, make_packed_mlp
+
+from onebit import native
+from onebit.errors import FormatError, NotBinaryError, UsageError
+from onebit.integer import calibrated, integer_net
+from onebit.integer.conversion import Rounding
+from onebit.integer.ranges import _range_of
+from onebit.packed import Affine, Conv, Dense, PackedNet, Relu, Requantize, Sign, dumps
+from onebit.runtime import run
+
+MLP = make_packed_mlp((12, 20, 15, 4))
+IMAGES = inputs_of(MLP, 40)
+
+
+def changed(net: PackedNet, name: str, **arrays: np.ndarray) -> PackedNet:
+    """The net with other arrays in one node."""
+    return replace(net, nodes=tuple(replace(node, **arrays) if node.output == name else node for node in net.nodes))
+
+
+# ------------------------------------------------------------------------------------------------------------- steps
+def test_evenly_spread_numbers_get_their_whole_range() -> None:
+    numbers = np.linspace(0, 10, 1000)
+    found = _range_of(Rounding("x", 0, 255, False), numbers, 10.0, 1000)
+    assert found.step == pytest.approx(10 / 255, rel=0.05)
+    assert found.beyond <= 0.05
+
+
+def test_with_few_bits_rare_large_numbers_are_cut_off() -> None:
+    """The step is near the best one, here found by trying 2,000 others, and the share beyond is counted."""
+    numbers = np.concatenate([np.abs(np.random.default_rng(0).normal(size=20_000)), [50.0]])
+    found = _range_of(Rounding("x", 0, 15, False), numbers, 50.0, 1000)
+
+    def error(step: float) -> float:
+        return float(np.square(np.clip(np.floor(numbers / step + 0.5), 0, 15) * step - numbers).sum())
+
+    assert error(found.step) <= 1.02 * min(error(step) for step in np.linspace(0.01, 50 / 15, 2000))
+    assert found.beyond == np.count_nonzero(numbers >= 15.5 * found.step) / numbers.size > 0
+
+
+def test_signed_numbers_use_both_sides() -> None:
+    numbers = np.random.default_rng(0).normal(size=20_000)
+    found = _range_of(Rounding("x", -8, 7, False), numbers, float(np.abs(numbers).max()), 1000)
+    assert 0.2 < found.step < 0.6
+    outside = (numbers >= 7.5 * found.step) | (numbers < -8.5 * found.step)
+    assert found.beyond == np.count_nonzero(outside) / numbers.size
+
+
+def test_a_stream_may_be_twice_as_large() -> None:
+    found = _range_of(Rounding("x", -32768, 32767, True), np.array([3.0]), 5.0, 40)
+    assert found.step == pytest.approx(10 / 32767)
+
+
+def test_activations_beyond_the_range_saturate() -> None:
+    """Pixels far above those of the calibration give the largest integer, not another one."""
+    b = Builder((4,), coding="values")
+    b.add(Dense, **b.signs(3, 4))
+    b.add(Affine, scale=np.ones(3, np.float32))
+    b.add(Relu)
+    b.dense(2)
+    net = b.net()
+    rng = np.random.default_rng(0)
+    made = integer_net(net, rng.integers(0, 3, (64, 4), dtype=np.uint8))
+    [rounding] = [node for node in made.nodes if isinstance(node, Requantize)]
+    inner = replace(made, output=rounding.output, nodes=made.nodes[: made.nodes.index(rounding) + 1])
+    given = run(inner, np.full((1, 4), 255, np.uint8))
+    sums = run(replace(net, output="n0", nodes=net.nodes[:1]), np.full((1, 4), 255, np.uint8))
+    assert set(given[sums > 20]) <= {255.0}
+    assert (given[sums <= 0] == 0).all()
+
+
+def test_the_ranges_do_not_depend_on_the_executor(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = IMAGE_NETS["real"](0)
+    images = inputs_of(net, 33)
+    made = dumps(integer_net(net, images))
+    monkeypatch.setenv("ONEBIT_NATIVE", "0")
+    assert dumps(integer_net(net, images)) == made
+    assert native.instruction_set() is None
+
+
+def test_gray_images_may_lack_their_channel() -> None:
+    net = make_packed_mlp((12, 20, 4), shape=(1, 3, 4))
+    images = inputs_of(net, 40)
+    assert dumps(integer_net(net, images[:, 0])) == dumps(integer_net(net, images))
+
+
+# ---------------------------------------------------------------------------------------------------------- bad input
+def test_too_few_images_are_refused() -> None:
+    with pytest.raises(UsageError, match="got 31 images to calibrate ranges on, expected at least 32"):
+        integer_net(MLP, IMAGES[:31])
+
+
+@pytest.mark.parametrize("bits", [0, 1, 3, 16, "8", None, 8.5])
+def test_other_bits_are_refused(bits: int) -> None:
+    with pytest.raises(UsageError, match="bits, expected 8, 4, 2"):
+        integer_net(MLP, IMAGES, activations=bits)
+
+
+def test_images_of_another_shape_are_refused() -> None:
+    with pytest.raises(UsageError, match="got images float64"):
+        integer_net(MLP, np.zeros((40, 1, 1, 12)))
+
+
+def test_a_layer_that_is_always_zero_is_named() -> None:
+    dead = changed(MLP, "affine1", shift=np.full(15, -1e6, np.float32))
+    with pytest.raises(UsageError, match="relu1: every value is 0 on the 40 calibration images, so it has no range"):
+        integer_net(dead, IMAGES)
+
+
+@pytest.mark.parametrize("scale", [3e38, -3e38])
+def test_values_that_are_not_finite_are_named(scale: float) -> None:
+    """The first layer's scale overflows float32 where its sums are large."""
+    wild = changed(MLP, "affine0", scale=np.full(20, scale, np.float32))
+    with pytest.raises(FormatError, match="affine0: some values are NaN or infinite on the calibration images"):
+        integer_net(wild, IMAGES)
+
+
+def test_nan_at_a_sign_is_named() -> None:
+    b = Builder((2, 3, 3), coding="standardise")
+    b.add(Conv, **b.signs(4, 18), kernel=(3, 3))
+    b.add(Affine, scale=np.full(4, 3e38, np.float32))
+    b.add(Affine, scale=np.zeros(4, np.float32))
+    b.add(Sign)
+    b.add(Conv, **b.signs(4, 4), kernel=(1, 1))
+    b.affine(4)
+    b.add(Relu)
+    b.add(Conv, **b.signs(4, 4), kernel=(1, 1))
+    net = b.net()
+    with pytest.raises((FormatError, NotBinaryError), match="n1: some values are NaN or infinite"):
+        integer_net(net, inputs_of(net, 40))
+
+
+def test_a_net_of_signs_has_nothing_to_round() -> None:
+    net = make_packed_mlp((12, 20, 15, 4), form="sign")
+    with pytest.raises(UsageError, match="±1 or integers already: there is nothing to round"):
+        integer_net(net, inputs_of(net, 40))
+
+
+def test_an_integer_net_is_not_rounded_again() -> None:
+    with pytest.raises(UsageError, match="an integer net already"):
+        integer_net(integer_net(MLP, IMAGES), IMAGES)
+
+
+def test_an_affine_map_beyond_exact_integers_is_computed_in_reals() -> None:
+    """A channel far below zero, where the multipliers of all would be too coarse: real values are rounded instead."""
+    scale, shift = np.full(20, 1e-3, np.float32), np.zeros(20, np.float32)
+    scale[3], shift[3] = 3e9, -1e20
+    net = changed(MLP, "affine0", scale=scale, shift=shift)
+    made = calibrated(net, IMAGES).net
+    kinds = [type(node).__name__ for node in made.nodes]
+    assert kinds.count("Quantize") == 1
+    assert np.isfinite(run(made, IMAGES)).all()
