@@ -155,9 +155,8 @@ def _certified(run: Run, args: Any) -> tuple[PackedNet, dict[str, Any], dict[str
 
     def state(found: Calibrated) -> None:
         ranges.update({name: made._asdict() for name, made in found.ranges.items()})
-        say(
-            f"activations rounded to {args.activations} bits; of no value more than {percent(found.beyond)} are beyond the range"
-        )
+        beyond = f"at most {percent(found.beyond)} of the numbers of a value are beyond its range"
+        say(f"activations rounded to {args.activations} bits: {beyond}")
 
     with progress("comparing", "images") as bar:
         packed = pack_run(
