@@ -13,7 +13,8 @@ from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, make_packed_
 
 from onebit.errors import UsageError
 from onebit.integer import calibrated, rounded_as_trained
-from onebit.integer.conversion import CONVERSIONS
+from onebit.integer.conversion import CONVERSIONS, Conversion
+from onebit.integer.form import Form
 from onebit.integer.nets import _planned
 from onebit.packed import (
     OPS,
@@ -212,6 +213,51 @@ def test_weights_multiply_integers_of_few_bits(name: str) -> None:
             assert node.centre is None
             assert -128 <= x.limits[0] <= x.limits[1] <= 255 or x.bound == 255 or isinstance(node, Dense)
     assert dumps(loads(dumps(made))) == dumps(made)
+
+
+def test_pixels_of_a_net_trained_with_roundings_can_be_rounded_too() -> None:
+    """The sums of real values that `quantize` rounded become sums of integers, and the net integer from the pixels."""
+    b = Builder((2, 4, 4), coding="standardise")
+    b.add(Conv, **b.signs(6, 18), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.add(Affine, scale=np.full(6, 3, np.float32), shift=b.real(6))
+    x = b.add(Quantize, least=0, most=15)
+    y = b.add(Conv, **b.signs(6, 54), kernel=(3, 3), padding=(1, 1, 1, 1))
+    b.requantize(y, x, most=15)
+    b.add(Flatten)
+    b.dense(5)
+    net = b.net()
+    images = inputs_of(net, 64)
+    made = calibrated(net, images).net
+    operations = ["Requantize", "Conv", "Requantize", "Conv", "Requantize", "Flatten", "Dense"]
+    assert [type(node).__name__ for node in made.nodes] == operations
+    apart = np.abs(run(made, images) - run(net, images)).mean()
+    assert 0 < apart < 0.02 * np.abs(run(net, images)).max()
+
+
+def test_an_integer_net_behind_scaled_integers_has_other_multipliers() -> None:
+    """A requantization of integers that become multiples of a step rounds the same sums."""
+    b = Builder((6,), coding="values")
+    b.dense(7)
+    b.dense(9)
+    b.requantize(most=15)
+    b.dense(3)
+    net = b.net()
+    wide = Conversion(net, 8, lambda rounding: 0.5)
+    wide.values["input"] = net.input.value
+    wide.forms["input"] = Form.of("input", 6, 0.5)  # of pixels that count half
+    sums = wide.again(net.nodes[1], wide.again(net.nodes[0], "input"))
+    form = CONVERSIONS[Requantize](wide, net.nodes[2], Form.of(sums, 9, 0.5))
+    [(value, scale)] = form.terms.items()
+    assert (scale == 1).all()
+    node = wide.nodes[-1]
+    assert isinstance(node, Requantize)
+    assert node.output == value
+    half = np.arange(-3000, 3000)[:, None] * np.ones(9, np.int64)
+    old, new = net.nodes[2], node
+    assert isinstance(old, Requantize)
+    expected = (half * old.multiplier[0].astype(np.int64) + 2 * old.offset) >> (old.shift + 1)
+    given = (half * new.multiplier[0].astype(np.int64) + new.offset) >> new.shift
+    assert np.mean(np.clip(expected, 0, 15) == np.clip(given, 0, 15)) > 0.999
 
 
 def test_every_operation_has_a_conversion() -> None:

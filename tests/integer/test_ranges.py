@@ -144,7 +144,7 @@ def test_a_net_of_signs_has_nothing_to_round() -> None:
 
 
 def test_an_integer_net_is_not_rounded_again() -> None:
-    with pytest.raises(UsageError, match="an integer net already"):
+    with pytest.raises(UsageError, match="integers already: there is nothing to round"):
         integer_net(integer_net(MLP, IMAGES), IMAGES)
 
 

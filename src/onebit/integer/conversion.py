@@ -255,7 +255,7 @@ class Conversion:
             return self.pools(reader, form)
         if isinstance(reader, nodes.Affine):
             return not form.clipped or _keeps_bounds(reader)
-        return not (isinstance(reader, nodes.Add) and form.clipped)
+        return not (isinstance(reader, (nodes.Add, nodes.Requantize)) and form.clipped)
 
     def _multiplied(self, reader: nodes.OneBitWeights, x: Value) -> bool:
         return x.bound is not None and x.bound < DIRECT and reader.terms * x.bound <= SUM_LIMIT
@@ -448,8 +448,16 @@ def _as_real(net: Conversion, node: Node, *inputs: Form) -> Form:
     return Form.of(net.again(node, *(net.real(name) for name in node.inputs)), net.channels(node.output))
 
 
-def _refused(net: Conversion, node: Node, *inputs: Form) -> Form:
-    raise UsageError("the net is an integer net already: its activations are integers of few bits")
+def _requantize(net: Conversion, node: nodes.Requantize, *inputs: Form) -> Form:
+    plain = [x.plain for x in inputs if x.plain is not None and x.plain[1] == 1 and net.values[x.plain[0]].exact]
+    if len(plain) == len(inputs):
+        return Form.of(net.again(node, *(value for value, _ in plain)), len(node.offset))
+    unit = 2.0**-node.shift
+    total = Form({}, node.offset * unit - 0.5)
+    for name, x, multiplier in zip(node.inputs, inputs, node.multiplier, strict=True):
+        own = Form.of(net.real(name), len(x.shift)) if x.clipped else x
+        total = total.plus(own.scaled(multiplier * unit, np.zeros(1)))
+    return net.rounded(node.output, total, 1.0, node.least, node.most)
 
 
 CONVERSIONS: dict[type[Node], Callable[..., Form]] = {
@@ -478,7 +486,7 @@ CONVERSIONS: dict[type[Node], Callable[..., Form]] = {
     nodes.Repeat: _moved,
     nodes.Clamp: _clamp,
     nodes.Multiply: _as_real,
-    nodes.Requantize: _refused,
+    nodes.Requantize: _requantize,
     nodes.Quantize: _quantize,
 }
 """For each operation: (conversion, node, forms of its inputs) -> form of its output."""
