@@ -64,14 +64,15 @@ def test_panels_hold_every_weight_once(groups: int, outputs: int, taps: int, cha
 @each_isa
 @pytest.mark.parametrize("sign", [1, -1])
 def test_weights_of_one_sign_and_extreme_pixels(isa: InstructionSet, sign: int) -> None:
-    """The largest possible sums, of a dense layer longer than 16 bits hold and of a convolution."""
-    images = np.stack([np.full((3, 19, 19), value, np.uint8) for value in (0, 255, 128)] * 5)
-    dense, conv = (Builder((3, 19, 19), coding=coding) for coding in ("values", "integer"))
+    """The largest possible sums, also of a dense layer longer than 16 bits hold, of few and of many rows."""
+    dense, conv = Builder((3, 83, 83), coding="values"), Builder((3, 9, 9))
     dense.add(Flatten)
-    dense.add(Dense, signs=pack_signs(np.full((20, 1083), sign, np.int8)), in_features=1083)
+    dense.add(Dense, signs=pack_signs(np.full((20, 3 * 83**2), sign, np.int8)), in_features=3 * 83**2)
     conv.add(Conv, signs=pack_signs(np.full((20, 27), sign, np.int8)), in_features=27, kernel=(3, 3), padding=(1,) * 4)
     for net in (dense.net(), conv.net()):
-        assert assert_same(net, images, isa)[0] == "dot"
+        images = np.stack([np.full(net.input.shape, value, np.uint8) for value in (0, 255, 128)])
+        for times in (1, 7):
+            assert assert_same(net, np.tile(images, (times, 1, 1, 1)), isa)[0] == "dot"
 
 
 @each_isa

@@ -14,6 +14,7 @@
 #define DOT_ROWS 16
 #define DOT_FOURS 1
 #define DOT_SHIFT 0
+#define DOT_FEW 16
 
 /* The lowest bits of 32 flags. */
 static inline uint32_t word_of(const int32_t *flags) {
@@ -97,6 +98,7 @@ typedef __m256i vec;
 #include "words.h"
 #include "lookups.h"
 #include "dot_tiles.h"
+#include "dot_few.h"
 
 static void expand_fours(const uint8_t *bits, int64_t fours, int8_t *to) {
     const __m256i places = _mm256_set1_epi64x((int64_t)0x8040201008040201u), one = _mm256_set1_epi8(1);

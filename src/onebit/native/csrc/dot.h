@@ -6,6 +6,7 @@
  * DOT_SHIFT     dot_tile multiplies byte - DOT_SHIFT
  * expand_fours, dot_tile   see below
  * DOT_MANY      with BYTE_TILES, the least pixels of which tiles_place is the faster dot_place
+ * DOT_FEW       dense layers of so many rows use dot_few, if there is one
  *
  * A row is the receptive field of an output pixel: segments of fours of bytes, each at an offset from the start of the row.
  */
@@ -225,7 +226,15 @@ static int dot_padded(dot_t *dot, const share_t *rows, int group, int64_t count,
     return saw_nan;
 }
 
+#ifdef DOT_FEW
+static int dot_few(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena);
+#endif
+
 static int dot(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
+#ifdef DOT_FEW
+    if (count <= DOT_FEW && call->out_height * call->out_width * call->taps_down * call->taps_across == 1 && call->groups == 1)
+        return dot_few(call, share, count, arena);
+#endif
     dot_t dot = dot_room(call, arena + call->scratch + share->scratch);
     const share_t alone = {0, 1, 0}, *rows = call->out_height > 1 ? share : &alone;
     work_t work = work_of(call, share, TILE_OUTPUTS);
