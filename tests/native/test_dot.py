@@ -73,6 +73,11 @@ def test_weights_of_one_sign_and_extreme_pixels(isa: InstructionSet, sign: int) 
         images = np.stack([np.full(net.input.shape, value, np.uint8) for value in (0, 255, 128)])
         for times in (1, 7):
             assert assert_same(net, np.tile(images, (times, 1, 1, 1)), isa)[0] == "dot"
+    wide = Builder((67, 5, 6), coding="values")  # sums of 603 bytes: more than 16 bits, in a tile of any size
+    wide.add(
+        Conv, **{**wide.signs(70, 603), "signs": pack_signs(np.full((70, 603), sign))}, kernel=(3, 3), padding=(1,) * 4
+    )
+    assert assert_same(wide.net(), np.full((2, 67, 5, 6), 255, np.uint8), isa)[0] == "dot"
 
 
 @each_isa

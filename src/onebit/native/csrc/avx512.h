@@ -93,7 +93,7 @@ ALWAYS __m512i lane_sums(__m512i bytes) {
 #define vec_lanes(sum) _mm512_madd_epi16(sum, _mm512_set1_epi16(1))
 #define DOT_STEPS 64 /* 64 * 2 * 255 fits 16 bits */
 #endif
-#define DOT_REGISTERS(panels) 6
+#define DOT_REGISTERS(panels) ((panels) < 2 ? 8 : 6)
 #include "words.h"
 #include "lookups.h"
 #include "dot_tiles.h"

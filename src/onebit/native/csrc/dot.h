@@ -122,7 +122,8 @@ static void dot_base(dot_t *dot, int group, int i, const int32_t *run) {
                                  (int64_t)group * call->outputs + first;
             for (int k = 0; k < count; k++) dot->base[k] = (int32_t)((uint32_t)dot->base[k] + value * (uint32_t)tap[k]);
         }
-    for (int k = count; k < call->together * call->outputs; k++) dot->base[k] = dot->base[k - count];
+    for (int k = count; k < call->together * call->outputs; k += count)
+        memcpy(dot->base + k, dot->base, (size_t)count * sizeof *dot->base);
 }
 
 /* Runs the epilogue on the sums of some rows of a tile. */

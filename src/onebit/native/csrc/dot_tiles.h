@@ -5,10 +5,10 @@
  */
 ALWAYS void dot_fixed(const int R, const int P, const uint8_t *const *a, const segment_t *segments, int count, const int8_t *b,
                       int64_t panel, int32_t *sums, int stride) {
-    vec part[6][4];
+    vec part[8][4];
     int room = DOT_STEPS;
 #define EACH(body)                    \
-    _Pragma("GCC unroll 6")           \
+    _Pragma("GCC unroll 8")           \
     for (int m = 0; m < R; m++)       \
         _Pragma("GCC unroll 4")       \
         for (int p = 0; p < P; p++) { \
@@ -27,7 +27,7 @@ ALWAYS void dot_fixed(const int R, const int P, const uint8_t *const *a, const s
                 vec weights[4];
 #pragma GCC unroll 4
                 for (int p = 0; p < P; p++) weights[p] = vec_load(w + p * panel);
-#pragma GCC unroll 6
+#pragma GCC unroll 8
                 for (int m = 0; m < R; m++) {
                     uint32_t four;
                     memcpy(&four, a[m] + at, 4);
@@ -66,6 +66,7 @@ static void dot_tile(int rows, int panels, const uint8_t *const *a, const segmen
             CASE(2, 1) CASE(2, 2) CASE(2, 3) CASE(2, 4)
             CASE(4, 1) CASE(4, 2) CASE(4, 3) CASE(4, 4)
             CASE(6, 1) CASE(6, 2) CASE(6, 3) CASE(6, 4)
+            CASE(8, 1)
         }
     }
 }
