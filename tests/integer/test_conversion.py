@@ -13,9 +13,10 @@ from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of, make_packed_
 
 from onebit.errors import UsageError
 from onebit.integer import calibrated, rounded_as_trained
-from onebit.integer.conversion import CONVERSIONS, Conversion
+from onebit.integer.conversion import Conversion
 from onebit.integer.form import Form
 from onebit.integer.nets import _planned
+from onebit.integer.operations import CONVERSIONS
 from onebit.packed import (
     OPS,
     AdaptiveAveragePool,
@@ -242,7 +243,7 @@ def test_an_integer_net_behind_scaled_integers_has_other_multipliers() -> None:
     b.requantize(most=15)
     b.dense(3)
     net = b.net()
-    wide = Conversion(net, 8, lambda rounding: 0.5)
+    wide = Conversion(net, 8, lambda rounding: 0.5, CONVERSIONS)
     wide.values["input"] = net.input.value
     wide.forms["input"] = Form.of("input", 6, 0.5)  # of pixels that count half
     sums = wide.again(net.nodes[1], wide.again(net.nodes[0], "input"))

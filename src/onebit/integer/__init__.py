@@ -1,8 +1,8 @@
 """Exact packed net -> integer net: activations of 8, 4 or 2 bits, from pixels to logits. Loads no torch.
 
-The operations of the exact net are walked in order (`conversion`). Scales, shifts and bounds are deferred (`form`)
-until integers are needed, and then computed together with one rounding (`multipliers`). How finely a value is rounded
-follows from what the exact net computes on some images (`ranges`).
+The operations of the exact net are walked in order (`conversion`, with the table of `operations`). Scales, shifts and
+bounds are deferred (`form`) until integers are needed, and then computed together with one rounding (`multipliers`).
+How finely a value is rounded follows from what the exact net computes on some images (`ranges`).
 """
 
 from onebit.integer.nets import BITS, Calibrated, calibrated, integer_net, rounded_as_trained

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from onebit.errors import UsageError
 from onebit.integer.conversion import Conversion, Rounding
+from onebit.integer.operations import CONVERSIONS
 from onebit.integer.ranges import Range, find_ranges
 from onebit.packed import PackedNet, Quantize, check_net
 
@@ -61,7 +62,7 @@ def calibrated(packed: PackedNet, images: Any, *, activations: int = 8) -> Calib
     ranges = find_ranges(packed, images, list(plan.roundings.values())) if plan.roundings else {}
     # values that are concatenated have one step, the largest of theirs
     steps = {name: max(ranges[other].step for other in groups[name]) for name in ranges}
-    net = Conversion(packed, activations, lambda rounding: steps[rounding.name]).convert()
+    net = Conversion(packed, activations, lambda rounding: steps[rounding.name], CONVERSIONS).convert()
     net.check_values()
     return Calibrated(net, ranges)
 
@@ -70,14 +71,14 @@ def rounded_as_trained(packed: PackedNet) -> PackedNet:
     """The net with the roundings that it was trained with, where they follow integers, as integer operations."""
     if not any(isinstance(node, Quantize) for node in packed.nodes):
         return packed
-    return Conversion(packed, None, lambda rounding: 1.0).convert()
+    return Conversion(packed, None, lambda rounding: 1.0, CONVERSIONS).convert()
 
 
 def _planned(packed: PackedNet, activations: int) -> tuple[Conversion, dict[str, frozenset[str]]]:
     """What will be rounded, and for each value those that must have the same step."""
     groups: dict[str, frozenset[str]] = {}
     while True:
-        plan = Conversion(packed, activations, _apart(groups))
+        plan = Conversion(packed, activations, _apart(groups), CONVERSIONS)
         plan.convert()
         found = _groups(plan.roundings, plan.joined)
         if found == groups:

@@ -1,0 +1,206 @@
+"""For each operation of an exact net, what becomes of it in the integer net."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from math import inf, prod
+
+import numpy as np
+
+from onebit.integer.conversion import Conversion, float64_or, keeps_bounds, to_float32
+from onebit.integer.form import Form
+from onebit.packed import Node, nodes
+from onebit.packed.bits import pack_signs
+from onebit.packed.nodes.node import INT32
+
+
+def _affine(net: Conversion, node: nodes.Affine, x: Form) -> Form:
+    if x.clipped and not keeps_bounds(node):
+        x = Form.of(net.real(node.inputs[0]), len(x.shift))
+    return x.scaled(float64_or(node.scale, 1.0), float64_or(node.shift, 0.0))
+
+
+def _relu(net: Conversion, node: nodes.Relu, x: Form) -> Form:
+    return x.between(0, inf)
+
+
+def _hardtanh(net: Conversion, node: nodes.Hardtanh, x: Form) -> Form:
+    return x.between(-1, 1)
+
+
+def _clamp(net: Conversion, node: nodes.Clamp, x: Form) -> Form:
+    low, high = (
+        default if array is None else float(array[0]) for array, default in ((node.low, -inf), (node.high, inf))
+    )
+    return x.between(low, high)
+
+
+def _add(net: Conversion, node: nodes.Add, *inputs: Form) -> Form:
+    a, b = (
+        Form.of(net.real(name), len(x.shift)) if x.clipped else x for name, x in zip(node.inputs, inputs, strict=True)
+    )
+    return a.plus(b)
+
+
+def _quantize(net: Conversion, node: nodes.Quantize, x: Form) -> Form:
+    return net.rounded(node.output, x, 1.0, node.least, node.most)
+
+
+def _threshold(net: Conversion, node: nodes.Threshold, x: Form) -> Form:
+    at = node.threshold.astype(np.float64)
+    at[node.threshold == INT32.min], at[node.threshold == INT32.max] = -inf, inf  # true for every sum, or for none
+    return _signs(net, node, x, at, node.direction.astype(np.float64))
+
+
+def _sign(net: Conversion, node: nodes.Sign, x: Form) -> Form:
+    return _signs(net, node, x, float64_or(node.shift, 0.0) + np.zeros_like(x.shift), np.ones_like(x.shift))
+
+
+def _signs(net: Conversion, node: Node, x: Form, at: np.ndarray, direction: np.ndarray) -> Form:
+    """+1 where direction · x >= direction · at: a threshold of integers, or else a sign of real values."""
+    if x.term is None or not net.values[x.term[0]].exact:
+        shift = np.clip(-direction * at, -(2.0**32), 2.0**32)
+        value = net.computed(f"{node.output[:80]}.scaled", x.scaled(direction, shift)) if not x.clipped else None
+        if value is None:
+            fields = {"scale": to_float32(direction), "shift": to_float32(shift)}
+            value = net.emit(nodes.Affine, f"{node.output[:80]}.scaled", net.real(node.inputs[0]), **fields)
+        return Form.of(net.emit(nodes.Sign, node.output, value), len(x.shift))
+    value, scale = x.term
+    slope, least = direction * scale, direction * (at - x.shift)  # slope · value >= least
+    with np.errstate(divide="ignore", invalid="ignore"):
+        quotient = np.where(slope == 0, np.where(least <= 0, -inf, inf), least / np.where(slope == 0, 1, slope))
+        # a quotient is rounded, the product of an integer and a float32 is not
+        rising = slope >= 0
+        threshold, ahead = np.where(rising, np.ceil(quotient), np.floor(quotient)), np.where(rising, 1, -1)
+        threshold = np.where(slope * threshold < least, threshold + ahead, threshold)
+        threshold = np.where(slope * (threshold - ahead) >= least, threshold - ahead, threshold)
+    threshold = np.clip(threshold, INT32.min, INT32.max).astype(np.int32)
+    fields = {"threshold": threshold, "direction": ahead.astype(np.int8)}
+    return Form.of(net.emit(nodes.Threshold, node.output, value, **fields), len(x.shift))
+
+
+def _one_bit(net: Conversion, node: nodes.OneBitWeights, x: Form) -> Form:
+    value, step = net.plain(node.inputs[0])
+    if step != 1 and _has_border(node):
+        value, step = net.real(node.inputs[0]), 1.0
+    sums = net.again(node, value, scale=None, centre=None)
+    terms = {sums: step * float64_or(node.scale, 1.0) * np.ones(node.outputs)}
+    if node.centre is not None:
+        groups = getattr(node, "groups", 1)
+        ones = pack_signs(np.ones((groups, node.terms), np.int8))
+        whole = net.append(
+            replace(
+                node, inputs=(value,), output=net.free(f"{node.output[:80]}.sum"), signs=ones, scale=None, centre=None
+            )
+        )
+        times = (node.outputs // groups, *[1] * (len(net.values[whole].shape) - 1))
+        whole = net.emit(nodes.Repeat, f"{node.output[:80]}.sums", whole, times=times)
+        terms[whole] = step * node.centre.astype(np.float64)
+    return Form(terms, np.zeros(node.outputs))
+
+
+def _has_border(node: Node) -> bool:
+    """Whether it pads with ±1."""
+    return bool(getattr(node, "padding_value", False)) and any(getattr(node, "padding", ()))
+
+
+def _real_weights(net: Conversion, node: nodes.RealWeights, x: Form) -> Form:
+    value, step = net.plain(node.inputs[0])
+    if step != 1 and _has_border(node):
+        value, step = net.real(node.inputs[0]), 1.0
+    return Form.of(net.again(node, value), node.outputs, step)
+
+
+def _moved(net: Conversion, node: Node, x: Form) -> Form:
+    """Operations that move or choose elements."""
+    value, step = net.plain(node.inputs[0])
+    # a border of ±1 is not a multiple of the step, and a single number has no channels to be scaled
+    if step != 1 and (getattr(node, "value", False) or not net.known[node.output].shape):
+        value, step = net.real(node.inputs[0]), 1.0
+    made = net.again(node, value)
+    if value in net.origin:
+        net.origin[made] = net.origin[value]
+    return Form.of(made, net.channels(node.output), step)
+
+
+def _concat(net: Conversion, node: nodes.Concat, *inputs: Form) -> Form:
+    parts = [net.plain(name) for name in node.inputs]
+    origins = [net.origin[value] for value, _ in parts if value in net.origin]
+    net.joined += pairwise(origins)
+    made = net.again(node, *(value for value, _ in parts))
+    if len(origins) == len(parts):
+        net.origin[made] = origins[0]
+    steps = [np.full(len(x.shift), step) for x, (_, step) in zip(inputs, parts, strict=True)]
+    return Form({made: np.concatenate(steps)}, np.zeros(net.channels(node.output)))
+
+
+def _average_pool(net: Conversion, node: nodes.AveragePool, x: Form) -> Form:
+    if not net.pools(node, x):
+        return Form.of(net.again(node, net.real(node.inputs[0])), len(x.shift))
+    assert x.term is not None
+    value, scale = x.term
+    pixels = prod(node.kernel)
+    if net.values[value].exact and (node.sums or node.count_padding or not any(node.padding)):
+        made = net.again(node, value, sums=1, count_padding=0)
+        scale = scale if node.sums else scale / pixels
+    else:
+        made = net.again(node, value)
+    return Form({made: scale}, x.shift * pixels if node.sums else x.shift)
+
+
+def _adaptive(net: Conversion, node: nodes.AdaptiveAveragePool, x: Form) -> Form:
+    same = net.pool_of(node)
+    if same is not None and net.pools(same, x) and x.term is not None and net.values[x.term[0]].exact:
+        return _average_pool(net, same, x)
+    return Form.of(net.again(node, net.real(node.inputs[0])), len(x.shift))
+
+
+def _as_real(net: Conversion, node: Node, *inputs: Form) -> Form:
+    """An operation on real values."""
+    return Form.of(net.again(node, *(net.real(name) for name in node.inputs)), net.channels(node.output))
+
+
+def _requantize(net: Conversion, node: nodes.Requantize, *inputs: Form) -> Form:
+    plain = [x.plain for x in inputs if x.plain is not None and x.plain[1] == 1 and net.values[x.plain[0]].exact]
+    if len(plain) == len(inputs):
+        return Form.of(net.again(node, *(value for value, _ in plain)), len(node.offset))
+    unit = 2.0**-node.shift
+    total = Form({}, node.offset * unit - 0.5)
+    for name, x, multiplier in zip(node.inputs, inputs, node.multiplier, strict=True):
+        own = Form.of(net.real(name), len(x.shift)) if x.clipped else x
+        total = total.plus(own.scaled(multiplier * unit, np.zeros(1)))
+    return net.rounded(node.output, total, 1.0, node.least, node.most)
+
+
+CONVERSIONS: dict[type[Node], Callable[..., Form]] = {
+    nodes.Flatten: _moved,
+    nodes.Dense: _one_bit,
+    nodes.RealDense: _real_weights,
+    nodes.Conv: _one_bit,
+    nodes.RealConv: _real_weights,
+    nodes.ConvTranspose: _one_bit,
+    nodes.RealConvTranspose: _real_weights,
+    nodes.MaxPool: _moved,
+    nodes.AveragePool: _average_pool,
+    nodes.AdaptiveAveragePool: _adaptive,
+    nodes.Affine: _affine,
+    nodes.Threshold: _threshold,
+    nodes.Sign: _sign,
+    nodes.Relu: _relu,
+    nodes.Prelu: _as_real,
+    nodes.Hardtanh: _hardtanh,
+    nodes.Add: _add,
+    nodes.Concat: _concat,
+    nodes.Slice: _moved,
+    nodes.Pad: _moved,
+    nodes.Reshape: _moved,
+    nodes.Permute: _moved,
+    nodes.Repeat: _moved,
+    nodes.Clamp: _clamp,
+    nodes.Multiply: _as_real,
+    nodes.Requantize: _requantize,
+    nodes.Quantize: _quantize,
+}
+"""For each operation: (conversion, node, forms of its inputs) -> form of its output."""
