@@ -150,16 +150,26 @@ def test_halves_become_even_and_numbers_beyond_an_end_the_end(to: str, ends: tup
             np.testing.assert_array_equal(found[name][:, 0], np.clip(np.rint(x), *ends))
 
 
+@pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("to", ["torch", "standard", "float"])
-def test_an_affine_map_is_rounded_to_float32_before_it_is_rounded_to_integers(to: str, tmp_path: Path) -> None:
-    """In float64 2.5 - 2^-30 is below 2.5, in float32 it is 2.5, and the even integer beside that is 2."""
+def test_an_affine_map_is_rounded_to_float32_before_it_is_rounded_to_integers(
+    to: str, wide: bool, tmp_path: Path
+) -> None:
+    """2.5 ± 2^-30 is 2.5 in float32, and the even integer beside that is 2; `wide`: programs in float64 do so, too."""
     b = Builder((4,), coding="values")
-    shift = np.float32([2.5, 3.5, 2.5, 3.5])
-    b.add(Affine, scale=np.float32([-(2.0**-31), -(2.0**-31), 2.0**-31, 2.0**-31]), shift=shift)
-    b.add(Quantize, least=0, most=9)
-    found = answers(net := b.net("n1"), to, np.full((1, 4), 2, np.uint8), tmp_path)["n1"]
-    np.testing.assert_array_equal(found, run(net, np.full((1, 4), 2, np.uint8), executor="reference"))
-    np.testing.assert_array_equal(found, [[2, 4, 2, 4]])
+    shift, scale = np.float32([2.5, 3.5, 2.5, 3.5]), np.float32([-(2.0**-31), -(2.0**-31), 2.0**-31, 2.0**-31])
+    b.add(Affine, scale=scale, shift=shift)
+    rounded = b.add(Quantize, least=0, most=9)
+    b.last = "input"
+    for _ in range(4 * wide):
+        b.dense(70)
+    assert (b.values[b.last].bound or 0) > 2**24 or not wide
+    net = b.net((rounded, b.last) if wide else rounded)
+    inputs = np.full((1, 4), 2, np.uint8)
+    found = answers(net, to, inputs, tmp_path)
+    for name, expected in net.by_name(run(net, inputs, executor="reference")).items():
+        np.testing.assert_array_equal(found[name], expected)
+    np.testing.assert_array_equal(found[rounded], [[2, 4, 2, 4]])
 
 
 def test_nan_is_an_error_in_torch(tmp_path: Path) -> None:

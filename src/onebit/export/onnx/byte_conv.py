@@ -19,7 +19,7 @@ from onebit.packed.bits import unpack_signs
 MOST_WEIGHT = 64
 """Processors without VNNI add two products of a byte and a weight in 16 bits: 2 · 255 · 64 is below 2^15."""
 _CHANGES = sorted(np.linspace(-8, 8, 129).tolist(), key=abs)
-"""Of the slope, in the order in which they are tried; by 1 moves the last of n rises by 1 / n of a sum."""
+"""Changes of the slope, in the order in which they are tried; 1 moves the last of n rises by 1 / n of a sum."""
 _FAR = 2**40
 """Beyond all sums."""
 

@@ -21,6 +21,7 @@ def write_requantize(to: Values, node: Requantize) -> None:
         form = to.natural(source)
         factor, zero = to.coding(source, form)
         offset = offset - row * zero
+        row = row[:1] if (row == row[0]).all() else row  # as of shortcuts: one number for all channels
         multiplier = to.per_channel(_shifted(row * factor, node), name, f"multiplier{index}")
         terms.append(to.add("Mul", to.cast(to.get(source, form), np.float64, of=name), multiplier, of=name))
     total = to.per_channel(_shifted(offset, node), name, "offset")
