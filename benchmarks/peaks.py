@@ -25,25 +25,30 @@ _FAMILIES: dict[tuple[str, int], dict[str, tuple[int, ...]]] = {
 }
 """Vendor and family -> microarchitecture -> models, as in /proc/cpuinfo."""
 
+_AVX512 = ("avx512bw", "avx512vnni", "avx512")
 _INTEL = {
     ("avx2", "lut"): 24.0,  # a vpermd chooses 8 sums of 3, one a cycle
-    ("avx2", "bytes"): 32,  # vpmaddubsw and vpmaddwd for 32 products, two instructions a cycle
+    ("avx2", "dot"): 32,  # vpmaddubsw and vpmaddwd for 32 products, two instructions a cycle
     # 4 xor, 6 ternary functions and 7 to count what is left, for 2,048 products, two instructions a cycle
     **dict.fromkeys([("avx512bw", "xnor"), ("avx512vnni", "xnor")], 2048 * 2 / 17),
-    **dict.fromkeys([(isa, "lut") for isa in ("avx512bw", "avx512vnni", "avx512")], 64.0),  # 16 sums of 4, one a cycle
-    ("avx512bw", "bytes"): 64,
-    **dict.fromkeys([("avx512vnni", "bytes"), ("avx512", "bytes")], 128.0),  # 64 a vpdpbusd, of servers two a cycle
+    **dict.fromkeys([(isa, "lut") for isa in _AVX512], 64.0),  # 16 sums of 4, one a cycle
+    ("avx512bw", "dot"): 64,
+    **dict.fromkeys([("avx512vnni", "dot"), ("avx512", "dot")], 128.0),  # 64 a vpdpbusd, of servers two a cycle
 }
 LIMITS: dict[str, dict[tuple[str, str], float]] = {
     "skylake": {**_INTEL, ("avx2", "xnor"): 128},  # two vpshufb for 256 products, one a cycle
     "ice lake": {**_INTEL, ("avx2", "xnor"): 256, ("avx512", "xnor"): 512},  # two vpshufb a cycle; a vpopcntd has 512
     "zen 2": {("avx2", "xnor"): 256},
-    "zen 3, zen 4": {("avx2", "xnor"): 256},
+    "zen 3, zen 4": {  # measured on Zen 4: a vpermd, vpermw, vpmaddubsw or vpdpbusd of 512 bits a cycle
+        ("avx2", "xnor"): 256,
+        **{(isa, step): most for isa in _AVX512 for step, most in (("lut", 64.0), ("dot", 64.0), ("dot_lut", 160.0))},
+    },
     "zen 5": {  # measured: two vpermd and two vpdpbusd a cycle, and xor, count and sum together 1.33 times
         ("avx2", "xnor"): 256,
         ("avx2", "lut"): 48,
-        **dict.fromkeys([(isa, "lut") for isa in ("avx512bw", "avx512vnni", "avx512")], 128.0),
-        **dict.fromkeys([("avx512vnni", "bytes"), ("avx512", "bytes")], 128.0),
+        **dict.fromkeys([(isa, "lut") for isa in _AVX512], 128.0),
+        **dict.fromkeys([(isa, "dot_lut") for isa in _AVX512], 320.0),  # a vpermw has 32 sums of 5, two a cycle
+        **dict.fromkeys([("avx512vnni", "dot"), ("avx512", "dot")], 128.0),
         ("avx512", "xnor"): 683,
     },
 }

@@ -74,9 +74,7 @@ def test_weights_of_one_sign_and_extreme_pixels(isa: InstructionSet, sign: int) 
         for times in (1, 7):
             assert assert_same(net, np.tile(images, (times, 1, 1, 1)), isa)[0] == "dot"
     wide = Builder((67, 5, 6), coding="values")  # sums of 603 bytes: more than 16 bits, in a tile of any size
-    wide.add(
-        Conv, **{**wide.signs(70, 603), "signs": pack_signs(np.full((70, 603), sign))}, kernel=(3, 3), padding=(1,) * 4
-    )
+    wide.add(Conv, signs=pack_signs(np.full((70, 603), sign)), in_features=603, kernel=(3, 3), padding=(1,) * 4)
     assert assert_same(wide.net(), np.full((2, 67, 5, 6), 255, np.uint8), isa)[0] == "dot"
 
 
