@@ -16,8 +16,8 @@ typedef struct {
     uint8_t rows[16];
 } tile_shapes_t;
 
-/* The compiler does not know that tiles are read from memory. */
-#define WRITTEN() __asm__ volatile("" ::: "memory")
+/* The compiler does not know what memory tiles are read from, so that it might write there too late or not at all. */
+#define WRITTEN(to) __asm__ volatile("" : : "r"(to) : "memory")
 
 /* Shapes for `rows` rows of inputs, up to MOST_ROWS. */
 static void shape_tiles(int rows) {
@@ -25,8 +25,9 @@ static void shape_tiles(int rows) {
     int first = rows < 16 ? rows : 16, second = rows > 16 ? rows - 16 : 1; /* no tile is empty */
     const int of_tile[8] = {first, first, second, second, first, second, 16, 16};
     for (int t = 0; t < 8; t++) shapes.row_bytes[t] = 64, shapes.rows[t] = (uint8_t)of_tile[t];
-    WRITTEN();
+    WRITTEN(&shapes);
     _tile_loadconfig(&shapes);
+    WRITTEN(&shapes);
 }
 
 #define PRODUCT(sum, x, w)            \
@@ -41,7 +42,8 @@ static void shape_tiles(int rows) {
  * whole tiles. b: weights, four by four of each panel; those of the second begin at b + panel. */
 ALWAYS void tile_sums(const int is_signed, const int more_rows, const int more_outputs, const uint8_t *rows, int64_t step,
                       const segment_t *segments, int count, const uint8_t *b, int64_t panel, int32_t *sums, int64_t stride) {
-    WRITTEN();
+    WRITTEN(rows);
+    WRITTEN(b);
     _tile_zero(0);
     if (more_outputs) _tile_zero(1);
     if (more_rows) _tile_zero(2);
