@@ -4,7 +4,7 @@
  * processor refuses. Each thread has its own tiles.
  *
  * Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2: LDTILECFG, TILELOADD, TILESTORED, TILEZERO,
- * TILERELEASE, TDPB*D and VPDPBUSD; volume 1, 13.4, for the order of XSAVE.
+ * TILERELEASE, TDPB*D, VPDPBUSD, and VPDPWSSD, which clang makes of other sums; volume 1, 13.4, for the order of XSAVE.
  */
 #define _GNU_SOURCE
 #include <signal.h>
@@ -116,18 +116,24 @@ static uint8_t *half_of(const ucontext_t *at, int number, int upper) {
     return saved + (upper ? 576 : 160) + 16 * number;
 }
 
-/* VPDPBUSD of 32 bytes: to += the products of fours of x, without a sign, and of w. */
-static void add_fours(const ucontext_t *at, int to, int x, const uint8_t *const w[2]) {
+/* VPDPBUSD, 32 bytes: to += the products of fours of x, without a sign, and of w. VPDPWSSD: of pairs in 16 bits, with a sign. */
+static void add_lanes(const ucontext_t *at, int pairs, int to, int x, const uint8_t *const w[2]) {
     for (int half = 0; half < 2; half++) {
-        uint8_t left[16], right[16], *sums = half_of(at, to, half);
-        memcpy(left, half_of(at, x, half), 16);
-        memcpy(right, w[half], 16);
-        for (int lane = 0; lane < 4; lane++) {
-            int32_t sum;
-            memcpy(&sum, sums + 4 * lane, 4);
-            for (int k = 4 * lane; k < 4 * lane + 4; k++) sum = (int32_t)((uint32_t)sum + (uint32_t)(left[k] * (int8_t)right[k]));
-            memcpy(sums + 4 * lane, &sum, 4);
-        }
+        union {
+            uint8_t u[16];
+            int8_t s[16];
+            int16_t pair[8];
+        } left, right;
+        uint32_t sum[4]; /* wraps */
+        memcpy(&left, half_of(at, x, half), 16);
+        memcpy(&right, w[half], 16);
+        memcpy(sum, half_of(at, to, half), 16);
+        for (int k = 0; k < (pairs ? 8 : 16); k++)
+            if (pairs)
+                sum[k / 2] += (uint32_t)(left.pair[k] * right.pair[k]);
+            else
+                sum[k / 4] += (uint32_t)(left.u[k] * right.s[k]);
+        memcpy(half_of(at, to, half), sum, 16);
     }
     *((uint8_t *)at->uc_mcontext.fpregs + 512) |= 6; /* both halves are restored */
     __atomic_add_fetch(&products, 1, __ATOMIC_RELAXED);
@@ -168,11 +174,11 @@ static int step(const ucontext_t *at) {
     int64_t address = 0, index = 0;
     enum { NONE, P66, PF3, PF2 };
     if (mode != 3) length = address_of(at, code, &address, &index);
-    if (opcode == 0x50 && wide && prefix == P66) {
+    if ((opcode == 0x50 || opcode == 0x52) && wide && prefix == P66) {
         const uint8_t *in_memory = (const uint8_t *)(address + index), *w[2] = {in_memory, in_memory + 16};
         int right = rm + (code[1] & 0x20 ? 0 : 8);
         if (mode == 3) w[0] = half_of(at, right, 0), w[1] = half_of(at, right, 1);
-        add_fours(at, reg + (code[1] & 0x80 ? 0 : 8), other, w);
+        add_lanes(at, opcode == 0x52, reg + (code[1] & 0x80 ? 0 : 8), other, w);
         return length;
     }
     if (wide) return 0;
