@@ -19,7 +19,7 @@ import onnxruntime
 
 import onebit
 from benchmarks.shared import add_process_options, add_rounds, add_seconds, describe_machine, set_up_process
-from benchmarks.twins import NETS, build
+from benchmarks.twins import NETS, build, packed_form
 from onebit.export.onnx import target
 from onebit.export.writing import random_inputs
 
@@ -71,7 +71,7 @@ def measure(
     where = set_up_process(threads, default_malloc=default_malloc)
     rows = []
     for name, net in zip(NETS if nets is None else nets, chosen, strict=True):
-        packed = onebit.pack(build(net, width=width))
+        packed = packed_form(build(net, width=width), net.activations)
         loaded = {flavor: load(packed, flavor, threads) for flavor in FLAVORS}
         for batch in batches:
             inputs = random_inputs(packed, batch)

@@ -23,18 +23,24 @@ Call = Callable[[], np.ndarray]
 
 @dataclass(frozen=True)
 class Net:
-    """A row of the table: a model, its quantizers (None for real inputs), and the batches that are timed."""
+    """A row of the table: a model, its quantizers (None for real inputs), and the batches that are timed.
+
+    activations: the bits to which the packed net rounds its activations; None for the exact net.
+    """
 
     model: str
     weights: str
     inputs: str | None
     batches: tuple[int, ...]
+    activations: int | None = None
 
 
 NETS = {
     "mlp-weights": Net("mlp", "sign", None, (1, 256)),
+    "mlp-8bit": Net("mlp", "sign", None, (1, 256), activations=8),
     "mlp-signs": Net("mlp", "ste_sign", "ste_sign", (1, 256)),
     "resnet20-weights": Net("resnet20", "sign", None, (1, 64)),
+    "resnet20-8bit": Net("resnet20", "sign", None, (1, 64), activations=8),
     "vgg-signs": Net("vgg_small", "ste_sign", "ste_sign", (1, 64)),
 }
 """The mlp is 784–3×2048–10, the others take images of 3×32×32 and give 10 classes."""
@@ -78,6 +84,19 @@ def build(net: Net, *, width: float = 1.0, seed: int = 0) -> nn.Module:
                 norm.weight.copy_(uniform[1].uniform_(0.5, 1.5, generator=generator))
                 norm.bias.copy_(0.5 * noise.normal_(generator=generator))
     return model.eval().requires_grad_(False)
+
+
+def packed_form(model: nn.Module, activations: int | None) -> onebit.packed.PackedNet:
+    """The packed net of a model: exact, or with activations of some bits, calibrated on `calibration_images`."""
+    exact = onebit.pack(model)
+    return (
+        exact if activations is None else onebit.integer_net(exact, calibration_images(model), activations=activations)
+    )
+
+
+def calibration_images(model: nn.Module) -> np.ndarray:
+    """Images for the ranges of activations, like those that are timed."""
+    return make_images(model, 128, seed=2)
 
 
 def make_images(model: nn.Module, count: int, *, seed: int = 0) -> np.ndarray:

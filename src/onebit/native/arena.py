@@ -131,7 +131,7 @@ def lay_out(
 
 
 def most_batch(units: int) -> int:
-    """Images of a batch whose largest value has so many units per image."""
+    """Images of a batch, for the units per image of the largest value."""
     return max(1, min(_MOST_BATCH, _BATCH_UNITS // units))
 
 

@@ -2,11 +2,11 @@
  * become bytes of 1 and -1 once per call, and every row of inputs is multiplied by them. The instruction set's file defines
  *
  * DOT_ROWS      most rows of a tile, whose panels are at most TILE_PANELS
- * DOT_FOURS     a tap is a multiple of so many fours of bytes; what follows the inputs of a tap has weights of 0
+ * DOT_FOURS     a tap is a multiple of this number of fours of bytes; what follows the inputs of a tap has weights of 0
  * DOT_SHIFT     dot_tile multiplies byte - DOT_SHIFT
  * expand_fours, dot_tile   see below
  * DOT_MANY      with BYTE_TILES, the least pixels of which tiles_place is the faster dot_place
- * DOT_FEW       dense layers of so many rows use dot_few, if there is one
+ * DOT_FEW       dense layers of up to this number of rows use dot_few, if there is one
  *
  * A row is the receptive field of an output pixel: segments of fours of bytes, each at an offset from the start of the row.
  */

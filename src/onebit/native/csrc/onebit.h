@@ -108,7 +108,7 @@ typedef struct {
     int32_t real;         /* the input is on a grid (for OB_KERNEL_AVERAGE: is float32) */
     int32_t center;       /* the epilogue needs sum(x) */
     int32_t planes;       /* OB_KERNEL_LUT, dense: fewest images of a batch that is multiplied byte by byte; 0: never */
-    int32_t together;     /* finish so many pixels of few channels as one block: parameters are repeated for them */
+    int32_t together;     /* finish this number of pixels of few channels as one block: parameters are repeated for them */
     const int64_t *tap_sums;   /* [taps][outputs of all groups]: sums of the weights of a tap; NULL if they are not needed */
     const float *weight_units; /* grid units of real weights */
 

@@ -77,8 +77,8 @@ class Requantize(_Clipped):
     def check_values(self, *inputs: Value) -> None:
         if count := int(np.count_nonzero(self.reach(*inputs) >= EXACT_LIMIT)):
             raise FormatError(
-                f"multipliers and offset of {count} of {self.offset.size} channels may reach 2^52 or more, beyond exact "
-                "arithmetic"
+                f"multipliers and offset of {count} of {self.offset.size} channels may reach 2^52 or more, beyond "
+                "exact arithmetic"
             )
 
     def reach(self, *inputs: Value) -> np.ndarray:
