@@ -23,7 +23,15 @@ from onebit.native import NativePlan, instruction_sets
 TINY = 0.02
 FIELDS = {
     *("net", "batch", "variant", "instruction_set", "us", "fastest_us", "torch_speedup", "torch_fastest_speedup"),
-    *("best_speedup", "best_fastest_speedup", "best", "label_mismatches", "packed_bytes", "float_bytes"),
+    *(
+        "best_speedup",
+        "best_fastest_speedup",
+        "best",
+        "int8_speedup",
+        "label_mismatches",
+        "packed_bytes",
+        "float_bytes",
+    ),
 }
 native = pytest.mark.skipif(not instruction_sets(), reason="the native library is not installed")
 
@@ -41,7 +49,7 @@ def quick(**options: Any) -> dict[str, Any]:
 
 
 @native
-@pytest.mark.parametrize("name", covering(NETS, heavy={"resnet20-weights"}))
+@pytest.mark.parametrize("name", covering(NETS, heavy={"resnet20-weights", "resnet20-8bit"}))
 def test_every_variant_is_a_row(name: str) -> None:
     told: list[tuple[int, int]] = []
     result = quick(nets=[name], batches=[1, 3], on_round=lambda *news: told.append(news))
@@ -57,6 +65,12 @@ def test_every_variant_is_a_row(name: str) -> None:
         (best,) = (row for row in rows if row["best"])
         assert best["instruction_set"] is None
         assert best["best_speedup"] == best["best_fastest_speedup"] == 1
+        int8 = {row["variant"]: row["int8_speedup"] for row in rows}
+        if NETS[name].activations is None:
+            assert set(int8.values()) == {None}
+        else:
+            assert int8[nets.INT8] == 1
+            assert int8[nets.EXACT] > 0
         numbers = build(NETS[name], width=TINY).state_dict().values()
         assert rows[0]["float_bytes"] == sum(4 * t.numel() for t in numbers if t.is_floating_point())
         assert rows[0]["packed_bytes"] > 0
@@ -121,7 +135,7 @@ def test_what_torch_does_not_freeze_is_left_out(monkeypatch: pytest.MonkeyPatch)
     assert [row["variant"] for row in rows] == expected
 
 
-@pytest.mark.parametrize("name", covering(NETS, heavy={"vgg-signs"}))
+@pytest.mark.parametrize("name", covering(NETS, heavy={"vgg-signs", "resnet20-8bit"}))
 def test_float_nets_are_plain_and_give_the_same_logits(name: str) -> None:
     model = build(NETS[name], width=TINY)
     images, twin = make_images(model, 4), float_twin(model)

@@ -221,7 +221,6 @@ __attribute__((constructor)) static void install(void) {
 #if defined(ALONE) /* a library of these kernels only */
 extern const ob_isa ob_amx, ob_avxvnni;
 OB_PUBLIC const ob_isa *ob_instruction_set(int index) { return index == 0 ? &ob_avxvnni : index == 1 ? &ob_amx : NULL; }
-OB_PUBLIC int ob_looks_up_quickly(void) { return 0; }
 #else /* in place of csrc/support.c; AVX-VNNI has the memory accesses of AVX2, and a signal for each product is slow */
 int ob_has_amx(void) { return 1; }
 int ob_has_avxvnni(void) { return 0; }

@@ -170,7 +170,10 @@ def instruction_sets() -> Mapping[str, InstructionSet]:
         UsageError: the library belongs to another version of onebit or does not load.
     """
     library = _load()
-    return {} if library is None else sets_of(library)
+    if library is None:
+        return {}
+    known = sets_of(library)
+    return known if library.ob_looks_up_quickly() else {name: isa._replace(dot_lut=0) for name, isa in known.items()}
 
 
 def sets_of(library: ctypes.CDLL) -> Mapping[str, InstructionSet]:
@@ -179,8 +182,7 @@ def sets_of(library: ctypes.CDLL) -> Mapping[str, InstructionSet]:
     known: dict[str, InstructionSet] = {}
     while isa := library.ob_instruction_set(len(known)):
         name, *others = (getattr(isa.contents, field) for field in InstructionSet._fields)
-        found = InstructionSet(name.decode(), *others)
-        known[found.name] = found if library.ob_looks_up_quickly() else found._replace(dot_lut=0)
+        known[name.decode()] = InstructionSet(name.decode(), *others)
     return known
 
 
