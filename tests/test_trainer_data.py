@@ -20,7 +20,7 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(size=(90, 12))
 VALUES = X @ RNG.normal(size=(12, 3))
 Y = VALUES.argmax(axis=1)
-OWN: dict[str, Any] = {"device": "cpu", "optimizer": {"lr": 0.01}}
+OWN: dict[str, Any] = {"device": "cpu", "precision": "fp32", "optimizer": {"lr": 0.01}}
 
 
 def net(outputs: int = 3) -> nn.Module:

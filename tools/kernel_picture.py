@@ -8,6 +8,7 @@ processors that start one in every cycle.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import onebit
 from benchmarks.layers import CASES, KINDS, Layer
@@ -60,7 +61,7 @@ def main() -> None:
         axes.tick_params(length=0)
         axes.grid(False)
         axes.spines[["left", "bottom"]].set_visible(False)
-        patches = [axes.barh(0, 0, color=color[name], alpha=0.25) for name in KERNELS]
+        patches: list[Any] = [axes.barh(0, 0, color=color[name], alpha=0.25) for name in KERNELS]
         legend = [f"{name.replace('_', ' ')}: {words}" for name, words in KERNELS.items()]
         figure.legend(patches, legend, loc="outside lower center", ncols=2)
 

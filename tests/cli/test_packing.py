@@ -132,8 +132,11 @@ def test_torch_may_round_otherwise_elsewhere(
     found = steps(done)
     detail = "equal to the source, packed again, up to rounding in torch: 32 of 32 values of shift of norm1 (by at"
     assert found["packed bits"][1].startswith(detail)
-    expected = f"recomputed, equal; largest logit difference {1.25 * difference:.3g}, here {difference:.3g}"
-    assert found["certificate"] == (True, expected)
+    ok, text = found["certificate"]
+    assert ok
+    stated, here = text.split(", here ")
+    assert stated == f"recomputed, equal; largest logit difference {1.25 * difference:.3g}"
+    assert 0 < float(here) < 4 * difference  # of the net with other shifts, in the rounding of this machine
     # what rounding does not explain is a change there, too
     save(certified(node_with(there, "linear1", signs=one_bit), max_logit_difference=1.25 * difference), path)
     assert steps(onebit("verify", path, "--source", run_folder, "--json"))["packed bits"][0] is False

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+import pytest
 import torch
 from torch import nn
 
 import onebit
+from onebit.errors import UsageError
 from onebit.layers import InputCoding
 from onebit.packed import Affine, Dense, Flatten, Quantize, Requantize, infer
 from onebit.runtime import run
@@ -32,3 +37,50 @@ def test_batch_norm_relu_and_quantizer_are_one_rounding_of_integers() -> None:
     with torch.no_grad():
         apart = (torch.from_numpy(run(packed, images.numpy())) - model(images)).abs().amax(1)
     assert (apart < 1e-4).float().mean() > 0.98  # an integer at a tie may round otherwise in float32
+
+
+def test_a_changed_weight_is_no_rounding() -> None:
+    """Only a net with all numbers of its model may have other labels, where float32 rounds an integer otherwise."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(InputCoding(), nn.Flatten(), onebit.BinaryLinear(16, 64), nn.BatchNorm1d(64), nn.ReLU()),
+        onebit.BinaryLinear(64, 30, input_quantizer="uint8"),
+    )
+    images = torch.randint(0, 256, (1000, 1, 4, 4), dtype=torch.uint8)
+    model(images)
+    model.eval()
+    packed = onebit.pack(model, images, data=images)
+    assert onebit.verify(model, packed, images).ok
+    *before, dense, logits = packed.nodes
+    assert isinstance(dense, Dense)
+    signs = dense.signs.copy()
+    signs[0, 0] ^= np.uint64(1)
+    changed = replace(packed, nodes=(*before, replace(dense, signs=signs), logits), certificate=None)
+    agreement = onebit.verify(model, changed, images)
+    assert agreement.label_mismatches > 0
+    assert not agreement.ok
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"activations": 8}, "expected both or neither"),
+        ({"calibration": 500}, "expected both or neither"),
+        ({"activations": 8, "calibration": 0}, "expected at least 32"),
+        ({"activations": 4, "calibration": 500}, "rounds no value to that number of bits"),
+        ({}, "certify a net of onebit.integer_net with activations="),
+    ],
+)
+def test_what_a_certificate_says_of_activations_is_checked(given: dict[str, int], message: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(InputCoding(), nn.Flatten(), onebit.BinaryLinear(16, 24), nn.BatchNorm1d(24), nn.ReLU()),
+        onebit.BinaryLinear(24, 3),
+    ).eval()
+    images = np.random.default_rng(0).integers(0, 256, (64, 1, 4, 4), dtype=np.uint8)
+    small = onebit.integer_net(onebit.pack(model, images), images)
+    with pytest.raises(UsageError, match=message):
+        onebit.certify(model, small, images, **given)
+    made = onebit.certify(model, small, images, activations=8, calibration=64).certificate
+    assert made is not None
+    assert made.activations == 8

@@ -79,6 +79,24 @@ def test_weights_of_one_sign_and_extreme_pixels(isa: InstructionSet, sign: int) 
 
 
 @each_isa
+@pytest.mark.parametrize("coding", ["integer", "values"])
+def test_a_single_tap_on_the_border_or_at_another_pixel(isa: InstructionSet, coding: str) -> None:
+    """A layer of one tap and one output pixel is dense only if the tap is at the first pixel."""
+    window: dict[str, Any] = {"kernel": (1, 1)}
+    for size, kind, fields in (
+        (1, Conv, {"padding": (1, 1, 1, 1), "stride": (3, 3)}),
+        (3, Conv, {"padding": (1, 1, 1, 1), "stride": (5, 5), "padding_value": -1}),
+        (1, Conv, {"padding": (0, 0, 1, 0), "stride": (2, 2)}),
+        (3, ConvTranspose, {"padding": (1, 1, 1, 1)}),
+        (3, Conv, {"stride": (5, 5)}),
+    ):
+        b = Builder((8, size, size), coding=coding)
+        b.add(kind, **b.signs(40, 8), **window, **fields)
+        for count in (1, 5, 20):
+            assert_same(b.net(), images_of(b.net(), count), isa)
+
+
+@each_isa
 @settings(max_examples=30, deadline=None)
 @given(
     coding=st.sampled_from(["integer", "values", "signed"]),

@@ -173,7 +173,7 @@ def test_a_net_that_does_not_agree_is_refused(
     other = onebit.binarize_(nn.Sequential(nn.Flatten(), nn.Linear(784, 10))).model
     spoilt = fold(other, example(trained))
     monkeypatch.setattr("onebit.verification.packing.fold", lambda *a, **k: spoilt)
-    monkeypatch.setattr("onebit.verification.agreement._proofs", lambda *a: ({}, []))
+    monkeypatch.setattr("onebit.verification.agreement._proofs", lambda *a, **k: ({}, []))
     with pytest.raises(FoldError, match=r"the packed net does not agree with the model: 600 .* 5\d\d labels differ"):
         onebit.pack(model, example(trained), data=trained)
 

@@ -65,7 +65,7 @@ def main(argv: list[str]) -> int:
         if key == "recipe" and isinstance(value, dict):
             answer(f"recipe: {value.get('name')}")
         elif key == "certificate" and isinstance(value, dict):
-            tied = f" ({value['tied']} of them where logits are tied)" if value["tied"] else ""
+            tied = f" ({value['tied']} of them decided by rounding)" if value["tied"] else ""
             rounded = f"{value['activations']}-bit activations ({value['model_correct']} right in torch), "
             answer(
                 f"certificate: {value['correct']} of {value['count']} {value['dataset']} {value['split']} right, "

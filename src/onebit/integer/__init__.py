@@ -6,5 +6,6 @@ How finely a value is rounded follows from what the exact net computes on some i
 """
 
 from onebit.integer.nets import BITS, Calibrated, calibrated, integer_net, rounded_as_trained
+from onebit.integer.ranges import LEAST_IMAGES
 
-__all__ = ["BITS", "Calibrated", "calibrated", "integer_net", "rounded_as_trained"]
+__all__ = ["BITS", "LEAST_IMAGES", "Calibrated", "calibrated", "integer_net", "rounded_as_trained"]

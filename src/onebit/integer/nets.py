@@ -54,7 +54,7 @@ def integer_net(packed: PackedNet, images: Any, *, activations: int = 8) -> Pack
 def calibrated(packed: PackedNet, images: Any, *, activations: int = 8) -> Calibrated:
     """An integer net and its ranges. Arguments and errors: see `integer_net`."""
     check_net(packed)
-    if activations not in BITS:
+    if type(activations) is not int or activations not in BITS:
         raise UsageError(f"got activations of {activations!r} bits, expected {', '.join(map(str, BITS))}")
     plan, groups = _planned(packed, activations)
     if not plan.roundings and not plan.rounds_pixels:

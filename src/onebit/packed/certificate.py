@@ -61,7 +61,8 @@ class Certificate:
         seed: of that draw, else None.
         correct: images that the packed net classifies correctly; None without labels.
         label_mismatches: images to which the two nets give different labels.
-        tied: mismatches of pixels whose two labels are equally likely in both nets, up to rounding.
+        tied: mismatches that rounding decides: pixels whose two labels are equally likely in both nets, and few samples
+            of a net that was trained with activations of few bits.
         max_logit_difference: largest |difference| between two logits.
         bit_exact: every logit is equal.
         source: sha256 of the checkpoint, in hexadecimal, or None.
@@ -142,8 +143,7 @@ class Certificate:
         if self.activations is not None:
             before = "" if self.model_correct is None else f" ({self.model_correct:,} in torch, with real activations)"
             correct = f"{correct[:-2]} and {self.activations}-bit activations{before}, "
-        why = "where logits are tied" if self.compared == "labels" else "decided by rounding"
-        tied = f" ({self.tied:,} of them {why})" if self.tied else ""
+        tied = f" ({self.tied:,} of them decided by rounding)" if self.tied else ""
         calibrated = "" if self.calibration is None else f"; ranges of {self.calibration:,} training images"
         what = f"{self.dataset} {self.split} {counted}" if self.split else f"{counted} of {self.dataset}"
         return (

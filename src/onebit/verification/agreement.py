@@ -15,7 +15,18 @@ from onebit.common.moved import renamed_argument
 from onebit.data import Dataset
 from onebit.errors import FoldError, UsageError
 from onebit.fold import SignSite, example_of, fold_model
-from onebit.packed import Certificate, LayerProof, Node, PackedNet, Threshold, check_net, infer
+from onebit.integer import LEAST_IMAGES
+from onebit.packed import (
+    Certificate,
+    LayerProof,
+    Node,
+    PackedNet,
+    Quantize,
+    Requantize,
+    Threshold,
+    check_net,
+    infer,
+)
 from onebit.packed.net import op_name
 from onebit.verification.counted import Agreement
 from onebit.verification.samples import Trained
@@ -157,6 +168,7 @@ def certify(
         10,000 mnist test labels: 9,862 correct with packed weights, 0 labels differ from torch, largest logit differ…
     """
     check_net(packed)
+    _check_activations(packed, activations, calibration)
     sites: Sequence[SignSite] = ()
     proofs: dict[str, LayerProof] = {}
     if layers is None:
@@ -203,6 +215,22 @@ def certify(
     return replace(packed, certificate=certificate)
 
 
+def _check_activations(packed: PackedNet, activations: int | None, calibration: int | None) -> None:
+    """Raise UsageError unless both are given, and the net has values of these bits; or neither."""
+    if (activations is None) != (calibration is None):
+        raise UsageError(
+            f"got activations {activations!r} and calibration {calibration!r}, expected both or neither: the bits and "
+            "the number of training images of onebit.integer_net"
+        )
+    if activations is None or calibration is None:
+        return
+    if type(calibration) is not int or calibration < LEAST_IMAGES:
+        raise UsageError(f"got a calibration of {calibration!r} images, expected at least {LEAST_IMAGES}")
+    found = {node.most - node.least + 1 for node in packed.nodes if isinstance(node, (Quantize, Requantize))}
+    if type(activations) is not int or 2**activations not in found:
+        raise UsageError(f"got activations of {activations!r} bits, but the net rounds no value to that number of bits")
+
+
 def _name_of(data: Any) -> str:
     """The name of a data set, and for other data their form."""
     if isinstance(data, Dataset):
@@ -228,7 +256,10 @@ def _proofs(
         exact = {node.output: node for node in folded.net.nodes}
         signs = tuple(site for site in signs if _same_threshold(exact[site.value], nodes.get(site.value)))
     elif _outline(folded.net) != _outline(packed):
-        raise UsageError("the packed net does not have the operations of this model; pack it from this model")
+        raise UsageError(
+            "the packed net does not have the operations of this model; pack it from this model, and certify a net of "
+            "onebit.integer_net with activations= and calibration="
+        )
     proofs: dict[str, LayerProof] = {}
     for site in signs:
         proof, integers, mismatches = "float", 0, 0

@@ -295,7 +295,7 @@ def prove_packed(
         layers=prove(model, fresh, weights=certificate.weights, seed=seed, integer=certificate.activations is not None),
         images=certificate.images,
         activations=certificate.activations,
-        calibration=certificate.calibration,
+        calibration=None if certificate.calibration is None else min(certificate.calibration, len(data.train)),
         on_images=on_images,
     ).certificate
     assert again is not None

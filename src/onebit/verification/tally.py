@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from onebit import runtime
 from onebit.common.moved import renamed
-from onebit.errors import FoldError, UsageError, first_line
+from onebit.errors import FoldError, OnebitError, UsageError, first_line
 from onebit.evaluation.batches import fitting_batch
 from onebit.evaluation.modes import fixed_weights
-from onebit.fold import SignSite, eval_copy
+from onebit.fold import SignSite, eval_copy, example_of, fold_model
 from onebit.layers import InputCoding
-from onebit.packed import LayerProof, PackedNet, Quantize, Sign, check_net
+from onebit.packed import LayerProof, PackedNet, Quantize, Requantize, Sign, check_net
+from onebit.packed.difference import array_differences
+from onebit.packed.node_text import to_lines
 from onebit.runtime.running import check_batch_size
 from onebit.verification.counted import MOST_CHANGED, TIED, Agreement, OutputCounts, joint
 from onebit.verification.samples import (
@@ -69,6 +71,23 @@ def reference_images(count: int) -> int:
     return -(-count // _reference_step(count))
 
 
+def _rounds_as_trained(
+    model: nn.Module, packed: PackedNet, weights: str, seed: int | None, preprocess: nn.Module | None
+) -> bool:
+    """Whether a net rounds to integers of few bits, and has all numbers that its model folds to.
+
+    Then torch and the net compute the same, but rounding in float32 may decide an integer near a tie, and a label.
+    """
+    if not any(isinstance(node, (Quantize, Requantize)) for node in packed.nodes):
+        return False
+    try:
+        folded = fold_model(model, example_of(packed.input), preprocess=preprocess, weights=weights, seed=seed or 0).net
+    except OnebitError:  # of another model
+        return False
+    same = folded.input.coding == packed.input.coding and to_lines(folded.nodes) == to_lines(packed.nodes)
+    return same and all(difference.rounding for difference in array_differences(folded, packed))
+
+
 def tally(
     model: nn.Module,
     packed: PackedNet,
@@ -101,7 +120,8 @@ def tally(
     # without the packed preprocessing, a model that is fed by its own pipeline cannot run on what the packed net takes
     alone = preprocess is not None or feed is None or not feed.feeds_model
     done, keys = 0, output_keys(packed)
-    signs, integers = (any(isinstance(node, kind) for node in packed.nodes) for kind in (Sign, Quantize))
+    signs = any(isinstance(node, Sign) for node in packed.nodes)
+    integers = _rounds_as_trained(model, packed, weights, seed, preprocess)
     counts = {key: OutputCounts(alone=len(keys) == 1, signs=signs, integers=integers) for key in keys}
     compared, mismatches = Counter[str](), Counter[str]()
     coding = _coding(model, preprocess)

@@ -233,7 +233,9 @@ static int dot_few(const ob_call *call, const share_t *share, int64_t count, uin
 
 static int dot(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
 #ifdef DOT_FEW
-    if (count <= DOT_FEW && call->out_height * call->out_width * call->taps_down * call->taps_across == 1 && call->groups == 1)
+    int one = call->out_height * call->out_width * call->taps_down * call->taps_across == 1;
+    /* the only tap is at the first pixel: not on the border, and not at another pixel */
+    if (count <= DOT_FEW && one && call->groups == 1 && !call->table_rows && call->rows[0] == 0 && call->columns[0] == 0)
         return dot_few(call, share, count, arena);
 #endif
     dot_t dot = dot_room(call, arena + call->scratch + share->scratch);

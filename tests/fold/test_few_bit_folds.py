@@ -49,6 +49,12 @@ def trained(model: nn.Module, shape: tuple[int, ...] = (3, 8, 8)) -> nn.Module:
     return model.eval()
 
 
+@pytest.fixture
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nets as the model is folded, before their roundings make them integer nets."""
+    monkeypatch.setattr("onebit.fold.rounded_as_trained", lambda net: net)
+
+
 def kinds(packed: PackedNet) -> list[str]:
     return [type(node).__name__ for node in packed.nodes]
 
@@ -77,6 +83,7 @@ def test_a_packed_model_computes_what_torch_does(form: str, inputs: str) -> None
         assert taken == layers
 
 
+@pytest.mark.usefixtures("exact")
 @pytest.mark.parametrize("inputs", NAMES)
 @pytest.mark.parametrize("range", ["lsq", "pact", "dorefa", "follow"])
 def test_every_quantizer_and_range_packs(inputs: str, range: str) -> None:
@@ -113,6 +120,7 @@ class Residual(nn.Module):
         return self.fc(self.pool(y).flatten(1))
 
 
+@pytest.mark.usefixtures("exact")
 def test_two_quantizers_of_one_value_have_their_own_steps() -> None:
     torch.manual_seed(0)
     model = trained(binarize_(Residual(), input_quantizer="uint4").model)
@@ -124,6 +132,7 @@ def test_two_quantizers_of_one_value_have_their_own_steps() -> None:
     assert kinds(packed).count("Relu") >= 1  # the shortcut is real
 
 
+@pytest.mark.usefixtures("exact")
 def test_a_shortcut_takes_the_integers_of_its_convolution() -> None:
     torch.manual_seed(0)
     model = trained(create_model("resnet20", width=0.25, input_shape=(3, 8, 8), input_quantizer="uint4"))
@@ -139,6 +148,7 @@ def test_a_shortcut_takes_the_integers_of_its_convolution() -> None:
     assert isinstance(packed.nodes[-2], Dense)
 
 
+@pytest.mark.usefixtures("exact")
 def test_the_node_behind_integers_is_their_step_alone() -> None:
     """What turns a net into one of integers alone relies on it."""
     model = trained(create_model("resnet20", width=0.25, input_shape=(3, 8, 8), input_quantizer="uint4"))
