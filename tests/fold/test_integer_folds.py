@@ -84,3 +84,22 @@ def test_what_a_certificate_says_of_activations_is_checked(given: dict[str, int]
     made = onebit.certify(model, small, images, activations=8, calibration=64).certificate
     assert made is not None
     assert made.activations == 8
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_a_range_that_the_net_bounds_itself_has_its_bits(bits: int) -> None:
+    """Hardtanh leaves -127 to 127 of 8 bits, which are 255 integers."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(InputCoding(), nn.Flatten(), onebit.BinaryLinear(16, 24), nn.BatchNorm1d(24), nn.Hardtanh()),
+        onebit.BinaryLinear(24, 3),
+    )
+    images = np.random.default_rng(0).integers(0, 256, (64, 1, 4, 4), dtype=np.uint8)
+    model(torch.from_numpy(images))
+    model.eval()
+    small = onebit.integer_net(onebit.pack(model, images), images, activations=bits)
+    (rounded,) = (node for node in small.nodes if isinstance(node, Requantize))
+    assert rounded.least == -rounded.most
+    certificate = onebit.certify(model, small, images, activations=bits, calibration=64).certificate
+    assert certificate is not None
+    assert certificate.activations == bits

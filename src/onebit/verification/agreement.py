@@ -226,8 +226,9 @@ def _check_activations(packed: PackedNet, activations: int | None, calibration: 
         return
     if type(calibration) is not int or calibration < LEAST_IMAGES:
         raise UsageError(f"got a calibration of {calibration!r} images, expected at least {LEAST_IMAGES}")
-    found = {node.most - node.least + 1 for node in packed.nodes if isinstance(node, (Quantize, Requantize))}
-    if type(activations) is not int or 2**activations not in found:
+    # a bound of the net itself, such as Hardtanh, may leave out an integer at the end of a range
+    found = {(node.most - node.least).bit_length() for node in packed.nodes if isinstance(node, (Quantize, Requantize))}
+    if type(activations) is not int or activations not in found:
         raise UsageError(f"got activations of {activations!r} bits, but the net rounds no value to that number of bits")
 
 
