@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
+from math import prod
+from typing import Any
 
 import numpy as np
 from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, inputs_of
 
-from onebit.packed import Conv, Dense, Flatten, PackedNet, RealConv, Relu, Sign, Threshold
+from onebit.packed import Conv, ConvTranspose, Dense, Flatten, PackedNet, RealConv, Relu, Sign, Threshold
 
 _INT32 = np.iinfo(np.int32)
 
@@ -72,6 +74,20 @@ def kernel_nets() -> list[PackedNet]:
     nets += [make() for make in THRESHOLD_NETS.values()]
     nets += [make() for make in OTHER_NETS.values()]
     return [*nets, _long(2100, 1100)]
+
+
+def add_convolution(
+    b: Builder, outputs: int, groups: int, *, transposed: bool, value: int, scale: bool = False, **window: Any
+) -> None:
+    """A convolution with `outputs` per group, padded with `value`, or a transposed one."""
+    if transposed:  # which cuts what the padding covers
+        window["padding"] = (0, min(1, window["kernel"][0] - 1), 0, 0)
+    else:
+        window["padding_value"] = value
+    terms = b.values[b.last].shape[0] // groups * prod(window["kernel"])
+    b.add(
+        ConvTranspose if transposed else Conv, **b.signs(groups * outputs, terms, scale=scale), groups=groups, **window
+    )
 
 
 def images_of(net: PackedNet, count: int, seed: int = 0) -> np.ndarray:

@@ -20,12 +20,12 @@ from agreeing import assert_agrees, reference
 from compiling import SOURCES, compiled, compiles
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_nets import images_of, kernel_nets
+from kernel_nets import add_convolution, images_of, kernel_nets
 from packed_nets import Builder
 
 from onebit.errors import UnknownNameError
 from onebit.native import InstructionSet, instruction_set, instruction_sets, library, make_plan
-from onebit.packed import Conv, ConvTranspose, Dense, PackedNet
+from onebit.packed import Dense, PackedNet
 from onebit.packed.bits import pack_signs
 from onebit.runtime import run
 
@@ -209,11 +209,7 @@ def test_convolutions_of_bytes(
     b = Builder((groups * channels, *size), seed=seed, coding="values")
     if seed % 2:
         b.requantize(least=-128, most=127)
-    window |= {} if transposed else {"padding_value": value}
-    if transposed:  # which cuts what the padding covers
-        window["padding"] = (0, min(1, window["kernel"][0] - 1), 0, 0)
-    signs = b.signs(groups * outputs, channels * window["kernel"][0] * window["kernel"][1])
-    b.add(ConvTranspose if transposed else Conv, **signs, groups=groups, **window)
+    add_convolution(b, outputs, groups, transposed=transposed, value=value, **window)
     net = b.net()
     images, before = images_of(net, count), emulated.emulated_products()
     plan = make_plan(net, amx)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_nets import images_of
+from kernel_nets import add_convolution, images_of
 from packed_nets import Builder
 
 from onebit.native import InstructionSet, instruction_sets, make_plan, weight_kernels
@@ -127,11 +127,7 @@ def test_convolutions_of_every_kind(
     b = Builder((groups * channels, *size), seed=seed, coding="integer" if coding == "integer" else "values")
     if coding == "signed":
         b.requantize(least=-128, most=127)
-    window |= {} if transposed else {"padding_value": value}
-    if transposed:  # which cuts what the padding covers
-        window["padding"] = (0, min(1, window["kernel"][0] - 1), 0, 0)
-    signs = b.signs(groups * outputs, channels * window["kernel"][0] * window["kernel"][1], scale=seed % 5 == 0)
-    b.add(ConvTranspose if transposed else Conv, **signs, groups=groups, **window)
+    add_convolution(b, outputs, groups, transposed=transposed, value=value, scale=seed % 5 == 0, **window)
     kernels = assert_same(b.net(), images_of(b.net(), 3), isa)
     assert ("dot" in kernels) == (groups == 1 or channels > 1)
 
