@@ -107,6 +107,11 @@ def lay_out(
     isa: library.InstructionSet,
 ) -> NativePlan:
     """Give every buffer a place and return the plan; `answers` are the outputs of the net."""
+    outputs = [answer.buffer for answer in answers]
+    for call in calls.list:
+        if isa.byte_tiles and _is_dense(call) and call.inputs[0] not in outputs:
+            lines = -(-call.inputs[0].units // _ALIGNED)
+            call.inputs[0].units = (lines | 1) * _ALIGNED  # rows that are aligned, and not all in one set of a cache
     largest = max(buffer.units for buffer in calls.buffers)
     batch = most_batch(largest)
     end = place(calls.buffers, batch)
@@ -128,6 +133,12 @@ def lay_out(
     work = sum(_work(call, isa) for call in calls.list)
     known = infer(net)
     return NativePlan(plan, isa, tuple(known[name].shape for name in net.outputs), (structs, *kept), work)
+
+
+def _is_dense(call: KernelCall) -> bool:
+    """Whether a call multiplies a row of bytes."""
+    sizes = ("out_height", "out_width", "taps_down", "taps_across")
+    return call.kernel == "dot" and all(call.fields[name] == 1 for name in sizes)
 
 
 def most_batch(units: int) -> int:

@@ -48,7 +48,7 @@ class CallStruct(ctypes.Structure):
         *_fields(_Int, "run_count constant"),
         ("weights", _Pointer),
         ("panel", _Long),
-        *_fields(_Int, "outputs tap_channels tap_words tap_lookups real center planes together"),
+        *_fields(_Int, "outputs tap_channels tap_words tap_lookups tap_fours real center planes together"),
         *_fields(_Pointer, "tap_sums weight_units epilogue"),
         *_fields(_Int, "epilogue_count bits"),
         ("divisor", _Pointer),

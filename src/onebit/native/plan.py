@@ -19,7 +19,7 @@ from onebit.native.weight_kernels import (
     depthwise_kernel,
     dot_kernel,
     lookup_kernel,
-    planes_scratch,
+    planes_of_bytes,
     real_kernel,
 )
 from onebit.packed import Node, OneBitWeights, PackedNet, nodes
@@ -123,9 +123,9 @@ class _Planner(Pointwise):
         assert answer.call is not None
         answer.call.scratch = kernel.scratch_for(taps)
         if kernel.name == "lut" and not kernel.more and self.isa.byte_tiles:
-            most = most_batch(slot.buffer.units)
-            answer.call.fields["planes"] = self.isa.byte_tiles
-            answer.call.scratch = max(answer.call.scratch, planes_scratch(channels, most, self.isa))
+            rows, units = planes_of_bytes(channels, self.isa)
+            answer.call.fields |= {"planes": self.isa.byte_tiles, "block": rows}
+            answer.call.scratch = max(answer.call.scratch, units)
         if one_bit and (node.scale is not None or node.centre is not None):
             if kind == INTEGER:
                 self.calls.then(answer, "real")

@@ -23,6 +23,8 @@ _BLOCK = 256  # of csrc/epilogue.h
 _SLACK = 17  # units after the last row, which kernels of bytes may read
 _TABLES_KEPT, _TABLE_UNITS = 51, 16  # of csrc/dot_lut.h: the tables of a dense layer's row at the same time, their size
 _STEP, _MOST_ROWS, _PLANES = 64, 32, 4  # inputs and rows of tiles of bytes, and bytes of an int32: as in csrc/amx.h
+_DENSE_WEIGHTS, _DENSE_ROWS = 2**14, 256  # bytes of weights at the same time and rows of a dense layer: as in csrc/amx.h
+_MOST_PLANES_BYTES = 2**18  # of a byte of each of the inputs that are split at the same time
 _MOST_SCRATCH = 2**28  # units of 4 bytes
 _MOST_GRID_TAPS = 127  # whose sum of values on a grid fits an int32
 _MOST_WIDENED = 2  # widest padded row of tables, relative to the row
@@ -108,15 +110,25 @@ def dot_kernel(
             unpadded = {"table_rows": down.rows_kept, "table_left": 0, "table_width": width, "table_byte": 0}
             return _dot_lookup_kernel(rows[0], channels if one else pixel, more if one else unpadded | more, isa)
     weights, fours = four_panels(rows)
-    tile = isa.tile_outputs * taps * -(-fours // isa.dot_fours) * isa.dot_fours * FOUR  # bytes
+    more["tap_fours"] = filled = _filled(fours, isa)
+    tile = isa.tile_outputs * taps * filled * FOUR  # bytes
     tiles = -(-outputs // isa.tile_outputs)
     more["block"] = max(1, min(tiles, _BLOCK_BYTES // tile))
     base = max(_BLOCK, more["block"] * isa.tile_outputs)
     units = base + (more["block"] * tile + kept) // 4 + _SLACK
-    if isa.byte_tiles:  # rows without gaps
-        steps = -(-taps * fours * FOUR // _STEP)
+    if isa.byte_tiles and one:
+        units = base + _DENSE_WEIGHTS // 4 + _DENSE_ROWS * isa.tile_outputs
+    elif isa.byte_tiles:  # rows without gaps
+        steps = -(-taps * filled * FOUR // _STEP)
         units += (_MOST_ROWS * (steps | 1) + 1) * _STEP // 4
     return WeightKernel("dot", weights, fours, units, more)
+
+
+def _filled(fours: int, isa: InstructionSet) -> int:
+    """Fours of a tap with those that have weights of 0: whole tiles of bytes, if these are at most a quarter."""
+    if isa.byte_tiles and -fours % (_STEP // FOUR) <= fours // 3:
+        return -(-fours // (_STEP // FOUR)) * (_STEP // FOUR)
+    return -(-fours // isa.dot_fours) * isa.dot_fours
 
 
 def _lookups_are_faster(shape: tuple[int, ...], across: int, read: float) -> bool:
@@ -149,12 +161,11 @@ def _dot_lookup_kernel(rows: np.ndarray, pixel: int, more: dict[str, Any], isa: 
     return WeightKernel("dot_lut", weights, weights.shape[2] // taps, units, more)
 
 
-def planes_scratch(inputs: int, batch: int, isa: InstructionSet) -> int:
-    """Units of scratch memory of a dense layer of int32 inputs, byte by byte, for batches of up to `batch` images."""
-    if batch < isa.byte_tiles:
-        return 0
-    steps = -(-inputs // _STEP)
-    return (isa.tile_outputs * steps + _PLANES * batch * (steps | 1)) * _STEP // 4
+def planes_of_bytes(inputs: int, isa: InstructionSet) -> tuple[int, int]:
+    """Images whose integers are split into bytes at the same time in a dense layer, and units of scratch memory."""
+    stride = (-(-inputs // _STEP) | 1) * _STEP
+    rows = max(32, min(64, _MOST_PLANES_BYTES // stride // 32 * 32))
+    return rows, _DENSE_WEIGHTS // 4 + _PLANES * rows * (stride // 4 + isa.tile_outputs)
 
 
 def real_kernel(node: Any, rows: np.ndarray) -> WeightKernel:

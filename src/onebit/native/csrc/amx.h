@@ -8,6 +8,8 @@
 #define TILE_BYTES 1024
 #define MOST_ROWS 32     /* of inputs at once */
 #define MOST_PLANES 4
+#define DENSE_STEPS 8    /* tiles of inputs of a dense layer whose weights are bytes at the same time */
+#define DENSE_ROWS 256   /* of a dense layer with sums at the same time */
 
 /* Tiles 0 to 3: sums of the first and second rows, each of the first and second outputs; 4, 5: inputs; 6, 7: weights. */
 typedef struct {
@@ -39,15 +41,25 @@ static void shape_tiles(int rows) {
     } while (0)
 
 /* sums[row][output], of one panel of 16 outputs or two. Rows of unsigned or signed bytes are `step` bytes apart, in each segment
- * whole tiles. b: weights, four by four of each panel; those of the second begin at b + panel. */
+ * whole tiles. b: weights, four by four of each panel; those of the second begin at b + panel. With `adds`, what `sums` holds is
+ * added. */
 ALWAYS void tile_sums(const int is_signed, const int more_rows, const int more_outputs, const uint8_t *rows, int64_t step,
-                      const segment_t *segments, int count, const uint8_t *b, int64_t panel, int32_t *sums, int64_t stride) {
+                      const segment_t *segments, int count, const uint8_t *b, int64_t panel, int adds, int32_t *sums,
+                      int64_t stride) {
     WRITTEN(rows);
     WRITTEN(b);
-    _tile_zero(0);
-    if (more_outputs) _tile_zero(1);
-    if (more_rows) _tile_zero(2);
-    if (more_rows && more_outputs) _tile_zero(3);
+    if (adds) {
+        WRITTEN(sums);
+        _tile_loadd(0, sums, 4 * stride);
+        if (more_outputs) _tile_loadd(1, sums + 16, 4 * stride);
+        if (more_rows) _tile_loadd(2, sums + 16 * stride, 4 * stride);
+        if (more_rows && more_outputs) _tile_loadd(3, sums + 16 * stride + 16, 4 * stride);
+    } else {
+        _tile_zero(0);
+        if (more_outputs) _tile_zero(1);
+        if (more_rows) _tile_zero(2);
+        if (more_rows && more_outputs) _tile_zero(3);
+    }
     for (int k = 0; k < count; k++) {
         const uint8_t *x = rows + segments[k].a, *w = b + segments[k].b * LANES * 4;
         for (int left = segments[k].words; left > 0; left -= STEP / 4, x += STEP, w += TILE_BYTES) {
@@ -70,11 +82,11 @@ ALWAYS void tile_sums(const int is_signed, const int more_rows, const int more_o
 
 /* The tiles have shapes for these rows. */
 static void multiply_tiles(int is_signed, int many, int panels, const uint8_t *rows, int64_t step, const segment_t *segments,
-                           int count, const uint8_t *b, int64_t panel, int32_t *sums, int64_t stride) {
+                           int count, const uint8_t *b, int64_t panel, int adds, int32_t *sums, int64_t stride) {
     switch (4 * is_signed + 2 * (many > 16) + (panels > 1)) {
 #define CASE(S, R, P)                                                                   \
     case 4 * S + 2 * R + P:                                                             \
-        tile_sums(S, R, P, rows, step, segments, count, b, panel, sums, stride);        \
+        tile_sums(S, R, P, rows, step, segments, count, b, panel, adds, sums, stride);  \
         break;
         CASE(0, 0, 0) CASE(0, 0, 1) CASE(0, 1, 0) CASE(0, 1, 1)
         CASE(1, 0, 0) CASE(1, 0, 1) CASE(1, 1, 0) CASE(1, 1, 1)
@@ -129,10 +141,10 @@ static int tiles_place(dot_t *dot, const place_t *at, int group, spot_t spot, in
             for (int q = 0; q < panels; q += 2, b += 2 * dot->panel) {
                 int32_t *to = sums + q * LANES;
                 if (even)
-                    multiply_tiles(0, many, panels - q, a[0], many > 1 ? a[1] - a[0] : 0, dot->segments, found, b, dot->panel, to,
-                                   panels * LANES);
+                    multiply_tiles(0, many, panels - q, a[0], many > 1 ? a[1] - a[0] : 0, dot->segments, found, b, dot->panel, 0,
+                                   to, panels * LANES);
                 else
-                    multiply_tiles(0, many, panels - q, packed, stride, &all, 1, b, dot->panel, to, panels * LANES);
+                    multiply_tiles(0, many, panels - q, packed, stride, &all, 1, b, dot->panel, 0, to, panels * LANES);
             }
             saw_nan |= finish_rows(dot, at, spot, many, group, tile, sums, panels * LANES);
         }
@@ -141,15 +153,17 @@ static int tiles_place(dot_t *dot, const place_t *at, int group, spot_t spot, in
     return saw_nan;
 }
 
-/* Words of a panel as tiles of weights: a byte of 1 or -1 for each bit. What the last tile lacks is multiplied by 0. */
-static void expand_panel(const uint32_t *w, int64_t words, uint8_t *tiles) {
+/* `count` words of a panel from word `from` on as tiles of weights: a byte of 1 or -1 for each bit. Inputs beyond the panel,
+ * which has `words`, are 0, so that their weights may be anything. */
+static void expand_panel(const uint32_t *w, int64_t from, int count, int64_t words, uint8_t *tiles) {
     uint32_t bytes[16]; /* of 4 weights */
     for (int bits = 0; bits < 16; bits++) {
         bytes[bits] = 0;
         for (int k = 0; k < 4; k++) bytes[bits] |= (bits >> k & 1 ? 1u : 255u) << 8 * k;
     }
     const __m512i table = _mm512_loadu_si512(bytes);
-    for (int64_t word = 0; word < words; word++, w += LANES) {
+    if (count > words - from) count = (int)(words - from);
+    for (w += from * LANES; count > 0; count--, w += LANES) {
         __m512i index = _mm512_loadu_si512(w);
 #pragma GCC unroll 8
         for (int k = 0; k < 8; k++, tiles += 64)
@@ -157,18 +171,18 @@ static void expand_panel(const uint32_t *w, int64_t words, uint8_t *tiles) {
     }
 }
 
-/* Bytes that hold the integers of all images, the highest with a sign. */
-static int planes_for(const ob_call *call, int64_t count, const uint32_t *arena) {
+/* Bytes that hold the integers of some images, the highest with a sign if one of them is negative. */
+static int planes_for(const int32_t *x, int64_t image, int64_t count, int channels, int *is_signed) {
+    int32_t all = 0;
     uint32_t used = 0; /* bits of the magnitudes */
     int planes = 1;
-    if (call->real)
-        for (int64_t n = 1; n <= count; n++) used |= arena[call->in + n * call->in_size - 1];
-    else
-        for (int64_t k = 0; k < count * call->in_size; k++) {
-            uint32_t x = arena[call->in + k];
-            used |= x ^ (uint32_t)((int32_t)x >> 31);
+    for (int64_t n = 0; n < count; n++, x += image)
+        for (int k = 0; k < channels; k++) {
+            all |= x[k];
+            used |= (uint32_t)(x[k] ^ x[k] >> 31);
         }
-    while (planes < MOST_PLANES && used >> (8 * planes - 1)) planes++;
+    *is_signed = all < 0;
+    while (planes < MOST_PLANES && used >> (8 * planes - *is_signed)) planes++;
     return planes;
 }
 
@@ -191,49 +205,100 @@ static void add_plane(const int32_t *sums, int plane, int64_t *wide) {
     _mm512_storeu_si512(wide + 8, _mm512_add_epi64(_mm512_loadu_si512(wide + 8), _mm512_sll_epi64(high, bits)));
 }
 
-/* A dense layer of int32 inputs, exact for each of them: their bytes times the weights, plane by plane. Weights become bytes
- * once for all rows. Rows of bytes are an odd number of cache lines apart, so that 16 of them are not all in one set. */
+/* Sums of `count` rows of bytes, `step` bytes apart, with the weights of up to DENSE_STEPS tiles: of two panels of outputs, or
+ * one. sums[row][output] are TILE_OUTPUTS apart. */
+static void dense_sums(int is_signed, int panels, const uint8_t *rows, int64_t step, int64_t count, int steps,
+                       const uint8_t *weights, int adds, int32_t *sums, int *shaped) {
+    const segment_t all = {0, 0, steps * (STEP / 4), 0};
+    for (int64_t row = 0; row < count; row += MOST_ROWS) {
+        int many = count - row < MOST_ROWS ? (int)(count - row) : MOST_ROWS;
+        if (many != *shaped) shape_tiles(*shaped = many);
+        multiply_tiles(is_signed, many, panels, rows + row * step, step, &all, 1, weights, DENSE_STEPS * TILE_BYTES, adds,
+                       sums + row * TILE_OUTPUTS, TILE_OUTPUTS);
+    }
+}
+
+/* A dense layer of more than DOT_FEW rows of bytes. The weights of 32 outputs become bytes for a block of inputs that stays, as
+ * the inputs of 32 rows do, in the first-level cache; all rows are multiplied by them. A row may be read up to a tile. */
+static int dense_tiles(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
+    static const int32_t one[4] = {0, 1, 1, 0};
+    dot_t dot = dot_room(call, arena + call->scratch + share->scratch);
+    place_t at = {call, arena, 0, one, 0};
+    work_t work = work_of(call, share, TILE_OUTPUTS);
+    int padded = (call->outputs + LANES - 1) / LANES, saw_nan = 0;
+    int steps = (call->tap_words * 4 + STEP - 1) / STEP;
+    uint8_t *weights = (uint8_t *)dot.bytes;
+    int32_t *sums = (int32_t *)(weights + 2 * DENSE_STEPS * TILE_BYTES);
+    for (int tile = work.outputs.begin; tile < work.outputs.end; tile++) {
+        int p = tile * TILE_PANELS, panels = padded - p < TILE_PANELS ? padded - p : TILE_PANELS;
+        dot.tiles.begin = tile, dot.tiles.end = tile + 1, dot.base_run = NULL;
+        memset(dot.base, 0, TILE_OUTPUTS * sizeof *dot.base);
+        dot_base(&dot, 0, 0, one);
+        for (int64_t row = 0; row < count; row += DENSE_ROWS) {
+            int many = count - row < DENSE_ROWS ? (int)(count - row) : DENSE_ROWS;
+            const uint8_t *rows = (const uint8_t *)(arena + call->in + row * call->in_size);
+            for (int q = 0; q < panels; q += 2)
+                for (int from = 0; from < steps; from += DENSE_STEPS) {
+                    int some = steps - from < DENSE_STEPS ? steps - from : DENSE_STEPS;
+                    for (int half = 0; half < 2 && q + half < panels; half++)
+                        expand_part(call, 0, p + q + half, from * (STEP / 4), some * (STEP / 4),
+                                    (int8_t *)weights + half * DENSE_STEPS * TILE_BYTES);
+                    dense_sums(0, panels - q, rows + from * STEP, 4 * call->in_size, many, some, weights, from > 0,
+                               sums + q * LANES, &dot.shaped);
+                }
+            spot_t spot = {row, 0};
+            saw_nan |= finish_rows(&dot, &at, spot, many, 0, tile, sums, TILE_OUTPUTS);
+        }
+    }
+    if (dot.shaped) release_tiles();
+    return saw_nan;
+}
+
+/* A dense layer of int32 inputs, exact for each of them: their bytes times the weights, plane by plane, as dense_tiles does.
+ * Rows of bytes are an odd number of cache lines apart, so that 16 of them are not all in one set. */
 static int matmul_planes(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
     static const int32_t one[4] = {0, 1, 1, 0};
-    const segment_t all = {0, 0, (call->tap_channels + STEP - 1) / STEP * (STEP / 4), 0};
-    int64_t steps = (call->tap_channels + STEP - 1) / STEP, stride = (steps | 1) * STEP, plane = count * stride;
-    int padded = (call->outputs + LANES - 1) / LANES, planes = planes_for(call, count, arena), shaped = 0, saw_nan = 0;
-    uint8_t *weights = (uint8_t *)(arena + call->scratch + share->scratch), *bytes = weights + TILE_PANELS * steps * TILE_BYTES;
+    int64_t steps = (call->tap_channels + STEP - 1) / STEP, stride = (steps | 1) * STEP, saved = call->block * stride;
+    int padded = (call->outputs + LANES - 1) / LANES, shaped = 0, saw_nan = 0;
+    uint8_t *weights = (uint8_t *)(arena + call->scratch + share->scratch), *bytes = weights + 2 * DENSE_STEPS * TILE_BYTES;
+    int32_t *sums = (int32_t *)(bytes + MOST_PLANES * saved);
     work_t work = work_of(call, share, TILE_OUTPUTS);
     if (work.outputs.begin == work.outputs.end) return 0;
     place_t at = {call, arena, 0, one, 0};
-    for (int group = 0; group < call->groups; group++) {
-        for (int64_t n = 0; n < count; n++) {
-            const int32_t *x = (const int32_t *)arena + call->in + n * call->in_size + (int64_t)group * call->tap_channels;
-            split_row(x, call->tap_channels, planes, bytes + n * stride, plane, steps * STEP);
-        }
-        for (int tile = work.outputs.begin; tile < work.outputs.end; tile++) {
-            int p = tile * TILE_PANELS, panels = padded - p < TILE_PANELS ? padded - p : TILE_PANELS, first = p * LANES;
-            int part = call->outputs - first < panels * LANES ? call->outputs - first : panels * LANES;
-            const uint32_t *b = (const uint32_t *)call->weights + ((int64_t)group * padded + p) * call->panel;
-            for (int q = 0; q < panels; q++)
-                expand_panel(b + q * call->panel, call->tap_words, weights + q * steps * TILE_BYTES);
-            for (int64_t row = 0; row < count; row += MOST_ROWS) {
-                int many = count - row < MOST_ROWS ? (int)(count - row) : MOST_ROWS;
-                int64_t wide[MOST_ROWS * TILE_OUTPUTS] = {0};
-                if (many != shaped) shape_tiles(shaped = many);
+    for (int group = 0; group < call->groups; group++)
+        for (int64_t row = 0; row < count; row += call->block) {
+            int64_t many = count - row < call->block ? count - row : call->block;
+            const int32_t *x = (const int32_t *)arena + call->in + row * call->in_size + (int64_t)group * call->tap_channels;
+            int is_signed, planes = planes_for(x, call->in_size, many, call->tap_channels, &is_signed);
+            int64_t plane = many * stride, lower = (planes - is_signed) * many;
+            for (int64_t n = 0; n < many; n++)
+                split_row(x + n * call->in_size, call->tap_channels, planes, bytes + n * stride, plane, steps * STEP);
+            for (int tile = work.outputs.begin; tile < work.outputs.end; tile++) {
+                int p = tile * TILE_PANELS, panels = padded - p < TILE_PANELS ? padded - p : TILE_PANELS, first = p * LANES;
+                int part = call->outputs - first < panels * LANES ? call->outputs - first : panels * LANES;
+                const uint32_t *b = (const uint32_t *)call->weights + ((int64_t)group * padded + p) * call->panel;
                 for (int q = 0; q < panels; q += 2)
-                    for (int j = 0; j < planes; j++) {
-                        int32_t sums[MOST_ROWS * 2 * LANES];
-                        int pair = panels - q < 2 ? 1 : 2;
-                        multiply_tiles(j == planes - 1, many, pair, bytes + j * plane + row * stride, stride, &all, 1,
-                                       weights + q * steps * TILE_BYTES, steps * TILE_BYTES, sums, 2 * LANES);
-                        for (int m = 0; m < many; m++)
-                            for (int k = 0; k < pair; k++)
-                                add_plane(sums + (2 * m + k) * LANES, j, wide + m * TILE_OUTPUTS + (q + k) * LANES);
+                    for (int64_t from = 0; from < steps; from += DENSE_STEPS) {
+                        int some = steps - from < DENSE_STEPS ? (int)(steps - from) : DENSE_STEPS;
+                        for (int half = 0; half < 2 && q + half < panels; half++)
+                            expand_panel(b + (q + half) * call->panel, from * 2, some * 2, call->tap_words,
+                                         weights + half * DENSE_STEPS * TILE_BYTES);
+                        dense_sums(0, panels - q, bytes + from * STEP, stride, lower, some, weights, from > 0, sums + q * LANES,
+                                   &shaped);
+                        if (is_signed)
+                            dense_sums(1, panels - q, bytes + lower * stride + from * STEP, stride, many, some, weights, from > 0,
+                                       sums + lower * TILE_OUTPUTS + q * LANES, &shaped);
                     }
-                for (int m = 0; m < many; m++) {
+                for (int64_t m = 0; m < many; m++) {
+                    int64_t wide[TILE_OUTPUTS] = {0};
                     spot_t spot = {row + m, 0};
-                    saw_nan |= finish_sums(&at, spot, group, first, part, NULL, wide + m * TILE_OUTPUTS);
+                    for (int j = 0; j < planes; j++)
+                        for (int k = 0; k < panels; k++)
+                            add_plane(sums + (j * many + m) * TILE_OUTPUTS + k * LANES, j, wide + k * LANES);
+                    saw_nan |= finish_sums(&at, spot, group, first, part, NULL, wide);
                 }
             }
         }
-    }
     release_tiles();
     return saw_nan;
 }

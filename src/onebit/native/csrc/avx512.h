@@ -16,6 +16,9 @@
 #define DOT_FOURS 1
 #define DOT_SHIFT 0
 #define DOT_LUT 32
+#if defined(__AVX512VNNI__) && !defined(DOT_FEW)
+#define DOT_FEW 12
+#endif
 
 /* The lowest bits of 32 flags. */
 static inline uint32_t word_of(const int32_t *flags) {
@@ -97,6 +100,9 @@ ALWAYS __m512i lane_sums(__m512i bytes) {
 #include "words.h"
 #include "lookups.h"
 #include "dot_tiles.h"
+#ifdef DOT_FEW
+#include "dot_masks.h"
+#endif
 
 static void expand_fours(const uint8_t *bits, int64_t fours, int8_t *to) {
     const __m512i one = _mm512_set1_epi8(1);

@@ -2,10 +2,10 @@
  * become bytes of 1 and -1 once per call, and every row of inputs is multiplied by them. The instruction set's file defines
  *
  * DOT_ROWS      most rows of a tile, whose panels are at most TILE_PANELS
- * DOT_FOURS     a tap is a multiple of this number of fours of bytes; what follows the inputs of a tap has weights of 0
+ * DOT_FOURS     tap_fours is a multiple of this number: what follows the inputs of a tap has weights of 0
  * DOT_SHIFT     dot_tile multiplies byte - DOT_SHIFT
  * expand_fours, dot_tile   see below
- * DOT_MANY      with BYTE_TILES, the least pixels of which tiles_place is the faster dot_place
+ * DOT_MANY, DOT_LEAST   with BYTE_TILES, the least pixels and bytes of a panel for which tiles_place is the faster dot_place
  * DOT_FEW       dense layers of up to this number of rows use dot_few, if there is one
  *
  * A row is the receptive field of an output pixel: segments of fours of bytes, each at an offset from the start of the row.
@@ -29,51 +29,59 @@ typedef struct {
     int8_t *bytes;  /* the weights of a block */
     uint8_t *rows;  /* input rows with padding */
     int64_t panel;  /* bytes per panel */
-    int tap_fours, is_whole;
-    span_t tiles; /* of the block */
-    int shaped;   /* rows for which the tiles of bytes have their shapes */
+    span_t tiles;            /* of the block */
+    const int32_t *base_run; /* the place that `base` is for; NULL: none yet */
+    int base_row;
+    int shaped; /* rows for which the tiles of bytes have their shapes */
 } dot_t;
 
 #if BYTE_TILES
-/* dot_place in tiles of bytes. */
+/* dot_place and dense layers in tiles of bytes. */
 static int tiles_place(dot_t *dot, const place_t *at, int group, spot_t spot, int64_t left, const uint8_t *from, int64_t image);
+static int dense_tiles(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena);
 static void release_tiles(void);
 #endif
 
 static dot_t dot_room(const ob_call *call, uint32_t *scratch) {
-    dot_t dot = {call, (segment_t *)scratch, NULL, NULL, NULL, 0, 0, 0, {0, 0}, 0};
+    dot_t dot = {.call = call, .segments = (segment_t *)scratch};
     int64_t taps = (int64_t)call->taps_down * call->taps_across, base = (int64_t)call->block * TILE_OUTPUTS;
-    dot.tap_fours = (call->tap_words + DOT_FOURS - 1) / DOT_FOURS * DOT_FOURS;
-    dot.panel = taps * dot.tap_fours * LANES * 4;
+    dot.panel = taps * call->tap_fours * LANES * 4;
     dot.base = (int32_t *)(dot.segments + (taps + 7) / 8 * 8); /* 8 segments are 3 cache lines */
     dot.bytes = (int8_t *)(dot.base + (base < BLOCK ? BLOCK : base));
     dot.rows = (uint8_t *)dot.bytes + call->block * TILE_PANELS * dot.panel;
     return dot;
 }
 
+/* `fours` fours of a panel as bytes, from four `from` on, where those that the panel lacks are 0. A panel has the fours of all
+ * taps; of a tap's last four, the bytes beyond its channels are 0. */
+static void expand_part(const ob_call *call, int group, int p, int64_t from, int64_t fours, int8_t *to) {
+    int64_t several = (call->outputs + DOT_OUTPUTS - 1) / DOT_OUTPUTS, four = LANES * 4;
+    int64_t left = (int64_t)call->taps_down * call->taps_across * call->tap_words - from, found = left < fours ? left : fours;
+    const uint8_t *bits = (const uint8_t *)call->weights + (group * several + p * LANES / DOT_OUTPUTS) * call->panel +
+                          p * LANES % DOT_OUTPUTS / 2;
+    expand_fours(bits + from * DOT_BYTES, found, to);
+    memset(to + found * four, 0, (size_t)((fours - found) * four));
+    if (call->tap_channels % 4)
+        for (int64_t n = call->tap_words - 1 - from % call->tap_words; n < found; n += call->tap_words)
+            for (int k = call->tap_channels % 4; k < 4; k++)
+                for (int l = 0; l < LANES; l++) to[n * four + 4 * l + k] = 0;
+}
+
 /* Makes bytes of the weights of a block. */
 static void expand_tiles(dot_t *dot, int group) {
     const ob_call *call = dot->call;
     int all = (call->outputs + LANES - 1) / LANES, end = dot->tiles.end * TILE_PANELS < all ? dot->tiles.end * TILE_PANELS : all;
-    int64_t taps = (int64_t)call->taps_down * call->taps_across, four = LANES * 4;
-    int64_t several = (call->outputs + DOT_OUTPUTS - 1) / DOT_OUTPUTS;
+    int64_t taps = (int64_t)call->taps_down * call->taps_across, four = LANES * 4, extra = call->tap_fours - call->tap_words;
     int8_t *to = dot->bytes;
-    for (int p = dot->tiles.begin * TILE_PANELS; p < end; p++) {
-        int first = p * LANES;
-        const uint8_t *bits = (const uint8_t *)call->weights + (group * several + first / DOT_OUTPUTS) * call->panel +
-                              first % DOT_OUTPUTS / 2;
-        if (dot->tap_fours == call->tap_words)
-            expand_fours(bits, taps * call->tap_words, to);
-        for (int64_t tap = 0; tap < taps; tap++, to += dot->tap_fours * four) {
-            if (dot->tap_fours != call->tap_words) {
-                expand_fours(bits + tap * call->tap_words * DOT_BYTES, call->tap_words, to);
-                memset(to + call->tap_words * four, 0, (size_t)((dot->tap_fours - call->tap_words) * four));
+    for (int p = dot->tiles.begin * TILE_PANELS; p < end; p++)
+        if (!extra) {
+            expand_part(call, group, p, 0, taps * call->tap_words, to);
+            to += dot->panel;
+        } else
+            for (int64_t tap = 0; tap < taps; tap++, to += call->tap_fours * four) {
+                expand_part(call, group, p, tap * call->tap_words, call->tap_words, to);
+                memset(to + call->tap_words * four, 0, (size_t)(extra * four));
             }
-            int8_t *last = to + (call->tap_words - 1) * four;
-            for (int k = call->tap_channels % 4; k % 4; k++)
-                for (int l = 0; l < LANES; l++) last[4 * l + k] = 0;
-        }
-    }
 }
 
 /* The segments of output row `i` and run `run`: the taps inside the image. Their number is at most that of the taps. */
@@ -89,7 +97,7 @@ static int dot_segments(const dot_t *dot, int i, const int32_t *run) {
             int column = call->columns[run[0] * call->taps_across + b];
             if (column < 0) continue;
             segment_t next = {(row * width + column) * call->in_pixel,
-                              (int64_t)(a * call->taps_across + b) * dot->tap_fours, dot->tap_fours, 0};
+                              (int64_t)(a * call->taps_across + b) * call->tap_fours, call->tap_fours, 0};
             segment_t *last = count ? dot->segments + count - 1 : NULL;
             /* taps that are neighbors in both image and weights make one longer segment */
             if (last && last->a + 4 * last->words == next.a && last->b + last->words == next.b)
@@ -101,18 +109,24 @@ static int dot_segments(const dot_t *dot, int i, const int32_t *run) {
     return count;
 }
 
+/* Whether two output rows have the same taps inside the image. */
+static int same_taps(const ob_call *call, int i, int j) {
+    const int32_t *rows = call->rows + i * call->taps_down, *others = call->rows + j * call->taps_down;
+    for (int a = 0; a < call->taps_down; a++)
+        if ((rows[a] < 0) != (others[a] < 0)) return 0;
+    return 1;
+}
+
 /* What is added to the sums of each output of a block: a tap inside the image has bytes without `zero`, one outside has the
  * padding value instead. */
 static void dot_base(dot_t *dot, int group, int i, const int32_t *run) {
     const ob_call *call = dot->call;
-    int32_t zero = call->in_zero - call->in_factor * DOT_SHIFT, whole = 1;
+    int32_t zero = call->in_zero - call->in_factor * DOT_SHIFT;
     int first = dot->tiles.begin * TILE_OUTPUTS, end = dot->tiles.end * TILE_OUTPUTS;
     int count = (call->outputs < end ? call->outputs : end) - first;
     if (!zero && !call->constant) return;
-    for (int a = 0; a < call->taps_down; a++) whole &= call->rows[i * call->taps_down + a] >= 0;
-    for (int b = 0; b < call->taps_across; b++) whole &= call->columns[run[0] * call->taps_across + b] >= 0;
-    if (whole && dot->is_whole) return;
-    dot->is_whole = whole;
+    if (run == dot->base_run && same_taps(call, i, dot->base_row)) return;
+    dot->base_run = run, dot->base_row = i;
     memset(dot->base, 0, (size_t)count * sizeof *dot->base);
     for (int a = 0; a < call->taps_down; a++)
         for (int b = 0; b < call->taps_across; b++) {
@@ -163,7 +177,7 @@ static int finish_rows(const dot_t *dot, const place_t *at, spot_t spot, int man
  * bytes to that of the next image. */
 static int dot_place(dot_t *dot, const place_t *at, int group, spot_t spot, int64_t left, const uint8_t *from, int64_t image) {
 #if BYTE_TILES
-    if (left >= DOT_MANY) return tiles_place(dot, at, group, spot, left, from, image);
+    if (left >= DOT_MANY && dot->panel >= DOT_LEAST) return tiles_place(dot, at, group, spot, left, from, image);
 #endif
     const ob_call *call = dot->call;
     int padded = (call->outputs + LANES - 1) / LANES, found = dot_segments(dot, at->i, at->run), saw_nan = 0;
@@ -192,8 +206,8 @@ static int dot_images(dot_t *dot, const share_t *rows, int group, int64_t count,
     const ob_call *call = dot->call;
     const span_t mine = span_of(rows, call->out_height);
     int saw_nan = 0;
-    for (int i = mine.begin; i < mine.end; i++)
-        for (int r = 0; r < call->run_count; r++) {
+    for (int r = 0; r < call->run_count; r++)
+        for (int i = mine.begin; i < mine.end; i++) {
             place_t at = {call, arena, i, call->runs + 4 * r, 0};
             spot_t spot = {0, 0};
             saw_nan |= dot_place(dot, &at, group, spot, count * at.run[2], (const uint8_t *)(arena + call->in), call->in_size * 4);
@@ -229,14 +243,21 @@ static int dot_padded(dot_t *dot, const share_t *rows, int group, int64_t count,
 
 #ifdef DOT_FEW
 static int dot_few(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena);
+
+/* Whether a call is a dense layer. */
+static int is_dense(const ob_call *call) {
+    int one = call->out_height * call->out_width * call->taps_down * call->taps_across == 1;
+    /* the only tap is at the first pixel: not on the border, and not at another pixel */
+    return one && call->groups == 1 && !call->table_rows && call->rows[0] == 0 && call->columns[0] == 0;
+}
 #endif
 
 static int dot(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
 #ifdef DOT_FEW
-    int one = call->out_height * call->out_width * call->taps_down * call->taps_across == 1;
-    /* the only tap is at the first pixel: not on the border, and not at another pixel */
-    if (count <= DOT_FEW && one && call->groups == 1 && !call->table_rows && call->rows[0] == 0 && call->columns[0] == 0)
-        return dot_few(call, share, count, arena);
+    if (count <= DOT_FEW && is_dense(call)) return dot_few(call, share, count, arena);
+#endif
+#if BYTE_TILES
+    if (is_dense(call)) return dense_tiles(call, share, count, arena);
 #endif
     dot_t dot = dot_room(call, arena + call->scratch + share->scratch);
     const share_t alone = {0, 1, 0}, *rows = call->out_height > 1 ? share : &alone;
@@ -246,7 +267,7 @@ static int dot(const ob_call *call, const share_t *share, int64_t count, uint32_
         for (int tile = work.outputs.begin; tile < work.outputs.end; tile += call->block) {
             dot.tiles.begin = tile;
             dot.tiles.end = work.outputs.end - tile < call->block ? work.outputs.end : tile + call->block;
-            dot.is_whole = 0;
+            dot.base_run = NULL;
             expand_tiles(&dot, group);
             memset(dot.base, 0, (size_t)(dot.bytes - (int8_t *)dot.base));
             saw_nan |= (call->table_rows ? dot_padded : dot_images)(&dot, rows, group, count, arena);

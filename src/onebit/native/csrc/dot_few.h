@@ -97,7 +97,7 @@ static int dot_few(const ob_call *call, const share_t *share, int64_t count, uin
                 few_sums(tables + pair * 64, bits + pair * 2 * DOT_BYTES, some, call->tap_words % 2 && pair + some == pairs, sums);
             }
             for (int o = 0; o < DOT_OUTPUTS; o++) sums[o] = 2 * sums[o] - total;
-            dot.tiles.begin = tile, dot.tiles.end = tile + 1, dot.is_whole = 0;
+            dot.tiles.begin = tile, dot.tiles.end = tile + 1, dot.base_run = NULL;
             dot_base(&dot, 0, 0, one);
             saw_nan |= finish_rows(&dot, &at, spot, 1, 0, tile, sums, DOT_OUTPUTS);
         }

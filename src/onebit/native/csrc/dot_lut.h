@@ -294,7 +294,7 @@ static int dot_lut_conv(dot_lut_t *lut, const share_t *share, int64_t count, uin
 static int dot_lut(const ob_call *call, const share_t *share, int64_t count, uint32_t *arena) {
     uint32_t *scratch = arena + call->scratch + share->scratch;
     work_t work = work_of(call, share, TILE_OUTPUTS);
-    dot_lut_t lut = {{call, NULL, NULL, NULL, NULL, 0, 0, 0, work.outputs}, 0, NULL, NULL, NULL};
+    dot_lut_t lut = {{.call = call, .tiles = work.outputs}, 0, NULL, NULL, NULL};
     int64_t outputs = (call->outputs + TILE_OUTPUTS - 1) / TILE_OUTPUTS * TILE_OUTPUTS, base = outputs < BLOCK ? BLOCK : outputs;
     if (work.outputs.begin == work.outputs.end) return 0;
     lut.panels = (call->outputs + DOT_LUT_LANES - 1) / DOT_LUT_LANES;

@@ -88,7 +88,7 @@ typedef struct {
     int32_t table_rows;              /* input rows that are kept: their lookup tables, or bytes with padding; or 0 */
     int32_t table_left, table_width; /* pixels of padding before a row that is kept; all of its pixels */
     int32_t table_byte;              /* the padding as a byte */
-    int32_t block;                   /* tiles of outputs whose weights are bytes at the same time */
+    int32_t block;                   /* tiles of outputs whose weights are bytes at the same time, or with `planes` images */
 
     /* windows: the input row (column) under tap k of output row (column) o is rows[o * taps + k], or -1 */
     const int32_t *rows, *columns;
@@ -105,6 +105,7 @@ typedef struct {
     int32_t tap_channels; /* input channels per group */
     int32_t tap_words;    /* units per tap in a row of weights; for OB_KERNEL_DOT fours of bytes */
     int32_t tap_lookups;  /* lookups per tap; a tap may cover several neighboring pixels */
+    int32_t tap_fours;    /* OB_KERNEL_DOT: fours per tap in the memory of a call, with those that have weights of 0 */
     int32_t real;         /* the input is on a grid (for OB_KERNEL_AVERAGE: is float32) */
     int32_t center;       /* the epilogue needs sum(x) */
     int32_t planes;       /* OB_KERNEL_LUT, dense: fewest images of a batch that is multiplied byte by byte; 0: never */
