@@ -108,10 +108,10 @@ def lay_out(
 ) -> NativePlan:
     """Give every buffer a place and return the plan; `answers` are the outputs of the net."""
     outputs = [answer.buffer for answer in answers]
-    for call in calls.list:
-        if isa.byte_tiles and _is_dense(call) and call.inputs[0] not in outputs:
-            lines = -(-call.inputs[0].units // _ALIGNED)
-            call.inputs[0].units = (lines | 1) * _ALIGNED  # rows that are aligned, and not all in one set of a cache
+    for row in (call.inputs[0] for call in calls.list if isa.byte_tiles and _is_dense(call)):
+        # rows of bytes that are aligned, and not all in one set of a cache; short ones may have been made together
+        if row.units > _BLOCK // 4 and row not in outputs:
+            row.units = (-(-row.units // _ALIGNED) | 1) * _ALIGNED
     largest = max(buffer.units for buffer in calls.buffers)
     batch = most_batch(largest)
     end = place(calls.buffers, batch)

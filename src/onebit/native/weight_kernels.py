@@ -117,7 +117,7 @@ def dot_kernel(
     base = max(_BLOCK, more["block"] * isa.tile_outputs)
     units = base + (more["block"] * tile + kept) // 4 + _SLACK
     if isa.byte_tiles and one:
-        units = base + _DENSE_WEIGHTS // 4 + _DENSE_ROWS * isa.tile_outputs
+        units = max(units, base + _DENSE_WEIGHTS // 4 + _DENSE_ROWS * isa.tile_outputs)
     elif isa.byte_tiles:  # rows without gaps
         steps = -(-taps * filled * FOUR // _STEP)
         units += (_MOST_ROWS * (steps | 1) + 1) * _STEP // 4

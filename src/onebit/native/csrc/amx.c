@@ -1,6 +1,6 @@
 /* AVX-512 and products of bytes in tiles, in place of lookups of 16-bit sums: Sapphire Rapids and later. */
 #define BYTE_TILES 16
-#define DOT_FEW 4
+#define DOT_FEW 3
 #define DOT_MANY 8
 #define DOT_LEAST 2048 /* 128 inputs */
 #include "avx512.h"

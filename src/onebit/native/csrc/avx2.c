@@ -41,9 +41,15 @@ ALWAYS __m256d wide_bytes(const uint8_t *from) {
     return _mm256_cvtepi32_pd(_mm_cvtepu8_epi32(_mm_cvtsi32_si128(four)));
 }
 
-ALWAYS void wide_floor(int32_t *to, __m256d x, __m256d least, __m256d most) {
-    __m256d whole = _mm256_floor_pd(_mm256_min_pd(_mm256_max_pd(x, least), most));
-    _mm_storeu_si128((__m128i *)to, _mm256_cvttpd_epi32(whole));
+ALWAYS __m128i wide_whole(__m256d x, __m256d least, __m256d most) {
+    return _mm256_cvttpd_epi32(_mm256_floor_pd(_mm256_min_pd(_mm256_max_pd(x, least), most)));
+}
+#define wide_floor(to, x, least, most) _mm_storeu_si128((__m128i *)(to), wide_whole(x, least, most))
+
+ALWAYS void wide_floor_bytes(uint8_t *to, __m256d x, __m256d least, __m256d most, int zero) {
+    __m128i whole = _mm_add_epi32(wide_whole(x, least, most), _mm_set1_epi32(zero));
+    int32_t four = _mm_cvtsi128_si32(_mm_shuffle_epi8(whole, _mm_set1_epi32(0x0c080400)));
+    memcpy(to, &four, 4);
 }
 
 #include "engine.h"

@@ -16,8 +16,8 @@
 #define DOT_FOURS 1
 #define DOT_SHIFT 0
 #define DOT_LUT 32
-#if defined(__AVX512VNNI__) && !defined(DOT_FEW)
-#define DOT_FEW 12
+#ifndef DOT_FEW
+#define DOT_FEW 8
 #endif
 
 /* The lowest bits of 32 flags. */
@@ -37,10 +37,15 @@ typedef __m512d wide;
 #define wide_bytes(from) _mm512_cvtepi32_pd(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(from))))
 #define wide_add_product(sum, x, y) _mm512_fmadd_pd(x, y, sum)
 
-ALWAYS void wide_floor(int32_t *to, __m512d x, __m512d least, __m512d most) {
+ALWAYS __m256i wide_whole(__m512d x, __m512d least, __m512d most) {
     __m512d near = _mm512_min_pd(_mm512_max_pd(x, least), most);
-    __m256i whole = _mm512_cvt_roundpd_epi32(near, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-    _mm256_storeu_si256((__m256i *)to, whole);
+    return _mm512_cvt_roundpd_epi32(near, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+}
+#define wide_floor(to, x, least, most) _mm256_storeu_si256((__m256i *)(to), wide_whole(x, least, most))
+
+ALWAYS void wide_floor_bytes(uint8_t *to, __m512d x, __m512d least, __m512d most, int zero) {
+    __m128i bytes = _mm256_cvtepi32_epi8(wide_whole(x, least, most));
+    _mm_storel_epi64((__m128i *)to, _mm_add_epi8(bytes, _mm_set1_epi8((char)zero)));
 }
 
 #include "engine.h"
@@ -100,9 +105,7 @@ ALWAYS __m512i lane_sums(__m512i bytes) {
 #include "words.h"
 #include "lookups.h"
 #include "dot_tiles.h"
-#ifdef DOT_FEW
-#include "dot_masks.h"
-#endif
+#include "dot_few.h"
 
 static void expand_fours(const uint8_t *bits, int64_t fours, int8_t *to) {
     const __m512i one = _mm512_set1_epi8(1);

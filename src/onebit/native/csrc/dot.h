@@ -140,30 +140,34 @@ static void dot_base(dot_t *dot, int group, int i, const int32_t *run) {
         memcpy(dot->base + k, dot->base, (size_t)count * sizeof *dot->base);
 }
 
-/* Runs the epilogue on the sums of some rows of a tile. */
-static int finish_rows(const dot_t *dot, const place_t *at, spot_t spot, int many, int group, int tile, const int32_t *sums,
+/* Runs the epilogue on the sums of some rows of a tile, where it may work in place. */
+static int finish_rows(const dot_t *dot, const place_t *at, spot_t spot, int many, int group, int tile, int32_t *sums,
                        int width) {
     const ob_call *call = dot->call;
     int first = tile * TILE_OUTPUTS, part = call->outputs - first < width ? call->outputs - first : width, saw_nan = 0;
     int together = at->run[1] == 1 ? call->together : 0, single = call->out_height * call->out_width == 1;
+    /* whether the epilogue reads just these sums, row by row in whole vectors */
+    int bare = width % 16 == 0 && call->in_factor == 1 && !call->in_zero && !DOT_SHIFT && !call->constant;
     uint32_t factor = (uint32_t)call->in_factor;
-    block_t x;
+    block_t block;
     for (int m = 0; m < many;) {
-        const int32_t *sum = sums + (int64_t)m * width;
+        int32_t *sum = sums + (int64_t)m * width;
         int pixels = 1;
         if (together) {
             pixels = many - m < together ? many - m : together;
             if (!single && at->run[2] - spot.t < pixels) pixels = at->run[2] - spot.t;
         }
         const int32_t *base = dot->base + (tile - dot->tiles.begin) * TILE_OUTPUTS;
-        if (pixels == 1 || width == part) {
+        int straight = pixels == 1 || width == part;
+        block_t *x = bare && straight ? (block_t *)sum : &block;
+        if (straight && !bare) {
             int count = pixels * part;
-            CHANNELS(x.i[k] = (int32_t)(factor * (uint32_t)sum[k] + (uint32_t)base[k]))
-        } else
+            CHANNELS(x->i[k] = (int32_t)(factor * (uint32_t)sum[k] + (uint32_t)base[k]))
+        } else if (!straight)
             for (int p = 0, to = 0; p < pixels; p++)
-                for (int k = 0; k < part; k++, to++) x.i[to] = (int32_t)(factor * (uint32_t)sum[p * width + k] + (uint32_t)base[k]);
+                for (int k = 0; k < part; k++, to++) x->i[to] = (int32_t)(factor * (uint32_t)sum[p * width + k] + (uint32_t)base[k]);
         site_t site = site_of(at, spot, group * call->outputs + first);
-        saw_nan |= finish_block(call, &x, &site, pixels > 1 ? 0 : group * call->outputs + first, pixels * part, 0);
+        saw_nan |= finish_block(call, x, &site, pixels > 1 ? 0 : group * call->outputs + first, pixels * part, 0);
         m += pixels;
         if (single)
             spot.n += pixels;

@@ -23,7 +23,8 @@ typedef union {
     else                                                            \
         CHANNELS(x->f[k] = (float)((double)(value) + shift[k]))
 
-/* WIDE doubles at once, where the instruction set's file does not define them: wide_floor writes integers from least to most. */
+/* WIDE doubles at once, where the instruction set's file does not define them: wide_floor writes integers from least to most, and
+ * wide_floor_bytes their sums with `zero` as bytes. */
 #ifndef WIDE
 #define WIDE 1
 typedef double wide;
@@ -38,6 +39,12 @@ static inline void wide_floor(int32_t *to, double x, double least, double most) 
     int32_t whole = (int32_t)near;
     *to = whole - ((double)whole > near);
 }
+
+static inline void wide_floor_bytes(uint8_t *to, double x, double least, double most, int zero) {
+    int32_t whole;
+    wide_floor(&whole, x, least, most);
+    *to = (uint8_t)(whole + zero);
+}
 #endif
 
 /* Where the channels of a block are: from channel `from` of a pixel of image n on. */
@@ -48,13 +55,22 @@ typedef struct {
 } site_t;
 
 /* `requantized` of plain/numbers.h in double: multipliers and offset are multiples of 2^-shift, and so are all sums, which are
- * at most 2^53 of them, so that nothing is rounded. Up to a multiple of WIDE channels are computed, as in CHANNELS. */
-static inline void requantize(const ob_epilogue_op *op, const site_t *at, block_t *restrict x, int first, int count) {
-    const double *scale = (const double *)op->p + first, *offset = (const double *)op->q + first;
+ * at most 2^53 of them, so that nothing is rounded. Up to a multiple of WIDE channels are computed, as in CHANNELS. `others`: how
+ * many values are added, 1 only for bytes, or MANY. The integers become bytes if there is room for them, plus `zero`. */
+#define MANY 2
+static inline void requantize_with(const int others, const ob_epilogue_op *op, const site_t *at, block_t *restrict x, int first,
+                                   int count, uint8_t *bytes, int zero) {
+    const double *scale = (const double *)op->p + first, *offset = (const double *)op->q + first, *second = scale + op->stride;
     const wide least = wide_all(op->least), most = wide_all(op->most);
+    const uint8_t *other = NULL;
+    if (others == 1) {
+        const ob_more *more = op->more;
+        other = (const uint8_t *)(at->arena + more->place + at->n * more->size) + at->pixel * more->pixel + at->from;
+    }
     for (int k = 0; k < count; k += WIDE) {
         wide sum = wide_add_product(wide_load(offset + k), wide_ints(x->i + k), wide_load(scale + k));
-        for (int64_t n = 0; n < op->more_count; n++) {
+        if (others == 1) sum = wide_add_product(sum, wide_bytes(other + k), wide_load(second + k));
+        for (int64_t n = 0; others == MANY && n < op->more_count; n++) {
             const ob_more *more = &op->more[n];
             const uint32_t *image = at->arena + more->place + at->n * more->size;
             int64_t place = at->pixel * more->pixel + at->from + k;
@@ -64,8 +80,21 @@ static inline void requantize(const ob_epilogue_op *op, const site_t *at, block_
             else
                 sum = wide_add_product(sum, wide_ints((const int32_t *)image + place), factor);
         }
-        wide_floor(x->i + k, sum, least, most);
+        if (bytes)
+            wide_floor_bytes(bytes + k, sum, least, most, zero);
+        else
+            wide_floor(x->i + k, sum, least, most);
     }
+}
+
+static inline void requantize(const ob_epilogue_op *op, const site_t *at, block_t *restrict x, int first, int count,
+                              uint8_t *bytes, int zero) {
+    if (!op->more_count)
+        requantize_with(0, op, at, x, first, count, bytes, zero);
+    else if (op->more_count == 1 && op->more->bytes)
+        requantize_with(1, op, at, x, first, count, bytes, zero);
+    else
+        requantize_with(MANY, op, at, x, first, count, bytes, zero);
 }
 
 static inline int run_epilogue_op(const ob_epilogue_op *op, const site_t *at, block_t *restrict x, int first, int count,
@@ -121,7 +150,7 @@ static inline int run_epilogue_op(const ob_epilogue_op *op, const site_t *at, bl
         CHANNELS(x->i[k] = x->f[k] >= 0)
         break;
     case OB_EPILOGUE_REQUANTIZE:
-        requantize(op, at, x, first, count);
+        requantize(op, at, x, first, count, NULL, 0);
         break;
     case OB_EPILOGUE_QUANTIZE:
         for (int k = 0; k < count; k++) saw_nan |= x->f[k] != x->f[k];
@@ -136,9 +165,16 @@ static inline int run_epilogue_op(const ob_epilogue_op *op, const site_t *at, bl
 static int finish_block(const ob_call *call, block_t *x, const site_t *at, int first, int count, float total) {
     int saw_nan = 0;
     uint32_t *image = at->arena + call->out + at->n * call->out_size;
-    for (int n = 0; n < call->epilogue_count; n++) saw_nan |= run_epilogue_op(&call->epilogue[n], at, x, first, count, total);
-    if (call->out_bytes) {
-        uint8_t *out = (uint8_t *)image + at->pixel * call->out_pixel + at->from;
+    const ob_epilogue_op *op = call->epilogue, *end = op + call->epilogue_count;
+    uint8_t *bytes = call->out_bytes ? (uint8_t *)image + at->pixel * call->out_pixel + at->from : NULL;
+    for (; op < end; op++)
+        if (bytes && op + 1 == end && op->code == OB_EPILOGUE_REQUANTIZE && count % WIDE == 0) {
+            requantize(op, at, x, first, count, bytes, call->out_zero);
+            return saw_nan;
+        } else
+            saw_nan |= run_epilogue_op(op, at, x, first, count, total);
+    if (bytes) {
+        uint8_t *out = bytes;
         int32_t zero = call->out_zero;
         if (count % 16 == 0)
             CHANNELS(out[k] = (uint8_t)(x->i[k] + zero))
