@@ -25,7 +25,7 @@ from packed_nets import Builder
 
 from onebit.errors import UnknownNameError
 from onebit.native import InstructionSet, instruction_set, instruction_sets, library, make_plan
-from onebit.packed import Dense, PackedNet
+from onebit.packed import Dense, PackedNet, Relu
 from onebit.packed.bits import pack_signs
 from onebit.runtime import run
 
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.skipif(
 def emulated(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     assert COMPILER is not None
     folder = tmp_path_factory.mktemp("amx")
-    command = [COMPILER, "-O3", "-fPIC", "-DALONE"]
+    command = [COMPILER, "-O3", "-fPIC", "-DALONE", "-mamx-tile"]
     if not compiles(command, ["-mamx-tile", "-mamx-int8", "-mavxvnni"], folder):
         pytest.skip("the C compiler does not support AMX or AVX-VNNI")
     objects = compiled(command, platform.machine(), folder, names=["amx", "avxvnni", "support"], support=EMULATOR)
@@ -62,7 +62,7 @@ def amx(emulated: ctypes.CDLL) -> Iterator[InstructionSet]:
 
 
 def test_every_net_has_the_bits_of_the_reference(amx: InstructionSet, emulated: ctypes.CDLL) -> None:
-    """Byte by byte in every dense layer of integers, in batches of up to 3."""
+    """Byte by byte in every dense layer of integers."""
     amx, used = amx._replace(byte_tiles=1), 0
     for net in kernel_nets():
         images = images_of(net, 5)
@@ -106,10 +106,10 @@ def assert_same(net: PackedNet, count: int, amx: InstructionSet, emulated: ctype
 
 @settings(max_examples=40, deadline=None)
 @given(
-    form=st.sampled_from(["real", "sums", "most"]),
-    inputs=st.integers(1, 300),
+    form=st.sampled_from(["real", "positive", "sums", "most"]),
+    inputs=st.one_of(st.integers(1, 300), st.sampled_from([512, 513, 1100])),
     outputs=st.integers(1, 150),
-    count=st.sampled_from([1, 2, 15, 16, 17, 31, 32, 33, 50]),
+    count=st.sampled_from([1, 2, 15, 16, 17, 31, 32, 33, 50, 65]),
     seed=st.integers(0, 99),
     scaled=st.booleans(),
 )
@@ -123,10 +123,12 @@ def test_dense_layers_byte_by_byte(
     seed: int,
     scaled: bool,
 ) -> None:
-    """Integers of one to three bytes, and values on their grid, which have four."""
+    """Integers of one to three bytes, and values on their grid, which have four, or three without a sign."""
     b = Builder((inputs,), seed=seed)
-    if form == "real":
+    if form in ("real", "positive"):
         b.affine(inputs)
+        if form == "positive":
+            b.add(Relu)
     elif form == "sums":
         b.dense(inputs)
     else:
@@ -136,33 +138,39 @@ def test_dense_layers_byte_by_byte(
 
 
 @pytest.mark.parametrize(
-    ("value", "planes"), [(127, 1), (128, 2), (2**15 - 1, 2), (2**15, 3), (2**23 - 1, 3), (2**23, 4)]
+    ("value", "planes"),
+    [
+        *((value, planes) for most, planes in ((2**8, 1), (2**16, 2)) for value in (most - 1, -most // 2)),
+        *((value, planes) for least, planes in ((2**8, 2), (2**16, 3)) for value in (least, -least // 2 - 1)),
+        (2**24 - 1, 3),
+        (-(2**23), 3),
+        (2**24, 4),
+        (-(2**23) - 1, 4),
+    ],
 )
-@pytest.mark.parametrize("sign", [1, -1])
 def test_integers_have_as_many_bytes_as_they_need(
-    amx: InstructionSet, emulated: ctypes.CDLL, value: int, planes: int, sign: int
+    amx: InstructionSet, emulated: ctypes.CDLL, value: int, planes: int
 ) -> None:
-    """One product per byte, of one tile of inputs and one of outputs; the first layer has too few rows for tiles."""
-    value = -value - 1 if sign < 0 else value
-    inputs = 2**16
+    """A product of 16 rows for the bytes of 14 images, after those of the layer that makes the integer."""
+    inputs, count = 1030 * 64, 14
     b = Builder((inputs,), coding="values")
-    b.add(Dense, signs=pack_signs(np.full((1, inputs), sign, np.int8)), in_features=inputs)
+    b.add(Dense, signs=pack_signs(np.full((1, inputs), 1 if value > 0 else -1, np.int8)), in_features=inputs)
     b.dense(1)
-    images = np.zeros((1, inputs), np.uint8)
-    images[0, : abs(value) // 255], images[0, -1] = 255, abs(value) % 255
+    image = np.zeros(inputs, np.uint8)
+    image[: abs(value) // 255], image[-1] = 255, abs(value) % 255
     before = emulated.emulated_products()
-    found, _ = make_plan(b.net(), amx._replace(byte_tiles=1)).run(images)
-    assert abs(found.item()) == abs(value)
-    np.testing.assert_array_equal(found, run(b.net(), images, executor="reference"))
-    assert emulated.emulated_products() - before == planes or "amx" in instruction_sets()
+    found, _ = make_plan(b.net(), amx._replace(byte_tiles=1)).run(np.repeat(image[None], count, axis=0))
+    assert (np.abs(found) == abs(value)).all()
+    np.testing.assert_array_equal(found[:1], run(b.net(), image[None], executor="reference"))
+    assert emulated.emulated_products() - before - inputs // 64 == planes or "amx" in instruction_sets()
 
 
 @settings(max_examples=40, deadline=None)
 @given(
     coding=st.sampled_from(["integer", "values", "signed"]),
-    inputs=st.one_of(st.integers(1, 300), st.sampled_from([64, 128, 192])),
+    inputs=st.one_of(st.integers(1, 300), st.sampled_from([64, 128, 192, 512, 513, 1100])),
     outputs=st.integers(1, 150),
-    count=st.sampled_from([1, 7, 8, 15, 16, 17, 31, 32, 33, 50]),
+    count=st.sampled_from([1, 3, 4, 15, 16, 17, 31, 32, 33, 50, 257]),
     seed=st.integers(0, 99),
 )
 def test_dense_layers_of_bytes(
@@ -174,7 +182,7 @@ def test_dense_layers_of_bytes(
     b.dense(outputs)
     b.requantize(least=-7, most=8)
     b.dense(3)
-    assert_same(b.net(), count, amx, emulated, tiles=count >= 8)
+    assert_same(b.net(), count, amx, emulated, tiles=count > 3)
 
 
 @settings(max_examples=40, deadline=None)
@@ -217,8 +225,9 @@ def test_convolutions_of_bytes(
     for parts in (1, 3):
         np.testing.assert_array_equal(plan.run(images, parts=parts)[0], expected)
     columns = b.values[b.last].shape[2]
+    large = channels * window["kernel"][0] * window["kernel"][1] >= 128
     emulates = "dot" in plan.kernels and "amx" not in instruction_sets()
-    if emulates and columns >= 16 and count * columns < 2**9 and window["stride"] == (1, 1):
+    if emulates and large and columns >= 16 and count * columns < 2**9 and window["stride"] == (1, 1):
         assert emulated.emulated_products() > before
 
 

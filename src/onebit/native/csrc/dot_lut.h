@@ -184,7 +184,7 @@ static void dot_lut_sums(const dot_lut_t *lut, int many, const dot_lut_place_t *
 /* Runs the epilogue on the sums of `many` rows. */
 static int dot_lut_finish(const dot_lut_t *lut, const place_t *at, spot_t spot, int many) {
     const dot_t *dot = &lut->dot;
-    const int32_t *sums = lut->sums;
+    int32_t *sums = lut->sums;
     int saw_nan = 0;
     for (int tile = dot->tiles.begin; tile < dot->tiles.end; tile++, sums += many * TILE_OUTPUTS) {
         int width = lut->panels * DOT_LUT_LANES - tile * TILE_OUTPUTS;
