@@ -52,7 +52,7 @@ def trained(model: nn.Module, shape: tuple[int, ...] = (3, 8, 8)) -> nn.Module:
 @pytest.fixture
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nets as the model is folded, before their roundings make them integer nets."""
-    monkeypatch.setattr("onebit.fold.rounded_as_trained", lambda net: net)
+    monkeypatch.setattr("onebit.fold.rounded_as_trained", lambda net, numbers: (net, {}))
 
 
 def kinds(packed: PackedNet) -> list[str]:

@@ -308,7 +308,7 @@ def rounding_net(*, standardized: bool = False) -> PackedNet:
 
 def test_roundings_of_the_training_are_kept() -> None:
     net = rounding_net()
-    made = rounded_as_trained(net)
+    made, _ = rounded_as_trained(net)
     assert [type(node).__name__ for node in made.nodes] == ["Conv", "Requantize", "Flatten", "Dense", "Affine"]
     images = inputs_of(net, 200)
     np.testing.assert_allclose(run(made, images), run(net, images), rtol=1e-5, atol=1e-4)
@@ -318,11 +318,11 @@ def test_roundings_of_the_training_are_kept() -> None:
 
 def test_without_images_only_roundings_of_the_training_become_integers() -> None:
     net = rounding_net(standardized=True)
-    made = rounded_as_trained(net)
+    made, _ = rounded_as_trained(net)
     assert made.input.coding == "standardise"
     operations = [type(node).__name__ for node in made.nodes]
     assert operations == ["Conv", "Affine", "Quantize", "Flatten", "Dense", "Affine"]
     images = inputs_of(net, 200)
     np.testing.assert_allclose(run(made, images), run(net, images), rtol=1e-5, atol=1e-4)
     plain = unet()
-    assert rounded_as_trained(plain) is plain
+    assert rounded_as_trained(plain)[0] is plain

@@ -109,7 +109,8 @@ def fold_model(
     folder, batch, whole = _prepared(model, example, input_shape, preprocess, weights, seed)
     folded = folder.fold(trace(whole, batch, is_leaf=folder.is_leaf))
     _check_other_batch(folded.net, whole, batch, folder.again())
-    return folded._replace(net=rounded_as_trained(folded.net))
+    net, real = rounded_as_trained(folded.net, folded.numbers)
+    return folded._replace(net=net, real=real)
 
 
 def refusals_of(

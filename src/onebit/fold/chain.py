@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from onebit.integer import Affines
 from onebit.packed import Flatten, MaxPool, Node, Permute, Prelu, Repeat, Reshape
 from onebit.quantizers import Quantizer
 
@@ -26,6 +27,7 @@ class FoldedOp:
     Args:
         apply: what torch computes, elementwise: (n, C) -> (n, C).
         scale, shift: (C,) float64, None for 1 and 0, of an affine map.
+        formula: scale and shift of an affine map in float64, where torch rounds them to float32.
         kind, fields: the packed operation, if it is not an affine map.
         exact: torch's result depends only on the integer input of the chain, not on the order of a sum.
         mixes: its channels are not those of its input.
@@ -39,6 +41,7 @@ class FoldedOp:
     fields: dict[str, Any] | None = None
     exact: bool = True
     mixes: bool = False
+    formula: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
     def moves(self) -> bool:
@@ -65,10 +68,24 @@ class FoldedOp:
             return self.apply(images.flatten(0, 1)).unflatten(0, (-1, pixels)).movedim(1, 2).flatten(1)
 
         scale, shift = (None if a is None else np.repeat(a, pixels) for a in (self.scale, self.shift))
+        formula = self.formula and (np.repeat(self.formula[0], pixels), np.repeat(self.formula[1], pixels))
         fields = self.fields
         if self.kind is Prelu and fields is not None:
             fields = {"slope": np.repeat(fields["slope"], pixels)}
-        return replace(self, apply=apply, scale=scale, shift=shift, fields=fields)
+        return replace(self, apply=apply, scale=scale, shift=shift, fields=fields, formula=formula)
+
+
+def joined(maps: Iterable[Affines]) -> Affines:
+    """Scale and shift of affine maps, one after the other."""
+    scale: np.ndarray | None = None
+    shift: np.ndarray | None = None
+    for by, plus in maps:
+        if by is not None:
+            scale = by if scale is None else scale * by
+            shift = None if shift is None else shift * by
+        if plus is not None:
+            shift = plus if shift is None else shift + plus
+    return scale, shift
 
 
 class Pending(NamedTuple):

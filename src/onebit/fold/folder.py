@@ -15,10 +15,11 @@ from torch import Tensor, fx, nn
 from onebit.errors import FoldError, FormatError, OnebitError
 from onebit.fold.aliases import ASSIGNMENTS, check_in_place
 from onebit.fold.call import Call, Operation, check_finite, is_part
-from onebit.fold.chain import Chain, FoldedOp, Pending
+from onebit.fold.chain import Chain, FoldedOp, Pending, joined
 from onebit.fold.trace import module_path, target_name
 from onebit.fold.unknown import unknown_operation
 from onebit.fold.value_range import range_of
+from onebit.integer import Affines, RealRounding
 from onebit.layers import BinaryLayer, InputCoding
 from onebit.packed import (
     Affine,
@@ -60,10 +61,16 @@ class SignSite(NamedTuple):
 
 
 class Folded(NamedTuple):
-    """A packed net, and where it takes signs."""
+    """A packed net, and where it takes signs.
+
+    numbers: scale and shift of each affine map as the model has them, in float64; the net has them in float32.
+    real: for each requantization, what it computes in real arithmetic.
+    """
 
     net: PackedNet
     signs: tuple[SignSite, ...]
+    numbers: dict[str, Affines]
+    real: dict[str, RealRounding]
 
 
 class Folder:
@@ -95,6 +102,7 @@ class Folder:
         self.values: dict[str, Value] = {}
         self.ranges: dict[str, range] = {}
         """The possible integers of each exact value (or a superset), spread evenly around 0."""
+        self.numbers: dict[str, Affines] = {}
         self._signs: list[SignSite] = []
         self._calls: Counter[nn.Module] = Counter()
         self._written: dict[Pending, str] = {}
@@ -125,7 +133,7 @@ class Folder:
             net = PackedNet(input=self.input, nodes=tuple(self.nodes), output=output)
         except FormatError as error:
             raise FoldError(f"the model cannot be packed: {error}") from None
-        return Folded(net, tuple(self._signs))
+        return Folded(net, tuple(self._signs), self.numbers, {})
 
     def walk(self, graph: fx.Graph) -> Any:
         """Apply the operations of a graph one after the other; returns the name of the output, or a tuple or dict."""
@@ -257,22 +265,17 @@ class Folder:
         """
         first = next((n for n in range(len(x.ops), 0, -1) if Pending(x.base, x.ops[:n]) in self._written), 0)
         base = self._written.get(Pending(x.base, x.ops[:first]), x.base)
-        scale: np.ndarray | None = None
-        shift: np.ndarray | None = None
+        start = first
         for index in range(first, len(x.ops)):
             op, done = x.ops[index], x.ops[: index + 1]
             if op.kind is not None:
                 base = self._written[Pending(x.base, done)] = self.emit(op.kind, op.name, base, **(op.fields or {}))
-                continue
-            if op.scale is not None:
-                scale = op.scale if scale is None else scale * op.scale
-                shift = None if shift is None else shift * op.scale
-            if op.shift is not None:
-                shift = op.shift if shift is None else shift + op.shift
-            if index + 1 == len(x.ops) or x.ops[index + 1].kind is not None:
-                fields = {"scale": _rounded(op.name, scale), "shift": _rounded(op.name, shift)}
-                base = self._written[Pending(x.base, done)] = self.emit(Affine, op.name, base, **fields)
-                scale, shift = None, None
+                start = index + 1
+            elif index + 1 == len(x.ops) or x.ops[index + 1].kind is not None:
+                maps = x.ops[start : index + 1]
+                scale, shift = (_rounded(op.name, a) for a in joined((map.scale, map.shift) for map in maps))
+                base = self._written[Pending(x.base, done)] = self.emit(Affine, op.name, base, scale=scale, shift=shift)
+                self.numbers[base] = joined(map.formula or (map.scale, map.shift) for map in maps)
         return base
 
     def then(self, x: Pending, op: FoldedOp) -> Pending:

@@ -36,7 +36,21 @@ def batch_norm(folder: Folder, call: Call, x: Pending) -> Pending:
         shift = apply(zeros)[0]
     for tensor in (scale, shift):
         check_finite(call.name, "folded BatchNorm values", tensor)
-    return folder.then(x, FoldedOp(call.name, apply, scale=scale.double().numpy(), shift=shift.double().numpy()))
+    own = scale.double().numpy(), shift.double().numpy()
+    return folder.then(x, FoldedOp(call.name, apply, scale=own[0], shift=own[1], formula=_formula(norm)))
+
+
+def _formula(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and shift of a BatchNorm in float64: weight / √(variance + eps) and bias - mean · scale."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    mean, variance = norm.running_mean.double().numpy(), norm.running_var.double().numpy()
+    weight, bias = (
+        default if tensor is None else tensor.detach().double().numpy()
+        for tensor, default in ((norm.weight, 1.0), (norm.bias, 0.0))
+    )
+    scale = weight / np.sqrt(variance + norm.eps)
+    return scale, bias - mean * scale
 
 
 def input_quantizer(folder: Folder, call: Call, x: Pending) -> Pending:

@@ -2,10 +2,26 @@
 
 The operations of the exact net are walked in order (`conversion`, with the table of `operations`). Scales, shifts and
 bounds are deferred (`form`) until integers are needed, and then computed together with one rounding (`multipliers`).
-How finely a value is rounded follows from what the exact net computes on some images (`ranges`).
+How finely a value is rounded follows from what the exact net computes on some images (`ranges`). Each requantization is
+compared with real arithmetic over all integers (`staircase`).
 """
 
-from onebit.integer.nets import BITS, Calibrated, calibrated, integer_net, rounded_as_trained
+from onebit.integer.conversion import Affines
+from onebit.integer.multipliers import MOST_OFF
+from onebit.integer.nets import BITS, Calibrated, calibrated, integer_net, real_arithmetic, rounded_as_trained
 from onebit.integer.ranges import LEAST_IMAGES
+from onebit.integer.staircase import RealRounding, proved
 
-__all__ = ["BITS", "LEAST_IMAGES", "Calibrated", "calibrated", "integer_net", "rounded_as_trained"]
+__all__ = [
+    "BITS",
+    "LEAST_IMAGES",
+    "MOST_OFF",
+    "Affines",
+    "Calibrated",
+    "RealRounding",
+    "calibrated",
+    "integer_net",
+    "proved",
+    "real_arithmetic",
+    "rounded_as_trained",
+]

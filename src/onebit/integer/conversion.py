@@ -13,6 +13,7 @@ import numpy as np
 from onebit.errors import FormatError, UsageError
 from onebit.integer.form import Form
 from onebit.integer.multipliers import half_up, multipliers
+from onebit.integer.staircase import RealRounding
 from onebit.packed import InputSpec, Node, PackedNet, infer, nodes
 from onebit.packed.net import INPUT, check_name
 from onebit.packed.nodes import Value
@@ -26,18 +27,22 @@ MOST_TERMS = 3
 """A sum of more values than this is rounded."""
 ARRANGE = nodes.Flatten, nodes.Reshape, nodes.Permute, nodes.Repeat, nodes.Concat, nodes.Slice, nodes.Pad
 POOLS = nodes.MaxPool, nodes.AveragePool, nodes.AdaptiveAveragePool
+Affines = tuple[np.ndarray | None, np.ndarray | None]
+"""Scale and shift of an affine map, float64 (C,); None for 1 and 0."""
 
 
 class Rounding(NamedTuple):
     """A value of the exact net that is rounded: to multiples of its step, `least` to `most` times.
 
     sums: sums without bounds, of which the largest must fit.
+    form: what it is.
     """
 
     name: str
     least: int
     most: int
     sums: bool
+    form: Form
 
 
 class Conversion:
@@ -48,8 +53,10 @@ class Conversion:
         bits: of activations; None to round only what the exact net rounds.
         step: the distance of two neighbors of a rounded value.
         table: for each operation, (conversion, node, forms of its inputs) -> form of its output.
+        numbers: scale and shift of affine maps of the exact net before they were rounded to float32, by name.
 
     Attributes:
+        real_roundings: for each requantization, what it computes in real arithmetic.
         roundings: what was rounded with a `step`.
         rounds_pixels: whether pixels with real values became integers.
         joined: pairs of those that are concatenated and must have the same step.
@@ -61,8 +68,11 @@ class Conversion:
         bits: int | None,
         step: Callable[[Rounding], float],
         table: Mapping[type[Node], Callable[..., Form]],
+        numbers: Mapping[str, Affines] | None = None,
     ) -> None:
         self.exact, self.known, self.bits, self.step, self.table = net, infer(net), bits, step, table
+        self.numbers = numbers or {}
+        self.real_roundings: dict[str, RealRounding] = {}
         self.makers = {node.output: node for node in net.nodes}
         self.readers: dict[str, list[Node]] = {name: [] for name in self.known}
         for node in net.nodes:
@@ -179,6 +189,8 @@ class Conversion:
         if numbers is not None:
             fields = {"multiplier": numbers.multiplier, "offset": numbers.offset, "shift": numbers.shift}
             value = self.emit(nodes.Requantize, name, *form.terms, **fields, **limits)
+            scales = np.array(list(own.terms.values()))
+            self.real_roundings[value] = RealRounding(tuple(form.terms), scales, own.shift, **limits)
         else:
             real = self.computed(f"{name[:80]}.scaled", replace(own, low=-inf, high=inf) if inside else own)
             value = self.emit(nodes.Quantize, name, real, **limits)
@@ -213,7 +225,7 @@ class Conversion:
         if image and self.values[INPUT].exact:
             self.rounds_pixels = True
             return self.rounded(name, form, self._image_step(form, most), least, most)
-        rounding = Rounding(name, least, most, sums)
+        rounding = Rounding(name, least, most, sums, form)
         self.roundings[name] = rounding
         made = self.rounded(name, form, self.step(rounding), least, most)
         self.origin[next(iter(made.terms))] = name

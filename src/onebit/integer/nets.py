@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from onebit.errors import UsageError
-from onebit.integer.conversion import Conversion, Rounding
+from onebit.integer.conversion import Affines, Conversion, Rounding, float64_or
+from onebit.integer.form import Form
 from onebit.integer.operations import CONVERSIONS
 from onebit.integer.ranges import Range, find_ranges
-from onebit.packed import PackedNet, Quantize, check_net
+from onebit.integer.staircase import RealRounding
+from onebit.packed import Affine, Node, PackedNet, Quantize, Requantize, check_net
 
 BITS = 8, 4, 2
 
@@ -67,11 +71,75 @@ def calibrated(packed: PackedNet, images: Any, *, activations: int = 8) -> Calib
     return Calibrated(net, ranges)
 
 
-def rounded_as_trained(packed: PackedNet) -> PackedNet:
-    """The net with the roundings that it was trained with, where they follow integers, as integer operations."""
+def rounded_as_trained(
+    packed: PackedNet, numbers: Mapping[str, Affines] | None = None
+) -> tuple[PackedNet, dict[str, RealRounding]]:
+    """The net with the roundings that it was trained with, where they follow integers, as integer operations.
+
+    Args:
+        numbers: scale and shift of the affine maps of the net before they were rounded to float32, by name.
+
+    Returns:
+        The net, and what each of these operations computes in real arithmetic, by name.
+    """
     if not any(isinstance(node, Quantize) for node in packed.nodes):
-        return packed
-    return Conversion(packed, None, lambda rounding: 1.0, CONVERSIONS).convert()
+        return packed, {}
+    conversion = Conversion(packed, None, lambda rounding: 1.0, CONVERSIONS, numbers)
+    return conversion.convert(), conversion.real_roundings
+
+
+def real_arithmetic(packed: PackedNet, made: PackedNet, activations: int) -> dict[str, RealRounding]:
+    """What each requantization of an integer net computes in the real arithmetic of its exact net, by name.
+
+    The steps are those that the numbers of the integer net state: multipliers are the scales of the exact net divided
+    by a step.
+
+    Raises:
+        UsageError: the integer net is not one of `integer_net` from this exact net.
+    """
+    _, groups = _planned(packed, activations)
+    twins, steps = {node.output: node for node in made.nodes}, dict[str, float]()
+
+    def step(rounding: Rounding) -> float:
+        group = min(groups[rounding.name])
+        if group not in steps:
+            steps[group] = _stated_step(twins, conversion.free(rounding.name), rounding.form)
+        return steps[group]
+
+    conversion = Conversion(packed, activations, step, CONVERSIONS)
+    again = conversion.convert()
+    if [(type(node), *_names(node)) for node in again.nodes] != [(type(node), *_names(node)) for node in made.nodes]:
+        raise UsageError(_OTHER)
+    return conversion.real_roundings
+
+
+_OTHER = "the packed net does not have the operations that the model has when its activations are rounded"
+
+
+def _names(node: Node) -> tuple[tuple[str, ...], str]:
+    return node.inputs, node.output
+
+
+def _stated_step(twins: Mapping[str, Node], name: str, form: Form) -> float:
+    """The step of a rounded value of an integer net: the scales of its form divided by those in front of it."""
+    values, ones = [name], np.ones(len(form.shift))
+    while values:
+        value = values.pop()
+        node = twins.get(value)
+        if isinstance(node, Requantize) and node.inputs == tuple(form.terms):
+            scales, stated = list(form.terms.values()), node.multiplier * 2.0**-node.shift
+        elif value in form.terms:
+            scales, stated = [form.terms[value]], ones
+        elif isinstance(node, Affine) and node.inputs[0] in form.terms:
+            scales, stated = [form.terms[node.inputs[0]]], ones * float64_or(node.scale, 1.0)
+        elif node is None:
+            break
+        else:
+            values += node.inputs
+            continue
+        own, stated = (float(np.abs(numbers).sum()) for numbers in (scales, stated))
+        return own / stated if own and stated else 1.0
+    raise UsageError(_OTHER)
 
 
 def _planned(packed: PackedNet, activations: int) -> tuple[Conversion, dict[str, frozenset[str]]]:

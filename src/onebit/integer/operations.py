@@ -19,7 +19,8 @@ from onebit.packed.nodes.node import INT32
 def _affine(net: Conversion, node: nodes.Affine, x: Form) -> Form:
     if x.clipped and not keeps_bounds(node):
         x = Form.of(net.real(node.inputs[0]), len(x.shift))
-    return x.scaled(float64_or(node.scale, 1.0), float64_or(node.shift, 0.0))
+    scale, shift = net.numbers.get(node.output, (node.scale, node.shift))
+    return x.scaled(float64_or(scale, 1.0), float64_or(shift, 0.0))
 
 
 def _relu(net: Conversion, node: nodes.Relu, x: Form) -> Form:

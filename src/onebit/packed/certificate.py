@@ -21,6 +21,8 @@ _LATER: dict[str, Any] = {
 NOT_CERTIFIED = "not certified: nothing was compared with the trained net"
 COMPARED = {"labels": "labels differ", "multi-label": "labels differ", "values": "outputs differ by more than rounding"}
 """What was compared -> what is counted as a mismatch, in words."""
+PROOFS = "every integer", "within one", "float"
+"""How a layer was compared, see `LayerProof`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +31,11 @@ class LayerProof:
 
     Args:
         name: name of the value in the packed net.
-        proof: "every integer" (every possible sum was compared) or "float" (the values on the images were compared).
+        proof: "every integer" (every possible sum was compared), "within one" (of a rounding of several values, every
+            possible weighted sum) or "float" (the values on the images were compared).
         integers: number of integers or values that were compared.
-        mismatches: number of them with another result than in the trained net.
+        mismatches: number of them with another result than in the trained net. Of roundings these are integers near a
+            tie, where the result is the next integer, or for "within one" may be.
     """
 
     name: str
@@ -41,8 +45,8 @@ class LayerProof:
 
     def __post_init__(self) -> None:
         check_text("layer name", self.name)
-        if self.proof not in ("every integer", "float"):
-            raise FormatError(f"layer proof is {short(self.proof)}, expected 'every integer' or 'float'")
+        if self.proof not in PROOFS:
+            raise FormatError(f"layer proof is {short(self.proof)}, expected {', '.join(map(repr, PROOFS))}")
         _check_count("layer integers", self.integers)
         _check_count("layer mismatches", self.mismatches, most=self.integers)
 
@@ -170,7 +174,7 @@ class Certificate:
         for name in ("onebit", "max_logit_difference", "bit_exact", "trained_mismatches", "trained_correct"):
             fields.pop(name, None)
         fields["label_mismatches"] -= fields.pop("tied", 0)
-        fields["layers"] = [layer if layer[1] == "every integer" else layer[:2] for layer in fields["layers"]]
+        fields["layers"] = [layer if layer[1] != "float" else layer[:2] for layer in fields["layers"]]
         return fields
 
     def to_json(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from onebit.common.moved import renamed_argument
 from onebit.data import Dataset
 from onebit.errors import FoldError, UsageError
 from onebit.fold import SignSite, example_of, fold_model
-from onebit.integer import LEAST_IMAGES
+from onebit.integer import LEAST_IMAGES, MOST_OFF, RealRounding, proved, real_arithmetic
 from onebit.packed import (
     Certificate,
     LayerProof,
@@ -24,6 +24,7 @@ from onebit.packed import (
     Quantize,
     Requantize,
     Threshold,
+    Value,
     check_net,
     infer,
 )
@@ -100,24 +101,27 @@ def prove(
     weights: str = "binary",
     seed: int | None = None,
     batch_size: int | None = None,
-    integer: bool = False,
+    activations: int | None = None,
 ) -> tuple[LayerProof, ...]:
-    """Compare the signs of a packed net with those of the trained modules, one by one.
+    """Compare the signs of a packed net with those of the trained modules, and its roundings with real arithmetic.
 
     A threshold of exact integers is compared on every possible integer in every channel. A sign of real values, or of
-    sums that torch rounds, is compared on `images`; without images its proof counts 0.
+    sums that torch rounds, is compared on `images`; without images its proof counts 0. A rounding of exact integers is
+    compared with the numbers of the model in float64 on every possible integer, or, where sums of several values are
+    too many, by how near their weighted sums are to a step.
 
     Args:
         preprocess, weights, seed: as for `verify`.
-        integer: the activations were rounded after the training; compares thresholds that are still those of the exact
-            net.
+        activations: bits to which the activations were rounded after the training; their roundings are compared with
+            the exact net, and of the thresholds those that are still its own.
 
     Raises:
         UsageError: the packed net does not have the operations of the model.
-        FoldError, NotBinaryError: as `onebit.pack`.
+        FoldError, NotBinaryError: as `onebit.pack`; FoldError also for a rounding with other numbers than the model's.
     """
+    check_net(packed)
     seed = seed_of(weights, seed)
-    proofs, sites = _proofs(model, packed, weights, seed, preprocess, integer=integer)
+    proofs, sites = _proofs(model, packed, weights, seed, preprocess, activations)
     if images is not None and sites:
         proofs |= tally(model, packed, images, weights, seed, batch_size, sites=sites, preprocess=preprocess).proofs
     return tuple(proofs.values())
@@ -172,8 +176,7 @@ def certify(
     sites: Sequence[SignSite] = ()
     proofs: dict[str, LayerProof] = {}
     if layers is None:
-        integer = activations is not None
-        proofs, sites = _proofs(model, packed, weights, seed_of(weights, seed), preprocess, integer=integer)
+        proofs, sites = _proofs(model, packed, weights, seed_of(weights, seed), preprocess, activations)
     counted = tally(
         *(model, packed, data, weights, seed, batch_size),
         sites=sites,
@@ -246,16 +249,16 @@ def _proofs(
     weights: str,
     seed: int | None,
     preprocess: nn.Module | None,
-    *,
-    integer: bool = False,
+    activations: int | None,
 ) -> tuple[dict[str, LayerProof], list[SignSite]]:
-    """The proof of each sign without images, by name, and the signs that can be compared only on images."""
+    """The proofs without images, by name, and the signs that can be compared only on images."""
     folded = fold_model(model, example_of(packed.input), preprocess=preprocess, weights=weights, seed=seed or 0)
     nodes = {node.output: node for node in packed.nodes}
-    signs = folded.signs
-    if integer:  # behind rounded values, a threshold is another one
+    signs, real = folded.signs, folded.real
+    if activations is not None:  # behind rounded values, a threshold is another one
         exact = {node.output: node for node in folded.net.nodes}
         signs = tuple(site for site in signs if _same_threshold(exact[site.value], nodes.get(site.value)))
+        real = {**real, **real_arithmetic(folded.net, packed, activations)}
     elif _outline(folded.net) != _outline(packed):
         raise UsageError(
             "the packed net does not have the operations of this model; pack it from this model, and certify a net of "
@@ -270,7 +273,24 @@ def _proofs(
             proof, integers = "every integer", len(site.chain.integers) * site.chain.channels
             mismatches = site.chain.mismatches(node.threshold, node.direction)
         proofs[site.value] = LayerProof(name=site.value, proof=proof, integers=integers, mismatches=mismatches)
-    return proofs, [site for site in signs if proofs[site.value].proof == "float"]
+    on_images = [site for site in signs if proofs[site.value].proof == "float"]
+    values = infer(packed)
+    for node in packed.nodes:
+        if isinstance(node, Requantize):
+            proofs[node.output] = _rounding(node, real[node.output], [values[name] for name in node.inputs])
+    return proofs, on_images
+
+
+def _rounding(node: Requantize, real: RealRounding, inputs: list[Value]) -> LayerProof:
+    """The proof of a requantization; FoldError if its numbers are not those of the model."""
+    found = proved(node, real, [x.limits for x in inputs])
+    if not found.off <= MOST_OFF:
+        raise FoldError(
+            f"{node.output}: its multipliers and offsets are not those of the model: results are off by up to "
+            f"{found.off:.3g} before they are rounded, expected at most {MOST_OFF:.2g}"
+        )
+    proof = "every integer" if found.exact else "within one"
+    return LayerProof(name=node.output, proof=proof, integers=found.integers, mismatches=found.differing)
 
 
 def _same_threshold(node: Node, twin: Node | None) -> bool:

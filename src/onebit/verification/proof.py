@@ -292,7 +292,7 @@ def prove_packed(
         source=source.sha256,
         recipe=source.recipe.name,
         # of the net packed here: another processor may round differently where a sum is exactly at a threshold
-        layers=prove(model, fresh, weights=certificate.weights, seed=seed, integer=certificate.activations is not None),
+        layers=prove(model, fresh, weights=certificate.weights, seed=seed, activations=certificate.activations),
         images=certificate.images,
         activations=certificate.activations,
         calibration=None if certificate.calibration is None else min(certificate.calibration, len(data.train)),
