@@ -243,7 +243,7 @@ def test_an_integer_net_behind_scaled_integers_has_other_multipliers() -> None:
     b.requantize(most=15)
     b.dense(3)
     net = b.net()
-    wide = Conversion(net, 8, lambda rounding: 0.5, CONVERSIONS)
+    wide = Conversion(net, 8, lambda *_: 0.5, CONVERSIONS)
     wide.values["input"] = net.input.value
     wide.forms["input"] = Form.of("input", 6, 0.5)  # of pixels that count half
     sums = wide.again(net.nodes[1], wide.again(net.nodes[0], "input"))

@@ -23,6 +23,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--plot", metavar="FILE.png", help="draw the histograms of all layers")
     parser.add_model()
     args = parser.parse(argv)
+    from onebit.packed import LayerProof
     from onebit.verification.inspection import inspect_file, net_totals
 
     found = inspect_file(args.run)
@@ -73,6 +74,9 @@ def main(argv: list[str]) -> int:
                 f"{value['label_mismatches']} labels differ from torch{tied}; "
                 f"{value['weights']} weights of {value['recipe']}"
             )
+            if value["layers"]:
+                proofs = [LayerProof(**layer) for layer in value["layers"]]
+                answer(table([["compared layer", "with torch"], *([proof.name, str(proof)] for proof in proofs)]))
         elif isinstance(value, float):
             answer(f"{key}: {value:.4g}")
         elif isinstance(value, (str, int)):

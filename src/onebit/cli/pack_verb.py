@@ -69,7 +69,7 @@ def main(argv: list[str]) -> int:
     for flag, given in (("--calibration", args.calibration), ("--allow-drop", args.allow_drop)):
         if given is not None and args.activations is None:
             raise UsageError(f"{flag} belongs to --activations 8, 4 or 2")
-    from onebit.packed import costs, save
+    from onebit.packed import Requantize, costs, save
     from onebit.verification.proof import fold_run
 
     run = open_trained(args, to_pack=True)
@@ -97,6 +97,9 @@ def main(argv: list[str]) -> int:
     }
     text = f"{args.output}: {size(count)}, {bits:,} weights at one bit, {ratio:.1f} times smaller than float32\n"
     text += packed.statement
+    if certificate is not None:
+        roundings = {node.output for node in packed.nodes if isinstance(node, Requantize)}
+        text += "".join(f"\n{layer.name}: {layer}" for layer in certificate.layers if layer.name in roundings)
     answer_either(result, text, as_json=args.json)
     if certificate is None or certificate.activations is not None:
         return 0

@@ -35,14 +35,12 @@ class Rounding(NamedTuple):
     """A value of the exact net that is rounded: to multiples of its step, `least` to `most` times.
 
     sums: sums without bounds, of which the largest must fit.
-    form: what it is.
     """
 
     name: str
     least: int
     most: int
     sums: bool
-    form: Form
 
 
 class Conversion:
@@ -51,7 +49,7 @@ class Conversion:
     Args:
         net: the exact net.
         bits: of activations; None to round only what the exact net rounds.
-        step: the distance of two neighbors of a rounded value.
+        step: the distance of two neighbors of a rounded value, which has a form.
         table: for each operation, (conversion, node, forms of its inputs) -> form of its output.
         numbers: scale and shift of affine maps of the exact net before they were rounded to float32, by name.
 
@@ -66,7 +64,7 @@ class Conversion:
         self,
         net: PackedNet,
         bits: int | None,
-        step: Callable[[Rounding], float],
+        step: Callable[[Rounding, Form], float],
         table: Mapping[type[Node], Callable[..., Form]],
         numbers: Mapping[str, Affines] | None = None,
     ) -> None:
@@ -225,9 +223,9 @@ class Conversion:
         if image and self.values[INPUT].exact:
             self.rounds_pixels = True
             return self.rounded(name, form, self._image_step(form, most), least, most)
-        rounding = Rounding(name, least, most, sums, form)
+        rounding = Rounding(name, least, most, sums)
         self.roundings[name] = rounding
-        made = self.rounded(name, form, self.step(rounding), least, most)
+        made = self.rounded(name, form, self.step(rounding, form), least, most)
         self.origin[next(iter(made.terms))] = name
         return made
 

@@ -66,7 +66,7 @@ def calibrated(packed: PackedNet, images: Any, *, activations: int = 8) -> Calib
     ranges = find_ranges(packed, images, list(plan.roundings.values())) if plan.roundings else {}
     # values that are concatenated have one step, the largest of theirs
     steps = {name: max(ranges[other].step for other in groups[name]) for name in ranges}
-    net = Conversion(packed, activations, lambda rounding: steps[rounding.name], CONVERSIONS).convert()
+    net = Conversion(packed, activations, lambda rounding, _: steps[rounding.name], CONVERSIONS).convert()
     net.check_values()
     return Calibrated(net, ranges)
 
@@ -84,7 +84,7 @@ def rounded_as_trained(
     """
     if not any(isinstance(node, Quantize) for node in packed.nodes):
         return packed, {}
-    conversion = Conversion(packed, None, lambda rounding: 1.0, CONVERSIONS, numbers)
+    conversion = Conversion(packed, None, lambda *_: 1.0, CONVERSIONS, numbers)
     return conversion.convert(), conversion.real_roundings
 
 
@@ -100,10 +100,10 @@ def real_arithmetic(packed: PackedNet, made: PackedNet, activations: int) -> dic
     _, groups = _planned(packed, activations)
     twins, steps = {node.output: node for node in made.nodes}, dict[str, float]()
 
-    def step(rounding: Rounding) -> float:
+    def step(rounding: Rounding, form: Form) -> float:
         group = min(groups[rounding.name])
         if group not in steps:
-            steps[group] = _stated_step(twins, conversion.free(rounding.name), rounding.form)
+            steps[group] = _stated_step(twins, conversion.free(rounding.name), form)
         return steps[group]
 
     conversion = Conversion(packed, activations, step, CONVERSIONS)
@@ -154,10 +154,10 @@ def _planned(packed: PackedNet, activations: int) -> tuple[Conversion, dict[str,
         groups = found
 
 
-def _apart(groups: dict[str, frozenset[str]]) -> Callable[[Rounding], float]:
+def _apart(groups: dict[str, frozenset[str]]) -> Callable[[Rounding, Form], float]:
     """Another step for each group, so that values that will differ in their steps do so in a plan already."""
     steps: dict[str, float] = {}
-    return lambda rounding: steps.setdefault(min(groups.get(rounding.name, [rounding.name])), 1 + len(steps) / 1024)
+    return lambda rounding, _: steps.setdefault(min(groups.get(rounding.name, [rounding.name])), 1 + len(steps) / 1024)
 
 
 def _groups(names: Iterable[str], joined: list[tuple[str, str]]) -> dict[str, frozenset[str]]:

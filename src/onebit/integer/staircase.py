@@ -125,16 +125,21 @@ def _between(
     or more.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        step = np.where(multiplier > 0, -((offset - steps) // np.maximum(multiplier, 1)), first)
-        step = np.where((multiplier == 0) & (offset < steps), end, step)
+        # the rule is above from here on, or before it where it falls though real arithmetic does not
+        step = -((offset - steps) // np.maximum(multiplier, 1))
+        step = np.where(multiplier == 0, np.where(offset < steps, end, first), step)
+        step = np.where(multiplier < 0, (offset - steps) // np.maximum(-multiplier, 1) + 1, step)
         # twice the error, for those of this subtraction and division
         below, above = (ties - shift + slack for slack in (-2 * error, 2 * error))
         # all integers from `sure` on are above, none before `maybe` is
         sure = np.where(scale > 0, np.floor(above / scale) + 1, np.where(above < 0, first, end))
         maybe = np.where(scale > 0, np.ceil(below / scale), np.where(below > 0, end, first))
     step, sure, maybe = (np.clip(x, first, end).astype(np.int64) for x in (step, sure, maybe))
-    wrong = np.maximum(sure - step, 0) + np.maximum(step - maybe, 0)
-    return np.where(multiplier < 0, end - first, wrong)  # falls where real arithmetic does not
+    return np.where(
+        multiplier < 0,
+        np.minimum(step, sure) - first + end - np.maximum(step, maybe),
+        np.maximum(sure - step, 0) + np.maximum(step - maybe, 0),
+    )
 
 
 def _near_steps(node: Requantize, apart: np.ndarray, limits: Sequence[tuple[int, int]]) -> tuple[int, int]:
@@ -145,7 +150,7 @@ def _near_steps(node: Requantize, apart: np.ndarray, limits: Sequence[tuple[int,
     ends = np.array(limits, np.int64)
     for channel, near in enumerate(np.ceil(apart * 2.0**node.shift).astype(np.int64)):
         products = ends * node.multiplier[:, channel, None].astype(np.int64)
-        low, high = (int(node.offset[channel] + end) for end in (products.min(axis=1).sum(), products.max(axis=1).sum()))
+        low, high = (np.sort(products).sum(axis=0) + node.offset[channel]).tolist()
         integers += high - low + 1
         differing += int(np.maximum(np.minimum(steps + near, high) - np.maximum(steps - near, low) + 1, 0).sum())
     return min(integers, _MOST_COUNT), min(differing, _MOST_COUNT)

@@ -50,6 +50,11 @@ class LayerProof:
         _check_count("layer integers", self.integers)
         _check_count("layer mismatches", self.mismatches, most=self.integers)
 
+    def __str__(self) -> str:
+        what = {"every integer": "integers, all that can occur", "within one": "weighted sums, all that can occur"}
+        differ = "may differ by 1" if self.proof == "within one" else "differ"
+        return f"{self.integers:,} {what.get(self.proof, 'signs on the images')}: {self.mismatches:,} {differ}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Certificate:
