@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from onebit.common.arguments import check_kind, described
 from onebit.errors import FoldError, NotBinaryError, OnebitError, UsageError, WrongTypeError, first_line
-from onebit.fold.folder import Folded, Folder, SignSite
+from onebit.fold.folder import Folded, Folder, RoundingSite, SignSite
 from onebit.fold.operations import FOLDS
 from onebit.fold.shipped import no_binary_layers, shipped_weights
 from onebit.fold.trace import trace
@@ -37,7 +37,7 @@ _EXAMPLES = {
     "str": "load a batch of inputs: onebit.load_dataset(name).test.images[:2]",
 }
 """What to pass as the example instead, by the name of the type."""
-__all__ = ["FOLDS", "Folded", "SignSite", "eval_copy", "example_of", "fold_model", "pack"]
+__all__ = ["FOLDS", "Folded", "RoundingSite", "SignSite", "eval_copy", "example_of", "fold_model", "pack"]
 
 
 OTHER_BATCH = 7

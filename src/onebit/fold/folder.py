@@ -60,8 +60,20 @@ class SignSite(NamedTuple):
     chain: Chain | None
 
 
+class RoundingSite(NamedTuple):
+    """A place where a net that was trained with activations of few bits rounds to integers.
+
+    value: name of the integers in the packed net.
+    module, call: of the input quantizer, as in `SignSite`.
+    """
+
+    value: str
+    module: str
+    call: int
+
+
 class Folded(NamedTuple):
-    """A packed net, and where it takes signs.
+    """A packed net, where it takes signs, and where it rounds.
 
     numbers: scale and shift of each affine map as the model has them, in float64; the net has them in float32.
     real: for each requantization, what it computes in real arithmetic.
@@ -69,6 +81,7 @@ class Folded(NamedTuple):
 
     net: PackedNet
     signs: tuple[SignSite, ...]
+    roundings: tuple[RoundingSite, ...]
     numbers: dict[str, Affines]
     real: dict[str, RealRounding]
 
@@ -103,8 +116,9 @@ class Folder:
         self.ranges: dict[str, range] = {}
         """The possible integers of each exact value (or a superset), spread evenly around 0."""
         self.numbers: dict[str, Affines] = {}
+        self.roundings: list[RoundingSite] = []
         self._signs: list[SignSite] = []
-        self._calls: Counter[nn.Module] = Counter()
+        self.calls: Counter[nn.Module] = Counter()
         self._written: dict[Pending, str] = {}
         self._signed: dict[tuple[Pending, nn.Module | None], str] = {}
         self.set_input(spec)
@@ -133,7 +147,7 @@ class Folder:
             net = PackedNet(input=self.input, nodes=tuple(self.nodes), output=output)
         except FormatError as error:
             raise FoldError(f"the model cannot be packed: {error}") from None
-        return Folded(net, tuple(self._signs), self.numbers, {})
+        return Folded(net, tuple(self._signs), tuple(self.roundings), self.numbers, {})
 
     def walk(self, graph: fx.Graph) -> Any:
         """Apply the operations of a graph one after the other; returns the name of the output, or a tuple or dict."""
@@ -337,8 +351,8 @@ class Folder:
 
     def signed(self, call: Call, x: Pending, binary_input: BinaryInput) -> Pending:
         """The signs of `x`: a threshold before the operations that only move elements, or the sign of a real value."""
-        calls = self._calls[call.module]
-        self._calls[call.module] += 1
+        calls = self.calls[call.module]
+        self.calls[call.module] += 1
         shift = binary_input.shift
         key = x, None if shift is None else call.module
         if key not in self._signed:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from onebit.fold.arithmetic import with_constant
 from onebit.fold.call import Call, any_dtype, check_finite
 from onebit.fold.chain import FoldedOp, Pending
-from onebit.fold.folder import Folder
+from onebit.fold.folder import Folder, RoundingSite
 from onebit.layers import RPReLU
 from onebit.packed import Clamp, Hardtanh, Multiply, Prelu, Quantize, Relu
 from onebit.quantizers import BinaryInput, Quantizer, sign
@@ -110,6 +110,8 @@ def _few_bits(folder: Folder, call: Call, x: Pending) -> Pending:
     divided = FoldedOp(f"{call.name}.step", lambda x: x / step, scale=np.full(count, 1 / size))
     source = folder.write(x.then(divided))
     made = folder.emit(Quantize, call.name, source, least=least, most=given.most)
+    folder.roundings.append(RoundingSite(made, call.path or call.name, folder.calls[quantizer]))
+    folder.calls[quantizer] += 1
     if size == 1:
         return Pending(made)
     times = FoldedOp(f"{call.name}.values", lambda x: x * step, scale=np.full(count, size), exact=False)
