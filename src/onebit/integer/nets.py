@@ -137,8 +137,8 @@ def _stated_step(twins: Mapping[str, Node], name: str, form: Form) -> float:
         else:
             values += node.inputs
             continue
-        own, stated = (float(np.abs(numbers).sum()) for numbers in (scales, stated))
-        return own / stated if own and stated else 1.0
+        own, divided = (float(np.abs(numbers).sum()) for numbers in (scales, stated))
+        return own / divided if own and divided else 1.0
     raise UsageError(_OTHER)
 
 

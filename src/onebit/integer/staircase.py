@@ -103,19 +103,19 @@ def _differing(
         for x, own, whole in zip(given, real.scales, node.multiplier, strict=True):
             shift += x[:, None] * own
             offset += x[:, None] * whole.astype(np.int64)
-        columns = [a[..., None] for a in (scale, multiplier, first, end, error)]
-        shift, offset = shift + real.shift, offset + node.offset
-        yield int(_between(*columns, shift[..., None], offset[..., None], levels - 0.5, steps).sum())
+        numbers = (scale, shift + real.shift, error, multiplier, offset + node.offset, first, end)
+        yield int(_between(*(a[..., None] for a in numbers), ties=levels - 0.5, steps=steps).sum())
 
 
 def _between(
     scale: np.ndarray,
+    shift: np.ndarray,
+    error: np.ndarray,
     multiplier: np.ndarray,
+    offset: np.ndarray,
     first: np.ndarray,
     end: np.ndarray,
-    error: np.ndarray,
-    shift: np.ndarray,
-    offset: np.ndarray,
+    *,
     ties: np.ndarray,
     steps: np.ndarray,
 ) -> np.ndarray:

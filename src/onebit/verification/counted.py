@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,10 +14,13 @@ from onebit.verification.spread import Spread
 TIED = 1e-5
 """Two logits are equal up to rounding if they differ by at most this fraction of the largest logit."""
 MOST_CHANGED = 1 / 200
-"""Fraction of labels, or of samples, that may change where rounding decides a sign or an integer inside of the net."""
+"""Fraction of labels, or of samples, that may change where rounding decides a sign inside of the net."""
 MOST_ROUNDED = 1e-3
 """Largest difference of logits, as a fraction of their range, that rounding in the preprocessing explains where the net
 takes no signs."""
+
+
+Decided = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -30,9 +34,10 @@ class Agreement:
     max_logit_difference: largest |difference| between two outputs.
     bit_exact: every output is equal.
     tied: mismatches that rounding explains. Pixels whose two labels are tied in both nets: their logits differ by at
-        most `TIED` times the largest logit; among millions of pixels, rounding decides a few. For values, if signs of
-        real sums are inside of the net, at most `MOST_CHANGED` of the samples; if real values are rounded to integers
-        there, for labels too, because torch rounds sums of another order, or in float32.
+        most `TIED` times the largest logit; among millions of pixels, rounding decides a few. Where the net was trained
+        to round to integers, such labels of any kind, and samples in which an integer near a tie is rounded otherwise,
+        see `onebit.verification.ties`. For values, if signs of real sums are inside of the net, at most `MOST_CHANGED`
+        of the samples: which of their signs rounding decides is not known.
     correct: correct labels of the packed net; None without labels.
     trained_mismatches: labels, or samples, in which the packed net differs from the model as trained, with its own
         preprocessing.
@@ -48,7 +53,7 @@ class Agreement:
     outputs: for a net with several outputs, the agreement of each; above are the samples in which any of them differs.
     trained_difference: for labels, the largest difference of a logit from that of the model as trained, divided by its
         range; None where the net takes signs, or rounds to integers, which rounding may change.
-    integers: the net rounds real values to integers of few bits.
+    integers: the net rounds to integers of few bits.
     model_correct: correct labels of torch; None without labels.
     """
 
@@ -157,11 +162,11 @@ class OutputCounts:
     Args:
         alone: it is the only output, so that without targets vectors and maps of logits have labels.
         signs: signs of real sums are inside of the net, so rounding may decide one.
-        integers: real values are rounded to integers inside of the net, so rounding may decide one.
+        integers: the net rounds to integers.
     """
 
     def __init__(self, *, alone: bool, signs: bool, integers: bool = False) -> None:
-        self.alone, self.signs, self.integers = alone, signs or integers, integers
+        self.alone, self.signs, self.integers = alone, signs, integers
         self.kind = ""
         self.difference, self.bit_exact = 0.0, True
         self.count = self.mismatches = self.tied = self.correct = self.trained_mismatches = self.trained_correct = 0
@@ -169,14 +174,24 @@ class OutputCounts:
         self.with_targets = self.with_trained = False
         self.differs: list[np.ndarray] = []  # bool (n,) of each batch
         self.trained_differs: list[np.ndarray] = []
+        self.decided: list[np.ndarray] = []  # bool (n,) of each batch, for values
         self.values, self.trained_values = Spread(), Spread()
         self.zero_or_one = True
         self.errors, self.trained_errors = [0.0, 0], [0.0, 0]
 
     def add(
-        self, ours: np.ndarray, theirs: np.ndarray, targets: np.ndarray | None, as_trained: np.ndarray | None
+        self,
+        ours: np.ndarray,
+        theirs: np.ndarray,
+        targets: np.ndarray | None,
+        as_trained: np.ndarray | None,
+        decided: Decided,
     ) -> None:
-        """Count a batch: outputs (n, …) of the packed net, of the model and of the model as trained, and targets."""
+        """Count a batch: outputs (n, …) of the packed net, of the model and of the model as trained, and targets.
+
+        Args:
+            decided: tells of chosen samples, bool (n,), which of them differ because rounding decides an integer.
+        """
         if not self.kind:
             self.kind = self._kind_of(ours, targets)
             self.with_targets, self.with_trained = targets is not None, as_trained is not None
@@ -184,15 +199,18 @@ class OutputCounts:
             self.difference = max(self.difference, float(np.abs(ours.astype(np.float64) - theirs).max()))
         self.bit_exact = self.bit_exact and bool((ours == theirs).all())
         if self.kind == "labels":
-            self._add_labels(ours, theirs, targets, as_trained)
-            if as_trained is not None and not self.signs:
+            self._add_labels(ours, theirs, targets, as_trained, decided)
+            if as_trained is not None and not (self.signs or self.integers):
                 self.trained_values.add(ours, as_trained)
             return
-        self.values.add(ours, theirs)
+        apart = self.values.add(ours, theirs)
         if as_trained is not None:
             self.trained_values.add(ours, as_trained)
-        if targets is not None:
-            self._add_paired(ours, theirs, _alike(ours, targets), as_trained)
+        differs = None if targets is None else (ours > 0) != (theirs > 0)
+        by_rounding = decided(apart if differs is None else apart | _any_of(differs))
+        self.decided.append(by_rounding)
+        if targets is not None and differs is not None:
+            self._add_paired(ours, theirs, _alike(ours, targets), as_trained, differs, by_rounding)
 
     def _kind_of(self, ours: np.ndarray, targets: np.ndarray | None) -> str:
         """ "labels", or "paired" for values and for several labels per sample, which the targets tell apart."""
@@ -209,7 +227,12 @@ class OutputCounts:
         return "labels" if labels else "paired"
 
     def _add_labels(
-        self, ours: np.ndarray, theirs: np.ndarray, targets: np.ndarray | None, as_trained: np.ndarray | None
+        self,
+        ours: np.ndarray,
+        theirs: np.ndarray,
+        targets: np.ndarray | None,
+        as_trained: np.ndarray | None,
+        decided: Decided,
     ) -> None:
         predicted, expected = ours.argmax(axis=1), theirs.argmax(axis=1)
         truth = predicted if targets is None else targets
@@ -222,9 +245,13 @@ class OutputCounts:
         differs = (predicted != expected) & known
         self.count += int(np.count_nonzero(known))
         self.mismatches += int(np.count_nonzero(differs))
-        if theirs.ndim > 2:
-            apart = np.maximum(_margin(theirs, predicted), _margin(ours, expected))
-            self.tied += int(np.count_nonzero(apart[differs] <= TIED * np.abs(theirs).max()))
+        if differs.any():
+            tied = np.zeros_like(differs)
+            if theirs.ndim > 2 or self.integers:
+                apart = np.maximum(_margin(theirs, predicted), _margin(ours, expected))
+                tied = apart <= TIED * np.abs(theirs).max()
+            by_rounding = decided(_any_of(differs & ~tied))
+            self.tied += int(np.count_nonzero(differs & (tied | _along(by_rounding, differs))))
         self.correct += int(np.count_nonzero((predicted == truth)[known]))
         self.model_correct += int(np.count_nonzero((expected == truth)[known]))
         self.differs.append(_any_of(differs))
@@ -236,7 +263,13 @@ class OutputCounts:
             self.trained_differs.append(_any_of(changed))
 
     def _add_paired(
-        self, ours: np.ndarray, theirs: np.ndarray, targets: np.ndarray, as_trained: np.ndarray | None
+        self,
+        ours: np.ndarray,
+        theirs: np.ndarray,
+        targets: np.ndarray,
+        as_trained: np.ndarray | None,
+        differs: np.ndarray,
+        by_rounding: np.ndarray,
     ) -> None:
         """Errors of values, and counts of labels as if each output were one, as long as every target is 0 or 1."""
         _add_error(self.errors, ours, targets)
@@ -244,14 +277,10 @@ class OutputCounts:
             _add_error(self.trained_errors, as_trained, targets)
         self.zero_or_one = self.zero_or_one and bool(((targets == 0) | (targets == 1)).all())
         truth = targets > 0.5
-        differs = (ours > 0) != (theirs > 0)
         self.count += truth.size
         self.mismatches += int(np.count_nonzero(differs))
-        self.tied += int(
-            np.count_nonzero(
-                (np.maximum(np.abs(ours), np.abs(theirs)) <= TIED * np.abs(theirs).max(initial=0))[differs]
-            )
-        )
+        tied = np.maximum(np.abs(ours), np.abs(theirs)) <= TIED * np.abs(theirs).max(initial=0)
+        self.tied += int(np.count_nonzero(differs & (tied | _along(by_rounding, differs))))
         self.correct += int(np.count_nonzero((ours > 0) == truth))
         self.model_correct += int(np.count_nonzero((theirs > 0) == truth))
         self.differs.append(_any_of(differs))
@@ -264,13 +293,12 @@ class OutputCounts:
     def result(self) -> Agreement:
         """The counts of all batches."""
         if self.kind == "labels" or (self.with_targets and self.zero_or_one):
-            rounded = self.integers and self.mismatches <= max(1, MOST_CHANGED * self.count)
             return Agreement(
                 self.count,
                 self.mismatches,
                 self.difference,
                 self.bit_exact,
-                self.mismatches if rounded else self.tied,
+                self.tied,
                 integers=self.integers,
                 correct=self.correct if self.with_targets else None,
                 model_correct=self.model_correct if self.with_targets else None,
@@ -278,18 +306,20 @@ class OutputCounts:
                 trained_correct=self.trained_correct if self.with_trained and self.with_targets else None,
                 compared="labels" if self.kind == "labels" else "multi-label",
                 trained_difference=self.trained_values.relative_difference
-                if self.with_trained and not self.signs
+                if self.with_trained and not (self.signs or self.integers)
                 else None,
             )
         differs = self.samples_apart()
         count, mismatches = len(differs), int(np.count_nonzero(differs))
-        explained = self.signs and mismatches <= max(1, MOST_CHANGED * count)
+        tied = int(np.count_nonzero(differs & np.concatenate(self.decided)))
+        if self.signs and mismatches <= max(1, MOST_CHANGED * count):
+            tied = mismatches
         return Agreement(
             count,
             mismatches,
             self.difference,
             self.bit_exact,
-            mismatches if explained else 0,
+            tied,
             integers=self.integers,
             trained_mismatches=int(np.count_nonzero(self.trained_samples_apart())) if self.with_trained else None,
             compared="values",
@@ -353,6 +383,11 @@ def _batch(array: np.ndarray, *, without: int | None = None) -> str:
     """The shape of a batch, as in (N, 10)."""
     sides = [str(side) for axis, side in enumerate(array.shape) if axis and axis != without]
     return f"(N, {', '.join(sides)})" if sides else "(N,)"
+
+
+def _along(samples: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """One number per sample (n,), for each of their labels (n, …)."""
+    return samples.reshape(-1, *[1] * (labels.ndim - 1))
 
 
 def _any_of(differs: np.ndarray) -> np.ndarray:

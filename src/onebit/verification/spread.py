@@ -25,10 +25,10 @@ class Spread:
         self.size = 0  # values of each k
         self._suspects: list[tuple[np.ndarray, np.ndarray]] = []  # numbers of samples, their differences (n, K)
 
-    def add(self, ours: np.ndarray, theirs: np.ndarray) -> None:
-        """Add a batch of packed outputs and of torch's."""
+    def add(self, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+        """Add a batch of packed outputs and of torch's; the samples that may be `apart` in the end, bool (n,)."""
         if not len(ours):
-            return
+            return np.zeros(0, np.bool_)
         columns = ours.shape[1] if ours.ndim > 1 else 1
         expected = theirs.reshape(len(ours), columns, -1).astype(np.float64)
         apart = ours.reshape(expected.shape) - expected
@@ -52,6 +52,7 @@ class Spread:
         if beyond.any():
             self._suspects.append((self.count + np.flatnonzero(beyond), difference[beyond]))
         self.count += len(ours)
+        return np.asarray(beyond)
 
     @property
     def _scale(self) -> np.ndarray:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,10 +17,9 @@ from onebit.common.moved import renamed
 from onebit.errors import FoldError, OnebitError, UsageError, first_line
 from onebit.evaluation.batches import fitting_batch
 from onebit.evaluation.modes import fixed_weights
-from onebit.fold import SignSite, eval_copy, example_of, fold_model
+from onebit.fold import RoundingSite, SignSite, eval_copy, example_of, fold_model
 from onebit.layers import InputCoding
 from onebit.packed import LayerProof, PackedNet, Quantize, Requantize, Sign, check_net
-from onebit.packed.difference import array_differences
 from onebit.packed.node_text import to_lines
 from onebit.runtime.running import check_batch_size
 from onebit.verification.counted import MOST_CHANGED, TIED, Agreement, OutputCounts, joint
@@ -35,6 +34,7 @@ from onebit.verification.samples import (
     output_keys,
     packed_samples,
 )
+from onebit.verification.ties import decided_by_ties, made_at
 
 __all__ = [
     "MOST_CHANGED",
@@ -71,21 +71,34 @@ def reference_images(count: int) -> int:
     return -(-count // _reference_step(count))
 
 
-def _rounds_as_trained(
+def _roundings(
     model: nn.Module, packed: PackedNet, weights: str, seed: int | None, preprocess: nn.Module | None
-) -> bool:
-    """Whether a net rounds to integers of few bits, and has all numbers that its model folds to.
-
-    Then torch and the net compute the same, but rounding in float32 may decide an integer near a tie, and a label.
-    """
-    if not any(isinstance(node, (Quantize, Requantize)) for node in packed.nodes):
-        return False
+) -> tuple[RoundingSite, ...]:
+    """Where a model rounds to integers of few bits; nowhere if the packed net is of another model."""
     try:
-        folded = fold_model(model, example_of(packed.input), preprocess=preprocess, weights=weights, seed=seed or 0).net
-    except OnebitError:  # of another model
-        return False
-    same = folded.input.coding == packed.input.coding and to_lines(folded.nodes) == to_lines(packed.nodes)
-    return same and all(difference.rounding for difference in array_differences(folded, packed))
+        folded = fold_model(model, example_of(packed.input), preprocess=preprocess, weights=weights, seed=seed or 0)
+    except OnebitError:
+        return ()
+    return folded.roundings if to_lines(folded.net.nodes) == to_lines(packed.nodes) else ()
+
+
+def _decided(
+    model: nn.Module,
+    packed: PackedNet,
+    roundings: Callable[[], tuple[RoundingSite, ...]],
+    inputs: Tensor,
+    rows: np.ndarray,
+) -> np.ndarray:
+    """The samples of `rows`, bool (n,), that differ because rounding decides an integer."""
+    found = np.zeros_like(rows)
+    if rows.any() and (sites := roundings()):
+        found[rows] = decided_by_ties(model, packed, sites, inputs, rows)
+    return found
+
+
+def _upper(site: SignSite, module: Any, output: Tensor) -> np.ndarray:
+    """Where torch has +1."""
+    return module.binary_input().upper(output).numpy()
 
 
 def tally(
@@ -121,20 +134,25 @@ def tally(
     alone = preprocess is not None or feed is None or not feed.feeds_model
     done, keys = 0, output_keys(packed)
     signs = any(isinstance(node, Sign) for node in packed.nodes)
-    integers = _rounds_as_trained(model, packed, weights, seed, preprocess)
+    integers = any(isinstance(node, (Quantize, Requantize)) for node in packed.nodes)
     counts = {key: OutputCounts(alone=len(keys) == 1, signs=signs, integers=integers) for key in keys}
     compared, mismatches = Counter[str](), Counter[str]()
-    coding = _coding(model, preprocess)
+    coding, original = _coding(model, preprocess), model
     own_model = not hasattr(model, "input_shape")
     model = eval_copy(model)
     behind = model if preprocess is None else nn.Sequential(eval_copy(preprocess), model)
     size, step = batch_size or fitting_batch(packed.input.shape), _reference_step(count or 10 * REFERENCE_IMAGES)
     generator = torch.Generator().manual_seed(seed or 0)
+
+    @cache  # only where a label differs
+    def roundings() -> tuple[RoundingSite, ...]:
+        return _roundings(original, packed, weights, seed, preprocess)
+
     with (
         torch.no_grad(),
         fixed_weights(model, weights, generator=generator),
         torch.autocast("cpu", enabled=False),
-        _signs_of(behind, sites if alone else ()) as their_signs,
+        made_at(behind, sites if alone else (), _upper) as their_signs,
     ):
         for inputs, targets in batches_of(samples, size):
             check_fed(packed, inputs)
@@ -164,8 +182,10 @@ def tally(
                 assert as_trained is not None
                 theirs = as_trained
             truth = targets_of.batch(targets, done, done + len(inputs))
+            decided = partial(_decided, behind, packed, roundings if integers and alone else tuple, inputs)
             for key, output in counts.items():
-                output.add(ours[key], theirs[key], truth.get(key), None if as_trained is None else as_trained[key])
+                trained_output = None if as_trained is None else as_trained[key]
+                output.add(ours[key], theirs[key], truth.get(key), trained_output, decided)
             done += len(inputs)
             if on_images is not None:
                 on_images(done, count or done)
@@ -265,24 +285,3 @@ def seed_of(weights: str, seed: int | None) -> int | None:
     if weights == "sample" and seed is None:
         raise UsageError("got weights 'sample' without a seed, expected the seed of the draw that was packed")
     return seed if weights == "sample" else None
-
-
-@contextmanager
-def _signs_of(model: nn.Module, sites: Sequence[SignSite]) -> Iterator[dict[str, np.ndarray]]:
-    """Where torch had +1 in the last batch, bool (N, …), for each site; updated while the model runs."""
-    positive: dict[str, np.ndarray] = {}
-    values = {(model.get_submodule(site.module), site.call): site.value for site in sites}
-    calls: Counter[nn.Module] = Counter()
-
-    def record(module: nn.Module, inputs: object, output: Tensor) -> None:
-        if (value := values.get((module, calls[module]))) is not None:
-            positive[value] = module.binary_input().upper(output).numpy()  # type: ignore[operator]
-        calls[module] += 1
-
-    hooks = [module.register_forward_hook(record) for module in {module for module, _ in values}]
-    hooks.append(model.register_forward_pre_hook(lambda module, inputs: calls.clear()))
-    try:
-        yield positive
-    finally:
-        for hook in hooks:
-            hook.remove()
