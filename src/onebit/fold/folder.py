@@ -65,13 +65,11 @@ class RoundingSite(NamedTuple):
 
     value: name of the integers in the packed net.
     module, call: of the input quantizer, as in `SignSite`.
-    channels_last: torch has the channels in the last axis, the packed net in the first.
     """
 
     value: str
     module: str
     call: int
-    channels_last: bool = False
 
 
 class Folded(NamedTuple):

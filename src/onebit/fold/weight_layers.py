@@ -52,9 +52,8 @@ def _dense(folder: Folder, call: Call, x: Pending, weight: Tensor, bias: Tensor 
     if len(sample) == 1:
         return _matmul(folder, call, _quantized(folder, call, x), Dense, RealDense, weight, bias)
     last = len(sample) - 1
-    x, known = folder.permuted(call, x, (last, *range(last))), len(folder.roundings)
+    x = folder.permuted(call, x, (last, *range(last)))
     x = _quantized(folder, call, x)
-    folder.roundings[known:] = (site._replace(channels_last=True) for site in folder.roundings[known:])
     *others, features = sample
     image = (1, prod(others))
     x = folder.reshaped(call, x, (features, *others), (features, *image))

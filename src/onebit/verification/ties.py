@@ -54,8 +54,7 @@ def decided_by_ties(
     chosen = torch.from_numpy(rows)
 
     def integers(site: RoundingSite, module: Any, output: Tensor) -> np.ndarray:
-        some = (output.movedim(-1, 1) if site.channels_last else output)[chosen]
-        return (some / module.integer_input().step).round().numpy()
+        return (output[chosen] / module.integer_input().step).round().numpy()
 
     with made_at(model, sites, integers) as theirs:
         model(inputs.clone())
