@@ -120,7 +120,7 @@ def coarser(packed: PackedNet, bits: int) -> PackedNet:
 
 
 @settings(max_examples=8, deadline=None)
-@given(seed=st.integers(0, 100), bits=st.sampled_from([0, 0, 16, 18, 20]), tied=st.booleans())
+@given(seed=st.integers(0, 100), bits=st.sampled_from([0, 0, 12, 14, 16]), tied=st.booleans())
 def test_the_counts_are_those_of_all_integers_in_fractions(seed: int, bits: int, tied: bool) -> None:
     model = trained(seed)
     if tied:  # an average of 16 integers is at a tie where their sum is 8 modulo 16
@@ -144,7 +144,7 @@ def test_the_counts_are_those_of_all_integers_in_fractions(seed: int, bits: int,
 def test_some_integers_differ_with_fewer_bits() -> None:
     model = trained(0)
     exact = onebit.pack(model, IMAGES)
-    found = [sum(p.mismatches for p in prove(model, coarser(exact, bits))) for bits in (0, 18)]
+    found = [sum(p.mismatches for p in prove(model, coarser(exact, bits))) for bits in (0, 16)]
     assert found[0] < found[1]
 
 
