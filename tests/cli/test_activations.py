@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -60,6 +61,9 @@ def test_the_certificate_states_labels_and_both_accuracies(
     assert made["label_mismatches"] == int((exact != rounded).sum())
     assert made["tied"] == 0
     assert {"step", "beyond"} == done.json["ranges"]["relu1"].keys()
+    [layer] = made["layers"]
+    assert (layer["name"], layer["proof"]) == ("relu1", "every integer")
+    assert layer["integers"] > 32 * 255
     assert [(node.least, node.most) for node in load(path).nodes if isinstance(node, Requantize)] == [(0, 3)]
 
 
@@ -89,7 +93,10 @@ def test_rounding_on_another_processor_is_not_a_difference(
     near = changed(load(integer_file), multiplier=lambda a: a + np.int32(1), offset=lambda a: a + np.int64(100))
     save(near, tmp_path / "net.1bit")
     done = onebit("verify", tmp_path / "net.1bit", "--source", run_folder, "--json")
+    assert done.status == 0, done.out
     assert steps(done)["packed bits"][1].startswith("equal to the source, packed again, up to rounding in torch: 32 of")
+    ends = "recomputed, equal; without the counts of 1 roundings that are folded otherwise here"
+    assert steps(done)["certificate"][1].startswith(ends)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +115,26 @@ def test_other_multipliers_are_found_by_the_source(
     ok, detail = steps(done)["packed bits"]
     assert not ok
     assert detail.startswith(f"the file differs from its source, packed again: {message}")
+    refused = "relu1: its multipliers and offsets are not those of the model: results are off by up to"
+    ok, detail = steps(done)["certificate"]
+    assert not ok
+    assert detail.startswith(refused)
+
+
+@pytest.mark.parametrize("change", [{"mismatches": 1}, {"integers": -1}, {"proof": "within one"}])
+def test_other_counts_of_a_proof_are_found_by_the_source(
+    onebit: Onebit, run_folder: Path, integer_file: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    net = load(integer_file)
+    assert net.certificate is not None
+    assert [layer.name for layer in net.certificate.layers] == ["relu1"]
+    fields = vars(net.certificate.layers[0])
+    more = {name: value if isinstance(value, str) else fields[name] + value for name, value in change.items()}
+    layers = (replace(net.certificate.layers[0], **more),)
+    save(replace(net, certificate=replace(net.certificate, layers=layers)), tmp_path / "net.1bit")
+    done = onebit("verify", tmp_path / "net.1bit", "--source", run_folder, "--json")
+    assert done.status == 1
+    assert steps(done)["certificate"] == (False, "differs in layers")
 
 
 def test_other_bits_in_the_certificate_are_found_by_the_source(
@@ -174,6 +201,8 @@ def test_the_verbs_take_it(onebit: Onebit, integer_file: Path, tmp_path: Path) -
     inspected = onebit("inspect", integer_file)
     assert inspected.status == 0
     assert "8-bit activations (" in inspected.out
+    [line] = [line for line in inspected.out.splitlines() if "integers, all that can occur" in line]
+    assert re.fullmatch(r"relu1 +[\d,]+ integers, all that can occur: \d+ differ", line)
     row = next(line for line in onebit("summary", integer_file).out.splitlines() if line.startswith("relu1"))
     assert row.endswith("integer: normalization and rounding")
     np.save(tmp_path / "digit.npy", load_dataset("mnist-sample").test.images[:1])

@@ -53,6 +53,8 @@ def test_json_holds_exactly_the_specified_fields(certificate: Certificate) -> No
         ({"layers": [["a", "every integer", 1]]}, "expected a list of name, proof, integers, mismatches"),
         ({"layers": [["a", "belief", 1, 0]]}, "proof is 'belief'"),
         ({"layers": [["a", "float", 1, 2]]}, "at most 1"),
+        ({"layers": [["a", "within one", 1, 2]]}, "at most 1"),
+        ({"layers": [["a", "within one", 2**63, 0]]}, "layer integers is 9223372036854775808"),
         ({"layers": [["a", "float", "1", 0]]}, "layer integers is '1'"),
         ({"dataset_": "x"}, "unknown field 'dataset_'; did you mean 'dataset'"),
     ],
@@ -65,14 +67,15 @@ def test_impossible_certificates_are_refused(certificate: Certificate, change: d
 
 def test_claims_omit_what_rounding_decides(certificate: Certificate) -> None:
     proven, seen = certificate.layers[0], LayerProof(name="fc1", proof="float", integers=100, mismatches=2)
-    made = replace(certificate, layers=(proven, seen), label_mismatches=3, tied=3)
+    near = LayerProof(name="add", proof="within one", integers=1000, mismatches=2)
+    made = replace(certificate, layers=(proven, near, seen), label_mismatches=3, tied=3)
     elsewhere = replace(
         made,
         onebit="9.0.0",
         max_logit_difference=2e-5,
         label_mismatches=1,
         tied=1,
-        layers=(proven, replace(seen, mismatches=5)),
+        layers=(proven, near, replace(seen, mismatches=5)),
     )
     assert elsewhere.claims == made.claims
     for change in (
@@ -83,10 +86,12 @@ def test_claims_omit_what_rounding_decides(certificate: Certificate) -> None:
         {"dataset": "other"},
         {"source": None},
         {"images": 10},
-        {"layers": (seen, proven)},
-        {"layers": (replace(proven, mismatches=1), seen)},
-        {"layers": (replace(proven, integers=1), seen)},
-        {"layers": (proven, replace(seen, proof="every integer"))},
+        {"layers": (near, proven, seen)},
+        {"layers": (replace(proven, mismatches=1), near, seen)},
+        {"layers": (replace(proven, integers=1), near, seen)},
+        {"layers": (proven, replace(near, mismatches=3), seen)},
+        {"layers": (proven, replace(near, proof="every integer"), seen)},
+        {"layers": (proven, near, replace(seen, proof="every integer"))},
     ):
         assert replace(made, **change).claims != made.claims, change
 
