@@ -159,6 +159,7 @@ def test_too_large_a_loss_of_accuracy_writes_nothing(onebit: Onebit, run_folder:
     done = onebit("pack", run_folder, "-o", path, "--activations", 2, "--allow-drop", 50)
     assert done.status == 0
     assert path.exists()
+    assert re.fullmatch(r"relu1: [\d,]+ integers, all that can occur: \d+ differ", done.out.splitlines()[-1])
 
 
 @pytest.mark.parametrize(
@@ -186,6 +187,25 @@ def test_wrong_flags_are_one_line(
     assert done.status == 2
     assert message in done.line
     assert not (tmp_path / "net.1bit").exists()
+
+
+def test_a_net_that_was_trained_with_few_bits_is_proved(onebit: Onebit, tmp_path: Path) -> None:
+    folder, path = tmp_path / "run", tmp_path / "net.1bit"
+    flags = [*SMALL, "--model.input_quantizer", "uint4", "--epochs", "0.2", "--out", str(folder)]
+    assert main(["train", "digits-smoke", *flags]) == 0
+    done = onebit("pack", folder, "-o", path)
+    assert done.status == 0, done.out
+    [line] = [line for line in done.out.splitlines() if "integers, all that can occur" in line]
+    assert line.startswith("relu1.quantizer: ")
+    done = onebit("verify", folder, "--json")
+    assert ", 0 mismatches, 0 differ by 1 at ties)" in steps(done)["packed"][1]
+    done = onebit("verify", path, "--source", folder, "--json")
+    assert done.status == 0, done.out
+    assert steps(done)["certificate"] == (True, "recomputed, equal")
+    save(changed(load(path), offset=lambda a: a + np.abs(a).max() // 100), path)
+    done = onebit("verify", path, "--source", folder, "--json")
+    assert done.status == 1
+    assert "results are off by up to" in steps(done)["certificate"][1]
 
 
 def test_a_net_of_signs_is_refused(onebit: Onebit, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from onebit.packed.nodes import Requantize
 ERROR = 2.0**-44
 """Bound of the error of numbers in float64, as a fraction of the largest magnitude they lead to: 9 bits more than one
 rounding, for tens of roundings and for differences that lose digits."""
-MOST_STEPS = 2**24
+MOST_STEPS = 2**26
 """Steps of a node that are compared one by one; of more, the distance of the weighted sum from a step is counted."""
 _BLOCK = 1 << 18
 _BEYOND = 2.0**53  # no magnitude before the division reaches it

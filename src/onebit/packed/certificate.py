@@ -34,8 +34,8 @@ class LayerProof:
         proof: "every integer" (every possible sum was compared), "within one" (of a rounding of several values, every
             possible weighted sum) or "float" (the values on the images were compared).
         integers: number of integers or values that were compared.
-        mismatches: number of them with another result than in the trained net. Of roundings these are integers near a
-            tie, where the result is the next integer, or for "within one" may be.
+        mismatches: number of them with another result than in the trained net. A rounding has them near a tie, where
+            the result is the next integer, or for "within one" may be.
     """
 
     name: str
@@ -70,8 +70,8 @@ class Certificate:
         seed: of that draw, else None.
         correct: images that the packed net classifies correctly; None without labels.
         label_mismatches: images to which the two nets give different labels.
-        tied: mismatches that rounding decides: pixels whose two labels are equally likely in both nets, and few samples
-            of a net that was trained with activations of few bits.
+        tied: mismatches that rounding decides: pixels whose two labels are equally likely in both nets, and in a net
+            that was trained with activations of few bits, samples with an integer that float32 rounds otherwise.
         max_logit_difference: largest |difference| between two logits.
         bit_exact: every logit is equal.
         source: sha256 of the checkpoint, in hexadecimal, or None.
