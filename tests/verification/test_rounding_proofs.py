@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import onebit
 from onebit.errors import FoldError, UsageError
+from onebit.fold import fold_model
 from onebit.layers import BinaryConv2d, BinaryLinear, InputCoding
 from onebit.packed import LayerProof, PackedNet, Requantize, infer
 from onebit.quantizers import UInt4
@@ -139,6 +140,21 @@ def test_the_counts_are_those_of_all_integers_in_fractions(seed: int, bits: int,
         assert proofs[2].mismatches == 3 * 15
     elif not bits:
         assert proofs[2].mismatches == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_real_arithmetic_has_the_numbers_of_the_parameters(seed: int) -> None:
+    """Not those of the folded net, which are rounded to float32: they are 1e-8 off."""
+    model = trained(seed)
+    found = fold_model(model, IMAGES).real
+    for name, number in by_hand(model).items():
+        inputs = len(found[name].values)
+        for channel in range(3):
+            zero = number(channel, *[0] * inputs)
+            expected = [number(channel, *row) - zero for row in np.eye(inputs, dtype=int).tolist()]
+            given = [*found[name].scales[:, channel], found[name].shift[channel]]
+            largest = max(abs(float(x)) for x in (zero, *expected))
+            np.testing.assert_allclose(given, [float(x) for x in (*expected, zero)], rtol=1e-14, atol=1e-14 * largest)
 
 
 def test_some_integers_differ_with_fewer_bits() -> None:
