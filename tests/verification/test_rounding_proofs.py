@@ -164,12 +164,23 @@ def test_some_integers_differ_with_fewer_bits() -> None:
     assert found[0] < found[1]
 
 
-def test_a_certificate_has_them_with_one_fold(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, folds = trained(1), []
+@pytest.fixture
+def folds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One for each fold of a model during a comparison."""
+    done: list[int] = []
+
+    def counting(*arguments: Any, **options: Any) -> Any:
+        done.append(1)
+        return fold_model(*arguments, **options)
+
+    for module in ("agreement", "tally"):
+        monkeypatch.setattr(f"onebit.verification.{module}.fold_model", counting)
+    return done
+
+
+def test_a_certificate_has_them_with_one_fold(folds: list[int]) -> None:
+    model = trained(1)
     packed = onebit.pack(model, IMAGES)
-    for module in ("onebit.verification.agreement", "onebit.verification.tally"):
-        fold = __import__(module, fromlist=["fold_model"]).fold_model
-        monkeypatch.setattr(f"{module}.fold_model", lambda *a, fold=fold, **k: folds.append(1) or fold(*a, **k))
     made = onebit.certify(model, packed, IMAGES).certificate
     assert made is not None
     assert made.layers == prove(model, packed)
@@ -235,6 +246,15 @@ def test_an_integer_net_states_its_steps_itself(bits: int) -> None:
         other = changed(small, at, **{name: change})
         with pytest.raises(FoldError, match=rf"^{at}: its multipliers and offsets are not those of the model"):
             prove(model, other, activations=bits)
+
+
+def test_labels_that_the_activations_change_need_no_other_fold(folds: list[int]) -> None:
+    model = real_model()
+    small = onebit.integer_net(onebit.pack(model, IMAGES), IMAGES.numpy(), activations=2)
+    made = onebit.certify(model, small, IMAGES, activations=2, calibration=64).certificate
+    assert made is not None
+    assert made.label_mismatches > 0
+    assert folds == [1]
 
 
 def test_an_integer_net_of_another_model_is_refused() -> None:

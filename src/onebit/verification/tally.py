@@ -21,6 +21,7 @@ from onebit.fold import RoundingSite, SignSite, eval_copy, example_of, fold_mode
 from onebit.layers import InputCoding
 from onebit.packed import LayerProof, PackedNet, Quantize, Requantize, Sign, check_net
 from onebit.packed.node_text import to_lines
+from onebit.quantizers import Quantizer
 from onebit.runtime.running import check_batch_size
 from onebit.verification.counted import MOST_CHANGED, TIED, Agreement, OutputCounts, joint
 from onebit.verification.samples import (
@@ -75,6 +76,9 @@ def _roundings(
     model: nn.Module, packed: PackedNet, weights: str, seed: int | None, preprocess: nn.Module | None
 ) -> tuple[RoundingSite, ...]:
     """Where a model rounds to integers of few bits; nowhere if the packed net is of another model."""
+    quantizers = [module for module in model.modules() if isinstance(module, Quantizer)]
+    if all(quantizer.integer_input() is None for quantizer in quantizers):
+        return ()
     try:
         folded = fold_model(model, example_of(packed.input), preprocess=preprocess, weights=weights, seed=seed or 0)
     except OnebitError:
