@@ -21,6 +21,7 @@ import onebit
 from onebit.errors import FoldError, UsageError
 from onebit.fold import fold_model
 from onebit.layers import BinaryConv2d, BinaryLinear, InputCoding
+from onebit.models import create_model
 from onebit.packed import LayerProof, PackedNet, Requantize, infer
 from onebit.quantizers import UInt4
 from onebit.verification.agreement import prove
@@ -246,6 +247,28 @@ def test_an_integer_net_states_its_steps_itself(bits: int) -> None:
         other = changed(small, at, **{name: change})
         with pytest.raises(FoldError, match=rf"^{at}: its multipliers and offsets are not those of the model"):
             prove(model, other, activations=bits)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("resnet20", {"width": 0.25, "real_first": True}),  # what follows real weights is rounded by `quantize`
+        ("unet", {"width": 0.1, "depth": 2}),  # values that are concatenated have one step
+        ("resnet18", {"width": 0.1, "bireal": True}),  # streams of 16 bits
+    ],
+)
+def test_steps_are_found_behind_real_weights_and_concatenations(name: str, options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = create_model(name, input_shape=(3, 16, 16), **options)
+    images = torch.randint(0, 256, (48, 3, 16, 16), dtype=torch.uint8)
+    with torch.no_grad():
+        model(images)
+    packed = onebit.pack(model.eval(), images)
+    small = onebit.integer_net(packed, images.numpy())
+    proofs = prove(model, small, activations=8)
+    assert [proof.name for proof in proofs] == [node.output for node in small.nodes if isinstance(node, Requantize)]
+    assert len(proofs) > 5
+    assert all(proof.mismatches <= max(2, proof.integers / 10**6) for proof in proofs)
 
 
 def test_labels_that_the_activations_change_need_no_other_fold(folds: list[int]) -> None:

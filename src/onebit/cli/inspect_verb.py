@@ -76,7 +76,9 @@ def main(argv: list[str]) -> int:
             )
             if value["layers"]:
                 proofs = [LayerProof(**layer) for layer in value["layers"]]
-                answer(table([["compared layer", "with torch"], *([proof.name, str(proof)] for proof in proofs)]))
+                answer(
+                    table([["compared layer", "with the trained net"], *([proof.name, str(proof)] for proof in proofs)])
+                )
         elif isinstance(value, float):
             answer(f"{key}: {value:.4g}")
         elif isinstance(value, (str, int)):

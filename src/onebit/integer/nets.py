@@ -16,6 +16,7 @@ from onebit.integer.staircase import RealRounding
 from onebit.packed import Affine, Node, PackedNet, Quantize, Requantize, check_net
 
 BITS = 8, 4, 2
+_OTHER = "the packed net does not have the operations that the model has when its activations are rounded"
 
 
 class Calibrated(NamedTuple):
@@ -107,17 +108,10 @@ def real_arithmetic(packed: PackedNet, made: PackedNet, activations: int) -> dic
         return steps[group]
 
     conversion = Conversion(packed, activations, step, CONVERSIONS)
-    again = conversion.convert()
-    if [(type(node), *_names(node)) for node in again.nodes] != [(type(node), *_names(node)) for node in made.nodes]:
+    ours, theirs = ([(type(x), x.inputs, x.output) for x in net.nodes] for net in (conversion.convert(), made))
+    if ours != theirs:
         raise UsageError(_OTHER)
     return conversion.real_roundings
-
-
-_OTHER = "the packed net does not have the operations that the model has when its activations are rounded"
-
-
-def _names(node: Node) -> tuple[tuple[str, ...], str]:
-    return node.inputs, node.output
 
 
 def _stated_step(twins: Mapping[str, Node], name: str, form: Form) -> float:
