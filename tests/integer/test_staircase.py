@@ -136,3 +136,16 @@ def test_other_limits_are_no_proof() -> None:
     drawn = layer()
     for real in (drawn.real._replace(most=254), drawn.real._replace(least=-1), drawn.real._replace(values=("b", "a"))):
         assert proved(drawn.node, real, drawn.limits).off == inf
+
+
+def test_many_steps_are_counted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = layer()
+    numbers = {"multiplier": drawn.node.multiplier[1:], "offset": drawn.node.offset + 2**31, "inputs": ("b",)}
+    node = Requantize(**{**vars(drawn.node), **numbers, "least": -100, "most": 600})
+    real = RealRounding(("b",), drawn.real.scales[1:], drawn.real.shift, -100, 600)
+    expected = proved(node, real, drawn.limits[1:])
+    assert expected.exact
+    assert expected.differing > 0
+    for block in (1, 16, 100, 10_000):
+        monkeypatch.setattr(staircase, "_BLOCK", block)
+        assert proved(node, real, drawn.limits[1:]) == expected

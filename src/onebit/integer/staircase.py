@@ -93,18 +93,20 @@ def _differing(
     first, end = np.where(turn < 0, -high, low), np.where(turn < 0, -low, high) + 1
     others = [range(low, high + 1) if at != widest else range(1) for at, (low, high) in enumerate(limits)]
     sizes = [len(numbers) for numbers in others]
-    levels = np.arange(node.least + 1, node.most + 1)
-    steps = np.clip(levels * 2.0**node.shift, -_BEYOND, _BEYOND).astype(np.int64)
-    rows = max(1, _BLOCK // (len(levels) * len(scale)))
-    for start in range(0, prod(sizes), rows):
-        at = np.unravel_index(np.arange(start, min(start + rows, prod(sizes))), sizes)
-        given = [place + numbers.start for place, numbers in zip(at, others, strict=True)]
-        shift, offset = np.zeros((len(given[0]), len(scale))), np.zeros((len(given[0]), len(scale)), np.int64)
-        for x, own, whole in zip(given, real.scales, node.multiplier, strict=True):
-            shift += x[:, None] * own
-            offset += x[:, None] * whole.astype(np.int64)
-        numbers = (scale, shift + real.shift, error, multiplier, offset + node.offset, first, end)
-        yield int(_between(*(a[..., None] for a in numbers), ties=levels - 0.5, steps=steps).sum())
+    width = max(1, _BLOCK // len(scale))
+    for least in range(node.least, node.most, width):
+        levels = np.arange(least + 1, min(least + width, node.most) + 1)
+        steps = np.clip(levels * 2.0**node.shift, -_BEYOND, _BEYOND).astype(np.int64)
+        rows = max(1, width // len(levels))
+        for start in range(0, prod(sizes), rows):
+            at = np.unravel_index(np.arange(start, min(start + rows, prod(sizes))), sizes)
+            given = [place + numbers.start for place, numbers in zip(at, others, strict=True)]
+            shift, offset = np.zeros((len(given[0]), len(scale))), np.zeros((len(given[0]), len(scale)), np.int64)
+            for x, own, whole in zip(given, real.scales, node.multiplier, strict=True):
+                shift += x[:, None] * own
+                offset += x[:, None] * whole.astype(np.int64)
+            numbers = (scale, shift + real.shift, error, multiplier, offset + node.offset, first, end)
+            yield int(_between(*(a[..., None] for a in numbers), ties=levels - 0.5, steps=steps).sum())
 
 
 def _between(
