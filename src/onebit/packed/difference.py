@@ -10,7 +10,7 @@ import numpy as np
 from onebit.errors import short
 from onebit.packed.net import PackedNet
 from onebit.packed.node_text import to_lines
-from onebit.packed.nodes import Node
+from onebit.packed.nodes import Node, Requantize
 
 _RELATIVE = 1e-5
 _SPACING = 2
@@ -24,8 +24,8 @@ class Difference(NamedTuple):
     differing, size: how many numbers or signs differ, and how many there are.
     largest: largest |difference|.
     rounding: the difference can come from rounding on another processor or version of torch: signs and directions are
-        equal, thresholds differ by at most one possible sum, and real numbers by at most 1e-5 of the largest one (for a
-        shift, which is a difference of two numbers, of 1 if that is larger).
+        equal, thresholds differ by at most one possible sum, other integers by at most 1 and 1e-5, and real numbers by
+        at most 1e-5, of the numbers of their own channel, see `_sizes`.
     """
 
     node: str
@@ -61,18 +61,41 @@ def array_differences(net: PackedNet, other: PackedNet) -> Iterator[Difference]:
     for node, twin in zip(net.nodes, other.nodes, strict=True):
         for (field, here), (_, there) in zip(node.stored.items(), twin.stored.items(), strict=True):
             if here.tobytes() != there.tobytes():
-                yield _difference(node, field, here, there)
+                yield _difference(node, twin, field, here, there)
 
 
-def _difference(node: Node, field: str, here: np.ndarray, there: np.ndarray) -> Difference:
+def _difference(node: Node, twin: Node, field: str, here: np.ndarray, there: np.ndarray) -> Difference:
     if field == "signs":
         count = int(np.unpackbits((here ^ there).view(np.uint8)).sum())
         return Difference(node.output, field, count, node.binary_weights, 2.0, False)
     apart = np.abs(here.astype(np.float64) - there)
     count = int(np.count_nonzero(here.view(f"u{here.itemsize}") != there.view(f"u{there.itemsize}")))
     if field == "threshold":
-        close = bool((apart <= _SPACING).all())
+        allowed = np.full(here.shape, float(_SPACING))
     else:
-        most = np.abs(there.astype(np.float64)).max()
-        close = field != "direction" and bool((apart <= _RELATIVE * max(most, field == "shift")).all())
+        allowed = _RELATIVE * _sizes(twin, field) + (
+            field in ("multiplier", "offset")
+        )  # themselves rounded to integers
+    close = field != "direction" and bool((apart <= allowed).all())
     return Difference(node.output, field, count, here.size, float(apart.max()), close)
+
+
+def _sizes(node: Node, field: str) -> np.ndarray:
+    """What the differences of an array are relative to: numbers of the same channel.
+
+    Shifts, offsets and centers are differences of two numbers and may be far smaller than these.
+    """
+    array = np.abs(getattr(node, field).astype(np.float64))
+    if field == "weight":
+        return array.max(axis=1, keepdims=True)
+    scale = getattr(node, "scale", None)
+    if field == "centre":
+        return np.maximum(array, 1 if scale is None else np.abs(scale))
+    if field == "shift" and scale is not None and scale.any():
+        scale = np.abs(scale.astype(np.float64))
+        # the size of the values that were subtracted, as most channels have it; at most as if all had the largest one
+        values = min(np.median(array[scale > 0] / scale[scale > 0]), array.max() / scale.max())
+        return np.maximum(array, scale * values)
+    if isinstance(node, Requantize) and field == "offset":
+        return np.maximum(array, 2.0**node.shift * max(-node.least, node.most))
+    return array
