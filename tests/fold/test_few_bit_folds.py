@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fold_nets import images_of, make_mlp, torch_logits
+from fold_nets import assert_answers, images_of, make_mlp, torch_logits
 from torch import Tensor, nn
 
 import onebit
@@ -18,7 +18,7 @@ from onebit.fold import pack
 from onebit.layers import BinaryConv2d, BinaryLinear, InputCoding, binarize_, describe_layers
 from onebit.models import create_model
 from onebit.packed import Affine, AveragePool, Conv, Dense, PackedNet, Quantize, Relu, infer
-from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, Quantizer, UInt4
+from onebit.quantizers import INPUT_QUANTIZERS, WEIGHT_QUANTIZERS, Quantizer, UInt4, UInt8
 from onebit.quantizers.base import IntegerInput
 from onebit.recipe import Recipe
 from onebit.recipe.defaults import default_settings
@@ -178,6 +178,25 @@ def test_zero_padding_is_the_integer_zero() -> None:
         )
         model = trained(net)
         equal_up_to_ties(model, pack(model, input_shape=(3, 8, 8)), images_of(20, (3, 8, 8)))
+
+
+@pytest.mark.parametrize(
+    ("size", "pool", "terms"),
+    [
+        (108, nn.AvgPool2d(48, stride=1), 61 * 61),  # the weights would sum integers beyond int32
+        (2950, nn.AdaptiveAvgPool2d(1), 1),  # the window would
+    ],
+)
+def test_averages_whose_integer_sums_leave_int32_are_real(size: int, pool: nn.Module, terms: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(InputCoding(), UInt8(), pool, nn.Flatten(), BinaryLinear(terms, 6))
+    images = images_of(1, (1, size, size))
+    with torch.no_grad():
+        model.train()(torch.from_numpy(images))
+    packed = pack(model.eval(), input_shape=(1, size, size))
+    assert_answers(model, packed, images, atol=1e-4)  # torch adds up thousands of float32
+    labels = run(packed, images).argmax(axis=1)
+    np.testing.assert_array_equal(labels, torch_logits(model, images).argmax(axis=1))
 
 
 @pytest.mark.parametrize(("limit", "error"), [(float("nan"), NotBinaryError), (float("inf"), NotBinaryError)])

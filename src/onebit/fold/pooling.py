@@ -14,6 +14,7 @@ from onebit.fold.chain import FoldedOp, Pending
 from onebit.fold.folder import Folder
 from onebit.fold.shapes import as_image, as_size, from_image, shown
 from onebit.packed import AdaptiveAveragePool, AveragePool, Flatten, MaxPool
+from onebit.packed.nodes.node import SUM_LIMIT
 from onebit.packed.nodes.rounding import WIDEST
 
 
@@ -44,21 +45,25 @@ def average_pool(folder: Folder, call: Call, x: Pending) -> Pending:
         strides = (1, *fields["stride"])
         ranges = [range(0, size, by) for size, by in zip(before[1:], strides, strict=True)]
         return from_image(folder, call, picked(folder, call, x, before[1:], ranges))
-    whole = not any(fields["padding"])
-    if whole and _few_bits(folder, x):
+    whole, pixels = not any(fields["padding"]), prod(fields["kernel"])
+    if whole and _few_bits(folder, x, pixels):
         return from_image(folder, call, _average_of_integers(folder, call, x, **fields))
-    if whole and not x.ops and folder.values[x.base].exact:  # a sign that needs the sums of integers may follow
-        pixels = prod(fields["kernel"])
+    if whole and not x.ops and _sums_fit(folder, x, pixels):  # a sign that needs the sums of integers may follow
         y = x.then(FoldedOp(call.name, lambda sums: sums / pixels, kind=AveragePool, fields=fields))
     else:
         y = Pending(folder.emit(AveragePool, call.name, folder.write(x), **fields))
     return from_image(folder, call, y)
 
 
-def _few_bits(folder: Folder, x: Pending) -> bool:
+def _sums_fit(folder: Folder, x: Pending, pixels: int) -> bool:
+    """Whether the base of `x` has integers, and sums of windows of them are integers that a packed net holds."""
+    bound = folder.values[x.base].bound
+    return bound is not None and pixels * bound <= SUM_LIMIT
+
+
+def _few_bits(folder: Folder, x: Pending, pixels: int) -> bool:
     """Whether `x` is a number times integers of few bits, whose sums the weights behind a pool can multiply."""
-    value = folder.values[x.base]
-    small = value.exact and value.bound is not None and value.bound <= WIDEST
+    small = (folder.values[x.base].bound or 0) <= WIDEST and _sums_fit(folder, x, pixels)
     return small and bool(x.ops) and all(op.factor is not None for op in x.ops)
 
 
@@ -73,8 +78,8 @@ def _average_of_integers(folder: Folder, call: Call, x: Pending, **fields: Any) 
 
 def adaptive_average_pool(folder: Folder, call: Call, x: Pending) -> Pending:
     x, before, after = as_image(folder, call, x)
-    if after[2:] == (1, 1) and _few_bits(folder, x):
-        size = tuple(before[2:])
+    size = tuple(before[2:])
+    if after[2:] == (1, 1) and _few_bits(folder, x, prod(size)):
         return from_image(folder, call, _average_of_integers(folder, call, x, kernel=size, stride=size))
     y = Pending(folder.emit(AdaptiveAveragePool, call.name, folder.write(x), size=after[2:]))
     return from_image(folder, call, y)
@@ -94,7 +99,7 @@ def adaptive_max_pool(folder: Folder, call: Call, x: Pending) -> Pending:
 def mean(folder: Folder, call: Call, x: Pending) -> Pending:
     before, after = call.shapes
     axes = _axes(call, call.argument(1, "dim", None))
-    if len(before) == 4 and axes == [2, 3] and _few_bits(folder, x):
+    if len(before) == 4 and axes == [2, 3] and _few_bits(folder, x, prod(before[2:])):
         y = _average_of_integers(folder, call, x, kernel=before[2:], stride=before[2:])
         return y if len(after) == 4 else folder.reshaped(call, y, folder.values[y.base].shape, after[1:])
     if len(before) == 4 and axes == [2, 3]:

@@ -17,6 +17,7 @@ from onebit.fold.shapes import as_image, as_size, from_image
 from onebit.fold.unknown import LAYER_BY_LAYER
 from onebit.packed import Conv, ConvTranspose, Dense, Node, RealConv, RealConvTranspose, RealDense
 from onebit.packed.bits import pack_signs
+from onebit.packed.nodes.node import SUM_LIMIT
 from onebit.quantizers import BinaryWeight, Quantizer
 
 
@@ -125,7 +126,8 @@ def _matmul(
     `one_bit` or `real` is the node, with other `fields`; `weight` has the real weights, outputs first.
     """
     layer = call.module
-    factor, x = (None, x) if fields.get("padding_value") else _without_factor(folder, x)
+    terms = layer.weight[0].numel() if layer in folder.shipped else 0
+    factor, x = (None, x) if fields.get("padding_value") else _without_factor(folder, x, terms)
     source = folder.write(x)
     scale: Tensor | None = None
     if layer in folder.shipped:
@@ -155,10 +157,15 @@ def _matmul(
     return y
 
 
-def _without_factor(folder: Folder, x: Pending) -> tuple[float | None, Pending]:
-    """(factor, x / factor) for integers times one number, so that the weights multiply integers; else (None, x)."""
-    factors = [op.factor for op in x.ops if op.kind is None]
-    if not factors or not folder.values[x.base].exact or not all(op.kind is None or op.moves for op in x.ops):
+def _without_factor(folder: Folder, x: Pending, terms: int) -> tuple[float | None, Pending]:
+    """(factor, x / factor) for integers times one number, so that the weights multiply integers; else (None, x).
+
+    As the numbers that they are if sums of `terms` integers may not fit an int32: averages of large windows.
+    """
+    factors, bound = [op.factor for op in x.ops if op.kind is None], folder.values[x.base].bound
+    if not factors or bound is None or terms * bound > SUM_LIMIT:
+        return None, x
+    if not all(op.kind is None or op.moves for op in x.ops):
         return None, x
     if any(factor is None or not np.isfinite(factor) or factor == 0 for factor in factors):
         return None, x

@@ -13,7 +13,7 @@ from onebit.integer.conversion import Conversion, float64_or, keeps_bounds, to_f
 from onebit.integer.form import Form
 from onebit.packed import Node, nodes
 from onebit.packed.bits import pack_signs
-from onebit.packed.nodes.node import INT32
+from onebit.packed.nodes.node import INT32, SUM_LIMIT
 
 
 def _affine(net: Conversion, node: nodes.Affine, x: Form) -> Form:
@@ -84,7 +84,7 @@ def _signs(net: Conversion, node: Node, x: Form, at: np.ndarray, direction: np.n
 
 def _one_bit(net: Conversion, node: nodes.OneBitWeights, x: Form) -> Form:
     value, step = net.plain(node.inputs[0])
-    if step != 1 and _has_border(node):
+    if step != 1 and (_has_border(node) or node.terms * (net.values[value].bound or 0) > SUM_LIMIT):
         value, step = net.real(node.inputs[0]), 1.0
     sums = net.again(node, value, scale=None, centre=None)
     terms = {sums: step * float64_or(node.scale, 1.0) * np.ones(node.outputs)}
