@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 
 import onebit.runtime.torch_module
 from onebit.data import Split
+from onebit.data.decoding import default_workers
 from onebit.errors import FormatError, NotBinaryError, UsageError, WrongTypeError
 from onebit.packed import Affine, Dense, Flatten, InputSpec, Node, PackedNet, Sign, dumps, save
 from onebit.runtime import run
@@ -343,7 +344,7 @@ def test_workers_of_a_loader_run_it(packed_mlp: Maker) -> None:
 
     def loaded(images: torch.Tensor) -> torch.Tensor:
         options: dict[str, Any] = {"collate_fn": lambda some: module(torch.stack(some))}
-        return torch.cat(list(DataLoader(images, batch_size=2, num_workers=2, **options)))
+        return torch.cat(list(DataLoader(images, batch_size=2, num_workers=min(2, default_workers()), **options)))
 
     assert_runs(loaded, net)
 

@@ -32,6 +32,7 @@ from toy_training import Stop, stop_after_epoch, toy_data
 
 import onebit
 from onebit.data import Augmentation
+from onebit.data.decoding import default_workers
 from onebit.errors import CheckpointError, DataError, OnebitError, TrainingError, UsageError, WrongTypeError
 from onebit.train.feeds import LoaderFeed
 from onebit.train.fit_data import fit_data
@@ -43,7 +44,7 @@ FORMS: dict[str, Callable[[], Any]] = {
     "data set": tensors,
     "augmented": Augmented,
     "loader": loader,
-    "workers": lambda: loader(Augmented(), num_workers=2),
+    "workers": lambda: loader(Augmented(), num_workers=min(2, default_workers())),
     "drop": lambda: loader(drop_last=True),
     "in order": lambda: loader(shuffle=False),
     "weighted": lambda: loader(shuffle=False, sampler=WeightedRandomSampler([1.0] * 83, 60)),
