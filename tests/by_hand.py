@@ -132,7 +132,7 @@ def _made(node: Node, known: dict[str, Value], x: np.ndarray, *others: np.ndarra
         y = x * 0 + _per_channel(node.offset, x)
         for row, v in zip(node.multiplier, (x, *others), strict=True):
             y = y + _per_channel(row, x) * v
-        return _each(lambda v: Fraction(min(max(floor(v / 2**node.shift), node.least), node.most)), y)
+        return _each(lambda v: Fraction(min(max(floor(v / 2**node.right_shift), node.least), node.most)), y)
     if isinstance(node, Quantize):
         return _each(lambda v: Fraction(min(max(round(f32(v)), node.least), node.most)), x)
     if isinstance(node, Multiply):

@@ -45,7 +45,13 @@ def extreme(b: Builder, draw: Draw, *inputs: str) -> str:
         rows.append(b.rng.integers(-limit, limit, channels, endpoint=True))
         rows[-1][b.rng.random(channels) < 0.2] = draw(st.sampled_from([0, 1, -1, limit, -limit])) if limit else 0
     offset = b.rng.integers(-share, share, channels, endpoint=True)
-    fields = {"multiplier": np.array(rows, np.int32), "offset": offset, "shift": shift, "least": least, "most": most}
+    fields = {
+        "multiplier": np.array(rows, np.int32),
+        "offset": offset,
+        "right_shift": shift,
+        "least": least,
+        "most": most,
+    }
     return b.add(Requantize, *inputs, **fields)
 
 

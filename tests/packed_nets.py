@@ -93,7 +93,7 @@ class Builder:
         # the middle of the inputs becomes a number in the range, not far from its middle
         offset = self.rng.uniform(0.7 * least + 0.3 * most, 0.3 * least + 0.7 * most, channels) * 2.0**shift
         offset += 2.0 ** (shift - 1) - np.array([sum(x.limits) / 2 for x in values]) @ multiplier
-        fields = {"multiplier": multiplier, "offset": offset.astype(np.int64), "shift": shift}
+        fields = {"multiplier": multiplier, "offset": offset.astype(np.int64), "right_shift": shift}
         return self.add(Requantize, *inputs, least=least, most=most, **fields)
 
     def net(self, output: str | tuple[str, ...] | dict[str, str] | None = None) -> PackedNet:

@@ -52,7 +52,7 @@ def ranges_net() -> PackedNet:
     for k, (least, greatest) in enumerate(RANGES):
         for given in fields[k % 2 :: 2]:
             multiplier, offset = np.int32([given["multiplier"]]), np.int64([given["offset"]])
-            ends = {"least": least, "most": greatest, "shift": given["shift"]}
+            ends = {"least": least, "most": greatest, "right_shift": given["shift"]}
             made.append(b.add(Requantize, sums, multiplier=multiplier, offset=offset, **ends))
     b.add(Concat, *made)
     return b.net((b.last, made[0]))
@@ -102,7 +102,7 @@ def windows_net(kind: str) -> PackedNet:
     if kind != "input":
         low = -128 if kind == "int8" else 0
         one, offset = np.ones((1, 5), np.int32), np.full(5, low, np.int64)
-        x = b.add(Requantize, multiplier=one, offset=offset, shift=0, least=low, most=255 + low)
+        x = b.add(Requantize, multiplier=one, offset=offset, right_shift=0, least=low, most=255 + low)
     outputs = [
         _conv(b, x, 8, kernel=(3, 3), padding=(1, 1, 1, 1), value=1),
         _conv(b, x, 16, kernel=(3, 3), padding=(1, 1, 1, 1), value=-1),

@@ -120,7 +120,7 @@ def test_every_byte_is_requantized_as_in_integers(to: str, coding: str, ends: tu
     for case in ROUNDINGS.values():
         rows, offset, shift = case["multiplier"], case["offset"], case.get("shift", 52)
         arrays = {"multiplier": np.array(rows, np.int32), "offset": np.array(offset, np.int64)}
-        name = b.add(Requantize, *["input"] * len(rows), **arrays, shift=shift, least=ends[0], most=ends[1])
+        name = b.add(Requantize, *["input"] * len(rows), **arrays, right_shift=shift, least=ends[0], most=ends[1])
         total = x * np.array(rows, object).sum(axis=0) + np.array(offset, object)
         expected[name] = np.clip(total >> shift, *ends).astype(np.float32)
     net = b.net(tuple(expected))
@@ -197,7 +197,7 @@ def roundings(draw: Any) -> tuple[Requantize, tuple[int, int]]:
     multiplier = draw(st.sampled_from([0, 1])) or min(max(1, round(slope * 2**shift)), 2**31 - 1)
     offset = draw(st.integers(-widest, widest)) * multiplier + draw(st.integers(0, 2**shift))
     array = {"multiplier": np.array([[multiplier]], np.int32), "offset": np.array([offset])}
-    node = Requantize(inputs=("x",), output="y", shift=shift, least=least, most=most, **array)
+    node = Requantize(inputs=("x",), output="y", right_shift=shift, least=least, most=most, **array)
     return node, (-widest + draw(st.integers(0, widest)), widest)
 
 
@@ -206,13 +206,13 @@ def roundings(draw: Any) -> tuple[Requantize, tuple[int, int]]:
 def test_scales_that_are_found_give_the_integer_of_every_sum(drawn: tuple[Requantize, tuple[int, int]]) -> None:
     node, limits = drawn
     multiplier, offset = int(node.multiplier[0, 0]), int(node.offset[0])
-    rises = rising_sums(multiplier, offset - (node.least << node.shift), node)
-    found = channel_scales(rises, limits, multiplier / 2.0**node.shift)
+    rises = rising_sums(multiplier, offset - (node.least << node.right_shift), node)
+    found = channel_scales(rises, limits, multiplier / 2.0**node.right_shift)
     if found is None:
         return
     w, bias, scale = found
     sums = np.arange(limits[0], limits[1] + 1)
-    expected = np.clip((multiplier * sums + offset) >> node.shift, node.least, node.most) - node.least
+    expected = np.clip((multiplier * sums + offset) >> node.right_shift, node.least, node.most) - node.least
     product = (w * sums + bias).astype(np.float32) * np.float32(scale)
     np.testing.assert_array_equal(np.clip(np.rint(product), 0, node.most - node.least), expected)
     assert 0 <= w <= MOST_WEIGHT
@@ -232,7 +232,7 @@ def test_scales_are_found_for_nearly_all_channels() -> None:
             slope, shift = 255 / (np.sqrt(terms) * 80 * rng.uniform(2, 6)), 30
             array = {"multiplier": np.array([[round(slope * 2**shift)]], np.int32)}
             array["offset"] = np.array([int(rng.uniform(-100, 200) * 2**shift)])
-            node = Requantize(inputs=("x",), output="y", shift=shift, least=0, most=255, **array)
+            node = Requantize(inputs=("x",), output="y", right_shift=shift, least=0, most=255, **array)
             rises = rising_sums(int(node.multiplier[0, 0]), int(node.offset[0]), node)
             found[channel_scales(rises, (-terms * 128, terms * 128), slope) is not None] += 1
     assert found[True] >= 294, found
@@ -270,7 +270,7 @@ def test_a_program_holds_the_integers(tmp_path: Path) -> None:
             np.testing.assert_array_equal(multiplier.flatten(1), node.multiplier)
             np.testing.assert_array_equal(offset.flatten(), node.offset)
     (sums,) = (node for node in net.nodes if isinstance(node, Requantize) and node.output == "n6")
-    line = f"self.n6 = Requantize(16, 1, 1, inputs=2, shift={sums.shift}, least=0, most=255)"
+    line = f"self.n6 = Requantize(16, 1, 1, inputs=2, shift={sums.right_shift}, least=0, most=255)"
     assert line in program.read_text()
 
 

@@ -256,8 +256,8 @@ def test_an_integer_net_behind_scaled_integers_has_other_multipliers() -> None:
     half = np.arange(-3000, 3000)[:, None] * np.ones(9, np.int64)
     old, new = net.nodes[2], node
     assert isinstance(old, Requantize)
-    expected = (half * old.multiplier[0].astype(np.int64) + 2 * old.offset) >> (old.shift + 1)
-    given = (half * new.multiplier[0].astype(np.int64) + new.offset) >> new.shift
+    expected = (half * old.multiplier[0].astype(np.int64) + 2 * old.offset) >> (old.right_shift + 1)
+    given = (half * new.multiplier[0].astype(np.int64) + new.offset) >> new.right_shift
     assert np.mean(np.clip(expected, 0, 15) == np.clip(given, 0, 15)) > 0.999
 
 

@@ -48,7 +48,7 @@ def test_they_round_as_the_exact_map_does(data: st.DataObject) -> None:
     if made is None:
         return
     assert made.off <= MOST_OFF
-    fields = {"multiplier": made.multiplier, "offset": made.offset, "shift": made.shift}
+    fields = {"multiplier": made.multiplier, "offset": made.offset, "right_shift": made.shift}
     node = Requantize(inputs=("x",) * inputs, output="y", least=0, most=255, **fields)
     node.check_values(*(Value((2,), "integer", bound) for bound in bounds))
     for _ in range(20):

@@ -277,7 +277,7 @@ def test_multipliers_beyond_exact_float64_run_in_numpy() -> None:
         fields = {
             "multiplier": np.array([[-(2**31)]], np.int32),
             "offset": offset,
-            "shift": 45,
+            "right_shift": 45,
             "least": 0,
             "most": 255,
         }

@@ -92,7 +92,7 @@ def net_of_unequal_channels() -> PackedNet:
     multiplier = np.rint(2e9 * sizes.astype(np.float64) * np.array([[1], [3e-3]])).astype(np.int32)
     offset = np.int64([2**29, 2**49, -(2**49), 2**40])  # of a constant that is small beside those of the others
     b.requantize(wide, "input")
-    b.nodes[-1] = replace(b.nodes[-1], multiplier=multiplier, offset=offset, shift=30)
+    b.nodes[-1] = replace(b.nodes[-1], multiplier=multiplier, offset=offset, right_shift=30)
     return b.net((b.last, "n4"))
 
 

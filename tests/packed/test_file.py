@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from packed_nets import IMAGE_NETS, OTHER_NETS, Builder
+from hostile_files import join, split
+from packed_nets import IMAGE_NETS, OTHER_NETS, Builder, integer_net
 from safetensors import safe_open
 
 from onebit.errors import FormatError, OnebitError
@@ -140,10 +141,20 @@ def test_the_tensors_of_the_table_are_those_of_the_operations() -> None:
     dtypes = {"uint64": "U8", "float32": "F32", "int32": "I32", "int64": "I64", "int8": "I8"}
     fields = {name: dtypes[stored.dtype] for kind in OPS.values() for name, stored in kind.arrays.items()}
     assert {**fields, "input.mean": "F32", "input.std": "F32"} == TENSORS
-    for op, kind in OPS.items():  # a file distinguishes them only by name, except one
-        shared = {"inputs", "in_features", *TENSORS} & set(kind.attributes)
-        assert shared == ({"shift"} if op == "requantize" else set())
+    for kind in OPS.values():  # a file distinguishes them only by name
+        assert not {"inputs", "in_features", *TENSORS} & set(kind.attributes)
         assert {name: dtypes[stored.dtype] for name, stored in kind.arrays.items()}.items() <= fields.items()
+
+
+def test_files_from_before_the_right_shift_had_its_name_load() -> None:
+    good = dumps(integer_net())
+    header, graph, tensors = split(good)
+    before = [line.replace(" right_shift=", " shift=") for line in graph["nodes"]]
+    assert before != graph["nodes"]
+    assert dumps(loads(join(header, {**graph, "nodes": before}, tensors))) == good
+    both = [line.replace(" right_shift=", " shift=1 right_shift=") for line in graph["nodes"]]
+    with pytest.raises(FormatError, match="a node has the field 'right_shift' twice"):
+        loads(join(header, {**graph, "nodes": both}, tensors))
 
 
 def test_the_certificate_and_names_survive(packed_mlp: Maker, certificate: Certificate) -> None:

@@ -21,7 +21,8 @@ REALS = Value((2, 3, 4), "real")
 
 def requantize(*inputs: str, multiplier: Any = ((1, 2),), offset: Any = (0, 0), **fields: Any) -> Requantize:
     arrays = {"multiplier": np.array(multiplier, np.int32), "offset": np.array(offset, np.int64)}
-    return Requantize(inputs=inputs or ("x",), output="y", **{**arrays, "shift": 3, "least": 0, "most": 255, **fields})
+    fields = {"right_shift": 3, "least": 0, "most": 255, **fields}
+    return Requantize(inputs=inputs or ("x",), output="y", **arrays, **fields)
 
 
 @pytest.mark.parametrize(("least", "most"), [(0, 255), (-128, 127), (0, 15), (-8, 7), (-(2**16), 2**16), (0, 1)])
@@ -50,8 +51,8 @@ def test_any_number_of_inputs_of_equal_shapes() -> None:
         ({"multiplier": ((1, 2, 3),)}, r"multiplier has shape \(1, 3\), expected \(1, 2\)"),
         ({"multiplier": (1, 2)}, "multiplier is int32 .* with 2 axes"),
         ({"offset": ()}, "offset has shape .*, expected no empty axis"),
-        ({"shift": 53}, "shift is 53, expected integers from 0 to 52"),
-        ({"shift": -1}, "shift is -1, expected integers from 0 to 52"),
+        ({"right_shift": 53}, "right_shift is 53, expected integers from 0 to 52"),
+        ({"right_shift": -1}, "right_shift is -1, expected integers from 0 to 52"),
         ({"least": 1}, "least is 1, expected integers from -65536 to 0"),
         ({"most": 0}, "most is 0, expected integers from 1 to 65536"),
         ({"most": 2**16 + 1}, "most is 65537"),
@@ -70,7 +71,7 @@ def test_multipliers_of_another_dtype_are_refused() -> None:
             output="y",
             multiplier=np.ones((1, 2), np.int64),
             offset=np.zeros(2, np.int64),
-            shift=0,
+            right_shift=0,
             least=0,
             most=1,
         )
@@ -110,9 +111,8 @@ def test_no_input_reaches_more_than_is_promised(data: st.DataObject) -> None:
     st.integers(0, 52),
 )
 def test_results_are_floors_of_exact_fractions(terms: list[tuple[int, int]], offset: int, shift: int) -> None:
-    node = requantize(
-        *"xyz"[: len(terms)], multiplier=[[m] for m, _ in terms], offset=[offset], shift=shift, least=-100, most=200
-    )
+    numbers = {"multiplier": [[m] for m, _ in terms], "offset": [offset], "right_shift": shift}
+    node = requantize(*"xyz"[: len(terms)], least=-100, most=200, **numbers)
     values = [Value((1,), "integer", max(1, abs(x))) for _, x in terms]
     if (node.reach(*values) >= EXACT_LIMIT).any():
         return

@@ -185,7 +185,7 @@ class Conversion:
             bounds = [self.values[value].bound or 0 for value in form.terms]
             numbers = multipliers(np.array(list(own.terms.values())), own.shift, bounds)
         if numbers is not None:
-            fields = {"multiplier": numbers.multiplier, "offset": numbers.offset, "shift": numbers.shift}
+            fields = {"multiplier": numbers.multiplier, "offset": numbers.offset, "right_shift": numbers.shift}
             value = self.emit(nodes.Requantize, name, *form.terms, **fields, **limits)
             scales = np.array(list(own.terms.values()))
             self.real_roundings[value] = RealRounding(tuple(form.terms), scales, own.shift, **limits)

@@ -167,7 +167,7 @@ def _requantize(net: Conversion, node: nodes.Requantize, *inputs: Form) -> Form:
     plain = [x.plain for x in inputs if x.plain is not None and x.plain[1] == 1 and net.values[x.plain[0]].exact]
     if len(plain) == len(inputs):
         return Form.of(net.again(node, *(value for value, _ in plain)), len(node.offset))
-    unit = 2.0**-node.shift
+    unit = 2.0**-node.right_shift
     total = Form({}, node.offset * unit - 0.5)
     for name, x, multiplier in zip(node.inputs, inputs, node.multiplier, strict=True):
         own = Form.of(net.real(name), len(x.shift)) if x.clipped else x

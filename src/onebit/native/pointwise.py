@@ -48,8 +48,8 @@ class Pointwise(Values):
             raise NotPlanned("multipliers with which sums may reach 2^52")
         if len(node.inputs) > _MOST_INPUTS:
             raise NotPlanned("a sum of too many values")
-        scale = np.ldexp(node.multiplier.astype(np.float64), -node.shift)
-        offset = np.ldexp(node.offset.astype(np.float64), -node.shift)
+        scale = np.ldexp(node.multiplier.astype(np.float64), -node.right_shift)
+        offset = np.ldexp(node.offset.astype(np.float64), -node.right_shift)
         for name in node.inputs:
             if self.value(name).kind == BITS:
                 self.slots[name] = self.calls.as_kind(self.value(name), INTEGER)

@@ -97,5 +97,5 @@ def _sizes(node: Node, field: str) -> np.ndarray:
         values = min(np.median(array[scale > 0] / scale[scale > 0]), array.max() / scale.max())
         return np.maximum(array, scale * values)
     if isinstance(node, Requantize) and field == "offset":
-        return np.maximum(array, 2.0**node.shift * max(-node.least, node.most))
+        return np.maximum(array, 2.0**node.right_shift * max(-node.least, node.most))
     return array

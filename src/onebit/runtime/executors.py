@@ -137,7 +137,7 @@ def _requantize(node: nodes.Requantize, *inputs: Value) -> Executor:
         total = np.broadcast_to(per_channel(node.offset, ndim), arrays[0].shape).copy()
         for v, multiplier in zip(arrays, multipliers, strict=True):
             total += v * per_channel(multiplier, ndim)
-        total >>= node.shift  # of negative integers, too, the floor
+        total >>= node.right_shift  # of negative integers, too, the floor
         return np.clip(total, node.least, node.most, out=total).astype(np.int32)
 
     return execute

@@ -80,7 +80,7 @@ class Pointwise(Stages):
             stage.body.append(f"weighted(y, {count}, {self.multiplier(node, row)}, {offset}, totals);")
             stage.replaces.append(other)
             offset = "totals"
-        given = f"{self.multiplier(node, multiplier)}, {offset}, {node.shift}, {node.least}, {node.most}"
+        given = f"{self.multiplier(node, multiplier)}, {offset}, {node.right_shift}, {node.least}, {node.most}"
         stage.body.append(f"requantize(x, {count}, {given});")
         stage.made = made
 

@@ -36,7 +36,7 @@ def scales(conv: Conv, after: Requantize, x: Value) -> Scales | None:
     """How a QLinearConv gives the codes of `after`, value - `least`; None if that of a channel was not found."""
     ones = (unpack_signs(conv.signs, conv.terms) > 0).sum(axis=1).tolist()
     low, high = min(0, conv.padding_value, x.limits[0]), max(0, conv.padding_value, x.limits[1])
-    offsets = (after.offset - (after.least << after.shift)).tolist()
+    offsets = (after.offset - (after.least << after.right_shift)).tolist()
     found = []
     for plus, multiplier, offset in zip(ones, after.multiplier[0].tolist(), offsets, strict=True):
         minus = conv.terms - plus
@@ -44,7 +44,7 @@ def scales(conv: Conv, after: Requantize, x: Value) -> Scales | None:
             plus, minus = minus, plus
         limits = plus * low - minus * high, plus * high - minus * low
         rises = rising_sums(abs(multiplier), offset, after)
-        one = channel_scales(rises, limits, abs(multiplier) / 2.0**after.shift)
+        one = channel_scales(rises, limits, abs(multiplier) / 2.0**after.right_shift)
         if one is None:
             return None
         weight, bias, scale = one
@@ -57,8 +57,8 @@ def rising_sums(multiplier: int, offset: int, after: Requantize) -> np.ndarray:
     """(levels,) int64: the smallest sum v with ⌊(multiplier · v + offset) / 2^shift⌋ ≥ 1, 2, …, the largest code."""
     levels = range(1, after.most - after.least + 1)
     if not multiplier:
-        return np.array([-_FAR if offset >> after.shift >= level else _FAR for level in levels])
-    sums = [-((offset - (level << after.shift)) // multiplier) for level in levels]
+        return np.array([-_FAR if offset >> after.right_shift >= level else _FAR for level in levels])
+    sums = [-((offset - (level << after.right_shift)) // multiplier) for level in levels]
     return np.array([min(max(v, -_FAR), _FAR) for v in sums])
 
 

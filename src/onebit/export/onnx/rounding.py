@@ -15,7 +15,7 @@ def write_requantize(to: Values, node: Requantize) -> None:
     """The inputs times multipliers / 2^shift, and offset / 2^shift, added up in float64: no bit is lost."""
     name, made = node.output, to.value(node.output)
     code = to.integers and fits_byte(made) and not _is_wide(to, node)
-    offset = node.offset + (zero_point(made) << node.shift) if code else node.offset
+    offset = node.offset + (zero_point(made) << node.right_shift) if code else node.offset
     terms = []
     for index, (source, row) in enumerate(zip(node.inputs, node.multiplier.astype(np.int64), strict=True)):
         form = to.natural(source)
@@ -42,11 +42,11 @@ def _is_wide(to: Values, node: Requantize) -> bool:
     """Whether the numbers before the division may be beyond float64 with the zero point of the result added."""
     reach = node.reach(*(to.value(source) for source in node.inputs)).max()
     # a multiplier times a byte that has a zero point is up to twice as large as times the value of that byte
-    return bool(2 * reach + zero_point(to.value(node.output)) * 2.0**node.shift > 2 * EXACT_LIMIT)
+    return bool(2 * reach + zero_point(to.value(node.output)) * 2.0**node.right_shift > 2 * EXACT_LIMIT)
 
 
 def _shifted(numbers: np.ndarray, node: Requantize) -> np.ndarray:
-    return np.ldexp(numbers.astype(np.float64), -node.shift)
+    return np.ldexp(numbers.astype(np.float64), -node.right_shift)
 
 
 def write_quantize(to: Values, node: Quantize) -> None:

@@ -187,7 +187,7 @@ def clamp(body: Body, node: nodes.Clamp, x: str) -> str:
 def requantize(body: Body, node: nodes.Requantize, *inputs: str) -> str:
     shape = body.known[node.output].shape
     sizes = [shape[0], *[1] * (len(shape) - 1)]
-    settings = f"inputs={len(inputs)}", f"shift={node.shift}", f"least={node.least}", f"most={node.most}"
+    settings = f"inputs={len(inputs)}", f"shift={node.right_shift}", f"least={node.least}", f"most={node.most}"
     state = {"multiplier": node.multiplier.reshape(-1, *sizes), "offset": node.offset.reshape(sizes)}
     return f"{body.layer(node.output, 'Requantize', *map(str, sizes), *settings, **state)}({', '.join(inputs)})"
 

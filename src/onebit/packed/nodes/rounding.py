@@ -40,25 +40,29 @@ class _Clipped(Node):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Requantize(_Clipped):
-    """y = min(max(⌊(Σᵢ multiplier[i] · xᵢ + offset) / 2^shift⌋, least), most), per channel, of integers xᵢ.
+    """y = min(max(⌊(Σᵢ multiplier[i] · xᵢ + offset) / 2^right_shift⌋, least), most), per channel, of integers xᵢ.
 
     One rule for every executor: BatchNorm, ReLU, residual sum and rounding of exact sums, with one rounding. For
-    rounding to the nearest, `offset` includes half of 2^shift.
+    rounding to the nearest, `offset` includes half of 2^right_shift.
 
     Args:
         multiplier: (inputs, C) int32.
         offset: (C,) int64.
-        shift: 0 to 52.
+        right_shift: 0 to 52.
     """
 
     multiplier: np.ndarray
     offset: np.ndarray
-    shift: int
+    right_shift: int
 
     arity: ClassVar[int | None] = None
     fewest: ClassVar[int] = 1
     arrays: ClassVar[dict[str, Stored]] = {"multiplier": Stored("int32", 2), "offset": Stored("int64", 1)}
-    attributes: ClassVar[dict[str, Numbers]] = {**_Clipped.attributes, "shift": Numbers(1, least=0, most=MOST_SHIFT)}
+    attributes: ClassVar[dict[str, Numbers]] = {
+        **_Clipped.attributes,
+        "right_shift": Numbers(1, least=0, most=MOST_SHIFT),
+    }
+    former: ClassVar[dict[str, str]] = {"shift": "right_shift"}
 
     def __post_init__(self) -> None:
         super().__post_init__()

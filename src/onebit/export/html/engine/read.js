@@ -3,7 +3,7 @@
 const TYPES = { U8: Uint8Array, I8: Int8Array, I32: Int32Array, I64: BigInt64Array, F32: Float32Array };
 // integers of a field that has more than one, if all are equal they are written as one
 const LENGTHS = { kernel: 2, stride: 2, dilation: 2, padding: 4, extra: 2, size: 2, start: 3, stop: 3, step: 3, channels: 2 };
-const ONE = ["groups", "padding_value", "value", "count_padding", "sums", "least", "most"];
+const ONE = ["groups", "padding_value", "value", "count_padding", "sums", "least", "most", "right_shift"];
 
 // bytes -> {graph, nodes, mean, std}; a node has its fields as numbers and typed arrays
 function readFile(file) {
@@ -32,10 +32,10 @@ function readFile(file) {
       else if (field === "signs") {
         [node.rows, node.terms] = numbers;
         node.signs = take(field, node.rows * ((node.terms + 7) >> 3));
-      } else if (left.has(field) && (op !== "requantize" || field !== "shift")) {
+      } else if (left.has(field)) {
         if (field === "weight") [node.rows, node.terms] = numbers;
         node[field] = take(field, size(numbers));
-      } else if (ONE.includes(field) || field === "shift") node[field] = numbers[0];
+      } else if (ONE.includes(field)) node[field] = numbers[0];
       else node[field] = numbers.length === 1 && LENGTHS[field] ? Array(LENGTHS[field]).fill(numbers[0]) : numbers;
     }
     before = output;

@@ -7,7 +7,7 @@ function clipped({ least, most }, { shape }) {
 
 // Sums and offsets are below 2^52, and so exact in doubles, before and after the division.
 OPS.requantize = (node, ...inputs) => {
-  const { multiplier, shift, least, most } = node;
+  const { multiplier, right_shift: shift, least, most } = node;
   const made = clipped(node, inputs[0]);
   const offset = Float64Array.from(node.offset, Number);
   const channels = offset.length;
