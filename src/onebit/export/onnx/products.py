@@ -194,13 +194,13 @@ def _conv_to_sign(to: Values, node: Conv, pool: MaxPool | None, after: Node) -> 
         signs = np.where(flipped[:, None, None, None], -signs, signs)
         least, direction = np.where(flipped, 1 - least, least), np.ones_like(direction)
     codes, padding = _padded_codes(to, node)
-    one, code = graph.number(1, np.float32), graph.number(1, np.uint8)
+    one, zero = graph.number(1, np.float32), graph.number(zero_point(to.value(node.inputs[0])), np.uint8)
     weight = graph.weights(name, signs, np.int8)
     more = (
         *(graph.number(0, np.int8), graph.number(_TWICE, np.float32)),
         *(graph.number(2, np.uint8), graph.constant(-least, f"{name}/bias", np.int32)),
     )
-    tensor = to.add("QLinearConv", codes, one, code, weight, one, *more, of=name, **_geometry(node, padding))
+    tensor = to.add("QLinearConv", codes, one, zero, weight, one, *more, of=name, **_geometry(node, padding))
     form = "code" if pool is None else ""
     target = after.output
     tensor = to.add("Clip", tensor, graph.number(0, np.uint8), more[2], of=target, form=form)
