@@ -32,13 +32,21 @@ from onebit.packed import (
     RealDense,
     Relu,
     Repeat,
+    Requantize,
     Reshape,
     Sign,
     Slice,
+    Value,
 )
+from onebit.packed.nodes.rounding import EXACT_LIMIT
 
 _MOST = 3000  # elements of a value
-_RANGES = [(0, 255), (-128, 127), (0, 15), (0, 3), (-8, 7), (-1, 1), (-3, 300), (-(2**16), 2**16)]
+_RANGES = [
+    *((0, 255), (0, 15), (0, 3), (0, 1), (-128, 127), (-8, 7), (-2, 1), (-1, 1)),
+    *((-200, 55), (0, 256), (-129, 127), (-3, 300), (0, 2**16), (-(2**16), 1), (-(2**16), 2**16)),
+]
+_INTEGERS = "relu", "hardtanh", "sign", "threshold", "add", "concat", "move", "round", "round", "through reals"
+_REALS = "clamp", "affine", "prelu", "multiply"
 _SPECIAL = np.float32([0, -0.0, 1, -1, 1e-40, -1e-30, 3e5, 1e30])
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
@@ -53,20 +61,47 @@ def _shape(draw: Draw, count: int, most: int = 4) -> tuple[int, ...]:
     return tuple(draw(st.permutations([*shape, count])))
 
 
-def _any_value(b: Builder, draw: Draw) -> None:
+def _round(b: Builder, draw: Draw) -> None:
+    """The last value, and often others, as integers of few bits."""
+    least, most = draw(st.sampled_from(_RANGES))
+    alike = [name for name, value in b.values.items() if value.shape == b.values[b.last].shape and value.exact]
+    if b.last not in alike or draw(st.integers(0, 4)) == 0:
+        b.add(Quantize, least=least, most=most)
+        return
+    others = draw(st.lists(st.sampled_from(alike), max_size=2))  # residual sums, also of a value with itself
+    inputs = draw(st.permutations([b.last, *others]))
+    values = [b.values[name] for name in inputs]
+    if draw(st.booleans()):
+        b.requantize(*inputs, least=least, most=most)
+    else:
+        b.add(Requantize, *inputs, least=least, most=most, **_extreme(b, draw, values, max(-least, most)))
+    b.nodes[-1].check_values(*values)
+
+
+def _extreme(b: Builder, draw: Draw, values: list[Value], largest: int) -> dict[str, Any]:
+    """Any shift, multipliers of either sign, and numbers up to those that a file may hold."""
+    channels, shift = values[0].shape[0], draw(st.sampled_from([0, 1, 7, 20, 31, 51, 52]))
+    widest = EXACT_LIMIT - 1
+    if draw(st.booleans()):  # so that some results are inside the range, and not all at its ends
+        widest = min(widest, 2 * largest * 2**shift)
+    share = widest // (len(values) + 1)
+    rows = []
+    for x in values:
+        limit = min(share // (x.bound or 1), 2**31 - 1)
+        rows.append(b.rng.integers(-limit, limit, channels, endpoint=True))
+        rows[-1][b.rng.random(channels) < 0.2] = draw(st.sampled_from([0, 1, -1, limit, -limit])) if limit else 0
+    offset = b.rng.integers(-share, share, channels, endpoint=True)
+    return {"multiplier": np.array(rows, np.int32), "offset": offset, "right_shift": shift}
+
+
+def _any_value(b: Builder, draw: Draw, *, integers: bool) -> None:
     """An operation on values of every shape."""
     shape = b.values[b.last].shape
     channels, count = shape[0], prod(shape)
-    alike = [name for name, value in b.values.items() if value.shape == shape]
-    joinable = [name for name, value in b.values.items() if value.shape[1:] == shape[1:]]
-    kind = draw(
-        st.sampled_from(
-            [
-                *("relu", "hardtanh", "clamp", "affine", "prelu", "sign", "threshold", "add", "multiply", "concat"),
-                *("move", "round", "round"),
-            ]
-        )
-    )
+    known = {name: value for name, value in b.values.items() if value.exact or not integers}
+    alike = [name for name, value in known.items() if value.shape == shape]
+    joinable = [name for name, value in known.items() if value.shape[1:] == shape[1:]]
+    kind = draw(st.sampled_from([*_INTEGERS, *(() if integers else _REALS)]))
     if kind == "clamp":
         low, high = sorted(draw(st.tuples(*[st.sampled_from([-2.0, -0.5, -0.0, 0.0, 1.0, 6.0])] * 2)))
         which = draw(st.sampled_from(["both", "low", "high"]))
@@ -77,15 +112,10 @@ def _any_value(b: Builder, draw: Draw) -> None:
     elif kind == "prelu":
         b.add(Prelu, slope=b.real(channels))
     elif kind == "round":
-        least, most = draw(st.sampled_from(_RANGES))
-        exact = [name for name in alike if b.values[name].exact]
-        if b.last not in exact or draw(st.integers(0, 4)) == 0:
-            b.add(Quantize, least=least, most=most)
-            return
-        others = draw(st.lists(st.sampled_from(exact), max_size=2))  # residual sums, also of a value with itself
-        b.requantize(*draw(st.permutations([b.last, *others])), least=least, most=most)
-        node = b.nodes[-1]
-        node.check_values(*(b.values[name] for name in node.inputs))
+        _round(b, draw)
+    elif kind == "through reals":
+        b.affine(channels)
+        _round(b, draw)
     elif kind == "sign":
         b.add(Sign, shift=b.real(channels) if draw(st.booleans()) else None)
     elif kind == "threshold":
@@ -108,45 +138,47 @@ def _any_value(b: Builder, draw: Draw) -> None:
         b.add(Relu if kind == "relu" else Hardtanh)
 
 
-def _vector(b: Builder, draw: Draw) -> None:
+def _vector(b: Builder, draw: Draw, *, integers: bool) -> None:
     (size,) = b.values[b.last].shape
-    outputs = draw(st.sampled_from([1, 5, 32, 40]))
-    if draw(st.booleans()):
+    outputs = draw(st.sampled_from([1, 5, 32, 33, 40, size]))
+    if not integers and draw(st.booleans()):
         b.add(RealDense, weight=b.real(outputs, size))
     else:
         b.dense(outputs)
 
 
-def _image(b: Builder, draw: Draw) -> None:
+def _image(b: Builder, draw: Draw, *, integers: bool) -> None:
     channels, height, width = b.values[b.last].shape
 
-    def pair(most: int) -> tuple[int, int]:
-        return draw(st.integers(1, most)), draw(st.integers(1, most))
+    def numbers(least: int, most: int, count: int) -> tuple[int, ...]:
+        return tuple(draw(st.integers(least, most)) for _ in range(count))
 
-    kernel = min(height, draw(st.integers(1, 3))), min(width, draw(st.integers(1, 3)))
-    window = {"kernel": kernel, "stride": pair(2)}
-    kind = draw(
-        st.sampled_from(["conv", "depthwise", "grouped", "transposed", "max", "average", "adaptive", "slice", "pad"])
-    )
+    kernel = tuple(min(size, most) for size, most in zip((height, width), numbers(1, 3, 2), strict=True))
+    window: dict[str, Any] = {"kernel": kernel, "stride": numbers(1, 2, 2)}
+    kinds = ["conv", "conv", "depthwise", "grouped", "transposed", "max", "average", "slice", "pad"]
+    kind = draw(st.sampled_from([*kinds, *([] if integers else ["adaptive"])]))
     if kind in ("conv", "depthwise", "grouped", "transposed"):
         groups = channels
         if kind != "depthwise":
             groups = draw(st.sampled_from([1, *(g for g in (2, 3) if kind == "grouped" and channels % g == 0)]))
-        outputs = groups * draw(st.sampled_from([1, 2, 3]))
+        outputs = draw(st.sampled_from([groups, 2 * groups, 3 * groups, 8 * groups, 16 * groups, channels]))
         terms = channels // groups * prod(kernel)
-        fields: dict[str, Any] = {**window, "groups": groups}
-        if draw(st.booleans()):
-            fields["padding"] = (1, 0, 1, 1)
+        fields = {**window, "groups": groups, "dilation": numbers(1, 2, 2)}
+        fields["padding"] = draw(st.sampled_from([(0, 0, 0, 0), (1, 0, 1, 1), (1, 1, 1, 1), numbers(0, 2, 4)]))
+        more = {name: not integers and draw(st.booleans()) for name in ("scale", "centre")}
         if kind == "transposed":
-            b.add(ConvTranspose, **b.signs(outputs, terms, scale=draw(st.booleans())), **fields)
+            b.add(ConvTranspose, **b.signs(outputs, terms, scale=more["scale"]), **fields)
             return
         fields["padding_value"] = draw(st.integers(-1, 1))
-        if draw(st.booleans()):
+        if not integers and draw(st.booleans()):
             b.add(RealConv, weight=b.real(outputs, terms), **fields)
         else:
-            b.add(Conv, **b.signs(outputs, terms, scale=draw(st.booleans()), centre=draw(st.booleans())), **fields)
-    elif kind in ("max", "average"):
-        b.add(MaxPool if kind == "max" else AveragePool, **window)
+            b.add(Conv, **b.signs(outputs, terms, **more), **fields)
+    elif kind == "max":
+        b.add(MaxPool, **window, padding=draw(st.sampled_from([(0, 0, 0, 0), (1, 0, 0, 1)])))
+    elif kind == "average":
+        padding = draw(st.sampled_from([(0, 0, 0, 0), (1, 0, 0, 1)]))
+        b.add(AveragePool, **window, padding=padding, sums=1 if integers else draw(st.integers(0, 1)))
     elif kind == "adaptive":
         b.add(AdaptiveAveragePool, size=(min(2, height), 1))
     elif kind == "slice":
@@ -156,30 +188,35 @@ def _image(b: Builder, draw: Draw) -> None:
 
 
 @st.composite
-def nets(draw: Draw) -> PackedNet:
-    shape = draw(
-        st.sampled_from([(1,), (20,), (37,), (3, 16), (1, 33), (5, 8), (1, 6, 5), (4, 5, 5), (33, 2, 3), (2, 3, 4, 5)])
-    )
-    coding = draw(st.sampled_from(["float32", "values", "integer", "standardise"]))
-    b = Builder(shape, seed=draw(st.integers(0, 99)), coding=coding)
-    wanted = draw(st.integers(1, 9))
+def nets(draw: Draw, *, integers: bool = False) -> PackedNet:
+    """Any net; with `integers` one whose only real values are affine maps of integers, which are rounded at once."""
+    shapes = [(1,), (20,), (37,), (1, 6, 5), (4, 5, 5), (8, 7, 6), (33, 2, 3)]
+    codings = ["values", "integer"]
+    if not integers:
+        shapes += [(3, 16), (1, 33), (5, 8), (2, 3, 4, 5)]
+        codings += ["float32", "standardise"]
+    b = Builder(draw(st.sampled_from(shapes)), seed=draw(st.integers(0, 99)), coding=draw(st.sampled_from(codings)))
+    wanted = draw(st.integers(4, 12) if integers else st.integers(1, 9))
     for _ in range(3 * wanted):
         before = len(b.nodes), b.last, dict(b.values)
         rank = len(b.values[b.last].shape)
         # operations of vectors and images more often, because most values are neither
-        steps = [_any_value] + [_vector] * (rank == 1) + [_image] * 2 * (rank == 3)
+        more = 2 if integers else 1
+        steps: list[Any] = [_any_value] + more * ([_vector] * (rank == 1) + [_image] * 2 * (rank == 3))
         try:
-            draw(st.sampled_from(steps))(b, draw)
+            draw(st.sampled_from(steps))(b, draw, integers=integers)
+            if integers and draw(st.integers(0, 3)):
+                _round(b, draw)
             suitable = prod(b.values[b.last].shape) <= _MOST
         except FormatError:  # a threshold of reals, sums beyond int32, …
             suitable = False
         if not suitable:
             del b.nodes[before[0] :]
             b.last, b.values = before[1:]
-        if len(b.nodes) == wanted:
+        if len(b.nodes) >= wanted:
             break
     if not b.nodes:
-        b.affine(shape[0])
+        b.add(Relu)
     read = {name for node in b.nodes for name in node.inputs}
     assert read | {b.last} >= set(b.values)
     made = [node.output for node in b.nodes]

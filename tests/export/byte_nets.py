@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from packed_nets import Builder
 
-from onebit.errors import FormatError
 from onebit.packed import (
     Add,
     Affine,
@@ -210,66 +209,3 @@ def extreme_inputs(net: PackedNet) -> np.ndarray:
         special = rng.choice(np.float32([0, -0.0, 0.5, -0.5, 1.5, 2.5, 8388607.5, -3e9, 1e30, 65535.5, 1e-40]), size)
         return np.stack([ties, special, ties * np.float32(201)]).astype(np.float32)
     return np.stack([np.full(size, 0), np.full(size, 255), *rng.integers(0, 256, (2, *size))]).astype(np.uint8)
-
-
-def random_net(seed: int) -> PackedNet:
-    """Any operations on integers; every value that nothing reads is an output."""
-    rng = np.random.default_rng(seed)
-    shape = int(rng.choice([1, 2, 3, 5, 8, 33])), *_numbers(rng, 1, 9, 2)
-    b = Builder(shape, seed=seed, coding=str(rng.choice(["values", "integer"])))
-    b.requantize(least=int(rng.choice([0, -128])), most=127)
-    for _ in range(int(rng.integers(2, 12))):
-        before = len(b.nodes), b.last, dict(b.values)
-        try:
-            _any_operation(b, rng)
-            node = b.nodes[-1]
-            node.check_values(*(b.values[name] for name in node.inputs))
-            fits = np.prod(b.values[b.last].shape) <= 3000
-        except FormatError:  # a kernel beyond the image, sums beyond int32, multipliers beyond 2^52, …
-            fits = False
-        if not fits:
-            del b.nodes[before[0] :]
-            b.last, b.values = before[1:]
-    read = {name for node in b.nodes for name in node.inputs}
-    return b.net(tuple(name for name in b.values if name not in read and name != "input"))
-
-
-def _any_operation(b: Builder, rng: np.random.Generator) -> None:
-    shape = b.values[b.last].shape
-    kind = rng.choice(["conv", "grouped", "depthwise", "transposed", "max", "sums", "rounded", "rounded", "move"])
-    if kind in ("conv", "grouped", "depthwise", "transposed"):
-        groups = {"grouped": 2 - shape[0] % 2, "depthwise": shape[0]}.get(str(kind), 1)
-        kernel, outputs = _numbers(rng, 1, 4, 2), groups * int(rng.choice([1, 2, 3, 5, 8, 16]))
-        window: dict[str, Any] = {
-            "kernel": kernel,
-            "stride": _numbers(rng, 1, 3, 2),
-            "dilation": _numbers(rng, 1, 3, 2),
-        }
-        window |= {"groups": groups, "padding": _numbers(rng, 0, 3, 4)}
-        one_bit = b.signs(outputs, shape[0] // groups * int(np.prod(kernel)))
-        if kind == "transposed":
-            b.add(ConvTranspose, **one_bit, **window)
-        else:
-            b.add(Conv, **one_bit, **window, padding_value=int(rng.integers(-1, 2)))
-    elif kind == "max":
-        b.add(MaxPool, kernel=_numbers(rng, 1, 4, 2), stride=_numbers(rng, 1, 3, 2))
-    elif kind == "sums":
-        b.add(AveragePool, kernel=_numbers(rng, 1, 4, 2), sums=1)
-    elif kind == "move":
-        moves = [
-            (Permute, {"axes": (0, 2, 1)}),
-            (Repeat, {"times": (1, 2, 1)}),
-            (Pad, {"channels": (1, 0), "value": -1}),
-        ]
-        operation, fields = moves[int(rng.integers(3))]
-        b.add(operation, **fields)
-    else:
-        alike = [name for name, value in b.values.items() if value.shape == shape]
-        names = [b.last, *map(str, rng.choice(alike, int(rng.integers(0, 3))))]
-        rng.shuffle(names)
-        least, most = RANGES[int(rng.integers(len(RANGES)) * rng.integers(2))]
-        b.requantize(*names, least=least, most=most)
-
-
-def _numbers(rng: np.random.Generator, least: int, end: int, count: int) -> tuple[int, ...]:
-    return tuple(map(int, rng.integers(least, end, count)))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from byte_nets import EXTREMES, extreme_inputs, random_net, residual_bytes
+from byte_nets import EXTREMES, extreme_inputs, residual_bytes
 from c_programs import Case, exported, outputs_of
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -69,7 +69,7 @@ def bits(numbers: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(numbers), np.float32(np.nan), numbers).view(np.int32)
 
 
-def drawn(count: int) -> list[Case]:
+def drawn(count: int, *, integers: bool = False) -> list[Case]:
     """Nets and inputs that hypothesis draws, the same ones in every run."""
     cases: list[Case] = []
 
@@ -83,8 +83,8 @@ def drawn(count: int) -> list[Case]:
     )
     @given(st.data())
     def draw(data: Any) -> None:
-        net = data.draw(nets())
-        cases.append((net, data.draw(batches_of(net))))
+        net = data.draw(nets(integers=integers))
+        cases.append((net, extreme_inputs(net) if integers else data.draw(batches_of(net))))
 
     draw()
     return [case for case in cases if reference(*case) is not None]
@@ -125,10 +125,6 @@ def extremes() -> list[Case]:
     return [(net, extreme_inputs(net)) for net in (make() for make in EXTREMES.values())]
 
 
-def random_integers(count: int) -> list[Case]:
-    return [(net, extreme_inputs(net)) for net in map(random_net, range(count))]
-
-
 SMALL = [*(make() for make in IMAGE_NETS.values()), *(make() for make in OTHER_NETS.values())]
 ALL = [*kernel_nets(), pooled_signs(1), pooled_signs(-1)]
 CASES = [*ALL[1:28:3], *ALL[28:]]
@@ -166,7 +162,7 @@ def test_drawn_nets_are_exact_and_nothing_in_them_is_undefined(tmp_path: Path) -
     cases = [
         *drawn(20),
         *extremes(),
-        *random_integers(12),
+        *drawn(12, integers=True),
         (overflowing(), inputs_of(overflowing(), 2)),
         *((net, inputs_of(net, 2)) for net in SMALL),
     ]
@@ -177,7 +173,7 @@ def test_drawn_nets_are_exact_and_nothing_in_them_is_undefined(tmp_path: Path) -
 @pytest.mark.nightly
 def test_many_drawn_nets_are_exact(tmp_path: Path) -> None:
     needs("cc")
-    cases = [*drawn(400), *random_integers(400)]
+    cases = [*drawn(400), *drawn(400, integers=True)]
     assert_same(cases, outputs_of(cases, tmp_path, ["cc", "-O1"]))
 
 

@@ -15,7 +15,7 @@ from shutil import which
 
 import numpy as np
 import pytest
-from byte_nets import EXTREMES, extreme_inputs, random_net, residual_bytes
+from byte_nets import EXTREMES, extreme_inputs, residual_bytes
 from drawn_nets import batches_of, nets
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -102,18 +102,18 @@ def test_integers_of_few_bits_give_the_bits_of_the_reference(name: str, tmp_path
 
 
 @needs_node
-@pytest.mark.parametrize("seed", range(8))
-def test_random_integer_nets_give_the_bits_of_the_reference(seed: int, tmp_path: Path) -> None:
-    net = random_net(seed)
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(net=nets(integers=True))
+def test_drawn_integer_nets_give_the_bits_of_the_reference(net: PackedNet, tmp_path: Path) -> None:
     assert_equal(net, tmp_path / "net.html", extreme_inputs(net))
 
 
 @needs_node
 @pytest.mark.nightly
-def test_many_random_integer_nets_give_the_bits_of_the_reference(tmp_path: Path) -> None:
-    for seed in range(8, 300):
-        net = random_net(seed)
-        assert_equal(net, tmp_path / "net.html", extreme_inputs(net))
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(net=nets(integers=True))
+def test_many_drawn_integer_nets_give_the_bits_of_the_reference(net: PackedNet, tmp_path: Path) -> None:
+    assert_equal(net, tmp_path / "net.html", extreme_inputs(net))
 
 
 @needs_node
