@@ -75,6 +75,13 @@ class Graph:
         """The name of a constant without axes."""
         return self.constant(value, f"{np.dtype(dtype)}/{value}", dtype)
 
+    def filled(self, value: float, size: int, dtype: Any) -> str:
+        """The name of a tensor (size,) of one number, which takes few bytes in the file."""
+        name = f"{np.dtype(dtype)}/{value}/{size}"
+        if name not in self._taken:
+            self.add("Expand", self.number(value, dtype), self.shape(size), output=self.name(name))
+        return name
+
     def shape(self, *sizes: int) -> str:
         """A constant list of integers, for shapes and axes."""
         return self.constant(np.array(sizes, np.int64), "shape/" + "x".join(map(str, sizes)).replace("-1", "n"))

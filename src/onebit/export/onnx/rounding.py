@@ -17,16 +17,18 @@ def write_requantize(to: Values, node: Requantize) -> None:
     code = to.integers and fits_byte(made) and not _is_wide(to, node)
     offset = node.offset + (zero_point(made) << node.right_shift) if code else node.offset
     terms = []
-    for index, (source, row) in enumerate(zip(node.inputs, node.multiplier.astype(np.int64), strict=True)):
+    for source, row in zip(node.inputs, node.multiplier.astype(np.int64), strict=True):
         form = to.natural(source)
         factor, zero = to.coding(source, form)
         offset = offset - row * zero
-        row = row[:1] if (row == row[0]).all() else row  # as of shortcuts: one number for all channels
-        multiplier = to.per_channel(_shifted(row * factor, node), name, f"multiplier{index}")
-        terms.append(to.add("Mul", to.cast(to.get(source, form), np.float64, of=name), multiplier, of=name))
-    total = to.per_channel(_shifted(offset, node), name, "offset")
-    for term in terms:
-        total = to.add("Add", term, total, of=name)
+        terms.append((_wide(to, source, form, of=name), _shifted(row * factor, node)))
+    # one multiplier for all channels, as of shortcuts, is left to Mul
+    terms.sort(key=lambda term: bool((term[1] == term[1][0]).all()))
+    total = _affine(to, *terms[0], _shifted(offset, node), of=name)
+    for index, (tensor, row) in enumerate(terms[1:], 1):
+        row = row[:1] if (row == row[0]).all() else row
+        multiplier = to.per_channel(row, name, f"multiplier{index}")
+        total = to.add("Add", to.add("Mul", tensor, multiplier, of=name), total, of=name)
     if code:  # nothing is negative, so that the Cast, which cuts the fraction off, is the floor
         total = _clip(to, total, 0, made.limits[1] + zero_point(made) + 0.5, np.float64, of=name)
         to.cast(total, np.uint8, of=name, form="code")
@@ -36,6 +38,29 @@ def write_requantize(to: Values, node: Requantize) -> None:
     total = to.cast(total, np.float32, of=name, form="" if marked else "float")
     if marked:
         _mark(to, node, total)
+
+
+def _wide(to: Values, source: str, form: str, *, of: str) -> str:
+    """An input in float64.
+
+    onnxruntime has the channels of what QLinearConv gives in the last axis, and moves them back behind the operations
+    that follow: of float64, eight times as many bytes. It does not look behind a Reshape, which costs nothing.
+    """
+    tensor, shape = to.get(source, form), to.value(source).shape
+    if form != "code" or source not in to.written or len(shape) < 2 or to.graph.stored == "bipolar":
+        return to.cast(tensor, np.float64, of=of)
+    flat = to.add("Reshape", tensor, to.graph.shape(0, 0, -1), of=of)
+    return to.add("Reshape", to.cast(flat, np.float64, of=of), to.graph.shape(0, *shape), of=of)
+
+
+def _affine(to: Values, tensor: str, scale: np.ndarray, shift: np.ndarray, *, of: str) -> str:
+    """scale · x + shift in float64: a BatchNormalization of mean 0 and variance 1, which is one pass."""
+    if to.graph.stored == "bipolar":  # whose tools treat a BatchNormalization as one of the net
+        tensor = to.add("Mul", tensor, to.per_channel(scale, of, "multiplier0"), of=of)
+        return to.add("Add", tensor, to.per_channel(shift, of, "offset"), of=of)
+    moments = (to.graph.filled(number, len(shift), np.float64) for number in (0, 1))
+    numbers = to.graph.constant(scale, f"{of}/multiplier0"), to.graph.constant(shift, f"{of}/offset")
+    return to.add("BatchNormalization", tensor, *numbers, *moments, of=of, epsilon=0.0)
 
 
 def _is_wide(to: Values, node: Requantize) -> bool:
