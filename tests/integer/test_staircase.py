@@ -44,7 +44,7 @@ def roundings(draw: st.DrawFn) -> Drawn:
     offset = np.rint(shifts * 2**shift).astype(np.int64) + 2 ** (shift - 1) + draw(st.integers(-9, 9))
     ends = {"least": draw(st.integers(-8, 0)), "most": draw(st.integers(1, 15))}
     values = tuple("abc"[:inputs])
-    fields = {"multiplier": multiplier.astype(np.int32), "offset": offset, "shift": shift, **ends}
+    fields = {"multiplier": multiplier.astype(np.int32), "offset": offset, "right_shift": shift, **ends}
     return Drawn(Requantize(inputs=values, output="y", **fields), RealRounding(values, scales, shifts, **ends), limits)
 
 
@@ -57,7 +57,7 @@ def pairs(drawn: Drawn) -> Iterator[tuple[int, int, int, Fraction]]:
             whole += int(node.offset[channel])
             parts = (Fraction(float(a)) * x for a, x in zip(real.scales[:, channel], integers, strict=True))
             number = sum(parts, Fraction(float(real.shift[channel])))
-            yield channel, whole, min(max(whole >> node.shift, node.least), node.most), number
+            yield channel, whole, min(max(whole >> node.right_shift, node.least), node.most), number
 
 
 def trained_result(drawn: Drawn, number: Fraction) -> int:
@@ -75,7 +75,7 @@ def at_a_tie(drawn: Drawn, number: Fraction) -> bool:
 def test_it_counts_what_all_integers_in_fractions_tell(drawn: Drawn) -> None:
     found = proved(drawn.node, drawn.real, drawn.limits)
     every = list(pairs(drawn))
-    scale = 2**drawn.node.shift
+    scale = 2**drawn.node.right_shift
     apart = max(abs(Fraction(whole, scale) - Fraction(1, 2) - number) for _, whole, _, number in every)
     assert apart <= found.off
     if found.off >= 0.5:
@@ -111,7 +111,7 @@ def layer(seed: int = 0) -> Drawn:
     shift, limits = rng.normal(size=16) * 20, [(-2304 * 255, 2304 * 255), (0, 65535)]
     made = multipliers(scales, shift, [2304 * 255, 65535])
     assert made is not None
-    fields = {"multiplier": made.multiplier, "offset": made.offset, "shift": made.shift, "least": 0, "most": 255}
+    fields = {"multiplier": made.multiplier, "offset": made.offset, "right_shift": made.shift, "least": 0, "most": 255}
     node = Requantize(inputs=("a", "b"), output="y", **fields)
     return Drawn(node, RealRounding(("a", "b"), scales, shift, 0, 255), limits)
 

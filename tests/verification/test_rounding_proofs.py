@@ -100,7 +100,7 @@ def counted(packed: PackedNet, name: str, number: Number) -> LayerProof:
     limits = [values[x].limits for x in node.inputs]
     for channel, xs in product(range(3), product(*(range(low, high + 1) for low, high in limits))):
         whole = sum(int(m) * x for m, x in zip(node.multiplier[:, channel], xs, strict=True))
-        ours = min(max((whole + int(node.offset[channel])) >> node.shift, node.least), node.most)
+        ours = min(max((whole + int(node.offset[channel])) >> node.right_shift, node.least), node.most)
         real = number(channel, *xs)
         theirs = min(max(round(real), node.least), node.most)
         tie = abs(real - floor(real) - Fraction(1, 2)) < Fraction(1, 10**11) and node.least < real < node.most
@@ -337,7 +337,7 @@ def test_labels_that_a_tie_decides_are_tied_and_others_are_not() -> None:
 
 
 def shift_of(packed: PackedNet) -> int:
-    return next(node.shift for node in packed.nodes if isinstance(node, Requantize))
+    return next(node.right_shift for node in packed.nodes if isinstance(node, Requantize))
 
 
 def test_ties_of_values_are_found_as_well() -> None:

@@ -121,7 +121,7 @@ def _stated_step(twins: Mapping[str, Node], name: str, form: Form) -> float:
         value = values.pop()
         node = twins.get(value)
         if isinstance(node, Requantize) and node.inputs == tuple(form.terms):
-            scales, stated = list(form.terms.values()), node.multiplier * 2.0**-node.shift
+            scales, stated = list(form.terms.values()), node.multiplier * 2.0**-node.right_shift
         elif value in form.terms:
             scales, stated = [form.terms[value]], ones
         elif isinstance(node, Affine) and node.inputs[0] in form.terms:

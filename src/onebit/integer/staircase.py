@@ -63,11 +63,11 @@ def proved(node: Requantize, real: RealRounding, limits: Sequence[tuple[int, int
     """
     if (node.inputs, node.least, node.most) != (real.values, real.least, real.most):
         return Proved(np.inf)
-    multiplier, half = node.multiplier.astype(np.float64), 2**node.shift // 2
+    multiplier, half = node.multiplier.astype(np.float64), 2**node.right_shift // 2
     bounds = np.array([max(-low, high) for low, high in limits], np.float64)
     reach = bounds @ np.abs(real.scales) + np.abs(real.shift)
     error = ERROR * (reach + max(-node.least, node.most) + 1)
-    unit = 2.0**-node.shift
+    unit = 2.0**-node.right_shift
     apart = bounds @ np.abs(multiplier * unit - real.scales) + np.abs((node.offset - half) * unit - real.shift)
     off = float((apart + error).max())
     if not off < 0.5:  # also NaN
@@ -96,7 +96,7 @@ def _differing(
     width = max(1, _BLOCK // len(scale))
     for least in range(node.least, node.most, width):
         levels = np.arange(least + 1, min(least + width, node.most) + 1)
-        steps = np.clip(levels * 2.0**node.shift, -_BEYOND, _BEYOND).astype(np.int64)
+        steps = np.clip(levels * 2.0**node.right_shift, -_BEYOND, _BEYOND).astype(np.int64)
         rows = max(1, width // len(levels))
         for start in range(0, prod(sizes), rows):
             at = np.unravel_index(np.arange(start, min(start + rows, prod(sizes))), sizes)
@@ -148,9 +148,9 @@ def _near_steps(node: Requantize, apart: np.ndarray, limits: Sequence[tuple[int,
     """The number of weighted sums, and of those as near to a step as `apart`, of which each real number is away."""
     integers = differing = 0
     levels = np.arange(node.least + 1, node.most + 1)
-    steps = np.clip(levels * 2.0**node.shift, -_BEYOND, _BEYOND).astype(np.int64)
+    steps = np.clip(levels * 2.0**node.right_shift, -_BEYOND, _BEYOND).astype(np.int64)
     ends = np.array(limits, np.int64)
-    for channel, near in enumerate(np.ceil(apart * 2.0**node.shift).astype(np.int64)):
+    for channel, near in enumerate(np.ceil(apart * 2.0**node.right_shift).astype(np.int64)):
         products = ends * node.multiplier[:, channel, None].astype(np.int64)
         low, high = (np.sort(products).sum(axis=0) + node.offset[channel]).tolist()
         integers += high - low + 1

@@ -107,10 +107,10 @@ def lay_out(
     isa: library.InstructionSet,
 ) -> NativePlan:
     """Give every buffer a place and return the plan; `answers` are the outputs of the net."""
-    outputs = [answer.buffer for answer in answers]
+    of_answers = [answer.buffer for answer in answers]
     for row in (call.inputs[0] for call in calls.list if isa.byte_tiles and _is_dense(call)):
         # rows of bytes that are aligned, and not all in one set of a cache; short ones may have been made together
-        if row.units > _BLOCK // 4 and row not in outputs:
+        if row.units > _BLOCK // 4 and row not in of_answers:
             row.units = (-(-row.units // _ALIGNED) | 1) * _ALIGNED
     largest = max(buffer.units for buffer in calls.buffers)
     batch = most_batch(largest)

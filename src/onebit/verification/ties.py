@@ -87,4 +87,4 @@ def _numbers(node: Node, values: dict[str, np.ndarray]) -> np.ndarray:
     inputs = [values[name].astype(np.float64) for name in node.inputs]
     shape = (-1, *[1] * (inputs[0].ndim - 2))
     total = sum(x * multiplier.reshape(shape) for x, multiplier in zip(inputs, node.multiplier, strict=True))
-    return (total + node.offset.reshape(shape)) * 2.0**-node.shift - 0.5
+    return (total + node.offset.reshape(shape)) * 2.0**-node.right_shift - 0.5

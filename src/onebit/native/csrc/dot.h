@@ -52,8 +52,8 @@ static dot_t dot_room(const ob_call *call, uint32_t *scratch) {
     return dot;
 }
 
-/* `fours` fours of a panel as bytes, from four `from` on, where those that the panel lacks are 0. A panel has the fours of all
- * taps; of a tap's last four, the bytes beyond its channels are 0. */
+/* `fours` fours of a panel as bytes, from four `from` on. A panel has the fours of all taps. Those that it lacks are 0, and so are
+ * the bytes beyond the channels of a tap. */
 static void expand_part(const ob_call *call, int group, int p, int64_t from, int64_t fours, int8_t *to) {
     int64_t several = (call->outputs + DOT_OUTPUTS - 1) / DOT_OUTPUTS, four = LANES * 4;
     int64_t left = (int64_t)call->taps_down * call->taps_across * call->tap_words - from, found = left < fours ? left : fours;
