@@ -181,8 +181,10 @@ def test_lookups_multiply_where_outputs_share_the_tables(isa: InstructionSet) ->
 
 
 @pytest.mark.parametrize("isa", LOOKUPS, ids=lambda isa: isa.name)
-def test_threads_share_lookups(isa: InstructionSet) -> None:
-    b = Builder((40, 9, 6), coding="values")
+@pytest.mark.parametrize("height", [1, 9])
+def test_threads_share_lookups(isa: InstructionSet, height: int) -> None:
+    """Rows of an image, and outputs where it has one row."""
+    b = Builder((40, height, 6), coding="values")
     b.add(Conv, **b.signs(70, 360), kernel=(3, 3), padding=(1, 1, 1, 1))
     b.requantize()
     b.add(Flatten)

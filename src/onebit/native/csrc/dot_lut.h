@@ -227,10 +227,9 @@ static int dot_lut_dense(dot_lut_t *lut, int64_t count, uint32_t *arena) {
 }
 
 /* A convolution whose rows are padded: makes the tables of each input row once and keeps those that an output row needs. */
-static int dot_lut_conv(dot_lut_t *lut, const share_t *share, int64_t count, uint32_t *arena) {
+static int dot_lut_conv(dot_lut_t *lut, span_t mine, int64_t count, uint32_t *arena) {
     const ob_call *call = lut->dot.call;
     const int32_t *run = call->runs;
-    const span_t mine = span_of(share, call->out_height);
     int channels = call->in_pixel, across = call->tap_channels / channels; /* a tap is a row of pixels */
     int groups = (channels + DOT_LUT_INPUTS - 1) / DOT_LUT_INPUTS, words = (across * groups + DOT_LUT_GROUPS - 1) / DOT_LUT_GROUPS;
     int three = across == DOT_LUT_GROUPS; /* a word has lookups of three pixels, else of one */
@@ -307,5 +306,5 @@ static int dot_lut(const ob_call *call, const share_t *share, int64_t count, uin
     lut.dot.segments = (segment_t *)(lut.tables + call->table_rows * (call->table_width * groups + 2) * DOT_LUT_TABLE);
     lut.totals = (int32_t *)(lut.dot.segments + call->taps_down);
     lut.dot.rows = (uint8_t *)(lut.totals + (call->table_rows + 1) * call->table_width + 8);
-    return dot_lut_conv(&lut, share, count, arena);
+    return dot_lut_conv(&lut, work.rows, count, arena);
 }
