@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from covering import covering
 from kernel_nets import images_of
+from packed_nets import Builder
 
 from benchmarks.twins import NETS, Net, build, packed_form
 from onebit.native import NativePlan, instruction_sets, make_plan
@@ -48,6 +49,15 @@ def test_the_arena_holds_only_values_in_use_at_the_same_time(name: str, isa: str
     largest = max(4 * int(np.prod(value.shape)) for value in infer(net).values())
     assert 4 * (plan.arena_units - plan.scratch_units) <= plan.batch * VALUES[TIMED[name].model] * (largest + 8) + 1024
     assert 4 * plan.scratch_units <= (700_000 if isa == "amx" and name.endswith("weights") else 200_000)
+
+
+def test_rows_that_are_never_split_into_bytes_have_no_memory_for_it() -> None:
+    """A row too long for as many images at a time as tiles are for."""
+    b = Builder((2**17,), coding="float32")
+    b.dense(1)
+    without = instruction_sets()[ISAS[0]]._replace(byte_tiles=0)
+    units = [make_plan(b.net(), isa).plan.scratch_units for isa in (without, without._replace(byte_tiles=16))]
+    assert units[0] == units[1]
 
 
 @each_plan

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from onebit.native import library
-from onebit.native.arena import NativePlan, lay_out
+from onebit.native.arena import NativePlan, lay_out, most_batch
 from onebit.native.kernel_calls import BITS, BYTES, INTEGER, REAL, Slot
 from onebit.native.layout import NotPlanned
 from onebit.native.panels import sign_panels
@@ -122,7 +122,7 @@ class _Planner(Pointwise):
         answer = self.calls.emit(kernel.name, (slot,), made, kind, **{**fields, **kernel.fields})
         assert answer.call is not None
         answer.call.scratch = kernel.scratch_for(taps)
-        if kernel.name == "lut" and not kernel.more and self.isa.byte_tiles:
+        if kernel.name == "lut" and not kernel.more and 0 < self.isa.byte_tiles <= most_batch(slot.buffer.units):
             block, units = planes_of_bytes(channels, self.isa)
             answer.call.fields |= {"planes": self.isa.byte_tiles, "block": block}
             answer.call.scratch = max(answer.call.scratch, units)
