@@ -25,7 +25,7 @@ from packed_nets import Builder
 
 from onebit.errors import UnknownNameError
 from onebit.native import InstructionSet, instruction_set, instruction_sets, library, make_plan
-from onebit.packed import Dense, PackedNet, Relu
+from onebit.packed import Conv, Dense, PackedNet, Relu
 from onebit.packed.bits import pack_signs
 from onebit.runtime import run
 
@@ -229,6 +229,28 @@ def test_convolutions_of_bytes(
     emulates = "dot" in plan.kernels and "amx" not in instruction_sets()
     if emulates and large and columns >= 16 and count * columns < 2**9 and window["stride"] == (1, 1):
         assert emulated.emulated_products() > before
+
+
+@pytest.mark.parametrize(
+    ("shape", "outputs", "fields"),
+    [
+        ((64, 1, 2), 33, {"kernel": (1, 2)}),  # a row of pixels is a dense layer
+        ((264, 1, 1), 1920, {"kernel": (1, 1), "groups": 2}),  # groups of a pixel are none
+    ],
+)
+def test_nothing_is_written_behind_the_arena(
+    amx: InstructionSet, shape: tuple[int, ...], outputs: int, fields: dict[str, Any]
+) -> None:
+    b = Builder(shape, coding="values")
+    terms = shape[0] // fields.get("groups", 1) * fields["kernel"][1]
+    b.add(Conv, **b.signs(outputs, terms), **fields)
+    images, plan = images_of(b.net(), 128), make_plan(b.net(), amx)
+    assert plan.kernels[0] == "dot"
+    memory = np.full(plan.plan.arena_units + 2**17, 7, np.uint32)
+    arena = memory[-memory.ctypes.data % 64 // 4 :]
+    plan.spare.append(arena)
+    np.testing.assert_array_equal(plan.run(images)[0], run(b.net(), images, executor="reference"))
+    assert (arena[plan.plan.arena_units :] == 7).all()
 
 
 @pytest.mark.parametrize("name", ["amx", "avxvnni"])

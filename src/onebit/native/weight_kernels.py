@@ -103,7 +103,8 @@ def dot_kernel(
     more["taps_across"] = columns.taps.shape[1]
     signs = 2 * rows.sum(axis=-1, dtype=np.int64) - channels
     more["tap_sums"] = np.ascontiguousarray(signs.reshape(groups * outputs, taps).T)
-    one = all(axis.taps.size == 1 and axis.taps == 0 for axis in axes)
+    # a dense layer, as in csrc/dot.h
+    one = groups == 1 and not kept and all(axis.taps.size == 1 and axis.taps == 0 for axis in (down, columns))
     if isa.dot_lut and groups == 1 and (one or (inside and columns.taps.shape[1] == 1 and isinstance(node, Conv))):
         read = 1.0 if one else width * (int(down.taps.max()) + 1) / (len(down.taps) * len(columns.taps))
         if _lookups_are_faster(rows.shape[1:], 1 if one else channels // pixel, read):
