@@ -149,3 +149,13 @@ def test_many_steps_are_counted_in_parts(monkeypatch: pytest.MonkeyPatch) -> Non
     for block in (1, 16, 100, 10_000):
         monkeypatch.setattr(staircase, "_BLOCK", block)
         assert proved(node, real, drawn.limits[1:]) == expected
+
+
+def test_sums_near_two_steps_count_once() -> None:
+    ends = {"least": -(2**16), "most": 2**16}
+    fields = {"multiplier": np.ones((2, 4), np.int32), "offset": np.ones(4, np.int64), "right_shift": 1}
+    node = Requantize(inputs=("a", "b"), output="y", **fields, **ends)
+    real = RealRounding(("a", "b"), np.full((2, 4), 0.5), np.zeros(4), **ends)
+    found = proved(node, real, [(-30_000, 30_000)] * 2)
+    assert not found.exact
+    assert found.differing <= found.integers

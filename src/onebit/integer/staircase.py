@@ -155,4 +155,4 @@ def _near_steps(node: Requantize, apart: np.ndarray, limits: Sequence[tuple[int,
         low, high = (np.sort(products).sum(axis=0) + node.offset[channel]).tolist()
         integers += high - low + 1
         differing += int(np.maximum(np.minimum(steps + near, high) - np.maximum(steps - near, low) + 1, 0).sum())
-    return min(integers, _MOST_COUNT), min(differing, _MOST_COUNT)
+    return min(integers, _MOST_COUNT), min(differing, integers, _MOST_COUNT)  # sums may be near two steps
