@@ -130,9 +130,10 @@ class Browser:
         return [f"{entry['level']}: {entry['message']}" for entry in self._post("/se/log", {"type": "browser"})]
 
     def requests(self) -> list[str]:
-        """Addresses that the page asked for since the last call."""
+        """Addresses that the page asked for since the last call, without those of the empty tab before it."""
         events = [json.loads(entry["message"])["message"] for entry in self._post("/se/log", {"type": "performance"})]
-        return [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+        sent = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
+        return [each["request"]["url"] for each in sent if not each["documentURL"].startswith("chrome:")]
 
     def _protocol(self, command: str, **values: Any) -> Any:
         return self._post("/goog/cdp/execute", {"cmd": command, "params": values})

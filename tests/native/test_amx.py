@@ -189,7 +189,7 @@ def test_dense_layers_of_bytes(
 @given(
     channels=st.one_of(st.integers(1, 40), st.just(64)),
     outputs=st.sampled_from([1, 16, 32, 48, 70, 130]),
-    size=st.tuples(st.integers(4, 7), st.integers(7, 40)),
+    size=st.tuples(st.integers(5, 7), st.integers(7, 40)),
     kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     stride=st.tuples(st.integers(1, 2), st.integers(1, 2)),
     dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),

@@ -19,7 +19,7 @@ from onebit.layers import InputCoding, Normalize
 COUNT = 600
 MEAN, STD = 0.1307, 0.3081  # of MNIST, for pixels from 0 to 1
 RIGHT = Normalize(MEAN, STD)
-NEAR = Normalize(MEAN + 0.01, STD + 0.005)
+NEAR = Normalize(MEAN + 0.002, STD + 0.001)
 WRONG = {
     "integer": InputCoding("integer"),
     "mean not times 255": InputCoding("standardize", mean=[MEAN], std=[STD], scale=1),

@@ -41,7 +41,7 @@ typedef __m256i few;
 static int32_t few_tables(const uint8_t *x, int64_t count, uint8_t *tables) {
     const __m256i order = _mm256_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     __m256i chosen[4];
-    int32_t total = 0;
+    uint32_t total = 0; /* wraps, as all sums do */
     for (int k = 0; k < 4; k++) {
         __m256i bit = _mm256_set1_epi16((int16_t)(1 << k));
         chosen[k] = _mm256_cmpeq_epi16(_mm256_and_si256(order, bit), bit);
@@ -57,9 +57,9 @@ static int32_t few_tables(const uint8_t *x, int64_t count, uint8_t *tables) {
         uint8_t *to = tables + c / FEW_BYTES * FEW_TABLES + c / 4 % FEW_FOURS * 16;
         _mm_store_si128((__m128i *)to, _mm256_castsi256_si128(planes));
         _mm_store_si128((__m128i *)(to + FEW_TABLES / 2), _mm256_extracti128_si256(planes, 1));
-        total += four[0] + four[1] + four[2] + four[3];
+        total += (uint32_t)(four[0] + four[1] + four[2] + four[3]);
     }
-    return total;
+    return (int32_t)total;
 }
 
 /* Adds the lanes of 8 sums of 16 bits. */
@@ -112,7 +112,7 @@ static void few_sums(const uint8_t *tables, const uint8_t *bits, int64_t steps, 
         __m256i low = few_lanes(all[r % 2][0], r / 2), high = few_lanes(all[r % 2][1], r / 2);
         _mm256_storeu_si256((__m256i *)found[r], _mm256_add_epi32(low, _mm256_slli_epi32(high, 5)));
     }
-    for (int o = 0; o < DOT_OUTPUTS; o++) sums[o] += found[o % 4][o / 4];
+    for (int o = 0; o < DOT_OUTPUTS; o++) sums[o] = (int32_t)((uint32_t)sums[o] + (uint32_t)found[o % 4][o / 4]);
 }
 
 /* Threads share the outputs. */
@@ -138,7 +138,7 @@ static int dot_few(const ob_call *call, const share_t *share, int64_t count, uin
                              step + some == steps ? rest : FEW_FOURS, sums + q);
                 }
             }
-            for (int o = 0; o < TILE_OUTPUTS; o++) sums[o] = 2 * sums[o] - total;
+            for (int o = 0; o < TILE_OUTPUTS; o++) sums[o] = (int32_t)(2 * (uint32_t)sums[o] - (uint32_t)total);
             dot.tiles.begin = tile, dot.tiles.end = tile + 1, dot.base_run = NULL;
             dot_base(&dot, 0, 0, one);
             saw_nan |= finish_rows(&dot, &at, spot, 1, 0, tile, sums, TILE_OUTPUTS);
