@@ -8,7 +8,7 @@ from onebit.export.plain_torch.body import INDENT, Body, all_parts
 from onebit.export.plain_torch.layers import LAYERS, SEPARATE
 from onebit.export.plain_torch.names import LONGEST, PROGRAM_NAMES, Names
 from onebit.export.plain_torch.text import WIDTH, listing, plain, quoted
-from onebit.packed import PackedNet, infer
+from onebit.packed import PackedNet, Quantize, infer
 from onebit.packed.net import INPUT
 
 NESTED = 90
@@ -83,8 +83,10 @@ class Program:
         waiting, expression = self._waiting
         node = self.net.nodes[index]
         alone = name == waiting and self._readers[name] == 1 and len(node.inputs) == 1
-        length = len(expression) + min(len(node.output), LONGEST) + len("self.()")
-        if alone and length <= NESTED and not isinstance(node, SEPARATE):
+        around = min(len(node.output), LONGEST) + len("self.()")
+        if isinstance(node, Quantize):
+            around = len(f"quantize(, least={node.least}, most={node.most})")
+        if alone and len(expression) + around <= NESTED and not isinstance(node, SEPARATE):
             return expression
         if waiting not in self._places:
             self._flush(index)
