@@ -279,7 +279,7 @@ def test_depthwise_sums_of_many_taps_are_exact(real: bool, taps: tuple[int, int]
 
 @settings(max_examples=60, deadline=None)
 @given(
-    form=st.sampled_from(["sign", "integer", "real", "weights"]),
+    form=st.sampled_from(["sign", "values", "integer", "signed", "real", "weights"]),
     channels=st.integers(2, 70),
     multiple=st.integers(1, 3),
     stride=st.tuples(st.integers(1, 2), st.integers(1, 2)),
@@ -291,9 +291,13 @@ def test_depthwise_sums_of_many_taps_are_exact(real: bool, taps: tuple[int, int]
 def test_depthwise_convolutions_of_every_size(
     form: str, channels: int, multiple: int, stride: tuple[int, int], value: int, rows: int, signs: bool, parts: int
 ) -> None:
-    b = Builder((channels, rows, 6), coding="float32" if form in ("real", "weights") else "values")
+    """Of bytes, which are read as they are, of ±1, and of integers on a grid."""
+    coding = "float32" if form in ("real", "weights") else "integer" if form == "integer" else "values"
+    b = Builder((channels, rows, 6), coding=coding)
     if form == "sign":
         b.threshold(channels, most=200)
+    elif form == "signed":
+        b.requantize(least=-128, most=127)
     fields: dict[str, Any] = {"kernel": (1 if rows == 1 else 3, 3), "padding": (0, 0, 1, 1), "stride": stride}
     fields |= {"groups": channels, "padding_value": value}
     terms = 3 * fields["kernel"][0]
@@ -309,7 +313,11 @@ def test_depthwise_convolutions_of_every_size(
     batch = inputs_of(net, 3)
     for isa in ISAS.values():
         assert assert_agrees(net, batch, reference(net, batch), isa, parts=parts)
-        assert any(kernel.startswith("depthwise") for kernel in make_plan(net, isa).kernels)
+        kernels = make_plan(net, isa).kernels
+        assert any(kernel.startswith("depthwise") for kernel in kernels)
+        if form in ("values", "integer", "signed"):
+            before = kernels[: kernels.index("depthwise")]
+            assert before.count("pointwise") == (form == "signed")  # which makes the signed bytes
 
 
 def test_a_value_that_is_an_output_and_read_again_keeps_its_numbers() -> None:

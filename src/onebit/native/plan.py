@@ -109,7 +109,8 @@ class _Planner(Pointwise):
         else:
             if depthwise is not None and outputs > 1:
                 slot = self.channels_repeated(slot, outputs)
-            slot = self.integers(node, slot)
+            if depthwise is None or not one_bit or slot.kind != BYTES:
+                slot = self.integers(node, slot)
             fields["real"] = slot.call is not None and slot.call.kernel == "grid"
             if depthwise is not None:
                 kernel = depthwise

@@ -1,7 +1,7 @@
 /* Depthwise convolutions: each output channel sums the taps of its own input channel, so that channels are neighbors in
  * memory on both sides and need no panels.
  *
- * With one-bit weights, sums are int32: of up to 127 taps of values on a grid, or of integers whose sums fit. With real
+ * With one-bit weights, inputs may be bytes, and sums are int32: of up to 127 taps of values on a grid, or of integers whose sums fit. With real
  * weights, sums of up to 32 products of 24-bit integers are exact in double. The plan checks that. */
 #define DEPTHWISE_LANES 16
 
@@ -11,6 +11,19 @@ static inline void sum_signs(const int32_t *x, const segment_t *segments, int fo
     for (int k = 0; k < found; k++) {
         const int32_t *value = x + segments[k].a, *flip = flips + segments[k].b;
         for (int c = 0; c < n; c++) total[c] += (value[c] ^ flip[c]) - flip[c]; /* -value where flip is -1 */
+    }
+    for (int c = 0; c < n; c++) sums[c] = total[c];
+}
+
+/* The same of bytes, which hold (x + zero) / factor. */
+static inline void sum_bytes(const ob_call *call, const uint8_t *x, const segment_t *segments, int found, const int32_t *flips, int n,
+                             int32_t *sums) {
+    const int32_t factor = call->in_factor, zero = call->in_zero;
+    int32_t total[DEPTHWISE_LANES] = {0};
+    for (int k = 0; k < found; k++) {
+        const uint8_t *value = x + segments[k].a;
+        const int32_t *flip = flips + segments[k].b;
+        for (int c = 0; c < n; c++) total[c] += ((value[c] * factor - zero) ^ flip[c]) - flip[c];
     }
     for (int c = 0; c < n; c++) sums[c] = total[c];
 }
@@ -30,7 +43,10 @@ static inline void sum_products(const int32_t *x, const segment_t *segments, int
 static void depthwise_block(const place_t *at, spot_t spot, const segment_t *segments, int found, int first, int count,
                             block_t *block) {
     const ob_call *call = at->call;
-    const int32_t *x = (const int32_t *)at->arena + call->in + spot.n * call->in_size + spot.t * at->run[3] * call->in_pixel;
+    const uint32_t *image = at->arena + call->in + spot.n * call->in_size;
+    const int64_t pixel = spot.t * at->run[3] * call->in_pixel;
+    const int32_t *x = (const int32_t *)image + pixel;
+    const uint8_t *bytes = call->in_factor ? (const uint8_t *)image + pixel : NULL;
     float unit = unit_of(at, spot);
     int64_t padding = call->constant ? padding_of(call, unit) : 0;
     int bits = call->kernel == OB_KERNEL_DEPTHWISE;
@@ -39,7 +55,11 @@ static void depthwise_block(const place_t *at, spot_t spot, const segment_t *seg
         int c = first + k, n = count - k < DEPTHWISE_LANES ? count - k : DEPTHWISE_LANES;
         const int32_t *flips = (const int32_t *)call->weights + c;
         const double *weights = (const double *)call->weights + c;
-        if (bits && n == DEPTHWISE_LANES) /* a constant, for whole registers */
+        if (bytes && n == DEPTHWISE_LANES) /* a constant, for whole registers */
+            sum_bytes(call, bytes + c, segments, found, flips, DEPTHWISE_LANES, block->i + k);
+        else if (bytes)
+            sum_bytes(call, bytes + c, segments, found, flips, n, block->i + k);
+        else if (bits && n == DEPTHWISE_LANES)
             sum_signs(x + c, segments, found, flips, DEPTHWISE_LANES, block->i + k);
         else if (bits)
             sum_signs(x + c, segments, found, flips, n, block->i + k);
