@@ -87,7 +87,7 @@ def _differing(
     widest = int(np.argmax([high - low for low, high in limits]))
     low, high = limits[widest]
     scale, multiplier = real.scales[widest], node.multiplier[widest].astype(np.int64)
-    # mirrored where the staircase falls
+    # mirrored where the staircase falls; 0 where it is flat and stays as it is
     turn = np.where(scale != 0, np.sign(scale), np.sign(multiplier)).astype(np.int64)
     scale, multiplier = scale * turn, multiplier * turn
     first, end = np.where(turn < 0, -high, low), np.where(turn < 0, -low, high) + 1
