@@ -92,7 +92,7 @@ CLAIMS = {
     "features.py": Claim(155, 171, True),
     "signals.py": Claim(550, 600, True),
     "cnn_loader.py": Claim(750, 1000, True),
-    "residual.py": Claim(300, 497, True),
+    "residual.py": Claim(440, 497, True),
     "two_outputs.py": Claim(440, 497, True),
     "vit.py": Claim(350, 497, False),
     "lstm.py": Claim(750, 1000, False),

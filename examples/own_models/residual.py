@@ -31,10 +31,10 @@ class Residual(nn.Module):
 
 
 torch.manual_seed(0)
-model = Residual()
-print(onebit.binarize_(model, weight_quantizer="xnor"))
+print(onebit.binarize_(model := Residual(), weight_quantizer="xnor"))
 optimizer = onebit.clip_latents_(torch.optim.Adam(onebit.latent_groups(model, lr=0.003)))
-onebit.fit(model, train, optimizer, epochs=8, batch_size=50, verbose=False)
+schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 8 * 26)
+onebit.fit(model, train, optimizer, epochs=8, batch_size=50, schedule=schedule, verbose=False)
 score = onebit.evaluate(model, test, weights="binary", verbose=False)
 print(f"binary weights: {score.correct} of {score.count} test digits correct")
 print((packed := onebit.pack(model, images[:2], data=test)).statement)
