@@ -13,10 +13,12 @@ import pytest
 import torch
 
 from benchmarks import training_step
-from onebit.recipe import methods, read_settings, recipe_path
+from onebit.recipe import methods, read_settings, recipe_names, recipe_path
 
 ROOT = Path(__file__).parents[1]
 TOOL = runpy.run_path(str(ROOT / "tools" / "results_methods.py"))
+RESULTS = runpy.run_path(str(ROOT / "tools" / "results_table.py"))
+RESULT_FILES = (ROOT / "docs" / "results").glob("*/result.json")
 
 
 def test_every_method_is_described() -> None:
@@ -24,7 +26,7 @@ def test_every_method_is_described() -> None:
     assert [name for name in methods() if f"| `{name}` |" not in described] == []
     for name in TOOL["PROTOCOLS"]:
         assert f"<!-- {name} -->\n" in tables
-    assert tables.count("<!-- end -->") == len(TOOL["PROTOCOLS"])
+    assert tables.count("<!-- end -->") == len(TOOL["PROTOCOLS"]) + len(RESULTS["tables"]())
     for protocol in TOOL["PROTOCOLS"].values():
         rows = set(re.findall(r"^\| `([\w-]+)` \| \d+ / \d+ \|", tables, re.MULTILINE))
         assert rows >= set(protocol.methods or methods())
@@ -79,25 +81,32 @@ def test_the_steps_of_the_nets_that_were_trained_are_timed_against_plain_torch(
     assert ratios[training_step.FLOOR] == 1 != ratios["bop"] > 0
 
 
-def test_the_results_list_the_recipes_that_are_not_yet_trained() -> None:
-    tool = runpy.run_path(str(ROOT / "tools" / "untrained_recipes.py"))
-    results = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    assert results.endswith(tool["table"]()), "run tools/untrained_recipes.py"
+def test_the_tables_of_results_are_those_of_what_was_measured() -> None:
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert RESULTS["written"](text) == text, "run python -m tools.results_table"
 
 
-def test_accuracies_in_the_results_are_those_in_the_recipes() -> None:
-    results = (ROOT / "docs" / "results.md").read_text(encoding="utf-8").partition("## Not yet trained")[0]
-    name, checked = "", 0
-    for line in results.splitlines():
-        if not line.startswith("| "):
-            name = ""
+def test_recipes_say_what_was_measured_with_them() -> None:
+    results = RESULTS["results"]()
+    assert len(results) > 15
+    for name in recipe_names():
+        stated = read_settings(recipe_path(name))["measured"]
+        if name == "mnist-permuted-short":  # several tasks: its own table
             continue
-        command, _, *rest = (cell.strip() for cell in line.split("|")[1:-1])
-        if asked := re.match(r"`onebit train ([\w-]+)`$", command):
-            name = asked[1]
-        if name and rest and (found := re.search(r"\d+\.\d\d %", rest[0])):
-            measured = read_settings(recipe_path(name))["measured"]
-            error = f"{100 - float(found[0][:-2]):.2f} %"
-            assert found[0] in measured or error in measured, (name, found[0])
-            checked += 1
-    assert checked > 6
+        assert stated == (RESULTS["measured"](results[name]) if name in results else RESULTS["UNTRAINED"]), name
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in RESULT_FILES))
+def test_a_result_belongs_to_its_log_and_to_its_recipe_as_it_is_today(name: str) -> None:
+    folder, result = ROOT / "docs" / "results" / name, RESULTS["results"]()[name]
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert rows[-1]["epoch"] == rows[-1]["epochs"] == result["epochs"] == len(rows)
+    best = {
+        "last epoch": lambda row: row["epoch"],
+        "validation error": lambda row: -row["validation_error"],
+        "validation mean IoU": lambda row: row.get("validation_mean_iou", 0),
+    }[result["chosen_by"]]
+    assert best(rows[result["chosen_epochs"][0] - 1]) == max(map(best, rows))
+    flags = dict(zip(*[iter(result["flags"].split())] * 2, strict=True))
+    today = RESULTS["shipped"](name, {flag.removeprefix("--"): value for flag, value in flags.items()})
+    assert RESULTS["changes"](RESULTS["settings_of"](folder / "recipe.yaml"), today) == {}

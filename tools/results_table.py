@@ -1,0 +1,263 @@
+"""docs/results.md and the `measured` of recipes, from what runs measured; `python -m tools.results_table`.
+
+    python -m tools.results_table --take RUN...      first copy what finished runs measured into docs/results
+
+A run is a run folder, or the folder of several seeds. docs/results/NAME/result.json is the one place of its figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import onebit
+
+recipe = onebit.recipe
+
+DOCUMENT = Path("docs/results.md")
+RESULTS = Path("docs/results")
+PUBLISHED = RESULTS / "published.yaml"
+UNTRAINED = "not yet trained"
+"""`measured` of a recipe that is not trained yet."""
+MODES = {
+    "real": "real weights",
+    "binary": "binary weights",
+    "latent": "latent weights",
+    "mean": "mean weights",
+    "sample": "one draw",
+}
+"""Test mode -> in words; `ensemble:10` is made of its number."""
+NO_CHANGE = ("name", "summary", "reference", "measured", "seed", "threads", "workers", "device", "precision")
+"""Settings that make no other training, or are stated elsewhere."""
+SHOWN_MASKS = {"mean_iou": "mean IoU", "dice": "Dice"}
+
+
+def take(run: Path) -> str:
+    """Copy a finished run to docs/results; returns the name of its recipe."""
+    folders = sorted(run.glob("seed-*"), key=lambda folder: int(folder.name[5:])) or [run]
+    found = [json.loads((folder / "result.json").read_text(encoding="utf-8")) for folder in folders]
+    name = found[0]["recipe"]
+    changed = changes(settings_of(folders[0] / "recipe.yaml"), shipped(name))
+    kept = ("bn", "count", *SHOWN_MASKS)
+    folder = RESULTS / name
+    before = json.loads((folder / "result.json").read_text(encoding="utf-8")) if folder.exists() else {}
+    result = {
+        "recipe": name,
+        "dataset": found[0]["dataset"],
+        "note": found[0]["note"],
+        "flags": " ".join(f"--{key} {json.dumps(value).strip(chr(34))}" for key, value in changed.items()),
+        "seeds": [one["seed"] for one in found],
+        "epochs": found[0]["epochs"],
+        "chosen_epochs": [one["chosen_epoch"] for one in found],
+        "chosen_by": found[0]["chosen_by"],
+        "precision": found[0]["precision"],
+        "test": {
+            mode: {key: score[key] for key in kept if key in score}
+            | {"correct": [one["test"][mode]["correct"] for one in found]}
+            for mode, score in found[0]["test"].items()
+        },
+        "remark": before.get("remark", ""),
+    }
+    folder.mkdir(exist_ok=True)
+    (folder / "result.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    for file in ("metrics.jsonl", "recipe.yaml"):
+        shutil.copy(folders[0] / file, folder / file)
+    with tempfile.TemporaryDirectory() as made:
+        subprocess.run([sys.executable, "-m", "onebit", "report", run, "-o", made], check=True)
+        for picture in ("error.png", "mean_iou.png"):
+            if (Path(made) / picture).exists():
+                shutil.copy(Path(made) / picture, folder / picture)
+    return str(name)
+
+
+def settings_of(path: Path, flags: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """All settings of a recipe, flat."""
+    built = recipe.build_recipe(recipe.read_settings(path), flags or {})
+    if built.validation is None:  # a run states the number
+        built = dataclasses.replace(built, validation=onebit.data.DATASETS[built.dataset].validation)
+    return dict(recipe.flatten(dataclasses.asdict(built)))
+
+
+def changes(settings: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the settings makes another training; one that is off may be absent."""
+    keys = {*settings, *others}.difference(NO_CHANGE)
+    return {key: settings.get(key) for key in sorted(keys) if (settings.get(key) or None) != (others.get(key) or None)}
+
+
+def shipped(name: str, flags: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """All settings of a recipe of onebit with these flags, flat."""
+    return settings_of(recipe.recipe_path(name), flags)
+
+
+def results() -> dict[str, dict[str, Any]]:
+    """Recipe -> its result.json."""
+    files = sorted(RESULTS.glob("*/result.json"))
+    return {file.parent.name: json.loads(file.read_text(encoding="utf-8")) for file in files}
+
+
+def percents(score: Mapping[str, Any], *, error: bool = False) -> str:
+    """ "98.62 ± 0.05 %", over the seeds."""
+    shares = [correct / score["count"] for correct in score["correct"]]
+    return str(onebit.report.wording.percent([1 - share if error else share for share in shares]))
+
+
+def command(result: Mapping[str, Any]) -> str:
+    """What trains it again."""
+    seeds = result["seeds"]
+    listed = [f"--seeds {seeds[0]}-{seeds[-1]}"] if len(seeds) > 1 else [f"--seed {seeds[0]}"] if seeds[0] else []
+    return " ".join(filter(None, ["onebit train", result["recipe"], result["flags"], *listed]))
+
+
+def trained(result: Mapping[str, Any]) -> str:
+    """Seeds and epochs in words."""
+    seeds, chosen = result["seeds"], result["chosen_epochs"]
+    seed = f"seeds {seeds[0]}–{seeds[-1]}" if len(seeds) > 1 else f"seed {seeds[0]}"
+    epochs = f"{result['epochs']:g}"
+    if result["chosen_by"] == "last epoch":
+        return f"{seed}; the last of {epochs} epochs"
+    which = "–".join(map(str, sorted({min(chosen), max(chosen)})))
+    return f"{seed}; epoch {which} of {epochs}, by {result['chosen_by']}"
+
+
+def measured(result: Mapping[str, Any]) -> str:
+    """The results in one sentence, for the recipe."""
+    parts = []
+    for mode, score in result["test"].items():
+        masks = "".join(f", {word} {score[key]:.4f}" for key, word in SHOWN_MASKS.items() if key in score)
+        words = MODES.get(mode) or f"an ensemble of {mode.partition(':')[2]} draws"
+        norm = "" if score["bn"] == "trained" else " and re-estimated BatchNorm"
+        counts = ", ".join(f"{correct:,}" for correct in score["correct"])
+        parts.append(f"{percents(score)}{masks} with {words}{norm} ({counts} of {score['count']:,})")
+    what = "pixel accuracy" if any("mean_iou" in score for score in result["test"].values()) else "accuracy"
+    note = f" on {result['note'].partition(';')[0]}" if result["note"] else ""
+    remark = f". {result['remark']}" if result["remark"] else ""
+    return (
+        f"Test {what} {'; '.join(parts)}; {trained(result)}; {result['precision']}{note}; {command(result)} "
+        f"--threads 1{remark}"
+    )
+
+
+def write_measured(name: str, text: str) -> None:
+    """Put it into the file of the recipe."""
+    path = recipe.recipe_path(name)
+    block = "\n".join(textwrap.wrap(text, 118, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False))
+    before = path.read_text(encoding="utf-8")
+    after, count = re.subn(r"^measured:.*\n(?:  .*\n)*", lambda _: f"measured: >-\n{block}\n", before, flags=re.M)
+    assert count == 1, path
+    path.write_text(after, encoding="utf-8")
+
+
+def cells(result: Mapping[str, Any], published: Mapping[str, Any]) -> list[str]:
+    """A row of the table of a data set."""
+    name, folder = result["recipe"], f"results/{result['recipe']}"
+    model = recipe.read_settings(RESULTS / name / "recipe.yaml")["model"]
+    inputs = model["input_quantizer"]
+    options = model.get("input_options") or {}
+    bits = 32 if inputs is None else options.get("bits") or onebit.quantizers.INPUT_QUANTIZERS.entry(inputs).bits
+    error = result["dataset"].startswith("mnist")
+    shown = []
+    for mode, score in result["test"].items():
+        figure = percents(score, error=error)
+        if "mean_iou" in score:
+            figure = f"{score['mean_iou']:.4f} ({figure} of the pixels)"
+        shown.append(f"**{figure}** {mode}" if mode in ("binary", "real") else f"{figure} {mode}")
+    pictures = {"curve": "error.png", "mean IoU": "mean_iou.png", "log": "metrics.jsonl", "settings": "recipe.yaml"}
+    links = [
+        f"[{word}]({folder}/{file})" for word, file in pictures.items() if (DOCUMENT.parent / folder / file).exists()
+    ]
+    shipped = [f"[`{net}`](nets.md)" for net in published.get("nets", ())]
+    return [
+        f"`{command(result).removeprefix('onebit train ')}`",
+        f"{'32' if model['weight_quantizer'] is None else '1'} / {bits}",
+        "; ".join(shown),
+        trained(result),
+        _distance(result, published),
+        ", ".join([*links, *shipped]),
+    ]
+
+
+def _distance(result: Mapping[str, Any], published: Mapping[str, Any]) -> str:
+    """The published figure, how far it is, and why."""
+    if "figure" not in published:
+        return str(published.get("why", ""))
+    ours = statistics.mean(result["test"][published["mode"]]["correct"]) / result["test"][published["mode"]]["count"]
+    error = result["dataset"].startswith("mnist")
+    figure = f"{100 - published['figure'] if error else published['figure']:.2f} %"
+    apart = (100 * ours - published["figure"]) * (-1 if error else 1)
+    sign = "+" if apart > 0 else "−"
+    why = f"; {published['why']}" if "why" in published else ""
+    return f"{figure} {published['mode']} ({published['source']}): {sign}{abs(apart):.2f}{why}"
+
+
+GROUPS = {"mnist": "error", "cifar10": "accuracy", "membrane": "mean IoU"}
+"""Data set -> what its table shows."""
+
+
+def tables() -> dict[str, str]:
+    """Data set -> its table as Markdown."""
+    published = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
+    made = {}
+    for dataset, what in GROUPS.items():
+        head = [
+            "`onebit train`",
+            "bits of weights / inputs",
+            f"test {what} by test mode",
+            "trained",
+            "published",
+            "run",
+        ]
+        rows = [
+            cells(result, published.get(name, {}))
+            for name, result in results().items()
+            if result["dataset"].removesuffix("-sample") == dataset
+        ]
+        made[dataset] = "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
+    made["untrained"] = "\n".join(_untrained())
+    return made
+
+
+def _untrained() -> Iterator[str]:
+    yield "| recipe | published |"
+    yield "|---|---|"
+    for name in recipe.recipe_names():
+        settings = recipe.read_settings(recipe.recipe_path(name))
+        if settings["measured"] == UNTRAINED:
+            yield f"| `{name}` | {settings['reference']} |"
+
+
+def written(text: str) -> str:
+    """The document with its tables made anew."""
+    for name, table in tables().items():
+        before, start, rest = text.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition("<!-- end -->")
+        if not (start and end):
+            sys.exit(f"{DOCUMENT}: expected <!-- {name} --> and <!-- end -->, each on a line")
+        text = f"{before}{start}{table}\n{end}{after}"
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--take", type=Path, nargs="+", default=[], metavar="RUN", help="finished runs to copy first")
+    for run in parser.parse_args().take:
+        print(f"took {take(run)}")
+    for name, result in results().items():
+        write_measured(name, measured(result))
+    DOCUMENT.write_text(written(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
