@@ -49,6 +49,16 @@ class Protocol:
         return ["train", *flags, "--out", str(folder)]
 
 
+SHORT = ("--dataset", "cifar10", "--batch_size", "125", "--precision", "bf16")
+# real first and last layer, as the papers have them
+ENDS_REAL = ("--model.real_first", "true", "--model.real_last", "true", "--model.last_norm", "null")
+# as for 1-bit weights and activations: a shortcut around each convolution; the last of 30 epochs of all images
+BIREAL = (
+    *(*SHORT, "--epochs", "30", "--validation", "0", "--augmentation.padding_mode", "reflect"),
+    *(*ENDS_REAL, "--model.bireal", "true"),
+)
+SIGNS = ("bnn", "xnor", "bireal", "irnet", "react", "recu", "adabin")
+
 PROTOCOLS = {
     "mlp": Protocol(
         model="mlp",
@@ -59,14 +69,27 @@ PROTOCOLS = {
     "resnet20": Protocol(
         model="resnet20",
         seeds="0",
-        # as the papers compare 1-bit weights: real inputs, real first and last layer, the blocks of He et al.
+        # as the papers compare 1-bit weights: real inputs, the blocks of He et al.
         flags=(
-            *("--dataset", "cifar10", "--epochs", "10", "--batch_size", "125", "--precision", "bf16"),
-            *("--model.real_first", "true", "--model.real_last", "true", "--model.last_norm", "null"),
+            *(*SHORT, "--epochs", "10", *ENDS_REAL),
             *("--model.bireal", "false", "--model.input_quantizer", "null"),
         ),
         step={"model": "resnet20", "batch": 125, "rounds": 11},
         methods=("real", "binaryconnect", "ste", "xnor", "irnet", "bop", "bayesbinn", "proxquant"),
+    ),
+    "resnet20-signs": Protocol(
+        model="resnet20",
+        seeds="0",
+        flags=BIREAL,
+        step={"model": "resnet20", "batch": 125, "rounds": 11},
+        methods=SIGNS,
+    ),
+    "resnet20-weights": Protocol(
+        model="resnet20",
+        seeds="0",
+        flags=(*BIREAL, "--model.input_quantizer", "null"),
+        step={"model": "resnet20", "batch": 125, "rounds": 11},
+        methods=("real", *SIGNS),
     ),
 }
 
