@@ -36,6 +36,7 @@ _HOME = {
     "latent_groups": "onebit.optim",
     "load": "onebit.packed",
     "load_dataset": "onebit.data",
+    "load_packed": "onebit.packed",
     "pack": "onebit.verification.packing",
     "packed_layers_": "onebit.fold.packed_layers",
     "run": "onebit.runtime",
@@ -45,8 +46,8 @@ _HOME = {
     "verify": "onebit.verification.agreement",
 }
 _PACKAGES = {
-    *("common", "data", "errors", "evaluation", "export", "fold", "integer", "layers", "models", "native", "optim"),
-    *("packed", "quantizers", "recipe", "report", "runs", "runtime", "train", "trainer", "verification"),
+    *("common", "data", "errors", "evaluation", "export", "fold", "integer", "layers", "models", "native", "nets"),
+    *("optim", "packed", "quantizers", "recipe", "report", "runs", "runtime", "train", "trainer", "verification"),
 }
 
 __all__ = ["__version__", *_HOME]

@@ -10,6 +10,7 @@ from onebit import integer as integer
 from onebit import layers as layers
 from onebit import models as models
 from onebit import native as native
+from onebit import nets as nets
 from onebit import optim as optim
 from onebit import packed as packed
 from onebit import quantizers as quantizers
@@ -43,6 +44,7 @@ from onebit.models import create_model as create_model
 from onebit.optim import clip_latents_ as clip_latents_
 from onebit.optim import latent_groups as latent_groups
 from onebit.packed import load as load
+from onebit.packed import load_packed as load_packed
 from onebit.packed import save as save
 from onebit.quantizers import sign as sign
 from onebit.runtime import run as run

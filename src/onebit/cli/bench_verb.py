@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from onebit.cli.output import answer_either, say, table
-from onebit.cli.parsing import Parser, thread_number, whole_number
+from onebit.cli.parsing import NET_HELP, Parser, thread_number, whole_number
 from onebit.errors import UsageError
 from onebit.packed import load
 from onebit.runtime.timing import time_packed
@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
     parser = Parser(
         "bench", "The speed of a packed net on this machine, with each instruction set and in numpy.", "json"
     )
-    parser.add_argument("net", metavar="NET.1bit")
+    parser.add_argument("net", metavar="NET", help=NET_HELP)
     count = whole_number(1)
     parser.add_argument("--batches", type=count, nargs="+", default=[1, 64], metavar="N", help="images at once (1 64)")
     parser.add_argument("--rounds", type=count, default=11, metavar="N", help="timed rounds (11)")
@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse(argv)
     if args.net in OWN_BENCHMARKS:
         raise UsageError(
-            f"bench takes a packed net, NET.1bit; in a clone of onebit, `python -m benchmarks {args.net}` runs that one"
+            f"bench takes a packed net; in a clone of onebit, `python -m benchmarks {args.net}` runs that one"
         )
     rows = time_packed(load(args.net), args.batches, rounds=args.rounds, seconds=args.seconds, threads=args.threads)
     if len(rows) == len(args.batches):

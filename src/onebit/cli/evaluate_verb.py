@@ -9,6 +9,7 @@ from onebit.cli.output import answer, answer_json, download_progress, percent, p
 from onebit.cli.parsing import Parser, one_of
 from onebit.data import Dataset, Split
 from onebit.errors import UsageError
+from onebit.nets import is_packed
 
 if TYPE_CHECKING:
     from onebit.packed import PackedNet
@@ -16,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str]) -> int:
-    shared = ("run", "seed", "data", "threads", "json")
+    shared = ("run-or-net", "seed", "data", "threads", "json")
     parser = Parser("evaluate", "Accuracy on a data set in a stated test mode, in float32.", *shared)
     parser.add_argument(
         "--weights",
         metavar="MODE",
-        help="latent, binary, mean, sample, ensemble:N or packed (default: binary; packed for a .1bit file)",
+        help="latent, binary, mean, sample, ensemble:N or packed (default: binary; packed for a packed net)",
     )
     parser.add_argument("--split", **one_of("test", "validation", "train"), help="images (default: test)")
     parser.add_argument(
@@ -32,7 +33,7 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--dataset", metavar="NAME", help="another data set than the recipe's")
     args = parser.parse(argv)
-    packed = args.run.endswith(".1bit")
+    packed = is_packed(args.run)
     weights = args.weights or ("packed" if packed else "binary")
     if packed and weights != "packed":
         raise UsageError(f"{args.run} is a packed net: its only test mode is packed, got {weights!r}")

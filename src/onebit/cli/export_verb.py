@@ -10,6 +10,7 @@ from onebit.cli.parsing import Parser, refuse_trained, whole_number
 from onebit.errors import DataError, UsageError
 from onebit.export import EXPORTS, export_net
 from onebit.export.writing import check_request
+from onebit.nets import is_packed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,8 +27,8 @@ CERTIFIED = 1000
 def main(argv: list[str]) -> int:
     parser = Parser(
         "export",
-        "Write a trained net, or a packed one (RUN is a .1bit file), for other software, and compare it.",
-        *("run", "data", "json"),
+        "Write a trained net, or a packed one, for other software, and compare it.",
+        *("run-or-net", "data", "json"),
     )
     targets = "; ".join(f"{name}: {target.text}" for name, target in EXPORTS.items())
     parser.add_argument("--to", required=True, metavar="TARGET", help=targets)
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> int:
     path = refuse_trained(args.output, run=args.run)
     options = {option: value for option in _options() if (value := getattr(args, option)) is not None}
     check_request(args.to, path, options, report=args.report)
-    net, data = _packed_file(args) if args.run.endswith(".1bit") else _packed_run(args)
+    net, data = _packed_file(args) if is_packed(args.run) else _packed_run(args)
     inputs, what = (None, "") if data is None else _inputs(net, data, args.images)
     made = export_net(net, args.to, path, inputs=inputs, what=what, report=args.report, **options)
     checked = str(made.comparison) if made.comparison else f"not run here: {made.not_compared}"

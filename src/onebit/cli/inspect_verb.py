@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from onebit.cli.inputs import named_model
 from onebit.cli.output import answer, answer_json, say, size, table
-from onebit.cli.parsing import Parser
-from onebit.errors import OnebitError
+from onebit.cli.parsing import NET_HELP, Parser
+from onebit.errors import OnebitError, UsageError
 
 if TYPE_CHECKING:
     from onebit.runs.run import Run
@@ -19,7 +19,7 @@ def main(argv: list[str]) -> int:
     parser = Parser(
         "inspect", "Is it really binary? Inspects any torch, safetensors or .1bit file, or a run folder.", "json"
     )
-    parser.add_argument("run", metavar="RUN-or-FILE")
+    parser.add_argument("run", metavar="RUN-OR-NET", help=f"run folder, any weight file, or {NET_HELP}")
     parser.add_argument("--plot", metavar="FILE.png", help="draw the histograms of all layers")
     parser.add_model()
     args = parser.parse(argv)
@@ -27,6 +27,8 @@ def main(argv: list[str]) -> int:
     from onebit.verification.inspection import inspect_file, net_totals
 
     found = inspect_file(args.run)
+    if args.plot and found.kind == "packed":
+        raise UsageError(f"{args.run} is a packed net, whose weights are all ±1: leave --plot out")
     run = None if found.kind == "packed" else _known_net(args, found)
     if run is not None:
         found.total.update(net_totals(run.model))

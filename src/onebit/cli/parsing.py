@@ -19,14 +19,14 @@ class Parser(argparse.ArgumentParser):
     Args:
         verb: its name.
         description: one sentence.
-        shared: names in `SHARED`, which follow the arguments of the verb itself; "run" comes before them.
+        shared: names in `SHARED`, which follow the arguments of the verb itself; one of `RUNS` comes before them.
     """
 
     def __init__(self, verb: str, description: str, *shared: str) -> None:
         super().__init__(prog=f"onebit {verb}", description=description, allow_abbrev=False)
-        self._shared = [name for name in shared if name != "run"]
-        if "run" in shared:
-            self.add_argument("run", metavar="RUN", help="run folder, or weight file")
+        self._shared = [name for name in shared if name not in RUNS]
+        for name in RUNS.keys() & shared:
+            self.add_argument("run", metavar=name.upper(), help=RUNS[name])
             self.add_argument(
                 "--recipe", metavar="NAME", help="recipe of a weight file without one, outside a run folder"
             )
@@ -106,6 +106,9 @@ def _not_empty(text: str) -> str:
     return text
 
 
+NET_HELP = "packed net: a .1bit file, or the name of one that comes with onebit (onebit list nets)"
+RUNS = {"run": "run folder, or weight file", "run-or-net": f"run folder, weight file, or {NET_HELP}"}
+"""The first argument of a verb -> its help; `--recipe` and `--model` go with it."""
 SHARED: dict[str, dict[str, Any]] = {
     "seed": {"type": whole_number(0, 2**63 - 1), "default": 0, "metavar": "N", "help": "of random draws (default: 0)"},
     "data": {

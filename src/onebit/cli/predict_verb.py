@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from onebit.cli.output import answer_either, say
-from onebit.cli.parsing import Parser
+from onebit.cli.parsing import NET_HELP, Parser
 from onebit.cli.samples import SUFFIXES, in_words, is_image, read_samples
 from onebit.common.picture_files import STANDARD_INPUT, as_array, image_files, read_picture
 from onebit.errors import UsageError
+from onebit.nets import is_packed
 from onebit.packed import PackedNet, infer
 from onebit.runs.folders import is_run_folder
 from onebit.runtime import load, run, softmax
@@ -29,7 +30,7 @@ def main(argv: list[str]) -> int:
         "Labels and probabilities, or the values of other outputs, with a packed net; needs no torch.",
         *("threads", "json"),
     )
-    parser.add_argument("net", metavar="NET.1bit")
+    parser.add_argument("net", metavar="NET", help=NET_HELP)
     parser.add_argument(
         "files",
         metavar="FILE",
@@ -49,7 +50,7 @@ def main(argv: list[str]) -> int:
         "--values", action="store_true", help="the outputs as numbers, as of a regression, instead of labels"
     )
     args = parser.parse(argv)
-    if is_run_folder(Path(args.net)):
+    if not is_packed(args.net) and is_run_folder(Path(args.net)):
         command = shlex.join(["onebit", "pack", args.net, "-o", f"{Path(args.net).resolve().name}.1bit"])
         raise UsageError(f"{args.net} is a run folder, predict takes a packed net; pack it first: {command}")
     net = load(args.net)

@@ -11,6 +11,7 @@ from onebit.cli.inputs import named_model, set_threads
 from onebit.cli.output import answer, answer_json, say, size, table
 from onebit.cli.parsing import Parser
 from onebit.errors import UsageError
+from onebit.nets import is_packed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,10 +58,10 @@ def main(argv: list[str]) -> int:
     parser = Parser(
         "summary",
         "What of a net is binary, what is real and why; bits, bytes and multiply-accumulates of each layer. The net "
-        "is a run folder, a weight file or a .1bit file; or --model NAME, as it would be trained.",
+        "is a run folder, a weight file or a packed net; or --model NAME, as it would be trained.",
         *("threads", "json"),
     )
-    parser.add_argument("net", metavar="NET", nargs="?", help="run folder, weight file or .1bit file")
+    parser.add_argument("net", metavar="NET", nargs="?", help="run folder, weight file, or packed net")
     parser.add_model()
     parser.add_argument("--recipe", metavar="NAME", help="recipe of a weight file without one, outside a run folder")
     parser.add_argument("--method", metavar="NAME", help="without NET: the method that would train the model")
@@ -75,7 +76,7 @@ def main(argv: list[str]) -> int:
         for flag in ("method", "dataset", "input_shape"):
             if getattr(args, flag) is not None:
                 parser.error(f"--{flag} is for --model without a net")
-    packed = args.net is not None and args.net.endswith(".1bit")
+    packed = args.net is not None and is_packed(args.net)
     name, rows, warnings = _packed(args) if packed else _modules(args)
     totals = {
         key: sum(getattr(row, key) for row in rows)

@@ -16,6 +16,7 @@ from onebit.cli.seeds import train_seeds
 from onebit.cli.train_command import TrainCommand, read_command, train_request
 from onebit.cli.train_help import WHAT_TO_TYPE, train_help
 from onebit.errors import UsageError
+from onebit.nets import is_packed
 from onebit.recipe import Recipe
 from onebit.recipe.translations.scripts import refuse_script
 from onebit.runs.folders import RESULTS_TABLE, free_folder, replacing
@@ -90,7 +91,7 @@ def _evaluate(command: TrainCommand, recipe: Recipe) -> int:
     from onebit.cli import evaluate_verb
 
     file = str(command.flags.evaluate)
-    if file.endswith(".1bit"):
+    if is_packed(file):
         where = ["--data", command.data] if command.data else []
         return evaluate_verb.main([file, *where, *(["--json"] if command.json else [])])
     from onebit.runs.run import open_run

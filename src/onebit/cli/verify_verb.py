@@ -10,6 +10,7 @@ from onebit.cli.inputs import load_data, open_trained, set_threads
 from onebit.cli.output import answer, answer_json, download_progress, progress, say
 from onebit.cli.parsing import Parser
 from onebit.errors import FoldError, NotBinaryError, UsageError
+from onebit.nets import is_packed
 
 if TYPE_CHECKING:
     from onebit.data import Dataset
@@ -21,15 +22,15 @@ def main(argv: list[str]) -> int:
     parser = Parser(
         "verify",
         "The whole proof of a trained net: latent weights, binarized weights, their accuracy, the reload into plain "
-        "torch layers, the packed net. For a .1bit file: its certificate, recomputed. "
+        "torch layers, the packed net. For a packed net: its certificate, recomputed. "
         "Exit status 1 when a claim does not hold.",
-        *("run", "data", "threads", "json"),
+        *("run-or-net", "data", "threads", "json"),
     )
-    parser.add_argument("--source", metavar="RUN", help="for a .1bit file: the run it was packed from")
+    parser.add_argument("--source", metavar="RUN", help="for a packed net: the run it was packed from")
     parser.add_argument("--dataset", metavar="NAME", help="another data set than the recipe's")
     args = parser.parse(argv)
-    if args.source and not args.run.endswith(".1bit"):
-        raise UsageError("--source belongs to a .1bit file")
+    if args.source and not is_packed(args.run):
+        raise UsageError("--source belongs to a packed net")
 
     done = []
     found: dict[str, str] = {}
@@ -56,7 +57,7 @@ def main(argv: list[str]) -> int:
 def _steps(args: Any, on_images: OnImages, on_data: Callable[[Dataset], None]) -> Iterator[Claim]:
     """The claims, and one that fails if the weights allow no other; `on_data` is called with the data."""
     try:
-        yield from (_packed if args.run.endswith(".1bit") else _run)(args, on_images, on_data)
+        yield from (_packed if is_packed(args.run) else _run)(args, on_images, on_data)
     except (FoldError, NotBinaryError) as error:
         from onebit.verification.proof import Claim
 

@@ -1,7 +1,7 @@
 """`PackedNet`, the deployable form of a net, and its `.1bit` file."""
 
 from onebit.packed.certificate import Certificate, LayerProof
-from onebit.packed.file import dumps, load, loads, save
+from onebit.packed.file import dumps, load, load_packed, loads, save
 from onebit.packed.net import InputSpec, NodeCost, PackedNet, check_net, costs, infer
 from onebit.packed.nodes import (
     OPS,
@@ -81,6 +81,7 @@ __all__ = [
     "dumps",
     "infer",
     "load",
+    "load_packed",
     "loads",
     "save",
 ]

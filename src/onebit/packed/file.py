@@ -22,6 +22,7 @@ import numpy as np
 from onebit.common.arguments import check_kind
 from onebit.common.files import open_regular, write_atomic
 from onebit.errors import FormatError, short
+from onebit.nets import net_path, not_a_net
 from onebit.packed.bits import byte_count, bytes_to_words, word_count, words_to_bytes
 from onebit.packed.certificate import Certificate
 from onebit.packed.net import INPUT, MOST_NODES, InputSpec, PackedNet, check_net
@@ -85,26 +86,34 @@ def save(net: PackedNet, path: str | os.PathLike[str]) -> None:
 def load(path: str | os.PathLike[str]) -> PackedNet:
     """Read a packed net; inverse of `save`.
 
+    Args:
+        path: of a `.1bit` file, or the name of a net that comes with onebit, see `onebit.nets.net_path`.
+
     Raises:
         WrongTypeError: not a path.
+        UsageError: the name of a net, and also of a file or run folder here.
         FormatError: the file cannot be read, is not a valid `.1bit` file or was changed after it was written; the
             message names the file.
     """
     return load_with_digest(path)[0]
 
 
+load_packed = load  # as `load_dataset`; `load` alone does not say what
+
+
 def load_with_digest(path: str | os.PathLike[str]) -> tuple[PackedNet, str | None]:
     """The packed net of a file and its verified digest, None for format 1, which has none. Errors: see `load`."""
     check_path(path)
     try:
-        with open_regular(path) as stream:
+        with open_regular(net_path(path)) as stream:
             return _read(stream, os.fstat(stream.fileno()).st_size)
     except FormatError as error:
         raise FormatError(f"{os.fspath(path)}: {error}") from None
     except MemoryError:
         raise FormatError(f"{os.fspath(path)}: needs more memory than is available") from None
     except OSError as error:
-        raise FormatError(f"cannot read {os.fspath(path)!r}: {error.strerror or error}") from error
+        hint = not_a_net(path) if isinstance(error, FileNotFoundError) else ""
+        raise FormatError(f"cannot read {os.fspath(path)!r}: {error.strerror or error}{hint}") from error
 
 
 def dumps(net: PackedNet) -> bytes:

@@ -25,6 +25,7 @@ from onebit.common.files import open_regular, write_atomic
 from onebit.common.safetensors_file import open_safetensors
 from onebit.errors import CheckpointError, FormatError, UsageError, first_line
 from onebit.layers import latent_keys
+from onebit.nets import net_names, not_a_net
 from onebit.train.history import WEIGHT_FILES, read_row
 
 PREFIXES = ("_orig_mod.", "module.", "model.")
@@ -61,7 +62,7 @@ def uninterrupted() -> Iterator[None]:
 def weight_file(path: Path) -> Path:
     """The weight file of a run folder, or the file itself; UsageError if there is none."""
     if not path.exists():
-        raise UsageError(f"{path}: no such run folder or file")
+        raise UsageError(f"{path}: no such run folder or file{not_a_net(path)}")
     if path.is_file():
         return path
     for name in (*WEIGHT_FILES, "last.ckpt"):
@@ -72,8 +73,9 @@ def weight_file(path: Path) -> Path:
 
 def trained_file(path: Path) -> Path:
     """`weight_file` of a net in torch; UsageError for a packed net as well."""
-    found = weight_file(path)
-    if found.suffix == ".1bit":
+    shipped = str(path) in net_names() and not path.exists()
+    found = path if shipped else weight_file(path)
+    if shipped or found.suffix == ".1bit":
         raise UsageError(f"{path} is a packed net: name the run folder or the weight file that it was packed from")
     return found
 

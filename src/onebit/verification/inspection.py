@@ -12,6 +12,7 @@ import numpy as np
 
 from onebit.common.weight_names import RECURRENT_NAME, WEIGHT_NAME
 from onebit.errors import FormatError
+from onebit.nets import is_packed, net_path
 from onebit.packed import PackedNet, costs, infer
 from onebit.packed.bits import unpack_signs
 from onebit.packed.file import load_with_digest
@@ -179,12 +180,11 @@ def inspect_file(path: str | Path) -> Inspection:
     Raises:
         FormatError: unreadable, damaged, or without weights. UsageError: the path does not exist.
     """
-    path = Path(path)
-    if path.suffix == ".1bit":
+    if is_packed(path):
         return _inspect_packed(path)
     from onebit.train.weights import read_state, weight_file
 
-    path = weight_file(path)
+    path = weight_file(Path(path))
     state, facts = read_state(path)
     kind = "safetensors" if path.suffix == ".safetensors" else "torch"
     return inspect_state(state, file=str(path), kind=kind, facts=facts)
@@ -205,7 +205,7 @@ def _output_facts(net: PackedNet) -> list[dict[str, Any]]:
     return [{"key": str(key), "name": name, "shape": list(made[name].shape)} for key, name in named.items()]
 
 
-def _inspect_packed(path: Path) -> Inspection:
+def _inspect_packed(path: str | Path) -> Inspection:
     net, digest = load_with_digest(path)
     layers = []
     for node in net.nodes:
@@ -223,7 +223,7 @@ def _inspect_packed(path: Path) -> Inspection:
         | {
             "weights": binary,
             "binary_weights": binary,
-            "bytes_in_file": path.stat().st_size,
+            "bytes_in_file": net_path(path).stat().st_size,
             "macs": sum(r.macs for r in rows),
         },
         facts={

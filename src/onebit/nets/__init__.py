@@ -1,0 +1,63 @@
+"""The packed nets that come with onebit, by name (`onebit list nets`); `tools/ship_nets.py` writes their files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from onebit.common.tables import did_you_mean
+from onebit.errors import UsageError
+
+FOLDER = Path(__file__).parent
+SUFFIX = ".1bit"
+
+
+def net_names() -> list[str]:
+    """The names of all nets that come with onebit.
+
+    Example:
+        >>> "mnist-mlp" in net_names()
+        True
+    """
+    return sorted(path.stem for path in FOLDER.glob(f"*{SUFFIX}"))
+
+
+def net_path(net: str | os.PathLike[str]) -> Path:
+    """The file of a packed net: a name in `net_names()`, or a path.
+
+    A path that has no folder and no suffix can be the name of a net: then write `./mnist-mlp` for the path.
+
+    Raises:
+        UsageError: the name of a net, and also of a file or a run folder here.
+
+    Example:
+        >>> net_path("mnist-mlp").name, net_path("mine/mnist-mlp").as_posix()
+        ('mnist-mlp.1bit', 'mine/mnist-mlp')
+    """
+    if not isinstance(net, str) or net not in net_names():
+        return Path(net)
+    if os.path.isfile(net) or os.path.isfile(os.path.join(net, "recipe.yaml")):
+        raise UsageError(
+            f"{net} is a net that comes with onebit, and also a {'file' if os.path.isfile(net) else 'run folder'} "
+            f"here: write {os.path.join(os.curdir, net)} for the one here, or rename it"
+        )
+    return FOLDER / f"{net}{SUFFIX}"
+
+
+def is_packed(net: str | os.PathLike[str]) -> bool:
+    """Whether an argument means a packed net, by its name or by its path; a path may not exist. Errors: `net_path`."""
+    return net_path(net).suffix == SUFFIX
+
+
+def not_a_net(missing: str | os.PathLike[str]) -> str:
+    """The end of a message that a path does not exist, if it can have been meant as the name of a net; else "".
+
+    Example:
+        >>> not_a_net("mnist-mpl")
+        ", and no net that comes with onebit has this name; did you mean 'mnist-mlp'?"
+    """
+    path = Path(missing)
+    near = did_you_mean(path.stem, net_names(), or_all=False)
+    if path.name != str(path) or path.suffix not in ("", SUFFIX) or (path.suffix and not near):
+        return ""
+    return f", and no net that comes with onebit has this name{near or '; `onebit list nets` lists them'}"

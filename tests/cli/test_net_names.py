@@ -1,0 +1,74 @@
+"""Verbs take the name of a net that comes with onebit wherever they take a packed net."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_support import Outcome
+from PIL import Image
+from test_start import loaded_modules
+
+from onebit.nets import FOLDER
+
+Onebit = Callable[..., Outcome]
+NAME = "mnist-mlp"
+IMAGE = "two.png"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with a copy of the net and an image."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(FOLDER / f"{NAME}.1bit", "copy.1bit")
+    Image.fromarray(np.tri(28, dtype=np.uint8) * 200).save(IMAGE)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("verb", "rest"),
+    [
+        ("predict", [IMAGE]),
+        ("inspect", []),
+        ("summary", []),
+        ("evaluate", ["--dataset", "mnist-sample"]),
+        ("export", ["--to", "c", "-o", "c"]),
+        ("verify", []),
+    ],
+)
+def test_a_verb_says_of_a_name_what_it_says_of_the_file(onebit: Onebit, verb: str, rest: list[str]) -> None:
+    named, copied = (onebit(verb, net, *rest) for net in (NAME, "copy.1bit"))
+    assert (named.status, named.out.replace(NAME, "copy.1bit")) == (copied.status, copied.out)
+    if verb != "verify":  # needs the whole test set
+        assert named.status == 0
+    assert str(FOLDER) not in named.out + named.err
+
+
+def test_bench_takes_a_name(onebit: Onebit) -> None:
+    done = onebit("bench", NAME, "--rounds", "1", "--seconds", "0.001", "--batches", "1")
+    assert (done.status, done.out.split(",")[0]) == (0, NAME)
+
+
+@pytest.mark.parametrize("verb", ["predict", "inspect", "summary", "evaluate", "verify", "bench", "export"])
+def test_an_unknown_name_is_one_line(onebit: Onebit, verb: str) -> None:
+    rest = {"predict": [IMAGE], "export": ["--to", "c", "-o", "c"]}.get(verb, [])
+    done = onebit(verb, "mnist-mpl", *rest)
+    assert done.status == 2
+    assert "and no net that comes with onebit has this name; did you mean 'mnist-mlp'?" in done.line
+    shutil.copy("copy.1bit", NAME)
+    done = onebit(verb, NAME, *rest)
+    assert (done.status, "also a file here: write ./mnist-mlp" in done.line) == (2, True)
+
+
+def test_verbs_for_trained_nets_refuse_a_packed_one(onebit: Onebit) -> None:
+    assert "mnist-mlp is a packed net: name the run folder" in onebit("pack", NAME, "-o", "x.1bit").line
+    assert onebit("inspect", NAME, "--plot", "x.png").line.endswith("leave --plot out")
+
+
+@pytest.mark.parametrize("verb", ["predict", "inspect", "evaluate"])
+def test_no_torch_for_a_packed_net(verb: str) -> None:
+    rest = {"predict": [IMAGE], "evaluate": ["--dataset", "mnist-sample"]}.get(verb, [])
+    assert "torch" not in loaded_modules(verb, NAME, *rest)
