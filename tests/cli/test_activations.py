@@ -84,7 +84,7 @@ def test_it_is_written_in_the_same_bytes_again(
 def test_verify_recomputes_it_from_its_source(onebit: Onebit, run_folder: Path, integer_file: Path) -> None:
     done = onebit("verify", integer_file, "--source", run_folder, "--json")
     assert done.status == 0, done.out
-    assert [*steps(done)] == ["packed accuracy", "source", "packed bits", "certificate"]
+    assert [*steps(done)] == ["packed accuracy", "card", "source", "packed bits", "certificate"]
     assert steps(done)["packed bits"][1] == "every weight and parameter equals that of the source, packed again"
     assert onebit("verify", integer_file).status == 0
 

@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--plot", metavar="FILE.png", help="draw the histograms of all layers")
     parser.add_model()
     args = parser.parse(argv)
-    from onebit.packed import LayerProof
+    from onebit.packed import Card, LayerProof
     from onebit.verification.inspection import inspect_file, net_totals
 
     found = inspect_file(args.run)
@@ -67,6 +67,8 @@ def main(argv: list[str]) -> int:
     for key, value in found.facts.items():
         if key == "recipe" and isinstance(value, dict):
             answer(f"recipe: {value.get('name')}")
+        elif key == "card" and isinstance(value, dict):
+            answer(str(Card.from_json(value)))
         elif key == "certificate" and isinstance(value, dict):
             tied = f" ({value['tied']} of them decided by rounding)" if value["tied"] else ""
             rounded = f"{value['activations']}-bit activations ({value['model_correct']} right in torch), "

@@ -70,6 +70,7 @@ def main(argv: list[str]) -> int:
         if given is not None and args.activations is None:
             raise UsageError(f"{flag} belongs to --activations 8, 4 or 2")
     from onebit.packed import Requantize, costs, save
+    from onebit.runs.card import run_card
     from onebit.verification.proof import fold_run
 
     run = open_trained(args, to_pack=True)
@@ -80,6 +81,7 @@ def main(argv: list[str]) -> int:
         if refusal:
             say(f"onebit: {refusal}")
             return 1
+    packed = dataclasses.replace(packed, card=run_card(run, certificate))
     save(packed, output)
     rows = costs(packed)
     bits, reals = sum(row.binary_weights for row in rows), sum(row.real_parameters for row in rows)

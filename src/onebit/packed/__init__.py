@@ -1,5 +1,6 @@
 """`PackedNet`, the deployable form of a net, and its `.1bit` file."""
 
+from onebit.packed.card import Card, CardScore
 from onebit.packed.certificate import Certificate, LayerProof
 from onebit.packed.file import dumps, load, load_packed, loads, save
 from onebit.packed.net import InputSpec, NodeCost, PackedNet, check_net, costs, infer
@@ -44,6 +45,8 @@ __all__ = [
     "Add",
     "Affine",
     "AveragePool",
+    "Card",
+    "CardScore",
     "Certificate",
     "Clamp",
     "Concat",

@@ -41,7 +41,7 @@ class Difference(NamedTuple):
 
 
 def graph_difference(net: PackedNet, other: PackedNet) -> str | None:
-    """The first difference between two nets apart from arrays and certificates, in words; None if there is none."""
+    """The first difference in words apart from arrays, certificates and cards; None if there is none."""
     parts = [
         (f"input {name}", getattr(net.input, name), getattr(other.input, name))
         for name in ("shape", "dtype", "coding", "mean", "std")

@@ -24,6 +24,7 @@ from onebit.common.files import open_regular, write_atomic
 from onebit.errors import FormatError, short
 from onebit.nets import net_path, not_a_net
 from onebit.packed.bits import byte_count, bytes_to_words, word_count, words_to_bytes
+from onebit.packed.card import Card
 from onebit.packed.certificate import Certificate
 from onebit.packed.net import INPUT, MOST_NODES, InputSpec, PackedNet, check_net
 from onebit.packed.node_text import from_line, to_lines
@@ -136,6 +137,7 @@ def dumps(net: PackedNet) -> bytes:
         "output": net.output,
         "classes": None if net.classes is None else list(net.classes),
         "certificate": None if net.certificate is None else net.certificate.to_json(),
+        **({} if net.card is None else {"card": net.card.to_json()}),
     }
     # contiguous, because safetensors would write the raw memory of a strided array
     tensors = {name: np.concatenate(arrays) for name, arrays in parts.items()}
@@ -254,7 +256,7 @@ def _build(
         raise FormatError(f"the graph has format {short(version)}, expected {FORMAT}")
     if version > FORMAT:
         raise FormatError(f"has format {version}, but this onebit reads up to {FORMAT}; upgrade onebit")
-    fields = check_fields("the graph", graph, _FIELDS if version == 1 else ("digest", *_FIELDS))
+    fields = check_fields("the graph", graph, _FIELDS if version == 1 else ("digest", *_FIELDS), optional=("card",))
     spec = fields["input"]
     spec = check_fields("input", {**_SPEC_DEFAULTS, **spec} if isinstance(spec, dict) else spec, _SPEC_FIELDS)
     if not _are_sizes(spec["shape"]):
@@ -286,6 +288,7 @@ def _build(
         classes=None if fields["classes"] is None else tuple(_list("classes", fields["classes"])),
         certificate=None if fields["certificate"] is None else Certificate.from_json(fields["certificate"]),
         name=fields["name"],
+        card=Card.from_json(fields["card"]) if "card" in fields else None,
     )
     for name, array in tensors.items():
         if used[name] != len(array):

@@ -13,6 +13,7 @@ import numpy as np
 
 from onebit.common.arguments import check_kind
 from onebit.errors import FormatError, UsageError, short
+from onebit.packed.card import Card
 from onebit.packed.certificate import NOT_CERTIFIED, Certificate
 from onebit.packed.nodes import MOST_RANK, OPS, Node, Value, check_finite, check_size
 from onebit.packed.strict_json import check_text
@@ -95,6 +96,7 @@ class PackedNet:
         classes: one name per logit, or None; for a single output only.
         certificate: the proof for this net, or None.
         name: name of the recipe or model, for display.
+        card: what the net is and how it was made, or None.
 
     Raises:
         FormatError: the graph is invalid; see `infer`.
@@ -106,6 +108,7 @@ class PackedNet:
     classes: tuple[str, ...] | None = None
     certificate: Certificate | None = None
     name: str = ""
+    card: Card | None = None
 
     def __post_init__(self) -> None:
         check_text("name", self.name)

@@ -46,21 +46,21 @@ def _constant(name: str) -> NoReturn:
     raise FormatError(f"has the number {name}")
 
 
-def check_fields(what: str, value: object, names: Collection[str]) -> dict[str, Any]:
-    """`value` as a dict with exactly the fields `names`, or FormatError."""
+def check_fields(what: str, value: object, names: Collection[str], *, optional: Collection[str] = ()) -> dict[str, Any]:
+    """`value` as a dict with the fields `names`, and no others but some of `optional`, or FormatError."""
     if not isinstance(value, dict):
         raise FormatError(f"{what} is {short(value)}, expected an object")
     for name in value:
-        if name not in names:
-            raise FormatError(f"{what} has the unknown field {short(name)}{did_you_mean(name, names)}")
+        if name not in names and name not in optional:
+            raise FormatError(f"{what} has the unknown field {short(name)}{did_you_mean(name, [*names, *optional])}")
     for name in names:
         if name not in value:
             raise FormatError(f"{what} lacks the field {name!r}")
     return value
 
 
-def check_text(what: str, text: object) -> str:
+def check_text(what: str, text: object, *, longest: int = _LONGEST_TEXT) -> str:
     """`text`, or FormatError: a file must not send long text or control characters to a terminal."""
-    if not isinstance(text, str) or len(text) > _LONGEST_TEXT or not text.isprintable():
-        raise FormatError(f"{what} is {short(text)}, expected printable text of at most {_LONGEST_TEXT} characters")
+    if not isinstance(text, str) or len(text) > longest or not text.isprintable():
+        raise FormatError(f"{what} is {short(text)}, expected printable text of at most {longest:,} characters")
     return text

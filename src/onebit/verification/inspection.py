@@ -229,6 +229,7 @@ def _inspect_packed(path: str | Path) -> Inspection:
         facts={
             "input": _input_facts(net),
             "outputs": _output_facts(net),
+            "card": net.card and net.card.to_json(),
             "certificate": net.certificate and asdict(net.certificate),
             "name": net.name,
             "digest": digest,

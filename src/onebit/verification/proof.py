@@ -278,6 +278,9 @@ def prove_packed(
         f"{correct:,} of {count:,} correct on {data.name} {certificate.split} with packed weights; "
         f"certified: {certificate.correct} of {certificate.count}",
     )
+    stated = None if net.card is None else net.card.test.get("packed")
+    if stated is not None and certificate.split == "test" and certificate.images is None:
+        yield Claim("card", (stated.correct, stated.count) == (correct, count), f"states {stated} with packed weights")
     if source is None:
         return
     same_file = source.sha256 == certificate.source

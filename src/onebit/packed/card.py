@@ -1,0 +1,155 @@
+"""The card of a packed net: what it is and how it was made, for its reader. The certificate is the evidence."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from onebit.errors import FormatError, short
+from onebit.packed.strict_json import check_fields, check_text
+
+LONGEST_CARD_TEXT = 1_000
+MOST_MODES = 20
+_MOST = 2**63 - 1
+_TEXTS = ("summary", "dataset", "data", "license", "method", "recipe", "reference", "chosen_by", "command")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardScore:
+    """The result in one test mode.
+
+    Args:
+        correct, count: predictions on the test split; for masks, pixels.
+        reestimated: whether BatchNorm statistics were re-estimated for this mode.
+        mean_iou: for masks, the mean intersection over union; else None.
+    """
+
+    correct: int
+    count: int
+    reestimated: bool = False
+    mean_iou: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_number("test count", self.count, least=1)
+        _check_number("test correct", self.correct, most=self.count)
+        if type(self.reestimated) is not bool:
+            raise FormatError(f"card test reestimated is {short(self.reestimated)}, expected true or false")
+        if self.mean_iou is not None and not (type(self.mean_iou) in (int, float) and 0 <= self.mean_iou <= 1):
+            raise FormatError(f"card test mean_iou is {short(self.mean_iou)}, expected a number from 0 to 1")
+
+    def __str__(self) -> str:
+        iou = "" if self.mean_iou is None else f", mean IoU {self.mean_iou:.4f}"
+        again = ", BatchNorm re-estimated" if self.reestimated else ""
+        return f"{100 * self.correct / self.count:.2f} % ({self.correct:,} of {self.count:,}{iou}{again})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a packed net is. Every field is optional: what is not known is None.
+
+    Args:
+        summary: what the net is, in one line.
+        dataset: name of the data set, as `onebit list datasets` has it.
+        data: what the data are, and which copy of them.
+        license: authors and terms of use of the data.
+        method: how the net was trained to be binary.
+        recipe: name of the recipe.
+        reference: what was published about it.
+        command: what trains the same net with this version of onebit.
+        seed, epochs: of the training.
+        chosen_epoch, chosen_by: the epoch whose weights were packed, and why.
+        test: the result in each test mode. "packed" is that of this file, the others are of the trained net.
+
+    Raises:
+        FormatError: a field of another type, text that is too long or has control characters.
+    """
+
+    summary: str | None = None
+    dataset: str | None = None
+    data: str | None = None
+    license: str | None = None
+    method: str | None = None
+    recipe: str | None = None
+    reference: str | None = None
+    command: str | None = None
+    seed: int | None = None
+    epochs: float | None = None
+    chosen_epoch: int | None = None
+    chosen_by: str | None = None
+    test: Mapping[str, CardScore] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in _TEXTS:
+            if (text := getattr(self, name)) is not None:
+                check_text(f"card {name}", text, longest=LONGEST_CARD_TEXT)
+        for name in ("seed", "chosen_epoch"):
+            if (number := getattr(self, name)) is not None:
+                _check_number(name, number)
+        epochs = self.epochs
+        if epochs is not None and not (type(epochs) in (int, float) and math.isfinite(epochs) and 0 <= epochs <= _MOST):
+            raise FormatError(f"card epochs is {short(epochs)}, expected a number that is 0 or more")
+        if not isinstance(self.test, Mapping) or len(self.test) > MOST_MODES:
+            raise FormatError(f"card test is {short(self.test)}, expected an object of at most {MOST_MODES} test modes")
+        for mode, score in self.test.items():
+            check_text("card test mode", mode)
+            if not isinstance(score, CardScore):
+                raise FormatError(f"card test {short(mode)} is {short(score)}, expected the result in a test mode")
+
+    def __str__(self) -> str:
+        """The known fields in plain words, a line each."""
+        data = ": ".join(filter(None, (self.dataset, self.data)))
+        terms, named = "license of the data", {"recipe": self.recipe, "reference": self.reference}
+        facts = {"summary": self.summary, "data": data, terms: self.license, "method": self.method, **named}
+        lines = [f"{name}: {text}" for name, text in facts.items() if text]
+        for mode, score in sorted(self.test.items(), key=lambda item: item[0] != "packed"):
+            lines.append(f"test, {mode} weights{' (this file)' if mode == 'packed' else ' (trained net)'}: {score}")
+        epoch = f"chosen epoch {self.chosen_epoch}" if self.chosen_epoch is not None else ""
+        if epoch and self.chosen_by:
+            epoch += f" ({self.chosen_by})"
+        training = [
+            "" if self.epochs is None else f"{self.epochs:g} epochs",
+            epoch,
+            "" if self.seed is None else f"seed {self.seed}",
+        ]
+        if any(training):
+            lines.append(f"training: {', '.join(filter(None, training))}")
+        if self.command:
+            lines.append(f"command: {self.command}")
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object of the known fields; inverse of `from_json`."""
+        fields = {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "test"}
+        known = {name: value for name, value in fields.items() if value is not None}
+        if self.test:
+            known["test"] = {mode: _known(dataclasses.asdict(score)) for mode, score in self.test.items()}
+        return known
+
+    @staticmethod
+    def from_json(value: object) -> Card:
+        """The card of a JSON object; FormatError for unknown or wrong fields."""
+        fields = check_fields("card", value, (), optional=[item.name for item in dataclasses.fields(Card)])
+        test = fields.get("test", {})
+        if not isinstance(test, dict) or len(test) > MOST_MODES:
+            raise FormatError(f"card test is {short(test)}, expected an object of at most {MOST_MODES} test modes")
+        if unset := [name for name, item in fields.items() if item is None]:
+            raise FormatError(f"card {unset[0]} is null: a field that is not known is left out")
+        return Card(**{**fields, "test": {mode: _score(mode, score) for mode, score in test.items()}})
+
+
+def _score(mode: str, value: object) -> CardScore:
+    what = f"card test {short(mode)}"
+    return CardScore(**check_fields(what, value, ("correct", "count"), optional=("reestimated", "mean_iou")))
+
+
+def _known(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a score that are not at their defaults."""
+    return {name: value for name, value in fields.items() if value is not None and value is not False}
+
+
+def _check_number(what: str, number: object, *, least: int = 0, most: int = _MOST) -> None:
+    if type(number) is not int or not least <= number <= most:
+        raise FormatError(f"card {what} is {short(number)}, expected a whole number from {least} to {most}")

@@ -1,0 +1,140 @@
+"""The card of a packed net, from the run that it was packed from. Only what is known; no paths and no machines."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from typing import Any
+
+from onebit.common.files import read_json
+from onebit.data import DATASETS
+from onebit.errors import FormatError, UsageError, first_line, shortened
+from onebit.packed import Card, CardScore, Certificate
+from onebit.packed.card import LONGEST_CARD_TEXT
+from onebit.recipe import Recipe, build_recipe, method_of, read_settings, recipe_names, recipe_path
+from onebit.runs.opening import Run
+from onebit.train.history import MOST_RESULT
+from onebit.train.weights import weight_file
+
+_PATH = re.compile(r"[/\\~]")
+SAME_TRAINING = {"seed", "validation", "device", "precision"}
+"""Settings with which a recipe is still what its summary says."""
+
+
+def run_card(run: Run, certificate: Certificate | None) -> Card | None:
+    """What is known about a trained net; None if no recipe of its training is stored with it.
+
+    Args:
+        certificate: of the packed net, which has the accuracy of the test mode "packed".
+
+    Raises:
+        FormatError: result.json is damaged.
+    """
+    recipe, folder = run.recipe, run.source.parent
+    if not isinstance(run.facts.get("recipe"), dict) and not (folder / "recipe.yaml").is_file():
+        return None
+    result = _result(run)
+    scores = {mode: _score(score) for mode, score in result.get("test", {}).items() if "correct" in score}
+    if certificate is not None and certificate.correct is not None:
+        whole = certificate.split == "test" and certificate.images is None
+        if whole and certificate.dataset == recipe.dataset and certificate.compared == "labels":
+            scores["packed"] = CardScore(correct=certificate.correct, count=certificate.count)
+    command, described = _command(recipe)
+    try:
+        return Card(
+            summary=_text(recipe.summary) if described else None,
+            dataset=recipe.dataset or None,
+            **_about_data(recipe, result),
+            method=_method(recipe, certificate),
+            recipe=_text(recipe.name),
+            reference=_text(recipe.reference) if described else None,
+            command=command,
+            seed=recipe.seed if result else None,
+            epochs=recipe.epochs if result else None,
+            chosen_epoch=result.get("chosen_epoch"),
+            chosen_by=result.get("chosen_by"),
+            test=scores,
+        )
+    except FormatError as error:
+        raise FormatError(f"{folder / 'result.json'}: {error}") from None
+
+
+def _result(run: Run) -> dict[str, Any]:
+    """The content of result.json, if it is about these weights; FormatError if it is damaged."""
+    path = run.source.parent / "result.json"
+    if not path.is_file() or weight_file(run.source.parent) != run.source:
+        return {}
+    try:
+        result = read_json(path, largest=MOST_RESULT)
+        test = result.get("test", {})
+        if not isinstance(test, dict) or not all(isinstance(score, dict) for score in test.values()):
+            raise ValueError("test is not an object of objects")
+    except (OSError, ValueError, AttributeError) as error:
+        raise FormatError(f"{path}: damaged ({first_line(error)})") from None
+    return dict(result)
+
+
+def _score(score: dict[str, Any]) -> CardScore:
+    return CardScore(
+        correct=score["correct"],
+        count=score.get("count", 0),
+        reestimated=score.get("bn") == "reestimate",
+        mean_iou=score.get("mean_iou"),
+    )
+
+
+def _text(text: str) -> str | None:
+    """Text of a user on one line, as long as a card takes; None if it is empty."""
+    line = " ".join(text.split())
+    printable = "".join(character for character in line if character.isprintable())
+    return shortened(printable, LONGEST_CARD_TEXT) or None
+
+
+def _about_data(recipe: Recipe, result: dict[str, Any]) -> dict[str, str]:
+    """What a public data set is, and its terms; nothing about data of the user's own, whose notes name files."""
+    entry = DATASETS.get(recipe.dataset)
+    if entry is None or entry.counts is None:
+        return {}
+    note = result.get("note")
+    return {"data": ": ".join(filter(None, (entry.title, note))), "license": entry.licence}
+
+
+def _method(recipe: Recipe, certificate: Certificate | None) -> str:
+    """How the weights and the inputs of layers became binary, and with which optimizer."""
+    model = recipe.model
+    real = [end for end, kept in (("first", model.real_first), ("last", model.real_last)) if kept]
+    parts = [
+        f"weights {model.weight_quantizer or 'real'}, inputs {model.input_quantizer or 'real'}",
+        f"{' and '.join(real)} layer real" if real else "",
+        f"optimizer {recipe.optimizer.name}",
+        f"activations rounded to {certificate.activations} bits after the training"
+        if certificate is not None and certificate.activations is not None
+        else "one random draw of the weights"
+        if certificate is not None and certificate.weights == "sample"
+        else "",
+    ]
+    name = method_of(recipe)
+    return f"{name}: {'; '.join(filter(None, parts))}" if name else "; ".join(filter(None, parts))
+
+
+def _command(recipe: Recipe) -> tuple[str | None, bool]:
+    """What trains a recipe again, and whether its summary and reference are about this training.
+
+    The command is a recipe that comes with onebit, and the settings that differ; None for any other recipe.
+    """
+    if recipe.name not in recipe_names():
+        return None, True
+    base = read_settings(recipe_path(recipe.name))
+    changed = recipe.changed_from(build_recipe(base))
+    described = {name for name, _, _ in changed} <= SAME_TRAINING
+    flags = []
+    for name, _, value in changed:
+        flags += [f"--{name.removesuffix('.name')}", value if isinstance(value, str) else json.dumps(value)]
+    try:
+        again = build_recipe(base, flags)
+    except UsageError:
+        return None, described
+    if recipe.changed_from(again) or any(_PATH.search(flag) for flag in flags):
+        return None, described
+    return shlex.join(["onebit", "train", recipe.name, *flags]), described

@@ -1,0 +1,155 @@
+"""`onebit pack` writes the card of a net from its run, `inspect` shows it, `verify` checks what can be checked."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cli_support import Outcome
+from hostile_files import join, split
+
+from onebit.cli.train_command import read_command, train_request
+from onebit.packed import Card, CardScore, load, save
+from onebit.recipe import build_recipe, read_settings
+
+Onebit = Callable[..., Outcome]
+
+
+def card_of(path: Path) -> Card:
+    card = load(path).card
+    assert card is not None
+    return card
+
+
+@pytest.fixture
+def copied(run_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the run folder that a test may change."""
+    return Path(shutil.copytree(run_folder, tmp_path / "copied"))
+
+
+def test_a_card_says_what_the_run_says(run_folder: Path, packed_file: Path) -> None:
+    card, result = card_of(packed_file), json.loads((run_folder / "result.json").read_text())
+    packed = load(packed_file).certificate
+    assert packed is not None
+    assert packed.correct is not None
+    scores = {
+        mode: CardScore(correct=score["correct"], count=score["count"], reestimated=score["bn"] == "reestimate")
+        for mode, score in result["test"].items()
+    }
+    assert card.test == scores | {"packed": CardScore(correct=packed.correct, count=packed.count)}
+    named = ("recipe", "dataset", "seed", "epochs", "chosen_epoch", "chosen_by")
+    assert {name: getattr(card, name) for name in named} == {name: result[name] for name in named}
+    assert card.data == f"10,000 digits of MNIST, shipped with onebit: {result['note']}"
+    assert card.license == "LeCun, Cortes, Burges; CC BY-SA 3.0"
+    assert card.method == "binaryconnect: weights sign, inputs real; optimizer adam"
+    # other widths than the summary of the recipe may speak of
+    assert (card.summary, card.reference) == (None, None)
+
+
+def test_the_command_of_a_card_trains_the_same_recipe(run_folder: Path, packed_file: Path) -> None:
+    command = card_of(packed_file).command
+    assert command is not None
+    words = command.replace("'", "").replace(", ", ",").split()
+    assert words[:3] == ["onebit", "train", "digits-smoke"]
+    trained = build_recipe(read_settings(run_folder / "recipe.yaml"))
+    assert trained.changed_from(train_request(read_command(words[2:])).recipe) == []
+
+
+def test_a_card_has_no_path_and_no_machine(onebit: Onebit, copied: Path, run_folder: Path, tmp_path: Path) -> None:
+    (copied / "recipe.yaml").write_text(
+        (copied / "recipe.yaml").read_text().replace("init_from: null", "init_from: /secret/run")
+    )
+    facts = split_facts(copied, init_from="/secret/run")
+    assert facts["init_from"] == "/secret/run"
+    assert onebit("pack", copied, "-o", tmp_path / "net.1bit", "--no-certify").status == 0
+    text = (tmp_path / "net.1bit").read_bytes().decode("latin-1")
+    assert card_of(tmp_path / "net.1bit").command is None
+    assert not re.search(r"secret|copied|/tmp|/root|/home|cpu", text)
+
+
+def split_facts(folder: Path, **changes: object) -> dict[str, object]:
+    """Change settings of the recipe that a weight file of the folder stores; returns them."""
+    for path in folder.glob("*.safetensors"):
+        data = path.read_bytes()
+        length = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + length])
+        facts = json.loads(header["__metadata__"]["onebit"])
+        facts["recipe"] |= changes
+        header["__metadata__"]["onebit"] = json.dumps(facts)
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    return dict(facts["recipe"])
+
+
+def test_a_recipe_as_it_ships_keeps_its_summary(onebit: Onebit, tmp_path: Path) -> None:
+    assert onebit("train", "digits-smoke", "--seed", "3", "--out", tmp_path / "run").status == 0
+    assert onebit("pack", tmp_path / "run", "-o", tmp_path / "net.1bit", "--images", "100").status == 0
+    card = card_of(tmp_path / "net.1bit")
+    assert card.summary == read_settings(tmp_path / "run" / "recipe.yaml")["summary"]
+    assert (card.seed, "--seed 3" in str(card.command), card.reference is not None) == (3, True, True)
+    assert "packed" not in card.test  # 100 images are not the test set
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"chosen_epoch": "\x1b[2J"}, r"result.json: card chosen_epoch is '\x1b[2J', expected a whole number"),
+        ({"chosen_by": "\x1b[2J"}, r"result.json: card chosen_by is '\x1b[2J', expected printable text"),
+        ({"chosen_by": "x" * 5_000}, "expected printable text of at most 1,000 characters"),
+        (
+            {"test": {"binary": {"correct": 5, "count": 1}}},
+            "card test correct is 5, expected a whole number from 0 to 1",
+        ),
+        ({"test": [1]}, "result.json: damaged (test is not an object of objects)"),
+    ],
+)
+def test_a_damaged_result_is_one_line(
+    onebit: Onebit, copied: Path, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    result = json.loads((copied / "result.json").read_text())
+    (copied / "result.json").write_text(json.dumps(result | change))
+    done = onebit("pack", copied, "-o", tmp_path / "net.1bit", "--no-certify")
+    assert (done.status, message in done.line) == (2, True)
+    assert not (tmp_path / "net.1bit").exists()
+
+
+def test_what_is_not_known_is_left_out(onebit: Onebit, copied: Path, tmp_path: Path) -> None:
+    (copied / "result.json").unlink()
+    assert onebit("pack", copied, "-o", tmp_path / "net.1bit", "--no-certify").status == 0
+    card = card_of(tmp_path / "net.1bit")
+    assert (card.seed, card.epochs, card.chosen_epoch, card.test) == (None, None, None, {})
+    assert card.recipe == "digits-smoke"
+
+
+def test_verify_fails_for_a_card_with_another_accuracy(onebit: Onebit, packed_file: Path, tmp_path: Path) -> None:
+    net, path = load(packed_file), tmp_path / "net.1bit"
+    assert net.card is not None
+    right = net.card.test["packed"]
+    wrong = replace(net.card, test={"packed": replace(right, correct=right.correct + 1)})
+    save(replace(net, card=wrong), path)
+    done = onebit("verify", path)
+    assert done.status == 1
+    assert f"FAIL  card: states {wrong.test['packed']} with packed weights" in done.out
+
+
+def test_inspect_shows_the_card(onebit: Onebit, packed_file: Path) -> None:
+    card = card_of(packed_file)
+    assert str(card) in onebit("inspect", packed_file).out
+    assert Card.from_json(onebit("inspect", packed_file, "--json").json["facts"]["card"]) == card
+
+
+def test_no_escape_sequence_of_a_card_reaches_the_terminal(onebit: Onebit, packed_file: Path, tmp_path: Path) -> None:
+    header, graph, tensors = split(packed_file.read_bytes())
+    graph["card"]["summary"] = "\x1b]0;owned\x07\x1b[2J"
+    (tmp_path / "net.1bit").write_bytes(join(header, graph, tensors))
+    for verb in ("inspect", "evaluate", "verify", "summary"):
+        done = onebit(verb, tmp_path / "net.1bit")
+        assert (done.status, done.out) == (2, "")
+        assert r"card summary is '\x1b]0;owned\x07\x1b[2J', expected printable text" in done.line
+        assert "\x1b" not in done.err

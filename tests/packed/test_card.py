@@ -1,0 +1,133 @@
+"""The card of a packed net: stored, shown, and refused when it is hostile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hostile_files import join, split
+from packed_nets import make_packed_mlp
+
+from onebit.errors import FormatError
+from onebit.packed import Card, CardScore, PackedNet, dumps, loads
+
+CARD = Card(
+    summary="a small net",
+    dataset="mnist",
+    data="handwritten digits",
+    license="LeCun, Cortes, Burges; CC BY-SA 3.0",
+    method="binaryconnect: weights sign, inputs real; optimizer adam",
+    recipe="mnist-fast",
+    reference="none",
+    command="onebit train mnist-fast --seed 3",
+    seed=3,
+    epochs=0.5,
+    chosen_epoch=1,
+    chosen_by="validation error",
+    test={
+        "latent": CardScore(correct=9_700, count=10_000, reestimated=True),
+        "packed": CardScore(correct=9_800, count=10_000, mean_iou=0.25),
+    },
+)
+
+
+def with_card(card: object) -> bytes:
+    """A file that is sound but for its card, of format 1, which has no digest."""
+    header, graph, tensors = split(dumps(make_packed_mlp((3, 2))))
+    return join(header, graph | {"card": card}, tensors)
+
+
+def test_a_card_survives_the_file_and_costs_its_text() -> None:
+    net = make_packed_mlp((3, 2))
+    data = dumps(replace(net, card=CARD))
+    assert loads(data).card == CARD
+    assert loads(dumps(net)).card is None
+    assert dumps(replace(loads(data), card=None)) == dumps(net)  # files without one have the bytes of before
+    assert loads(with_card({"seed": 3})).card == Card(seed=3)
+    assert loads(with_card({})).card == Card()
+
+
+def test_a_card_in_plain_words() -> None:
+    assert str(CARD).splitlines() == [
+        "summary: a small net",
+        "data: mnist: handwritten digits",
+        "license of the data: LeCun, Cortes, Burges; CC BY-SA 3.0",
+        "method: binaryconnect: weights sign, inputs real; optimizer adam",
+        "recipe: mnist-fast",
+        "reference: none",
+        "test, packed weights (this file): 98.00 % (9,800 of 10,000, mean IoU 0.2500)",
+        "test, latent weights (trained net): 97.00 % (9,700 of 10,000, BatchNorm re-estimated)",
+        "training: 0.5 epochs, chosen epoch 1 (validation error), seed 3",
+        "command: onebit train mnist-fast --seed 3",
+    ]
+    assert str(Card()) == ""
+
+
+@pytest.mark.parametrize(
+    ("card", "message"),
+    [
+        (None, "card is None, expected an object"),
+        ([], "card is [], expected an object"),
+        ({"sumary": "x"}, "card has the unknown field 'sumary'; did you mean 'summary'?"),
+        ({"summary": None}, "card summary is null: a field that is not known is left out"),
+        ({"summary": 3}, "card summary is 3, expected printable text of at most 1,000 characters"),
+        ({"summary": "\x1b[2J\x1b]0;title\x07"}, r"card summary is '\x1b[2J\x1b]0;title\x07', expected printable text"),
+        ({"command": "onebit train x\nrm -rf ."}, "card command is 'onebit train x\\nrm -rf .', expected printable"),
+        ({"license": "safe\u202etxt"}, "card license is 'safe\\u202etxt', expected printable text"),
+        ({"reference": "x" * 3_000_000}, "card reference is 'xxx"),
+        ({"seed": -1}, "card seed is -1, expected a whole number from 0"),
+        ({"seed": 2**63}, "card seed is 9223372036854775808, expected a whole number from 0"),
+        ({"seed": True}, "card seed is True, expected a whole number from 0"),
+        ({"chosen_epoch": 1.5}, "card chosen_epoch is 1.5, expected a whole number"),
+        ({"epochs": "5"}, "card epochs is '5', expected a number that is 0 or more"),
+        ({"epochs": -0.5}, "card epochs is -0.5, expected a number that is 0 or more"),
+        ({"test": []}, "card test is [], expected an object of at most 20 test modes"),
+        ({"test": {str(i): {"correct": 0, "count": 1} for i in range(21)}}, "an object of at most 20 test modes"),
+        ({"test": {"\x1b": {"correct": 0, "count": 1}}}, r"card test mode is '\x1b', expected printable text"),
+        ({"test": {"packed": 0.98}}, "card test 'packed' is 0.98, expected an object"),
+        ({"test": {"packed": {"correct": 1}}}, "card test 'packed' lacks the field 'count'"),
+        (
+            {"test": {"packed": {"correct": 1, "count": 2, "more": 3}}},
+            "card test 'packed' has the unknown field 'more'",
+        ),
+        (
+            {"test": {"packed": {"correct": 3, "count": 2}}},
+            "card test correct is 3, expected a whole number from 0 to 2",
+        ),
+        ({"test": {"packed": {"correct": 0, "count": 0}}}, "card test count is 0, expected a whole number from 1"),
+        (
+            {"test": {"packed": {"correct": 0, "count": 1, "reestimated": 1}}},
+            "card test reestimated is 1, expected true",
+        ),
+        (
+            {"test": {"packed": {"correct": 0, "count": 1, "mean_iou": 1.5}}},
+            "card test mean_iou is 1.5, expected a number",
+        ),
+    ],
+)
+def test_a_hostile_card_is_refused_in_one_clear_line(card: object, message: str) -> None:
+    with pytest.raises(FormatError) as info:
+        loads(with_card(card))
+    assert message in str(info.value)
+    assert str(info.value).isprintable()
+    assert len(str(info.value)) < 250
+
+
+def test_a_card_is_checked_when_it_is_made() -> None:
+    wrong: Any = {"packed": 0.98}
+    makers: list[Callable[[], object]] = [
+        lambda: Card(summary="\x1b"),
+        lambda: Card(test=wrong),
+        lambda: Card(epochs=-1),
+    ]
+    for make in makers:
+        with pytest.raises(FormatError, match=r"^card "):
+            make()
+
+
+def test_a_changed_card_breaks_the_digest() -> None:
+    net: PackedNet = replace(make_packed_mlp((3, 2)), card=CARD)
+    with pytest.raises(FormatError, match="changed after it was written"):
+        loads(dumps(net).replace(b"9800", b"9900"))
