@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import re
+import shlex
 import shutil
+from math import sqrt
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import onebit
-from onebit.errors import FormatError, UsageError
+from onebit.cli.list_verb import nets
+from onebit.cli.train_command import read_command, train_request
+from onebit.data import DATASETS, Dataset, load_dataset
+from onebit.errors import DataError, FormatError, UsageError
+from onebit.evaluation.packed_nets import score_packed
 from onebit.nets import FOLDER, is_packed, net_names, net_path, not_a_net
+from onebit.packed import Card
+from tools import ship_nets
 
+NETS: Any = {name: onebit.load_packed(name) for name in net_names()}
+RECORD = json.loads(ship_nets.RECORD.read_text(encoding="utf-8"))
+ROOTS = [root for root in os.environ.get("ONEBIT_DATA", "").split(os.pathsep) if root]
+QUICK = ("mnist",)
+"""Data sets whose nets are evaluated daily."""
 BLANK = np.zeros((1, 1, 28, 28), np.uint8)
 
 
@@ -65,5 +83,99 @@ def test_an_unknown_name_is_one_line_with_the_nearest_one(missing: str, hint: st
     assert str(info.value) == f"cannot read {missing!r}: No such file or directory{hint}"
 
 
+# ---------------------------------------------------------------------------------------------------------- what ships
 def test_all_nets_together_are_small() -> None:
-    assert sum(net_path(name).stat().st_size for name in net_names()) <= 1_500_000
+    assert ship_nets.MOST_BYTES == 1_500_000
+    assert 0 < sum(net_path(name).stat().st_size for name in net_names()) <= ship_nets.MOST_BYTES
+
+
+def test_every_net_is_recorded() -> None:
+    assert list(RECORD) == net_names()
+    assert set(net_names()) <= set(ship_nets.NETS)
+
+
+@pytest.mark.parametrize("name", net_names())
+def test_a_net_is_the_one_that_was_checked(name: str) -> None:
+    """Not one bit differs; and the answer to made-up inputs shows that it still computes the same."""
+    found = {
+        "sha256": hashlib.sha256(net_path(name).read_bytes()).hexdigest(),
+        "answer": ship_nets.answer(NETS[name]),
+    }
+    assert found == RECORD[name]
+
+
+@pytest.mark.parametrize("name", net_names())
+def test_a_card_is_complete_and_states_what_is_certified(name: str) -> None:
+    net, shipped = NETS[name], ship_nets.NETS[name]
+    card, made = net.card, net.certificate
+    ship_nets.refuse_gaps(card)
+    assert card.summary == shipped.summary
+    assert (card.test["packed"].correct, card.test["packed"].count) == (made.correct, made.count)
+    assert {"packed", "binary"} <= card.test.keys()
+    assert (made.dataset, made.split, made.images, made.recipe) == (card.dataset, "test", None, card.recipe)
+    assert made.activations == shipped.activations
+    assert made.activations is not None or made.label_mismatches == made.tied
+    pixels = np.prod(net.input.shape[1:]) if DATASETS[card.dataset].masks else 1
+    _, images = DATASETS[card.dataset].counts or (0, 0)
+    assert made.count == images or (pixels > 1 and made.count % images == 0)
+    assert not re.search(r"(^|\s)[/~]|[A-Za-z]:\\", " ".join(map(str, card.to_json().values())))
+
+
+@pytest.mark.parametrize("name", net_names())
+def test_the_command_of_a_card_is_of_its_training(name: str) -> None:
+    card = NETS[name].card
+    words = shlex.split(card.command)
+    assert words[:2] == ["onebit", "train"]
+    recipe = train_request(read_command(words[2:])).recipe
+    assert (recipe.name, recipe.dataset, recipe.seed) == (card.recipe, card.dataset, card.seed)
+    assert recipe.epochs == card.epochs
+
+
+def test_a_card_with_a_gap_does_not_ship() -> None:
+    with pytest.raises(UsageError, match="the card lacks summary, dataset"):
+        ship_nets.refuse_gaps(Card(seed=0))
+
+
+def test_the_table_of_the_documentation_is_that_of_the_cards() -> None:
+    text = ship_nets.DOCUMENT.read_text(encoding="utf-8")
+    assert text.count(ship_nets.table()) == 1, "run python -m tools.ship_nets"
+    for name, facts in nets().items():
+        score = NETS[name].card.test["packed"]
+        assert (facts["correct"], facts["count"]) == (score.correct, score.count)
+        assert f"| `{name}` | " in text
+        assert f" {100 * score.correct / score.count:.2f} % |" in text
+
+
+# ------------------------------------------------------------------------------------------------------- on the data
+def data_at_hand(name: str) -> Dataset:
+    """The real data of a net, from ONEBIT_DATA; the test is skipped without them, or with another copy of them."""
+    card = NETS[name].card
+    for root in ROOTS:
+        try:
+            data = load_dataset(card.dataset, directory=root)
+        except DataError:
+            continue
+        if data.note in card.data:
+            return data
+    pytest.skip(f"{card.dataset}: {card.data}: not in a folder of ONEBIT_DATA")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if net.card.dataset in QUICK else pytest.param(name, marks=pytest.mark.nightly)
+        for name, net in NETS.items()
+    ],
+)
+def test_a_net_has_the_accuracy_of_its_card_on_the_real_test_set(name: str) -> None:
+    score, stated = score_packed(NETS[name], data_at_hand(name).test), NETS[name].card.test["packed"]
+    assert (score["correct"], score["count"], score.get("mean_iou")) == (stated.correct, stated.count, stated.mean_iou)
+
+
+@pytest.mark.parametrize("name", [name for name, net in NETS.items() if net.card.dataset == "mnist"])
+def test_a_net_has_the_accuracy_of_its_card_on_the_sample(name: str) -> None:
+    """2,000 of the 10,000 test images: within four standard deviations."""
+    score, stated = score_packed(NETS[name], load_dataset("mnist-sample").test), NETS[name].card.test["packed"]
+    share = stated.correct / stated.count
+    assert score["count"] == 2_000
+    assert abs(score["accuracy"] - share) < 4 * sqrt(share * (1 - share) / score["count"])

@@ -14,6 +14,7 @@ import pytest
 from packed_nets import IMAGE_NETS
 from PIL import Image
 
+from onebit.nets import net_names
 from onebit.packed import save
 from onebit.runtime import run
 
@@ -45,6 +46,7 @@ def test_every_package_and_data_file_lies_in_src() -> None:
     names = {path.relative_to(package).as_posix() for path in package.rglob("*") if path.is_file()}
     assert {"py.typed", "__init__.pyi", "recipes/methods.yaml", "data/MNIST_SAMPLE_LICENSE.md"} <= names
     assert {"export/html/run_page.js", "export/html/engine/net.js", "export/html/page/page.html"} <= names
+    assert {f"nets/{name}.1bit" for name in net_names()} <= names
     # what `onebit export --to c` copies; folders named csrc are not in the wheel
     assert {"native/plain/numbers.h", "native/plain/tables.h", "export/c/kernels.h", "export/c/memory.h"} <= names
     assert {f"export/c/templates/{name}" for name in ("main.c", "Makefile", "run.ino")} <= names
@@ -58,6 +60,7 @@ def test_a_wheel_installs_and_predicts_without_torch(tmp_path: Path) -> None:
     place = tmp_path / "installed"
     subprocess.run([*pip, "install", "--no-deps", "--target", str(place), str(wheel)], check=True)
     assert [path.name for path in (place / "onebit" / "native").glob("*.[ch]")] == []
+    assert sorted(path.stem for path in (place / "onebit" / "nets").glob("*.1bit")) == net_names() != []
     net = IMAGE_NETS["sign"](0)
     save(net, tmp_path / "net.1bit")
     _, height, width = net.input.shape

@@ -11,6 +11,7 @@ from cli_support import Outcome
 from test_start import loaded_modules
 
 from onebit.__main__ import VERBS
+from onebit.nets import net_names
 from onebit.recipe import flag_names, methods, recipe_names
 
 Onebit = Callable[..., Outcome]
@@ -39,13 +40,14 @@ def script(onebit: Onebit, tmp_path: Path) -> Path:
     [
         ("onebit tr", ["train"]),
         ("onebit help ver", ["verify"]),
-        ("onebit train mnist-fa", ["mnist-fast"]),
+        ("onebit train mnist-fa", ["mnist-fast", "mnist-fast-large"]),
         ("onebit train mnist-fast --model.width", ["--model.width", "--model.widths"]),
         ("onebit train mnist-fast --over", ["--overwrite"]),
         ("onebit train --method bayes", ["bayesbinn"]),
         ("onebit train --dataset cifar1", ["cifar10", "cifar100"]),
         ("onebit evaluate runs/x --split te", ["test"]),
         ("onebit list met", ["methods"]),
+        ("onebit predict mnist-ml", [name for name in net_names() if name.startswith("mnist-ml")]),
         ("onebit data memb", ["membrane"]),
         ("onebit pack runs/mn", []),  # files, by bash itself
     ],

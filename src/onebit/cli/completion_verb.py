@@ -18,7 +18,7 @@ from onebit.cli.output import answer
 from onebit.cli.parsing import Parser, one_of
 from onebit.cli.verbs import VERBS
 
-HOW_TO = """Print a script that completes verbs, options, recipes, methods and data sets when Tab is pressed.
+HOW_TO = """Print a script that completes verbs, options, recipes, nets, methods and data sets when Tab is pressed.
 
 bash: onebit completion bash >> ~/.bashrc
 zsh:  onebit completion zsh >> ~/.zshrc
@@ -66,14 +66,19 @@ def _names() -> dict[str, dict[str, Iterable[str]]]:
     from onebit.cli.list_verb import TABLES
     from onebit.data import DATASETS
     from onebit.export import EXPORTS
+    from onebit.nets import net_names
     from onebit.recipe import methods, recipe_names
     from onebit.recipe.request import TASKS
 
     return {
         "train": {"": recipe_names(), "--method": methods(), "--dataset": DATASETS, "--task": TASKS},
-        "evaluate": {"--dataset": DATASETS},
-        "summary": {"--dataset": DATASETS, "--method": methods()},
-        "export": {"--to": EXPORTS},
+        "evaluate": {"": net_names(), "--dataset": DATASETS},
+        "inspect": {"": net_names()},
+        "summary": {"": net_names(), "--dataset": DATASETS, "--method": methods()},
+        "verify": {"": net_names()},
+        "predict": {"": net_names()},
+        "export": {"": net_names(), "--to": EXPORTS},
+        "bench": {"": net_names()},
         "list": {"": TABLES},
         "data": {"": DATASETS},
         "completion": {"": SHELLS},

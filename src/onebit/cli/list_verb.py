@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from onebit.cli.output import answer_either, size, table
+from onebit.cli.output import answer_either, percent, size, table
 from onebit.cli.parsing import Parser, one_of
 from onebit.export import EXPORTS
 from onebit.recipe import methods, read_settings, recipe_names, recipe_path
+
+if TYPE_CHECKING:
+    from onebit.packed import PackedNet
 
 
 def _first_lines(entries: Mapping[str, Any]) -> dict[str, str]:
@@ -105,12 +108,59 @@ def _datasets() -> dict[str, str]:
     return found
 
 
+def nets() -> dict[str, dict[str, Any]]:
+    """packed nets that come with onebit: onebit predict NAME FILE, onebit inspect NAME"""
+    from onebit.nets import net_names, net_path
+    from onebit.packed import Card, load
+
+    found = {}
+    for name in net_names():
+        net = load(name)
+        card = net.card or Card()
+        score = card.test.get("packed")
+        found[name] = {
+            "summary": card.summary,
+            "dataset": card.dataset,
+            "method": card.method,
+            "bits": _bits(net),
+            "weights": "packed",
+            "correct": score and score.correct,
+            "count": score and score.count,
+            "accuracy": score and score.correct / score.count,
+            "bytes": net_path(name).stat().st_size,
+        }
+    return found
+
+
+def _bits(net: PackedNet) -> str:
+    """Bits of weights and activations, as in W1A8; with real weights in some layer, W1/32."""
+    from onebit.packed import Quantize, RealWeights, Requantize, Sign, Threshold
+
+    steps = [node.most - node.least for node in net.nodes if isinstance(node, (Quantize, Requantize))]
+    bits = max(steps).bit_length() if steps else 32
+    if net.certificate is not None and net.certificate.activations is not None:
+        bits = net.certificate.activations
+    elif any(isinstance(node, (Sign, Threshold)) for node in net.nodes):
+        bits = 1
+    return f"W1{'/32' if any(isinstance(node, RealWeights) for node in net.nodes) else ''}A{bits}"
+
+
+def _net_rows(found: Mapping[str, dict[str, Any]]) -> list[list[str]]:
+    rows = [["name", "data", "method", "bits", "accuracy, packed weights", "size"]]
+    for name, facts in found.items():
+        method = (facts["method"] or "").partition(":")[0]
+        score = f"{percent(facts['accuracy'])} ({facts['correct']:,} of {facts['count']:,})" if facts["count"] else ""
+        rows.append([name, facts["dataset"] or "", method, facts["bits"], score, size(facts["bytes"])])
+    return rows
+
+
 def _exports() -> dict[str, str]:
     """formats of other software: onebit export RUN --to NAME"""
     return {name: target.text for name, target in EXPORTS.items()}
 
 
-TABLES: dict[str, Callable[[], dict[str, str]]] = {
+TABLES: dict[str, Callable[[], Mapping[str, Any]]] = {
+    "nets": nets,
     "recipes": _recipes,
     "methods": _methods,
     "models": _models,
@@ -128,5 +178,6 @@ def main(argv: list[str]) -> int:
     parser.add_argument("what", nargs="?", **one_of(*TABLES) | {"default": None})
     args = parser.parse(argv)
     rows = _first_lines(TABLES) if args.what is None else TABLES[args.what]()
-    answer_either({args.what or "kinds": rows}, table([[*row] for row in rows.items()]), as_json=args.json)
+    text = table(_net_rows(rows), right=(5,)) if args.what == "nets" else table([[*row] for row in rows.items()])
+    answer_either({args.what or "kinds": rows}, text, as_json=args.json)
     return 0

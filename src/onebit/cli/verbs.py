@@ -13,7 +13,7 @@ VERBS = {
     "export": "write a trained net for other software",
     "report": "curves, histograms and a comparison of runs",
     "bench": "the speed of a packed net on this machine",
-    "list": "recipes, models, quantizers, optimizers, losses, schedules, methods, datasets, exports",
+    "list": "nets, recipes, models, quantizers, optimizers, losses, schedules, methods, datasets, exports",
     "data": "fetch and check a data set",
     "completion": "a script with which bash, zsh or fish complete a command line",
 }

@@ -1,0 +1,46 @@
+"""`onebit list nets`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cli_support import Outcome
+from test_start import loaded_modules
+
+from onebit.nets import net_names, net_path
+from onebit.packed import load
+
+Onebit = Callable[..., Outcome]
+
+
+def test_every_net_has_a_line_with_what_its_card_says(onebit: Onebit) -> None:
+    found = onebit("list", "nets", "--json").json["nets"]
+    assert list(found) == net_names()
+    lines = onebit("list", "nets").out.splitlines()
+    assert lines[0].split("  ")[0] == "name"
+    for (name, facts), line in zip(found.items(), lines[1:], strict=True):
+        card = load(name).card
+        assert card is not None
+        packed = card.test["packed"]
+        assert (facts["dataset"], facts["method"], facts["summary"]) == (card.dataset, card.method, card.summary)
+        assert (facts["weights"], facts["correct"], facts["count"]) == ("packed", packed.correct, packed.count)
+        assert facts["accuracy"] == packed.correct / packed.count
+        assert facts["bytes"] == net_path(name).stat().st_size
+        assert line.split()[:2] == [name, card.dataset]
+        assert f"{100 * facts['accuracy']:.2f} % ({packed.correct:,} of {packed.count:,})" in line
+
+
+def test_the_bits_are_those_of_the_operations(onebit: Onebit) -> None:
+    bits = {name: facts["bits"] for name, facts in onebit("list", "nets", "--json").json["nets"].items()}
+    expected = {
+        "mnist-mlp": "W1A32",
+        "mnist-mlp-large": "W1A32",
+        "mnist-mlp-signs": "W1A1",
+        "resnet20-cifar10": "W1A32",
+        "resnet20-cifar10-int8": "W1A8",
+    }
+    assert expected.items() <= bits.items()
+
+
+def test_the_list_needs_no_torch() -> None:
+    assert "torch" not in loaded_modules("list", "nets")
