@@ -28,7 +28,7 @@ RECORD = ROOT / "tests" / "shipped_nets.json"
 DOCUMENT = ROOT / "docs" / "nets.md"
 TABLE_HEAD = "| name | net | bits | accuracy | bytes |\n|---|---|---|---|---|\n"
 MOST_BYTES = 1_500_000
-"""Of all nets together: they are part of every wheel."""
+"""The limit for all nets together, which are part of every wheel."""
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,7 @@ def _bits(net: PackedNet) -> str:
     return f"W1{'/32' if any(isinstance(node, RealWeights) for node in net.nodes) else ''}A{bits}"
 
 
-def _net_rows(found: Mapping[str, dict[str, Any]]) -> list[list[str]]:
+def _net_rows(found: Mapping[str, Any]) -> list[list[str]]:
     rows = [["name", "data", "method", "bits", "accuracy, packed weights", "size"]]
     for name, facts in found.items():
         method = (facts["method"] or "").partition(":")[0]

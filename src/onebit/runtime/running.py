@@ -40,7 +40,8 @@ def run(
     All executors give the same bits.
 
     Args:
-        net: a packed net, or the path of its file, which is read in every call: for many calls, `load` it once.
+        net: a packed net, or the path of its file or the name of one that comes with onebit, which is read in every
+            call: for many calls, `load` it once.
         batch: (N, …) in the shape and dtype (uint8 or float32) of the net's input, an array or a tensor on the CPU; of
             gray images also (N, H, W).
         images: the same as `batch`.
