@@ -243,7 +243,7 @@ def test_predict_resizes_and_says_so(onebit: Onebit, packed_file: Path, tmp_path
     Image.new("RGB", (56, 40)).save(tmp_path / "large.png")
     done = onebit("predict", packed_file, tmp_path / "large.png")
     assert done.status == 0
-    assert "resized from 56×40 to 28×28" in done.err
+    assert "large.png: the center 40×40 of 56×40 pixels resized to 28×28" in done.err
 
 
 def test_predict_sees_what_a_person_sees(onebit: Onebit, packed_file: Path, tmp_path: Path) -> None:
@@ -364,7 +364,7 @@ def test_predict_names_many_resized_images_once(onebit: Onebit, packed_file: Pat
     for i in range(3):
         Image.new("L", (40, 40)).save(tmp_path / f"{i}.png")
     resized, certified = onebit("predict", packed_file, tmp_path).err.splitlines()
-    assert resized.endswith("0.png: resized from 40×40 to 28×28, and 2 other images to that size")
+    assert resized.endswith("0.png: resized from 40×40 to 28×28, and 2 other images alike")
     assert certified.startswith("certified on 2,000 mnist-sample test labels: ")
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from onebit.cli.output import answer_either, percent
-from onebit.common.picture_files import STANDARD_INPUT, as_array, read_picture
+from onebit.common.picture_files import STANDARD_INPUT, PictureReader
 from onebit.data import VOID, Masks, Tiling, confusion_matrix, is_counted, mask_classes, pixel_score, read_mask
-from onebit.errors import UsageError
+from onebit.errors import DataError, UsageError
 from onebit.packed import PackedNet, infer
 from onebit.runtime import run
 
@@ -44,10 +44,18 @@ def write_masks(net: PackedNet, files: Sequence[Path], args: Any) -> int:
         raise UsageError(f"several images are named {twice[0]!r}, and their masks would be: predict them one by one")
     folder = Path(args.masks)
     folder.mkdir(parents=True, exist_ok=True)
-    predictions = [_predict(net, file, folder, invert=args.invert) for file in files]
+    reader = PictureReader(net.input.shape[0], None)
+    images = ((file, reader.read(file)) for file in files)
+    predictions = [
+        _predict(net, file, image, folder, invert=args.invert) for file, image in images if image is not None
+    ]
+    if not predictions:
+        reader.refuse_none()
+    reader.tell()
     text = "\n".join(map(_line, predictions))
-    answer_either({"net": args.net, "predictions": predictions}, text, as_json=args.json)
-    return 0
+    answer = {"net": args.net, "predictions": predictions, "failed": reader.failures}
+    answer_either(answer, text, as_json=args.json)
+    return DataError.exit_status if reader.failed else 0
 
 
 def _line(found: dict[str, Any]) -> str:
@@ -63,9 +71,8 @@ def predict_mask(net: PackedNet, image: np.ndarray) -> Masks:
     return tiling.join(run(net, tiling.cut(image[np.newaxis])))[0].argmax(axis=0).astype(np.uint8)
 
 
-def _predict(net: PackedNet, file: Path, folder: Path, *, invert: bool) -> dict[str, Any]:
+def _predict(net: PackedNet, file: Path, image: np.ndarray, folder: Path, *, invert: bool) -> dict[str, Any]:
     """Predict one image and write its mask and picture; returns the facts for the answer."""
-    image = as_array(read_picture(file, net.input.shape[0]))
     seen = 255 - image if invert else image
     mask = predict_mask(net, seen)
     count = infer(net)[net.only_output].shape[0]

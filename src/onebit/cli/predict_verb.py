@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from onebit.cli.output import answer_either, say
-from onebit.cli.parsing import NET_HELP, Parser
+from onebit.cli.parsing import NET_HELP, Parser, whole_number
 from onebit.cli.samples import SUFFIXES, in_words, is_image, read_samples
-from onebit.common.picture_files import STANDARD_INPUT, as_array, image_files, read_picture
-from onebit.errors import UsageError
+from onebit.common.picture_files import STANDARD_INPUT, PictureReader, and_others, image_files
+from onebit.errors import DataError, UsageError
 from onebit.nets import is_packed
 from onebit.packed import PackedNet, infer
 from onebit.runs.folders import is_run_folder
@@ -22,6 +22,10 @@ from onebit.runtime import load, run, softmax
 
 MOST_SHOWN = 12
 """Values of an output that the text shows; --json has all of them."""
+DIGITS = (1, 28, 28)
+"""The input of a net for MNIST, which is white on black."""
+FRAME = 2
+"""Pixels at the border of a digit that are background."""
 
 
 def main(argv: list[str]) -> int:
@@ -35,8 +39,11 @@ def main(argv: list[str]) -> int:
         "files",
         metavar="FILE",
         nargs="+",
-        help="image file, folder, quoted pattern ('photos/*.png'), or - (stdin); .npy (a sample, or N of them) or .csv "
-        "(a sample in each row) for any input",
+        help="image file of any size and kind, folder, quoted pattern ('photos/*.png'), or - (stdin); .npy "
+        "(a sample, or N of them) or .csv (a sample in each row) for any input",
+    )
+    parser.add_argument(
+        "--top", type=whole_number(1), metavar="K", help="the K most probable labels, each with its probability (1)"
     )
     parser.add_argument(
         "--invert",
@@ -50,6 +57,8 @@ def main(argv: list[str]) -> int:
         "--values", action="store_true", help="the outputs as numbers, as of a regression, instead of labels"
     )
     args = parser.parse(argv)
+    if args.files.count(str(STANDARD_INPUT)) > 1:
+        raise UsageError("'-' was given more than once: standard input is read once")
     if not is_packed(args.net) and is_run_folder(Path(args.net)):
         command = shlex.join(["onebit", "pack", args.net, "-o", f"{Path(args.net).resolve().name}.1bit"])
         raise UsageError(f"{args.net} is a run folder, predict takes a packed net; pack it first: {command}")
@@ -59,20 +68,26 @@ def main(argv: list[str]) -> int:
     if len(shape) == 3 and is_image(net.input) and not args.values:
         from onebit.cli.masks import write_masks
 
+        if args.top:
+            raise UsageError(f"{args.net} gives a class to each pixel, --top is for the labels of images: leave it out")
         say(_certified(net, "pixels"))
         return write_masks(net, image_files(args.files), args)
     if args.masks:
         raise UsageError(f"{args.net} gives no mask of an image: leave --masks out")
-    names, samples = _samples(args.files, net, invert=args.invert)
-    outputs = run(net, samples)
     # a single number chooses between nothing
     labeled = len(shape) == 1 and (shape[0] > 1 or bool(net.classes)) and not args.values
-    found = _labels(net, outputs) if labeled else _values(net, outputs)
+    if args.top and not labeled:
+        raise UsageError("--top is for labels, the answer is values: leave it out")
+    names, samples, failed = _samples(args.files, net, invert=args.invert)
+    outputs = run(net, samples)
+    found = _labels(net, outputs, top=args.top) if labeled else _values(net, outputs)
     predictions = [{**name, **facts} for name, facts in zip(names, found, strict=True)]
+    if labeled:
+        _tell_inverted(net, names, samples, inverted=args.invert)
     say(_certified(net, "labels"))
     text = "\n".join(map(_line, predictions))
-    answer_either({"net": args.net, "predictions": predictions}, text, as_json=args.json)
-    return 0
+    answer_either({"net": args.net, "predictions": predictions, "failed": failed}, text, as_json=args.json)
+    return DataError.exit_status if failed else 0
 
 
 def _certified(net: PackedNet, counted: str) -> str:
@@ -84,12 +99,31 @@ def _certified(net: PackedNet, counted: str) -> str:
     return f"certified on {made.in_words(counted)}" + (f"; {made.against}" if own_data else "")
 
 
-def _labels(net: PackedNet, logits: np.ndarray) -> Iterator[dict[str, Any]]:
-    probabilities = softmax(logits)
-    for row in probabilities:
-        label = int(row.argmax())
-        name = net.classes[label] if net.classes else str(label)
-        yield {"label": label, "name": name, "probability": float(row[label])}
+def _labels(net: PackedNet, logits: np.ndarray, *, top: int | None) -> Iterator[dict[str, Any]]:
+    """The most probable label of each sample; with `top` also that many of them, the most probable first."""
+    for row in softmax(logits):
+        order = np.argsort(-row, kind="stable")[: top or 1].tolist()  # of equal ones the first, as argmax
+        names = [net.classes[label] if net.classes else str(label) for label in order]
+        found = [
+            {"label": label, "name": name, "probability": float(row[label])}
+            for label, name in zip(order, names, strict=True)
+        ]
+        yield found[0] | ({"top": found} if top else {})
+
+
+def _tell_inverted(net: PackedNet, names: list[dict[str, Any]], samples: np.ndarray, *, inverted: bool) -> None:
+    """Name digits that look inverted to a net for MNIST: a white border around a darker center."""
+    made = net.certificate
+    if samples.shape[1:] != DIGITS or samples.dtype != np.uint8 or (made and not made.dataset.startswith("mnist")):
+        return
+    center = samples[:, :, FRAME:-FRAME, FRAME:-FRAME]
+    inside, whole = center.sum(axis=(1, 2, 3), dtype=np.int64), samples.sum(axis=(1, 2, 3), dtype=np.int64)
+    border = (whole - inside) / (samples[0].size - center[0].size)
+    found = np.flatnonzero((border > inside / center[0].size) & (border > 127))
+    if len(found):
+        file, way = names[found[0]]["file"], "leave out --invert" if inverted else "add --invert"
+        others = and_others(len(found) - 1)
+        say(f"{file}: looks inverted, dark on white, where MNIST is white on black: {way}{others}")
 
 
 def _values(net: PackedNet, outputs: Any) -> Iterator[dict[str, Any]]:
@@ -106,7 +140,9 @@ def _line(found: dict[str, Any]) -> str:
     """A prediction as text."""
     name = found["file"] + (f" [{found['index']}]" if "index" in found else "")
     if "label" in found:
-        return f"{name}: {found['name']} ({100 * found['probability']:.1f} %)"
+        return f"{name}: " + ", ".join(
+            f"{one['name']} ({100 * one['probability']:.1f} %)" for one in found.get("top", [found])
+        )
     outputs = found["outputs"].items() if "outputs" in found else [("", found["values"])]
     return f"{name}: " + "; ".join(f"{key} {_numbers(values)}".strip() for key, values in outputs)
 
@@ -118,16 +154,23 @@ def _numbers(values: Any) -> str:
     return shown + more
 
 
-def _samples(words: Sequence[str], net: PackedNet, *, invert: bool) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """All samples that words of the command line name, and the file of each; its place in a file of several.
+def _samples(
+    words: Sequence[str], net: PackedNet, *, invert: bool
+) -> tuple[list[dict[str, Any]], np.ndarray, list[dict[str, str]]]:
+    """The samples that words of the command line name.
+
+    Returns:
+        The file of each, and its place in a file of several; all samples; the images that do not decode.
 
     Raises:
-        UsageError: files that the net does not take.
+        UsageError: files that the net does not take. DataError: no image decodes.
     """
     names: list[dict[str, Any]] = []
     parts: list[np.ndarray] = []
-    images: list[Path] = []
     image = is_image(net.input)
+    if invert and not image:
+        raise UsageError(f"--invert is for images, the net takes {in_words(net.input)}: leave it out")
+    reader: PictureReader | None = None
     for path in [
         found for word in words for found in (image_files([word]) if image or not isdir(word) else [Path(word)])
     ]:
@@ -137,32 +180,15 @@ def _samples(words: Sequence[str], net: PackedNet, *, invert: bool) -> tuple[lis
             several = len(part) > 1
             names += [{"file": str(path)} | ({"index": i} if several else {}) for i in range(len(part))]
         elif image:
-            images.append(path)
-            names.append({"file": str(path)})
-            parts.append(np.empty((0, *net.input.shape), np.uint8))
+            channels, height, width = net.input.shape
+            reader = reader or PictureReader(channels, (height, width), invert=invert)
+            if (pixels := reader.read(path)) is not None:
+                parts.append(pixels[np.newaxis])
+                names.append({"file": str(path)})
         else:
             raise UsageError(f"{str(path)!r}: the net takes {in_words(net.input)}: name .npy or .csv files")
-    if invert and not image:
-        raise UsageError(f"--invert is for images, the net takes {in_words(net.input)}: leave it out")
-    if images:
-        pixels = iter(_read_images(images, net, invert=invert))
-        parts = [part if len(part) else next(pixels)[np.newaxis] for part in parts]
-    return names, np.concatenate(parts)
-
-
-def _read_images(files: Sequence[Path], net: PackedNet, *, invert: bool) -> list[Any]:
-    """Image files as uint8 (C, H, W) in the shape the net takes; an image of another shape is cropped and resized."""
-    from PIL import Image, ImageOps
-
-    _, height, width = net.input.shape
-    images, resized = [], []
-    for path in files:
-        pixels = read_picture(path, net.input.shape[0])
-        if pixels.size != (width, height):
-            resized.append(f"{path}: resized from {pixels.width}×{pixels.height} to {width}×{height}")
-            pixels = ImageOps.fit(pixels, (width, height), Image.Resampling.BILINEAR)
-        array = as_array(pixels)
-        images.append(255 - array if invert else array)
-    if resized:
-        say(resized[0] + (f", and {len(resized) - 1:,} other images to that size" if len(resized) > 1 else ""))
-    return images
+    if reader is not None:
+        if not parts:
+            reader.refuse_none()
+        reader.tell()
+    return names, np.concatenate(parts), reader.failures if reader else []

@@ -1,4 +1,4 @@
-"""Image files of any user, named by words and read as they are."""
+"""Image files of any user, named by words, and brought to the input of a net."""
 
 from __future__ import annotations
 
@@ -6,25 +6,34 @@ import glob
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from onebit.common.pictures import SUFFIXES, opened, picture
+from onebit.common.pictures import ORIENTATION, SUFFIXES, fitted, opened, picture
+from onebit.common.progress import say
 from onebit.errors import DataError, UsageError
 
 STANDARD_INPUT = Path("-")
 MOST_BYTES = 1 << 28
 """Largest image on standard input."""
+MOST_NAMED = 10
+"""Files that do not decode that are named one by one."""
+MODES = {1: "L", 3: "RGB"}
+"""Channels of a net -> mode of its images in Pillow."""
+NAMES = {"1": "black and white", "L": "gray", "LA": "gray", "P": "palette", "PA": "palette", "RGBA": "RGB"}
+"""Mode of an image in Pillow -> its colors in words; others are named as they are."""
 
 
 def image_files(words: Sequence[str]) -> list[Path]:
     """The image files that words of the command line name, in order.
 
-    A folder gives the images in it and below it, by name; a quoted pattern such as `photos/*.png` gives the
-    files that match; `-` is standard input.
+    A folder gives the images in it and below it, by name, and a note on its other files; a quoted pattern such as
+    `photos/*.png` gives the files that match; `-` is standard input. Hidden files of a folder are ignored.
 
     Raises:
         UsageError: a folder without images, or a pattern that nothing matches.
@@ -35,10 +44,13 @@ def image_files(words: Sequence[str]) -> list[Path]:
 def _named_by(word: str) -> list[Path]:
     path = Path(word)
     if path.is_dir():
-        found = [Path(place, name) for place, _, names in os.walk(path) for name in names]
-        images = sorted(file for file in found if file.suffix.lower() in SUFFIXES and file.is_file())
+        found = sorted(_shown_files(path))
+        images = [file for file in found if file.suffix.lower() in SUFFIXES]
         if not images:
             raise UsageError(f"{word}: a folder without images; expected files that end in {', '.join(SUFFIXES)}")
+        if others := Counter(file.suffix.lower() for file in found if file.suffix.lower() not in SUFFIXES):
+            kinds = ", ".join(f"{count:,} {suffix or 'without a suffix'}" for suffix, count in sorted(others.items()))
+            say(f"{word}: left out what does not end as an image: {kinds}")
         return images
     if path == STANDARD_INPUT or path.exists() or glob.escape(word) == word:
         return [path]
@@ -48,28 +60,126 @@ def _named_by(word: str) -> list[Path]:
     return images
 
 
+def _shown_files(folder: Path) -> Iterator[Path]:
+    """The files in a folder and below it that are not hidden."""
+    for place, inner, names in os.walk(folder):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        files = (Path(place, name) for name in names if not name.startswith("."))
+        yield from (file for file in files if file.is_file())  # a pipe would block forever
+
+
 def as_array(pixels: Any) -> Any:
     """A gray or RGB picture as uint8 (C, H, W)."""
     array = np.asarray(pixels, dtype=np.uint8)
     return array.reshape(pixels.height, pixels.width, -1).transpose(2, 0, 1)
 
 
-def read_picture(path: Path, channels: int) -> Any:
-    """An image file in gray or RGB.
+class PictureReader:
+    """Reads image files as a net takes them; keeps what it changed, and which files do not decode.
+
+    Args:
+        channels: of the net: 1 or 3.
+        size: height and width to bring images to, as the images of a folder are for training; None leaves their size.
+        invert: whether to invert the images.
 
     Raises:
-        UsageError: not there, or neither 1 nor 3 channels. DataError: not an image, or too large on standard input.
+        UsageError: another number of channels.
     """
-    modes = {1: "L", 3: "RGB"}
-    if channels not in modes:
-        raise UsageError(f"the net takes {channels} channels; predict reads images with 1 or 3")
-    if path == STANDARD_INPUT:
-        data = sys.stdin.buffer.read(MOST_BYTES + 1)
-        if not 0 < len(data) <= MOST_BYTES:
-            raise DataError(f"standard input: got {len(data):,} bytes, expected an image of 1 to {MOST_BYTES:,}")
-        with opened("standard input", io.BytesIO(data)) as image:
-            return picture(image, modes[channels])
-    if not path.is_file():  # a pipe would block forever
-        raise UsageError(f"{str(path)!r}: no such image file")
-    with opened(str(path)) as image:
-        return picture(image, modes[channels])
+
+    def __init__(self, channels: int, size: tuple[int, int] | None, *, invert: bool = False) -> None:
+        if channels not in MODES:
+            raise UsageError(f"the net takes {channels} channels; predict reads images with 1 or 3")
+        self.mode, self.size, self.invert = MODES[channels], size, invert
+        self.changes: dict[str, list[str]] = {}
+        """Kind of change -> the change in words for each file, its path first."""
+        self.failed: dict[str, str] = {}
+        """File that does not decode -> why."""
+
+    def read(self, path: Path) -> Any:
+        """The image as uint8 (C, H, W), None if it does not decode.
+
+        Raises:
+            UsageError: no such file. DataError: too large on standard input.
+        """
+        stream = None
+        if path == STANDARD_INPUT:
+            data = sys.stdin.buffer.read(MOST_BYTES + 1)
+            if not 0 < len(data) <= MOST_BYTES:
+                raise DataError(f"standard input: got {len(data):,} bytes, expected an image of 1 to {MOST_BYTES:,}")
+            stream = io.BytesIO(data)
+        elif not path.is_file():
+            raise UsageError(f"{str(path)!r}: no such image file")
+        name = "standard input" if stream else str(path)
+        try:
+            with opened(name, stream) as image:
+                changes = self._changes(image)
+                shown = picture(image, self.mode) if self.size is None else fitted(image, self.size, self.mode)
+                array = as_array(shown)
+                with suppress(Exception):  # of the frames behind the first, which are not read
+                    if image.is_animated:
+                        changes["frames"] = "only the first of its frames"
+        except DataError as error:
+            self.failed[str(path)] = str(error)
+            return None
+        for kind, words in changes.items():
+            self.changes.setdefault(kind, []).append(f"{name}: {words}")
+        return 255 - array if self.invert else array
+
+    def _changes(self, image: Any) -> dict[str, str]:
+        """What reading an opened image changes: kind -> words."""
+        made: dict[str, str] = {}
+        (width, height), turn = image.size, image.getexif().get(ORIENTATION, 1)
+        if 2 <= turn <= 8:
+            made["turned"] = "turned as its EXIF orientation says"
+        if deep := image.mode.startswith("I;16"):
+            made["bits"] = "16 bits reduced to 8"
+        if image.has_transparency_data and (deep or image.convert("RGBA").getchannel("A").getextrema()[0] < 255):
+            made["transparency"] = "transparent pixels blended with black"
+        colors = "gray" if deep else NAMES.get(image.mode, image.mode)
+        if self.mode == "L" and colors not in ("gray", "black and white"):
+            made[f"{colors} to gray"] = f"{colors} made gray"
+        elif self.mode == "RGB" and colors not in ("RGB", "palette"):
+            made[f"{colors} to RGB"] = f"{colors} made RGB"
+        if self.size is not None:
+            if turn >= 5:
+                width, height = height, width
+            made |= _resizing((width, height), (self.size[1], self.size[0]))
+        return made
+
+    @property
+    def failures(self) -> list[dict[str, str]]:
+        """The files that do not decode, for an answer in JSON."""
+        return [{"file": file, "error": error} for file, error in self.failed.items()]
+
+    def tell(self) -> None:
+        """Say what was changed, a line for each kind, and name the files that do not decode."""
+        for lines in self.changes.values():
+            say(lines[0] + and_others(len(lines) - 1))
+        for error in list(self.failed.values())[:MOST_NAMED]:
+            say(f"onebit: {error}")
+        if len(self.failed) > MOST_NAMED:
+            say(f"onebit: {len(self.failed) - MOST_NAMED:,} more do not decode; --json names all")
+
+    def refuse_none(self) -> None:
+        """Raises DataError: no image decodes."""
+        first, *others = self.failed.values()
+        more = f"; nor does any other of the {len(self.failed):,} images decode" if others else ""
+        raise DataError(first + more)
+
+
+def and_others(count: int) -> str:
+    """The end of a line about the first of several images."""
+    return f", and {count:,} other image{'s' * (count > 1)} alike" if count else ""
+
+
+def _resizing(size: tuple[int, int], wanted: tuple[int, int]) -> dict[str, str]:
+    """How an image is brought to another (width, height): kind -> words."""
+    if size == wanted:
+        return {}
+    (width, height), target = size, "×".join(map(str, wanted))
+    scale = min(width / wanted[0], height / wanted[1])
+    part = round(wanted[0] * scale), round(wanted[1] * scale)
+    kind = "enlarged" if scale < 1 else "resized"
+    if part != size:
+        return {f"cropped, {kind}": f"the center {part[0]}×{part[1]} of {width}×{height} pixels {kind} to {target}"}
+    return {kind: f"{kind} from {width}×{height} to {target}"}

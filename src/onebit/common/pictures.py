@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, BinaryIO
 
@@ -14,6 +14,8 @@ from onebit.errors import DataError, first_line
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Suffixes of image files, in lower case."""
+ORIENTATION = 0x0112
+"""The EXIF tag of how to turn an image; values of 5 and more mean by a quarter."""
 
 
 @contextmanager
@@ -57,10 +59,32 @@ def picture(image: Any, mode: str) -> Any:
 
     image = upright(image)
     if image.mode.startswith("I;16"):  # Pillow's own conversion would clip
-        image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+        deep, clear = np.asarray(image), image.info.get("transparency")
+        image = Image.fromarray((deep // 257).astype(np.uint8))
+        if isinstance(clear, int):
+            image.putalpha(Image.fromarray(np.where(deep == clear, 0, 255).astype(np.uint8)))
     if image.mode in ("F", "I"):
         raise ValueError(f"its pixels are {image.mode!r}, numbers of unknown range; save it with 8 bits")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
     return image.convert(mode)
+
+
+def fitted(image: Any, size: tuple[int, int], mode: str, *, box: Callable[[int, int], Any] | None = None) -> Any:
+    """An opened image as `picture`, resized to `size` with an antialiased filter: what every net is trained on.
+
+    Args:
+        size: height and width.
+        mode: see `picture`.
+        box: (width, height) -> left, top, right, bottom of the part to resize; the largest centered part with the
+            aspect ratio of `size` when None.
+    """
+    from PIL import Image, ImageOps
+
+    height, width = size
+    image.draft(image.mode, (2 * width, 2 * height))  # a large JPEG is decoded at a half, quarter or eighth
+    image = picture(image, mode)
+    if box is None:
+        return ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+    return image.resize((width, height), Image.Resampling.BILINEAR, box(image.width, image.height))

@@ -22,19 +22,18 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from onebit.common.pictures import opened, picture
+from onebit.common.pictures import ORIENTATION, fitted, opened
 from onebit.data.resizing import crop_box
 from onebit.data.streaming import Images
 from onebit.errors import DataError
 
 _Idle: TypeAlias = queue.SimpleQueue[subprocess.Popen[bytes]]
-_ORIENTATION = 0x0112  # the EXIF tag; values of 5 and more mean turned by a quarter
 
 
 def image_size(path: str) -> tuple[int, int]:
     """(height, width) of an image file as a viewer shows it, from its header; DataError if Pillow cannot read it."""
     with opened(path) as image:
-        turned = image.getexif().get(_ORIENTATION, 1) >= 5
+        turned = image.getexif().get(ORIENTATION, 1) >= 5
         return (image.width, image.height) if turned else (image.height, image.width)
 
 
@@ -54,18 +53,9 @@ def decode_image(path: str, size: tuple[int, int], *, crop: npt.ArrayLike | None
     Raises:
         DataError: the file does not decode; the message names it.
     """
-    from PIL import Image, ImageOps
-
-    height, width = size
+    box = None if crop is None else lambda width, height: crop_box(width, height, np.asarray(crop, np.float64))
     with opened(path) as image:
-        image.draft(image.mode, (2 * width, 2 * height))  # a large JPEG is decoded at a half, quarter or eighth
-        rgb = picture(image, "RGB")
-        if crop is None:
-            rgb = ImageOps.fit(rgb, (width, height), Image.Resampling.BILINEAR)
-        else:
-            box = crop_box(rgb.width, rgb.height, np.asarray(crop, np.float64))
-            rgb = rgb.resize((width, height), Image.Resampling.BILINEAR, box)
-        return np.array(rgb)
+        return np.array(fitted(image, size, "RGB", box=box))
 
 
 def default_workers() -> int:

@@ -1,4 +1,5 @@
-// Pictures: from a file, dropped or pasted; cut to the net's shape around their middle and resized.
+// Pictures: from a file, dropped or pasted; cut to the net's shape around their middle and resized,
+// transparent pixels over black, as `onebit predict` does.
 
 // The net runs in a worker, so that the page lives on while a large one takes seconds
 function worker() {
@@ -39,7 +40,7 @@ function start() {
   const numbersOf = (picture, x, y, w, h) => {
     const canvas = element("canvas", { width, height });
     const pen = canvas.getContext("2d");
-    Object.assign(pen, { imageSmoothingQuality: "high", fillStyle: "#fff" }).fillRect(0, 0, width, height);
+    Object.assign(pen, { imageSmoothingQuality: "high", fillStyle: "#000" }).fillRect(0, 0, width, height);
     pen.drawImage(picture, x, y, w, h, 0, 0, width, height);
     const { data } = pen.getImageData(0, 0, width, height);
     const numbers = new Uint8Array(net.count);

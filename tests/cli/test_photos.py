@@ -1,0 +1,243 @@
+"""`onebit predict` with images of any size and kind: what a net sees, and what is said about it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cli_support import Outcome
+from packed_nets import Builder
+from PIL import Image
+
+from onebit.cli import predict_verb
+from onebit.data import load_dataset
+from onebit.packed import Dense, Flatten, save
+from onebit.runtime import load, run, softmax
+
+Onebit = Callable[..., Outcome]
+SIDE = 16
+
+
+def smooth(height: int, width: int, seed: int = 0) -> Image.Image:
+    colors = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    return Image.fromarray(colors).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def save_net(path: Path, channels: int) -> Path:
+    b = Builder((channels, SIDE, SIDE), seed=1)
+    b.add(Flatten)
+    b.add(Dense, **b.signs(12, channels * SIDE * SIDE, scale=True))
+    save(b.net(), path)
+    return path
+
+
+@pytest.fixture
+def color(tmp_path: Path) -> Path:
+    return save_net(tmp_path / "color.1bit", 3)
+
+
+@pytest.fixture
+def gray(tmp_path: Path) -> Path:
+    return save_net(tmp_path / "gray.1bit", 1)
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """What the net is given."""
+    given: list[np.ndarray] = []
+    monkeypatch.setattr(predict_verb, "run", lambda net, x: (given.append(x), run(net, x))[1])
+    return given
+
+
+def save_all_kinds(folder: Path) -> dict[str, Path]:
+    """The same picture, 30×40, as every kind of file."""
+    folder.mkdir(parents=True)
+    rgb, paths = smooth(30, 40), {}
+
+    def store(kind: str, suffix: str, image: Image.Image, **options: Any) -> None:
+        paths[kind] = folder / f"{kind}{suffix}"
+        image.save(paths[kind], **options)
+
+    alpha = rgb.copy()
+    alpha.putalpha(Image.fromarray(np.tile(np.arange(40, dtype=np.uint8) * 6, (30, 1))))
+    gray = np.asarray(rgb.convert("L"))
+    deep = Image.fromarray(gray.astype(np.uint16) * 257)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    store("jpeg", ".jpg", smooth(600, 900))  # decoded at a quarter of its size
+    store("gray", ".png", rgb.convert("L"))
+    store("gray-alpha", ".png", alpha.convert("LA"))
+    store("bits", ".bmp", rgb.convert("1"))
+    store("palette", ".png", rgb.quantize(16))
+    store("rgba", ".webp", alpha, lossless=True)
+    store("cmyk", ".tif", rgb.convert("CMYK"))
+    store("deep", ".png", deep)
+    store("deep-clear", ".png", deep, transparency=int(gray[0, 0]) * 257)
+    store("turned", ".jpg", rgb, exif=turned)
+    store("frames", ".gif", rgb, save_all=True, append_images=[smooth(30, 40, 1), smooth(30, 40, 2)])
+    store("webp-frames", ".webp", rgb, save_all=True, append_images=[smooth(30, 40, 1)])
+    store("small", ".ppm", rgb.resize((9, 8)))
+    store("fits", ".png", rgb.resize((SIDE, SIDE)))
+    return paths
+
+
+def test_a_net_sees_the_pixels_that_training_on_a_folder_gives(
+    onebit: Onebit, color: Path, tmp_path: Path, seen: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONEBIT_CACHE", str(tmp_path / "cache"))
+    for part in ("train", "val"):  # the same images twice: every file is in one split, in the order of names
+        for label in ("a", "b"):
+            save_all_kinds(tmp_path / "data" / part / label)
+    data = load_dataset("folder", directory=tmp_path / "data", input_size=SIDE, workers=0, validation=0)
+    assert onebit("predict", color, tmp_path / "data" / "val" / "b").status == 0
+    assert len(np.unique(seen[0].reshape(14, -1), axis=0)) == 13  # only gray and deep are the same
+    np.testing.assert_array_equal(seen[0], data.test.images[data.test.labels == 1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "for_color", "for_gray"),
+    [
+        ("jpeg", [], ["RGB made gray"]),
+        ("gray", ["gray made RGB"], []),
+        ("gray-alpha", ["transparent pixels blended with black", "gray made RGB"], ["transparent pixels blended"]),
+        ("bits", ["black and white made RGB"], []),
+        ("palette", [], ["palette made gray"]),
+        ("rgba", ["transparent pixels blended with black"], ["transparent pixels blended", "RGB made gray"]),
+        ("cmyk", ["CMYK made RGB"], ["CMYK made gray"]),
+        ("deep", ["16 bits reduced to 8", "gray made RGB"], ["16 bits reduced to 8"]),
+        ("deep-clear", ["16 bits", "transparent pixels", "gray made RGB"], ["16 bits", "transparent pixels"]),
+        ("turned", ["turned as its EXIF orientation says"], ["turned as", "RGB made gray"]),
+        ("frames", ["only the first of its frames"], ["palette made gray", "only the first of its frames"]),
+        ("webp-frames", ["only the first of its frames"], ["RGB made gray", "only the first of its frames"]),
+        ("small", [], ["RGB made gray"]),
+        ("fits", [], ["RGB made gray"]),
+    ],
+)
+def test_each_change_is_said(
+    onebit: Onebit, color: Path, gray: Path, tmp_path: Path, kind: str, for_color: list[str], for_gray: list[str]
+) -> None:
+    path = save_all_kinds(tmp_path / "kinds")[kind]
+    resized = {
+        "jpeg": ["the center 600×600 of 900×600 pixels resized to 16×16"],
+        "turned": ["the center 30×30 of 30×40 pixels resized to 16×16"],
+        "small": ["the center 8×8 of 9×8 pixels enlarged to 16×16"],
+        "fits": [],
+    }.get(kind, ["the center 30×30 of 40×30 pixels resized to 16×16"])
+    for net, changes in ((color, for_color), (gray, for_gray)):
+        expected = sorted([*changes, *resized])
+        *said, certified = onebit("predict", net, path).err.splitlines()
+        assert len(said) == len(expected), said
+        assert all(line.startswith(f"{path}: ") for line in said)
+        assert all(any(words in line for line in said) for words in expected), said
+        assert certified.startswith("not certified")
+
+
+def test_an_opaque_image_with_alpha_and_one_without_orientation_are_not_changed(
+    onebit: Onebit, color: Path, tmp_path: Path
+) -> None:
+    image, upright = smooth(SIDE, SIDE), Image.Exif()
+    upright[0x0112] = 1
+    image.putalpha(255)
+    image.save(tmp_path / "opaque.png", exif=upright)
+    assert onebit("predict", color, tmp_path / "opaque.png").err.count("\n") == 1  # that it is not certified
+
+
+def test_a_change_of_many_images_is_one_line(onebit: Onebit, color: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(4):
+        smooth(20, 20, i).save(folder / f"{i}.png")
+        smooth(20, 30, i).convert("L").save(folder / f"wide{i}.png")
+    smooth(4, 4).save(folder / "small.png")
+    assert onebit("predict", color, folder).err.splitlines()[:-1] == [
+        f"{folder}/0.png: resized from 20×20 to 16×16, and 3 other images alike",
+        f"{folder}/small.png: enlarged from 4×4 to 16×16",
+        f"{folder}/wide0.png: gray made RGB, and 3 other images alike",
+        f"{folder}/wide0.png: the center 20×20 of 30×20 pixels resized to 16×16, and 3 other images alike",
+    ]
+
+
+def test_files_that_do_not_decode_are_named_and_the_others_are_predicted(
+    onebit: Onebit, color: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(3):
+        smooth(SIDE, SIDE, i).save(folder / f"{i}.png")
+    (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:60])
+    (folder / "page.jpg").write_text("<html>")
+    done = onebit("predict", color, folder, "--json")
+    assert done.status == 2
+    assert [Path(one["file"]).name for one in done.json["predictions"]] == ["0.png", "2.png"]
+    assert [Path(one["file"]).name for one in done.json["failed"]] == ["1.png", "page.jpg"]
+    assert "1.png: does not decode" in done.err
+    assert "page.jpg: is not an image" in done.err
+    refused = onebit("predict", color, folder / "1.png", folder / "page.jpg")
+    assert (refused.status, refused.out) == (2, "")
+    assert refused.line.endswith("; nor does any other of the 2 images decode")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", SIDE * SIDE // 2 - 1)
+    assert "decompression bomb" in onebit("predict", color, folder / "0.png").line
+
+
+def test_other_files_of_a_folder_are_counted_and_hidden_ones_ignored(
+    onebit: Onebit, color: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    (folder / ".thumbnails").mkdir(parents=True)
+    for name in ("a.png", "._a.png", ".thumbnails/a.png"):
+        smooth(SIDE, SIDE).save(folder / name)
+    for name in ("b.heic", "c.heic", "notes.txt", "LICENSE", ".DS_Store"):
+        (folder / name).write_text("no image")
+    done = onebit("predict", color, folder, "--json")
+    assert done.status == 0
+    assert [one["file"] for one in done.json["predictions"]] == [f"{folder}/a.png"]
+    assert f"{folder}: left out what does not end as an image: 1 without a suffix, 2 .heic, 1 .txt\n" in done.err
+
+
+def test_the_most_probable_labels(onebit: Onebit, color: Path, tmp_path: Path) -> None:
+    smooth(SIDE, SIDE).save(tmp_path / "a.png")
+    pixels = np.asarray(smooth(SIDE, SIDE)).transpose(2, 0, 1)[np.newaxis]
+    probabilities = softmax(run(load(color), pixels))[0]
+    best = np.argsort(-probabilities, kind="stable")  # many are 0
+    for count, shown in ((1, 1), (5, 5), (100, 12)):
+        done = onebit("predict", color, tmp_path / "a.png", "--top", count, "--json")
+        [found] = done.json["predictions"]
+        assert [one["label"] for one in found["top"]] == best[:shown].tolist()
+        assert [one["probability"] for one in found["top"]] == pytest.approx(probabilities[best[:shown]].tolist())
+        assert (found["label"], found["name"]) == (best[0], str(best[0]))
+    text = onebit("predict", color, tmp_path / "a.png", "--top", 2).out
+    shown = ", ".join(f"{label} ({100 * probabilities[label]:.1f} %)" for label in best[:2])
+    assert text == f"{tmp_path}/a.png: {shown}\n"
+    assert "--top" in onebit("predict", color, tmp_path / "a.png", "--top", 0).line
+    refused = onebit("predict", color, tmp_path / "a.png", "--top", 2, "--values")
+    assert "--top is for labels" in refused.line
+
+
+def test_digits_on_white_paper_are_noticed(onebit: Onebit, packed_file: Path, tmp_path: Path) -> None:
+    images = load_dataset("mnist-sample").test.images
+    np.save(tmp_path / "right.npy", images)
+    np.save(tmp_path / "paper.npy", 255 - images)
+    assert "looks inverted" not in onebit("predict", packed_file, tmp_path / "right.npy").err
+    said = onebit("predict", packed_file, tmp_path / "paper.npy").err
+    assert "white on black: add --invert, and 1,999 other images alike" in said
+    assert "looks inverted" not in onebit("predict", packed_file, tmp_path / "paper.npy", "--invert").err
+    assert "leave out --invert" in onebit("predict", packed_file, tmp_path / "right.npy", "--invert").err
+    Image.fromarray(255 - images[0, 0]).resize((300, 200)).save(tmp_path / "scan.png")
+    assert "scan.png: looks inverted" in onebit("predict", packed_file, tmp_path / "scan.png").err
+
+
+def test_standard_input_is_one_image(
+    onebit: Onebit, color: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.BytesIO()
+    smooth(20, 20).convert("L").save(stream, "PNG")
+    for data, reason in ((stream.getvalue(), ""), (stream.getvalue()[:90], "standard input: does not decode")):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+        done = onebit("predict", color, "-")
+        assert (done.status, reason in done.err) == (2 if reason else 0, True)
+        assert reason or "standard input: gray made RGB" in done.err
+    assert "'-' was given more than once" in onebit("predict", color, "-", "-").line
