@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -155,3 +156,24 @@ def test_a_training_on_a_file_of_arrays(onebit: Onebit, tmp_path: Path) -> None:
     refused = onebit("train", *flags, "--out", tmp_path / "none")
     assert "name it with --data FILE.npz" in refused.line
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.nightly
+def test_a_folder_like_imagenet_trains_and_packs(onebit: Onebit, tmp_path: Path) -> None:
+    """From files to a certified net; ImageNet itself was not trained."""
+    rng = np.random.default_rng(0)
+    for part, label, i in product(("train", "val"), ("n01", "n02", "n03"), range(8)):
+        path = tmp_path / "imagenet" / part / label / f"{i}.JPEG"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (70 + i, 90, 3), dtype=np.uint8)).save(path, "JPEG")
+    where = ["--data", tmp_path / "imagenet"]
+    small = ["--input_size", "64", "--model.width", "0.125", "--batch_size", "8", "--epochs", "1", "--workers", "0"]
+    flags = ["--schedule.warmup", "0", "--threads", "1"]
+    done = onebit("train", "imagenet-resnet18-bnn", *where, *small, *flags, "--out", tmp_path / "run", "--json")
+    assert done.status == 0, done.err
+    packed = onebit("pack", tmp_path / "run", "-o", tmp_path / "net.1bit", *where, "--json")
+    assert packed.status == 0, packed.err
+    assert packed.json["certificate"]["label_mismatches"] == 0
+    assert (
+        len(onebit("predict", tmp_path / "net.1bit", tmp_path / "imagenet" / "val", "--json").json["predictions"]) == 24
+    )

@@ -281,7 +281,6 @@ def test_some_images_are_compared_and_found_again(onebit: Onebit, run_folder: Pa
 def test_a_packed_net_in_place_of_weights_is_named_as_one(onebit: Onebit, packed_file: Path, tmp_path: Path) -> None:
     for words in (
         ["pack", packed_file, "-o", tmp_path / "again.1bit"],
-        ["train", "digits-smoke", "--init_from", packed_file, "--out", tmp_path / "run"],
         ["train", "digits-smoke", "--teacher", packed_file, "--out", tmp_path / "run"],
     ):
         refused = onebit(*words)

@@ -314,6 +314,23 @@ def test_what_a_start_lacks_keeps_its_initial_value_but_for_weights(data: Datase
         build_training(recipe(init_from=str(tmp_path / "none")), data)
 
 
+def test_a_last_layer_of_other_outputs_begins_anew(data: Dataset, tmp_path: Path) -> None:
+    widths = TOY["model"]["widths"]
+    part = np.zeros((4, *data.input_shape), np.uint8), np.arange(4) % 2
+    few = Dataset.from_arrays(part, part)
+    source = build_training(recipe(model={"widths": [*widths[:-1], 2]}, seed=5), few).model
+    save_weights(tmp_path / "w.safetensors", source, {})
+    with pytest.warns(UserWarning, match=r"'linear2.weight' has another number of outputs and begins anew"):
+        started = build_training(recipe(init_from=str(tmp_path / "w.safetensors")), data).model.state_dict()
+    new = build_training(recipe(), data).model.state_dict()
+    for name, tensor in source.state_dict().items():
+        assert torch.equal(started[name], new[name] if name.startswith(("linear2", "norm2")) else tensor)
+    wrong = {**source.state_dict(), "linear2.weight": torch.zeros(2, 3)}
+    torch.save(wrong, tmp_path / "wrong.pth")
+    with pytest.raises(CheckpointError, match=r"'linear2\.weight' has shape \(2, 3\)"):
+        build_training(recipe(init_from=str(tmp_path / "wrong.pth")), data)
+
+
 def test_binary_inputs_are_recomputed_where_that_is_asked_for(data: Dataset) -> None:
     model = {**TOY["model"], "input_quantizer": "ste_sign"}
     for asked in (False, True):

@@ -113,6 +113,12 @@ def fold_model(
     return folded._replace(net=net, real=real)
 
 
+def fold_with_folder(model: nn.Module, example: Tensor) -> tuple[Folded, Folder]:
+    """The packed net of a model before its activations are rounded, and the folder, which knows what made each node."""
+    folder, batch, whole = _prepared(model, example, None, None, "binary", 0)
+    return folder.fold(trace(whole, batch, is_leaf=folder.is_leaf)), folder
+
+
 def refusals_of(
     model: nn.Module,
     example: Any = None,

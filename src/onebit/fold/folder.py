@@ -116,6 +116,8 @@ class Folder:
         self.ranges: dict[str, range] = {}
         """The possible integers of each exact value (or a superset), spread evenly around 0."""
         self.numbers: dict[str, Affines] = {}
+        self.affine: dict[str, tuple[FoldedOp, ...]] = {}
+        """The operations that each affine map of the packed net joins."""
         self.roundings: list[RoundingSite] = []
         self._signs: list[SignSite] = []
         self.calls: Counter[nn.Module] = Counter()
@@ -290,6 +292,7 @@ class Folder:
                 scale, shift = (_rounded(op.name, a) for a in joined((map.scale, map.shift) for map in maps))
                 base = self._written[Pending(x.base, done)] = self.emit(Affine, op.name, base, scale=scale, shift=shift)
                 self.numbers[base] = joined(map.formula or (map.scale, map.shift) for map in maps)
+                self.affine[base] = maps
         return base
 
     def then(self, x: Pending, op: FoldedOp) -> Pending:

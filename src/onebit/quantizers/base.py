@@ -184,6 +184,8 @@ class Quantizer(torch.nn.Module):
     """Whether a second forward pass of the same inputs gives the same and changes nothing, if it is not `random`."""
     latent_bound: float | None = None
     """The bound ±b inside which latents are meant to stay, None if the method knows none."""
+    start: float = 0.5
+    """Magnitude of latents that begin with given signs, as a share of `latent_bound` (of 1 without one)."""
     prepared: Prepared | None = None
     """Set by `onebit.optim.compile_update_` only."""
 

@@ -116,6 +116,7 @@ class ConcreteSign(Quantizer):
     """
 
     random = True
+    start = 10.0  # as the authors begin; nearer to 0 the draws are other signs
 
     def __init__(self, temperature: float = 1e-10, *, generator: torch.Generator | None = None) -> None:
         super().__init__()

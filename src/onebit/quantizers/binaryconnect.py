@@ -100,6 +100,7 @@ class Stochastic(Sign):
     """
 
     random = True
+    start = 1.0  # nearer to 0 the draws are other signs
 
     def __init__(self, value: float = 1.0, *, generator: torch.Generator | None = None) -> None:
         super().__init__(value)

@@ -16,6 +16,7 @@ class Prox(Quantizer):
 
     latent_bound = 1.0
     relaxed = True
+    start = 1.0  # the latents are the weights
 
     def forward(self, latent: Tensor) -> Tensor:
         """(O, …) latent -> itself in training, its signs in eval mode."""

@@ -191,7 +191,7 @@ class Recipe:
         schedule: the learning-rate schedule
         augmentation: random changes to training images
         continual: several tasks one after the other
-        init_from: run folder or weight file to start from, binary or real weights of the same model
+        init_from: run folder, weight file or packed net (its file or name) to start from, of the same model
         first_stage: epochs of a first training with real weights (into OUT/stage1), from which this one starts
         teacher: run folder or weight file of a net to distill from
         teacher_weight: share of the teacher in the loss; the labels have the rest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,12 +15,15 @@ from torch import nn
 
 from onebit.common.memory import total_memory
 from onebit.common.tables import resolve
-from onebit.data import VOID, Augmentation, Dataset
+from onebit.data import VOID, Augmentation, Dataset, Split
 from onebit.errors import UnknownNameError, UsageError, first_line
 from onebit.evaluation.batches import batch_bounds
 from onebit.evaluation.losses import LOSSES, Loss, cross_entropy
+from onebit.fold.unfold import check_structure, unfold_
 from onebit.layers import binary_layers, recompute_inputs_
 from onebit.models import MODELS, create_model
+from onebit.nets import is_packed
+from onebit.packed import load
 from onebit.recipe import ModelRecipe, Recipe
 from onebit.runs.optimizer import build_optimizer, build_schedule
 from onebit.runs.own_model import build_own
@@ -41,6 +45,9 @@ class Training:
 
 DEVICES = ("auto", "cpu", "cuda", "cuda:0", "cuda:1", "mps")
 """The device names that a message offers; any other of torch works as well."""
+
+STATISTICS = 1000
+"""Training images, evenly spread, that BatchNorm takes its statistics from where a packed net has none."""
 
 
 def resolve_device(device: str) -> torch.device:
@@ -135,9 +142,7 @@ def build_training(
         statistics = data.train.channel_statistics() if recipe.model.coding == "standardize" else None
         shape, classes = data.input_shape, len(data.classes)
         model = build_model(recipe.model, input_shape=shape, classes=classes, statistics=statistics)
-    if recipe.init_from is not None:
-        source = trained_file(Path(recipe.init_from))
-        load_weights(model, read_state(source)[0], source=str(source), start=True)
+    _start(recipe, model, data.train)
     _check_binary(recipe.model, model)
     _check_masks(recipe, model, data)
     recompute_inputs_(model, recipe.recompute_inputs)
@@ -147,6 +152,31 @@ def build_training(
     return training_of(recipe, model, images=len(labels), labels=labeled, processes=processes)
 
 
+def _start(recipe: Recipe, model: nn.Module, train: Split | None) -> None:
+    """Load the weights that a training starts from, if the recipe names some.
+
+    Args:
+        train: of the data; a packed net needs images for the statistics of BatchNorm.
+
+    Raises:
+        UsageError, FormatError, CheckpointError: no such file, a damaged one, or another net.
+    """
+    if recipe.init_from is None:
+        return
+    if not is_packed(recipe.init_from):
+        file = trained_file(Path(recipe.init_from))
+        load_weights(model, read_state(file)[0], source=str(file), start=True)
+        return
+    if train is None:
+        raise UsageError(f"init_from: {recipe.init_from} is a packed net, which needs a onebit.Dataset as data")
+    net, source = load(recipe.init_from), recipe.init_from
+    if any(parameter.is_meta for parameter in model.parameters()):  # only checked, before data are read
+        check_structure(model, net, train.images.shape[1:], source=source)
+        return
+    said = unfold_(model, net, train.spread(STATISTICS).images[:], source=source)
+    warnings.warn(said, stacklevel=2)
+
+
 def build_own_training(recipe: Recipe, model: nn.Module, *, samples: int, steps: int) -> Training:
     """`build_training` of a module on data that are not a `Dataset`.
 
@@ -154,9 +184,7 @@ def build_own_training(recipe: Recipe, model: nn.Module, *, samples: int, steps:
         samples: of training; steps: batches of an epoch.
     """
     torch.manual_seed(recipe.seed)
-    if recipe.init_from is not None:
-        source = trained_file(Path(recipe.init_from))
-        load_weights(model, read_state(source)[0], source=str(source), start=True)
+    _start(recipe, model, None)
     _check_binary(recipe.model, model)
     recompute_inputs_(model, recipe.recompute_inputs)
     model.to(resolve_device(recipe.device))

@@ -13,6 +13,7 @@ from onebit.data import DATASETS, Dataset, DatasetEntry, Split, TrainingSamples,
 from onebit.errors import UsageError
 from onebit.evaluation.loss_table import LOSSES
 from onebit.evaluation.precision import resolve_memory_format
+from onebit.nets import is_packed
 from onebit.recipe import Recipe
 from onebit.runs.continual import arms, task_recipe
 from onebit.runs.machine import Machine, resolve_machine
@@ -51,7 +52,7 @@ def resolve(recipe: Recipe, *, trackers: Sequence[str] = (), ranks: Ranks = ALON
     if trackers:
         ranks.first(lambda: refuse_missing(trackers))
     for path in (recipe.init_from, recipe.teacher):
-        if path is not None:
+        if path is not None and not (path == recipe.init_from and is_packed(path)):
             trained_file(Path(path))
     if recipe.continual.tasks:
         if ranks.world > 1:

@@ -209,7 +209,7 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str, sta
 
     Args:
         start: for the start of a training: BatchNorm, biases and codings that `state` lacks keep their initial values,
-            with one warning.
+            with one warning. So does the last layer, and what follows it, if `state` has another number of outputs.
 
     Raises:
         CheckpointError: missing, unexpected or differently shaped tensors.
@@ -229,6 +229,9 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str, sta
     matrices = {name for name, parameter in model.named_parameters() if parameter.dim() > 1}
     kept = [key for key in own if start and key not in state and key not in matrices]
     state = state | {key: own[key] for key in kept}
+    if start and (last := _other_outputs(own, state, matrices)):
+        warnings.warn(f"{source}: {last[0]!r} has another number of outputs and begins anew", stacklevel=2)
+        state = state | {key: own[key] for key in last}
     for key in own:
         if key not in state:
             raise CheckpointError(f"{source}: belongs to another net: {key!r} is missing")
@@ -247,6 +250,17 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str, sta
             f"{source}: lacks {len(kept)} tensors, which keep their initial values; first {kept[0]!r}", stacklevel=2
         )
     model.load_state_dict(state)
+
+
+def _other_outputs(own: dict[str, Tensor], state: dict[str, Tensor], matrices: set[str]) -> list[str]:
+    """The tensors from the last weight matrix on, if only its number of outputs differs; else none."""
+    last = [key for key in own if key in matrices][-1:]
+    if not last or last[0] not in state or state[last[0]].shape[:1] == own[last[0]].shape[:1]:
+        return []
+    keys = list(own)
+    tail = keys[keys.index(last[0]) :]
+    same = all(key in state and state[key].shape[1:] == own[key].shape[1:] for key in tail)
+    return tail if same else []
 
 
 def in_order(names: Iterable[str], order: Sequence[str]) -> list[str]:

@@ -1,0 +1,86 @@
+"""`onebit train --init_from` with a packed net, by file and by name."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from cli_support import SMALL, Outcome
+from torch.utils.data import DataLoader, TensorDataset
+
+import onebit as library
+from onebit.data import load_dataset
+from onebit.errors import UsageError
+from onebit.evaluation import evaluate
+from onebit.packed import load, save
+from onebit.recipe import build_recipe, merge, read_settings, recipe_path
+from onebit.runs.model import build_training
+from onebit.runtime import run
+
+Onebit = Callable[..., Outcome]
+
+
+def started(recipe: str, net: Path | str, **settings: object) -> tuple[float, float]:
+    """Accuracy before the first step, of the model with binary weights and of the packed net."""
+    data = load_dataset("mnist-sample")
+    asked = merge(read_settings(recipe_path(recipe)), {"dataset": "mnist-sample", "init_from": str(net), **settings})
+    with pytest.warns(UserWarning, match=f"{net}: signs become latents of ±0.5"):
+        model = build_training(build_recipe(asked), data).model
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = evaluate(model, data.test, weights="binary", verbose=False).accuracy
+    return found, float((run(load(net), data.test.images).argmax(axis=1) == data.test.labels).mean())
+
+
+def test_before_the_first_step_the_accuracy_is_that_of_the_packed_net(packed_file: Path) -> None:
+    found, expected = started("digits-smoke", packed_file, model={"widths": [784, 32, 10]})
+    certificate = load(packed_file).certificate
+    assert certificate is not None
+    assert found == expected == (certificate.correct or 0) / 2000
+    found, expected = started("mnist-fast", "mnist-mlp")
+    assert found == expected > 0.97
+
+
+@pytest.mark.filterwarnings("default:.*signs become latents:UserWarning")
+def test_a_training_goes_on_from_a_packed_net(onebit: Onebit, packed_file: Path, tmp_path: Path) -> None:
+    rest = [*SMALL, "--epochs", "0.1", "--optimizer.lr", "1e-9", "--json"]
+    done = onebit("train", "digits-smoke", "--init_from", packed_file, "--out", tmp_path / "run", *rest)
+    assert done.status == 0
+    assert f"note: {packed_file}: signs become latents of ±0.5" in done.err
+    certificate = load(packed_file).certificate
+    assert certificate is not None
+    # without steps that matter the accuracy is that of the packed net, in statistics of BatchNorm of other images
+    assert done.json["test"]["binary"]["correct"] == pytest.approx(certificate.correct, abs=20)
+    assert str(packed_file) in (tmp_path / "run" / "recipe.yaml").read_text()
+    resumed = onebit("train", tmp_path / "run" / "recipe.yaml", "--resume", "--out", tmp_path / "run", "--json")
+    assert resumed.json["test"] == done.json["test"]
+
+
+def test_what_cannot_start_a_training_is_refused_before_data_are_read(
+    onebit: Onebit, packed_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onebit.runs.run.load_dataset", None)
+    integer = tmp_path / "integer.1bit"
+    save(library.integer.integer_net(load(packed_file), load_dataset("mnist-sample").train.images[:64]), integer)
+    for net, flags, reason in (
+        (packed_file, [], "has 'dense linear1 signs=32,784', the model has 'dense linear1 signs=128,784'"),
+        (integer, SMALL, "rounds activations to integers of few bits"),
+        (tmp_path / "none.1bit", SMALL, "No such file"),
+        ("mnist-mpl", SMALL, "did you mean 'mnist-mlp'?"),
+    ):
+        refused = onebit("train", "digits-smoke", "--init_from", net, *flags, "--out", tmp_path / "run")
+        assert refused.status == 2
+        assert reason in refused.line
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_loader_has_no_images_for_the_statistics() -> None:
+    data = load_dataset("mnist-sample")
+    loader = DataLoader(TensorDataset(torch.from_numpy(data.train.images[:40]), torch.zeros(40, dtype=torch.long)), 20)
+    model = library.create_model("mlp")
+    trainer = library.Trainer(model, init_from="mnist-mlp")
+    with pytest.raises(UsageError, match=r"is a packed net, which needs a onebit\.Dataset as data"):
+        trainer.fit(loader, epochs=1)

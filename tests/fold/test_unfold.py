@@ -1,0 +1,184 @@
+"""A model that starts from a packed net computes what the packed net computes, or is refused."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from covering import covering
+from fold_nets import images_of
+from recipe_nets import RECIPES, SMALL, Net, packed_net, small
+from torch import nn
+
+from onebit.errors import CheckpointError
+from onebit.fold import pack
+from onebit.fold.unfold import check_structure, unfold_
+from onebit.integer import integer_net
+from onebit.packed import Dense, PackedNet, Threshold
+from onebit.packed.nodes.node import INT32
+from onebit.recipe import build_recipe, methods, with_method
+from onebit.runs.model import build_model
+from onebit.runtime import run
+
+EXACT = [name for name, (model, *_) in SMALL.items() if model.input_quantizer in (None, "ste_sign")]
+DAILY = ("mnist-bnn", "mnist-bayesbinn", "cifar10-vgg-bnn", "cifar10-resnet20-binaryconnect-ends-real-short")
+
+
+def fresh(net: Net, *, seed: int = 5, device: str = "cpu") -> nn.Module:
+    model, shape, classes = net
+    torch.manual_seed(seed)
+    with torch.device(device):
+        return build_model(model, input_shape=shape, classes=classes)
+
+
+def logits(model: nn.Module, images: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        return model(torch.from_numpy(images)).numpy()
+
+
+def assert_equal(model: nn.Module, packed: PackedNet, images: np.ndarray) -> None:
+    """Same signs and thresholds, and the logits but for rounding."""
+    expected, found = run(packed, images), logits(model.eval(), images)
+    np.testing.assert_allclose(found, expected, atol=3e-5 * np.abs(expected).max())
+    assert (found.argmax(axis=1) == expected.argmax(axis=1)).all()
+    again = {node.output: node.stored for node in pack(model, input_shape=packed.input.shape).nodes}
+    for node in packed.nodes:
+        for field in {"signs", "threshold", "direction"} & node.stored.keys():
+            np.testing.assert_array_equal(again[node.output][field], node.stored[field])
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in DAILY else pytest.mark.nightly) for name in EXACT]
+)
+def test_the_net_of_every_recipe_starts_from_a_packed_one(name: str) -> None:
+    net = SMALL[name]
+    _, packed = packed_net(net, 4)
+    model, images = fresh(net), images_of(16, packed.input.shape, seed=3)
+    assert not np.allclose(logits(model.eval(), images), run(packed, images), atol=0.1)
+    model.train()
+    said = unfold_(model, packed, images, source="NET")
+    assert model.training
+    assert re.match(r"NET: signs become latents of ±(0\.5|10)\b", said)
+    thresholds = any(isinstance(node, Threshold) for node in packed.nodes)
+    assert ("BatchNorm before signs keep their thresholds" in said) == thresholds
+    assert_equal(model, packed, images)
+
+
+@pytest.mark.parametrize(
+    ("method", "base"),
+    covering(
+        product(
+            sorted(methods().keys() - {"real", "proxquant"}), ["cifar10-resnet20-binaryconnect", "mnist-binaryconnect"]
+        )
+    ),
+)
+def test_every_method_starts_from_a_packed_net_and_trains_where_it_ended(method: str, base: str) -> None:
+    net = small(build_recipe(with_method(RECIPES[base], method)))
+    if net[0].name == "mlp":
+        net = replace(net[0], dropout=0.0, input_dropout=0.0), *net[1:]
+    _, packed = packed_net(net, 4)
+    model, images = fresh(net), images_of(32, packed.input.shape, seed=3)
+    unfold_(model, packed, images, source="NET")
+    assert_equal(model, packed, images)
+    # the batch is that of the statistics: training computes the same, which a wrong factor, a wrong shift or random
+    # signs would change
+    found, expected = logits(model.train(), images), run(packed, images)
+    np.testing.assert_allclose(found, expected, atol=2e-3 * np.abs(expected).max())
+
+
+def with_thresholds(packed: PackedNet, value: int) -> PackedNet:
+    nodes = list(packed.nodes)
+    at = next(i for i, node in enumerate(nodes) if isinstance(node, Threshold))
+    node = nodes[at]
+    assert isinstance(node, Threshold)
+    threshold, direction = node.threshold.copy(), node.direction.copy()
+    threshold[:3], direction[:3] = value, 1
+    nodes[at] = replace(node, threshold=threshold, direction=direction)
+    return replace(packed, nodes=tuple(nodes))
+
+
+@pytest.mark.parametrize("value", [INT32.min, INT32.max])
+def test_a_sign_that_never_changes_stays(value: int) -> None:
+    _, packed = packed_net(SMALL["mnist-bnn"], 4)
+    packed = with_thresholds(packed, value)
+    model, images = fresh(SMALL["mnist-bnn"]), images_of(16, packed.input.shape)
+    unfold_(model, packed, images, source="NET")
+    assert_equal(model, packed, images)
+
+
+def test_statistics_are_those_of_the_images() -> None:
+    net = SMALL["mnist-fast"]
+    _, packed = packed_net(net, 4)
+    model, images = fresh(net), images_of(250, packed.input.shape, seed=7)
+    unfold_(model, packed, images, source="NET")
+    seen: list[torch.Tensor] = []
+    norm = model.get_submodule("norm2")
+    assert isinstance(norm, nn.BatchNorm1d)
+    norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    logits(model.eval(), images)
+    torch.testing.assert_close(norm.running_mean, seen[0].mean(0), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(norm.running_var, seen[0].var(0, correction=0), rtol=1e-3, atol=1e-3)
+
+
+def test_a_last_layer_of_other_outputs_begins_anew() -> None:
+    recipe, shape, _ = SMALL["mnist-fast"]
+    _, packed = packed_net(SMALL["mnist-fast"], 4)
+    widths = (*(recipe.widths or ())[:-1], 7)
+    net = replace(recipe, widths=widths), shape, 7
+    model, images = fresh(net), images_of(16, shape)
+    last = {key: value.clone() for key, value in model.state_dict().items() if key.startswith(("linear3", "norm3"))}
+    said = unfold_(model, packed, images, source="NET")
+    assert said.endswith("; 'linear3' has another number of outputs and begins anew")
+    assert len(last) == 6
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in last.items())
+    again = {node.output: node for node in pack(model, input_shape=shape).nodes}
+    for node in packed.nodes:
+        if isinstance(node, Dense) and node.output != "linear3":
+            np.testing.assert_array_equal(again[node.output].stored["signs"], node.signs)
+
+
+def test_another_net_is_refused_before_anything_changes() -> None:
+    name = "mnist-fast"
+    recipe, shape, classes = SMALL[name]
+    _, packed = packed_net(SMALL[name], 4)
+    images = images_of(40, shape)
+    first, *_, last = recipe.widths or ()
+    others = {
+        "has 'dense linear1 signs=70,784', the model has 'dense linear1 signs=60,784'": (
+            replace(recipe, widths=(first, 60, last)),
+            shape,
+        ),
+        "takes (1, 28, 28), the model takes (1, 4, 4)": (replace(recipe, widths=(16, 70, 70, last)), (1, 4, 4)),
+        "its input coding is 'integer', the model has 'standardise'": (replace(recipe, coding="standardize"), shape),
+        "the model has 'threshold": (replace(recipe, input_quantizer="ste_sign"), shape),
+        "the model has no binary layer": (replace(recipe, weight_quantizer=None), shape),
+    }
+    for reason, (other, size) in others.items():
+        model = fresh((other, size, classes))
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        given = images if size == shape else images_of(4, size)
+        with pytest.raises(CheckpointError) as caught:
+            unfold_(model, packed, given, source="NET")
+        assert reason in str(caught.value)
+        assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+        if other.coding == recipe.coding:  # as a recipe is checked before data are read
+            with pytest.raises(CheckpointError) as caught:
+                check_structure(fresh((other, size, classes), device="meta"), packed, size, source="NET")
+            assert reason in str(caught.value)
+    assert check_structure(fresh(SMALL[name], device="meta"), packed, shape, source="NET") == len(packed.nodes)
+    with pytest.raises(CheckpointError, match="start from the net that it was made of"):
+        unfold_(fresh(SMALL[name]), integer_net(packed, images, activations=8), images, source="NET")
+    _, few_bits = packed_net(SMALL["mnist-w1a4"], 4)
+    with pytest.raises(CheckpointError, match="NET: rounds activations to integers of few bits"):
+        unfold_(fresh(SMALL["mnist-w1a4"]), few_bits, images, source="NET")
+
+
+def test_a_level_for_each_pixel_is_refused() -> None:
+    net = small(build_recipe(with_method(RECIPES["cifar10-binaryconnect"], "react")))
+    _, packed = packed_net(net, 4)
+    with pytest.raises(CheckpointError, match="has a level for each pixel, which do not determine"):
+        unfold_(fresh(net), packed, images_of(4, packed.input.shape), source="NET")
