@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
+from onebit.layers.fused_norm import normalized
 from onebit.models.parts import Parts, checked_shape, choose_stem
 
 
@@ -92,12 +93,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = self.downsample(x)
-        y = self.bn1(self.conv1(x))
         if self.around_each:
-            y = shortcut = self.relu1(y + shortcut)
+            y = shortcut = normalized(self.conv1(x), self.bn1, self.relu1, shortcut)
         else:
-            y = self.relu1(y)
-        return self.relu2(self.bn2(self.conv2(y)) + shortcut)
+            y = normalized(self.conv1(x), self.bn1, self.relu1)
+        return normalized(self.conv2(y), self.bn2, self.relu2, shortcut)
 
 
 class Bottleneck(nn.Module):
@@ -136,9 +136,9 @@ class Bottleneck(nn.Module):
         self.downsample = nn.Identity() if same else SHORTCUTS[shortcut](parts, inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.relu1(self.bn1(self.conv1(x)))
-        y = self.relu2(self.bn2(self.conv2(y)))
-        return self.relu3(self.bn3(self.conv3(y)) + self.downsample(x))
+        y = normalized(self.conv1(x), self.bn1, self.relu1)
+        y = normalized(self.conv2(y), self.bn2, self.relu2)
+        return normalized(self.conv3(y), self.bn3, self.relu3, self.downsample(x))
 
 
 class ResNet(nn.Module):
@@ -202,7 +202,7 @@ class ResNet(nn.Module):
         self.last_norm = parts.norm1d(classes) if parts.last_norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.maxpool(self.relu(self.bn1(self.conv1(self.coding(x)))))
+        x = self.maxpool(normalized(self.conv1(self.coding(x)), self.bn1, self.relu))
         for stage in self.stages:
             x = self.get_submodule(stage)(x)
         return self.last_norm(self.fc(self.flatten(self.pool(x))))

@@ -85,6 +85,18 @@ class ParametersStruct(ctypes.Structure):
     _fields_ = _fields(_Pointer, "words scale center bias")
 
 
+class NormStruct(ctypes.Structure):
+    """`ob_norm` of csrc/onebit.h."""
+
+    _fields_ = (
+        ("rows", _Long),
+        *_fields(_Int, "channels bf16 relu"),
+        *_fields(ctypes.c_double, "eps momentum"),
+        *_fields(_Pointer, "x shortcut out weight bias running_mean running_var statistics"),
+        *_fields(_Pointer, "gradient second_gradient kept x_gradient weight_gradient bias_gradient scratch"),
+    )
+
+
 class BarrierStruct(ctypes.Structure):
     """`ob_barrier` of csrc/onebit.h."""
 
@@ -95,6 +107,7 @@ _RUN = ctypes.CFUNCTYPE(_Long, ctypes.POINTER(PlanStruct), _Pointer, _Long, _Poi
 _RUN_LAYER = ctypes.CFUNCTYPE(
     _Long, ctypes.POINTER(LayerStruct), _Pointer, _Long, ctypes.POINTER(ParametersStruct), *[_Pointer] * 2, _Int, _Int
 )
+_RUN_NORM = ctypes.CFUNCTYPE(_Long, ctypes.POINTER(NormStruct), _Int, _Int, _Int)
 
 
 class _IsaStruct(ctypes.Structure):
@@ -106,6 +119,7 @@ class _IsaStruct(ctypes.Structure):
         *_fields(_Int, "dot_lut byte_tiles"),
         ("run", _RUN),
         ("run_layer", _RUN_LAYER),
+        ("run_norm", _RUN_NORM),
     )
 
 
@@ -117,7 +131,8 @@ class InstructionSet(NamedTuple):
     dot_lut: outputs per panel of lookups of 16-bit sums; 0 if there are none, or if the processor is slow at them.
     byte_tiles: see csrc/onebit.h.
     run: (plan, images, count, arena, answers, part, parts, barrier) -> 1 if the net took the sign of a NaN, else 0; it
-        releases Python's global lock. run_layer: see csrc/onebit.h.
+        releases Python's global lock. run_layer,
+        run_norm: see csrc/onebit.h; run_norm is false if the compiler could not make it.
     """
 
     name: str
@@ -133,6 +148,7 @@ class InstructionSet(NamedTuple):
     byte_tiles: int
     run: Callable[..., int]
     run_layer: Callable[..., int]
+    run_norm: Callable[..., int]
 
 
 @cache
@@ -144,11 +160,11 @@ def _load() -> ctypes.CDLL | None:
         return None
     try:
         library = ctypes.CDLL(path)
-        sizes = [library.ob_size(which) for which in range(5)]
+        sizes = [library.ob_size(which) for which in range(6)]
         library.ob_chain.argtypes, library.ob_chain.restype = [ctypes.c_uint64] * 2, ctypes.c_uint64
     except (OSError, AttributeError) as error:
         raise UsageError(f"{path} does not load: {error}; reinstall onebit or set ONEBIT_NATIVE=0") from None
-    structures = CallStruct, PlanStruct, _IsaStruct, BarrierStruct, LayerStruct
+    structures = CallStruct, PlanStruct, _IsaStruct, BarrierStruct, LayerStruct, NormStruct
     if sizes != [ctypes.sizeof(structure) for structure in structures]:
         raise UsageError(f"{path} belongs to another version of onebit; reinstall onebit or set ONEBIT_NATIVE=0")
     return library

@@ -17,6 +17,12 @@
 #else
 #define DOT_LUT 0
 #endif
+#if defined(__GNUC__)
+#include "norm.h"
+#define RUN_NORM run_norm
+#else
+#define RUN_NORM NULL
+#endif
 
 /* The input as the first value, pixels in NHWC order. */
 static void code_images(const ob_plan *plan, const void *images, int64_t count, uint32_t *arena) {

@@ -170,6 +170,26 @@ typedef struct {
     const float *scale, *center, *bias; /* y = sum * scale + sum(x) * center + bias */
 } ob_parameters;
 
+/* BatchNorm of a training step: y = relu(normalized x + shortcut), and its gradients. Values are rows of channels. */
+typedef struct {
+    int64_t rows;
+    int32_t channels, bf16, relu; /* bf16: values are bfloat16, not float32 */
+    double eps, momentum;
+    const void *x, *shortcut;              /* shortcut: NULL for none */
+    void *out;                             /* y; in a backward pass NULL without a shortcut, as x tells the sign of y */
+    const float *weight, *bias;            /* NULL for 1 and 0 */
+    float *running_mean, *running_var;     /* NULL for none */
+    float *statistics;                     /* mean, 1/deviation, and the factor and offset of y, each one per channel */
+    const void *gradient, *second_gradient; /* to y; their sum, where the second is not NULL */
+    void *kept;                            /* the gradient before the ReLU, NULL not to keep it; needed with two gradients */
+    void *x_gradient;                      /* may be `kept` */
+    float *weight_gradient, *bias_gradient; /* NULL where not needed */
+    double *scratch;
+} ob_norm;
+
+/* The stages of a forward pass, and of a backward pass: all parts end one before the next begins. */
+enum { OB_NORM_MOMENTS = 1, OB_NORM_NORMALIZE, OB_NORM_SUMS, OB_NORM_PROPAGATE };
+
 typedef struct {
     const char *name;
     int32_t lanes;      /* outputs per panel */
@@ -190,6 +210,9 @@ typedef struct {
      * to 64 bytes, that each part needs. If `scratch` is NULL, it does nothing else. */
     int64_t (*run_layer)(const ob_layer *layer, const float *x, int64_t count, const ob_parameters *given, float *out,
                          uint32_t *scratch, int32_t part, int32_t parts);
+    /* Part number `part` of `parts` of a stage; returns the size of the scratch memory of all parts, in numbers. If `scratch` is
+     * NULL, it does nothing else. NULL where the compiler has no vectors of GNU C. */
+    int64_t (*run_norm)(const ob_norm *call, int32_t stage, int32_t part, int32_t parts);
 } ob_isa;
 
 #if defined(_WIN32)
@@ -198,7 +221,7 @@ typedef struct {
 #define OB_PUBLIC __attribute__((visibility("default")))
 #endif
 
-/* sizeof(ob_call), ob_plan, ob_isa, ob_barrier, ob_layer for `which` 0 to 4: Python compares them with its own. */
+/* sizeof(ob_call), ob_plan, ob_isa, ob_barrier, ob_layer, ob_norm for `which` 0 to 5: Python compares them with its own. */
 OB_PUBLIC int ob_size(int which);
 /* The instruction sets that were compiled in and that this processor supports, the best last; NULL after them. */
 OB_PUBLIC const ob_isa *ob_instruction_set(int index);
