@@ -1,191 +1,260 @@
-"""BatchNorm, a sum and ReLU of a training step as one operation on the CPU."""
+"""BatchNorm, a sum and ReLU of a training step as one operation on the CPU.
+
+In a net of small convolutions these passes over memory take longer than the convolutions. As one operation, forward
+reads the values twice and writes them once, and backward computes all gradients in two passes. `normalized`,
+`normalized_twice` and `Chain` use it where it has the meaning of the modules, and call the modules elsewhere:
+in eval mode, on a GPU, with hooks, compiled, traced, or without the native library (`ONEBIT_NATIVE=0`).
+
+Differences from the modules are those of rounding. Sums are float32 for at most 64 terms and double after that; what is
+rounded to bfloat16 is the result, not the steps on the way to it. Results do not depend on the number of threads.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
+from torch.nn.modules import module as all_modules
 
-from onebit.native import NormStruct, instruction_set, run_norm
+from onebit.native import InstructionSet, NormCall, NormStage, NormStruct, instruction_set
 
-_NORMS = (nn.BatchNorm2d, nn.BatchNorm1d)
-_DTYPES = (torch.bfloat16, torch.float32)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 _MOST_CHANNELS = 1 << 14
+"""Above it, tables of numbers per channel no longer fit into the cache."""
 
 
-def normalized(x: Tensor, norm: nn.Module, activation: nn.Module | None = None, shortcut: Tensor | None = None) -> Tensor:
-    """activation(norm(x) + shortcut), in training on a CPU as one operation where it can be.
+def normalized(
+    x: Tensor, norm: nn.Module, activation: nn.Module | None = None, shortcut: Tensor | None = None
+) -> Tensor:
+    """activation(norm(x) + shortcut), without what is None.
 
-    That is for `torch.nn.BatchNorm1d` and `2d` and `torch.nn.ReLU`, without hooks, on float32 or bfloat16 in
-    channels_last. It reads and writes the images five times instead of 13 times, and rounds once instead of up to
-    three times; in all else results are those of the modules.
+    One operation for `torch.nn.BatchNorm1d` or `2d`, `torch.nn.ReLU` or `Identity`, and values in float32 or bfloat16 and
+    in channels_last; else the calls of the modules.
+
+    Shapes:
+        x, shortcut: (N, C, H, W) or (N, C) -> the same.
     """
-    if _fuses(x, norm, activation, shortcut):
-        return _fused(x, norm, activation, shortcut)
-    y = norm(x)
-    if shortcut is not None:
-        y = y + shortcut
-    return y if activation is None else activation(y)
+    isa = _instruction_set(x, norm, activation, shortcut)
+    if isa is None:
+        y = norm(x)
+        if shortcut is not None:
+            y = y + shortcut
+        return y if activation is None else activation(y)
+    return _fused(isa, x, norm, activation, shortcut, twice=False)[0]
 
 
-def _fuses(x: Any, norm: Any, activation: nn.Module | None, shortcut: Any) -> bool:
-    """Whether the operation has the same meaning as the modules."""
+def normalized_twice(
+    x: Tensor, norm: nn.Module, activation: nn.Module | None = None, shortcut: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """`normalized` for two uses: the same values as two tensors, whose gradients become one in the backward pass.
+
+    Autograd would add them in a pass of its own. The two share memory. Each gets the gradient of its own use only, so
+    none of them may go to where the gradient of both is expected.
+    """
+    isa = _instruction_set(x, norm, activation, shortcut)
+    if isa is None:
+        y = normalized(x, norm, activation, shortcut)
+        return y, y
+    y, again = _fused(isa, x, norm, activation, shortcut, twice=True)
+    return y, again
+
+
+class Chain(nn.Sequential):
+    """`torch.nn.Sequential` with `normalized` for a BatchNorm and the ReLU that follows it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        norm = None
+        for layer in self:
+            if norm is not None:
+                before, norm = norm, None
+                if type(layer) is nn.ReLU:
+                    x = normalized(x, before, layer)
+                    continue
+                x = normalized(x, before)
+            if isinstance(layer, _NORMS):
+                norm = layer
+            else:
+                x = layer(x)
+        return x if norm is None else normalized(x, norm)
+
+
+def are_watched(*modules: nn.Module | None) -> bool:
+    """Whether calls of these modules do more than their `forward`: hooks, or a trace of torch.jit."""
+    return bool(
+        all_modules._global_forward_hooks
+        or all_modules._global_forward_pre_hooks
+        or all_modules._global_backward_hooks
+        or all_modules._global_backward_pre_hooks
+        or torch.jit.is_tracing()
+        or any(
+            module is not None
+            and (
+                module._forward_hooks
+                or module._forward_pre_hooks
+                or module._backward_hooks
+                or module._backward_pre_hooks
+                or "forward" in module.__dict__  # replaced in this object
+            )
+            for module in modules
+        )
+    )
+
+
+def is_plain_training(x: Any) -> bool:
+    """Whether operations on `x` do nothing but compute it and its gradient: no trace, transform or tensor subclass."""
     return (
-        norm.training
-        and type(norm) in _NORMS
-        and (activation is None or type(activation) in (nn.ReLU, nn.Identity))
-        and norm.momentum is not None
+        type(x) is Tensor
         and not torch.compiler.is_compiling()
-        and _is_plain(x)
-        and x.dtype in _DTYPES
-        and x.dim() == (4 if type(norm) is nn.BatchNorm2d else 2)
-        and x.shape[1] == norm.num_features <= _MOST_CHANNELS
-        and x.numel() > norm.num_features
-        and _has_rows(x)
-        and (shortcut is None or _is_like(shortcut, x))
-        and all(p is None or _is_parameter(p) for p in (norm.weight, norm.bias, norm.running_mean, norm.running_var))
-        and (norm.running_mean is None) == (norm.running_var is None)
-        and (norm.weight is None) == (norm.bias is None)
-        and not _is_watched(norm, activation)
-        and not torch.jit.is_tracing()
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._len_torch_dispatch_stack()
         and torch.autograd.forward_ad._current_level < 0
-        and (isa := instruction_set()) is not None
-        and bool(isa.run_norm)
     )
 
 
-def _is_plain(x: Any) -> bool:
-    return type(x) is Tensor and x.device.type == "cpu" and x.layout == torch.strided
+def _instruction_set(x: Any, norm: Any, activation: nn.Module | None, shortcut: Any) -> InstructionSet | None:
+    """The kernels if the one operation has the meaning of the modules, else None."""
+    fits = (
+        norm.training
+        and is_plain_training(x)
+        and type(norm) in _NORMS
+        and type(activation) in (nn.ReLU, nn.Identity, type(None))
+        and norm.momentum is not None
+        and x.dim() == (4 if type(norm) is nn.BatchNorm2d else 2)
+        and x.shape[1] == norm.num_features <= _MOST_CHANNELS
+        and x.numel() > norm.num_features  # torch refuses a single value per channel
+        and _has_rows(x)
+        and (shortcut is None or (_has_rows(shortcut) and shortcut.dtype == x.dtype and shortcut.shape == x.shape))
+        and all(map(_is_vector, (norm.weight, norm.bias, norm.running_mean, norm.running_var)))
+        and (norm.running_mean is None) == (norm.running_var is None)
+        and (norm.weight is None) == (norm.bias is None)
+        and not are_watched(norm, activation)
+    )
+    isa = instruction_set() if fits else None
+    return isa if isa is not None and isa.run_norm else None
 
 
 def _has_rows(x: Tensor) -> bool:
-    """Whether the channels of a pixel are neighbors in memory, and pixels follow each other."""
-    return x.is_contiguous(memory_format=torch.channels_last if x.dim() == 4 else torch.contiguous_format)
-
-
-def _is_like(other: Any, x: Tensor) -> bool:
-    return _is_plain(other) and other.dtype == x.dtype and other.shape == x.shape and _has_rows(other)
-
-
-def _is_parameter(p: Tensor) -> bool:
-    return type(p) in (Tensor, nn.Parameter) and p.device.type == "cpu" and p.dtype == torch.float32 and p.is_contiguous()
-
-
-def _is_watched(*modules: nn.Module | None) -> bool:
-    """Whether hooks want to see the calls of these modules."""
-    shared = torch_module
-    return bool(
-        shared._global_forward_hooks
-        or shared._global_forward_pre_hooks
-        or shared._global_backward_hooks
-        or shared._global_backward_pre_hooks
-        or any(
-            m is not None and (m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks)
-            for m in modules
-        )
+    """Whether these are numbers for the kernels, with the channels of a pixel as neighbors in memory."""
+    return (
+        type(x) is Tensor
+        and x.device.type == "cpu"
+        and x.layout == torch.strided
+        and x.dtype in (torch.bfloat16, torch.float32)
+        and x.is_contiguous(memory_format=_row_format(x))
     )
 
 
-def _rows(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last if x.dim() == 4 else torch.contiguous_format)
+def _row_format(x: Tensor) -> torch.memory_format:
+    return torch.channels_last if x.dim() == 4 else torch.contiguous_format
 
 
-def _fused(x: Tensor, norm: Any, activation: nn.Module | None, shortcut: Tensor | None) -> Tensor:
+def _is_vector(p: Tensor | None) -> bool:
+    """Whether the kernels take such a parameter or buffer."""
+    return p is None or (
+        type(p) in (Tensor, nn.Parameter)
+        and p.device.type == "cpu"
+        and p.dtype == torch.float32
+        and p.dim() == 1
+        and p.is_contiguous()
+    )
+
+
+def _fused(
+    isa: InstructionSet, x: Tensor, norm: Any, activation: nn.Module | None, shortcut: Tensor | None, *, twice: bool
+) -> tuple[Tensor, ...]:
     if norm.track_running_stats and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
-    return _Normalized.apply(
-        x,
-        shortcut,
-        norm.weight,
-        norm.bias,
-        norm.running_mean,
-        norm.running_var,
-        norm.eps,
-        norm.momentum,
-        type(activation) is nn.ReLU,
-    )
+    tensors = (x, shortcut, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    relu = type(activation) is nn.ReLU
+    return _Normalized.apply(isa, twice, relu, norm.eps, norm.momentum, *tensors)  # type: ignore[no-any-return]
 
 
-def _address(x: Tensor | None) -> int | None:
-    return None if x is None else x.data_ptr()
-
-
-def _struct(x: Tensor, **fields: Any) -> NormStruct:
-    addresses = {name: _address(value) if isinstance(value, Tensor) else value for name, value in fields.items()}
-    channels = x.shape[1]
-    return NormStruct(
-        rows=x.numel() // channels,
-        channels=channels,
+def _run(isa: InstructionSet, x: Tensor, *stages: NormStage, relu: bool, **fields: Tensor | float | None) -> None:
+    """Run stages on `x` with the fields of `NormStruct`, tensors by their addresses."""
+    struct = NormStruct(
+        rows=x.numel() // x.shape[1],
+        channels=x.shape[1],
         bf16=x.dtype == torch.bfloat16,
+        relu=relu,
         x=x.data_ptr(),
-        **addresses,
+        **{name: value.data_ptr() if isinstance(value, Tensor) else value for name, value in fields.items()},
     )
-
-
-def _run(struct: NormStruct, *stages: str) -> None:
-    units = run_norm(struct)
-    scratch = torch.empty(units, dtype=torch.float64)
+    call = NormCall(isa, struct, threads=torch.get_num_threads())
+    scratch = torch.empty(call.scratch(), dtype=torch.float64)
     struct.scratch = scratch.data_ptr()
-    for stage in stages:
-        run_norm(struct, stage)
+    call.run(*stages)
 
 
 class _Normalized(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, shortcut, weight, bias, running_mean, running_var, eps, momentum, relu) -> Tensor:  # type: ignore
-        out = torch.empty_like(x)
-        statistics = torch.empty(4, x.shape[1])
-        struct = _struct(
-            x,
-            relu=relu,
-            eps=eps,
-            momentum=momentum,
-            shortcut=shortcut,
-            out=out,
-            weight=weight,
-            bias=bias,
-            running_mean=running_mean,
-            running_var=running_var,
-            statistics=statistics,
-        )
-        _run(struct, "moments", "normalize")
-        ctx.relu, ctx.eps = relu, eps
-        ctx.save_for_backward(x, out if relu and shortcut is not None else None, weight, statistics)
-        return out
+    """relu(norm(x) + shortcut), once or twice; the gradients of both uses are added."""
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore
-        x, out, weight, statistics = ctx.saved_tensors
-        needed = ctx.needs_input_grad
-        gradient = _rows(gradient)
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        isa: InstructionSet,
+        twice: bool,
+        relu: bool,
+        eps: float,
+        momentum: float,
+        x: Tensor,
+        shortcut: Tensor | None,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        out = torch.empty_like(x)
+        statistics = torch.empty(4, x.shape[1])
+        given = {"shortcut": shortcut, "weight": weight, "bias": bias}
+        running = {"running_mean": running_mean, "running_var": running_var}
+        stages = NormStage.MOMENTS, NormStage.NORMALIZE
+        fields = {"out": out, "statistics": statistics, "eps": eps, "momentum": momentum}
+        _run(isa, x, *stages, relu=relu, **given, **running, **fields)
+        ctx.isa, ctx.relu, ctx.eps = isa, relu, eps
+        # without a shortcut, x tells the sign of y
+        ctx.save_for_backward(x, weight, statistics, out if relu and shortcut is not None else None)
+        ctx.set_materialize_grads(False)
+        return (out, out.detach()) if twice else (out,)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, weight, statistics, out = ctx.saved_tensors
+        given = [gradient for gradient in gradients if gradient is not None]
+        to_x, to_shortcut, to_weight = ctx.needs_input_grad[5:8]
+        if not given:
+            return (None,) * 11
+        if torch.is_grad_enabled() or not is_plain_training(given[0]):
+            return _by_torch(ctx, x, weight, statistics, out, given)
+        x, *given = (part.contiguous(memory_format=_row_format(x)) for part in (x, *given))
         x_gradient = torch.empty_like(x)
         kept = None
-        if out is not None:
-            kept = torch.empty_like(x) if needed[1] else x_gradient
-        weights = torch.empty(2, x.shape[1]) if weight is not None else None
-        struct = _struct(
-            x,
-            relu=ctx.relu,
-            out=out,
-            statistics=statistics,
-            gradient=gradient,
-            kept=kept,
-            x_gradient=x_gradient,
-            weight_gradient=None if weights is None else weights[0],
-            bias_gradient=None if weights is None else weights[1],
-        )
-        _run(struct, "sums", "propagate")
-        through = None
-        if needed[1]:
-            through = gradient if kept is None else kept
-        return (
-            x_gradient if needed[0] else None,
-            through,
-            None if weights is None else weights[0],
-            None if weights is None else weights[1],
-            *[None] * 5,
-        )
+        if len(given) > 1 or out is not None:
+            kept = torch.empty_like(x) if to_shortcut else x_gradient
+        sums = torch.empty(2, x.shape[1])
+        parts = {"gradient": given[0], "second_gradient": given[1] if len(given) > 1 else None, "kept": kept}
+        fields = {"out": out, "statistics": statistics, "weight_gradient": sums[0], "bias_gradient": sums[1]}
+        stages = NormStage.SUMS, NormStage.PROPAGATE
+        _run(ctx.isa, x, *stages, relu=ctx.relu, x_gradient=x_gradient, **parts, **fields)
+        through = (given[0] if kept is None else kept) if to_shortcut else None
+        per_channel = (sums[0], sums[1]) if weight is not None else (None, None)
+        return *(None,) * 5, x_gradient if to_x else None, through, *per_channel, None, None
+
+
+def _by_torch(
+    ctx: Any, x: Tensor, weight: Tensor | None, statistics: Tensor, out: Tensor | None, given: list[Tensor]
+) -> tuple[Tensor | None, ...]:
+    """The backward pass in operations of torch, which have gradients of their own."""
+    gradient = given[0] if len(given) == 1 else given[0] + given[1]
+    if ctx.relu:
+        channels = (1, -1) + (1,) * (x.dim() - 2)
+        mean, inverse, factor, offset = (row.view(channels) for row in statistics)
+        y = x.detach() * factor + offset if out is None else out.detach()
+        gradient = torch.where(y <= 0, torch.zeros_like(gradient), gradient)
+    mean, inverse = statistics[0], statistics[1]
+    wanted = [True, weight is not None, weight is not None]
+    to_x, to_weight, to_bias = torch.ops.aten.native_batch_norm_backward(
+        gradient, x, weight, None, None, mean, inverse, True, ctx.eps, wanted
+    )
+    return *(None,) * 5, to_x, gradient, to_weight, to_bias, None, None

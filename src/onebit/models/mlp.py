@@ -10,11 +10,12 @@ from typing import Any
 from torch import nn
 
 from onebit.errors import UsageError
+from onebit.layers.fused_norm import Chain
 from onebit.models.parts import checked_shape
 from onebit.models.stack import Stack
 
 
-class MLP(nn.Sequential):
+class MLP(Chain):
     """uint8 image -> coding -> flatten -> (linear -> BatchNorm -> ReLU)* -> linear -> BatchNorm -> logits.
 
     With an `input_quantizer` the sign of the next layer, or a quantizer of few bits, takes the place of the ReLU. With

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
-from onebit.layers.fused_norm import normalized
+from onebit.layers.fused_norm import Chain, are_watched, is_plain_training, normalized, normalized_twice
 from onebit.models.parts import Parts, checked_shape, choose_stem
 
 
@@ -41,14 +41,14 @@ def padded(parts: Parts, inputs: int, outputs: int, stride: int) -> nn.Module:
 
 def projected(parts: Parts, inputs: int, outputs: int, stride: int) -> nn.Module:
     """A strided 1×1 convolution and BatchNorm (option B); binary like the other convolutions."""
-    return nn.Sequential(parts.conv(inputs, outputs, 1, stride=stride), parts.norm2d(outputs))
+    return Chain(parts.conv(inputs, outputs, 1, stride=stride), parts.norm2d(outputs))
 
 
 def averaged(parts: Parts, inputs: int, outputs: int, stride: int) -> nn.Module:
     """Average pooling, a 1×1 convolution with real weights and inputs, and BatchNorm, as in Bi-Real net."""
     # rounding up keeps the size of the strided convolution beside it
     pool = nn.AvgPool2d(stride, ceil_mode=True)
-    return nn.Sequential(pool, parts.conv(inputs, outputs, 1, real=True), parts.norm2d(outputs))
+    return Chain(pool, parts.conv(inputs, outputs, 1, real=True), parts.norm2d(outputs))
 
 
 SHORTCUTS = {"padded": padded, "projected": projected, "averaged": averaged}
@@ -92,12 +92,16 @@ class Block(nn.Module):
         self.around_each = around_each
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = self.downsample(x)
+        return self.forward_twice(x, x)[0]
+
+    def forward_twice(self, x: Tensor, again: Tensor) -> tuple[Tensor, Tensor]:
+        """`forward` of the same values for two uses, for two uses: see `normalized_twice`."""
+        shortcut = self.downsample(again)
         if self.around_each:
-            y = shortcut = normalized(self.conv1(x), self.bn1, self.relu1, shortcut)
+            y, shortcut = normalized_twice(self.conv1(x), self.bn1, self.relu1, shortcut)
         else:
             y = normalized(self.conv1(x), self.bn1, self.relu1)
-        return normalized(self.conv2(y), self.bn2, self.relu2, shortcut)
+        return normalized_twice(self.conv2(y), self.bn2, self.relu2, shortcut)
 
 
 class Bottleneck(nn.Module):
@@ -136,9 +140,24 @@ class Bottleneck(nn.Module):
         self.downsample = nn.Identity() if same else SHORTCUTS[shortcut](parts, inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.forward_twice(x, x)[0]
+
+    def forward_twice(self, x: Tensor, again: Tensor) -> tuple[Tensor, Tensor]:
+        """`forward` of the same values for two uses, for two uses: see `normalized_twice`."""
         y = normalized(self.conv1(x), self.bn1, self.relu1)
         y = normalized(self.conv2(y), self.bn2, self.relu2)
-        return normalized(self.conv3(y), self.bn3, self.relu3, self.downsample(x))
+        return normalized_twice(self.conv3(y), self.bn3, self.relu3, self.downsample(again))
+
+
+def _runs_twice(stage: Any, x: Any) -> bool:
+    """Whether nobody sees what the blocks of a stage pass on, so that they can pass it on twice."""
+    return (
+        type(stage) is nn.Sequential
+        and stage.training
+        and is_plain_training(x)
+        and all(type(block) in (Block, Bottleneck) for block in stage)
+        and not are_watched(stage, *stage)
+    )
 
 
 class ResNet(nn.Module):
@@ -202,9 +221,14 @@ class ResNet(nn.Module):
         self.last_norm = parts.norm1d(classes) if parts.last_norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.maxpool(normalized(self.conv1(self.coding(x)), self.bn1, self.relu))
-        for stage in self.stages:
-            x = self.get_submodule(stage)(x)
+        x = again = self.maxpool(normalized(self.conv1(self.coding(x)), self.bn1, self.relu))
+        for name in self.stages:
+            stage = self.get_submodule(name)
+            if not _runs_twice(stage, x):
+                x = again = stage(x)
+                continue
+            for block in stage:
+                x, again = block.forward_twice(x, again)
         return self.last_norm(self.fc(self.flatten(self.pool(x))))
 
 

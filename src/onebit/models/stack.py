@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from onebit.errors import UsageError
+from onebit.layers.fused_norm import Chain
 from onebit.models.parts import Parts, checked_shape, quantized, refuse_dropped_signs
 
 Window = tuple[int, int, int]
@@ -16,7 +17,7 @@ Window = tuple[int, int, int]
 HALVE: Window = (2, 2, 0)
 
 
-class ConvNet(nn.Sequential):
+class ConvNet(Chain):
     """A chain of layers: uint8 images (N, C, H, W) -> logits (N, classes); built by a `Stack`.
 
     Args:

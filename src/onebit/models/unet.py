@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
+from onebit.layers.fused_norm import normalized
 from onebit.models.parts import Parts, checked_shape, refuse_dropped_signs
 
 BASE = 64
@@ -62,8 +63,8 @@ class DoubleConv(nn.Module):
         self.relu2 = parts.active(outputs, before_real=before_real)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.relu1(self.bn1(self.conv1(x)))
-        return self.relu2(self.bn2(self.conv2(x)))
+        x = normalized(self.conv1(x), self.bn1, self.relu1)
+        return normalized(self.conv2(x), self.bn2, self.relu2)
 
 
 class Up(nn.Module):
@@ -92,7 +93,7 @@ class Up(nn.Module):
         self.convs = DoubleConv(parts, 2 * outputs, outputs, padding, before_real=before_real)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        x = self.relu(self.bn(self.up(x)))
+        x = normalized(self.up(x), self.bn, self.relu)
         return self.convs(self.drop(torch.cat([self.crop(skip), x], dim=1)))
 
 
