@@ -121,6 +121,7 @@ def _instruction_set(x: Any, norm: Any, activation: nn.Module | None, shortcut: 
         and type(norm) in _NORMS
         and type(activation) in (nn.ReLU, nn.Identity, type(None))
         and norm.momentum is not None
+        and norm.eps > 0
         and x.dim() == (4 if type(norm) is nn.BatchNorm2d else 2)
         and x.shape[1] == norm.num_features <= _MOST_CHANNELS
         and x.numel() > norm.num_features  # torch refuses a single value per channel

@@ -186,6 +186,16 @@ static void add_all(const ob_norm *call, const norm_work_t *work, int kind, int6
         call->bf16 ? add_terms(call, work, SUM_GRADIENTS, begin, end, 1) : add_terms(call, work, SUM_GRADIENTS, begin, end, 0);
 }
 
+/* A number near the mean to take deviations from: of bfloat16 one of its own values, so that most deviations are exact. */
+static double center_of(double mean, int bf16) {
+    float center = (float)mean;
+    uint32_t bits;
+    memcpy(&bits, &center, 4);
+    if (bf16) bits &= 0xffff0000u;
+    memcpy(&center, &bits, 4);
+    return isfinite(center) ? center : 0;
+}
+
 /* The mean and the sum of squared deviations of each channel in a block.
  *
  * Deviations are from the mean of the block's first values, so that squares do not cancel when the mean is far from 0. */
@@ -195,8 +205,7 @@ static void block_moments(const ob_norm *call, const norm_work_t *work, int64_t 
     add_all(call, work, SUM_VALUES, begin, few);
     gathered(call, work, work->first, mean);
     for (int32_t c = 0; c < call->channels; c++) {
-        mean[c] = (float)(mean[c] / count);
-        if (!isfinite(mean[c])) mean[c] = 0;
+        mean[c] = center_of(mean[c] / count, call->bf16);
     }
     spread(call, work, mean, work->center);
     add_all(call, work, SUM_MOMENTS, begin, end);
@@ -253,8 +262,7 @@ static void finish_statistics(const ob_norm *call, const norm_work_t *work, int 
             squares += block[(2 * b + 1) * channels] + away * away * (double)rows_of(call, work, b);
         }
         double variance = squares / total;
-        float center = (float)mean, inverse = 0;
-        if (variance != 0 || call->eps != 0) inverse = (float)(1 / sqrt(variance + call->eps)); /* else 0, as in torch */
+        float center = (float)mean, inverse = (float)(1 / sqrt(variance + call->eps));
         float factor = call->weight ? inverse * call->weight[c] : inverse;
         float offset = (float)((call->bias ? (double)call->bias[c] : 0) - (double)center * factor);
         work->first[c] = factor;
