@@ -88,13 +88,14 @@ def in_modules(mask: Tensor | None = None) -> Callable[..., Tensor]:
     return call
 
 
-def check_close(found: Tensors, exact: Tensors, dtype: torch.dtype) -> None:
+def check_close(found: Tensors, exact: Tensors, dtype: torch.dtype, condition: float = 1.0) -> None:
+    """condition: by how much normalizing enlarges the rounding of x."""
     assert found.keys() == exact.keys()
     for name, value in found.items():
         true = exact[name].double()
         values = name in ("y", "x", "shortcut") and dtype == torch.bfloat16
         each = (2.0**-8 if values else 2.0**-20) * true.abs()
-        together = 4e-6 * (true.square().mean().sqrt() + 1e-3)  # sums of numbers that cancel
+        together = 4e-6 * condition * (true.square().mean().sqrt() + 1e-3)  # sums of numbers that cancel
         wrong = (value.double() - true).abs() > each + together * (8 if name == "x" else 4)
         assert not wrong.any(), (name, value[wrong][:4], true[wrong][:4])
 
@@ -154,7 +155,9 @@ def test_forward_and_all_gradients_are_those_of_the_modules_in_float64(
     if few:
         for name in ("x", "to weight"):
             found.pop(name, None), exact.pop(name, None)
-    check_close(found, exact, dtype)
+    flat = x.double().transpose(0, 1).flatten(1)
+    condition = 1 + float((flat.mean(1).abs() / (flat.var(1, unbiased=False) + norm.eps).sqrt()).max())
+    check_close(found, exact, dtype, condition)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -437,7 +440,7 @@ def test_models_have_the_gradients_of_their_modules(
     # a bias in front of another BatchNorm has no gradient but what rounding makes of it
     largest = max(float(value.norm()) for value in found[1].values())
     for key, expected in found[1].items():
-        away = float((found[0][key] - expected).norm() / max(float(expected.norm()), 1e-3 * largest))
+        away = float((found[0][key] - expected).norm() / max(float(expected.norm()), 0.03 * largest))
         assert away < 2e-3, (key, away)
 
 

@@ -2,20 +2,25 @@
 
 from onebit.native.arena import NativePlan
 from onebit.native.layout import NotPlanned
-from onebit.native.library import InstructionSet, NormStruct, instruction_set, instruction_sets
+from onebit.native.library import InstructionSet, NormStruct, SurrogateStruct, instruction_set, instruction_sets
 from onebit.native.norm import NormCall, NormStage
 from onebit.native.plan import make_plan
+from onebit.native.surrogate import BELL, TRIANGLE, run_surrogate
 from onebit.native.thread_pool import run_shares
 
 __all__ = [
+    "BELL",
+    "TRIANGLE",
     "InstructionSet",
     "NativePlan",
     "NormCall",
     "NormStage",
     "NormStruct",
     "NotPlanned",
+    "SurrogateStruct",
     "instruction_set",
     "instruction_sets",
     "make_plan",
     "run_shares",
+    "run_surrogate",
 ]

@@ -97,6 +97,16 @@ class NormStruct(ctypes.Structure):
     )
 
 
+class SurrogateStruct(ctypes.Structure):
+    """`ob_surrogate` of csrc/onebit.h."""
+
+    _fields_ = (
+        *_fields(_Int, "bf16 kind"),
+        *_fields(ctypes.c_float, "steepness height"),
+        *_fields(_Pointer, "x gradient to"),
+    )
+
+
 class BarrierStruct(ctypes.Structure):
     """`ob_barrier` of csrc/onebit.h."""
 
@@ -108,6 +118,7 @@ _RUN_LAYER = ctypes.CFUNCTYPE(
     _Long, ctypes.POINTER(LayerStruct), _Pointer, _Long, ctypes.POINTER(ParametersStruct), *[_Pointer] * 2, _Int, _Int
 )
 _RUN_NORM = ctypes.CFUNCTYPE(_Long, ctypes.POINTER(NormStruct), _Int, _Int, _Int)
+_RUN_SURROGATE = ctypes.CFUNCTYPE(None, ctypes.POINTER(SurrogateStruct), _Long, _Long)
 
 
 class _IsaStruct(ctypes.Structure):
@@ -120,6 +131,7 @@ class _IsaStruct(ctypes.Structure):
         ("run", _RUN),
         ("run_layer", _RUN_LAYER),
         ("run_norm", _RUN_NORM),
+        ("run_surrogate", _RUN_SURROGATE),
     )
 
 
@@ -132,7 +144,7 @@ class InstructionSet(NamedTuple):
     byte_tiles: see csrc/onebit.h.
     run: (plan, images, count, arena, answers, part, parts, barrier) -> 1 if the net took the sign of a NaN, else 0; it
         releases Python's global lock. run_layer,
-        run_norm: see csrc/onebit.h; run_norm is false if the compiler could not make it.
+        run_norm, run_surrogate: see csrc/onebit.h; the latter two are false if the compiler could not make them.
     """
 
     name: str
@@ -149,6 +161,7 @@ class InstructionSet(NamedTuple):
     run: Callable[..., int]
     run_layer: Callable[..., int]
     run_norm: Callable[..., int]
+    run_surrogate: Callable[..., None]
 
 
 @cache
@@ -160,11 +173,11 @@ def _load() -> ctypes.CDLL | None:
         return None
     try:
         library = ctypes.CDLL(path)
-        sizes = [library.ob_size(which) for which in range(6)]
+        sizes = [library.ob_size(which) for which in range(7)]
         library.ob_chain.argtypes, library.ob_chain.restype = [ctypes.c_uint64] * 2, ctypes.c_uint64
     except (OSError, AttributeError) as error:
         raise UsageError(f"{path} does not load: {error}; reinstall onebit or set ONEBIT_NATIVE=0") from None
-    structures = CallStruct, PlanStruct, _IsaStruct, BarrierStruct, LayerStruct, NormStruct
+    structures = CallStruct, PlanStruct, _IsaStruct, BarrierStruct, LayerStruct, NormStruct, SurrogateStruct
     if sizes != [ctypes.sizeof(structure) for structure in structures]:
         raise UsageError(f"{path} belongs to another version of onebit; reinstall onebit or set ONEBIT_NATIVE=0")
     return library

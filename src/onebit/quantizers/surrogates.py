@@ -20,7 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from onebit.native import BELL, TRIANGLE, SurrogateStruct, instruction_set, run_surrogate
 from onebit.quantizers.base import Surrogate, autocast_dtype, sign
+
+LEAST_VALUES = 1 << 12
+"""Fewer take no time worth a call of a kernel."""
 
 
 def clipped(gradient: Tensor, x: Tensor) -> Tensor:
@@ -66,6 +70,47 @@ def ede_height(t: Tensor | float) -> Tensor | float:
     return 4 * (t.clamp(min=1) if isinstance(t, Tensor) else max(t, 1.0))
 
 
+def _in_one_pass(surrogate: Callable[..., Tensor], gradient: Tensor, x: Tensor, t: Any = 1.0) -> Tensor | None:
+    """`approx` or `ede` by a native kernel, computed in float32; None where there is none, as for gradients of gradients."""
+    kind = {approx: TRIANGLE, ede: BELL}.get(surrogate)
+    if (
+        kind is None
+        or torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+        or not (type(x) is type(gradient) is Tensor)
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack()
+        or not (x.device.type == gradient.device.type == "cpu")
+        or x.dtype not in (torch.bfloat16, torch.float32)
+        or gradient.dtype != x.dtype
+        or x.layout != torch.strided
+        or gradient.layout != torch.strided
+        or not _is_dense(x)
+        or gradient.stride() != x.stride()
+        or x.numel() < LEAST_VALUES
+    ):
+        return None
+    isa = instruction_set()
+    if isa is None or not isa.run_surrogate:
+        return None
+    t = float(t)
+    cut = torch.empty_like(x)
+    addresses = {"x": x.data_ptr(), "gradient": gradient.data_ptr(), "to": cut.data_ptr()}
+    bf16 = x.dtype == torch.bfloat16
+    run_surrogate(
+        isa,
+        SurrogateStruct(bf16=bf16, kind=kind, steepness=2 * t, height=4 * max(t, 1.0), **addresses),
+        x.numel(),
+        threads=torch.get_num_threads(),
+    )
+    return cut
+
+
+def _is_dense(x: Tensor) -> bool:
+    """Whether the values fill their memory, in either order."""
+    return x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
+
+
 class _Signed(Surrogate):
     """`signs` of x; the gradient to x is `surrogate(gradient, x, *parameters)`."""
 
@@ -77,7 +122,9 @@ class _Signed(Surrogate):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (x,) = ctx.saved_tensors
-        cut = ctx.surrogate(gradient, x, *ctx.parameters).to(x.dtype)
+        cut = _in_one_pass(ctx.surrogate, gradient, x, *ctx.parameters)
+        if cut is None:
+            cut = ctx.surrogate(gradient, x, *ctx.parameters).to(x.dtype)
         return cut, None, None, *(None for _ in ctx.parameters)
 
 

@@ -7,4 +7,4 @@
 #include "amx.h"
 
 const ob_isa ob_amx = {"amx", LANES, LUT_INPUTS, LUT_GROUPS, TILE_ROWS, TILE_OUTPUTS, DENSE_WORDS, DOT_FOURS, DOT_SHIFT,
-                       0, BYTE_TILES, run_plan, run_layer, RUN_NORM};
+                       0, BYTE_TILES, run_plan, run_layer, RUN_NORM, RUN_SURROGATE};

@@ -19,9 +19,12 @@
 #endif
 #if defined(__GNUC__)
 #include "norm.h"
+#include "surrogate.h"
 #define RUN_NORM run_norm
+#define RUN_SURROGATE run_surrogate
 #else
 #define RUN_NORM NULL
+#define RUN_SURROGATE NULL
 #endif
 
 /* The input as the first value, pixels in NHWC order. */

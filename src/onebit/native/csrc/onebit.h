@@ -190,6 +190,19 @@ typedef struct {
 /* The stages of a forward pass, and of a backward pass: all parts end one before the next begins. */
 enum { OB_NORM_MOMENTS = 1, OB_NORM_NORMALIZE, OB_NORM_SUMS, OB_NORM_PROPAGATE };
 
+/* A surrogate gradient of the sign: gradient times a factor that depends on x. */
+typedef struct {
+    int32_t bf16, kind; /* bf16: values are bfloat16, not float32 */
+    float steepness, height;
+    const void *x, *gradient;
+    void *to;
+} ob_surrogate;
+
+enum {
+    OB_SURROGATE_TRIANGLE = 1, /* 2 - 2|x| where |x| < 1, else 0 */
+    OB_SURROGATE_BELL          /* height * s(1 - s), s = sigmoid(steepness * x) */
+};
+
 typedef struct {
     const char *name;
     int32_t lanes;      /* outputs per panel */
@@ -213,6 +226,8 @@ typedef struct {
     /* Part number `part` of `parts` of a stage; returns the size of the scratch memory of all parts, in numbers. If `scratch` is
      * NULL, it does nothing else. NULL where the compiler has no vectors of GNU C. */
     int64_t (*run_norm)(const ob_norm *call, int32_t stage, int32_t part, int32_t parts);
+    /* Values number `begin` to `end`; NULL as run_norm. */
+    void (*run_surrogate)(const ob_surrogate *call, int64_t begin, int64_t end);
 } ob_isa;
 
 #if defined(_WIN32)
@@ -221,7 +236,7 @@ typedef struct {
 #define OB_PUBLIC __attribute__((visibility("default")))
 #endif
 
-/* sizeof(ob_call), ob_plan, ob_isa, ob_barrier, ob_layer, ob_norm for `which` 0 to 5: Python compares them with its own. */
+/* sizeof(ob_call), ob_plan, ob_isa, ob_barrier, ob_layer, ob_norm, ob_surrogate for `which` 0 to 6: Python compares them with its own. */
 OB_PUBLIC int ob_size(int which);
 /* The instruction sets that were compiled in and that this processor supports, the best last; NULL after them. */
 OB_PUBLIC const ob_isa *ob_instruction_set(int index);

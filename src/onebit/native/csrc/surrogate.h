@@ -1,0 +1,55 @@
+/* Surrogate gradients of the sign, computed in float32. See ob_surrogate. */
+
+/* 2 - 2|x| where |x| < 1, else 0. */
+NORM_INLINE floats_t triangle(floats_t x) {
+    floats_t height = 2 - 2 * (floats_t)((words_t)x & 0x7fffffffu);
+    return where_positive(height, height);
+}
+
+/* s(1 - s) with s = 1/(1 + exp(-z)): e/(1 + e)² with e = exp(-|z|), to some units of the last place; 0 from |z| = 87 on. */
+NORM_INLINE floats_t bell(floats_t z) {
+    const float rounds = 12582912; /* 1.5 * 2^23: what is added to it becomes a whole number, in the lowest bits */
+    words_t size = (words_t)z & 0x7fffffffu, in = ~(words_t)((floats_t)size >= 87);
+    floats_t y = -(floats_t)(size & in);
+    floats_t k = y * 1.44269504088896341f + rounds, n = k - rounds;
+    floats_t r = y - n * 0.693359375f + n * 2.12194440e-4f, p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1;
+    floats_t e = p * (floats_t)(((words_t)k + (127 - 0x4b400000u)) << 23);
+    return (floats_t)((words_t)(e / ((1 + e) * (1 + e))) & in);
+}
+
+NORM_INLINE void through_pair(const ob_surrogate *call, const void *x, const void *gradient, void *to, int64_t i, int bf16) {
+    pair_t values = load_values(x, i, bf16), g = load_values(gradient, i, bf16);
+    const float steepness = call->steepness, height = call->height;
+    if (call->kind == OB_SURROGATE_TRIANGLE) {
+        g.a *= triangle(values.a), g.b *= triangle(values.b);
+    } else {
+        g.a *= bell(values.a * steepness) * height, g.b *= bell(values.b * steepness) * height;
+    }
+    store_values(to, i, g, bf16);
+}
+
+NORM_INLINE void through_values(const ob_surrogate *call, int64_t begin, int64_t end, int bf16) {
+    int64_t i = begin;
+    for (; i + PAIR <= end; i += PAIR) through_pair(call, call->x, call->gradient, call->to, i, bf16);
+    if (i < end) {
+        float x[PAIR] = {0}, g[PAIR] = {0};
+        size_t size = bf16 ? 2 : 4, bytes = (size_t)(end - i) * size;
+        memcpy(x, (const char *)call->x + i * size, bytes);
+        memcpy(g, (const char *)call->gradient + i * size, bytes);
+        through_pair(call, x, g, x, 0, bf16);
+        memcpy((char *)call->to + i * size, x, bytes);
+    }
+}
+
+/* See ob_isa. */
+static void run_surrogate(const ob_surrogate *call, int64_t begin, int64_t end) {
+    if (call->bf16)
+        through_values(call, begin, end, 1);
+    else
+        through_values(call, begin, end, 0);
+}

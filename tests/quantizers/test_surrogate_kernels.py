@@ -1,0 +1,101 @@
+"""Surrogate gradients by the native kernels: against their formulas in float64, and against torch's operations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from onebit.native import instruction_sets
+from onebit.quantizers import surrogates
+from onebit.quantizers.surrogates import approx, ede, signed, swish
+
+pytestmark = pytest.mark.skipif(not instruction_sets(), reason="the native library is not installed")
+MANY = surrogates.LEAST_VALUES
+INFINITY = float("inf")
+
+
+def exact(surrogate: Any, gradient: Tensor, x: Tensor, t: float) -> Tensor:
+    gradient, x = gradient.double(), x.double()
+    if surrogate is approx:
+        return gradient * (2 - 2 * x.abs()).clamp(min=0)
+    return gradient * max(1 / t, 1) * t / torch.cosh((t * x).clamp(-300, 300)) ** 2
+
+
+def through(surrogate: Any, gradient: Tensor, x: Tensor, *parameters: Any) -> Tensor:
+    x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    signed(x, surrogate, *parameters).backward(gradient)
+    assert x.grad is not None
+    return x.grad
+
+
+@pytest.fixture(autouse=True, params=["default", "threads", *instruction_sets()])
+def way(request: pytest.FixtureRequest) -> Any:
+    threads, patch = torch.get_num_threads(), pytest.MonkeyPatch()
+    torch.set_num_threads(3 if request.param == "threads" else 1)
+    if request.param in instruction_sets():
+        patch.setenv("ONEBIT_ISA", request.param)
+    yield
+    torch.set_num_threads(threads)
+    patch.undo()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    surrogate=st.sampled_from([approx, ede]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    count=st.integers(MANY, MANY + 70),
+    t=st.sampled_from([0.1, 0.9, 1.0, 3.7, 10.0]),
+    scale=st.sampled_from([1e-3, 0.5, 2.0, 30.0]),
+)
+def test_the_gradient_is_that_of_the_formula(
+    surrogate: Any, dtype: torch.dtype, count: int, t: float, scale: float
+) -> None:
+    generator = torch.Generator().manual_seed(count)
+    x = (torch.randn(count, generator=generator) * scale).to(dtype)
+    gradient = torch.randn(count, generator=generator).to(dtype)
+    with torch.no_grad():  # as in a backward pass
+        assert surrogates._in_one_pass(surrogate, gradient, x, t) is not None
+    found = through(surrogate, gradient, x, *([] if surrogate is approx else [torch.tensor(t)])).double()
+    expected = exact(surrogate, gradient, x, torch.tensor(t).item())
+    allowed = (2.0**-8 if dtype == torch.bfloat16 else 3e-6 * max(1, t * scale)) * expected.abs() + 3e-7
+    assert found.dtype == torch.float64
+    assert ((found - expected).abs() <= allowed).all()
+
+
+@pytest.mark.parametrize("surrogate", [approx, ede])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_numbers_at_the_edges(surrogate: Any, dtype: torch.dtype) -> None:
+    edges = [0.0, -0.0, 1e-30, -1e-39, 0.5, 1.0, -1.0, 1.0078125, 8.6, 8.8, 1e30, -1e30, INFINITY, -INFINITY]
+    x = torch.tensor([*edges, float("nan")] * MANY).to(dtype)
+    found = through(surrogate, torch.ones_like(x), x, *([] if surrogate is approx else [10.0]))[: len(edges) + 1].double()
+    assert found[-1].isnan()
+    expected = exact(surrogate, torch.ones(len(edges)), x[: len(edges)], 10.0)
+    assert (found[:-1] - expected).abs().max() <= (0.05 if dtype == torch.bfloat16 else 1e-5)
+    assert (found[10:14] == 0).all()
+    bad = through(surrogate, torch.full_like(x, float("nan")), x, *([] if surrogate is approx else [10.0]))
+    assert bad.isnan().all()
+
+
+def test_layouts_and_what_stays_with_torch() -> None:
+    x, gradient = torch.randn(4, 16, 16, 8), torch.randn(4, 16, 16, 8)
+    for surrogate in (approx, ede, swish):
+        plain = surrogate(gradient, x, *([0.5] if surrogate is ede else []))
+        parameters = [0.5] if surrogate is ede else []
+        last = torch.channels_last
+        for x_format, gradient_format in ((None, None), (last, last), (last, None), (None, last)):
+            made = [v if f is None else v.contiguous(memory_format=f) for v, f in ((x, x_format), (gradient, gradient_format))]
+            found = through(surrogate, made[1], made[0], *parameters)
+            torch.testing.assert_close(found, plain, rtol=1e-5, atol=1e-6)
+            with torch.no_grad():
+                fits = surrogates._in_one_pass(surrogate, made[1], made[0], *parameters) is not None
+            assert fits == (surrogate is not swish and x_format is gradient_format)
+    with torch.no_grad():
+        assert surrogates._in_one_pass(approx, gradient.double(), x.double()) is None
+        assert surrogates._in_one_pass(approx, gradient[:, ::2], x[:, ::2]) is None
+    assert surrogates._in_one_pass(approx, gradient, x) is None  # a second derivative may follow
+
