@@ -8,6 +8,7 @@ from __future__ import annotations
 BENCHMARKS = (
     "augmentation",
     "cortex-m4",
+    "fused-step",
     "kernels",
     "mnist-time",
     "nets",

@@ -72,7 +72,9 @@ def test_the_gradient_is_that_of_the_formula(
 def test_numbers_at_the_edges(surrogate: Any, dtype: torch.dtype) -> None:
     edges = [0.0, -0.0, 1e-30, -1e-39, 0.5, 1.0, -1.0, 1.0078125, 8.6, 8.8, 1e30, -1e30, INFINITY, -INFINITY]
     x = torch.tensor([*edges, float("nan")] * MANY).to(dtype)
-    found = through(surrogate, torch.ones_like(x), x, *([] if surrogate is approx else [10.0]))[: len(edges) + 1].double()
+    found = through(surrogate, torch.ones_like(x), x, *([] if surrogate is approx else [10.0]))[
+        : len(edges) + 1
+    ].double()
     assert found[-1].isnan()
     expected = exact(surrogate, torch.ones(len(edges)), x[: len(edges)], 10.0)
     assert (found[:-1] - expected).abs().max() <= (0.05 if dtype == torch.bfloat16 else 1e-5)
@@ -88,7 +90,10 @@ def test_layouts_and_what_stays_with_torch() -> None:
         parameters = [0.5] if surrogate is ede else []
         last = torch.channels_last
         for x_format, gradient_format in ((None, None), (last, last), (last, None), (None, last)):
-            made = [v if f is None else v.contiguous(memory_format=f) for v, f in ((x, x_format), (gradient, gradient_format))]
+            made = [
+                v if f is None else v.contiguous(memory_format=f)
+                for v, f in ((x, x_format), (gradient, gradient_format))
+            ]
             found = through(surrogate, made[1], made[0], *parameters)
             torch.testing.assert_close(found, plain, rtol=1e-5, atol=1e-6)
             with torch.no_grad():
@@ -98,4 +103,3 @@ def test_layouts_and_what_stays_with_torch() -> None:
         assert surrogates._in_one_pass(approx, gradient.double(), x.double()) is None
         assert surrogates._in_one_pass(approx, gradient[:, ::2], x[:, ::2]) is None
     assert surrogates._in_one_pass(approx, gradient, x) is None  # a second derivative may follow
-

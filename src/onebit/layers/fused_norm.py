@@ -11,7 +11,6 @@ rounded to bfloat16 is the result, not the steps on the way to it. Results do no
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -30,8 +29,8 @@ def normalized(
 ) -> Tensor:
     """activation(norm(x) + shortcut), without what is None.
 
-    One operation for `torch.nn.BatchNorm1d` or `2d`, `torch.nn.ReLU` or `Identity`, and values in float32 or bfloat16 and
-    in channels_last; else the calls of the modules.
+    One operation for `torch.nn.BatchNorm1d` or `2d`, `torch.nn.ReLU` or `Identity`, and values in float32 or bfloat16
+    and in channels_last; else the calls of the modules.
 
     Shapes:
         x, shortcut: (N, C, H, W) or (N, C) -> the same.
@@ -169,7 +168,7 @@ def _fused(
         norm.num_batches_tracked.add_(1)
     tensors = (x, shortcut, norm.weight, norm.bias, norm.running_mean, norm.running_var)
     relu = type(activation) is nn.ReLU
-    return _Normalized.apply(isa, twice, relu, norm.eps, norm.momentum, *tensors)  # type: ignore[no-any-return]
+    return _Normalized.apply(isa, twice, relu, norm.eps, norm.momentum, *tensors)
 
 
 def _run(isa: InstructionSet, x: Tensor, *stages: NormStage, relu: bool, **fields: Tensor | float | None) -> None:
@@ -192,7 +191,7 @@ class _Normalized(torch.autograd.Function):
     """relu(norm(x) + shortcut), once or twice; the gradients of both uses are added."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         isa: InstructionSet,
         twice: bool,
@@ -211,7 +210,7 @@ class _Normalized(torch.autograd.Function):
         given = {"shortcut": shortcut, "weight": weight, "bias": bias}
         running = {"running_mean": running_mean, "running_var": running_var}
         stages = NormStage.MOMENTS, NormStage.NORMALIZE
-        fields = {"out": out, "statistics": statistics, "eps": eps, "momentum": momentum}
+        fields: dict[str, Any] = {"out": out, "statistics": statistics, "eps": eps, "momentum": momentum}
         _run(isa, x, *stages, relu=relu, **given, **running, **fields)
         ctx.isa, ctx.relu, ctx.eps = isa, relu, eps
         # without a shortcut, x tells the sign of y
@@ -220,10 +219,10 @@ class _Normalized(torch.autograd.Function):
         return (out, out.detach()) if twice else (out,)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         x, weight, statistics, out = ctx.saved_tensors
         given = [gradient for gradient in gradients if gradient is not None]
-        to_x, to_shortcut, to_weight = ctx.needs_input_grad[5:8]
+        to_x, to_shortcut = ctx.needs_input_grad[5:7]
         if not given:
             return (None,) * 11
         if torch.is_grad_enabled() or not is_plain_training(given[0]):

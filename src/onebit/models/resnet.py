@@ -223,7 +223,7 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = again = self.maxpool(normalized(self.conv1(self.coding(x)), self.bn1, self.relu))
         for name in self.stages:
-            stage = self.get_submodule(name)
+            stage: Any = self.get_submodule(name)
             if not _runs_twice(stage, x):
                 x = again = stage(x)
                 continue

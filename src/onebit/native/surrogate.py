@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from itertools import pairwise
 
 from onebit.native.library import InstructionSet, SurrogateStruct
 from onebit.native.norm import PART_VALUES
@@ -13,9 +14,9 @@ TRIANGLE, BELL = 1, 2
 
 
 def run_surrogate(isa: InstructionSet, struct: SurrogateStruct, values: int, *, threads: int = 1) -> None:
-    """Compute so many values, each by itself: any number of threads gives the same."""
+    """Compute all values, each by itself: any number of threads gives the same."""
     parts = max(1, min(threads, values // PART_VALUES))
     bounds = [values * part // parts for part in range(parts + 1)]
-    shares = list(zip(bounds, bounds[1:], strict=False))
+    shares = list(pairwise(bounds))
     for _ in run_shares(lambda share: isa.run_surrogate(ctypes.byref(struct), *share), shares):
         pass

@@ -71,7 +71,7 @@ def ede_height(t: Tensor | float) -> Tensor | float:
 
 
 def _in_one_pass(surrogate: Callable[..., Tensor], gradient: Tensor, x: Tensor, t: Any = 1.0) -> Tensor | None:
-    """`approx` or `ede` by a native kernel, computed in float32; None where there is none, as for gradients of gradients."""
+    """`approx` or `ede` by a native kernel, in float32; None where there is none, as for gradients of gradients."""
     kind = {approx: TRIANGLE, ede: BELL}.get(surrogate)
     if (
         kind is None

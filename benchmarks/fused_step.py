@@ -1,0 +1,103 @@
+"""The training step of convolutional nets with BatchNorm, sum and ReLU as one operation, against the same net in torch.
+
+The same model with `ONEBIT_NATIVE=0` and without takes turns in one process. The figure is the median of the ratios of
+the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import onebit
+from benchmarks.shared import add_process_options, add_rounds, describe_machine, set_up_process
+from benchmarks.variants import CPU, EAGER, METHODS, Setting, build
+
+NETS = (("resnet20", "sign", 1.0), ("resnet20", "bnn", 1.0), ("resnet20", "irnet", 1.0), ("vgg_small", "bnn", 0.25))
+"""Model, variant and width."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The keyword arguments of `measure` as flags."""
+    add_rounds(parser, 11)
+    parser.add_argument("--batch", type=int, default=125, help="images per step (125)")
+    add_process_options(parser)
+
+
+def measure(
+    *,
+    rounds: int = 11,
+    batch: int = 125,
+    threads: int = 1,
+    default_malloc: bool = False,
+    on_round: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Time steps in turn.
+
+    Args:
+        on_round: called with (rounds done, rounds).
+
+    Returns:
+        machine, settings, and rows of model, variant, width, milliseconds of both, and the median ratio.
+
+    Raises:
+        UsageError: numbers that are not positive.
+    """
+    if min(rounds, batch, threads) < 1:
+        raise onebit.errors.UsageError("rounds, batch and threads must be 1 or more")
+    where = set_up_process(threads, default_malloc=default_malloc)
+    precision = "bf16" if onebit.evaluation.precision.multiplies_bf16(CPU) else "fp32"
+    variants = {variant.name: variant for variant in (*EAGER, *METHODS)}
+    before, rows = os.environ.get("ONEBIT_NATIVE"), []
+    try:
+        for done, (model, name, width) in enumerate(NETS):
+            setting = Setting(precision, "channels_last")
+            run = build(variants[name], setting, model=model, batch=batch, width=width, widths=())
+            seconds: dict[str, list[float]] = {"0": [], "1": []}
+            for at in range(-2, rounds):
+                for native, found in seconds.items():
+                    os.environ["ONEBIT_NATIVE"] = native
+                    started = time.perf_counter()
+                    run.step()
+                    if at >= 0:  # the first ones set up the kernels of torch
+                        found.append(time.perf_counter() - started)
+                if on_round is not None and at >= 0:
+                    on_round(done * rounds + at + 1, rounds * len(NETS))
+            ratios = [plain / fused for plain, fused in zip(seconds["0"], seconds["1"], strict=True)]
+            milliseconds = {key: 1e3 * statistics.median(found) for key, found in seconds.items()}
+            rows.append(
+                {
+                    "model": model,
+                    "variant": name,
+                    "width": width,
+                    "torch_ms": milliseconds["0"],
+                    "fused_ms": milliseconds["1"],
+                    "ratio": statistics.median(ratios),
+                }
+            )
+    finally:
+        if before is None:
+            del os.environ["ONEBIT_NATIVE"]
+        else:
+            os.environ["ONEBIT_NATIVE"] = before
+    settings = {"batch": batch, "rounds": rounds, "precision": precision}
+    return {"benchmark": "fused-step", "machine": where, "settings": settings, "rows": rows}
+
+
+def describe(result: dict[str, Any]) -> str:
+    """The result as text."""
+    how = result["settings"]
+    lines = [
+        f"training step, batch {how['batch']}, {how['precision']}, channels_last; {how['rounds']} rounds",
+        describe_machine(result["machine"]),
+        "",
+        f"{'net':<34}{'torch ms':>10}{'fused ms':>10}{'times faster':>14}",
+    ]
+    for row in result["rows"]:
+        net = f"{row['model']}, {row['variant']}, width {row['width']:g}"
+        lines.append(f"{net:<34}{row['torch_ms']:>10.1f}{row['fused_ms']:>10.1f}{row['ratio']:>14.2f}")
+    return "\n".join(lines)
