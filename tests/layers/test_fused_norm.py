@@ -280,6 +280,21 @@ def test_gradients_that_are_not_needed() -> None:
                 torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+def test_the_default_dtype_and_device_do_not_matter() -> None:
+    shape = (4, 16, 5, 5)
+    given = norm_of(shape), drawn(*shape), drawn(*shape, seed=1), drawn(*shape, seed=2)
+    call = lambda x, norm, s: normalized(x, norm, nn.ReLU(), s)  # noqa: E731
+    expected = results(call, copy.deepcopy(given[0]), *given[1:])
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    try:
+        found = results(call, *given)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def test_a_gradient_in_another_layout() -> None:
     x = drawn(4, 16, 6, 6).requires_grad_()
     norm = norm_of((4, 16, 6, 6))

@@ -182,7 +182,7 @@ def _run(isa: InstructionSet, x: Tensor, *stages: NormStage, relu: bool, **field
         **{name: value.data_ptr() if isinstance(value, Tensor) else value for name, value in fields.items()},
     )
     call = NormCall(isa, struct, threads=torch.get_num_threads())
-    scratch = torch.empty(call.scratch(), dtype=torch.float64)
+    scratch = torch.empty(call.scratch(), dtype=torch.float64, device="cpu")
     struct.scratch = scratch.data_ptr()
     call.run(*stages)
 
@@ -206,7 +206,7 @@ class _Normalized(torch.autograd.Function):
         running_var: Tensor | None,
     ) -> tuple[Tensor, ...]:
         out = torch.empty_like(x)
-        statistics = torch.empty(4, x.shape[1])
+        statistics = torch.empty(4, x.shape[1], dtype=torch.float32, device=x.device)
         given = {"shortcut": shortcut, "weight": weight, "bias": bias}
         running = {"running_mean": running_mean, "running_var": running_var}
         stages = NormStage.MOMENTS, NormStage.NORMALIZE
@@ -232,7 +232,7 @@ class _Normalized(torch.autograd.Function):
         kept = None
         if len(given) > 1 or out is not None:
             kept = torch.empty_like(x) if to_shortcut else x_gradient
-        sums = torch.empty(2, x.shape[1])
+        sums = torch.empty(2, x.shape[1], dtype=torch.float32, device=x.device)
         parts = {"gradient": given[0], "second_gradient": given[1] if len(given) > 1 else None, "kept": kept}
         fields = {"out": out, "statistics": statistics, "weight_gradient": sums[0], "bias_gradient": sums[1]}
         stages = NormStage.SUMS, NormStage.PROPAGATE
