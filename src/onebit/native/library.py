@@ -160,8 +160,8 @@ class InstructionSet(NamedTuple):
     byte_tiles: int
     run: Callable[..., int]
     run_layer: Callable[..., int]
-    run_norm: Any
-    run_surrogate: Any
+    run_norm: Any = None
+    run_surrogate: Any = None
 
 
 @cache
