@@ -7,7 +7,6 @@ the rounds.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -52,38 +51,31 @@ def measure(
     where = set_up_process(threads, default_malloc=default_malloc)
     precision = "bf16" if onebit.evaluation.precision.multiplies_bf16(CPU) else "fp32"
     variants = {variant.name: variant for variant in (*EAGER, *METHODS)}
-    before, rows = os.environ.get("ONEBIT_NATIVE"), []
-    try:
-        for done, (model, name, width) in enumerate(NETS):
-            setting = Setting(precision, "channels_last")
-            run = build(variants[name], setting, model=model, batch=batch, width=width, widths=())
-            seconds: dict[str, list[float]] = {"0": [], "1": []}
-            for at in range(-2, rounds):
-                for native, found in seconds.items():
-                    os.environ["ONEBIT_NATIVE"] = native
-                    started = time.perf_counter()
-                    run.step()
-                    if at >= 0:  # the first ones set up the kernels of torch
-                        found.append(time.perf_counter() - started)
-                if on_round is not None and at >= 0:
-                    on_round(done * rounds + at + 1, rounds * len(NETS))
-            ratios = [plain / fused for plain, fused in zip(seconds["0"], seconds["1"], strict=True)]
-            milliseconds = {key: 1e3 * statistics.median(found) for key, found in seconds.items()}
-            rows.append(
-                {
-                    "model": model,
-                    "variant": name,
-                    "width": width,
-                    "torch_ms": milliseconds["0"],
-                    "fused_ms": milliseconds["1"],
-                    "ratio": statistics.median(ratios),
-                }
-            )
-    finally:
-        if before is None:
-            del os.environ["ONEBIT_NATIVE"]
-        else:
-            os.environ["ONEBIT_NATIVE"] = before
+    rows = []
+    for done, (model, name, width) in enumerate(NETS):
+        setting = Setting(precision, "channels_last")
+        run = build(variants[name], setting, model=model, batch=batch, width=width, widths=())
+        seconds: dict[bool, list[float]] = {False: [], True: []}
+        for at in range(-2, rounds):
+            for fused, found in seconds.items():
+                started = time.perf_counter()
+                run.step(kernels=fused)
+                if at >= 0:  # the first ones set up the kernels of torch
+                    found.append(time.perf_counter() - started)
+            if on_round is not None and at >= 0:
+                on_round(done * rounds + at + 1, rounds * len(NETS))
+        ratios = [plain / fused for plain, fused in zip(seconds[False], seconds[True], strict=True)]
+        milliseconds = {fused: 1e3 * statistics.median(found) for fused, found in seconds.items()}
+        rows.append(
+            {
+                "model": model,
+                "variant": name,
+                "width": width,
+                "torch_ms": milliseconds[False],
+                "fused_ms": milliseconds[True],
+                "ratio": statistics.median(ratios),
+            }
+        )
     settings = {"batch": batch, "rounds": rounds, "precision": precision}
     return {"benchmark": "fused-step", "machine": where, "settings": settings, "rows": rows}
 

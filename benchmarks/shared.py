@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,20 @@ def set_up_process(threads: int, *, default_malloc: bool = False) -> dict[str, A
     torch.set_num_threads(threads)
     kept = not default_malloc and onebit.common.memory.keep_freed_memory()
     return {**machine(threads), "freed_memory_kept": kept}
+
+
+@contextmanager
+def own_kernels(wanted: bool) -> Iterator[None]:
+    """With the kernels of onebit, or without them, in plain torch."""
+    before = os.environ.get("ONEBIT_NATIVE")
+    os.environ["ONEBIT_NATIVE"] = str(int(wanted))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["ONEBIT_NATIVE"]
+        else:
+            os.environ["ONEBIT_NATIVE"] = before
 
 
 def machine(threads: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import onebit
-from benchmarks.shared import add_process_options
+from benchmarks.shared import add_process_options, own_kernels
 
 WIDTHS = (784, 2048, 2048, 2048, 10)
 IMAGES, CLASSES = (3, 32, 32), 10
@@ -78,12 +78,14 @@ class Run:
     x: Tensor
     y: Tensor
 
-    def step(self) -> None:
-        with onebit.evaluation.precision.autocast(self.setting.precision, CPU):
-            logits = self.net(self.x)
-        F.cross_entropy(logits.float(), self.y).backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+    def step(self, *, kernels: bool | None = None) -> None:
+        """An optimizer step; `kernels` of onebit for its fused operations, None for all nets but the floor."""
+        with own_kernels(self.variant.name != FLOOR if kernels is None else kernels):
+            with onebit.evaluation.precision.autocast(self.setting.precision, CPU):
+                logits = self.net(self.x)
+            F.cross_entropy(logits.float(), self.y).backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
 
 
 def add_net_options(parser: argparse.ArgumentParser) -> None:

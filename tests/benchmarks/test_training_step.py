@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import platform
 import subprocess
 import sys
@@ -183,3 +184,15 @@ print(given_back, faults())
     given_back, kept = map(int, done.stdout.split())
     assert kept < 1_000
     assert kept < given_back
+
+
+@pytest.mark.parametrize("name", [FLOOR, "sign"])
+def test_plain_torch_steps_without_the_kernels_of_onebit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEBIT_NATIVE", "before")
+    (variant,) = (variant for variant in EAGER if variant.name == name)
+    run = build(variant, Setting("fp32"), model="mlp", batch=4, widths=(6, 8, 4))
+    seen = []
+    run.net.register_forward_hook(lambda *_: seen.append(os.environ["ONEBIT_NATIVE"]))
+    run.step()
+    assert seen == ["0" if name == FLOOR else "1"]
+    assert os.environ["ONEBIT_NATIVE"] == "before"
