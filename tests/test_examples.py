@@ -47,7 +47,7 @@ def plain_net(*arguments: object) -> Callable[[torch.Tensor], torch.Tensor]:
     "recipe",
     [
         *(f"mnist-{name}" for name in ("fast", "ste", "bnn", "binaryconnect", "bayesbinn", "tutorial")),
-        *(f"cifar10-{name}" for name in ("resnet20-binaryconnect", "resnet20-binaryconnect-ends-real-short")),
+        *(f"cifar10-{name}" for name in ("resnet20-binaryconnect", "resnet20-binaryconnect-ends-real")),
         *("cifar10-resnet18-bnn", "cifar10-binaryconnect", "imagenet-alexnet-bnn", "membrane-unet-ste"),
     ],
 )

@@ -71,7 +71,7 @@ def test_print_config_is_a_recipe(onebit: Onebit, tmp_path: Path) -> None:
 
 def test_print_config_has_the_notes_and_the_checks_of_a_training(onebit: Onebit) -> None:
     done = onebit("train", "cifar10-resnet20-real", "--epochs", "1", "--print-config")
-    assert done.err == "note: schedule.warmup shrinks with --epochs 1, from 5 to 0.0333 epochs\n"
+    assert done.err == "note: schedule.warmup shrinks with --epochs 1, from 5 to 0.0417 epochs\n"
     assert "name: cifar10-resnet20-real" in done.out
     for flags, message in {
         ("--model", "mpl"): "unknown model 'mpl'; did you mean 'mlp'?",
@@ -209,7 +209,7 @@ def test_an_empty_data_folder_is_refused_by_every_verb(onebit: Onebit, run_folde
 
 def test_a_changed_recipe_does_not_carry_what_was_measured_with_another(onebit: Onebit, run_folder: Path) -> None:
     assert "measured: ''" in (run_folder / "recipe.yaml").read_text()
-    assert "test accuracy" in onebit("train", "digits-smoke", "--seed", "3", "--print-config").out
+    assert "Test accuracy" in onebit("train", "digits-smoke", "--seed", "3", "--print-config").out
     assert onebit("train", "digits-smoke", "--epochs", "3", "--print-config", "--json").json["measured"] == ""
 
 
