@@ -228,6 +228,15 @@ def test_running_statistics_over_steps() -> None:
     torch.testing.assert_close(norm.running_var, twin.running_var)
 
 
+def test_running_statistics_that_are_turned_off_stay() -> None:
+    norm = norm_of((4, 16, 5, 5))
+    norm.track_running_stats = False
+    normalized(drawn(4, 16, 5, 5) + 3, norm, nn.ReLU())
+    assert norm.num_batches_tracked == 0
+    assert torch.equal(norm.running_mean, torch.zeros(16))
+    assert torch.equal(norm.running_var, torch.ones(16))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_bits_do_not_depend_on_threads_or_instruction_set(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = (30, 24, 33, 33)
@@ -254,6 +263,15 @@ def test_a_second_derivative() -> None:
         found.append(torch.autograd.grad(loss, (x, norm.weight)))
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_a_second_derivative_without_a_shortcut() -> None:
+    x, norm = drawn(4, 16, 5, 5).requires_grad_(), norm_of((4, 16, 5, 5))
+    found = []
+    for call in (lambda: normalized(x, norm, nn.ReLU()), lambda: norm(x).relu()):
+        (first,) = torch.autograd.grad(call(), x, drawn(4, 16, 5, 5, seed=2), create_graph=True)
+        found.append(torch.autograd.grad(first.square().sum(), x)[0])
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
 
 
 def test_gradients_that_are_not_needed() -> None:
@@ -380,6 +398,15 @@ def test_errors_of_torch_stay() -> None:
         y.sum().backward()
 
 
+@pytest.mark.parametrize("changed", [0, 1])
+def test_two_uses_refuse_a_change_in_place(changed: int) -> None:
+    """They share memory: the other would change without a gradient that knows of it."""
+    x = drawn(*SHAPE).requires_grad_()
+    uses = normalized_twice(x, norm_of(SHAPE))
+    with pytest.raises(RuntimeError, match="modified by an inplace operation|being modified inplace"):
+        (nn.functional.hardtanh_(uses[changed]) + uses[1 - changed]).sum().backward()
+
+
 def test_hooks_are_called(fused: list[int]) -> None:
     norm, relu, seen = norm_of(SHAPE), nn.ReLU(), []
     for module in (norm, relu):
@@ -462,14 +489,29 @@ def test_models_have_the_gradients_of_their_modules(
         assert away < 2e-3, (key, away)
 
 
-@pytest.mark.parametrize("watched", ["layer1", "layer1.1", "layer1.2"])
-def test_a_watched_output_of_a_block_gets_its_whole_gradient(watched: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "watched", "of_inputs"),
+    [
+        ("resnet20", "layer1", False),
+        ("resnet20", "layer1.1", False),
+        ("resnet20", "layer1.2", False),
+        ("resnet20", "layer1.1.conv1", True),
+        ("resnet20", "layer2.0.downsample", True),
+        ("resnet18", "layer1.1.conv2", True),
+    ],
+)
+def test_a_watched_value_gets_its_whole_gradient(
+    name: str, watched: str, of_inputs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two uses of a value are two tensors inside a stage only if nobody sees them."""
     torch.manual_seed(0)
-    model = smooth_(onebit.create_model("resnet20")).train().to(memory_format=torch.channels_last)
+    options = {"width": 0.25, "bireal": True, "input_quantizer": None} if name == "resnet18" else {}
+    model = smooth_(onebit.create_model(name, **options)).train().to(memory_format=torch.channels_last)
     x = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     seen: list[Tensor] = []
-    model.get_submodule(watched).register_forward_hook(lambda module, inputs, output: seen.append(output))
+    model.get_submodule(watched).register_forward_hook(
+        lambda module, inputs, output: seen.append(inputs[0] if of_inputs else output)
+    )
     found = []
     for native in ("1", "0"):
         monkeypatch.setenv("ONEBIT_NATIVE", native)

@@ -164,9 +164,12 @@ def _is_vector(p: Tensor | None) -> bool:
 def _fused(
     isa: InstructionSet, x: Tensor, norm: Any, activation: nn.Module | None, shortcut: Tensor | None, *, twice: bool
 ) -> tuple[Tensor, ...]:
+    running = (
+        (norm.running_mean, norm.running_var) if norm.track_running_stats else (None, None)
+    )  # it may be turned off
     if norm.track_running_stats and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
-    tensors = (x, shortcut, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    tensors = (x, shortcut, norm.weight, norm.bias, *running)
     relu = type(activation) is nn.ReLU
     return _Normalized.apply(isa, twice, relu, norm.eps, norm.momentum, *tensors)
 
@@ -213,8 +216,9 @@ class _Normalized(torch.autograd.Function):
         fields: dict[str, Any] = {"out": out, "statistics": statistics, "eps": eps, "momentum": momentum}
         _run(isa, x, *stages, relu=relu, **given, **running, **fields)
         ctx.isa, ctx.relu, ctx.eps = isa, relu, eps
-        # without a shortcut, x tells the sign of y
-        ctx.save_for_backward(x, weight, statistics, out if relu and shortcut is not None else None)
+        # without a shortcut, x tells the sign of y; of two, autograd must see that one was changed in place
+        kept = out if twice or (relu and shortcut is not None) else None
+        ctx.save_for_backward(x, weight, statistics, kept)
         ctx.set_materialize_grads(False)
         return (out, out.detach()) if twice else (out,)
 
@@ -257,4 +261,4 @@ def _by_torch(
     to_x, to_weight, to_bias = torch.ops.aten.native_batch_norm_backward(
         gradient, x, weight, None, None, mean, inverse, True, ctx.eps, wanted
     )
-    return *(None,) * 5, to_x, gradient, to_weight, to_bias, None, None
+    return *(None,) * 5, to_x, gradient if ctx.needs_input_grad[6] else None, to_weight, to_bias, None, None

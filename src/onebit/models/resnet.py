@@ -97,8 +97,10 @@ class Block(nn.Module):
     def forward_twice(self, x: Tensor, again: Tensor) -> tuple[Tensor, Tensor]:
         """`forward` of the same values for two uses, for two uses: see `normalized_twice`."""
         shortcut = self.downsample(again)
-        if self.around_each:
+        if self.around_each and not are_watched(*self.conv2.modules()):
             y, shortcut = normalized_twice(self.conv1(x), self.bn1, self.relu1, shortcut)
+        elif self.around_each:
+            y = shortcut = normalized(self.conv1(x), self.bn1, self.relu1, shortcut)
         else:
             y = normalized(self.conv1(x), self.bn1, self.relu1)
         return normalized_twice(self.conv2(y), self.bn2, self.relu2, shortcut)
@@ -156,7 +158,7 @@ def _runs_twice(stage: Any, x: Any) -> bool:
         and stage.training
         and is_plain_training(x)
         and all(type(block) in (Block, Bottleneck) for block in stage)
-        and not are_watched(stage, *stage)
+        and not are_watched(*stage.modules())
     )
 
 
