@@ -72,6 +72,25 @@ def test_a_card_has_no_path_and_no_machine(onebit: Onebit, copied: Path, run_fol
     assert not re.search(r"secret|copied|/tmp|/root|/home|cpu", text)
 
 
+@pytest.mark.parametrize(
+    ("changes", "command", "words"),
+    [
+        ({"init_from": "mnist-mlp"}, True, "; begun with the weights of mnist-mlp"),
+        ({"init_from": "mine.1bit"}, False, "; begun with the weights of another trained net"),
+        ({"teacher": "big"}, False, "; taught by another trained net"),
+    ],
+)
+def test_a_card_tells_of_the_nets_that_a_training_used(
+    onebit: Onebit, copied: Path, tmp_path: Path, changes: dict[str, str], command: bool, words: str
+) -> None:
+    recipe, (name, value) = copied / "recipe.yaml", *changes.items()
+    recipe.write_text(recipe.read_text().replace(f"{name}: null", f"{name}: {value}"))
+    split_facts(copied, **changes)
+    assert onebit("pack", copied, "-o", tmp_path / "net.1bit", "--no-certify").status == 0
+    card = card_of(tmp_path / "net.1bit")
+    assert (card.command is not None, str(card.method).endswith(words)) == (command, True)
+
+
 def split_facts(folder: Path, **changes: object) -> dict[str, object]:
     """Change settings of the recipe that a weight file of the folder stores; returns them."""
     for path in folder.glob("*.safetensors"):

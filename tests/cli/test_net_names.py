@@ -63,6 +63,16 @@ def test_an_unknown_name_is_one_line(onebit: Onebit, verb: str) -> None:
     assert (done.status, "also a file here: write ./mnist-mlp" in done.line) == (2, True)
 
 
+@pytest.mark.parametrize("inside", ["recipe.yaml", "final.safetensors", "last.ckpt", "seed-0/recipe.yaml"])
+def test_a_name_that_is_also_a_folder_of_weights_is_refused(onebit: Onebit, folder: Path, inside: str) -> None:
+    (folder / NAME).mkdir()
+    assert onebit("inspect", NAME).status == 0
+    (folder / NAME / inside).parent.mkdir(exist_ok=True)
+    (folder / NAME / inside).touch()
+    done = onebit("inspect", NAME)
+    assert (done.status, "also a run folder here: write ./mnist-mlp" in done.line) == (2, True)
+
+
 def test_verbs_for_trained_nets_refuse_a_packed_one(onebit: Onebit) -> None:
     assert "mnist-mlp is a packed net: name the run folder" in onebit("pack", NAME, "-o", "x.1bit").line
     assert onebit("inspect", NAME, "--plot", "x.png").line.endswith("leave --plot out")

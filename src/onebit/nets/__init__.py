@@ -10,6 +10,8 @@ from onebit.errors import UsageError
 
 FOLDER = Path(__file__).parent
 SUFFIX = ".1bit"
+TRAINED = ("recipe.yaml", "*.safetensors", "*.ckpt", "seed-*", "stage1")
+"""What the folder of a training holds, or a copy of its weights."""
 
 
 def net_names() -> list[str]:
@@ -36,7 +38,7 @@ def net_path(net: str | os.PathLike[str]) -> Path:
     """
     if not isinstance(net, str) or net not in net_names():
         return Path(net)
-    if os.path.isfile(net) or os.path.isfile(os.path.join(net, "recipe.yaml")):
+    if os.path.isfile(net) or any(found for kind in TRAINED for found in Path(net).glob(kind)):
         raise UsageError(
             f"{net} is a net that comes with onebit, and also a {'file' if os.path.isfile(net) else 'run folder'} "
             f"here: write {os.path.join(os.curdir, net)} for the one here, or rename it"

@@ -10,6 +10,7 @@ from typing import Any
 from onebit.common.files import read_json
 from onebit.data import DATASETS
 from onebit.errors import FormatError, UsageError, first_line, shortened
+from onebit.nets import net_names
 from onebit.packed import Card, CardScore, Certificate
 from onebit.packed.card import LONGEST_CARD_TEXT
 from onebit.recipe import Recipe, build_recipe, method_of, read_settings, recipe_names, recipe_path
@@ -108,6 +109,8 @@ def _method(recipe: Recipe, certificate: Certificate | None) -> str:
         f"weights {model.weight_quantizer or 'real'}, inputs {model.input_quantizer or 'real'}",
         f"{' and '.join(real)} layer real" if real else "",
         f"optimizer {recipe.optimizer.name}",
+        f"begun with the weights of {_net(recipe.init_from)}" if recipe.init_from else "",
+        f"taught by {_net(recipe.teacher)}" if recipe.teacher else "",
         f"activations rounded to {certificate.activations} bits after the training"
         if certificate is not None and certificate.activations is not None
         else "one random draw of the weights"
@@ -118,10 +121,16 @@ def _method(recipe: Recipe, certificate: Certificate | None) -> str:
     return f"{name}: {'; '.join(filter(None, parts))}" if name else "; ".join(filter(None, parts))
 
 
+def _net(name: str) -> str:
+    """A net that a training took part of its accuracy from; no paths."""
+    return name if name in net_names() else "another trained net"
+
+
 def _command(recipe: Recipe) -> tuple[str | None, bool]:
     """What trains a recipe again, and whether its summary and reference are about this training.
 
-    The command is a recipe that comes with onebit, and the settings that differ; None for any other recipe.
+    The command is a recipe that comes with onebit, and the settings that differ; None for any other recipe, and if it
+    needs a file of the user's own.
     """
     if recipe.name not in recipe_names():
         return None, True
@@ -135,6 +144,7 @@ def _command(recipe: Recipe) -> tuple[str | None, bool]:
         again = build_recipe(base, flags)
     except UsageError:
         return None, described
-    if recipe.changed_from(again) or any(_PATH.search(flag) for flag in flags):
+    own_files = {recipe.init_from, recipe.teacher} - {None, *net_names()}
+    if own_files or recipe.changed_from(again) or any(_PATH.search(flag) for flag in flags):
         return None, described
     return shlex.join(["onebit", "train", recipe.name, *flags]), described
