@@ -86,6 +86,21 @@ def test_the_tables_of_results_are_those_of_what_was_measured() -> None:
     assert RESULTS["written"](text) == text, "run python -m tools.results_table"
 
 
+def test_a_row_tells_from_which_net_a_training_began() -> None:
+    name = "cifar10-resnet20-w1a4-short"
+    row = RESULTS["cells"](RESULTS["results"]()[name], {})
+    assert row[3].endswith("; begun with the weights of `cifar10-resnet20-binaryconnect-short`")
+
+
+def test_only_seeds_that_a_command_can_name_are_taken(tmp_path: Path) -> None:
+    for seed in (0, 2):
+        folder = tmp_path / f"seed-{seed}"
+        folder.mkdir()
+        (folder / "result.json").write_text(json.dumps({"recipe": "mnist-fast", "seed": seed}))
+    with pytest.raises(SystemExit, match="one after the other"):
+        RESULTS["take"](tmp_path)
+
+
 def test_recipes_say_what_was_measured_with_them() -> None:
     results = RESULTS["results"]()
     assert len(results) > 15

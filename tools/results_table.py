@@ -49,7 +49,9 @@ def take(run: Path) -> str:
     """Copy a finished run to docs/results; returns the name of its recipe."""
     folders = sorted(run.glob("seed-*"), key=lambda folder: int(folder.name[5:])) or [run]
     found = [json.loads((folder / "result.json").read_text(encoding="utf-8")) for folder in folders]
-    name = found[0]["recipe"]
+    name, seeds = found[0]["recipe"], [one["seed"] for one in found]
+    if seeds != list(range(seeds[0], seeds[0] + len(seeds))):
+        sys.exit(f"{run}: seeds {seeds}, expected one after the other, as the command that trains them again has them")
     changed = changes(settings_of(folders[0] / "recipe.yaml"), shipped(name))
     kept = ("bn", "count", *SHOWN_MASKS)
     folder = RESULTS / name
@@ -59,7 +61,7 @@ def take(run: Path) -> str:
         "dataset": found[0]["dataset"],
         "note": found[0]["note"],
         "flags": " ".join(f"--{key} {json.dumps(value).strip(chr(34))}" for key, value in changed.items()),
-        "seeds": [one["seed"] for one in found],
+        "seeds": seeds,
         "epochs": found[0]["epochs"],
         "chosen_epochs": [one["chosen_epoch"] for one in found],
         "chosen_by": found[0]["chosen_by"],
@@ -163,7 +165,9 @@ def write_measured(name: str, text: str) -> None:
 def cells(result: Mapping[str, Any], published: Mapping[str, Any]) -> list[str]:
     """A row of the table of a data set."""
     name, folder = result["recipe"], f"results/{result['recipe']}"
-    model = recipe.read_settings(RESULTS / name / "recipe.yaml")["model"]
+    settings = recipe.read_settings(RESULTS / name / "recipe.yaml")
+    model, start = settings["model"], settings.get("init_from")
+    begun = f"; begun with the weights of `{Path(start).name}`" if start else ""
     inputs = model["input_quantizer"]
     options = model.get("input_options") or {}
     bits = 32 if inputs is None else options.get("bits") or onebit.quantizers.INPUT_QUANTIZERS.entry(inputs).bits
@@ -183,7 +187,7 @@ def cells(result: Mapping[str, Any], published: Mapping[str, Any]) -> list[str]:
         f"`{command(result).removeprefix('onebit train ')}`",
         f"{'32' if model['weight_quantizer'] is None else '1'} / {bits}",
         "; ".join(shown),
-        trained(result),
+        trained(result) + begun,
         _distance(result, published),
         ", ".join([*links, *shipped]),
     ]
