@@ -154,7 +154,10 @@ def test_verify_fails_for_a_card_with_another_accuracy(onebit: Onebit, packed_fi
     save(replace(net, card=wrong), path)
     done = onebit("verify", path)
     assert done.status == 1
-    assert f"FAIL  card: states {wrong.test['packed']} with packed weights" in done.out
+    assert f"FAIL  card: states {wrong.test['packed']} on mnist-sample test with packed weights" in done.out
+    save(replace(net, card=replace(net.card, dataset="cifar10")), path)
+    done = onebit("verify", path)
+    assert (done.status, f"FAIL  card: states {right} on cifar10 test" in done.out) == (1, True)
 
 
 def test_inspect_shows_the_card(onebit: Onebit, packed_file: Path) -> None:

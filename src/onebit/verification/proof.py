@@ -280,7 +280,9 @@ def prove_packed(
     )
     stated = None if net.card is None else net.card.test.get("packed")
     if stated is not None and certificate.split == "test" and certificate.images is None:
-        yield Claim("card", (stated.correct, stated.count) == (correct, count), f"states {stated} with packed weights")
+        named = net.card.dataset if net.card is not None and net.card.dataset else certificate.dataset
+        same = (stated.correct, stated.count, named) == (correct, count, certificate.dataset)
+        yield Claim("card", same, f"states {stated} on {named} test with packed weights")
     if source is None:
         return
     same_file = source.sha256 == certificate.source
