@@ -27,6 +27,7 @@ _FLAGS = (
     *("headless", "no-sandbox", "disable-gpu", "disable-background-networking", "disable-component-update"),
     *("disable-sync", "no-first-run", "hide-scrollbars", "disable-dev-shm-usage"),
 )
+_OWN_PAGES = ("chrome:", "chrome-untrusted:")
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the key of an element in WebDriver
 
 
@@ -130,10 +131,13 @@ class Browser:
         return [f"{entry['level']}: {entry['message']}" for entry in self._post("/se/log", {"type": "browser"})]
 
     def requests(self) -> list[str]:
-        """Addresses that the page asked for since the last call, without those of the empty tab before it."""
+        """Addresses that the page asked for since the last call, without those of the browser's own pages.
+
+        The empty tab before the page is such a one (chrome:// or chrome-untrusted://); it may still be loading.
+        """
         events = [json.loads(entry["message"])["message"] for entry in self._post("/se/log", {"type": "performance"})]
         sent = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
-        return [each["request"]["url"] for each in sent if not each["documentURL"].startswith("chrome:")]
+        return [each["request"]["url"] for each in sent if not each["documentURL"].startswith(_OWN_PAGES)]
 
     def _protocol(self, command: str, **values: Any) -> Any:
         return self._post("/goog/cdp/execute", {"cmd": command, "params": values})
