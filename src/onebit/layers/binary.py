@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from onebit.errors import UsageError
 from onebit.layers.base import BinaryLayer, InputQuantizer, WeightQuantizer
+from onebit.layers.convolution import convolved
 
 
 class BinaryLinear(BinaryLayer, nn.Linear):
@@ -115,10 +116,11 @@ class _Conv(_Convolution):
         inputs, weight = self.quantized_input(x), self.effective_weight()
         own: Any = self
         with self.saved_as_real(x, inputs):
-            if not self.padding_value:
+            if own.padding_mode != "zeros":
                 return own._conv_forward(inputs, weight, own.bias)
-            convolve = F.conv1d if self.axes == 1 else F.conv2d
-            return convolve(inputs, weight, own.bias, own.stride, 0, own.dilation, own.groups)
+            convolve = F.conv1d if self.axes == 1 else convolved
+            padding = 0 if self.padding_value else own.padding
+            return convolve(inputs, weight, own.bias, own.stride, padding, own.dilation, own.groups)
 
     def extra_repr(self) -> str:
         return super().extra_repr() + (f", padding_value={self.padding_value:g}" if self.padding_value else "")

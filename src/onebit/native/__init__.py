@@ -2,15 +2,25 @@
 
 from onebit.native.arena import NativePlan
 from onebit.native.layout import NotPlanned
-from onebit.native.library import InstructionSet, NormStruct, SurrogateStruct, instruction_set, instruction_sets
+from onebit.native.library import (
+    ConvolutionStruct,
+    InstructionSet,
+    NormStruct,
+    SurrogateStruct,
+    instruction_set,
+    instruction_sets,
+)
 from onebit.native.norm import NormCall, NormStage
 from onebit.native.plan import make_plan
 from onebit.native.surrogate import BELL, TRIANGLE, run_surrogate
 from onebit.native.thread_pool import run_shares
+from onebit.native.weight_gradient import MOST_TAPS, run_weight_gradient
 
 __all__ = [
     "BELL",
+    "MOST_TAPS",
     "TRIANGLE",
+    "ConvolutionStruct",
     "InstructionSet",
     "NativePlan",
     "NormCall",
@@ -23,4 +33,5 @@ __all__ = [
     "make_plan",
     "run_shares",
     "run_surrogate",
+    "run_weight_gradient",
 ]

@@ -107,6 +107,19 @@ class SurrogateStruct(ctypes.Structure):
     )
 
 
+class ConvolutionStruct(ctypes.Structure):
+    """`ob_convolution` of csrc/onebit.h."""
+
+    _fields_ = (
+        ("images", _Long),
+        *_fields(_Int, "channels outputs"),
+        *_fields(_Int * 2, "in_size out_size kernel stride padding"),
+        *_fields(_Pointer, "x gradient to"),
+        ("to_stride", _Long * 4),
+        ("scratch", _Pointer),
+    )
+
+
 class BarrierStruct(ctypes.Structure):
     """`ob_barrier` of csrc/onebit.h."""
 
@@ -119,6 +132,7 @@ _RUN_LAYER = ctypes.CFUNCTYPE(
 )
 _RUN_NORM = ctypes.CFUNCTYPE(_Long, ctypes.POINTER(NormStruct), _Int, _Int, _Int)
 _RUN_SURROGATE = ctypes.CFUNCTYPE(None, ctypes.POINTER(SurrogateStruct), _Long, _Long)
+_RUN_WEIGHT_GRADIENT = ctypes.CFUNCTYPE(_Long, ctypes.POINTER(ConvolutionStruct), _Int, _Int, _Int)
 
 
 class _IsaStruct(ctypes.Structure):
@@ -132,6 +146,7 @@ class _IsaStruct(ctypes.Structure):
         ("run_layer", _RUN_LAYER),
         ("run_norm", _RUN_NORM),
         ("run_surrogate", _RUN_SURROGATE),
+        ("run_weight_gradient", _RUN_WEIGHT_GRADIENT),
     )
 
 
@@ -143,8 +158,9 @@ class InstructionSet(NamedTuple):
     dot_lut: outputs per panel of lookups of 16-bit sums; 0 if there are none, or if the processor is slow at them.
     byte_tiles: see csrc/onebit.h.
     run: (plan, images, count, arena, answers, part, parts, barrier) -> 1 if the net took the sign of a NaN, else 0; it
-        releases Python's global lock. run_layer,
-        run_norm, run_surrogate: see csrc/onebit.h; the latter two are false if the compiler could not make them.
+        releases Python's global lock.
+    run_layer, run_norm, run_surrogate, run_weight_gradient: see csrc/onebit.h; the latter three are false where there is
+        no such kernel.
     """
 
     name: str
@@ -162,6 +178,7 @@ class InstructionSet(NamedTuple):
     run_layer: Callable[..., int]
     run_norm: Any = None
     run_surrogate: Any = None
+    run_weight_gradient: Any = None
 
 
 @cache
@@ -173,11 +190,12 @@ def _load() -> ctypes.CDLL | None:
         return None
     try:
         library = ctypes.CDLL(path)
-        sizes = [library.ob_size(which) for which in range(7)]
+        sizes = [library.ob_size(which) for which in range(8)]
         library.ob_chain.argtypes, library.ob_chain.restype = [ctypes.c_uint64] * 2, ctypes.c_uint64
     except (OSError, AttributeError) as error:
         raise UsageError(f"{path} does not load: {error}; reinstall onebit or set ONEBIT_NATIVE=0") from None
     structures = CallStruct, PlanStruct, _IsaStruct, BarrierStruct, LayerStruct, NormStruct, SurrogateStruct
+    structures += (ConvolutionStruct,)
     if sizes != [ctypes.sizeof(structure) for structure in structures]:
         raise UsageError(f"{path} belongs to another version of onebit; reinstall onebit or set ONEBIT_NATIVE=0")
     return library

@@ -5,6 +5,7 @@
 #define DOT_LEAST 2048 /* 128 inputs */
 #include "avx512.h"
 #include "amx.h"
+#include "weight_gradient.h"
 
 const ob_isa ob_amx = {"amx", LANES, LUT_INPUTS, LUT_GROUPS, TILE_ROWS, TILE_OUTPUTS, DENSE_WORDS, DOT_FOURS, DOT_SHIFT,
-                       0, BYTE_TILES, run_plan, run_layer, RUN_NORM, RUN_SURROGATE};
+                       0, BYTE_TILES, run_plan, run_layer, RUN_NORM, RUN_SURROGATE, run_weight_gradient};

@@ -190,6 +190,22 @@ typedef struct {
 /* The stages of a forward pass, and of a backward pass: all parts end one before the next begins. */
 enum { OB_NORM_MOMENTS = 1, OB_NORM_NORMALIZE, OB_NORM_SUMS, OB_NORM_PROPAGATE };
 
+#define OB_MOST_TAPS 49
+
+/* The gradient to the weights of a convolution with zero padding, without groups and dilation, from bfloat16 values in
+ * channels_last. Pairs are down and across. Values that are not finite may make other taps of the same channel or output NaN. */
+typedef struct {
+    int64_t images;
+    int32_t channels, outputs, in_size[2], out_size[2], kernel[2], stride[2], padding[2];
+    const uint16_t *x, *gradient;
+    float *to;
+    int64_t to_stride[4]; /* of outputs, channels, and taps down and across */
+    void *scratch;        /* aligned to 64 bytes */
+} ob_convolution;
+
+/* The stages: all parts end one before the next begins. */
+enum { OB_WEIGHT_SUMS = 1, OB_WEIGHT_TOTAL };
+
 /* A surrogate gradient of the sign: gradient times a factor that depends on x. */
 typedef struct {
     int32_t bf16, kind; /* bf16: values are bfloat16, not float32 */
@@ -228,6 +244,9 @@ typedef struct {
     int64_t (*run_norm)(const ob_norm *call, int32_t stage, int32_t part, int32_t parts);
     /* Values number `begin` to `end`; NULL as run_norm. */
     void (*run_surrogate)(const ob_surrogate *call, int64_t begin, int64_t end);
+    /* Part number `part` of `parts` of a stage; returns the size of the scratch memory of all parts, in bytes. If `scratch` is
+     * NULL, it does nothing else. NULL where there are no tiles of bfloat16. The result is the same for any `parts`. */
+    int64_t (*run_weight_gradient)(const ob_convolution *call, int32_t stage, int32_t part, int32_t parts);
 } ob_isa;
 
 #if defined(_WIN32)
@@ -236,7 +255,8 @@ typedef struct {
 #define OB_PUBLIC __attribute__((visibility("default")))
 #endif
 
-/* sizeof(ob_call), ob_plan, ob_isa, ob_barrier, ob_layer, ob_norm, ob_surrogate for `which` 0 to 6: Python compares them with its own. */
+/* sizeof(ob_call), ob_plan, ob_isa, ob_barrier, ob_layer, ob_norm, ob_surrogate, ob_convolution for `which` 0 to 7:
+ * Python compares them with its own. */
 OB_PUBLIC int ob_size(int which);
 /* The instruction sets that were compiled in and that this processor supports, the best last; NULL after them. */
 OB_PUBLIC const ob_isa *ob_instruction_set(int index);

@@ -1,0 +1,127 @@
+"""Convolutions of a training step on the CPU whose weight gradient is a kernel of this library.
+
+Of a small convolution in bfloat16, the gradient to the weights takes torch longer than forward and the gradient to the
+input together. Forward and the gradient to the input are those of torch, with the same bits. The gradient to the
+weights has float32 sums, rounded to bfloat16 once, as torch does; it does not depend on the number of threads.
+`convolved` is torch's convolution elsewhere: in float32, on a GPU, compiled, traced, on a processor without tiles of
+bfloat16 (AMX), or without the native library (`ONEBIT_NATIVE=0`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from onebit.layers.fused_norm import is_plain_training
+from onebit.native import MOST_TAPS, ConvolutionStruct, InstructionSet, instruction_set, run_weight_gradient
+
+_MOST_CHANNELS = 128
+"""Above it, torch's kernel is as fast."""
+
+
+def convolved(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: int,
+) -> Tensor:
+    """`torch.nn.functional.conv2d` of arguments as `torch.nn.Conv2d` has them: two numbers for each window."""
+    isa = _instruction_set(x, weight, bias, padding, dilation, groups)
+    if isa is None:
+        return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+    padding = (padding, padding) if isinstance(padding, int) else padding
+    return _Convolved.apply(isa, x.to(torch.bfloat16), weight.to(torch.bfloat16), stride, padding)
+
+
+def _instruction_set(
+    x: Any, weight: Tensor, bias: Tensor | None, padding: Any, dilation: Any, groups: int
+) -> InstructionSet | None:
+    """The kernel if it gives what torch would, else None."""
+    fits = (
+        is_plain_training(x)
+        and torch.is_grad_enabled()
+        and weight.requires_grad
+        and isinstance(weight, Tensor)
+        and _becomes_bf16(x)
+        and _becomes_bf16(weight)
+        and bias is None
+        and not isinstance(padding, str)
+        and tuple(dilation) == (1, 1)
+        and groups == 1
+        and x.dim() == 4
+        and x.shape[1] == weight.shape[1]
+        and x.numel() > 0
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and max(weight.shape[:2]) <= _MOST_CHANNELS
+        and weight.shape[2] * weight.shape[3] <= MOST_TAPS
+    )
+    isa = instruction_set() if fits else None
+    return isa if isa is not None and isa.run_weight_gradient else None
+
+
+def _becomes_bf16(x: Tensor) -> bool:
+    """Whether a convolution takes it as bfloat16 on the CPU."""
+    if x.device.type != "cpu" or x.layout != torch.strided:
+        return False
+    if torch.is_autocast_enabled("cpu"):
+        return torch.get_autocast_dtype("cpu") == torch.bfloat16 and x.dtype in (torch.bfloat16, torch.float32)
+    return x.dtype == torch.bfloat16
+
+
+class _Convolved(torch.autograd.Function):
+    """conv2d(x, weight) without bias, groups and dilation."""
+
+    @staticmethod
+    def forward(ctx: Any, isa: InstructionSet, x: Tensor, weight: Tensor, stride: Any, padding: Any) -> Tensor:
+        ctx.isa, ctx.stride, ctx.padding = isa, stride, padding
+        ctx.save_for_backward(x, weight)
+        return F.conv2d(x, weight, None, stride, padding)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        _, to_x, to_weight, _, _ = ctx.needs_input_grad
+        window = (ctx.stride, ctx.padding, (1, 1), False, (0, 0), 1)
+        by_torch = torch.is_grad_enabled() or not is_plain_training(gradient)
+        mask = [to_x, to_weight and by_torch, False]
+        x_gradient = weight_gradient = None
+        if any(mask):
+            x_gradient, weight_gradient, _ = torch.ops.aten.convolution_backward(
+                gradient, x, weight, None, *window, mask
+            )
+        if to_weight and not by_torch:
+            weight_gradient = _weight_gradient(ctx, x, weight, gradient)
+        return None, x_gradient, weight_gradient, None, None
+
+
+def _weight_gradient(ctx: Any, x: Tensor, weight: Tensor, gradient: Tensor) -> Tensor:
+    x, gradient = (part.contiguous(memory_format=torch.channels_last) for part in (x, gradient))
+    to = torch.empty_like(weight, dtype=torch.float32)
+    struct = ConvolutionStruct(
+        images=x.shape[0],
+        channels=x.shape[1],
+        outputs=weight.shape[0],
+        in_size=tuple(x.shape[2:]),
+        out_size=tuple(gradient.shape[2:]),
+        kernel=tuple(weight.shape[2:]),
+        stride=tuple(ctx.stride),
+        padding=tuple(ctx.padding),
+        x=x.data_ptr(),
+        gradient=gradient.data_ptr(),
+        to=to.data_ptr(),
+        to_stride=to.stride(),
+    )
+    memory: list[Tensor] = []
+
+    def allocate(size: int) -> int:
+        memory.append(torch.empty(size + 63, dtype=torch.uint8, device="cpu"))
+        return (memory[0].data_ptr() + 63) // 64 * 64
+
+    run_weight_gradient(ctx.isa, struct, allocate, threads=torch.get_num_threads())
+    return to.to(weight.dtype)
