@@ -36,7 +36,8 @@ def convolved(
     if isa is None:
         return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
     padding = (padding, padding) if isinstance(padding, int) else padding
-    return _Convolved.apply(isa, x.to(torch.bfloat16), weight.to(torch.bfloat16), stride, padding)
+    x = x.to(torch.bfloat16, memory_format=torch.channels_last)
+    return _Convolved.apply(isa, x, weight.to(torch.bfloat16), stride, padding)
 
 
 def _instruction_set(
@@ -57,12 +58,16 @@ def _instruction_set(
         and x.dim() == 4
         and x.shape[1] == weight.shape[1]
         and x.numel() > 0
-        and x.is_contiguous(memory_format=torch.channels_last)
+        and (_is_channels_last(x) or _is_channels_last(weight))  # then torch takes both as such
         and max(weight.shape[:2]) <= _MOST_CHANNELS
         and weight.shape[2] * weight.shape[3] <= MOST_TAPS
     )
     isa = instruction_set() if fits else None
     return isa if isa is not None and isa.run_weight_gradient else None
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 def _becomes_bf16(x: Tensor) -> bool:

@@ -159,8 +159,8 @@ class InstructionSet(NamedTuple):
     byte_tiles: see csrc/onebit.h.
     run: (plan, images, count, arena, answers, part, parts, barrier) -> 1 if the net took the sign of a NaN, else 0; it
         releases Python's global lock.
-    run_layer, run_norm, run_surrogate, run_weight_gradient: see csrc/onebit.h; the latter three are false where there is
-        no such kernel.
+    run_layer, run_norm, run_surrogate, run_weight_gradient: see csrc/onebit.h; the latter three are false where there
+        is no such kernel.
     """
 
     name: str

@@ -10,7 +10,7 @@
 enum {
     TAPS_TOGETHER = 5,      /* tiles of sums; the others hold gradients and, twice, x */
     POSITIONS = 32,         /* of a tile */
-    STRETCH = 16,           /* most tiles of positions of a stretch, an even number */
+    STRETCH = 8,            /* most tiles of positions of a stretch, an even number */
     MOST_BLOCKS = 8,
     TILE_SUMS = 256,        /* 16 outputs times 16 channels */
     GRADIENT_ROW = (STRETCH + 1) * POSITIONS, /* of one output; the stretch begins after a tile, whose end is the position before.
@@ -35,9 +35,9 @@ typedef struct {
 
 typedef struct {
     int64_t pitch, rows;                /* positions of a row, rows of an image */
-    int64_t before, after;              /* positions of x that a stretch needs in front of it, an even number, and behind it */
+    int64_t before, around;             /* positions of x that a stretch needs in front of it, and there and behind it: even */
     int64_t blocks, pairs;              /* pairs: of a stretch of x */
-    int taps, output_tiles, channel_tiles;
+    int taps, output_tiles, channel_tiles, phases;
     shift_t shifts[OB_MOST_TAPS];       /* by phase, even before odd */
     /* scratch memory: sums of all blocks, then of each part */
     float *sums;
@@ -92,16 +92,17 @@ static int64_t plan_wgrad(const ob_convolution *call, int32_t part, int32_t part
             first = tap.shift < first ? tap.shift : first;
             last = at_least(last, tap.shift);
         }
-    work->before = (1 - first) & ~(int64_t)1;
-    if (work->before < 1 - first) work->before += 2;
-    work->after = last;
-    work->pairs = (work->before + STRETCH * POSITIONS + last + 1) / 2;
+    work->phases = 1;
+    for (int k = 1; k < work->taps; k++) work->phases += work->shifts[k].phase != work->shifts[k - 1].phase;
+    work->before = (2 - first) & ~(int64_t)1;
+    work->around = work->before + ((last + 1) & ~(int64_t)1);
+    work->pairs = (work->around + STRETCH * POSITIONS) / 2;
     work->output_tiles = (call->outputs + 15) / 16, work->channel_tiles = (call->channels + 15) / 16;
     int64_t tiles = (int64_t)work->output_tiles * work->channel_tiles * work->taps;
     work->blocks = call->images < MOST_BLOCKS ? call->images : MOST_BLOCKS;
     int64_t sums = work->blocks * tiles * TILE_SUMS * 4;
     int64_t zeros = 32 * at_least(work->output_tiles, work->channel_tiles);
-    int64_t gradients = (int64_t)work->output_tiles * 16 * GRADIENT_ROW * 2, pairs = work->channel_tiles * work->pairs * 64;
+    int64_t gradients = (int64_t)work->output_tiles * 16 * GRADIENT_ROW * 2, pairs = work->phases * work->channel_tiles * work->pairs * 64;
     int64_t at = (2 * work->pairs * 8 + 63) & ~(int64_t)63, own = ((zeros + 63) & ~(int64_t)63) + gradients + pairs + at;
     if (call->scratch) {
         char *place = (char *)call->scratch + sums + part * own;
@@ -142,11 +143,14 @@ ALWAYS __m512i pair_at(const uint16_t *const *at, int64_t first, __mmask16 some)
 
 static __mmask16 mask_of(int64_t left) { return left >= 16 ? 0xffff : (__mmask16)((1u << left) - 1); }
 
-static void pack_x(const ob_convolution *call, const wgrad_t *work, int64_t pairs) {
-    for (int tile = 0; tile < work->channel_tiles; tile++) {
-        uint32_t *to = work->pairs_of_x + tile * work->pairs * 16;
+/* A stretch of x from position `at` on, of one phase. What the stretch before had around it comes first. */
+static void pack_x(const ob_convolution *call, const wgrad_t *work, const pixels_t *pixels, int64_t at, int64_t steps, uint32_t *to) {
+    const int64_t kept = at > 0 ? work->around / 2 : 0, end = (work->around + steps * POSITIONS) / 2;
+    find_pixels(work, pixels, at - work->before + 2 * kept, 2 * (end - kept));
+    for (int tile = 0; tile < work->channel_tiles; tile++, to += work->pairs * 16) {
         __mmask16 some = mask_of(call->channels - tile * 16);
-        for (int64_t k = 0; k < pairs; k++) _mm512_store_si512(to + k * 16, pair_at(work->at + 2 * k, tile * 16, some));
+        memmove(to, to + (work->pairs - kept) * 16, (size_t)kept * 64);
+        for (int64_t k = kept; k < end; k++) _mm512_store_si512(to + k * 16, pair_at(work->at + 2 * (k - kept), tile * 16, some));
     }
 }
 
@@ -219,7 +223,7 @@ ALWAYS void add_taps(const int taps, const uint16_t *gradients, const uint32_t *
 }
 
 /* Taps of one phase and of even or odd shifts, number `begin` to `end`. */
-static void add_products(const wgrad_t *work, int begin, int end, int64_t steps, float *sums, ahead_t *ahead) {
+static void add_products(const wgrad_t *work, const uint32_t *pairs_of_x, int begin, int end, int64_t steps, float *sums, ahead_t *ahead) {
     const int odd = work->shifts[begin].shift & 1;
     for (int o = 0; o < work->output_tiles; o++)
         for (int c = 0; c < work->channel_tiles; c++) {
@@ -228,7 +232,7 @@ static void add_products(const wgrad_t *work, int begin, int end, int64_t steps,
             float *to[TAPS_TOGETHER];
             for (int t = begin; t < end; t++) {
                 const shift_t *tap = &work->shifts[t];
-                x[t - begin] = work->pairs_of_x + (c * work->pairs + (work->before + tap->shift - odd) / 2) * 16;
+                x[t - begin] = pairs_of_x + (c * work->pairs + (work->before + tap->shift - odd) / 2) * 16;
                 to[t - begin] = sums + (((int64_t)o * work->channel_tiles + c) * work->taps + tap->tap) * TILE_SUMS;
             }
             switch (end - begin) {
@@ -264,21 +268,21 @@ static void block_sums(const ob_convolution *call, const wgrad_t *work, int64_t 
         }
         find_pixels(work, &gradients, at, steps * POSITIONS);
         pack_gradients(call, work, steps, at > 0);
+        uint32_t *pairs_of_x = work->pairs_of_x;
         for (int begin = 0, end; begin < work->taps; begin = end) {
             const shift_t *tap = &work->shifts[begin];
             if (begin == 0 || tap->phase != tap[-1].phase) {
+                if (begin > 0) pairs_of_x += work->channel_tiles * work->pairs * 16;
                 int down = tap->phase / call->stride[1], across = tap->phase % call->stride[1];
                 const pixels_t x = {call->x + (first * rows * columns + down * columns + across) * size, images,
                                     phase_size(rows, call->stride[0], down), phase_size(columns, call->stride[1], across),
                                     rows * columns * size, call->stride[0] * columns * size, call->stride[1] * size};
-                int64_t pairs = (work->before + steps * POSITIONS + work->after + 1) / 2;
-                find_pixels(work, &x, at - work->before, 2 * pairs);
-                pack_x(call, work, pairs);
-                WRITTEN(work->pairs_of_x);
+                pack_x(call, work, &x, at, steps, pairs_of_x);
+                WRITTEN(pairs_of_x);
             }
             for (end = begin + 1; end < work->taps && end < begin + TAPS_TOGETHER; end++)
                 if (work->shifts[end].phase != tap->phase || (work->shifts[end].shift ^ tap->shift) & 1) break;
-            add_products(work, begin, end, steps, sums, &ahead);
+            add_products(work, pairs_of_x, begin, end, steps, sums, &ahead);
         }
     }
 }

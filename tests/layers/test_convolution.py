@@ -1,0 +1,229 @@
+"""The weight gradient of a convolution by our kernel: against float64, and where torch must run instead."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import onebit
+from onebit.layers import BinaryConv2d, convolution
+from onebit.layers.convolution import convolved
+from onebit.native import instruction_set, weight_gradient
+
+ISA = instruction_set()
+pytestmark = pytest.mark.skipif(
+    ISA is None or not ISA.run_weight_gradient, reason="this processor has no tiles of bfloat16"
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that grows by one with each call of the kernel."""
+    calls: list[int] = []
+    run = convolution._weight_gradient
+
+    def counted(*args: Any) -> Tensor:
+        calls.append(1)
+        return run(*args)
+
+    monkeypatch.setattr(convolution, "_weight_gradient", counted)
+    return calls
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(torch.bfloat16)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def raw_gradient(x: Tensor, gradient: Tensor, weight: Tensor, stride: Any, padding: Any) -> Tensor:
+    """What the kernel computes, before it is rounded to bfloat16."""
+
+    class Context:
+        pass
+
+    ctx: Any = Context()
+    ctx.isa, ctx.stride, ctx.padding = ISA, stride, padding
+    return convolution._weight_gradient(ctx, x, weight.float(), gradient)
+
+
+def exact_gradient(x: Tensor, gradient: Tensor, weight: Tensor, stride: Any, padding: Any) -> Tensor:
+    return torch.ops.aten.convolution_backward(
+        *(gradient.double(), x.double(), weight.double(), None),
+        *(stride, padding, (1, 1), False, (0, 0), 1, [False, True, False]),
+    )[1]
+
+
+@st.composite
+def windows(draw: Any) -> tuple[Any, ...]:
+    """Shapes of x and weight, stride and padding of a convolution with at least one output."""
+    axis = st.tuples(st.sampled_from((1, 2, 3, 3, 5, 7)), st.integers(1, 4), st.integers(0, 3), st.integers(1, 40))
+    axes = [draw(axis), draw(axis)]
+    kernel, stride, padding, _ = zip(*axes, strict=True)
+    size = [max(size, k - 2 * p, 1) for k, _, p, size in axes]
+    channels = st.one_of(st.integers(1, 70), st.sampled_from((16, 32, 64)))
+    inputs, outputs = draw(channels), draw(channels)
+    return (draw(st.integers(1, 19)), inputs, *size), (outputs, inputs, *kernel), stride, padding
+
+
+@settings(max_examples=150, deadline=None)
+@given(window=windows(), threads=st.integers(2, 9))
+def test_sums_are_those_of_float64_and_the_same_for_any_number_of_threads(window: Any, threads: int) -> None:
+    shape, weight_shape, stride, padding = window
+    x, weight = drawn(*shape), drawn(*weight_shape, seed=1)
+    gradient = drawn(*torch.nn.functional.conv2d(x, weight, None, stride, padding).shape, seed=2)
+    found = raw_gradient(x, gradient, weight, stride, padding)
+    exact = exact_gradient(x, gradient, weight, stride, padding)
+    terms = exact_gradient(x.abs(), gradient.abs(), weight, stride, padding)  # rounding is relative to these
+    assert ((found.double() - exact).abs() <= 1e-5 * terms).all()
+    least = weight_gradient.PART_PRODUCTS
+    try:
+        weight_gradient.PART_PRODUCTS = 1
+        torch.set_num_threads(threads)
+        assert torch.equal(raw_gradient(x, gradient, weight, stride, padding), found)
+    finally:
+        torch.set_num_threads(1)
+        weight_gradient.PART_PRODUCTS = least
+
+
+@pytest.mark.parametrize("shape", [(125, 16, 32, 32), (40, 64, 8, 8), (9, 3, 31, 17)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_no_more_error_than_torch_and_the_same_other_results(shape: Any, stride: int, own: list[int]) -> None:
+    weight = drawn(48, shape[1], 3, 3, seed=1).float()
+    found = []
+    for convolve in (convolved, torch.nn.functional.conv2d):
+        x, w = drawn(*shape).requires_grad_(), weight.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = convolve(x, w, None, (stride, stride), (1, 1), (1, 1), 1)
+        gradient = drawn(*y.shape, seed=2)
+        y.backward(gradient)
+        found.append((y.detach(), x.grad, w.grad))
+    (y, to_x, to_w), (torch_y, torch_to_x, torch_to_w) = found
+    assert own == [1]
+    assert torch.equal(y, torch_y)
+    assert torch.equal(to_x, torch_to_x)
+    assert to_w.dtype == torch_to_w.dtype == torch.float32
+    exact = exact_gradient(x.detach(), gradient, weight, (stride, stride), (1, 1))
+    assert (to_w - exact).norm() <= 1.001 * (torch_to_w - exact).norm()
+
+
+def test_nothing_is_read_outside_of_the_tensors() -> None:
+    """NaN around the values does not reach the result."""
+    x, gradient, weight = drawn(3, 5, 9, 7), drawn(3, 6, 9, 7, seed=1), drawn(6, 5, 3, 3)
+    found = []
+    for filler in (float("nan"), 0.0):
+        parts = []
+        for part in (x, gradient):
+            memory = torch.full((part.numel() + 512,), filler, dtype=torch.bfloat16)
+            inside = memory[256 : 256 + part.numel()].as_strided(part.shape, part.stride(), 256)
+            parts.append(inside.copy_(part))
+        found.append(raw_gradient(*parts, weight, (1, 1), (1, 1)))
+    assert torch.isfinite(found[0]).all()
+    assert torch.equal(*found)
+
+
+def layer(**options: Any) -> nn.Module:
+    torch.manual_seed(0)
+    return BinaryConv2d(8, 16, 3, padding=1, **options).to(memory_format=torch.channels_last).train()
+
+
+def step(conv: nn.Module, x: Tensor, *, dtype: torch.dtype = torch.bfloat16) -> None:
+    with torch.autocast("cpu", dtype):
+        y = conv(x)
+    y.float().square().sum().backward()
+
+
+IMAGES = torch.linspace(-1, 1, 2 * 8 * 6 * 6).view(2, 8, 6, 6).contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"weight_quantizer": None},
+        {"input_quantizer": "ste_sign"},
+        {"padding_value": 1, "input_quantizer": "ste_sign"},
+    ],
+    ids=str,
+)
+def test_layers_use_the_kernel(own: list[int], options: Any) -> None:
+    step(layer(**options), IMAGES)
+    assert own == [1]
+
+
+@pytest.mark.parametrize(
+    "options", [{"groups": 2}, {"dilation": 2}, {"bias": True}, {"padding_mode": "circular"}], ids=str
+)
+def test_other_layers_run_in_torch(own: list[int], options: Any) -> None:
+    step(layer(**options), IMAGES)
+    assert own == []
+
+
+def test_other_values_run_in_torch(own: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    step(layer().to(memory_format=torch.contiguous_format), IMAGES.contiguous())
+    step(layer(), IMAGES, dtype=torch.float16)
+    layer()(IMAGES).sum().backward()  # float32
+    monkeypatch.setenv("ONEBIT_NATIVE", "0")
+    step(layer(), IMAGES)
+    assert own == []
+
+
+def test_second_derivatives_are_those_of_torch(own: list[int]) -> None:
+    found = []
+    for convolve in (convolved, torch.nn.functional.conv2d):
+        x, w = drawn(2, 8, 6, 6).requires_grad_(), drawn(16, 8, 3, 3, seed=1).requires_grad_()
+        y = convolve(x, w, None, (1, 1), (1, 1), (1, 1), 1)
+        first = torch.autograd.grad(y.square().sum(), (x, w), create_graph=True)
+        found.append(torch.autograd.grad(sum(part.float().square().sum() for part in first), (x, w)))
+    assert own == [1]  # in the last backward pass only: the first ones have gradients of their own
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.allclose(ours, theirs, rtol=2**-6, atol=2**-7 * float(theirs.abs().max()))
+
+
+def test_weights_alone_or_inputs_alone(own: list[int]) -> None:
+    x, w = drawn(2, 8, 6, 6), drawn(16, 8, 3, 3, seed=1)
+    window = (None, (1, 1), (1, 1), (1, 1), 1)
+    convolved(x, w.requires_grad_(), *window).sum().backward()
+    assert own == [1]
+    assert w.grad is not None
+    convolved(x.requires_grad_(), w.detach(), *window).sum().backward()
+    assert own == [1]
+    assert x.grad is not None
+
+
+def test_a_net_trains_as_in_torch(own: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    net = onebit.create_model("resnet20", width=0.5, weight_quantizer="sign").to(memory_format=torch.channels_last)
+    images = torch.randint(0, 256, (32, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    labels = torch.arange(32) % 10
+
+    def losses(model: nn.Module) -> list[float]:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        found = []
+        for _ in range(4):
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = nn.functional.cross_entropy(model(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            found.append(loss.item())
+        return found
+
+    ours = losses(copy.deepcopy(net).train())
+    assert len(own) == 4 * 19
+    monkeypatch.setattr(convolution, "_instruction_set", lambda *_: None)
+    assert ours == pytest.approx(losses(copy.deepcopy(net).train()), rel=0.02)
+    assert len(own) == 4 * 19
