@@ -1,6 +1,6 @@
 """Convolutions of a training step on the CPU whose weight gradient is a kernel of this library.
 
-Of a small convolution in bfloat16, the gradient to the weights takes torch longer than forward and the gradient to the
+In a small convolution in bfloat16, the gradient to the weights takes torch longer than forward and the gradient to the
 input together. Forward and the gradient to the input are those of torch, with the same bits. The gradient to the
 weights has float32 sums, rounded to bfloat16 once, as torch does; it does not depend on the number of threads.
 `convolved` is torch's convolution elsewhere: in float32, on a GPU, compiled, traced, on a processor without tiles of
