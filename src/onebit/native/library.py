@@ -194,8 +194,8 @@ def _load() -> ctypes.CDLL | None:
         library.ob_chain.argtypes, library.ob_chain.restype = [ctypes.c_uint64] * 2, ctypes.c_uint64
     except (OSError, AttributeError) as error:
         raise UsageError(f"{path} does not load: {error}; reinstall onebit or set ONEBIT_NATIVE=0") from None
-    structures = CallStruct, PlanStruct, _IsaStruct, BarrierStruct, LayerStruct, NormStruct, SurrogateStruct
-    structures += (ConvolutionStruct,)
+    structures: tuple[type[ctypes.Structure], ...] = CallStruct, PlanStruct, _IsaStruct, BarrierStruct, LayerStruct
+    structures += NormStruct, SurrogateStruct, ConvolutionStruct
     if sizes != [ctypes.sizeof(structure) for structure in structures]:
         raise UsageError(f"{path} belongs to another version of onebit; reinstall onebit or set ONEBIT_NATIVE=0")
     return library

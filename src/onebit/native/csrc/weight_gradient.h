@@ -64,7 +64,8 @@ static int comes_before(const shift_t *a, const shift_t *b) {
     return (a->shift & 1) < (b->shift & 1);
 }
 
-/* Where taps go along an axis, and the positions that its pixels need: nonzero x of one row is never multiplied by the gradient of another. */
+/* Where taps go along an axis, and the positions that its pixels need: nonzero x of one row is never multiplied
+ * by the gradient of another. */
 static int64_t axis_taps(const ob_convolution *call, int axis, int *shift, int *phase) {
     const int stride = call->stride[axis];
     int64_t positions = call->out_size[axis];
