@@ -94,7 +94,7 @@ def test_every_model_packs_and_agrees(name: str, form: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "options"), [
-    ("resnet18", {"bireal": True}),
+    ("resnet18", {"bireal": True, "activation": "hardtanh"}),
     pytest.param("unet", {}, marks=pytest.mark.nightly),  # daily with other activations
     ("unet", {"activation": "rprelu"}),
     ("unet", {"padding": "valid", "width": 1 / 32}),

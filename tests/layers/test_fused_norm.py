@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -77,13 +78,18 @@ def results(
     return {name: value for name, value in found.items() if value is not None}
 
 
-def in_modules(mask: Tensor | None = None) -> Callable[..., Tensor]:
-    """The modules; `mask` in place of the sign of y, which rounding may change where y is nearly 0."""
+BOUNDS = {None: (-math.inf, math.inf), nn.ReLU: (0, math.inf), nn.Hardtanh: (-1, 1)}
+activations = pytest.mark.parametrize("activation", BOUNDS)
+
+
+def in_modules(bounds: tuple[float, float] = BOUNDS[None], mask: Tensor | None = None) -> Callable[..., Tensor]:
+    """The modules; `mask` tells what is inside the bounds, which rounding may change where y is near one."""
 
     def call(x: Tensor, norm: nn.Module, shortcut: Tensor | None) -> Tensor:
         y = norm(x)
         y = y if shortcut is None else y + shortcut
-        return y if mask is None else torch.where(mask, y, torch.zeros_like(y))
+        y = y if mask is None else torch.where(mask, y, y.detach())
+        return y + (y.clamp(*bounds) - y).detach()
 
     return call
 
@@ -114,7 +120,7 @@ shapes = st.one_of(
 @given(
     shape=shapes,
     dtype=st.sampled_from(DTYPES),
-    relu=st.booleans(),
+    activation=st.sampled_from(list(BOUNDS)),
     adds=st.booleans(),
     twice=st.booleans(),
     affine=st.booleans(),
@@ -125,7 +131,7 @@ shapes = st.one_of(
 def test_forward_and_all_gradients_are_those_of_the_modules_in_float64(
     shape: tuple[int, ...],
     dtype: torch.dtype,
-    relu: bool,
+    activation: type[nn.Module] | None,
     adds: bool,
     twice: bool,
     affine: bool,
@@ -138,19 +144,18 @@ def test_forward_and_all_gradients_are_those_of_the_modules_in_float64(
     gradients = [drawn(*shape, dtype=dtype, seed=seed) for seed in ((2, 3) if twice else (2,))]
     norm = norm_of(shape, affine=affine, track_running_stats=tracks, momentum=0.3)
     exact_norm = copy.deepcopy(norm).double()
-    activation = nn.ReLU() if relu else None
+    module = activation() if activation else None
 
     def call(x: Tensor, norm: nn.Module, shortcut: Tensor | None) -> Any:
-        assert fused_norm._instruction_set(x, norm, activation, shortcut) is not None
-        return (normalized_twice if twice else normalized)(x, norm, activation, shortcut)
+        assert fused_norm._instruction_set(x, norm, module, shortcut) is not None
+        return (normalized_twice if twice else normalized)(x, norm, module, shortcut)
 
     found = results(call, norm, x, shortcut, *gradients)
     whole = sum(gradients).to(dtype) if adds or twice else gradients[0]  # rounded as the kernel keeps it
-    mask = found["y"] > 0 if relu else None
+    least, most = bounds = BOUNDS[activation]
+    mask = (found["y"] > least) & (found["y"] < most)
     doubles = [None if t is None else t.double() for t in (x, shortcut, whole)]
-    exact = results(in_modules(mask), exact_norm, *doubles)  # type: ignore[arg-type]
-    if relu:
-        found["y"], exact["y"] = found["y"].double(), exact["y"].clamp(min=0)
+    exact = results(in_modules(bounds, mask), exact_norm, *doubles)  # type: ignore[arg-type]
     few = x.numel() // shape[1] < 8  # a variance of few values: dx is a small difference of large numbers
     if few:
         for name in ("x", "to weight"):
@@ -183,19 +188,21 @@ def test_no_more_error_than_torch(dtype: torch.dtype, adds: bool) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("relu", [False, True])
+@activations
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("place", ["x", "shortcut", "gradient", "weight", "bias"])
-def test_what_is_not_finite_is_so_where_torch_has_it(dtype: torch.dtype, relu: bool, bad: float, place: str) -> None:
+def test_what_is_not_finite_is_so_where_torch_has_it(
+    dtype: torch.dtype, activation: type[nn.Module] | None, bad: float, place: str
+) -> None:
     shape = (4, 16, 7, 9)
     given = {"x": drawn(*shape, dtype=dtype), "shortcut": drawn(*shape, dtype=dtype, seed=1)}
     given["gradient"] = drawn(*shape, dtype=dtype, seed=2)
     norm = norm_of(shape)
     with torch.no_grad():
         (norm.get_parameter(place)[3:4] if place in ("weight", "bias") else given[place][2, 3, 4:5, 5]).fill_(bad)
-    activation = nn.ReLU() if relu else None
-    call = lambda x, norm, s: normalized(x, norm, activation, s)  # noqa: E731
-    modules = lambda x, norm, s: (activation or nn.Identity())(norm(x) + s)  # noqa: E731
+    module = (activation or nn.Identity)()
+    call = lambda x, norm, s: normalized(x, norm, module, s)  # noqa: E731
+    modules = lambda x, norm, s: module(norm(x) + s)  # noqa: E731
     found = results(call, copy.deepcopy(norm), *given.values())
     expected = results(modules, copy.deepcopy(norm), *given.values())
     for name, value in expected.items():

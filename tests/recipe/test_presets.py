@@ -48,6 +48,16 @@ def test_the_published_methods_are_there() -> None:
     assert inputs == IN_THE_ISSUE - WEIGHT_ONLY - {"real"}
 
 
+@pytest.mark.parametrize("method", sorted(IN_THE_ISSUE - WEIGHT_ONLY))
+def test_gradients_do_not_grow_from_layer_to_layer(method: str, toy: Dataset) -> None:
+    """Of the sums of 18 convolutions: with gradients of signs that double in each layer training ends with NaN."""
+    model = build_training(recipe_of(method, "resnet20"), toy).model
+    images = torch.as_tensor(toy.train.images)
+    torch.nn.functional.cross_entropy(model(images), torch.as_tensor(toy.train.labels)).backward()
+    norms = [layer.weight for layer in model.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    assert norms[0].grad.norm() < 60 * norms[-1].grad.norm()
+
+
 @pytest.mark.parametrize(("method", "net"), covering(product(methods(), NETS)))
 def test_every_method_trains_and_packs_every_kind_of_net(method: str, net: str, toy: Dataset) -> None:
     """Daily each method with one net."""

@@ -1,4 +1,4 @@
-"""BatchNorm, a sum and ReLU of a training step as one operation on the CPU.
+"""BatchNorm, a sum and ReLU or Hardtanh of a training step as one operation on the CPU.
 
 In a net of small convolutions these passes over memory take longer than the convolutions. As one operation, forward
 reads the values twice and writes them once, and backward computes all gradients in two passes. `normalized`,
@@ -11,6 +11,7 @@ rounded to bfloat16 is the result, not the steps on the way to it. Results do no
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -29,8 +30,8 @@ def normalized(
 ) -> Tensor:
     """activation(norm(x) + shortcut), without what is None.
 
-    One operation for `torch.nn.BatchNorm1d` or `2d`, `torch.nn.ReLU` or `Identity`, and values in float32 or bfloat16
-    and in channels_last; else the calls of the modules.
+    One operation for `torch.nn.BatchNorm1d` or `2d`, `torch.nn.ReLU`, `Hardtanh` at ±1 or `Identity`, and values in
+    float32 or bfloat16 and in channels_last; else the calls of the modules.
 
     Shapes:
         x, shortcut: (N, C, H, W) or (N, C) -> the same.
@@ -118,7 +119,7 @@ def _instruction_set(x: Any, norm: Any, activation: nn.Module | None, shortcut: 
         norm.training
         and is_plain_training(x)
         and type(norm) in _NORMS
-        and type(activation) in (nn.ReLU, nn.Identity, type(None))
+        and _bounds(activation) is not None
         and norm.momentum is not None
         and norm.eps > 0
         and x.dim() == (4 if type(norm) is nn.BatchNorm2d else 2)
@@ -133,6 +134,17 @@ def _instruction_set(x: Any, norm: Any, activation: nn.Module | None, shortcut: 
     )
     isa = instruction_set() if fits else None
     return isa if isa is not None and isa.run_norm else None
+
+
+def _bounds(activation: nn.Module | None) -> tuple[float, float] | None:
+    """The least and most value behind an activation, NaN for no bound; None if it does anything else."""
+    if type(activation) in (nn.Identity, type(None)):
+        return math.nan, math.nan
+    if type(activation) is nn.ReLU:
+        return 0.0, math.nan
+    if type(activation) is nn.Hardtanh and (activation.min_val, activation.max_val) == (-1, 1):  # exact in bfloat16
+        return -1.0, 1.0
+    return None
 
 
 def _has_rows(x: Tensor) -> bool:
@@ -170,17 +182,19 @@ def _fused(
     if norm.track_running_stats and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
     tensors = (x, shortcut, norm.weight, norm.bias, *running)
-    relu = type(activation) is nn.ReLU
-    return _Normalized.apply(isa, twice, relu, norm.eps, norm.momentum, *tensors)
+    return _Normalized.apply(isa, twice, _bounds(activation), norm.eps, norm.momentum, *tensors)
 
 
-def _run(isa: InstructionSet, x: Tensor, *stages: NormStage, relu: bool, **fields: Tensor | float | None) -> None:
+def _run(
+    isa: InstructionSet, x: Tensor, *stages: NormStage, bounds: tuple[float, float], **fields: Tensor | float | None
+) -> None:
     """Run stages on `x` with the fields of `NormStruct`, tensors by their addresses."""
     struct = NormStruct(
         rows=x.numel() // x.shape[1],
         channels=x.shape[1],
         bf16=x.dtype == torch.bfloat16,
-        relu=relu,
+        least=bounds[0],
+        most=bounds[1],
         x=x.data_ptr(),
         **{name: value.data_ptr() if isinstance(value, Tensor) else value for name, value in fields.items()},
     )
@@ -190,15 +204,19 @@ def _run(isa: InstructionSet, x: Tensor, *stages: NormStage, relu: bool, **field
     call.run(*stages)
 
 
+def _are_bounds(bounds: tuple[float, float]) -> bool:
+    return not all(map(math.isnan, bounds))
+
+
 class _Normalized(torch.autograd.Function):
-    """relu(norm(x) + shortcut), once or twice; the gradients of both uses are added."""
+    """norm(x) + shortcut within bounds, once or twice; the gradients of both uses are added."""
 
     @staticmethod
     def forward(
         ctx: Any,
         isa: InstructionSet,
         twice: bool,
-        relu: bool,
+        bounds: tuple[float, float],
         eps: float,
         momentum: float,
         x: Tensor,
@@ -214,10 +232,12 @@ class _Normalized(torch.autograd.Function):
         running = {"running_mean": running_mean, "running_var": running_var}
         stages = NormStage.MOMENTS, NormStage.NORMALIZE
         fields: dict[str, Any] = {"out": out, "statistics": statistics, "eps": eps, "momentum": momentum}
-        _run(isa, x, *stages, relu=relu, **given, **running, **fields)
-        ctx.isa, ctx.relu, ctx.eps = isa, relu, eps
-        # without a shortcut, x tells the sign of y; of two, autograd must see that one was changed in place
-        kept = out if twice or (relu and shortcut is not None) else None
+        _run(isa, x, *stages, bounds=bounds, **given, **running, **fields)
+        ctx.isa, ctx.bounds, ctx.eps = isa, bounds, eps
+        # without a shortcut, x tells the sign of y, but not what is rounded to 1; of two, autograd must see that one
+        # was changed in place
+        shown = shortcut is None and bounds[0] == 0
+        kept = out if twice or (_are_bounds(bounds) and not shown) else None
         ctx.save_for_backward(x, weight, statistics, kept)
         ctx.set_materialize_grads(False)
         return (out, out.detach()) if twice else (out,)
@@ -240,7 +260,7 @@ class _Normalized(torch.autograd.Function):
         parts = {"gradient": given[0], "second_gradient": given[1] if len(given) > 1 else None, "kept": kept}
         fields = {"out": out, "statistics": statistics, "weight_gradient": sums[0], "bias_gradient": sums[1]}
         stages = NormStage.SUMS, NormStage.PROPAGATE
-        _run(ctx.isa, x, *stages, relu=ctx.relu, x_gradient=x_gradient, **parts, **fields)
+        _run(ctx.isa, x, *stages, bounds=ctx.bounds, x_gradient=x_gradient, **parts, **fields)
         through = (given[0] if kept is None else kept) if to_shortcut else None
         per_channel = (sums[0], sums[1]) if weight is not None else (None, None)
         return *(None,) * 5, x_gradient if to_x else None, through, *per_channel, None, None
@@ -251,11 +271,11 @@ def _by_torch(
 ) -> tuple[Tensor | None, ...]:
     """The backward pass in operations of torch, which have gradients of their own."""
     gradient = given[0] if len(given) == 1 else given[0] + given[1]
-    if ctx.relu:
+    if _are_bounds(ctx.bounds):
         channels = (1, -1) + (1,) * (x.dim() - 2)
         mean, inverse, factor, offset = (row.view(channels) for row in statistics)
         y = x.detach() * factor + offset if out is None else out.detach()
-        gradient = torch.where(y <= 0, torch.zeros_like(gradient), gradient)
+        gradient = torch.where((y <= ctx.bounds[0]) | (y >= ctx.bounds[1]), torch.zeros_like(gradient), gradient)
     mean, inverse = statistics[0], statistics[1]
     wanted = [True, weight is not None, weight is not None]
     to_x, to_weight, to_bias = torch.ops.aten.native_batch_norm_backward(

@@ -84,7 +84,7 @@ class Parts:
         norm_eps, norm_momentum, norm_affine: BatchNorm's; momentum 0.15 means 15 % of the newest batch.
         dense_norm_momentum: that of BatchNorm after dense layers; None takes `norm_momentum`.
         activation: "relu", which the sign of a layer replaces, and a quantizer of few bits that begins at 0 too; or
-            "rprelu", ReActNet's, which is kept before either.
+            one that is kept before either: "rprelu", ReActNet's, or "hardtanh", which bounds sums to ±1.
         init: "uniform" draws latents uniformly from ±value (binary layers), "default" is torch's.
         width: factor on the channels, and on the units of hidden dense layers.
         real_first, real_last: keep real weights in the first layer; real weights and inputs in the last.
@@ -120,8 +120,8 @@ class Parts:
             raise UsageError(f"width must be positive, got {self.width!r}")
         if self.init not in ("uniform", "default"):
             raise UsageError(f"init must be 'uniform' or 'default', got {self.init!r}")
-        if self.activation not in ("relu", "rprelu"):
-            raise UsageError(f"activation must be 'relu' or 'rprelu', got {self.activation!r}")
+        if self.activation not in ("relu", "rprelu", "hardtanh"):
+            raise UsageError(f"activation must be 'relu', 'rprelu' or 'hardtanh', got {self.activation!r}")
 
     def widened(self, channels: int) -> int:
         """`channels` times `width`, rounded, at least 1."""
@@ -203,12 +203,13 @@ class Parts:
         Args:
             before_real: the next layer keeps real inputs whatever the settings say, and so takes no quantizer.
         """
-        real = RPReLU(channels) if self.activation == "rprelu" else nn.ReLU()
+        made: dict[str, nn.Module] = {"relu": nn.ReLU(), "rprelu": RPReLU(channels), "hardtanh": nn.Hardtanh()}
+        real = made[self.activation]
         if before_real or self.input_quantizer is None:
             return real
         quantizer = self.few_bits()
         if quantizer is None:
-            return real if self.activation == "rprelu" else nn.Identity()
+            return nn.Identity() if self.activation == "relu" else real
         return quantized(quantizer, real)
 
 

@@ -90,8 +90,9 @@ class NormStruct(ctypes.Structure):
 
     _fields_ = (
         ("rows", _Long),
-        *_fields(_Int, "channels bf16 relu"),
+        *_fields(_Int, "channels bf16"),
         *_fields(ctypes.c_double, "eps momentum"),
+        *_fields(ctypes.c_float, "least most"),
         *_fields(_Pointer, "x shortcut out weight bias running_mean running_var statistics"),
         *_fields(_Pointer, "gradient second_gradient kept x_gradient weight_gradient bias_gradient scratch"),
     )

@@ -38,7 +38,7 @@ class ModelRecipe(Part):
         norm_momentum: BatchNorm's momentum, the share of the newest batch
         dense_norm_momentum: momentum of BatchNorm after dense layers; null takes norm_momentum
         norm_affine: BatchNorm with learnable scale and shift
-        activation: relu, which a quantizer replaces, or rprelu (ReActNet), which is kept before one
+        activation: relu, which a quantizer replaces; rprelu (ReActNet) and hardtanh are kept before one
         init: initial weights, uniform (latents uniform in ±value) or default (torch's)
         coding: input coding, integer (2x − 255) or standardize
         width: factor on the number of channels
@@ -79,7 +79,8 @@ class ModelRecipe(Part):
         need("model.value", self.value, value, "a positive number or glorot")
         need("model.width", self.width, self.width is None or 0 < self.width <= 64, "positive, at most 64")
         need("model.padding_value", self.padding_value, self.padding_value in (None, -1, 0, 1), "0, 1 or -1")
-        need("model.activation", self.activation, self.activation in ("relu", "rprelu"), "relu or rprelu")
+        activations = ("relu", "rprelu", "hardtanh")
+        need("model.activation", self.activation, self.activation in activations, "relu, rprelu or hardtanh")
         if not self.is_own and self.arguments:
             raise UsageError(
                 f"model.arguments are those of a model of your own (FILE.py:Class), but model.name is {self.name!r}"

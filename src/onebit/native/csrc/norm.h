@@ -1,4 +1,4 @@
-/* BatchNorm of a training step, with the sum and the ReLU behind it, on rows of channels: float32, or bfloat16 that is computed
+/* BatchNorm of a training step, with the sum and the bounds behind it, on rows of channels: float32, or bfloat16 that is computed
  * in float32. See ob_norm.
  *
  * Sums have one accumulator per place of a period, which is a whole number of rows and of groups of 32 values: their order
@@ -67,8 +67,21 @@ NORM_INLINE pair_t store_values(void *to, int64_t place, pair_t pair, int bf16) 
     return pair;
 }
 
-/* x, and 0 where `by` is 0 or less; NaN is neither. */
-NORM_INLINE floats_t where_positive(floats_t x, floats_t by) { return (floats_t)((words_t)x & ~(words_t)(by <= 0)); }
+/* Comparisons with NaN are false: so it stays NaN as a value, and as a bound it bounds nothing. */
+NORM_INLINE floats_t bounded(floats_t x, float least, float most) {
+    floats_t none = {0}, lower = none + least, upper = none + most;
+    words_t below = (words_t)(x <= lower), above = (words_t)(x >= upper);
+    return (floats_t)(((words_t)x & ~(below | above)) | ((words_t)lower & below) | ((words_t)upper & above));
+}
+
+/* x, and 0 where y is at a bound. */
+NORM_INLINE floats_t where_inside(floats_t x, floats_t y, float least, float most) {
+    return (floats_t)((words_t)x & ~(words_t)((y <= least) | (y >= most)));
+}
+
+static int is_inside(float y, float least, float most) { return !(y <= least || y >= most); }
+
+static int has_bounds(const ob_norm *call) { return call->least == call->least || call->most == call->most; }
 
 /* The place of value number `i` of a period among numbers in the order of pairs. */
 static int64_t pair_place(int64_t i, int bf16) {
@@ -113,17 +126,17 @@ static void gathered(const ob_norm *call, const norm_work_t *work, const double 
 enum { SUM_VALUES, SUM_MOMENTS, SUM_GRADIENTS };
 
 /* The terms of the two sums, with a center c: of SUM_VALUES x and nothing, of SUM_MOMENTS x - c and (x - c)², of SUM_GRADIENTS
- * g and g·(x - c), where g is the gradient before the ReLU. */
+ * g and g·(x - c), where g is the gradient before the bounds. */
 NORM_INLINE pair_t gradient_at(const ob_norm *call, int64_t i, int bf16, pair_t x, pair_t factor, pair_t offset) {
     pair_t g = load_values(call->gradient, i, bf16);
     if (call->second_gradient) {
         pair_t more = load_values(call->second_gradient, i, bf16);
         g.a += more.a, g.b += more.b;
     }
-    if (call->relu) {
+    if (has_bounds(call)) {
         pair_t y = call->out ? load_values(call->out, i, bf16)
                              : (pair_t){x.a * factor.a + offset.a, x.b * factor.b + offset.b};
-        g.a = where_positive(g.a, y.a), g.b = where_positive(g.b, y.b);
+        g.a = where_inside(g.a, y.a, call->least, call->most), g.b = where_inside(g.b, y.b, call->least, call->most);
     }
     return call->kept ? store_values(call->kept, i, g, bf16) : g;
 }
@@ -131,9 +144,9 @@ NORM_INLINE pair_t gradient_at(const ob_norm *call, int64_t i, int bf16, pair_t 
 static float gradient_of(const ob_norm *call, int64_t i, float x, float factor, float offset) {
     float g = value_at(call->gradient, i, call->bf16);
     if (call->second_gradient) g += value_at(call->second_gradient, i, call->bf16);
-    if (call->relu) {
+    if (has_bounds(call)) {
         float y = call->out ? value_at(call->out, i, call->bf16) : x * factor + offset;
-        if (y <= 0) g = 0;
+        if (!is_inside(y, call->least, call->most)) g = 0;
     }
     return call->kept ? set_value(call->kept, i, g, call->bf16) : g;
 }
@@ -311,11 +324,12 @@ static void read_statistics(const ob_norm *call, const norm_work_t *work) {
     }
 }
 
-/* y = relu(x·factor + offset + shortcut). */
+/* y = x·factor + offset + shortcut within the bounds. */
 NORM_INLINE void normalize(const ob_norm *call, const norm_work_t *work, int64_t begin, int64_t end, int bf16) {
     const int64_t period = work->period, whole = begin + (end - begin) / period * period;
     const void *shortcut = call->shortcut;
-    const int relu = call->relu;
+    const int bounds = has_bounds(call);
+    const float least = call->least, most = call->most;
     for (int64_t i = begin; i < whole; i += period)
         for (int64_t p = 0; p < period; p += PAIR) {
             pair_t x = load_values(call->x, i + p, bf16), factor = pair_of(work->factor + p), offset = pair_of(work->offset + p);
@@ -324,14 +338,14 @@ NORM_INLINE void normalize(const ob_norm *call, const norm_work_t *work, int64_t
                 pair_t other = load_values(shortcut, i + p, bf16);
                 x.a += other.a, x.b += other.b;
             }
-            if (relu) x.a = where_positive(x.a, x.a), x.b = where_positive(x.b, x.b);
+            if (bounds) x.a = bounded(x.a, least, most), x.b = bounded(x.b, least, most);
             store_values(call->out, i + p, x, bf16);
         }
     for (int64_t i = whole; i < end; i++) {
         int64_t p = pair_place(i - whole, bf16);
         float x = value_at(call->x, i, bf16) * work->factor[p] + work->offset[p];
         if (shortcut) x += value_at(shortcut, i, bf16);
-        if (relu && x <= 0) x = 0;
+        x = x <= least ? least : x >= most ? most : x;
         set_value(call->out, i, x, bf16);
     }
 }
@@ -340,7 +354,8 @@ NORM_INLINE void normalize(const ob_norm *call, const norm_work_t *work, int64_t
 NORM_INLINE void propagate(const ob_norm *call, const norm_work_t *work, int64_t begin, int64_t end, int bf16) {
     const int64_t period = work->period, whole = begin + (end - begin) / period * period;
     const void *gradient = call->kept ? call->kept : call->gradient;
-    const int masks = call->relu && !call->kept;
+    const int masks = has_bounds(call) && !call->kept;
+    const float least = call->least, most = call->most;
     for (int64_t i = begin; i < whole; i += period)
         for (int64_t p = 0; p < period; p += PAIR) {
             pair_t x = load_values(call->x, i + p, bf16), g = load_values(gradient, i + p, bf16);
@@ -348,8 +363,8 @@ NORM_INLINE void propagate(const ob_norm *call, const norm_work_t *work, int64_t
             pair_t slope = pair_of(work->slope + p), constant = pair_of(work->constant + p);
             if (masks) {
                 pair_t offset = pair_of(work->offset + p);
-                g.a = where_positive(g.a, x.a * factor.a + offset.a);
-                g.b = where_positive(g.b, x.b * factor.b + offset.b);
+                g.a = where_inside(g.a, x.a * factor.a + offset.a, least, most);
+                g.b = where_inside(g.b, x.b * factor.b + offset.b, least, most);
             }
             pair_t to = {g.a * factor.a + (x.a - center.a) * slope.a + constant.a,
                          g.b * factor.b + (x.b - center.b) * slope.b + constant.b};
@@ -358,7 +373,7 @@ NORM_INLINE void propagate(const ob_norm *call, const norm_work_t *work, int64_t
     for (int64_t i = whole; i < end; i++) {
         int64_t p = pair_place(i - whole, bf16);
         float x = value_at(call->x, i, bf16), g = value_at(gradient, i, bf16);
-        if (masks && x * work->factor[p] + work->offset[p] <= 0) g = 0;
+        if (masks && !is_inside(x * work->factor[p] + work->offset[p], least, most)) g = 0;
         float to = g * work->factor[p] + (x - work->center[p]) * work->slope[p] + work->constant[p];
         set_value(call->x_gradient, i, to, bf16);
     }

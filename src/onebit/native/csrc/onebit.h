@@ -170,18 +170,20 @@ typedef struct {
     const float *scale, *center, *bias; /* y = sum * scale + sum(x) * center + bias */
 } ob_parameters;
 
-/* BatchNorm of a training step: y = relu(normalized x + shortcut), and its gradients. Values are rows of channels. */
+/* BatchNorm of a training step: y = normalized x + shortcut within bounds, and its gradients. Values are rows of
+ * channels. */
 typedef struct {
     int64_t rows;
-    int32_t channels, bf16, relu; /* bf16: values are bfloat16, not float32 */
+    int32_t channels, bf16; /* bf16: values are bfloat16, not float32 */
     double eps, momentum;
+    float least, most; /* bounds of y: 0 and NaN for a ReLU; NaN for none */
     const void *x, *shortcut;              /* shortcut: NULL for none */
-    void *out;                             /* y; in a backward pass NULL without a shortcut, as x tells the sign of y */
+    void *out;                             /* y; in a backward pass NULL where x tells what is at a bound */
     const float *weight, *bias;            /* NULL for 1 and 0 */
     float *running_mean, *running_var;     /* NULL for none */
     float *statistics;                     /* mean, 1/deviation, and the factor and offset of y, each one per channel */
     const void *gradient, *second_gradient; /* to y; their sum, where the second is not NULL */
-    void *kept;                            /* the gradient before the ReLU, NULL not to keep it; needed with two gradients */
+    void *kept;                            /* the gradient before the bounds, NULL not to keep it; needed with two gradients */
     void *x_gradient;                      /* may be `kept` */
     float *weight_gradient, *bias_gradient; /* NULL where not needed */
     double *scratch;

@@ -3,7 +3,7 @@
 /* 2 - 2|x| where |x| < 1, else 0. */
 NORM_INLINE floats_t triangle(floats_t x) {
     floats_t height = 2 - 2 * (floats_t)((words_t)x & 0x7fffffffu);
-    return where_positive(height, height);
+    return bounded(height, 0, NAN);
 }
 
 /* s(1 - s) with s = 1/(1 + exp(-z)): e/(1 + e)² with e = exp(-|z|), to some units of the last place; 0 from |z| = 87 on. */
