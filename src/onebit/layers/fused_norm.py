@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as all_modules
 
+from onebit.layers.rprelu import RPReLU
 from onebit.native import InstructionSet, NormCall, NormStage, NormStruct, instruction_set
+from onebit.quantizers.one_pass import MOST_CHANNELS, has_rows, is_plain_training, is_vector
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-_MOST_CHANNELS = 1 << 14
-"""Above it, tables of numbers per channel no longer fit into the cache."""
 
 
 def normalized(
@@ -36,6 +36,8 @@ def normalized(
     Shapes:
         x, shortcut: (N, C, H, W) or (N, C) -> the same.
     """
+    if type(activation) is RPReLU:  # an operation of its own
+        return activation(normalized(x, norm, None, shortcut))
     isa = _instruction_set(x, norm, activation, shortcut)
     if isa is None:
         y = norm(x)
@@ -102,17 +104,6 @@ def are_watched(*modules: nn.Module | None) -> bool:
     )
 
 
-def is_plain_training(x: Any) -> bool:
-    """Whether operations on `x` do nothing but compute it and its gradient: no trace, transform or tensor subclass."""
-    return (
-        type(x) is Tensor
-        and not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
-        and not torch._C._len_torch_dispatch_stack()
-        and torch.autograd.forward_ad._current_level < 0
-    )
-
-
 def _instruction_set(x: Any, norm: Any, activation: nn.Module | None, shortcut: Any) -> InstructionSet | None:
     """The kernels if the one operation has the meaning of the modules, else None."""
     fits = (
@@ -123,11 +114,11 @@ def _instruction_set(x: Any, norm: Any, activation: nn.Module | None, shortcut: 
         and norm.momentum is not None
         and norm.eps > 0
         and x.dim() == (4 if type(norm) is nn.BatchNorm2d else 2)
-        and x.shape[1] == norm.num_features <= _MOST_CHANNELS
+        and x.shape[1] == norm.num_features <= MOST_CHANNELS
         and x.numel() > norm.num_features  # torch refuses a single value per channel
-        and _has_rows(x)
-        and (shortcut is None or (_has_rows(shortcut) and shortcut.dtype == x.dtype and shortcut.shape == x.shape))
-        and all(map(_is_vector, (norm.weight, norm.bias, norm.running_mean, norm.running_var)))
+        and has_rows(x)
+        and (shortcut is None or (has_rows(shortcut) and shortcut.dtype == x.dtype and shortcut.shape == x.shape))
+        and all(map(is_vector, (norm.weight, norm.bias, norm.running_mean, norm.running_var)))
         and (norm.running_mean is None) == (norm.running_var is None)
         and (norm.weight is None) == (norm.bias is None)
         and not are_watched(norm, activation)
@@ -147,30 +138,8 @@ def _bounds(activation: nn.Module | None) -> tuple[float, float] | None:
     return None
 
 
-def _has_rows(x: Tensor) -> bool:
-    """Whether these are numbers for the kernels, with the channels of a pixel as neighbors in memory."""
-    return (
-        type(x) is Tensor
-        and x.device.type == "cpu"
-        and x.layout == torch.strided
-        and x.dtype in (torch.bfloat16, torch.float32)
-        and x.is_contiguous(memory_format=_row_format(x))
-    )
-
-
 def _row_format(x: Tensor) -> torch.memory_format:
     return torch.channels_last if x.dim() == 4 else torch.contiguous_format
-
-
-def _is_vector(p: Tensor | None) -> bool:
-    """Whether the kernels take such a parameter or buffer."""
-    return p is None or (
-        type(p) in (Tensor, nn.Parameter)
-        and p.device.type == "cpu"
-        and p.dtype == torch.float32
-        and p.dim() == 1
-        and p.is_contiguous()
-    )
 
 
 def _fused(

@@ -6,6 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from onebit.native import RPRELU
+from onebit.quantizers.base import per_channel
+from onebit.quantizers.one_pass import Activated, activated, summed
+
 
 class RPReLU(nn.Module):
     """x − γ + ζ where x > γ, else β(x − γ) + ζ, per channel (ReActNet, arXiv:2003.03488, eq. 5).
@@ -24,9 +28,21 @@ class RPReLU(nn.Module):
         self.shift_out = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        numbers = self.shift_in, self.slope, self.shift_out
+        y = activated(RPRELU, x, numbers) if self.training else None
+        if y is not None:
+            return Activated.apply(x, y, RPRELU, _gradients, *numbers)
         shape = (-1, *[1] * (x.dim() - 2))
         before, slope, after = (p.to(x.dtype) for p in (self.shift_in, self.slope, self.shift_out))
         return F.prelu(x - before.view(shape), slope) + after.view(shape)
 
     def extra_repr(self) -> str:
         return str(len(self.slope))
+
+
+def _gradients(gradient: Tensor, x: Tensor, before: Tensor, slope: Tensor, after: Tensor) -> tuple[Tensor, ...]:
+    """The gradients to x and the three parameters, in operations of torch."""
+    inner = x - per_channel(before, x)
+    through = torch.where(inner > 0, gradient, gradient * per_channel(slope, x)).to(x.dtype)
+    along = torch.where(inner > 0, 0, gradient * inner)
+    return through, -summed(through, before), summed(along, slope), summed(gradient, after)

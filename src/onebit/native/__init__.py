@@ -1,8 +1,10 @@
 """Fast packed nets: a C library without dependencies that runs whole batches."""
 
+from onebit.native.activation import RPRELU, SHIFTED_SIGN, run_activation
 from onebit.native.arena import NativePlan
 from onebit.native.layout import NotPlanned
 from onebit.native.library import (
+    ActivationStruct,
     ConvolutionStruct,
     InstructionSet,
     NormStruct,
@@ -19,7 +21,10 @@ from onebit.native.weight_gradient import MOST_TAPS, run_weight_gradient
 __all__ = [
     "BELL",
     "MOST_TAPS",
+    "RPRELU",
+    "SHIFTED_SIGN",
     "TRIANGLE",
+    "ActivationStruct",
     "ConvolutionStruct",
     "InstructionSet",
     "NativePlan",
@@ -31,6 +36,7 @@ __all__ = [
     "instruction_set",
     "instruction_sets",
     "make_plan",
+    "run_activation",
     "run_shares",
     "run_surrogate",
     "run_weight_gradient",

@@ -121,6 +121,17 @@ class ConvolutionStruct(ctypes.Structure):
     )
 
 
+class ActivationStruct(ctypes.Structure):
+    """`ob_activation` of csrc/onebit.h."""
+
+    _fields_ = (
+        ("rows", _Long),
+        *_fields(_Int, "channels bf16 kind"),
+        *_fields(_Pointer, "x gradient to shift scale offset"),
+        *_fields(_Pointer, "shift_gradient scale_gradient offset_gradient scratch"),
+    )
+
+
 class BarrierStruct(ctypes.Structure):
     """`ob_barrier` of csrc/onebit.h."""
 
@@ -133,6 +144,7 @@ _RUN_LAYER = ctypes.CFUNCTYPE(
 )
 _RUN_NORM = ctypes.CFUNCTYPE(_Long, ctypes.POINTER(NormStruct), _Int, _Int, _Int)
 _RUN_SURROGATE = ctypes.CFUNCTYPE(None, ctypes.POINTER(SurrogateStruct), _Long, _Long)
+_RUN_ACTIVATION = ctypes.CFUNCTYPE(_Long, ctypes.POINTER(ActivationStruct), _Int, _Int, _Int)
 _RUN_WEIGHT_GRADIENT = ctypes.CFUNCTYPE(_Long, ctypes.POINTER(ConvolutionStruct), _Int, _Int, _Int)
 
 
@@ -147,6 +159,7 @@ class _IsaStruct(ctypes.Structure):
         ("run_layer", _RUN_LAYER),
         ("run_norm", _RUN_NORM),
         ("run_surrogate", _RUN_SURROGATE),
+        ("run_activation", _RUN_ACTIVATION),
         ("run_weight_gradient", _RUN_WEIGHT_GRADIENT),
     )
 
@@ -160,8 +173,8 @@ class InstructionSet(NamedTuple):
     byte_tiles: see csrc/onebit.h.
     run: (plan, images, count, arena, answers, part, parts, barrier) -> 1 if the net took the sign of a NaN, else 0; it
         releases Python's global lock.
-    run_layer, run_norm, run_surrogate, run_weight_gradient: see csrc/onebit.h; the latter three are false where there
-        is no such kernel.
+    run_layer, run_norm, run_surrogate, run_activation, run_weight_gradient: see csrc/onebit.h; the latter four are
+        false where there is no such kernel.
     """
 
     name: str
@@ -179,6 +192,7 @@ class InstructionSet(NamedTuple):
     run_layer: Callable[..., int]
     run_norm: Any = None
     run_surrogate: Any = None
+    run_activation: Any = None
     run_weight_gradient: Any = None
 
 
@@ -191,12 +205,12 @@ def _load() -> ctypes.CDLL | None:
         return None
     try:
         library = ctypes.CDLL(path)
-        sizes = [library.ob_size(which) for which in range(8)]
+        sizes = [library.ob_size(which) for which in range(9)]
         library.ob_chain.argtypes, library.ob_chain.restype = [ctypes.c_uint64] * 2, ctypes.c_uint64
     except (OSError, AttributeError) as error:
         raise UsageError(f"{path} does not load: {error}; reinstall onebit or set ONEBIT_NATIVE=0") from None
     structures: tuple[type[ctypes.Structure], ...] = CallStruct, PlanStruct, _IsaStruct, BarrierStruct, LayerStruct
-    structures += NormStruct, SurrogateStruct, ConvolutionStruct
+    structures += NormStruct, SurrogateStruct, ConvolutionStruct, ActivationStruct
     if sizes != [ctypes.sizeof(structure) for structure in structures]:
         raise UsageError(f"{path} belongs to another version of onebit; reinstall onebit or set ONEBIT_NATIVE=0")
     return library

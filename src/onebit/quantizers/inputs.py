@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from onebit.quantizers.base import BinaryInput, Quantizer, Surrogate, autocast_dtype, per_channel, sign
+from onebit.native import SHIFTED_SIGN
+from onebit.quantizers.base import BinaryInput, Quantizer, autocast_dtype, per_channel, sign
+from onebit.quantizers.one_pass import Activated, activated, summed
 from onebit.quantizers.surrogates import approx, signed
 
 
@@ -42,30 +44,18 @@ class RSign(Quantizer):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, …) -> ±1 of the same shape."""
-        return signed(x if self.shift is None else x - per_channel(self.shift, x), approx)
+        if self.shift is None:
+            return signed(x, approx)
+        fits = self.training and autocast_dtype(self.shift) == x.dtype
+        numbers = self.shift, None, None
+        made = activated(SHIFTED_SIGN, x, numbers) if fits else None
+        if made is None:
+            shifted = x.detach() - per_channel(self.shift.detach(), x)
+            made = sign(shifted).to(autocast_dtype(shifted))
+        return Activated.apply(x, made, SHIFTED_SIGN, _gradients, *numbers)
 
     def binary_input(self) -> BinaryInput:
         return BinaryInput(shift=None if self.shift is None else self.shift.detach())
-
-
-class _Distant(Surrogate):
-    """center + distance·sign(x − center), with the gradients that `InputAdaBin` states."""
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:  # torch.func needs the two-part form
-        x, _, centre, distance = inputs
-        ctx.save_for_backward(x, centre, distance)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
-        x, centre, distance = ctx.saved_tensors
-        gradient = gradient.to(x.dtype)
-        least = torch.finfo(distance.dtype).tiny  # 0/0 would be NaN
-        z = ((x - centre) / distance.clamp(min=least)).clamp(-1, 1)  # unbounded, z·p(z) would be NaN at infinity
-        through = 2 * (1 - z.abs()) * gradient
-        to_center = (gradient - through).sum(dtype=centre.dtype)
-        to_distance = (sign(z) * gradient - z * through).sum(dtype=distance.dtype)
-        return through, None, to_center, to_distance
 
 
 class InputAdaBin(Quantizer):
@@ -84,10 +74,30 @@ class InputAdaBin(Quantizer):
     def forward(self, x: Tensor) -> Tensor:
         """Any shape -> c ± d of the same shape."""
         distance = self.distance.abs()
-        centered = x.detach() - self.centre.detach()
-        made = sign(centered) * distance.detach() + self.centre.detach()
-        return _Distant.apply(x, made.to(autocast_dtype(x)), self.centre, distance)
+        numbers = self.centre, distance, self.centre.view(())  # torch.compile takes no tensor twice
+        fits = self.training and autocast_dtype(x) == x.dtype
+        made = activated(SHIFTED_SIGN, x, numbers) if fits else None
+        if made is None:
+            centered = x.detach() - self.centre.detach()
+            made = sign(centered) * distance.detach() + self.centre.detach()
+            made = made.to(autocast_dtype(x))
+        return Activated.apply(x, made, SHIFTED_SIGN, _gradients, *numbers)
 
     def binary_input(self) -> BinaryInput:
         centre = self.centre.detach()
         return BinaryInput(shift=centre, scale=self.distance.detach().abs(), centre=centre)
+
+
+def _gradients(
+    gradient: Tensor, x: Tensor, shift: Tensor, scale: Tensor | None, offset: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    """The gradients of offset + scale·sign(x − shift) to x and to what is not None, by Bi-Real net's polynomial."""
+    z = x - per_channel(shift, x)
+    if scale is not None:
+        z = z / per_channel(scale.clamp(min=torch.finfo(scale.dtype).tiny), x)  # 0/0 would be NaN
+    z = z.clamp(-1, 1)  # unbounded, z times a factor of 0 would be NaN at infinity
+    gradient = gradient.to(z.dtype)
+    through = z.abs().mul_(-2).add_(2) * gradient
+    to_scale = None if scale is None else summed(sign(z.detach()) * gradient - z * through, scale)
+    to_offset = None if offset is None else summed(gradient, offset)
+    return through.to(x.dtype), -summed(through, shift), to_scale, to_offset

@@ -20,11 +20,14 @@
 #if defined(__GNUC__)
 #include "norm.h"
 #include "surrogate.h"
+#include "activation.h"
 #define RUN_NORM run_norm
 #define RUN_SURROGATE run_surrogate
+#define RUN_ACTIVATION run_activation
 #else
 #define RUN_NORM NULL
 #define RUN_SURROGATE NULL
+#define RUN_ACTIVATION NULL
 #endif
 
 /* The input as the first value, pixels in NHWC order. */

@@ -108,19 +108,32 @@ static float set_value(void *to, int64_t place, float value, int bf16) {
     return value;
 }
 
+/* The smallest number of values that is one of whole rows and of whole groups. */
+static int64_t period_of(int32_t channels) {
+    int32_t common = GROUP;
+    while (channels % common) common /= 2;
+    return (int64_t)channels * (GROUP / common);
+}
+
+/* Values of a block, a number of whole chains of periods. */
+static int64_t block_of(int64_t period) {
+    int64_t periods = BLOCK_VALUES / period / CHAIN * CHAIN;
+    return period * (periods ? periods : CHAIN);
+}
+
 /* One number per channel to one per place of a period. */
-static void spread(const ob_norm *call, const norm_work_t *work, const double *numbers, float *to) {
-    for (int64_t i = 0, c = 0; i < work->period; i++, c = c + 1 == call->channels ? 0 : c + 1) {
+static void spread(int32_t channels, int bf16, const double *numbers, float *to) {
+    for (int64_t i = 0, c = 0, period = period_of(channels); i < period; i++, c = c + 1 == channels ? 0 : c + 1) {
         float number = (float)numbers[c];
-        to[pair_place(i, call->bf16)] = number == number ? number : NAN; /* one with the lower half 0 */
+        to[pair_place(i, bf16)] = number == number ? number : NAN; /* one with the lower half 0 */
     }
 }
 
 /* Sums of a period to sums of a channel. */
-static void gathered(const ob_norm *call, const norm_work_t *work, const double *sums, double *to) {
-    for (int32_t c = 0; c < call->channels; c++) to[c] = 0;
-    for (int64_t i = 0, c = 0; i < work->period; i++, c = c + 1 == call->channels ? 0 : c + 1)
-        to[c] += sums[pair_place(i, call->bf16)];
+static void gathered(int32_t channels, int bf16, const double *sums, double *to) {
+    for (int32_t c = 0; c < channels; c++) to[c] = 0;
+    for (int64_t i = 0, c = 0, period = period_of(channels); i < period; i++, c = c + 1 == channels ? 0 : c + 1)
+        to[c] += sums[pair_place(i, bf16)];
 }
 
 enum { SUM_VALUES, SUM_MOMENTS, SUM_GRADIENTS };
@@ -216,16 +229,16 @@ static void block_moments(const ob_norm *call, const norm_work_t *work, int64_t 
     int64_t few = end - begin < CHAIN * work->period ? end : begin + CHAIN * work->period;
     double count = (double)((few - begin) / call->channels);
     add_all(call, work, SUM_VALUES, begin, few);
-    gathered(call, work, work->first, mean);
+    gathered(call->channels, call->bf16, work->first, mean);
     for (int32_t c = 0; c < call->channels; c++) {
         mean[c] = center_of(mean[c] / count, call->bf16);
     }
-    spread(call, work, mean, work->center);
+    spread(call->channels, call->bf16, mean, work->center);
     add_all(call, work, SUM_MOMENTS, begin, end);
-    gathered(call, work, work->second, squares);
+    gathered(call->channels, call->bf16, work->second, squares);
     count = (double)((end - begin) / call->channels);
     /* the sums of the deviations take the place of the sums of squares, which are gathered */
-    gathered(call, work, work->first, work->second);
+    gathered(call->channels, call->bf16, work->first, work->second);
     for (int32_t c = 0; c < call->channels; c++) {
         double sum = work->second[c];
         squares[c] -= sum * (sum / count);
@@ -238,12 +251,9 @@ static int64_t blocks_of(const norm_work_t *work) { return (work->values + work-
 
 /* Scratch memory: two numbers per block and channel, then what each part has for itself. Returns its size in numbers. */
 static int64_t divide_work(const ob_norm *call, int32_t part, int32_t parts, norm_work_t *work) {
-    int64_t common = GROUP;
-    while (call->channels % common) common /= 2;
-    work->period = call->channels * (GROUP / common);
+    work->period = period_of(call->channels);
     work->values = call->rows * call->channels;
-    int64_t periods = BLOCK_VALUES / work->period / CHAIN * CHAIN;
-    work->block = work->period * (periods ? periods : CHAIN);
+    work->block = block_of(work->period);
     int64_t shared = 2 * blocks_of(work) * call->channels, own = 2 * work->period + (5 * work->period + 1) / 2;
     if (call->scratch) {
         work->first = call->scratch + shared + part * own;
@@ -290,8 +300,8 @@ static void finish_statistics(const ob_norm *call, const norm_work_t *work, int 
         call->running_mean[c] = (float)(share * mean + (1 - share) * call->running_mean[c]);
         call->running_var[c] = (float)(share * unbiased + (1 - share) * call->running_var[c]);
     }
-    spread(call, work, work->first, work->factor);
-    spread(call, work, work->second, work->offset);
+    spread(call->channels, call->bf16, work->first, work->factor);
+    spread(call->channels, call->bf16, work->second, work->offset);
 }
 
 /* Slope and constant of each channel from the sums of the blocks; the first part stores the gradients of weight and bias. */
@@ -310,8 +320,8 @@ static void finish_gradients(const ob_norm *call, const norm_work_t *work, int s
         if (call->weight_gradient) call->weight_gradient[c] = (float)(products * inverse[c]);
         if (call->bias_gradient) call->bias_gradient[c] = (float)sum;
     }
-    spread(call, work, work->first, work->slope);
-    spread(call, work, work->second, work->constant);
+    spread(call->channels, call->bf16, work->first, work->slope);
+    spread(call->channels, call->bf16, work->second, work->constant);
 }
 
 /* Reads the statistics of the forward pass; work->first is overwritten. */
@@ -320,7 +330,7 @@ static void read_statistics(const ob_norm *call, const norm_work_t *work) {
     for (int k = 0; k < 4; k++) {
         if (!to[k]) continue;
         for (int32_t c = 0; c < call->channels; c++) work->first[c] = call->statistics[(int64_t)k * call->channels + c];
-        spread(call, work, work->first, to[k]);
+        spread(call->channels, call->bf16, work->first, to[k]);
     }
 }
 
@@ -400,8 +410,8 @@ static int64_t run_norm(const ob_norm *call, int32_t stage, int32_t part, int32_
             break;
         case OB_NORM_SUMS:
             add_all(call, &work, SUM_GRADIENTS, begin, end);
-            gathered(call, &work, work.first, sums);
-            gathered(call, &work, work.second, sums + call->channels);
+            gathered(call->channels, call->bf16, work.first, sums);
+            gathered(call->channels, call->bf16, work.second, sums + call->channels);
             break;
         default:
             call->bf16 ? propagate(call, &work, begin, end, 1) : propagate(call, &work, begin, end, 0);

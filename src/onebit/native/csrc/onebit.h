@@ -221,6 +221,27 @@ enum {
     OB_SURROGATE_BELL          /* height * s(1 - s), s = sigmoid(steepness * x) */
 };
 
+/* An activation of a training step with learned numbers, and its gradients: y = offset + f(x - shift), one of each number per
+ * channel. Values are rows of channels. */
+typedef struct {
+    int64_t rows;
+    int32_t channels, bf16, kind; /* bf16: values are bfloat16, not float32 */
+    const void *x, *gradient;     /* gradient: to y; NULL in a forward pass */
+    void *to;                     /* y, or the gradient to x */
+    const float *shift, *scale, *offset;                             /* scale and offset may be NULL for 1 and 0 */
+    float *shift_gradient, *scale_gradient, *offset_gradient; /* NULL where not needed */
+    double *scratch;
+} ob_activation;
+
+enum {
+    OB_ACTIVATION_RPRELU = 1, /* f(d) = d where d > 0, else scale * d */
+    OB_ACTIVATION_SIGN        /* f(d) = -scale where d < 0, else scale; in place of its derivative, with z = d / scale, 2 - 2|z| where
+                                 |z| < 1, else 0 */
+};
+
+/* The stages, of which a forward pass has only the first: all parts end one before the next begins. */
+enum { OB_ACTIVATION_VALUES = 1, OB_ACTIVATION_TOTAL };
+
 typedef struct {
     const char *name;
     int32_t lanes;      /* outputs per panel */
@@ -246,6 +267,8 @@ typedef struct {
     int64_t (*run_norm)(const ob_norm *call, int32_t stage, int32_t part, int32_t parts);
     /* Values number `begin` to `end`; NULL as run_norm. */
     void (*run_surrogate)(const ob_surrogate *call, int64_t begin, int64_t end);
+    /* As run_norm. */
+    int64_t (*run_activation)(const ob_activation *call, int32_t stage, int32_t part, int32_t parts);
     /* Part number `part` of `parts` of a stage; returns the size of the scratch memory of all parts, in bytes. If `scratch` is
      * NULL, it does nothing else. NULL where there are no tiles of bfloat16. The result is the same for any `parts`. */
     int64_t (*run_weight_gradient)(const ob_convolution *call, int32_t stage, int32_t part, int32_t parts);
@@ -257,8 +280,8 @@ typedef struct {
 #define OB_PUBLIC __attribute__((visibility("default")))
 #endif
 
-/* sizeof(ob_call), ob_plan, ob_isa, ob_barrier, ob_layer, ob_norm, ob_surrogate, ob_convolution for `which` 0 to 7:
- * Python compares them with its own. */
+/* sizeof(ob_call), ob_plan, ob_isa, ob_barrier, ob_layer, ob_norm, ob_surrogate, ob_convolution, ob_activation for `which`
+ * 0 to 8: Python compares them with its own. */
 OB_PUBLIC int ob_size(int which);
 /* The instruction sets that were compiled in and that this processor supports, the best last; NULL after them. */
 OB_PUBLIC const ob_isa *ob_instruction_set(int index);

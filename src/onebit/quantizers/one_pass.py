@@ -1,0 +1,141 @@
+"""Activations with learned numbers as one operation of a training step on the CPU: one pass forward, one backward.
+
+The numbers of y = offset + f(x − shift) are one per channel, or one for all. Kernels compute in float32 and round what
+they store. Each sum over a channel is float32 for at most 64 terms and double after that, in an order that does not
+depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from onebit.native import ActivationStruct, InstructionSet, instruction_set, run_activation
+from onebit.quantizers.base import Surrogate
+
+Numbers = tuple[Tensor, Tensor | None, Tensor | None]
+"""Shift, scale and offset: all of shape () or all (C,), None for a scale of 1 and for an offset of 0."""
+_NAMES = ("shift", "scale", "offset")
+MOST_CHANNELS = 1 << 14
+"""Above it, tables of numbers per channel no longer fit into the cache."""
+
+
+def is_plain_training(x: Any) -> bool:
+    """Whether operations on `x` do nothing but compute it and its gradient: no trace, transform or tensor subclass."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(x) is Tensor
+        and not torch._C._are_functorch_transforms_active()
+        and not torch._C._len_torch_dispatch_stack()
+        and torch.autograd.forward_ad._current_level < 0
+    )
+
+
+def has_rows(x: Tensor) -> bool:
+    """Whether these are numbers for the kernels, with the channels of a pixel as neighbors in memory."""
+    last = torch.channels_last if x.dim() == 4 else torch.contiguous_format
+    return _has_numbers(x) and x.is_contiguous(memory_format=last)
+
+
+def _has_numbers(x: Tensor) -> bool:
+    return (
+        type(x) is Tensor
+        and x.device.type == "cpu"
+        and x.layout == torch.strided
+        and x.dtype in (torch.bfloat16, torch.float32)
+    )
+
+
+def is_vector(p: Tensor | None) -> bool:
+    """Whether the kernels take such a parameter or buffer."""
+    return p is None or (
+        type(p) in (Tensor, nn.Parameter)
+        and p.device.type == "cpu"
+        and p.dtype == torch.float32
+        and p.dim() == 1
+        and p.is_contiguous()
+    )
+
+
+def summed(values: Tensor, number: Tensor) -> Tensor:
+    """The sum of values (N, C, …) over what a number of shape () or (C,) serves, in the dtype of the number."""
+    if number.dim() == 0:
+        return values.sum(dtype=number.dtype)
+    return values.sum([axis for axis in range(values.dim()) if axis != 1], dtype=number.dtype)
+
+
+def activated(kind: int, x: Tensor, numbers: Numbers) -> Tensor | None:
+    """y by a kernel, without a gradient; None where the operations of torch must run.
+
+    Args:
+        kind: `RPRELU` or `SHIFTED_SIGN` of `onebit.native`.
+    """
+    isa = _instruction_set(x, numbers)
+    if isa is None:
+        return None
+    y = torch.empty_like(x)
+    _run(isa, kind, x, numbers, to=y)
+    return y
+
+
+class Activated(Surrogate):
+    """`activated`, or the same by torch. Arguments: x, y, kind, gradients, shift, scale, offset.
+
+    The backward pass is a kernel, or `gradients(gradient to y, x, shift, scale, offset)` in operations of torch, which
+    have gradients of their own.
+    """
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:  # torch.func needs the two-part form
+        x, _, ctx.kind, ctx.gradients, *numbers = inputs
+        ctx.save_for_backward(x, *numbers)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, *numbers = ctx.saved_tensors
+        made = _gradients(ctx.kind, gradient, x, tuple(numbers))
+        if made is None:
+            made = ctx.gradients(gradient, x, *numbers)
+        return made[0], None, None, None, *made[1:]
+
+
+def _gradients(kind: int, gradient: Tensor, x: Tensor, numbers: Numbers) -> tuple[Tensor | None, ...] | None:
+    """Those to x and to the numbers by a kernel; None where the operations of torch must run."""
+    if torch.is_grad_enabled() or not is_plain_training(gradient) or gradient.dtype != x.dtype:
+        return None
+    isa = _instruction_set(x, numbers)
+    if isa is None:
+        return None
+    if gradient.stride() != x.stride():
+        gradient = torch.empty_like(x).copy_(gradient)
+    through = torch.empty_like(x)
+    found = [None if p is None else torch.empty_like(p) for p in numbers]
+    to = {f"{name}_gradient": tensor for name, tensor in zip(_NAMES, found, strict=True)}
+    _run(isa, kind, x, numbers, gradient=gradient, to=through, **to)
+    return through, *found
+
+
+def _instruction_set(x: Tensor, numbers: Numbers) -> InstructionSet | None:
+    """The kernels if they have the meaning of the operations of torch, else None."""
+    if not is_plain_training(x) or torch.jit.is_tracing() or x.numel() == 0:
+        return None
+    if numbers[0].dim() == 0:
+        channels: tuple[int, ...] = ()
+        fits = has_rows(x) or (_has_numbers(x) and x.is_contiguous())
+    else:
+        channels = x.shape[1:2]
+        fits = x.dim() in (2, 4) and has_rows(x) and x.shape[1] <= MOST_CHANNELS
+    fits = fits and all(p is None or (p.shape == channels and is_vector(p.view(-1))) for p in numbers)
+    isa = instruction_set() if fits else None
+    return isa if isa is not None and isa.run_activation else None
+
+
+def _run(isa: InstructionSet, kind: int, x: Tensor, numbers: Numbers, **tensors: Tensor | None) -> None:
+    tensors |= {"x": x, **dict(zip(_NAMES, numbers, strict=True))}
+    addresses = {name: None if tensor is None else tensor.data_ptr() for name, tensor in tensors.items()}
+    channels = x.shape[1] if numbers[0].dim() else 1
+    rows, bf16 = x.numel() // channels, x.dtype == torch.bfloat16
+    struct = ActivationStruct(rows=rows, channels=channels, bf16=bf16, kind=kind, **addresses)
+    run_activation(isa, struct, threads=torch.get_num_threads())
