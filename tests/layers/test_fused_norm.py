@@ -281,6 +281,16 @@ def test_a_second_derivative_without_a_shortcut() -> None:
     torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+def test_many_gradients_at_once() -> None:
+    x, norm = drawn(*SHAPE).requires_grad_(), norm_of(SHAPE)
+    gradients = torch.stack([drawn(*SHAPE, seed=2), drawn(*SHAPE, seed=3)])
+    y = normalized(x, norm, nn.ReLU())
+    (found,) = torch.autograd.grad(y, x, gradients, is_grads_batched=True, retain_graph=True)
+    for value, gradient in zip(found, gradients, strict=True):
+        torch.testing.assert_close(value, torch.autograd.grad(y, x, gradient, retain_graph=True)[0])
+
+
 def test_gradients_that_are_not_needed() -> None:
     """Of frozen parameters, of an input without gradient, of a shortcut without one, and of one use alone."""
     shape = (4, 16, 5, 5)
@@ -466,6 +476,7 @@ def smooth_(model: nn.Module) -> nn.Module:
     ("name", "options"),
     [
         ("resnet20", {}),
+        ("resnet20", {"activation": "rprelu"}),
         ("resnet18", {"width": 0.25}),
         ("resnet18", {"width": 0.25, "bireal": True, "input_quantizer": None}),
         ("resnet50", {"width": 0.125}),

@@ -103,3 +103,13 @@ def test_layouts_and_what_stays_with_torch() -> None:
         assert surrogates._in_one_pass(approx, gradient.double(), x.double()) is None
         assert surrogates._in_one_pass(approx, gradient[:, ::2], x[:, ::2]) is None
     assert surrogates._in_one_pass(approx, gradient, x) is None  # a second derivative may follow
+
+
+@pytest.mark.parametrize("surrogate", [approx, ede])
+def test_many_gradients_at_once(surrogate: Any) -> None:
+    x, gradients = torch.randn(MANY, requires_grad=True), torch.randn(2, MANY)
+    y = signed(x, surrogate, *([] if surrogate is approx else [0.5]))
+    (found,) = torch.autograd.grad(y, x, gradients, is_grads_batched=True, retain_graph=True)
+    for value, gradient in zip(found, gradients, strict=True):
+        (one,) = torch.autograd.grad(y, x, gradient, retain_graph=True)
+        torch.testing.assert_close(value, one, rtol=1e-5, atol=1e-6)

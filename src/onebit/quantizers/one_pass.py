@@ -29,6 +29,7 @@ def is_plain_training(x: Any) -> bool:
         and type(x) is Tensor
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._len_torch_dispatch_stack()
+        and not torch._C._functorch.is_legacy_batchedtensor(x)  # of `is_grads_batched`
         and torch.autograd.forward_ad._current_level < 0
     )
 
@@ -37,6 +38,11 @@ def has_rows(x: Tensor) -> bool:
     """Whether these are numbers for the kernels, with the channels of a pixel as neighbors in memory."""
     last = torch.channels_last if x.dim() == 4 else torch.contiguous_format
     return _has_numbers(x) and x.is_contiguous(memory_format=last)
+
+
+def is_dense(x: Tensor) -> bool:
+    """Whether these are numbers for the kernels that fill their memory, in either order."""
+    return has_rows(x) or (_has_numbers(x) and x.is_contiguous())
 
 
 def _has_numbers(x: Tensor) -> bool:
@@ -123,7 +129,7 @@ def _instruction_set(x: Tensor, numbers: Numbers) -> InstructionSet | None:
         return None
     if numbers[0].dim() == 0:
         channels: tuple[int, ...] = ()
-        fits = has_rows(x) or (_has_numbers(x) and x.is_contiguous())
+        fits = is_dense(x)
     else:
         channels = x.shape[1:2]
         fits = x.dim() in (2, 4) and has_rows(x) and x.shape[1] <= MOST_CHANNELS

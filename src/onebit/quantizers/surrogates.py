@@ -22,6 +22,7 @@ from torch import Tensor
 
 from onebit.native import BELL, TRIANGLE, SurrogateStruct, instruction_set, run_surrogate
 from onebit.quantizers.base import Surrogate, autocast_dtype, sign
+from onebit.quantizers.one_pass import is_dense, is_plain_training
 
 LEAST_VALUES = 1 << 12
 """Fewer take no time worth a call of a kernel."""
@@ -76,16 +77,9 @@ def _in_one_pass(surrogate: Callable[..., Tensor], gradient: Tensor, x: Tensor, 
     if (
         kind is None
         or torch.is_grad_enabled()
-        or torch.compiler.is_compiling()
-        or not (type(x) is type(gradient) is Tensor)
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack()
-        or not (x.device.type == gradient.device.type == "cpu")
-        or x.dtype not in (torch.bfloat16, torch.float32)
+        or not (is_plain_training(x) and is_plain_training(gradient))
+        or not (is_dense(x) and is_dense(gradient))
         or gradient.dtype != x.dtype
-        or x.layout != torch.strided
-        or gradient.layout != torch.strided
-        or not _is_dense(x)
         or gradient.stride() != x.stride()
         or x.numel() < LEAST_VALUES
     ):
@@ -104,11 +98,6 @@ def _in_one_pass(surrogate: Callable[..., Tensor], gradient: Tensor, x: Tensor, 
         threads=torch.get_num_threads(),
     )
     return cut
-
-
-def _is_dense(x: Tensor) -> bool:
-    """Whether the values fill their memory, in either order."""
-    return x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
 
 
 class _Signed(Surrogate):

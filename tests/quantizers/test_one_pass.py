@@ -1,0 +1,444 @@
+"""RPReLU, RSign and AdaBin's input sign by the native kernel: against formulas in float64, and where torch must run."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from onebit.layers import BinaryConv2d, RPReLU
+from onebit.native import RPRELU, SHIFTED_SIGN, ActivationStruct, instruction_sets, run_activation
+from onebit.quantizers import one_pass
+from onebit.quantizers.inputs import InputAdaBin, RSign
+
+pytestmark = pytest.mark.skipif(not instruction_sets(), reason="the native library is not installed")
+DTYPES = (torch.float32, torch.bfloat16)
+NAMES = ("rprelu", "rsign", "adabin")
+SHAPE = (4, 16, 6, 6)
+Tensors = dict[str, Tensor]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """A list that grows by one with each pass of the kernel: whether it is a backward pass."""
+    calls: list[bool] = []
+    run = one_pass._run
+
+    def counted(*args: Any, **tensors: Any) -> None:
+        calls.append("gradient" in tensors)
+        run(*args, **tensors)
+
+    monkeypatch.setattr(one_pass, "_run", counted)
+    return calls
+
+
+def drawn(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    """Normal numbers in channels_last."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    return x.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else x
+
+
+def made(name: str, channels: int, scale: float = 1.0) -> Any:
+    module = {"rprelu": lambda: RPReLU(channels), "rsign": RSign, "adabin": InputAdaBin}[name]()
+    if name == "rsign":
+        module.bind_inputs(channels)
+    for seed, parameter in enumerate(module.parameters()):
+        with torch.no_grad():
+            parameter.copy_(drawn(*parameter.shape, seed=7 + seed) * scale)
+    return module
+
+
+def results(module: nn.Module, x: Tensor, gradient: Tensor) -> Tensors:
+    """What a forward and a backward pass give."""
+    x = x.detach().clone().requires_grad_()
+    module.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16, enabled=x.dtype == torch.bfloat16):
+        y = module(x)
+    y.backward(gradient)
+    assert x.grad is not None
+    return {"y": y.detach(), "x": x.grad, **{key: p.grad.clone() for key, p in module.named_parameters()}}
+
+
+def exact(module: Any, x: Tensor, gradient: Tensor) -> Tensors:
+    """The same in float64, by the formulas that the modules state."""
+    x, g = x.double(), gradient.double()
+    each = {key: p.detach().double() for key, p in module.named_parameters()}
+    channels = (-1, *[1] * (x.dim() - 2))
+
+    def summed(values: Tensor) -> Tensor:
+        return values.transpose(0, 1).flatten(1).sum(1)
+
+    if isinstance(module, RPReLU):
+        d, slope = x - each["shift_in"].view(channels), each["slope"].view(channels)
+        to_x = torch.where(d > 0, g, g * slope)
+        found = {"y": torch.where(d > 0, d, d * slope) + each["shift_out"].view(channels), "x": to_x}
+        sums = {"shift_in": -summed(to_x), "slope": summed(torch.where(d > 0, 0, g * d)), "shift_out": summed(g)}
+        return found | sums
+    if isinstance(module, RSign):
+        d = x - each["shift"].view(channels)
+        to_x = g * (2 - 2 * d.abs()).clamp(min=0)
+        return {"y": torch.where(d < 0, -1.0, 1.0).double(), "x": to_x, "shift": -summed(to_x)}
+    d, distance = x - each["centre"], each["distance"].abs()
+    signs = torch.where(d < 0, -1.0, 1.0).double()
+    z = (d / distance).clamp(-1, 1)
+    to_x = g * (2 - 2 * z.abs())
+    to_distance = (g * signs - z * to_x).sum() * each["distance"].sign()
+    return {"y": each["centre"] + distance * signs, "x": to_x, "centre": (g - to_x).sum(), "distance": to_distance}
+
+
+shapes = st.one_of(
+    st.tuples(st.integers(1, 5), st.sampled_from((1, 3, 16, 64, 70)), st.integers(1, 9), st.integers(1, 9)),
+    st.tuples(st.integers(1, 70), st.integers(1, 200)),
+    st.just((6, 16, 32, 32)),
+    st.just((3, 64, 33, 17)),
+    st.just((700, 33)),
+    st.just((70_001, 1)),
+)
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    name=st.sampled_from(NAMES), shape=shapes, dtype=st.sampled_from(DTYPES), scale=st.sampled_from((1.0, 0.1, 30.0))
+)
+def test_values_and_all_gradients_are_those_of_the_formula_in_float64(
+    name: str, shape: tuple[int, ...], dtype: torch.dtype, scale: float
+) -> None:
+    module = made(name, shape[1], scale)
+    x, gradient = (drawn(*shape) * scale).to(dtype), drawn(*shape, dtype=dtype, seed=2)
+    patch, calls = pytest.MonkeyPatch(), []
+    run = one_pass._run
+    patch.setattr(one_pass, "_run", lambda *args, **tensors: (calls.append(1), run(*args, **tensors)))
+    found, true = results(module, x, gradient), exact(module, x, gradient)
+    patch.undo()
+    assert len(calls) == 2
+    assert found.keys() == true.keys()
+    for key, value in found.items():
+        values = key in ("y", "x")
+        assert value.dtype == (dtype if values else torch.float32)
+        each = (2.0**-8 if values and dtype == torch.bfloat16 else 2.0**-20) * true[key].abs()
+        # a sum is as exact as its largest terms; next to its kink the triangle is a small difference
+        terms = {"y": scale, "x": 1.0}.get(key, (1 + scale) * (x.numel() / true[key].numel()) ** 0.5)
+        wrong = (value.double() - true[key]).abs() > each + 3e-6 * terms
+        assert not wrong.any(), (key, value[wrong][:4], true[key][wrong][:4])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_float32_values_have_the_bits_of_torch(name: str, passes: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    module, x, gradient = made(name, 16), drawn(*SHAPE), drawn(*SHAPE, seed=2)
+    y = results(module, x, gradient)["y"]
+    assert passes == [False, True]
+    monkeypatch.setenv("ONEBIT_NATIVE", "0")
+    assert torch.equal(y, results(module, x, gradient)["y"])
+    assert len(passes) == 2
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_at_the_kinks(dtype: torch.dtype) -> None:
+    """x − shift is 0, −0, and ±1 distance."""
+    x = torch.tensor([[0.5], [-0.0], [1.5], [-0.5]]).to(dtype)
+    ones = torch.ones_like(x)
+    rprelu, rsign, adabin = made("rprelu", 1), made("rsign", 1), made("adabin", 1)
+    with torch.no_grad():
+        for parameter in (rprelu.shift_in, rsign.shift, adabin.centre):
+            parameter.fill_(0.5)
+        rprelu.slope.fill_(0.25)
+        rprelu.shift_out.fill_(0)
+        adabin.distance.fill_(1)
+    found = results(rprelu, x, ones)
+    assert found["y"].flatten().tolist() == [0, -0.125, 1, -0.25]
+    assert found["x"].flatten().tolist() == [0.25, 0.25, 1, 0.25]
+    assert found["slope"].item() == -1.5
+    found = results(rsign, x, ones)
+    assert found["y"].flatten().tolist() == [1, -1, 1, -1]
+    assert found["x"].flatten().tolist() == [2, 1, 0, 0]
+    found = results(adabin, x, ones)
+    assert found["y"].flatten().tolist() == [1.5, -0.5, 1.5, -0.5]
+    assert found["x"].flatten().tolist() == [2, 1, 0, 0]
+    assert found["centre"].item() == 4 - 3
+    assert found["distance"].item() == (1 - 0) + (-1 + 0.5) + 1 - 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", ["x", "gradient", 0, 1, 2])
+def test_what_is_not_finite_is_so_where_torch_has_it(
+    name: str, dtype: torch.dtype, bad: float, place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = (3, 16, 5, 5)  # 1,200 values: the last ones do not fill a period
+    module = made(name, 16)
+    parameters = list(module.parameters())
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.copy_(parameter.bfloat16())  # where torch rounds them, a sign of x − shift may change
+    tensors = {"x": drawn(*shape, dtype=dtype), "gradient": drawn(*shape, dtype=dtype, seed=2)}
+    if place in tensors:
+        tensors[place][-1, 3, -1:, -1] = bad
+        tensors[place][1, 5, 2, 2] = bad
+    elif place < len(parameters):
+        with torch.no_grad():
+            parameters[place].view(-1)[-1:].fill_(bad)
+    found = results(module, **tensors)
+    monkeypatch.setenv("ONEBIT_NATIVE", "0")
+    expected = results(module, **tensors)
+    for key, value in expected.items():
+        assert torch.equal(found[key].isnan(), value.isnan()), key
+        assert torch.equal(found[key][value.isinf()], value[value.isinf()]), key
+        assert torch.equal(found[key].isinf(), value.isinf()), key
+
+
+def test_a_distance_of_zero() -> None:
+    """What torch gives: no NaN, also where x is the center."""
+    adabin = made("adabin", 16)
+    with torch.no_grad():
+        adabin.distance.zero_()
+        adabin.centre.zero_()
+    x = drawn(*SHAPE)
+    x[0] = 0
+    found = results(adabin, x, torch.ones_like(x))
+    assert all(value.isfinite().all() for value in found.values())
+    assert (found["x"][0] == 2).all()
+    assert (found["x"][1:] == 0).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bits_do_not_depend_on_threads_or_instruction_set(
+    name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = (41, 24, 33, 33)
+    assert 41 * 24 * 33 * 33 >= 4 * (1 << 18)  # enough for four threads
+    x, gradient, module = drawn(*shape, dtype=dtype), drawn(*shape, dtype=dtype, seed=2), made(name, 24)
+    expected = results(module, x, gradient)
+    for isa in instruction_sets():
+        monkeypatch.setenv("ONEBIT_ISA", isa)
+        for threads in (1, 3, 4):
+            torch.set_num_threads(threads)
+            found = results(module, x, gradient)
+            assert all(torch.equal(found[key], expected[key]) for key in expected), (isa, threads)
+
+
+@pytest.mark.parametrize("isa", instruction_sets())
+@pytest.mark.parametrize("kind", [RPRELU, SHIFTED_SIGN])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_nothing_beside_the_values_is_read_or_written(isa: str, kind: int, bf16: bool) -> None:
+    """Around the values are NaN, which would reach a sum, and behind the results what was there before."""
+    for rows, channels in ((1, 1), (7, 3), (33, 16), (5, 200), (1025, 31)):
+        dtype, size = (np.uint16, rows * channels) if bf16 else (np.uint32, rows * channels)
+        nan, one = (0x7FC0, 0x3F80) if bf16 else (0x7FC00000, 0x3F800000)
+        given = np.full((2, size + 128), nan, dtype)
+        given[:, 64 : 64 + size] = one
+        to = np.full(size + 128, 7, dtype)
+        numbers, sums = np.zeros((3, channels), np.float32), np.full((3, channels + 2), 5, np.float32)
+        numbers[1] = 0.5
+        at = lambda array: array.ctypes.data + 64 * array.itemsize  # noqa: E731
+        addresses = {"x": at(given[0]), "gradient": at(given[1]), "to": at(to)}
+        for name, number, total in zip(("shift", "scale", "offset"), numbers, sums, strict=True):
+            addresses |= {name: number.ctypes.data, f"{name}_gradient": total.ctypes.data + 4}
+        struct = ActivationStruct(rows=rows, channels=channels, bf16=bf16, kind=kind, **addresses)
+        run_activation(instruction_sets()[isa], struct)
+        assert (sums[:, [0, -1]] == 5).all()
+        assert (to[:64] == 7).all()
+        assert (to[64 + size :] == 7).all()
+        passed = kind == RPRELU  # z = 2 is beyond the triangle
+        assert (to[64 : 64 + size] == (one if passed else 0)).all()
+        expected = [[-rows], [0], [rows]] if passed else [[0], [rows], [rows]]
+        assert (sums[:, 1:-1] == expected).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_second_derivative(name: str, passes: list[bool]) -> None:
+    """That of the formulas, by autograd."""
+    module, g = made(name, 16), drawn(*SHAPE, seed=2)
+    x = drawn(*SHAPE).requires_grad_()
+    g.requires_grad_()
+    parameters = list(module.parameters())
+    first = torch.autograd.grad(module(x), (x, *parameters), g, create_graph=True)
+    assert passes == [False]
+    found = torch.autograd.grad(sum(part.square().sum() for part in first), (x, g, *parameters), allow_unused=True)
+    shift, *others = [p.view(-1, 1, 1) if p.dim() else p for p in parameters]
+    d = x - shift
+    if name == "rprelu":
+        y = nn.functional.prelu(x - shift, parameters[1]) + others[1]
+        formula = torch.autograd.grad(y, (x, *parameters), g, create_graph=True)
+    elif name == "rsign":
+        to_x = g * (2 - 2 * d.abs().clamp(max=1))
+        formula = (to_x, -to_x.sum((0, 2, 3)))
+    else:
+        z = (d / others[0].abs()).clamp(-1, 1)
+        to_x = g * (2 - 2 * z.abs())
+        to_distance = (g * torch.where(d < 0, -1, 1) - z * to_x).sum() * others[0].sign()
+        formula = (to_x, (g - to_x).sum(), to_distance)
+    loss = sum(part.square().sum() for part in formula)
+    expected = torch.autograd.grad(loss, (x, g, *parameters), allow_unused=True)
+    for a, b in zip(found, expected, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_of_any_memory_format(name: str, passes: list[bool]) -> None:
+    """Of a sum, whose gradient is one number everywhere, and of values in another order."""
+    module, x = made(name, 16), drawn(*SHAPE)
+    for gradient in (torch.ones(()).expand(SHAPE), drawn(*SHAPE, seed=2).contiguous()):
+        found, true = results(module, x, gradient), exact(module, x, gradient)
+        for key, value in found.items():
+            torch.testing.assert_close(value.double(), true[key], rtol=1e-4, atol=1e-4)
+    assert passes == [False, True] * 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_that_are_not_needed(name: str) -> None:
+    module, gradient = made(name, 16), drawn(*SHAPE, seed=2)
+    expected = results(module, drawn(*SHAPE), gradient)
+    module.zero_grad()
+    module(drawn(*SHAPE)).backward(gradient)  # x has none
+    for key, parameter in module.named_parameters():
+        assert torch.equal(parameter.grad, expected[key])
+    frozen = copy.deepcopy(module).requires_grad_(False)
+    frozen.zero_grad()
+    x = drawn(*SHAPE).requires_grad_()
+    frozen(x).backward(gradient)
+    assert x.grad is not None
+    assert torch.equal(x.grad, expected["x"])
+    assert all(parameter.grad is None for parameter in frozen.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_empty_batch(name: str, passes: list[bool]) -> None:
+    for shape in ((0, 16, 4, 4), (0, 16)):
+        found = results(made(name, 16), torch.empty(shape), torch.empty(shape))
+        assert found.pop("y").shape == found.pop("x").shape == shape
+        assert all((value == 0).all() for value in found.values())
+    assert not passes
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda module, x: (module.eval(), x),
+        lambda module, x: (module, x.contiguous()),
+        lambda module, x: (module, x[:, :, ::2]),
+        lambda module, x: (module, x.flatten(2)),
+        lambda module, x: (module.double(), x.double()),
+        lambda module, x: (module.bfloat16(), x.bfloat16()),
+        lambda module, x: (module, torch.nn.Parameter(x)),
+    ],
+    ids=["eval", "nchw", "strided", "3d", "double", "bf16 numbers", "parameter"],
+)
+def test_torch_runs_where_the_kernel_does_not_fit(
+    name: str, change: Callable[..., Any], passes: list[bool], monkeypatch: pytest.MonkeyPatch, request: Any
+) -> None:
+    module, x = change(made(name, 16), drawn(*SHAPE))
+    if name == "adabin" and (x.dim() == 3 or x.is_contiguous()):
+        pytest.skip("one number for all values: any dense order fits")
+    y = module(x)
+    assert passes == []
+    monkeypatch.setenv("ONEBIT_NATIVE", "0")
+    assert torch.equal(y, module(x))
+
+
+def test_dense_values_of_any_shape_for_one_number_of_all(passes: list[bool]) -> None:
+    module = made("adabin", 16)
+    for shape in ((5,), (3, 5, 7), (2, 3, 4, 5), (2, 3, 4, 5, 6)):
+        x, gradient = torch.randn(shape), torch.randn(shape)
+        found, true = results(module, x, gradient), exact(module, x, gradient)
+        for key, value in found.items():
+            torch.testing.assert_close(value.double(), true[key], rtol=1e-4, atol=1e-4)
+    assert passes == [False, True] * 4
+
+
+@pytest.mark.parametrize("name", ["rsign", "adabin"])
+def test_the_dtype_is_that_of_the_matrix_product(name: str, passes: list[bool]) -> None:
+    """Where it is not that of x, the kernel does not write it."""
+    module = made(name, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert module(drawn(*SHAPE)).dtype == torch.bfloat16
+    assert not passes
+    expected = torch.float32 if name == "rsign" else torch.bfloat16  # a vector of float32 makes x − shift float32
+    assert module(drawn(*SHAPE, dtype=torch.bfloat16)).dtype == expected
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_native_library_can_be_turned_off(name: str, passes: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEBIT_NATIVE", "0")
+    module, x, gradient = made(name, 16), drawn(*SHAPE), drawn(*SHAPE, seed=2)
+    found, true = results(module, x, gradient), exact(module, x, gradient)
+    for key, value in found.items():
+        torch.testing.assert_close(value.double(), true[key], rtol=1e-4, atol=1e-4)
+    assert not passes
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("name", NAMES)
+def test_transforms_and_traces_see_the_operations_of_torch(name: str, passes: list[bool]) -> None:
+    module, x = made(name, 16), drawn(*SHAPE)
+    gradient = torch.func.grad(lambda x: module(x).square().sum())(x)
+    y = module(x).detach()
+    passes.clear()
+    torch.testing.assert_close(gradient, exact(module, x, 2 * y)["x"].float(), rtol=1e-4, atol=1e-4)
+    if name == "rprelu":
+        traced = torch.jit.trace(module, (x,), check_trace=False)
+        assert torch.equal(traced(x), y)
+        assert torch.func.jvp(module, (x,), (x,))[1].shape == SHAPE
+        assert torch.func.vmap(module)(x.unsqueeze(0)).shape == (1, *SHAPE)
+    assert not passes
+
+
+def test_many_gradients_at_once(passes: list[bool]) -> None:
+    for name in NAMES:
+        module, x = made(name, 16), drawn(*SHAPE).requires_grad_()
+        gradients = torch.stack([drawn(*SHAPE, seed=2), drawn(*SHAPE, seed=3)])
+        (found,) = torch.autograd.grad(module(x), x, gradients, is_grads_batched=True)
+        for value, gradient in zip(found, gradients, strict=True):
+            torch.testing.assert_close(value, exact(module, x.detach(), gradient)["x"].float(), rtol=1e-4, atol=1e-5)
+    assert passes == [False] * 3
+
+
+def test_hooks_are_called(passes: list[bool]) -> None:
+    module, seen = made("rprelu", 16), []
+    module.register_forward_hook(lambda *_: seen.append("forward"))
+    module.register_full_backward_hook(lambda *_: seen.append("backward"))
+    results(module, drawn(*SHAPE), drawn(*SHAPE, seed=2))
+    assert seen == ["forward", "backward"]
+    assert passes == [False, True]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_change_in_place_is_refused(name: str) -> None:
+    x = drawn(*SHAPE).requires_grad_()
+    values = x * 1
+    y = made(name, 16)(values)
+    values.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+@pytest.mark.parametrize("name", ["rsign", "adabin"])
+def test_inputs_that_are_quantized_again_have_the_same_bits(name: str, passes: list[bool]) -> None:
+    found = []
+    for again in (False, True):
+        torch.manual_seed(0)
+        layer = BinaryConv2d(16, 8, 3, input_quantizer=name).to(memory_format=torch.channels_last)
+        layer.recompute_inputs = again
+        found.append(results(layer, drawn(*SHAPE), drawn(4, 8, 4, 4, seed=2)))
+    assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
+    assert passes == [False, True, False, False, True]
