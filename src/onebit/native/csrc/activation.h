@@ -1,5 +1,5 @@
-/* Activations with learned numbers per channel, computed in float32, and their gradients: each pass reads and writes the values
- * once. Sums have the order that norm.h gives them. See ob_activation. */
+/* Activations with learned numbers per channel and their gradients: each pass reads and writes the values once. See
+ * ob_activation. */
 #include <float.h>
 
 /* The learned numbers at the places of a pair, of f and of its derivative. */
@@ -33,9 +33,7 @@ NORM_INLINE floats_t derived(int kind, floats_t d, floats_t g, floats_t scale, f
         *along = (floats_t)((words_t)(g * d) & ~positive);
         return chosen(scale * g, positive, g);
     }
-    floats_t one = (floats_t){0} + 1, z = d * inverse; /* bounded: at infinity, z times 0 would be NaN */
-    z = chosen(z, (words_t)(z > 1), one);
-    z = chosen(z, (words_t)(z < -1), -one);
+    floats_t z = bounded(d * inverse, -1, 1); /* at infinity, z times 0 would be NaN */
     floats_t to = (2 - 2 * (floats_t)((words_t)z & 0x7fffffffu)) * g;
     *along = negated(g, (words_t)(z < 0)) - z * to;
     return to;

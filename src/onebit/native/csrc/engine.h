@@ -18,6 +18,7 @@
 #define DOT_LUT 0
 #endif
 #if defined(__GNUC__)
+#include "rows.h"
 #include "norm.h"
 #include "surrogate.h"
 #include "activation.h"
