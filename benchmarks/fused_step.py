@@ -1,4 +1,4 @@
-"""The training step of convolutional nets with BatchNorm, sum and ReLU as one operation, against the same net in torch.
+"""The training step of convolutional nets with the kernels of this library, against the same net in plain torch.
 
 The same model with `ONEBIT_NATIVE=0` and without takes turns in one process. The figure is the median of the ratios of
 the rounds.
@@ -16,7 +16,7 @@ import onebit
 from benchmarks.shared import add_process_options, add_rounds, describe_machine, set_up_process
 from benchmarks.variants import CPU, EAGER, METHODS, Setting, build
 
-NETS = (("resnet20", "sign", 1.0), ("resnet20", "bnn", 1.0), ("resnet20", "irnet", 1.0), ("vgg_small", "bnn", 0.25))
+NETS = (*(("resnet20", name, 1.0) for name in ("sign", "bnn", "irnet", "react")), ("vgg_small", "bnn", 0.25))
 """Model, variant and width."""
 
 

@@ -47,6 +47,7 @@ EAGER = (
 )
 METHODS = (
     *(Variant(name, name) for name in ("xnor", "magnitude_aware", "swish_sign", "irnet", "recu", "adabin")),
+    Variant("react", "magnitude_aware", "rsign", activation="rprelu"),
     Variant("bop", "sign", optimizer="bop"),
     Variant("bayesbinn", "concrete_sign", optimizer="bayesbinn"),
     Variant("proxquant", "prox"),
