@@ -45,6 +45,7 @@ def script(onebit: Onebit, tmp_path: Path) -> Path:
         ("onebit train mnist-fast --over", ["--overwrite"]),
         ("onebit train --method bayes", ["bayesbinn"]),
         ("onebit train --dataset cifar1", ["cifar10", "cifar100"]),
+        ("onebit train --init_from membrane-", ["membrane-unet"]),
         ("onebit evaluate runs/x --split te", ["test"]),
         ("onebit list met", ["methods"]),
         ("onebit predict mnist-ml", [name for name in net_names() if name.startswith("mnist-ml")]),

@@ -71,7 +71,10 @@ def _names() -> dict[str, dict[str, Iterable[str]]]:
     from onebit.recipe.request import TASKS
 
     return {
-        "train": {"": recipe_names(), "--method": methods(), "--dataset": DATASETS, "--task": TASKS},
+        "train": {
+            "": recipe_names(),
+            **{"--method": methods(), "--dataset": DATASETS, "--task": TASKS, "--init_from": net_names()},
+        },
         "evaluate": {"": net_names(), "--dataset": DATASETS},
         "inspect": {"": net_names()},
         "summary": {"": net_names(), "--dataset": DATASETS, "--method": methods()},
