@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 from typing import Any
 
 import pytest
@@ -208,6 +209,7 @@ def test_a_net_trains_as_in_torch(own: list[int], monkeypatch: pytest.MonkeyPatc
     torch.manual_seed(0)
     net = onebit.create_model("resnet20", width=0.5, weight_quantizer="sign").to(memory_format=torch.channels_last)
     images = torch.randint(0, 256, (32, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.arange(32) % 10
 
     def losses(model: nn.Module) -> list[float]:
@@ -227,3 +229,23 @@ def test_a_net_trains_as_in_torch(own: list[int], monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(convolution, "_instruction_set", lambda *_: None)
     assert ours == pytest.approx(losses(copy.deepcopy(net).train()), rel=0.02)
     assert len(own) == 4 * 19
+
+
+def test_saved_tensors_may_come_back_in_another_order(own: list[int]) -> None:
+    layer = nn.Conv2d(16, 8, 3, bias=False).to(torch.bfloat16, memory_format=torch.channels_last)
+    gradients = []
+    for change in (lambda x: x, lambda x: x.contiguous()):
+        with torch.autograd.graph.saved_tensors_hooks(change, lambda x: x):
+            y = convolved(drawn(2, 16, 9, 9), layer.weight, None, (1, 1), (1, 1), (1, 1), 1)
+        gradients += torch.autograd.grad(y, layer.weight, drawn(*y.shape, seed=1))
+    assert len(own) == 2
+    assert torch.equal(*gradients)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_a_trace_has_the_operation_of_torch(own: list[int]) -> None:
+    layer = BinaryConv2d(16, 8, 3, bias=False, weight_quantizer=None)
+    with torch.autocast("cpu", torch.bfloat16):
+        traced = torch.jit.trace(layer, drawn(2, 16, 9, 9), check_trace=False)
+    torch.jit.save(traced, io.BytesIO())  # which an operation of Python refuses
+    assert not own

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import sys
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event, Thread, get_ident
 from typing import Any
@@ -17,7 +19,7 @@ from packed_nets import Builder
 
 from onebit.errors import NotBinaryError
 from onebit.native import NativePlan, instruction_sets, make_plan, thread_pool
-from onebit.native.library import BarrierStruct
+from onebit.native.library import BarrierStruct, NormStruct
 from onebit.packed import Affine, Flatten, PackedNet, Relu, Sign
 from onebit.runtime import run, running
 
@@ -86,6 +88,31 @@ def test_shares_do_not_wait_for_threads_that_have_not_started() -> None:
     finally:
         over.set()
     assert all(one.result() for one in busy)
+
+
+def test_a_thread_keeps_the_memory_of_an_interrupted_call() -> None:
+    entered, interrupted, alive, values = Event(), Event(), [], np.zeros(3)
+    kept = weakref.ref(values)
+
+    def kernel(address: Any, stage: int, part: int, parts: int) -> int:
+        if stage == 0:
+            return 1
+        if part == 0:
+            assert entered.wait(10)
+            raise KeyboardInterrupt
+        entered.set()
+        assert interrupted.wait(10)
+        alive.append(kept() is not None)
+        return 0
+
+    with pytest.raises(KeyboardInterrupt):
+        thread_pool.run_stages(kernel, NormStruct(), (1,), parts=2, keep=values)
+    del values
+    gc.collect()
+    interrupted.set()
+    while not alive:
+        time.sleep(0.001)
+    assert alive == [True]
 
 
 def test_a_waiting_thread_uses_no_processor_time() -> None:

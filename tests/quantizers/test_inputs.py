@@ -191,6 +191,15 @@ def test_a_layer_binds_its_quantizer_to_its_channels() -> None:
     assert [key for key in foreign.state_dict() if "shift" in key] == ["1.input_quantizer.shift"]
 
 
+def test_one_sample_without_a_batch_trains_the_shift() -> None:
+    layer = BinaryLinear(8, 4, input_quantizer="rsign")
+    x = torch.randn(8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    layer(x).sum().backward()
+    shift = layer.input_quantizer.shift
+    torch.testing.assert_close(shift.grad, -x.grad)
+    assert shift.grad.any()
+
+
 def test_quantizers_of_inputs_that_follow_the_progress_of_training() -> None:
     layer = BinaryLinear(4, 2, input_quantizer="irnet")
     (following,) = scheduled(layer)

@@ -1,10 +1,13 @@
 """Convolutions of a training step on the CPU whose weight gradient is a kernel of this library.
 
-In a small convolution in bfloat16, the gradient to the weights takes torch longer than forward and the gradient to the
-input together. Forward and the gradient to the input are those of torch, with the same bits. The gradient to the
-weights has float32 sums, rounded to bfloat16 once, as torch does; it does not depend on the number of threads.
-`convolved` is torch's convolution elsewhere: in float32, on a GPU, compiled, traced, on a processor without tiles of
-bfloat16 (AMX), or without the native library (`ONEBIT_NATIVE=0`).
+In a small convolution in bfloat16, the gradient to the weights often takes torch longer than forward and the gradient
+to the input together. Forward and the gradient to the input are those of torch, with the same bits. The gradient to the
+weights has float32 sums, rounded to bfloat16 once, as torch does; it does not depend on the number of threads. A value
+that is not finite may make other weights of the same channel or output NaN, too.
+
+`convolved` is torch's convolution elsewhere: in float32, for inputs that are not in channels_last, with a bias, groups
+or dilation, above 128 channels or 49 taps, on a GPU, compiled, traced, on a processor without tiles of bfloat16 (AMX),
+or without the native library (`ONEBIT_NATIVE=0`).
 """
 
 from __future__ import annotations
@@ -15,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onebit.layers.fused_norm import is_plain_training
 from onebit.native import MOST_TAPS, ConvolutionStruct, InstructionSet, instruction_set, run_weight_gradient
+from onebit.quantizers.one_pass import is_plain_training
 
 _MOST_CHANNELS = 128
 """Above it, torch's kernel is as fast."""
@@ -36,8 +39,7 @@ def convolved(
     if isa is None:
         return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
     padding = (padding, padding) if isinstance(padding, int) else padding
-    x = x.to(torch.bfloat16, memory_format=torch.channels_last)
-    return _Convolved.apply(isa, x, weight.to(torch.bfloat16), stride, padding)
+    return _Convolved.apply(isa, x.to(torch.bfloat16), weight.to(torch.bfloat16), stride, padding)
 
 
 def _instruction_set(
@@ -48,7 +50,6 @@ def _instruction_set(
         is_plain_training(x)
         and torch.is_grad_enabled()
         and weight.requires_grad
-        and isinstance(weight, Tensor)
         and _becomes_bf16(x)
         and _becomes_bf16(weight)
         and bias is None
@@ -58,7 +59,7 @@ def _instruction_set(
         and x.dim() == 4
         and x.shape[1] == weight.shape[1]
         and x.numel() > 0
-        and (_is_channels_last(x) or _is_channels_last(weight))  # then torch takes both as such
+        and _is_channels_last(x)
         and max(weight.shape[:2]) <= _MOST_CHANNELS
         and weight.shape[2] * weight.shape[3] <= MOST_TAPS
     )
@@ -93,7 +94,9 @@ class _Convolved(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         _, to_x, to_weight, _, _ = ctx.needs_input_grad
         window = (ctx.stride, ctx.padding, (1, 1), False, (0, 0), 1)
-        by_torch = torch.is_grad_enabled() or not is_plain_training(gradient)
+        # hooks of saved tensors may have changed the dtype
+        plain = is_plain_training(gradient) and x.dtype == gradient.dtype == torch.bfloat16
+        by_torch = torch.is_grad_enabled() or not plain
         mask = [to_x, to_weight and by_torch, False]
         x_gradient = weight_gradient = None
         if any(mask):
@@ -122,11 +125,5 @@ def _weight_gradient(ctx: Any, x: Tensor, weight: Tensor, gradient: Tensor) -> T
         to=to.data_ptr(),
         to_stride=to.stride(),
     )
-    memory: list[Tensor] = []
-
-    def allocate(size: int) -> int:
-        memory.append(torch.empty(size + 63, dtype=torch.uint8, device="cpu"))
-        return (memory[0].data_ptr() + 63) // 64 * 64
-
-    run_weight_gradient(ctx.isa, struct, allocate, threads=torch.get_num_threads())
+    run_weight_gradient(ctx.isa, struct, threads=torch.get_num_threads(), keep=(x, gradient, to))
     return to.to(weight.dtype)

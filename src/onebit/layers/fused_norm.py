@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as all_modules
 
 from onebit.layers.rprelu import RPReLU
-from onebit.native import InstructionSet, NormCall, NormStage, NormStruct, instruction_set
+from onebit.native import InstructionSet, NormStage, NormStruct, instruction_set, run_norm
 from onebit.quantizers.one_pass import MOST_CHANNELS, has_rows, is_plain_training, is_vector
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -167,10 +167,7 @@ def _run(
         x=x.data_ptr(),
         **{name: value.data_ptr() if isinstance(value, Tensor) else value for name, value in fields.items()},
     )
-    call = NormCall(isa, struct, threads=torch.get_num_threads())
-    scratch = torch.empty(call.scratch(), dtype=torch.float64, device="cpu")
-    struct.scratch = scratch.data_ptr()
-    call.run(*stages)
+    run_norm(isa, struct, *stages, threads=torch.get_num_threads(), keep=(x, fields))
 
 
 def _are_bounds(bounds: tuple[float, float]) -> bool:
@@ -218,9 +215,14 @@ class _Normalized(torch.autograd.Function):
         to_x, to_shortcut = ctx.needs_input_grad[5:7]
         if not given:
             return (None,) * 11
-        if torch.is_grad_enabled() or not is_plain_training(given[0]):
+        # hooks of saved tensors may have changed their order in memory, or their dtype
+        plain = all(
+            is_plain_training(part) and part.dtype == x.dtype for part in (x, *given, x if out is None else out)
+        )
+        if torch.is_grad_enabled() or not plain:
             return _by_torch(ctx, x, weight, statistics, out, given)
         x, *given = (part.contiguous(memory_format=_row_format(x)) for part in (x, *given))
+        out = None if out is None else out.contiguous(memory_format=_row_format(x))
         x_gradient = torch.empty_like(x)
         kept = None
         if len(given) > 1 or out is not None:
@@ -240,6 +242,7 @@ def _by_torch(
 ) -> tuple[Tensor | None, ...]:
     """The backward pass in operations of torch, which have gradients of their own."""
     gradient = given[0] if len(given) == 1 else given[0] + given[1]
+    x = x.to(gradient.dtype)
     if _are_bounds(ctx.bounds):
         channels = (1, -1) + (1,) * (x.dim() - 2)
         mean, inverse, factor, offset = (row.view(channels) for row in statistics)

@@ -12,7 +12,7 @@ from onebit.native.library import (
     instruction_set,
     instruction_sets,
 )
-from onebit.native.norm import NormCall, NormStage
+from onebit.native.norm import NormStage, run_norm
 from onebit.native.plan import make_plan
 from onebit.native.surrogate import BELL, TRIANGLE, run_surrogate
 from onebit.native.thread_pool import run_shares
@@ -28,7 +28,6 @@ __all__ = [
     "ConvolutionStruct",
     "InstructionSet",
     "NativePlan",
-    "NormCall",
     "NormStage",
     "NormStruct",
     "NotPlanned",
@@ -37,6 +36,7 @@ __all__ = [
     "instruction_sets",
     "make_plan",
     "run_activation",
+    "run_norm",
     "run_shares",
     "run_surrogate",
     "run_weight_gradient",

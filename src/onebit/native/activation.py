@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
-
-import numpy as np
-
 from onebit.native.library import ActivationStruct, InstructionSet
 from onebit.native.norm import PART_VALUES
-from onebit.native.thread_pool import run_shares
+from onebit.native.thread_pool import run_stages
 
 RPRELU, SHIFTED_SIGN = 1, 2
 """`OB_ACTIVATION_*` of csrc/onebit.h."""
 _VALUES, _TOTAL = 1, 2
 
 
-def run_activation(isa: InstructionSet, struct: ActivationStruct, *, threads: int = 1) -> None:
-    """Compute y, or the gradients if `struct` has one to y; the result is the same for any number of threads."""
-    address = ctypes.byref(struct)
+def run_activation(isa: InstructionSet, struct: ActivationStruct, *, threads: int = 1, keep: object = None) -> None:
+    """Compute y, or the gradients if `struct` has one to y; the result is the same for any number of threads.
+
+    keep: see `run_stages`.
+    """
     parts = max(1, min(threads, struct.rows * struct.channels // PART_VALUES))
-    scratch = np.empty(isa.run_activation(address, 0, 0, parts))
-    struct.scratch = scratch.ctypes.data
-    for _ in run_shares(lambda part: isa.run_activation(address, _VALUES, part, parts), range(parts)):
-        pass
-    if struct.gradient:
-        isa.run_activation(address, _TOTAL, 0, 1)
+    stages = (_VALUES, _TOTAL) if struct.gradient else (_VALUES,)
+    run_stages(isa.run_activation, struct, stages, parts=parts, keep=keep)

@@ -13,8 +13,11 @@ TRIANGLE, BELL = 1, 2
 """`OB_SURROGATE_*` of csrc/onebit.h."""
 
 
-def run_surrogate(isa: InstructionSet, struct: SurrogateStruct, values: int, *, threads: int = 1) -> None:
-    """Compute all values, each by itself: any number of threads gives the same."""
+def run_surrogate(
+    isa: InstructionSet, struct: SurrogateStruct, values: int, *, threads: int = 1, keep: object = None
+) -> None:
+    """Compute all values, each by itself: any number of threads gives the same. keep: see `run_stages`."""
+    struct.owners = keep
     parts = max(1, min(threads, values // PART_VALUES))
     bounds = [values * part // parts for part in range(parts + 1)]
     shares = list(pairwise(bounds))

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from threading import Lock
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import numpy as np
 
 from onebit.native.library import BarrierStruct
 
@@ -30,6 +32,29 @@ def run_shares(run: Callable[[_Share], _Result], shares: Sequence[_Share]) -> It
     yield run(shares[0])
     for other, share in zip(others, shares[1:], strict=True):
         yield run(share) if other.cancel() else other.result()
+
+
+def run_stages(
+    run: Callable[..., int], struct: Any, stages: Sequence[int], *, parts: int, unit: int = 8, keep: object = None
+) -> None:
+    """Run the stages of a kernel one after the other, each in `parts` threads.
+
+    Args:
+        run: (address of `struct`, stage, part, parts); the result of stage 0 is the size of the scratch memory.
+        unit: bytes of a number of that size.
+        keep: what the addresses of `struct` point to. Threads may outlive an interrupted call.
+    """
+    address = ctypes.byref(struct)
+    scratch = np.empty(unit * run(address, 0, 0, parts) + 63, np.uint8)
+    struct.scratch = (scratch.ctypes.data + 63) // 64 * 64
+    struct.owners = keep, scratch
+    for stage in stages:
+
+        def run_part(part: int, stage: int = stage) -> int:
+            return run(address, stage, part, parts)
+
+        for _ in run_shares(run_part, range(parts)):
+            pass
 
 
 def run_together(run: Part, parts: int) -> bool:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable
-
 from onebit.native.library import ConvolutionStruct, InstructionSet
-from onebit.native.thread_pool import run_shares
+from onebit.native.thread_pool import run_stages
 
 MOST_TAPS = 49
 """`OB_MOST_TAPS` of csrc/onebit.h."""
@@ -17,21 +14,10 @@ PART_PRODUCTS = 1 << 26
 
 
 def run_weight_gradient(
-    isa: InstructionSet, struct: ConvolutionStruct, allocate: Callable[[int], int], *, threads: int = 1
+    isa: InstructionSet, struct: ConvolutionStruct, *, threads: int = 1, keep: object = None
 ) -> None:
-    """Compute the gradient, the same for any number of threads.
-
-    allocate: bytes -> the address of so much memory, aligned to 64 bytes, that stays until this call returns.
-    """
+    """Compute the gradient, the same for any number of threads. keep: see `run_stages`."""
     pixels = struct.images * struct.out_size[0] * struct.out_size[1]
     products = pixels * struct.channels * struct.outputs * struct.kernel[0] * struct.kernel[1]
     parts = max(1, min(threads, products // PART_PRODUCTS))
-    address = ctypes.byref(struct)
-    struct.scratch = allocate(int(isa.run_weight_gradient(address, 0, 0, parts)))
-    for stage in STAGES:
-
-        def run_part(part: int, stage: int = stage) -> int:
-            return isa.run_weight_gradient(address, stage, part, parts)
-
-        for _ in run_shares(run_part, range(parts)):
-            pass
+    run_stages(isa.run_weight_gradient, struct, STAGES, parts=parts, unit=1, keep=keep)

@@ -26,6 +26,7 @@ def is_plain_training(x: Any) -> bool:
     """Whether operations on `x` do nothing but compute it and its gradient: no trace, transform or tensor subclass."""
     return (
         not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
         and type(x) is Tensor
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._len_torch_dispatch_stack()
@@ -51,6 +52,7 @@ def _has_numbers(x: Tensor) -> bool:
         and x.device.type == "cpu"
         and x.layout == torch.strided
         and x.dtype in (torch.bfloat16, torch.float32)
+        and not x.is_neg()
     )
 
 
@@ -66,9 +68,11 @@ def is_vector(p: Tensor | None) -> bool:
 
 
 def summed(values: Tensor, number: Tensor) -> Tensor:
-    """The sum of values (N, C, …) over what a number of shape () or (C,) serves, in the dtype of the number."""
+    """The sum of values (N, C, …) or (C,) over what a number of shape () or (C,) serves, in the dtype of the number."""
     if number.dim() == 0:
         return values.sum(dtype=number.dtype)
+    if values.dim() == 1:
+        return values.to(number.dtype)
     return values.sum([axis for axis in range(values.dim()) if axis != 1], dtype=number.dtype)
 
 
@@ -125,7 +129,7 @@ def _gradients(kind: int, gradient: Tensor, x: Tensor, numbers: Numbers) -> tupl
 
 def _instruction_set(x: Tensor, numbers: Numbers) -> InstructionSet | None:
     """The kernels if they have the meaning of the operations of torch, else None."""
-    if not is_plain_training(x) or torch.jit.is_tracing() or x.numel() == 0:
+    if not is_plain_training(x) or x.numel() == 0:
         return None
     if numbers[0].dim() == 0:
         channels: tuple[int, ...] = ()
@@ -144,4 +148,4 @@ def _run(isa: InstructionSet, kind: int, x: Tensor, numbers: Numbers, **tensors:
     channels = x.shape[1] if numbers[0].dim() else 1
     rows, bf16 = x.numel() // channels, x.dtype == torch.bfloat16
     struct = ActivationStruct(rows=rows, channels=channels, bf16=bf16, kind=kind, **addresses)
-    run_activation(isa, struct, threads=torch.get_num_threads())
+    run_activation(isa, struct, threads=torch.get_num_threads(), keep=tensors)

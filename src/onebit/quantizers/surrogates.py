@@ -96,6 +96,7 @@ def _in_one_pass(surrogate: Callable[..., Tensor], gradient: Tensor, x: Tensor, 
         SurrogateStruct(bf16=bf16, kind=kind, steepness=2 * t, height=4 * max(t, 1.0), **addresses),
         x.numel(),
         threads=torch.get_num_threads(),
+        keep=(x, gradient, cut),
     )
     return cut
 
