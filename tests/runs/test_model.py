@@ -275,8 +275,10 @@ def goes_to_a_plain_twin_and_back(small: Recipe, data: Dataset, trained: nn.Modu
     trained.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # sums in one order
     images = in_tiles(trained, data.test).images
     logits = predict_logits(trained, images)
-    assert torch.equal(predict_logits(back, images), logits)
-    assert torch.equal(predict_logits(twin, images), logits)
+    # a scale of its own in each channel, the mean of equal magnitudes, may be rounded
+    most = 1e-5 if any(layer.binary_weight().scale is not None for _, layer in binary_layers(trained)) else 0
+    torch.testing.assert_close(predict_logits(back, images), logits, rtol=most, atol=most)
+    torch.testing.assert_close(predict_logits(twin, images), logits, rtol=most, atol=most)
 
 
 @pytest.mark.nightly  # daily each method learns within a few steps: tests/recipe/test_presets.py
