@@ -10,6 +10,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_inputs import drawn as drawn_as
+from kernel_inputs import one_thread
 from torch import Tensor, nn
 
 import onebit
@@ -18,17 +20,10 @@ from onebit.layers.convolution import convolved
 from onebit.native import instruction_set, weight_gradient
 
 ISA = instruction_set()
+__all__ = ["one_thread"]
 pytestmark = pytest.mark.skipif(
     ISA is None or not ISA.run_weight_gradient, reason="this processor has no tiles of bfloat16"
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -46,8 +41,7 @@ def own(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(torch.bfloat16)
-    return x.contiguous(memory_format=torch.channels_last)
+    return drawn_as(*shape, dtype=torch.bfloat16, seed=seed)
 
 
 def raw_gradient(x: Tensor, gradient: Tensor, weight: Tensor, stride: Any, padding: Any) -> Tensor:

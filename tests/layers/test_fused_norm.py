@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_inputs import DTYPES, drawn, one_thread
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -19,17 +20,9 @@ from onebit.layers import fused_norm
 from onebit.layers.fused_norm import Chain, normalized, normalized_twice
 from onebit.native import instruction_sets
 
+__all__ = ["one_thread"]
 pytestmark = pytest.mark.skipif(not instruction_sets(), reason="the native library is not installed")
-DTYPES = (torch.float32, torch.bfloat16)
 Tensors = dict[str, Tensor]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -44,12 +37,6 @@ def fused(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(fused_norm, "_fused", counted)
     return calls
-
-
-def drawn(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
-    """Normal numbers in channels_last."""
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-    return x.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else x
 
 
 def norm_of(shape: tuple[int, ...], **options: Any) -> nn.Module:

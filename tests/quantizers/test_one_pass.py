@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_inputs import DTYPES, drawn, one_thread
 from torch import Tensor, nn
 
 from onebit.layers import BinaryConv2d, RPReLU
@@ -18,19 +19,11 @@ from onebit.native import RPRELU, SHIFTED_SIGN, ActivationStruct, instruction_se
 from onebit.quantizers import one_pass
 from onebit.quantizers.inputs import InputAdaBin, RSign
 
+__all__ = ["one_thread"]
 pytestmark = pytest.mark.skipif(not instruction_sets(), reason="the native library is not installed")
-DTYPES = (torch.float32, torch.bfloat16)
 NAMES = ("rprelu", "rsign", "adabin")
 SHAPE = (4, 16, 6, 6)
 Tensors = dict[str, Tensor]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -45,12 +38,6 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
     monkeypatch.setattr(one_pass, "_run", counted)
     return calls
-
-
-def drawn(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
-    """Normal numbers in channels_last."""
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-    return x.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else x
 
 
 def made(name: str, channels: int, scale: float = 1.0) -> Any:

@@ -119,7 +119,7 @@ class _Conv(_Convolution):
             if own.padding_mode != "zeros":
                 return own._conv_forward(inputs, weight, own.bias)
             convolve = F.conv1d if self.axes == 1 else convolved
-            padding = 0 if self.padding_value else own.padding
+            padding = (0,) * self.axes if self.padding_value else own.padding
             return convolve(inputs, weight, own.bias, own.stride, padding, own.dilation, own.groups)
 
     def extra_repr(self) -> str:

@@ -38,7 +38,6 @@ def convolved(
     isa = _instruction_set(x, weight, bias, padding, dilation, groups)
     if isa is None:
         return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
-    padding = (padding, padding) if isinstance(padding, int) else padding
     return _Convolved.apply(isa, x.to(torch.bfloat16), weight.to(torch.bfloat16), stride, padding)
 
 

@@ -20,7 +20,7 @@ from torch.nn.modules import module as all_modules
 
 from onebit.layers.rprelu import RPReLU
 from onebit.native import InstructionSet, NormStage, NormStruct, instruction_set, run_norm
-from onebit.quantizers.one_pass import MOST_CHANNELS, has_rows, is_plain_training, is_vector
+from onebit.quantizers.one_pass import MOST_CHANNELS, has_rows, is_plain_training, is_vector, row_format
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
@@ -64,14 +64,14 @@ def normalized_twice(
 
 
 class Chain(nn.Sequential):
-    """`torch.nn.Sequential` with `normalized` for a BatchNorm and the ReLU that follows it."""
+    """`torch.nn.Sequential` with `normalized` for a BatchNorm and the activation that follows it."""
 
     def forward(self, x: Tensor) -> Tensor:
         norm = None
         for layer in self:
             if norm is not None:
                 before, norm = norm, None
-                if type(layer) is nn.ReLU:
+                if _bounds(layer) is not None:
                     x = normalized(x, before, layer)
                     continue
                 x = normalized(x, before)
@@ -136,10 +136,6 @@ def _bounds(activation: nn.Module | None) -> tuple[float, float] | None:
     if type(activation) is nn.Hardtanh and (activation.min_val, activation.max_val) == (-1, 1):  # exact in bfloat16
         return -1.0, 1.0
     return None
-
-
-def _row_format(x: Tensor) -> torch.memory_format:
-    return torch.channels_last if x.dim() == 4 else torch.contiguous_format
 
 
 def _fused(
@@ -221,8 +217,8 @@ class _Normalized(torch.autograd.Function):
         )
         if torch.is_grad_enabled() or not plain:
             return _by_torch(ctx, x, weight, statistics, out, given)
-        x, *given = (part.contiguous(memory_format=_row_format(x)) for part in (x, *given))
-        out = None if out is None else out.contiguous(memory_format=_row_format(x))
+        x, *given = (part.contiguous(memory_format=row_format(x)) for part in (x, *given))
+        out = None if out is None else out.contiguous(memory_format=row_format(x))
         x_gradient = torch.empty_like(x)
         kept = None
         if len(given) > 1 or out is not None:
@@ -243,12 +239,12 @@ def _by_torch(
     """The backward pass in operations of torch, which have gradients of their own."""
     gradient = given[0] if len(given) == 1 else given[0] + given[1]
     x = x.to(gradient.dtype)
+    mean, inverse, factor, offset = statistics
     if _are_bounds(ctx.bounds):
         channels = (1, -1) + (1,) * (x.dim() - 2)
-        mean, inverse, factor, offset = (row.view(channels) for row in statistics)
+        factor, offset = factor.view(channels), offset.view(channels)
         y = x.detach() * factor + offset if out is None else out.detach()
         gradient = torch.where((y <= ctx.bounds[0]) | (y >= ctx.bounds[1]), torch.zeros_like(gradient), gradient)
-    mean, inverse = statistics[0], statistics[1]
     wanted = [True, weight is not None, weight is not None]
     to_x, to_weight, to_bias = torch.ops.aten.native_batch_norm_backward(
         gradient, x, weight, None, None, mean, inverse, True, ctx.eps, wanted

@@ -203,8 +203,8 @@ class Parts:
         Args:
             before_real: the next layer keeps real inputs whatever the settings say, and so takes no quantizer.
         """
-        made: dict[str, nn.Module] = {"relu": nn.ReLU(), "rprelu": RPReLU(channels), "hardtanh": nn.Hardtanh()}
-        real = made[self.activation]
+        plain = nn.Hardtanh if self.activation == "hardtanh" else nn.ReLU
+        real = RPReLU(channels) if self.activation == "rprelu" else plain()
         if before_real or self.input_quantizer is None:
             return real
         quantizer = self.few_bits()

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onebit.errors import UsageError
-from onebit.layers.fused_norm import Chain, are_watched, is_plain_training, normalized, normalized_twice
+from onebit.layers.fused_norm import Chain, are_watched, normalized, normalized_twice
 from onebit.models.parts import Parts, checked_shape, choose_stem
+from onebit.quantizers.one_pass import is_plain_training
 
 
 class PaddedShortcut(nn.Module):

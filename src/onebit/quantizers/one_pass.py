@@ -37,8 +37,12 @@ def is_plain_training(x: Any) -> bool:
 
 def has_rows(x: Tensor) -> bool:
     """Whether these are numbers for the kernels, with the channels of a pixel as neighbors in memory."""
-    last = torch.channels_last if x.dim() == 4 else torch.contiguous_format
-    return _has_numbers(x) and x.is_contiguous(memory_format=last)
+    return _has_numbers(x) and x.is_contiguous(memory_format=row_format(x))
+
+
+def row_format(x: Tensor) -> torch.memory_format:
+    """The memory format that `has_rows` asks for."""
+    return torch.channels_last if x.dim() == 4 else torch.contiguous_format
 
 
 def is_dense(x: Tensor) -> bool:
