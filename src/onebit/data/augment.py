@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +28,9 @@ class Augmentation:
         min_area: crop a random part with at least this share of the area and an aspect ratio of 3:4 to 4:3, and resize
             it to the image size; None = none. Streamed files are cropped at their full resolution.
         repeats: number of times that an epoch uses each image, with new random changes each time.
+        first_size: shorter side of the images in the first epoch, to which they are shrunk after all other changes; they
+            grow to their size during the first part of a training. None = full size from the beginning.
+        growing: share of the epochs in which they grow.
         crop_size: side of the window, if not that of the image. This and all below are for images with masks.
         flip_vertical: mirror vertically with probability 1/2.
         rotate: rotate by a random multiple of 90 degrees.
@@ -47,6 +50,8 @@ class Augmentation:
     cutout: int = 0
     min_area: float | None = None
     repeats: int = 1
+    first_size: int | None = None
+    growing: float = 0.7
     crop_size: int | None = None
     flip_vertical: bool = False
     rotate: bool = False
@@ -57,10 +62,12 @@ class Augmentation:
         for name in ("crop_padding", "cutout", "elastic"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name}={getattr(self, name)}: expected 0 or more pixels")
-        for name in ("repeats", "crop_size", "elastic_smoothness"):
+        for name in ("repeats", "first_size", "crop_size", "elastic_smoothness"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"{name}={value}: expected more than 0")
+        if not 0 < self.growing <= 1:
+            raise UsageError(f"growing={self.growing}: expected more than 0 and at most 1")
         if self.padding_mode not in PADDING_MODES:
             raise UsageError(f"padding_mode={self.padding_mode!r}: expected {' or '.join(PADDING_MODES)}")
         if self.min_area is not None:
@@ -68,6 +75,12 @@ class Augmentation:
                 raise UsageError(f"min_area={self.min_area}: expected more than 0 and at most 1")
             if self.crop_padding:
                 raise UsageError("min_area and crop_padding are two ways to crop: choose one")
+
+    def __repr__(self) -> str:
+        # checkpoints compare this text: without a first size it is that of earlier versions
+        unused = ("first_size", "growing") if self.first_size is None else ()
+        found = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in unused}
+        return f"Augmentation({', '.join(f'{name}={value!r}' for name, value in found.items())})"
 
 
 class Draws(NamedTuple):

@@ -137,7 +137,7 @@ def _gaussian(side: int, smoothness: float) -> npt.NDArray[np.float32]:
 
 def _check(augmentation: Augmentation, size: tuple[int, int], window: tuple[int, int]) -> None:
     """Refuse changes that cannot be made to images of this size and their masks."""
-    for name in ("cutout", "min_area"):
+    for name in ("cutout", "min_area", "first_size"):
         if getattr(augmentation, name):
             raise UsageError(
                 f"augmentation.{name}={getattr(augmentation, name)} does not work with masks: leave it out"

@@ -118,6 +118,8 @@ class AugmentationRecipe:
         cutout: side of a black square at a random place
         min_area: crop a random part of at least this share of the area and resize it (ImageNet)
         repeats: times that an epoch takes each image, with new random changes
+        first_size: shorter side of the images in the first epoch; they grow to full size (null for full size at once)
+        growing: share of the epochs in which they grow
         crop_size: side of a random crop of images with masks; null for the whole image
         flip_vertical: mirror images with masks upside down with probability one half
         rotate: rotate images with masks by a random multiple of 90 degrees
@@ -131,6 +133,8 @@ class AugmentationRecipe:
     cutout: int = 0
     min_area: float | None = None
     repeats: int = 1
+    first_size: int | None = None
+    growing: float = 0.7
     crop_size: int | None = None
     flip_vertical: bool = False
     rotate: bool = False
@@ -140,6 +144,9 @@ class AugmentationRecipe:
     def __post_init__(self) -> None:
         need("augmentation.crop_padding", self.crop_padding, 0 <= self.crop_padding <= 256, "from 0 to 256 pixels")
         need("augmentation.repeats", self.repeats, 1 <= self.repeats <= 10_000, "from 1 to 10000")
+        first = self.first_size is None or 1 <= self.first_size <= 4096
+        need("augmentation.first_size", self.first_size, first, "from 1 to 4096 pixels")
+        need("augmentation.growing", self.growing, 0 < self.growing <= 1, "in (0, 1]")
         size = self.crop_size is None or 1 <= self.crop_size <= 4096
         need("augmentation.crop_size", self.crop_size, size, "from 1 to 4096 pixels")
         need("augmentation.elastic", self.elastic, 0 <= self.elastic <= 1000, "from 0 to 1000 pixels")

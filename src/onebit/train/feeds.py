@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onebit.data import TrainingSamples
+from onebit.data import Augmentation, TrainingSamples
 from onebit.errors import DataError, UsageError
 from onebit.evaluation.loaders import of_rank, seeded
 from onebit.evaluation.nested import mapped, size_of
 from onebit.evaluation.sources import ArraySamples, LoaderSamples, length_error, parts_of
 from onebit.train.device_batches import DeviceBatches
+from onebit.train.growing import shrunk, side_at
 from onebit.train.ranks import Ranks
 
 Batch = tuple[Any, Any, int]
@@ -40,6 +41,8 @@ class ImageFeed:
 
     Args:
         bounds: (start, stop) of each batch in the order of an epoch.
+        augmentation: says of which size the images of an epoch are; None for full size.
+        epochs: of the whole training.
     """
 
     samples: TrainingSamples
@@ -47,6 +50,8 @@ class ImageFeed:
     device: torch.device
     seed: int
     ranks: Ranks
+    augmentation: Augmentation | None
+    epochs: float
 
     @property
     def steps(self) -> int:
@@ -61,6 +66,9 @@ class ImageFeed:
         order = self.samples.order(rng)
         chosen = [(order[start:stop], self.ranks.part(stop - start)) for start, stop in self.bounds[:steps]]
         for (indices, _), (x, y) in zip(chosen, self._on_device.batches(chosen, rng), strict=True):
+            if self.augmentation is not None and self.augmentation.first_size is not None:
+                side = side_at(self.augmentation, side=min(x.shape[2:]), epoch=epoch, epochs=self.epochs)
+                x = shrunk(x, side)
             yield x, y, len(indices)
 
 

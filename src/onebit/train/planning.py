@@ -29,6 +29,7 @@ from onebit.evaluation.misfits import (
 from onebit.evaluation.model_inputs import explained, kept_training, model_device
 from onebit.evaluation.nested import all_finite, first_samples, mapped, size_of
 from onebit.evaluation.sources import ArraySamples
+from onebit.train.growing import check_growing
 from onebit.train.feeds import ArrayFeed, Feed, ImageFeed, LoaderFeed
 from onebit.train.job import Job
 from onebit.train.step import plan_steps
@@ -48,7 +49,7 @@ def plan_feed(job: Job, epochs: float, *, channels_last: bool) -> tuple[Feed, in
         samples = TrainingSamples(data, job.augmentation, channels_last=channels_last)
         count = samples.count
         bounds, steps = plan_steps(count, batch_size=job.batch_size, epochs=epochs, processes=ranks.world)
-        return ImageFeed(samples, bounds, device, seed, ranks), steps
+        return ImageFeed(samples, bounds, device, seed, ranks, job.augmentation, epochs), steps
     if job.augmentation is not None:
         raise UsageError(
             "augmentation changes uint8 images (N, C, H, W) in memory: change other inputs in the data set of a loader"
@@ -75,6 +76,10 @@ def check_data(job: Job) -> None:
     """
     if isinstance(job.data.train, Split):
         job.example = two_inputs(job)
+        if job.augmentation is not None and job.augmentation.first_size is not None:
+            if job.teacher is not None:
+                raise UsageError("augmentation.first_size and a teacher, who knows full images only: choose one")
+            check_growing(job.augmentation, job.model, job.example)
     for part in (job.data.train, job.data.validation):
         if part is None or isinstance(part, Split):
             continue
