@@ -101,6 +101,8 @@ FLAGS: dict[str, tuple[str, Any]] = {
     "augmentation.min_area": ("0.25", 0.25),
     "model.padding": ("valid", "valid"),
     "augmentation.repeats": ("3", 3),
+    "augmentation.first_size": ("16", 16),
+    "augmentation.growing": ("0.5", 0.5),
     "augmentation.crop_size": ("96", 96),
     "augmentation.flip_vertical": ("true", True),
     "augmentation.rotate": ("true", True),

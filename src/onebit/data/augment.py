@@ -28,8 +28,8 @@ class Augmentation:
         min_area: crop a random part with at least this share of the area and an aspect ratio of 3:4 to 4:3, and resize
             it to the image size; None = none. Streamed files are cropped at their full resolution.
         repeats: number of times that an epoch uses each image, with new random changes each time.
-        first_size: shorter side of the images in the first epoch, to which they are shrunk after all other changes; they
-            grow to their size during the first part of a training. None = full size from the beginning.
+        first_size: shorter side of the images in the first epoch; they grow to their size during the first part of a
+            training, and are shrunk after all other changes. None = full size from the beginning.
         growing: share of the epochs in which they grow.
         crop_size: side of the window, if not that of the image. This and all below are for images with masks.
         flip_vertical: mirror vertically with probability 1/2.

@@ -19,16 +19,17 @@ STEP = 4
 def side_at(augmentation: Augmentation, *, side: int, epoch: int, epochs: float) -> int:
     """The shorter side of the images of an epoch, counted from 1.
 
-    It grows linearly over the share `growing` of the epochs, in steps of four pixels from `first_size` to `side`.
+    It grows linearly over the share `growing` of the epochs, in steps of four pixels from `first_size` to `side`. The
+    last epoch always has full size, as BatchNorm needs the statistics of such images.
     """
     first, share = augmentation.first_size, (epoch - 1) / (augmentation.growing * epochs)
-    if first is None or share >= 1:
+    if first is None or share >= 1 or epoch >= epochs:
         return side
     return first + int(share * (side - first)) // STEP * STEP
 
 
 def shrunk(images: Tensor, side: int) -> Tensor:
-    """Images (N, C, H, W) whose shorter side has `side` pixels, bilinear and antialiased; of the same dtype and layout."""
+    """Images (N, C, H, W) whose shorter side has `side` pixels, bilinear and antialiased, dtype and layout kept."""
     height, width = images.shape[2:]
     shorter = min(height, width)
     if side == shorter:
@@ -53,10 +54,12 @@ def check_growing(augmentation: Augmentation, model: nn.Module, example: Tensor)
         return
     if first >= side:
         raise UsageError(
-            f"augmentation.first_size={first}: the images have {' × '.join(map(str, example.shape[2:]))} pixels: "
-            "expected less"
+            f"augmentation.first_size={first}: expected less than the {side} pixels of the shorter side of the images"
         )
-    images, tried = shrunk(example, first), copy.deepcopy(model).train()  # a copy: BatchNorm would learn from blank images
+    images, tried = (
+        shrunk(example, first),
+        copy.deepcopy(model).train(),
+    )  # a copy: BatchNorm would learn from blank images
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             tried(images)

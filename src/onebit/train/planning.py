@@ -29,8 +29,8 @@ from onebit.evaluation.misfits import (
 from onebit.evaluation.model_inputs import explained, kept_training, model_device
 from onebit.evaluation.nested import all_finite, first_samples, mapped, size_of
 from onebit.evaluation.sources import ArraySamples
-from onebit.train.growing import check_growing
 from onebit.train.feeds import ArrayFeed, Feed, ImageFeed, LoaderFeed
+from onebit.train.growing import check_growing
 from onebit.train.job import Job
 from onebit.train.step import plan_steps
 

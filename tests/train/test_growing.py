@@ -1,0 +1,143 @@
+"""Images that grow during a training: their sizes, their pixels, resuming, and what does not work with them."""
+
+from __future__ import annotations
+
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from toy_training import Stop, flat, stop_after_epoch
+
+import onebit
+from onebit.data import Augmentation, Dataset, Split, TrainingSamples
+from onebit.data.resizing import resize_images
+from onebit.errors import CheckpointError, UsageError
+from onebit.models.resnet import cifar_resnet
+from onebit.optim import clip_latents_, latent_groups
+from onebit.train.growing import shrunk, side_at
+
+GROWING = Augmentation(first_size=8, growing=0.5, flip=True)
+
+
+def data(side: int = 16, count: int = 12) -> Dataset:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count + 6, 3, side, side)).astype(np.uint8)
+    labels = np.arange(count + 6) % 3
+    splits = [Split(images[part], labels[part]) for part in (slice(count), slice(count, None))]
+    return Dataset("noise", splits[0], splits[1], splits[1], ("a", "b", "c"), note="made-up data")
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return cifar_resnet(8, input_shape=(3, 16, 16), classes=3, width=0.25, weight_quantizer="sign")
+
+
+def train(model: nn.Module, *, epochs: float = 4, augmentation: Augmentation = GROWING, **options: Any) -> Any:
+    optimizer = clip_latents_(torch.optim.Adam(latent_groups(model, lr=0.01)))
+    return onebit.fit(
+        model, data(), optimizer, epochs=epochs, batch_size=4, augmentation=augmentation, precision="fp32", **options
+    )
+
+
+def test_sides_grow_in_equal_parts() -> None:
+    sides = [side_at(Augmentation(first_size=16), side=32, epoch=epoch, epochs=40) for epoch in range(1, 41)]
+    assert sides == [16] * 7 + [20] * 7 + [24] * 7 + [28] * 7 + [32] * 12
+
+
+@given(first=st.integers(1, 200), more=st.integers(1, 200), growing=st.floats(0.01, 1), epochs=st.floats(0.2, 50))
+def test_sides_never_shrink_and_end_at_full_size(first: int, more: int, growing: float, epochs: float) -> None:
+    side, augmentation = first + more, Augmentation(first_size=first, growing=growing)
+    sides = [side_at(augmentation, side=side, epoch=e, epochs=epochs) for e in range(1, int(np.ceil(epochs)) + 1)]
+    assert sides[-1] == side
+    assert sides[0] == (first if epochs > 1 else side)
+    assert all(small <= large for small, large in pairwise(sides))
+    assert all((size - first) % 4 == 0 or size == side for size in sides)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_shrunk_pixels_are_those_of_pillow(layout: torch.memory_format) -> None:
+    images = data(side=32).train.images
+    small = shrunk(torch.from_numpy(images).contiguous(memory_format=layout), 20)
+    assert small.dtype == torch.uint8
+    assert small.is_contiguous(memory_format=layout)
+    assert np.abs(small.numpy().astype(int) - resize_images(images, 20)).max() <= 1
+    real = shrunk(torch.from_numpy(images).float(), 20)
+    assert (real.round() - small).abs().max() <= 1
+
+
+def test_the_longer_side_keeps_its_proportion() -> None:
+    assert shrunk(torch.zeros(1, 3, 30, 40), 15).shape == (1, 3, 15, 20)
+    images = torch.zeros(1, 3, 30, 40)
+    assert shrunk(images, 30) is images
+
+
+def test_every_epoch_has_its_size() -> None:
+    model, sizes = net(), list[int]()
+    model.register_forward_pre_hook(
+        lambda module, args: sizes.append(args[0].shape[2]) if module.training and torch.is_grad_enabled() else None
+    )
+    train(model, epochs=6)
+    assert [size for size, _ in groupby(sizes)] == [8, 12, 16]
+    assert [sizes.count(size) // sizes.count(12) for size in (8, 12, 16)] == [2, 1, 3]
+    assert not model.training
+    with pytest.raises(RuntimeError, match="Output size is too small"):
+        model(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))  # a test takes full images only
+
+
+def test_growing_changes_the_training_and_starts_with_the_same_weights() -> None:
+    grown, plain = net(), net()
+    assert flat(grown.state_dict()) == flat(plain.state_dict())
+    train(grown)
+    train(plain, augmentation=Augmentation(flip=True))
+    assert flat(grown.state_dict()) != flat(plain.state_dict())
+
+
+def test_a_resumed_training_has_the_sizes_of_a_whole_one(tmp_path: Path) -> None:
+    whole, parts = net(), net()
+    train(whole)
+    for epoch in (1, 2):
+        with pytest.raises(Stop):
+            train(net(), folder=tmp_path, resume=True, on_epoch=stop_after_epoch(epoch))
+    with pytest.raises(CheckpointError, match="augmentation"):
+        train(net(), folder=tmp_path, resume=True, augmentation=Augmentation(first_size=8, growing=0.6, flip=True))
+    train(parts, folder=tmp_path, resume=True)
+    assert flat(parts.state_dict()) == flat(whole.state_dict())
+
+
+def test_without_a_first_size_checkpoints_know_the_augmentation_of_earlier_versions() -> None:
+    assert "first_size" not in repr(Augmentation(cutout=8))
+    assert "growing" not in repr(Augmentation(cutout=8, growing=0.5))
+    assert "first_size=8, growing=0.5" in repr(GROWING)
+
+
+def test_nets_of_one_size_are_refused_before_anything_is_trained() -> None:
+    model = onebit.create_model("mlp", widths=(768, 8, 3), input_shape=(3, 16, 16), weight_quantizer="sign")
+    before = flat(model.state_dict())
+    with pytest.raises(UsageError, match=r"augmentation.first_size=8: the model takes no images of 8 × 8 pixels"):
+        train(model)
+    assert flat(model.state_dict()) == before
+    grows = net()
+    norms = flat(grows.state_dict())
+    with pytest.raises(UsageError, match="expected less than the 16 pixels"):
+        train(grows, augmentation=Augmentation(first_size=16))
+    with pytest.raises(UsageError, match="first_size and a teacher"):
+        train(grows, teacher=net())
+    assert flat(grows.state_dict()) == norms  # the trial run leaves the statistics of BatchNorm alone
+
+
+def test_first_sizes_that_mean_nothing_are_refused() -> None:
+    with pytest.raises(UsageError, match="first_size=0"):
+        Augmentation(first_size=0)
+    with pytest.raises(UsageError, match=r"growing=0\.0"):
+        Augmentation(first_size=8, growing=0.0)
+    with pytest.raises(UsageError, match=r"growing=1\.5"):
+        Augmentation(first_size=8, growing=1.5)
+    masks = Split(np.zeros((4, 3, 16, 16), np.uint8), np.zeros((4, 16, 16), np.uint8))
+    with pytest.raises(UsageError, match="first_size=8 does not work with masks"):
+        TrainingSamples(masks, Augmentation(first_size=8), channels_last=False)
