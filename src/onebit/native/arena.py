@@ -136,9 +136,10 @@ def lay_out(
 
 
 def _is_dense(call: KernelCall) -> bool:
-    """Whether a call multiplies a row of bytes."""
+    """Whether a call multiplies a row of bytes, as it is in memory."""
     sizes = ("out_height", "out_width", "taps_down", "taps_across")
-    return call.kernel == "dot" and all(call.fields[name] == 1 for name in sizes)
+    copied = call.fields.get("table_rows", 0) > 0
+    return call.kernel == "dot" and not copied and all(call.fields[name] == 1 for name in sizes)
 
 
 def most_batch(units: int) -> int:

@@ -19,6 +19,7 @@ from onebit.native.weight_kernels import (
     depthwise_kernel,
     dot_kernel,
     lookup_kernel,
+    planes_kernel,
     planes_of_bytes,
     real_kernel,
 )
@@ -118,7 +119,9 @@ class _Planner(Pointwise):
             elif not one_bit:
                 kernel = real_kernel(node, rows)
             else:
-                kernel = lookup_kernel(node, rows, axes, slot.shape[2], self.isa)
+                kernel = planes_kernel(node, rows, axes, slot.shape[2], slot.pixel, self.isa) or lookup_kernel(
+                    node, rows, axes, slot.shape[2], self.isa
+                )
         kind = INTEGER if one_bit and not fields.get("real") else REAL
         answer = self.calls.emit(kernel.name, (slot,), made, kind, **{**fields, **kernel.fields})
         assert answer.call is not None

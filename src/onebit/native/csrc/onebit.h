@@ -48,13 +48,13 @@ typedef struct {
 enum {
     OB_KERNEL_POINTWISE = 1, /* the epilogue on every pixel */
     OB_KERNEL_XNOR,          /* bits x bits -> sums, then the epilogue */
-    OB_KERNEL_DOT,           /* bytes x bits -> sums, then the epilogue */
+    OB_KERNEL_DOT,           /* bytes x bits -> sums, then the epilogue; with `planes`, int32 x bits byte by byte */
     OB_KERNEL_DOT_LUT,       /* the same by lookups of 16-bit sums */
     OB_KERNEL_LUT,           /* int32 x bits -> sums, then the epilogue */
     OB_KERNEL_REAL,          /* int32 x real weights, both on grids -> sums, then the epilogue */
     OB_KERNEL_DEPTHWISE,     /* int32 x bits, each channel by itself -> sums, then the epilogue */
     OB_KERNEL_DEPTHWISE_REAL, /* the same with real weights */
-    OB_KERNEL_GRID,          /* float32 -> int32 on a grid, followed by the image's grid unit and largest magnitude */
+    OB_KERNEL_GRID,          /* float32 -> int32 on a grid, followed by the image's grid unit and the bound of row_to_grid */
     OB_KERNEL_EXPAND,        /* bits -> int32 of +1 and -1 */
     OB_KERNEL_ADD,           /* float32 + float32, then the epilogue */
     OB_KERNEL_ADD_INT,
@@ -108,7 +108,8 @@ typedef struct {
     int32_t tap_fours;    /* OB_KERNEL_DOT: fours per tap in the memory of a call, with those that have weights of 0 */
     int32_t real;         /* the input is on a grid (for OB_KERNEL_AVERAGE: is float32) */
     int32_t center;       /* the epilogue needs sum(x) */
-    int32_t planes;       /* OB_KERNEL_LUT, dense: fewest images of a batch that is multiplied byte by byte; 0: never */
+    int32_t planes;       /* OB_KERNEL_LUT, dense: fewest images of a batch that is multiplied byte by byte; 0: never. OB_KERNEL_DOT:
+                             planes of bytes that int32 images may have; 0: images of bytes */
     int32_t together;     /* finish this number of pixels of few channels as one block: parameters are repeated for them */
     const int64_t *tap_sums;   /* [taps][outputs of all groups]: sums of the weights of a tap; NULL if they are not needed */
     const float *weight_units; /* grid units of real weights */
