@@ -1,8 +1,9 @@
 """Single products with one-bit weights, on each instruction set, against the same products in float32 and 8 bits.
 
-A case is a layer with ±1 inputs ("xnor"), real inputs ("weights") or a uint8 image ("first"). The timed call is the one
-that whole nets run. With real inputs it includes rounding them to a grid; with ±1 inputs it does not include taking
-their signs, which the previous layer does. Sums are written as float products write theirs.
+A case is a layer with ±1 inputs ("xnor"), real inputs ("weights"), real inputs as after a ReLU ("relu"), a uint8 image
+("first") or the bytes of an integer net ("integer"). The timed call is the one that whole nets run. With real inputs it
+includes rounding them to a grid; with ±1 inputs it does not include taking their signs, which the previous layer does.
+Sums are written as float products write theirs.
 
 "torch" is F.linear or F.conv2d with the ±1 weights in float32. The best of float32 is the fastest of that,
 channels_last, weights prepacked for oneDNN, and onnxruntime. int8 is the fastest of onnxruntime's MatMulInteger, or

@@ -14,11 +14,22 @@ from benchmarks.rivals import Product, Rival, float_rivals, int8_rivals
 
 packed = onebit.packed
 
-KINDS = {"xnor": "±1 × ±1", "weights": "±1 × real", "first": "±1 × pixels", "integer": "±1 × uint8"}
-"""Kind of the product: weights × inputs. Pixels are coded as 2x − 255; uint8 are the activations of integer nets."""
+KINDS = {
+    "xnor": "±1 × ±1",
+    "weights": "±1 × real",
+    "relu": "±1 × real, not negative",
+    "first": "±1 × pixels",
+    "integer": "±1 × uint8",
+}
+"""Kind of the product: weights × inputs.
 
+Real values have both signs, or none is negative, as after a ReLU. Pixels are coded as 2x − 255; uint8 are the
+activations of integer nets.
+"""
+
+_REAL = ("weights", "relu")
 _UNIT = np.float32(1 / 148)  # about the standard deviation of a coded pixel, and not a power of two
-_MOST_INT8 = 127
+_MOST_INT8, _MOST_UINT8 = 127, 255
 _ROUNDING = 1e-4  # of the largest sum: the difference that another order of additions makes in float32
 
 
@@ -55,6 +66,12 @@ CASES = {
         Case("weights-conv-16", "weights", (16, 32, 32), 16, (1, 32), convolves=True),
         Case("weights-conv-32", "weights", (32, 16, 16), 32, (1, 32), convolves=True),
         Case("weights-conv-64", "weights", (64, 8, 8), 64, (1, 32), convolves=True),
+        Case("relu-dense-4096", "relu", (4096, 1, 1), 4096, (64, 256)),
+        Case("relu-dense-2048", "relu", (2048, 1, 1), 2048, (64, 256)),
+        Case("relu-conv-16", "relu", (16, 32, 32), 16, (1, 32), convolves=True),
+        Case("relu-conv-32", "relu", (32, 16, 16), 32, (1, 32), convolves=True),
+        Case("relu-conv-64", "relu", (64, 8, 8), 64, (1, 32), convolves=True),
+        Case("relu-conv-128", "relu", (128, 16, 16), 128, (1, 32), convolves=True),
         Case("first-dense-784", "first", (784, 1, 1), 2048, (1, 256)),
         Case("first-dense-3072", "first", (3072, 1, 1), 1024, (64,)),
         Case("first-conv-3", "first", (3, 32, 32), 64, (1, 32), convolves=True),
@@ -92,7 +109,7 @@ class Layer:
         channels = case.shape[0]
         terms = channels * 9 if case.convolves else channels
         signs = rng.choice(np.array([-1, 1], np.int8), (case.outputs, terms))
-        self.case, self.whole = case, case.kind != "weights"
+        self.case, self.whole = case, case.kind not in _REAL
         self.packed = packed.PackedNet(
             input=packed.InputSpec(shape=case.shape, coding="values" if case.kind == "integer" else "integer"),
             nodes=tuple(_nodes(case, signs)),
@@ -108,6 +125,9 @@ class Layer:
         elif case.kind == "weights":
             x = coded * np.float64(_UNIT)
             quantized, self.zero = np.round(x / (np.abs(x).max() / _MOST_INT8)), _MOST_INT8 + 1
+        elif case.kind == "relu":
+            x = np.maximum(coded, 0) * np.float64(_UNIT)
+            quantized, self.zero = np.round(x / (x.max() / _MOST_UINT8)), 0
         else:
             x, quantized, self.zero = coded, self.images, 0
         self.product, self.int8 = (self._product(values, signs) for values in (x, quantized))
@@ -146,12 +166,15 @@ def _nodes(case: Case, signs: np.ndarray) -> Iterator[packed.Node]:
         zero, up = np.zeros(channels, np.int32), np.ones(channels, np.int8)
         yield packed.Threshold(inputs=(last,), output="x", threshold=zero, direction=up)
         last = "x"
-    elif case.kind == "weights":
+    elif case.kind in _REAL:
         yield packed.Affine(inputs=(last,), output="x", scale=np.full(channels, _UNIT))
         last = "x"
+        if case.kind == "relu":
+            yield packed.Relu(inputs=(last,), output="positive")
+            last = "positive"
     kernel: dict[str, Any] = {"kernel": (3, 3), "padding": (1, 1, 1, 1)} if case.convolves else {}
     layer: type[packed.OneBitWeights] = packed.Conv if case.convolves else packed.Dense
-    name = "sums" if case.kind == "weights" else "y"
+    name = "sums" if case.kind in _REAL else "y"
     yield layer(inputs=(last,), output=name, signs=packed.bits.pack_signs(signs), in_features=signs.shape[1], **kernel)
     if name == "sums":  # reads the inputs after the product, so that they stay in memory and the product can run again
-        yield packed.Concat(inputs=("sums", "x"), output="y")
+        yield packed.Concat(inputs=("sums", last), output="y")

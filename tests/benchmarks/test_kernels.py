@@ -16,7 +16,7 @@ import torch
 from benchmarks import kernels, peaks
 from benchmarks.__main__ import main
 from benchmarks.kernels import describe, measure
-from benchmarks.layers import CASES, Case, Layer
+from benchmarks.layers import CASES, KINDS, Case, Layer
 from benchmarks.rivals import Rival, onnxruntime_version
 from benchmarks.twins import FLOOR
 from onebit.errors import OnebitError, UnknownNameError, UsageError
@@ -24,7 +24,7 @@ from onebit.native import NativePlan, instruction_sets, make_plan
 
 SMALL = {
     case.name: case
-    for kind in ("xnor", "weights", "first", "integer")
+    for kind in KINDS
     for case in (
         Case(f"{kind}-dense", kind, (20, 1, 1), 24, (1, 3)),
         Case(f"{kind}-conv", kind, (5, 4, 3), 6, (1, 2), convolves=True),
@@ -254,6 +254,16 @@ def test_steps_alone_compute_what_they_compute_among_the_others() -> None:
         for _ in range(3):
             found = call().view(np.float32).reshape(4, 5, 4, 7).transpose(0, 3, 1, 2)
             np.testing.assert_array_equal(found, logits[:4, :7])
+
+
+@pytest.mark.parametrize("convolves", [False, True])
+def test_values_after_a_relu_are_not_negative(convolves: bool) -> None:
+    shape = (4, 3, 5) if convolves else (60, 1, 1)
+    layers = [Layer(Case("x", kind, shape, 6, (2,), convolves=convolves), 2) for kind in ("weights", "relu")]
+    signed, positive = (layer.product.x for layer in layers)
+    assert bool((signed < 0).any())
+    assert torch.equal(positive, signed.clamp(min=0))
+    assert (layers[1].int8.x.min(), layers[1].int8.x.max(), layers[1].zero) == (0, 255, 0)
 
 
 @native

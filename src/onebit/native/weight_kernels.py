@@ -114,7 +114,8 @@ def dot_kernel(
     more["tap_sums"] = np.ascontiguousarray(signs.reshape(groups * outputs, taps).T)
     # a dense layer, as in csrc/dot.h
     one = groups == 1 and not kept and all(axis.taps.size == 1 and axis.taps == 0 for axis in (down, columns))
-    if coding and isa.dot_lut and groups == 1 and (one or (inside and columns.taps.shape[1] == 1 and isinstance(node, Conv))):
+    looks_up = isa.dot_lut and coding and groups == 1
+    if looks_up and (one or (inside and columns.taps.shape[1] == 1 and isinstance(node, Conv))):
         read = 1.0 if one else width * (int(down.taps.max()) + 1) / (len(down.taps) * len(columns.taps))
         if _lookups_are_faster(rows.shape[1:], 1 if one else channels // pixel, read):
             return _dot_lookup_kernel(rows[0], channels if one else pixel, more if one else unpadded | more, isa)
@@ -157,10 +158,10 @@ def _joins_taps(node: Conv) -> bool:
 
 
 def _planes_are_faster(terms: int, made: tuple[int, int], filling: float) -> bool:
-    """Whether tiles of bytes are faster than lookups, of signed integers too. made: (H, W) of the outputs.
+    """Whether tiles of bytes are faster than lookups, as measured on Sapphire Rapids. made: (H, W) of the outputs.
 
-    terms: weights of an output. filling: their share of the bytes in tiles. Measured on Sapphire Rapids: rows of few
-    pixels leave tiles empty, and few pixels do not repay that weights become bytes.
+    terms: weights of an output. filling: their share of the bytes in tiles. Rows of few pixels leave tiles empty, and
+    few pixels do not repay that weights become bytes.
     """
     height, width = made
     return width >= 7 and height * width >= 48 and terms >= max(128, 2048 / width) and filling >= 3 / 8
