@@ -1,8 +1,8 @@
 """The picture of docs/performance.md that says which kernel runs when: python tools/kernel_picture.py
 
 A row is a layer of `python -m benchmarks kernels`, a column an instruction set of this machine. The plans of the native
-library say which kernel multiplies by the weights. AVX-512 is there twice, because its lookups of bytes are chosen on
-processors that start one in every cycle.
+library say which kernel multiplies by the weights; signs of real values make no difference. AVX-512 is there twice,
+because its lookups of bytes are chosen on processors that start one in every cycle.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ KERNELS = {
     "dot": "bytes × bits that become bytes",
     "dot_lut": "lookups of sums of 5 bytes",
     "lut": "lookups of sums of 3 or 4 integers",
+    "planes": "the bytes of integers × bits, plane by plane",
 }
-"""Kernel of the library -> what it does, as the legend says it."""
+"""Kernel of the library -> what it does, as the legend says it. "planes" is a way of "dot" and "lut" with AMX."""
 COLUMN, ROW = 1.5, 0.27  # inches
 
 
@@ -33,18 +34,22 @@ def columns() -> dict[str, onebit.native.InstructionSet]:
         best = found.pop("avx512")
         found["AVX-512\nwithout fast lookups"] = best._replace(dot_lut=0)
         found["AVX-512\nwith fast lookups"] = best._replace(dot_lut=32)
+    if "amx" in sets:
+        found["AMX, batches\nof 16 and more"] = sets["amx"]
     return found
 
 
 def kernel_of(layer: Layer, isa: onebit.native.InstructionSet) -> str:
     """The kernel that multiplies by the weights of a layer."""
-    (kernel,) = {name for name in onebit.native.make_plan(layer.packed, isa).kernels if name in KERNELS}
+    plan = onebit.native.make_plan(layer.packed, isa)
+    calls = zip(plan.kernels, plan.kept[0], strict=True)
+    (kernel,) = {"planes" if call.planes else name for name, call in calls if name in KERNELS}
     return kernel
 
 
 def main() -> None:
     sets = columns()
-    rows = [(KINDS[case.kind], case.text, Layer(case, 1)) for case in CASES.values()]
+    rows = [(KINDS[case.kind], case.text, Layer(case, 1)) for case in CASES.values() if case.kind != "relu"]
     color = dict(zip(KERNELS, COLORS, strict=False))
     with picture(PICTURE, width=3.4 + COLUMN * len(sets), height=1.4 + ROW * len(rows)) as figure:
         axes = figure.add_subplot()

@@ -105,7 +105,7 @@ static float unit_of(const place_t *at, spot_t spot) {
     return unit;
 }
 
-/* What `row_to_grid` says of the integers of an image, see there; it is stored after the grid unit. */
+/* The bound of the integers of an image, see row_to_grid. It is stored after the grid unit. */
 static uint32_t bound_of(const ob_call *call, const uint32_t *arena, int64_t image) {
     return arena[call->in + (image + 1) * call->in_size - 1];
 }
