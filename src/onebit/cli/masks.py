@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -43,6 +44,7 @@ def write_masks(net: PackedNet, files: Sequence[Path], args: Any) -> int:
     if twice:
         raise UsageError(f"several images are named {twice[0]!r}, and their masks would be: predict them one by one")
     folder = Path(args.masks)
+    _refuse_to_replace(files, folder)
     folder.mkdir(parents=True, exist_ok=True)
     reader = PictureReader(net.input.shape[0], None)
     images = ((file, reader.read(file)) for file in files)
@@ -56,6 +58,15 @@ def write_masks(net: PackedNet, files: Sequence[Path], args: Any) -> int:
     answer = {"net": args.net, "predictions": predictions, "failed": reader.failures}
     answer_either(answer, text, as_json=args.json)
     return DataError.exit_status if reader.failed else 0
+
+
+def _refuse_to_replace(files: Sequence[Path], folder: Path) -> None:
+    """Raise UsageError where what is written would replace an image, its true mask, or what is written for another."""
+    kept = {os.path.realpath(path) for file in files for path in (file, *_true_masks(file))}
+    for path in (folder / f"{file.stem}{end}.png" for file in files for end in ("", "-beside")):
+        if os.path.realpath(path) in kept:
+            raise UsageError(f"{path} would be replaced: name another folder with --masks, or rename the image")
+        kept.add(os.path.realpath(path))
 
 
 def _line(found: dict[str, Any]) -> str:
@@ -92,14 +103,18 @@ def _predict(net: PackedNet, file: Path, image: np.ndarray, folder: Path, *, inv
     return facts
 
 
-def _truth(file: Path, size: tuple[int, ...], names: tuple[str, ...]) -> Masks | None:
-    """The true mask of an image in a folder of images and masks."""
+def _true_masks(file: Path) -> list[Path]:
+    """The true mask of an image in a folder of images and masks, if there is one."""
     place = Path(os.path.realpath(file)).parent
-    root = place.parent
-    found = sorted((root / "label").glob(f"{file.stem}.*")) if place.name == "image" else []
+    return sorted((place.parent / "label").glob(f"{glob.escape(file.stem)}.*")) if place.name == "image" else []
+
+
+def _truth(file: Path, size: tuple[int, ...], names: tuple[str, ...]) -> Masks | None:
+    """The pixels of the true mask of an image; None without one."""
+    found = _true_masks(file)
     if not found:
         return None
-    known, values = mask_classes(root, names if len(names) == 2 else None)
+    known, values = mask_classes(found[0].parents[1], names if len(names) == 2 else None)
     return read_mask(found[0], size, values) if len(known) == len(names) else None
 
 

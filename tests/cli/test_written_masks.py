@@ -1,0 +1,39 @@
+"""Where `onebit predict` writes the masks of images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_support import Outcome
+from PIL import Image
+
+Onebit = Callable[..., Outcome]
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "named"),
+    [
+        (["image/3.png"], "image", "image/3.png"),  # the image
+        (["image/4.jpg", "image/3.png"], "other/../image", "image/3.png"),
+        (["image/3.png"], "label", "label/3.png"),  # the true mask, which would then be found to be right
+        (["image/3.png", "image/3-beside.png"], "masks", "masks/3-beside.png"),  # the picture of the other image
+    ],
+)
+def test_no_image_and_no_true_mask_is_replaced(
+    onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: list[str], masks: str, named: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("other").mkdir()
+    for place in ("image/3.png", "image/4.jpg", "image/3-beside.png", "label/3.png"):
+        Path(place).parent.mkdir(exist_ok=True)
+        Image.fromarray(np.eye(9, dtype=np.uint8) * 255).save(place)
+    before = {path: path.read_bytes() for path in Path().rglob("*.*")}
+    refused = onebit("predict", "membrane-unet", *images, "--masks", masks)
+    assert refused.status == 2
+    assert refused.err.splitlines()[-1].endswith(
+        f"{named} would be replaced: name another folder with --masks, or rename the image"
+    )
+    assert {path: path.read_bytes() for path in Path().rglob("*.*")} == before
