@@ -155,9 +155,34 @@ def test_verify_fails_for_a_card_with_another_accuracy(onebit: Onebit, packed_fi
     done = onebit("verify", path)
     assert done.status == 1
     assert f"FAIL  card: states {wrong.test['packed']} on mnist-sample test with packed weights" in done.out
+    save(replace(net, card=replace(net.card, test={"packed": replace(right, mean_iou=0.9)})), path)
+    done = onebit("verify", path)
+    assert (done.status, f"FAIL  card: states {right}"[:-1] + ", mean IoU 0.9000)" in done.out) == (1, True)
     save(replace(net, card=replace(net.card, dataset="cifar10")), path)
     done = onebit("verify", path)
     assert (done.status, f"FAIL  card: states {right} on cifar10 test" in done.out) == (1, True)
+
+
+def test_verify_names_the_data_of_the_card_where_another_copy_is_at_hand(
+    onebit: Onebit, packed_file: Path, tmp_path: Path
+) -> None:
+    net, path = load(packed_file), tmp_path / "net.1bit"
+    assert net.card is not None
+    assert net.certificate is not None
+    assert net.certificate.correct is not None
+    wrong = replace(net.certificate, correct=net.certificate.correct + 1)
+    save(replace(net, certificate=wrong), path)
+    assert "other data" not in onebit("verify", path).out  # the same copy: the file is wrong
+    save(replace(net, certificate=wrong, card=replace(net.card, data="digits: stored as JPEG")), path)
+    assert "; these are other data than the card is about: digits: stored as JPEG\n" in onebit("verify", path).out
+
+
+@pytest.mark.parametrize("flag", ["--dataset", "--recipe"])
+def test_a_packed_net_alone_is_verified_on_the_data_of_its_certificate(
+    onebit: Onebit, packed_file: Path, flag: str
+) -> None:
+    refused = onebit("verify", packed_file, flag, "mnist")
+    assert (refused.status, f"{flag} goes with --source: " in refused.line) == (2, True)
 
 
 def test_inspect_shows_the_card(onebit: Onebit, packed_file: Path) -> None:

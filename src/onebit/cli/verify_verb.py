@@ -31,6 +31,12 @@ def main(argv: list[str]) -> int:
     args = parser.parse(argv)
     if args.source and not is_packed(args.run):
         raise UsageError("--source belongs to a packed net")
+    if is_packed(args.run) and not args.source and (args.dataset or args.recipe):
+        flag = "--dataset" if args.dataset else "--recipe"
+        raise UsageError(
+            f"{flag} goes with --source: a packed net alone is verified on the data of its certificate; "
+            "onebit evaluate takes other data"
+        )
 
     done = []
     found: dict[str, str] = {}

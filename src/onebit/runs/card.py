@@ -94,11 +94,14 @@ def _text(text: str) -> str | None:
 
 def _about_data(recipe: Recipe, result: dict[str, Any]) -> dict[str, str]:
     """What a public data set is, and its terms; nothing about data of the user's own, whose notes name files."""
-    entry = DATASETS.get(recipe.dataset)
-    if entry is None or entry.counts is None:
-        return {}
-    note = result.get("note")
-    return {"data": ": ".join(filter(None, (entry.title, note))), "license": entry.licence}
+    data = data_in_words(recipe.dataset, result.get("note"))
+    return {} if data is None else {"data": data, "license": DATASETS[recipe.dataset].licence}
+
+
+def data_in_words(dataset: str, note: str | None) -> str | None:
+    """What a public data set is, and which copy of it; None for any other."""
+    entry = DATASETS.get(dataset)
+    return None if entry is None or entry.counts is None else ": ".join(filter(None, (entry.title, note)))
 
 
 def _method(recipe: Recipe, certificate: Certificate | None) -> str:

@@ -15,15 +15,16 @@ import torch
 from torch import nn
 
 from onebit.common.moved import renamed
-from onebit.data import DATASETS, VOID, Dataset, Split, by_pixel, fitted_to
+from onebit.data import DATASETS, VOID, Dataset, Split, by_pixel, confusion_matrix, fitted_to, pixel_score
 from onebit.errors import FoldError, NotBinaryError, UsageError
 from onebit.evaluation.batches import OnImages, in_tiles, predict_logits
 from onebit.evaluation.modes import bn_images, evaluate, fixed_weights, reestimate_batch_norm_
 from onebit.fold import pack
 from onebit.integer import Calibrated, calibrated
 from onebit.layers import binary_layers, latent_keys
-from onebit.packed import Certificate, PackedNet, Requantize
+from onebit.packed import Card, CardScore, Certificate, PackedNet, Requantize
 from onebit.packed.difference import Difference, array_differences, graph_difference
+from onebit.runs.card import data_in_words
 from onebit.runs.plain_state import plain_twin, save_plain
 from onebit.runs.run import Run
 from onebit.runtime import native_plan
@@ -271,18 +272,27 @@ def prove_packed(
     split = getattr(data, certificate.split)
     split = fitted_to(net, split if certificate.images is None else split.spread(certificate.images))
     logits, labels = by_pixel(run_packed(net, split.images, on_images=on_images), split.labels)
-    correct, count = int((logits.argmax(axis=1) == labels).sum()), len(labels)
-    yield Claim(
-        "packed accuracy",
-        correct == certificate.correct and count == certificate.count,
+    predicted, card = logits.argmax(axis=1), net.card or Card()
+    correct, count = int((predicted == labels).sum()), len(labels)
+    detail = (
         f"{correct:,} of {count:,} correct on {data.name} {certificate.split} with packed weights; "
-        f"certified: {certificate.correct} of {certificate.count}",
+        f"certified: {certificate.correct} of {certificate.count}"
     )
-    stated = None if net.card is None else net.card.test.get("packed")
+    ok, here = correct == certificate.correct and count == certificate.count, data_in_words(data.name, data.note)
+    if not ok and card.data and here and card.data != here:
+        detail += f"; these are other data than the card is about: {card.data}"
+    yield Claim("packed accuracy", ok, detail)
+    stated = card.test.get("packed")
     if stated is not None and certificate.split == "test" and certificate.images is None:
-        named = net.card.dataset if net.card is not None and net.card.dataset else certificate.dataset
-        same = (stated.correct, stated.count, named) == (correct, count, certificate.dataset)
-        yield Claim("card", same, f"states {stated} on {named} test with packed weights")
+        iou = None
+        if stated.mean_iou is not None and split.labels.ndim > 1:
+            iou = pixel_score(confusion_matrix(labels, predicted, classes=logits.shape[1])).mean_iou
+        named = card.dataset or certificate.dataset
+        found = CardScore(correct=correct, count=count, mean_iou=iou)
+        same = (stated, named) == (found, certificate.dataset)
+        yield Claim(
+            "card", same, f"states {stated} on {named} test with packed weights" + ("" if same else f", found {found}")
+        )
     if source is None:
         return
     same_file = source.sha256 == certificate.source
