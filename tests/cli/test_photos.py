@@ -230,6 +230,21 @@ def test_digits_on_white_paper_are_noticed(onebit: Onebit, packed_file: Path, tm
     assert "scan.png: looks inverted" in onebit("predict", packed_file, tmp_path / "scan.png").err
 
 
+def test_dark_ink_on_transparency_is_a_digit_when_inverted(
+    onebit: Onebit, packed_file: Path, tmp_path: Path, seen: list[np.ndarray]
+) -> None:
+    digit = load_dataset("mnist-sample").test.images[:1]
+    ink, path = np.zeros((28, 28, 4), np.uint8), tmp_path / "ink.png"
+    ink[..., 3] = digit[0, 0]
+    Image.fromarray(ink).save(path)
+    blank, right = onebit("predict", packed_file, path), onebit("predict", packed_file, path, "--invert")
+    assert f"{path}: transparent pixels blended with black\n" in blank.err
+    assert f"{path}: is blank: all pixels have one value\n" in blank.err
+    assert f"{path}: transparent pixels blended with white\n" in right.err
+    assert "blank" not in right.err
+    np.testing.assert_array_equal(seen[1], digit)
+
+
 def test_standard_input_is_one_image(
     onebit: Onebit, color: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,7 +80,7 @@ class PictureReader:
     Args:
         channels: of the net: 1 or 3.
         size: height and width to bring images to, as the images of a folder are for training; None leaves their size.
-        invert: whether to invert the images.
+        invert: whether to invert the images; what is transparent is black all the same.
 
     Raises:
         UsageError: another number of channels.
@@ -113,8 +113,13 @@ class PictureReader:
         try:
             with opened(name, stream) as image:
                 changes = self._changes(image)
-                shown = picture(image, self.mode) if self.size is None else fitted(image, self.size, self.mode)
-                array = as_array(shown)
+                paper = 255 if self.invert else 0
+                if self.size is None:
+                    array = as_array(picture(image, self.mode, paper=paper))
+                else:
+                    array = as_array(fitted(image, self.size, self.mode, paper=paper))
+                if array.min() == array.max():
+                    changes["blank"] = "is blank: all pixels have one value"
                 with suppress(Exception):  # of the frames behind the first, which are not read
                     if image.is_animated:
                         changes["frames"] = "only the first of its frames"
@@ -134,7 +139,7 @@ class PictureReader:
         if deep := image.mode.startswith("I;16"):
             made["bits"] = "16 bits reduced to 8"
         if image.has_transparency_data and (deep or image.convert("RGBA").getchannel("A").getextrema()[0] < 255):
-            made["transparency"] = "transparent pixels blended with black"
+            made["transparency"] = f"transparent pixels blended with {'white' if self.invert else 'black'}"
         colors = "gray" if deep else NAMES.get(image.mode, image.mode)
         if self.mode == "L" and colors not in ("gray", "black and white"):
             made[f"{colors} to gray"] = f"{colors} made gray"

@@ -46,11 +46,12 @@ def upright(image: Any) -> Any:
     return ImageOps.exif_transpose(image)
 
 
-def picture(image: Any, mode: str) -> Any:
+def picture(image: Any, mode: str, *, paper: int = 0) -> Any:
     """An opened image as viewers show it: EXIF orientation applied, transparency over black, 16 bits reduced to 8.
 
     Args:
         mode: "L" for grayscale, "RGB" for color.
+        paper: gray value behind transparent pixels.
 
     Raises:
         ValueError: pixels without a known range.
@@ -67,16 +68,18 @@ def picture(image: Any, mode: str) -> Any:
         raise ValueError(f"its pixels are {image.mode!r}, numbers of unknown range; save it with 8 bits")
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (paper, paper, paper, 255)), image)
     return image.convert(mode)
 
 
-def fitted(image: Any, size: tuple[int, int], mode: str, *, box: Callable[[int, int], Any] | None = None) -> Any:
+def fitted(
+    image: Any, size: tuple[int, int], mode: str, *, paper: int = 0, box: Callable[[int, int], Any] | None = None
+) -> Any:
     """An opened image as `picture`, resized to `size` with an antialiased filter: what every net is trained on.
 
     Args:
         size: height and width.
-        mode: see `picture`.
+        mode, paper: see `picture`.
         box: (width, height) -> left, top, right, bottom of the part to resize; the largest centered part with the
             aspect ratio of `size` when None.
     """
@@ -84,7 +87,7 @@ def fitted(image: Any, size: tuple[int, int], mode: str, *, box: Callable[[int, 
 
     height, width = size
     image.draft(image.mode, (2 * width, 2 * height))  # a large JPEG is decoded at a half, quarter or eighth
-    image = picture(image, mode)
+    image = picture(image, mode, paper=paper)
     if box is None:
         return ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
     return image.resize((width, height), Image.Resampling.BILINEAR, box(image.width, image.height))
