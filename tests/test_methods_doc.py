@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import torch
 
+import onebit
 from benchmarks import training_step
+from onebit.nets import net_names
 from onebit.recipe import methods, read_settings, recipe_names, recipe_path
 
 ROOT = Path(__file__).parents[1]
@@ -99,6 +101,35 @@ def test_only_seeds_that_a_command_can_name_are_taken(tmp_path: Path) -> None:
         (folder / "result.json").write_text(json.dumps({"recipe": "mnist-fast", "seed": seed}))
     with pytest.raises(SystemExit, match="one after the other"):
         RESULTS["take"](tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("result", "settings", "message"),
+    [
+        ({}, ("lr: 0.02", "lr: 0.03"), "the seeds differ in optimizer.lr"),
+        ({"device": "cuda"}, ("", ""), "trained on cuda with 1 threads in 1 processes, expected cpu, 1, 1"),
+        ({"threads": 4}, ("", ""), "trained on cpu with 4 threads"),
+        ({"processes": 2}, ("", ""), "in 2 processes"),
+    ],
+)
+def test_a_run_of_other_settings_or_another_machine_is_not_taken(
+    tmp_path: Path, result: dict[str, Any], settings: tuple[str, str], message: str
+) -> None:
+    made = {"recipe": "mnist-fast", "device": "cpu", "threads": 1, "processes": 1}
+    recipe = (ROOT / "docs" / "results" / "mnist-fast" / "recipe.yaml").read_text(encoding="utf-8")
+    for seed in (0, 1):
+        folder = tmp_path / f"seed-{seed}"
+        folder.mkdir()
+        (folder / "result.json").write_text(json.dumps({**made, **(result if seed else {}), "seed": seed}))
+        (folder / "recipe.yaml").write_text(recipe.replace(*settings) if seed else recipe)
+    with pytest.raises(SystemExit, match=message):
+        RESULTS["take"](tmp_path)
+
+
+@pytest.mark.parametrize("net", net_names())
+def test_a_row_links_the_net_that_ships(net: str) -> None:
+    recipe = onebit.load_packed(net).card.recipe  # type: ignore[union-attr]
+    assert f"[`{net}`](nets.md)" in RESULTS["cells"](RESULTS["results"]()[recipe], {})[-1]
 
 
 def test_recipes_say_what_was_measured_with_them() -> None:

@@ -52,7 +52,14 @@ def take(run: Path) -> str:
     name, seeds = found[0]["recipe"], [one["seed"] for one in found]
     if seeds != list(range(seeds[0], seeds[0] + len(seeds))):
         sys.exit(f"{run}: seeds {seeds}, expected one after the other, as the command that trains them again has them")
-    changed = changes(settings_of(folders[0] / "recipe.yaml"), shipped(name))
+    settings = [settings_of(folder / "recipe.yaml") for folder in folders]
+    if differing := sorted({key for other in settings for key in changes(other, settings[0])}):
+        sys.exit(f"{run}: the seeds differ in {', '.join(differing)}")
+    for one in found:  # what the document says about all
+        where = one["device"], one["threads"], one["processes"]
+        if where != ("cpu", 1, 1):
+            sys.exit("{}: trained on {} with {} threads in {} processes, expected cpu, 1, 1".format(run, *where))
+    changed = changes(settings[0], shipped(name))
     kept = ("bn", "count", *SHOWN_MASKS)
     folder = RESULTS / name
     before = json.loads((folder / "result.json").read_text(encoding="utf-8")) if folder.exists() else {}
@@ -182,15 +189,21 @@ def cells(result: Mapping[str, Any], published: Mapping[str, Any]) -> list[str]:
     links = [
         f"[{word}]({folder}/{file})" for word, file in pictures.items() if (DOCUMENT.parent / folder / file).exists()
     ]
-    shipped = [f"[`{net}`](nets.md)" for net in published.get("nets", ())]
+    nets = [f"[`{net}`](nets.md)" for net in onebit.nets.net_names() if _recipe_of(net) == name]
     return [
         f"`{command(result).removeprefix('onebit train ')}`",
         f"{'32' if model['weight_quantizer'] is None else '1'} / {bits}",
         "; ".join(shown),
         trained(result) + begun,
         _distance(result, published),
-        ", ".join([*links, *shipped]),
+        ", ".join([*links, *nets]),
     ]
+
+
+def _recipe_of(net: str) -> str | None:
+    """The recipe on the card of a net that ships."""
+    card = onebit.load_packed(net).card
+    return card and card.recipe
 
 
 def _distance(result: Mapping[str, Any], published: Mapping[str, Any]) -> str:
