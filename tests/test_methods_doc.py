@@ -14,6 +14,7 @@ import torch
 
 import onebit
 from benchmarks import training_step
+from onebit.cli.train_command import read_command, train_request
 from onebit.nets import net_names
 from onebit.recipe import methods, read_settings, recipe_names, recipe_path
 
@@ -34,16 +35,17 @@ def test_every_method_is_described() -> None:
         assert rows >= set(protocol.methods or methods())
 
 
-def finished_run(folder: Path, accuracies: list[float]) -> None:
+def finished_run(folder: Path, accuracies: list[float], *flags: str) -> None:
     modes = {"binary": {"accuracies": accuracies}, "latent": {"accuracies": [0.5] * len(accuracies)}}
     seeds = list(range(len(accuracies)))
+    command = TOOL["PROTOCOLS"]["mlp"].command(folder.name, folder)[1:]
+    stated = train_request(read_command([*command, *flags])).recipe.to_yaml()
     for seed in seeds:
         run = folder / f"seed-{seed}"
         run.mkdir(parents=True)
         rows = [{"flip_ratio": ratio} for ratio in (0.25, 0.01)]
         (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        model = "model: {weight_quantizer: sign, input_quantizer: null, activation: relu}"
-        (run / "recipe.yaml").write_text(f"{model}\noptimizer: {{name: bop}}\n")
+        (run / "recipe.yaml").write_text(stated)
     (folder / "seeds.json").write_text(json.dumps({"seeds": seeds, "test": modes}))
 
 
@@ -64,6 +66,12 @@ def test_a_row_holds_what_was_measured_once_all_seeds_are_done(tmp_path: Path, a
         assert again.splitlines() == [head, _, *rows]
         narrow = "| method | flips, first → last epoch |\n| --- | --- |\n| `bop` | 25.00 → 1.000 % |"
         assert TOOL["table"](protocol, gone, {}, narrow).splitlines()[2] == "| `bop` |  |  | 25.00 → 1.000 % |  |"
+
+
+def test_a_run_of_another_protocol_is_not_a_row(tmp_path: Path) -> None:
+    finished_run(tmp_path / "bop", [0.9] * 3, "--optimizer.lr", "0.5", "--loss", "hinge")
+    with pytest.raises(SystemExit, match=r"bop: trained with another loss, optimizer\.lr than the command"):
+        TOOL["row"](TOOL["PROTOCOLS"]["mlp"], tmp_path / "bop")
 
 
 def test_the_steps_of_the_nets_that_were_trained_are_timed_against_plain_torch(

@@ -18,6 +18,8 @@ from typing import Any
 import onebit
 from benchmarks.training_step import measure
 from benchmarks.variants import Variant
+from onebit.cli.train_command import read_command, train_request
+from tools.results_table import changes, flat, settings_of
 
 recipe = onebit.recipe
 
@@ -105,7 +107,10 @@ def train(protocol: Protocol, method: str, folder: Path) -> None:
 
 
 def row(protocol: Protocol, folder: Path) -> dict[str, Any] | None:
-    """The results of one method; None if its training is not finished."""
+    """The results of one method, whose name the folder has; None if its training is not finished.
+
+    A run of other settings than those of the protocol ends the program.
+    """
     try:
         summary = json.loads((folder / "seeds.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -116,6 +121,10 @@ def row(protocol: Protocol, folder: Path) -> dict[str, Any] | None:
         [json.loads(line) for line in (folder / f"seed-{seed}" / "metrics.jsonl").read_text("utf-8").splitlines()]
         for seed in summary["seeds"]
     ]
+    stated = train_request(read_command(protocol.command(folder.name, folder)[1:])).recipe
+    for seed in summary["seeds"]:
+        if differing := sorted(changes(settings_of(folder / f"seed-{seed}" / "recipe.yaml"), flat(stated))):
+            sys.exit(f"{folder}: trained with another {', '.join(differing)} than the command; name other --runs")
     model = recipe.read_settings(folder / f"seed-{summary['seeds'][0]}" / "recipe.yaml")["model"]
     return {
         "test": summary["test"],

@@ -94,7 +94,11 @@ def take(run: Path) -> str:
 
 def settings_of(path: Path, flags: Mapping[str, str] | None = None) -> dict[str, Any]:
     """All settings of a recipe, flat."""
-    built = recipe.build_recipe(recipe.read_settings(path), flags or {})
+    return flat(recipe.build_recipe(recipe.read_settings(path), flags or {}))
+
+
+def flat(built: onebit.recipe.Recipe) -> dict[str, Any]:
+    """All settings of a recipe that is built, as a run of it states them."""
     if built.validation is None:  # a run states the number
         built = dataclasses.replace(built, validation=onebit.data.DATASETS[built.dataset].validation)
     return dict(recipe.flatten(dataclasses.asdict(built)))
