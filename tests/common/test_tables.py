@@ -32,6 +32,8 @@ def test_far_names_are_all_listed_in_order() -> None:
 
 def test_an_empty_table_has_nothing_to_offer() -> None:
     assert did_you_mean("x", []) == ""
+    assert did_you_mean("MNIST-MLP", ["mnist-mlp", "other"]) == "; did you mean 'mnist-mlp'?"
+    assert did_you_mean("adam", ["SGD", "Adam"]) == "; did you mean 'Adam'?"
 
 
 def test_an_unknown_name_is_a_usage_error_with_exit_status_2() -> None:

@@ -23,9 +23,10 @@ def did_you_mean(name: str, known: Iterable[str], *, or_all: bool = True) -> str
         "; did you mean 'ste_sign'?"
     """
     known = sorted(known)
-    near = difflib.get_close_matches(name[:LONGEST_NAME], known, n=1, cutoff=0.5)
+    folded = {one.casefold(): one for one in known}
+    near = difflib.get_close_matches(name[:LONGEST_NAME].casefold(), folded, n=1, cutoff=0.5)
     if near:
-        return f"; did you mean {near[0]!r}?"
+        return f"; did you mean {folded[near[0]]!r}?"
     return f"; known: {', '.join(known)}" if known and or_all else ""
 
 
