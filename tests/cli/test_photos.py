@@ -230,6 +230,23 @@ def test_digits_on_white_paper_are_noticed(onebit: Onebit, packed_file: Path, tm
     assert "scan.png: looks inverted" in onebit("predict", packed_file, tmp_path / "scan.png").err
 
 
+def test_a_gray_background_is_noticed(onebit: Onebit, packed_file: Path, tmp_path: Path) -> None:
+    images = load_dataset("mnist-sample").test.images.astype(np.int64)
+    for name, paper, ink, rest, words in (
+        ("paper", 200, 40, [], "looks inverted"),
+        ("dim-paper", 90, 20, [], "looks inverted"),
+        ("paper", 200, 40, ["--invert"], "gray background, where that of MNIST is black: labels are often wrong"),
+        ("board", 20, 230, [], "make the background black first"),
+        ("noise", 2, 255, [], ""),
+    ):
+        np.save(tmp_path / f"{name}.npy", (paper + (ink - paper) * images // 255).astype(np.uint8))
+        said = onebit("predict", packed_file, tmp_path / f"{name}.npy", *rest).err
+        if words:
+            assert words in said
+            assert "and 1,999 other images alike" in said
+        assert ("looks inverted" in said, "gray background" in said) == ("inverted" in words, "background" in words)
+
+
 def test_dark_ink_on_transparency_is_a_digit_when_inverted(
     onebit: Onebit, packed_file: Path, tmp_path: Path, seen: list[np.ndarray]
 ) -> None:

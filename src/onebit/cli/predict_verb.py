@@ -26,6 +26,8 @@ DIGITS = (1, 28, 28)
 """The input of a net for MNIST, which is white on black."""
 FRAME = 2
 """Pixels at the border of a digit that are background."""
+GRAY = 4
+"""The least background that is not black: with 4 of 255 mnist-mlp loses 0.8 points of accuracy, with 12 it loses 26."""
 
 
 def main(argv: list[str]) -> int:
@@ -83,7 +85,7 @@ def main(argv: list[str]) -> int:
     found = _labels(net, outputs, top=args.top) if labeled else _values(net, outputs)
     predictions = [{**name, **facts} for name, facts in zip(names, found, strict=True)]
     if labeled:
-        _tell_inverted(net, names, samples, inverted=args.invert)
+        _tell_background(net, names, samples, inverted=args.invert)
     say(_certified(net, "labels"))
     text = "\n".join(map(_line, predictions))
     answer_either({"net": args.net, "predictions": predictions, "failed": failed}, text, as_json=args.json)
@@ -111,19 +113,25 @@ def _labels(net: PackedNet, logits: np.ndarray, *, top: int | None) -> Iterator[
         yield found[0] | ({"top": found} if top else {})
 
 
-def _tell_inverted(net: PackedNet, names: list[dict[str, Any]], samples: np.ndarray, *, inverted: bool) -> None:
-    """Name digits that look inverted to a net for MNIST: a white border around a darker center."""
+def _tell_background(net: PackedNet, names: list[dict[str, Any]], samples: np.ndarray, *, inverted: bool) -> None:
+    """Name digits whose background is not black, as a net for MNIST has it: they look inverted, or are gray."""
     made = net.certificate
     if samples.shape[1:] != DIGITS or samples.dtype != np.uint8 or (made and not made.dataset.startswith("mnist")):
         return
-    center = samples[:, :, FRAME:-FRAME, FRAME:-FRAME]
-    inside, whole = center.sum(axis=(1, 2, 3), dtype=np.int64), samples.sum(axis=(1, 2, 3), dtype=np.int64)
-    border = (whole - inside) / (samples[0].size - center[0].size)
-    found = np.flatnonzero((border > inside / center[0].size) & (border > 127))
-    if len(found):
-        file, way = names[found[0]]["file"], "leave out --invert" if inverted else "add --invert"
-        others = and_others(len(found) - 1)
-        say(f"{file}: looks inverted, dark on white, where MNIST is white on black: {way}{others}")
+    border = np.ones(DIGITS, bool)
+    border[:, FRAME:-FRAME, FRAME:-FRAME] = False
+    background = np.median(samples[:, border], axis=1)
+    light = background > samples[:, ~border].mean(axis=1)
+    way = "leave out --invert" if inverted else "add --invert"
+    kinds = {
+        f"looks inverted, dark on white, where MNIST is white on black: {way}": light,
+        f"has a gray background, where that of MNIST is black: labels are often wrong; make the "
+        f"{'paper white' if inverted else 'background black'} first": ~light,
+    }
+    for said, kind in kinds.items():
+        found = np.flatnonzero(kind & (background >= GRAY))
+        if len(found):
+            say(f"{names[found[0]]['file']}: {said}{and_others(len(found) - 1)}")
 
 
 def _values(net: PackedNet, outputs: Any) -> Iterator[dict[str, Any]]:
