@@ -207,7 +207,7 @@ def cells(result: Mapping[str, Any], published: Mapping[str, Any]) -> list[str]:
 def _recipe_of(net: str) -> str | None:
     """The recipe on the card of a net that ships."""
     card = onebit.load_packed(net).card
-    return card and card.recipe
+    return None if card is None else card.recipe
 
 
 def _distance(result: Mapping[str, Any], published: Mapping[str, Any]) -> str:
