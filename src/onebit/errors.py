@@ -62,11 +62,21 @@ def one_line(text: str) -> str:
 
     Characters that do not print are escaped. The middle of a part that is too long is left out; its end is kept.
     """
-    text = " ".join(line.strip() for line in text.splitlines())
-    if not text.isprintable():
-        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    text = escaped(" ".join(line.strip() for line in text.splitlines()))
     text = " ".join(shortened(word, LONGEST_WORD) for word in text.split(" "))
     return shortened("; ".join(shortened(part, LONGEST_PART) for part in text.split("; ")), LONGEST_MESSAGE)
+
+
+def escaped(text: str) -> str:
+    """A text whose characters that do not print, as a name of a file may have, are escaped.
+
+    Example:
+        >>> print(escaped("a\\x1b[2J.png"))
+        a\\x1b[2J.png
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def shortened(text: str, longest: int) -> str:

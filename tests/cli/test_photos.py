@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -273,3 +274,19 @@ def test_standard_input_is_one_image(
         assert (done.status, reason in done.err) == (2 if reason else 0, True)
         assert reason or "standard input: gray made RGB" in done.err
     assert "'-' was given more than once" in onebit("predict", color, "-", "-").line
+
+
+def test_names_of_files_cannot_write_to_the_terminal(color: Path, tmp_path: Path, onebit: Onebit) -> None:
+    folder = tmp_path / "names"
+    folder.mkdir()
+    for name in ("a\x1b[2J.png", "b\nc.png", os.fsdecode(b"d\xff.png")):
+        smooth(20, 30).save(folder / name)
+    done = onebit("predict", color, folder)
+    assert done.status == 0
+    assert "a\\x1b[2J.png: " in done.out
+    assert "b\\nc.png: " in done.out
+    assert "d\\udcff.png: " in done.out
+    assert "\\x1b[2J.png: " in done.err  # what was done to the image
+    assert "\x1b" not in done.out + done.err
+    answer = onebit("predict", color, folder, "--json").json
+    assert [Path(one["file"]).name for one in answer["predictions"]][:2] == ["a\x1b[2J.png", "b\nc.png"]

@@ -14,7 +14,7 @@ from onebit.cli.output import answer_either, say
 from onebit.cli.parsing import NET_HELP, Parser, whole_number
 from onebit.cli.samples import SUFFIXES, in_words, is_image, read_samples
 from onebit.common.picture_files import STANDARD_INPUT, PictureReader, and_others, image_files
-from onebit.errors import DataError, UsageError
+from onebit.errors import DataError, UsageError, escaped
 from onebit.nets import is_packed
 from onebit.packed import PackedNet, infer
 from onebit.runs.folders import is_run_folder
@@ -146,7 +146,7 @@ def _values(net: PackedNet, outputs: Any) -> Iterator[dict[str, Any]]:
 
 def _line(found: dict[str, Any]) -> str:
     """A prediction as text."""
-    name = found["file"] + (f" [{found['index']}]" if "index" in found else "")
+    name = escaped(found["file"]) + (f" [{found['index']}]" if "index" in found else "")
     if "label" in found:
         return f"{name}: " + ", ".join(
             f"{one['name']} ({100 * one['probability']:.1f} %)" for one in found.get("top", [found])

@@ -7,7 +7,7 @@ import time
 from contextlib import closing
 from typing import Any, ClassVar
 
-from onebit.errors import shortened
+from onebit.errors import escaped, shortened
 
 COLUMNS = 80
 """Width of a bar with its label and numbers."""
@@ -16,8 +16,8 @@ LONGEST_LABEL = 24
 
 
 def say(text: str) -> None:
-    """A line of progress or a note, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """A line of progress or a note, on stderr; characters that do not print, as of names of files, are escaped."""
+    print("\n".join(map(escaped, text.split("\n"))), file=sys.stderr, flush=True)
 
 
 def in_notebook() -> bool:
