@@ -41,7 +41,7 @@ class ImageFeed:
 
     Args:
         bounds: (start, stop) of each batch in the order of an epoch.
-        augmentation: says of which size the images of an epoch are; None for full size.
+        augmentation: has the size of the images of an epoch; None for full size.
         epochs: of the whole training.
     """
 

@@ -13,7 +13,7 @@ from onebit.errors import UsageError, first_line
 from onebit.evaluation.misfits import OF_TORCH
 
 STEP = 4
-"""Images grow in steps of so many pixels."""
+"""Images grow in steps of this number of pixels."""
 
 
 def side_at(augmentation: Augmentation, *, side: int, epoch: int, epochs: float) -> int:
@@ -41,7 +41,7 @@ def shrunk(images: Tensor, side: int) -> Tensor:
 
 
 def check_growing(augmentation: Augmentation, model: nn.Module, example: Tensor) -> None:
-    """Refuse a first size for images that are no larger, and for a net that takes one size only.
+    """Refuse a first size for images of that size or smaller, and for a net that takes one size only.
 
     Args:
         example: two images, (2, C, H, W), of the full size.
