@@ -25,6 +25,7 @@ from onebit.models import create_model
 from onebit.packed import LayerProof, PackedNet, Requantize, infer
 from onebit.quantizers import UInt4
 from onebit.verification.agreement import prove
+from onebit.verification.counted import Agreement
 
 IMAGES = torch.randint(0, 256, (64, 1, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 Number = Callable[..., Fraction]
@@ -334,6 +335,48 @@ def test_labels_that_a_tie_decides_are_tied_and_others_are_not() -> None:
         model.logits.bias[1] = -2
     found = onebit.verify(model, packed, images)
     assert (found.label_mismatches, found.tied, found.ok) == (1, 0, False)
+
+
+class Sides(nn.Module):
+    """Half of each of two pixels less 8, their signs, and two logits; the first sign decides which is larger."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.side, self.logits = nn.Linear(2, 2), BinaryLinear(2, 2, bias=True, input_quantizer="ste_sign")
+        with torch.no_grad():
+            self.side.weight.copy_(0.5 * torch.eye(2))
+            self.side.bias.fill_(-8)
+            self.logits.weight.copy_(torch.tensor([[1.0, 1.0], [-1.0, 1.0]]))
+            self.logits.bias.copy_(torch.tensor([0.0, 1.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits(self.side(x.flatten(1).float()))
+
+
+def test_labels_that_a_sign_near_zero_decides_are_tied_and_others_are_not() -> None:
+    """The first pixel, from 0 to 31, decides the label; the second is 31."""
+    model = Sides().eval()
+    images = torch.stack([torch.arange(32), torch.full((32,), 31)], 1).to(torch.uint8).reshape(-1, 1, 1, 2)
+    packed = onebit.pack(model, images)
+    assert onebit.verify(model, packed, images).label_mismatches == 0
+
+    def verified(moved: float) -> Agreement:
+        return onebit.verify(model, changed(packed, "side_2", shift=lambda a: a + np.float32(moved)), images)
+
+    found = verified(-1e-6)  # the sign of 0 turns, as a rounding in another order would have it
+    assert (found.label_mismatches, found.tied, found.ok) == (1, 1, True)
+    assert "in 1 rounding decides a sign" in str(found)
+    made = onebit.certify(model, changed(packed, "side_2", shift=lambda a: a + np.float32(-1e-6)), images).certificate
+    assert made is not None
+    assert made.tied == 1
+    for moved, turned in ((-1e-3, 1), (-0.6, 2), (-2, 4)):  # more than 1e-5 of 8: no rounding does that
+        found = verified(moved)
+        assert (found.label_mismatches, found.tied, found.ok) == (turned, 0, False)
+    # another label without another sign
+    with torch.no_grad():
+        model.logits.bias[1] = -2
+    found = verified(0)
+    assert (found.label_mismatches, found.tied, found.ok) == (16, 0, False)
 
 
 def shift_of(packed: PackedNet) -> int:

@@ -34,10 +34,11 @@ class Agreement:
     max_logit_difference: largest |difference| between two outputs.
     bit_exact: every output is equal.
     tied: mismatches that rounding explains. Pixels whose two labels are tied in both nets: their logits differ by at
-        most `TIED` times the largest logit; among millions of pixels, rounding decides a few. Where the net was trained
-        to round to integers, such labels of any kind, and samples in which an integer near a tie is rounded otherwise,
-        see `onebit.verification.ties`. For values, if signs of real sums are inside of the net, at most `MOST_CHANGED`
-        of the samples: which of their signs rounding decides is not known.
+        most `TIED` times the largest logit; among millions of pixels, rounding decides a few. Where the net takes signs
+        of real values, samples in which one near 0 has another sign; where it was trained to round to integers, samples
+        in which an integer near a tie is rounded otherwise, and tied labels of any kind. See
+        `onebit.verification.ties`. For values, if signs of real sums are inside of the net, also at most
+        `MOST_CHANGED` of the samples.
     correct: correct labels of the packed net; None without labels.
     trained_mismatches: labels, or samples, in which the packed net differs from the model as trained, with its own
         preprocessing.
@@ -53,7 +54,7 @@ class Agreement:
     outputs: for a net with several outputs, the agreement of each; above are the samples in which any of them differs.
     trained_difference: for labels, the largest difference of a logit from that of the model as trained, divided by its
         range; None where the net takes signs, or rounds to integers, which rounding may change.
-    integers: the net rounds to integers of few bits.
+    integers, signs: the net rounds to integers of few bits; takes signs of real values.
     model_correct: correct labels of torch; None without labels.
     """
 
@@ -77,6 +78,7 @@ class Agreement:
     outputs: dict[str, Agreement] = field(default_factory=dict, hash=False)
     trained_difference: float | None = field(default=None, compare=False)
     integers: bool = field(default=False, compare=False)
+    signs: bool = field(default=False, compare=False)
     model_correct: int | None = field(default=None, compare=False)
 
     @property
@@ -110,7 +112,7 @@ class Agreement:
         if self.tied and self.through_model:
             pixels = "; {:,} tied pixels, decided by rounding"
             inside = f"; in {{:,}} rounding decides {'an integer' if self.integers else 'a sign'}"
-            text += (inside if self.integers or self.compared == "values" else pixels).format(self.tied)
+            text += (inside if self.integers or self.signs or self.compared == "values" else pixels).format(self.tied)
         if self.correct is not None:
             text += f"; {self.correct:,} correct"
         if self.error is not None:
@@ -300,6 +302,7 @@ class OutputCounts:
                 self.bit_exact,
                 self.tied,
                 integers=self.integers,
+                signs=self.signs,
                 correct=self.correct if self.with_targets else None,
                 model_correct=self.model_correct if self.with_targets else None,
                 trained_mismatches=self.trained_mismatches if self.with_trained else None,

@@ -72,30 +72,30 @@ def reference_images(count: int) -> int:
     return -(-count // _reference_step(count))
 
 
-def _roundings(
+def _ties(
     model: nn.Module, packed: PackedNet, weights: str, seed: int | None, preprocess: nn.Module | None
-) -> tuple[RoundingSite, ...]:
-    """Where a model rounds to integers of few bits; nowhere if the packed net is of another model."""
+) -> tuple[SignSite | RoundingSite, ...]:
+    """Where a model takes signs or rounds to integers of few bits; nowhere if the packed net is of another model."""
     quantizers = [module for module in model.modules() if isinstance(module, Quantizer)]
-    if all(quantizer.integer_input() is None for quantizer in quantizers):
+    if all(quantizer.integer_input() is None and quantizer.binary_input() is None for quantizer in quantizers):
         return ()
     try:
         folded = fold_model(model, example_of(packed.input), preprocess=preprocess, weights=weights, seed=seed or 0)
     except OnebitError:
         return ()
-    return folded.roundings if to_lines(folded.net.nodes) == to_lines(packed.nodes) else ()
+    return (*folded.signs, *folded.roundings) if to_lines(folded.net.nodes) == to_lines(packed.nodes) else ()
 
 
 def _decided(
     model: nn.Module,
     packed: PackedNet,
-    roundings: Callable[[], tuple[RoundingSite, ...]],
+    ties: Callable[[], tuple[SignSite | RoundingSite, ...]],
     inputs: Tensor,
     rows: np.ndarray,
 ) -> np.ndarray:
-    """The samples of `rows`, bool (n,), that differ because rounding decides an integer."""
+    """The samples of `rows`, bool (n,), that differ because rounding decides a sign or an integer."""
     found = np.zeros_like(rows)
-    if rows.any() and (sites := roundings()):
+    if rows.any() and (sites := ties()):
         found[rows] = decided_by_ties(model, packed, sites, inputs, rows)
     return found
 
@@ -149,8 +149,8 @@ def tally(
     generator = torch.Generator().manual_seed(seed or 0)
 
     @cache  # only where a label differs
-    def roundings() -> tuple[RoundingSite, ...]:
-        return _roundings(original, packed, weights, seed, preprocess)
+    def ties() -> tuple[SignSite | RoundingSite, ...]:
+        return _ties(original, packed, weights, seed, preprocess)
 
     with (
         torch.no_grad(),
@@ -186,7 +186,7 @@ def tally(
                 assert as_trained is not None
                 theirs = as_trained
             truth = targets_of.batch(targets, done, done + len(inputs))
-            decided = partial(_decided, behind, packed, roundings if integers and alone else tuple, inputs)
+            decided = partial(_decided, behind, packed, ties if (signs or integers) and alone else tuple, inputs)
             for key, output in counts.items():
                 trained_output = None if as_trained is None else as_trained[key]
                 output.add(ours[key], theirs[key], truth.get(key), trained_output, decided)

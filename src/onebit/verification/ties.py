@@ -1,4 +1,4 @@
-"""Whether rounding in float32 explains another output of a net that rounds to integers: sample by sample."""
+"""Whether rounding in float32 explains another output of a net with signs or rounded integers: sample by sample."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from onebit import runtime
 from onebit.fold import RoundingSite, SignSite
-from onebit.packed import Node, PackedNet, Quantize, Requantize
+from onebit.packed import Node, PackedNet, Requantize, Sign, Threshold
+from onebit.runtime.executors import per_channel
 from onebit.verification.counted import TIED
 
 
@@ -41,47 +42,62 @@ def made_at(
 
 
 def decided_by_ties(
-    model: nn.Module, packed: PackedNet, sites: Sequence[RoundingSite], inputs: Tensor, rows: np.ndarray
+    model: nn.Module, packed: PackedNet, sites: Sequence[SignSite | RoundingSite], inputs: Tensor, rows: np.ndarray
 ) -> np.ndarray:
     """For the samples `rows` of a batch, bool (n,): whether rounding explains that the two nets differ in them.
 
-    It does if the first integers that differ are neighbors, and the number of the packed net is as near to the tie
-    between them as `TIED`. Later integers follow from these.
+    It does if ties decide the first signs or integers that differ: the packed net compares a real value with a number
+    that is as near to it as `TIED` times the largest such value, or rounds a number as near as that to the tie between
+    neighboring integers. Later ones follow from these.
 
     Args:
         inputs: the whole batch, because torch may round otherwise in another one.
     """
     chosen = torch.from_numpy(rows)
 
-    def integers(site: RoundingSite, module: Any, output: Tensor) -> np.ndarray:
+    def read(site: SignSite | RoundingSite, module: Any, output: Tensor) -> np.ndarray:
+        if isinstance(site, SignSite):
+            return module.binary_input().upper(output[chosen]).numpy()
         return (output[chosen] / module.integer_input().step).round().numpy()
 
-    with made_at(model, sites, integers) as theirs:
+    with made_at(model, sites, read) as theirs:
         model(inputs.clone())
-    makers = [node for node in packed.nodes if node.output in theirs and isinstance(node, (Quantize, Requantize))]
-    names = {name for node in makers for name in (node.output, *node.inputs)}
+    by_value = {site.value: site for site in sites}
+    makers = [node for node in packed.nodes if node.output in theirs]
+    compared = {name: getattr(by_value[name], "compared", name) for name in theirs}
+    names = {name for node in makers for name in (node.output, compared[node.output], *node.inputs)}
     count = int(np.count_nonzero(rows))
     parts = [values for _, values in runtime.batches(packed, inputs.numpy()[rows], names)]
     differ, explained = np.zeros(count, np.bool_), np.ones(count, np.bool_)
     for node in makers:  # in the order in which the net computes them
-        ours, number = (
-            np.concatenate([make(node, part) for part in parts]).reshape(count, -1) for make in (_integers, _numbers)
-        )
-        other = theirs[node.output].reshape(ours.shape)
-        near = np.abs(number - (ours + other) / 2) <= TIED * np.maximum(np.abs(number).max(), 1)
-        tied = (ours == other) | (near & (np.abs(ours - other) == 1))
+        ours = np.concatenate([values[compared[node.output]] for values in parts]).reshape(count, -1).astype(np.float64)
+        if isinstance(by_value[node.output], SignSite):
+            ours = (ours > 0).astype(np.float64)
+        other = theirs[node.output].reshape(ours.shape).astype(np.float64)
         first = ~differ & (ours != other).any(axis=1)
-        explained &= ~first | tied.all(axis=1)
+        if first.any():
+            tied = _tied(node, parts, ours, other) if compared[node.output] == node.output else ours == other
+            explained &= ~first | tied.all(axis=1)
         differ |= first
     return differ & explained
 
 
-def _integers(node: Node, values: dict[str, np.ndarray]) -> np.ndarray:
-    return values[node.output].astype(np.float64)
+def _tied(node: Node, parts: list[dict[str, np.ndarray]], ours: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Where signs or integers (n, values) of the two nets are equal, or a tie decides between them."""
+    if isinstance(node, Threshold):  # of integers, which have no ties
+        return ours == other
+    number = np.concatenate([_numbers(node, values) for values in parts])
+    largest = np.abs(number).max(initial=0)
+    if isinstance(node, Sign):
+        shift = 0.0 if node.shift is None else per_channel(node.shift.astype(np.float64), number.ndim)
+        return (ours == other) | (np.abs(number - shift) <= TIED * largest).reshape(ours.shape)
+    number = number.reshape(ours.shape)
+    near = np.abs(number - (ours + other) / 2) <= TIED * max(largest, 1)
+    return (ours == other) | (near & (np.abs(ours - other) == 1))
 
 
 def _numbers(node: Node, values: dict[str, np.ndarray]) -> np.ndarray:
-    """What a node rounds."""
+    """What a node takes the sign of, or rounds."""
     if not isinstance(node, Requantize):
         return values[node.inputs[0]].astype(np.float64)
     inputs = [values[name].astype(np.float64) for name in node.inputs]
