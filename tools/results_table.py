@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import re
 import shutil
@@ -193,7 +194,7 @@ def cells(result: Mapping[str, Any], published: Mapping[str, Any]) -> list[str]:
     links = [
         f"[{word}]({folder}/{file})" for word, file in pictures.items() if (DOCUMENT.parent / folder / file).exists()
     ]
-    nets = [f"[`{net}`](nets.md)" for net in onebit.nets.net_names() if _recipe_of(net) == name]
+    nets = [f"[`{net}`](nets.md)" for net, trained_by in _recipes_of_nets().items() if trained_by == name]
     return [
         f"`{command(result).removeprefix('onebit train ')}`",
         f"{'32' if model['weight_quantizer'] is None else '1'} / {bits}",
@@ -204,10 +205,11 @@ def cells(result: Mapping[str, Any], published: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _recipe_of(net: str) -> str | None:
-    """The recipe on the card of a net that ships."""
-    card = onebit.load_packed(net).card
-    return None if card is None else card.recipe
+@functools.cache
+def _recipes_of_nets() -> dict[str, str | None]:
+    """Net that ships -> the recipe on its card."""
+    cards = {name: onebit.load_packed(name).card for name in onebit.nets.net_names()}
+    return {name: None if card is None else card.recipe for name, card in cards.items()}
 
 
 def _distance(result: Mapping[str, Any], published: Mapping[str, Any]) -> str:

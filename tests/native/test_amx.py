@@ -196,20 +196,26 @@ def test_dense_layers_of_bytes(
     assert_same(b.net(), count, amx, emulated, tiles=count > 3)
 
 
+CONVOLUTIONS: dict[str, st.SearchStrategy[Any]] = {
+    "outputs": st.sampled_from([1, 16, 32, 48, 70, 130]),
+    "kernel": st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    "dilation": st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    "padding": st.tuples(*[st.integers(0, 2)] * 4),
+    "groups": st.integers(1, 3),
+    "count": st.sampled_from([1, 3, 17]),
+    "seed": st.integers(0, 99),
+}
+"""What convolutions of bytes and of integers have in common."""
+
+
 @settings(max_examples=40, deadline=None)
 @given(
+    **CONVOLUTIONS,
     channels=st.one_of(st.integers(1, 40), st.just(64)),
-    outputs=st.sampled_from([1, 16, 32, 48, 70, 130]),
     size=st.tuples(st.integers(5, 7), st.integers(7, 40)),
-    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     stride=st.tuples(st.integers(1, 2), st.integers(1, 2)),
-    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
-    padding=st.tuples(*[st.integers(0, 2)] * 4),
     value=st.integers(-1, 1),
-    groups=st.integers(1, 3),
     transposed=st.booleans(),
-    count=st.sampled_from([1, 3, 17]),
-    seed=st.integers(0, 99),
 )
 def test_convolutions_of_bytes(
     amx: InstructionSet,
@@ -256,19 +262,13 @@ def planes_plan(net: PackedNet, amx: InstructionSet) -> tuple[NativePlan, int]:
 
 @settings(max_examples=120, deadline=None)
 @given(
+    **CONVOLUTIONS,
     form=st.sampled_from(["real", "positive", "sums", "counts"]),
     channels=st.one_of(st.integers(1, 40), st.sampled_from([64, 100])),
-    outputs=st.sampled_from([1, 16, 32, 48, 70, 130]),
     size=st.tuples(st.integers(5, 9), st.integers(5, 40)),
-    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
-    padding=st.tuples(*[st.integers(0, 2)] * 4),
     value=st.sampled_from([0, 0, 0, 1, -1]),
-    groups=st.integers(1, 3),
     transposed=st.sampled_from([False, False, False, True]),
-    count=st.sampled_from([1, 3, 17]),
-    seed=st.integers(0, 99),
     scaled=st.booleans(),
     signs=st.booleans(),
 )

@@ -219,7 +219,6 @@ class ResNet(nn.Module):
         halvings = len(blocks) - 1 + (0 if stem == "cifar" else 2)
         height, width = (-(-size // (1 << halvings)) for size in self.input_shape[1:])
         self.pool = nn.AvgPool2d((height, width))  # all of the image; cheaper than an adaptive pool that finds out
-        self.pooled = (height, width)
         self.flatten = nn.Flatten()
         self.fc = parts.linear(inputs, classes, real=parts.real_last, bias=True)
         self.last_norm = parts.norm1d(classes) if parts.last_norm else nn.Identity()
@@ -234,7 +233,7 @@ class ResNet(nn.Module):
             for block in stage:
                 x, again = block.forward_twice(x, again)
         # training may begin on smaller images (`Augmentation.first_size`); tests take no others than `input_shape`
-        small = self.training and x.shape[2:] != self.pooled
+        small = self.training and x.shape[2:] != self.pool.kernel_size
         return self.last_norm(self.fc(self.flatten(F.adaptive_avg_pool2d(x, 1) if small else self.pool(x))))
 
 

@@ -41,7 +41,7 @@ class ImageFeed:
 
     Args:
         bounds: (start, stop) of each batch in the order of an epoch.
-        augmentation: has the size of the images of an epoch; None for full size.
+        augmentation: has the size of the images of an epoch.
         epochs: of the whole training.
     """
 
@@ -50,7 +50,7 @@ class ImageFeed:
     device: torch.device
     seed: int
     ranks: Ranks
-    augmentation: Augmentation | None
+    augmentation: Augmentation
     epochs: float
 
     @property
@@ -66,10 +66,8 @@ class ImageFeed:
         order = self.samples.order(rng)
         chosen = [(order[start:stop], self.ranks.part(stop - start)) for start, stop in self.bounds[:steps]]
         for (indices, _), (x, y) in zip(chosen, self._on_device.batches(chosen, rng), strict=True):
-            if self.augmentation is not None and self.augmentation.first_size is not None:
-                side = side_at(self.augmentation, side=min(x.shape[2:]), epoch=epoch, epochs=self.epochs)
-                x = shrunk(x, side)
-            yield x, y, len(indices)
+            side = side_at(self.augmentation, side=min(x.shape[2:]), epoch=epoch, epochs=self.epochs)
+            yield shrunk(x, side), y, len(indices)
 
 
 @dataclass

@@ -40,11 +40,12 @@ def shrunk(images: Tensor, side: int) -> Tensor:
     return F.interpolate(images, size, mode="bilinear", antialias=True)
 
 
-def check_growing(augmentation: Augmentation, model: nn.Module, example: Tensor) -> None:
-    """Refuse a first size for images of that size or smaller, and for a net that takes one size only.
+def check_growing(augmentation: Augmentation, model: nn.Module, example: Tensor, *, taught: bool) -> None:
+    """Refuse a first size for images of that size or smaller, for a net that takes one size only, and with a teacher.
 
     Args:
         example: two images, (2, C, H, W), of the full size.
+        taught: whether there is a teacher.
 
     Raises:
         UsageError: see above.
@@ -52,14 +53,14 @@ def check_growing(augmentation: Augmentation, model: nn.Module, example: Tensor)
     first, side = augmentation.first_size, min(example.shape[2:])
     if first is None:
         return
+    if taught:
+        raise UsageError("augmentation.first_size and a teacher, who knows full images only: choose one")
     if first >= side:
         raise UsageError(
             f"augmentation.first_size={first}: expected less than the {side} pixels of the shorter side of the images"
         )
-    images, tried = (
-        shrunk(example, first),
-        copy.deepcopy(model).train(),
-    )  # a copy: BatchNorm would learn from blank images
+    images = shrunk(example, first)
+    tried = copy.deepcopy(model).train()  # BatchNorm learns from the blank images
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             tried(images)

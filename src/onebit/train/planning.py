@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onebit.data import Split, TrainingSamples
+from onebit.data import Augmentation, Split, TrainingSamples
 from onebit.errors import OnebitError, UsageError
 from onebit.evaluation.loaders import unpromised
 from onebit.evaluation.metrics import name_of
@@ -49,7 +49,7 @@ def plan_feed(job: Job, epochs: float, *, channels_last: bool) -> tuple[Feed, in
         samples = TrainingSamples(data, job.augmentation, channels_last=channels_last)
         count = samples.count
         bounds, steps = plan_steps(count, batch_size=job.batch_size, epochs=epochs, processes=ranks.world)
-        return ImageFeed(samples, bounds, device, seed, ranks, job.augmentation, epochs), steps
+        return ImageFeed(samples, bounds, device, seed, ranks, job.augmentation or Augmentation(), epochs), steps
     if job.augmentation is not None:
         raise UsageError(
             "augmentation changes uint8 images (N, C, H, W) in memory: change other inputs in the data set of a loader"
@@ -76,10 +76,8 @@ def check_data(job: Job) -> None:
     """
     if isinstance(job.data.train, Split):
         job.example = two_inputs(job)
-        if job.augmentation is not None and job.augmentation.first_size is not None:
-            if job.teacher is not None:
-                raise UsageError("augmentation.first_size and a teacher, who knows full images only: choose one")
-            check_growing(job.augmentation, job.model, job.example)
+        if job.augmentation is not None:
+            check_growing(job.augmentation, job.model, job.example, taught=job.teacher is not None)
     for part in (job.data.train, job.data.validation):
         if part is None or isinstance(part, Split):
             continue

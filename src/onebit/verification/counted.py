@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from onebit.data import VOID
 from onebit.errors import UsageError
+from onebit.packed import PackedNet, Quantize, Requantize, Sign
 from onebit.verification.spread import Spread
 
 TIED = 1e-5
@@ -156,6 +158,12 @@ class Agreement:
 def _r2_text(value: float) -> str:
     """Six digits, never rounded up to 1."""
     return "above 0.999999" if 0.999999 < value < 1 else f"{value:.6g}"
+
+
+def decided_inside(packed: PackedNet) -> dict[str, Any]:
+    """What rounding may decide inside of a net, by the names that it has in `Agreement`."""
+    kinds: dict[str, Any] = {"signs": Sign, "integers": (Quantize, Requantize)}
+    return {name: any(isinstance(node, kind) for node in packed.nodes) for name, kind in kinds.items()}
 
 
 class OutputCounts:

@@ -22,7 +22,7 @@ from onebit.evaluation.modes import bn_images, evaluate, fixed_weights, reestima
 from onebit.fold import pack
 from onebit.integer import Calibrated, calibrated
 from onebit.layers import binary_layers, latent_keys
-from onebit.packed import Card, CardScore, Certificate, PackedNet, Quantize, Requantize, Sign
+from onebit.packed import Card, CardScore, Certificate, PackedNet, Requantize
 from onebit.packed.difference import Difference, array_differences, graph_difference
 from onebit.runs.card import data_in_words
 from onebit.runs.plain_state import plain_twin, save_plain
@@ -31,6 +31,7 @@ from onebit.runtime import native_plan
 from onebit.runtime import run as run_packed
 from onebit.train.weights import read_state
 from onebit.verification.agreement import certify, prove
+from onebit.verification.counted import decided_inside
 from onebit.verification.inspection import inspect_state
 from onebit.verification.tally import Agreement, reference_images
 
@@ -196,18 +197,8 @@ def _packed(packed: PackedNet, reference: int) -> Claim:
     """The comparison made by packing; numpy computed the logits of `reference` images as well."""
     made = packed.certificate
     assert made is not None
-    rounds, signs = (
-        any(isinstance(node, kinds) for node in packed.nodes) for kinds in ((Quantize, Requantize), (Sign,))
-    )
-    agreement = Agreement(
-        made.count,
-        made.label_mismatches,
-        made.max_logit_difference,
-        made.bit_exact,
-        made.tied,
-        integers=rounds,
-        signs=signs,
-    )
+    counts = (made.count, made.label_mismatches, made.max_logit_difference, made.bit_exact, made.tied)
+    agreement = Agreement(*counts, **decided_inside(packed))
     detail = str(agreement)
     roundings = {node.output for node in packed.nodes if isinstance(node, Requantize)}
     proven = [layer for layer in made.layers if layer.proof == "every integer"]

@@ -19,11 +19,11 @@ from onebit.evaluation.batches import fitting_batch
 from onebit.evaluation.modes import fixed_weights
 from onebit.fold import RoundingSite, SignSite, eval_copy, example_of, fold_model
 from onebit.layers import InputCoding
-from onebit.packed import LayerProof, PackedNet, Quantize, Requantize, Sign, check_net
+from onebit.packed import LayerProof, PackedNet, check_net
 from onebit.packed.node_text import to_lines
 from onebit.quantizers import Quantizer
 from onebit.runtime.running import check_batch_size
-from onebit.verification.counted import MOST_CHANGED, TIED, Agreement, OutputCounts, joint
+from onebit.verification.counted import MOST_CHANGED, TIED, Agreement, OutputCounts, decided_inside, joint
 from onebit.verification.samples import (
     Labels,
     Trained,
@@ -137,9 +137,8 @@ def tally(
     # without the packed preprocessing, a model that is fed by its own pipeline cannot run on what the packed net takes
     alone = preprocess is not None or feed is None or not feed.feeds_model
     done, keys = 0, output_keys(packed)
-    signs = any(isinstance(node, Sign) for node in packed.nodes)
-    integers = any(isinstance(node, (Quantize, Requantize)) for node in packed.nodes)
-    counts = {key: OutputCounts(alone=len(keys) == 1, signs=signs, integers=integers) for key in keys}
+    inside = decided_inside(packed)
+    counts = {key: OutputCounts(alone=len(keys) == 1, **inside) for key in keys}
     compared, mismatches = Counter[str](), Counter[str]()
     coding, original = _coding(model, preprocess), model
     own_model = not hasattr(model, "input_shape")
@@ -186,7 +185,7 @@ def tally(
                 assert as_trained is not None
                 theirs = as_trained
             truth = targets_of.batch(targets, done, done + len(inputs))
-            decided = partial(_decided, behind, packed, ties if (signs or integers) and alone else tuple, inputs)
+            decided = partial(_decided, behind, packed, ties if any(inside.values()) and alone else tuple, inputs)
             for key, output in counts.items():
                 trained_output = None if as_trained is None else as_trained[key]
                 output.add(ours[key], theirs[key], truth.get(key), trained_output, decided)

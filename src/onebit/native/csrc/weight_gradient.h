@@ -142,14 +142,13 @@ ALWAYS __m512i pair_at(const uint16_t *const *at, int64_t first, __mmask16 some)
     return _mm512_or_si512(even, _mm512_slli_epi32(odd, 16));
 }
 
-static __mmask16 mask_of(int64_t left) { return left >= 16 ? 0xffff : (__mmask16)((1u << left) - 1); }
 
 /* A stretch of x from position `at` on, of one phase. What the stretch before had around it comes first. */
 static void pack_x(const ob_convolution *call, const wgrad_t *work, const pixels_t *pixels, int64_t at, int64_t steps, uint32_t *to) {
     const int64_t kept = at > 0 ? work->around / 2 : 0, end = (work->around + steps * POSITIONS) / 2;
     find_pixels(work, pixels, at - work->before + 2 * kept, 2 * (end - kept));
     for (int tile = 0; tile < work->channel_tiles; tile++, to += work->pairs * 16) {
-        __mmask16 some = mask_of(call->channels - tile * 16);
+        __mmask16 some = first_of(call->channels - tile * 16);
         memmove(to, to + (work->pairs - kept) * 16, (size_t)kept * 64);
         for (int64_t k = kept; k < end; k++) _mm512_store_si512(to + k * 16, pair_at(work->at + 2 * (k - kept), tile * 16, some));
     }
@@ -188,7 +187,7 @@ ALWAYS void pack_tile(const uint16_t *const *at, int64_t first, __mmask16 some, 
 static void pack_gradients(const ob_convolution *call, const wgrad_t *work, int64_t steps, int more) {
     for (int tile = 0; tile < work->output_tiles; tile++) {
         uint16_t *to = work->gradients + (int64_t)tile * 16 * GRADIENT_ROW;
-        __mmask16 some = mask_of(call->outputs - tile * 16);
+        __mmask16 some = first_of(call->outputs - tile * 16);
         for (int k = 0; k < 16; k++) to[k * GRADIENT_ROW + POSITIONS - 1] = more ? to[(k + 1) * GRADIENT_ROW - 1] : 0;
         for (int64_t k = 0; k < steps; k++) pack_tile(work->at + k * POSITIONS, tile * 16, some, to + (k + 1) * POSITIONS);
     }
