@@ -98,6 +98,16 @@ def test_growing_changes_the_training_and_starts_with_the_same_weights() -> None
     assert flat(grown.state_dict()) != flat(plain.state_dict())
 
 
+def test_a_teacher_sees_full_images() -> None:
+    teacher, sizes = net(), set[tuple[int, ...]]()
+    teacher.register_forward_pre_hook(lambda module, args: sizes.add(tuple(args[0].shape[1:])))
+    taught, alone = net(), net()
+    train(taught, teacher=teacher)
+    train(alone)
+    assert sizes == {(3, 16, 16)}
+    assert flat(taught.state_dict()) != flat(alone.state_dict())
+
+
 def test_a_resumed_training_has_the_sizes_of_a_whole_one(tmp_path: Path) -> None:
     whole, parts = net(), net()
     train(whole)
@@ -126,8 +136,6 @@ def test_nets_of_one_size_are_refused_before_anything_is_trained() -> None:
     norms = flat(grows.state_dict())
     with pytest.raises(UsageError, match="expected less than the 16 pixels"):
         train(grows, augmentation=Augmentation(first_size=16))
-    with pytest.raises(UsageError, match="first_size and a teacher"):
-        train(grows, teacher=net())
     assert flat(grows.state_dict()) == norms  # the trial run leaves the statistics of BatchNorm alone
 
 

@@ -11,13 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onebit.data import Augmentation, TrainingSamples
+from onebit.data import TrainingSamples
 from onebit.errors import DataError, UsageError
 from onebit.evaluation.loaders import of_rank, seeded
 from onebit.evaluation.nested import mapped, size_of
 from onebit.evaluation.sources import ArraySamples, LoaderSamples, length_error, parts_of
 from onebit.train.device_batches import DeviceBatches
-from onebit.train.growing import shrunk, side_at
 from onebit.train.ranks import Ranks
 
 Batch = tuple[Any, Any, int]
@@ -41,8 +40,6 @@ class ImageFeed:
 
     Args:
         bounds: (start, stop) of each batch in the order of an epoch.
-        augmentation: has the size of the images of an epoch.
-        epochs: of the whole training.
     """
 
     samples: TrainingSamples
@@ -50,8 +47,6 @@ class ImageFeed:
     device: torch.device
     seed: int
     ranks: Ranks
-    augmentation: Augmentation
-    epochs: float
 
     @property
     def steps(self) -> int:
@@ -66,8 +61,7 @@ class ImageFeed:
         order = self.samples.order(rng)
         chosen = [(order[start:stop], self.ranks.part(stop - start)) for start, stop in self.bounds[:steps]]
         for (indices, _), (x, y) in zip(chosen, self._on_device.batches(chosen, rng), strict=True):
-            side = side_at(self.augmentation, side=min(x.shape[2:]), epoch=epoch, epochs=self.epochs)
-            yield shrunk(x, side), y, len(indices)
+            yield x, y, len(indices)
 
 
 @dataclass

@@ -28,6 +28,11 @@ def side_at(augmentation: Augmentation, *, side: int, epoch: int, epochs: float)
     return first + int(share * (side - first)) // STEP * STEP
 
 
+def images_of_epoch(images: Tensor, augmentation: Augmentation, *, epoch: int, epochs: float) -> Tensor:
+    """The images (N, C, H, W) in the size of an epoch; see `side_at`."""
+    return shrunk(images, side_at(augmentation, side=min(images.shape[2:]), epoch=epoch, epochs=epochs))
+
+
 def shrunk(images: Tensor, side: int) -> Tensor:
     """Images (N, C, H, W) whose shorter side has `side` pixels, bilinear and antialiased, dtype and layout kept."""
     height, width = images.shape[2:]
@@ -40,12 +45,11 @@ def shrunk(images: Tensor, side: int) -> Tensor:
     return F.interpolate(images, size, mode="bilinear", antialias=True)
 
 
-def check_growing(augmentation: Augmentation, model: nn.Module, example: Tensor, *, taught: bool) -> None:
-    """Refuse a first size for images of that size or smaller, for a net that takes one size only, and with a teacher.
+def check_growing(augmentation: Augmentation, model: nn.Module, example: Tensor) -> None:
+    """Refuse a first size for images of that size or smaller, and for a net that takes one size only.
 
     Args:
         example: two images, (2, C, H, W), of the full size.
-        taught: whether there is a teacher.
 
     Raises:
         UsageError: see above.
@@ -53,8 +57,6 @@ def check_growing(augmentation: Augmentation, model: nn.Module, example: Tensor,
     first, side = augmentation.first_size, min(example.shape[2:])
     if first is None:
         return
-    if taught:
-        raise UsageError("augmentation.first_size and a teacher, who knows full images only: choose one")
     if first >= side:
         raise UsageError(
             f"augmentation.first_size={first}: expected less than the {side} pixels of the shorter side of the images"

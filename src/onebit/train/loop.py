@@ -39,6 +39,7 @@ from onebit.train.checkpoint import settings_of
 from onebit.train.distillation import Teacher, ready_teacher
 from onebit.train.files import last_checkpoint, restore, write_epoch, write_place, write_rows, write_weights
 from onebit.train.fit_data import batch_size_of, fit_data
+from onebit.train.growing import images_of_epoch
 from onebit.train.history import EpochLog, History
 from onebit.train.job import Job
 from onebit.train.lock import lock_folder
@@ -242,7 +243,7 @@ def train_epoch(job: Job) -> TrainedEpoch:
     """Train on the batches of the next epoch; the last one may be shorter. TrainingError for NaN."""
     started = time.perf_counter()
     epoch, ranks, device, total_steps = len(job.history) + 1, job.ranks, job.device, job.total_steps
-    on_step, batch_watch = job.monitor.on_step, job.monitor.batch_watch
+    epochs, on_step, batch_watch = total_steps / job.feed.steps, job.monitor.on_step, job.monitor.batch_watch
     steps, counts = min(job.feed.steps, total_steps - job.step), list[int]()
     top5 = batch_watch is not None
     losses = torch.zeros(steps, device=device)
@@ -257,12 +258,13 @@ def train_epoch(job: Job) -> TrainedEpoch:
     job.model.train()
     if batch_watch is not None:
         batch_watch.begin()
-    for i, (x, y, count) in enumerate(job.feed.epoch(epoch, steps=steps), start=1):
+    for i, (whole, y, count) in enumerate(job.feed.epoch(epoch, steps=steps), start=1):
         counts.append(count)
+        x = whole if job.augmentation is None else images_of_epoch(whole, job.augmentation, epoch=epoch, epochs=epochs)
         for quantizer in following:
             quantizer.set_progress(job.step / total_steps)
         with explained_step(job, x, y):
-            losses[i - 1], right = step(x, y, count=count)
+            losses[i - 1], right = step(x, y, count=count, teacher_inputs=whole)
         correct = None if right is None or correct is None else correct.add_(right)
         if batch_watch is not None and right is not None:
             batch_watch.add(epoch, i, steps, loss=losses[i - 1], correct=right, count=count, ranks=ranks)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onebit.data import Augmentation, Split, TrainingSamples
+from onebit.data import Split, TrainingSamples
 from onebit.errors import OnebitError, UsageError
 from onebit.evaluation.loaders import unpromised
 from onebit.evaluation.metrics import name_of
@@ -49,7 +49,7 @@ def plan_feed(job: Job, epochs: float, *, channels_last: bool) -> tuple[Feed, in
         samples = TrainingSamples(data, job.augmentation, channels_last=channels_last)
         count = samples.count
         bounds, steps = plan_steps(count, batch_size=job.batch_size, epochs=epochs, processes=ranks.world)
-        return ImageFeed(samples, bounds, device, seed, ranks, job.augmentation or Augmentation(), epochs), steps
+        return ImageFeed(samples, bounds, device, seed, ranks), steps
     if job.augmentation is not None:
         raise UsageError(
             "augmentation changes uint8 images (N, C, H, W) in memory: change other inputs in the data set of a loader"
@@ -77,7 +77,7 @@ def check_data(job: Job) -> None:
     if isinstance(job.data.train, Split):
         job.example = two_inputs(job)
         if job.augmentation is not None:
-            check_growing(job.augmentation, job.model, job.example, taught=job.teacher is not None)
+            check_growing(job.augmentation, job.model, job.example)
     for part in (job.data.train, job.data.validation):
         if part is None or isinstance(part, Split):
             continue

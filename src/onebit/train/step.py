@@ -80,6 +80,7 @@ def optimizer_step(
     count: int | None = None,
     ranks: Ranks = ALONE,
     teacher: Teacher | None = None,
+    teacher_inputs: Any = None,
     top5: bool = False,
     task: str | None = "classification",
     metrics: Mapping[str, Metric] | None = None,
@@ -92,6 +93,7 @@ def optimizer_step(
         x, y: this rank's inputs and targets, such as images (uint8, N×C×H×W) and labels, or masks.
         count: images of the batch over all ranks; N when None.
         teacher: adds its distillation loss.
+        teacher_inputs: what the teacher gets; x when None.
         top5: also count labels among the five largest logits.
         task: of the loss; None for a loss of the user.
         metrics: whose sums over this rank's samples are added to `sums`.
@@ -107,12 +109,13 @@ def optimizer_step(
     parts = min(settings.accumulate, count // ranks.world // 2) or 1
     total = torch.zeros((), device=device)
     correct: Tensor | None = torch.zeros(2 if top5 else (), dtype=torch.float64, device=device)
-    passes = list(zip(split_in(x, parts), split_in(y, parts), strict=True)) * settings.samples
-    for done, (images, labels) in enumerate(passes, start=1):
+    whole = (x, x if teacher_inputs is None else teacher_inputs, y)
+    passes = list(zip(*(split_in(each, parts) for each in whole), strict=True)) * settings.samples
+    for done, (inputs, images, labels) in enumerate(passes, start=1):
         share = size_of(labels) / count / settings.samples
         with ranks.gradients(forward, averaged=done == len(passes)):
             with autocast(precision, device):
-                logits = forward(images)
+                logits = forward(inputs)
             logits = mapped(Tensor.float, logits)
             if teacher is None:
                 part_loss = loss(logits, labels)
