@@ -51,15 +51,13 @@ class Protocol:
         return ["train", *flags, "--out", str(folder)]
 
 
-# real first and last layer, as the papers have them; images that grow take a third off the time
-CIFAR = (
-    *("--dataset", "cifar10", "--batch_size", "125", "--precision", "bf16", "--augmentation.first_size", "16"),
-    *("--model.real_first", "true", "--model.real_last", "true", "--model.last_norm", "null"),
-)
+SHORT = ("--dataset", "cifar10", "--batch_size", "125", "--precision", "bf16")
+# real first and last layer, as the papers have them
+ENDS_REAL = ("--model.real_first", "true", "--model.real_last", "true", "--model.last_norm", "null")
 # as for 1-bit weights and activations: a shortcut around each convolution; the last of 30 epochs of all images
 BIREAL = (
-    *(*CIFAR, "--epochs", "30", "--validation", "0", "--augmentation.padding_mode", "reflect"),
-    *("--model.bireal", "true", "--optimizer.name", "adam", "--optimizer.lr", "0.01"),
+    *(*SHORT, "--epochs", "30", "--validation", "0", "--augmentation.padding_mode", "reflect"),
+    *(*ENDS_REAL, "--model.bireal", "true"),
 )
 SIGNS = ("bnn", "xnor", "bireal", "irnet", "react", "recu", "adabin")
 
@@ -75,11 +73,11 @@ PROTOCOLS = {
         seeds="0",
         # as the papers compare 1-bit weights: real inputs, the blocks of He et al.
         flags=(
-            *(*CIFAR, "--epochs", "40"),
+            *(*SHORT, "--epochs", "10", *ENDS_REAL),
             *("--model.bireal", "false", "--model.input_quantizer", "null"),
         ),
         step={"model": "resnet20", "batch": 125, "rounds": 11},
-        methods=("real", "binaryconnect", "bop", "bayesbinn", "proxquant"),
+        methods=("real", "binaryconnect", "ste", "xnor", "irnet", "bop", "bayesbinn", "proxquant"),
     ),
     "resnet20-signs": Protocol(
         model="resnet20",
@@ -93,7 +91,7 @@ PROTOCOLS = {
         seeds="0",
         flags=(*BIREAL, "--model.input_quantizer", "null"),
         step={"model": "resnet20", "batch": 125, "rounds": 11},
-        methods=SIGNS,
+        methods=("real", *SIGNS),
     ),
 }
 
