@@ -208,6 +208,15 @@ def test_the_time_left_is_of_this_stage() -> None:
     assert lines.of(replace(row, epoch=2, seconds=3.0))[-1].endswith(" 2 s")
 
 
+def test_the_time_left_is_a_lower_bound_while_images_are_small() -> None:
+    lines = EpochLines()
+    small, full = replace(ROW, epochs=5, seconds=10.0, small=True), replace(ROW, epochs=5, seconds=40.0)
+    assert lines.of(small)[-1].endswith(" > 40 s")
+    assert lines.of(replace(small, epoch=2, seconds=20.0))[-1].endswith(" > 45 s")
+    assert lines.of(replace(full, epoch=3))[-1].endswith(" 80 s")
+    assert ">" not in lines.of(replace(full, epoch=4))[-1]
+
+
 def test_a_history_prints_as_a_table() -> None:
     rows = [replace(ROW, epoch=i, train_loss=1 / i, validation_error=e, seconds=2.0) for i, e in ((1, 0.5), (2, 0.25))]
     history = History(rows)

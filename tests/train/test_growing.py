@@ -82,9 +82,10 @@ def test_every_epoch_has_its_size() -> None:
     model.register_forward_pre_hook(
         lambda module, args: sizes.append(args[0].shape[2]) if module.training and torch.is_grad_enabled() else None
     )
-    train(model, epochs=6)
+    history = train(model, epochs=6)
     assert [size for size, _ in groupby(sizes)] == [8, 12, 16]
     assert [sizes.count(size) // sizes.count(12) for size in (8, 12, 16)] == [2, 1, 3]
+    assert [row.small for row in history.rows] == [True] * 3 + [False] * 3
     assert not model.training
     with pytest.raises(RuntimeError, match="Output size is too small"):
         model(torch.zeros(2, 3, 8, 8, dtype=torch.uint8))  # a test takes full images only

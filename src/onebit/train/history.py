@@ -28,7 +28,13 @@ FRACTIONS = ("_error", "_error5", "_iou")
 """How the names of fields end that are between 0 and 1."""
 PRINTED_EPOCHS = 10
 """Most epochs that a printed `History` shows whole."""
-_KINDS = {"int": (int,), "float": (int, float), "float | None": (int, float, type(None)), "str": (str,)}
+_KINDS = {
+    "int": (int,),
+    "float": (int, float),
+    "float | None": (int, float, type(None)),
+    "str": (str,),
+    "bool": (bool,),
+}
 
 
 def task_folders(folder: Path) -> list[Path]:
@@ -82,6 +88,7 @@ class EpochLog:
     best: lowest validation error so far, for segmentation the highest mean IoU, where there are no classes the lowest
         validation loss; None without a validation split.
     train_metrics, validation_metrics: name -> value of the metrics, see `onebit.evaluation.metrics`.
+    small: whether the images of later epochs are larger.
 
     Errors are None where there are no classes.
 
@@ -108,6 +115,7 @@ class EpochLog:
     best: float | None = None
     train_metrics: dict[str, float] = field(default_factory=dict)
     validation_metrics: dict[str, float] = field(default_factory=dict)
+    small: bool = False
 
     @classmethod
     def from_dict(cls, values: Any) -> EpochLog:
@@ -233,9 +241,10 @@ class EpochLines:
         if row.epoch == 1:
             self._rows = []
         self._rows.append(row)
-        mean = sum(seen.seconds for seen in self._rows) / len(self._rows)
+        alike = [seen.seconds for seen in self._rows if row.small or not seen.small]
+        left = time_left(sum(alike) / len(alike) * (row.epochs - row.epoch))
         names = _columns([row], "loss", "train error", "validation error", "validation loss", "mean IoU", "best")
-        cells = {name: _cell(name, row) for name in names} | {"left": time_left(mean * (row.epochs - row.epoch))}
+        cells = {name: _cell(name, row) for name in names} | {"left": f"> {left}" if row.small else left}
         line = _table_line(f"{row.epoch}/{row.epochs}", cells, width=9)
         return [line] if len(self._rows) > 1 else [_table_line("epoch", {name: name for name in cells}, width=9), line]
 

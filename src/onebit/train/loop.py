@@ -39,7 +39,7 @@ from onebit.train.checkpoint import settings_of
 from onebit.train.distillation import Teacher, ready_teacher
 from onebit.train.files import last_checkpoint, restore, write_epoch, write_place, write_rows, write_weights
 from onebit.train.fit_data import batch_size_of, fit_data
-from onebit.train.growing import images_of_epoch
+from onebit.train.growing import images_of_epoch, is_small
 from onebit.train.history import EpochLog, History
 from onebit.train.job import Job
 from onebit.train.lock import lock_folder
@@ -353,8 +353,9 @@ def after_epoch(job: Job, trained: TrainedEpoch) -> EpochLog:
 def _epoch_log(job: Job, trained: TrainedEpoch, score: Score | None, gradients: LayerHealth) -> EpochLog:
     """The row of an epoch. The model holds the weights that are saved; `job.signs` become theirs."""
     previous, job.signs = job.signs, binary_signs(job.model)
+    epoch = len(job.history) + 1
     return EpochLog(
-        epoch=len(job.history) + 1,
+        epoch=epoch,
         epochs=-(-job.total_steps // job.feed.steps),
         step=job.step,
         train_loss=trained.loss,
@@ -373,6 +374,7 @@ def _epoch_log(job: Job, trained: TrainedEpoch, score: Score | None, gradients: 
         flip_ratio=flip_ratio(previous, job.signs),
         saturation=saturation(job.model),
         layers=layer_health(job.model, previous, job.signs, gradients),
+        small=is_small(job.augmentation, epoch=epoch, epochs=job.total_steps / job.feed.steps),
     )
 
 
