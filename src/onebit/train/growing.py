@@ -16,26 +16,16 @@ STEP = 4
 """Images grow in steps of this number of pixels."""
 
 
-def is_small(augmentation: Augmentation | None, *, epoch: int, epochs: float) -> bool:
-    """Whether the images of an epoch, counted from 1, are smaller than those of the last one."""
-    return (
-        augmentation is not None
-        and augmentation.first_size is not None
-        and epoch - 1 < augmentation.growing * epochs
-        and epoch < epochs
-    )
-
-
 def side_at(augmentation: Augmentation, *, side: int, epoch: int, epochs: float) -> int:
     """The shorter side of the images of an epoch, counted from 1.
 
     It grows linearly over the share `growing` of the epochs, in steps of four pixels from `first_size` to `side`. The
     last epoch always has full size, as BatchNorm needs the statistics of such images.
     """
-    if augmentation.first_size is None or not is_small(augmentation, epoch=epoch, epochs=epochs):
+    first, share = augmentation.first_size, (epoch - 1) / (augmentation.growing * epochs)
+    if first is None or share >= 1 or epoch >= epochs:
         return side
-    share = (epoch - 1) / (augmentation.growing * epochs)
-    return augmentation.first_size + int(share * (side - augmentation.first_size)) // STEP * STEP
+    return first + int(share * (side - first)) // STEP * STEP
 
 
 def images_of_epoch(images: Tensor, augmentation: Augmentation, *, epoch: int, epochs: float) -> Tensor:
@@ -44,7 +34,10 @@ def images_of_epoch(images: Tensor, augmentation: Augmentation, *, epoch: int, e
 
 
 def shrunk(images: Tensor, side: int) -> Tensor:
-    """Images (N, C, H, W) whose shorter side has `side` pixels, bilinear and antialiased, dtype and layout kept."""
+    """Images (N, C, H, W) whose shorter side has `side` pixels, bilinear and antialiased, dtype and layout kept.
+
+    Images of this size are returned as they are.
+    """
     height, width = images.shape[2:]
     shorter = min(height, width)
     if side == shorter:

@@ -39,7 +39,7 @@ from onebit.train.checkpoint import settings_of
 from onebit.train.distillation import Teacher, ready_teacher
 from onebit.train.files import last_checkpoint, restore, write_epoch, write_place, write_rows, write_weights
 from onebit.train.fit_data import batch_size_of, fit_data
-from onebit.train.growing import images_of_epoch, is_small
+from onebit.train.growing import images_of_epoch
 from onebit.train.history import EpochLog, History
 from onebit.train.job import Job
 from onebit.train.lock import lock_folder
@@ -226,6 +226,7 @@ class TrainedEpoch:
     loss, error, error5: means over its images; an error is None if it is not counted.
     metrics: name -> value.
     batch: inputs and targets of the last batch.
+    small: whether the images had less than their full size.
     """
 
     started: float
@@ -237,6 +238,7 @@ class TrainedEpoch:
     error5: float | None
     metrics: dict[str, float]
     batch: tuple[Any, Any]
+    small: bool
 
 
 def train_epoch(job: Job) -> TrainedEpoch:
@@ -284,7 +286,7 @@ def train_epoch(job: Job) -> TrainedEpoch:
     loss, error, error5 = _epoch_means(counts, losses, None if correct is None else ranks.sum_(correct))
     metrics = values_of({name: tuple(ranks.sum_(value.to(device)).tolist()) for name, value in sums.items()})
     seconds = time.perf_counter() - started
-    return TrainedEpoch(started, seconds, steps, sum(counts), loss, error, error5, metrics, (x, y))
+    return TrainedEpoch(started, seconds, steps, sum(counts), loss, error, error5, metrics, (x, y), x is not whole)
 
 
 def _epoch_means(counts: list[int], losses: Tensor, correct: Tensor | None) -> tuple[float, float | None, float | None]:
@@ -353,9 +355,8 @@ def after_epoch(job: Job, trained: TrainedEpoch) -> EpochLog:
 def _epoch_log(job: Job, trained: TrainedEpoch, score: Score | None, gradients: LayerHealth) -> EpochLog:
     """The row of an epoch. The model holds the weights that are saved; `job.signs` become theirs."""
     previous, job.signs = job.signs, binary_signs(job.model)
-    epoch = len(job.history) + 1
     return EpochLog(
-        epoch=epoch,
+        epoch=len(job.history) + 1,
         epochs=-(-job.total_steps // job.feed.steps),
         step=job.step,
         train_loss=trained.loss,
@@ -374,7 +375,7 @@ def _epoch_log(job: Job, trained: TrainedEpoch, score: Score | None, gradients: 
         flip_ratio=flip_ratio(previous, job.signs),
         saturation=saturation(job.model),
         layers=layer_health(job.model, previous, job.signs, gradients),
-        small=is_small(job.augmentation, epoch=epoch, epochs=job.total_steps / job.feed.steps),
+        small=trained.small,
     )
 
 

@@ -142,7 +142,6 @@ ALWAYS __m512i pair_at(const uint16_t *const *at, int64_t first, __mmask16 some)
     return _mm512_or_si512(even, _mm512_slli_epi32(odd, 16));
 }
 
-
 /* A stretch of x from position `at` on, of one phase. What the stretch before had around it comes first. */
 static void pack_x(const ob_convolution *call, const wgrad_t *work, const pixels_t *pixels, int64_t at, int64_t steps, uint32_t *to) {
     const int64_t kept = at > 0 ? work->around / 2 : 0, end = (work->around + steps * POSITIONS) / 2;
