@@ -5,6 +5,7 @@ from onebit.native.arena import NativePlan
 from onebit.native.layout import NotPlanned
 from onebit.native.library import (
     ActivationStruct,
+    ConcreteStruct,
     ConvolutionStruct,
     InstructionSet,
     NormStruct,
@@ -14,7 +15,7 @@ from onebit.native.library import (
 )
 from onebit.native.norm import NormStage, run_norm
 from onebit.native.plan import make_plan
-from onebit.native.surrogate import BELL, TRIANGLE, run_surrogate
+from onebit.native.surrogate import BELL, TRIANGLE, run_concrete, run_surrogate
 from onebit.native.thread_pool import run_shares
 from onebit.native.weight_gradient import MOST_TAPS, run_weight_gradient
 
@@ -25,6 +26,7 @@ __all__ = [
     "SHIFTED_SIGN",
     "TRIANGLE",
     "ActivationStruct",
+    "ConcreteStruct",
     "ConvolutionStruct",
     "InstructionSet",
     "NativePlan",
@@ -36,6 +38,7 @@ __all__ = [
     "instruction_sets",
     "make_plan",
     "run_activation",
+    "run_concrete",
     "run_norm",
     "run_shares",
     "run_surrogate",

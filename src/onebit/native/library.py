@@ -132,6 +132,16 @@ class ActivationStruct(ctypes.Structure):
     )
 
 
+class ConcreteStruct(ctypes.Structure):
+    """`ob_concrete` of csrc/onebit.h."""
+
+    _fields_ = (
+        ("bf16", _Int),
+        *_fields(ctypes.c_float, "near epsilon factor"),
+        *_fields(_Pointer, "latent noise gradient to"),
+    )
+
+
 class BarrierStruct(ctypes.Structure):
     """`ob_barrier` of csrc/onebit.h."""
 
@@ -146,6 +156,7 @@ _RUN_NORM = ctypes.CFUNCTYPE(_Long, ctypes.POINTER(NormStruct), _Int, _Int, _Int
 _RUN_SURROGATE = ctypes.CFUNCTYPE(None, ctypes.POINTER(SurrogateStruct), _Long, _Long)
 _RUN_ACTIVATION = ctypes.CFUNCTYPE(_Long, ctypes.POINTER(ActivationStruct), _Int, _Int, _Int)
 _RUN_WEIGHT_GRADIENT = ctypes.CFUNCTYPE(_Long, ctypes.POINTER(ConvolutionStruct), _Int, _Int, _Int)
+_RUN_CONCRETE = ctypes.CFUNCTYPE(_Long, ctypes.POINTER(ConcreteStruct), _Long, _Long)
 
 
 class _IsaStruct(ctypes.Structure):
@@ -161,6 +172,7 @@ class _IsaStruct(ctypes.Structure):
         ("run_surrogate", _RUN_SURROGATE),
         ("run_activation", _RUN_ACTIVATION),
         ("run_weight_gradient", _RUN_WEIGHT_GRADIENT),
+        ("run_concrete", _RUN_CONCRETE),
     )
 
 
@@ -173,8 +185,8 @@ class InstructionSet(NamedTuple):
     byte_tiles: see csrc/onebit.h.
     run: (plan, images, count, arena, answers, part, parts, barrier) -> 1 if the net took the sign of a NaN, else 0; it
         releases Python's global lock.
-    run_layer, run_norm, run_surrogate, run_activation, run_weight_gradient: see csrc/onebit.h; the latter four are
-        false where there is no such kernel.
+    run_layer, run_norm, run_surrogate, run_activation, run_weight_gradient, run_concrete: see csrc/onebit.h; the
+        latter five are false where there is no such kernel.
     """
 
     name: str
@@ -194,6 +206,7 @@ class InstructionSet(NamedTuple):
     run_surrogate: Any = None
     run_activation: Any = None
     run_weight_gradient: Any = None
+    run_concrete: Any = None
 
 
 @cache
@@ -205,12 +218,12 @@ def _load() -> ctypes.CDLL | None:
         return None
     try:
         library = ctypes.CDLL(path)
-        sizes = [library.ob_size(which) for which in range(9)]
+        sizes = [library.ob_size(which) for which in range(10)]
         library.ob_chain.argtypes, library.ob_chain.restype = [ctypes.c_uint64] * 2, ctypes.c_uint64
     except (OSError, AttributeError) as error:
         raise UsageError(f"{path} does not load: {error}; reinstall onebit or set ONEBIT_NATIVE=0") from None
     structures: tuple[type[ctypes.Structure], ...] = CallStruct, PlanStruct, _IsaStruct, BarrierStruct, LayerStruct
-    structures += NormStruct, SurrogateStruct, ConvolutionStruct, ActivationStruct
+    structures += NormStruct, SurrogateStruct, ConvolutionStruct, ActivationStruct, ConcreteStruct
     if sizes != [ctypes.sizeof(structure) for structure in structures]:
         raise UsageError(f"{path} belongs to another version of onebit; reinstall onebit or set ONEBIT_NATIVE=0")
     return library

@@ -5,18 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from onebit.native import ConcreteStruct, InstructionSet, instruction_set, run_concrete
 from onebit.quantizers.base import BinaryWeight, Quantizer, Surrogate, autocast_dtype, check_positive, sign
 from onebit.quantizers.chunks import in_chunks
+from onebit.quantizers.one_pass import is_dense, is_plain_training
 
 EPSILON = 1e-10
 """Added to 1 − w² and to 1 − tanh²λ, as the authors' code does."""
-SATURATED = {torch.float32: 9.5, torch.float64: 20.0}
-"""|z| from which tanh z is ±1 exactly, with some room: it is so from 9.02, and from 19.07."""
-COLD = 1e-6
-"""Distance of u and p below which it pays to look whether any weight of a piece is not ±1."""
-HUGE = 1e30
-FAR = 30.0
-"""|z| from which sigmoid(z) is 0 or 1 for every use here; for latents of millions it takes six times as long."""
+SATURATED = 9.5
+"""|z| from which tanh z is ±1 exactly in float32, with some room: it is so from 9.02."""
+MOST_NEAR = 1e-6
+"""Distance of u and p up to which the kernel may ask whether a weight is not ±1: of few draws in millions."""
 
 
 def _slope(latent: Tensor, relaxed: Tensor | None, temperature: float) -> Tensor:
@@ -25,23 +24,30 @@ def _slope(latent: Tensor, relaxed: Tensor | None, temperature: float) -> Tensor
     return above / temperature / (1 - latent.tanh().square() + EPSILON)
 
 
-def _times_slope(gradient: Tensor, latent: Tensor, relaxed: Tensor | None, temperature: float) -> Tensor:
-    """`_slope` times the gradient, in float32, without torch's tanh, which takes three times as long.
+def _kernels(latent: Tensor) -> InstructionSet | None:
+    """The instruction set whose kernel draws and differentiates such latents."""
+    if not is_plain_training(latent) or latent.dtype != torch.float32 or not is_dense(latent):
+        return None
+    isa = instruction_set()
+    return isa if isa is not None and isa.run_concrete else None
 
-    |tanh λ| = 1 − 2·sigmoid(−2|λ|) rounds as tanh itself does: the difference is one correctly rounded subtraction.
-    """
+
+def _times_slope(gradient: Tensor, latent: Tensor, temperature: float) -> Tensor | None:
+    """The gradient times `_slope` of signs, in one pass; None where there is no kernel."""
+    if torch.is_grad_enabled() or not is_plain_training(gradient) or (isa := _kernels(latent)) is None:
+        return None
+    if not is_dense(gradient) or gradient.stride() != latent.stride():
+        return None
     scaled = torch.empty_like(latent)
-    tensors = (scaled, latent, gradient) if relaxed is None else (scaled, latent, gradient, relaxed)
-    one = latent.new_ones(())
-    for out, x, g, *rest in in_chunks(*tensors):
-        torch.sub(one, torch.abs(x, out=out).mul_(-2.0).clamp_(min=-FAR).sigmoid_(), alpha=2, out=out)
-        torch.addcmul(one, out, out, value=-1, out=out).add_(EPSILON)
-        torch.div(g.to(out.dtype), out, out=out)
-        for w in rest:
-            out.mul_(torch.addcmul(one, w, w, value=-1).add_(EPSILON))
-        factor = (1.0 if rest else EPSILON) / temperature
-        if factor != 1:
-            out.mul_(factor)
+    struct = ConcreteStruct(
+        bf16=gradient.dtype == torch.bfloat16,
+        epsilon=EPSILON,
+        factor=EPSILON / temperature,
+        latent=latent.data_ptr(),
+        gradient=gradient.data_ptr(),
+        to=scaled.data_ptr(),
+    )
+    run_concrete(isa, struct, latent.numel(), threads=torch.get_num_threads(), keep=(latent, gradient, scaled))
     return scaled
 
 
@@ -56,45 +62,56 @@ class _ConcreteGradient(Surrogate):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         latent, relaxed = ctx.saved_tensors
-        wide = torch.promote_types(latent.dtype, torch.float32)
-        plain = torch.is_grad_enabled() or torch.compiler.is_compiling() or latent.dtype != torch.float32
-        if plain or torch._C._are_functorch_transforms_active():
-            slope = _slope(latent.to(wide), None if relaxed is None else relaxed.to(wide), ctx.temperature)
-            return (gradient.to(wide) * slope).to(latent.dtype), None, None, None
-        return _times_slope(gradient, latent, relaxed, ctx.temperature), None, None, None
+        scaled = _times_slope(gradient, latent.detach(), ctx.temperature) if relaxed is None else None
+        if scaled is None:
+            wide = torch.promote_types(latent.dtype, torch.float32)
+            scaled = gradient.to(wide) * _slope(latent.to(wide), relaxed, ctx.temperature)
+        return scaled.to(latent.dtype), None, None, None
+
+
+def _noise(count: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
+    """(count,) int16, all equally likely, cut from random 64-bit words: half of what `torch.rand` costs."""
+    words = torch.randint(
+        -(2**63), 2**63 - 1, ((count + 3) // 4,), dtype=torch.int64, device=device, generator=generator
+    )
+    return words.view(torch.int16)[:count]
 
 
 def _uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """u, uniform on the middles of 65,536 steps of (0, 1): probabilities are exact to 1e-5, and |δ| <= 5.9.
-
-    Sixteen bits each, cut from random 64-bit words: half of what `torch.rand` costs.
-    """
-    words = torch.randint(
-        -(2**63), 2**63 - 1, ((like.numel() + 3) // 4,), dtype=torch.int64, device=like.device, generator=generator
-    )
-    return words.view(torch.int16)[: like.numel()].view(like.shape).to(like.dtype).mul_(2.0**-16).add_(0.5 + 2.0**-17)
+    """u, uniform on the middles of 65,536 steps of (0, 1): probabilities are exact to 1e-5, and |δ| <= 5.9."""
+    noise = _noise(like.numel(), like.device, generator).view(like.shape)
+    return noise.to(like.dtype).mul_(2.0**-16).add_(0.5 + 2.0**-17)
 
 
-def _draw(latent: Tensor, temperature: float, generator: torch.Generator | None) -> tuple[Tensor, Tensor | None]:
-    """w = tanh((λ + δ)/T), and w once more, or None where all of it is ±1.
+def _draw_signs(
+    latent: Tensor, temperature: float, generator: torch.Generator | None, dtype: torch.dtype
+) -> Tensor | None:
+    """w = tanh((λ + δ)/T) in one pass where all of it is ±1; None, and nothing drawn, if it is not or without a kernel.
 
     With p = sigmoid(−2λ), which is what u must exceed for a positive w, |λ + δ| = ½·|logit(u) − logit(p)| >= 2·|u − p|:
-    at a low temperature this tells cheaply that tanh is ±1 throughout.
+    at a low temperature this tells that tanh is ±1.
     """
-    weight = torch.empty_like(latent)
-    near = SATURATED[latent.dtype] * temperature / 2
-    cold = near < COLD and latent.device.type == "cpu"  # a GPU would have to be waited for
-    relaxed = False
-    for w, x in in_chunks(weight, latent):
-        u = _uniform(w, generator)
-        if cold and w.numel():
-            torch.sub(u, torch.mul(x, -2.0, out=w).clamp_(-FAR, FAR).sigmoid_(), out=w)
-        if cold and w.numel() and float(w.abs().min()) >= near:
-            w.mul_(HUGE).clamp_(-1, 1)
-        else:
-            torch.add(u.logit_(), x, alpha=2, out=w).div_(2 * temperature).tanh_()
-            relaxed = True
-    return weight, weight if relaxed else None
+    near = SATURATED * temperature / 2
+    isa = _kernels(latent)
+    if isa is None or near > MOST_NEAR or dtype not in (torch.bfloat16, torch.float32):
+        return None
+    source = torch.default_generator if generator is None else generator
+    before = source.get_state()
+    signs = torch.empty_like(latent, dtype=dtype)
+    threads = torch.get_num_threads()
+    for w, x in in_chunks(signs, latent):
+        noise = _noise(x.numel(), x.device, source)
+        struct = ConcreteStruct(
+            bf16=dtype == torch.bfloat16,
+            near=near,
+            latent=x.data_ptr(),
+            noise=noise.data_ptr(),
+            to=w.data_ptr(),
+        )
+        if run_concrete(isa, struct, x.numel(), threads=threads, keep=(w, x, noise)):
+            source.set_state(before)
+            return None
+    return signs
 
 
 class ConcreteSign(Quantizer):
@@ -127,16 +144,17 @@ class ConcreteSign(Quantizer):
     def forward(self, latent: Tensor) -> Tensor:
         """(O, …) λ -> (O, …) weights in [−1, 1]: relaxed draws in training, signs in eval mode."""
         wide = latent.detach().to(torch.promote_types(latent.dtype, torch.float32))
+        dtype = autocast_dtype(latent)
         relaxed = None
         if not self.training:
-            weight = sign(wide)
-        elif torch.compiler.is_compiling():
+            weight = sign(wide).to(dtype)
+        elif (signs := _draw_signs(wide, self.temperature, self.generator, dtype)) is not None:
+            weight = signs
+        else:
             noise = _uniform(wide, self.generator).logit()
             relaxed = ((noise + 2 * wide) / (2 * self.temperature)).tanh()
-            weight = relaxed.clone()  # a compiled graph takes no tensor twice
-        else:
-            weight, relaxed = _draw(wide, self.temperature, self.generator)
-        return _ConcreteGradient.apply(latent, weight.to(autocast_dtype(latent)), relaxed, self.temperature)
+            weight = relaxed.to(dtype, copy=True)  # a compiled graph takes no tensor twice
+        return _ConcreteGradient.apply(latent, weight, relaxed, self.temperature)
 
     def sample(self, latent: Tensor, *, generator: torch.Generator | None = None) -> BinaryWeight:
         """±1 with p(+1) = sigmoid(2λ)."""

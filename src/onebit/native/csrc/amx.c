@@ -8,4 +8,5 @@
 #include "weight_gradient.h"
 
 const ob_isa ob_amx = {"amx", LANES, LUT_INPUTS, LUT_GROUPS, TILE_ROWS, TILE_OUTPUTS, DENSE_WORDS, DOT_FOURS, DOT_SHIFT,
-                       0, BYTE_TILES, run_plan, run_layer, RUN_NORM, RUN_SURROGATE, RUN_ACTIVATION, run_weight_gradient};
+                       0, BYTE_TILES, run_plan, run_layer, RUN_NORM, RUN_SURROGATE, RUN_ACTIVATION, run_weight_gradient,
+                       RUN_CONCRETE};

@@ -21,8 +21,8 @@ extern const ob_isa ob_neon;
 int ob_size(int which) {
     const size_t sizes[] = {sizeof(ob_call), sizeof(ob_plan), sizeof(ob_isa), sizeof(ob_barrier),
                             sizeof(ob_layer), sizeof(ob_norm), sizeof(ob_surrogate), sizeof(ob_convolution),
-                            sizeof(ob_activation)};
-    return which >= 0 && which < 9 ? (int)sizes[which] : 0;
+                            sizeof(ob_activation), sizeof(ob_concrete)};
+    return which >= 0 && which < 10 ? (int)sizes[which] : 0;
 }
 
 static int always(void) { return 1; }

@@ -21,14 +21,17 @@
 #include "rows.h"
 #include "norm.h"
 #include "surrogate.h"
+#include "concrete.h"
 #include "activation.h"
 #define RUN_NORM run_norm
 #define RUN_SURROGATE run_surrogate
 #define RUN_ACTIVATION run_activation
+#define RUN_CONCRETE run_concrete
 #else
 #define RUN_NORM NULL
 #define RUN_SURROGATE NULL
 #define RUN_ACTIVATION NULL
+#define RUN_CONCRETE NULL
 #endif
 
 /* The input as the first value, pixels in NHWC order. */

@@ -222,6 +222,19 @@ enum {
     OB_SURROGATE_BELL          /* height * s(1 - s), s = sigmoid(steepness * x) */
 };
 
+/* The draw of a binary concrete weight at a low temperature, if there is noise, else its slope.
+ *
+ * Draw: `to` is +1 where u > p = sigmoid(-2 latent), else -1, with u = noise / 2^16 + 1/2 + 1/2^17; `near` is at most 1e-6.
+ * Slope: `to` is gradient / (1 - tanh²(latent) + epsilon) * factor, where tanh is rounded to float32. */
+typedef struct {
+    int32_t bf16; /* of ±1 and of the gradient: bfloat16, not float32 */
+    float near, epsilon, factor;
+    const float *latent;
+    const int16_t *noise;
+    const void *gradient;
+    void *to;
+} ob_concrete;
+
 /* An activation of a training step with learned numbers, and its gradients: y = offset + f(x - shift), one of each number per
  * channel. Values are rows of channels. */
 typedef struct {
@@ -273,6 +286,9 @@ typedef struct {
     /* Part number `part` of `parts` of a stage; returns the size of the scratch memory of all parts, in bytes. If `scratch` is
      * NULL, it does nothing else. NULL where there are no tiles of bfloat16. The result is the same for any `parts`. */
     int64_t (*run_weight_gradient)(const ob_convolution *call, int32_t stage, int32_t part, int32_t parts);
+    /* Values number `begin` to `end`; returns 1 if any drawn |u - p| is not at least `near`, as with NaN, else 0. NULL as
+     * run_norm. */
+    int64_t (*run_concrete)(const ob_concrete *call, int64_t begin, int64_t end);
 } ob_isa;
 
 #if defined(_WIN32)
@@ -281,8 +297,8 @@ typedef struct {
 #define OB_PUBLIC __attribute__((visibility("default")))
 #endif
 
-/* sizeof(ob_call), ob_plan, ob_isa, ob_barrier, ob_layer, ob_norm, ob_surrogate, ob_convolution, ob_activation for `which`
- * 0 to 8: Python compares them with its own. */
+/* sizeof(ob_call), ob_plan, ob_isa, ob_barrier, ob_layer, ob_norm, ob_surrogate, ob_convolution, ob_activation, ob_concrete for
+ * `which` 0 to 9: Python compares them with its own. */
 OB_PUBLIC int ob_size(int which);
 /* The instruction sets that were compiled in and that this processor supports, the best last; NULL after them. */
 OB_PUBLIC const ob_isa *ob_instruction_set(int index);

@@ -1,16 +1,17 @@
 /* Surrogate gradients of the sign, computed in float32. See ob_surrogate. */
 
+NORM_INLINE floats_t magnitude(floats_t x) { return (floats_t)((words_t)x & 0x7fffffffu); }
+
 /* 2 - 2|x| where |x| < 1, else 0. */
 NORM_INLINE floats_t triangle(floats_t x) {
-    floats_t height = 2 - 2 * (floats_t)((words_t)x & 0x7fffffffu);
-    return bounded(height, 0, NAN);
+    return bounded(2 - 2 * magnitude(x), 0, NAN);
 }
 
-/* s(1 - s) with s = 1/(1 + exp(-z)): e/(1 + e)² with e = exp(-|z|), to some units of the last place; 0 from |z| = 87 on. */
-NORM_INLINE floats_t bell(floats_t z) {
+/* exp(-size) of a size that is not negative, to some units of the last place; 0 from 87 on. */
+NORM_INLINE floats_t decay(floats_t size) {
     const float rounds = 12582912; /* 1.5 * 2^23: what is added to it becomes a whole number, in the lowest bits */
-    words_t size = (words_t)z & 0x7fffffffu, in = ~(words_t)((floats_t)size >= 87);
-    floats_t y = -(floats_t)(size & in);
+    words_t in = ~(words_t)(size >= 87);
+    floats_t y = -(floats_t)((words_t)size & in);
     floats_t k = y * 1.44269504088896341f + rounds, n = k - rounds;
     floats_t r = y - n * 0.693359375f + n * 2.12194440e-4f, p = r * 1.9875691500e-4f + 1.3981999507e-3f;
     p = p * r + 8.3334519073e-3f;
@@ -18,8 +19,13 @@ NORM_INLINE floats_t bell(floats_t z) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1;
-    floats_t e = p * (floats_t)(((words_t)k + (127 - 0x4b400000u)) << 23);
-    return (floats_t)((words_t)(e / ((1 + e) * (1 + e))) & in);
+    return (floats_t)((words_t)(p * (floats_t)(((words_t)k + (127 - 0x4b400000u)) << 23)) & in);
+}
+
+/* s(1 - s) with s = 1/(1 + exp(-z)): e/(1 + e)² with e = exp(-|z|). */
+NORM_INLINE floats_t bell(floats_t z) {
+    floats_t e = decay(magnitude(z));
+    return e / ((1 + e) * (1 + e));
 }
 
 NORM_INLINE void through_pair(const ob_surrogate *call, const void *x, const void *gradient, void *to, int64_t i, int bf16) {

@@ -1,0 +1,135 @@
+"""Draws and slopes of `concrete_sign` by the native kernels, against the formulas in torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from onebit.native import instruction_sets
+from onebit.quantizers import ConcreteSign, bayesbinn
+from onebit.quantizers.bayesbinn import EPSILON, _draw_signs, _slope, _times_slope, _uniform
+from onebit.quantizers.chunks import CHUNK
+
+pytestmark = pytest.mark.skipif(not instruction_sets(), reason="the native library is not installed")
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(autouse=True, params=["default", "threads", *instruction_sets()])
+def way(request: pytest.FixtureRequest) -> Any:
+    threads, patch = torch.get_num_threads(), pytest.MonkeyPatch()
+    torch.set_num_threads(3 if request.param == "threads" else 1)
+    if request.param in instruction_sets():
+        patch.setenv("ONEBIT_ISA", request.param)
+    yield
+    torch.set_num_threads(threads)
+    patch.undo()
+
+
+def agree(found: Tensor, latent: Tensor, u: Tensor) -> bool:
+    """Whether these are the signs of u − sigmoid(−2λ), but where that is smaller than the rounding of p."""
+    above = u.double() - torch.sigmoid(-2 * latent.double())
+    expected = torch.where(above > 0, 1.0, -1.0)
+    return bool(((found.double() == expected) | (above.abs() < 1e-6)).all()) and bool((found.abs() == 1).all())
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    count=st.one_of(st.integers(1, 70), st.integers(CHUNK - 20, CHUNK + 90)),
+    scale=st.sampled_from([0.0, 1e-3, 1.0, 4.0, 60.0]),
+    dtype=st.sampled_from(DTYPES),
+)
+def test_signs_are_those_of_the_plain_formula(count: int, scale: float, dtype: torch.dtype) -> None:
+    latent = torch.randn(count, generator=seeded(count)) * scale
+    # a random λ meets its u to the last bit once in millions: the noise of such a test would be chosen anew
+    found = _draw_signs(latent, 1e-10, seeded(1), dtype)
+    assert found is not None
+    assert found.dtype == dtype
+    generator = seeded(1)
+    assert agree(found, latent, torch.cat([_uniform(piece, generator) for piece in latent.split(CHUNK)]))
+
+
+@pytest.mark.parametrize("place", [0, 7, 40])
+def test_a_draw_that_is_not_a_sign_draws_nothing(place: int) -> None:
+    u = _uniform(torch.empty(41), seeded(0))
+    edges = {"tie": -(u.logit() / 2), "nan": torch.full((41,), float("nan"))}
+    for name, values in edges.items():
+        latent, generator = torch.full((41,), 3.0), seeded(0)
+        latent[place] = values[place]
+        if name == "tie":  # sigmoid(−2λ) of this λ in float32 may be a unit beside u
+            latent[:] = values
+        before = generator.get_state()
+        assert _draw_signs(latent, 1e-10, generator, torch.float32) is None
+        assert torch.equal(generator.get_state(), before)
+        weight = ConcreteSign(generator=generator)(latent)
+        expected = torch.tanh((latent + 0.5 * u.logit()) / 1e-10)
+        assert torch.equal(weight.isnan(), latent.isnan())
+        assert torch.equal(weight.nan_to_num(), expected.nan_to_num())
+
+
+def test_infinite_latents_are_signs() -> None:
+    latent = torch.tensor([torch.inf, -torch.inf, 90.0, -90.0, 1e30, -1e30, 44.0, -44.0]).repeat(9)
+    found = _draw_signs(latent, 1e-10, seeded(0), torch.float32)
+    assert found is not None
+    assert torch.equal(found, latent.sign())
+
+
+@settings(max_examples=20, deadline=None)
+@given(count=st.integers(1, 100), dtype=st.sampled_from(DTYPES), temperature=st.sampled_from([1e-10, 1e-8]))
+def test_the_slope_is_that_of_the_plain_formula(count: int, dtype: torch.dtype, temperature: float) -> None:
+    latent = torch.linspace(-13, 13, count)
+    latent[0] = torch.inf
+    gradient = torch.randn(count, generator=seeded(count)).to(dtype)
+    with torch.no_grad():
+        found = _times_slope(gradient, latent, temperature)
+    assert found is not None
+    assert found.dtype == torch.float32
+    step = 2.0**-23 / (1 - latent.tanh().square() + EPSILON)  # two units in the last place of tanh
+    ratio = found.double() / (gradient.double() * _slope(latent, None, temperature).double())
+    assert bool(((ratio - 1).abs() <= 2 * step + 1e-5).all())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_training_step_of_a_parameter_is_done_by_kernels(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(bayesbinn, "run_concrete", lambda *args, _run=bayesbinn.run_concrete, **kwargs: (
+        calls.append(args[1].noise is None), _run(*args, **kwargs))[1])  # fmt: skip
+    weight = nn.Parameter(torch.randn(4, 3, 3, 3).to(memory_format=torch.channels_last))
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        out = ConcreteSign(generator=seeded(0))(weight)
+    assert out.dtype == dtype
+    assert out.stride() == weight.stride()
+    out.backward(torch.ones_like(out))
+    assert calls == [False, True]
+    assert weight.grad is not None
+    torch.testing.assert_close(weight.grad, _slope(weight.detach(), None, 1e-10), rtol=1e-4, atol=0)
+
+
+def test_what_stays_with_torch() -> None:
+    latent, gradient = torch.randn(8, 8), torch.randn(8, 8)
+    assert _draw_signs(latent.double(), 1e-10, None, torch.float64) is None
+    assert _draw_signs(latent[:, ::2], 1e-10, None, torch.float32) is None
+    assert _draw_signs(latent, 1e-5, None, torch.float32) is None  # |λ + δ| = 2|u − p| is of small numbers only
+    assert _times_slope(gradient, latent, 1e-10) is None  # a second derivative may follow
+    with torch.no_grad():
+        assert _times_slope(gradient, latent, 1e-10) is not None
+        assert _times_slope(gradient.t(), latent, 1e-10) is None
+        assert _times_slope(gradient.double(), latent, 1e-10) is None
+        assert _times_slope(gradient, latent.double(), 1e-10) is None
+
+
+def test_a_second_derivative() -> None:
+    latent = torch.tensor([0.3, -1.0], dtype=torch.float32, requires_grad=True)
+    weight = ConcreteSign(generator=seeded(0))(latent)
+    incoming = torch.ones(2, requires_grad=True)
+    (first,) = torch.autograd.grad(weight, latent, incoming, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), incoming)
+    torch.testing.assert_close(second, _slope(latent.detach(), None, 1e-10))
