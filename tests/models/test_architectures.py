@@ -84,6 +84,13 @@ def test_width_is_a_factor_on_channels_and_hidden_units(name: str) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------------- layers
+def test_weights_beyond_memory_are_refused_before_they_take_it() -> None:
+    with pytest.raises(UsageError, match=r"'vgg_small' has 5,7.* parameters, 22,9.* GB, and this machine has"):
+        create_model("vgg_small", width=640, input_shape=(3, 32, 32))
+    with pytest.raises(UsageError, match="too large for any memory"):
+        create_model("resnet20", width=10**9)
+
+
 def test_vgg_small_pools_the_output_of_the_convolution() -> None:
     names = [name for name, _ in on_meta("vgg_small").named_children()]
     assert names[:9] == ["coding", "conv1", "norm1", "relu1", "conv2", "pool2", "norm2", "relu2", "conv3"]

@@ -7,12 +7,14 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
 from onebit.common.aliases import spelled_out
 from onebit.common.arguments import check_kind, check_number
+from onebit.common.memory import total_memory
 from onebit.common.tables import did_you_mean, resolve
-from onebit.errors import UsageError
+from onebit.errors import UsageError, first_line
 from onebit.models.model_table import MODELS
 from onebit.models.parts import Parts
 from onebit.models.resnet import ResNet
@@ -29,7 +31,8 @@ def create_model(name: str | Callable[..., nn.Module], **options: Any) -> nn.Mod
 
     Raises:
         UnknownNameError: no such model.
-        UsageError: an option that the model does not take, or a value it refuses, such as images too small for it.
+        UsageError: an option that the model does not take, or a value it refuses, such as images too small for it; or
+            more weights than fit into memory.
 
     Example:
         >>> create_model("mlp", widths=(784, 512, 10), weight_quantizer="sign")  # doctest: +ELLIPSIS
@@ -44,6 +47,8 @@ def create_model(name: str | Callable[..., nn.Module], **options: Any) -> nn.Mod
         if option in options:
             check_number(option, options[option], whole=True)
     try:
+        if isinstance(name, str):
+            _refuse_too_large(name, kind, options)
         return kind(**options)
     except (TypeError, ValueError) as error:
         unknown = re.search(r"(?:unexpected|multiple values for) keyword argument '(\w+)'", str(error))
@@ -54,6 +59,22 @@ def create_model(name: str | Callable[..., nn.Module], **options: Any) -> nn.Mod
         raise UsageError(
             f"model {name!r} takes no option {unknown[1]!r}{near or ';'} its options: {', '.join(known)}"
         ) from error
+
+
+def _refuse_too_large(name: str, kind: Callable[..., nn.Module], options: dict[str, Any]) -> None:
+    """Raises UsageError, before memory is taken: the weights do not fit into the memory of this machine."""
+    try:
+        with torch.device("meta"):  # shapes without values
+            count = sum(parameter.numel() for parameter in kind(**options).parameters())
+    except (RuntimeError, OverflowError) as error:  # more than 64 bits can count
+        raise UsageError(
+            f"model {name!r}: too large for any memory ({first_line(error)}); choose a smaller net"
+        ) from None
+    if 4 * count > (memory := total_memory()):
+        raise UsageError(
+            f"model {name!r} has {count:,} parameters, {4 * count / 1e9:,.0f} GB, and this machine has "
+            f"{memory / 1e9:,.0f} GB of memory; choose a smaller net"
+        )
 
 
 def option_names(kind: Callable[..., nn.Module]) -> list[str]:

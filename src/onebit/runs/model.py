@@ -7,16 +7,14 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from onebit.common.memory import total_memory
 from onebit.common.tables import resolve
 from onebit.data import VOID, Augmentation, Dataset, Split
-from onebit.errors import UnknownNameError, UsageError, first_line
+from onebit.errors import UnknownNameError, UsageError
 from onebit.evaluation.batches import batch_bounds
 from onebit.evaluation.losses import LOSSES, Loss, cross_entropy
 from onebit.fold.unfold import check_structure, unfold_
@@ -98,24 +96,7 @@ def build_model(
         mean, std = statistics or ([0.0] * input_shape[0], [1.0] * input_shape[0])
         options |= {"mean": mean, "std": std}
     name = options.pop("name")
-    _refuse_too_large(name, options)
     return create_model(name, **options)
-
-
-def _refuse_too_large(name: str, options: dict[str, Any]) -> None:
-    """Raises UsageError, before memory is taken: the weights do not fit into the memory of this machine."""
-    try:
-        with torch.device("meta"):  # shapes without values
-            count = sum(parameter.numel() for parameter in create_model(name, **options).parameters())
-    except (RuntimeError, OverflowError) as error:  # more than 64 bits can count
-        raise UsageError(
-            f"model {name!r}: too large for any memory ({first_line(error)}); choose a smaller net"
-        ) from None
-    if 4 * count > (memory := total_memory()):
-        raise UsageError(
-            f"model {name!r} has {count:,} parameters, {4 * count / 1e9:,.0f} GB, and this machine has "
-            f"{memory / 1e9:,.0f} GB of memory; choose a smaller net"
-        )
 
 
 def build_training(
