@@ -25,7 +25,7 @@ from onebit.models import create_model
 from onebit.packed import LayerProof, PackedNet, Requantize, infer
 from onebit.quantizers import UInt4
 from onebit.verification.agreement import prove
-from onebit.verification.counted import Agreement
+from onebit.verification.outcome import Agreement
 
 IMAGES = torch.randint(0, 256, (64, 1, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 Number = Callable[..., Fraction]

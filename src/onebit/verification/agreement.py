@@ -29,7 +29,7 @@ from onebit.packed import (
     infer,
 )
 from onebit.packed.net import op_name
-from onebit.verification.counted import Agreement
+from onebit.verification.outcome import Agreement
 from onebit.verification.samples import Trained
 from onebit.verification.tally import seed_of, tally
 

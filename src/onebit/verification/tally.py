@@ -23,7 +23,8 @@ from onebit.packed import LayerProof, PackedNet, check_net
 from onebit.packed.node_text import to_lines
 from onebit.quantizers import Quantizer
 from onebit.runtime.running import check_batch_size
-from onebit.verification.counted import MOST_CHANGED, TIED, Agreement, OutputCounts, decided_inside, joint
+from onebit.verification.counted import OutputCounts, decided_inside, joint
+from onebit.verification.outcome import MOST_CHANGED, TIED, Agreement
 from onebit.verification.samples import (
     Labels,
     Trained,

@@ -15,7 +15,7 @@ from onebit import runtime
 from onebit.fold import RoundingSite, SignSite
 from onebit.packed import Node, PackedNet, Requantize, Sign, Threshold
 from onebit.runtime.executors import per_channel
-from onebit.verification.counted import TIED
+from onebit.verification.outcome import TIED
 
 
 @contextmanager
