@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
 from onebit.native import instruction_sets
 from onebit.quantizers import ConcreteSign, bayesbinn
@@ -34,13 +34,6 @@ def way(request: pytest.FixtureRequest) -> Any:
     patch.undo()
 
 
-def agree(found: Tensor, latent: Tensor, u: Tensor) -> bool:
-    """Whether these are the signs of u − sigmoid(−2λ), but where that is smaller than the rounding of p."""
-    above = u.double() - torch.sigmoid(-2 * latent.double())
-    expected = torch.where(above > 0, 1.0, -1.0)
-    return bool(((found.double() == expected) | (above.abs() < 1e-6)).all()) and bool((found.abs() == 1).all())
-
-
 @settings(max_examples=20, deadline=None)
 @given(
     count=st.one_of(st.integers(1, 70), st.integers(CHUNK - 20, CHUNK + 90)),
@@ -49,12 +42,17 @@ def agree(found: Tensor, latent: Tensor, u: Tensor) -> bool:
 )
 def test_signs_are_those_of_the_plain_formula(count: int, scale: float, dtype: torch.dtype) -> None:
     latent = torch.randn(count, generator=seeded(count)) * scale
-    # a random λ meets its u to the last bit once in millions: the noise of such a test would be chosen anew
-    found = _draw_signs(latent, 1e-10, seeded(1), dtype)
-    assert found is not None
-    assert found.dtype == dtype
     generator = seeded(1)
-    assert agree(found, latent, torch.cat([_uniform(piece, generator) for piece in latent.split(CHUNK)]))
+    u = torch.cat([_uniform(piece, generator) for piece in latent.split(CHUNK)])
+    above = u.double() - torch.sigmoid(-2 * latent.double())
+    rounded = above.abs() < 1e-6  # p in float32 may be on the other side
+    found = _draw_signs(latent, 1e-10, seeded(1), dtype)
+    if found is None:  # one λ in ten millions meets its u to the last bit
+        assert rounded.any()
+        return
+    assert found.dtype == dtype
+    assert (found.abs() == 1).all()
+    assert (((found > 0) == (above > 0)) | rounded).all()
 
 
 @pytest.mark.parametrize("place", [0, 7, 40])
