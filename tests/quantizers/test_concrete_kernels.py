@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_inputs import DTYPES, way
 from torch import nn
 
 from onebit.native import instruction_sets
@@ -15,23 +14,12 @@ from onebit.quantizers import ConcreteSign, bayesbinn
 from onebit.quantizers.bayesbinn import EPSILON, _draw_signs, _slope, _times_slope, _uniform
 from onebit.quantizers.chunks import CHUNK
 
+__all__ = ["way"]
 pytestmark = pytest.mark.skipif(not instruction_sets(), reason="the native library is not installed")
-DTYPES = (torch.float32, torch.bfloat16)
 
 
 def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-@pytest.fixture(autouse=True, params=["default", "threads", *instruction_sets()])
-def way(request: pytest.FixtureRequest) -> Any:
-    threads, patch = torch.get_num_threads(), pytest.MonkeyPatch()
-    torch.set_num_threads(3 if request.param == "threads" else 1)
-    if request.param in instruction_sets():
-        patch.setenv("ONEBIT_ISA", request.param)
-    yield
-    torch.set_num_threads(threads)
-    patch.undo()
 
 
 @settings(max_examples=20, deadline=None)

@@ -8,12 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_inputs import way
 from torch import Tensor
 
 from onebit.native import instruction_sets
 from onebit.quantizers import surrogates
 from onebit.quantizers.surrogates import approx, ede, signed, swish
 
+__all__ = ["way"]
 pytestmark = pytest.mark.skipif(not instruction_sets(), reason="the native library is not installed")
 MANY = surrogates.LEAST_VALUES
 INFINITY = float("inf")
@@ -31,17 +33,6 @@ def through(surrogate: Any, gradient: Tensor, x: Tensor, *parameters: Any) -> Te
     signed(x, surrogate, *parameters).backward(gradient)
     assert x.grad is not None
     return x.grad
-
-
-@pytest.fixture(autouse=True, params=["default", "threads", *instruction_sets()])
-def way(request: pytest.FixtureRequest) -> Any:
-    threads, patch = torch.get_num_threads(), pytest.MonkeyPatch()
-    torch.set_num_threads(3 if request.param == "threads" else 1)
-    if request.param in instruction_sets():
-        patch.setenv("ONEBIT_ISA", request.param)
-    yield
-    torch.set_num_threads(threads)
-    patch.undo()
 
 
 @settings(max_examples=25, deadline=None)

@@ -49,6 +49,25 @@ def autocast_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if cast else x.dtype
 
 
+def random_bits(count: int, dtype: torch.dtype, device: torch.device, generator: torch.Generator | None) -> Tensor:
+    """(count,) integers of few bits, all equally likely, cut from random 64-bit words, which costs the least.
+
+    Args:
+        dtype: an integer type; count: how many numbers of it.
+        generator: torch's default generator of the device when None.
+    """
+    # the full range: random_() without a range never sets the top bit, which biases one number of each word
+    words = torch.randint(
+        -(2**63),
+        2**63 - 1,
+        (-(-count * dtype.itemsize // 8),),
+        dtype=torch.int64,
+        device=device,
+        generator=generator,
+    )
+    return words.view(dtype)[:count]
+
+
 def memory_order(x: Tensor) -> tuple[int, ...]:
     """The dimensions of `x` from the largest stride to the smallest: `x.permute(memory_order(x))` is contiguous.
 

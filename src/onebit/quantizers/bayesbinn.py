@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from onebit.native import ConcreteStruct, InstructionSet, instruction_set, run_concrete
-from onebit.quantizers.base import BinaryWeight, Quantizer, Surrogate, autocast_dtype, check_positive, sign
+from onebit.quantizers.base import BinaryWeight, Quantizer, Surrogate, autocast_dtype, check_positive, random_bits, sign
 from onebit.quantizers.chunks import in_chunks
 from onebit.quantizers.one_pass import is_dense, is_plain_training
 
@@ -69,17 +69,9 @@ class _ConcreteGradient(Surrogate):
         return scaled.to(latent.dtype), None, None, None
 
 
-def _noise(count: int, device: torch.device, generator: torch.Generator | None) -> Tensor:
-    """(count,) int16, all equally likely, cut from random 64-bit words: half of what `torch.rand` costs."""
-    words = torch.randint(
-        -(2**63), 2**63 - 1, ((count + 3) // 4,), dtype=torch.int64, device=device, generator=generator
-    )
-    return words.view(torch.int16)[:count]
-
-
 def _uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
     """u, uniform on the middles of 65,536 steps of (0, 1): probabilities are exact to 1e-5, and |δ| <= 5.9."""
-    noise = _noise(like.numel(), like.device, generator).view(like.shape)
+    noise = random_bits(like.numel(), torch.int16, like.device, generator).view(like.shape)
     return noise.to(like.dtype).mul_(2.0**-16).add_(0.5 + 2.0**-17)
 
 
@@ -100,7 +92,7 @@ def _draw_signs(
     signs = torch.empty_like(latent, dtype=dtype)
     threads = torch.get_num_threads()
     for w, x in in_chunks(signs, latent):
-        noise = _noise(x.numel(), x.device, source)
+        noise = random_bits(x.numel(), torch.int16, x.device, source)
         struct = ConcreteStruct(
             bf16=dtype == torch.bfloat16,
             near=near,

@@ -13,6 +13,7 @@ from onebit.quantizers.base import (
     check_positive,
     holds_signs,
     memory_order,
+    random_bits,
     scale_per_channel,
     sign,
 )
@@ -42,12 +43,7 @@ def draw_signs(latent: Tensor, *, value: float = 1.0, generator: torch.Generator
         generator: source of the bytes; torch's default generator of the device when None.
     """
     latent = latent.detach()
-    count = latent.numel()
-    # the full range: random_() without a range never sets the top bit, which biases every eighth byte
-    words = torch.randint(
-        -(2**63), 2**63 - 1, ((count + 7) // 8,), dtype=torch.int64, device=latent.device, generator=generator
-    )
-    threshold = words.view(torch.uint8)[:count].view(latent.shape).to(latent.dtype)
+    threshold = random_bits(latent.numel(), torch.uint8, latent.device, generator).view(latent.shape).to(latent.dtype)
     threshold.add_(latent, alpha=-128.0 / value)
     torch.gt(threshold, 127.5, out=threshold)
     return torch.sub(latent.new_ones(()), threshold, alpha=2, out=threshold)

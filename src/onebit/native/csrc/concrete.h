@@ -11,6 +11,7 @@ NORM_INLINE floats_t least_chance(floats_t size) {
     return e / (1 + e);
 }
 
+/* In the order of memory, as float32 latents beside them; `load_values` takes the even and the odd ones apart. */
 NORM_INLINE void store_bf16(void *to, int64_t i, words_t bits) {
     halves_t upper = __builtin_convertvector(bits >> 16, halves_t);
     memcpy((uint16_t *)to + i, &upper, sizeof upper);
