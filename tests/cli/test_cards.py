@@ -77,6 +77,7 @@ def test_a_card_has_no_path_and_no_machine(onebit: Onebit, copied: Path, run_fol
     [
         ({"init_from": "mnist-mlp"}, True, "; begun with the weights of mnist-mlp"),
         ({"init_from": "mine.1bit"}, False, "; begun with the weights of another trained net"),
+        ({"teacher": "mnist-mlp-large"}, True, "; taught by mnist-mlp-large"),
         ({"teacher": "big"}, False, "; taught by another trained net"),
     ],
 )

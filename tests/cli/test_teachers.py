@@ -30,6 +30,16 @@ def test_a_run_names_its_teacher_and_goes_on_with_it(onebit: Onebit, tmp_path: P
     assert onebit("train", "--resume", tmp_path / "run").status == 0
 
 
+def test_a_net_that_ships_is_a_teacher_by_its_name(onebit: Onebit, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    taught = train(onebit, folder, "--teacher", "mnist-mlp")
+    assert taught.json["test"]["binary"]["loss"] != train(onebit, tmp_path / "alone").json["test"]["binary"]["loss"]
+    assert onebit("train", "--resume", folder).status == 0
+    refused = train(onebit, tmp_path / "other", "--teacher", "resnet20-cifar10")
+    assert refused.status == 2
+    assert "teacher resnet20-cifar10 takes images of shape (3, 32, 32), mnist-sample has (1, 28, 28)" in refused.line
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

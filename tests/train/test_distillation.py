@@ -15,7 +15,9 @@ from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation.batches import predict_logits
 from onebit.evaluation.losses import cross_entropy, distillation
 from onebit.evaluation.modes import evaluate
+from onebit.fold import pack
 from onebit.models import create_model
+from onebit.runtime.torch_module import PackedModule
 from onebit.train.distillation import Teacher
 from onebit.train.step import StepSettings
 
@@ -88,6 +90,21 @@ def test_the_teacher_sees_the_augmented_batch_and_its_parts_in_the_precision_of_
         assert torch.equal(ours, theirs)
     assert not any(y.requires_grad for y in seen["dtype"])
     assert {y.dtype for y in seen["dtype"][1:]} == {torch.bfloat16}
+
+
+def test_a_packed_net_teaches_as_the_net_it_was_packed_from(teacher: nn.Module, tmp_path: Path) -> None:
+    binary = build(CASES["sign"])
+    binary.fit(DATA)
+    packed = PackedModule(pack(binary.model, input_shape=DATA.input_shape))
+    images = torch.from_numpy(DATA.test.images)
+    torch.testing.assert_close(Teacher(packed).predict(images), predict_logits(binary.model, DATA.test.images))
+    first, again = build(Case(None)), build(Case(None))
+    first.fit(DATA, teacher=binary.model)
+    again.fit(DATA, teacher=packed)
+    expected = predict_logits(first.model, DATA.test.images)
+    torch.testing.assert_close(predict_logits(again.model, DATA.test.images), expected, rtol=1e-3, atol=1e-3)
+    with pytest.raises(UsageError, match=r"the teacher takes images of shape \(1, 28, 28\), toy has \(1, 8, 8\)"):
+        build(Case(None)).fit(DATA, teacher=PackedModule("mnist-mlp"))
 
 
 def test_it_goes_on_bit_identically_and_with_no_other_teacher(tmp_path: Path, teacher: nn.Module) -> None:

@@ -201,7 +201,7 @@ class Recipe:
         continual: several tasks one after the other
         init_from: run folder, weight file or packed net (its file or name) to start from, of the same model
         first_stage: epochs of a first training with real weights (into OUT/stage1), from which this one starts
-        teacher: run folder or weight file of a net to distill from
+        teacher: run folder, weight file or packed net (its file or name) to distill from
         teacher_weight: share of the teacher in the loss; the labels have the rest
         teacher_temperature: softens the predictions of teacher and student
         loss: cross_entropy, hinge, squared_hinge or iou

@@ -52,7 +52,7 @@ def resolve(recipe: Recipe, *, trackers: Sequence[str] = (), ranks: Ranks = ALON
     if trackers:
         ranks.first(lambda: refuse_missing(trackers))
     for path in (recipe.init_from, recipe.teacher):
-        if path is not None and not (path == recipe.init_from and is_packed(path)):
+        if path is not None and not is_packed(path):
             trained_file(Path(path))
     if recipe.continual.tasks:
         if ranks.world > 1:

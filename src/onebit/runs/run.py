@@ -17,6 +17,7 @@ from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation.modes import evaluate
 from onebit.evaluation.scores import Score, whole_score
 from onebit.layers import binary_layers
+from onebit.nets import is_packed
 from onebit.optim import OPTIMIZERS
 from onebit.quantizers import WEIGHT_QUANTIZERS
 from onebit.recipe import Recipe, build_recipe, read_settings, shrink_warmup
@@ -25,6 +26,7 @@ from onebit.runs.model import Training, build_training
 from onebit.runs.opening import Run as Run
 from onebit.runs.opening import open_run
 from onebit.runs.trackers import open_trackers, tracking
+from onebit.runtime.torch_module import PackedModule
 from onebit.train.distillation import Teacher, refuse_teacher
 from onebit.train.fit_data import FitData
 from onebit.train.history import STAGE_FOLDER, EpochLog, History, read_seconds, refuse_used
@@ -127,6 +129,10 @@ def open_teacher(recipe: Recipe, data: Dataset | FitData) -> Teacher | None:
     """
     if recipe.teacher is None:
         return None
+    if is_packed(recipe.teacher):
+        packed = PackedModule(recipe.teacher)
+        refuse_teacher(packed.image_shape, next(iter(packed.logits_shape), None), data, name=recipe.teacher)
+        return Teacher(packed, recipe.teacher_weight, recipe.teacher_temperature)
     run = open_run(recipe.teacher)
     refuse_teacher(run.input_shape, run.classes, data, name=recipe.teacher)
     return Teacher(run.model, recipe.teacher_weight, recipe.teacher_temperature)

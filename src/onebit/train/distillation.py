@@ -15,6 +15,7 @@ from onebit.errors import UsageError
 from onebit.evaluation.losses import Loss, distillation
 from onebit.evaluation.model_inputs import kept_training
 from onebit.evaluation.precision import autocast
+from onebit.runtime.torch_module import PackedModule
 from onebit.train.fit_data import FitData
 
 
@@ -26,7 +27,8 @@ class Teacher:
     those of Hinton, Vinyals and Dean (arXiv:1503.02531).
 
     Args:
-        model: has the inputs and classes of the trained net; `fit` sets it to eval mode.
+        model: has the inputs and classes of the trained net; `fit` sets it to eval mode. A `PackedModule` runs on the
+            CPU, wherever the net is trained.
         weight: weight of the teacher in the loss; 1 ignores the labels.
         temperature: divides the logits of both nets.
 
@@ -50,10 +52,17 @@ class Teacher:
         Args:
             own: the loss against the labels.
         """
-        with torch.no_grad(), autocast(precision, images.device):
-            targets = self.model(images)
+        with autocast(precision, images.device):
+            targets = self.predict(images)
         distilled = distillation(logits, targets.float(), temperature=self.temperature)
         return distilled if self.weight == 1 else (1 - self.weight) * own(logits, labels) + self.weight * distilled
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Tensor:
+        """The logits (N, classes) of images, on their device."""
+        packed = isinstance(self.model, PackedModule)
+        logits: Tensor = self.model(images.cpu() if packed else images)
+        return logits.to(images.device)
 
     @property
     def digest(self) -> str:
@@ -83,13 +92,16 @@ def ready_teacher(
         UsageError: it takes other images or gives other classes than the net that is trained.
     """
     teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
-    refuse_teacher(getattr(teacher.model, "input_shape", None), None, data)
-    teacher.model.to(device=device, memory_format=layout).eval()  # type: ignore[call-overload]
+    packed = isinstance(teacher.model, PackedModule)
+    refuse_teacher(getattr(teacher.model, "image_shape" if packed else "input_shape", None), None, data)
+    if not packed:
+        teacher.model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+    teacher.model.eval()
     if inputs is None:
         shape = getattr(model, "input_shape", data.input_shape)
         inputs = torch.zeros(2, *shape, dtype=torch.uint8, device=device)
     with torch.no_grad(), kept_training(model):
-        given, expected = teacher.model(inputs).shape[1:], model.eval()(inputs).shape[1:]
+        given, expected = teacher.predict(inputs).shape[1:], model.eval()(inputs).shape[1:]
     if given != expected:
         raise UsageError(
             f"the teacher gives predictions of shape {tuple(given)}, the net {tuple(expected)}: use a teacher of "
