@@ -68,7 +68,7 @@ def take(run: Path) -> str:
         "recipe": name,
         "dataset": found[0]["dataset"],
         "note": found[0]["note"],
-        "flags": " ".join(f"--{key} {_typed(value)}" for key, value in changed.items()),
+        "flags": " ".join(f"--{key} {recipe.flag_text(value)}" for key, value in changed.items()),
         "seeds": seeds,
         "epochs": found[0]["epochs"],
         "chosen_epochs": [one["chosen_epoch"] for one in found],
@@ -91,12 +91,6 @@ def take(run: Path) -> str:
             if (Path(made) / picture).exists():
                 shutil.copy(Path(made) / picture, folder / picture)
     return str(name)
-
-
-def _typed(value: Any) -> str:
-    """A setting as a user types it."""
-    whole = isinstance(value, float) and value.is_integer()
-    return json.dumps(int(value) if whole else value).strip('"')
 
 
 def settings_of(path: Path, flags: Mapping[str, str] | None = None) -> dict[str, Any]:

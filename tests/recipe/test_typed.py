@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from onebit.errors import UsageError
 from onebit.recipe import Recipe
-from onebit.recipe.typed import argument, build, typed
+from onebit.recipe.typed import argument, build, flag_text, typed
 
 
 @pytest.mark.parametrize(
@@ -82,3 +82,10 @@ def test_the_text_of_an_argument_is_its_value(value: Any) -> None:
 def test_any_text_is_a_value_or_refused_by_the_name_of_its_field(name: str, text: str) -> None:
     with contextlib.suppress(UsageError):
         assert getattr(build(Recipe, {name: text}), name) == argument(text) or name == "teacher"
+
+
+@given(st.one_of(st.integers(-(10**17), 10**17), st.floats(allow_nan=False, allow_infinity=False)))
+def test_a_number_as_a_flag_is_read_back(value: float) -> None:
+    text = flag_text(value)
+    assert typed(text, int | float) == value
+    assert not text.endswith(".0")

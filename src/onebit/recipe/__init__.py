@@ -31,6 +31,7 @@ from onebit.recipe.settings import (
     flatten,
 )
 from onebit.recipe.translations.json_config import Translation, read_config, translate_config
+from onebit.recipe.typed import flag_text
 from onebit.recipe.warmup import refuse_long_warmup, shrink_warmup
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "check_keys",
     "default_settings",
     "flag_names",
+    "flag_text",
     "flatten",
     "merge",
     "method_of",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections.abc
 import dataclasses
+import json
 import re
 import types
 from collections.abc import Callable, Mapping
@@ -82,6 +83,18 @@ def typed(value: Any, hint: Any) -> Any:
             return found
     names = [(get_origin(kind) or kind).__name__ for kind in kinds if kind is not types.NoneType]
     raise _WrongTypeError(" or ".join(names), value)
+
+
+def flag_text(value: Any) -> str:
+    """A setting as a user types it after its flag; `typed` reads it back.
+
+    Example:
+        >>> flag_text(20.0), flag_text((8, 4)), flag_text("adam"), flag_text(None)
+        ('20', '[8, 4]', 'adam', 'null')
+    """
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e16:
+        value = int(value)
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def argument(value: Any) -> Any:

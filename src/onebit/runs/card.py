@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from typing import Any
@@ -13,7 +12,7 @@ from onebit.errors import FormatError, UsageError, first_line, shortened
 from onebit.nets import net_names
 from onebit.packed import Card, CardScore, Certificate
 from onebit.packed.card import LONGEST_CARD_TEXT
-from onebit.recipe import Recipe, build_recipe, method_of, read_settings, recipe_names, recipe_path
+from onebit.recipe import Recipe, build_recipe, flag_text, method_of, read_settings, recipe_names, recipe_path
 from onebit.runs.opening import Run
 from onebit.train.history import MOST_RESULT
 from onebit.train.weights import weight_file
@@ -142,7 +141,7 @@ def _command(recipe: Recipe) -> tuple[str | None, bool]:
     described = {name for name, _, _ in changed} <= SAME_TRAINING
     flags = []
     for name, _, value in changed:
-        flags += [f"--{name.removesuffix('.name')}", value if isinstance(value, str) else json.dumps(value)]
+        flags += [f"--{name.removesuffix('.name')}", flag_text(value)]
     try:
         again = build_recipe(base, flags)
     except UsageError:
