@@ -46,6 +46,7 @@ EAGER = (
     Variant("bnn", "ste_sign", "ste_sign"),
 )
 METHODS = (
+    Variant("real"),
     *(Variant(name, name) for name in ("xnor", "magnitude_aware", "swish_sign", "irnet", "recu", "adabin")),
     Variant("react", "magnitude_aware", "rsign", activation="rprelu"),
     Variant("bop", "sign", optimizer="bop"),
@@ -156,7 +157,7 @@ def plain_net(widths: Sequence[int]) -> nn.Sequential:
 
 
 def _mlp(variant: Variant, widths: Sequence[int]) -> nn.Module:
-    if variant.weights is None:
+    if variant.name == FLOOR:
         return plain_net(widths)
     model = onebit.create_model(
         "mlp",
@@ -205,23 +206,21 @@ def build(
         net.to(memory_format=layout)  # type: ignore[call-overload]
         x, classes = torch.randint(0, 256, (batch, *IMAGES), dtype=torch.uint8).to(memory_format=layout), CLASSES
     y = torch.randint(0, classes, (batch,))
+    assert is_plain(net) or variant.weights is not None
+    groups = onebit.latent_groups(net, lr=1e-3)
     optimizer: torch.optim.Optimizer
-    if variant.weights is None:
-        assert is_plain(net)
-        optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True)
+    if variant.optimizer == "bop":
+        optimizer = onebit.optim.Bop(groups)
+    elif variant.optimizer == "bayesbinn":
+        optimizer = onebit.optim.BayesBiNN(groups, count=60_000, lr=1e-4)
+    elif variant.optimizer == "sgd":
+        optimizer = torch.optim.SGD(groups, momentum=0.9, fused=True)
     else:
-        groups = onebit.latent_groups(net, lr=1e-3)
-        if variant.optimizer == "bop":
-            optimizer = onebit.optim.Bop(groups)
-        elif variant.optimizer == "bayesbinn":
-            optimizer = onebit.optim.BayesBiNN(groups, count=60_000, lr=1e-4)
-        elif variant.optimizer == "sgd":
-            optimizer = torch.optim.SGD(groups, momentum=0.9, fused=True)
-        else:
-            optimizer = torch.optim.Adam(groups, fused=True)
-        if variant.weights == "prox":
-            onebit.optim.prox_latents_(optimizer, growth=1e-6)
-        onebit.layers.recompute_inputs_(net, variant.recompute)
+        optimizer = torch.optim.Adam(groups, fused=True)
+    if variant.weights == "prox":
+        onebit.optim.prox_latents_(optimizer, growth=1e-6)
+    onebit.layers.recompute_inputs_(net, variant.recompute)
+    if variant.weights is not None:
         onebit.clip_latents_(optimizer)
         if variant.compiled:
             onebit.optim.compile_update_(optimizer, net, precision=setting.precision)

@@ -64,6 +64,8 @@ def test_a_row_holds_what_was_measured_once_all_seeds_are_done(tmp_path: Path, a
         gone = {"bop": tmp_path / "gone", "ste": tmp_path / "ste"}
         again = TOOL["table"](protocol, gone, {}, "\n".join([head, _, *rows]))
         assert again.splitlines() == [head, _, *rows]
+        timed = TOOL["table"](protocol, gone, {"bop": 2.0}, "\n".join([head, _, *rows])).splitlines()
+        assert timed == [head, _, rows[0].replace("1.06", "2.00"), *rows[1:]]
         narrow = "| method | flips, first → last epoch |\n| --- | --- |\n| `bop` | 25.00 → 1.000 % |"
         assert TOOL["table"](protocol, gone, {}, narrow).splitlines()[2] == "| `bop` |  |  | 25.00 → 1.000 % |  |"
 
@@ -79,16 +81,17 @@ def test_the_steps_of_the_nets_that_were_trained_are_timed_against_plain_torch(
 ) -> None:
     monkeypatch.setattr("onebit.common.memory.keep_freed_memory", lambda: True)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
-    finished_run(tmp_path / "bop", [0.9])
     protocol = dataclasses.replace(
         TOOL["PROTOCOLS"]["mlp"], seeds="0", step={"widths": (6, 8, 4), "batch": 4, "rounds": 1, "steps": 1}
     )
     file = tmp_path / "steps.json"
     assert TOOL["step_ratios"](file, "fp32") == {}
-    TOOL["time_steps"](protocol, {"bop": tmp_path / "bop"}, file)
+    TOOL["time_steps"](protocol, ["real", "bop"], file)
     ratios = TOOL["step_ratios"](file, "fp32")
-    assert set(ratios) == {training_step.FLOOR, "bop"}
-    assert ratios[training_step.FLOOR] == 1 != ratios["bop"] > 0
+    assert set(ratios) == {training_step.FLOOR, "real", "bop"}
+    assert ratios[training_step.FLOOR] == 1
+    assert 1 != ratios["real"] > 0
+    assert 1 != ratios["bop"] > 0
 
 
 def test_the_tables_of_results_are_those_of_what_was_measured() -> None:
