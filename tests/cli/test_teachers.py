@@ -9,9 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from cli_support import SMALL, Outcome
+
+from onebit.data import load_dataset
+from onebit.errors import UsageError
+from onebit.recipe import build_recipe, read_settings, recipe_path
+from onebit.runs.run import open_teacher
 
 Onebit = Callable[..., Outcome]
 SHORT = ["--epochs", "0.2", "--method", "bnn"]
@@ -35,9 +41,7 @@ def test_a_net_that_ships_is_a_teacher_by_its_name(onebit: Onebit, tmp_path: Pat
     taught = train(onebit, folder, "--teacher", "mnist-mlp")
     assert taught.json["test"]["binary"]["loss"] != train(onebit, tmp_path / "alone").json["test"]["binary"]["loss"]
     assert onebit("train", "--resume", folder).status == 0
-    refused = train(onebit, tmp_path / "other", "--teacher", "resnet20-cifar10")
-    assert refused.status == 2
-    assert "teacher resnet20-cifar10 takes images of shape (3, 32, 32), mnist-sample has (1, 28, 28)" in refused.line
+    assert "taught by mnist-mlp, weight 1, temperature 1" in taught.err
 
 
 @pytest.mark.parametrize(
@@ -56,6 +60,62 @@ def test_what_cannot_be_learnt_from_is_one_line(onebit: Onebit, tmp_path: Path, 
     assert done.status == 2
     assert message in done.err.splitlines()[-1]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--teacher", "resnet20-cifar10"],
+            "teacher resnet20-cifar10 takes images of shape (3, 32, 32), mnist-sample has",
+        ),
+        (
+            ["--teacher", "mnist-mlp", "--permutation", "1"],
+            "teacher mnist-mlp takes images with permutation none, this training has permutation 1: use a teacher that",
+        ),
+        (
+            ["--teacher", "mnist-mlp", "--whitening", "zca", "--augmentation.crop_padding", "0"],
+            "teacher mnist-mlp takes images with whitening none, this training has whitening zca",
+        ),
+        (["--teacher", "mnist-mlp", "--label_smoothing", "0.1"], "label_smoothing belongs to labels in the loss, but"),
+        (["--teacher", "./mnist-mlp"], "mnist-mlp: no such run folder or file"),
+    ],
+)
+def test_a_teacher_of_other_images_is_one_line(onebit: Onebit, tmp_path: Path, flags: list[str], message: str) -> None:
+    refused = train(onebit, tmp_path / "run", *flags)
+    assert refused.status == 2
+    assert message in refused.line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_on_permuted_pixels_teaches_only_nets_on_the_same(onebit: Onebit, tmp_path: Path) -> None:
+    train(onebit, tmp_path / "teacher", "--permutation", "1")
+    assert train(onebit, tmp_path / "same", "--teacher", tmp_path / "teacher", "--permutation", "1").status == 0
+    for flags in ([], ["--permutation", "2"]):
+        refused = train(onebit, tmp_path / "other", "--teacher", tmp_path / "teacher", *flags)
+        assert refused.status == 2
+        assert (
+            f"takes images with permutation 1, this training has permutation {(flags or ['none'])[-1]}" in refused.line
+        )
+
+
+def test_the_classes_of_a_teacher_mean_the_same(onebit: Onebit, tmp_path: Path) -> None:
+    """Labels in another order would teach a wrong net."""
+    sample = load_dataset("mnist-sample").train
+    names = ["nine", "eight", "seven", "six", "five", "four", "three", "two", "one", "zero"]
+    np.savez(tmp_path / "reversed.npz", train_images=sample.images[:600], train_labels=9 - sample.labels[:600],
+             test_images=sample.images[:50], test_labels=9 - sample.labels[:50], classes=names)  # fmt: skip
+    flags = ["--dataset", "arrays", "--data", tmp_path / "reversed.npz", "--validation", "100"]
+    refused = train(onebit, tmp_path / "run", *flags, "--teacher", "mnist-mlp")
+    assert refused.status == 2
+    assert "teacher mnist-mlp: was trained on the classes 0, 1, 2" in refused.err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
+def test_crops_of_another_size_than_a_packed_teacher_takes_are_refused() -> None:
+    asked = build_recipe(read_settings(recipe_path("membrane-unet-ste-short")), {"teacher": "membrane-unet"})
+    with pytest.raises(UsageError, match=r"images of 512×512 pixels, the crops have 128×128: use --augmentation.crop"):
+        open_teacher(asked, load_dataset("mnist-sample"))
 
 
 def test_a_teacher_of_other_classes_is_one_line(onebit: Onebit, tmp_path: Path, real_folder: Path) -> None:

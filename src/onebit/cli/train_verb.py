@@ -192,7 +192,8 @@ def _train(
     from onebit.train.batch_log import BatchWatch
 
     stage, table = folder / STAGE_FOLDER, folder / RESULTS_TABLE
-    made = (stage / "recipe.yaml", stage, folder / "recipe.yaml", folder / "log.txt", table, folder, *folder.parents)
+    files = [part / name for part in (stage, folder) for name in ("recipe.yaml", "metrics.jsonl", "data.json")]
+    made = (*files, stage, folder / "log.txt", table, folder, *folder.parents)
     new_paths = [path for path in made if not path.exists()]
     has_checkpoint = ranks.first(lambda: start_folder(folder, recipe, resume=command.resume))
     ranks.first(lambda: _check_start(folder, command.flags.start_epoch))
@@ -212,6 +213,9 @@ def _train(
         printer.note(_precision_line(recipe, machine, processes=ranks.world))
         if recipe.first_stage:
             printer.note(f"in two stages: first {recipe.first_stage:g} epochs with real weights, into {stage}")
+        if recipe.teacher is not None:
+            weight, temperature = recipe.teacher_weight, recipe.teacher_temperature
+            printer.note(f"taught by {recipe.teacher}, weight {weight:g}, temperature {temperature:g}")
 
         def epoch_done(row: EpochLog) -> None:
             printer.epoch(row)

@@ -39,6 +39,9 @@ def _above_zero(field: str) -> Need:
 _BINARY = Need("binary weights", lambda recipe: recipe.model.weight_quantizer is not None, "model.weight_quantizer")
 _TASKS = Need("several tasks", lambda recipe: recipe.continual.tasks > 0, "continual.tasks")
 _TEACHER = Need("a teacher", lambda recipe: recipe.teacher is not None, "teacher")
+_LABELS = Need(
+    "labels in the loss", lambda recipe: recipe.teacher is None or recipe.teacher_weight < 1, "teacher_weight"
+)
 _WEIGHT_DECAY = _above_zero("optimizer.weight_decay")
 _CLIPS = Need(
     "an optimizer that clips latents",
@@ -71,6 +74,7 @@ NEEDS: dict[str, tuple[Need, ...]] = {
     "recompute_inputs": (_BINARY_INPUTS,),
     "continual.against": (_TASKS,),
     "continual.own": (_TASKS,),
+    "label_smoothing": (_LABELS,),
     "teacher_weight": (_TEACHER,),
     "teacher_temperature": (_TEACHER,),
 }

@@ -6,7 +6,6 @@ import functools
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -145,7 +144,7 @@ def _start(recipe: Recipe, model: nn.Module, train: Split | None) -> None:
     if recipe.init_from is None:
         return
     if not is_packed(recipe.init_from):
-        file = trained_file(Path(recipe.init_from))
+        file = trained_file(recipe.init_from)
         load_weights(model, read_state(file)[0], source=str(file), start=True)
         return
     if train is None:

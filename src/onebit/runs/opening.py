@@ -60,7 +60,7 @@ def open_run(
         UsageError: no weight file, or no recipe; code of the user's own that is not run, see `load_code`.
         FormatError: a damaged file. CheckpointError: the weights of another net.
     """
-    source = trained_file(Path(path))
+    source = trained_file(path)
     state, facts = read_state(source)
     if fallback is None and model is not None:
         fallback = Recipe(name=source.stem, dataset=dataset or str(facts.get("dataset") or ""), model=model)

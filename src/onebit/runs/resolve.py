@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -53,7 +52,7 @@ def resolve(recipe: Recipe, *, trackers: Sequence[str] = (), ranks: Ranks = ALON
         ranks.first(lambda: refuse_missing(trackers))
     for path in (recipe.init_from, recipe.teacher):
         if path is not None and not is_packed(path):
-            trained_file(Path(path))
+            trained_file(path)
     if recipe.continual.tasks:
         if ranks.world > 1:
             raise UsageError("several tasks are learned by one process: start without torchrun")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from onebit.common.files import write_atomic
-from onebit.data import Dataset, Progress, load_dataset, permute_pixels, whiten
+from onebit.data import Dataset, Progress, load_dataset, permute_pixels, refuse_other_classes, whiten
 from onebit.errors import CheckpointError, UsageError
 from onebit.evaluation.modes import evaluate
 from onebit.evaluation.scores import Score, whole_score
@@ -127,15 +127,44 @@ def open_teacher(recipe: Recipe, data: Dataset | FitData) -> Teacher | None:
         UsageError: not a trained net, or one for other images or classes.
         FormatError, CheckpointError: damaged.
     """
-    if recipe.teacher is None:
+    name = recipe.teacher
+    if name is None:
         return None
-    if is_packed(recipe.teacher):
-        packed = PackedModule(recipe.teacher)
-        refuse_teacher(packed.image_shape, next(iter(packed.logits_shape), None), data, name=recipe.teacher)
-        return Teacher(packed, recipe.teacher_weight, recipe.teacher_temperature)
-    run = open_run(recipe.teacher)
-    refuse_teacher(run.input_shape, run.classes, data, name=recipe.teacher)
-    return Teacher(run.model, recipe.teacher_weight, recipe.teacher_temperature)
+    if is_packed(name):
+        packed = PackedModule(name)
+        model: nn.Module = packed
+        shape, classes, names = packed.image_shape, next(iter(packed.logits_shape), None), packed.net.classes
+        theirs: tuple[Any, Any] = (None, None)
+        _refuse_crops(name, shape, recipe.augmentation.crop_size)
+    else:
+        run = open_run(name)
+        model, shape, classes, names = run.model, run.input_shape, run.classes, run.facts.get("classes")
+        theirs = (run.recipe.whitening, run.recipe.permutation)
+    refuse_teacher(shape, classes, data, name=name)
+    if isinstance(data, Dataset):
+        refuse_other_classes(data, names, source=f"teacher {name}")
+    for change, there, here in zip(
+        ("whitening", "permutation"), theirs, (recipe.whitening, recipe.permutation), strict=True
+    ):
+        if there != here:
+            raise UsageError(
+                f"teacher {name} takes images with {change} {_or_none(there)}, this training has {change} "
+                f"{_or_none(here)}: use a teacher that was trained on the same images"
+            )
+    return Teacher(model, recipe.teacher_weight, recipe.teacher_temperature)
+
+
+def _refuse_crops(name: str, shape: tuple[int, ...], crop: int | None) -> None:
+    """Refuse crops of another size than that of the images of a packed net, which is fixed."""
+    if crop is not None and shape[1:] != (crop, crop):
+        raise UsageError(
+            f"teacher {name} is a packed net for images of {'×'.join(map(str, shape[1:]))} pixels, the crops have "
+            f"{crop}×{crop}: use --augmentation.crop_size null, or a run folder as the teacher"
+        )
+
+
+def _or_none(value: Any) -> str:
+    return "none" if value is None else str(value)
 
 
 def first_stage(recipe: Recipe) -> Recipe:

@@ -10,11 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from onebit.common.arguments import described
 from onebit.data import Dataset
-from onebit.errors import UsageError
+from onebit.errors import OnebitError, UsageError, WrongTypeError
 from onebit.evaluation.losses import Loss, distillation
 from onebit.evaluation.model_inputs import kept_training
 from onebit.evaluation.precision import autocast
+from onebit.packed import PackedNet
 from onebit.runtime.torch_module import PackedModule
 from onebit.train.fit_data import FitData
 
@@ -33,7 +35,7 @@ class Teacher:
         temperature: divides the logits of both nets.
 
     Raises:
-        UsageError: a weight outside (0, 1], or a temperature that is not positive.
+        WrongTypeError: no module. UsageError: a weight outside (0, 1], or a temperature that is not positive.
     """
 
     model: nn.Module
@@ -41,6 +43,11 @@ class Teacher:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.model, nn.Module):
+            hint = (
+                "; a packed net becomes one by onebit.PackedModule" if isinstance(self.model, (str, PackedNet)) else ""
+            )
+            raise WrongTypeError(f"teacher: got {described(self.model)}, expected a module{hint}")
         if not 0 < self.weight <= 1:
             raise UsageError(f"the teacher's weight must be in (0, 1], got {self.weight!r}")
         if not (math.isfinite(self.temperature) and self.temperature > 0):
@@ -101,7 +108,11 @@ def ready_teacher(
         shape = getattr(model, "input_shape", data.input_shape)
         inputs = torch.zeros(2, *shape, dtype=torch.uint8, device=device)
     with torch.no_grad(), kept_training(model):
-        given, expected = teacher.predict(inputs).shape[1:], model.eval()(inputs).shape[1:]
+        expected = model.eval()(inputs).shape[1:]
+        try:
+            given = teacher.predict(inputs).shape[1:]
+        except OnebitError as error:
+            raise UsageError(f"the teacher: {error}") from None
     if given != expected:
         raise UsageError(
             f"the teacher gives predictions of shape {tuple(given)}, the net {tuple(expected)}: use a teacher of "
@@ -119,12 +130,12 @@ def refuse_teacher(
         UsageError: it takes other images, or has other classes.
     """
     who = f"teacher {name}" if name else "the teacher"
+    # those of a loader are not known before the training
+    count = len(data.classes) or classes
     if input_shape is not None and data.input_shape and tuple(input_shape) != tuple(data.input_shape):
         raise UsageError(
             f"{who} takes images of shape {tuple(input_shape)}, {data.name} has {tuple(data.input_shape)}: "
             "use one that was trained on the same images"
         )
-    if classes is not None and classes != len(data.classes):
-        raise UsageError(
-            f"{who} has {classes} classes, {data.name} has {len(data.classes)}: use one trained on the same data"
-        )
+    if classes is not None and classes != count:
+        raise UsageError(f"{who} has {classes} classes, {data.name} has {count}: use one trained on the same data")

@@ -132,7 +132,7 @@ def fit(
     """
     groups = {"execution": execution, "output": output, "monitor": monitor}
     execution, output, monitor = group_options(groups, flat, own=["epochs", *(fit.__kwdefaults__ or ())])
-    teacher = Teacher(teacher) if isinstance(teacher, nn.Module) else teacher
+    teacher = teacher if teacher is None or isinstance(teacher, Teacher) else Teacher(teacher)
     task = task_of(loss)
     check_model(model)
     skip_fused_path_(model)

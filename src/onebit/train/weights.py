@@ -71,9 +71,10 @@ def weight_file(path: Path) -> Path:
     raise UsageError(f"{path}: holds no weights ({', '.join(WEIGHT_FILES)}); is it a run folder?")
 
 
-def trained_file(path: Path) -> Path:
+def trained_file(net: str | Path) -> Path:
     """`weight_file` of a net in torch; UsageError for a packed net as well."""
-    shipped = str(path) in net_names() and not path.exists()
+    path = Path(net)
+    shipped = net in net_names() and not path.exists()
     found = path if shipped else weight_file(path)
     if shipped or found.suffix == ".1bit":
         raise UsageError(f"{path} is a packed net: name the run folder or the weight file that it was packed from")
