@@ -99,8 +99,9 @@ def _packed_file(args: Any) -> tuple[PackedNet, Dataset | None]:
 def _packed_run(args: Any) -> tuple[PackedNet, Dataset | None]:
     """The packed net of a run or weight file, certified on its data if they are at hand, and these data."""
     from onebit.verification.proof import fold_run, pack_run
+    from onebit.verification.raw_images import on_raw_images
 
-    run = open_trained(args, to_pack=True)
+    run = on_raw_images(open_trained(args))
     try:
         data = load_data(run, args.data)
     except (DataError, UsageError) as error:

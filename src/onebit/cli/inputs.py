@@ -44,16 +44,12 @@ def named_model(args: Namespace) -> ModelRecipe | None:
     return ModelRecipe(name=args.model, weight_quantizer=None, coding="none", arguments=args.model_arguments)
 
 
-def open_trained(args: Namespace, *, to_pack: bool = False) -> Run:
-    """The run of the argument RUN; `to_pack` refuses whitened images, which a packed net cannot take."""
+def open_trained(args: Namespace) -> Run:
+    """The run of the argument RUN."""
     from onebit.runs.run import open_run
-    from onebit.verification.proof import refuse_whitened
 
     set_threads()
-    run = open_run(args.run, recipe=args.recipe, model=named_model(args), dataset=getattr(args, "dataset", None))
-    if to_pack:
-        refuse_whitened(run)
-    return run
+    return open_run(args.run, recipe=args.recipe, model=named_model(args), dataset=getattr(args, "dataset", None))
 
 
 def load_data(run: Run, directory: str | None, *, dataset: str | None = None) -> Dataset:

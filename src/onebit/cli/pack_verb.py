@@ -72,8 +72,10 @@ def main(argv: list[str]) -> int:
     from onebit.packed import Requantize, costs, save
     from onebit.runs.card import run_card
     from onebit.verification.proof import fold_run
+    from onebit.verification.raw_images import on_raw_images
 
-    run = open_trained(args, to_pack=True)
+    trained = open_trained(args)
+    run = on_raw_images(trained)
     packed, compared, ranges = (fold_run(run, None)[1], {}, {}) if args.no_certify else _certified(run, args)
     certificate = packed.certificate
     if certificate is not None and certificate.activations is not None:
@@ -81,7 +83,7 @@ def main(argv: list[str]) -> int:
         if refusal:
             say(f"onebit: {refusal}")
             return 1
-    packed = dataclasses.replace(packed, card=run_card(run, certificate))
+    packed = dataclasses.replace(packed, card=run_card(trained, certificate))
     save(packed, output)
     rows = costs(packed)
     bits, reals = sum(row.binary_weights for row in rows), sum(row.real_parameters for row in rows)

@@ -72,8 +72,9 @@ def _steps(args: Any, on_images: OnImages, on_data: Callable[[Dataset], None]) -
 
 def _run(args: Any, on_images: OnImages, on_data: Callable[[Dataset], None]) -> Iterator[Claim]:
     from onebit.verification.proof import prove_run
+    from onebit.verification.raw_images import on_raw_images
 
-    run = open_trained(args, to_pack=True)
+    run = on_raw_images(open_trained(args))
     data = load_data(run, args.data, dataset=args.dataset)
     on_data(data)
     return prove_run(run, data, on_images=on_images)
@@ -85,6 +86,7 @@ def _packed(args: Any, on_images: OnImages, on_data: Callable[[Dataset], None]) 
     from onebit.packed.file import load_with_digest
     from onebit.runs.run import open_run
     from onebit.verification.proof import prove_packed
+    from onebit.verification.raw_images import on_raw_images
 
     set_threads()
     net, digest = load_with_digest(args.run)
@@ -92,7 +94,7 @@ def _packed(args: Any, on_images: OnImages, on_data: Callable[[Dataset], None]) 
         say(f"note: {args.run} is of format 1 and has no digest: --source RUN notices changes to it")
     if net.certificate is None and not args.source:
         raise UsageError(f"{args.run} carries no certificate: name what it was packed from with --source RUN")
-    source = open_run(args.source, recipe=args.recipe) if args.source else None
+    source = on_raw_images(open_run(args.source, recipe=args.recipe)) if args.source else None
     if net.certificate is None:
         say(f"note: {args.run} carries no certificate: no images are compared")
         return prove_packed(net, None, source=source)

@@ -9,8 +9,13 @@ from onebit.data.streaming import StreamedImages
 from onebit.errors import UsageError
 
 
+def pixel_order(seed: int, pixels: int) -> np.ndarray:
+    """The pixel of an image (pixels,) that each pixel of a permuted one shows."""
+    return np.random.default_rng(seed).permutation(pixels)
+
+
 def permute_pixels(data: Dataset, seed: int) -> Dataset:
-    """Permute the pixels of all images by `order = numpy.random.default_rng(seed).permutation(H·W)`.
+    """Permute the pixels of all images by `order = pixel_order(seed, H·W)`.
 
     Pixel i of a new image is pixel `order[i]` of the old one, in every channel and split. For a fully connected net,
     each order is a task of the same difficulty, and learning one does not help with another (Goodfellow et al. 2013,
@@ -25,7 +30,7 @@ def permute_pixels(data: Dataset, seed: int) -> Dataset:
     """
     if isinstance(data.train.images, StreamedImages):
         raise UsageError(f"permutation={seed}: the images of {data.name} do not fit in memory; permute a smaller set")
-    order = np.random.default_rng(seed).permutation(data.input_shape[1] * data.input_shape[2])
+    order = pixel_order(seed, data.input_shape[1] * data.input_shape[2])
 
     def permuted(split: Split) -> Split:
         images = split.images

@@ -111,6 +111,7 @@ def _method(recipe: Recipe, certificate: Certificate | None) -> str:
         f"weights {model.weight_quantizer or 'real'}, inputs {model.input_quantizer or 'real'}",
         f"{' and '.join(real)} layer real" if real else "",
         f"optimizer {recipe.optimizer.name}",
+        "" if recipe.permutation is None else "the order of its pixels became one of the first layer's weights",
         f"begun with the weights of {_net(recipe.init_from)}" if recipe.init_from else "",
         f"taught by {_net(recipe.teacher)}" if recipe.teacher else "",
         f"activations rounded to {certificate.activations} bits after the training"

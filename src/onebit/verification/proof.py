@@ -65,10 +65,12 @@ def fold_run(run: Run, data: Dataset | None, *, weights: str = "binary", seed: i
         weights, seed: see `pack_run`.
 
     Raises:
-        UsageError: "sample" without data, or a net trained on whitened images.
+        UsageError: "sample" without data, or a net trained on whitened or permuted images.
         NotBinaryError, FoldError: see `pack_run`.
     """
     refuse_whitened(run)
+    if run.recipe.permutation is not None:
+        raise UsageError(f"{run.recipe.name} was trained on permuted pixels: pack on_raw_images(run)")
     model, classes = run.model, _class_names(run) if data is None else data.classes
     if weights == "sample":
         if data is None:

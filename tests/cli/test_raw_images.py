@@ -1,0 +1,74 @@
+"""Nets that were trained on permuted pixels, packed for images as they are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from cli_support import SMALL, Outcome
+
+from onebit.cli.train_command import read_command, train_request
+from onebit.errors import UsageError
+from onebit.packed import load
+from onebit.runs.model import build_model
+from onebit.runs.opening import Run
+from onebit.verification.proof import fold_run
+from onebit.verification.raw_images import on_raw_images
+
+Onebit = Callable[..., Outcome]
+
+
+def made_run(model: str, method: str, shape: tuple[int, int, int]) -> Run:
+    """A net with its first weights, as if it had been trained on permuted pixels."""
+    flags = ["--model", model, "--dataset", "mnist", "--method", method, "--permutation", "3"]
+    widths = ["--model.widths", "[144,6,4]"] if model == "mlp" else []
+    recipe = train_request(read_command([*flags, *widths])).recipe
+    net = build_model(recipe.model, input_shape=shape, classes=4)
+    return Run(recipe, net.eval(), shape, 4, Path("final.safetensors"), {})
+
+
+@pytest.mark.parametrize("method", ["binaryconnect", "bnn", "bayesbinn", "adabin", "real"])
+def test_the_net_on_raw_images_computes_what_it_did_on_permuted_ones(method: str) -> None:
+    torch.manual_seed(0)
+    run = made_run("mlp", method, (3, 6, 8))
+    images = torch.randint(0, 256, (5, 3, 6, 8), dtype=torch.uint8)
+    order = np.random.default_rng(3).permutation(48)
+    permuted = images.flatten(2)[:, :, order].view_as(images)
+    before = [parameter.clone() for parameter in run.model.parameters()]
+    raw = on_raw_images(run)
+    with torch.no_grad():
+        torch.testing.assert_close(raw.model(images), run.model(permuted))
+        assert not torch.allclose(raw.model(images), run.model(images))
+    assert raw.recipe.permutation is None
+    assert all(map(torch.equal, before, run.model.parameters()))
+    assert on_raw_images(raw) is raw
+
+
+def test_convolutions_cannot_take_over_the_order_of_pixels() -> None:
+    with pytest.raises(UsageError, match="trained on permuted pixels, and a packed net takes raw images: only the"):
+        on_raw_images(made_run("lenet", "binaryconnect", (1, 28, 28)))
+
+
+def test_a_net_on_permuted_pixels_is_not_folded_as_it_is() -> None:
+    with pytest.raises(UsageError, match=r"trained on permuted pixels: pack on_raw_images\(run\)"):
+        fold_run(made_run("mlp", "binaryconnect", (3, 6, 8)), None)
+
+
+def test_the_packed_net_is_right_on_the_images_of_its_certificate(onebit: Onebit, tmp_path: Path) -> None:
+    run, file = tmp_path / "run", tmp_path / "net.1bit"
+    trained = onebit("train", "digits-smoke", *SMALL, "--permutation", "1", "--out", run, "--json").json
+    right = trained["test"]["binary"]["correct"]
+    assert right > 1000  # of 2,000
+    assert onebit("pack", run, "-o", file).status == 0
+    assert onebit("evaluate", file, "--json").json["correct"] == right
+    card = load(file).card
+    assert card is not None
+    assert card.test["packed"].correct == card.test["binary"].correct == right
+    assert "--permutation 1" in str(card.command)
+    assert "order of its pixels" in str(card.method)
+    for words in (["verify", file], ["verify", file, "--source", run], ["verify", run]):
+        done = onebit(*words)
+        assert done.status == 0, done.out + done.err
