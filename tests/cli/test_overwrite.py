@@ -9,6 +9,7 @@ import pytest
 import yaml
 from cli_support import Outcome
 
+from onebit.errors import UsageError
 from onebit.runs import folders, run
 
 Onebit = Callable[..., Outcome]
@@ -110,6 +111,19 @@ def test_a_training_that_stops_before_its_first_step_leaves_the_run_as_it_was(
     monkeypatch.setattr(run, "fit_recipe", stopped)
     assert onebit("train", *SHORT, "--out", trained, "--overwrite").status in (2, 130)
     assert content(trained) == before
+
+
+def test_a_training_that_stops_before_its_first_step_leaves_no_new_folder(
+    onebit: Onebit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object, folder: Path, **__: object) -> None:
+        for name in ("metrics.jsonl", "data.json"):
+            (folder / name).write_text("")
+        raise UsageError("images of another size")
+
+    monkeypatch.setattr(run, "fit_recipe", stopped)
+    assert onebit("train", *SHORT, "--out", tmp_path / "run").status == 2
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_a_killed_training_left_aside_comes_back(onebit: Onebit, trained: Path) -> None:

@@ -71,7 +71,9 @@ def _refuse_to_replace(files: Sequence[Path], folder: Path) -> None:
 
 def _line(found: dict[str, Any]) -> str:
     shares = ", ".join(f"{name} {percent(share)}" for name, share in found["shares"].items())
-    right = f"; {percent(found['accuracy'])} right, mean IoU {found['mean_iou']:.4f}" if "accuracy" in found else ""
+    right = ""
+    if "accuracy" in found:
+        right = f"; {percent(found['accuracy'])} right, mean IoU {found['mean_iou']:.4f} with packed weights"
     return f"{found['file']}: {shares}{right}; {found['mask']}"
 
 
