@@ -77,7 +77,7 @@ def measure(
 
     Args:
         model, width: see `benchmarks.variants.build`.
-        variants: the binary variants or their names; those of EAGER for None.
+        variants: the variants or their names; the binary ones of EAGER for None.
         widths: of the mlp, in place of `width`.
         on_round: called with (rounds done, rounds).
 

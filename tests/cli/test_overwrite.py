@@ -122,8 +122,10 @@ def test_a_training_that_stops_before_its_first_step_leaves_no_new_folder(
         raise UsageError("images of another size")
 
     monkeypatch.setattr(run, "fit_recipe", stopped)
-    assert onebit("train", *SHORT, "--out", tmp_path / "run").status == 2
-    assert not (tmp_path / "run").exists()
+    tasks = ["--method", "bayesbinn", "--continual.tasks", "2"]
+    for more in ([], tasks, ["--method", "bnn", "--first_stage", "1"]):
+        assert onebit("train", *SHORT, *more, "--out", tmp_path / "run").status == 2
+        assert not (tmp_path / "run").exists()
 
 
 def test_what_a_killed_training_left_aside_comes_back(onebit: Onebit, trained: Path) -> None:

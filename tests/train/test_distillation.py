@@ -94,7 +94,7 @@ def test_the_teacher_sees_the_augmented_batch_and_its_parts_in_the_precision_of_
     assert {y.dtype for y in seen["dtype"][1:]} == {torch.bfloat16}
 
 
-def test_a_packed_net_teaches_as_the_net_it_was_packed_from(teacher: nn.Module, tmp_path: Path) -> None:
+def test_a_packed_net_teaches_as_the_net_it_was_packed_from() -> None:
     binary = build(CASES["sign"])
     binary.fit(DATA)
     packed = PackedModule(pack(binary.model, input_shape=DATA.input_shape))

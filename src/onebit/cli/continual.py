@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from onebit.cli.output import percent
 from onebit.cli.progress_printer import printing_progress
+from onebit.cli.run_folder import begun_files
 from onebit.recipe import Recipe
 from onebit.runs.folders import PICTURE
 from onebit.train.history import TABLE_FILE
@@ -40,8 +41,8 @@ def learn_tasks(
     from onebit.runs.run import start_folder
 
     first = folder / next(iter(arms(recipe))) / "task-1"
-    files = [folder / name for name in (TABLE_FILE, "recipe.yaml", "log.txt")]
-    made = (first / "recipe.yaml", first, first.parent, *files, folder, *folder.parents)
+    files = [folder / TABLE_FILE, *begun_files(folder)]
+    made = (*begun_files(first), first, first.parent, *files, folder, *folder.parents)
     new_paths = [path for path in made if not path.exists()]
     start_folder(folder, recipe, resume=command.resume)
     with printing_progress(recipe.name, folder, ranks, new_paths=new_paths, on_begin=on_begin) as printer:

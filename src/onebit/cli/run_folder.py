@@ -26,6 +26,13 @@ def named_folder(*, out: str | None, resumed: str | None, saved: Path | None) ->
     return next(iter(given.values()), None)
 
 
+def begun_files(folder: Path) -> list[Path]:
+    """What a training writes into a run folder before its first step."""
+    from onebit.train.files import PLACE_FILE
+
+    return [folder / name for name in ("recipe.yaml", "log.txt", "metrics.jsonl", PLACE_FILE)]
+
+
 def resumed_folder(resumed: str) -> Path:
     """The run folder that `--resume RUN` means: RUN, or the folder of a last.ckpt; UsageError for another file."""
     path = Path(resumed)

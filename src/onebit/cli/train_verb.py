@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from onebit.cli.continual import learn_tasks
 from onebit.cli.inputs import load_data, set_threads
 from onebit.cli.output import answer, answer_either, answer_json, download_progress, say
-from onebit.cli.run_folder import named_folder, refuse_overwriting, refuse_used_folder
+from onebit.cli.run_folder import begun_files, named_folder, refuse_overwriting, refuse_used_folder
 from onebit.cli.seeds import train_seeds
 from onebit.cli.train_command import TrainCommand, read_command, train_request
 from onebit.cli.train_help import WHAT_TO_TYPE, train_help
@@ -192,8 +192,7 @@ def _train(
     from onebit.train.batch_log import BatchWatch
 
     stage, table = folder / STAGE_FOLDER, folder / RESULTS_TABLE
-    files = [part / name for part in (stage, folder) for name in ("recipe.yaml", "metrics.jsonl", "data.json")]
-    made = (*files, stage, folder / "log.txt", table, folder, *folder.parents)
+    made = (*begun_files(stage), stage, *begun_files(folder), table, folder, *folder.parents)
     new_paths = [path for path in made if not path.exists()]
     has_checkpoint = ranks.first(lambda: start_folder(folder, recipe, resume=command.resume))
     ranks.first(lambda: _check_start(folder, command.flags.start_epoch))

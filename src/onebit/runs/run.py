@@ -134,18 +134,17 @@ def open_teacher(recipe: Recipe, data: Dataset | FitData) -> Teacher | None:
         packed = PackedModule(name)
         model: nn.Module = packed
         shape, classes, names = packed.image_shape, next(iter(packed.logits_shape), None), packed.net.classes
-        theirs: tuple[Any, Any] = (None, None)
+        trained = None  # on images as they are stored
         _refuse_crops(name, shape, recipe.augmentation.crop_size)
     else:
         run = open_run(name)
         model, shape, classes, names = run.model, run.input_shape, run.classes, run.facts.get("classes")
-        theirs = (run.recipe.whitening, run.recipe.permutation)
+        trained = run.recipe
     refuse_teacher(shape, classes, data, name=name)
     if isinstance(data, Dataset):
         refuse_other_classes(data, names, source=f"teacher {name}")
-    for change, there, here in zip(
-        ("whitening", "permutation"), theirs, (recipe.whitening, recipe.permutation), strict=True
-    ):
+    for change in ("whitening", "permutation"):
+        there, here = getattr(trained, change, None), getattr(recipe, change)
         if there != here:
             raise UsageError(
                 f"teacher {name} takes images with {change} {_or_none(there)}, this training has {change} "

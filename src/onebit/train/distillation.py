@@ -64,11 +64,14 @@ class Teacher:
         distilled = distillation(logits, targets.float(), temperature=self.temperature)
         return distilled if self.weight == 1 else (1 - self.weight) * own(logits, labels) + self.weight * distilled
 
+    @property
+    def packed(self) -> bool:
+        return isinstance(self.model, PackedModule)
+
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
         """The logits (N, classes) of images, on their device."""
-        packed = isinstance(self.model, PackedModule)
-        logits: Tensor = self.model(images.cpu() if packed else images)
+        logits: Tensor = self.model(images.cpu() if self.packed else images)
         return logits.to(images.device)
 
     @property
@@ -99,9 +102,8 @@ def ready_teacher(
         UsageError: it takes other images or gives other classes than the net that is trained.
     """
     teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
-    packed = isinstance(teacher.model, PackedModule)
-    refuse_teacher(getattr(teacher.model, "image_shape" if packed else "input_shape", None), None, data)
-    if not packed:
+    refuse_teacher(getattr(teacher.model, "image_shape" if teacher.packed else "input_shape", None), None, data)
+    if not teacher.packed:
         teacher.model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
     teacher.model.eval()
     if inputs is None:
@@ -130,12 +132,13 @@ def refuse_teacher(
         UsageError: it takes other images, or has other classes.
     """
     who = f"teacher {name}" if name else "the teacher"
-    # those of a loader are not known before the training
-    count = len(data.classes) or classes
     if input_shape is not None and data.input_shape and tuple(input_shape) != tuple(data.input_shape):
         raise UsageError(
             f"{who} takes images of shape {tuple(input_shape)}, {data.name} has {tuple(data.input_shape)}: "
             "use one that was trained on the same images"
         )
-    if classes is not None and classes != count:
-        raise UsageError(f"{who} has {classes} classes, {data.name} has {count}: use one trained on the same data")
+    # those of a loader are not known before the training
+    if classes is not None and data.classes and classes != len(data.classes):
+        raise UsageError(
+            f"{who} has {classes} classes, {data.name} has {len(data.classes)}: use one trained on the same data"
+        )
