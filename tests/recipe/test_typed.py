@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from onebit.recipe.typed import argument, build, flag_text, typed
         ("off", bool, False),
         ("Yes", bool, True),
         ("3", str, "3"),
+        (PurePosixPath("/runs/teacher"), str | None, "/runs/teacher"),
         ("null", str, "null"),
         ("null", str | None, None),
         ("~", int | None, None),

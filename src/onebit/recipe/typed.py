@@ -9,6 +9,7 @@ import re
 import types
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import PurePath
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from onebit.errors import UsageError
@@ -192,7 +193,7 @@ def _float(value: Any, kind: Any) -> Any:
 
 
 def _str(value: Any, kind: Any) -> Any:
-    return value if isinstance(value, str) else _OTHER
+    return str(value) if isinstance(value, (str, PurePath)) else _OTHER
 
 
 def _tuple(value: Any, kind: Any) -> Any:
