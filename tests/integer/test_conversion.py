@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from math import floor
 
@@ -23,6 +24,8 @@ from onebit.packed import (
     Add,
     Affine,
     AveragePool,
+    Card,
+    CardScore,
     Clamp,
     Concat,
     Conv,
@@ -314,6 +317,19 @@ def test_roundings_of_the_training_are_kept() -> None:
     np.testing.assert_allclose(run(made, images), run(net, images), rtol=1e-5, atol=1e-4)
     with pytest.raises(UsageError, match="nothing to round"):
         calibrated(net, images, activations=8)
+
+
+def test_the_card_of_the_exact_net_states_no_accuracy_of_the_integer_net() -> None:
+    scores = {"packed": CardScore(correct=9, count=10), "latent": CardScore(correct=8, count=10)}
+    net = replace(residual_net(), card=Card(summary="a net", method="weights sign", test=scores))
+    card = calibrated(net, inputs_of(net, 40), activations=8).net.card
+    assert card == Card(
+        summary="a net",
+        method="weights sign; activations rounded to 8 bits after the training",
+        test={"latent": scores["latent"]},
+    )
+    as_trained = replace(rounding_net(), card=Card(method="weights sign", test=scores))
+    assert rounded_as_trained(as_trained)[0].card == Card(method="weights sign", test={"latent": scores["latent"]})
 
 
 def test_without_images_only_roundings_of_the_training_become_integers() -> None:

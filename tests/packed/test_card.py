@@ -12,6 +12,7 @@ from packed_nets import make_packed_mlp
 
 from onebit.errors import FormatError
 from onebit.packed import Card, CardScore, PackedNet, dumps, loads
+from onebit.packed.card import LONGEST_CARD_TEXT, ROUNDED
 
 CARD = Card(
     summary="a small net",
@@ -47,6 +48,13 @@ def test_a_card_survives_the_file_and_costs_its_text() -> None:
     assert dumps(replace(loads(data), card=None)) == dumps(net)  # files without one have the bytes of before
     assert loads(with_card({"seed": 3})).card == Card(seed=3)
     assert loads(with_card({})).card == Card()
+
+
+def test_the_card_of_a_rounded_net_is_no_longer_than_a_file_takes() -> None:
+    long = replace(CARD, method="m" * LONGEST_CARD_TEXT).of_rounded(8)
+    assert len(long.method or "") == LONGEST_CARD_TEXT
+    assert (long.method or "").endswith("; activations rounded to 8 bits after the training")
+    assert (Card().of_rounded(4).method, Card().of_rounded(None)) == (ROUNDED.format(4), Card())
 
 
 def test_a_card_in_plain_words() -> None:

@@ -103,6 +103,7 @@ class Conversion:
             if isinstance(output, dict)
             else tuple(renamed[name] for name in output),
             certificate=None,
+            card=self.exact.card and self.exact.card.of_rounded(self.bits),
         )
 
     # ------------------------------------------------------------------------------------------------------- values

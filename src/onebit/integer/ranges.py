@@ -96,7 +96,7 @@ def _until(net: PackedNet, names: list[str]) -> PackedNet:
         if node.output in needed:
             needed.update(node.inputs)
             kept.append(node)
-    return replace(net, nodes=tuple(reversed(kept)), output=tuple(names), classes=None, certificate=None)
+    return replace(net, nodes=tuple(reversed(kept)), output=tuple(names), classes=None, certificate=None, card=None)
 
 
 def _find_not_finite(net: PackedNet, images: Any) -> None:

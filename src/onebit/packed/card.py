@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from onebit.errors import FormatError, short
+from onebit.errors import FormatError, short, shortened
 from onebit.packed.strict_json import check_fields, check_text
 
 LONGEST_CARD_TEXT = 1_000
+ROUNDED = "activations rounded to {} bits after the training"
+"""Part of the method of an integer net."""
 MOST_MODES = 20
 _MOST = 2**63 - 1
 _TEXTS = ("summary", "dataset", "data", "license", "method", "recipe", "reference", "chosen_by", "command")
@@ -119,6 +121,20 @@ class Card:
         if self.command:
             lines.append(f"command: {self.command}")
         return "\n".join(lines)
+
+    def of_rounded(self, bits: int | None) -> Card:
+        """The card of the integer net of this one: another net, of which no accuracy is known yet.
+
+        Args:
+            bits: of its activations; None if only values were rounded that this net rounds, too.
+        """
+        test = {mode: score for mode, score in self.test.items() if mode != "packed"}
+        method = self.method
+        if bits is not None:
+            rounding = ROUNDED.format(bits)
+            trained = shortened(method or "", LONGEST_CARD_TEXT - len(rounding) - 2)
+            method = "; ".join(filter(None, (trained, rounding)))
+        return dataclasses.replace(self, method=method, test=test)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object of the known fields; inverse of `from_json`."""

@@ -11,7 +11,7 @@ from onebit.data import DATASETS
 from onebit.errors import FormatError, UsageError, first_line, shortened
 from onebit.nets import net_names
 from onebit.packed import Card, CardScore, Certificate
-from onebit.packed.card import LONGEST_CARD_TEXT
+from onebit.packed.card import LONGEST_CARD_TEXT, ROUNDED
 from onebit.recipe import Recipe, build_recipe, flag_text, method_of, read_settings, recipe_names, recipe_path
 from onebit.runs.opening import Run
 from onebit.train.history import MOST_RESULT
@@ -114,7 +114,7 @@ def _method(recipe: Recipe, certificate: Certificate | None) -> str:
         "" if recipe.permutation is None else "the order of its pixels became one of the first layer's weights",
         f"begun with the weights of {_net(recipe.init_from)}" if recipe.init_from else "",
         f"taught by {_net(recipe.teacher)}" if recipe.teacher else "",
-        f"activations rounded to {certificate.activations} bits after the training"
+        ROUNDED.format(certificate.activations)
         if certificate is not None and certificate.activations is not None
         else "one random draw of the weights"
         if certificate is not None and certificate.weights == "sample"
