@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from onebit.data import load_dataset
 from onebit.evaluation.counts import summary
+from onebit.packed import save
 from onebit.runs.plain_state import save_plain
 from onebit.runs.run import open_run
 from onebit.runtime import load, run
@@ -137,6 +139,25 @@ def test_inspect_real_packed_and_plot(onebit: Onebit, real_folder: Path, packed_
     assert onebit("inspect", real_folder, "--plot", picture).status == 0
     with Image.open(picture) as image:
         assert image.size[0] > 300
+
+
+def test_inspect_of_a_packed_net_with_real_ends_shows_and_counts_them(onebit: Onebit) -> None:
+    found = onebit("inspect", "resnet20-cifar10-signs", "--json").json
+    real = {layer["name"]: layer["shape"] for layer in found["layers"] if layer["verdict"] == "real"}
+    assert real == {"conv1": [16, 27], "fc": [10, 64]}
+    assert [found["layers"][place]["bits"] for place in (0, 1, -1)] == [32, 1, 32]
+    assert found["total"]["weights"] - found["total"]["binary_weights"] == 16 * 27 + 10 * 64
+    assert found["verdict"] == "mixed"
+    whole = onebit("inspect", "mnist-mlp", "--json").json["total"]
+    assert whole["weights"] == whole["binary_weights"] == 784 * 512 + 512 * 512 + 512 * 10
+
+
+def test_inspect_names_the_recipe_of_a_certificate_if_there_is_one(onebit: Onebit, tmp_path: Path) -> None:
+    net = load("mnist-mlp")
+    assert net.certificate is not None
+    save(replace(net, certificate=replace(net.certificate, recipe=None)), tmp_path / "own.1bit")
+    line = next(line for line in onebit("inspect", tmp_path / "own.1bit").out.splitlines() if "certificate" in line)
+    assert line == f"certificate: {net.certificate}; binary weights"
 
 
 def test_inspect_foreign_files(onebit: Onebit, tmp_path: Path) -> None:

@@ -23,12 +23,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--plot", metavar="FILE.png", help="draw the histograms of all layers")
     parser.add_model()
     args = parser.parse(argv)
-    from onebit.packed import Card, LayerProof
+    from onebit.packed import Card, Certificate, LayerProof
     from onebit.verification.inspection import inspect_file, net_totals
 
     found = inspect_file(args.run)
     if args.plot and found.kind == "packed":
-        raise UsageError(f"{args.run} is a packed net, whose weights are all ±1: leave --plot out")
+        raise UsageError(f"{args.run} is a packed net, whose one-bit weights have no histogram: leave --plot out")
     run = None if found.kind == "packed" else _known_net(args, found)
     if run is not None:
         found.total.update(net_totals(run.model))
@@ -70,19 +70,12 @@ def main(argv: list[str]) -> int:
         elif key == "card" and isinstance(value, dict):
             answer(str(Card.from_json(value)))
         elif key == "certificate" and isinstance(value, dict):
-            tied = f" ({value['tied']} of them decided by rounding)" if value["tied"] else ""
-            rounded = f"{value['activations']}-bit activations ({value['model_correct']} right in torch), "
-            answer(
-                f"certificate: {value['correct']} of {value['count']} {value['dataset']} {value['split']} right, "
-                f"{rounded if value['activations'] else ''}"
-                f"{value['label_mismatches']} labels differ from torch{tied}; "
-                f"{value['weights']} weights of {value['recipe']}"
-            )
-            if value["layers"]:
-                proofs = [LayerProof(**layer) for layer in value["layers"]]
-                answer(
-                    table([["compared layer", "with the trained net"], *([proof.name, str(proof)] for proof in proofs)])
-                )
+            layers = tuple(LayerProof(**layer) for layer in value["layers"])
+            certificate = Certificate(**{**value, "layers": layers})
+            source = f" of {certificate.recipe}" if certificate.recipe else ""
+            answer(f"certificate: {certificate}; {certificate.weights} weights{source}")
+            if layers:
+                answer(table([["compared layer", "with the trained net"], *([x.name, str(x)] for x in layers)]))
         elif isinstance(value, float):
             answer(f"{key}: {value:.4g}")
         elif isinstance(value, (str, int)):

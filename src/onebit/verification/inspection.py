@@ -13,7 +13,7 @@ import numpy as np
 from onebit.common.weight_names import RECURRENT_NAME, WEIGHT_NAME
 from onebit.errors import FormatError
 from onebit.nets import is_packed, net_path
-from onebit.packed import PackedNet, costs, infer
+from onebit.packed import PackedNet, RealWeights, costs, infer
 from onebit.packed.bits import unpack_signs
 from onebit.packed.file import load_with_digest
 
@@ -212,6 +212,8 @@ def _inspect_packed(path: str | Path) -> Inspection:
         if (signs := getattr(node, "signs", None)) is not None:
             unpacked = unpack_signs(signs, node.in_features, dtype=np.float32)  # type: ignore[attr-defined]
             layers.append(inspect_weight(node.output, unpacked, dtype="bit"))
+        elif isinstance(node, RealWeights):
+            layers.append(inspect_weight(node.output, node.weight, dtype="float32"))
     rows = costs(net)
     binary, real = sum(r.binary_weights for r in rows), sum(r.real_parameters for r in rows)
     return Inspection(
@@ -221,7 +223,7 @@ def _inspect_packed(path: str | Path) -> Inspection:
         layers=tuple(layers),
         total=_sizes(binary, real, sum(r.bytes for r in rows))
         | {
-            "weights": binary,
+            "weights": sum(math.prod(layer.shape) for layer in layers),
             "binary_weights": binary,
             "bytes_in_file": net_path(path).stat().st_size,
             "macs": sum(r.macs for r in rows),
